@@ -1,0 +1,118 @@
+#pragma once
+// Kernels: the coarse operations a transformer layer is made of, one implementation a backend.
+// Every function does its work in the calling thread (a lane's thread) and that thread's worker team, and
+// has finished (or, on a GPU, enqueued) it when it returns. Not for two threads at once.
+//
+// One answer: a row of a result depends on that row's inputs alone, bit for bit: not on how many rows
+// are in the call, nor on where a weight is cut into pieces, nor on how a sequence is cut into chunks.
+//
+// Shapes: T tokens packed in a visit, B slots, S context, D hidden, A query heads, G kv heads, H head size,
+// F ffn, V vocab. All matrices row-major and dense unless a leading dimension is given.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "tensor/dtype.h"
+#include "tensor/weight_view.h"
+
+namespace flexgen {
+
+/// How keys and values of one sequence and one layer lie in memory: pages of `page_tokens` tokens, each
+/// page [2 (keys, values), G, page_tokens, H] in `dtype`.
+struct KvGeometry {
+  DType dtype = DType::kBF16;
+  int64_t query_heads = 0;  ///< A
+  int64_t kv_heads = 0;     ///< G, divides A
+  int64_t head_size = 0;    ///< H
+  int64_t page_tokens = 0;
+
+  int64_t page_bytes() const { return size_bytes(dtype, 2 * kv_heads * page_tokens * head_size); }
+};
+
+/// The new tokens of one slot in a visit: rows [first_row, first_row + num_rows) of the packed [T, ...]
+/// matrices stand at positions [past, past + num_rows) of the sequence.
+struct AttentionSlot {
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+  int64_t past = 0;                  ///< tokens already in the cache
+  std::byte* const* pages = nullptr;  ///< page p holds positions [p * page_tokens, (p + 1) * page_tokens)
+};
+
+enum class Activation { kRelu, kGelu, kGeluTanh, kSilu };
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  virtual std::string_view name() const = 0;
+  /// Element type of the inputs of linear(): what norms, activations and attention write.
+  virtual DType act_dtype() const = 0;
+
+  /// out[t] = (accumulate ? out[t] : 0) + rows[t] for T = rows.size() rows of `cols` elements of `dtype`;
+  /// out [T, cols] f32. Embedding lookup: the rows may lie anywhere.
+  virtual void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols,
+                           bool accumulate, float* out) = 0;
+
+  /// x [T, D] f32 -> out [T, D] act; weight, bias [D]; LayerNorm (Ba et al. 2016), variance over D.
+  virtual void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                          const WeightView& bias, float epsilon, std::byte* out) = 0;
+  /// The same, in place on f32 (post-norm models keep the normalized residual stream).
+  virtual void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                              const WeightView& bias, float epsilon) = 0;
+  /// x [T, D] f32 -> out [T, D] act; x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019).
+  virtual void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                        float epsilon, std::byte* out) = 0;
+  /// In place on x f32 with rows of `row_stride` elements: each row holds `num_heads` vectors of `head_size`,
+  /// each normalized by itself with weight [head_size] (Qwen3's q and k norm).
+  virtual void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
+                              const WeightView& weight, float epsilon) = 0;
+
+  /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, bias [N] or
+  /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first).
+  virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
+                      const WeightView& bias, bool accumulate, float* y) = 0;
+
+  /// out [T, N] act = activation(x [T, N] f32).
+  virtual void activate(const float* x, int64_t count, Activation activation, std::byte* out) = 0;
+  /// out [T, F] act = activation(gate [T, F]) * up [T, F].
+  virtual void gated_activate(const float* gate, const float* up, int64_t count, Activation activation,
+                              std::byte* out) = 0;
+  /// out act = x f32, element by element.
+  virtual void to_act(const float* x, int64_t count, std::byte* out) = 0;
+
+  /// Rotates x [T, num_heads, H] f32 in place, halves paired (i, i + H/2) as Hugging Face does (Su et al. 2021).
+  /// positions [T]; inverse_frequencies [H/2]: angle = position * inverse_frequency, cos and sin times `scale`.
+  virtual void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
+                    const int32_t* positions, std::span<const float> inverse_frequencies,
+                    float scale) = 0;
+
+  /// Writes the new keys and values into the slots' pages. k, v [T, G, H] f32.
+  virtual void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
+                         const KvGeometry& geometry) = 0;
+  /// Each new token attends to its slot's positions up to and including its own (the last `window` of
+  /// them if window > 0); the pages already hold the new tokens. q [T, A, H] f32; out [T, A, H] act;
+  /// scale multiplies q.k (1/sqrt(H)). Online softmax in fp32.
+  virtual void attention(const float* q, std::span<const AttentionSlot> slots,
+                         const KvGeometry& geometry, float scale, int64_t window,
+                         std::byte* out) = 0;
+};
+
+/// fp32 throughout, plain loops: the judge of every other backend.
+std::unique_ptr<Kernels> make_reference_kernels();
+
+struct CpuKernelOptions {
+  int num_threads = 0;                   ///< 0: all cores
+  DType compute_dtype = DType::kBF16;    ///< kBF16 needs cpu_has_bf16(); kF32 else
+};
+/// oneDNN for matmul, Highway for the rest. Throws Error{user} if the compute dtype is not to be had.
+std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options);
+/// Whether this machine multiplies bf16 natively (AVX512-BF16 or AMX).
+bool cpu_has_bf16();
+/// One line for `doctor`: the instruction sets that oneDNN and Highway chose.
+std::string cpu_features();
+
+}  // namespace flexgen

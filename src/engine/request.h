@@ -1,0 +1,48 @@
+#pragma once
+// Request and Completion: what the engine is asked and what it answers, in tokens. Pure data.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace flexgen {
+
+struct SamplingParams {
+  int64_t max_tokens = 16;    ///< 0 with echo: score the prompt only
+  double temperature = 1.0;   ///< 0: greedy
+  double top_p = 1.0;         ///< in (0, 1]
+  int64_t top_k = 0;          ///< 0: off
+  uint64_t seed = 0;          ///< the random numbers of a sequence depend on this and the position alone
+  int64_t top_logprobs = -1;  ///< -1: no logprobs; 0: of the chosen token alone; k: of the k best too
+  bool echo = false;          ///< prompt logprobs too (if asked for), and the prompt's text before the answer
+  std::vector<std::string> stop;
+  bool ignore_eos = false;    ///< benchmarks: always generate max_tokens
+};
+
+/// One sequence to generate.
+struct Request {
+  int64_t key = 0;  ///< the caller's; comes back in the Completion
+  std::vector<int32_t> prompt;
+  SamplingParams params;
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;  ///< NaN for the first token of a prompt
+  std::vector<std::pair<int32_t, float>> top;  ///< best first
+};
+
+enum class FinishReason { kStop, kLength };
+
+struct Completion {
+  int64_t key = 0;
+  std::vector<int32_t> tokens;  ///< generated (eos and stop-string tokens included)
+  std::string text;             ///< generated text, cut before a stop string (empty without a tokenizer)
+  FinishReason reason = FinishReason::kLength;
+  std::vector<TokenLogprob> prompt_logprobs;  ///< with echo and logprobs
+  std::vector<TokenLogprob> logprobs;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,44 @@
+#pragma once
+// AsyncDisk: many disk transfers in flight (io_uring; a thread pool where the kernel refuses it).
+// submit() may be called from any thread; callbacks run in the disk's own thread and must be short.
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "io/file.h"
+
+namespace flexgen {
+
+struct DiskTransfer {
+  std::shared_ptr<File> file;
+  bool write = false;
+  int64_t offset = 0;          ///< aligned to kDirectAlignment if the file is direct, as are data and bytes
+  std::byte* data = nullptr;
+  int64_t bytes = 0;
+  /// A read may run past the end of the file by less than kDirectAlignment (aligned superset of a
+  /// tensor at the file's end): what lies past it is left as it was. Any other short read is an error.
+  /// Called once, with null or the Error{io}.
+  std::function<void(std::exception_ptr)> done;
+};
+
+struct AsyncDiskOptions {
+  enum class Engine { kAuto, kIoUring, kThreads } engine = Engine::kAuto;
+  int depth = 32;                      ///< blocks in flight at most
+  int64_t block_bytes = 1 << 20;       ///< transfers are cut into blocks of this size
+};
+
+class AsyncDisk {
+ public:
+  virtual ~AsyncDisk() = default;  ///< waits for everything submitted
+  /// kAuto takes io_uring if the kernel allows it, else threads.
+  static std::unique_ptr<AsyncDisk> make(const AsyncDiskOptions& options);
+  /// Queues the transfer: blocks start in order of submission, up to `depth` at a time.
+  virtual void submit(DiskTransfer transfer) = 0;
+  virtual std::string_view engine_name() const = 0;  ///< "io_uring" or "threads"
+};
+
+}  // namespace flexgen

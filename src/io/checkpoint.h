@@ -1,0 +1,71 @@
+#pragma once
+// Checkpoint: where each tensor of a Hugging Face directory lies: model.safetensors, or the shards named by
+// model.safetensors.index.json. Headers are checked whole before anything is believed. Const after open().
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace flexgen {
+
+struct TensorLocation {
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  int file = 0;        ///< index into Checkpoint::files()
+  int64_t offset = 0;  ///< bytes from the start of the file
+  int64_t bytes = 0;
+};
+
+class Checkpoint {
+ public:
+  /// Throws Error{user} that names file and tensor for: no weights there, a missing shard, a header that is truncated,
+  /// huge, not JSON or lying (offsets out of bounds or overlapping, shape that does not match the
+  /// bytes, unknown dtype; tensors of integer type are indexed as absent).
+  static Checkpoint open(const std::string& directory);
+
+  const std::vector<std::string>& files() const { return files_; }
+  const std::map<std::string, TensorLocation>& tensors() const { return tensors_; }
+  /// Null if there is none of that name.
+  const TensorLocation* find(const std::string& name) const;
+  /// Identifies the content: file names, sizes, headers (not the weights' bytes). Hex.
+  const std::string& fingerprint() const { return fingerprint_; }
+
+ private:
+  std::vector<std::string> files_;
+  std::map<std::string, TensorLocation> tensors_;
+  std::string fingerprint_;
+};
+
+/// Parses one safetensors header: `header` is the JSON text, `data_start` = 8 + its length. Exposed for
+/// the fuzz target. `file_name` is for messages.
+std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header,
+                                                               int64_t data_start, int64_t file_bytes,
+                                                               const std::string& file_name);
+
+struct TensorToWrite {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+};
+
+/// Writes a safetensors file piece by piece: header first, then the tensors' bytes in order, without holding
+/// more than the caller's piece in memory. One thread.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors);
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+  void append(const void* data, int64_t bytes);
+  /// Checks that all bytes came, and syncs.
+  void close();
+
+ private:
+  struct State;
+  State* state_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,44 @@
+#pragma once
+// File: the one seam between flexgen and the file system, so that tests can inject faults. A File may be used
+// from several threads at once.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace flexgen {
+
+/// O_DIRECT wants offsets, lengths and addresses in multiples of this.
+inline constexpr int64_t kDirectAlignment = 4096;
+
+enum class FileMode {
+  kRead,         ///< through the page cache: headers, JSON
+  kReadDirect,   ///< O_DIRECT, for streamed weights; falls back to buffered + POSIX_FADV_DONTNEED where the file system refuses
+  kWriteDirect,  ///< created or truncated, read and write, O_DIRECT with the same fallback: spill files
+};
+
+class File {
+ public:
+  virtual ~File() = default;
+  /// Throws Error{io} naming the path and the reason.
+  static std::shared_ptr<File> open(const std::string& path, FileMode mode);
+
+  virtual const std::string& path() const = 0;
+  virtual int64_t size() const = 0;
+  /// Reads exactly data.size() bytes; a file that ends early is an Error{io}. Blocking.
+  virtual void read(int64_t offset, std::span<std::byte> data) = 0;
+  virtual void write(int64_t offset, std::span<const std::byte> data) = 0;
+  /// Really allocates the blocks, so that a full disk is found now; Error{io} says how much is missing.
+  virtual void preallocate(int64_t bytes) = 0;
+  /// Whether O_DIRECT is in force.
+  virtual bool direct() const = 0;
+
+  /// For asynchronous I/O: the descriptor, and a hook asked before each transfer that may shorten it
+  /// (`bytes` lowered) or fail it (returns an errno; 0 to go on).
+  virtual int descriptor() const = 0;
+  virtual int before_transfer(bool /*write*/, int64_t /*offset*/, int64_t* /*bytes*/) { return 0; }
+};
+
+}  // namespace flexgen

@@ -1,0 +1,116 @@
+#pragma once
+// Model: a checkpoint as a list of layers: which weights each reads, what it computes, and what a visit
+// costs. The planner and the executor both ask it, so they cannot disagree. Const after load; forward() is
+// called from one compute lane.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/kernels.h"
+#include "io/checkpoint.h"
+#include "model/config.h"
+#include "tensor/weight_view.h"
+
+namespace flexgen {
+
+/// One tensor of the checkpoint as a matrix [rows, cols] (a vector is [1, cols]).
+struct WeightSpec {
+  std::string name;
+  DType dtype = DType::kF32;
+  int64_t rows = 0, cols = 0;
+  int file = 0;        ///< index into Model::files()
+  int64_t offset = 0;  ///< bytes from the start of that file
+  /// Small (norms, biases, position tables, opt-350m's projections): always kept in the compute tier.
+  bool always_resident = false;
+
+  int64_t row_bytes() const { return size_bytes(dtype, cols); }
+  int64_t bytes() const { return rows * row_bytes(); }
+};
+
+enum class LayerKind {
+  kEmbed,  ///< looks rows up in a table; reads the rest of its weights whole
+  kBlock,  ///< one transformer layer
+  kHead,   ///< logits for a range of the vocabulary (large heads are cut into chunks)
+};
+
+/// The part of a weight that a layer reads: rows [row_first, row_first + rows).
+struct WeightUse {
+  int weight = 0;  ///< index into Model::weights()
+  int64_t row_first = 0, rows = 0;
+  bool lookup = false;  ///< only single rows are looked up (the embedding table): never streamed whole
+};
+
+struct LayerSpec {
+  LayerKind kind = LayerKind::kBlock;
+  int64_t index = 0;             ///< which block; or which chunk of the head
+  std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
+  int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
+};
+
+/// What a visit works on. Everything is packed: T rows, slot after slot.
+struct VisitInput {
+  int64_t num_rows = 0;                            ///< T
+  std::span<const int32_t> positions;              ///< [T]
+  std::span<const AttentionSlot> slots;            ///< pages of this layer (blocks only)
+  std::span<const std::byte* const> embed_rows;    ///< [T] rows of the embedding table (embed layer only)
+  std::span<const int32_t> logit_rows;             ///< rows of T that want logits (head only)
+};
+
+/// Receives logits as the head computes them. Called in the compute lane.
+class LogitSink {
+ public:
+  virtual ~LogitSink() = default;
+  /// logits [num, vocab_count] f32, row stride `stride`; row i belongs to logit_rows[first + i].
+  virtual void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count,
+                      const float* logits, int64_t stride) = 0;
+};
+
+/// Work of one visit, as the cost model and the statistics count it.
+struct VisitWork {
+  double linear_flops = 0;     ///< 2 * T * weights
+  double attention_flops = 0;  ///< 4 * sum over new tokens of context * A * H
+  double kv_read_bytes = 0;    ///< keys and values that attention reads (once per slot)
+};
+
+class Model {
+ public:
+  /// Opens a checkpoint directory; checks that every tensor is there with the right shape. Error{user}
+  /// names what is missing.
+  static std::unique_ptr<Model> load(const std::string& directory);
+  /// The tensors a checkpoint of this config must have, for writing a dummy one: names and shapes.
+  static std::vector<TensorToWrite> expected_tensors(const ModelConfig& config, DType dtype);
+
+  const ModelConfig& config() const { return config_; }
+  const std::vector<std::string>& files() const { return files_; }
+  const std::string& fingerprint() const { return fingerprint_; }
+  const std::vector<WeightSpec>& weights() const { return weights_; }
+  /// In the order of a step: one embed, the blocks, the head chunks.
+  const std::vector<LayerSpec>& layers() const { return layers_; }
+
+  /// KvGeometry of one layer for pages of `page_tokens`.
+  KvGeometry kv_geometry(DType dtype, int64_t page_tokens) const;
+  /// Bytes of scratch that forward() needs for visits of at most max_rows rows and max_logit_rows.
+  int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
+  VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots,
+                 int64_t num_logit_rows) const;
+
+  /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
+  /// updated by blocks, read by the head. weights: one view per LayerSpec::uses entry (empty view for
+  /// lookups). scratch: scratch_bytes(), 64-byte aligned. sink: head only.
+  void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
+               const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,
+               LogitSink* sink) const;
+
+ private:
+  Model() = default;
+  ModelConfig config_;
+  std::vector<std::string> files_;
+  std::string fingerprint_;
+  std::vector<WeightSpec> weights_;
+  std::vector<LayerSpec> layers_;
+};
+
+}  // namespace flexgen

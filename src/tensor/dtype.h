@@ -1,0 +1,38 @@
+#pragma once
+// Element types of weights, cache and activations, with conversions to and from float. Pure functions.
+
+#include <bit>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace flexgen {
+
+enum class DType : uint8_t { kF32, kF16, kBF16 };
+
+/// Bytes that `count` elements take.
+inline constexpr int64_t size_bytes(DType dtype, int64_t count) {
+  return count * (dtype == DType::kF32 ? 4 : 2);
+}
+
+/// "f32", "f16", "bf16".
+std::string_view dtype_name(DType dtype);
+
+/// bfloat16 is the upper half of a float. Rounds to nearest even; NaN stays NaN.
+inline uint16_t bf16_from_float(float value) {
+  uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+inline float float_from_bf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+/// IEEE 754 binary16, all values including subnormals, infinities and NaN; rounds to nearest even.
+uint16_t f16_from_float(float value);
+float float_from_f16(uint16_t bits);
+
+/// Element `index` of an array of `dtype` at `data` (no alignment needed).
+float load_float(const void* data, DType dtype, int64_t index);
+
+}  // namespace flexgen

@@ -1,0 +1,56 @@
+#pragma once
+// Tokenizer: text to token ids and back, from a checkpoint's own files. Immutable after load; all const
+// functions may be called from any thread.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace flexgen {
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  /// Loads tokenizer.json, or vocab.json + merges.txt, from a checkpoint directory. Throws Error{user} that
+  /// names the file and the field for a broken or unsupported tokenizer.
+  static std::unique_ptr<Tokenizer> load(const std::string& directory);
+
+  /// Token ids of `text` (invalid UTF-8 becomes U+FFFD). add_special_tokens: apply the post-processor's template (bos).
+  virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
+
+  /// Text of `tokens`; special tokens are left out if skip_special_tokens. Always valid UTF-8: incomplete
+  /// sequences become U+FFFD.
+  virtual std::string decode(std::span<const int32_t> tokens, bool skip_special_tokens) const = 0;
+
+  /// The piece of one token as text for logprobs output (may be a byte token: "<0xE4>"-like or U+FFFD).
+  virtual std::string token_text(int32_t token) const = 0;
+
+  virtual int64_t vocab_size() const = 0;
+  virtual std::optional<int32_t> bos() const = 0;
+  virtual std::optional<int32_t> eos() const = 0;
+};
+
+/// Decodes a growing token list piece by piece without ever emitting half a UTF-8 character. The pieces'
+/// concatenation equals decode() of the whole list. One thread.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens = true);
+  /// The text that became certain with this token (may be empty).
+  std::string push(int32_t token);
+  /// What is left at the end (incomplete bytes as U+FFFD).
+  std::string finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  bool skip_special_tokens_;
+  std::vector<int32_t> tokens_;
+  size_t window_start_ = 0;  ///< tokens_ from here on are decoded together for context
+  size_t emitted_ = 0;       ///< bytes of the window's text already given out
+};
+
+}  // namespace flexgen
