@@ -1,0 +1,34 @@
+# The commands of the README. CMake and its presets do the work; this installs what is missing first.
+
+.PHONY: help setup build test demo asan tsan fuzz clean
+
+help:
+	@echo "make demo   build, then run the main job: a few hundred invoice lines to JSON, from disk, in a small RAM budget"
+	@echo "make test   build and run all tests"
+	@echo "make asan   the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make tsan   the tests under ThreadSanitizer"
+	@echo "make fuzz   the fuzz targets, FUZZ_SECONDS each (default 60); needs clang"
+
+setup:
+	@tools/install_packages.sh
+
+build: setup
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release
+
+test: build
+	@ctest --preset release
+
+demo: build
+	@demo/run.sh build/release/flexgen
+
+asan tsan: setup
+	@cmake --preset $@ >/dev/null
+	@cmake --build --preset $@
+	@ctest --preset $@
+
+fuzz: setup
+	@tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
+clean:
+	rm -rf build

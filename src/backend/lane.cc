@@ -1,0 +1,197 @@
+#include "backend/lane.h"
+
+#include <atomic>
+#include <exception>
+#include <memory>
+
+namespace flexgen {
+
+LaneStats Lane::stats() const {
+  std::lock_guard lock(stats_mutex_);
+  LaneStats stats = stats_;
+  if (under_way_ > 0)
+    stats.busy_s += std::chrono::duration<double>(Clock::now() - busy_since_).count();
+  return stats;
+}
+
+void Lane::begin_busy(Clock::time_point now) {
+  std::lock_guard lock(stats_mutex_);
+  if (under_way_++ == 0) busy_since_ = now;
+}
+
+void Lane::end_busy(Clock::time_point now) {
+  std::lock_guard lock(stats_mutex_);
+  if (--under_way_ == 0) stats_.busy_s += std::chrono::duration<double>(now - busy_since_).count();
+}
+
+void Lane::account(const Work& work, Clock::time_point start, Clock::time_point end) {
+  {
+    std::lock_guard lock(stats_mutex_);
+    stats_.bytes += work.bytes;
+    ++stats_.operations;
+  }
+  if (trace_)
+    trace_->add(name_, work.name, work.step, work.layer, work.batch, work.bytes, start, end);
+}
+
+void Lane::count_in() {
+  std::lock_guard lock(stats_mutex_);
+  ++outstanding_;
+}
+
+void Lane::finish(const Event& event, std::exception_ptr error) {
+  event.finish(error);
+  std::lock_guard lock(stats_mutex_);
+  if (error && !first_error_) first_error_ = error;
+  --outstanding_;
+  idle_.notify_all();
+}
+
+void Lane::drain() {
+  std::unique_lock lock(stats_mutex_);
+  idle_.wait(lock, [&] { return outstanding_ == 0; });
+  if (first_error_) std::rethrow_exception(first_error_);
+}
+
+namespace {
+
+/// Blocks until all are done; returns the first error.
+std::exception_ptr wait_all(const std::vector<Event>& events) {
+  for (const Event& event : events) {
+    try {
+      event.wait();
+    } catch (...) {
+      return std::current_exception();
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+ThreadLane::ThreadLane(std::string name, Trace* trace)
+    : Lane(std::move(name), trace), thread_([this] { loop(); }) {}
+
+ThreadLane::~ThreadLane() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+}
+
+Event ThreadLane::submit(Work work) {
+  Event event = Event::pending();
+  count_in();
+  std::lock_guard lock(mutex_);
+  queue_.emplace_back(std::move(work), event);
+  changed_.notify_all();
+  return event;
+}
+
+void ThreadLane::loop() {
+  while (true) {
+    std::pair<Work, Event> item;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return closing_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      item = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    auto& [work, event] = item;
+    std::exception_ptr error = wait_all(work.after);
+    if (!error) {
+      auto start = Clock::now();
+      begin_busy(start);
+      try {
+        if (work.run) work.run();
+      } catch (...) {
+        error = std::current_exception();
+      }
+      auto end = Clock::now();
+      end_busy(end);
+      account(work, start, end);
+    }
+    work.run = nullptr;  // what the closure holds is free before anyone who waits goes on
+    finish(event, error);
+  }
+}
+
+DiskLane::DiskLane(std::string name, Trace* trace, const AsyncDiskOptions& options)
+    : Lane(std::move(name), trace), disk_(AsyncDisk::make(options)), thread_([this] { loop(); }) {}
+
+DiskLane::~DiskLane() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+  disk_.reset();
+}
+
+Event DiskLane::submit(Work work) {
+  Event event = Event::pending();
+  count_in();
+  std::lock_guard lock(mutex_);
+  queue_.emplace_back(std::move(work), event);
+  changed_.notify_all();
+  return event;
+}
+
+void DiskLane::loop() {
+  while (true) {
+    std::pair<Work, Event> item;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return closing_ || !queue_.empty(); });
+      if (queue_.empty()) return;
+      item = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    if (std::exception_ptr error = wait_all(item.first.after))
+      finish(item.second, error);
+    else
+      start(std::move(item.first), item.second);
+  }
+}
+
+void DiskLane::start(Work work, const Event& event) {
+  struct Pending {
+    DiskLane* lane;
+    Work work;
+    Event event;
+    Clock::time_point start;
+    std::atomic<int64_t> left;
+    std::mutex mutex;
+    std::exception_ptr error;
+  };
+  auto pending = std::make_shared<Pending>();
+  std::vector<DiskTransfer> transfers = std::move(work.transfers);
+  pending->lane = this;
+  pending->work = std::move(work);
+  pending->event = event;
+  pending->start = Clock::now();
+  pending->left = static_cast<int64_t>(transfers.size()) + 1;
+  begin_busy(pending->start);
+  auto one_done = [pending](std::exception_ptr error) {
+    if (error) {
+      std::lock_guard lock(pending->mutex);
+      if (!pending->error) pending->error = error;
+    }
+    if (pending->left.fetch_sub(1) != 1) return;
+    auto end = Clock::now();
+    pending->lane->end_busy(end);
+    pending->lane->account(pending->work, pending->start, end);
+    pending->lane->finish(pending->event, pending->error);
+  };
+  for (DiskTransfer& transfer : transfers) {
+    transfer.done = one_done;
+    disk_->submit(std::move(transfer));
+  }
+  one_done(nullptr);
+}
+
+}  // namespace flexgen

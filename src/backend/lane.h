@@ -1,0 +1,109 @@
+#pragma once
+// Lane: the in-order queue of one resource (compute, disk read, disk write, ...), with its statistics and
+// its trace. submit() may be called from any thread; work starts in order of submission.
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backend/event.h"
+#include "backend/trace.h"
+#include "io/async_disk.h"
+
+namespace flexgen {
+
+struct LaneStats {
+  double busy_s = 0;  ///< time in which at least one piece of work was under way
+  double bytes = 0;
+  int64_t operations = 0;
+};
+
+/// One piece of work for a lane.
+struct Work {
+  std::vector<Event> after;               ///< starts when all of these are done; fails with the first that failed
+  std::function<void()> run;              ///< compute lanes: runs in the lane's thread
+  std::vector<DiskTransfer> transfers;    ///< disk lanes: all must be done (their `done` is the lane's)
+  double bytes = 0;                       ///< for the statistics
+  const char* name = "";                  ///< for the trace; a literal
+  int64_t step = 0, layer = 0, batch = 0; ///< for the trace
+};
+
+class Lane {
+ public:
+  Lane(std::string name, Trace* trace) : name_(std::move(name)), trace_(trace) {}
+  virtual ~Lane() = default;
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  /// Queues the work and returns at once with the event of its completion.
+  virtual Event submit(Work work) = 0;
+  /// Blocks until everything submitted is over; throws the first error any of it ended with.
+  void drain();
+  LaneStats stats() const;
+  const std::string& name() const { return name_; }
+
+ protected:
+  using Clock = std::chrono::steady_clock;
+  /// Adds one finished piece of work that ran from `start` to `end`. Work may overlap work.
+  void account(const Work& work, Clock::time_point start, Clock::time_point end);
+  void begin_busy(Clock::time_point now);
+  void end_busy(Clock::time_point now);
+  /// Every submit() counts itself in, and finishes its event through finish(), which counts it out.
+  void count_in();
+  void finish(const Event& event, std::exception_ptr error);
+
+ private:
+  std::string name_;
+  Trace* trace_;
+  mutable std::mutex stats_mutex_;
+  LaneStats stats_;
+  int under_way_ = 0;
+  Clock::time_point busy_since_{};
+  std::condition_variable idle_;
+  int64_t outstanding_ = 0;
+  std::exception_ptr first_error_;
+};
+
+/// A lane with a thread of its own that runs closures, for compute.
+class ThreadLane : public Lane {
+ public:
+  ThreadLane(std::string name, Trace* trace);
+  ~ThreadLane() override;  ///< runs what is queued, then stops
+  Event submit(Work work) override;
+
+ private:
+  void loop();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::pair<Work, Event>> queue_;
+  bool closing_ = false;
+  std::thread thread_;
+};
+
+/// A lane whose work is disk transfers: started in order, many in flight.
+class DiskLane : public Lane {
+ public:
+  DiskLane(std::string name, Trace* trace, const AsyncDiskOptions& options);
+  ~DiskLane() override;
+  Event submit(Work work) override;
+  std::string_view engine_name() const { return disk_->engine_name(); }
+
+ private:
+  void loop();
+  void start(Work work, const Event& event);
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::pair<Work, Event>> queue_;
+  bool closing_ = false;
+  std::unique_ptr<AsyncDisk> disk_;
+  std::thread thread_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,39 @@
+#include "backend/trace.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace flexgen {
+
+Trace::Trace(const std::string& path) : file_(std::fopen(path.c_str(), "w")) {
+  if (!file_)
+    fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(errno));
+  std::fputs("[\n", file_);
+}
+
+Trace::~Trace() {
+  std::fputs("{}]\n", file_);
+  std::fclose(file_);
+}
+
+void Trace::add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch,
+                double bytes, Clock::time_point start, Clock::time_point end) {
+  auto micros = [&](Clock::time_point t) {
+    return std::chrono::duration<double, std::micro>(t - origin_).count();
+  };
+  std::lock_guard lock(mutex_);
+  auto [track, is_new] = tracks_.try_emplace(lane, static_cast<int>(tracks_.size()) + 1);
+  if (is_new)
+    fmt::print(file_, R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"{}"}}}},)"
+                      "\n", track->second, lane);
+  fmt::print(file_,
+             R"({{"ph":"X","pid":1,"tid":{},"name":"{}","ts":{:.1f},"dur":{:.1f},)"
+             R"("args":{{"step":{},"layer":{},"batch":{},"bytes":{:.0f}}}}},)" "\n",
+             track->second, name, micros(start), micros(end) - micros(start), step, layer, batch, bytes);
+}
+
+}  // namespace flexgen

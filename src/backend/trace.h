@@ -1,0 +1,31 @@
+#pragma once
+// Trace: what each lane did when, as a Chrome/Perfetto trace file (one track a lane). Thread-safe.
+
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <string>
+
+namespace flexgen {
+
+class Trace {
+ public:
+  using Clock = std::chrono::steady_clock;
+  /// Opens `path` for writing; throws Error{io} if that fails.
+  explicit Trace(const std::string& path);
+  ~Trace();
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+
+  void add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch,
+           double bytes, Clock::time_point start, Clock::time_point end);
+
+ private:
+  std::mutex mutex_;
+  std::FILE* file_;
+  Clock::time_point origin_ = Clock::now();
+  std::map<std::string, int> tracks_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,202 @@
+#include "engine/batcher.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+
+Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
+                 std::span<float> logit_store, RequestSource& source, CompletionSink& sink)
+    : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink) {
+  size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
+  for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
+    MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
+                     PagePool(cache.cpu_pages, cache.disk_pages),
+                     logit_store.subspan(static_cast<size_t>(i) * share, share), nullptr, {}, nullptr};
+    batches_.push_back(std::move(batch));
+  }
+}
+
+bool Batcher::finished() {
+  if (active_ > 0 || waiting_ || source_.remaining() > 0) return false;
+  return std::all_of(batches_.begin(), batches_.end(), [](const MicroBatch& batch) { return !batch.plan; });
+}
+
+void Batcher::settle() {
+  for (MicroBatch& batch : batches_)
+    if (batch.plan && batch.plan->done.done() && !batch.plan->done.error()) take_results(batch);
+}
+
+std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
+  MicroBatch& batch = batches_[static_cast<size_t>(batch_index)];
+  if (batch.plan) {
+    batch.plan->done.wait();
+    take_results(batch);
+  }
+  refill(batch);
+
+  auto plan = std::make_shared<BatchPlan>();
+  plan->step = step;
+  plan->batch = batch_index;
+  std::vector<LogitReader::Row> wanted;
+  int64_t rows_left = policy_.max_rows;
+  int64_t logits_left = policy_.max_logit_rows;
+  auto add = [&](size_t index, int64_t num_rows) {
+    Slot& slot = batch.slots[index];
+    const SamplingParams& params = slot.request.params;
+    bool scores = params.echo && params.top_logprobs >= 0;
+    SlotRows rows{plan->num_rows(), 0, slot.past, {}};
+    for (int64_t at = slot.past; at < slot.past + num_rows && rows_left > 0; ++at) {
+      bool samples = at + 1 == slot.size() && params.max_tokens > 0;
+      bool scored = scores && at + 1 < slot.prompt_size();
+      if ((samples || scored) && logits_left-- == 0) {
+        logits_left = 0;
+        break;
+      }
+      if (samples || scored) {
+        plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
+        wanted.push_back({static_cast<int32_t>(index), at + 1,
+                          scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params});
+      }
+      plan->tokens.push_back(slot.tokens[static_cast<size_t>(at)]);
+      plan->positions.push_back(static_cast<int32_t>(at));
+      ++rows.num_rows;
+      --rows_left;
+    }
+    if (rows.num_rows == 0) return;
+    int64_t pages = ceil_div(slot.past + rows.num_rows, cache_.geometry.page_tokens);
+    rows.pages.assign(slot.pages.begin(), slot.pages.begin() + pages);
+    plan->slots.push_back(std::move(rows));
+  };
+  batch.planned_slots.clear();
+  // Sequences that generate go on first: one row each. Prompts share what is left, oldest slot first.
+  for (bool generating : {true, false})
+    for (size_t i = 0; i < batch.slots.size() && rows_left > 0; ++i) {
+      Slot& slot = batch.slots[i];
+      bool generates = slot.size() - slot.past == 1 && slot.past > 0;
+      if (!slot.active || generates != generating) continue;
+      size_t before = plan->slots.size();
+      add(i, slot.size() - slot.past);
+      if (plan->slots.size() > before) batch.planned_slots.push_back(static_cast<int32_t>(i));
+    }
+  if (plan->num_rows() == 0) return nullptr;
+  if (!wanted.empty()) {
+    batch.reader = std::make_shared<LogitReader>(std::move(wanted), model_.config().vocab_size, batch.logit_store);
+    plan->sink = batch.reader;
+  }
+  batch.plan = plan;
+  return plan;
+}
+
+void Batcher::take_results(MicroBatch& batch) {
+  std::shared_ptr<BatchPlan> plan = std::exchange(batch.plan, nullptr);
+  for (size_t i = 0; i < plan->slots.size(); ++i) {
+    Slot& slot = batch.slots[static_cast<size_t>(batch.planned_slots[i])];
+    int64_t prompt_rows = std::min(slot.past + plan->slots[i].num_rows, slot.prompt_size()) - std::min(slot.past, slot.prompt_size());
+    counters_.prompt_tokens += prompt_rows;
+    slot.past += plan->slots[i].num_rows;
+  }
+  if (batch.reader) {
+    for (size_t i = 0; i < batch.reader->rows().size(); ++i) {
+      const LogitReader::Row& row = batch.reader->rows()[i];
+      Slot& slot = batch.slots[static_cast<size_t>(row.slot)];
+      if (row.target >= 0) slot.completion.prompt_logprobs.push_back(batch.reader->results()[i]);
+      else take_token(batch, slot, batch.reader->results()[i]);
+    }
+    batch.reader.reset();
+  }
+  for (Slot& slot : batch.slots)
+    if (slot.active && slot.request.params.max_tokens == 0 && slot.past == slot.size())
+      finish(batch, slot, FinishReason::kLength);
+}
+
+void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result) {
+  const SamplingParams& params = slot.request.params;
+  Completion& completion = slot.completion;
+  slot.tokens.push_back(result.token);
+  completion.tokens.push_back(result.token);
+  ++counters_.generated_tokens;
+  if (params.top_logprobs >= 0) completion.logprobs.push_back(result);
+
+  const auto& eos = model_.config().eos;
+  if (!params.ignore_eos && std::find(eos.begin(), eos.end(), result.token) != eos.end()) {
+    finish(batch, slot, FinishReason::kStop);
+    return;
+  }
+  if (slot.decoder) {
+    size_t before = completion.text.size();
+    completion.text += slot.decoder->push(result.token);
+    size_t cut = std::string::npos;
+    for (const std::string& stop : params.stop) {
+      if (stop.empty()) continue;
+      size_t from = before >= stop.size() ? before - stop.size() + 1 : 0;
+      cut = std::min(cut, completion.text.find(stop, from));
+    }
+    if (cut != std::string::npos) {
+      completion.text.resize(cut);
+      slot.decoder.reset();
+      finish(batch, slot, FinishReason::kStop);
+      return;
+    }
+  }
+  if (static_cast<int64_t>(completion.tokens.size()) >= params.max_tokens) finish(batch, slot, FinishReason::kLength);
+}
+
+void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
+  if (slot.decoder) slot.completion.text += slot.decoder->finish();
+  slot.completion.reason = reason;
+  slot.active = false;
+  --active_;
+  ++counters_.sequences;
+  batch.pool.give_back(slot.pages);
+  Completion completion = std::move(slot.completion);
+  slot = Slot{};
+  sink_.accept(std::move(completion));
+}
+
+int64_t Batcher::pages_for(const Request& request) const {
+  // The last generated token never enters the cache.
+  int64_t tokens = static_cast<int64_t>(request.prompt.size()) + std::max<int64_t>(request.params.max_tokens, 1) - 1;
+  return ceil_div(std::max<int64_t>(tokens, 1), cache_.geometry.page_tokens);
+}
+
+void Batcher::refill(MicroBatch& batch) {
+  // Micro-batches share evenly what there is to do, also when it is less than the block.
+  int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0);
+  int64_t fair = ceil_div(total, static_cast<int64_t>(batches_.size()));
+  auto here = std::count_if(batch.slots.begin(), batch.slots.end(), [](const Slot& slot) { return slot.active; });
+  for (Slot& slot : batch.slots) {
+    if (slot.active) continue;
+    if (here >= fair) return;
+    if (!waiting_) waiting_ = source_.next();
+    if (!waiting_) return;
+    int64_t pages = pages_for(*waiting_);
+    FLEXGEN_CHECK(pages <= cache_.cpu_pages + cache_.disk_pages, "sequence of {} pages in a pool of {}", pages,
+                  cache_.cpu_pages + cache_.disk_pages);
+    if (pages > batch.pool.free_pages()) return;
+    start(batch, slot, std::move(*waiting_));
+    waiting_.reset();
+    ++here;
+  }
+}
+
+void Batcher::start(MicroBatch& batch, Slot& slot, Request request) {
+  FLEXGEN_CHECK(!request.prompt.empty());
+  slot.active = true;
+  ++active_;
+  slot.pages = batch.pool.take(pages_for(request));
+  slot.tokens = request.prompt;
+  slot.request = std::move(request);
+  slot.completion.key = slot.request.key;
+  const SamplingParams& params = slot.request.params;
+  if (params.echo && params.top_logprobs >= 0)
+    slot.completion.prompt_logprobs.push_back(
+        {slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
+  if (tokenizer_) slot.decoder = std::make_unique<StreamDecoder>(*tokenizer_);
+}
+
+}  // namespace flexgen

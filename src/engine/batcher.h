@@ -1,0 +1,93 @@
+#pragma once
+// Batcher: the slots, and what each does in a step. Takes requests from the source as slots fall free (nothing waits for a
+// whole block to end), mixes prompt chunks with generated tokens, and hands finished sequences to the sink.
+// Host thread only; counters may be read from any thread.
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/logit_reader.h"
+#include "engine/page_pool.h"
+#include "engine/request.h"
+#include "schedule/batch_plan.h"
+#include "schedule/cache_store.h"
+#include "schedule/policy.h"
+#include "text/tokenizer.h"
+
+namespace flexgen {
+
+class RequestSource {
+ public:
+  virtual ~RequestSource() = default;
+  virtual std::optional<Request> next() = 0;
+  /// How many next() will still give.
+  virtual int64_t remaining() const = 0;
+};
+
+class CompletionSink {
+ public:
+  virtual ~CompletionSink() = default;
+  virtual void accept(Completion completion) = 0;
+};
+
+struct TokenCounters {
+  std::atomic<int64_t> sequences{0}, prompt_tokens{0}, generated_tokens{0};
+};
+
+class Batcher : public StepSource {
+ public:
+  /// `logit_store`: V floats for each slot of the block if anything samples, else empty. `tokenizer` may be null (then
+  /// there are no texts and no stop strings).
+  Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
+          std::span<float> logit_store, RequestSource& source, CompletionSink& sink);
+
+  std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) override;
+  bool finished() override;
+  /// Takes the results of all plans that are done; for the end of a run that was stopped.
+  void settle();
+  const TokenCounters& counters() const { return counters_; }
+
+ private:
+  struct Slot {
+    bool active = false;
+    Request request;
+    std::vector<int32_t> tokens;  ///< prompt and what was generated
+    int64_t past = 0;             ///< of these, how many are in the cache
+    std::vector<int32_t> pages;   ///< all it will ever need
+    std::unique_ptr<StreamDecoder> decoder;
+    Completion completion;
+
+    int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
+    int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  };
+  struct MicroBatch {
+    std::vector<Slot> slots;
+    PagePool pool;
+    std::span<float> logit_store;
+    std::shared_ptr<BatchPlan> plan;      ///< the newest, results not taken yet
+    std::vector<int32_t> planned_slots;   ///< slot of each SlotRows of the plan
+    std::shared_ptr<LogitReader> reader;
+  };
+
+  void take_results(MicroBatch& batch);
+  void take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result);
+  void finish(MicroBatch& batch, Slot& slot, FinishReason reason);
+  void refill(MicroBatch& batch);
+  void start(MicroBatch& batch, Slot& slot, Request request);
+  int64_t pages_for(const Request& request) const;
+
+  const Model& model_;
+  Policy policy_;
+  const CacheLayout& cache_;
+  const Tokenizer* tokenizer_;
+  RequestSource& source_;
+  CompletionSink& sink_;
+  std::vector<MicroBatch> batches_;
+  std::optional<Request> waiting_;  ///< drawn from the source, but no pool had room yet
+  int64_t active_ = 0;
+  TokenCounters counters_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,131 @@
+#include "engine/engine.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+DType compute_dtype(const EngineOptions& options, const Model& model) {
+  if (options.backend == "reference") return DType::kF32;
+  if (options.compute_dtype == "bf16") return DType::kBF16;
+  if (options.compute_dtype == "f32") return DType::kF32;
+  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
+  bool wide = model.weights().front().dtype == DType::kF32;
+  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+}
+
+std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype) {
+  if (options.backend == "reference") return make_reference_kernels();
+  if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype});
+  fail_user("--backend {}: this build has 'cpu' and 'reference'", options.backend);
+}
+
+/// A preallocated file without a name: gone with the process, however that ends.
+std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory, const char* what, int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  std::string path = fmt::format("{}/flexgen-{}-{}.spill", directory, what, getpid());
+  std::shared_ptr<File> file = files.open(path, FileMode::kWriteDirect);
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+  file->preallocate(bytes);
+  return file;
+}
+
+}  // namespace
+
+Engine::Engine(EngineOptions options)
+    : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
+  model_ = Model::load(options_.model_directory);
+  if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
+  DType dtype = compute_dtype(options_, *model_);
+  kernels_ = make_kernels(options_, dtype);
+  kv_dtype_ = dtype;
+}
+
+Engine::~Engine() = default;
+
+void Engine::prepare(const Workload& workload) {
+  workload_ = workload;
+  policy_ = choose_policy(*model_, workload, options_.budgets, options_.policy, kv_dtype_);
+  memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
+  CacheLayout cache(*model_, policy_, kv_dtype_);
+  HiddenLayout hidden(*model_, policy_);
+  std::shared_ptr<File> cache_file = spill_file(*files_, options_.disk_directory, "cache", cache.file_bytes());
+  std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
+
+  if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file);
+  arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
+  AsyncDiskOptions disk;
+  lanes_.compute = std::make_unique<ThreadLane>("compute", trace_.get());
+  lanes_.disk_read = std::make_unique<DiskLane>("disk read", trace_.get(), disk);
+  lanes_.disk_lookup = std::make_unique<DiskLane>("disk lookup", trace_.get(), disk);
+  lanes_.disk_write = std::make_unique<DiskLane>("disk write", trace_.get(), disk);
+
+  weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, *arena_, lanes_);
+  cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, *arena_, lanes_);
+  hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, *arena_, lanes_);
+  scratch_ = arena_->allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
+  std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));
+  logit_store_ = {reinterpret_cast<float*>(logits.data()), logits.size() / sizeof(float)};
+  FLEXGEN_CHECK(arena_->used() == arena_->capacity(), "planned {} bytes, took {}", arena_->capacity(), arena_->used());
+}
+
+RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) {
+  FLEXGEN_CHECK(arena_ != nullptr, "run() before prepare()");
+  start_ = std::chrono::steady_clock::now();
+  Batcher batcher(*model_, policy_, cache_->layout(), tokenizer_.get(), logit_store_, source, sink);
+  running_ = &batcher;
+  Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_);
+  RunReport report;
+  try {
+    weights_->wait_resident();
+    report.load_time_s = seconds_since(start_);
+    executor.run(batcher, stop);
+    batcher.settle();
+  } catch (...) {
+    running_ = nullptr;
+    throw;
+  }
+  running_ = nullptr;
+  report.elapsed_s = seconds_since(start_);
+  report.sequences = batcher.counters().sequences;
+  report.prompt_tokens = batcher.counters().prompt_tokens;
+  report.generated_tokens = batcher.counters().generated_tokens;
+  report.stopped = !batcher.finished();
+  report.work = executor.work_done();
+  report.lanes = lane_reports();
+  return report;
+}
+
+std::vector<LaneReport> Engine::lane_reports() const {
+  std::vector<LaneReport> reports;
+  for (const Lane* lane : lanes_.all()) reports.push_back({lane->name(), lane->stats()});
+  return reports;
+}
+
+Progress Engine::progress() const {
+  Progress progress;
+  const Batcher* batcher = running_;
+  if (!batcher) return progress;
+  progress.sequences_total = workload_.num_sequences;
+  progress.prompt_tokens_total = workload_.total_prompt_tokens;
+  progress.generated_tokens_total = workload_.total_generated_tokens;
+  progress.sequences_done = batcher->counters().sequences;
+  progress.prompt_tokens_done = batcher->counters().prompt_tokens;
+  progress.generated_tokens_done = batcher->counters().generated_tokens;
+  progress.elapsed_s = seconds_since(start_);
+  progress.lanes = lane_reports();
+  return progress;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,45 @@
+#include "memory/arena.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+constexpr int64_t kPage = 4096;
+}
+
+Arena::Arena(int64_t bytes) : capacity_(round_up(bytes, kPage)) {
+  if (capacity_ == 0) return;
+  void* memory = mmap(nullptr, static_cast<size_t>(capacity_), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED)
+    fail_user("cannot take {} of memory: {}; lower --cpu-memory", format_bytes(bytes), std::strerror(errno));
+  base_ = static_cast<std::byte*>(memory);
+  madvise(memory, static_cast<size_t>(capacity_), MADV_HUGEPAGE);
+  if (madvise(memory, static_cast<size_t>(capacity_), MADV_POPULATE_WRITE) != 0) {
+    if (errno == ENOMEM)
+      fail_user("cannot take {} of memory; lower --cpu-memory", format_bytes(bytes));
+    std::memset(memory, 0, static_cast<size_t>(capacity_));  // kernels before 5.14
+  }
+}
+
+Arena::~Arena() {
+  if (base_) munmap(base_, static_cast<size_t>(capacity_));
+}
+
+int64_t Arena::footprint(int64_t bytes) { return round_up(bytes, kPage); }
+
+std::span<std::byte> Arena::allocate(int64_t bytes) {
+  int64_t size = footprint(bytes);
+  FLEXGEN_CHECK(used_ + size <= capacity_, "arena of {} bytes has {} used, {} more wanted", capacity_, used_, size);
+  std::byte* at = base_ + used_;
+  used_ += size;
+  return {at, static_cast<size_t>(bytes)};
+}
+
+}  // namespace flexgen

@@ -1,0 +1,33 @@
+#pragma once
+// Arena: all large memory of a tier in one piece, taken and touched at the start so that a run cannot run out
+// of memory later. Not thread-safe; allocate before the lanes start.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace flexgen {
+
+class Arena {
+ public:
+  /// Maps and touches `bytes`. Throws Error{user} if the machine refuses.
+  explicit Arena(int64_t bytes);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  /// The next `bytes`, aligned to a page. Aborts if the arena is too small: the plan must have counted it.
+  std::span<std::byte> allocate(int64_t bytes);
+  /// What allocate(bytes) takes.
+  static int64_t footprint(int64_t bytes);
+  int64_t capacity() const { return capacity_; }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_ = nullptr;
+  int64_t capacity_ = 0, used_ = 0;
+};
+
+}  // namespace flexgen

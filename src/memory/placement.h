@@ -1,0 +1,30 @@
+#pragma once
+// Placement: which rows of which object lie in which tier. Pure functions; the planner, the arenas and the
+// stagers all call these, so that rounding cannot disagree.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "memory/tier.h"
+
+namespace flexgen {
+
+struct PlacedObject {
+  int64_t rows = 0;
+  int64_t row_bytes = 0;
+  int64_t grain_rows = 1;  ///< cuts fall on multiples of this (the end apart)
+};
+
+/// Rows in the order gpu, cpu, disk: [0, gpu), [gpu, gpu + cpu), the rest.
+struct RowSplit {
+  int64_t gpu = 0, cpu = 0, disk = 0;
+  bool operator==(const RowSplit&) const = default;
+};
+
+/// Splits every object by the fractions. Rounding errors are carried from object to object, so that the bytes
+/// of any run of objects differ from the exact share by at most about one grain a tier. (Whole-tensor
+/// rounding would turn a "10%" into nothing.)
+std::vector<RowSplit> place(std::span<const PlacedObject> objects, const Fractions& fractions);
+
+}  // namespace flexgen

@@ -1,0 +1,175 @@
+#include "plan/first_rule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/units.h"
+#include "schedule/cache_store.h"
+#include "schedule/weight_store.h"
+
+namespace flexgen {
+namespace {
+
+// Rates to rank policies by, of a small machine; the planner will measure its own.
+constexpr double kDiskBytesPerSecond = 1.5e9;
+constexpr double kFlopsPerSecond = 4e11;
+constexpr double kRamBytesPerSecond = 2.5e10;
+constexpr int64_t kMaxBlock = 1024, kMaxBlockRows = 4096;
+
+int64_t pages_of(const Model& model, DType kv_dtype, double tokens) {
+  auto page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(tokens / page)));
+}
+
+/// Sizes that follow from the number of slots: rows a visit, cache pages.
+Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size,
+             int64_t num_micro_batches, int buffers) {
+  Policy policy;
+  policy.micro_batch_size = micro_batch_size;
+  policy.num_micro_batches = num_micro_batches;
+  policy.buffers = buffers;
+  auto block = static_cast<double>(policy.block_size());
+  double total = workload.mean_prompt() + workload.mean_generated();
+  // In the steady state every slot gets one generated token a step, and prompts of new sequences come in at the
+  // rate at which old ones end.
+  double rows = 1.15 * block * total / (workload.mean_generated() + 1);
+  rows = std::clamp<double>(rows, 256, kMaxBlockRows);
+  rows = std::min(rows, std::max(1.0, workload.total_prompt_tokens + block));
+  int64_t rows_each = std::max(micro_batch_size, static_cast<int64_t>(std::ceil(rows / static_cast<double>(num_micro_batches))));
+  policy.max_rows = rows_each > 256 ? round_up(rows_each, 256) : round_up(rows_each, 16);
+  policy.max_logit_rows = workload.scores_prompts ? policy.max_rows : micro_batch_size;
+
+  int64_t longest = pages_of(model, kv_dtype, static_cast<double>(workload.longest_sequence));
+  double page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
+  double mean = total / page + 0.5;  // the last page is half full on average
+  policy.pages_per_micro_batch = std::min(
+      micro_batch_size * longest,
+      std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
+  return policy;
+}
+
+/// The largest share in [0, 1], in steps of half a percent, for which `fits` holds; -1 if none.
+template <typename Fits>
+double largest_share(Fits fits) {
+  constexpr int kSteps = 200;
+  if (fits(1.0)) return 1;
+  if (!fits(0.0)) return -1;
+  int low = 0, high = kSteps;
+  while (high - low > 1) {
+    int middle = (low + high) / 2;
+    (fits(static_cast<double>(middle) / kSteps) ? low : high) = middle;
+  }
+  return static_cast<double>(low) / kSteps;
+}
+
+/// Rough seconds for the whole job under a policy.
+double rough_time_s(const Model& model, const Workload& workload, const Policy& policy, DType kv_dtype) {
+  WeightLayout weights(model, policy);
+  CacheLayout cache(model, policy, kv_dtype);
+  double sequences = static_cast<double>(std::max<int64_t>(1, workload.num_sequences));
+  double rows = workload.total_prompt_tokens + workload.total_generated_tokens;
+  double waves = std::max(1.0, sequences / static_cast<double>(policy.block_size()));
+  double steps = std::max(rows / static_cast<double>(policy.max_rows * policy.num_micro_batches),
+                          waves * (workload.mean_generated() + 1));
+  double parameters = 0;
+  for (const WeightSpec& weight : model.weights()) parameters += static_cast<double>(weight.rows * weight.cols);
+  double active_tokens = std::min(sequences, static_cast<double>(policy.block_size())) *
+                         (workload.mean_prompt() + workload.mean_generated() / 2);
+  double kv_bytes = active_tokens * static_cast<double>(cache.geometry.page_bytes()) /
+                    static_cast<double>(cache.geometry.page_tokens) * static_cast<double>(cache.num_layers);
+  double disk_share = static_cast<double>(cache.disk_pages) /
+                      static_cast<double>(std::max<int64_t>(1, cache.disk_pages + cache.cpu_pages));
+  double disk_s = steps * (static_cast<double>(weights.streamed_bytes_per_step) + 1.1 * kv_bytes * disk_share) /
+                  kDiskBytesPerSecond;
+  double compute_s = 2 * rows * parameters / kFlopsPerSecond + steps * kv_bytes / kRamBytesPerSecond;
+  return std::max(disk_s, compute_s) + 0.05 * (disk_s + compute_s);
+}
+
+std::vector<int64_t> block_candidates(const Workload& workload) {
+  int64_t largest = std::clamp<int64_t>(workload.num_sequences, 1, kMaxBlock);
+  std::vector<int64_t> sizes{largest};
+  for (int64_t size = kMaxBlock; size >= 1; size /= 2)
+    if (size < largest) sizes.push_back(size);
+  return sizes;
+}
+
+}  // namespace
+
+Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
+                     const PolicyRequest& request, DType kv_dtype) {
+  const Fractions in_ram{0, 1, 0}, on_disk{0, 0, 1};
+  int64_t smallest_cpu = std::numeric_limits<int64_t>::max(), smallest_disk = smallest_cpu;
+  auto fits = [&](const Policy& policy) {
+    MemoryPlan plan = memory_plan(model, policy, workload, kv_dtype);
+    bool disk_ok = plan.bytes(Tier::kDisk) <= budgets.disk_bytes;
+    if (disk_ok) smallest_cpu = std::min(smallest_cpu, plan.bytes(Tier::kCpu));
+    else smallest_disk = std::min(smallest_disk, plan.bytes(Tier::kDisk));
+    return disk_ok && plan.bytes(Tier::kCpu) <= budgets.cpu_bytes;
+  };
+
+  std::optional<Policy> best;
+  double best_time_s = 0;
+  auto consider = [&](const Policy& policy) {
+    double time_s = rough_time_s(model, workload, policy, kv_dtype);
+    if (!best || time_s < best_time_s) {
+      best = policy;
+      best_time_s = time_s;
+    }
+  };
+
+  auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers) {
+    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers);
+    policy.activations = request.activations.value_or(in_ram);
+    // Both orders of filling RAM: cache first, or weights first.
+    for (bool cache_first : {true, false}) {
+      policy.weights = request.weights.value_or(on_disk);
+      policy.kv_cache = request.kv_cache.value_or(budgets.disk_bytes > 0 ? on_disk : in_ram);
+      auto fill = [&](std::optional<Fractions> fixed, Fractions Policy::* kind) {
+        if (fixed) return;
+        Fractions before = policy.*kind;
+        double share = largest_share([&](double cpu) {
+          policy.*kind = {0, cpu, 1 - cpu};
+          return fits(policy);
+        });
+        policy.*kind = share < 0 ? before : Fractions{0, share, 1 - share};
+      };
+      if (cache_first) fill(request.kv_cache, &Policy::kv_cache);
+      fill(request.weights, &Policy::weights);
+      if (!cache_first) fill(request.kv_cache, &Policy::kv_cache);
+      if (fits(policy)) consider(policy);
+    }
+  };
+
+  std::vector<int64_t> blocks = block_candidates(workload);
+  std::vector<int64_t> counts{1, 2, 4};
+  if (request.num_micro_batches) counts = {*request.num_micro_batches};
+  std::vector<int> buffer_counts{3, 2};
+  if (request.buffers) buffer_counts = {*request.buffers};
+  for (int buffers : buffer_counts) {
+    for (int64_t count : counts) {
+      if (request.micro_batch_size) {
+        try_sizes(*request.micro_batch_size, count, buffers);
+        continue;
+      }
+      for (int64_t block : blocks)
+        if (block >= count || count == counts.front()) try_sizes(std::max<int64_t>(1, ceil_div(block, count)), count, buffers);
+    }
+    if (best) return *best;
+  }
+
+  if (!request.buffers) {  // last resort, and the truth about the smallest budget
+    try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(1), 1);
+    if (best) return *best;
+  }
+  if (smallest_cpu == std::numeric_limits<int64_t>::max())
+    fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least "
+              "--disk-space {}", format_bytes(smallest_disk),
+              budgets.disk_bytes > 0 ? "--disk-space is " + format_bytes(budgets.disk_bytes) : std::string("there is no --disk-dir"),
+              ceil_div(smallest_disk, kMiB) * kMiB);
+  fail_user("this job cannot run within --cpu-memory {}: the smallest budget that would do is {} ({} bytes){}",
+            format_bytes(budgets.cpu_bytes), format_bytes(smallest_cpu), smallest_cpu,
+            budgets.disk_bytes == 0 ? "; with --disk-dir the KV cache could go to disk" : "");
+}
+
+}  // namespace flexgen

@@ -1,0 +1,28 @@
+#pragma once
+// The first rule: a policy from the model, the job and the budgets without measuring anything. RAM is filled first;
+// what does not fit streams from disk. What can't fit at all is refused with the smallest budget that would do.
+// Pure functions.
+
+#include <optional>
+
+#include "plan/memory_plan.h"
+
+namespace flexgen {
+
+struct Budgets {
+  int64_t cpu_bytes = 0;
+  int64_t disk_bytes = 0;  ///< for spill files; 0: none (the checkpoint itself is not counted)
+};
+
+/// What the user fixed; the rest is chosen.
+struct PolicyRequest {
+  std::optional<int64_t> micro_batch_size, num_micro_batches;
+  std::optional<int> buffers;
+  std::optional<Fractions> weights, kv_cache, activations;
+};
+
+/// Throws Error{user} if nothing that honours the request fits the budgets.
+Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
+                     const PolicyRequest& request, DType kv_dtype);
+
+}  // namespace flexgen

@@ -1,0 +1,31 @@
+#pragma once
+// MemoryPlan: every large piece of memory and disk a policy takes, to the byte, from the same layouts that the stores
+// allocate by. Pure functions.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+#include "plan/workload.h"
+#include "schedule/policy.h"
+
+namespace flexgen {
+
+struct MemoryItem {
+  std::string name;
+  Tier tier = Tier::kCpu;
+  int64_t bytes = 0;
+};
+
+struct MemoryPlan {
+  std::vector<MemoryItem> items;
+  int64_t bytes(Tier tier) const;
+};
+
+/// Full logits are kept for the rows that sample: rows of a plan x V floats, one set a micro-batch.
+int64_t logit_store_bytes(const Model& model, const Policy& policy, const Workload& workload);
+
+MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype);
+
+}  // namespace flexgen

@@ -1,0 +1,43 @@
+#pragma once
+// BatchPlan: what one micro-batch does in one step, as a plain value made by the engine at the start of the step
+// and carried out by the executor. Nothing is padded: the tokens of all slots are packed into T rows.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backend/event.h"
+#include "model/model.h"
+
+namespace flexgen {
+
+/// The rows of one slot: prompt chunk or generated token.
+struct SlotRows {
+  int64_t first_row = 0, num_rows = 0;
+  int64_t past = 0;            ///< tokens already in the cache
+  std::vector<int32_t> pages;  ///< ids (in the micro-batch's pool) that hold [0, past + num_rows)
+};
+
+struct BatchPlan {
+  int64_t step = 0, batch = 0;
+  std::vector<int32_t> tokens, positions;  ///< [T]
+  std::vector<SlotRows> slots;
+  std::vector<int32_t> logit_rows;   ///< rows of T that want logits
+  std::shared_ptr<LogitSink> sink;   ///< gets them; null if there are none
+  Event done;                        ///< set by the executor: all visits of this plan are over
+
+  int64_t num_rows() const { return static_cast<int64_t>(tokens.size()); }
+};
+
+/// Where plans come from: the engine, or a synthetic load.
+class StepSource {
+ public:
+  virtual ~StepSource() = default;
+  /// The plan of (step, batch); null if the micro-batch has nothing to do. Called from the host thread when
+  /// the micro-batch's previous plan has been enqueued; waits for its results itself.
+  virtual std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) = 0;
+  /// Whether no batch will ever have anything to do again (asked after a step in which all were idle).
+  virtual bool finished() = 0;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,115 @@
+#include "schedule/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace flexgen {
+
+Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights,
+                   CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch)
+    : model_(model),
+      policy_(policy),
+      kernels_(kernels),
+      lanes_(lanes),
+      weights_(weights),
+      cache_(cache),
+      hidden_(hidden),
+      scratch_(scratch),
+      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches),
+      plans_(static_cast<size_t>(policy.num_micro_batches)) {}
+
+void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
+  std::exception_ptr error;
+  try {
+    for (int64_t step = 0; !stop.load(std::memory_order_relaxed) && !source.finished(); ++step)
+      run_step(source, step);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  for (Lane* lane : {lanes_.compute.get(), lanes_.disk_read.get(), lanes_.disk_lookup.get(), lanes_.disk_write.get()}) {
+    try {
+      lane->drain();
+    } catch (...) {
+      if (!error) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+void Executor::run_step(StepSource& source, int64_t step) {
+  const int64_t num_layers = schedule_.num_layers(), num_batches = schedule_.num_batches();
+  const int64_t begin = step * num_layers * num_batches;
+  int64_t active = 0;
+  for (int64_t n = begin; n < begin + num_layers * num_batches; ++n) {
+    const Visit visit = schedule_[n];
+    auto& plan = plans_[static_cast<size_t>(visit.batch)];
+    if (visit.layer == 0) {
+      plan = source.next(step, visit.batch);
+      if (plan) ++active;
+    }
+    const bool last_of_layer = visit.batch + 1 == num_batches;
+    if (visit.layer == 0 && last_of_layer && active == 0) return;  // nobody has work: finished() is asked next
+    const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
+    if (plan && (layer.kind != LayerKind::kHead || !plan->logit_rows.empty())) {
+      bool needed_later = visit.layer + 1 < num_layers &&
+                          (!plan->logit_rows.empty() ||
+                           model_.layers()[static_cast<size_t>(visit.layer + 1)].kind != LayerKind::kHead);
+      // Only once every micro-batch is planned is it known whether one is alone.
+      bool alone = num_batches == 1;
+      plan->done = last_done_ = forward(visit, plan, alone, needed_later);
+    }
+    weights_.commit(visit, last_done_, last_of_layer);
+    cache_.prefetch(visit, plans_);
+    weights_.prefetch(visit, num_batches);
+    hidden_.prefetch(visit, plans_, num_layers - 1);
+  }
+  ++work_done_.steps;
+}
+
+Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
+  const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
+  WeightLease weights = weights_.acquire(visit);
+  CacheLease cache;
+  if (layer.kind == LayerKind::kBlock) cache = cache_.acquire(visit, *plan);
+  HiddenLease hidden = hidden_.acquire(visit, *plan, alone);
+
+  Work work;
+  work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kHead ? "head" : "embed";
+  work.step = visit.step;
+  work.layer = visit.layer;
+  work.batch = visit.batch;
+  std::vector<const std::byte*> embed_rows;
+  if (layer.kind == LayerKind::kEmbed) embed_rows = weights_.lookup(visit, plan->tokens, &work.after);
+  for (const auto* events : {&weights.after, &cache.after, &hidden.after})
+    work.after.insert(work.after.end(), events->begin(), events->end());
+
+  VisitWork amount = model_.work(visit.layer, plan->num_rows(), cache.slots,
+                                 static_cast<int64_t>(plan->logit_rows.size()));
+  work_done_.linear_flops += amount.linear_flops;
+  work_done_.attention_flops += amount.attention_flops;
+  work_done_.kv_read_bytes += amount.kv_read_bytes;
+  ++work_done_.visits;
+  if (layer.kind == LayerKind::kEmbed) work_done_.rows += plan->num_rows();
+
+  work.run = [this, visit, plan, weights = std::move(weights), cache = std::move(cache), hidden,
+              embed_rows = std::move(embed_rows)] {
+    std::byte* rows = reinterpret_cast<std::byte*>(hidden.rows);
+    if (hidden.copy_in_bytes) std::memcpy(rows, hidden.resident, static_cast<size_t>(hidden.copy_in_bytes));
+    VisitInput input;
+    input.num_rows = plan->num_rows();
+    input.positions = plan->positions;
+    input.slots = cache.slots;
+    input.embed_rows = embed_rows;
+    input.logit_rows = plan->logit_rows;
+    model_.forward(visit.layer, weights.views, input, cache_.layout().geometry, hidden.rows, scratch_.data(),
+                   kernels_, plan->sink.get());
+    if (hidden.copy_out_bytes) std::memcpy(hidden.resident, rows, static_cast<size_t>(hidden.copy_out_bytes));
+  };
+  Event done = lanes_.compute->submit(std::move(work));
+  hidden_.commit(visit, *plan, alone, needed_later, done);
+  if (layer.kind == LayerKind::kBlock) cache_.commit(visit, *plan, done);
+  if (layer.kind == LayerKind::kEmbed) weights_.commit_lookup(visit.batch, done);
+  return done;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,25 @@
+#pragma once
+// Policy: everything about a run that may change its speed but never its answers. Pure data.
+
+#include <cstdint>
+
+#include "memory/tier.h"
+
+namespace flexgen {
+
+struct Policy {
+  int64_t micro_batch_size = 1;   ///< slots a micro-batch
+  int64_t num_micro_batches = 1;  ///< micro-batches a block
+  int64_t max_rows = 256;         ///< tokens of one micro-batch in one step, at most
+  int64_t max_logit_rows = 256;   ///< of these, positions whose logits are computed, at most
+  int buffers = 3;                ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
+  Fractions weights, kv_cache, activations;
+  int64_t pages_per_micro_batch = 1;  ///< cache pages (of every layer) for the sequences of a micro-batch
+
+  int64_t block_size() const { return micro_batch_size * num_micro_batches; }
+};
+
+/// Rows of a weight matrix are placed in multiples of this.
+inline constexpr int64_t kWeightGrainRows = 16;
+
+}  // namespace flexgen
