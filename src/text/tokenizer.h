@@ -20,6 +20,9 @@ class Tokenizer {
   /// names the file and the field for a broken or unsupported tokenizer.
   static std::unique_ptr<Tokenizer> load(const std::string& directory);
 
+  /// The same from the text of a tokenizer.json; `source` is for messages. Exposed for the fuzz target.
+  static std::unique_ptr<Tokenizer> from_json(const std::string& json, const std::string& source);
+
   /// Token ids of `text` (invalid UTF-8 becomes U+FFFD). add_special_tokens: apply the post-processor's template (bos).
   virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
 
@@ -29,6 +32,9 @@ class Tokenizer {
 
   /// The piece of one token as text for logprobs output (may be a byte token: "<0xE4>"-like or U+FFFD).
   virtual std::string token_text(int32_t token) const = 0;
+
+  /// Whether the token is a single byte of a character ("<0xE4>"): its text depends on its neighbours.
+  virtual bool is_byte_token(int32_t token) const = 0;
 
   virtual int64_t vocab_size() const = 0;
   virtual std::optional<int32_t> bos() const = 0;
@@ -50,7 +56,7 @@ class StreamDecoder {
   bool skip_special_tokens_;
   std::vector<int32_t> tokens_;
   size_t window_start_ = 0;  ///< tokens_ from here on are decoded together for context
-  size_t emitted_ = 0;       ///< bytes of the window's text already given out
+  size_t emitted_ = 0;       ///< tokens_ before this one have been given out
 };
 
 }  // namespace flexgen

@@ -1,0 +1,225 @@
+// The cpu backend: oneDNN for products, Highway for the rest, OpenMP for threads.
+
+#include <hwy/aligned_allocator.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "backend/cpu/attention.h"
+#include "backend/cpu/linear.h"
+#include "backend/cpu/vector_rows.h"
+#include "backend/cpu/worker_team.h"
+#include "backend/kernels.h"
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+/// Elements below which waking the team costs more than it saves.
+constexpr int64_t kElementsPerUnit = 16384;
+
+class CpuKernels : public Kernels {
+ public:
+  CpuKernels(DType compute_dtype, int num_threads)
+      : act_dtype_(compute_dtype), num_threads_(num_threads), linear_(compute_dtype, num_threads) {}
+
+  std::string_view name() const override { return "cpu"; }
+  DType act_dtype() const override { return act_dtype_; }
+
+  void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols,
+                   bool accumulate, float* out) override {
+    for_rows(static_cast<int64_t>(rows.size()), cols, [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t) {
+        const std::byte* row = rows[static_cast<size_t>(t)];
+        if (accumulate) {
+          vector_rows::add(row, dtype, cols, out + t * cols);
+        } else {
+          vector_rows::convert(row, dtype, cols, DType::kF32, out + t * cols);
+        }
+      }
+    });
+  }
+
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                  const WeightView& bias, float epsilon, std::byte* out) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, epsilon, act_dtype_, out);
+  }
+
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                      const WeightView& bias, float epsilon) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, epsilon, DType::kF32,
+                  reinterpret_cast<std::byte*>(x));
+  }
+
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                float epsilon, std::byte* out) override {
+    const float* scale = floats_of(weight, cols, weight_);
+    for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
+      vector_rows::rms_norm(x + first * cols, count, cols, scale, epsilon, act_dtype_,
+                            out + size_bytes(act_dtype_, first * cols));
+    });
+  }
+
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
+                      const WeightView& weight, float epsilon) override {
+    const float* scale = floats_of(weight, head_size, weight_);
+    for_rows(num_rows * num_heads, head_size, [&](int64_t first, int64_t count) {
+      float* rows = x + first * head_size;
+      vector_rows::rms_norm(rows, count, head_size, scale, epsilon, DType::kF32, rows);
+    });
+  }
+
+  void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
+              const WeightView& bias, bool accumulate, float* y) override {
+    linear_.run(x, num_rows, weight, bias, accumulate, y);
+  }
+
+  void activate(const float* x, int64_t count, Activation activation, std::byte* out) override {
+    gated_activate(x, nullptr, count, activation, out);
+  }
+
+  void gated_activate(const float* gate, const float* up, int64_t count, Activation activation,
+                      std::byte* out) override {
+    for_rows(count, 1, [&](int64_t first, int64_t length) {
+      vector_rows::activate(gate + first, up == nullptr ? nullptr : up + first, length, activation,
+                            act_dtype_, out + size_bytes(act_dtype_, first));
+    });
+  }
+
+  void to_act(const float* x, int64_t count, std::byte* out) override {
+    for_rows(count, 1, [&](int64_t first, int64_t length) {
+      vector_rows::convert(x + first, DType::kF32, length, act_dtype_,
+                           out + size_bytes(act_dtype_, first));
+    });
+  }
+
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
+            const int32_t* positions, std::span<const float> inverse_frequencies,
+            float scale) override {
+    const int64_t half = head_size / 2;
+    cosine_.resize(static_cast<size_t>(num_rows * half));
+    sine_.resize(static_cast<size_t>(num_rows * half));
+    for_rows(num_rows, num_heads * head_size, [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t) {
+        float* cosine = cosine_.data() + t * half;
+        float* sine = sine_.data() + t * half;
+        for (int64_t i = 0; i < half; ++i) {
+          // The product is rounded to float before its cosine is taken, as Hugging Face does.
+          float angle =
+              static_cast<float>(positions[t]) * inverse_frequencies[static_cast<size_t>(i)];
+          cosine[i] = std::cos(angle) * scale;
+          sine[i] = std::sin(angle) * scale;
+        }
+        vector_rows::rotate(x + t * num_heads * head_size, num_heads, half, cosine, sine);
+      }
+    });
+  }
+
+  void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
+                 const KvGeometry& g) override {
+    auto append_row = [&](const AttentionSlot& slot, int64_t i) {
+      const int64_t position = slot.past + i, at = position % g.page_tokens;
+      std::byte* page = slot.pages[position / g.page_tokens];
+      for (int64_t head = 0; head < g.kv_heads; ++head) {
+        const int64_t from = ((slot.first_row + i) * g.kv_heads + head) * g.head_size;
+        auto place = [&](int64_t which) {
+          return page + size_bytes(g.dtype, ((which * g.kv_heads + head) * g.page_tokens + at) *
+                                                g.head_size);
+        };
+        vector_rows::convert(k + from, DType::kF32, g.head_size, g.dtype, place(0));
+        vector_rows::convert(v + from, DType::kF32, g.head_size, g.dtype, place(1));
+      }
+    };
+    std::vector<std::pair<const AttentionSlot*, int64_t>> rows;
+    for (const AttentionSlot& slot : slots)
+      for (int64_t i = 0; i < slot.num_rows; ++i) rows.emplace_back(&slot, i);
+    for_rows(static_cast<int64_t>(rows.size()), 2 * g.kv_heads * g.head_size,
+             [&](int64_t first, int64_t count) {
+               for (int64_t r = first; r < first + count; ++r)
+                 append_row(*rows[static_cast<size_t>(r)].first,
+                            rows[static_cast<size_t>(r)].second);
+             });
+  }
+
+  void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry,
+                 float scale, int64_t window, std::byte* out) override {
+    const int64_t task_rows = attention_task_rows(geometry);
+    tasks_.clear();
+    for (const AttentionSlot& slot : slots)
+      for (int64_t head = 0; head < geometry.kv_heads; ++head)
+        for (int64_t row = 0; row < slot.num_rows; row += task_rows)
+          tasks_.push_back({q, &slot, &geometry, head, row,
+                            std::min(task_rows, slot.num_rows - row), scale, window, act_dtype_,
+                            out});
+    // The longest first, so that no worker is left with a long one at the end.
+    std::stable_sort(tasks_.begin(), tasks_.end(),
+                     [](const AttentionTask& a, const AttentionTask& b) {
+                       return a.num_rows * (a.slot->past + a.first_row + a.num_rows) >
+                              b.num_rows * (b.slot->past + b.first_row + b.num_rows);
+                     });
+    const int64_t floats = round_up(attention_scratch_floats(geometry), 16);
+    if (const int64_t total = floats * num_threads_; total > attention_scratch_size_) {
+      attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
+      attention_scratch_size_ = total;
+    }
+    parallel_for(num_threads_, static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
+      attend(tasks_[static_cast<size_t>(task)], attention_scratch_.get() + worker * floats);
+    });
+  }
+
+ private:
+  /// Calls work(first, count) on stretches of rows that cover [0, num_rows), in parallel if there
+  /// is enough.
+  template <typename Work>
+  void for_rows(int64_t num_rows, int64_t cols, const Work& work) const {
+    const int64_t units =
+        std::clamp<int64_t>(num_rows * cols / kElementsPerUnit, 1, 4 * int64_t{num_threads_});
+    const int64_t rows = ceil_div(num_rows, units);
+    parallel_for(num_threads_, units, [&](int64_t unit, int) {
+      const int64_t first = unit * rows, count = std::min(rows, num_rows - first);
+      if (count > 0) work(first, count);
+    });
+  }
+
+  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
+                     const WeightView& bias, float epsilon, DType dtype, std::byte* out) {
+    const float* scale = floats_of(weight, cols, weight_);
+    const float* shift = bias.empty() ? nullptr : floats_of(bias, cols, bias_);
+    for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
+      vector_rows::layer_norm(x + first * cols, count, cols, scale, shift, epsilon, dtype,
+                              out + size_bytes(dtype, first * cols));
+    });
+  }
+
+  static const float* floats_of(const WeightView& vector, int64_t count,
+                                std::vector<float>& buffer) {
+    buffer.resize(static_cast<size_t>(count));
+    vector_rows::convert(vector.data(), vector.dtype, count, DType::kF32, buffer.data());
+    return buffer.data();
+  }
+
+  DType act_dtype_;
+  int num_threads_;
+  Linear linear_;
+  std::vector<float> weight_, bias_, cosine_, sine_;
+  std::vector<AttentionTask> tasks_;
+  hwy::AlignedFreeUniquePtr<float[]> attention_scratch_;
+  int64_t attention_scratch_size_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options) {
+  if (options.compute_dtype == DType::kF16)
+    fail_user("the cpu backend computes in bf16 or f32, not in f16");
+  if (options.compute_dtype == DType::kBF16 && !cpu_has_bf16())
+    fail_user("this machine does not multiply bf16 (it has {}): compute in f32", cpu_features());
+  if (options.num_threads < 0)
+    fail_user("{} threads: give a positive number, or 0 for all cores", options.num_threads);
+  int num_threads = options.num_threads > 0 ? options.num_threads : omp_get_max_threads();
+  return std::make_unique<CpuKernels>(options.compute_dtype, num_threads);
+}
+
+}  // namespace flexgen

@@ -1,0 +1,216 @@
+#include "backend/cpu/linear.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "backend/cpu/vector_rows.h"
+#include "backend/cpu/worker_team.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+constexpr std::array<int64_t, 5> kPanels = {16, 32, 64, 128, 256};
+/// The only panel where the sizes disagree: a compromise between few rows and many.
+constexpr int64_t kOnlyPanel = 64;
+/// oneDNN rearranges each tile of W anew in every panel; measured, that costs as much as this many
+/// rows.
+constexpr int64_t kPanelOverheadRows = 14;
+
+dnnl::memory::data_type dnnl_type(DType dtype) {
+  return dtype == DType::kBF16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+/// While it lives, oneDNN plans for one thread.
+class OneThread {
+ public:
+  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+
+ private:
+  int before_;
+};
+
+}  // namespace
+
+Linear::Linear(DType compute_dtype, int num_threads)
+    : dtype_(compute_dtype),
+      num_threads_(num_threads),
+      engine_(dnnl::engine::kind::cpu, 0),
+      stream_(engine_),
+      scratch_(static_cast<size_t>(num_threads)) {
+  FLEXGEN_CHECK(dtype_ != DType::kF16);
+  // The cheapest way to cover a rest of fewer than kMaxPanel rows, by dynamic programming.
+  std::array<int64_t, kMaxPanel / kPanelGrain + 1> cost{};
+  for (size_t grains = 1; grains < cost.size(); ++grains) {
+    cost[grains] = INT64_MAX;
+    for (int64_t panel : kPanels) {
+      auto rest = std::max<int64_t>(0, static_cast<int64_t>(grains) - panel / kPanelGrain);
+      int64_t total = panel + kPanelOverheadRows + cost[static_cast<size_t>(rest)];
+      if (total <= cost[grains]) {
+        cost[grains] = total;
+        best_panel_[grains] = panel;
+      }
+    }
+  }
+  for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
+}
+
+Linear::Product& Linear::product(int64_t panel, int64_t cols) {
+  std::unique_ptr<Product>& entry = products_[{panel, cols}];
+  if (entry) return *entry;
+  OneThread one_thread;
+  using dnnl::memory;
+  memory::desc x({panel, cols}, dnnl_type(dtype_), memory::format_tag::ab);
+  memory::desc w({cols, kTileRows}, dnnl_type(dtype_), memory::format_tag::ba);
+  memory::desc y({panel, kTileRows}, memory::data_type::f32, memory::format_tag::ab);
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  dnnl::matmul::primitive_desc description(dnnl::matmul::desc(x, w, y), attributes, engine_);
+  entry = std::make_unique<Product>();
+  entry->matmul = dnnl::matmul(description);
+  entry->scratch_bytes = static_cast<int64_t>(description.scratchpad_desc().get_size());
+  entry->workers.resize(static_cast<size_t>(num_threads_));
+  for (Product::Worker& worker : entry->workers) {
+    worker.x = memory(x, engine_, nullptr);
+    worker.w = memory(w, engine_, nullptr);
+    worker.y = memory(y, engine_, nullptr);
+    worker.scratch = memory(description.scratchpad_desc(), engine_, nullptr);
+    worker.arguments = {{DNNL_ARG_SRC, worker.x},
+                        {DNNL_ARG_WEIGHTS, worker.w},
+                        {DNNL_ARG_DST, worker.y},
+                        {DNNL_ARG_SCRATCHPAD, worker.scratch}};
+  }
+  for (WorkerScratch& scratch : scratch_)
+    if (static_cast<int64_t>(scratch.library.size()) < entry->scratch_bytes)
+      scratch.library.resize(static_cast<size_t>(entry->scratch_bytes));
+  return *entry;
+}
+
+void Linear::multiply(Product& product, int worker, const std::byte* x, const std::byte* w,
+                      float* y) {
+  Product::Worker& at = product.workers[static_cast<size_t>(worker)];
+  at.x.set_data_handle(const_cast<std::byte*>(x));
+  at.w.set_data_handle(const_cast<std::byte*>(w));
+  at.y.set_data_handle(y);
+  at.scratch.set_data_handle(scratch_[static_cast<size_t>(worker)].library.data());
+  product.matmul.execute(stream_, at.arguments);
+}
+
+bool Linear::panels_agree(int64_t cols) {
+  auto [entry, is_new] = agree_.try_emplace(cols, true);
+  if (!is_new) return entry->second;
+  OneThread one_thread;
+  std::minstd_rand random(1);
+  auto random_matrix = [&](int64_t rows) {
+    std::vector<float> values(static_cast<size_t>(rows * cols));
+    for (float& value : values) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+    std::vector<std::byte> matrix(static_cast<size_t>(size_bytes(dtype_, rows * cols)));
+    vector_rows::convert(values.data(), DType::kF32, rows * cols, dtype_, matrix.data());
+    return matrix;
+  };
+  std::vector<std::byte> x = random_matrix(kMaxPanel), w = random_matrix(kTileRows);
+  std::vector<float> whole(kMaxPanel * kTileRows), y(kMaxPanel * kTileRows);
+  multiply(product(kMaxPanel, cols), 0, x.data(), w.data(), whole.data());
+  for (int64_t panel : kPanels) {
+    // The first and the last panel of the 256 rows.
+    for (int64_t first : {int64_t{0}, kMaxPanel - panel}) {
+      multiply(product(panel, cols), 0, x.data() + size_bytes(dtype_, first * cols), w.data(),
+               y.data());
+      if (std::memcmp(y.data(), whole.data() + first * kTileRows,
+                      static_cast<size_t>(panel * kTileRows) * sizeof(float)) != 0)
+        entry->second = false;
+    }
+  }
+  if (!entry->second)
+    spdlog::debug("matmul bits depend on the number of rows at K = {}: all rows go in panels of {}",
+                  cols, kOnlyPanel);
+  return entry->second;
+}
+
+std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, bool any_size) const {
+  std::vector<Panel> panels;
+  for (int64_t row = 0; row < num_rows;) {
+    int64_t rest = num_rows - row, size = kOnlyPanel;
+    if (any_size)
+      size = rest >= kMaxPanel ? kMaxPanel
+                               : best_panel_[static_cast<size_t>(ceil_div(rest, kPanelGrain))];
+    panels.push_back({row, size, std::min(size, rest)});
+    row += size;
+  }
+  return panels;
+}
+
+void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
+                 const WeightView& bias, bool accumulate, float* y) {
+  const int64_t cols = weight.cols;
+  if (num_rows == 0 || weight.rows == 0) return;
+
+  const std::vector<Panel> panels = cut_rows(num_rows, panels_agree(cols));
+  std::vector<Product*> products;
+  for (const Panel& panel : panels) products.push_back(&product(panel.size, cols));
+  const Panel& last = panels.back();
+  if (last.num_rows < last.size) {
+    last_panel_.assign(static_cast<size_t>(size_bytes(dtype_, last.size * cols)), std::byte{0});
+    std::memcpy(last_panel_.data(), x + size_bytes(dtype_, last.first_row * cols),
+                static_cast<size_t>(size_bytes(dtype_, last.num_rows * cols)));
+  }
+
+  tiles_.clear();
+  bool needs_copy = weight.dtype != dtype_;
+  int64_t first_row = 0;
+  for (const WeightPiece& piece : weight.pieces) {
+    for (int64_t row = 0; row < piece.rows; row += kTileRows) {
+      int64_t count = std::min(kTileRows, piece.rows - row);
+      needs_copy |= count < kTileRows;
+      tiles_.push_back({piece.data + size_bytes(weight.dtype, row * cols), first_row + row, count});
+    }
+    first_row += piece.rows;
+  }
+  FLEXGEN_CHECK(first_row == weight.rows, "pieces hold {} rows of {}", first_row, weight.rows);
+  if (needs_copy)
+    for (WorkerScratch& scratch : scratch_)
+      if (auto size = static_cast<size_t>(size_bytes(dtype_, kTileRows * cols));
+          scratch.weight.size() < size)
+        scratch.weight.resize(size);
+  const float* bias_data = nullptr;
+  if (!bias.empty()) {
+    bias_.resize(static_cast<size_t>(weight.rows));
+    vector_rows::convert(bias.data(), bias.dtype, weight.rows, DType::kF32, bias_.data());
+    bias_data = bias_.data();
+  }
+
+  // A tile goes through all panels while its rows of W are in the near cache; where that leaves
+  // workers idle, the panels are dealt out as well.
+  const auto num_tiles = static_cast<int64_t>(tiles_.size()),
+             num_panels = static_cast<int64_t>(panels.size());
+  const int64_t groups = std::clamp<int64_t>(4 * num_threads_ / num_tiles, 1, num_panels);
+  parallel_for(num_threads_, num_tiles * groups, [&](int64_t unit, int worker) {
+    const Tile& tile = tiles_[static_cast<size_t>(unit / groups)];
+    WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
+    const std::byte* w = tile.data;
+    if (weight.dtype != dtype_ || tile.num_rows < kTileRows) {
+      vector_rows::convert(tile.data, weight.dtype, tile.num_rows * cols, dtype_,
+                           scratch.weight.data());
+      std::fill(scratch.weight.data() + size_bytes(dtype_, tile.num_rows * cols),
+                scratch.weight.data() + size_bytes(dtype_, kTileRows * cols), std::byte{0});
+      w = scratch.weight.data();
+    }
+    for (int64_t p = unit % groups; p < num_panels; p += groups) {
+      const Panel& panel = panels[static_cast<size_t>(p)];
+      const std::byte* in = panel.num_rows < panel.size
+                                ? last_panel_.data()
+                                : x + size_bytes(dtype_, panel.first_row * cols);
+      multiply(*products[static_cast<size_t>(p)], worker, in, w, scratch.product.data());
+      vector_rows::add_product(scratch.product.data(), kTileRows, panel.num_rows, tile.num_rows,
+                               bias_data == nullptr ? nullptr : bias_data + tile.first_row,
+                               accumulate, y + panel.first_row * weight.rows + tile.first_row,
+                               weight.rows);
+    }
+  });
+}
+
+}  // namespace flexgen

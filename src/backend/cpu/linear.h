@@ -1,0 +1,75 @@
+#pragma once
+// Linear: x W^T of the cpu backend: oneDNN on tiles of fixed shapes, weights used where they lie.
+// A tile is `kTileRows` rows of W times one panel of rows of x; a tile runs in one thread, tiles
+// run in parallel. So a result does not depend on the number of rows, of threads, or on where W is
+// cut. Not for two threads at once.
+
+#include <array>
+#include <dnnl.hpp>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "backend/kernels.h"
+
+namespace flexgen {
+
+class Linear {
+ public:
+  Linear(DType compute_dtype, int num_threads);
+
+  /// As Kernels::linear, x in the compute dtype.
+  void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias,
+           bool accumulate, float* y);
+
+ private:
+  static constexpr int64_t kTileRows =
+      64;  ///< rows of W in a tile; the width oneDNN blocks by itself
+  static constexpr int64_t kMaxPanel = 256;
+  static constexpr int64_t kPanelGrain = 16;
+
+  /// One oneDNN product [panel, K] x [K, kTileRows] and what each worker passes to it.
+  struct Product {
+    dnnl::matmul matmul;
+    struct Worker {
+      dnnl::memory x, w, y, scratch;
+      std::unordered_map<int, dnnl::memory> arguments;
+    };
+    std::vector<Worker> workers;
+    int64_t scratch_bytes = 0;
+  };
+  struct Panel {
+    int64_t first_row, size, num_rows;  ///< num_rows <= size of them are real
+  };
+  /// Rows of W that make one tile; fewer than kTileRows at the end of a piece.
+  struct Tile {
+    const std::byte* data;
+    int64_t first_row, num_rows;
+  };
+  struct WorkerScratch {
+    std::vector<float> product;     ///< [kMaxPanel, kTileRows]
+    std::vector<std::byte> weight;  ///< [kTileRows, K] in the compute dtype
+    std::vector<std::byte> library;
+  };
+
+  Product& product(int64_t panel, int64_t cols);
+  void multiply(Product& product, int worker, const std::byte* x, const std::byte* w, float* y);
+  /// Whether all panel sizes give the same bits at this K; measured at first use.
+  bool panels_agree(int64_t cols);
+  std::vector<Panel> cut_rows(int64_t num_rows, bool any_size) const;
+
+  DType dtype_;
+  int num_threads_;
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K
+  std::map<int64_t, bool> agree_;                                             ///< by K
+  std::array<int64_t, kMaxPanel / kPanelGrain + 1>
+      best_panel_{};  ///< first panel for a rest, in grains
+  std::vector<WorkerScratch> scratch_;
+  std::vector<std::byte> last_panel_;
+  std::vector<Tile> tiles_;
+  std::vector<float> bias_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,223 @@
+#include "backend/cpu/vector_rows.h"
+
+#include <algorithm>
+#include <cmath>
+
+// SSE-only machines get the portable fallback: they are too old to be worth the compile time.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/vector_rows.cc"
+#include "hwy/foreach_target.h"
+// clang-format off: highway.h first
+#include "backend/cpu/simd_inl.h"
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace flexgen::HWY_NAMESPACE {
+
+using Floats = hn::ScalableTag<float>;
+
+/// Calls body(i, n) for blocks of n <= Lanes elements at i that cover [0, count).
+template <class Body>
+HWY_INLINE void for_blocks(int64_t count, const Body& body) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(Floats()));
+  for (int64_t i = 0; i < count; i += lanes)
+    body(i, static_cast<size_t>(std::min(lanes, count - i)));
+}
+
+void Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
+  const Floats d;
+  with_type(src_dtype, src, [&](const auto* from) HWY_ATTR {
+    with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR {
+      for_blocks(count,
+                 [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, from + i, n), to + i, n); });
+    });
+  });
+}
+
+void Add(const void* row, DType dtype, int64_t count, float* out) {
+  const Floats d;
+  with_type(dtype, row, [&](const auto* from) HWY_ATTR {
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+      store(d, hn::Add(load(d, out + i, n), load(d, from + i, n)), out + i, n);
+    });
+  });
+}
+
+void AddProduct(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols, const float* bias,
+                bool accumulate, float* y, int64_t y_stride) {
+  const Floats d;
+  for (int64_t r = 0; r < num_rows; ++r, x += x_stride, y += y_stride)
+    for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
+      auto v = load(d, x + i, n);
+      if (bias != nullptr) v = hn::Add(v, load(d, bias + i, n));
+      if (accumulate) v = hn::Add(load(d, y + i, n), v);
+      store(d, v, y + i, n);
+    });
+}
+
+void LayerNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight,
+               const float* bias, float epsilon, DType dtype, void* out) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  with_type(dtype, out, [&](auto* y) HWY_ATTR {
+    for (int64_t r = 0; r < num_rows; ++r, x += cols, y += cols) {
+      auto sum = hn::Zero(d);
+      for_blocks(cols,
+                 [&](int64_t i, size_t n) HWY_ATTR { sum = hn::Add(sum, load(d, x + i, n)); });
+      const auto mean = hn::Div(hn::SumOfLanes(d, sum), hn::Set(d, static_cast<float>(cols)));
+      auto square = hn::Zero(d);
+      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
+        auto centered = hn::Sub(load(d, x + i, n), mean);
+        if (static_cast<int64_t>(n) < lanes)
+          centered = hn::IfThenElseZero(hn::FirstN(d, n), centered);
+        square = hn::MulAdd(centered, centered, square);
+      });
+      const float variance = hn::GetLane(hn::SumOfLanes(d, square)) / static_cast<float>(cols);
+      const auto scale = hn::Set(d, 1.0f / std::sqrt(variance + epsilon));
+      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
+        auto v = hn::Mul(hn::Sub(load(d, x + i, n), mean), scale);
+        v = bias != nullptr ? hn::MulAdd(v, load(d, weight + i, n), load(d, bias + i, n))
+                            : hn::Mul(v, load(d, weight + i, n));
+        store(d, v, y + i, n);
+      });
+    }
+  });
+}
+
+void RmsNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon,
+             DType dtype, void* out) {
+  const Floats d;
+  with_type(dtype, out, [&](auto* y) HWY_ATTR {
+    for (int64_t r = 0; r < num_rows; ++r, x += cols, y += cols) {
+      auto square = hn::Zero(d);
+      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
+        const auto v = load(d, x + i, n);
+        square = hn::MulAdd(v, v, square);
+      });
+      const float mean = hn::GetLane(hn::SumOfLanes(d, square)) / static_cast<float>(cols);
+      const auto scale = hn::Set(d, 1.0f / std::sqrt(mean + epsilon));
+      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
+        store(d, hn::Mul(hn::Mul(load(d, x + i, n), scale), load(d, weight + i, n)), y + i, n);
+      });
+    }
+  });
+}
+
+/// erf by the C library, lane by lane: rare, and exact to the last bits of a float.
+template <class D>
+HWY_INLINE hn::Vec<D> erf_lanes(D d, hn::Vec<D> v) {
+  alignas(64) float lane[hn::MaxLanes(D())];
+  hn::Store(v, d, lane);
+  for (float& x : lane) x = std::erf(x);
+  return hn::Load(d, lane);
+}
+
+template <Activation kActivation, class D>
+HWY_INLINE hn::Vec<D> activation_of(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0f);
+  const auto half_x = hn::Mul(x, hn::Set(d, 0.5f));
+  if constexpr (kActivation == Activation::kRelu) {
+    return hn::Max(x, hn::Zero(d));
+  } else if constexpr (kActivation == Activation::kGelu) {
+    return hn::Mul(half_x,
+                   hn::Add(one, erf_lanes(d, hn::Mul(x, hn::Set(d, 0.70710678118654752f)))));
+  } else if constexpr (kActivation == Activation::kGeluTanh) {
+    const auto cube = hn::Mul(hn::Mul(x, x), x);
+    const auto inner =
+        hn::Mul(hn::Set(d, 0.79788456080286536f), hn::MulAdd(hn::Set(d, 0.044715f), cube, x));
+    return hn::Mul(half_x, hn::Add(one, hn::Tanh(d, inner)));
+  } else {
+    // exp overflows past 88; x / (1 + exp(80)) is 0 already.
+    const auto negated = hn::Min(hn::Neg(x), hn::Set(d, 80.0f));
+    return hn::Div(x, hn::Add(one, hn::Exp(d, negated)));
+  }
+}
+
+template <Activation kActivation>
+void activate_as(const float* x, const float* up, int64_t count, DType dtype, void* out) {
+  const Floats d;
+  with_type(dtype, out, [&](auto* y) HWY_ATTR {
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+      auto v = activation_of<kActivation>(d, load(d, x + i, n));
+      if (up != nullptr) v = hn::Mul(v, load(d, up + i, n));
+      store(d, v, y + i, n);
+    });
+  });
+}
+
+void Activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
+              void* out) {
+  switch (activation) {
+    case Activation::kRelu:
+      return activate_as<Activation::kRelu>(x, up, count, dtype, out);
+    case Activation::kGelu:
+      return activate_as<Activation::kGelu>(x, up, count, dtype, out);
+    case Activation::kGeluTanh:
+      return activate_as<Activation::kGeluTanh>(x, up, count, dtype, out);
+    case Activation::kSilu:
+      return activate_as<Activation::kSilu>(x, up, count, dtype, out);
+  }
+}
+
+void Rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine) {
+  const Floats d;
+  for (int64_t head = 0; head < num_heads; ++head, x += 2 * half)
+    for_blocks(half, [&](int64_t i, size_t n) HWY_ATTR {
+      const auto a = load(d, x + i, n), b = load(d, x + half + i, n);
+      const auto c = load(d, cosine + i, n), s = load(d, sine + i, n);
+      store(d, hn::NegMulAdd(b, s, hn::Mul(a, c)), x + i, n);
+      store(d, hn::MulAdd(a, s, hn::Mul(b, c)), x + half + i, n);
+    });
+}
+
+const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace flexgen::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace flexgen {
+HWY_EXPORT(Convert);
+HWY_EXPORT(Add);
+HWY_EXPORT(AddProduct);
+HWY_EXPORT(LayerNorm);
+HWY_EXPORT(RmsNorm);
+HWY_EXPORT(Activate);
+HWY_EXPORT(Rotate);
+HWY_EXPORT(TargetName);
+
+namespace vector_rows {
+
+void convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
+  HWY_DYNAMIC_DISPATCH(Convert)(src, src_dtype, count, dst_dtype, dst);
+}
+void add(const void* row, DType dtype, int64_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(Add)(row, dtype, count, out);
+}
+void add_product(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols,
+                 const float* bias, bool accumulate, float* y, int64_t y_stride) {
+  HWY_DYNAMIC_DISPATCH(AddProduct)(x, x_stride, num_rows, cols, bias, accumulate, y, y_stride);
+}
+void layer_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight,
+                const float* bias, float epsilon, DType dtype, void* out) {
+  HWY_DYNAMIC_DISPATCH(LayerNorm)(x, num_rows, cols, weight, bias, epsilon, dtype, out);
+}
+void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon,
+              DType dtype, void* out) {
+  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, num_rows, cols, weight, epsilon, dtype, out);
+}
+void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
+              void* out) {
+  HWY_DYNAMIC_DISPATCH(Activate)(x, up, count, activation, dtype, out);
+}
+void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine) {
+  HWY_DYNAMIC_DISPATCH(Rotate)(x, num_heads, half, cosine, sine);
+}
+const char* target_name() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
+
+}  // namespace vector_rows
+}  // namespace flexgen
+#endif  // HWY_ONCE

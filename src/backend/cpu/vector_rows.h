@@ -1,0 +1,39 @@
+#pragma once
+// The row-wise and element-wise arithmetic of the cpu backend in SIMD, picked at run time for the
+// machine. Each function works in the calling thread on the rows it is given; an element's bits do
+// not depend on its position. Pure functions, thread-safe.
+
+#include <cstdint>
+
+#include "backend/kernels.h"
+
+namespace flexgen::vector_rows {
+
+/// dst[i] = src[i] in another element type; narrowing rounds to nearest even. No alignment needed.
+void convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst);
+/// out[i] += row[i].
+void add(const void* row, DType dtype, int64_t count, float* out);
+
+/// y [rows, cols] with rows of y_stride = (accumulate ? y : 0) + x [rows, cols] with rows of
+/// x_stride + bias; bias f32 [cols] or null.
+void add_product(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols,
+                 const float* bias, bool accumulate, float* y, int64_t y_stride);
+
+/// x [rows, cols] -> out [rows, cols] of `dtype`, which may be x itself if f32. weight, bias f32
+/// [cols]; bias may be null.
+void layer_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight,
+                const float* bias, float epsilon, DType dtype, void* out);
+void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon,
+              DType dtype, void* out);
+
+/// out = activation(x), times `up` unless that is null.
+void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
+              void* out);
+
+/// Rotates the heads of one row: x [num_heads, 2 * half] in place by cosine and sine [half].
+void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine);
+
+/// The instruction set chosen, as Highway names it.
+const char* target_name();
+
+}  // namespace flexgen::vector_rows

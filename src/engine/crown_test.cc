@@ -1,0 +1,163 @@
+// The crown test: no policy changes an answer. Random placements, micro-batches, buffers, refill patterns and ragged
+// lengths, all against one plain run.
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <random>
+
+#include "base/units.h"
+#include "engine/engine.h"
+#include "model/dummy_checkpoint.h"
+
+namespace flexgen {
+namespace {
+
+class ListSource : public RequestSource {
+ public:
+  explicit ListSource(std::vector<Request> requests) : requests_(std::move(requests)) {}
+  std::optional<Request> next() override {
+    if (at_ == requests_.size()) return std::nullopt;
+    return requests_[at_++];
+  }
+  int64_t remaining() const override { return static_cast<int64_t>(requests_.size() - at_); }
+
+ private:
+  std::vector<Request> requests_;
+  size_t at_ = 0;
+};
+
+class MapSink : public CompletionSink {
+ public:
+  void accept(Completion completion) override {
+    EXPECT_TRUE(completions.emplace(completion.key, std::move(completion)).second);
+  }
+  std::map<int64_t, Completion> completions;
+};
+
+std::string make_checkpoint(const std::string& name, const std::string& config, DType dtype) {
+  std::string directory = testing::TempDir() + "/crown-" + name;
+  ensure_dummy_checkpoint(directory, config, dtype, 17, nullptr);
+  return directory;
+}
+
+const char* kLlama = R"({"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6,
+  "num_key_value_heads": 2, "intermediate_size": 176, "vocab_size": 331, "max_position_embeddings": 256, "hidden_act": "silu",
+  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128,
+  "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true,
+  "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})";
+
+std::vector<Request> random_requests(std::mt19937& random, int64_t vocab) {
+  std::vector<Request> requests(4 + random() % 24);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    Request& request = requests[i];
+    request.key = static_cast<int64_t>(i);
+    request.prompt.resize(1 + random() % 60);
+    for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % static_cast<uint64_t>(vocab));
+    request.params.max_tokens = 1 + static_cast<int64_t>(random() % 12);
+    request.params.temperature = i % 3 == 0 ? 0.8 : 0;
+    request.params.top_p = i % 6 == 0 ? 0.9 : 1;
+    request.params.seed = 100 + i;
+    if (i % 5 == 4) {
+      request.params.echo = true;
+      request.params.top_logprobs = 2;
+    }
+    if (i % 7 == 6) request.params.max_tokens = request.params.echo ? 0 : 1;
+  }
+  return requests;
+}
+
+Workload workload_of(const std::vector<Request>& requests) {
+  Workload workload;
+  for (const Request& request : requests)
+    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens,
+                 request.params.temperature > 0, request.params.echo);
+  return workload;
+}
+
+std::map<int64_t, Completion> run(const EngineOptions& options, const std::vector<Request>& requests) {
+  Engine engine(options);
+  engine.prepare(workload_of(requests));
+  ListSource source(requests);
+  MapSink sink;
+  std::atomic<bool> stop{false};
+  RunReport report = engine.run(source, sink, stop);
+  EXPECT_FALSE(report.stopped);
+  EXPECT_EQ(report.sequences, static_cast<int64_t>(requests.size()));
+  return std::move(sink.completions);
+}
+
+EngineOptions plain_options(const std::string& directory) {
+  EngineOptions options;
+  options.model_directory = directory;
+  options.load_tokenizer = false;
+  options.budgets = {512 * kMiB, 0};
+  options.threads = 2;
+  return options;
+}
+
+Fractions random_fractions(std::mt19937& random) {
+  switch (random() % 4) {
+    case 0: return {0, 1, 0};
+    case 1: return {0, 0, 1};
+    default: {
+      double cpu = static_cast<double>(random() % 101) / 100;
+      return {0, cpu, 1 - cpu};
+    }
+  }
+}
+
+void expect_same(const std::map<int64_t, Completion>& expected, const std::map<int64_t, Completion>& actual,
+                 const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  for (const auto& [key, completion] : expected) {
+    const Completion& other = actual.at(key);
+    EXPECT_EQ(other.tokens, completion.tokens) << what << " request " << key;
+    EXPECT_EQ(other.reason, completion.reason) << what << " request " << key;
+    ASSERT_EQ(other.prompt_logprobs.size(), completion.prompt_logprobs.size()) << what << " request " << key;
+    for (size_t i = 1; i < completion.prompt_logprobs.size(); ++i)
+      EXPECT_EQ(other.prompt_logprobs[i].logprob, completion.prompt_logprobs[i].logprob) << what << " request " << key;
+  }
+}
+
+void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu") {
+  std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
+  std::mt19937 random(seed);
+  for (int round = 0; round < rounds;) {
+    auto requests = random_requests(random, 200);
+    EngineOptions plain = plain_options(directory);
+    plain.backend = backend;
+    auto expected = run(plain, requests);
+    for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
+      EngineOptions options = plain;
+      options.disk_directory = testing::TempDir();
+      options.budgets.disk_bytes = kGiB;
+      options.threads = 1 + static_cast<int>(random() % 2);
+      options.policy.weights = random_fractions(random);
+      options.policy.kv_cache = random_fractions(random);
+      options.policy.activations = random_fractions(random);
+      options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
+      options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
+      options.policy.buffers = 1 + static_cast<int>(random() % 4);
+      std::string what = fmt::format(
+          "{} {} round {}: weights {} cache {} activations {} micro-batches {} x {} buffers {} threads {}", name,
+          dtype_name(dtype), round, options.policy.weights->to_string(), options.policy.kv_cache->to_string(),
+          options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
+          *options.policy.buffers, options.threads);
+      expect_same(expected, run(options, requests), what);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+// 200 policies in all.
+TEST(Crown, LlamaBf16) { crown("llama", kLlama, DType::kBF16, 80, 1); }
+TEST(Crown, LlamaF32) { crown("llama", kLlama, DType::kF32, 40, 2); }
+TEST(Crown, OptF16) { crown("opt", kOpt, DType::kF16, 60, 3); }
+TEST(Crown, Reference) { crown("opt", kOpt, DType::kBF16, 20, 4, "reference"); }
+
+}  // namespace
+}  // namespace flexgen

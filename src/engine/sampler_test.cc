@@ -1,0 +1,99 @@
+#include "engine/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <vector>
+
+#include "engine/logit_reader.h"
+
+namespace flexgen {
+namespace {
+
+SamplingParams with(double temperature, double top_p, int64_t top_k, uint64_t seed) {
+  SamplingParams params;
+  params.temperature = temperature;
+  params.top_p = top_p;
+  params.top_k = top_k;
+  params.seed = seed;
+  return params;
+}
+
+TEST(Sampler, GreedyTakesTheBestAndTheLowestIdAmongEquals) {
+  std::vector<float> logits{1, 5, 3, 5};
+  EXPECT_EQ(sample(logits, with(0, 1, 0, 1), 0), 1);
+  EXPECT_EQ(sample(logits, with(1, 1, 1, 1), 0), 1);
+}
+
+TEST(Sampler, FollowsTheDistribution) {
+  std::vector<float> logits{std::log(0.5f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
+  std::map<int32_t, int> all, nucleus, best_two, cold;
+  constexpr int kDraws = 20000;
+  for (int i = 0; i < kDraws; ++i) {
+    ++all[sample(logits, with(1, 1, 0, 7), i)];
+    ++nucleus[sample(logits, with(1, 0.75, 0, 7), i)];
+    ++best_two[sample(logits, with(1, 1, 2, 7), i)];
+    ++cold[sample(logits, with(0.5, 1, 0, 7), i)];
+  }
+  auto share = [&](std::map<int32_t, int>& counts, int32_t id) { return static_cast<double>(counts[id]) / kDraws; };
+  EXPECT_NEAR(share(all, 0), 0.5, 0.02);
+  EXPECT_NEAR(share(all, 3), 0.05, 0.01);
+  EXPECT_EQ(nucleus.size(), 2u);  // 0.5 + 0.3 reach 0.75
+  EXPECT_NEAR(share(nucleus, 0), 0.5 / 0.8, 0.02);
+  EXPECT_EQ(best_two.size(), 2u);
+  double squares = 0.25 + 0.09 + 0.0225 + 0.0025;
+  EXPECT_NEAR(share(cold, 0), 0.25 / squares, 0.02);
+}
+
+TEST(Sampler, DependsOnSeedAndPositionAlone) {
+  std::vector<float> logits(50, 0.0f);
+  std::vector<int32_t> first, again, other;
+  for (int i = 0; i < 40; ++i) {
+    first.push_back(sample(logits, with(1, 1, 0, 3), i));
+    again.push_back(sample(logits, with(1, 1, 0, 3), i));
+    other.push_back(sample(logits, with(1, 1, 0, 4), i));
+  }
+  EXPECT_EQ(first, again);
+  EXPECT_NE(first, other);
+}
+
+TEST(LogitReader, ChunksOfTheVocabularyGiveWhatTheWholeGives) {
+  constexpr int64_t kVocab = 101;
+  std::vector<float> logits(3 * kVocab);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>((i * 7919) % 1009) / 100.0f;
+  std::vector<LogitReader::Row> rows(3);
+  rows[0].params = with(0, 1, 0, 1);
+  rows[0].params.top_logprobs = 4;
+  rows[1].params = with(1, 0.9, 0, 5);
+  rows[1].params.top_logprobs = 0;
+  rows[2].params = with(0, 1, 0, 1);
+  rows[2].params.top_logprobs = 2;
+  rows[2].target = 60;
+  std::vector<std::vector<TokenLogprob>> results;
+  for (int64_t chunk : {kVocab, int64_t{1}, int64_t{13}}) {
+    std::vector<float> store(kVocab);
+    LogitReader reader(rows, kVocab, store);
+    for (int64_t at = 0; at < kVocab; at += chunk)
+      for (int64_t row = 0; row < 3; ++row)
+        reader.accept(row, 1, at, std::min(chunk, kVocab - at), logits.data() + row * kVocab + at, kVocab);
+    results.push_back(reader.results());
+  }
+  for (const auto& result : results) {
+    for (size_t row = 0; row < 3; ++row) {
+      EXPECT_EQ(result[row].token, results[0][row].token);
+      EXPECT_NEAR(result[row].logprob, results[0][row].logprob, 1e-5);
+      ASSERT_EQ(result[row].top.size(), results[0][row].top.size());
+      for (size_t k = 0; k < result[row].top.size(); ++k) EXPECT_EQ(result[row].top[k].first, results[0][row].top[k].first);
+    }
+  }
+  double sum = 0;
+  for (int64_t i = 0; i < kVocab; ++i) sum += std::exp(static_cast<double>(logits[static_cast<size_t>(2 * kVocab + i)]));
+  EXPECT_EQ(results[0][2].token, 60);
+  EXPECT_NEAR(results[0][2].logprob, logits[2 * kVocab + 60] - std::log(sum), 1e-4);
+  EXPECT_EQ(results[0][0].top.size(), 4u);
+  EXPECT_EQ(results[0][0].top[0].first, results[0][0].token);
+}
+
+}  // namespace
+}  // namespace flexgen

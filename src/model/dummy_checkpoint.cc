@@ -1,0 +1,104 @@
+#include "model/dummy_checkpoint.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <sstream>
+#include <vector>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/model.h"
+
+namespace flexgen {
+namespace {
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+/// Uniform values around `center` with standard deviation `deviation` (SplitMix64, 16 bits a value).
+void fill(DType dtype, uint64_t seed, uint64_t first, float center, float deviation, std::span<std::byte> out) {
+  const float scale = deviation * std::sqrt(3.0f) / 32768.0f;
+  auto count = static_cast<int64_t>(out.size()) / (dtype == DType::kF32 ? 4 : 2);
+  for (int64_t i = 0; i < count; i += 4) {
+    uint64_t z = seed + (first + static_cast<uint64_t>(i)) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    for (int64_t j = 0; j < 4 && i + j < count; ++j) {
+      float value = center + scale * static_cast<float>(static_cast<int16_t>(z >> (16 * j)));
+      if (dtype == DType::kF32) {
+        std::memcpy(out.data() + 4 * (i + j), &value, 4);
+      } else {
+        uint16_t half = dtype == DType::kBF16 ? bf16_from_float(value) : f16_from_float(value);
+        std::memcpy(out.data() + 2 * (i + j), &half, 2);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void ensure_dummy_checkpoint(const std::string& directory, const std::string& config_json, DType dtype, uint64_t seed,
+                             const std::function<void(int64_t, int64_t)>& progress) {
+  namespace fs = std::filesystem;
+  const fs::path root(directory);
+  const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
+  if (fs::exists(root / "model.safetensors") && read_text(root / "dummy_recipe.txt") == recipe) return;
+  if (fs::exists(root / "model.safetensors") && !fs::exists(root / "dummy_recipe.txt"))
+    fail_user("{} holds a checkpoint that is no dummy; give another --disk-dir", directory);
+
+  ModelConfig config = parse_config(config_json, "", directory + "/config.json");
+  std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
+  int64_t total = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    int64_t count = 1;
+    for (int64_t size : tensor.shape) count *= size;
+    total += size_bytes(dtype, count);
+  }
+  std::error_code failed;
+  fs::create_directories(root, failed);
+  if (failed) fail_io("cannot create {}: {}", directory, failed.message());
+  fs::space_info space = fs::space(root, failed);
+  if (!failed && static_cast<int64_t>(space.available) < total + 64 * kMiB)
+    fail_io("{} has {} free, the dummy checkpoint takes {}; give another --disk-dir", directory,
+            format_bytes(static_cast<int64_t>(space.available)), format_bytes(total));
+  fs::remove(root / "dummy_recipe.txt", failed);
+
+  SafetensorsWriter writer((root / "model.safetensors").string(), tensors);
+  std::vector<std::byte> piece(4 * kMiB);
+  int64_t done = 0;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const TensorToWrite& tensor = tensors[t];
+    int64_t count = 1;
+    for (int64_t size : tensor.shape) count *= size;
+    bool is_norm = tensor.name.find("norm") != std::string::npos && tensor.name.ends_with("weight");
+    // Residual streams stay of order one: deviation 1/sqrt(fan in), halved for the many layers.
+    float deviation = tensor.shape.size() < 2 ? 0.02f : 0.5f / std::sqrt(static_cast<float>(tensor.shape.back()));
+    int64_t bytes = size_bytes(dtype, count), element = size_bytes(dtype, 1);
+    for (int64_t at = 0; at < bytes;) {
+      int64_t size = std::min<int64_t>(static_cast<int64_t>(piece.size()), bytes - at);
+      fill(dtype, seed + 0x10001u * t, static_cast<uint64_t>(at / element), is_norm ? 1.0f : 0.0f, deviation,
+           {piece.data(), static_cast<size_t>(size)});
+      writer.append(piece.data(), size);
+      at += size;
+      done += size;
+      if (progress) progress(done, total);
+    }
+  }
+  writer.close();
+  std::ofstream(root / "config.json") << config_json;
+  std::ofstream out(root / "dummy_recipe.txt");
+  out << recipe;
+  if (!out.flush()) fail_io("cannot write to {}", directory);
+}
+
+}  // namespace flexgen

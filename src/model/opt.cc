@@ -1,0 +1,125 @@
+// OPT (Zhang et al. 2022): learned positions with an offset of 2, LayerNorm, biases everywhere, ReLU. opt-350m normalizes after
+// the residual sum instead of before, has no final norm, and projects its narrower embeddings in and out.
+
+#include <cmath>
+
+#include "model/architecture.h"
+
+namespace flexgen {
+namespace {
+
+constexpr int64_t kPositionOffset = 2;
+
+class Opt : public Architecture {
+ public:
+  std::vector<WantedWeight> embed(const ModelConfig& m) const override {
+    using W = WantedWeight;
+    std::vector<W> w{W::table("embed_tokens.weight", m.vocab_size, m.embed_size),
+                     W::small("embed_positions.weight", m.max_positions + kPositionOffset, m.hidden_size)};
+    if (m.embed_size != m.hidden_size) w.push_back(W::small("project_in.weight", m.hidden_size, m.embed_size));
+    return w;
+  }
+
+  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
+    using W = WantedWeight;
+    const int64_t D = m.hidden_size, FF = m.ffn_size;
+    std::string layer = "layers." + std::to_string(index) + ".";
+    auto norm = [&](const std::string& name, const char* part) { return W::vector(layer + name + part, D); };
+    return {norm("self_attn_layer_norm", ".weight"), norm("self_attn_layer_norm", ".bias"),
+            W::matrix(layer + "self_attn.q_proj.weight", D, D), norm("self_attn.q_proj", ".bias"),
+            W::matrix(layer + "self_attn.k_proj.weight", D, D), norm("self_attn.k_proj", ".bias"),
+            W::matrix(layer + "self_attn.v_proj.weight", D, D), norm("self_attn.v_proj", ".bias"),
+            W::matrix(layer + "self_attn.out_proj.weight", D, D), norm("self_attn.out_proj", ".bias"),
+            norm("final_layer_norm", ".weight"), norm("final_layer_norm", ".bias"),
+            W::matrix(layer + "fc1.weight", FF, D), W::vector(layer + "fc1.bias", FF),
+            W::matrix(layer + "fc2.weight", D, FF), norm("fc2", ".bias")};
+  }
+
+  std::vector<WantedWeight> head(const ModelConfig& m) const override {
+    using W = WantedWeight;
+    std::vector<W> w;
+    if (m.final_norm) {
+      w.push_back(W::vector("final_layer_norm.weight", m.hidden_size));
+      w.push_back(W::vector("final_layer_norm.bias", m.hidden_size));
+    }
+    if (m.embed_size != m.hidden_size) w.push_back(W::small("project_out.weight", m.embed_size, m.hidden_size));
+    return w;
+  }
+
+  void forward_embed(LayerContext& c) const override {
+    enum { kTokens, kPositions, kProjectIn };
+    const ModelConfig& m = c.config;
+    const int64_t T = c.in.num_rows;
+    if (m.embed_size == m.hidden_size) {
+      c.kernels.gather_rows(c.in.embed_rows, c.w[kTokens].dtype, m.hidden_size, false, c.hidden);
+    } else {
+      float* narrow = c.scratch.floats(T * m.embed_size);
+      std::byte* act = c.scratch.bytes(4 * T * m.embed_size);
+      c.kernels.gather_rows(c.in.embed_rows, c.w[kTokens].dtype, m.embed_size, false, narrow);
+      c.kernels.to_act(narrow, T * m.embed_size, act);
+      c.kernels.linear(act, T, c.w[kProjectIn], {}, false, c.hidden);
+    }
+    const WeightView& table = c.w[kPositions];
+    std::vector<const std::byte*> rows;
+    for (int32_t position : c.in.positions)
+      rows.push_back(table.data() + (position + kPositionOffset) * size_bytes(table.dtype, table.cols));
+    c.kernels.gather_rows(rows, table.dtype, m.hidden_size, true, c.hidden);
+  }
+
+  void forward_block(LayerContext& c) const override {
+    enum { kNorm1, kNorm1Bias, kQ, kQBias, kK, kKBias, kV, kVBias, kO, kOBias, kNorm2, kNorm2Bias, kFc1, kFc1Bias, kFc2, kFc2Bias };
+    const ModelConfig& m = c.config;
+    const int64_t T = c.in.num_rows, D = m.hidden_size;
+    Kernels& k = c.kernels;
+    BlockScratch s(c.scratch, m, T);
+    auto enter = [&](int norm) {  // what the sublayer reads
+      if (m.post_norm) k.to_act(c.hidden, T * D, s.act);
+      else k.layer_norm(c.hidden, T, D, c.w[static_cast<size_t>(norm)], c.w[static_cast<size_t>(norm) + 1], m.norm_epsilon, s.act);
+    };
+    auto leave = [&](int norm) {
+      if (m.post_norm) k.layer_norm_f32(c.hidden, T, D, c.w[static_cast<size_t>(norm)], c.w[static_cast<size_t>(norm) + 1], m.norm_epsilon);
+    };
+
+    // h += Wo attention(Wq n, Wk n, Wv n), n = norm1(h)
+    enter(kNorm1);
+    k.linear(s.act, T, c.w[kQ], c.w[kQBias], false, s.q);
+    k.linear(s.act, T, c.w[kK], c.w[kKBias], false, s.k);
+    k.linear(s.act, T, c.w[kV], c.w[kVBias], false, s.v);
+    k.append_kv(s.k, s.v, c.in.slots, c.kv);
+    k.attention(s.q, c.in.slots, c.kv, 1.0f / std::sqrt(static_cast<float>(m.head_size)), 0, s.act);
+    k.linear(s.act, T, c.w[kO], c.w[kOBias], true, c.hidden);
+    leave(kNorm1);
+
+    // h += W2 relu(W1 n), n = norm2(h)
+    const int64_t act = size_bytes(k.act_dtype(), 1);
+    enter(kNorm2);
+    for (int64_t first = 0; first < T; first += kFfnPanelRows) {
+      const int64_t rows = std::min(kFfnPanelRows, T - first);
+      k.linear(s.act + first * D * act, rows, c.w[kFc1], c.w[kFc1Bias], false, s.up);
+      k.activate(s.up, rows * m.ffn_size, m.activation, s.inner);
+      k.linear(s.inner, rows, c.w[kFc2], c.w[kFc2Bias], true, c.hidden + first * D);
+    }
+    leave(kNorm2);
+  }
+
+  void forward_head(LayerContext& c, float* x, int64_t num_rows, std::byte* out) const override {
+    const ModelConfig& m = c.config;
+    const bool narrow = m.embed_size != m.hidden_size;
+    std::byte* act = narrow ? c.scratch.bytes(4 * num_rows * m.hidden_size) : out;
+    if (m.final_norm) c.kernels.layer_norm(x, num_rows, m.hidden_size, c.w[0], c.w[1], m.norm_epsilon, act);
+    else c.kernels.to_act(x, num_rows * m.hidden_size, act);
+    if (!narrow) return;
+    float* projected = c.scratch.floats(num_rows * m.embed_size);
+    c.kernels.linear(act, num_rows, c.w[m.final_norm ? 2 : 0], {}, false, projected);
+    c.kernels.to_act(projected, num_rows * m.embed_size, out);
+  }
+};
+
+}  // namespace
+
+const Architecture& opt_architecture() {
+  static const Opt architecture;
+  return architecture;
+}
+
+}  // namespace flexgen

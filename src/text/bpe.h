@@ -1,0 +1,44 @@
+#pragma once
+// Bpe: byte pair encoding (Sennrich et al. 2016) of one word, merges by rank with a heap. Immutable after setup; any thread.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace flexgen {
+
+struct BpeOptions {
+  bool byte_fallback = false, ignore_merges = false, fuse_unknown = false;
+  std::optional<std::string> unknown_token;
+};
+
+class Bpe {
+ public:
+  /// Throws Error{user} naming `source` for merges of tokens that the vocabulary lacks.
+  Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges,
+      const BpeOptions& options, const std::string& source);
+
+  /// Appends the tokens of `word` (valid UTF-8) to `out`.
+  void encode(std::string_view word, std::vector<int32_t>& out) const;
+  const std::unordered_map<std::string, int32_t>& vocab() const { return vocab_; }
+  std::optional<int32_t> find(const std::string& token) const;
+
+ private:
+  struct Merge {
+    int32_t rank, result;
+  };
+  static uint64_t key(int32_t left, int32_t right) {
+    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+  }
+
+  std::unordered_map<std::string, int32_t> vocab_;
+  std::unordered_map<uint64_t, Merge> merges_;
+  BpeOptions options_;
+  std::optional<int32_t> unknown_;
+  std::vector<int32_t> byte_tokens_;  ///< of "<0x00>" ... "<0xFF>", or empty
+};
+
+}  // namespace flexgen

@@ -1,0 +1,319 @@
+#include "text/pipeline.h"
+
+#include <memory>
+
+#include "base/error.h"
+#include "text/byte_level.h"
+#include "text/regex.h"
+#include "text/unicode.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+std::string type_of(const Json& json, const std::string& source) { return json_text(json, "type", source); }
+
+std::string replace_all(const std::string& text, const std::string& from, const std::string& to) {
+  if (from.empty()) return text;
+  std::string out;
+  size_t at = 0;
+  for (size_t found; (found = text.find(from, at)) != std::string::npos; at = found + from.size()) {
+    out.append(text, at, found - at);
+    out += to;
+  }
+  return out.append(text, at);
+}
+
+/// The regex of a {"String": ...} or {"Regex": ...} pattern.
+std::shared_ptr<Regex> pattern_of(const Json& json, const std::string& source) {
+  const Json& pattern = json_field(json, "pattern", source);
+  if (pattern.is_object() && pattern.contains("String"))
+    return std::make_shared<Regex>(escape_regex(json_text(pattern, "String", source)), source);
+  if (pattern.is_object() && pattern.contains("Regex"))
+    return std::make_shared<Regex>(json_text(pattern, "Regex", source), source);
+  fail_user("{}: a pattern is neither a String nor a Regex", source);
+}
+
+enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
+
+Behavior behavior_of(const Json& json, const std::string& source) {
+  std::string name = json_text(json, "behavior", source);
+  if (name == "Removed") return Behavior::kRemoved;
+  if (name == "Isolated") return Behavior::kIsolated;
+  if (name == "MergedWithPrevious") return Behavior::kMergedWithPrevious;
+  if (name == "MergedWithNext") return Behavior::kMergedWithNext;
+  if (name == "Contiguous") return Behavior::kContiguous;
+  fail_user("{}: the split behavior '{}' is not supported", source, name);
+}
+
+/// Cuts one piece at the matches of a regex.
+std::vector<Piece> split(const Piece& piece, const Regex& regex, Behavior behavior, bool invert) {
+  struct Part {
+    size_t begin, end;
+    bool match;
+  };
+  std::vector<Part> parts;
+  size_t at = 0;
+  regex.for_each(piece.text, [&](size_t begin, size_t end) {
+    if (begin > at) parts.push_back({at, begin, invert});
+    parts.push_back({begin, end, !invert});
+    at = end;
+  });
+  if (at < piece.text.size()) parts.push_back({at, piece.text.size(), invert});
+
+  std::vector<Part> kept;
+  bool previous_match = false, open = false;  // open: the last part wants the next one
+  for (const Part& part : parts) {
+    bool join = false;
+    switch (behavior) {
+      case Behavior::kRemoved:
+        if (part.match) continue;
+        break;
+      case Behavior::kIsolated: break;
+      case Behavior::kMergedWithPrevious: join = part.match && !previous_match && !kept.empty(); break;
+      case Behavior::kMergedWithNext: join = open && !part.match; break;
+      case Behavior::kContiguous: join = !kept.empty() && part.match == previous_match; break;
+    }
+    if (join) kept.back().end = part.end;
+    else kept.push_back(part);
+    previous_match = part.match;
+    open = part.match;
+  }
+  std::vector<Piece> pieces;
+  for (const Part& part : kept)
+    pieces.push_back({piece.text.substr(part.begin, part.end - part.begin), piece.first && part.begin == 0});
+  return pieces;
+}
+
+PreTokenizer splitter(std::shared_ptr<Regex> regex, Behavior behavior, bool invert) {
+  return [regex, behavior, invert](std::vector<Piece> pieces) {
+    std::vector<Piece> result;
+    for (const Piece& piece : pieces)
+      for (Piece& part : split(piece, *regex, behavior, invert)) result.push_back(std::move(part));
+    return result;
+  };
+}
+
+PreTokenizer byte_level(const Json& json, const std::string& source) {
+  bool add_space = json_flag(json, "add_prefix_space", true), use_regex = json_flag(json, "use_regex", true);
+  PreTokenizer cut;
+  if (use_regex) cut = splitter(std::make_shared<Regex>(kGpt2Pattern, source), Behavior::kIsolated, false);
+  return [add_space, cut](std::vector<Piece> pieces) {
+    for (Piece& piece : pieces)
+      if (add_space && !piece.text.empty() && piece.text[0] != ' ') piece.text.insert(0, " ");
+    if (cut) pieces = cut(std::move(pieces));
+    for (Piece& piece : pieces) piece.text = bytes_to_alphabet(piece.text);
+    return pieces;
+  };
+}
+
+PreTokenizer metaspace(const Json& json, const std::string& source) {
+  std::string mark = json_text(json, "replacement", source);
+  std::string scheme = json.contains("prepend_scheme") ? json_text(json, "prepend_scheme", source)
+                       : json_flag(json, "add_prefix_space", true) ? "always" : "never";
+  if (scheme != "always" && scheme != "never" && scheme != "first")
+    fail_user("{}: the Metaspace prepend_scheme '{}' is not supported", source, scheme);
+  PreTokenizer cut;
+  if (json_flag(json, "split", true))
+    cut = splitter(std::make_shared<Regex>(escape_regex(mark), source), Behavior::kMergedWithNext, false);
+  return [mark, scheme, cut](std::vector<Piece> pieces) {
+    for (Piece& piece : pieces) {
+      piece.text = replace_all(piece.text, " ", mark);
+      bool wanted = scheme == "always" || (scheme == "first" && piece.first);
+      if (wanted && !piece.text.starts_with(mark)) piece.text.insert(0, mark);
+    }
+    return cut ? cut(std::move(pieces)) : pieces;
+  };
+}
+
+/// "<0xE4>" -> 0xE4, -1 for anything else.
+int byte_of_token(const std::string& token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
+  int value = 0;
+  for (size_t i = 3; i < 5; ++i) {
+    char c = token[i];
+    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (digit < 0) return -1;
+    value = 16 * value + digit;
+  }
+  return value;
+}
+
+std::vector<std::string> decode_byte_fallback(std::vector<std::string> tokens) {
+  std::vector<std::string> result;
+  std::string bytes;
+  auto flush = [&] {
+    if (bytes.empty()) return;
+    bool valid = true;
+    for (size_t at = 0; at < bytes.size() && valid;) {
+      size_t length = utf8_length(bytes, at);
+      valid = length > 0;
+      at += length;
+    }
+    if (valid) result.push_back(bytes);
+    else result.insert(result.end(), bytes.size(), "\xef\xbf\xbd");
+    bytes.clear();
+  };
+  for (std::string& token : tokens) {
+    int byte = byte_of_token(token);
+    if (byte >= 0) {
+      bytes += static_cast<char>(byte);
+      continue;
+    }
+    flush();
+    result.push_back(std::move(token));
+  }
+  flush();
+  return result;
+}
+
+std::string joined(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const std::string& part : parts) out += part;
+  return out;
+}
+
+}  // namespace
+
+const Json& json_field(const Json& json, const char* name, const std::string& source) {
+  if (!json.is_object() || !json.contains(name)) fail_user("{}: the field '{}' is missing; fetch the file again", source, name);
+  return json[name];
+}
+
+std::string json_text(const Json& json, const char* name, const std::string& source) {
+  const Json& value = json_field(json, name, source);
+  if (!value.is_string()) fail_user("{}: the field '{}' is {}, not a text", source, name, value.dump().substr(0, 80));
+  return value.get<std::string>();
+}
+
+bool json_flag(const Json& json, const char* name, bool fallback) {
+  auto found = json.find(name);
+  return found != json.end() && found->is_boolean() ? found->get<bool>() : fallback;
+}
+
+Normalizer make_normalizer(const Json& json, const std::string& source) {
+  if (json.is_null()) return [](std::string text) { return text; };
+  std::string type = type_of(json, source);
+  if (type == "Sequence") {
+    std::vector<Normalizer> steps;
+    for (const Json& step : json_field(json, "normalizers", source)) steps.push_back(make_normalizer(step, source));
+    return [steps](std::string text) {
+      for (const Normalizer& step : steps) text = step(std::move(text));
+      return text;
+    };
+  }
+  if (type == "NFC" || type == "NFD" || type == "NFKC" || type == "NFKD") {
+    bool compose = type.back() == 'C', compat = type.size() == 4;
+    return [compose, compat](std::string text) { return normalize_unicode(text, compose, compat); };
+  }
+  if (type == "Prepend") {
+    std::string prefix = json_text(json, "prepend", source);
+    return [prefix](std::string text) { return text.empty() ? text : prefix + text; };
+  }
+  if (type == "Replace") {
+    std::string content = json_text(json, "content", source);
+    const Json& pattern = json_field(json, "pattern", source);
+    if (pattern.is_object() && pattern.contains("String")) {
+      std::string from = json_text(pattern, "String", source);
+      return [from, content](std::string text) { return replace_all(text, from, content); };
+    }
+    auto regex = pattern_of(json, source);
+    return [regex, content](std::string text) {
+      std::string out;
+      size_t at = 0;
+      regex->for_each(text, [&](size_t begin, size_t end) {
+        out.append(text, at, begin - at).append(content);
+        at = end;
+      });
+      return out.append(text, at);
+    };
+  }
+  fail_user("{}: the normalizer '{}' is not supported", source, type);
+}
+
+PreTokenizer make_pre_tokenizer(const Json& json, const std::string& source) {
+  if (json.is_null()) return [](std::vector<Piece> pieces) { return pieces; };
+  std::string type = type_of(json, source);
+  if (type == "Sequence") {
+    std::vector<PreTokenizer> steps;
+    for (const Json& step : json_field(json, "pretokenizers", source)) steps.push_back(make_pre_tokenizer(step, source));
+    return [steps](std::vector<Piece> pieces) {
+      for (const PreTokenizer& step : steps) pieces = step(std::move(pieces));
+      return pieces;
+    };
+  }
+  if (type == "ByteLevel") return byte_level(json, source);
+  if (type == "Metaspace") return metaspace(json, source);
+  if (type == "Split") return splitter(pattern_of(json, source), behavior_of(json, source), json_flag(json, "invert", false));
+  if (type == "Digits") {
+    bool each = json_flag(json, "individual_digits", false);
+    return splitter(std::make_shared<Regex>(R"(\p{N})", source), each ? Behavior::kIsolated : Behavior::kContiguous, false);
+  }
+  fail_user("{}: the pre-tokenizer '{}' is not supported", source, type);
+}
+
+Decoder make_decoder(const Json& json, const std::string& source) {
+  if (json.is_null())
+    return [](std::vector<std::string> tokens) {
+      for (size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, " ");
+      return tokens;
+    };
+  std::string type = type_of(json, source);
+  if (type == "Sequence") {
+    std::vector<Decoder> steps;
+    for (const Json& step : json_field(json, "decoders", source)) steps.push_back(make_decoder(step, source));
+    return [steps](std::vector<std::string> tokens) {
+      for (const Decoder& step : steps) tokens = step(std::move(tokens));
+      return tokens;
+    };
+  }
+  if (type == "ByteLevel")
+    return [](std::vector<std::string> tokens) {
+      std::string bytes;
+      for (const std::string& token : tokens) bytes += alphabet_to_bytes(token).value_or(token);
+      return std::vector<std::string>{sanitize_utf8(bytes)};
+    };
+  if (type == "ByteFallback") return decode_byte_fallback;
+  if (type == "Fuse") return [](std::vector<std::string> tokens) { return std::vector<std::string>{joined(tokens)}; };
+  if (type == "Replace") {
+    Normalizer replace = make_normalizer(json, source);
+    return [replace](std::vector<std::string> tokens) {
+      for (std::string& token : tokens) token = replace(std::move(token));
+      return tokens;
+    };
+  }
+  if (type == "Strip") {
+    std::string content = json_text(json, "content", source);
+    auto count = [&](const char* name) {
+      const Json& value = json_field(json, name, source);
+      if (!value.is_number_unsigned()) fail_user("{}: the field '{}' of Strip is no count", source, name);
+      return value.get<size_t>();
+    };
+    size_t start = count("start"), stop = count("stop");
+    if (content.empty()) fail_user("{}: Strip has no content", source);
+    return [content, start, stop](std::vector<std::string> tokens) {
+      for (std::string& token : tokens) {
+        for (size_t i = 0; i < start && token.starts_with(content); ++i) token.erase(0, content.size());
+        for (size_t i = 0; i < stop && token.ends_with(content); ++i) token.resize(token.size() - content.size());
+      }
+      return tokens;
+    };
+  }
+  if (type == "Metaspace") {
+    std::string mark = json_text(json, "replacement", source);
+    std::string scheme = json.contains("prepend_scheme") ? json_text(json, "prepend_scheme", source) : "always";
+    return [mark, scheme](std::vector<std::string> tokens) {
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        tokens[i] = replace_all(tokens[i], mark, " ");
+        if (i == 0 && scheme != "never" && tokens[i].starts_with(' ')) tokens[i].erase(0, 1);
+      }
+      return tokens;
+    };
+  }
+  fail_user("{}: the decoder '{}' is not supported", source, type);
+}
+
+}  // namespace flexgen

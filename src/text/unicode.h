@@ -1,0 +1,20 @@
+#pragma once
+// UTF-8 for tokenizers: decoding that never fails, normalization. Pure functions.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace flexgen {
+
+/// Length of the UTF-8 sequence at text[at] (1 to 4), or 0 if the bytes there are not valid UTF-8.
+size_t utf8_length(std::string_view text, size_t at);
+/// The same text with every invalid byte sequence replaced by U+FFFD (one a maximal invalid part, as browsers do).
+std::string sanitize_utf8(std::string_view text);
+/// How many bytes at the end of `text` are the beginning of a character whose rest may still come.
+size_t incomplete_suffix(std::string_view text);
+void append_utf8(std::string& out, uint32_t codepoint);
+/// Unicode normalization; `compat` for NFKC / NFKD, `compose` for NFC / NFKC. `text` is valid UTF-8.
+std::string normalize_unicode(const std::string& text, bool compose, bool compat);
+
+}  // namespace flexgen
