@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Trains the shipped demo model: a small OPT that turns messy invoice lines into JSON fields.
+
+    python3 demo/train_demo_model.py --out demo/model --minutes 25
+
+Needs PyTorch (Debian: python3-torch) and PyPI safetensors. The records come from invoice_records.py with seeds below 1,000,000;
+the demo's lines are made with seeds above. Every line of training is new: the model never sees a record twice.
+"""
+import argparse
+import json
+import math
+import os
+import random
+import time
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+import invoice_records
+
+HIDDEN, LAYERS, HEADS, FFN, POSITIONS = 160, 4, 5, 640, 224
+BOS = EOS = 2
+SCAFFOLD = ['{"vendor":"', '","invoice":"', '","date":"', '","currency":"', '","total":"', '"}']
+
+
+def byte_alphabet():
+    """The GPT-2 byte alphabet: byte -> printable character."""
+    printable = list(range(ord("!"), ord("~") + 1)) + list(range(0xA1, 0xAD)) + list(range(0xAE, 0x100))
+    extra, table = 0, {}
+    for byte in range(256):
+        if byte in printable:
+            table[byte] = chr(byte)
+        else:
+            table[byte] = chr(256 + extra)
+            extra += 1
+    return table
+
+
+def tokenizer_json():
+    """Byte-level BPE without merges, and one token for each piece of the JSON scaffold."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = byte_alphabet()
+    vocab = {token: i for i, token in enumerate(special)}
+    for byte in range(256):
+        vocab[alphabet[byte]] = len(vocab)
+    added = [{"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+              "special": True} for i, token in enumerate(special)]
+    for i, token in enumerate(SCAFFOLD):
+        added.append({"id": len(vocab) + i, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+                      "normalized": False, "special": False})
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "post_processor": {"type": "TemplateProcessing",
+                           "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                           "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                           "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab,
+                  "merges": []}}
+
+
+VOCAB = 4 + 256 + len(SCAFFOLD)
+
+
+def encode(text):
+    """What the tokenizer above does."""
+    ids, at = [], 0
+    while at < len(text):
+        for i, piece in enumerate(SCAFFOLD):
+            if text.startswith(piece, at):
+                ids.append(4 + 256 + i)
+                at += len(piece)
+                break
+        else:
+            ids.extend(4 + byte for byte in text[at].encode())
+            at += 1
+    return ids
+
+
+def linear_names(i):
+    layer = f"model.decoder.layers.{i}."
+    return {name: layer + name for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2")}
+
+
+def make_parameters(generator):
+    parameters = {}
+
+    def add(name, *shape, scale=0.02):
+        parameters[name] = torch.nn.Parameter(torch.randn(*shape, generator=generator) * scale)
+
+    def norm(name):
+        parameters[name + ".weight"] = torch.nn.Parameter(torch.ones(HIDDEN))
+        parameters[name + ".bias"] = torch.nn.Parameter(torch.zeros(HIDDEN))
+
+    add("model.decoder.embed_tokens.weight", VOCAB, HIDDEN, scale=0.05)
+    add("model.decoder.embed_positions.weight", POSITIONS + 2, HIDDEN, scale=0.05)
+    for i in range(LAYERS):
+        for key, name in linear_names(i).items():
+            out = FFN if key == "fc1" else HIDDEN
+            inner = FFN if key == "fc2" else HIDDEN
+            last = key in ("self_attn.out_proj", "fc2")
+            add(name + ".weight", out, inner, scale=1 / math.sqrt(inner) * (0.5 if last else 1))
+            parameters[name + ".bias"] = torch.nn.Parameter(torch.zeros(out))
+        norm(f"model.decoder.layers.{i}.self_attn_layer_norm")
+        norm(f"model.decoder.layers.{i}.final_layer_norm")
+    norm("model.decoder.final_layer_norm")
+    return parameters
+
+
+def forward(p, tokens, mask):
+    batch, length = tokens.shape
+    embed = p["model.decoder.embed_tokens.weight"]
+    x = F.embedding(tokens, embed) + p["model.decoder.embed_positions.weight"][2:2 + length]
+    for i in range(LAYERS):
+        n = linear_names(i)
+        norm = f"model.decoder.layers.{i}.self_attn_layer_norm"
+        h = F.layer_norm(x, (HIDDEN,), p[norm + ".weight"], p[norm + ".bias"])
+        q, k, v = (F.linear(h, p[n[f"self_attn.{c}_proj"] + ".weight"], p[n[f"self_attn.{c}_proj"] + ".bias"])
+                   .view(batch, length, HEADS, -1).transpose(1, 2) for c in "qkv")
+        scores = q @ k.transpose(2, 3) / math.sqrt(HIDDEN // HEADS) + mask[:length, :length]
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, HIDDEN)
+        x = x + F.linear(mixed, p[n["self_attn.out_proj"] + ".weight"], p[n["self_attn.out_proj"] + ".bias"])
+        norm = f"model.decoder.layers.{i}.final_layer_norm"
+        h = F.layer_norm(x, (HIDDEN,), p[norm + ".weight"], p[norm + ".bias"])
+        h = F.relu(F.linear(h, p[n["fc1"] + ".weight"], p[n["fc1"] + ".bias"]))
+        x = x + F.linear(h, p[n["fc2"] + ".weight"], p[n["fc2"] + ".bias"])
+    x = F.layer_norm(x, (HIDDEN,), p["model.decoder.final_layer_norm.weight"], p["model.decoder.final_layer_norm.bias"])
+    return x
+
+
+def make_batch(rng, size):
+    """tokens [B, L], targets [B, L] (-100 where nothing is learned: the prompt and the padding)."""
+    rows = []
+    for _ in range(size):
+        line, fields = invoice_records.record(rng)
+        prompt = [BOS] + encode(invoice_records.prompt_of(line))
+        answer = encode(invoice_records.answer_of(fields)) + [EOS]
+        rows.append((prompt, answer))
+    length = max(len(p) + len(a) for p, a in rows) - 1
+    tokens = torch.ones(size, length, dtype=torch.long)
+    targets = torch.full((size, length), -100, dtype=torch.long)
+    for i, (p, a) in enumerate(rows):
+        whole = torch.tensor(p + a)
+        tokens[i, :len(whole) - 1] = whole[:-1]
+        targets[i, len(p) - 1:len(whole) - 1] = whole[len(p):]
+    return tokens, targets
+
+
+@torch.no_grad()
+def lines_right(p, mask, seed, count=256):
+    """Share of lines whose every answer token is the best one; greedy decoding gives just these lines right."""
+    tokens, targets = make_batch(random.Random(seed), count)
+    logits = F.linear(forward(p, tokens, mask), p["model.decoder.embed_tokens.weight"])
+    wrong = (logits.argmax(-1) != targets) & (targets != -100)
+    return 1 - wrong.any(1).float().mean().item()
+
+
+def export(p, out):
+    os.makedirs(out, exist_ok=True)
+    save_file({name: value.detach().to(torch.bfloat16).contiguous() for name, value in p.items()},
+              os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
+    config = {"_remove_final_layer_norm": False, "activation_function": "relu", "architectures": ["OPTForCausalLM"],
+              "attention_dropout": 0.0, "bos_token_id": 2, "do_layer_norm_before": True, "dropout": 0.1, "enable_bias": True,
+              "eos_token_id": 2, "ffn_dim": FFN, "hidden_size": HIDDEN, "init_std": 0.02, "layer_norm_elementwise_affine": True,
+              "layerdrop": 0.0, "max_position_embeddings": POSITIONS, "model_type": "opt", "num_attention_heads": HEADS,
+              "num_hidden_layers": LAYERS, "pad_token_id": 1, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+              "use_cache": True, "vocab_size": VOCAB, "word_embed_proj_dim": HIDDEN}
+    for name, content in (("config.json", config), ("generation_config.json", {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}),
+                          ("tokenizer.json", tokenizer_json())):
+        with open(os.path.join(out, name), "w") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="demo/model")
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rng = random.Random(args.seed)
+    p = make_parameters(torch.Generator().manual_seed(args.seed))
+    mask = torch.full((POSITIONS, POSITIONS), float("-inf")).triu(1)
+    matrices = [v for v in p.values() if v.dim() > 1]
+    others = [v for v in p.values() if v.dim() == 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0}],
+                                  lr=args.rate, betas=(0.9, 0.98))
+    start, step, best = time.time(), 0, 0.0
+    while (spent := (time.time() - start) / (60 * args.minutes)) < 1:
+        rate = args.rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        tokens, targets = make_batch(rng, args.batch)
+        hidden = forward(p, tokens, mask)
+        wanted = targets != -100
+        loss = F.cross_entropy(F.linear(hidden[wanted], p["model.decoder.embed_tokens.weight"]), targets[wanted])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(p.values()), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 100 == 0:
+            right = lines_right(p, mask, 900_000 + step)
+            print(f"step {step} {time.time() - start:.0f} s loss {loss.item():.4f} lines right {100 * right:.1f}%", flush=True)
+            if right >= best:
+                best = right
+                export(p, args.out)
+    export(p, args.out)
+    print(f"last: lines right {100 * lines_right(p, mask, 990_000, 1000):.2f}%")
+
+
+if __name__ == "__main__":
+    main()

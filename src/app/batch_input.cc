@@ -1,0 +1,155 @@
+#include "app/batch_input.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "app/sha256.h"
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+constexpr int64_t kChunkBytes = 1 << 20;
+
+RecordId shortened(const Sha256::Digest& digest) {
+  RecordId id;
+  std::copy_n(digest.begin(), id.size(), id.begin());
+  return id;
+}
+
+RecordId line_id(int64_t number, std::string_view text) {
+  Sha256 hash;
+  hash.add(fmt::format("{}\n", number));
+  hash.add(text);
+  return shortened(hash.digest());
+}
+
+bool blank(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+}  // namespace
+
+std::string record_id_text(const RecordId& id) {
+  Sha256::Digest digest{};
+  std::copy(id.begin(), id.end(), digest.begin());
+  return std::string(kRecordIdPrefix) + Sha256::hex(digest, static_cast<int>(id.size()));
+}
+
+size_t BatchInput::IdHash::operator()(const RecordId& id) const {
+  size_t value;
+  std::memcpy(&value, id.data(), sizeof(value));
+  return value;
+}
+
+void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes) {
+  InputLine line;
+  line.number = number;
+  line.offset = offset;
+  line.bytes = bytes;
+  line.id = line_id(number, text);
+  auto parsed = bytes > kMaxLineBytes ? line_too_long() : parse_batch_line(text, limits_);
+  const std::string& custom_id = std::visit([](auto& either) -> const std::string& { return either.custom_id; }, parsed);
+  if (!custom_id.empty()) {
+    auto [first, is_new] = first_line_.try_emplace(shortened(Sha256::of(custom_id)), number);
+    if (!is_new) line.duplicate_of = first->second;
+  }
+  if (const auto* request = std::get_if<BatchRequest>(&parsed); request && !line.duplicate_of) {
+    line.num_sequences = request->num_sequences();
+    for (const BatchPrompt& prompt : request->prompts) {
+      auto tokens = static_cast<int64_t>(prompt.tokens.size());
+      line.prompt_tokens += tokens * request->n;
+      line.longest_prompt = std::max(line.longest_prompt, tokens);
+    }
+    line.max_tokens = request->params.max_tokens;
+    line.sampled = request->params.temperature > 0 && line.max_tokens > 0;
+    line.scored = request->params.echo && request->params.top_logprobs >= 0;
+  }
+  lines_.push_back(line);
+}
+
+BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) fail_user("cannot read the input {}: {}", path, std::strerror(errno));
+  if (!S_ISREG(info.st_mode)) fail_user("the input {} is not a regular file; flexgen reads it twice, so write it to a file first", path);
+
+  BatchInput input;
+  input.path_ = path;
+  input.limits_ = limits;
+  input.modified_s_ = info.st_mtime;
+  input.file_ = File::open(path, FileMode::kRead);
+  int64_t size = input.file_->size();
+  Sha256 hash;
+  std::string chunk, line;      // `line`: the part of the current line that lies in earlier chunks
+  int64_t number = 1, line_start = 0, line_bytes = 0;
+  auto end_line = [&](std::string_view rest) {
+    line_bytes += static_cast<int64_t>(rest.size());
+    std::string_view text = rest;
+    if (!line.empty()) {
+      if (line_bytes <= kMaxLineBytes) line += rest;
+      text = line;
+    }
+    if (line_start == 0 && text.starts_with("\xef\xbb\xbf")) {  // byte order mark
+      text.remove_prefix(3);
+      line_start = 3;
+      line_bytes -= 3;
+    }
+    // What is kept of a line that is too long still names it: its first bytes and its length.
+    if (line_bytes > kMaxLineBytes) text = text.substr(0, static_cast<size_t>(kChunkBytes));
+    if (!blank(text) || line_bytes > kMaxLineBytes) input.take_line(text, number, line_start, line_bytes);
+    line.clear();
+    line_bytes = 0;
+    ++number;
+  };
+  for (int64_t offset = 0; offset < size; offset += static_cast<int64_t>(chunk.size())) {
+    chunk.resize(static_cast<size_t>(std::min(kChunkBytes, size - offset)));
+    input.file_->read(offset, std::as_writable_bytes(std::span(chunk)));
+    hash.add(chunk);
+    std::string_view rest = chunk;
+    for (size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
+      if (stop) {
+        input.stopped_ = true;
+        return input;
+      }
+      end_line(rest.substr(0, end));
+      line_start = offset + static_cast<int64_t>(rest.data() - chunk.data()) + static_cast<int64_t>(end) + 1;
+    }
+    if (line_bytes <= kMaxLineBytes) line += rest;
+    line_bytes += static_cast<int64_t>(rest.size());
+  }
+  if (line_bytes > 0) end_line("");
+  input.fingerprint_ = Sha256::hex(hash.digest());
+  return input;
+}
+
+std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) const {
+  std::variant<BatchRequest, LineError> parsed = line_too_long();
+  if (line.bytes <= kMaxLineBytes) {
+    std::string text(static_cast<size_t>(line.bytes), '\0');
+    file_->read(line.offset, std::as_writable_bytes(std::span(text)));
+    if (line_id(line.number, text) != line.id)
+      fail_io("{} changed while the job ran (line {}); finished answers are kept. Restore the file and run the same "
+              "command again", path_, line.number);
+    parsed = parse_batch_line(text, limits_);
+  }
+  if (line.good()) return parsed;
+
+  std::string custom_id = std::visit([](auto& either) { return either.custom_id; }, parsed);
+  LineError error;
+  if (line.duplicate_of) {
+    error.code = "duplicate_custom_id";
+    error.message = fmt::format("custom_id '{}' is that of line {} already; only the first one is answered", custom_id, line.duplicate_of);
+    error.param = "custom_id";
+    custom_id.clear();
+  } else {
+    error = std::get<LineError>(std::move(parsed));
+  }
+  error.custom_id = custom_id;
+  if (custom_id.empty()) {
+    error.custom_id = fmt::format("line-{}", line.number);
+    while (first_line_.contains(shortened(Sha256::of(error.custom_id)))) error.custom_id += "#error";
+  }
+  return error;
+}
+
+}  // namespace flexgen

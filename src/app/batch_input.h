@@ -1,0 +1,92 @@
+#pragma once
+// BatchInput: a batch file, read once to know what there is to do, and then line by line again as the work comes
+// to it, so that memory grows with the number of lines and not with their length. One thread.
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "app/batch_line.h"
+#include "io/file.h"
+#include "plan/workload.h"
+
+namespace flexgen {
+
+/// Names a line by its number and content; the record that answers it carries it.
+using RecordId = std::array<uint8_t, 12>;
+/// "batch_req_" and 24 hex digits.
+std::string record_id_text(const RecordId& id);
+inline constexpr std::string_view kRecordIdPrefix = "batch_req_";
+
+/// A line that is not blank.
+struct InputLine {
+  int64_t number = 0;        ///< from 1, blank lines counted
+  int64_t offset = 0;        ///< bytes from the start of the file
+  int64_t bytes = 0;         ///< without the line end
+  RecordId id{};
+  int64_t duplicate_of = 0;  ///< number of the line that has the same custom_id; 0: none
+  int64_t num_sequences = 0; ///< 0: a bad line
+  int64_t prompt_tokens = 0; ///< of all sequences
+  int64_t longest_prompt = 0;
+  int64_t max_tokens = 0;    ///< of each sequence
+  bool sampled = false, scored = false;
+
+  bool good() const { return num_sequences > 0; }
+};
+
+class BatchInput {
+ public:
+  /// Reads and checks the whole file; ends early if `stop` is set (then stopped()). Throws Error for a file
+  /// that cannot be read or is not a regular one; bad lines are no reason to throw.
+  static BatchInput scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop);
+
+  const std::string& path() const { return path_; }
+  const std::vector<InputLine>& lines() const { return lines_; }
+  /// SHA-256 of the file, hex.
+  const std::string& fingerprint() const { return fingerprint_; }
+  /// When the file was last changed, seconds since 1970.
+  int64_t modified_s() const { return modified_s_; }
+  bool stopped() const { return stopped_; }
+
+  /// The line once more. An error's custom_id is what its record is keyed by: the line's own custom_id, or "line-N" if
+  /// it has none or the same as an earlier line ("#error" is added while a good line is called so).
+  /// Throws Error{io} if the file changed since the scan.
+  std::variant<BatchRequest, LineError> read(const InputLine& line) const;
+
+ private:
+  void take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes);
+
+  std::string path_;
+  std::shared_ptr<File> file_;
+  ModelLimits limits_;
+  std::vector<InputLine> lines_;
+  std::string fingerprint_;
+  int64_t modified_s_ = 0;
+  bool stopped_ = false;
+  struct IdHash {
+    size_t operator()(const RecordId& id) const;
+  };
+  std::unordered_map<RecordId, int64_t, IdHash> first_line_;  ///< hash of a custom_id -> number of its first line
+};
+
+/// What the lines ask for in all; `wanted(line)` picks them.
+template <typename Wanted>
+Workload workload_of(const BatchInput& input, Wanted wanted) {
+  Workload work;
+  for (const InputLine& line : input.lines()) {
+    if (!line.good() || !wanted(line)) continue;
+    work.num_sequences += line.num_sequences;
+    work.longest_sequence = std::max(work.longest_sequence, line.longest_prompt + line.max_tokens);
+    work.total_prompt_tokens += static_cast<double>(line.prompt_tokens);
+    work.total_generated_tokens += static_cast<double>(line.max_tokens * line.num_sequences);
+    work.samples |= line.sampled;
+    work.scores_prompts |= line.scored;
+  }
+  return work;
+}
+
+}  // namespace flexgen

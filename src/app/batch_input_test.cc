@@ -1,0 +1,117 @@
+#include "app/batch_input.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include "app/fake_runner.h"
+#include "app/sha256.h"
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+const ByteTokenizer kTokenizer;
+const ModelLimits kLimits{256, 1 << 20, &kTokenizer};
+const std::atomic<bool> kGoOn{false};
+
+std::string line(const std::string& id, const std::string& body) {
+  return R"({"custom_id":")" + id + R"(","method":"POST","url":"/v1/completions","body":{)" + body + "}}";
+}
+
+TEST(BatchInput, ReadsLinesInEveryShape) {
+  TemporaryDirectory directory;
+  std::string path = directory.file("in.jsonl");
+  std::string text = "\xef\xbb\xbf" + line("a", R"("prompt":"xyz","n":2,"max_tokens":5)") + "\r\n" +
+                     "\n  \t\r\n" +
+                     "broken\n" +
+                     line("b", R"("prompt":["p","qq"],"temperature":0)") + "\n" +
+                     line("a", R"("prompt":"again")") + "\n" +
+                     line("c", R"("prompt":"end","echo":true,"logprobs":1)");  // no line end
+  write_text(path, text);
+  BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  EXPECT_EQ(input.fingerprint(), Sha256::hex(Sha256::of(text)));
+  ASSERT_EQ(input.lines().size(), 5u);
+  std::vector<int64_t> numbers;
+  for (const InputLine& entry : input.lines()) numbers.push_back(entry.number);
+  EXPECT_THAT(numbers, testing::ElementsAre(1, 4, 5, 6, 7));
+
+  EXPECT_EQ(input.lines()[0].num_sequences, 2);
+  EXPECT_EQ(input.lines()[0].prompt_tokens, 6);
+  EXPECT_EQ(std::get<BatchRequest>(input.read(input.lines()[0])).custom_id, "a");
+  EXPECT_EQ(std::get<LineError>(input.read(input.lines()[1])).custom_id, "line-4");
+  EXPECT_EQ(std::get<BatchRequest>(input.read(input.lines()[2])).prompts.size(), 2u);
+  LineError duplicate = std::get<LineError>(input.read(input.lines()[3]));
+  EXPECT_EQ(duplicate.code, "duplicate_custom_id");
+  EXPECT_EQ(duplicate.custom_id, "line-6");
+  EXPECT_THAT(duplicate.message, testing::HasSubstr("line 1"));
+  EXPECT_TRUE(input.lines()[4].scored);
+
+  Workload work = workload_of(input, [](const InputLine&) { return true; });
+  EXPECT_EQ(work.num_sequences, 5);
+  EXPECT_EQ(work.longest_sequence, 19);
+  EXPECT_EQ(work.total_prompt_tokens, 6 + 3 + 3);
+  EXPECT_EQ(work.total_generated_tokens, 10 + 32 + 16);
+  EXPECT_TRUE(work.samples);
+  EXPECT_TRUE(work.scores_prompts);
+}
+
+TEST(BatchInput, ErrorKeysDoNotCollideWithRealIds) {
+  TemporaryDirectory directory;
+  std::string path = directory.file("in.jsonl");
+  write_text(path, line("line-2", R"("prompt":"x")") + "\nbroken\n");
+  BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  EXPECT_EQ(std::get<LineError>(input.read(input.lines()[1])).custom_id, "line-2#error");
+}
+
+TEST(BatchInput, LongLinesAreBounded) {
+  TemporaryDirectory directory;
+  std::string path = directory.file("in.jsonl");
+  auto long_line = [](int64_t bytes) {
+    std::string start = line("long", R"("prompt":")");
+    start.resize(start.size() - 2);
+    return start + std::string(static_cast<size_t>(bytes) - start.size() - 3, 'x') + "\"}}";
+  };
+  ModelLimits roomy{256, 1 << 30, &kTokenizer};
+  for (int64_t bytes : {(int64_t{1} << 20) - 1, int64_t{1} << 20, (int64_t{1} << 20) + 1, kMaxLineBytes, kMaxLineBytes + 1, 2 * kMaxLineBytes}) {
+    write_text(path, line("a", R"("prompt":"x")") + "\n" + long_line(bytes) + "\n" + line("b", R"("prompt":"x")") + "\n");
+    BatchInput input = BatchInput::scan(path, roomy, kGoOn);
+    ASSERT_EQ(input.lines().size(), 3u);
+    EXPECT_EQ(input.lines()[1].bytes, bytes);
+    EXPECT_EQ(input.lines()[1].good(), bytes <= kMaxLineBytes) << bytes;
+    auto parsed = input.read(input.lines()[1]);
+    if (bytes > kMaxLineBytes) {
+      EXPECT_EQ(std::get<LineError>(parsed).code, "line_too_long");
+    }
+    EXPECT_EQ(std::get<BatchRequest>(input.read(input.lines()[2])).custom_id, "b");
+  }
+}
+
+TEST(BatchInput, NoticesAChange) {
+  TemporaryDirectory directory;
+  std::string path = directory.file("in.jsonl");
+  write_text(path, line("a", R"("prompt":"x")") + "\n");
+  BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  std::fstream(path, std::ios::in | std::ios::out).seekp(15) << "Z";
+  EXPECT_THROW(input.read(input.lines()[0]), Error);
+}
+
+TEST(BatchInput, RefusesWhatIsNoFile) {
+  TemporaryDirectory directory;
+  EXPECT_THROW(BatchInput::scan(directory.path(), kLimits, kGoOn), Error);
+  EXPECT_THROW(BatchInput::scan(directory.file("missing"), kLimits, kGoOn), Error);
+  mkfifo(directory.file("pipe").c_str(), 0600);
+  EXPECT_THROW(BatchInput::scan(directory.file("pipe"), kLimits, kGoOn), Error);
+}
+
+TEST(BatchInput, EmptyFileAndStop) {
+  TemporaryDirectory directory;
+  std::string path = directory.file("in.jsonl");
+  write_text(path, "");
+  EXPECT_TRUE(BatchInput::scan(path, kLimits, kGoOn).lines().empty());
+  write_text(path, "x\n");
+  EXPECT_TRUE(BatchInput::scan(path, kLimits, std::atomic<bool>{true}).stopped());
+}
+
+}  // namespace
+}  // namespace flexgen

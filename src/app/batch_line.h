@@ -1,0 +1,61 @@
+#pragma once
+// BatchLine: one line of an OpenAI batch file as sequences to generate, or the reason why not. Pure functions;
+// any thread.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engine/request.h"
+#include "text/tokenizer.h"
+
+namespace flexgen {
+
+/// What a request may ask of the model.
+struct ModelLimits {
+  int64_t vocab_size = 0;
+  int64_t max_positions = 0;
+  const Tokenizer* tokenizer = nullptr;  ///< null: only prompts of token ids
+};
+
+/// Bounds on one line: what a bad file can make us hold.
+inline constexpr int64_t kMaxLineBytes = 8 << 20;
+inline constexpr int64_t kMaxPromptsPerLine = 2048;
+inline constexpr int64_t kMaxChoicesPerPrompt = 128;
+inline constexpr size_t kMaxCustomIdBytes = 512;
+
+struct BatchPrompt {
+  std::string text;  ///< as given; for echo alone, and empty for a prompt of token ids
+  std::vector<int32_t> tokens;
+};
+
+/// A good line. Choices are numbered prompt by prompt: choice i is number i % n of prompt i / n.
+struct BatchRequest {
+  std::string custom_id;
+  std::vector<BatchPrompt> prompts;
+  int64_t n = 1;
+  SamplingParams params;  ///< seed: of choice 0
+  bool seeded = false;    ///< the line gave the seed: every prompt starts from it
+
+  int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * n; }
+  /// Choice `index` as the engine takes it; its random numbers depend on the line and the index alone.
+  Request sequence(int64_t index) const;
+};
+
+/// A bad line.
+struct LineError {
+  std::string custom_id;  ///< empty: the line has none that can be used
+  std::string code;       ///< invalid_json, invalid_custom_id, duplicate_custom_id, unsupported_endpoint,
+                          ///< unsupported_parameter, invalid_value, context_length_exceeded, line_too_long
+  std::string message;
+  std::string param;      ///< the field at fault, "body.max_tokens"; may be empty
+};
+
+std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits);
+
+/// The error for a line longer than kMaxLineBytes.
+LineError line_too_long();
+
+}  // namespace flexgen

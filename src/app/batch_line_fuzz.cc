@@ -1,0 +1,45 @@
+// Fuzz target: any bytes as a line of a batch file. Must end in a request or an error, and what it
+// lets through must keep its promises.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#include "app/batch_line.h"
+
+namespace {
+
+/// Bytes as tokens, enough to reach the text paths.
+class ByteTokenizer : public flexgen::Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view text, bool) const override {
+    return {reinterpret_cast<const uint8_t*>(text.data()), reinterpret_cast<const uint8_t*>(text.data()) + text.size()};
+  }
+  std::string decode(std::span<const int32_t> tokens, bool) const override { return {tokens.begin(), tokens.end()}; }
+  std::string token_text(int32_t token) const override { return {static_cast<char>(token)}; }
+  bool is_byte_token(int32_t) const override { return false; }
+  int64_t vocab_size() const override { return 256; }
+  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::optional<int32_t> eos() const override { return std::nullopt; }
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const ByteTokenizer tokenizer;
+  flexgen::ModelLimits limits{256, 100, &tokenizer};
+  auto parsed = flexgen::parse_batch_line({reinterpret_cast<const char*>(data), size}, limits);
+  if (auto* error = std::get_if<flexgen::LineError>(&parsed)) {
+    if (error->code.empty() || error->message.empty()) std::abort();
+    return 0;
+  }
+  const auto& request = std::get<flexgen::BatchRequest>(parsed);
+  if (request.custom_id.empty() || request.num_sequences() < 1) std::abort();
+  for (const flexgen::BatchPrompt& prompt : request.prompts) {
+    if (prompt.tokens.empty()) std::abort();
+    if (static_cast<int64_t>(prompt.tokens.size()) + request.params.max_tokens > limits.max_positions) std::abort();
+    for (int32_t token : prompt.tokens)
+      if (token < 0 || token >= limits.vocab_size) std::abort();
+  }
+  return 0;
+}

@@ -1,0 +1,196 @@
+#include "app/batch_line.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "app/fake_runner.h"
+
+namespace flexgen {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+const ByteTokenizer kTokenizer;
+const ModelLimits kLimits{256, 100, &kTokenizer};
+
+std::string line_with(const std::string& body) {
+  return R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {)" + body + "}}";
+}
+BatchRequest good(const std::string& body) {
+  auto parsed = parse_batch_line(line_with(body), kLimits);
+  if (auto* error = std::get_if<LineError>(&parsed)) ADD_FAILURE() << body << ": " << error->message;
+  return parsed.index() == 0 ? std::get<BatchRequest>(parsed) : BatchRequest{};
+}
+
+TEST(BatchLine, Defaults) {
+  BatchRequest request = good(R"("prompt": "Hi", "model": "any", "user": "u", "stream": false, "suffix": null, "logit_bias": {})");
+  EXPECT_EQ(request.custom_id, "a");
+  EXPECT_EQ(request.num_sequences(), 1);
+  EXPECT_THAT(request.prompts[0].tokens, ElementsAre('H', 'i'));
+  EXPECT_EQ(request.params.max_tokens, 16);
+  EXPECT_EQ(request.params.temperature, 1);
+  EXPECT_EQ(request.params.top_p, 1);
+  EXPECT_EQ(request.params.top_k, 0);
+  EXPECT_EQ(request.params.top_logprobs, -1);
+  EXPECT_FALSE(request.params.echo);
+  EXPECT_FALSE(request.params.ignore_eos);
+}
+
+TEST(BatchLine, TakesEveryField) {
+  BatchRequest request = good(
+      R"("prompt": [1, 2], "max_tokens": 0, "temperature": 0.5, "top_p": 0.9, "top_k": -1, "seed": -5, "stop": ["x", "yy"],
+         "n": 2, "best_of": 2, "logprobs": 20, "echo": true, "presence_penalty": 0.0, "frequency_penalty": 0, "ignore_eos": true)");
+  EXPECT_EQ(request.params.max_tokens, 0);
+  EXPECT_EQ(request.params.temperature, 0.5);
+  EXPECT_EQ(request.params.top_p, 0.9);
+  EXPECT_EQ(request.params.top_k, 0);
+  EXPECT_EQ(request.params.seed, static_cast<uint64_t>(-5));
+  EXPECT_THAT(request.params.stop, ElementsAre("x", "yy"));
+  EXPECT_EQ(request.n, 2);
+  EXPECT_EQ(request.params.top_logprobs, 20);
+  EXPECT_TRUE(request.params.echo);
+  EXPECT_TRUE(request.params.ignore_eos);
+}
+
+TEST(BatchLine, FormsOfPrompt) {
+  EXPECT_EQ(good(R"("prompt": ["a", "bc"])").prompts.size(), 2u);
+  BatchRequest lists = good(R"("prompt": [[1], [2, 255]])");
+  ASSERT_EQ(lists.prompts.size(), 2u);
+  EXPECT_THAT(lists.prompts[1].tokens, ElementsAre(2, 255));
+  EXPECT_EQ(good(R"("prompt": "x", "stop": "end")").params.stop.size(), 1u);
+}
+
+TEST(BatchLine, SequencesDiffer) {
+  BatchRequest request = good(R"("prompt": ["a", "b"], "n": 3, "seed": 7)");
+  EXPECT_EQ(request.num_sequences(), 6);
+  EXPECT_EQ(request.sequence(0).params.seed, 7u);
+  EXPECT_NE(request.sequence(1).params.seed, request.sequence(2).params.seed);
+  EXPECT_THAT(request.sequence(3).prompt, ElementsAre('b'));
+  EXPECT_EQ(request.sequence(3).params.seed, 7u);  // a prompt in a list is as good as one on a line of its own
+  BatchRequest unseeded = good(R"("prompt": ["a", "a"])");
+  EXPECT_NE(unseeded.sequence(0).params.seed, unseeded.sequence(1).params.seed);
+  EXPECT_EQ(unseeded.sequence(1).params.seed, good(R"("prompt": ["a", "a"])").sequence(1).params.seed);
+}
+
+TEST(BatchLine, EmptyPromptIsFineWithBos) {
+  ByteTokenizer with_bos(true);
+  auto parsed = parse_batch_line(line_with(R"("prompt": "")"), {257, 100, &with_bos});
+  ASSERT_EQ(parsed.index(), 0u);
+  EXPECT_THAT(std::get<BatchRequest>(parsed).prompts[0].tokens, ElementsAre(256));
+}
+
+TEST(BatchLine, TokensBeyondTheModelAreRefused) {
+  ByteTokenizer with_bos(true);  // knows token 256, the model doesn't
+  auto parsed = parse_batch_line(line_with(R"("prompt": "x")"), {256, 100, &with_bos});
+  ASSERT_EQ(parsed.index(), 1u);
+  EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("256"));
+}
+
+struct BadBody {
+  const char *body, *code, *message;
+};
+class BadBodies : public testing::TestWithParam<BadBody> {};
+
+TEST_P(BadBodies, GiveAnError) {
+  auto parsed = parse_batch_line(line_with(GetParam().body), kLimits);
+  ASSERT_EQ(parsed.index(), 1u) << GetParam().body;
+  const LineError& error = std::get<LineError>(parsed);
+  EXPECT_EQ(error.custom_id, error.code == "invalid_json" ? "" : "a");
+  EXPECT_EQ(error.code, GetParam().code) << error.message;
+  EXPECT_THAT(error.message, HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    BatchLine, BadBodies,
+    testing::Values(
+        BadBody{R"("max_tokens": 3)", "invalid_value", "body.prompt"}, BadBody{R"("prompt": "")", "invalid_value", "empty"},
+        BadBody{R"("prompt": [])", "invalid_value", "empty"}, BadBody{R"("prompt": [[]])", "invalid_value", "empty"},
+        BadBody{R"("prompt": ["a", ""])", "invalid_value", "empty"}, BadBody{R"("prompt": 5)", "invalid_value", "body.prompt"},
+        BadBody{R"("prompt": ["a", 5])", "invalid_value", "mix"}, BadBody{R"("prompt": [5, "a"])", "invalid_value", "token id"},
+        BadBody{R"("prompt": [256])", "invalid_value", "256"}, BadBody{R"("prompt": [-1])", "invalid_value", "-1"},
+        BadBody{R"("prompt": [1.5])", "invalid_value", "1.5"}, BadBody{R"("prompt": [[1], 2])", "invalid_value", "mix"},
+        BadBody{R"("prompt": "x", "max_tokens": 0)", "invalid_value", "echo"},
+        BadBody{R"("prompt": "x", "max_tokens": -1)", "invalid_value", "max_tokens"},
+        BadBody{R"("prompt": "x", "max_tokens": 16.0)", "invalid_value", "max_tokens"},
+        BadBody{R"("prompt": "x", "max_tokens": 99999999999999999999)", "invalid_value", "max_tokens"},
+        BadBody{R"("prompt": "x", "max_tokens": 18446744073709551615)", "invalid_value", "max_tokens"},
+        BadBody{R"("prompt": "xyz", "max_tokens": 98)", "context_length_exceeded", "3 tokens and max_tokens is 98, 101 together, but the model has 100"},
+        BadBody{R"("prompt": "x", "temperature": 3)", "invalid_value", "temperature"},
+        BadBody{R"("prompt": "x", "temperature": "hot")", "invalid_value", "'hot'"},
+        BadBody{R"("prompt": "x", "temperature": 1e999)", "invalid_json", "range"},
+        BadBody{R"("prompt": "x", "top_p": 0)", "invalid_value", "top_p"}, BadBody{R"("prompt": "x", "top_k": -2)", "invalid_value", "top_k"},
+        BadBody{R"("prompt": "x", "seed": 1.5)", "invalid_value", "seed"}, BadBody{R"("prompt": "x", "stop": [""])", "invalid_value", "stop"},
+        BadBody{R"("prompt": "x", "stop": [1])", "invalid_value", "stop"},
+        BadBody{R"("prompt": "x", "stop": ["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"])", "invalid_value", "16"},
+        BadBody{R"("prompt": "x", "n": 0)", "invalid_value", "body.n"}, BadBody{R"("prompt": "x", "n": 129)", "invalid_value", "body.n"},
+        BadBody{R"("prompt": "x", "logprobs": 21)", "invalid_value", "logprobs"}, BadBody{R"("prompt": "x", "logprobs": true)", "invalid_value", "logprobs"},
+        BadBody{R"("prompt": "x", "echo": 1)", "invalid_value", "echo"}, BadBody{R"("prompt": "x", "stream": true)", "unsupported_parameter", "stream"},
+        BadBody{R"("prompt": "x", "stream_options": {})", "unsupported_parameter", "stream_options"},
+        BadBody{R"("prompt": "x", "best_of": 2)", "unsupported_parameter", "best_of"},
+        BadBody{R"("prompt": "x", "presence_penalty": 0.5)", "unsupported_parameter", "presence_penalty"},
+        BadBody{R"("prompt": "x", "frequency_penalty": -1)", "unsupported_parameter", "frequency_penalty"},
+        BadBody{R"("prompt": "x", "logit_bias": {"5": 1})", "unsupported_parameter", "logit_bias"},
+        BadBody{R"("prompt": "x", "suffix": "y")", "unsupported_parameter", "suffix"},
+        BadBody{R"("prompt": "x", "model": 5)", "invalid_value", "model"},
+        BadBody{R"("prompt": "x", "max_token": 5)", "unsupported_parameter", "'max_token'"},
+        BadBody{R"("prompt": "x", "n": 1, "n": 2)", "invalid_json", "twice"}));
+
+TEST(BatchLine, BadLines) {
+  const std::string body = R"("body": {"prompt": "x"}})";
+  struct Case {
+    std::string line, code, custom_id;
+  };
+  std::vector<Case> cases = {
+      {"not json", "invalid_json", ""},
+      {"[1, 2]", "invalid_json", ""},
+      {"{\"custom_id\": \"a\"", "invalid_json", ""},
+      {"{\"custom_id\": \"\xff\xfe\"}", "invalid_json", ""},
+      {R"({"custom_id": "a", "custom_id": "b"})", "invalid_json", ""},
+      {R"({"method": "POST", "url": "/v1/completions", )" + body, "invalid_custom_id", ""},
+      {R"({"custom_id": 5, "method": "POST", "url": "/v1/completions", )" + body, "invalid_custom_id", ""},
+      {R"({"custom_id": "", "method": "POST", "url": "/v1/completions", )" + body, "invalid_custom_id", ""},
+      {R"({"custom_id": ")" + std::string(513, 'i') + R"(", "method": "POST", "url": "/v1/completions", )" + body, "invalid_custom_id", ""},
+      {R"({"custom_id": "a", "method": "GET", "url": "/v1/completions", )" + body, "invalid_value", "a"},
+      {R"({"custom_id": "a", "url": "/v1/completions", )" + body, "invalid_value", "a"},
+      {R"({"custom_id": "a", "method": "POST", )" + body, "invalid_value", "a"},
+      {R"({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", )" + body, "unsupported_endpoint", "a"},
+      {R"({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": []}})", "unsupported_endpoint", "a"},
+      {R"({"custom_id": "a", "method": "POST", "url": "/v1/completions"})", "invalid_value", "a"},
+      {R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": []})", "invalid_value", "a"},
+      {R"({"custom_id": "a", "extra": 1, "method": "POST", "url": "/v1/completions", )" + body, "unsupported_parameter", "a"},
+  };
+  for (const Case& c : cases) {
+    auto parsed = parse_batch_line(c.line, kLimits);
+    ASSERT_EQ(parsed.index(), 1u) << c.line;
+    EXPECT_EQ(std::get<LineError>(parsed).code, c.code) << c.line;
+    EXPECT_EQ(std::get<LineError>(parsed).custom_id, c.custom_id) << c.line;
+    EXPECT_LT(std::get<LineError>(parsed).message.size(), 400u);
+  }
+}
+
+TEST(BatchLine, ChatLineSaysWhy) {
+  auto parsed = parse_batch_line(R"({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}})", kLimits);
+  EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("chat templates are not supported yet"));
+}
+
+TEST(BatchLine, DeepNestingIsHarmless) {
+  for (const char* opening : {"[", "{\"a\":"}) {
+    std::string deep;
+    while (deep.size() < 4000000) deep += opening;
+    auto parsed = parse_batch_line(line_with("\"prompt\": " + deep), kLimits);
+    ASSERT_EQ(parsed.index(), 1u);
+    EXPECT_EQ(std::get<LineError>(parsed).code, "invalid_json");
+  }
+  std::string closed = line_with("\"prompt\": " + std::string(1000000, '[') + std::string(1000000, ']'));
+  EXPECT_THAT(std::get<LineError>(parse_batch_line(closed, kLimits)).message, HasSubstr("levels deep"));
+}
+
+TEST(BatchLine, TooManyPrompts) {
+  std::string many = "\"prompt\": [\"a\"";
+  for (int64_t i = 0; i < kMaxPromptsPerLine; ++i) many += ",\"a\"";
+  EXPECT_EQ(std::get<LineError>(parse_batch_line(line_with(many + "]"), kLimits)).code, "invalid_value");
+}
+
+}  // namespace
+}  // namespace flexgen

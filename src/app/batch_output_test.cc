@@ -1,0 +1,118 @@
+#include "app/batch_output.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "app/fake_runner.h"
+
+namespace flexgen {
+namespace {
+
+const ByteTokenizer kTokenizer;
+const RecordContext kContext{"opt-125m", 1700000000, &kTokenizer};
+const RecordId kId{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x00, 0x11, 0x22, 0x33};
+
+BatchRequest request_of(const std::string& body) {
+  auto parsed = parse_batch_line(R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{)" + body + "}}", {256, 1000, &kTokenizer});
+  return std::get<BatchRequest>(parsed);
+}
+Completion completion_of(const std::string& text) {
+  Completion completion;
+  completion.text = text;
+  completion.tokens = kTokenizer.encode(text, false);
+  return completion;
+}
+
+TEST(BatchOutput, Answer) {
+  Completion completion = completion_of("yes");
+  EXPECT_EQ(answer_record(kContext, kId, request_of(R"("prompt":"Is it?")"), std::span(&completion, 1)),
+            R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
+            R"("request_id":"req_0123456789abcdef00112233","body":{"id":"cmpl-0123456789abcdef00112233",)"
+            R"("object":"text_completion","created":1700000000,"model":"opt-125m","choices":[{"index":0,"text":"yes",)"
+            R"("logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9}}},)"
+            R"("error":null})" "\n");
+}
+
+TEST(BatchOutput, ErrorLine) {
+  InputLine line;
+  line.number = 7;
+  line.id = kId;
+  EXPECT_EQ(error_record(line, {"line-7", "invalid_json", "not valid JSON", ""}),
+            R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"line-7","response":null,)"
+            R"("error":{"code":"invalid_json","message":"not valid JSON","param":null,"line":7}})" "\n");
+}
+
+TEST(BatchOutput, SeveralPromptsAndChoices) {
+  BatchRequest request = request_of(R"("prompt":["ab","c"],"n":2)");
+  std::vector<Completion> completions;
+  for (const char* text : {"1", "2", "3", "4"}) completions.push_back(completion_of(text));
+  completions[3].reason = FinishReason::kStop;
+  auto json = nlohmann::json::parse(answer_record(kContext, kId, request, completions));
+  const auto& body = json["response"]["body"];
+  ASSERT_EQ(body["choices"].size(), 4u);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(body["choices"][i]["index"], i);
+    EXPECT_EQ(body["choices"][i]["text"], std::to_string(i + 1));
+  }
+  EXPECT_EQ(body["choices"][3]["finish_reason"], "stop");
+  EXPECT_EQ(body["usage"]["prompt_tokens"], 3);
+  EXPECT_EQ(body["usage"]["completion_tokens"], 4);
+}
+
+TEST(BatchOutput, EchoWithLogprobs) {
+  BatchRequest request = request_of(R"("prompt":"ab","echo":true,"logprobs":1)");
+  Completion completion = completion_of("cd");
+  float nan = std::numeric_limits<float>::quiet_NaN();
+  completion.prompt_logprobs = {{'a', nan, {}}, {'b', -0.1f, {{'b', -0.1f}}}};
+  completion.logprobs = {{'c', -2.5f, {{'x', -0.5f}}}, {'d', -std::numeric_limits<float>::infinity(), {{'e', 0.0f}}}};
+  auto json = nlohmann::json::parse(answer_record(kContext, kId, request, std::span(&completion, 1)));
+  const auto& choice = json["response"]["body"]["choices"][0];
+  EXPECT_EQ(choice["text"], "abcd");
+  EXPECT_EQ(choice["logprobs"].dump(),
+            R"({"text_offset":[0,1,2,3],"token_logprobs":[null,-0.1,-2.5,-9999.0],"tokens":["a","b","c","d"],)"
+            R"("top_logprobs":[null,{"b":-0.1},{"c":-2.5,"x":-0.5},{"d":-9999.0,"e":0.0}]})");
+}
+
+TEST(BatchOutput, EchoOfTokenIdsIsTheirText) {
+  BatchRequest request = request_of(R"("prompt":[72,105],"echo":true,"max_tokens":0)");
+  Completion completion;
+  auto json = nlohmann::json::parse(answer_record(kContext, kId, request, std::span(&completion, 1)));
+  EXPECT_EQ(json["response"]["body"]["choices"][0]["text"], "Hi");
+}
+
+TEST(BatchOutput, OffsetsStayWithinTheText) {  // tokens of a stop string are scored, but their text is cut off
+  BatchRequest request = request_of(R"("prompt":"ab","logprobs":0)");
+  Completion completion = completion_of("x");
+  completion.logprobs = {{'x', -1, {}}, {'y', -1, {}}, {'z', -1, {}}};
+  auto json = nlohmann::json::parse(answer_record(kContext, kId, request, std::span(&completion, 1)));
+  EXPECT_EQ(json["response"]["body"]["choices"][0]["logprobs"]["text_offset"].dump(), "[0,1,1]");
+}
+
+/// Two tokens with one text.
+class SameText : public ByteTokenizer {
+ public:
+  std::string token_text(int32_t) const override { return "?"; }
+};
+
+TEST(BatchOutput, SharedTextsStayApart) {
+  SameText tokenizer;
+  BatchRequest request = request_of(R"("prompt":"ab","logprobs":2)");
+  Completion completion = completion_of("x");
+  completion.logprobs = {{5, -2, {{4, -1}, {5, -2}}}};
+  auto json = nlohmann::json::parse(answer_record({"m", 0, &tokenizer}, kId, request, std::span(&completion, 1)));
+  EXPECT_EQ(json["response"]["body"]["choices"][0]["logprobs"]["top_logprobs"][0].dump(), R"({"?":-2.0,"token_id:4":-1.0})");
+}
+
+TEST(BatchOutput, AlwaysValidUtf8AndOneLine) {
+  Completion completion = completion_of("a\xff\xc3\n\x01\xe4\xb8");
+  std::string record = answer_record(kContext, kId, request_of(R"("prompt":"x")"), std::span(&completion, 1));
+  EXPECT_EQ(std::count(record.begin(), record.end(), '\n'), 1);
+  EXPECT_TRUE(nlohmann::json::accept(record));
+  InputLine line;
+  EXPECT_TRUE(nlohmann::json::accept(error_record(line, {"\xff", "c", "bad \xc3\x28", "\xe4"})));
+}
+
+}  // namespace
+}  // namespace flexgen

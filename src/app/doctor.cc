@@ -1,0 +1,64 @@
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/machine.h"
+#include "backend/kernels.h"
+#include "base/units.h"
+#include "backend/event.h"
+#include "io/async_disk.h"
+
+namespace flexgen {
+namespace {
+
+constexpr int64_t kFileBytes = 512 * kMiB, kTransfer = 8 * kMiB;
+
+/// Bytes per second of one pass over the file.
+double pass(AsyncDisk& disk, const std::shared_ptr<File>& file, std::byte* memory, bool write) {
+  auto start = std::chrono::steady_clock::now();
+  std::vector<Event> events;
+  for (int64_t at = 0; at < kFileBytes; at += kTransfer) {
+    Event done = Event::pending();
+    events.push_back(done);
+    disk.submit({file, write, at, memory + at % (8 * kTransfer), kTransfer, [done](std::exception_ptr error) { done.finish(error); }});
+  }
+  for (const Event& event : events) event.wait();
+  return static_cast<double>(kFileBytes) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+int doctor_command(const DoctorOptions& options) {
+  MemoryStatus memory = read_memory_status();
+  auto disk = AsyncDisk::make({});
+  std::string path = options.disk_directory + "/flexgen-doctor.tmp";
+  std::shared_ptr<File> file = File::open(path, FileMode::kWriteDirect);
+  std::filesystem::remove(path);
+  file->preallocate(kFileBytes);
+  std::unique_ptr<std::byte, void (*)(std::byte*)> buffer(
+      static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(8 * kTransfer))), [](std::byte* p) { std::free(p); });
+  std::fill_n(buffer.get(), 8 * kTransfer, std::byte{1});
+  double write = pass(*disk, file, buffer.get(), true), read = pass(*disk, file, buffer.get(), false);
+  nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", usable_cores()},
+                              {"memory_total_bytes", memory.total_bytes}, {"memory_usable_bytes", memory.usable_bytes()},
+                              {"fixed_overhead_bytes", kFixedOverheadBytes}, {"disk_directory", options.disk_directory},
+                              {"disk_engine", disk->engine_name()}, {"disk_direct", file->direct()},
+                              {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}}};
+  if (options.json) {
+    fmt::print("{}\n", json.dump(1));
+    return kExitDone;
+  }
+  fmt::print("processor   {} cores; {}; bf16 arithmetic: {}\n", usable_cores(), cpu_features(), cpu_has_bf16() ? "yes" : "no");
+  fmt::print("memory      {}, usable {}; flexgen takes up to {} beside --cpu-memory\n", format_bytes(memory.total_bytes),
+             format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes));
+  fmt::print("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
+             disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
+  fmt::print("backends    cpu, reference; this build has no GPU tier\n");
+  return kExitDone;
+}
+
+}  // namespace flexgen

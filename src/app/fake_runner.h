@@ -1,0 +1,121 @@
+#pragma once
+// For tests: a tokenizer whose tokens are bytes, and a runner that answers without a model. One thread.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "app/run_batch.h"
+#include "base/error.h"
+
+namespace flexgen {
+
+/// Token = byte; 256 is bos, put first if asked for.
+class ByteTokenizer : public Tokenizer {
+ public:
+  explicit ByteTokenizer(bool with_bos = false) : with_bos_(with_bos) {}
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
+    std::vector<int32_t> tokens;
+    if (with_bos_ && add_special_tokens) tokens.push_back(256);
+    for (char c : text) tokens.push_back(static_cast<unsigned char>(c));
+    return tokens;
+  }
+  std::string decode(std::span<const int32_t> tokens, bool skip_special_tokens) const override {
+    std::string text;
+    for (int32_t token : tokens)
+      if (token != 256 || !skip_special_tokens) text += token_text(token);
+    return text;
+  }
+  std::string token_text(int32_t token) const override { return token == 256 ? "<s>" : std::string(1, static_cast<char>(token)); }
+  bool is_byte_token(int32_t) const override { return false; }
+  int64_t vocab_size() const override { return 257; }
+  std::optional<int32_t> bos() const override { return with_bos_ ? std::optional<int32_t>(256) : std::nullopt; }
+  std::optional<int32_t> eos() const override { return std::nullopt; }
+
+ private:
+  bool with_bos_;
+};
+
+/// The answer to a request is its prompt, reversed, with its seed's last digit. Ends with the stop flag's meaning after
+/// `stop_after` sequences, or throws after `fail_after`.
+class FakeRunner : public BatchRunner {
+ public:
+  int64_t stop_after = -1, fail_after = -1;
+  bool backwards = false;  ///< completions come back last first
+  std::vector<Workload> prepared;
+  std::vector<Request> served;
+
+  void prepare(const Workload& workload) override { prepared.push_back(workload); }
+
+  RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
+    RunReport report;
+    std::vector<Completion> done;
+    while (!stop && report.sequences != stop_after) {
+      if (report.sequences == fail_after) throw Error(ErrorKind::kIo, "the disk is gone");
+      std::optional<Request> request = source.next();
+      if (!request) break;
+      served.push_back(*request);
+      ++report.sequences;
+      Completion completion = answer(*request);
+      if (backwards) done.push_back(std::move(completion));
+      else sink.accept(std::move(completion));
+    }
+    for (auto it = done.rbegin(); it != done.rend(); ++it) sink.accept(std::move(*it));
+    report.stopped = source.remaining() > 0;
+    return report;
+  }
+
+  static Completion answer(const Request& request) {
+    Completion completion;
+    completion.key = request.key;
+    completion.tokens.assign(request.prompt.rbegin(), request.prompt.rend());
+    completion.tokens.push_back(static_cast<int32_t>('0' + request.params.seed % 10));
+    completion.text = ByteTokenizer().decode(completion.tokens, true);
+    completion.reason = FinishReason::kStop;
+    return completion;
+  }
+};
+
+/// A directory that is removed at the end of the test.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    // In memory if there is such a place: some tests sync thousands of times.
+    std::filesystem::path place = access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string name = (place / "flexgen_app_XXXXXX").string();
+    path_ = mkdtemp(name.data());
+  }
+  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+inline void write_text(const std::string& path, const std::string& text) {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
+}
+inline std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+inline std::vector<std::string> sorted_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
+}  // namespace flexgen

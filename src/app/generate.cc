@@ -1,0 +1,58 @@
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+
+#include "app/commands.h"
+#include "app/plan_table.h"
+#include "app/progress.h"
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+class OneRequest : public RequestSource, public CompletionSink {
+ public:
+  explicit OneRequest(Request request) : request_(std::move(request)) {}
+  std::optional<Request> next() override { return std::exchange(request_, std::nullopt); }
+  int64_t remaining() const override { return request_ ? 1 : 0; }
+  void accept(Completion completion) override { text = std::move(completion.text); }
+  std::string text;
+
+ private:
+  std::optional<Request> request_;
+};
+
+}  // namespace
+
+int generate_command(const GenerateOptions& options) {
+  Engine engine(engine_options(options.engine, options.model));
+  std::string text = options.prompt;
+  if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  Request request;
+  request.params = options.params;
+  request.prompt = engine.tokenizer()->encode(text, true);
+  if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");
+  auto prompt_size = static_cast<int64_t>(request.prompt.size());
+  const ModelConfig& config = engine.model().config();
+  for (int32_t id : request.prompt)
+    if (id >= config.vocab_size) fail_user("the tokenizer gives the id {}, the model's vocabulary has {}", id, config.vocab_size);
+  if (prompt_size + request.params.max_tokens > config.max_positions)
+    fail_user("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", prompt_size,
+              request.params.max_tokens, config.max_positions);
+  Workload workload;
+  workload.add(prompt_size, request.params.max_tokens, request.params.temperature > 0, false);
+  engine.prepare(workload);
+  fmt::print(stderr, "{}", plan_table(engine));
+  OneRequest one(std::move(request));
+  std::atomic<bool> never{false};
+  RunReport report;
+  {
+    ProgressDisplay display([&] { return engine.progress(); });
+    report = engine.run(one, one, never);
+  }
+  fmt::print(stderr, "{}", report_table(report));
+  fmt::print("{}\n", one.text);
+  return kExitDone;
+}
+
+}  // namespace flexgen

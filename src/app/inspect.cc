@@ -1,0 +1,51 @@
+#include <map>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "base/units.h"
+#include "model/model.h"
+
+namespace flexgen {
+
+int inspect_command(const InspectOptions& options) {
+  std::unique_ptr<Model> model = Model::load(options.model);
+  const ModelConfig& config = model->config();
+  std::map<std::string, int64_t> parts;
+  std::map<int, std::string> part_of;
+  for (const LayerSpec& layer : model->layers())
+    for (const WeightUse& use : layer.uses) {
+      const WeightSpec& weight = model->weights()[static_cast<size_t>(use.weight)];
+      const char* part = weight.always_resident ? "norms, biases, positions" : layer.kind == LayerKind::kBlock ? "blocks"
+                         : layer.kind == LayerKind::kEmbed ? "embeddings" : "head";
+      part_of.try_emplace(use.weight, part);
+    }
+  int64_t parameters = 0, bytes = 0;
+  for (const auto& [index, part] : part_of) {
+    const WeightSpec& weight = model->weights()[static_cast<size_t>(index)];
+    parts[part] += weight.bytes();
+    parameters += weight.rows * weight.cols;
+    bytes += weight.bytes();
+  }
+  const int64_t kv_bytes = config.num_layers * model->kv_geometry(DType::kBF16, 1).page_bytes();
+  const std::string dtype(dtype_name(model->weights().front().dtype));
+  if (options.json) {
+    nlohmann::ordered_json json{{"model_type", config.model_type}, {"dtype", dtype}, {"layers", config.num_layers},
+                                {"hidden_size", config.hidden_size}, {"heads", config.num_heads}, {"kv_heads", config.num_kv_heads},
+                                {"head_size", config.head_size}, {"ffn_size", config.ffn_size}, {"vocab_size", config.vocab_size},
+                                {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
+                                {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
+    fmt::print("{}\n", json.dump(1));
+    return kExitDone;
+  }
+  fmt::print("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,
+             config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size,
+             format_count(config.vocab_size), format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
+  fmt::print("  {} parameters in {}, {}\n", format_count(parameters), dtype, format_bytes(bytes));
+  for (const auto& [part, size] : parts) fmt::print("  {:>10}  {}\n", format_bytes(size), part);
+  fmt::print("  {:>10}  KV cache a token in 16 bits\n", format_bytes(kv_bytes));
+  return kExitDone;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,303 @@
+#include "app/job.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kManifestVersion = 1;
+constexpr int64_t kChunkBytes = 1 << 20;
+
+/// The id of a whole record of ours, or nothing.
+std::optional<RecordId> record_of(std::string_view line) {
+  static constexpr std::string_view kStart = R"({"id":"batch_req_)";
+  constexpr size_t kDigits = 2 * std::tuple_size_v<RecordId>;
+  if (!line.starts_with(kStart) || line.size() < kStart.size() + kDigits + 1) return std::nullopt;
+  RecordId id;
+  for (size_t i = 0; i < kDigits; ++i) {
+    char c = line[kStart.size() + i];
+    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (digit < 0) return std::nullopt;
+    id[i / 2] = static_cast<uint8_t>(i % 2 ? id[i / 2] << 4 | digit : digit);
+  }
+  if (line[kStart.size() + kDigits] != '"' || line.back() != '}' || !Json::accept(line)) return std::nullopt;
+  return id;
+}
+
+void sync_directory_of(const std::string& path) {
+  std::string directory = std::filesystem::absolute(path).parent_path().string();
+  int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;  // a file system that can't: nothing more to be done
+  fsync(descriptor);
+  ::close(descriptor);
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat first {}, second {};
+  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+int write_all(int descriptor, std::string_view data) {
+  while (!data.empty()) {
+    ssize_t n = ::write(descriptor, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    data.remove_prefix(static_cast<size_t>(n));
+  }
+  return 0;
+}
+
+}  // namespace
+
+Job::Job(std::string output, const std::string& input) : output_(std::move(output)), manifest_(output_ + ".job") {
+  if (same_file(output_, input) || same_file(manifest_, input))
+    fail_user("the output {} (or its job file {}) is the input itself; give another output", output_, manifest_);
+  open_and_lock();
+  try {
+    read_records();
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
+  }
+}
+
+Job::~Job() {
+  if (syncer_.joinable()) {
+    {
+      std::lock_guard lock(mutex_);
+      closing_ = true;
+    }
+    changed_.notify_all();
+    syncer_.join();
+    fdatasync(descriptor_);
+  }
+  if (created_ && !started_) ::unlink(output_.c_str());
+  ::close(descriptor_);
+}
+
+void Job::open_and_lock() {
+  for (;;) {
+    descriptor_ = ::open(output_.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor_ < 0 && errno == ENOENT) {
+      descriptor_ = ::open(output_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+      if (descriptor_ < 0 && errno == EEXIST) continue;
+      created_ = descriptor_ >= 0;
+    }
+    if (descriptor_ < 0)
+      fail_user("cannot write the output {}: {}; give a path in a directory that you may write to", output_, std::strerror(errno));
+    struct stat info {}, named {};
+    if (fstat(descriptor_, &info) != 0 || !S_ISREG(info.st_mode)) {
+      ::close(descriptor_);
+      fail_user("the output {} is not a regular file; a job that may be continued needs one", output_);
+    }
+    if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      int error = errno;
+      ::close(descriptor_);
+      if (error == EWOULDBLOCK)
+        fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", output_);
+      fail_io("cannot lock the output {}: {}; give one on a file system with file locks", output_, std::strerror(error));
+    }
+    // Its last owner may have removed it between our open() and our lock.
+    if (stat(output_.c_str(), &named) == 0 && named.st_ino == info.st_ino && named.st_dev == info.st_dev) return;
+    ::close(descriptor_);
+    created_ = false;
+  }
+}
+
+void Job::read_records() {
+  std::string chunk(static_cast<size_t>(kChunkBytes), '\0'), line;
+  int64_t offset = 0, number = 0, bad_line = 0;
+  auto take_line = [&](std::string_view text, int64_t end) {
+    ++number;
+    std::optional<RecordId> id = record_of(text);
+    if (!id) {
+      if (bad_line == 0) bad_line = number;
+      return;
+    }
+    if (bad_line != 0 && foreign_line_ == 0) foreign_line_ = bad_line;
+    done_.push_back(*id);
+    size_ = end;
+  };
+  for (;;) {
+    ssize_t n = pread(descriptor_, chunk.data(), chunk.size(), offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_io("cannot read the output {}: {}", output_, std::strerror(errno));
+    if (n == 0) break;
+    std::string_view rest(chunk.data(), static_cast<size_t>(n));
+    for (size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
+      line += rest.substr(0, end);
+      take_line(line, offset + (rest.data() - chunk.data()) + static_cast<int64_t>(end) + 1);
+      line.clear();
+    }
+    line += rest;
+    offset += n;
+  }
+  // Without records the whole file may be somebody else's: match() decides that by the manifest.
+  std::sort(done_.begin(), done_.end());
+  done_.erase(std::unique(done_.begin(), done_.end()), done_.end());
+}
+
+bool Job::done(const RecordId& id) const { return std::binary_search(done_.begin(), done_.end(), id); }
+
+JobIdentity Job::read_manifest() const {
+  auto advice = fmt::format("give another output, or --overwrite to lose what is in {}", output_);
+  std::ifstream file(manifest_, std::ios::binary);
+  if (!file)
+    fail_user("the output {} exists, but there is no job file {} that says what it is from; {}", output_, manifest_, advice);
+  std::stringstream text;
+  text << file.rdbuf();
+  try {
+    Json json = Json::parse(text.str());
+    int version = json.at("flexgen_job").get<int>();
+    if (version != kManifestVersion)
+      fail_user("the job file {} has format {}, this flexgen knows {}; use the flexgen that wrote it, or {}", manifest_, version, kManifestVersion, advice);
+    JobIdentity identity;
+    json.at("input_sha256").get_to(identity.input_sha256);
+    json.at("model_fingerprint").get_to(identity.model_fingerprint);
+    json.at("model").get_to(identity.model_name);
+    json.at("created").get_to(identity.created_s);
+    json.at("options").get_to(identity.options);
+    return identity;
+  } catch (const Json::exception&) {
+    fail_user("the job file {} is damaged; {}", manifest_, advice);
+  }
+}
+
+void Job::match(const JobIdentity& wanted, bool overwrite) {
+  identity_ = wanted;
+  struct stat info {};
+  if (fstat(descriptor_, &info) != 0) fail_io("{}: {}", output_, std::strerror(errno));
+  auto start_over = [&] {
+    done_.clear();
+    size_ = 0;
+    continued_ = false;
+  };
+  matched_ = true;
+  if (info.st_size == 0) return start_over();
+  try {
+    JobIdentity found = read_manifest();
+    std::string difference;
+    if (found.input_sha256 != wanted.input_sha256) difference = "another input (or this one was changed since)";
+    else if (found.model_fingerprint != wanted.model_fingerprint) difference = "another model (or this one was changed since)";
+    else
+      for (const auto& [name, value] : wanted.options) {
+        auto old = found.options.find(name);
+        std::string before = old == found.options.end() ? "none" : old->second;
+        if (before != value) difference = fmt::format("another {} ({} instead of {})", name, before, value);
+      }
+    if (difference.empty() && found.options.size() != wanted.options.size()) difference = "other options";
+    if (!difference.empty())
+      fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);
+    if (foreign_line_ > 0)
+      fail_user("line {} of the output {} is not a record that flexgen wrote, and records follow it; remove that line, or give "
+                "--overwrite to start over", foreign_line_, output_);
+    identity_.model_name = found.model_name;
+    identity_.created_s = found.created_s;
+    continued_ = true;
+  } catch (const Error& error) {
+    if (!overwrite || error.kind() != ErrorKind::kUser) throw;
+    start_over();
+  }
+}
+
+void Job::write_manifest() const {
+  Json json;
+  json["flexgen_job"] = kManifestVersion;
+  json["input_sha256"] = identity_.input_sha256;
+  json["model_fingerprint"] = identity_.model_fingerprint;
+  json["model"] = identity_.model_name;
+  json["options"] = identity_.options;
+  json["created"] = identity_.created_s;
+  std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::string temporary = manifest_ + ".tmp";
+  int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  int error = descriptor < 0 ? errno : write_all(descriptor, text);
+  if (error == 0 && fsync(descriptor) != 0) error = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (error == 0 && ::rename(temporary.c_str(), manifest_.c_str()) != 0) error = errno;
+  if (error != 0) {
+    ::unlink(temporary.c_str());
+    fail_io("cannot write the job file {}: {}; nothing was started", manifest_, std::strerror(error));
+  }
+  sync_directory_of(manifest_);
+}
+
+void Job::start() {
+  FLEXGEN_CHECK(matched_ && !started_);
+  if (!continued_) {
+    // The manifest goes first: were the process killed here, old answers must not look like those of the new job.
+    if (::unlink(manifest_.c_str()) != 0 && errno != ENOENT)
+      fail_io("cannot replace the job file {}: {}", manifest_, std::strerror(errno));
+    sync_directory_of(manifest_);
+  }
+  if (ftruncate(descriptor_, size_) != 0) fail_write("cannot cut", errno);
+  if (fsync(descriptor_) != 0) fail_write("cannot write", errno);
+  if (!continued_) write_manifest();
+  started_ = true;
+  syncer_ = std::thread([this] { sync_loop(); });
+}
+
+void Job::fail_write(const char* what, int error) const {
+  fail_io("{} the output {}: {}; finished answers are kept: make room, or whatever it takes, and run the same command again",
+          what, output_, std::strerror(error));
+}
+
+void Job::append(std::string_view record) {
+  FLEXGEN_CHECK(started_ && record.ends_with('\n'));
+  int sync_error = 0;
+  {
+    std::lock_guard lock(mutex_);
+    sync_error = sync_error_;
+  }
+  if (sync_error) fail_write("cannot write", sync_error);
+  // One write(); a second one only if the first was cut short, which tells why.
+  if (int error = write_all(descriptor_, record)) {
+    int cut = ftruncate(descriptor_, size_);  // if that fails too, the next start cuts the torn line off
+    static_cast<void>(cut);
+    fail_write("cannot write", error);
+  }
+  size_ += static_cast<int64_t>(record.size());
+  {
+    std::lock_guard lock(mutex_);
+    dirty_ = true;
+  }
+  changed_.notify_all();
+}
+
+void Job::sync() {
+  if (fdatasync(descriptor_) != 0) fail_write("cannot write", errno);
+}
+
+void Job::sync_loop() {
+  std::unique_lock lock(mutex_);
+  while (!closing_) {
+    changed_.wait(lock, [&] { return dirty_ || closing_; });
+    if (closing_) return;
+    dirty_ = false;
+    lock.unlock();
+    int error = fdatasync(descriptor_) == 0 ? 0 : errno;
+    lock.lock();
+    if (error) sync_error_ = error;
+    changed_.wait_for(lock, std::chrono::seconds(1), [&] { return closing_; });
+  }
+}
+
+}  // namespace flexgen

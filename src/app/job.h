@@ -1,0 +1,78 @@
+#pragma once
+// Job: the output file of a batch and its manifest, safe against a crash at any byte (docs/job_files.md). append() and
+// the rest are for one thread; a thread of its own brings the file to the disk every second.
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "app/batch_input.h"
+
+namespace flexgen {
+
+/// What answers depend on. A job is continued only if all of it is as it was.
+struct JobIdentity {
+  std::string input_sha256;
+  std::string model_fingerprint;
+  std::map<std::string, std::string> options;  ///< answer-relevant: name -> value
+  // As it was when the job began; goes into the answers, so that it must stay.
+  std::string model_name;
+  int64_t created_s = 0;
+};
+
+class Job {
+ public:
+  /// Opens (or creates) and locks `output`, and reads which answers are in it. Changes nothing that is there. Throws Error{user} if
+  /// another process writes it, it cannot be written, or it is the same file as `input`.
+  Job(std::string output, const std::string& input);
+  /// An output that was created here and has got nothing is removed.
+  ~Job();
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  /// Decides whether the job is new or continued. Throws Error{user} if the output holds answers of another job, unless
+  /// `overwrite`. After it done() and identity() hold. Still changes nothing.
+  void match(const JobIdentity& wanted, bool overwrite);
+  bool continued() const { return continued_; }
+  /// `wanted`, with model_name and created_s of the job's first start.
+  const JobIdentity& identity() const { return identity_; }
+  bool done(const RecordId& id) const;
+  int64_t num_done() const { return static_cast<int64_t>(done_.size()); }
+
+  /// Makes the files ready: an old output is emptied, a torn last line cut off, the manifest written.
+  void start();
+  /// Adds one record (with its '\n') in one write. If that fails nothing of it stays in the file: Error{io}.
+  void append(std::string_view record);
+  /// Waits until everything is on the disk.
+  void sync();
+
+ private:
+  void open_and_lock();
+  void read_records();
+  JobIdentity read_manifest() const;
+  void write_manifest() const;
+  [[noreturn]] void fail_write(const char* what, int error) const;
+  void sync_loop();
+
+  std::string output_, manifest_;
+  int descriptor_ = -1;
+  bool created_ = false, matched_ = false, started_ = false, continued_ = false;
+  JobIdentity identity_;
+  std::vector<RecordId> done_;      ///< sorted
+  int64_t size_ = 0;                ///< of the whole records at the front
+  int64_t foreign_line_ = 0;        ///< first line that is no record although records follow; 0: none
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool dirty_ = false, closing_ = false;
+  int sync_error_ = 0;
+  std::thread syncer_;
+};
+
+}  // namespace flexgen

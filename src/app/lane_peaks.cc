@@ -1,0 +1,155 @@
+#include "app/lane_peaks.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+struct Free {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+using Aligned = std::unique_ptr<std::byte, Free>;
+Aligned allocate(int64_t bytes) {
+  Aligned memory(static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(round_up(bytes, 4096)))));
+  std::memset(memory.get(), 1, static_cast<size_t>(bytes));
+  return memory;
+}
+
+/// Seconds a call takes, the best of several tries.
+template <typename Call>
+double best_time(Call call) {
+  call();
+  double best = 1e9;
+  for (auto start = Clock::now(); since(start) < 0.3;) {
+    auto begin = Clock::now();
+    call();
+    best = std::min(best, since(begin));
+  }
+  return best;
+}
+
+double matmul_peak(const Model& model, Kernels& kernels) {
+  constexpr int64_t kRows = 256;
+  double flops = 0, seconds = 0;
+  for (const WeightUse& use : model.layers()[1].uses) {
+    const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
+    if (weight.always_resident) continue;
+    int64_t rows = std::min<int64_t>(use.rows, 4096);
+    Aligned w = allocate(size_bytes(weight.dtype, rows * weight.cols));
+    Aligned x = allocate(4 * kRows * weight.cols), y = allocate(4 * kRows * rows);
+    std::memset(w.get(), 0, static_cast<size_t>(size_bytes(weight.dtype, rows * weight.cols)));
+    std::memset(x.get(), 0, static_cast<size_t>(4 * kRows * weight.cols));
+    WeightView view{weight.dtype, rows, weight.cols, {{w.get(), rows}}};
+    double best = best_time([&] { kernels.linear(x.get(), kRows, view, {}, false, reinterpret_cast<float*>(y.get())); });
+    double work = 2.0 * kRows * static_cast<double>(weight.cols);
+    flops += work * static_cast<double>(use.rows);
+    seconds += best * static_cast<double>(use.rows) / static_cast<double>(rows);
+  }
+  return flops / seconds;
+}
+
+double ram_peak() {
+  constexpr int64_t kBytes = 128 * kMiB;
+  Aligned memory = allocate(kBytes);
+  volatile uint64_t sink = 0;
+  double best = best_time([&] {
+    uint64_t total = 0;
+    const auto* words = reinterpret_cast<const uint64_t*>(memory.get());
+#pragma omp parallel for reduction(+ : total)
+    for (int64_t i = 0; i < kBytes / 8; ++i) total += words[i];
+    sink = sink + total;
+  });
+  return static_cast<double>(kBytes) / best;
+}
+
+double disk_read_peak(const Model& model, FileSystem& files, double time_s) {
+  constexpr int64_t kBlock = 8 * kMiB, kSlots = 8;
+  Aligned memory = allocate(kBlock * kSlots);
+  DiskLane lane("peak", nullptr, {});
+  double bytes = 0;
+  Event events[kSlots];
+  auto start = Clock::now();
+  int64_t n = 0;
+  for (const std::string& path : model.files()) {
+    std::shared_ptr<File> file = files.open(path, FileMode::kReadDirect);
+    int64_t size = round_down(file->size(), kDirectAlignment);
+    for (int64_t at = 0; at < size && since(start) < time_s; at += kBlock, ++n) {
+      Event& slot = events[n % kSlots];
+      slot.wait();
+      Work work;
+      int64_t count = std::min(kBlock, size - at);
+      work.transfers.push_back({file, false, at, memory.get() + (n % kSlots) * kBlock, count, {}});
+      slot = lane.submit(std::move(work));
+      bytes += static_cast<double>(count);
+    }
+  }
+  lane.drain();
+  return bytes / since(start);
+}
+
+double disk_write_peak(FileSystem& files, const std::string& directory) {
+  constexpr int64_t kBlock = 8 * kMiB, kSlots = 8, kBlocks = 96;
+  Aligned memory = allocate(kBlock * kSlots);
+  std::string path = directory + "/flexgen-write-peak.tmp";
+  std::shared_ptr<File> file = files.open(path, FileMode::kWriteDirect);
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+  file->preallocate(kBlock * kBlocks);
+  DiskLane lane("peak", nullptr, {});
+  double best = 1e9;
+  for (int round = 0; round < 2; ++round) {
+    auto start = Clock::now();
+    for (int64_t n = 0; n < kBlocks; ++n) {
+      Work work;
+      work.transfers.push_back({file, true, n * kBlock, memory.get() + (n % kSlots) * kBlock, kBlock, {}});
+      lane.submit(std::move(work));
+    }
+    lane.drain();
+    best = std::min(best, since(start));
+  }
+  return static_cast<double>(kBlock * kBlocks) / best;
+}
+
+}  // namespace
+
+LanePeaks measure_peaks(const Model& model, Kernels& kernels, FileSystem& files, double disk_time_s, const std::string& write_directory) {
+  LanePeaks peaks;
+  peaks.matmul_flops_per_s = matmul_peak(model, kernels);
+  peaks.ram_read_bytes_per_s = ram_peak();
+  peaks.disk_read_bytes_per_s = disk_read_peak(model, files, disk_time_s);
+  if (!write_directory.empty()) peaks.disk_write_bytes_per_s = disk_write_peak(files, write_directory);
+  return peaks;
+}
+
+std::string Bound::busiest() const {
+  if (seconds() == compute_s) return "compute";
+  return seconds() == disk_read_s ? "disk read" : "disk write";
+}
+
+Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
+  Bound bound;
+  bound.compute_s = report.work.linear_flops / peaks.matmul_flops_per_s + report.work.kv_read_bytes / peaks.ram_read_bytes_per_s;
+  for (const LaneReport& lane : report.lanes) {
+    if (lane.name.starts_with("disk write")) {
+      if (peaks.disk_write_bytes_per_s > 0) bound.disk_write_s += lane.stats.bytes / peaks.disk_write_bytes_per_s;
+    } else if (lane.name.starts_with("disk")) {
+      bound.disk_read_s += lane.stats.bytes / peaks.disk_read_bytes_per_s;
+    }
+  }
+  return bound;
+}
+
+}  // namespace flexgen

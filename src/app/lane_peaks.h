@@ -1,0 +1,29 @@
+#pragma once
+// LanePeaks: what this machine's resources give, measured in the same run as the job they are compared with. Needs little memory.
+
+#include <string>
+
+#include "engine/engine.h"
+
+namespace flexgen {
+
+struct LanePeaks {
+  double matmul_flops_per_s = 0;    ///< the model's own matrices, 256 rows of activations, weights from RAM
+  double ram_read_bytes_per_s = 0;
+  double disk_read_bytes_per_s = 0; ///< the checkpoint's own files through the disk read lane
+  double disk_write_bytes_per_s = 0;///< 0 if not measured
+};
+
+/// Takes a few seconds. The disk is read for about `disk_time_s`. `write_directory` empty: writes are not measured.
+LanePeaks measure_peaks(const Model& model, Kernels& kernels, FileSystem& files, double disk_time_s, const std::string& write_directory);
+
+struct Bound {
+  double compute_s = 0, disk_read_s = 0, disk_write_s = 0;
+  double seconds() const { return std::max({compute_s, disk_read_s, disk_write_s}); }
+  std::string busiest() const;
+};
+
+/// The least time that the work of a run takes at the peaks: the busiest resource's time.
+Bound bound_of(const RunReport& report, const LanePeaks& peaks);
+
+}  // namespace flexgen

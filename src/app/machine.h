@@ -1,0 +1,36 @@
+#pragma once
+// Machine: cores and memory of this machine as a job may use them, cgroups counted in. Any thread.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace flexgen {
+
+struct MemoryStatus {
+  int64_t total_bytes = 0;
+  int64_t available_bytes = 0;                   ///< what a process could take now without swapping
+  std::optional<int64_t> cgroup_limit_bytes;     ///< the tightest limit of the process's cgroup and those above
+  std::optional<int64_t> cgroup_available_bytes; ///< that limit less what is in use, page cache apart
+  int cgroup_version = 0;                        ///< 0: none found
+
+  /// The smaller of both.
+  int64_t usable_bytes() const;
+};
+
+/// `root` stands before /proc and /sys: for tests.
+MemoryStatus read_memory_status(const std::string& root = "");
+
+/// What a process takes beyond --cpu-memory: code, libraries, threads' stacks, tables, the lines under way.
+inline constexpr int64_t kFixedOverheadBytes = int64_t{150} << 20;
+
+/// --cpu-memory where the user gave none: 80% of what is usable, and room for the fixed overhead.
+int64_t default_cpu_memory_bytes(const MemoryStatus& status);
+
+/// Largest resident size of this process so far, bytes.
+int64_t peak_rss_bytes();
+
+/// Processors this process may run on.
+int usable_cores();
+
+}  // namespace flexgen

@@ -1,0 +1,238 @@
+#include "app/options.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <sstream>
+
+#include "app/machine.h"
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+constexpr const char* kExitCodes =
+    "Exit codes:\n"
+    "  0   done (bad lines of a batch have become error records)\n"
+    "  1   failed; the message says why, finished answers are kept\n"
+    "  2   the command line is wrong; nothing was done\n"
+    "  75  stopped by SIGINT or SIGTERM; the same command goes on where it stopped\n";
+
+/// Flags as written, until it is known which command was meant.
+struct RawEngineFlags {
+  EngineFlags flags;
+  std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations;
+  int64_t micro_batch_size = 0, num_micro_batches = 0;
+  int buffers = 0;
+};
+
+void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
+  const std::string memory = "Memory and disk", placement = "Placement and batching (chosen by a rule if left out)", run = "Execution";
+  auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
+  command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
+  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; refused, as this build has no GPU tier")->type_name("SIZE")->group(memory);
+  command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
+  command->add_option("--disk-space", raw->disk_space, "disk budget for the spill (default: 90% of what is free)")->type_name("SIZE")->group(memory);
+  command->add_option("--weights", raw->weights, "percentages gpu:cpu:disk, like 0:40:60")->type_name("G:C:D")->group(placement);
+  command->add_option("--kv-cache", raw->kv_cache, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
+  command->add_option("--activations", raw->activations, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
+  command->add_option("--micro-batch-size", raw->micro_batch_size, "sequences that go through a layer together")->check(given(&raw->micro_batch_size))->type_name("N")->group(placement);
+  command->add_option("--num-micro-batches", raw->num_micro_batches, "micro-batches in flight")->check(given(&raw->num_micro_batches))->type_name("N")->group(placement);
+  command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
+  command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--compute-dtype", raw->flags.compute_dtype, "arithmetic of the cpu backend: auto, bf16, f32")->check(CLI::IsMember({"auto", "bf16", "f32"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
+  command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
+}
+
+int64_t size_of(const std::string& text, const char* flag) {
+  try {
+    return parse_size_bytes(text);
+  } catch (const Error& error) {
+    fail_user("{}: {}", flag, error.what());
+  }
+}
+
+int64_t positive_size(const std::string& text, const char* flag) {
+  int64_t bytes = size_of(text, flag);
+  if (bytes == 0) fail_user("{} 0: give a size above 0, or leave it out", flag);
+  return bytes;
+}
+
+Fractions fractions_of(const std::string& text, const char* flag) {
+  Fractions fractions = Fractions::parse(text, flag);
+  if (fractions.gpu > 0)
+    fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
+  return fractions;
+}
+
+EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
+  EngineFlags flags = raw.flags;
+  auto given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
+  if (given("--gpu-memory") && size_of(raw.gpu_memory, "--gpu-memory") > 0)
+    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out", raw.gpu_memory);
+  if (flags.backend != "cpu" && flags.backend != "reference")
+    fail_user("--backend {}: this build has 'cpu' and 'reference'", flags.backend);
+  if (flags.backend == "reference" && flags.compute_dtype == "bf16")
+    fail_user("--compute-dtype bf16: the reference backend computes in fp32 alone");
+  if (flags.backend == "reference" && flags.threads > 1) fail_user("--threads {}: the reference backend has one thread", flags.threads);
+  if (given("--cpu-memory")) flags.cpu_memory_bytes = positive_size(raw.cpu_memory, "--cpu-memory");
+  if (given("--disk-dir") && flags.disk_directory.empty()) fail_user("--disk-dir is empty");
+  if (given("--disk-space")) {
+    flags.disk_space_bytes = positive_size(raw.disk_space, "--disk-space");
+    if (!given("--disk-dir")) fail_user("--disk-space {}: say where with --disk-dir", raw.disk_space);
+  }
+  if (given("--weights")) flags.policy.weights = fractions_of(raw.weights, "--weights");
+  if (given("--kv-cache")) flags.policy.kv_cache = fractions_of(raw.kv_cache, "--kv-cache");
+  if (given("--activations")) flags.policy.activations = fractions_of(raw.activations, "--activations");
+  for (auto [flag, share] : {std::pair{"--kv-cache", flags.policy.kv_cache}, {"--activations", flags.policy.activations}})
+    if (share && share->disk > 0 && !given("--disk-dir"))
+      fail_user("{} {}: a share on disk needs --disk-dir", flag, share->to_string());
+  if (given("--micro-batch-size")) flags.policy.micro_batch_size = raw.micro_batch_size;
+  if (given("--num-micro-batches")) flags.policy.num_micro_batches = raw.num_micro_batches;
+  if (given("--buffers")) flags.policy.buffers = raw.buffers;
+  return flags;
+}
+
+/// "64" or "64:512".
+std::pair<int64_t, int64_t> length_range(const std::string& text, const char* flag) {
+  std::pair<int64_t, int64_t> range{0, 0};
+  const char* end = text.data() + text.size();
+  auto [rest, error] = std::from_chars(text.data(), end, range.first);
+  range.second = range.first;
+  if (error == std::errc() && rest != end && *rest == ':') {
+    auto [rest2, error2] = std::from_chars(rest + 1, end, range.second);
+    rest = rest2;
+    error = error2;
+  }
+  if (error != std::errc() || rest != end || range.first < 1 || range.second < range.first)
+    fail_user("{} {}: give a number of tokens like 128, or a range like 64:512", flag, text);
+  return range;
+}
+
+}  // namespace
+
+std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments) {
+  CLI::App app{"Runs language models that are larger than the memory: batches of prompts, as fast as the disk allows.", "flexgen"};
+  app.set_version_flag("--version", std::string("flexgen ") + kVersion);
+  app.require_subcommand(1);
+  app.footer(std::string("flexgen COMMAND --help lists the flags of a command.\n\n") + kExitCodes);
+  app.get_formatter()->column_width(34);
+
+  CLI::App* batch = app.add_subcommand("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on");
+  RunBatchOptions batch_options;
+  RawEngineFlags batch_engine;
+  batch->add_option("-m,--model", batch_options.model, "checkpoint directory as Hugging Face lays it out")->required()->type_name("DIR");
+  batch->add_option("-i,--input", batch_options.input, "JSONL file of requests to /v1/completions")->required()->type_name("IN.jsonl");
+  batch->add_option("-o,--output", batch_options.output, "answers are added here as they finish; OUT.jsonl.job lies beside it")->required()->type_name("OUT.jsonl");
+  batch->add_flag("--overwrite", batch_options.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
+  add_engine_flags(batch, &batch_engine);
+  batch->footer(kExitCodes);
+
+  CLI::App* generate = app.add_subcommand("generate", "continue one text; only the continuation goes to stdout");
+  GenerateOptions generate_options;
+  generate_options.params.max_tokens = 128;
+  generate_options.params.temperature = 0;
+  RawEngineFlags generate_engine;
+  SamplingParams& params = generate_options.params;
+  const std::string sampling = "Sampling";
+  generate->add_option("-m,--model", generate_options.model, "checkpoint directory")->required()->type_name("DIR");
+  generate->add_option("prompt", generate_options.prompt, "the text to continue; - reads it from stdin")->required()->type_name("TEXT");
+  generate->add_option("--max-tokens", params.max_tokens, "tokens to generate at most")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N")->group(sampling);
+  generate->add_option("--temperature", params.temperature, "0: always the likeliest token")->check(CLI::Range(0.0, 2.0))->capture_default_str()->type_name("X")->group(sampling);
+  generate->add_option("--top-p", params.top_p, "from the likeliest tokens that make up this probability")->check(CLI::Range(1e-9, 1.0))->capture_default_str()->type_name("X")->group(sampling);
+  generate->add_option("--top-k", params.top_k, "from the k likeliest tokens; 0: all")->check(CLI::Range(int64_t{0}, int64_t{1} << 31))->capture_default_str()->type_name("K")->group(sampling);
+  generate->add_option("--seed", params.seed, "of the random numbers")->capture_default_str()->type_name("N")->group(sampling);
+  generate->add_option("--stop", params.stop, "end before this text (may be given several times)")->expected(1)->take_all()->type_name("TEXT")->group(sampling);
+  generate->add_flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token")->group(sampling);
+  add_engine_flags(generate, &generate_engine);
+  generate->footer(kExitCodes);
+
+  CLI::App* inspect = app.add_subcommand("inspect", "say what a checkpoint is: shapes, bytes per part, KV bytes per token");
+  InspectOptions inspect_options;
+  inspect->add_option("model", inspect_options.model, "checkpoint directory")->required()->type_name("DIR");
+  inspect->add_flag("--json", inspect_options.json, "as JSON");
+
+  CLI::App* bench = app.add_subcommand("bench", "measure a model or a shape, with the bound and the efficiency");
+  BenchOptions bench_options;
+  RawEngineFlags bench_engine;
+  std::string prompt_len = "512", gen_len = "32";
+  bench->add_option("-m,--model", bench_options.model, "checkpoint directory, a config.json, or a shape such as opt-6.7b or llama-3.1-8b")->required()->type_name("DIR|SHAPE");
+  bench->add_option("--load-format", bench_options.load_format, "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")->check(CLI::IsMember({"auto", "dummy", "checkpoint"}))->capture_default_str()->type_name("NAME");
+  bench->add_option("--dtype", bench_options.dtype, "of dummy weights: bf16, f16, f32")->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str()->type_name("NAME");
+  bench->add_option("--dummy-dir", bench_options.dummy_directory, "where dummy weights are kept (default: ~/.cache/flexgen)")->type_name("DIR");
+  bench->add_option("--prompt-len", prompt_len, "tokens a prompt, or a range like 64:512")->capture_default_str()->type_name("N|A:B");
+  bench->add_option("--gen-len", gen_len, "tokens to generate, or a range")->capture_default_str()->type_name("N|A:B");
+  bench->add_option("--num-prompts", bench_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
+  bench->add_option("--seed", bench_options.seed, "of weights, prompts and lengths")->capture_default_str()->type_name("N");
+  bench->add_option("--json", bench_options.json_file, "write the figures here too")->type_name("FILE");
+  add_engine_flags(bench, &bench_engine);
+  bench->footer(kExitCodes);
+
+  CLI::App* doctor = app.add_subcommand("doctor", "say what this machine offers: CPU features, memory, disk speed");
+  DoctorOptions doctor_options;
+  doctor->add_option("--disk-dir", doctor_options.disk_directory, "the disk to measure; 256 MiB are written there for a moment")->capture_default_str()->type_name("DIR");
+  doctor->add_flag("--json", doctor_options.json, "as JSON");
+
+  try {
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+    app.parse(reversed);
+    if (batch->parsed()) {
+      batch_options.engine = checked(batch_engine, *batch);
+      if (batch_options.input == "-" || batch_options.output == "-")
+        fail_user("-i and -o must be files, not '-': a job that may be continued reads its input again");
+      return batch_options;
+    }
+    if (generate->parsed()) {
+      generate_options.engine = checked(generate_engine, *generate);
+      for (const std::string& stop : params.stop)
+        if (stop.empty()) fail_user("--stop is empty");
+      return generate_options;
+    }
+    if (inspect->parsed()) return inspect_options;
+    if (bench->parsed()) {
+      bench_options.engine = checked(bench_engine, *bench);
+      bench_options.prompt_len = length_range(prompt_len, "--prompt-len");
+      bench_options.gen_len = length_range(gen_len, "--gen-len");
+      return bench_options;
+    }
+    return doctor_options;
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out, err;
+    bool fine = app.exit(error, out, err) == 0;
+    return CommandText{fine ? kExitDone : kExitUsage, out.str() + err.str()};
+  } catch (const Error& error) {
+    return CommandText{kExitUsage, std::string(error.what()) + "\n"};
+  }
+}
+
+EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory) {
+  EngineOptions options;
+  options.model_directory = model_directory;
+  options.backend = flags.backend;
+  options.compute_dtype = flags.compute_dtype;
+  options.threads = flags.threads;
+  options.disk_directory = flags.disk_directory;
+  options.policy = flags.policy;
+  options.trace_file = flags.trace_file;
+  options.budgets.cpu_bytes = flags.cpu_memory_bytes;
+  if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status());
+  if (!flags.disk_directory.empty()) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(flags.disk_directory, error))
+      fail_user("--disk-dir {}: there is no such directory; make it first", flags.disk_directory);
+    if (access(flags.disk_directory.c_str(), W_OK | X_OK) != 0)
+      fail_user("--disk-dir {}: this directory cannot be written to", flags.disk_directory);
+    auto space = std::filesystem::space(flags.disk_directory, error);
+    if (error) fail_io("--disk-dir {}: {}", flags.disk_directory, error.message());
+    options.budgets.disk_bytes = flags.disk_space_bytes ? flags.disk_space_bytes : static_cast<int64_t>(space.available / 10 * 9);
+  }
+  return options;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,86 @@
+#pragma once
+// Options: the command line as data. Every flag is honoured or refused; nothing here touches model or disk. Pure, but for
+// reading free memory and disk space in engine_options().
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace flexgen {
+
+inline constexpr const char* kVersion = "0.1.0";
+
+/// What the process ends with.
+enum ExitCode {
+  kExitDone = 0,
+  kExitFailed = 1,    ///< an error; finished answers are kept
+  kExitUsage = 2,     ///< the command line is wrong; nothing was done
+  kExitStopped = 75,  ///< SIGINT or SIGTERM; the same command goes on (EX_TEMPFAIL)
+};
+
+/// The flags that run-batch, generate and bench share.
+struct EngineFlags {
+  std::string backend = "cpu";
+  std::string compute_dtype = "auto";
+  int threads = 0;
+  int64_t cpu_memory_bytes = 0;  ///< 0: from what is free
+  int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory
+  std::string disk_directory;
+  PolicyRequest policy;
+  std::string trace_file;
+};
+
+struct RunBatchOptions {
+  std::string model, input, output;
+  bool overwrite = false;
+  EngineFlags engine;
+};
+
+struct GenerateOptions {
+  std::string model, prompt;  ///< prompt "-": from stdin
+  SamplingParams params;
+  EngineFlags engine;
+};
+
+struct InspectOptions {
+  std::string model;
+  bool json = false;
+};
+
+struct BenchOptions {
+  std::string model;                 ///< a directory, a config.json, or the name of a shape
+  std::string load_format = "auto";  ///< "auto", "dummy", "checkpoint"
+  std::string dtype = "bf16";        ///< of dummy weights
+  std::string dummy_directory;       ///< empty: in the user's cache directory
+  std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
+  int64_t num_prompts = 128;
+  uint64_t seed = 0;
+  std::string json_file;
+  EngineFlags engine;
+};
+
+struct DoctorOptions {
+  std::string disk_directory = ".";
+  bool json = false;
+};
+
+using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, DoctorOptions>;
+
+/// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
+struct CommandText {
+  int exit_code = 0;
+  std::string text;
+};
+
+/// `arguments` without the program's name.
+std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments);
+
+/// Flags as the engine takes them: budgets that were left out are set from what is free. Throws Error{user} for a
+/// directory that is none.
+EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory);
+
+}  // namespace flexgen

@@ -1,0 +1,153 @@
+#include "app/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "app/fake_runner.h"
+#include "app/machine.h"
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+using testing::HasSubstr;
+
+std::variant<Command, CommandText> parse(const std::string& line) {
+  std::istringstream in(line);
+  std::vector<std::string> words;
+  for (std::string word; in >> word;) words.push_back(word);
+  return parse_command_line(words);
+}
+template <typename T>
+T parsed(const std::string& line) {
+  auto result = parse(line);
+  if (auto* text = std::get_if<CommandText>(&result)) {
+    ADD_FAILURE() << line << ": " << text->text;
+    return {};
+  }
+  return std::get<T>(std::get<Command>(result));
+}
+const std::string kBatch = "run-batch --model m -i in -o out ";
+
+TEST(Options, RunBatch) {
+  auto options = parsed<RunBatchOptions>(
+      kBatch + "--overwrite --cpu-memory 6GiB --disk-dir /tmp --disk-space 1.5TB --weights 0:40:60 --kv-cache 0:0:100 --activations "
+               "0:100:0 --micro-batch-size 8 --num-micro-batches 4 --buffers 2 --backend cpu --compute-dtype bf16 --threads 2 --trace t.json");
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.input, "in");
+  EXPECT_EQ(options.output, "out");
+  EXPECT_TRUE(options.overwrite);
+  EXPECT_EQ(options.engine.cpu_memory_bytes, 6 * kGiB);
+  EXPECT_EQ(options.engine.disk_space_bytes, 1500000000000);
+  EXPECT_EQ(options.engine.policy.weights, (Fractions{0, 0.4, 0.6}));
+  EXPECT_EQ(options.engine.policy.kv_cache, (Fractions{0, 0, 1}));
+  EXPECT_EQ(options.engine.policy.activations, (Fractions{0, 1, 0}));
+  EXPECT_EQ(options.engine.policy.micro_batch_size, 8);
+  EXPECT_EQ(options.engine.policy.num_micro_batches, 4);
+  EXPECT_EQ(options.engine.policy.buffers, 2);
+  EXPECT_EQ(options.engine.threads, 2);
+  EXPECT_EQ(options.engine.compute_dtype, "bf16");
+  EXPECT_EQ(options.engine.trace_file, "t.json");
+}
+
+TEST(Options, WhatIsLeftOutIsChosenLater) {
+  auto options = parsed<RunBatchOptions>(kBatch);
+  EXPECT_FALSE(options.overwrite);
+  EXPECT_EQ(options.engine.cpu_memory_bytes, 0);
+  EXPECT_FALSE(options.engine.policy.weights || options.engine.policy.kv_cache || options.engine.policy.activations);
+  EXPECT_FALSE(options.engine.policy.micro_batch_size || options.engine.policy.num_micro_batches || options.engine.policy.buffers);
+}
+
+TEST(Options, Generate) {
+  auto result = parse_command_line({"generate", "--model", "m", "Once upon", "--max-tokens", "5", "--temperature", "0.7", "--top-p",
+                                    "0.9", "--top-k", "40", "--seed", "3", "--stop", "a b", "--stop", "c"});
+  auto options = std::get<GenerateOptions>(std::get<Command>(result));
+  EXPECT_EQ(options.prompt, "Once upon");
+  EXPECT_EQ(options.params.max_tokens, 5);
+  EXPECT_EQ(options.params.temperature, 0.7);
+  EXPECT_EQ(options.params.top_p, 0.9);
+  EXPECT_EQ(options.params.top_k, 40);
+  EXPECT_EQ(options.params.seed, 3u);
+  EXPECT_THAT(options.params.stop, testing::ElementsAre("a b", "c"));
+  EXPECT_EQ(parsed<GenerateOptions>("generate --model m x").params.temperature, 0);
+  // An option between the stops and the prompt must not be swallowed.
+  EXPECT_EQ(std::get<GenerateOptions>(std::get<Command>(parse_command_line({"generate", "-m", "m", "--stop", "s", "text"}))).prompt, "text");
+}
+
+TEST(Options, BenchDoctorInspect) {
+  auto bench = parsed<BenchOptions>("bench --model opt-6.7b --load-format dummy --prompt-len 64:512 --gen-len 32 --num-prompts 256 --json f");
+  EXPECT_EQ(bench.prompt_len, (std::pair<int64_t, int64_t>{64, 512}));
+  EXPECT_EQ(bench.gen_len, (std::pair<int64_t, int64_t>{32, 32}));
+  EXPECT_EQ(bench.num_prompts, 256);
+  EXPECT_EQ(bench.json_file, "f");
+  EXPECT_TRUE(parsed<DoctorOptions>("doctor --json").json);
+  EXPECT_EQ(parsed<InspectOptions>("inspect dir").model, "dir");
+}
+
+struct Wrong {
+  const char *flags, *message;
+};
+class WrongFlags : public testing::TestWithParam<Wrong> {};
+TEST_P(WrongFlags, AreRefused) {
+  for (std::string command : {kBatch, std::string("generate -m m x "), std::string("bench -m m ")}) {
+    auto result = parse(command + GetParam().flags);
+    ASSERT_EQ(result.index(), 1u) << command << GetParam().flags;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
+    EXPECT_THAT(std::get<CommandText>(result).text, HasSubstr(GetParam().message));
+  }
+}
+INSTANTIATE_TEST_SUITE_P(
+    Options, WrongFlags,
+    testing::Values(Wrong{"--cpu-memory six", "--cpu-memory"}, Wrong{"--cpu-memory 0", "--cpu-memory"}, Wrong{"--cpu-memory -1GiB", "--cpu-memory"},
+                    Wrong{"--gpu-memory 8GiB", "no GPU tier"}, Wrong{"--weights 50:30:20", "no GPU tier"}, Wrong{"--weights 0:50:60", "--weights"},
+                    Wrong{"--weights 0:100", "--weights"}, Wrong{"--kv-cache 0:nan:0", "--kv-cache"}, Wrong{"--activations 100", "--activations"},
+                    Wrong{"--kv-cache 0:50:50", "--disk-dir"}, Wrong{"--activations 0:0:100", "--disk-dir"},
+                    Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
+                    Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
+                    Wrong{"--backend cuda", "cuda"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
+                    Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--no-such-flag", "--no-such-flag"}));
+
+TEST(Options, WrongCommands) {
+  for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i - -o out", "generate --model m",
+                           "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
+                           "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x"}) {
+    auto result = parse(line);
+    ASSERT_EQ(result.index(), 1u) << line;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << line;
+    EXPECT_FALSE(std::get<CommandText>(result).text.empty());
+  }
+}
+
+TEST(Options, HelpAndVersion) {
+  auto version = std::get<CommandText>(parse("--version"));
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_EQ(version.text, std::string("flexgen ") + kVersion + "\n");
+  auto help = std::get<CommandText>(parse("--help"));
+  EXPECT_EQ(help.exit_code, 0);
+  for (const char* word : {"run-batch", "generate", "inspect", "bench", "doctor", "Exit codes", "75"}) EXPECT_THAT(help.text, HasSubstr(word));
+  auto batch_help = std::get<CommandText>(parse("run-batch --help"));
+  EXPECT_EQ(batch_help.exit_code, 0);
+  for (const char* word : {"Memory and disk", "Placement and batching", "--kv-cache", "--overwrite"}) EXPECT_THAT(batch_help.text, HasSubstr(word));
+}
+
+TEST(Options, EngineOptions) {
+  EngineFlags flags;
+  EngineOptions options = engine_options(flags, "m");
+  EXPECT_EQ(options.model_directory, "m");
+  EXPECT_GT(options.budgets.cpu_bytes, 0);
+  EXPECT_EQ(options.budgets.disk_bytes, 0);
+  TemporaryDirectory directory;
+  flags.disk_directory = directory.path();
+  flags.cpu_memory_bytes = 5;
+  options = engine_options(flags, "m");
+  EXPECT_EQ(options.budgets.cpu_bytes, 5);
+  EXPECT_GT(options.budgets.disk_bytes, 0);
+  flags.disk_space_bytes = 7;
+  EXPECT_EQ(engine_options(flags, "m").budgets.disk_bytes, 7);
+  flags.disk_directory = directory.file("missing");
+  EXPECT_THROW(engine_options(flags, "m"), Error);
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,154 @@
+#include "app/progress.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+constexpr double kBarInterval_s = 0.25;
+constexpr double kBarWindow_s = 5;  // the bottleneck of a bar is that of the last seconds
+constexpr int kBarCells = 20;
+
+double share_done(const Progress& progress) {
+  double tokens = progress.prompt_tokens_total + progress.generated_tokens_total;
+  double by_tokens = tokens > 0 ? static_cast<double>(progress.prompt_tokens_done + progress.generated_tokens_done) / tokens : 0;
+  double by_sequences = progress.sequences_total > 0
+                            ? static_cast<double>(progress.sequences_done) / static_cast<double>(progress.sequences_total)
+                            : 0;
+  return std::clamp(std::max(by_tokens, by_sequences), 0.0, 1.0);
+}
+
+int64_t rate(double amount, double seconds) { return seconds > 0 ? std::llround(amount / seconds) : 0; }
+
+std::string eta(const Progress& progress) {
+  double left = seconds_left(progress);
+  return left < 0 ? "?" : format_duration(std::ceil(left));
+}
+
+std::string bandwidth(double bytes_per_s) { return fmt::format("{:.2f} GB/s", bytes_per_s / 1e9); }
+
+int terminal_width(std::FILE* out) {
+  winsize size{};
+  if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 100;
+}
+
+}  // namespace
+
+LaneLoad bottleneck(const Progress& before, const Progress& now) {
+  LaneLoad busiest;
+  double elapsed = now.elapsed_s - before.elapsed_s;
+  if (!(elapsed > 0)) return busiest;
+  for (const LaneReport& lane : now.lanes) {
+    LaneStats old;
+    for (const LaneReport& other : before.lanes)
+      if (other.name == lane.name) old = other.stats;
+    double busy = std::clamp((lane.stats.busy_s - old.busy_s) / elapsed, 0.0, 1.0);
+    if (busy > busiest.busy) busiest = {lane.name, busy, (lane.stats.bytes - old.bytes) / elapsed};
+  }
+  return busiest;
+}
+
+double seconds_left(const Progress& progress) {
+  double done = share_done(progress);
+  if (!(done > 0)) return -1;
+  return progress.elapsed_s * (1 - done) / done;
+}
+
+std::string progress_bar(const Progress& before, const Progress& now, int width) {
+  double done = share_done(now);
+  int filled = static_cast<int>(done * kBarCells);
+  std::string text = fmt::format("[{}{}] {:3.0f}%  {}/{}  {} prompt + {} generated tok/s  ETA {}", std::string(static_cast<size_t>(filled), '#'),
+                                 std::string(static_cast<size_t>(kBarCells - filled), '-'), std::floor(done * 100), now.sequences_done,
+                                 now.sequences_total, format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
+                                 format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)), eta(now));
+  LaneLoad lane = bottleneck(before, now);
+  if (!lane.name.empty()) text += fmt::format("  {} {:.0f}%", lane.name, lane.busy * 100);
+  if (static_cast<int>(text.size()) > width) text.resize(static_cast<size_t>(std::max(0, width)));
+  return text;
+}
+
+std::string progress_line(const Progress& before, const Progress& now) {
+  std::string text = fmt::format("{} of {} sequences done; {} prompt and {} generated tokens/s; {} left",
+                                 format_count(now.sequences_done), format_count(now.sequences_total),
+                                 format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
+                                 format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)), eta(now));
+  LaneLoad lane = bottleneck(before, now);
+  if (!lane.name.empty()) {
+    text += fmt::format("; bottleneck {} ({:.0f}% busy", lane.name, lane.busy * 100);
+    if (lane.bytes_per_s > 0) text += ", " + bandwidth(lane.bytes_per_s);
+    text += ")";
+  }
+  return text;
+}
+
+std::string report_table(const RunReport& report) {
+  auto row = [](std::string_view name, std::string_view amount, std::string_view speed) {
+    std::string line = fmt::format("  {:<20}{:>14}   {}", name, amount, speed);
+    line.erase(line.find_last_not_of(' ') + 1);
+    return line + "\n";
+  };
+  auto per_s = [&](int64_t tokens) {
+    return fmt::format("{:.1f} tokens/s", report.elapsed_s > 0 ? static_cast<double>(tokens) / report.elapsed_s : 0.0);
+  };
+  std::string table = row("sequences", format_count(report.sequences), report.stopped ? "stopped before the end" : "");
+  table += row("prompt tokens", format_count(report.prompt_tokens), per_s(report.prompt_tokens));
+  table += row("generated tokens", format_count(report.generated_tokens), per_s(report.generated_tokens));
+  table += row("time", format_duration(report.elapsed_s), fmt::format("of it {} to load resident weights", format_duration(report.load_time_s)));
+  for (const LaneReport& lane : report.lanes) {
+    if (lane.stats.operations == 0) continue;
+    double share = report.elapsed_s > 0 ? std::min(1.0, lane.stats.busy_s / report.elapsed_s) : 0;
+    std::string moved;
+    if (lane.stats.bytes > 0 && lane.stats.busy_s > 0)
+      moved = fmt::format("{} at {}", format_bytes(std::llround(lane.stats.bytes)), bandwidth(lane.stats.bytes / lane.stats.busy_s));
+    table += row(lane.name, fmt::format("{:.0f}% busy", share * 100), moved);
+  }
+  return table;
+}
+
+ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s)
+    : ProgressDisplay(std::move(poll), line_interval_s, stderr, isatty(STDERR_FILENO) == 1) {}
+
+ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s, std::FILE* out, bool terminal)
+    : poll_(std::move(poll)), line_interval_s_(line_interval_s), out_(out), terminal_(terminal), thread_([this] { loop(); }) {}
+
+ProgressDisplay::~ProgressDisplay() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void ProgressDisplay::loop() {
+  Progress before;
+  auto interval = std::chrono::duration<double>(terminal_ ? kBarInterval_s : line_interval_s_);
+  bool drawn = false;
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, interval, [&] { return closing_; })) {
+    Progress now = poll_();
+    if (now.sequences_total == 0) continue;  // not begun, or over
+    if (terminal_) {
+      std::fprintf(out_, "\r\033[K%s", progress_bar(before, now, terminal_width(out_) - 1).c_str());
+      drawn = true;
+      if (now.elapsed_s - before.elapsed_s > 2 * kBarWindow_s) before = now;
+    } else {
+      std::fprintf(out_, "%s\n", progress_line(before, now).c_str());
+      before = now;
+    }
+    std::fflush(out_);
+  }
+  if (drawn) {
+    std::fprintf(out_, "\r\033[K");
+    std::fflush(out_);
+  }
+}
+
+}  // namespace flexgen

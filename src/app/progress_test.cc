@@ -1,0 +1,84 @@
+#include "app/progress.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "app/fake_runner.h"
+
+namespace flexgen {
+namespace {
+
+using testing::HasSubstr;
+
+Progress half_done() {
+  Progress now;
+  now.sequences_done = 100;
+  now.sequences_total = 256;
+  now.prompt_tokens_done = 10000;
+  now.prompt_tokens_total = 16000;
+  now.generated_tokens_done = 2000;
+  now.generated_tokens_total = 8000;
+  now.elapsed_s = 100;
+  now.lanes = {{"compute", {60, 0, 10}}, {"disk read", {97, 1.7e11, 10}}};
+  return now;
+}
+
+TEST(Progress, Line) {
+  EXPECT_EQ(progress_line({}, half_done()),
+            "100 of 256 sequences done; 100 prompt and 20 generated tokens/s; 1m 40s left; bottleneck disk read (97% busy, 1.70 GB/s)");
+}
+
+TEST(Progress, BottleneckIsThatOfTheWindow) {
+  Progress before = half_done(), now = half_done();
+  now.elapsed_s = 110;
+  now.lanes[0].stats.busy_s = 69;
+  now.lanes[1].stats.busy_s = 98;
+  EXPECT_EQ(bottleneck(before, now).name, "compute");
+  EXPECT_NEAR(bottleneck(before, now).busy, 0.9, 1e-9);
+  EXPECT_EQ(bottleneck(now, now).name, "");
+}
+
+TEST(Progress, Bar) {
+  std::string bar = progress_bar({}, half_done(), 200);
+  EXPECT_EQ(bar, "[##########----------]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s  disk read 97%");
+  for (int width : {0, 1, 20, 60}) EXPECT_EQ(progress_bar({}, half_done(), width).size(), static_cast<size_t>(width));
+}
+
+TEST(Progress, NothingKnownYet) {
+  EXPECT_LT(seconds_left({}), 0);
+  EXPECT_THAT(progress_line({}, {}), HasSubstr("? left"));
+  EXPECT_THAT(progress_bar({}, {}, 100), HasSubstr("0%"));
+}
+
+TEST(Progress, Table) {
+  RunReport report;
+  report.sequences = 256;
+  report.prompt_tokens = 32768;
+  report.generated_tokens = 8192;
+  report.elapsed_s = 100;
+  report.load_time_s = 2;
+  report.lanes = {{"compute", {62, 0, 5}}, {"disk read", {97, 1.34e11, 5}}, {"disk write", {}}};
+  std::string table = report_table(report);
+  EXPECT_THAT(table, HasSubstr("327.7 tokens/s"));
+  EXPECT_THAT(table, HasSubstr("81.9 tokens/s"));
+  EXPECT_THAT(table, HasSubstr("97% busy   125 GiB at 1.38 GB/s"));
+  EXPECT_THAT(table, testing::Not(HasSubstr("disk write")));
+}
+
+TEST(Progress, DisplayPrintsLinesAndEnds) {
+  std::FILE* file = std::tmpfile();
+  for (bool terminal : {false, true}) {
+    ProgressDisplay display(half_done, 0.01, file, terminal);
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  }
+  std::rewind(file);
+  std::string text(100000, '\0');
+  text.resize(std::fread(text.data(), 1, text.size(), file));
+  std::fclose(file);
+  EXPECT_THAT(text, HasSubstr("100 of 256 sequences done"));
+  EXPECT_THAT(text, HasSubstr("\r\x1b[K[####"));
+  EXPECT_TRUE(text.ends_with("\r\x1b[K"));
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,54 @@
+#pragma once
+// RunBatch: a batch file in, answers out: what the command run-batch does, on any runner, so that tests need no model.
+// One thread calls it.
+
+#include <atomic>
+#include <map>
+#include <string>
+
+#include "app/batch_input.h"
+#include "engine/engine.h"
+
+namespace flexgen {
+
+/// What serves the requests: the engine, or a fake.
+class BatchRunner {
+ public:
+  virtual ~BatchRunner() = default;
+  /// Takes all memory and disk. Throws Error{user} if the job cannot be done within the budgets.
+  virtual void prepare(const Workload& workload) = 0;
+  virtual RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) = 0;
+};
+
+struct BatchModel {
+  ModelLimits limits;
+  std::string name;
+  std::string fingerprint;
+  std::map<std::string, std::string> options;  ///< answer-relevant, as in JobIdentity
+};
+
+struct BatchFiles {
+  std::string input, output;
+  bool overwrite = false;
+};
+
+struct BatchOutcome {
+  int64_t lines = 0;       ///< in the input
+  int64_t kept = 0;        ///< of these, done by an earlier run
+  int64_t answered = 0;    ///< by this run
+  int64_t failed = 0;      ///< bad lines, of this run and earlier ones
+  bool stopped = false;    ///< something is left to do
+  RunReport report;
+};
+
+/// Throws Error; finished answers are kept then.
+BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop);
+
+/// Identifies a model directory: `checkpoint` (its headers), its config and tokenizer files, and samples of its weights, so
+/// that a model trained further is another one.
+std::string model_fingerprint(const std::string& directory, const std::string& checkpoint, const std::vector<std::string>& weight_files);
+
+/// The name that answers give: the last part of the directory's path.
+std::string model_name_of(const std::string& directory);
+
+}  // namespace flexgen

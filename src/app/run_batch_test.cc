@@ -1,0 +1,306 @@
+#include "app/run_batch.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+
+#include "app/fake_runner.h"
+#include "app/job.h"
+#include "base/error.h"
+#include "base/log.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+using testing::HasSubstr;
+
+const ByteTokenizer kTokenizer;
+const std::atomic<bool> kGoOn{false};
+
+std::string line(const std::string& id, const std::string& body) {
+  return R"({"custom_id":")" + id + R"(","method":"POST","url":"/v1/completions","body":{)" + body + "}}\n";
+}
+
+class RunBatch : public testing::Test {
+ protected:
+  RunBatch() {
+    spdlog::set_level(spdlog::level::err);
+    text_ = line("a", R"("prompt":"one")") + "broken\n" + line("b", R"("prompt":["x","yz"],"n":2)") + line("a", R"("prompt":"dup")") +
+            line("c", R"("prompt":"three")") + line("d", R"("prompt":"","n":1)") + line("e", R"("prompt":"é")");
+    write_text(in_, text_);
+  }
+
+  BatchOutcome run(FakeRunner& runner, bool overwrite = false) {
+    return run_batch({in_, out_, overwrite}, model_, runner, kGoOn);
+  }
+  BatchOutcome run() {
+    FakeRunner runner;
+    return run(runner);
+  }
+  std::string error_of(bool overwrite = false) {
+    try {
+      FakeRunner runner;
+      run(runner, overwrite);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+  std::string manifest() const { return out_ + ".job"; }
+
+  TemporaryDirectory directory_;
+  std::string in_ = directory_.file("in.jsonl"), out_ = directory_.file("out.jsonl"), text_;
+  BatchModel model_{{256, 1000, &kTokenizer}, "fake", "f00d", {{"backend", "fake"}}};
+};
+
+TEST_F(RunBatch, AnswersEveryLineOnce) {
+  FakeRunner runner;
+  BatchOutcome outcome = run(runner);
+  EXPECT_EQ(outcome.lines, 7);
+  EXPECT_EQ(outcome.answered, 4);
+  EXPECT_EQ(outcome.failed, 3);
+  EXPECT_EQ(outcome.kept, 0);
+  EXPECT_FALSE(outcome.stopped);
+  EXPECT_EQ(runner.prepared.at(0).num_sequences, 7);
+  std::map<std::string, Json> records;
+  for (const std::string& text : sorted_lines(read_text(out_))) {
+    Json record = Json::parse(text);
+    EXPECT_TRUE(records.emplace(record["custom_id"].get<std::string>(), record).second);
+  }
+  ASSERT_EQ(records.size(), 7u);
+  EXPECT_EQ(records["line-2"]["error"]["code"], "invalid_json");
+  EXPECT_EQ(records["line-4"]["error"]["code"], "duplicate_custom_id");
+  EXPECT_EQ(records["d"]["error"]["line"], 6);
+  EXPECT_THAT(records["a"]["response"]["body"]["choices"][0]["text"].get<std::string>(), HasSubstr("eno"));
+  EXPECT_EQ(records["b"]["response"]["body"]["choices"].size(), 4u);
+}
+
+TEST_F(RunBatch, OrderOfCompletionsDoesNotMatter) {
+  run();
+  auto forwards = sorted_lines(read_text(out_));
+  out_ = directory_.file("other.jsonl");
+  FakeRunner runner;
+  runner.backwards = true;
+  run(runner);
+  EXPECT_EQ(sorted_lines(read_text(out_)), forwards);
+}
+
+TEST_F(RunBatch, GoesOnFromEveryByte) {
+  run();
+  const std::string whole = read_text(out_);
+  const auto expected = sorted_lines(whole);
+  for (size_t bytes = 0; bytes <= whole.size(); ++bytes) {
+    write_text(out_, whole.substr(0, bytes));
+    FakeRunner runner;
+    BatchOutcome outcome = run(runner);
+    ASSERT_EQ(sorted_lines(read_text(out_)), expected) << "cut at byte " << bytes;
+    int64_t kept = std::count(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(bytes), '\n');
+    ASSERT_EQ(outcome.kept, kept);
+    ASSERT_EQ(runner.prepared.empty(), kept == 7);
+  }
+}
+
+TEST_F(RunBatch, StoppedAndFailedRunsGoOn) {
+  run();
+  const auto expected = sorted_lines(read_text(out_));
+  for (int64_t after = 0; after < 8; ++after)
+    for (bool fails : {false, true})
+      for (bool backwards : {false, true}) {
+        out_ = directory_.file(fmt::format("out-{}-{}-{}.jsonl", after, fails, backwards));
+        FakeRunner first;
+        (fails ? first.fail_after : first.stop_after) = after;
+        first.backwards = backwards;
+        try {
+          BatchOutcome outcome = run(first);
+          EXPECT_FALSE(fails && after < 7);
+          EXPECT_EQ(outcome.stopped, !fails && after < 7);
+        } catch (const Error&) {
+          EXPECT_TRUE(fails && after <= 7);
+        }
+        FakeRunner second;
+        run(second);
+        EXPECT_EQ(sorted_lines(read_text(out_)), expected);
+        EXPECT_EQ(run().answered, 0);
+      }
+}
+
+TEST_F(RunBatch, CreatedStaysThatOfTheFirstStart) {
+  FakeRunner first;
+  first.stop_after = 1;
+  run(first);
+  std::filesystem::last_write_time(in_, std::filesystem::file_time_type::clock::now() + std::chrono::hours(5));
+  model_.name = "renamed";
+  run();
+  std::set<int64_t> created;
+  std::set<std::string> names;
+  for (const std::string& text : sorted_lines(read_text(out_))) {
+    Json record = Json::parse(text);
+    if (record["response"].is_null()) continue;
+    created.insert(record["response"]["body"]["created"].get<int64_t>());
+    names.insert(record["response"]["body"]["model"].get<std::string>());
+  }
+  EXPECT_EQ(created.size(), 1u);
+  EXPECT_EQ(names, std::set<std::string>{"fake"});
+}
+
+TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
+  run();
+  const std::string before = read_text(out_);
+  write_text(in_, text_ + line("new", R"("prompt":"x")"));
+  EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("another input"), HasSubstr("--overwrite")));
+  write_text(in_, text_);
+  model_.fingerprint = "beef";
+  EXPECT_THAT(error_of(), HasSubstr("another model"));
+  model_.fingerprint = "f00d";
+  model_.options["backend"] = "reference";
+  EXPECT_THAT(error_of(), HasSubstr("another backend (fake instead of reference)"));
+  EXPECT_EQ(read_text(out_), before);
+  EXPECT_EQ(error_of(true), "");  // --overwrite
+  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(before));
+  EXPECT_EQ(Json::parse(read_text(manifest()))["options"]["backend"], "reference");
+}
+
+TEST_F(RunBatch, OverwriteDoesNotLoseAJobThatMatches) {
+  FakeRunner first;
+  first.stop_after = 3;
+  run(first, true);
+  FakeRunner second;
+  EXPECT_EQ(run(second, true).kept, 4);  // three bad lines and "a"
+}
+
+TEST_F(RunBatch, RefusesFilesOfOthers) {
+  write_text(out_, "my notes\n");
+  EXPECT_THAT(error_of(), HasSubstr("there is no job file"));
+  EXPECT_EQ(read_text(out_), "my notes\n");
+  write_text(manifest(), "{}");
+  EXPECT_THAT(error_of(), HasSubstr("damaged"));
+  write_text(manifest(), R"({"flexgen_job": 99})");
+  EXPECT_THAT(error_of(), HasSubstr("format 99"));
+  EXPECT_EQ(read_text(out_), "my notes\n");
+  EXPECT_EQ(error_of(true), "");
+  EXPECT_EQ(sorted_lines(read_text(out_)).size(), 7u);
+}
+
+TEST_F(RunBatch, RefusesRecordsItCannotPlace) {
+  run();
+  std::string whole = read_text(out_);
+  size_t first = whole.find('\n') + 1;
+  write_text(out_, whole.substr(0, first) + "garbage\n" + whole.substr(first));
+  EXPECT_THAT(error_of(), HasSubstr("line 2"));
+  std::string foreign = whole;
+  foreign[foreign.find("batch_req_") + 10] ^= 1;  // another hex digit
+  write_text(out_, foreign);
+  EXPECT_THAT(error_of(), HasSubstr("answer no line"));
+}
+
+TEST_F(RunBatch, GarbageAtTheEndIsATornWrite) {  // what a file system may leave after a power cut
+  run();
+  std::string whole = read_text(out_);
+  write_text(out_, whole.substr(0, whole.size() / 2) + std::string(5000, '\0') + "\n\n");
+  run();
+  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(whole));
+}
+
+TEST_F(RunBatch, OneProcessAtATime) {
+  FakeRunner first;
+  first.stop_after = 0;
+  run(first);
+  int descriptor = open(out_.c_str(), O_RDWR);
+  ASSERT_EQ(flock(descriptor, LOCK_EX | LOCK_NB), 0);
+  EXPECT_THAT(error_of(), HasSubstr("another flexgen process"));
+  close(descriptor);
+  EXPECT_EQ(error_of(), "");
+}
+
+TEST_F(RunBatch, RefusesBadOutputs) {
+  out_ = in_;
+  EXPECT_THAT(error_of(true), HasSubstr("input itself"));
+  EXPECT_EQ(read_text(in_), text_);
+  out_ = directory_.file("missing/out.jsonl");
+  EXPECT_THAT(error_of(), HasSubstr("cannot write the output"));
+  out_ = directory_.path();
+  EXPECT_NE(error_of(), "");
+  out_ = "/dev/null";
+  EXPECT_THAT(error_of(), HasSubstr("not a regular file"));
+}
+
+TEST_F(RunBatch, ARefusalLeavesNoTrace) {
+  struct Refusing : FakeRunner {
+    void prepare(const Workload&) override { throw Error(ErrorKind::kUser, "too big"); }
+  } runner;
+  EXPECT_THROW(run(runner), Error);
+  EXPECT_FALSE(std::filesystem::exists(out_));
+  EXPECT_FALSE(std::filesystem::exists(manifest()));
+}
+
+TEST_F(RunBatch, AFullDiskKeepsWhatIsFinished) {
+  run();
+  const auto expected = sorted_lines(read_text(out_));
+  auto whole = static_cast<rlim_t>(std::filesystem::file_size(out_));
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  std::mt19937 random(5);
+  for (int i = 0; i < 10; ++i) {
+    out_ = directory_.file(fmt::format("full-{}.jsonl", i));
+    // Room for the manifest at least: the limit counts for each file.
+    rlimit limit = before;
+    limit.rlim_cur = 400 + random() % (whole - 400);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    std::string error = error_of();
+    setrlimit(RLIMIT_FSIZE, &before);
+    EXPECT_THAT(error, HasSubstr("finished answers are kept"));
+    std::string kept = read_text(out_);
+    EXPECT_TRUE(kept.empty() || kept.back() == '\n');
+    auto lines = sorted_lines(kept);
+    EXPECT_TRUE(std::includes(expected.begin(), expected.end(), lines.begin(), lines.end()));
+    EXPECT_EQ(run().kept, static_cast<int64_t>(lines.size()));
+    EXPECT_EQ(sorted_lines(read_text(out_)), expected);
+  }
+}
+
+TEST_F(RunBatch, OnlyBadLinesNeedNoEngine) {
+  write_text(in_, "a\nb\n");
+  FakeRunner runner;
+  BatchOutcome outcome = run(runner);
+  EXPECT_TRUE(runner.prepared.empty());
+  EXPECT_EQ(outcome.failed, 2);
+  EXPECT_EQ(sorted_lines(read_text(out_)).size(), 2u);
+}
+
+TEST_F(RunBatch, StopDuringTheScanChangesNothing) {
+  FakeRunner runner;
+  std::atomic<bool> stop{true};
+  EXPECT_TRUE(run_batch({in_, out_, false}, model_, runner, stop).stopped);
+  EXPECT_FALSE(std::filesystem::exists(out_));
+}
+
+TEST_F(RunBatch, FingerprintSeesWeightsAndConfig) {
+  std::string config = directory_.file("m/config.json"), weights = directory_.file("m/model.safetensors");
+  write_text(config, "{}");
+  write_text(weights, std::string(1000000, 'w'));
+  auto fingerprint = [&] { return model_fingerprint(directory_.file("m"), "c", {weights}); };
+  std::string first = fingerprint();
+  EXPECT_EQ(fingerprint(), first);
+  write_text(weights, std::string(999999, 'w') + "v");
+  std::string trained;
+  for (int i = 0; i < 1000000; ++i) trained += static_cast<char>(i * 31);
+  write_text(weights, trained);
+  EXPECT_NE(fingerprint(), first);
+  write_text(weights, std::string(1000000, 'w'));
+  write_text(config, "{ }");
+  EXPECT_NE(fingerprint(), first);
+  EXPECT_EQ(model_name_of(directory_.file("m/")), "m");
+  EXPECT_EQ(model_name_of(directory_.file("m/../m")), "m");
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,53 @@
+#include "app/stop_signals.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <array>
+#include <string_view>
+
+namespace flexgen {
+namespace {
+
+// A signal handler can reach nothing but globals.
+std::atomic<bool> stop_requested{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+struct Handled {
+  int number;
+  struct sigaction before;
+};
+std::array<Handled, 2> handled{{{SIGINT, {}}, {SIGTERM, {}}}};
+
+void on_signal(int number) {
+  if (stop_requested.exchange(true)) {
+    signal(number, SIG_DFL);
+    raise(number);
+    return;
+  }
+  static constexpr std::string_view kMessage =
+      "\nstopping after the step under way; once more to stop at once (finished answers are kept either way)\n";
+  if (write(STDERR_FILENO, kMessage.data(), kMessage.size()) < 0) {
+  }  // nobody reads it
+}
+
+}  // namespace
+
+StopSignals::StopSignals() {
+  stop_requested = false;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  for (Handled& signal : handled) sigaction(signal.number, &action, &signal.before);
+  // A file size limit shall be an error of the write, not the end of the process.
+  signal(SIGXFSZ, SIG_IGN);
+}
+
+StopSignals::~StopSignals() {
+  for (Handled& signal : handled) sigaction(signal.number, &signal.before, nullptr);
+}
+
+const std::atomic<bool>& StopSignals::stop() const { return stop_requested; }
+
+}  // namespace flexgen

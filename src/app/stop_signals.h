@@ -1,0 +1,19 @@
+#pragma once
+// StopSignals: the first SIGINT or SIGTERM asks a run to end after the step under way; the second ends the process. One at a time
+// in a process.
+
+#include <atomic>
+
+namespace flexgen {
+
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();  ///< the handlers of before are back
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  const std::atomic<bool>& stop() const;
+};
+
+}  // namespace flexgen
