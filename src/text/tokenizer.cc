@@ -215,7 +215,11 @@ class JsonTokenizer : public Tokenizer {
       }
       std::string text = merge.is_string() ? merge.get<std::string>() : "";
       size_t space = text.find(' ');
-      if (space == std::string::npos || space == 0) fail_user("{}: the merge {} is not two tokens", source, merge.dump().substr(0, 80));
+      // Old files leave merges of tokens that contain spaces ambiguous: the vocabulary tells.
+      while (space != std::string::npos && text.find(' ', space + 1) != std::string::npos &&
+             !(vocab.contains(text.substr(0, space)) && vocab.contains(text.substr(space + 1))))
+        space = text.find(' ', space + 1);
+      if (space == std::string::npos) fail_user("{}: the merge {} is not two tokens", source, merge.dump().substr(0, 80));
       merges.emplace_back(text.substr(0, space), text.substr(space + 1));
     }
     BpeOptions options;

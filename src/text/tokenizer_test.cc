@@ -30,7 +30,10 @@ std::string read(const fs::path& path) {
 void check_expected(const char* tokenizer_name, const char* cases_name) {
   fs::path inputs = kShared / "tokenizers" / "expected" / (std::string(cases_name) + ".inp");
   if (!fs::exists(inputs)) GTEST_SKIP() << "no ../shared";
-  auto tokenizer = Tokenizer::load((kShared / "tokenizers" / tokenizer_name).string());
+  // The cases are for the models' own vocabularies; the GPT-2 file adds tokens for runs of spaces to them (as CodeGen does).
+  Json json = Json::parse(read(kShared / "tokenizers" / tokenizer_name / "tokenizer.json"));
+  std::erase_if(json["added_tokens"].get_ref<Json::array_t&>(), [](const Json& token) { return !token["special"].get<bool>(); });
+  auto tokenizer = Tokenizer::from_json(json.dump(), "tokenizer.json");
   const std::string separator = "\n__ggml_vocab_test__\n";
   std::string all = read(inputs);
   std::istringstream expected(read(kShared / "tokenizers" / "expected" / (std::string(cases_name) + ".out")));
