@@ -27,7 +27,8 @@ struct AddedToken {
 };
 
 bool is_word_character(std::string_view text, size_t at) {
-  static const Regex word(R"(\A\w)", "word");
+  // As Rust's regex defines \w, wider than PCRE2's.
+  static const Regex word(R"(\A[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", "word");
   bool found = false;
   size_t length = utf8_length(text, at);
   if (length > 0) word.for_each(text.substr(at, length), [&](size_t, size_t) { found = true; });
