@@ -1,18 +1,23 @@
 #include "backend/cpu/attention.h"
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <type_traits>
 
 #include "base/units.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention.cc"
-#include "hwy/foreach_target.h"
-// clang-format off: highway.h first
+// foreach_target.h comes before all that is compiled once a target.
+// clang-format off
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
-#include "hwy/contrib/math/math-inl.h"
-#include "hwy/highway.h"
 // clang-format on
 
 #ifndef FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
@@ -23,6 +28,9 @@ namespace flexgen {
 inline constexpr int64_t kSpan = 64;
 /// Scores of a row: a span, and room for a last store of four.
 inline constexpr int64_t kScoreStride = kSpan + 16;
+/// Head elements that the widest vectors take at a time; rows of heads in scratch are filled up to
+/// it.
+inline constexpr int64_t kMaxPair = 32;
 /// Query rows (heads and tokens) of one task.
 inline constexpr int64_t kTaskQueries = 32;
 }  // namespace flexgen
@@ -34,9 +42,68 @@ namespace flexgen::HWY_NAMESPACE {
 using Floats = hn::ScalableTag<float>;
 using Four = hn::CappedTag<float, 4>;
 
-// Queries and head vectors that are in registers at a time (32 registers, or 16).
-constexpr int kQueries = hn::MaxLanes(Floats()) >= 16 ? 4 : 2;
-constexpr int kHeadVectors = hn::MaxLanes(Floats()) >= 16 ? 8 : 4;
+// A head is taken in pairs of vectors. For bf16 the first of a pair holds the even elements and the
+// second the odd ones, which are the halves of 32-bit words and so cost one operation each; queries
+// and results are put into that order and back.
+constexpr int kQueries = hn::MaxLanes(Floats()) >= 16 ? 4 : 2;    // in registers at a time,
+constexpr int kHeadPairs = hn::MaxLanes(Floats()) >= 16 ? 4 : 2;  // of 32 registers or of 16
+constexpr int64_t kPair = 2 * static_cast<int64_t>(hn::MaxLanes(Floats()));
+
+struct Pair {
+  hn::Vec<Floats> first, second;
+};
+
+template <typename T>
+HWY_INLINE Pair load_pair(const T* p) {
+  const Floats d;
+  return {load(d, p), load(d, p + hn::Lanes(d))};
+}
+HWY_INLINE Pair load_pair(const hwy::bfloat16_t* p) {
+  const Floats d;
+  const hn::RebindToUnsigned<Floats> du;
+#if HWY_TARGET == HWY_SCALAR
+  uint32_t word;  // two elements, not always aligned to a word
+  std::memcpy(&word, p, sizeof(word));
+  const auto words = hn::Set(du, word);
+#else
+  const auto words = hn::LoadU(du, reinterpret_cast<const uint32_t*>(p));
+#endif
+  return {hn::BitCast(d, hn::ShiftLeft<16>(words)),
+          hn::BitCast(d, hn::And(words, hn::Set(du, 0xffff0000u)))};
+}
+/// The first n < kPair elements, the rest zero.
+template <typename T>
+HWY_INLINE Pair load_pair_first(const T* p, size_t n) {
+  alignas(64) T part[kPair] = {};
+  std::memcpy(part, p, n * sizeof(T));
+  return load_pair(static_cast<const T*>(part));
+}
+
+/// Puts n floats into the order of pairs, zeros after them up to a whole number of pairs.
+template <typename T>
+HWY_INLINE void to_pairs(const float* from, int64_t n, float* to) {
+  std::fill(std::copy_n(from, n, to), to + round_up(n, kPair), 0.0f);
+  if constexpr (std::is_same_v<T, hwy::bfloat16_t>) {
+    const Floats d;
+    for (int64_t i = 0; i < n; i += kPair) {
+      hn::Vec<Floats> even, odd;
+      hn::LoadInterleaved2(d, to + i, even, odd);
+      hn::Store(even, d, to + i);
+      hn::Store(odd, d, to + i + kPair / 2);
+    }
+  }
+}
+/// And back, in place.
+template <typename T>
+HWY_INLINE void from_pairs(float* head, int64_t n) {
+  if constexpr (std::is_same_v<T, hwy::bfloat16_t>) {
+    const Floats d;
+    for (int64_t i = 0; i < n; i += kPair) {
+      const auto even = hn::Load(d, head + i), odd = hn::Load(d, head + i + kPair / 2);
+      hn::StoreInterleaved2(even, odd, d, head + i);
+    }
+  }
+}
 
 #if HWY_TARGET == HWY_SCALAR
 template <class V>
@@ -69,79 +136,115 @@ HWY_INLINE void store_sums(D d, V a, V b, V c, V e, float* to) {
 }
 #endif
 
+/// Tokens by which reads are asked for in advance: the arithmetic of several queries a key leaves
+/// too few reads in flight otherwise.
+constexpr int64_t kTokensAhead = 16;
+
+/// Asks for the `bytes` at p + offset bytes; may lie anywhere.
+HWY_INLINE void fetch_ahead(const void* p, int64_t offset, int64_t bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(offset);
+  for (int64_t i = 0; i < bytes; i += 64)
+    hwy::Prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)));
+}
+
+/// Sums of products in flight: kRows queries times four tokens.
+template <int kRows>
+struct Sums {
+  hn::Vec<Floats> of[kRows][4];
+};
+
+template <int kRows, class LoadKey, typename T>
+HWY_INLINE Sums<kRows> score_step(Sums<kRows> sums, const float* HWY_RESTRICT q, int64_t q_stride,
+                                  const T* const (&key)[4], int64_t i, const LoadKey& load_key) {
+  Pair query[kRows];
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m) query[m] = load_pair(q + m * q_stride + i);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const Pair k = load_key(key[j] + i);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m)
+      sums.of[m][j] =
+          hn::MulAdd(query[m].second, k.second, hn::MulAdd(query[m].first, k.first, sums.of[m][j]));
+  }
+  return sums;
+}
+
 /// scores[m][t] = q[m] . keys[t] for kRows queries and num_tokens tokens. Stores up to three more.
 template <int kRows, typename T>
 HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HWY_RESTRICT keys,
                       int64_t head_size, int64_t num_tokens, float* HWY_RESTRICT scores) {
   const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t whole = head_size / lanes * lanes;
+  const int64_t whole = round_down(head_size, kPair);
   const auto rest = static_cast<size_t>(head_size - whole);
+  const auto token_bytes = head_size * static_cast<int64_t>(sizeof(T));
   for (int64_t t = 0; t < num_tokens; t += 4) {
+    fetch_ahead(keys, (t + kTokensAhead) * token_bytes, 4 * token_bytes);
     const T* key[4];
     for (int64_t j = 0; j < 4; ++j) key[j] = keys + std::min(t + j, num_tokens - 1) * head_size;
-    hn::Vec<Floats> sum[kRows][4];
-    for (auto& row : sum)
-      for (auto& v : row) v = hn::Zero(d);
-    auto step = [&](int64_t i, auto load_key) HWY_ATTR {
-      hn::Vec<Floats> k[4];
-      for (int j = 0; j < 4; ++j) k[j] = load_key(key[j] + i);
-      for (int m = 0; m < kRows; ++m) {
-        const auto query = hn::Load(d, q + m * q_stride + i);
-        for (int j = 0; j < 4; ++j) sum[m][j] = hn::MulAdd(query, k[j], sum[m][j]);
-      }
-    };
-    for (int64_t i = 0; i < whole; i += lanes)
-      step(i, [&](const T* p) HWY_ATTR { return load(d, p); });
-    if (rest != 0) step(whole, [&](const T* p) HWY_ATTR { return load_first(d, p, rest); });
+    Sums<kRows> sums;
+#pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m)
-      store_sums(d, sum[m][0], sum[m][1], sum[m][2], sum[m][3], scores + m * kScoreStride + t);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) sums.of[m][j] = hn::Zero(d);
+    for (int64_t i = 0; i < whole; i += kPair)
+      sums = score_step<kRows>(sums, q, q_stride, key, i,
+                               [](const T* p) HWY_ATTR { return load_pair(p); });
+    if (rest != 0)
+      sums = score_step<kRows>(sums, q, q_stride, key, whole,
+                               [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
+    for (int m = 0; m < kRows; ++m)
+      store_sums(d, sums.of[m][0], sums.of[m][1], sums.of[m][2], sums.of[m][3],
+                 scores + m * kScoreStride + t);
   }
 }
 
-/// mixed[m][i..] += sum over t of weights[m][t] * values[t][i..] for kVectors vectors of head
-/// elements.
-template <int kRows, int kVectors, class LoadValue, typename T>
+/// mixed[m][i..] += sum over t of weights[m][t] * values[t][i..] for kPairs pairs of head elements.
+template <int kRows, int kPairs, class LoadValue, typename T>
 HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
                          int64_t head_size, int64_t num_tokens, float* HWY_RESTRICT mixed,
                          int64_t mixed_stride, const LoadValue& load_value) {
   const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::Vec<Floats> sum[kRows][kVectors];
+  const auto token_bytes = head_size * static_cast<int64_t>(sizeof(T));
+  Pair sum[kRows][kPairs];
   for (int m = 0; m < kRows; ++m)
-    for (int j = 0; j < kVectors; ++j)
-      sum[m][j] = hn::Load(d, mixed + m * mixed_stride + j * lanes);
+    for (int j = 0; j < kPairs; ++j) sum[m][j] = load_pair(mixed + m * mixed_stride + j * kPair);
   for (int64_t t = 0; t < num_tokens; ++t) {
-    hn::Vec<Floats> value[kVectors];
-    for (int j = 0; j < kVectors; ++j) value[j] = load_value(values + t * head_size + j * lanes);
+    fetch_ahead(values, (t + kTokensAhead) * token_bytes, kRows > 1 ? token_bytes : 0);
+    Pair value[kPairs];
+    for (int j = 0; j < kPairs; ++j) value[j] = load_value(values + t * head_size + j * kPair);
     for (int m = 0; m < kRows; ++m) {
       const auto weight = hn::Set(d, weights[m * kScoreStride + t]);
-      for (int j = 0; j < kVectors; ++j) sum[m][j] = hn::MulAdd(weight, value[j], sum[m][j]);
+      for (int j = 0; j < kPairs; ++j) {
+        sum[m][j].first = hn::MulAdd(weight, value[j].first, sum[m][j].first);
+        sum[m][j].second = hn::MulAdd(weight, value[j].second, sum[m][j].second);
+      }
     }
   }
   for (int m = 0; m < kRows; ++m)
-    for (int j = 0; j < kVectors; ++j)
-      hn::Store(sum[m][j], d, mixed + m * mixed_stride + j * lanes);
+    for (int j = 0; j < kPairs; ++j) {
+      hn::Store(sum[m][j].first, d, mixed + m * mixed_stride + j * kPair);
+      hn::Store(sum[m][j].second, d, mixed + m * mixed_stride + j * kPair + kPair / 2);
+    }
 }
 
 template <int kRows, typename T>
 HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, int64_t num_tokens,
                     float* mixed, int64_t mixed_stride) {
-  const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  constexpr int kMany = kRows <= 2 ? kHeadVectors : kHeadVectors / 2;
-  auto load_whole = [&](const T* p) HWY_ATTR { return load(d, p); };
+  constexpr int kMany = kRows <= 2 ? kHeadPairs : kHeadPairs / 2;
+  auto load_whole = [](const T* p) HWY_ATTR { return load_pair(p); };
   int64_t i = 0;
-  for (; i + kMany * lanes <= head_size; i += kMany * lanes)
-    mix_part<kRows, kMany>(weights, values + i, head_size, num_tokens, mixed + i, mixed_stride,
-                           load_whole);
-  for (; i + lanes <= head_size; i += lanes)
-    mix_part<kRows, 1>(weights, values + i, head_size, num_tokens, mixed + i, mixed_stride,
-                       load_whole);
+  auto part = [&](auto pairs, const auto& load_value) HWY_ATTR {
+    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, mixed + i,
+                                            mixed_stride, load_value);
+    i += decltype(pairs)::value * kPair;
+  };
+  while (i + kMany * kPair <= head_size) part(std::integral_constant<int, kMany>(), load_whole);
+  while (i + kPair <= head_size) part(std::integral_constant<int, 1>(), load_whole);
   if (i < head_size) {
     const auto rest = static_cast<size_t>(head_size - i);
-    mix_part<kRows, 1>(weights, values + i, head_size, num_tokens, mixed + i, mixed_stride,
-                       [&](const T* p) HWY_ATTR { return load_first(d, p, rest); });
+    part(std::integral_constant<int, 1>(),
+         [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
   }
 }
 
@@ -205,79 +308,88 @@ void attend_as(const AttentionTask& task, float* scratch) {
   const Floats d;
   const KvGeometry& g = *task.geometry;
   const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads;
-  const int64_t stride = round_up(head_size, 16), num_queries = task.num_rows * group;
+  const int64_t stride = round_up(head_size, kMaxPair);
+  const int64_t per_head = task.num_rows * group, num_queries = task.num_heads * per_head;
   float* const q = scratch;                            // [queries, stride]
   float* const mixed = q + num_queries * stride;       // [queries, stride]
   float* const scores = mixed + num_queries * stride;  // [queries, kScoreStride]
   Row* const rows = reinterpret_cast<Row*>(scores + num_queries * kScoreStride);
-  // Query m: head m % group of row m / group; consecutive queries share most of their positions.
+  // Query m belongs to kv head m / per_head; consecutive queries of a head share most of their
+  // positions.
   auto packed_index = [&](int64_t m) {
-    const int64_t row = task.slot->first_row + task.first_row + m / group;
-    return (row * g.query_heads + task.kv_head * group + m % group) * head_size;
+    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
+    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
+    return (row * g.query_heads + head * group + in_head % group) * head_size;
   };
   for (int64_t m = 0; m < num_queries; ++m) {
-    std::copy_n(task.q + packed_index(m), head_size, q + m * stride);
-    std::fill(q + m * stride + head_size, q + (m + 1) * stride, 0.0f);
+    to_pairs<T>(task.q + packed_index(m), head_size, q + m * stride);
     std::fill_n(mixed + m * stride, stride, 0.0f);
-    const int64_t end = task.slot->past + task.first_row + m / group + 1;
+    const int64_t end = task.slot->past + task.first_row + m % per_head / group + 1;
     rows[m] = {task.window > 0 ? std::max<int64_t>(0, end - task.window) : 0, end, -INFINITY, 0.0f};
   }
 
-  // Calls use(data, from, to) for the stretches of [begin, end) that lie in one page.
-  auto for_pages = [&](int64_t which, int64_t begin, int64_t end, const auto& use) HWY_ATTR {
+  // Calls use(data, from, to) for the stretches of [begin, end) that lie in one page: keys (which =
+  // 0) or values (1) of one head.
+  auto for_pages = [&](int64_t which, int64_t head, int64_t begin, int64_t end,
+                       const auto& use) HWY_ATTR {
     while (begin < end) {
       const int64_t page = begin / g.page_tokens, at = begin % g.page_tokens;
       const int64_t stop = std::min(end, (page + 1) * g.page_tokens);
-      const T* data = reinterpret_cast<const T*>(task.slot->pages[page]) +
-                      ((which * g.kv_heads + task.kv_head) * g.page_tokens + at) * head_size;
-      use(data, begin, stop);
+      use(reinterpret_cast<const T*>(task.slot->pages[page]) +
+              ((which * g.kv_heads + task.first_head + head) * g.page_tokens + at) * head_size,
+          begin, stop);
       begin = stop;
     }
   };
+  // Calls use(count, m, head) for the blocks of count <= kQueries queries m, m + 1, ... of the same
+  // head.
+  auto for_blocks = [&](const auto& use) HWY_ATTR {
+    for (int64_t head = 0; head < task.num_heads; ++head)
+      for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries)
+        with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m),
+                   [&](auto count) HWY_ATTR { use(count, m, head); });
+  };
 
+  // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in
+  // order.
   const int64_t task_end = rows[num_queries - 1].end;
   for (int64_t span = rows[0].first / kSpan * kSpan; span < task_end; span += kSpan) {
     auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
     auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
-    for (int64_t m = 0; m < num_queries; m += kQueries) {
-      const int64_t count = std::min<int64_t>(kQueries, num_queries - m);
-      with_count(count, [&](auto constant) HWY_ATTR {
-        for_pages(0, first_in_span(m), end_in_span(m + count - 1),
-                  [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
-                    score<decltype(constant)::value>(q + m * stride, stride, keys, head_size,
-                                                     to - from,
-                                                     scores + m * kScoreStride + (from - span));
-                  });
-      });
-    }
+    for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
+      for_pages(0, head, first_in_span(m), end_in_span(m + count - 1),
+                [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
+                  score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from,
+                                                scores + m * kScoreStride + (from - span));
+                });
+    });
     for (int64_t m = 0; m < num_queries; ++m)
       if (first_in_span(m) < end_in_span(m))
         soften(rows[m], scores + m * kScoreStride, first_in_span(m) - span, end_in_span(m) - span,
                task.scale, mixed + m * stride, stride);
-    for (int64_t m = 0; m < num_queries; m += kQueries) {
-      const int64_t count = std::min<int64_t>(kQueries, num_queries - m);
-      auto mix_rows = [&](auto constant, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
-        for_pages(1, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
-          mix<decltype(constant)::value>(scores + row * kScoreStride + (from - span), values,
-                                         head_size, to - from, mixed + row * stride, stride);
+    for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
+      auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
+        for_pages(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
+          mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
+                                     to - from, mixed + row * stride, stride);
         });
       };
       // Positions all the queries attend to, together; those of some of them alone, before and
       // after. A query must not even multiply a foreign value by zero: it might be infinite.
+      const std::integral_constant<int, 1> one;
       const int64_t begin = first_in_span(m + count - 1), end = std::max(begin, end_in_span(m));
       for (int64_t row = m; row < m + count; ++row)
-        mix_rows(std::integral_constant<int, 1>(), row, first_in_span(row),
-                 std::min(begin, end_in_span(row)));
-      with_count(count, [&](auto constant) HWY_ATTR { mix_rows(constant, m, begin, end); });
+        mix_rows(one, row, first_in_span(row), std::min(begin, end_in_span(row)));
+      mix_rows(count, m, begin, end);
       for (int64_t row = m; row < m + count; ++row)
-        mix_rows(std::integral_constant<int, 1>(), row, std::max(end, first_in_span(row)),
-                 end_in_span(row));
-    }
+        mix_rows(one, row, std::max(end, first_in_span(row)), end_in_span(row));
+    });
   }
 
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   with_type(task.out_dtype, task.out, [&](auto* out) HWY_ATTR {
     for (int64_t m = 0; m < num_queries; ++m) {
+      from_pairs<T>(mixed + m * stride, head_size);
       const auto inverse = hn::Set(d, 1.0f / rows[m].sum);
       for (int64_t i = 0; i < head_size; i += lanes)
         store(d, hn::Mul(hn::Load(d, mixed + m * stride + i), inverse), out + packed_index(m) + i,
@@ -307,15 +419,42 @@ namespace flexgen {
 HWY_EXPORT(Attend);
 HWY_EXPORT(RowFloats);
 
-int64_t attention_task_rows(const KvGeometry& geometry) {
-  return std::max<int64_t>(1, kTaskQueries / (geometry.query_heads / geometry.kv_heads));
+void plan_attention(const AttentionTask& all, int64_t num_workers,
+                    std::span<const AttentionSlot> slots, std::vector<AttentionTask>& tasks) {
+  const KvGeometry& g = *all.geometry;
+  const int64_t group = g.query_heads / g.kv_heads;
+  const int64_t rows = std::max<int64_t>(1, kTaskQueries / group);
+  // One head's keys serve many rows while they are near; with few rows many heads make a long read.
+  const auto max_heads = ceil_div(g.kv_heads * static_cast<int64_t>(slots.size()), 4 * num_workers);
+  tasks.clear();
+  for (const AttentionSlot& slot : slots)
+    for (int64_t row = 0; row < slot.num_rows; row += rows) {
+      AttentionTask task = all;
+      task.slot = &slot;
+      task.first_row = row;
+      task.num_rows = std::min(rows, slot.num_rows - row);
+      const int64_t heads = std::clamp<int64_t>(2 * kTaskQueries / (task.num_rows * group), 1,
+                                                std::min(max_heads, g.kv_heads));
+      for (int64_t head = 0; head < g.kv_heads; head += heads) {
+        task.first_head = head;
+        task.num_heads = std::min(heads, g.kv_heads - head);
+        tasks.push_back(task);
+      }
+    }
+  // The longest first, so that no worker is left with a long one at the end.
+  auto size = [](const AttentionTask& task) {
+    return task.num_heads * task.num_rows * (task.slot->past + task.first_row + task.num_rows);
+  };
+  std::stable_sort(tasks.begin(), tasks.end(), [&](const AttentionTask& a, const AttentionTask& b) {
+    return size(a) > size(b);
+  });
 }
 
-int64_t attention_scratch_floats(const KvGeometry& geometry) {
-  const int64_t queries =
-      attention_task_rows(geometry) * (geometry.query_heads / geometry.kv_heads);
+int64_t attention_scratch_floats(const AttentionTask& task) {
+  const KvGeometry& g = *task.geometry;
+  const int64_t queries = task.num_heads * task.num_rows * (g.query_heads / g.kv_heads);
   return queries *
-         (2 * round_up(geometry.head_size, 16) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)());
+         (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)());
 }
 
 void attend(const AttentionTask& task, float* scratch) {

@@ -145,21 +145,16 @@ class CpuKernels : public Kernels {
 
   void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry,
                  float scale, int64_t window, std::byte* out) override {
-    const int64_t task_rows = attention_task_rows(geometry);
-    tasks_.clear();
-    for (const AttentionSlot& slot : slots)
-      for (int64_t head = 0; head < geometry.kv_heads; ++head)
-        for (int64_t row = 0; row < slot.num_rows; row += task_rows)
-          tasks_.push_back({q, &slot, &geometry, head, row,
-                            std::min(task_rows, slot.num_rows - row), scale, window, act_dtype_,
-                            out});
-    // The longest first, so that no worker is left with a long one at the end.
-    std::stable_sort(tasks_.begin(), tasks_.end(),
-                     [](const AttentionTask& a, const AttentionTask& b) {
-                       return a.num_rows * (a.slot->past + a.first_row + a.num_rows) >
-                              b.num_rows * (b.slot->past + b.first_row + b.num_rows);
-                     });
-    const int64_t floats = round_up(attention_scratch_floats(geometry), 16);
+    AttentionTask all{.q = q,
+                      .geometry = &geometry,
+                      .scale = scale,
+                      .window = window,
+                      .out_dtype = act_dtype_,
+                      .out = out};
+    plan_attention(all, num_threads_, slots, tasks_);
+    int64_t floats = 0;
+    for (const AttentionTask& task : tasks_)
+      floats = std::max(floats, round_up(attention_scratch_floats(task), 16));
     if (const int64_t total = floats * num_threads_; total > attention_scratch_size_) {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
       attention_scratch_size_ = total;

@@ -13,18 +13,11 @@
 namespace flexgen {
 namespace {
 
-constexpr std::array<int64_t, 5> kPanels = {16, 32, 64, 128, 256};
-/// The only panel where the sizes disagree: a compromise between few rows and many.
-constexpr int64_t kOnlyPanel = 64;
-/// oneDNN rearranges each tile of W anew in every panel; measured, that costs as much as this many
-/// rows.
-constexpr int64_t kPanelOverheadRows = 14;
-
 dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::kBF16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-/// While it lives, oneDNN plans for one thread.
+/// While it lives, oneDNN plans for one thread, and works in one where it decides that at run time.
 class OneThread {
  public:
   OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
@@ -43,19 +36,6 @@ Linear::Linear(DType compute_dtype, int num_threads)
       stream_(engine_),
       scratch_(static_cast<size_t>(num_threads)) {
   FLEXGEN_CHECK(dtype_ != DType::kF16);
-  // The cheapest way to cover a rest of fewer than kMaxPanel rows, by dynamic programming.
-  std::array<int64_t, kMaxPanel / kPanelGrain + 1> cost{};
-  for (size_t grains = 1; grains < cost.size(); ++grains) {
-    cost[grains] = INT64_MAX;
-    for (int64_t panel : kPanels) {
-      auto rest = std::max<int64_t>(0, static_cast<int64_t>(grains) - panel / kPanelGrain);
-      int64_t total = panel + kPanelOverheadRows + cost[static_cast<size_t>(rest)];
-      if (total <= cost[grains]) {
-        cost[grains] = total;
-        best_panel_[grains] = panel;
-      }
-    }
-  }
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
 }
 
@@ -100,44 +80,42 @@ void Linear::multiply(Product& product, int worker, const std::byte* x, const st
   product.matmul.execute(stream_, at.arguments);
 }
 
-bool Linear::panels_agree(int64_t cols) {
-  auto [entry, is_new] = agree_.try_emplace(cols, true);
-  if (!is_new) return entry->second;
+bool Linear::agrees(int64_t panel, int64_t cols) {
+  auto [entry, is_new] = agrees_.try_emplace({panel, cols}, true);
+  if (!is_new || panel == kOnlyPanel) return entry->second;
   OneThread one_thread;
+  // Any numbers of both signs and several magnitudes do; a prime period keeps rows apart.
   std::minstd_rand random(1);
-  auto random_matrix = [&](int64_t rows) {
-    std::vector<float> values(static_cast<size_t>(rows * cols));
-    for (float& value : values) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+  std::vector<float> period(8191);
+  for (float& value : period) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+  auto test_matrix = [&](int64_t rows) {
     std::vector<std::byte> matrix(static_cast<size_t>(size_bytes(dtype_, rows * cols)));
-    vector_rows::convert(values.data(), DType::kF32, rows * cols, dtype_, matrix.data());
+    const auto length = static_cast<int64_t>(period.size());
+    for (int64_t i = 0; i < rows * cols; i += length)
+      vector_rows::convert(period.data(), DType::kF32, std::min(length, rows * cols - i), dtype_,
+                           matrix.data() + size_bytes(dtype_, i));
     return matrix;
   };
-  std::vector<std::byte> x = random_matrix(kMaxPanel), w = random_matrix(kTileRows);
-  std::vector<float> whole(kMaxPanel * kTileRows), y(kMaxPanel * kTileRows);
-  multiply(product(kMaxPanel, cols), 0, x.data(), w.data(), whole.data());
-  for (int64_t panel : kPanels) {
-    // The first and the last panel of the 256 rows.
-    for (int64_t first : {int64_t{0}, kMaxPanel - panel}) {
-      multiply(product(panel, cols), 0, x.data() + size_bytes(dtype_, first * cols), w.data(),
-               y.data());
-      if (std::memcmp(y.data(), whole.data() + first * kTileRows,
-                      static_cast<size_t>(panel * kTileRows) * sizeof(float)) != 0)
-        entry->second = false;
-    }
-  }
+  std::vector<std::byte> x = test_matrix(round_up(panel, kOnlyPanel)), w = test_matrix(kTileRows);
+  std::vector<float> expected(static_cast<size_t>(round_up(panel, kOnlyPanel) * kTileRows)),
+      actual(static_cast<size_t>(panel * kTileRows));
+  for (int64_t row = 0; row < panel; row += kOnlyPanel)
+    multiply(product(kOnlyPanel, cols), 0, x.data() + size_bytes(dtype_, row * cols), w.data(),
+             expected.data() + row * kTileRows);
+  multiply(product(panel, cols), 0, x.data(), w.data(), actual.data());
+  entry->second = std::equal(actual.begin(), actual.end(), expected.begin());
   if (!entry->second)
-    spdlog::debug("matmul bits depend on the number of rows at K = {}: all rows go in panels of {}",
-                  cols, kOnlyPanel);
+    spdlog::debug("matmul of {} rows, K = {}, has bits of its own: rows go in panels of {} instead",
+                  panel, cols, kOnlyPanel);
   return entry->second;
 }
 
-std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, bool any_size) const {
+std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, int64_t cols) {
   std::vector<Panel> panels;
   for (int64_t row = 0; row < num_rows;) {
-    int64_t rest = num_rows - row, size = kOnlyPanel;
-    if (any_size)
-      size = rest >= kMaxPanel ? kMaxPanel
-                               : best_panel_[static_cast<size_t>(ceil_div(rest, kPanelGrain))];
+    const int64_t rest = num_rows - row;
+    int64_t size = std::min(kMaxPanel, round_up(rest, kPanelGrain));
+    if (!agrees(size, cols)) size = kOnlyPanel;
     panels.push_back({row, size, std::min(size, rest)});
     row += size;
   }
@@ -148,8 +126,9 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
                  const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
+  OneThread one_thread;
 
-  const std::vector<Panel> panels = cut_rows(num_rows, panels_agree(cols));
+  const std::vector<Panel> panels = cut_rows(num_rows, cols);
   std::vector<Product*> products;
   for (const Panel& panel : panels) products.push_back(&product(panel.size, cols));
   const Panel& last = panels.back();

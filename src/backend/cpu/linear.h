@@ -4,7 +4,6 @@
 // run in parallel. So a result does not depend on the number of rows, of threads, or on where W is
 // cut. Not for two threads at once.
 
-#include <array>
 #include <dnnl.hpp>
 #include <map>
 #include <memory>
@@ -26,7 +25,8 @@ class Linear {
   static constexpr int64_t kTileRows =
       64;  ///< rows of W in a tile; the width oneDNN blocks by itself
   static constexpr int64_t kMaxPanel = 256;
-  static constexpr int64_t kPanelGrain = 16;
+  static constexpr int64_t kPanelGrain = 16;  ///< panels are multiples of this
+  static constexpr int64_t kOnlyPanel = 64;   ///< where sizes disagree: between few rows and many
 
   /// One oneDNN product [panel, K] x [K, kTileRows] and what each worker passes to it.
   struct Product {
@@ -54,18 +54,17 @@ class Linear {
 
   Product& product(int64_t panel, int64_t cols);
   void multiply(Product& product, int worker, const std::byte* x, const std::byte* w, float* y);
-  /// Whether all panel sizes give the same bits at this K; measured at first use.
-  bool panels_agree(int64_t cols);
-  std::vector<Panel> cut_rows(int64_t num_rows, bool any_size) const;
+  /// Whether panels of this size give the bits that panels of kOnlyPanel rows do; measured at first
+  /// use.
+  bool agrees(int64_t panel, int64_t cols);
+  std::vector<Panel> cut_rows(int64_t num_rows, int64_t cols);
 
   DType dtype_;
   int num_threads_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K
-  std::map<int64_t, bool> agree_;                                             ///< by K
-  std::array<int64_t, kMaxPanel / kPanelGrain + 1>
-      best_panel_{};  ///< first panel for a rest, in grains
+  std::map<std::pair<int64_t, int64_t>, bool> agrees_;                        ///< by panel, K
   std::vector<WorkerScratch> scratch_;
   std::vector<std::byte> last_panel_;
   std::vector<Tile> tiles_;

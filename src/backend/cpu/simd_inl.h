@@ -8,9 +8,9 @@
 #define FLEXGEN_BACKEND_CPU_SIMD_INL_H_
 #endif
 
-#include <cstring>
+#include <hwy/highway.h>
 
-#include "hwy/highway.h"
+#include <cstring>
 
 HWY_BEFORE_NAMESPACE();
 namespace flexgen::HWY_NAMESPACE {

@@ -7,11 +7,12 @@
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/vector_rows.cc"
-#include "hwy/foreach_target.h"
-// clang-format off: highway.h first
+// foreach_target.h comes before all that is compiled once a target.
+// clang-format off
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
-#include "hwy/contrib/math/math-inl.h"
-#include "hwy/highway.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();

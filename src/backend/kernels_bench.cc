@@ -1,0 +1,149 @@
+// The cpu backend at the shapes of an 8B model: products against plain oneDNN, attention against
+// the speed at which this machine reads memory. Arguments: threads are all cores.
+// --benchmark_format=json for machines.
+
+#include <benchmark/benchmark.h>
+#include <omp.h>
+
+#include <cstring>
+#include <dnnl.hpp>
+#include <vector>
+
+#include "backend/kernels.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+DType compute_dtype() { return cpu_has_bf16() ? DType::kBF16 : DType::kF32; }
+
+/// Small numbers of both signs that are cheap to make: patterns of bf16 or f32 between 2^-8 and 1.
+std::vector<std::byte> random_elements(DType dtype, int64_t count) {
+  std::vector<std::byte> bytes(static_cast<size_t>(size_bytes(dtype, count)));
+  uint32_t state = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    state = state * 1664525u + 1013904223u;
+    auto upper = static_cast<uint16_t>(0x3b80u + (state >> 23) + ((state & 0x400u) << 5));
+    if (dtype == DType::kBF16) {
+      std::memcpy(bytes.data() + 2 * i, &upper, 2);
+    } else {
+      uint32_t bits = static_cast<uint32_t>(upper) << 16;
+      std::memcpy(bytes.data() + 4 * i, &bits, 4);
+    }
+  }
+  return bytes;
+}
+
+void count_flops(benchmark::State& state, int64_t t, int64_t n, int64_t k) {
+  state.counters["GFLOP/s"] = benchmark::Counter(
+      2e-9 * static_cast<double>(t * n * k * state.iterations()), benchmark::Counter::kIsRate);
+}
+
+/// Arguments: N, K, T.
+void bench_linear(benchmark::State& state) {
+  const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
+  auto kernels = make_cpu_kernels({0, compute_dtype()});
+  std::vector<std::byte> x = random_elements(compute_dtype(), t * k),
+                         w = random_elements(compute_dtype(), n * k);
+  std::vector<float> y(static_cast<size_t>(t * n));
+  WeightView weight{compute_dtype(), n, k, {{w.data(), n}}};
+  kernels->linear(x.data(), t, weight, {}, false, y.data());
+  for (auto _ : state) kernels->linear(x.data(), t, weight, {}, false, y.data());
+  count_flops(state, t, n, k);
+}
+
+/// The same product in one call of oneDNN with all threads.
+void bench_plain_onednn(benchmark::State& state) {
+  using dnnl::memory;
+  const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
+  const auto type =
+      compute_dtype() == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32;
+  std::vector<std::byte> x = random_elements(compute_dtype(), t * k),
+                         w = random_elements(compute_dtype(), n * k);
+  std::vector<float> y(static_cast<size_t>(t * n));
+  dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  memory::desc x_desc({t, k}, type, memory::format_tag::ab),
+      w_desc({k, n}, type, memory::format_tag::ba);
+  memory::desc y_desc({t, n}, memory::data_type::f32, memory::format_tag::ab);
+  dnnl::matmul matmul(
+      dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine));
+  memory x_memory(x_desc, engine, x.data()), w_memory(w_desc, engine, w.data()),
+      y_memory(y_desc, engine, y.data());
+  auto run = [&] {
+    matmul.execute(
+        stream, {{DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, y_memory}});
+    stream.wait();
+  };
+  run();
+  for (auto _ : state) run();
+  count_flops(state, t, n, k);
+}
+
+/// Arguments: slots, context before the new rows, new rows a slot, query heads; 8 kv heads of 128,
+/// bf16.
+void bench_attention(benchmark::State& state) {
+  const int64_t slots = state.range(0), past = state.range(1), rows = state.range(2);
+  const KvGeometry geometry{DType::kBF16, state.range(3), 8, 128, 64};
+  auto kernels = make_cpu_kernels({0, compute_dtype()});
+  const int64_t pages_per_slot = ceil_div(past + rows, geometry.page_tokens);
+  std::vector<std::byte> cache =
+      random_elements(DType::kBF16, slots * pages_per_slot * geometry.page_bytes() / 2);
+  std::vector<std::byte*> pages;
+  for (int64_t p = 0; p < slots * pages_per_slot; ++p)
+    pages.push_back(cache.data() + p * geometry.page_bytes());
+  std::vector<AttentionSlot> views;
+  for (int64_t s = 0; s < slots; ++s)
+    views.push_back({s * rows, rows, past, pages.data() + s * pages_per_slot});
+  const int64_t q_size = slots * rows * geometry.query_heads * geometry.head_size;
+  std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
+  std::vector<std::byte> out(static_cast<size_t>(size_bytes(kernels->act_dtype(), q_size)));
+  for (auto _ : state) kernels->attention(q.data(), views, geometry, 0.088f, 0, out.data());
+  const auto calls = static_cast<double>(state.iterations());
+  const auto pairs =
+      static_cast<double>(slots * geometry.query_heads) *
+      (static_cast<double>(rows * past) + static_cast<double>(rows * (rows + 1)) / 2);
+  state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(cache.size()),
+                                                 benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(1e-9 * calls * pairs * 4 * 128, benchmark::Counter::kIsRate);
+}
+
+/// Every core sums its share of 1 GiB: what decode attention can hope for.
+void bench_memory_read(benchmark::State& state) {
+  std::vector<uint64_t> data(kGiB / 8, 1);
+  uint64_t total = 0;
+  for (auto _ : state) {
+#pragma omp parallel for reduction(+ : total)
+    for (size_t i = 0; i < data.size(); ++i) total += data[i];
+    benchmark::DoNotOptimize(total);
+  }
+  state.counters["GB/s"] =
+      benchmark::Counter(1e-9 * static_cast<double>(kGiB) * static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+
+void linear_shapes(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"N", "K", "T"})->Unit(benchmark::kMillisecond)->UseRealTime();
+  for (auto [n, k] : {std::pair{4096, 4096}, {14336, 4096}, {4096, 14336}, {128, 128}})
+    for (int64_t t : {1, 16, 32, 64, 128, 200, 256, 512, 1024}) bench->Args({n, k, t});
+}
+BENCHMARK(bench_linear)->Apply(linear_shapes);
+BENCHMARK(bench_plain_onednn)->Apply(linear_shapes);
+BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(bench_attention)
+    ->ArgNames({"slots", "past", "rows", "A"})
+    ->Args({64, 2047, 1, 32})  // generation, 4 query heads a kv head
+    ->Args({64, 2047, 1, 8})   // generation, no sharing
+    ->Args({1, 127, 1, 32})
+    ->Args({1, 1023, 1, 32})
+    ->Args({1, 127, 1, 8})
+    ->Args({1, 0, 2048, 32})   // a prompt at once
+    ->Args({4, 512, 256, 32})  // chunks of prompts
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+
+}  // namespace
+}  // namespace flexgen
+
+BENCHMARK_MAIN();

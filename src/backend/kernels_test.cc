@@ -1,0 +1,659 @@
+// Every backend against the reference over one table of operations; the reference against closed
+// forms; and "one answer": a row's bits depend on nothing but the row.
+
+#include "backend/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+using Rng = std::mt19937;
+using Floats = std::vector<float>;
+using Bytes = std::vector<std::byte>;
+
+int64_t pick(Rng& rng, int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(rng);
+}
+
+/// Normal values that bf16 holds exactly, so that every backend starts from the same numbers.
+Floats random_floats(Rng& rng, int64_t count, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  Floats values(static_cast<size_t>(count));
+  for (float& value : values) value = float_from_bf16(bf16_from_float(normal(rng)));
+  return values;
+}
+
+Bytes encode(const Floats& values, DType dtype) {
+  Bytes bytes(static_cast<size_t>(size_bytes(dtype, static_cast<int64_t>(values.size()))));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (dtype == DType::kF32) {
+      std::memcpy(bytes.data() + 4 * i, &values[i], 4);
+    } else {
+      uint16_t half =
+          dtype == DType::kBF16 ? bf16_from_float(values[i]) : f16_from_float(values[i]);
+      std::memcpy(bytes.data() + 2 * i, &half, 2);
+    }
+  }
+  return bytes;
+}
+
+Floats decode(const Bytes& bytes, DType dtype) {
+  Floats values(bytes.size() / static_cast<size_t>(size_bytes(dtype, 1)));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = load_float(bytes.data(), dtype, static_cast<int64_t>(i));
+  return values;
+}
+
+/// A weight and the memory it lies in, cut into pieces that each lie alone at 2 bytes past any
+/// alignment.
+class TestWeight {
+ public:
+  TestWeight(const Floats& values, DType dtype, int64_t rows, int64_t cols,
+             std::vector<int64_t> cuts = {}) {
+    Bytes bytes = encode(values, dtype);
+    cuts.push_back(rows);
+    std::sort(cuts.begin(), cuts.end());
+    view_ = {dtype, rows, cols, {}};
+    int64_t first = 0;
+    for (int64_t cut : cuts) {
+      if (cut == first) continue;
+      auto from = static_cast<size_t>(size_bytes(dtype, first * cols)),
+           to = static_cast<size_t>(size_bytes(dtype, cut * cols));
+      auto& memory = memory_.emplace_back(std::make_unique<Bytes>(to - from + 2));
+      std::memcpy(memory->data() + 2, bytes.data() + from, to - from);
+      view_.pieces.push_back({memory->data() + 2, cut - first});
+      first = cut;
+    }
+  }
+  static TestWeight vector(const Floats& values, DType dtype) {
+    return {values, dtype, 1, static_cast<int64_t>(values.size())};
+  }
+  operator const WeightView&() const { return view_; }
+
+ private:
+  std::vector<std::unique_ptr<Bytes>> memory_;
+  WeightView view_;
+};
+
+std::vector<int64_t> random_cuts(Rng& rng, int64_t rows, int64_t count) {
+  std::vector<int64_t> cuts;
+  for (int64_t i = 0; i < count; ++i) cuts.push_back(pick(rng, 0, rows));
+  return cuts;
+}
+
+/// The act output of `run(out)`, as floats.
+template <typename Run>
+Floats act_output(Kernels& kernels, int64_t count, const Run& run) {
+  Bytes out(static_cast<size_t>(size_bytes(kernels.act_dtype(), count)));
+  run(out.data());
+  return decode(out, kernels.act_dtype());
+}
+
+/// A cache of one sequence: pages that start as NaN, so that whoever reads too far is found out.
+struct Sequence {
+  std::vector<Bytes> memory;
+  std::vector<std::byte*> pages;
+
+  Sequence(const KvGeometry& geometry, int64_t tokens) {
+    for (int64_t page = 0; page < ceil_div(tokens, geometry.page_tokens); ++page)
+      memory.emplace_back(static_cast<size_t>(geometry.page_bytes()), std::byte{0xff});
+    for (Bytes& page : memory) pages.push_back(page.data());
+  }
+};
+
+struct AttentionShape {
+  DType dtype;
+  int64_t query_heads, kv_heads, head_size, page_tokens, window;
+  KvGeometry geometry() const { return {dtype, query_heads, kv_heads, head_size, page_tokens}; }
+};
+
+/// q, k and v of one sequence.
+struct AttentionInput {
+  Floats q, k, v;
+  AttentionInput(Rng& rng, const AttentionShape& shape, int64_t tokens)
+      : q(random_floats(rng, tokens * shape.query_heads * shape.head_size)),
+        k(random_floats(rng, tokens * shape.kv_heads * shape.head_size)),
+        v(random_floats(rng, tokens * shape.kv_heads * shape.head_size)) {}
+};
+
+/// Attention over whole sequences fed in chunks: chunks[i] of sequence i are its chunk lengths; all
+/// sequences' chunk number c share a call. Returns [sequence][token, A, H].
+std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& shape,
+                                     const std::vector<AttentionInput>& inputs,
+                                     const std::vector<std::vector<int64_t>>& chunks) {
+  const KvGeometry geometry = shape.geometry();
+  const int64_t q_size = shape.query_heads * shape.head_size,
+                kv_size = shape.kv_heads * shape.head_size;
+  std::vector<Sequence> sequences;
+  std::vector<int64_t> past(inputs.size(), 0);
+  std::vector<Floats> results(inputs.size());
+  size_t rounds = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    sequences.emplace_back(geometry,
+                           std::accumulate(chunks[i].begin(), chunks[i].end(), int64_t{0}));
+    rounds = std::max(rounds, chunks[i].size());
+  }
+  for (size_t round = 0; round < rounds; ++round) {
+    std::vector<AttentionSlot> slots;
+    std::vector<size_t> owner;
+    Floats q, k, v;
+    int64_t rows = 0;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (round >= chunks[i].size()) continue;
+      const int64_t count = chunks[i][round];
+      slots.push_back({rows, count, past[i], sequences[i].pages.data()});
+      owner.push_back(i);
+      auto append = [&](Floats& to, const Floats& from, int64_t size) {
+        to.insert(to.end(), from.begin() + past[i] * size, from.begin() + (past[i] + count) * size);
+      };
+      append(q, inputs[i].q, q_size), append(k, inputs[i].k, kv_size),
+          append(v, inputs[i].v, kv_size);
+      rows += count;
+    }
+    kernels.append_kv(k.data(), v.data(), slots, geometry);
+    Floats out = act_output(kernels, rows * q_size, [&](std::byte* to) {
+      kernels.attention(q.data(), slots, geometry,
+                        1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, to);
+    });
+    for (size_t s = 0; s < slots.size(); ++s) {
+      results[owner[s]].insert(results[owner[s]].end(), out.begin() + slots[s].first_row * q_size,
+                               out.begin() + (slots[s].first_row + slots[s].num_rows) * q_size);
+      past[owner[s]] += slots[s].num_rows;
+    }
+  }
+  return results;
+}
+
+std::vector<int64_t> random_chunks(Rng& rng, int64_t tokens, int64_t longest) {
+  std::vector<int64_t> chunks;
+  for (int64_t at = 0; at < tokens; at += chunks.back())
+    chunks.push_back(std::min(tokens - at, pick(rng, 1, longest)));
+  return chunks;
+}
+
+Floats flatten(const std::vector<Floats>& parts) {
+  Floats all;
+  for (const Floats& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+// ---------------------------------------------------------------- the table
+
+/// One operation on random input; the same seed gives the same input on every backend.
+struct OperationCase {
+  std::string name;
+  std::function<Floats(Kernels&, Rng&)> run;
+};
+
+void add_linear_cases(std::vector<OperationCase>& cases) {
+  struct Shape {
+    int64_t rows, n, k;
+  };
+  for (Shape shape : {Shape{1, 1, 1},
+                      {1, 37, 20},
+                      {3, 64, 64},
+                      {17, 65, 33},
+                      {32, 200, 128},
+                      {70, 129, 257},
+                      {300, 130, 512},
+                      {5, 2048, 96}})
+    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+      for (bool accumulate : {false, true})
+        cases.push_back({fmt::format("linear_{}x{}x{}_{}{}", shape.rows, shape.n, shape.k,
+                                     dtype_name(dtype), accumulate ? "_add" : ""),
+                         [=](Kernels& kernels, Rng& rng) {
+                           auto [t, n, k] = shape;
+                           Bytes x = encode(random_floats(rng, t * k), kernels.act_dtype());
+                           TestWeight weight(random_floats(rng, n * k), dtype, n, k,
+                                             random_cuts(rng, n, 2));
+                           TestWeight bias = TestWeight::vector(random_floats(rng, n), dtype);
+                           Floats y = random_floats(rng, t * n);
+                           kernels.linear(x.data(), t, weight, accumulate ? WeightView{} : bias,
+                                          accumulate, y.data());
+                           return y;
+                         }});
+}
+
+void add_row_cases(std::vector<OperationCase>& cases) {
+  for (int64_t cols : {1, 15, 64, 100, 4096})
+    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+      auto name = [&](const char* what) {
+        return fmt::format("{}_{}_{}", what, cols, dtype_name(dtype));
+      };
+      cases.push_back({name("gather_rows"), [=](Kernels& kernels, Rng& rng) {
+                         Bytes table = encode(random_floats(rng, 9 * cols), dtype);
+                         std::vector<const std::byte*> rows;
+                         for (int i = 0; i < 20; ++i)
+                           rows.push_back(table.data() + size_bytes(dtype, pick(rng, 0, 8) * cols));
+                         Floats out(static_cast<size_t>(20 * cols), NAN);
+                         kernels.gather_rows(rows, dtype, cols, false, out.data());
+                         std::reverse(rows.begin(), rows.end());
+                         kernels.gather_rows(rows, dtype, cols, true, out.data());
+                         return out;
+                       }});
+      if (cols == 1) continue;
+      cases.push_back({name("layer_norm"), [=](Kernels& kernels, Rng& rng) {
+                         Floats x = random_floats(rng, 11 * cols, 3);
+                         for (float& value : x) value += 2;
+                         TestWeight weight = TestWeight::vector(random_floats(rng, cols), dtype);
+                         TestWeight bias = TestWeight::vector(random_floats(rng, cols), dtype);
+                         Floats out = act_output(kernels, 11 * cols, [&](std::byte* to) {
+                           kernels.layer_norm(x.data(), 11, cols, weight, bias, 1e-5f, to);
+                         });
+                         kernels.layer_norm_f32(x.data(), 11, cols, weight, WeightView{}, 1e-5f);
+                         return flatten({out, x});
+                       }});
+      cases.push_back({name("rms_norm"), [=](Kernels& kernels, Rng& rng) {
+                         Floats x = random_floats(rng, 12 * cols, 3);
+                         TestWeight weight = TestWeight::vector(random_floats(rng, cols), dtype);
+                         Floats out = act_output(kernels, 12 * cols, [&](std::byte* to) {
+                           kernels.rms_norm(x.data(), 12, cols, weight, 1e-6f, to);
+                         });
+                         kernels.rms_norm_heads(x.data(), 4, 3, cols, weight, 1e-6f);
+                         return flatten({out, x});
+                       }});
+    }
+}
+
+void add_element_cases(std::vector<OperationCase>& cases) {
+  const std::pair<const char*, Activation> kinds[] = {{"relu", Activation::kRelu},
+                                                      {"gelu", Activation::kGelu},
+                                                      {"gelu_tanh", Activation::kGeluTanh},
+                                                      {"silu", Activation::kSilu}};
+  for (int64_t count : {1, 77, 70000})
+    for (auto [kind_name, kind] : kinds)
+      cases.push_back(
+          {fmt::format("{}_{}", kind_name, count), [=, kind = kind](Kernels& kernels, Rng& rng) {
+             Floats x = random_floats(rng, count, 4), up = random_floats(rng, count);
+             for (size_t i = 0; i < x.size(); i += 97) x[i] *= 50;  // far into the flat ends
+             Floats plain = act_output(kernels, count, [&](std::byte* to) {
+               kernels.activate(x.data(), count, kind, to);
+             });
+             Floats gated = act_output(kernels, count, [&](std::byte* to) {
+               kernels.gated_activate(x.data(), up.data(), count, kind, to);
+             });
+             return flatten({plain, gated});
+           }});
+  for (int64_t head_size : {2, 16, 64, 80, 96, 128})
+    cases.push_back({fmt::format("rope_{}", head_size), [=](Kernels& kernels, Rng& rng) {
+                       const int64_t rows = 40, heads = 3;
+                       Floats x = random_floats(rng, rows * heads * head_size), frequencies;
+                       std::vector<int32_t> positions;
+                       for (int64_t t = 0; t < rows; ++t)
+                         positions.push_back(static_cast<int32_t>(pick(rng, 0, 131071)));
+                       for (int64_t i = 0; i < head_size / 2; ++i)
+                         frequencies.push_back(static_cast<float>(std::pow(
+                             5e5, -2.0 * static_cast<double>(i) / static_cast<double>(head_size))));
+                       kernels.rope(x.data(), rows, heads, head_size, positions.data(), frequencies,
+                                    1.1f);
+                       return x;
+                     }});
+  cases.push_back({"to_act", [](Kernels& kernels, Rng& rng) {
+                     Floats x = random_floats(rng, 1001);
+                     return act_output(kernels, 1001,
+                                       [&](std::byte* to) { kernels.to_act(x.data(), 1001, to); });
+                   }});
+}
+
+const std::vector<AttentionShape>& attention_shapes() {
+  static const std::vector<AttentionShape> shapes = {
+      {DType::kBF16, 8, 2, 128, 16, 0}, {DType::kBF16, 4, 4, 64, 32, 0},
+      {DType::kF32, 4, 4, 64, 7, 0},    {DType::kF16, 6, 2, 80, 64, 0},
+      {DType::kBF16, 3, 1, 96, 128, 0}, {DType::kF32, 2, 1, 16, 1, 0},
+      {DType::kBF16, 5, 5, 20, 48, 0},  {DType::kBF16, 8, 8, 128, 16, 9},
+      {DType::kF16, 40, 1, 33, 24, 70}, {DType::kF32, 1, 1, 1, 5, 3}};
+  return shapes;
+}
+
+std::string shape_name(const AttentionShape& s) {
+  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}", dtype_name(s.dtype), s.query_heads,
+                     s.kv_heads, s.head_size, s.page_tokens, s.window);
+}
+
+void add_attention_cases(std::vector<OperationCase>& cases) {
+  for (const AttentionShape& shape : attention_shapes())
+    cases.push_back({"attention_" + shape_name(shape), [=](Kernels& kernels, Rng& rng) {
+                       std::vector<AttentionInput> inputs;
+                       std::vector<std::vector<int64_t>> chunks;
+                       for (int64_t tokens : {1, 50, 150}) {
+                         inputs.emplace_back(rng, shape, tokens);
+                         chunks.push_back(random_chunks(rng, tokens, tokens));
+                       }
+                       return flatten(attend_in_chunks(kernels, shape, inputs, chunks));
+                     }});
+}
+
+const std::vector<OperationCase>& operation_cases() {
+  static const std::vector<OperationCase> cases = [] {
+    std::vector<OperationCase> all;
+    add_linear_cases(all);
+    add_row_cases(all);
+    add_element_cases(all);
+    add_attention_cases(all);
+    return all;
+  }();
+  return cases;
+}
+
+struct Backend {
+  std::string name;
+  std::function<std::unique_ptr<Kernels>()> make;
+  bool is_bf16;
+};
+
+const std::vector<Backend>& backends() {
+  static const std::vector<Backend> all = {{"cpu_f32_1",
+                                            [] {
+                                              return make_cpu_kernels({1, DType::kF32});
+                                            },
+                                            false},
+                                           {"cpu_f32_2",
+                                            [] {
+                                              return make_cpu_kernels({2, DType::kF32});
+                                            },
+                                            false},
+                                           {"cpu_bf16_1",
+                                            [] {
+                                              return make_cpu_kernels({1, DType::kBF16});
+                                            },
+                                            true},
+                                           {"cpu_bf16_3",
+                                            [] {
+                                              return make_cpu_kernels({3, DType::kBF16});
+                                            },
+                                            true}};
+  return all;
+}
+
+class BackendTest : public testing::TestWithParam<size_t> {
+ protected:
+  void SetUp() override {
+    if (backend().is_bf16 && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
+    kernels_ = backend().make();
+  }
+  const Backend& backend() const { return backends()[GetParam()]; }
+  std::unique_ptr<Kernels> kernels_;
+};
+
+TEST_P(BackendTest, AgreesWithReference) {
+  auto reference = make_reference_kernels();
+  uint32_t seed = 1;
+  for (const OperationCase& operation : operation_cases()) {
+    SCOPED_TRACE(operation.name);
+    Rng rng(seed), same_rng(seed);
+    ++seed;
+    Floats expected = operation.run(*reference, rng), actual = operation.run(*kernels_, same_rng);
+    ASSERT_EQ(expected.size(), actual.size());
+    double square = 0;
+    for (float value : expected) square += static_cast<double>(value) * value;
+    const double size = std::sqrt(square / static_cast<double>(expected.size()));
+    // Rounding errors scale with the terms of a sum (the typical size) and with the result itself.
+    const double tolerance = backend().is_bf16 ? 0x1p-7 : 1e-5;
+    for (size_t i = 0; i < expected.size(); ++i)
+      ASSERT_NEAR(expected[i], actual[i], tolerance * (size + std::abs(expected[i]))) << "at " << i;
+  }
+}
+
+TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
+  Rng rng(7);
+  for (int64_t k : {37, 128, 600, 2048})
+    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+      const int64_t rows = 300, n = k == 37 ? 777 : 200;
+      SCOPED_TRACE(fmt::format("K {} {}", k, dtype_name(dtype)));
+      const DType act = kernels_->act_dtype();
+      Bytes x = encode(random_floats(rng, rows * k), act);
+      Floats w = random_floats(rng, n * k), start = random_floats(rng, rows * n), whole = start;
+      TestWeight uncut(w, dtype, n, k), bias = TestWeight::vector(random_floats(rng, n), dtype);
+      kernels_->linear(x.data(), rows, uncut, bias, true, whole.data());
+      for (int round = 0; round < 6; ++round) {
+        TestWeight cut(w, dtype, n, k, random_cuts(rng, n, round));
+        Floats parts = start;
+        const int64_t longest =
+            std::vector<int64_t>{1, 16, 40, 100, 290, 300}[static_cast<size_t>(round)];
+        int64_t first = 0;
+        for (int64_t count : random_chunks(rng, rows, longest)) {
+          kernels_->linear(x.data() + size_bytes(act, first * k), count, cut, bias, true,
+                           parts.data() + first * n);
+          first += count;
+        }
+        ASSERT_EQ(0, std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)))
+            << "round " << round;
+      }
+    }
+}
+
+TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
+  Rng rng(8);
+  for (AttentionShape shape : attention_shapes()) {
+    SCOPED_TRACE(shape_name(shape));
+    std::vector<AttentionInput> inputs;
+    std::vector<std::vector<int64_t>> at_once;
+    for (int64_t tokens : {170, 3, 64}) {
+      inputs.emplace_back(rng, shape, tokens);
+      at_once.push_back({tokens});
+    }
+    const std::vector<Floats> whole = attend_in_chunks(*kernels_, shape, inputs, at_once);
+    for (int64_t longest : {1, 5, 60}) {
+      shape.page_tokens = pick(rng, 1, 100);
+      auto parts =
+          attend_in_chunks(*kernels_, shape, {inputs[0]}, {random_chunks(rng, 170, longest)});
+      ASSERT_EQ(0, std::memcmp(whole[0].data(), parts[0].data(), whole[0].size() * sizeof(float)))
+          << "chunks up to " << longest;
+    }
+  }
+}
+
+TEST_P(BackendTest, LaterPositionsNeverReachEarlierRows) {
+  Rng rng(9);
+  const AttentionShape shape{DType::kF32, 4, 2, 64, 16, 0};
+  AttentionInput input(rng, shape, 90), poisoned = input;
+  const int64_t kv_size = shape.kv_heads * shape.head_size,
+                q_size = shape.query_heads * shape.head_size, bad = 71;
+  std::fill_n(poisoned.k.begin() + bad * kv_size, kv_size, NAN);
+  std::fill_n(poisoned.v.begin() + bad * kv_size, kv_size, INFINITY);
+  auto clean = attend_in_chunks(*kernels_, shape, {input}, {{90}})[0];
+  auto dirty = attend_in_chunks(*kernels_, shape, {poisoned}, {{90}})[0];
+  EXPECT_EQ(0, std::memcmp(clean.data(), dirty.data(),
+                           static_cast<size_t>(bad * q_size) * sizeof(float)));
+}
+
+TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
+  Rng rng(10);
+  const int64_t rows = 70, cols = 500;
+  const DType act = kernels_->act_dtype();
+  Floats x = random_floats(rng, rows * cols), up = random_floats(rng, rows * cols);
+  TestWeight weight = TestWeight::vector(random_floats(rng, cols), DType::kBF16);
+  using Operation = std::function<void(int64_t first, int64_t count, std::byte * out)>;
+  const Operation operations[] = {
+      [&](int64_t first, int64_t count, std::byte* out) {
+        kernels_->layer_norm(x.data() + first * cols, count, cols, weight, weight, 1e-5f, out);
+      },
+      [&](int64_t first, int64_t count, std::byte* out) {
+        kernels_->rms_norm(x.data() + first * cols, count, cols, weight, 1e-5f, out);
+      },
+      [&](int64_t first, int64_t count, std::byte* out) {
+        kernels_->gated_activate(x.data() + first * cols, up.data() + first * cols, count * cols,
+                                 Activation::kSilu, out);
+      },
+      [&](int64_t first, int64_t count, std::byte* out) {
+        kernels_->activate(x.data() + first * cols, count * cols, Activation::kGeluTanh, out);
+      }};
+  for (const Operation& operation : operations) {
+    Bytes whole(static_cast<size_t>(size_bytes(act, rows * cols))), parts = whole;
+    operation(0, rows, whole.data());
+    int64_t first = 0;
+    for (int64_t count : random_chunks(rng, rows, 9)) {
+      operation(first, count, parts.data() + size_bytes(act, first * cols));
+      first += count;
+    }
+    EXPECT_TRUE(whole == parts);
+  }
+}
+
+TEST_P(BackendTest, NoRowsAreFine) {
+  Rng rng(11);
+  TestWeight weight(random_floats(rng, 12), DType::kF32, 3, 4);
+  kernels_->linear(nullptr, 0, weight, WeightView{}, false, nullptr);
+  kernels_->attention(nullptr, {}, {DType::kF32, 2, 1, 4, 8}, 1, 0, nullptr);
+  kernels_->gather_rows({}, DType::kF32, 4, false, nullptr);
+  kernels_->activate(nullptr, 0, Activation::kRelu, nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest, testing::Range(size_t{0}, backends().size()),
+                         [](const auto& info) { return backends()[info.param].name; });
+
+TEST(CpuKernelsTest, ThreadsGiveTheSameBits) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    if (dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    auto one = make_cpu_kernels({1, dtype}), three = make_cpu_kernels({3, dtype});
+    uint32_t seed = 1;
+    for (const OperationCase& operation : operation_cases()) {
+      Rng rng(seed), same_rng(seed);
+      ++seed;
+      Floats a = operation.run(*one, rng), b = operation.run(*three, same_rng);
+      ASSERT_EQ(0, std::memcmp(a.data(), b.data(), a.size() * sizeof(float))) << operation.name;
+    }
+  }
+}
+
+TEST(CpuKernelsTest, RefusesWhatItCannotDo) {
+  EXPECT_THROW(make_cpu_kernels({0, DType::kF16}), Error);
+  EXPECT_THROW(make_cpu_kernels({-1, DType::kF32}), Error);
+  if (!cpu_has_bf16()) {
+    EXPECT_THROW(make_cpu_kernels({0, DType::kBF16}), Error);
+  }
+  EXPECT_FALSE(cpu_features().empty());
+}
+
+// Rounding to the activation type is that of dtype.h, ties, NaN and infinities included.
+TEST(CpuKernelsTest, RoundsToBf16AsDTypeDoes) {
+  if (!cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
+  auto kernels = make_cpu_kernels({1, DType::kBF16});
+  Rng rng(12);
+  Floats x = {NAN,       -NAN,   INFINITY,
+              -INFINITY, 0.0f,   -0.0f,
+              3.4e38f,   1e-40f, std::bit_cast<float>(0x7f800001u)};
+  for (int i = 0; i < 10000; ++i) {
+    auto bits = static_cast<uint32_t>(rng());
+    x.push_back(std::bit_cast<float>(i % 2 == 0 ? bits : (bits & 0xffff0000u) | 0x8000u));
+  }
+  std::vector<uint16_t> out(x.size());
+  kernels->to_act(x.data(), static_cast<int64_t>(x.size()),
+                  reinterpret_cast<std::byte*>(out.data()));
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(out[i], bf16_from_float(x[i])) << x[i];
+}
+
+// ---------------------------------------------------------------- the reference itself
+
+class ReferenceTest : public testing::Test {
+ protected:
+  static std::byte* bytes(float* p) { return reinterpret_cast<std::byte*>(p); }
+  static const std::byte* bytes(const float* p) { return reinterpret_cast<const std::byte*>(p); }
+  std::unique_ptr<Kernels> kernels_ = make_reference_kernels();
+};
+
+TEST_F(ReferenceTest, LinearOfSmallIntegersIsExact) {
+  Floats x = {1, 2, 3, -1, 0, 5}, y = {100, 200, 300, 400};
+  TestWeight weight({1, 10, 100, 2, 20, -200}, DType::kF16, 2, 3, {1});
+  TestWeight bias = TestWeight::vector({7, 8}, DType::kBF16);
+  kernels_->linear(bytes(x.data()), 2, weight, bias, true, y.data());
+  EXPECT_EQ(y, (Floats{100 + 321 + 7, 200 + 2 + 40 - 600 + 8, 300 + 499 + 7, 400 - 2 - 1000 + 8}));
+}
+
+TEST_F(ReferenceTest, NormsMatchClosedForms) {
+  Floats x = {1, 2, 3, 4}, out(4);
+  TestWeight weight = TestWeight::vector({1, 1, 2, 1}, DType::kF32),
+             bias = TestWeight::vector({0, 1, 0, 0}, DType::kF32);
+  kernels_->layer_norm(x.data(), 1, 4, weight, bias, 0, bytes(out.data()));
+  const float a = 1 / std::sqrt(5.0f);  // deviations -1.5 .. 1.5 over sqrt(5) / 2
+  for (auto [actual, expected] :
+       {std::pair{out[0], -3 * a}, {out[1], -a + 1}, {out[2], 2 * a}, {out[3], 3 * a}})
+    EXPECT_NEAR(actual, expected, 1e-6);
+  kernels_->rms_norm(x.data(), 1, 4, weight, 0, bytes(out.data()));
+  for (size_t i = 0; i < 4; ++i)
+    EXPECT_NEAR(out[i], x[i] / std::sqrt(7.5) * (i == 2 ? 2 : 1), 1e-6);
+}
+
+TEST_F(ReferenceTest, ActivationsMatchKnownValues) {
+  const Floats x = {-1, 0, 1, 3};
+  const std::pair<Activation, std::vector<double>> expected[] = {
+      {Activation::kRelu, {0, 0, 1, 3}},
+      {Activation::kGelu, {-0.15865525393145707, 0, 0.8413447460685429, 2.99595030590511}},
+      {Activation::kGeluTanh, {-0.15880800939172324, 0, 0.8411919906082768, 2.996362607918227}},
+      {Activation::kSilu, {-0.2689414213699951, 0, 0.7310585786300049, 2.8577223804673}}};
+  for (const auto& [kind, values] : expected) {
+    Floats out(4);
+    kernels_->activate(x.data(), 4, kind, bytes(out.data()));
+    for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(out[i], values[i], 1e-6);
+  }
+}
+
+TEST_F(ReferenceTest, RopeTurnsPairsOfHalvesByTheirAngle) {
+  const float pi = std::acos(-1.0f);
+  Floats x = {1, 2, 3, 4}, frequencies = {pi / 2, pi};
+  const int32_t position = 1;
+  kernels_->rope(x.data(), 1, 1, 4, &position, frequencies,
+                 2);  // (1, 3) by 90 degrees, (2, 4) by 180, doubled
+  const Floats expected = {-6, -4, 2, -8};
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(x[i], expected[i], 1e-5);
+}
+
+// Softmax over the whole row of scores in long double, keys taken from the input instead of from
+// pages.
+TEST_F(ReferenceTest, AttentionIsSoftmaxOverAllowedPositions) {
+  for (int64_t window : {0, 5}) {
+    const AttentionShape shape{DType::kF32, 6, 2, 10, 4, window};
+    const int64_t tokens = 23;
+    Rng rng(13);
+    AttentionInput input(rng, shape, tokens);
+    Floats actual = attend_in_chunks(*kernels_, shape, {input}, {{9, 1, 13}})[0];
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t head = 0; head < 6; ++head) {
+        const float* query = input.q.data() + (t * 6 + head) * 10;
+        std::vector<long double> weights;
+        long double total = 0;
+        for (int64_t s = 0; s < tokens; ++s) {
+          long double dot = 0;
+          for (int64_t d = 0; d < 10; ++d)
+            dot += static_cast<long double>(query[d]) *
+                   input.k[static_cast<size_t>((s * 2 + head / 3) * 10 + d)];
+          bool allowed = s <= t && (window == 0 || s > t - window);
+          weights.push_back(allowed ? std::exp(dot / std::sqrt(10.0L)) : 0);
+          total += weights.back();
+        }
+        for (int64_t d = 0; d < 10; ++d) {
+          long double expected = 0;
+          for (int64_t s = 0; s < tokens; ++s)
+            expected += weights[static_cast<size_t>(s)] / total *
+                        input.v[static_cast<size_t>((s * 2 + head / 3) * 10 + d)];
+          ASSERT_NEAR(actual[static_cast<size_t>((t * 6 + head) * 10 + d)],
+                      static_cast<double>(expected), 1e-5);
+        }
+      }
+  }
+}
+
+TEST_F(ReferenceTest, GatherRowsAdds) {
+  Bytes table = encode({1, 2, 3, 4}, DType::kF16);
+  const std::byte* rows[] = {table.data() + 4, table.data()};
+  Floats out = {9, 9, 9, 9};
+  kernels_->gather_rows(rows, DType::kF16, 2, false, out.data());
+  EXPECT_EQ(out, (Floats{3, 4, 1, 2}));
+  kernels_->gather_rows(rows, DType::kF16, 2, true, out.data());
+  EXPECT_EQ(out, (Floats{6, 8, 2, 4}));
+}
+
+}  // namespace
+}  // namespace flexgen
