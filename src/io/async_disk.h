@@ -1,6 +1,7 @@
 #pragma once
 // AsyncDisk: many disk transfers in flight (io_uring; a thread pool where the kernel refuses it).
-// submit() may be called from any thread; callbacks run in the disk's own thread and must be short.
+// submit() may be called from any thread, callbacks included; callbacks run in the disk's own threads, one at a
+// time, and must be short and not throw.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,21 +21,21 @@ struct DiskTransfer {
   std::byte* data = nullptr;
   int64_t bytes = 0;
   /// A read may run past the end of the file by less than kDirectAlignment (aligned superset of a
-  /// tensor at the file's end): what lies past it is left as it was. Any other short read is an error.
-  /// Called once, with null or the Error{io}.
+  /// tensor at the file's end): what lies past it is undefined. Any other short read is an error.
+  /// Called once, with null or the Error{io}; no byte of `data` is touched any more then.
   std::function<void(std::exception_ptr)> done;
 };
 
 struct AsyncDiskOptions {
   enum class Engine { kAuto, kIoUring, kThreads } engine = Engine::kAuto;
   int depth = 32;                      ///< blocks in flight at most
-  int64_t block_bytes = 1 << 20;       ///< transfers are cut into blocks of this size
+  int64_t block_bytes = 1 << 20;       ///< transfers are cut into blocks of this size (rounded up to kDirectAlignment)
 };
 
 class AsyncDisk {
  public:
   virtual ~AsyncDisk() = default;  ///< waits for everything submitted
-  /// kAuto takes io_uring if the kernel allows it, else threads.
+  /// kAuto takes io_uring if the kernel allows it, else threads; kIoUring throws Error{io} if it does not.
   static std::unique_ptr<AsyncDisk> make(const AsyncDiskOptions& options);
   /// Queues the transfer: blocks start in order of submission, up to `depth` at a time.
   virtual void submit(DiskTransfer transfer) = 0;

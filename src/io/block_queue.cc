@@ -1,94 +1,90 @@
 #include "io/block_queue.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
+#include <utility>
 
 #include "base/error.h"
 #include "base/units.h"
 
 namespace flexgen {
+namespace {
 
-void TransferState::block_done(std::exception_ptr block_error) {
+constexpr int64_t kMaxBlock = kGiB;  // a system call takes no more than 2 GiB
+
+int64_t sane_block(int64_t bytes) {
+  return std::clamp(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment), kDirectAlignment, kMaxBlock);
+}
+
+}  // namespace
+
+bool TransferState::block_done(std::exception_ptr block_error) {
   if (block_error) {
     std::lock_guard lock(mutex);
-    if (!error) error = block_error;
+    if (!error) error = std::move(block_error);
   }
-  if (blocks_left.fetch_sub(1) == 1) transfer.done(error);
+  return blocks_left.fetch_sub(1) == 1;
 }
 
-void BlockQueue::push(DiskTransfer transfer) {
+BlockQueue::BlockQueue(int64_t block_bytes) : block_bytes_(sane_block(block_bytes)) {}
+
+bool BlockQueue::push(DiskTransfer transfer) {
+  FLEXGEN_CHECK(transfer.file != nullptr && transfer.done != nullptr);
+  FLEXGEN_CHECK(transfer.offset >= 0 && transfer.bytes >= 0, "offset {} bytes {}", transfer.offset, transfer.bytes);
+  const auto address = reinterpret_cast<uintptr_t>(transfer.data);
+  FLEXGEN_CHECK(!transfer.file->direct() || (transfer.offset % kDirectAlignment == 0 && transfer.bytes % kDirectAlignment == 0 &&
+                                             address % static_cast<uintptr_t>(kDirectAlignment) == 0),
+                "{}: direct transfer of {} bytes at {}, memory at {:#x}", transfer.file->path(), transfer.bytes,
+                transfer.offset, address);
   auto state = std::make_shared<TransferState>();
-  int64_t bytes = transfer.bytes;
+  // An empty transfer is one empty block, so that its callback comes from the disk's thread like any other.
+  const int64_t blocks = std::max<int64_t>(ceil_div(transfer.bytes, block_bytes_), 1);
+  state->blocks_left = blocks;
   state->transfer = std::move(transfer);
-  if (bytes == 0) {
-    state->transfer.done(nullptr);
-    return;
-  }
-  state->blocks_left = ceil_div(bytes, block_bytes_);
   std::lock_guard lock(mutex_);
-  for (int64_t at = 0; at < bytes; at += block_bytes_)
-    blocks_.push_back({state, at, std::min(block_bytes_, bytes - at)});
-  changed_.notify_all();
+  transfers_.push_back(std::move(state));
+  if (blocks == 1) changed_.notify_one();
+  else changed_.notify_all();
+  return std::exchange(consumer_sleeps_, false);
 }
 
-std::optional<Block> BlockQueue::pop(bool wait) {
-  std::unique_lock lock(mutex_);
-  if (wait) changed_.wait(lock, [&] { return closed_ || !blocks_.empty(); });
-  if (blocks_.empty()) return std::nullopt;
-  Block block = std::move(blocks_.front());
-  blocks_.pop_front();
+std::optional<Block> BlockQueue::cut_next() {
+  if (transfers_.empty()) return std::nullopt;
+  const std::shared_ptr<TransferState>& state = transfers_.front();
+  const DiskTransfer& transfer = state->transfer;
+  const int64_t bytes = std::min(block_bytes_, transfer.bytes - cut_), end = transfer.offset + transfer.bytes;
+  Block block{state, {transfer.file.get(), transfer.write, transfer.data + cut_, transfer.offset + cut_, bytes,
+                      transfer.write ? end : std::max<int64_t>(end - kDirectAlignment + 1, 0)}};
+  cut_ += bytes;
+  if (cut_ == transfer.bytes) {
+    transfers_.pop_front();
+    cut_ = 0;
+  }
   return block;
 }
 
-void BlockQueue::close() {
+std::optional<Block> BlockQueue::wait_pop() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return closed_ || !transfers_.empty(); });
+  return cut_next();
+}
+
+std::optional<Block> BlockQueue::try_pop() {
+  std::lock_guard lock(mutex_);
+  std::optional<Block> block = cut_next();
+  consumer_sleeps_ = !block;
+  return block;
+}
+
+bool BlockQueue::close() {
   std::lock_guard lock(mutex_);
   closed_ = true;
   changed_.notify_all();
+  return std::exchange(consumer_sleeps_, false);
 }
 
-bool BlockQueue::drained() const {
+bool BlockQueue::closed_and_empty() const {
   std::lock_guard lock(mutex_);
-  return closed_ && blocks_.empty();
-}
-
-bool take_result(Block& block, int64_t result) {
-  const DiskTransfer& transfer = block.state->transfer;
-  const int64_t offset = transfer.offset + block.at;
-  if (result == -EINTR || result == -EAGAIN) return false;
-  if (result < 0) {
-    int error = static_cast<int>(-result);
-    std::string advice;
-    if (error == ENOSPC)
-      advice = fmt::format("; free some space in {}, or give another --disk-dir",
-                           std::filesystem::path(transfer.file->path()).parent_path().string());
-    block.state->block_done(std::make_exception_ptr(
-        Error(ErrorKind::kIo, fmt::format("{}: cannot {} {} bytes at offset {}: {}{}", transfer.file->path(),
-                                          transfer.write ? "write" : "read", block.bytes, offset,
-                                          std::strerror(error), advice))));
-    return true;
-  }
-  block.at += result;
-  block.bytes -= result;
-  if (block.bytes == 0) {
-    block.state->block_done(nullptr);
-    return true;
-  }
-  // Short. At the end of a file the aligned superset of its last tensor is allowed to run over.
-  bool past_end = !transfer.write && transfer.offset + block.at >= transfer.file->size();
-  if (past_end && block.bytes < kDirectAlignment && block.at + block.bytes == transfer.bytes) {
-    block.state->block_done(nullptr);
-    return true;
-  }
-  if (past_end || result == 0) {
-    block.state->block_done(std::make_exception_ptr(
-        Error(ErrorKind::kIo, fmt::format("{}: {} at offset {}: {} bytes are missing; the file is truncated or was changed "
-                                          "during the run", transfer.file->path(),
-                                          transfer.write ? "short write" : "short read", offset, block.bytes))));
-    return true;
-  }
-  return false;
+  return closed_ && transfers_.empty();
 }
 
 }  // namespace flexgen

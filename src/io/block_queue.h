@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "io/async_disk.h"
+#include "io/transfer.h"
 
 namespace flexgen {
 
@@ -17,37 +18,39 @@ struct TransferState {
   DiskTransfer transfer;
   std::atomic<int64_t> blocks_left{0};
   std::mutex mutex;
-  std::exception_ptr error;
+  std::exception_ptr error;  ///< the first one
 
-  /// One block is over; the last one calls back.
-  void block_done(std::exception_ptr block_error);
+  /// One block is over. True if it was the last: the engine then calls transfer.done(error).
+  bool block_done(std::exception_ptr block_error);
 };
 
 struct Block {
   std::shared_ptr<TransferState> state;
-  int64_t at = 0;     ///< bytes from the start of the transfer
-  int64_t bytes = 0;  ///< still to move
+  Piece piece;
 };
 
 class BlockQueue {
  public:
-  explicit BlockQueue(int64_t block_bytes) : block_bytes_(block_bytes) {}
-  void push(DiskTransfer transfer);
-  /// The next block; waits for one if `wait`. None if there is none, or (waiting) the queue was closed and is empty.
-  std::optional<Block> pop(bool wait);
-  void close();
-  bool drained() const;
+  explicit BlockQueue(int64_t block_bytes);
+  /// True if a consumer that found nothing in try_pop() is to be woken.
+  bool push(DiskTransfer transfer);
+  /// The next block, waiting for one; none once the queue is closed and empty.
+  std::optional<Block> wait_pop();
+  /// The next block; if there is none, the next push() or close() says that the consumer is to be woken.
+  std::optional<Block> try_pop();
+  bool close();
+  bool closed_and_empty() const;
 
  private:
-  int64_t block_bytes_;
+  std::optional<Block> cut_next();
+
+  const int64_t block_bytes_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Block> blocks_;
+  std::deque<std::shared_ptr<TransferState>> transfers_;
+  int64_t cut_ = 0;  ///< bytes of the front transfer that left as blocks
   bool closed_ = false;
+  bool consumer_sleeps_ = false;
 };
-
-/// What to do with the result of a transfer of `block` (bytes moved, or -errno): true if the block is over (and
-/// block_done() was called), false if it must be issued again for what is left.
-bool take_result(Block& block, int64_t result);
 
 }  // namespace flexgen

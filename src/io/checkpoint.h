@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "io/file_system.h"
 #include "tensor/dtype.h"
 
 namespace flexgen {
@@ -23,15 +24,17 @@ struct TensorLocation {
 class Checkpoint {
  public:
   /// Throws Error{user} that names file and tensor for: no weights there, a missing shard, a header that is truncated,
-  /// huge, not JSON or lying (offsets out of bounds or overlapping, shape that does not match the
-  /// bytes, unknown dtype; tensors of integer type are indexed as absent).
+  /// huge, not JSON or lying (offsets out of bounds, overlapping or with holes, shape that does not match the
+  /// bytes, unknown dtype; tensors of integer type are indexed as absent). Throws Error{io} for files that cannot be read.
   static Checkpoint open(const std::string& directory);
+  static Checkpoint open(const std::string& directory, FileSystem& file_system);
 
   const std::vector<std::string>& files() const { return files_; }
   const std::map<std::string, TensorLocation>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
   const TensorLocation* find(const std::string& name) const;
-  /// Identifies the content: file names, sizes, headers (not the weights' bytes). Hex.
+  /// Identifies the content: file names, sizes, headers, and a few samples of the weights' bytes, as two fine-tunes of
+  /// one model differ in nothing else. 32 hex digits.
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
@@ -41,10 +44,11 @@ class Checkpoint {
 };
 
 /// Parses one safetensors header: `header` is the JSON text, `data_start` = 8 + its length. Exposed for
-/// the fuzz target. `file_name` is for messages.
+/// the fuzz target. `file_name` is for messages. The names of tensors whose type we have no use for go to *skipped.
 std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header,
                                                                int64_t data_start, int64_t file_bytes,
-                                                               const std::string& file_name);
+                                                               const std::string& file_name,
+                                                               std::vector<std::string>* skipped = nullptr);
 
 struct TensorToWrite {
   std::string name;
@@ -53,15 +57,18 @@ struct TensorToWrite {
 };
 
 /// Writes a safetensors file piece by piece: header first, then the tensors' bytes in order, without holding
-/// more than the caller's piece in memory. One thread.
+/// more than the caller's piece and 16 MiB in memory, off the page cache. The file is PATH.partial until close(), so that
+/// a killed write leaves nothing that looks like a checkpoint. One thread. Throws Error{io}: a full disk before the
+/// first byte is written.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors);
+  /// `file_system` null: the real one.
+  SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors, FileSystem* file_system = nullptr);
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
   void append(const void* data, int64_t bytes);
-  /// Checks that all bytes came, and syncs.
+  /// Checks that all bytes came, syncs, and gives the file its name.
   void close();
 
  private:

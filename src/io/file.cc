@@ -7,37 +7,24 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "io/aligned_buffer.h"
+#include "io/transfer.h"
 
 namespace flexgen {
 namespace {
 
-struct AlignedBuffer {
-  explicit AlignedBuffer(int64_t bytes)
-      : data(static_cast<std::byte*>(std::aligned_alloc(kDirectAlignment, static_cast<size_t>(bytes)))) {
-    FLEXGEN_CHECK(data != nullptr);
-  }
-  ~AlignedBuffer() { std::free(data); }
-  AlignedBuffer(const AlignedBuffer&) = delete;
-  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-  std::byte* data;
-};
-
-bool aligned(int64_t offset, const void* data, size_t bytes) {
-  auto bits = static_cast<uint64_t>(offset) | reinterpret_cast<uintptr_t>(data) | bytes;
-  return bits % kDirectAlignment == 0;
-}
-
-class PosixFile : public File {
+class PosixFile : public DescriptorFile {
  public:
-  PosixFile(std::string path, int descriptor, bool direct)
-      : path_(std::move(path)), descriptor_(descriptor), direct_(direct) {}
+  /// `drop_cache`: direct I/O was wanted but is not to be had.
+  PosixFile(std::string path, int descriptor, bool direct, bool drop_cache)
+      : path_(std::move(path)), descriptor_(descriptor), direct_(direct), drop_cache_(drop_cache) {}
   ~PosixFile() override { ::close(descriptor_); }
+  PosixFile(const PosixFile&) = delete;
+  PosixFile& operator=(const PosixFile&) = delete;
 
   const std::string& path() const override { return path_; }
   bool direct() const override { return direct_; }
@@ -45,86 +32,119 @@ class PosixFile : public File {
 
   int64_t size() const override {
     struct stat info {};
-    if (fstat(descriptor_, &info) != 0) fail("cannot stat", errno);
+    if (fstat(descriptor_, &info) != 0) throw file_error(path_, "ask for its size", errno);
     return info.st_size;
   }
 
-  void read(int64_t offset, std::span<std::byte> data) override {
-    if (!direct_ || aligned(offset, data.data(), data.size())) {
-      read_plain(offset, data, static_cast<int64_t>(data.size()));
-      return;
-    }
-    int64_t begin = round_down(offset, kDirectAlignment);
-    int64_t wanted = offset + static_cast<int64_t>(data.size()) - begin;
-    AlignedBuffer bounce(round_up(std::max<int64_t>(wanted, 1), kDirectAlignment));
-    read_plain(begin, {bounce.data, static_cast<size_t>(round_up(wanted, kDirectAlignment))}, wanted);
-    std::memcpy(data.data(), bounce.data + (offset - begin), data.size());
-  }
+  void preallocate(int64_t bytes) override;
 
-  void write(int64_t offset, std::span<const std::byte> data) override {
-    FLEXGEN_CHECK(!direct_ || aligned(offset, data.data(), data.size()), "unaligned direct write to {}", path_);
-    size_t done = 0;
-    while (done < data.size()) {
-      ssize_t n = pwrite(descriptor_, data.data() + done, data.size() - done, offset + static_cast<int64_t>(done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail("cannot write", errno);
-      done += static_cast<size_t>(n);
-    }
-  }
-
-  void preallocate(int64_t bytes) override {
-    int error = posix_fallocate(descriptor_, 0, bytes);
-    if (error == 0) return;
-    struct statvfs space {};
-    std::string folder = std::filesystem::absolute(path_).parent_path().string();
-    if (error == ENOSPC && statvfs(folder.c_str(), &space) == 0) {
-      auto free_bytes = static_cast<int64_t>(space.f_bavail * space.f_frsize);
-      fail_io("{} needs {} but its disk has {} free ({} are missing); free some space, or give another --disk-dir",
-              path_, format_bytes(bytes), format_bytes(free_bytes), format_bytes(bytes - free_bytes));
-    }
-    fail("cannot reserve space", error);
+  void after_transfer(bool write, int64_t offset, int64_t bytes) override {
+    if (!drop_cache_) return;
+    // Dirty pages cannot be dropped: a write only starts its way to the disk, the read that follows drops it.
+    if (write) sync_file_range(descriptor_, offset, bytes, SYNC_FILE_RANGE_WRITE);
+    else posix_fadvise(descriptor_, offset, bytes, POSIX_FADV_DONTNEED);
   }
 
  private:
-  [[noreturn]] void fail(const char* what, int error) const {
-    fail_io("{}: {}: {}", path_, what, std::strerror(error));
-  }
-  /// Reads up to data.size() bytes, of which the first `needed` must be there.
-  void read_plain(int64_t offset, std::span<std::byte> data, int64_t needed) {
-    size_t done = 0;
-    while (static_cast<int64_t>(done) < needed) {
-      ssize_t n = pread(descriptor_, data.data() + done, data.size() - done, offset + static_cast<int64_t>(done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail("cannot read", errno);
-      if (n == 0)
-        fail_io("{}: ends at byte {}, {} more were expected; the file is truncated", path_,
-                offset + static_cast<int64_t>(done), needed - static_cast<int64_t>(done));
-      done += static_cast<size_t>(n);
+  void fill_with_zeros(int64_t begin, int64_t end);
+
+  const std::string path_;
+  const int descriptor_;
+  const bool direct_, drop_cache_;
+};
+
+void PosixFile::preallocate(int64_t bytes) {
+  FLEXGEN_CHECK(bytes >= 0, "bytes {}", bytes);
+  if (bytes == 0) return;
+  struct stat info {};
+  struct statvfs space {};
+  if (fstat(descriptor_, &info) != 0) throw file_error(path_, "ask for its size", errno);
+  const bool space_known = fstatvfs(descriptor_, &space) == 0;  // before, as a failure may leave half of it taken
+  int error = 0;
+  do {
+    error = fallocate(descriptor_, 0, 0, bytes) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  if (error == EOPNOTSUPP || error == ENOSYS) {
+    try {
+      fill_with_zeros(info.st_size, bytes);
+      return;
+    } catch (const Error&) {
+      if (fstatvfs(descriptor_, &space) != 0 || space.f_bavail > 0) throw;
+      error = ENOSPC;
     }
   }
+  if (error == 0) return;
+  // Give back what a half-done allocation took.
+  if (ftruncate(descriptor_, info.st_size) != 0) throw file_error(path_, fmt::format("cut it to {} bytes", info.st_size), errno);
+  const std::string what = fmt::format("reserve {}", format_bytes(bytes));
+  if (error != ENOSPC || !space_known) throw file_error(path_, what, error);
+  const int64_t needed = std::max<int64_t>(bytes - static_cast<int64_t>(info.st_blocks) * 512, 0);
+  const auto free_bytes = static_cast<int64_t>(space.f_bavail * space.f_frsize);
+  const int64_t missing = needed - free_bytes;
+  if (missing <= 0)
+    throw file_error(path_, fmt::format("{} ({} seem to be free, but a part is kept for the file system itself)", what,
+                                        format_bytes(free_bytes)), error);
+  fail_io("{}: cannot {}: {} has {} free, {} bytes ({}) are missing; free some space there, or use another directory (--disk-dir)",
+          path_, what, folder_of(path_), format_bytes(free_bytes), missing, format_bytes(missing));
+}
 
-  std::string path_;
-  int descriptor_;
-  bool direct_;
-};
+/// Where there is no fallocate, blocks are only had by writing them.
+void PosixFile::fill_with_zeros(int64_t begin, int64_t end) {
+  AlignedBuffer zeros(std::min<int64_t>(4 * kMiB, std::max<int64_t>(end - begin, 1)));
+  std::memset(zeros.data(), 0, static_cast<size_t>(zeros.bytes()));
+  for (int64_t at = begin; at < end;) {
+    const int64_t bytes = std::min({zeros.bytes(), end - at, round_down(at, zeros.bytes()) + zeros.bytes() - at});
+    write(at, {zeros.data(), static_cast<size_t>(bytes)});
+    at += bytes;
+  }
+}
+
+/// Some file systems accept O_DIRECT at open and refuse the transfers, or want a coarser alignment than ours.
+bool direct_works(int descriptor, bool write) {
+  AlignedBuffer buffer(kDirectAlignment);
+  const auto bytes = static_cast<size_t>(kDirectAlignment);
+  if (!write) return pread(descriptor, buffer.data(), bytes, 0) >= 0 || errno != EINVAL;
+  std::memset(buffer.data(), 0, bytes);
+  const bool works = pwrite(descriptor, buffer.data(), bytes, 0) >= 0 || (errno != EINVAL && errno != EOPNOTSUPP);
+  return ftruncate(descriptor, 0) == 0 && works;
+}
 
 }  // namespace
 
 std::shared_ptr<File> File::open(const std::string& path, FileMode mode) {
-  int flags = mode == FileMode::kWriteDirect ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY;
-  bool direct = mode != FileMode::kRead;
-  int descriptor = ::open(path.c_str(), flags | O_CLOEXEC | (direct ? O_DIRECT : 0), 0644);
-  if (descriptor < 0 && direct && errno == EINVAL) {  // e.g. tmpfs before Linux 6.6
+  const bool write = mode == FileMode::kWriteDirect, want_direct = mode != FileMode::kRead;
+  const char* what = write ? "create it" : "open it";
+  // O_NONBLOCK: opening a pipe must not wait for its other end.
+  const int flags = (write ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
+  auto open_once = [&](int extra) {
+    int result;
+    do {
+      result = ::open(path.c_str(), flags | extra, 0644);
+    } while (result < 0 && errno == EINTR);
+    return result;
+  };
+  bool direct = want_direct;
+  int descriptor = open_once(direct ? O_DIRECT : 0);
+  if (descriptor < 0 && direct && (errno == EINVAL || errno == EOPNOTSUPP)) {
     direct = false;
-    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
+    descriptor = open_once(0);
   }
-  if (descriptor < 0) fail_io("cannot open {}: {}", path, std::strerror(errno));
+  if (descriptor < 0) throw file_error(path, what, errno);
   struct stat info {};
-  if (fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode)) {
+  if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
+    const char* kind = S_ISDIR(info.st_mode) ? "a directory" : "no regular file";
     ::close(descriptor);
-    fail_io("cannot open {}: it is a directory", path);
+    fail_io("{}: cannot {}: it is {}", path, what, kind);
   }
-  return std::make_shared<PosixFile>(path, descriptor, direct);
+  if (direct && !direct_works(descriptor, write)) direct = false;
+  // io_uring would take O_NONBLOCK as "fail rather than wait".
+  const int status = (fcntl(descriptor, F_GETFL) & ~O_NONBLOCK & ~O_DIRECT) | (direct ? O_DIRECT : 0);
+  if (fcntl(descriptor, F_SETFL, status) != 0) {
+    const int error = errno;
+    ::close(descriptor);
+    throw file_error(path, what, error);
+  }
+  return std::make_shared<PosixFile>(path, descriptor, direct, want_direct && !direct);
 }
 
 }  // namespace flexgen

@@ -1,9 +1,16 @@
 #include "io/uring_disk.h"
 
 #include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -12,90 +19,169 @@
 namespace flexgen {
 namespace {
 
+/// The ring and the descriptor that interrupts its waiting. Made whole or not at all.
+class Ring {
+ public:
+  static std::unique_ptr<Ring> make(int depth, int* error) {
+    auto ring = std::unique_ptr<Ring>(new Ring);
+    *error = ring->set_up(depth);
+    return *error == 0 ? std::move(ring) : nullptr;
+  }
+  ~Ring() {
+    if (made_) io_uring_queue_exit(&ring_);
+    if (wake_ >= 0) ::close(wake_);
+  }
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  io_uring* get() { return &ring_; }
+  int wake_descriptor() const { return wake_; }
+
+ private:
+  Ring() = default;
+  int set_up(int depth) {
+    // One entry more than blocks: the poll on the wake descriptor.
+    if (int result = io_uring_queue_init(static_cast<unsigned>(depth) + 1, &ring_, 0); result < 0) return -result;
+    made_ = true;
+    io_uring_probe* probe = io_uring_get_probe_ring(&ring_);  // null before Linux 5.6, which also lacks our operations
+    const bool able = probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_READ) &&
+                      io_uring_opcode_supported(probe, IORING_OP_WRITE) && io_uring_opcode_supported(probe, IORING_OP_POLL_ADD);
+    if (probe) io_uring_free_probe(probe);
+    if (!able) return ENOSYS;
+    // A sandbox may allow the set-up and refuse the work.
+    io_uring_prep_nop(io_uring_get_sqe(&ring_));
+    if (int result = io_uring_submit_and_wait(&ring_, 1); result < 0) return -result;
+    io_uring_cqe* cqe = nullptr;
+    if (int result = io_uring_peek_cqe(&ring_, &cqe); result < 0) return -result;
+    io_uring_cqe_seen(&ring_, cqe);
+    wake_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return wake_ < 0 ? errno : 0;
+  }
+
+  io_uring ring_{};
+  bool made_ = false;
+  int wake_ = -1;
+};
+
 class UringDisk : public AsyncDisk {
  public:
-  UringDisk(const AsyncDiskOptions& options, const io_uring& ring)
-      : ring_(ring), queue_(options.block_bytes), depth_(options.depth), thread_([this] { loop(); }) {}
-  ~UringDisk() override {
-    queue_.close();
-    thread_.join();
-    io_uring_queue_exit(&ring_);
+  UringDisk(std::unique_ptr<Ring> ring, int depth, int64_t block_bytes)
+      : ring_(std::move(ring)), queue_(block_bytes), in_flight_(static_cast<size_t>(depth)) {
+    for (size_t place = in_flight_.size(); place-- > 0;) free_.push_back(place);
+    thread_ = std::thread([this] { loop(); });
   }
-  void submit(DiskTransfer transfer) override { queue_.push(std::move(transfer)); }
+  ~UringDisk() override {
+    if (queue_.close()) wake();
+    thread_.join();
+  }
+  void submit(DiskTransfer transfer) override {
+    if (queue_.push(std::move(transfer))) wake();
+  }
   std::string_view engine_name() const override { return "io_uring"; }
 
  private:
-  /// With nothing in flight the thread sleeps on the queue; otherwise on completions, and takes new blocks when one comes.
+  static constexpr uint64_t kWake = ~uint64_t{0};
+
+  void wake() {
+    const uint64_t one = 1;
+    // Fails only when the counter is full, and then the thread is awake anyway.
+    [[maybe_unused]] ssize_t n = ::write(ring_->wake_descriptor(), &one, sizeof one);
+  }
+
+  /// Each turn is one system call: everything new goes in with it, and it returns with one completion or more.
   void loop() {
-    std::vector<Block> in_flight(static_cast<size_t>(depth_));
-    std::vector<int> free;
-    for (int i = 0; i < depth_; ++i) free.push_back(i);
-    auto busy = [&] { return static_cast<int>(free.size()) < depth_; };
+    arm_wake();
     while (true) {
-      while (!free.empty()) {
-        std::optional<Block> block = queue_.pop(!busy());
+      while (!free_.empty()) {
+        std::optional<Block> block = queue_.try_pop();
         if (!block) break;
-        int place = free.back();
-        in_flight[static_cast<size_t>(place)] = std::move(*block);
-        if (issue(in_flight[static_cast<size_t>(place)], place)) free.pop_back();
-        else in_flight[static_cast<size_t>(place)] = {};
+        const size_t place = free_.back();
+        free_.pop_back();
+        in_flight_[place] = std::move(*block);
+        start(place);
       }
-      if (!busy()) {
-        if (queue_.drained()) return;
-        continue;
-      }
-      // A timeout, because new blocks may come while the queue is not full.
-      io_uring_cqe* cqe = nullptr;
-      __kernel_timespec patience{0, 500'000};
-      int waited = free.empty() ? io_uring_submit_and_wait(&ring_, 1)
-                                : io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &patience, nullptr);
-      FLEXGEN_CHECK(waited >= 0 || waited == -ETIME || waited == -EINTR || waited == -EAGAIN || waited == -EBUSY,
-                    "io_uring: {}", waited);
-      while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-        auto place = static_cast<int>(io_uring_cqe_get_data64(cqe));
-        int64_t result = cqe->res;
-        io_uring_cqe_seen(&ring_, cqe);
-        if (place < 0) continue;
-        Block& block = in_flight[static_cast<size_t>(place)];
-        if (take_result(block, result) || !issue(block, place)) {
-          block = {};
-          free.push_back(place);
-        }
+      if (free_.size() == in_flight_.size() && queue_.closed_and_empty()) return;
+      // Here every place is taken or the queue was seen empty: a completion or a wake is bound to come.
+      const int result = io_uring_submit_and_wait(ring_->get(), 1);
+      FLEXGEN_CHECK(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY, "io_uring: {}",
+                    std::strerror(-result));
+      reap();
+    }
+  }
+
+  void reap() {
+    io_uring_cqe* cqe = nullptr;
+    while (io_uring_peek_cqe(ring_->get(), &cqe) == 0) {
+      const uint64_t tag = io_uring_cqe_get_data64(cqe);
+      const int64_t result = cqe->res;
+      io_uring_cqe_seen(ring_->get(), cqe);
+      if (tag == kWake) {
+        uint64_t count = 0;
+        [[maybe_unused]] ssize_t n = ::read(ring_->wake_descriptor(), &count, sizeof count);
+        arm_wake();
+      } else if (take(tag, result)) {
+        start(tag);
       }
     }
   }
 
-  /// Queues the block; false if it failed (and was reported) before it got there.
-  bool issue(Block& block, int place) {
-    const DiskTransfer& transfer = block.state->transfer;
-    int64_t offset = transfer.offset + block.at, bytes = block.bytes;
-    if (int error = transfer.file->before_transfer(transfer.write, offset, &bytes)) {
-      take_result(block, -error);
-      return false;
-    }
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    FLEXGEN_CHECK(sqe != nullptr);
-    std::byte* data = transfer.data + block.at;
-    auto size = static_cast<unsigned>(bytes);
-    if (transfer.write) io_uring_prep_write(sqe, transfer.file->descriptor(), data, size, static_cast<uint64_t>(offset));
-    else io_uring_prep_read(sqe, transfer.file->descriptor(), data, size, static_cast<uint64_t>(offset));
-    io_uring_sqe_set_data64(sqe, static_cast<uint64_t>(place));
-    return true;
+  void arm_wake() {
+    io_uring_sqe* sqe = next_entry();
+    io_uring_prep_poll_add(sqe, ring_->wake_descriptor(), POLLIN);
+    io_uring_sqe_set_data64(sqe, kWake);
   }
 
-  io_uring ring_;
+  io_uring_sqe* next_entry() {
+    io_uring_sqe* sqe = io_uring_get_sqe(ring_->get());
+    FLEXGEN_CHECK(sqe != nullptr, "the ring has an entry for each place");
+    return sqe;
+  }
+
+  /// Puts the block of `place` into the ring, or ends it if its file's hook fails it.
+  void start(size_t place) {
+    while (true) {
+      const Piece& piece = in_flight_[place].piece;
+      int64_t bytes = 0;
+      const int error = piece.bytes > 0 ? ask_before_transfer(piece, &bytes) : 0;
+      if (error == 0 && bytes > 0) {
+        io_uring_sqe* sqe = next_entry();
+        const auto size = static_cast<unsigned>(bytes);
+        const auto offset = static_cast<uint64_t>(piece.offset);
+        if (piece.write) io_uring_prep_write(sqe, piece.file->descriptor(), piece.data, size, offset);
+        else io_uring_prep_read(sqe, piece.file->descriptor(), piece.data, size, offset);
+        io_uring_sqe_set_data64(sqe, place);
+        return;
+      }
+      if (!take(place, -error)) return;
+    }
+  }
+
+  /// Takes a result into account; true if the block must be started again for what is left.
+  bool take(size_t place, int64_t result) {
+    Block& block = in_flight_[place];
+    std::exception_ptr error;
+    if (block.piece.bytes > 0 && advance(block.piece, result, &error) == Outcome::kAgain) return true;
+    // The place is free before the callback, which may submit.
+    const std::shared_ptr<TransferState> state = std::move(block.state);
+    block = {};
+    free_.push_back(place);
+    if (state->block_done(std::move(error))) state->transfer.done(std::move(state->error));
+    return false;
+  }
+
+  std::unique_ptr<Ring> ring_;
   BlockQueue queue_;
-  int depth_;
+  std::vector<Block> in_flight_;  ///< by place
+  std::vector<size_t> free_;      ///< places
   std::thread thread_;
 };
 
 }  // namespace
 
-std::unique_ptr<AsyncDisk> make_uring_disk(const AsyncDiskOptions& options) {
-  io_uring ring{};
-  // Twice the depth: a timeout of submit_and_wait_timeout may take an entry on old kernels.
-  if (io_uring_queue_init(static_cast<unsigned>(2 * options.depth), &ring, 0) != 0) return nullptr;
-  return std::make_unique<UringDisk>(options, ring);
+std::unique_ptr<AsyncDisk> make_uring_disk(const AsyncDiskOptions& options, int* error) {
+  const int depth = std::clamp(options.depth, 1, 4096);
+  std::unique_ptr<Ring> ring = Ring::make(depth, error);
+  if (!ring) return nullptr;
+  return std::make_unique<UringDisk>(std::move(ring), depth, options.block_bytes);
 }
 
 }  // namespace flexgen

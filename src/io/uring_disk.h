@@ -7,7 +7,7 @@
 
 namespace flexgen {
 
-/// Null if the kernel does not allow io_uring.
-std::unique_ptr<AsyncDisk> make_uring_disk(const AsyncDiskOptions& options);
+/// Null if the kernel does not allow io_uring or is too old for it; *error is then the errno.
+std::unique_ptr<AsyncDisk> make_uring_disk(const AsyncDiskOptions& options, int* error);
 
 }  // namespace flexgen

@@ -1,0 +1,105 @@
+#include "io/checked_json.h"
+
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+
+/// Builds the value from the parser's events, and stops at the first problem.
+class CheckedBuilder : public nlohmann::json_sax<Json> {
+ public:
+  CheckedBuilder(Json& root, int max_depth) : root_(root), max_depth_(static_cast<size_t>(max_depth)) {}
+  const std::string& problem() const { return problem_; }
+
+  bool null() override { return scalar(nullptr); }
+  bool boolean(bool value) override { return scalar(value); }
+  bool number_integer(number_integer_t value) override { return scalar(value); }
+  bool number_unsigned(number_unsigned_t value) override { return scalar(value); }
+  bool number_float(number_float_t value, const string_t&) override { return scalar(value); }
+  bool string(string_t& value) override { return scalar(std::move(value)); }
+  bool binary(binary_t&) override { return stop("holds binary data"); }
+  bool start_object(std::size_t) override { return enter(Json::object()); }
+  bool start_array(std::size_t) override { return enter(Json::array()); }
+  bool end_object() override { return leave(); }
+  bool end_array() override { return leave(); }
+  bool key(string_t& value) override {
+    auto [place, fresh] = open_.back()->get_ref<Json::object_t&>().emplace(std::move(value), nullptr);
+    if (!fresh) return stop(fmt::format("names '{}' twice", printable(place->first)));
+    member_ = &place->second;
+    return true;
+  }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
+    return stop(fmt::format("is not JSON (at byte {})", position));
+  }
+
+ private:
+  Json* put(Json value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+      return &root_;
+    }
+    if (open_.back()->is_array()) {
+      open_.back()->push_back(std::move(value));
+      return &open_.back()->back();
+    }
+    *member_ = std::move(value);
+    return member_;
+  }
+  bool scalar(Json value) {
+    put(std::move(value));
+    return true;
+  }
+  bool enter(Json value) {
+    if (open_.size() >= max_depth_) return stop("is nested too deep");
+    open_.push_back(put(std::move(value)));
+    return true;
+  }
+  bool leave() {
+    open_.pop_back();
+    return true;
+  }
+  bool stop(std::string problem) {
+    problem_ = std::move(problem);
+    return false;
+  }
+
+  Json& root_;
+  size_t max_depth_;
+  std::vector<Json*> open_;  ///< from the root inwards; stable, as only the innermost grows
+  Json* member_ = nullptr;   ///< of the innermost object, waiting for its value
+  std::string problem_;
+};
+
+}  // namespace
+
+nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name,
+                                  const std::string& what) {
+  Json root;
+  CheckedBuilder builder(root, max_depth);
+  if (!Json::sax_parse(text, &builder))
+    fail_user("{}: {} {}; the file is broken, fetch it again", file_name, what, builder.problem());
+  return root;
+}
+
+std::string printable(std::string_view name) {
+  constexpr size_t kMax = 100;
+  std::string out;
+  for (char c : name.substr(0, kMax)) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    else out += c;
+  }
+  if (name.size() > kMax) {
+    while (!out.empty() && (static_cast<unsigned char>(out.back()) & 0xc0) == 0x80) out.pop_back();  // no half characters
+    if (!out.empty() && (static_cast<unsigned char>(out.back()) & 0xc0) == 0xc0) out.pop_back();
+    out += "...";
+  }
+  return out;
+}
+
+}  // namespace flexgen

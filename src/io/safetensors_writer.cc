@@ -1,0 +1,170 @@
+// SafetensorsWriter: the caller fills one buffer while the disk writes the others.
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <set>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "io/aligned_buffer.h"
+#include "io/async_disk.h"
+#include "io/checked_json.h"
+#include "io/checkpoint.h"
+#include "io/transfer.h"
+
+namespace flexgen {
+namespace {
+
+/// The header, filled up with blanks so that the data start at a sector, and the bytes of data it describes.
+std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes) {
+  std::string text = "{";
+  std::set<std::string_view> names;
+  int64_t at = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    FLEXGEN_CHECK(names.insert(tensor.name).second, "two tensors '{}'", tensor.name);
+    int64_t count = 1;
+    for (int64_t size : tensor.shape) {
+      FLEXGEN_CHECK(size >= 0, "size {}", size);
+      count *= size;
+    }
+    const int64_t bytes = size_bytes(tensor.dtype, count);
+    std::string dtype(dtype_name(tensor.dtype));
+    std::transform(dtype.begin(), dtype.end(), dtype.begin(), [](unsigned char c) { return std::toupper(c); });
+    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() > 1 ? "," : "",
+                        nlohmann::json(tensor.name).dump(), dtype, fmt::join(tensor.shape, ","), at, at + bytes);
+    at += bytes;
+  }
+  text += "}";
+  text.resize(static_cast<size_t>(round_up(8 + static_cast<int64_t>(text.size()), kDirectAlignment) - 8), ' ');
+  *data_bytes = at;
+  return text;
+}
+
+void sync_folder(const std::string& path) {
+  // Best effort: the file itself is safe already.
+  const int folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return;
+  ::fsync(folder);
+  ::close(folder);
+}
+
+}  // namespace
+
+struct SafetensorsWriter::State {
+  static constexpr int64_t kBufferBytes = 4 * kMiB;
+
+  struct Buffer {
+    AlignedBuffer memory{kBufferBytes};
+    bool busy = false;
+  };
+
+  std::string path, partial;
+  std::shared_ptr<File> file;
+  std::array<Buffer, 4> buffers;
+  size_t current = 0;
+  int64_t filled = 0;     ///< bytes in the current buffer
+  int64_t submitted = 0;  ///< bytes given to the disk
+  int64_t total = 0;
+  bool closed = false;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::exception_ptr error;
+  std::unique_ptr<AsyncDisk> disk;  ///< last: drained before the buffers go
+
+  ~State() {
+    disk.reset();
+    // close() was not reached: leave nothing behind that takes space.
+    if (file && !closed) ::unlink(partial.c_str());
+  }
+
+  void wait_until_free(Buffer& buffer) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return !buffer.busy; });
+    if (error) std::rethrow_exception(error);
+  }
+  void submit_current() {
+    Buffer& buffer = buffers[current];
+    int64_t bytes = filled;
+    if (file->direct()) {  // whole sectors; the file is cut to size at the end
+      bytes = round_up(filled, kDirectAlignment);
+      std::memset(buffer.memory.data() + filled, 0, static_cast<size_t>(bytes - filled));
+    }
+    {
+      std::lock_guard lock(mutex);
+      buffer.busy = true;
+    }
+    disk->submit({file, true, submitted, buffer.memory.data(), bytes, [this, &buffer](std::exception_ptr failure) {
+                    std::lock_guard lock(mutex);
+                    buffer.busy = false;
+                    if (failure && !error) error = failure;
+                    changed.notify_all();
+                  }});
+    submitted += filled;
+    filled = 0;
+    current = (current + 1) % buffers.size();
+    wait_until_free(buffers[current]);
+  }
+  void append(const std::byte* data, int64_t bytes) {
+    FLEXGEN_CHECK(bytes >= 0 && submitted + filled + bytes <= total, "{}: {} bytes more than the {} announced", path,
+                  submitted + filled + bytes - total, total);
+    while (bytes > 0) {
+      const int64_t size = std::min(bytes, kBufferBytes - filled);
+      std::memcpy(buffers[current].memory.data() + filled, data, static_cast<size_t>(size));
+      filled += size;
+      data += size;
+      bytes -= size;
+      if (filled == kBufferBytes) submit_current();
+    }
+  }
+};
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                                     FileSystem* file_system)
+    : state_(std::make_unique<State>()) {
+  State& state = *state_;
+  int64_t data_bytes = 0;
+  const std::string text = header_text(tensors, &data_bytes);
+  state.path = path;
+  state.partial = path + ".partial";
+  state.total = 8 + static_cast<int64_t>(text.size()) + data_bytes;
+  state.file = file_system ? file_system->open(state.partial, FileMode::kWriteDirect)
+                           : File::open(state.partial, FileMode::kWriteDirect);
+  state.file->preallocate(state.total);
+  state.disk = AsyncDisk::make({});
+  const uint64_t length = text.size();
+  append(&length, sizeof length);
+  append(text.data(), static_cast<int64_t>(text.size()));
+}
+
+SafetensorsWriter::~SafetensorsWriter() = default;
+
+void SafetensorsWriter::append(const void* data, int64_t bytes) {
+  state_->append(static_cast<const std::byte*>(data), bytes);
+}
+
+void SafetensorsWriter::close() {
+  State& state = *state_;
+  FLEXGEN_CHECK(!state.closed && state.submitted + state.filled == state.total, "{}: {} of {} bytes", state.path,
+                state.submitted + state.filled, state.total);
+  if (state.filled > 0) state.submit_current();
+  for (State::Buffer& buffer : state.buffers) state.wait_until_free(buffer);
+  const int descriptor = state.file->descriptor();
+  if (ftruncate(descriptor, state.total) != 0)
+    throw file_error(state.partial, fmt::format("cut it to {} bytes", state.total), errno);
+  if (fsync(descriptor) != 0) throw file_error(state.partial, "write it to the disk", errno);
+  if (std::rename(state.partial.c_str(), state.path.c_str()) != 0)
+    throw file_error(state.path, "give the finished file its name", errno);
+  state.closed = true;
+  sync_folder(state.path);
+}
+
+}  // namespace flexgen
