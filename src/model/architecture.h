@@ -1,73 +1,50 @@
 #pragma once
-// Architecture: one family of transformers, as a list of weights and the forward of its three kinds of layers.
-// To add a family: one file with a class like those in opt.cc and llama.cc, one line in architecture_of() (model.cc),
-// and its fields in config.cc. Stateless; any thread.
+// Architecture: one family of transformers, as a list of weights and the forward of its three kinds of layers: embed,
+// block, head. Stateless; any thread.
+//
+// To add a family: one file with a class like those in opt.cc and llama.cc, and one line in the table of architecture.cc.
+//   1. model_types() and read_config(): the fields of config.json that belong to the family. Ask for every field that changes
+//      what is computed and refuse the values that the class does not do; name the harmless ones. What is
+//      left is refused.
+//   2. embed(), block(), head(): the tensors by name and shape, in an order of your own.
+//   3. forward_*(): the same order in c.w; scratch as in scratch.h.
+//   4. A line in tools/make_golden_fixtures.py, whose fixture golden_test.cc then runs.
 
-#include <algorithm>
+#include <array>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "base/units.h"
 #include "model/config.h"
+#include "model/config_fields.h"
 #include "model/model.h"
+#include "model/scratch.h"
 
 namespace flexgen {
 
 /// A tensor that a layer needs; the name is without the checkpoint's prefix.
 struct WantedWeight {
+  enum class Kind {
+    kMatrix,       ///< of a linear layer; streamed
+    kSmallMatrix,  ///< of a linear layer too small to be worth streaming; always resident
+    kVector,       ///< norms and biases; always resident
+    kSmallTable,   ///< rows are picked; always resident (positions)
+    kTable,        ///< rows are looked up where they lie (the embedding)
+  };
+  Kind kind;
   std::string name;
   int64_t rows = 1, cols = 0;  ///< a vector is [1, cols]
-  bool always_resident = false;
-  bool lookup = false;
 
-  static WantedWeight matrix(std::string name, int64_t rows, int64_t cols) { return {std::move(name), rows, cols, false, false}; }
-  /// Norms and biases.
-  static WantedWeight vector(std::string name, int64_t size) { return {std::move(name), 1, size, true, false}; }
-  /// Small matrices that are not worth streaming.
-  static WantedWeight small(std::string name, int64_t rows, int64_t cols) { return {std::move(name), rows, cols, true, false}; }
-  static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {std::move(name), rows, cols, false, true}; }
-};
+  static WantedWeight matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kMatrix, std::move(name), rows, cols}; }
+  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallMatrix, std::move(name), rows, cols}; }
+  static WantedWeight vector(std::string name, int64_t size) { return {Kind::kVector, std::move(name), 1, size}; }
+  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallTable, std::move(name), rows, cols}; }
+  static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {Kind::kTable, std::move(name), rows, cols}; }
 
-/// Hands out pieces of the scratch memory; with no memory behind it, it only counts. The same code runs for both, so
-/// what was planned and what is used cannot disagree.
-class Scratch {
- public:
-  explicit Scratch(std::byte* base) : base_(base) {}
-  float* floats(int64_t count) { return reinterpret_cast<float*>(bytes(4 * count)); }
-  std::byte* bytes(int64_t size) {
-    std::byte* at = base_ + used_;
-    used_ += round_up(size, 64);
-    return at;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  int64_t used_ = 0;
-};
-
-/// Rows that go through the feed-forward part at a time: bounds its scratch.
-inline constexpr int64_t kFfnPanelRows = 512;
-/// Rows of logits computed at a time.
-inline constexpr int64_t kLogitPanelRows = 256;
-
-/// The scratch of a block for T rows. An act element counts as 4 bytes.
-struct BlockScratch {
-  BlockScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
-    int64_t panel = std::min(rows, kFfnPanelRows);
-    int64_t attention_width = config.num_heads * config.head_size, kv_width = config.num_kv_heads * config.head_size;
-    act = scratch.bytes(4 * rows * std::max(config.hidden_size, attention_width));
-    q = scratch.floats(rows * attention_width);
-    k = scratch.floats(rows * kv_width);
-    v = scratch.floats(rows * kv_width);
-    up = scratch.floats(panel * config.ffn_size);
-    gate = scratch.floats(panel * config.ffn_size);
-    inner = scratch.bytes(4 * panel * config.ffn_size);
-  }
-  std::byte* act;    ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
-  float *q, *k, *v;  ///< [T, A*H], [T, G*H], [T, G*H]
-  float *up, *gate;  ///< [panel, F]
-  std::byte* inner;  ///< [panel, F] act
+  bool always_resident() const { return kind != Kind::kMatrix && kind != Kind::kTable; }
+  bool lookup() const { return kind == Kind::kTable; }
+  bool multiplied() const { return kind == Kind::kMatrix || kind == Kind::kSmallMatrix; }
 };
 
 /// What a layer's forward works with.
@@ -77,23 +54,44 @@ struct LayerContext {
   const VisitInput& in;
   const KvGeometry& kv;
   float* hidden;  ///< [T, D]
-  Scratch& scratch;
   Kernels& kernels;
 };
 
 class Architecture {
  public:
   virtual ~Architecture() = default;
+
+  /// Values of config.json's model_type that this class does.
+  virtual std::span<const std::string_view> model_types() const = 0;
+  /// What tensor names may start with; the first is how we name them ourselves.
+  virtual std::span<const std::string_view> prefixes() const = 0;
+  /// Fills the rest of `config`, whose sizes that all families share are there.
+  virtual void read_config(ConfigFields& fields, ModelConfig& config) const = 0;
+
   virtual std::vector<WantedWeight> embed(const ModelConfig& config) const = 0;
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
   /// All that the head needs besides the output matrix.
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 
-  virtual void forward_embed(LayerContext& c) const = 0;
-  virtual void forward_block(LayerContext& c) const = 0;
-  /// x [R, D] f32, R = rows that want logits (may be changed) -> act [R, embed_size], the input of the output matrix.
-  virtual void forward_head(LayerContext& c, float* x, int64_t num_rows, std::byte* out) const = 0;
+  virtual void forward_embed(const LayerContext& c, const EmbedScratch& s) const = 0;
+  virtual void forward_block(const LayerContext& c, const BlockScratch& s) const = 0;
+  /// s.x holds `num_rows` rows [D] f32 that want logits (they may be changed). Returns the input of the output matrix:
+  /// act [num_rows, embed_size], in s.
+  virtual const std::byte* forward_head(const LayerContext& c, const HeadScratch& s, int64_t num_rows) const = 0;
 };
+
+/// The family of a model_type; null if there is none.
+const Architecture* find_architecture(std::string_view model_type);
+/// The same for a config that was parsed.
+const Architecture& architecture_of(const ModelConfig& config);
+/// "llama, mistral, opt, ...", for messages.
+std::string known_model_types();
+
+/// activation_function, hidden_act, ... as a value; refuses by name what there is no kernel for.
+Activation read_activation(ConfigFields& fields, const std::string& field, const std::string& fallback);
+
+/// 1 / sqrt(H): what attention scales its scores by.
+float attention_scale(const ModelConfig& config);
 
 const Architecture& opt_architecture();
 const Architecture& llama_architecture();

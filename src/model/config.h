@@ -13,21 +13,23 @@ namespace flexgen {
 
 struct ModelConfig {
   std::string model_type;  ///< "opt", "llama", "mistral", "qwen2", "qwen3"
+  // Sizes that every family has. Products of any two fit 2^48.
   int64_t num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_size = 0, ffn_size = 0;
   int64_t vocab_size = 0;
-  int64_t max_positions = 0;
+  int64_t max_positions = 0;  ///< tokens that a sequence may have
   bool tied_embeddings = false;
   float norm_epsilon = 1e-5f;
   Activation activation = Activation::kSilu;
   DType dtype = DType::kBF16;  ///< what config.json says of the weights (the files decide)
+  bool gated_ffn = false;  ///< down(act(gate x) * up x) instead of fc2(act(fc1 x))
   // OPT
-  int64_t embed_size = 0;  ///< word_embed_proj_dim; = hidden_size but for opt-350m
+  int64_t embed_size = 0;  ///< word_embed_proj_dim; = hidden_size in all others, and in OPT but for opt-350m
   bool post_norm = false;  ///< do_layer_norm_before = false
   bool final_norm = true;
   // Llama family
   bool qkv_bias = false, output_bias = false, mlp_bias = false;
   bool qk_norm = false;             ///< Qwen3
-  int64_t sliding_window = 0;       ///< 0: none
+  int64_t sliding_window = 0;       ///< tokens that a token sees, itself included; 0: all
   std::vector<float> inverse_frequencies;  ///< RoPE [H/2], scaling applied; empty: learned positions
   float rope_scale = 1.0f;
   // generation_config.json / config.json
@@ -41,8 +43,8 @@ ModelConfig load_config(const std::string& directory);
 /// The same from JSON texts; `generation_json` may be empty.
 ModelConfig parse_config(const std::string& config_json, const std::string& generation_json,
                          const std::string& source_name);
-/// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b, llama-3.1-8b/70b/405b,
-/// mistral-7b, qwen2.5-..., qwen3-0.6b ... 32b. Null if the name is unknown.
+/// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b/13b/70b, llama-3.1-8b/70b/405b,
+/// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b. Null if the name is unknown.
 std::optional<std::string> shape_config_json(const std::string& shape);
 std::vector<std::string> known_shapes();
 

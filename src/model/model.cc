@@ -1,75 +1,86 @@
 #include "model/model.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
-#include <cstring>
+#include <limits>
 #include <map>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "model/architecture.h"
 
 namespace flexgen {
 namespace {
 
-/// Head chunks: no larger than a block, so that they stream through the same buffers; and small enough that their logits are cheap.
+/// Bounds the scratch for logits.
 constexpr int64_t kMaxHeadRows = 16384;
+constexpr int64_t kHeadRowGrain = 64;
 
-const Architecture& architecture_of(const ModelConfig& config) {
-  if (config.model_type == "opt") return opt_architecture();
-  return llama_architecture();
+constexpr std::string_view kEmbeddingTable = "embed_tokens.weight", kOutputMatrix = "lm_head.weight";
+
+std::vector<int64_t> shape_of(const WantedWeight& weight) {
+  if (weight.kind == WantedWeight::Kind::kVector) return {weight.cols};
+  return {weight.rows, weight.cols};
 }
 
-int64_t bytes_of(const std::vector<WantedWeight>& weights) {
-  int64_t bytes = 0;
-  for (const WantedWeight& weight : weights) bytes += weight.rows * weight.cols;
-  return 2 * bytes;
-}
-
-/// Where a checkpoint's names start: "model.", "model.decoder.", ... or nothing.
-std::string find_prefix(const Checkpoint& checkpoint) {
-  for (const char* prefix : {"model.decoder.", "decoder.", "model.", ""})
-    if (checkpoint.find(std::string(prefix) + "embed_tokens.weight")) return prefix;
-  // A tied checkpoint may store its table as lm_head.weight alone.
-  for (const char* prefix : {"model.decoder.", "decoder.", "model.", ""})
-    for (const char* norm : {"layers.0.self_attn.q_proj.weight"})
-      if (checkpoint.find(std::string(prefix) + norm)) return prefix;
-  return "model.";
+/// The prefix of a checkpoint's names out of those that the family has: where its first block is.
+std::string find_prefix(const Checkpoint& checkpoint, const Architecture& architecture, const ModelConfig& config) {
+  const std::string first_block = architecture.block(config, 0).front().name;
+  for (std::string_view prefix : architecture.prefixes())
+    if (checkpoint.find(std::string(prefix) + first_block)) return std::string(prefix);
+  return std::string(architecture.prefixes().front());
 }
 
 /// Adds weights to a model as layers ask for them; a tensor that is asked for twice is one weight.
 class Builder {
  public:
-  Builder(const Checkpoint& checkpoint, const std::string& directory, bool tied)
-      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint)), tied_(tied) {}
+  Builder(const Checkpoint& checkpoint, const std::string& directory, const Architecture& architecture, const ModelConfig& config)
+      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config)), tied_(config.tied_embeddings) {}
 
-  WeightUse use(const WantedWeight& wanted) {
-    int weight = index_of(wanted);
-    return {weight, 0, wanted.rows, wanted.lookup};
+  LayerSpec layer(LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
+    LayerSpec layer;
+    layer.kind = kind;
+    layer.index = index;
+    for (const WantedWeight& weight : wanted) {
+      layer.uses.push_back({index_of(weight), 0, weight.rows, weight.lookup()});
+      if (weight.multiplied()) layer.linear_flops_per_row += 2.0 * static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
+    }
+    return layer;
   }
-  WantedWeight output_matrix(const ModelConfig& config) const {
-    return WantedWeight::matrix(tied_ ? "embed_tokens.weight" : "lm_head.weight", config.vocab_size, config.embed_size);
+
+  /// Names of tensors that no layer asked for.
+  std::vector<std::string> unused() const {
+    std::vector<std::string> names;
+    for (const auto& [name, location] : checkpoint_.tensors()) {
+      const bool expected = known_.contains(name) || name.ends_with("rotary_emb.inv_freq") || (tied_ && name.ends_with("lm_head.weight"));
+      if (!expected) names.push_back(name);
+    }
+    return names;
   }
+
   std::vector<WeightSpec> weights;
 
  private:
   int index_of(const WantedWeight& wanted) {
     std::vector<std::string> names{prefix_ + wanted.name};
-    if (wanted.name == "lm_head.weight") names = {"lm_head.weight", prefix_ + "lm_head.weight"};
-    if (wanted.name == "embed_tokens.weight" && tied_) names.push_back("lm_head.weight");
-    const TensorLocation* location = nullptr;
-    for (const std::string& name : names)
-      if (!location && (location = checkpoint_.find(name))) names.front() = name;
-    const std::string& name = names.front();
-    if (!location) fail_user("{}: tensor '{}' is missing from the checkpoint (or has a dtype other than F32, F16, BF16)", directory_, name);
+    if (wanted.name == kOutputMatrix) names = {std::string(kOutputMatrix), prefix_ + std::string(kOutputMatrix)};
+    if (wanted.name == kEmbeddingTable && tied_) names.insert(names.end(), {std::string(kOutputMatrix), prefix_ + std::string(kOutputMatrix)});
+    auto there = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return checkpoint_.find(name) != nullptr; });
+    if (there == names.end())
+      fail_user("{}: the tensor '{}' is missing (or has a dtype other than F32, F16 and BF16); {}", directory_, names.front(),
+                wanted.name == kOutputMatrix ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
+                                             : "fetch the checkpoint again, or check that config.json belongs to it");
+    const std::string& name = *there;
     auto known = known_.find(name);
     if (known != known_.end()) return known->second;
-    bool is_vector = location->shape.size() == 1;
-    bool fits = is_vector ? wanted.rows == 1 && location->shape[0] == wanted.cols
-                          : location->shape.size() == 2 && location->shape[0] == wanted.rows && location->shape[1] == wanted.cols;
-    if (!fits)
-      fail_user("{}: tensor '{}' has the shape [{}], config.json asks for [{}, {}]", directory_, name,
-                fmt::join(location->shape, ", "), wanted.rows, wanted.cols);
-    weights.push_back({name, location->dtype, wanted.rows, wanted.cols, location->file, location->offset, wanted.always_resident});
+    const TensorLocation& location = *checkpoint_.find(name);
+    std::vector<int64_t> shape = shape_of(wanted);
+    if (location.shape != shape)
+      fail_user("{}: the tensor '{}' has the shape [{}], config.json asks for [{}]; they do not belong together", directory_, name,
+                fmt::join(location.shape, ", "), fmt::join(shape, ", "));
+    weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset, wanted.always_resident()});
     return known_[name] = static_cast<int>(weights.size()) - 1;
   }
 
@@ -79,25 +90,20 @@ class Builder {
   std::map<std::string, int> known_;
 };
 
-std::vector<std::pair<int64_t, int64_t>> head_chunks(const ModelConfig& config, int64_t block_bytes) {
-  int64_t rows = std::clamp<int64_t>(round_down(block_bytes / (2 * config.embed_size), 64), 64, kMaxHeadRows);
-  std::vector<std::pair<int64_t, int64_t>> chunks;
-  for (int64_t first = 0; first < config.vocab_size; first += rows)
-    chunks.emplace_back(first, std::min(rows, config.vocab_size - first));
-  return chunks;
+/// A tied model uses its embedding table as the output matrix.
+WantedWeight output_matrix(const ModelConfig& config) {
+  return WantedWeight::matrix(std::string(config.tied_embeddings ? kEmbeddingTable : kOutputMatrix), config.vocab_size, config.embed_size);
 }
 
-/// The scratch of a head chunk: hidden rows that want logits, what goes into the output matrix, a panel of logits.
-struct HeadScratch {
-  HeadScratch(Scratch& scratch, const ModelConfig& config, int64_t logit_rows, int64_t vocab_count) {
-    x = scratch.floats(logit_rows * config.hidden_size);
-    act = scratch.bytes(4 * logit_rows * config.embed_size);
-    logits = scratch.floats(std::min(logit_rows, kLogitPanelRows) * vocab_count);
-  }
-  float* x;
-  std::byte* act;
-  float* logits;
-};
+/// Rows of the output matrix in a chunk: about a block's matrices or less, so that it streams through the same buffers, and
+/// chunks of about the same size.
+int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block) {
+  int64_t elements = 0;
+  for (const WantedWeight& weight : block)
+    if (!weight.always_resident()) elements += weight.rows * weight.cols;
+  const int64_t most = std::clamp<int64_t>(round_down(elements / config.embed_size, kHeadRowGrain), kHeadRowGrain, kMaxHeadRows);
+  return round_up(ceil_div(config.vocab_size, ceil_div(config.vocab_size, most)), kHeadRowGrain);
+}
 
 }  // namespace
 
@@ -110,47 +116,40 @@ std::unique_ptr<Model> Model::load(const std::string& directory) {
   model->files_ = checkpoint.files();
   model->fingerprint_ = checkpoint.fingerprint();
 
-  Builder builder(checkpoint, directory, config.tied_embeddings);
-  auto layer_of = [&](LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
-    LayerSpec layer;
-    layer.kind = kind;
-    layer.index = index;
-    for (const WantedWeight& weight : wanted) layer.uses.push_back(builder.use(weight));
-    return layer;
-  };
-  model->layers_.push_back(layer_of(LayerKind::kEmbed, 0, architecture.embed(config)));
+  Builder builder(checkpoint, directory, architecture, config);
+  model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   for (int64_t i = 0; i < config.num_layers; ++i)
-    model->layers_.push_back(layer_of(LayerKind::kBlock, i, architecture.block(config, i)));
-  int64_t chunk = 0;
-  for (auto [first, rows] : head_chunks(config, bytes_of(architecture.block(config, 0)))) {
-    LayerSpec head = layer_of(LayerKind::kHead, chunk++, architecture.head(config));
-    WeightUse output = builder.use(builder.output_matrix(config));
-    output.row_first = first;
-    output.rows = rows;
-    head.uses.push_back(output);
+    model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+  std::vector<WantedWeight> head_weights = architecture.head(config);
+  head_weights.push_back(output_matrix(config));
+  const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
+  for (int64_t first = 0, chunk = 0; first < config.vocab_size; first += chunk_rows, ++chunk) {
+    LayerSpec head = builder.layer(LayerKind::kHead, chunk, head_weights);
     head.vocab_first = first;
-    head.vocab_count = rows;
+    head.vocab_count = std::min(chunk_rows, config.vocab_size - first);
+    head.uses.back().row_first = first;
+    head.uses.back().rows = head.vocab_count;
+    head.linear_flops_per_row -= 2.0 * static_cast<double>(config.vocab_size - head.vocab_count) * static_cast<double>(config.embed_size);
     model->layers_.push_back(std::move(head));
   }
   model->weights_ = std::move(builder.weights);
+  if (std::vector<std::string> unused = builder.unused(); !unused.empty())
+    spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
+                 unused.size(), unused.front());
   return model;
 }
 
 std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DType dtype) {
   const Architecture& architecture = architecture_of(config);
-  const std::string prefix = config.model_type == "opt" ? "model.decoder." : "model.";
+  const std::string prefix(architecture.prefixes().front());
   std::vector<TensorToWrite> tensors;
   auto add = [&](const std::vector<WantedWeight>& wanted) {
-    for (const WantedWeight& weight : wanted) {
-      bool is_vector = weight.rows == 1;
-      tensors.push_back({prefix + weight.name, dtype,
-                         is_vector ? std::vector<int64_t>{weight.cols} : std::vector<int64_t>{weight.rows, weight.cols}});
-    }
+    for (const WantedWeight& weight : wanted) tensors.push_back({prefix + weight.name, dtype, shape_of(weight)});
   };
   add(architecture.embed(config));
   for (int64_t i = 0; i < config.num_layers; ++i) add(architecture.block(config, i));
   add(architecture.head(config));
-  if (!config.tied_embeddings) tensors.push_back({"lm_head.weight", dtype, {config.vocab_size, config.embed_size}});
+  if (!config.tied_embeddings) tensors.push_back({std::string(kOutputMatrix), dtype, {config.vocab_size, config.embed_size}});
   return tensors;
 }
 
@@ -159,35 +158,31 @@ KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens) const {
 }
 
 int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
-  Scratch block(nullptr), embed(nullptr), head(nullptr);
-  BlockScratch(block, config_, max_rows);
-  if (config_.embed_size != config_.hidden_size) {  // the projections in and out
-    embed.floats(2 * max_rows * config_.embed_size);
-    embed.bytes(64);
-    head.floats(max_logit_rows * (config_.hidden_size + config_.embed_size));
-    head.bytes(64);
-  }
+  Scratch embed(nullptr), block(nullptr), head(nullptr);
   int64_t widest = 0;
   for (const LayerSpec& layer : layers_) widest = std::max(widest, layer.vocab_count);
+  EmbedScratch(embed, config_, max_rows);
+  BlockScratch(block, config_, max_rows);
   HeadScratch(head, config_, max_logit_rows, widest);
-  return std::max({block.used(), embed.used(), head.used()});
+  return std::max({embed.used(), block.used(), head.used()});
 }
 
-VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots, int64_t num_logit_rows) const {
+VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots, int64_t num_logit_rows, DType kv_dtype) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   VisitWork work;
-  int64_t rows = spec.kind == LayerKind::kHead ? num_logit_rows : num_rows;
-  for (const WeightUse& use : spec.uses) {
-    const WeightSpec& weight = weights_[static_cast<size_t>(use.weight)];
-    if (!use.lookup && !weight.always_resident)
-      work.linear_flops += 2.0 * static_cast<double>(rows) * static_cast<double>(use.rows) * static_cast<double>(weight.cols);
-  }
-  double width = static_cast<double>(config_.num_heads * config_.head_size);
-  double kv_width = static_cast<double>(config_.num_kv_heads * config_.head_size);
+  work.linear_flops = spec.linear_flops_per_row * static_cast<double>(spec.kind == LayerKind::kHead ? num_logit_rows : num_rows);
+  if (spec.kind != LayerKind::kBlock) return work;
+  const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
+  const auto token_bytes = static_cast<double>(size_bytes(kv_dtype, 2 * config_.num_kv_heads * config_.head_size));
   for (const AttentionSlot& slot : slots) {
-    double first = static_cast<double>(slot.past + 1), last = static_cast<double>(slot.past + slot.num_rows);
-    work.attention_flops += 4 * width * static_cast<double>(slot.num_rows) * (first + last) / 2;
-    work.kv_read_bytes += 2 * kv_width * last * 2;
+    const int64_t last = slot.past + slot.num_rows;
+    // New token i attends to min(past + i + 1, window) positions.
+    const int64_t growing = std::clamp<int64_t>(window - slot.past, 0, slot.num_rows);
+    double attended = static_cast<double>(growing) * (static_cast<double>(slot.past) + static_cast<double>(growing + 1) / 2);
+    if (growing < slot.num_rows) attended += static_cast<double>(slot.num_rows - growing) * static_cast<double>(window);
+    work.attention_flops += 4 * static_cast<double>(config_.num_heads * config_.head_size) * attended;
+    const int64_t first_read = window > slot.past ? 0 : slot.past + 1 - window;
+    work.kv_read_bytes += token_bytes * static_cast<double>(last - first_read);
   }
   return work;
 }
@@ -195,24 +190,29 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
 void Model::forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, const KvGeometry& geometry,
                     float* hidden, std::byte* scratch_memory, Kernels& kernels, LogitSink* sink) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
+  FLEXGEN_CHECK(weights.size() == spec.uses.size(), "{} views for {} uses", weights.size(), spec.uses.size());
   const Architecture& architecture = architecture_of(config_);
+  const LayerContext context{config_, weights, input, geometry, hidden, kernels};
+  const auto num_logit_rows = static_cast<int64_t>(input.logit_rows.size());
+  if (spec.kind == LayerKind::kHead ? num_logit_rows == 0 : input.num_rows == 0) return;
   Scratch scratch(scratch_memory);
-  LayerContext context{config_, weights, input, geometry, hidden, scratch, kernels};
-  if (spec.kind == LayerKind::kEmbed) return architecture.forward_embed(context);
-  if (spec.kind == LayerKind::kBlock) return architecture.forward_block(context);
-
-  const auto num_rows = static_cast<int64_t>(input.logit_rows.size());
-  HeadScratch s(scratch, config_, num_rows, spec.vocab_count);
-  for (int64_t i = 0; i < num_rows; ++i)
-    std::memcpy(s.x + i * config_.hidden_size, hidden + input.logit_rows[static_cast<size_t>(i)] * config_.hidden_size,
-                static_cast<size_t>(config_.hidden_size) * sizeof(float));
-  architecture.forward_head(context, s.x, num_rows, s.act);
-  const int64_t row_bytes = size_bytes(kernels.act_dtype(), config_.embed_size);
-  for (int64_t first = 0; first < num_rows; first += kLogitPanelRows) {
-    int64_t rows = std::min(kLogitPanelRows, num_rows - first);
-    kernels.linear(s.act + first * row_bytes, rows, weights.back(), {}, false, s.logits);
-    sink->accept(first, rows, spec.vocab_first, spec.vocab_count, s.logits, spec.vocab_count);
+  if (spec.kind == LayerKind::kEmbed) {
+    architecture.forward_embed(context, EmbedScratch(scratch, config_, input.num_rows));
+  } else if (spec.kind == LayerKind::kBlock) {
+    architecture.forward_block(context, BlockScratch(scratch, config_, input.num_rows));
+  } else {
+    const HeadScratch s(scratch, config_, num_logit_rows, spec.vocab_count);
+    const int64_t D = config_.hidden_size;
+    for (int64_t first = 0; first < num_logit_rows; first += kLogitPanelRows) {
+      const int64_t rows = std::min(kLogitPanelRows, num_logit_rows - first);
+      for (int64_t i = 0; i < rows; ++i)
+        std::copy_n(hidden + input.logit_rows[static_cast<size_t>(first + i)] * D, D, s.x + i * D);
+      const std::byte* act = architecture.forward_head(context, s, rows);
+      kernels.linear(act, rows, weights.back(), {}, false, s.logits);
+      sink->accept(first, rows, spec.vocab_first, spec.vocab_count, s.logits, spec.vocab_count);
+    }
   }
+  FLEXGEN_CHECK(scratch.used() <= scratch_bytes(input.num_rows, num_logit_rows), "scratch {}", scratch.used());
 }
 
 }  // namespace flexgen

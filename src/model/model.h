@@ -48,6 +48,7 @@ struct LayerSpec {
   int64_t index = 0;             ///< which block; or which chunk of the head
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
+  double linear_flops_per_row = 0;           ///< 2 * the elements of its matrices
 };
 
 /// What a visit works on. Everything is packed: T rows, slot after slot.
@@ -70,8 +71,8 @@ class LogitSink {
 
 /// Work of one visit, as the cost model and the statistics count it.
 struct VisitWork {
-  double linear_flops = 0;     ///< 2 * T * weights
-  double attention_flops = 0;  ///< 4 * sum over new tokens of context * A * H
+  double linear_flops = 0;     ///< 2 * rows * weights; the head's rows are those that want logits
+  double attention_flops = 0;  ///< 4 * A * H * sum over new tokens of the positions each attends to
   double kv_read_bytes = 0;    ///< keys and values that attention reads (once per slot)
 };
 
@@ -92,14 +93,15 @@ class Model {
 
   /// KvGeometry of one layer for pages of `page_tokens`.
   KvGeometry kv_geometry(DType dtype, int64_t page_tokens) const;
-  /// Bytes of scratch that forward() needs for visits of at most max_rows rows and max_logit_rows.
+  /// Bytes of scratch that forward() needs for visits of at most max_rows rows, max_logit_rows of which want logits: exact for
+  /// kernels whose act_dtype() takes 4 bytes, enough for those with 2.
   int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
   VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots,
-                 int64_t num_logit_rows) const;
+                 int64_t num_logit_rows, DType kv_dtype = DType::kBF16) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
   /// updated by blocks, read by the head. weights: one view per LayerSpec::uses entry (empty view for
-  /// lookups). scratch: scratch_bytes(), 64-byte aligned. sink: head only.
+  /// lookups, with its dtype). scratch: scratch_bytes(), 64-byte aligned. sink: head only; accept() is called for panels of rows in order.
   void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
                const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,
                LogitSink* sink) const;

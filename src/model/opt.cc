@@ -1,8 +1,9 @@
 // OPT (Zhang et al. 2022): learned positions with an offset of 2, LayerNorm, biases everywhere, ReLU. opt-350m normalizes after
 // the residual sum instead of before, has no final norm, and projects its narrower embeddings in and out.
 
-#include <cmath>
+#include <fmt/format.h>
 
+#include "base/error.h"
 #include "model/architecture.h"
 
 namespace flexgen {
@@ -12,11 +13,37 @@ constexpr int64_t kPositionOffset = 2;
 
 class Opt : public Architecture {
  public:
+  std::span<const std::string_view> model_types() const override {
+    static constexpr std::string_view kTypes[]{"opt"};
+    return kTypes;
+  }
+  std::span<const std::string_view> prefixes() const override {
+    static constexpr std::string_view kPrefixes[]{"model.decoder.", "decoder.", "model.model.decoder.", ""};
+    return kPrefixes;
+  }
+
+  void read_config(ConfigFields& fields, ModelConfig& m) const override {
+    if (m.hidden_size % m.num_heads != 0)
+      fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of num_attention_heads", m.hidden_size));
+    m.head_size = m.hidden_size / m.num_heads;
+    m.ffn_size = fields.integer("ffn_dim", 1, 1 << 24);
+    m.embed_size = fields.integer_or("word_embed_proj_dim", m.hidden_size, 1, 1 << 20);
+    m.activation = read_activation(fields, "activation_function", "relu");
+    m.post_norm = !fields.flag_or("do_layer_norm_before", true);
+    const bool removed = fields.flag_or("_remove_final_layer_norm", false);
+    m.final_norm = !m.post_norm && !removed;
+    m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
+    m.norm_epsilon = 1e-5f;  // LayerNorm's own default; OPT has no field for it
+    fields.only("enable_bias", true);
+    fields.only("layer_norm_elementwise_affine", true);
+    fields.harmless({"dropout", "activation_dropout", "layerdrop", "init_std"});
+  }
+
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {
     using W = WantedWeight;
     std::vector<W> w{W::table("embed_tokens.weight", m.vocab_size, m.embed_size),
-                     W::small("embed_positions.weight", m.max_positions + kPositionOffset, m.hidden_size)};
-    if (m.embed_size != m.hidden_size) w.push_back(W::small("project_in.weight", m.hidden_size, m.embed_size));
+                     W::small_table("embed_positions.weight", m.max_positions + kPositionOffset, m.hidden_size)};
+    if (m.embed_size != m.hidden_size) w.push_back(W::small_matrix("project_in.weight", m.hidden_size, m.embed_size));
     return w;
   }
 
@@ -42,36 +69,37 @@ class Opt : public Architecture {
       w.push_back(W::vector("final_layer_norm.weight", m.hidden_size));
       w.push_back(W::vector("final_layer_norm.bias", m.hidden_size));
     }
-    if (m.embed_size != m.hidden_size) w.push_back(W::small("project_out.weight", m.embed_size, m.hidden_size));
+    if (m.embed_size != m.hidden_size) w.push_back(W::small_matrix("project_out.weight", m.embed_size, m.hidden_size));
     return w;
   }
 
-  void forward_embed(LayerContext& c) const override {
+  void forward_embed(const LayerContext& c, const EmbedScratch& s) const override {
     enum { kTokens, kPositions, kProjectIn };
     const ModelConfig& m = c.config;
     const int64_t T = c.in.num_rows;
+    Kernels& k = c.kernels;
     if (m.embed_size == m.hidden_size) {
-      c.kernels.gather_rows(c.in.embed_rows, c.w[kTokens].dtype, m.hidden_size, false, c.hidden);
+      k.gather_rows(c.in.embed_rows, c.w[kTokens].dtype, m.hidden_size, false, c.hidden);
     } else {
-      float* narrow = c.scratch.floats(T * m.embed_size);
-      std::byte* act = c.scratch.bytes(4 * T * m.embed_size);
-      c.kernels.gather_rows(c.in.embed_rows, c.w[kTokens].dtype, m.embed_size, false, narrow);
-      c.kernels.to_act(narrow, T * m.embed_size, act);
-      c.kernels.linear(act, T, c.w[kProjectIn], {}, false, c.hidden);
+      k.gather_rows(c.in.embed_rows, c.w[kTokens].dtype, m.embed_size, false, s.narrow);
+      k.to_act(s.narrow, T * m.embed_size, s.act);
+      k.linear(s.act, T, c.w[kProjectIn], {}, false, c.hidden);
     }
     const WeightView& table = c.w[kPositions];
     std::vector<const std::byte*> rows;
-    for (int32_t position : c.in.positions)
+    rows.reserve(c.in.positions.size());
+    for (int32_t position : c.in.positions) {
+      FLEXGEN_CHECK(position >= 0 && position < m.max_positions, "position {}", position);
       rows.push_back(table.data() + (position + kPositionOffset) * size_bytes(table.dtype, table.cols));
-    c.kernels.gather_rows(rows, table.dtype, m.hidden_size, true, c.hidden);
+    }
+    k.gather_rows(rows, table.dtype, m.hidden_size, true, c.hidden);
   }
 
-  void forward_block(LayerContext& c) const override {
+  void forward_block(const LayerContext& c, const BlockScratch& s) const override {
     enum { kNorm1, kNorm1Bias, kQ, kQBias, kK, kKBias, kV, kVBias, kO, kOBias, kNorm2, kNorm2Bias, kFc1, kFc1Bias, kFc2, kFc2Bias };
     const ModelConfig& m = c.config;
     const int64_t T = c.in.num_rows, D = m.hidden_size;
     Kernels& k = c.kernels;
-    BlockScratch s(c.scratch, m, T);
     auto enter = [&](int norm) {  // what the sublayer reads
       if (m.post_norm) k.to_act(c.hidden, T * D, s.act);
       else k.layer_norm(c.hidden, T, D, c.w[static_cast<size_t>(norm)], c.w[static_cast<size_t>(norm) + 1], m.norm_epsilon, s.act);
@@ -86,7 +114,7 @@ class Opt : public Architecture {
     k.linear(s.act, T, c.w[kK], c.w[kKBias], false, s.k);
     k.linear(s.act, T, c.w[kV], c.w[kVBias], false, s.v);
     k.append_kv(s.k, s.v, c.in.slots, c.kv);
-    k.attention(s.q, c.in.slots, c.kv, 1.0f / std::sqrt(static_cast<float>(m.head_size)), 0, s.act);
+    k.attention(s.q, c.in.slots, c.kv, attention_scale(m), 0, s.act);
     k.linear(s.act, T, c.w[kO], c.w[kOBias], true, c.hidden);
     leave(kNorm1);
 
@@ -102,16 +130,15 @@ class Opt : public Architecture {
     leave(kNorm2);
   }
 
-  void forward_head(LayerContext& c, float* x, int64_t num_rows, std::byte* out) const override {
+  const std::byte* forward_head(const LayerContext& c, const HeadScratch& s, int64_t num_rows) const override {
     const ModelConfig& m = c.config;
-    const bool narrow = m.embed_size != m.hidden_size;
-    std::byte* act = narrow ? c.scratch.bytes(4 * num_rows * m.hidden_size) : out;
-    if (m.final_norm) c.kernels.layer_norm(x, num_rows, m.hidden_size, c.w[0], c.w[1], m.norm_epsilon, act);
-    else c.kernels.to_act(x, num_rows * m.hidden_size, act);
-    if (!narrow) return;
-    float* projected = c.scratch.floats(num_rows * m.embed_size);
-    c.kernels.linear(act, num_rows, c.w[m.final_norm ? 2 : 0], {}, false, projected);
-    c.kernels.to_act(projected, num_rows * m.embed_size, out);
+    Kernels& k = c.kernels;
+    if (m.final_norm) k.layer_norm(s.x, num_rows, m.hidden_size, c.w[0], c.w[1], m.norm_epsilon, s.act);
+    else k.to_act(s.x, num_rows * m.hidden_size, s.act);
+    if (m.embed_size == m.hidden_size) return s.act;
+    k.linear(s.act, num_rows, c.w[m.final_norm ? 2 : 0], {}, false, s.projected);
+    k.to_act(s.projected, num_rows * m.embed_size, s.narrow);
+    return s.narrow;
   }
 };
 

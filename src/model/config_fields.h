@@ -1,0 +1,49 @@
+#pragma once
+// ConfigFields: a JSON object read with distrust. Every field that is there must be asked for or named as harmless; what is
+// left over is refused by name, so that nothing that might change a model's answers is ignored. One thread.
+
+#include <cstdint>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+
+namespace flexgen {
+
+class ConfigFields {
+ public:
+  /// `source` is for messages: a file name, or that and the path of the object in it. Keeps a reference to `json`.
+  ConfigFields(const nlohmann::json& json, std::string source) : json_(json), source_(std::move(source)) {}
+
+  /// Throws Error{user} "SOURCE: 'NAME' WHY".
+  [[noreturn]] void refuse(const std::string& name, const std::string& why) const;
+
+  /// The value, or null if the field is absent or null. Counts as asked for, as do the functions below.
+  const nlohmann::json* find(const std::string& name);
+  /// There, even as null.
+  bool contains(const std::string& name) const { return json_.contains(name); }
+
+  /// A whole number in [low, high]; the field must be there.
+  int64_t integer(const std::string& name, int64_t low, int64_t high);
+  int64_t integer_or(const std::string& name, int64_t fallback, int64_t low, int64_t high);
+  /// A number in (0, high].
+  double positive(const std::string& name, double high);
+  double positive_or(const std::string& name, double fallback, double high);
+  bool flag_or(const std::string& name, bool fallback);
+  std::string text_or(const std::string& name, const std::string& fallback);
+  /// The field may be absent or have this one value.
+  void only(const std::string& name, const nlohmann::json& supported);
+  /// These change nothing about a model's answers, whatever they are.
+  void harmless(std::initializer_list<const char*> names);
+
+  /// Refuses the first field that nobody asked for.
+  void finish() const;
+  const std::string& source() const { return source_; }
+
+ private:
+  const nlohmann::json& json_;
+  std::string source_;
+  std::set<std::string> seen_;
+};
+
+}  // namespace flexgen

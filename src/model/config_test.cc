@@ -1,0 +1,289 @@
+// config.json: what is understood, what is refused, and that a refusal names the field.
+
+#include "model/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "io/test_folder.h"
+#include "model/model.h"
+
+namespace flexgen {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+/// A config as transformers writes it, of each model type.
+json config_of(const std::string& type) {
+  json config = {{"model_type", type},          {"num_hidden_layers", 4},  {"hidden_size", 64},
+                 {"num_attention_heads", 8},    {"vocab_size", 1000},      {"max_position_embeddings", 256},
+                 {"transformers_version", "4.51.3"}, {"torch_dtype", "float16"}, {"use_cache", true},
+                 {"architectures", {"SomeForCausalLM"}}, {"bos_token_id", 1},  {"eos_token_id", 2}};
+  if (type == "opt") {
+    config.update({{"ffn_dim", 128}, {"word_embed_proj_dim", 64}, {"activation_function", "relu"}, {"do_layer_norm_before", true},
+                   {"enable_bias", true}, {"layerdrop", 0.0}, {"dropout", 0.1}, {"prefix", "</s>"}});
+  } else {
+    config.update({{"intermediate_size", 176}, {"num_key_value_heads", 2}, {"hidden_act", "silu"}, {"rms_norm_eps", 1e-5},
+                   {"rope_theta", 10000.0}, {"rope_scaling", nullptr}, {"initializer_range", 0.02}});
+  }
+  return config;
+}
+
+ModelConfig parse(const json& config, const std::string& generation = "") {
+  return parse_config(config.dump(), generation, "dir/config.json");
+}
+
+ModelConfig parse_patched(const std::string& type, const std::string& patch) {
+  json config = config_of(type);
+  // Not merge_patch: a null must stay.
+  config.update(json::parse(patch));
+  return parse(config);
+}
+
+TEST(Config, Opt) {
+  ModelConfig m = parse(config_of("opt"));
+  EXPECT_EQ(m.head_size, 8);
+  EXPECT_EQ(m.num_kv_heads, 8);
+  EXPECT_EQ(m.ffn_size, 128);
+  EXPECT_EQ(m.dtype, DType::kF16);
+  EXPECT_EQ(m.activation, Activation::kRelu);
+  EXPECT_TRUE(m.tied_embeddings);
+  EXPECT_TRUE(m.final_norm);
+  EXPECT_FALSE(m.post_norm);
+  EXPECT_FALSE(m.gated_ffn);
+  EXPECT_TRUE(m.inverse_frequencies.empty());
+  EXPECT_EQ(m.bos, 1);
+  EXPECT_THAT(m.eos, ElementsAre(2));
+}
+
+TEST(Config, Opt350mNormalizesAfterTheSum) {
+  ModelConfig m = parse_patched("opt", R"({"do_layer_norm_before": false, "word_embed_proj_dim": 32})");
+  EXPECT_TRUE(m.post_norm);
+  EXPECT_FALSE(m.final_norm);
+  EXPECT_EQ(m.embed_size, 32);
+}
+
+TEST(Config, LlamaFamily) {
+  ModelConfig m = parse(config_of("llama"));
+  EXPECT_EQ(m.num_kv_heads, 2);
+  EXPECT_EQ(m.embed_size, 64);
+  EXPECT_FALSE(m.tied_embeddings);
+  EXPECT_FALSE(m.qkv_bias);
+  EXPECT_TRUE(m.gated_ffn);
+  EXPECT_EQ(m.sliding_window, 0);
+  ASSERT_EQ(m.inverse_frequencies.size(), 4u);
+  EXPECT_FLOAT_EQ(m.inverse_frequencies[0], 1);
+  EXPECT_FLOAT_EQ(m.inverse_frequencies[1], 0.1f);
+  EXPECT_FLOAT_EQ(m.inverse_frequencies[3], 0.001f);
+
+  ModelConfig biased = parse_patched("llama", R"({"attention_bias": true, "mlp_bias": true, "head_dim": 16})");
+  EXPECT_TRUE(biased.qkv_bias && biased.output_bias && biased.mlp_bias);
+  EXPECT_EQ(biased.head_size, 16);
+
+  ModelConfig qwen2 = parse(config_of("qwen2"));
+  EXPECT_TRUE(qwen2.qkv_bias);
+  EXPECT_FALSE(qwen2.output_bias);
+
+  ModelConfig qwen3 = parse(config_of("qwen3"));
+  EXPECT_TRUE(qwen3.qk_norm);
+  EXPECT_EQ(qwen3.head_size, 128);  // transformers' default
+}
+
+TEST(Config, KeyValueHeadsByDefault) {
+  for (auto [type, kv_heads] : {std::pair{"llama", 64}, {"mistral", 8}, {"qwen2", 32}}) {
+    json config = config_of(type);
+    config["num_attention_heads"] = 64;
+    config["hidden_size"] = 128;
+    config.erase("num_key_value_heads");
+    EXPECT_EQ(parse(config).num_kv_heads, kv_heads) << type;
+    config["num_key_value_heads"] = nullptr;
+    EXPECT_EQ(parse(config).num_kv_heads, 64) << type;
+  }
+}
+
+TEST(Config, SlidingWindow) {
+  EXPECT_EQ(parse(config_of("mistral")).sliding_window, 4096);  // transformers' default where nothing is said
+  EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": null})").sliding_window, 0);
+  EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": 9})").sliding_window, 9);
+  EXPECT_EQ(parse_patched("qwen2", R"({"sliding_window": 9, "use_sliding_window": false, "max_window_layers": 2})").sliding_window, 0);
+  EXPECT_EQ(parse_patched("qwen2", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 4})").sliding_window, 0);
+  EXPECT_EQ(parse_patched("qwen3", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 0,
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention"]})").sliding_window, 9);
+  EXPECT_EQ(parse_patched("qwen3", R"({"layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"]})").sliding_window, 0);
+}
+
+TEST(Config, RopeOfTransformers5EqualsThatOf4) {
+  const std::string llama3 = R"("factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64)";
+  ModelConfig old_style = parse_patched("llama", R"({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", )" + llama3 + "}}");
+  json config = config_of("llama");
+  for (const char* name : {"rope_theta", "rope_scaling", "torch_dtype"}) config.erase(name);
+  config["dtype"] = "float32";
+  config["rope_parameters"] = json::parse(R"({"rope_type": "llama3", "rope_theta": 500000.0, )" + llama3 + "}");
+  ModelConfig new_style = parse(config);
+  EXPECT_EQ(new_style.inverse_frequencies, old_style.inverse_frequencies);
+  EXPECT_EQ(new_style.dtype, DType::kF32);
+  // Wavelength 6.3 is far below 64 / 4 and stays; the last one, 2 pi * 18803, is far above 64 and slowed down by 8.
+  EXPECT_FLOAT_EQ(old_style.inverse_frequencies[0], 1);
+  EXPECT_FLOAT_EQ(old_style.inverse_frequencies[3], static_cast<float>(std::pow(500000.0, -0.75) / 8));
+}
+
+TEST(Config, RopeLinear) {
+  for (const char* key : {"type", "rope_type"}) {
+    ModelConfig m = parse_patched("llama", std::string(R"({"rope_scaling": {")") + key + R"(": "linear", "factor": 4.0}})");
+    EXPECT_FLOAT_EQ(m.inverse_frequencies[0], 0.25f);
+    EXPECT_FLOAT_EQ(m.inverse_frequencies[1], 0.025f);
+  }
+}
+
+TEST(Config, EndTokensComeFromTheGenerationConfig) {
+  EXPECT_THAT(parse(config_of("llama"), R"({"eos_token_id": [7, 8], "do_sample": true})").eos, ElementsAre(7, 8));
+  EXPECT_THAT(parse(config_of("llama"), R"({"eos_token_id": 9, "bos_token_id": 5})").eos, ElementsAre(9));
+  EXPECT_EQ(parse(config_of("llama"), R"({"bos_token_id": 5})").bos, 5);
+  EXPECT_THAT(parse(config_of("llama"), R"({"eos_token_id": null})").eos, ElementsAre(2));
+  EXPECT_THAT(parse_patched("llama", R"({"eos_token_id": [2, 3]})").eos, ElementsAre(2, 3));
+  EXPECT_TRUE(parse_patched("llama", R"({"eos_token_id": null})").eos.empty());
+}
+
+struct Refusal {
+  const char* type;
+  const char* patch;
+  const char* field;
+  const char* reason;
+  friend std::ostream& operator<<(std::ostream& out, const Refusal& refusal) { return out << refusal.type << " " << refusal.patch; }
+};
+class RefusalTest : public testing::TestWithParam<Refusal> {};
+
+TEST_P(RefusalTest, NamesFileFieldAndReason) {
+  const Refusal& refusal = GetParam();
+  const std::string message = error_of(ErrorKind::kUser, [&] { parse_patched(refusal.type, refusal.patch); });
+  EXPECT_THAT(message, AllOf(HasSubstr("dir/config.json"), HasSubstr("'" + std::string(refusal.field) + "'"), HasSubstr(refusal.reason)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, RefusalTest,
+    testing::Values(
+        Refusal{"llama", R"({"model_type": "gpt_bigcode"})", "model_type", "gpt_bigcode"},
+        Refusal{"llama", R"({"model_type": null})", "model_type", "opt, llama, mistral, qwen2, qwen3"},
+        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "remove it"},
+        Refusal{"llama", R"({"ffn_dim": 12})", "ffn_dim", "does not know"},
+        Refusal{"opt", R"({"rope_theta": 10000.0})", "rope_theta", "does not know"},
+        Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq"}})", "quantization_config", "not quantized"},
+        Refusal{"llama", R"({"auto_map": {"AutoModel": "code.py"}})", "auto_map", "code of its own"},
+        Refusal{"llama", R"({"architectures": ["LlamaForSequenceClassification"]})", "architectures", "ForCausalLM"},
+        Refusal{"llama", R"({"hidden_act": "quick_gelu"})", "hidden_act", "quick_gelu"},
+        Refusal{"opt", R"({"activation_function": "tanh"})", "activation_function", "tanh"},
+        Refusal{"llama", R"({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})", "rope_scaling", "yarn"},
+        Refusal{"llama", R"({"rope_scaling": {"type": "dynamic", "factor": 4.0}})", "rope_scaling", "dynamic"},
+        Refusal{"llama", R"({"rope_scaling": {"type": "longrope"}})", "rope_scaling", "longrope"},
+        Refusal{"llama", R"({"rope_scaling": {"rope_type": "linear"}})", "factor", "missing"},
+        Refusal{"llama", R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})", "factor", "above 0"},
+        Refusal{"llama", R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+                             "original_max_position_embeddings": 64}})", "high_freq_factor", "larger"},
+        Refusal{"llama", R"({"rope_scaling": {"rope_type": "default", "mrope_section": [1, 2]}})", "mrope_section", "does not know"},
+        Refusal{"llama", R"({"rope_scaling": [1]})", "rope_scaling", "object"},
+        Refusal{"llama", R"({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}})", "rope_parameters", "yarn"},
+        Refusal{"llama", R"({"rope_parameters": {"rope_theta": 1e6}})", "rope_theta", "contradicts"},
+        Refusal{"llama", R"({"rope_theta": -1})", "rope_theta", "above 0"},
+        Refusal{"llama", R"({"rope_theta": "10000"})", "rope_theta", "number"},
+        Refusal{"llama", R"({"partial_rotary_factor": 0.5})", "partial_rotary_factor", "only 1"},
+        Refusal{"llama", R"({"pretraining_tp": 2})", "pretraining_tp", "only 1"},
+        Refusal{"llama", R"({"sliding_window": 128})", "sliding_window", "does not know"},
+        Refusal{"llama", R"({"head_dim": 15})", "head_dim", "even"},
+        Refusal{"llama", R"({"head_dim": -16})", "head_dim", "-16"},
+        Refusal{"mistral", R"({"attention_bias": true})", "attention_bias", "only false"},
+        Refusal{"qwen2", R"({"attention_bias": false})", "attention_bias", "only true"},
+        Refusal{"qwen3", R"({"mlp_bias": true})", "mlp_bias", "only false"},
+        Refusal{"qwen2", R"({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 2})", "max_window_layers", "some layers"},
+        Refusal{"qwen3", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"]})", "layer_types", "full_attention"},
+        Refusal{"qwen3", R"({"layer_types": ["full_attention"]})", "layer_types", "4 layers"},
+        Refusal{"mistral", R"({"sliding_window": 9, "layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"]})", "layer_types",
+                "sliding_attention"},
+        Refusal{"qwen2", R"({"use_mrope": true})", "use_mrope", "only false"},
+        Refusal{"opt", R"({"enable_bias": false})", "enable_bias", "only true"},
+        Refusal{"opt", R"({"layer_norm_elementwise_affine": false})", "layer_norm_elementwise_affine", "only true"},
+        Refusal{"opt", R"({"do_layer_norm_before": "yes"})", "do_layer_norm_before", "true or false"},
+        Refusal{"opt", R"({"hidden_size": 63})", "hidden_size", "multiple"},
+        Refusal{"llama", R"({"hidden_size": 60})", "hidden_size", "multiple"},
+        Refusal{"llama", R"({"num_key_value_heads": 3})", "num_key_value_heads", "divide"},
+        Refusal{"llama", R"({"num_key_value_heads": 16})", "num_key_value_heads", "16"},
+        Refusal{"llama", R"({"num_key_value_heads": 0})", "num_key_value_heads", "from 1 to 8"},
+        Refusal{"llama", R"({"hidden_size": 1e300})", "hidden_size", "whole number"},
+        Refusal{"llama", R"({"hidden_size": 64.0})", "hidden_size", "whole number"},
+        Refusal{"llama", R"({"hidden_size": 18446744073709551615})", "hidden_size", "18446744073709551615"},
+        Refusal{"llama", R"({"num_hidden_layers": -1})", "num_hidden_layers", "-1"},
+        Refusal{"llama", R"({"num_hidden_layers": null})", "num_hidden_layers", "missing"},
+        Refusal{"llama", R"({"vocab_size": "many"})", "vocab_size", "many"},
+        Refusal{"llama", R"({"head_dim": 65536, "num_attention_heads": 64, "num_key_value_heads": 64})", "head_dim", "absurd"},
+        Refusal{"llama", R"({"rms_norm_eps": -1e-5})", "rms_norm_eps", "above 0"},
+        Refusal{"llama", R"({"tie_word_embeddings": 1})", "tie_word_embeddings", "true or false"},
+        Refusal{"llama", R"({"torch_dtype": "float8_e4m3fn"})", "torch_dtype", "float8_e4m3fn"},
+        Refusal{"llama", R"({"dtype": "int8"})", "dtype", "int8"},
+        Refusal{"llama", R"({"eos_token_id": "</s>"})", "eos_token_id", "token id"},
+        Refusal{"llama", R"({"eos_token_id": [-3]})", "eos_token_id", "token id"},
+        Refusal{"llama", R"({"is_encoder_decoder": true})", "is_encoder_decoder", "only false"},
+        Refusal{"llama", R"({"pruned_heads": {"0": [1]}})", "pruned_heads", "only {}"}));
+
+TEST(Config, BrokenTextsAreOneClearError) {
+  for (const char* text : {"", "{", "[]", "3", "null", R"({"model_type": "llama", "rms_norm_eps": NaN})",
+                           R"({"model_type": "llama", "rms_norm_eps": 1e999})", R"({"model_type": "llama", "model_type": "opt"})"}) {
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "dir/config.json"); }), HasSubstr("dir/config.json")) << text;
+  }
+  for (const char* text : {"{", "[]", "3", "null", R"({"eos_token_id": 2.5})"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config_of("opt"), text); }), HasSubstr("dir/generation_config.json")) << text;
+  EXPECT_THAT(error_of(ErrorKind::kUser, [] { parse_config(std::string(100000, '['), "", "x"); }), HasSubstr("x"));
+}
+
+TEST(Config, LoadNamesWhatIsNotThere) {
+  TestFolder folder;
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.file("none")); }), HasSubstr("no directory"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.path().string()); }), HasSubstr("config.json"));
+  folder.put("config.json", config_of("opt").dump());
+  EXPECT_THAT(load_config(folder.path().string()).eos, ElementsAre(2));
+  folder.put("generation_config.json", R"({"eos_token_id": 4})");
+  EXPECT_THAT(load_config(folder.path().string()).eos, ElementsAre(4));
+}
+
+/// Numbers of parameters as the models' authors count them.
+TEST(Shapes, HaveTheKnownNumbersOfParameters) {
+  const std::pair<const char*, int64_t> kKnown[] = {
+      {"opt-125m", 125'239'296},       {"opt-350m", 331'196'416},        {"opt-1.3b", 1'315'758'080},
+      {"opt-2.7b", 2'651'596'800},     {"opt-6.7b", 6'658'473'984},      {"opt-13b", 12'853'473'280},
+      {"opt-30b", 29'974'540'288},     {"llama-2-7b", 6'738'415'616},    {"llama-2-13b", 13'015'864'320},
+      {"llama-2-70b", 68'976'648'192}, {"llama-3.1-8b", 8'030'261'248},  {"llama-3.1-70b", 70'553'706'496},
+      {"llama-3.1-405b", 405'853'388'800}, {"llama-3.2-1b", 1'235'814'400}, {"llama-3.2-3b", 3'212'749'824},
+      {"mistral-7b", 7'248'023'552},   {"qwen2.5-0.5b", 494'032'768},    {"qwen2.5-1.5b", 1'543'714'304},
+      {"qwen2.5-3b", 3'085'938'688},   {"qwen2.5-7b", 7'615'616'512},    {"qwen2.5-14b", 14'770'033'664},
+      {"qwen2.5-32b", 32'763'876'352}, {"qwen2.5-72b", 72'706'203'648},  {"qwen3-0.6b", 596'049'920},
+      {"qwen3-8b", 8'190'735'360},     {"qwen3-14b", 14'768'307'200},    {"qwen3-32b", 32'762'123'264}};
+  for (auto [shape, parameters] : kKnown) {
+    const std::optional<std::string> text = shape_config_json(shape);
+    ASSERT_TRUE(text) << shape;
+    int64_t count = 0;
+    for (const TensorToWrite& tensor : Model::expected_tensors(parse_config(*text, "", shape), DType::kBF16)) {
+      int64_t elements = 1;
+      for (int64_t size : tensor.shape) elements *= size;
+      count += elements;
+    }
+    EXPECT_EQ(count, parameters) << shape;
+  }
+}
+
+TEST(Shapes, AllParse) {
+  EXPECT_GE(known_shapes().size(), 25u);
+  for (const std::string& shape : known_shapes()) {
+    const ModelConfig config = parse_config(*shape_config_json(shape), "", shape);
+    EXPECT_GT(config.num_layers, 0) << shape;
+    EXPECT_TRUE(config.bos) << shape;
+  }
+  EXPECT_FALSE(shape_config_json("llama-9-1b"));
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,367 @@
+// Golden tests: every architecture against what Hugging Face transformers computes in fp32 with the same tiny checkpoint
+// (tools/make_golden_fixtures.py), on every backend, in whole prompts, in ragged chunks and token by token.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "io/file.h"
+#include "io/test_folder.h"
+#include "model/model.h"
+
+namespace flexgen {
+namespace {
+
+constexpr int64_t kPageTokens = 16;
+
+/// A model whose weights all lie in memory, and sequences with a paged cache: the plainest way to drive forward().
+class WholeModel {
+ public:
+  /// split_seed: where weights are cut into pieces; 0: they are not.
+  WholeModel(const std::string& directory, Kernels& kernels, DType kv_dtype, uint32_t split_seed = 0)
+      : model_(Model::load(directory)), kernels_(kernels), geometry_(model_->kv_geometry(kv_dtype, kPageTokens)), random_(split_seed), split_(split_seed != 0) {
+    for (const WeightSpec& weight : model_->weights()) {
+      data_.emplace_back(static_cast<size_t>(weight.bytes()));
+      File::open(model_->files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, data_.back());
+    }
+  }
+  const Model& model() const { return *model_; }
+
+  /// Some new tokens of one sequence.
+  struct Part {
+    int sequence = 0;
+    std::vector<int32_t> tokens;
+  };
+  /// Runs all layers on these parts, packed. Logits [all rows, vocab].
+  std::vector<float> step(const std::vector<Part>& parts) {
+    const ModelConfig& config = model_->config();
+    std::vector<int32_t> tokens, positions, logit_rows;
+    for (const Part& part : parts)
+      for (size_t i = 0; i < part.tokens.size(); ++i) {
+        tokens.push_back(part.tokens[i]);
+        positions.push_back(static_cast<int32_t>(lengths_[part.sequence] + static_cast<int64_t>(i)));
+        logit_rows.push_back(static_cast<int32_t>(logit_rows.size()));
+      }
+    const auto T = static_cast<int64_t>(tokens.size());
+    std::vector<float> hidden(static_cast<size_t>(T * config.hidden_size), NAN);
+    // Exactly as much as was promised, with a guard behind it.
+    const int64_t scratch_bytes = model_->scratch_bytes(T, T);
+    std::vector<std::byte> memory(static_cast<size_t>(scratch_bytes) + 64 + kGuardBytes, kGuard);
+    std::byte* scratch = memory.data();
+    while (reinterpret_cast<uintptr_t>(scratch) % 64 != 0) ++scratch;
+
+    Sink sink(T, config.vocab_size);
+    for (size_t layer = 0; layer < model_->layers().size(); ++layer) {
+      const LayerSpec& spec = model_->layers()[layer];
+      VisitInput input{T, positions, {}, {}, {}};
+      std::vector<WeightView> views;
+      for (const WeightUse& use : spec.uses) views.push_back(view_of(use));
+      std::vector<const std::byte*> embed_rows;
+      std::vector<AttentionSlot> slots;
+      if (spec.kind == LayerKind::kEmbed) {
+        const WeightUse* table = nullptr;
+        for (const WeightUse& use : spec.uses)
+          if (use.lookup) table = &use;
+        const WeightSpec& weight = model_->weights()[static_cast<size_t>(table->weight)];
+        for (int32_t token : tokens) embed_rows.push_back(data_[static_cast<size_t>(table->weight)].data() + token * weight.row_bytes());
+        input.embed_rows = embed_rows;
+      } else if (spec.kind == LayerKind::kBlock) {
+        int64_t row = 0;
+        for (const Part& part : parts) {
+          const auto num = static_cast<int64_t>(part.tokens.size());
+          slots.push_back({row, num, lengths_[part.sequence], pages(part.sequence, spec.index, lengths_[part.sequence] + num)});
+          row += num;
+        }
+        input.slots = slots;
+      } else {
+        input.logit_rows = logit_rows;
+      }
+      model_->forward(static_cast<int64_t>(layer), views, input, geometry_, hidden.data(), scratch, kernels_, &sink);
+    }
+    for (int64_t i = 0; i < kGuardBytes; ++i) EXPECT_EQ(scratch[scratch_bytes + i], kGuard) << "scratch overrun at " << i;
+    for (const Part& part : parts) lengths_[part.sequence] += static_cast<int64_t>(part.tokens.size());
+    EXPECT_EQ(sink.filled, T * config.vocab_size);
+    return sink.logits;
+  }
+
+  /// Logits [sum of lengths, vocab] of whole sequences; `chunk(sequence)`: tokens a step.
+  template <typename Chunk>
+  std::vector<float> run(const std::vector<std::vector<int32_t>>& prompts, Chunk chunk) {
+    const int64_t vocab = model_->config().vocab_size;
+    std::vector<std::vector<float>> logits(prompts.size());
+    lengths_.clear();
+    pages_.clear();
+    for (bool more = true; more;) {
+      std::vector<Part> parts;
+      for (size_t s = 0; s < prompts.size(); ++s) {
+        const auto at = static_cast<size_t>(lengths_[static_cast<int>(s)]);
+        const size_t end = std::min(prompts[s].size(), at + static_cast<size_t>(chunk(s)));
+        if (at < end) parts.push_back({static_cast<int>(s), {prompts[s].begin() + static_cast<int64_t>(at), prompts[s].begin() + static_cast<int64_t>(end)}});
+      }
+      more = !parts.empty();
+      if (!more) break;
+      std::vector<float> rows = step(parts);
+      const float* from = rows.data();
+      for (const Part& part : parts) {
+        auto& into = logits[static_cast<size_t>(part.sequence)];
+        into.insert(into.end(), from, from + static_cast<int64_t>(part.tokens.size()) * vocab);
+        from += static_cast<int64_t>(part.tokens.size()) * vocab;
+      }
+    }
+    std::vector<float> all;
+    for (const auto& part : logits) all.insert(all.end(), part.begin(), part.end());
+    return all;
+  }
+
+ private:
+  static constexpr std::byte kGuard{0xa5};
+  static constexpr int64_t kGuardBytes = 256;
+
+  struct Sink : LogitSink {
+    Sink(int64_t rows, int64_t vocab) : vocab(vocab), logits(static_cast<size_t>(rows * vocab), NAN) {}
+    void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* from, int64_t stride) override {
+      for (int64_t i = 0; i < num; ++i)
+        std::copy_n(from + i * stride, vocab_count, logits.data() + (first + i) * vocab + vocab_first);
+      filled += num * vocab_count;
+    }
+    int64_t vocab, filled = 0;
+    std::vector<float> logits;
+  };
+
+  WeightView view_of(const WeightUse& use) {
+    const WeightSpec& weight = model_->weights()[static_cast<size_t>(use.weight)];
+    WeightView view{weight.dtype, use.rows, weight.cols, {}};
+    if (use.lookup) return view;
+    const std::byte* data = data_[static_cast<size_t>(use.weight)].data() + use.row_first * weight.row_bytes();
+    const int64_t cut = split_ && !weight.always_resident ? static_cast<int64_t>(random_() % static_cast<uint64_t>(use.rows)) : 0;
+    if (cut > 0) view.pieces.push_back({data, cut});
+    view.pieces.push_back({data + cut * weight.row_bytes(), use.rows - cut});
+    return view;
+  }
+
+  std::byte* const* pages(int sequence, int64_t layer, int64_t tokens) {
+    auto& cache = pages_[{sequence, layer}];
+    while (static_cast<int64_t>(cache.memory.size()) * kPageTokens < tokens) {
+      cache.memory.push_back(std::make_unique<std::byte[]>(static_cast<size_t>(geometry_.page_bytes())));
+      std::fill_n(cache.memory.back().get(), geometry_.page_bytes(), std::byte{0xff});  // NaN, should anybody read it
+      cache.pointers.push_back(cache.memory.back().get());
+    }
+    return cache.pointers.data();
+  }
+  struct Cache {
+    std::vector<std::unique_ptr<std::byte[]>> memory;
+    std::vector<std::byte*> pointers;
+  };
+
+  std::unique_ptr<Model> model_;
+  Kernels& kernels_;
+  KvGeometry geometry_;
+  std::mt19937 random_;
+  bool split_;
+  std::vector<std::vector<std::byte>> data_;
+  std::map<int, int64_t> lengths_;
+  std::map<std::pair<int, int64_t>, Cache> pages_;
+};
+
+struct Golden {
+  std::vector<std::vector<int32_t>> prompts, continuations;
+  std::vector<std::vector<float>> margins;
+  std::vector<float> logits;
+  float deviation = 0;  ///< standard deviation of the logits
+};
+
+std::string fixture(const std::string& name) { return std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name; }
+
+Golden load_golden(const std::string& name) {
+  Golden golden;
+  std::ifstream text(fixture(name) + "/golden.json");
+  nlohmann::json json = nlohmann::json::parse(text);
+  json.at("prompts").get_to(golden.prompts);
+  json.at("continuations").get_to(golden.continuations);
+  json.at("margins").get_to(golden.margins);
+  std::ifstream in(fixture(name) + "/golden.bin", std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  golden.logits.resize(bytes.size() / sizeof(float));
+  std::memcpy(golden.logits.data(), bytes.data(), golden.logits.size() * sizeof(float));
+  double sum = 0, square = 0;
+  for (float x : golden.logits) sum += x, square += static_cast<double>(x) * x;
+  const auto count = static_cast<double>(golden.logits.size());
+  if (count > 0) golden.deviation = static_cast<float>(std::sqrt(square / count - sum / count * sum / count));
+  return golden;
+}
+
+struct Difference {
+  float largest = 0;
+  double mean = 0;
+};
+Difference difference_of(const std::vector<float>& got, const std::vector<float>& wanted) {
+  EXPECT_EQ(got.size(), wanted.size());
+  Difference error;
+  for (size_t i = 0; i < std::min(got.size(), wanted.size()); ++i) {
+    const float difference = std::abs(got[i] - wanted[i]);
+    error.largest = std::isnan(difference) ? INFINITY : std::max(error.largest, difference);
+    error.mean += difference / static_cast<double>(wanted.size());
+  }
+  return error;
+}
+
+struct Backend {
+  std::string name;
+  DType dtype;  ///< of computation and cache
+};
+std::unique_ptr<Kernels> make_kernels(const Backend& backend) {
+  if (backend.name == "reference") return make_reference_kernels();
+  return make_cpu_kernels({1, backend.dtype});
+}
+
+/// How far logits may be from transformers' fp32 ones, in units of the logits' standard deviation.
+/// fp32: other summation orders. bf16: each activation is rounded to 8 bits, a relative error of at most 2^-8 with an rms of
+/// about 2^-9.8 = 0.0011. Between the embedding and a logit lie n = 7 roundings a block (norm, keys, values, attention, norm,
+/// inner activation, queries) and 1 of the head, 15 here; as independent errors they add to sqrt(15) * 0.0011 =
+/// 0.0043 of the signal. Norms and softmax pass errors on with gains of a few at these random weights: 3 makes the mean
+/// error at most 0.013; the largest of some ten thousand normally distributed errors is about 5 times that, 0.065.
+struct Tolerance {
+  float largest, mean;
+};
+Tolerance tolerance(const Backend& backend, float deviation) {
+  if (backend.dtype == DType::kF32) return {1e-4f, 1e-5f};
+  return {0.065f * deviation, 0.013f * deviation};
+}
+
+class GoldenTest : public testing::TestWithParam<std::tuple<std::string, Backend>> {
+ protected:
+  void SetUp() override {
+    backend_ = std::get<1>(GetParam());
+    if (backend_.name == "cpu" && backend_.dtype == DType::kBF16 && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
+    kernels_ = make_kernels(backend_);
+    golden_ = load_golden(std::get<0>(GetParam()));
+    ASSERT_FALSE(golden_.prompts.empty());
+    ASSERT_FALSE(golden_.logits.empty());
+  }
+  std::string directory() const { return fixture(std::get<0>(GetParam())); }
+
+  Backend backend_;
+  std::unique_ptr<Kernels> kernels_;
+  Golden golden_;
+};
+
+TEST_P(GoldenTest, LogitsAtEveryPosition) {
+  WholeModel model(directory(), *kernels_, backend_.dtype);
+  const std::vector<float> whole = model.run(golden_.prompts, [](size_t) { return 1000; });
+  const Difference error = difference_of(whole, golden_.logits);
+  const Tolerance allowed = tolerance(backend_, golden_.deviation);
+  RecordProperty("largest_error_e6", static_cast<int>(1e6f * error.largest));
+  if (std::getenv("FLEXGEN_SHOW_ERRORS"))
+    std::printf("largest error %.2e, mean %.2e; of the deviation: %.4f, %.4f\n", error.largest, error.mean, error.largest / golden_.deviation, error.mean / golden_.deviation);
+  EXPECT_LE(error.largest, allowed.largest);
+  EXPECT_LE(error.mean, allowed.mean);
+}
+
+/// One answer: chunks, neighbours and cuts of the weights change no bit.
+TEST_P(GoldenTest, ChunksChangeNothing) {
+  WholeModel model(directory(), *kernels_, backend_.dtype), in_pieces(directory(), *kernels_, backend_.dtype, 7);
+  const std::vector<float> whole = model.run(golden_.prompts, [](size_t) { return 1000; });
+  EXPECT_EQ(in_pieces.run(golden_.prompts, [](size_t) { return 1000; }), whole);
+  EXPECT_EQ(model.run(golden_.prompts, [](size_t sequence) { return 5 + 3 * static_cast<int>(sequence); }), whole);
+  EXPECT_EQ(model.run(golden_.prompts, [](size_t) { return 1; }), whole);
+  std::vector<float> alone;
+  for (const auto& prompt : golden_.prompts) {
+    const std::vector<float> logits = model.run({prompt}, [](size_t) { return 1000; });
+    alone.insert(alone.end(), logits.begin(), logits.end());
+  }
+  EXPECT_EQ(alone, whole);
+}
+
+/// The fixtures see every field: a config that says something else gives other logits.
+struct Change {
+  const char* name;
+  const char* patch;
+  friend std::ostream& operator<<(std::ostream& out, const Change& change) { return out << change.name << " " << change.patch; }
+};
+class SensitivityTest : public testing::TestWithParam<Change> {};
+
+TEST_P(SensitivityTest, OtherConfigOtherLogits) {
+  const Change& change = GetParam();
+  const Golden golden = load_golden(change.name);
+  TestFolder folder;
+  for (const auto& entry : std::filesystem::directory_iterator(fixture(change.name)))
+    if (entry.path().filename().string().starts_with("model"))
+      std::filesystem::copy(entry.path(), folder.path() / entry.path().filename());
+  nlohmann::json config = nlohmann::json::parse(read_whole(fixture(change.name) + "/config.json"));
+  config.merge_patch(nlohmann::json::parse(change.patch));
+  folder.put("config.json", config.dump());
+  std::unique_ptr<Kernels> kernels = make_reference_kernels();
+  WholeModel model(folder.path().string(), *kernels, DType::kF32);
+  EXPECT_GT(difference_of(model.run(golden.prompts, [](size_t) { return 1000; }), golden.logits).largest, 3e-4f);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, SensitivityTest,
+    testing::Values(Change{"opt", R"({"activation_function": "gelu"})"}, Change{"opt", R"({"num_attention_heads": 2})"},
+                    Change{"opt", R"({"_remove_final_layer_norm": true})"}, Change{"mistral", R"({"sliding_window": 10})"},
+                    Change{"mistral", R"({"sliding_window": null})"}, Change{"llama3-tied", R"({"rope_scaling": {"factor": 7.0}})"},
+                    Change{"llama3-tied", R"({"rope_scaling": {"low_freq_factor": 1.5}})"},
+                    Change{"llama3-tied", R"({"rope_scaling": {"high_freq_factor": 5.0}})"},
+                    Change{"llama3-tied", R"({"rope_scaling": {"original_max_position_embeddings": 48}})"},
+                    Change{"llama-biases", R"({"rope_scaling": null})"}, Change{"llama-biases", R"({"attention_bias": false})"},
+                    Change{"llama-biases", R"({"mlp_bias": false})"}, Change{"llama-biases", R"({"hidden_act": "silu"})"},
+                    Change{"llama", R"({"rms_norm_eps": 0.001})"}, Change{"qwen2", R"({"rope_theta": 900000.0})"},
+                    Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 0})"},
+                    Change{"qwen3", R"({"rope_theta": 900000.0})"}));
+
+/// Greedy continuations agree wherever the reference was sure. Returns how many tokens were compared.
+size_t compare_greedy(WholeModel& model, const Golden& golden, float least_margin) {
+  const int64_t vocab = model.model().config().vocab_size;
+  size_t compared = 0;
+  for (size_t p = 0; p < golden.prompts.size(); ++p) {
+    std::vector<int32_t> next = golden.prompts[p];
+    for (size_t i = 0; i < golden.continuations[p].size(); ++i) {
+      const std::vector<float> logits = model.step({{static_cast<int>(p), next}});
+      auto last = logits.end() - vocab;
+      const auto token = static_cast<int32_t>(std::max_element(last, logits.end()) - last);
+      if (golden.margins[p][i] > least_margin) {
+        EXPECT_EQ(token, golden.continuations[p][i]) << "prompt " << p << ", token " << i;
+        ++compared;
+      }
+      next = {golden.continuations[p][i]};  // go on along the golden one
+    }
+  }
+  return compared;
+}
+
+TEST_P(GoldenTest, GreedyContinuation) {
+  WholeModel model(directory(), *kernels_, backend_.dtype);
+  // Two logits that are both off by the largest error may change places.
+  const size_t compared = compare_greedy(model, golden_, 2 * tolerance(backend_, golden_.deviation).largest);
+  EXPECT_GE(compared, 12u) << "of 24: the fixture has too few clear margins to mean anything";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, GoldenTest,
+    testing::Combine(testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3"),
+                     testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
+    [](const auto& info) {
+      std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+TEST(TrainedModel, ContinuesAsTransformersDoes) {
+  const std::string directory = std::string(FLEXGEN_SOURCE_DIR) + "/../shared/models/tinystories-656k";
+  if (!std::filesystem::exists(directory)) GTEST_SKIP() << directory << " is not there";
+  const Golden golden = load_golden("tinystories-656k");
+  ASSERT_EQ(golden.continuations.at(0).size(), 64u);
+  for (const Backend& backend : {Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}}) {
+    std::unique_ptr<Kernels> kernels = make_kernels(backend);
+    WholeModel model(directory, *kernels, backend.dtype);
+    EXPECT_EQ(compare_greedy(model, golden, 1e-3f), 64u) << backend.name;
+  }
+}
+
+}  // namespace
+}  // namespace flexgen

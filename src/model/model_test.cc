@@ -1,0 +1,245 @@
+// Model: what a checkpoint must hold, how it is cut into layers, and what a visit costs.
+
+#include "model/model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/units.h"
+#include "io/test_folder.h"
+#include "model/dummy_checkpoint.h"
+
+namespace flexgen {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+const char* kLlama = R"({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 1000, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+  "tie_word_embeddings": false})";
+const char* kTied = R"({"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+  "intermediate_size": 48, "vocab_size": 100, "max_position_embeddings": 64, "tie_word_embeddings": true})";
+const char* kMistral = R"({"model_type": "mistral", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+  "intermediate_size": 48, "vocab_size": 100, "max_position_embeddings": 64, "sliding_window": 5})";
+const char* kOpt = R"({"model_type": "opt", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 64,
+  "word_embed_proj_dim": 16, "do_layer_norm_before": false, "vocab_size": 100, "max_position_embeddings": 64})";
+
+/// A checkpoint whose tensors a test may rename, drop or reshape before it is written.
+struct TinyCheckpoint {
+  TestFolder folder;
+  std::vector<TensorToWrite> tensors;
+
+  explicit TinyCheckpoint(const char* config, DType dtype = DType::kBF16) {
+    folder.put("config.json", config);
+    tensors = Model::expected_tensors(parse_config(config, "", "config.json"), dtype);
+  }
+  TensorToWrite& tensor(const std::string& name) {
+    for (TensorToWrite& tensor : tensors)
+      if (tensor.name == name) return tensor;
+    throw std::runtime_error("no tensor " + name);
+  }
+  void drop(const std::string& name) {
+    std::erase_if(tensors, [&](const TensorToWrite& tensor) { return tensor.name == name; });
+  }
+  void rename_prefix(const std::string& from, const std::string& to) {
+    for (TensorToWrite& tensor : tensors)
+      if (tensor.name.starts_with(from)) tensor.name = to + tensor.name.substr(from.size());
+  }
+  std::unique_ptr<Model> load() {
+    SafetensorsWriter writer(folder.file("model.safetensors"), tensors);
+    for (const TensorToWrite& tensor : tensors) {
+      int64_t count = 1;
+      for (int64_t size : tensor.shape) count *= size;
+      std::vector<std::byte> zeros(static_cast<size_t>(size_bytes(tensor.dtype, count)));
+      writer.append(zeros.data(), static_cast<int64_t>(zeros.size()));
+    }
+    writer.close();
+    return Model::load(folder.path().string());
+  }
+  std::string error() {
+    return error_of(ErrorKind::kUser, [this] { load(); });
+  }
+};
+
+TEST(Model, LayersCoverTheCheckpointOnce) {
+  TinyCheckpoint checkpoint(kLlama);
+  std::unique_ptr<Model> model = checkpoint.load();
+  EXPECT_EQ(model->weights().size(), checkpoint.tensors.size());
+  ASSERT_GE(model->layers().size(), 5u);
+  EXPECT_EQ(model->layers()[0].kind, LayerKind::kEmbed);
+  EXPECT_EQ(model->layers()[1].kind, LayerKind::kBlock);
+  EXPECT_EQ(model->layers()[2].index, 1);
+  for (const WeightSpec& weight : model->weights()) {
+    EXPECT_EQ(weight.always_resident, weight.rows == 1) << weight.name;  // here vectors alone
+    EXPECT_EQ(weight.dtype, DType::kBF16);
+  }
+  // The rows that layers read of each weight are all of its rows, in order.
+  std::map<int, int64_t> read;
+  for (const LayerSpec& layer : model->layers())
+    for (const WeightUse& use : layer.uses) {
+      if (model->weights()[static_cast<size_t>(use.weight)].always_resident) continue;
+      EXPECT_EQ(use.row_first, read[use.weight]);
+      read[use.weight] += use.rows;
+    }
+  for (auto [weight, rows] : read) EXPECT_EQ(rows, model->weights()[static_cast<size_t>(weight)].rows);
+}
+
+TEST(Model, HeadChunksAreNoLargerThanABlock) {
+  for (const char* config : {kLlama, kTied, kOpt}) {
+    std::unique_ptr<Model> model = TinyCheckpoint(config).load();
+    const ModelConfig& m = model->config();
+    int64_t block_bytes = 0, vocab = 0;
+    for (const WeightUse& use : model->layers()[1].uses) {
+      const WeightSpec& weight = model->weights()[static_cast<size_t>(use.weight)];
+      if (!weight.always_resident) block_bytes += use.rows * weight.row_bytes();
+    }
+    for (const LayerSpec& layer : model->layers()) {
+      if (layer.kind != LayerKind::kHead) continue;
+      EXPECT_EQ(layer.vocab_first, vocab);
+      EXPECT_EQ(layer.vocab_first % 64, 0);
+      EXPECT_EQ(layer.uses.back().row_first, layer.vocab_first);
+      EXPECT_EQ(layer.uses.back().rows, layer.vocab_count);
+      EXPECT_LE(layer.vocab_count * 2 * m.embed_size, block_bytes);
+      vocab += layer.vocab_count;
+    }
+    EXPECT_EQ(vocab, m.vocab_size);
+  }
+  // 1000 rows of 32, a block of 7680 elements: chunks of at most 240 rows, so 192; five and more.
+  EXPECT_GE(TinyCheckpoint(kLlama).load()->layers().size(), 1u + 2u + 5u);
+}
+
+TEST(Model, TiedEmbeddingsAreOneWeightUnderEitherName) {
+  for (const char* name : {"model.embed_tokens.weight", "embed_tokens.weight", "lm_head.weight"}) {
+    TinyCheckpoint checkpoint(kTied);
+    checkpoint.tensor("model.embed_tokens.weight").name = name;
+    if (std::string(name) == "embed_tokens.weight") checkpoint.rename_prefix("model.", "");
+    std::unique_ptr<Model> model = checkpoint.load();
+    const WeightUse& lookup = model->layers().front().uses[0];
+    const WeightUse& output = model->layers().back().uses.back();
+    EXPECT_EQ(lookup.weight, output.weight) << name;
+    EXPECT_TRUE(lookup.lookup);
+    EXPECT_FALSE(output.lookup);
+    EXPECT_EQ(model->weights()[static_cast<size_t>(lookup.weight)].name, name);
+    EXPECT_FALSE(model->weights()[static_cast<size_t>(lookup.weight)].always_resident);
+  }
+}
+
+TEST(Model, PrefixesOfAllKinds) {
+  for (const char* prefix : {"model.decoder.", "decoder.", ""}) {
+    TinyCheckpoint checkpoint(kOpt);
+    checkpoint.rename_prefix("model.decoder.", prefix);
+    EXPECT_NO_THROW(checkpoint.load()) << prefix;
+  }
+  TinyCheckpoint checkpoint(kLlama);
+  checkpoint.rename_prefix("model.", "");
+  EXPECT_NO_THROW(checkpoint.load());
+}
+
+TEST(Model, MissingTensorsAreNamed) {
+  for (const char* name : {"model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight",
+                           "lm_head.weight"}) {
+    TinyCheckpoint checkpoint(kLlama);
+    checkpoint.drop(name);
+    EXPECT_THAT(checkpoint.error(), AllOf(HasSubstr(std::string("'") + name + "'"), HasSubstr("missing"), HasSubstr(checkpoint.folder.path().string())));
+  }
+  TinyCheckpoint untied(kLlama);
+  untied.drop("lm_head.weight");
+  EXPECT_THAT(untied.error(), HasSubstr("tie_word_embeddings"));
+}
+
+TEST(Model, WrongShapesAreNamed) {
+  const std::pair<const char*, std::vector<int64_t>> kWrong[] = {{"model.layers.0.self_attn.k_proj.weight", {32, 32}},
+                                                                 {"model.layers.1.mlp.gate_proj.weight", {32, 48}},
+                                                                 {"model.layers.1.mlp.gate_proj.weight", {48 * 32}},
+                                                                 {"model.norm.weight", {33}},
+                                                                 {"model.norm.weight", {1, 32}},
+                                                                 {"lm_head.weight", {1008, 32}},
+                                                                 {"model.embed_tokens.weight", {1000, 32, 1}}};
+  for (const auto& [name, shape] : kWrong) {
+    TinyCheckpoint checkpoint(kLlama);
+    checkpoint.tensor(name).shape = shape;
+    EXPECT_THAT(checkpoint.error(), AllOf(HasSubstr(std::string("'") + name + "'"), HasSubstr("shape")));
+  }
+}
+
+TEST(Model, TensorsThatNobodyNeedsAreNoError) {
+  TinyCheckpoint checkpoint(kLlama);
+  checkpoint.tensors.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", DType::kF32, {4}});
+  checkpoint.tensors.push_back({"model.layers.7.extra.weight", DType::kF32, {4}});
+  EXPECT_EQ(checkpoint.load()->weights().size(), checkpoint.tensors.size() - 2);
+}
+
+TEST(Model, MixedDtypesKeepTheirOwn) {
+  TinyCheckpoint checkpoint(kLlama);
+  checkpoint.tensor("model.norm.weight").dtype = DType::kF32;
+  std::unique_ptr<Model> model = checkpoint.load();
+  for (const WeightSpec& weight : model->weights())
+    EXPECT_EQ(weight.dtype, weight.name == "model.norm.weight" ? DType::kF32 : DType::kBF16) << weight.name;
+}
+
+TEST(Model, WorkOfABlock) {
+  std::unique_ptr<Model> model = TinyCheckpoint(kLlama).load();
+  // q 32x32, k and v 16x32, o 32x32, gate, up, down 48x32
+  const double elements = 32 * 32 * 2 + 16 * 32 * 2 + 3 * 48 * 32;
+  const AttentionSlot slots[] = {{0, 3, 10, nullptr}, {3, 1, 0, nullptr}};
+  VisitWork work = model->work(1, 4, slots, 4, DType::kF32);
+  EXPECT_DOUBLE_EQ(work.linear_flops, 2 * 4 * elements);
+  EXPECT_DOUBLE_EQ(work.attention_flops, 4 * 32 * ((11 + 12 + 13) + 1));
+  EXPECT_DOUBLE_EQ(work.kv_read_bytes, (13 + 1) * 2 * 16 * 4);
+  EXPECT_DOUBLE_EQ(model->work(1, 4, slots, 4).kv_read_bytes, (13 + 1) * 2 * 16 * 2);
+
+  double head = 0;
+  for (size_t i = 3; i < model->layers().size(); ++i) head += model->work(static_cast<int64_t>(i), 4, {}, 3).linear_flops;
+  EXPECT_DOUBLE_EQ(head, 2.0 * 3 * 1000 * 32);
+  EXPECT_DOUBLE_EQ(model->work(0, 4, {}, 4).linear_flops, 0);
+}
+
+TEST(Model, WorkCountsProjectionsAndNoPositions) {
+  std::unique_ptr<Model> model = TinyCheckpoint(kOpt).load();
+  EXPECT_DOUBLE_EQ(model->work(0, 5, {}, 5).linear_flops, 2 * 5 * 32 * 16);
+}
+
+TEST(Model, WorkSeesTheWindow) {
+  std::unique_ptr<Model> model = TinyCheckpoint(kMistral).load();
+  // Window 5, tokens at 2..8: they see 3, 4, 5, 5, 5, 5, 5; the first at 0, so all 9 are read.
+  const AttentionSlot crossing[] = {{0, 7, 2, nullptr}};
+  EXPECT_DOUBLE_EQ(model->work(1, 7, crossing, 0).attention_flops, 4 * 32 * 32);
+  EXPECT_DOUBLE_EQ(model->work(1, 7, crossing, 0).kv_read_bytes, 9 * 2 * 16 * 2);
+  // A token at 20 sees 16..20.
+  const AttentionSlot late[] = {{0, 1, 20, nullptr}};
+  EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0).attention_flops, 4 * 32 * 5);
+  EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0).kv_read_bytes, 5 * 2 * 16 * 2);
+}
+
+TEST(Model, ScratchIsBoundedInPanels) {
+  std::unique_ptr<Model> model = TinyCheckpoint(kLlama).load();
+  EXPECT_GT(model->scratch_bytes(1, 1), 0);
+  // Logits are computed 256 rows at a time: their scratch stops growing.
+  EXPECT_EQ(model->scratch_bytes(1, 256), model->scratch_bytes(1, 4096));
+  // Beyond the feed-forward panel a row takes act, q, k and v alone: 4 bytes each.
+  EXPECT_EQ(model->scratch_bytes(8192, 1) - model->scratch_bytes(4096, 1), 4096 * 4 * (32 + 32 + 16 + 16));
+}
+
+TEST(DummyCheckpoint, IsMadeOnceAndLoads) {
+  for (const char* config : {kLlama, kTied, kOpt}) {
+    TestFolder folder;
+    const std::string directory = folder.file("dummy");
+    int64_t calls = 0, last = 0;
+    auto progress = [&](int64_t done, int64_t total) { ++calls, last = total - done; };
+    ensure_dummy_checkpoint(directory, config, DType::kF16, 3, progress);
+    EXPECT_GT(calls, 0);
+    EXPECT_EQ(last, 0);
+    const std::string first = Model::load(directory)->fingerprint();
+    calls = 0;
+    ensure_dummy_checkpoint(directory, config, DType::kF16, 3, progress);
+    EXPECT_EQ(calls, 0) << "made again";
+    ensure_dummy_checkpoint(directory, config, DType::kF16, 4, progress);
+    EXPECT_NE(Model::load(directory)->fingerprint(), first);
+  }
+}
+
+}  // namespace
+}  // namespace flexgen

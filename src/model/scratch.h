@@ -1,0 +1,88 @@
+#pragma once
+// Scratch memory of a visit: which pieces each kind of layer needs. The same code plans the memory and hands it out, so
+// that what was planned and what is used cannot disagree. One thread.
+
+#include <algorithm>
+#include <cstddef>
+
+#include "base/units.h"
+#include "model/config.h"
+
+namespace flexgen {
+
+/// Hands out pieces in order, 64-byte aligned; with no memory behind it, it only counts.
+class Scratch {
+ public:
+  explicit Scratch(std::byte* base) : base_(base) {}
+  float* floats(int64_t count) { return reinterpret_cast<float*>(take(4 * count)); }
+  /// `count` elements of act, which may be as wide as 4 bytes.
+  std::byte* acts(int64_t count) { return take(4 * count); }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* take(int64_t size) {
+    std::byte* at = base_ ? base_ + used_ : nullptr;
+    used_ += round_up(size, 64);
+    return at;
+  }
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+/// Rows that go through the feed-forward part at a time: bounds its scratch. A multiple of the matmul's own panels.
+inline constexpr int64_t kFfnPanelRows = 512;
+/// Rows of logits computed at a time.
+inline constexpr int64_t kLogitPanelRows = 256;
+
+/// For T rows; nothing unless embeddings are narrower than the residual stream (opt-350m).
+struct EmbedScratch {
+  EmbedScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
+    if (config.embed_size == config.hidden_size) return;
+    narrow = scratch.floats(rows * config.embed_size);
+    act = scratch.acts(rows * config.embed_size);
+  }
+  float* narrow = nullptr;   ///< [T, E]
+  std::byte* act = nullptr;  ///< [T, E] act
+};
+
+/// For T rows. q, k and v of the whole visit, as attention wants all of them; the rest in panels.
+struct BlockScratch {
+  BlockScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
+    const int64_t panel = std::min(rows, kFfnPanelRows);
+    const int64_t q_width = config.num_heads * config.head_size;
+    const int64_t kv_width = config.num_kv_heads * config.head_size;
+    act = scratch.acts(rows * std::max(config.hidden_size, q_width));
+    q = scratch.floats(rows * q_width);
+    k = scratch.floats(rows * kv_width);
+    v = scratch.floats(rows * kv_width);
+    up = scratch.floats(panel * config.ffn_size);
+    if (config.gated_ffn) gate = scratch.floats(panel * config.ffn_size);
+    inner = scratch.acts(panel * config.ffn_size);
+  }
+  std::byte* act;         ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
+  float *q, *k, *v;       ///< [T, A*H], [T, G*H], [T, G*H]
+  float* up;              ///< [panel, F]
+  float* gate = nullptr;  ///< [panel, F]
+  std::byte* inner;       ///< [panel, F] act
+};
+
+/// For a panel of rows that want logits, of a chunk of the vocabulary.
+struct HeadScratch {
+  HeadScratch(Scratch& scratch, const ModelConfig& config, int64_t logit_rows, int64_t vocab_count) {
+    const int64_t panel = std::min(logit_rows, kLogitPanelRows);
+    x = scratch.floats(panel * config.hidden_size);
+    act = scratch.acts(panel * config.hidden_size);
+    if (config.embed_size != config.hidden_size) {
+      projected = scratch.floats(panel * config.embed_size);
+      narrow = scratch.acts(panel * config.embed_size);
+    }
+    logits = scratch.floats(panel * vocab_count);
+  }
+  float* x;                     ///< [panel, D]
+  std::byte* act;               ///< [panel, D] act
+  float* projected = nullptr;   ///< [panel, E]
+  std::byte* narrow = nullptr;  ///< [panel, E] act
+  float* logits;                ///< [panel, vocab_count]
+};
+
+}  // namespace flexgen

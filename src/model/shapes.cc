@@ -1,0 +1,120 @@
+// The shapes that can be asked for by name, without a checkpoint.
+
+#include <nlohmann/json.hpp>
+
+#include "model/config.h"
+
+namespace flexgen {
+namespace {
+
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3 };
+
+struct Shape {
+  const char* name;
+  Family family;
+  int64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, positions;
+  bool tied;
+};
+
+constexpr Shape kShapes[] = {
+    {"opt-125m", Family::kOpt, 12, 768, 12, 12, 64, 3072, 50272, 2048, true},
+    {"opt-350m", Family::kOpt, 24, 1024, 16, 16, 64, 4096, 50272, 2048, true},
+    {"opt-1.3b", Family::kOpt, 24, 2048, 32, 32, 64, 8192, 50272, 2048, true},
+    {"opt-2.7b", Family::kOpt, 32, 2560, 32, 32, 80, 10240, 50272, 2048, true},
+    {"opt-6.7b", Family::kOpt, 32, 4096, 32, 32, 128, 16384, 50272, 2048, true},
+    {"opt-13b", Family::kOpt, 40, 5120, 40, 40, 128, 20480, 50272, 2048, true},
+    {"opt-30b", Family::kOpt, 48, 7168, 56, 56, 128, 28672, 50272, 2048, true},
+    {"opt-66b", Family::kOpt, 64, 9216, 72, 72, 128, 36864, 50272, 2048, true},
+    {"opt-175b", Family::kOpt, 96, 12288, 96, 96, 128, 49152, 50272, 2048, true},
+    {"llama-2-7b", Family::kLlama2, 32, 4096, 32, 32, 128, 11008, 32000, 4096, false},
+    {"llama-2-13b", Family::kLlama2, 40, 5120, 40, 40, 128, 13824, 32000, 4096, false},
+    {"llama-2-70b", Family::kLlama2, 80, 8192, 64, 8, 128, 28672, 32000, 4096, false},
+    {"llama-3.1-8b", Family::kLlama31, 32, 4096, 32, 8, 128, 14336, 128256, 131072, false},
+    {"llama-3.1-70b", Family::kLlama31, 80, 8192, 64, 8, 128, 28672, 128256, 131072, false},
+    {"llama-3.1-405b", Family::kLlama31, 126, 16384, 128, 8, 128, 53248, 128256, 131072, false},
+    {"llama-3.2-1b", Family::kLlama32, 16, 2048, 32, 8, 64, 8192, 128256, 131072, true},
+    {"llama-3.2-3b", Family::kLlama32, 28, 3072, 24, 8, 128, 8192, 128256, 131072, true},
+    {"mistral-7b", Family::kMistral, 32, 4096, 32, 8, 128, 14336, 32768, 32768, false},
+    {"qwen2.5-0.5b", Family::kQwen25, 24, 896, 14, 2, 64, 4864, 151936, 32768, true},
+    {"qwen2.5-1.5b", Family::kQwen25, 28, 1536, 12, 2, 128, 8960, 151936, 32768, true},
+    {"qwen2.5-3b", Family::kQwen25, 36, 2048, 16, 2, 128, 11008, 151936, 32768, true},
+    {"qwen2.5-7b", Family::kQwen25, 28, 3584, 28, 4, 128, 18944, 152064, 32768, false},
+    {"qwen2.5-14b", Family::kQwen25, 48, 5120, 40, 8, 128, 13824, 152064, 32768, false},
+    {"qwen2.5-32b", Family::kQwen25, 64, 5120, 40, 8, 128, 27648, 152064, 32768, false},
+    {"qwen2.5-72b", Family::kQwen25, 80, 8192, 64, 8, 128, 29568, 152064, 32768, false},
+    {"qwen3-0.6b", Family::kQwen3, 28, 1024, 16, 8, 128, 3072, 151936, 40960, true},
+    {"qwen3-1.7b", Family::kQwen3, 28, 2048, 16, 8, 128, 6144, 151936, 40960, true},
+    {"qwen3-4b", Family::kQwen3, 36, 2560, 32, 8, 128, 9728, 151936, 40960, true},
+    {"qwen3-8b", Family::kQwen3, 36, 4096, 32, 8, 128, 12288, 151936, 40960, false},
+    {"qwen3-14b", Family::kQwen3, 40, 5120, 40, 8, 128, 17408, 151936, 40960, false},
+    {"qwen3-32b", Family::kQwen3, 64, 5120, 64, 8, 128, 25600, 151936, 40960, false},
+};
+
+/// What the models of a family have in common.
+struct FamilyTraits {
+  const char* model_type;
+  double norm_epsilon, rope_theta, rope_factor;
+  int64_t bos, eos;
+};
+
+FamilyTraits traits_of(Family family) {
+  switch (family) {
+    case Family::kOpt: return {"opt", 0, 0, 0, 2, 2};
+    case Family::kLlama2: return {"llama", 1e-5, 1e4, 0, 1, 2};
+    case Family::kLlama31: return {"llama", 1e-5, 5e5, 8, 128000, 128001};
+    case Family::kLlama32: return {"llama", 1e-5, 5e5, 32, 128000, 128001};
+    case Family::kMistral: return {"mistral", 1e-5, 1e6, 0, 1, 2};
+    case Family::kQwen25: return {"qwen2", 1e-6, 1e6, 0, 151643, 151643};
+    case Family::kQwen3: return {"qwen3", 1e-6, 1e6, 0, 151643, 151643};
+  }
+  return {};
+}
+
+}  // namespace
+
+std::optional<std::string> shape_config_json(const std::string& wanted) {
+  for (const Shape& shape : kShapes) {
+    if (wanted != shape.name) continue;
+    const FamilyTraits traits = traits_of(shape.family);
+    nlohmann::ordered_json json;
+    json["model_type"] = traits.model_type;
+    json["num_hidden_layers"] = shape.layers;
+    json["hidden_size"] = shape.hidden;
+    json["num_attention_heads"] = shape.heads;
+    json["vocab_size"] = shape.vocab;
+    json["max_position_embeddings"] = shape.positions;
+    json["tie_word_embeddings"] = shape.tied;
+    json["torch_dtype"] = "bfloat16";
+    json["bos_token_id"] = traits.bos;
+    json["eos_token_id"] = traits.eos;
+    if (shape.family == Family::kOpt) {
+      const bool is_350m = wanted == "opt-350m";
+      json["ffn_dim"] = shape.ffn;
+      json["word_embed_proj_dim"] = is_350m ? 512 : shape.hidden;
+      json["do_layer_norm_before"] = !is_350m;
+      json["activation_function"] = "relu";
+      return json.dump(2);
+    }
+    json["intermediate_size"] = shape.ffn;
+    json["num_key_value_heads"] = shape.kv_heads;
+    json["head_dim"] = shape.head_size;
+    json["hidden_act"] = "silu";
+    json["rms_norm_eps"] = traits.norm_epsilon;
+    json["rope_theta"] = traits.rope_theta;
+    if (traits.rope_factor != 0)
+      json["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", traits.rope_factor}, {"low_freq_factor", 1.0},
+                              {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
+    // transformers takes a window of 4096 where a mistral says nothing; v0.3 has none.
+    if (shape.family == Family::kMistral) json["sliding_window"] = nullptr;
+    return json.dump(2);
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> known_shapes() {
+  std::vector<std::string> names;
+  for (const Shape& shape : kShapes) names.emplace_back(shape.name);
+  return names;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Makes the golden fixtures of src/model: tiny random checkpoints and what Hugging Face transformers computes with them.
+
+    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.6.0 transformers==4.51.3 safetensors 'numpy<2'
+    /tmp/golden/bin/python tools/make_golden_fixtures.py [--trained DIR] [NAME ...]
+
+Writes tests/fixtures/models/NAME/: the checkpoint, golden.json (prompts; greedy continuations with the margin between
+the two largest logits of each step) and golden.bin (float32 logits [sum of prompt lengths, vocab], prompt after prompt). Everything is
+computed in float32 on the CPU from the stored weights. `--trained DIR` also records the greedy continuation
+of a trained checkpoint (tests/fixtures/models/tinystories-656k/golden.json; the checkpoint itself is not copied).
+"""
+import argparse
+import json
+import pathlib
+import shutil
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import (AutoConfig, AutoModelForCausalLM, LlamaConfig, MistralConfig, OPTConfig, Qwen2Config,
+                          Qwen3Config)
+
+FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "models"
+PROMPT_LENGTHS = (37, 11, 1)
+CONTINUATION = 8
+
+# Wavelengths of the tied model: 6.3 (kept), 32 (blended), 167 and more (slowed down).
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64}
+SMALL = dict(num_hidden_layers=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+
+# name -> config, dtype of the stored weights, save_pretrained() options.
+# Vocabularies of 96 make one head chunk; those above, two and more.
+MODELS = {
+    "opt": (OPTConfig(vocab_size=96, hidden_size=32, num_attention_heads=4, ffn_dim=96, word_embed_proj_dim=32,
+                      activation_function="relu", do_layer_norm_before=True, **SMALL), torch.float16, {}),
+    "opt-post-norm": (OPTConfig(vocab_size=96, hidden_size=48, num_attention_heads=3, ffn_dim=96, word_embed_proj_dim=32,
+                                activation_function="relu", do_layer_norm_before=False, **SMALL), torch.float32, {}),
+    "llama": (LlamaConfig(vocab_size=448, hidden_size=32, num_attention_heads=4, num_key_value_heads=4,
+                          intermediate_size=88, rms_norm_eps=1e-5, **SMALL), torch.float32, {}),
+    "llama3-tied": (LlamaConfig(vocab_size=320, hidden_size=64, num_attention_heads=4, num_key_value_heads=2,
+                                intermediate_size=96, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=LLAMA3_ROPE,
+                                tie_word_embeddings=True, **SMALL), torch.bfloat16, {}),
+    "llama-biases": (LlamaConfig(vocab_size=96, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                                 intermediate_size=64, attention_bias=True, mlp_bias=True, hidden_act="gelu_pytorch_tanh",
+                                 rope_scaling={"rope_type": "linear", "factor": 2.0}, **SMALL), torch.float16, {}),
+    "mistral": (MistralConfig(vocab_size=96, hidden_size=48, num_attention_heads=6, num_key_value_heads=2,
+                              intermediate_size=80, sliding_window=9, **SMALL), torch.bfloat16, {"max_shard_size": "60KB"}),
+    "qwen2": (Qwen2Config(vocab_size=96, hidden_size=48, num_attention_heads=3, num_key_value_heads=1,
+                          intermediate_size=96, rope_theta=1e6, tie_word_embeddings=True, **SMALL), torch.bfloat16, {}),
+    "qwen3": (Qwen3Config(vocab_size=96, hidden_size=40, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                          intermediate_size=72, rope_theta=1e6, **SMALL), torch.bfloat16, {}),
+}
+
+
+def randomize(model, generator):
+    """Weights large enough that every part of the model moves the logits; no norm or bias keeps its neutral value."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                fan_in = parameter.shape[1] if "embed" not in name else 1
+                scale = 0.5 if "embed_positions" in name else 1.2
+                parameter.normal_(0.0, scale / fan_in**0.5, generator=generator)
+                if "embed_tokens" in name and model.config.tie_word_embeddings:
+                    parameter.mul_(3 / parameter.shape[1]**0.5)
+            elif "norm" in name and name.endswith("weight"):
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
+                parameter.normal_(0.0, 0.3, generator=generator)
+
+
+def greedy(model, prompt, count):
+    """The continuation token by token without a cache: [tokens], [margins]."""
+    tokens, margins = list(prompt), []
+    for _ in range(count):
+        logits = model(torch.tensor([tokens])).logits[0, -1]
+        top = torch.topk(logits, 2)
+        tokens.append(int(top.indices[0]))
+        margins.append(round(float(top.values[0] - top.values[1]), 6))
+    return tokens[len(prompt):], margins
+
+
+def load_float32(directory):
+    model = AutoModelForCausalLM.from_pretrained(directory, torch_dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
+def write_json(path, value):
+    lines = (f" {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def make(name, seed):
+    config, dtype, options = MODELS[name]
+    generator = torch.Generator().manual_seed(seed)
+    directory = FIXTURES / name
+    shutil.rmtree(directory, ignore_errors=True)
+    model = AutoModelForCausalLM.from_config(config)
+    randomize(model, generator)
+    model.to(dtype).save_pretrained(directory, **options)
+
+    model = load_float32(directory)
+    prompts = [torch.randint(3, config.vocab_size, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+    logits = torch.cat([model(torch.tensor([prompt])).logits[0] for prompt in prompts])
+    logits.numpy().astype("<f4").tofile(directory / "golden.bin")
+    continuations = [greedy(model, prompt, CONTINUATION) for prompt in prompts]
+    write_json(directory / "golden.json", {
+        "made_by": f"transformers {transformers.__version__}, torch {torch.__version__}, seed {seed}",
+        "prompts": prompts, "continuations": [c[0] for c in continuations], "margins": [c[1] for c in continuations]})
+    print(f"{name}: logits std {logits.std():.2f}, margins {min(min(c[1]) for c in continuations):.3f} and more, "
+          f"{sum(f.stat().st_size for f in directory.iterdir())} bytes")
+
+
+def record_trained(directory, count):
+    # Not from_pretrained(): it leaves tied embeddings without data where only lm_head.weight is stored.
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), torch_dtype=torch.float32,
+                                             attn_implementation="eager").eval()
+    left = model.load_state_dict(load_file(f"{directory}/model.safetensors"), strict=False)
+    assert not left.unexpected_keys and left.missing_keys in ([], ["model.embed_tokens.weight"]), left
+    prompt = [model.config.bos_token_id]
+    tokens, margins = greedy(model, prompt, count)
+    out = FIXTURES / pathlib.Path(directory).resolve().name
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "golden.json", {"made_by": f"transformers {transformers.__version__}, torch {torch.__version__}",
+                                     "prompts": [prompt], "continuations": [tokens], "margins": [margins]})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"out of {', '.join(MODELS)}; default: all")
+    parser.add_argument("--trained", help="a checkpoint directory")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        for number, name in enumerate(MODELS):
+            if not arguments.names or name in arguments.names:
+                make(name, 1000 + number)
+        if arguments.trained:
+            record_trained(arguments.trained, 64)
