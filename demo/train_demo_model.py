@@ -3,7 +3,7 @@
 
     python3 demo/train_demo_model.py --out demo/model --minutes 25
 
-Needs PyTorch (Debian: python3-torch) and PyPI safetensors. The records come from invoice_records.py with seeds below 1,000,000;
+Needs torch, tokenizers and safetensors from PyPI. The records come from invoice_records.py with seeds below 1,000,000;
 the demo's lines are made with seeds above. Every line of training is new: the model never sees a record twice.
 """
 import argparse
@@ -16,68 +16,38 @@ import time
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import invoice_records
 
-HIDDEN, LAYERS, HEADS, FFN, POSITIONS = 160, 4, 5, 640, 224
+HIDDEN, LAYERS, HEADS, FFN, POSITIONS = 160, 4, 5, 640, 192
 BOS = EOS = 2
 SCAFFOLD = ['{"vendor":"', '","invoice":"', '","date":"', '","currency":"', '","total":"', '"}']
 
 
-def byte_alphabet():
-    """The GPT-2 byte alphabet: byte -> printable character."""
-    printable = list(range(ord("!"), ord("~") + 1)) + list(range(0xA1, 0xAD)) + list(range(0xAE, 0x100))
-    extra, table = 0, {}
-    for byte in range(256):
-        if byte in printable:
-            table[byte] = chr(byte)
-        else:
-            table[byte] = chr(256 + extra)
-            extra += 1
-    return table
+VOCAB = 768
 
 
-def tokenizer_json():
-    """Byte-level BPE without merges, and one token for each piece of the JSON scaffold."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    alphabet = byte_alphabet()
-    vocab = {token: i for i, token in enumerate(special)}
-    for byte in range(256):
-        vocab[alphabet[byte]] = len(vocab)
-    added = [{"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-              "special": True} for i, token in enumerate(special)]
-    for i, token in enumerate(SCAFFOLD):
-        added.append({"id": len(vocab) + i, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-                      "normalized": False, "special": False})
-    return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-        "post_processor": {"type": "TemplateProcessing",
-                           "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                           "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-                           "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab,
-                  "merges": []}}
-
-
-VOCAB = 4 + 256 + len(SCAFFOLD)
-
-
-def encode(text):
-    """What the tokenizer above does."""
-    ids, at = [], 0
-    while at < len(text):
-        for i, piece in enumerate(SCAFFOLD):
-            if text.startswith(piece, at):
-                ids.append(4 + 256 + i)
-                at += len(piece)
-                break
-        else:
-            ids.extend(4 + byte for byte in text[at].encode())
-            at += 1
-    return ids
+def build_tokenizer():
+    """Byte-level BPE learned from records. Digits, spaces and signs are tokens of their own, so that a word or a number is cut the same
+    way in the line and in the answer; each piece of the JSON scaffold is one token."""
+    rng = random.Random(12345)
+    texts = []
+    for _ in range(20000):
+        line, fields = invoice_records.record(rng)
+        texts += [line, fields["vendor"]]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\d|[A-Za-z]+|[^\dA-Za-z]"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB - len(SCAFFOLD), special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in SCAFFOLD])
+    tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", pair="$A $B", special_tokens=[("</s>", EOS)])
+    assert tokenizer.get_vocab_size() == VOCAB and tokenizer.token_to_id("</s>") == EOS
+    return tokenizer
 
 
 def linear_names(i):
@@ -131,14 +101,16 @@ def forward(p, tokens, mask):
     return x
 
 
-def make_batch(rng, size):
+def encode_ids(tokenizer, texts):
+    return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def make_batch(tokenizer, rng, size):
     """tokens [B, L], targets [B, L] (-100 where nothing is learned: the prompt and the padding)."""
-    rows = []
-    for _ in range(size):
-        line, fields = invoice_records.record(rng)
-        prompt = [BOS] + encode(invoice_records.prompt_of(line))
-        answer = encode(invoice_records.answer_of(fields)) + [EOS]
-        rows.append((prompt, answer))
+    records = [invoice_records.record(rng) for _ in range(size)]
+    prompts = encode_ids(tokenizer, [invoice_records.prompt_of(line) for line, _ in records])
+    answers = encode_ids(tokenizer, [invoice_records.answer_of(fields) for _, fields in records])
+    rows = [([BOS] + p, a + [EOS]) for p, a in zip(prompts, answers)]
     length = max(len(p) + len(a) for p, a in rows) - 1
     tokens = torch.ones(size, length, dtype=torch.long)
     targets = torch.full((size, length), -100, dtype=torch.long)
@@ -150,15 +122,15 @@ def make_batch(rng, size):
 
 
 @torch.no_grad()
-def lines_right(p, mask, seed, count=256):
+def lines_right(tokenizer, p, mask, seed, count=256):
     """Share of lines whose every answer token is the best one; greedy decoding gives just these lines right."""
-    tokens, targets = make_batch(random.Random(seed), count)
+    tokens, targets = make_batch(tokenizer, random.Random(seed), count)
     logits = F.linear(forward(p, tokens, mask), p["model.decoder.embed_tokens.weight"])
     wrong = (logits.argmax(-1) != targets) & (targets != -100)
     return 1 - wrong.any(1).float().mean().item()
 
 
-def export(p, out):
+def export(tokenizer, p, out):
     os.makedirs(out, exist_ok=True)
     save_file({name: value.detach().to(torch.bfloat16).contiguous() for name, value in p.items()},
               os.path.join(out, "model.safetensors"), metadata={"format": "pt"})
@@ -168,24 +140,25 @@ def export(p, out):
               "layerdrop": 0.0, "max_position_embeddings": POSITIONS, "model_type": "opt", "num_attention_heads": HEADS,
               "num_hidden_layers": LAYERS, "pad_token_id": 1, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
               "use_cache": True, "vocab_size": VOCAB, "word_embed_proj_dim": HIDDEN}
-    for name, content in (("config.json", config), ("generation_config.json", {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}),
-                          ("tokenizer.json", tokenizer_json())):
+    for name, content in (("config.json", config), ("generation_config.json", {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1})):
         with open(os.path.join(out, name), "w") as file:
             json.dump(content, file, indent=1, ensure_ascii=False)
             file.write("\n")
+    tokenizer.save(os.path.join(out, "tokenizer.json"))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="demo/model")
     parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rng = random.Random(args.seed)
+    tokenizer = build_tokenizer()
     p = make_parameters(torch.Generator().manual_seed(args.seed))
     mask = torch.full((POSITIONS, POSITIONS), float("-inf")).triu(1)
     matrices = [v for v in p.values() if v.dim() > 1]
@@ -197,7 +170,7 @@ def main():
         rate = args.rate * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        tokens, targets = make_batch(rng, args.batch)
+        tokens, targets = make_batch(tokenizer, rng, args.batch)
         hidden = forward(p, tokens, mask)
         wanted = targets != -100
         loss = F.cross_entropy(F.linear(hidden[wanted], p["model.decoder.embed_tokens.weight"]), targets[wanted])
@@ -207,13 +180,13 @@ def main():
         optimizer.step()
         step += 1
         if step % 100 == 0:
-            right = lines_right(p, mask, 900_000 + step)
+            right = lines_right(tokenizer, p, mask, 900_000 + step)
             print(f"step {step} {time.time() - start:.0f} s loss {loss.item():.4f} lines right {100 * right:.1f}%", flush=True)
             if right >= best:
                 best = right
-                export(p, args.out)
-    export(p, args.out)
-    print(f"last: lines right {100 * lines_right(p, mask, 990_000, 1000):.2f}%")
+                export(tokenizer, p, args.out)
+    export(tokenizer, p, args.out)
+    print(f"last: lines right {100 * lines_right(tokenizer, p, mask, 990_000, 1000):.2f}%")
 
 
 if __name__ == "__main__":
