@@ -1,8 +1,18 @@
 #include "backend/event.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace flexgen {
+
+Event Event::at(VirtualClock& clock, double time_s) {
+  Event event = pending();
+  event.state_->done = true;
+  event.state_->clock = &clock;
+  event.state_->time_s = time_s;
+  return event;
+}
 
 Event Event::pending() {
   Event event;
@@ -27,6 +37,7 @@ void Event::finish(std::exception_ptr error) const {
 bool Event::done() const {
   if (!state_) return true;
   std::lock_guard lock(state_->mutex);
+  if (state_->clock) return state_->time_s <= state_->clock->now_s;
   return state_->done;
 }
 
@@ -34,6 +45,7 @@ void Event::wait() const {
   if (!state_) return;
   std::unique_lock lock(state_->mutex);
   state_->changed.wait(lock, [&] { return state_->done; });
+  if (state_->clock) state_->clock->now_s = std::max(state_->clock->now_s, state_->time_s);
   if (state_->error) std::rethrow_exception(state_->error);
 }
 

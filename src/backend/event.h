@@ -9,6 +9,8 @@
 #include <mutex>
 #include <vector>
 
+#include "backend/virtual_clock.h"
+
 namespace flexgen {
 
 class Event {
@@ -17,6 +19,10 @@ class Event {
   Event() = default;
   /// Not done until finish() is called on it or on a copy.
   static Event pending();
+
+  /// Simulations: done at a time of the virtual clock; whoever waits moves the clock on to it.
+  static Event at(VirtualClock& clock, double time_s);
+  double virtual_time_s() const { return state_ ? state_->time_s : 0; }
 
   /// Marks the work as done, or as failed with `error`. Exactly once.
   void finish(std::exception_ptr error = nullptr) const;
@@ -34,6 +40,8 @@ class Event {
     std::mutex mutex;
     std::condition_variable changed;
     bool done = false;
+    VirtualClock* clock = nullptr;
+    double time_s = 0;
     std::exception_ptr error;
     std::vector<std::function<void()>> callbacks;
   };

@@ -34,6 +34,13 @@ void Lane::account(const Work& work, Clock::time_point start, Clock::time_point 
     trace_->add(name_, work.name, work.step, work.layer, work.batch, work.bytes, start, end);
 }
 
+void Lane::account_virtual(const Work& work, double duration_s) {
+  std::lock_guard lock(stats_mutex_);
+  stats_.busy_s += duration_s;
+  stats_.bytes += work.bytes;
+  ++stats_.operations;
+}
+
 void Lane::count_in() {
   std::lock_guard lock(stats_mutex_);
   ++outstanding_;

@@ -28,7 +28,8 @@ struct Work {
   std::vector<Event> after;               ///< starts when all of these are done; fails with the first that failed
   std::function<void()> run;              ///< compute lanes: runs in the lane's thread
   std::vector<DiskTransfer> transfers;    ///< disk lanes: all must be done (their `done` is the lane's)
-  double bytes = 0;                       ///< for the statistics
+  double bytes = 0;                       ///< moved, for the statistics
+  double flops = 0, memory_bytes = 0;     ///< compute lanes: what the work costs, for simulations
   const char* name = "";                  ///< for the trace; a literal
   int64_t step = 0, layer = 0, batch = 0; ///< for the trace
 };
@@ -53,6 +54,8 @@ class Lane {
   void account(const Work& work, Clock::time_point start, Clock::time_point end);
   void begin_busy(Clock::time_point now);
   void end_busy(Clock::time_point now);
+  /// Adds one piece of work that took `duration_s` of virtual time.
+  void account_virtual(const Work& work, double duration_s);
   /// Every submit() counts itself in, and finishes its event through finish(), which counts it out.
   void count_in();
   void finish(const Event& event, std::exception_ptr error);

@@ -88,6 +88,8 @@ Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pl
   work_done_.linear_flops += amount.linear_flops;
   work_done_.attention_flops += amount.attention_flops;
   work_done_.kv_read_bytes += amount.kv_read_bytes;
+  work.flops = amount.linear_flops;
+  work.memory_bytes = amount.kv_read_bytes;
   ++work_done_.visits;
   if (layer.kind == LayerKind::kEmbed) work_done_.rows += plan->num_rows();
 

@@ -1,0 +1,16 @@
+#include "backend/simulated/simulated_lane.h"
+
+#include <algorithm>
+
+namespace flexgen {
+
+Event SimulatedLane::submit(Work work) {
+  double start_s = std::max(clock_.now_s, free_at_s_);
+  for (const Event& event : work.after) start_s = std::max(start_s, event.virtual_time_s());
+  double duration_s = cost_(work);
+  free_at_s_ = start_s + duration_s;
+  account_virtual(work, duration_s);
+  return Event::at(clock_, free_at_s_);
+}
+
+}  // namespace flexgen
