@@ -89,6 +89,7 @@ TEST(BatchLine, TokensBeyondTheModelAreRefused) {
 
 struct BadBody {
   const char *body, *code, *message;
+  friend std::ostream& operator<<(std::ostream& out, const BadBody& bad) { return out << bad.body; }
 };
 class BadBodies : public testing::TestWithParam<BadBody> {};
 

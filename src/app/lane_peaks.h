@@ -8,7 +8,7 @@
 namespace flexgen {
 
 struct LanePeaks {
-  double matmul_flops_per_s = 0;    ///< the model's own matrices, 256 rows of activations, weights from RAM
+  double matmul_flops_per_s = 0;    ///< the model's own matrices, weights from RAM, at the best of some numbers of rows
   double ram_read_bytes_per_s = 0;
   double disk_read_bytes_per_s = 0; ///< the checkpoint's own files through the disk read lane
   double disk_write_bytes_per_s = 0;///< 0 if not measured
@@ -16,6 +16,13 @@ struct LanePeaks {
 
 /// Takes a few seconds. The disk is read for about `disk_time_s`. `write_directory` empty: writes are not measured.
 LanePeaks measure_peaks(const Model& model, Kernels& kernels, FileSystem& files, double disk_time_s, const std::string& write_directory);
+
+/// Direct reads of the checkpoint's files, from `share` (0 to 1) of each on, for about `time_s`. Bytes/s.
+double measure_disk_read(const Model& model, FileSystem& files, double time_s, double share);
+
+/// A disk's speed is not one number: host caches and other guests change it from one second to the next. The peak to judge a run by is the best
+/// speed seen: before the run, after it (`again`), or by the run's own lane while it was busy.
+void raise_disk_peaks(LanePeaks& peaks, const RunReport& report, double again);
 
 struct Bound {
   double compute_s = 0, disk_read_s = 0, disk_write_s = 0;

@@ -87,6 +87,7 @@ TEST(Options, BenchDoctorInspect) {
 
 struct Wrong {
   const char *flags, *message;
+  friend std::ostream& operator<<(std::ostream& out, const Wrong& wrong) { return out << wrong.flags; }
 };
 class WrongFlags : public testing::TestWithParam<Wrong> {};
 TEST_P(WrongFlags, AreRefused) {

@@ -150,6 +150,20 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
   return checkpoint;
 }
 
+Checkpoint Checkpoint::imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name) {
+  Checkpoint checkpoint;
+  checkpoint.files_ = {file_name};
+  int64_t offset = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    int64_t elements = 1;
+    for (int64_t size : tensor.shape) elements *= size;
+    const int64_t bytes = size_bytes(tensor.dtype, elements);
+    checkpoint.tensors_[tensor.name] = {tensor.dtype, tensor.shape, 0, offset, bytes};
+    offset += bytes;
+  }
+  return checkpoint;
+}
+
 const TensorLocation* Checkpoint::find(const std::string& name) const {
   auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;

@@ -21,6 +21,12 @@ struct TensorLocation {
   int64_t bytes = 0;
 };
 
+struct TensorToWrite {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+};
+
 class Checkpoint {
  public:
   /// Throws Error{user} that names file and tensor for: no weights there, a missing shard, a header that is truncated,
@@ -28,6 +34,9 @@ class Checkpoint {
   /// bytes, unknown dtype; tensors of integer type are indexed as absent). Throws Error{io} for files that cannot be read.
   static Checkpoint open(const std::string& directory);
   static Checkpoint open(const std::string& directory, FileSystem& file_system);
+
+  /// A checkpoint that need not exist: these tensors one after the other in one file of that name. For planning and simulations.
+  static Checkpoint imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name);
 
   const std::vector<std::string>& files() const { return files_; }
   const std::map<std::string, TensorLocation>& tensors() const { return tensors_; }
@@ -49,12 +58,6 @@ std::map<std::string, TensorLocation> parse_safetensors_header(const std::string
                                                                int64_t data_start, int64_t file_bytes,
                                                                const std::string& file_name,
                                                                std::vector<std::string>* skipped = nullptr);
-
-struct TensorToWrite {
-  std::string name;
-  DType dtype = DType::kF32;
-  std::vector<int64_t> shape;
-};
 
 /// Writes a safetensors file piece by piece: header first, then the tensors' bytes in order, without holding
 /// more than the caller's piece and 16 MiB in memory, off the page cache. The file is PATH.partial until close(), so that

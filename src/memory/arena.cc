@@ -13,13 +13,14 @@ namespace {
 constexpr int64_t kPage = 4096;
 }
 
-Arena::Arena(int64_t bytes) : capacity_(round_up(bytes, kPage)) {
+Arena::Arena(int64_t bytes, Use use) : capacity_(round_up(bytes, kPage)) {
   if (capacity_ == 0) return;
-  void* memory = mmap(nullptr, static_cast<size_t>(capacity_), PROT_READ | PROT_WRITE,
+  void* memory = mmap(nullptr, static_cast<size_t>(capacity_), use == Use::kMemory ? PROT_READ | PROT_WRITE : PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     fail_user("cannot take {} of memory: {}; lower --cpu-memory", format_bytes(bytes), std::strerror(errno));
   base_ = static_cast<std::byte*>(memory);
+  if (use == Use::kAddressesOnly) return;
   madvise(memory, static_cast<size_t>(capacity_), MADV_HUGEPAGE);
   if (madvise(memory, static_cast<size_t>(capacity_), MADV_POPULATE_WRITE) != 0) {
     if (errno == ENOMEM)

@@ -12,8 +12,12 @@ namespace flexgen {
 
 class Arena {
  public:
-  /// Maps and touches `bytes`. Throws Error{user} if the machine refuses.
-  explicit Arena(int64_t bytes);
+  enum class Use {
+    kMemory,         ///< mapped and touched
+    kAddressesOnly,  ///< for simulations: addresses that nobody may look behind
+  };
+  /// Throws Error{user} if the machine refuses.
+  explicit Arena(int64_t bytes, Use use = Use::kMemory);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;

@@ -54,7 +54,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
   if (fs::exists(root / "model.safetensors") && read_text(root / "dummy_recipe.txt") == recipe) return;
   if (fs::exists(root / "model.safetensors") && !fs::exists(root / "dummy_recipe.txt"))
-    fail_user("{} holds a checkpoint that is no dummy; give another --disk-dir", directory);
+    fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
 
   ModelConfig config = parse_config(config_json, "", directory + "/config.json");
   std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
@@ -69,7 +69,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   if (failed) fail_io("cannot create {}: {}", directory, failed.message());
   fs::space_info space = fs::space(root, failed);
   if (!failed && static_cast<int64_t>(space.available) < total + 64 * kMiB)
-    fail_io("{} has {} free, the dummy checkpoint takes {}; give another --disk-dir", directory,
+    fail_io("{} has {} free, the dummy checkpoint takes {}; give another --dummy-dir", directory,
             format_bytes(static_cast<int64_t>(space.available)), format_bytes(total));
   fs::remove(root / "dummy_recipe.txt", failed);
 

@@ -108,11 +108,19 @@ int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeigh
 }  // namespace
 
 std::unique_ptr<Model> Model::load(const std::string& directory) {
+  const ModelConfig config = load_config(directory);
+  return build(config, Checkpoint::open(directory), directory);
+}
+
+std::unique_ptr<Model> Model::of_shape(const ModelConfig& config, DType dtype) {
+  return build(config, Checkpoint::imagined(expected_tensors(config, dtype), "(no file)"), config.model_type);
+}
+
+std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Checkpoint& checkpoint, const std::string& directory) {
   std::unique_ptr<Model> model(new Model());
-  model->config_ = load_config(directory);
+  model->config_ = config_of_model;
   const ModelConfig& config = model->config_;
   const Architecture& architecture = architecture_of(config);
-  Checkpoint checkpoint = Checkpoint::open(directory);
   model->files_ = checkpoint.files();
   model->fingerprint_ = checkpoint.fingerprint();
 

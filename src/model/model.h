@@ -81,6 +81,8 @@ class Model {
   /// Opens a checkpoint directory; checks that every tensor is there with the right shape. Error{user}
   /// names what is missing.
   static std::unique_ptr<Model> load(const std::string& directory);
+  /// A model without a checkpoint, for planning and simulations: weights() say where they would lie, files() names none that exists.
+  static std::unique_ptr<Model> of_shape(const ModelConfig& config, DType dtype);
   /// The tensors a checkpoint of this config must have, for writing a dummy one: names and shapes.
   static std::vector<TensorToWrite> expected_tensors(const ModelConfig& config, DType dtype);
 
@@ -108,6 +110,9 @@ class Model {
 
  private:
   Model() = default;
+  /// `name` for messages.
+  static std::unique_ptr<Model> build(const ModelConfig& config, const Checkpoint& checkpoint, const std::string& name);
+
   ModelConfig config_;
   std::vector<std::string> files_;
   std::string fingerprint_;

@@ -17,6 +17,8 @@ class SimulatedLane : public Lane {
 
   /// In order, one after the other: starts when the lane, the host and everything in `after` are there.
   Event submit(Work work) override;
+  /// When everything submitted so far is done.
+  double free_at_s() const { return free_at_s_; }
 
  private:
   VirtualClock& clock_;

@@ -1,0 +1,80 @@
+#include "engine/simulate.h"
+
+#include "backend/simulated/simulated_lane.h"
+#include "base/error.h"
+#include "plan/memory_plan.h"
+
+namespace flexgen {
+namespace {
+
+/// A file of which nothing is ever read: the simulated lanes move no bytes.
+class NoFile : public File {
+ public:
+  explicit NoFile(std::string path) : path_(std::move(path)) {}
+  const std::string& path() const override { return path_; }
+  int64_t size() const override { return 0; }
+  void read(int64_t, std::span<std::byte>) override { fail_io("{}: a simulation reads no files", path_); }
+  void write(int64_t, std::span<const std::byte>) override { fail_io("{}: a simulation writes no files", path_); }
+  void preallocate(int64_t) override {}
+  bool direct() const override { return true; }
+  int descriptor() const override { return -1; }
+
+ private:
+  std::string path_;
+};
+
+class NoFiles : public FileSystem {
+ public:
+  std::shared_ptr<File> open(const std::string& path, FileMode) override { return std::make_shared<NoFile>(path); }
+};
+
+class NoSink : public CompletionSink {
+ public:
+  void accept(Completion) override {}
+};
+
+}  // namespace
+
+RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
+  VirtualClock clock;
+  Lanes lanes;
+  auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
+  lanes.compute = simulated("compute", [speeds](const Work& work) {
+    return speeds.visit_overhead_s + work.flops / speeds.flops_per_s + work.memory_bytes / speeds.ram_bytes_per_s;
+  });
+  // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
+  auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
+  lanes.disk_read = simulated("disk read", disk(speeds.disk_read_bytes_per_s));
+  lanes.disk_lookup = simulated("disk lookup", disk(speeds.disk_read_bytes_per_s));
+  lanes.disk_write = simulated("disk write", disk(speeds.disk_write_bytes_per_s));
+
+  NoFiles files;
+  NoSink sink;
+  CacheLayout cache_layout(model, policy, kv_dtype);
+  HiddenLayout hidden_layout(model, policy);
+  Arena arena(cache_layout.arena_bytes(policy) + hidden_layout.arena_bytes(policy) + WeightLayout(model, policy).arena_bytes(policy), Arena::Use::kAddressesOnly);
+  WeightStore weights(model, policy, files, arena, lanes);
+  CacheStore cache(model, policy, kv_dtype, files.open("cache", FileMode::kWriteDirect), arena, lanes);
+  HiddenStore hidden(model, policy, files.open("activations", FileMode::kWriteDirect), arena, lanes);
+  std::unique_ptr<Kernels> kernels = make_reference_kernels();  // never called
+
+  Batcher batcher(model, policy, cache.layout(), nullptr, {}, source, sink);
+  Executor executor(model, policy, *kernels, lanes, weights, cache, hidden, {});
+  RunReport report;
+  weights.wait_resident();
+  report.load_time_s = clock.now_s;
+  executor.run(batcher, std::atomic<bool>{false});
+  batcher.settle();
+  for (const Lane* lane : lanes.all()) {
+    clock.now_s = std::max(clock.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
+    report.lanes.push_back({lane->name(), lane->stats()});
+  }
+  report.elapsed_s = clock.now_s;
+  report.sequences = batcher.counters().sequences;
+  report.prompt_tokens = batcher.counters().prompt_tokens;
+  report.generated_tokens = batcher.counters().generated_tokens;
+  report.work = executor.work_done();
+  return report;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,23 @@
+#pragma once
+// simulate(): a whole job on virtual clocks. The batcher, the stores and the executor are the ones of a real run; only the lanes are simulated, so
+// nothing is computed, read or allocated, and what comes out is the time that this schedule takes on a machine of these speeds.
+
+#include "engine/engine.h"
+
+namespace flexgen {
+
+/// What the lanes of a machine give.
+struct MachineSpeeds {
+  double flops_per_s = 1e12;         ///< of matrix products
+  double ram_bytes_per_s = 20e9;     ///< decode attention reads keys and values at this
+  double disk_read_bytes_per_s = 2e9;
+  double disk_write_bytes_per_s = 1e9;
+  double visit_overhead_s = 20e-6;   ///< host and kernel starts of one visit
+  double disk_latency_s = 100e-6;    ///< of one request; requests in a queue overlap it
+};
+
+/// Times in the report are virtual. The requests are taken as they are, but tokens mean nothing: give them ignore_eos and temperature 0.
+/// Throws what Engine::prepare() throws for a policy that does not fit. One thread, the caller's.
+RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source);
+
+}  // namespace flexgen
