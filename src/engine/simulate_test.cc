@@ -121,7 +121,7 @@ class Shape8B : public testing::Test {
 
 TEST_F(Shape8B, BusiestLaneIsTheTime) {
   const Policy policy = this->policy(6 * kGiB);
-  // One lane clearly the slowest: then it never stands still. (Where two are alike, steps full of prompts wait for the one and later steps for the other.)
+  // One lane clearly the slowest: then it hardly stands still (the head has little to compute, so its loads show). (Where two are alike, steps full of prompts wait for the one and later steps for the other.)
   for (MachineSpeeds speeds : {MachineSpeeds{1e11, 3e10, 2e9, 1e9}, MachineSpeeds{4e12, 3e11, 1e9, 1e9}}) {
     const RunReport report = run(policy, speeds);
     double busiest = 0, sum = 0;
@@ -130,7 +130,7 @@ TEST_F(Shape8B, BusiestLaneIsTheTime) {
       sum += lane.stats.busy_s;
     }
     EXPECT_GE(report.elapsed_s, busiest);
-    EXPECT_LT(report.elapsed_s, 1.03 * busiest);
+    EXPECT_LT(report.elapsed_s, 1.05 * busiest);
     EXPECT_LE(report.elapsed_s, sum);
     EXPECT_NEAR(lane(report, "compute").stats.busy_s,
                 report.work.linear_flops / speeds.flops_per_s + report.work.kv_read_bytes / speeds.ram_bytes_per_s +
