@@ -15,7 +15,7 @@ namespace flexgen {
 namespace {
 
 /// Bounds the scratch for logits.
-constexpr int64_t kMaxHeadRows = 16384;
+constexpr int64_t kMaxHeadRows = 32768;
 constexpr int64_t kHeadRowGrain = 64;
 
 constexpr std::string_view kEmbeddingTable = "embed_tokens.weight", kOutputMatrix = "lm_head.weight";
