@@ -15,7 +15,7 @@ head -n 3 requests.jsonl | sed -E 's/.*"prompt": "(.*)\\n=>".*/  \1/'
 echo
 echo "run-batch with 3 MiB of RAM for weights, KV cache and activations:"
 "$flexgen" run-batch --model model -i requests.jsonl -o "$work/answers.jsonl" \
-  --cpu-memory 3MiB --disk-dir "$work" --disk-space 256MiB
+  --cpu-memory 3MiB --disk-dir "$work" --disk-space 256MiB --efficiency
 echo
 echo "First answers:"
 head -n 3 "$work/answers.jsonl" | sed -E 's/.*"text":"(.*)","logprobs".*/  \1/; s/\\"/"/g'

@@ -18,9 +18,6 @@
 namespace flexgen {
 namespace {
 
-/// How long the disk is measured for.
-constexpr double kPeakTimeS = 3;
-
 std::string read_text(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   std::stringstream text;
@@ -119,11 +116,7 @@ int bench_command(const BenchOptions& flags) {
   double efficiency = bound.seconds() / report.elapsed_s;
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };
   fmt::print("{}", report_table(report));
-  fmt::print("measured peaks: matmul {:.1f} GFLOP/s, RAM read {:.1f} GB/s, disk read {:.2f} GB/s, disk write {:.2f} GB/s\n",
-             peaks.matmul_flops_per_s / 1e9, peaks.ram_read_bytes_per_s / 1e9, peaks.disk_read_bytes_per_s / 1e9,
-             peaks.disk_write_bytes_per_s / 1e9);
-  fmt::print("bound {} ({}; compute {}, disk read {}, disk write {}), efficiency {:.3f}\n", format_duration(bound.seconds()), bound.busiest(),
-             format_duration(bound.compute_s), format_duration(bound.disk_read_s), format_duration(bound.disk_write_s), efficiency);
+  fmt::print("{}", bound_table(peaks, bound, report));
   fmt::print("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
   if (flags.json_file.empty()) return kExitDone;
   nlohmann::ordered_json json;

@@ -162,4 +162,13 @@ Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
   return bound;
 }
 
+std::string bound_table(const LanePeaks& peaks, const Bound& bound, const RunReport& report) {
+  return fmt::format("measured peaks: matmul {:.1f} GFLOP/s, RAM read {:.1f} GB/s, disk read {:.2f} GB/s, disk write {:.2f} GB/s\n",
+                     peaks.matmul_flops_per_s / 1e9, peaks.ram_read_bytes_per_s / 1e9, peaks.disk_read_bytes_per_s / 1e9,
+                     peaks.disk_write_bytes_per_s / 1e9) +
+         fmt::format("bound {} ({}; compute {}, disk read {}, disk write {}), efficiency {:.3f}\n", format_duration(bound.seconds()), bound.busiest(),
+                     format_duration(bound.compute_s), format_duration(bound.disk_read_s), format_duration(bound.disk_write_s),
+                     bound.seconds() / report.elapsed_s);
+}
+
 }  // namespace flexgen

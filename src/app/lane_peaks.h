@@ -15,6 +15,7 @@ struct LanePeaks {
 };
 
 /// Takes a few seconds. The disk is read for about `disk_time_s`. `write_directory` empty: writes are not measured.
+inline constexpr double kPeakTimeS = 3;  ///< how long a disk is measured for
 LanePeaks measure_peaks(const Model& model, Kernels& kernels, FileSystem& files, double disk_time_s, const std::string& write_directory);
 
 /// Direct reads of the checkpoint's files, from `share` (0 to 1) of each on, for about `time_s`. Bytes/s.
@@ -32,5 +33,8 @@ struct Bound {
 
 /// The least time that the work of a run takes at the peaks: the busiest resource's time.
 Bound bound_of(const RunReport& report, const LanePeaks& peaks);
+
+/// The peaks, the bound and how near the run came to it, as lines for a person.
+std::string bound_table(const LanePeaks& peaks, const Bound& bound, const RunReport& report);
 
 }  // namespace flexgen

@@ -131,6 +131,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   batch->add_option("-i,--input", batch_options.input, "JSONL file of requests to /v1/completions")->required()->type_name("IN.jsonl");
   batch->add_option("-o,--output", batch_options.output, "answers are added here as they finish; OUT.jsonl.job lies beside it")->required()->type_name("OUT.jsonl");
   batch->add_flag("--overwrite", batch_options.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
+  batch->add_flag("--efficiency", batch_options.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
   add_engine_flags(batch, &batch_engine);
   batch->footer(kExitCodes);
 

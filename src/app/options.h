@@ -38,6 +38,7 @@ struct RunBatchOptions {
   std::string model, input, output;
   bool overwrite = false;
   EngineFlags engine;
+  bool efficiency = false;  ///< measure the machine, and compare the run with it
 };
 
 struct GenerateOptions {

@@ -1,6 +1,7 @@
 #include <cstdio>
 
 #include "app/commands.h"
+#include "app/lane_peaks.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/run_batch.h"
@@ -13,8 +14,12 @@ namespace {
 
 class EngineRunner : public BatchRunner {
  public:
-  explicit EngineRunner(Engine& engine) : engine_(engine) {}
+  /// `write_directory`: where writes are measured; empty: they are not.
+  EngineRunner(Engine& engine, bool efficiency, std::string write_directory)
+      : engine_(engine), efficiency_(efficiency), write_directory_(std::move(write_directory)) {}
   void prepare(const Workload& workload) override {
+    // Before the budget is taken: this needs memory of its own.
+    if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), files_, kPeakTimeS, write_directory_);
     engine_.prepare(workload);
     fmt::print(stderr, "{}", plan_table(engine_));
   }
@@ -22,9 +27,19 @@ class EngineRunner : public BatchRunner {
     ProgressDisplay display([&] { return engine_.progress(); });
     return engine_.run(source, sink, stop);
   }
+  /// Lines on the efficiency of a run, if they were asked for.
+  std::string efficiency_of(const RunReport& report) {
+    if (!efficiency_) return "";
+    raise_disk_peaks(peaks_, report, measure_disk_read(engine_.model(), files_, kPeakTimeS, 0.5));
+    return bound_table(peaks_, bound_of(report, peaks_), report);
+  }
 
  private:
   Engine& engine_;
+  FileSystem files_;
+  bool efficiency_;
+  std::string write_directory_;
+  LanePeaks peaks_;
 };
 
 }  // namespace
@@ -38,10 +53,10 @@ int run_batch_command(const RunBatchOptions& options) {
   described.name = model_name_of(options.model);
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), model.files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.kv_dtype()))}};
-  EngineRunner runner(engine);
+  EngineRunner runner(engine, options.efficiency, options.engine.disk_directory);
   BatchOutcome outcome = run_batch({options.input, options.output, options.overwrite}, described, runner, signals.stop());
 
-  if (outcome.report.sequences > 0) fmt::print(stderr, "{}", report_table(outcome.report));
+  if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}", report_table(outcome.report), runner.efficiency_of(outcome.report));
   fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad\n", options.output, format_count(outcome.lines),
              format_count(outcome.answered), format_count(outcome.kept), format_count(outcome.failed));
   if (!outcome.stopped) return kExitDone;

@@ -24,7 +24,7 @@ int64_t pages_of(const Model& model, DType kv_dtype, double tokens) {
 
 /// Sizes that follow from the number of slots: rows a visit, cache pages.
 Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size,
-             int64_t num_micro_batches, int buffers) {
+             int64_t num_micro_batches, int buffers, int64_t most_rows) {
   Policy policy;
   policy.micro_batch_size = micro_batch_size;
   policy.num_micro_batches = num_micro_batches;
@@ -38,6 +38,7 @@ Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64
   rows = std::min(rows, std::max(1.0, workload.total_prompt_tokens + block));
   int64_t rows_each = std::max(micro_batch_size, static_cast<int64_t>(std::ceil(rows / static_cast<double>(num_micro_batches))));
   policy.max_rows = rows_each > 256 ? round_up(rows_each, 256) : round_up(rows_each, 16);
+  policy.max_rows = std::min(policy.max_rows, std::max(most_rows, round_up(micro_batch_size, 16)));
   policy.max_logit_rows = workload.scores_prompts ? policy.max_rows : micro_batch_size;
 
   int64_t longest = pages_of(model, kv_dtype, static_cast<double>(workload.longest_sequence));
@@ -118,8 +119,8 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
   };
 
-  auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers) {
-    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers);
+  auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows) {
+    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, most_rows);
     policy.activations = request.activations.value_or(in_ram);
     // Both orders of filling RAM: cache first, or weights first.
     for (bool cache_first : {true, false}) {
@@ -146,22 +147,24 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   if (request.num_micro_batches) counts = {*request.num_micro_batches};
   std::vector<int> buffer_counts{3, 2};
   if (request.buffers) buffer_counts = {*request.buffers};
-  for (int buffers : buffer_counts) {
-    for (int64_t count : counts) {
-      if (request.micro_batch_size) {
-        try_sizes(*request.micro_batch_size, count, buffers);
-        continue;
+  // Few rows a visit cost speed and little memory is won, so they come last.
+  for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
+    for (int buffers : buffer_counts) {
+      for (int64_t count : counts) {
+        if (request.micro_batch_size) {
+          try_sizes(*request.micro_batch_size, count, buffers, most_rows);
+          continue;
+        }
+        for (int64_t block : blocks)
+          if (block >= count || count == counts.front())
+            try_sizes(std::max<int64_t>(1, ceil_div(block, count)), count, buffers, most_rows);
       }
-      for (int64_t block : blocks)
-        if (block >= count || count == counts.front()) try_sizes(std::max<int64_t>(1, ceil_div(block, count)), count, buffers);
+      if (best) return *best;
     }
-    if (best) return *best;
-  }
 
-  if (!request.buffers) {  // last resort, and the truth about the smallest budget
-    try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(1), 1);
-    if (best) return *best;
-  }
+  // Last resort, and the truth about the smallest budget.
+  try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(1), request.buffers.value_or(1), 16);
+  if (best) return *best;
   if (smallest_cpu == std::numeric_limits<int64_t>::max())
     fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least "
               "--disk-space {}", format_bytes(smallest_disk),

@@ -42,10 +42,12 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) {
                  std::any_of(other.uses.begin(), other.uses.end(),
                              [&](const WeightUse& u) { return u.weight == wanted.weight; });
         });
-        // Looked-up rows cost next to nothing to read, so the table takes RAM only if everything does.
-        if (policy.weights.disk <= 0 && !tied) use.resident_rows = wanted.rows;
-        if (policy.weights.disk > 0)
-          lookup_row_bytes = round_up(weight.row_bytes(), kDirectAlignment) + kDirectAlignment;
+        // Looked-up rows cost next to nothing to read, so the table takes RAM only if everything does, or if it is smaller than
+        // the room for rows on their way in.
+        const int64_t row_room = round_up(weight.row_bytes(), kDirectAlignment) + kDirectAlignment;
+        const bool small = weight.bytes() <= policy.num_micro_batches * policy.max_rows * row_room;
+        if (policy.weights.disk <= 0 ? !tied : small) use.resident_rows = wanted.rows;
+        else if (policy.weights.disk > 0) lookup_row_bytes = row_room;
       } else if (weight.always_resident) {
         use.resident_rows = wanted.rows;
       } else {
