@@ -9,7 +9,7 @@
 namespace flexgen {
 
 int64_t parse_size_bytes(std::string_view text) {
-  auto refuse = [&] [[noreturn]] {
+  auto refuse = [&] {
     fail_user("'{}' is not a size; write it like 6GiB, 512MiB, 1.5TB or a number of bytes", text);
   };
   double number = 0;
