@@ -76,10 +76,11 @@ std::exception_ptr wait_all(const std::vector<Event>& events) {
 
 }  // namespace
 
-ThreadLane::ThreadLane(std::string name, Trace* trace)
-    : Lane(std::move(name), trace), thread_([this] { loop(); }) {}
+void QueueLane::start() {
+  thread_ = std::thread([this] { loop(); });
+}
 
-ThreadLane::~ThreadLane() {
+void QueueLane::stop() {
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
@@ -88,7 +89,7 @@ ThreadLane::~ThreadLane() {
   thread_.join();
 }
 
-Event ThreadLane::submit(Work work) {
+Event QueueLane::submit(Work work) {
   Event event = Event::pending();
   count_in();
   std::lock_guard lock(mutex_);
@@ -97,7 +98,7 @@ Event ThreadLane::submit(Work work) {
   return event;
 }
 
-void ThreadLane::loop() {
+void QueueLane::loop() {
   while (true) {
     std::pair<Work, Event> item;
     {
@@ -108,64 +109,37 @@ void ThreadLane::loop() {
       queue_.pop_front();
     }
     auto& [work, event] = item;
-    std::exception_ptr error = wait_all(work.after);
-    if (!error) {
-      auto start = Clock::now();
-      begin_busy(start);
-      try {
-        if (work.run) work.run();
-      } catch (...) {
-        error = std::current_exception();
-      }
-      auto end = Clock::now();
-      end_busy(end);
-      account(work, start, end);
+    if (std::exception_ptr error = wait_all(work.after)) {
+      work = Work();  // what the work holds is free before anyone who waits goes on
+      finish(event, error);
+    } else {
+      perform(std::move(work), event);
     }
-    work.run = nullptr;  // what the closure holds is free before anyone who waits goes on
-    finish(event, error);
   }
+}
+
+void ThreadLane::perform(Work work, const Event& event) {
+  std::exception_ptr error;
+  auto start = Clock::now();
+  begin_busy(start);
+  try {
+    if (work.run) work.run();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  auto end = Clock::now();
+  end_busy(end);
+  account(work, start, end);
+  work.run = nullptr;  // as above
+  finish(event, error);
 }
 
 DiskLane::DiskLane(std::string name, Trace* trace, const AsyncDiskOptions& options)
-    : Lane(std::move(name), trace), disk_(AsyncDisk::make(options)), thread_([this] { loop(); }) {}
-
-DiskLane::~DiskLane() {
-  {
-    std::lock_guard lock(mutex_);
-    closing_ = true;
-    changed_.notify_all();
-  }
-  thread_.join();
-  disk_.reset();
+    : QueueLane(std::move(name), trace), disk_(AsyncDisk::make(options)) {
+  start();
 }
 
-Event DiskLane::submit(Work work) {
-  Event event = Event::pending();
-  count_in();
-  std::lock_guard lock(mutex_);
-  queue_.emplace_back(std::move(work), event);
-  changed_.notify_all();
-  return event;
-}
-
-void DiskLane::loop() {
-  while (true) {
-    std::pair<Work, Event> item;
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return closing_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      item = std::move(queue_.front());
-      queue_.pop_front();
-    }
-    if (std::exception_ptr error = wait_all(item.first.after))
-      finish(item.second, error);
-    else
-      start(std::move(item.first), item.second);
-  }
-}
-
-void DiskLane::start(Work work, const Event& event) {
+void DiskLane::perform(Work work, const Event& event) {
   struct Pending {
     DiskLane* lane;
     Work work;

@@ -72,12 +72,18 @@ class Lane {
   std::exception_ptr first_error_;
 };
 
-/// A lane with a thread of its own that runs closures, for compute.
-class ThreadLane : public Lane {
+/// A lane with a thread that takes its work in order, each piece once everything in its `after` is done.
+class QueueLane : public Lane {
  public:
-  ThreadLane(std::string name, Trace* trace);
-  ~ThreadLane() override;  ///< runs what is queued, then stops
   Event submit(Work work) override;
+
+ protected:
+  QueueLane(std::string name, Trace* trace) : Lane(std::move(name), trace) {}
+  /// In the thread: does or starts a piece of work whose `after` is done, and sees to it that finish() is called.
+  virtual void perform(Work work, const Event& event) = 0;
+  /// For the constructors and destructors of what derives from this, as the thread calls perform(). stop() ends when the queue is empty.
+  void start();
+  void stop();
 
  private:
   void loop();
@@ -89,24 +95,27 @@ class ThreadLane : public Lane {
   std::thread thread_;
 };
 
-/// A lane whose work is disk transfers: started in order, many in flight.
-class DiskLane : public Lane {
+/// Runs closures in its thread, for compute.
+class ThreadLane : public QueueLane {
+ public:
+  ThreadLane(std::string name, Trace* trace) : QueueLane(std::move(name), trace) { start(); }
+  ~ThreadLane() override { stop(); }
+
+ private:
+  void perform(Work work, const Event& event) override;
+};
+
+/// Disk transfers: started in order, many in flight.
+class DiskLane : public QueueLane {
  public:
   DiskLane(std::string name, Trace* trace, const AsyncDiskOptions& options);
-  ~DiskLane() override;
-  Event submit(Work work) override;
+  ~DiskLane() override { stop(); }
   std::string_view engine_name() const { return disk_->engine_name(); }
 
  private:
-  void loop();
-  void start(Work work, const Event& event);
+  void perform(Work work, const Event& event) override;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::pair<Work, Event>> queue_;
-  bool closing_ = false;
   std::unique_ptr<AsyncDisk> disk_;
-  std::thread thread_;
 };
 
 }  // namespace flexgen

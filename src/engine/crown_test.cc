@@ -10,24 +10,11 @@
 
 #include "base/units.h"
 #include "engine/engine.h"
+#include "engine/list_source.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
 namespace {
-
-class ListSource : public RequestSource {
- public:
-  explicit ListSource(std::vector<Request> requests) : requests_(std::move(requests)) {}
-  std::optional<Request> next() override {
-    if (at_ == requests_.size()) return std::nullopt;
-    return requests_[at_++];
-  }
-  int64_t remaining() const override { return static_cast<int64_t>(requests_.size() - at_); }
-
- private:
-  std::vector<Request> requests_;
-  size_t at_ = 0;
-};
 
 class MapSink : public CompletionSink {
  public:

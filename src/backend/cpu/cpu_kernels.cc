@@ -159,7 +159,10 @@ class CpuKernels : public Kernels {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
       attention_scratch_size_ = total;
     }
-    parallel_for(num_threads_, static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
+    double flops = 0;
+    for (const AttentionSlot& slot : slots)
+      flops += 4.0 * static_cast<double>(geometry.query_heads * geometry.head_size * slot.num_rows) * static_cast<double>(slot.past + slot.num_rows);
+    parallel_for(team_for(num_threads_, flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
       attend(tasks_[static_cast<size_t>(task)], attention_scratch_.get() + worker * floats);
     });
   }

@@ -167,7 +167,8 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
   const auto num_tiles = static_cast<int64_t>(tiles_.size()),
              num_panels = static_cast<int64_t>(panels.size());
   const int64_t groups = std::clamp<int64_t>(4 * num_threads_ / num_tiles, 1, num_panels);
-  parallel_for(num_threads_, num_tiles * groups, [&](int64_t unit, int worker) {
+  const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
+  parallel_for(team_for(num_threads_, flops), num_tiles * groups, [&](int64_t unit, int worker) {
     const Tile& tile = tiles_[static_cast<size_t>(unit / groups)];
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;

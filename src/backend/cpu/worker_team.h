@@ -8,6 +8,13 @@
 
 namespace flexgen {
 
+/// How many of `num_threads` work of so many multiplications and additions deserves: one if waking the others and waiting for them,
+/// which takes microseconds on a quiet machine and milliseconds on a busy one, could cost more than they save.
+inline int team_for(int num_threads, double flops) {
+  constexpr double kAloneFlops = 4e6;  // about 20 microseconds of one core
+  return flops < kAloneFlops ? 1 : num_threads;
+}
+
 /// Calls work(unit, worker) for each unit in [0, num_units), worker in [0, num_threads), in no set
 /// order. `work` must not throw. One unit or one thread runs in place.
 template <typename Work>
