@@ -1,6 +1,5 @@
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -36,8 +35,7 @@ int doctor_command(const DoctorOptions& options) {
   MemoryStatus memory = read_memory_status();
   auto disk = AsyncDisk::make({});
   std::string path = options.disk_directory + "/flexgen-doctor.tmp";
-  std::shared_ptr<File> file = File::open(path, FileMode::kWriteDirect);
-  std::filesystem::remove(path);
+  std::shared_ptr<File> file = File::open(path, FileMode::kSpill);
   file->preallocate(kFileBytes);
   std::unique_ptr<std::byte, void (*)(std::byte*)> buffer(
       static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(8 * kTransfer))), [](std::byte* p) { std::free(p); });

@@ -55,19 +55,10 @@ bool same_file(const std::string& a, const std::string& b) {
          first.st_ino == second.st_ino;
 }
 
-int write_all(int descriptor, std::string_view data) {
-  while (!data.empty()) {
-    ssize_t n = ::write(descriptor, data.data(), data.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno;
-    data.remove_prefix(static_cast<size_t>(n));
-  }
-  return 0;
-}
-
 }  // namespace
 
-Job::Job(std::string output, const std::string& input) : output_(std::move(output)), manifest_(output_ + ".job") {
+Job::Job(std::string output, const std::string& input, OutputCalls calls)
+    : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)) {
   if (same_file(output_, input) || same_file(manifest_, input))
     fail_user("the output {} (or its job file {}) is the input itself; give another output", output_, manifest_);
   open_and_lock();
@@ -87,7 +78,7 @@ Job::~Job() {
     }
     changed_.notify_all();
     syncer_.join();
-    fdatasync(descriptor_);
+    bring_to_disk();
   }
   if (created_ && !started_) ::unlink(output_.c_str());
   ::close(descriptor_);
@@ -218,6 +209,16 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   }
 }
 
+int Job::write_all(int descriptor, std::string_view data) const {
+  while (!data.empty()) {
+    ssize_t n = calls_.write(descriptor, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? errno : EIO;
+    data.remove_prefix(static_cast<size_t>(n));
+  }
+  return 0;
+}
+
 void Job::write_manifest() const {
   Json json;
   json["flexgen_job"] = kManifestVersion;
@@ -256,18 +257,17 @@ void Job::start() {
 }
 
 void Job::fail_write(const char* what, int error) const {
-  fail_io("{} the output {}: {}; finished answers are kept: make room, or whatever it takes, and run the same command again",
-          what, output_, std::strerror(error));
+  const std::string remedy = error == ENOSPC || error == EDQUOT || error == EFBIG
+                                 ? std::string("make room")
+                                 : fmt::format("mend the disk (see dmesg), or copy the output and {} to another and name that as the output",
+                                               manifest_);
+  fail_io("{} the output {}: {}; finished answers are kept: {}, and run the same command again", what, output_, std::strerror(error),
+          remedy);
 }
 
 void Job::append(std::string_view record) {
   FLEXGEN_CHECK(started_ && record.ends_with('\n'));
-  int sync_error = 0;
-  {
-    std::lock_guard lock(mutex_);
-    sync_error = sync_error_;
-  }
-  if (sync_error) fail_write("cannot write", sync_error);
+  if (int error = sync_error_) fail_write("cannot write", error);
   // One write(); a second one only if the first was cut short, which tells why.
   if (int error = write_all(descriptor_, record)) {
     int cut = ftruncate(descriptor_, size_);  // if that fails too, the next start cuts the torn line off
@@ -282,8 +282,14 @@ void Job::append(std::string_view record) {
   changed_.notify_all();
 }
 
+int Job::bring_to_disk() {
+  std::lock_guard lock(sync_mutex_);
+  if (calls_.sync(descriptor_) != 0 && sync_error_ == 0) sync_error_ = errno;
+  return sync_error_;
+}
+
 void Job::sync() {
-  if (fdatasync(descriptor_) != 0) fail_write("cannot write", errno);
+  if (int error = bring_to_disk()) fail_write("cannot write", error);
 }
 
 void Job::sync_loop() {
@@ -293,9 +299,8 @@ void Job::sync_loop() {
     if (closing_) return;
     dirty_ = false;
     lock.unlock();
-    int error = fdatasync(descriptor_) == 0 ? 0 : errno;
+    bring_to_disk();
     lock.lock();
-    if (error) sync_error_ = error;
     changed_.wait_for(lock, std::chrono::seconds(1), [&] { return closing_; });
   }
 }

@@ -2,9 +2,12 @@
 // Job: the output file of a batch and its manifest, safe against a crash at any byte (docs/job_files.md). append() and
 // the rest are for one thread; a thread of its own brings the file to the disk every second.
 
+#include <unistd.h>
+
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <exception>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
@@ -26,11 +29,17 @@ struct JobIdentity {
   int64_t created_s = 0;
 };
 
+/// The system calls that bring answers to the disk; tests put faults in their place.
+struct OutputCalls {
+  std::function<ssize_t(int, const void*, size_t)> write = ::write;
+  std::function<int(int)> sync = ::fdatasync;
+};
+
 class Job {
  public:
   /// Opens (or creates) and locks `output`, and reads which answers are in it. Changes nothing that is there. Throws Error{user} if
   /// another process writes it, it cannot be written, or it is the same file as `input`.
-  Job(std::string output, const std::string& input);
+  Job(std::string output, const std::string& input, OutputCalls calls = {});
   /// An output that was created here and has got nothing is removed.
   ~Job();
   Job(const Job&) = delete;
@@ -49,7 +58,7 @@ class Job {
   void start();
   /// Adds one record (with its '\n') in one write. If that fails nothing of it stays in the file: Error{io}.
   void append(std::string_view record);
-  /// Waits until everything is on the disk.
+  /// Waits until everything is on the disk. Error{io} if any of it may not be.
   void sync();
 
  private:
@@ -57,10 +66,13 @@ class Job {
   void read_records();
   JobIdentity read_manifest() const;
   void write_manifest() const;
+  int write_all(int descriptor, std::string_view data) const;
+  int bring_to_disk();
   [[noreturn]] void fail_write(const char* what, int error) const;
   void sync_loop();
 
   std::string output_, manifest_;
+  OutputCalls calls_;
   int descriptor_ = -1;
   bool created_ = false, matched_ = false, started_ = false, continued_ = false;
   JobIdentity identity_;
@@ -71,7 +83,9 @@ class Job {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool dirty_ = false, closing_ = false;
-  int sync_error_ = 0;
+  std::mutex sync_mutex_;  ///< held during calls_.sync
+  /// The first that was seen. The kernel tells an error once, and the next sync "succeeds" without the lost bytes.
+  std::atomic<int> sync_error_{0};
   std::thread syncer_;
 };
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <vector>
 
@@ -79,9 +78,7 @@ double disk_write_peak(FileSystem& files, const std::string& directory) {
   constexpr int64_t kBlock = 8 * kMiB, kSlots = 8, kBlocks = 96;
   Aligned memory = allocate(kBlock * kSlots);
   std::string path = directory + "/flexgen-write-peak.tmp";
-  std::shared_ptr<File> file = files.open(path, FileMode::kWriteDirect);
-  std::error_code ignored;
-  std::filesystem::remove(path, ignored);
+  std::shared_ptr<File> file = files.open(path, FileMode::kSpill);
   file->preallocate(kBlock * kBlocks);
   DiskLane lane("peak", nullptr, {});
   double best = 1e9;

@@ -7,7 +7,6 @@
 #include <unordered_map>
 
 #include "app/batch_output.h"
-#include "app/job.h"
 #include "app/sha256.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -129,7 +128,7 @@ std::string model_name_of(const std::string& directory) {
 }
 
 BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop) {
-  Job job(files.output, files.input);
+  Job job(files.output, files.input, files.calls);
   BatchInput input = BatchInput::scan(files.input, model.limits, stop);
   BatchOutcome outcome;
   outcome.stopped = input.stopped();

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "app/batch_input.h"
+#include "app/job.h"
 #include "engine/engine.h"
 
 namespace flexgen {
@@ -30,6 +31,7 @@ struct BatchModel {
 struct BatchFiles {
   std::string input, output;
   bool overwrite = false;
+  OutputCalls calls = {};  ///< for tests
 };
 
 struct BatchOutcome {

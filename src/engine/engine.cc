@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <filesystem>
-
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -30,13 +28,11 @@ std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype)
   fail_user("--backend {}: this build has 'cpu' and 'reference'", options.backend);
 }
 
-/// A preallocated file without a name: gone with the process, however that ends.
+/// A preallocated file; `what` is for messages.
 std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory, const char* what, int64_t bytes) {
   if (bytes == 0) return nullptr;
   std::string path = fmt::format("{}/flexgen-{}-{}.spill", directory, what, getpid());
-  std::shared_ptr<File> file = files.open(path, FileMode::kWriteDirect);
-  std::error_code ignored;
-  std::filesystem::remove(path, ignored);
+  std::shared_ptr<File> file = files.open(path, FileMode::kSpill);
   file->preallocate(bytes);
   return file;
 }
@@ -84,7 +80,12 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
   FLEXGEN_CHECK(arena_ != nullptr, "run() before prepare()");
   start_ = std::chrono::steady_clock::now();
   Batcher batcher(*model_, policy_, cache_->layout(), tokenizer_.get(), logit_store_, source, sink);
-  running_ = &batcher;
+  // progress() may be reading the batcher: it goes only after everyone has let go of it.
+  auto show = [&](const Batcher* shown) {
+    std::lock_guard lock(running_mutex_);
+    running_ = shown;
+  };
+  show(&batcher);
   Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_);
   RunReport report;
   try {
@@ -93,10 +94,10 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
     executor.run(batcher, stop);
     batcher.settle();
   } catch (...) {
-    running_ = nullptr;
+    show(nullptr);
     throw;
   }
-  running_ = nullptr;
+  show(nullptr);
   report.elapsed_s = seconds_since(start_);
   report.sequences = batcher.counters().sequences;
   report.prompt_tokens = batcher.counters().prompt_tokens;
@@ -115,6 +116,7 @@ std::vector<LaneReport> Engine::lane_reports() const {
 
 Progress Engine::progress() const {
   Progress progress;
+  std::lock_guard lock(running_mutex_);
   const Batcher* batcher = running_;
   if (!batcher) return progress;
   progress.sequences_total = workload_.num_sequences;

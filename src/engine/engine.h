@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -96,7 +97,8 @@ class Engine {
   std::span<std::byte> scratch_;
   std::span<float> logit_store_;
   std::chrono::steady_clock::time_point start_{};
-  std::atomic<const Batcher*> running_{nullptr};
+  mutable std::mutex running_mutex_;
+  const Batcher* running_ = nullptr;  ///< of the run() under way, for progress()
 };
 
 }  // namespace flexgen

@@ -112,22 +112,29 @@ bool direct_works(int descriptor, bool write) {
 }  // namespace
 
 std::shared_ptr<File> File::open(const std::string& path, FileMode mode) {
-  const bool write = mode == FileMode::kWriteDirect, want_direct = mode != FileMode::kRead;
+  const bool spill = mode == FileMode::kSpill, write = spill || mode == FileMode::kWriteDirect;
+  const bool want_direct = mode != FileMode::kRead;
   const char* what = write ? "create it" : "open it";
   // O_NONBLOCK: opening a pipe must not wait for its other end.
-  const int flags = (write ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
-  auto open_once = [&](int extra) {
+  bool direct = want_direct;
+  auto open_once = [&](const std::string& name, int flags) {
     int result;
     do {
-      result = ::open(path.c_str(), flags | extra, 0644);
+      result = ::open(name.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0644);
     } while (result < 0 && errno == EINTR);
     return result;
   };
-  bool direct = want_direct;
-  int descriptor = open_once(direct ? O_DIRECT : 0);
-  if (descriptor < 0 && direct && (errno == EINVAL || errno == EOPNOTSUPP)) {
+  auto open_any = [&](const std::string& name, int flags) {
+    direct = want_direct;
+    int result = open_once(name, flags | (direct ? O_DIRECT : 0));
+    if (result >= 0 || !direct || (errno != EINVAL && errno != EOPNOTSUPP)) return result;
     direct = false;
-    descriptor = open_once(0);
+    return open_once(name, flags);
+  };
+  int descriptor = spill ? open_any(folder_of(path), O_RDWR | O_TMPFILE) : -1;
+  if (descriptor < 0) {
+    descriptor = open_any(path, write ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY);
+    if (descriptor >= 0 && spill) ::unlink(path.c_str());  // a file system without O_TMPFILE: at once, while it is empty
   }
   if (descriptor < 0) throw file_error(path, what, errno);
   struct stat info {};

@@ -17,7 +17,8 @@ inline constexpr int64_t kDirectAlignment = 4096;
 enum class FileMode {
   kRead,         ///< through the page cache: headers, JSON
   kReadDirect,   ///< O_DIRECT, for streamed weights; falls back to buffered + POSIX_FADV_DONTNEED where the file system refuses
-  kWriteDirect,  ///< created or truncated, read and write, O_DIRECT with the same fallback: spill files
+  kWriteDirect,  ///< created or truncated, read and write, O_DIRECT with the same fallback
+  kSpill,        ///< the same, new and without a name in its folder: gone with the process, however that ends
 };
 
 class File {

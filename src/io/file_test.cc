@@ -127,6 +127,19 @@ TEST(File, WriteModeTruncates) {
   EXPECT_EQ(File::open(folder.file("data"), FileMode::kWriteDirect)->size(), 0);
 }
 
+TEST(File, SpillFilesHaveNoName) {
+  TestFolder folder;
+  const std::string path = folder.file("spill");
+  auto file = File::open(path, FileMode::kSpill), other = File::open(path, FileMode::kSpill);
+  file->preallocate(3 * kMiB);
+  const std::string text = random_text(100000, 4);
+  file->write(5000, bytes_of(text));
+  other->write(5000, bytes_of(std::string(100000, 'x')));
+  EXPECT_EQ(read_text(*file, 5000, 100000), text);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open(folder.file("no/such/folder"), FileMode::kSpill); }), HasSubstr("cannot create it"));
+}
+
 TEST(File, PreallocateTakesRealBlocksAndKeepsContent) {
   TestFolder folder;
   auto file = File::open(folder.file("data"), FileMode::kWriteDirect);

@@ -25,7 +25,7 @@ std::string advice(const std::string& path, int error) {
     case EDQUOT:
       return fmt::format("; the disk quota for {} is used up: free some space there, or use another directory", folder_of(path));
     case EIO:
-      return "; the disk reports a failure (see dmesg): copy the file to another disk, or fetch it again";
+      return "; the disk reports a failure (see dmesg): copy or fetch the file to another disk; for a spill file, use another --disk-dir";
     case EMFILE:
     case ENFILE:
       return "; raise the limit of open files (ulimit -n)";

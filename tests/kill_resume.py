@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Kills `flexgen run-batch` at random moments, restarts it until it is done, and compares: the sorted output must be, byte for
+byte, that of a job that ran through (docs/job_files.md). Also SIGTERM: exit code 75, then the same.
+
+Usage: kill_resume.py FLEXGEN_BINARY SOURCE_DIR [SEED]"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+JOBS = 20           # killed until they are done
+MAX_STARTS = 12     # of one job; the last one is let through
+LINES = 200
+START_LIMIT_S = 60  # a start that takes longer hangs
+
+# Each start takes another placement: none may change an answer. All but the last are slow enough to be killed half-way.
+PLACEMENTS = [
+    "--weights 0:0:100 --kv-cache 0:0:100 --activations 0:0:100 --micro-batch-size 4 --num-micro-batches 2",
+    "--weights 0:0:100 --kv-cache 0:0:100 --micro-batch-size 5 --num-micro-batches 2 --buffers 3",
+    "--weights 0:50:50 --kv-cache 0:30:70 --micro-batch-size 3 --num-micro-batches 3",
+    "--weights 0:100:0 --kv-cache 0:0:100 --micro-batch-size 7 --num-micro-batches 1",
+]
+
+
+def make_model(source, directory):
+    """A fixture with a tokenizer of about its vocabulary and room for longer sequences."""
+    shutil.copytree(os.path.join(source, "tests/fixtures/models/llama"), directory)
+    shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), directory)
+    path = os.path.join(directory, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    config["max_position_embeddings"] = 256
+    with open(path, "w") as file:
+        json.dump(config, file)
+
+
+def make_input(path, rng):
+    words = "the quick brown fox jumps over a lazy dog while seven wizards count 1234567890 coins, twice".split()
+    with open(path, "w") as file:
+        for number in range(LINES):
+            if number % 25 == 7:
+                file.write(rng.choice(['{"custom_id": "torn', '{"custom_id":"x%d","method":"POST","url":"/v1/chat","body":{}}' % number,
+                                       "no json at all"]) + "\n")
+                continue
+            body = {"prompt": " ".join(rng.choices(words, k=rng.randint(1, 30))), "max_tokens": rng.randint(1, 30)}
+            if number % 4 == 1:  # token ids
+                body["prompt"] = [rng.randrange(3, 420) for _ in range(rng.randint(1, 90))]
+            if number % 10 == 2:  # several choices in one record
+                body.update(prompt=[body["prompt"], "and another"], n=2, max_tokens=rng.randint(1, 12))
+            if number % 2:
+                body.update(temperature=0.9, top_p=0.95)
+                if number % 3:
+                    body["seed"] = number
+            else:
+                body["temperature"] = 0
+            if number % 9 == 4:
+                body["logprobs"] = 2
+            # One custom_id twice: the second is a bad line.
+            line = {"custom_id": f"r{number if number != 150 else 4}", "method": "POST", "url": "/v1/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
+class Test:
+    def __init__(self, binary, source, work, rng):
+        self.work, self.rng = work, rng
+        self.binary = shutil.copy(binary, work)  # a build meanwhile must not change it
+        self.model = os.path.join(work, "model")
+        self.input = os.path.join(work, "in.jsonl")
+        self.spill = os.path.join(work, "spill")
+        os.mkdir(self.spill)
+        make_model(source, self.model)
+        make_input(self.input, rng)
+        self.reference = set()
+        self.time_s = 0
+        self.kills_at = []  # how many records were there at each kill
+
+    def start(self, output, placement):
+        command = [self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--cpu-memory", "64MiB",
+                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split()]
+        with open(os.path.join(self.work, "log"), "wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def log(self):
+        with open(os.path.join(self.work, "log"), errors="replace") as file:
+            return file.read()
+
+    def wait(self, process, expected):
+        try:
+            code = process.wait(START_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            sys.exit(f"flexgen hangs; it said:\n{self.log()}")
+        if code not in expected:
+            sys.exit(f"flexgen ended with {code} instead of {expected}; it said:\n{self.log()}")
+        return code
+
+    def check_partial(self, output):
+        """What a kill leaves: whole records of the reference, each once, and at most a torn one. Returns how many."""
+        lines = read(output).split(b"\n")
+        whole = lines[:-1]
+        if len(set(whole)) != len(whole):
+            sys.exit(f"{output}: a record is there twice after a kill")
+        for line in whole:
+            if line not in self.reference:
+                sys.exit(f"{output}: a record that the uninterrupted run does not have: {line!r}")
+        if any(os.path.getsize(os.path.join(self.spill, name)) for name in os.listdir(self.spill)):
+            sys.exit(f"a kill left spilled bytes behind: {os.listdir(self.spill)}")
+        return len(whole)
+
+    def check_whole(self, output, what):
+        if sorted(read(output).splitlines(True)) == self.sorted_reference:
+            return
+        lines = read(output).splitlines(True)
+        missing = self.reference - {line.rstrip(b"\n") for line in lines}
+        sys.exit(f"{what}: {len(lines)} records instead of {len(self.sorted_reference)}, {len(missing)} of the reference's are missing, "
+                 f"for example {sorted(missing)[:1]}")
+
+    def run_reference(self):
+        output = os.path.join(self.work, "reference.jsonl")
+        begin = time.monotonic()
+        self.wait(self.start(output, PLACEMENTS[0]), {0})
+        self.time_s = time.monotonic() - begin
+        text = read(output)
+        self.sorted_reference = sorted(text.splitlines(True))
+        self.reference = set(text.splitlines())
+        self.size = len(text)
+        errors = sum(b'"response":null' in line for line in self.reference)
+        if len(self.reference) != LINES or errors != LINES // 25 + 1:
+            sys.exit(f"the reference has {len(self.reference)} records, {errors} of bad lines; it was to have {LINES} and {LINES // 25 + 1}")
+
+    def run_until(self, process, output, bytes_wanted):
+        """Until the output has got so long, or the process is over."""
+        limit = time.monotonic() + START_LIMIT_S
+        while process.poll() is None and time.monotonic() < limit:
+            if os.path.exists(output) and os.path.getsize(output) >= bytes_wanted:
+                return
+            time.sleep(0.001)
+
+    def killed_job(self, number):
+        output = os.path.join(self.work, f"killed-{number}.jsonl")
+        for start in range(MAX_STARTS):
+            process = self.start(output, self.rng.choice(PLACEMENTS))
+            if start + 1 < MAX_STARTS:
+                if self.rng.random() < 0.5:  # at a moment: also while it starts, and between any two writes
+                    time.sleep(self.rng.uniform(0, 0.6) * self.time_s)
+                else:  # as soon as there is so much more, whatever the machine's speed
+                    before = os.path.getsize(output) if os.path.exists(output) else 0
+                    self.run_until(process, output, self.rng.randint(before + 1, max(before + 1, int(1.1 * self.size))))
+                process.kill()
+            if self.wait(process, {0, -signal.SIGKILL}) == 0:
+                break
+            self.kills_at.append(self.check_partial(output) if os.path.exists(output) else 0)
+        self.check_whole(output, f"job {number}, killed {start} times")
+
+    def terminated_job(self, number):
+        output = os.path.join(self.work, f"terminated-{number}.jsonl")
+        process = self.start(output, PLACEMENTS[0])
+        self.run_until(process, output, self.size // 4)
+        process.send_signal(signal.SIGTERM)
+        self.wait(process, {75})
+        if b"" != read(output).split(b"\n")[-1]:
+            sys.exit(f"{output}: SIGTERM left a torn record")
+        done = self.check_partial(output)
+        if not 0 < done < LINES or "the same command goes on" not in self.log():
+            sys.exit(f"SIGTERM after {done} of {LINES} records; flexgen said:\n{self.log()}")
+        self.wait(self.start(output, PLACEMENTS[1]), {0})
+        self.check_whole(output, f"the job ended by SIGTERM after {done} records")
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def main():
+    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}", flush=True)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="flexgen_kill_") as work:
+        test = Test(sys.argv[1], sys.argv[2], work, random.Random(seed))
+        test.run_reference()
+        for number in range(JOBS):
+            test.killed_job(number)
+        for number in range(2):
+            test.terminated_job(number)
+    # A test whose kills come too early or too late proves nothing.
+    half_way = [count for count in test.kills_at if 0 < count < LINES]
+    print(f"uninterrupted {test.time_s:.2f} s; {len(test.kills_at)} kills, {len(half_way)} of them half-way, at "
+          f"{len(set(half_way))} different counts of records; {time.monotonic() - begin:.0f} s in all")
+    if len(half_way) < JOBS or len(set(half_way)) < JOBS // 2:
+        sys.exit("too few kills hit a job half-way; is it too fast? Give it more lines")
+
+
+main()
