@@ -137,6 +137,8 @@ int bench_command(const BenchOptions& flags) {
                    {"disk_read_bytes_per_s", peaks.disk_read_bytes_per_s}, {"disk_write_bytes_per_s", peaks.disk_write_bytes_per_s}};
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;
+  json["weight_dtype"] = flags.engine.weight_dtype;
+  json["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
   json["steps"] = report.work.steps;
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
                     {"max_rows", engine.policy().max_rows}, {"buffers", engine.policy().buffers},

@@ -46,10 +46,10 @@ double matmul_peak(const Model& model, Kernels& kernels, int64_t num_rows) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
     if (weight.always_resident) continue;
     int64_t rows = std::min<int64_t>(use.rows, 4096);
-    Aligned w = allocate(size_bytes(weight.dtype, rows * weight.cols));
+    Aligned w = allocate(rows * row_bytes(weight.dtype, weight.cols));
     Aligned x = allocate(4 * num_rows * weight.cols), y = allocate(4 * num_rows * rows);
     // Bytes 0x3c give a small normal number in every type.
-    std::memset(w.get(), 0x3c, static_cast<size_t>(size_bytes(weight.dtype, rows * weight.cols)));
+    std::memset(w.get(), 0x3c, static_cast<size_t>(rows * row_bytes(weight.dtype, weight.cols)));
     std::memset(x.get(), 0x3c, static_cast<size_t>(4 * num_rows * weight.cols));
     WeightView view{weight.dtype, rows, weight.cols, {{w.get(), rows}}};
     double best = best_time([&] { kernels.linear(x.get(), num_rows, view, {}, false, reinterpret_cast<float*>(y.get())); });

@@ -11,6 +11,7 @@
 
 #include "app/machine.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -45,6 +46,8 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--num-micro-batches", raw->num_micro_batches, "micro-batches in flight")->check(given(&raw->num_micro_batches))->type_name("N")->group(placement);
   command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
   command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little)")->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--compute-dtype", raw->flags.compute_dtype, "arithmetic of the cpu backend: auto, bf16, f32")->check(CLI::IsMember({"auto", "bf16", "f32"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
@@ -217,6 +220,13 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.model_directory = model_directory;
   options.backend = flags.backend;
   options.compute_dtype = flags.compute_dtype;
+  options.weight_dtype = flags.weight_dtype;
+  options.prepare_progress = [announced = int64_t{0}](int64_t done, int64_t total) mutable {
+    if (done - announced < kGiB && done < total) return;
+    announced = done;
+    spdlog::info("preparing weights: {} of {}", format_bytes(done), format_bytes(total));
+  };
+  options.kv_cache_dtype = flags.kv_cache_dtype;
   options.threads = flags.threads;
   options.disk_directory = flags.disk_directory;
   options.policy = flags.policy;

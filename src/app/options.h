@@ -26,6 +26,7 @@ enum ExitCode {
 struct EngineFlags {
   std::string backend = "cpu";
   std::string compute_dtype = "auto";
+  std::string weight_dtype = "auto", kv_cache_dtype = "auto";
   int threads = 0;
   int64_t cpu_memory_bytes = 0;  ///< 0: from what is free
   int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory

@@ -52,7 +52,8 @@ int run_batch_command(const RunBatchOptions& options) {
   described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
   described.name = model_name_of(options.model);
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), model.files());
-  described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
+                       {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
   EngineRunner runner(engine, options.efficiency, options.engine.disk_directory);
   BatchOutcome outcome = run_batch({options.input, options.output, options.overwrite}, described, runner, signals.stop());
 

@@ -22,7 +22,7 @@
 namespace flexgen {
 
 /// How keys and values of one sequence and one layer lie in memory: pages of `page_tokens` tokens, each
-/// page [2 (keys, values), G, page_tokens, H] in `dtype`.
+/// page [2 (keys, values), G, page_tokens] rows of H elements of `dtype`.
 struct KvGeometry {
   DType dtype = DType::kBF16;
   int64_t query_heads = 0;  ///< A
@@ -30,7 +30,11 @@ struct KvGeometry {
   int64_t head_size = 0;    ///< H
   int64_t page_tokens = 0;
 
-  int64_t page_bytes() const { return size_bytes(dtype, 2 * kv_heads * page_tokens * head_size); }
+  /// Where in its page the key (which = 0) or value (1) of a position of a kv head is.
+  int64_t row_offset(int64_t which, int64_t head, int64_t position) const {
+    return ((which * kv_heads + head) * page_tokens + position % page_tokens) * row_bytes(dtype, head_size);
+  }
+  int64_t page_bytes() const { return 2 * kv_heads * page_tokens * row_bytes(dtype, head_size); }
 };
 
 /// The new tokens of one slot in a visit: rows [first_row, first_row + num_rows) of the packed [T, ...]
@@ -71,10 +75,13 @@ class Kernels {
   virtual void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
                               const WeightView& weight, float epsilon) = 0;
 
-  /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, bias [N] or
+  /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, quantized ones too, bias [N] or
   /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first).
   virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
                       const WeightView& bias, bool accumulate, float* y) = 0;
+
+  /// Rows [num_rows, cols] of an unquantized type as rows of another. False if one that was to be quantized is not finite.
+  virtual bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) = 0;
 
   /// out [T, N] act = activation(x [T, N] f32).
   virtual void activate(const float* x, int64_t count, Activation activation, std::byte* out) = 0;

@@ -80,15 +80,20 @@ void bench_plain_onednn(benchmark::State& state) {
   count_flops(state, t, n, k);
 }
 
-/// Arguments: slots, context before the new rows, new rows a slot, query heads; 8 kv heads of 128,
-/// bf16.
+/// Arguments: slots, context before the new rows, new rows a slot, query heads, bits of the cache; 8 kv heads of 128.
 void bench_attention(benchmark::State& state) {
   const int64_t slots = state.range(0), past = state.range(1), rows = state.range(2);
-  const KvGeometry geometry{DType::kBF16, state.range(3), 8, 128, 64};
+  const DType dtype = state.range(4) == 4 ? DType::kInt4 : state.range(4) == 8 ? DType::kInt8 : DType::kBF16;
+  const KvGeometry geometry{dtype, state.range(3), 8, 128, 64};
   auto kernels = make_cpu_kernels({0, compute_dtype()});
   const int64_t pages_per_slot = ceil_div(past + rows, geometry.page_tokens);
-  std::vector<std::byte> cache =
-      random_elements(DType::kBF16, slots * pages_per_slot * geometry.page_bytes() / 2);
+  std::vector<std::byte> cache(static_cast<size_t>(slots * pages_per_slot * geometry.page_bytes()));
+  std::vector<float> row(128);
+  for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
+  const int64_t stride = row_bytes(dtype, 128);
+  for (int64_t at = 0; at < geometry.page_bytes(); at += stride) store_row(row.data(), 128, dtype, cache.data() + at);
+  for (int64_t page = 1; page < slots * pages_per_slot; ++page)
+    std::copy_n(cache.data(), geometry.page_bytes(), cache.data() + page * geometry.page_bytes());
   std::vector<std::byte*> pages;
   for (int64_t p = 0; p < slots * pages_per_slot; ++p)
     pages.push_back(cache.data() + p * geometry.page_bytes());
@@ -105,6 +110,7 @@ void bench_attention(benchmark::State& state) {
       (static_cast<double>(rows * past) + static_cast<double>(rows * (rows + 1)) / 2);
   state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(cache.size()),
                                                  benchmark::Counter::kIsRate);
+  state.counters["tokens/s"] = benchmark::Counter(calls * static_cast<double>(slots * rows), benchmark::Counter::kIsRate);
   state.counters["GFLOP/s"] =
       benchmark::Counter(1e-9 * calls * pairs * 4 * 128, benchmark::Counter::kIsRate);
 }
@@ -132,14 +138,17 @@ BENCHMARK(bench_linear)->Apply(linear_shapes);
 BENCHMARK(bench_plain_onednn)->Apply(linear_shapes);
 BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_attention)
-    ->ArgNames({"slots", "past", "rows", "A"})
-    ->Args({64, 2047, 1, 32})  // generation, 4 query heads a kv head
-    ->Args({64, 2047, 1, 8})   // generation, no sharing
-    ->Args({1, 127, 1, 32})
-    ->Args({1, 1023, 1, 32})
-    ->Args({1, 127, 1, 8})
-    ->Args({1, 0, 2048, 32})   // a prompt at once
-    ->Args({4, 512, 256, 32})  // chunks of prompts
+    ->ArgNames({"slots", "past", "rows", "A", "bits"})
+    ->Args({64, 2047, 1, 32, 16})  // generation, 4 query heads a kv head
+    ->Args({64, 2047, 1, 32, 8})
+    ->Args({64, 2047, 1, 32, 4})
+    ->Args({64, 2047, 1, 8, 16})   // generation, no sharing
+    ->Args({64, 2047, 1, 8, 4})
+    ->Args({1, 127, 1, 32, 16})
+    ->Args({1, 1023, 1, 32, 16})
+    ->Args({1, 127, 1, 8, 16})
+    ->Args({1, 0, 2048, 32, 16})   // a prompt at once
+    ->Args({4, 512, 256, 32, 16})  // chunks of prompts
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 

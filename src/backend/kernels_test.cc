@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "tensor/group_quant.h"
 
 namespace flexgen {
 namespace {
@@ -56,21 +57,30 @@ Floats decode(const Bytes& bytes, DType dtype) {
   return values;
 }
 
+/// The same for rows, which alone have a place in quantized types.
+Bytes encode_rows(const Floats& values, DType dtype, int64_t cols) {
+  const auto rows = static_cast<int64_t>(values.size()) / cols;
+  Bytes bytes(static_cast<size_t>(rows * row_bytes(dtype, cols)));
+  for (int64_t row = 0; row < rows; ++row)
+    store_row(values.data() + row * cols, cols, dtype, bytes.data() + row * row_bytes(dtype, cols));
+  return bytes;
+}
+
 /// A weight and the memory it lies in, cut into pieces that each lie alone at 2 bytes past any
 /// alignment.
 class TestWeight {
  public:
   TestWeight(const Floats& values, DType dtype, int64_t rows, int64_t cols,
              std::vector<int64_t> cuts = {}) {
-    Bytes bytes = encode(values, dtype);
+    Bytes bytes = encode_rows(values, dtype, cols);
     cuts.push_back(rows);
     std::sort(cuts.begin(), cuts.end());
     view_ = {dtype, rows, cols, {}};
     int64_t first = 0;
     for (int64_t cut : cuts) {
       if (cut == first) continue;
-      auto from = static_cast<size_t>(size_bytes(dtype, first * cols)),
-           to = static_cast<size_t>(size_bytes(dtype, cut * cols));
+      auto from = static_cast<size_t>(first * row_bytes(dtype, cols)),
+           to = static_cast<size_t>(cut * row_bytes(dtype, cols));
       auto& memory = memory_.emplace_back(std::make_unique<Bytes>(to - from + 2));
       std::memcpy(memory->data() + 2, bytes.data() + from, to - from);
       view_.pieces.push_back({memory->data() + 2, cut - first});
@@ -209,7 +219,7 @@ void add_linear_cases(std::vector<OperationCase>& cases) {
                       {70, 129, 257},
                       {300, 130, 512},
                       {5, 2048, 96}})
-    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt8, DType::kInt4})
       for (bool accumulate : {false, true})
         cases.push_back({fmt::format("linear_{}x{}x{}_{}{}", shape.rows, shape.n, shape.k,
                                      dtype_name(dtype), accumulate ? "_add" : ""),
@@ -218,7 +228,7 @@ void add_linear_cases(std::vector<OperationCase>& cases) {
                            Bytes x = encode(random_floats(rng, t * k), kernels.act_dtype());
                            TestWeight weight(random_floats(rng, n * k), dtype, n, k,
                                              random_cuts(rng, n, 2));
-                           TestWeight bias = TestWeight::vector(random_floats(rng, n), dtype);
+                           TestWeight bias = TestWeight::vector(random_floats(rng, n), is_quantized(dtype) ? DType::kBF16 : dtype);
                            Floats y = random_floats(rng, t * n);
                            kernels.linear(x.data(), t, weight, accumulate ? WeightView{} : bias,
                                           accumulate, y.data());
@@ -244,6 +254,16 @@ void add_row_cases(std::vector<OperationCase>& cases) {
                          return out;
                        }});
       if (cols == 1) continue;
+      if (dtype == DType::kF32)
+        for (DType quantized : {DType::kInt8, DType::kInt4})
+          cases.push_back({fmt::format("gather_rows_{}_{}", cols, dtype_name(quantized)), [=](Kernels& kernels, Rng& rng) {
+                             Bytes table = encode_rows(random_floats(rng, 9 * cols), quantized, cols);
+                             std::vector<const std::byte*> rows;
+                             for (int i = 0; i < 20; ++i) rows.push_back(table.data() + pick(rng, 0, 8) * row_bytes(quantized, cols));
+                             Floats out(static_cast<size_t>(20 * cols), NAN);
+                             kernels.gather_rows(rows, quantized, cols, false, out.data());
+                             return out;
+                           }});
       cases.push_back({name("layer_norm"), [=](Kernels& kernels, Rng& rng) {
                          Floats x = random_floats(rng, 11 * cols, 3);
                          for (float& value : x) value += 2;
@@ -313,7 +333,9 @@ const std::vector<AttentionShape>& attention_shapes() {
       {DType::kF32, 4, 4, 64, 7, 0},    {DType::kF16, 6, 2, 80, 64, 0},
       {DType::kBF16, 3, 1, 96, 128, 0}, {DType::kF32, 2, 1, 16, 1, 0},
       {DType::kBF16, 5, 5, 20, 48, 0},  {DType::kBF16, 8, 8, 128, 16, 9},
-      {DType::kF16, 40, 1, 33, 24, 70}, {DType::kF32, 1, 1, 1, 5, 3}};
+      {DType::kF16, 40, 1, 33, 24, 70}, {DType::kF32, 1, 1, 1, 5, 3},
+      {DType::kInt4, 8, 2, 128, 64, 0}, {DType::kInt4, 3, 3, 80, 16, 0},
+      {DType::kInt8, 4, 1, 64, 32, 0},  {DType::kInt4, 4, 2, 33, 24, 50}};
   return shapes;
 }
 
@@ -409,13 +431,13 @@ TEST_P(BackendTest, AgreesWithReference) {
 TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
   Rng rng(7);
   for (int64_t k : {37, 128, 600, 2048})
-    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt4}) {
       const int64_t rows = 300, n = k == 37 ? 777 : 200;
       SCOPED_TRACE(fmt::format("K {} {}", k, dtype_name(dtype)));
       const DType act = kernels_->act_dtype();
       Bytes x = encode(random_floats(rng, rows * k), act);
       Floats w = random_floats(rng, n * k), start = random_floats(rng, rows * n), whole = start;
-      TestWeight uncut(w, dtype, n, k), bias = TestWeight::vector(random_floats(rng, n), dtype);
+      TestWeight uncut(w, dtype, n, k), bias = TestWeight::vector(random_floats(rng, n), DType::kBF16);
       kernels_->linear(x.data(), rows, uncut, bias, true, whole.data());
       for (int round = 0; round < 6; ++round) {
         TestWeight cut(w, dtype, n, k, random_cuts(rng, n, round));

@@ -110,13 +110,17 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
   }
 }
 
-void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu") {
+void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
+           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto") {
   std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
   std::mt19937 random(seed);
   for (int round = 0; round < rounds;) {
     auto requests = random_requests(random, 200);
     EngineOptions plain = plain_options(directory);
     plain.backend = backend;
+    plain.kv_cache_dtype = kv_dtype;
+    plain.weight_dtype = weight_dtype;
+    if (weight_dtype != "auto") plain.disk_directory = testing::TempDir();
     auto expected = run(plain, requests);
     for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
       EngineOptions options = plain;
@@ -130,8 +134,8 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
       options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
       options.policy.buffers = 1 + static_cast<int>(random() % 4);
       std::string what = fmt::format(
-          "{} {} round {}: weights {} cache {} activations {} micro-batches {} x {} buffers {} threads {}", name,
-          dtype_name(dtype), round, options.policy.weights->to_string(), options.policy.kv_cache->to_string(),
+          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {}", name,
+          dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
           options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
           *options.policy.buffers, options.threads);
       expect_same(expected, run(options, requests), what);
@@ -145,6 +149,14 @@ TEST(Crown, LlamaBf16) { crown("llama", kLlama, DType::kBF16, 80, 1); }
 TEST(Crown, LlamaF32) { crown("llama", kLlama, DType::kF32, 40, 2); }
 TEST(Crown, OptF16) { crown("opt", kOpt, DType::kF16, 60, 3); }
 TEST(Crown, Reference) { crown("opt", kOpt, DType::kBF16, 20, 4, "reference"); }
+
+// And with compressed caches.
+TEST(Crown, Int4Cache) { crown("llama", kLlama, DType::kBF16, 40, 5, "cpu", "int4"); }
+TEST(Crown, Int8Cache) { crown("opt", kOpt, DType::kF16, 20, 6, "cpu", "int8"); }
+TEST(Crown, Int4Weights) { crown("llama", kLlama, DType::kBF16, 30, 8, "cpu", "auto", "int4"); }
+TEST(Crown, Int8WeightsInt4Cache) { crown("opt", kOpt, DType::kF16, 20, 9, "cpu", "int4", "int8"); }
+TEST(Crown, Int4WeightsInt4CacheF32) { crown("llama", kLlama, DType::kF32, 20, 10, "cpu", "int4", "int4"); }
+TEST(Crown, ReferenceInt4Cache) { crown("llama", kLlama, DType::kBF16, 10, 7, "reference", "int4"); }
 
 }  // namespace
 }  // namespace flexgen

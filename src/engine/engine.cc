@@ -1,10 +1,14 @@
 #include "engine/engine.h"
 
+#include <algorithm>
+#include <optional>
+
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "model/prepared_weights.h"
 
 namespace flexgen {
 namespace {
@@ -13,13 +17,34 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-DType compute_dtype(const EngineOptions& options, const Model& model) {
+DType choose_compute_dtype(const EngineOptions& options, const Model& model) {
   if (options.backend == "reference") return DType::kF32;
   if (options.compute_dtype == "bf16") return DType::kBF16;
   if (options.compute_dtype == "f32") return DType::kF32;
   // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
   bool wide = model.weights().front().dtype == DType::kF32;
   return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+}
+
+DType choose_kv_dtype(const std::string& name, DType compute_dtype) {
+  if (name == "auto") return compute_dtype;
+  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
+    if (name == dtype_name(dtype)) return dtype;
+  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
+}
+
+/// Nothing if the weights are to be used as they are.
+std::optional<DType> choose_weight_dtype(const EngineOptions& options) {
+  if (options.weight_dtype == "auto") return std::nullopt;
+  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
+  for (auto [name, dtype] : known)
+    if (options.weight_dtype == name) return dtype;
+  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+}
+
+/// Whether every matrix has this type already.
+bool has_dtype(const Model& model, DType dtype) {
+  return std::all_of(model.weights().begin(), model.weights().end(), [&](const WeightSpec& weight) { return weight.always_resident || weight.dtype == dtype; });
 }
 
 std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype) {
@@ -43,9 +68,15 @@ Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory);
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
-  DType dtype = compute_dtype(options_, *model_);
-  kernels_ = make_kernels(options_, dtype);
-  kv_dtype_ = dtype;
+  compute_dtype_ = choose_compute_dtype(options_, *model_);
+  kernels_ = make_kernels(options_, compute_dtype_);
+  if (std::optional<DType> dtype = choose_weight_dtype(options_); dtype && !has_dtype(*model_, *dtype)) {
+    if (options_.disk_directory.empty())
+      fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
+    PrepareOptions prepare{*dtype, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
+    use_prepared_weights(*model_, *kernels_, *files_, prepare);
+  }
+  kv_dtype_ = choose_kv_dtype(options_.kv_cache_dtype, compute_dtype_);
 }
 
 Engine::~Engine() = default;

@@ -21,6 +21,9 @@ struct EngineOptions {
   std::string model_directory;
   std::string backend = "cpu";      ///< "cpu" or "reference"
   std::string compute_dtype = "auto";  ///< "auto", "bf16", "f32": arithmetic of the cpu backend
+  std::string weight_dtype = "auto";     ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory
+  std::function<void(int64_t, int64_t)> prepare_progress;  ///< (bytes done, in all) while weights are prepared; may be empty
+  std::string kv_cache_dtype = "auto";  ///< "auto" (the arithmetic's), "bf16", "int8", "int4"
   int threads = 0;                  ///< 0: all cores
   Budgets budgets;
   std::string disk_directory;       ///< for spill files; empty: none
@@ -60,6 +63,7 @@ class Engine {
 
   const Model& model() const { return *model_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
+  DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
 
   /// Chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do.
@@ -84,7 +88,7 @@ class Engine {
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Kernels> kernels_;
-  DType kv_dtype_ = DType::kBF16;
+  DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
   Workload workload_;
   Policy policy_;
   MemoryPlan memory_;

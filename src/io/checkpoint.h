@@ -59,6 +59,10 @@ std::map<std::string, TensorLocation> parse_safetensors_header(const std::string
                                                                const std::string& file_name,
                                                                std::vector<std::string>* skipped = nullptr);
 
+/// What such a file starts with, up to its data: the length of the header and the header. Quantized tensors, [rows, cols], stand in it as rows of
+/// bytes (U8). *data_bytes: how many bytes follow.
+std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes);
+
 /// Writes a safetensors file piece by piece: header first, then the tensors' bytes in order, without holding
 /// more than the caller's piece and 16 MiB in memory, off the page cache. The file is PATH.partial until close(), so that
 /// a killed write leaves nothing that looks like a checkpoint. One thread. Throws Error{io}: a full disk before the

@@ -36,11 +36,18 @@ std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data
       FLEXGEN_CHECK(size >= 0, "size {}", size);
       count *= size;
     }
-    const int64_t bytes = size_bytes(tensor.dtype, count);
-    std::string dtype(dtype_name(tensor.dtype));
-    std::transform(dtype.begin(), dtype.end(), dtype.begin(), [](unsigned char c) { return std::toupper(c); });
+    std::string dtype = "U8";
+    std::vector<int64_t> shape = tensor.shape;
+    if (is_quantized(tensor.dtype)) {  // the format has no such types: rows of bytes
+      FLEXGEN_CHECK(shape.size() == 2, "'{}' has {} dimensions", tensor.name, shape.size());
+      shape[1] = row_bytes(tensor.dtype, shape[1]);
+    } else {
+      dtype = dtype_name(tensor.dtype);
+      std::transform(dtype.begin(), dtype.end(), dtype.begin(), [](unsigned char c) { return std::toupper(c); });
+    }
+    const int64_t bytes = is_quantized(tensor.dtype) ? shape[0] * shape[1] : size_bytes(tensor.dtype, count);
     text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() > 1 ? "," : "",
-                        nlohmann::json(tensor.name).dump(), dtype, fmt::join(tensor.shape, ","), at, at + bytes);
+                        nlohmann::json(tensor.name).dump(), dtype, fmt::join(shape, ","), at, at + bytes);
     at += bytes;
   }
   text += "}";
@@ -58,6 +65,12 @@ void sync_folder(const std::string& path) {
 }
 
 }  // namespace
+
+std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes) {
+  const std::string text = header_text(tensors, data_bytes);
+  const uint64_t length = text.size();
+  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
+}
 
 struct SafetensorsWriter::State {
   static constexpr int64_t kBufferBytes = 4 * kMiB;
@@ -132,17 +145,15 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<
     : state_(std::make_unique<State>()) {
   State& state = *state_;
   int64_t data_bytes = 0;
-  const std::string text = header_text(tensors, &data_bytes);
+  const std::string head = safetensors_head(tensors, &data_bytes);
   state.path = path;
   state.partial = path + ".partial";
-  state.total = 8 + static_cast<int64_t>(text.size()) + data_bytes;
+  state.total = static_cast<int64_t>(head.size()) + data_bytes;
   state.file = file_system ? file_system->open(state.partial, FileMode::kWriteDirect)
                            : File::open(state.partial, FileMode::kWriteDirect);
   state.file->preallocate(state.total);
   state.disk = AsyncDisk::make({});
-  const uint64_t length = text.size();
-  append(&length, sizeof length);
-  append(text.data(), static_cast<int64_t>(text.size()));
+  append(head.data(), static_cast<int64_t>(head.size()));
 }
 
 SafetensorsWriter::~SafetensorsWriter() = default;

@@ -161,6 +161,17 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
   return tensors;
 }
 
+void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files) {
+  const auto first_file = static_cast<int>(files_.size());
+  files_.insert(files_.end(), files.begin(), files.end());
+  for (auto [index, spec] : replaced) {
+    WeightSpec& weight = weights_[static_cast<size_t>(index)];
+    FLEXGEN_CHECK(weight.rows == spec.rows && weight.cols == spec.cols && !weight.always_resident, "{} is another tensor", spec.name);
+    spec.file += first_file;
+    weight = std::move(spec);
+  }
+}
+
 KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens) const {
   return {dtype, config_.num_heads, config_.num_kv_heads, config_.head_size, page_tokens};
 }
@@ -181,7 +192,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   work.linear_flops = spec.linear_flops_per_row * static_cast<double>(spec.kind == LayerKind::kHead ? num_logit_rows : num_rows);
   if (spec.kind != LayerKind::kBlock) return work;
   const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
-  const auto token_bytes = static_cast<double>(size_bytes(kv_dtype, 2 * config_.num_kv_heads * config_.head_size));
+  const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));
   for (const AttentionSlot& slot : slots) {
     const int64_t last = slot.past + slot.num_rows;
     // New token i attends to min(past + i + 1, window) positions.

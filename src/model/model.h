@@ -26,7 +26,7 @@ struct WeightSpec {
   /// Small (norms, biases, position tables, opt-350m's projections): always kept in the compute tier.
   bool always_resident = false;
 
-  int64_t row_bytes() const { return size_bytes(dtype, cols); }
+  int64_t row_bytes() const { return flexgen::row_bytes(dtype, cols); }
   int64_t bytes() const { return rows * row_bytes(); }
 };
 
@@ -86,6 +86,10 @@ class Model {
   /// The tensors a checkpoint of this config must have, for writing a dummy one: names and shapes.
   static std::vector<TensorToWrite> expected_tensors(const ModelConfig& config, DType dtype);
 
+  /// From now on these weights are read elsewhere, in another type: index into weights() -> the new WeightSpec, whose `file` counts
+  /// from the first of `files`. Before anything else uses the model.
+  void replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files);
+
   const ModelConfig& config() const { return config_; }
   const std::vector<std::string>& files() const { return files_; }
   const std::string& fingerprint() const { return fingerprint_; }
@@ -99,7 +103,7 @@ class Model {
   /// kernels whose act_dtype() takes 4 bytes, enough for those with 2.
   int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
   VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots,
-                 int64_t num_logit_rows, DType kv_dtype = DType::kBF16) const;
+                 int64_t num_logit_rows, DType kv_dtype) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
   /// updated by blocks, read by the head. weights: one view per LayerSpec::uses entry (empty view for

@@ -84,7 +84,7 @@ Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pl
     work.after.insert(work.after.end(), events->begin(), events->end());
 
   VisitWork amount = model_.work(visit.layer, plan->num_rows(), cache.slots,
-                                 static_cast<int64_t>(plan->logit_rows.size()));
+                                 static_cast<int64_t>(plan->logit_rows.size()), cache_.layout().geometry.dtype);
   work_done_.linear_flops += amount.linear_flops;
   work_done_.attention_flops += amount.attention_flops;
   work_done_.kv_read_bytes += amount.kv_read_bytes;

@@ -9,6 +9,8 @@ std::string_view dtype_name(DType dtype) {
     case DType::kF32: return "f32";
     case DType::kF16: return "f16";
     case DType::kBF16: return "bf16";
+    case DType::kInt8: return "int8";
+    case DType::kInt4: return "int4";
   }
   return "?";
 }

@@ -8,14 +8,27 @@
 
 namespace flexgen {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+/// kInt8, kInt4: rows of codes in groups that share a scale and a minimum (tensor/group_quant.h).
+enum class DType : uint8_t { kF32, kF16, kBF16, kInt8, kInt4 };
 
-/// Bytes that `count` elements take.
+inline constexpr int64_t kQuantGroup = 64;  ///< values that share a scale and a minimum
+
+/// Whether single elements have no place of their own, only whole rows.
+inline constexpr bool is_quantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
+
+/// Bytes that `count` elements of an unquantized type take.
 inline constexpr int64_t size_bytes(DType dtype, int64_t count) {
   return count * (dtype == DType::kF32 ? 4 : 2);
 }
 
-/// "f32", "f16", "bf16".
+/// Bytes that a row of `cols` elements takes, of any type.
+inline constexpr int64_t row_bytes(DType dtype, int64_t cols) {
+  if (!is_quantized(dtype)) return size_bytes(dtype, cols);
+  const int64_t groups = (cols + kQuantGroup - 1) / kQuantGroup;
+  return (dtype == DType::kInt4 ? (cols + 1) / 2 : cols) + 4 * groups;
+}
+
+/// "f32", "f16", "bf16", "int8", "int4".
 std::string_view dtype_name(DType dtype);
 
 /// bfloat16 is the upper half of a float. Rounds to nearest even; NaN stays NaN.
@@ -32,7 +45,7 @@ inline float float_from_bf16(uint16_t bits) {
 uint16_t f16_from_float(float value);
 float float_from_f16(uint16_t bits);
 
-/// Element `index` of an array of `dtype` at `data` (no alignment needed).
+/// Element `index` of an array of unquantized `dtype` at `data` (no alignment needed).
 float load_float(const void* data, DType dtype, int64_t index);
 
 }  // namespace flexgen

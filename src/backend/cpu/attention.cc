@@ -18,6 +18,7 @@
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
+#include "backend/cpu/quant_inl.h"
 // clang-format on
 
 #ifndef FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
@@ -314,6 +315,9 @@ void attend_as(const AttentionTask& task, float* scratch) {
   float* const mixed = q + num_queries * stride;       // [queries, stride]
   float* const scores = mixed + num_queries * stride;  // [queries, kScoreStride]
   Row* const rows = reinterpret_cast<Row*>(scores + num_queries * kScoreStride);
+  float* const unpacked = reinterpret_cast<float*>(rows + num_queries);  // [kSpan, head_size], of quantized caches
+  const bool quantized = is_quantized(g.dtype);
+  const int64_t token_bytes = row_bytes(g.dtype, head_size);
   // Query m belongs to kv head m / per_head; consecutive queries of a head share most of their
   // positions.
   auto packed_index = [&](int64_t m) {
@@ -333,12 +337,34 @@ void attend_as(const AttentionTask& task, float* scratch) {
   auto for_pages = [&](int64_t which, int64_t head, int64_t begin, int64_t end,
                        const auto& use) HWY_ATTR {
     while (begin < end) {
-      const int64_t page = begin / g.page_tokens, at = begin % g.page_tokens;
-      const int64_t stop = std::min(end, (page + 1) * g.page_tokens);
-      use(reinterpret_cast<const T*>(task.slot->pages[page]) +
-              ((which * g.kv_heads + task.first_head + head) * g.page_tokens + at) * head_size,
+      const int64_t stop = std::min(end, (begin / g.page_tokens + 1) * g.page_tokens);
+      use(task.slot->pages[begin / g.page_tokens] + g.row_offset(which, task.first_head + head, begin),
           begin, stop);
       begin = stop;
+    }
+  };
+  // The same for elements, which quantized rows have only once they are unpacked: all that the task wants of a head in this span, when
+  // its first query comes.
+  int64_t unpacked_key = -1;
+  const int64_t task_begin = rows[0].first, task_end = rows[num_queries - 1].end;
+  auto for_elements = [&](int64_t which, int64_t head, int64_t begin, int64_t end, const auto& use) HWY_ATTR {
+    if (!quantized) {
+      for_pages(which, head, begin, end, [&](const std::byte* data, int64_t from, int64_t to) HWY_ATTR {
+        use(reinterpret_cast<const T*>(data), from, to);
+      });
+      return;
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      if (begin >= end) return;
+      const int64_t span = begin / kSpan * kSpan, key = (span * 2 + which) * task.num_heads + head;
+      if (key != unpacked_key) {
+        for_pages(which, head, std::max(task_begin, span), std::min(task_end, span + kSpan),
+                  [&](const std::byte* data, int64_t from, int64_t to) HWY_ATTR {
+                    for (int64_t t = from; t < to; ++t, data += token_bytes) unpack_row(data, g.dtype, head_size, unpacked + (t - span) * head_size);
+                  });
+        unpacked_key = key;
+      }
+      use(unpacked + (begin - span) * head_size, begin, end);
     }
   };
   // Calls use(count, m, head) for the blocks of count <= kQueries queries m, m + 1, ... of the same
@@ -352,12 +378,11 @@ void attend_as(const AttentionTask& task, float* scratch) {
 
   // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in
   // order.
-  const int64_t task_end = rows[num_queries - 1].end;
-  for (int64_t span = rows[0].first / kSpan * kSpan; span < task_end; span += kSpan) {
+  for (int64_t span = task_begin / kSpan * kSpan; span < task_end; span += kSpan) {
     auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
     auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
     for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
-      for_pages(0, head, first_in_span(m), end_in_span(m + count - 1),
+      for_elements(0, head, first_in_span(m), end_in_span(m + count - 1),
                 [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
                   score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from,
                                                 scores + m * kScoreStride + (from - span));
@@ -369,7 +394,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
                task.scale, mixed + m * stride, stride);
     for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
       auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
-        for_pages(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
+        for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
           mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
                                      to - from, mixed + row * stride, stride);
         });
@@ -401,6 +426,8 @@ void attend_as(const AttentionTask& task, float* scratch) {
 void Attend(const AttentionTask& task, float* scratch) {
   switch (task.geometry->dtype) {
     case DType::kF32:
+    case DType::kInt8:
+    case DType::kInt4:
       return attend_as<float>(task, scratch);
     case DType::kF16:
       return attend_as<hwy::float16_t>(task, scratch);
@@ -453,8 +480,8 @@ void plan_attention(const AttentionTask& all, int64_t num_workers,
 int64_t attention_scratch_floats(const AttentionTask& task) {
   const KvGeometry& g = *task.geometry;
   const int64_t queries = task.num_heads * task.num_rows * (g.query_heads / g.kv_heads);
-  return queries *
-         (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)());
+  return queries * (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)()) +
+         (is_quantized(g.dtype) ? kSpan * g.head_size : 0);
 }
 
 void attend(const AttentionTask& task, float* scratch) {

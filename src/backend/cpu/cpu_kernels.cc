@@ -3,7 +3,9 @@
 #include <hwy/aligned_allocator.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "backend/cpu/attention.h"
@@ -40,6 +42,15 @@ class CpuKernels : public Kernels {
         }
       }
     });
+  }
+
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+    std::atomic<bool> good = true;
+    for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
+      for (int64_t r = first; r < first + count; ++r)
+        if (!vector_rows::convert(rows + r * row_bytes(from, cols), from, cols, to, out + r * row_bytes(to, cols))) good = false;
+    });
+    return good;
   }
 
   void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
@@ -120,16 +131,16 @@ class CpuKernels : public Kernels {
   void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
                  const KvGeometry& g) override {
     auto append_row = [&](const AttentionSlot& slot, int64_t i) {
-      const int64_t position = slot.past + i, at = position % g.page_tokens;
+      const int64_t position = slot.past + i;
       std::byte* page = slot.pages[position / g.page_tokens];
       for (int64_t head = 0; head < g.kv_heads; ++head) {
         const int64_t from = ((slot.first_row + i) * g.kv_heads + head) * g.head_size;
-        auto place = [&](int64_t which) {
-          return page + size_bytes(g.dtype, ((which * g.kv_heads + head) * g.page_tokens + at) *
-                                                g.head_size);
-        };
-        vector_rows::convert(k + from, DType::kF32, g.head_size, g.dtype, place(0));
-        vector_rows::convert(v + from, DType::kF32, g.head_size, g.dtype, place(1));
+        for (int64_t which : {0, 1}) {
+          std::byte* to = page + g.row_offset(which, head, position);
+          // Values that are not finite have no codes; they stay visible as NaN.
+          if (!vector_rows::convert((which == 0 ? k : v) + from, DType::kF32, g.head_size, g.dtype, to))
+            std::memset(to, 0xff, static_cast<size_t>(row_bytes(g.dtype, g.head_size)));
+        }
       }
     };
     std::vector<std::pair<const AttentionSlot*, int64_t>> rows;

@@ -145,7 +145,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
     for (int64_t row = 0; row < piece.rows; row += kTileRows) {
       int64_t count = std::min(kTileRows, piece.rows - row);
       needs_copy |= count < kTileRows;
-      tiles_.push_back({piece.data + size_bytes(weight.dtype, row * cols), first_row + row, count});
+      tiles_.push_back({piece.data + row * row_bytes(weight.dtype, cols), first_row + row, count});
     }
     first_row += piece.rows;
   }
@@ -173,8 +173,13 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;
     if (weight.dtype != dtype_ || tile.num_rows < kTileRows) {
-      vector_rows::convert(tile.data, weight.dtype, tile.num_rows * cols, dtype_,
-                           scratch.weight.data());
+      if (is_quantized(weight.dtype)) {
+        for (int64_t row = 0; row < tile.num_rows; ++row)
+          vector_rows::convert(tile.data + row * row_bytes(weight.dtype, cols), weight.dtype, cols, dtype_,
+                               scratch.weight.data() + size_bytes(dtype_, row * cols));
+      } else {
+        vector_rows::convert(tile.data, weight.dtype, tile.num_rows * cols, dtype_, scratch.weight.data());
+      }
       std::fill(scratch.weight.data() + size_bytes(dtype_, tile.num_rows * cols),
                 scratch.weight.data() + size_bytes(dtype_, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();

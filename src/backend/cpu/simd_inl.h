@@ -94,7 +94,11 @@ HWY_INLINE void with_type(DType dtype, const void* p, const Use& use) {
       return use(static_cast<const hwy::float16_t*>(p));
     case DType::kBF16:
       return use(static_cast<const hwy::bfloat16_t*>(p));
+    case DType::kInt8:
+    case DType::kInt4:
+      break;  // no elements: vector_rows::convert() takes whole rows
   }
+  HWY_ABORT("a quantized row where elements are wanted");
 }
 template <class Use>
 HWY_INLINE void with_type(DType dtype, void* p, const Use& use) {
@@ -105,7 +109,11 @@ HWY_INLINE void with_type(DType dtype, void* p, const Use& use) {
       return use(static_cast<hwy::float16_t*>(p));
     case DType::kBF16:
       return use(static_cast<hwy::bfloat16_t*>(p));
+    case DType::kInt8:
+    case DType::kInt4:
+      break;
   }
+  HWY_ABORT("a quantized row where elements are wanted");
 }
 
 }  // namespace flexgen::HWY_NAMESPACE

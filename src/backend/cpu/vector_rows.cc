@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 // SSE-only machines get the portable fallback: they are too old to be worth the compile time.
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -13,6 +14,7 @@
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
+#include "backend/cpu/quant_inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -28,14 +30,72 @@ HWY_INLINE void for_blocks(int64_t count, const Body& body) {
     body(i, static_cast<size_t>(std::min(lanes, count - i)));
 }
 
-void Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
+template <typename T>
+bool pack_row(const T* x, DType dtype, int64_t cols, std::byte* out) {
   const Floats d;
-  with_type(src_dtype, src, [&](const auto* from) HWY_ATTR {
-    with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR {
-      for_blocks(count,
-                 [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, from + i, n), to + i, n); });
+  const hn::RebindToSigned<Floats> di;
+  const hn::Rebind<uint8_t, Floats> bytes;
+  const bool four_bits = dtype == DType::kInt4;
+  const float levels = four_bits ? 15 : 255;
+  auto* codes = reinterpret_cast<uint8_t*>(out);
+  uint8_t* parameters = codes + (four_bits ? (cols + 1) / 2 : cols);
+  for (int64_t first = 0; first < cols; first += kQuantGroup, parameters += 4) {
+    const int64_t count = std::min(kQuantGroup, cols - first), half = (count + 1) / 2;
+    const T* group = x + first;
+    // Lanes past the end repeat the first value.
+    const auto fill = load(d, group, 1);
+    auto least = hn::Set(d, hn::GetLane(fill)), most = least, poison = hn::Zero(d);
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+      auto v = load(d, group + i, n);
+      if (n < hn::Lanes(d)) v = hn::IfThenElse(hn::FirstN(d, n), v, hn::Set(d, hn::GetLane(fill)));
+      least = hn::Min(least, v);
+      most = hn::Max(most, v);
+      poison = hn::MulAdd(v, hn::Zero(d), poison);  // infinities and NaN give NaN
     });
-  });
+    const float smallest = hn::GetLane(hn::MinOfLanes(d, least)), largest = hn::GetLane(hn::MaxOfLanes(d, most));
+    if (!std::isfinite(hn::GetLane(hn::SumOfLanes(d, poison))) || !std::isfinite(largest - smallest)) return false;
+    uint16_t bits[2] = {bf16_from_float(levels / (largest - smallest)), bf16_from_float(smallest)};
+    if (!std::isfinite(float_from_bf16(bits[0]))) bits[0] = 0;
+    std::memcpy(parameters, bits, sizeof(bits));
+    const auto scale = hn::Set(d, float_from_bf16(bits[0])), minimum = hn::Set(d, float_from_bf16(bits[1]));
+    auto code = [&](int64_t i, size_t n) HWY_ATTR {
+      const auto scaled = hn::Mul(hn::Sub(load(d, group + i, n), minimum), scale);
+      return hn::NearestInt(hn::Min(hn::Max(scaled, hn::Zero(d)), hn::Set(d, levels)));
+    };
+    auto put = [&](hn::Vec<decltype(di)> values, uint8_t* to, size_t n) HWY_ATTR {
+      alignas(64) uint8_t part[hn::MaxLanes(bytes)];
+      hn::StoreU(hn::DemoteTo(bytes, values), bytes, part);
+      std::memcpy(to, part, n);
+    };
+    if (four_bits) {
+      for_blocks(half, [&](int64_t i, size_t n) HWY_ATTR {
+        const auto above = static_cast<size_t>(std::clamp<int64_t>(count - half - i, 0, static_cast<int64_t>(n)));
+        auto high = above == 0 ? hn::Zero(di) : code(half + i, above);
+        if (above < hn::Lanes(d)) high = hn::IfThenElseZero(hn::FirstN(di, above), high);
+        put(hn::Or(code(i, n), hn::ShiftLeft<4>(high)), codes + first / 2 + i, n);
+      });
+    } else {
+      for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { put(code(i, n), codes + first + i, n); });
+    }
+  }
+  return true;
+}
+
+bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
+  const Floats d;
+  bool good = true;
+  if (is_quantized(src_dtype)) {
+    with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR { unpack_row(static_cast<const std::byte*>(src), src_dtype, count, to); });
+  } else if (is_quantized(dst_dtype)) {
+    with_type(src_dtype, src, [&](const auto* from) HWY_ATTR { good = pack_row(from, dst_dtype, count, static_cast<std::byte*>(dst)); });
+  } else {
+    with_type(src_dtype, src, [&](const auto* from) HWY_ATTR {
+      with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR {
+        for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, from + i, n), to + i, n); });
+      });
+    });
+  }
+  return good;
 }
 
 void Add(const void* row, DType dtype, int64_t count, float* out) {
@@ -192,8 +252,8 @@ HWY_EXPORT(TargetName);
 
 namespace vector_rows {
 
-void convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
-  HWY_DYNAMIC_DISPATCH(Convert)(src, src_dtype, count, dst_dtype, dst);
+bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
+  return HWY_DYNAMIC_DISPATCH(Convert)(src, src_dtype, count, dst_dtype, dst);
 }
 void add(const void* row, DType dtype, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(Add)(row, dtype, count, out);

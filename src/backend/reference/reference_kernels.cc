@@ -7,6 +7,7 @@
 
 #include "backend/kernels.h"
 #include "base/error.h"
+#include "tensor/group_quant.h"
 
 namespace flexgen {
 namespace {
@@ -31,7 +32,7 @@ class Weight {
   explicit Weight(const WeightView& view) : view_(view) {}
   float at(int64_t row, int64_t column) const {
     for (const WeightPiece& piece : view_.pieces) {
-      if (row < piece.rows) return load_float(piece.data, view_.dtype, row * view_.cols + column);
+      if (row < piece.rows) return load_in_row(piece.data + row * row_bytes(view_.dtype, view_.cols), view_.dtype, view_.cols, column);
       row -= piece.rows;
     }
     FLEXGEN_CHECK(false, "row outside the weight");
@@ -40,15 +41,6 @@ class Weight {
  private:
   const WeightView& view_;
 };
-
-void store_kv(std::byte* page, DType dtype, int64_t index, float value) {
-  if (dtype == DType::kF32) {
-    std::memcpy(page + 4 * index, &value, 4);
-  } else {
-    uint16_t half = dtype == DType::kBF16 ? bf16_from_float(value) : f16_from_float(value);
-    std::memcpy(page + 2 * index, &half, 2);
-  }
-}
 
 class ReferenceKernels : public Kernels {
  public:
@@ -60,7 +52,7 @@ class ReferenceKernels : public Kernels {
     for (size_t t = 0; t < rows.size(); ++t)
       for (int64_t d = 0; d < cols; ++d) {
         float& value = out[static_cast<int64_t>(t) * cols + d];
-        value = (accumulate ? value : 0.0f) + load_float(rows[t], dtype, d);
+        value = (accumulate ? value : 0.0f) + load_in_row(rows[t], dtype, cols, d);
       }
   }
 
@@ -104,6 +96,18 @@ class ReferenceKernels : public Kernels {
       for (int64_t d = 0; d < head_size; ++d)
         row[d] = static_cast<float>(row[d] * scale) * load_float(weight.data(), weight.dtype, d);
     }
+  }
+
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+    std::vector<float> row(static_cast<size_t>(cols));
+    bool good = true;
+    for (int64_t r = 0; r < num_rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) row[static_cast<size_t>(c)] = load_float(rows, from, r * cols + c);
+      std::byte* to_row = out + r * row_bytes(to, cols);
+      if (is_quantized(to)) good &= quantize_row(row.data(), cols, to, to_row);
+      else store_row(row.data(), cols, to, to_row);
+    }
+    return good;
   }
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
@@ -163,12 +167,11 @@ class ReferenceKernels : public Kernels {
       for (int64_t i = 0; i < slot.num_rows; ++i) {
         int64_t position = slot.past + i, row = slot.first_row + i;
         std::byte* page = slot.pages[position / g.page_tokens];
-        for (int64_t head = 0; head < g.kv_heads; ++head)
-          for (int64_t d = 0; d < g.head_size; ++d) {
-            int64_t from = (row * g.kv_heads + head) * g.head_size + d;
-            store_kv(page, g.dtype, kv_index(g, 0, head, position, d), k[from]);
-            store_kv(page, g.dtype, kv_index(g, 1, head, position, d), v[from]);
-          }
+        for (int64_t head = 0; head < g.kv_heads; ++head) {
+          int64_t from = (row * g.kv_heads + head) * g.head_size;
+          store_row(k + from, g.head_size, g.dtype, page + g.row_offset(0, head, position));
+          store_row(v + from, g.head_size, g.dtype, page + g.row_offset(1, head, position));
+        }
       }
   }
 
@@ -184,8 +187,8 @@ class ReferenceKernels : public Kernels {
                   first = window > 0 ? std::max<int64_t>(0, last - window + 1) : 0;
           int64_t row = ((slot.first_row + i) * g.query_heads + head) * g.head_size;
           auto cached = [&](int64_t which, int64_t position, int64_t d) {
-            return load_float(slot.pages[position / g.page_tokens], g.dtype,
-                              kv_index(g, which, head / group, position, d));
+            const std::byte* page = slot.pages[position / g.page_tokens];
+            return load_in_row(page + g.row_offset(which, head / group, position), g.dtype, g.head_size, d);
           };
           weights.assign(static_cast<size_t>(last - first + 1), 0);
           double maximum = -INFINITY, sum = 0;
@@ -204,13 +207,6 @@ class ReferenceKernels : public Kernels {
             y[row + d] = static_cast<float>(mixed / sum);
           }
         }
-  }
-
- private:
-  static int64_t kv_index(const KvGeometry& g, int64_t which, int64_t head, int64_t position,
-                          int64_t d) {
-    return ((which * g.kv_heads + head) * g.page_tokens + position % g.page_tokens) * g.head_size +
-           d;
   }
 };
 

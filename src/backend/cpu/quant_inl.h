@@ -1,0 +1,75 @@
+// Unpacking of quantized rows (tensor/group_quant.h) for every target Highway compiles for. Included once a target by the
+// .cc files that use foreach_target.h, after simd_inl.h, so no #pragma once.
+
+#if defined(FLEXGEN_BACKEND_CPU_QUANT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef FLEXGEN_BACKEND_CPU_QUANT_INL_H_
+#undef FLEXGEN_BACKEND_CPU_QUANT_INL_H_
+#else
+#define FLEXGEN_BACKEND_CPU_QUANT_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "tensor/dtype.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace flexgen::HWY_NAMESPACE {
+
+/// The codes of a group as floats: low halves of its bytes, high halves, whole bytes.
+enum class Codes { kLow, kHigh, kBytes };
+
+template <Codes kCodes>
+HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::Rebind<uint8_t, decltype(d)> bytes;
+  alignas(64) uint8_t part[hn::MaxLanes(bytes)] = {};
+  if (n < hn::Lanes(d)) {
+    std::memcpy(part, p, n);
+    p = part;
+  }
+  auto code = hn::PromoteTo(di, hn::LoadU(bytes, p));
+  if constexpr (kCodes == Codes::kLow) code = hn::And(code, hn::Set(di, 15));
+  if constexpr (kCodes == Codes::kHigh) code = hn::ShiftRight<4>(code);
+  return hn::ConvertTo(d, code);
+}
+
+/// A row of a quantized type as elements of T.
+template <typename T>
+HWY_INLINE void unpack_row(const std::byte* row, DType dtype, int64_t cols, T* out) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const bool four_bits = dtype == DType::kInt4;
+  const auto* codes = reinterpret_cast<const uint8_t*>(row);
+  const uint8_t* parameters = codes + (four_bits ? (cols + 1) / 2 : cols);
+  for (int64_t first = 0; first < cols; first += kQuantGroup, parameters += 4) {
+    const int64_t count = std::min(kQuantGroup, cols - first), half = (count + 1) / 2;
+    uint16_t bits[2];
+    std::memcpy(bits, parameters, sizeof(bits));
+    const float scale = float_from_bf16(bits[0]);
+    const auto step = hn::Set(d, scale == 0 ? 0.0f : 1 / scale);
+    const auto minimum = hn::Set(d, float_from_bf16(bits[1]));
+    if (four_bits) {
+      for (int64_t i = 0; i < half; i += lanes) {
+        const uint8_t* at = codes + first / 2 + i;
+        const auto low = static_cast<size_t>(std::min(lanes, half - i));
+        const auto high = static_cast<size_t>(std::min(lanes, count - half - i));  // an odd group has one less up there
+        store(d, hn::MulAdd(load_codes<Codes::kLow>(at, low), step, minimum), out + first + i, low);
+        store(d, hn::MulAdd(load_codes<Codes::kHigh>(at, high), step, minimum), out + first + half + i, high);
+      }
+    } else {
+      for (int64_t i = 0; i < count; i += lanes) {
+        const auto n = static_cast<size_t>(std::min(lanes, count - i));
+        store(d, hn::MulAdd(load_codes<Codes::kBytes>(codes + first + i, n), step, minimum), out + first + i, n);
+      }
+    }
+  }
+}
+
+}  // namespace flexgen::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

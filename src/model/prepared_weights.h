@@ -1,0 +1,28 @@
+#pragma once
+// Prepared weights: a checkpoint's matrices in another type, made once and streamed from then on (docs/file_formats.md). One file a
+// checkpoint and type, known by the checkpoint's fingerprint. One process writes it at a time; a killed one is continued by the next.
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/kernels.h"
+#include "io/file_system.h"
+#include "model/model.h"
+
+namespace flexgen {
+
+struct PrepareOptions {
+  DType dtype = DType::kInt4;
+  std::string directory;            ///< where the file is, or is put
+  int64_t memory_bytes = 64 << 20;  ///< for buffers, at most; 512 KiB at least are used
+  /// (bytes of the checkpoint done, in all); called now and then, from the caller's thread.
+  std::function<void(int64_t, int64_t)> progress;
+};
+
+/// Makes `model` read its matrices from a prepared file, which is made first if it is not there. Norms, biases and position tables stay as
+/// they are. Throws Error{user} naming the tensor for weights that are infinite or NaN, Error{io} for a disk that is full or fails: what is
+/// done is kept.
+void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options);
+
+}  // namespace flexgen

@@ -1,0 +1,154 @@
+#include "model/prepared_weights.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "base/error.h"
+#include "io/faulty_file.h"
+#include "io/test_folder.h"
+#include "model/dummy_checkpoint.h"
+#include "tensor/group_quant.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
+  "num_key_value_heads": 2, "intermediate_size": 176, "vocab_size": 331, "max_position_embeddings": 256, "hidden_act": "silu",
+  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+
+std::string bytes_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// relative path -> content, of all files below.
+std::map<std::string, std::string> contents(const fs::path& folder) {
+  std::map<std::string, std::string> all;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file()) all[fs::relative(entry.path(), folder).string()] = bytes_of(entry.path());
+  return all;
+}
+
+std::vector<std::byte> read_weight(const Model& model, const WeightSpec& weight) {
+  std::vector<std::byte> data(static_cast<size_t>(weight.bytes()));
+  File::open(model.files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, data);
+  return data;
+}
+
+class PreparedWeights : public testing::Test {
+ protected:
+  PreparedWeights() : kernels_(make_reference_kernels()), checkpoint_((folder_.path() / "checkpoint").string()) {
+    ensure_dummy_checkpoint(checkpoint_, kConfig, DType::kBF16, 11, nullptr);
+  }
+  std::unique_ptr<Model> prepared(const std::string& name, DType dtype, FileSystem& files) {
+    std::unique_ptr<Model> model = Model::load(checkpoint_);
+    use_prepared_weights(*model, *kernels_, files, {dtype, (folder_.path() / name).string(), 1 << 20, nullptr});
+    return model;
+  }
+  TestFolder folder_;
+  std::unique_ptr<Kernels> kernels_;
+  std::string checkpoint_;
+  FileSystem real_;
+};
+
+TEST_F(PreparedWeights, HoldEveryMatrixRowByRow) {
+  const std::unique_ptr<Model> plain = Model::load(checkpoint_);
+  for (DType dtype : {DType::kInt4, DType::kInt8, DType::kF16}) {
+    const std::unique_ptr<Model> model = prepared("a", dtype, real_);
+    ASSERT_EQ(model->weights().size(), plain->weights().size());
+    int matrices = 0;
+    for (size_t i = 0; i < model->weights().size(); ++i) {
+      const WeightSpec &from = plain->weights()[i], &to = model->weights()[i];
+      if (from.always_resident) {
+        EXPECT_EQ(to.dtype, from.dtype);
+        EXPECT_EQ(to.offset, from.offset);
+        continue;
+      }
+      ++matrices;
+      ASSERT_EQ(to.dtype, dtype);
+      const auto source = read_weight(*plain, from), data = read_weight(*model, to);
+      for (int64_t row = 0; row < from.rows; ++row) {
+        std::vector<float> x(static_cast<size_t>(from.cols));
+        for (int64_t c = 0; c < from.cols; ++c) x[static_cast<size_t>(c)] = load_float(source.data(), from.dtype, row * from.cols + c);
+        std::vector<std::byte> expected(static_cast<size_t>(to.row_bytes()));
+        store_row(x.data(), from.cols, dtype, expected.data());
+        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), data.begin() + row * to.row_bytes())) << to.name << " row " << row;
+      }
+    }
+    EXPECT_EQ(matrices, 2 + 2 * 7);
+  }
+}
+
+TEST_F(PreparedWeights, EveryBackendMakesTheSameFiles) {
+  prepared("reference", DType::kInt4, real_);
+  kernels_ = make_cpu_kernels({2, DType::kF32});
+  prepared("cpu", DType::kInt4, real_);
+  EXPECT_EQ(contents(folder_.path() / "reference"), contents(folder_.path() / "cpu"));
+}
+
+TEST_F(PreparedWeights, AnInterruptedRunGoesOnToTheSameFiles) {
+  prepared("whole", DType::kInt4, real_);
+  const auto whole = contents(folder_.path() / "whole");
+  ASSERT_EQ(whole.size(), 4u);  // embedding, two blocks, head
+  for (int64_t skip : {0, 1, 2, 3, 5}) {
+    SCOPED_TRACE(skip);
+    const std::string name = "cut" + std::to_string(skip);
+    auto plan = std::make_shared<FaultPlan>();
+    Fault fault;
+    fault.operation = FileOperation::kWrite;
+    fault.error = ENOSPC;
+    fault.path_part = "part-";
+    fault.skip = skip;
+    plan->add(fault);
+    FaultyFileSystem faulty(plan);
+    bool failed = false;
+    try {
+      prepared(name, DType::kInt4, faulty);
+    } catch (const Error& error) {
+      failed = true;
+      EXPECT_THAT(error.what(), testing::HasSubstr("part-"));
+    }
+    EXPECT_EQ(failed, plan->injected() > 0);
+    prepared(name, DType::kInt4, real_);
+    EXPECT_EQ(contents(folder_.path() / name), whole);
+  }
+}
+
+TEST_F(PreparedWeights, WhatIsNotWholeIsMadeAgain) {
+  prepared("a", DType::kInt8, real_);
+  const auto whole = contents(folder_.path() / "a");
+  for (const auto& [path, content] : whole) {
+    fs::resize_file(folder_.path() / "a" / path, content.size() - 1);
+    prepared("a", DType::kInt8, real_);
+    EXPECT_EQ(contents(folder_.path() / "a"), whole);
+    std::fstream(folder_.path() / "a" / path, std::ios::in | std::ios::out).put('x');  // the header's length
+    prepared("a", DType::kInt8, real_);
+    EXPECT_EQ(contents(folder_.path() / "a"), whole);
+  }
+}
+
+TEST_F(PreparedWeights, AnInfiniteWeightIsRefusedByName) {
+  const std::unique_ptr<Model> plain = Model::load(checkpoint_);
+  for (const WeightSpec& weight : plain->weights()) {
+    if (weight.name.find("layers.1.mlp.up_proj") == std::string::npos) continue;
+    std::fstream file(plain->files().front(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(weight.offset + 2 * 1000);
+    const uint16_t infinity = 0x7f80;
+    file.write(reinterpret_cast<const char*>(&infinity), 2);
+  }
+  try {
+    prepared("a", DType::kInt4, real_);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("layers.1.mlp.up_proj.weight"));
+  }
+}
+
+}  // namespace
+}  // namespace flexgen
