@@ -189,29 +189,29 @@ TEST(Model, WorkOfABlock) {
   EXPECT_DOUBLE_EQ(work.linear_flops, 2 * 4 * elements);
   EXPECT_DOUBLE_EQ(work.attention_flops, 4 * 32 * ((11 + 12 + 13) + 1));
   EXPECT_DOUBLE_EQ(work.kv_read_bytes, (13 + 1) * 2 * 16 * 4);
-  EXPECT_DOUBLE_EQ(model->work(1, 4, slots, 4).kv_read_bytes, (13 + 1) * 2 * 16 * 2);
+  EXPECT_DOUBLE_EQ(model->work(1, 4, slots, 4, DType::kBF16).kv_read_bytes, (13 + 1) * 2 * 16 * 2);
 
   double head = 0;
-  for (size_t i = 3; i < model->layers().size(); ++i) head += model->work(static_cast<int64_t>(i), 4, {}, 3).linear_flops;
+  for (size_t i = 3; i < model->layers().size(); ++i) head += model->work(static_cast<int64_t>(i), 4, {}, 3, DType::kBF16).linear_flops;
   EXPECT_DOUBLE_EQ(head, 2.0 * 3 * 1000 * 32);
-  EXPECT_DOUBLE_EQ(model->work(0, 4, {}, 4).linear_flops, 0);
+  EXPECT_DOUBLE_EQ(model->work(0, 4, {}, 4, DType::kBF16).linear_flops, 0);
 }
 
 TEST(Model, WorkCountsProjectionsAndNoPositions) {
   std::unique_ptr<Model> model = TinyCheckpoint(kOpt).load();
-  EXPECT_DOUBLE_EQ(model->work(0, 5, {}, 5).linear_flops, 2 * 5 * 32 * 16);
+  EXPECT_DOUBLE_EQ(model->work(0, 5, {}, 5, DType::kBF16).linear_flops, 2 * 5 * 32 * 16);
 }
 
 TEST(Model, WorkSeesTheWindow) {
   std::unique_ptr<Model> model = TinyCheckpoint(kMistral).load();
   // Window 5, tokens at 2..8: they see 3, 4, 5, 5, 5, 5, 5; the first at 0, so all 9 are read.
   const AttentionSlot crossing[] = {{0, 7, 2, nullptr}};
-  EXPECT_DOUBLE_EQ(model->work(1, 7, crossing, 0).attention_flops, 4 * 32 * 32);
-  EXPECT_DOUBLE_EQ(model->work(1, 7, crossing, 0).kv_read_bytes, 9 * 2 * 16 * 2);
+  EXPECT_DOUBLE_EQ(model->work(1, 7, crossing, 0, DType::kBF16).attention_flops, 4 * 32 * 32);
+  EXPECT_DOUBLE_EQ(model->work(1, 7, crossing, 0, DType::kBF16).kv_read_bytes, 9 * 2 * 16 * 2);
   // A token at 20 sees 16..20.
   const AttentionSlot late[] = {{0, 1, 20, nullptr}};
-  EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0).attention_flops, 4 * 32 * 5);
-  EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0).kv_read_bytes, 5 * 2 * 16 * 2);
+  EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0, DType::kBF16).attention_flops, 4 * 32 * 5);
+  EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0, DType::kBF16).kv_read_bytes, 5 * 2 * 16 * 2);
 }
 
 TEST(Model, ScratchIsBoundedInPanels) {
