@@ -422,7 +422,8 @@ TEST_P(BackendTest, AgreesWithReference) {
     for (float value : expected) square += static_cast<double>(value) * value;
     const double size = std::sqrt(square / static_cast<double>(expected.size()));
     // Rounding errors scale with the terms of a sum (the typical size) and with the result itself.
-    const double tolerance = backend().is_bf16 ? 0x1p-7 : 1e-5;
+    // A weight of the softmax times a step of an int4 value is rounded to bf16, and a value is up to 8 steps.
+    const double tolerance = !backend().is_bf16 ? 1e-5 : operation.name.starts_with("attention_int4") ? 0x1p-6 : 0x1p-7;
     for (size_t i = 0; i < expected.size(); ++i)
       ASSERT_NEAR(expected[i], actual[i], tolerance * (size + std::abs(expected[i]))) << "at " << i;
   }
@@ -468,7 +469,8 @@ TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
     }
     const std::vector<Floats> whole = attend_in_chunks(*kernels_, shape, inputs, at_once);
     for (int64_t longest : {1, 5, 60}) {
-      shape.page_tokens = pick(rng, 1, 100);
+      // Pages of whole sixteens and others may be computed by different kernels, as a model's never change.
+      shape.page_tokens = shape.page_tokens % 16 == 0 ? 16 * pick(rng, 1, 7) : pick(rng, 0, 6) * 16 + pick(rng, 1, 15);
       auto parts =
           attend_in_chunks(*kernels_, shape, {inputs[0]}, {random_chunks(rng, 170, longest)});
       ASSERT_EQ(0, std::memcmp(whole[0].data(), parts[0].data(), whole[0].size() * sizeof(float)))

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/cpu/attention.h"
+#include "backend/cpu/attention_dot.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/vector_rows.h"
 #include "backend/cpu/worker_team.h"
@@ -163,9 +164,10 @@ class CpuKernels : public Kernels {
                       .out_dtype = act_dtype_,
                       .out = out};
     plan_attention(all, num_threads_, slots, tasks_);
+    const bool dot = attention_dot_fits(geometry, act_dtype_);
     int64_t floats = 0;
     for (const AttentionTask& task : tasks_)
-      floats = std::max(floats, round_up(attention_scratch_floats(task), 16));
+      floats = std::max(floats, round_up(dot ? attention_dot_scratch_floats(task) : attention_scratch_floats(task), 16));
     if (const int64_t total = floats * num_threads_; total > attention_scratch_size_) {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
       attention_scratch_size_ = total;
@@ -174,7 +176,7 @@ class CpuKernels : public Kernels {
     for (const AttentionSlot& slot : slots)
       flops += 4.0 * static_cast<double>(geometry.query_heads * geometry.head_size * slot.num_rows) * static_cast<double>(slot.past + slot.num_rows);
     parallel_for(team_for(num_threads_, flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
-      attend(tasks_[static_cast<size_t>(task)], attention_scratch_.get() + worker * floats);
+      (dot ? attend_dot : attend)(tasks_[static_cast<size_t>(task)], attention_scratch_.get() + worker * floats);
     });
   }
 

@@ -1,0 +1,555 @@
+#include "backend/cpu/attention_dot.h"
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/units.h"
+
+#if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the unused operands of its own intrinsics for uninitialized variables (its bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+#endif
+
+namespace flexgen {
+namespace {
+
+/// Positions of one pass of the online softmax, aligned to multiples of itself.
+constexpr int64_t kSpan = 64;
+/// Positions scored together.
+constexpr int64_t kScored = 16;
+constexpr int64_t kMaxHeadSize = 256, kMaxGroups = kMaxHeadSize / kQuantGroup;
+/// Query rows whose sums are in registers at a time.
+constexpr int64_t kQueries = 4;
+/// Floats beside the H of a query's result: what the middles of each group add to all of its elements.
+constexpr int64_t kMiddleSums = 16;
+
+/// What a query row carries from span to span.
+struct Row {
+  int64_t first, end;  ///< positions it attends to
+  float maximum, sum;
+  float q_sums[kMaxGroups];  ///< of the query's elements, a group
+};
+constexpr int64_t kRowFloats = round_up(static_cast<int64_t>(sizeof(Row)), 64) / 4;
+
+int64_t num_queries(const AttentionTask& task) {
+  return task.num_heads * task.num_rows * (task.geometry->query_heads / task.geometry->kv_heads);
+}
+
+}  // namespace
+
+int64_t attention_dot_scratch_floats(const AttentionTask& task) {
+  const int64_t head_size = task.geometry->head_size;
+  // Queries, results, scores, rows.
+  return num_queries(task) * (head_size + (head_size + kMiddleSums) + kSpan + kRowFloats);
+}
+
+#if !defined(__x86_64__)
+bool attention_dot_fits(const KvGeometry&, DType) { return false; }
+void attend_dot(const AttentionTask&, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
+#else
+
+bool attention_dot_fits(const KvGeometry& g, DType out_dtype) {
+  static const bool machine = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+  const int64_t grain = g.dtype == DType::kInt4 ? kQuantGroup : 32;
+  return machine && out_dtype == DType::kBF16 && (g.dtype == DType::kBF16 || g.dtype == DType::kInt4) && g.head_size % grain == 0 &&
+         g.head_size <= kMaxHeadSize && g.page_tokens % kScored == 0;
+}
+
+}  // namespace flexgen
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+namespace flexgen {
+namespace {
+
+#define FLEXGEN_INLINE inline __attribute__((always_inline))
+
+using V = __m512;
+using Words = __m512i;
+
+FLEXGEN_INLINE __m512bh as_bf16(Words v) { return reinterpret_cast<__m512bh>(v); }
+FLEXGEN_INLINE V dot(V sum, Words a, Words b) { return _mm512_dpbf16_ps(sum, as_bf16(a), as_bf16(b)); }
+/// The 32 bf16 of two vectors, to nearest even.
+FLEXGEN_INLINE Words to_bf16(V low, V high) { return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(high, low)); }
+FLEXGEN_INLINE Words words_at(const void* p) { return _mm512_loadu_si512(p); }
+
+/// e^x for x <= 0, to about 1e-7 of itself; below -87 as at -87.
+FLEXGEN_INLINE V exp_of(V x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);  // in this order a NaN stays one
+  const V n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  V r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  V p = _mm512_set1_ps(1.0f / 720);
+  for (float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
+  return _mm512_scalef_ps(p, n);
+}
+
+/// Those of the 16 positions from `at` on that lie in [first, end).
+FLEXGEN_INLINE __mmask16 positions_in(int64_t at, int64_t first, int64_t end) {
+  const int64_t from = std::clamp<int64_t>(first - at, 0, 16), to = std::clamp<int64_t>(end - at, 0, 16);
+  return static_cast<__mmask16>(((1u << to) - 1) & ~((1u << from) - 1));
+}
+
+/// In each 128 bits the sums of the four floats that a, b, c, e have there.
+FLEXGEN_INLINE V sum_fours(V a, V b, V c, V e) {
+  const V ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const V ce = _mm512_add_ps(_mm512_unpacklo_ps(c, e), _mm512_unpackhi_ps(c, e));
+  const __m512d abd = _mm512_castps_pd(ab), ced = _mm512_castps_pd(ce);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(abd, ced)), _mm512_castpd_ps(_mm512_unpackhi_pd(abd, ced)));
+}
+
+/// What the kernels below need of a head's rows in a page: the first one wanted.
+FLEXGEN_INLINE const std::byte* row_at(const AttentionTask& task, int64_t which, int64_t head, int64_t position) {
+  const KvGeometry& g = *task.geometry;
+  return task.slot->pages[position / g.page_tokens] + g.row_offset(which, task.first_head + head, position);
+}
+
+/// Asks for bytes at p + offset, to lie in the second-level cache (the first is too small for what is under way); may lie anywhere.
+FLEXGEN_INLINE void fetch_ahead(const std::byte* p, int64_t offset, int64_t bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(offset);
+  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), _MM_HINT_T1);
+}
+
+
+// --- bf16 ---
+
+struct Bf16Cache {
+  static constexpr int64_t kTokensAhead = 32;
+  static int64_t query_words(int64_t head_size) { return head_size; }
+
+  static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row&) {
+    for (int64_t i = 0; i < head_size; i += 32)
+      _mm512_storeu_si512(to + i, to_bf16(_mm512_loadu_ps(q + i), _mm512_loadu_ps(q + i + 16)));
+  }
+
+  struct Parameters {
+    void read(const AttentionTask&, int64_t, int64_t, int64_t, int64_t, int64_t) {}
+  };
+
+  /// scores[m][0..16) = q[m] . keys[0..16)
+  template <int kRows>
+  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters&, int64_t, const Row*,
+                                   float* scores) {
+    const int64_t row_bytes = 2 * head_size;
+    V fours[kRows][4];
+    for (int64_t quarter = 0; quarter < 4; ++quarter) {
+      const std::byte* key = keys + quarter * 4 * row_bytes;
+      fetch_ahead(key, kTokensAhead * row_bytes, 4 * row_bytes);
+      V sums[kRows][4];
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) sums[m][j] = _mm512_setzero_ps();
+      for (int64_t i = 0; i < head_size; i += 32) {
+        Words factors[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) factors[j] = words_at(key + j * row_bytes + 2 * i);
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m) {
+          const Words query = words_at(q + m * head_size + i);
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; ++j) sums[m][j] = dot(sums[m][j], factors[j], query);
+        }
+      }
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) fours[m][quarter] = sum_fours(sums[m][0], sums[m][1], sums[m][2], sums[m][3]);
+    }
+    for (int m = 0; m < kRows; ++m) {
+      const V* x = fours[m];
+      const V low = _mm512_add_ps(_mm512_shuffle_f32x4(x[0], x[1], 0x44), _mm512_shuffle_f32x4(x[0], x[1], 0xee));
+      const V high = _mm512_add_ps(_mm512_shuffle_f32x4(x[2], x[3], 0x44), _mm512_shuffle_f32x4(x[2], x[3], 0xee));
+      _mm512_storeu_ps(scores + m * kSpan, _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+    }
+  }
+
+  /// mixed[m][part ..] += sum over pairs of tokens; for the tokens [from, to) of the span, `values` is that of `from`, rounded down to even.
+  template <int kRows, int kChunks>
+  static FLEXGEN_INLINE void mix_part(const uint32_t (*weights)[kSpan / 2], const std::byte* values, int64_t from, int64_t to, int64_t head_size,
+                                      bool fetch, float* mixed, int64_t stride) {
+    const int64_t row_bytes = 2 * head_size;
+    V sums[kRows][2 * kChunks];
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+      for (int j = 0; j < 2 * kChunks; ++j) sums[m][j] = _mm512_loadu_ps(mixed + m * stride + 16 * j);
+    for (int64_t t = from & ~int64_t{1}; t < to; t += 2, values += 2 * row_bytes) {
+      if (fetch) fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
+      V factors[kRows];
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) factors[m] = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(weights[m][t / 2])));
+#pragma GCC unroll 2
+      for (int j = 0; j < kChunks; ++j) {
+        // A token outside must not even be multiplied by zero: it might be infinite.
+        const Words first = t >= from ? words_at(values + 64 * j) : _mm512_setzero_si512();
+        const Words second = t + 1 < to ? words_at(values + row_bytes + 64 * j) : _mm512_setzero_si512();
+        const Words low = _mm512_unpacklo_epi16(first, second), high = _mm512_unpackhi_epi16(first, second);
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m) {
+          sums[m][2 * j] = dot(sums[m][2 * j], low, _mm512_castps_si512(factors[m]));
+          sums[m][2 * j + 1] = dot(sums[m][2 * j + 1], high, _mm512_castps_si512(factors[m]));
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+      for (int j = 0; j < 2 * kChunks; ++j) _mm512_storeu_ps(mixed + m * stride + 16 * j, sums[m][j]);
+  }
+
+  template <int kRows>
+  static FLEXGEN_INLINE void mix_rows(const AttentionTask& task, int64_t head, int64_t span, int64_t from, int64_t to,
+                                      const uint32_t (*weights)[kSpan / 2], float* mixed, int64_t stride) {
+    const KvGeometry& g = *task.geometry;
+    while (from < to) {
+      const int64_t stop = std::min(to, ((span + from) / g.page_tokens + 1) * g.page_tokens - span);
+      const std::byte* values = row_at(task, 1, head, span + (from & ~int64_t{1}));
+      int64_t i = 0;
+      for (; i + 64 <= g.head_size; i += 64) mix_part<kRows, 2>(weights, values + 2 * i, from, stop, g.head_size, i == 0, mixed + i, stride);
+      for (; i < g.head_size; i += 32) mix_part<kRows, 1>(weights, values + 2 * i, from, stop, g.head_size, i == 0, mixed + i, stride);
+      from = stop;
+    }
+  }
+
+  /// All that the queries' weights give of one head in a span. scores: the weights; each row's [first, end) is clear.
+  template <int kRows>
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters&,
+                                 float* mixed, int64_t stride) {
+    alignas(64) uint32_t weights[kRows][kSpan / 2];
+    int64_t first[kRows], end[kRows], all_first = 0, all_end = kSpan;
+    for (int m = 0; m < kRows; ++m) {
+      for (int64_t i = 0; i < kSpan; i += 32)
+        _mm512_store_si512(weights[m] + i / 2, to_bf16(_mm512_loadu_ps(scores + m * kSpan + i), _mm512_loadu_ps(scores + m * kSpan + i + 16)));
+      first[m] = std::max<int64_t>(0, rows[m].first - span);
+      end[m] = std::clamp<int64_t>(rows[m].end - span, first[m], std::max(first[m], kSpan));
+      all_first = std::max(all_first, first[m]);
+      all_end = std::min(all_end, end[m]);
+    }
+    // Pairs that all rows attend to, together; what is before and after, row by row. A row's sums grow in the order of positions either way.
+    all_first = round_up(all_first, 2);
+    all_end = std::max(all_first, round_down(all_end, 2));
+    for (int m = 0; m < kRows; ++m)
+      mix_rows<1>(task, head, span, first[m], std::min(all_first, end[m]), weights + m, mixed + m * stride, stride);
+    mix_rows<kRows>(task, head, span, all_first, all_end, weights, mixed, stride);
+    for (int m = 0; m < kRows; ++m)
+      mix_rows<1>(task, head, span, std::max(all_end, first[m]), end[m], weights + m, mixed + m * stride, stride);
+  }
+
+  /// The 32 elements from i on, in their order.
+  static FLEXGEN_INLINE void unmix(const float* mixed, int64_t i, int64_t /*head_size*/, V& low, V& high) {
+    const Words low_order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const V a = _mm512_loadu_ps(mixed + i), b = _mm512_loadu_ps(mixed + i + 16);
+    low = _mm512_permutex2var_ps(a, low_order, b);
+    high = _mm512_permutex2var_ps(a, _mm512_add_epi32(low_order, _mm512_set1_epi32(8)), b);
+  }
+};
+
+// --- int4 ---
+
+// A group is 32 bytes: byte i has code i in its low half and code i + 32 in its high half. Two tokens' bytes fill a vector of 32 words of four
+// codes each; the codes at one place of all words become bf16 factors by one look-up, and what they mean is applied to sums: with step = 1 / scale and
+// x = minimum + code step = middle + (code - 8) step,  sum q x = middle (sum q) + (sum q (code - 8)) step,  and the weights of values are
+// multiplied by their token's step. Codes are taken about their middle as the rounding of these weights to bf16 counts less so.
+
+/// bf16 of code - 8, twice: vpermw takes five bits of an index, and the fifth is of the neighbouring code.
+FLEXGEN_INLINE Words code_table() {
+  alignas(64) static const uint16_t table[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+                                                 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                                                 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+                                                 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+  return _mm512_load_si512(table);
+}
+/// The factors at place n of all words: elements 2w, 2w + 32, 2w + 1, 2w + 33 of word w's group for n = 0, 1, 2, 3.
+template <int n>
+FLEXGEN_INLINE Words factors_of(Words words, Words table) {
+  return _mm512_permutexvar_epi16(n == 0 ? words : _mm512_srli_epi16(words, 4 * n), table);
+}
+FLEXGEN_INLINE Words two_groups(const std::byte* first, const std::byte* second) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first))),
+                            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)), 1);
+}
+
+struct Int4Cache {
+  static constexpr int64_t kTokensAhead = kSpan;  // as a span's scales are read before its codes
+  static int64_t query_words(int64_t head_size) { return 2 * head_size; }
+
+  /// In the order of factors_of(), once for each of two tokens.
+  static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row& row) {
+    alignas(64) uint16_t order[32];
+    for (int w = 0; w < 32; ++w) order[w] = static_cast<uint16_t>(2 * (w % 16));
+    const Words even = _mm512_load_si512(order), odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
+    for (int64_t group = 0; group < head_size / kQuantGroup; ++group, q += kQuantGroup, to += 2 * kQuantGroup) {
+      const Words low = to_bf16(_mm512_loadu_ps(q), _mm512_loadu_ps(q + 16)), high = to_bf16(_mm512_loadu_ps(q + 32), _mm512_loadu_ps(q + 48));
+      _mm512_storeu_si512(to, _mm512_permutexvar_epi16(even, low));
+      _mm512_storeu_si512(to + 32, _mm512_permutexvar_epi16(even, high));
+      _mm512_storeu_si512(to + 64, _mm512_permutexvar_epi16(odd, low));
+      _mm512_storeu_si512(to + 96, _mm512_permutexvar_epi16(odd, high));
+      const Words ones = _mm512_set1_epi16(0x3f80);
+      row.q_sums[group] = _mm512_reduce_add_ps(dot(dot(_mm512_setzero_ps(), low, ones), high, ones));
+    }
+  }
+
+  /// step and middle of the rows of a span, for each group.
+  struct Parameters {
+    alignas(64) float steps[kMaxGroups][kSpan];
+    alignas(64) float middles[kMaxGroups][kSpan];
+
+    /// Of the positions [begin, end) in the span, filled up to whole sixteens.
+    FLEXGEN_INLINE void read(const AttentionTask& task, int64_t which, int64_t head, int64_t span, int64_t begin, int64_t end) {
+      const KvGeometry& g = *task.geometry;
+      const auto stride = static_cast<int>(row_bytes(g.dtype, g.head_size));
+      const Words offsets = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(stride));
+      for (int64_t t = round_down(begin, kScored); t < end; t += kScored) {
+        const std::byte* row = row_at(task, which, head, span + t) + g.head_size / 2;
+        for (int64_t group = 0; group < g.head_size / kQuantGroup; ++group) {
+          const Words both = _mm512_i32gather_epi32(offsets, row + 4 * group, 1);
+          const V scale = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+          const __mmask16 some = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+          const V step = _mm512_maskz_div_ps(some, _mm512_set1_ps(1.0f), scale);
+          const V minimum = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+          _mm512_store_ps(steps[group] + t, step);
+          _mm512_store_ps(middles[group] + t, _mm512_fmadd_ps(step, _mm512_set1_ps(8.0f), minimum));
+        }
+      }
+    }
+  };
+
+  template <int kRows>
+  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters& parameters, int64_t t,
+                                   const Row* rows, float* scores) {
+    const int64_t num_groups = head_size / kQuantGroup, row_bytes = head_size / 2 + 4 * num_groups;
+    const Words table = code_table();
+    const Words first_eight = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    V pairs[kRows][kScored / 2];
+#pragma GCC unroll 1
+    for (int64_t pair = 0; pair < kScored / 2; ++pair) {
+      const std::byte* key = keys + 2 * pair * row_bytes;
+      fetch_ahead(key, kTokensAhead * row_bytes, 2 * row_bytes);
+      V sums[kRows];
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) sums[m] = _mm512_setzero_ps();
+#pragma GCC unroll 1
+      for (int64_t group = 0; group < num_groups; ++group) {
+        const Words words = two_groups(key + 32 * group, key + row_bytes + 32 * group);
+        const Words f0 = factors_of<0>(words, table), f1 = factors_of<1>(words, table), f2 = factors_of<2>(words, table),
+                    f3 = factors_of<3>(words, table);
+        const V step = _mm512_permutexvar_ps(
+            first_eight, _mm512_castps128_ps512(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(parameters.steps[group] + t + 2 * pair)))));
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m) {
+          const uint16_t* query = q + m * 2 * head_size + 128 * group;
+          const V codes = dot(dot(dot(dot(_mm512_setzero_ps(), f0, words_at(query)), f1, words_at(query + 32)), f2, words_at(query + 64)), f3,
+                              words_at(query + 96));
+          sums[m] = _mm512_fmadd_ps(codes, step, sums[m]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m) pairs[m][pair] = sums[m];
+    }
+    const Words order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    for (int m = 0; m < kRows; ++m) {
+      const V* x = pairs[m];
+      const V low = sum_fours(x[0], x[1], x[2], x[3]), high = sum_fours(x[4], x[5], x[6], x[7]);
+      V sums = _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));  // even tokens of four pairs, odd ones, ...
+      sums = _mm512_permutexvar_ps(order, sums);
+      for (int64_t group = 0; group < num_groups; ++group)
+        sums = _mm512_fmadd_ps(_mm512_load_ps(parameters.middles[group] + t), _mm512_set1_ps(rows[m].q_sums[group]), sums);
+      _mm512_storeu_ps(scores + m * kSpan, sums);
+    }
+  }
+
+  template <int kRows>
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores,
+                                 const Parameters& parameters, float* mixed, int64_t stride) {
+    const KvGeometry& g = *task.geometry;
+    const int64_t num_groups = g.head_size / kQuantGroup, row_bytes = g.head_size / 2 + 4 * num_groups;
+    const Words table = code_table();
+    alignas(64) uint16_t order[32];  // of two tokens' words: the first of each, the second of each, ...
+    for (int w = 0; w < 32; ++w) order[w] = static_cast<uint16_t>(w / 2 + 16 * (w % 2));
+    const Words pairwise = _mm512_load_si512(order);
+
+    int64_t begin = kSpan, end = 0;
+    for (int m = 0; m < kRows; ++m) {
+      begin = std::min(begin, std::max<int64_t>(0, rows[m].first - span));
+      end = std::max(end, std::min(kSpan, rows[m].end - span));
+    }
+    begin = round_down(begin, 2);
+    for (int64_t group = 0; group < num_groups; ++group) {
+      // Weights over scales; zero for tokens that are not a row's. Codes are finite whatever the memory holds, so a zero is enough.
+      alignas(64) uint32_t weights[kRows][kSpan / 2];
+      for (int m = 0; m < kRows; ++m) {
+        V middle_sum = _mm512_setzero_ps();
+        for (int64_t t = 0; t < kSpan; t += 32) {
+          V scaled[2];
+          for (int64_t part = 0; part < 2; ++part) {
+            const int64_t at = t + 16 * part;
+            const __mmask16 mine = positions_in(span + at, rows[m].first, rows[m].end);
+            const V weight = _mm512_loadu_ps(scores + m * kSpan + at);
+            scaled[part] = _mm512_maskz_mul_ps(mine, weight, _mm512_load_ps(parameters.steps[group] + at));
+            middle_sum = _mm512_mask3_fmadd_ps(weight, _mm512_load_ps(parameters.middles[group] + at), middle_sum, mine);
+          }
+          _mm512_store_si512(weights[m] + t / 2, to_bf16(scaled[0], scaled[1]));
+        }
+        mixed[m * stride + g.head_size + group] += _mm512_reduce_add_ps(middle_sum);
+      }
+      float* part = mixed + group * kQuantGroup;
+      V sums[kRows][4];
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; ++n) sums[m][n] = _mm512_loadu_ps(part + m * stride + 16 * n);
+      for (int64_t from = begin; from < end;) {
+        const int64_t stop = std::min(end, ((span + from) / g.page_tokens + 1) * g.page_tokens - span);
+        const std::byte* values = row_at(task, 1, head, span + from);
+#pragma GCC unroll 1
+        for (int64_t t = from; t < stop; t += 2, values += 2 * row_bytes) {
+          if (group == 0) fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
+          const Words words = _mm512_permutexvar_epi16(pairwise, two_groups(values + 32 * group, values + row_bytes + 32 * group));
+          const Words f0 = factors_of<0>(words, table), f1 = factors_of<1>(words, table), f2 = factors_of<2>(words, table),
+                      f3 = factors_of<3>(words, table);
+#pragma GCC unroll 4
+          for (int m = 0; m < kRows; ++m) {
+            const Words weight = _mm512_set1_epi32(static_cast<int>(weights[m][t / 2]));
+            sums[m][0] = dot(sums[m][0], f0, weight);
+            sums[m][1] = dot(sums[m][1], f1, weight);
+            sums[m][2] = dot(sums[m][2], f2, weight);
+            sums[m][3] = dot(sums[m][3], f3, weight);
+          }
+        }
+        from = stop;
+      }
+#pragma GCC unroll 4
+      for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; ++n) _mm512_storeu_ps(part + m * stride + 16 * n, sums[m][n]);
+    }
+  }
+
+  static FLEXGEN_INLINE void unmix(const float* mixed, int64_t i, int64_t head_size, V& low, V& high) {
+    const float* group = mixed + i / kQuantGroup * kQuantGroup + i % kQuantGroup / 2;  // places 0 and 2, or 1 and 3
+    const V even = _mm512_loadu_ps(group), odd = _mm512_loadu_ps(group + 32);
+    const Words low_order = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const V middle = _mm512_set1_ps(mixed[head_size + i / kQuantGroup]);
+    low = _mm512_add_ps(_mm512_permutex2var_ps(even, low_order, odd), middle);
+    high = _mm512_add_ps(_mm512_permutex2var_ps(even, _mm512_add_epi32(low_order, _mm512_set1_epi32(8)), odd), middle);
+  }
+};
+
+// --- both ---
+
+/// One span of the online softmax, as in attention.cc. [first, end) of the span are the row's.
+FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {
+  const V factor = _mm512_set1_ps(scale), lowest = _mm512_set1_ps(-INFINITY);
+  V maximum = lowest, scaled[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    scaled[i] = _mm512_mask_mul_ps(lowest, positions_in(16 * i, first, end), _mm512_loadu_ps(scores + 16 * i), factor);
+    maximum = _mm512_max_ps(maximum, scaled[i]);
+  }
+  const float new_maximum = std::max(row.maximum, _mm512_reduce_max_ps(maximum));
+  V sum = _mm512_setzero_ps();
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const V weight = _mm512_maskz_mov_ps(positions_in(16 * i, first, end), exp_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
+    _mm512_storeu_ps(scores + 16 * i, weight);
+    sum = _mm512_add_ps(sum, weight);
+  }
+  if (new_maximum != row.maximum) {
+    const V shrink = exp_of(_mm512_set1_ps(row.maximum - new_maximum));
+    for (int64_t i = 0; i < mixed_size; i += 16) _mm512_storeu_ps(mixed + i, _mm512_mul_ps(_mm512_loadu_ps(mixed + i), shrink));
+    row.sum *= _mm512_cvtss_f32(shrink);
+    row.maximum = new_maximum;
+  }
+  row.sum += _mm512_reduce_add_ps(sum);
+}
+
+template <class Cache, int kRows>
+void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q,
+                const typename Cache::Parameters& parameters, const Row* rows, float* scores) {
+  for (int64_t t = round_down(begin, kScored); t < end; t += kScored)
+    Cache::template score<kRows>(q, row_at(task, 0, head, span + t), task.geometry->head_size, parameters, t, rows, scores + t);
+}
+
+template <class Cache>
+void attend_as(const AttentionTask& task, float* scratch) {
+  const KvGeometry& g = *task.geometry;
+  const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads, per_head = task.num_rows * group;
+  const int64_t count = num_queries(task), stride = head_size + kMiddleSums, words = Cache::query_words(head_size);
+  Row* const rows = reinterpret_cast<Row*>(scratch);
+  float* const mixed = scratch + count * kRowFloats;
+  float* const scores = mixed + count * stride;
+  uint16_t* const q = reinterpret_cast<uint16_t*>(scores + count * kSpan);
+
+  // Query m belongs to kv head m / per_head.
+  for (int64_t m = 0; m < count; ++m) {
+    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
+    const int64_t end = task.slot->past + task.first_row + in_head / group + 1;
+    rows[m] = {task.window > 0 ? std::max<int64_t>(0, end - task.window) : 0, end, -INFINITY, 0.0f, {}};
+    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
+    Cache::pack_query(task.q + (row * g.query_heads + head * group + in_head % group) * head_size, head_size, q + m * words, rows[m]);
+    std::fill_n(mixed + m * stride, stride, 0.0f);
+  }
+
+  typename Cache::Parameters parameters;
+  const int64_t task_begin = rows[0].first, task_end = rows[count - 1].end;
+  for (int64_t span = round_down(task_begin, kSpan); span < task_end; span += kSpan) {
+    const int64_t span_begin = std::max<int64_t>(0, task_begin - span), span_end = std::min(kSpan, task_end - span);
+    // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
+    for (int64_t head = 0; head < task.num_heads; ++head) {
+      parameters.read(task, 0, head, span, span_begin, span_end);
+      for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries) {
+        const int64_t block = std::min(kQueries, (head + 1) * per_head - m);
+        const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
+        auto* const score_block = block == 4 ? score_span<Cache, 4> : block == 3 ? score_span<Cache, 3> : block == 2 ? score_span<Cache, 2> : score_span<Cache, 1>;
+        score_block(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
+      }
+    }
+    for (int64_t m = 0; m < count; ++m) {
+      const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
+      if (first < end) soften(rows[m], scores + m * kSpan, first, end, task.scale, mixed + m * stride, stride);
+    }
+    for (int64_t head = 0; head < task.num_heads; ++head) {
+      parameters.read(task, 1, head, span, span_begin, span_end);
+      for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries) {
+        const int64_t block = std::min(kQueries, (head + 1) * per_head - m);
+        auto* const mix_block = block == 4 ? Cache::template mix<4> : block == 3 ? Cache::template mix<3> : block == 2 ? Cache::template mix<2> : Cache::template mix<1>;
+        mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
+      }
+    }
+  }
+
+  for (int64_t m = 0; m < count; ++m) {
+    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
+    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
+    auto* const out = reinterpret_cast<uint16_t*>(task.out) + (row * g.query_heads + head * group + in_head % group) * head_size;
+    const V inverse = _mm512_set1_ps(1.0f / rows[m].sum);
+    for (int64_t i = 0; i < head_size; i += 32) {
+      V low, high;
+      Cache::unmix(mixed + m * stride, i, head_size, low, high);
+      _mm512_storeu_si512(out + i, to_bf16(_mm512_mul_ps(low, inverse), _mm512_mul_ps(high, inverse)));
+    }
+  }
+}
+
+}  // namespace
+
+void attend_dot(const AttentionTask& task, float* scratch) {
+  if (task.geometry->dtype == DType::kInt4) return attend_as<Int4Cache>(task, scratch);
+  FLEXGEN_CHECK(task.geometry->dtype == DType::kBF16, "bf16 or int4");
+  attend_as<Bf16Cache>(task, scratch);
+}
+
+#undef FLEXGEN_INLINE
+}  // namespace flexgen
+HWY_POP_ATTRIBUTES
+namespace flexgen {
+#endif  // __x86_64__
+
+}  // namespace flexgen
