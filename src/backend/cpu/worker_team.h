@@ -19,6 +19,9 @@ inline int team_for(int num_threads, double flops) {
 /// order. `work` must not throw. One unit or one thread runs in place.
 template <typename Work>
 void parallel_for(int num_threads, int64_t num_units, const Work& work) {
+#if defined(__SANITIZE_THREAD__)
+  num_threads = 1;  // ThreadSanitizer does not see the barriers of OpenMP's library, and would take all that teams do for races
+#endif
   if (num_units <= 1 || num_threads <= 1) {
     for (int64_t unit = 0; unit < num_units; ++unit) work(unit, 0);
     return;
