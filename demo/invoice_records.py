@@ -3,10 +3,11 @@
 
     python3 demo/invoice_records.py --seed 7 --count 300 --requests requests.jsonl --expected expected.jsonl
 
-writes an OpenAI batch file and the right answers. train_demo_model.py learns from the same generator, with other seeds.
+writes an OpenAI batch file and the right answers; --task FILE writes both as `flexgen eval --task` reads them. train_demo_model.py learns from the same generator, with other seeds.
 """
 import argparse
 import json
+import os
 import random
 
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
@@ -87,13 +88,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--requests", required=True)
-    parser.add_argument("--expected", required=True)
+    parser.add_argument("--requests", default=os.devnull)
+    parser.add_argument("--expected", default=os.devnull)
+    parser.add_argument("--task", default=os.devnull)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    with open(args.requests, "w") as requests, open(args.expected, "w") as expected:
+    with open(args.requests, "w") as requests, open(args.expected, "w") as expected, open(args.task, "w") as task:
         for i in range(args.count):
             line, fields = record(rng)
+            task.write(json.dumps({"prompt": prompt_of(line), "answer": answer_of(fields)}, ensure_ascii=False) + "\n")
             body = {"model": "demo-invoice", "prompt": prompt_of(line), "max_tokens": 96, "temperature": 0}
             requests.write(json.dumps({"custom_id": f"line-{i:05}", "method": "POST", "url": "/v1/completions", "body": body},
                                       ensure_ascii=False) + "\n")

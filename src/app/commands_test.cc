@@ -5,12 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "app/fake_runner.h"
 #include "app/lane_peaks.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "engine/list_source.h"
 
 namespace flexgen {
 namespace {
@@ -89,6 +91,125 @@ TEST_F(Commands, BatchIsTheSameUnderEveryPolicyAndAfterAStop) {
   }
   options.engine.backend = "reference";
   EXPECT_THROW(run_batch_command(options), Error);  // other answers
+}
+
+/// Of the model that ships in the repository.
+class Eval : public testing::Test {
+ protected:
+  Eval() {
+    options_.model = std::string(FLEXGEN_SOURCE_DIR) + "/demo/model";
+    options_.engine.cpu_memory_bytes = 64 * kMiB;
+    options_.json_file = directory_.file("figures.json");
+  }
+  Json run(const EvalOptions& options) {
+    stdout_of([&] { EXPECT_EQ(eval_command(options), kExitDone); });
+    return Json::parse(read_text(options.json_file));
+  }
+  TemporaryDirectory directory_;
+  EvalOptions options_;
+};
+
+TEST_F(Eval, PerplexityIsThatOfThePromptScores) {
+  const std::string text = "Inv. 427050 | dated Sep 7, 2016 | amount due EUR 212.84 | by Rokar Office | paid\n";
+  options_.perplexity_file = directory_.file("text");
+  write_text(options_.perplexity_file, text + text + text);
+  options_.window = 50;
+  options_.stride = 13;
+  const Json figures = run(options_);
+
+  // The same windows, one by one.
+  EngineOptions plain = engine_options(options_.engine, options_.model);
+  double log_likelihood = 0;
+  int64_t scored = 0;
+  std::vector<int32_t> tokens;
+  {
+    Engine engine(plain);
+    tokens = engine.tokenizer()->encode(text + text + text, false);
+  }
+  const auto size = static_cast<int64_t>(tokens.size());
+  for (int64_t begin = 0, done = 0; done < size; begin += 13) {
+    Engine engine(plain);
+    Request request;
+    request.prompt = {2};
+    const int64_t end = std::min(begin + 49, size);
+    request.prompt.insert(request.prompt.end(), tokens.begin() + begin, tokens.begin() + end);
+    request.params.max_tokens = 0;
+    request.params.echo = true;
+    request.params.top_logprobs = 0;
+    Workload workload;
+    workload.add(static_cast<int64_t>(request.prompt.size()), 0, false, true);
+    engine.prepare(workload);
+    struct One : CompletionSink {
+      void accept(Completion done) override { completion = std::move(done); }
+      Completion completion;
+    } one;
+    ListSource source({request});
+    engine.run(source, one, std::atomic<bool>{false});
+    for (; done < end; ++done, ++scored) log_likelihood += one.completion.prompt_logprobs.at(static_cast<size_t>(1 + done - begin)).logprob;
+  }
+  EXPECT_EQ(figures["tokens_scored"], scored);
+  EXPECT_NEAR(figures["perplexity"].get<double>(), std::exp(-log_likelihood / static_cast<double>(scored)), 1e-9);
+  EXPECT_GT(figures["perplexity"].get<double>(), 1);
+
+  options_.engine.disk_directory = directory_.path();
+  options_.engine.policy.weights = options_.engine.policy.kv_cache = Fractions{0, 0, 1};
+  options_.engine.policy.micro_batch_size = 3;
+  EXPECT_EQ(run(options_)["perplexity"], figures["perplexity"]);
+}
+
+TEST_F(Eval, TaskCountsLinesAndFields) {
+  options_.task_file = directory_.file("task.jsonl");
+  const std::string prompt = "dated 18 Jul 2018 | Sum: GBP 29,967.75 | Vadancor Cargo AG | inv no 7869-686\n=>";
+  const Json right = {{"vendor", "Vadancor Cargo AG"}, {"invoice", "7869-686"}, {"date", "2018-07-18"}, {"currency", "GBP"}, {"total", "29967.75"}};
+  Json wrong = right;
+  wrong["currency"] = "XYZ";
+  write_text(options_.task_file, Json{{"q", prompt}, {"a", right}}.dump() + "\n\n" + Json{{"q", prompt}, {"a", wrong}}.dump() + "\n");
+  options_.prompt_field = "q";
+  options_.answer_field = "a";
+  options_.max_tokens = 96;
+  const Json figures = run(options_);
+  EXPECT_EQ(figures["lines"], 2);
+  EXPECT_EQ(figures["fields"], 10);
+  EXPECT_EQ(figures["fields_right"], 9);
+  options_.limit = 1;
+  EXPECT_EQ(run(options_)["lines"], 1);
+}
+
+TEST_F(Eval, WhatCannotBeMeasuredIsRefusedByName) {
+  auto refusal = [&](const EvalOptions& options) {
+    std::string message;
+    stdout_of([&] {
+      try {
+        eval_command(options);
+      } catch (const Error& error) {
+        message = error.what();
+      }
+    });
+    return message;
+  };
+  using testing::HasSubstr;
+  EvalOptions text = options_, task = options_;
+  text.perplexity_file = directory_.file("missing");
+  EXPECT_THAT(refusal(text), HasSubstr("missing"));
+  text.perplexity_file = directory_.file("text");
+  write_text(text.perplexity_file, "");
+  EXPECT_THAT(refusal(text), HasSubstr("empty"));
+  write_text(text.perplexity_file, "good \xff bad");
+  EXPECT_THAT(refusal(text), HasSubstr("byte 5"));
+  write_text(text.perplexity_file, "good text");
+  text.window = 100000;
+  EXPECT_THAT(refusal(text), HasSubstr("--window"));
+  text.window = 10;
+  text.stride = 10;
+  EXPECT_THAT(refusal(text), HasSubstr("--stride"));
+  task.task_file = directory_.file("task");
+  for (auto [line, what] : {std::pair{"{\"prompt\": \"a\", \"answer\": 1}\nnonsense", "line 2"}, {"{\"answer\": 1}", "--prompt-field"}, {"{\"prompt\": \"a\"}", "--answer-field"}}) {
+    write_text(task.task_file, line);
+    EXPECT_THAT(refusal(task), HasSubstr(what));
+  }
+  task.max_tokens = 5000;
+  write_text(task.task_file, "{\"prompt\": \"a\", \"answer\": 1}");
+  EXPECT_THAT(refusal(task), HasSubstr("--max-tokens"));
 }
 
 TEST_F(Commands, Doctor) {

@@ -48,6 +48,8 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little)")->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--kv-cache-rotation", raw->flags.kv_cache_rotation, "none, or hadamard: keys are rotated before they are quantized, so that outliers cost less (heads of a power of two)")->check(CLI::IsMember({"none", "hadamard"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--attention-sparsity", raw->flags.attention_sparsity, "share of the positions, for each head, whose values a generated token uses: 0.1 reads all keys and the values of the best tenth (changes answers; 1: off)")->check(CLI::Range(1e-6, 1.0))->capture_default_str()->type_name("X")->group(run);
   command->add_option("--compute-dtype", raw->flags.compute_dtype, "arithmetic of the cpu backend: auto, bf16, f32")->check(CLI::IsMember({"auto", "bf16", "f32"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
@@ -178,6 +180,26 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   add_engine_flags(bench, &bench_engine);
   bench->footer(kExitCodes);
 
+  CLI::App* eval = app.add_subcommand("eval", "the price of a policy in accuracy: perplexity of a text, or exact match of greedy answers");
+  EvalOptions eval_options;
+  RawEngineFlags eval_engine;
+  const std::string text_group = "Perplexity of a text", task_group = "Exact match";
+  auto positive = CLI::Range(int64_t{1}, int64_t{1} << 40);
+  eval->add_option("-m,--model", eval_options.model, "checkpoint directory")->required()->type_name("DIR");
+  CLI::Option* text_option = eval->add_option("--perplexity", eval_options.perplexity_file, "a UTF-8 text")->type_name("FILE")->group(text_group);
+  CLI::Option* task_option = eval->add_option("--task", eval_options.task_file, "JSONL with prompt and answer")->type_name("FILE")->group(task_group)->excludes(text_option);
+  eval->add_option("--window", eval_options.window, "tokens that go through the model together (default: its positions, up to 1024)")->check(positive)->type_name("N")->group(text_group)->needs(text_option);
+  eval->add_option("--stride", eval_options.stride, "tokens between windows (default: half a window); those before are context")->check(positive)->type_name("N")->group(text_group)->needs(text_option);
+  eval->add_option("--text-tokens", eval_options.text_tokens, "use the first N tokens of the text (default: all)")->check(positive)->type_name("N")->group(text_group)->needs(text_option);
+  eval->add_option("--prompt-field", eval_options.prompt_field, "member that has the prompt")->capture_default_str()->type_name("NAME")->group(task_group)->needs(task_option);
+  eval->add_option("--answer-field", eval_options.answer_field, "member that has the reference; if it is a JSON object, its members are counted too")->capture_default_str()->type_name("NAME")->group(task_group)->needs(task_option);
+  eval->add_option("--max-tokens", eval_options.max_tokens, "tokens to generate at most")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N")->group(task_group)->needs(task_option);
+  eval->add_option("--stop", eval_options.stop, "end before this text (may be given several times)")->expected(1)->take_all()->type_name("TEXT")->group(task_group)->needs(task_option);
+  eval->add_option("--limit", eval_options.limit, "use the first N lines (default: all)")->check(positive)->type_name("N")->group(task_group)->needs(task_option);
+  eval->add_option("--json", eval_options.json_file, "write the figures here too")->type_name("FILE");
+  add_engine_flags(eval, &eval_engine);
+  eval->footer(kExitCodes);
+
   CLI::App* doctor = app.add_subcommand("doctor", "say what this machine offers: CPU features, memory, disk speed");
   DoctorOptions doctor_options;
   doctor->add_option("--disk-dir", doctor_options.disk_directory, "the disk to measure; 256 MiB are written there for a moment")->capture_default_str()->type_name("DIR");
@@ -205,6 +227,13 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
       bench_options.gen_len = length_range(gen_len, "--gen-len");
       return bench_options;
     }
+    if (eval->parsed()) {
+      eval_options.engine = checked(eval_engine, *eval);
+      if (eval_options.perplexity_file.empty() && eval_options.task_file.empty()) fail_user("eval: say what to measure, --perplexity FILE or --task FILE");
+      for (const std::string& stop : eval_options.stop)
+        if (stop.empty()) fail_user("--stop is empty");
+      return eval_options;
+    }
     return doctor_options;
   } catch (const CLI::ParseError& error) {
     std::ostringstream out, err;
@@ -227,6 +256,10 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
     spdlog::info("preparing weights: {} of {}", format_bytes(done), format_bytes(total));
   };
   options.kv_cache_dtype = flags.kv_cache_dtype;
+  options.kv_cache_rotation = flags.kv_cache_rotation;
+  options.attention_sparsity = flags.attention_sparsity;
+  if (flags.attention_sparsity < 1)
+    spdlog::info("attention sparsity {}: generated tokens use the values of this share of their positions; answers differ from those without it", flags.attention_sparsity);
   options.threads = flags.threads;
   options.disk_directory = flags.disk_directory;
   options.policy = flags.policy;

@@ -27,6 +27,8 @@ struct EngineFlags {
   std::string backend = "cpu";
   std::string compute_dtype = "auto";
   std::string weight_dtype = "auto", kv_cache_dtype = "auto";
+  std::string kv_cache_rotation = "none";
+  double attention_sparsity = 1;
   int threads = 0;
   int64_t cpu_memory_bytes = 0;  ///< 0: from what is free
   int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory
@@ -65,12 +67,26 @@ struct BenchOptions {
   EngineFlags engine;
 };
 
+/// Exactly one of perplexity_file and task_file is given.
+struct EvalOptions {
+  std::string model;
+  std::string perplexity_file;
+  int64_t window = 0, stride = 0;  ///< tokens; 0: the model's positions up to 1024, half a window
+  int64_t text_tokens = 0;         ///< of the text, the first so many; 0: all
+  std::string task_file, prompt_field = "prompt", answer_field = "answer";
+  int64_t max_tokens = 64;
+  std::vector<std::string> stop;
+  int64_t limit = 0;               ///< lines; 0: all
+  std::string json_file;
+  EngineFlags engine;
+};
+
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
 };
 
-using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, DoctorOptions>;
+using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, DoctorOptions>;
 
 /// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
 struct CommandText {

@@ -91,7 +91,7 @@ struct Wrong {
 };
 class WrongFlags : public testing::TestWithParam<Wrong> {};
 TEST_P(WrongFlags, AreRefused) {
-  for (std::string command : {kBatch, std::string("generate -m m x "), std::string("bench -m m ")}) {
+  for (std::string command : {kBatch, std::string("generate -m m x "), std::string("bench -m m "), std::string("eval -m m --task t ")}) {
     auto result = parse(command + GetParam().flags);
     ASSERT_EQ(result.index(), 1u) << command << GetParam().flags;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
@@ -107,12 +107,15 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
                     Wrong{"--backend cuda", "cuda"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
-                    Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--no-such-flag", "--no-such-flag"}));
+                    Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},
+                    Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
 
 TEST(Options, WrongCommands) {
   for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i - -o out", "generate --model m",
                            "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
-                           "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x"}) {
+                           "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x",
+                           "eval -m m", "eval --task t", "eval -m m --task t --perplexity p", "eval -m m --task t --window 5", "eval -m m --perplexity p --max-tokens 5",
+                           "eval -m m --perplexity p --stride 0"}) {
     auto result = parse(line);
     ASSERT_EQ(result.index(), 1u) << line;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << line;
@@ -126,7 +129,7 @@ TEST(Options, HelpAndVersion) {
   EXPECT_EQ(version.text, std::string("flexgen ") + kVersion + "\n");
   auto help = std::get<CommandText>(parse("--help"));
   EXPECT_EQ(help.exit_code, 0);
-  for (const char* word : {"run-batch", "generate", "inspect", "bench", "doctor", "Exit codes", "75"}) EXPECT_THAT(help.text, HasSubstr(word));
+  for (const char* word : {"run-batch", "generate", "inspect", "bench", "eval", "doctor", "Exit codes", "75"}) EXPECT_THAT(help.text, HasSubstr(word));
   auto batch_help = std::get<CommandText>(parse("run-batch --help"));
   EXPECT_EQ(batch_help.exit_code, 0);
   for (const char* word : {"Memory and disk", "Placement and batching", "--kv-cache", "--overwrite"}) EXPECT_THAT(batch_help.text, HasSubstr(word));

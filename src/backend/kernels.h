@@ -9,8 +9,10 @@
 // Shapes: T tokens packed in a visit, B slots, S context, D hidden, A query heads, G kv heads, H head size,
 // F ffn, V vocab. All matrices row-major and dense unless a leading dimension is given.
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -44,6 +46,21 @@ struct AttentionSlot {
   int64_t num_rows = 0;
   int64_t past = 0;                  ///< tokens already in the cache
   std::byte* const* pages = nullptr;  ///< page p holds positions [p * page_tokens, (p + 1) * page_tokens)
+  /// Rows at this position and later are sparse where the rule asks for it: generated tokens. Prompts are read densely.
+  int64_t dense_until = std::numeric_limits<int64_t>::max();
+};
+
+/// What a row attends to.
+struct AttentionRule {
+  float scale = 1;      ///< multiplies q.k (1/sqrt(H))
+  int64_t window = 0;   ///< the last positions alone; 0: all
+  double sparsity = 1;  ///< of sparse rows: the share of positions whose values are used, in (0, 1]; 1: all
+
+  bool is_sparse(const AttentionSlot& slot, int64_t position) const { return sparsity < 1 && position >= slot.dense_until; }
+  /// Positions that a row at `position` sees.
+  int64_t visible(int64_t position) const { return window > 0 && window <= position ? window : position + 1; }
+  /// Of so many, those a sparse row uses the values of: its own, and the share of the others.
+  int64_t kept(int64_t num_visible) const { return 1 + static_cast<int64_t>(std::ceil(static_cast<double>(num_visible - 1) * sparsity)); }
 };
 
 enum class Activation { kRelu, kGelu, kGeluTanh, kSilu };
@@ -97,14 +114,18 @@ class Kernels {
                     const int32_t* positions, std::span<const float> inverse_frequencies,
                     float scale) = 0;
 
+  /// Multiplies each of the vectors of `head_size` (a power of two) in x [T, num_heads, H] f32 by the Hadamard matrix over sqrt(H), in place: spreads
+  /// outliers over all elements, and keeps every q.k if both are rotated (QuaRot: Ashkboos et al. 2024).
+  virtual void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) = 0;
+
   /// Writes the new keys and values into the slots' pages. k, v [T, G, H] f32.
   virtual void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
                          const KvGeometry& geometry) = 0;
-  /// Each new token attends to its slot's positions up to and including its own (the last `window` of
-  /// them if window > 0); the pages already hold the new tokens. q [T, A, H] f32; out [T, A, H] act;
-  /// scale multiplies q.k (1/sqrt(H)). Online softmax in fp32.
+  /// Each new token attends to its slot's positions up to and including its own, as the rule says; the pages
+  /// already hold the new tokens. q [T, A, H] f32; out [T, A, H] act. Softmax in fp32. A sparse row (FlexGen, section 5) scores all
+  /// positions and then attends to those alone that choose_positions() (backend/sparse_positions.h) takes for each kv head.
   virtual void attention(const float* q, std::span<const AttentionSlot> slots,
-                         const KvGeometry& geometry, float scale, int64_t window,
+                         const KvGeometry& geometry, const AttentionRule& rule,
                          std::byte* out) = 0;
 };
 

@@ -102,7 +102,7 @@ void bench_plain_onednn(benchmark::State& state) {
   count_flops(state, t, n, k);
 }
 
-/// Arguments: slots, context before the new rows, new rows a slot, query heads, bits of the cache; 8 kv heads of 128.
+/// Arguments: slots, context before the new rows, new rows a slot, query heads, bits of the cache, percent of positions whose values are used; 8 kv heads of 128.
 void bench_attention(benchmark::State& state) {
   const int64_t slots = state.range(0), past = state.range(1), rows = state.range(2);
   const DType dtype = state.range(4) == 4 ? DType::kInt4 : state.range(4) == 8 ? DType::kInt8 : DType::kBF16;
@@ -122,11 +122,11 @@ void bench_attention(benchmark::State& state) {
     pages.push_back(cache.data() + p * geometry.page_bytes());
   std::vector<AttentionSlot> views;
   for (int64_t s = 0; s < slots; ++s)
-    views.push_back({s * rows, rows, past, pages.data() + s * pages_per_slot});
+    views.push_back({s * rows, rows, past, pages.data() + s * pages_per_slot, 0});
   const int64_t q_size = slots * rows * geometry.query_heads * geometry.head_size;
   std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
   std::vector<std::byte> out(static_cast<size_t>(size_bytes(kernels->act_dtype(), q_size)));
-  for (auto _ : state) kernels->attention(q.data(), views, geometry, 0.088f, 0, out.data());
+  for (auto _ : state) kernels->attention(q.data(), views, geometry, {0.088f, 0, static_cast<double>(state.range(5)) / 100}, out.data());
   const auto calls = static_cast<double>(state.iterations());
   const auto pairs =
       static_cast<double>(slots * geometry.query_heads) *
@@ -162,17 +162,19 @@ BENCHMARK(bench_linear)->Apply(linear_shapes);
 BENCHMARK(bench_plain_onednn)->Apply(linear_shapes);
 BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_attention)
-    ->ArgNames({"slots", "past", "rows", "A", "bits"})
-    ->Args({64, 2047, 1, 32, 16})  // generation, 4 query heads a kv head
-    ->Args({64, 2047, 1, 32, 8})
-    ->Args({64, 2047, 1, 32, 4})
-    ->Args({64, 2047, 1, 8, 16})   // generation, no sharing
-    ->Args({64, 2047, 1, 8, 4})
-    ->Args({1, 127, 1, 32, 16})
-    ->Args({1, 1023, 1, 32, 16})
-    ->Args({1, 127, 1, 8, 16})
-    ->Args({1, 0, 2048, 32, 16})   // a prompt at once
-    ->Args({4, 512, 256, 32, 16})  // chunks of prompts
+    ->ArgNames({"slots", "past", "rows", "A", "bits", "percent"})
+    ->Args({64, 2047, 1, 32, 16, 100})  // generation, 4 query heads a kv head
+    ->Args({64, 2047, 1, 32, 8, 100})
+    ->Args({64, 2047, 1, 32, 4, 100})
+    ->Args({64, 2047, 1, 8, 16, 100})   // generation, no sharing
+    ->Args({64, 2047, 1, 8, 4, 100})
+    ->Args({64, 2047, 1, 32, 16, 10})  // sparse
+    ->Args({64, 2047, 1, 32, 4, 10})
+    ->Args({1, 127, 1, 32, 16, 100})
+    ->Args({1, 1023, 1, 32, 16, 100})
+    ->Args({1, 127, 1, 8, 16, 100})
+    ->Args({1, 0, 2048, 32, 16, 100})   // a prompt at once
+    ->Args({4, 512, 256, 32, 16, 100})  // chunks of prompts
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 

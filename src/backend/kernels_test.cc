@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -126,8 +127,12 @@ struct Sequence {
 struct AttentionShape {
   DType dtype;
   int64_t query_heads, kv_heads, head_size, page_tokens, window;
+  double sparsity = 1;
   KvGeometry geometry() const { return {dtype, query_heads, kv_heads, head_size, page_tokens}; }
 };
+
+/// Sparse shapes are so from this position on.
+constexpr int64_t kDenseUntil = 20;
 
 /// q, k and v of one sequence.
 struct AttentionInput {
@@ -163,7 +168,7 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
     for (size_t i = 0; i < inputs.size(); ++i) {
       if (round >= chunks[i].size()) continue;
       const int64_t count = chunks[i][round];
-      slots.push_back({rows, count, past[i], sequences[i].pages.data()});
+      slots.push_back({rows, count, past[i], sequences[i].pages.data(), kDenseUntil});
       owner.push_back(i);
       auto append = [&](Floats& to, const Floats& from, int64_t size) {
         to.insert(to.end(), from.begin() + past[i] * size, from.begin() + (past[i] + count) * size);
@@ -175,7 +180,7 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
     kernels.append_kv(k.data(), v.data(), slots, geometry);
     Floats out = act_output(kernels, rows * q_size, [&](std::byte* to) {
       kernels.attention(q.data(), slots, geometry,
-                        1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, to);
+                        {1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, shape.sparsity}, to);
     });
     for (size_t s = 0; s < slots.size(); ++s) {
       results[owner[s]].insert(results[owner[s]].end(), out.begin() + slots[s].first_row * q_size,
@@ -335,13 +340,33 @@ const std::vector<AttentionShape>& attention_shapes() {
       {DType::kBF16, 5, 5, 20, 48, 0},  {DType::kBF16, 8, 8, 128, 16, 9},
       {DType::kF16, 40, 1, 33, 24, 70}, {DType::kF32, 1, 1, 1, 5, 3},
       {DType::kInt4, 8, 2, 128, 64, 0}, {DType::kInt4, 3, 3, 80, 16, 0},
-      {DType::kInt8, 4, 1, 64, 32, 0},  {DType::kInt4, 4, 2, 33, 24, 50}};
+      {DType::kInt8, 4, 1, 64, 32, 0},  {DType::kInt4, 4, 2, 33, 24, 50},
+      {DType::kBF16, 8, 2, 128, 16, 0, 0.1}, {DType::kInt4, 10, 2, 64, 32, 0, 0.2},
+      {DType::kInt8, 3, 1, 96, 16, 60, 0.3}, {DType::kF32, 4, 4, 20, 7, 0, 0.05}};
   return shapes;
 }
 
 std::string shape_name(const AttentionShape& s) {
-  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}", dtype_name(s.dtype), s.query_heads,
-                     s.kv_heads, s.head_size, s.page_tokens, s.window);
+  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}", dtype_name(s.dtype), s.query_heads,
+                     s.kv_heads, s.head_size, s.page_tokens, s.window, s.sparsity);
+}
+
+TEST(HadamardTest, IsItsDefinition) {
+  Rng rng(12);
+  for (int64_t size : {1, 2, 16, 128}) {
+    const Floats x = random_floats(rng, 2 * size);
+    for (auto make : {make_reference_kernels, +[] { return make_cpu_kernels({2, DType::kF32}); }}) {
+      Floats y = x;
+      make()->hadamard(y.data(), 2, 1, size);
+      for (int64_t row : {0, 1})
+        for (int64_t i = 0; i < size; ++i) {
+          double sum = 0;
+          for (int64_t j = 0; j < size; ++j)
+            sum += static_cast<double>(x[static_cast<size_t>(row * size + j)]) * (std::popcount(static_cast<uint64_t>(i & j)) % 2 == 0 ? 1 : -1);
+          EXPECT_NEAR(y[static_cast<size_t>(row * size + i)], sum / std::sqrt(static_cast<double>(size)), 1e-5);
+        }
+    }
+  }
 }
 
 void add_attention_cases(std::vector<OperationCase>& cases) {
@@ -530,7 +555,7 @@ TEST_P(BackendTest, NoRowsAreFine) {
   Rng rng(11);
   TestWeight weight(random_floats(rng, 12), DType::kF32, 3, 4);
   kernels_->linear(nullptr, 0, weight, WeightView{}, false, nullptr);
-  kernels_->attention(nullptr, {}, {DType::kF32, 2, 1, 4, 8}, 1, 0, nullptr);
+  kernels_->attention(nullptr, {}, {DType::kF32, 2, 1, 4, 8}, {}, nullptr);
   kernels_->gather_rows({}, DType::kF32, 4, false, nullptr);
   kernels_->activate(nullptr, 0, Activation::kRelu, nullptr);
 }

@@ -49,7 +49,7 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
     Slot& slot = batch.slots[index];
     const SamplingParams& params = slot.request.params;
     bool scores = params.echo && params.top_logprobs >= 0;
-    SlotRows rows{plan->num_rows(), 0, slot.past, {}};
+    SlotRows rows{plan->num_rows(), 0, slot.past, {}, slot.request.sparse_prompt ? 0 : slot.prompt_size()};
     for (int64_t at = slot.past; at < slot.past + num_rows && rows_left > 0; ++at) {
       bool samples = at + 1 == slot.size() && params.max_tokens > 0;
       bool scored = scores && at + 1 < slot.prompt_size();

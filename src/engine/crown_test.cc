@@ -33,6 +33,10 @@ std::string make_checkpoint(const std::string& name, const std::string& config, 
 const char* kLlama = R"({"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6,
   "num_key_value_heads": 2, "intermediate_size": 176, "vocab_size": 331, "max_position_embeddings": 256, "hidden_act": "silu",
   "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+/// Heads that the kernels with dot products take.
+const char* kWideHeads = R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 5, "head_dim": 64,
+  "num_key_value_heads": 1, "intermediate_size": 96, "vocab_size": 331, "max_position_embeddings": 256, "hidden_act": "silu",
+  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
 const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128,
   "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true,
   "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})";
@@ -111,7 +115,8 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
 }
 
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
-           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto") {
+           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
+           const std::string& rotation = "none") {
   std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
   std::mt19937 random(seed);
   for (int round = 0; round < rounds;) {
@@ -120,6 +125,8 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
     plain.backend = backend;
     plain.kv_cache_dtype = kv_dtype;
     plain.weight_dtype = weight_dtype;
+    plain.attention_sparsity = sparsity;
+    plain.kv_cache_rotation = rotation;
     if (weight_dtype != "auto") plain.disk_directory = testing::TempDir();
     auto expected = run(plain, requests);
     for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
@@ -145,18 +152,26 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
 }
 
 // 200 policies in all.
-TEST(Crown, LlamaBf16) { crown("llama", kLlama, DType::kBF16, 80, 1); }
+TEST(Crown, LlamaBf16) { crown("llama", kLlama, DType::kBF16, 60, 1); }
+TEST(Crown, WideHeadsBf16) { crown("wide", kWideHeads, DType::kBF16, 20, 15); }
 TEST(Crown, LlamaF32) { crown("llama", kLlama, DType::kF32, 40, 2); }
 TEST(Crown, OptF16) { crown("opt", kOpt, DType::kF16, 60, 3); }
 TEST(Crown, Reference) { crown("opt", kOpt, DType::kBF16, 20, 4, "reference"); }
 
 // And with compressed caches.
 TEST(Crown, Int4Cache) { crown("llama", kLlama, DType::kBF16, 40, 5, "cpu", "int4"); }
+TEST(Crown, WideHeadsInt4Cache) { crown("wide", kWideHeads, DType::kBF16, 20, 16, "cpu", "int4"); }
 TEST(Crown, Int8Cache) { crown("opt", kOpt, DType::kF16, 20, 6, "cpu", "int8"); }
 TEST(Crown, Int4Weights) { crown("llama", kLlama, DType::kBF16, 30, 8, "cpu", "auto", "int4"); }
 TEST(Crown, Int8WeightsInt4Cache) { crown("opt", kOpt, DType::kF16, 20, 9, "cpu", "int4", "int8"); }
 TEST(Crown, Int4WeightsInt4CacheF32) { crown("llama", kLlama, DType::kF32, 20, 10, "cpu", "int4", "int4"); }
 TEST(Crown, ReferenceInt4Cache) { crown("llama", kLlama, DType::kBF16, 10, 7, "reference", "int4"); }
+
+// And with sparse attention.
+TEST(Crown, Sparse) { crown("llama", kLlama, DType::kBF16, 20, 11, "cpu", "auto", "auto", 0.1); }
+TEST(Crown, SparseRotatedInt4) { crown("wide", kWideHeads, DType::kBF16, 20, 12, "cpu", "int4", "int4", 0.2, "hadamard"); }
+TEST(Crown, SparseF32) { crown("opt", kOpt, DType::kF32, 10, 13, "cpu", "int8", "auto", 0.3); }
+TEST(Crown, ReferenceSparse) { crown("opt", kOpt, DType::kBF16, 5, 14, "reference", "auto", "auto", 0.1); }
 
 }  // namespace
 }  // namespace flexgen

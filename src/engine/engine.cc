@@ -76,6 +76,11 @@ Engine::Engine(EngineOptions options)
     PrepareOptions prepare{*dtype, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
     use_prepared_weights(*model_, *kernels_, *files_, prepare);
   }
+  if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
+    fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
+  if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
+  else if (options_.kv_cache_rotation != "none") fail_user("--kv-cache-rotation {}: none or hadamard", options_.kv_cache_rotation);
+  model_->set_attention_sparsity(options_.attention_sparsity);
   kv_dtype_ = choose_kv_dtype(options_.kv_cache_dtype, compute_dtype_);
 }
 

@@ -24,6 +24,8 @@ struct EngineOptions {
   std::string weight_dtype = "auto";     ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory
   std::function<void(int64_t, int64_t)> prepare_progress;  ///< (bytes done, in all) while weights are prepared; may be empty
   std::string kv_cache_dtype = "auto";  ///< "auto" (the arithmetic's), "bf16", "int8", "int4"
+  std::string kv_cache_rotation = "none";  ///< "none", "hadamard" (keys)
+  double attention_sparsity = 1;    ///< share of positions whose values a generated token uses, in (0, 1]; 1: all
   int threads = 0;                  ///< 0: all cores
   Budgets budgets;
   std::string disk_directory;       ///< for spill files; empty: none

@@ -26,6 +26,7 @@ struct Request {
   int64_t key = 0;  ///< the caller's; comes back in the Completion
   std::vector<int32_t> prompt;
   SamplingParams params;
+  bool sparse_prompt = false;  ///< with sparse attention: the prompt's rows are sparse as generated ones are (perplexity wants to see the price)
 };
 
 struct TokenLogprob {

@@ -48,8 +48,18 @@ Activation read_activation(ConfigFields& fields, const std::string& field, const
   fields.refuse(field, fmt::format("is '{}'; flexgen supports relu, silu, gelu and gelu_new", name));
 }
 
-float attention_scale(const ModelConfig& config) {
-  return 1.0f / std::sqrt(static_cast<float>(config.head_size));
+void append_and_attend(const LayerContext& c, const BlockScratch& s) {
+  const ModelConfig& m = c.config;
+  if (m.rotate_keys) {
+    c.kernels.hadamard(s.q, c.in.num_rows, m.num_heads, m.head_size);
+    c.kernels.hadamard(s.k, c.in.num_rows, m.num_kv_heads, m.head_size);
+  }
+  c.kernels.append_kv(s.k, s.v, c.in.slots, c.kv);
+  c.kernels.attention(s.q, c.in.slots, c.kv, attention_rule(m), s.act);
+}
+
+AttentionRule attention_rule(const ModelConfig& config) {
+  return {1.0f / std::sqrt(static_cast<float>(config.head_size)), config.sliding_window, config.attention_sparsity};
 }
 
 }  // namespace flexgen

@@ -90,8 +90,10 @@ std::string known_model_types();
 /// activation_function, hidden_act, ... as a value; refuses by name what there is no kernel for.
 Activation read_activation(ConfigFields& fields, const std::string& field, const std::string& fallback);
 
-/// 1 / sqrt(H): what attention scales its scores by.
-float attention_scale(const ModelConfig& config);
+/// How every family's attention ends: s.k and s.v go into the cache, s.q attends, the result is in s.act.
+void append_and_attend(const LayerContext& c, const BlockScratch& s);
+/// How the model attends: scores scaled by 1 / sqrt(H), its window, the sparsity that was asked for.
+AttentionRule attention_rule(const ModelConfig& config);
 
 const Architecture& opt_architecture();
 const Architecture& llama_architecture();

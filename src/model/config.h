@@ -32,6 +32,9 @@ struct ModelConfig {
   int64_t sliding_window = 0;       ///< tokens that a token sees, itself included; 0: all
   std::vector<float> inverse_frequencies;  ///< RoPE [H/2], scaling applied; empty: learned positions
   float rope_scale = 1.0f;
+  // Not the checkpoint's but the user's:
+  bool rotate_keys = false;       ///< keys are kept rotated by a Hadamard matrix, and queries too
+  double attention_sparsity = 1;  ///< the share of positions whose values a generated token uses
   // generation_config.json / config.json
   std::optional<int32_t> bos;
   std::vector<int32_t> eos;  ///< any of these ends a sequence

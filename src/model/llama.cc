@@ -151,8 +151,7 @@ class Llama : public Architecture {
     }
     k.rope(s.q, T, m.num_heads, m.head_size, c.in.positions.data(), m.inverse_frequencies, m.rope_scale);
     k.rope(s.k, T, m.num_kv_heads, m.head_size, c.in.positions.data(), m.inverse_frequencies, m.rope_scale);
-    k.append_kv(s.k, s.v, c.in.slots, c.kv);
-    k.attention(s.q, c.in.slots, c.kv, attention_scale(m), m.sliding_window, s.act);
+    append_and_attend(c, s);
     k.linear(s.act, T, c.w[kO], o_bias, true, c.hidden);
 
     // h += Wdown (silu(Wgate n) * Wup n), n = norm2(h)

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <map>
 
@@ -172,6 +173,12 @@ void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& repla
   }
 }
 
+void Model::rotate_keys() {
+  if (!std::has_single_bit(static_cast<uint64_t>(config_.head_size)))
+    fail_user("--kv-cache-rotation hadamard: this model's heads have {} elements, and only a power of two can be rotated; leave it out", config_.head_size);
+  config_.rotate_keys = true;
+}
+
 KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens) const {
   return {dtype, config_.num_heads, config_.num_kv_heads, config_.head_size, page_tokens};
 }
@@ -194,6 +201,16 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
   const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));
   for (const AttentionSlot& slot : slots) {
+    const AttentionRule rule = attention_rule(config_);
+    if (rule.is_sparse(slot, slot.past)) {
+      for (int64_t i = 0; i < slot.num_rows; ++i) {
+        const int64_t visible = rule.visible(slot.past + i);
+        const auto keys_and_values = static_cast<double>(visible + rule.kept(visible));
+        work.attention_flops += 2 * static_cast<double>(config_.num_heads * config_.head_size) * keys_and_values;
+        work.kv_read_bytes += token_bytes / 2 * keys_and_values;
+      }
+      continue;
+    }
     const int64_t last = slot.past + slot.num_rows;
     // New token i attends to min(past + i + 1, window) positions.
     const int64_t growing = std::clamp<int64_t>(window - slot.past, 0, slot.num_rows);

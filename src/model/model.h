@@ -90,6 +90,12 @@ class Model {
   /// from the first of `files`. Before anything else uses the model.
   void replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files);
 
+  /// From now on keys are kept rotated by a Hadamard matrix, which int4 and int8 caches lose less of. Before anything else uses the model.
+  /// Throws Error{user} where the head size is no power of two.
+  void rotate_keys();
+  /// From now on generated tokens use the values of this share of their positions, in (0, 1]. Before anything else uses the model.
+  void set_attention_sparsity(double share) { config_.attention_sparsity = share; }
+
   const ModelConfig& config() const { return config_; }
   const std::vector<std::string>& files() const { return files_; }
   const std::string& fingerprint() const { return fingerprint_; }

@@ -113,8 +113,7 @@ class Opt : public Architecture {
     k.linear(s.act, T, c.w[kQ], c.w[kQBias], false, s.q);
     k.linear(s.act, T, c.w[kK], c.w[kKBias], false, s.k);
     k.linear(s.act, T, c.w[kV], c.w[kVBias], false, s.v);
-    k.append_kv(s.k, s.v, c.in.slots, c.kv);
-    k.attention(s.q, c.in.slots, c.kv, attention_scale(m), 0, s.act);
+    append_and_attend(c, s);
     k.linear(s.act, T, c.w[kO], c.w[kOBias], true, c.hidden);
     leave(kNorm1);
 

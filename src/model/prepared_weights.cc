@@ -1,12 +1,14 @@
 #include "model/prepared_weights.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <future>
 #include <optional>
 #include <set>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
 #include "io/checkpoint.h"
@@ -116,7 +118,8 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   if (failed) fail_io("cannot create {}: {}", directory.string(), failed.message());
 
   const std::vector<Part> parts = parts_of(model, directory);
-  int64_t total = 0, done = 0, widest = 0;
+  int64_t total = 0, done = 0, widest = 0, made = 0;
+  const auto start = std::chrono::steady_clock::now();
   for (const Part& part : parts)
     for (int index : part.weights) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(index)];
@@ -144,6 +147,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
                     weight.name, piece.first_row, dtype_name(options.dtype));
         writer.append(converted.data(), piece.num_rows * row_bytes(options.dtype, weight.cols));
         done += piece.num_rows * weight.row_bytes();
+        made += piece.num_rows * weight.row_bytes();
         if (options.progress) options.progress(done, total);
       }
       writer.close();
@@ -160,6 +164,10 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
     }
     paths.push_back(part.path);
   }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (made > 0)
+    spdlog::info("made {} weights of {} of the checkpoint in {:.1f} s ({:.2f} GB/s); they are kept in {}", dtype_name(options.dtype), format_bytes(made), seconds,
+                 static_cast<double>(made) / seconds / 1e9, directory.string());
   model.replace_weights(replaced, paths);
 }
 

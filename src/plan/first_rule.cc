@@ -23,8 +23,12 @@ int64_t pages_of(const Model& model, DType kv_dtype, double tokens) {
 }
 
 /// Sizes that follow from the number of slots: rows a visit, cache pages.
+/// How many rows a step has: few enough that prompts are spread evenly over the steps, so that each step computes while it reads; or more, where
+/// that would be so few that the matrix units suffer.
+enum class StepRows { kEven, kMany };
+
 Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size,
-             int64_t num_micro_batches, int buffers, int64_t most_rows) {
+             int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
   Policy policy;
   policy.micro_batch_size = micro_batch_size;
   policy.num_micro_batches = num_micro_batches;
@@ -33,11 +37,11 @@ Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64
   double total = workload.mean_prompt() + workload.mean_generated();
   // In the steady state every slot gets one generated token a step, and prompts of new sequences come in at the
   // rate at which old ones end.
-  double rows = 1.15 * block * total / (workload.mean_generated() + 1);
-  rows = std::clamp<double>(rows, 256, kMaxBlockRows);
+  double rows = block * total / (workload.mean_generated() + 1) * (step_rows == StepRows::kEven ? 1.02 : 1.15);
+  rows = std::clamp<double>(rows, step_rows == StepRows::kEven ? 16 : 256, kMaxBlockRows);
   rows = std::min(rows, std::max(1.0, workload.total_prompt_tokens + block));
   int64_t rows_each = std::max(micro_batch_size, static_cast<int64_t>(std::ceil(rows / static_cast<double>(num_micro_batches))));
-  policy.max_rows = rows_each > 256 ? round_up(rows_each, 256) : round_up(rows_each, 16);
+  policy.max_rows = round_up(rows_each, step_rows == StepRows::kMany && rows_each > 256 ? 256 : 16);
   policy.max_rows = std::min(policy.max_rows, std::max(most_rows, round_up(micro_batch_size, 16)));
   policy.max_logit_rows = workload.scores_prompts ? policy.max_rows : micro_batch_size;
 
@@ -81,13 +85,18 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
                     static_cast<double>(cache.geometry.page_tokens) * static_cast<double>(cache.num_layers);
   double disk_share = static_cast<double>(cache.disk_pages) /
                       static_cast<double>(std::max<int64_t>(1, cache.disk_pages + cache.cpu_pages));
-  double disk_s = steps * (static_cast<double>(weights.streamed_bytes_per_step) + 1.1 * kv_bytes * disk_share) /
-                  kDiskBytesPerSecond;
+  const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
   // Visits of few rows use the matrix units badly: two thirds of their speed at 32 rows, nine tenths at 128.
-  double visit_rows = std::max(1.0, rows / (steps * static_cast<double>(policy.num_micro_batches)));
-  double slowdown = (visit_rows + 16) / visit_rows;
-  double compute_s = 2 * rows * parameters / kFlopsPerSecond * slowdown + steps * kv_bytes / kRamBytesPerSecond;
-  return std::max(disk_s, compute_s) + 0.05 * (disk_s + compute_s);
+  auto compute_s = [&](double rows_of_step) {
+    return 2 * (rows_of_step + 16 * static_cast<double>(policy.num_micro_batches)) * parameters / kFlopsPerSecond + kv_bytes / kRamBytesPerSecond;
+  };
+  // Steps are full while there are prompts, and generate alone in between; a step takes its slower resource's time.
+  const double slots = std::min(sequences, static_cast<double>(policy.block_size()));
+  const double full_rows = std::min(static_cast<double>(policy.max_rows * policy.num_micro_batches), rows);
+  const double full_steps = std::min(steps, workload.total_prompt_tokens / std::max(1.0, full_rows - slots));
+  const double other_rows = std::max(0.0, rows - full_steps * full_rows) / std::max(1.0, steps - full_steps);
+  auto step_s = [&](double rows_of_step) { return std::max(disk_s, compute_s(rows_of_step)) + 0.05 * (disk_s + compute_s(rows_of_step)); };
+  return full_steps * step_s(full_rows) + (steps - full_steps) * step_s(other_rows);
 }
 
 std::vector<int64_t> block_candidates(const Workload& workload) {
@@ -122,8 +131,8 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
   };
 
-  auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows) {
-    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, most_rows);
+  auto try_rows = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
+    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, most_rows, step_rows);
     policy.activations = request.activations.value_or(in_ram);
     // Both orders of filling RAM: cache first, or weights first.
     for (bool cache_first : {true, false}) {
@@ -143,6 +152,10 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
       if (!cache_first) fill(request.kv_cache, &Policy::kv_cache);
       if (fits(policy)) consider(policy);
     }
+  };
+
+  auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows) {
+    for (StepRows step_rows : {StepRows::kEven, StepRows::kMany}) try_rows(micro_batch_size, num_micro_batches, buffers, most_rows, step_rows);
   };
 
   std::vector<int64_t> blocks = block_candidates(workload);

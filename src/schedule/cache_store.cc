@@ -148,7 +148,7 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
   }
   for (size_t i = 0; i < plan.slots.size(); ++i)
     lease.slots.push_back({plan.slots[i].first_row, plan.slots[i].num_rows, plan.slots[i].past,
-                           (*lease.pages)[i].data()});
+                           (*lease.pages)[i].data(), plan.slots[i].dense_until});
   return lease;
 }
 

@@ -329,7 +329,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
     to_pairs<T>(task.q + packed_index(m), head_size, q + m * stride);
     std::fill_n(mixed + m * stride, stride, 0.0f);
     const int64_t end = task.slot->past + task.first_row + m % per_head / group + 1;
-    rows[m] = {task.window > 0 ? std::max<int64_t>(0, end - task.window) : 0, end, -INFINITY, 0.0f};
+    rows[m] = {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f};
   }
 
   // Calls use(data, from, to) for the stretches of [begin, end) that lie in one page: keys (which =
@@ -391,7 +391,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
     for (int64_t m = 0; m < num_queries; ++m)
       if (first_in_span(m) < end_in_span(m))
         soften(rows[m], scores + m * kScoreStride, first_in_span(m) - span, end_in_span(m) - span,
-               task.scale, mixed + m * stride, stride);
+               task.rule.scale, mixed + m * stride, stride);
     for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
       auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
         for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
@@ -423,6 +423,68 @@ void attend_as(const AttentionTask& task, float* scratch) {
   });
 }
 
+template <typename T>
+void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
+  const KvGeometry& g = *task.geometry;
+  const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads, kv_head = task.first_head + head;
+  const int64_t stride = round_up(head_size, kMaxPair), token_bytes = row_bytes(g.dtype, head_size);
+  float* const q = scratch;                          // [group, stride]
+  float* const scores = q + group * stride;          // [group, kScoreStride]
+  float* const unpacked = scores + group * kScoreStride;  // [kSpan, head_size], of quantized caches
+  for (int64_t m = 0; m < group; ++m)
+    to_pairs<T>(task.q + ((task.slot->first_row + task.first_row) * g.query_heads + kv_head * group + m) * head_size, head_size, q + m * stride);
+  const int64_t end = task.slot->past + task.first_row + 1;
+  // Stretches that lie in one span and one page.
+  for (int64_t from = first, to; from < end; from = to) {
+    to = std::min({end, (from / kSpan + 1) * kSpan, (from / g.page_tokens + 1) * g.page_tokens});
+    const std::byte* data = task.slot->pages[from / g.page_tokens] + g.row_offset(0, kv_head, from);
+    const T* keys = reinterpret_cast<const T*>(data);
+    if constexpr (std::is_same_v<T, float>) {
+      if (is_quantized(g.dtype)) {
+        for (int64_t t = from; t < to; ++t, data += token_bytes) unpack_row(data, g.dtype, head_size, unpacked + (t - from) * head_size);
+        keys = unpacked;
+      }
+    }
+    for (int64_t m = 0; m < group; m += kQueries)
+      with_count(std::min<int64_t>(kQueries, group - m), [&](auto count) HWY_ATTR {
+        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, scores + m * kScoreStride);
+      });
+    for (int64_t m = 0; m < group; ++m)
+      for (int64_t t = from; t < to; ++t) out[m * out_stride + t - first] = scores[m * kScoreStride + t - from] * task.rule.scale;
+  }
+}
+
+void AttentionScores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
+  switch (task.geometry->dtype) {
+    case DType::kF32:
+    case DType::kInt8:
+    case DType::kInt4:
+      return scores_as<float>(task, head, first, out, out_stride, scratch);
+    case DType::kF16:
+      return scores_as<hwy::float16_t>(task, head, first, out, out_stride, scratch);
+    case DType::kBF16:
+      return scores_as<hwy::bfloat16_t>(task, head, first, out, out_stride, scratch);
+  }
+}
+
+void AddSoftmax(const float* scores, int64_t count, float* shares) {
+  const Floats d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  float maximum = -INFINITY;
+  for (int64_t i = 0; i < count; ++i) maximum = std::max(maximum, scores[i]);
+  auto weight = [&](int64_t i, size_t n) HWY_ATTR {
+    const auto inside = hn::Lt(hn::Iota(d, 0.0f), hn::Set(d, static_cast<float>(n)));
+    return hn::IfThenElseZero(inside, hn::Exp(d, hn::Sub(load(d, scores + i, n), hn::Set(d, maximum))));
+  };
+  auto sum = hn::Zero(d);
+  for (int64_t i = 0; i < count; i += lanes) sum = hn::Add(sum, weight(i, static_cast<size_t>(std::min(lanes, count - i))));
+  const auto inverse = hn::Set(d, 1.0f / hn::GetLane(hn::SumOfLanes(d, sum)));
+  for (int64_t i = 0; i < count; i += lanes) {
+    const auto n = static_cast<size_t>(std::min(lanes, count - i));
+    store(d, hn::MulAdd(weight(i, n), inverse, load(d, shares + i, n)), shares + i, n);
+  }
+}
+
 void Attend(const AttentionTask& task, float* scratch) {
   switch (task.geometry->dtype) {
     case DType::kF32:
@@ -444,6 +506,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace flexgen {
 HWY_EXPORT(Attend);
+HWY_EXPORT(AttentionScores);
+HWY_EXPORT(AddSoftmax);
 HWY_EXPORT(RowFloats);
 
 void plan_attention(const AttentionTask& all, int64_t num_workers,
@@ -454,12 +518,15 @@ void plan_attention(const AttentionTask& all, int64_t num_workers,
   // One head's keys serve many rows while they are near; with few rows many heads make a long read.
   const auto max_heads = ceil_div(g.kv_heads * static_cast<int64_t>(slots.size()), 4 * num_workers);
   tasks.clear();
-  for (const AttentionSlot& slot : slots)
-    for (int64_t row = 0; row < slot.num_rows; row += rows) {
+  for (const AttentionSlot& slot : slots) {
+    const int64_t dense = all.rule.sparsity < 1 ? std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows) : slot.num_rows;
+    for (int64_t row = 0; row < slot.num_rows;) {
       AttentionTask task = all;
       task.slot = &slot;
       task.first_row = row;
-      task.num_rows = std::min(rows, slot.num_rows - row);
+      task.sparse = row >= dense;
+      task.num_rows = task.sparse ? 1 : std::min(rows, dense - row);
+      row += task.num_rows;
       const int64_t heads = std::clamp<int64_t>(2 * kTaskQueries / (task.num_rows * group), 1,
                                                 std::min(max_heads, g.kv_heads));
       for (int64_t head = 0; head < g.kv_heads; head += heads) {
@@ -468,6 +535,7 @@ void plan_attention(const AttentionTask& all, int64_t num_workers,
         tasks.push_back(task);
       }
     }
+  }
   // The longest first, so that no worker is left with a long one at the end.
   auto size = [](const AttentionTask& task) {
     return task.num_heads * task.num_rows * (task.slot->past + task.first_row + task.num_rows);
@@ -487,6 +555,12 @@ int64_t attention_scratch_floats(const AttentionTask& task) {
 void attend(const AttentionTask& task, float* scratch) {
   HWY_DYNAMIC_DISPATCH(Attend)(task, scratch);
 }
+
+void attention_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
+  HWY_DYNAMIC_DISPATCH(AttentionScores)(task, head, first, out, out_stride, scratch);
+}
+
+void add_softmax(const float* scores, int64_t count, float* shares) { HWY_DYNAMIC_DISPATCH(AddSoftmax)(scores, count, shares); }
 
 }  // namespace flexgen
 #endif  // HWY_ONCE

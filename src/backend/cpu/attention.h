@@ -13,14 +13,14 @@ namespace flexgen {
 struct AttentionTask {
   const float* q = nullptr;  ///< [T, A, H]
   const KvGeometry* geometry = nullptr;
-  float scale = 1;
-  int64_t window = 0;
+  AttentionRule rule;
   DType out_dtype = DType::kF32;
   std::byte* out = nullptr;  ///< [T, A, H]
 
   const AttentionSlot* slot = nullptr;
   int64_t first_row = 0, num_rows = 0;    ///< within the slot's new rows
   int64_t first_head = 0, num_heads = 0;  ///< kv heads
+  bool sparse = false;                    ///< a sparse row, alone
 };
 
 /// Cuts the attention of all slots into tasks for `num_workers`, the longest first. `all` holds
@@ -29,7 +29,13 @@ void plan_attention(const AttentionTask& all, int64_t num_workers,
                     std::span<const AttentionSlot> slots, std::vector<AttentionTask>& tasks);
 /// Floats of scratch that attend() needs for the task.
 int64_t attention_scratch_floats(const AttentionTask& task);
-/// Computes the task's part of `out`. scratch: attention_scratch_floats(), 64-byte aligned.
+/// Computes the task's part of `out`. scratch: attention_scratch_floats(), 64-byte aligned. For tasks that are not sparse.
 void attend(const AttentionTask& task, float* scratch);
+
+/// The scaled scores of a task's one row and of the query heads of kv head `head` (counted from the task's first): out [group, out_stride], from
+/// position `first` up to the row's own. scratch: attention_scratch_floats() of the task.
+void attention_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch);
+/// shares[i] += softmax(scores)[i].
+void add_softmax(const float* scores, int64_t count, float* shares);
 
 }  // namespace flexgen

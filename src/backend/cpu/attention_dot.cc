@@ -53,6 +53,7 @@ int64_t attention_dot_scratch_floats(const AttentionTask& task) {
 
 #if !defined(__x86_64__)
 bool attention_dot_fits(const KvGeometry&, DType) { return false; }
+void attention_dot_scores(const AttentionTask&, int64_t, int64_t, float*, int64_t, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 void attend_dot(const AttentionTask&, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 #else
 
@@ -477,6 +478,35 @@ void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t b
     Cache::template score<kRows>(q, row_at(task, 0, head, span + t), task.geometry->head_size, parameters, t, rows, scores + t);
 }
 
+/// What scores a block of up to kQueries queries.
+template <class Cache>
+auto* score_block(int64_t queries) {
+  return queries == 4 ? score_span<Cache, 4> : queries == 3 ? score_span<Cache, 3> : queries == 2 ? score_span<Cache, 2> : score_span<Cache, 1>;
+}
+
+template <class Cache>
+void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
+  const KvGeometry& g = *task.geometry;
+  const int64_t group = g.query_heads / g.kv_heads, words = Cache::query_words(g.head_size);
+  Row* const rows = reinterpret_cast<Row*>(scratch);
+  float* const scores = scratch + group * kRowFloats;
+  uint16_t* const q = reinterpret_cast<uint16_t*>(scores + group * kSpan);
+  const int64_t row = task.slot->first_row + task.first_row, end = task.slot->past + task.first_row + 1;
+  for (int64_t m = 0; m < group; ++m) {
+    rows[m] = {first, end, -INFINITY, 0.0f, {}};
+    Cache::pack_query(task.q + (row * g.query_heads + (task.first_head + head) * group + m) * g.head_size, g.head_size, q + m * words, rows[m]);
+  }
+  typename Cache::Parameters parameters;
+  for (int64_t span = round_down(first, kSpan); span < end; span += kSpan) {
+    const int64_t from = std::max<int64_t>(0, first - span), to = std::min(kSpan, end - span);
+    parameters.read(task, 0, head, span, from, to);
+    for (int64_t m = 0; m < group; m += kQueries)
+      score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, rows + m, scores + m * kSpan);
+    for (int64_t m = 0; m < group; ++m)
+      for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kSpan + t] * task.rule.scale;
+  }
+}
+
 template <class Cache>
 void attend_as(const AttentionTask& task, float* scratch) {
   const KvGeometry& g = *task.geometry;
@@ -491,7 +521,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
   for (int64_t m = 0; m < count; ++m) {
     const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
     const int64_t end = task.slot->past + task.first_row + in_head / group + 1;
-    rows[m] = {task.window > 0 ? std::max<int64_t>(0, end - task.window) : 0, end, -INFINITY, 0.0f, {}};
+    rows[m] = {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f, {}};
     const int64_t row = task.slot->first_row + task.first_row + in_head / group;
     Cache::pack_query(task.q + (row * g.query_heads + head * group + in_head % group) * head_size, head_size, q + m * words, rows[m]);
     std::fill_n(mixed + m * stride, stride, 0.0f);
@@ -507,13 +537,12 @@ void attend_as(const AttentionTask& task, float* scratch) {
       for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries) {
         const int64_t block = std::min(kQueries, (head + 1) * per_head - m);
         const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
-        auto* const score_block = block == 4 ? score_span<Cache, 4> : block == 3 ? score_span<Cache, 3> : block == 2 ? score_span<Cache, 2> : score_span<Cache, 1>;
-        score_block(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
+        score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
       }
     }
     for (int64_t m = 0; m < count; ++m) {
       const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
-      if (first < end) soften(rows[m], scores + m * kSpan, first, end, task.scale, mixed + m * stride, stride);
+      if (first < end) soften(rows[m], scores + m * kSpan, first, end, task.rule.scale, mixed + m * stride, stride);
     }
     for (int64_t head = 0; head < task.num_heads; ++head) {
       parameters.read(task, 1, head, span, span_begin, span_end);
@@ -544,6 +573,11 @@ void attend_dot(const AttentionTask& task, float* scratch) {
   if (task.geometry->dtype == DType::kInt4) return attend_as<Int4Cache>(task, scratch);
   FLEXGEN_CHECK(task.geometry->dtype == DType::kBF16, "bf16 or int4");
   attend_as<Bf16Cache>(task, scratch);
+}
+
+void attention_dot_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
+  auto* const scores = task.geometry->dtype == DType::kInt4 ? scores_as<Int4Cache> : scores_as<Bf16Cache>;
+  scores(task, head, first, out, out_stride, scratch);
 }
 
 #undef FLEXGEN_INLINE

@@ -12,5 +12,7 @@ bool attention_dot_fits(const KvGeometry& geometry, DType out_dtype);
 /// As attention_scratch_floats() and attend(). q and the softmax's weights are rounded to bf16, all sums are fp32.
 int64_t attention_dot_scratch_floats(const AttentionTask& task);
 void attend_dot(const AttentionTask& task, float* scratch);
+/// As attention_scores().
+void attention_dot_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch);
 
 }  // namespace flexgen

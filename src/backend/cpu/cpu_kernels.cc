@@ -10,9 +10,11 @@
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/attention_dot.h"
+#include "backend/cpu/attention_sparse.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/vector_rows.h"
 #include "backend/cpu/worker_team.h"
+#include "backend/hadamard.h"
 #include "backend/kernels.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -26,7 +28,7 @@ constexpr int64_t kElementsPerUnit = 16384;
 class CpuKernels : public Kernels {
  public:
   CpuKernels(DType compute_dtype, int num_threads)
-      : act_dtype_(compute_dtype), num_threads_(num_threads), linear_(compute_dtype, num_threads) {}
+      : act_dtype_(compute_dtype), num_threads_(num_threads), linear_(compute_dtype, num_threads), sparse_(static_cast<size_t>(num_threads)) {}
 
   std::string_view name() const override { return "cpu"; }
   DType act_dtype() const override { return act_dtype_; }
@@ -129,6 +131,12 @@ class CpuKernels : public Kernels {
     });
   }
 
+  void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
+    for_rows(num_rows * num_heads, head_size, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) hadamard_transform(x + i * head_size, head_size);
+    });
+  }
+
   void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
                  const KvGeometry& g) override {
     auto append_row = [&](const AttentionSlot& slot, int64_t i) {
@@ -156,11 +164,10 @@ class CpuKernels : public Kernels {
   }
 
   void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry,
-                 float scale, int64_t window, std::byte* out) override {
+                 const AttentionRule& rule, std::byte* out) override {
     AttentionTask all{.q = q,
                       .geometry = &geometry,
-                      .scale = scale,
-                      .window = window,
+                      .rule = rule,
                       .out_dtype = act_dtype_,
                       .out = out};
     plan_attention(all, num_threads_, slots, tasks_);
@@ -176,7 +183,9 @@ class CpuKernels : public Kernels {
     for (const AttentionSlot& slot : slots)
       flops += 4.0 * static_cast<double>(geometry.query_heads * geometry.head_size * slot.num_rows) * static_cast<double>(slot.past + slot.num_rows);
     parallel_for(team_for(num_threads_, flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
-      (dot ? attend_dot : attend)(tasks_[static_cast<size_t>(task)], attention_scratch_.get() + worker * floats);
+      const AttentionTask& mine = tasks_[static_cast<size_t>(task)];
+      if (mine.sparse) return sparse_[static_cast<size_t>(worker)].attend(mine, dot);
+      (dot ? attend_dot : attend)(mine, attention_scratch_.get() + worker * floats);
     });
   }
 
@@ -216,6 +225,7 @@ class CpuKernels : public Kernels {
   Linear linear_;
   std::vector<float> weight_, bias_, cosine_, sine_;
   std::vector<AttentionTask> tasks_;
+  std::vector<AttentionSparse> sparse_;  ///< a worker
   hwy::AlignedFreeUniquePtr<float[]> attention_scratch_;
   int64_t attention_scratch_size_ = 0;
 };

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
+#include "backend/hadamard.h"
 #include "backend/kernels.h"
+#include "backend/sparse_positions.h"
 #include "base/error.h"
 #include "tensor/group_quant.h"
 
@@ -161,6 +164,10 @@ class ReferenceKernels : public Kernels {
       }
   }
 
+  void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
+    for (int64_t i = 0; i < num_rows * num_heads; ++i) hadamard_transform(x + i * head_size, head_size);
+  }
+
   void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
                  const KvGeometry& g) override {
     for (const AttentionSlot& slot : slots)
@@ -176,37 +183,49 @@ class ReferenceKernels : public Kernels {
   }
 
   void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& g,
-                 float scale, int64_t window, std::byte* out) override {
-    auto* y = reinterpret_cast<float*>(out);
-    int64_t group = g.query_heads / g.kv_heads;
-    std::vector<double> weights;
+                 const AttentionRule& rule, std::byte* out) override {
     for (const AttentionSlot& slot : slots)
       for (int64_t i = 0; i < slot.num_rows; ++i)
-        for (int64_t head = 0; head < g.query_heads; ++head) {
-          int64_t last = slot.past + i,
-                  first = window > 0 ? std::max<int64_t>(0, last - window + 1) : 0;
-          int64_t row = ((slot.first_row + i) * g.query_heads + head) * g.head_size;
-          auto cached = [&](int64_t which, int64_t position, int64_t d) {
-            const std::byte* page = slot.pages[position / g.page_tokens];
-            return load_in_row(page + g.row_offset(which, head / group, position), g.dtype, g.head_size, d);
-          };
-          weights.assign(static_cast<size_t>(last - first + 1), 0);
-          double maximum = -INFINITY, sum = 0;
-          for (int64_t s = first; s <= last; ++s) {
-            double dot = 0;
-            for (int64_t d = 0; d < g.head_size; ++d)
-              dot += static_cast<double>(q[row + d]) * cached(0, s, d);
-            weights[static_cast<size_t>(s - first)] = dot * scale;
-            maximum = std::max(maximum, dot * scale);
-          }
-          for (double& w : weights) sum += w = std::exp(w - maximum);
-          for (int64_t d = 0; d < g.head_size; ++d) {
-            double mixed = 0;
-            for (int64_t s = first; s <= last; ++s)
-              mixed += weights[static_cast<size_t>(s - first)] * cached(1, s, d);
-            y[row + d] = static_cast<float>(mixed / sum);
-          }
-        }
+        for (int64_t head = 0; head < g.kv_heads; ++head) attend(q, slot, i, head, g, rule, reinterpret_cast<float*>(out));
+  }
+
+ private:
+  /// Row i of the slot and the query heads of one kv head.
+  static void attend(const float* q, const AttentionSlot& slot, int64_t i, int64_t head, const KvGeometry& g, const AttentionRule& rule, float* out) {
+    const int64_t position = slot.past + i, visible = rule.visible(position), first = position + 1 - visible, group = g.query_heads / g.kv_heads;
+    auto cached = [&](int64_t which, int64_t s, int64_t d) {
+      const std::byte* page = slot.pages[(first + s) / g.page_tokens];
+      return load_in_row(page + g.row_offset(which, head, first + s), g.dtype, g.head_size, d);
+    };
+    std::vector<std::vector<double>> weights;  // [group][visible]
+    std::vector<float> shares(static_cast<size_t>(visible), 0);
+    for (int64_t m = 0; m < group; ++m) {
+      const float* query = q + ((slot.first_row + i) * g.query_heads + head * group + m) * g.head_size;
+      auto& w = weights.emplace_back(static_cast<size_t>(visible));
+      for (int64_t s = 0; s < visible; ++s) {
+        double dot = 0;
+        for (int64_t d = 0; d < g.head_size; ++d) dot += static_cast<double>(query[d]) * cached(0, s, d);
+        w[static_cast<size_t>(s)] = dot * rule.scale;
+      }
+      const double maximum = *std::max_element(w.begin(), w.end());
+      double sum = 0;
+      for (double& x : w) sum += x = std::exp(x - maximum);
+      for (size_t s = 0; s < w.size(); ++s) shares[s] += static_cast<float>(w[s] / sum);
+    }
+    std::vector<int32_t> chosen(static_cast<size_t>(visible));
+    std::iota(chosen.begin(), chosen.end(), 0);
+    if (rule.is_sparse(slot, position)) choose_positions(shares, rule.kept(visible), &chosen);
+    for (int64_t m = 0; m < group; ++m) {
+      float* y = out + ((slot.first_row + i) * g.query_heads + head * group + m) * g.head_size;
+      const auto& w = weights[static_cast<size_t>(m)];
+      double sum = 0;
+      for (int32_t s : chosen) sum += w[static_cast<size_t>(s)];
+      for (int64_t d = 0; d < g.head_size; ++d) {
+        double mixed = 0;
+        for (int32_t s : chosen) mixed += w[static_cast<size_t>(s)] * cached(1, s, d);
+        y[d] = static_cast<float>(mixed / sum);
+      }
+    }
   }
 };
 

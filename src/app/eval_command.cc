@@ -1,0 +1,188 @@
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "app/commands.h"
+#include "app/evaluation.h"
+#include "app/plan_table.h"
+#include "app/progress.h"
+#include "app/stop_signals.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "engine/list_source.h"
+#include "text/unicode.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+class Collect : public CompletionSink {
+ public:
+  explicit Collect(size_t count) : completions(count) {}
+  void accept(Completion completion) override { completions[static_cast<size_t>(completion.key)] = std::move(completion); }
+  std::vector<Completion> completions;  ///< by key
+};
+
+std::string read_file(const std::string& path, const char* flag) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file || text.str().empty()) fail_user("{} {}: this file cannot be read, or is empty", flag, path);
+  return text.str();
+}
+
+/// Runs all requests as one job. False if a signal ended it.
+bool run_all(Engine& engine, std::vector<Request> requests, Collect& collect, Json& figures) {
+  Workload workload;
+  for (const Request& request : requests)
+    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, request.params.echo);
+  engine.prepare(workload);
+  fmt::print(stderr, "{}", plan_table(engine));
+  ListSource source(std::move(requests));
+  StopSignals signals;
+  RunReport report;
+  {
+    ProgressDisplay display([&] { return engine.progress(); });
+    report = engine.run(source, collect, signals.stop());
+  }
+  fmt::print(stderr, "{}", report_table(report));
+  figures["elapsed_s"] = report.elapsed_s;
+  if (report.stopped) fmt::print(stderr, "stopped by a signal; an evaluation begins anew\n");
+  return !report.stopped;
+}
+
+bool perplexity(const EvalOptions& options, Engine& engine, Json& figures) {
+  const std::string text = read_file(options.perplexity_file, "--perplexity");
+  for (size_t at = 0; at < text.size();) {
+    const size_t length = utf8_length(text, at);
+    if (length == 0) fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
+    at += length;
+  }
+  const Tokenizer& tokenizer = *engine.tokenizer();
+  const std::vector<int32_t> prefix = tokenizer.encode("", true);
+  std::vector<int32_t> tokens = tokenizer.encode(text, false);
+  if (options.text_tokens > 0 && static_cast<int64_t>(tokens.size()) > options.text_tokens) tokens.resize(static_cast<size_t>(options.text_tokens));
+  const auto prefix_size = static_cast<int64_t>(prefix.size()), num_tokens = static_cast<int64_t>(tokens.size());
+  if (prefix_size + num_tokens < 2) fail_user("--perplexity {}: a text of {} tokens has nothing to be predicted", options.perplexity_file, num_tokens);
+
+  const int64_t positions = engine.model().config().max_positions;
+  const int64_t window = options.window > 0 ? options.window : std::min<int64_t>(positions, 1024);
+  if (window > positions) fail_user("--window {}: the model takes {} positions", window, positions);
+  const int64_t stride = options.stride > 0 ? options.stride : std::max<int64_t>(1, window / 2);
+  const int64_t own = window - prefix_size;  // a window's tokens of the text
+  if (own < 1 || stride > own - (prefix.empty() ? 1 : 0))
+    fail_user("--stride {}: windows of {} tokens ({} put before each text) leave room for strides up to {}", stride, window, prefix_size, own - (prefix.empty() ? 1 : 0));
+
+  const std::vector<ScoreWindow> windows = score_windows(num_tokens, own, stride, !prefix.empty());
+  std::vector<Request> requests;
+  for (const ScoreWindow& w : windows) {
+    Request request;
+    request.key = static_cast<int64_t>(requests.size());
+    request.prompt = prefix;
+    request.prompt.insert(request.prompt.end(), tokens.begin() + w.begin, tokens.begin() + w.end);
+    request.sparse_prompt = true;
+    request.params.max_tokens = 0;
+    request.params.temperature = 0;
+    request.params.echo = true;
+    request.params.top_logprobs = 0;
+    requests.push_back(std::move(request));
+  }
+  Collect collect(requests.size());
+  if (!run_all(engine, std::move(requests), collect, figures)) return false;
+
+  Perplexity result;
+  for (size_t i = 0; i < windows.size(); ++i)
+    for (int64_t at = windows[i].first_scored; at < windows[i].end; ++at, ++result.tokens)
+      result.log_likelihood += collect.completions[i].prompt_logprobs.at(static_cast<size_t>(prefix_size + at - windows[i].begin)).logprob;
+  result.bytes = static_cast<int64_t>(tokenizer.decode(std::span(tokens).subspan(prefix.empty() ? 1 : 0), false).size());
+  figures["perplexity"] = result.value();
+  figures["tokens_scored"] = result.tokens;
+  figures["nats_per_token"] = -result.log_likelihood / static_cast<double>(result.tokens);
+  figures["bits_per_byte"] = result.bits_per_byte();
+  figures["window"] = window;
+  figures["stride"] = stride;
+  return true;
+}
+
+/// What the task file gives: prompts and references.
+struct Task {
+  std::vector<Request> requests;
+  std::vector<std::string> references;
+};
+
+Task read_task(const EvalOptions& options, const Engine& engine) {
+  Task task;
+  std::istringstream file(read_file(options.task_file, "--task"));
+  const ModelConfig& config = engine.model().config();
+  std::string line;
+  for (int64_t number = 1; std::getline(file, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
+    const Json json = Json::parse(line, nullptr, false);
+    auto bad = [&](const std::string& why) { fail_user("--task {} line {}: {}", options.task_file, number, why); };
+    if (!json.is_object()) bad("no JSON object");
+    if (!json.contains(options.prompt_field) || !json[options.prompt_field].is_string())
+      bad(fmt::format("no text '{}' (--prompt-field names the member that has the prompt)", options.prompt_field));
+    if (!json.contains(options.answer_field))
+      bad(fmt::format("no '{}' (--answer-field names the member that has the reference)", options.answer_field));
+    Request request;
+    request.key = static_cast<int64_t>(task.requests.size());
+    request.prompt = engine.tokenizer()->encode(json[options.prompt_field].get<std::string>(), true);
+    request.params.max_tokens = options.max_tokens;
+    request.params.temperature = 0;
+    request.params.stop = options.stop;
+    const auto size = static_cast<int64_t>(request.prompt.size());
+    if (size == 0) bad("the prompt is empty, and this model puts no token before a text");
+    if (size + options.max_tokens > config.max_positions)
+      bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens, config.max_positions));
+    if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size) bad("the tokenizer gives an id that the model's vocabulary does not have");
+    task.requests.push_back(std::move(request));
+    const Json& answer = json[options.answer_field];
+    task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
+  }
+  if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);
+  return task;
+}
+
+bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
+  Task task = read_task(options, engine);
+  Collect collect(task.requests.size());
+  if (!run_all(engine, std::move(task.requests), collect, figures)) return false;
+  TaskScore score;
+  for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i]);
+  auto percent = [](int64_t part, int64_t whole) { return 100.0 * static_cast<double>(part) / static_cast<double>(whole); };
+  figures["lines"] = score.lines;
+  figures["exact"] = score.exact;
+  figures["exact_percent"] = percent(score.exact, score.lines);
+  if (score.fields > 0) {
+    figures["fields"] = score.fields;
+    figures["fields_right"] = score.fields_right;
+    figures["fields_percent"] = percent(score.fields_right, score.fields);
+  }
+  return true;
+}
+
+}  // namespace
+
+int eval_command(const EvalOptions& options) {
+  Engine engine(engine_options(options.engine, options.model));
+  Json figures;
+  figures["model"] = options.model;
+  figures["weight_dtype"] = options.engine.weight_dtype;
+  figures["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
+  figures["kv_cache_rotation"] = options.engine.kv_cache_rotation;
+  figures["attention_sparsity"] = options.engine.attention_sparsity;
+  if (!(options.perplexity_file.empty() ? exact_match(options, engine, figures) : perplexity(options, engine, figures))) return kExitStopped;
+  for (const auto& [name, value] : figures.items()) fmt::print("{} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+  if (options.json_file.empty()) return kExitDone;
+  std::ofstream out(options.json_file);
+  out << figures.dump(1) << "\n";
+  if (!out.flush()) fail_io("cannot write {}", options.json_file);
+  return kExitDone;
+}
+
+}  // namespace flexgen

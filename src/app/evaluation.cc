@@ -1,0 +1,50 @@
+#include "app/evaluation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+std::string_view trimmed(std::string_view text) {
+  constexpr const char* kBlanks = " \t\r\n\f\v";
+  const size_t first = text.find_first_not_of(kBlanks);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(kBlanks) - first + 1);
+}
+
+}  // namespace
+
+std::vector<ScoreWindow> score_windows(int64_t num_tokens, int64_t window, int64_t stride, bool has_prefix) {
+  FLEXGEN_CHECK(stride >= 1 && stride <= window - (has_prefix ? 0 : 1), "window {} stride {}", window, stride);
+  std::vector<ScoreWindow> windows;
+  int64_t scored = has_prefix ? 0 : 1;
+  for (int64_t begin = 0; scored < num_tokens; begin += stride) {
+    const int64_t end = std::min(begin + window, num_tokens);
+    windows.push_back({begin, end, scored});
+    scored = end;
+  }
+  return windows;
+}
+
+double Perplexity::value() const { return std::exp(-log_likelihood / static_cast<double>(tokens)); }
+
+double Perplexity::bits_per_byte() const { return -log_likelihood / std::log(2.0) / static_cast<double>(bytes); }
+
+void TaskScore::add(std::string_view answer, std::string_view reference) {
+  ++lines;
+  if (trimmed(answer) == trimmed(reference)) ++exact;
+  using Json = nlohmann::json;
+  const Json wanted = Json::parse(reference, nullptr, false);
+  if (!wanted.is_object()) return;
+  const Json given = Json::parse(answer, nullptr, false);
+  for (const auto& [name, value] : wanted.items()) {
+    ++fields;
+    if (given.is_object() && given.contains(name) && given[name] == value) ++fields_right;
+  }
+}
+
+}  // namespace flexgen

@@ -1,0 +1,58 @@
+#include "backend/cpu/attention_sparse.h"
+
+#include <cstring>
+
+#include "backend/cpu/attention_dot.h"
+#include "backend/sparse_positions.h"
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+/// Of the sequences put together; what both kernels take.
+constexpr int64_t kPageTokens = 64;
+
+}  // namespace
+
+float* AttentionSparse::scratch(int64_t floats) {
+  if (floats > scratch_size_) {
+    scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(floats));
+    scratch_size_ = floats;
+  }
+  return scratch_.get();
+}
+
+void AttentionSparse::attend(const AttentionTask& task, bool dot) {
+  FLEXGEN_CHECK(task.sparse && task.num_rows == 1, "{} rows", task.num_rows);
+  const KvGeometry& g = *task.geometry;
+  const int64_t group = g.query_heads / g.kv_heads, position = task.slot->past + task.first_row, bytes = row_bytes(g.dtype, g.head_size);
+  const int64_t visible = task.rule.visible(position), first = position + 1 - visible, kept = task.rule.kept(visible);
+  const KvGeometry chosen_geometry{g.dtype, group, 1, g.head_size, kPageTokens};
+  const int64_t num_pages = ceil_div(kept, kPageTokens);
+  memory_.resize(static_cast<size_t>(num_pages * chosen_geometry.page_bytes()));
+  pages_.clear();
+  for (int64_t page = 0; page < num_pages; ++page) pages_.push_back(memory_.data() + page * chosen_geometry.page_bytes());
+  const AttentionSlot chosen_slot{0, 1, kept - 1, pages_.data()};
+
+  scores_.resize(static_cast<size_t>(group * visible));
+  for (int64_t head = 0; head < task.num_heads; ++head) {
+    float* const task_scratch = scratch(dot ? attention_dot_scratch_floats(task) : attention_scratch_floats(task));
+    (dot ? attention_dot_scores : attention_scores)(task, head, first, scores_.data(), visible, task_scratch);
+    shares_.assign(static_cast<size_t>(visible), 0);
+    for (int64_t m = 0; m < group; ++m) add_softmax(scores_.data() + m * visible, visible, shares_.data());
+    choose_positions(shares_, kept, &chosen_);
+    for (int64_t i = 0; i < kept; ++i) {
+      const int64_t from = first + chosen_[static_cast<size_t>(i)];
+      for (int64_t which : {0, 1})
+        std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i),
+                    task.slot->pages[from / g.page_tokens] + g.row_offset(which, task.first_head + head, from), static_cast<size_t>(bytes));
+    }
+    const int64_t at = ((task.slot->first_row + task.first_row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
+    AttentionTask dense{.q = task.q + at, .geometry = &chosen_geometry, .rule = {task.rule.scale}, .out_dtype = task.out_dtype,
+                        .out = task.out + size_bytes(task.out_dtype, at), .slot = &chosen_slot, .num_rows = 1, .num_heads = 1};
+    (dot ? attend_dot : flexgen::attend)(dense, scratch(dot ? attention_dot_scratch_floats(dense) : attention_scratch_floats(dense)));
+  }
+}
+
+}  // namespace flexgen
