@@ -147,5 +147,20 @@ TEST_F(Shape8B, FasterLanesNeverTakeLonger) {
   }
 }
 
+TEST(FirstRule, PromptsRideWithGenerationEvenly) {
+  // A small block: steps full of prompts would compute while the disk waits, and the steps between them would wait for the disk.
+  const auto model = Model::of_shape(parse_config(*shape_config_json("opt-6.7b"), "", "shape"), DType::kBF16);
+  const std::vector<Request> requests = requests_of(256, {64, 192}, {32, 32}, 50272);
+  Policy policy = choose_policy(*model, workload_of(requests), {6 * kGiB, 0}, {}, DType::kBF16);
+  const MachineSpeeds speeds{4.1e11, 3.8e10, 2.3e9, 1e9};
+  auto time_s = [&] {
+    ListSource source(requests);
+    return simulate(*model, policy, DType::kBF16, speeds, source).elapsed_s;
+  };
+  const double chosen_s = time_s();
+  policy.max_rows = 512;
+  EXPECT_LT(chosen_s, 0.85 * time_s());
+}
+
 }  // namespace
 }  // namespace flexgen
