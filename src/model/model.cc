@@ -129,6 +129,9 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   for (int64_t i = 0; i < config.num_layers; ++i)
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+  const int64_t attention_inputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_size;
+  for (LayerSpec& layer : model->layers_)
+    if (layer.kind == LayerKind::kBlock) layer.attention_input_flops_per_row = 2.0 * static_cast<double>(attention_inputs) * static_cast<double>(config.hidden_size);
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
@@ -197,6 +200,8 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   VisitWork work;
   work.linear_flops = spec.linear_flops_per_row * static_cast<double>(spec.kind == LayerKind::kHead ? num_logit_rows : num_rows);
+  for (const WeightUse& use : spec.uses)
+    if (!use.lookup) work.weight_bytes += static_cast<double>(use.rows * weights_[static_cast<size_t>(use.weight)].row_bytes());
   if (spec.kind != LayerKind::kBlock) return work;
   const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
   const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));

@@ -26,7 +26,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   } catch (...) {
     error = std::current_exception();
   }
-  for (Lane* lane : {lanes_.compute.get(), lanes_.disk_read.get(), lanes_.disk_lookup.get(), lanes_.disk_write.get()}) {
+  for (Lane* lane : lanes_.all()) {
     try {
       lane->drain();
     } catch (...) {
@@ -90,6 +90,7 @@ Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pl
   work_done_.kv_read_bytes += amount.kv_read_bytes;
   work.flops = amount.linear_flops;
   work.memory_bytes = amount.kv_read_bytes;
+  work.weight_bytes = amount.weight_bytes;
   ++work_done_.visits;
   if (layer.kind == LayerKind::kEmbed) work_done_.rows += plan->num_rows();
 

@@ -270,8 +270,9 @@ WeightLease WeightStore::acquire(const Visit& visit) {
 void WeightStore::commit(const Visit& visit, const Event& done, bool last) {
   const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
   if (layout.ring_index < 0) return;
-  // One lane computes in order, so the last visit's event covers the earlier ones.
-  if (last) stager_.use(key(visit.step, visit.layer), done);
+  // One lane computes in order, so the last visit's event covers the earlier ones. (A head that nobody visited may not be there.)
+  const int64_t used = key(visit.step, visit.layer);
+  if (last && stager_.holds(used)) stager_.use(used, done);
 }
 
 void WeightStore::prefetch(const Visit& visit, int64_t num_batches) {
