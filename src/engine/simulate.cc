@@ -40,7 +40,7 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
   Lanes lanes;
   auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
   lanes.compute = simulated("compute", [speeds](const Work& work) {
-    return speeds.visit_overhead_s + work.flops / speeds.flops_per_s + work.memory_bytes / speeds.ram_bytes_per_s;
+    return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
   });
   // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
   auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
