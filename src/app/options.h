@@ -84,6 +84,9 @@ struct EvalOptions {
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
+  bool measure = false;       ///< the whole HardwareProfile, kept for the planner
+  std::string model;          ///< whose files the disk reads are measured on; empty: a file written for it
+  int threads = 0;
 };
 
 using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, DoctorOptions>;

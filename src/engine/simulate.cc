@@ -44,12 +44,13 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
   Lanes lanes;
   auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
   const auto on_cpu = [speeds](const Work& work) {
-    return speeds.visit_overhead_s + work.flops / speeds.flops_per_s + work.memory_bytes / speeds.ram_bytes_per_s;
+    return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
   };
-  // Few rows multiply no faster than the GPU reads the matrices.
+  // Few rows multiply no faster than the GPU reads the matrices, of 16 bits.
   const auto on_gpu = [speeds](const Work& work) {
-    return speeds.visit_overhead_s + std::max(work.flops / speeds.gpu_flops_per_s, work.weight_bytes / speeds.gpu_bytes_per_s) +
-           work.memory_bytes / speeds.gpu_bytes_per_s;
+    const double weight_bytes = work.amount.flops / std::max(1.0, work.amount.rows);
+    return speeds.visit_overhead_s + std::max(work.amount.flops / speeds.gpu_flops_per_s, weight_bytes / speeds.gpu_bytes_per_s) +
+           work.amount.kv_read_bytes / speeds.gpu_bytes_per_s;
   };
   lanes.compute = policy.on_gpu() ? simulated("compute", on_gpu) : simulated("compute", on_cpu);
   if (policy.on_gpu()) {
