@@ -1,8 +1,12 @@
 #include "engine/simulate.h"
 
+#include <algorithm>
+#include <optional>
+
 #include "backend/simulated/simulated_lane.h"
 #include "base/error.h"
 #include "plan/memory_plan.h"
+#include "schedule/exchange.h"
 
 namespace flexgen {
 namespace {
@@ -39,9 +43,22 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
   VirtualClock clock;
   Lanes lanes;
   auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
-  lanes.compute = simulated("compute", [speeds](const Work& work) {
+  const auto on_cpu = [speeds](const Work& work) {
     return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
-  });
+  };
+  // Few rows multiply no faster than the GPU reads the matrices, of 16 bits.
+  const auto on_gpu = [speeds](const Work& work) {
+    const double weight_bytes = work.amount.flops / std::max(1.0, work.amount.rows);
+    return speeds.visit_overhead_s + std::max(work.amount.flops / speeds.gpu_flops_per_s, weight_bytes / speeds.gpu_bytes_per_s) +
+           work.amount.kv_read_bytes / speeds.gpu_bytes_per_s;
+  };
+  lanes.compute = policy.on_gpu() ? simulated("compute", on_gpu) : simulated("compute", on_cpu);
+  if (policy.on_gpu()) {
+    auto bus = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.copy_latency_s + work.bytes / bytes_per_s; }; };
+    lanes.h2d = simulated("h2d", bus(speeds.h2d_bytes_per_s));
+    lanes.d2h = simulated("d2h", bus(speeds.d2h_bytes_per_s));
+    lanes.cpu = simulated("cpu", on_cpu);
+  }
   // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
   auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
   lanes.disk_read = simulated("disk read", disk(speeds.disk_read_bytes_per_s));
@@ -52,10 +69,19 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
   NoSink sink;
   CacheLayout cache_layout(model, policy, kv_dtype);
   HiddenLayout hidden_layout(model, policy);
-  Arena arena(cache_layout.arena_bytes(policy) + hidden_layout.arena_bytes(policy) + WeightLayout(model, policy).arena_bytes(policy), Arena::Use::kAddressesOnly);
-  WeightStore weights(model, policy, files, arena, lanes);
-  CacheStore cache(model, policy, kv_dtype, files.open("cache", FileMode::kWriteDirect), arena, lanes);
-  HiddenStore hidden(model, policy, files.open("activations", FileMode::kWriteDirect), arena, lanes);
+  const WeightLayout weight_layout(model, policy);
+  const ExchangeLayout exchange_layout(model, policy);
+  auto arena = [&](Tier tier) {
+    return Arena(cache_layout.arena_bytes(policy, tier) + hidden_layout.arena_bytes(policy, tier) + weight_layout.arena_bytes(policy, tier) +
+                 exchange_layout.arena_bytes(policy, tier), Arena::Use::kAddressesOnly);
+  };
+  Arena ram = arena(Tier::kCpu), gpu = arena(Tier::kGpu);
+  const Arenas arenas{&ram, &gpu};
+  WeightStore weights(model, policy, files, arenas, lanes);
+  CacheStore cache(model, policy, kv_dtype, files.open("cache", FileMode::kWriteDirect), arenas, lanes);
+  HiddenStore hidden(model, policy, files.open("activations", FileMode::kWriteDirect), arenas, lanes);
+  std::optional<Exchange> exchange;
+  if (policy.on_gpu()) exchange.emplace(model, policy, arenas);
   std::unique_ptr<Kernels> kernels = make_reference_kernels();  // never called
 
   Batcher batcher(model, policy, cache.layout(), nullptr, {}, source, sink);
