@@ -33,20 +33,19 @@ class NoSink : public CompletionSink {
   void accept(Completion) override {}
 };
 
-}  // namespace
+/// What each lane takes for a piece of work, in seconds.
+struct LaneCosts {
+  SimulatedLane::Cost compute, disk_read, disk_lookup, disk_write;
+};
 
-RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
+RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, RequestSource& source) {
   VirtualClock clock;
   Lanes lanes;
   auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
-  lanes.compute = simulated("compute", [speeds](const Work& work) {
-    return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
-  });
-  // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
-  auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
-  lanes.disk_read = simulated("disk read", disk(speeds.disk_read_bytes_per_s));
-  lanes.disk_lookup = simulated("disk lookup", disk(speeds.disk_read_bytes_per_s));
-  lanes.disk_write = simulated("disk write", disk(speeds.disk_write_bytes_per_s));
+  lanes.compute = simulated("compute", std::move(costs.compute));
+  lanes.disk_read = simulated("disk read", std::move(costs.disk_read));
+  lanes.disk_lookup = simulated("disk lookup", std::move(costs.disk_lookup));
+  lanes.disk_write = simulated("disk write", std::move(costs.disk_write));
 
   NoFiles files;
   NoSink sink;
@@ -75,6 +74,44 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
   report.generated_tokens = batcher.counters().generated_tokens;
   report.work = executor.work_done();
   return report;
+}
+
+}  // namespace
+
+RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
+  LaneCosts costs;
+  costs.compute = [speeds](const Work& work) {
+    return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
+  };
+  // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
+  auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
+  costs.disk_read = costs.disk_lookup = disk(speeds.disk_read_bytes_per_s);
+  costs.disk_write = disk(speeds.disk_write_bytes_per_s);
+  return simulate(model, policy, kv_dtype, std::move(costs), source);
+}
+
+RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source) {
+  // Disk time that compute, and write time that reading, has not been slowed down for yet.
+  auto unpaid_disk_s = std::make_shared<double>(0), unpaid_write_s = std::make_shared<double>(0);
+  const DiskProfile& disk = hardware.disk;
+  const double slowdown = policy.buffers > 1 ? disk.compute_slowdown : 0;
+  LaneCosts costs;
+  costs.compute = [&hardware, precision, slowdown, unpaid_disk_s](const Work& work) {
+    return visit_time_s(hardware.cpu, precision, work.amount) + slowdown * std::exchange(*unpaid_disk_s, 0);
+  };
+  costs.disk_read = [&disk, unpaid_disk_s, unpaid_write_s, loading = std::string("load resident weights")](const Work& work) {
+    const double time_s = disk.request_s + work.bytes / disk.read_bytes_per_s;
+    if (loading != work.name) *unpaid_disk_s += time_s;
+    return time_s + disk.write_share_of_read * std::exchange(*unpaid_write_s, 0);
+  };
+  costs.disk_lookup = [&disk](const Work& work) { return disk.request_s + static_cast<double>(work.transfers.size()) * disk.lookup_s; };
+  costs.disk_write = [&disk, unpaid_disk_s, unpaid_write_s](const Work& work) {
+    const double time_s = disk.request_s + work.bytes / disk.write_bytes_per_s;
+    *unpaid_disk_s += time_s;
+    *unpaid_write_s += time_s;
+    return time_s;
+  };
+  return simulate(model, policy, precision.kv, std::move(costs), source);
 }
 
 }  // namespace flexgen
