@@ -3,6 +3,7 @@
 // nothing is computed, read or allocated, and what comes out is the time that this schedule takes on a machine of these speeds.
 
 #include "engine/engine.h"
+#include "plan/visit_cost.h"
 
 namespace flexgen {
 
@@ -24,5 +25,8 @@ struct MachineSpeeds {
 /// Times in the report are virtual. The requests are taken as they are, but tokens mean nothing: give them ignore_eos and temperature 0.
 /// Throws what Engine::prepare() throws for a policy that does not fit. One thread, the caller's.
 RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source);
+/// The same at the speeds of a profile: visits cost what the cost model says they do (plan/visit_cost.h), disk traffic takes its share of compute
+/// and of other disk traffic.
+RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source);
 
 }  // namespace flexgen
