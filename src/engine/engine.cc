@@ -48,8 +48,12 @@ bool has_dtype(const Model& model, DType dtype) {
 }
 
 std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype) {
-  if (options.backend == "reference") return make_reference_kernels();
-  if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype});
+  const bool int8_products = options.matmul_dtype == "int8";
+  if (!int8_products && options.matmul_dtype != "auto") fail_user("--matmul-dtype {}: auto or int8", options.matmul_dtype);
+  if (int8_products && options.weight_dtype != "int4" && options.weight_dtype != "int8")
+    fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
+  if (options.backend == "reference") return make_reference_kernels(int8_products);
+  if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype, int8_products});
   fail_user("--backend {}: this build has 'cpu' and 'reference'", options.backend);
 }
 
