@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/batcher.h"
+#include "backend/device.h"
 #include "io/file_system.h"
 #include "plan/first_rule.h"
 #include "schedule/executor.h"
@@ -19,7 +20,8 @@ namespace flexgen {
 
 struct EngineOptions {
   std::string model_directory;
-  std::string backend = "cpu";      ///< "cpu" or "reference"
+  /// "cpu", "reference", "cuda"; for tests "emulated-gpu" and "emulated-gpu-reference": a GPU played by RAM (backend/emulated/).
+  std::string backend = "cpu";
   std::string compute_dtype = "auto";  ///< "auto", "bf16", "f32": arithmetic of the cpu backend
   std::string weight_dtype = "auto";     ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory
   std::string matmul_dtype = "auto";     ///< "auto" (the arithmetic's), "int8": products with quantized weights in integers; needs an int8 or int4 weight_dtype
@@ -73,7 +75,10 @@ class Engine {
   void prepare(const Workload& workload);
   const Policy& policy() const { return policy_; }
   const MemoryPlan& memory() const { return memory_; }
+  /// Of the tier that computes.
   Kernels& kernels() { return *kernels_; }
+  /// Null where the CPU computes.
+  const Device* device() const { return device_.get(); }
   Lanes& lanes() { return lanes_; }
   WeightStore& weights() { return *weights_; }
 
@@ -84,23 +89,27 @@ class Engine {
 
  private:
   std::vector<LaneReport> lane_reports() const;
+  void open_device();
 
   EngineOptions options_;
   FileSystem real_files_;
   FileSystem* files_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<Kernels> kernels_;
+  std::unique_ptr<Device> device_;          // before all that it made
+  std::unique_ptr<Kernels> kernels_, cpu_kernels_;  // cpu_kernels_: of the processor beside a device
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
   Workload workload_;
   Policy policy_;
   MemoryPlan memory_;
   std::unique_ptr<Trace> trace_;
-  std::unique_ptr<Arena> arena_;   // outlives the lanes that write into it
+  std::unique_ptr<Arena> arena_, gpu_arena_;   // outlive the lanes that write into them
+  std::shared_ptr<void> pinned_;   // unlocks the RAM that the device copies from and to, when the lanes are gone
   Lanes lanes_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<CacheStore> cache_;
   std::unique_ptr<HiddenStore> hidden_;
+  std::unique_ptr<Exchange> exchange_;
   std::span<std::byte> scratch_;
   std::span<float> logit_store_;
   std::chrono::steady_clock::time_point start_{};

@@ -49,6 +49,7 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, Lan
   auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
   lanes.compute = simulated("compute", std::move(costs.compute));
   if (policy.on_gpu()) {
+    lanes.h2d_small = simulated("h2d small", costs.h2d);
     lanes.h2d = simulated("h2d", std::move(costs.h2d));
     lanes.d2h = simulated("d2h", std::move(costs.d2h));
     lanes.cpu = simulated("cpu", std::move(costs.cpu));
@@ -77,7 +78,7 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, Lan
   std::unique_ptr<Kernels> kernels = make_reference_kernels();  // never called
 
   Batcher batcher(model, policy, cache.layout(), nullptr, {}, source, sink);
-  Executor executor(model, policy, *kernels, lanes, weights, cache, hidden, {});
+  Executor executor(model, policy, *kernels, lanes, weights, cache, hidden, {}, exchange ? &*exchange : nullptr, kernels.get());
   RunReport report;
   weights.wait_resident();
   report.load_time_s = clock.now_s;

@@ -15,14 +15,15 @@ struct Lanes {
   std::unique_ptr<Lane> disk_lookup;  ///< single embedding rows: small reads that must not queue behind weights
   std::unique_ptr<Lane> disk_write;   ///< cache and activations on their way out
   // Where a GPU computes; else null.
-  std::unique_ptr<Lane> h2d;          ///< RAM to GPU memory
+  std::unique_ptr<Lane> h2d;          ///< RAM to GPU memory: weights, cache, activations
+  std::unique_ptr<Lane> h2d_small;    ///< embedding rows, results of attention: small copies that must not queue behind those
   std::unique_ptr<Lane> d2h;          ///< GPU memory to RAM
   std::unique_ptr<Lane> cpu;          ///< the processor beside the GPU: attention that runs there, reading logits
 
   /// Those that are there.
   std::vector<Lane*> all() const {
     std::vector<Lane*> lanes;
-    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), d2h.get(), cpu.get()})
+    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), h2d_small.get(), d2h.get(), cpu.get()})
       if (lane) lanes.push_back(lane);
     return lanes;
   }
