@@ -73,7 +73,7 @@ Staged HiddenStore::moves(bool write, const Visit& visit, const BatchPlan& plan,
 void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
   int64_t key = next_key_++;
   auto batch = static_cast<size_t>(visit.batch);
-  held_[batch] = {visit.step, visit.layer, key};
+  held_[batch] = {visit.step, visit.layer, key, false};
   stager_.start(key);
   if (!load) return;
   Staged what = moves(false, visit, plan, key);
@@ -106,6 +106,7 @@ void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, 
   if (!staged(plan)) return;
   auto batch = static_cast<size_t>(visit.batch);
   const int64_t key = held_[batch].key;
+  held_[batch].committed = true;
   stager_.use(key, done);
   if (alone || !needed_later) return;
   Staged what = moves(true, visit, plan, key);
@@ -132,7 +133,9 @@ void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<B
     if (!plan || (next.layer >= first_head_layer_ && plan->logit_rows.empty())) continue;
     ++ahead;
     const Held& held = held_[static_cast<size_t>(next.batch)];
-    if (staged(*plan) && !(held.step == next.step && held.layer == next.layer)) issue(next, *plan, true);
+    if (!staged(*plan) || (held.step == next.step && held.layer == next.layer)) continue;
+    if (held.step == next.step && !held.committed) return;  // its producer is not enqueued yet
+    issue(next, *plan, true);
   }
 }
 

@@ -69,6 +69,7 @@ class HiddenStore {
   int64_t first_head_layer_ = 0;
   struct Held {
     int64_t step = -1, layer = -1, key = -1;
+    bool committed = false;  ///< its compute was enqueued
   };
   std::vector<Held> held_;      ///< a batch: the visit whose buffer was issued last
   std::vector<Stager::Stored> stored_;  ///< a batch: its last store
