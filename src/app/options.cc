@@ -27,7 +27,7 @@ constexpr const char* kExitCodes =
 /// Flags as written, until it is known which command was meant.
 struct RawEngineFlags {
   EngineFlags flags;
-  std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations;
+  std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations, attention_on;
   int64_t micro_batch_size = 0, num_micro_batches = 0;
   int buffers = 0;
 };
@@ -36,16 +36,17 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   const std::string memory = "Memory and disk", placement = "Placement and batching (chosen by a rule if left out)", run = "Execution";
   auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
   command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
-  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; refused, as this build has no GPU tier")->type_name("SIZE")->group(memory);
+  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget, a promise; with --backend cuda (default: what is free, less a margin)")->type_name("SIZE")->group(memory);
   command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
   command->add_option("--disk-space", raw->disk_space, "disk budget for the spill (default: 90% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--weights", raw->weights, "percentages gpu:cpu:disk, like 0:40:60")->type_name("G:C:D")->group(placement);
   command->add_option("--kv-cache", raw->kv_cache, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
   command->add_option("--activations", raw->activations, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
+  command->add_option("--attention-on", raw->attention_on, "with --backend cuda: gpu, cpu (beside the KV cache in RAM and on disk), or auto")->check(CLI::IsMember({"auto", "gpu", "cpu"}))->type_name("WHERE")->group(placement);
   command->add_option("--micro-batch-size", raw->micro_batch_size, "sequences that go through a layer together")->check(given(&raw->micro_batch_size))->type_name("N")->group(placement);
   command->add_option("--num-micro-batches", raw->num_micro_batches, "micro-batches in flight")->check(given(&raw->num_micro_batches))->type_name("N")->group(placement);
   command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
-  command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--backend", raw->flags.backend, "cpu, cuda (a GPU computes), or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little)")->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--kv-cache-rotation", raw->flags.kv_cache_rotation, "none, or hadamard: keys are rotated before they are quantized, so that outliers cost less (heads of a power of two)")->check(CLI::IsMember({"none", "hadamard"}))->capture_default_str()->type_name("NAME")->group(run);
@@ -70,20 +71,26 @@ int64_t positive_size(const std::string& text, const char* flag) {
   return bytes;
 }
 
-Fractions fractions_of(const std::string& text, const char* flag) {
+Fractions fractions_of(const std::string& text, const char* flag, bool on_gpu) {
   Fractions fractions = Fractions::parse(text, flag);
-  if (fractions.gpu > 0)
-    fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
+  if (fractions.gpu > 0 && !on_gpu) fail_user("{} {}: a share in GPU memory needs --backend cuda; else the first percentage must be 0", flag, text);
   return fractions;
 }
 
 EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   EngineFlags flags = raw.flags;
   auto given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
-  if (given("--gpu-memory") && size_of(raw.gpu_memory, "--gpu-memory") > 0)
-    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out", raw.gpu_memory);
-  if (flags.backend != "cpu" && flags.backend != "reference")
-    fail_user("--backend {}: this build has 'cpu' and 'reference'", flags.backend);
+  // emulated-gpu is for tests: a GPU played by RAM.
+  const bool on_gpu = flags.backend == "cuda" || flags.backend == "emulated-gpu";
+  if (!on_gpu && flags.backend != "cpu" && flags.backend != "reference") fail_user("--backend {}: there are cpu, cuda and reference", flags.backend);
+  if (given("--gpu-memory")) {
+    flags.gpu_memory_bytes = positive_size(raw.gpu_memory, "--gpu-memory");
+    if (!on_gpu) fail_user("--gpu-memory {}: no GPU computes; leave it out, or give --backend cuda", raw.gpu_memory);
+  }
+  if (given("--attention-on")) {
+    if (!on_gpu) fail_user("--attention-on {}: no GPU computes; leave it out, or give --backend cuda", raw.attention_on);
+    if (raw.attention_on != "auto") flags.policy.attention_tier = raw.attention_on == "cpu" ? Tier::kCpu : Tier::kGpu;
+  }
   if (flags.backend == "reference" && flags.compute_dtype == "bf16")
     fail_user("--compute-dtype bf16: the reference backend computes in fp32 alone");
   if (flags.matmul_dtype == "int8" && flags.weight_dtype != "int4" && flags.weight_dtype != "int8")
@@ -95,12 +102,14 @@ EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
     flags.disk_space_bytes = positive_size(raw.disk_space, "--disk-space");
     if (!given("--disk-dir")) fail_user("--disk-space {}: say where with --disk-dir", raw.disk_space);
   }
-  if (given("--weights")) flags.policy.weights = fractions_of(raw.weights, "--weights");
-  if (given("--kv-cache")) flags.policy.kv_cache = fractions_of(raw.kv_cache, "--kv-cache");
-  if (given("--activations")) flags.policy.activations = fractions_of(raw.activations, "--activations");
+  if (given("--weights")) flags.policy.weights = fractions_of(raw.weights, "--weights", on_gpu);
+  if (given("--kv-cache")) flags.policy.kv_cache = fractions_of(raw.kv_cache, "--kv-cache", on_gpu);
+  if (given("--activations")) flags.policy.activations = fractions_of(raw.activations, "--activations", on_gpu);
   for (auto [flag, share] : {std::pair{"--kv-cache", flags.policy.kv_cache}, {"--activations", flags.policy.activations}})
     if (share && share->disk > 0 && !given("--disk-dir"))
       fail_user("{} {}: a share on disk needs --disk-dir", flag, share->to_string());
+  if (flags.policy.attention_tier == Tier::kCpu && flags.policy.kv_cache && flags.policy.kv_cache->gpu > 0)
+    fail_user("--attention-on cpu: attends beside a KV cache in RAM and on disk, so --kv-cache {} can have no share in GPU memory", raw.kv_cache);
   if (given("--micro-batch-size")) flags.policy.micro_batch_size = raw.micro_batch_size;
   if (given("--num-micro-batches")) flags.policy.num_micro_batches = raw.num_micro_batches;
   if (given("--buffers")) flags.policy.buffers = raw.buffers;
@@ -273,6 +282,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.policy = flags.policy;
   options.trace_file = flags.trace_file;
   options.budgets.cpu_bytes = flags.cpu_memory_bytes;
+  options.budgets.gpu_bytes = flags.gpu_memory_bytes;
   if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status());
   if (!flags.disk_directory.empty()) {
     std::error_code error;

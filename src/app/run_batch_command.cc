@@ -19,7 +19,7 @@ class EngineRunner : public BatchRunner {
       : engine_(engine), efficiency_(efficiency), write_directory_(std::move(write_directory)) {}
   void prepare(const Workload& workload) override {
     // Before the budget is taken: this needs memory of its own.
-    if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), files_, kPeakTimeS, write_directory_);
+    if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), engine_.device(), files_, kPeakTimeS, write_directory_);
     engine_.prepare(workload);
     fmt::print(stderr, "{}", plan_table(engine_));
   }
@@ -54,6 +54,7 @@ int run_batch_command(const RunBatchOptions& options) {
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), model.files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  if (engine.device() && options.engine.policy.attention_tier) described.options["attention on"] = *options.engine.policy.attention_tier == Tier::kCpu ? "cpu" : "gpu";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);

@@ -78,7 +78,7 @@ class Engine {
   /// Of the tier that computes.
   Kernels& kernels() { return *kernels_; }
   /// Null where the CPU computes.
-  const Device* device() const { return device_.get(); }
+  Device* device() const { return device_.get(); }
   Lanes& lanes() { return lanes_; }
   WeightStore& weights() { return *weights_; }
 

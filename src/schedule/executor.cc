@@ -110,6 +110,7 @@ void Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pla
   work_done_.linear_flops += amount.linear_flops;
   work_done_.attention_flops += amount.attention_flops;
   work_done_.kv_read_bytes += amount.kv_read_bytes;
+  if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += amount.kv_read_bytes;
   work.amount = {amount.linear_flops, static_cast<double>(layer.kind == LayerKind::kHead ? static_cast<int64_t>(plan->logit_rows.size()) : plan->num_rows()),
                  amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
                  layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};

@@ -26,6 +26,7 @@ namespace flexgen {
 /// Work done so far, as the bound needs it.
 struct WorkDone {
   double linear_flops = 0, attention_flops = 0, kv_read_bytes = 0;
+  double beside_kv_read_bytes = 0;  ///< of kv_read_bytes, by the processor beside a GPU
   int64_t steps = 0, visits = 0, rows = 0;
 };
 
