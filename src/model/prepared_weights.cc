@@ -28,7 +28,7 @@ std::vector<Part> parts_of(const Model& model, const fs::path& directory) {
   std::vector<Part> parts;
   std::set<int> seen;
   for (size_t layer = 0; layer < model.layers().size(); ++layer) {
-    Part part{(directory / fmt::format("part-{:05}.safetensors", layer)).string(), {}};
+    Part part{(directory / fmt::format("part-{:05}.safetensors", model.layers_before() + static_cast<int64_t>(layer))).string(), {}};
     for (const WeightUse& use : model.layers()[layer].uses)
       if (!model.weights()[static_cast<size_t>(use.weight)].always_resident && seen.insert(use.weight).second) part.weights.push_back(use.weight);
     if (!part.weights.empty()) parts.push_back(std::move(part));

@@ -6,12 +6,6 @@
 #include "memory/placement.h"
 
 namespace flexgen {
-namespace {
-
-int64_t num_blocks(const Model& model) { return model.config().num_layers; }
-
-}  // namespace
-
 int64_t CacheLayout::page_tokens(const Model& model, DType dtype) {
   int64_t tokens = 16;
   while (tokens < 64 && model.kv_geometry(dtype, tokens).page_bytes() < 32 * kKiB) tokens *= 2;
@@ -20,8 +14,9 @@ int64_t CacheLayout::page_tokens(const Model& model, DType dtype) {
 
 CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType dtype)
     : geometry(model.kv_geometry(dtype, page_tokens(model, dtype))),
-      num_layers(num_blocks(model)),
+      num_layers(model.num_blocks()),
       num_batches(policy.num_micro_batches),
+      first_layer(model.first_block()),
       page_stride(round_up(geometry.page_bytes(), kDirectAlignment)) {
   PlacedObject pool{policy.pages_per_micro_batch, page_stride, 1};
   RowSplit split = place({&pool, 1}, policy.kv_cache).front();
@@ -76,7 +71,7 @@ std::vector<DiskTransfer> CacheStore::transfers(bool write, const Visit& visit, 
   for (int32_t page : wanted) {
     while (pages[place] != page) ++place;
     std::byte* data = buffer + static_cast<int64_t>(place) * layout_.page_stride;
-    int64_t offset = layout_.file_offset(visit.layer - 1, visit.batch, page);
+    int64_t offset = layout_.file_offset(visit.layer - layout_.first_layer, visit.batch, page);
     *bytes += static_cast<double>(layout_.page_stride);
     if (!result.empty() && result.back().offset + result.back().bytes == offset &&
         result.back().data + result.back().bytes == data)
@@ -100,7 +95,7 @@ void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
   StagingBuffer& buffer = ring_.at(key);
   if (!what.old.empty()) {
     // A page may have been written in an earlier step, by this slot or by the one that had it before.
-    auto& writes = writes_[static_cast<size_t>(visit.layer - 1)];
+    auto& writes = writes_[static_cast<size_t>(visit.layer - layout_.first_layer)];
     std::erase_if(writes, [](const Write& w) { return w.done.done() && !w.done.error(); });
     for (const Write& write : writes)
       if (write.step < visit.step) work.after.push_back(write.done);
@@ -133,7 +128,7 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
     what = &staged(plan);
   }
   std::byte* base = resident_.data() +
-                    ((visit.layer - 1) * layout_.num_batches + visit.batch) * layout_.cpu_pages * layout_.page_stride;
+                    ((visit.layer - layout_.first_layer) * layout_.num_batches + visit.batch) * layout_.cpu_pages * layout_.page_stride;
   for (const SlotRows& slot : plan.slots) {
     auto& pages = lease.pages->emplace_back();
     pages.reserve(slot.pages.size());
@@ -167,22 +162,18 @@ void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& 
   work.transfers = transfers(true, visit, what.pages, what.dirty, buffer.data.data(), &work.bytes);
   Event stored = lanes_.disk_write->submit(std::move(work));
   buffer.in_use.push_back(stored);
-  writes_[static_cast<size_t>(visit.layer - 1)].push_back({visit.step, stored});
+  writes_[static_cast<size_t>(visit.layer - layout_.first_layer)].push_back({visit.step, stored});
 }
 
 void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans) {
-  auto num_batches = static_cast<int64_t>(plans.size());
   if (layout_.disk_pages == 0) return;
-  if (visit.layer == 0 && visit.batch + 1 < num_batches) return;  // the later ones are not planned yet
+  if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
   // Loads that are issued but whose compute is not: they hold a buffer each.
   int64_t ahead = 0;
   Visit next = visit;
   while (ahead < ring_.count() - 1) {
-    if (++next.batch == num_batches) {
-      next.batch = 0;
-      ++next.layer;
-    }
-    if (next.layer > layout_.num_layers) return;
+    next.advance();
+    if (next.layer >= layout_.first_layer + layout_.num_layers) return;
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
     if (!uses_ring(plan)) continue;
     ++ahead;
