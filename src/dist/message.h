@@ -38,11 +38,7 @@ class MessageWriter {
   std::string text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
 
  private:
-  void append(const void* data, size_t size) {
-    const size_t at = bytes_.size();
-    bytes_.resize(at + size);
-    if (size > 0) std::memcpy(bytes_.data() + at, data, size);
-  }
+  void append(const void* data, size_t size);  // out of line: inlined, GCC 12 sees bounds where there are none
   std::vector<std::byte> bytes_;
 };
 

@@ -113,6 +113,7 @@ std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory);
+  checkpoint_files_ = model_->files();
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
   compute_dtype_ = choose_compute_dtype(options_, *model_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
@@ -221,7 +222,7 @@ void Engine::prepare_stage(const Workload& workload) {
   std::shared_ptr<File> cache_file = spill_file(*files_, options_.disk_directory, "cache", cache.file_bytes());
   std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
 
-  if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file);
+  if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
   arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
   AsyncDiskOptions disk;
   lanes_.compute = std::make_unique<ThreadLane>("compute", trace_.get());

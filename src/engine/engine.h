@@ -34,6 +34,7 @@ struct EngineOptions {
   std::string disk_directory;       ///< for spill files; empty: none
   PolicyRequest policy;
   std::string trace_file;           ///< empty: none
+  Trace::Process trace_process{1, "", 0};  ///< this process in a trace of several
   StageLink stages;                 ///< the pipeline that this engine is a stage of; all its engines take the same steps together
   std::string stage_split;          ///< "10:22": blocks of each stage; empty: by the stages' budgets and threads
   bool load_tokenizer = true;
@@ -69,6 +70,8 @@ class Engine {
   ~Engine();
 
   const Model& model() const { return *model_; }
+  /// The checkpoint's own, also where weights are read from others.
+  const std::vector<std::string>& checkpoint_files() const { return checkpoint_files_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
@@ -105,6 +108,7 @@ class Engine {
   FileSystem real_files_;
   FileSystem* files_;
   std::unique_ptr<Model> model_;
+  std::vector<std::string> checkpoint_files_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Kernels> kernels_;
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
