@@ -321,7 +321,10 @@ bool Team::fail(const std::exception& error) {
   const auto* known = dynamic_cast<const Error*>(&error);
   const bool own = !known || known->kind() != ErrorKind::kPeer;
   world_port_->abort(own ? fmt::format("{}: {}", world_port_->describe(world_port_->rank()), error.what()) : std::string(error.what()));
-  return own || !world_ || world_->speaks();
+  if (!world_ || world_->speaks()) return true;
+  // Rank 0 tells it and ends the job; if nothing has happened by then, it cannot.
+  if (own) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  return own;
 }
 
 }  // namespace flexgen

@@ -55,7 +55,7 @@ class Team {
   /// The end of a job that went well. Throws Error{peer} if a rank is lost meanwhile.
   void leave();
   /// A failure on this rank ends the job for all, within seconds. To be called outside of everything that uses the team; returns whether this rank is to
-  /// tell the user. The destructor then ends the process.
+  /// tell the user (rank 0 tells what happened on any). The destructor then ends the process.
   bool fail(const std::exception& error);
 
  private:

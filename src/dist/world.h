@@ -28,7 +28,7 @@ class World {
   virtual Port& port() = 0;
   /// Processes of the job on this machine, this one included.
   virtual int local_size() const = 0;
-  /// Whether this process is to tell the user of the failure that ended the job: it came from here, or this is rank 0.
+  /// Whether this process is to tell the user of the failure that ended the job: it is rank 0, or rank 0 is lost.
   virtual bool speaks() const = 0;
   /// The end of a job that went well: waits for all. Without it, or after Port::abort(), the destructor ends the whole job at once, with exit code 1.
   virtual void leave() = 0;

@@ -33,6 +33,8 @@ constexpr size_t kPieceBytes = 1 << 20;
 constexpr size_t kWindow = 32;
 constexpr int kBeatTag = kNumChannels, kAbortTag = kNumChannels + 1;
 constexpr double kBeatInterval_s = 1;
+/// How long all ranks may take to come up, at least.
+constexpr double kShortestStart_s = 20;
 constexpr double kShortestSleep_s = 20e-6, kLongestSleep_s = 1e-3;
 /// How long the reason of an abort may take on its way to the peers, and how long a process may take to end after it.
 constexpr double kFarewell_s = 0.5, kGrace_s = 5;
@@ -45,8 +47,18 @@ class MpiWorld : public World, private Port {
   explicit MpiWorld(const WorldOptions& options) : options_(options) {
     std::promise<void> joined;
     thread_ = std::thread([this, &joined] { main(joined); });
+    std::future<void> up = joined.get_future();
+    const double limit_s = std::max(options.timeout_s, kShortestStart_s);
+    if (up.wait_for(std::chrono::duration<double>(limit_s)) != std::future_status::ready) {
+      // Nobody knows the others yet, and the library cannot be left: the launcher ends the rest.
+      const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+      if (!rank) rank = std::getenv("PMIX_RANK");
+      fmt::print(stderr, "flexgen: not all processes of the job have come up within {:.0f} s (rank {} waits for them): one is dead, hangs or cannot be reached; "
+                         "see to it, and run the same command again\n", limit_s, rank ? rank : "?");
+      std::_Exit(1);
+    }
     try {
-      joined.get_future().get();
+      up.get();
     } catch (...) {
       thread_.join();
       throw;
@@ -375,7 +387,7 @@ class MpiWorld : public World, private Port {
       // So that not all speak at once if it is rank 0.
       if (silent_s > options_.timeout_s + 0.5 * std::max(0, rank_ - 1))
         return begin_abort(fmt::format("{} has not been heard of for {:.0f} s, so it is dead, hangs, or cannot be reached; finished answers are kept: see to it, and run "
-                                       "the same command again, with any number of ranks", describe(peer), silent_s), true);
+                                       "the same command again, with any number of ranks", describe(peer), silent_s), true, peer == 0);
     }
   }
 
@@ -386,10 +398,11 @@ class MpiWorld : public World, private Port {
     requests_.push_back({request, [kept] {}, -1});
   }
 
-  void begin_abort(const std::string& reason, bool tell) {
+  /// `instead_of_root`: it is rank 0 that is lost.
+  void begin_abort(const std::string& reason, bool tell, bool instead_of_root = false) {
     if (error_) return;
     reason_ = reason;
-    speaks_ = tell || rank_ == 0;
+    speaks_ = rank_ == 0 || instead_of_root;
     error_ = std::make_exception_ptr(Error(ErrorKind::kPeer, reason));
     aborted_ = Clock::now();
     if (tell) {
