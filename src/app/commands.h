@@ -11,6 +11,7 @@ int generate_command(const GenerateOptions& options);
 int inspect_command(const InspectOptions& options);
 int bench_command(const BenchOptions& options);
 int eval_command(const EvalOptions& options);
+int merge_command(const MergeOptions& options);
 int doctor_command(const DoctorOptions& options);
 
 }  // namespace flexgen

@@ -38,9 +38,18 @@ struct EngineFlags {
   std::string trace_file;
 };
 
+/// How several processes, started by mpirun or srun, share a command.
+struct TeamFlags {
+  int pipeline_stages = 0;     ///< processes a pipeline; 0: all. More processes than that make replicas
+  std::string stage_split;     ///< "10:22": blocks of each stage; empty: by their budgets
+  double rank_timeout_s = 20;
+};
+
 struct RunBatchOptions {
   std::string model, input, output;
   bool overwrite = false;
+  TeamFlags team;
+  std::string shard;         ///< "0/4", "auto", "auto/4", or empty
   EngineFlags engine;
   bool efficiency = false;  ///< measure the machine, and compare the run with it
 };
@@ -65,6 +74,7 @@ struct BenchOptions {
   int64_t num_prompts = 128;
   uint64_t seed = 0;
   std::string json_file;
+  TeamFlags team;
   EngineFlags engine;
 };
 
@@ -82,6 +92,11 @@ struct EvalOptions {
   EngineFlags engine;
 };
 
+struct MergeOptions {
+  std::string input, output;
+  std::vector<std::string> parts;  ///< empty: those beside the output
+};
+
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
@@ -90,7 +105,7 @@ struct DoctorOptions {
   int threads = 0;
 };
 
-using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, DoctorOptions>;
+using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
 
 /// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
 struct CommandText {

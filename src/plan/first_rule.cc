@@ -32,8 +32,9 @@ int64_t pages_of(const Model& model, DType kv_dtype, double tokens) {
 enum class StepRows { kEven, kMany };
 
 Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size,
-             int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
+             int64_t num_micro_batches, int64_t num_stages, int buffers, int64_t most_rows, StepRows step_rows) {
   Policy policy;
+  policy.num_groups = num_stages;
   policy.micro_batch_size = micro_batch_size;
   policy.num_micro_batches = num_micro_batches;
   policy.buffers = buffers;
@@ -90,8 +91,8 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   const auto pages = static_cast<double>(std::max<int64_t>(1, cache.num_pages()));
   const double disk_share = static_cast<double>(cache.disk_pages) / pages;
   const double bus_share = cache.tier == Tier::kGpu ? 1 - static_cast<double>(cache.resident_pages) / pages : 0;
-  const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
-  const double bus_s = policy.on_gpu() ? (static_cast<double>(weights.staged_bytes_per_step) + kv_bytes * bus_share) / kBusBytesPerSecond : 0;
+  const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step * policy.num_groups) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
+  const double bus_s = policy.on_gpu() ? (static_cast<double>(weights.staged_bytes_per_step * policy.num_groups) + kv_bytes * bus_share) / kBusBytesPerSecond : 0;
   const double beside_s = policy.attention_beside() ? kv_bytes / kRamBytesPerSecond : 0;
   // Visits of few rows use the matrix units badly: on a CPU two thirds of their speed at 32 rows, nine tenths at 128.
   const double lost_rows = policy.on_gpu() ? 256 : 16;
@@ -152,7 +153,8 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   };
 
   auto try_rows = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
-    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, most_rows, step_rows);
+    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, request.num_stages, buffers, most_rows, step_rows);
+    if (request.block) policy.set_block(*request.block);
     policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
     policy.activations = request.activations.value_or(on_gpu ? in_gpu : in_ram);
     // Both orders of filling memory: cache first, or weights first.
@@ -192,7 +194,10 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   };
 
   std::vector<int64_t> blocks = block_candidates(workload);
-  std::vector<int64_t> counts{1, 2, 4};
+  std::vector<int64_t> counts{request.num_stages, 2 * request.num_stages, 4 * request.num_stages};
+  if (request.num_micro_batches && *request.num_micro_batches < request.num_stages)
+    fail_user("--num-micro-batches {} with {} pipeline stages: each stage works on another micro-batch, so there must be as many at least",
+              *request.num_micro_batches, request.num_stages);
   if (request.num_micro_batches) counts = {*request.num_micro_batches};
   std::vector<int> buffer_counts{3, 2};
   if (request.buffers) buffer_counts = {*request.buffers};
@@ -200,8 +205,8 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
     for (int buffers : buffer_counts) {
       for (int64_t count : counts) {
-        if (request.micro_batch_size) {
-          try_sizes(*request.micro_batch_size, count, buffers, most_rows);
+        if (request.micro_batch_size || request.block) {
+          try_sizes(request.micro_batch_size.value_or(1), count, buffers, most_rows);
           continue;
         }
         for (int64_t block : blocks)
@@ -212,7 +217,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
 
   // Last resort, and the truth about the smallest budget.
-  try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(1), request.buffers.value_or(1), 16);
+  try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(request.num_stages), request.buffers.value_or(1), 16);
   if (best) return *best;
   if (smallest_cpu == kNone && smallest_gpu != kNone)
     fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets.gpu_bytes),

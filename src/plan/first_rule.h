@@ -21,6 +21,8 @@ struct PolicyRequest {
   std::optional<int> buffers;
   std::optional<Fractions> weights, kv_cache, activations;
   std::optional<Tier> attention_tier;  ///< beside a GPU
+  int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches
+  std::optional<BlockShape> block;  ///< agreed on by the stages: everything that they must have in common
 };
 
 /// Throws Error{user} if nothing that honours the request fits the budgets.

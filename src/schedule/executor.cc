@@ -19,7 +19,7 @@ Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, L
       scratch_(scratch),
       exchange_(exchange),
       cpu_kernels_(cpu_kernels),
-      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches),
+      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
       plans_(static_cast<size_t>(policy.num_micro_batches)) {}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
@@ -30,6 +30,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   } catch (...) {
     error = std::current_exception();
     pending_.reset();
+    source.failed(error);
   }
   for (Lane* lane : lanes_.all()) {
     try {
@@ -42,36 +43,46 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
 }
 
 void Executor::run_step(StepSource& source, int64_t step) {
-  const int64_t num_layers = schedule_.num_layers(), num_batches = schedule_.num_batches();
-  const int64_t begin = step * num_layers * num_batches;
+  const int64_t num_layers = schedule_.num_layers(), begin = step * num_layers * schedule_.num_batches();
+  const int64_t before = pass_;
+  for (int64_t group = 0; group < schedule_.num_groups(); ++group)
+    run_pass(source, begin + schedule_.group_first(group) * num_layers, begin + schedule_.group_end(group) * num_layers);
+  if (pass_ > before) ++work_done_.steps;
+}
+
+void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_visit) {
+  const int64_t num_layers = schedule_.num_layers();
   int64_t active = 0;
-  for (int64_t n = begin; n < begin + num_layers * num_batches; ++n) {
-    const Visit visit = schedule_[n];
+  for (int64_t n = first_visit; n < end_visit; ++n) {
+    Visit visit = schedule_[n];
+    visit.pass = pass_;
     auto& plan = plans_[static_cast<size_t>(visit.batch)];
     if (visit.layer == 0) {
-      plan = source.next(step, visit.batch);
+      plan = source.next(visit.step, visit.batch);
       if (plan) ++active;
     }
-    const bool last_of_layer = visit.batch + 1 == num_batches;
-    if (visit.layer == 0 && last_of_layer && active == 0) return;  // nobody has work: finished() is asked next
+    if (visit.layer == 0 && active == 0) {
+      if (visit.last_of_layer()) return;  // nobody has work: finished() is asked next
+      continue;                           // nothing may be touched for a pass that may not take place
+    }
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
-    if (!plan || layer.kind != LayerKind::kBlock) flush();
+    if (!plan || layer.kind != LayerKind::kBlock) flush(source);
     if (plan && (layer.kind != LayerKind::kHead || !plan->logit_rows.empty())) {
       bool needed_later = visit.layer + 1 < num_layers &&
                           (!plan->logit_rows.empty() ||
                            model_.layers()[static_cast<size_t>(visit.layer + 1)].kind != LayerKind::kHead);
       // Only once every micro-batch is planned is it known whether one is alone.
-      bool alone = num_batches == 1;
-      forward(visit, plan, alone, needed_later);
+      bool alone = visit.group_size() == 1;
+      forward(source, visit, plan, alone, needed_later);
+      if (!needed_later && !pending_) source.submitted(plan);
     }
-    if (pending_) pending_->last_of_layer = last_of_layer;
-    else weights_.commit(visit, last_done_, last_of_layer);
+    if (!pending_) weights_.commit(visit, last_done_);
     cache_.prefetch(visit, plans_);
-    weights_.prefetch(visit, num_batches);
+    weights_.prefetch(visit);
     hidden_.prefetch(visit, plans_, num_layers - 1);
   }
-  flush();
-  ++work_done_.steps;
+  flush(source);
+  ++pass_;
 }
 
 VisitInput Executor::Leases::input() const {
@@ -84,10 +95,10 @@ VisitInput Executor::Leases::input() const {
   return input;
 }
 
-void Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
+void Executor::forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
   // A visit that needs what the pending stage gives or holds.
-  if (pending_ && (pending_->leases->visit.batch == visit.batch || exchange_->attention_count() < 2)) flush();
+  if (pending_ && (pending_->leases->visit.batch == visit.batch || exchange_->attention_count() < 2)) flush(source);
   auto leases = std::make_shared<Leases>();
   leases->visit = visit;
   leases->plan = plan;
@@ -115,10 +126,10 @@ void Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pla
                  amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
                  layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};
   ++work_done_.visits;
-  if (layer.kind == LayerKind::kEmbed) work_done_.rows += plan->num_rows();
+  if (visit.layer == 0) work_done_.rows += plan->num_rows();
 
   if (layer.kind == LayerKind::kBlock && policy_.attention_beside()) {
-    forward_beside(leases, std::move(work), std::exchange(leases->cache.after, {}));
+    forward_beside(source, leases, std::move(work), std::exchange(leases->cache.after, {}));
     return;
   }
   work.after.insert(work.after.end(), leases->cache.after.begin(), leases->cache.after.end());
@@ -202,7 +213,7 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
   leases->plan->done = read;  // the cpu lane is in order, and it waited for everything before it
 }
 
-void Executor::forward_beside(const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready) {
+void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready) {
   const int64_t num_rows = leases->plan->num_rows();
   const ModelConfig& config = model_.config();
   const Exchange::Pair pair = exchange_->start_attention();
@@ -254,18 +265,19 @@ void Executor::forward_beside(const std::shared_ptr<Leases>& leases, Work work, 
                                    result_dtype);
     copy_out(*leases);
   };
-  flush();  // only now: this visit's first stage goes before the last one's last
-  pending_ = Pending{leases, pair, std::move(after), uploaded, false};
+  flush(source);  // only now: this visit's first stage goes before the last one's last
+  pending_ = Pending{leases, pair, std::move(after), uploaded};
 }
 
-void Executor::flush() {
+void Executor::flush(StepSource& source) {
   if (!pending_) return;
   Pending pending = std::move(*pending_);
   pending_.reset();
   const Event done = lanes_.compute->submit(std::move(pending.work));
   computed(*pending.leases, done);
   exchange_->use_attention(pending.pair, done, pending.uploaded);
-  weights_.commit(pending.leases->visit, done, pending.last_of_layer);
+  weights_.commit(pending.leases->visit, done);
+  if (!pending.leases->needed_later) source.submitted(pending.leases->plan);
 }
 
 }  // namespace flexgen

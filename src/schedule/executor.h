@@ -42,8 +42,9 @@ class Executor {
   const WorkDone& work_done() const { return work_done_; }
 
  private:
-  /// One step of the block: all layers, all micro-batches.
+  /// One step of the block: all layers, all micro-batches, group by group.
   void run_step(StepSource& source, int64_t step);
+  void run_pass(StepSource& source, int64_t first_visit, int64_t end_visit);
   /// What a visit works with, kept until all its work is over.
   struct Leases {
     Visit visit;
@@ -57,12 +58,12 @@ class Executor {
     VisitInput input() const;
   };
   /// Enqueues the visit. Sets last_done_ and the plan's `done`, unless the last stage is pending_.
-  void forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later);
+  void forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later);
   void forward_whole(const std::shared_ptr<Leases>& leases, Work work);
   void forward_head(const std::shared_ptr<Leases>& leases, Work work);
-  void forward_beside(const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready);
+  void forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready);
   /// Enqueues the stage that is left of the newest visit, if one is.
-  void flush();
+  void flush(StepSource& source);
   /// The visit's part in the compute lane is enqueued up to `done`.
   void computed(const Leases& leases, const Event& done);
   void copy_in(const Leases& leases);
@@ -79,6 +80,7 @@ class Executor {
   Exchange* exchange_;
   Kernels* cpu_kernels_;
   Schedule schedule_;
+  int64_t pass_ = 0;  ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   struct Pending {
@@ -86,7 +88,6 @@ class Executor {
     Exchange::Pair pair;
     Work work;         ///< the stage after attention
     Event uploaded;    ///< the result of attention is on the device
-    bool last_of_layer = false;  ///< the layer's weights are free once this is done
   };
   std::optional<Pending> pending_;
   WorkDone work_done_;

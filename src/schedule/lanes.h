@@ -14,6 +14,7 @@ struct Lanes {
   std::unique_ptr<Lane> disk_read;    ///< streamed weights and cache
   std::unique_ptr<Lane> disk_lookup;  ///< single embedding rows: small reads that must not queue behind weights
   std::unique_ptr<Lane> disk_write;   ///< cache and activations on their way out
+  std::unique_ptr<Lane> network_send, network_receive;  ///< activations between pipeline stages; null if there is one stage
   // Where a GPU computes; else null.
   std::unique_ptr<Lane> h2d;          ///< RAM to GPU memory: weights, cache, activations
   std::unique_ptr<Lane> h2d_small;    ///< embedding rows, results of attention: small copies that must not queue behind those
@@ -23,7 +24,8 @@ struct Lanes {
   /// Those that are there.
   std::vector<Lane*> all() const {
     std::vector<Lane*> lanes;
-    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), h2d_small.get(), d2h.get(), cpu.get()})
+    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), h2d_small.get(), d2h.get(), cpu.get(),
+                       network_send.get(), network_receive.get()})
       if (lane) lanes.push_back(lane);
     return lanes;
   }
