@@ -245,7 +245,7 @@ TEST_F(OnGpu, H200KeepsASmallModelWhole) {
 }
 
 TEST_F(OnGpu, AttentionBesideTheGpuSparesTheBus) {
-  // The cache in RAM: over the bus for every token, or q, k, v and the results alone.
+  // The cache in RAM: over the bus for every token, or q, k, v (more than the cache takes, while prompts are read) and the results alone.
   const auto model = shape("opt-6.7b");
   Policy policy;
   policy.micro_batch_size = 32;
@@ -265,7 +265,6 @@ TEST_F(OnGpu, AttentionBesideTheGpuSparesTheBus) {
   policy.attention_tier = Tier::kCpu;
   const RunReport beside = run();
   EXPECT_LT(lane(beside, "h2d").stats.bytes, 0.8 * lane(on_gpu, "h2d").stats.bytes);
-  EXPECT_LT(lane(beside, "d2h").stats.bytes, lane(on_gpu, "d2h").stats.bytes);
   // The GPU has another micro-batch's work while the processor attends.
   EXPECT_LT(beside.elapsed_s, 0.9 * (lane(beside, "compute").stats.busy_s + lane(beside, "cpu").stats.busy_s));
   EXPECT_LT(beside.elapsed_s, on_gpu.elapsed_s);

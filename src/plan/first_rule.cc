@@ -107,7 +107,9 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   const double full_steps = std::min(steps, workload.total_prompt_tokens / std::max(1.0, full_rows - slots));
   const double other_rows = std::max(0.0, rows - full_steps * full_rows) / std::max(1.0, steps - full_steps);
   auto step_s = [&](double rows_of_step) {
-    const double computing_s = compute_s(rows_of_step);
+    double computing_s = compute_s(rows_of_step);
+    // The processor attends for one micro-batch while the GPU works on another.
+    if (policy.num_micro_batches < 2 || policy.buffers < 2) computing_s += beside_s;
     return std::max({disk_s, bus_s, beside_s, computing_s}) + 0.05 * (disk_s + bus_s + beside_s + computing_s);
   };
   return full_steps * step_s(full_rows) + (steps - full_steps) * step_s(other_rows);
