@@ -227,6 +227,7 @@ void Engine::prepare_stage(const Workload& workload) {
   std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
 
   if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
+  FLEXGEN_CHECK(options_.stages.num_stages() == 1 || !policy_.on_gpu(), "messages between stages go from and to RAM");
   arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
   const Arenas arenas{arena_.get(), nullptr};
   AsyncDiskOptions disk;
