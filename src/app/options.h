@@ -25,7 +25,7 @@ enum ExitCode {
 /// The flags that run-batch, generate and bench share.
 struct EngineFlags {
   std::string backend = "cpu";
-  std::string compute_dtype = "auto";
+  std::string compute_dtype = "auto", matmul_dtype = "auto";
   std::string weight_dtype = "auto", kv_cache_dtype = "auto";
   std::string kv_cache_rotation = "none";
   double attention_sparsity = 1;

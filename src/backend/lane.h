@@ -23,6 +23,13 @@ struct LaneStats {
   int64_t operations = 0;
 };
 
+/// Bytes from RAM to a device's memory, or back.
+struct Copy {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  int64_t bytes = 0;
+};
+
 /// What a piece of compute costs, for cost models and simulations. Pure data.
 struct ComputeAmount {
   double flops = 0;                 ///< of matrix products
@@ -39,6 +46,7 @@ struct Work {
   std::vector<Event> after;               ///< starts when all of these are done; fails with the first that failed
   std::function<void()> run;              ///< compute lanes: runs in the lane's thread
   std::vector<DiskTransfer> transfers;    ///< disk lanes: all must be done (their `done` is the lane's)
+  std::vector<Copy> copies;               ///< copy lanes of a device: all in one direction
   double bytes = 0;                       ///< moved, for the statistics
   ComputeAmount amount;                   ///< compute lanes: what the work costs
   const char* name = "";                  ///< for the trace; a literal

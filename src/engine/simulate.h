@@ -15,6 +15,11 @@ struct MachineSpeeds {
   double disk_write_bytes_per_s = 1e9;
   double visit_overhead_s = 20e-6;   ///< host and kernel starts of one visit
   double disk_latency_s = 100e-6;    ///< of one request; requests in a queue overlap it
+  // Of a GPU, for policies whose compute tier it is.
+  double gpu_flops_per_s = 60e12;
+  double gpu_bytes_per_s = 250e9;    ///< of its memory
+  double h2d_bytes_per_s = 12e9, d2h_bytes_per_s = 12e9;
+  double copy_latency_s = 10e-6;
 };
 
 /// Times in the report are virtual. The requests are taken as they are, but tokens mean nothing: give them ignore_eos and temperature 0.

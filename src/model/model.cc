@@ -129,6 +129,9 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   for (int64_t i = 0; i < config.num_layers; ++i)
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+  const int64_t attention_inputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_size;
+  for (LayerSpec& layer : model->layers_)
+    if (layer.kind == LayerKind::kBlock) layer.attention_input_flops_per_row = 2.0 * static_cast<double>(attention_inputs) * static_cast<double>(config.hidden_size);
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));

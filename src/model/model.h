@@ -49,6 +49,7 @@ struct LayerSpec {
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
   double linear_flops_per_row = 0;           ///< 2 * the elements of its matrices
+  double attention_input_flops_per_row = 0;  ///< of these, of what computes q, k and v (blocks only)
 };
 
 /// What a visit works on. Everything is packed: T rows, slot after slot.

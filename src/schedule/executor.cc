@@ -26,7 +26,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   } catch (...) {
     error = std::current_exception();
   }
-  for (Lane* lane : {lanes_.compute.get(), lanes_.disk_read.get(), lanes_.disk_lookup.get(), lanes_.disk_write.get()}) {
+  for (Lane* lane : lanes_.all()) {
     try {
       lane->drain();
     } catch (...) {
