@@ -82,8 +82,8 @@ class Timeline {
             amount.logits = head ? static_cast<double>(spec.vocab_count) * amount.rows : 0;
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
-          const double hidden_bytes = hidden_.disk_rows > 0 && batch.rows > static_cast<double>(hidden_.cpu_rows) && !alone
-                                          ? (batch.rows - static_cast<double>(hidden_.cpu_rows)) * static_cast<double>(hidden_.row_bytes) : 0;
+          const double hidden_bytes = hidden_.disk_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
+                                          ? (batch.rows - static_cast<double>(hidden_.resident_rows)) * static_cast<double>(hidden_.row_bytes) : 0;
           if (hidden_bytes > 0 && layer > 0) start_s = std::max(start_s, read(hidden_bytes, stored_s_[b]));
           double time_s = visit_time_s(hardware_.cpu, precision_, amount);
           if (buffers_ > 1) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);

@@ -34,10 +34,10 @@ class Walker {
     batches_.resize(static_cast<size_t>(policy.num_micro_batches));
     for (MicroBatch& batch : batches_) {
       batch.slots.resize(static_cast<size_t>(std::max<int64_t>(1, policy.micro_batch_size / scale)));
-      batch.free_cpu = cache_.cpu_pages / scale;
-      batch.free_disk = ceil_div(cache_.cpu_pages + cache_.disk_pages, scale) - batch.free_cpu;
+      batch.free_cpu = (cache_.resident_pages + cache_.host_pages) / scale;
+      batch.free_disk = ceil_div(cache_.num_pages(), scale) - batch.free_cpu;
     }
-    disk_share_ = static_cast<double>(cache_.disk_pages) / static_cast<double>(std::max<int64_t>(1, cache_.cpu_pages + cache_.disk_pages));
+    disk_share_ = static_cast<double>(cache_.disk_pages) / static_cast<double>(std::max<int64_t>(1, cache_.num_pages()));
   }
 
   bool done() const { return active_ == 0 && next_ == sequences_.size(); }

@@ -131,11 +131,14 @@ void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
   stager_.load(key, std::move(load));
 }
 
+void CacheStore::begin_step(int64_t step) {
+  if (step == step_) return;
+  step_ = step;
+  keys_.clear();  // or a visit of the last step would pass for one of this
+}
+
 CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
-  if (visit.step != step_) {
-    step_ = visit.step;
-    keys_.clear();
-  }
+  begin_step(visit.step);
   CacheLease lease;
   lease.pages = std::make_shared<std::vector<std::vector<std::byte*>>>();
   std::byte* buffer = nullptr;
@@ -183,6 +186,7 @@ void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<Ba
   auto num_batches = static_cast<int64_t>(plans.size());
   if (layout_.host_pages + layout_.disk_pages == 0) return;
   if (visit.layer == 0 && visit.batch + 1 < num_batches) return;  // the later ones are not planned yet
+  begin_step(visit.step);
   // Loads that are issued but whose compute is not: they hold a buffer each.
   int64_t ahead = 0;
   Visit next = visit;
@@ -195,13 +199,7 @@ void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<Ba
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
     if (!uses_ring(plan)) continue;
     ++ahead;
-    if (!keys_.contains({next.layer, next.batch})) {
-      if (next.step != step_) {
-        step_ = next.step;
-        keys_.clear();
-      }
-      issue(next, *plan);
-    }
+    if (!keys_.contains({next.layer, next.batch})) issue(next, *plan);
   }
 }
 

@@ -83,6 +83,7 @@ class CacheStore {
   };
   const Passing& passing(const BatchPlan& plan);
   bool uses_ring(const BatchPlan* plan);
+  void begin_step(int64_t step);
   void issue(const Visit& visit, const BatchPlan& plan);
   /// What moves `wanted`, a subset of the plan's pages, between the buffer of `key` and where they rest; runs of neighbours become one.
   Staged moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key);
