@@ -1,6 +1,7 @@
 #include <cstdio>
 
 #include "app/commands.h"
+#include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
@@ -14,12 +15,12 @@ namespace {
 
 class EngineRunner : public BatchRunner {
  public:
-  /// `write_directory`: where writes are measured; empty: they are not.
-  EngineRunner(Engine& engine, bool efficiency, std::string write_directory)
-      : engine_(engine), efficiency_(efficiency), write_directory_(std::move(write_directory)) {}
+  EngineRunner(Engine& engine, bool efficiency, const EngineFlags& flags)
+      : engine_(engine), efficiency_(efficiency), flags_(flags), write_directory_(flags.disk_directory) {}
   void prepare(const Workload& workload) override {
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), files_, kPeakTimeS, write_directory_);
+    set_hardware(engine_, flags_);
     engine_.prepare(workload);
     fmt::print(stderr, "{}", plan_table(engine_));
   }
@@ -38,6 +39,7 @@ class EngineRunner : public BatchRunner {
   Engine& engine_;
   FileSystem files_;
   bool efficiency_;
+  EngineFlags flags_;
   std::string write_directory_;
   LanePeaks peaks_;
 };
@@ -57,10 +59,10 @@ int run_batch_command(const RunBatchOptions& options) {
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);
-  EngineRunner runner(engine, options.efficiency, options.engine.disk_directory);
+  EngineRunner runner(engine, options.efficiency, options.engine);
   BatchOutcome outcome = run_batch({options.input, options.output, options.overwrite}, described, runner, signals.stop());
 
-  if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}", report_table(outcome.report), runner.efficiency_of(outcome.report));
+  if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}{}", report_table(outcome.report), prediction_table(engine.plan().prediction, outcome.report), runner.efficiency_of(outcome.report));
   fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad\n", options.output, format_count(outcome.lines),
              format_count(outcome.answered), format_count(outcome.kept), format_count(outcome.failed));
   if (!outcome.stopped) return kExitDone;

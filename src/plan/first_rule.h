@@ -12,6 +12,7 @@ namespace flexgen {
 struct Budgets {
   int64_t cpu_bytes = 0;
   int64_t disk_bytes = 0;  ///< for spill files; 0: none (the checkpoint itself is not counted)
+  int64_t gpu_bytes = 0;   ///< 0: no GPU computes
 };
 
 /// What the user fixed; the rest is chosen.

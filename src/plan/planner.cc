@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "base/error.h"
 #include "base/units.h"
 #include "plan/placement_program.h"
 #include "plan/policy_sizes.h"
@@ -19,14 +20,15 @@
 namespace flexgen {
 namespace {
 
-constexpr Fractions kInRam{0, 1, 0}, kOnDisk{0, 0, 1};
+constexpr Fractions kInGpu{1, 0, 0}, kInRam{0, 1, 0}, kOnDisk{0, 0, 1};
 constexpr int64_t kMaxBlock = 4096, kMaxRows = 4096;
 constexpr size_t kMaxClasses = 10;
 
-/// Shares as flags can say them: a tenth of a percent, rounded so that RAM never gets more.
+/// Shares as flags can say them: tenths of a percent, rounded so that faster tiers never get more.
 Fractions rounded(const Fractions& shares) {
-  const double cpu = std::floor(shares.cpu * 1000 + 1e-6) / 1000;
-  return {0, cpu, 1 - cpu};
+  auto down = [](double share) { return std::floor(share * 1000 + 1e-6) / 1000; };
+  const double gpu = down(shares.gpu), cpu = std::min(down(shares.gpu + shares.cpu + 1e-9) - gpu, 1 - gpu), disk = 1 - gpu - cpu;
+  return {gpu, cpu, disk < 1e-9 ? 0 : disk};
 }
 
 class Search {
@@ -35,6 +37,7 @@ class Search {
       : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_(Clock::now()) {}
 
   Plan run() {
+    if (on_gpu() && !in_.hardware.gpu) fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
     // Large blocks first: they use every byte read for more sequences.
     for (int64_t block : blocks())
       for (int64_t count : counts()) {
@@ -89,14 +92,21 @@ class Search {
 
   bool fits(const Policy& policy) const {
     const MemoryPlan plan = memory_plan(in_.model, policy, in_.workload, in_.kv);
-    return plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes && plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
+    return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_bytes && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes && plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
   }
 
-  /// The least RAM of any placement.
+  std::vector<Fractions> ends() const {
+    if (on_gpu()) return {kOnDisk, kInRam, kInGpu};
+    return {kInRam, kOnDisk};
+  }
+  bool on_gpu() const { return in_.budgets.gpu_bytes > 0; }
+  const ComputeProfile& processor() const { return on_gpu() ? *in_.hardware.gpu : in_.hardware.cpu; }
+
+  /// Whether any placement fits.
   bool fits_somehow(Policy policy) const {
-    for (const Fractions& weights : {kOnDisk, kInRam})
-      for (const Fractions& cache : {kInRam, kOnDisk})
-        for (const Fractions& activations : {kInRam, kOnDisk}) {
+    for (const Fractions& weights : ends())
+      for (const Fractions& cache : ends())
+        for (const Fractions& activations : ends()) {
           policy.weights = in_.request.weights.value_or(weights);
           policy.kv_cache = in_.request.kv_cache.value_or(cache);
           policy.activations = in_.request.activations.value_or(activations);
@@ -110,14 +120,15 @@ class Search {
     for (int64_t rows : row_counts(micro_batch_size, num_micro_batches)) {
       if (out_of_time()) return;
       Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, buffer_counts().back(), rows);
+      if (on_gpu()) policy.compute_tier = policy.attention_tier = Tier::kGpu;
       if (!fits_somehow(policy)) break;  // more rows take more
       any = true;
-      policy.weights = policy.kv_cache = policy.activations = kInRam;
+      policy.weights = policy.kv_cache = policy.activations = on_gpu() ? kInGpu : kInRam;
       const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
       const std::vector<StepClass> classes = compute_classes(walk);
       double compute_s = 0;
       for (const StepClass& step : classes) compute_s += step.count * step.resources_s.front().constant;
-      if (best_ && compute_s > best_->time_s) continue;
+      if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
       for (int buffers : buffer_counts()) {
         policy.buffers = buffers;
         place(policy, walk, classes);
@@ -155,15 +166,15 @@ class Search {
     double time_s = 0;
     for (const BatchLoad& batch : step.batches) {
       if (batch.rows == 0) continue;
-      time_s += static_cast<double>(in_.model.config().num_layers) * visit_time_s(in_.hardware.cpu, precision_, batch.block);
+      time_s += static_cast<double>(in_.model.config().num_layers) * visit_time_s(processor(), precision_, batch.block);
       for (const LayerSpec& layer : in_.model.layers()) {
         if (layer.kind == LayerKind::kBlock || (layer.kind == LayerKind::kHead && batch.logit_rows == 0)) continue;
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
         ComputeAmount amount;
         amount.flops = layer.linear_flops_per_row * rows;
         amount.rows = rows;
-        amount.logits = layer.kind == LayerKind::kHead ? rows * static_cast<double>(layer.vocab_count) : 0;
-        time_s += visit_time_s(in_.hardware.cpu, precision_, amount);
+        amount.logits = layer.kind == LayerKind::kHead && !on_gpu() ? rows * static_cast<double>(layer.vocab_count) : 0;
+        time_s += visit_time_s(processor(), precision_, amount);
       }
     }
     return time_s;
@@ -172,28 +183,34 @@ class Search {
   /// The linear program of a block, its answer rounded, filled up and judged.
   void place(Policy policy, const SlotWalk& walk, const std::vector<StepClass>& compute) {
     if (out_of_time()) return;
-    policy.weights = in_.request.weights.value_or(kOnDisk);
-    policy.kv_cache = in_.request.kv_cache.value_or(in_.budgets.disk_bytes > 0 ? kOnDisk : kInRam);
-    policy.activations = in_.request.activations.value_or(kInRam);
     const PlacementProgram program = make_program(policy, walk, compute);
     std::optional<Placement> placement = solve(program);
     if (!placement) return;
-    if (best_ && placement->time_s > 1.1 * best_->time_s) return;
     policy.weights = in_.request.weights.value_or(rounded(placement->of(TensorKind::kWeights)));
     policy.kv_cache = in_.request.kv_cache.value_or(rounded(placement->of(TensorKind::kKvCache)));
     const Fractions activations = placement->of(TensorKind::kActivations);
-    policy.activations = in_.request.activations.value_or(activations.cpu >= 0.5 ? kInRam : rounded(activations));
+    policy.activations = in_.request.activations.value_or(activations.gpu >= 0.5 ? kInGpu : !on_gpu() && activations.cpu >= 0.5 ? kInRam : rounded(activations));
+    if (best_ && placement->time_s > 1.1 * best_->time_s && !in_.thorough) {
+      plan_.candidates.push_back({policy, placement->time_s, false});
+      return;
+    }
     if (!make_fit(policy)) return;
     consider(policy, placement->time_s);
   }
 
-  /// Lowers shares in RAM until the policy fits, and raises them to what fits. False if it cannot.
+  /// Moves shares to slower tiers until the policy fits, and back as far as it does. False if it cannot.
   bool make_fit(Policy& policy) const {
-    auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::* kind) {
+    // The largest share that a tier can have of a kind, taken from the next slower one.
+    auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::* kind, double Fractions::* fast, double Fractions::* slow) {
       if (fixed) return;
-      auto set = [&](int64_t thousandths) { policy.*kind = {0, static_cast<double>(thousandths) / 1000, 1 - static_cast<double>(thousandths) / 1000}; };
       const Fractions before = policy.*kind;
-      int64_t low = 0, high = 1000;
+      const double both = before.*fast + before.*slow;
+      const auto most = static_cast<int64_t>(std::llround(both * 1000));
+      auto set = [&](int64_t thousandths) {
+        (policy.*kind).*fast = thousandths == most ? both : static_cast<double>(thousandths) / 1000;
+        (policy.*kind).*slow = thousandths == most ? 0 : both - static_cast<double>(thousandths) / 1000;
+      };
+      int64_t low = 0, high = most;
       if (set(high); fits(policy)) return;
       if (set(low); !fits(policy)) {
         policy.*kind = before;
@@ -206,10 +223,20 @@ class Search {
       }
       set(low);
     };
+    const bool spill = in_.budgets.disk_bytes > 0;
+    auto in_ram = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind, bool may_spill) {
+      if (may_spill) largest(fixed, kind, &Fractions::cpu, &Fractions::disk);
+    };
+    auto in_gpu = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind) {
+      if (on_gpu()) largest(fixed, kind, &Fractions::gpu, &Fractions::cpu);
+    };
     // Weights take up what is left, then the cache; a share that is too large gives way in the same order.
-    largest(in_.request.weights, &Policy::weights);
-    if (!fits(policy) || policy.weights.disk == 0) largest(in_.request.kv_cache, &Policy::kv_cache);
-    if (!fits(policy)) largest(in_.request.activations, &Policy::activations);
+    in_gpu(in_.request.weights, &Policy::weights);
+    in_ram(in_.request.weights, &Policy::weights, true);
+    if (!fits(policy) || policy.weights.disk == 0) in_ram(in_.request.kv_cache, &Policy::kv_cache, spill);
+    if (!fits(policy) || policy.weights.gpu >= 1) in_gpu(in_.request.kv_cache, &Policy::kv_cache);
+    if (!fits(policy)) in_gpu(in_.request.activations, &Policy::activations);
+    if (!fits(policy)) in_ram(in_.request.activations, &Policy::activations, spill);
     return fits(policy);
   }
 
@@ -221,27 +248,24 @@ class Search {
     const WeightLayout weights(in_.model, streamed);
     const CacheLayout cache(in_.model, streamed, in_.kv);
     const HiddenLayout hidden(in_.model, streamed);
-    const auto buffers = static_cast<double>(policy.buffers);
     const auto weight_bytes = static_cast<double>(weights.streamed_bytes_per_step);
-    const auto cache_bytes = static_cast<double>(cache.file_bytes()), hidden_bytes = static_cast<double>(hidden.file_bytes());
-
-    Affine& ram = program.bytes[static_cast<size_t>(Tier::kCpu)];
-    ram.of(TensorKind::kWeights, Tier::kCpu) = weight_bytes;
-    ram.of(TensorKind::kWeights, Tier::kDisk) = buffers * static_cast<double>(weights.buffer_bytes);
-    ram.of(TensorKind::kKvCache, Tier::kCpu) = cache_bytes;
-    ram.of(TensorKind::kKvCache, Tier::kDisk) = buffers * static_cast<double>(cache.buffer_bytes);
-    ram.of(TensorKind::kActivations, Tier::kCpu) = hidden_bytes;
-    ram.of(TensorKind::kActivations, Tier::kDisk) = buffers * static_cast<double>(hidden.buffer_bytes);
-    ram.constant = static_cast<double>(memory_plan(in_.model, streamed, in_.workload, in_.kv).bytes(Tier::kCpu)) - ram.of(TensorKind::kWeights, Tier::kDisk) -
-                   ram.of(TensorKind::kKvCache, Tier::kDisk) - ram.of(TensorKind::kActivations, Tier::kDisk);
-    Affine& space = program.bytes[static_cast<size_t>(Tier::kDisk)];
-    space.of(TensorKind::kKvCache, Tier::kDisk) = cache_bytes;
-    space.of(TensorKind::kActivations, Tier::kDisk) = hidden_bytes;
-    program.capacity = {0, static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
+    // What each tier holds with one kind in another tier, beside everything on disk.
+    const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
+    for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program.bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
+    for (auto [kind, fractions] : {std::pair{TensorKind::kWeights, &Policy::weights}, {TensorKind::kKvCache, &Policy::kv_cache}, {TensorKind::kActivations, &Policy::activations}})
+      for (const Fractions& end : ends()) {
+        if (end.disk > 0) continue;
+        Policy moved = streamed;
+        moved.*fractions = end;
+        const MemoryPlan plan = memory_plan(in_.model, moved, in_.workload, in_.kv);
+        for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
+          program.bytes[static_cast<size_t>(tier)].of(kind, end.gpu > 0 ? Tier::kGpu : Tier::kCpu) = static_cast<double>(plan.bytes(tier) - base.bytes(tier));
+      }
+    program.capacity = {static_cast<double>(in_.budgets.gpu_bytes), static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
     program.fixed = {in_.request.weights, in_.request.kv_cache, in_.request.activations};
     const bool spill = in_.budgets.disk_bytes > 0;
-    program.allowed = {{{false, true, true}, {false, true, spill}, {false, true, spill}}};
-    program.once_s.of(TensorKind::kWeights, Tier::kCpu) = weight_bytes / disk.read_bytes_per_s;
+    program.allowed = {{{on_gpu(), true, true}, {on_gpu(), true, spill}, {on_gpu(), true, spill}}};
+    program.once_s.of(TensorKind::kWeights, Tier::kCpu) = program.once_s.of(TensorKind::kWeights, Tier::kGpu) = weight_bytes / disk.read_bytes_per_s;
 
     // Means over the steps of each class of what a cache and activations wholly on disk would move.
     std::vector<double> read_pages(compute.size()), written_pages(compute.size()), hidden_rows(compute.size()), counts(compute.size());
@@ -265,16 +289,27 @@ class Search {
       write_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.write_bytes_per_s;
       Affine compute_s = compute[i].resources_s.front();
       StepClass step{compute[i].count, {}};
+      Affine up_s, down_s;  // to a GPU and back: whatever is not there, over the bus
+      if (on_gpu())
+        for (Tier tier : {Tier::kCpu, Tier::kDisk}) {
+          up_s.of(TensorKind::kWeights, tier) = weight_bytes / in_.hardware.h2d_bytes_per_s;
+          up_s.of(TensorKind::kKvCache, tier) = read_pages[i] / counts[i] * page_bytes / in_.hardware.h2d_bytes_per_s;
+          up_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.h2d_bytes_per_s;
+          down_s.of(TensorKind::kKvCache, tier) = written_pages[i] / counts[i] * page_bytes / in_.hardware.d2h_bytes_per_s;
+          down_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.d2h_bytes_per_s;
+        }
       if (policy.buffers == 1) {
-        compute_s += read_s;
-        compute_s += write_s;
+        for (const Affine& other_s : {read_s, write_s, up_s, down_s}) compute_s += other_s;
         step.resources_s = {compute_s};
       } else {
-        compute_s += read_s.scaled(disk.compute_slowdown);
-        compute_s += write_s.scaled(disk.compute_slowdown);
+        if (!on_gpu()) {
+          compute_s += read_s.scaled(disk.compute_slowdown);
+          compute_s += write_s.scaled(disk.compute_slowdown);
+        }
         Affine shared_s = read_s;
         shared_s += write_s.scaled(disk.write_share_of_read);
         step.resources_s = {compute_s, shared_s, write_s};
+        if (on_gpu()) step.resources_s.insert(step.resources_s.end(), {up_s, down_s});
       }
       program.steps.push_back(std::move(step));
     }
@@ -292,10 +327,12 @@ class Search {
         policy.weights = from.policy.weights;
         policy.kv_cache = from.policy.kv_cache;
         policy.activations = from.policy.activations;
+        policy.compute_tier = from.policy.compute_tier;
+        policy.attention_tier = from.policy.attention_tier;
         if (rows != from.policy.max_rows && rows <= kMaxRows && make_fit(policy)) consider(policy, plan_.program_time_s);
       };
       for (double factor : {0.75, 0.9, 1.12, 1.3}) with_rows(factor);
-      if (!in_.request.kv_cache && in_.budgets.disk_bytes > 0)
+      if (!in_.request.kv_cache && in_.budgets.disk_bytes > 0 && !on_gpu())
         for (double change : {-0.1, -0.03, 0.03, 0.1}) {
           Policy policy = best_->policy;
           policy.kv_cache = rounded({0, std::clamp(policy.kv_cache.cpu + change, 0.0, 1.0), 0});

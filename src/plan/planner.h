@@ -16,13 +16,14 @@ namespace flexgen {
 struct Candidate {
   Policy policy;
   double time_s = 0;     ///< predicted
+  bool judged = true;    ///< by the cost model; else by the linear program alone, as it was clearly slower
 };
 
 struct Plan {
   Policy policy;
   Prediction prediction;
   double program_time_s = 0;          ///< what the linear program said of this block, before rounding; 0 without one
-  std::vector<Candidate> candidates;  ///< all that fit and were judged
+  std::vector<Candidate> candidates;  ///< all that fit
   int64_t num_too_large = 0;          ///< blocks for which no placement fits
   bool complete = true;               ///< else the time for planning ran out first
   double planning_s = 0;
@@ -36,6 +37,7 @@ struct PlanInput {
   DType compute = DType::kF32, kv = DType::kBF16;
   const HardwareProfile& hardware;
   double time_limit_s = 4;
+  bool thorough = false;     ///< judges slow candidates too, for pictures
 };
 
 /// Throws Error{user} if nothing that honours the request fits the budgets: it names what is short, and the smallest budget that would do.
