@@ -198,4 +198,5 @@ def main():
         sys.exit("too few kills hit a job half-way; is it too fast? Give it more lines")
 
 
-main()
+if __name__ == "__main__":
+    main()

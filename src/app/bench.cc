@@ -12,6 +12,7 @@
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/synthetic_job.h"
+#include "app/team.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -79,7 +80,73 @@ std::string checkpoint_of(const BenchOptions& options) {
 
 }  // namespace
 
+namespace {
+
+/// One pipeline of several processes. What its machines could do is not measured.
+int bench_together(const BenchOptions& flags, Team& team) {
+  if (team.num_replicas() > 1) fail_user("flexgen bench measures one pipeline; leave --pipeline-stages out, or start {} processes", team.num_stages());
+  team.agree({{"version", kVersion}, {"--stages", flags.team.stage_split}});
+  RunReport report;
+  nlohmann::ordered_json json;
+  {
+    // Processes of one machine share the dummy checkpoint: rank 0 writes it, the others find it.
+    std::string directory;
+    if (team.is_root()) directory = checkpoint_of(flags);
+    all_gather(team.world(), "");
+    if (!team.is_root()) directory = checkpoint_of(flags);
+    EngineOptions options = team.engine_options(flags.engine, directory);
+    options.load_tokenizer = false;
+    Engine engine(options);
+    team.agree({{"model", engine.model().fingerprint()}});
+    SyntheticLoad load(flags, engine.model().config());
+    struct Sharing {
+      Team& team;
+      ~Sharing() { team.stop_sharing(); }
+    } sharing{team};
+    team.share_progress([&engine] { return engine.progress(); });
+    if (team.is_root()) {
+      engine.prepare(load.workload);
+      fmt::print(stderr, "{}", plan_table(engine));
+      ProgressDisplay display([&] { return team.merged_progress(); });
+      report = engine.run(load, load, std::atomic<bool>{false});
+      engine.dismiss();
+    } else {
+      report = engine.follow();
+    }
+    const Policy& policy = engine.policy();
+    json["policy"] = {{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"num_groups", policy.num_groups},
+                      {"max_rows", policy.max_rows}, {"buffers", policy.buffers}};
+    const std::vector<std::string> blocks = all_gather(team.world(), std::to_string(engine.blocks().second));
+    json["stages"] = fmt::format("{}", fmt::join(blocks, ":"));
+    report = team.share_report(report);
+  }
+  team.join_traces(flags.engine.trace_file);
+  if (team.is_root()) {
+    fmt::print("{}", report_table(report));
+    if (!flags.json_file.empty()) {
+      json["model"] = flags.model;
+      json["ranks"] = team.world().size();
+      json["num_prompts"] = flags.num_prompts;
+      json["elapsed_s"] = report.elapsed_s;
+      json["load_time_s"] = report.load_time_s;
+      json["generated_tokens_per_s"] = static_cast<double>(report.generated_tokens) / report.elapsed_s;
+      json["prompt_tokens_per_s"] = static_cast<double>(report.prompt_tokens) / report.elapsed_s;
+      json["steps"] = report.work.steps;
+      for (const LaneReport& lane : report.lanes)
+        json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+      std::ofstream out(flags.json_file);
+      out << json.dump(1) << "\n";
+      if (!out.flush()) fail_io("cannot write {}", flags.json_file);
+    }
+  }
+  team.leave();
+  return kExitDone;
+}
+
+}  // namespace
+
 int bench_command(const BenchOptions& flags) {
+  if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
   EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
   options.load_tokenizer = false;
   Engine engine(options);

@@ -12,6 +12,7 @@ int inspect_command(const InspectOptions& options);
 int bench_command(const BenchOptions& options);
 int plan_command(const PlanOptions& options);
 int eval_command(const EvalOptions& options);
+int merge_command(const MergeOptions& options);
 int doctor_command(const DoctorOptions& options);
 
 }  // namespace flexgen

@@ -9,6 +9,7 @@
 #include "app/hardware.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
+#include "app/team.h"
 #include "app/stop_signals.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -171,6 +172,7 @@ bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
 }  // namespace
 
 int eval_command(const EvalOptions& options) {
+  require_alone({}, "eval");
   Engine engine(engine_options(options.engine, options.model));
   Json figures;
   figures["model"] = options.model;

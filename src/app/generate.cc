@@ -6,6 +6,7 @@
 #include "app/hardware.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
+#include "app/team.h"
 #include "base/error.h"
 
 namespace flexgen {
@@ -26,6 +27,7 @@ class OneRequest : public RequestSource, public CompletionSink {
 }  // namespace
 
 int generate_command(const GenerateOptions& options) {
+  require_alone({}, "generate");
   Engine engine(engine_options(options.engine, options.model));
   std::string text = options.prompt;
   if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "app/machine.h"
+#include "dist/world.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -57,6 +58,13 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--matmul-dtype", raw->flags.matmul_dtype, "products with int4 or int8 weights: auto (weights become the compute dtype), int8 (inputs are quantized to int8 for each token in groups of 64 and multiplied in integers: faster where the machine has no AMX; changes answers a little)")->check(CLI::IsMember({"auto", "int8"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
+}
+
+void add_team_flags(CLI::App* command, TeamFlags* flags) {
+  const std::string group = "Several processes (started by mpirun or srun)";
+  command->add_option("--pipeline-stages", flags->pipeline_stages, "processes that share the model's layers (default: all); more processes make replicas, which share the lines")->check(CLI::Range(1, 1 << 16))->type_name("P")->group(group);
+  command->add_option("--stages", flags->stage_split, "blocks of the model for each stage, like 10:22 (default: by their budgets and threads)")->type_name("N:N:...")->group(group);
+  command->add_option("--rank-timeout", flags->rank_timeout_s, "seconds after which a silent process is given up, and the job with it")->check(CLI::Range(1.0, 86400.0))->capture_default_str()->type_name("S")->group(group);
 }
 
 int64_t size_of(const std::string& text, const char* flag) {
@@ -144,6 +152,8 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   batch->add_option("-o,--output", batch_options.output, "answers are added here as they finish; OUT.jsonl.job lies beside it")->required()->type_name("OUT.jsonl");
   batch->add_flag("--overwrite", batch_options.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
   batch->add_flag("--efficiency", batch_options.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
+  batch->add_option("--shard", batch_options.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts")->type_name("I/N");
+  add_team_flags(batch, &batch_options.team);
   add_engine_flags(batch, &batch_engine);
   batch->footer(kExitCodes);
 
@@ -185,6 +195,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   bench->add_option("--seed", bench_options.seed, "of weights, prompts and lengths")->capture_default_str()->type_name("N");
   bench->add_option("--json", bench_options.json_file, "write the figures here too")->type_name("FILE");
   bench->add_flag("--simulate", bench_options.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
+  add_team_flags(bench, &bench_options.team);
   add_engine_flags(bench, &bench_engine);
   bench->footer(kExitCodes);
 
@@ -222,6 +233,11 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   plan->add_flag("--json", plan_options.json, "as JSON");
   plan->add_option("--plot", plan_options.plot_file, "a page with the lanes, throughput over block size, and throughput against latency")->type_name("FILE.html");
   add_engine_flags(plan, &plan_engine);
+  CLI::App* merge = app.add_subcommand("merge", "join the outputs of run-batch --shard; checks for missing and doubled answers");
+  MergeOptions merge_options;
+  merge->add_option("-i,--input", merge_options.input, "the JSONL file that the shards answer")->required()->type_name("IN.jsonl");
+  merge->add_option("-o,--output", merge_options.output, "all answers, in the order of the input's lines")->required()->type_name("OUT.jsonl");
+  merge->add_option("shards", merge_options.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)")->type_name("FILE");
 
   CLI::App* doctor = app.add_subcommand("doctor", "say what this machine offers: CPU features, memory, disk speed");
   DoctorOptions doctor_options;
@@ -236,6 +252,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
     app.parse(reversed);
     if (batch->parsed()) {
       batch_options.engine = checked(batch_engine, *batch);
+      if (batch_options.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
       if (batch_options.input == "-" || batch_options.output == "-")
         fail_user("-i and -o must be files, not '-': a job that may be continued reads its input again");
       return batch_options;
@@ -256,6 +273,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
           if (plan->get_option(flag)->count() > 0) fail_user("{}: the lengths come from --input {}; leave one of them out", flag, plan_options.input);
       return plan_options;
     }
+    if (merge->parsed()) return merge_options;
     if (bench->parsed()) {
       bench_options.engine = checked(bench_engine, *bench);
       bench_options.prompt_len = length_range(prompt_len, "--prompt-len");

@@ -39,9 +39,18 @@ struct EngineFlags {
   std::string trace_file;
 };
 
+/// How several processes, started by mpirun or srun, share a command.
+struct TeamFlags {
+  int pipeline_stages = 0;     ///< processes a pipeline; 0: all. More processes than that make replicas
+  std::string stage_split;     ///< "10:22": blocks of each stage; empty: by their budgets
+  double rank_timeout_s = 20;
+};
+
 struct RunBatchOptions {
   std::string model, input, output;
   bool overwrite = false;
+  TeamFlags team;
+  std::string shard;         ///< "0/4", "auto", "auto/4", or empty
   EngineFlags engine;
   bool efficiency = false;  ///< measure the machine, and compare the run with it
 };
@@ -67,6 +76,7 @@ struct BenchOptions {
   uint64_t seed = 0;
   std::string json_file;
   bool simulate = false;             ///< the same job on simulated lanes of the profile too
+  TeamFlags team;
   EngineFlags engine;
 };
 
@@ -82,6 +92,11 @@ struct EvalOptions {
   int64_t limit = 0;               ///< lines; 0: all
   std::string json_file;
   EngineFlags engine;
+};
+
+struct MergeOptions {
+  std::string input, output;
+  std::vector<std::string> parts;  ///< empty: those beside the output
 };
 
 struct DoctorOptions {
@@ -104,7 +119,7 @@ struct PlanOptions {
   EngineFlags engine;
 };
 
-using Command = std::variant<PlanOptions, RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, DoctorOptions>;
+using Command = std::variant<PlanOptions, RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
 
 /// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
 struct CommandText {

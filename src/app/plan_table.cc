@@ -18,6 +18,7 @@ std::string plan_table(const Engine& engine) {
       text += fmt::format("  {:<5} {:>10}  {}\n", item.tier == Tier::kDisk ? "disk" : "RAM", format_bytes(item.bytes), item.name);
   text += fmt::format("  {:<5} {:>10}  in all\n", "RAM", format_bytes(engine.memory().bytes(Tier::kCpu)));
   const Prediction& predicted = engine.plan().prediction;
+  if (predicted.time_s <= 0) return text;  // several stages: no plan yet
   text += fmt::format("predicted: {} ({} busiest: {}; {})\n", format_duration(predicted.time_s), lane_name(predicted.busy.busiest()),
                       format_duration(predicted.busy[predicted.busy.busiest()]), engine.hardware().name);
   return text + plan_advice(engine.workload(), engine.plan());

@@ -45,6 +45,7 @@ struct ComputeAmount {
 struct Work {
   std::vector<Event> after;               ///< starts when all of these are done; fails with the first that failed
   std::function<void()> run;              ///< compute lanes: runs in the lane's thread
+  std::function<Event(double)> start;     ///< network lanes: begins a message, done when its event is; told when (simulations)
   std::vector<DiskTransfer> transfers;    ///< disk lanes: all must be done (their `done` is the lane's)
   std::vector<Copy> copies;               ///< copy lanes of a device: all in one direction
   double bytes = 0;                       ///< moved, for the statistics

@@ -85,7 +85,9 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
     }
   if (plan->num_rows() == 0) return nullptr;
   if (!wanted.empty()) {
-    batch.reader = std::make_shared<LogitReader>(std::move(wanted), model_.config().vocab_size, batch.logit_store);
+    const bool head_here = model_.layers().back().kind == LayerKind::kHead;
+    batch.reader = head_here ? std::make_shared<LogitReader>(std::move(wanted), model_.config().vocab_size, batch.logit_store)
+                             : std::make_shared<LogitReader>(std::move(wanted));
     plan->sink = batch.reader;
   }
   batch.plan = plan;

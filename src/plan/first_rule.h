@@ -20,6 +20,8 @@ struct PolicyRequest {
   std::optional<int64_t> micro_batch_size, num_micro_batches, max_rows;
   std::optional<int> buffers;
   std::optional<Fractions> weights, kv_cache, activations;
+  int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches
+  std::optional<BlockShape> block;  ///< agreed on by the stages: everything that they must have in common
 };
 
 /// Throws Error{user} if nothing that honours the request fits the budgets.
