@@ -77,7 +77,7 @@ HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& w
 }
 
 void set_hardware(Engine& engine, const EngineFlags& flags) {
-  if (flags.hardware.empty() && (flags.backend != "cpu" || flags.planner == "first-rule")) return;
+  if (flags.hardware.empty() && (flags.backend != "cpu" || !engine.plans())) return;
   const Precision precision = engine.precision();
   MeasureOptions wanted;
   wanted.types = {{{precision.compute, precision.weights}}, {precision.kv}};

@@ -12,6 +12,7 @@
 #include "dist/message.h"
 #include "dist/network_lane.h"
 #include "engine/stage_steps.h"
+#include "engine/watched_steps.h"
 #include "model/prepared_weights.h"
 #include "plan/stage_split.h"
 
@@ -251,6 +252,7 @@ void Engine::prepare_stage(const Workload& workload) {
     lanes_.network_receive = std::make_unique<NetworkLane>("network receive", trace_.get(), NetworkLane::Direction::kReceive);
   }
 
+  set_expected_costs(lanes_, hardware_, precision(), policy_);
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
   hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
@@ -290,7 +292,8 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
       report = run_steps(steps, std::atomic<bool>{false});
       steps.settle();
     } else {
-      report = run_steps(batcher, stop);
+      WatchedSteps steps(batcher, source, *model_, hardware_, precision(), policy_, workload_, lanes_);
+      report = run_steps(steps, stop);
       batcher.settle();
     }
   } catch (...) {

@@ -87,6 +87,8 @@ class Engine {
   /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare().
   void set_hardware(const HardwareProfile& hardware) { hardware_ = hardware; }
   const HardwareProfile& hardware() const { return hardware_; }
+  /// Whether prepare() searches for a policy, so that the profile matters: not with several stages, which agree on one by a rule.
+  bool plans() const { return options_.planner == "search" && options_.stages.num_stages() == 1; }
   /// What visits compute in and on, as profiles and cost models call it.
   Precision precision() const;
   /// Chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do.
