@@ -37,7 +37,7 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   const std::string memory = "Memory and disk", placement = "Placement and batching (planned around what is given)", run = "Execution";
   auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
   command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
-  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; refused, as this build has no GPU tier")->type_name("SIZE")->group(memory);
+  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; for `plan` with a --hardware profile that has a GPU, refused elsewhere: this build has no GPU tier")->type_name("SIZE")->group(memory);
   command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
   command->add_option("--disk-space", raw->disk_space, "disk budget for the spill (default: 90% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--weights", raw->weights, "percentages gpu:cpu:disk, like 0:40:60")->type_name("G:C:D")->group(placement);
@@ -81,18 +81,18 @@ int64_t positive_size(const std::string& text, const char* flag) {
   return bytes;
 }
 
-Fractions fractions_of(const std::string& text, const char* flag) {
-  Fractions fractions = Fractions::parse(text, flag);
-  if (fractions.gpu > 0)
-    fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
-  return fractions;
-}
-
 EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   EngineFlags flags = raw.flags;
   auto given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
-  if (given("--gpu-memory") && size_of(raw.gpu_memory, "--gpu-memory") > 0)
-    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out", raw.gpu_memory);
+  if (given("--gpu-memory")) flags.gpu_memory_bytes = size_of(raw.gpu_memory, "--gpu-memory");
+  const bool plans_gpu = command.get_name() == "plan" && !flags.hardware.empty();
+  if (flags.gpu_memory_bytes > 0 && !plans_gpu)
+    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out (flexgen plan can plan for one, with --hardware)", raw.gpu_memory);
+  auto fractions_of = [&](const std::string& text, const char* flag) {
+    const Fractions fractions = Fractions::parse(text, flag);
+    if (fractions.gpu > 0 && flags.gpu_memory_bytes == 0) fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
+    return fractions;
+  };
   if (flags.backend != "cpu" && flags.backend != "reference")
     fail_user("--backend {}: this build has 'cpu' and 'reference'", flags.backend);
   if (flags.backend == "reference" && flags.compute_dtype == "bf16")
@@ -321,6 +321,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.planner = flags.planner;
   options.trace_file = flags.trace_file;
   options.budgets.cpu_bytes = flags.cpu_memory_bytes;
+  options.budgets.gpu_bytes = flags.gpu_memory_bytes;
   if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status());
   if (!flags.disk_directory.empty()) {
     std::error_code error;

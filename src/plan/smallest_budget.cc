@@ -28,10 +28,15 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
   const int64_t size = request.micro_batch_size.value_or(1);
   Policy policy = policy_of_sizes(model, workload, kv_dtype, size, request.num_micro_batches.value_or(1), request.buffers.value_or(1),
                                   request.max_rows.value_or(round_up(size, 16)));
+  std::vector<Fractions> ends{on_disk, in_ram};
+  if (budgets.gpu_bytes > 0) {
+    policy.compute_tier = policy.attention_tier = Tier::kGpu;
+    ends.push_back({1, 0, 0});
+  }
   std::vector<Policy> policies;
-  for (const Fractions& weights : {on_disk, in_ram})
-    for (const Fractions& cache : {in_ram, on_disk})
-      for (const Fractions& activations : {in_ram, on_disk}) {
+  for (const Fractions& weights : ends)
+    for (const Fractions& cache : ends)
+      for (const Fractions& activations : ends) {
         policy.weights = request.weights.value_or(weights);
         policy.kv_cache = request.kv_cache.value_or(cache);
         policy.activations = request.activations.value_or(activations);
@@ -43,11 +48,15 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
 }
 
 void refuse_budget(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype) {
-  MemoryPlan least_ram, least_disk;
-  int64_t ram = std::numeric_limits<int64_t>::max(), disk = ram;
+  MemoryPlan least_ram, least_disk, least_gpu;
+  int64_t ram = std::numeric_limits<int64_t>::max(), disk = ram, gpu = ram;
   for (const Policy& policy : smallest_policies(model, workload, budgets, request, kv_dtype)) {
     const MemoryPlan plan = memory_plan(model, policy, workload, kv_dtype);
-    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kCpu) < ram) {
+    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kGpu) < gpu) {
+      gpu = plan.bytes(Tier::kGpu);
+      least_gpu = plan;
+    }
+    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kGpu) <= budgets.gpu_bytes && plan.bytes(Tier::kCpu) < ram) {
       ram = plan.bytes(Tier::kCpu);
       least_ram = plan;
     }
@@ -56,6 +65,9 @@ void refuse_budget(const Model& model, const Workload& workload, const Budgets& 
       least_disk = plan;
     }
   }
+  if (!least_gpu.items.empty() && gpu > budgets.gpu_bytes)
+    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes): {}", format_bytes(budgets.gpu_bytes), format_bytes(gpu), gpu,
+              largest_items(least_gpu, Tier::kGpu));
   if (least_ram.items.empty())
     fail_user("the policy needs {} of disk for spilled cache and activations ({}), but {}; give --disk-dir and at least --disk-space {}", format_bytes(disk),
               largest_items(least_disk, Tier::kDisk),
