@@ -16,6 +16,7 @@ import tempfile
 HERE = os.path.dirname(os.path.realpath(__file__))
 DEMO = os.path.join(HERE, "..", "demo")
 DTYPES = ["auto", "int8", "int4"]
+WEIGHTS = [("auto", "auto"), ("int8", "auto"), ("int4", "minmax"), ("int4", "mse")]
 
 
 def run(command):
@@ -60,13 +61,13 @@ def main():
         rows = []
         print("| weights | KV cache | keys | sparsity | perplexity | lines right | fields right |\n| --- | --- | --- | --- | --- | --- | --- |")
         for sparsity in ("1", "0.1"):
-            for weights in DTYPES:
+            for weights, quantization in WEIGHTS:
                 for cache, rotation in [(dtype, "none") for dtype in DTYPES] + [("int4", "hadamard")]:
-                    flags = ["--weight-dtype", weights, "--kv-cache-dtype", cache, "--kv-cache-rotation", rotation, "--attention-sparsity", sparsity]
+                    flags = ["--weight-dtype", weights, "--weight-quantization", quantization, "--kv-cache-dtype", cache, "--kv-cache-rotation", rotation, "--attention-sparsity", sparsity]
                     of_text = evaluate(args, folder, flags, args.text_model, ["--perplexity", text])
                     of_task = evaluate(args, folder, flags, os.path.join(DEMO, "model"), ["--task", task, "--max-tokens", "96"])
                     rows.append({"flags": flags, "text": of_text, "task": of_task})
-                    print(f"| {weights} | {cache} | {'rotated' if rotation != 'none' else 'plain'} | {sparsity} | {of_text['perplexity']:.4f} | "
+                    print(f"| {' '.join([weights] + [quantization] * (quantization != 'auto'))} | {cache} | {'rotated' if rotation != 'none' else 'plain'} | {sparsity} | {of_text['perplexity']:.4f} | "
                           f"{of_task['exact_percent']:.1f}% | {of_task['fields_percent']:.2f}% |", flush=True)
         if args.out:
             json.dump(rows, open(args.out, "w"), indent=1)

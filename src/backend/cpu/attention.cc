@@ -1,7 +1,5 @@
 #include "backend/cpu/attention.h"
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -19,16 +17,12 @@
 #include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
 #include "backend/cpu/quant_inl.h"
+#include "backend/cpu/attention_inl.h"
 // clang-format on
 
-#ifndef FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
-#define FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
+#ifndef FLEXGEN_BACKEND_CPU_ATTENTION_TASK_ONCE_
+#define FLEXGEN_BACKEND_CPU_ATTENTION_TASK_ONCE_
 namespace flexgen {
-/// Positions of one pass of the online softmax. Aligned to multiples of itself, whatever the page
-/// size, so that the sums of a position's row are always grouped in the same way.
-inline constexpr int64_t kSpan = 64;
-/// Scores of a row: a span, and room for a last store of four.
-inline constexpr int64_t kScoreStride = kSpan + 16;
 /// Head elements that the widest vectors take at a time; rows of heads in scratch are filled up to
 /// it.
 inline constexpr int64_t kMaxPair = 32;
@@ -40,8 +34,6 @@ inline constexpr int64_t kTaskQueries = 32;
 HWY_BEFORE_NAMESPACE();
 namespace flexgen::HWY_NAMESPACE {
 
-using Floats = hn::ScalableTag<float>;
-using Four = hn::CappedTag<float, 4>;
 
 // A head is taken in pairs of vectors. For bf16 the first of a pair holds the even elements and the
 // second the odd ones, which are the halves of 32-bit words and so cost one operation each; queries
@@ -106,47 +98,9 @@ HWY_INLINE void from_pairs(float* head, int64_t n) {
   }
 }
 
-#if HWY_TARGET == HWY_SCALAR
-template <class V>
-HWY_INLINE void store_sums(Floats, V a, V b, V c, V e, float* to) {
-  to[0] = hn::GetLane(a), to[1] = hn::GetLane(b), to[2] = hn::GetLane(c), to[3] = hn::GetLane(e);
-}
-#else
-/// Adds the halves of a vector until four lanes are left.
-template <class D>
-HWY_INLINE hn::Vec<Four> fold(D, hn::Vec<D> v) {
-  if constexpr (hn::MaxLanes(D()) <= 4) {
-    return v;
-  } else {
-    const hn::Half<D> half;
-    return fold(half, hn::Add(hn::UpperHalf(half, v), hn::LowerHalf(half, v)));
-  }
-}
-
-/// Stores the sums over the lanes of each of four vectors.
-template <class D, class V>
-HWY_INLINE void store_sums(D d, V a, V b, V c, V e, float* to) {
-  const hn::Repartition<uint64_t, D> pair;
-  const auto ab =
-      hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-  const auto ce =
-      hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  const auto low = hn::BitCast(d, hn::InterleaveLower(pair, ab, ce));
-  const auto high = hn::BitCast(d, hn::InterleaveUpper(pair, ab, ce));
-  hn::StoreU(fold(d, hn::Add(low, high)), Four(), to);
-}
-#endif
-
 /// Tokens by which reads are asked for in advance: the arithmetic of several queries a key leaves
 /// too few reads in flight otherwise.
 constexpr int64_t kTokensAhead = 16;
-
-/// Asks for the `bytes` at p + offset bytes; may lie anywhere.
-HWY_INLINE void fetch_ahead(const void* p, int64_t offset, int64_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(offset);
-  for (int64_t i = 0; i < bytes; i += 64)
-    hwy::Prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)));
-}
 
 /// Sums of products in flight: kRows queries times four tokens.
 template <int kRows>
@@ -247,50 +201,6 @@ HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, in
     part(std::integral_constant<int, 1>(),
          [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
   }
-}
-
-/// What a query row carries from span to span.
-struct Row {
-  int64_t first, end;  ///< positions it attends to
-  float maximum, sum;
-};
-
-/// One span of the online softmax: scores become weights relative to the new maximum, what was
-/// mixed so far is scaled to it. [first, end) of the span are the row's.
-HWY_INLINE void soften(Row& row, float* HWY_RESTRICT scores, int64_t first, int64_t end,
-                       float scale, float* HWY_RESTRICT mixed, int64_t mixed_size) {
-  const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto lowest = hn::Set(d, -INFINITY), factor = hn::Set(d, scale);
-  auto inside = [&](int64_t t) HWY_ATTR {
-    const auto at = hn::Iota(d, static_cast<float>(t));
-    return hn::And(hn::Ge(at, hn::Set(d, static_cast<float>(first))),
-                   hn::Lt(at, hn::Set(d, static_cast<float>(end))));
-  };
-  auto maximum = hn::Set(d, row.maximum);
-  for (int64_t t = 0; t < kSpan; t += lanes) {
-    const auto scaled =
-        hn::IfThenElse(inside(t), hn::Mul(hn::LoadU(d, scores + t), factor), lowest);
-    hn::StoreU(scaled, d, scores + t);
-    maximum = hn::Max(maximum, scaled);
-  }
-  maximum = hn::MaxOfLanes(d, maximum);
-  const float new_maximum = hn::GetLane(maximum);
-  auto sum = hn::Zero(d);
-  for (int64_t t = 0; t < kSpan; t += lanes) {
-    const auto weight =
-        hn::IfThenElseZero(inside(t), hn::Exp(d, hn::Sub(hn::LoadU(d, scores + t), maximum)));
-    hn::StoreU(weight, d, scores + t);
-    sum = hn::Add(sum, weight);
-  }
-  if (new_maximum != row.maximum) {
-    const auto shrink = hn::Exp(d, hn::Sub(hn::Set(d, row.maximum), maximum));
-    for (int64_t i = 0; i < mixed_size; i += lanes)
-      hn::Store(hn::Mul(hn::Load(d, mixed + i), shrink), d, mixed + i);
-    row.sum *= hn::GetLane(shrink);
-    row.maximum = new_maximum;
-  }
-  row.sum += hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
 /// Calls use(std::integral_constant<int, n>) for n = count in [1, kQueries].

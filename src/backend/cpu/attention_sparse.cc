@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "backend/cpu/attention_dot.h"
+#include "backend/cpu/attention_kernel.h"
 #include "backend/sparse_positions.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -23,9 +23,10 @@ float* AttentionSparse::scratch(int64_t floats) {
   return scratch_.get();
 }
 
-void AttentionSparse::attend(const AttentionTask& task, bool dot) {
+void AttentionSparse::attend(const AttentionTask& task) {
   FLEXGEN_CHECK(task.sparse && task.num_rows == 1, "{} rows", task.num_rows);
   const KvGeometry& g = *task.geometry;
+  const AttentionKernel& kernel = attention_kernel(g, task.out_dtype);
   const int64_t group = g.query_heads / g.kv_heads, position = task.slot->past + task.first_row, bytes = row_bytes(g.dtype, g.head_size);
   const int64_t visible = task.rule.visible(position), first = position + 1 - visible, kept = task.rule.kept(visible);
   const KvGeometry chosen_geometry{g.dtype, group, 1, g.head_size, kPageTokens};
@@ -37,8 +38,7 @@ void AttentionSparse::attend(const AttentionTask& task, bool dot) {
 
   scores_.resize(static_cast<size_t>(group * visible));
   for (int64_t head = 0; head < task.num_heads; ++head) {
-    float* const task_scratch = scratch(dot ? attention_dot_scratch_floats(task) : attention_scratch_floats(task));
-    (dot ? attention_dot_scores : attention_scores)(task, head, first, scores_.data(), visible, task_scratch);
+    kernel.scores(task, head, first, scores_.data(), visible, scratch(kernel.scratch_floats(task)));
     shares_.assign(static_cast<size_t>(visible), 0);
     for (int64_t m = 0; m < group; ++m) add_softmax(scores_.data() + m * visible, visible, shares_.data());
     choose_positions(shares_, kept, &chosen_);
@@ -51,7 +51,7 @@ void AttentionSparse::attend(const AttentionTask& task, bool dot) {
     const int64_t at = ((task.slot->first_row + task.first_row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
     AttentionTask dense{.q = task.q + at, .geometry = &chosen_geometry, .rule = {task.rule.scale}, .out_dtype = task.out_dtype,
                         .out = task.out + size_bytes(task.out_dtype, at), .slot = &chosen_slot, .num_rows = 1, .num_heads = 1};
-    (dot ? attend_dot : flexgen::attend)(dense, scratch(dot ? attention_dot_scratch_floats(dense) : attention_scratch_floats(dense)));
+    kernel.attend(dense, scratch(kernel.scratch_floats(dense)));  // it takes these pages too
   }
 }
 
