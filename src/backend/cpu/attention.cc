@@ -98,10 +98,6 @@ HWY_INLINE void from_pairs(float* head, int64_t n) {
   }
 }
 
-/// Tokens by which reads are asked for in advance: the arithmetic of several queries a key leaves
-/// too few reads in flight otherwise.
-constexpr int64_t kTokensAhead = 16;
-
 /// Sums of products in flight: kRows queries times four tokens.
 template <int kRows>
 struct Sums {
@@ -128,13 +124,13 @@ HWY_INLINE Sums<kRows> score_step(Sums<kRows> sums, const float* HWY_RESTRICT q,
 /// scores[m][t] = q[m] . keys[t] for kRows queries and num_tokens tokens. Stores up to three more.
 template <int kRows, typename T>
 HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HWY_RESTRICT keys,
-                      int64_t head_size, int64_t num_tokens, float* HWY_RESTRICT scores) {
+                      int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* HWY_RESTRICT scores) {
   const Floats d;
   const int64_t whole = round_down(head_size, kPair);
   const auto rest = static_cast<size_t>(head_size - whole);
   const auto token_bytes = head_size * static_cast<int64_t>(sizeof(T));
   for (int64_t t = 0; t < num_tokens; t += 4) {
-    fetch_ahead(keys, (t + kTokensAhead) * token_bytes, 4 * token_bytes);
+    ahead.fetch(keys + t * head_size, t, t + 4, token_bytes);
     const T* key[4];
     for (int64_t j = 0; j < 4; ++j) key[j] = keys + std::min(t + j, num_tokens - 1) * head_size;
     Sums<kRows> sums;
@@ -157,15 +153,14 @@ HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HW
 /// mixed[m][i..] += sum over t of weights[m][t] * values[t][i..] for kPairs pairs of head elements.
 template <int kRows, int kPairs, class LoadValue, typename T>
 HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
-                         int64_t head_size, int64_t num_tokens, float* HWY_RESTRICT mixed,
+                         int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* HWY_RESTRICT mixed,
                          int64_t mixed_stride, const LoadValue& load_value) {
   const Floats d;
-  const auto token_bytes = head_size * static_cast<int64_t>(sizeof(T));
   Pair sum[kRows][kPairs];
   for (int m = 0; m < kRows; ++m)
     for (int j = 0; j < kPairs; ++j) sum[m][j] = load_pair(mixed + m * mixed_stride + j * kPair);
   for (int64_t t = 0; t < num_tokens; ++t) {
-    fetch_ahead(values, (t + kTokensAhead) * token_bytes, kRows > 1 ? token_bytes : 0);
+    ahead.fetch(values + t * head_size, t, t + 1, kPairs * kPair * static_cast<int64_t>(sizeof(T)));
     Pair value[kPairs];
     for (int j = 0; j < kPairs; ++j) value[j] = load_value(values + t * head_size + j * kPair);
     for (int m = 0; m < kRows; ++m) {
@@ -185,12 +180,12 @@ HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRIC
 
 template <int kRows, typename T>
 HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, int64_t num_tokens,
-                    float* mixed, int64_t mixed_stride) {
+                    RowsAhead ahead, float* mixed, int64_t mixed_stride) {
   constexpr int kMany = kRows <= 2 ? kHeadPairs : kHeadPairs / 2;
   auto load_whole = [](const T* p) HWY_ATTR { return load_pair(p); };
   int64_t i = 0;
   auto part = [&](auto pairs, const auto& load_value) HWY_ATTR {
-    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, mixed + i,
+    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, ahead, mixed + i,
                                             mixed_stride, load_value);
     i += decltype(pairs)::value * kPair;
   };
@@ -282,8 +277,9 @@ void attend_as(const AttentionTask& task, float* scratch) {
   auto for_blocks = [&](const auto& use) HWY_ATTR {
     for (int64_t head = 0; head < task.num_heads; ++head)
       for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries)
-        with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m),
-                   [&](auto count) HWY_ATTR { use(count, m, head); });
+        with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m), [&](auto count) HWY_ATTR {
+          use(count, m, head, RowsAhead((m - head * per_head) / kQueries, ceil_div(per_head, kQueries), 0, token_bytes));
+        });
   };
 
   // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in
@@ -291,10 +287,10 @@ void attend_as(const AttentionTask& task, float* scratch) {
   for (int64_t span = task_begin / kSpan * kSpan; span < task_end; span += kSpan) {
     auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
     auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
-    for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
+    for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
       for_elements(0, head, first_in_span(m), end_in_span(m + count - 1),
                 [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
-                  score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from,
+                  score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, ahead,
                                                 scores + m * kScoreStride + (from - span));
                 });
     });
@@ -302,11 +298,11 @@ void attend_as(const AttentionTask& task, float* scratch) {
       if (first_in_span(m) < end_in_span(m))
         soften(rows[m], scores + m * kScoreStride, first_in_span(m) - span, end_in_span(m) - span,
                task.rule.scale, mixed + m * stride, stride);
-    for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
+    for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
       auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
         for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
           mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
-                                     to - from, mixed + row * stride, stride);
+                                     to - from, ahead, mixed + row * stride, stride);
         });
       };
       // Positions all the queries attend to, together; those of some of them alone, before and
@@ -357,7 +353,7 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     }
     for (int64_t m = 0; m < group; m += kQueries)
       with_count(std::min<int64_t>(kQueries, group - m), [&](auto count) HWY_ATTR {
-        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, scores + m * kScoreStride);
+        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes), scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m)
       for (int64_t t = from; t < to; ++t) out[m * out_stride + t - first] = scores[m * kScoreStride + t - from] * task.rule.scale;
@@ -377,21 +373,25 @@ void AttentionScores(const AttentionTask& task, int64_t head, int64_t first, flo
   }
 }
 
-void AddSoftmax(const float* scores, int64_t count, float* shares) {
+void AddSoftmax(float* scores, int64_t count, float* shares) {
   const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  float maximum = -INFINITY;
-  for (int64_t i = 0; i < count; ++i) maximum = std::max(maximum, scores[i]);
-  auto weight = [&](int64_t i, size_t n) HWY_ATTR {
-    const auto inside = hn::Lt(hn::Iota(d, 0.0f), hn::Set(d, static_cast<float>(n)));
-    return hn::IfThenElseZero(inside, hn::Exp(d, hn::Sub(load(d, scores + i, n), hn::Set(d, maximum))));
-  };
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d)), whole = round_down(count, lanes);
+  auto most = hn::Set(d, -INFINITY);
+  for (int64_t i = 0; i < whole; i += lanes) most = hn::Max(hn::LoadU(d, scores + i), most);
+  float maximum = hn::GetLane(hn::MaxOfLanes(d, most));
+  for (int64_t i = whole; i < count; ++i) maximum = std::max(maximum, scores[i]);
   auto sum = hn::Zero(d);
-  for (int64_t i = 0; i < count; i += lanes) sum = hn::Add(sum, weight(i, static_cast<size_t>(std::min(lanes, count - i))));
+  for (int64_t i = 0; i < count; i += lanes) {
+    const auto n = static_cast<size_t>(std::min(lanes, count - i));
+    auto weight = hn::Exp(d, hn::Sub(load(d, scores + i, n), hn::Set(d, maximum)));
+    if (i == whole) weight = hn::IfThenElseZero(hn::FirstN(d, n), weight);
+    store(d, weight, scores + i, n);
+    sum = hn::Add(sum, weight);
+  }
   const auto inverse = hn::Set(d, 1.0f / hn::GetLane(hn::SumOfLanes(d, sum)));
   for (int64_t i = 0; i < count; i += lanes) {
     const auto n = static_cast<size_t>(std::min(lanes, count - i));
-    store(d, hn::MulAdd(weight(i, n), inverse, load(d, shares + i, n)), shares + i, n);
+    store(d, hn::MulAdd(load(d, scores + i, n), inverse, load(d, shares + i, n)), shares + i, n);
   }
 }
 
@@ -470,7 +470,7 @@ void attention_scores(const AttentionTask& task, int64_t head, int64_t first, fl
   HWY_DYNAMIC_DISPATCH(AttentionScores)(task, head, first, out, out_stride, scratch);
 }
 
-void add_softmax(const float* scores, int64_t count, float* shares) { HWY_DYNAMIC_DISPATCH(AddSoftmax)(scores, count, shares); }
+void add_softmax(float* scores, int64_t count, float* shares) { HWY_DYNAMIC_DISPATCH(AddSoftmax)(scores, count, shares); }
 
 }  // namespace flexgen
 #endif  // HWY_ONCE

@@ -60,29 +60,27 @@ struct Codes {
   /// Which element of its group part n of word w is (tensor/group_quant.h).
   static constexpr int64_t element(int64_t w, int64_t n) { return kBits == 8 ? 2 * w + n : 2 * w + n / 2 + n % 2 * (kQuantGroup / 2); }
 
-  template <int n>
-  static HWY_INLINE hn::Vec<Words> part(hn::Vec<Words> words) {
+  static HWY_INLINE hn::Vec<Words> part(hn::Vec<Words> words, int n) {
     const Words d;
     const hn::RebindToUnsigned<Words> du;
-    const auto shifted = hn::BitCast(d, hn::ShiftRight<kBits * n>(hn::BitCast(du, words)));
+    const auto shifted = n == 0 ? words : hn::BitCast(d, hn::ShiftRightSame(hn::BitCast(du, words), kBits * n));
     return n + 1 == kParts ? shifted : hn::And(shifted, hn::Set(d, static_cast<int16_t>((1 << kBits) - 1)));
   }
 };
-
-/// Calls use(std::integral_constant<int, n>) for n in [kFrom, kTo).
-template <int kFrom, int kTo, class Use>
-HWY_INLINE void unrolled(const Use& use) {
-  if constexpr (kFrom < kTo) {
-    use(std::integral_constant<int, kFrom>());
-    unrolled<kFrom + 1, kTo>(use);
-  }
-}
 
 /// What a query row carries, beside its state.
 struct CodesRow : Row {
   float scale;                    ///< a query's element is its number times this
   float sums[kMaxCodesGroups];    ///< of its elements, a group
 };
+
+/// sum += pairs of products. In place: GCC 12 would take the additions of a row of these apart, compute all products first, and run out of registers.
+HWY_INLINE void add_products(hn::Vec<Words> a, hn::Vec<Words> b, hn::Vec<Wide>& sum, hn::Vec<Wide>& rest) {
+  sum = hn::ReorderWidenMulAccumulate(Wide(), a, b, sum, rest);
+#if defined(__GNUC__) && HWY_TARGET == HWY_AVX2
+  asm("" : "+x"(sum.raw));
+#endif
+}
 
 HWY_INLINE hn::Vec<Words> words_at(const void* p) { return hn::LoadU(Words(), static_cast<const int16_t*>(p)); }
 
@@ -137,6 +135,9 @@ struct SpanRows {
         for (int64_t group = 0; group < groups; ++group) std::memcpy(&words[group][t], parameters + 4 * group, 4);
       }
     }
+    // So that whole fours can be taken.
+    for (int64_t t = begin & ~int64_t{3}; t < begin; ++t) at[t] = at[begin];
+    for (int64_t t = end; t % 4 != 0; ++t) at[t] = at[end - 1];
     const Floats d;
     const hn::RebindToUnsigned<Floats> du;
     for (int64_t group = 0; group < groups; ++group)
@@ -150,47 +151,53 @@ struct SpanRows {
   }
 };
 
-constexpr int64_t kRowsAhead = 32;  ///< by which reads are asked for in advance
-
 /// scores[m][t] = q[m] . keys[t] for kRows queries and the span's positions [begin, end), before the rule's scale. q [kRows][head_size].
 template <int kBits, int kRows>
-void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t head_size, int64_t begin, int64_t end, const CodesRow* rows,
-                 float* HWY_RESTRICT scores) {
+void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t head_size, int64_t begin, int64_t end, RowsAhead ahead,
+                 const CodesRow* rows, float* HWY_RESTRICT scores) {
   using C = Codes<kBits>;
   const Words d;
   const Wide di;
   const Sums df;
-  const int64_t groups = head_size / kQuantGroup, bytes = C::row_bytes(head_size);
+  const int64_t groups = head_size / kQuantGroup;
   for (int64_t t = begin & ~int64_t{3}; t < end; t += 4) {
     hn::Vec<Sums> of[kRows][4];
-    if (const std::byte* next = keys.at[std::max(t, begin)]; true) fetch_ahead(next, kRowsAhead * bytes, 4 * bytes);
+    ahead.fetch(keys.at[t], t, t + 4, C::row_bytes(head_size));
+    // Two keys share the loads of the queries.
 #pragma GCC unroll 1
-    for (int64_t j = 0; j < 4; ++j) {
-      const std::byte* key = keys.at[std::clamp(t + j, begin, end - 1)];
-      hn::Vec<Sums> sums[kRows];
-#pragma GCC unroll 4
-      for (int m = 0; m < kRows; ++m) sums[m] = hn::Zero(df);
+    for (int64_t j = 0; j < 4; j += 2) {
+      const std::byte *key[2] = {keys.at[t + j], keys.at[t + j + 1]};
 #pragma GCC unroll 1
       for (int64_t group = 0; group < groups; ++group) {
-        hn::Vec<Wide> low[kRows], high[kRows];
+        hn::Vec<Wide> low[kRows][2], high[kRows][2];
 #pragma GCC unroll 4
-        for (int m = 0; m < kRows; ++m) low[m] = high[m] = hn::Zero(di);
+        for (int m = 0; m < kRows; ++m) low[m][0] = low[m][1] = high[m][0] = high[m][1] = hn::Zero(di);
+#pragma GCC unroll 4
         for (int64_t chunk = 0; chunk < C::kChunks; ++chunk) {
-          const auto words = words_at(key + group * C::kGroupBytes + 2 * chunk * kWords);
+          const int64_t offset = group * C::kGroupBytes + 2 * chunk * kWords;
+          const auto first = words_at(key[0] + offset), second = words_at(key[1] + offset);
           const int16_t* query = q + group * kQuantGroup + chunk * C::kParts * kWords;
-          unrolled<0, C::kParts>([&](auto n) HWY_ATTR {
-            const auto part = C::template part<n>(words);
 #pragma GCC unroll 4
-            for (int m = 0; m < kRows; ++m)
-              low[m] = hn::ReorderWidenMulAccumulate(di, part, hn::LoadU(d, query + m * head_size + n * kWords), low[m], high[m]);
-          });
+          for (int n = 0; n < C::kParts; ++n) {
+            const auto a = C::part(first, n), b = C::part(second, n);
+#pragma GCC unroll 4
+            for (int m = 0; m < kRows; ++m) {
+              const auto factor = hn::LoadU(d, query + m * head_size + n * kWords);
+              add_products(factor, a, low[m][0], high[m][0]);
+              add_products(factor, b, low[m][1], high[m][1]);
+            }
+          }
         }
-        const auto step = hn::Set(df, keys.steps[group][t + j]);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const auto step = hn::Set(df, keys.steps[group][t + j + i]);
 #pragma GCC unroll 4
-        for (int m = 0; m < kRows; ++m) sums[m] = hn::MulAdd(hn::ConvertTo(df, hn::Add(low[m], high[m])), step, sums[m]);
+          for (int m = 0; m < kRows; ++m) {
+            const auto sum = hn::ConvertTo(df, hn::Add(low[m][i], high[m][i]));
+            of[m][j + i] = group == 0 ? hn::Mul(sum, step) : hn::MulAdd(sum, step, of[m][j + i]);
+          }
+        }
       }
-#pragma GCC unroll 4
-      for (int m = 0; m < kRows; ++m) of[m][j] = sums[m];
     }
     for (int m = 0; m < kRows; ++m) store_sums(df, of[m][0], of[m][1], of[m][2], of[m][3], scores + m * kScoreStride + t);
   }
@@ -242,21 +249,20 @@ HWY_INLINE void pack_weights(const float* weights, int64_t first, int64_t end, c
 /// mixed [2 halves][parts][kLanes] a row.
 template <int kBits, int kRows, int kFromHalf, int kToHalf, int kFrom, int kTo>
 HWY_INLINE void mix_codes_part(const SpanRows& values, int64_t offset, int64_t begin, int64_t end, const SpanWeights& weights, int64_t group,
-                               bool fetch, int64_t bytes, float* HWY_RESTRICT mixed, int64_t stride) {
+                               RowsAhead ahead, int64_t fetched_bytes, float* HWY_RESTRICT mixed, int64_t stride) {
   using C = Codes<kBits>;
   const Words d;
   const Wide di;
   const Sums df;
-  hn::Vec<Wide> low[kRows][kToHalf - kFromHalf][kTo - kFrom], high[kRows][kToHalf - kFromHalf][kTo - kFrom];
+  constexpr int kParts = kTo - kFrom, kSums = (kToHalf - kFromHalf) * kParts;
+  hn::Vec<Wide> low[kRows][kSums], high[kRows][kSums];
 #pragma GCC unroll 4
   for (int m = 0; m < kRows; ++m)
-#pragma GCC unroll 4
-    for (int half = 0; half < kToHalf - kFromHalf; ++half)
-#pragma GCC unroll 4
-      for (int n = 0; n < kTo - kFrom; ++n) low[m][half][n] = high[m][half][n] = hn::Zero(di);
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; ++i) low[m][i] = high[m][i] = hn::Zero(di);
   for (int64_t t = begin & ~int64_t{1}; t < end; t += 2) {
-    const std::byte *first = values.at[std::max(t, begin)], *second = values.at[std::min(t + 1, end - 1)];
-    if (fetch) fetch_ahead(first, kRowsAhead * bytes, 2 * bytes);
+    const std::byte *first = values.at[t], *second = values.at[t + 1];
+    if (fetched_bytes > 0) ahead.fetch(first, t, t + 2, fetched_bytes);
     const auto a = words_at(first + offset), b = words_at(second + offset);
     hn::Vec<Words> weight[kRows];
 #pragma GCC unroll 4
@@ -265,53 +271,48 @@ HWY_INLINE void mix_codes_part(const SpanRows& values, int64_t offset, int64_t b
       std::memcpy(&pair, &weights.numbers[m][group][t], sizeof(pair));
       weight[m] = hn::BitCast(d, hn::Set(di, pair));
     }
-    unrolled<kFromHalf, kToHalf>([&](auto half) HWY_ATTR {
-      const auto words = half == 0 ? hn::InterleaveLower(d, a, b) : hn::InterleaveUpper(d, a, b);
-      unrolled<kFrom, kTo>([&](auto n) HWY_ATTR {
-        const auto part = C::template part<n>(words);
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; ++i) {
+      const auto words = i / kParts + kFromHalf == 0 ? hn::InterleaveLower(d, a, b) : hn::InterleaveUpper(d, a, b);
+      const auto part = C::part(words, i % kParts + kFrom);
 #pragma GCC unroll 4
-        for (int m = 0; m < kRows; ++m)
-          low[m][half - kFromHalf][n - kFrom] = hn::ReorderWidenMulAccumulate(di, part, weight[m], low[m][half - kFromHalf][n - kFrom], high[m][half - kFromHalf][n - kFrom]);
-      });
-    });
+      for (int m = 0; m < kRows; ++m) add_products(part, weight[m], low[m][i], high[m][i]);
+    }
   }
 #pragma GCC unroll 4
   for (int m = 0; m < kRows; ++m)
-#pragma GCC unroll 4
-    for (int half = 0; half < kToHalf - kFromHalf; ++half)
-#pragma GCC unroll 4
-      for (int n = 0; n < kTo - kFrom; ++n) {
-        float* to = mixed + m * stride + ((half + kFromHalf) * C::kParts + n + kFrom) * kLanes;
-        const auto sum = hn::ConvertTo(df, hn::RearrangeToOddPlusEven(low[m][half][n], high[m][half][n]));
-        hn::StoreU(hn::MulAdd(sum, hn::Set(df, weights.scales[m][group]), hn::LoadU(df, to)), df, to);
-      }
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; ++i) {
+      float* to = mixed + m * stride + ((i / kParts + kFromHalf) * C::kParts + i % kParts + kFrom) * kLanes;
+      const auto sum = hn::ConvertTo(df, hn::RearrangeToOddPlusEven(low[m][i], high[m][i]));
+      hn::StoreU(hn::MulAdd(sum, hn::Set(df, weights.scales[m][group]), hn::LoadU(df, to)), df, to);
+    }
 }
 
 /// mixed[m] += the weighted values of the span's positions [begin, end), in the order [group][chunk][half][part][kLanes].
 template <int kBits, int kRows>
-void mix_codes(const SpanRows& values, int64_t head_size, int64_t begin, int64_t end, const SpanWeights& weights, float* mixed, int64_t stride) {
+void mix_codes(const SpanRows& values, int64_t head_size, int64_t begin, int64_t end, RowsAhead ahead, const SpanWeights& weights, float* mixed, int64_t stride) {
   using C = Codes<kBits>;
-  const int64_t bytes = C::row_bytes(head_size);
   for (int64_t group = 0; group < head_size / kQuantGroup; ++group)
     for (int64_t chunk = 0; chunk < C::kChunks; ++chunk) {
       const int64_t offset = group * C::kGroupBytes + 2 * chunk * kWords;
       float* to = mixed + group * kQuantGroup + chunk * C::kParts * kWords;
-      const bool first = group == 0 && chunk == 0;
-      auto part = [&]<int kFromHalf, int kToHalf, int kFrom, int kTo>(bool fetch) HWY_ATTR {
-        mix_codes_part<kBits, kRows, kFromHalf, kToHalf, kFrom, kTo>(values, offset, begin, end, weights, group, fetch, bytes, to, stride);
+      const int64_t fetched = group == 0 && chunk == 0 ? C::row_bytes(head_size) : 0;
+      auto part = [&]<int kFromHalf, int kToHalf, int kFrom, int kTo>(int64_t fetched_bytes) HWY_ATTR {
+        mix_codes_part<kBits, kRows, kFromHalf, kToHalf, kFrom, kTo>(values, offset, begin, end, weights, group, ahead, fetched_bytes, to, stride);
       };
       // At most eight sums in registers.
       constexpr int kParts = C::kParts;
       if constexpr (kRows * 2 * kParts <= 8) {
-        part.template operator()<0, 2, 0, kParts>(first);
+        part.template operator()<0, 2, 0, kParts>(fetched);
       } else if constexpr (kRows * kParts <= 8) {
-        part.template operator()<0, 1, 0, kParts>(first);
-        part.template operator()<1, 2, 0, kParts>(false);
+        part.template operator()<0, 1, 0, kParts>(fetched);
+        part.template operator()<1, 2, 0, kParts>(0);
       } else {
-        part.template operator()<0, 1, 0, kParts / 2>(first);
-        part.template operator()<0, 1, kParts / 2, kParts>(false);
-        part.template operator()<1, 2, 0, kParts / 2>(false);
-        part.template operator()<1, 2, kParts / 2, kParts>(false);
+        part.template operator()<0, 1, 0, kParts / 2>(fetched);
+        part.template operator()<0, 1, kParts / 2, kParts>(0);
+        part.template operator()<1, 2, 0, kParts / 2>(0);
+        part.template operator()<1, 2, kParts / 2, kParts>(0);
       }
     }
 }
@@ -375,19 +376,20 @@ void attend_codes_as(const AttentionTask& task, float* scratch) {
           with_queries(std::min(kCodesQueries, (head + 1) * per_head - m), [&](auto some) HWY_ATTR {
             // Rows come in the order of their positions.
             const int64_t begin = first_of(m), end = end_of(m + some - 1);
-            if (begin < end) use(some, m, begin, end);
+            const RowsAhead ahead((m - head * per_head) / kCodesQueries, ceil_div(per_head, kCodesQueries), begin & ~int64_t{3}, Codes<kBits>::row_bytes(head_size));
+            if (begin < end) use(some, m, begin, end, ahead);
           });
       }
     };
-    for_blocks(0, [&](auto some, int64_t m, int64_t begin, int64_t end) HWY_ATTR {
-      score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, rows + m, scores + m * kScoreStride);
+    for_blocks(0, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
+      score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, ahead, rows + m, scores + m * kScoreStride);
     });
     for (int64_t m = 0; m < count; ++m)
       if (first_of(m) < end_of(m)) soften(rows[m], scores + m * kScoreStride, first_of(m), end_of(m), task.rule.scale, mixed + m * stride, stride);
-    for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end) HWY_ATTR {
+    for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
       for (int64_t row = 0; row < some; ++row)
         pack_weights(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
-      mix_codes<kBits, some>(in_span, head_size, begin, end, weights, mixed + m * stride, stride);
+      mix_codes<kBits, some>(in_span, head_size, begin, end, ahead, weights, mixed + m * stride, stride);
     });
   }
 
@@ -422,7 +424,7 @@ void codes_scores_as(const AttentionTask& task, int64_t head, int64_t first, flo
     keys.read<kBits>(task, 0, head, span, from, to);
     for (int64_t m = 0; m < group; m += kCodesQueries)
       with_queries(std::min(kCodesQueries, group - m), [&](auto some) HWY_ATTR {
-        score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to, rows + m, scores + m * kScoreStride);
+        score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to, RowsAhead(m / kCodesQueries, ceil_div(group, kCodesQueries), from & ~int64_t{3}, Codes<kBits>::row_bytes(head_size)), rows + m, scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m)
       for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kScoreStride + t] * task.rule.scale;

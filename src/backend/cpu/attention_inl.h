@@ -19,7 +19,6 @@ inline constexpr int64_t kScoreStride = kSpan + 16;
 #define FLEXGEN_BACKEND_CPU_ATTENTION_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -63,12 +62,24 @@ HWY_INLINE void store_sums(D d, V a, V b, V c, V e, float* to) {
 }
 #endif
 
-/// Asks for the `bytes` at p + offset bytes; may lie anywhere.
-HWY_INLINE void fetch_ahead(const void* p, int64_t offset, int64_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(offset);
-  for (int64_t i = 0; i < bytes; i += 64)
-    hwy::Prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)));
-}
+/// Asks for rows a span ahead, to lie in the second-level cache: what follows in memory is the next head's. The blocks of queries that go through the
+/// same rows take turns, row by row, so that reads are under way all the time and not only while the first block works.
+class RowsAhead {
+ public:
+  /// For block `block` of `blocks`, whose rows begin at number `first`.
+  RowsAhead(int64_t block, int64_t blocks, int64_t first, int64_t row_bytes) : next_(first + block), blocks_(blocks), row_bytes_(row_bytes) {}
+
+  /// `row`: number t, or the part of it that matters. Asks for `bytes` of each of the block's rows up to number `end`.
+  HWY_INLINE void fetch(const void* row, int64_t t, int64_t end, int64_t bytes) {
+    for (; next_ < end; next_ += blocks_) {
+      const auto address = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>((next_ - t + kSpan) * row_bytes_);  // may lie anywhere
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), 0, 2);
+    }
+  }
+
+ private:
+  int64_t next_, blocks_, row_bytes_;
+};
 
 /// What a query row carries from span to span.
 struct Row {
@@ -78,20 +89,22 @@ struct Row {
 
 /// One span of the online softmax: scores become weights relative to the new maximum, what was
 /// mixed so far is scaled to it. [first, end) of the span are the row's.
-HWY_INLINE void soften(Row& row, float* HWY_RESTRICT scores, int64_t first, int64_t end,
-                       float scale, float* HWY_RESTRICT mixed, int64_t mixed_size) {
+template <bool kWhole>
+HWY_INLINE void soften_span(Row& row, float* HWY_RESTRICT scores, [[maybe_unused]] int64_t first, [[maybe_unused]] int64_t end,
+                            float scale, float* HWY_RESTRICT mixed, int64_t mixed_size) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto lowest = hn::Set(d, -INFINITY), factor = hn::Set(d, scale);
-  auto inside = [&](int64_t t) HWY_ATTR {
+  [[maybe_unused]] const auto lowest = hn::Set(d, -INFINITY);
+  const auto factor = hn::Set(d, scale);
+  [[maybe_unused]] auto inside = [&](int64_t t) HWY_ATTR {
     const auto at = hn::Iota(d, static_cast<float>(t));
     return hn::And(hn::Ge(at, hn::Set(d, static_cast<float>(first))),
                    hn::Lt(at, hn::Set(d, static_cast<float>(end))));
   };
   auto maximum = hn::Set(d, row.maximum);
   for (int64_t t = 0; t < kSpan; t += lanes) {
-    const auto scaled =
-        hn::IfThenElse(inside(t), hn::Mul(hn::LoadU(d, scores + t), factor), lowest);
+    auto scaled = hn::Mul(hn::LoadU(d, scores + t), factor);
+    if constexpr (!kWhole) scaled = hn::IfThenElse(inside(t), scaled, lowest);
     hn::StoreU(scaled, d, scores + t);
     maximum = hn::Max(maximum, scaled);
   }
@@ -99,8 +112,8 @@ HWY_INLINE void soften(Row& row, float* HWY_RESTRICT scores, int64_t first, int6
   const float new_maximum = hn::GetLane(maximum);
   auto sum = hn::Zero(d);
   for (int64_t t = 0; t < kSpan; t += lanes) {
-    const auto weight =
-        hn::IfThenElseZero(inside(t), hn::Exp(d, hn::Sub(hn::LoadU(d, scores + t), maximum)));
+    auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, scores + t), maximum));
+    if constexpr (!kWhole) weight = hn::IfThenElseZero(inside(t), weight);
     hn::StoreU(weight, d, scores + t);
     sum = hn::Add(sum, weight);
   }
@@ -112,6 +125,11 @@ HWY_INLINE void soften(Row& row, float* HWY_RESTRICT scores, int64_t first, int6
     row.maximum = new_maximum;
   }
   row.sum += hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+HWY_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {
+  if (first <= 0 && end >= kSpan) return soften_span<true>(row, scores, first, end, scale, mixed, mixed_size);
+  soften_span<false>(row, scores, first, end, scale, mixed, mixed_size);
 }
 
 }  // namespace flexgen::HWY_NAMESPACE

@@ -12,6 +12,8 @@ namespace {
 
 /// Of the sequences put together; what both kernels take.
 constexpr int64_t kPageTokens = 64;
+/// By which chosen rows, which lie anywhere, are asked for before they are copied.
+constexpr int64_t kRowsAhead = 12;
 
 }  // namespace
 
@@ -42,12 +44,16 @@ void AttentionSparse::attend(const AttentionTask& task) {
     shares_.assign(static_cast<size_t>(visible), 0);
     for (int64_t m = 0; m < group; ++m) add_softmax(scores_.data() + m * visible, visible, shares_.data());
     choose_positions(shares_, kept, &chosen_);
-    for (int64_t i = 0; i < kept; ++i) {
+    auto row_of = [&](int64_t which, int64_t i) {
       const int64_t from = first + chosen_[static_cast<size_t>(i)];
-      for (int64_t which : {0, 1})
-        std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i),
-                    task.slot->pages[from / g.page_tokens] + g.row_offset(which, task.first_head + head, from), static_cast<size_t>(bytes));
-    }
+      return task.slot->pages[from / g.page_tokens] + g.row_offset(which, task.first_head + head, from);
+    };
+    for (int64_t which : {0, 1})
+      for (int64_t i = 0; i < kept; ++i) {
+        if (i + kRowsAhead < kept)
+          for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row_of(which, i + kRowsAhead) + at);
+        std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i), row_of(which, i), static_cast<size_t>(bytes));
+      }
     const int64_t at = ((task.slot->first_row + task.first_row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
     AttentionTask dense{.q = task.q + at, .geometry = &chosen_geometry, .rule = {task.rule.scale}, .out_dtype = task.out_dtype,
                         .out = task.out + size_bytes(task.out_dtype, at), .slot = &chosen_slot, .num_rows = 1, .num_heads = 1};
