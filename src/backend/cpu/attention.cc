@@ -278,7 +278,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
     for (int64_t head = 0; head < task.num_heads; ++head)
       for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries)
         with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m), [&](auto count) HWY_ATTR {
-          use(count, m, head, RowsAhead((m - head * per_head) / kQueries, ceil_div(per_head, kQueries), 0, token_bytes));
+          use(count, m, head, RowsAhead((m - head * per_head) / kQueries, ceil_div(per_head, kQueries), 0, token_bytes, kSpan * token_bytes));
         });
   };
 
@@ -345,6 +345,8 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     to = std::min({end, (from / kSpan + 1) * kSpan, (from / g.page_tokens + 1) * g.page_tokens});
     const std::byte* data = task.slot->pages[from / g.page_tokens] + g.row_offset(0, kv_head, from);
     const T* keys = reinterpret_cast<const T*>(data);
+    // Heads go one after the other here, so what comes next is in the next page.
+    const int64_t ahead = to < end ? task.slot->pages[to / g.page_tokens] + g.row_offset(0, kv_head, to) - data : 0;
     if constexpr (std::is_same_v<T, float>) {
       if (is_quantized(g.dtype)) {
         for (int64_t t = from; t < to; ++t, data += token_bytes) unpack_row(data, g.dtype, head_size, unpacked + (t - from) * head_size);
@@ -353,7 +355,7 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     }
     for (int64_t m = 0; m < group; m += kQueries)
       with_count(std::min<int64_t>(kQueries, group - m), [&](auto count) HWY_ATTR {
-        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes), scores + m * kScoreStride);
+        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes, ahead), scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m)
       for (int64_t t = from; t < to; ++t) out[m * out_stride + t - first] = scores[m * kScoreStride + t - from] * task.rule.scale;

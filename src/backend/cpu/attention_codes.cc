@@ -376,7 +376,8 @@ void attend_codes_as(const AttentionTask& task, float* scratch) {
           with_queries(std::min(kCodesQueries, (head + 1) * per_head - m), [&](auto some) HWY_ATTR {
             // Rows come in the order of their positions.
             const int64_t begin = first_of(m), end = end_of(m + some - 1);
-            const RowsAhead ahead((m - head * per_head) / kCodesQueries, ceil_div(per_head, kCodesQueries), begin & ~int64_t{3}, Codes<kBits>::row_bytes(head_size));
+            const int64_t bytes = Codes<kBits>::row_bytes(head_size);
+            const RowsAhead ahead((m - head * per_head) / kCodesQueries, ceil_div(per_head, kCodesQueries), begin & ~int64_t{3}, bytes, kSpan * bytes);
             if (begin < end) use(some, m, begin, end, ahead);
           });
       }
@@ -422,9 +423,12 @@ void codes_scores_as(const AttentionTask& task, int64_t head, int64_t first, flo
   for (int64_t span = first / kSpan * kSpan; span < end; span += kSpan) {
     const int64_t from = std::max<int64_t>(0, first - span), to = std::min(kSpan, end - span);
     keys.read<kBits>(task, 0, head, span, from, to);
+    // Heads go one after the other here, so what comes next is in the next span's page.
+    const int64_t next = span + kSpan;
+    const int64_t ahead = next < end ? task.slot->pages[next / g.page_tokens] + g.row_offset(0, task.first_head + head, next) - keys.at[from] : 0;
     for (int64_t m = 0; m < group; m += kCodesQueries)
       with_queries(std::min(kCodesQueries, group - m), [&](auto some) HWY_ATTR {
-        score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to, RowsAhead(m / kCodesQueries, ceil_div(group, kCodesQueries), from & ~int64_t{3}, Codes<kBits>::row_bytes(head_size)), rows + m, scores + m * kScoreStride);
+        score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to, RowsAhead(m / kCodesQueries, ceil_div(group, kCodesQueries), from & ~int64_t{3}, Codes<kBits>::row_bytes(head_size), ahead), rows + m, scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m)
       for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kScoreStride + t] * task.rule.scale;

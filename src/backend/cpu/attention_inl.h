@@ -62,23 +62,24 @@ HWY_INLINE void store_sums(D d, V a, V b, V c, V e, float* to) {
 }
 #endif
 
-/// Asks for rows a span ahead, to lie in the second-level cache: what follows in memory is the next head's. The blocks of queries that go through the
+/// Asks for rows some bytes ahead, to lie in the second-level cache: those of the next span or head. The blocks of queries that go through the
 /// same rows take turns, row by row, so that reads are under way all the time and not only while the first block works.
 class RowsAhead {
  public:
   /// For block `block` of `blocks`, whose rows begin at number `first`.
-  RowsAhead(int64_t block, int64_t blocks, int64_t first, int64_t row_bytes) : next_(first + block), blocks_(blocks), row_bytes_(row_bytes) {}
+  RowsAhead(int64_t block, int64_t blocks, int64_t first, int64_t row_bytes, int64_t bytes_ahead)
+      : next_(first + block), blocks_(blocks), row_bytes_(row_bytes), bytes_ahead_(bytes_ahead) {}
 
   /// `row`: number t, or the part of it that matters. Asks for `bytes` of each of the block's rows up to number `end`.
   HWY_INLINE void fetch(const void* row, int64_t t, int64_t end, int64_t bytes) {
     for (; next_ < end; next_ += blocks_) {
-      const auto address = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>((next_ - t + kSpan) * row_bytes_);  // may lie anywhere
+      const auto address = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>((next_ - t) * row_bytes_ + bytes_ahead_);  // may lie anywhere
       for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), 0, 2);
     }
   }
 
  private:
-  int64_t next_, blocks_, row_bytes_;
+  int64_t next_, blocks_, row_bytes_, bytes_ahead_;
 };
 
 /// What a query row carries from span to span.
