@@ -12,6 +12,7 @@
 #include "dist/message.h"
 #include "dist/network_lane.h"
 #include "engine/stage_steps.h"
+#include "engine/watched_steps.h"
 #include "model/prepared_weights.h"
 #include "plan/stage_split.h"
 
@@ -24,6 +25,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 /// Device memory left to the driver, libraries and displays where no budget was given: a twentieth, and at least this.
 constexpr int64_t kDeviceMarginBytes = 512 * kMiB;
+/// What is assumed of a GPU that the profile does not tell of.
+constexpr double kAssumedGpuFlops = 4e13, kAssumedGpuBytes = 3e11;
 /// What the emulated device has, where no budget was given.
 constexpr int64_t kEmulatedBytes = kGiB;
 
@@ -42,30 +45,12 @@ std::unique_ptr<Device> make_device(const EngineOptions& options) {
   return nullptr;
 }
 
-DType choose_compute_dtype(const EngineOptions& options, const Model& model, const Device* device) {
-  if (options.backend == "reference") return DType::kF32;
-  if (options.compute_dtype == "bf16") return DType::kBF16;
-  if (options.compute_dtype == "f32") return DType::kF32;
-  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
-  if (device) return device->best_compute_dtype(model.weights().front().dtype);
-  bool wide = model.weights().front().dtype == DType::kF32;
-  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
-}
-
-DType choose_kv_dtype(const std::string& name, DType compute_dtype) {
-  if (name == "auto") return compute_dtype;
-  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
-    if (name == dtype_name(dtype)) return dtype;
-  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
-}
-
-/// Nothing if the weights are to be used as they are.
-std::optional<DType> choose_weight_dtype(const EngineOptions& options) {
-  if (options.weight_dtype == "auto") return std::nullopt;
-  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
-  for (auto [name, dtype] : known)
-    if (options.weight_dtype == name) return dtype;
-  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+GroupRange choose_weight_range(const EngineOptions& options, std::optional<DType> dtype) {
+  const std::string& name = options.weight_quantization;
+  if (name == "auto") return dtype == DType::kInt4 ? GroupRange::kMse : GroupRange::kMinMax;
+  if (name != "minmax" && name != "mse") fail_user("--weight-quantization {}: auto, minmax or mse", name);
+  if (!dtype || !is_quantized(*dtype)) fail_user("--weight-quantization {}: the weights are not quantized; add --weight-dtype int4 or int8", name);
+  return name == "mse" ? GroupRange::kMse : GroupRange::kMinMax;
 }
 
 /// Whether every matrix has this type already.
@@ -142,20 +127,47 @@ std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory
 
 }  // namespace
 
+DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device) {
+  if (options.backend == "reference") return DType::kF32;
+  if (options.compute_dtype == "bf16") return DType::kBF16;
+  if (options.compute_dtype == "f32") return DType::kF32;
+  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
+  if (device) return device->best_compute_dtype(model.weights().front().dtype);
+  bool wide = model.weights().front().dtype == DType::kF32;
+  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+}
+
+DType kv_dtype_of(const std::string& name, DType compute_dtype) {
+  if (name == "auto") return compute_dtype;
+  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
+    if (name == dtype_name(dtype)) return dtype;
+  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
+}
+
+std::optional<DType> weight_dtype_of(const EngineOptions& options) {
+  if (options.weight_dtype == "auto") return std::nullopt;
+  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
+  for (auto [name, dtype] : known)
+    if (options.weight_dtype == name) return dtype;
+  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+}
+
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory);
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
   device_ = make_device(options_);
-  compute_dtype_ = choose_compute_dtype(options_, *model_, device_.get());
+  compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   if (options_.stages.num_stages() > 1) keep_own_layers();
   if (device_) open_device();
   else kernels_ = make_kernels(options_, compute_dtype_);
-  if (std::optional<DType> dtype = choose_weight_dtype(options_); dtype && !has_dtype(*model_, *dtype)) {
+  const std::optional<DType> dtype = weight_dtype_of(options_);
+  weight_range_ = choose_weight_range(options_, dtype);
+  if (dtype && !has_dtype(*model_, *dtype)) {
     if (options_.disk_directory.empty())
       fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
-    PrepareOptions prepare{*dtype, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
+    PrepareOptions prepare{*dtype, weight_range_, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
     use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_, prepare);
   }
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
@@ -163,13 +175,12 @@ Engine::Engine(EngineOptions options)
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
   else if (options_.kv_cache_rotation != "none") fail_user("--kv-cache-rotation {}: none or hadamard", options_.kv_cache_rotation);
   model_->set_attention_sparsity(options_.attention_sparsity);
-  kv_dtype_ = choose_kv_dtype(options_.kv_cache_dtype, compute_dtype_);
+  kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
 }
 
 Engine::~Engine() = default;
 
 void Engine::open_device() {
-  if (options_.stages.num_stages() > 1) fail_user("--backend {}: pipeline stages compute on processors alone so far; give one stage, or --backend cpu", options_.backend);
   if (options_.matmul_dtype != "auto") fail_user("--matmul-dtype {}: products in integers are for the cpu backend; leave it out", options_.matmul_dtype);
   kernels_ = device_->make_kernels(compute_dtype_);
   cpu_kernels_ = make_kernels_beside(options_, compute_dtype_);
@@ -180,6 +191,10 @@ void Engine::open_device() {
               device_->name(), format_bytes(free));
   if (budget == 0) budget = emulated(options_) ? free : free - std::max(kDeviceMarginBytes, free / 20);
   if (budget <= 0) fail_user("of the {} of {}, {} are free: too little to run anything; end what else uses the GPU", format_bytes(device_->total_bytes()), device_->name(), format_bytes(free));
+}
+
+Precision Engine::precision() const {
+  return Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
 }
 
 void Engine::keep_own_layers() {
@@ -263,7 +278,17 @@ RunReport Engine::follow() {
 
 void Engine::prepare_stage(const Workload& workload) {
   workload_ = workload;
-  policy_ = agreed_policy();
+  if (options_.planner != "search" && options_.planner != "first-rule") fail_user("--planner {}: search or first-rule", options_.planner);
+  if (options_.stages.num_stages() > 1) {
+    // Stages agree on a block by the first rule; a plan of a pipeline is not made yet.
+    plan_ = {};
+    plan_.policy = agreed_policy();
+  } else {
+    if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
+    const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
+    plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);
+  }
+  policy_ = plan_.policy;
   memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
   CacheLayout cache(*model_, policy_, kv_dtype_);
   HiddenLayout hidden(*model_, policy_);
@@ -295,6 +320,7 @@ void Engine::prepare_stage(const Workload& workload) {
     lanes_.network_receive = std::make_unique<NetworkLane>("network receive", trace_.get(), NetworkLane::Direction::kReceive);
   }
 
+  set_expected_costs(lanes_, hardware_, precision(), policy_);
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
   hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
@@ -337,7 +363,8 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
       report = run_steps(steps, std::atomic<bool>{false});
       steps.settle();
     } else {
-      report = run_steps(batcher, stop);
+      WatchedSteps steps(batcher, source, *model_, hardware_, precision(), policy_, workload_, lanes_);
+      report = run_steps(steps, stop);
       batcher.settle();
     }
   } catch (...) {

@@ -17,7 +17,7 @@ struct Budgets {
 
 /// What the user fixed; the rest is chosen.
 struct PolicyRequest {
-  std::optional<int64_t> micro_batch_size, num_micro_batches;
+  std::optional<int64_t> micro_batch_size, num_micro_batches, max_rows;
   std::optional<int> buffers;
   std::optional<Fractions> weights, kv_cache, activations;
   std::optional<Tier> attention_tier;  ///< beside a GPU

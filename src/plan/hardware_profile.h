@@ -18,6 +18,7 @@ struct RatePoint {
 
 /// Matrix products of visits as they are made: with their norms, activations and conversions of the weights; rows of a visit -> FLOP/s.
 struct MatmulRates {
+  /// kInt8: quantized weights are multiplied in integers.
   DType compute = DType::kF32, weights = DType::kBF16;
   std::vector<RatePoint> points;
 };
@@ -43,6 +44,9 @@ struct ComputeProfile {
   double decode_attention_s(DType cache, double queries_per_kv_head, double context, double bytes) const;
   double chunk_attention_s(DType cache, double queries_per_kv_head, double flops) const;
 };
+
+/// A GPU by two figures: products of 16-bit matrices at full speed, or, with few rows, as fast as its memory gives the matrices.
+ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s);
 
 struct DiskProfile {
   double read_bytes_per_s = 2e9, write_bytes_per_s = 1e9;
