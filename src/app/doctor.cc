@@ -6,7 +6,10 @@
 
 #include "app/commands.h"
 #include "app/machine.h"
+#include "app/hardware.h"
+#include "app/measure_hardware.h"
 #include "backend/kernels.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "backend/event.h"
 #include "io/async_disk.h"
@@ -32,6 +35,21 @@ double pass(AsyncDisk& disk, const std::shared_ptr<File>& file, std::byte* memor
 }  // namespace
 
 int doctor_command(const DoctorOptions& options) {
+  if (options.measure) {
+    MeasureOptions measure;
+    measure.types = all_types();
+    measure.threads = options.threads;
+    measure.directory = options.disk_directory;
+    if (!options.model.empty()) measure.read_files = Model::load(options.model)->files();
+    measure.progress = [](const std::string& what) { spdlog::info("measuring {}", what); };
+    FileSystem files;
+    const HardwareProfile profile = measure_hardware(measure, files);
+    const std::string path = profile_path(options.threads);
+    save_profile(profile, path);
+    fmt::print("{}", options.json ? to_json(profile) + "\n" : profile_table(profile));
+    fmt::print(stderr, "kept in {}\n", path);
+    return kExitDone;
+  }
   MemoryStatus memory = read_memory_status();
   auto disk = AsyncDisk::make({});
   std::string path = options.disk_directory + "/flexgen-doctor.tmp";

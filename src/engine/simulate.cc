@@ -1,8 +1,16 @@
 #include "engine/simulate.h"
 
+#include <mutex>
+#include <thread>
+
+#include <algorithm>
+#include <optional>
+
 #include "backend/simulated/simulated_lane.h"
 #include "base/error.h"
+#include "engine/stage_steps.h"
 #include "plan/memory_plan.h"
+#include "schedule/exchange.h"
 
 namespace flexgen {
 namespace {
@@ -33,48 +41,212 @@ class NoSink : public CompletionSink {
   void accept(Completion) override {}
 };
 
+/// What each lane takes for a piece of work, in seconds.
+struct LaneCosts {
+  SimulatedLane::Cost compute, disk_read, disk_lookup, disk_write;
+  SimulatedLane::Cost h2d, d2h, cpu;  ///< beside a GPU
+};
+
+/// The stores and the executor of one process on simulated lanes.
+class SimulatedProcess {
+ public:
+  SimulatedProcess(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, VirtualClock& clock, StageLink link = {})
+      : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link)),
+        ram_(arena_bytes(model, policy, kv_dtype, Tier::kCpu), Arena::Use::kAddressesOnly),
+        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly),
+        weights_(model, policy, files_, arenas_, lanes_),
+        cache_(model, policy, kv_dtype, files_.open("cache", FileMode::kWriteDirect), arenas_, lanes_),
+        hidden_(model, policy, files_.open("activations", FileMode::kWriteDirect), arenas_, lanes_, link),
+        executor_(model, policy, *kernels_, lanes_, weights_, cache_, hidden_, {}) {
+    if (policy.on_gpu()) exchange_.emplace(model, policy, arenas_);
+  }
+
+  const CacheLayout& cache_layout() const { return cache_.layout(); }
+
+  /// Of the report all but the tokens.
+  RunReport run(StepSource& source) {
+    RunReport report;
+    weights_.wait_resident();
+    report.load_time_s = clock_.now_s;
+    executor_.run(source, std::atomic<bool>{false});
+    for (const Lane* lane : lanes_.all()) {
+      clock_.now_s = std::max(clock_.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
+      report.lanes.push_back({lane->name(), lane->stats()});
+    }
+    report.elapsed_s = clock_.now_s;
+    report.work = executor_.work_done();
+    return report;
+  }
+
+ private:
+  static Lanes lanes_of(const Policy& policy, LaneCosts costs, VirtualClock& clock, const StageLink& link) {
+    Lanes lanes;
+    auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
+    lanes.compute = simulated("compute", std::move(costs.compute));
+    if (policy.on_gpu()) {
+      lanes.h2d = simulated("h2d", std::move(costs.h2d));
+      lanes.d2h = simulated("d2h", std::move(costs.d2h));
+      lanes.cpu = simulated("cpu", std::move(costs.cpu));
+    }
+    lanes.disk_read = simulated("disk read", std::move(costs.disk_read));
+    lanes.disk_lookup = simulated("disk lookup", std::move(costs.disk_lookup));
+    lanes.disk_write = simulated("disk write", std::move(costs.disk_write));
+    if (link.num_stages() > 1) {  // the port knows what a message takes
+      lanes.network_send = simulated("network send", [](const Work&) { return 0.0; });
+      lanes.network_receive = simulated("network receive", [](const Work&) { return 0.0; });
+    }
+    return lanes;
+  }
+  static int64_t arena_bytes(const Model& model, const Policy& policy, DType kv_dtype, Tier tier) {
+    return CacheLayout(model, policy, kv_dtype).arena_bytes(policy, tier) + HiddenLayout(model, policy).arena_bytes(policy, tier) +
+           WeightLayout(model, policy).arena_bytes(policy, tier) + ExchangeLayout(model, policy).arena_bytes(policy, tier);
+  }
+
+  VirtualClock& clock_;
+  Lanes lanes_;
+  NoFiles files_;
+  Arena ram_, gpu_;
+  const Arenas arenas_{&ram_, &gpu_};
+  WeightStore weights_;
+  CacheStore cache_;
+  HiddenStore hidden_;
+  std::optional<Exchange> exchange_;
+  std::unique_ptr<Kernels> kernels_ = make_reference_kernels();  // never called
+  Executor executor_;
+};
+
+void take_tokens(RunReport* report, const Batcher& batcher) {
+  report->sequences = batcher.counters().sequences;
+  report->prompt_tokens = batcher.counters().prompt_tokens;
+  report->generated_tokens = batcher.counters().generated_tokens;
+}
+
+RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, RequestSource& source) {
+  VirtualClock clock;
+  SimulatedProcess process(model, policy, kv_dtype, std::move(costs), clock);
+  NoSink sink;
+  Batcher batcher(model, policy, process.cache_layout(), nullptr, {}, source, sink);
+  RunReport report = process.run(batcher);
+  batcher.settle();
+  take_tokens(&report, batcher);
+  return report;
+}
+
+}  // namespace
+
+namespace {
+
+LaneCosts costs_of(const Policy& policy, const MachineSpeeds& speeds) {
+  LaneCosts costs;
+  costs.cpu = [speeds](const Work& work) {
+    return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
+  };
+  // Few rows multiply no faster than the GPU reads the matrices, of 16 bits.
+  const auto on_gpu = [speeds](const Work& work) {
+    const double weight_bytes = work.amount.flops / std::max(1.0, work.amount.rows);
+    return speeds.visit_overhead_s + std::max(work.amount.flops / speeds.gpu_flops_per_s, weight_bytes / speeds.gpu_bytes_per_s) +
+           work.amount.kv_read_bytes / speeds.gpu_bytes_per_s;
+  };
+  costs.compute = policy.on_gpu() ? SimulatedLane::Cost(on_gpu) : costs.cpu;
+  auto bus = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.copy_latency_s + work.bytes / bytes_per_s; }; };
+  costs.h2d = bus(speeds.h2d_bytes_per_s);
+  costs.d2h = bus(speeds.d2h_bytes_per_s);
+  // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
+  auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
+  costs.disk_read = costs.disk_lookup = disk(speeds.disk_read_bytes_per_s);
+  costs.disk_write = disk(speeds.disk_write_bytes_per_s);
+  return costs;
+}
+
 }  // namespace
 
 RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
-  VirtualClock clock;
-  Lanes lanes;
-  auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
-  lanes.compute = simulated("compute", [speeds](const Work& work) {
-    return speeds.visit_overhead_s + work.flops / speeds.flops_per_s + work.memory_bytes / speeds.ram_bytes_per_s;
-  });
-  // Each lane keeps many requests in flight, so a lane that is busy pays the latency once a piece of work, not once a request.
-  auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
-  lanes.disk_read = simulated("disk read", disk(speeds.disk_read_bytes_per_s));
-  lanes.disk_lookup = simulated("disk lookup", disk(speeds.disk_read_bytes_per_s));
-  lanes.disk_write = simulated("disk write", disk(speeds.disk_write_bytes_per_s));
+  return simulate(model, policy, kv_dtype, costs_of(policy, speeds), source);
+}
 
-  NoFiles files;
-  NoSink sink;
-  CacheLayout cache_layout(model, policy, kv_dtype);
-  HiddenLayout hidden_layout(model, policy);
-  Arena arena(cache_layout.arena_bytes(policy) + hidden_layout.arena_bytes(policy) + WeightLayout(model, policy).arena_bytes(policy), Arena::Use::kAddressesOnly);
-  WeightStore weights(model, policy, files, arena, lanes);
-  CacheStore cache(model, policy, kv_dtype, files.open("cache", FileMode::kWriteDirect), arena, lanes);
-  HiddenStore hidden(model, policy, files.open("activations", FileMode::kWriteDirect), arena, lanes);
-  std::unique_ptr<Kernels> kernels = make_reference_kernels();  // never called
-
-  Batcher batcher(model, policy, cache.layout(), nullptr, {}, source, sink);
-  Executor executor(model, policy, *kernels, lanes, weights, cache, hidden, {});
-  RunReport report;
-  weights.wait_resident();
-  report.load_time_s = clock.now_s;
-  executor.run(batcher, std::atomic<bool>{false});
-  batcher.settle();
-  for (const Lane* lane : lanes.all()) {
-    clock.now_s = std::max(clock.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
-    report.lanes.push_back({lane->name(), lane->stats()});
+double PipelineReport::utilisation() const {
+  double sum = 0;
+  for (const RunReport& rank : ranks) {
+    double busiest_s = 0;
+    for (const LaneReport& lane : rank.lanes) busiest_s = std::max(busiest_s, lane.stats.busy_s);
+    sum += busiest_s / whole.elapsed_s;
   }
-  report.elapsed_s = clock.now_s;
-  report.sequences = batcher.counters().sequences;
-  report.prompt_tokens = batcher.counters().prompt_tokens;
-  report.generated_tokens = batcher.counters().generated_tokens;
-  report.work = executor.work_done();
+  return sum / static_cast<double>(ranks.size());
+}
+
+PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const LinkSpeed& link, DType kv_dtype, RequestSource& source) {
+  SimulatedPorts ports(static_cast<int>(ranks.size()), link);
+  PipelineReport report;
+  report.ranks.resize(ranks.size());
+  std::mutex mutex;
+  std::exception_ptr error;
+  auto work = [&](size_t index) {
+    const SimulatedRank& rank = ranks[index];
+    const auto number = static_cast<int>(index);
+    StageLink stage{ranks.size() > 1 ? &ports.port(number) : nullptr};
+    try {
+      SimulatedProcess process(*rank.model, rank.policy, kv_dtype, costs_of(rank.policy, rank.speeds), ports.clock(number), stage);
+      if (index > 0) {
+        FollowSteps steps(stage, rank.policy.num_micro_batches, rank.model->config().vocab_size, {});
+        report.ranks[index] = process.run(steps);
+        return;
+      }
+      NoSink sink;
+      Batcher batcher(*rank.model, rank.policy, process.cache_layout(), nullptr, {}, source, sink);
+      if (stage.port) {
+        std::atomic<bool> never{false};
+        LeadSteps steps(batcher, stage, never);
+        report.ranks[0] = process.run(steps);
+        steps.settle();
+      } else {
+        report.ranks[0] = process.run(batcher);
+        batcher.settle();
+      }
+      take_tokens(&report.ranks[0], batcher);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (!error) error = std::current_exception();
+      ports.port(number).abort(message_of(std::current_exception()));
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t index = 1; index < ranks.size(); ++index) threads.emplace_back(work, index);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+  if (error) std::rethrow_exception(error);
+  report.whole = report.ranks[0];
+  for (const RunReport& rank : report.ranks) report.whole.elapsed_s = std::max(report.whole.elapsed_s, rank.elapsed_s);
   return report;
+}
+
+
+RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source) {
+  // Disk time that compute, and write time that reading, has not been slowed down for yet.
+  auto unpaid_disk_s = std::make_shared<double>(0), unpaid_write_s = std::make_shared<double>(0);
+  const DiskProfile& disk = hardware.disk;
+  const double slowdown = policy.buffers > 1 ? disk.compute_slowdown : 0;
+  if (policy.on_gpu() && !hardware.gpu) fail_user("the hardware profile '{}' has no GPU, but the policy computes on one", hardware.name);
+  const ComputeProfile& processor = policy.on_gpu() ? *hardware.gpu : hardware.cpu;
+  LaneCosts costs;
+  costs.compute = [&processor, precision, slowdown, unpaid_disk_s](const Work& work) {
+    return visit_time_s(processor, precision, work.amount) + slowdown * std::exchange(*unpaid_disk_s, 0);
+  };
+  costs.cpu = [&hardware, precision](const Work& work) { return visit_time_s(hardware.cpu, precision, work.amount); };
+  costs.h2d = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.h2d_bytes_per_s; };
+  costs.d2h = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.d2h_bytes_per_s; };
+  costs.disk_read = [&disk, unpaid_disk_s, unpaid_write_s, loading = std::string("load resident weights")](const Work& work) {
+    const double time_s = disk.request_s + work.bytes / disk.read_bytes_per_s;
+    if (loading != work.name) *unpaid_disk_s += time_s;
+    return time_s + disk.write_share_of_read * std::exchange(*unpaid_write_s, 0);
+  };
+  costs.disk_lookup = [&disk](const Work& work) { return disk.request_s + static_cast<double>(work.transfers.size()) * disk.lookup_s; };
+  costs.disk_write = [&disk, unpaid_disk_s, unpaid_write_s](const Work& work) {
+    const double time_s = disk.request_s + work.bytes / disk.write_bytes_per_s;
+    *unpaid_disk_s += time_s;
+    *unpaid_write_s += time_s;
+    return time_s;
+  };
+  return simulate(model, policy, precision.kv, std::move(costs), source);
 }
 
 }  // namespace flexgen

@@ -129,6 +129,9 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   for (int64_t i = 0; i < config.num_layers; ++i)
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+  const int64_t attention_inputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_size;
+  for (LayerSpec& layer : model->layers_)
+    if (layer.kind == LayerKind::kBlock) layer.attention_input_flops_per_row = 2.0 * static_cast<double>(attention_inputs) * static_cast<double>(config.hidden_size);
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
@@ -173,6 +176,31 @@ void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& repla
   }
 }
 
+void Model::keep_blocks(int64_t first, int64_t count) {
+  FLEXGEN_CHECK(layers_before_ == 0 && num_blocks() == config_.num_layers, "the model is a stage already");
+  FLEXGEN_CHECK(first >= 0 && count > 0 && first + count <= config_.num_layers, "blocks [{}, {} + {}) of {}", first, first, count, config_.num_layers);
+  auto kept = [&](const LayerSpec& layer) {
+    if (layer.kind == LayerKind::kEmbed) return first == 0;
+    if (layer.kind == LayerKind::kHead) return first + count == config_.num_layers;
+    return layer.index >= first && layer.index < first + count;
+  };
+  layers_before_ = first == 0 ? 0 : first + 1;
+  std::erase_if(layers_, [&](const LayerSpec& layer) { return !kept(layer); });
+  std::vector<WeightSpec> weights;
+  std::map<int, int> new_index;
+  for (LayerSpec& layer : layers_)
+    for (WeightUse& use : layer.uses) {
+      auto [known, is_new] = new_index.try_emplace(use.weight, static_cast<int>(weights.size()));
+      if (is_new) weights.push_back(weights_[static_cast<size_t>(use.weight)]);
+      use.weight = known->second;
+    }
+  weights_ = std::move(weights);
+}
+
+int64_t Model::num_blocks() const {
+  return std::count_if(layers_.begin(), layers_.end(), [](const LayerSpec& layer) { return layer.kind == LayerKind::kBlock; });
+}
+
 void Model::rotate_keys() {
   if (!std::has_single_bit(static_cast<uint64_t>(config_.head_size)))
     fail_user("--kv-cache-rotation hadamard: this model's heads have {} elements, and only a power of two can be rotated; leave it out", config_.head_size);
@@ -187,9 +215,9 @@ int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
   Scratch embed(nullptr), block(nullptr), head(nullptr);
   int64_t widest = 0;
   for (const LayerSpec& layer : layers_) widest = std::max(widest, layer.vocab_count);
-  EmbedScratch(embed, config_, max_rows);
+  if (layers_.front().kind == LayerKind::kEmbed) EmbedScratch(embed, config_, max_rows);
   BlockScratch(block, config_, max_rows);
-  HeadScratch(head, config_, max_logit_rows, widest);
+  if (widest > 0) HeadScratch(head, config_, max_logit_rows, widest);
   return std::max({embed.used(), block.used(), head.used()});
 }
 
@@ -200,7 +228,18 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   if (spec.kind != LayerKind::kBlock) return work;
   const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
   const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));
+  double decoding_slots = 0, decode_positions = 0;
   for (const AttentionSlot& slot : slots) {
+    const VisitWork before = work;
+    const auto count_kind = [&] {
+      if (slot.num_rows > 1) {
+        work.chunk_attention_flops += work.attention_flops - before.attention_flops;
+        return;
+      }
+      work.decode_kv_bytes += work.kv_read_bytes - before.kv_read_bytes;
+      decode_positions += (work.kv_read_bytes - before.kv_read_bytes) / token_bytes;
+      ++decoding_slots;
+    };
     const AttentionRule rule = attention_rule(config_);
     if (rule.is_sparse(slot, slot.past)) {
       for (int64_t i = 0; i < slot.num_rows; ++i) {
@@ -209,6 +248,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
         work.attention_flops += 2 * static_cast<double>(config_.num_heads * config_.head_size) * keys_and_values;
         work.kv_read_bytes += token_bytes / 2 * keys_and_values;
       }
+      count_kind();
       continue;
     }
     const int64_t last = slot.past + slot.num_rows;
@@ -219,7 +259,9 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
     work.attention_flops += 4 * static_cast<double>(config_.num_heads * config_.head_size) * attended;
     const int64_t first_read = window > slot.past ? 0 : slot.past + 1 - window;
     work.kv_read_bytes += token_bytes * static_cast<double>(last - first_read);
+    count_kind();
   }
+  if (decoding_slots > 0) work.decode_context = decode_positions / decoding_slots;
   return work;
 }
 

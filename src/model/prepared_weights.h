@@ -1,6 +1,6 @@
 #pragma once
 // Prepared weights: a checkpoint's matrices in another type, made once and streamed from then on (docs/file_formats.md). One file a
-// checkpoint and type, known by the checkpoint's fingerprint. One process writes it at a time; a killed one is continued by the next.
+// checkpoint, type and way to choose a group's range, known by the checkpoint's fingerprint. One process writes it at a time; a killed one is continued by the next.
 
 #include <functional>
 #include <string>
@@ -14,6 +14,7 @@ namespace flexgen {
 
 struct PrepareOptions {
   DType dtype = DType::kInt4;
+  GroupRange range = GroupRange::kMinMax;  ///< of quantized types
   std::string directory;            ///< where the file is, or is put
   int64_t memory_bytes = 64 << 20;  ///< for buffers, at most; 512 KiB at least are used
   /// (bytes of the checkpoint done, in all); called now and then, from the caller's thread.
@@ -24,5 +25,8 @@ struct PrepareOptions {
 /// they are. Throws Error{user} naming the tensor for weights that are infinite or NaN, Error{io} for a disk that is full or fails: what is
 /// done is kept.
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options);
+
+/// For planning: the model as use_prepared_weights() would leave it, with no file made.
+void imagine_prepared_weights(Model& model, DType dtype);
 
 }  // namespace flexgen
