@@ -192,6 +192,7 @@ int bench_command(const BenchOptions& flags) {
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;
   json["weight_dtype"] = flags.engine.weight_dtype;
+  json["weight_quantization"] = flags.engine.weight_quantization;
   json["matmul_dtype"] = flags.engine.matmul_dtype;
   json["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
   json["steps"] = report.work.steps;

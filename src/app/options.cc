@@ -51,6 +51,7 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
   command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--weight-quantization", raw->flags.weight_quantization, "how int8 and int4 weights choose a group's scale and minimum: minmax (its extremes), mse (least squared error), auto (mse for int4, minmax for int8)")->check(CLI::IsMember({"auto", "minmax", "mse"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little)")->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--kv-cache-rotation", raw->flags.kv_cache_rotation, "none, or hadamard: keys are rotated before they are quantized, so that outliers cost less (heads of a power of two)")->check(CLI::IsMember({"none", "hadamard"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--attention-sparsity", raw->flags.attention_sparsity, "share of the positions, for each head, whose values a generated token uses: 0.1 reads all keys and the values of the best tenth (changes answers; 1: off)")->check(CLI::Range(1e-6, 1.0))->capture_default_str()->type_name("X")->group(run);
@@ -304,6 +305,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.backend = flags.backend;
   options.compute_dtype = flags.compute_dtype;
   options.weight_dtype = flags.weight_dtype;
+  options.weight_quantization = flags.weight_quantization;
   options.matmul_dtype = flags.matmul_dtype;
   options.prepare_progress = [announced = int64_t{0}](int64_t done, int64_t total) mutable {
     if (done - announced < kGiB && done < total) return;

@@ -27,6 +27,7 @@ struct EngineFlags {
   std::string backend = "cpu";
   std::string compute_dtype = "auto", matmul_dtype = "auto";
   std::string weight_dtype = "auto", kv_cache_dtype = "auto";
+  std::string weight_quantization = "auto";
   std::string kv_cache_rotation = "none";
   double attention_sparsity = 1;
   int threads = 0;

@@ -67,6 +67,7 @@ BatchModel described(const RunBatchOptions& options, const Engine& engine) {
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);

@@ -162,6 +162,20 @@ void bench_attention(benchmark::State& state) {
       benchmark::Counter(1e-9 * calls * pairs * 4 * 128, benchmark::Counter::kIsRate);
 }
 
+/// Arguments: bits, 1 for the searched range (GroupRange::kMse); rows of 4096 bf16. What preparing weights can hope for, beside the disk.
+void bench_quantize(benchmark::State& state) {
+  constexpr int64_t kRows = 256, kCols = 4096;
+  const DType dtype = state.range(0) == 4 ? DType::kInt4 : DType::kInt8;
+  const GroupRange range = state.range(1) != 0 ? GroupRange::kMse : GroupRange::kMinMax;
+  auto kernels = make_cpu_kernels({0, compute_dtype()});
+  const std::vector<std::byte> rows = random_elements(DType::kBF16, kRows * kCols);
+  std::vector<std::byte> out(static_cast<size_t>(kRows * row_bytes(dtype, kCols)));
+  for (auto _ : state)
+    if (!kernels->convert_rows(rows.data(), DType::kBF16, kRows, kCols, dtype, range, out.data())) std::abort();
+  state.counters["GB/s"] =
+      benchmark::Counter(1e-9 * static_cast<double>(rows.size()) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+
 /// Every core sums its share of 1 GiB: what decode attention can hope for.
 void bench_memory_read(benchmark::State& state) {
   const ArenaBytes memory(kGiB);
@@ -191,6 +205,7 @@ void quantized_shapes(benchmark::internal::Benchmark* bench) {
       for (int64_t t : {1, 4, 16, 32, 64, 256, 1024}) bench->Args({4096, 4096, t, bits, integers});
 }
 BENCHMARK(bench_quantized_linear)->Apply(quantized_shapes);
+BENCHMARK(bench_quantize)->ArgNames({"bits", "mse"})->Args({4, 0})->Args({4, 1})->Args({8, 0})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_attention)
     ->ArgNames({"slots", "past", "rows", "A", "bits", "percent"})
@@ -203,6 +218,7 @@ BENCHMARK(bench_attention)
     ->Args({64, 2047, 1, 32, 4, 10})
     ->Args({1, 127, 1, 32, 16, 100})
     ->Args({1, 1023, 1, 32, 16, 100})
+    ->Args({1, 1023, 1, 32, 4, 100})
     ->Args({1, 127, 1, 8, 16, 100})
     ->Args({1, 0, 2048, 32, 16, 100})   // a prompt at once
     ->Args({4, 512, 256, 32, 16, 100})  // chunks of prompts

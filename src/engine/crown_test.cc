@@ -162,6 +162,8 @@ TEST(Crown, Reference) { crown("opt", kOpt, DType::kBF16, 20, 4, "reference"); }
 // And with compressed caches.
 TEST(Crown, Int4Cache) { crown("llama", kLlama, DType::kBF16, 40, 5, "cpu", "int4"); }
 TEST(Crown, WideHeadsInt4Cache) { crown("wide", kWideHeads, DType::kBF16, 20, 16, "cpu", "int4"); }
+TEST(Crown, WideHeadsInt8Cache) { crown("wide", kWideHeads, DType::kBF16, 20, 20, "cpu", "int8"); }
+TEST(Crown, WideHeadsBf16Cache) { crown("wide", kWideHeads, DType::kF32, 20, 21, "cpu", "bf16"); }
 TEST(Crown, Int8Cache) { crown("opt", kOpt, DType::kF16, 20, 6, "cpu", "int8"); }
 TEST(Crown, Int4Weights) { crown("llama", kLlama, DType::kBF16, 30, 8, "cpu", "auto", "int4"); }
 TEST(Crown, Int8WeightsInt4Cache) { crown("opt", kOpt, DType::kF16, 20, 9, "cpu", "int4", "int8"); }
@@ -170,7 +172,7 @@ TEST(Crown, ReferenceInt4Cache) { crown("llama", kLlama, DType::kBF16, 10, 7, "r
 
 // And with products in integers.
 TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }
-TEST(Crown, Int8WeightsInIntegers) { crown("opt", kOpt, DType::kF16, 20, 18, "cpu", "auto", "int8", 1, "none", "int8"); }
+TEST(Crown, Int8WeightsInIntegers) { crown("opt", kOpt, DType::kF16, 20, 20, "cpu", "auto", "int8", 1, "none", "int8"); }
 TEST(Crown, ReferenceInIntegers) { crown("llama", kLlama, DType::kBF16, 5, 19, "reference", "auto", "int4", 1, "none", "int8"); }
 
 // And with sparse attention.

@@ -23,6 +23,14 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+GroupRange choose_weight_range(const EngineOptions& options, std::optional<DType> dtype) {
+  const std::string& name = options.weight_quantization;
+  if (name == "auto") return dtype == DType::kInt4 ? GroupRange::kMse : GroupRange::kMinMax;
+  if (name != "minmax" && name != "mse") fail_user("--weight-quantization {}: auto, minmax or mse", name);
+  if (!dtype || !is_quantized(*dtype)) fail_user("--weight-quantization {}: the weights are not quantized; add --weight-dtype int4 or int8", name);
+  return name == "mse" ? GroupRange::kMse : GroupRange::kMinMax;
+}
+
 /// Whether every matrix has this type already.
 bool has_dtype(const Model& model, DType dtype) {
   return std::all_of(model.weights().begin(), model.weights().end(), [&](const WeightSpec& weight) { return weight.always_resident || weight.dtype == dtype; });
@@ -122,10 +130,12 @@ Engine::Engine(EngineOptions options)
   compute_dtype_ = compute_dtype_of(options_, *model_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
   kernels_ = make_kernels(options_, compute_dtype_);
-  if (std::optional<DType> dtype = weight_dtype_of(options_); dtype && !has_dtype(*model_, *dtype)) {
+  const std::optional<DType> dtype = weight_dtype_of(options_);
+  weight_range_ = choose_weight_range(options_, dtype);
+  if (dtype && !has_dtype(*model_, *dtype)) {
     if (options_.disk_directory.empty())
       fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
-    PrepareOptions prepare{*dtype, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
+    PrepareOptions prepare{*dtype, weight_range_, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
     use_prepared_weights(*model_, *kernels_, *files_, prepare);
   }
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
@@ -240,6 +250,7 @@ void Engine::prepare_stage(const Workload& workload) {
   std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
 
   if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
+  FLEXGEN_CHECK(options_.stages.num_stages() == 1 || !policy_.on_gpu(), "messages between stages go from and to RAM");
   arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
   const Arenas arenas{arena_.get(), nullptr};
   AsyncDiskOptions disk;

@@ -25,6 +25,7 @@ struct EngineOptions {
   std::string backend = "cpu";      ///< "cpu" or "reference"
   std::string compute_dtype = "auto";  ///< "auto", "bf16", "f32": arithmetic of the cpu backend
   std::string weight_dtype = "auto";     ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory
+  std::string weight_quantization = "auto";  ///< of int8 and int4 weights: "minmax", "mse" (GroupRange), "auto" (mse for int4, minmax for int8)
   std::string matmul_dtype = "auto";     ///< "auto" (the arithmetic's), "int8": products with quantized weights in integers; needs an int8 or int4 weight_dtype
   std::function<void(int64_t, int64_t)> prepare_progress;  ///< (bytes done, in all) while weights are prepared; may be empty
   std::string kv_cache_dtype = "auto";  ///< "auto" (the arithmetic's), "bf16", "int8", "int4"
@@ -83,6 +84,7 @@ class Engine {
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
+  GroupRange weight_range() const { return weight_range_; }  ///< of weights that are quantized
 
   /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare().
   void set_hardware(const HardwareProfile& hardware) { hardware_ = hardware; }
@@ -129,6 +131,7 @@ class Engine {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Kernels> kernels_;
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
+  GroupRange weight_range_ = GroupRange::kMinMax;
   Workload workload_;
   HardwareProfile hardware_ = HardwareProfile::generic();
   Plan plan_;

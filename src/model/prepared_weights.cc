@@ -23,6 +23,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+std::string prepared_folder(const Model& model, const PrepareOptions& options) {
+  const bool mse = is_quantized(options.dtype) && options.range == GroupRange::kMse;
+  return fmt::format("flexgen-{}-{}{}", model.fingerprint(), dtype_name(options.dtype), mse ? "-mse" : "");
+}
+
 /// What one file holds: the matrices that a layer is the first to read.
 struct Part {
   std::string path;
@@ -135,7 +140,7 @@ class RowReader {
 }  // namespace
 
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options) {
-  const fs::path directory = fs::path(options.directory) / fmt::format("flexgen-{}-{}", model.fingerprint(), dtype_name(options.dtype));
+  const fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
   std::error_code failed;
   fs::create_directories(directory, failed);
   if (failed) fail_io("cannot create {}: {}", directory.string(), failed.message());
@@ -166,7 +171,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
       while (auto next = reader.next()) {
         const auto& [piece, rows] = *next;
         const WeightSpec& weight = reader.spec(piece.weight);
-        if (!kernels.convert_rows(rows, weight.dtype, piece.num_rows, weight.cols, options.dtype, converted.data()))
+        if (!kernels.convert_rows(rows, weight.dtype, piece.num_rows, weight.cols, options.dtype, options.range, converted.data()))
           fail_user("{}: the tensor '{}' holds infinities or NaN in the rows from {} on; it has no {} form", model.files()[static_cast<size_t>(weight.file)],
                     weight.name, piece.first_row, dtype_name(options.dtype));
         writer.append(converted.data(), piece.num_rows * row_bytes(options.dtype, weight.cols));

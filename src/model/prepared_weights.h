@@ -1,6 +1,6 @@
 #pragma once
 // Prepared weights: a checkpoint's matrices in another type, made once and streamed from then on (docs/file_formats.md). One file a
-// checkpoint and type, known by the checkpoint's fingerprint. One process writes it at a time; a killed one is continued by the next.
+// checkpoint, type and way to choose a group's range, known by the checkpoint's fingerprint. One process writes it at a time; a killed one is continued by the next.
 
 #include <functional>
 #include <string>
@@ -14,6 +14,7 @@ namespace flexgen {
 
 struct PrepareOptions {
   DType dtype = DType::kInt4;
+  GroupRange range = GroupRange::kMinMax;  ///< of quantized types
   std::string directory;            ///< where the file is, or is put
   int64_t memory_bytes = 64 << 20;  ///< for buffers, at most; 512 KiB at least are used
   /// (bytes of the checkpoint done, in all); called now and then, from the caller's thread.

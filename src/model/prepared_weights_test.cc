@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -46,9 +50,10 @@ class PreparedWeights : public testing::Test {
   PreparedWeights() : kernels_(make_reference_kernels()), checkpoint_((folder_.path() / "checkpoint").string()) {
     ensure_dummy_checkpoint(checkpoint_, kConfig, DType::kBF16, 11, nullptr);
   }
-  std::unique_ptr<Model> prepared(const std::string& name, DType dtype, FileSystem& files) {
+  std::unique_ptr<Model> prepared(const std::string& name, DType dtype, FileSystem& files, GroupRange range = GroupRange::kMinMax,
+                                  std::function<void(int64_t, int64_t)> progress = nullptr) {
     std::unique_ptr<Model> model = Model::load(checkpoint_);
-    use_prepared_weights(*model, *kernels_, files, {dtype, (folder_.path() / name).string(), 1 << 20, nullptr});
+    use_prepared_weights(*model, *kernels_, files, {dtype, range, (folder_.path() / name).string(), 1 << 20, std::move(progress)});
     return model;
   }
   TestFolder folder_;
@@ -86,9 +91,14 @@ TEST_F(PreparedWeights, HoldEveryMatrixRowByRow) {
 }
 
 TEST_F(PreparedWeights, EveryBackendMakesTheSameFiles) {
-  prepared("reference", DType::kInt4, real_);
+  auto all = [&](const char* name) {
+    for (DType dtype : {DType::kInt4, DType::kInt8})
+      for (GroupRange range : {GroupRange::kMinMax, GroupRange::kMse}) prepared(name, dtype, real_, range);
+  };
+  all("reference");
   kernels_ = make_cpu_kernels({2, DType::kF32});
-  prepared("cpu", DType::kInt4, real_);
+  all("cpu");
+  EXPECT_EQ(contents(folder_.path() / "cpu").size(), 4 * 4u);
   EXPECT_EQ(contents(folder_.path() / "reference"), contents(folder_.path() / "cpu"));
 }
 
@@ -118,6 +128,32 @@ TEST_F(PreparedWeights, AnInterruptedRunGoesOnToTheSameFiles) {
     prepared(name, DType::kInt4, real_);
     EXPECT_EQ(contents(folder_.path() / name), whole);
   }
+}
+
+TEST_F(PreparedWeights, AKilledRunGoesOnToTheSameFiles) {
+  prepared("whole", DType::kInt4, real_, GroupRange::kMse);
+  const auto whole = contents(folder_.path() / "whole");
+  int killed = 0;
+  for (int survives = 0;; survives += 2, ++killed) {  // so many calls of progress
+    const std::string name = "killed" + std::to_string(survives);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      int calls = 0;
+      prepared(name, DType::kInt4, real_, GroupRange::kMse, [&](int64_t, int64_t) {
+        if (calls++ == survives) kill(getpid(), SIGKILL);
+      });
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;  // there were not that many
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    EXPECT_NE(contents(folder_.path() / name), whole) << survives;
+    prepared(name, DType::kInt4, real_, GroupRange::kMse);
+    EXPECT_EQ(contents(folder_.path() / name), whole) << survives;
+  }
+  EXPECT_GE(killed, 5);
 }
 
 TEST_F(PreparedWeights, WhatIsNotWholeIsMadeAgain) {

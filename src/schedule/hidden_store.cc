@@ -36,7 +36,6 @@ int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
 HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas,
                          Lanes& lanes, StageLink link)
     : layout_(model, policy), lanes_(lanes), link_(link), file_(std::move(file)) {
-  FLEXGEN_CHECK(link.num_stages() == 1 || layout_.compute_tier == Tier::kCpu, "messages go from and to RAM");
   for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
     resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
     host_.push_back(arenas.cpu->allocate(layout_.host_bytes));

@@ -13,6 +13,9 @@ enum class DType : uint8_t { kF32, kF16, kBF16, kInt8, kInt4 };
 
 inline constexpr int64_t kQuantGroup = 64;  ///< values that share a scale and a minimum
 
+/// What the scale and minimum of a group are chosen by: its extremes, or the least squared error (tensor/group_quant.h).
+enum class GroupRange : uint8_t { kMinMax, kMse };
+
 /// Whether single elements have no place of their own, only whole rows.
 inline constexpr bool is_quantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
 

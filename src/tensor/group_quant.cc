@@ -34,11 +34,56 @@ float value_of(const std::byte* codes, const std::byte* parameters, DType dtype,
   return std::fma(static_cast<float>(code), step, minimum);
 }
 
+GroupParameters parameters_for(float low, float high, float levels) {
+  GroupParameters rounded{bf16_from_float(levels / (high - low)), bf16_from_float(low)};
+  if (!std::isfinite(float_from_bf16(rounded.scale))) rounded.scale = 0;
+  return rounded;
+}
+
+float squared_error(const float* group, int64_t count, GroupParameters rounded, float levels) {
+  const float scale = float_from_bf16(rounded.scale), minimum = float_from_bf16(rounded.minimum);
+  const float step = scale == 0 ? 0 : 1 / scale;
+  float lanes[16] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const float above = group[i] - minimum, code = std::nearbyint(std::clamp(above * scale, 0.0f, levels)), left = code * step;
+    const float error = above - left, square = error * error;
+    lanes[i % 16] += square;
+  }
+  for (int64_t half = 8; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+/// The search of GroupRange::kMse in a finite group.
+GroupParameters least_error(const float* group, int64_t count, float smallest, float largest, float levels) {
+  GroupParameters best = parameters_for(smallest, largest, levels);
+  if (best.scale == 0) return best;
+  float best_error = squared_error(group, count, best, levels), best_low = smallest, best_high = largest;
+  auto try_ends = [&](float low, float high) {
+    const GroupParameters tried = parameters_for(low, high, levels);
+    const float error = squared_error(group, count, tried, levels);
+    if (error < best_error) best = tried, best_error = error, best_low = low, best_high = high;
+  };
+  float unit = 0.04f * (largest - smallest);
+  for (int i = 0; i < 5; ++i)
+    for (int j = 0; j < 5; ++j) {
+      const float low = static_cast<float>(i) * unit, high = static_cast<float>(j) * unit;
+      try_ends(smallest + low, largest - high);
+    }
+  for (int round = 0; round < 2; ++round) {
+    unit *= 0.5f;
+    const float low = best_low, high = best_high;
+    for (float a : {-unit, 0.0f, unit})
+      for (float b : {-unit, 0.0f, unit}) try_ends(low + a, high + b);
+  }
+  return best;
+}
+
 int64_t num_groups(int64_t cols) { return (cols + kQuantGroup - 1) / kQuantGroup; }
 
 }  // namespace
 
-bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out) {
+bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out, GroupRange range) {
   const float levels = dtype == DType::kInt4 ? 15.0f : 255.0f;
   bool finite = true;
   for_groups(out, dtype, cols, [&](int64_t first, int64_t count, std::byte* codes, std::byte* parameters) {
@@ -50,13 +95,12 @@ bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out) {
       largest = std::max(largest, group[i]);
     }
     finite &= std::isfinite(largest - smallest);
-    GroupParameters rounded{bf16_from_float(levels / (largest - smallest)), bf16_from_float(smallest)};
-    if (!std::isfinite(float_from_bf16(rounded.scale))) rounded.scale = 0;
+    if (!finite) return;
+    const GroupParameters rounded = range == GroupRange::kMse ? least_error(group, count, smallest, largest, levels) : parameters_for(smallest, largest, levels);
     const float scale = float_from_bf16(rounded.scale), minimum = float_from_bf16(rounded.minimum);
     auto code = [&](int64_t i) {
       return i < count ? static_cast<unsigned>(std::nearbyint(std::clamp((group[i] - minimum) * scale, 0.0f, levels))) : 0u;
     };
-    if (!finite) return;
     if (dtype == DType::kInt8) {
       for (int64_t i = 0; i < count; ++i) codes[i] = static_cast<std::byte>(code(i));
     } else {

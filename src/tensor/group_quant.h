@@ -7,6 +7,12 @@
 // and codes q = round_half_even(clamp((x - minimum) * scale, 0, levels)) in fp32; a value comes back as minimum + q * (1 / scale).
 // Where max = min, or nearly so that the scale would be no finite bf16, scale = 0 and every value comes back as the minimum.
 //
+// That is GroupRange::kMinMax. GroupRange::kMse puts other ends low, high in the places of min(x), max(x): those with the least squared error of a
+// search (the clipping range of OmniQuant: Shao et al., ICLR 2024, its two ends apart, found as GPTQ's code does: by trying). With unit = 0.04 * (max - min),
+// low = min + i * unit, high = max - j * unit for i, j in 0..4; then, twice, unit is halved and low + a * unit, high + b * unit for a, b in -1..1 around
+// the best are tried. Of equal errors the earlier counts, so that it is never worse than kMinMax. All in fp32, each operation rounded by itself; the
+// squares of a group are summed in 16 lanes, i mod 16, and these by adding the upper half to the lower four times: every backend makes the same bytes.
+//
 // In memory: the codes of all groups, then for each group its scale and its minimum (2 bytes each). int8 takes a byte a code. An int4
 // group of n values takes ceil(n / 2) bytes: byte i has code i in its low half and code i + ceil(n / 2) in its high half (0 if there is none).
 
@@ -19,7 +25,7 @@ namespace flexgen {
 
 /// Quantizes x [cols] to a row of `dtype` (kInt8 or kInt4), row_bytes(dtype, cols) bytes at `out`. False, and nothing of use
 /// in `out`, if a value is infinite or NaN, or a group spans more than a float holds.
-bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out);
+bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out, GroupRange range = GroupRange::kMinMax);
 /// The other way: out [cols] f32.
 void dequantize_row(const std::byte* row, DType dtype, int64_t cols, float* out);
 

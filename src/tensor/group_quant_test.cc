@@ -26,7 +26,7 @@ std::vector<T> from_hex(const std::string& hex) {
 TEST(GroupQuant, AgreesWithNumPyBitForBit) {
   std::ifstream file(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/quant/rows.json");
   const auto cases = nlohmann::json::parse(file);
-  ASSERT_GE(cases.size(), 70u);
+  ASSERT_GE(cases.size(), 140u);
   for (const auto& item : cases) {
     const DType dtype = item["bits"] == 4 ? DType::kInt4 : DType::kInt8;
     const auto x = from_hex<float>(item["x"]);
@@ -34,8 +34,9 @@ TEST(GroupQuant, AgreesWithNumPyBitForBit) {
     const auto expected = from_hex<std::byte>(item["packed"]);
     ASSERT_EQ(static_cast<int64_t>(expected.size()), row_bytes(dtype, cols));
     std::vector<std::byte> packed(expected.size(), std::byte{0xee});
-    ASSERT_TRUE(quantize_row(x.data(), cols, dtype, packed.data()));
-    EXPECT_EQ(packed, expected) << dtype_name(dtype) << " " << cols;
+    const GroupRange range = item["range"] == "mse" ? GroupRange::kMse : GroupRange::kMinMax;
+    ASSERT_TRUE(quantize_row(x.data(), cols, dtype, packed.data(), range));
+    EXPECT_EQ(packed, expected) << item["range"] << dtype_name(dtype) << " " << cols;
     const auto back = from_hex<float>(item["back"]);
     std::vector<float> values(x.size());
     float largest = 0;
@@ -67,14 +68,37 @@ TEST(GroupQuant, ErrorIsAtMostHalfAStepAndRounding) {
   }
 }
 
+TEST(GroupQuant, TheSearchIsNeverWorseAndPaysForGroupsWithTails) {
+  std::mt19937 random(5);
+  std::student_t_distribution<float> tails(4);
+  double all[2] = {};
+  for (int round = 0; round < 200; ++round) {
+    const auto cols = static_cast<int64_t>(1 + random() % 64);
+    std::vector<float> x(static_cast<size_t>(cols)), back(x.size());
+    for (float& value : x) value = tails(random);
+    std::vector<std::byte> packed(static_cast<size_t>(row_bytes(DType::kInt4, cols)));
+    double error[2] = {};
+    for (int range = 0; range < 2; ++range) {
+      ASSERT_TRUE(quantize_row(x.data(), cols, DType::kInt4, packed.data(), range ? GroupRange::kMse : GroupRange::kMinMax));
+      dequantize_row(packed.data(), DType::kInt4, cols, back.data());
+      for (size_t i = 0; i < x.size(); ++i) error[range] += std::pow(static_cast<double>(x[i]) - back[i], 2);
+      all[range] += error[range];
+    }
+    EXPECT_LE(error[1], error[0] * 1.00001);
+  }
+  EXPECT_LT(all[1], 0.85 * all[0]);
+}
+
 TEST(GroupQuant, ConstantsComeBackExactly) {
   for (float value : {0.0f, -0.0f, 1.0f, -3.5f, 0.0078125f, 1e-40f}) {
     const float exact = float_from_bf16(bf16_from_float(value));
     std::vector<float> x(100, exact), back(100);
     std::vector<std::byte> packed(static_cast<size_t>(row_bytes(DType::kInt4, 100)));
-    ASSERT_TRUE(quantize_row(x.data(), 100, DType::kInt4, packed.data()));
-    dequantize_row(packed.data(), DType::kInt4, 100, back.data());
-    EXPECT_EQ(back, x);
+    for (GroupRange range : {GroupRange::kMinMax, GroupRange::kMse}) {
+      ASSERT_TRUE(quantize_row(x.data(), 100, DType::kInt4, packed.data(), range));
+      dequantize_row(packed.data(), DType::kInt4, 100, back.data());
+      EXPECT_EQ(back, x);
+    }
   }
 }
 

@@ -1,7 +1,5 @@
 #include "backend/cpu/attention.h"
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -19,16 +17,12 @@
 #include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
 #include "backend/cpu/quant_inl.h"
+#include "backend/cpu/attention_inl.h"
 // clang-format on
 
-#ifndef FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
-#define FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
+#ifndef FLEXGEN_BACKEND_CPU_ATTENTION_TASK_ONCE_
+#define FLEXGEN_BACKEND_CPU_ATTENTION_TASK_ONCE_
 namespace flexgen {
-/// Positions of one pass of the online softmax. Aligned to multiples of itself, whatever the page
-/// size, so that the sums of a position's row are always grouped in the same way.
-inline constexpr int64_t kSpan = 64;
-/// Scores of a row: a span, and room for a last store of four.
-inline constexpr int64_t kScoreStride = kSpan + 16;
 /// Head elements that the widest vectors take at a time; rows of heads in scratch are filled up to
 /// it.
 inline constexpr int64_t kMaxPair = 32;
@@ -40,8 +34,6 @@ inline constexpr int64_t kTaskQueries = 32;
 HWY_BEFORE_NAMESPACE();
 namespace flexgen::HWY_NAMESPACE {
 
-using Floats = hn::ScalableTag<float>;
-using Four = hn::CappedTag<float, 4>;
 
 // A head is taken in pairs of vectors. For bf16 the first of a pair holds the even elements and the
 // second the odd ones, which are the halves of 32-bit words and so cost one operation each; queries
@@ -106,48 +98,6 @@ HWY_INLINE void from_pairs(float* head, int64_t n) {
   }
 }
 
-#if HWY_TARGET == HWY_SCALAR
-template <class V>
-HWY_INLINE void store_sums(Floats, V a, V b, V c, V e, float* to) {
-  to[0] = hn::GetLane(a), to[1] = hn::GetLane(b), to[2] = hn::GetLane(c), to[3] = hn::GetLane(e);
-}
-#else
-/// Adds the halves of a vector until four lanes are left.
-template <class D>
-HWY_INLINE hn::Vec<Four> fold(D, hn::Vec<D> v) {
-  if constexpr (hn::MaxLanes(D()) <= 4) {
-    return v;
-  } else {
-    const hn::Half<D> half;
-    return fold(half, hn::Add(hn::UpperHalf(half, v), hn::LowerHalf(half, v)));
-  }
-}
-
-/// Stores the sums over the lanes of each of four vectors.
-template <class D, class V>
-HWY_INLINE void store_sums(D d, V a, V b, V c, V e, float* to) {
-  const hn::Repartition<uint64_t, D> pair;
-  const auto ab =
-      hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-  const auto ce =
-      hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  const auto low = hn::BitCast(d, hn::InterleaveLower(pair, ab, ce));
-  const auto high = hn::BitCast(d, hn::InterleaveUpper(pair, ab, ce));
-  hn::StoreU(fold(d, hn::Add(low, high)), Four(), to);
-}
-#endif
-
-/// Tokens by which reads are asked for in advance: the arithmetic of several queries a key leaves
-/// too few reads in flight otherwise.
-constexpr int64_t kTokensAhead = 16;
-
-/// Asks for the `bytes` at p + offset bytes; may lie anywhere.
-HWY_INLINE void fetch_ahead(const void* p, int64_t offset, int64_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(offset);
-  for (int64_t i = 0; i < bytes; i += 64)
-    hwy::Prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)));
-}
-
 /// Sums of products in flight: kRows queries times four tokens.
 template <int kRows>
 struct Sums {
@@ -174,13 +124,13 @@ HWY_INLINE Sums<kRows> score_step(Sums<kRows> sums, const float* HWY_RESTRICT q,
 /// scores[m][t] = q[m] . keys[t] for kRows queries and num_tokens tokens. Stores up to three more.
 template <int kRows, typename T>
 HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HWY_RESTRICT keys,
-                      int64_t head_size, int64_t num_tokens, float* HWY_RESTRICT scores) {
+                      int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* HWY_RESTRICT scores) {
   const Floats d;
   const int64_t whole = round_down(head_size, kPair);
   const auto rest = static_cast<size_t>(head_size - whole);
   const auto token_bytes = head_size * static_cast<int64_t>(sizeof(T));
   for (int64_t t = 0; t < num_tokens; t += 4) {
-    fetch_ahead(keys, (t + kTokensAhead) * token_bytes, 4 * token_bytes);
+    ahead.fetch(keys + t * head_size, t, t + 4, token_bytes);
     const T* key[4];
     for (int64_t j = 0; j < 4; ++j) key[j] = keys + std::min(t + j, num_tokens - 1) * head_size;
     Sums<kRows> sums;
@@ -203,15 +153,14 @@ HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HW
 /// mixed[m][i..] += sum over t of weights[m][t] * values[t][i..] for kPairs pairs of head elements.
 template <int kRows, int kPairs, class LoadValue, typename T>
 HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
-                         int64_t head_size, int64_t num_tokens, float* HWY_RESTRICT mixed,
+                         int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* HWY_RESTRICT mixed,
                          int64_t mixed_stride, const LoadValue& load_value) {
   const Floats d;
-  const auto token_bytes = head_size * static_cast<int64_t>(sizeof(T));
   Pair sum[kRows][kPairs];
   for (int m = 0; m < kRows; ++m)
     for (int j = 0; j < kPairs; ++j) sum[m][j] = load_pair(mixed + m * mixed_stride + j * kPair);
   for (int64_t t = 0; t < num_tokens; ++t) {
-    fetch_ahead(values, (t + kTokensAhead) * token_bytes, kRows > 1 ? token_bytes : 0);
+    ahead.fetch(values + t * head_size, t, t + 1, kPairs * kPair * static_cast<int64_t>(sizeof(T)));
     Pair value[kPairs];
     for (int j = 0; j < kPairs; ++j) value[j] = load_value(values + t * head_size + j * kPair);
     for (int m = 0; m < kRows; ++m) {
@@ -231,12 +180,12 @@ HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRIC
 
 template <int kRows, typename T>
 HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, int64_t num_tokens,
-                    float* mixed, int64_t mixed_stride) {
+                    RowsAhead ahead, float* mixed, int64_t mixed_stride) {
   constexpr int kMany = kRows <= 2 ? kHeadPairs : kHeadPairs / 2;
   auto load_whole = [](const T* p) HWY_ATTR { return load_pair(p); };
   int64_t i = 0;
   auto part = [&](auto pairs, const auto& load_value) HWY_ATTR {
-    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, mixed + i,
+    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, ahead, mixed + i,
                                             mixed_stride, load_value);
     i += decltype(pairs)::value * kPair;
   };
@@ -247,50 +196,6 @@ HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, in
     part(std::integral_constant<int, 1>(),
          [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
   }
-}
-
-/// What a query row carries from span to span.
-struct Row {
-  int64_t first, end;  ///< positions it attends to
-  float maximum, sum;
-};
-
-/// One span of the online softmax: scores become weights relative to the new maximum, what was
-/// mixed so far is scaled to it. [first, end) of the span are the row's.
-HWY_INLINE void soften(Row& row, float* HWY_RESTRICT scores, int64_t first, int64_t end,
-                       float scale, float* HWY_RESTRICT mixed, int64_t mixed_size) {
-  const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto lowest = hn::Set(d, -INFINITY), factor = hn::Set(d, scale);
-  auto inside = [&](int64_t t) HWY_ATTR {
-    const auto at = hn::Iota(d, static_cast<float>(t));
-    return hn::And(hn::Ge(at, hn::Set(d, static_cast<float>(first))),
-                   hn::Lt(at, hn::Set(d, static_cast<float>(end))));
-  };
-  auto maximum = hn::Set(d, row.maximum);
-  for (int64_t t = 0; t < kSpan; t += lanes) {
-    const auto scaled =
-        hn::IfThenElse(inside(t), hn::Mul(hn::LoadU(d, scores + t), factor), lowest);
-    hn::StoreU(scaled, d, scores + t);
-    maximum = hn::Max(maximum, scaled);
-  }
-  maximum = hn::MaxOfLanes(d, maximum);
-  const float new_maximum = hn::GetLane(maximum);
-  auto sum = hn::Zero(d);
-  for (int64_t t = 0; t < kSpan; t += lanes) {
-    const auto weight =
-        hn::IfThenElseZero(inside(t), hn::Exp(d, hn::Sub(hn::LoadU(d, scores + t), maximum)));
-    hn::StoreU(weight, d, scores + t);
-    sum = hn::Add(sum, weight);
-  }
-  if (new_maximum != row.maximum) {
-    const auto shrink = hn::Exp(d, hn::Sub(hn::Set(d, row.maximum), maximum));
-    for (int64_t i = 0; i < mixed_size; i += lanes)
-      hn::Store(hn::Mul(hn::Load(d, mixed + i), shrink), d, mixed + i);
-    row.sum *= hn::GetLane(shrink);
-    row.maximum = new_maximum;
-  }
-  row.sum += hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
 /// Calls use(std::integral_constant<int, n>) for n = count in [1, kQueries].
@@ -372,8 +277,9 @@ void attend_as(const AttentionTask& task, float* scratch) {
   auto for_blocks = [&](const auto& use) HWY_ATTR {
     for (int64_t head = 0; head < task.num_heads; ++head)
       for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries)
-        with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m),
-                   [&](auto count) HWY_ATTR { use(count, m, head); });
+        with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m), [&](auto count) HWY_ATTR {
+          use(count, m, head, RowsAhead((m - head * per_head) / kQueries, ceil_div(per_head, kQueries), 0, token_bytes, kSpan * token_bytes));
+        });
   };
 
   // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in
@@ -381,10 +287,10 @@ void attend_as(const AttentionTask& task, float* scratch) {
   for (int64_t span = task_begin / kSpan * kSpan; span < task_end; span += kSpan) {
     auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
     auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
-    for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
+    for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
       for_elements(0, head, first_in_span(m), end_in_span(m + count - 1),
                 [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
-                  score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from,
+                  score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, ahead,
                                                 scores + m * kScoreStride + (from - span));
                 });
     });
@@ -392,11 +298,11 @@ void attend_as(const AttentionTask& task, float* scratch) {
       if (first_in_span(m) < end_in_span(m))
         soften(rows[m], scores + m * kScoreStride, first_in_span(m) - span, end_in_span(m) - span,
                task.rule.scale, mixed + m * stride, stride);
-    for_blocks([&](auto count, int64_t m, int64_t head) HWY_ATTR {
+    for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
       auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
         for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
           mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
-                                     to - from, mixed + row * stride, stride);
+                                     to - from, ahead, mixed + row * stride, stride);
         });
       };
       // Positions all the queries attend to, together; those of some of them alone, before and
@@ -439,6 +345,8 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     to = std::min({end, (from / kSpan + 1) * kSpan, (from / g.page_tokens + 1) * g.page_tokens});
     const std::byte* data = task.slot->pages[from / g.page_tokens] + g.row_offset(0, kv_head, from);
     const T* keys = reinterpret_cast<const T*>(data);
+    // Heads go one after the other here, so what comes next is in the next page.
+    const int64_t ahead = to < end ? task.slot->pages[to / g.page_tokens] + g.row_offset(0, kv_head, to) - data : 0;
     if constexpr (std::is_same_v<T, float>) {
       if (is_quantized(g.dtype)) {
         for (int64_t t = from; t < to; ++t, data += token_bytes) unpack_row(data, g.dtype, head_size, unpacked + (t - from) * head_size);
@@ -447,7 +355,7 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     }
     for (int64_t m = 0; m < group; m += kQueries)
       with_count(std::min<int64_t>(kQueries, group - m), [&](auto count) HWY_ATTR {
-        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, scores + m * kScoreStride);
+        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes, ahead), scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m)
       for (int64_t t = from; t < to; ++t) out[m * out_stride + t - first] = scores[m * kScoreStride + t - from] * task.rule.scale;
@@ -467,21 +375,25 @@ void AttentionScores(const AttentionTask& task, int64_t head, int64_t first, flo
   }
 }
 
-void AddSoftmax(const float* scores, int64_t count, float* shares) {
+void AddSoftmax(float* scores, int64_t count, float* shares) {
   const Floats d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  float maximum = -INFINITY;
-  for (int64_t i = 0; i < count; ++i) maximum = std::max(maximum, scores[i]);
-  auto weight = [&](int64_t i, size_t n) HWY_ATTR {
-    const auto inside = hn::Lt(hn::Iota(d, 0.0f), hn::Set(d, static_cast<float>(n)));
-    return hn::IfThenElseZero(inside, hn::Exp(d, hn::Sub(load(d, scores + i, n), hn::Set(d, maximum))));
-  };
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d)), whole = round_down(count, lanes);
+  auto most = hn::Set(d, -INFINITY);
+  for (int64_t i = 0; i < whole; i += lanes) most = hn::Max(hn::LoadU(d, scores + i), most);
+  float maximum = hn::GetLane(hn::MaxOfLanes(d, most));
+  for (int64_t i = whole; i < count; ++i) maximum = std::max(maximum, scores[i]);
   auto sum = hn::Zero(d);
-  for (int64_t i = 0; i < count; i += lanes) sum = hn::Add(sum, weight(i, static_cast<size_t>(std::min(lanes, count - i))));
+  for (int64_t i = 0; i < count; i += lanes) {
+    const auto n = static_cast<size_t>(std::min(lanes, count - i));
+    auto weight = hn::Exp(d, hn::Sub(load(d, scores + i, n), hn::Set(d, maximum)));
+    if (i == whole) weight = hn::IfThenElseZero(hn::FirstN(d, n), weight);
+    store(d, weight, scores + i, n);
+    sum = hn::Add(sum, weight);
+  }
   const auto inverse = hn::Set(d, 1.0f / hn::GetLane(hn::SumOfLanes(d, sum)));
   for (int64_t i = 0; i < count; i += lanes) {
     const auto n = static_cast<size_t>(std::min(lanes, count - i));
-    store(d, hn::MulAdd(weight(i, n), inverse, load(d, shares + i, n)), shares + i, n);
+    store(d, hn::MulAdd(load(d, scores + i, n), inverse, load(d, shares + i, n)), shares + i, n);
   }
 }
 
@@ -560,7 +472,7 @@ void attention_scores(const AttentionTask& task, int64_t head, int64_t first, fl
   HWY_DYNAMIC_DISPATCH(AttentionScores)(task, head, first, out, out_stride, scratch);
 }
 
-void add_softmax(const float* scores, int64_t count, float* shares) { HWY_DYNAMIC_DISPATCH(AddSoftmax)(scores, count, shares); }
+void add_softmax(float* scores, int64_t count, float* shares) { HWY_DYNAMIC_DISPATCH(AddSoftmax)(scores, count, shares); }
 
 }  // namespace flexgen
 #endif  // HWY_ONCE

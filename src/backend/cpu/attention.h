@@ -35,7 +35,7 @@ void attend(const AttentionTask& task, float* scratch);
 /// The scaled scores of a task's one row and of the query heads of kv head `head` (counted from the task's first): out [group, out_stride], from
 /// position `first` up to the row's own. scratch: attention_scratch_floats() of the task.
 void attention_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch);
-/// shares[i] += softmax(scores)[i].
-void add_softmax(const float* scores, int64_t count, float* shares);
+/// shares[i] += softmax(scores)[i]. What is left in `scores` is of no use.
+void add_softmax(float* scores, int64_t count, float* shares);
 
 }  // namespace flexgen

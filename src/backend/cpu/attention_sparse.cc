@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "backend/cpu/attention_dot.h"
+#include "backend/cpu/attention_kernel.h"
 #include "backend/sparse_positions.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -12,6 +12,8 @@ namespace {
 
 /// Of the sequences put together; what both kernels take.
 constexpr int64_t kPageTokens = 64;
+/// By which chosen rows, which lie anywhere, are asked for before they are copied.
+constexpr int64_t kRowsAhead = 12;
 
 }  // namespace
 
@@ -23,9 +25,10 @@ float* AttentionSparse::scratch(int64_t floats) {
   return scratch_.get();
 }
 
-void AttentionSparse::attend(const AttentionTask& task, bool dot) {
+void AttentionSparse::attend(const AttentionTask& task) {
   FLEXGEN_CHECK(task.sparse && task.num_rows == 1, "{} rows", task.num_rows);
   const KvGeometry& g = *task.geometry;
+  const AttentionKernel& kernel = attention_kernel(g, task.out_dtype);
   const int64_t group = g.query_heads / g.kv_heads, position = task.slot->past + task.first_row, bytes = row_bytes(g.dtype, g.head_size);
   const int64_t visible = task.rule.visible(position), first = position + 1 - visible, kept = task.rule.kept(visible);
   const KvGeometry chosen_geometry{g.dtype, group, 1, g.head_size, kPageTokens};
@@ -37,21 +40,24 @@ void AttentionSparse::attend(const AttentionTask& task, bool dot) {
 
   scores_.resize(static_cast<size_t>(group * visible));
   for (int64_t head = 0; head < task.num_heads; ++head) {
-    float* const task_scratch = scratch(dot ? attention_dot_scratch_floats(task) : attention_scratch_floats(task));
-    (dot ? attention_dot_scores : attention_scores)(task, head, first, scores_.data(), visible, task_scratch);
+    kernel.scores(task, head, first, scores_.data(), visible, scratch(kernel.scratch_floats(task)));
     shares_.assign(static_cast<size_t>(visible), 0);
     for (int64_t m = 0; m < group; ++m) add_softmax(scores_.data() + m * visible, visible, shares_.data());
     choose_positions(shares_, kept, &chosen_);
-    for (int64_t i = 0; i < kept; ++i) {
+    auto row_of = [&](int64_t which, int64_t i) {
       const int64_t from = first + chosen_[static_cast<size_t>(i)];
-      for (int64_t which : {0, 1})
-        std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i),
-                    task.slot->pages[from / g.page_tokens] + g.row_offset(which, task.first_head + head, from), static_cast<size_t>(bytes));
-    }
+      return task.slot->pages[from / g.page_tokens] + g.row_offset(which, task.first_head + head, from);
+    };
+    for (int64_t which : {0, 1})
+      for (int64_t i = 0; i < kept; ++i) {
+        if (i + kRowsAhead < kept)
+          for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row_of(which, i + kRowsAhead) + at);
+        std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i), row_of(which, i), static_cast<size_t>(bytes));
+      }
     const int64_t at = ((task.slot->first_row + task.first_row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
     AttentionTask dense{.q = task.q + at, .geometry = &chosen_geometry, .rule = {task.rule.scale}, .out_dtype = task.out_dtype,
                         .out = task.out + size_bytes(task.out_dtype, at), .slot = &chosen_slot, .num_rows = 1, .num_heads = 1};
-    (dot ? attend_dot : flexgen::attend)(dense, scratch(dot ? attention_dot_scratch_floats(dense) : attention_scratch_floats(dense)));
+    kernel.attend(dense, scratch(kernel.scratch_floats(dense)));  // it takes these pages too
   }
 }
 

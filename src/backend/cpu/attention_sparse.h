@@ -12,9 +12,9 @@ namespace flexgen {
 
 class AttentionSparse {
  public:
-  /// Computes a sparse task's part of `out`; `dot`: by the kernels of attention_dot.h. The chosen positions' keys and values are put together as a
+  /// Computes a sparse task's part of `out`. The chosen positions' keys and values are put together as a
   /// short sequence, which the dense kernel then attends to: a softmax over the chosen alone (top-k attention, Gupta et al. 2021).
-  void attend(const AttentionTask& task, bool dot);
+  void attend(const AttentionTask& task);
 
  private:
   float* scratch(int64_t floats);

@@ -8,8 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "backend/cpu/attention.h"
-#include "backend/cpu/attention_dot.h"
+#include "backend/cpu/attention_kernel.h"
 #include "backend/cpu/attention_sparse.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/linear_int8.h"
@@ -50,11 +49,11 @@ class CpuKernels : public Kernels {
     });
   }
 
-  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
     std::atomic<bool> good = true;
     for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
       for (int64_t r = first; r < first + count; ++r)
-        if (!vector_rows::convert(rows + r * row_bytes(from, cols), from, cols, to, out + r * row_bytes(to, cols))) good = false;
+        if (!vector_rows::convert(rows + r * row_bytes(from, cols), from, cols, to, out + r * row_bytes(to, cols), range)) good = false;
     });
     return good;
   }
@@ -175,10 +174,10 @@ class CpuKernels : public Kernels {
                       .out_dtype = act_dtype_,
                       .out = out};
     plan_attention(all, num_threads_, slots, tasks_);
-    const bool dot = attention_dot_fits(geometry, act_dtype_);
+    const AttentionKernel& kernel = attention_kernel(geometry, act_dtype_);
     int64_t floats = 0;
     for (const AttentionTask& task : tasks_)
-      floats = std::max(floats, round_up(dot ? attention_dot_scratch_floats(task) : attention_scratch_floats(task), 16));
+      floats = std::max(floats, round_up(kernel.scratch_floats(task), 16));
     if (const int64_t total = floats * num_threads_; total > attention_scratch_size_) {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
       attention_scratch_size_ = total;
@@ -188,8 +187,8 @@ class CpuKernels : public Kernels {
       flops += 4.0 * static_cast<double>(geometry.query_heads * geometry.head_size * slot.num_rows) * static_cast<double>(slot.past + slot.num_rows);
     parallel_for(team_for(num_threads_, flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
       const AttentionTask& mine = tasks_[static_cast<size_t>(task)];
-      if (mine.sparse) return sparse_[static_cast<size_t>(worker)].attend(mine, dot);
-      (dot ? attend_dot : attend)(mine, attention_scratch_.get() + worker * floats);
+      if (mine.sparse) return sparse_[static_cast<size_t>(worker)].attend(mine);
+      kernel.attend(mine, attention_scratch_.get() + worker * floats);
     });
   }
 

@@ -15,6 +15,7 @@
 #include <hwy/contrib/math/math-inl.h>
 #include "backend/cpu/simd_inl.h"
 #include "backend/cpu/quant_inl.h"
+#include "backend/cpu/quant_search_inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -31,7 +32,7 @@ HWY_INLINE void for_blocks(int64_t count, const Body& body) {
 }
 
 template <typename T>
-bool pack_row(const T* x, DType dtype, int64_t cols, std::byte* out) {
+bool pack_row(const T* x, DType dtype, int64_t cols, GroupRange range, std::byte* out) {
   const Floats d;
   const hn::RebindToSigned<Floats> di;
   const hn::Rebind<uint8_t, Floats> bytes;
@@ -54,8 +55,13 @@ bool pack_row(const T* x, DType dtype, int64_t cols, std::byte* out) {
     });
     const float smallest = hn::GetLane(hn::MinOfLanes(d, least)), largest = hn::GetLane(hn::MaxOfLanes(d, most));
     if (!std::isfinite(hn::GetLane(hn::SumOfLanes(d, poison))) || !std::isfinite(largest - smallest)) return false;
-    uint16_t bits[2] = {bf16_from_float(levels / (largest - smallest)), bf16_from_float(smallest)};
-    if (!std::isfinite(float_from_bf16(bits[0]))) bits[0] = 0;
+    GroupEnds ends(smallest, largest, levels);
+    if (range == GroupRange::kMse && ends.scale != 0) {
+      alignas(64) float values[kQuantGroup] = {};
+      for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, group + i, n), values + i, n); });
+      ends = least_error(values, count, ends, levels);
+    }
+    const uint16_t bits[2] = {ends.scale, ends.minimum};
     std::memcpy(parameters, bits, sizeof(bits));
     const auto scale = hn::Set(d, float_from_bf16(bits[0])), minimum = hn::Set(d, float_from_bf16(bits[1]));
     auto code = [&](int64_t i, size_t n) HWY_ATTR {
@@ -81,13 +87,13 @@ bool pack_row(const T* x, DType dtype, int64_t cols, std::byte* out) {
   return true;
 }
 
-bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
+bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst, GroupRange range) {
   const Floats d;
   bool good = true;
   if (is_quantized(src_dtype)) {
     with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR { unpack_row(static_cast<const std::byte*>(src), src_dtype, count, to); });
   } else if (is_quantized(dst_dtype)) {
-    with_type(src_dtype, src, [&](const auto* from) HWY_ATTR { good = pack_row(from, dst_dtype, count, static_cast<std::byte*>(dst)); });
+    with_type(src_dtype, src, [&](const auto* from) HWY_ATTR { good = pack_row(from, dst_dtype, count, range, static_cast<std::byte*>(dst)); });
   } else {
     with_type(src_dtype, src, [&](const auto* from) HWY_ATTR {
       with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR {
@@ -252,8 +258,8 @@ HWY_EXPORT(TargetName);
 
 namespace vector_rows {
 
-bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst) {
-  return HWY_DYNAMIC_DISPATCH(Convert)(src, src_dtype, count, dst_dtype, dst);
+bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst, GroupRange range) {
+  return HWY_DYNAMIC_DISPATCH(Convert)(src, src_dtype, count, dst_dtype, dst, range);
 }
 void add(const void* row, DType dtype, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(Add)(row, dtype, count, out);

@@ -104,13 +104,13 @@ class ReferenceKernels : public Kernels {
     }
   }
 
-  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
     std::vector<float> row(static_cast<size_t>(cols));
     bool good = true;
     for (int64_t r = 0; r < num_rows; ++r) {
       for (int64_t c = 0; c < cols; ++c) row[static_cast<size_t>(c)] = load_float(rows, from, r * cols + c);
       std::byte* to_row = out + r * row_bytes(to, cols);
-      if (is_quantized(to)) good &= quantize_row(row.data(), cols, to, to_row);
+      if (is_quantized(to)) good &= quantize_row(row.data(), cols, to, to_row, range);
       else store_row(row.data(), cols, to, to_row);
     }
     return good;

@@ -209,6 +209,7 @@ class MpiWorld : public World, private Port {
 
   void join() {
     setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0);
+    setenv("OMPI_MCA_osc", "^rdma", 0);  // 4.1's chooses itself for windows over TCP, and then fails
     int provided = 0;
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "start");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
