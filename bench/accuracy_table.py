@@ -52,6 +52,7 @@ def main():
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--sample-tokens", type=int, default=400)
     parser.add_argument("--lines", type=int, default=1000)
+    parser.add_argument("--matmul", nargs="+", default=["auto", "int8"], help="which of --matmul-dtype auto and int8 to show")
     parser.add_argument("--out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -59,15 +60,18 @@ def main():
         run([sys.executable, os.path.join(DEMO, "invoice_records.py"), "--seed", "2000003", "--count", str(args.lines), "--task", task])
         rows = []
         print("| weights | KV cache | keys | sparsity | perplexity | lines right | fields right |\n| --- | --- | --- | --- | --- | --- | --- |")
-        for sparsity in ("1", "0.1"):
-            for weights in DTYPES:
-                for cache, rotation in [(dtype, "none") for dtype in DTYPES] + [("int4", "hadamard")]:
-                    flags = ["--weight-dtype", weights, "--kv-cache-dtype", cache, "--kv-cache-rotation", rotation, "--attention-sparsity", sparsity]
-                    of_text = evaluate(args, folder, flags, args.text_model, ["--perplexity", text])
-                    of_task = evaluate(args, folder, flags, os.path.join(DEMO, "model"), ["--task", task, "--max-tokens", "96"])
-                    rows.append({"flags": flags, "text": of_text, "task": of_task})
-                    print(f"| {weights} | {cache} | {'rotated' if rotation != 'none' else 'plain'} | {sparsity} | {of_text['perplexity']:.4f} | "
-                          f"{of_task['exact_percent']:.1f}% | {of_task['fields_percent']:.2f}% |", flush=True)
+        settings = [(sparsity, weights, "auto", cache, rotation) for sparsity in ("1", "0.1") for weights in DTYPES
+                    for cache, rotation in [(dtype, "none") for dtype in DTYPES] + [("int4", "hadamard")]]
+        settings += [("1", weights, "int8", cache, "none") for weights in ("int8", "int4") for cache in DTYPES]
+        for sparsity, weights, matmul, cache, rotation in settings:
+            if matmul not in args.matmul:
+                continue
+            flags = ["--weight-dtype", weights, "--kv-cache-dtype", cache, "--kv-cache-rotation", rotation, "--attention-sparsity", sparsity, "--matmul-dtype", matmul]
+            of_text = evaluate(args, folder, flags, args.text_model, ["--perplexity", text])
+            of_task = evaluate(args, folder, flags, os.path.join(DEMO, "model"), ["--task", task, "--max-tokens", "96"])
+            rows.append({"flags": flags, "text": of_text, "task": of_task})
+            print(f"| {weights}{', int8 products' if matmul == 'int8' else ''} | {cache} | {'rotated' if rotation != 'none' else 'plain'} | {sparsity} | "
+                  f"{of_text['perplexity']:.4f} | {of_task['exact_percent']:.1f}% | {of_task['fields_percent']:.2f}% |", flush=True)
         if args.out:
             json.dump(rows, open(args.out, "w"), indent=1)
 

@@ -60,7 +60,7 @@ class Test:
 
     def command(self, ranks, output, flags):
         launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
-        return [*launch, self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--cpu-memory", "24MiB", "--disk-dir", self.spill,
+        return [*launch, self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "24MiB", "--disk-dir", self.spill,
                 "--disk-space", "256MiB", "--threads", "1", *flags.split()] + (["--rank-timeout", str(self.timeout_s)] if ranks > 1 else [])
 
     def start(self, ranks, output, flags):

@@ -31,9 +31,12 @@ struct EngineFlags {
   double attention_sparsity = 1;
   int threads = 0;
   int64_t cpu_memory_bytes = 0;  ///< 0: from what is free
+  int64_t gpu_memory_bytes = 0;  ///< `plan` only, for a profile with a GPU; 0: no GPU computes
   int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory
   std::string disk_directory;
   PolicyRequest policy;
+  std::string hardware;      ///< a profile's file, "generic", or empty: this machine's own
+  std::string planner = "search";
   std::string trace_file;
 };
 
@@ -73,6 +76,7 @@ struct BenchOptions {
   int64_t num_prompts = 128;
   uint64_t seed = 0;
   std::string json_file;
+  bool simulate = false;             ///< the same job on simulated lanes of the profile too
   TeamFlags team;
   EngineFlags engine;
 };
@@ -104,7 +108,19 @@ struct DoctorOptions {
   int threads = 0;
 };
 
-using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
+struct PlanOptions {
+  std::string model;              ///< a directory, a config.json, or the name of a shape
+  std::string dtype = "bf16";     ///< of a shape's weights
+  std::string input;              ///< a batch file; empty: the lengths below
+  std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
+  int64_t num_prompts = 128;
+  uint64_t seed = 0;
+  bool json = false;
+  std::string plot_file;          ///< HTML; empty: none
+  EngineFlags engine;
+};
+
+using Command = std::variant<PlanOptions, RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
 
 /// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
 struct CommandText {

@@ -51,6 +51,17 @@ TEST(Options, RunBatch) {
   EXPECT_EQ(options.engine.trace_file, "t.json");
 }
 
+TEST(Options, ProductsInIntegersNeedQuantizedWeights) {
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--weight-dtype int4 --disk-dir /tmp --matmul-dtype int8").engine.matmul_dtype, "int8");
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch).engine.matmul_dtype, "auto");
+  for (const char* weights : {"", "--weight-dtype bf16 "}) {
+    auto result = parse(kBatch + weights + "--matmul-dtype int8");
+    ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << weights;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
+    EXPECT_THAT(std::get<CommandText>(result).text, HasSubstr("--weight-dtype"));
+  }
+}
+
 TEST(Options, WhatIsLeftOutIsChosenLater) {
   auto options = parsed<RunBatchOptions>(kBatch);
   EXPECT_FALSE(options.overwrite);

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "app/commands.h"
+#include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
@@ -20,12 +21,13 @@ namespace {
 
 class EngineRunner : public BatchRunner {
  public:
-  /// `write_directory`: where writes are measured; empty: they are not. `team`: null if this process is alone.
-  EngineRunner(Engine& engine, bool efficiency, std::string write_directory, Team* team)
-      : engine_(engine), efficiency_(efficiency), write_directory_(std::move(write_directory)), team_(team) {}
+  /// `team`: null if this process is alone.
+  EngineRunner(Engine& engine, bool efficiency, const EngineFlags& flags, Team* team)
+      : engine_(engine), efficiency_(efficiency), flags_(flags), write_directory_(flags.disk_directory), team_(team) {}
   void prepare(const Workload& workload) override {
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), files_, kPeakTimeS, write_directory_);
+    set_hardware(engine_, flags_);
     engine_.prepare(workload);
     if (!team_ || team_->is_root()) fmt::print(stderr, "{}", plan_table(engine_));
   }
@@ -49,6 +51,7 @@ class EngineRunner : public BatchRunner {
   Engine& engine_;
   FileSystem files_;
   bool efficiency_;
+  EngineFlags flags_;
   std::string write_directory_;
   Team* team_;
   LanePeaks peaks_;
@@ -84,9 +87,9 @@ int run_alone(const RunBatchOptions& options) {
   const Shard shard = parse_shard(options.shard);
   const std::string output = shard_output(options.output, shard);
   Engine engine(engine_options(options.engine, options.model));
-  EngineRunner runner(engine, options.efficiency, options.engine.disk_directory, nullptr);
+  EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
   const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard}, described(options, engine), runner, signals.stop());
-  return tell(outcome, output, outcome.report.sequences > 0 ? runner.efficiency_of(outcome.report) : "");
+  return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 
 int run_together(const RunBatchOptions& options, Team& team) {
@@ -102,7 +105,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     team.agree(facts);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
     const BatchFiles files{options.input, options.output, options.overwrite};
-    EngineRunner runner(engine, false, "", &team);
+    EngineRunner runner(engine, false, options.engine, &team);
     struct Sharing {
       Team& team;
       ~Sharing() { team.stop_sharing(); }

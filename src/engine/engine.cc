@@ -12,6 +12,7 @@
 #include "dist/message.h"
 #include "dist/network_lane.h"
 #include "engine/stage_steps.h"
+#include "engine/watched_steps.h"
 #include "model/prepared_weights.h"
 #include "plan/stage_split.h"
 
@@ -20,31 +21,6 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-DType choose_compute_dtype(const EngineOptions& options, const Model& model) {
-  if (options.backend == "reference") return DType::kF32;
-  if (options.compute_dtype == "bf16") return DType::kBF16;
-  if (options.compute_dtype == "f32") return DType::kF32;
-  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
-  bool wide = model.weights().front().dtype == DType::kF32;
-  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
-}
-
-DType choose_kv_dtype(const std::string& name, DType compute_dtype) {
-  if (name == "auto") return compute_dtype;
-  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
-    if (name == dtype_name(dtype)) return dtype;
-  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
-}
-
-/// Nothing if the weights are to be used as they are.
-std::optional<DType> choose_weight_dtype(const EngineOptions& options) {
-  if (options.weight_dtype == "auto") return std::nullopt;
-  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
-  for (auto [name, dtype] : known)
-    if (options.weight_dtype == name) return dtype;
-  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
 }
 
 /// Whether every matrix has this type already.
@@ -114,15 +90,39 @@ std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory
 
 }  // namespace
 
+DType compute_dtype_of(const EngineOptions& options, const Model& model) {
+  if (options.backend == "reference") return DType::kF32;
+  if (options.compute_dtype == "bf16") return DType::kBF16;
+  if (options.compute_dtype == "f32") return DType::kF32;
+  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
+  bool wide = model.weights().front().dtype == DType::kF32;
+  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+}
+
+DType kv_dtype_of(const std::string& name, DType compute_dtype) {
+  if (name == "auto") return compute_dtype;
+  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
+    if (name == dtype_name(dtype)) return dtype;
+  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
+}
+
+std::optional<DType> weight_dtype_of(const EngineOptions& options) {
+  if (options.weight_dtype == "auto") return std::nullopt;
+  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
+  for (auto [name, dtype] : known)
+    if (options.weight_dtype == name) return dtype;
+  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+}
+
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory);
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
-  compute_dtype_ = choose_compute_dtype(options_, *model_);
+  compute_dtype_ = compute_dtype_of(options_, *model_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
   kernels_ = make_kernels(options_, compute_dtype_);
-  if (std::optional<DType> dtype = choose_weight_dtype(options_); dtype && !has_dtype(*model_, *dtype)) {
+  if (std::optional<DType> dtype = weight_dtype_of(options_); dtype && !has_dtype(*model_, *dtype)) {
     if (options_.disk_directory.empty())
       fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
     PrepareOptions prepare{*dtype, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
@@ -133,10 +133,14 @@ Engine::Engine(EngineOptions options)
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
   else if (options_.kv_cache_rotation != "none") fail_user("--kv-cache-rotation {}: none or hadamard", options_.kv_cache_rotation);
   model_->set_attention_sparsity(options_.attention_sparsity);
-  kv_dtype_ = choose_kv_dtype(options_.kv_cache_dtype, compute_dtype_);
+  kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
 }
 
 Engine::~Engine() = default;
+
+Precision Engine::precision() const {
+  return Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
+}
 
 void Engine::keep_own_layers() {
   Port& port = *options_.stages.port;
@@ -219,7 +223,16 @@ RunReport Engine::follow() {
 
 void Engine::prepare_stage(const Workload& workload) {
   workload_ = workload;
-  policy_ = agreed_policy();
+  if (options_.planner != "search" && options_.planner != "first-rule") fail_user("--planner {}: search or first-rule", options_.planner);
+  if (options_.stages.num_stages() > 1) {
+    // Stages agree on a block by the first rule; a plan of a pipeline is not made yet.
+    plan_ = {};
+    plan_.policy = agreed_policy();
+  } else {
+    const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
+    plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);
+  }
+  policy_ = plan_.policy;
   memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
   CacheLayout cache(*model_, policy_, kv_dtype_);
   HiddenLayout hidden(*model_, policy_);
@@ -240,6 +253,7 @@ void Engine::prepare_stage(const Workload& workload) {
     lanes_.network_receive = std::make_unique<NetworkLane>("network receive", trace_.get(), NetworkLane::Direction::kReceive);
   }
 
+  set_expected_costs(lanes_, hardware_, precision(), policy_);
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
   hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
@@ -279,7 +293,8 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
       report = run_steps(steps, std::atomic<bool>{false});
       steps.settle();
     } else {
-      report = run_steps(batcher, stop);
+      WatchedSteps steps(batcher, source, *model_, hardware_, precision(), policy_, workload_, lanes_);
+      report = run_steps(steps, stop);
       batcher.settle();
     }
   } catch (...) {

@@ -15,7 +15,7 @@
 #include "engine/batcher.h"
 #include "dist/port.h"
 #include "io/file_system.h"
-#include "plan/first_rule.h"
+#include "plan/planner.h"
 #include "schedule/executor.h"
 
 namespace flexgen {
@@ -34,6 +34,7 @@ struct EngineOptions {
   Budgets budgets;
   std::string disk_directory;       ///< for spill files; empty: none
   PolicyRequest policy;
+  std::string planner = "search";   ///< "search" or "first-rule"
   std::string trace_file;           ///< empty: none
   Trace::Process trace_process{1, "", 0};  ///< this process in a trace of several
   StageLink stages;                 ///< the pipeline that this engine is a stage of; all its engines take the same steps together
@@ -64,6 +65,12 @@ struct RunReport {
   std::vector<LaneReport> lanes;
 };
 
+/// The arithmetic of a run, and the type of its cache, as the options' names and the model's weights give them. Throws Error{user} for unknown names.
+DType compute_dtype_of(const EngineOptions& options, const Model& model);
+DType kv_dtype_of(const std::string& name, DType compute_dtype);
+/// The type that the matrices are to have; nothing if they are to be used as they are.
+std::optional<DType> weight_dtype_of(const EngineOptions& options);
+
 class Engine {
  public:
   /// Opens model and tokenizer. Throws Error{user}. With several stages all must be constructed at the same time, and each keeps its own layers.
@@ -77,10 +84,19 @@ class Engine {
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
 
+  /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare().
+  void set_hardware(const HardwareProfile& hardware) { hardware_ = hardware; }
+  const HardwareProfile& hardware() const { return hardware_; }
+  /// Whether prepare() searches for a policy, so that the profile matters: not with several stages, which agree on one by a rule.
+  bool plans() const { return options_.planner == "search" && options_.stages.num_stages() == 1; }
+  /// What visits compute in and on, as profiles and cost models call it.
+  Precision precision() const;
   /// Chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do.
   /// First stage: all stages prepare (each with its own budgets), or none does.
   void prepare(const Workload& workload);
   const Policy& policy() const { return policy_; }
+  const Plan& plan() const { return plan_; }
+  const Workload& workload() const { return workload_; }
   const MemoryPlan& memory() const { return memory_; }
   Kernels& kernels() { return *kernels_; }
   Lanes& lanes() { return lanes_; }
@@ -114,6 +130,8 @@ class Engine {
   std::unique_ptr<Kernels> kernels_;
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
   Workload workload_;
+  HardwareProfile hardware_ = HardwareProfile::generic();
+  Plan plan_;
   Policy policy_;
   MemoryPlan memory_;
   std::unique_ptr<Trace> trace_;

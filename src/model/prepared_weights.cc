@@ -195,4 +195,19 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   model.replace_weights(replaced, paths);
 }
 
+void imagine_prepared_weights(Model& model, DType dtype) {
+  std::vector<std::pair<int, WeightSpec>> replaced;
+  int64_t offset = 0;
+  for (size_t i = 0; i < model.weights().size(); ++i) {
+    WeightSpec weight = model.weights()[i];
+    if (weight.always_resident) continue;
+    weight.dtype = dtype;
+    weight.file = 0;
+    weight.offset = offset;
+    offset += weight.bytes();
+    replaced.emplace_back(static_cast<int>(i), std::move(weight));
+  }
+  model.replace_weights(replaced, {"(not prepared yet)"});
+}
+
 }  // namespace flexgen

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/units.h"
+#include "plan/policy_sizes.h"
 #include "schedule/cache_store.h"
 #include "schedule/weight_store.h"
 
@@ -16,11 +17,6 @@ constexpr double kDiskBytesPerSecond = 1.5e9;
 constexpr double kFlopsPerSecond = 4e11;
 constexpr double kRamBytesPerSecond = 2.5e10;
 constexpr int64_t kMaxBlock = 1024, kMaxBlockRows = 4096;
-
-int64_t pages_of(const Model& model, DType kv_dtype, double tokens) {
-  auto page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
-  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(tokens / page)));
-}
 
 /// Sizes that follow from the number of slots: rows a visit, cache pages.
 /// How many rows a step has: few enough that prompts are spread evenly over the steps, so that each step computes while it reads; or more, where
@@ -44,14 +40,8 @@ Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64
   int64_t rows_each = std::max(micro_batch_size, static_cast<int64_t>(std::ceil(rows / static_cast<double>(num_micro_batches))));
   policy.max_rows = round_up(rows_each, step_rows == StepRows::kMany && rows_each > 256 ? 256 : 16);
   policy.max_rows = std::min(policy.max_rows, std::max(most_rows, round_up(micro_batch_size, 16)));
-  policy.max_logit_rows = workload.scores_prompts ? policy.max_rows : micro_batch_size;
-
-  int64_t longest = pages_of(model, kv_dtype, static_cast<double>(workload.longest_sequence));
-  double page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
-  double mean = total / page + 0.5;  // the last page is half full on average
-  policy.pages_per_micro_batch = std::min(
-      micro_batch_size * longest,
-      std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
+  policy = policy_of_sizes(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, policy.max_rows);
+  policy.num_groups = num_stages;
   return policy;
 }
 
@@ -134,6 +124,10 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
 
   auto try_rows = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
     Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, request.num_stages, buffers, most_rows, step_rows);
+    if (request.max_rows) {
+      policy = policy_of_sizes(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, *request.max_rows);
+      policy.num_groups = request.num_stages;
+    }
     if (request.block) policy.set_block(*request.block);
     policy.activations = request.activations.value_or(in_ram);
     // Both orders of filling RAM: cache first, or weights first.

@@ -68,10 +68,10 @@ void QuantizeRows(const std::byte* x, DType dtype, int64_t num_rows, int64_t col
   });
 }
 
-#if HWY_TARGET == HWY_SCALAR
+#if HWY_TARGET != HWY_AVX2 && HWY_TARGET != HWY_AVX3 && HWY_TARGET != HWY_AVX3_DL
 
-/// One code a byte in a single plane.
-void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, PackedTile* tile) {
+/// Plain loops; one code a byte in a single plane.
+void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte*, PackedTile* tile) {
   std::memset(tile, 0, sizeof(*tile));
   const int64_t stride = row_bytes(dtype, cols), all_groups = (cols + kQuantGroup - 1) / kQuantGroup;
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -110,48 +110,40 @@ void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const
 
 #else
 
-using Shorts = hn::Repartition<int16_t, Ints>;
 using IntVector = hn::Vec<Ints>;
+using Register = decltype(IntVector::raw);  ///< arrays of these stay in registers; arrays of Highway's vectors end on the stack
 
-/// Sums of products of unsigned and signed bytes, each lane its four, over a stretch of kStretch fours.
+/// sums[lane] += products of the lane's four unsigned and signed bytes, over a stretch of kStretch fours.
 #if HWY_TARGET == HWY_AVX3_DL
 constexpr int64_t kStretch = kFours;
 constexpr bool kWholeBytes = true;  ///< takes codes of 8 bits
-using Sums = IntVector;
-HWY_INLINE Sums no_sums() { return hn::Zero(Ints()); }
-HWY_INLINE void add_products(Sums& sums, IntVector w, IntVector x) {
+HWY_INLINE Register add_products(Register sums, Register w, Register x, bool is_first) {
+  if (is_first) sums = hn::Zero(Ints()).raw;
   // Highway 1.0.3 does not tell the compiler of this target's AVX512-VNNI, so no intrinsic.
-  asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(w.raw), "v"(x.raw));
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
+  return sums;
 }
-HWY_INLINE IntVector whole(Sums sums) { return sums; }
+HWY_INLINE IntVector whole(Register sums) { return IntVector{sums}; }
 #else
 /// Pairs in 16 bits: a stretch is as long as they hold, 8 * 2 * 15 * 127 < 2^15. Codes of 8 bits are multiplied in two planes of 4.
 constexpr int64_t kStretch = kFours / 2;
 constexpr bool kWholeBytes = false;
-using Sums = hn::Vec<Shorts>;
-HWY_INLINE Sums no_sums() { return hn::Zero(Shorts()); }
-HWY_INLINE void add_products(Sums& sums, IntVector w, IntVector x) {
+HWY_INLINE Register add_products(Register sums, Register w, Register x, bool is_first) {
 #if HWY_TARGET == HWY_AVX2
-  sums.raw = _mm256_add_epi16(sums.raw, _mm256_maddubs_epi16(w.raw, x.raw));
-  asm("" : "+x"(sums.raw));  // or else the compiler makes trees of these sums that no registers hold
-#elif HWY_TARGET == HWY_AVX3
-  sums.raw = _mm512_add_epi16(sums.raw, _mm512_maddubs_epi16(w.raw, x.raw));
-  asm("" : "+v"(sums.raw));
+  const Register products = _mm256_maddubs_epi16(w, x);
+  sums = is_first ? products : _mm256_add_epi16(sums, products);
 #else
-  const Shorts d;
-  const auto w16 = hn::BitCast(d, w), x16 = hn::BitCast(d, x);
-  const auto even = hn::Mul(hn::And(w16, hn::Set(d, 255)), hn::ShiftRight<8>(hn::ShiftLeft<8>(x16)));
-  sums = hn::Add(sums, hn::Add(even, hn::Mul(hn::ShiftRight<8>(w16), hn::ShiftRight<8>(x16))));
+  const Register products = _mm512_maddubs_epi16(w, x);
+  sums = is_first ? products : _mm512_add_epi16(sums, products);
 #endif
+  asm("" : "+v"(sums));  // or else the compiler makes trees of these sums that no registers hold
+  return sums;
 }
-HWY_INLINE IntVector whole(Sums sums) {
+HWY_INLINE IntVector whole(Register sums) {
 #if HWY_TARGET == HWY_AVX2
-  return IntVector{_mm256_madd_epi16(sums.raw, _mm256_set1_epi16(1))};
-#elif HWY_TARGET == HWY_AVX3
-  return IntVector{_mm512_madd_epi16(sums.raw, _mm512_set1_epi16(1))};
+  return IntVector{_mm256_madd_epi16(sums, _mm256_set1_epi16(1))};
 #else
-  const auto pairs = hn::BitCast(Ints(), sums);
-  return hn::Add(hn::ShiftRight<16>(pairs), hn::ShiftRight<16>(hn::ShiftLeft<16>(pairs)));
+  return IntVector{_mm512_madd_epi16(sums, _mm512_set1_epi16(1))};
 #endif
 }
 #endif
@@ -159,47 +151,55 @@ HWY_INLINE IntVector whole(Sums sums) {
 /// Rows of x whose sums, with two vectors of rows of W, fill the registers.
 #if HWY_TARGET == HWY_AVX2
 constexpr int kRowsAtOnce = 6;
-#elif HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-constexpr int kRowsAtOnce = 12;
 #else
-constexpr int kRowsAtOnce = 4;
+constexpr int kRowsAtOnce = 8;
 #endif
 
-using Four = hn::FixedTag<uint32_t, 4>;
-using FourVector = hn::Vec<Four>;
+using Eight = hn::FixedTag<uint32_t, 8>;
+using EightVector = hn::Vec<Eight>;
 
-/// v[i] had words of row i; afterwards it has word i of four rows.
-HWY_INLINE void transpose(FourVector (&v)[4]) {
-  const Four d;
-  const hn::Repartition<uint64_t, Four> d64;
-  const auto a = hn::BitCast(d64, hn::InterleaveLower(d, v[0], v[1])), b = hn::BitCast(d64, hn::InterleaveLower(d, v[2], v[3]));
-  const auto c = hn::BitCast(d64, hn::InterleaveUpper(d, v[0], v[1])), e = hn::BitCast(d64, hn::InterleaveUpper(d, v[2], v[3]));
-  v[0] = hn::BitCast(d, hn::InterleaveLower(d64, a, b));
-  v[1] = hn::BitCast(d, hn::InterleaveUpper(d64, a, b));
-  v[2] = hn::BitCast(d, hn::InterleaveLower(d64, c, e));
-  v[3] = hn::BitCast(d, hn::InterleaveUpper(d64, c, e));
+HWY_INLINE EightVector words_at(const uint8_t* p) { return hn::BitCast(Eight(), hn::LoadU(hn::Repartition<uint8_t, Eight>(), p)); }
+
+/// v[i] had 8 words of row i; afterwards it has word i of 8 rows.
+HWY_INLINE void transpose(EightVector (&v)[8]) {
+  const Eight d;
+  const hn::Repartition<uint64_t, Eight> d64;
+  EightVector t[8];
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {  // each 128 bits by themselves
+    const auto a = hn::BitCast(d64, hn::InterleaveLower(d, v[i], v[i + 1])), b = hn::BitCast(d64, hn::InterleaveLower(d, v[i + 2], v[i + 3]));
+    const auto c = hn::BitCast(d64, hn::InterleaveUpper(d, v[i], v[i + 1])), e = hn::BitCast(d64, hn::InterleaveUpper(d, v[i + 2], v[i + 3]));
+    t[i] = hn::BitCast(d, hn::InterleaveLower(d64, a, b));
+    t[i + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, a, b));
+    t[i + 2] = hn::BitCast(d, hn::InterleaveLower(d64, c, e));
+    t[i + 3] = hn::BitCast(d, hn::InterleaveUpper(d64, c, e));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    v[i] = hn::ConcatLowerLower(d, t[4 + i], t[i]);
+    v[4 + i] = hn::ConcatUpperUpper(d, t[4 + i], t[i]);
+  }
 }
 
-HWY_INLINE FourVector words_at(const uint8_t* p) { return hn::BitCast(Four(), hn::LoadU(hn::Repartition<uint8_t, Four>(), p)); }
-
-/// Four rows' codes of one group, from `rows` on; to = their place in the tile's group.
+/// Eight rows' codes of one group; to = their place in the tile's group.
 template <bool kFourBits>
-HWY_INLINE void pack_group(const uint8_t* const (&rows)[4], uint8_t* to) {
-  const Four d;
-  const hn::Repartition<uint8_t, Four> bytes;
+HWY_INLINE void pack_group(const uint8_t* const (&rows)[8], uint8_t* to) {
+  const Eight d;
+  const hn::Repartition<uint8_t, Eight> bytes;
   const auto low_halves = hn::Set(d, 0x0f0f0f0fu);
-  auto put = [&](FourVector v, int64_t plane, int64_t four) HWY_ATTR { hn::Store(hn::BitCast(bytes, v), bytes, to + plane * kPlaneBytes + four * kFourBytes); };
-  for (int64_t part = 0; part < (kFourBits ? 2 : 4); ++part) {
-    FourVector v[4] = {words_at(rows[0] + 16 * part), words_at(rows[1] + 16 * part), words_at(rows[2] + 16 * part), words_at(rows[3] + 16 * part)};
+  auto put = [&](EightVector v, int64_t plane, int64_t four) HWY_ATTR { hn::Store(hn::BitCast(bytes, v), bytes, to + plane * kPlaneBytes + four * kFourBytes); };
+  for (int64_t part = 0; part < (kFourBits ? 1 : 2); ++part) {
+    EightVector v[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) v[i] = words_at(rows[i] + 32 * part);
     transpose(v);
-    for (int64_t i = 0; i < 4; ++i) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < 8; ++i) {
       if constexpr (!kFourBits && kWholeBytes) {
-        put(v[i], 0, 4 * part + i);
+        put(v[i], 0, 8 * part + i);
       } else {
-        const auto low = hn::And(v[i], low_halves), high = hn::And(hn::ShiftRight<4>(v[i]), low_halves);
-        put(low, 0, 4 * part + i);
-        if constexpr (kFourBits) put(high, 0, kFours / 2 + 4 * part + i);
-        else put(high, 1, 4 * part + i);
+        put(hn::And(v[i], low_halves), 0, 8 * part + i);
+        put(hn::And(hn::ShiftRight<4>(v[i]), low_halves), kFourBits ? 0 : 1, kFourBits ? kFours / 2 + i : 8 * part + i);
       }
     }
   }
@@ -223,57 +223,67 @@ void widen_group(const uint8_t* codes, int64_t count, uint8_t* out) {
 }
 
 template <bool kFourBits>
-void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, PackedTile* tile) {
+void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const uint8_t* next, PackedTile* tile) {
   constexpr int64_t kCodeBytes = kFourBits ? kQuantGroup / 2 : kQuantGroup;
   constexpr int64_t kGroupBytes = (kFourBits || kWholeBytes ? 1 : 2) * kPlaneBytes;
-  constexpr int64_t kMostBytes = kChunkGroups * (kQuantGroup + 4);
-  alignas(16) static constexpr uint8_t kNothing[kMostBytes] = {};
-  const Four d;
-  const DType dtype = kFourBits ? DType::kInt4 : DType::kInt8;
-  const int64_t stride = row_bytes(dtype, cols), all_groups = (cols + kQuantGroup - 1) / kQuantGroup;
+  alignas(32) static constexpr uint8_t kNothing[kChunkGroups * kQuantGroup] = {};
+  const Eight d;
+  const hn::RebindToFloat<Eight> df;
+  const int64_t stride = row_bytes(kFourBits ? DType::kInt4 : DType::kInt8, cols), all_groups = (cols + kQuantGroup - 1) / kQuantGroup;
   const int64_t whole_groups = std::min(num_groups, cols / kQuantGroup - first_group);
-  for (int64_t r = 0; r < kTileRows; r += 4) {
-    const uint8_t *codes[4], *parameters[4];
-    for (int64_t i = 0; i < 4; ++i) {
+  for (int64_t r = 0; r < kTileRows; r += 8) {
+    const uint8_t *codes[8], *parameters[8];
+    for (int64_t i = 0; i < 8; ++i) {
       const bool is_there = r + i < num_rows;
       const uint8_t* row = rows + (r + i) * stride;
       codes[i] = is_there ? row + first_group * kCodeBytes : kNothing;
       parameters[i] = is_there ? row + stride - 4 * (all_groups - first_group) : kNothing;
     }
+    if (next != nullptr)
+      for (int64_t i = r; i < r + 8; ++i) {
+        const uint8_t* row = next + i * stride;
+        for (int64_t line = 0; line < num_groups * kCodeBytes; line += 64) _mm_prefetch(row + first_group * kCodeBytes + line, _MM_HINT_T1);
+        _mm_prefetch(row + stride - 4 * (all_groups - first_group), _MM_HINT_T1);
+      }
+    auto group_of_rows = [&](int64_t g, uint8_t* to) HWY_ATTR {
+      const uint8_t* from[8];
+      for (int64_t i = 0; i < 8; ++i) from[i] = codes[i] + g * kCodeBytes;
+      pack_group<kFourBits>(from, to);
+    };
     uint8_t* to = tile->codes + 4 * r;
-    for (int64_t g = 0; g < whole_groups; ++g) {
-      const uint8_t* const from[4] = {codes[0] + g * kCodeBytes, codes[1] + g * kCodeBytes, codes[2] + g * kCodeBytes, codes[3] + g * kCodeBytes};
-      pack_group<kFourBits>(from, to + g * kGroupBytes);
-    }
+    for (int64_t g = 0; g < whole_groups; ++g) group_of_rows(g, to + g * kGroupBytes);
     if (whole_groups < num_groups) {
-      uint8_t wide[4][kQuantGroup];
-      for (int64_t i = 0; i < 4; ++i) widen_group<kFourBits>(codes[i] + whole_groups * kCodeBytes, cols % kQuantGroup, wide[i]);
-      const uint8_t* const from[4] = {wide[0], wide[1], wide[2], wide[3]};
-      pack_group<kFourBits>(from, to + whole_groups * kGroupBytes);
+      uint8_t wide[8][kQuantGroup];
+      for (int64_t i = 0; i < 8; ++i) {
+        widen_group<kFourBits>(codes[i] + whole_groups * kCodeBytes, cols % kQuantGroup, wide[i]);
+        codes[i] = wide[i];
+      }
+      group_of_rows(0, to + whole_groups * kGroupBytes);
     }
     // Scale and minimum of a group are a word: rows of words become columns as the codes do.
-    for (int64_t g = 0; g < num_groups; g += 4) {
-      FourVector v[4];
-      for (int64_t i = 0; i < 4; ++i) {
-        uint32_t words[4] = {};
-        std::memcpy(words, parameters[i] + 4 * g, static_cast<size_t>(4 * std::min<int64_t>(4, num_groups - g)));
-        v[i] = hn::LoadU(d, words);
+    static_assert(kChunkGroups == 8);
+    EightVector v[8];
+    uint8_t few[8][32] = {};
+    for (int64_t i = 0; i < 8; ++i) {
+      if (num_groups < kChunkGroups) {
+        std::memcpy(few[i], parameters[i], static_cast<size_t>(4 * num_groups));
+        parameters[i] = few[i];
       }
-      transpose(v);
-      const hn::RebindToFloat<Four> df;
-      for (int64_t i = 0; i < std::min<int64_t>(4, num_groups - g); ++i) {
-        const auto scale = hn::BitCast(df, hn::ShiftLeft<16>(v[i])), minimum = hn::BitCast(df, hn::And(v[i], hn::Set(d, 0xffff0000u)));
-        const auto step = hn::IfThenElse(hn::Eq(scale, hn::Zero(df)), scale, hn::Div(hn::Set(df, 1.0f), scale));
-        hn::Store(step, df, tile->steps + (g + i) * kTileRows + r);
-        hn::Store(minimum, df, tile->minima + (g + i) * kTileRows + r);
-      }
+      v[i] = words_at(parameters[i]);
+    }
+    transpose(v);
+    for (int64_t g = 0; g < num_groups; ++g) {
+      const auto scale = hn::BitCast(df, hn::ShiftLeft<16>(v[g])), minimum = hn::BitCast(df, hn::And(v[g], hn::Set(d, 0xffff0000u)));
+      const auto step = hn::IfThenElse(hn::Eq(scale, hn::Zero(df)), scale, hn::Div(hn::Set(df, 1.0f), scale));
+      hn::Store(step, df, tile->steps + g * kTileRows + r);
+      hn::Store(minimum, df, tile->minima + g * kTileRows + r);
     }
   }
 }
 
-void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, PackedTile* tile) {
-  const auto* from = reinterpret_cast<const uint8_t*>(rows);
-  (dtype == DType::kInt4 ? pack_as<true> : pack_as<false>)(from, cols, num_rows, first_group, num_groups, tile);
+void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next, PackedTile* tile) {
+  const auto *from = reinterpret_cast<const uint8_t*>(rows), *then = reinterpret_cast<const uint8_t*>(next);
+  (dtype == DType::kInt4 ? pack_as<true> : pack_as<false>)(from, cols, num_rows, first_group, num_groups, then, tile);
 }
 
 /// What multiply_rows() works on: the first of its rows, the first of its groups.
@@ -284,69 +294,81 @@ struct Operands {
   const PackedTile* tile;
   int64_t num_groups;
   bool is_first;
+  bool is_last;            ///< no rows after these
   float* y;                ///< rows of kTileRows
 };
+
+constexpr int kVectors = 2;  ///< of rows of W, at a time
+
+/// Adds the sums of a stretch, times 2^kShift, to `total`, or sets it: rows of x from `x` on, the fours of the tile from `w` on.
+template <int kRows, int kShift, bool kAdd>
+HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w, Register (&total)[kRows][kVectors]) {
+  const Floats d;
+  const Ints di;
+  const hn::Repartition<uint8_t, Ints> bytes;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(di));
+  Register sums[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int64_t four = 0; four < kStretch; ++four) {
+    const Register w0 = hn::Load(bytes, w + four * kFourBytes).raw, w1 = hn::Load(bytes, w + four * kFourBytes + 4 * lanes).raw;
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+      float columns;  // no number: broadcasting a float from memory is the fastest way for any 4 bytes
+      std::memcpy(&columns, x + m * x_stride + 4 * four, sizeof(columns));
+      const Register broadcast = hn::BitCast(di, hn::Set(d, columns)).raw;
+      sums[m][0] = add_products(sums[m][0], w0, broadcast, four == 0);
+      sums[m][1] = add_products(sums[m][1], w1, broadcast, four == 0);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      const IntVector part = hn::ShiftLeft<kShift>(whole(sums[m][v]));
+      total[m][v] = kAdd ? hn::Add(IntVector{total[m][v]}, part).raw : part.raw;
+    }
+}
 
 /// kRows rows of x times the whole tile.
 template <int kRows, int kPlanes>
 HWY_INLINE void multiply_rows(const Operands& at) {
-  constexpr int kVectors = 2;
   const Floats d;
-  const Ints di;
-  const hn::Repartition<uint8_t, Ints> bytes;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t x_stride = at.num_groups_all * kQuantGroup;
+  const int64_t all_groups = at.num_groups_all, num_groups = at.num_groups, x_stride = all_groups * kQuantGroup;
+  const float *const scales = at.scales, *const offsets = at.offsets;
   for (int64_t n = 0; n < kTileRows; n += kVectors * lanes) {
+    float* const y = at.y + n;
     if (at.is_first)
       for (int m = 0; m < kRows; ++m)
-        for (int v = 0; v < kVectors; ++v) hn::Store(hn::Zero(d), d, at.y + m * kTileRows + n + v * lanes);
-    for (int64_t g = 0; g < at.num_groups; ++g) {
-      const uint8_t* w = at.tile->codes + g * kPlanes * kPlaneBytes + 4 * n;
-      IntVector total[kRows][kVectors];
-#pragma GCC unroll 4
-      for (int plane = kPlanes - 1; plane >= 0; --plane)
-#pragma GCC unroll 4
-        for (int64_t first = 0; first < kFours; first += kStretch) {
-          const int8_t* x = at.x + g * kQuantGroup + 4 * first;
-          const uint8_t* codes = w + plane * kPlaneBytes + first * kFourBytes;
-          Sums sums[kRows][kVectors];
+        for (int v = 0; v < kVectors; ++v) hn::Store(hn::Zero(d), d, y + m * kTileRows + v * lanes);
+    const int8_t* x = at.x;
+    const uint8_t* w = at.tile->codes + 4 * n;
+    const float *steps = at.tile->steps + n, *minima = at.tile->minima + n;
+    for (int64_t g = 0; g < num_groups; ++g) {
+      if (!at.is_last && n == 0)  // what the next rows begin with is not in the nearest cache yet
 #pragma GCC unroll 16
-          for (int m = 0; m < kRows; ++m)
-            for (int v = 0; v < kVectors; ++v) sums[m][v] = no_sums();
+        for (int m = 0; m < kRows; ++m) _mm_prefetch(reinterpret_cast<const char*>(x + (kRows + m) * x_stride), _MM_HINT_T0);
+      Register total[kRows][kVectors];
+      if constexpr (kPlanes == 2) {
+        sum_stretch<kRows, 4, false>(x, x_stride, w + kPlaneBytes, total);
+        if constexpr (kStretch < kFours) sum_stretch<kRows, 4, true>(x + 4 * kStretch, x_stride, w + kPlaneBytes + kStretch * kFourBytes, total);
+      }
+      sum_stretch<kRows, 0, kPlanes == 2>(x, x_stride, w, total);
+      if constexpr (kStretch < kFours) sum_stretch<kRows, 0, true>(x + 4 * kStretch, x_stride, w + kStretch * kFourBytes, total);
 #pragma GCC unroll 16
-          for (int64_t four = 0; four < kStretch; ++four) {
-            const IntVector w0 = hn::BitCast(di, hn::Load(bytes, codes + four * kFourBytes));
-            const IntVector w1 = hn::BitCast(di, hn::Load(bytes, codes + four * kFourBytes + 4 * lanes));
-#pragma GCC unroll 16
-            for (int m = 0; m < kRows; ++m) {
-              int32_t columns;
-              std::memcpy(&columns, x + m * x_stride + 4 * four, sizeof(columns));
-              const IntVector broadcast = hn::Set(di, columns);
-              add_products(sums[m][0], w0, broadcast);
-              add_products(sums[m][1], w1, broadcast);
-            }
-          }
-#pragma GCC unroll 16
-          for (int m = 0; m < kRows; ++m)
+      for (int m = 0; m < kRows; ++m) {
+        const auto scale = hn::Set(d, scales[m * all_groups + g]), offset = hn::Set(d, offsets[m * all_groups + g]);
 #pragma GCC unroll 2
-            for (int v = 0; v < kVectors; ++v) {
-              const IntVector part = whole(sums[m][v]);
-              if (first > 0) total[m][v] = hn::Add(total[m][v], part);
-              else if (plane < kPlanes - 1) total[m][v] = hn::Add(hn::ShiftLeft<4>(total[m][v]), part);
-              else total[m][v] = part;
-            }
-        }
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        const auto step = hn::Load(d, at.tile->steps + g * kTileRows + n + v * lanes), minimum = hn::Load(d, at.tile->minima + g * kTileRows + n + v * lanes);
-#pragma GCC unroll 16
-        for (int m = 0; m < kRows; ++m) {
-          float* y = at.y + m * kTileRows + n + v * lanes;
-          const auto scale = hn::Set(d, at.scales[m * at.num_groups_all + g]), offset = hn::Set(d, at.offsets[m * at.num_groups_all + g]);
-          const auto sum = hn::MulAdd(offset, minimum, hn::Load(d, y));
-          hn::Store(hn::MulAdd(hn::Mul(hn::ConvertTo(d, total[m][v]), step), scale, sum), d, y);
+        for (int v = 0; v < kVectors; ++v) {
+          float* const out = y + m * kTileRows + v * lanes;
+          const auto codes = hn::Mul(hn::ConvertTo(d, IntVector{total[m][v]}), hn::Load(d, steps + v * lanes));
+          hn::Store(hn::MulAdd(codes, scale, hn::MulAdd(offset, hn::Load(d, minima + v * lanes), hn::Load(d, out))), d, out);
         }
       }
+      x += kQuantGroup;
+      w += kPlanes * kPlaneBytes;
+      steps += kTileRows;
+      minima += kTileRows;
     }
   }
 }
@@ -363,6 +385,7 @@ HWY_INLINE void multiply_last(const Operands& at, int64_t num_rows) {
 template <int kPlanes>
 void multiply_as(Operands at, int64_t num_rows) {
   for (int64_t row = 0; row < num_rows; row += kRowsAtOnce) {
+    at.is_last = num_rows - row < 2 * kRowsAtOnce;
     if (num_rows - row >= kRowsAtOnce) multiply_rows<kRowsAtOnce, kPlanes>(at);
     else multiply_last<kRowsAtOnce - 1, kPlanes>(at, num_rows - row);
     at.x += kRowsAtOnce * at.num_groups_all * kQuantGroup;
@@ -375,11 +398,11 @@ void multiply_as(Operands at, int64_t num_rows) {
 void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const PackedTile& tile, DType dtype, int64_t first_group, int64_t num_groups,
               bool is_first, float* y) {
   const int64_t at = first_row * x.num_groups + first_group;
-  const Operands operands{x.codes + at * kQuantGroup, x.scales + at, x.offsets + at, x.num_groups, &tile, num_groups, is_first, y};
+  const Operands operands{x.codes + at * kQuantGroup, x.scales + at, x.offsets + at, x.num_groups, &tile, num_groups, is_first, true, y};
   (dtype == DType::kInt4 || kWholeBytes ? multiply_as<1> : multiply_as<2>)(operands, num_rows);
 }
 
-#endif  // HWY_SCALAR
+#endif  // the kind of machine
 
 }  // namespace flexgen::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -395,8 +418,8 @@ namespace int8_product {
 void quantize_rows(const std::byte* x, DType dtype, int64_t num_rows, int64_t cols, const QuantizedRows& out, int64_t first_row) {
   HWY_DYNAMIC_DISPATCH(QuantizeRows)(x, dtype, num_rows, cols, out, first_row);
 }
-void pack_tile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, PackedTile* tile) {
-  HWY_DYNAMIC_DISPATCH(PackTile)(rows, dtype, cols, num_rows, first_group, num_groups, tile);
+void pack_tile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next, PackedTile* tile) {
+  HWY_DYNAMIC_DISPATCH(PackTile)(rows, dtype, cols, num_rows, first_group, num_groups, next, tile);
 }
 void multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const PackedTile& tile, DType dtype, int64_t first_group, int64_t num_groups,
               bool is_first, float* y) {

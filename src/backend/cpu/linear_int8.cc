@@ -44,31 +44,36 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
   const int team = team_for(num_threads_, flops / 3);
 
   if (const auto count = static_cast<size_t>(num_rows * num_groups); count > scales_.size()) {
-    codes_.resize(count * static_cast<size_t>(kQuantGroup));
+    codes_ = hwy::AllocateAligned<int8_t>(count * static_cast<size_t>(kQuantGroup));
     scales_.resize(count);
     offsets_.resize(count);
   }
-  const int8_product::QuantizedRows quantized{codes_.data(), scales_.data(), offsets_.data(), num_groups};
+  const int8_product::QuantizedRows quantized{codes_.get(), scales_.data(), offsets_.data(), num_groups};
   const int64_t stretch = ceil_div(num_rows, 4 * team);
   parallel_for(team, ceil_div(num_rows, stretch), [&](int64_t unit, int) {
     const int64_t first = unit * stretch;
     int8_product::quantize_rows(x + size_bytes(x_dtype, first * cols), x_dtype, std::min(stretch, num_rows - first), cols, quantized, first);
   });
 
-  // Where there are few tiles, rows of x are dealt out as well.
-  const int64_t parts = std::clamp<int64_t>(4 * team / num_tiles, 1, ceil_div(num_rows, 24)), part_rows = ceil_div(num_rows, parts);
-  parallel_for(team, num_tiles * parts, [&](int64_t unit, int worker) {
-    const Tile& tile = tiles_[static_cast<size_t>(unit / parts)];
+  // A unit of work is some tiles in turn, each asking memory for the next; where there are few tiles, rows of x are dealt out as well.
+  const int64_t run = std::clamp<int64_t>(num_tiles / (8 * team), 1, 8), num_runs = ceil_div(num_tiles, run);
+  const int64_t parts = std::clamp<int64_t>(4 * team / num_runs, 1, ceil_div(num_rows, 24)), part_rows = ceil_div(num_rows, parts);
+  parallel_for(team, num_runs * parts, [&](int64_t unit, int worker) {
     const int64_t first = unit % parts * part_rows, rows = std::min(part_rows, num_rows - first);
+    const int64_t first_tile = unit / parts * run, end_tile = std::min(num_tiles, first_tile + run);
     if (rows <= 0) return;
     Worker& mine = workers_[static_cast<size_t>(worker)];
-    for (int64_t group = 0; group < num_groups; group += kChunkGroups) {
-      const int64_t count = std::min(kChunkGroups, num_groups - group);
-      int8_product::pack_tile(tile.data, weight.dtype, cols, tile.num_rows, group, count, &mine.tile);
-      int8_product::multiply(quantized, first, rows, mine.tile, weight.dtype, group, count, group == 0, mine.product);
+    for (int64_t t = first_tile; t < end_tile; ++t) {
+      const Tile& tile = tiles_[static_cast<size_t>(t)];
+      const bool has_next = t + 1 < end_tile && tiles_[static_cast<size_t>(t + 1)].num_rows == kTileRows;
+      for (int64_t group = 0; group < num_groups; group += kChunkGroups) {
+        const int64_t count = std::min(kChunkGroups, num_groups - group);
+        int8_product::pack_tile(tile.data, weight.dtype, cols, tile.num_rows, group, count, has_next ? tiles_[static_cast<size_t>(t + 1)].data : nullptr, &mine.tile);
+        int8_product::multiply(quantized, first, rows, mine.tile, weight.dtype, group, count, group == 0, mine.product);
+      }
+      vector_rows::add_product(mine.product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate,
+                               y + first * weight.rows + tile.first_row, weight.rows);
     }
-    vector_rows::add_product(mine.product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate,
-                             y + first * weight.rows + tile.first_row, weight.rows);
   });
 }
 

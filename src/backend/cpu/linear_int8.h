@@ -35,7 +35,7 @@ class LinearInt8 {
 
   int num_threads_;
   hwy::AlignedUniquePtr<Worker[]> workers_;
-  std::vector<int8_t> codes_;
+  hwy::AlignedFreeUniquePtr<int8_t[]> codes_;  ///< a group is a cache line
   std::vector<float> scales_, offsets_, bias_;
   std::vector<Tile> tiles_;
 };
