@@ -153,7 +153,7 @@ int bench_command(const BenchOptions& flags) {
   SyntheticLoad load(flags, engine.model().config());
   FileSystem files;
   // Before the budget is taken: this needs memory of its own.
-  LanePeaks peaks = measure_peaks(engine.model(), engine.kernels(), files, kPeakTimeS, options.disk_directory);
+  LanePeaks peaks = measure_peaks(engine.model(), engine.kernels(), engine.device(), files, kPeakTimeS, options.disk_directory);
   set_hardware(engine, flags.engine);
   engine.prepare(load.workload);
   fmt::print(stderr, "{}", plan_table(engine));
@@ -189,6 +189,14 @@ int bench_command(const BenchOptions& flags) {
   json["bounds_s"] = {{"compute", bound.compute_s}, {"disk_read", bound.disk_read_s}, {"disk_write", bound.disk_write_s}};
   json["peaks"] = {{"matmul_flops_per_s", peaks.matmul_flops_per_s}, {"ram_read_bytes_per_s", peaks.ram_read_bytes_per_s},
                    {"disk_read_bytes_per_s", peaks.disk_read_bytes_per_s}, {"disk_write_bytes_per_s", peaks.disk_write_bytes_per_s}};
+  if (peaks.device) {
+    json["gpu"] = engine.device()->name();
+    json["gpu_memory_bytes"] = engine.memory().bytes(Tier::kGpu);
+    json["attention_on"] = engine.policy().attention_beside() ? "cpu" : "gpu";
+    json["bounds_s"].update({{"h2d", bound.h2d_s}, {"d2h", bound.d2h_s}, {"cpu", bound.cpu_s}});
+    json["peaks"].update({{"gpu_matmul_flops_per_s", peaks.device->matmul_flops_per_s}, {"gpu_memory_bytes_per_s", peaks.device->memory_bytes_per_s},
+                          {"h2d_bytes_per_s", peaks.device->h2d_bytes_per_s}, {"d2h_bytes_per_s", peaks.device->d2h_bytes_per_s}});
+  }
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;
   json["weight_dtype"] = flags.engine.weight_dtype;

@@ -240,6 +240,17 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
   EXPECT_DOUBLE_EQ(bound.disk_write_s, 5);
   EXPECT_DOUBLE_EQ(bound.seconds(), 75);
   EXPECT_EQ(bound.busiest(), "disk read");
+
+  LanePeaks peaks{0, 20e9, 2e9, 1e9};
+  peaks.device = DevicePeaks{1e13, 2e11, 1e10, 5e9};
+  report.lanes.insert(report.lanes.end(), {{"h2d", {90, 900e9, 1}}, {"h2d small", {1, 10e9, 1}}, {"d2h", {10, 50e9, 1}}});
+  report.work.beside_kv_read_bytes = 40e9;
+  bound = bound_of(report, peaks);
+  EXPECT_DOUBLE_EQ(bound.compute_s, 4 + 0.3);
+  EXPECT_DOUBLE_EQ(bound.cpu_s, 2);
+  EXPECT_DOUBLE_EQ(bound.h2d_s, 91);
+  EXPECT_DOUBLE_EQ(bound.d2h_s, 10);
+  EXPECT_EQ(bound.busiest(), "h2d");
 }
 
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {

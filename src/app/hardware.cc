@@ -1,5 +1,7 @@
 #include "app/hardware.h"
 
+#include "app/device_peaks.h"
+
 #include <unistd.h>
 
 #include <filesystem>
@@ -77,7 +79,8 @@ HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& w
 }
 
 void set_hardware(Engine& engine, const EngineFlags& flags) {
-  if (flags.hardware.empty() && (flags.backend != "cpu" || !engine.plans())) return;
+  const bool on_gpu = engine.device() != nullptr;
+  if (flags.hardware.empty() && ((flags.backend != "cpu" && !on_gpu) || !engine.plans())) return;
   const Precision precision = engine.precision();
   MeasureOptions wanted;
   wanted.types = {{{precision.compute, precision.weights}}, {precision.kv}};
@@ -85,7 +88,14 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
   wanted.read_files = engine.model().files();
   wanted.directory = flags.disk_directory;
   FileSystem files;
-  engine.set_hardware(profile_for(flags.hardware, wanted, files));
+  HardwareProfile profile = profile_for(flags.hardware, wanted, files);
+  if (on_gpu && !profile.gpu) {
+    const DevicePeaks peaks = measure_device_peaks(*engine.device(), engine.model(), engine.kernels());
+    profile.gpu = gpu_of(peaks.matmul_flops_per_s, peaks.memory_bytes_per_s);
+    profile.h2d_bytes_per_s = peaks.h2d_bytes_per_s;
+    profile.d2h_bytes_per_s = peaks.d2h_bytes_per_s;
+  }
+  engine.set_hardware(std::move(profile));
 }
 
 std::string profile_table(const HardwareProfile& profile) {

@@ -123,9 +123,10 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
   return bytes / since(start);
 }
 
-LanePeaks measure_peaks(const Model& model, Kernels& kernels, FileSystem& files, double disk_time_s, const std::string& write_directory) {
+LanePeaks measure_peaks(const Model& model, Kernels& kernels, Device* device, FileSystem& files, double disk_time_s, const std::string& write_directory) {
   LanePeaks peaks;
-  peaks.matmul_flops_per_s = std::max(matmul_peak(model, kernels, 256), matmul_peak(model, kernels, 1024));
+  if (device) peaks.device = measure_device_peaks(*device, model, kernels);
+  else peaks.matmul_flops_per_s = std::max(matmul_peak(model, kernels, 256), matmul_peak(model, kernels, 1024));
   peaks.ram_read_bytes_per_s = ram_peak();
   peaks.disk_read_bytes_per_s = measure_disk_read(model, files, disk_time_s, 0);
   if (!write_directory.empty()) peaks.disk_write_bytes_per_s = disk_write_peak(files, write_directory);
@@ -143,13 +144,20 @@ void raise_disk_peaks(LanePeaks& peaks, const RunReport& report, double again) {
 
 std::string Bound::busiest() const {
   if (seconds() == compute_s) return "compute";
+  for (auto [time_s, name] : {std::pair{h2d_s, "h2d"}, {d2h_s, "d2h"}, {cpu_s, "cpu"}})
+    if (time_s > 0 && seconds() == time_s) return name;
   return seconds() == disk_read_s ? "disk read" : "disk write";
 }
 
 Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
   Bound bound;
-  bound.compute_s = report.work.linear_flops / peaks.matmul_flops_per_s + report.work.kv_read_bytes / peaks.ram_read_bytes_per_s;
+  const double matmul = peaks.device ? peaks.device->matmul_flops_per_s : peaks.matmul_flops_per_s;
+  const double memory = peaks.device ? peaks.device->memory_bytes_per_s : peaks.ram_read_bytes_per_s;
+  bound.cpu_s = report.work.beside_kv_read_bytes / peaks.ram_read_bytes_per_s;
+  bound.compute_s = report.work.linear_flops / matmul + (report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / memory;
   for (const LaneReport& lane : report.lanes) {
+    if (peaks.device && lane.name.starts_with("h2d")) bound.h2d_s += lane.stats.bytes / peaks.device->h2d_bytes_per_s;
+    if (peaks.device && lane.name == "d2h") bound.d2h_s += lane.stats.bytes / peaks.device->d2h_bytes_per_s;
     if (lane.name.starts_with("disk write")) {
       if (peaks.disk_write_bytes_per_s > 0) bound.disk_write_s += lane.stats.bytes / peaks.disk_write_bytes_per_s;
     } else if (lane.name.starts_with("disk")) {
@@ -160,12 +168,18 @@ Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
 }
 
 std::string bound_table(const LanePeaks& peaks, const Bound& bound, const RunReport& report) {
-  return fmt::format("measured peaks: matmul {:.1f} GFLOP/s, RAM read {:.1f} GB/s, disk read {:.2f} GB/s, disk write {:.2f} GB/s\n",
-                     peaks.matmul_flops_per_s / 1e9, peaks.ram_read_bytes_per_s / 1e9, peaks.disk_read_bytes_per_s / 1e9,
-                     peaks.disk_write_bytes_per_s / 1e9) +
-         fmt::format("bound {} ({}; compute {}, disk read {}, disk write {}), efficiency {:.3f}\n", format_duration(bound.seconds()), bound.busiest(),
-                     format_duration(bound.compute_s), format_duration(bound.disk_read_s), format_duration(bound.disk_write_s),
-                     bound.seconds() / report.elapsed_s);
+  const double matmul = peaks.device ? peaks.device->matmul_flops_per_s : peaks.matmul_flops_per_s;
+  std::string text = fmt::format("measured peaks: matmul {:.1f} GFLOP/s, RAM read {:.1f} GB/s, disk read {:.2f} GB/s, disk write {:.2f} GB/s\n", matmul / 1e9,
+                                 peaks.ram_read_bytes_per_s / 1e9, peaks.disk_read_bytes_per_s / 1e9, peaks.disk_write_bytes_per_s / 1e9);
+  std::string device_part;
+  if (peaks.device) {
+    text += fmt::format("of the GPU: memory {:.1f} GB/s, h2d {:.2f} GB/s, d2h {:.2f} GB/s\n", peaks.device->memory_bytes_per_s / 1e9,
+                        peaks.device->h2d_bytes_per_s / 1e9, peaks.device->d2h_bytes_per_s / 1e9);
+    device_part = fmt::format(", h2d {}, d2h {}, cpu {}", format_duration(bound.h2d_s), format_duration(bound.d2h_s), format_duration(bound.cpu_s));
+  }
+  return text + fmt::format("bound {} ({}; compute {}, disk read {}, disk write {}{}), efficiency {:.3f}\n", format_duration(bound.seconds()), bound.busiest(),
+                            format_duration(bound.compute_s), format_duration(bound.disk_read_s), format_duration(bound.disk_write_s), device_part,
+                            bound.seconds() / report.elapsed_s);
 }
 
 }  // namespace flexgen

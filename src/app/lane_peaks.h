@@ -1,8 +1,10 @@
 #pragma once
 // LanePeaks: what this machine's resources give, measured in the same run as the job they are compared with. Needs little memory.
 
+#include <optional>
 #include <string>
 
+#include "app/device_peaks.h"
 #include "engine/engine.h"
 
 namespace flexgen {
@@ -12,11 +14,13 @@ struct LanePeaks {
   double ram_read_bytes_per_s = 0;
   double disk_read_bytes_per_s = 0; ///< the checkpoint's own files through the disk read lane
   double disk_write_bytes_per_s = 0;///< 0 if not measured
+  std::optional<DevicePeaks> device = std::nullopt;  ///< where a GPU computes; matmul_flops_per_s is not measured then
 };
 
 /// Takes a few seconds. The disk is read for about `disk_time_s`. `write_directory` empty: writes are not measured.
 inline constexpr double kPeakTimeS = 3;  ///< how long a disk is measured for
-LanePeaks measure_peaks(const Model& model, Kernels& kernels, FileSystem& files, double disk_time_s, const std::string& write_directory);
+/// Of the tier that computes; `device` is null if that is the processor.
+LanePeaks measure_peaks(const Model& model, Kernels& kernels, Device* device, FileSystem& files, double disk_time_s, const std::string& write_directory);
 
 /// Direct reads of the checkpoint's files, from `share` (0 to 1) of each on, for about `time_s`. Bytes/s.
 double measure_disk_read(const Model& model, FileSystem& files, double time_s, double share);
@@ -27,7 +31,8 @@ void raise_disk_peaks(LanePeaks& peaks, const RunReport& report, double again);
 
 struct Bound {
   double compute_s = 0, disk_read_s = 0, disk_write_s = 0;
-  double seconds() const { return std::max({compute_s, disk_read_s, disk_write_s}); }
+  double h2d_s = 0, d2h_s = 0, cpu_s = 0;  ///< with a GPU: the bus, and attention on the processor beside it
+  double seconds() const { return std::max({compute_s, disk_read_s, disk_write_s, h2d_s, d2h_s, cpu_s}); }
   std::string busiest() const;
 };
 

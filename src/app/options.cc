@@ -28,7 +28,7 @@ constexpr const char* kExitCodes =
 /// Flags as written, until it is known which command was meant.
 struct RawEngineFlags {
   EngineFlags flags;
-  std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations;
+  std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations, attention_on;
   int64_t micro_batch_size = 0, num_micro_batches = 0, max_rows = 0;
   int buffers = 0;
 };
@@ -37,19 +37,20 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   const std::string memory = "Memory and disk", placement = "Placement and batching (planned around what is given)", run = "Execution";
   auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
   command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
-  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; for `plan` with a --hardware profile that has a GPU, refused elsewhere: this build has no GPU tier")->type_name("SIZE")->group(memory);
+  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget, a promise; with --backend cuda (default: what is free, less a margin), or to `plan` with a --hardware profile that has a GPU")->type_name("SIZE")->group(memory);
   command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
   command->add_option("--disk-space", raw->disk_space, "disk budget for the spill (default: 90% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--weights", raw->weights, "percentages gpu:cpu:disk, like 0:40:60")->type_name("G:C:D")->group(placement);
   command->add_option("--kv-cache", raw->kv_cache, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
   command->add_option("--activations", raw->activations, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
+  command->add_option("--attention-on", raw->attention_on, "with --backend cuda: gpu, cpu (beside the KV cache in RAM and on disk), or auto")->check(CLI::IsMember({"auto", "gpu", "cpu"}))->type_name("WHERE")->group(placement);
   command->add_option("--micro-batch-size", raw->micro_batch_size, "sequences that go through a layer together")->check(given(&raw->micro_batch_size))->type_name("N")->group(placement);
   command->add_option("--num-micro-batches", raw->num_micro_batches, "micro-batches in flight")->check(given(&raw->num_micro_batches))->type_name("N")->group(placement);
   command->add_option("--max-rows", raw->max_rows, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts")->check(given(&raw->max_rows))->type_name("N")->group(placement);
   command->add_option("--hardware", raw->flags.hardware, "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)")->type_name("FILE")->group(placement);
   command->add_option("--planner", raw->flags.planner, "search, or first-rule (fills RAM first, measures nothing)")->check(CLI::IsMember({"search", "first-rule"}))->capture_default_str()->type_name("NAME")->group(placement);
   command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
-  command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--backend", raw->flags.backend, "cpu, cuda (a GPU computes), or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--weight-quantization", raw->flags.weight_quantization, "how int8 and int4 weights choose a group's scale and minimum: minmax (its extremes), mse (least squared error), auto (mse for int4, minmax for int8)")->check(CLI::IsMember({"auto", "minmax", "mse"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little)")->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
@@ -85,17 +86,25 @@ int64_t positive_size(const std::string& text, const char* flag) {
 EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   EngineFlags flags = raw.flags;
   auto given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
-  if (given("--gpu-memory")) flags.gpu_memory_bytes = size_of(raw.gpu_memory, "--gpu-memory");
-  const bool plans_gpu = command.get_name() == "plan" && !flags.hardware.empty();
-  if (flags.gpu_memory_bytes > 0 && !plans_gpu)
-    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out (flexgen plan can plan for one, with --hardware)", raw.gpu_memory);
+  // emulated-gpu is for tests: a GPU played by RAM.
+  const bool gpu_backend = flags.backend == "cuda" || flags.backend == "emulated-gpu";
+  if (!gpu_backend && flags.backend != "cpu" && flags.backend != "reference") fail_user("--backend {}: there are cpu, cuda and reference", flags.backend);
+  const bool plans = command.get_name() == "plan" && !flags.hardware.empty();
+  if (given("--gpu-memory")) {
+    flags.gpu_memory_bytes = positive_size(raw.gpu_memory, "--gpu-memory");
+    if (!gpu_backend && !plans)
+      fail_user("--gpu-memory {}: no GPU computes; leave it out, or give --backend cuda (flexgen plan can plan for one, with --hardware)", raw.gpu_memory);
+  }
+  const bool on_gpu = gpu_backend || flags.gpu_memory_bytes > 0;
+  if (given("--attention-on")) {
+    if (!on_gpu) fail_user("--attention-on {}: no GPU computes; leave it out, or give --backend cuda", raw.attention_on);
+    if (raw.attention_on != "auto") flags.policy.attention_tier = raw.attention_on == "cpu" ? Tier::kCpu : Tier::kGpu;
+  }
   auto fractions_of = [&](const std::string& text, const char* flag) {
     const Fractions fractions = Fractions::parse(text, flag);
-    if (fractions.gpu > 0 && flags.gpu_memory_bytes == 0) fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
+    if (fractions.gpu > 0 && !on_gpu) fail_user("{} {}: a share in GPU memory needs --backend cuda; else the first percentage must be 0", flag, text);
     return fractions;
   };
-  if (flags.backend != "cpu" && flags.backend != "reference")
-    fail_user("--backend {}: this build has 'cpu' and 'reference'", flags.backend);
   if (flags.backend == "reference" && flags.compute_dtype == "bf16")
     fail_user("--compute-dtype bf16: the reference backend computes in fp32 alone");
   if (flags.matmul_dtype == "int8" && flags.weight_dtype != "int4" && flags.weight_dtype != "int8")
@@ -113,6 +122,8 @@ EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   for (auto [flag, share] : {std::pair{"--kv-cache", flags.policy.kv_cache}, {"--activations", flags.policy.activations}})
     if (share && share->disk > 0 && !given("--disk-dir"))
       fail_user("{} {}: a share on disk needs --disk-dir", flag, share->to_string());
+  if (flags.policy.attention_tier == Tier::kCpu && flags.policy.kv_cache && flags.policy.kv_cache->gpu > 0)
+    fail_user("--attention-on cpu: attends beside a KV cache in RAM and on disk, so --kv-cache {} can have no share in GPU memory", raw.kv_cache);
   if (given("--micro-batch-size")) flags.policy.micro_batch_size = raw.micro_batch_size;
   if (given("--num-micro-batches")) flags.policy.num_micro_batches = raw.num_micro_batches;
   if (given("--buffers")) flags.policy.buffers = raw.buffers;

@@ -32,7 +32,7 @@ struct EngineFlags {
   double attention_sparsity = 1;
   int threads = 0;
   int64_t cpu_memory_bytes = 0;  ///< 0: from what is free
-  int64_t gpu_memory_bytes = 0;  ///< `plan` only, for a profile with a GPU; 0: no GPU computes
+  int64_t gpu_memory_bytes = 0;  ///< where a GPU computes (0: from what is free), or is planned for
   int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory
   std::string disk_directory;
   PolicyRequest policy;

@@ -112,14 +112,26 @@ TEST_P(WrongFlags, AreRefused) {
 INSTANTIATE_TEST_SUITE_P(
     Options, WrongFlags,
     testing::Values(Wrong{"--cpu-memory six", "--cpu-memory"}, Wrong{"--cpu-memory 0", "--cpu-memory"}, Wrong{"--cpu-memory -1GiB", "--cpu-memory"},
-                    Wrong{"--gpu-memory 8GiB", "no GPU tier"}, Wrong{"--weights 50:30:20", "no GPU tier"}, Wrong{"--weights 0:50:60", "--weights"},
+                    Wrong{"--gpu-memory 8GiB", "no GPU computes"}, Wrong{"--backend cuda --gpu-memory 0", "--gpu-memory"}, Wrong{"--attention-on cpu", "no GPU computes"},
+                    Wrong{"--backend cuda --attention-on cpu --kv-cache 10:90:0", "--attention-on"}, Wrong{"--backend cuda --attention-on disk", "--attention-on"},
+                    Wrong{"--weights 50:30:20", "--backend cuda"}, Wrong{"--weights 0:50:60", "--weights"},
                     Wrong{"--weights 0:100", "--weights"}, Wrong{"--kv-cache 0:nan:0", "--kv-cache"}, Wrong{"--activations 100", "--activations"},
                     Wrong{"--kv-cache 0:50:50", "--disk-dir"}, Wrong{"--activations 0:0:100", "--disk-dir"},
                     Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
-                    Wrong{"--backend cuda", "cuda"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
+                    Wrong{"--backend tpu", "tpu"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
                     Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},
                     Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
+
+TEST(Options, Gpu) {
+  auto result = parse("run-batch -m m -i in -o out --backend cuda --gpu-memory 16GiB --weights 20:80:0 --attention-on cpu");
+  ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
+  const EngineFlags& flags = std::get<RunBatchOptions>(std::get<Command>(result)).engine;
+  EXPECT_EQ(flags.gpu_memory_bytes, 16 * kGiB);
+  EXPECT_EQ(flags.policy.attention_tier, Tier::kCpu);
+  EXPECT_EQ(flags.policy.weights, (Fractions{0.2, 0.8, 0}));
+  EXPECT_EQ(engine_options(flags, "m").budgets.gpu_bytes, 16 * kGiB);
+}
 
 TEST(Options, WrongCommands) {
   for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i - -o out", "generate --model m",

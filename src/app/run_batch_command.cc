@@ -26,7 +26,7 @@ class EngineRunner : public BatchRunner {
       : engine_(engine), efficiency_(efficiency), flags_(flags), write_directory_(flags.disk_directory), team_(team) {}
   void prepare(const Workload& workload) override {
     // Before the budget is taken: this needs memory of its own.
-    if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), files_, kPeakTimeS, write_directory_);
+    if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), engine_.device(), files_, kPeakTimeS, write_directory_);
     set_hardware(engine_, flags_);
     engine_.prepare(workload);
     if (!team_ || team_->is_root()) fmt::print(stderr, "{}", plan_table(engine_));
@@ -67,6 +67,7 @@ BatchModel described(const RunBatchOptions& options, const Engine& engine) {
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  if (engine.device() && options.engine.policy.attention_tier) described.options["attention on"] = *options.engine.policy.attention_tier == Tier::kCpu ? "cpu" : "gpu";
   if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;

@@ -114,9 +114,35 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
   }
 }
 
+/// All three tiers.
+Fractions random_gpu_fractions(std::mt19937& random) {
+  switch (random() % 5) {
+    case 0: return {1, 0, 0};
+    case 1: return {0, 1, 0};
+    case 2: return {0, 0, 1};
+    default: {
+      const double a = static_cast<double>(random() % 101) / 100, b = static_cast<double>(random() % 101) / 100;
+      return {std::min(a, b), std::abs(a - b), 1 - std::max(a, b)};
+    }
+  }
+}
+
+/// A GPU computes, and the processor beside it attends in half of the cases.
+void on_device(const std::string& device, std::mt19937& random, EngineOptions* options) {
+  options->backend = device;
+  options->budgets.gpu_bytes = 256 * kMiB;
+  options->policy.weights = random_gpu_fractions(random);
+  options->policy.kv_cache = random_gpu_fractions(random);
+  options->policy.activations = random_gpu_fractions(random);
+  const bool beside = random() % 2 == 0;
+  options->policy.attention_tier = beside ? Tier::kCpu : Tier::kGpu;
+  Fractions& cache = *options->policy.kv_cache;
+  if (beside) cache = {0, cache.gpu + cache.cpu, cache.disk};
+}
+
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
            const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
-           const std::string& rotation = "none", const std::string& matmul_dtype = "auto") {
+           const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "") {
   std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
   std::mt19937 random(seed);
   for (int round = 0; round < rounds;) {
@@ -141,11 +167,13 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
       options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
       options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
       options.policy.buffers = 1 + static_cast<int>(random() % 4);
+      if (!device.empty()) on_device(device, random, &options);
       std::string what = fmt::format(
-          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {}", name,
+          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {}{}", name,
           dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
           options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
-          *options.policy.buffers, options.threads);
+          *options.policy.buffers, options.threads,
+          device.empty() ? "" : *options.policy.attention_tier == Tier::kGpu ? " on " + device : " on " + device + ", attention on the cpu");
       expect_same(expected, run(options, requests), what);
       if (testing::Test::HasFailure()) return;
     }
@@ -180,6 +208,24 @@ TEST(Crown, Sparse) { crown("llama", kLlama, DType::kBF16, 20, 11, "cpu", "auto"
 TEST(Crown, SparseRotatedInt4) { crown("wide", kWideHeads, DType::kBF16, 20, 12, "cpu", "int4", "int4", 0.2, "hadamard"); }
 TEST(Crown, SparseF32) { crown("opt", kOpt, DType::kF32, 10, 13, "cpu", "int8", "auto", 0.3); }
 TEST(Crown, ReferenceSparse) { crown("opt", kOpt, DType::kBF16, 5, 14, "reference", "auto", "auto", 0.1); }
+
+// And where a GPU computes (played by RAM that nobody else can touch), with three tiers and attention on either side: the tokens of the CPU.
+struct OnDevice {
+  std::string kv_dtype = "auto", weight_dtype = "auto", rotation = "none";
+  double sparsity = 1;
+};
+void crown_on_device(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const OnDevice& o = {}) {
+  crown(name, config, dtype, rounds, seed, "cpu", o.kv_dtype, o.weight_dtype, o.sparsity, o.rotation, "auto", "emulated-gpu");
+}
+TEST(Crown, DeviceLlamaBf16) { crown_on_device("llama", kLlama, DType::kBF16, 60, 31); }
+TEST(Crown, DeviceLlamaF32) { crown_on_device("llama", kLlama, DType::kF32, 20, 32); }
+TEST(Crown, DeviceOptF16) { crown_on_device("opt", kOpt, DType::kF16, 40, 33); }
+TEST(Crown, DeviceWideHeadsInt4Cache) { crown_on_device("wide", kWideHeads, DType::kBF16, 20, 34, {"int4", "auto", "hadamard", 1}); }
+TEST(Crown, DeviceInt4Weights) { crown_on_device("llama", kLlama, DType::kBF16, 20, 35, {"auto", "int4", "none", 1}); }
+TEST(Crown, DeviceInt8WeightsInt8CacheSparse) { crown_on_device("opt", kOpt, DType::kF16, 20, 36, {"int8", "int8", "none", 0.2}); }
+TEST(Crown, DeviceReference) {
+  crown("opt", kOpt, DType::kBF16, 10, 37, "reference", "auto", "auto", 1, "none", "auto", "emulated-gpu-reference");
+}
 
 }  // namespace
 }  // namespace flexgen

@@ -23,6 +23,28 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// Device memory left to the driver, libraries and displays where no budget was given: a twentieth, and at least this.
+constexpr int64_t kDeviceMarginBytes = 512 * kMiB;
+/// What is assumed of a GPU that the profile does not tell of.
+constexpr double kAssumedGpuFlops = 4e13, kAssumedGpuBytes = 3e11;
+/// What the emulated device has, where no budget was given.
+constexpr int64_t kEmulatedBytes = kGiB;
+
+bool emulated(const EngineOptions& options) { return options.backend.starts_with("emulated-gpu"); }
+
+/// Null where the CPU computes.
+std::unique_ptr<Device> make_device(const EngineOptions& options) {
+  const int64_t asked = options.budgets.gpu_bytes;
+  if (options.backend == "cuda") return make_cuda_device(0);
+  if (options.backend == "emulated-gpu") return make_emulated_device(EmulatedKernels::kCpu, options.threads, asked > 0 ? asked : kEmulatedBytes);
+  if (options.backend == "emulated-gpu-reference") return make_emulated_device(EmulatedKernels::kReference, 1, asked > 0 ? asked : kEmulatedBytes);
+  if (asked > 0) fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
+  if (options.policy.attention_tier) fail_user("--attention-on: the backend '{}' computes on the processor alone; leave it out", options.backend);
+  for (const auto& share : {options.policy.weights, options.policy.kv_cache, options.policy.activations})
+    if (share && share->gpu > 0) fail_user("a share in GPU memory ({}) needs a GPU that computes: --backend cuda", share->to_string());
+  return nullptr;
+}
+
 GroupRange choose_weight_range(const EngineOptions& options, std::optional<DType> dtype) {
   const std::string& name = options.weight_quantization;
   if (name == "auto") return dtype == DType::kInt4 ? GroupRange::kMse : GroupRange::kMinMax;
@@ -43,7 +65,14 @@ std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype)
     fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
   if (options.backend == "reference") return make_reference_kernels(int8_products);
   if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype, int8_products});
-  fail_user("--backend {}: this build has 'cpu' and 'reference'", options.backend);
+  fail_user("--backend {}: there are cpu, reference and cuda", options.backend);
+}
+
+/// Of the processor beside a device: what it attends with, and quantizes weights.
+std::unique_ptr<Kernels> make_kernels_beside(const EngineOptions& options, DType device_dtype) {
+  if (options.backend == "emulated-gpu-reference") return make_reference_kernels();
+  const bool bf16 = device_dtype == DType::kBF16 && cpu_has_bf16();
+  return make_cpu_kernels({options.threads, bf16 ? DType::kBF16 : DType::kF32});
 }
 
 /// What the first stage asks of the others.
@@ -98,11 +127,12 @@ std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory
 
 }  // namespace
 
-DType compute_dtype_of(const EngineOptions& options, const Model& model) {
+DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device) {
   if (options.backend == "reference") return DType::kF32;
   if (options.compute_dtype == "bf16") return DType::kBF16;
   if (options.compute_dtype == "f32") return DType::kF32;
   // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
+  if (device) return device->best_compute_dtype(model.weights().front().dtype);
   bool wide = model.weights().front().dtype == DType::kF32;
   return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
 }
@@ -127,16 +157,18 @@ Engine::Engine(EngineOptions options)
   model_ = Model::load(options_.model_directory);
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
-  compute_dtype_ = compute_dtype_of(options_, *model_);
+  device_ = make_device(options_);
+  compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   if (options_.stages.num_stages() > 1) keep_own_layers();
-  kernels_ = make_kernels(options_, compute_dtype_);
+  if (device_) open_device();
+  else kernels_ = make_kernels(options_, compute_dtype_);
   const std::optional<DType> dtype = weight_dtype_of(options_);
   weight_range_ = choose_weight_range(options_, dtype);
   if (dtype && !has_dtype(*model_, *dtype)) {
     if (options_.disk_directory.empty())
       fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
     PrepareOptions prepare{*dtype, weight_range_, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
-    use_prepared_weights(*model_, *kernels_, *files_, prepare);
+    use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_, prepare);
   }
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
     fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
@@ -147,6 +179,19 @@ Engine::Engine(EngineOptions options)
 }
 
 Engine::~Engine() = default;
+
+void Engine::open_device() {
+  if (options_.matmul_dtype != "auto") fail_user("--matmul-dtype {}: products in integers are for the cpu backend; leave it out", options_.matmul_dtype);
+  kernels_ = device_->make_kernels(compute_dtype_);
+  cpu_kernels_ = make_kernels_beside(options_, compute_dtype_);
+  int64_t& budget = options_.budgets.gpu_bytes;
+  const int64_t free = device_->free_bytes();
+  if (budget > free)
+    fail_user("--gpu-memory {}: of the {} of {}, {} are free; lower it, or end what else uses the GPU", format_bytes(budget), format_bytes(device_->total_bytes()),
+              device_->name(), format_bytes(free));
+  if (budget == 0) budget = emulated(options_) ? free : free - std::max(kDeviceMarginBytes, free / 20);
+  if (budget <= 0) fail_user("of the {} of {}, {} are free: too little to run anything; end what else uses the GPU", format_bytes(device_->total_bytes()), device_->name(), format_bytes(free));
+}
 
 Precision Engine::precision() const {
   return Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
@@ -239,6 +284,7 @@ void Engine::prepare_stage(const Workload& workload) {
     plan_ = {};
     plan_.policy = agreed_policy();
   } else {
+    if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
     const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
     plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);
   }
@@ -250,11 +296,22 @@ void Engine::prepare_stage(const Workload& workload) {
   std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
 
   if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
-  FLEXGEN_CHECK(options_.stages.num_stages() == 1 || !policy_.on_gpu(), "messages between stages go from and to RAM");
   arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
-  const Arenas arenas{arena_.get(), nullptr};
+  if (device_) {
+    const int64_t bytes = memory_.bytes(Tier::kGpu);
+    gpu_arena_ = std::make_unique<Arena>(std::span(device_->allocate(bytes), static_cast<size_t>(bytes)));
+    device_->pin(arena_->memory());
+    pinned_ = std::shared_ptr<void>(nullptr, [device = device_.get(), memory = arena_->memory()](void*) { device->unpin(memory); });
+    lanes_.compute = device_->make_compute_lane("compute", trace_.get());
+    lanes_.h2d = device_->make_copy_lane("h2d", trace_.get());
+    lanes_.h2d_small = device_->make_copy_lane("h2d small", trace_.get());
+    lanes_.d2h = device_->make_copy_lane("d2h", trace_.get());
+    lanes_.cpu = std::make_unique<ThreadLane>("cpu", trace_.get());
+  } else {
+    lanes_.compute = std::make_unique<ThreadLane>("compute", trace_.get());
+  }
+  const Arenas arenas{arena_.get(), gpu_arena_.get()};
   AsyncDiskOptions disk;
-  lanes_.compute = std::make_unique<ThreadLane>("compute", trace_.get());
   lanes_.disk_read = std::make_unique<DiskLane>("disk read", trace_.get(), disk);
   lanes_.disk_lookup = std::make_unique<DiskLane>("disk lookup", trace_.get(), disk);
   lanes_.disk_write = std::make_unique<DiskLane>("disk write", trace_.get(), disk);
@@ -267,14 +324,17 @@ void Engine::prepare_stage(const Workload& workload) {
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
   hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
-  scratch_ = arena_->allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
+  if (device_) exchange_ = std::make_unique<Exchange>(*model_, policy_, arenas);
+  scratch_ = arenas.of(policy_.compute_tier).allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
   std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));
   logit_store_ = {reinterpret_cast<float*>(logits.data()), logits.size() / sizeof(float)};
   FLEXGEN_CHECK(arena_->used() == arena_->capacity(), "planned {} bytes, took {}", arena_->capacity(), arena_->used());
+  if (gpu_arena_)
+    FLEXGEN_CHECK(gpu_arena_->used() == gpu_arena_->capacity(), "planned {} bytes of the GPU, took {}", gpu_arena_->capacity(), gpu_arena_->used());
 }
 
 RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
-  Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_);
+  Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_, exchange_.get(), cpu_kernels_.get());
   RunReport report;
   weights_->wait_resident();
   report.load_time_s = seconds_since(start_);

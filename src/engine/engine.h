@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/batcher.h"
+#include "backend/device.h"
 #include "dist/port.h"
 #include "io/file_system.h"
 #include "plan/planner.h"
@@ -22,7 +23,8 @@ namespace flexgen {
 
 struct EngineOptions {
   std::string model_directory;
-  std::string backend = "cpu";      ///< "cpu" or "reference"
+  /// "cpu", "reference", "cuda"; for tests "emulated-gpu" and "emulated-gpu-reference": a GPU played by RAM (backend/emulated/).
+  std::string backend = "cpu";
   std::string compute_dtype = "auto";  ///< "auto", "bf16", "f32": arithmetic of the cpu backend
   std::string weight_dtype = "auto";     ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory
   std::string weight_quantization = "auto";  ///< of int8 and int4 weights: "minmax", "mse" (GroupRange), "auto" (mse for int4, minmax for int8)
@@ -67,7 +69,7 @@ struct RunReport {
 };
 
 /// The arithmetic of a run, and the type of its cache, as the options' names and the model's weights give them. Throws Error{user} for unknown names.
-DType compute_dtype_of(const EngineOptions& options, const Model& model);
+DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
 DType kv_dtype_of(const std::string& name, DType compute_dtype);
 /// The type that the matrices are to have; nothing if they are to be used as they are.
 std::optional<DType> weight_dtype_of(const EngineOptions& options);
@@ -100,7 +102,10 @@ class Engine {
   const Plan& plan() const { return plan_; }
   const Workload& workload() const { return workload_; }
   const MemoryPlan& memory() const { return memory_; }
+  /// Of the tier that computes.
   Kernels& kernels() { return *kernels_; }
+  /// Null where the CPU computes.
+  Device* device() const { return device_.get(); }
   Lanes& lanes() { return lanes_; }
   WeightStore& weights() { return *weights_; }
 
@@ -122,6 +127,7 @@ class Engine {
   Policy agreed_policy() const;
   RunReport run_steps(StepSource& source, const std::atomic<bool>& stop);
   std::vector<LaneReport> lane_reports() const;
+  void open_device();
 
   EngineOptions options_;
   FileSystem real_files_;
@@ -129,7 +135,8 @@ class Engine {
   std::unique_ptr<Model> model_;
   std::vector<std::string> checkpoint_files_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<Kernels> kernels_;
+  std::unique_ptr<Device> device_;          // before all that it made
+  std::unique_ptr<Kernels> kernels_, cpu_kernels_;  // cpu_kernels_: of the processor beside a device
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
   GroupRange weight_range_ = GroupRange::kMinMax;
   Workload workload_;
@@ -138,11 +145,13 @@ class Engine {
   Policy policy_;
   MemoryPlan memory_;
   std::unique_ptr<Trace> trace_;
-  std::unique_ptr<Arena> arena_;   // outlives the lanes that write into it
+  std::unique_ptr<Arena> arena_, gpu_arena_;   // outlive the lanes that write into them
+  std::shared_ptr<void> pinned_;   // unlocks the RAM that the device copies from and to, when the lanes are gone
   Lanes lanes_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<CacheStore> cache_;
   std::unique_ptr<HiddenStore> hidden_;
+  std::unique_ptr<Exchange> exchange_;
   std::span<std::byte> scratch_;
   std::span<float> logit_store_;
   std::chrono::steady_clock::time_point start_{};

@@ -195,6 +195,37 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
 TEST(Pipeline, Bf16) { pipeline("llama", kLlama, DType::kBF16, 12, 1); }
 TEST(Pipeline, F32) { pipeline("llama", kLlama, DType::kF32, 6, 2); }
 TEST(Pipeline, TiedF16) { pipeline("opt", kTiedOpt, DType::kF16, 9, 3); }
+/// Ranks whose GPUs compute (played by RAM), with three tiers and attention on either side, against one process on the CPU.
+TEST(Pipeline, OnDevices) {
+  EngineOptions plain = plain_options(checkpoint("llama", kLlama, DType::kBF16));
+  std::mt19937 random(41);
+  const auto requests = random_requests(random, 21);
+  const auto expected = run({plain}, requests);
+  ASSERT_EQ(expected.errors[0], "");
+  for (int round = 0; round < 6; ++round) {
+    const auto ranks = static_cast<size_t>(2 + round % 3);
+    std::vector<EngineOptions> options(ranks, plain);
+    const int64_t batches = static_cast<int64_t>(ranks) + static_cast<int64_t>(random() % 4), batch_size = 1 + static_cast<int64_t>(random() % 4);
+    for (EngineOptions& own : options) {
+      own.backend = round == 5 && &own == &options.front() ? "cpu" : "emulated-gpu";
+      own.policy.micro_batch_size = batch_size;
+      own.policy.num_micro_batches = batches;
+      own.policy.buffers = 1 + static_cast<int>(random() % 4);
+      if (own.backend == "cpu") continue;
+      own.budgets.gpu_bytes = 128 * kMiB;
+      own.policy.weights = {0.3, 0.3, 0.4};
+      own.policy.activations = random() % 2 ? Fractions{1, 0, 0} : Fractions{0.2, 0.5, 0.3};
+      const bool beside = random() % 2 == 0;
+      own.policy.attention_tier = beside ? Tier::kCpu : Tier::kGpu;
+      own.policy.kv_cache = beside ? Fractions{0, 0.5, 0.5} : Fractions{0.4, 0.3, 0.3};
+    }
+    const std::string what = fmt::format("round {}: {} ranks, {} x {}", round, ranks, batches, batch_size);
+    const Outcome outcome = run(options, requests);
+    for (const std::string& error : outcome.errors) ASSERT_EQ(error, "") << what;
+    expect_same(expected.completions, outcome.completions, what);
+    if (testing::Test::HasFailure()) return;
+  }
+}
 TEST(Pipeline, Reference) { pipeline("opt", kTiedOpt, DType::kBF16, 3, 4, "auto", "auto", "reference"); }
 TEST(Pipeline, Int4Weights) { pipeline("llama", kLlama, DType::kBF16, 4, 5, "int4"); }
 TEST(Pipeline, Int8WeightsInt4Cache) { pipeline("opt", kTiedOpt, DType::kF16, 4, 6, "int8", "int4"); }

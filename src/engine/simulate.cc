@@ -57,9 +57,8 @@ class SimulatedProcess {
         weights_(model, policy, files_, arenas_, lanes_),
         cache_(model, policy, kv_dtype, files_.open("cache", FileMode::kWriteDirect), arenas_, lanes_),
         hidden_(model, policy, files_.open("activations", FileMode::kWriteDirect), arenas_, lanes_, link),
-        executor_(model, policy, *kernels_, lanes_, weights_, cache_, hidden_, {}) {
-    if (policy.on_gpu()) exchange_.emplace(model, policy, arenas_);
-  }
+        exchange_(policy.on_gpu() ? std::make_unique<Exchange>(model, policy, arenas_) : nullptr),
+        executor_(model, policy, *kernels_, lanes_, weights_, cache_, hidden_, {}, exchange_.get(), kernels_.get()) {}
 
   const CacheLayout& cache_layout() const { return cache_.layout(); }
 
@@ -84,6 +83,7 @@ class SimulatedProcess {
     auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
     lanes.compute = simulated("compute", std::move(costs.compute));
     if (policy.on_gpu()) {
+      lanes.h2d_small = simulated("h2d small", costs.h2d);
       lanes.h2d = simulated("h2d", std::move(costs.h2d));
       lanes.d2h = simulated("d2h", std::move(costs.d2h));
       lanes.cpu = simulated("cpu", std::move(costs.cpu));
@@ -110,7 +110,7 @@ class SimulatedProcess {
   WeightStore weights_;
   CacheStore cache_;
   HiddenStore hidden_;
-  std::optional<Exchange> exchange_;
+  std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<Kernels> kernels_ = make_reference_kernels();  // never called
   Executor executor_;
 };

@@ -2,13 +2,16 @@
 
 #include "engine/simulate.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <random>
 
+#include "base/error.h"
 #include "base/units.h"
 #include "engine/list_source.h"
+#include "plan/memory_plan.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
@@ -92,6 +95,44 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
   EXPECT_EQ(checked, 4);
 }
 
+TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
+  const std::string directory = testing::TempDir() + "/simulated-device";
+  ensure_dummy_checkpoint(directory, kTiny, DType::kBF16, 3, nullptr);
+  const auto requests = requests_of(23, {1, 60}, {1, 9}, 300);
+  int checked = 0;
+  for (auto [attention, batches, buffers] : {std::tuple(Tier::kGpu, 1, 1), std::tuple(Tier::kGpu, 3, 3), std::tuple(Tier::kCpu, 3, 2), std::tuple(Tier::kCpu, 1, 1)}) {
+    EngineOptions options;
+    options.model_directory = directory;
+    options.backend = "emulated-gpu";
+    options.load_tokenizer = false;
+    options.threads = 1;
+    options.budgets = {256 * kMiB, kGiB, 256 * kMiB};
+    options.disk_directory = testing::TempDir();
+    options.policy.micro_batch_size = 4;
+    options.policy.num_micro_batches = batches;
+    options.policy.buffers = buffers;
+    options.policy.weights = options.policy.activations = Fractions{0.25, 0.5, 0.25};
+    options.policy.kv_cache = attention == Tier::kGpu ? Fractions{0.25, 0.5, 0.25} : Fractions{0, 0.5, 0.5};
+    options.policy.attention_tier = attention;
+    Engine engine(options);
+    engine.prepare(workload_of(requests));
+    ListSource source(requests), again(requests);
+    NoSink sink;
+    std::atomic<bool> never{false};
+    const RunReport real = engine.run(source, sink, never);
+    const auto model = Model::of_shape(engine.model().config(), DType::kBF16);
+    const RunReport simulated = simulate(*model, engine.policy(), engine.kv_dtype(), {}, again);
+    EXPECT_EQ(simulated.work.visits, real.work.visits);
+    EXPECT_EQ(simulated.work.linear_flops, real.work.linear_flops);
+    EXPECT_EQ(lane(simulated, "disk write").stats.bytes, lane(real, "disk write").stats.bytes);
+    for (const char* name : {"h2d", "d2h"}) EXPECT_EQ(lane(simulated, name).stats.bytes, lane(real, name).stats.bytes) << name;
+    EXPECT_EQ(lane(simulated, "cpu").stats.operations, lane(real, "cpu").stats.operations);
+    EXPECT_GT(lane(real, "h2d").stats.bytes, 0);
+    ++checked;
+  }
+  EXPECT_EQ(checked, 4);
+}
+
 class Shape8B : public testing::Test {
  protected:
   Shape8B() : model_(Model::of_shape(parse_config(*shape_config_json("llama-3.1-8b"), "", "shape"), DType::kBF16)) {}
@@ -144,6 +185,125 @@ TEST_F(Shape8B, FasterLanesNeverTakeLonger) {
     const RunReport report = run(policy, {4e11, 3e10, disk, disk});
     EXPECT_LE(report.elapsed_s, last * (1 + 1e-9));
     last = report.elapsed_s;
+  }
+}
+
+/// GPUs with the job that FlexGen published: 512 tokens in, 32 out.
+class OnGpu : public testing::Test {
+ protected:
+  static constexpr double kGB = 1e9;
+  /// The paper's machine: a T4 of 16 GB with 208 GB of RAM and an SSD.
+  static MachineSpeeds t4() {
+    MachineSpeeds speeds{1e12, 40 * kGB, 2 * kGB, 1 * kGB};
+    speeds.gpu_flops_per_s = 21.2e12;
+    speeds.gpu_bytes_per_s = 250 * kGB;
+    speeds.h2d_bytes_per_s = speeds.d2h_bytes_per_s = 12.89 * kGB;
+    return speeds;
+  }
+  static MachineSpeeds h200() {
+    MachineSpeeds speeds{8e12, 300 * kGB, 6 * kGB, 3 * kGB};
+    speeds.gpu_flops_per_s = 600e12;
+    speeds.gpu_bytes_per_s = 4300 * kGB;
+    speeds.h2d_bytes_per_s = speeds.d2h_bytes_per_s = 52 * kGB;
+    return speeds;
+  }
+  static std::unique_ptr<Model> shape(const char* name) { return Model::of_shape(parse_config(*shape_config_json(name), "", "shape"), DType::kF16); }
+  static double busiest_s(const RunReport& report) {
+    double busiest = 0;
+    for (const LaneReport& lane : report.lanes) busiest = std::max(busiest, lane.stats.busy_s);
+    return busiest;
+  }
+  std::vector<Request> requests_ = requests_of(384, {512, 512}, {32, 32}, 50272);
+};
+
+TEST_F(OnGpu, T4RunsAModelLargerThanItsMemory) {
+  const auto model = shape("opt-30b");
+  const Budgets budgets{200 * kGiB, 0, 15 * kGiB};
+  const Policy policy = choose_policy(*model, workload_of(requests_), budgets, {}, DType::kBF16);
+  EXPECT_EQ(policy.compute_tier, Tier::kGpu);
+  EXPECT_EQ(policy.weights.disk, 0);
+  const MemoryPlan plan = memory_plan(*model, policy, workload_of(requests_), DType::kBF16);
+  EXPECT_LE(plan.bytes(Tier::kGpu), budgets.gpu_bytes);
+  EXPECT_LE(plan.bytes(Tier::kCpu), budgets.cpu_bytes);
+  ListSource source(requests_);
+  const RunReport report = simulate(*model, policy, DType::kBF16, t4(), source);
+  EXPECT_EQ(report.sequences, 384);
+  EXPECT_GE(report.elapsed_s, busiest_s(report));
+  EXPECT_LT(report.elapsed_s, 1.35 * busiest_s(report));
+  // FlexGen's published figure on this machine is 7.32 tokens/s.
+  EXPECT_GT(static_cast<double>(report.generated_tokens) / report.elapsed_s, 7.32);
+}
+
+TEST_F(OnGpu, H200KeepsASmallModelWhole) {
+  const auto model = shape("opt-6.7b");
+  const Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 130 * kGiB}, {}, DType::kBF16);
+  EXPECT_EQ(policy.weights, (Fractions{1, 0, 0}));
+  EXPECT_EQ(policy.attention_tier, Tier::kGpu);
+  ListSource source(requests_);
+  const RunReport report = simulate(*model, policy, DType::kBF16, h200(), source);
+  EXPECT_LT(report.elapsed_s, 1.1 * lane(report, "compute").stats.busy_s + report.load_time_s);
+}
+
+TEST_F(OnGpu, AttentionBesideTheGpuSparesTheBus) {
+  // The cache in RAM: over the bus for every token, or q, k, v (more than the cache takes, while prompts are read) and the results alone.
+  const auto model = shape("opt-6.7b");
+  Policy policy;
+  policy.micro_batch_size = 32;
+  policy.num_micro_batches = 6;
+  policy.max_rows = 512;
+  policy.max_logit_rows = 32;
+  policy.weights = {0, 1, 0};
+  policy.kv_cache = {0, 1, 0};
+  policy.activations = {1, 0, 0};
+  policy.pages_per_micro_batch = 32 * ((544 + 15) / 16);
+  policy.compute_tier = policy.attention_tier = Tier::kGpu;
+  auto run = [&] {
+    ListSource source(requests_);
+    return simulate(*model, policy, DType::kF16, t4(), source);
+  };
+  const RunReport on_gpu = run();
+  policy.attention_tier = Tier::kCpu;
+  const RunReport beside = run();
+  EXPECT_LT(lane(beside, "h2d").stats.bytes, 0.8 * lane(on_gpu, "h2d").stats.bytes);
+  // The GPU has another micro-batch's work while the processor attends.
+  EXPECT_LT(beside.elapsed_s, 0.9 * (lane(beside, "compute").stats.busy_s + lane(beside, "cpu").stats.busy_s));
+  EXPECT_LT(beside.elapsed_s, on_gpu.elapsed_s);
+  // One buffer: first one, then the other.
+  policy.buffers = 1;
+  EXPECT_GT(run().elapsed_s, 1.1 * beside.elapsed_s);
+}
+
+TEST_F(OnGpu, FasterBusesNeverTakeLonger) {
+  const auto model = shape("opt-30b");
+  Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 15 * kGiB}, {}, DType::kBF16);
+  double last = 1e300;
+  for (double bus : {4e9, 8e9, 16e9, 32e9}) {
+    MachineSpeeds speeds = t4();
+    speeds.h2d_bytes_per_s = speeds.d2h_bytes_per_s = bus;
+    ListSource source(requests_);
+    const RunReport report = simulate(*model, policy, DType::kBF16, speeds, source);
+    EXPECT_LE(report.elapsed_s, last * (1 + 1e-9));
+    last = report.elapsed_s;
+  }
+}
+
+TEST_F(OnGpu, RefusesABudgetThatIsTooSmallAndNamesOneThatIsNot) {
+  const auto model = shape("opt-6.7b");
+  const Workload workload = workload_of(requests_);
+  for (int64_t cpu_bytes : {16 * kGiB, 64 * kGiB}) {
+    std::string message;
+    try {
+      choose_policy(*model, workload, {cpu_bytes, 0, 64 * kMiB}, {}, DType::kBF16);
+      FAIL() << "64 MiB of GPU memory cannot do";
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    ASSERT_THAT(message, testing::HasSubstr("--gpu-memory"));
+    const size_t open = message.rfind('(');
+    ASSERT_NE(open, std::string::npos) << message;
+    const int64_t smallest = std::stoll(message.substr(open + 1));
+    EXPECT_NO_THROW(choose_policy(*model, workload, {cpu_bytes, 0, smallest}, {}, DType::kBF16));
+    EXPECT_THROW(choose_policy(*model, workload, {cpu_bytes, 0, smallest * 98 / 100}, {}, DType::kBF16), Error);
   }
 }
 

@@ -7,7 +7,7 @@
 //      what is computed and refuse the values that the class does not do; name the harmless ones. What is
 //      left is refused.
 //   2. embed(), block(), head(): the tensors by name and shape, in an order of your own.
-//   3. forward_*(): the same order in c.w; scratch as in scratch.h.
+//   3. forward_*(), before_ and after_attention(): the same order in c.w; scratch as in scratch.h.
 //   4. A line in tools/make_golden_fixtures.py, whose fixture golden_test.cc then runs.
 
 #include <array>
@@ -74,7 +74,10 @@ class Architecture {
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 
   virtual void forward_embed(const LayerContext& c, const EmbedScratch& s) const = 0;
-  virtual void forward_block(const LayerContext& c, const BlockScratch& s) const = 0;
+  /// A block in three stages, as the middle one may run beside the device that does the others: q, k and v of the rows into s.q, s.k, s.v; the
+  /// attention (append_and_attend()), which puts its result into s.act; the rest of the block from there.
+  virtual void before_attention(const LayerContext& c, const BlockScratch& s) const = 0;
+  virtual void after_attention(const LayerContext& c, const BlockScratch& s) const = 0;
   /// s.x holds `num_rows` rows [D] f32 that want logits (they may be changed). Returns the input of the output matrix:
   /// act [num_rows, embed_size], in s.
   virtual const std::byte* forward_head(const LayerContext& c, const HeadScratch& s, int64_t num_rows) const = 0;
@@ -90,7 +93,7 @@ std::string known_model_types();
 /// activation_function, hidden_act, ... as a value; refuses by name what there is no kernel for.
 Activation read_activation(ConfigFields& fields, const std::string& field, const std::string& fallback);
 
-/// How every family's attention ends: s.k and s.v go into the cache, s.q attends, the result is in s.act.
+/// The middle stage of every family's blocks: s.k and s.v go into the cache, s.q attends, the result is in s.act.
 void append_and_attend(const LayerContext& c, const BlockScratch& s);
 /// How the model attends: scores scaled by 1 / sqrt(H), its window, the sparsity that was asked for.
 AttentionRule attention_rule(const ModelConfig& config);

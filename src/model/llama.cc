@@ -40,6 +40,21 @@ int64_t read_window(ConfigFields& fields, const ModelConfig& m) {
   return window;
 }
 
+/// A block's weights in the order of Llama::block(): those that all have, then those that only some have.
+enum { kNorm1, kQ, kK, kV, kO, kNorm2, kGate, kUp, kDown, kOptional };
+struct Optional {
+  explicit Optional(const LayerContext& c) {
+    const ModelConfig& m = c.config;
+    size_t next = kOptional;
+    auto take = [&](bool there) { return there ? c.w[next++] : WeightView{}; };
+    q_bias = take(m.qkv_bias), k_bias = take(m.qkv_bias), v_bias = take(m.qkv_bias);
+    o_bias = take(m.output_bias);
+    q_norm = take(m.qk_norm), k_norm = take(m.qk_norm);
+    gate_bias = take(m.mlp_bias), up_bias = take(m.mlp_bias), down_bias = take(m.mlp_bias);
+  }
+  WeightView q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, gate_bias, up_bias, down_bias;
+};
+
 class Llama : public Architecture {
  public:
   std::span<const std::string_view> model_types() const override {
@@ -128,31 +143,33 @@ class Llama : public Architecture {
     c.kernels.gather_rows(c.in.embed_rows, c.w[0].dtype, c.config.hidden_size, false, c.hidden);
   }
 
-  void forward_block(const LayerContext& c, const BlockScratch& s) const override {
-    enum { kNorm1, kQ, kK, kV, kO, kNorm2, kGate, kUp, kDown, kOptional };
+  void before_attention(const LayerContext& c, const BlockScratch& s) const override {
     const ModelConfig& m = c.config;
     const int64_t T = c.in.num_rows, D = m.hidden_size;
     Kernels& k = c.kernels;
-    size_t next = kOptional;
-    auto optional = [&](bool there) { return there ? c.w[next++] : WeightView{}; };
-    const WeightView q_bias = optional(m.qkv_bias), k_bias = optional(m.qkv_bias), v_bias = optional(m.qkv_bias);
-    const WeightView o_bias = optional(m.output_bias);
-    const WeightView q_norm = optional(m.qk_norm), k_norm = optional(m.qk_norm);
-    const WeightView gate_bias = optional(m.mlp_bias), up_bias = optional(m.mlp_bias), down_bias = optional(m.mlp_bias);
+    const Optional o(c);
 
-    // h += Wo attention(rope(Wq n), rope(Wk n), Wv n), n = norm1(h)
+    // q = rope(Wq n), k = rope(Wk n), v = Wv n, n = norm1(h)
     k.rms_norm(c.hidden, T, D, c.w[kNorm1], m.norm_epsilon, s.act);
-    k.linear(s.act, T, c.w[kQ], q_bias, false, s.q);
-    k.linear(s.act, T, c.w[kK], k_bias, false, s.k);
-    k.linear(s.act, T, c.w[kV], v_bias, false, s.v);
+    k.linear(s.act, T, c.w[kQ], o.q_bias, false, s.q);
+    k.linear(s.act, T, c.w[kK], o.k_bias, false, s.k);
+    k.linear(s.act, T, c.w[kV], o.v_bias, false, s.v);
     if (m.qk_norm) {
-      k.rms_norm_heads(s.q, T, m.num_heads, m.head_size, q_norm, m.norm_epsilon);
-      k.rms_norm_heads(s.k, T, m.num_kv_heads, m.head_size, k_norm, m.norm_epsilon);
+      k.rms_norm_heads(s.q, T, m.num_heads, m.head_size, o.q_norm, m.norm_epsilon);
+      k.rms_norm_heads(s.k, T, m.num_kv_heads, m.head_size, o.k_norm, m.norm_epsilon);
     }
     k.rope(s.q, T, m.num_heads, m.head_size, c.in.positions.data(), m.inverse_frequencies, m.rope_scale);
     k.rope(s.k, T, m.num_kv_heads, m.head_size, c.in.positions.data(), m.inverse_frequencies, m.rope_scale);
-    append_and_attend(c, s);
-    k.linear(s.act, T, c.w[kO], o_bias, true, c.hidden);
+  }
+
+  void after_attention(const LayerContext& c, const BlockScratch& s) const override {
+    const ModelConfig& m = c.config;
+    const int64_t T = c.in.num_rows, D = m.hidden_size;
+    Kernels& k = c.kernels;
+    const Optional o(c);
+
+    // h += Wo attention(q, k, v)
+    k.linear(s.act, T, c.w[kO], o.o_bias, true, c.hidden);
 
     // h += Wdown (silu(Wgate n) * Wup n), n = norm2(h)
     const int64_t act = size_bytes(k.act_dtype(), 1);
@@ -160,10 +177,10 @@ class Llama : public Architecture {
     for (int64_t first = 0; first < T; first += kFfnPanelRows) {
       const int64_t rows = std::min(kFfnPanelRows, T - first);
       const std::byte* n = s.act + first * D * act;
-      k.linear(n, rows, c.w[kGate], gate_bias, false, s.gate);
-      k.linear(n, rows, c.w[kUp], up_bias, false, s.up);
+      k.linear(n, rows, c.w[kGate], o.gate_bias, false, s.gate);
+      k.linear(n, rows, c.w[kUp], o.up_bias, false, s.up);
       k.gated_activate(s.gate, s.up, rows * m.ffn_size, m.activation, s.inner);
-      k.linear(s.inner, rows, c.w[kDown], down_bias, true, c.hidden + first * D);
+      k.linear(s.inner, rows, c.w[kDown], o.down_bias, true, c.hidden + first * D);
     }
   }
 

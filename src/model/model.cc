@@ -96,6 +96,20 @@ WantedWeight output_matrix(const ModelConfig& config) {
   return WantedWeight::matrix(std::string(config.tied_embeddings ? kEmbeddingTable : kOutputMatrix), config.vocab_size, config.embed_size);
 }
 
+/// Logits of a panel of rows, from `first` on; returns how many.
+int64_t logits_of_panel(const LayerContext& c, const LayerSpec& spec, const HeadScratch& s, int64_t first, float* logits) {
+  const int64_t rows = std::min(kLogitPanelRows, static_cast<int64_t>(c.in.logit_rows.size()) - first), D = c.config.hidden_size;
+  std::vector<const std::byte*> wanted;
+  wanted.reserve(static_cast<size_t>(rows));
+  for (int64_t i = first; i < first + rows; ++i)
+    wanted.push_back(reinterpret_cast<const std::byte*>(c.hidden + c.in.logit_rows[static_cast<size_t>(i)] * D));
+  c.kernels.gather_rows(wanted, DType::kF32, D, false, s.x);
+  const std::byte* act = architecture_of(c.config).forward_head(c, s, rows);
+  c.kernels.linear(act, rows, c.w[spec.uses.size() - 1], {}, false, logits);
+  FLEXGEN_CHECK(spec.kind == LayerKind::kHead);
+  return rows;
+}
+
 /// Rows of the output matrix in a chunk: about a block's matrices or less, so that it streams through the same buffers, and
 /// chunks of about the same size.
 int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block) {
@@ -277,20 +291,63 @@ void Model::forward(int64_t layer, std::span<const WeightView> weights, const Vi
   if (spec.kind == LayerKind::kEmbed) {
     architecture.forward_embed(context, EmbedScratch(scratch, config_, input.num_rows));
   } else if (spec.kind == LayerKind::kBlock) {
-    architecture.forward_block(context, BlockScratch(scratch, config_, input.num_rows));
+    const BlockScratch s(scratch, config_, input.num_rows);
+    architecture.before_attention(context, s);
+    append_and_attend(context, s);
+    architecture.after_attention(context, s);
   } else {
     const HeadScratch s(scratch, config_, num_logit_rows, spec.vocab_count);
-    const int64_t D = config_.hidden_size;
-    for (int64_t first = 0; first < num_logit_rows; first += kLogitPanelRows) {
-      const int64_t rows = std::min(kLogitPanelRows, num_logit_rows - first);
-      for (int64_t i = 0; i < rows; ++i)
-        std::copy_n(hidden + input.logit_rows[static_cast<size_t>(first + i)] * D, D, s.x + i * D);
-      const std::byte* act = architecture.forward_head(context, s, rows);
-      kernels.linear(act, rows, weights.back(), {}, false, s.logits);
+    for (int64_t first = 0; first < num_logit_rows;) {
+      const int64_t rows = logits_of_panel(context, spec, s, first, s.logits);
       sink->accept(first, rows, spec.vocab_first, spec.vocab_count, s.logits, spec.vocab_count);
+      first += rows;
     }
   }
   FLEXGEN_CHECK(scratch.used() <= scratch_bytes(input.num_rows, num_logit_rows), "scratch {}", scratch.used());
+}
+
+void Model::forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
+                                     std::byte* scratch_memory, Kernels& kernels, const AttentionInputs& to) const {
+  FLEXGEN_CHECK(layers_[static_cast<size_t>(layer)].kind == LayerKind::kBlock);
+  Scratch scratch(scratch_memory);
+  BlockScratch s(scratch, config_, input.num_rows);
+  s.q = to.q, s.k = to.k, s.v = to.v;
+  architecture_of(config_).before_attention({config_, weights, input, {}, hidden, kernels}, s);
+}
+
+void Model::attend(const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const {
+  Scratch nothing(nullptr);
+  BlockScratch s(nothing, config_, input.num_rows);
+  s.q = from.q, s.k = from.k, s.v = from.v;
+  s.act = out;
+  append_and_attend({config_, {}, input, geometry, nullptr, kernels}, s);
+}
+
+void Model::forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
+                                    std::byte* scratch_memory, Kernels& kernels, const std::byte* attended, DType dtype) const {
+  FLEXGEN_CHECK(layers_[static_cast<size_t>(layer)].kind == LayerKind::kBlock);
+  Scratch scratch(scratch_memory);
+  const BlockScratch s(scratch, config_, input.num_rows);
+  kernels.convert_rows(attended, dtype, input.num_rows, config_.num_heads * config_.head_size, kernels.act_dtype(), s.act);
+  architecture_of(config_).after_attention({config_, weights, input, {}, hidden, kernels}, s);
+}
+
+int64_t Model::forward_logits(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, int64_t first, float* hidden,
+                              std::byte* scratch_memory, Kernels& kernels, float* logits) const {
+  const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
+  Scratch scratch(scratch_memory);
+  const HeadScratch s(scratch, config_, static_cast<int64_t>(input.logit_rows.size()), spec.vocab_count);
+  return logits_of_panel({config_, weights, input, {}, hidden, kernels}, spec, s, first, logits);
+}
+
+AttentionInputs AttentionInputs::at(std::byte* memory, const ModelConfig& config, int64_t rows) {
+  auto* q = reinterpret_cast<float*>(memory);
+  float* k = q + rows * config.num_heads * config.head_size;
+  return {q, k, k + rows * config.num_kv_heads * config.head_size};
+}
+
+int64_t AttentionInputs::bytes(const ModelConfig& config, int64_t rows) {
+  return rows * (config.num_heads + 2 * config.num_kv_heads) * config.head_size * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace flexgen

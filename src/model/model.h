@@ -52,6 +52,15 @@ struct LayerSpec {
   double attention_input_flops_per_row = 0;  ///< of these, of what computes q, k and v (blocks only)
 };
 
+/// A block's q [T, A, H], k and v [T, G, H] of the rows, f32, between the stages of a block.
+struct AttentionInputs {
+  float *q = nullptr, *k = nullptr, *v = nullptr;
+
+  /// One after the other from `memory` on, for `rows` rows.
+  static AttentionInputs at(std::byte* memory, const ModelConfig& config, int64_t rows);
+  static int64_t bytes(const ModelConfig& config, int64_t rows);
+};
+
 /// What a visit works on. Everything is packed: T rows, slot after slot.
 struct VisitInput {
   int64_t num_rows = 0;                            ///< T
@@ -131,6 +140,20 @@ class Model {
   void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
                const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,
                LogitSink* sink) const;
+
+  // The same in parts, for visits that a device and the processor beside it do together.
+
+  /// A block's stages: the device computes q, k and v; attend() writes k and v into the pages of input.slots and the result, [T, A, H] in the
+  /// act_dtype() of its own kernels, to `out`; with that, `attended` of type `dtype`, the device goes on.
+  void forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch,
+                                Kernels& kernels, const AttentionInputs& to) const;
+  void attend(const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const;
+  void forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch,
+                               Kernels& kernels, const std::byte* attended, DType dtype) const;
+  /// A panel of the head: of input.logit_rows those from `first` on, kLogitPanelRows or what is left; logits [rows, vocab_count] f32.
+  /// Returns how many rows that is.
+  int64_t forward_logits(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, int64_t first, float* hidden,
+                         std::byte* scratch, Kernels& kernels, float* logits) const;
 
  private:
   Model() = default;

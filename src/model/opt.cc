@@ -95,38 +95,33 @@ class Opt : public Architecture {
     k.gather_rows(rows, table.dtype, m.hidden_size, true, c.hidden);
   }
 
-  void forward_block(const LayerContext& c, const BlockScratch& s) const override {
-    enum { kNorm1, kNorm1Bias, kQ, kQBias, kK, kKBias, kV, kVBias, kO, kOBias, kNorm2, kNorm2Bias, kFc1, kFc1Bias, kFc2, kFc2Bias };
+  void before_attention(const LayerContext& c, const BlockScratch& s) const override {
+    // q = Wq n, k = Wk n, v = Wv n, n = norm1(h)
+    const int64_t T = c.in.num_rows;
+    enter(c, s, kNorm1);
+    c.kernels.linear(s.act, T, c.w[kQ], c.w[kQBias], false, s.q);
+    c.kernels.linear(s.act, T, c.w[kK], c.w[kKBias], false, s.k);
+    c.kernels.linear(s.act, T, c.w[kV], c.w[kVBias], false, s.v);
+  }
+
+  void after_attention(const LayerContext& c, const BlockScratch& s) const override {
     const ModelConfig& m = c.config;
     const int64_t T = c.in.num_rows, D = m.hidden_size;
     Kernels& k = c.kernels;
-    auto enter = [&](int norm) {  // what the sublayer reads
-      if (m.post_norm) k.to_act(c.hidden, T * D, s.act);
-      else k.layer_norm(c.hidden, T, D, c.w[static_cast<size_t>(norm)], c.w[static_cast<size_t>(norm) + 1], m.norm_epsilon, s.act);
-    };
-    auto leave = [&](int norm) {
-      if (m.post_norm) k.layer_norm_f32(c.hidden, T, D, c.w[static_cast<size_t>(norm)], c.w[static_cast<size_t>(norm) + 1], m.norm_epsilon);
-    };
-
-    // h += Wo attention(Wq n, Wk n, Wv n), n = norm1(h)
-    enter(kNorm1);
-    k.linear(s.act, T, c.w[kQ], c.w[kQBias], false, s.q);
-    k.linear(s.act, T, c.w[kK], c.w[kKBias], false, s.k);
-    k.linear(s.act, T, c.w[kV], c.w[kVBias], false, s.v);
-    append_and_attend(c, s);
+    // h += Wo attention(q, k, v)
     k.linear(s.act, T, c.w[kO], c.w[kOBias], true, c.hidden);
-    leave(kNorm1);
+    leave(c, kNorm1);
 
     // h += W2 relu(W1 n), n = norm2(h)
     const int64_t act = size_bytes(k.act_dtype(), 1);
-    enter(kNorm2);
+    enter(c, s, kNorm2);
     for (int64_t first = 0; first < T; first += kFfnPanelRows) {
       const int64_t rows = std::min(kFfnPanelRows, T - first);
       k.linear(s.act + first * D * act, rows, c.w[kFc1], c.w[kFc1Bias], false, s.up);
       k.activate(s.up, rows * m.ffn_size, m.activation, s.inner);
       k.linear(s.inner, rows, c.w[kFc2], c.w[kFc2Bias], true, c.hidden + first * D);
     }
-    leave(kNorm2);
+    leave(c, kNorm2);
   }
 
   const std::byte* forward_head(const LayerContext& c, const HeadScratch& s, int64_t num_rows) const override {
@@ -138,6 +133,19 @@ class Opt : public Architecture {
     k.linear(s.act, num_rows, c.w[m.final_norm ? 2 : 0], {}, false, s.projected);
     k.to_act(s.projected, num_rows * m.embed_size, s.narrow);
     return s.narrow;
+  }
+
+ private:
+  enum { kNorm1, kNorm1Bias, kQ, kQBias, kK, kKBias, kV, kVBias, kO, kOBias, kNorm2, kNorm2Bias, kFc1, kFc1Bias, kFc2, kFc2Bias };
+  /// What a sublayer reads, and what becomes of the residual stream after it.
+  static void enter(const LayerContext& c, const BlockScratch& s, size_t norm) {
+    const ModelConfig& m = c.config;
+    if (m.post_norm) c.kernels.to_act(c.hidden, c.in.num_rows * m.hidden_size, s.act);
+    else c.kernels.layer_norm(c.hidden, c.in.num_rows, m.hidden_size, c.w[norm], c.w[norm + 1], m.norm_epsilon, s.act);
+  }
+  static void leave(const LayerContext& c, size_t norm) {
+    const ModelConfig& m = c.config;
+    if (m.post_norm) c.kernels.layer_norm_f32(c.hidden, c.in.num_rows, m.hidden_size, c.w[norm], c.w[norm + 1], m.norm_epsilon);
   }
 };
 

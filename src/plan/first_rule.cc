@@ -16,6 +16,10 @@ namespace {
 constexpr double kDiskBytesPerSecond = 1.5e9;
 constexpr double kFlopsPerSecond = 4e11;
 constexpr double kRamBytesPerSecond = 2.5e10;
+// And of a GPU beside it.
+constexpr double kGpuFlopsPerSecond = 4e13;
+constexpr double kGpuBytesPerSecond = 3e11;
+constexpr double kBusBytesPerSecond = 1.2e10;
 constexpr int64_t kMaxBlock = 1024, kMaxBlockRows = 4096;
 
 /// Sizes that follow from the number of slots: rows a visit, cache pages.
@@ -74,19 +78,30 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
                          (workload.mean_prompt() + workload.mean_generated() / 2);
   double kv_bytes = active_tokens * static_cast<double>(cache.geometry.page_bytes()) /
                     static_cast<double>(cache.geometry.page_tokens) * static_cast<double>(cache.num_layers);
-  double disk_share = static_cast<double>(cache.disk_pages) /
-                      static_cast<double>(std::max<int64_t>(1, cache.num_pages()));
+  const auto pages = static_cast<double>(std::max<int64_t>(1, cache.num_pages()));
+  const double disk_share = static_cast<double>(cache.disk_pages) / pages;
+  const double bus_share = cache.tier == Tier::kGpu ? 1 - static_cast<double>(cache.resident_pages) / pages : 0;
   const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step * policy.num_groups) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
-  // Visits of few rows use the matrix units badly: two thirds of their speed at 32 rows, nine tenths at 128.
+  const double bus_s = policy.on_gpu() ? (static_cast<double>(weights.staged_bytes_per_step * policy.num_groups) + kv_bytes * bus_share) / kBusBytesPerSecond : 0;
+  const double beside_s = policy.attention_beside() ? kv_bytes / kRamBytesPerSecond : 0;
+  // Visits of few rows use the matrix units badly: on a CPU two thirds of their speed at 32 rows, nine tenths at 128.
+  const double lost_rows = policy.on_gpu() ? 256 : 16;
+  const double flops_per_s = policy.on_gpu() ? kGpuFlopsPerSecond : kFlopsPerSecond;
+  const double kv_s = policy.attention_beside() ? 0 : kv_bytes / (policy.on_gpu() ? kGpuBytesPerSecond : kRamBytesPerSecond);
   auto compute_s = [&](double rows_of_step) {
-    return 2 * (rows_of_step + 16 * static_cast<double>(policy.num_micro_batches)) * parameters / kFlopsPerSecond + kv_bytes / kRamBytesPerSecond;
+    return 2 * (rows_of_step + lost_rows * static_cast<double>(policy.num_micro_batches)) * parameters / flops_per_s + kv_s;
   };
   // Steps are full while there are prompts, and generate alone in between; a step takes its slower resource's time.
   const double slots = std::min(sequences, static_cast<double>(policy.block_size()));
   const double full_rows = std::min(static_cast<double>(policy.max_rows * policy.num_micro_batches), rows);
   const double full_steps = std::min(steps, workload.total_prompt_tokens / std::max(1.0, full_rows - slots));
   const double other_rows = std::max(0.0, rows - full_steps * full_rows) / std::max(1.0, steps - full_steps);
-  auto step_s = [&](double rows_of_step) { return std::max(disk_s, compute_s(rows_of_step)) + 0.05 * (disk_s + compute_s(rows_of_step)); };
+  auto step_s = [&](double rows_of_step) {
+    double computing_s = compute_s(rows_of_step);
+    // The processor attends for one micro-batch while the GPU works on another.
+    if (policy.num_micro_batches < 2 || policy.buffers < 2) computing_s += beside_s;
+    return std::max({disk_s, bus_s, beside_s, computing_s}) + 0.05 * (disk_s + bus_s + beside_s + computing_s);
+  };
   return full_steps * step_s(full_rows) + (steps - full_steps) * step_s(other_rows);
 }
 
@@ -102,15 +117,22 @@ std::vector<int64_t> block_candidates(const Workload& workload) {
 
 Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
                      const PolicyRequest& request, DType kv_dtype) {
-  const Fractions in_ram{0, 1, 0}, on_disk{0, 0, 1};
-  int64_t smallest_cpu = std::numeric_limits<int64_t>::max(), smallest_disk = smallest_cpu;
+  const bool on_gpu = budgets.gpu_bytes > 0;
+  const Fractions in_gpu{1, 0, 0}, in_ram{0, 1, 0}, on_disk{0, 0, 1};
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  int64_t smallest_cpu = kNone, smallest_disk = kNone, smallest_gpu = kNone;
   auto fits = [&](const Policy& policy) {
     MemoryPlan plan = memory_plan(model, policy, workload, kv_dtype);
-    bool disk_ok = plan.bytes(Tier::kDisk) <= budgets.disk_bytes;
-    if (disk_ok) smallest_cpu = std::min(smallest_cpu, plan.bytes(Tier::kCpu));
-    else smallest_disk = std::min(smallest_disk, plan.bytes(Tier::kDisk));
-    return disk_ok && plan.bytes(Tier::kCpu) <= budgets.cpu_bytes;
+    const bool disk_ok = plan.bytes(Tier::kDisk) <= budgets.disk_bytes, gpu_ok = plan.bytes(Tier::kGpu) <= budgets.gpu_bytes;
+    if (!disk_ok) smallest_disk = std::min(smallest_disk, plan.bytes(Tier::kDisk));
+    else if (!gpu_ok) smallest_gpu = std::min(smallest_gpu, plan.bytes(Tier::kGpu));
+    else smallest_cpu = std::min(smallest_cpu, plan.bytes(Tier::kCpu));
+    return disk_ok && gpu_ok && plan.bytes(Tier::kCpu) <= budgets.cpu_bytes;
   };
+  // Where attention may run. Beside a GPU, the cache must have no share in its memory.
+  std::vector<Tier> attention_tiers{on_gpu ? Tier::kGpu : Tier::kCpu};
+  if (request.attention_tier) attention_tiers = {*request.attention_tier};
+  else if (on_gpu && (!request.kv_cache || request.kv_cache->gpu <= 0)) attention_tiers.push_back(Tier::kCpu);
 
   std::optional<Policy> best;
   double best_time_s = 0;
@@ -129,25 +151,38 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
       policy.num_groups = request.num_stages;
     }
     if (request.block) policy.set_block(*request.block);
-    policy.activations = request.activations.value_or(in_ram);
-    // Both orders of filling RAM: cache first, or weights first.
-    for (bool cache_first : {true, false}) {
-      policy.weights = request.weights.value_or(on_disk);
-      policy.kv_cache = request.kv_cache.value_or(budgets.disk_bytes > 0 ? on_disk : in_ram);
-      auto fill = [&](std::optional<Fractions> fixed, Fractions Policy::* kind) {
-        if (fixed) return;
-        Fractions before = policy.*kind;
-        double share = largest_share([&](double cpu) {
-          policy.*kind = {0, cpu, 1 - cpu};
-          return fits(policy);
-        });
-        policy.*kind = share < 0 ? before : Fractions{0, share, 1 - share};
-      };
-      if (cache_first) fill(request.kv_cache, &Policy::kv_cache);
-      fill(request.weights, &Policy::weights);
-      if (!cache_first) fill(request.kv_cache, &Policy::kv_cache);
-      if (fits(policy)) consider(policy);
-    }
+    policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
+    policy.activations = request.activations.value_or(on_gpu ? in_gpu : in_ram);
+    // Both orders of filling memory: cache first, or weights first.
+    for (Tier attention_tier : attention_tiers)
+      for (bool cache_first : {true, false}) {
+        policy.attention_tier = attention_tier;
+        policy.weights = request.weights.value_or(on_disk);
+        policy.kv_cache = request.kv_cache.value_or(budgets.disk_bytes > 0 ? on_disk : in_ram);
+        // One tier after the other takes as much of a kind as fits.
+        auto fill = [&](std::optional<Fractions> fixed, Fractions Policy::* kind, Tier fastest) {
+          if (fixed) return;
+          const Fractions before = policy.*kind;
+          double gpu = 0;
+          if (fastest == Tier::kGpu) {
+            gpu = std::max(0.0, largest_share([&](double share) {
+              policy.*kind = {share, before.cpu * (1 - share), before.disk * (1 - share)};
+              return fits(policy);
+            }));
+          }
+          const double left = 1 - gpu;
+          const double cpu = largest_share([&](double share) {
+            policy.*kind = {gpu, left * share, left * (1 - share)};
+            return fits(policy);
+          });
+          policy.*kind = cpu < 0 ? Fractions{gpu, before.cpu * left, before.disk * left} : Fractions{gpu, left * cpu, left * (1 - cpu)};
+        };
+        const Tier weights_in = policy.compute_tier, cache_in = attention_tier;
+        if (cache_first) fill(request.kv_cache, &Policy::kv_cache, cache_in);
+        fill(request.weights, &Policy::weights, weights_in);
+        if (!cache_first) fill(request.kv_cache, &Policy::kv_cache, cache_in);
+        if (fits(policy)) consider(policy);
+      }
   };
 
   auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows) {
@@ -180,7 +215,10 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   // Last resort, and the truth about the smallest budget.
   try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(request.num_stages), request.buffers.value_or(1), 16);
   if (best) return *best;
-  if (smallest_cpu == std::numeric_limits<int64_t>::max())
+  if (smallest_cpu == kNone && smallest_gpu != kNone)
+    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets.gpu_bytes),
+              format_bytes(smallest_gpu), smallest_gpu);
+  if (smallest_cpu == kNone)
     fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least "
               "--disk-space {}", format_bytes(smallest_disk),
               budgets.disk_bytes > 0 ? "--disk-space is " + format_bytes(budgets.disk_bytes) : std::string("there is no --disk-dir"),

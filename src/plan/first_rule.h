@@ -1,6 +1,6 @@
 #pragma once
-// The first rule: a policy from the model, the job and the budgets without measuring anything. RAM is filled first;
-// what does not fit streams from disk. What can't fit at all is refused with the smallest budget that would do.
+// The first rule: a policy from the model, the job and the budgets without measuring anything. The GPU's memory, if there is one, is filled first, then
+// RAM; what does not fit streams from disk. What can't fit at all is refused with the smallest budget that would do.
 // Pure functions.
 
 #include <optional>
@@ -12,7 +12,7 @@ namespace flexgen {
 struct Budgets {
   int64_t cpu_bytes = 0;
   int64_t disk_bytes = 0;  ///< for spill files; 0: none (the checkpoint itself is not counted)
-  int64_t gpu_bytes = 0;   ///< 0: no GPU computes
+  int64_t gpu_bytes = 0;   ///< 0: the CPU computes; else a GPU does
 };
 
 /// What the user fixed; the rest is chosen.
@@ -20,6 +20,7 @@ struct PolicyRequest {
   std::optional<int64_t> micro_batch_size, num_micro_batches, max_rows;
   std::optional<int> buffers;
   std::optional<Fractions> weights, kv_cache, activations;
+  std::optional<Tier> attention_tier;  ///< beside a GPU
   int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches
   std::optional<BlockShape> block;  ///< agreed on by the stages: everything that they must have in common
 };

@@ -186,6 +186,15 @@ double ComputeProfile::chunk_attention_s(DType cache, double queries_per_kv_head
   return flops * between(queries_per_kv_head, below->queries_per_kv_head, above->queries_per_kv_head, 1 / below->chunk_flops_per_s, 1 / above->chunk_flops_per_s);
 }
 
+ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s) {
+  ComputeProfile gpu;
+  MatmulRates rates{DType::kBF16, DType::kBF16, {}};
+  for (double rows = 1; rows <= 4096; rows *= 2) rates.points.push_back({rows, std::min(flops_per_s, rows * memory_bytes_per_s)});
+  gpu.matmul = {rates};
+  gpu.attention = {{DType::kBF16, 1, {{1, memory_bytes_per_s}}, flops_per_s / 4}};
+  return gpu;
+}
+
 HardwareProfile HardwareProfile::uniform(double flops_per_s, double ram_bytes_per_s, double disk_read_bytes_per_s, double disk_write_bytes_per_s) {
   HardwareProfile profile;
   profile.name = "uniform";

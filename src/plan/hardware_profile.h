@@ -45,6 +45,9 @@ struct ComputeProfile {
   double chunk_attention_s(DType cache, double queries_per_kv_head, double flops) const;
 };
 
+/// A GPU by two figures: products of 16-bit matrices at full speed, or, with few rows, as fast as its memory gives the matrices.
+ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s);
+
 struct DiskProfile {
   double read_bytes_per_s = 2e9, write_bytes_per_s = 1e9;
   double request_s = 100e-6;        ///< of one piece of work, beside its bytes

@@ -378,7 +378,11 @@ class Search {
 
 }  // namespace
 
-Plan make_plan(const PlanInput& input) { return Search(input).run(); }
+Plan make_plan(const PlanInput& input) {
+  // The search knows attention on the GPU alone.
+  if (input.request.attention_tier == Tier::kCpu && input.budgets.gpu_bytes > 0) return plan_by_first_rule(input);
+  return Search(input).run();
+}
 
 Plan plan_by_first_rule(const PlanInput& input) {
   Plan plan;

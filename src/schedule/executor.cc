@@ -1,12 +1,14 @@
 #include "schedule/executor.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
+
+#include "model/scratch.h"
 
 namespace flexgen {
 
 Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights,
-                   CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch)
+                   CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch, Exchange* exchange, Kernels* cpu_kernels)
     : model_(model),
       policy_(policy),
       kernels_(kernels),
@@ -15,6 +17,8 @@ Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, L
       cache_(cache),
       hidden_(hidden),
       scratch_(scratch),
+      exchange_(exchange),
+      cpu_kernels_(cpu_kernels),
       schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
       plans_(static_cast<size_t>(policy.num_micro_batches)) {}
 
@@ -25,6 +29,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
       run_step(source, step);
   } catch (...) {
     error = std::current_exception();
+    pending_.reset();
     source.failed(error);
   }
   for (Lane* lane : lanes_.all()) {
@@ -61,70 +66,218 @@ void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_vis
       continue;                           // nothing may be touched for a pass that may not take place
     }
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
+    if (!plan || layer.kind != LayerKind::kBlock) flush(source);
     if (plan && (layer.kind != LayerKind::kHead || !plan->logit_rows.empty())) {
       bool needed_later = visit.layer + 1 < num_layers &&
                           (!plan->logit_rows.empty() ||
                            model_.layers()[static_cast<size_t>(visit.layer + 1)].kind != LayerKind::kHead);
       // Only once every micro-batch is planned is it known whether one is alone.
       bool alone = visit.group_size() == 1;
-      plan->done = last_done_ = forward(visit, plan, alone, needed_later);
-      if (!needed_later) source.submitted(plan);
+      forward(source, visit, plan, alone, needed_later);
+      if (!needed_later && !pending_) source.submitted(plan);
     }
-    weights_.commit(visit, last_done_);
+    if (!pending_) weights_.commit(visit, last_done_);
     cache_.prefetch(visit, plans_);
     weights_.prefetch(visit);
     hidden_.prefetch(visit, plans_, num_layers - 1);
   }
+  flush(source);
   ++pass_;
 }
 
-Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
+VisitInput Executor::Leases::input() const {
+  VisitInput input;
+  input.num_rows = plan->num_rows();
+  input.positions = plan->positions;
+  input.slots = cache.slots;
+  input.embed_rows = embed_rows;
+  input.logit_rows = plan->logit_rows;
+  return input;
+}
+
+void Executor::forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
-  WeightLease weights = weights_.acquire(visit);
-  CacheLease cache;
-  if (layer.kind == LayerKind::kBlock) cache = cache_.acquire(visit, *plan);
-  HiddenLease hidden = hidden_.acquire(visit, *plan, alone);
+  // A visit that needs what the pending stage gives or holds.
+  if (pending_ && (pending_->leases->visit.batch == visit.batch || exchange_->attention_count() < 2)) flush(source);
+  auto leases = std::make_shared<Leases>();
+  leases->visit = visit;
+  leases->plan = plan;
+  leases->alone = alone;
+  leases->needed_later = needed_later;
+  leases->weights = weights_.acquire(visit);
+  if (layer.kind == LayerKind::kBlock) leases->cache = cache_.acquire(visit, *plan);
+  leases->hidden = hidden_.acquire(visit, *plan, alone);
 
   Work work;
   work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kHead ? "head" : "embed";
   work.step = visit.step;
   work.layer = visit.layer;
   work.batch = visit.batch;
-  std::vector<const std::byte*> embed_rows;
-  if (layer.kind == LayerKind::kEmbed) embed_rows = weights_.lookup(visit, plan->tokens, &work.after);
-  for (const auto* events : {&weights.after, &cache.after, &hidden.after})
-    work.after.insert(work.after.end(), events->begin(), events->end());
+  if (layer.kind == LayerKind::kEmbed) leases->embed_rows = weights_.lookup(visit, plan->tokens, &work.after);
+  for (const auto* events : {&leases->weights.after, &leases->hidden.after}) work.after.insert(work.after.end(), events->begin(), events->end());
 
-  VisitWork amount = model_.work(visit.layer, plan->num_rows(), cache.slots,
+  VisitWork amount = model_.work(visit.layer, plan->num_rows(), leases->cache.slots,
                                  static_cast<int64_t>(plan->logit_rows.size()), cache_.layout().geometry.dtype);
   work_done_.linear_flops += amount.linear_flops;
   work_done_.attention_flops += amount.attention_flops;
   work_done_.kv_read_bytes += amount.kv_read_bytes;
+  if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += amount.kv_read_bytes;
   work.amount = {amount.linear_flops, static_cast<double>(layer.kind == LayerKind::kHead ? static_cast<int64_t>(plan->logit_rows.size()) : plan->num_rows()),
                  amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
                  layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};
   ++work_done_.visits;
   if (visit.layer == 0) work_done_.rows += plan->num_rows();
 
-  work.run = [this, visit, plan, weights = std::move(weights), cache = std::move(cache), hidden,
-              embed_rows = std::move(embed_rows)] {
-    std::byte* rows = reinterpret_cast<std::byte*>(hidden.rows);
-    if (hidden.copy_in_bytes) std::memcpy(rows, hidden.resident, static_cast<size_t>(hidden.copy_in_bytes));
-    VisitInput input;
-    input.num_rows = plan->num_rows();
-    input.positions = plan->positions;
-    input.slots = cache.slots;
-    input.embed_rows = embed_rows;
-    input.logit_rows = plan->logit_rows;
-    model_.forward(visit.layer, weights.views, input, cache_.layout().geometry, hidden.rows, scratch_.data(),
-                   kernels_, plan->sink.get());
-    if (hidden.copy_out_bytes) std::memcpy(hidden.resident, rows, static_cast<size_t>(hidden.copy_out_bytes));
+  if (layer.kind == LayerKind::kBlock && policy_.attention_beside()) {
+    forward_beside(source, leases, std::move(work), std::exchange(leases->cache.after, {}));
+    return;
+  }
+  work.after.insert(work.after.end(), leases->cache.after.begin(), leases->cache.after.end());
+  if (layer.kind == LayerKind::kHead && policy_.on_gpu()) forward_head(leases, std::move(work));
+  else forward_whole(leases, std::move(work));
+  if (layer.kind == LayerKind::kBlock) cache_.commit(visit, *plan, last_done_);
+  if (layer.kind == LayerKind::kEmbed) weights_.commit_lookup(visit.batch, last_done_);
+}
+
+void Executor::computed(const Leases& leases, const Event& done) {
+  last_done_ = leases.plan->done = done;
+  hidden_.commit(leases.visit, *leases.plan, leases.alone, leases.needed_later, done);
+}
+
+void Executor::copy_in(const Leases& leases) {
+  const int64_t cols = model_.config().hidden_size, bytes = cols * static_cast<int64_t>(sizeof(float));
+  std::vector<const std::byte*> rows;
+  for (int64_t at = 0; at < leases.hidden.copy_in_bytes; at += bytes) rows.push_back(leases.hidden.resident + at);
+  if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, leases.hidden.rows);
+}
+
+void Executor::copy_out(const Leases& leases) {
+  const int64_t cols = model_.config().hidden_size, bytes = cols * static_cast<int64_t>(sizeof(float));
+  std::vector<const std::byte*> rows;
+  for (int64_t at = 0; at < leases.hidden.copy_out_bytes; at += bytes) rows.push_back(reinterpret_cast<const std::byte*>(leases.hidden.rows) + at);
+  if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, reinterpret_cast<float*>(leases.hidden.resident));
+}
+
+void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
+  work.run = [this, leases] {
+    copy_in(*leases);
+    const Visit& visit = leases->visit;
+    model_.forward(visit.layer, leases->weights.views, leases->input(), cache_.layout().geometry, leases->hidden.rows, scratch_.data(), kernels_,
+                   leases->plan->sink.get());
+    copy_out(*leases);
   };
-  Event done = lanes_.compute->submit(std::move(work));
-  hidden_.commit(visit, *plan, alone, needed_later, done);
-  if (layer.kind == LayerKind::kBlock) cache_.commit(visit, *plan, done);
-  if (layer.kind == LayerKind::kEmbed) weights_.commit_lookup(visit.batch, done);
-  return done;
+  computed(*leases, lanes_.compute->submit(std::move(work)));
+}
+
+void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
+  const LayerSpec& layer = model_.layers()[static_cast<size_t>(leases->visit.layer)];
+  const auto num_rows = static_cast<int64_t>(leases->plan->logit_rows.size());
+  const ComputeAmount whole = work.amount;
+  Event done, read;
+  for (int64_t first = 0; first < num_rows; first += kLogitPanelRows) {
+    const int64_t rows = std::min(kLogitPanelRows, num_rows - first);
+    const double share = static_cast<double>(rows) / static_cast<double>(num_rows);
+    const Exchange::Pair pair = exchange_->start_logits();
+    Work panel, copy, accept;
+    for (Work* each : {&panel, &copy, &accept}) {
+      each->name = "head";
+      each->step = work.step;
+      each->layer = work.layer;
+      each->batch = work.batch;
+    }
+    panel.after = first == 0 ? std::move(work.after) : std::vector<Event>();
+    panel.after.insert(panel.after.end(), pair.device_free.begin(), pair.device_free.end());
+    panel.amount.flops = whole.flops * share;
+    panel.amount.rows = static_cast<double>(rows);
+    panel.run = [this, leases, first, logits = pair.device] {
+      if (first == 0) copy_in(*leases);
+      model_.forward_logits(leases->visit.layer, leases->weights.views, leases->input(), first, leases->hidden.rows, scratch_.data(), kernels_,
+                            reinterpret_cast<float*>(logits));
+      if (first + kLogitPanelRows >= static_cast<int64_t>(leases->plan->logit_rows.size())) copy_out(*leases);
+    };
+    done = lanes_.compute->submit(std::move(panel));
+    copy.after = pair.host_free;
+    copy.after.push_back(done);
+    copy.copies = {{pair.device, pair.host, rows * layer.vocab_count * static_cast<int64_t>(sizeof(float))}};
+    copy.bytes = bytes_of(copy.copies);
+    const Event copied = lanes_.d2h->submit(std::move(copy));
+    accept.after = {copied};
+    accept.amount.logits = whole.logits * share;
+    accept.run = [leases, first, rows, &layer, logits = pair.host] {
+      leases->plan->sink->accept(first, rows, layer.vocab_first, layer.vocab_count, reinterpret_cast<const float*>(logits), layer.vocab_count);
+    };
+    read = lanes_.cpu->submit(std::move(accept));
+    exchange_->use_logits(pair, copied, read);
+  }
+  computed(*leases, done);
+  leases->plan->done = read;  // the cpu lane is in order, and it waited for everything before it
+}
+
+void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready) {
+  const int64_t num_rows = leases->plan->num_rows();
+  const ModelConfig& config = model_.config();
+  const Exchange::Pair pair = exchange_->start_attention();
+  const auto on_device = AttentionInputs::at(pair.device, config, num_rows), on_host = AttentionInputs::at(pair.host, config, num_rows);
+  const int64_t input_bytes = AttentionInputs::bytes(config, num_rows);
+  std::byte* result = pair.host + input_bytes;
+  const DType result_dtype = cpu_kernels_->act_dtype();
+  const int64_t result_bytes = num_rows * row_bytes(result_dtype, config.num_heads * config.head_size);
+
+  Work before, down, attend, up, after;
+  for (Work* each : {&before, &down, &attend, &up, &after}) {
+    each->name = "attention";
+    each->step = work.step;
+    each->layer = work.layer;
+    each->batch = work.batch;
+  }
+  const ComputeAmount whole = work.amount;
+  before.name = "block, up to attention";
+  before.after = std::move(work.after);
+  before.after.insert(before.after.end(), pair.device_free.begin(), pair.device_free.end());
+  before.amount.rows = after.amount.rows = whole.rows;
+  before.amount.flops = whole.rows * model_.layers()[static_cast<size_t>(work.layer)].attention_input_flops_per_row;
+  before.run = [this, leases, on_device] {
+    copy_in(*leases);
+    model_.forward_before_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, on_device);
+  };
+  down.after = pair.host_free;
+  down.after.push_back(lanes_.compute->submit(std::move(before)));
+  down.copies = {{pair.device, pair.host, input_bytes}};
+  down.bytes = static_cast<double>(input_bytes);
+  attend.after = std::move(cache_ready);
+  attend.after.push_back(lanes_.d2h->submit(std::move(down)));
+  attend.amount = whole;
+  attend.amount.flops = 0;
+  attend.run = [this, leases, on_host, result] { model_.attend(leases->input(), cache_.layout().geometry, on_host, result, *cpu_kernels_); };
+  const Event attended = lanes_.cpu->submit(std::move(attend));
+  cache_.commit(leases->visit, *leases->plan, attended);
+  // Over q, which is not needed there any more.
+  up.after = {attended};
+  up.copies = {{result, pair.device, result_bytes}};
+  up.bytes = static_cast<double>(result_bytes);
+  const Event uploaded = lanes_.h2d_small->submit(std::move(up));
+
+  after.name = "block, after attention";
+  after.after = {uploaded};
+  after.amount.flops = whole.flops - whole.rows * model_.layers()[static_cast<size_t>(work.layer)].attention_input_flops_per_row;
+  after.run = [this, leases, attended_at = pair.device, result_dtype] {
+    model_.forward_after_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, attended_at,
+                                   result_dtype);
+    copy_out(*leases);
+  };
+  flush(source);  // only now: this visit's first stage goes before the last one's last
+  pending_ = Pending{leases, pair, std::move(after), uploaded};
+}
+
+void Executor::flush(StepSource& source) {
+  if (!pending_) return;
+  Pending pending = std::move(*pending_);
+  pending_.reset();
+  const Event done = lanes_.compute->submit(std::move(pending.work));
+  computed(*pending.leases, done);
+  exchange_->use_attention(pending.pair, done, pending.uploaded);
+  weights_.commit(pending.leases->visit, done);
+  if (!pending.leases->needed_later) source.submitted(pending.leases->plan);
 }
 
 }  // namespace flexgen

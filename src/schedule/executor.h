@@ -1,9 +1,14 @@
 #pragma once
 // Executor: the one loop. Walks the schedule, leases what each visit needs, enqueues its compute, and lets every
 // kind of tensor run ahead. Runs in the caller's thread (the host thread).
+//
+// On a CPU, and mostly on a GPU, a visit is one piece of work for the compute lane. On a GPU the head's visits send their logits to the cpu lane panel by
+// panel, and where attention runs on the processor beside it a block's visit has three stages; its last one is enqueued after the
+// next visit's first, so that the GPU has work while the processor attends.
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,6 +16,7 @@
 #include "model/model.h"
 #include "schedule/batch_plan.h"
 #include "schedule/cache_store.h"
+#include "schedule/exchange.h"
 #include "schedule/hidden_store.h"
 #include "schedule/lanes.h"
 #include "schedule/weight_store.h"
@@ -20,13 +26,15 @@ namespace flexgen {
 /// Work done so far, as the bound needs it.
 struct WorkDone {
   double linear_flops = 0, attention_flops = 0, kv_read_bytes = 0;
+  double beside_kv_read_bytes = 0;  ///< of kv_read_bytes, by the processor beside a GPU
   int64_t steps = 0, visits = 0, rows = 0;
 };
 
 class Executor {
  public:
+  /// `exchange` where a GPU computes; `cpu_kernels` of the processor beside it, if attention runs there.
   Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights,
-           CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch);
+           CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch, Exchange* exchange = nullptr, Kernels* cpu_kernels = nullptr);
 
   /// Runs steps until the source is finished or `stop` is set, then drains the lanes. Throws the first error of
   /// any lane, after the drain.
@@ -37,7 +45,29 @@ class Executor {
   /// One step of the block: all layers, all micro-batches, group by group.
   void run_step(StepSource& source, int64_t step);
   void run_pass(StepSource& source, int64_t first_visit, int64_t end_visit);
-  Event forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later);
+  /// What a visit works with, kept until all its work is over.
+  struct Leases {
+    Visit visit;
+    std::shared_ptr<BatchPlan> plan;
+    bool alone = false, needed_later = false;
+    WeightLease weights;
+    CacheLease cache;
+    HiddenLease hidden;
+    std::vector<const std::byte*> embed_rows;
+
+    VisitInput input() const;
+  };
+  /// Enqueues the visit. Sets last_done_ and the plan's `done`, unless the last stage is pending_.
+  void forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later);
+  void forward_whole(const std::shared_ptr<Leases>& leases, Work work);
+  void forward_head(const std::shared_ptr<Leases>& leases, Work work);
+  void forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready);
+  /// Enqueues the stage that is left of the newest visit, if one is.
+  void flush(StepSource& source);
+  /// The visit's part in the compute lane is enqueued up to `done`.
+  void computed(const Leases& leases, const Event& done);
+  void copy_in(const Leases& leases);
+  void copy_out(const Leases& leases);
 
   const Model& model_;
   Policy policy_;
@@ -47,10 +77,19 @@ class Executor {
   CacheStore& cache_;
   HiddenStore& hidden_;
   std::span<std::byte> scratch_;
+  Exchange* exchange_;
+  Kernels* cpu_kernels_;
   Schedule schedule_;
   int64_t pass_ = 0;  ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
+  struct Pending {
+    std::shared_ptr<Leases> leases;
+    Exchange::Pair pair;
+    Work work;         ///< the stage after attention
+    Event uploaded;    ///< the result of attention is on the device
+  };
+  std::optional<Pending> pending_;
   WorkDone work_done_;
 };
 

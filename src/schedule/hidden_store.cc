@@ -24,12 +24,13 @@ HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
   file_stride = round_up(disk_rows * row_bytes, kDirectAlignment);
   buffer_bytes = host_rows + disk_rows > 0 ? round_up(policy.max_rows * row_bytes, kDirectAlignment) : 0;
   if (policy.on_gpu()) bounce_bytes = file_stride;
+  if (policy.on_gpu() && policy.num_groups > 1) message_bytes = policy.max_rows * row_bytes;
 }
 
 int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
   int64_t bytes = 0;
   if (tier == compute_tier) bytes += num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
-  if (tier == Tier::kCpu) bytes += num_batches * Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes);
+  if (tier == Tier::kCpu) bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(message_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
   return bytes;
 }
 
@@ -39,6 +40,7 @@ HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_p
   for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
     resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
     host_.push_back(arenas.cpu->allocate(layout_.host_bytes));
+    messages_.push_back(arenas.cpu->allocate(layout_.message_bytes));
   }
   stager_ = Stager(layout_.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   held_.resize(static_cast<size_t>(layout_.num_batches));
@@ -75,7 +77,7 @@ Staged HiddenStore::moves(bool write, const Visit& visit, const BatchPlan& plan,
 void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
   int64_t key = next_key_++;
   auto batch = static_cast<size_t>(visit.batch);
-  held_[batch] = {visit.step, visit.layer, key};
+  held_[batch] = {visit.step, visit.layer, key, false};
   stager_.start(key);
   if (!load) return;
   Staged what = moves(false, visit, plan, key);
@@ -85,30 +87,51 @@ void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
 }
 
 Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event> free) {
-  Work work;
-  work.name = "receive activations";
-  work.step = visit.step;
-  work.batch = visit.batch;
-  work.after = std::move(free);
+  const auto batch = static_cast<size_t>(visit.batch);
   const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.row_bytes);
-  work.bytes = static_cast<double>(bytes);
-  work.start = [link = link_, rows, bytes](double at_s) {
-    return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(rows, bytes), at_s);
+  const bool on_gpu = layout_.compute_tier == Tier::kGpu;
+  std::byte* message = on_gpu ? messages_[batch].data() : rows;
+  Work work, copy;
+  for (Work* each : {&work, &copy}) {
+    each->name = "receive activations";
+    each->step = visit.step;
+    each->batch = visit.batch;
+    each->bytes = static_cast<double>(bytes);
+  }
+  work.after = free;
+  if (on_gpu) work.after.insert(work.after.end(), {computed_[batch], sent_[batch]});
+  work.start = [link = link_, message, bytes](double at_s) {
+    return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(message, bytes), at_s);
   };
-  return lanes_.network_receive->submit(std::move(work));
+  const Event received = lanes_.network_receive->submit(std::move(work));
+  if (!on_gpu) return received;
+  copy.after = std::move(free);
+  copy.after.push_back(received);
+  add_copy(&copy.copies, message, rows, static_cast<int64_t>(bytes));
+  return lanes_.h2d_small->submit(std::move(copy));
 }
 
 Event HiddenStore::send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done) {
-  Work work;
-  work.name = "send activations";
-  work.step = visit.step;
-  work.layer = visit.layer;
-  work.batch = visit.batch;
-  work.after = {done};
+  const auto batch = static_cast<size_t>(visit.batch);
   const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.row_bytes);
-  work.bytes = static_cast<double>(bytes);
-  work.start = [link = link_, rows, bytes](double at_s) {
-    return link.port->send(link.stage() + 1, Channel::kHidden, std::span(rows, bytes), at_s);
+  Work work, copy;
+  for (Work* each : {&work, &copy}) {
+    each->name = "send activations";
+    each->step = visit.step;
+    each->layer = visit.layer;
+    each->batch = visit.batch;
+    each->bytes = static_cast<double>(bytes);
+  }
+  work.after = {done};
+  const std::byte* message = rows;
+  if (layout_.compute_tier == Tier::kGpu) {
+    copy.after = {done, sent_[batch]};
+    add_copy(&copy.copies, rows, messages_[batch].data(), static_cast<int64_t>(bytes));
+    work.after = {lanes_.d2h->submit(std::move(copy))};
+    message = messages_[batch].data();
+  }
+  work.start = [link = link_, message, bytes](double at_s) {
+    return link.port->send(link.stage() + 1, Channel::kHidden, std::span(message, bytes), at_s);
   };
   return lanes_.network_send->submit(std::move(work));
 }
@@ -144,6 +167,7 @@ void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, 
   if (goes_on) sent_[batch] = send(visit, plan, staged(plan) ? stager_.data(held_[batch].key) : resident_[batch].data(), done);
   if (!staged(plan)) return;
   const int64_t key = held_[batch].key;
+  held_[batch].committed = true;
   stager_.use(key, goes_on ? sent_[batch] : done);
   if (alone || !needed_later) return;
   Staged what = moves(true, visit, plan, key);
@@ -166,7 +190,9 @@ void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<B
     if (!plan || (next.layer >= first_head_layer_ && plan->logit_rows.empty())) continue;
     ++ahead;
     const Held& held = held_[static_cast<size_t>(next.batch)];
-    if (staged(*plan) && !(held.step == next.step && held.layer == next.layer)) issue(next, *plan, true);
+    if (!staged(*plan) || (held.step == next.step && held.layer == next.layer)) continue;
+    if (held.step == next.step && !held.committed) return;  // its producer is not enqueued yet
+    issue(next, *plan, true);
   }
 }
 

@@ -33,6 +33,7 @@ class HiddenLayout {
   int64_t buffer_bytes = 0;    ///< one staging buffer, in the compute tier; 0 if everything is resident
   int64_t bounce_bytes = 0;    ///< the RAM behind it, if that is a GPU
   int64_t file_stride = 0;     ///< disk of one micro-batch
+  int64_t message_bytes = 0;   ///< RAM of one micro-batch for messages between pipeline stages whose rows lie in a GPU
 
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
   int64_t file_bytes() const { return num_batches * file_stride; }
@@ -71,13 +72,14 @@ class HiddenStore {
   Lanes& lanes_;
   StageLink link_;
   std::shared_ptr<File> file_;
-  std::vector<std::span<std::byte>> resident_, host_;  ///< a batch
+  std::vector<std::span<std::byte>> resident_, host_, messages_;  ///< a batch
   Stager stager_;
   std::vector<Event> computed_, sent_;  ///< a batch: its newest visit, and its newest message to the next stage
   int64_t next_key_ = 0;
   int64_t first_head_layer_ = 0;
   struct Held {
     int64_t step = -1, layer = -1, key = -1;
+    bool committed = false;  ///< its compute was enqueued
   };
   std::vector<Held> held_;      ///< a batch: the visit whose buffer was issued last
   std::vector<Stager::Stored> stored_;  ///< a batch: its last store

@@ -16,15 +16,16 @@ struct Lanes {
   std::unique_ptr<Lane> disk_write;   ///< cache and activations on their way out
   std::unique_ptr<Lane> network_send, network_receive;  ///< activations between pipeline stages; null if there is one stage
   // Where a GPU computes; else null.
-  std::unique_ptr<Lane> h2d;          ///< RAM to GPU memory
+  std::unique_ptr<Lane> h2d;          ///< RAM to GPU memory: weights, cache, activations
+  std::unique_ptr<Lane> h2d_small;    ///< embedding rows, results of attention: small copies that must not queue behind those
   std::unique_ptr<Lane> d2h;          ///< GPU memory to RAM
   std::unique_ptr<Lane> cpu;          ///< the processor beside the GPU: attention that runs there, reading logits
 
   /// Those that are there.
   std::vector<Lane*> all() const {
     std::vector<Lane*> lanes;
-    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), d2h.get(), cpu.get(), network_send.get(),
-                       network_receive.get()})
+    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), h2d_small.get(), d2h.get(), cpu.get(),
+                       network_send.get(), network_receive.get()})
       if (lane) lanes.push_back(lane);
     return lanes;
   }

@@ -370,7 +370,7 @@ std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<
   if (!copy.copies.empty()) {
     copy.after.push_back(lookup_in_use_[batch]);
     copy.bytes = bytes_of(copy.copies);
-    after->push_back(lanes_.h2d->submit(std::move(copy)));
+    after->push_back(lanes_.h2d_small->submit(std::move(copy)));
   }
   return rows;
 }

@@ -58,7 +58,8 @@ class ReferenceKernels : public Kernels {
     for (size_t t = 0; t < rows.size(); ++t)
       for (int64_t d = 0; d < cols; ++d) {
         float& value = out[static_cast<int64_t>(t) * cols + d];
-        value = (accumulate ? value : 0.0f) + load_in_row(rows[t], dtype, cols, d);
+        const float x = load_in_row(rows[t], dtype, cols, d);
+        value = accumulate ? value + x : x;
       }
   }
 

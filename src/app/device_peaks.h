@@ -1,0 +1,18 @@
+#pragma once
+// DevicePeaks: what a GPU and the bus to it give, measured through the device's own lanes and kernels before the engine takes its memory. One thread.
+
+#include "backend/device.h"
+#include "model/model.h"
+
+namespace flexgen {
+
+struct DevicePeaks {
+  double matmul_flops_per_s = 0;   ///< the model's own matrices from the device's memory, at the best of some numbers of rows
+  double memory_bytes_per_s = 0;   ///< reads and writes of rows
+  double h2d_bytes_per_s = 0, d2h_bytes_per_s = 0;  ///< large copies of pinned RAM, one direction at a time
+};
+
+/// Takes a second or two, and about 300 MiB of the device's memory and of RAM.
+DevicePeaks measure_device_peaks(Device& device, const Model& model, Kernels& kernels);
+
+}  // namespace flexgen

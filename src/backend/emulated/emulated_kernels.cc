@@ -1,0 +1,121 @@
+#include "backend/emulated/emulated_kernels.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+class EmulatedKernels : public Kernels {
+ public:
+  EmulatedKernels(const EmulatedMemory& memory, std::unique_ptr<Kernels> kernels)
+      : memory_(memory), kernels_(std::move(kernels)), name_(fmt::format("emulated gpu ({})", kernels_->name())) {}
+
+  std::string_view name() const override { return name_; }
+  DType act_dtype() const override { return kernels_->act_dtype(); }
+
+  void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols, bool accumulate, float* out) override {
+    std::vector<const std::byte*> behind;
+    behind.reserve(rows.size());
+    for (const std::byte* row : rows) behind.push_back(bytes(row, row_bytes(dtype, cols), "gather_rows: a row"));
+    kernels_->gather_rows(behind, dtype, cols, accumulate, floats(out, static_cast<int64_t>(rows.size()) * cols, "gather_rows: out"));
+  }
+
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon, std::byte* out) override {
+    kernels_->layer_norm(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), epsilon, acts(out, num_rows * cols, "layer_norm: out"));
+  }
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon) override {
+    kernels_->layer_norm_f32(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), epsilon);
+  }
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, float epsilon, std::byte* out) override {
+    kernels_->rms_norm(floats(x, num_rows * cols, "rms_norm: x"), num_rows, cols, view(weight), epsilon, acts(out, num_rows * cols, "rms_norm: out"));
+  }
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, float epsilon) override {
+    kernels_->rms_norm_heads(floats(x, num_rows * num_heads * head_size, "rms_norm_heads: x"), num_rows, num_heads, head_size, view(weight), epsilon);
+  }
+
+  void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
+    kernels_->linear(acts(x, num_rows * weight.cols, "linear: x"), num_rows, view(weight), view(bias), accumulate, floats(y, num_rows * weight.rows, "linear: y"));
+  }
+
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+    return kernels_->convert_rows(bytes(rows, num_rows * row_bytes(from, cols), "convert_rows: rows"), from, num_rows, cols, to,
+                                  bytes(out, num_rows * row_bytes(to, cols), "convert_rows: out"));
+  }
+
+  void activate(const float* x, int64_t count, Activation activation, std::byte* out) override {
+    kernels_->activate(floats(x, count, "activate: x"), count, activation, acts(out, count, "activate: out"));
+  }
+  void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) override {
+    kernels_->gated_activate(floats(gate, count, "gated_activate: gate"), floats(up, count, "gated_activate: up"), count, activation,
+                             acts(out, count, "gated_activate: out"));
+  }
+  void to_act(const float* x, int64_t count, std::byte* out) override { kernels_->to_act(floats(x, count, "to_act: x"), count, acts(out, count, "to_act: out")); }
+
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, std::span<const float> inverse_frequencies,
+            float scale) override {
+    in_ram(positions, num_rows * static_cast<int64_t>(sizeof(int32_t)), "rope: positions");
+    kernels_->rope(floats(x, num_rows * num_heads * head_size, "rope: x"), num_rows, num_heads, head_size, positions, inverse_frequencies, scale);
+  }
+  void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
+    kernels_->hadamard(floats(x, num_rows * num_heads * head_size, "hadamard: x"), num_rows, num_heads, head_size);
+  }
+
+  void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots, const KvGeometry& geometry) override {
+    const Slots behind(*this, slots, geometry);
+    const int64_t count = behind.num_rows * geometry.kv_heads * geometry.head_size;
+    kernels_->append_kv(floats(k, count, "append_kv: k"), floats(v, count, "append_kv: v"), behind.slots, geometry);
+  }
+  void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry, const AttentionRule& rule, std::byte* out) override {
+    const Slots behind(*this, slots, geometry);
+    const int64_t count = behind.num_rows * geometry.query_heads * geometry.head_size;
+    kernels_->attention(floats(q, count, "attention: q"), behind.slots, geometry, rule, acts(out, count, "attention: out"));
+  }
+
+ private:
+  std::byte* bytes(const std::byte* address, int64_t count, const char* what) const { return memory_.behind(address, count, what); }
+  float* floats(const float* address, int64_t count, const char* what) const {
+    return reinterpret_cast<float*>(bytes(reinterpret_cast<const std::byte*>(address), count * static_cast<int64_t>(sizeof(float)), what));
+  }
+  std::byte* acts(const std::byte* address, int64_t count, const char* what) const { return bytes(address, size_bytes(act_dtype(), count), what); }
+  WeightView view(const WeightView& weight) const {
+    WeightView behind = weight;
+    for (WeightPiece& piece : behind.pieces) piece.data = bytes(piece.data, piece.rows * row_bytes(weight.dtype, weight.cols), "a weight");
+    return behind;
+  }
+  void in_ram(const void* address, int64_t count, const char* what) const {
+    FLEXGEN_CHECK(!memory_.touches(static_cast<const std::byte*>(address), count), "{} must lie in RAM", what);
+  }
+
+  /// The slots with their pages where they are.
+  struct Slots {
+    Slots(const EmulatedKernels& kernels, std::span<const AttentionSlot> of, const KvGeometry& geometry) : slots(of.begin(), of.end()), pages(of.size()) {
+      for (size_t i = 0; i < slots.size(); ++i) {
+        AttentionSlot& slot = slots[i];
+        num_rows = std::max(num_rows, slot.first_row + slot.num_rows);
+        const int64_t count = (slot.past + slot.num_rows + geometry.page_tokens - 1) / geometry.page_tokens;
+        kernels.in_ram(slot.pages, count * static_cast<int64_t>(sizeof(std::byte*)), "the list of pages");
+        for (int64_t page = 0; page < count; ++page) pages[i].push_back(kernels.bytes(slot.pages[page], geometry.page_bytes(), "a page of the cache"));
+        slot.pages = pages[i].data();
+      }
+    }
+    std::vector<AttentionSlot> slots;
+    std::vector<std::vector<std::byte*>> pages;
+    int64_t num_rows = 0;
+  };
+
+  const EmulatedMemory& memory_;
+  std::unique_ptr<Kernels> kernels_;
+  std::string name_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_emulated_kernels(const EmulatedMemory& memory, std::unique_ptr<Kernels> kernels) {
+  return std::make_unique<EmulatedKernels>(memory, std::move(kernels));
+}
+
+}  // namespace flexgen
