@@ -14,6 +14,7 @@
 #include <numeric>
 #include <random>
 
+#include "backend/cuda/emulated_kernels.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "tensor/group_quant.h"
@@ -398,6 +399,7 @@ struct Backend {
   std::string name;
   std::function<std::unique_ptr<Kernels>()> make;
   bool is_bf16;
+  bool is_emulated = false;  ///< many times slower
 };
 
 const std::vector<Backend>& backends() {
@@ -420,14 +422,16 @@ const std::vector<Backend>& backends() {
                                             [] {
                                               return make_cpu_kernels({3, DType::kBF16});
                                             },
-                                            true}};
+                                            true},
+                                           {"cuda_emulated_bf16", [] { return make_emulated_cuda_kernels(DType::kBF16); }, true, true},
+                                           {"cuda_emulated_f16", [] { return make_emulated_cuda_kernels(DType::kF16); }, true, true}};
   return all;
 }
 
 class BackendTest : public testing::TestWithParam<size_t> {
  protected:
   void SetUp() override {
-    if (backend().is_bf16 && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
+    if (backend().name.starts_with("cpu_bf16") && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
     kernels_ = backend().make();
   }
   const Backend& backend() const { return backends()[GetParam()]; }
@@ -458,6 +462,7 @@ TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
   Rng rng(7);
   for (int64_t k : {37, 128, 600, 2048})
     for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt4}) {
+      if (backend().is_emulated && k > 128) continue;  // its product is a plain loop: only the putting together of pieces is tested
       const int64_t rows = 300, n = k == 37 ? 777 : 200;
       SCOPED_TRACE(fmt::format("K {} {}", k, dtype_name(dtype)));
       const DType act = kernels_->act_dtype();
