@@ -138,6 +138,7 @@ int bench_command(const BenchOptions& flags) {
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;
   json["weight_dtype"] = flags.engine.weight_dtype;
+  json["matmul_dtype"] = flags.engine.matmul_dtype;
   json["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
   json["steps"] = report.work.steps;
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},

@@ -173,6 +173,7 @@ int eval_command(const EvalOptions& options) {
   Json figures;
   figures["model"] = options.model;
   figures["weight_dtype"] = options.engine.weight_dtype;
+  figures["matmul_dtype"] = options.engine.matmul_dtype;
   figures["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
   figures["kv_cache_rotation"] = options.engine.kv_cache_rotation;
   figures["attention_sparsity"] = options.engine.attention_sparsity;

@@ -51,6 +51,7 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--kv-cache-rotation", raw->flags.kv_cache_rotation, "none, or hadamard: keys are rotated before they are quantized, so that outliers cost less (heads of a power of two)")->check(CLI::IsMember({"none", "hadamard"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--attention-sparsity", raw->flags.attention_sparsity, "share of the positions, for each head, whose values a generated token uses: 0.1 reads all keys and the values of the best tenth (changes answers; 1: off)")->check(CLI::Range(1e-6, 1.0))->capture_default_str()->type_name("X")->group(run);
   command->add_option("--compute-dtype", raw->flags.compute_dtype, "arithmetic of the cpu backend: auto, bf16, f32")->check(CLI::IsMember({"auto", "bf16", "f32"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--matmul-dtype", raw->flags.matmul_dtype, "products with int4 or int8 weights: auto (weights become the compute dtype), int8 (inputs are quantized to int8 for each token in groups of 64 and multiplied in integers: faster where the machine has no AMX; changes answers a little)")->check(CLI::IsMember({"auto", "int8"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
 }
@@ -85,6 +86,8 @@ EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
     fail_user("--backend {}: this build has 'cpu' and 'reference'", flags.backend);
   if (flags.backend == "reference" && flags.compute_dtype == "bf16")
     fail_user("--compute-dtype bf16: the reference backend computes in fp32 alone");
+  if (flags.matmul_dtype == "int8" && flags.weight_dtype != "int4" && flags.weight_dtype != "int8")
+    fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
   if (flags.backend == "reference" && flags.threads > 1) fail_user("--threads {}: the reference backend has one thread", flags.threads);
   if (given("--cpu-memory")) flags.cpu_memory_bytes = positive_size(raw.cpu_memory, "--cpu-memory");
   if (given("--disk-dir") && flags.disk_directory.empty()) fail_user("--disk-dir is empty");
@@ -202,8 +205,11 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
 
   CLI::App* doctor = app.add_subcommand("doctor", "say what this machine offers: CPU features, memory, disk speed");
   DoctorOptions doctor_options;
-  doctor->add_option("--disk-dir", doctor_options.disk_directory, "the disk to measure; 256 MiB are written there for a moment")->capture_default_str()->type_name("DIR");
+  doctor->add_option("--disk-dir", doctor_options.disk_directory, "the disk to measure; up to 1 GiB is written there for a moment")->capture_default_str()->type_name("DIR");
   doctor->add_flag("--json", doctor_options.json, "as JSON");
+  doctor->add_flag("--measure", doctor_options.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
+  doctor->add_option("--model", doctor_options.model, "with --measure: read this checkpoint's files, as a job will")->type_name("DIR");
+  doctor->add_option("--threads", doctor_options.threads, "with --measure: threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N");
 
   try {
     std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
@@ -234,6 +240,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
         if (stop.empty()) fail_user("--stop is empty");
       return eval_options;
     }
+    if (!doctor_options.measure && (!doctor_options.model.empty() || doctor_options.threads > 0)) fail_user("doctor: --model and --threads go with --measure");
     return doctor_options;
   } catch (const CLI::ParseError& error) {
     std::ostringstream out, err;
@@ -250,6 +257,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.backend = flags.backend;
   options.compute_dtype = flags.compute_dtype;
   options.weight_dtype = flags.weight_dtype;
+  options.matmul_dtype = flags.matmul_dtype;
   options.prepare_progress = [announced = int64_t{0}](int64_t done, int64_t total) mutable {
     if (done - announced < kGiB && done < total) return;
     announced = done;

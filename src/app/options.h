@@ -25,7 +25,7 @@ enum ExitCode {
 /// The flags that run-batch, generate and bench share.
 struct EngineFlags {
   std::string backend = "cpu";
-  std::string compute_dtype = "auto";
+  std::string compute_dtype = "auto", matmul_dtype = "auto";
   std::string weight_dtype = "auto", kv_cache_dtype = "auto";
   std::string kv_cache_rotation = "none";
   double attention_sparsity = 1;
@@ -84,6 +84,9 @@ struct EvalOptions {
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
+  bool measure = false;       ///< the whole HardwareProfile, kept for the planner
+  std::string model;          ///< whose files the disk reads are measured on; empty: a file written for it
+  int threads = 0;
 };
 
 using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, DoctorOptions>;

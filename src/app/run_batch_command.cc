@@ -54,6 +54,7 @@ int run_batch_command(const RunBatchOptions& options) {
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), model.files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);
   EngineRunner runner(engine, options.efficiency, options.engine.disk_directory);

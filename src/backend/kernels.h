@@ -93,7 +93,8 @@ class Kernels {
                               const WeightView& weight, float epsilon) = 0;
 
   /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, quantized ones too, bias [N] or
-  /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first).
+  /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first). Kernels made with int8_products
+  /// quantize rows of x that meet a quantized W to int8 first (backend/symmetric_quant.h) and sum in integers within a group.
   virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
                       const WeightView& bias, bool accumulate, float* y) = 0;
 
@@ -130,11 +131,12 @@ class Kernels {
 };
 
 /// fp32 throughout, plain loops: the judge of every other backend.
-std::unique_ptr<Kernels> make_reference_kernels();
+std::unique_ptr<Kernels> make_reference_kernels(bool int8_products = false);
 
 struct CpuKernelOptions {
   int num_threads = 0;                   ///< 0: all cores
   DType compute_dtype = DType::kBF16;    ///< kBF16 needs cpu_has_bf16(); kF32 else
+  bool int8_products = false;            ///< see Kernels::linear
 };
 /// oneDNN for matmul, Highway for the rest. Throws Error{user} if the compute dtype is not to be had.
 std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options);

@@ -61,7 +61,7 @@ void count_flops(benchmark::State& state, int64_t t, int64_t n, int64_t k) {
       2e-9 * static_cast<double>(t * n * k * state.iterations()), benchmark::Counter::kIsRate);
 }
 
-/// Arguments: N, K, T.
+/// Arguments: N, K, T; W in the compute dtype.
 void bench_linear(benchmark::State& state) {
   const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
   auto kernels = make_cpu_kernels({0, compute_dtype()});
@@ -72,6 +72,30 @@ void bench_linear(benchmark::State& state) {
   kernels->linear(x.data(), t, weight, {}, false, y.data());
   for (auto _ : state) kernels->linear(x.data(), t, weight, {}, false, y.data());
   count_flops(state, t, n, k);
+}
+
+/// Arguments: N, K, T, bits of W, whether in integers. W is cut from memory of at least 1 GiB (and 64 copies at most), so that it comes from RAM.
+void bench_quantized_linear(benchmark::State& state) {
+  const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
+  const DType dtype = state.range(3) == 4 ? DType::kInt4 : DType::kInt8;
+  auto kernels = make_cpu_kernels({0, compute_dtype(), state.range(4) == 1});
+  const int64_t bytes = n * row_bytes(dtype, k), copies = std::min<int64_t>(64, kGiB / bytes);
+  const ArenaBytes weights(copies * bytes);
+  std::vector<float> row(static_cast<size_t>(k));
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < k; ++c) row[static_cast<size_t>(c)] = static_cast<float>((r * 131 + c * 37) % 255 - 127) / 127;
+    store_row(row.data(), k, dtype, weights.data() + r * row_bytes(dtype, k));
+  }
+  for (int64_t copy = 1; copy < copies; ++copy) std::memcpy(weights.data() + copy * bytes, weights.data(), static_cast<size_t>(bytes));
+  std::vector<std::byte> x = random_elements(compute_dtype(), t * k);
+  std::vector<float> y(static_cast<size_t>(t * n));
+  int64_t call = 0;
+  for (auto _ : state) {
+    const WeightView weight{dtype, n, k, {{weights.data() + call++ % copies * bytes, n}}};
+    kernels->linear(x.data(), t, weight, {}, false, y.data());
+  }
+  count_flops(state, t, n, k);
+  state.counters["W GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(bytes * state.iterations()), benchmark::Counter::kIsRate);
 }
 
 /// The same product in one call of oneDNN with all threads.
@@ -160,6 +184,13 @@ void linear_shapes(benchmark::internal::Benchmark* bench) {
 }
 BENCHMARK(bench_linear)->Apply(linear_shapes);
 BENCHMARK(bench_plain_onednn)->Apply(linear_shapes);
+void quantized_shapes(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"N", "K", "T", "bits", "integers"})->Unit(benchmark::kMillisecond)->UseRealTime();
+  for (int64_t bits : {4, 8})
+    for (int64_t integers : {0, 1})
+      for (int64_t t : {1, 4, 16, 32, 64, 256, 1024}) bench->Args({4096, 4096, t, bits, integers});
+}
+BENCHMARK(bench_quantized_linear)->Apply(quantized_shapes);
 BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_attention)
     ->ArgNames({"slots", "past", "rows", "A", "bits", "percent"})

@@ -15,6 +15,8 @@
 #include <random>
 
 #include "backend/cuda/emulated_kernels.h"
+#include "backend/cuda_status.h"
+#include "backend/staged_kernels.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "tensor/group_quant.h"
@@ -356,7 +358,7 @@ TEST(HadamardTest, IsItsDefinition) {
   Rng rng(12);
   for (int64_t size : {1, 2, 16, 128}) {
     const Floats x = random_floats(rng, 2 * size);
-    for (auto make : {make_reference_kernels, +[] { return make_cpu_kernels({2, DType::kF32}); }}) {
+    for (auto make : {+[] { return make_reference_kernels(); }, +[] { return make_cpu_kernels({2, DType::kF32}); }}) {
       Floats y = x;
       make()->hadamard(y.data(), 2, 1, size);
       for (int64_t row : {0, 1})
@@ -398,33 +400,20 @@ const std::vector<OperationCase>& operation_cases() {
 struct Backend {
   std::string name;
   std::function<std::unique_ptr<Kernels>()> make;
-  bool is_bf16;
-  bool is_emulated = false;  ///< many times slower
+  bool is_bf16 = false;
+  bool is_emulated = false;  ///< the cuda backend's kernels on an emulated block of threads: hundreds of times slower
 };
 
 const std::vector<Backend>& backends() {
-  static const std::vector<Backend> all = {{"cpu_f32_1",
-                                            [] {
-                                              return make_cpu_kernels({1, DType::kF32});
-                                            },
-                                            false},
-                                           {"cpu_f32_2",
-                                            [] {
-                                              return make_cpu_kernels({2, DType::kF32});
-                                            },
-                                            false},
-                                           {"cpu_bf16_1",
-                                            [] {
-                                              return make_cpu_kernels({1, DType::kBF16});
-                                            },
-                                            true},
-                                           {"cpu_bf16_3",
-                                            [] {
-                                              return make_cpu_kernels({3, DType::kBF16});
-                                            },
-                                            true},
+  auto cpu = [](int threads, DType dtype) { return [=] { return make_cpu_kernels({threads, dtype}); }; };
+  static const std::vector<Backend> all = {{"cpu_f32_1", cpu(1, DType::kF32)},
+                                           {"cpu_f32_2", cpu(2, DType::kF32)},
+                                           {"cpu_bf16_1", cpu(1, DType::kBF16), true},
+                                           {"cpu_bf16_3", cpu(3, DType::kBF16), true},
                                            {"cuda_emulated_bf16", [] { return make_emulated_cuda_kernels(DType::kBF16); }, true, true},
-                                           {"cuda_emulated_f16", [] { return make_emulated_cuda_kernels(DType::kF16); }, true, true}};
+                                           {"cuda_emulated_f16", [] { return make_emulated_cuda_kernels(DType::kF16); }, true, true},
+                                           {"cuda_bf16", [] { return make_staged_kernels(make_cuda_device(0), DType::kBF16); }, true},
+                                           {"cuda_f16", [] { return make_staged_kernels(make_cuda_device(0), DType::kF16); }, true}};
   return all;
 }
 
@@ -432,44 +421,50 @@ class BackendTest : public testing::TestWithParam<size_t> {
  protected:
   void SetUp() override {
     if (backend().name.starts_with("cpu_bf16") && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
+    if (const bool needs_gpu = backend().name == "cuda_bf16" || backend().name == "cuda_f16"; needs_gpu && cuda_status().devices.empty())
+      GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
+#if defined(__SANITIZE_THREAD__)
+    if (backend().is_emulated) GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks";
+#endif
     kernels_ = backend().make();
   }
   const Backend& backend() const { return backends()[GetParam()]; }
   std::unique_ptr<Kernels> kernels_;
 };
 
-TEST_P(BackendTest, AgreesWithReference) {
-  auto reference = make_reference_kernels();
+/// Runs the operations whose names begin so by both.
+void expect_agreement(Kernels& kernels, Kernels& reference, bool is_bf16, std::string_view prefix = "") {
   uint32_t seed = 1;
   for (const OperationCase& operation : operation_cases()) {
+    if (!operation.name.starts_with(prefix)) continue;
     SCOPED_TRACE(operation.name);
     Rng rng(seed), same_rng(seed);
     ++seed;
-    Floats expected = operation.run(*reference, rng), actual = operation.run(*kernels_, same_rng);
+    Floats expected = operation.run(reference, rng), actual = operation.run(kernels, same_rng);
     ASSERT_EQ(expected.size(), actual.size());
     double square = 0;
     for (float value : expected) square += static_cast<double>(value) * value;
     const double size = std::sqrt(square / static_cast<double>(expected.size()));
     // Rounding errors scale with the terms of a sum (the typical size) and with the result itself.
     // A weight of the softmax times a step of an int4 value is rounded to bf16, and a value is up to 8 steps.
-    const double tolerance = !backend().is_bf16 ? 1e-5 : operation.name.starts_with("attention_int4") ? 0x1p-6 : 0x1p-7;
+    const double tolerance = !is_bf16 ? 1e-5 : operation.name.starts_with("attention_int4") ? 0x1p-6 : 0x1p-7;
     for (size_t i = 0; i < expected.size(); ++i)
       ASSERT_NEAR(expected[i], actual[i], tolerance * (size + std::abs(expected[i]))) << "at " << i;
   }
 }
 
-TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
+void expect_same_bits_of_rows_and_cuts(Kernels& kernels, int64_t largest_k = 2048) {
   Rng rng(7);
   for (int64_t k : {37, 128, 600, 2048})
-    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt4}) {
-      if (backend().is_emulated && k > 128) continue;  // its product is a plain loop: only the putting together of pieces is tested
+    for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt8, DType::kInt4}) {
+      if (k > largest_k) continue;
       const int64_t rows = 300, n = k == 37 ? 777 : 200;
       SCOPED_TRACE(fmt::format("K {} {}", k, dtype_name(dtype)));
-      const DType act = kernels_->act_dtype();
+      const DType act = kernels.act_dtype();
       Bytes x = encode(random_floats(rng, rows * k), act);
       Floats w = random_floats(rng, n * k), start = random_floats(rng, rows * n), whole = start;
       TestWeight uncut(w, dtype, n, k), bias = TestWeight::vector(random_floats(rng, n), DType::kBF16);
-      kernels_->linear(x.data(), rows, uncut, bias, true, whole.data());
+      kernels.linear(x.data(), rows, uncut, bias, true, whole.data());
       for (int round = 0; round < 6; ++round) {
         TestWeight cut(w, dtype, n, k, random_cuts(rng, n, round));
         Floats parts = start;
@@ -477,7 +472,7 @@ TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
             std::vector<int64_t>{1, 16, 40, 100, 290, 300}[static_cast<size_t>(round)];
         int64_t first = 0;
         for (int64_t count : random_chunks(rng, rows, longest)) {
-          kernels_->linear(x.data() + size_bytes(act, first * k), count, cut, bias, true,
+          kernels.linear(x.data() + size_bytes(act, first * k), count, cut, bias, true,
                            parts.data() + first * n);
           first += count;
         }
@@ -487,13 +482,31 @@ TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
     }
 }
 
+TEST_P(BackendTest, AgreesWithReference) { expect_agreement(*kernels_, *make_reference_kernels(), backend().is_bf16); }
+
+TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
+  // An emulated product is a plain loop: what is to be tested is how pieces are put together.
+  expect_same_bits_of_rows_and_cuts(*kernels_, backend().is_emulated ? 37 : 2048);
+}
+
+TEST(CpuKernelsTest, Int8ProductsAgreeWithReferenceWhateverRowsAndCuts) {
+  auto reference = make_reference_kernels(true);
+  for (CpuKernelOptions options : {CpuKernelOptions{1, DType::kF32, true}, {3, DType::kF32, true}, {2, DType::kBF16, true}}) {
+    if (options.compute_dtype == DType::kBF16 && !cpu_has_bf16()) continue;
+    auto kernels = make_cpu_kernels(options);
+    expect_agreement(*kernels, *reference, options.compute_dtype == DType::kBF16, "linear");
+    expect_same_bits_of_rows_and_cuts(*kernels);
+  }
+}
+
 TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
   Rng rng(8);
+  const int64_t first_tokens = backend().is_emulated ? 67 : 170;
   for (AttentionShape shape : attention_shapes()) {
     SCOPED_TRACE(shape_name(shape));
     std::vector<AttentionInput> inputs;
     std::vector<std::vector<int64_t>> at_once;
-    for (int64_t tokens : {170, 3, 64}) {
+    for (int64_t tokens : {first_tokens, int64_t{3}, int64_t{64}}) {
       inputs.emplace_back(rng, shape, tokens);
       at_once.push_back({tokens});
     }
@@ -502,10 +515,35 @@ TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
       // Pages of whole sixteens and others may be computed by different kernels, as a model's never change.
       shape.page_tokens = shape.page_tokens % 16 == 0 ? 16 * pick(rng, 1, 7) : pick(rng, 0, 6) * 16 + pick(rng, 1, 15);
       auto parts =
-          attend_in_chunks(*kernels_, shape, {inputs[0]}, {random_chunks(rng, 170, longest)});
+          attend_in_chunks(*kernels_, shape, {inputs[0]}, {random_chunks(rng, first_tokens, longest)});
       ASSERT_EQ(0, std::memcmp(whole[0].data(), parts[0].data(), whole[0].size() * sizeof(float)))
           << "chunks up to " << longest;
     }
+  }
+}
+
+// The last rows of a context that a GPU cuts into several parts: one of the prompt, two generated ones.
+TEST_P(BackendTest, LongContextsAgreeWithReference) {
+  auto reference = make_reference_kernels();
+  Rng rng(15);
+  for (AttentionShape shape : {AttentionShape{DType::kBF16, 4, 2, 64, 32, 0}, {DType::kInt4, 3, 1, 64, 48, 0}, {DType::kBF16, 20, 1, 16, 16, 700},
+                               {DType::kInt8, 2, 1, 128, 64, 0, 0.02}, {DType::kBF16, 2, 2, 100, 64, 0, 0.6}}) {
+    SCOPED_TRACE(shape_name(shape));
+    const KvGeometry geometry = shape.geometry();
+    const int64_t tokens = 1400, rows = 3, q_size = shape.query_heads * shape.head_size;
+    AttentionInput input(rng, shape, tokens);
+    for (float& x : input.k) x *= 2;  // some positions stand out, as they do in models
+    std::vector<Floats> results;
+    for (Kernels* kernels : {reference.get(), kernels_.get()}) {
+      Sequence sequence(geometry, tokens);
+      const AttentionSlot whole{0, tokens, 0, sequence.pages.data()}, last{0, rows, tokens - rows, sequence.pages.data(), tokens - rows + 1};
+      kernels->append_kv(input.k.data(), input.v.data(), {&whole, 1}, geometry);
+      results.push_back(act_output(*kernels, rows * q_size, [&](std::byte* to) {
+        kernels->attention(input.q.data(), {&last, 1}, geometry, {1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, shape.sparsity}, to);
+      }));
+    }
+    const double tolerance = backend().is_bf16 ? 0x1p-6 : 1e-5;
+    for (size_t i = 0; i < results[0].size(); ++i) ASSERT_NEAR(results[0][i], results[1][i], tolerance * (0.5 + std::abs(results[0][i]))) << "at " << i;
   }
 }
 
@@ -565,13 +603,15 @@ TEST_P(BackendTest, NoRowsAreFine) {
   kernels_->activate(nullptr, 0, Activation::kRelu, nullptr);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest, testing::Range(size_t{0}, backends().size()),
-                         [](const auto& info) { return backends()[info.param].name; });
+std::string backend_name(const testing::TestParamInfo<size_t>& info) { return backends()[info.param].name; }
+INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest, testing::Range<size_t>(0, 4), backend_name);
+INSTANTIATE_TEST_SUITE_P(CudaEmulated, BackendTest, testing::Range<size_t>(4, 6), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, BackendTest, testing::Range<size_t>(6, 8), backend_name);
 
 TEST(CpuKernelsTest, ThreadsGiveTheSameBits) {
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (auto [dtype, int8_products] : {std::pair{DType::kF32, false}, {DType::kBF16, false}, {DType::kF32, true}}) {
     if (dtype == DType::kBF16 && !cpu_has_bf16()) continue;
-    auto one = make_cpu_kernels({1, dtype}), three = make_cpu_kernels({3, dtype});
+    auto one = make_cpu_kernels({1, dtype, int8_products}), three = make_cpu_kernels({3, dtype, int8_products});
     uint32_t seed = 1;
     for (const OperationCase& operation : operation_cases()) {
       Rng rng(seed), same_rng(seed);
@@ -579,6 +619,55 @@ TEST(CpuKernelsTest, ThreadsGiveTheSameBits) {
       Floats a = operation.run(*one, rng), b = operation.run(*three, same_rng);
       ASSERT_EQ(0, std::memcmp(a.data(), b.data(), a.size() * sizeof(float))) << operation.name;
     }
+  }
+}
+
+// Where scales are 1, minima 0 and all sums below 2^24 a product in integers has no rounding: it is the sum of the codes' products, at their extremes too.
+TEST(CpuKernelsTest, Int8ProductsOfIntegersAreExact) {
+  Rng rng(14);
+  for (DType dtype : {DType::kInt4, DType::kInt8})
+    for (int64_t k : {2, 63, 64, 100, 250})
+      for (bool extreme : {false, true}) {
+        SCOPED_TRACE(fmt::format("{} K {} {}", dtype_name(dtype), k, extreme ? "extreme" : ""));
+        const int64_t rows = 29, n = 70, levels = dtype == DType::kInt4 ? 15 : 255;
+        Floats x(static_cast<size_t>(rows * k)), w(static_cast<size_t>(n * k)), y(static_cast<size_t>(rows * n), 3.0f);
+        for (int64_t i = 0; i < rows * k; ++i)
+          x[static_cast<size_t>(i)] = static_cast<float>(i % k % 64 == 0 ? 127 : extreme ? (i / k % 2 == 0 ? 127 : -127) : pick(rng, -127, 127));
+        for (int64_t i = 0; i < n * k; ++i) {
+          const int64_t in_group = i % k % 64;
+          const bool is_last = in_group == 1 || i % k == k - 1;  // of a group the first is the least, the next the largest
+          w[static_cast<size_t>(i)] = static_cast<float>(in_group == 0 && k % 64 != 1 ? 0 : is_last || extreme ? levels : pick(rng, 0, levels));
+        }
+        const TestWeight weight(w, dtype, n, k, random_cuts(rng, n, 2));
+        make_cpu_kernels({2, DType::kF32, true})->linear(encode(x, DType::kF32).data(), rows, weight, {}, true, y.data());
+        for (int64_t t = 0; t < rows; ++t)
+          for (int64_t r = 0; r < n; ++r) {
+            int64_t sum = 3;
+            for (int64_t c = 0; c < k; ++c) sum += static_cast<int64_t>(x[static_cast<size_t>(t * k + c)]) * static_cast<int64_t>(w[static_cast<size_t>(r * k + c)]);
+            ASSERT_EQ(y[static_cast<size_t>(t * n + r)], static_cast<float>(sum)) << t << " " << r;
+          }
+      }
+}
+
+TEST(CpuKernelsTest, Int8ProductsKeepZerosAndWhatIsNotFinite) {
+  Rng rng(15);
+  const int64_t rows = 9, n = 40, k = 150;
+  Floats x = random_floats(rng, rows * k);
+  std::fill_n(x.begin() + 2 * k, k, 0.0f);
+  std::fill_n(x.begin() + 3 * k, k, 1e-42f);
+  x[4 * k + 70] = NAN;
+  x[5 * k + 140] = -INFINITY;
+  const TestWeight weight(random_floats(rng, n * k), DType::kInt4, n, k);
+  for (bool cpu : {false, true}) {
+    auto kernels = cpu ? make_cpu_kernels({1, DType::kF32, true}) : make_reference_kernels(true);
+    Floats y(static_cast<size_t>(rows * n));
+    kernels->linear(encode(x, DType::kF32).data(), rows, weight, {}, false, y.data());
+    for (int64_t t = 0; t < rows; ++t)
+      for (int64_t r = 0; r < n; ++r) {
+        const float value = y[static_cast<size_t>(t * n + r)];
+        EXPECT_EQ(std::isnan(value), t == 4 || t == 5) << t;
+        EXPECT_EQ(value == 0, t == 2 || t == 3) << t << " " << value;
+      }
   }
 }
 

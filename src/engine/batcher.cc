@@ -15,7 +15,7 @@ Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& ca
   size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
   for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
     MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
-                     PagePool(cache.cpu_pages, cache.disk_pages),
+                     PagePool({cache.resident_pages, cache.host_pages, cache.disk_pages}),
                      logit_store.subspan(static_cast<size_t>(i) * share, share), nullptr, {}, nullptr};
     batches_.push_back(std::move(batch));
   }
@@ -175,8 +175,8 @@ void Batcher::refill(MicroBatch& batch) {
     if (!waiting_) waiting_ = source_.next();
     if (!waiting_) return;
     int64_t pages = pages_for(*waiting_);
-    FLEXGEN_CHECK(pages <= cache_.cpu_pages + cache_.disk_pages, "sequence of {} pages in a pool of {}", pages,
-                  cache_.cpu_pages + cache_.disk_pages);
+    FLEXGEN_CHECK(pages <= cache_.num_pages(), "sequence of {} pages in a pool of {}", pages,
+                  cache_.num_pages());
     if (pages > batch.pool.free_pages()) return;
     start(batch, slot, std::move(*waiting_));
     waiting_.reset();

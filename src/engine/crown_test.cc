@@ -116,7 +116,7 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
 
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
            const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
-           const std::string& rotation = "none") {
+           const std::string& rotation = "none", const std::string& matmul_dtype = "auto") {
   std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
   std::mt19937 random(seed);
   for (int round = 0; round < rounds;) {
@@ -127,6 +127,7 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
     plain.weight_dtype = weight_dtype;
     plain.attention_sparsity = sparsity;
     plain.kv_cache_rotation = rotation;
+    plain.matmul_dtype = matmul_dtype;
     if (weight_dtype != "auto") plain.disk_directory = testing::TempDir();
     auto expected = run(plain, requests);
     for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
@@ -166,6 +167,11 @@ TEST(Crown, Int4Weights) { crown("llama", kLlama, DType::kBF16, 30, 8, "cpu", "a
 TEST(Crown, Int8WeightsInt4Cache) { crown("opt", kOpt, DType::kF16, 20, 9, "cpu", "int4", "int8"); }
 TEST(Crown, Int4WeightsInt4CacheF32) { crown("llama", kLlama, DType::kF32, 20, 10, "cpu", "int4", "int4"); }
 TEST(Crown, ReferenceInt4Cache) { crown("llama", kLlama, DType::kBF16, 10, 7, "reference", "int4"); }
+
+// And with products in integers.
+TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }
+TEST(Crown, Int8WeightsInIntegers) { crown("opt", kOpt, DType::kF16, 20, 18, "cpu", "auto", "int8", 1, "none", "int8"); }
+TEST(Crown, ReferenceInIntegers) { crown("llama", kLlama, DType::kBF16, 5, 19, "reference", "auto", "int4", 1, "none", "int8"); }
 
 // And with sparse attention.
 TEST(Crown, Sparse) { crown("llama", kLlama, DType::kBF16, 20, 11, "cpu", "auto", "auto", 0.1); }

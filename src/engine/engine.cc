@@ -48,8 +48,12 @@ bool has_dtype(const Model& model, DType dtype) {
 }
 
 std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype) {
-  if (options.backend == "reference") return make_reference_kernels();
-  if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype});
+  const bool int8_products = options.matmul_dtype == "int8";
+  if (!int8_products && options.matmul_dtype != "auto") fail_user("--matmul-dtype {}: auto or int8", options.matmul_dtype);
+  if (int8_products && options.weight_dtype != "int4" && options.weight_dtype != "int8")
+    fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
+  if (options.backend == "reference") return make_reference_kernels(int8_products);
+  if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype, int8_products});
   fail_user("--backend {}: this build has 'cpu' and 'reference'", options.backend);
 }
 
@@ -97,15 +101,16 @@ void Engine::prepare(const Workload& workload) {
 
   if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file);
   arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
+  const Arenas arenas{arena_.get(), nullptr};
   AsyncDiskOptions disk;
   lanes_.compute = std::make_unique<ThreadLane>("compute", trace_.get());
   lanes_.disk_read = std::make_unique<DiskLane>("disk read", trace_.get(), disk);
   lanes_.disk_lookup = std::make_unique<DiskLane>("disk lookup", trace_.get(), disk);
   lanes_.disk_write = std::make_unique<DiskLane>("disk write", trace_.get(), disk);
 
-  weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, *arena_, lanes_);
-  cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, *arena_, lanes_);
-  hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, *arena_, lanes_);
+  weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
+  cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
+  hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_);
   scratch_ = arena_->allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
   std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));
   logit_store_ = {reinterpret_cast<float*>(logits.data()), logits.size() / sizeof(float)};

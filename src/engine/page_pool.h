@@ -8,18 +8,18 @@ namespace flexgen {
 
 class PagePool {
  public:
-  /// Ids [0, cpu_pages) are in RAM, [cpu_pages, cpu_pages + disk_pages) on disk.
-  PagePool(int64_t cpu_pages, int64_t disk_pages);
+  /// Numbers of pages from the fastest tier to the slowest; ids count up in that order.
+  explicit PagePool(std::vector<int64_t> tiers);
 
-  int64_t free_pages() const { return static_cast<int64_t>(cpu_.size() + disk_.size()); }
-  /// `count` pages for one sequence in the order of its positions, disk and RAM in the pool's proportion. Pages on disk come
-  /// first: positions at the front are written once and then only read, while the tail grows in RAM.
+  int64_t free_pages() const;
+  /// `count` pages for one sequence in the order of its positions, from all tiers in the pool's proportion. The slowest come
+  /// first: positions at the front are written once and then only read, while the tail grows in the fastest.
   std::vector<int32_t> take(int64_t count);
   void give_back(const std::vector<int32_t>& pages);
 
  private:
-  int64_t cpu_pages_, disk_pages_;
-  std::vector<int32_t> cpu_, disk_;  ///< free ids, descending: the lowest is taken first, so runs stay together
+  std::vector<int64_t> sizes_, ends_;       ///< a tier: its pages, and the id after its last
+  std::vector<std::vector<int32_t>> free_;  ///< a tier: ids, descending: the lowest is taken first, so runs stay together
 };
 
 }  // namespace flexgen

@@ -3,6 +3,7 @@
 // nothing is computed, read or allocated, and what comes out is the time that this schedule takes on a machine of these speeds.
 
 #include "engine/engine.h"
+#include "plan/visit_cost.h"
 
 namespace flexgen {
 
@@ -14,10 +15,18 @@ struct MachineSpeeds {
   double disk_write_bytes_per_s = 1e9;
   double visit_overhead_s = 20e-6;   ///< host and kernel starts of one visit
   double disk_latency_s = 100e-6;    ///< of one request; requests in a queue overlap it
+  // Of a GPU, for policies whose compute tier it is.
+  double gpu_flops_per_s = 60e12;
+  double gpu_bytes_per_s = 250e9;    ///< of its memory
+  double h2d_bytes_per_s = 12e9, d2h_bytes_per_s = 12e9;
+  double copy_latency_s = 10e-6;
 };
 
 /// Times in the report are virtual. The requests are taken as they are, but tokens mean nothing: give them ignore_eos and temperature 0.
 /// Throws what Engine::prepare() throws for a policy that does not fit. One thread, the caller's.
 RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source);
+/// The same at the speeds of a profile: visits cost what the cost model says they do (plan/visit_cost.h), disk traffic takes its share of compute
+/// and of other disk traffic.
+RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source);
 
 }  // namespace flexgen

@@ -29,8 +29,11 @@ Arena::Arena(int64_t bytes, Use use) : capacity_(round_up(bytes, kPage)) {
   }
 }
 
+Arena::Arena(std::span<std::byte> memory)
+    : base_(memory.data()), own_(false), capacity_(round_down(static_cast<int64_t>(memory.size()), kPage)) {}
+
 Arena::~Arena() {
-  if (base_) munmap(base_, static_cast<size_t>(capacity_));
+  if (base_ && own_) munmap(base_, static_cast<size_t>(capacity_));
 }
 
 int64_t Arena::footprint(int64_t bytes) { return round_up(bytes, kPage); }

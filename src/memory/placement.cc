@@ -3,7 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
+
 namespace flexgen {
+
+StagedSplit staged_split(const RowSplit& split, Tier compute_tier) {
+  if (compute_tier == Tier::kGpu) return {split.gpu, split.cpu, split.disk};
+  FLEXGEN_CHECK(split.gpu == 0, "{} rows in a GPU that does not compute", split.gpu);
+  return {split.cpu, 0, split.disk};
+}
 
 std::vector<RowSplit> place(std::span<const PlacedObject> objects, const Fractions& fractions) {
   std::vector<RowSplit> splits;

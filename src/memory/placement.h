@@ -22,6 +22,14 @@ struct RowSplit {
   bool operator==(const RowSplit&) const = default;
 };
 
+/// A split as seen from the tier that computes. Everything resident is used where it lies. On a CPU nothing is `host`: RAM is resident, and what
+/// is on disk passes through staging buffers. On a GPU both `host` (RAM) and `disk` do.
+struct StagedSplit {
+  int64_t resident = 0, host = 0, disk = 0;
+};
+/// Aborts where there is a gpu share and the GPU does not compute.
+StagedSplit staged_split(const RowSplit& split, Tier compute_tier);
+
 /// Splits every object by the fractions. Rounding errors are carried from object to object, so that the bytes
 /// of any run of objects differ from the exact share by at most about one grain a tier. (Whole-tensor
 /// rounding would turn a "10%" into nothing.)

@@ -213,6 +213,7 @@ Difference difference_of(const std::vector<float>& got, const std::vector<float>
 struct Backend {
   std::string name;
   DType dtype;  ///< of computation and cache
+  friend std::ostream& operator<<(std::ostream& out, const Backend& backend) { return out << backend.name << " " << dtype_name(backend.dtype); }
 };
 std::unique_ptr<Kernels> make_kernels(const Backend& backend) {
   if (backend.name == "reference") return make_reference_kernels();

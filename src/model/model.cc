@@ -129,6 +129,9 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   for (int64_t i = 0; i < config.num_layers; ++i)
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+  const int64_t attention_inputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_size;
+  for (LayerSpec& layer : model->layers_)
+    if (layer.kind == LayerKind::kBlock) layer.attention_input_flops_per_row = 2.0 * static_cast<double>(attention_inputs) * static_cast<double>(config.hidden_size);
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
@@ -200,7 +203,18 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   if (spec.kind != LayerKind::kBlock) return work;
   const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
   const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));
+  double decoding_slots = 0, decode_positions = 0;
   for (const AttentionSlot& slot : slots) {
+    const VisitWork before = work;
+    const auto count_kind = [&] {
+      if (slot.num_rows > 1) {
+        work.chunk_attention_flops += work.attention_flops - before.attention_flops;
+        return;
+      }
+      work.decode_kv_bytes += work.kv_read_bytes - before.kv_read_bytes;
+      decode_positions += (work.kv_read_bytes - before.kv_read_bytes) / token_bytes;
+      ++decoding_slots;
+    };
     const AttentionRule rule = attention_rule(config_);
     if (rule.is_sparse(slot, slot.past)) {
       for (int64_t i = 0; i < slot.num_rows; ++i) {
@@ -209,6 +223,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
         work.attention_flops += 2 * static_cast<double>(config_.num_heads * config_.head_size) * keys_and_values;
         work.kv_read_bytes += token_bytes / 2 * keys_and_values;
       }
+      count_kind();
       continue;
     }
     const int64_t last = slot.past + slot.num_rows;
@@ -219,7 +234,9 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
     work.attention_flops += 4 * static_cast<double>(config_.num_heads * config_.head_size) * attended;
     const int64_t first_read = window > slot.past ? 0 : slot.past + 1 - window;
     work.kv_read_bytes += token_bytes * static_cast<double>(last - first_read);
+    count_kind();
   }
+  if (decoding_slots > 0) work.decode_context = decode_positions / decoding_slots;
   return work;
 }
 

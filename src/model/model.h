@@ -49,6 +49,7 @@ struct LayerSpec {
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
   double linear_flops_per_row = 0;           ///< 2 * the elements of its matrices
+  double attention_input_flops_per_row = 0;  ///< of these, of what computes q, k and v (blocks only)
 };
 
 /// What a visit works on. Everything is packed: T rows, slot after slot.
@@ -74,6 +75,10 @@ struct VisitWork {
   double linear_flops = 0;     ///< 2 * rows * weights; the head's rows are those that want logits
   double attention_flops = 0;  ///< 4 * A * H * sum over new tokens of the positions each attends to
   double kv_read_bytes = 0;    ///< keys and values that attention reads (once per slot)
+  // Single new tokens are limited by reading, prompt chunks by arithmetic.
+  double decode_kv_bytes = 0;        ///< of kv_read_bytes, those for slots with one new token
+  double decode_context = 0;         ///< positions that such a token reads, on average
+  double chunk_attention_flops = 0;  ///< of attention_flops, those for slots with several
 };
 
 class Model {

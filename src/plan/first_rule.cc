@@ -84,7 +84,7 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   double kv_bytes = active_tokens * static_cast<double>(cache.geometry.page_bytes()) /
                     static_cast<double>(cache.geometry.page_tokens) * static_cast<double>(cache.num_layers);
   double disk_share = static_cast<double>(cache.disk_pages) /
-                      static_cast<double>(std::max<int64_t>(1, cache.disk_pages + cache.cpu_pages));
+                      static_cast<double>(std::max<int64_t>(1, cache.num_pages()));
   const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
   // Visits of few rows use the matrix units badly: two thirds of their speed at 32 rows, nine tenths at 128.
   auto compute_s = [&](double rows_of_step) {

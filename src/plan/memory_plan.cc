@@ -1,6 +1,7 @@
 #include "plan/memory_plan.h"
 
 #include "schedule/cache_store.h"
+#include "schedule/exchange.h"
 #include "schedule/hidden_store.h"
 #include "schedule/weight_store.h"
 
@@ -22,23 +23,37 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
   WeightLayout weights(model, policy);
   CacheLayout cache(model, policy, kv_dtype);
   HiddenLayout hidden(model, policy);
-  int64_t weight_buffers = Arena::footprint(policy.buffers * weights.buffer_bytes);
-  int64_t resident = Arena::footprint(weights.resident_bytes);
-  int64_t cache_buffers = Arena::footprint(policy.buffers * cache.buffer_bytes);
+  const ExchangeLayout exchange(model, policy);
+  const Tier compute = policy.compute_tier, cpu = Tier::kCpu;
   MemoryPlan plan;
   plan.items = {
-      {"weights, resident", Tier::kCpu, resident},
-      {"weights, staging buffers", Tier::kCpu, weight_buffers},
-      {"embedding rows", Tier::kCpu, weights.arena_bytes(policy) - weight_buffers - resident},
-      {"KV cache", Tier::kCpu, cache.arena_bytes(policy) - cache_buffers},
-      {"KV cache, staging buffers", Tier::kCpu, cache_buffers},
-      {"activations", Tier::kCpu, hidden.arena_bytes(policy)},
-      {"scratch of a layer", Tier::kCpu,
-       Arena::footprint(model.scratch_bytes(policy.max_rows, policy.max_logit_rows))},
-      {"logits", Tier::kCpu, Arena::footprint(logit_store_bytes(model, policy, workload))},
-      {"KV cache spill", Tier::kDisk, cache.file_bytes()},
-      {"activations spill", Tier::kDisk, hidden.file_bytes()},
+      {"weights, resident", compute, Arena::footprint(weights.resident_bytes)},
+      {"weights, staging buffers", compute, Arena::footprint(policy.buffers * weights.buffer_bytes)},
+      {"embedding rows", compute, weights.lookup_arena_bytes(policy, compute)},
+      {"KV cache", cache.tier, cache.arena_bytes(policy, cache.tier) - cache.buffers_arena_bytes(policy, cache.tier)},
+      {"KV cache, staging buffers", cache.tier, cache.buffers_arena_bytes(policy, cache.tier)},
+      {"activations", compute, hidden.arena_bytes(policy, compute)},
+      {"scratch of a layer", compute, Arena::footprint(model.scratch_bytes(policy.max_rows, policy.max_logit_rows))},
+      {"logits", cpu, Arena::footprint(logit_store_bytes(model, policy, workload))},
   };
+  if (policy.on_gpu()) {
+    const int64_t lookup = weights.lookup_arena_bytes(policy, cpu), host = Arena::footprint(weights.host_bytes);
+    plan.items.insert(plan.items.end(), {
+        {"weights in RAM", cpu, host},
+        {"weights, bounce buffers", cpu, weights.arena_bytes(policy, cpu) - host - lookup},
+        {"embedding rows on their way", cpu, lookup},
+        {"activations in RAM", cpu, hidden.arena_bytes(policy, cpu)},
+        {"logits and attention on their way", compute, exchange.arena_bytes(policy, compute)},
+        {"logits and attention on their way", cpu, exchange.arena_bytes(policy, cpu)},
+    });
+    if (cache.tier == compute) {
+      const int64_t buffers = cache.buffers_arena_bytes(policy, cpu);
+      plan.items.insert(plan.items.end(), {{"KV cache in RAM", cpu, cache.arena_bytes(policy, cpu) - buffers},
+                                           {"KV cache, bounce buffers", cpu, buffers}});
+    }
+  }
+  plan.items.push_back({"KV cache spill", Tier::kDisk, cache.file_bytes()});
+  plan.items.push_back({"activations spill", Tier::kDisk, hidden.file_bytes()});
   return plan;
 }
 

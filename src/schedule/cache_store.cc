@@ -22,93 +22,113 @@ CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType dtype)
     : geometry(model.kv_geometry(dtype, page_tokens(model, dtype))),
       num_layers(num_blocks(model)),
       num_batches(policy.num_micro_batches),
-      page_stride(round_up(geometry.page_bytes(), kDirectAlignment)) {
+      page_stride(round_up(geometry.page_bytes(), kDirectAlignment)),
+      tier(policy.attention_tier) {
   PlacedObject pool{policy.pages_per_micro_batch, page_stride, 1};
-  RowSplit split = place({&pool, 1}, policy.kv_cache).front();
-  cpu_pages = split.cpu;
+  const StagedSplit split = staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
+  resident_pages = split.resident;
+  host_pages = split.host;
   disk_pages = split.disk;
-  buffer_bytes = disk_pages * page_stride;
+  buffer_bytes = (host_pages + disk_pages) * page_stride;
+  if (tier == Tier::kGpu) bounce_bytes = disk_pages * page_stride;
 }
 
-int64_t CacheLayout::arena_bytes(const Policy& policy) const {
-  return Arena::footprint(num_layers * num_batches * cpu_pages * page_stride) +
-         Arena::footprint(policy.buffers * buffer_bytes);
+int64_t CacheLayout::buffers_arena_bytes(const Policy& policy, Tier of_tier) const {
+  int64_t bytes = of_tier == tier ? Arena::footprint(policy.buffers * buffer_bytes) : 0;
+  if (of_tier == Tier::kCpu) bytes += Arena::footprint(policy.buffers * bounce_bytes);
+  return bytes;
+}
+
+int64_t CacheLayout::arena_bytes(const Policy& policy, Tier of_tier) const {
+  int64_t bytes = buffers_arena_bytes(policy, of_tier);
+  if (of_tier == tier) bytes += Arena::footprint(num_layers * num_batches * resident_pages * page_stride);
+  if (of_tier == Tier::kCpu) bytes += Arena::footprint(num_layers * num_batches * host_pages * page_stride);
+  return bytes;
 }
 
 CacheStore::CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file,
-                       Arena& arena, Lanes& lanes)
-    : layout_(model, policy, dtype), lanes_(lanes), file_(std::move(file)) {
-  resident_ = arena.allocate(layout_.num_layers * layout_.num_batches * layout_.cpu_pages * layout_.page_stride);
-  ring_ = StagingRing(arena.allocate(policy.buffers * layout_.buffer_bytes), policy.buffers, layout_.buffer_bytes);
+                       const Arenas& arenas, Lanes& lanes)
+    : layout_(model, policy, dtype), file_(std::move(file)) {
+  const int64_t pools = layout_.num_layers * layout_.num_batches * layout_.page_stride;
+  resident_ = arenas.of(layout_.tier).allocate(pools * layout_.resident_pages);
+  host_ = arenas.cpu->allocate(pools * layout_.host_pages);
+  stager_ = Stager(layout_.tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   writes_.resize(static_cast<size_t>(layout_.num_layers));
   FLEXGEN_CHECK(layout_.disk_pages == 0 || file_ != nullptr);
 }
 
-const CacheStore::Staged& CacheStore::staged(const BatchPlan& plan) {
-  auto& [step, staged] = staged_.try_emplace(plan.batch, -1, Staged{}).first->second;
-  if (step == plan.step) return staged;
+const CacheStore::Passing& CacheStore::passing(const BatchPlan& plan) {
+  auto& [step, what] = passing_.try_emplace(plan.batch, -1, Passing{}).first->second;
+  if (step == plan.step) return what;
   step = plan.step;
-  staged = {};
+  what = {};
   for (const SlotRows& slot : plan.slots)
     for (size_t i = 0; i < slot.pages.size(); ++i) {
-      if (slot.pages[i] < layout_.cpu_pages) continue;
+      if (slot.pages[i] < layout_.resident_pages) continue;
       int64_t begin = static_cast<int64_t>(i) * layout_.geometry.page_tokens;
       int64_t end = begin + layout_.geometry.page_tokens;
-      staged.pages.push_back(slot.pages[i]);
-      if (begin < slot.past) staged.old.push_back(slot.pages[i]);
-      if (end > slot.past) staged.dirty.push_back(slot.pages[i]);
+      what.pages.push_back(slot.pages[i]);
+      if (slot.pages[i] < layout_.resident_pages + layout_.host_pages) ++what.num_host;
+      if (begin < slot.past) what.old.push_back(slot.pages[i]);
+      if (end > slot.past) what.dirty.push_back(slot.pages[i]);
     }
-  std::sort(staged.pages.begin(), staged.pages.end());
-  std::sort(staged.old.begin(), staged.old.end());
-  std::sort(staged.dirty.begin(), staged.dirty.end());
-  return staged;
+  std::sort(what.pages.begin(), what.pages.end());
+  std::sort(what.old.begin(), what.old.end());
+  std::sort(what.dirty.begin(), what.dirty.end());
+  return what;
 }
 
 bool CacheStore::uses_ring(const BatchPlan* plan) {
-  return plan && layout_.disk_pages > 0 && !staged(*plan).pages.empty();
+  return plan && layout_.host_pages + layout_.disk_pages > 0 && !passing(*plan).pages.empty();
 }
 
-std::vector<DiskTransfer> CacheStore::transfers(bool write, const Visit& visit, const std::vector<int32_t>& pages,
-                                                const std::vector<int32_t>& wanted, std::byte* buffer,
-                                                double* bytes) {
-  std::vector<DiskTransfer> result;
-  size_t place = 0;
+Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key) {
+  Staged result;
+  result.name = write ? "store cache" : "load cache";
+  result.visit = visit;
+  std::byte* data = stager_.data(key);
+  std::byte* landing = stager_.landing(key);
+  const int64_t stride = layout_.page_stride;
+  const bool on_gpu = layout_.tier == Tier::kGpu;
+  int64_t place = 0;
   for (int32_t page : wanted) {
-    while (pages[place] != page) ++place;
-    std::byte* data = buffer + static_cast<int64_t>(place) * layout_.page_stride;
+    while (what.pages[static_cast<size_t>(place)] != page) ++place;
+    std::byte* staged = data + place * stride;
+    if (place < what.num_host) {
+      std::byte* rests = host_.data() + layout_.host_offset(visit.layer - 1, visit.batch, page);
+      write ? add_copy(&result.copies, staged, rests, stride) : add_copy(&result.copies, rests, staged, stride);
+      continue;
+    }
+    std::byte* landed = on_gpu ? landing + (place - what.num_host) * stride : staged;
+    if (on_gpu) write ? add_copy(&result.bounce_copies, staged, landed, stride) : add_copy(&result.bounce_copies, landed, staged, stride);
     int64_t offset = layout_.file_offset(visit.layer - 1, visit.batch, page);
-    *bytes += static_cast<double>(layout_.page_stride);
-    if (!result.empty() && result.back().offset + result.back().bytes == offset &&
-        result.back().data + result.back().bytes == data)
-      result.back().bytes += layout_.page_stride;
+    result.disk_bytes += static_cast<double>(stride);
+    auto& transfers = result.transfers;
+    if (!transfers.empty() && transfers.back().offset + transfers.back().bytes == offset &&
+        transfers.back().data + transfers.back().bytes == landed)
+      transfers.back().bytes += stride;
     else
-      result.push_back({file_, write, offset, data, layout_.page_stride, {}});
+      transfers.push_back({file_, write, offset, landed, stride, {}});
   }
   return result;
 }
 
 void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
-  const Staged& what = staged(plan);
+  const Passing& what = passing(plan);
   int64_t key = next_key_++;
   keys_[{visit.layer, visit.batch}] = key;
-  Work work;
-  work.name = "load cache";
-  work.step = visit.step;
-  work.layer = visit.layer;
-  work.batch = visit.batch;
-  work.after = ring_.start(key);
-  StagingBuffer& buffer = ring_.at(key);
-  if (!what.old.empty()) {
-    // A page may have been written in an earlier step, by this slot or by the one that had it before.
-    auto& writes = writes_[static_cast<size_t>(visit.layer - 1)];
-    std::erase_if(writes, [](const Write& w) { return w.done.done() && !w.done.error(); });
-    for (const Write& write : writes)
-      if (write.step < visit.step) work.after.push_back(write.done);
-    work.transfers = transfers(false, visit, what.pages, what.old, buffer.data.data(), &work.bytes);
-    buffer.ready.push_back(lanes_.disk_read->submit(std::move(work)));
-  } else {
-    buffer.ready = std::move(work.after);  // nothing to read: compute itself waits until the buffer is free
-  }
+  stager_.start(key);
+  if (what.old.empty()) return;
+  Staged load = moves(false, visit, what, what.old, key);
+  // A page may have been written in an earlier step, by this slot or by the one that had it before.
+  auto& writes = writes_[static_cast<size_t>(visit.layer - 1)];
+  std::erase_if(writes, [](const Write& w) { return w.written.done() && !w.written.error() && w.copied.done() && !w.copied.error(); });
+  for (const Write& write : writes)
+    if (write.step < visit.step) {
+      load.disk_after.push_back(write.written);
+      load.copies_after.push_back(write.copied);
+    }
+  stager_.load(key, std::move(load));
 }
 
 CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
@@ -119,26 +139,23 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
   CacheLease lease;
   lease.pages = std::make_shared<std::vector<std::vector<std::byte*>>>();
   std::byte* buffer = nullptr;
-  const Staged* what = nullptr;
+  const Passing* what = nullptr;
   if (uses_ring(&plan)) {
     auto known = keys_.find({visit.layer, visit.batch});
     if (known == keys_.end()) {
       issue(visit, plan);
       known = keys_.find({visit.layer, visit.batch});
     }
-    StagingBuffer& staging = ring_.at(known->second);
-    FLEXGEN_CHECK(staging.key == known->second);
-    lease.after = staging.ready;
-    buffer = staging.data.data();
-    what = &staged(plan);
+    lease.after = stager_.ready(known->second);
+    buffer = stager_.data(known->second);
+    what = &passing(plan);
   }
-  std::byte* base = resident_.data() +
-                    ((visit.layer - 1) * layout_.num_batches + visit.batch) * layout_.cpu_pages * layout_.page_stride;
+  std::byte* base = resident_.data() + layout_.resident_offset(visit.layer - 1, visit.batch, 0);
   for (const SlotRows& slot : plan.slots) {
     auto& pages = lease.pages->emplace_back();
     pages.reserve(slot.pages.size());
     for (int32_t page : slot.pages) {
-      if (page < layout_.cpu_pages) {
+      if (page < layout_.resident_pages) {
         pages.push_back(base + page * layout_.page_stride);
       } else {
         auto place = std::lower_bound(what->pages.begin(), what->pages.end(), page) - what->pages.begin();
@@ -154,30 +171,22 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
 
 void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& done) {
   if (!uses_ring(&plan)) return;
-  const Staged& what = staged(plan);
-  StagingBuffer& buffer = ring_.at(keys_.at({visit.layer, visit.batch}));
-  buffer.in_use = {done};
+  const Passing& what = passing(plan);
+  const int64_t key = keys_.at({visit.layer, visit.batch});
+  stager_.use(key, done);
   if (what.dirty.empty()) return;
-  Work work;
-  work.name = "store cache";
-  work.step = visit.step;
-  work.layer = visit.layer;
-  work.batch = visit.batch;
-  work.after = {done};
-  work.transfers = transfers(true, visit, what.pages, what.dirty, buffer.data.data(), &work.bytes);
-  Event stored = lanes_.disk_write->submit(std::move(work));
-  buffer.in_use.push_back(stored);
-  writes_[static_cast<size_t>(visit.layer - 1)].push_back({visit.step, stored});
+  const Stager::Stored stored = stager_.store(key, done, moves(true, visit, what, what.dirty, key));
+  writes_[static_cast<size_t>(visit.layer - 1)].push_back({visit.step, stored.copied, stored.written});
 }
 
 void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans) {
   auto num_batches = static_cast<int64_t>(plans.size());
-  if (layout_.disk_pages == 0) return;
+  if (layout_.host_pages + layout_.disk_pages == 0) return;
   if (visit.layer == 0 && visit.batch + 1 < num_batches) return;  // the later ones are not planned yet
   // Loads that are issued but whose compute is not: they hold a buffer each.
   int64_t ahead = 0;
   Visit next = visit;
-  while (ahead < ring_.count() - 1) {
+  while (ahead < stager_.count() - 1) {
     if (++next.batch == num_batches) {
       next.batch = 0;
       ++next.layer;

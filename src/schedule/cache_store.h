@@ -1,7 +1,7 @@
 #pragma once
-// CacheStore: keys and values in pages, some in RAM, the rest in a preallocated spill file. A visit gets pointers to
-// all pages of its slots: RAM pages in place, disk pages in a staging buffer that was filled ahead; pages it
-// wrote to go back to disk afterwards. Host thread only.
+// CacheStore: keys and values in pages, some in the memory of the tier where attention runs, the rest (where that is a GPU) in RAM and in a preallocated
+// spill file. A visit gets pointers to all pages of its slots: resident pages in place, others in a staging buffer
+// that was filled ahead; of these, pages it wrote to go back afterwards. Host thread only.
 
 #include <map>
 #include <memory>
@@ -10,16 +10,16 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
-#include "memory/staging_ring.h"
 #include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
+#include "schedule/stager.h"
 #include "schedule/visit.h"
 
 namespace flexgen {
 
 /// Pure arithmetic over the model, shared with the planner. A micro-batch has a pool of page ids
-/// [0, cpu_pages) in RAM and [cpu_pages, cpu_pages + disk_pages) on disk; an id stands for that page in every layer.
+/// resident in the tier where attention runs, then (if that is a GPU) in RAM, then on disk; an id stands for that page in every layer.
 class CacheLayout {
  public:
   CacheLayout(const Model& model, const Policy& policy, DType dtype);
@@ -30,13 +30,25 @@ class CacheLayout {
   KvGeometry geometry;
   int64_t num_layers = 0, num_batches = 0;
   int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
-  int64_t cpu_pages = 0, disk_pages = 0;  ///< of a micro-batch
-  int64_t buffer_bytes = 0;               ///< one staging buffer
+  Tier tier = Tier::kCpu;   ///< Policy::attention_tier
+  int64_t resident_pages = 0, host_pages = 0, disk_pages = 0;  ///< of a micro-batch
+  int64_t buffer_bytes = 0;               ///< one staging buffer, in `tier`
+  int64_t bounce_bytes = 0;               ///< the RAM behind it, if that is a GPU
 
-  int64_t arena_bytes(const Policy& policy) const;
+  int64_t num_pages() const { return resident_pages + host_pages + disk_pages; }
+  /// Memory of a tier: pages and staging buffers.
+  int64_t arena_bytes(const Policy& policy, Tier of_tier) const;
+  /// Of that, the staging buffers.
+  int64_t buffers_arena_bytes(const Policy& policy, Tier of_tier) const;
   int64_t file_bytes() const { return num_layers * num_batches * disk_pages * page_stride; }
+  int64_t resident_offset(int64_t layer, int64_t batch, int64_t page) const {
+    return ((layer * num_batches + batch) * resident_pages + page) * page_stride;
+  }
+  int64_t host_offset(int64_t layer, int64_t batch, int64_t page) const {
+    return ((layer * num_batches + batch) * host_pages + page - resident_pages) * page_stride;
+  }
   int64_t file_offset(int64_t layer, int64_t batch, int64_t page) const {
-    return ((layer * num_batches + batch) * disk_pages + page - cpu_pages) * page_stride;
+    return ((layer * num_batches + batch) * disk_pages + page - resident_pages - host_pages) * page_stride;
   }
 };
 
@@ -50,7 +62,7 @@ struct CacheLease {
 class CacheStore {
  public:
   /// `file` is the preallocated spill file (null if the layout has no disk pages).
-  CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, Arena& arena,
+  CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, const Arenas& arenas,
              Lanes& lanes);
 
   const CacheLayout& layout() const { return layout_; }
@@ -63,33 +75,32 @@ class CacheStore {
   void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans);
 
  private:
-  struct Staged {          ///< what of a plan goes through a staging buffer
-    std::vector<int32_t> pages;  ///< disk page ids in ascending order; index = place in the buffer
+  struct Passing {         ///< what of a plan goes through a staging buffer
+    std::vector<int32_t> pages;  ///< ids of pages that are not resident, in ascending order; index = place in the buffer
     std::vector<int32_t> old;    ///< those that hold tokens from before this step
     std::vector<int32_t> dirty;  ///< those that this step writes to
+    int64_t num_host = 0;        ///< of `pages`, the first so many are in RAM
   };
-  const Staged& staged(const BatchPlan& plan);
+  const Passing& passing(const BatchPlan& plan);
   bool uses_ring(const BatchPlan* plan);
   void issue(const Visit& visit, const BatchPlan& plan);
-  /// Transfers between buffer and file for `wanted`, a subset of `pages`; runs of neighbours become one.
-  std::vector<DiskTransfer> transfers(bool write, const Visit& visit, const std::vector<int32_t>& pages,
-                                      const std::vector<int32_t>& wanted, std::byte* buffer, double* bytes);
+  /// What moves `wanted`, a subset of the plan's pages, between the buffer of `key` and where they rest; runs of neighbours become one.
+  Staged moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key);
 
   struct Write {
     int64_t step;
-    Event done;
+    Event copied, written;  ///< RAM has it; the disk has it
   };
 
   CacheLayout layout_;
-  Lanes& lanes_;
   std::shared_ptr<File> file_;
-  std::span<std::byte> resident_;
-  StagingRing ring_;
+  std::span<std::byte> resident_, host_;
+  Stager stager_;
   std::map<std::pair<int64_t, int64_t>, int64_t> keys_;  ///< (layer, batch) of this step -> ring key
   int64_t next_key_ = 0;
   int64_t step_ = -1;
   std::vector<std::vector<Write>> writes_;               ///< a layer: stores that may still be under way
-  std::map<int64_t, std::pair<int64_t, Staged>> staged_; ///< a batch: (step, what is staged)
+  std::map<int64_t, std::pair<int64_t, Passing>> passing_;  ///< a batch: (step, what of its plan passes)
 };
 
 }  // namespace flexgen

@@ -26,7 +26,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   } catch (...) {
     error = std::current_exception();
   }
-  for (Lane* lane : {lanes_.compute.get(), lanes_.disk_read.get(), lanes_.disk_lookup.get(), lanes_.disk_write.get()}) {
+  for (Lane* lane : lanes_.all()) {
     try {
       lane->drain();
     } catch (...) {
@@ -88,8 +88,9 @@ Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pl
   work_done_.linear_flops += amount.linear_flops;
   work_done_.attention_flops += amount.attention_flops;
   work_done_.kv_read_bytes += amount.kv_read_bytes;
-  work.flops = amount.linear_flops;
-  work.memory_bytes = amount.kv_read_bytes;
+  work.amount = {amount.linear_flops, static_cast<double>(layer.kind == LayerKind::kHead ? static_cast<int64_t>(plan->logit_rows.size()) : plan->num_rows()),
+                 amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
+                 layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};
   ++work_done_.visits;
   if (layer.kind == LayerKind::kEmbed) work_done_.rows += plan->num_rows();
 

@@ -10,60 +10,76 @@ namespace flexgen {
 
 HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
     : row_bytes(model.config().hidden_size * static_cast<int64_t>(sizeof(float))),
+      compute_tier(policy.compute_tier),
       num_batches(policy.num_micro_batches) {
   // Cut where the disk share starts at an aligned address of the staging buffer.
   int64_t grain = kDirectAlignment / std::gcd(row_bytes, kDirectAlignment);
   PlacedObject rows{policy.max_rows, row_bytes, grain};
-  RowSplit split = place({&rows, 1}, policy.activations).front();
-  cpu_rows = split.cpu;
+  const StagedSplit split = staged_split(place({&rows, 1}, policy.activations).front(), compute_tier);
+  resident_rows = split.resident;
+  host_rows = split.host;
   disk_rows = split.disk;
-  resident_bytes = cpu_rows * row_bytes;
+  resident_bytes = resident_rows * row_bytes;
+  host_bytes = host_rows * row_bytes;
   file_stride = round_up(disk_rows * row_bytes, kDirectAlignment);
-  buffer_bytes = disk_rows > 0 ? round_up(policy.max_rows * row_bytes, kDirectAlignment) : 0;
+  buffer_bytes = host_rows + disk_rows > 0 ? round_up(policy.max_rows * row_bytes, kDirectAlignment) : 0;
+  if (policy.on_gpu()) bounce_bytes = file_stride;
 }
 
-int64_t HiddenLayout::arena_bytes(const Policy& policy) const {
-  return num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
+int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
+  int64_t bytes = 0;
+  if (tier == compute_tier) bytes += num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
+  if (tier == Tier::kCpu) bytes += num_batches * Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes);
+  return bytes;
 }
 
-HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, Arena& arena,
+HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas,
                          Lanes& lanes)
-    : layout_(model, policy), lanes_(lanes), file_(std::move(file)) {
-  for (int64_t batch = 0; batch < layout_.num_batches; ++batch)
-    resident_.push_back(arena.allocate(layout_.resident_bytes));
-  ring_ = StagingRing(arena.allocate(policy.buffers * layout_.buffer_bytes), policy.buffers, layout_.buffer_bytes);
+    : layout_(model, policy), file_(std::move(file)) {
+  for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
+    resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
+    host_.push_back(arenas.cpu->allocate(layout_.host_bytes));
+  }
+  stager_ = Stager(layout_.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   held_.resize(static_cast<size_t>(layout_.num_batches));
   stored_.resize(static_cast<size_t>(layout_.num_batches));
   FLEXGEN_CHECK(layout_.disk_rows == 0 || file_ != nullptr);
   while (model.layers()[static_cast<size_t>(first_head_layer_)].kind != LayerKind::kHead) ++first_head_layer_;
 }
 
-DiskTransfer HiddenStore::transfer(bool write, const BatchPlan& plan, std::byte* buffer) const {
-  int64_t bytes = round_up((plan.num_rows() - layout_.cpu_rows) * layout_.row_bytes, kDirectAlignment);
-  return {file_, write, plan.batch * layout_.file_stride, buffer + layout_.resident_bytes, bytes, {}};
+Staged HiddenStore::moves(bool write, const Visit& visit, const BatchPlan& plan, int64_t key) {
+  Staged result;
+  result.name = write ? "store activations" : "load activations";
+  result.visit = visit;
+  std::byte* rows = stager_.data(key) + layout_.resident_bytes;
+  const int64_t host_bytes = std::min(plan.num_rows() - layout_.resident_rows, layout_.host_rows) * layout_.row_bytes;
+  std::byte* host = host_[static_cast<size_t>(plan.batch)].data();
+  write ? add_copy(&result.copies, rows, host, host_bytes) : add_copy(&result.copies, host, rows, host_bytes);
+  const int64_t disk_rows = plan.num_rows() - layout_.resident_rows - layout_.host_rows;
+  if (disk_rows <= 0) return result;
+  rows += host_bytes;
+  std::byte* landed = rows;
+  if (layout_.compute_tier == Tier::kGpu) {
+    landed = stager_.landing(key);
+    const int64_t disk_bytes = disk_rows * layout_.row_bytes;
+    write ? add_copy(&result.bounce_copies, rows, landed, disk_bytes) : add_copy(&result.bounce_copies, landed, rows, disk_bytes);
+  }
+  const int64_t bytes = round_up(disk_rows * layout_.row_bytes, kDirectAlignment);
+  result.transfers.push_back({file_, write, plan.batch * layout_.file_stride, landed, bytes, {}});
+  result.disk_bytes = static_cast<double>(bytes);
+  return result;
 }
 
-int64_t HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
+void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
   int64_t key = next_key_++;
   auto batch = static_cast<size_t>(visit.batch);
   held_[batch] = {visit.step, visit.layer, key};
-  std::vector<Event> free = ring_.start(key);
-  StagingBuffer& buffer = ring_.at(key);
-  if (!load) {
-    buffer.ready = std::move(free);
-    return key;
-  }
-  Work work;
-  work.name = "load activations";
-  work.step = visit.step;
-  work.layer = visit.layer;
-  work.batch = visit.batch;
-  work.after = std::move(free);
-  work.after.push_back(stored_[batch]);
-  work.transfers.push_back(transfer(false, plan, buffer.data.data()));
-  work.bytes = static_cast<double>(work.transfers.front().bytes);
-  buffer.ready.push_back(lanes_.disk_read->submit(std::move(work)));
-  return key;
+  stager_.start(key);
+  if (!load) return;
+  Staged what = moves(false, visit, plan, key);
+  what.disk_after = {stored_[batch].written};
+  what.copies_after = {stored_[batch].copied};
+  stager_.load(key, std::move(what));
 }
 
 HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool alone) {
@@ -76,10 +92,8 @@ HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool
   const Held& held = held_[batch];
   bool in_place = alone && visit.layer > 0 && held.step == visit.step;
   if (!in_place && !(held.step == visit.step && held.layer == visit.layer)) issue(visit, plan, visit.layer > 0);
-  StagingBuffer& buffer = ring_.at(held.key);
-  FLEXGEN_CHECK(buffer.key == held.key);
-  lease.rows = reinterpret_cast<float*>(buffer.data.data());
-  lease.after = buffer.ready;
+  lease.rows = reinterpret_cast<float*>(stager_.data(held.key));
+  lease.after = stager_.ready(held.key);
   if (!alone) {
     lease.resident = resident_[batch].data();
     lease.copy_in_bytes = visit.layer > 0 ? layout_.resident_bytes : 0;
@@ -91,30 +105,24 @@ HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool
 void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done) {
   if (!staged(plan)) return;
   auto batch = static_cast<size_t>(visit.batch);
-  StagingBuffer& buffer = ring_.at(held_[batch].key);
-  buffer.in_use = {done};
+  const int64_t key = held_[batch].key;
+  stager_.use(key, done);
   if (alone || !needed_later) return;
-  Work work;
-  work.name = "store activations";
-  work.step = visit.step;
-  work.layer = visit.layer;
-  work.batch = visit.batch;
-  work.after = {done, stored_[batch]};
-  work.transfers.push_back(transfer(true, plan, buffer.data.data()));
-  work.bytes = static_cast<double>(work.transfers.front().bytes);
-  stored_[batch] = lanes_.disk_write->submit(std::move(work));
-  buffer.in_use.push_back(stored_[batch]);
+  Staged what = moves(true, visit, plan, key);
+  what.disk_after = {stored_[batch].written};
+  what.copies_after = {stored_[batch].copied};
+  stored_[batch] = stager_.store(key, done, std::move(what));
 }
 
 void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer) {
-  if (layout_.disk_rows == 0) return;
+  if (layout_.host_rows + layout_.disk_rows == 0) return;
   auto num_batches = static_cast<int64_t>(plans.size());
   if (visit.layer == 0 && visit.batch + 1 < num_batches) return;  // the later ones are not planned yet
   int64_t active = std::count_if(plans.begin(), plans.end(), [](const auto& plan) { return plan != nullptr; });
   if (active < 2) return;
   Visit next = visit;
   // The producer of a micro-batch's next load is its visit of the layer before: at most active - 1 visits ahead.
-  for (int64_t ahead = 0; ahead < std::min<int64_t>(ring_.count() - 1, active - 1);) {
+  for (int64_t ahead = 0; ahead < std::min<int64_t>(stager_.count() - 1, active - 1);) {
     if (++next.batch == num_batches) {
       next.batch = 0;
       ++next.layer;

@@ -1,6 +1,6 @@
 #pragma once
-// HiddenStore: the residual streams of the micro-batches between layers: the first rows of each in RAM, the rest in a
-// spill file. Where everything is in RAM a lease is the buffer itself; else rows pass through staging
+// HiddenStore: the residual streams of the micro-batches between layers: the first rows of each in the tier that computes, the rest (where that is
+// a GPU) in RAM and in a spill file. Where everything is resident a lease is the buffer itself; else rows pass through staging
 // buffers, except when the next visit is of the same micro-batch, which takes them over in place. Host thread only.
 
 #include <memory>
@@ -9,10 +9,10 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
-#include "memory/staging_ring.h"
 #include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
+#include "schedule/stager.h"
 #include "schedule/visit.h"
 
 namespace flexgen {
@@ -23,19 +23,22 @@ class HiddenLayout {
   HiddenLayout(const Model& model, const Policy& policy);
 
   int64_t row_bytes = 0;
-  int64_t cpu_rows = 0, disk_rows = 0;  ///< of a micro-batch's max_rows
+  Tier compute_tier = Tier::kCpu;
+  int64_t resident_rows = 0, host_rows = 0, disk_rows = 0;  ///< of a micro-batch's max_rows; host: RAM beside a GPU
   int64_t num_batches = 0;
-  int64_t resident_bytes = 0;  ///< RAM of one micro-batch
-  int64_t buffer_bytes = 0;    ///< one staging buffer; 0 if nothing is on disk
+  int64_t resident_bytes = 0;  ///< of one micro-batch, in the compute tier
+  int64_t host_bytes = 0;      ///< of one micro-batch, in RAM beside a GPU
+  int64_t buffer_bytes = 0;    ///< one staging buffer, in the compute tier; 0 if everything is resident
+  int64_t bounce_bytes = 0;    ///< the RAM behind it, if that is a GPU
   int64_t file_stride = 0;     ///< disk of one micro-batch
 
-  int64_t arena_bytes(const Policy& policy) const;
+  int64_t arena_bytes(const Policy& policy, Tier tier) const;
   int64_t file_bytes() const { return num_batches * file_stride; }
 };
 
 struct HiddenLease {
   float* rows = nullptr;  ///< [T, D]
-  /// Rows that live in RAM but not in the staging buffer: copied in before the visit and out after it.
+  /// Rows that live in the compute tier but not in the staging buffer: copied in before the visit and out after it.
   std::byte* resident = nullptr;
   int64_t copy_in_bytes = 0, copy_out_bytes = 0;
   std::vector<Event> after;
@@ -43,7 +46,7 @@ struct HiddenLease {
 
 class HiddenStore {
  public:
-  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, Arena& arena, Lanes& lanes);
+  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes);
 
   const HiddenLayout& layout() const { return layout_; }
 
@@ -53,22 +56,22 @@ class HiddenStore {
   void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer);
 
  private:
-  bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.cpu_rows; }
-  int64_t issue(const Visit& visit, const BatchPlan& plan, bool load);
-  DiskTransfer transfer(bool write, const BatchPlan& plan, std::byte* buffer) const;
+  bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.resident_rows; }
+  void issue(const Visit& visit, const BatchPlan& plan, bool load);
+  /// What moves the rows that are not resident between the buffer of `key` and where they rest.
+  Staged moves(bool write, const Visit& visit, const BatchPlan& plan, int64_t key);
 
   HiddenLayout layout_;
-  Lanes& lanes_;
   std::shared_ptr<File> file_;
-  std::vector<std::span<std::byte>> resident_;  ///< a batch
-  StagingRing ring_;
+  std::vector<std::span<std::byte>> resident_, host_;  ///< a batch
+  Stager stager_;
   int64_t next_key_ = 0;
   int64_t first_head_layer_ = 0;
   struct Held {
     int64_t step = -1, layer = -1, key = -1;
   };
   std::vector<Held> held_;      ///< a batch: the visit whose buffer was issued last
-  std::vector<Event> stored_;   ///< a batch: its last store
+  std::vector<Stager::Stored> stored_;  ///< a batch: its last store
 };
 
 }  // namespace flexgen

@@ -10,13 +10,21 @@
 namespace flexgen {
 
 struct Lanes {
-  std::unique_ptr<Lane> compute;
+  std::unique_ptr<Lane> compute;      ///< of the tier that computes
   std::unique_ptr<Lane> disk_read;    ///< streamed weights and cache
   std::unique_ptr<Lane> disk_lookup;  ///< single embedding rows: small reads that must not queue behind weights
   std::unique_ptr<Lane> disk_write;   ///< cache and activations on their way out
+  // Where a GPU computes; else null.
+  std::unique_ptr<Lane> h2d;          ///< RAM to GPU memory
+  std::unique_ptr<Lane> d2h;          ///< GPU memory to RAM
+  std::unique_ptr<Lane> cpu;          ///< the processor beside the GPU: attention that runs there, reading logits
 
-  std::vector<const Lane*> all() const {
-    return {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get()};
+  /// Those that are there.
+  std::vector<Lane*> all() const {
+    std::vector<Lane*> lanes;
+    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), d2h.get(), cpu.get()})
+      if (lane) lanes.push_back(lane);
+    return lanes;
   }
 };
 

@@ -14,8 +14,12 @@ struct Policy {
   int64_t max_logit_rows = 256;   ///< of these, positions whose logits are computed, at most
   int buffers = 3;                ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
   Fractions weights, kv_cache, activations;
+  Tier compute_tier = Tier::kCpu;    ///< kGpu where a device computes; gpu shares are 0 else
+  Tier attention_tier = Tier::kCpu;  ///< compute_tier, or kCpu beside a device: then the cache has no gpu share
   int64_t pages_per_micro_batch = 1;  ///< cache pages (of every layer) for the sequences of a micro-batch
 
+  bool on_gpu() const { return compute_tier == Tier::kGpu; }
+  bool attention_beside() const { return attention_tier != compute_tier; }
   int64_t block_size() const { return micro_batch_size * num_micro_batches; }
 };
 

@@ -3,10 +3,23 @@
 #include <algorithm>
 #include <map>
 
+#include "backend/device.h"
 #include "base/units.h"
 #include "memory/placement.h"
 
 namespace flexgen {
+namespace {
+
+/// A GPU's resident share is loaded in pieces of this.
+constexpr int64_t kLoadPiece = 8 << 20;
+
+/// The rows of `extent`, whose bytes [from, to) are at `source`, to where they belong after each other.
+void copy_rows(std::vector<Copy>* copies, const AlignedExtent& extent, int64_t row_bytes, int64_t from, int64_t to, const std::byte* source, std::byte* rows) {
+  const int64_t begin = std::max(from, extent.skip), end = std::min(to, extent.skip + row_bytes);
+  if (begin < end) add_copy(copies, source + begin - from, rows + begin - extent.skip, end - begin);
+}
+
+}  // namespace
 
 AlignedExtent AlignedExtent::around(int file, int64_t offset, int64_t bytes) {
   AlignedExtent extent;
@@ -17,7 +30,7 @@ AlignedExtent AlignedExtent::around(int file, int64_t offset, int64_t bytes) {
   return extent;
 }
 
-WeightLayout::WeightLayout(const Model& model, const Policy& policy) {
+WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_tier(policy.compute_tier) {
   std::vector<PlacedObject> objects;
   for (const LayerSpec& layer : model.layers())
     for (const WeightUse& use : layer.uses) {
@@ -26,12 +39,14 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) {
         objects.push_back({use.rows, weight.row_bytes(), kWeightGrainRows});
     }
   std::vector<RowSplit> splits = place(objects, policy.weights);
+  const bool on_gpu = policy.on_gpu();
 
   // A tensor used twice whole (a norm shared by the head's chunks) is kept once.
   std::map<int, int64_t> resident_whole;
   size_t next_object = 0;
   for (const LayerSpec& spec : model.layers()) {
     Layer layer;
+    layer.host_at = host_bytes;
     for (const WeightUse& wanted : spec.uses) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(wanted.weight)];
       Use use;
@@ -43,69 +58,135 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) {
                              [&](const WeightUse& u) { return u.weight == wanted.weight; });
         });
         // Looked-up rows cost next to nothing to read, so the table takes RAM only if everything does, or if it is smaller than
-        // the room for rows on their way in.
+        // the room for rows on their way in. It takes a GPU's memory only if everything does.
         const int64_t row_room = round_up(weight.row_bytes(), kDirectAlignment) + kDirectAlignment;
         const bool small = weight.bytes() <= policy.num_micro_batches * policy.max_rows * row_room;
-        if (policy.weights.disk <= 0 ? !tied : small) use.resident_rows = wanted.rows;
-        else if (policy.weights.disk > 0) lookup_row_bytes = row_room;
+        const bool in_memory = policy.weights.disk <= 0 ? !tied : small;
+        if (!on_gpu) {
+          if (in_memory) use.resident_rows = wanted.rows;
+          else if (policy.weights.disk > 0) lookup_row_bytes = row_room;
+        } else if (policy.weights.gpu >= 1) {
+          if (!tied) use.resident_rows = wanted.rows;
+        } else {
+          if (in_memory) use.host_rows = wanted.rows;
+          else if (policy.weights.disk > 0) lookup_bounce_bytes = row_room;
+          // A row's bytes start as far from its slot's start as from a sector's.
+          lookup_row_bytes = row_room;
+        }
       } else if (weight.always_resident) {
         use.resident_rows = wanted.rows;
       } else {
-        const RowSplit& split = splits[next_object++];
-        use.resident_rows = split.cpu;
+        const StagedSplit split = staged_split(splits[next_object++], compute_tier);
+        use.resident_rows = split.resident;
+        use.host_rows = split.host;
         use.streamed_rows = split.disk;
       }
-      int64_t start = weight.offset + wanted.row_first * weight.row_bytes();
-      use.resident = AlignedExtent::around(weight.file, start, use.resident_rows * weight.row_bytes());
-      use.streamed = AlignedExtent::around(weight.file, start + use.resident_rows * weight.row_bytes(),
-                                           use.streamed_rows * weight.row_bytes());
+      const int64_t row_bytes = weight.row_bytes(), start = weight.offset + wanted.row_first * row_bytes;
+      use.resident = AlignedExtent::around(weight.file, start, use.resident_rows * row_bytes);
+      use.host = AlignedExtent::around(weight.file, start + use.resident_rows * row_bytes, use.host_rows * row_bytes);
+      use.streamed = AlignedExtent::around(weight.file, start + (use.resident_rows + use.host_rows) * row_bytes, use.streamed_rows * row_bytes);
       bool shared = weight.always_resident && wanted.rows == weight.rows;
       auto known = shared ? resident_whole.find(wanted.weight) : resident_whole.end();
       if (known != resident_whole.end()) {
         use.resident_at = known->second;
         use.resident.bytes = 0;  // already being loaded
       } else {
-        use.resident_at = resident_bytes;
-        resident_bytes += use.resident.bytes;
+        use.resident_at = resident_bytes + (on_gpu ? 0 : use.resident.skip);
+        resident_bytes += on_gpu ? round_up(use.resident_rows * row_bytes, kDeviceAlignment) : use.resident.bytes;
+        if (on_gpu) load_buffer_bytes = std::max(load_buffer_bytes, std::min(use.resident.bytes, kLoadPiece));
         if (shared) resident_whole[wanted.weight] = use.resident_at;
       }
+      use.host_at = layer.host_at + layer.host_bytes + use.host.skip;
+      layer.host_bytes += use.host.bytes;
       use.streamed_at = layer.streamed_bytes;
       layer.streamed_bytes += use.streamed.bytes;
+      use.staged_at = on_gpu ? layer.staged_bytes : use.streamed_at + use.streamed.skip;
+      if (!wanted.lookup) layer.staged_bytes += on_gpu ? round_up((use.host_rows + use.streamed_rows) * row_bytes, kDeviceAlignment) : use.streamed.bytes;
       layer.uses.push_back(use);
     }
-    if (layer.streamed_bytes > 0) layer.ring_index = num_streamed_layers++;
-    buffer_bytes = std::max(buffer_bytes, layer.streamed_bytes);
+    if (layer.staged_bytes > 0) layer.ring_index = num_streamed_layers++;
+    host_bytes += layer.host_bytes;
+    buffer_bytes = std::max(buffer_bytes, layer.staged_bytes);
+    if (on_gpu) bounce_bytes = std::max(bounce_bytes, layer.streamed_bytes);
     streamed_bytes_per_step += layer.streamed_bytes;
+    staged_bytes_per_step += layer.staged_bytes;
     layers.push_back(std::move(layer));
   }
 }
 
-int64_t WeightLayout::arena_bytes(const Policy& policy) const {
-  return Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes) +
-         policy.num_micro_batches * Arena::footprint(policy.max_rows * lookup_row_bytes);
+int64_t WeightLayout::lookup_arena_bytes(const Policy& policy, Tier tier) const {
+  int64_t bytes = 0;
+  if (tier == compute_tier) bytes += policy.num_micro_batches * Arena::footprint(policy.max_rows * lookup_row_bytes);
+  if (tier == Tier::kCpu) bytes += policy.num_micro_batches * Arena::footprint(policy.max_rows * lookup_bounce_bytes);
+  return bytes;
 }
 
-WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, Arena& arena, Lanes& lanes)
+int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
+  int64_t bytes = lookup_arena_bytes(policy, tier);
+  if (tier == compute_tier) bytes += Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
+  if (tier == Tier::kCpu) bytes += Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes);
+  return bytes;
+}
+
+WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes)
     : model_(model), layout_(model, policy), lanes_(lanes) {
   for (const std::string& path : model.files()) files_.push_back(files.open(path, FileMode::kReadDirect));
-  resident_ = arena.allocate(layout_.resident_bytes);
-  ring_ = StagingRing(arena.allocate(policy.buffers * layout_.buffer_bytes), policy.buffers, layout_.buffer_bytes);
-  for (int64_t batch = 0; batch < policy.num_micro_batches; ++batch)
-    lookup_memory_.push_back(arena.allocate(policy.max_rows * layout_.lookup_row_bytes));
+  Arena& compute = arenas.of(policy.compute_tier);
+  resident_ = compute.allocate(layout_.resident_bytes);
+  host_ = arenas.cpu->allocate(layout_.host_bytes);
+  stager_ = Stager(policy.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
+  load_ring_ = StagingRing(arenas.cpu->allocate(WeightLayout::kLoadBuffers * layout_.load_buffer_bytes), WeightLayout::kLoadBuffers, layout_.load_buffer_bytes);
+  for (int64_t batch = 0; batch < policy.num_micro_batches; ++batch) {
+    lookup_memory_.push_back(compute.allocate(policy.max_rows * layout_.lookup_row_bytes));
+    lookup_bounce_.push_back(arenas.cpu->allocate(policy.max_rows * layout_.lookup_bounce_bytes));
+  }
   lookup_in_use_.resize(static_cast<size_t>(policy.num_micro_batches));
 
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
     if (layout_.layers[layer].ring_index >= 0) ring_layers_.push_back(static_cast<int64_t>(layer));
-    Work work;
-    work.name = "load resident weights";
-    work.layer = static_cast<int64_t>(layer);
-    for (const WeightLayout::Use& use : layout_.layers[layer].uses) {
-      if (use.resident.bytes == 0) continue;
-      work.transfers.push_back({files_[static_cast<size_t>(use.resident.file)], false, use.resident.offset,
-                                resident_.data() + use.resident_at, use.resident.bytes, {}});
-      work.bytes += static_cast<double>(use.resident.bytes);
+    load_in_place(static_cast<int64_t>(layer));
+    if (policy.on_gpu()) load_resident_gpu(static_cast<int64_t>(layer));
+  }
+}
+
+/// What the disk can write where it stays: on a CPU the resident share, beside a GPU what is kept in RAM.
+void WeightStore::load_in_place(int64_t layer) {
+  Work work;
+  work.name = "load resident weights";
+  work.layer = layer;
+  auto add = [&](const AlignedExtent& extent, std::span<std::byte> memory, int64_t row_at) {
+    if (extent.bytes == 0) return;
+    work.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset, memory.data() + row_at - extent.skip, extent.bytes, {}});
+    work.bytes += static_cast<double>(extent.bytes);
+  };
+  for (const WeightLayout::Use& use : layout_.layers[static_cast<size_t>(layer)].uses) {
+    if (layout_.compute_tier == Tier::kCpu) add(use.resident, resident_, use.resident_at);
+    add(use.host, host_, use.host_at);
+  }
+  if (!work.transfers.empty()) resident_ready_.push_back(lanes_.disk_read->submit(std::move(work)));
+}
+
+/// Piece by piece through RAM.
+void WeightStore::load_resident_gpu(int64_t layer) {
+  const LayerSpec& spec = model_.layers()[static_cast<size_t>(layer)];
+  for (size_t i = 0; i < spec.uses.size(); ++i) {
+    const WeightLayout::Use& use = layout_.layers[static_cast<size_t>(layer)].uses[i];
+    const int64_t row_bytes = model_.weights()[static_cast<size_t>(spec.uses[i].weight)].row_bytes();
+    for (int64_t from = 0; from < use.resident.bytes; from += layout_.load_buffer_bytes) {
+      const int64_t to = std::min(from + layout_.load_buffer_bytes, use.resident.bytes), key = load_key_++;
+      Work read, copy;
+      read.name = copy.name = "load resident weights";
+      read.layer = copy.layer = layer;
+      read.after = load_ring_.start(key);
+      StagingBuffer& buffer = load_ring_.at(key);
+      read.transfers.push_back({files_[static_cast<size_t>(use.resident.file)], false, use.resident.offset + from, buffer.data.data(), to - from, {}});
+      read.bytes = static_cast<double>(to - from);
+      copy.after = {lanes_.disk_read->submit(std::move(read))};
+      copy_rows(&copy.copies, use.resident, use.resident_rows * row_bytes, from, to, buffer.data.data(), resident_.data() + use.resident_at);
+      copy.bytes = bytes_of(copy.copies);
+      buffer.in_use = {lanes_.h2d->submit(std::move(copy))};
+      resident_ready_.push_back(buffer.in_use.front());
     }
-    if (!work.transfers.empty()) resident_ready_.push_back(lanes_.disk_read->submit(std::move(work)));
   }
 }
 
@@ -120,27 +201,41 @@ int64_t WeightStore::key(int64_t step, int64_t layer) const {
 
 void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
   int64_t layer = ring_layers_[static_cast<size_t>(key % layout_.num_streamed_layers)];
-  const WeightLayout::Layer& spec = layout_.layers[static_cast<size_t>(layer)];
-  Work work;
-  if (!ring_.holds(key)) work.after = ring_.start(key);
-  StagingBuffer& buffer = ring_.at(key);
-  work.name = "load weights";
-  work.step = key / layout_.num_streamed_layers;
-  work.layer = layer;
-  // The piece [from, to) of the buffer, cut at aligned offsets whatever tensor lies there.
-  int64_t share = round_up(ceil_div(spec.streamed_bytes, num_pieces), 1 << 20);
-  int64_t from = std::min(spec.streamed_bytes, piece * share);
-  int64_t to = std::min(spec.streamed_bytes, from + share);
-  for (const WeightLayout::Use& use : spec.uses) {
-    int64_t begin = std::max(from, use.streamed_at), end = std::min(to, use.streamed_at + use.streamed.bytes);
+  const WeightLayout::Layer& placed = layout_.layers[static_cast<size_t>(layer)];
+  const LayerSpec& spec = model_.layers()[static_cast<size_t>(layer)];
+  if (!stager_.holds(key)) stager_.start(key);
+  Staged what;
+  what.name = "load weights";
+  what.visit = {key / layout_.num_streamed_layers, layer, 0};
+  // The piece [from, to) of what the disk gives, and of what RAM gives a GPU, cut at aligned offsets whatever tensor lies there.
+  auto part = [&](int64_t bytes) {
+    const int64_t share = round_up(ceil_div(bytes, num_pieces), 1 << 20);
+    const int64_t from = std::min(bytes, piece * share);
+    return std::pair{from, std::min(bytes, from + share)};
+  };
+  const auto [from, to] = part(placed.streamed_bytes);
+  const auto [host_from, host_to] = part(placed.host_bytes);
+  const bool on_gpu = layout_.compute_tier == Tier::kGpu;
+  for (size_t i = 0; i < spec.uses.size(); ++i) {
+    const WeightLayout::Use& use = placed.uses[i];
+    if (use.lookup) continue;
+    const int64_t row_bytes = model_.weights()[static_cast<size_t>(spec.uses[i].weight)].row_bytes();
+    std::byte* rows = stager_.data(key) + use.staged_at;
+    const int64_t host_first = use.host_at - use.host.skip - placed.host_at;  // of the extent in the layer's part
+    int64_t begin = std::max(host_from, host_first), end = std::min(host_to, host_first + use.host.bytes);
+    if (begin < end)
+      copy_rows(&what.copies, use.host, use.host_rows * row_bytes, begin - host_first, end - host_first, host_.data() + placed.host_at + begin, rows);
+
+    begin = std::max(from, use.streamed_at), end = std::min(to, use.streamed_at + use.streamed.bytes);
     if (begin >= end) continue;
-    work.transfers.push_back({files_[static_cast<size_t>(use.streamed.file)], false,
-                              use.streamed.offset + begin - use.streamed_at, buffer.data.data() + begin,
-                              end - begin, {}});
-    work.bytes += static_cast<double>(end - begin);
+    std::byte* landed = stager_.landing(key) + begin;
+    what.transfers.push_back({files_[static_cast<size_t>(use.streamed.file)], false, use.streamed.offset + begin - use.streamed_at, landed, end - begin, {}});
+    what.disk_bytes += static_cast<double>(end - begin);
+    if (on_gpu)
+      copy_rows(&what.bounce_copies, use.streamed, use.streamed_rows * row_bytes, begin - use.streamed_at, end - use.streamed_at, landed,
+                rows + use.host_rows * row_bytes);
   }
-  if (!work.transfers.empty() || !work.after.empty())
-    buffer.ready.push_back(lanes_.disk_read->submit(std::move(work)));
+  stager_.load(key, std::move(what));
 }
 
 WeightLease WeightStore::acquire(const Visit& visit) {
@@ -154,10 +249,8 @@ WeightLease WeightStore::acquire(const Visit& visit) {
       FLEXGEN_CHECK(pieces_issued_ == 0);
       issue(++issued_key_, 0, 1);
     }
-    StagingBuffer& buffer = ring_.at(wanted);
-    FLEXGEN_CHECK(buffer.key == wanted);
-    lease.after = buffer.ready;
-    staged = buffer.data.data();
+    lease.after = stager_.ready(wanted);
+    staged = stager_.data(wanted);
   }
   for (size_t i = 0; i < spec.uses.size(); ++i) {
     const WeightLayout::Use& use = layout.uses[i];
@@ -165,9 +258,9 @@ WeightLease WeightStore::acquire(const Visit& visit) {
     WeightView view{weight.dtype, spec.uses[i].rows, weight.cols, {}};
     if (!use.lookup) {
       if (use.resident_rows > 0)
-        view.pieces.push_back({resident_.data() + use.resident_at + use.resident.skip, use.resident_rows});
-      if (use.streamed_rows > 0)
-        view.pieces.push_back({staged + use.streamed_at + use.streamed.skip, use.streamed_rows});
+        view.pieces.push_back({resident_.data() + use.resident_at, use.resident_rows});
+      if (use.host_rows + use.streamed_rows > 0)
+        view.pieces.push_back({staged + use.staged_at, use.host_rows + use.streamed_rows});
     }
     lease.views.push_back(std::move(view));
   }
@@ -177,17 +270,17 @@ WeightLease WeightStore::acquire(const Visit& visit) {
 void WeightStore::commit(const Visit& visit, const Event& done, bool last) {
   const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
   if (layout.ring_index < 0) return;
-  StagingBuffer& buffer = ring_.at(key(visit.step, visit.layer));
-  // One lane computes in order, so the last visit's event covers the earlier ones.
-  if (last) buffer.in_use = {done};
+  // One lane computes in order, so the last visit's event covers the earlier ones. (A head that nobody visited may not be there.)
+  const int64_t used = key(visit.step, visit.layer);
+  if (last && stager_.holds(used)) stager_.use(used, done);
 }
 
 void WeightStore::prefetch(const Visit& visit, int64_t num_batches) {
-  if (layout_.num_streamed_layers == 0 || ring_.count() < 2) return;
+  if (layout_.num_streamed_layers == 0 || stager_.count() < 2) return;
   const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
   if (layout.ring_index < 0) return;
   // The buffer after the newest ones was freed by the layer before this one.
-  int64_t furthest = key(visit.step, visit.layer) + ring_.count() - 1;
+  int64_t furthest = key(visit.step, visit.layer) + stager_.count() - 1;
   while (issued_key_ + 1 < furthest) {  // start of the run: fill the ring
     issue(++issued_key_, 0, 1);
   }
@@ -199,6 +292,27 @@ void WeightStore::prefetch(const Visit& visit, int64_t num_batches) {
   }
 }
 
+WeightStore::FoundRow WeightStore::find_row(const WeightUse& table, const WeightLayout::Use& own, int32_t row) const {
+  const int64_t row_bytes = model_.weights()[static_cast<size_t>(table.weight)].row_bytes();
+  auto among = [&](const WeightLayout::Use& use, int64_t at) -> FoundRow {
+    if (at < 0) return {};
+    if (at < use.resident_rows) return {resident_.data() + use.resident_at + at * row_bytes, nullptr};
+    at -= use.resident_rows;
+    if (at < use.host_rows) return {nullptr, host_.data() + use.host_at + at * row_bytes};
+    return {};
+  };
+  FoundRow found = among(own, row);
+  // A tied table: rows of it are in memory as the head's.
+  for (size_t layer = 0; !found.resident && !found.host && layer < model_.layers().size(); ++layer) {
+    const LayerSpec& other = model_.layers()[layer];
+    if (other.kind != LayerKind::kHead) continue;
+    for (size_t i = 0; i < other.uses.size(); ++i)
+      if (other.uses[i].weight == table.weight && row >= other.uses[i].row_first && row < other.uses[i].row_first + other.uses[i].rows)
+        found = among(layout_.layers[layer].uses[i], row - other.uses[i].row_first);
+  }
+  return found;
+}
+
 std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<const int32_t> tokens,
                                                   std::vector<Event>* after) {
   const LayerSpec& embed = model_.layers()[static_cast<size_t>(visit.layer)];
@@ -207,48 +321,51 @@ std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<
   const WeightUse& table = embed.uses[at];
   const WeightSpec& weight = model_.weights()[static_cast<size_t>(table.weight)];
   const WeightLayout::Use& own = layout_.layers[static_cast<size_t>(visit.layer)].uses[at];
+  const bool on_gpu = layout_.compute_tier == Tier::kGpu;
 
   auto batch = static_cast<size_t>(visit.batch);
-  Work work;
-  work.name = "look up embeddings";
-  work.step = visit.step;
-  work.batch = visit.batch;
+  Work read, copy;
+  read.name = copy.name = "look up embeddings";
+  read.step = copy.step = visit.step;
+  read.batch = copy.batch = visit.batch;
   std::byte* staging = lookup_memory_[batch].data();
+  std::byte* bounce = lookup_bounce_[batch].data();
   std::map<int32_t, const std::byte*> found;
   std::vector<const std::byte*> rows;
   rows.reserve(tokens.size());
   for (int32_t token : tokens) {
     auto [entry, is_new] = found.try_emplace(token, nullptr);
     if (is_new) {
-      const std::byte* resident = nullptr;
-      if (token < own.resident_rows)
-        resident = resident_.data() + own.resident_at + own.resident.skip + token * weight.row_bytes();
-      // A tied table: rows of it are resident as the head's.
-      for (size_t layer = 0; !resident && layer < model_.layers().size(); ++layer) {
-        const LayerSpec& other = model_.layers()[layer];
-        if (other.kind != LayerKind::kHead) continue;
-        for (size_t i = 0; i < other.uses.size(); ++i) {
-          const WeightLayout::Use& use = layout_.layers[layer].uses[i];
-          int64_t row = token - other.uses[i].row_first;
-          if (other.uses[i].weight == table.weight && row >= 0 && row < use.resident_rows)
-            resident = resident_.data() + use.resident_at + use.resident.skip + row * weight.row_bytes();
+      FoundRow row = find_row(table, own, token);
+      entry->second = row.resident;
+      if (!row.resident) {
+        int64_t skip = 0;
+        if (row.host) {
+          add_copy(&copy.copies, row.host, staging, weight.row_bytes());
+        } else {
+          auto extent = AlignedExtent::around(weight.file, weight.offset + token * weight.row_bytes(), weight.row_bytes());
+          std::byte* landed = on_gpu ? bounce : staging;
+          read.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset, landed, extent.bytes, {}});
+          read.bytes += static_cast<double>(extent.bytes);
+          skip = extent.skip;
+          if (on_gpu) add_copy(&copy.copies, bounce, staging, extent.bytes);
+          bounce += layout_.lookup_bounce_bytes;
         }
-      }
-      if (!resident) {
-        auto extent = AlignedExtent::around(weight.file, weight.offset + token * weight.row_bytes(), weight.row_bytes());
-        work.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset, staging,
-                                  extent.bytes, {}});
-        work.bytes += static_cast<double>(extent.bytes);
-        resident = staging + extent.skip;
+        entry->second = staging + skip;
         staging += layout_.lookup_row_bytes;
       }
-      entry->second = resident;
     }
     rows.push_back(entry->second);
   }
-  if (!work.transfers.empty()) {
-    work.after = {lookup_in_use_[batch]};
-    after->push_back(lanes_.disk_lookup->submit(std::move(work)));
+  if (!read.transfers.empty()) {
+    read.after = {lookup_in_use_[batch]};
+    after->push_back(lanes_.disk_lookup->submit(std::move(read)));
+    copy.after.push_back(after->back());
+  }
+  if (!copy.copies.empty()) {
+    copy.after.push_back(lookup_in_use_[batch]);
+    copy.bytes = bytes_of(copy.copies);
+    after->push_back(lanes_.h2d->submit(std::move(copy)));
   }
   return rows;
 }

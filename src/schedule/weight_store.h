@@ -1,6 +1,6 @@
 #pragma once
-// WeightStore: the weights of all layers, partly resident in RAM, the rest streamed from the checkpoint's own
-// files (aligned supersets by direct I/O; no second copy on disk). Host thread only.
+// WeightStore: the weights of all layers, partly resident in the tier that computes, the rest streamed: from the checkpoint's own
+// files (aligned supersets by direct I/O; no second copy on disk), and to a GPU from RAM. Host thread only.
 
 #include <cstddef>
 #include <cstdint>
@@ -10,10 +10,10 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
-#include "memory/staging_ring.h"
 #include "model/model.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
+#include "schedule/stager.h"
 #include "schedule/visit.h"
 
 namespace flexgen {
@@ -28,31 +28,47 @@ struct AlignedExtent {
   static AlignedExtent around(int file, int64_t offset, int64_t bytes);
 };
 
-/// Which rows of each layer's weights are where; pure arithmetic over the model, shared with the planner.
+/// Which rows of each layer's weights are where; pure arithmetic over the model, shared with the planner. Rows in order: resident in the tier
+/// that computes, then (where that is a GPU) in RAM, then on disk; the latter two pass through the staging buffers.
+///
+/// On a CPU the disk fills memory directly, so everything lies there as aligned supersets; in a GPU rows are packed, at multiples of kDeviceAlignment.
 class WeightLayout {
  public:
   struct Use {
-    int64_t resident_rows = 0, streamed_rows = 0;
-    AlignedExtent resident, streamed;  ///< of the checkpoint's file
-    int64_t resident_at = 0;           ///< offset in the resident memory
-    int64_t streamed_at = 0;           ///< offset in the staging buffer
+    int64_t resident_rows = 0, host_rows = 0, streamed_rows = 0;
+    AlignedExtent resident, host, streamed;  ///< of the checkpoint's file
+    int64_t resident_at = 0;           ///< of the first resident row in the resident memory
+    int64_t host_at = 0;               ///< of the first row in RAM
+    int64_t streamed_at = 0;           ///< of the extent's first byte where the disk's bytes land
+    int64_t staged_at = 0;             ///< of the first host or streamed row in the staging buffer
     bool lookup = false;
   };
   struct Layer {
     std::vector<Use> uses;
-    int64_t streamed_bytes = 0;  ///< what a pass over the layer reads
-    int64_t ring_index = -1;     ///< which of the streamed layers this is; -1: nothing is streamed
+    int64_t streamed_bytes = 0;        ///< what a pass over the layer reads from disk
+    int64_t host_at = 0, host_bytes = 0;  ///< its part of the RAM beside a GPU, extents one after the other
+    int64_t staged_bytes = 0;          ///< of the staging buffer; on a GPU also (but for some padding) what a pass copies to it
+    int64_t ring_index = -1;           ///< which of the staged layers this is; -1: all of it is resident
   };
 
   WeightLayout(const Model& model, const Policy& policy);
   std::vector<Layer> layers;
-  int64_t resident_bytes = 0;
-  int64_t buffer_bytes = 0;          ///< one staging buffer
+  Tier compute_tier = Tier::kCpu;
+  int64_t resident_bytes = 0;        ///< in the compute tier
+  int64_t host_bytes = 0;            ///< in RAM beside a GPU, lookup tables included
+  int64_t buffer_bytes = 0;          ///< one staging buffer, in the compute tier
+  int64_t bounce_bytes = 0;          ///< the RAM behind it, if that is a GPU
+  int64_t load_buffer_bytes = 0;     ///< one of kLoadBuffers through which a GPU's resident share is loaded at the start
   int64_t num_streamed_layers = 0;
-  int64_t streamed_bytes_per_step = 0;
-  int64_t lookup_row_bytes = 0;      ///< staging for one embedding row; 0: the table is resident
-  /// RAM for everything: resident, ring, lookup rows.
-  int64_t arena_bytes(const Policy& policy) const;
+  int64_t streamed_bytes_per_step = 0;  ///< from disk
+  int64_t staged_bytes_per_step = 0;    ///< through the staging buffers; on a GPU: host to device
+  int64_t lookup_row_bytes = 0;         ///< staging for one embedding row in the compute tier; 0: the table is resident
+  int64_t lookup_bounce_bytes = 0;      ///< and in RAM before it, if that is a GPU and rows may come from disk
+  static constexpr int kLoadBuffers = 3;
+  /// Memory of a tier for everything: resident, host, rings, lookup rows.
+  int64_t arena_bytes(const Policy& policy, Tier tier) const;
+  /// Of that, the staging for looked-up rows.
+  int64_t lookup_arena_bytes(const Policy& policy, Tier tier) const;
 };
 
 struct WeightLease {
@@ -62,8 +78,8 @@ struct WeightLease {
 
 class WeightStore {
  public:
-  /// Takes its memory from the arena and starts loading the resident share through `lanes.disk_read`.
-  WeightStore(const Model& model, const Policy& policy, FileSystem& files, Arena& arena, Lanes& lanes);
+  /// Takes its memory from the arenas and starts loading the resident share through `lanes.disk_read`.
+  WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes);
 
   /// The layer's weights for a visit; issues what was not prefetched.
   WeightLease acquire(const Visit& visit);
@@ -78,7 +94,7 @@ class WeightStore {
                                        std::vector<Event>* after);
   /// Called after the embed visit was enqueued: its staged rows are in use until `done`.
   void commit_lookup(int64_t batch, const Event& done);
-  /// Blocks until the resident share is loaded; throws its error.
+  /// Blocks until the resident share, and what is in RAM beside a GPU, is loaded; throws its error.
   void wait_resident();
 
   const WeightLayout& layout() const { return layout_; }
@@ -86,18 +102,28 @@ class WeightStore {
  private:
   int64_t key(int64_t step, int64_t layer) const;
   void issue(int64_t key, int64_t piece, int64_t num_pieces);
+  void load_in_place(int64_t layer);
+  void load_resident_gpu(int64_t layer);
+  /// Where a row of a table lies in memory, if it does: as the table's own, or as a tied head's.
+  struct FoundRow {
+    const std::byte* resident = nullptr;  ///< in the compute tier
+    const std::byte* host = nullptr;      ///< in RAM beside a GPU
+  };
+  FoundRow find_row(const WeightUse& table, const WeightLayout::Use& own, int32_t row) const;
 
   const Model& model_;
   WeightLayout layout_;
   Lanes& lanes_;
   std::vector<std::shared_ptr<File>> files_;
-  std::span<std::byte> resident_;
-  StagingRing ring_;
+  std::span<std::byte> resident_, host_;
+  Stager stager_;
+  StagingRing load_ring_;
+  int64_t load_key_ = 0;
   int64_t issued_key_ = -1;          ///< every key up to this one is fully issued
   int64_t pieces_issued_ = 0;        ///< of key issued_key_ + 1
   std::vector<int64_t> ring_layers_; ///< layer of each ring index
   std::vector<Event> resident_ready_;
-  std::vector<std::span<std::byte>> lookup_memory_;  ///< a batch
+  std::vector<std::span<std::byte>> lookup_memory_, lookup_bounce_;  ///< a batch
   std::vector<Event> lookup_in_use_;                 ///< a batch
 };
 

@@ -12,6 +12,7 @@
 #include "backend/cpu/attention_dot.h"
 #include "backend/cpu/attention_sparse.h"
 #include "backend/cpu/linear.h"
+#include "backend/cpu/linear_int8.h"
 #include "backend/cpu/vector_rows.h"
 #include "backend/cpu/worker_team.h"
 #include "backend/hadamard.h"
@@ -27,8 +28,10 @@ constexpr int64_t kElementsPerUnit = 16384;
 
 class CpuKernels : public Kernels {
  public:
-  CpuKernels(DType compute_dtype, int num_threads)
-      : act_dtype_(compute_dtype), num_threads_(num_threads), linear_(compute_dtype, num_threads), sparse_(static_cast<size_t>(num_threads)) {}
+  CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
+      : act_dtype_(compute_dtype), num_threads_(num_threads), linear_(compute_dtype, num_threads), sparse_(static_cast<size_t>(num_threads)) {
+    if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(num_threads);
+  }
 
   std::string_view name() const override { return "cpu"; }
   DType act_dtype() const override { return act_dtype_; }
@@ -87,6 +90,7 @@ class CpuKernels : public Kernels {
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
               const WeightView& bias, bool accumulate, float* y) override {
+    if (linear_int8_ && is_quantized(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
     linear_.run(x, num_rows, weight, bias, accumulate, y);
   }
 
@@ -223,6 +227,7 @@ class CpuKernels : public Kernels {
   DType act_dtype_;
   int num_threads_;
   Linear linear_;
+  std::unique_ptr<LinearInt8> linear_int8_;  ///< null: quantized weights are unpacked for linear_
   std::vector<float> weight_, bias_, cosine_, sine_;
   std::vector<AttentionTask> tasks_;
   std::vector<AttentionSparse> sparse_;  ///< a worker
@@ -240,7 +245,7 @@ std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options) {
   if (options.num_threads < 0)
     fail_user("{} threads: give a positive number, or 0 for all cores", options.num_threads);
   int num_threads = options.num_threads > 0 ? options.num_threads : omp_get_max_threads();
-  return std::make_unique<CpuKernels>(options.compute_dtype, num_threads);
+  return std::make_unique<CpuKernels>(options.compute_dtype, num_threads, options.int8_products);
 }
 
 }  // namespace flexgen

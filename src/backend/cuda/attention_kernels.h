@@ -44,7 +44,7 @@ struct GeneratedRow {
 };
 
 /// Running softmax of a warp's 16 rows. Of lane l, index 0 belongs to row l / 4, index 1 to row l / 4 + 8.
-template <typename Half, int kGroups>
+template <typename Half, int kGroups, RowKind kKind>
 struct WarpRows {
   uint32_t q[4 * kGroups][4];
   float out[8 * kGroups][4];  ///< tensor core layout; column c of product 8 * group + i is element value_element(c, i) of the group
@@ -95,7 +95,7 @@ FLEXGEN_UNROLL
   template <typename Key>
   FLEXGEN_CODE void score(const CacheOnDevice& cache, Key key, float (&scores)[kTile / 8][4]) const {
     const int pair = lane() % 4;
-    const bool quantized = is_quantized(cache.dtype);
+    const bool quantized = kKind != RowKind::kHalf && is_quantized(cache.dtype);
 FLEXGEN_UNROLL
     for (int n = 0; n < kTile / 8; ++n) {
       const std::byte* at = key(8 * n + lane() / 4);
@@ -104,7 +104,7 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
       for (int group = 0; group < kGroups; ++group) {
         uint32_t k[8];
-        load_key_share<Half>(at, cache, group, pair, k);
+        load_key_share<Half, kKind>(at, cache, group, pair, k);
         float of_group[4];
 FLEXGEN_UNROLL
         for (int i = 0; i < 4; ++i) of_group[i] = quantized ? 0.0f : scores[n][i];
@@ -117,7 +117,7 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
           for (int i = 0; i < 4; ++i) scores[n][i] = of_group[i];
         } else {
-          const GroupScale mine = scale_of_group(at, cache, group);
+          const GroupScale mine = scale_of_group<kKind>(at, cache, group);
 FLEXGEN_UNROLL
           for (int i = 0; i < 2; ++i) {  // column 2 pair + i: the key of lanes 4 (2 pair + i) ...
             const GroupScale scale{shuffle(mine.step, 4 * (2 * pair + i)), shuffle(mine.minimum, 4 * (2 * pair + i))};
@@ -179,7 +179,7 @@ FLEXGEN_UNROLL
       for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
 
     bool has_infinite = false;
-    const bool partly_seen = any_in_warp(!all_seen), quantized = is_quantized(cache.dtype);
+    const bool partly_seen = any_in_warp(!all_seen), quantized = kKind != RowKind::kHalf && is_quantized(cache.dtype);
 FLEXGEN_UNROLL
     for (int step = 0; step < kTile / 16; ++step) {
       // Position i of the lane: 0 and 1 are columns 2 pair + {0, 1} of product 2 step, 2 and 3 those of the next.
@@ -193,13 +193,13 @@ FLEXGEN_UNROLL
         float steps[4];
 FLEXGEN_UNROLL
         for (int i = 0; i < 4; ++i) {
-          load_value_share<Half>(at[i], cache, group, lane() / 4, v[i]);
+          load_value_share<Half, kKind>(at[i], cache, group, lane() / 4, v[i]);
           if (!quantized) {
             steps[i] = 1;
             if (partly_seen) has_infinite |= leave_out_infinite(v[i]);
             continue;
           }
-          GroupScale scale = scale_of_group(at[i], cache, group);
+          GroupScale scale = scale_of_group<kKind>(at[i], cache, group);
           if (partly_seen && !(is_finite(scale.step) && is_finite(scale.minimum))) {
             scale = {0, 0};
             has_infinite = true;
@@ -246,8 +246,10 @@ FLEXGEN_UNROLL
   /// What leave_out_infinite() left out, for the rows that do see it.
   template <typename Value>
   FLEXGEN_CODE void add_infinite(const CacheOnDevice& cache, int first, const float (&p)[kTile / 8][4], Value value) {
+FLEXGEN_ROLLED
     for (int i = 0; i < kTile; ++i) {
       const std::byte* at = value(i);
+FLEXGEN_UNROLL
       for (int half = 0; half < 2; ++half) {
         float weight = 0;
 FLEXGEN_UNROLL
@@ -302,7 +304,7 @@ FLEXGEN_UNROLL
 };
 
 /// Prompt rows. Grid: (ceil(num_tiles / 4), G); a tile a warp.
-template <typename Half, int kGroups>
+template <typename Half, int kGroups, RowKind kKind>
 FLEXGEN_KERNEL void attend_prompts(AttentionOnDevice a, const PromptTile* tiles, int num_tiles) {
   const int index = static_cast<int>(block_x()) * kAttentionWarps + warp();
   if (index >= num_tiles) return;
@@ -314,7 +316,7 @@ FLEXGEN_KERNEL void attend_prompts(AttentionOnDevice a, const PromptTile* tiles,
     const int entry = tile.first + r;
     return (static_cast<int64_t>(slot.first_row + entry / group) * a.cache.query_heads + head * group + entry % group) * head_size;
   };
-  WarpRows<Half, kGroups> rows;
+  WarpRows<Half, kGroups, kKind> rows;
   rows.start(head_size, [&](int r) { return r < tile.count ? a.q + at(r) : nullptr; });
   auto first_seen = [&](int position) { return a.window > 0 && position >= a.window ? position + 1 - a.window : 0; };
   for (int half = 0; half < 2; ++half) {
@@ -324,6 +326,7 @@ FLEXGEN_KERNEL void attend_prompts(AttentionOnDevice a, const PromptTile* tiles,
     rows.last_visible[half] = position;
   }
   const int first = first_seen(slot.past + tile.first / group), last = slot.past + (tile.first + tile.count - 1) / group;
+FLEXGEN_ROLLED
   for (int from = first / kTile * kTile; from <= last; from += kTile) {
     auto cached = [&](int which, int i) {
       const int position = from + i;
@@ -351,7 +354,7 @@ struct SplitRange {
 
 /// Generated rows. Grid: (most splits, G * ceil(A / G / 16), rows). A row with one split is finished here; else [sum, maximum, H values] a head go
 /// to partials [first_partial + split][A][2 + H].
-template <typename Half, int kGroups>
+template <typename Half, int kGroups, RowKind kKind>
 FLEXGEN_KERNEL void attend_generated(AttentionOnDevice a, const GeneratedRow* generated, const int32_t* chosen, float* partials) {
   const GeneratedRow task = generated[block_z()];
   const int split = static_cast<int>(block_x());
@@ -365,12 +368,13 @@ FLEXGEN_KERNEL void attend_generated(AttentionOnDevice a, const GeneratedRow* ge
   const SplitRange range(task, slot.past + task.row, split);
   if (chosen != nullptr) chosen += task.chosen + static_cast<int64_t>(head) * task.kept;
 
-  WarpRows<Half, kGroups> rows;
+  WarpRows<Half, kGroups, kKind> rows;
   rows.start(head_size, [&](int r) { return r < count ? a.q + at + static_cast<int64_t>(r) * head_size : nullptr; });
   for (int half = 0; half < 2; ++half) {
     rows.first_visible[half] = range.first;
     rows.last_visible[half] = range.last;
   }
+FLEXGEN_ROLLED
   for (int from = (range.first / kTile + (warp() + kAttentionWarps - range.first / kTile % kAttentionWarps) % kAttentionWarps) * kTile; from <= range.last;
        from += kAttentionWarps * kTile) {
     auto cached = [&](int which, int i) -> const std::byte* {
@@ -386,6 +390,7 @@ FLEXGEN_KERNEL void attend_generated(AttentionOnDevice a, const GeneratedRow* ge
   // The warps' results come together in their order.
   FLEXGEN_SHARED float total[kWarpRows][64 * kGroups];
   FLEXGEN_SHARED float maximum[kWarpRows], sum[kWarpRows];
+FLEXGEN_ROLLED
   for (int turn = 0; turn < kAttentionWarps; ++turn) {
     sync_block();
     if (warp() != turn) continue;
@@ -448,7 +453,7 @@ FLEXGEN_KERNEL void merge_splits(AttentionOnDevice a, const GeneratedRow* genera
 // ---------------------------------------------------------------- sparse rows
 
 /// Scores of all positions that sparse rows see, scaled for exp2: scores [A, visible] a row. Grid: (most tiles / 4, G * ceil(A / G / 16), rows).
-template <typename Half, int kGroups>
+template <typename Half, int kGroups, RowKind kKind>
 FLEXGEN_KERNEL void score_generated(AttentionOnDevice a, const GeneratedRow* generated, float* scores) {
   const GeneratedRow task = generated[block_z()];
   const SlotOnDevice slot = a.slots[task.slot];
@@ -459,7 +464,7 @@ FLEXGEN_KERNEL void score_generated(AttentionOnDevice a, const GeneratedRow* gen
   const int from = (first / kTile + static_cast<int>(block_x()) * kAttentionWarps + warp()) * kTile;
   if (from > position) return;
   const int64_t at = (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + query_head) * head_size;
-  WarpRows<Half, kGroups> rows;
+  WarpRows<Half, kGroups, kKind> rows;
   rows.start(head_size, [&](int r) { return r < count ? a.q + at + static_cast<int64_t>(r) * head_size : nullptr; });
   float tile[kTile / 8][4];
   rows.score(a.cache, [&](int i) -> const std::byte* {

@@ -12,6 +12,13 @@ struct SlotOnDevice {
   int32_t first_row = 0, num_rows = 0, past = 0, first_page = 0;
 };
 
+/// How rows of the cache are read.
+enum class RowKind {
+  kHalf,       ///< elements of the act type, in words of 8 and 16 bytes
+  kQuantized,  ///< int4 or int8 codes, in words of 4 bytes
+  kAny,        ///< any other type, head size or alignment: element by element
+};
+
 /// The cache of one layer for the slots of a visit.
 struct CacheOnDevice {
   std::byte* const* pages = nullptr;
@@ -20,7 +27,6 @@ struct CacheOnDevice {
   int page_tokens = 0;
   int page_shift = -1;     ///< log2(page_tokens), or -1 if it is no power of two
   int64_t row_bytes = 0;
-  bool wide_loads = false; ///< rows lie so that load_key_share() and load_value_share() may read words
 
   FLEXGEN_CODE std::byte* row(int first_page, int which, int head, int position) const {
     int page, in_page;
@@ -60,7 +66,7 @@ FLEXGEN_CODE GroupScale read_group_scale_word(const std::byte* parameters) {
 FLEXGEN_CODE int64_t code_bytes(DType dtype, int64_t cols) { return dtype == DType::kInt4 ? (cols + 1) / 2 : cols; }
 
 /// Element `column` of a row of any type.
-FLEXGEN_CODE float load_in_any_row(const std::byte* row, DType dtype, int64_t cols, int64_t column) {
+FLEXGEN_RARE float load_in_any_row(const std::byte* row, DType dtype, int64_t cols, int64_t column) {
   if (!is_quantized(dtype)) return load_element(row, dtype, column);
   const int64_t group = column / kQuantGroup, first = group * kQuantGroup, i = column - first;
   const int64_t count = cols - first < kQuantGroup ? cols - first : kQuantGroup;
@@ -90,19 +96,20 @@ FLEXGEN_CODE uint32_t code_of(const std::byte* codes, DType dtype, int count, in
   return i < half ? static_cast<uint32_t>(codes[i]) & 15u : static_cast<uint32_t>(codes[i - half]) >> 4;
 }
 
-/// The elements `element(j)` of group `group` as pairs of Half, of quantized rows their codes less code_center(); zero beyond the row.
+/// Element `at` of group `group`, of a quantized row its code less code_center(); zero beyond the row.
+FLEXGEN_RARE float load_alone(const std::byte* row, DType dtype, int head_size, int group, int at) {
+  const int rest = head_size - 64 * group, count = rest < 64 ? rest : 64;
+  if (at >= count) return 0;
+  if (!is_quantized(dtype)) return load_element(row, dtype, 64 * group + at);
+  return static_cast<float>(code_of(row + (dtype == DType::kInt4 ? 32 : 64) * group, dtype, count, at)) - code_center(dtype);
+}
+
+/// The elements `element(j)` of group `group` as pairs of Half, as load_alone() gives them.
 template <typename Half, int kCount, typename Element>
 FLEXGEN_CODE void load_share_slowly(const std::byte* row, DType dtype, int head_size, int group, Element element, uint32_t (&out)[kCount]) {
-  const int rest = head_size - 64 * group, count = rest < 64 ? rest : 64;
-  const std::byte* codes = row + (dtype == DType::kInt4 ? 32 : 64) * group;
-  for (int i = 0; i < kCount; ++i) {
-    float x[2];
-    for (int j = 0; j < 2; ++j) {
-      const int at = element(2 * i + j);
-      x[j] = at >= count ? 0.0f : is_quantized(dtype) ? static_cast<float>(code_of(codes, dtype, count, at)) - code_center(dtype) : load_element(row, dtype, 64 * group + at);
-    }
-    out[i] = Half::pack(x[0], x[1]);
-  }
+FLEXGEN_UNROLL
+  for (int i = 0; i < kCount; ++i)
+    out[i] = Half::pack(load_alone(row, dtype, head_size, group, element(2 * i)), load_alone(row, dtype, head_size, group, element(2 * i + 1)));
 }
 
 /// Four codes, a byte each, less code_center() as two pairs of Half, which holds them exactly.
@@ -114,57 +121,58 @@ FLEXGEN_CODE void unpack_codes(uint32_t codes, DType dtype, uint32_t* out) {
 }
 
 /// What the elements that load_*_share() gives of a row's group stand for: times step plus minimum; itself where the cache is not quantized. Row null, or a group beyond it: zeros.
+template <RowKind kKind>
 FLEXGEN_CODE GroupScale scale_of_group(const std::byte* row, const CacheOnDevice& cache, int group) {
   if (row == nullptr || 64 * group >= cache.head_size) return {0, 0};
-  if (!is_quantized(cache.dtype)) return {1, 0};
+  if (kKind == RowKind::kHalf || !is_quantized(cache.dtype)) return {1, 0};
   const std::byte* parameters = row + code_bytes(cache.dtype, cache.head_size) + 4 * group;
-  GroupScale scale = cache.wide_loads ? read_group_scale_word(parameters) : read_group_scale(parameters);
+  GroupScale scale = kKind == RowKind::kQuantized ? read_group_scale_word(parameters) : read_group_scale(parameters);
   scale.minimum = fmaf(code_center(cache.dtype), scale.step, scale.minimum);
   return scale;
 }
 
 /// The share of lane `pair` of a key's group: elements, of quantized rows codes less code_center(). Row null: zeros.
-template <typename Half>
+template <typename Half, RowKind kKind>
 FLEXGEN_CODE void load_key_share(const std::byte* row, const CacheOnDevice& cache, int group, int pair, uint32_t (&out)[8]) {
   if (row == nullptr) {
     for (uint32_t& both : out) both = 0;
-  } else if (!cache.wide_loads) {
+  } else if constexpr (kKind == RowKind::kAny) {
     load_share_slowly<Half>(row, cache.dtype, cache.head_size, group, [&](int j) { return key_element(pair, j); }, out);
+  } else if constexpr (kKind == RowKind::kHalf) {
+    for (int i = 0; i < 2; ++i) {
+      const Words4 words = load128(row + 128 * group + 64 * i + 16 * pair);
+      for (int j = 0; j < 4; ++j) out[4 * i + j] = words.word[j];
+    }
   } else if (cache.dtype == DType::kInt4) {
     for (int i = 0; i < 2; ++i) {
       const uint32_t codes = load32(row + 32 * group + 8 * pair + 4 * i);
       unpack_codes<Half>(codes & 0x0f0f0f0fu, cache.dtype, out + 2 * i);
       unpack_codes<Half>((codes >> 4) & 0x0f0f0f0fu, cache.dtype, out + 4 + 2 * i);
     }
-  } else if (cache.dtype == DType::kInt8) {
-    for (int i = 0; i < 4; ++i) unpack_codes<Half>(load32(row + 64 * group + 32 * (i / 2) + 8 * pair + 4 * (i % 2)), cache.dtype, out + 2 * i);
   } else {
-    for (int i = 0; i < 2; ++i) {
-      const Words4 words = load128(row + 128 * group + 64 * i + 16 * pair);
-      for (int j = 0; j < 4; ++j) out[4 * i + j] = words.word[j];
-    }
+    for (int i = 0; i < 4; ++i) unpack_codes<Half>(load32(row + 64 * group + 32 * (i / 2) + 8 * pair + 4 * (i % 2)), cache.dtype, out + 2 * i);
   }
 }
 
 /// The share of lane `lane_row` of a value's group, likewise.
-template <typename Half>
+template <typename Half, RowKind kKind>
 FLEXGEN_CODE void load_value_share(const std::byte* row, const CacheOnDevice& cache, int group, int lane_row, uint32_t (&out)[4]) {
   if (row == nullptr) {
     for (uint32_t& both : out) both = 0;
-  } else if (!cache.wide_loads) {
+  } else if constexpr (kKind == RowKind::kAny) {
     load_share_slowly<Half>(row, cache.dtype, cache.head_size, group, [&](int j) { return value_element(lane_row, j); }, out);
-  } else if (cache.dtype == DType::kInt4) {
-    const uint32_t codes = load32(row + 32 * group + 4 * lane_row);
-    unpack_codes<Half>(codes & 0x0f0f0f0fu, cache.dtype, out);
-    unpack_codes<Half>((codes >> 4) & 0x0f0f0f0fu, cache.dtype, out + 2);
-  } else if (cache.dtype == DType::kInt8) {
-    for (int i = 0; i < 2; ++i) unpack_codes<Half>(load32(row + 64 * group + 32 * i + 4 * lane_row), cache.dtype, out + 2 * i);
-  } else {
+  } else if constexpr (kKind == RowKind::kHalf) {
     for (int i = 0; i < 2; ++i) {
       const Words2 words = load64(row + 128 * group + 64 * i + 8 * lane_row);
       out[2 * i] = words.word[0];
       out[2 * i + 1] = words.word[1];
     }
+  } else if (cache.dtype == DType::kInt4) {
+    const uint32_t codes = load32(row + 32 * group + 4 * lane_row);
+    unpack_codes<Half>(codes & 0x0f0f0f0fu, cache.dtype, out);
+    unpack_codes<Half>((codes >> 4) & 0x0f0f0f0fu, cache.dtype, out + 2);
+  } else {
+    for (int i = 0; i < 2; ++i) unpack_codes<Half>(load32(row + 64 * group + 32 * i + 4 * lane_row), cache.dtype, out + 2 * i);
   }
 }
 

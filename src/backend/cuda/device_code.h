@@ -16,17 +16,21 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define FLEXGEN_SIDE on_device
-#define FLEXGEN_KERNEL __global__
+#define FLEXGEN_KERNEL static __global__
 #define FLEXGEN_CODE __device__ __forceinline__
+#define FLEXGEN_RARE static __device__ __noinline__  // not worth its place in every loop
 #define FLEXGEN_SHARED __shared__
 #define FLEXGEN_UNROLL _Pragma("unroll")
+#define FLEXGEN_ROLLED _Pragma("unroll 1")
 #else
 #include "backend/cuda/block_emulator.h"
 #define FLEXGEN_SIDE on_host
 #define FLEXGEN_KERNEL inline
 #define FLEXGEN_CODE inline
 #define FLEXGEN_SHARED static thread_local  // one block runs at a time in a host thread
+#define FLEXGEN_RARE inline
 #define FLEXGEN_UNROLL
+#define FLEXGEN_ROLLED
 #endif
 
 namespace flexgen::inline FLEXGEN_SIDE {

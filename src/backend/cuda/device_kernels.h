@@ -14,44 +14,13 @@
 #include <vector>
 
 #include "backend/cuda/attention_kernels.h"
+#include "backend/cuda/device_runtime.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/kernels.h"
 #include "base/error.h"
 #include "base/units.h"
 
 namespace flexgen::inline FLEXGEN_SIDE {
-
-/// y [num_rows, n] f32 with rows of y_stride = (accumulate ? y : 0) + x [num_rows, k] W^T + bias; W [n, k]; x, W of the act type at 16 bytes, k a
-/// multiple of 8.
-struct MatrixProduct {
-  const std::byte *x = nullptr, *weight = nullptr;
-  int64_t num_rows = 0, n = 0, k = 0;
-  const float* bias = nullptr;  ///< [n] or null
-  bool accumulate = false;
-  float* y = nullptr;
-  int64_t y_stride = 0;
-};
-
-/// What DeviceKernels needs of a device. One thread.
-class DeviceRuntime {
- public:
-  virtual ~DeviceRuntime() = default;
-  virtual Stream stream() = 0;
-  /// Scratch that whatever is enqueued may use until the next that is: kDeviceWorkspaceBytes at 256 bytes.
-  virtual std::byte* workspace() = 0;
-  /// A copy on the device, in place before whatever is enqueued next and valid for what is enqueued until the next upload() but one. At most kLargestUpload.
-  virtual std::byte* upload(const void* data, int64_t bytes) = 0;
-  /// Enqueues the product. A row's bits depend on n, k, bias or not, accumulate or not, and the row. May use the first kProductWorkspaceBytes.
-  virtual void multiply(const MatrixProduct& product) = 0;
-  /// Waits for all that is enqueued and copies to the host.
-  virtual void download(const void* from, int64_t bytes, void* to) = 0;
-  /// Throws Error{device} if the last launch was refused; `what` is for the message.
-  virtual void check_launch(const char* what) = 0;
-};
-
-inline constexpr int64_t kProductWorkspaceBytes = 32 * kMiB, kBiasBytes = 1 * kMiB, kPaddedRowsBytes = 4 * kMiB, kMatrixBytes = 64 * kMiB;
-inline constexpr int64_t kDeviceWorkspaceBytes = kProductWorkspaceBytes + kBiasBytes + kPaddedRowsBytes + kMatrixBytes;
-inline constexpr int64_t kLargestUpload = 4 * kMiB;
 
 /// Half: the act type.
 template <typename Half>
@@ -166,13 +135,12 @@ class DeviceKernels : public Kernels {
 
   void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry, const AttentionRule& rule, std::byte* out) override {
     if (slots.empty()) return;
-    if (geometry.head_size > 256)
-      throw Error(ErrorKind::kDevice, fmt::format("the cuda backend attends with heads of up to 256 elements, and this model's have {}: use --attention-on cpu",
-                                                  geometry.head_size));
+    if (geometry.head_size > kLargestHead)
+      throw Error(ErrorKind::kDevice, fmt::format("the cuda backend attends with heads of up to {} elements, and this model's have {}: use --attention-on cpu",
+                                                  kLargestHead, geometry.head_size));
     for_slot_groups(slots, geometry, [&](std::span<const AttentionSlot> group) {
       if (geometry.head_size <= 64) attend_group<1>(q, group, geometry, rule, out);
-      else if (geometry.head_size <= 128) attend_group<2>(q, group, geometry, rule, out);
-      else attend_group<4>(q, group, geometry, rule, out);
+      else attend_group<2>(q, group, geometry, rule, out);
     });
   }
 
@@ -200,7 +168,7 @@ class DeviceKernels : public Kernels {
   struct UploadedSlots {
     typename Blob::template Part<SlotOnDevice> slots;
     typename Blob::template Part<std::byte*> pages;
-    bool wide_loads;
+    RowKind kind;
   };
 
   template <typename... Parameters, typename... Arguments>
@@ -270,9 +238,10 @@ class DeviceKernels : public Kernels {
     }
     const uintptr_t alignment = is_quantized(geometry.dtype) ? 4 : 16;
     const bool aligned = std::all_of(pages.begin(), pages.end(), [&](const std::byte* page) { return reinterpret_cast<uintptr_t>(page) % alignment == 0; });
-    const bool wide = aligned && geometry.head_size % kQuantGroup == 0 && (is_quantized(geometry.dtype) || geometry.dtype == Half::kType);
+    const bool wide = aligned && geometry.head_size % kQuantGroup == 0;
+    const RowKind kind = wide && is_quantized(geometry.dtype) ? RowKind::kQuantized : wide && geometry.dtype == Half::kType ? RowKind::kHalf : RowKind::kAny;
     const auto slot_part = blob.add(on_device);
-    return {slot_part, blob.add(pages), wide};
+    return {slot_part, blob.add(pages), kind};
   }
 
   static CacheOnDevice cache_on_device(const UploadedSlots& uploaded, const KvGeometry& g, const std::byte* base) {
@@ -286,8 +255,17 @@ class DeviceKernels : public Kernels {
     const auto tokens = static_cast<uint64_t>(g.page_tokens);
     cache.page_shift = std::has_single_bit(tokens) ? std::countr_zero(tokens) : -1;
     cache.row_bytes = row_bytes(g.dtype, g.head_size);
-    cache.wide_loads = uploaded.wide_loads;
     return cache;
+  }
+
+  struct AttentionKernels {
+    void (*prompts)(AttentionOnDevice, const PromptTile*, int);
+    void (*generated)(AttentionOnDevice, const GeneratedRow*, const int32_t*, float*);
+    void (*score)(AttentionOnDevice, const GeneratedRow*, float*);
+  };
+  template <int kGroups, RowKind kKind>
+  static constexpr AttentionKernels attention_kernels() {
+    return {attend_prompts<Half, kGroups, kKind>, attend_generated<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>};
   }
 
   /// What a call of attention() has to do for its generated rows, a batch at a time as the workspace holds them.
@@ -299,6 +277,8 @@ class DeviceKernels : public Kernels {
 
   template <int kGroups>
   void attend_group(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& g, const AttentionRule& rule, std::byte* out) {
+    static constexpr AttentionKernels kKernels[] = {attention_kernels<kGroups, RowKind::kHalf>(), attention_kernels<kGroups, RowKind::kQuantized>(),
+                                                    attention_kernels<kGroups, RowKind::kAny>()};
     const int64_t group = g.query_heads / g.kv_heads;
     std::vector<PromptTile> tiles;
     std::vector<GeneratedBatch> dense, sparse;
@@ -315,6 +295,7 @@ class DeviceKernels : public Kernels {
 
     Blob blob;
     const UploadedSlots uploaded = add_slots(blob, slots, g);
+    const AttentionKernels& kernels = kKernels[static_cast<int>(uploaded.kind)];
     const auto tile_part = blob.add(tiles);
     std::vector<std::pair<const GeneratedBatch*, typename Blob::template Part<GeneratedRow>>> batches;
     for (const auto* list : {&dense, &sparse})
@@ -326,7 +307,7 @@ class DeviceKernels : public Kernels {
                         .scale_log2 = rule.scale * kLog2E, .window = static_cast<int>(rule.window)};
     constexpr int kThreads = kAttentionWarps * kWarp;
     if (!tiles.empty())
-      run("attention of prompts", attend_prompts<Half, kGroups>, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(base),
+      run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(base),
           static_cast<int>(tiles.size()));
     const int64_t head_blocks = g.kv_heads * ceil_div(group, kWarpRows);
     for (const auto& [batch, part] : batches) {
@@ -337,10 +318,10 @@ class DeviceKernels : public Kernels {
       auto* chosen = batch->scores > 0 ? reinterpret_cast<int32_t*>(scores + batch->scores) : nullptr;
       if (chosen != nullptr) {
         const int64_t score_blocks = ceil_div(batch->most_visible, kTile * kAttentionWarps) + 1;  // one more, as tiles start at multiples of 32
-        run("scores of generated rows", score_generated<Half, kGroups>, {score_blocks, head_blocks, num_rows}, kThreads, a, rows, scores);
+        run("scores of generated rows", kernels.score, {score_blocks, head_blocks, num_rows}, kThreads, a, rows, scores);
         run("choice of positions", choose_generated, {g.kv_heads, num_rows}, kRowThreads, a, rows, scores, chosen);
       }
-      run("attention of generated rows", attend_generated<Half, kGroups>, {batch->most_splits, head_blocks, num_rows}, kThreads, a, rows, chosen, partials);
+      run("attention of generated rows", kernels.generated, {batch->most_splits, head_blocks, num_rows}, kThreads, a, rows, chosen, partials);
       if (batch->most_splits > 1) run("merging of splits", merge_splits<Half>, {g.query_heads, num_rows}, threads_for(g.head_size), a, rows, partials);
     }
   }

@@ -9,6 +9,7 @@
 #include "backend/hadamard.h"
 #include "backend/kernels.h"
 #include "backend/sparse_positions.h"
+#include "backend/symmetric_quant.h"
 #include "base/error.h"
 #include "tensor/group_quant.h"
 
@@ -47,6 +48,8 @@ class Weight {
 
 class ReferenceKernels : public Kernels {
  public:
+  explicit ReferenceKernels(bool int8_products) : int8_products_(int8_products) {}
+
   std::string_view name() const override { return "reference"; }
   DType act_dtype() const override { return DType::kF32; }
 
@@ -116,6 +119,8 @@ class ReferenceKernels : public Kernels {
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
               const WeightView& bias, bool accumulate, float* y) override {
     const auto* in = reinterpret_cast<const float*>(x);
+    std::vector<double> inputs(in, in + num_rows * weight.cols);
+    if (int8_products_ && is_quantized(weight.dtype)) round_inputs(in, num_rows, weight.cols, inputs.data());
     Weight w(weight);
     std::vector<float> row(static_cast<size_t>(weight.cols));
     for (int64_t n = 0; n < weight.rows; ++n) {
@@ -124,7 +129,7 @@ class ReferenceKernels : public Kernels {
       for (int64_t t = 0; t < num_rows; ++t) {
         double sum = 0;
         for (int64_t k = 0; k < weight.cols; ++k)
-          sum += static_cast<double>(in[t * weight.cols + k]) * row[static_cast<size_t>(k)];
+          sum += inputs[static_cast<size_t>(t * weight.cols + k)] * row[static_cast<size_t>(k)];
         float& out = y[t * weight.rows + n];
         out = (accumulate ? out : 0.0f) + static_cast<float>(sum) + offset;
       }
@@ -190,6 +195,17 @@ class ReferenceKernels : public Kernels {
   }
 
  private:
+  /// x [num_rows, cols] as it comes back from int8.
+  static void round_inputs(const float* x, int64_t num_rows, int64_t cols, double* out) {
+    std::vector<int8_t> codes(static_cast<size_t>(cols));
+    std::vector<float> scales(static_cast<size_t>(cols / kQuantGroup + 1));
+    for (int64_t t = 0; t < num_rows; ++t) {
+      quantize_symmetric(x + t * cols, cols, codes.data(), scales.data());
+      for (int64_t k = 0; k < cols; ++k)
+        out[t * cols + k] = static_cast<double>(codes[static_cast<size_t>(k)]) * scales[static_cast<size_t>(k / kQuantGroup)];
+    }
+  }
+
   /// Row i of the slot and the query heads of one kv head.
   static void attend(const float* q, const AttentionSlot& slot, int64_t i, int64_t head, const KvGeometry& g, const AttentionRule& rule, float* out) {
     const int64_t position = slot.past + i, visible = rule.visible(position), first = position + 1 - visible, group = g.query_heads / g.kv_heads;
@@ -227,10 +243,12 @@ class ReferenceKernels : public Kernels {
       }
     }
   }
+
+  bool int8_products_;
 };
 
 }  // namespace
 
-std::unique_ptr<Kernels> make_reference_kernels() { return std::make_unique<ReferenceKernels>(); }
+std::unique_ptr<Kernels> make_reference_kernels(bool int8_products) { return std::make_unique<ReferenceKernels>(int8_products); }
 
 }  // namespace flexgen

@@ -1,0 +1,23 @@
+#pragma once
+// The profile a command plans with: given by --hardware, kept from an earlier measurement, or measured quickly now. One thread.
+
+#include <string>
+
+#include "app/measure_hardware.h"
+#include "plan/hardware_profile.h"
+
+namespace flexgen {
+
+/// Written whole or not at all. Throws Error{io}.
+void save_profile(const HardwareProfile& profile, const std::string& path);
+/// Throws Error{user} if the file cannot be read or is no profile.
+HardwareProfile load_profile(const std::string& path);
+
+/// `hardware`: a file, "generic" (assumed speeds), or empty: this machine's kept profile; what it lacks of `wanted.types` is measured quickly,
+/// said, and kept.
+HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& wanted, FileSystem& files);
+
+/// As lines for a person.
+std::string profile_table(const HardwareProfile& profile);
+
+}  // namespace flexgen

@@ -1,0 +1,383 @@
+#include "app/measure_hardware.h"
+
+#include <fmt/chrono.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <thread>
+
+#include "app/machine.h"
+#include "backend/lane.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "engine/logit_reader.h"
+#include "io/aligned_buffer.h"
+#include "model/model.h"
+#include "schedule/cache_store.h"
+
+namespace flexgen {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Memory as the arena has it: touched, and full of bytes that are a small normal number in every type.
+AlignedBuffer memory(int64_t bytes) {
+  AlignedBuffer buffer(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment));
+  std::memset(buffer.data(), 0x3c, static_cast<size_t>(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment)));
+  return buffer;
+}
+
+/// Seconds a call takes: the median of as many as fit the time, three at least.
+template <typename Call>
+double median_time_s(double time_s, Call call) {
+  std::vector<double> times;
+  for (auto start = Clock::now(); times.size() < 3 || (since(start) < time_s && times.size() < 200);) {
+    auto begin = Clock::now();
+    call();
+    times.push_back(since(begin));
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  return times[times.size() / 2];
+}
+
+/// One block of a Llama of middling size, whose visits stand for those of any model.
+constexpr const char* kBlockConfig = R"({"model_type": "llama", "hidden_size": 2560, "num_hidden_layers": 1, "num_attention_heads": 20,
+  "num_key_value_heads": 20, "intermediate_size": 6912, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu",
+  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+constexpr int64_t kSlotRows = 16;  ///< of each slot in a visit that is measured: hardly any attention
+
+class BlockVisits {
+ public:
+  BlockVisits(Kernels& kernels, DType weights, DType cache, int64_t max_rows)
+      : kernels_(kernels), model_(Model::of_shape(parse_config(kBlockConfig, "", "measurement"), DType::kBF16)),
+        geometry_(model_->kv_geometry(cache, CacheLayout::page_tokens(*model_, cache))) {
+    for (const WeightUse& use : model_->layers()[1].uses) {
+      const WeightSpec& spec = model_->weights()[static_cast<size_t>(use.weight)];
+      const DType dtype = spec.always_resident ? spec.dtype : weights;
+      buffers_.push_back(memory(spec.rows * row_bytes(dtype, spec.cols)));
+      views_.push_back({dtype, spec.rows, spec.cols, {{buffers_.back().data(), spec.rows}}});
+    }
+    num_slots_ = ceil_div(max_rows, kSlotRows);
+    buffers_.push_back(memory(num_slots_ * geometry_.page_bytes()));
+    for (int64_t i = 0; i < num_slots_; ++i) pages_.push_back(buffers_.back().data() + i * geometry_.page_bytes());
+    for (int64_t i = 0; i < max_rows; ++i) positions_.push_back(static_cast<int32_t>(i % kSlotRows));
+    buffers_.push_back(memory(4 * max_rows * model_->config().hidden_size));
+    hidden_ = reinterpret_cast<float*>(buffers_.back().data());
+    buffers_.push_back(memory(model_->scratch_bytes(max_rows, 1)));
+    scratch_ = buffers_.back().data();
+  }
+  double flops(int64_t rows) const { return model_->layers()[1].linear_flops_per_row * static_cast<double>(rows); }
+  void visit(int64_t rows) {
+    // The residual stream grows with every visit; from the start it is sane again.
+    std::fill_n(hidden_, rows * model_->config().hidden_size, 0.01F);
+    std::vector<AttentionSlot> slots;
+    for (int64_t row = 0; row < rows; row += kSlotRows)
+      slots.push_back({row, std::min(kSlotRows, rows - row), 0, &pages_[static_cast<size_t>(row / kSlotRows)]});
+    VisitInput input;
+    input.num_rows = rows;
+    input.positions = std::span(positions_).first(static_cast<size_t>(rows));
+    input.slots = slots;
+    model_->forward(1, views_, input, geometry_, hidden_, scratch_, kernels_, nullptr);
+  }
+
+ private:
+  Kernels& kernels_;
+  std::unique_ptr<Model> model_;
+  KvGeometry geometry_;
+  std::vector<AlignedBuffer> buffers_;
+  std::vector<WeightView> views_;
+  std::vector<std::byte*> pages_;
+  std::vector<int32_t> positions_;
+  float* hidden_ = nullptr;
+  std::byte* scratch_ = nullptr;
+  int64_t num_slots_ = 0;
+};
+
+MatmulRates measure_matmul(Kernels& kernels, DType compute, DType weights, bool quick) {
+  // Products are made in panels of rows (of 16, then of 32 and more), so that the time has steps.
+  std::vector<int64_t> sizes{1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
+  if (quick) sizes = {1, 16, 17, 32, 64, 128, 256};
+  BlockVisits visits(kernels, weights, compute, sizes.back());
+  MatmulRates rates{compute, weights, {}};
+  visits.visit(16);  // generates code, wakes the team
+  for (int64_t rows : sizes) {
+    const double time_s = median_time_s(quick ? 0.1 : 0.3, [&] { visits.visit(rows); });
+    rates.points.push_back({static_cast<double>(rows), visits.flops(rows) / time_s});
+  }
+  return rates;
+}
+
+AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, bool quick) {
+  constexpr int64_t kHeads = 8, kHeadSize = 128, kPage = 16, kTotalTokens = 16 * 1024;
+  KvGeometry geometry{cache, kHeads * group, kHeads, kHeadSize, kPage};
+  AlignedBuffer pages = memory(kTotalTokens / kPage * geometry.page_bytes());
+  std::vector<std::byte*> pointers;
+  for (int64_t i = 0; i < kTotalTokens / kPage; ++i) pointers.push_back(pages.data() + i * geometry.page_bytes());
+  AttentionRates rates{cache, static_cast<double>(group), {}, 1};
+  const int64_t width = geometry.query_heads * kHeadSize;
+  AlignedBuffer q = memory(4 * 256 * width), out = memory(4 * 256 * width);
+  const AttentionRule rule{1 / std::sqrt(static_cast<float>(kHeadSize)), 0, 1};
+  const double time_s = quick ? 0.05 : 0.15;
+  for (int64_t context : {64, 256, 1024, 4096}) {
+    const int64_t slots = std::min<int64_t>(kTotalTokens / context, 256);
+    std::vector<AttentionSlot> wanted;
+    for (int64_t i = 0; i < slots; ++i) wanted.push_back({i, 1, context - 1, &pointers[static_cast<size_t>(i * context / kPage)]});
+    const double spent_s = median_time_s(time_s, [&] { kernels.attention(reinterpret_cast<const float*>(q.data()), wanted, geometry, rule, out.data()); });
+    rates.points.push_back({static_cast<double>(context), static_cast<double>(slots * context / kPage * geometry.page_bytes()) / spent_s});
+  }
+  std::vector<AttentionSlot> chunks;
+  for (int64_t i = 0; i < 2; ++i) chunks.push_back({i * 128, 128, 128, &pointers[static_cast<size_t>(i * 256 / kPage)]});
+  const double spent_s = median_time_s(time_s, [&] { kernels.attention(reinterpret_cast<const float*>(q.data()), chunks, geometry, rule, out.data()); });
+  rates.chunk_flops_per_s = 2 * 4.0 * static_cast<double>(width) * 128 * (128 + 64.5) / spent_s;
+  return rates;
+}
+
+double measure_ram_read(bool quick) {
+  const int64_t bytes = (quick ? 128 : 256) * kMiB;
+  AlignedBuffer buffer = memory(bytes);
+  volatile uint64_t sink = 0;
+  const double time_s = median_time_s(0.2, [&] {
+    uint64_t total = 0;
+    const auto* words = reinterpret_cast<const uint64_t*>(buffer.data());
+#pragma omp parallel for reduction(+ : total)
+    for (int64_t i = 0; i < bytes / 8; ++i) total += words[i];
+    sink = sink + total;
+  });
+  return static_cast<double>(bytes) / time_s;
+}
+
+double measure_logit_s() {
+  constexpr int64_t kVocab = 32768, kRows = 32;
+  AlignedBuffer logits = memory(4 * kVocab * kRows);
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  return median_time_s(0.1, [&] {
+    std::vector<LogitReader::Row> rows(kRows);
+    for (auto& row : rows) row.params = greedy;
+    LogitReader reader(std::move(rows), kVocab, {});
+    reader.accept(0, kRows, 0, kVocab, reinterpret_cast<const float*>(logits.data()), kVocab);
+  }) / static_cast<double>(kVocab * kRows);
+}
+
+/// Keeps a lane full of transfers over some files, round and round, until told to stop.
+class DiskLoad {
+ public:
+  static constexpr int64_t kBlock = 8 * kMiB, kSlots = 8;
+  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write) : files_(std::move(files)), write_(write), memory_(memory(kBlock * kSlots)), lane_("measure", nullptr, {}) {}
+  /// Bytes a second while `until` is false.
+  double run(const std::function<bool()>& until) {
+    Event slots[kSlots];
+    double bytes = 0;
+    auto start = Clock::now();
+    for (int64_t n = 0; !until(); ++n) {
+      Event& slot = slots[n % kSlots];
+      slot.wait();
+      Work work;
+      work.transfers.push_back({files_[file_], write_, at_, memory_.data() + (n % kSlots) * kBlock, kBlock, {}});
+      slot = lane_.submit(std::move(work));
+      bytes += static_cast<double>(kBlock);
+      at_ += kBlock;
+      if (at_ + kBlock > files_[file_]->size()) {
+        at_ = 0;
+        file_ = (file_ + 1) % files_.size();
+      }
+    }
+    lane_.drain();
+    return bytes / since(start);
+  }
+  double run_for(double time_s) {
+    auto start = Clock::now();
+    return run([&] { return since(start) > time_s; });
+  }
+  /// Seconds of one small transfer among many.
+  double small_s() {
+    constexpr int64_t kCount = 2000, kBytes = 4096;
+    const int64_t blocks = files_.front()->size() / kBytes;
+    auto start = Clock::now();
+    Work work;
+    uint64_t random = 7;
+    for (int64_t n = 0; n < kCount; ++n) {
+      random = random * 6364136223846793005U + 1442695040888963407U;
+      work.transfers.push_back({files_.front(), write_, static_cast<int64_t>((random >> 33) % static_cast<uint64_t>(blocks)) * kBytes, memory_.data() + n * kBytes, kBytes, {}});
+    }
+    lane_.submit(std::move(work)).wait();
+    return since(start) / kCount;
+  }
+  /// Seconds of a transfer that is alone, beside its bytes.
+  double alone_s() {
+    int64_t at = 0;
+    return median_time_s(0.05, [&] {
+      Work work;
+      work.transfers.push_back({files_.front(), write_, at, memory_.data(), 4096, {}});
+      at = (at + 64 * kMiB) % round_down(files_.front()->size() - 4096, 4096);
+      at = round_down(at, 4096);
+      lane_.submit(std::move(work)).wait();
+    });
+  }
+
+ private:
+  std::vector<std::shared_ptr<File>> files_;
+  bool write_;
+  AlignedBuffer memory_;
+  DiskLane lane_;
+  size_t file_ = 0;
+  int64_t at_ = 0;
+};
+
+DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kernels& kernels, DType compute, DType weights) {
+  DiskProfile disk;
+  const double time_s = options.quick ? 0.8 : 3;
+  std::vector<std::shared_ptr<File>> to_read;
+  for (const std::string& path : options.read_files) {
+    std::shared_ptr<File> file = files.open(path, FileMode::kReadDirect);
+    if (file->size() >= 4 * DiskLoad::kBlock) to_read.push_back(file);
+  }
+  std::shared_ptr<File> to_write;
+  if (!options.directory.empty()) {
+    const int64_t bytes = (options.quick ? 256 : 1024) * kMiB;
+    to_write = files.open(options.directory + "/flexgen-measure.tmp", FileMode::kSpill);
+    to_write->preallocate(bytes);
+    DiskLoad writing({to_write}, true);
+    const auto blocks = static_cast<double>(bytes / DiskLoad::kBlock);
+    double written = 0;
+    writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
+    disk.write_bytes_per_s = writing.run_for(time_s);
+    if (to_read.empty()) to_read.push_back(to_write);
+  }
+  if (to_read.empty()) return disk;
+
+  DiskLoad reading(to_read, false);
+  reading.run_for(0.2);
+  const double alone = reading.run_for(time_s);
+  disk.lookup_s = reading.small_s();
+  disk.request_s = reading.alone_s();
+
+  // Both at once: the disk lane full, and visits of a middling size one after the other.
+  BlockVisits visits(kernels, weights, compute, 64);
+  visits.visit(64);
+  auto compute_rate = [&](double seconds) {
+    int64_t count = 0;
+    auto start = Clock::now();
+    for (; since(start) < seconds; ++count) visits.visit(64);
+    return static_cast<double>(count) / since(start);
+  };
+  const double compute_alone = compute_rate(time_s / 2);
+  std::atomic<bool> stop{false};
+  double beside = 0;
+  std::thread reader([&] { beside = reading.run([&] { return stop.load(); }); });
+  const double compute_beside = compute_rate(time_s);
+  stop = true;
+  reader.join();
+  disk.read_bytes_per_s = alone;
+  // Beside compute the disk may be slower, so that what compute loses is counted a byte, and then a second of reading at full speed.
+  disk.compute_slowdown = std::clamp((1 - compute_beside / compute_alone) * alone / beside, 0.0, 1.0);
+
+  if (to_write) {
+    DiskLoad writing({to_write}, true);
+    stop = false;
+    double read_beside = 0;
+    std::thread other([&] { read_beside = reading.run([&] { return stop.load(); }); });
+    const double write_beside = writing.run_for(time_s / 2);
+    stop = true;
+    other.join();
+    // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / alone.
+    disk.write_share_of_read = std::clamp((1 - read_beside / alone) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);
+  }
+  return disk;
+}
+
+}  // namespace
+
+MeasuredTypes all_types() {
+  const DType compute = cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+  MeasuredTypes types{{{compute, DType::kBF16}, {compute, DType::kInt8}, {compute, DType::kInt4}, {DType::kF32, DType::kF32}}, {compute, DType::kInt8, DType::kInt4}};
+  if (compute == DType::kF32) types.caches.push_back(DType::kBF16);
+  return types;
+}
+
+HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& files) {
+  auto say = [&](const std::string& what) {
+    if (options.progress) options.progress(what);
+  };
+  HardwareProfile profile = HardwareProfile::generic();
+  profile.name = machine_name(options.threads);
+  profile.measured = fmt::format("{:%Y-%m-%d %H:%M} UTC{}{}", fmt::gmtime(std::time(nullptr)), options.quick ? ", quickly" : "",
+                                 options.directory.empty() ? "" : ", disk " + options.directory);
+  profile.cpu.matmul.clear();
+  profile.cpu.attention.clear();
+  std::unique_ptr<Kernels> kernels;
+  DType made = DType::kF32;
+  auto kernels_of = [&](DType compute) -> Kernels& {
+    if (!kernels || made != compute) kernels = make_cpu_kernels({options.threads, compute});
+    made = compute;
+    return *kernels;
+  };
+  for (auto [compute, weights] : options.types.matmul) {
+    say(fmt::format("matrix products, {} weights in {}", dtype_name(weights), dtype_name(compute)));
+    profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), compute, weights, options.quick));
+  }
+  const auto [compute, weights] = options.types.matmul.empty() ? std::pair(DType::kF32, DType::kBF16) : options.types.matmul.front();
+  for (DType cache : options.types.caches)
+    for (int64_t group : {1, 4}) {
+      say(fmt::format("attention, {} cache, {} query heads a kv head", dtype_name(cache), group));
+      profile.cpu.attention.push_back(measure_attention(kernels_of(compute), cache, group, options.quick));
+    }
+  if (profile.cpu.matmul.empty()) profile.cpu.matmul = HardwareProfile::generic().cpu.matmul;
+  if (profile.cpu.attention.empty()) profile.cpu.attention = HardwareProfile::generic().cpu.attention;
+  say("memory");
+  profile.ram_read_bytes_per_s = measure_ram_read(options.quick);
+  profile.cpu.logit_s = measure_logit_s();
+  say("disk, alone and beside compute");
+  profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights);
+  return profile;
+}
+
+std::string machine_name(int threads) {
+  std::ifstream cpus("/proc/cpuinfo");
+  std::string name = "processor";
+  for (std::string line; std::getline(cpus, line);)
+    if (line.starts_with("model name") && line.find(": ") != std::string::npos) {
+      name = line.substr(line.find(": ") + 2);
+      break;
+    }
+  const int used = threads > 0 ? threads : usable_cores();
+  return fmt::format("{}, {} core{}", name, used, used == 1 ? "" : "s");
+}
+
+std::string profile_path(int threads) {
+  const char* home = std::getenv("HOME");
+  if (!home) fail_user("no home directory to keep this machine's profile in; give one with --hardware FILE");
+  std::string name = machine_name(threads);
+  for (char& c : name) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'))) c = '-';
+  }
+  name.erase(std::unique(name.begin(), name.end(), [](char a, char b) { return a == '-' && b == '-'; }), name.end());
+  return (std::filesystem::path(home) / ".cache" / "flexgen" / ("hardware-" + name + ".json")).string();
+}
+
+MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types) {
+  MeasuredTypes missing;
+  for (auto [compute, weights] : types.matmul)
+    if (std::none_of(profile.cpu.matmul.begin(), profile.cpu.matmul.end(), [&](const MatmulRates& rates) { return rates.compute == compute && rates.weights == weights; }))
+      missing.matmul.push_back({compute, weights});
+  for (DType cache : types.caches)
+    if (std::none_of(profile.cpu.attention.begin(), profile.cpu.attention.end(), [&](const AttentionRates& rates) { return rates.cache == cache; }))
+      missing.caches.push_back(cache);
+  return missing;
+}
+
+void add_rates(HardwareProfile& profile, const HardwareProfile& more) {
+  profile.cpu.matmul.insert(profile.cpu.matmul.end(), more.cpu.matmul.begin(), more.cpu.matmul.end());
+  profile.cpu.attention.insert(profile.cpu.attention.end(), more.cpu.attention.begin(), more.cpu.attention.end());
+}
+
+}  // namespace flexgen

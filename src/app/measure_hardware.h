@@ -1,0 +1,49 @@
+#pragma once
+// Measuring a HardwareProfile: every lane as the engine uses it, and the profile kept in a file a machine. One thread calls; nothing else
+// should run meanwhile.
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/kernels.h"
+#include "io/file_system.h"
+#include "plan/hardware_profile.h"
+
+namespace flexgen {
+
+/// Which arithmetic is measured.
+struct MeasuredTypes {
+  std::vector<std::pair<DType, DType>> matmul;  ///< (compute, weights)
+  std::vector<DType> caches;
+};
+
+struct MeasureOptions {
+  MeasuredTypes types;
+  int threads = 0;
+  bool quick = false;                   ///< fewer sizes, shorter
+  std::vector<std::string> read_files;  ///< what disk reads are measured on; empty: a file of 1 GiB written for it
+  std::string directory;                ///< where that file and the writes go; empty: writes are not measured, a share of the reads is assumed
+  std::function<void(const std::string&)> progress = {};  ///< what is measured now; may be empty
+};
+
+/// All types that a run on this machine may choose.
+MeasuredTypes all_types();
+
+/// 10 to 60 s, 3 to 15 s if quick. Throws Error{io} for a disk that fails.
+HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& files);
+
+/// Where this machine's profile is kept: ~/.cache/flexgen/hardware-NAME.json, after its processor and cores.
+std::string profile_path(int threads);
+
+/// "AMD EPYC, 2 cores".
+std::string machine_name(int threads);
+
+/// The types that `types` names and `profile` lacks.
+MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types);
+
+/// The rates of `more` added to `profile`.
+void add_rates(HardwareProfile& profile, const HardwareProfile& more);
+
+}  // namespace flexgen

@@ -1,0 +1,75 @@
+#include "backend/cpu/linear_int8.h"
+
+#include <algorithm>
+
+#include "backend/cpu/vector_rows.h"
+#include "backend/cpu/worker_team.h"
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+
+using int8_product::kChunkGroups;
+using int8_product::kTileRows;
+
+LinearInt8::LinearInt8(int num_threads)
+    : num_threads_(num_threads), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(num_threads))) {}
+
+void LinearInt8::run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
+  FLEXGEN_CHECK(is_quantized(weight.dtype));
+  if (num_rows == 0 || weight.rows == 0) return;
+  tiles_.clear();
+  int64_t first_row = 0;
+  for (const WeightPiece& piece : weight.pieces) {
+    for (int64_t row = 0; row < piece.rows; row += kTileRows)
+      tiles_.push_back({piece.data + row * row_bytes(weight.dtype, weight.cols), first_row + row, std::min(kTileRows, piece.rows - row)});
+    first_row += piece.rows;
+  }
+  FLEXGEN_CHECK(first_row == weight.rows, "pieces hold {} rows of {}", first_row, weight.rows);
+  const float* bias_data = nullptr;
+  if (!bias.empty()) {
+    bias_.resize(static_cast<size_t>(weight.rows));
+    vector_rows::convert(bias.data(), bias.dtype, weight.rows, DType::kF32, bias_.data());
+    bias_data = bias_.data();
+  }
+  for (int64_t row = 0; row < num_rows; row += kMaxPanel)
+    run_panel(x + size_bytes(x_dtype, row * weight.cols), x_dtype, std::min(kMaxPanel, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
+}
+
+void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const float* bias, bool accumulate, float* y) {
+  const int64_t cols = weight.cols, num_groups = ceil_div(cols, kQuantGroup);
+  const auto num_tiles = static_cast<int64_t>(tiles_.size());
+  const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
+  // In integers a core does several times what team_for() reckons with.
+  const int team = team_for(num_threads_, flops / 3);
+
+  if (const auto count = static_cast<size_t>(num_rows * num_groups); count > scales_.size()) {
+    codes_.resize(count * static_cast<size_t>(kQuantGroup));
+    scales_.resize(count);
+    offsets_.resize(count);
+  }
+  const int8_product::QuantizedRows quantized{codes_.data(), scales_.data(), offsets_.data(), num_groups};
+  const int64_t stretch = ceil_div(num_rows, 4 * team);
+  parallel_for(team, ceil_div(num_rows, stretch), [&](int64_t unit, int) {
+    const int64_t first = unit * stretch;
+    int8_product::quantize_rows(x + size_bytes(x_dtype, first * cols), x_dtype, std::min(stretch, num_rows - first), cols, quantized, first);
+  });
+
+  // Where there are few tiles, rows of x are dealt out as well.
+  const int64_t parts = std::clamp<int64_t>(4 * team / num_tiles, 1, ceil_div(num_rows, 24)), part_rows = ceil_div(num_rows, parts);
+  parallel_for(team, num_tiles * parts, [&](int64_t unit, int worker) {
+    const Tile& tile = tiles_[static_cast<size_t>(unit / parts)];
+    const int64_t first = unit % parts * part_rows, rows = std::min(part_rows, num_rows - first);
+    if (rows <= 0) return;
+    Worker& mine = workers_[static_cast<size_t>(worker)];
+    for (int64_t group = 0; group < num_groups; group += kChunkGroups) {
+      const int64_t count = std::min(kChunkGroups, num_groups - group);
+      int8_product::pack_tile(tile.data, weight.dtype, cols, tile.num_rows, group, count, &mine.tile);
+      int8_product::multiply(quantized, first, rows, mine.tile, weight.dtype, group, count, group == 0, mine.product);
+    }
+    vector_rows::add_product(mine.product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate,
+                             y + first * weight.rows + tile.first_row, weight.rows);
+  });
+}
+
+}  // namespace flexgen

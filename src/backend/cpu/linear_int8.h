@@ -1,0 +1,43 @@
+#pragma once
+// LinearInt8: x W^T of the cpu backend in integer arithmetic, for quantized W: rows of x become int8 codes, tiles of W are packed in a worker's cache and go
+// through all of them. A result depends on its row of x and its row of W alone. Not for two threads at once.
+
+#include <cstdint>
+#include <hwy/aligned_allocator.h>
+#include <vector>
+
+#include "backend/cpu/int8_product.h"
+#include "tensor/weight_view.h"
+
+namespace flexgen {
+
+class LinearInt8 {
+ public:
+  explicit LinearInt8(int num_threads);
+
+  /// As Kernels::linear for a quantized weight, x of `x_dtype` (unquantized).
+  void run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y);
+
+ private:
+  static constexpr int64_t kMaxPanel = 256;  ///< rows of x at a time: bounds what their codes take
+
+  /// Rows of W that make one tile; fewer than a whole one at the end of a piece.
+  struct Tile {
+    const std::byte* data;
+    int64_t first_row, num_rows;
+  };
+  struct Worker {
+    int8_product::PackedTile tile;
+    alignas(64) float product[kMaxPanel * int8_product::kTileRows];
+  };
+
+  void run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const float* bias, bool accumulate, float* y);
+
+  int num_threads_;
+  hwy::AlignedUniquePtr<Worker[]> workers_;
+  std::vector<int8_t> codes_;
+  std::vector<float> scales_, offsets_, bias_;
+  std::vector<Tile> tiles_;
+};
+
+}  // namespace flexgen

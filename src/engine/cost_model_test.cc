@@ -1,0 +1,97 @@
+// The cost model against simulate(): the same costs, but lengths instead of a batcher, and a few recurrences instead of stores and executor.
+
+#include "plan/cost_model.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/units.h"
+#include "engine/list_source.h"
+#include "engine/simulate.h"
+#include "model/dummy_checkpoint.h"
+
+namespace flexgen {
+namespace {
+
+std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated) {
+  std::mt19937_64 random(11);
+  auto draw = [&](std::pair<int64_t, int64_t> range) { return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1)); };
+  std::vector<Request> requests(static_cast<size_t>(count));
+  for (Request& request : requests) {
+    request.prompt.resize(static_cast<size_t>(draw(prompt)));
+    for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % 50000);
+    request.params.max_tokens = draw(generated);
+    request.params.temperature = 0;
+    request.params.ignore_eos = true;
+  }
+  return requests;
+}
+
+Workload workload_of(const std::vector<Request>& requests) {
+  Workload workload;
+  for (const Request& request : requests) workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false);
+  return workload;
+}
+
+std::unique_ptr<Model> shape(const char* name) { return Model::of_shape(parse_config(*shape_config_json(name), "", name), DType::kBF16); }
+
+HardwareProfile small_machine() {
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 5e9}, {16, 85e9}, {17, 36e9}, {64, 136e9}, {256, 150e9}}}};
+  hardware.disk.compute_slowdown = 0.3;
+  return hardware;
+}
+
+struct Case {
+  int64_t micro_batch_size, num_micro_batches, max_rows;
+  int buffers;
+  double weights, cache, activations;  ///< in RAM
+};
+
+/// Prediction over simulated time.
+double ratio(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
+  const Precision precision = Precision::of(model, DType::kF32, DType::kBF16);
+  Policy policy;
+  policy.micro_batch_size = c.micro_batch_size;
+  policy.num_micro_batches = c.num_micro_batches;
+  policy.max_rows = c.max_rows;
+  policy.max_logit_rows = c.micro_batch_size;
+  policy.buffers = c.buffers;
+  policy.weights = {0, c.weights, 1 - c.weights};
+  policy.kv_cache = {0, c.cache, 1 - c.cache};
+  policy.activations = {0, c.activations, 1 - c.activations};
+  const Workload workload = workload_of(requests);
+  policy.pages_per_micro_batch = c.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
+  ListSource source(requests);
+  const RunReport simulated = simulate(model, policy, precision, hardware, source);
+  const Prediction predicted = predict(model, hardware, precision, policy, workload, walk_slots(model, policy, DType::kBF16, workload, effort));
+  EXPECT_GE(predicted.time_s, predicted.busy[LaneKind::kCompute]);
+  EXPECT_LE(predicted.bound_s, predicted.time_s * 1.0001);
+  return predicted.time_s / simulated.elapsed_s;
+}
+
+TEST(CostModel, AgreesWithTheSimulatedExecutor) {
+  const auto model = shape("opt-1.3b");
+  std::mt19937_64 random(5);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(40, {64, 64}, {16, 16}), requests_of(30, {1, 8}, {1, 40})};
+  for (int i = 0; i < 40; ++i) {
+    Case c{static_cast<int64_t>(1 + random() % 12), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    const double r = ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
+    EXPECT_GT(r, 0.95) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+    EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
+TEST(CostModel, WalksLongJobsInPart) {
+  const auto model = shape("opt-1.3b");
+  const std::vector<Request> requests = requests_of(600, {20, 90}, {10, 30});
+  const Case c{32, 2, 128, 2, 0.3, 0.5, 1};
+  EXPECT_NEAR(ratio(*model, c, small_machine(), requests), 1, 0.06);
+  EXPECT_NEAR(ratio(*model, c, small_machine(), requests, 1000), 1, 0.08);  // slots that stand for several
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,40 @@
+#pragma once
+// CostModel: how long a job takes under a policy on a machine of a profile. Work comes from the stores' own layouts and Model::work; the time of a
+// step is that of its visits and transfers one after the other in each lane, each as soon as what it needs is there (FlexGen, section 4.3, takes the
+// maximum over the lanes: here the start, full rings and single buffers count too). Pure functions.
+
+#include <array>
+
+#include "plan/slot_walk.h"
+#include "plan/visit_cost.h"
+
+namespace flexgen {
+
+enum class LaneKind { kCompute, kDiskRead, kDiskLookup, kDiskWrite };
+inline constexpr int kNumLaneKinds = 4;
+/// As the lanes of an engine are called.
+const char* lane_name(LaneKind kind);
+
+struct LaneTimes {
+  std::array<double, kNumLaneKinds> seconds{};
+  double& operator[](LaneKind kind) { return seconds[static_cast<size_t>(kind)]; }
+  double operator[](LaneKind kind) const { return seconds[static_cast<size_t>(kind)]; }
+  LaneKind busiest() const;
+};
+
+struct Prediction {
+  double time_s = 0;       ///< of the whole job, the loading of resident weights included
+  double load_time_s = 0;  ///< of these
+  double steps = 0;
+  LaneTimes busy;          ///< of each lane, in all
+  double disk_read_bytes = 0, disk_write_bytes = 0;
+  /// The sum over the steps of the busiest lane's time: what a linear program sees.
+  double bound_s = 0;
+};
+
+/// `walk` must be of the same policy, workload and cache type.
+Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
+                   const SlotWalk& walk);
+Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload);
+
+}  // namespace flexgen

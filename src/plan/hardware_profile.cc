@@ -1,0 +1,260 @@
+#include "plan/hardware_profile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Seconds a unit at x: linear in x * seconds, the time of the whole, between the points; constant before the first.
+double unit_s(const std::vector<RatePoint>& points, double x) {
+  FLEXGEN_CHECK(!points.empty());
+  auto whole_s = [](const RatePoint& point) { return point.x / point.per_s; };
+  if (x <= points.front().x || points.size() == 1) {
+    // A visit of fewer rows than were measured takes what the fewest take: its weights are read all the same.
+    return x > 0 && x < points.front().x ? whole_s(points.front()) / x : 1 / points.front().per_s;
+  }
+  size_t right = 1;
+  while (right + 1 < points.size() && points[right].x < x) ++right;
+  const RatePoint &a = points[right - 1], &b = points[right];
+  const double slope = (whole_s(b) - whole_s(a)) / (b.x - a.x);
+  return std::max(whole_s(a) + slope * (x - a.x), 0.5 * x / b.per_s) / x;
+}
+
+/// The same for rates that saturate: seconds a unit, linear in 1/x between the points, constant outside.
+double saturating_unit_s(const std::vector<RatePoint>& points, double x) {
+  FLEXGEN_CHECK(!points.empty());
+  if (x <= points.front().x) return 1 / points.front().per_s;
+  if (x >= points.back().x) return 1 / points.back().per_s;
+  size_t right = 1;
+  while (points[right].x < x) ++right;
+  const RatePoint &a = points[right - 1], &b = points[right];
+  const double weight = (1 / x - 1 / a.x) / (1 / b.x - 1 / a.x);
+  return 1 / a.per_s + weight * (1 / b.per_s - 1 / a.per_s);
+}
+
+const MatmulRates& rates_of(const std::vector<MatmulRates>& all, DType compute, DType weights) {
+  FLEXGEN_CHECK(!all.empty(), "a profile without matrix products");
+  const MatmulRates* best = &all.front();
+  int best_score = -1;
+  for (const MatmulRates& rates : all) {
+    // Not measured: the nearest is another 16-bit type, or the same weights computed otherwise.
+    const bool same_size = row_bytes(rates.weights, kQuantGroup) == row_bytes(weights, kQuantGroup);
+    const int score = (rates.weights == weights ? 4 : same_size ? 2 : 0) + (rates.compute == compute ? 1 : 0);
+    if (score > best_score) {
+      best = &rates;
+      best_score = score;
+    }
+  }
+  return *best;
+}
+
+/// Of the rates of the cache's type (or the nearest in size), those below and above the number of queries.
+std::pair<const AttentionRates*, const AttentionRates*> rates_around(const std::vector<AttentionRates>& all, DType cache, double queries) {
+  FLEXGEN_CHECK(!all.empty(), "a profile without attention");
+  auto distance = [&](const AttentionRates& rates) {
+    return std::abs(std::log(static_cast<double>(row_bytes(rates.cache, kQuantGroup)) / static_cast<double>(row_bytes(cache, kQuantGroup))));
+  };
+  double nearest = 1e300;
+  for (const AttentionRates& rates : all) nearest = std::min(nearest, distance(rates));
+  const AttentionRates *below = nullptr, *above = nullptr;
+  for (const AttentionRates& rates : all) {
+    if (distance(rates) > nearest + 1e-9) continue;
+    if (rates.queries_per_kv_head <= queries && (!below || rates.queries_per_kv_head > below->queries_per_kv_head)) below = &rates;
+    if (rates.queries_per_kv_head >= queries && (!above || rates.queries_per_kv_head < above->queries_per_kv_head)) above = &rates;
+  }
+  if (!below) below = above;
+  if (!above) above = below;
+  return {below, above};
+}
+
+double between(double x, double a, double b, double at_a, double at_b) { return a == b ? at_a : at_a + (x - a) / (b - a) * (at_b - at_a); }
+
+Json points_json(const std::vector<RatePoint>& points) {
+  Json json = Json::array();
+  for (const RatePoint& point : points) json.push_back({point.x, point.per_s});
+  return json;
+}
+
+Json compute_json(const ComputeProfile& compute) {
+  Json json{{"visit_s", compute.visit_s}, {"logit_s", compute.logit_s}, {"matmul", Json::array()}, {"attention", Json::array()}};
+  for (const MatmulRates& rates : compute.matmul)
+    json["matmul"].push_back({{"compute", dtype_name(rates.compute)}, {"weights", dtype_name(rates.weights)}, {"rows_to_flops_per_s", points_json(rates.points)}});
+  for (const AttentionRates& rates : compute.attention)
+    json["attention"].push_back({{"cache", dtype_name(rates.cache)}, {"queries_per_kv_head", rates.queries_per_kv_head},
+                                 {"context_to_bytes_per_s", points_json(rates.points)}, {"chunk_flops_per_s", rates.chunk_flops_per_s}});
+  return json;
+}
+
+/// Reads fields of one object, and knows where it is.
+class Fields {
+ public:
+  Fields(const nlohmann::json& json, std::string where) : json_(json), where_(std::move(where)) {
+    if (!json.is_object()) fail_user("{}: an object is wanted here; `flexgen doctor --measure --json` shows what a profile looks like", where_);
+  }
+  const nlohmann::json& at(const char* name) const {
+    if (!json_.contains(name)) fail_user("{}: the field '{}' is missing", where_, name);
+    return json_[name];
+  }
+  bool has(const char* name) const { return json_.contains(name); }
+  /// A finite number above `least`, or equal to it if `closed`.
+  double number(const char* name, bool closed = false) const {
+    const nlohmann::json& value = at(name);
+    const double number = value.is_number() ? value.get<double>() : std::nan("");
+    if (!std::isfinite(number) || number < 0 || (number == 0 && !closed)) fail_user("{}: '{}' must be a number {} 0", where_, name, closed ? "from" : "above");
+    return number;
+  }
+  std::string text(const char* name) const {
+    if (!at(name).is_string()) fail_user("{}: '{}' must be a text", where_, name);
+    return at(name).get<std::string>();
+  }
+  DType dtype(const char* name) const {
+    auto found = dtype_of_name(text(name));
+    if (!found) fail_user("{}: '{}' is '{}'; f32, f16, bf16, int8 or int4 is known", where_, name, printable(text(name)));
+    return *found;
+  }
+  std::vector<RatePoint> points(const char* name) const {
+    std::vector<RatePoint> points;
+    const nlohmann::json& list = at(name);
+    if (!list.is_array() || list.empty()) fail_user("{}: '{}' must be a list of [size, per second]", where_, name);
+    for (const nlohmann::json& entry : list) {
+      const bool pair = entry.is_array() && entry.size() == 2 && entry[0].is_number() && entry[1].is_number();
+      RatePoint point;
+      if (pair) point = {entry[0].get<double>(), entry[1].get<double>()};
+      if (!pair || !std::isfinite(point.x) || !std::isfinite(point.per_s) || point.x <= 0 || point.per_s <= 0 || (!points.empty() && point.x <= points.back().x))
+        fail_user("{}: '{}' must be a list of [size, per second], both above 0, sizes ascending", where_, name);
+      points.push_back(point);
+    }
+    return points;
+  }
+  /// Every field is known, so that a misspelt one is found.
+  void only(std::initializer_list<std::string_view> names) const {
+    for (const auto& [name, value] : json_.items())
+      if (std::find(names.begin(), names.end(), name) == names.end()) fail_user("{}: the field '{}' is unknown", where_, printable(name));
+  }
+  const std::string& where() const { return where_; }
+
+ private:
+  const nlohmann::json& json_;
+  std::string where_;
+};
+
+ComputeProfile compute_from(const nlohmann::json& json, const std::string& where) {
+  Fields fields(json, where);
+  fields.only({"visit_s", "logit_s", "matmul", "attention"});
+  ComputeProfile compute;
+  compute.visit_s = fields.number("visit_s", true);
+  compute.logit_s = fields.number("logit_s", true);
+  for (const char* list : {"matmul", "attention"})
+    if (!fields.at(list).is_array() || fields.at(list).empty()) fail_user("{}: '{}' must be a list with at least one entry", where, list);
+  for (const nlohmann::json& entry : fields.at("matmul")) {
+    Fields rates(entry, where + " matmul");
+    rates.only({"compute", "weights", "rows_to_flops_per_s"});
+    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s")});
+  }
+  for (const nlohmann::json& entry : fields.at("attention")) {
+    Fields rates(entry, where + " attention");
+    rates.only({"cache", "queries_per_kv_head", "context_to_bytes_per_s", "chunk_flops_per_s"});
+    compute.attention.push_back({rates.dtype("cache"), rates.number("queries_per_kv_head"), rates.points("context_to_bytes_per_s"), rates.number("chunk_flops_per_s")});
+  }
+  return compute;
+}
+
+}  // namespace
+
+double ComputeProfile::matmul_s(DType compute, DType weights, double rows, double flops) const {
+  if (flops <= 0 || rows <= 0) return 0;
+  return flops * unit_s(rates_of(matmul, compute, weights).points, rows);
+}
+
+double ComputeProfile::decode_attention_s(DType cache, double queries_per_kv_head, double context, double bytes) const {
+  if (bytes <= 0) return 0;
+  auto [below, above] = rates_around(attention, cache, queries_per_kv_head);
+  return bytes * between(queries_per_kv_head, below->queries_per_kv_head, above->queries_per_kv_head, saturating_unit_s(below->points, context),
+                         saturating_unit_s(above->points, context));
+}
+
+double ComputeProfile::chunk_attention_s(DType cache, double queries_per_kv_head, double flops) const {
+  if (flops <= 0) return 0;
+  auto [below, above] = rates_around(attention, cache, queries_per_kv_head);
+  return flops * between(queries_per_kv_head, below->queries_per_kv_head, above->queries_per_kv_head, 1 / below->chunk_flops_per_s, 1 / above->chunk_flops_per_s);
+}
+
+HardwareProfile HardwareProfile::uniform(double flops_per_s, double ram_bytes_per_s, double disk_read_bytes_per_s, double disk_write_bytes_per_s) {
+  HardwareProfile profile;
+  profile.name = "uniform";
+  profile.cpu.matmul = {{DType::kF32, DType::kBF16, {{1, flops_per_s}, {2, flops_per_s}}}};
+  profile.cpu.attention = {{DType::kBF16, 1, {{1, ram_bytes_per_s}}, flops_per_s}};
+  profile.cpu.logit_s = 0;
+  profile.ram_read_bytes_per_s = ram_bytes_per_s;
+  profile.disk.read_bytes_per_s = disk_read_bytes_per_s;
+  profile.disk.write_bytes_per_s = disk_write_bytes_per_s;
+  profile.disk.write_share_of_read = 0;
+  profile.disk.compute_slowdown = 0;
+  return profile;
+}
+
+HardwareProfile HardwareProfile::generic() {
+  HardwareProfile profile = uniform(4e11, 25e9, 1.5e9, 1e9);
+  profile.name = "generic";
+  // Visits of few rows are limited by reading (and converting) the weights.
+  profile.cpu.matmul.front().points = {{1, 1.2e10}, {16, 1.5e11}, {32, 2.6e11}, {128, 3.6e11}, {512, 4e11}, {1024, 4e11}};
+  profile.disk.write_share_of_read = 0.5;
+  profile.disk.compute_slowdown = 0.05;
+  return profile;
+}
+
+std::optional<DType> dtype_of_name(std::string_view name) {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kInt8, DType::kInt4})
+    if (dtype_name(dtype) == name) return dtype;
+  return std::nullopt;
+}
+
+std::string to_json(const HardwareProfile& profile) {
+  Json json{{"format", 1}, {"name", profile.name}, {"measured", profile.measured}, {"cpu", compute_json(profile.cpu)}};
+  if (profile.gpu) json["gpu"] = compute_json(*profile.gpu);
+  json["ram_read_bytes_per_s"] = profile.ram_read_bytes_per_s;
+  json["disk"] = {{"read_bytes_per_s", profile.disk.read_bytes_per_s}, {"write_bytes_per_s", profile.disk.write_bytes_per_s},
+                  {"request_s", profile.disk.request_s}, {"lookup_s", profile.disk.lookup_s},
+                  {"write_share_of_read", profile.disk.write_share_of_read}, {"compute_slowdown", profile.disk.compute_slowdown}};
+  json["h2d_bytes_per_s"] = profile.h2d_bytes_per_s;
+  json["d2h_bytes_per_s"] = profile.d2h_bytes_per_s;
+  json["copy_s"] = profile.copy_s;
+  json["link_bytes_per_s"] = profile.link_bytes_per_s;
+  json["link_s"] = profile.link_s;
+  return json.dump(1);
+}
+
+HardwareProfile profile_from_json(const std::string& text, const std::string& source) {
+  const nlohmann::json json = parse_checked_json(text, 8, source, "the hardware profile");
+  Fields fields(json, source);
+  fields.only({"format", "name", "measured", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
+  if (fields.number("format") != 1) fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, fields.number("format"));
+  HardwareProfile profile;
+  profile.name = fields.text("name");
+  profile.measured = fields.has("measured") ? fields.text("measured") : "";
+  profile.cpu = compute_from(fields.at("cpu"), source + ": cpu");
+  if (fields.has("gpu")) profile.gpu = compute_from(fields.at("gpu"), source + ": gpu");
+  profile.ram_read_bytes_per_s = fields.number("ram_read_bytes_per_s");
+  Fields disk(fields.at("disk"), source + ": disk");
+  disk.only({"read_bytes_per_s", "write_bytes_per_s", "request_s", "lookup_s", "write_share_of_read", "compute_slowdown"});
+  profile.disk.read_bytes_per_s = disk.number("read_bytes_per_s");
+  profile.disk.write_bytes_per_s = disk.number("write_bytes_per_s");
+  profile.disk.request_s = disk.number("request_s", true);
+  profile.disk.lookup_s = disk.number("lookup_s", true);
+  profile.disk.write_share_of_read = std::min(1.0, disk.number("write_share_of_read", true));
+  profile.disk.compute_slowdown = std::min(1.0, disk.number("compute_slowdown", true));
+  // What only machines with a GPU or several ranks have may be left out.
+  for (auto [name, value] : {std::pair{"h2d_bytes_per_s", &profile.h2d_bytes_per_s}, {"d2h_bytes_per_s", &profile.d2h_bytes_per_s}, {"copy_s", &profile.copy_s},
+                             {"link_bytes_per_s", &profile.link_bytes_per_s}, {"link_s", &profile.link_s}})
+    if (fields.has(name)) *value = fields.number(name);
+  return profile;
+}
+
+}  // namespace flexgen

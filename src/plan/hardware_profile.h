@@ -1,0 +1,81 @@
+#pragma once
+// HardwareProfile: how fast each lane of a machine is, as the engine uses it. Measured by `flexgen doctor --measure`, kept as JSON
+// (docs/hardware_profile.md), or written by hand, so that any machine can be planned for from any other. Pure data; any thread.
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace flexgen {
+
+/// A speed that depends on one size: at `x` (rows, tokens of context) so much a second. Points ascend in x.
+struct RatePoint {
+  double x = 0, per_s = 0;
+};
+
+/// Matrix products of visits as they are made: with their norms, activations and conversions of the weights; rows of a visit -> FLOP/s.
+struct MatmulRates {
+  DType compute = DType::kF32, weights = DType::kBF16;
+  std::vector<RatePoint> points;
+};
+
+/// Attention of one cache type and number of query heads a kv head.
+struct AttentionRates {
+  DType cache = DType::kBF16;
+  double queries_per_kv_head = 1;
+  std::vector<RatePoint> points;   ///< generated tokens: tokens of context -> bytes of keys and values a second
+  double chunk_flops_per_s = 1e11; ///< prompt chunks: q.k and weights times v
+};
+
+/// One processor: the host's cores, or a GPU.
+struct ComputeProfile {
+  std::vector<MatmulRates> matmul;
+  std::vector<AttentionRates> attention;
+  double visit_s = 20e-6;           ///< host and kernel starts of one visit
+  double logit_s = 1e-9;            ///< turning one logit into a choice, on the lane that computes it
+
+  /// Seconds for products of `flops` in a visit of `rows` rows: linear between the points (in the time a FLOP takes), and beyond the last.
+  double matmul_s(DType compute, DType weights, double rows, double flops) const;
+  /// Seconds to read `bytes` of cache for generated tokens with `context` tokens each.
+  double decode_attention_s(DType cache, double queries_per_kv_head, double context, double bytes) const;
+  double chunk_attention_s(DType cache, double queries_per_kv_head, double flops) const;
+};
+
+struct DiskProfile {
+  double read_bytes_per_s = 2e9, write_bytes_per_s = 1e9;
+  double request_s = 100e-6;        ///< of one piece of work, beside its bytes
+  double lookup_s = 10e-6;          ///< of one small read among many
+  /// How much of a second of writing is taken from reading: 1 if both share one limit, 0 if neither knows of the other.
+  double write_share_of_read = 0.5;
+  /// Seconds of compute lost for a second of disk traffic at full speed, 0 to 1: memory and cores are shared.
+  double compute_slowdown = 0.05;
+};
+
+struct HardwareProfile {
+  std::string name = "generic";     ///< of the machine, for people
+  std::string measured;             ///< when and where; empty: never was
+  ComputeProfile cpu;
+  std::optional<ComputeProfile> gpu;
+  double ram_read_bytes_per_s = 20e9;
+  DiskProfile disk;
+  double h2d_bytes_per_s = 12e9, d2h_bytes_per_s = 12e9;  ///< pinned copies
+  double copy_s = 20e-6;            ///< of one copy, beside its bytes
+  double link_bytes_per_s = 1.25e9, link_s = 50e-6;       ///< to the next rank of a pipeline
+
+  /// Uniform speeds, for tests and what-if: a machine with no GPU.
+  static HardwareProfile uniform(double flops_per_s, double ram_bytes_per_s, double disk_read_bytes_per_s, double disk_write_bytes_per_s);
+  /// What is assumed of a machine that nobody measured.
+  static HardwareProfile generic();
+};
+
+std::string to_json(const HardwareProfile& profile);
+/// Throws Error{user} naming `source` and the field for what is missing, not finite or not positive.
+HardwareProfile profile_from_json(const std::string& text, const std::string& source);
+
+/// dtype by the name that dtype_name() gives; nothing for others.
+std::optional<DType> dtype_of_name(std::string_view name);
+
+}  // namespace flexgen

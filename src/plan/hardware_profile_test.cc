@@ -1,0 +1,74 @@
+// Profiles: JSON and back, rates between the points, and files that are wrong.
+
+#include "plan/hardware_profile.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+HardwareProfile with_gpu() {
+  HardwareProfile profile = HardwareProfile::generic();
+  profile.gpu = profile.cpu;
+  profile.gpu->attention.push_back({DType::kInt4, 4, {{64, 1e9}, {1024, 3e9}}, 2e9});
+  profile.name = "a \"machine\"";
+  return profile;
+}
+
+TEST(HardwareProfile, JsonAndBack) {
+  const std::string text = to_json(with_gpu());
+  EXPECT_EQ(to_json(profile_from_json(text, "test")), text);
+}
+
+TEST(HardwareProfile, TimeIsLinearBetweenPoints) {
+  ComputeProfile cpu;
+  cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 1e9}, {16, 16e9}, {64, 32e9}}}};
+  auto visit_s = [&](double rows) { return cpu.matmul_s(DType::kF32, DType::kBF16, rows, rows * 1e9); };
+  EXPECT_NEAR(visit_s(1), 1, 1e-9);
+  EXPECT_NEAR(visit_s(16), 1, 1e-9);  // one row or sixteen: the weights are read all the same
+  EXPECT_NEAR(visit_s(8), 1, 1e-9);
+  EXPECT_NEAR(visit_s(64), 2, 1e-9);
+  EXPECT_NEAR(visit_s(40), 1.5, 1e-9);
+  EXPECT_NEAR(visit_s(112), 3, 1e-9);  // goes on as it went last
+}
+
+TEST(HardwareProfile, TakesTheNearestType) {
+  ComputeProfile cpu;
+  cpu.matmul = {{DType::kF32, DType::kF32, {{1, 1e9}}}, {DType::kF32, DType::kBF16, {{1, 2e9}}}, {DType::kBF16, DType::kInt4, {{1, 4e9}}}};
+  EXPECT_NEAR(cpu.matmul_s(DType::kF32, DType::kF16, 1, 2e9), 1, 1e-9);
+  EXPECT_NEAR(cpu.matmul_s(DType::kF32, DType::kInt4, 1, 4e9), 1, 1e-9);
+  cpu.attention = {{DType::kBF16, 1, {{64, 4e9}}, 1e9}, {DType::kBF16, 4, {{64, 1e9}}, 1e9}};
+  EXPECT_NEAR(cpu.decode_attention_s(DType::kF16, 1, 100, 4e9), 1, 1e-9);
+  EXPECT_NEAR(cpu.decode_attention_s(DType::kBF16, 4, 100, 1e9), 1, 1e-9);
+  EXPECT_NEAR(cpu.decode_attention_s(DType::kBF16, 8, 100, 1e9), 1, 1e-9);
+  EXPECT_NEAR(cpu.decode_attention_s(DType::kBF16, 2, 100, 4e9), 2, 1e-9);
+}
+
+TEST(HardwareProfile, WrongFilesAreRefusedByName) {
+  const std::string good = to_json(with_gpu());
+  auto refused = [&](const std::string& from, const std::string& to, const std::string& why) {
+    std::string text = good;
+    const size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    text.replace(at, from.size(), to);
+    try {
+      profile_from_json(text, "file.json");
+      ADD_FAILURE() << "accepted: " << to;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(why));
+    }
+  };
+  refused("\"disk\"", "\"disc\"", "the field 'disc' is unknown");
+  refused("\"ram_read_bytes_per_s\": 25000000000.0", "\"ram_read_bytes_per_s\": -1", "'ram_read_bytes_per_s' must be a number above 0");
+  refused("\"weights\": \"bf16\"", "\"weights\": \"bf17\"", "'weights' is 'bf17'");
+  refused("\"format\": 1", "\"format\": 2", "format 2");
+  refused("\"visit_s\"", "\"visits\"", "cpu: the field 'visits' is unknown");
+  EXPECT_THROW(profile_from_json("[]", "x"), Error);
+  EXPECT_THROW(profile_from_json("{", "x"), Error);
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,220 @@
+#include "plan/slot_walk.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/units.h"
+#include "schedule/cache_store.h"
+
+namespace flexgen {
+namespace {
+
+/// As Batcher::Slot, in lengths.
+struct Slot {
+  bool active = false, scored = false;
+  int64_t prompt = 0, max_tokens = 0, generated = 0, past = 0;
+  int64_t disk_pages = 0, cpu_pages = 0;
+  int64_t size() const { return prompt + generated; }
+  bool generates() const { return size() - past == 1 && past > 0; }
+};
+
+struct MicroBatch {
+  std::vector<Slot> slots;
+  int64_t free_cpu = 0, free_disk = 0;
+};
+
+/// The walker of a job whose slots stand for `scale` each.
+class Walker {
+ public:
+  Walker(const Model& model, const Policy& policy, DType kv_dtype, std::vector<SequenceLength> sequences, int64_t scale)
+      : model_(model), cache_(model, policy, kv_dtype), sequences_(std::move(sequences)), scale_(static_cast<double>(scale)) {
+    max_rows_ = std::max<int64_t>(1, policy.max_rows / scale);
+    max_logit_rows_ = std::max<int64_t>(1, policy.max_logit_rows / scale);
+    batches_.resize(static_cast<size_t>(policy.num_micro_batches));
+    for (MicroBatch& batch : batches_) {
+      batch.slots.resize(static_cast<size_t>(std::max<int64_t>(1, policy.micro_batch_size / scale)));
+      batch.free_cpu = cache_.cpu_pages / scale;
+      batch.free_disk = ceil_div(cache_.cpu_pages + cache_.disk_pages, scale) - batch.free_cpu;
+    }
+    disk_share_ = static_cast<double>(cache_.disk_pages) / static_cast<double>(std::max<int64_t>(1, cache_.cpu_pages + cache_.disk_pages));
+  }
+
+  bool done() const { return active_ == 0 && next_ == sequences_.size(); }
+  StepLoad step() {
+    StepLoad step;
+    for (MicroBatch& batch : batches_) step.batches.push_back(advance(batch, &step.prompts));
+    for (const BatchLoad& batch : step.batches) rows_done_ += batch.rows;
+    step.rows_done = rows_done_;
+    return step;
+  }
+
+ private:
+  int64_t page() const { return cache_.geometry.page_tokens; }
+
+  void refill(MicroBatch& batch) {
+    const int64_t total = active_ + static_cast<int64_t>(sequences_.size() - next_);
+    const int64_t fair = ceil_div(total, static_cast<int64_t>(batches_.size()));
+    int64_t here = std::count_if(batch.slots.begin(), batch.slots.end(), [](const Slot& slot) { return slot.active; });
+    for (Slot& slot : batch.slots) {
+      if (slot.active) continue;
+      if (here >= fair || next_ == sequences_.size()) return;
+      const SequenceLength& sequence = sequences_[next_];
+      const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.generated, 1) - 1), page());
+      // A share of a pool may be too small for one sequence where the whole is not.
+      if (pages > batch.free_cpu + batch.free_disk && here > 0) return;
+      slot = Slot{true, sequence.scored, sequence.prompt, sequence.generated, 0, 0, 0, 0};
+      slot.disk_pages = std::llround(disk_share_ * static_cast<double>(pages));
+      slot.disk_pages = std::min(slot.disk_pages, std::max<int64_t>(0, batch.free_disk));
+      slot.disk_pages = std::max(slot.disk_pages, pages - batch.free_cpu);
+      slot.cpu_pages = pages - slot.disk_pages;
+      batch.free_cpu -= slot.cpu_pages;
+      batch.free_disk -= slot.disk_pages;
+      ++next_;
+      ++active_;
+      ++here;
+    }
+  }
+
+  BatchLoad advance(MicroBatch& batch, bool* prompts) {
+    refill(batch);
+    BatchLoad load;
+    attention_.clear();
+    int64_t rows_left = max_rows_, logits_left = max_logit_rows_;
+    for (bool generating : {true, false})
+      for (Slot& slot : batch.slots) {
+        if (rows_left == 0) break;
+        if (!slot.active || slot.generates() != generating || slot.past >= slot.size()) continue;
+        int64_t rows = std::min(rows_left, slot.size() - slot.past);
+        const bool samples = slot.max_tokens > 0;
+        // Rows that want logits: all but the last of a scored prompt, and the last of what is known where a token is to be chosen.
+        auto wanted = [&](int64_t count) {
+          const int64_t last = slot.past + count;
+          int64_t logits = samples && last == slot.size() ? 1 : 0;
+          if (slot.scored) logits += std::max<int64_t>(0, std::min(last, slot.prompt - 1) - slot.past);
+          return logits;
+        };
+        while (rows > 0 && wanted(rows) > logits_left) rows -= std::max<int64_t>(1, wanted(rows) - logits_left);
+        if (rows <= 0) continue;
+        const int64_t logits = wanted(rows);
+        attention_.push_back({0, rows, slot.past, nullptr, slot.prompt});
+        rows_left -= rows;
+        logits_left -= logits;
+        load.rows += static_cast<double>(rows);
+        load.logit_rows += static_cast<double>(logits);
+        if (!generating) *prompts = true;
+        const int64_t old = ceil_div(slot.past, page()), clean = slot.past / page(), used = ceil_div(slot.past + rows, page());
+        load.old_pages += static_cast<double>(old);
+        load.dirty_pages += static_cast<double>(used - clean);
+        load.old_disk_pages += static_cast<double>(std::min(slot.disk_pages, old));
+        load.dirty_disk_pages += static_cast<double>(std::min(slot.disk_pages, used) - std::min(slot.disk_pages, clean));
+        slot.past += rows;
+        if (slot.past < slot.size()) continue;
+        if (slot.generated < slot.max_tokens) ++slot.generated;
+        if (slot.generated >= slot.max_tokens) {
+          batch.free_cpu += slot.cpu_pages;
+          batch.free_disk += slot.disk_pages;
+          slot.active = false;
+          --active_;
+        }
+      }
+    if (load.rows == 0) return load;
+    const VisitWork work = model_.work(1, static_cast<int64_t>(load.rows), attention_, 0, cache_.geometry.dtype);
+    load.block = {work.linear_flops, load.rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops, 0};
+    for (double* amount : {&load.rows, &load.logit_rows, &load.block.flops, &load.block.rows, &load.block.kv_read_bytes, &load.block.decode_kv_bytes,
+                           &load.block.chunk_attention_flops, &load.old_disk_pages, &load.dirty_disk_pages, &load.old_pages, &load.dirty_pages})
+      *amount *= scale_;
+    return load;
+  }
+
+  const Model& model_;
+  CacheLayout cache_;
+  std::vector<SequenceLength> sequences_;
+  double scale_, disk_share_ = 0, rows_done_ = 0;
+  int64_t max_rows_ = 1, max_logit_rows_ = 1;
+  std::vector<MicroBatch> batches_;
+  std::vector<AttentionSlot> attention_;
+  size_t next_ = 0;
+  int64_t active_ = 0;
+};
+
+bool alike(const StepLoad& a, const StepLoad& b) {
+  auto near = [](double x, double y) { return std::abs(x - y) <= 0.06 * std::max(std::abs(x), std::abs(y)); };
+  if (a.prompts != b.prompts) return false;
+  for (size_t i = 0; i < a.batches.size(); ++i) {
+    const BatchLoad &x = a.batches[i], &y = b.batches[i];
+    if (!near(x.rows, y.rows) || !near(x.block.kv_read_bytes, y.block.kv_read_bytes) || !near(x.old_disk_pages, y.old_disk_pages) || !near(x.logit_rows, y.logit_rows)) return false;
+  }
+  return true;
+}
+
+/// Makes `mean` the mean of its steps and one more.
+void join(StepLoad& mean, const StepLoad& step) {
+  const double weight = 1 / (mean.count + 1);
+  auto mix = [weight](double& x, double y) { x += weight * (y - x); };
+  for (size_t i = 0; i < mean.batches.size(); ++i) {
+    BatchLoad& x = mean.batches[i];
+    const BatchLoad& y = step.batches[i];
+    mix(x.rows, y.rows);
+    mix(x.logit_rows, y.logit_rows);
+    mix(x.block.flops, y.block.flops);
+    mix(x.block.rows, y.block.rows);
+    mix(x.block.kv_read_bytes, y.block.kv_read_bytes);
+    mix(x.block.decode_kv_bytes, y.block.decode_kv_bytes);
+    mix(x.block.decode_context, y.block.decode_context);
+    mix(x.block.chunk_attention_flops, y.block.chunk_attention_flops);
+    mix(x.old_disk_pages, y.old_disk_pages);
+    mix(x.dirty_disk_pages, y.dirty_disk_pages);
+    mix(x.old_pages, y.old_pages);
+    mix(x.dirty_pages, y.dirty_pages);
+  }
+  ++mean.count;
+  mean.rows_done = step.rows_done;
+}
+
+/// `count` sequences that stand for all: of equal distances in the order of their lengths, in the job's order.
+std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& all, int64_t count) {
+  const auto size = static_cast<int64_t>(all.size());
+  std::vector<size_t> order(all.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::vector<SequenceLength> chosen;
+  if (count < size) {
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return std::pair(all[a].generated, all[a].prompt) < std::pair(all[b].generated, all[b].prompt);
+    });
+    for (int64_t i = 0; i < count; ++i) order[static_cast<size_t>(i)] = order[static_cast<size_t>((2 * i + 1) * size / (2 * count))];
+    order.resize(static_cast<size_t>(count));
+    std::sort(order.begin(), order.end());
+  }
+  for (int64_t i = 0; i < count && size > 0; ++i) chosen.push_back(all[order[static_cast<size_t>(i) % order.size()]]);
+  return chosen;
+}
+
+}  // namespace
+
+double rows_of(const Workload& workload) {
+  return std::max(1.0, workload.total_prompt_tokens + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
+}
+
+SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort) {
+  SlotWalk walk;
+  const double steps_each = workload.mean_generated() + 2;
+  // Three blocks show the start, the steady state and the end.
+  const auto affordable = static_cast<int64_t>(effort / steps_each);
+  const int64_t wanted = std::min(workload.num_sequences, std::max(3 * policy.block_size(), affordable));
+  int64_t scale = 1;
+  while (static_cast<double>(wanted) * steps_each / static_cast<double>(scale) > 2 * effort && policy.micro_batch_size / (2 * scale) >= 8 &&
+         policy.max_rows / (2 * scale) >= 16)
+    scale *= 2;
+  Walker walker(model, policy, kv_dtype, representatives(workload.sample, std::max<int64_t>(1, wanted / scale)), scale);
+  while (!walker.done()) {
+    StepLoad step = walker.step();
+    if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);
+    else walk.steps.push_back(std::move(step));
+  }
+  if (!walk.steps.empty()) walk.rows = walk.steps.back().rows_done;
+  walk.whole = wanted == workload.num_sequences && scale == 1 && workload.sample_stride == 1;
+  return walk;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,43 @@
+#pragma once
+// SlotWalk: what every micro-batch does in every step of a job, from the lengths alone: the batcher's slots, pages and refill without tokens. A long
+// job is walked in part, and a large block with fewer slots that count for several each. Pure functions.
+
+#include <vector>
+
+#include "backend/lane.h"
+#include "model/model.h"
+#include "plan/workload.h"
+#include "schedule/policy.h"
+
+namespace flexgen {
+
+/// One micro-batch in one step. No rows: it is idle.
+struct BatchLoad {
+  double rows = 0, logit_rows = 0;
+  ComputeAmount block;        ///< of one transformer layer
+  double old_disk_pages = 0;  ///< of a layer: read, as they hold tokens from before
+  double dirty_disk_pages = 0;///< of a layer: written back
+  double old_pages = 0, dirty_pages = 0;  ///< the same wherever they are
+};
+
+/// `count` steps in a row that are alike (within some percent: their mean).
+struct StepLoad {
+  double count = 1;
+  std::vector<BatchLoad> batches;
+  double rows_done = 0;       ///< by the end of these steps, since the start
+  bool prompts = false;       ///< some rows were of prompts
+};
+
+struct SlotWalk {
+  std::vector<StepLoad> steps;
+  double rows = 0;            ///< that were walked
+  bool whole = true;          ///< else the job goes on as in the middle third of the walk
+};
+
+/// Rows (tokens that enter the model) of a whole job.
+double rows_of(const Workload& workload);
+
+/// `effort`: slot-steps to walk, about; three blocks at least, if the job has them.
+SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort = 60000);
+
+}  // namespace flexgen

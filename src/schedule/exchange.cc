@@ -1,0 +1,58 @@
+#include "schedule/exchange.h"
+
+#include <algorithm>
+
+#include "base/units.h"
+#include "io/file.h"
+#include "model/scratch.h"
+
+namespace flexgen {
+
+ExchangeLayout::ExchangeLayout(const Model& model, const Policy& policy) {
+  if (!policy.on_gpu()) return;
+  const ModelConfig& config = model.config();
+  int64_t widest = 0;
+  for (const LayerSpec& layer : model.layers()) widest = std::max(widest, layer.vocab_count);
+  const auto floats = [](int64_t count) { return round_up(count * static_cast<int64_t>(sizeof(float)), kDirectAlignment); };
+  logits_bytes = floats(std::min(policy.max_logit_rows, kLogitPanelRows) * widest);
+  if (!policy.attention_beside()) return;
+  const int64_t q = config.num_heads * config.head_size, kv = config.num_kv_heads * config.head_size;
+  attention_bytes = floats(policy.max_rows * (q + 2 * kv));
+  attention_host_bytes = attention_bytes + floats(policy.max_rows * q);
+}
+
+int64_t ExchangeLayout::arena_bytes(const Policy& policy, Tier tier) const {
+  if (tier == Tier::kDisk) return 0;
+  return Arena::footprint(kLogitBuffers * logits_bytes) + Arena::footprint(policy.buffers * (tier == Tier::kGpu ? attention_bytes : attention_host_bytes));
+}
+
+Exchange::Exchange(const Model& model, const Policy& policy, const Arenas& arenas) {
+  const ExchangeLayout layout(model, policy);
+  auto ring = [](Arena* arena, int count, int64_t bytes) { return StagingRing(arena->allocate(count * bytes), count, bytes); };
+  logits_ = ring(arenas.gpu, ExchangeLayout::kLogitBuffers, layout.logits_bytes);
+  host_logits_ = ring(arenas.cpu, ExchangeLayout::kLogitBuffers, layout.logits_bytes);
+  attention_ = ring(arenas.gpu, policy.buffers, layout.attention_bytes);
+  host_attention_ = ring(arenas.cpu, policy.buffers, layout.attention_host_bytes);
+}
+
+Exchange::Pair Exchange::start(StagingRing& device, StagingRing& host, int64_t key) {
+  Pair pair;
+  pair.key = key;
+  pair.device_free = device.start(key);
+  pair.host_free = host.start(key);
+  pair.device = device.at(key).data.data();
+  pair.host = host.at(key).data.data();
+  return pair;
+}
+
+void Exchange::use_logits(const Pair& pair, const Event& device, const Event& host) {
+  logits_.at(pair.key).in_use = {device};
+  host_logits_.at(pair.key).in_use = {host};
+}
+
+void Exchange::use_attention(const Pair& pair, const Event& device, const Event& host) {
+  attention_.at(pair.key).in_use = {device};
+  host_attention_.at(pair.key).in_use = {host};
+}
+
+}  // namespace flexgen
