@@ -25,6 +25,7 @@ const char* advice(cudaError_t status) {
 
 void check_cuda(cudaError_t status, const std::string& what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // so that nobody takes it for an error of what comes next
   throw Error(ErrorKind::kDevice, fmt::format("GPU: {}: {} ({}); {}", what, cudaGetErrorString(status), cudaGetErrorName(status), advice(status)));
 }
 

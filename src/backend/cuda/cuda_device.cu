@@ -2,16 +2,17 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "backend/cuda/cuda_call.h"
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda_status.h"
 #include "backend/device.h"
-#include "base/log.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -34,9 +35,12 @@ int count_devices(std::string& problem) {
 }
 
 /// A lane whose work is enqueued on a stream by the lane's thread and found to be over by another, so that the next piece is handed to the GPU meanwhile.
-class StreamLane : public QueueLane {
+class StreamLane final : public QueueLane {
  public:
-  StreamLane(std::string name, Trace* trace, int ordinal, cudaStream_t stream) : QueueLane(std::move(name), trace), ordinal_(ordinal), stream_(stream) {
+  /// enqueue(work, stream) enqueues the work on the stream.
+  using Enqueue = void (*)(const Work&, cudaStream_t);
+  StreamLane(std::string name, Trace* trace, int ordinal, cudaStream_t stream, Enqueue enqueue)
+      : QueueLane(std::move(name), trace), ordinal_(ordinal), stream_(stream), enqueue_(enqueue) {
     finisher_ = std::thread([this] { finish_loop(); });
     start();
   }
@@ -50,10 +54,6 @@ class StreamLane : public QueueLane {
     finisher_.join();
     for (cudaEvent_t event : idle_events_) cudaEventDestroy(event);
   }
-
- protected:
-  /// Enqueues the work on the stream.
-  virtual void enqueue(const Work& work, cudaStream_t stream) = 0;
 
  private:
   struct UnderWay {
@@ -69,7 +69,7 @@ class StreamLane : public QueueLane {
     try {
       check_cuda(cudaSetDevice(ordinal_), fmt::format("choosing GPU {}", ordinal_));
       over = take_event();
-      enqueue(work, stream_);
+      enqueue_(work, stream_);
       check_cuda(cudaEventRecord(over, stream_), "recording an event");
     } catch (...) {
       std::exception_ptr error = std::current_exception();
@@ -134,6 +134,7 @@ class StreamLane : public QueueLane {
 
   int ordinal_;
   cudaStream_t stream_;
+  Enqueue enqueue_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<UnderWay> under_way_;
@@ -143,37 +144,24 @@ class StreamLane : public QueueLane {
   std::thread finisher_;
 };
 
-/// Runs closures that call the device's kernels.
-class CudaComputeLane : public StreamLane {
- public:
-  using StreamLane::StreamLane;
+/// For compute lanes: closures that call the device's kernels.
+void call_closure(const Work& work, cudaStream_t) {
+  if (work.run) work.run();
+}
 
- private:
-  void enqueue(const Work& work, cudaStream_t) override {
-    if (work.run) work.run();
-  }
-};
-
-/// Copies between pinned RAM and device memory.
-class CudaCopyLane : public StreamLane {
- public:
-  using StreamLane::StreamLane;
-
- private:
-  void enqueue(const Work& work, cudaStream_t stream) override {
-    for (const Copy& copy : work.copies)
-      check_cuda(cudaMemcpyAsync(copy.to, copy.from, static_cast<size_t>(copy.bytes), cudaMemcpyDefault, stream), "copying between RAM and the GPU");
-  }
-};
+/// For copy lanes: between pinned RAM and device memory.
+void enqueue_copies(const Work& work, cudaStream_t stream) {
+  for (const Copy& copy : work.copies)
+    check_cuda(cudaMemcpyAsync(copy.to, copy.from, static_cast<size_t>(copy.bytes), cudaMemcpyDefault, stream), "copying between RAM and the GPU");
+}
 
 class CudaDevice : public Device {
  public:
   explicit CudaDevice(int ordinal) : ordinal_(ordinal) {
-    choose();
     check_cuda(cudaGetDeviceProperties(&properties_, ordinal_), "asking for the GPU's properties");
     // Waiting threads sleep: the processor has work of its own.
-    cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync);
-    check_cuda(cudaFree(nullptr), fmt::format("starting GPU {}", ordinal_));
+    check_cuda(cudaInitDevice(ordinal_, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid), fmt::format("starting GPU {}", ordinal_));
+    choose();
     if (capability() < 75)
       throw Error(ErrorKind::kUser, fmt::format("{} has compute capability {}.{}; the cuda backend needs 7.5 (Turing) or later", name(), properties_.major, properties_.minor));
     for (cudaStream_t& stream : streams_) check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
@@ -215,12 +203,12 @@ class CudaDevice : public Device {
   }
 
   std::unique_ptr<Lane> make_compute_lane(std::string lane_name, Trace* trace) override {
-    return std::make_unique<CudaComputeLane>(std::move(lane_name), trace, ordinal_, streams_[0]);
+    return std::make_unique<StreamLane>(std::move(lane_name), trace, ordinal_, streams_[0], call_closure);
   }
   std::unique_ptr<Lane> make_copy_lane(std::string lane_name, Trace* trace) override {
     // Two copy lanes are made, one a direction, and GPUs have a copy engine for each; a third would share a stream.
     next_copy_ = next_copy_ % (kStreams - 1) + 1;
-    return std::make_unique<CudaCopyLane>(std::move(lane_name), trace, ordinal_, streams_[next_copy_]);
+    return std::make_unique<StreamLane>(std::move(lane_name), trace, ordinal_, streams_[next_copy_], enqueue_copies);
   }
   std::unique_ptr<Kernels> make_kernels(DType compute_dtype) override {
     if (compute_dtype == DType::kF32)

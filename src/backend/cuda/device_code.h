@@ -179,7 +179,10 @@ FLEXGEN_CODE float load_unaligned_float(const std::byte* at) {
 
 /// Element `index` of an array of an unquantized type.
 FLEXGEN_CODE float load_element(const std::byte* data, DType dtype, int64_t index) {
-  if (dtype == DType::kF32) return load_unaligned_float(data + 4 * index);
+  if (dtype == DType::kF32) {
+    const std::byte* at = data + 4 * index;
+    return reinterpret_cast<uintptr_t>(at) % 4 == 0 ? *reinterpret_cast<const float*>(at) : load_unaligned_float(at);
+  }
   const uint16_t half = load16(data + 2 * index);
   return dtype == DType::kBF16 ? Bf16::to_float(half) : F16::to_float(half);
 }
