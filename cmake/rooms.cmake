@@ -16,16 +16,24 @@ find_package(GTest REQUIRED)
 find_package(benchmark REQUIRED)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(URING REQUIRED IMPORTED_TARGET liburing)
+pkg_check_modules(CLP REQUIRED IMPORTED_TARGET clp)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+option(FLEXGEN_MPI "Build jobs of several processes over MPI, if the library is there" ON)
+if(FLEXGEN_MPI)
+  find_package(MPI COMPONENTS CXX)
+endif()
 include(GoogleTest)
 
 # flexgen_room(NAME base DEPS ...): every .cc below the folder goes into the library flexgen_<name>,
-# *_test.cc into the test program <name>_test, *_fuzz.cc each into a fuzz target, *_bench.cc each into a benchmark.
+# EXCLUDE names folders in it that this build leaves out; *_test.cc into the test program <name>_test, *_fuzz.cc each into a fuzz target, *_bench.cc each into a benchmark.
 function(flexgen_room)
-  cmake_parse_arguments(ROOM "" "NAME" "DEPS" ${ARGN})
+  cmake_parse_arguments(ROOM "" "NAME" "DEPS;EXCLUDE" ${ARGN})
   set(dir ${CMAKE_SOURCE_DIR}/src/${ROOM_NAME})
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${dir}/*.cc)
+  foreach(excluded ${ROOM_EXCLUDE})
+    list(FILTER all EXCLUDE REGEX "^${dir}/${excluded}/")
+  endforeach()
   set(sources ${all})
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz|bench|main)\\.cc$")
   # What needs the CUDA toolkit are .cu files; no_cuda/ stands in for them.

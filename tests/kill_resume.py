@@ -81,7 +81,7 @@ class Test:
         self.kills_at = []  # how many records were there at each kill
 
     def start(self, output, placement):
-        command = [self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--cpu-memory", "64MiB",
+        command = [self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
                    "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split()]
         with open(os.path.join(self.work, "log"), "wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
@@ -198,4 +198,5 @@ def main():
         sys.exit("too few kills hit a job half-way; is it too fast? Give it more lines")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -79,12 +79,14 @@ Workload workload_of(const BatchInput& input, Wanted wanted) {
   Workload work;
   for (const InputLine& line : input.lines()) {
     if (!line.good() || !wanted(line)) continue;
-    work.num_sequences += line.num_sequences;
-    work.longest_sequence = std::max(work.longest_sequence, line.longest_prompt + line.max_tokens);
-    work.total_prompt_tokens += static_cast<double>(line.prompt_tokens);
-    work.total_generated_tokens += static_cast<double>(line.max_tokens * line.num_sequences);
-    work.samples |= line.sampled;
-    work.scores_prompts |= line.scored;
+    // Of the prompts of one line the sum and the longest are known: the others share the rest.
+    int64_t rest = line.prompt_tokens - line.longest_prompt;
+    work.add(line.longest_prompt, line.max_tokens, line.sampled, line.scored);
+    for (int64_t left = line.num_sequences - 1; left > 0; --left) {
+      const int64_t share = rest / left;
+      work.add(share, line.max_tokens, line.sampled, line.scored);
+      rest -= share;
+    }
   }
   return work;
 }

@@ -6,35 +6,27 @@
 #include <sstream>
 
 #include "app/commands.h"
+#include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/machine.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
+#include "app/synthetic_job.h"
+#include "app/team.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "engine/simulate.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
 namespace {
 
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
 class SyntheticLoad : public RequestSource, public CompletionSink {
  public:
   SyntheticLoad(const BenchOptions& options, const ModelConfig& config) : vocab_(config.vocab_size), random_(options.seed) {
-    auto [prompt, gen] = std::pair(options.prompt_len, options.gen_len);
-    if (prompt.second + gen.second > config.max_positions)
-      fail_user("--prompt-len {} and --gen-len {}: together more than the {} tokens that the model takes", prompt.second, gen.second, config.max_positions);
-    for (int64_t i = 0; i < options.num_prompts; ++i) {
-      lengths_.emplace_back(draw(prompt), draw(gen));
-      workload.add(lengths_.back().first, lengths_.back().second, false, false);
-    }
+    lengths_ = synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, config, random_);
+    for (auto [prompt, gen] : lengths_) workload.add(prompt, gen, false, false);
   }
   std::optional<Request> next() override {
     if (at_ == lengths_.size()) return std::nullopt;
@@ -52,9 +44,6 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
   Workload workload;
 
  private:
-  int64_t draw(const std::pair<int64_t, int64_t>& range) {
-    return range.first + static_cast<int64_t>(random_() % static_cast<uint64_t>(range.second - range.first + 1));
-  }
   int64_t vocab_;
   std::mt19937_64 random_;
   std::vector<std::pair<int64_t, int64_t>> lengths_;
@@ -65,11 +54,8 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
 std::string checkpoint_of(const BenchOptions& options) {
   namespace fs = std::filesystem;
   const std::string& model = options.model;
-  const bool is_directory = fs::is_directory(model), is_json = model.ends_with(".json") && fs::is_regular_file(model);
-  std::optional<std::string> config = shape_config_json(model);
-  if (is_json) config = read_text(model);
-  if (is_directory) config = read_text(fs::path(model) / "config.json");
-  if (!config) fail_user("--model {}: no directory, no config.json and no known shape ({})", model, fmt::join(known_shapes(), ", "));
+  const bool is_directory = fs::is_directory(model);
+  const std::string config = config_text(model);
   const bool dummy = options.load_format == "dummy" || (options.load_format == "auto" && !is_directory);
   if (!dummy && !is_directory) fail_user("--model {} with --load-format checkpoint: it is no directory", model);
   if (!dummy) return model;
@@ -84,7 +70,7 @@ std::string checkpoint_of(const BenchOptions& options) {
   std::string directory = (root / fmt::format("dummy-{}-{}", name, options.dtype)).string();
   DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
   int64_t announced = 0;
-  ensure_dummy_checkpoint(directory, *config, dtype, 1, [&](int64_t done, int64_t total) {
+  ensure_dummy_checkpoint(directory, config, dtype, 1, [&](int64_t done, int64_t total) {
     if (done - announced < 2 * kGiB && done < total) return;
     announced = done;
     spdlog::info("writing dummy weights to {}: {} of {}", directory, format_bytes(done), format_bytes(total));
@@ -94,7 +80,73 @@ std::string checkpoint_of(const BenchOptions& options) {
 
 }  // namespace
 
+namespace {
+
+/// One pipeline of several processes. What its machines could do is not measured.
+int bench_together(const BenchOptions& flags, Team& team) {
+  if (team.num_replicas() > 1) fail_user("flexgen bench measures one pipeline; leave --pipeline-stages out, or start {} processes", team.num_stages());
+  team.agree({{"version", kVersion}, {"--stages", flags.team.stage_split}});
+  RunReport report;
+  nlohmann::ordered_json json;
+  {
+    // Processes of one machine share the dummy checkpoint: rank 0 writes it, the others find it.
+    std::string directory;
+    if (team.is_root()) directory = checkpoint_of(flags);
+    all_gather(team.world(), "");
+    if (!team.is_root()) directory = checkpoint_of(flags);
+    EngineOptions options = team.engine_options(flags.engine, directory);
+    options.load_tokenizer = false;
+    Engine engine(options);
+    team.agree({{"model", engine.model().fingerprint()}});
+    SyntheticLoad load(flags, engine.model().config());
+    struct Sharing {
+      Team& team;
+      ~Sharing() { team.stop_sharing(); }
+    } sharing{team};
+    team.share_progress([&engine] { return engine.progress(); });
+    if (team.is_root()) {
+      engine.prepare(load.workload);
+      fmt::print(stderr, "{}", plan_table(engine));
+      ProgressDisplay display([&] { return team.merged_progress(); });
+      report = engine.run(load, load, std::atomic<bool>{false});
+      engine.dismiss();
+    } else {
+      report = engine.follow();
+    }
+    const Policy& policy = engine.policy();
+    json["policy"] = {{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"num_groups", policy.num_groups},
+                      {"max_rows", policy.max_rows}, {"buffers", policy.buffers}};
+    const std::vector<std::string> blocks = all_gather(team.world(), std::to_string(engine.blocks().second));
+    json["stages"] = fmt::format("{}", fmt::join(blocks, ":"));
+    report = team.share_report(report);
+  }
+  team.join_traces(flags.engine.trace_file);
+  if (team.is_root()) {
+    fmt::print("{}", report_table(report));
+    if (!flags.json_file.empty()) {
+      json["model"] = flags.model;
+      json["ranks"] = team.world().size();
+      json["num_prompts"] = flags.num_prompts;
+      json["elapsed_s"] = report.elapsed_s;
+      json["load_time_s"] = report.load_time_s;
+      json["generated_tokens_per_s"] = static_cast<double>(report.generated_tokens) / report.elapsed_s;
+      json["prompt_tokens_per_s"] = static_cast<double>(report.prompt_tokens) / report.elapsed_s;
+      json["steps"] = report.work.steps;
+      for (const LaneReport& lane : report.lanes)
+        json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+      std::ofstream out(flags.json_file);
+      out << json.dump(1) << "\n";
+      if (!out.flush()) fail_io("cannot write {}", flags.json_file);
+    }
+  }
+  team.leave();
+  return kExitDone;
+}
+
+}  // namespace
+
 int bench_command(const BenchOptions& flags) {
+  if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
   EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
   options.load_tokenizer = false;
   Engine engine(options);
@@ -102,6 +154,7 @@ int bench_command(const BenchOptions& flags) {
   FileSystem files;
   // Before the budget is taken: this needs memory of its own.
   LanePeaks peaks = measure_peaks(engine.model(), engine.kernels(), files, kPeakTimeS, options.disk_directory);
+  set_hardware(engine, flags.engine);
   engine.prepare(load.workload);
   fmt::print(stderr, "{}", plan_table(engine));
   std::atomic<bool> never{false};
@@ -116,9 +169,10 @@ int bench_command(const BenchOptions& flags) {
   double efficiency = bound.seconds() / report.elapsed_s;
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };
   fmt::print("{}", report_table(report));
+  fmt::print("{}", prediction_table(engine.plan().prediction, report));
   fmt::print("{}", bound_table(peaks, bound, report));
   fmt::print("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
-  if (flags.json_file.empty()) return kExitDone;
+  if (flags.json_file.empty() && !flags.simulate) return kExitDone;
   nlohmann::ordered_json json;
   json["model"] = flags.model;
   json["num_prompts"] = flags.num_prompts;
@@ -141,12 +195,24 @@ int bench_command(const BenchOptions& flags) {
   json["matmul_dtype"] = flags.engine.matmul_dtype;
   json["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
   json["steps"] = report.work.steps;
+  const Prediction& predicted = engine.plan().prediction;
+  json["predicted"] = {{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
+                       {"program_time_s", engine.plan().program_time_s}, {"planning_s", engine.plan().planning_s}};
+  if (flags.simulate) {
+    SyntheticLoad again(flags, engine.model().config());
+    const RunReport simulated = simulate(engine.model(), engine.policy(), engine.precision(), engine.hardware(), again);
+    fmt::print("simulated: {}\n", format_duration(simulated.elapsed_s));
+    json["simulated"]["time_s"] = simulated.elapsed_s;
+    for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
+  }
+  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
                     {"max_rows", engine.policy().max_rows}, {"buffers", engine.policy().buffers},
                     {"weights", engine.policy().weights.to_string()}, {"kv_cache", engine.policy().kv_cache.to_string()},
                     {"activations", engine.policy().activations.to_string()}};
   for (const LaneReport& lane : report.lanes)
     json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+  if (flags.json_file.empty()) return kExitDone;
   std::ofstream out(flags.json_file);
   out << json.dump(1) << "\n";
   if (!out.flush()) fail_io("cannot write {}", flags.json_file);

@@ -10,7 +10,9 @@ int run_batch_command(const RunBatchOptions& options);
 int generate_command(const GenerateOptions& options);
 int inspect_command(const InspectOptions& options);
 int bench_command(const BenchOptions& options);
+int plan_command(const PlanOptions& options);
 int eval_command(const EvalOptions& options);
+int merge_command(const MergeOptions& options);
 int doctor_command(const DoctorOptions& options);
 
 }  // namespace flexgen

@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "app/fake_runner.h"
@@ -36,6 +38,7 @@ class Commands : public testing::Test {
   void SetUp() override {
     if (!std::filesystem::exists(kModel)) GTEST_SKIP() << "no " << kModel;
     engine_.cpu_memory_bytes = 64 * kMiB;
+    engine_.hardware = "generic";  // nothing is measured
   }
   TemporaryDirectory directory_;
   EngineFlags engine_;
@@ -233,6 +236,45 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
   EXPECT_DOUBLE_EQ(bound.disk_write_s, 5);
   EXPECT_DOUBLE_EQ(bound.seconds(), 75);
   EXPECT_EQ(bound.busiest(), "disk read");
+}
+
+TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
+  TemporaryDirectory directory;
+  PlanOptions options;
+  options.model = "opt-1.3b";
+  options.prompt_len = {32, 96};
+  options.gen_len = {8, 8};
+  options.num_prompts = 100;
+  options.engine.hardware = "generic";
+  options.engine.cpu_memory_bytes = 2 * kGiB;
+  options.plot_file = directory.path() + "/plan.html";
+  const std::string text = stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });
+  for (const char* part : {"predicted: ", "disk read", "weights, resident", "binding: ", "times slower", "what would help:", "RAM"}) EXPECT_NE(text.find(part), std::string::npos) << part;
+  std::ifstream page(options.plot_file);
+  const std::string html{std::istreambuf_iterator<char>(page), {}};
+  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_EQ(html.find("src="), std::string::npos);  // one file that needs no other
+  size_t pictures = 0;
+  for (size_t at = html.find("<svg"); at != std::string::npos; at = html.find("<svg", at + 1)) ++pictures;
+  EXPECT_EQ(pictures, 3U);
+
+  options.plot_file.clear();
+  options.json = true;
+  const Json json = Json::parse(stdout_of([&] { plan_command(options); }));
+  EXPECT_EQ(json["job"]["sequences"], 100);
+  EXPECT_GT(json["predicted"]["time_s"].get<double>(), 0);
+  EXPECT_LE(json["predicted"]["bound_s"].get<double>(), json["predicted"]["time_s"].get<double>());
+  int64_t bytes = 0;
+  for (const Json& item : json["bytes"])
+    if (item["tier"] == "cpu") bytes += item["bytes"].get<int64_t>();
+  EXPECT_LE(bytes, 2 * kGiB);
+  EXPECT_GT(bytes, kGiB);
+  EXPECT_GE(json["what_if"].size(), 4U);
+
+  options.engine.cpu_memory_bytes = 1 * kMiB;
+  EXPECT_THROW(plan_command(options), Error);
+  options.model = "no-such-shape";
+  EXPECT_THROW(plan_command(options), Error);
 }
 
 }  // namespace

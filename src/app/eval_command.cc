@@ -6,8 +6,10 @@
 
 #include "app/commands.h"
 #include "app/evaluation.h"
+#include "app/hardware.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
+#include "app/team.h"
 #include "app/stop_signals.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -36,10 +38,11 @@ std::string read_file(const std::string& path, const char* flag) {
 }
 
 /// Runs all requests as one job. False if a signal ended it.
-bool run_all(Engine& engine, std::vector<Request> requests, Collect& collect, Json& figures) {
+bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, Json& figures) {
   Workload workload;
   for (const Request& request : requests)
     workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, request.params.echo);
+  set_hardware(engine, options.engine);
   engine.prepare(workload);
   fmt::print(stderr, "{}", plan_table(engine));
   ListSource source(std::move(requests));
@@ -49,7 +52,7 @@ bool run_all(Engine& engine, std::vector<Request> requests, Collect& collect, Js
     ProgressDisplay display([&] { return engine.progress(); });
     report = engine.run(source, collect, signals.stop());
   }
-  fmt::print(stderr, "{}", report_table(report));
+  fmt::print(stderr, "{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   figures["elapsed_s"] = report.elapsed_s;
   if (report.stopped) fmt::print(stderr, "stopped by a signal; an evaluation begins anew\n");
   return !report.stopped;
@@ -92,7 +95,7 @@ bool perplexity(const EvalOptions& options, Engine& engine, Json& figures) {
     requests.push_back(std::move(request));
   }
   Collect collect(requests.size());
-  if (!run_all(engine, std::move(requests), collect, figures)) return false;
+  if (!run_all(options, engine, std::move(requests), collect, figures)) return false;
 
   Perplexity result;
   for (size_t i = 0; i < windows.size(); ++i)
@@ -151,7 +154,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
 bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
   Task task = read_task(options, engine);
   Collect collect(task.requests.size());
-  if (!run_all(engine, std::move(task.requests), collect, figures)) return false;
+  if (!run_all(options, engine, std::move(task.requests), collect, figures)) return false;
   TaskScore score;
   for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i]);
   auto percent = [](int64_t part, int64_t whole) { return 100.0 * static_cast<double>(part) / static_cast<double>(whole); };
@@ -169,6 +172,7 @@ bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
 }  // namespace
 
 int eval_command(const EvalOptions& options) {
+  require_alone({}, "eval");
   Engine engine(engine_options(options.engine, options.model));
   Json figures;
   figures["model"] = options.model;

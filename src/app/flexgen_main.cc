@@ -16,6 +16,8 @@ int dispatch(const flexgen::Command& command) {
     int operator()(const InspectOptions& options) const { return inspect_command(options); }
     int operator()(const BenchOptions& options) const { return bench_command(options); }
     int operator()(const EvalOptions& options) const { return eval_command(options); }
+    int operator()(const PlanOptions& options) const { return plan_command(options); }
+    int operator()(const MergeOptions& options) const { return merge_command(options); }
     int operator()(const DoctorOptions& options) const { return doctor_command(options); }
   } run;
   return std::visit(run, command);

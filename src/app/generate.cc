@@ -3,8 +3,10 @@
 #include <iterator>
 
 #include "app/commands.h"
+#include "app/hardware.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
+#include "app/team.h"
 #include "base/error.h"
 
 namespace flexgen {
@@ -25,6 +27,7 @@ class OneRequest : public RequestSource, public CompletionSink {
 }  // namespace
 
 int generate_command(const GenerateOptions& options) {
+  require_alone({}, "generate");
   Engine engine(engine_options(options.engine, options.model));
   std::string text = options.prompt;
   if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
@@ -41,6 +44,7 @@ int generate_command(const GenerateOptions& options) {
               request.params.max_tokens, config.max_positions);
   Workload workload;
   workload.add(prompt_size, request.params.max_tokens, request.params.temperature > 0, false);
+  set_hardware(engine, options.engine);
   engine.prepare(workload);
   fmt::print(stderr, "{}", plan_table(engine));
   OneRequest one(std::move(request));
@@ -50,7 +54,7 @@ int generate_command(const GenerateOptions& options) {
     ProgressDisplay display([&] { return engine.progress(); });
     report = engine.run(one, one, never);
   }
-  fmt::print(stderr, "{}", report_table(report));
+  fmt::print(stderr, "{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   fmt::print("{}\n", one.text);
   return kExitDone;
 }

@@ -76,6 +76,18 @@ HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& w
   return profile;
 }
 
+void set_hardware(Engine& engine, const EngineFlags& flags) {
+  if (flags.hardware.empty() && (flags.backend != "cpu" || !engine.plans())) return;
+  const Precision precision = engine.precision();
+  MeasureOptions wanted;
+  wanted.types = {{{precision.compute, precision.weights}}, {precision.kv}};
+  wanted.threads = flags.threads;
+  wanted.read_files = engine.model().files();
+  wanted.directory = flags.disk_directory;
+  FileSystem files;
+  engine.set_hardware(profile_for(flags.hardware, wanted, files));
+}
+
 std::string profile_table(const HardwareProfile& profile) {
   std::string text = fmt::format("{}{}\n", profile.name, profile.measured.empty() ? " (assumed, not measured)" : " (measured " + profile.measured + ")");
   compute_lines(text, "cpu", profile.cpu);

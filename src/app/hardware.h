@@ -4,6 +4,7 @@
 #include <string>
 
 #include "app/measure_hardware.h"
+#include "app/options.h"
 #include "plan/hardware_profile.h"
 
 namespace flexgen {
@@ -16,6 +17,10 @@ HardwareProfile load_profile(const std::string& path);
 /// `hardware`: a file, "generic" (assumed speeds), or empty: this machine's kept profile; what it lacks of `wanted.types` is measured quickly,
 /// said, and kept.
 HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& wanted, FileSystem& files);
+
+/// Gives the engine the profile to plan with, before its prepare(): flags.hardware, or this machine's. Without one the reference backend and the
+/// first rule take assumed speeds: nothing is measured for them.
+void set_hardware(Engine& engine, const EngineFlags& flags);
 
 /// As lines for a person.
 std::string profile_table(const HardwareProfile& profile);

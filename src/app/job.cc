@@ -25,22 +25,6 @@ using Json = nlohmann::ordered_json;
 constexpr int kManifestVersion = 1;
 constexpr int64_t kChunkBytes = 1 << 20;
 
-/// The id of a whole record of ours, or nothing.
-std::optional<RecordId> record_of(std::string_view line) {
-  static constexpr std::string_view kStart = R"({"id":"batch_req_)";
-  constexpr size_t kDigits = 2 * std::tuple_size_v<RecordId>;
-  if (!line.starts_with(kStart) || line.size() < kStart.size() + kDigits + 1) return std::nullopt;
-  RecordId id;
-  for (size_t i = 0; i < kDigits; ++i) {
-    char c = line[kStart.size() + i];
-    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-    if (digit < 0) return std::nullopt;
-    id[i / 2] = static_cast<uint8_t>(i % 2 ? id[i / 2] << 4 | digit : digit);
-  }
-  if (line[kStart.size() + kDigits] != '"' || line.back() != '}' || !Json::accept(line)) return std::nullopt;
-  return id;
-}
-
 void sync_directory_of(const std::string& path) {
   std::string directory = std::filesystem::absolute(path).parent_path().string();
   int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -56,6 +40,44 @@ bool same_file(const std::string& a, const std::string& b) {
 }
 
 }  // namespace
+
+std::optional<RecordId> record_id_of(std::string_view line) {
+  static constexpr std::string_view kStart = R"({"id":"batch_req_)";
+  constexpr size_t kDigits = 2 * std::tuple_size_v<RecordId>;
+  if (!line.starts_with(kStart) || line.size() < kStart.size() + kDigits + 1) return std::nullopt;
+  RecordId id;
+  for (size_t i = 0; i < kDigits; ++i) {
+    char c = line[kStart.size() + i];
+    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (digit < 0) return std::nullopt;
+    id[i / 2] = static_cast<uint8_t>(i % 2 ? id[i / 2] << 4 | digit : digit);
+  }
+  if (line[kStart.size() + kDigits] != '"' || line.back() != '}' || !Json::accept(line)) return std::nullopt;
+  return id;
+}
+
+JobIdentity read_job_file(const std::string& path, const std::string& advice) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    fail_user("there is no job file {} that says what the answers beside it are from; {}", path, advice);
+  std::stringstream text;
+  text << file.rdbuf();
+  try {
+    Json json = Json::parse(text.str());
+    int version = json.at("flexgen_job").get<int>();
+    if (version != kManifestVersion)
+      fail_user("the job file {} has format {}, this flexgen knows {}; use the flexgen that wrote it, or {}", path, version, kManifestVersion, advice);
+    JobIdentity identity;
+    json.at("input_sha256").get_to(identity.input_sha256);
+    json.at("model_fingerprint").get_to(identity.model_fingerprint);
+    json.at("model").get_to(identity.model_name);
+    json.at("created").get_to(identity.created_s);
+    json.at("options").get_to(identity.options);
+    return identity;
+  } catch (const Json::exception&) {
+    fail_user("the job file {} is damaged; {}", path, advice);
+  }
+}
 
 Job::Job(std::string output, const std::string& input, OutputCalls calls)
     : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)) {
@@ -118,7 +140,7 @@ void Job::read_records() {
   int64_t offset = 0, number = 0, bad_line = 0;
   auto take_line = [&](std::string_view text, int64_t end) {
     ++number;
-    std::optional<RecordId> id = record_of(text);
+    std::optional<RecordId> id = record_id_of(text);
     if (!id) {
       if (bad_line == 0) bad_line = number;
       return;
@@ -148,30 +170,6 @@ void Job::read_records() {
 
 bool Job::done(const RecordId& id) const { return std::binary_search(done_.begin(), done_.end(), id); }
 
-JobIdentity Job::read_manifest() const {
-  auto advice = fmt::format("give another output, or --overwrite to lose what is in {}", output_);
-  std::ifstream file(manifest_, std::ios::binary);
-  if (!file)
-    fail_user("the output {} exists, but there is no job file {} that says what it is from; {}", output_, manifest_, advice);
-  std::stringstream text;
-  text << file.rdbuf();
-  try {
-    Json json = Json::parse(text.str());
-    int version = json.at("flexgen_job").get<int>();
-    if (version != kManifestVersion)
-      fail_user("the job file {} has format {}, this flexgen knows {}; use the flexgen that wrote it, or {}", manifest_, version, kManifestVersion, advice);
-    JobIdentity identity;
-    json.at("input_sha256").get_to(identity.input_sha256);
-    json.at("model_fingerprint").get_to(identity.model_fingerprint);
-    json.at("model").get_to(identity.model_name);
-    json.at("created").get_to(identity.created_s);
-    json.at("options").get_to(identity.options);
-    return identity;
-  } catch (const Json::exception&) {
-    fail_user("the job file {} is damaged; {}", manifest_, advice);
-  }
-}
-
 void Job::match(const JobIdentity& wanted, bool overwrite) {
   identity_ = wanted;
   struct stat info {};
@@ -184,7 +182,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   matched_ = true;
   if (info.st_size == 0) return start_over();
   try {
-    JobIdentity found = read_manifest();
+    JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
     std::string difference;
     if (found.input_sha256 != wanted.input_sha256) difference = "another input (or this one was changed since)";
     else if (found.model_fingerprint != wanted.model_fingerprint) difference = "another model (or this one was changed since)";

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -34,6 +35,11 @@ struct OutputCalls {
   std::function<ssize_t(int, const void*, size_t)> write = ::write;
   std::function<int(int)> sync = ::fdatasync;
 };
+
+/// The id of a whole record of ours (without its line end), or nothing.
+std::optional<RecordId> record_id_of(std::string_view line);
+/// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format.
+JobIdentity read_job_file(const std::string& path, const std::string& advice);
 
 class Job {
  public:
@@ -64,7 +70,6 @@ class Job {
  private:
   void open_and_lock();
   void read_records();
-  JobIdentity read_manifest() const;
   void write_manifest() const;
   int write_all(int descriptor, std::string_view data) const;
   int bring_to_disk();

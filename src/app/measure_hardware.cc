@@ -105,7 +105,7 @@ MatmulRates measure_matmul(Kernels& kernels, DType compute, DType weights, bool 
   // Products are made in panels of rows (of 16, then of 32 and more), so that the time has steps.
   std::vector<int64_t> sizes{1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
   if (quick) sizes = {1, 16, 17, 32, 64, 128, 256};
-  BlockVisits visits(kernels, weights, compute, sizes.back());
+  BlockVisits visits(kernels, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
   MatmulRates rates{compute, weights, {}};
   visits.visit(16);  // generates code, wakes the team
   for (int64_t rows : sizes) {
@@ -261,7 +261,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   disk.request_s = reading.alone_s();
 
   // Both at once: the disk lane full, and visits of a middling size one after the other.
-  BlockVisits visits(kernels, weights, compute, 64);
+  BlockVisits visits(kernels, weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
   visits.visit(64);
   auto compute_rate = [&](double seconds) {
     int64_t count = 0;
@@ -298,7 +298,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
 
 MeasuredTypes all_types() {
   const DType compute = cpu_has_bf16() ? DType::kBF16 : DType::kF32;
-  MeasuredTypes types{{{compute, DType::kBF16}, {compute, DType::kInt8}, {compute, DType::kInt4}, {DType::kF32, DType::kF32}}, {compute, DType::kInt8, DType::kInt4}};
+  MeasuredTypes types{{{compute, DType::kBF16}, {compute, DType::kInt8}, {compute, DType::kInt4}, {DType::kInt8, DType::kInt8}, {DType::kInt8, DType::kInt4}, {DType::kF32, DType::kF32}}, {compute, DType::kInt8, DType::kInt4}};
   if (compute == DType::kF32) types.caches.push_back(DType::kBF16);
   return types;
 }
@@ -316,7 +316,8 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   std::unique_ptr<Kernels> kernels;
   DType made = DType::kF32;
   auto kernels_of = [&](DType compute) -> Kernels& {
-    if (!kernels || made != compute) kernels = make_cpu_kernels({options.threads, compute});
+    const bool integers = compute == DType::kInt8;
+    if (!kernels || made != compute) kernels = make_cpu_kernels({options.threads, integers ? all_types().caches.front() : compute, integers});
     made = compute;
     return *kernels;
   };

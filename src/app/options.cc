@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "app/machine.h"
+#include "dist/world.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -28,15 +29,15 @@ constexpr const char* kExitCodes =
 struct RawEngineFlags {
   EngineFlags flags;
   std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations;
-  int64_t micro_batch_size = 0, num_micro_batches = 0;
+  int64_t micro_batch_size = 0, num_micro_batches = 0, max_rows = 0;
   int buffers = 0;
 };
 
 void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
-  const std::string memory = "Memory and disk", placement = "Placement and batching (chosen by a rule if left out)", run = "Execution";
+  const std::string memory = "Memory and disk", placement = "Placement and batching (planned around what is given)", run = "Execution";
   auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
   command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
-  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; refused, as this build has no GPU tier")->type_name("SIZE")->group(memory);
+  command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget; for `plan` with a --hardware profile that has a GPU, refused elsewhere: this build has no GPU tier")->type_name("SIZE")->group(memory);
   command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
   command->add_option("--disk-space", raw->disk_space, "disk budget for the spill (default: 90% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--weights", raw->weights, "percentages gpu:cpu:disk, like 0:40:60")->type_name("G:C:D")->group(placement);
@@ -44,6 +45,9 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--activations", raw->activations, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
   command->add_option("--micro-batch-size", raw->micro_batch_size, "sequences that go through a layer together")->check(given(&raw->micro_batch_size))->type_name("N")->group(placement);
   command->add_option("--num-micro-batches", raw->num_micro_batches, "micro-batches in flight")->check(given(&raw->num_micro_batches))->type_name("N")->group(placement);
+  command->add_option("--max-rows", raw->max_rows, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts")->check(given(&raw->max_rows))->type_name("N")->group(placement);
+  command->add_option("--hardware", raw->flags.hardware, "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)")->type_name("FILE")->group(placement);
+  command->add_option("--planner", raw->flags.planner, "search, or first-rule (fills RAM first, measures nothing)")->check(CLI::IsMember({"search", "first-rule"}))->capture_default_str()->type_name("NAME")->group(placement);
   command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
   command->add_option("--backend", raw->flags.backend, "cpu, or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
@@ -54,6 +58,13 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--matmul-dtype", raw->flags.matmul_dtype, "products with int4 or int8 weights: auto (weights become the compute dtype), int8 (inputs are quantized to int8 for each token in groups of 64 and multiplied in integers: faster where the machine has no AMX; changes answers a little)")->check(CLI::IsMember({"auto", "int8"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
+}
+
+void add_team_flags(CLI::App* command, TeamFlags* flags) {
+  const std::string group = "Several processes (started by mpirun or srun)";
+  command->add_option("--pipeline-stages", flags->pipeline_stages, "processes that share the model's layers (default: all); more processes make replicas, which share the lines")->check(CLI::Range(1, 1 << 16))->type_name("P")->group(group);
+  command->add_option("--stages", flags->stage_split, "blocks of the model for each stage, like 10:22 (default: by their budgets and threads)")->type_name("N:N:...")->group(group);
+  command->add_option("--rank-timeout", flags->rank_timeout_s, "seconds after which a silent process is given up, and the job with it")->check(CLI::Range(1.0, 86400.0))->capture_default_str()->type_name("S")->group(group);
 }
 
 int64_t size_of(const std::string& text, const char* flag) {
@@ -70,18 +81,18 @@ int64_t positive_size(const std::string& text, const char* flag) {
   return bytes;
 }
 
-Fractions fractions_of(const std::string& text, const char* flag) {
-  Fractions fractions = Fractions::parse(text, flag);
-  if (fractions.gpu > 0)
-    fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
-  return fractions;
-}
-
 EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   EngineFlags flags = raw.flags;
   auto given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
-  if (given("--gpu-memory") && size_of(raw.gpu_memory, "--gpu-memory") > 0)
-    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out", raw.gpu_memory);
+  if (given("--gpu-memory")) flags.gpu_memory_bytes = size_of(raw.gpu_memory, "--gpu-memory");
+  const bool plans_gpu = command.get_name() == "plan" && !flags.hardware.empty();
+  if (flags.gpu_memory_bytes > 0 && !plans_gpu)
+    fail_user("--gpu-memory {}: this build has no GPU tier; leave it out (flexgen plan can plan for one, with --hardware)", raw.gpu_memory);
+  auto fractions_of = [&](const std::string& text, const char* flag) {
+    const Fractions fractions = Fractions::parse(text, flag);
+    if (fractions.gpu > 0 && flags.gpu_memory_bytes == 0) fail_user("{} {}: this build has no GPU tier; the first percentage must be 0", flag, text);
+    return fractions;
+  };
   if (flags.backend != "cpu" && flags.backend != "reference")
     fail_user("--backend {}: this build has 'cpu' and 'reference'", flags.backend);
   if (flags.backend == "reference" && flags.compute_dtype == "bf16")
@@ -104,6 +115,7 @@ EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   if (given("--micro-batch-size")) flags.policy.micro_batch_size = raw.micro_batch_size;
   if (given("--num-micro-batches")) flags.policy.num_micro_batches = raw.num_micro_batches;
   if (given("--buffers")) flags.policy.buffers = raw.buffers;
+  if (given("--max-rows")) flags.policy.max_rows = raw.max_rows;
   return flags;
 }
 
@@ -140,6 +152,8 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   batch->add_option("-o,--output", batch_options.output, "answers are added here as they finish; OUT.jsonl.job lies beside it")->required()->type_name("OUT.jsonl");
   batch->add_flag("--overwrite", batch_options.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
   batch->add_flag("--efficiency", batch_options.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
+  batch->add_option("--shard", batch_options.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts")->type_name("I/N");
+  add_team_flags(batch, &batch_options.team);
   add_engine_flags(batch, &batch_engine);
   batch->footer(kExitCodes);
 
@@ -180,6 +194,8 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   bench->add_option("--num-prompts", bench_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
   bench->add_option("--seed", bench_options.seed, "of weights, prompts and lengths")->capture_default_str()->type_name("N");
   bench->add_option("--json", bench_options.json_file, "write the figures here too")->type_name("FILE");
+  bench->add_flag("--simulate", bench_options.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
+  add_team_flags(bench, &bench_options.team);
   add_engine_flags(bench, &bench_engine);
   bench->footer(kExitCodes);
 
@@ -203,6 +219,26 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   add_engine_flags(eval, &eval_engine);
   eval->footer(kExitCodes);
 
+  CLI::App* plan = app.add_subcommand("plan", "say how a job would be done, how long it takes and what would help, without doing it");
+  PlanOptions plan_options;
+  RawEngineFlags plan_engine;
+  std::string plan_prompt_len = "512", plan_gen_len = "32";
+  plan->add_option("-m,--model", plan_options.model, "checkpoint directory, config.json, or shape by name, like opt-6.7b or llama-3.1-8b")->required()->type_name("DIR|SHAPE");
+  plan->add_option("-i,--input", plan_options.input, "the job: a batch file as for run-batch")->type_name("IN.jsonl");
+  plan->add_option("--prompt-len", plan_prompt_len, "or its lengths: tokens of a prompt, 512 or 64:512")->capture_default_str()->type_name("A[:B]");
+  plan->add_option("--gen-len", plan_gen_len, "tokens to generate")->capture_default_str()->type_name("A[:B]");
+  plan->add_option("--num-prompts", plan_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
+  plan->add_option("--seed", plan_options.seed, "of the lengths")->capture_default_str()->type_name("N");
+  plan->add_option("--dtype", plan_options.dtype, "of a shape's weights")->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str()->type_name("NAME");
+  plan->add_flag("--json", plan_options.json, "as JSON");
+  plan->add_option("--plot", plan_options.plot_file, "a page with the lanes, throughput over block size, and throughput against latency")->type_name("FILE.html");
+  add_engine_flags(plan, &plan_engine);
+  CLI::App* merge = app.add_subcommand("merge", "join the outputs of run-batch --shard; checks for missing and doubled answers");
+  MergeOptions merge_options;
+  merge->add_option("-i,--input", merge_options.input, "the JSONL file that the shards answer")->required()->type_name("IN.jsonl");
+  merge->add_option("-o,--output", merge_options.output, "all answers, in the order of the input's lines")->required()->type_name("OUT.jsonl");
+  merge->add_option("shards", merge_options.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)")->type_name("FILE");
+
   CLI::App* doctor = app.add_subcommand("doctor", "say what this machine offers: CPU features, memory, disk speed");
   DoctorOptions doctor_options;
   doctor->add_option("--disk-dir", doctor_options.disk_directory, "the disk to measure; up to 1 GiB is written there for a moment")->capture_default_str()->type_name("DIR");
@@ -216,6 +252,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
     app.parse(reversed);
     if (batch->parsed()) {
       batch_options.engine = checked(batch_engine, *batch);
+      if (batch_options.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
       if (batch_options.input == "-" || batch_options.output == "-")
         fail_user("-i and -o must be files, not '-': a job that may be continued reads its input again");
       return batch_options;
@@ -227,6 +264,16 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
       return generate_options;
     }
     if (inspect->parsed()) return inspect_options;
+    if (plan->parsed()) {
+      plan_options.engine = checked(plan_engine, *plan);
+      plan_options.prompt_len = length_range(plan_prompt_len, "--prompt-len");
+      plan_options.gen_len = length_range(plan_gen_len, "--gen-len");
+      if (!plan_options.input.empty())
+        for (const char* flag : {"--prompt-len", "--gen-len", "--num-prompts", "--seed"})
+          if (plan->get_option(flag)->count() > 0) fail_user("{}: the lengths come from --input {}; leave one of them out", flag, plan_options.input);
+      return plan_options;
+    }
+    if (merge->parsed()) return merge_options;
     if (bench->parsed()) {
       bench_options.engine = checked(bench_engine, *bench);
       bench_options.prompt_len = length_range(prompt_len, "--prompt-len");
@@ -271,8 +318,10 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.threads = flags.threads;
   options.disk_directory = flags.disk_directory;
   options.policy = flags.policy;
+  options.planner = flags.planner;
   options.trace_file = flags.trace_file;
   options.budgets.cpu_bytes = flags.cpu_memory_bytes;
+  options.budgets.gpu_bytes = flags.gpu_memory_bytes;
   if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status());
   if (!flags.disk_directory.empty()) {
     std::error_code error;

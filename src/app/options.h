@@ -31,15 +31,27 @@ struct EngineFlags {
   double attention_sparsity = 1;
   int threads = 0;
   int64_t cpu_memory_bytes = 0;  ///< 0: from what is free
+  int64_t gpu_memory_bytes = 0;  ///< `plan` only, for a profile with a GPU; 0: no GPU computes
   int64_t disk_space_bytes = 0;  ///< 0: from what is free in disk_directory
   std::string disk_directory;
   PolicyRequest policy;
+  std::string hardware;      ///< a profile's file, "generic", or empty: this machine's own
+  std::string planner = "search";
   std::string trace_file;
+};
+
+/// How several processes, started by mpirun or srun, share a command.
+struct TeamFlags {
+  int pipeline_stages = 0;     ///< processes a pipeline; 0: all. More processes than that make replicas
+  std::string stage_split;     ///< "10:22": blocks of each stage; empty: by their budgets
+  double rank_timeout_s = 20;
 };
 
 struct RunBatchOptions {
   std::string model, input, output;
   bool overwrite = false;
+  TeamFlags team;
+  std::string shard;         ///< "0/4", "auto", "auto/4", or empty
   EngineFlags engine;
   bool efficiency = false;  ///< measure the machine, and compare the run with it
 };
@@ -64,6 +76,8 @@ struct BenchOptions {
   int64_t num_prompts = 128;
   uint64_t seed = 0;
   std::string json_file;
+  bool simulate = false;             ///< the same job on simulated lanes of the profile too
+  TeamFlags team;
   EngineFlags engine;
 };
 
@@ -81,6 +95,11 @@ struct EvalOptions {
   EngineFlags engine;
 };
 
+struct MergeOptions {
+  std::string input, output;
+  std::vector<std::string> parts;  ///< empty: those beside the output
+};
+
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
@@ -89,7 +108,19 @@ struct DoctorOptions {
   int threads = 0;
 };
 
-using Command = std::variant<RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, DoctorOptions>;
+struct PlanOptions {
+  std::string model;              ///< a directory, a config.json, or the name of a shape
+  std::string dtype = "bf16";     ///< of a shape's weights
+  std::string input;              ///< a batch file; empty: the lengths below
+  std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
+  int64_t num_prompts = 128;
+  uint64_t seed = 0;
+  bool json = false;
+  std::string plot_file;          ///< HTML; empty: none
+  EngineFlags engine;
+};
+
+using Command = std::variant<PlanOptions, RunBatchOptions, GenerateOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
 
 /// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
 struct CommandText {

@@ -17,6 +17,40 @@ std::string plan_table(const Engine& engine) {
     if (item.bytes > 0)
       text += fmt::format("  {:<5} {:>10}  {}\n", item.tier == Tier::kDisk ? "disk" : "RAM", format_bytes(item.bytes), item.name);
   text += fmt::format("  {:<5} {:>10}  in all\n", "RAM", format_bytes(engine.memory().bytes(Tier::kCpu)));
+  const Prediction& predicted = engine.plan().prediction;
+  if (predicted.time_s <= 0) return text;  // several stages: no plan yet
+  text += fmt::format("predicted: {} ({} busiest: {}; {})\n", format_duration(predicted.time_s), lane_name(predicted.busy.busiest()),
+                      format_duration(predicted.busy[predicted.busy.busiest()]), engine.hardware().name);
+  return text + plan_advice(engine.workload(), engine.plan());
+}
+
+std::string prediction_table(const Prediction& predicted, const RunReport& report) {
+  if (report.stopped || predicted.time_s <= 0) return "";
+  auto row = [](const std::string& name, double predicted_s, double measured_s) {
+    return fmt::format("  {:<12} {:>10} {:>10}   {:+.0f}%\n", name, format_duration(predicted_s), format_duration(measured_s),
+                       predicted_s > 0 ? 100 * (measured_s / predicted_s - 1) : 0.0);
+  };
+  std::string text = fmt::format("  {:<12} {:>10} {:>10}\n", "", "predicted", "measured") + row("time", predicted.time_s, report.elapsed_s);
+  for (size_t lane = 0; lane < kNumLaneKinds; ++lane)
+    for (const LaneReport& measured : report.lanes)
+      if (measured.name == lane_name(static_cast<LaneKind>(lane)) && (predicted.busy.seconds[lane] > 0 || measured.stats.busy_s > 0))
+        text += row(measured.name, predicted.busy.seconds[lane], measured.stats.busy_s);
+  return text;
+}
+
+std::string plan_advice(const Workload& workload, const Plan& plan) {
+  const Policy& policy = plan.policy;
+  const Prediction& predicted = plan.prediction;
+  std::string text;
+  if (policy.weights.disk <= 0 && policy.kv_cache.disk <= 0)
+    text += "note: everything fits in memory; no offloading is needed for this job\n";
+  const double read_s = predicted.busy[LaneKind::kDiskRead] - predicted.load_time_s, compute_s = predicted.busy[LaneKind::kCompute];
+  if (read_s > 3 * compute_s && policy.block_size() < workload.num_sequences)
+    text += fmt::format("note: the block of {} sequences is too small for this machine: it reads for {} and computes for {}; more memory, or --kv-cache-dtype int4, allows a larger one\n",
+                        policy.block_size(), format_duration(read_s), format_duration(compute_s));
+  else if (read_s > 3 * compute_s && predicted.steps > 1)
+    text += fmt::format("note: {} sequences are too few for this machine: it reads for {} and computes for {}; more prompts in one job cost little\n", workload.num_sequences,
+                        format_duration(read_s), format_duration(compute_s));
   return text;
 }
 

@@ -10,4 +10,10 @@ namespace flexgen {
 /// Several lines, each ended. After Engine::prepare().
 std::string plan_table(const Engine& engine);
 
+/// Predicted and measured time of each lane; empty for a run that was stopped.
+std::string prediction_table(const Prediction& predicted, const RunReport& report);
+
+/// What could be better about a job's policy: that nothing needs to be offloaded, or that the block is too small for the machine. Empty if nothing.
+std::string plan_advice(const Workload& workload, const Plan& plan);
+
 }  // namespace flexgen

@@ -2,11 +2,13 @@
 
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <optional>
 #include <sstream>
 #include <unordered_map>
 
 #include "app/batch_output.h"
+#include "app/line_queue.h"
 #include "app/sha256.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -25,19 +27,17 @@ static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceB
 /// sequences are back.
 class LineBroker : public RequestSource, public CompletionSink {
  public:
-  LineBroker(const BatchInput& input, Job& job, const RecordContext& context) : input_(input), job_(job), context_(context) {
-    for (const InputLine& line : input.lines())
-      if (wanted(line)) remaining_ += line.num_sequences;
-  }
+  using Append = std::function<void(const std::string&)>;
+  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context)
+      : input_(input), queue_(std::move(queue)), append_(std::move(append)), context_(context) {}
 
   std::optional<Request> next() override {
     const auto& lines = input_.lines();
     if (!open_ || next_choice_ == lines[next_line_].num_sequences) {
-      if (open_) ++next_line_;
-      open_ = false;
-      while (next_line_ < lines.size() && !wanted(lines[next_line_])) ++next_line_;
-      if (next_line_ == lines.size()) return std::nullopt;
-      open_ = true;
+      const std::optional<size_t> drawn = queue_->next();
+      open_ = drawn.has_value();
+      if (!open_) return std::nullopt;
+      next_line_ = *drawn;
       next_choice_ = 0;
       UnderWay line;
       line.request = std::get<BatchRequest>(input_.read(lines[next_line_]));
@@ -47,11 +47,12 @@ class LineBroker : public RequestSource, public CompletionSink {
     Request request = under_way_.at(next_line_).request.sequence(next_choice_);
     request.key = static_cast<int64_t>(next_line_) << kChoiceBits | next_choice_;
     ++next_choice_;
-    --remaining_;
     return request;
   }
 
-  int64_t remaining() const override { return remaining_; }
+  int64_t remaining() const override {
+    return queue_->sequences_left() + (open_ ? input_.lines()[next_line_].num_sequences - next_choice_ : 0);
+  }
 
   void accept(Completion completion) override {
     auto line = static_cast<size_t>(completion.key >> kChoiceBits);
@@ -61,7 +62,7 @@ class LineBroker : public RequestSource, public CompletionSink {
     UnderWay& work = found->second;
     work.completions[choice] = std::move(completion);
     if (++work.num_back < static_cast<int64_t>(work.completions.size())) return;
-    job_.append(answer_record(context_, input_.lines()[line].id, work.request, work.completions));
+    append_(answer_record(context_, input_.lines()[line].id, work.request, work.completions));
     under_way_.erase(found);
     ++answered_;
   }
@@ -74,15 +75,15 @@ class LineBroker : public RequestSource, public CompletionSink {
     std::vector<Completion> completions;  ///< a choice
     int64_t num_back = 0;
   };
-  bool wanted(const InputLine& line) const { return line.good() && !job_.done(line.id); }
 
   const BatchInput& input_;
-  Job& job_;
+  std::unique_ptr<LineQueue> queue_;
+  Append append_;
   RecordContext context_;
   size_t next_line_ = 0;
   int64_t next_choice_ = 0;
   bool open_ = false;  ///< next_line_ is being given out
-  int64_t remaining_ = 0, answered_ = 0;
+  int64_t answered_ = 0;
   std::unordered_map<size_t, UnderWay> under_way_;
 };
 
@@ -127,43 +128,122 @@ std::string model_name_of(const std::string& directory) {
   return path.filename().empty() ? std::string("model") : path.filename().string();
 }
 
-BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop) {
+namespace {
+
+bool in_shard(const Shard& shard, size_t line) { return static_cast<int64_t>(line) % shard.count == shard.index; }
+
+/// What one of several replicas expects to do of it all.
+Workload share_of(Workload workload, size_t num_replicas) {
+  const auto count = static_cast<double>(num_replicas);
+  workload.num_sequences = ceil_div(workload.num_sequences, static_cast<int64_t>(num_replicas));
+  workload.total_prompt_tokens /= count;
+  workload.total_generated_tokens /= count;
+  return workload;
+}
+
+Workload workload_of_lines(const BatchInput& input, const std::vector<size_t>& todo) {
+  size_t at = 0, place = 0;
+  return workload_of(input, [&](const InputLine& line) {
+    place = static_cast<size_t>(&line - input.lines().data());
+    while (at < todo.size() && todo[at] < place) ++at;
+    return at < todo.size() && todo[at] == place;
+  });
+}
+
+}  // namespace
+
+BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
+                         std::function<void()> request_stop) {
+  BatchInput input = BatchInput::scan(files.input, model.limits, std::atomic<bool>{false});
+  const ReplicaJob job = hear_replica_job(*replicas.world);
+  BatchOutcome outcome;
+  if (job.todo.empty()) return outcome;
+  if (job.input_fingerprint != input.fingerprint())
+    fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input, job.input_fingerprint,
+              input.fingerprint());
+  const size_t num_replicas = replicas.leads.size() + 1;
+  runner.prepare(share_of(workload_of_lines(input, job.todo), num_replicas));
+  Event end = hear_the_end(*replicas.world, std::move(request_stop));
+  RecordSender sender(*replicas.world);
+  LineBroker broker(input, shared_lines(input, job.todo, *replicas.world, static_cast<int>(num_replicas)),
+                    [&](const std::string& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer});
+  outcome.report = runner.run(broker, broker, stop);
+  outcome.answered = broker.answered();
+  outcome.stopped = outcome.report.stopped;
+  sender.finish();
+  end.wait();
+  return outcome;
+}
+
+BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas) {
   Job job(files.output, files.input, files.calls);
   BatchInput input = BatchInput::scan(files.input, model.limits, stop);
   BatchOutcome outcome;
   outcome.stopped = input.stopped();
-  if (outcome.stopped) return outcome;
+  if (outcome.stopped) {
+    if (!replicas.leads.empty()) tell_replicas(*replicas.world, replicas.leads, {});
+    return outcome;
+  }
 
-  job.match({input.fingerprint(), model.fingerprint, model.options, model.name, input.modified_s()}, files.overwrite);
-  for (const InputLine& line : input.lines()) {
+  std::map<std::string, std::string> options = model.options;
+  if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
+  job.match({input.fingerprint(), model.fingerprint, options, model.name, input.modified_s()}, files.overwrite);
+  std::vector<size_t> todo;
+  for (size_t i = 0; i < input.lines().size(); ++i) {
+    const InputLine& line = input.lines()[i];
+    if (!in_shard(files.shard, i)) continue;
     ++outcome.lines;
     if (!line.good()) ++outcome.failed;
     if (job.done(line.id)) ++outcome.kept;
+    else if (line.good()) todo.push_back(i);
   }
   if (outcome.kept != job.num_done())
     fail_user("{} of the {} records in {} answer no line of {}; give another output, or remove those records",
               job.num_done() - outcome.kept, job.num_done(), files.output, files.input);
 
-  Workload workload = workload_of(input, [&](const InputLine& line) { return !job.done(line.id); });
+  const size_t num_replicas = replicas.leads.size() + 1;
+  const Workload workload = share_of(workload_of_lines(input, todo), num_replicas);
   if (job.continued())
     spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
+  if (num_replicas > 1) tell_replicas(*replicas.world, replicas.leads, {todo, job.identity().model_name, job.identity().created_s, input.fingerprint()});
   if (workload.num_sequences > 0) runner.prepare(workload);
 
   // From here on things change on the disk.
   job.start();
   int64_t shown = 0;
-  for (const InputLine& line : input.lines()) {
-    if (line.good() || job.done(line.id)) continue;
+  for (size_t i = 0; i < input.lines().size(); ++i) {
+    const InputLine& line = input.lines()[i];
+    if (line.good() || job.done(line.id) || !in_shard(files.shard, i)) continue;
     const LineError error = std::get<LineError>(input.read(line));
     if (++shown <= kShownErrors) spdlog::warn("{} line {}: {}", files.input, line.number, error.message);
     job.append(error_record(line, error));
   }
   if (shown > kShownErrors) spdlog::warn("{} more lines are bad; their error records say why", format_count(shown - kShownErrors));
   if (workload.num_sequences > 0) {
-    LineBroker broker(input, job, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer});
-    outcome.report = runner.run(broker, broker, stop);
+    std::mutex lock;
+    auto append = [&](const std::string& record) { job.append(record); };
+    std::unique_ptr<RecordCollector> collector;
+    if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append);
+    std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(input, todo, *replicas.world, static_cast<int>(num_replicas)) : own_lines(input, todo);
+    LineBroker broker(input, std::move(queue),
+                      [&](const std::string& record) {
+                        std::lock_guard guard(lock);
+                        append(record);
+                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer});
+    try {
+      outcome.report = runner.run(broker, broker, stop);
+    } catch (const std::exception& error) {
+      if (collector) replicas.world->abort(fmt::format("{}: {}", replicas.world->describe(0), error.what()));
+      throw;
+    }
     outcome.answered = broker.answered();
     outcome.stopped = outcome.report.stopped;
+    if (collector) {
+      end_replicas(*replicas.world, replicas.leads, outcome.stopped);
+      collector->wait();
+      outcome.answered += collector->collected();
+      outcome.stopped = outcome.answered < static_cast<int64_t>(todo.size());
+    }
   }
   job.sync();
   return outcome;

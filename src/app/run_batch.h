@@ -8,6 +8,7 @@
 
 #include "app/batch_input.h"
 #include "app/job.h"
+#include "app/replicas.h"
 #include "engine/engine.h"
 
 namespace flexgen {
@@ -28,9 +29,15 @@ struct BatchModel {
   std::map<std::string, std::string> options;  ///< answer-relevant, as in JobIdentity
 };
 
+/// A part of the lines: those whose place among the lines that are not blank is `index` modulo `count`.
+struct Shard {
+  int64_t index = 0, count = 1;
+};
+
 struct BatchFiles {
   std::string input, output;
   bool overwrite = false;
+  Shard shard = {};
   OutputCalls calls = {};  ///< for tests
 };
 
@@ -43,8 +50,19 @@ struct BatchOutcome {
   RunReport report;
 };
 
-/// Throws Error; finished answers are kept then.
-BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop);
+/// The other processes that answer lines of the same batch; none without a world.
+struct BatchReplicas {
+  Port* world = nullptr;
+  Leads leads;
+};
+
+/// Throws Error; finished answers are kept then. With replicas: on rank 0.
+BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas = {});
+
+/// The part of another replica's first stage: answers lines until there are none, and sends the records to rank 0. `request_stop` sets `stop`; any thread.
+/// Of the outcome, answered, stopped and report are set.
+BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
+                         std::function<void()> request_stop);
 
 /// Identifies a model directory: `checkpoint` (its headers), its config and tokenizer files, and samples of its weights, so
 /// that a model trained further is another one.

@@ -1,11 +1,18 @@
+#include <charconv>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 
 #include "app/commands.h"
+#include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/run_batch.h"
+#include "app/shards.h"
 #include "app/stop_signals.h"
+#include "app/team.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
 
@@ -14,19 +21,25 @@ namespace {
 
 class EngineRunner : public BatchRunner {
  public:
-  /// `write_directory`: where writes are measured; empty: they are not.
-  EngineRunner(Engine& engine, bool efficiency, std::string write_directory)
-      : engine_(engine), efficiency_(efficiency), write_directory_(std::move(write_directory)) {}
+  /// `team`: null if this process is alone.
+  EngineRunner(Engine& engine, bool efficiency, const EngineFlags& flags, Team* team)
+      : engine_(engine), efficiency_(efficiency), flags_(flags), write_directory_(flags.disk_directory), team_(team) {}
   void prepare(const Workload& workload) override {
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), files_, kPeakTimeS, write_directory_);
+    set_hardware(engine_, flags_);
     engine_.prepare(workload);
-    fmt::print(stderr, "{}", plan_table(engine_));
+    if (!team_ || team_->is_root()) fmt::print(stderr, "{}", plan_table(engine_));
   }
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
-    ProgressDisplay display([&] { return engine_.progress(); });
-    return engine_.run(source, sink, stop);
+    if (!team_) display_.emplace([&] { return engine_.progress(); });
+    else if (team_->is_root()) display_.emplace([&] { return team_->merged_progress(); });
+    RunReport report = engine_.run(source, sink, stop);
+    if (!team_) display_.reset();
+    return report;
   }
+  /// With a team: the other replicas are done as well.
+  void end_display() { display_.reset(); }
   /// Lines on the efficiency of a run, if they were asked for.
   std::string efficiency_of(const RunReport& report) {
     if (!efficiency_) return "";
@@ -38,34 +51,90 @@ class EngineRunner : public BatchRunner {
   Engine& engine_;
   FileSystem files_;
   bool efficiency_;
+  EngineFlags flags_;
   std::string write_directory_;
+  Team* team_;
   LanePeaks peaks_;
+  std::optional<ProgressDisplay> display_;
 };
 
-}  // namespace
-
-int run_batch_command(const RunBatchOptions& options) {
-  StopSignals signals;
-  Engine engine(engine_options(options.engine, options.model));
+/// What answers depend on besides the lines.
+BatchModel described(const RunBatchOptions& options, const Engine& engine) {
   const Model& model = engine.model();
   BatchModel described;
   described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
   described.name = model_name_of(options.model);
-  described.fingerprint = model_fingerprint(options.model, model.fingerprint(), model.files());
+  described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);
-  EngineRunner runner(engine, options.efficiency, options.engine.disk_directory);
-  BatchOutcome outcome = run_batch({options.input, options.output, options.overwrite}, described, runner, signals.stop());
+  return described;
+}
 
-  if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}", report_table(outcome.report), runner.efficiency_of(outcome.report));
-  fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad\n", options.output, format_count(outcome.lines),
-             format_count(outcome.answered), format_count(outcome.kept), format_count(outcome.failed));
+int tell(const BatchOutcome& outcome, const std::string& output, const std::string& efficiency) {
+  if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}", report_table(outcome.report), efficiency);
+  fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad\n", output, format_count(outcome.lines), format_count(outcome.answered),
+             format_count(outcome.kept), format_count(outcome.failed));
   if (!outcome.stopped) return kExitDone;
   fmt::print(stderr, "stopped by a signal; the same command goes on where this one ended\n");
   return kExitStopped;
+}
+
+int run_alone(const RunBatchOptions& options) {
+  StopSignals signals;
+  const Shard shard = parse_shard(options.shard);
+  const std::string output = shard_output(options.output, shard);
+  Engine engine(engine_options(options.engine, options.model));
+  EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
+  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, shard}, described(options, engine), runner, signals.stop());
+  return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
+}
+
+int run_together(const RunBatchOptions& options, Team& team) {
+  if (!options.shard.empty()) fail_user("--shard {}: shards are for processes that know nothing of each other; leave it out, or the launcher", options.shard);
+  StopSignals signals;
+  int code = kExitDone;
+  team.agree({{"version", kVersion}, {"--pipeline-stages", std::to_string(options.team.pipeline_stages)}, {"--stages", options.team.stage_split}});
+  {
+    Engine engine(team.engine_options(options.engine, options.model));
+    const BatchModel model = described(options, engine);
+    std::vector<std::pair<std::string, std::string>> facts{{"model", model.fingerprint}};
+    facts.insert(facts.end(), model.options.begin(), model.options.end());
+    team.agree(facts);
+    const BatchReplicas replicas{&team.world(), team.other_leads()};
+    const BatchFiles files{options.input, options.output, options.overwrite};
+    EngineRunner runner(engine, false, options.engine, &team);
+    struct Sharing {
+      Team& team;
+      ~Sharing() { team.stop_sharing(); }
+    } sharing{team};
+    team.share_progress([&engine] { return engine.progress(); });
+    BatchOutcome outcome;
+    if (!team.is_lead()) {
+      outcome.report = engine.follow();
+    } else {
+      if (team.is_root()) outcome = run_batch(files, model, runner, signals.stop(), replicas);
+      else outcome = serve_batch(files, model, runner, signals.stop(), replicas, [&signals] { signals.request_stop(); });
+      engine.dismiss();
+    }
+    outcome.report = team.share_report(outcome.report);
+    runner.end_display();
+    if (team.is_root()) code = tell(outcome, options.output, "");
+    else if (outcome.stopped) code = kExitStopped;
+  }
+  team.join_traces(options.engine.trace_file);
+  team.leave();
+  return code;
+}
+
+}  // namespace
+
+int run_batch_command(const RunBatchOptions& options) {
+  std::unique_ptr<Team> team = Team::join(options.team);
+  if (!team) return run_alone(options);
+  return together(*team, [&] { return run_together(options, *team); });
 }
 
 }  // namespace flexgen

@@ -50,4 +50,6 @@ StopSignals::~StopSignals() {
 
 const std::atomic<bool>& StopSignals::stop() const { return stop_requested; }
 
+void StopSignals::request_stop() { stop_requested = true; }
+
 }  // namespace flexgen

@@ -14,6 +14,8 @@ class StopSignals {
   StopSignals& operator=(const StopSignals&) = delete;
 
   const std::atomic<bool>& stop() const;
+  /// As a first signal would, from any thread.
+  void request_stop();
 };
 
 }  // namespace flexgen

@@ -14,6 +14,27 @@ Event Event::at(VirtualClock& clock, double time_s) {
   return event;
 }
 
+Event Event::pending(VirtualClock& clock) {
+  Event event = pending();
+  event.state_->clock = &clock;
+  return event;
+}
+
+void Event::finish_at(double time_s) const {
+  {
+    std::lock_guard lock(state_->mutex);
+    state_->time_s = time_s;
+  }
+  finish();
+}
+
+double Event::virtual_time_s() const {
+  if (!state_) return 0;
+  std::unique_lock lock(state_->mutex);
+  if (state_->clock) state_->changed.wait(lock, [&] { return state_->done; });
+  return state_->time_s;
+}
+
 Event Event::pending() {
   Event event;
   event.state_ = std::make_shared<State>();
@@ -37,7 +58,7 @@ void Event::finish(std::exception_ptr error) const {
 bool Event::done() const {
   if (!state_) return true;
   std::lock_guard lock(state_->mutex);
-  if (state_->clock) return state_->time_s <= state_->clock->now_s;
+  if (state_->clock) return state_->done && state_->time_s <= state_->clock->now_s;
   return state_->done;
 }
 

@@ -22,7 +22,10 @@ class Event {
 
   /// Simulations: done at a time of the virtual clock; whoever waits moves the clock on to it.
   static Event at(VirtualClock& clock, double time_s);
-  double virtual_time_s() const { return state_ ? state_->time_s : 0; }
+  /// The same, but when is not known yet: finish_at() says it, in whatever thread; until then whoever asks waits.
+  static Event pending(VirtualClock& clock);
+  void finish_at(double time_s) const;
+  double virtual_time_s() const;
 
   /// Marks the work as done, or as failed with `error`. Exactly once.
   void finish(std::exception_ptr error = nullptr) const;

@@ -29,6 +29,7 @@ void Lane::account(const Work& work, Clock::time_point start, Clock::time_point 
     std::lock_guard lock(stats_mutex_);
     stats_.bytes += work.bytes;
     ++stats_.operations;
+    if (cost_) stats_.expected_s += cost_(work);
   }
   if (trace_)
     trace_->add(name_, work.name, work.step, work.layer, work.batch, work.bytes, start, end);
@@ -39,6 +40,7 @@ void Lane::account_virtual(const Work& work, double duration_s) {
   stats_.busy_s += duration_s;
   stats_.bytes += work.bytes;
   ++stats_.operations;
+  if (cost_) stats_.expected_s += cost_(work);
 }
 
 void Lane::count_in() {

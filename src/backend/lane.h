@@ -21,6 +21,7 @@ struct LaneStats {
   double busy_s = 0;  ///< time in which at least one piece of work was under way
   double bytes = 0;
   int64_t operations = 0;
+  double expected_s = 0;  ///< what the work should have taken, if set_cost() said what that is
 };
 
 /// Bytes from RAM to a device's memory, or back.
@@ -45,6 +46,7 @@ struct ComputeAmount {
 struct Work {
   std::vector<Event> after;               ///< starts when all of these are done; fails with the first that failed
   std::function<void()> run;              ///< compute lanes: runs in the lane's thread
+  std::function<Event(double)> start;     ///< network lanes: begins a message, done when its event is; told when (simulations)
   std::vector<DiskTransfer> transfers;    ///< disk lanes: all must be done (their `done` is the lane's)
   std::vector<Copy> copies;               ///< copy lanes of a device: all in one direction
   double bytes = 0;                       ///< moved, for the statistics
@@ -65,6 +67,8 @@ class Lane {
   /// Blocks until everything submitted is over; throws the first error any of it ended with.
   void drain();
   LaneStats stats() const;
+  /// From now on stats() also count what each piece of work should take, in seconds. Before the first submit().
+  void set_cost(std::function<double(const Work&)> cost) { cost_ = std::move(cost); }
   const std::string& name() const { return name_; }
 
  protected:
@@ -84,6 +88,7 @@ class Lane {
   Trace* trace_;
   mutable std::mutex stats_mutex_;
   LaneStats stats_;
+  std::function<double(const Work&)> cost_;
   int under_way_ = 0;
   Clock::time_point busy_since_{};
   std::condition_variable idle_;

@@ -9,10 +9,12 @@
 
 namespace flexgen {
 
-Trace::Trace(const std::string& path) : file_(std::fopen(path.c_str(), "w")) {
+Trace::Trace(const std::string& path, const Process& process) : file_(std::fopen(path.c_str(), "w")), process_(process) {
   if (!file_)
     fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(errno));
   std::fputs("[\n", file_);
+  if (!process.name.empty())
+    fmt::print(file_, R"({{"ph":"M","pid":{},"name":"process_name","args":{{"name":"{}"}}}},)" "\n", process.number, process.name);
 }
 
 Trace::~Trace() {
@@ -23,17 +25,17 @@ Trace::~Trace() {
 void Trace::add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch,
                 double bytes, Clock::time_point start, Clock::time_point end) {
   auto micros = [&](Clock::time_point t) {
-    return std::chrono::duration<double, std::micro>(t - origin_).count();
+    return std::chrono::duration<double, std::micro>(t - origin_).count() + 1e6 * process_.start_s;
   };
   std::lock_guard lock(mutex_);
   auto [track, is_new] = tracks_.try_emplace(lane, static_cast<int>(tracks_.size()) + 1);
   if (is_new)
-    fmt::print(file_, R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"{}"}}}},)"
-                      "\n", track->second, lane);
+    fmt::print(file_, R"({{"ph":"M","pid":{},"tid":{},"name":"thread_name","args":{{"name":"{}"}}}},)"
+                      "\n", process_.number, track->second, lane);
   fmt::print(file_,
-             R"({{"ph":"X","pid":1,"tid":{},"name":"{}","ts":{:.1f},"dur":{:.1f},)"
+             R"({{"ph":"X","pid":{},"tid":{},"name":"{}","ts":{:.1f},"dur":{:.1f},)"
              R"("args":{{"step":{},"layer":{},"batch":{},"bytes":{:.0f}}}}},)" "\n",
-             track->second, name, micros(start), micros(end) - micros(start), step, layer, batch, bytes);
+             process_.number, track->second, name, micros(start), micros(end) - micros(start), step, layer, batch, bytes);
 }
 
 }  // namespace flexgen

@@ -12,8 +12,14 @@ namespace flexgen {
 class Trace {
  public:
   using Clock = std::chrono::steady_clock;
+  /// One of several processes whose traces are joined: its number and name in the whole, and how late after the others' common start it begins.
+  struct Process {
+    int number;
+    std::string name;
+    double start_s;
+  };
   /// Opens `path` for writing; throws Error{io} if that fails.
-  explicit Trace(const std::string& path);
+  explicit Trace(const std::string& path, const Process& process = {1, "", 0});
   ~Trace();
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
@@ -24,6 +30,7 @@ class Trace {
  private:
   std::mutex mutex_;
   std::FILE* file_;
+  Process process_;
   Clock::time_point origin_ = Clock::now();
   std::map<std::string, int> tracks_;
 };

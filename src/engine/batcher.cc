@@ -11,7 +11,7 @@ namespace flexgen {
 
 Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
                  std::span<float> logit_store, RequestSource& source, CompletionSink& sink)
-    : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink) {
+    : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
   size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
   for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
     MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
@@ -19,6 +19,11 @@ Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& ca
                      logit_store.subspan(static_cast<size_t>(i) * share, share), nullptr, {}, nullptr};
     batches_.push_back(std::move(batch));
   }
+}
+
+void Batcher::set_limits(int64_t max_rows, int64_t max_slots) {
+  row_limit_ = std::clamp<int64_t>(max_rows, 1, policy_.max_rows);
+  slot_limit_ = std::clamp<int64_t>(max_slots, 1, policy_.micro_batch_size);
 }
 
 bool Batcher::finished() {
@@ -43,7 +48,7 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
   plan->step = step;
   plan->batch = batch_index;
   std::vector<LogitReader::Row> wanted;
-  int64_t rows_left = policy_.max_rows;
+  int64_t rows_left = row_limit_;
   int64_t logits_left = policy_.max_logit_rows;
   auto add = [&](size_t index, int64_t num_rows) {
     Slot& slot = batch.slots[index];
@@ -85,7 +90,9 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
     }
   if (plan->num_rows() == 0) return nullptr;
   if (!wanted.empty()) {
-    batch.reader = std::make_shared<LogitReader>(std::move(wanted), model_.config().vocab_size, batch.logit_store);
+    const bool head_here = model_.layers().back().kind == LayerKind::kHead;
+    batch.reader = head_here ? std::make_shared<LogitReader>(std::move(wanted), model_.config().vocab_size, batch.logit_store)
+                             : std::make_shared<LogitReader>(std::move(wanted));
     plan->sink = batch.reader;
   }
   batch.plan = plan;
@@ -171,7 +178,7 @@ void Batcher::refill(MicroBatch& batch) {
   auto here = std::count_if(batch.slots.begin(), batch.slots.end(), [](const Slot& slot) { return slot.active; });
   for (Slot& slot : batch.slots) {
     if (slot.active) continue;
-    if (here >= fair) return;
+    if (here >= std::min(fair, slot_limit_)) return;
     if (!waiting_) waiting_ = source_.next();
     if (!waiting_) return;
     int64_t pages = pages_for(*waiting_);

@@ -47,6 +47,9 @@ class Batcher : public StepSource {
   bool finished() override;
   /// Takes the results of all plans that are done; for the end of a run that was stopped.
   void settle();
+  /// From the next step on at most so many tokens a micro-batch and step, and so many sequences a micro-batch: no more than the policy's, whose memory
+  /// there is; sequences under way stay. Answers do not change.
+  void set_limits(int64_t max_rows, int64_t max_slots);
   const TokenCounters& counters() const { return counters_; }
 
  private:
@@ -87,6 +90,7 @@ class Batcher : public StepSource {
   std::vector<MicroBatch> batches_;
   std::optional<Request> waiting_;  ///< drawn from the source, but no pool had room yet
   int64_t active_ = 0;
+  int64_t row_limit_, slot_limit_;
   TokenCounters counters_;
 };
 

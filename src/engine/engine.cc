@@ -2,44 +2,25 @@
 
 #include <algorithm>
 #include <optional>
+#include <thread>
 
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "dist/message.h"
+#include "dist/network_lane.h"
+#include "engine/stage_steps.h"
+#include "engine/watched_steps.h"
 #include "model/prepared_weights.h"
+#include "plan/stage_split.h"
 
 namespace flexgen {
 namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-DType choose_compute_dtype(const EngineOptions& options, const Model& model) {
-  if (options.backend == "reference") return DType::kF32;
-  if (options.compute_dtype == "bf16") return DType::kBF16;
-  if (options.compute_dtype == "f32") return DType::kF32;
-  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
-  bool wide = model.weights().front().dtype == DType::kF32;
-  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
-}
-
-DType choose_kv_dtype(const std::string& name, DType compute_dtype) {
-  if (name == "auto") return compute_dtype;
-  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
-    if (name == dtype_name(dtype)) return dtype;
-  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
-}
-
-/// Nothing if the weights are to be used as they are.
-std::optional<DType> choose_weight_dtype(const EngineOptions& options) {
-  if (options.weight_dtype == "auto") return std::nullopt;
-  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
-  for (auto [name, dtype] : known)
-    if (options.weight_dtype == name) return dtype;
-  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
 }
 
 /// Whether every matrix has this type already.
@@ -57,6 +38,47 @@ std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype)
   fail_user("--backend {}: this build has 'cpu' and 'reference'", options.backend);
 }
 
+/// What the first stage asks of the others.
+enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
+
+void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {}) {
+  MessageWriter message;
+  message.add(static_cast<uint8_t>(command)).add(workload.num_sequences).add(workload.longest_sequence).add(workload.total_prompt_tokens)
+      .add(workload.total_generated_tokens).add(workload.samples).add(workload.scores_prompts);
+  for (int stage = 1; stage < stages.num_stages(); ++stage) stages.port->send(stage, Channel::kControl, message.bytes()).wait();
+}
+
+std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
+  std::vector<std::byte> bytes;
+  stages.port->receive(0, Channel::kControl, &bytes).wait();
+  MessageReader in(bytes);
+  std::pair<StageCommand, Workload> result;
+  result.first = static_cast<StageCommand>(in.value<uint8_t>());
+  Workload& workload = result.second;
+  workload.num_sequences = in.value<int64_t>();
+  workload.longest_sequence = in.value<int64_t>();
+  workload.total_prompt_tokens = in.value<double>();
+  workload.total_generated_tokens = in.value<double>();
+  workload.samples = in.value<bool>();
+  workload.scores_prompts = in.value<bool>();
+  return result;
+}
+
+/// Every stage does `work` or none goes on: Error{user} on all of them, with the text of the first that could not.
+template <typename Work>
+void all_or_none(Port& port, Work work) {
+  std::string error;
+  try {
+    work();
+  } catch (const Error& exception) {
+    error = exception.what();
+    if (error.empty()) error = "failed";
+  }
+  const std::vector<std::string> errors = all_gather(port, error);
+  for (int rank = 0; rank < port.size(); ++rank)
+    if (!errors[static_cast<size_t>(rank)].empty()) fail_user("{}: {}", port.describe(rank), errors[static_cast<size_t>(rank)]);
+}
+
 /// A preallocated file; `what` is for messages.
 std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory, const char* what, int64_t bytes) {
   if (bytes == 0) return nullptr;
@@ -68,13 +90,39 @@ std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory
 
 }  // namespace
 
+DType compute_dtype_of(const EngineOptions& options, const Model& model) {
+  if (options.backend == "reference") return DType::kF32;
+  if (options.compute_dtype == "bf16") return DType::kBF16;
+  if (options.compute_dtype == "f32") return DType::kF32;
+  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
+  bool wide = model.weights().front().dtype == DType::kF32;
+  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+}
+
+DType kv_dtype_of(const std::string& name, DType compute_dtype) {
+  if (name == "auto") return compute_dtype;
+  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
+    if (name == dtype_name(dtype)) return dtype;
+  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
+}
+
+std::optional<DType> weight_dtype_of(const EngineOptions& options) {
+  if (options.weight_dtype == "auto") return std::nullopt;
+  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
+  for (auto [name, dtype] : known)
+    if (options.weight_dtype == name) return dtype;
+  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+}
+
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory);
+  checkpoint_files_ = model_->files();
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
-  compute_dtype_ = choose_compute_dtype(options_, *model_);
+  compute_dtype_ = compute_dtype_of(options_, *model_);
+  if (options_.stages.num_stages() > 1) keep_own_layers();
   kernels_ = make_kernels(options_, compute_dtype_);
-  if (std::optional<DType> dtype = choose_weight_dtype(options_); dtype && !has_dtype(*model_, *dtype)) {
+  if (std::optional<DType> dtype = weight_dtype_of(options_); dtype && !has_dtype(*model_, *dtype)) {
     if (options_.disk_directory.empty())
       fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
     PrepareOptions prepare{*dtype, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
@@ -85,21 +133,114 @@ Engine::Engine(EngineOptions options)
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
   else if (options_.kv_cache_rotation != "none") fail_user("--kv-cache-rotation {}: none or hadamard", options_.kv_cache_rotation);
   model_->set_attention_sparsity(options_.attention_sparsity);
-  kv_dtype_ = choose_kv_dtype(options_.kv_cache_dtype, compute_dtype_);
+  kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
 }
 
 Engine::~Engine() = default;
 
+Precision Engine::precision() const {
+  return Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
+}
+
+void Engine::keep_own_layers() {
+  Port& port = *options_.stages.port;
+  MessageWriter own;
+  own.add(options_.budgets.cpu_bytes).add(static_cast<int64_t>(options_.threads > 0 ? options_.threads : static_cast<int>(std::thread::hardware_concurrency())));
+  own.add(static_cast<uint8_t>(compute_dtype_));
+  std::vector<StageResources> ranks;
+  for (const std::string& text : all_gather(port, own.text())) {
+    MessageReader in(text);
+    StageResources& rank = ranks.emplace_back();
+    rank.cpu_bytes = in.value<int64_t>();
+    rank.flops_per_s = 2e11 * static_cast<double>(in.value<int64_t>());
+    const auto dtype = static_cast<DType>(in.value<uint8_t>());
+    if (dtype != compute_dtype_)
+      fail_user("{} would compute in {}, this process ({}) in {}, as their processors differ; give all --compute-dtype f32",
+                port.describe(static_cast<int>(ranks.size()) - 1), dtype_name(dtype), port.describe(port.rank()), dtype_name(compute_dtype_));
+  }
+  const std::vector<int64_t> split = options_.stage_split.empty() ? split_blocks(*model_, ranks)
+                                                                  : parse_split(options_.stage_split, "--stages", port.size(), model_->num_blocks());
+  int64_t first = 0;
+  for (int rank = 0; rank < port.rank(); ++rank) first += split[static_cast<size_t>(rank)];
+  model_->keep_blocks(first, split[static_cast<size_t>(port.rank())]);
+}
+
+Policy Engine::agreed_policy() const {
+  PolicyRequest request = options_.policy;
+  request.num_stages = options_.stages.num_stages();
+  Policy policy;
+  auto choose = [&] { policy = choose_policy(*model_, workload_, options_.budgets, request, kv_dtype_); };
+  if (request.num_stages == 1) {
+    choose();
+    return policy;
+  }
+  Port& port = *options_.stages.port;
+  all_or_none(port, choose);
+  const BlockShape wish = policy.block();
+  MessageWriter own;
+  own.add(wish.micro_batch_size).add(wish.num_micro_batches).add(wish.max_rows).add(wish.max_logit_rows).add(wish.pages_per_micro_batch).add(wish.num_groups);
+  std::vector<BlockShape> wishes;
+  for (const std::string& text : all_gather(port, own.text())) {
+    MessageReader in(text);
+    BlockShape& shape = wishes.emplace_back();
+    for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch, &shape.num_groups})
+      *field = in.value<int64_t>();
+  }
+  request.block = agreed_block(wishes);
+  all_or_none(port, choose);
+  return policy;
+}
+
 void Engine::prepare(const Workload& workload) {
+  FLEXGEN_CHECK(options_.stages.is_first(), "the first stage prepares all");
+  command_stages(options_.stages, StageCommand::kPrepare, workload);
+  prepare_stage(workload);
+}
+
+void Engine::dismiss() { command_stages(options_.stages, StageCommand::kDismiss); }
+
+RunReport Engine::follow() {
+  FLEXGEN_CHECK(!options_.stages.is_first());
+  RunReport report;
+  for (;;) {
+    const auto [command, workload] = next_command(options_.stages);
+    if (command == StageCommand::kDismiss) return report;
+    if (command == StageCommand::kPrepare) {
+      prepare_stage(workload);
+      continue;
+    }
+    start_ = std::chrono::steady_clock::now();
+    FollowSteps steps(options_.stages, policy_.num_micro_batches, model_->config().vocab_size, logit_store_);
+    {
+      std::lock_guard lock(running_mutex_);
+      following_ = true;
+    }
+    report = run_steps(steps, std::atomic<bool>{false});
+    std::lock_guard lock(running_mutex_);
+    following_ = false;
+  }
+}
+
+void Engine::prepare_stage(const Workload& workload) {
   workload_ = workload;
-  policy_ = choose_policy(*model_, workload, options_.budgets, options_.policy, kv_dtype_);
+  if (options_.planner != "search" && options_.planner != "first-rule") fail_user("--planner {}: search or first-rule", options_.planner);
+  if (options_.stages.num_stages() > 1) {
+    // Stages agree on a block by the first rule; a plan of a pipeline is not made yet.
+    plan_ = {};
+    plan_.policy = agreed_policy();
+  } else {
+    const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
+    plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);
+  }
+  policy_ = plan_.policy;
   memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
   CacheLayout cache(*model_, policy_, kv_dtype_);
   HiddenLayout hidden(*model_, policy_);
   std::shared_ptr<File> cache_file = spill_file(*files_, options_.disk_directory, "cache", cache.file_bytes());
   std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
 
-  if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file);
+  if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
+  FLEXGEN_CHECK(options_.stages.num_stages() == 1 || !policy_.on_gpu(), "messages between stages go from and to RAM");
   arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
   const Arenas arenas{arena_.get(), nullptr};
   AsyncDiskOptions disk;
@@ -107,18 +248,36 @@ void Engine::prepare(const Workload& workload) {
   lanes_.disk_read = std::make_unique<DiskLane>("disk read", trace_.get(), disk);
   lanes_.disk_lookup = std::make_unique<DiskLane>("disk lookup", trace_.get(), disk);
   lanes_.disk_write = std::make_unique<DiskLane>("disk write", trace_.get(), disk);
+  if (options_.stages.num_stages() > 1) {
+    lanes_.network_send = std::make_unique<NetworkLane>("network send", trace_.get(), NetworkLane::Direction::kSend);
+    lanes_.network_receive = std::make_unique<NetworkLane>("network receive", trace_.get(), NetworkLane::Direction::kReceive);
+  }
 
+  set_expected_costs(lanes_, hardware_, precision(), policy_);
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
-  hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_);
+  hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
   scratch_ = arena_->allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
   std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));
   logit_store_ = {reinterpret_cast<float*>(logits.data()), logits.size() / sizeof(float)};
   FLEXGEN_CHECK(arena_->used() == arena_->capacity(), "planned {} bytes, took {}", arena_->capacity(), arena_->used());
 }
 
+RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
+  Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_);
+  RunReport report;
+  weights_->wait_resident();
+  report.load_time_s = seconds_since(start_);
+  executor.run(source, stop);
+  report.elapsed_s = seconds_since(start_);
+  report.work = executor.work_done();
+  report.lanes = lane_reports();
+  return report;
+}
+
 RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) {
   FLEXGEN_CHECK(arena_ != nullptr, "run() before prepare()");
+  command_stages(options_.stages, StageCommand::kRun);
   start_ = std::chrono::steady_clock::now();
   Batcher batcher(*model_, policy_, cache_->layout(), tokenizer_.get(), logit_store_, source, sink);
   // progress() may be reading the batcher: it goes only after everyone has let go of it.
@@ -127,25 +286,26 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
     running_ = shown;
   };
   show(&batcher);
-  Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_);
   RunReport report;
   try {
-    weights_->wait_resident();
-    report.load_time_s = seconds_since(start_);
-    executor.run(batcher, stop);
-    batcher.settle();
+    if (options_.stages.num_stages() > 1) {
+      LeadSteps steps(batcher, options_.stages, stop);
+      report = run_steps(steps, std::atomic<bool>{false});
+      steps.settle();
+    } else {
+      WatchedSteps steps(batcher, source, *model_, hardware_, precision(), policy_, workload_, lanes_);
+      report = run_steps(steps, stop);
+      batcher.settle();
+    }
   } catch (...) {
     show(nullptr);
     throw;
   }
   show(nullptr);
-  report.elapsed_s = seconds_since(start_);
   report.sequences = batcher.counters().sequences;
   report.prompt_tokens = batcher.counters().prompt_tokens;
   report.generated_tokens = batcher.counters().generated_tokens;
   report.stopped = !batcher.finished();
-  report.work = executor.work_done();
-  report.lanes = lane_reports();
   return report;
 }
 
@@ -159,6 +319,10 @@ Progress Engine::progress() const {
   Progress progress;
   std::lock_guard lock(running_mutex_);
   const Batcher* batcher = running_;
+  if (following_) {
+    progress.elapsed_s = seconds_since(start_);
+    progress.lanes = lane_reports();
+  }
   if (!batcher) return progress;
   progress.sequences_total = workload_.num_sequences;
   progress.prompt_tokens_total = workload_.total_prompt_tokens;

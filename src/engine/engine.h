@@ -2,17 +2,20 @@
 // Engine: the facade. A checkpoint, budgets and a job in; completions out. Two engines may live in one process; one
 // engine is used from one thread, progress() excepted.
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/batcher.h"
+#include "dist/port.h"
 #include "io/file_system.h"
-#include "plan/first_rule.h"
+#include "plan/planner.h"
 #include "schedule/executor.h"
 
 namespace flexgen {
@@ -31,7 +34,11 @@ struct EngineOptions {
   Budgets budgets;
   std::string disk_directory;       ///< for spill files; empty: none
   PolicyRequest policy;
+  std::string planner = "search";   ///< "search" or "first-rule"
   std::string trace_file;           ///< empty: none
+  Trace::Process trace_process{1, "", 0};  ///< this process in a trace of several
+  StageLink stages;                 ///< the pipeline that this engine is a stage of; all its engines take the same steps together
+  std::string stage_split;          ///< "10:22": blocks of each stage; empty: by the stages' budgets and threads
   bool load_tokenizer = true;
   FileSystem* files = nullptr;      ///< null: the real one
 };
@@ -58,41 +65,73 @@ struct RunReport {
   std::vector<LaneReport> lanes;
 };
 
+/// The arithmetic of a run, and the type of its cache, as the options' names and the model's weights give them. Throws Error{user} for unknown names.
+DType compute_dtype_of(const EngineOptions& options, const Model& model);
+DType kv_dtype_of(const std::string& name, DType compute_dtype);
+/// The type that the matrices are to have; nothing if they are to be used as they are.
+std::optional<DType> weight_dtype_of(const EngineOptions& options);
+
 class Engine {
  public:
-  /// Opens model and tokenizer. Throws Error{user}.
+  /// Opens model and tokenizer. Throws Error{user}. With several stages all must be constructed at the same time, and each keeps its own layers.
   explicit Engine(EngineOptions options);
   ~Engine();
 
   const Model& model() const { return *model_; }
+  /// The checkpoint's own, also where weights are read from others.
+  const std::vector<std::string>& checkpoint_files() const { return checkpoint_files_; }
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
 
+  /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare().
+  void set_hardware(const HardwareProfile& hardware) { hardware_ = hardware; }
+  const HardwareProfile& hardware() const { return hardware_; }
+  /// Whether prepare() searches for a policy, so that the profile matters: not with several stages, which agree on one by a rule.
+  bool plans() const { return options_.planner == "search" && options_.stages.num_stages() == 1; }
+  /// What visits compute in and on, as profiles and cost models call it.
+  Precision precision() const;
   /// Chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do.
+  /// First stage: all stages prepare (each with its own budgets), or none does.
   void prepare(const Workload& workload);
   const Policy& policy() const { return policy_; }
+  const Plan& plan() const { return plan_; }
+  const Workload& workload() const { return workload_; }
   const MemoryPlan& memory() const { return memory_; }
   Kernels& kernels() { return *kernels_; }
   Lanes& lanes() { return lanes_; }
   WeightStore& weights() { return *weights_; }
 
   /// Serves every request of the source. `stop` ends the run after the step under way. After prepare().
+  /// First stage: with all others.
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop);
+  /// Later stages: does what the first stage's prepare() and run() ask for, until it calls dismiss(). The report is of the last run.
+  RunReport follow();
+  /// First stage, once at the end: the later stages' follow() returns. Nothing with one stage.
+  void dismiss();
+  /// Blocks of the model before this stage's, and its own.
+  std::pair<int64_t, int64_t> blocks() const { return {std::max<int64_t>(0, model_->layers_before() - 1), model_->num_blocks()}; }
   /// How far run() is; from any thread while it runs.
   Progress progress() const;
 
  private:
+  void keep_own_layers();
+  void prepare_stage(const Workload& workload);
+  Policy agreed_policy() const;
+  RunReport run_steps(StepSource& source, const std::atomic<bool>& stop);
   std::vector<LaneReport> lane_reports() const;
 
   EngineOptions options_;
   FileSystem real_files_;
   FileSystem* files_;
   std::unique_ptr<Model> model_;
+  std::vector<std::string> checkpoint_files_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Kernels> kernels_;
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
   Workload workload_;
+  HardwareProfile hardware_ = HardwareProfile::generic();
+  Plan plan_;
   Policy policy_;
   MemoryPlan memory_;
   std::unique_ptr<Trace> trace_;
@@ -106,6 +145,7 @@ class Engine {
   std::chrono::steady_clock::time_point start_{};
   mutable std::mutex running_mutex_;
   const Batcher* running_ = nullptr;  ///< of the run() under way, for progress()
+  bool following_ = false;            ///< a run is under way on a later stage
 };
 
 }  // namespace flexgen

@@ -34,6 +34,11 @@ void LogitReader::accept(int64_t first, int64_t num, int64_t vocab_first, int64_
   }
 }
 
+void LogitReader::set_results(std::vector<TokenLogprob> results) {
+  FLEXGEN_CHECK(results.size() == rows_.size(), "{} results for {} rows", results.size(), rows_.size());
+  results_ = std::move(results);
+}
+
 void LogitReader::fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count) {
   if (state.stored) std::copy_n(logits, count, state.stored + vocab_first);
   const float* best = std::max_element(logits, logits + count);

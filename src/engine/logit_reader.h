@@ -23,10 +23,15 @@ class LogitReader : public LogitSink {
   /// `store`: room for V floats for each row with temperature > 0 and no target.
   LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<float> store);
 
+  /// For a stage without the head: set_results() gets what another process read.
+  explicit LogitReader(std::vector<Row> rows) : rows_(std::move(rows)) {}
+
   void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits,
               int64_t stride) override;
 
   const std::vector<Row>& rows() const { return rows_; }
+  /// One a row.
+  void set_results(std::vector<TokenLogprob> results);
   /// The chosen (or known) token of each row, with logprobs if the row asks for them.
   const std::vector<TokenLogprob>& results() const { return results_; }
 
@@ -44,7 +49,7 @@ class LogitReader : public LogitSink {
   void finish(size_t row);
 
   std::vector<Row> rows_;
-  int64_t vocab_size_;
+  int64_t vocab_size_ = 0;
   std::vector<State> states_;
   std::vector<TokenLogprob> results_;
 };

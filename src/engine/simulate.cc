@@ -1,10 +1,14 @@
 #include "engine/simulate.h"
 
+#include <mutex>
+#include <thread>
+
 #include <algorithm>
 #include <optional>
 
 #include "backend/simulated/simulated_lane.h"
 #include "base/error.h"
+#include "engine/stage_steps.h"
 #include "plan/memory_plan.h"
 #include "schedule/exchange.h"
 
@@ -43,61 +47,96 @@ struct LaneCosts {
   SimulatedLane::Cost h2d, d2h, cpu;  ///< beside a GPU
 };
 
+/// The stores and the executor of one process on simulated lanes.
+class SimulatedProcess {
+ public:
+  SimulatedProcess(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, VirtualClock& clock, StageLink link = {})
+      : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link)),
+        ram_(arena_bytes(model, policy, kv_dtype, Tier::kCpu), Arena::Use::kAddressesOnly),
+        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly),
+        weights_(model, policy, files_, arenas_, lanes_),
+        cache_(model, policy, kv_dtype, files_.open("cache", FileMode::kWriteDirect), arenas_, lanes_),
+        hidden_(model, policy, files_.open("activations", FileMode::kWriteDirect), arenas_, lanes_, link),
+        executor_(model, policy, *kernels_, lanes_, weights_, cache_, hidden_, {}) {
+    if (policy.on_gpu()) exchange_.emplace(model, policy, arenas_);
+  }
+
+  const CacheLayout& cache_layout() const { return cache_.layout(); }
+
+  /// Of the report all but the tokens.
+  RunReport run(StepSource& source) {
+    RunReport report;
+    weights_.wait_resident();
+    report.load_time_s = clock_.now_s;
+    executor_.run(source, std::atomic<bool>{false});
+    for (const Lane* lane : lanes_.all()) {
+      clock_.now_s = std::max(clock_.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
+      report.lanes.push_back({lane->name(), lane->stats()});
+    }
+    report.elapsed_s = clock_.now_s;
+    report.work = executor_.work_done();
+    return report;
+  }
+
+ private:
+  static Lanes lanes_of(const Policy& policy, LaneCosts costs, VirtualClock& clock, const StageLink& link) {
+    Lanes lanes;
+    auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
+    lanes.compute = simulated("compute", std::move(costs.compute));
+    if (policy.on_gpu()) {
+      lanes.h2d = simulated("h2d", std::move(costs.h2d));
+      lanes.d2h = simulated("d2h", std::move(costs.d2h));
+      lanes.cpu = simulated("cpu", std::move(costs.cpu));
+    }
+    lanes.disk_read = simulated("disk read", std::move(costs.disk_read));
+    lanes.disk_lookup = simulated("disk lookup", std::move(costs.disk_lookup));
+    lanes.disk_write = simulated("disk write", std::move(costs.disk_write));
+    if (link.num_stages() > 1) {  // the port knows what a message takes
+      lanes.network_send = simulated("network send", [](const Work&) { return 0.0; });
+      lanes.network_receive = simulated("network receive", [](const Work&) { return 0.0; });
+    }
+    return lanes;
+  }
+  static int64_t arena_bytes(const Model& model, const Policy& policy, DType kv_dtype, Tier tier) {
+    return CacheLayout(model, policy, kv_dtype).arena_bytes(policy, tier) + HiddenLayout(model, policy).arena_bytes(policy, tier) +
+           WeightLayout(model, policy).arena_bytes(policy, tier) + ExchangeLayout(model, policy).arena_bytes(policy, tier);
+  }
+
+  VirtualClock& clock_;
+  Lanes lanes_;
+  NoFiles files_;
+  Arena ram_, gpu_;
+  const Arenas arenas_{&ram_, &gpu_};
+  WeightStore weights_;
+  CacheStore cache_;
+  HiddenStore hidden_;
+  std::optional<Exchange> exchange_;
+  std::unique_ptr<Kernels> kernels_ = make_reference_kernels();  // never called
+  Executor executor_;
+};
+
+void take_tokens(RunReport* report, const Batcher& batcher) {
+  report->sequences = batcher.counters().sequences;
+  report->prompt_tokens = batcher.counters().prompt_tokens;
+  report->generated_tokens = batcher.counters().generated_tokens;
+}
+
 RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, RequestSource& source) {
   VirtualClock clock;
-  Lanes lanes;
-  auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
-  lanes.compute = simulated("compute", std::move(costs.compute));
-  if (policy.on_gpu()) {
-    lanes.h2d = simulated("h2d", std::move(costs.h2d));
-    lanes.d2h = simulated("d2h", std::move(costs.d2h));
-    lanes.cpu = simulated("cpu", std::move(costs.cpu));
-  }
-  lanes.disk_read = simulated("disk read", std::move(costs.disk_read));
-  lanes.disk_lookup = simulated("disk lookup", std::move(costs.disk_lookup));
-  lanes.disk_write = simulated("disk write", std::move(costs.disk_write));
-
-  NoFiles files;
+  SimulatedProcess process(model, policy, kv_dtype, std::move(costs), clock);
   NoSink sink;
-  CacheLayout cache_layout(model, policy, kv_dtype);
-  HiddenLayout hidden_layout(model, policy);
-  const WeightLayout weight_layout(model, policy);
-  const ExchangeLayout exchange_layout(model, policy);
-  auto arena = [&](Tier tier) {
-    return Arena(cache_layout.arena_bytes(policy, tier) + hidden_layout.arena_bytes(policy, tier) + weight_layout.arena_bytes(policy, tier) +
-                 exchange_layout.arena_bytes(policy, tier), Arena::Use::kAddressesOnly);
-  };
-  Arena ram = arena(Tier::kCpu), gpu = arena(Tier::kGpu);
-  const Arenas arenas{&ram, &gpu};
-  WeightStore weights(model, policy, files, arenas, lanes);
-  CacheStore cache(model, policy, kv_dtype, files.open("cache", FileMode::kWriteDirect), arenas, lanes);
-  HiddenStore hidden(model, policy, files.open("activations", FileMode::kWriteDirect), arenas, lanes);
-  std::optional<Exchange> exchange;
-  if (policy.on_gpu()) exchange.emplace(model, policy, arenas);
-  std::unique_ptr<Kernels> kernels = make_reference_kernels();  // never called
-
-  Batcher batcher(model, policy, cache.layout(), nullptr, {}, source, sink);
-  Executor executor(model, policy, *kernels, lanes, weights, cache, hidden, {});
-  RunReport report;
-  weights.wait_resident();
-  report.load_time_s = clock.now_s;
-  executor.run(batcher, std::atomic<bool>{false});
+  Batcher batcher(model, policy, process.cache_layout(), nullptr, {}, source, sink);
+  RunReport report = process.run(batcher);
   batcher.settle();
-  for (const Lane* lane : lanes.all()) {
-    clock.now_s = std::max(clock.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
-    report.lanes.push_back({lane->name(), lane->stats()});
-  }
-  report.elapsed_s = clock.now_s;
-  report.sequences = batcher.counters().sequences;
-  report.prompt_tokens = batcher.counters().prompt_tokens;
-  report.generated_tokens = batcher.counters().generated_tokens;
-  report.work = executor.work_done();
+  take_tokens(&report, batcher);
   return report;
 }
 
 }  // namespace
 
-RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
+namespace {
+
+LaneCosts costs_of(const Policy& policy, const MachineSpeeds& speeds) {
   LaneCosts costs;
   costs.cpu = [speeds](const Work& work) {
     return speeds.visit_overhead_s + work.amount.flops / speeds.flops_per_s + work.amount.kv_read_bytes / speeds.ram_bytes_per_s;
@@ -116,8 +155,70 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
   auto disk = [speeds](double bytes_per_s) { return [speeds, bytes_per_s](const Work& work) { return speeds.disk_latency_s + work.bytes / bytes_per_s; }; };
   costs.disk_read = costs.disk_lookup = disk(speeds.disk_read_bytes_per_s);
   costs.disk_write = disk(speeds.disk_write_bytes_per_s);
-  return simulate(model, policy, kv_dtype, std::move(costs), source);
+  return costs;
 }
+
+}  // namespace
+
+RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
+  return simulate(model, policy, kv_dtype, costs_of(policy, speeds), source);
+}
+
+double PipelineReport::utilisation() const {
+  double sum = 0;
+  for (const RunReport& rank : ranks) {
+    double busiest_s = 0;
+    for (const LaneReport& lane : rank.lanes) busiest_s = std::max(busiest_s, lane.stats.busy_s);
+    sum += busiest_s / whole.elapsed_s;
+  }
+  return sum / static_cast<double>(ranks.size());
+}
+
+PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const LinkSpeed& link, DType kv_dtype, RequestSource& source) {
+  SimulatedPorts ports(static_cast<int>(ranks.size()), link);
+  PipelineReport report;
+  report.ranks.resize(ranks.size());
+  std::mutex mutex;
+  std::exception_ptr error;
+  auto work = [&](size_t index) {
+    const SimulatedRank& rank = ranks[index];
+    const auto number = static_cast<int>(index);
+    StageLink stage{ranks.size() > 1 ? &ports.port(number) : nullptr};
+    try {
+      SimulatedProcess process(*rank.model, rank.policy, kv_dtype, costs_of(rank.policy, rank.speeds), ports.clock(number), stage);
+      if (index > 0) {
+        FollowSteps steps(stage, rank.policy.num_micro_batches, rank.model->config().vocab_size, {});
+        report.ranks[index] = process.run(steps);
+        return;
+      }
+      NoSink sink;
+      Batcher batcher(*rank.model, rank.policy, process.cache_layout(), nullptr, {}, source, sink);
+      if (stage.port) {
+        std::atomic<bool> never{false};
+        LeadSteps steps(batcher, stage, never);
+        report.ranks[0] = process.run(steps);
+        steps.settle();
+      } else {
+        report.ranks[0] = process.run(batcher);
+        batcher.settle();
+      }
+      take_tokens(&report.ranks[0], batcher);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (!error) error = std::current_exception();
+      ports.port(number).abort(message_of(std::current_exception()));
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t index = 1; index < ranks.size(); ++index) threads.emplace_back(work, index);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+  if (error) std::rethrow_exception(error);
+  report.whole = report.ranks[0];
+  for (const RunReport& rank : report.ranks) report.whole.elapsed_s = std::max(report.whole.elapsed_s, rank.elapsed_s);
+  return report;
+}
+
 
 RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source) {
   // Disk time that compute, and write time that reading, has not been slowed down for yet.

@@ -2,6 +2,7 @@
 // simulate(): a whole job on virtual clocks. The batcher, the stores and the executor are the ones of a real run; only the lanes are simulated, so
 // nothing is computed, read or allocated, and what comes out is the time that this schedule takes on a machine of these speeds.
 
+#include "dist/simulated_ports.h"
 #include "engine/engine.h"
 #include "plan/visit_cost.h"
 
@@ -28,5 +29,23 @@ RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, con
 /// The same at the speeds of a profile: visits cost what the cost model says they do (plan/visit_cost.h), disk traffic takes its share of compute
 /// and of other disk traffic.
 RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source);
+
+/// One rank of a simulated pipeline.
+struct SimulatedRank {
+  const Model* model;   ///< its own blocks (Model::keep_blocks)
+  Policy policy;        ///< all ranks' have one BlockShape, with as many groups as there are ranks at least
+  MachineSpeeds speeds;
+};
+
+struct PipelineReport {
+  RunReport whole;                ///< time of the slowest rank; tokens of the first
+  std::vector<RunReport> ranks;
+  /// The share of the time in which a rank's busiest lane works, averaged over the ranks.
+  double utilisation() const;
+};
+
+/// The same job by a pipeline of ranks, each with a clock and a thread of its own, over links of this speed. Hidden rows go at the link's speed from wherever they
+/// are computed: a GPU's copies to and from RAM on the way are not counted.
+PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const LinkSpeed& link, DType kv_dtype, RequestSource& source);
 
 }  // namespace flexgen

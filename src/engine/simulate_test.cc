@@ -162,5 +162,60 @@ TEST(FirstRule, PromptsRideWithGenerationEvenly) {
   EXPECT_LT(chosen_s, 0.85 * time_s());
 }
 
+/// A pipeline of equal ranks, each with its share of the blocks in RAM.
+class SimulatedPipeline : public testing::Test {
+ protected:
+  PipelineReport run(int num_ranks, int64_t micro_batch_size, int64_t num_micro_batches, int64_t num_groups, const LinkSpeed& link = {}) {
+    const ModelConfig config = parse_config(*shape_config_json("llama-3.1-8b"), "", "shape");
+    std::vector<std::unique_ptr<Model>> models;
+    std::vector<SimulatedRank> ranks;
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      models.push_back(Model::of_shape(config, DType::kBF16));
+      const int64_t first = rank * config.num_layers / num_ranks, end = (rank + 1) * config.num_layers / num_ranks;
+      if (num_ranks > 1) models.back()->keep_blocks(first, end - first);
+      Policy policy;
+      policy.weights = policy.kv_cache = policy.activations = {0, 1, 0};
+      policy.micro_batch_size = micro_batch_size;
+      policy.num_micro_batches = num_micro_batches;
+      policy.num_groups = num_groups;
+      policy.max_rows = policy.max_logit_rows = 256;
+      policy.pages_per_micro_batch = 16 * micro_batch_size;
+      ranks.push_back({models.back().get(), policy, {}});
+    }
+    ListSource source(requests_);
+    return simulate_pipeline(ranks, link, DType::kBF16, source);
+  }
+  std::vector<Request> requests_ = requests_of(96, {64, 192}, {32, 32}, 128256);
+};
+
+TEST_F(SimulatedPipeline, DoesTheWorkOfOneProcess) {
+  const PipelineReport one = run(1, 8, 6, 1), three = run(3, 8, 6, 3), again = run(3, 8, 6, 3);
+  EXPECT_EQ(three.whole.sequences, one.whole.sequences);
+  EXPECT_EQ(three.whole.generated_tokens, one.whole.generated_tokens);
+  double flops = 0;
+  for (const RunReport& rank : three.ranks) {
+    EXPECT_EQ(rank.work.rows, one.whole.work.rows);
+    flops += rank.work.linear_flops;
+  }
+  EXPECT_NEAR(flops, one.whole.work.linear_flops, 1e-9 * flops);
+  EXPECT_LT(three.whole.elapsed_s, 0.45 * one.whole.elapsed_s);  // three times the processors
+  // Threads change nothing.
+  EXPECT_EQ(again.whole.elapsed_s, three.whole.elapsed_s);
+}
+
+TEST_F(SimulatedPipeline, AsManyGroupsAsRanksKeepThemBusy) {
+  const double grouped = run(4, 8, 8, 4).utilisation(), lumped = run(4, 8, 8, 1).utilisation();
+  EXPECT_GT(grouped, 0.8);
+  EXPECT_LT(lumped, 0.5);
+}
+
+TEST_F(SimulatedPipeline, SlowLinksCost) {
+  const double fast = run(2, 8, 4, 2).whole.elapsed_s;
+  const double slow = run(2, 8, 4, 2, {12.5e6, 10e-3}).whole.elapsed_s;    // 100 Mbit/s, 10 ms
+  const double slowest = run(2, 8, 4, 2, {12.5e6, 10}).whole.elapsed_s;    // each step waits for its way there and back
+  EXPECT_LT(fast, slow);
+  EXPECT_GT(slowest, slow + 32 * 10);
+}
+
 }  // namespace
 }  // namespace flexgen

@@ -176,6 +176,31 @@ void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& repla
   }
 }
 
+void Model::keep_blocks(int64_t first, int64_t count) {
+  FLEXGEN_CHECK(layers_before_ == 0 && num_blocks() == config_.num_layers, "the model is a stage already");
+  FLEXGEN_CHECK(first >= 0 && count > 0 && first + count <= config_.num_layers, "blocks [{}, {} + {}) of {}", first, first, count, config_.num_layers);
+  auto kept = [&](const LayerSpec& layer) {
+    if (layer.kind == LayerKind::kEmbed) return first == 0;
+    if (layer.kind == LayerKind::kHead) return first + count == config_.num_layers;
+    return layer.index >= first && layer.index < first + count;
+  };
+  layers_before_ = first == 0 ? 0 : first + 1;
+  std::erase_if(layers_, [&](const LayerSpec& layer) { return !kept(layer); });
+  std::vector<WeightSpec> weights;
+  std::map<int, int> new_index;
+  for (LayerSpec& layer : layers_)
+    for (WeightUse& use : layer.uses) {
+      auto [known, is_new] = new_index.try_emplace(use.weight, static_cast<int>(weights.size()));
+      if (is_new) weights.push_back(weights_[static_cast<size_t>(use.weight)]);
+      use.weight = known->second;
+    }
+  weights_ = std::move(weights);
+}
+
+int64_t Model::num_blocks() const {
+  return std::count_if(layers_.begin(), layers_.end(), [](const LayerSpec& layer) { return layer.kind == LayerKind::kBlock; });
+}
+
 void Model::rotate_keys() {
   if (!std::has_single_bit(static_cast<uint64_t>(config_.head_size)))
     fail_user("--kv-cache-rotation hadamard: this model's heads have {} elements, and only a power of two can be rotated; leave it out", config_.head_size);
@@ -190,9 +215,9 @@ int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
   Scratch embed(nullptr), block(nullptr), head(nullptr);
   int64_t widest = 0;
   for (const LayerSpec& layer : layers_) widest = std::max(widest, layer.vocab_count);
-  EmbedScratch(embed, config_, max_rows);
+  if (layers_.front().kind == LayerKind::kEmbed) EmbedScratch(embed, config_, max_rows);
   BlockScratch(block, config_, max_rows);
-  HeadScratch(head, config_, max_logit_rows, widest);
+  if (widest > 0) HeadScratch(head, config_, max_logit_rows, widest);
   return std::max({embed.used(), block.used(), head.used()});
 }
 

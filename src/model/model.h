@@ -95,6 +95,10 @@ class Model {
   /// from the first of `files`. Before anything else uses the model.
   void replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files);
 
+  /// From now on the model is a pipeline stage: blocks [first, first + count), the embed layer before the first block, the head after the last.
+  /// weights() are those that these layers use, files() stay. Before anything else uses the model.
+  void keep_blocks(int64_t first, int64_t count);
+
   /// From now on keys are kept rotated by a Hadamard matrix, which int4 and int8 caches lose less of. Before anything else uses the model.
   /// Throws Error{user} where the head size is no power of two.
   void rotate_keys();
@@ -105,8 +109,13 @@ class Model {
   const std::vector<std::string>& files() const { return files_; }
   const std::string& fingerprint() const { return fingerprint_; }
   const std::vector<WeightSpec>& weights() const { return weights_; }
-  /// In the order of a step: one embed, the blocks, the head chunks.
+  /// In the order of a step: one embed, the blocks, the head chunks; of a pipeline stage its own.
   const std::vector<LayerSpec>& layers() const { return layers_; }
+  /// How many layers of the whole model come before layers().
+  int64_t layers_before() const { return layers_before_; }
+  /// The blocks among layers(): where they begin, and how many there are.
+  int64_t first_block() const { return layers_.front().kind == LayerKind::kEmbed ? 1 : 0; }
+  int64_t num_blocks() const;
 
   /// KvGeometry of one layer for pages of `page_tokens`.
   KvGeometry kv_geometry(DType dtype, int64_t page_tokens) const;
@@ -133,6 +142,7 @@ class Model {
   std::string fingerprint_;
   std::vector<WeightSpec> weights_;
   std::vector<LayerSpec> layers_;
+  int64_t layers_before_ = 0;
 };
 
 }  // namespace flexgen

@@ -1,6 +1,11 @@
 #include "model/prepared_weights.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <future>
@@ -28,7 +33,7 @@ std::vector<Part> parts_of(const Model& model, const fs::path& directory) {
   std::vector<Part> parts;
   std::set<int> seen;
   for (size_t layer = 0; layer < model.layers().size(); ++layer) {
-    Part part{(directory / fmt::format("part-{:05}.safetensors", layer)).string(), {}};
+    Part part{(directory / fmt::format("part-{:05}.safetensors", model.layers_before() + static_cast<int64_t>(layer))).string(), {}};
     for (const WeightUse& use : model.layers()[layer].uses)
       if (!model.weights()[static_cast<size_t>(use.weight)].always_resident && seen.insert(use.weight).second) part.weights.push_back(use.weight);
     if (!part.weights.empty()) parts.push_back(std::move(part));
@@ -44,6 +49,24 @@ std::vector<TensorToWrite> tensors_of(const Model& model, const Part& part, DTyp
   }
   return tensors;
 }
+
+/// Held by the one process that makes a part: replicas and shards on one machine want the same parts at the same time.
+class DirectoryLock {
+ public:
+  explicit DirectoryLock(const std::string& directory) : descriptor_(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    // A file system that has no such locks goes without: then the parts are to be made by one process first.
+    while (descriptor_ >= 0 && flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
+    }
+  }
+  ~DirectoryLock() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  int descriptor_;
+};
 
 /// Whether the part is there, whole, and what it should be.
 bool is_ready(const Part& part, const std::vector<TensorToWrite>& tensors, FileSystem& files) {
@@ -134,6 +157,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   std::vector<std::string> paths;
   for (const Part& part : parts) {
     const std::vector<TensorToWrite> tensors = tensors_of(model, part, options.dtype);
+    const DirectoryLock lock(directory.string());  // if another process is making this part, it is ready once we have the lock
     if (is_ready(part, tensors, files)) {
       for (int index : part.weights) done += model.weights()[static_cast<size_t>(index)].bytes();
     } else {
@@ -169,6 +193,21 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
     spdlog::info("made {} weights of {} of the checkpoint in {:.1f} s ({:.2f} GB/s); they are kept in {}", dtype_name(options.dtype), format_bytes(made), seconds,
                  static_cast<double>(made) / seconds / 1e9, directory.string());
   model.replace_weights(replaced, paths);
+}
+
+void imagine_prepared_weights(Model& model, DType dtype) {
+  std::vector<std::pair<int, WeightSpec>> replaced;
+  int64_t offset = 0;
+  for (size_t i = 0; i < model.weights().size(); ++i) {
+    WeightSpec weight = model.weights()[i];
+    if (weight.always_resident) continue;
+    weight.dtype = dtype;
+    weight.file = 0;
+    weight.offset = offset;
+    offset += weight.bytes();
+    replaced.emplace_back(static_cast<int>(i), std::move(weight));
+  }
+  model.replace_weights(replaced, {"(not prepared yet)"});
 }
 
 }  // namespace flexgen

@@ -25,4 +25,7 @@ struct PrepareOptions {
 /// done is kept.
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options);
 
+/// For planning: the model as use_prepared_weights() would leave it, with no file made.
+void imagine_prepared_weights(Model& model, DType dtype);
+
 }  // namespace flexgen

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
 #include "schedule/cache_store.h"
 #include "schedule/hidden_store.h"
 #include "schedule/weight_store.h"
@@ -14,11 +15,14 @@ namespace {
 class Timeline {
  public:
   Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype)
-      : model_(model), hardware_(hardware), precision_(precision), buffers_(policy.buffers), weights_(model, policy), cache_(model, policy, kv_dtype), hidden_(model, policy) {
+      : model_(model), hardware_(hardware), processor_(processor_of(hardware, policy)), precision_(precision), on_gpu_(policy.on_gpu()),
+        beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), cache_(model, policy, kv_dtype), hidden_(model, policy) {
     const auto num_batches = static_cast<size_t>(policy.num_micro_batches);
     weight_free_s_.assign(static_cast<size_t>(buffers_), 0);
     weight_ready_s_.assign(static_cast<size_t>(buffers_), 0);
     cache_free_s_.assign(static_cast<size_t>(buffers_), 0);
+    bounce_free_s_.assign(static_cast<size_t>(buffers_), 0);
+    cache_bounce_free_s_.assign(static_cast<size_t>(buffers_), 0);
     results_s_.assign(num_batches, 0);
     stored_s_.assign(num_batches, 0);
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer)
@@ -27,19 +31,24 @@ class Timeline {
     for (size_t i = 0; i < embed.uses.size(); ++i)
       if (embed.uses[i].lookup) {
         const int table = model.layers().front().uses[i].weight;
-        double resident = static_cast<double>(embed.uses[i].resident_rows);
+        double resident = static_cast<double>(embed.uses[i].resident_rows + embed.uses[i].host_rows);
         for (size_t layer = 0; layer < model.layers().size(); ++layer)
           for (size_t use = 0; model.layers()[layer].kind == LayerKind::kHead && use < weights_.layers[layer].uses.size(); ++use)
-            if (model.layers()[layer].uses[use].weight == table) resident += static_cast<double>(weights_.layers[layer].uses[use].resident_rows);
-        lookup_share_ = weights_.lookup_row_bytes > 0 ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size)) : 0;
+            if (model.layers()[layer].uses[use].weight == table) 
+              resident += static_cast<double>(weights_.layers[layer].uses[use].resident_rows + weights_.layers[layer].uses[use].host_rows);
+        lookup_share_ = (on_gpu_ ? weights_.lookup_bounce_bytes : weights_.lookup_row_bytes) > 0 ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size)) : 0;
       }
-    load_s_ = static_cast<double>(weights_.resident_bytes) / hardware.disk.read_bytes_per_s;
+    const auto loaded_bytes = static_cast<double>(weights_.resident_bytes + weights_.host_bytes);
+    const double copied_s = on_gpu_ ? static_cast<double>(weights_.resident_bytes) / hardware.h2d_bytes_per_s : 0;
+    load_s_ = std::max(loaded_bytes / hardware.disk.read_bytes_per_s, copied_s);
+    h2d_free_s_ = load_s_;
+    busy_[LaneKind::kH2d] = copied_s;
     read_free_s_ = compute_free_s_ = host_s_ = load_s_;
-    busy_[LaneKind::kDiskRead] = load_s_;
-    read_bytes_ = static_cast<double>(weights_.resident_bytes);
+    busy_[LaneKind::kDiskRead] = loaded_bytes / hardware.disk.read_bytes_per_s;
+    read_bytes_ = loaded_bytes;
   }
 
-  double now_s() const { return std::max({compute_free_s_, write_free_s_, read_free_s_, host_s_}); }
+  double now_s() const { return std::max({compute_free_s_, write_free_s_, read_free_s_, h2d_free_s_, d2h_free_s_, cpu_free_s_, host_s_}); }
   double load_s() const { return load_s_; }
   double read_bytes() const { return read_bytes_; }
   double write_bytes() const { return write_bytes_; }
@@ -52,7 +61,7 @@ class Timeline {
     if (active == 0) return;
     staged_batches_.clear();
     for (size_t b = 0; b < num_batches; ++b)
-      if (cache_.disk_pages > 0 && load.batches[b].rows > 0 && load.batches[b].old_disk_pages + load.batches[b].dirty_disk_pages > 0) staged_batches_.push_back(b);
+      if (cache_.disk_pages + cache_.host_pages > 0 && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);
     cache_issued_ = cache_acquired_ = 0;
     cache_ready_.clear();
     const int64_t cache_base = cache_keys_;
@@ -82,20 +91,35 @@ class Timeline {
             amount.logits = head ? static_cast<double>(spec.vocab_count) * amount.rows : 0;
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
-          const double hidden_bytes = hidden_.disk_rows > 0 && batch.rows > static_cast<double>(hidden_.cpu_rows) && !alone
-                                          ? (batch.rows - static_cast<double>(hidden_.cpu_rows)) * static_cast<double>(hidden_.row_bytes) : 0;
-          if (hidden_bytes > 0 && layer > 0) start_s = std::max(start_s, read(hidden_bytes, stored_s_[b]));
-          double time_s = visit_time_s(hardware_.cpu, precision_, amount);
-          if (buffers_ > 1) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);
-          const double end_s = std::max(start_s, host_s_) + time_s;
+          const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
+                                         ? batch.rows - static_cast<double>(hidden_.resident_rows) : 0;
+          if (hidden_rows > 0 && layer > 0) start_s = std::max(start_s, load_hidden(hidden_rows, stored_s_[b]));
+          if (beside_ && layer > 0) start_s = std::max(start_s, results_s_[b]);  // its attention may still be under way
+          double attention_s = 0;
+          if (beside_ && spec.kind == LayerKind::kBlock) {
+            ComputeAmount attention = amount;
+            attention.flops = 0;
+            attention_s = visit_time_s(hardware_.cpu, precision_, attention);
+            amount.decode_kv_bytes = amount.chunk_attention_flops = 0;
+          }
+          if (on_gpu_) amount.logits = 0;  // read on the processor beside it
+          double time_s = visit_time_s(processor_, precision_, amount);
+          if (buffers_ > 1 && !on_gpu_) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);
+          double end_s = std::max(start_s, host_s_) + time_s;
           compute_free_s_ = end_s;
           busy_[LaneKind::kCompute] += time_s;
+          if (attention_s > 0) {
+            const ModelConfig& config = model_.config();
+            const double width = 4.0 * static_cast<double>(config.head_size) * batch.rows;
+            end_s = copy(LaneKind::kD2h, width * static_cast<double>(config.num_heads + 2 * config.num_kv_heads), end_s);
+            cpu_free_s_ = std::max(cpu_free_s_, end_s) + attention_s;
+            busy_[LaneKind::kCpu] += attention_s;
+            end_s = copy(LaneKind::kH2d, width * static_cast<double>(config.num_heads), cpu_free_s_);
+          }
           results_s_[b] = end_s;
-          if (hidden_bytes > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = write(hidden_bytes, end_s);
+          if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = store_hidden(hidden_rows, end_s);
           if (uses_cache) {
-            double free_s = end_s;
-            if (batch.dirty_disk_pages > 0) free_s = write(batch.dirty_disk_pages * static_cast<double>(cache_.page_stride), end_s);
-            cache_free_s_[ring(cache_base + cache_acquired_)] = free_s;
+            store_cache(batch, end_s, ring(cache_base + cache_acquired_));
             ++cache_acquired_;
           }
         }
@@ -136,6 +160,42 @@ class Timeline {
     write_bytes_ += bytes;
     return write_free_s_;
   }
+  /// A copy between RAM and a GPU; returns when it is done.
+  double copy(LaneKind lane, double bytes, double after_s) {
+    if (bytes <= 0) return after_s;
+    const double time_s = hardware_.copy_s + bytes / (lane == LaneKind::kH2d ? hardware_.h2d_bytes_per_s : hardware_.d2h_bytes_per_s);
+    double& free_s = lane == LaneKind::kH2d ? h2d_free_s_ : d2h_free_s_;
+    free_s = std::max({free_s, host_s_, after_s}) + time_s;
+    busy_[lane] += time_s;
+    return free_s;
+  }
+  double passing_pages(const BatchLoad& batch) const { return batch.old_disk_pages + batch.dirty_disk_pages + batch.old_host_pages + batch.dirty_host_pages; }
+  double load_hidden(double rows, double after_s) {
+    const auto row_bytes = static_cast<double>(hidden_.row_bytes);
+    const double on_host = std::min(rows, static_cast<double>(hidden_.host_rows)), on_disk = rows - on_host;
+    if (!on_gpu_) return read(on_disk * row_bytes, after_s);
+    double ready_s = copy(LaneKind::kH2d, on_host * row_bytes, after_s);
+    if (on_disk > 0) ready_s = std::max(ready_s, copy(LaneKind::kH2d, on_disk * row_bytes, read(on_disk * row_bytes, after_s)));
+    return ready_s;
+  }
+  double store_hidden(double rows, double after_s) {
+    const auto row_bytes = static_cast<double>(hidden_.row_bytes);
+    const double on_disk = rows - std::min(rows, static_cast<double>(hidden_.host_rows));
+    if (on_gpu_) after_s = copy(LaneKind::kD2h, rows * row_bytes, after_s);
+    return on_disk > 0 ? write(on_disk * row_bytes, after_s) : after_s;
+  }
+  /// Pages that a visit wrote go back; buffer `at` is free then.
+  void store_cache(const BatchLoad& batch, double after_s, size_t at) {
+    const auto page_bytes = static_cast<double>(cache_.page_stride);
+    double free_s = after_s;
+    if (cache_.tier == Tier::kGpu) free_s = copy(LaneKind::kD2h, (batch.dirty_disk_pages + batch.dirty_host_pages) * page_bytes, after_s);
+    double written_s = free_s;
+    if (batch.dirty_disk_pages > 0) written_s = write(batch.dirty_disk_pages * page_bytes, free_s);
+    if (cache_.tier != Tier::kGpu) free_s = written_s;
+    cache_free_s_[at] = free_s;
+    cache_bounce_free_s_[at] = written_s;
+  }
+
   double look_up(double rows) {
     if (lookup_share_ <= 0) return 0;
     const auto vocabulary = static_cast<double>(model_.config().vocab_size);
@@ -149,7 +209,18 @@ class Timeline {
 
   void issue_weights(int64_t key, double share) {
     const size_t layer = ring_layers_[static_cast<size_t>(key % num_ring())];
-    weight_ready_s_[ring(key)] = read(share * static_cast<double>(weights_.layers[layer].streamed_bytes), weight_free_s_[ring(key)]);
+    const WeightLayout::Layer& placed = weights_.layers[layer];
+    const double from_disk = share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
+    if (!on_gpu_) {
+      weight_ready_s_[ring(key)] = read(from_disk, free_s);
+      return;
+    }
+    double ready_s = copy(LaneKind::kH2d, share * static_cast<double>(placed.host_bytes), free_s);
+    if (from_disk > 0) {
+      ready_s = copy(LaneKind::kH2d, from_disk, std::max(free_s, read(from_disk, bounce_free_s_[ring(key)])));
+      bounce_free_s_[ring(key)] = ready_s;
+    }
+    weight_ready_s_[ring(key)] = std::max(ready_s, free_s);
   }
   double acquire_weights(size_t layer) {
     const int64_t wanted = step_ * num_ring() + weights_.layers[layer].ring_index;
@@ -166,13 +237,24 @@ class Timeline {
   void issue_cache(const StepLoad& load, int64_t base) {
     const BatchLoad& batch = load.batches[staged_batches_[static_cast<size_t>(cache_issued_) % staged_batches_.size()]];
     const double free_s = cache_free_s_[ring(base + cache_issued_)];
-    cache_ready_.push_back(batch.old_disk_pages > 0 ? read(batch.old_disk_pages * static_cast<double>(cache_.page_stride), free_s) : free_s);
+    const auto page_bytes = static_cast<double>(cache_.page_stride);
+    double ready_s = free_s;
+    if (cache_.tier != Tier::kGpu) {
+      if (batch.old_disk_pages > 0) ready_s = read(batch.old_disk_pages * page_bytes, free_s);
+    } else {
+      ready_s = copy(LaneKind::kH2d, batch.old_host_pages * page_bytes, free_s);
+      if (batch.old_disk_pages > 0)
+        ready_s = copy(LaneKind::kH2d, batch.old_disk_pages * page_bytes, std::max(free_s, read(batch.old_disk_pages * page_bytes, cache_bounce_free_s_[ring(base + cache_issued_)])));
+    }
+    cache_ready_.push_back(ready_s);
     ++cache_issued_;
   }
 
   const Model& model_;
   const HardwareProfile& hardware_;
+  const ComputeProfile& processor_;
   const Precision& precision_;
+  bool on_gpu_, beside_;
   int64_t buffers_;
   WeightLayout weights_;
   CacheLayout cache_;
@@ -181,9 +263,10 @@ class Timeline {
   double lookup_share_ = 0, load_s_ = 0;
 
   double host_s_ = 0, compute_free_s_ = 0, read_free_s_ = 0, write_free_s_ = 0, lookup_free_s_ = 0;
+  double h2d_free_s_ = 0, d2h_free_s_ = 0, cpu_free_s_ = 0;
   double unpaid_disk_s_ = 0;   ///< disk time that compute has not been slowed down for yet
   double unpaid_write_s_ = 0;  ///< write time that reading has not been slowed down for yet
-  std::vector<double> weight_free_s_, weight_ready_s_, cache_free_s_;  ///< a buffer
+  std::vector<double> weight_free_s_, weight_ready_s_, cache_free_s_, bounce_free_s_, cache_bounce_free_s_;  ///< a buffer
   std::vector<double> results_s_, stored_s_;                           ///< a batch
   int64_t step_ = 0, issued_key_ = -1;
   std::vector<size_t> staged_batches_;  ///< of this step: whose cache is partly on disk
@@ -196,8 +279,13 @@ class Timeline {
 }  // namespace
 
 const char* lane_name(LaneKind kind) {
-  constexpr const char* kNames[] = {"compute", "disk read", "disk lookup", "disk write"};
+  constexpr const char* kNames[] = {"compute", "disk read", "disk lookup", "disk write", "h2d", "d2h", "cpu"};
   return kNames[static_cast<size_t>(kind)];
+}
+
+const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy) {
+  if (policy.on_gpu() && !hardware.gpu) fail_user("the hardware profile '{}' has no GPU, but the policy computes on one", hardware.name);
+  return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
 }
 
 LaneKind LaneTimes::busiest() const { return static_cast<LaneKind>(std::max_element(seconds.begin(), seconds.end()) - seconds.begin()); }

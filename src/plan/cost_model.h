@@ -10,8 +10,8 @@
 
 namespace flexgen {
 
-enum class LaneKind { kCompute, kDiskRead, kDiskLookup, kDiskWrite };
-inline constexpr int kNumLaneKinds = 4;
+enum class LaneKind { kCompute, kDiskRead, kDiskLookup, kDiskWrite, kH2d, kD2h, kCpu };
+inline constexpr int kNumLaneKinds = 7;
 /// As the lanes of an engine are called.
 const char* lane_name(LaneKind kind);
 
@@ -31,6 +31,9 @@ struct Prediction {
   /// The sum over the steps of the busiest lane's time: what a linear program sees.
   double bound_s = 0;
 };
+
+/// The processor that a policy computes on. Throws Error{user} if it is a GPU and the profile has none.
+const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy);
 
 /// `walk` must be of the same policy, workload and cache type.
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,

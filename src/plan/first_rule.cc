@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/units.h"
+#include "plan/policy_sizes.h"
 #include "schedule/cache_store.h"
 #include "schedule/weight_store.h"
 
@@ -17,19 +18,15 @@ constexpr double kFlopsPerSecond = 4e11;
 constexpr double kRamBytesPerSecond = 2.5e10;
 constexpr int64_t kMaxBlock = 1024, kMaxBlockRows = 4096;
 
-int64_t pages_of(const Model& model, DType kv_dtype, double tokens) {
-  auto page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
-  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(tokens / page)));
-}
-
 /// Sizes that follow from the number of slots: rows a visit, cache pages.
 /// How many rows a step has: few enough that prompts are spread evenly over the steps, so that each step computes while it reads; or more, where
 /// that would be so few that the matrix units suffer.
 enum class StepRows { kEven, kMany };
 
 Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size,
-             int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
+             int64_t num_micro_batches, int64_t num_stages, int buffers, int64_t most_rows, StepRows step_rows) {
   Policy policy;
+  policy.num_groups = num_stages;
   policy.micro_batch_size = micro_batch_size;
   policy.num_micro_batches = num_micro_batches;
   policy.buffers = buffers;
@@ -43,14 +40,8 @@ Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64
   int64_t rows_each = std::max(micro_batch_size, static_cast<int64_t>(std::ceil(rows / static_cast<double>(num_micro_batches))));
   policy.max_rows = round_up(rows_each, step_rows == StepRows::kMany && rows_each > 256 ? 256 : 16);
   policy.max_rows = std::min(policy.max_rows, std::max(most_rows, round_up(micro_batch_size, 16)));
-  policy.max_logit_rows = workload.scores_prompts ? policy.max_rows : micro_batch_size;
-
-  int64_t longest = pages_of(model, kv_dtype, static_cast<double>(workload.longest_sequence));
-  double page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
-  double mean = total / page + 0.5;  // the last page is half full on average
-  policy.pages_per_micro_batch = std::min(
-      micro_batch_size * longest,
-      std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
+  policy = policy_of_sizes(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, policy.max_rows);
+  policy.num_groups = num_stages;
   return policy;
 }
 
@@ -85,7 +76,7 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
                     static_cast<double>(cache.geometry.page_tokens) * static_cast<double>(cache.num_layers);
   double disk_share = static_cast<double>(cache.disk_pages) /
                       static_cast<double>(std::max<int64_t>(1, cache.num_pages()));
-  const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
+  const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step * policy.num_groups) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
   // Visits of few rows use the matrix units badly: two thirds of their speed at 32 rows, nine tenths at 128.
   auto compute_s = [&](double rows_of_step) {
     return 2 * (rows_of_step + 16 * static_cast<double>(policy.num_micro_batches)) * parameters / kFlopsPerSecond + kv_bytes / kRamBytesPerSecond;
@@ -132,7 +123,12 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   };
 
   auto try_rows = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
-    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, most_rows, step_rows);
+    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, request.num_stages, buffers, most_rows, step_rows);
+    if (request.max_rows) {
+      policy = policy_of_sizes(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, *request.max_rows);
+      policy.num_groups = request.num_stages;
+    }
+    if (request.block) policy.set_block(*request.block);
     policy.activations = request.activations.value_or(in_ram);
     // Both orders of filling RAM: cache first, or weights first.
     for (bool cache_first : {true, false}) {
@@ -159,7 +155,10 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   };
 
   std::vector<int64_t> blocks = block_candidates(workload);
-  std::vector<int64_t> counts{1, 2, 4};
+  std::vector<int64_t> counts{request.num_stages, 2 * request.num_stages, 4 * request.num_stages};
+  if (request.num_micro_batches && *request.num_micro_batches < request.num_stages)
+    fail_user("--num-micro-batches {} with {} pipeline stages: each stage works on another micro-batch, so there must be as many at least",
+              *request.num_micro_batches, request.num_stages);
   if (request.num_micro_batches) counts = {*request.num_micro_batches};
   std::vector<int> buffer_counts{3, 2};
   if (request.buffers) buffer_counts = {*request.buffers};
@@ -167,8 +166,8 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
     for (int buffers : buffer_counts) {
       for (int64_t count : counts) {
-        if (request.micro_batch_size) {
-          try_sizes(*request.micro_batch_size, count, buffers, most_rows);
+        if (request.micro_batch_size || request.block) {
+          try_sizes(request.micro_batch_size.value_or(1), count, buffers, most_rows);
           continue;
         }
         for (int64_t block : blocks)
@@ -179,7 +178,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
 
   // Last resort, and the truth about the smallest budget.
-  try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(1), request.buffers.value_or(1), 16);
+  try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(request.num_stages), request.buffers.value_or(1), 16);
   if (best) return *best;
   if (smallest_cpu == std::numeric_limits<int64_t>::max())
     fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least "

@@ -12,13 +12,16 @@ namespace flexgen {
 struct Budgets {
   int64_t cpu_bytes = 0;
   int64_t disk_bytes = 0;  ///< for spill files; 0: none (the checkpoint itself is not counted)
+  int64_t gpu_bytes = 0;   ///< 0: no GPU computes
 };
 
 /// What the user fixed; the rest is chosen.
 struct PolicyRequest {
-  std::optional<int64_t> micro_batch_size, num_micro_batches;
+  std::optional<int64_t> micro_batch_size, num_micro_batches, max_rows;
   std::optional<int> buffers;
   std::optional<Fractions> weights, kv_cache, activations;
+  int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches
+  std::optional<BlockShape> block;  ///< agreed on by the stages: everything that they must have in common
 };
 
 /// Throws Error{user} if nothing that honours the request fits the budgets.

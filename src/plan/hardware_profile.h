@@ -18,6 +18,7 @@ struct RatePoint {
 
 /// Matrix products of visits as they are made: with their norms, activations and conversions of the weights; rows of a visit -> FLOP/s.
 struct MatmulRates {
+  /// kInt8: quantized weights are multiplied in integers.
   DType compute = DType::kF32, weights = DType::kBF16;
   std::vector<RatePoint> points;
 };

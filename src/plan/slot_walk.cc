@@ -14,14 +14,15 @@ namespace {
 struct Slot {
   bool active = false, scored = false;
   int64_t prompt = 0, max_tokens = 0, generated = 0, past = 0;
-  int64_t disk_pages = 0, cpu_pages = 0;
+  int64_t disk_pages = 0, host_pages = 0, resident_pages = 0;
   int64_t size() const { return prompt + generated; }
   bool generates() const { return size() - past == 1 && past > 0; }
 };
 
 struct MicroBatch {
   std::vector<Slot> slots;
-  int64_t free_cpu = 0, free_disk = 0;
+  int64_t free_resident = 0, free_host = 0, free_disk = 0;
+  int64_t free() const { return free_resident + free_host + free_disk; }
 };
 
 /// The walker of a job whose slots stand for `scale` each.
@@ -34,10 +35,13 @@ class Walker {
     batches_.resize(static_cast<size_t>(policy.num_micro_batches));
     for (MicroBatch& batch : batches_) {
       batch.slots.resize(static_cast<size_t>(std::max<int64_t>(1, policy.micro_batch_size / scale)));
-      batch.free_cpu = cache_.cpu_pages / scale;
-      batch.free_disk = ceil_div(cache_.cpu_pages + cache_.disk_pages, scale) - batch.free_cpu;
+      batch.free_resident = cache_.resident_pages / scale;
+      batch.free_host = cache_.host_pages / scale;
+      batch.free_disk = ceil_div(cache_.num_pages(), scale) - batch.free_resident - batch.free_host;
     }
-    disk_share_ = static_cast<double>(cache_.disk_pages) / static_cast<double>(std::max<int64_t>(1, cache_.cpu_pages + cache_.disk_pages));
+    auto share = [](int64_t part, int64_t whole) { return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, whole)); };
+    disk_share_ = share(cache_.disk_pages, cache_.num_pages());
+    host_share_ = share(cache_.host_pages, cache_.host_pages + cache_.resident_pages);
   }
 
   bool done() const { return active_ == 0 && next_ == sequences_.size(); }
@@ -62,13 +66,18 @@ class Walker {
       const SequenceLength& sequence = sequences_[next_];
       const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.generated, 1) - 1), page());
       // A share of a pool may be too small for one sequence where the whole is not.
-      if (pages > batch.free_cpu + batch.free_disk && here > 0) return;
-      slot = Slot{true, sequence.scored, sequence.prompt, sequence.generated, 0, 0, 0, 0};
-      slot.disk_pages = std::llround(disk_share_ * static_cast<double>(pages));
-      slot.disk_pages = std::min(slot.disk_pages, std::max<int64_t>(0, batch.free_disk));
-      slot.disk_pages = std::max(slot.disk_pages, pages - batch.free_cpu);
-      slot.cpu_pages = pages - slot.disk_pages;
-      batch.free_cpu -= slot.cpu_pages;
+      if (pages > batch.free() && here > 0) return;
+      slot = Slot{true, sequence.scored, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, 0, 0, 0, 0};
+      // As PagePool does: from the slowest tier to the fastest.
+      auto take = [](double share, int64_t left, int64_t here_free, int64_t faster_free) {
+        const auto wanted = std::min<int64_t>(std::llround(share * static_cast<double>(left)), std::max<int64_t>(0, here_free));
+        return std::max(wanted, left - faster_free);
+      };
+      slot.disk_pages = take(disk_share_, pages, batch.free_disk, batch.free_host + batch.free_resident);
+      slot.host_pages = take(host_share_, pages - slot.disk_pages, batch.free_host, batch.free_resident);
+      slot.resident_pages = pages - slot.disk_pages - slot.host_pages;
+      batch.free_resident -= slot.resident_pages;
+      batch.free_host -= slot.host_pages;
       batch.free_disk -= slot.disk_pages;
       ++next_;
       ++active_;
@@ -106,23 +115,29 @@ class Walker {
         const int64_t old = ceil_div(slot.past, page()), clean = slot.past / page(), used = ceil_div(slot.past + rows, page());
         load.old_pages += static_cast<double>(old);
         load.dirty_pages += static_cast<double>(used - clean);
-        load.old_disk_pages += static_cast<double>(std::min(slot.disk_pages, old));
-        load.dirty_disk_pages += static_cast<double>(std::min(slot.disk_pages, used) - std::min(slot.disk_pages, clean));
+        // The first pages are on disk, the next in RAM beside a GPU.
+        auto on_disk = [&](int64_t count) { return std::min(slot.disk_pages, count); };
+        auto on_host = [&](int64_t count) { return std::clamp<int64_t>(count - slot.disk_pages, 0, slot.host_pages); };
+        load.old_disk_pages += static_cast<double>(on_disk(old));
+        load.dirty_disk_pages += static_cast<double>(on_disk(used) - on_disk(clean));
+        load.old_host_pages += static_cast<double>(on_host(old));
+        load.dirty_host_pages += static_cast<double>(on_host(used) - on_host(clean));
         slot.past += rows;
         if (slot.past < slot.size()) continue;
         if (slot.generated < slot.max_tokens) ++slot.generated;
         if (slot.generated >= slot.max_tokens) {
-          batch.free_cpu += slot.cpu_pages;
+          batch.free_resident += slot.resident_pages;
+          batch.free_host += slot.host_pages;
           batch.free_disk += slot.disk_pages;
           slot.active = false;
           --active_;
         }
       }
     if (load.rows == 0) return load;
-    const VisitWork work = model_.work(1, static_cast<int64_t>(load.rows), attention_, 0, cache_.geometry.dtype);
+    const VisitWork work = model_.work(model_.first_block(), static_cast<int64_t>(load.rows), attention_, 0, cache_.geometry.dtype);
     load.block = {work.linear_flops, load.rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops, 0};
     for (double* amount : {&load.rows, &load.logit_rows, &load.block.flops, &load.block.rows, &load.block.kv_read_bytes, &load.block.decode_kv_bytes,
-                           &load.block.chunk_attention_flops, &load.old_disk_pages, &load.dirty_disk_pages, &load.old_pages, &load.dirty_pages})
+                           &load.block.chunk_attention_flops, &load.old_disk_pages, &load.dirty_disk_pages, &load.old_host_pages, &load.dirty_host_pages, &load.old_pages, &load.dirty_pages})
       *amount *= scale_;
     return load;
   }
@@ -130,7 +145,7 @@ class Walker {
   const Model& model_;
   CacheLayout cache_;
   std::vector<SequenceLength> sequences_;
-  double scale_, disk_share_ = 0, rows_done_ = 0;
+  double scale_, disk_share_ = 0, host_share_ = 0, rows_done_ = 0;
   int64_t max_rows_ = 1, max_logit_rows_ = 1;
   std::vector<MicroBatch> batches_;
   std::vector<AttentionSlot> attention_;
@@ -165,6 +180,8 @@ void join(StepLoad& mean, const StepLoad& step) {
     mix(x.block.chunk_attention_flops, y.block.chunk_attention_flops);
     mix(x.old_disk_pages, y.old_disk_pages);
     mix(x.dirty_disk_pages, y.dirty_disk_pages);
+    mix(x.old_host_pages, y.old_host_pages);
+    mix(x.dirty_host_pages, y.dirty_host_pages);
     mix(x.old_pages, y.old_pages);
     mix(x.dirty_pages, y.dirty_pages);
   }
@@ -206,7 +223,10 @@ SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, co
   while (static_cast<double>(wanted) * steps_each / static_cast<double>(scale) > 2 * effort && policy.micro_batch_size / (2 * scale) >= 8 &&
          policy.max_rows / (2 * scale) >= 16)
     scale *= 2;
-  Walker walker(model, policy, kv_dtype, representatives(workload.sample, std::max<int64_t>(1, wanted / scale)), scale);
+  std::vector<SequenceLength> sample = workload.sample;
+  if (sample.empty() && workload.num_sequences > 0)
+    sample = {{static_cast<int32_t>(std::max(1.0, workload.mean_prompt())), static_cast<int32_t>(std::ceil(workload.mean_generated())), workload.scores_prompts}};
+  Walker walker(model, policy, kv_dtype, representatives(sample, std::max<int64_t>(1, wanted / scale)), scale);
   while (!walker.done()) {
     StepLoad step = walker.step();
     if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);

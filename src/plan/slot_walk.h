@@ -17,6 +17,7 @@ struct BatchLoad {
   ComputeAmount block;        ///< of one transformer layer
   double old_disk_pages = 0;  ///< of a layer: read, as they hold tokens from before
   double dirty_disk_pages = 0;///< of a layer: written back
+  double old_host_pages = 0, dirty_host_pages = 0;  ///< the same of those in RAM beside a GPU
   double old_pages = 0, dirty_pages = 0;  ///< the same wherever they are
 };
 

@@ -6,7 +6,7 @@ Precision Precision::of(const Model& model, DType compute, DType kv) {
   Precision precision{compute, model.weights().front().dtype, kv,
                       static_cast<double>(model.config().num_heads) / static_cast<double>(model.config().num_kv_heads)};
   // The type of the matrices; norms may have another.
-  for (const WeightUse& use : model.layers()[1].uses) {
+  for (const WeightUse& use : model.layers()[static_cast<size_t>(model.first_block())].uses) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
     if (weight.always_resident || weight.rows == 1) continue;
     precision.weights = weight.dtype;

@@ -10,6 +10,7 @@ namespace flexgen {
 
 /// What a run computes with and on.
 struct Precision {
+  /// kInt8 for products in integers.
   DType compute = DType::kF32, weights = DType::kBF16, kv = DType::kBF16;
   double queries_per_kv_head = 1;
 

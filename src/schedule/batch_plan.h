@@ -3,6 +3,7 @@
 // and carried out by the executor. Nothing is padded: the tokens of all slots are packed into T rows.
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -37,6 +38,10 @@ class StepSource {
   /// The plan of (step, batch); null if the micro-batch has nothing to do. Called from the host thread when
   /// the micro-batch's previous plan has been enqueued; waits for its results itself.
   virtual std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) = 0;
+  /// The plan's last visit of this process was enqueued: its `done` is final.
+  virtual void submitted(const std::shared_ptr<BatchPlan>& plan) { static_cast<void>(plan); }
+  /// The run has failed here; whoever waits for it elsewhere must learn of it.
+  virtual void failed(std::exception_ptr error) { static_cast<void>(error); }
   /// Whether no batch will ever have anything to do again (asked after a step in which all were idle).
   virtual bool finished() = 0;
 };

@@ -6,12 +6,6 @@
 #include "memory/placement.h"
 
 namespace flexgen {
-namespace {
-
-int64_t num_blocks(const Model& model) { return model.config().num_layers; }
-
-}  // namespace
-
 int64_t CacheLayout::page_tokens(const Model& model, DType dtype) {
   int64_t tokens = 16;
   while (tokens < 64 && model.kv_geometry(dtype, tokens).page_bytes() < 32 * kKiB) tokens *= 2;
@@ -20,8 +14,9 @@ int64_t CacheLayout::page_tokens(const Model& model, DType dtype) {
 
 CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType dtype)
     : geometry(model.kv_geometry(dtype, page_tokens(model, dtype))),
-      num_layers(num_blocks(model)),
+      num_layers(model.num_blocks()),
       num_batches(policy.num_micro_batches),
+      first_layer(model.first_block()),
       page_stride(round_up(geometry.page_bytes(), kDirectAlignment)),
       tier(policy.attention_tier) {
   PlacedObject pool{policy.pages_per_micro_batch, page_stride, 1};
@@ -95,13 +90,13 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
     while (what.pages[static_cast<size_t>(place)] != page) ++place;
     std::byte* staged = data + place * stride;
     if (place < what.num_host) {
-      std::byte* rests = host_.data() + layout_.host_offset(visit.layer - 1, visit.batch, page);
+      std::byte* rests = host_.data() + layout_.host_offset(visit.layer - layout_.first_layer, visit.batch, page);
       write ? add_copy(&result.copies, staged, rests, stride) : add_copy(&result.copies, rests, staged, stride);
       continue;
     }
     std::byte* landed = on_gpu ? landing + (place - what.num_host) * stride : staged;
     if (on_gpu) write ? add_copy(&result.bounce_copies, staged, landed, stride) : add_copy(&result.bounce_copies, landed, staged, stride);
-    int64_t offset = layout_.file_offset(visit.layer - 1, visit.batch, page);
+    int64_t offset = layout_.file_offset(visit.layer - layout_.first_layer, visit.batch, page);
     result.disk_bytes += static_cast<double>(stride);
     auto& transfers = result.transfers;
     if (!transfers.empty() && transfers.back().offset + transfers.back().bytes == offset &&
@@ -121,7 +116,7 @@ void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
   if (what.old.empty()) return;
   Staged load = moves(false, visit, what, what.old, key);
   // A page may have been written in an earlier step, by this slot or by the one that had it before.
-  auto& writes = writes_[static_cast<size_t>(visit.layer - 1)];
+  auto& writes = writes_[static_cast<size_t>(visit.layer - layout_.first_layer)];
   std::erase_if(writes, [](const Write& w) { return w.written.done() && !w.written.error() && w.copied.done() && !w.copied.error(); });
   for (const Write& write : writes)
     if (write.step < visit.step) {
@@ -131,11 +126,14 @@ void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
   stager_.load(key, std::move(load));
 }
 
+void CacheStore::begin_step(int64_t step) {
+  if (step == step_) return;
+  step_ = step;
+  keys_.clear();  // or a visit of the last step would pass for one of this
+}
+
 CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
-  if (visit.step != step_) {
-    step_ = visit.step;
-    keys_.clear();
-  }
+  begin_step(visit.step);
   CacheLease lease;
   lease.pages = std::make_shared<std::vector<std::vector<std::byte*>>>();
   std::byte* buffer = nullptr;
@@ -150,7 +148,7 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
     buffer = stager_.data(known->second);
     what = &passing(plan);
   }
-  std::byte* base = resident_.data() + layout_.resident_offset(visit.layer - 1, visit.batch, 0);
+  std::byte* base = resident_.data() + layout_.resident_offset(visit.layer - layout_.first_layer, visit.batch, 0);
   for (const SlotRows& slot : plan.slots) {
     auto& pages = lease.pages->emplace_back();
     pages.reserve(slot.pages.size());
@@ -176,32 +174,23 @@ void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& 
   stager_.use(key, done);
   if (what.dirty.empty()) return;
   const Stager::Stored stored = stager_.store(key, done, moves(true, visit, what, what.dirty, key));
-  writes_[static_cast<size_t>(visit.layer - 1)].push_back({visit.step, stored.copied, stored.written});
+  writes_[static_cast<size_t>(visit.layer - layout_.first_layer)].push_back({visit.step, stored.copied, stored.written});
 }
 
 void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans) {
-  auto num_batches = static_cast<int64_t>(plans.size());
   if (layout_.host_pages + layout_.disk_pages == 0) return;
-  if (visit.layer == 0 && visit.batch + 1 < num_batches) return;  // the later ones are not planned yet
+  if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
+  begin_step(visit.step);
   // Loads that are issued but whose compute is not: they hold a buffer each.
   int64_t ahead = 0;
   Visit next = visit;
   while (ahead < stager_.count() - 1) {
-    if (++next.batch == num_batches) {
-      next.batch = 0;
-      ++next.layer;
-    }
-    if (next.layer > layout_.num_layers) return;
+    next.advance();
+    if (next.layer >= layout_.first_layer + layout_.num_layers) return;
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
     if (!uses_ring(plan)) continue;
     ++ahead;
-    if (!keys_.contains({next.layer, next.batch})) {
-      if (next.step != step_) {
-        step_ = next.step;
-        keys_.clear();
-      }
-      issue(next, *plan);
-    }
+    if (!keys_.contains({next.layer, next.batch})) issue(next, *plan);
   }
 }
 

@@ -29,6 +29,7 @@ class CacheLayout {
 
   KvGeometry geometry;
   int64_t num_layers = 0, num_batches = 0;
+  int64_t first_layer = 0;  ///< the visits' number of the first layer that has a cache
   int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
   Tier tier = Tier::kCpu;   ///< Policy::attention_tier
   int64_t resident_pages = 0, host_pages = 0, disk_pages = 0;  ///< of a micro-batch
@@ -71,7 +72,7 @@ class CacheStore {
   /// Called after the visit's compute was enqueued: writes the pages it changed back to disk.
   void commit(const Visit& visit, const BatchPlan& plan, const Event& done);
   /// Issues the loads of visits that come after `visit` in this step, up to buffers - 1 ahead. `plans` holds the
-  /// plan of each micro-batch in this step (null if idle).
+  /// plan of each micro-batch in this step (null if idle); those of the visit's group count.
   void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans);
 
  private:
@@ -83,6 +84,7 @@ class CacheStore {
   };
   const Passing& passing(const BatchPlan& plan);
   bool uses_ring(const BatchPlan* plan);
+  void begin_step(int64_t step);
   void issue(const Visit& visit, const BatchPlan& plan);
   /// What moves `wanted`, a subset of the plan's pages, between the buffer of `key` and where they rest; runs of neighbours become one.
   Staged moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key);

@@ -15,7 +15,7 @@ Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, L
       cache_(cache),
       hidden_(hidden),
       scratch_(scratch),
-      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches),
+      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
       plans_(static_cast<size_t>(policy.num_micro_batches)) {}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
@@ -25,6 +25,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
       run_step(source, step);
   } catch (...) {
     error = std::current_exception();
+    source.failed(error);
   }
   for (Lane* lane : lanes_.all()) {
     try {
@@ -37,33 +38,44 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
 }
 
 void Executor::run_step(StepSource& source, int64_t step) {
-  const int64_t num_layers = schedule_.num_layers(), num_batches = schedule_.num_batches();
-  const int64_t begin = step * num_layers * num_batches;
+  const int64_t num_layers = schedule_.num_layers(), begin = step * num_layers * schedule_.num_batches();
+  const int64_t before = pass_;
+  for (int64_t group = 0; group < schedule_.num_groups(); ++group)
+    run_pass(source, begin + schedule_.group_first(group) * num_layers, begin + schedule_.group_end(group) * num_layers);
+  if (pass_ > before) ++work_done_.steps;
+}
+
+void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_visit) {
+  const int64_t num_layers = schedule_.num_layers();
   int64_t active = 0;
-  for (int64_t n = begin; n < begin + num_layers * num_batches; ++n) {
-    const Visit visit = schedule_[n];
+  for (int64_t n = first_visit; n < end_visit; ++n) {
+    Visit visit = schedule_[n];
+    visit.pass = pass_;
     auto& plan = plans_[static_cast<size_t>(visit.batch)];
     if (visit.layer == 0) {
-      plan = source.next(step, visit.batch);
+      plan = source.next(visit.step, visit.batch);
       if (plan) ++active;
     }
-    const bool last_of_layer = visit.batch + 1 == num_batches;
-    if (visit.layer == 0 && last_of_layer && active == 0) return;  // nobody has work: finished() is asked next
+    if (visit.layer == 0 && active == 0) {
+      if (visit.last_of_layer()) return;  // nobody has work: finished() is asked next
+      continue;                           // nothing may be touched for a pass that may not take place
+    }
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
     if (plan && (layer.kind != LayerKind::kHead || !plan->logit_rows.empty())) {
       bool needed_later = visit.layer + 1 < num_layers &&
                           (!plan->logit_rows.empty() ||
                            model_.layers()[static_cast<size_t>(visit.layer + 1)].kind != LayerKind::kHead);
       // Only once every micro-batch is planned is it known whether one is alone.
-      bool alone = num_batches == 1;
+      bool alone = visit.group_size() == 1;
       plan->done = last_done_ = forward(visit, plan, alone, needed_later);
+      if (!needed_later) source.submitted(plan);
     }
-    weights_.commit(visit, last_done_, last_of_layer);
+    weights_.commit(visit, last_done_);
     cache_.prefetch(visit, plans_);
-    weights_.prefetch(visit, num_batches);
+    weights_.prefetch(visit);
     hidden_.prefetch(visit, plans_, num_layers - 1);
   }
-  ++work_done_.steps;
+  ++pass_;
 }
 
 Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
@@ -92,7 +104,7 @@ Event Executor::forward(const Visit& visit, const std::shared_ptr<BatchPlan>& pl
                  amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
                  layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};
   ++work_done_.visits;
-  if (layer.kind == LayerKind::kEmbed) work_done_.rows += plan->num_rows();
+  if (visit.layer == 0) work_done_.rows += plan->num_rows();
 
   work.run = [this, visit, plan, weights = std::move(weights), cache = std::move(cache), hidden,
               embed_rows = std::move(embed_rows)] {

@@ -34,8 +34,9 @@ class Executor {
   const WorkDone& work_done() const { return work_done_; }
 
  private:
-  /// One step of the block: all layers, all micro-batches.
+  /// One step of the block: all layers, all micro-batches, group by group.
   void run_step(StepSource& source, int64_t step);
+  void run_pass(StepSource& source, int64_t first_visit, int64_t end_visit);
   Event forward(const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later);
 
   const Model& model_;
@@ -47,6 +48,7 @@ class Executor {
   HiddenStore& hidden_;
   std::span<std::byte> scratch_;
   Schedule schedule_;
+  int64_t pass_ = 0;  ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   WorkDone work_done_;

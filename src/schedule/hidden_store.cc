@@ -34,8 +34,8 @@ int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
 }
 
 HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas,
-                         Lanes& lanes)
-    : layout_(model, policy), file_(std::move(file)) {
+                         Lanes& lanes, StageLink link)
+    : layout_(model, policy), lanes_(lanes), link_(link), file_(std::move(file)) {
   for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
     resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
     host_.push_back(arenas.cpu->allocate(layout_.host_bytes));
@@ -43,8 +43,10 @@ HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_p
   stager_ = Stager(layout_.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   held_.resize(static_cast<size_t>(layout_.num_batches));
   stored_.resize(static_cast<size_t>(layout_.num_batches));
+  for (auto* events : {&computed_, &sent_}) events->resize(static_cast<size_t>(layout_.num_batches));
   FLEXGEN_CHECK(layout_.disk_rows == 0 || file_ != nullptr);
-  while (model.layers()[static_cast<size_t>(first_head_layer_)].kind != LayerKind::kHead) ++first_head_layer_;
+  const auto num_layers = static_cast<int64_t>(model.layers().size());
+  while (first_head_layer_ < num_layers && model.layers()[static_cast<size_t>(first_head_layer_)].kind != LayerKind::kHead) ++first_head_layer_;
 }
 
 Staged HiddenStore::moves(bool write, const Visit& visit, const BatchPlan& plan, int64_t key) {
@@ -82,11 +84,42 @@ void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
   stager_.load(key, std::move(what));
 }
 
+Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event> free) {
+  Work work;
+  work.name = "receive activations";
+  work.step = visit.step;
+  work.batch = visit.batch;
+  work.after = std::move(free);
+  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.row_bytes);
+  work.bytes = static_cast<double>(bytes);
+  work.start = [link = link_, rows, bytes](double at_s) {
+    return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(rows, bytes), at_s);
+  };
+  return lanes_.network_receive->submit(std::move(work));
+}
+
+Event HiddenStore::send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done) {
+  Work work;
+  work.name = "send activations";
+  work.step = visit.step;
+  work.layer = visit.layer;
+  work.batch = visit.batch;
+  work.after = {done};
+  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.row_bytes);
+  work.bytes = static_cast<double>(bytes);
+  work.start = [link = link_, rows, bytes](double at_s) {
+    return link.port->send(link.stage() + 1, Channel::kHidden, std::span(rows, bytes), at_s);
+  };
+  return lanes_.network_send->submit(std::move(work));
+}
+
 HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool alone) {
   auto batch = static_cast<size_t>(visit.batch);
   HiddenLease lease;
   if (!staged(plan)) {
     lease.rows = reinterpret_cast<float*>(resident_[batch].data());
+    if (visit.layer == 0) lease.after = {sent_[batch]};
+    if (visit.layer == 0 && !link_.is_first()) lease.after = {receive(visit, plan, resident_[batch].data(), {computed_[batch], sent_[batch]})};
     return lease;
   }
   const Held& held = held_[batch];
@@ -94,6 +127,8 @@ HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool
   if (!in_place && !(held.step == visit.step && held.layer == visit.layer)) issue(visit, plan, visit.layer > 0);
   lease.rows = reinterpret_cast<float*>(stager_.data(held.key));
   lease.after = stager_.ready(held.key);
+  if (visit.layer == 0 && !link_.is_first()) lease.after = {receive(visit, plan, stager_.data(held.key), std::move(lease.after))};
+  if (visit.layer == 0) lease.after.push_back(sent_[batch]);
   if (!alone) {
     lease.resident = resident_[batch].data();
     lease.copy_in_bytes = visit.layer > 0 ? layout_.resident_bytes : 0;
@@ -103,10 +138,13 @@ HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool
 }
 
 void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done) {
-  if (!staged(plan)) return;
   auto batch = static_cast<size_t>(visit.batch);
+  computed_[batch] = done;
+  const bool goes_on = !needed_later && !link_.is_last();
+  if (goes_on) sent_[batch] = send(visit, plan, staged(plan) ? stager_.data(held_[batch].key) : resident_[batch].data(), done);
+  if (!staged(plan)) return;
   const int64_t key = held_[batch].key;
-  stager_.use(key, done);
+  stager_.use(key, goes_on ? sent_[batch] : done);
   if (alone || !needed_later) return;
   Staged what = moves(true, visit, plan, key);
   what.disk_after = {stored_[batch].written};
@@ -116,17 +154,13 @@ void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, 
 
 void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer) {
   if (layout_.host_rows + layout_.disk_rows == 0) return;
-  auto num_batches = static_cast<int64_t>(plans.size());
-  if (visit.layer == 0 && visit.batch + 1 < num_batches) return;  // the later ones are not planned yet
-  int64_t active = std::count_if(plans.begin(), plans.end(), [](const auto& plan) { return plan != nullptr; });
+  if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
+  int64_t active = std::count_if(plans.begin() + visit.group_first, plans.begin() + visit.group_end, [](const auto& plan) { return plan != nullptr; });
   if (active < 2) return;
   Visit next = visit;
   // The producer of a micro-batch's next load is its visit of the layer before: at most active - 1 visits ahead.
   for (int64_t ahead = 0; ahead < std::min<int64_t>(stager_.count() - 1, active - 1);) {
-    if (++next.batch == num_batches) {
-      next.batch = 0;
-      ++next.layer;
-    }
+    next.advance();
     if (next.layer > last_layer) return;
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
     if (!plan || (next.layer >= first_head_layer_ && plan->logit_rows.empty())) continue;

@@ -1,12 +1,14 @@
 #pragma once
 // HiddenStore: the residual streams of the micro-batches between layers: the first rows of each in the tier that computes, the rest (where that is
 // a GPU) in RAM and in a spill file. Where everything is resident a lease is the buffer itself; else rows pass through staging
-// buffers, except when the next visit is of the same micro-batch, which takes them over in place. Host thread only.
+// buffers, except when the next visit is of the same micro-batch, which takes them over in place. Between pipeline stages they come from the stage before
+// and go on to the next one. Host thread only.
 
 #include <memory>
 #include <span>
 #include <vector>
 
+#include "dist/port.h"
 #include "io/file_system.h"
 #include "memory/arena.h"
 #include "schedule/batch_plan.h"
@@ -46,11 +48,12 @@ struct HiddenLease {
 
 class HiddenStore {
  public:
-  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes);
+  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes,
+              StageLink link = {});
 
   const HiddenLayout& layout() const { return layout_; }
 
-  /// `alone`: no other micro-batch is active in this step, so the rows can stay where they are.
+  /// `alone`: no other micro-batch is active in this pass, so the rows can stay where they are.
   HiddenLease acquire(const Visit& visit, const BatchPlan& plan, bool alone);
   void commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done);
   void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer);
@@ -58,13 +61,19 @@ class HiddenStore {
  private:
   bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.resident_rows; }
   void issue(const Visit& visit, const BatchPlan& plan, bool load);
+  /// From the stage before, once everything in `free` is done; to the next stage, once `done` is.
+  Event receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event> free);
+  Event send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done);
   /// What moves the rows that are not resident between the buffer of `key` and where they rest.
   Staged moves(bool write, const Visit& visit, const BatchPlan& plan, int64_t key);
 
   HiddenLayout layout_;
+  Lanes& lanes_;
+  StageLink link_;
   std::shared_ptr<File> file_;
   std::vector<std::span<std::byte>> resident_, host_;  ///< a batch
   Stager stager_;
+  std::vector<Event> computed_, sent_;  ///< a batch: its newest visit, and its newest message to the next stage
   int64_t next_key_ = 0;
   int64_t first_head_layer_ = 0;
   struct Held {

@@ -7,9 +7,15 @@
 
 namespace flexgen {
 
+/// What all pipeline stages of a job must have in common: the sizes of a block.
+struct BlockShape {
+  int64_t micro_batch_size = 1, num_micro_batches = 1, max_rows = 256, max_logit_rows = 256, pages_per_micro_batch = 1, num_groups = 1;
+};
+
 struct Policy {
   int64_t micro_batch_size = 1;   ///< slots a micro-batch
   int64_t num_micro_batches = 1;  ///< micro-batches a block
+  int64_t num_groups = 1;         ///< pipeline stages: groups of micro-batches that go through the layers one after the other
   int64_t max_rows = 256;         ///< tokens of one micro-batch in one step, at most
   int64_t max_logit_rows = 256;   ///< of these, positions whose logits are computed, at most
   int buffers = 3;                ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
@@ -20,6 +26,17 @@ struct Policy {
 
   bool on_gpu() const { return compute_tier == Tier::kGpu; }
   bool attention_beside() const { return attention_tier != compute_tier; }
+  BlockShape block() const {
+    return {micro_batch_size, num_micro_batches, max_rows, max_logit_rows, pages_per_micro_batch, num_groups};
+  }
+  void set_block(const BlockShape& shape) {
+    micro_batch_size = shape.micro_batch_size;
+    num_micro_batches = shape.num_micro_batches;
+    max_rows = shape.max_rows;
+    max_logit_rows = shape.max_logit_rows;
+    pages_per_micro_batch = shape.pages_per_micro_batch;
+    num_groups = shape.num_groups;
+  }
   int64_t block_size() const { return micro_batch_size * num_micro_batches; }
 };
 

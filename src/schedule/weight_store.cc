@@ -130,7 +130,11 @@ int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
 
 WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes)
     : model_(model), layout_(model, policy), lanes_(lanes) {
-  for (const std::string& path : model.files()) files_.push_back(files.open(path, FileMode::kReadDirect));
+  // A pipeline stage may have no use for some files.
+  std::vector<bool> used(model.files().size());
+  for (const LayerSpec& layer : model.layers())
+    for (const WeightUse& use : layer.uses) used[static_cast<size_t>(model.weights()[static_cast<size_t>(use.weight)].file)] = true;
+  for (size_t i = 0; i < used.size(); ++i) files_.push_back(used[i] ? files.open(model.files()[i], FileMode::kReadDirect) : nullptr);
   Arena& compute = arenas.of(policy.compute_tier);
   resident_ = compute.allocate(layout_.resident_bytes);
   host_ = arenas.cpu->allocate(layout_.host_bytes);
@@ -195,8 +199,8 @@ void WeightStore::wait_resident() {
   resident_ready_.clear();
 }
 
-int64_t WeightStore::key(int64_t step, int64_t layer) const {
-  return step * layout_.num_streamed_layers + layout_.layers[static_cast<size_t>(layer)].ring_index;
+int64_t WeightStore::key(int64_t pass, int64_t layer) const {
+  return pass * layout_.num_streamed_layers + layout_.layers[static_cast<size_t>(layer)].ring_index;
 }
 
 void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
@@ -206,7 +210,7 @@ void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
   if (!stager_.holds(key)) stager_.start(key);
   Staged what;
   what.name = "load weights";
-  what.visit = {key / layout_.num_streamed_layers, layer, 0};
+  what.visit = {key / layout_.num_streamed_layers, layer, 0};  // the pass, strictly
   // The piece [from, to) of what the disk gives, and of what RAM gives a GPU, cut at aligned offsets whatever tensor lies there.
   auto part = [&](int64_t bytes) {
     const int64_t share = round_up(ceil_div(bytes, num_pieces), 1 << 20);
@@ -244,7 +248,7 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   WeightLease lease;
   const std::byte* staged = nullptr;
   if (layout.ring_index >= 0) {
-    int64_t wanted = key(visit.step, visit.layer);
+    int64_t wanted = key(visit.pass, visit.layer);
     while (issued_key_ < wanted) {  // not prefetched: the start of the run, or a single buffer
       FLEXGEN_CHECK(pieces_issued_ == 0);
       issue(++issued_key_, 0, 1);
@@ -267,26 +271,27 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   return lease;
 }
 
-void WeightStore::commit(const Visit& visit, const Event& done, bool last) {
+void WeightStore::commit(const Visit& visit, const Event& done) {
   const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
   if (layout.ring_index < 0) return;
   // One lane computes in order, so the last visit's event covers the earlier ones. (A head that nobody visited may not be there.)
-  const int64_t used = key(visit.step, visit.layer);
-  if (last && stager_.holds(used)) stager_.use(used, done);
+  const int64_t used = key(visit.pass, visit.layer);
+  if (visit.last_of_layer() && stager_.holds(used)) stager_.use(used, done);
 }
 
-void WeightStore::prefetch(const Visit& visit, int64_t num_batches) {
+void WeightStore::prefetch(const Visit& visit) {
   if (layout_.num_streamed_layers == 0 || stager_.count() < 2) return;
   const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
   if (layout.ring_index < 0) return;
   // The buffer after the newest ones was freed by the layer before this one.
-  int64_t furthest = key(visit.step, visit.layer) + stager_.count() - 1;
+  int64_t furthest = key(visit.pass, visit.layer) + stager_.count() - 1;
   while (issued_key_ + 1 < furthest) {  // start of the run: fill the ring
     issue(++issued_key_, 0, 1);
   }
   if (issued_key_ >= furthest) return;
-  issue(furthest, pieces_issued_, num_batches);
-  if (++pieces_issued_ == num_batches) {
+  // Visits that the executor skipped at the start of a pass left their pieces to this one.
+  while (pieces_issued_ <= visit.batch - visit.group_first) issue(furthest, pieces_issued_++, visit.group_size());
+  if (pieces_issued_ == visit.group_size()) {
     issued_key_ = furthest;
     pieces_issued_ = 0;
   }

@@ -83,11 +83,11 @@ class WeightStore {
 
   /// The layer's weights for a visit; issues what was not prefetched.
   WeightLease acquire(const Visit& visit);
-  /// Called after the visit's compute was enqueued; `last` if no further visit of this (step, layer) follows.
-  void commit(const Visit& visit, const Event& done, bool last);
+  /// Called after the visit's compute was enqueued.
+  void commit(const Visit& visit, const Event& done);
   /// Issues this visit's share of the loads ahead: one piece of a later layer a visit, so that cache loads
   /// do not queue behind a whole layer.
-  void prefetch(const Visit& visit, int64_t num_batches);
+  void prefetch(const Visit& visit);
 
   /// Pointers to the embedding rows of `tokens` for the batch's next embed visit; `after` gets what to wait for.
   std::vector<const std::byte*> lookup(const Visit& visit, std::span<const int32_t> tokens,
@@ -100,7 +100,7 @@ class WeightStore {
   const WeightLayout& layout() const { return layout_; }
 
  private:
-  int64_t key(int64_t step, int64_t layer) const;
+  int64_t key(int64_t pass, int64_t layer) const;
   void issue(int64_t key, int64_t piece, int64_t num_pieces);
   void load_in_place(int64_t layer);
   void load_resident_gpu(int64_t layer);

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""FlexGen's published runs on a T4 (16 GB, 208 GB of RAM, an SSD), predicted: its own policies under our cost model, and the policy that our planner takes
+on the same machine. 512 prompt tokens, 32 generated.
+
+    bench/flexgen_t4.py --flexgen build/release/flexgen --json OUT.json
+
+The profile is made of the paper's constants: 12.89 GB/s from RAM to the GPU, disk 2 GB/s read and 1 GB/s write, 21.2 TFLOP/s in prefill, 4.3 TFLOP/s in decode (few rows),
+GPU attention at 250 GB/s of the T4's 320 GB/s. Each gap is explained in docs/flexgen_t4.md."""
+import argparse
+import json
+import subprocess
+import tempfile
+
+PROFILE = {
+    "format": 1, "name": "T4 of FlexGen's paper", "measured": "constants of the paper, not measured",
+    "cpu": {"visit_s": 2e-5, "logit_s": 1e-10,
+            "matmul": [{"compute": "bf16", "weights": "bf16", "rows_to_flops_per_s": [[1, 2e10], [64, 2e11]]}],
+            "attention": [{"cache": "bf16", "queries_per_kv_head": 1, "context_to_bytes_per_s": [[64, 1.2e10]], "chunk_flops_per_s": 2e11}]},
+    "gpu": {"visit_s": 1e-4, "logit_s": 0,
+            "matmul": [{"compute": "bf16", "weights": "bf16", "rows_to_flops_per_s": [[32, 4.3e12], [64, 6e12], [512, 1.8e13], [2048, 2.12e13], [8192, 2.12e13]]},
+                       {"compute": "bf16", "weights": "int4", "rows_to_flops_per_s": [[32, 3.0e12], [64, 5e12], [512, 1.7e13], [2048, 2.1e13], [8192, 2.12e13]]}],
+            "attention": [{"cache": "bf16", "queries_per_kv_head": 1, "context_to_bytes_per_s": [[64, 2.5e11]], "chunk_flops_per_s": 1e13},
+                          {"cache": "int4", "queries_per_kv_head": 1, "context_to_bytes_per_s": [[64, 7e10]], "chunk_flops_per_s": 1e13}]},
+    "ram_read_bytes_per_s": 1e11,
+    "disk": {"read_bytes_per_s": 2e9, "write_bytes_per_s": 1e9, "request_s": 1e-4, "lookup_s": 1e-5, "write_share_of_read": 0.5, "compute_slowdown": 0},
+    "h2d_bytes_per_s": 12.89e9, "d2h_bytes_per_s": 12.89e9, "copy_s": 2e-5,
+}
+
+# (model, published generated tokens/s, types, FlexGen's policy: size, number of batches, weights, cache, activations)
+RUNS = [
+    ("opt-6.7b", 25.26, "bf16", "2x1, all on GPU", 2, 1, "100:0:0", "100:0:0", "100:0:0"),
+    ("opt-30b", 7.32, "bf16", "48x3", 48, 3, "20:80:0", "0:100:0", "0:100:0"),
+    ("opt-175b", 0.69, "bf16", "32x8", 32, 8, "0:50:50", "0:0:100", "0:100:0"),
+    ("opt-6.7b", 29.12, "int4", "72x1, compressed", 72, 1, "100:0:0", "100:0:0", "100:0:0"),
+    ("opt-30b", 8.38, "int4", "64x8, compressed", 64, 8, "100:0:0", "0:100:0", "100:0:0"),
+    ("opt-175b", 1.12, "int4", "48x3, compressed", 48, 3, "0:100:0", "0:100:0", "100:0:0"),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flexgen", required=True)
+    parser.add_argument("--json", default="")
+    args = parser.parse_args()
+    results = []
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as profile, tempfile.TemporaryDirectory() as spill:
+        json.dump(PROFILE, profile)
+        profile.flush()
+        print(f"{'model':10}{'types':6}{'published':>10}{'their policy, our cost':>24}{'our plan':>10}  bottleneck; our policy")
+        for model, published, types, name, size, batches, weights, cache, activations in RUNS:
+            prompts = size * batches
+            base = [args.flexgen, "plan", "--json", "--model", model, "--hardware", profile.name, "--gpu-memory", "16GB", "--cpu-memory", "208GB", "--disk-dir", spill,
+                    "--disk-space", "1500GB", "--prompt-len", "512", "--gen-len", "32", "--compute-dtype", "bf16", "--kv-cache-dtype", types,
+                    "--weight-dtype", "int4" if types == "int4" else "auto"]
+            theirs = subprocess.run(base + ["--num-prompts", str(prompts), "--micro-batch-size", str(size), "--num-micro-batches", str(batches), "--buffers", "2",
+                                            "--weights", weights, "--kv-cache", cache, "--activations", activations], capture_output=True, text=True)
+            # Enough sequences that a large block pays.
+            ours = subprocess.run(base + ["--num-prompts", str(max(1024, prompts))], capture_output=True, text=True)
+            row = {"model": model, "types": types, "published_tokens_per_s": published, "flexgen_policy": name}
+            for key, run in (("their_policy", theirs), ("our_plan", ours)):
+                row[key] = json.loads(run.stdout) if run.returncode == 0 else {"error": run.stderr.strip()}
+            results.append(row)
+
+            def speed(key):
+                return f"{row[key]['predicted']['generated_tokens_per_s']:.2f}" if "predicted" in row[key] else "does not fit"
+
+            print(f"{model:10}{types:6}{published:10.2f}{speed('their_policy'):>24}{speed('our_plan'):>10}  {row['our_plan'].get('binding', row['our_plan'].get('error', ''))}; "
+                  f"{row['our_plan'].get('policy', '')}{' | theirs: ' + row['their_policy']['error'] if 'error' in row['their_policy'] else ''}", flush=True)
+    if args.json:
+        json.dump(results, open(args.json, "w"), indent=1)
+
+
+main()

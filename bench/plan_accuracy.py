@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""How near predictions come: for random policies on dummy shapes the linear program, the cost model, the simulated executor and the measured run.
+
+    bench/plan_accuracy.py --flexgen build/release/flexgen --disk-dir DIR --count 24 --json OUT.json
+
+One run takes 10 to 60 s. Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Policies are drawn at random from
+a seed and may not fit; those are drawn anew. Errors are measured time over predicted time, less one."""
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+
+# (shape, budgets in GiB, prompts, tokens of a prompt, generated): jobs that take some ten seconds each on two cores.
+JOBS = [
+    ("opt-1.3b", [1.2, 1.8, 4], [8, 16, 24, 32], (16, 64), (2, 6)),
+    ("opt-6.7b", [2, 4, 8], [4, 8, 12], (8, 32), (1, 3)),
+    ("llama-3.1-8b", [3, 5, 9], [4, 8, 12], (8, 24), (1, 3)),
+]
+
+
+def draw(rng, shapes):
+    shape, budgets, counts, prompt, gen = rng.choice([job for job in JOBS if not shapes or job[0] in shapes])
+    prompts = rng.choice(counts)
+    batches = rng.randint(1, 3)
+    size = max(1, -(-prompts * rng.choice([1, 2, 3]) // (3 * batches)))
+    weights = rng.choice([0, 10, 25, 50, 75])
+    flags = ["--num-prompts", prompts, "--prompt-len", f"{prompt[0]}:{prompt[1]}", "--gen-len", f"{gen[0]}:{gen[1]}", "--seed", rng.randint(1, 1000),
+             "--cpu-memory", f"{rng.choice(budgets)}GiB", "--micro-batch-size", size, "--num-micro-batches", batches, "--buffers", rng.choice([1, 2, 2, 3, 3]),
+             "--max-rows", max(size, rng.choice([16, 32, 64, 128, 256])), "--weights", f"0:{weights}:{100 - weights}"]
+    cache = rng.choice([0, 50, 100, 100])
+    flags += ["--kv-cache", f"0:{cache}:{100 - cache}", "--activations", rng.choice(["0:100:0", "0:100:0", "0:100:0", "0:0:100"])]
+    if rng.random() < 0.35:
+        flags += ["--weight-dtype", "int4"]
+    flags += ["--kv-cache-dtype", rng.choice(["bf16", "bf16", "int4"])]
+    return shape, [str(flag) for flag in flags]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flexgen", required=True)
+    parser.add_argument("--disk-dir", required=True, help="for spilled data and prepared weights")
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--shapes", default="", help="comma-separated; all three if left out")
+    parser.add_argument("--extra", default="", help="more flags for bench, in one text")
+    parser.add_argument("--json", default="")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    shapes = [name for name in args.shapes.split(",") if name]
+    rows, attempts = [], 0
+    print(f"{'shape':13}{'program':>9}{'model':>9}{'simulated':>11}{'measured':>10}{'to program':>12}{'to model':>10}{'sim/meas':>10}  policy", flush=True)
+    while len(rows) < args.count and attempts < 20 * args.count:
+        attempts += 1
+        shape, flags = draw(rng, shapes)
+        with tempfile.NamedTemporaryFile(suffix=".json") as out:
+            command = [args.flexgen, "bench", "--model", shape, "--load-format", "dummy", "--disk-dir", args.disk_dir, "--simulate", "--json", out.name] + flags + args.extra.split()
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode != 0:
+                if "smallest budget" not in run.stderr and "cannot run within" not in run.stderr:
+                    sys.exit(f"{' '.join(command)}\n{run.stderr}")
+                continue
+            result = json.load(open(out.name))
+        measured, model = result["elapsed_s"], result["predicted"]["time_s"]
+        program, simulated = result["predicted"]["program_time_s"], result["simulated"]["time_s"]
+        row = {"shape": shape, "flags": flags, "program_s": program, "model_s": model, "simulated_s": simulated, "measured_s": measured,
+               "lanes": {name: lane["busy_s"] for name, lane in result["lanes"].items()}, "predicted_lanes": result["predicted"]["lanes"]}
+        rows.append(row)
+        policy = result["policy"]
+        kinds = " int4 weights" if "--weight-dtype" in flags else ""
+        print(f"{shape:13}{program:8.1f}s{model:8.1f}s{simulated:10.1f}s{measured:9.1f}s{measured / program - 1 if program else 0:+11.0%} {measured / model - 1:+9.0%} {simulated / measured:10.2f}"
+              f"  {policy['micro_batch_size']}x{policy['num_micro_batches']} rows {policy['max_rows']} buffers {policy['buffers']} {policy['weights']} {policy['kv_cache']} {policy['activations']}{kinds}",
+              flush=True)
+    errors = {name: [abs(row["measured_s"] / row[name] - 1) for row in rows if row[name] > 0] for name in ("program_s", "model_s", "simulated_s")}
+    errors["simulated_over_model"] = [abs(row["simulated_s"] / row["model_s"] - 1) for row in rows]
+    summary = {name: {"median": statistics.median(values), "worst": max(values)} for name, values in errors.items() if values}
+    for name, value in summary.items():
+        print(f"{name:22} median error {value['median']:.1%}, worst {value['worst']:.1%} over {len(errors[name])} policies")
+    if args.json:
+        json.dump({"policies": rows, "summary": summary}, open(args.json, "w"), indent=1)
+
+
+main()

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""How good the planner's choice is: its policy against a measured sweep, for some settings of shape, budget and types.
+
+    bench/plan_choice.py --flexgen build/release/flexgen --disk-dir DIR --policies 30 --json OUT.json [--settings 0,3]
+
+A sweep takes policies that fit: a grid of blocks, micro-batches, rows and buffers, with RAM filled by the first rule's and by the planner's shares. Predicted times
+order nothing here: every policy is run. --limit-s gives up on a policy that takes longer than the best so far times this factor."""
+import argparse
+import itertools
+import json
+import random
+import subprocess
+import sys
+import tempfile
+
+# (shape, budget, weight type, cache type, prompts, prompt lengths, generated)
+SETTINGS = [
+    ("opt-1.3b", "1.5GiB", "auto", "bf16", 32, "16:64", "4:8"),
+    ("opt-1.3b", "4GiB", "auto", "bf16", 32, "16:64", "4:8"),
+    ("opt-6.7b", "3GiB", "auto", "bf16", 12, "8:32", "2:4"),
+    ("opt-6.7b", "3GiB", "int4", "int4", 12, "8:32", "2:4"),
+    ("llama-3.1-8b", "4GiB", "auto", "bf16", 12, "8:24", "2:4"),
+    ("llama-3.1-8b", "8GiB", "int4", "bf16", 12, "8:24", "2:4"),
+]
+
+
+def bench(args, setting, flags, timeout_s=None):
+    shape, budget, weights, cache, prompts, prompt_len, gen_len = setting
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        command = [args.flexgen, "bench", "--model", shape, "--load-format", "dummy", "--cpu-memory", budget, "--disk-dir", args.disk_dir, "--weight-dtype", weights,
+                   "--kv-cache-dtype", cache, "--num-prompts", str(prompts), "--prompt-len", prompt_len, "--gen-len", gen_len, "--json", out.name] + flags
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        if run.returncode == 0:
+            return json.load(open(out.name))
+        if "cannot run within" not in run.stderr and "needs" not in run.stderr:
+            sys.exit(f"{' '.join(command)}\n{run.stderr}")
+        return None
+
+
+def flags_of(policy, **changes):
+    policy = {**policy, **changes}
+    flags = []
+    for name, flag in (("micro_batch_size", "--micro-batch-size"), ("num_micro_batches", "--num-micro-batches"), ("max_rows", "--max-rows"), ("buffers", "--buffers"),
+                       ("weights", "--weights"), ("kv_cache", "--kv-cache"), ("activations", "--activations")):
+        if policy.get(name) is not None:
+            flags += [flag, str(policy[name])]
+    return flags
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flexgen", required=True)
+    parser.add_argument("--disk-dir", required=True)
+    parser.add_argument("--policies", type=int, default=30)
+    parser.add_argument("--settings", default="", help="numbers from 0, comma-separated; all if left out")
+    parser.add_argument("--repeat", type=int, default=2, help="runs of the planned policy and of the sweep's best; the median of each counts")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", default="")
+    args = parser.parse_args()
+    results = []
+    wanted = [int(number) for number in args.settings.split(",") if number] or range(len(SETTINGS))
+    for number in wanted:
+        setting = SETTINGS[number]
+        prompts = setting[4]
+        planned = bench(args, setting, [])
+        if planned is None:
+            sys.exit(f"setting {number} {setting}: the planner found nothing that fits")
+        rng = random.Random(args.seed + number)
+        blocks = sorted({max(1, prompts // part) for part in (1, 2, 3, 4, 8)})
+        grid = [(block, batches, rows, buffers, spill) for block, batches, rows, buffers, spill in
+                itertools.product(blocks, (1, 2, 3), (0.5, 1, 2, 4), (2, 3), (True, False)) if block >= batches]
+        rng.shuffle(grid)
+        runs = []
+        for block, batches, rows, buffers, spill in grid:
+            if len(runs) >= args.policies:
+                break
+            size = -(-block // batches)
+            policy = {"micro_batch_size": size, "num_micro_batches": batches, "max_rows": max(size, int(rows * 32)), "buffers": buffers,
+                      "kv_cache": "0:0:100" if spill else "0:100:0"}
+            # The weights take the RAM that is left: filled by the planner around what is fixed.
+            result = bench(args, setting, flags_of(policy), timeout_s=20 * planned["elapsed_s"] + 120)
+            if result is None:
+                continue
+            runs.append({"policy": result["policy"], "time_s": result["elapsed_s"], "predicted_s": result["predicted"]["time_s"]})
+            print(f"setting {number}: {result['elapsed_s']:7.1f} s (predicted {result['predicted']['time_s']:7.1f}) {result['policy']}", flush=True)
+        best = min(runs, key=lambda run: run["time_s"])
+
+        def median_time(policy):
+            times = sorted(bench(args, setting, flags_of(policy))["elapsed_s"] for _ in range(args.repeat))
+            return times[len(times) // 2]
+
+        planned_s, best_s = median_time(planned["policy"]), median_time(best["policy"])
+        results.append({"setting": setting, "planned_policy": planned["policy"], "planned_s": planned_s, "best_policy": best["policy"], "best_s": best_s, "sweep": runs})
+        print(f"setting {number} {' '.join(map(str, setting))}: planned {planned_s:.1f} s, best of {len(runs)} {best_s:.1f} s: {planned_s / best_s - 1:+.1%}", flush=True)
+        if args.json:
+            json.dump(results, open(args.json, "w"), indent=1)
+
+
+main()

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Two ranks as two hosts: network namespaces joined by a pair of virtual cards whose speed and delay tc netem sets, measured with flexgen bench; and one rank
+with half the total memory. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout; --json for the figures.
+
+The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores.
+
+Usage: two_hosts.py FLEXGEN_BINARY [--model SHAPE] [--cpu-memory SIZE] [--num-prompts N] ... [--json FILE]"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+LINKS = [("no limit", None), ("1 Gbit/s", "rate 1gbit"), ("100 Mbit/s, 10 ms", "rate 100mbit delay 10ms"), ("1 Gbit/s, 100 ms", "rate 1gbit delay 100ms")]
+NETWORK = "10.213.77"
+
+
+def sh(command):
+    subprocess.run(command, shell=True, check=True)
+
+
+class Hosts:
+    """Two namespaces, flexgen-a and flexgen-b, each with a host name of its own when something runs in it."""
+
+    def __init__(self, work):
+        self.agent = os.path.join(work, "agent")
+        self.remove()
+        for name, number in (("a", 1), ("b", 2)):
+            sh(f"ip netns add flexgen-{name}")
+            if number == 2:
+                sh("ip link add veth-fa netns flexgen-a type veth peer name veth-fb netns flexgen-b")
+        for name, number in (("a", 1), ("b", 2)):
+            inside = f"ip -n flexgen-{name}"
+            sh(f"{inside} addr add {NETWORK}.{number}/24 dev veth-f{name} && {inside} link set veth-f{name} up && {inside} link set lo up")
+        with open(self.agent, "w") as file:  # in the place of ssh: the first word is the address, the rest the command
+            file.write(f"#!/bin/sh\nhost=$1; shift\ncase $host in {NETWORK}.1) name=a;; *) name=b;; esac\n"
+                       'exec ip netns exec flexgen-$name unshare --uts sh -c "hostname host-$name; $*"\n')
+        os.chmod(self.agent, 0o755)
+
+    def link(self, limits):
+        for name in "ab":
+            subprocess.run(f"ip netns exec flexgen-{name} tc qdisc del dev veth-f{name} root", shell=True, stderr=subprocess.DEVNULL)
+            if limits:
+                sh(f"ip netns exec flexgen-{name} tc qdisc add dev veth-f{name} root netem limit 100000 {limits}")
+
+    def mpirun(self, command, timeout_s):
+        launch = ["ip", "netns", "exec", "flexgen-a", "unshare", "--uts", "sh", "-c", 'hostname host-a; exec "$@"', "sh", "mpirun", "--allow-run-as-root",
+                  "--host", f"{NETWORK}.1,{NETWORK}.2", "-n", "2", "--bind-to", "none", "--mca", "plm_rsh_agent", self.agent, "--mca", "btl", "tcp,self",
+                  "--mca", "btl_tcp_if_include", f"{NETWORK}.0/24", "--mca", "oob_tcp_if_include", f"{NETWORK}.0/24"]
+        return subprocess.run(launch + command, capture_output=True, text=True, timeout=timeout_s)
+
+    def remove(self):
+        for name in "ab":
+            subprocess.run(f"ip netns del flexgen-{name}", shell=True, stderr=subprocess.DEVNULL)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("--model", default="opt-125m")
+    parser.add_argument("--cpu-memory", default="256MiB", help="of each rank")
+    parser.add_argument("--num-prompts", type=int, default=32)
+    parser.add_argument("--prompt-len", default="64")
+    parser.add_argument("--gen-len", default="16")
+    parser.add_argument("--micro-batch-size", default="8")
+    parser.add_argument("--num-micro-batches", default="4")
+    parser.add_argument("--timeout", type=float, default=600)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0 or not shutil.which("mpirun") or not shutil.which("tc"):
+        print("skipped: needs root, iproute2 and openmpi-bin")
+        sys.exit(77)
+    with tempfile.TemporaryDirectory(prefix="flexgen_hosts_") as work:
+        out = os.path.join(work, "out.json")
+        command = [os.path.realpath(arguments.binary), "bench", "--model", arguments.model, "--num-prompts", str(arguments.num_prompts), "--prompt-len",
+                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1",
+                   "--micro-batch-size", arguments.micro_batch_size, "--num-micro-batches", arguments.num_micro_batches, "--json", out]
+
+        def result(process, what):
+            if process.returncode != 0:
+                sys.exit(f"{what} failed:\n{process.stdout}{process.stderr}")
+            with open(out) as file:
+                return json.load(file)
+
+        rows = []
+        alone = result(subprocess.run(command, capture_output=True, text=True, timeout=arguments.timeout), "one rank")
+        rows.append(("one rank, half the memory", alone))
+        hosts = Hosts(work)
+        try:
+            for name, limits in LINKS:
+                hosts.link(limits)
+                rows.append((f"two ranks, {name}", result(hosts.mpirun(command, arguments.timeout), name)))
+        finally:
+            hosts.remove()
+    print(f"{arguments.model}, {arguments.num_prompts} prompts of {arguments.prompt_len} tokens, {arguments.gen_len} generated, {arguments.cpu_memory} a rank, one thread a rank")
+    print(f"| {'':<30} | generated tokens/s | prompt tokens/s | seconds | sent MiB |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, row in rows:
+        sent = sum(lane["bytes"] for lane_name, lane in row["lanes"].items() if lane_name.endswith("network send")) / 2**20
+        print(f"| {name:<30} | {row['generated_tokens_per_s']:.1f} | {row['prompt_tokens_per_s']:.1f} | {row['elapsed_s']:.2f} | {sent:.1f} |")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({name: row for name, row in rows}, file, indent=1)
+
+
+main()

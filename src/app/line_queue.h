@@ -1,0 +1,28 @@
+#pragma once
+// LineQueue: which line of a batch comes next. One process takes them in order; replicas draw them from one counter, so that a slow one takes fewer. One thread.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "app/batch_input.h"
+#include "dist/port.h"
+
+namespace flexgen {
+
+class LineQueue {
+ public:
+  virtual ~LineQueue() = default;
+  /// The next line, as an index into BatchInput::lines().
+  virtual std::optional<size_t> next() = 0;
+  /// Sequences of the lines that next() will still give; of a shared queue this process's share of what is left, about. 0 only at the end.
+  virtual int64_t sequences_left() const = 0;
+};
+
+/// The lines `todo`, in order.
+std::unique_ptr<LineQueue> own_lines(const BatchInput& input, std::vector<size_t> todo);
+/// The same lines on all of `num_replicas` processes, each line given to one of them.
+std::unique_ptr<LineQueue> shared_lines(const BatchInput& input, std::vector<size_t> todo, Port& port, int num_replicas);
+
+}  // namespace flexgen

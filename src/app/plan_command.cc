@@ -1,0 +1,81 @@
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+
+#include "app/batch_input.h"
+#include "app/commands.h"
+#include "app/hardware.h"
+#include "app/plan_report.h"
+#include "app/synthetic_job.h"
+#include "base/error.h"
+#include "model/prepared_weights.h"
+
+namespace flexgen {
+namespace {
+
+std::unique_ptr<Model> planned_model(const PlanOptions& options) {
+  if (std::filesystem::is_directory(options.model)) return Model::load(options.model);
+  const DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
+  return Model::of_shape(parse_config(config_text(options.model), "", options.model), dtype);
+}
+
+Workload planned_job(const PlanOptions& options, const Model& model) {
+  Workload workload;
+  if (options.input.empty()) {
+    std::mt19937_64 random(options.seed);
+    for (auto [prompt, gen] : synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, model.config(), random)) workload.add(prompt, gen, false, false);
+    return workload;
+  }
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (std::filesystem::is_directory(options.model)) tokenizer = Tokenizer::load(options.model);
+  const std::atomic<bool> never{false};
+  const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get()}, never);
+  workload = workload_of(input, [](const InputLine&) { return true; });
+  if (workload.num_sequences == 0)
+    fail_user("--input {}: no line of it can be answered{}", options.input, tokenizer ? "" : "; a shape has no tokenizer, so prompts must be token ids");
+  return workload;
+}
+
+}  // namespace
+
+int plan_command(const PlanOptions& options) {
+  const EngineOptions engine = engine_options(options.engine, options.model);
+  std::unique_ptr<Model> model = planned_model(options);
+  model->set_attention_sparsity(engine.attention_sparsity);
+  const DType compute = compute_dtype_of(engine, *model), kv = kv_dtype_of(engine.kv_cache_dtype, compute);
+  if (auto dtype = weight_dtype_of(engine)) imagine_prepared_weights(*model, *dtype);
+  const Workload workload = planned_job(options, *model);
+  const Precision precision = Precision::of(*model, engine.matmul_dtype == "int8" ? DType::kInt8 : compute, kv);
+
+  MeasureOptions wanted;
+  wanted.types = {{{precision.compute, precision.weights}, {precision.compute, DType::kInt4}}, {kv, DType::kInt4}};
+  wanted.threads = options.engine.threads;
+  if (std::filesystem::is_directory(options.model)) wanted.read_files = model->files();
+  wanted.directory = !options.engine.disk_directory.empty() ? options.engine.disk_directory : wanted.read_files.empty() ? std::filesystem::temp_directory_path().string() : "";
+  FileSystem files;
+  const HardwareProfile hardware = profile_for(options.engine.hardware, wanted, files);
+
+  std::map<DType, std::unique_ptr<Model>> others;
+  PlanVariants variants;
+  variants.with_weights = [&](DType dtype) -> const Model* {
+    auto& other = others[dtype];
+    if (!other) {
+      other = planned_model(options);
+      other->set_attention_sparsity(engine.attention_sparsity);
+      imagine_prepared_weights(*other, dtype);
+    }
+    return other.get();
+  };
+  const PlanInput input{*model, workload, engine.budgets, engine.policy, precision.compute, kv, hardware, 4, !options.plot_file.empty()};
+  const PlanReport report = make_report(input, variants);
+  fmt::print("{}", options.json ? report_json(report, input) + "\n" : report_text(report, input));
+  if (options.plot_file.empty()) return kExitDone;
+  std::ofstream out(options.plot_file);
+  out << report_page(report, input, options.model);
+  if (!out.flush()) fail_io("cannot write {}", options.plot_file);
+  return kExitDone;
+}
+
+}  // namespace flexgen

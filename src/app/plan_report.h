@@ -1,0 +1,49 @@
+#pragma once
+// PlanReport: a plan explained: what it takes and where, what binds it, what else was looked at, and what would help, each by planning again.
+// Pure functions, but for the time that planning takes.
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "plan/planner.h"
+
+namespace flexgen {
+
+struct WhatIf {
+  std::string change;    ///< "+8 GiB RAM"
+  double time_s = 0;     ///< of the job then; 0: it would not run
+  std::string policy;    ///< in short
+};
+
+struct Alternative {
+  Policy policy;
+  double time_s = 0;
+  std::string why;       ///< what it waits for
+};
+
+struct PlanReport {
+  Plan plan;
+  MemoryPlan memory;
+  std::string binding;   ///< "disk read: 60% of the weights stream, as RAM is full"
+  std::vector<Alternative> alternatives;
+  std::vector<WhatIf> what_ifs;
+};
+
+/// The same job with something changed that the model must know of.
+struct PlanVariants {
+  /// The model with its matrices in this type; null if that cannot be.
+  std::function<const Model*(DType)> with_weights;
+};
+/// Plans, and plans again for each change.
+PlanReport make_report(const PlanInput& input, const PlanVariants& variants);
+
+/// "40 x 2 sequences, 208 tokens a micro-batch, 2 buffers, weights 0:14:86, KV cache 0:100:0, activations 0:100:0".
+std::string policy_text(const Policy& policy);
+
+/// For a person; for programs; and a page with pictures, one file that needs no other.
+std::string report_text(const PlanReport& report, const PlanInput& input);
+std::string report_json(const PlanReport& report, const PlanInput& input);
+std::string report_page(const PlanReport& report, const PlanInput& input, const std::string& title);
+
+}  // namespace flexgen

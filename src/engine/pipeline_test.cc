@@ -1,0 +1,265 @@
+// Pipeline stages change no answer: 1 to 4 ranks as threads of this process, uneven splits, all dtypes, refill, ranks with placements of their own; and what
+// happens when one of them fails.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <thread>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "dist/local_ports.h"
+#include "engine/engine.h"
+#include "engine/list_source.h"
+#include "engine/stage_steps.h"
+#include "io/faulty_file.h"
+#include "model/dummy_checkpoint.h"
+
+namespace flexgen {
+namespace {
+
+class MapSink : public CompletionSink {
+ public:
+  void accept(Completion completion) override { EXPECT_TRUE(completions.emplace(completion.key, std::move(completion)).second); }
+  std::map<int64_t, Completion> completions;
+};
+
+const char* kLlama = R"({"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 5, "num_attention_heads": 6,
+  "num_key_value_heads": 2, "intermediate_size": 176, "vocab_size": 331, "max_position_embeddings": 256, "hidden_act": "silu",
+  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+const char* kTiedOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "ffn_dim": 128,
+  "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true,
+  "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})";
+
+std::string checkpoint(const std::string& name, const char* config, DType dtype) {
+  std::string directory = fmt::format("{}/pipeline-{}-{}", testing::TempDir(), name, dtype_name(dtype));
+  ensure_dummy_checkpoint(directory, config, dtype, 23, nullptr);
+  return directory;
+}
+
+std::vector<Request> random_requests(std::mt19937& random, size_t count) {
+  std::vector<Request> requests(count);
+  for (size_t i = 0; i < count; ++i) {
+    Request& request = requests[i];
+    request.key = static_cast<int64_t>(i);
+    request.prompt.resize(1 + random() % 60);
+    for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % 200);
+    request.params.max_tokens = 1 + static_cast<int64_t>(random() % 12);
+    request.params.temperature = i % 3 == 0 ? 0.8 : 0;
+    request.params.top_p = i % 6 == 0 ? 0.9 : 1;
+    request.params.seed = 100 + i;
+    if (i % 5 == 4) {
+      request.params.echo = true;
+      request.params.top_logprobs = 2;
+    }
+    if (i % 7 == 6) request.params.max_tokens = request.params.echo ? 0 : 1;
+  }
+  return requests;
+}
+
+Workload workload_of(const std::vector<Request>& requests) {
+  Workload workload;
+  for (const Request& request : requests)
+    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, request.params.temperature > 0, request.params.echo);
+  return workload;
+}
+
+EngineOptions plain_options(const std::string& directory) {
+  EngineOptions options;
+  options.model_directory = directory;
+  options.load_tokenizer = false;
+  options.budgets = {256 * kMiB, kGiB};
+  options.disk_directory = testing::TempDir();
+  options.threads = 1;
+  return options;
+}
+
+struct Outcome {
+  std::map<int64_t, Completion> completions;
+  std::vector<RunReport> reports;      ///< a rank
+  std::vector<std::string> errors;     ///< a rank: what it threw, or empty
+  std::vector<std::pair<int64_t, int64_t>> blocks;
+};
+
+/// A thread a rank. `options` has one entry a rank.
+Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requests, const std::atomic<bool>* stop = nullptr) {
+  const auto count = static_cast<int>(options.size());
+  LocalPorts ports(count);
+  Outcome outcome;
+  outcome.reports.resize(options.size());
+  outcome.errors.resize(options.size());
+  outcome.blocks.resize(options.size());
+  MapSink sink;
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < count; ++rank)
+    threads.emplace_back([&, rank] {
+      const auto index = static_cast<size_t>(rank);
+      try {
+        if (count > 1) options[index].stages.port = &ports.port(rank);
+        Engine engine(options[index]);
+        outcome.blocks[index] = engine.blocks();
+        if (rank > 0) {
+          outcome.reports[index] = engine.follow();
+          return;
+        }
+        engine.prepare(workload_of(requests));
+        ListSource source(requests);
+        std::atomic<bool> never{false};
+        outcome.reports[index] = engine.run(source, sink, stop ? *stop : never);
+        engine.dismiss();
+      } catch (const std::exception& error) {
+        outcome.errors[index] = error.what();
+        ports.port(rank).abort(fmt::format("{}: {}", ports.port(rank).describe(rank), error.what()));
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  outcome.completions = std::move(sink.completions);
+  return outcome;
+}
+
+void expect_same(const std::map<int64_t, Completion>& expected, const std::map<int64_t, Completion>& actual, const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  for (const auto& [key, completion] : expected) {
+    const Completion& other = actual.at(key);
+    EXPECT_EQ(other.tokens, completion.tokens) << what << " request " << key;
+    EXPECT_EQ(other.reason, completion.reason) << what << " request " << key;
+    ASSERT_EQ(other.logprobs.size(), completion.logprobs.size()) << what << " request " << key;
+    for (size_t i = 0; i < completion.logprobs.size(); ++i) {
+      EXPECT_EQ(other.logprobs[i].logprob, completion.logprobs[i].logprob) << what << " request " << key;
+      EXPECT_EQ(other.logprobs[i].top, completion.logprobs[i].top) << what << " request " << key;
+    }
+    ASSERT_EQ(other.prompt_logprobs.size(), completion.prompt_logprobs.size()) << what << " request " << key;
+    for (size_t i = 1; i < completion.prompt_logprobs.size(); ++i)
+      EXPECT_EQ(other.prompt_logprobs[i].logprob, completion.prompt_logprobs[i].logprob) << what << " request " << key;
+  }
+}
+
+Fractions random_fractions(std::mt19937& random) {
+  switch (random() % 4) {
+    case 0: return {0, 1, 0};
+    case 1: return {0, 0, 1};
+    default: {
+      double cpu = static_cast<double>(random() % 101) / 100;
+      return {0, cpu, 1 - cpu};
+    }
+  }
+}
+
+/// Ranks with random splits and placements against one process.
+void pipeline(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& weight_dtype = "auto",
+              const std::string& kv_dtype = "auto", const std::string& backend = "cpu", double sparsity = 1) {
+  EngineOptions plain = plain_options(checkpoint(name, config, dtype));
+  plain.weight_dtype = weight_dtype;
+  plain.kv_cache_dtype = kv_dtype;
+  plain.backend = backend;
+  plain.attention_sparsity = sparsity;
+  std::mt19937 random(seed);
+  const auto requests = random_requests(random, 21);
+  const auto expected = run({plain}, requests);
+  ASSERT_EQ(expected.errors[0], "");
+  const int64_t blocks = parse_config(config, "", name).num_layers;
+  for (int round = 0; round < rounds; ++round) {
+    const int64_t ranks = 2 + round % 3;
+    std::vector<EngineOptions> options(static_cast<size_t>(ranks), plain);
+    std::vector<int64_t> split(static_cast<size_t>(ranks), 1);
+    for (int64_t left = blocks - ranks; left > 0; --left) ++split[random() % static_cast<uint64_t>(ranks)];
+    const int64_t batches = ranks + static_cast<int64_t>(random() % 4), batch_size = 1 + static_cast<int64_t>(random() % 4);
+    for (EngineOptions& own : options) {
+      own.stage_split = fmt::format("{}", fmt::join(split, ":"));
+      if (round % 4 == 3) own.stage_split.clear();
+      own.policy.micro_batch_size = batch_size;
+      own.policy.num_micro_batches = batches;
+      own.policy.buffers = 1 + static_cast<int>(random() % 4);
+      own.policy.weights = random_fractions(random);
+      own.policy.kv_cache = random_fractions(random);
+      own.policy.activations = random_fractions(random);
+    }
+    const std::string what = fmt::format("{} round {}: stages {} of {} x {}", name, round, options[0].stage_split, batches, batch_size);
+    const Outcome outcome = run(options, requests);
+    for (const std::string& error : outcome.errors) ASSERT_EQ(error, "") << what;
+    expect_same(expected.completions, outcome.completions, what);
+    int64_t next = 0;
+    for (size_t rank = 0; rank < options.size(); ++rank) {
+      EXPECT_EQ(outcome.blocks[rank].first, next);
+      next += outcome.blocks[rank].second;
+      EXPECT_EQ(outcome.reports[rank].work.steps, outcome.reports[0].work.steps);
+      EXPECT_EQ(outcome.reports[rank].work.rows, outcome.reports[0].work.rows);
+    }
+    EXPECT_EQ(next, blocks);
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(Pipeline, Bf16) { pipeline("llama", kLlama, DType::kBF16, 12, 1); }
+TEST(Pipeline, F32) { pipeline("llama", kLlama, DType::kF32, 6, 2); }
+TEST(Pipeline, TiedF16) { pipeline("opt", kTiedOpt, DType::kF16, 9, 3); }
+TEST(Pipeline, Reference) { pipeline("opt", kTiedOpt, DType::kBF16, 3, 4, "auto", "auto", "reference"); }
+TEST(Pipeline, Int4Weights) { pipeline("llama", kLlama, DType::kBF16, 4, 5, "int4"); }
+TEST(Pipeline, Int8WeightsInt4Cache) { pipeline("opt", kTiedOpt, DType::kF16, 4, 6, "int8", "int4"); }
+TEST(Pipeline, Int8Cache) { pipeline("llama", kLlama, DType::kBF16, 4, 7, "auto", "int8"); }
+TEST(Pipeline, Sparse) { pipeline("llama", kLlama, DType::kBF16, 3, 8, "auto", "int4", "cpu", 0.2); }
+
+TEST(Pipeline, ChoosesOnePolicyForUnequalRanks) {
+  EngineOptions plain = plain_options(checkpoint("llama", kLlama, DType::kBF16));
+  std::mt19937 random(9);
+  const auto requests = random_requests(random, 40);
+  const auto expected = run({plain}, requests);
+  std::vector<EngineOptions> options(3, plain);
+  options[1].budgets.cpu_bytes = 3 * kMiB;
+  options[2].budgets.cpu_bytes = 6 * kMiB;
+  const Outcome outcome = run(options, requests);
+  for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
+  expect_same(expected.completions, outcome.completions, "unequal budgets");
+}
+
+TEST(Pipeline, TooSmallABudgetIsRefusedByAllAndNamed) {
+  std::mt19937 random(10);
+  const auto requests = random_requests(random, 10);
+  std::vector<EngineOptions> options(3, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+  options[1].budgets.cpu_bytes = 64 * kKiB;
+  const Outcome outcome = run(options, requests);
+  for (const std::string& error : outcome.errors) {
+    EXPECT_THAT(error, testing::HasSubstr("rank 1"));
+    EXPECT_THAT(error, testing::HasSubstr("smallest budget"));
+  }
+}
+
+TEST(Pipeline, FewerMicroBatchesThanStagesIsRefused) {
+  std::mt19937 random(11);
+  std::vector<EngineOptions> options(2, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+  for (EngineOptions& own : options) own.policy.num_micro_batches = 1;
+  for (const std::string& error : run(options, random_requests(random, 4)).errors) EXPECT_THAT(error, testing::HasSubstr("--num-micro-batches 1"));
+}
+
+TEST(Pipeline, AStopEndsAllStages) {
+  std::mt19937 random(12);
+  const auto requests = random_requests(random, 30);
+  std::vector<EngineOptions> options(3, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+  for (EngineOptions& own : options) own.policy.micro_batch_size = 1;
+  std::atomic<bool> stop{true};  // before the first step: nothing is answered, nobody hangs
+  const Outcome outcome = run(options, requests, &stop);
+  for (const std::string& error : outcome.errors) EXPECT_EQ(error, "");
+  EXPECT_TRUE(outcome.reports[0].stopped);
+  EXPECT_TRUE(outcome.completions.empty());
+}
+
+TEST(Pipeline, AFailureOfAnyRankEndsAllAndIsNamed) {
+  std::mt19937 random(13);
+  const auto requests = random_requests(random, 20);
+  for (size_t bad : {size_t{0}, size_t{1}, size_t{2}}) {
+    std::vector<EngineOptions> options(3, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+    auto faults = std::make_shared<FaultPlan>();
+    faults->add({FileOperation::kRead, EIO, 0, "", 0, Fault::kForever, 40});
+    FaultyFileSystem files(faults);
+    for (EngineOptions& own : options) own.policy.kv_cache = own.policy.weights = Fractions{0, 0, 1};
+    options[bad].files = &files;
+    const Outcome outcome = run(options, requests);
+    EXPECT_GT(faults->injected(), 0);
+    for (const std::string& error : outcome.errors) EXPECT_THAT(error, testing::HasSubstr("Input/output error")) << "rank " << bad;
+  }
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,386 @@
+#include "plan/planner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "plan/placement_program.h"
+#include "plan/policy_sizes.h"
+#include "plan/smallest_budget.h"
+#include "schedule/cache_store.h"
+#include "schedule/hidden_store.h"
+#include "schedule/weight_store.h"
+
+namespace flexgen {
+namespace {
+
+constexpr Fractions kInGpu{1, 0, 0}, kInRam{0, 1, 0}, kOnDisk{0, 0, 1};
+constexpr int64_t kMaxBlock = 4096, kMaxRows = 4096;
+constexpr size_t kMaxClasses = 10;
+
+/// Shares as flags can say them: tenths of a percent, rounded so that faster tiers never get more.
+Fractions rounded(const Fractions& shares) {
+  auto down = [](double share) { return std::floor(share * 1000 + 1e-6) / 1000; };
+  const double gpu = down(shares.gpu), cpu = std::min(down(shares.gpu + shares.cpu + 1e-9) - gpu, 1 - gpu), disk = 1 - gpu - cpu;
+  return {gpu, cpu, disk < 1e-9 ? 0 : disk};
+}
+
+class Search {
+ public:
+  explicit Search(const PlanInput& input)
+      : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_(Clock::now()) {}
+
+  Plan run() {
+    if (on_gpu() && !in_.hardware.gpu) fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
+    // Large blocks first: they use every byte read for more sequences.
+    for (int64_t block : blocks())
+      for (int64_t count : counts()) {
+        if (!in_.request.micro_batch_size && block < count && count != counts().front()) continue;
+        const int64_t size = in_.request.micro_batch_size.value_or(std::max<int64_t>(1, ceil_div(block, count)));
+        if (!sizes_seen_.insert({size, count}).second) continue;
+        try_block(size, count);
+      }
+    refine();
+    if (!best_) {
+      // Few rows, one buffer, one sequence at a time: what fits if anything does.
+      for (const Policy& policy : smallest_policies(in_.model, in_.workload, in_.budgets, in_.request, in_.kv))
+        if (fits(policy)) consider(policy, 0);
+    }
+    if (!best_) refuse_budget(in_.model, in_.workload, in_.budgets, in_.request, in_.kv);
+    plan_.planning_s = elapsed_s();
+    return std::move(plan_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double elapsed_s() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  bool out_of_time() {
+    if (elapsed_s() < in_.time_limit_s) return false;
+    plan_.complete = false;
+    return true;
+  }
+
+  std::vector<int64_t> blocks() const {
+    const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxBlock);
+    std::vector<int64_t> sizes{largest};
+    for (double size = static_cast<double>(largest) / 1.5; size >= 1; size /= 1.5) sizes.push_back(static_cast<int64_t>(std::ceil(size)));
+    return sizes;
+  }
+  std::vector<int64_t> counts() const {
+    if (in_.request.num_micro_batches) return {*in_.request.num_micro_batches};
+    return {1, 2, 3, 4, 8};
+  }
+  std::vector<int> buffer_counts() const {
+    if (in_.request.buffers) return {*in_.request.buffers};
+    return {3, 2};
+  }
+  std::vector<int64_t> row_counts(int64_t micro_batch_size, int64_t num_micro_batches) const {
+    if (in_.request.max_rows) return {*in_.request.max_rows};
+    const double even = even_rows(in_.workload, micro_batch_size * num_micro_batches) / static_cast<double>(num_micro_batches);
+    const double all = std::ceil((in_.workload.total_prompt_tokens + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
+    std::set<int64_t> rows;
+    for (double factor : {1.02, 1.4, 2.5})
+      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(even * factor, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxRows, round_up(micro_batch_size, 16))));
+    return {rows.begin(), rows.end()};
+  }
+
+  bool fits(const Policy& policy) const {
+    const MemoryPlan plan = memory_plan(in_.model, policy, in_.workload, in_.kv);
+    return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_bytes && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes && plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
+  }
+
+  std::vector<Fractions> ends() const {
+    if (on_gpu()) return {kOnDisk, kInRam, kInGpu};
+    return {kInRam, kOnDisk};
+  }
+  bool on_gpu() const { return in_.budgets.gpu_bytes > 0; }
+  const ComputeProfile& processor() const { return on_gpu() ? *in_.hardware.gpu : in_.hardware.cpu; }
+
+  /// Whether any placement fits.
+  bool fits_somehow(Policy policy) const {
+    for (const Fractions& weights : ends())
+      for (const Fractions& cache : ends())
+        for (const Fractions& activations : ends()) {
+          policy.weights = in_.request.weights.value_or(weights);
+          policy.kv_cache = in_.request.kv_cache.value_or(cache);
+          policy.activations = in_.request.activations.value_or(activations);
+          if (fits(policy)) return true;
+        }
+    return false;
+  }
+
+  void try_block(int64_t micro_batch_size, int64_t num_micro_batches) {
+    bool any = false;
+    for (int64_t rows : row_counts(micro_batch_size, num_micro_batches)) {
+      if (out_of_time()) return;
+      Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, buffer_counts().back(), rows);
+      if (on_gpu()) policy.compute_tier = policy.attention_tier = Tier::kGpu;
+      if (!fits_somehow(policy)) break;  // more rows take more
+      any = true;
+      policy.weights = policy.kv_cache = policy.activations = on_gpu() ? kInGpu : kInRam;
+      const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
+      const std::vector<StepClass> classes = compute_classes(walk);
+      double compute_s = 0;
+      for (const StepClass& step : classes) compute_s += step.count * step.resources_s.front().constant;
+      if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
+      for (int buffers : buffer_counts()) {
+        policy.buffers = buffers;
+        place(policy, walk, classes);
+      }
+    }
+    if (!any) ++plan_.num_too_large;
+  }
+
+  /// Steps of about the same compute time as one class each: its count, and its compute time in resources_s.front().
+  std::vector<StepClass> compute_classes(const SlotWalk& walk) {
+    step_class_.clear();
+    std::vector<std::pair<double, size_t>> order;
+    const double repeat = walk.whole ? 1 : rows_of(in_.workload) / walk.rows;
+    for (size_t i = 0; i < walk.steps.size(); ++i) order.emplace_back(compute_time_s(walk.steps[i]), i);
+    std::sort(order.begin(), order.end());
+    double all_s = 0, before_s = 0;
+    for (auto [time_s, i] : order) all_s += time_s * walk.steps[i].count;
+    std::vector<StepClass> classes;
+    step_class_.resize(walk.steps.size());
+    for (auto [time_s, i] : order) {
+      const auto wanted = std::min(kMaxClasses - 1, static_cast<size_t>(before_s / std::max(all_s, 1e-300) * kMaxClasses));
+      if (classes.empty() || wanted > last_class_) classes.push_back({0, {Affine{}}});
+      last_class_ = wanted;
+      StepClass& mean = classes.back();
+      const double count = walk.steps[i].count * repeat;
+      mean.resources_s.front().constant = (mean.resources_s.front().constant * mean.count + time_s * count) / (mean.count + count);
+      mean.count += count;
+      step_class_[i] = classes.size() - 1;
+      before_s += time_s * walk.steps[i].count;
+    }
+    return classes;
+  }
+
+  double compute_time_s(const StepLoad& step) const {
+    double time_s = 0;
+    for (const BatchLoad& batch : step.batches) {
+      if (batch.rows == 0) continue;
+      time_s += static_cast<double>(in_.model.config().num_layers) * visit_time_s(processor(), precision_, batch.block);
+      for (const LayerSpec& layer : in_.model.layers()) {
+        if (layer.kind == LayerKind::kBlock || (layer.kind == LayerKind::kHead && batch.logit_rows == 0)) continue;
+        const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
+        ComputeAmount amount;
+        amount.flops = layer.linear_flops_per_row * rows;
+        amount.rows = rows;
+        amount.logits = layer.kind == LayerKind::kHead && !on_gpu() ? rows * static_cast<double>(layer.vocab_count) : 0;
+        time_s += visit_time_s(processor(), precision_, amount);
+      }
+    }
+    return time_s;
+  }
+
+  /// The linear program of a block, its answer rounded, filled up and judged.
+  void place(Policy policy, const SlotWalk& walk, const std::vector<StepClass>& compute) {
+    if (out_of_time()) return;
+    const PlacementProgram program = make_program(policy, walk, compute);
+    std::optional<Placement> placement = solve(program);
+    if (!placement) return;
+    policy.weights = in_.request.weights.value_or(rounded(placement->of(TensorKind::kWeights)));
+    policy.kv_cache = in_.request.kv_cache.value_or(rounded(placement->of(TensorKind::kKvCache)));
+    const Fractions activations = placement->of(TensorKind::kActivations);
+    policy.activations = in_.request.activations.value_or(activations.gpu >= 0.5 ? kInGpu : !on_gpu() && activations.cpu >= 0.5 ? kInRam : rounded(activations));
+    if (best_ && placement->time_s > 1.1 * best_->time_s && !in_.thorough) {
+      plan_.candidates.push_back({policy, placement->time_s, false});
+      return;
+    }
+    if (!make_fit(policy)) return;
+    consider(policy, placement->time_s);
+  }
+
+  /// Moves shares to slower tiers until the policy fits, and back as far as it does. False if it cannot.
+  bool make_fit(Policy& policy) const {
+    // The largest share that a tier can have of a kind, taken from the next slower one.
+    auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::* kind, double Fractions::* fast, double Fractions::* slow) {
+      if (fixed) return;
+      const Fractions before = policy.*kind;
+      const double both = before.*fast + before.*slow;
+      const auto most = static_cast<int64_t>(std::llround(both * 1000));
+      auto set = [&](int64_t thousandths) {
+        (policy.*kind).*fast = thousandths == most ? both : static_cast<double>(thousandths) / 1000;
+        (policy.*kind).*slow = thousandths == most ? 0 : both - static_cast<double>(thousandths) / 1000;
+      };
+      int64_t low = 0, high = most;
+      if (set(high); fits(policy)) return;
+      if (set(low); !fits(policy)) {
+        policy.*kind = before;
+        return;
+      }
+      while (high - low > 1) {
+        const int64_t middle = (low + high) / 2;
+        set(middle);
+        (fits(policy) ? low : high) = middle;
+      }
+      set(low);
+    };
+    const bool spill = in_.budgets.disk_bytes > 0;
+    auto in_ram = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind, bool may_spill) {
+      if (may_spill) largest(fixed, kind, &Fractions::cpu, &Fractions::disk);
+    };
+    auto in_gpu = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind) {
+      if (on_gpu()) largest(fixed, kind, &Fractions::gpu, &Fractions::cpu);
+    };
+    // Weights take up what is left, then the cache; a share that is too large gives way in the same order.
+    in_gpu(in_.request.weights, &Policy::weights);
+    in_ram(in_.request.weights, &Policy::weights, true);
+    if (!fits(policy) || policy.weights.disk == 0) in_ram(in_.request.kv_cache, &Policy::kv_cache, spill);
+    if (!fits(policy) || policy.weights.gpu >= 1) in_gpu(in_.request.kv_cache, &Policy::kv_cache);
+    if (!fits(policy)) in_gpu(in_.request.activations, &Policy::activations);
+    if (!fits(policy)) in_ram(in_.request.activations, &Policy::activations, spill);
+    return fits(policy);
+  }
+
+  PlacementProgram make_program(const Policy& policy, const SlotWalk& walk, const std::vector<StepClass>& compute) const {
+    PlacementProgram program;
+    const DiskProfile& disk = in_.hardware.disk;
+    Policy streamed = policy;
+    streamed.weights = streamed.kv_cache = streamed.activations = kOnDisk;
+    const WeightLayout weights(in_.model, streamed);
+    const CacheLayout cache(in_.model, streamed, in_.kv);
+    const HiddenLayout hidden(in_.model, streamed);
+    const auto weight_bytes = static_cast<double>(weights.streamed_bytes_per_step);
+    // What each tier holds with one kind in another tier, beside everything on disk.
+    const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
+    for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program.bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
+    for (auto [kind, fractions] : {std::pair{TensorKind::kWeights, &Policy::weights}, {TensorKind::kKvCache, &Policy::kv_cache}, {TensorKind::kActivations, &Policy::activations}})
+      for (const Fractions& end : ends()) {
+        if (end.disk > 0) continue;
+        Policy moved = streamed;
+        moved.*fractions = end;
+        const MemoryPlan plan = memory_plan(in_.model, moved, in_.workload, in_.kv);
+        for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
+          program.bytes[static_cast<size_t>(tier)].of(kind, end.gpu > 0 ? Tier::kGpu : Tier::kCpu) = static_cast<double>(plan.bytes(tier) - base.bytes(tier));
+      }
+    program.capacity = {static_cast<double>(in_.budgets.gpu_bytes), static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
+    program.fixed = {in_.request.weights, in_.request.kv_cache, in_.request.activations};
+    const bool spill = in_.budgets.disk_bytes > 0;
+    program.allowed = {{{on_gpu(), true, true}, {on_gpu(), true, spill}, {on_gpu(), true, spill}}};
+    program.once_s.of(TensorKind::kWeights, Tier::kCpu) = program.once_s.of(TensorKind::kWeights, Tier::kGpu) = weight_bytes / disk.read_bytes_per_s;
+
+    // Means over the steps of each class of what a cache and activations wholly on disk would move.
+    std::vector<double> read_pages(compute.size()), written_pages(compute.size()), hidden_rows(compute.size()), counts(compute.size());
+    for (size_t i = 0; i < walk.steps.size(); ++i) {
+      const size_t at = step_class_[i];
+      counts[at] += walk.steps[i].count;
+      for (const BatchLoad& batch : walk.steps[i].batches) {
+        read_pages[at] += walk.steps[i].count * batch.old_pages;
+        written_pages[at] += walk.steps[i].count * batch.dirty_pages;
+        hidden_rows[at] += walk.steps[i].count * batch.rows;
+      }
+    }
+    const double page_bytes = static_cast<double>(cache.page_stride) * static_cast<double>(cache.num_layers);
+    const double row_bytes = policy.num_micro_batches > 1 ? static_cast<double>(hidden.row_bytes) * static_cast<double>(in_.model.layers().size()) : 0;
+    for (size_t i = 0; i < compute.size(); ++i) {
+      Affine read_s, write_s;
+      read_s.of(TensorKind::kWeights, Tier::kDisk) = weight_bytes / disk.read_bytes_per_s;
+      read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_pages[i] / counts[i] * page_bytes / disk.read_bytes_per_s;
+      read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
+      write_s.of(TensorKind::kKvCache, Tier::kDisk) = written_pages[i] / counts[i] * page_bytes / disk.write_bytes_per_s;
+      write_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.write_bytes_per_s;
+      Affine compute_s = compute[i].resources_s.front();
+      StepClass step{compute[i].count, {}};
+      Affine up_s, down_s;  // to a GPU and back: whatever is not there, over the bus
+      if (on_gpu())
+        for (Tier tier : {Tier::kCpu, Tier::kDisk}) {
+          up_s.of(TensorKind::kWeights, tier) = weight_bytes / in_.hardware.h2d_bytes_per_s;
+          up_s.of(TensorKind::kKvCache, tier) = read_pages[i] / counts[i] * page_bytes / in_.hardware.h2d_bytes_per_s;
+          up_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.h2d_bytes_per_s;
+          down_s.of(TensorKind::kKvCache, tier) = written_pages[i] / counts[i] * page_bytes / in_.hardware.d2h_bytes_per_s;
+          down_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.d2h_bytes_per_s;
+        }
+      if (policy.buffers == 1) {
+        for (const Affine& other_s : {read_s, write_s, up_s, down_s}) compute_s += other_s;
+        step.resources_s = {compute_s};
+      } else {
+        if (!on_gpu()) {
+          compute_s += read_s.scaled(disk.compute_slowdown);
+          compute_s += write_s.scaled(disk.compute_slowdown);
+        }
+        Affine shared_s = read_s;
+        shared_s += write_s.scaled(disk.write_share_of_read);
+        step.resources_s = {compute_s, shared_s, write_s};
+        if (on_gpu()) step.resources_s.insert(step.resources_s.end(), {up_s, down_s});
+      }
+      program.steps.push_back(std::move(step));
+    }
+    return program;
+  }
+
+  /// Other rows and shares around the best: what a linear program with its means cannot see.
+  void refine() {
+    for (int round = 0; round < 3 && best_ && !out_of_time(); ++round) {
+      const Candidate from = *best_;
+      auto with_rows = [&](double factor) {
+        if (in_.request.max_rows) return;
+        const int64_t rows = std::max(round_up(static_cast<int64_t>(static_cast<double>(from.policy.max_rows) * factor), 16), round_up(from.policy.micro_batch_size, 16));
+        Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, from.policy.micro_batch_size, from.policy.num_micro_batches, from.policy.buffers, rows);
+        policy.weights = from.policy.weights;
+        policy.kv_cache = from.policy.kv_cache;
+        policy.activations = from.policy.activations;
+        policy.compute_tier = from.policy.compute_tier;
+        policy.attention_tier = from.policy.attention_tier;
+        if (rows != from.policy.max_rows && rows <= kMaxRows && make_fit(policy)) consider(policy, plan_.program_time_s);
+      };
+      for (double factor : {0.75, 0.9, 1.12, 1.3}) with_rows(factor);
+      if (!in_.request.kv_cache && in_.budgets.disk_bytes > 0 && !on_gpu())
+        for (double change : {-0.1, -0.03, 0.03, 0.1}) {
+          Policy policy = best_->policy;
+          policy.kv_cache = rounded({0, std::clamp(policy.kv_cache.cpu + change, 0.0, 1.0), 0});
+          if (policy.kv_cache != best_->policy.kv_cache && make_fit_weights(policy)) consider(policy, plan_.program_time_s);
+        }
+      if (best_->time_s > 0.999 * from.time_s) return;
+    }
+  }
+  bool make_fit_weights(Policy& policy) const {
+    if (in_.request.weights) return fits(policy);
+    policy.weights = kOnDisk;
+    if (!fits(policy)) return false;
+    const Fractions cache = policy.kv_cache;
+    if (!make_fit(policy)) return false;
+    return policy.kv_cache == cache || policy.weights.disk == 0;
+  }
+
+  void consider(const Policy& policy, double program_time_s) {
+    const Prediction prediction = predict(in_.model, in_.hardware, precision_, policy, in_.workload, walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort));
+    plan_.candidates.push_back({policy, prediction.time_s});
+    if (best_ && prediction.time_s >= best_->time_s) return;
+    best_ = plan_.candidates.back();
+    plan_.policy = policy;
+    plan_.prediction = prediction;
+    plan_.program_time_s = program_time_s;
+  }
+
+  static constexpr double kEffort = 30000;
+  const PlanInput& in_;
+  Precision precision_;
+  Clock::time_point start_;
+  std::set<std::pair<int64_t, int64_t>> sizes_seen_;
+  std::vector<size_t> step_class_;  ///< a step of the walk: its class
+  size_t last_class_ = 0;
+  std::optional<Candidate> best_;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan make_plan(const PlanInput& input) { return Search(input).run(); }
+
+Plan plan_by_first_rule(const PlanInput& input) {
+  Plan plan;
+  plan.policy = choose_policy(input.model, input.workload, input.budgets, input.request, input.kv);
+  plan.prediction = predict(input.model, input.hardware, Precision::of(input.model, input.compute, input.kv), plan.policy, input.workload);
+  plan.candidates = {{plan.policy, plan.prediction.time_s}};
+  return plan;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,159 @@
+// The linear program against hand-made cases, the search against what it may not do, and budgets at the edge of what works.
+
+#include "plan/planner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/config.h"
+#include "plan/placement_program.h"
+#include "plan/smallest_budget.h"
+
+namespace flexgen {
+namespace {
+
+TEST(PlacementProgram, FillsMemoryWithWhatSavesMost) {
+  // 10 GB of weights read every step, 4 GB of cache read every second step; 6 GB of RAM; reading is all there is to wait for.
+  PlacementProgram program;
+  Affine& ram = program.bytes[1];
+  ram.of(TensorKind::kWeights, Tier::kCpu) = 10e9;
+  ram.of(TensorKind::kKvCache, Tier::kCpu) = 4e9;
+  program.capacity = {0, 6e9, 1e12};
+  program.allowed = {{{false, true, true}, {false, true, true}, {false, true, false}}};
+  Affine read_s;
+  read_s.of(TensorKind::kWeights, Tier::kDisk) = 10;
+  read_s.of(TensorKind::kKvCache, Tier::kDisk) = 2;
+  program.steps = {{5, {read_s}}};
+  const auto placed = solve(program);
+  ASSERT_TRUE(placed);
+  EXPECT_NEAR(placed->of(TensorKind::kWeights).cpu, 0.6, 1e-6);
+  EXPECT_NEAR(placed->of(TensorKind::kKvCache).cpu, 0, 1e-6);
+  EXPECT_NEAR(placed->time_s, 5 * (4 + 2), 1e-6);
+  EXPECT_NEAR(placed->of(TensorKind::kActivations).cpu, 1, 1e-9);
+
+  // With compute of 5 s a step there is room: any placement that reads for at most 5 s will do, and none is better.
+  Affine compute_s;
+  compute_s.constant = 7;
+  program.steps.front().resources_s.push_back(compute_s);
+  EXPECT_NEAR(solve(program)->time_s, 35, 1e-6);
+  program.fixed[1] = Fractions{0, 1, 0};
+  const auto fixed = solve(program);
+  EXPECT_NEAR(fixed->of(TensorKind::kKvCache).cpu, 1, 1e-9);
+  EXPECT_NEAR(fixed->of(TensorKind::kWeights).cpu, 0.2, 1e-6);
+  EXPECT_NEAR(fixed->time_s, 40, 1e-6);
+  program.capacity[1] = 1e9;
+  EXPECT_FALSE(solve(program));
+}
+
+struct Job {
+  std::unique_ptr<Model> model;
+  Workload workload;
+};
+
+Job job_of(const std::string& shape, int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated, uint64_t seed = 3) {
+  Job job{Model::of_shape(parse_config(*shape_config_json(shape), "", shape), DType::kBF16), {}};
+  std::mt19937_64 random(seed);
+  auto draw = [&](std::pair<int64_t, int64_t> range) { return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1)); };
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t prompt_tokens = draw(prompt);
+    job.workload.add(prompt_tokens, draw(generated), false, false);
+  }
+  return job;
+}
+
+TEST(Planner, IsAtLeastAsGoodAsTheFirstRule) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  for (const char* shape : {"opt-1.3b", "opt-6.7b", "llama-3.1-8b"})
+    for (int64_t gib : {3, 6, 20}) {
+      const Job job = job_of(shape, 200, {64, 192}, {32, 32});
+      for (int64_t disk : {int64_t{0}, 100 * kGiB}) {
+        const PlanInput input{*job.model, job.workload, {gib * kGiB, disk}, {}, DType::kF32, DType::kBF16, hardware};
+        const Plan plan = make_plan(input);
+        EXPECT_TRUE(plan.complete) << plan.planning_s;
+        EXPECT_LE(memory_plan(*job.model, plan.policy, job.workload, DType::kBF16).bytes(Tier::kCpu), gib * kGiB);
+        const Plan rule = plan_by_first_rule(input);
+        EXPECT_LE(plan.prediction.time_s, 1.001 * rule.prediction.time_s) << shape << " " << gib << " GiB, disk " << disk;
+        if (std::getenv("SHOW"))
+          std::printf("%s %ld GiB disk %d: %.1f s, program %.1f s, rule %.1f s; %ldx%ld rows %ld buffers %d %s %s %s; %zu candidates in %.2f s\n", shape, gib, disk > 0, plan.prediction.time_s,
+                      plan.program_time_s, rule.prediction.time_s, plan.policy.micro_batch_size, plan.policy.num_micro_batches, plan.policy.max_rows, plan.policy.buffers,
+                      plan.policy.weights.to_string().c_str(), plan.policy.kv_cache.to_string().c_str(), plan.policy.activations.to_string().c_str(), plan.candidates.size(), plan.planning_s);
+      }
+    }
+}
+
+TEST(Planner, ExplicitFlagsWin) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("opt-1.3b", 60, {30, 90}, {10, 20});
+  PolicyRequest request;
+  request.micro_batch_size = 7;
+  request.num_micro_batches = 3;
+  request.buffers = 2;
+  request.max_rows = 33;
+  request.kv_cache = Fractions{0, 0.25, 0.75};
+  const Plan plan = make_plan({*job.model, job.workload, {2 * kGiB, 10 * kGiB}, request, DType::kF32, DType::kBF16, hardware});
+  EXPECT_EQ(plan.policy.micro_batch_size, 7);
+  EXPECT_EQ(plan.policy.num_micro_batches, 3);
+  EXPECT_EQ(plan.policy.buffers, 2);
+  EXPECT_EQ(plan.policy.max_rows, 33);
+  EXPECT_EQ(plan.policy.kv_cache, (Fractions{0, 0.25, 0.75}));
+  EXPECT_GT(plan.policy.weights.cpu, 0);
+}
+
+TEST(Planner, TakesSecondsForTheLargest) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("opt-175b", 3000, {100, 900}, {32, 512});
+  const Plan plan = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
+  EXPECT_LT(plan.planning_s, 5);
+  EXPECT_GT(plan.candidates.size(), 20);
+  if (std::getenv("SHOW")) std::printf("175b: %zu candidates in %.2f s, complete %d\n", plan.candidates.size(), plan.planning_s, plan.complete);
+}
+
+/// The bytes that a refusal names.
+int64_t named_budget(const std::string& message, const char* before, char after) {
+  const size_t at = message.find(before);
+  if (at == std::string::npos) return -1;
+  size_t begin = message.rfind(after == '(' ? '(' : ' ', message.find("bytes)", at));
+  return std::stoll(message.substr(begin + 1));
+}
+
+TEST(Planner, SmallestBudgetWorksAndLessDoesNot) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  std::mt19937_64 random(17);
+  const char* shapes[] = {"opt-125m", "opt-1.3b", "opt-6.7b", "opt-30b", "llama-3.1-8b", "qwen3-0.6b"};
+  for (int i = 0; i < 50; ++i) {
+    const int64_t prompt = 1 + static_cast<int64_t>(random() % 400), generated = 1 + static_cast<int64_t>(random() % 60);
+    const Job job = job_of(shapes[random() % std::size(shapes)], 1 + static_cast<int64_t>(random() % 30), {1, prompt}, {1, generated}, random());
+    PolicyRequest request;
+    if (random() % 3 == 0) request.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
+    if (random() % 3 == 0) request.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
+    if (random() % 3 == 0) request.buffers = 1 + static_cast<int>(random() % 3);
+    if (random() % 4 == 0) request.max_rows = 8 + static_cast<int64_t>(random() % 100);
+    if (random() % 4 == 0) request.weights = Fractions{0, 0.3, 0.7};
+    const DType kv = std::array{DType::kBF16, DType::kInt4, DType::kF32}[random() % 3];
+    const int64_t disk = random() % 2 ? 50 * kGiB : 0;
+    if (disk > 0 && random() % 4 == 0) request.kv_cache = Fractions{0, 0.5, 0.5};
+    auto plan_with = [&](int64_t cpu) { return make_plan({*job.model, job.workload, {cpu, disk}, request, DType::kF32, kv, hardware, 0.5}); };
+    std::string message;
+    try {
+      plan_with(100 * kKiB);
+      ADD_FAILURE() << i << ": ran in 100 KiB";
+      continue;
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    const int64_t smallest = named_budget(message, "smallest budget", '(');
+    ASSERT_GT(smallest, 100 * kKiB) << message;
+    EXPECT_NO_THROW({
+      const Plan plan = plan_with(smallest);
+      EXPECT_LE(memory_plan(*job.model, plan.policy, job.workload, kv).bytes(Tier::kCpu), smallest);
+    }) << i << ": " << message;
+    EXPECT_THROW(plan_with(smallest / 100 * 98), Error) << i << ": " << message;
+  }
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,79 @@
+#include "plan/smallest_budget.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "plan/policy_sizes.h"
+
+namespace flexgen {
+namespace {
+
+/// "weights, staging buffers 1.2 GiB, scratch of a layer 10 MiB": what takes most of a tier.
+std::string largest_items(const MemoryPlan& plan, Tier tier) {
+  std::vector<MemoryItem> items;
+  for (const MemoryItem& item : plan.items)
+    if (item.tier == tier && item.bytes > 0) items.push_back(item);
+  std::sort(items.begin(), items.end(), [](const MemoryItem& a, const MemoryItem& b) { return a.bytes > b.bytes; });
+  std::string text;
+  for (size_t i = 0; i < std::min<size_t>(3, items.size()); ++i) text += fmt::format("{}{} {}", i ? "; " : "", items[i].name, format_bytes(items[i].bytes));
+  return text;
+}
+
+}  // namespace
+
+std::vector<Policy> smallest_policies(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype) {
+  const Fractions in_ram{0, 1, 0}, on_disk{0, 0, 1};
+  const int64_t size = request.micro_batch_size.value_or(1);
+  Policy policy = policy_of_sizes(model, workload, kv_dtype, size, request.num_micro_batches.value_or(1), request.buffers.value_or(1),
+                                  request.max_rows.value_or(round_up(size, 16)));
+  std::vector<Fractions> ends{on_disk, in_ram};
+  if (budgets.gpu_bytes > 0) {
+    policy.compute_tier = policy.attention_tier = Tier::kGpu;
+    ends.push_back({1, 0, 0});
+  }
+  std::vector<Policy> policies;
+  for (const Fractions& weights : ends)
+    for (const Fractions& cache : ends)
+      for (const Fractions& activations : ends) {
+        policy.weights = request.weights.value_or(weights);
+        policy.kv_cache = request.kv_cache.value_or(cache);
+        policy.activations = request.activations.value_or(activations);
+        const bool spills = policy.kv_cache.disk > 0 || policy.activations.disk > 0;
+        const bool asked = (request.kv_cache && request.kv_cache->disk > 0) || (request.activations && request.activations->disk > 0);
+        if (!spills || budgets.disk_bytes > 0 || asked) policies.push_back(policy);
+      }
+  return policies;
+}
+
+void refuse_budget(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype) {
+  MemoryPlan least_ram, least_disk, least_gpu;
+  int64_t ram = std::numeric_limits<int64_t>::max(), disk = ram, gpu = ram;
+  for (const Policy& policy : smallest_policies(model, workload, budgets, request, kv_dtype)) {
+    const MemoryPlan plan = memory_plan(model, policy, workload, kv_dtype);
+    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kGpu) < gpu) {
+      gpu = plan.bytes(Tier::kGpu);
+      least_gpu = plan;
+    }
+    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kGpu) <= budgets.gpu_bytes && plan.bytes(Tier::kCpu) < ram) {
+      ram = plan.bytes(Tier::kCpu);
+      least_ram = plan;
+    }
+    if (plan.bytes(Tier::kDisk) < disk) {
+      disk = plan.bytes(Tier::kDisk);
+      least_disk = plan;
+    }
+  }
+  if (!least_gpu.items.empty() && gpu > budgets.gpu_bytes)
+    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes): {}", format_bytes(budgets.gpu_bytes), format_bytes(gpu), gpu,
+              largest_items(least_gpu, Tier::kGpu));
+  if (least_ram.items.empty())
+    fail_user("the policy needs {} of disk for spilled cache and activations ({}), but {}; give --disk-dir and at least --disk-space {}", format_bytes(disk),
+              largest_items(least_disk, Tier::kDisk),
+              budgets.disk_bytes > 0 ? "--disk-space is " + format_bytes(budgets.disk_bytes) : std::string("there is no --disk-dir"), disk);
+  fail_user("this job cannot run within --cpu-memory {}: the smallest budget that would do is {} ({} bytes): {}{}", format_bytes(budgets.cpu_bytes),
+            format_bytes(ram), ram, largest_items(least_ram, Tier::kCpu), budgets.disk_bytes == 0 ? "; with --disk-dir the KV cache could go to disk" : "");
+}
+
+}  // namespace flexgen

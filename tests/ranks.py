@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Several processes under mpirun give the answers of one, and a rank that dies (SIGKILL) or hangs (SIGSTOP) at a random moment ends the job soon,
+by name, with all finished answers kept; another number of ranks goes on where it ended.
+
+Usage: ranks.py FLEXGEN_BINARY SOURCE_DIR [--kills N] [--timeout S] [--seed N] [--lines N]"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+# What a set of ranks may look like: processes, and flags. The demo's model has 4 blocks.
+TEAMS = [
+    (2, "--stages 1:3"),
+    (2, "--pipeline-stages 1"),
+    (3, "--stages 2:1:1"),
+    (4, ""),
+    (4, "--pipeline-stages 2 --stages 3:1"),
+]
+# Slow enough to be killed half-way; none may change an answer.
+PLACEMENTS = [
+    "--weights 0:0:100 --kv-cache 0:0:100 --activations 0:0:100 --micro-batch-size 3 --num-micro-batches 4",
+    "--weights 0:50:50 --kv-cache 0:30:70 --micro-batch-size 2 --num-micro-batches 5 --buffers 2",
+]
+DTYPES = ["", "--kv-cache-dtype int4", "--weight-dtype int8 --kv-cache-dtype int8", "--compute-dtype f32"]
+
+
+def fail(text):
+    sys.exit(f"ranks.py: {text}")
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class Test:
+    def __init__(self, arguments, work, rng):
+        self.work, self.rng, self.timeout_s = work, rng, arguments.timeout
+        self.binary = shutil.copy(arguments.binary, work)
+        self.model = os.path.join(arguments.source, "demo/model")
+        self.input = os.path.join(work, "in.jsonl")
+        self.spill = os.path.join(work, "spill")
+        os.mkdir(self.spill)
+        with open(os.path.join(arguments.source, "demo/requests.jsonl")) as file, open(self.input, "w") as out:
+            for number, line in enumerate(list(file)[:arguments.lines]):
+                request = json.loads(line)
+                if number % 3 == 1:
+                    request["body"].update(temperature=0.7, seed=number)
+                if number % 10 == 2:
+                    request["body"].update(n=2, logprobs=1)
+                out.write("no json\n" if number % 25 == 7 else json.dumps(request) + "\n")
+        self.slowest_end_s = 0
+
+    def command(self, ranks, output, flags):
+        launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
+        return [*launch, self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "24MiB", "--disk-dir", self.spill,
+                "--disk-space", "256MiB", "--threads", "1", *flags.split()] + (["--rank-timeout", str(self.timeout_s)] if ranks > 1 else [])
+
+    def start(self, ranks, output, flags):
+        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        with open(os.path.join(self.work, "log"), "wb") as log:
+            return subprocess.Popen(self.command(ranks, output, flags), stdout=log, stderr=log, env=environment)
+
+    def log(self):
+        return read(os.path.join(self.work, "log")).decode(errors="replace")
+
+    def run(self, ranks, output, flags):
+        process = self.start(ranks, output, flags)
+        try:
+            code = process.wait(120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            fail(f"{ranks} ranks with '{flags}' hang; they said:\n{self.log()}")
+        if code != 0:
+            fail(f"{ranks} ranks with '{flags}' ended with {code}; they said:\n{self.log()}")
+        return sorted(read(output).splitlines(True))
+
+    def same_answers(self):
+        for dtype in DTYPES:
+            reference = self.run(1, os.path.join(self.work, f"one{DTYPES.index(dtype)}.jsonl"), f"{PLACEMENTS[0]} {dtype}")
+            teams = TEAMS if dtype == "" else self.rng.sample(TEAMS, 2)
+            for number, (ranks, team) in enumerate(teams):
+                output = os.path.join(self.work, f"ranks{DTYPES.index(dtype)}-{number}.jsonl")
+                if self.run(ranks, output, f"{PLACEMENTS[number % 2]} {dtype} {team}") != reference:
+                    fail(f"{ranks} ranks with '{team} {dtype}' give other answers than one process")
+            if dtype == "":
+                self.reference = reference
+
+    def pids(self, process):
+        """Rank -> process id, of a started mpirun."""
+        found = {}
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            children = file.read().split()
+        for pid in children:
+            try:
+                variables = read(f"/proc/{pid}/environ").split(b"\0")
+                if os.readlink(f"/proc/{pid}/exe") != os.path.realpath(self.binary):
+                    continue
+            except OSError:
+                continue
+            for variable in variables:
+                if variable.startswith(b"OMPI_COMM_WORLD_RANK="):
+                    found[int(variable.split(b"=")[1])] = int(pid)
+        return found
+
+    def kill_one(self, number, how):
+        output = os.path.join(self.work, f"killed{number}.jsonl")
+        size = sum(map(len, self.reference))
+        ranks, team = self.rng.choice(TEAMS)
+        flags = f"{self.rng.choice(PLACEMENTS)} {team}"
+        process = self.start(ranks, output, flags)
+        # Now and then before anything is answered, else at some amount of answers.
+        wanted = self.rng.choice([0, self.rng.randint(1, int(0.8 * size)), self.rng.randint(1, int(0.8 * size))])
+        limit = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < limit:
+            if len(self.pids(process)) == ranks and (wanted == 0 or os.path.exists(output) and os.path.getsize(output) >= wanted):
+                break
+            time.sleep(0.002)
+        if wanted == 0:
+            time.sleep(self.rng.uniform(0, 0.4))
+        pids = self.pids(process) if process.poll() is None else {}
+        if len(pids) < ranks:
+            return False  # it was over already
+        victim = self.rng.choice(sorted(pids))
+        os.kill(pids[victim], how)
+        begin = time.monotonic()
+        # One that hangs before the ranks have met is missed after 20 s, and cannot be named.
+        met = "policy:" in self.log()
+        bound_s = 10 if how == signal.SIGKILL else (self.timeout_s if met else max(20, self.timeout_s)) + 10
+        try:
+            code = process.wait(bound_s)
+        except subprocess.TimeoutExpired:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+            fail(f"{ranks} ranks ({flags}): not over {bound_s} s after rank {victim} got {how.name}; they said:\n{self.log()}")
+        self.slowest_end_s = max(self.slowest_end_s, time.monotonic() - begin)
+        left = [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")]
+        if left:
+            time.sleep(2)
+            left = [pid for pid in left if os.path.exists(f"/proc/{pid}")]
+        if left:
+            fail(f"processes {left} of the job are still there after it ended")
+        if code == 0:
+            if sorted(read(output).splitlines(True)) != self.reference:
+                fail(f"{ranks} ranks ended well although rank {victim} got {how.name}, and answers are missing")
+            return False
+        if f"rank {victim} " not in self.log() and (met or "have come up" not in self.log()):
+            fail(f"{ranks} ranks ({flags}): nobody names rank {victim}, which got {how.name}; they said:\n{self.log()}")
+        kept = [line for line in read(output).splitlines(True) if line.endswith(b"\n")] if os.path.exists(output) else []
+        if len(set(kept)) != len(kept) or not set(kept) <= set(self.reference):
+            fail(f"{how.name} of rank {victim} left records that the reference does not have")
+        others = [(1, "")] + [other for other in TEAMS if other[0] != ranks]
+        next_ranks, next_team = self.rng.choice(others)
+        if self.run(next_ranks, output, f"{self.rng.choice(PLACEMENTS)} {next_team}") != self.reference:
+            fail(f"resumed by {next_ranks} ranks after {how.name} of rank {victim} of {ranks}, other answers came out")
+        print(f"  {how.name} of rank {victim} of {ranks} after {len(kept)} answers, over in {time.monotonic() - begin:.1f} s with {next_ranks} ranks resumed", flush=True)
+        return True
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("source")
+    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--timeout", type=float, default=5, help="--rank-timeout of the runs")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--lines", type=int, default=60)
+    arguments = parser.parse_args()
+    if not shutil.which("mpirun"):
+        print("skipped: there is no mpirun (openmpi-bin)")
+        sys.exit(77)
+    print(f"seed {arguments.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="flexgen_ranks_") as work:
+        test = Test(arguments, work, random.Random(arguments.seed))
+        begin = time.monotonic()
+        test.same_answers()
+        print(f"1 to 4 ranks, stages and replicas, {len(DTYPES)} sets of types: the same answers ({time.monotonic() - begin:.0f} s)", flush=True)
+        killed = tries = 0
+        while killed < arguments.kills:
+            how = [signal.SIGKILL, signal.SIGSTOP][killed % 2]
+            killed += test.kill_one(tries, how)
+            tries += 1
+            if tries > 5 * arguments.kills + 5:
+                fail("too few kills hit a job half-way; is it too fast? Give it more --lines")
+        print(f"{killed} ranks killed or stopped, the slowest job ended {test.slowest_end_s:.1f} s later; all resumed to the same answers")
+
+
+if __name__ == "__main__":
+    main()
