@@ -1,20 +1,28 @@
 #!/usr/bin/env python3
 """Two ranks as two hosts: network namespaces joined by a pair of virtual cards whose speed and delay tc netem sets, measured with flexgen bench; and one rank
-with half the total memory. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout; --json for the figures.
+with half the total memory. Where the kernel has no netem, a process of this script is the link: it passes the packets of two tun devices on, at the speed and
+after the delay. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout; --json for the figures.
 
 The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores.
 
 Usage: two_hosts.py FLEXGEN_BINARY [--model SHAPE] [--cpu-memory SIZE] [--num-prompts N] ... [--json FILE]"""
 
 import argparse
+import collections
+import ctypes
+import fcntl
 import json
+import multiprocessing
 import os
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
-LINKS = [("no limit", None), ("1 Gbit/s", "rate 1gbit"), ("100 Mbit/s, 10 ms", "rate 100mbit delay 10ms"), ("1 Gbit/s, 100 ms", "rate 1gbit delay 100ms")]
+# Name, Mbit/s, milliseconds.
+LINKS = [("no limit", None), ("1 Gbit/s", (1000, 0)), ("100 Mbit/s, 10 ms", (100, 10)), ("1 Gbit/s, 100 ms", (1000, 100))]
 NETWORK = "10.213.77"
 
 
@@ -22,29 +30,86 @@ def sh(command):
     subprocess.run(command, shell=True, check=True)
 
 
+def has_netem():
+    subprocess.run("ip netns add flexgen-probe", shell=True, check=True)
+    try:
+        return subprocess.run("ip netns exec flexgen-probe tc qdisc add dev lo root netem delay 1ms", shell=True, stderr=subprocess.DEVNULL).returncode == 0
+    finally:
+        sh("ip netns del flexgen-probe")
+
+
+def be_the_link(mbit, delay_ms, ready):
+    """A tun device in each namespace; what comes out of one goes into the other."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ends = []
+    for name in "ab":
+        with open(f"/run/netns/flexgen-{name}") as namespace:
+            if libc.setns(namespace.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
+                raise OSError(ctypes.get_errno(), "setns")
+        end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(end, 0x400454CA, f"veth-f{name}".encode().ljust(16, b"\0") + (0x1001).to_bytes(2, "little") + bytes(22))  # TUNSETIFF, tun without packet info
+        ends.append(end)
+    ready.set()
+    waiting = [collections.deque(), collections.deque()]  # packets on their way to each end, with their times of arrival
+    free_at = [0.0, 0.0]
+    while True:
+        now = time.monotonic()
+        next_s = min((queue[0][0] for queue in waiting if queue), default=now + 1)
+        readable, _, _ = select.select(ends, [], [], max(0.0, next_s - now))
+        now = time.monotonic()
+        for end in readable:
+            to = 1 - ends.index(end)
+            for _ in range(32):
+                try:
+                    packet = os.read(end, 65536)
+                except BlockingIOError:
+                    break
+                free_at[to] = max(free_at[to], now) + 8 * len(packet) / (mbit * 1e6)
+                waiting[to].append((free_at[to] + delay_ms / 1e3, packet))
+        now = time.monotonic()
+        for to in (0, 1):
+            while waiting[to] and waiting[to][0][0] <= now:
+                try:
+                    os.write(ends[to], waiting[to].popleft()[1])
+                except OSError:
+                    pass  # full, or not up yet: lost, as on any link
+
+
 class Hosts:
     """Two namespaces, flexgen-a and flexgen-b, each with a host name of its own when something runs in it."""
 
     def __init__(self, work):
         self.agent = os.path.join(work, "agent")
+        self.process = None
         self.remove()
-        for name, number in (("a", 1), ("b", 2)):
-            sh(f"ip netns add flexgen-{name}")
-            if number == 2:
-                sh("ip link add veth-fa netns flexgen-a type veth peer name veth-fb netns flexgen-b")
-        for name, number in (("a", 1), ("b", 2)):
-            inside = f"ip -n flexgen-{name}"
-            sh(f"{inside} addr add {NETWORK}.{number}/24 dev veth-f{name} && {inside} link set veth-f{name} up && {inside} link set lo up")
+        self.netem = has_netem()
         with open(self.agent, "w") as file:  # in the place of ssh: the first word is the address, the rest the command
             file.write(f"#!/bin/sh\nhost=$1; shift\ncase $host in {NETWORK}.1) name=a;; *) name=b;; esac\n"
                        'exec ip netns exec flexgen-$name unshare --uts sh -c "hostname host-$name; $*"\n')
         os.chmod(self.agent, 0o755)
 
     def link(self, limits):
+        self.remove()
         for name in "ab":
-            subprocess.run(f"ip netns exec flexgen-{name} tc qdisc del dev veth-f{name} root", shell=True, stderr=subprocess.DEVNULL)
-            if limits:
-                sh(f"ip netns exec flexgen-{name} tc qdisc add dev veth-f{name} root netem limit 100000 {limits}")
+            sh(f"ip netns add flexgen-{name}")
+        if limits and not self.netem:
+            ready = multiprocessing.Event()
+            self.process = multiprocessing.Process(target=be_the_link, args=(*limits, ready), daemon=True)
+            self.process.start()
+            if not ready.wait(10):
+                sys.exit("cannot make tun devices (/dev/net/tun)")
+        else:
+            sh("ip link add veth-fa netns flexgen-a type veth peer name veth-fb netns flexgen-b")
+        for name, number in (("a", 1), ("b", 2)):
+            inside = f"ip -n flexgen-{name}"
+            sh(f"{inside} addr add {NETWORK}.{number}/24 dev veth-f{name} && {inside} link set veth-f{name} up && {inside} link set lo up")
+            if self.process:
+                sh(f"{inside} link set veth-f{name} mtu 65000 txqueuelen 10000")  # few large packets: this link is a script
+            elif limits:
+                sh(f"ip netns exec flexgen-{name} tc qdisc add dev veth-f{name} root netem limit 100000 rate {limits[0]}mbit delay {limits[1]}ms")
+        if limits:
+            out = subprocess.run(f"ip netns exec flexgen-a ping -q -c 3 -i 0.3 {NETWORK}.2", shell=True, capture_output=True, text=True).stdout
+            self.round_trip = out.strip().splitlines()[-1] if "rtt" in out else "not measured (no ping)"
 
     def mpirun(self, command, timeout_s):
         launch = ["ip", "netns", "exec", "flexgen-a", "unshare", "--uts", "sh", "-c", 'hostname host-a; exec "$@"', "sh", "mpirun", "--allow-run-as-root",
@@ -53,6 +118,10 @@ class Hosts:
         return subprocess.run(launch + command, capture_output=True, text=True, timeout=timeout_s)
 
     def remove(self):
+        if self.process:
+            self.process.terminate()
+            self.process.join()
+            self.process = None
         for name in "ab":
             subprocess.run(f"ip netns del flexgen-{name}", shell=True, stderr=subprocess.DEVNULL)
 
@@ -96,6 +165,7 @@ def main():
         finally:
             hosts.remove()
     print(f"{arguments.model}, {arguments.num_prompts} prompts of {arguments.prompt_len} tokens, {arguments.gen_len} generated, {arguments.cpu_memory} a rank, one thread a rank")
+    print("links: " + ("tc netem" if hosts.netem else "a user-space link, as this kernel has no netem") + "; speed and delay in each direction")
     print(f"| {'':<30} | generated tokens/s | prompt tokens/s | seconds | sent MiB |")
     print("| --- | --- | --- | --- | --- |")
     for name, row in rows:

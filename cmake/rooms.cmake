@@ -36,6 +36,12 @@ function(flexgen_room)
   endforeach()
   set(sources ${all})
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz|bench|main)\\.cc$")
+  # What needs the CUDA toolkit are .cu files; no_cuda/ stands in for them.
+  if(FLEXGEN_CUDA_FOUND)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${dir}/*.cu)
+    list(APPEND sources ${cuda_sources})
+    list(FILTER sources EXCLUDE REGEX "/no_cuda/")
+  endif()
   set(library flexgen_${ROOM_NAME})
   if(sources)
     add_library(${library} STATIC ${sources})
@@ -54,7 +60,9 @@ function(flexgen_room)
     target_link_libraries(${ROOM_NAME}_test PRIVATE ${library} GTest::gmock GTest::gtest_main)
     target_compile_definitions(${ROOM_NAME}_test PRIVATE
       FLEXGEN_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FLEXGEN_BINARY_DIR="${CMAKE_BINARY_DIR}")
-    gtest_discover_tests(${ROOM_NAME}_test DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+    # Suites whose name starts with Gpu need one, and skip elsewhere.
+    gtest_discover_tests(${ROOM_NAME}_test TEST_FILTER "-Gpu*" DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+    gtest_discover_tests(${ROOM_NAME}_test TEST_FILTER "Gpu*" TEST_LIST ${ROOM_NAME}_gpu_tests DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 LABELS gpu)
   endif()
 
   set(benches ${all})

@@ -85,7 +85,7 @@ class Test:
     def same_answers(self):
         for dtype in DTYPES:
             reference = self.run(1, os.path.join(self.work, f"one{DTYPES.index(dtype)}.jsonl"), f"{PLACEMENTS[0]} {dtype}")
-            teams = TEAMS if dtype == "" else self.rng.sample(TEAMS, 2)
+            teams = TEAMS if dtype == "" else [self.rng.choice(TEAMS)]
             for number, (ranks, team) in enumerate(teams):
                 output = os.path.join(self.work, f"ranks{DTYPES.index(dtype)}-{number}.jsonl")
                 if self.run(ranks, output, f"{PLACEMENTS[number % 2]} {dtype} {team}") != reference:
@@ -168,10 +168,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
     parser.add_argument("source")
-    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=5, help="--rank-timeout of the runs")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--lines", type=int, default=60)
+    parser.add_argument("--lines", type=int, default=50)
     arguments = parser.parse_args()
     if not shutil.which("mpirun"):
         print("skipped: there is no mpirun (openmpi-bin)")

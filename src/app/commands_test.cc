@@ -71,7 +71,11 @@ TEST_F(Commands, BatchIsTheSameUnderEveryPolicyAndAfterAStop) {
     text += fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"Once upon {}","max_tokens":{},"temperature":{},"n":{},"logprobs":{},"echo":{}}}}})",
                         i, std::string(static_cast<size_t>(i), 'a'), 3 + i, i % 2, 1 + i % 2, i % 3 ? "null" : "2", i % 4 == 0) + "\n";
   write_text(in, text + "oops\n");
-  RunBatchOptions options{kModel, in, directory_.file("a.jsonl"), false, engine_};
+  RunBatchOptions options;
+  options.model = kModel;
+  options.input = in;
+  options.output = directory_.file("a.jsonl");
+  options.engine = engine_;
   EXPECT_EQ(run_batch_command(options), kExitDone);
   const auto expected = sorted_lines(read_text(options.output));
   ASSERT_EQ(expected.size(), 13u);

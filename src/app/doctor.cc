@@ -8,6 +8,7 @@
 #include "app/machine.h"
 #include "app/hardware.h"
 #include "app/measure_hardware.h"
+#include "backend/cuda_status.h"
 #include "backend/kernels.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -59,11 +60,13 @@ int doctor_command(const DoctorOptions& options) {
       static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(8 * kTransfer))), [](std::byte* p) { std::free(p); });
   std::fill_n(buffer.get(), 8 * kTransfer, std::byte{1});
   double write = pass(*disk, file, buffer.get(), true), read = pass(*disk, file, buffer.get(), false);
+  const CudaStatus cuda = cuda_status();
   nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", usable_cores()},
                               {"memory_total_bytes", memory.total_bytes}, {"memory_usable_bytes", memory.usable_bytes()},
                               {"fixed_overhead_bytes", kFixedOverheadBytes}, {"disk_directory", options.disk_directory},
                               {"disk_engine", disk->engine_name()}, {"disk_direct", file->direct()},
-                              {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}}};
+                              {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}},
+                              {"cuda_toolkit", cuda.toolkit}, {"cuda_driver", cuda.driver}, {"cublas", cuda.cublas}, {"gpus", cuda.devices}, {"gpu_problem", cuda.problem}};
   if (options.json) {
     fmt::print("{}\n", json.dump(1));
     return kExitDone;
@@ -73,7 +76,10 @@ int doctor_command(const DoctorOptions& options) {
              format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes));
   fmt::print("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
              disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
-  fmt::print("backends    cpu, reference; this build has no GPU tier\n");
+  fmt::print("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, not yet run on a GPU", cuda.toolkit));
+  for (size_t i = 0; i < cuda.devices.size(); ++i) fmt::print("gpu {}       {}\n", i, cuda.devices[i]);
+  if (cuda.devices.empty()) fmt::print("gpu         none; {}\n", cuda.problem);
+  if (!cuda.toolkit.empty()) fmt::print("            driver: {}; cuBLASLt: {}\n", cuda.driver.empty() ? "absent" : "for CUDA " + cuda.driver, cuda.cublas.empty() ? "not found" : cuda.cublas);
   return kExitDone;
 }
 

@@ -51,10 +51,10 @@ struct TeamFlags {
 struct RunBatchOptions {
   std::string model, input, output;
   bool overwrite = false;
-  TeamFlags team;
-  std::string shard;         ///< "0/4", "auto", "auto/4", or empty
   EngineFlags engine;
   bool efficiency = false;  ///< measure the machine, and compare the run with it
+  TeamFlags team;
+  std::string shard;        ///< "0/4", "auto", "auto/4", or empty
 };
 
 struct GenerateOptions {

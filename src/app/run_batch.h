@@ -37,8 +37,8 @@ struct Shard {
 struct BatchFiles {
   std::string input, output;
   bool overwrite = false;
-  Shard shard = {};
   OutputCalls calls = {};  ///< for tests
+  Shard shard = {};
 };
 
 struct BatchOutcome {

@@ -58,7 +58,7 @@ class Parts : public testing::Test {
   void run_shard(int64_t index, int64_t count, int64_t stop_after = -1) {
     FakeRunner runner;
     runner.stop_after = stop_after;
-    run_batch({in_, shard_output(out_, {index, count}), false, {index, count}}, model_, runner, kGoOn);
+    run_batch({in_, shard_output(out_, {index, count}), false, {}, {index, count}}, model_, runner, kGoOn);
   }
   std::string merge_error(std::vector<std::string> parts = {}) {
     try {

@@ -28,6 +28,8 @@ class Device {
   virtual int64_t total_bytes() const = 0;
   /// What could be allocated now.
   virtual int64_t free_bytes() const = 0;
+  /// Device memory that make_kernels() takes for itself: part of what --gpu-memory promises, beside what is allocated.
+  virtual int64_t kernel_bytes() const { return 0; }
 
   /// Device memory of exactly `bytes`, aligned to kDeviceAlignment at least; freed with deallocate() or the device. Error{device} if there is not enough.
   virtual std::byte* allocate(int64_t bytes) = 0;

@@ -2,6 +2,7 @@
 
 #include "plan/cost_model.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <random>
@@ -82,6 +83,43 @@ TEST(CostModel, AgreesWithTheSimulatedExecutor) {
     const double r = ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
     EXPECT_GT(r, 0.95) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
     EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
+TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
+  const auto model = shape("opt-1.3b");
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.gpu = hardware.cpu;
+  hardware.gpu->matmul.front().points = {{1, 3e11}, {64, 8e12}, {1024, 2e13}};
+  hardware.gpu->attention.front().points = {{1, 2e11}};
+  hardware.gpu->logit_s = 0;
+  const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
+  const std::vector<Request> requests = requests_of(40, {20, 90}, {3, 20});
+  const Workload workload = workload_of(requests);
+  std::mt19937_64 random(9);
+  for (int i = 0; i < 30; ++i) {
+    auto shares = [&] {
+      const double gpu = static_cast<double>(random() % 3) / 4, cpu = static_cast<double>(random() % 3) / 4;
+      return Fractions{gpu, std::min(cpu, 1 - gpu), std::max(0.0, 1 - gpu - cpu)};
+    };
+    Policy policy;
+    policy.compute_tier = policy.attention_tier = Tier::kGpu;
+    policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 12);
+    policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
+    policy.max_rows = policy.micro_batch_size + static_cast<int64_t>(random() % 100);
+    policy.max_logit_rows = policy.micro_batch_size;
+    policy.buffers = 1 + static_cast<int>(random() % 3);
+    policy.weights = shares();
+    policy.kv_cache = shares();
+    policy.activations = shares();
+    policy.pages_per_micro_batch = policy.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(*model, DType::kBF16));
+    ListSource source(requests);
+    const RunReport simulated = simulate(*model, policy, precision, hardware, source);
+    const Prediction predicted = predict(*model, hardware, precision, policy, workload);
+    const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", i, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers,
+                                         policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
+    EXPECT_GT(predicted.time_s / simulated.elapsed_s, 0.9) << text;
+    EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
   }
 }
 

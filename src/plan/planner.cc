@@ -1,8 +1,8 @@
 #include "plan/planner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <map>
 #include <optional>
@@ -34,7 +34,7 @@ Fractions rounded(const Fractions& shares) {
 class Search {
  public:
   explicit Search(const PlanInput& input)
-      : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_(Clock::now()) {}
+      : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()) {}
 
   Plan run() {
     if (on_gpu() && !in_.hardware.gpu) fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
@@ -58,8 +58,13 @@ class Search {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  double elapsed_s() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  /// Of this thread's processor time: a busy machine must not change the plan.
+  static double processor_time_s() {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  }
+  double elapsed_s() const { return processor_time_s() - start_s_; }
   bool out_of_time() {
     if (elapsed_s() < in_.time_limit_s) return false;
     plan_.complete = false;
@@ -363,7 +368,7 @@ class Search {
   static constexpr double kEffort = 30000;
   const PlanInput& in_;
   Precision precision_;
-  Clock::time_point start_;
+  double start_s_;
   std::set<std::pair<int64_t, int64_t>> sizes_seen_;
   std::vector<size_t> step_class_;  ///< a step of the walk: its class
   size_t last_class_ = 0;

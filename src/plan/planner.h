@@ -26,7 +26,7 @@ struct Plan {
   std::vector<Candidate> candidates;  ///< all that fit
   int64_t num_too_large = 0;          ///< blocks for which no placement fits
   bool complete = true;               ///< else the time for planning ran out first
-  double planning_s = 0;
+  double planning_s = 0;              ///< processor time
 };
 
 struct PlanInput {

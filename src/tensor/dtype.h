@@ -35,12 +35,12 @@ inline constexpr int64_t row_bytes(DType dtype, int64_t cols) {
 std::string_view dtype_name(DType dtype);
 
 /// bfloat16 is the upper half of a float. Rounds to nearest even; NaN stays NaN.
-inline uint16_t bf16_from_float(float value) {
+inline constexpr uint16_t bf16_from_float(float value) {
   uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
-inline float float_from_bf16(uint16_t bits) {
+inline constexpr float float_from_bf16(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 

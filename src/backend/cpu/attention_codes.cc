@@ -217,15 +217,19 @@ struct SpanWeights {
   float scales[kCodesQueries][kMaxCodesGroups];
 };
 
-/// Fills row m of `to` from its softmax weights, which count in [first, end) of the span; adds what the minimums give to minimum_sums [groups].
+/// Fills row m of `to` from its softmax weights, which count in [first, end) of the span; adds what the minimums give to minimum_sums [groups], and
+/// what all numbers together are off by, times the middle code: what is left are errors times a code's distance from the middle.
+template <int kBits>
 HWY_INLINE void pack_weights(const float* weights, int64_t first, int64_t end, const SpanRows& values, int64_t groups, int64_t m, SpanWeights& to,
                              float* minimum_sums) {
   const Floats d;
   const hn::Rebind<int16_t, Floats> narrow;
+  const hn::RebindToSigned<Floats> di;
+  constexpr float kMiddle = static_cast<float>((1 << kBits) - 1) / 2;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   alignas(64) float scaled[kSpan];
   for (int64_t group = 0; group < groups; ++group) {
-    auto largest = hn::Zero(d), sum = hn::Zero(d);
+    auto largest = hn::Zero(d), sum = hn::Zero(d), all = hn::Zero(d);
     for (int64_t t = 0; t < kSpan; t += lanes) {
       // A position outside must not even be multiplied by zero: its minimum might be infinite.
       const auto at = hn::Iota(d, static_cast<float>(t));
@@ -234,14 +238,20 @@ HWY_INLINE void pack_weights(const float* weights, int64_t first, int64_t end, c
       const auto product = hn::IfThenElseZero(inside, hn::Mul(weight, hn::Load(d, values.steps[group] + t)));
       hn::Store(product, d, scaled + t);
       largest = hn::Max(largest, product);
+      all = hn::Add(all, product);
       sum = hn::Add(sum, hn::IfThenElseZero(inside, hn::Mul(weight, hn::Load(d, values.minimums[group] + t))));
     }
-    minimum_sums[group] += hn::GetLane(hn::SumOfLanes(d, sum));
     const float most = hn::GetLane(hn::MaxOfLanes(d, largest));
     to.scales[m][group] = most > 1e-33f ? most / 32767 : 0.0f;
     const auto inverse = hn::Set(d, most > 1e-33f ? 32767 / most : 0.0f);
-    for (int64_t t = 0; t < kSpan; t += lanes)
-      hn::StoreU(hn::DemoteTo(narrow, hn::NearestInt(hn::Mul(hn::Load(d, scaled + t), inverse))), narrow, to.numbers[m][group] + t);
+    auto total = hn::Zero(di);
+    for (int64_t t = 0; t < kSpan; t += lanes) {
+      const auto number = hn::NearestInt(hn::Mul(hn::Load(d, scaled + t), inverse));
+      total = hn::Add(total, number);
+      hn::StoreU(hn::DemoteTo(narrow, number), narrow, to.numbers[m][group] + t);
+    }
+    const auto off = hn::NegMulAdd(hn::ConvertTo(d, total), hn::Set(d, to.scales[m][group]), all);
+    minimum_sums[group] += hn::GetLane(hn::SumOfLanes(d, hn::MulAdd(off, hn::Set(d, kMiddle), sum)));
   }
 }
 
@@ -389,7 +399,7 @@ void attend_codes_as(const AttentionTask& task, float* scratch) {
       if (first_of(m) < end_of(m)) soften(rows[m], scores + m * kScoreStride, first_of(m), end_of(m), task.rule.scale, mixed + m * stride, stride);
     for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
       for (int64_t row = 0; row < some; ++row)
-        pack_weights(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
+        pack_weights<kBits>(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
       mix_codes<kBits, some>(in_span, head_size, begin, end, ahead, weights, mixed + m * stride, stride);
     });
   }

@@ -71,7 +71,8 @@ void QuantizeRows(const std::byte* x, DType dtype, int64_t num_rows, int64_t col
 #if HWY_TARGET != HWY_AVX2 && HWY_TARGET != HWY_AVX3 && HWY_TARGET != HWY_AVX3_DL
 
 /// Plain loops; one code a byte in a single plane.
-void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte*, PackedTile* tile) {
+void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte*, int64_t,
+              PackedTile* tile) {
   std::memset(tile, 0, sizeof(*tile));
   const int64_t stride = row_bytes(dtype, cols), all_groups = (cols + kQuantGroup - 1) / kQuantGroup;
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -223,7 +224,8 @@ void widen_group(const uint8_t* codes, int64_t count, uint8_t* out) {
 }
 
 template <bool kFourBits>
-void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const uint8_t* next, PackedTile* tile) {
+void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next, int64_t next_bytes,
+             PackedTile* tile) {
   constexpr int64_t kCodeBytes = kFourBits ? kQuantGroup / 2 : kQuantGroup;
   constexpr int64_t kGroupBytes = (kFourBits || kWholeBytes ? 1 : 2) * kPlaneBytes;
   alignas(32) static constexpr uint8_t kNothing[kChunkGroups * kQuantGroup] = {};
@@ -231,6 +233,8 @@ void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_
   const hn::RebindToFloat<Eight> df;
   const int64_t stride = row_bytes(kFourBits ? DType::kInt4 : DType::kInt8, cols), all_groups = (cols + kQuantGroup - 1) / kQuantGroup;
   const int64_t whole_groups = std::min(num_groups, cols / kQuantGroup - first_group);
+  const int64_t share = next_bytes / (kTileRows / 8 * std::max<int64_t>(whole_groups, 1)) + 63;
+  int64_t fetched = 0;
   for (int64_t r = 0; r < kTileRows; r += 8) {
     const uint8_t *codes[8], *parameters[8];
     for (int64_t i = 0; i < 8; ++i) {
@@ -239,19 +243,17 @@ void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_
       codes[i] = is_there ? row + first_group * kCodeBytes : kNothing;
       parameters[i] = is_there ? row + stride - 4 * (all_groups - first_group) : kNothing;
     }
-    if (next != nullptr)
-      for (int64_t i = r; i < r + 8; ++i) {
-        const uint8_t* row = next + i * stride;
-        for (int64_t line = 0; line < num_groups * kCodeBytes; line += 64) _mm_prefetch(row + first_group * kCodeBytes + line, _MM_HINT_T1);
-        _mm_prefetch(row + stride - 4 * (all_groups - first_group), _MM_HINT_T1);
-      }
     auto group_of_rows = [&](int64_t g, uint8_t* to) HWY_ATTR {
       const uint8_t* from[8];
       for (int64_t i = 0; i < 8; ++i) from[i] = codes[i] + g * kCodeBytes;
       pack_group<kFourBits>(from, to);
     };
     uint8_t* to = tile->codes + 4 * r;
-    for (int64_t g = 0; g < whole_groups; ++g) group_of_rows(g, to + g * kGroupBytes);
+    for (int64_t g = 0; g < whole_groups; ++g) {
+      // A share at a time, as memory takes only so many requests at once.
+      for (const int64_t end = std::min(next_bytes, fetched + share); fetched < end; fetched += 64) _mm_prefetch(next + fetched, _MM_HINT_T1);
+      group_of_rows(g, to + g * kGroupBytes);
+    }
     if (whole_groups < num_groups) {
       uint8_t wide[8][kQuantGroup];
       for (int64_t i = 0; i < 8; ++i) {
@@ -281,9 +283,10 @@ void pack_as(const uint8_t* rows, int64_t cols, int64_t num_rows, int64_t first_
   }
 }
 
-void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next, PackedTile* tile) {
-  const auto *from = reinterpret_cast<const uint8_t*>(rows), *then = reinterpret_cast<const uint8_t*>(next);
-  (dtype == DType::kInt4 ? pack_as<true> : pack_as<false>)(from, cols, num_rows, first_group, num_groups, then, tile);
+void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next,
+              int64_t next_bytes, PackedTile* tile) {
+  const auto* from = reinterpret_cast<const uint8_t*>(rows);
+  (dtype == DType::kInt4 ? pack_as<true> : pack_as<false>)(from, cols, num_rows, first_group, num_groups, next, next_bytes, tile);
 }
 
 /// What multiply_rows() works on: the first of its rows, the first of its groups.
@@ -300,9 +303,9 @@ struct Operands {
 
 constexpr int kVectors = 2;  ///< of rows of W, at a time
 
-/// Adds the sums of a stretch, times 2^kShift, to `total`, or sets it: rows of x from `x` on, the fours of the tile from `w` on.
+/// Adds the sums of a stretch, times 2^kShift, to total [kRows, kVectors vectors], or sets it: rows of x from `x` on, the fours of the tile from `w` on.
 template <int kRows, int kShift, bool kAdd>
-HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w, Register (&total)[kRows][kVectors]) {
+HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w, int32_t* total) {
   const Floats d;
   const Ints di;
   const hn::Repartition<uint8_t, Ints> bytes;
@@ -325,7 +328,8 @@ HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w,
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       const IntVector part = hn::ShiftLeft<kShift>(whole(sums[m][v]));
-      total[m][v] = kAdd ? hn::Add(IntVector{total[m][v]}, part).raw : part.raw;
+      int32_t* const to = total + (m * kVectors + v) * lanes;
+      hn::Store(kAdd ? hn::Add(hn::Load(di, to), part) : part, di, to);
     }
 }
 
@@ -333,6 +337,7 @@ HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w,
 template <int kRows, int kPlanes>
 HWY_INLINE void multiply_rows(const Operands& at) {
   const Floats d;
+  const Ints di;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t all_groups = at.num_groups_all, num_groups = at.num_groups, x_stride = all_groups * kQuantGroup;
   const float *const scales = at.scales, *const offsets = at.offsets;
@@ -348,10 +353,11 @@ HWY_INLINE void multiply_rows(const Operands& at) {
       if (!at.is_last && n == 0)  // what the next rows begin with is not in the nearest cache yet
 #pragma GCC unroll 16
         for (int m = 0; m < kRows; ++m) _mm_prefetch(reinterpret_cast<const char*>(x + (kRows + m) * x_stride), _MM_HINT_T0);
-      Register total[kRows][kVectors];
+      alignas(64) int32_t total[kRows * kVectors * hn::MaxLanes(Ints())];
       if constexpr (kPlanes == 2) {
         sum_stretch<kRows, 4, false>(x, x_stride, w + kPlaneBytes, total);
         if constexpr (kStretch < kFours) sum_stretch<kRows, 4, true>(x + 4 * kStretch, x_stride, w + kPlaneBytes + kStretch * kFourBytes, total);
+        asm("" : "+r"(x));  // or else the compiler keeps what it has broadcast for the other plane, on the stack
       }
       sum_stretch<kRows, 0, kPlanes == 2>(x, x_stride, w, total);
       if constexpr (kStretch < kFours) sum_stretch<kRows, 0, true>(x + 4 * kStretch, x_stride, w + kStretch * kFourBytes, total);
@@ -361,7 +367,7 @@ HWY_INLINE void multiply_rows(const Operands& at) {
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
           float* const out = y + m * kTileRows + v * lanes;
-          const auto codes = hn::Mul(hn::ConvertTo(d, IntVector{total[m][v]}), hn::Load(d, steps + v * lanes));
+          const auto codes = hn::Mul(hn::ConvertTo(d, hn::Load(di, total + (m * kVectors + v) * lanes)), hn::Load(d, steps + v * lanes));
           hn::Store(hn::MulAdd(codes, scale, hn::MulAdd(offset, hn::Load(d, minima + v * lanes), hn::Load(d, out))), d, out);
         }
       }
@@ -418,8 +424,9 @@ namespace int8_product {
 void quantize_rows(const std::byte* x, DType dtype, int64_t num_rows, int64_t cols, const QuantizedRows& out, int64_t first_row) {
   HWY_DYNAMIC_DISPATCH(QuantizeRows)(x, dtype, num_rows, cols, out, first_row);
 }
-void pack_tile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next, PackedTile* tile) {
-  HWY_DYNAMIC_DISPATCH(PackTile)(rows, dtype, cols, num_rows, first_group, num_groups, next, tile);
+void pack_tile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next,
+               int64_t next_bytes, PackedTile* tile) {
+  HWY_DYNAMIC_DISPATCH(PackTile)(rows, dtype, cols, num_rows, first_group, num_groups, next, next_bytes, tile);
 }
 void multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const PackedTile& tile, DType dtype, int64_t first_group, int64_t num_groups,
               bool is_first, float* y) {

@@ -35,8 +35,10 @@ struct PackedTile {
 };
 
 /// Packs groups [first_group, first_group + num_groups), num_groups <= kChunkGroups, of the `num_rows` <= kTileRows rows at `rows`, `dtype` kInt4 or kInt8;
-/// rows that are not there become zeros. `next`: rows that are packed soon after these, whose groups are fetched from memory meanwhile; may be null.
-void pack_tile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next, PackedTile* tile);
+/// rows that are not there become zeros. `next`, `next_bytes`: what to fetch from memory
+/// meanwhile, for a later call (in the order in which it lies: memory is slow at anything else).
+void pack_tile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first_group, int64_t num_groups, const std::byte* next,
+               int64_t next_bytes, PackedTile* tile);
 
 /// y [num_rows, kTileRows] f32, 64-byte aligned = (is_first ? 0 : y) + rows [first_row, ...) of x, the groups that `tile` holds, times the tile's rows.
 void multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const PackedTile& tile, DType dtype, int64_t first_group, int64_t num_groups,

@@ -65,10 +65,12 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
     Worker& mine = workers_[static_cast<size_t>(worker)];
     for (int64_t t = first_tile; t < end_tile; ++t) {
       const Tile& tile = tiles_[static_cast<size_t>(t)];
-      const bool has_next = t + 1 < end_tile && tiles_[static_cast<size_t>(t + 1)].num_rows == kTileRows;
+      const Tile* next = t + 1 < end_tile ? &tiles_[static_cast<size_t>(t + 1)] : nullptr;
+      const int64_t next_bytes = next == nullptr ? 0 : next->num_rows * row_bytes(weight.dtype, cols), share = ceil_div(next_bytes * kChunkGroups, num_groups);
       for (int64_t group = 0; group < num_groups; group += kChunkGroups) {
-        const int64_t count = std::min(kChunkGroups, num_groups - group);
-        int8_product::pack_tile(tile.data, weight.dtype, cols, tile.num_rows, group, count, has_next ? tiles_[static_cast<size_t>(t + 1)].data : nullptr, &mine.tile);
+        const int64_t count = std::min(kChunkGroups, num_groups - group), at = std::min(next_bytes, group / kChunkGroups * share);
+        int8_product::pack_tile(tile.data, weight.dtype, cols, tile.num_rows, group, count, next == nullptr ? nullptr : next->data + at,
+                                std::min(share, next_bytes - at), &mine.tile);
         int8_product::multiply(quantized, first, rows, mine.tile, weight.dtype, group, count, group == 0, mine.product);
       }
       vector_rows::add_product(mine.product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate,

@@ -1,12 +1,16 @@
-// What a build without a CUDA toolkit has in the place of backend/cuda.
+// Stands in for cuda/ where no CUDA toolkit was found.
 
+#include "backend/cuda_status.h"
 #include "backend/device.h"
 #include "base/error.h"
 
 namespace flexgen {
-
-std::unique_ptr<Device> make_cuda_device(int) {
-  fail_user("--backend cuda: this build has no GPU support, as no CUDA toolkit was found when it was made; install one and build again, or leave --backend out");
+namespace {
+constexpr const char* kAdvice = "this build has no CUDA support: install a CUDA toolkit (12 or 13), so that nvcc is found, and build again";
 }
+
+CudaStatus cuda_status() { return {.problem = kAdvice}; }
+
+std::unique_ptr<Device> make_cuda_device(int) { fail_user("{}", kAdvice); }
 
 }  // namespace flexgen

@@ -1,0 +1,571 @@
+#pragma once
+// Attention over paged, ragged slots on tensor cores: online softmax (FlashAttention-2: Dao 2023), the query heads of a kv head as the rows of one product
+// (so that keys and values are read once for all of them), generated tokens with their context split over blocks (Flash-Decoding: Dao et al. 2023).
+//
+// A warp computes 16 rows, a row being one query head of one new token, of one slot and kv head. Keys and values go from the cache
+// straight into tensor core registers, whatever their type; nothing is staged. A row's tiles of 32 positions start at multiples of 32,
+// so its bits do not depend on pages, chunks, or the rows beside it. Prompt rows and generated rows are computed by different kernels; which it is
+// depends on the position alone (AttentionSlot::dense_until).
+
+#include "backend/cuda/cache_rows.h"
+#include "backend/cuda/tensor_core.h"
+
+namespace flexgen::inline FLEXGEN_SIDE {
+
+inline constexpr int kTile = 32;           ///< positions scored together
+inline constexpr int kWarpRows = 16;       ///< rows of a warp
+inline constexpr int kAttentionWarps = 4;  ///< of a block
+inline constexpr int kSplit = 512;         ///< positions of a block of generated tokens; a multiple of kAttentionWarps * kTile
+
+/// What all kernels of one attention call share.
+struct AttentionOnDevice {
+  const float* q = nullptr;  ///< [T, A, H]
+  uint16_t* out = nullptr;   ///< [T, A, H] Half
+  const SlotOnDevice* slots = nullptr;
+  CacheOnDevice cache;
+  float scale_log2 = 1;  ///< scores are exponents of 2
+  int window = 0;
+};
+
+/// Sixteen rows of prompt tokens: entries [first, first + count) of a slot's new rows times the query heads of a kv head.
+struct PromptTile {
+  int32_t slot = 0, first = 0, count = 0;
+};
+
+/// A generated token's row.
+struct GeneratedRow {
+  int32_t slot = 0, row = 0;  ///< row within the slot
+  int32_t num_splits = 0;
+  int32_t first_partial = 0;  ///< where its partial results start, in units of [A] heads
+  int32_t visible = 0;        ///< positions it sees
+  int32_t kept = 0;           ///< sparse: positions it uses; 0: all
+  int64_t scores = 0;         ///< sparse: where its scores [A, visible] start, in floats
+  int64_t chosen = 0;         ///< sparse: where its positions [G, kept] start, in int32s
+};
+
+/// Running softmax of a warp's 16 rows. Of lane l, index 0 belongs to row l / 4, index 1 to row l / 4 + 8.
+template <typename Half, int kGroups, RowKind kKind>
+struct WarpRows {
+  uint32_t q[4 * kGroups][4];
+  float out[8 * kGroups][4];  ///< tensor core layout; column c of product 8 * group + i is element value_element(c, i) of the group
+  float maximum[2], sum[2];
+  float q_sum[kGroups][2];    ///< quantized caches: of the row's query over a group, which keys' minimums are multiplied with
+  float minimums[kGroups][2]; ///< quantized caches: the lane's part of the weighted minimums of values; finish() adds them
+  int first_visible[2], last_visible[2];  ///< positions
+
+  FLEXGEN_CODE static int row(int half) { return lane() / 4 + 8 * half; }
+
+  /// query(r): the query of row r, or null. Of both rows of the lane.
+  template <typename Query>
+  FLEXGEN_CODE void start(int head_size, Query query) {
+    const int pair = lane() % 4;
+    for (int half = 0; half < 2; ++half) {
+      const float* x = query(row(half));
+      auto element = [&](int group, int j) {
+        const int column = 64 * group + key_element(pair, j);
+        return x != nullptr && column < head_size ? x[column] : 0.0f;
+      };
+FLEXGEN_UNROLL
+      for (int step = 0; step < 4 * kGroups; ++step)
+FLEXGEN_UNROLL
+        for (int i = 0; i < 2; ++i)
+          q[step][2 * i + half] = Half::pack(element(step / 4, 4 * (step % 4) + 2 * i), element(step / 4, 4 * (step % 4) + 2 * i + 1));
+      maximum[half] = minus_infinity();
+      sum[half] = 0;
+FLEXGEN_UNROLL
+      for (int group = 0; group < kGroups; ++group) {
+        float total = 0;
+FLEXGEN_UNROLL
+        for (int i = 0; i < 8; ++i) {
+          const uint32_t both = q[4 * group + i / 2][2 * (i % 2) + half];
+          total += Half::to_float(both & 0xffffu) + Half::to_float(both >> 16);
+        }
+        total += shuffle_xor(total, 1);
+        q_sum[group][half] = total + shuffle_xor(total, 2);
+        minimums[group][half] = 0;
+      }
+    }
+FLEXGEN_UNROLL
+    for (auto& product : out)
+FLEXGEN_UNROLL
+      for (float& x : product) x = 0;
+  }
+
+  /// scores [4 products of 8 positions]: key(i): the key of position i of the tile, or null.
+  template <typename Key>
+  FLEXGEN_CODE void score(const CacheOnDevice& cache, Key key, float (&scores)[kTile / 8][4]) const {
+    const int pair = lane() % 4;
+    const bool quantized = kKind != RowKind::kHalf && is_quantized(cache.dtype);
+FLEXGEN_UNROLL
+    for (int n = 0; n < kTile / 8; ++n) {
+      const std::byte* at = key(8 * n + lane() / 4);
+FLEXGEN_UNROLL
+      for (float& x : scores[n]) x = 0;
+FLEXGEN_UNROLL
+      for (int group = 0; group < kGroups; ++group) {
+        uint32_t k[8];
+        load_key_share<Half, kKind>(at, cache, group, pair, k);
+        float of_group[4];
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) of_group[i] = quantized ? 0.0f : scores[n][i];
+FLEXGEN_UNROLL
+        for (int step = 0; step < 4; ++step) {
+          const uint32_t b[2] = {k[2 * step], k[2 * step + 1]};
+          multiply_add<Half>(of_group, q[4 * group + step], b);
+        }
+        if (!quantized) {
+FLEXGEN_UNROLL
+          for (int i = 0; i < 4; ++i) scores[n][i] = of_group[i];
+        } else {
+          const GroupScale mine = scale_of_group<kKind>(at, cache, group);
+FLEXGEN_UNROLL
+          for (int i = 0; i < 2; ++i) {  // column 2 pair + i: the key of lanes 4 (2 pair + i) ...
+            const GroupScale scale{shuffle(mine.step, 4 * (2 * pair + i)), shuffle(mine.minimum, 4 * (2 * pair + i))};
+FLEXGEN_UNROLL
+            for (int half = 0; half < 2; ++half)
+              scores[n][2 * half + i] += fmaf(of_group[2 * half + i], scale.step, q_sum[group][half] * scale.minimum);
+          }
+        }
+      }
+    }
+  }
+
+  /// Takes the tile of positions [first, first + 32) in: scaled scores of positions that a row does not see are left out.
+  /// key(i), value(i): the rows of position first + i, or null where no row of the warp sees it.
+  template <typename Key, typename Value>
+  FLEXGEN_CODE void attend(const CacheOnDevice& cache, int first, float scale_log2, Key key, Value value) {
+    const int pair = lane() % 4;
+    float p[kTile / 8][4];
+    score(cache, key, p);
+
+    float factor[2];
+    bool all_seen = true;
+FLEXGEN_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      float largest = maximum[half];
+FLEXGEN_UNROLL
+      for (int n = 0; n < kTile / 8; ++n)
+FLEXGEN_UNROLL
+        for (int i = 0; i < 2; ++i) {
+          const int position = first + 8 * n + 2 * pair + i;
+          const bool seen = position >= first_visible[half] && position <= last_visible[half];
+          all_seen &= seen;
+          float& x = p[n][2 * half + i];
+          x = seen ? x * scale_log2 : minus_infinity();
+          largest = fmaxf(largest, x);
+        }
+      largest = fmaxf(largest, shuffle_xor(largest, 1));
+      largest = fmaxf(largest, shuffle_xor(largest, 2));
+      // A row that has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
+      const float base = largest == minus_infinity() ? 0.0f : largest;
+      factor[half] = exp2f(maximum[half] - base);
+      maximum[half] = largest;
+      float total = 0;
+FLEXGEN_UNROLL
+      for (int n = 0; n < kTile / 8; ++n)
+FLEXGEN_UNROLL
+        for (int i = 0; i < 2; ++i) total += p[n][2 * half + i] = exp2f(p[n][2 * half + i] - base);
+      total += shuffle_xor(total, 1);
+      total += shuffle_xor(total, 2);
+      sum[half] = sum[half] * factor[half] + total;
+    }
+FLEXGEN_UNROLL
+    for (auto& product : out)
+FLEXGEN_UNROLL
+      for (int i = 0; i < 4; ++i) product[i] *= factor[i / 2];
+FLEXGEN_UNROLL
+    for (auto& of_group : minimums)
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
+
+    bool has_infinite = false;
+    const bool partly_seen = any_in_warp(!all_seen), quantized = kKind != RowKind::kHalf && is_quantized(cache.dtype);
+FLEXGEN_UNROLL
+    for (int step = 0; step < kTile / 16; ++step) {
+      // Position i of the lane: 0 and 1 are columns 2 pair + {0, 1} of product 2 step, 2 and 3 those of the next.
+      const std::byte* at[4];
+FLEXGEN_UNROLL
+      for (int i = 0; i < 4; ++i) at[i] = value(16 * step + 2 * pair + i % 2 + 8 * (i / 2));
+      auto weight = [&](int i, int half) { return p[2 * step + i / 2][2 * half + i % 2]; };
+FLEXGEN_UNROLL
+      for (int group = 0; group < kGroups; ++group) {
+        uint32_t v[4][4];
+        float steps[4];
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          load_value_share<Half, kKind>(at[i], cache, group, lane() / 4, v[i]);
+          if (!quantized) {
+            steps[i] = 1;
+            if (partly_seen) has_infinite |= leave_out_infinite(v[i]);
+            continue;
+          }
+          GroupScale scale = scale_of_group<kKind>(at[i], cache, group);
+          if (partly_seen && !(is_finite(scale.step) && is_finite(scale.minimum))) {
+            scale = {0, 0};
+            has_infinite = true;
+          }
+          steps[i] = scale.step;
+FLEXGEN_UNROLL
+          for (int half = 0; half < 2; ++half) minimums[group][half] += weight(i, half) * scale.minimum;
+        }
+        // Times the step of a quantized value, which is up to 128 steps, a weight is rounded to 16 bits twice: itself, and what the first rounding left.
+        uint32_t weights[4], rests[4];
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int low = 2 * (i / 2), half = i % 2;
+          const float x = weight(low, half) * steps[low], y = weight(low + 1, half) * steps[low + 1];
+          weights[i] = Half::pack(x, y);
+          rests[i] = Half::pack(x - Half::to_float(weights[i] & 0xffffu), y - Half::to_float(weights[i] >> 16));
+        }
+FLEXGEN_UNROLL
+        for (int column = 0; column < 8; ++column) {
+          auto both = [&](int low) {
+            return column % 2 == 0 ? (v[low][column / 2] & 0xffffu) | v[low + 1][column / 2] << 16
+                                   : v[low][column / 2] >> 16 | (v[low + 1][column / 2] & 0xffff0000u);
+          };
+          const uint32_t b[2] = {both(0), both(2)};
+          multiply_add<Half>(out[8 * group + column], weights, b);
+          if (quantized) multiply_add<Half>(out[8 * group + column], rests, b);
+        }
+      }
+    }
+    if (any_in_warp(has_infinite)) add_infinite(cache, first, p, value);
+  }
+
+  /// Sets infinities and NaN to zero: in a tile that some rows see in part they would turn a weight of zero into NaN.
+  FLEXGEN_CODE static bool leave_out_infinite(uint32_t (&pairs)[4]) {
+    constexpr uint32_t kExponent = Half::kType == DType::kBF16 ? 0x7f80u : 0x7c00u;
+    bool found = false;
+    for (uint32_t& both : pairs) {
+      if ((both & kExponent) == kExponent) both &= 0xffff0000u, found = true;
+      if ((both >> 16 & kExponent) == kExponent) both &= 0x0000ffffu, found = true;
+    }
+    return found;
+  }
+
+  /// What leave_out_infinite() left out, for the rows that do see it.
+  template <typename Value>
+  FLEXGEN_CODE void add_infinite(const CacheOnDevice& cache, int first, const float (&p)[kTile / 8][4], Value value) {
+FLEXGEN_ROLLED
+    for (int i = 0; i < kTile; ++i) {
+      const std::byte* at = value(i);
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        float weight = 0;
+FLEXGEN_UNROLL
+        for (int n = 0; n < kTile / 8; ++n)
+FLEXGEN_UNROLL
+          for (int odd = 0; odd < 2; ++odd) {
+            const float there = shuffle(p[n][2 * half + odd], lane() / 4 * 4 + i % 8 / 2);
+            if (i == 8 * n + i % 8 && i % 2 == odd) weight = there;
+          }
+        const int position = first + i;
+        if (at == nullptr || position < first_visible[half] || position > last_visible[half]) continue;
+FLEXGEN_UNROLL
+        for (int product = 0; product < 8 * kGroups; ++product)
+FLEXGEN_UNROLL
+          for (int odd = 0; odd < 2; ++odd) {
+            const int column = 64 * (product / 8) + value_element(2 * (lane() % 4) + odd, product % 8);
+            if (column >= cache.head_size) continue;
+            const float x = Half::to_float(Half::from_float(load_in_any_row(at, cache.dtype, cache.head_size, column)));
+            if (!is_finite(x)) out[product][2 * half + odd] += weight * x;
+          }
+      }
+    }
+  }
+
+  /// After the last tile: adds the weighted minimums of values, which the four lanes of a row have parts of.
+  FLEXGEN_CODE void finish() {
+FLEXGEN_UNROLL
+    for (int group = 0; group < kGroups; ++group)
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        float total = minimums[group][half];
+        total += shuffle_xor(total, 1);
+        total += shuffle_xor(total, 2);
+FLEXGEN_UNROLL
+        for (int column = 0; column < 8; ++column)
+FLEXGEN_UNROLL
+          for (int i = 0; i < 2; ++i) out[8 * group + column][2 * half + i] += total;
+      }
+  }
+
+  /// Calls body(half, column, value) for every element of the result that is this lane's, column counted within the head.
+  template <typename Body>
+  FLEXGEN_CODE void for_results(int head_size, Body body) {
+FLEXGEN_UNROLL
+    for (int product = 0; product < 8 * kGroups; ++product)
+FLEXGEN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int column = 64 * (product / 8) + value_element(2 * (lane() % 4) + i % 2, product % 8);
+        if (column < head_size) body(i / 2, column, out[product][i]);
+      }
+  }
+};
+
+/// Prompt rows. Grid: (ceil(num_tiles / 4), G); a tile a warp.
+template <typename Half, int kGroups, RowKind kKind>
+FLEXGEN_KERNEL void attend_prompts(AttentionOnDevice a, const PromptTile* tiles, int num_tiles) {
+  const int index = static_cast<int>(block_x()) * kAttentionWarps + warp();
+  if (index >= num_tiles) return;
+  const PromptTile tile = tiles[index];
+  const SlotOnDevice slot = a.slots[tile.slot];
+  const int head = static_cast<int>(block_y()), group = a.cache.query_heads / a.cache.kv_heads, head_size = a.cache.head_size;
+  // Entry e of the slot is query head e % group of its new row e / group.
+  auto at = [&](int r) {
+    const int entry = tile.first + r;
+    return (static_cast<int64_t>(slot.first_row + entry / group) * a.cache.query_heads + head * group + entry % group) * head_size;
+  };
+  WarpRows<Half, kGroups, kKind> rows;
+  rows.start(head_size, [&](int r) { return r < tile.count ? a.q + at(r) : nullptr; });
+  auto first_seen = [&](int position) { return a.window > 0 && position >= a.window ? position + 1 - a.window : 0; };
+  for (int half = 0; half < 2; ++half) {
+    // Rows beyond the last see what the last does: their results are dropped, and no tile seems to be seen in part because of them.
+    const int r = rows.row(half), position = slot.past + (tile.first + (r < tile.count ? r : tile.count - 1)) / group;
+    rows.first_visible[half] = first_seen(position);
+    rows.last_visible[half] = position;
+  }
+  const int first = first_seen(slot.past + tile.first / group), last = slot.past + (tile.first + tile.count - 1) / group;
+FLEXGEN_ROLLED
+  for (int from = first / kTile * kTile; from <= last; from += kTile) {
+    auto cached = [&](int which, int i) {
+      const int position = from + i;
+      return position >= first && position <= last ? a.cache.row(slot.first_page, which, head, position) : nullptr;
+    };
+    rows.attend(a.cache, from, a.scale_log2, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
+  }
+  rows.finish();
+  rows.for_results(head_size, [&](int half, int column, float x) {
+    const int r = rows.row(half);
+    if (r < tile.count) a.out[at(r) + column] = Half::from_float(x / rows.sum[half]);
+  });
+}
+
+/// How a generated row's positions are cut: split i takes [first + ..., ...), aligned to kSplit. With `kept`, positions are indices into the chosen.
+struct SplitRange {
+  int first, last;  ///< inclusive
+  FLEXGEN_CODE SplitRange(const GeneratedRow& row, int position, int split) {
+    const int from = row.kept > 0 ? 0 : position + 1 - row.visible, to = row.kept > 0 ? row.kept - 1 : position;
+    const int start = (from / kSplit + split) * kSplit;
+    first = start > from ? start : from;
+    last = start + kSplit - 1 < to ? start + kSplit - 1 : to;
+  }
+};
+
+/// Generated rows. Grid: (most splits, G * ceil(A / G / 16), rows). A row with one split is finished here; else [sum, maximum, H values] a head go
+/// to partials [first_partial + split][A][2 + H].
+template <typename Half, int kGroups, RowKind kKind>
+FLEXGEN_KERNEL void attend_generated(AttentionOnDevice a, const GeneratedRow* generated, const int32_t* chosen, float* partials) {
+  const GeneratedRow task = generated[block_z()];
+  const int split = static_cast<int>(block_x());
+  if (split >= task.num_splits) return;
+  const SlotOnDevice slot = a.slots[task.slot];
+  const int group = a.cache.query_heads / a.cache.kv_heads, head_tiles = (group + kWarpRows - 1) / kWarpRows, head_size = a.cache.head_size;
+  const int head = static_cast<int>(block_y()) / head_tiles, first_member = static_cast<int>(block_y()) % head_tiles * kWarpRows;
+  const int count = group - first_member < kWarpRows ? group - first_member : kWarpRows;
+  const int query_head = head * group + first_member;
+  const int64_t at = (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + query_head) * head_size;
+  const SplitRange range(task, slot.past + task.row, split);
+  if (chosen != nullptr) chosen += task.chosen + static_cast<int64_t>(head) * task.kept;
+
+  WarpRows<Half, kGroups, kKind> rows;
+  rows.start(head_size, [&](int r) { return r < count ? a.q + at + static_cast<int64_t>(r) * head_size : nullptr; });
+  for (int half = 0; half < 2; ++half) {
+    rows.first_visible[half] = range.first;
+    rows.last_visible[half] = range.last;
+  }
+FLEXGEN_ROLLED
+  for (int from = (range.first / kTile + (warp() + kAttentionWarps - range.first / kTile % kAttentionWarps) % kAttentionWarps) * kTile; from <= range.last;
+       from += kAttentionWarps * kTile) {
+    auto cached = [&](int which, int i) -> const std::byte* {
+      const int index = from + i;
+      if (index < range.first || index > range.last) return nullptr;
+      return a.cache.row(slot.first_page, which, head, task.kept > 0 ? chosen[index] : index);
+    };
+    rows.attend(a.cache, from, a.scale_log2, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
+  }
+
+  rows.finish();
+
+  // The warps' results come together in their order.
+  FLEXGEN_SHARED float total[kWarpRows][64 * kGroups];
+  FLEXGEN_SHARED float maximum[kWarpRows], sum[kWarpRows];
+FLEXGEN_ROLLED
+  for (int turn = 0; turn < kAttentionWarps; ++turn) {
+    sync_block();
+    if (warp() != turn) continue;
+    float mine[2], theirs[2], both_sum[2], both_maximum[2];
+    for (int half = 0; half < 2; ++half) {
+      const int r = rows.row(half);
+      const float there = turn == 0 ? minus_infinity() : maximum[r];
+      both_maximum[half] = fmaxf(there, rows.maximum[half]);
+      const float base = both_maximum[half] == minus_infinity() ? 0.0f : both_maximum[half];
+      mine[half] = exp2f(rows.maximum[half] - base);
+      theirs[half] = exp2f(there - base);
+      both_sum[half] = (turn == 0 ? 0.0f : sum[r] * theirs[half]) + rows.sum[half] * mine[half];
+    }
+    sync_warp();  // all lanes have read the row before one writes it
+    for (int half = 0; half < 2 && lane() % 4 == 0; ++half) {
+      maximum[rows.row(half)] = both_maximum[half];
+      sum[rows.row(half)] = both_sum[half];
+    }
+    rows.for_results(head_size, [&](int half, int column, float x) {
+      float& y = total[rows.row(half)][column];
+      y = (turn == 0 ? 0.0f : y * theirs[half]) + x * mine[half];
+    });
+  }
+  sync_block();
+  for (int i = thread(); i < count * head_size; i += num_threads()) {
+    const int r = i / head_size, column = i - r * head_size;
+    if (task.num_splits == 1) {
+      a.out[at + i] = Half::from_float(total[r][column] / sum[r]);
+      continue;
+    }
+    float* partial = partials + (static_cast<int64_t>(task.first_partial + split) * a.cache.query_heads + query_head + r) * (2 + head_size);
+    if (column == 0) {
+      partial[0] = sum[r];
+      partial[1] = maximum[r];
+    }
+    partial[2 + column] = total[r][column];
+  }
+}
+
+/// Puts the splits of generated rows together, in their order. Grid: (A, rows).
+template <typename Half>
+FLEXGEN_KERNEL void merge_splits(AttentionOnDevice a, const GeneratedRow* generated, const float* partials) {
+  const GeneratedRow task = generated[block_y()];
+  if (task.num_splits == 1) return;
+  const SlotOnDevice slot = a.slots[task.slot];
+  const int head = static_cast<int>(block_x()), head_size = a.cache.head_size;
+  const int64_t stride = static_cast<int64_t>(a.cache.query_heads) * (2 + head_size);
+  partials += static_cast<int64_t>(task.first_partial) * stride + static_cast<int64_t>(head) * (2 + head_size);
+  float maximum = minus_infinity(), sum = 0;
+  for (int split = 0; split < task.num_splits; ++split) maximum = fmaxf(maximum, partials[split * stride + 1]);
+  for (int split = 0; split < task.num_splits; ++split) sum += partials[split * stride] * exp2f(partials[split * stride + 1] - maximum);
+  uint16_t* out = a.out + (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + head) * head_size;
+  for (int column = thread(); column < head_size; column += num_threads()) {
+    float x = 0;
+    for (int split = 0; split < task.num_splits; ++split) x += partials[split * stride + 2 + column] * exp2f(partials[split * stride + 1] - maximum);
+    out[column] = Half::from_float(x / sum);
+  }
+}
+
+// ---------------------------------------------------------------- sparse rows
+
+/// Scores of all positions that sparse rows see, scaled for exp2: scores [A, visible] a row. Grid: (most tiles / 4, G * ceil(A / G / 16), rows).
+template <typename Half, int kGroups, RowKind kKind>
+FLEXGEN_KERNEL void score_generated(AttentionOnDevice a, const GeneratedRow* generated, float* scores) {
+  const GeneratedRow task = generated[block_z()];
+  const SlotOnDevice slot = a.slots[task.slot];
+  const int group = a.cache.query_heads / a.cache.kv_heads, head_tiles = (group + kWarpRows - 1) / kWarpRows, head_size = a.cache.head_size;
+  const int head = static_cast<int>(block_y()) / head_tiles, first_member = static_cast<int>(block_y()) % head_tiles * kWarpRows;
+  const int count = group - first_member < kWarpRows ? group - first_member : kWarpRows, query_head = head * group + first_member;
+  const int position = slot.past + task.row, first = position + 1 - task.visible;
+  const int from = (first / kTile + static_cast<int>(block_x()) * kAttentionWarps + warp()) * kTile;
+  if (from > position) return;
+  const int64_t at = (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + query_head) * head_size;
+  WarpRows<Half, kGroups, kKind> rows;
+  rows.start(head_size, [&](int r) { return r < count ? a.q + at + static_cast<int64_t>(r) * head_size : nullptr; });
+  float tile[kTile / 8][4];
+  rows.score(a.cache, [&](int i) -> const std::byte* {
+    return from + i >= first && from + i <= position ? a.cache.row(slot.first_page, 0, head, from + i) : nullptr;
+  }, tile);
+  for (int n = 0; n < kTile / 8; ++n)
+    for (int i = 0; i < 4; ++i) {
+      const int r = rows.row(i / 2), seen = from + 8 * n + 2 * (lane() % 4) + i % 2;
+      if (r < count && seen >= first && seen <= position)
+        scores[task.scores + static_cast<int64_t>(query_head + r) * task.visible + seen - first] = tile[n][i] * a.scale_log2;
+    }
+}
+
+/// The order of shares: the bits of floats that are not negative are in their order; NaN counts as the largest (backend/sparse_positions.cc).
+FLEXGEN_CODE uint32_t share_key(float share) { return std::bit_cast<uint32_t>(share) & 0x7fffffffu; }
+
+/// Chooses the positions of sparse rows as choose_positions() does: of each kv head the row's own and the kept - 1 others with the largest shares, of
+/// equal ones the earlier; ascending, from position 0 of the sequence. Reads scores [A, visible] and leaves shares [G, visible] in the first rows. Grid: (G, rows).
+FLEXGEN_KERNEL void choose_generated(AttentionOnDevice a, const GeneratedRow* generated, float* scores, int32_t* chosen) {
+  FLEXGEN_SHARED float reduction[kWarp];
+  FLEXGEN_SHARED uint32_t counts[256];
+  FLEXGEN_SHARED uint32_t prefix, wanted, above_sum;
+  const GeneratedRow task = generated[block_y()];
+  const SlotOnDevice slot = a.slots[task.slot];
+  const int head = static_cast<int>(block_x()), group = a.cache.query_heads / a.cache.kv_heads, visible = task.visible;
+  float* shares = scores + task.scores + static_cast<int64_t>(head) * group * visible;
+  chosen += task.chosen + static_cast<int64_t>(head) * task.kept;
+  const int first = slot.past + task.row + 1 - visible;
+
+  for (int member = 0; member < group; ++member) {
+    float* mine = shares + static_cast<int64_t>(member) * visible;
+    float largest = minus_infinity(), total = 0;
+    for (int i = thread(); i < visible; i += num_threads()) largest = fmaxf(largest, mine[i]);
+    largest = reduce_block<true>(largest, reduction);
+    for (int i = thread(); i < visible; i += num_threads()) total += exp2f(mine[i] - largest);
+    total = reduce_block<false>(total, reduction);
+    for (int i = thread(); i < visible; i += num_threads()) {
+      const float share = exp2f(mine[i] - largest) / total;
+      shares[i] = member == 0 ? share : shares[i] + share;
+    }
+  }
+  sync_block();
+
+  // Radix selection, a byte at a time: `prefix` becomes the key of the last that is taken, `wanted` how many with just that key are.
+  const int others = visible - 1;
+  if (thread() == 0) prefix = 0, wanted = static_cast<uint32_t>(task.kept - 1);
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    for (int i = thread(); i < 256; i += num_threads()) counts[i] = 0;
+    sync_block();
+    const uint32_t fixed = shift == 24 ? 0 : 0xffffffffu << (shift + 8), so_far = prefix;
+    for (int i = thread(); i < others; i += num_threads()) {
+      const uint32_t key = share_key(shares[i]);
+      if ((key & fixed) == so_far) add_to(&counts[(key >> shift) & 0xffu], 1);
+    }
+    sync_block();
+    if (thread() == 0) {
+      above_sum = 0;
+      int byte = 255;
+      while (byte > 0 && above_sum + counts[byte] < wanted) above_sum += counts[byte--];
+      prefix = so_far | static_cast<uint32_t>(byte) << shift;
+      wanted -= above_sum;
+    }
+    sync_block();
+  }
+
+  // In order: what lies above the last key, and the first `wanted` of those equal to it. Each round places num_threads() positions.
+  FLEXGEN_SHARED uint32_t taken_of_warp[kWarp], equal_of_warp[kWarp];
+  uint32_t taken_before = 0, equal_before = 0;
+  const uint32_t last_key = prefix, equal_wanted = task.kept > 1 ? wanted : 0;
+  for (int from = 0; from < others; from += num_threads()) {
+    const int i = from + thread();
+    const uint32_t key = i < others ? share_key(shares[i]) : 0;
+    const bool above = i < others && task.kept > 1 && key > last_key, equal = i < others && task.kept > 1 && key == last_key;
+    // Ranks within the block by sums of small whole numbers, which floats hold exactly.
+    float equal_rank = equal ? 1.0f : 0.0f;
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const float before = shuffle(equal_rank, lane() >= offset ? lane() - offset : 0);
+      if (lane() >= offset) equal_rank += before;
+    }
+    if (lane() == kWarp - 1) equal_of_warp[warp()] = static_cast<uint32_t>(equal_rank);
+    sync_block();
+    uint32_t rank = equal_before + static_cast<uint32_t>(equal_rank) - (equal ? 1u : 0u);
+    for (int w = 0; w < warp(); ++w) rank += equal_of_warp[w];
+    const bool taken = above || (equal && rank < equal_wanted);
+    float taken_rank = taken ? 1.0f : 0.0f;
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const float before = shuffle(taken_rank, lane() >= offset ? lane() - offset : 0);
+      if (lane() >= offset) taken_rank += before;
+    }
+    if (lane() == kWarp - 1) taken_of_warp[warp()] = static_cast<uint32_t>(taken_rank);
+    sync_block();
+    uint32_t place = taken_before + static_cast<uint32_t>(taken_rank) - 1u;
+    for (int w = 0; w < warp(); ++w) place += taken_of_warp[w];
+    if (taken) chosen[place] = first + i;
+    for (int w = 0; w < num_threads() / kWarp; ++w) {
+      taken_before += taken_of_warp[w];
+      equal_before += equal_of_warp[w];
+    }
+    sync_block();
+  }
+  if (thread() == 0) chosen[task.kept - 1] = first + others;
+}
+
+}  // namespace flexgen::inline FLEXGEN_SIDE

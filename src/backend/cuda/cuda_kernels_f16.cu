@@ -1,0 +1,9 @@
+#include "backend/cuda/device_kernels.h"
+
+namespace flexgen::inline FLEXGEN_SIDE {
+
+std::unique_ptr<Kernels> make_f16_kernels(std::unique_ptr<DeviceRuntime> runtime) {
+  return std::make_unique<DeviceKernels<F16>>("cuda", std::move(runtime));
+}
+
+}  // namespace flexgen::inline FLEXGEN_SIDE

@@ -1,0 +1,51 @@
+#pragma once
+// DeviceRuntime: what the kernels' host side (device_kernels.h) needs of a device; the CUDA runtime and cuBLASLt, or in tests the block emulator. One thread.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "backend/cuda/device_code.h"
+#include "backend/kernels.h"
+#include "base/units.h"
+
+namespace flexgen::inline FLEXGEN_SIDE {
+
+/// y [num_rows, n] f32 with rows of y_stride = (accumulate ? y : 0) + x [num_rows, k] W^T + bias; W [n, k]; x, W of the act type at 16 bytes, k a
+/// multiple of 8.
+struct MatrixProduct {
+  const std::byte *x = nullptr, *weight = nullptr;
+  int64_t num_rows = 0, n = 0, k = 0;
+  const float* bias = nullptr;  ///< [n] or null
+  bool accumulate = false;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+/// What DeviceKernels needs of a device. One thread.
+class DeviceRuntime {
+ public:
+  virtual ~DeviceRuntime() = default;
+  virtual Stream stream() = 0;
+  /// Scratch that whatever is enqueued may use until the next that is: kDeviceWorkspaceBytes at 256 bytes.
+  virtual std::byte* workspace() = 0;
+  /// A copy on the device, in place before whatever is enqueued next and valid for what is enqueued until the next upload() but one. At most kLargestUpload.
+  virtual std::byte* upload(const void* data, int64_t bytes) = 0;
+  /// Enqueues the product. A row's bits depend on n, k, bias or not, accumulate or not, and the row. May use the first kProductWorkspaceBytes.
+  virtual void multiply(const MatrixProduct& product) = 0;
+  /// Waits for all that is enqueued and copies to the host.
+  virtual void download(const void* from, int64_t bytes, void* to) = 0;
+  /// Throws Error{device} if the last launch was refused; `what` is for the message.
+  virtual void check_launch(const char* what) = 0;
+};
+
+inline constexpr int64_t kProductWorkspaceBytes = 32 * kMiB, kBiasBytes = 1 * kMiB, kPaddedRowsBytes = 4 * kMiB, kMatrixBytes = 64 * kMiB;
+inline constexpr int64_t kDeviceWorkspaceBytes = kProductWorkspaceBytes + kBiasBytes + kPaddedRowsBytes + kMatrixBytes;
+inline constexpr int64_t kLargestUpload = 4 * kMiB;
+inline constexpr int64_t kLargestHead = 128;  ///< elements; of all models that flexgen knows
+
+/// The kernels of device_kernels.h over a runtime, for act types bf16 and fp16. Two files, as they take long to compile.
+std::unique_ptr<Kernels> make_bf16_kernels(std::unique_ptr<DeviceRuntime> runtime);
+std::unique_ptr<Kernels> make_f16_kernels(std::unique_ptr<DeviceRuntime> runtime);
+
+}  // namespace flexgen::inline FLEXGEN_SIDE

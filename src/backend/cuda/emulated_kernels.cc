@@ -1,0 +1,77 @@
+#include "backend/cuda/emulated_kernels.h"
+
+#include <deque>
+
+#include "backend/cuda/device_kernels.h"
+
+namespace flexgen {
+namespace {
+
+/// Runs everything at once in the calling thread.
+template <typename Half>
+class EmulatedRuntime : public DeviceRuntime {
+ public:
+  EmulatedRuntime() : workspace_(static_cast<size_t>(kDeviceWorkspaceBytes)) {}
+  Stream stream() override { return {}; }
+  std::byte* workspace() override { return workspace_.get(); }
+
+  std::byte* upload(const void* data, int64_t bytes) override {
+    FLEXGEN_CHECK(bytes <= kLargestUpload, "{} bytes", bytes);
+    uploads_.push_back(std::make_unique<std::byte[]>(static_cast<size_t>(bytes)));
+    std::memcpy(uploads_.back().get(), data, static_cast<size_t>(bytes));
+    if (uploads_.size() > 2) uploads_.pop_front();
+    return uploads_.back().get();
+  }
+
+  void multiply(const MatrixProduct& p) override {
+    FLEXGEN_CHECK(p.k % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0);
+    // What the product may use as scratch is not the caller's to keep anything in.
+    std::memset(workspace_.get(), 0xff, 4096);
+    std::vector<float> x = floats(p.x, p.num_rows * p.k), w = floats(p.weight, p.n * p.k);
+    for (int64_t t = 0; t < p.num_rows; ++t)
+      for (int64_t n = 0; n < p.n; ++n) {
+        float sums[8] = {};  // which vector instructions add at once
+        const float *row = x.data() + t * p.k, *column = w.data() + n * p.k;
+        for (int64_t k = 0; k < p.k; k += 8)
+          for (int64_t i = 0; i < 8; ++i) sums[i] += row[k + i] * column[k + i];
+        float sum = 0;
+        for (float part : sums) sum += part;
+        float& y = p.y[t * p.y_stride + n];
+        y = (p.accumulate ? y : 0.0f) + sum + (p.bias == nullptr ? 0.0f : p.bias[n]);
+      }
+  }
+
+  void download(const void* from, int64_t bytes, void* to) override { std::memcpy(to, from, static_cast<size_t>(bytes)); }
+  void check_launch(const char*) override {}
+
+ private:
+  static std::vector<float> floats(const std::byte* data, int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = load_float(data, Half::kType, i);
+    return values;
+  }
+
+  /// Untouched until used, and of the alignment that cudaMalloc() gives.
+  class Workspace {
+   public:
+    explicit Workspace(size_t bytes) : memory_(new std::byte[bytes + kAlignment]) {}
+    std::byte* get() const { return memory_.get() + (kAlignment - reinterpret_cast<uintptr_t>(memory_.get()) % kAlignment); }
+
+   private:
+    static constexpr uintptr_t kAlignment = 256;
+    std::unique_ptr<std::byte[]> memory_;
+  };
+
+  Workspace workspace_;
+  std::deque<std::unique_ptr<std::byte[]>> uploads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_emulated_cuda_kernels(DType act_dtype) {
+  FLEXGEN_CHECK(act_dtype == DType::kBF16 || act_dtype == DType::kF16);
+  if (act_dtype == DType::kBF16) return std::make_unique<DeviceKernels<Bf16>>("cuda (emulated)", std::make_unique<EmulatedRuntime<Bf16>>());
+  return std::make_unique<DeviceKernels<F16>>("cuda (emulated)", std::make_unique<EmulatedRuntime<F16>>());
+}
+
+}  // namespace flexgen

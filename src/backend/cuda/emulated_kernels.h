@@ -1,0 +1,13 @@
+#pragma once
+// The kernels of the cuda backend on the block emulator: their logic, without a GPU, for tests. Pointers are the host's. One thread.
+
+#include <memory>
+
+#include "backend/kernels.h"
+
+namespace flexgen {
+
+/// act_dtype: kBF16, or kF16 as on GPUs before Ampere.
+std::unique_ptr<Kernels> make_emulated_cuda_kernels(DType act_dtype);
+
+}  // namespace flexgen

@@ -1,0 +1,170 @@
+#pragma once
+// Kernels that work row by row or element by element: embedding, norms, RoPE, Hadamard, activations, conversions, appending to the cache.
+// A row is summed by one block of a fixed size in a fixed order, so its bits depend on the row alone. Device code.
+
+#include "backend/cuda/cache_rows.h"
+
+namespace flexgen::inline FLEXGEN_SIDE {
+
+inline constexpr int kRowThreads = 256;  ///< of a block that owns a row; also of blocks over elements
+
+FLEXGEN_CODE float activation_value(float x, Activation activation) {
+  switch (activation) {
+    case Activation::kRelu: return fmaxf(x, 0.0f);
+    case Activation::kGelu: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case Activation::kGeluTanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case Activation::kSilu: return x / (1.0f + expf(-x));
+  }
+  return x;
+}
+
+/// Calls body(i) for the elements of a grid-wide loop.
+template <typename Body>
+FLEXGEN_CODE void for_elements(int64_t count, Body body) {
+  for (int64_t i = block_x() * num_threads() + thread(); i < count; i += num_blocks_x() * num_threads()) body(i);
+}
+
+/// out[t] = (accumulate ? out[t] : 0) + rows[t]. Grid: T.
+FLEXGEN_KERNEL void gather(const std::byte* const* rows, DType dtype, int64_t cols, bool accumulate, float* out) {
+  const std::byte* row = rows[block_x()];
+  float* to = out + block_x() * cols;
+  for (int64_t d = thread(); d < cols; d += num_threads()) to[d] = (accumulate ? to[d] : 0.0f) + load_in_any_row(row, dtype, cols, d);
+}
+
+/// LayerNorm of row block_x() of x to the same row of out, which may be x. The variance is that of the deviations, in a second pass.
+FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, const std::byte* bias, DType bias_type,
+                                    float epsilon, std::byte* out, DType out_type) {
+  FLEXGEN_SHARED float shared[kWarp];
+  x += block_x() * cols;
+  float sum = 0;
+  for (int64_t d = thread(); d < cols; d += num_threads()) sum += x[d];
+  const float mean = reduce_block<false>(sum, shared) / static_cast<float>(cols);
+  float square = 0;
+  for (int64_t d = thread(); d < cols; d += num_threads()) square += (x[d] - mean) * (x[d] - mean);
+  const float scale = 1 / sqrtf(reduce_block<false>(square, shared) / static_cast<float>(cols) + epsilon);
+  for (int64_t d = thread(); d < cols; d += num_threads()) {
+    const float shift = bias == nullptr ? 0.0f : load_element(bias, bias_type, d);
+    store_element(out, out_type, block_x() * cols + d, (x[d] - mean) * scale * load_element(weight, weight_type, d) + shift);
+  }
+}
+
+/// RMSNorm of vector block_x() of `cols` elements, to the same place in out, which may be x.
+FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, float epsilon, std::byte* out, DType out_type) {
+  FLEXGEN_SHARED float shared[kWarp];
+  x += block_x() * cols;
+  float square = 0;
+  for (int64_t d = thread(); d < cols; d += num_threads()) square += x[d] * x[d];
+  const float scale = 1 / sqrtf(reduce_block<false>(square, shared) / static_cast<float>(cols) + epsilon);
+  for (int64_t d = thread(); d < cols; d += num_threads())
+    store_element(out, out_type, block_x() * cols + d, x[d] * scale * load_element(weight, weight_type, d));
+}
+
+/// out = activation(gate) * up, or activation(gate) where up is null.
+FLEXGEN_KERNEL void activate_elements(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out, DType out_type) {
+  for_elements(count, [&](int64_t i) {
+    const float x = activation_value(gate[i], activation);
+    store_element(out, out_type, i, up == nullptr ? x : x * up[i]);
+  });
+}
+
+/// out = x, from one unquantized type to another, row by row with a stride each; columns beyond `cols` up to `out_stride` become zero.
+FLEXGEN_KERNEL void convert_elements(const std::byte* x, DType from, int64_t num_rows, int64_t cols, std::byte* out, DType to, int64_t out_stride) {
+  for_elements(num_rows * out_stride, [&](int64_t i) {
+    const int64_t row = i / out_stride, column = i - row * out_stride;
+    store_element(out, to, i, column < cols ? load_element(x, from, row * cols + column) : 0.0f);
+  });
+}
+
+/// Rows of a quantized type as elements of another; as above. Grid: rows.
+FLEXGEN_KERNEL void unpack_rows(const std::byte* x, DType from, int64_t cols, std::byte* out, DType to, int64_t out_stride) {
+  const std::byte* row = x + block_x() * row_bytes(from, cols);
+  for (int64_t column = thread(); column < out_stride; column += num_threads())
+    store_element(out, to, block_x() * out_stride + column, column < cols ? load_in_any_row(row, from, cols, column) : 0.0f);
+}
+
+/// Rows of an unquantized type as rows of a quantized one; *is_bad becomes 1 if one is not finite. Grid: rows; a group of 64 a warp.
+FLEXGEN_KERNEL void quantize_rows(const std::byte* x, DType from, int64_t cols, std::byte* out, DType to, uint32_t* is_bad) {
+  FLEXGEN_SHARED float values[kRowThreads / kWarp][kQuantGroup];
+  std::byte* row = out + block_x() * row_bytes(to, cols);
+  for (int64_t group = warp(); group * kQuantGroup < cols; group += num_threads() / kWarp) {
+    const int64_t first = group * kQuantGroup;
+    const int count = static_cast<int>(cols - first < kQuantGroup ? cols - first : kQuantGroup);
+    for (int i = lane(); i < count; i += kWarp) values[warp()][i] = load_element(x, from, block_x() * cols + first + i);
+    sync_warp();
+    if (!quantize_group(values[warp()], count, to, row + (to == DType::kInt4 ? first / 2 : first), row + code_bytes(to, cols) + 4 * group) && lane() == 0)
+      *is_bad = 1;
+    sync_warp();
+  }
+}
+
+/// RoPE in place: x [T, heads, H]. Grid: T.
+FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, const int32_t* positions, const float* inverse_frequencies, float scale) {
+  const int half = head_size / 2;
+  const auto position = static_cast<float>(positions[block_x()]);
+  x += block_x() * num_heads * head_size;
+  for (int i = thread(); i < num_heads * half; i += num_threads()) {
+    const int head = i / half, pair = i - head * half;
+    // The product is rounded to float before its cosine is taken, as Hugging Face does.
+    const float angle = position * inverse_frequencies[pair];
+    const float cosine = cosf(angle) * scale, sine = sinf(angle) * scale;
+    float* row = x + static_cast<int64_t>(head) * head_size;
+    const float a = row[pair], b = row[pair + half];
+    row[pair] = a * cosine - b * sine;
+    row[pair + half] = b * cosine + a * sine;
+  }
+}
+
+inline constexpr int kLargestHadamard = 1024;
+
+/// The fast Walsh-Hadamard transform of vector block_x() of `size` elements, in place (backend/hadamard.h).
+FLEXGEN_KERNEL void transform_hadamard(float* x, int size) {
+  FLEXGEN_SHARED float values[kLargestHadamard];
+  x += block_x() * size;
+  for (int i = thread(); i < size; i += num_threads()) values[i] = x[i];
+  for (int half = 1; half < size; half *= 2) {
+    sync_block();
+    for (int i = thread(); i < size / 2; i += num_threads()) {
+      const int low = i / half * 2 * half + i % half;
+      const float a = values[low], b = values[low + half];
+      values[low] = a + b;
+      values[low + half] = a - b;
+    }
+  }
+  sync_block();
+  const float factor = 1 / sqrtf(static_cast<float>(size));
+  for (int i = thread(); i < size; i += num_threads()) x[i] = values[i] * factor;
+}
+
+/// A new row of a slot.
+struct NewRow {
+  int32_t slot = 0, row = 0;  ///< row within the slot
+};
+
+/// New keys and values of rows[block_x()] into their slots' pages, quantized on the way. Grid: (rows, 2 G).
+FLEXGEN_KERNEL void append_rows(const float* k, const float* v, const SlotOnDevice* slots, const NewRow* rows, CacheOnDevice cache) {
+  FLEXGEN_SHARED uint32_t is_bad;
+  const NewRow task = rows[block_x()];
+  const SlotOnDevice slot = slots[task.slot];
+  const int which = static_cast<int>(block_y()) % 2, head = static_cast<int>(block_y()) / 2, size = cache.head_size;
+  const float* from = (which == 0 ? k : v) + (static_cast<int64_t>(slot.first_row + task.row) * cache.kv_heads + head) * size;
+  std::byte* to = cache.row(slot.first_page, which, head, slot.past + task.row);
+  if (!is_quantized(cache.dtype)) {
+    for (int i = thread(); i < size; i += num_threads()) store_element(to, cache.dtype, i, from[i]);
+    return;
+  }
+  if (thread() == 0) is_bad = 0;
+  sync_block();
+  for (int group = warp(); group * static_cast<int>(kQuantGroup) < size; group += num_threads() / kWarp) {
+    const int first = group * static_cast<int>(kQuantGroup), rest = size - first;
+    const int count = rest < static_cast<int>(kQuantGroup) ? rest : static_cast<int>(kQuantGroup);
+    if (!quantize_group(from + first, count, cache.dtype, to + (cache.dtype == DType::kInt4 ? first / 2 : first), to + code_bytes(cache.dtype, size) + 4 * group) &&
+        lane() == 0)
+      is_bad = 1;
+  }
+  sync_block();
+  // Values that are not finite have no codes; they stay visible as NaN.
+  if (is_bad != 0)
+    for (int64_t i = thread(); i < cache.row_bytes; i += num_threads()) to[i] = std::byte{0xff};
+}
+
+}  // namespace flexgen::inline FLEXGEN_SIDE

@@ -1,0 +1,169 @@
+// The lanes and kernels of a GPU: copies against the measured peak of pinned copies, attention of generated tokens against the speed of the GPU's memory,
+// matrix products. Needs a GPU. --benchmark_format=json for machines.
+
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "backend/cuda_status.h"
+#include "backend/device.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "tensor/group_quant.h"
+
+namespace flexgen {
+namespace {
+
+/// A device with its lanes, and memory of it that is freed at the end.
+class Bench {
+ public:
+  Bench() : device_(make_cuda_device(0)), compute_(device_->make_compute_lane("compute", nullptr)), up_(device_->make_copy_lane("up", nullptr)),
+            kernels_(device_->make_kernels(device_->best_compute_dtype(DType::kBF16))) {}
+
+  Kernels& kernels() { return *kernels_; }
+  std::byte* allocate(int64_t bytes) { return device_->allocate(bytes); }
+  /// Runs the body in the compute lane and waits for what it enqueued.
+  template <typename Body>
+  void run(const Body& body) {
+    Work work;
+    work.name = "bench";
+    work.run = body;
+    compute_->submit(std::move(work)).wait();
+  }
+  void upload(const std::byte* from, std::byte* to, int64_t bytes) {
+    Work work;
+    work.name = "upload";
+    work.copies = {{from, to, bytes}};
+    up_->submit(std::move(work)).wait();
+  }
+
+ private:
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Lane> compute_, up_;
+  std::unique_ptr<Kernels> kernels_;
+};
+
+/// Copies of `bytes` each, many under way, through a copy lane. Arguments: MiB a copy, 1: to the device, 0: back.
+void bench_copy_lane(benchmark::State& state) {
+  const int64_t bytes = state.range(0) * kMiB, count = std::max<int64_t>(4, 2 * kGiB / bytes);
+  auto device = make_cuda_device(0);
+  auto lane = device->make_copy_lane("copy", nullptr);
+  std::vector<std::byte> ram(static_cast<size_t>(4 * bytes), std::byte{1});
+  device->pin(ram);
+  std::byte* there = device->allocate(4 * bytes);
+  for (auto _ : state) {
+    std::vector<Event> events;
+    for (int64_t i = 0; i < count; ++i) {
+      Work work;
+      work.name = "copy";
+      std::byte* host = ram.data() + i % 4 * bytes;
+      std::byte* other = there + i % 4 * bytes;
+      work.copies = {state.range(1) == 1 ? Copy{host, other, bytes} : Copy{other, host, bytes}};
+      events.push_back(lane->submit(std::move(work)));
+    }
+    for (const Event& event : events) event.wait();
+  }
+  state.counters["GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(count * bytes) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  lane.reset();
+  device->deallocate(there);
+  device->unpin(ram);
+}
+
+/// The speed of the GPU's memory: a conversion of f32 to the act type that touches far more than the caches hold.
+void bench_memory(benchmark::State& state) {
+  Bench bench;
+  const int64_t count = int64_t{512} * kMiB / 4;
+  auto* from = reinterpret_cast<float*>(bench.allocate(4 * count));
+  std::byte* to = bench.allocate(2 * count);
+  for (auto _ : state)
+    bench.run([&] {
+      for (int i = 0; i < 10; ++i) bench.kernels().to_act(from, count, to);
+    });
+  state.counters["GB/s"] = benchmark::Counter(10 * 6e-9 * static_cast<double>(count) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+
+/// Arguments: slots, context, query heads, bits of the cache, percent of positions; 8 kv heads of 128. The bytes are those of the cache.
+void bench_decode_attention(benchmark::State& state) {
+  Bench bench;
+  const int64_t slots = state.range(0), past = state.range(1), pages_each = ceil_div(past + 1, 64);
+  const DType act = bench.kernels().act_dtype();
+  const KvGeometry geometry{state.range(3) == 4 ? DType::kInt4 : state.range(3) == 8 ? DType::kInt8 : act, state.range(2), 8, 128, 64};
+  std::vector<std::byte> page(static_cast<size_t>(geometry.page_bytes()));
+  std::vector<float> row(128);
+  for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
+  for (int64_t at = 0; at < geometry.page_bytes(); at += row_bytes(geometry.dtype, 128)) store_row(row.data(), 128, geometry.dtype, page.data() + at);
+  std::byte* cache = bench.allocate(slots * pages_each * geometry.page_bytes());
+  std::vector<std::byte*> pages;
+  for (int64_t i = 0; i < slots * pages_each; ++i) {
+    pages.push_back(cache + i * geometry.page_bytes());
+    bench.upload(page.data(), pages.back(), geometry.page_bytes());
+  }
+  std::vector<AttentionSlot> views;
+  for (int64_t s = 0; s < slots; ++s) views.push_back({s, 1, past, pages.data() + s * pages_each, 0});
+  const int64_t q_size = slots * geometry.query_heads * 128;
+  std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
+  auto* q_there = reinterpret_cast<float*>(bench.allocate(4 * q_size));
+  bench.upload(reinterpret_cast<const std::byte*>(q.data()), reinterpret_cast<std::byte*>(q_there), 4 * q_size);
+  std::byte* out = bench.allocate(2 * q_size);
+  const AttentionRule rule{0.088f, 0, static_cast<double>(state.range(4)) / 100};
+  for (auto _ : state)
+    bench.run([&] {
+      for (int i = 0; i < 20; ++i) bench.kernels().attention(q_there, views, geometry, rule, out);
+    });
+  const double calls = 20 * static_cast<double>(state.iterations());
+  state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(slots * (past + 1) * 16 * row_bytes(geometry.dtype, 128)), benchmark::Counter::kIsRate);
+  state.counters["tokens/s"] = benchmark::Counter(calls * static_cast<double>(slots), benchmark::Counter::kIsRate);
+}
+
+/// Arguments: N, K, T, bits of the weight.
+void bench_product(benchmark::State& state) {
+  Bench bench;
+  const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
+  const DType type = state.range(3) == 4 ? DType::kInt4 : bench.kernels().act_dtype();
+  std::byte* w = bench.allocate(n * row_bytes(type, k));
+  std::byte* x = bench.allocate(2 * t * k);
+  auto* y = reinterpret_cast<float*>(bench.allocate(4 * t * n));
+  std::vector<std::byte> zeros(static_cast<size_t>(n * row_bytes(type, k)));
+  bench.upload(zeros.data(), w, n * row_bytes(type, k));
+  const WeightView weight{type, n, k, {{w, n}}};
+  for (auto _ : state)
+    bench.run([&] {
+      for (int i = 0; i < 20; ++i) bench.kernels().linear(x, t, weight, {}, false, y);
+    });
+  state.counters["TFLOP/s"] = benchmark::Counter(20 * 2e-12 * static_cast<double>(n * k * t) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+
+BENCHMARK(bench_copy_lane)->ArgNames({"MiB", "up"})->Args({256, 1})->Args({256, 0})->Args({16, 1})->Args({16, 0})->Args({1, 1})->Args({1, 0})->UseRealTime();
+BENCHMARK(bench_memory)->UseRealTime();
+BENCHMARK(bench_decode_attention)
+    ->ArgNames({"slots", "past", "A", "bits", "percent"})
+    ->Args({64, 2047, 32, 16, 100})
+    ->Args({64, 2047, 32, 8, 100})
+    ->Args({64, 2047, 32, 4, 100})
+    ->Args({64, 2047, 8, 16, 100})
+    ->Args({64, 2047, 8, 4, 100})
+    ->Args({64, 2047, 32, 16, 10})
+    ->UseRealTime();
+BENCHMARK(bench_product)
+    ->ArgNames({"N", "K", "T", "bits"})
+    ->Args({14336, 4096, 32, 16})
+    ->Args({14336, 4096, 512, 16})
+    ->Args({14336, 4096, 4096, 16})
+    ->Args({4096, 14336, 512, 16})
+    ->Args({14336, 4096, 512, 4})
+    ->UseRealTime();
+
+}  // namespace
+}  // namespace flexgen
+
+int main(int argc, char** argv) {
+  if (const auto status = flexgen::cuda_status(); status.devices.empty()) {
+    fmt::print(stderr, "gpu_bench needs a GPU: {}\n", status.problem);
+    return 1;
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}
