@@ -328,7 +328,7 @@ void Model::forward_after_attention(int64_t layer, std::span<const WeightView> w
   FLEXGEN_CHECK(layers_[static_cast<size_t>(layer)].kind == LayerKind::kBlock);
   Scratch scratch(scratch_memory);
   const BlockScratch s(scratch, config_, input.num_rows);
-  kernels.convert_rows(attended, dtype, input.num_rows, config_.num_heads * config_.head_size, kernels.act_dtype(), s.act);
+  kernels.convert_rows(attended, dtype, input.num_rows, config_.num_heads * config_.head_size, kernels.act_dtype(), GroupRange::kMinMax, s.act);
   architecture_of(config_).after_attention({config_, weights, input, {}, hidden, kernels}, s);
 }
 

@@ -41,8 +41,8 @@ class EmulatedKernels : public Kernels {
     kernels_->linear(acts(x, num_rows * weight.cols, "linear: x"), num_rows, view(weight), view(bias), accumulate, floats(y, num_rows * weight.rows, "linear: y"));
   }
 
-  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
-    return kernels_->convert_rows(bytes(rows, num_rows * row_bytes(from, cols), "convert_rows: rows"), from, num_rows, cols, to,
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
+    return kernels_->convert_rows(bytes(rows, num_rows * row_bytes(from, cols), "convert_rows: rows"), from, num_rows, cols, to, range,
                                   bytes(out, num_rows * row_bytes(to, cols), "convert_rows: out"));
   }
 
