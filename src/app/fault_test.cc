@@ -122,7 +122,7 @@ class JobFault : public testing::Test {
     RealRunner runner(options);
     const ModelConfig& config = runner.engine().model().config();
     BatchModel model{{config.vocab_size, config.max_positions, runner.engine().tokenizer()}, "llama", "f00d", {}};
-    run_batch({in_, out_, false, {}, calls_}, model, runner, kGoOn);
+    run_batch({in_, out_, false, calls_}, model, runner, kGoOn);
   }
 
   /// Runs the job, which must fail; returns the message. Threads and descriptors must be as before, the output fit to go on from.

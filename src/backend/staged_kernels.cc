@@ -61,12 +61,12 @@ class StagedKernels : public Kernels {
     float* to = call.in_out(y, num_rows * weight.rows);
     call.run([&] { kernels_->linear(from, num_rows, w, b, accumulate, to); });
   }
-  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
     Call call(*this);
     const std::byte* there = call.in(rows, num_rows * row_bytes(from, cols));
     std::byte* result = call.in_out(out, num_rows * row_bytes(to, cols));
     bool good = false;
-    call.run([&] { good = kernels_->convert_rows(there, from, num_rows, cols, to, result); });
+    call.run([&] { good = kernels_->convert_rows(there, from, num_rows, cols, to, range, result); });
     return good;
   }
   void activate(const float* x, int64_t count, Activation activation, std::byte* out) override {

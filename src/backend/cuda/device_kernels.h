@@ -84,7 +84,9 @@ class DeviceKernels : public Kernels {
     }
   }
 
-  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, std::byte* out) override {
+  bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
+    // Weights are prepared by the cpu backend (engine.cc), which searches ranges; here rows of the cache's kind alone are quantized.
+    FLEXGEN_CHECK(range == GroupRange::kMinMax);
     if (!is_quantized(to)) {
       convert(rows, from, num_rows, cols, out, to, cols);
       return true;
