@@ -279,12 +279,12 @@ RunReport Engine::follow() {
 void Engine::prepare_stage(const Workload& workload) {
   workload_ = workload;
   if (options_.planner != "search" && options_.planner != "first-rule") fail_user("--planner {}: search or first-rule", options_.planner);
+  if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
   if (options_.stages.num_stages() > 1) {
     // Stages agree on a block by the first rule; a plan of a pipeline is not made yet.
     plan_ = {};
     plan_.policy = agreed_policy();
   } else {
-    if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
     const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
     plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);
   }
