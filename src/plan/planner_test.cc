@@ -77,10 +77,6 @@ TEST(Planner, IsAtLeastAsGoodAsTheFirstRule) {
         EXPECT_LE(memory_plan(*job.model, plan.policy, job.workload, DType::kBF16).bytes(Tier::kCpu), gib * kGiB);
         const Plan rule = plan_by_first_rule(input);
         EXPECT_LE(plan.prediction.time_s, 1.001 * rule.prediction.time_s) << shape << " " << gib << " GiB, disk " << disk;
-        if (std::getenv("SHOW"))
-          std::printf("%s %ld GiB disk %d: %.1f s, program %.1f s, rule %.1f s; %ldx%ld rows %ld buffers %d %s %s %s; %zu candidates in %.2f s\n", shape, gib, disk > 0, plan.prediction.time_s,
-                      plan.program_time_s, rule.prediction.time_s, plan.policy.micro_batch_size, plan.policy.num_micro_batches, plan.policy.max_rows, plan.policy.buffers,
-                      plan.policy.weights.to_string().c_str(), plan.policy.kv_cache.to_string().c_str(), plan.policy.activations.to_string().c_str(), plan.candidates.size(), plan.planning_s);
       }
     }
 }
@@ -109,7 +105,6 @@ TEST(Planner, TakesSecondsForTheLargest) {
   const Plan plan = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
   EXPECT_LT(plan.planning_s, 5);
   EXPECT_GT(plan.candidates.size(), 20);
-  if (std::getenv("SHOW")) std::printf("175b: %zu candidates in %.2f s, complete %d\n", plan.candidates.size(), plan.planning_s, plan.complete);
 }
 
 /// The bytes that a refusal names.
