@@ -200,7 +200,8 @@ TEST(Crown, ReferenceInt4Cache) { crown("llama", kLlama, DType::kBF16, 10, 7, "r
 
 // And with products in integers.
 TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }
-TEST(Crown, Int8WeightsInIntegers) { crown("opt", kOpt, DType::kF16, 20, 20, "cpu", "auto", "int8", 1, "none", "int8"); }
+// Seed 18: a prefetch that took a visit of the last step for one of this aborted here.
+TEST(Crown, Int8WeightsInIntegers) { crown("opt", kOpt, DType::kF16, 20, 18, "cpu", "auto", "int8", 1, "none", "int8"); }
 TEST(Crown, ReferenceInIntegers) { crown("llama", kLlama, DType::kBF16, 5, 19, "reference", "auto", "int4", 1, "none", "int8"); }
 
 // And with sparse attention.
