@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -47,6 +48,7 @@ class FakeRunner : public BatchRunner {
  public:
   int64_t stop_after = -1, fail_after = -1;
   bool backwards = false;  ///< completions come back last first
+  std::function<void(int64_t)> before_next;  ///< is told how many it has served; may wait
   std::vector<Workload> prepared;
   std::vector<Request> served;
 
@@ -56,6 +58,7 @@ class FakeRunner : public BatchRunner {
     RunReport report;
     std::vector<Completion> done;
     while (!stop && report.sequences != stop_after) {
+      if (before_next) before_next(report.sequences);
       if (report.sequences == fail_after) throw Error(ErrorKind::kIo, "the disk is gone");
       std::optional<Request> request = source.next();
       if (!request) break;

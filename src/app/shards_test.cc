@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <map>
 #include <set>
 #include <thread>
@@ -156,7 +157,12 @@ TEST_F(Replicas, ShareTheLines) {
 
 TEST_F(Replicas, AFailureEndsAllAndKeepsAnswers) {
   std::vector<FakeRunner> runners(3);
+  // The others stop at one request each until rank 1 is about to fail; else they may take all there is before it gets two.
+  std::latch failing(1);
   runners[1].fail_after = 2;
+  runners[1].before_next = [&](int64_t served) { if (served == 2) failing.count_down(); };
+  for (FakeRunner* other : {&runners[0], &runners[2]})
+    other->before_next = [&](int64_t served) { if (served == 1) failing.wait(); };
   const auto errors = run(runners);
   EXPECT_THAT(errors[1], HasSubstr("the disk is gone"));
   const auto kept = sorted_lines(read_text(out_)), all = sorted_lines(read_text(whole_));
