@@ -14,6 +14,7 @@
 #include <numeric>
 #include <random>
 
+#include "backend/cuda/block_emulator.h"
 #include "backend/cuda/emulated_kernels.h"
 #include "backend/cuda_status.h"
 #include "backend/staged_kernels.h"
@@ -410,8 +411,7 @@ const std::vector<Backend>& backends() {
                                            {"cpu_f32_2", cpu(2, DType::kF32)},
                                            {"cpu_bf16_1", cpu(1, DType::kBF16), true},
                                            {"cpu_bf16_3", cpu(3, DType::kBF16), true},
-                                           {"cuda_emulated_bf16", [] { return make_emulated_cuda_kernels(DType::kBF16); }, true, true},
-                                           {"cuda_emulated_f16", [] { return make_emulated_cuda_kernels(DType::kF16); }, true, true},
+                                           {"cuda_emulated", [] { return make_emulated_cuda_kernels(DType::kBF16); }, true, true},
                                            {"cuda_bf16", [] { return make_staged_kernels(make_cuda_device(0), DType::kBF16); }, true},
                                            {"cuda_f16", [] { return make_staged_kernels(make_cuda_device(0), DType::kF16); }, true}};
   return all;
@@ -461,12 +461,12 @@ void expect_agreement(Kernels& kernels, Kernels& reference, bool is_bf16, std::s
   }
 }
 
-void expect_same_bits_of_rows_and_cuts(Kernels& kernels, int64_t largest_k = 2048) {
+void expect_same_bits_of_rows_and_cuts(Kernels& kernels, int64_t largest_k = 2048, int64_t rows = 300) {
   Rng rng(7);
   for (int64_t k : {37, 128, 600, 2048})
     for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt8, DType::kInt4}) {
       if (k > largest_k) continue;
-      const int64_t rows = 300, n = k == 37 ? 777 : 200;
+      const int64_t n = k == 37 ? 777 : 200;
       SCOPED_TRACE(fmt::format("K {} {}", k, dtype_name(dtype)));
       const DType act = kernels.act_dtype();
       Bytes x = encode(random_floats(rng, rows * k), act);
@@ -494,7 +494,8 @@ TEST_P(BackendTest, AgreesWithReference) { expect_agreement(*kernels_, *make_ref
 
 TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
   // An emulated product is a plain loop: what is to be tested is how pieces are put together.
-  expect_same_bits_of_rows_and_cuts(*kernels_, backend().is_emulated ? 37 : 2048);
+  if (backend().is_emulated) expect_same_bits_of_rows_and_cuts(*kernels_, 37, 40);
+  else expect_same_bits_of_rows_and_cuts(*kernels_);
 }
 
 TEST(CpuKernelsTest, Int8ProductsAgreeWithReferenceWhateverRowsAndCuts) {
@@ -510,7 +511,9 @@ TEST(CpuKernelsTest, Int8ProductsAgreeWithReferenceWhateverRowsAndCuts) {
 TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
   Rng rng(8);
   const int64_t first_tokens = backend().is_emulated ? 67 : 170;
+  int64_t index = 0;
   for (AttentionShape shape : attention_shapes()) {
+    if (backend().is_emulated && index++ % 3 != 0) continue;
     SCOPED_TRACE(shape_name(shape));
     std::vector<AttentionInput> inputs;
     std::vector<std::vector<int64_t>> at_once;
@@ -615,8 +618,58 @@ TEST_P(BackendTest, NoRowsAreFine) {
 
 std::string backend_name(const testing::TestParamInfo<size_t>& info) { return backends()[info.param].name; }
 INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest, testing::Range<size_t>(0, 4), backend_name);
-INSTANTIATE_TEST_SUITE_P(CudaEmulated, BackendTest, testing::Range<size_t>(4, 6), backend_name);
-INSTANTIATE_TEST_SUITE_P(Gpu, BackendTest, testing::Range<size_t>(6, 8), backend_name);
+INSTANTIATE_TEST_SUITE_P(CudaEmulated, BackendTest, testing::Range<size_t>(4, 5), backend_name);
+INSTANTIATE_TEST_SUITE_P(Gpu, BackendTest, testing::Range<size_t>(5, 7), backend_name);
+
+constexpr const char* kInOrderTest[] = {"linear_17x65x33", "gather_rows_100", "layer_norm_4096_f32", "rms_norm_100", "rope_96", "gelu_77",
+                                        "attention_bf16_a5", "attention_int4_a4", "attention_int8_a3", "attention_f16_a6"};
+
+class CudaEmulatedTest : public testing::Test {
+ protected:
+#if defined(__SANITIZE_THREAD__)
+  void SetUp() override { GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks"; }
+#endif
+  void TearDown() override { emulator::set_order(emulator::Order::kAscending); }
+};
+
+// What GPUs before Ampere compute in. The table in full is bf16's.
+TEST_F(CudaEmulatedTest, Fp16AgreesWithReference) {
+  auto kernels = make_emulated_cuda_kernels(DType::kF16);
+  auto reference = make_reference_kernels();
+  for (const char* prefix : {"linear_17x65x33", "rms_norm_100", "gelu_77", "to_act", "attention_f16_a6", "attention_int8_a4"}) expect_agreement(*kernels, *reference, true, prefix);
+}
+
+// A result that depends on which thread of a block goes first between two barriers is a race, or a barrier forgotten.
+TEST_F(CudaEmulatedTest, OrderOfThreadsChangesNoBit) {
+  auto kernels = make_emulated_cuda_kernels(DType::kBF16);
+  for (const OperationCase& operation : operation_cases()) {
+    const bool wanted = std::any_of(std::begin(kInOrderTest), std::end(kInOrderTest), [&](const char* prefix) { return operation.name.starts_with(prefix); });
+    if (!wanted) continue;
+    Rng rng(3), same_rng(3);
+    emulator::set_order(emulator::Order::kAscending);
+    const Floats ascending = operation.run(*kernels, rng);
+    emulator::set_order(emulator::Order::kDescending);
+    const Floats descending = operation.run(*kernels, same_rng);
+    ASSERT_EQ(0, std::memcmp(ascending.data(), descending.data(), ascending.size() * sizeof(float))) << operation.name;
+  }
+}
+
+// Tiles of prompt rows hold rows that do not see a later position, which must not reach them with a weight of zero times infinity.
+TEST_F(CudaEmulatedTest, LaterPromptPositionsNeverReachEarlierRows) {
+  auto kernels = make_emulated_cuda_kernels(DType::kBF16);
+  for (DType dtype : {DType::kBF16, DType::kInt4, DType::kInt8}) {
+    SCOPED_TRACE(dtype_name(dtype));
+    Rng rng(16);
+    const AttentionShape shape{dtype, 4, 2, 64, 16, 0};
+    AttentionInput input(rng, shape, 19), poisoned = input;
+    const int64_t kv_size = shape.kv_heads * shape.head_size, q_size = shape.query_heads * shape.head_size, bad = 11;
+    std::fill_n(poisoned.k.begin() + bad * kv_size, kv_size, NAN);
+    std::fill_n(poisoned.v.begin() + bad * kv_size, kv_size, INFINITY);
+    auto clean = attend_in_chunks(*kernels, shape, {input}, {{19}})[0], dirty = attend_in_chunks(*kernels, shape, {poisoned}, {{19}})[0];
+    EXPECT_EQ(0, std::memcmp(clean.data(), dirty.data(), static_cast<size_t>(bad * q_size) * sizeof(float)));
+    for (int64_t i = bad * q_size; i < 19 * q_size; ++i) ASSERT_TRUE(std::isnan(dirty[static_cast<size_t>(i)])) << i;  // and those that see it show it
+  }
+}
 
 TEST(CpuKernelsTest, ThreadsGiveTheSameBits) {
   for (auto [dtype, int8_products] : {std::pair{DType::kF32, false}, {DType::kBF16, false}, {DType::kF32, true}}) {
