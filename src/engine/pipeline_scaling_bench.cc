@@ -45,6 +45,7 @@ bool place_weights_and_cache(const Model& model, const Workload& workload, Polic
   policy->weights = {0, 0, 1};
   policy->kv_cache = {0, 0, 1};
   policy->activations = {1, 0, 0};
+  if (!fits()) policy->activations = {0, 1, 0};
   if (!fits()) return false;
   fill(&Policy::weights, [](double cpu, double) { return Fractions{0, cpu, 1 - cpu}; }, 0);
   if (policy->weights.cpu >= 1) fill(&Policy::weights, [](double gpu, double) { return Fractions{gpu, 1 - gpu, 0}; }, 0);

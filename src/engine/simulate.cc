@@ -50,8 +50,9 @@ struct LaneCosts {
 /// The stores and the executor of one process on simulated lanes.
 class SimulatedProcess {
  public:
-  SimulatedProcess(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, VirtualClock& clock, StageLink link = {})
-      : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link)),
+  SimulatedProcess(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, VirtualClock& clock, StageLink link = {},
+                   const LinkSpeed& speed = {})
+      : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link, speed)),
         ram_(arena_bytes(model, policy, kv_dtype, Tier::kCpu), Arena::Use::kAddressesOnly),
         gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly),
         weights_(model, policy, files_, arenas_, lanes_),
@@ -78,7 +79,7 @@ class SimulatedProcess {
   }
 
  private:
-  static Lanes lanes_of(const Policy& policy, LaneCosts costs, VirtualClock& clock, const StageLink& link) {
+  static Lanes lanes_of(const Policy& policy, LaneCosts costs, VirtualClock& clock, const StageLink& link, const LinkSpeed& speed) {
     Lanes lanes;
     auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
     lanes.compute = simulated("compute", std::move(costs.compute));
@@ -91,8 +92,8 @@ class SimulatedProcess {
     lanes.disk_read = simulated("disk read", std::move(costs.disk_read));
     lanes.disk_lookup = simulated("disk lookup", std::move(costs.disk_lookup));
     lanes.disk_write = simulated("disk write", std::move(costs.disk_write));
-    if (link.num_stages() > 1) {  // the port knows what a message takes
-      lanes.network_send = simulated("network send", [](const Work&) { return 0.0; });
+    if (link.num_stages() > 1) {  // when a message is there, the port knows
+      lanes.network_send = simulated("network send", [speed](const Work& work) { return work.bytes / speed.bytes_per_s; });
       lanes.network_receive = simulated("network receive", [](const Work&) { return 0.0; });
     }
     return lanes;
@@ -185,7 +186,7 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const Lin
     const auto number = static_cast<int>(index);
     StageLink stage{ranks.size() > 1 ? &ports.port(number) : nullptr};
     try {
-      SimulatedProcess process(*rank.model, rank.policy, kv_dtype, costs_of(rank.policy, rank.speeds), ports.clock(number), stage);
+      SimulatedProcess process(*rank.model, rank.policy, kv_dtype, costs_of(rank.policy, rank.speeds), ports.clock(number), stage, link);
       if (index > 0) {
         FollowSteps steps(stage, rank.policy.num_micro_batches, rank.model->config().vocab_size, {});
         report.ranks[index] = process.run(steps);
