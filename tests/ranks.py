@@ -74,7 +74,7 @@ class Test:
     def run(self, ranks, output, flags):
         process = self.start(ranks, output, flags)
         try:
-            code = process.wait(120)
+            code = process.wait(300)  # a machine that builds beside it may take long
         except subprocess.TimeoutExpired:
             process.kill()
             fail(f"{ranks} ranks with '{flags}' hang; they said:\n{self.log()}")
