@@ -231,7 +231,9 @@ Policy Engine::agreed_policy() const {
   }
   Port& port = *options_.stages.port;
   all_or_none(port, choose);
-  const BlockShape wish = policy.block();
+  BlockShape wish = policy.block();
+  // Where nothing streams, a group more costs nothing, and the ranks wait less for each other.
+  if (WeightLayout(*model_, policy).num_streamed_layers == 0) wish.num_groups = policy.num_micro_batches;
   MessageWriter own;
   own.add(wish.micro_batch_size).add(wish.num_micro_batches).add(wish.max_rows).add(wish.max_logit_rows).add(wish.pages_per_micro_batch).add(wish.num_groups);
   std::vector<BlockShape> wishes;

@@ -3,6 +3,7 @@
 //
 // Usage: pipeline_scaling_bench [SHAPE [MICRO_BATCH_SIZE [MICRO_BATCHES_A_GROUP]]]    (default: opt-175b 32 8)
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -82,7 +83,7 @@ void run(const std::string& shape, int num_ranks, int64_t micro_batch_size, int6
     policy.micro_batch_size = micro_batch_size;
     policy.num_micro_batches = batches;
     policy.num_groups = num_ranks;
-    policy.max_rows = 2048;
+    policy.max_rows = std::max<int64_t>(256, 4096 / num_ranks);  // rooms for embedding rows and activations are as many as micro-batches
     policy.max_logit_rows = micro_batch_size;
     policy.pages_per_micro_batch = micro_batch_size * ceil_div(kPrompt + kGenerated, CacheLayout::page_tokens(*models.back(), DType::kF16));
     if (!place_weights_and_cache(*models.back(), workload, &policy)) {

@@ -64,12 +64,14 @@ std::vector<int64_t> parse_split(const std::string& text, const char* flag, int6
 
 BlockShape agreed_block(std::span<const BlockShape> wishes) {
   FLEXGEN_CHECK(!wishes.empty());
-  return *std::min_element(wishes.begin(), wishes.end(), [](const BlockShape& a, const BlockShape& b) {
+  BlockShape agreed = *std::min_element(wishes.begin(), wishes.end(), [](const BlockShape& a, const BlockShape& b) {
     auto size = [](const BlockShape& shape) {
       return std::tuple(shape.micro_batch_size * shape.num_micro_batches, shape.max_rows * shape.num_micro_batches, shape.pages_per_micro_batch);
     };
     return size(a) < size(b);
   });
+  for (const BlockShape& wish : wishes) agreed.num_groups = std::min({agreed.num_groups, wish.num_groups, agreed.num_micro_batches});
+  return agreed;
 }
 
 }  // namespace flexgen

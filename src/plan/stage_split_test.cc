@@ -58,6 +58,10 @@ TEST(StageSplit, ParsesOrSaysWhatIsWrong) {
 TEST(StageSplit, TheSmallestBlockIsAgreedOn) {
   const BlockShape small{8, 2, 64, 8, 40, 2}, large{16, 2, 64, 16, 80, 2};
   EXPECT_EQ(agreed_block(std::vector{large, small, large}).micro_batch_size, 8);
+  // A rank that reads weights anew for each group wants few; the others follow.
+  const BlockShape many{8, 8, 64, 8, 40, 8}, few{8, 8, 64, 8, 40, 2};
+  EXPECT_EQ(agreed_block(std::vector{many, few, many}).num_groups, 2);
+  EXPECT_EQ(agreed_block(std::vector{many, many}).num_groups, 8);
 }
 
 }  // namespace
