@@ -3,7 +3,7 @@
 
     bench/plan_accuracy.py --flexgen build/release/flexgen --disk-dir DIR --count 24 --json OUT.json
 
-One run takes 10 to 60 s. Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Policies are drawn at random from
+Policies that are predicted to take more than --limit-s are drawn anew, so that a run of the script ends. Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Policies are drawn at random from
 a seed and may not fit; those are drawn anew. Errors are measured time over predicted time, less one."""
 import argparse
 import json
@@ -38,6 +38,16 @@ def draw(rng, shapes):
     return shape, [str(flag) for flag in flags]
 
 
+def run(command):
+    """What the command prints; None where the policy does not fit."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    if "smallest budget" not in done.stderr and "cannot run within" not in done.stderr:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+    return None
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flexgen", required=True)
@@ -45,6 +55,7 @@ def main():
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shapes", default="", help="comma-separated; all three if left out")
+    parser.add_argument("--limit-s", type=float, default=60, help="leave out policies that are predicted to take longer")
     parser.add_argument("--extra", default="", help="more flags for bench, in one text")
     parser.add_argument("--json", default="")
     args = parser.parse_args()
@@ -56,11 +67,11 @@ def main():
         attempts += 1
         shape, flags = draw(rng, shapes)
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
-            command = [args.flexgen, "bench", "--model", shape, "--load-format", "dummy", "--disk-dir", args.disk_dir, "--simulate", "--json", out.name] + flags + args.extra.split()
-            run = subprocess.run(command, capture_output=True, text=True)
-            if run.returncode != 0:
-                if "smallest budget" not in run.stderr and "cannot run within" not in run.stderr:
-                    sys.exit(f"{' '.join(command)}\n{run.stderr}")
+            job = ["--model", shape, "--disk-dir", args.disk_dir] + flags + args.extra.split()
+            plan = run([args.flexgen, "plan", "--json"] + job)
+            if plan is None or json.loads(plan)["predicted"]["time_s"] > args.limit_s:
+                continue
+            if run([args.flexgen, "bench", "--load-format", "dummy", "--simulate", "--json", out.name] + job) is None:
                 continue
             result = json.load(open(out.name))
         measured, model = result["elapsed_s"], result["predicted"]["time_s"]

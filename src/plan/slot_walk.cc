@@ -12,7 +12,7 @@ namespace {
 
 /// As Batcher::Slot, in lengths.
 struct Slot {
-  bool active = false, scored = false;
+  bool active = false, scored = false, finished = false;
   int64_t prompt = 0, max_tokens = 0, generated = 0, past = 0;
   int64_t disk_pages = 0, host_pages = 0, resident_pages = 0;
   int64_t size() const { return prompt + generated; }
@@ -67,7 +67,7 @@ class Walker {
       const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.generated, 1) - 1), page());
       // A share of a pool may be too small for one sequence where the whole is not.
       if (pages > batch.free() && here > 0) return;
-      slot = Slot{true, sequence.scored, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, 0, 0, 0, 0};
+      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, 0, 0, 0, 0};
       // As PagePool does: from the slowest tier to the fastest.
       auto take = [](double share, int64_t left, int64_t here_free, int64_t faster_free) {
         const auto wanted = std::min<int64_t>(std::llround(share * static_cast<double>(left)), std::max<int64_t>(0, here_free));
@@ -85,7 +85,20 @@ class Walker {
     }
   }
 
+  /// A sequence leaves when its micro-batch comes to its next step, as in the batcher: until then it counts in what the micro-batches share evenly.
+  void release_finished(MicroBatch& batch) {
+    for (Slot& slot : batch.slots) {
+      if (!slot.active || !slot.finished) continue;
+      batch.free_resident += slot.resident_pages;
+      batch.free_host += slot.host_pages;
+      batch.free_disk += slot.disk_pages;
+      slot.active = false;
+      --active_;
+    }
+  }
+
   BatchLoad advance(MicroBatch& batch, bool* prompts) {
+    release_finished(batch);
     refill(batch);
     BatchLoad load;
     attention_.clear();
@@ -93,7 +106,7 @@ class Walker {
     for (bool generating : {true, false})
       for (Slot& slot : batch.slots) {
         if (rows_left == 0) break;
-        if (!slot.active || slot.generates() != generating || slot.past >= slot.size()) continue;
+        if (!slot.active || slot.finished || slot.generates() != generating || slot.past >= slot.size()) continue;
         int64_t rows = std::min(rows_left, slot.size() - slot.past);
         const bool samples = slot.max_tokens > 0;
         // Rows that want logits: all but the last of a scored prompt, and the last of what is known where a token is to be chosen.
@@ -125,13 +138,7 @@ class Walker {
         slot.past += rows;
         if (slot.past < slot.size()) continue;
         if (slot.generated < slot.max_tokens) ++slot.generated;
-        if (slot.generated >= slot.max_tokens) {
-          batch.free_resident += slot.resident_pages;
-          batch.free_host += slot.host_pages;
-          batch.free_disk += slot.disk_pages;
-          slot.active = false;
-          --active_;
-        }
+        slot.finished = slot.generated >= slot.max_tokens;
       }
     if (load.rows == 0) return load;
     const VisitWork work = model_.work(model_.first_block(), static_cast<int64_t>(load.rows), attention_, 0, cache_.geometry.dtype);
