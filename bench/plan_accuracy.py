@@ -3,10 +3,12 @@
 
     bench/plan_accuracy.py --flexgen build/release/flexgen --disk-dir DIR --count 24 --json OUT.json
 
-Policies that are predicted to take more than --limit-s are drawn anew, so that a run of the script ends. Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Policies are drawn at random from
+Shared disks change their speed within minutes: --refresh-disk measures the
+disk anew before each policy (doctor --measure --disk-only), so that what is judged is the model and not the weather. Policies that are predicted to take more than --limit-s are drawn anew, so that a run of the script ends. Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Policies are drawn at random from
 a seed and may not fit; those are drawn anew. Errors are measured time over predicted time, less one."""
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -56,6 +58,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shapes", default="", help="comma-separated; all three if left out")
     parser.add_argument("--limit-s", type=float, default=60, help="leave out policies that are predicted to take longer")
+    parser.add_argument("--refresh-disk", action="store_true", help="measure the disk before each policy")
     parser.add_argument("--extra", default="", help="more flags for bench, in one text")
     parser.add_argument("--json", default="")
     args = parser.parse_args()
@@ -71,6 +74,9 @@ def main():
             plan = run([args.flexgen, "plan", "--json"] + job)
             if plan is None or json.loads(plan)["predicted"]["time_s"] > args.limit_s:
                 continue
+            dummy = os.path.expanduser(f"~/.cache/flexgen/dummy-{shape}-bf16")
+            if args.refresh_disk:
+                run([args.flexgen, "doctor", "--measure", "--disk-only", "--disk-dir", args.disk_dir] + (["--model", dummy] if os.path.exists(dummy) else []))
             if run([args.flexgen, "bench", "--load-format", "dummy", "--simulate", "--json", out.name] + job) is None:
                 continue
             result = json.load(open(out.name))
@@ -79,6 +85,8 @@ def main():
         row = {"shape": shape, "flags": flags, "program_s": program, "model_s": model, "simulated_s": simulated, "measured_s": measured,
                "lanes": {name: lane["busy_s"] for name, lane in result["lanes"].items()}, "predicted_lanes": result["predicted"]["lanes"]}
         rows.append(row)
+        if args.json:
+            json.dump({"policies": rows}, open(args.json, "w"), indent=1)
         policy = result["policy"]
         kinds = " int4 weights" if "--weight-dtype" in flags else ""
         print(f"{shape:13}{program:8.1f}s{model:8.1f}s{simulated:10.1f}s{measured:9.1f}s{measured / program - 1 if program else 0:+11.0%} {measured / model - 1:+9.0%} {simulated / measured:10.2f}"

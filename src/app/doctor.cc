@@ -1,5 +1,6 @@
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "app/measure_hardware.h"
 #include "backend/cuda_status.h"
 #include "backend/kernels.h"
+#include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "backend/event.h"
@@ -44,8 +46,17 @@ int doctor_command(const DoctorOptions& options) {
     if (!options.model.empty()) measure.read_files = Model::load(options.model)->files();
     measure.progress = [](const std::string& what) { spdlog::info("measuring {}", what); };
     FileSystem files;
-    const HardwareProfile profile = measure_hardware(measure, files);
     const std::string path = profile_path(options.threads);
+    HardwareProfile profile;
+    if (options.disk_only) {
+      std::error_code ignored;
+      if (!std::filesystem::exists(path, ignored)) fail_user("doctor --disk-only: this machine was never measured; leave --disk-only out");
+      profile = load_profile(path);
+      measure.types = {};
+      profile.disk = measure_hardware(measure, files).disk;
+    } else {
+      profile = measure_hardware(measure, files);
+    }
     save_profile(profile, path);
     fmt::print("{}", options.json ? to_json(profile) + "\n" : profile_table(profile));
     fmt::print(stderr, "kept in {}\n", path);

@@ -256,6 +256,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   doctor->add_option("--disk-dir", doctor_options.disk_directory, "the disk to measure; up to 1 GiB is written there for a moment")->capture_default_str()->type_name("DIR");
   doctor->add_flag("--json", doctor_options.json, "as JSON");
   doctor->add_flag("--measure", doctor_options.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
+  doctor->add_flag("--disk-only", doctor_options.disk_only, "with --measure: the disk alone (some 15 s), the rest as it is kept");
   doctor->add_option("--model", doctor_options.model, "with --measure: read this checkpoint's files, as a job will")->type_name("DIR");
   doctor->add_option("--threads", doctor_options.threads, "with --measure: threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N");
 
@@ -299,7 +300,8 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
         if (stop.empty()) fail_user("--stop is empty");
       return eval_options;
     }
-    if (!doctor_options.measure && (!doctor_options.model.empty() || doctor_options.threads > 0)) fail_user("doctor: --model and --threads go with --measure");
+    if (!doctor_options.measure && (!doctor_options.model.empty() || doctor_options.threads > 0 || doctor_options.disk_only))
+      fail_user("doctor: --model, --threads and --disk-only go with --measure");
     return doctor_options;
   } catch (const CLI::ParseError& error) {
     std::ostringstream out, err;

@@ -105,6 +105,7 @@ struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
   bool measure = false;       ///< the whole HardwareProfile, kept for the planner
+  bool disk_only = false;     ///< of the profile the disk alone, the rest as it is kept
   std::string model;          ///< whose files the disk reads are measured on; empty: a file written for it
   int threads = 0;
 };

@@ -115,6 +115,8 @@ std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, int64_t cols) {
   for (int64_t row = 0; row < num_rows;) {
     const int64_t rest = num_rows - row;
     int64_t size = std::min(kMaxPanel, round_up(rest, kPanelGrain));
+    // The next larger panel that agrees costs less than a whole kOnlyPanel: 32 rows go in one of 48.
+    while (size < kMaxPanel && !agrees(size, cols)) size += kPanelGrain;
     if (!agrees(size, cols)) size = kOnlyPanel;
     panels.push_back({row, size, std::min(size, rest)});
     row += size;
