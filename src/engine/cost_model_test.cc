@@ -123,6 +123,21 @@ TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
   }
 }
 
+TEST(CostModel, TheLastSequencesAreSharedOutAsTheBatcherDoes) {
+  const auto model = shape("opt-1.3b");
+  for (int64_t count : {5, 8, 11}) {
+    const std::vector<Request> requests = requests_of(count, {16, 64}, {2, 6});
+    for (int64_t size : {1, 2, 3})
+      for (int64_t batches : {2, 3}) EXPECT_NEAR(ratio(*model, {size, batches, 128, 3, 0.5, 0.5, 1}, small_machine(), requests), 1, 0.01) << count << ": " << size << " x " << batches;
+  }
+  const Workload workload = workload_of(requests_of(8, {16, 64}, {2, 6}));
+  Policy policy;
+  policy.micro_batch_size = policy.num_micro_batches = 2;
+  policy.max_rows = 128;
+  policy.pages_per_micro_batch = 20;
+  for (const StepLoad& step : walk_slots(*model, policy, DType::kBF16, workload, 60000).steps) EXPECT_GT(step.batches[0].rows + step.batches[1].rows, 0);
+}
+
 TEST(CostModel, WalksLongJobsInPart) {
   const auto model = shape("opt-1.3b");
   const std::vector<Request> requests = requests_of(600, {20, 90}, {10, 30});

@@ -185,12 +185,16 @@ void Engine::open_device() {
   kernels_ = device_->make_kernels(compute_dtype_);
   cpu_kernels_ = make_kernels_beside(options_, compute_dtype_);
   int64_t& budget = options_.budgets.gpu_bytes;
-  const int64_t free = device_->free_bytes();
+  // The kernels have taken theirs by now: it is part of the promise.
+  const int64_t taken = options_.budgets.gpu_kernel_bytes = device_->kernel_bytes();
+  const int64_t free = device_->free_bytes() + taken;
   if (budget > free)
     fail_user("--gpu-memory {}: of the {} of {}, {} are free; lower it, or end what else uses the GPU", format_bytes(budget), format_bytes(device_->total_bytes()),
               device_->name(), format_bytes(free));
   if (budget == 0) budget = emulated(options_) ? free : free - std::max(kDeviceMarginBytes, free / 20);
-  if (budget <= 0) fail_user("of the {} of {}, {} are free: too little to run anything; end what else uses the GPU", format_bytes(device_->total_bytes()), device_->name(), format_bytes(free));
+  if (budget <= taken)
+    fail_user("--gpu-memory {}: the kernels alone take {} of the {} free on {}; raise it, or end what else uses the GPU", format_bytes(std::max<int64_t>(0, budget)), format_bytes(taken),
+              format_bytes(free), device_->name());
 }
 
 Precision Engine::precision() const {

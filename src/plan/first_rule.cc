@@ -123,7 +123,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   int64_t smallest_cpu = kNone, smallest_disk = kNone, smallest_gpu = kNone;
   auto fits = [&](const Policy& policy) {
     MemoryPlan plan = memory_plan(model, policy, workload, kv_dtype);
-    const bool disk_ok = plan.bytes(Tier::kDisk) <= budgets.disk_bytes, gpu_ok = plan.bytes(Tier::kGpu) <= budgets.gpu_bytes;
+    const bool disk_ok = plan.bytes(Tier::kDisk) <= budgets.disk_bytes, gpu_ok = plan.bytes(Tier::kGpu) <= budgets.gpu_plan_bytes();
     if (!disk_ok) smallest_disk = std::min(smallest_disk, plan.bytes(Tier::kDisk));
     else if (!gpu_ok) smallest_gpu = std::min(smallest_gpu, plan.bytes(Tier::kGpu));
     else smallest_cpu = std::min(smallest_cpu, plan.bytes(Tier::kCpu));
@@ -217,7 +217,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
   if (best) return *best;
   if (smallest_cpu == kNone && smallest_gpu != kNone)
     fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets.gpu_bytes),
-              format_bytes(smallest_gpu), smallest_gpu);
+              format_bytes(smallest_gpu + budgets.gpu_kernel_bytes), smallest_gpu + budgets.gpu_kernel_bytes);
   if (smallest_cpu == kNone)
     fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least "
               "--disk-space {}", format_bytes(smallest_disk),

@@ -13,6 +13,9 @@ struct Budgets {
   int64_t cpu_bytes = 0;
   int64_t disk_bytes = 0;  ///< for spill files; 0: none (the checkpoint itself is not counted)
   int64_t gpu_bytes = 0;   ///< 0: the CPU computes; else a GPU does
+  int64_t gpu_kernel_bytes = 0;  ///< of gpu_bytes, what the GPU's kernels take for themselves (Device::kernel_bytes)
+  /// What is left of the GPU for what a MemoryPlan lists.
+  int64_t gpu_plan_bytes() const { return gpu_bytes - gpu_kernel_bytes; }
 };
 
 /// What the user fixed; the rest is chosen.

@@ -97,7 +97,7 @@ class Search {
 
   bool fits(const Policy& policy) const {
     const MemoryPlan plan = memory_plan(in_.model, policy, in_.workload, in_.kv);
-    return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_bytes && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes && plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
+    return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_plan_bytes() && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes && plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
   }
 
   std::vector<Fractions> ends() const {
@@ -266,7 +266,7 @@ class Search {
         for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
           program.bytes[static_cast<size_t>(tier)].of(kind, end.gpu > 0 ? Tier::kGpu : Tier::kCpu) = static_cast<double>(plan.bytes(tier) - base.bytes(tier));
       }
-    program.capacity = {static_cast<double>(in_.budgets.gpu_bytes), static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
+    program.capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
     program.fixed = {in_.request.weights, in_.request.kv_cache, in_.request.activations};
     const bool spill = in_.budgets.disk_bytes > 0;
     program.allowed = {{{on_gpu(), true, true}, {on_gpu(), true, spill}, {on_gpu(), true, spill}}};

@@ -99,20 +99,44 @@ TEST(Planner, ExplicitFlagsWin) {
   EXPECT_GT(plan.policy.weights.cpu, 0);
 }
 
-TEST(Planner, TakesSecondsForTheLargest) {
-  const HardwareProfile hardware = HardwareProfile::generic();
-  const Job job = job_of("opt-175b", 3000, {100, 900}, {32, 512});
-  const Plan plan = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
-  EXPECT_LT(plan.planning_s, 5);
-  EXPECT_GT(plan.candidates.size(), 20);
-}
-
 /// The bytes that a refusal names.
 int64_t named_budget(const std::string& message, const char* before, char after) {
   const size_t at = message.find(before);
   if (at == std::string::npos) return -1;
   size_t begin = message.rfind(after == '(' ? '(' : ' ', message.find("bytes)", at));
   return std::stoll(message.substr(begin + 1));
+}
+
+TEST(Planner, KernelsOfTheGpuArePartOfItsBudget) {
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.gpu = gpu_of(20e12, 300e9);
+  const Job job = job_of("opt-1.3b", 60, {30, 90}, {10, 20});
+  auto plan_with = [&](int64_t gpu) {
+    Budgets budgets{8 * kGiB, 10 * kGiB, gpu};
+    budgets.gpu_kernel_bytes = 600 * kMiB;
+    const Plan plan = make_plan({*job.model, job.workload, budgets, {}, DType::kBF16, DType::kBF16, hardware});
+    EXPECT_LE(memory_plan(*job.model, plan.policy, job.workload, DType::kBF16).bytes(Tier::kGpu) + 600 * kMiB, gpu);
+  };
+  plan_with(kGiB);
+  std::string message;
+  try {
+    plan_with(610 * kMiB);
+    ADD_FAILURE() << "ran in 10 MiB beside the kernels";
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  EXPECT_THAT(message, testing::HasSubstr("the kernels' own 600 MiB"));
+  const int64_t smallest = named_budget(message, "smallest budget", '(');
+  EXPECT_NO_THROW(plan_with(smallest)) << message;
+  EXPECT_THROW(plan_with(smallest / 100 * 98), Error) << message;
+}
+
+TEST(Planner, TakesSecondsForTheLargest) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("opt-175b", 3000, {100, 900}, {32, 512});
+  const Plan plan = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
+  EXPECT_LT(plan.planning_s, 5);
+  EXPECT_GT(plan.candidates.size(), 20);
 }
 
 TEST(Planner, SmallestBudgetWorksAndLessDoesNot) {

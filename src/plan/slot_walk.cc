@@ -236,6 +236,8 @@ SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, co
   Walker walker(model, policy, kv_dtype, representatives(sample, std::max<int64_t>(1, wanted / scale)), scale);
   while (!walker.done()) {
     StepLoad step = walker.step();
+    // The last sequences leave after the last step: no step of its own.
+    if (std::all_of(step.batches.begin(), step.batches.end(), [](const BatchLoad& batch) { return batch.rows == 0; })) continue;
     if (!walk.steps.empty() && alike(walk.steps.back(), step)) join(walk.steps.back(), step);
     else walk.steps.push_back(std::move(step));
   }

@@ -56,7 +56,7 @@ void refuse_budget(const Model& model, const Workload& workload, const Budgets& 
       gpu = plan.bytes(Tier::kGpu);
       least_gpu = plan;
     }
-    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kGpu) <= budgets.gpu_bytes && plan.bytes(Tier::kCpu) < ram) {
+    if (plan.bytes(Tier::kDisk) <= budgets.disk_bytes && plan.bytes(Tier::kGpu) <= budgets.gpu_plan_bytes() && plan.bytes(Tier::kCpu) < ram) {
       ram = plan.bytes(Tier::kCpu);
       least_ram = plan;
     }
@@ -65,9 +65,9 @@ void refuse_budget(const Model& model, const Workload& workload, const Budgets& 
       least_disk = plan;
     }
   }
-  if (!least_gpu.items.empty() && gpu > budgets.gpu_bytes)
-    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes): {}", format_bytes(budgets.gpu_bytes), format_bytes(gpu), gpu,
-              largest_items(least_gpu, Tier::kGpu));
+  if (!least_gpu.items.empty() && gpu > budgets.gpu_plan_bytes())
+    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes): {}{}", format_bytes(budgets.gpu_bytes), format_bytes(gpu + budgets.gpu_kernel_bytes),
+              gpu + budgets.gpu_kernel_bytes, largest_items(least_gpu, Tier::kGpu), budgets.gpu_kernel_bytes > 0 ? "; the kernels' own " + format_bytes(budgets.gpu_kernel_bytes) : "");
   if (least_ram.items.empty())
     fail_user("the policy needs {} of disk for spilled cache and activations ({}), but {}; give --disk-dir and at least --disk-space {}", format_bytes(disk),
               largest_items(least_disk, Tier::kDisk),
