@@ -8,6 +8,9 @@
 namespace flexgen {
 namespace {
 
+/// So many times the visits are simulated where fewer sequences than two a slot would be left otherwise.
+constexpr double kPatience = 5;
+
 /// A job, or a part of one.
 struct Part {
   std::vector<Request> requests;
@@ -62,24 +65,24 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
     for (const SequenceLength& length : lengths) whole.add(length, length.generated);
     return simulated(ranks, links, kv, std::move(whole.requests));
   }
-  // Evenly spread sequences: a part of the steps, and half of it.
-  double steps[2];
-  Prediction of[2];
-  for (int half : {0, 1}) {
-    const double wanted_steps = std::min(most_visits / visits_a_step, all_steps / 2) / (half + 1);
-    const auto known = static_cast<double>(lengths.size());
-    const double count = std::clamp(std::ceil(static_cast<double>(workload.num_sequences) * wanted_steps / all_steps),
-                                    std::min(known, 2.0 * static_cast<double>(policy.block_size())), known);
-    const double whole_steps = steps_of(policy, count, count * (workload.mean_prompt() + workload.mean_generated()), count * workload.mean_generated());
-    const double shorter = std::min(1.0, wanted_steps / whole_steps);
+  const auto known = static_cast<double>(lengths.size()), slots = static_cast<double>(policy.block_size());
+  const double share = std::min(most_visits / (all_steps * visits_a_step), 0.5);
+  const double count = std::clamp(std::ceil(static_cast<double>(workload.num_sequences) * share), std::min(known, 2 * slots), known);
+  const double count_steps = steps_of(policy, count, count * (workload.mean_prompt() + workload.mean_generated()), count * workload.mean_generated());
+  const double shorter = std::min(1.0, kPatience * most_visits / (count_steps * visits_a_step));
+  // Evenly spread sequences, or the first tokens of all.
+  auto part_of = [&](double sequences, double tokens) {
     Part part;
-    for (double i = 0; i < count; ++i) {
-      const SequenceLength& length = lengths[static_cast<size_t>(i * known / count)];
-      part.add(length, std::min<int64_t>(length.generated, static_cast<int64_t>(std::ceil(shorter * length.generated))));
+    for (double i = 0; i < sequences; ++i) {
+      const SequenceLength& length = lengths[static_cast<size_t>(i * known / sequences)];
+      part.add(length, std::min<int64_t>(length.generated, static_cast<int64_t>(std::ceil(tokens * length.generated))));
     }
-    steps[half] = steps_of(policy, count, part.rows, part.generated);
-    of[half] = simulated(ranks, links, kv, std::move(part.requests));
-  }
+    return part;
+  };
+  Part larger = part_of(count, shorter), smaller = shorter < 1 ? part_of(count, shorter / 2) : part_of(std::ceil(count / 2), 1);
+  const double steps[2] = {steps_of(policy, static_cast<double>(larger.requests.size()), larger.rows, larger.generated),
+                           steps_of(policy, static_cast<double>(smaller.requests.size()), smaller.rows, smaller.generated)};
+  const Prediction of[2] = {simulated(ranks, links, kv, std::move(larger.requests)), simulated(ranks, links, kv, std::move(smaller.requests))};
   const double times = steps[0] > steps[1] ? std::max(0.0, all_steps - steps[0]) / (steps[0] - steps[1]) : 0;
   auto go_on = [&](double& value, double half) { value += times * std::max(0.0, value - half); };
   Prediction prediction = of[0];
