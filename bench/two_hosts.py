@@ -3,7 +3,8 @@
 with half the total memory. Where the kernel has no netem, a process of this script is the link: it passes the packets of two tun devices on, at the speed and
 after the delay. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout, with what the plan predicted of each run; --json for the figures.
 
-The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores.
+The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores, a thread each, so one profile of one
+core is measured for both first (under a minute; nothing else should run), unless --hardware names one. The links are measured by flexgen itself.
 
 Usage: two_hosts.py FLEXGEN_BINARY [--model SHAPE] [--cpu-memory SIZE] [--num-prompts N] ... [--json FILE]"""
 
@@ -136,6 +137,7 @@ def main():
     parser.add_argument("--gen-len", default="16")
     parser.add_argument("--micro-batch-size", default="8", help="'auto': the plan's")
     parser.add_argument("--num-micro-batches", default="4", help="'auto': the plan's")
+    parser.add_argument("--hardware", help="a profile of this machine with one thread; left out, it is measured now")
     parser.add_argument("--timeout", type=float, default=600)
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -143,9 +145,15 @@ def main():
         print("skipped: needs root, iproute2 and openmpi-bin")
         sys.exit(77)
     with tempfile.TemporaryDirectory(prefix="flexgen_hosts_") as work:
-        out = os.path.join(work, "out.json")
-        command = [os.path.realpath(arguments.binary), "bench", "--model", arguments.model, "--num-prompts", str(arguments.num_prompts), "--prompt-len",
-                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1", "--json", out]
+        out, binary = os.path.join(work, "out.json"), os.path.realpath(arguments.binary)
+        hardware = os.path.realpath(arguments.hardware) if arguments.hardware else os.path.join(work, "profile.json")
+        if not arguments.hardware:
+            with open(hardware, "w") as file:  # the one that flexgen keeps is left as it is
+                subprocess.run([binary, "doctor", "--measure", "--threads", "1", "--disk-dir", work, "--json"], check=True, stdout=file, stderr=subprocess.DEVNULL,
+                               env=dict(os.environ, HOME=work))
+        command = [binary, "bench", "--model", arguments.model, "--num-prompts", str(arguments.num_prompts), "--prompt-len",
+                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1", "--hardware", hardware,
+                   "--json", out]
         for flag, value in (("--micro-batch-size", arguments.micro_batch_size), ("--num-micro-batches", arguments.num_micro_batches)):
             command += [] if value == "auto" else [flag, value]
 

@@ -126,6 +126,8 @@ int bench_together(const BenchOptions& flags, Team& team) {
     predicted = engine.plan().prediction;
     json["predicted"] = prediction_json(engine.plan());
     json["predicted"]["candidates"] = engine.plan().candidates.size();
+    for (const LinkSpeed& link : engine.links())
+      json["links"].push_back({{"bytes_per_s", link.bytes_per_s}, {"delay_s", link.delay_s}, {"large_delay_s", link.large_delay_s}});
     own = report;
     report = team.share_report(report);
     own.elapsed_s = report.elapsed_s;

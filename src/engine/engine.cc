@@ -238,7 +238,8 @@ void Engine::keep_own_layers() {
   int64_t first = 0;
   for (int rank = 0; rank < port.rank(); ++rank) first += split[static_cast<size_t>(rank)];
   model_->keep_blocks(first, split[static_cast<size_t>(port.rank())]);
-  links_ = measure_links(port);
+  // The first rule measures nothing.
+  links_ = options_.planner == "search" ? measure_links(port) : std::vector(ranks.size(), LinkSpeed{hardware_.link_bytes_per_s, hardware_.link_s});
 }
 
 Plan Engine::staged_plan() const {

@@ -107,6 +107,8 @@ class Engine {
   const Policy& policy() const { return policy_; }
   const Plan& plan() const { return plan_; }
   const Workload& workload() const { return workload_; }
+  /// From each stage to the next, and from the last to the first; none with one stage.
+  const std::vector<LinkSpeed>& links() const { return links_; }
   const MemoryPlan& memory() const { return memory_; }
   /// Of the tier that computes.
   Kernels& kernels() { return *kernels_; }
