@@ -125,7 +125,9 @@ int bench_together(const BenchOptions& flags, Team& team) {
     json["stages"] = fmt::format("{}", fmt::join(blocks, ":"));
     predicted = engine.plan().prediction;
     json["predicted"] = prediction_json(engine.plan());
-    json["predicted"]["candidates"] = engine.plan().candidates.size();
+    for (const Candidate& tried : engine.plan().candidates)
+      json["predicted"]["candidates"].push_back({{"micro_batch_size", tried.policy.micro_batch_size}, {"num_micro_batches", tried.policy.num_micro_batches},
+                                                 {"num_groups", tried.policy.num_groups}, {"max_rows", tried.policy.max_rows}, {"time_s", tried.time_s}});
     for (const LinkSpeed& link : engine.links())
       json["links"].push_back({{"bytes_per_s", link.bytes_per_s}, {"delay_s", link.delay_s}, {"large_delay_s", link.large_delay_s}});
     own = report;

@@ -213,7 +213,7 @@ void Engine::keep_own_layers() {
   }
   const std::string id = machine_id();
   MessageWriter own;
-  own.add(mine.cpu_bytes).add(mine.flops_per_s).add(mine.disk_bytes_per_s).add(static_cast<uint8_t>(compute_dtype_)).add(id);
+  own.add(mine.cpu_bytes).add(mine.flops_per_s).add(mine.disk_bytes_per_s).add(static_cast<uint8_t>(compute_dtype_)).add(id).add(options_.planner);
   std::vector<StageResources> ranks;
   std::vector<std::string> ids;
   for (const std::string& text : all_gather(port, own.text())) {
@@ -227,6 +227,9 @@ void Engine::keep_own_layers() {
       fail_user("{} would compute in {}, this process ({}) in {}, as their processors differ; give all --compute-dtype f32",
                 port.describe(static_cast<int>(ranks.size()) - 1), dtype_name(dtype), port.describe(port.rank()), dtype_name(compute_dtype_));
     ids.push_back(in.text());
+    if (const std::string planner = in.text(); planner != options_.planner)
+      fail_user("{} plans by '{}', this process ({}) by '{}'; give all the same --planner", port.describe(static_cast<int>(ranks.size()) - 1), planner,
+                port.describe(port.rank()), options_.planner);
   }
   // Stages of one machine share its disk.
   auto sharers = [&](const std::string& of) { return of.empty() ? 1.0 : static_cast<double>(std::count(ids.begin(), ids.end(), of)); };

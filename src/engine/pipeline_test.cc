@@ -280,6 +280,13 @@ TEST(Pipeline, ASlowerRankGetsFewerLayers) {
   }
 }
 
+TEST(Pipeline, DifferentPlannersAreRefused) {
+  std::mt19937 random(16);
+  std::vector<EngineOptions> options(2, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+  options[1].planner = "first-rule";
+  for (const std::string& error : run(options, random_requests(random, 4)).errors) EXPECT_THAT(error, testing::HasSubstr("--planner"));
+}
+
 TEST(Pipeline, TooSmallABudgetIsRefusedByAllAndNamed) {
   std::mt19937 random(10);
   const auto requests = random_requests(random, 10);
