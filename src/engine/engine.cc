@@ -30,8 +30,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 constexpr int64_t kDeviceMarginBytes = 512 * kMiB;
 /// What is assumed of a GPU that the profile does not tell of.
 constexpr double kAssumedGpuFlops = 4e13, kAssumedGpuBytes = 3e11;
-/// What the first rule takes a core for, and rows of the visits that stages are compared by.
-constexpr double kAssumedThreadFlops = 2e11, kSplitRows = 256;
+/// How stages are compared before the job is known: by visits of so many rows, with weights in this share of a budget, as the cache wants the rest.
+constexpr double kSplitRows = 128, kWeightShare = 0.5;
+/// What the first rule takes a core for, and rows.
+constexpr double kAssumedThreadFlops = 2e11, kAssumedRows = 256;
 /// What the emulated device has, where no budget was given.
 constexpr int64_t kEmulatedBytes = kGiB;
 
@@ -205,7 +207,9 @@ void Engine::keep_own_layers() {
   if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
   const Precision precision = this->precision();
   StageResources mine{options_.budgets.cpu_bytes + options_.budgets.gpu_bytes};
-  if (options_.planner == "search") {
+  const bool search = options_.planner == "search";
+  if (search) {
+    mine.cpu_bytes = static_cast<int64_t>(kWeightShare * static_cast<double>(mine.cpu_bytes));
     mine.flops_per_s = 1 / (device_ ? *hardware_.gpu : hardware_.cpu).matmul_s(precision.compute, precision.weights, kSplitRows, 1);
     mine.disk_bytes_per_s = hardware_.disk.read_bytes_per_s;
   } else {
@@ -233,16 +237,16 @@ void Engine::keep_own_layers() {
   }
   // Stages of one machine share its disk.
   auto sharers = [&](const std::string& of) { return of.empty() ? 1.0 : static_cast<double>(std::count(ids.begin(), ids.end(), of)); };
-  if (options_.planner == "search")
+  if (search)
     for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank].disk_bytes_per_s /= sharers(ids[rank]);
   for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= sharers(id);
-  const std::vector<int64_t> split = options_.stage_split.empty() ? split_blocks(*model_, ranks, kSplitRows)
+  const std::vector<int64_t> split = options_.stage_split.empty() ? split_blocks(*model_, ranks, search ? kSplitRows : kAssumedRows)
                                                                   : parse_split(options_.stage_split, "--stages", port.size(), model_->num_blocks());
   int64_t first = 0;
   for (int rank = 0; rank < port.rank(); ++rank) first += split[static_cast<size_t>(rank)];
   model_->keep_blocks(first, split[static_cast<size_t>(port.rank())]);
   // The first rule measures nothing.
-  links_ = options_.planner == "search" ? measure_links(port) : std::vector(ranks.size(), LinkSpeed{hardware_.link_bytes_per_s, hardware_.link_s});
+  links_ = search ? measure_links(port) : std::vector(ranks.size(), LinkSpeed{hardware_.link_bytes_per_s, hardware_.link_s});
 }
 
 Plan Engine::staged_plan() const {
