@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Two ranks as two hosts: network namespaces joined by a pair of virtual cards whose speed and delay tc netem sets, measured with flexgen bench; and one rank
 with half the total memory. Where the kernel has no netem, a process of this script is the link: it passes the packets of two tun devices on, at the speed and
-after the delay. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout; --json for the figures.
+after the delay. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout, with what the plan predicted of each run; --json for the figures.
 
-The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores.
+The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores, a thread each, so one profile of one
+core is measured for both first (under a minute; nothing else should run), unless --hardware names one. The links are measured by flexgen itself.
 
 Usage: two_hosts.py FLEXGEN_BINARY [--model SHAPE] [--cpu-memory SIZE] [--num-prompts N] ... [--json FILE]"""
 
@@ -134,8 +135,9 @@ def main():
     parser.add_argument("--num-prompts", type=int, default=32)
     parser.add_argument("--prompt-len", default="64")
     parser.add_argument("--gen-len", default="16")
-    parser.add_argument("--micro-batch-size", default="8")
-    parser.add_argument("--num-micro-batches", default="4")
+    parser.add_argument("--micro-batch-size", default="8", help="'auto': the plan's")
+    parser.add_argument("--num-micro-batches", default="4", help="'auto': the plan's")
+    parser.add_argument("--hardware", help="a profile of this machine with one thread; left out, it is measured now")
     parser.add_argument("--timeout", type=float, default=600)
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -143,10 +145,17 @@ def main():
         print("skipped: needs root, iproute2 and openmpi-bin")
         sys.exit(77)
     with tempfile.TemporaryDirectory(prefix="flexgen_hosts_") as work:
-        out = os.path.join(work, "out.json")
-        command = [os.path.realpath(arguments.binary), "bench", "--model", arguments.model, "--num-prompts", str(arguments.num_prompts), "--prompt-len",
-                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1",
-                   "--micro-batch-size", arguments.micro_batch_size, "--num-micro-batches", arguments.num_micro_batches, "--json", out]
+        out, binary = os.path.join(work, "out.json"), os.path.realpath(arguments.binary)
+        hardware = os.path.realpath(arguments.hardware) if arguments.hardware else os.path.join(work, "profile.json")
+        if not arguments.hardware:
+            with open(hardware, "w") as file:  # the one that flexgen keeps is left as it is
+                subprocess.run([binary, "doctor", "--measure", "--threads", "1", "--disk-dir", work, "--json"], check=True, stdout=file, stderr=subprocess.DEVNULL,
+                               env=dict(os.environ, HOME=work))
+        command = [binary, "bench", "--model", arguments.model, "--num-prompts", str(arguments.num_prompts), "--prompt-len",
+                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1", "--hardware", hardware,
+                   "--json", out]
+        for flag, value in (("--micro-batch-size", arguments.micro_batch_size), ("--num-micro-batches", arguments.num_micro_batches)):
+            command += [] if value == "auto" else [flag, value]
 
         def result(process, what):
             if process.returncode != 0:
@@ -166,11 +175,15 @@ def main():
             hosts.remove()
     print(f"{arguments.model}, {arguments.num_prompts} prompts of {arguments.prompt_len} tokens, {arguments.gen_len} generated, {arguments.cpu_memory} a rank, one thread a rank")
     print("links: " + ("tc netem" if hosts.netem else "a user-space link, as this kernel has no netem") + "; speed and delay in each direction")
-    print(f"| {'':<30} | generated tokens/s | prompt tokens/s | seconds | sent MiB |")
-    print("| --- | --- | --- | --- | --- |")
+    print(f"| {'':<30} | generated tokens/s | predicted tokens/s | measured / predicted | prompt tokens/s | seconds | block, groups | stages | sent MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows:
         sent = sum(lane["bytes"] for lane_name, lane in row["lanes"].items() if lane_name.endswith("network send")) / 2**20
-        print(f"| {name:<30} | {row['generated_tokens_per_s']:.1f} | {row['prompt_tokens_per_s']:.1f} | {row['elapsed_s']:.2f} | {sent:.1f} |")
+        share = row["predicted"]["time_s"] / row["elapsed_s"]  # of speeds, as the tokens are the same
+        policy = row["policy"]
+        block = f"{policy['micro_batch_size']} x {policy['num_micro_batches']}, {policy.get('num_groups', 1)}"
+        print(f"| {name:<30} | {row['generated_tokens_per_s']:.1f} | {row['generated_tokens_per_s'] / share:.1f} | {share:.2f} | {row['prompt_tokens_per_s']:.1f} | "
+              f"{row['elapsed_s']:.2f} | {block} | {row.get('stages', '')} | {sent:.1f} |")
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({name: row for name, row in rows}, file, indent=1)

@@ -78,15 +78,20 @@ std::string checkpoint_of(const BenchOptions& options) {
   return directory;
 }
 
-}  // namespace
+nlohmann::ordered_json prediction_json(const Plan& plan) {
+  const Prediction& predicted = plan.prediction;
+  nlohmann::ordered_json json{{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
+                              {"program_time_s", plan.program_time_s}, {"planning_s", plan.planning_s}};
+  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
+  return json;
+}
 
-namespace {
-
-/// One pipeline of several processes. What its machines could do is not measured.
+/// One pipeline of several processes. What its machines could do at most is not measured; what they will is predicted, with the first one's lanes.
 int bench_together(const BenchOptions& flags, Team& team) {
   if (team.num_replicas() > 1) fail_user("flexgen bench measures one pipeline; leave --pipeline-stages out, or start {} processes", team.num_stages());
   team.agree({{"version", kVersion}, {"--stages", flags.team.stage_split}});
-  RunReport report;
+  RunReport report, own;
+  Prediction predicted;
   nlohmann::ordered_json json;
   {
     // Processes of one machine share the dummy checkpoint: rank 0 writes it, the others find it.
@@ -118,11 +123,21 @@ int bench_together(const BenchOptions& flags, Team& team) {
                       {"max_rows", policy.max_rows}, {"buffers", policy.buffers}};
     const std::vector<std::string> blocks = all_gather(team.world(), std::to_string(engine.blocks().second));
     json["stages"] = fmt::format("{}", fmt::join(blocks, ":"));
+    predicted = engine.plan().prediction;
+    json["predicted"] = prediction_json(engine.plan());
+    for (const Candidate& tried : engine.plan().candidates)
+      json["predicted"]["candidates"].push_back({{"micro_batch_size", tried.policy.micro_batch_size}, {"num_micro_batches", tried.policy.num_micro_batches},
+                                                 {"num_groups", tried.policy.num_groups}, {"max_rows", tried.policy.max_rows}, {"time_s", tried.time_s}});
+    for (const LinkSpeed& link : engine.links())
+      json["links"].push_back({{"bytes_per_s", link.bytes_per_s}, {"delay_s", link.delay_s}, {"large_delay_s", link.large_delay_s}});
+    own = report;
     report = team.share_report(report);
+    own.elapsed_s = report.elapsed_s;
   }
   team.join_traces(flags.engine.trace_file);
   if (team.is_root()) {
     fmt::print("{}", report_table(report));
+    fmt::print("{}", prediction_table(predicted, own));
     if (!flags.json_file.empty()) {
       json["model"] = flags.model;
       json["ranks"] = team.world().size();
@@ -204,9 +219,7 @@ int bench_command(const BenchOptions& flags) {
   json["matmul_dtype"] = flags.engine.matmul_dtype;
   json["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
   json["steps"] = report.work.steps;
-  const Prediction& predicted = engine.plan().prediction;
-  json["predicted"] = {{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
-                       {"program_time_s", engine.plan().program_time_s}, {"planning_s", engine.plan().planning_s}};
+  json["predicted"] = prediction_json(engine.plan());
   if (flags.simulate) {
     SyntheticLoad again(flags, engine.model().config());
     const RunReport simulated = simulate(engine.model(), engine.policy(), engine.precision(), engine.hardware(), again);
@@ -214,7 +227,6 @@ int bench_command(const BenchOptions& flags) {
     json["simulated"]["time_s"] = simulated.elapsed_s;
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
   }
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
                     {"max_rows", engine.policy().max_rows}, {"buffers", engine.policy().buffers},
                     {"weights", engine.policy().weights.to_string()}, {"kv_cache", engine.policy().kv_cache.to_string()},

@@ -104,7 +104,7 @@ class BlockVisits {
 MatmulRates measure_matmul(Kernels& kernels, DType compute, DType weights, bool quick) {
   // Products are made in panels of rows (of 16, then of 32 and more), so that the time has steps.
   std::vector<int64_t> sizes{1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
-  if (quick) sizes = {1, 16, 17, 32, 64, 128, 256};
+  if (quick) sizes = {1, 16, 17, 32, 48, 64, 128, 256};
   BlockVisits visits(kernels, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
   MatmulRates rates{compute, weights, {}};
   visits.visit(16);  // generates code, wakes the team

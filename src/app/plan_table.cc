@@ -21,11 +21,15 @@ std::string plan_table(const Engine& engine) {
     if (item.bytes > 0) text += fmt::format("  {:<5} {:>10}  {}\n", kTierNames[static_cast<size_t>(item.tier)], format_bytes(item.bytes), item.name);
   if (policy.on_gpu()) text += fmt::format("  {:<5} {:>10}  in all\n", "GPU", format_bytes(engine.memory().bytes(Tier::kGpu)));
   text += fmt::format("  {:<5} {:>10}  in all\n", "RAM", format_bytes(engine.memory().bytes(Tier::kCpu)));
+  for (size_t rank = 0; rank < engine.links().size(); ++rank)
+    text += fmt::format("  link  {:>8.3g} MB/s  from stage {} to {}, after {:.2f} ms\n", engine.links()[rank].bytes_per_s / 1e6, rank, (rank + 1) % engine.links().size(),
+                        engine.links()[rank].delay_s * 1e3);
   const Prediction& predicted = engine.plan().prediction;
-  if (predicted.time_s <= 0) return text;  // several stages: no plan yet
+  if (predicted.time_s <= 0) return text;  // a later stage: the first has it
   text += fmt::format("predicted: {} ({} busiest: {}; {})\n", format_duration(predicted.time_s), lane_name(predicted.busy.busiest()),
                       format_duration(predicted.busy[predicted.busy.busiest()]), engine.hardware().name);
-  return text + plan_advice(engine.workload(), engine.plan());
+  const bool whole = engine.blocks().second == engine.model().config().num_layers;  // what one stage holds says little of all
+  return whole ? text + plan_advice(engine.workload(), engine.plan()) : text;
 }
 
 std::string prediction_table(const Prediction& predicted, const RunReport& report) {

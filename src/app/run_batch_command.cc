@@ -27,7 +27,7 @@ class EngineRunner : public BatchRunner {
   void prepare(const Workload& workload) override {
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), engine_.device(), files_, kPeakTimeS, write_directory_);
-    set_hardware(engine_, flags_);
+    if (!team_ || team_->num_stages() == 1) set_hardware(engine_, flags_);  // stages know it already
     engine_.prepare(workload);
     if (!team_ || team_->is_root()) fmt::print(stderr, "{}", plan_table(engine_));
   }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "app/hardware.h"
 #include "app/machine.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -159,7 +160,10 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   if (flags.cpu_memory_bytes == 0) options.budgets.cpu_bytes /= local_size_;
   if (flags.disk_space_bytes == 0) options.budgets.disk_bytes /= local_size_;
   if (flags.threads == 0 && flags.backend != "reference") options.threads = share_of_cores(local_size_);
-  if (num_stages_ > 1) options.stages.port = &stages_;
+  if (num_stages_ > 1) {
+    options.stages.port = &stages_;
+    options.learn_hardware = [flags](Engine& engine) { set_hardware(engine, flags); };
+  }
   options.stage_split = stage_split_;
   const int rank = world_port_->rank();
   if (!options.trace_file.empty()) {

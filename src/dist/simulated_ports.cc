@@ -18,7 +18,8 @@ class SimulatedPorts::SimulatedPort : public Port {
     std::lock_guard lock(group_.mutex_);
     if (group_.error_) return failed();
     double begin_s = at_s > 0 ? at_s : clock.now_s;
-    const double duration_s = static_cast<double>(bytes.size()) / group_.link_.bytes_per_s;
+    const LinkSpeed& link = group_.link(rank_);
+    const double duration_s = static_cast<double>(bytes.size()) / link.bytes_per_s;
     const bool bulky = channel == Channel::kHidden;
     if (bulky) {  // small messages slip in between, and cost the link nothing to speak of
       double& free_at_s = group_.free_at_s_[{rank_, peer}];
@@ -27,7 +28,7 @@ class SimulatedPorts::SimulatedPort : public Port {
     }
     Message message;
     if (!bulky) message.bytes.assign(bytes.begin(), bytes.end());
-    message.arrives_s = begin_s + duration_s + group_.link_.delay_s;
+    message.arrives_s = begin_s + duration_s + link.delay_of(static_cast<double>(bytes.size()));
     Mailbox& box = group_.mailboxes_[{rank_, peer, channel}];
     if (box.wanted.empty()) {
       box.messages.push_back(std::move(message));
@@ -80,8 +81,8 @@ class SimulatedPorts::SimulatedPort : public Port {
   int rank_;
 };
 
-SimulatedPorts::SimulatedPorts(int size, const LinkSpeed& link) : link_(link), clocks_(static_cast<size_t>(size)) {
-  for (int rank = 0; rank < size; ++rank) ports_.push_back(std::make_unique<SimulatedPort>(*this, rank));
+SimulatedPorts::SimulatedPorts(std::vector<LinkSpeed> links) : links_(std::move(links)), clocks_(links_.size()) {
+  for (int rank = 0; rank < size(); ++rank) ports_.push_back(std::make_unique<SimulatedPort>(*this, rank));
 }
 
 SimulatedPorts::~SimulatedPorts() = default;

@@ -15,20 +15,26 @@
 
 namespace flexgen {
 
-/// The link from one rank to another, one in each direction.
+/// The link from one rank to another.
 struct LinkSpeed {
   double bytes_per_s = 1.25e9;  ///< 10 Gbit/s
   double delay_s = 50e-6;       ///< until the first byte is there
+  /// Messages of more bytes than this first ask whether the other side has room for them, which takes so much more.
+  double large_bytes = 65536, large_delay_s = 0;
+
+  double delay_of(double bytes) const { return delay_s + (bytes > large_bytes ? large_delay_s : 0); }
 };
 
 class SimulatedPorts {
  public:
-  SimulatedPorts(int size, const LinkSpeed& link);
+  /// A link a rank: what it sends goes over that one.
+  explicit SimulatedPorts(std::vector<LinkSpeed> links);
   ~SimulatedPorts();
   int size() const { return static_cast<int>(clocks_.size()); }
   Port& port(int rank) { return *ports_[static_cast<size_t>(rank)]; }
   /// Used by the thread of that rank alone.
   VirtualClock& clock(int rank) { return clocks_[static_cast<size_t>(rank)]; }
+  const LinkSpeed& link(int rank) const { return links_[static_cast<size_t>(rank)]; }
 
  private:
   class SimulatedPort;
@@ -49,7 +55,7 @@ class SimulatedPorts {
   /// With the lock held.
   static void deliver(Message message, const Wanted& wanted);
 
-  LinkSpeed link_;
+  std::vector<LinkSpeed> links_;
   std::deque<VirtualClock> clocks_;
   std::vector<std::unique_ptr<Port>> ports_;
   std::mutex mutex_;

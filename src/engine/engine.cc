@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <fstream>
 #include <optional>
 #include <thread>
 
@@ -9,8 +10,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "dist/measure_link.h"
 #include "dist/message.h"
 #include "dist/network_lane.h"
+#include "engine/stage_plan.h"
 #include "engine/stage_steps.h"
 #include "engine/watched_steps.h"
 #include "model/prepared_weights.h"
@@ -27,6 +30,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 constexpr int64_t kDeviceMarginBytes = 512 * kMiB;
 /// What is assumed of a GPU that the profile does not tell of.
 constexpr double kAssumedGpuFlops = 4e13, kAssumedGpuBytes = 3e11;
+/// How stages are compared before the job is known: by visits of so many rows, with weights in this share of a budget, as the cache wants the rest.
+constexpr double kSplitRows = 128, kWeightShare = 0.5;
+/// What the first rule takes a core for, and rows.
+constexpr double kAssumedThreadFlops = 2e11, kAssumedRows = 256;
 /// What the emulated device has, where no budget was given.
 constexpr int64_t kEmulatedBytes = kGiB;
 
@@ -101,19 +108,11 @@ std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
   return result;
 }
 
-/// Every stage does `work` or none goes on: Error{user} on all of them, with the text of the first that could not.
-template <typename Work>
-void all_or_none(Port& port, Work work) {
-  std::string error;
-  try {
-    work();
-  } catch (const Error& exception) {
-    error = exception.what();
-    if (error.empty()) error = "failed";
-  }
-  const std::vector<std::string> errors = all_gather(port, error);
-  for (int rank = 0; rank < port.size(); ++rank)
-    if (!errors[static_cast<size_t>(rank)].empty()) fail_user("{}: {}", port.describe(rank), errors[static_cast<size_t>(rank)]);
+/// The same for all processes of a machine, containers included; empty if it cannot be told.
+std::string machine_id() {
+  std::string id;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
+  return id;
 }
 
 /// A preallocated file; `what` is for messages.
@@ -159,9 +158,10 @@ Engine::Engine(EngineOptions options)
   if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
   device_ = make_device(options_);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
-  if (options_.stages.num_stages() > 1) keep_own_layers();
+  kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
   if (device_) open_device();
   else kernels_ = make_kernels(options_, compute_dtype_);
+  if (options_.stages.num_stages() > 1) keep_own_layers();
   const std::optional<DType> dtype = weight_dtype_of(options_);
   weight_range_ = choose_weight_range(options_, dtype);
   if (dtype && !has_dtype(*model_, *dtype)) {
@@ -169,13 +169,14 @@ Engine::Engine(EngineOptions options)
       fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
     PrepareOptions prepare{*dtype, weight_range_, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
     use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_, prepare);
+    if (whole_model_) imagine_prepared_weights(*whole_model_, *dtype);
   }
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
     fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
   else if (options_.kv_cache_rotation != "none") fail_user("--kv-cache-rotation {}: none or hadamard", options_.kv_cache_rotation);
   model_->set_attention_sparsity(options_.attention_sparsity);
-  kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
+  if (whole_model_) whole_model_->set_attention_sparsity(options_.attention_sparsity);
 }
 
 Engine::~Engine() = default;
@@ -198,58 +199,62 @@ void Engine::open_device() {
 }
 
 Precision Engine::precision() const {
-  return Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
+  Precision precision = Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
+  if (const auto prepared = weight_dtype_of(options_)) precision.weights = *prepared;  // they may not be there yet
+  return precision;
 }
 
 void Engine::keep_own_layers() {
   Port& port = *options_.stages.port;
+  whole_model_ = std::make_unique<Model>(*model_);
+  if (options_.learn_hardware) options_.learn_hardware(*this);
+  if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
+  const Precision precision = this->precision();
+  StageResources mine{options_.budgets.cpu_bytes + options_.budgets.gpu_bytes};
+  const bool search = options_.planner == "search";
+  if (search) {
+    mine.cpu_bytes = static_cast<int64_t>(kWeightShare * static_cast<double>(mine.cpu_bytes));
+    mine.flops_per_s = 1 / (device_ ? *hardware_.gpu : hardware_.cpu).matmul_s(precision.compute, precision.weights, kSplitRows, 1);
+    mine.disk_bytes_per_s = hardware_.disk.read_bytes_per_s;
+  } else {
+    mine.flops_per_s = kAssumedThreadFlops * static_cast<double>(options_.threads > 0 ? static_cast<unsigned>(options_.threads) : std::thread::hardware_concurrency());
+  }
+  const std::string id = machine_id();
   MessageWriter own;
-  own.add(options_.budgets.cpu_bytes).add(static_cast<int64_t>(options_.threads > 0 ? options_.threads : static_cast<int>(std::thread::hardware_concurrency())));
-  own.add(static_cast<uint8_t>(compute_dtype_));
+  own.add(mine.cpu_bytes).add(mine.flops_per_s).add(mine.disk_bytes_per_s).add(static_cast<uint8_t>(compute_dtype_)).add(id).add(options_.planner);
   std::vector<StageResources> ranks;
+  std::vector<std::string> ids;
   for (const std::string& text : all_gather(port, own.text())) {
     MessageReader in(text);
     StageResources& rank = ranks.emplace_back();
     rank.cpu_bytes = in.value<int64_t>();
-    rank.flops_per_s = 2e11 * static_cast<double>(in.value<int64_t>());
+    rank.flops_per_s = in.value<double>();
+    rank.disk_bytes_per_s = in.value<double>();
     const auto dtype = static_cast<DType>(in.value<uint8_t>());
     if (dtype != compute_dtype_)
       fail_user("{} would compute in {}, this process ({}) in {}, as their processors differ; give all --compute-dtype f32",
                 port.describe(static_cast<int>(ranks.size()) - 1), dtype_name(dtype), port.describe(port.rank()), dtype_name(compute_dtype_));
+    ids.push_back(in.text());
+    if (const std::string planner = in.text(); planner != options_.planner)
+      fail_user("{} plans by '{}', this process ({}) by '{}'; give all the same --planner", port.describe(static_cast<int>(ranks.size()) - 1), planner,
+                port.describe(port.rank()), options_.planner);
   }
-  const std::vector<int64_t> split = options_.stage_split.empty() ? split_blocks(*model_, ranks)
+  // Stages of one machine share its disk.
+  auto sharers = [&](const std::string& of) { return of.empty() ? 1.0 : static_cast<double>(std::count(ids.begin(), ids.end(), of)); };
+  if (search)
+    for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank].disk_bytes_per_s /= sharers(ids[rank]);
+  for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= sharers(id);
+  const std::vector<int64_t> split = options_.stage_split.empty() ? split_blocks(*model_, ranks, search ? kSplitRows : kAssumedRows)
                                                                   : parse_split(options_.stage_split, "--stages", port.size(), model_->num_blocks());
   int64_t first = 0;
   for (int rank = 0; rank < port.rank(); ++rank) first += split[static_cast<size_t>(rank)];
   model_->keep_blocks(first, split[static_cast<size_t>(port.rank())]);
+  // The first rule measures nothing.
+  links_ = search ? measure_links(port) : std::vector(ranks.size(), LinkSpeed{hardware_.link_bytes_per_s, hardware_.link_s});
 }
 
-Policy Engine::agreed_policy() const {
-  PolicyRequest request = options_.policy;
-  request.num_stages = options_.stages.num_stages();
-  Policy policy;
-  auto choose = [&] { policy = choose_policy(*model_, workload_, options_.budgets, request, kv_dtype_); };
-  if (request.num_stages == 1) {
-    choose();
-    return policy;
-  }
-  Port& port = *options_.stages.port;
-  all_or_none(port, choose);
-  BlockShape wish = policy.block();
-  // Where nothing streams, a group more costs nothing, and the ranks wait less for each other.
-  if (WeightLayout(*model_, policy).num_streamed_layers == 0) wish.num_groups = policy.num_micro_batches;
-  MessageWriter own;
-  own.add(wish.micro_batch_size).add(wish.num_micro_batches).add(wish.max_rows).add(wish.max_logit_rows).add(wish.pages_per_micro_batch).add(wish.num_groups);
-  std::vector<BlockShape> wishes;
-  for (const std::string& text : all_gather(port, own.text())) {
-    MessageReader in(text);
-    BlockShape& shape = wishes.emplace_back();
-    for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch, &shape.num_groups})
-      *field = in.value<int64_t>();
-  }
-  request.block = agreed_block(wishes);
-  all_or_none(port, choose);
-  return policy;
+Plan Engine::staged_plan() const {
+  return plan_stages({options_.stages, *model_, *whole_model_, workload_, options_.budgets, options_.policy, precision(), hardware_, links_, options_.planner == "search"});
 }
 
 void Engine::prepare(const Workload& workload) {
@@ -287,9 +292,7 @@ void Engine::prepare_stage(const Workload& workload) {
   if (options_.planner != "search" && options_.planner != "first-rule") fail_user("--planner {}: search or first-rule", options_.planner);
   if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
   if (options_.stages.num_stages() > 1) {
-    // Stages agree on a block by the first rule; a plan of a pipeline is not made yet.
-    plan_ = {};
-    plan_.policy = agreed_policy();
+    plan_ = staged_plan();
   } else {
     const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
     plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);

@@ -15,11 +15,14 @@
 #include "engine/batcher.h"
 #include "backend/device.h"
 #include "dist/port.h"
+#include "dist/simulated_ports.h"
 #include "io/file_system.h"
 #include "plan/planner.h"
 #include "schedule/executor.h"
 
 namespace flexgen {
+
+class Engine;
 
 struct EngineOptions {
   std::string model_directory;
@@ -41,7 +44,9 @@ struct EngineOptions {
   std::string trace_file;           ///< empty: none
   Trace::Process trace_process{1, "", 0};  ///< this process in a trace of several
   StageLink stages;                 ///< the pipeline that this engine is a stage of; all its engines take the same steps together
-  std::string stage_split;          ///< "10:22": blocks of each stage; empty: by the stages' budgets and threads
+  std::string stage_split;          ///< "10:22": blocks of each stage; empty: by the stages' budgets and speeds
+  /// With several stages: calls set_hardware() of the engine, which splits the layers by it. Empty: speeds are assumed.
+  std::function<void(Engine&)> learn_hardware;
   bool load_tokenizer = true;
   FileSystem* files = nullptr;      ///< null: the real one
 };
@@ -86,13 +91,14 @@ class Engine {
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
+  int threads() const { return options_.threads; }  ///< that it may use; 0: all cores
   GroupRange weight_range() const { return weight_range_; }  ///< of weights that are quantized
 
-  /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare().
+  /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare(); with several stages while they are constructed.
   void set_hardware(const HardwareProfile& hardware) { hardware_ = hardware; }
   const HardwareProfile& hardware() const { return hardware_; }
-  /// Whether prepare() searches for a policy, so that the profile matters: not with several stages, which agree on one by a rule.
-  bool plans() const { return options_.planner == "search" && options_.stages.num_stages() == 1; }
+  /// Whether prepare() searches for a policy, so that the profile matters.
+  bool plans() const { return options_.planner == "search"; }
   /// What visits compute in and on, as profiles and cost models call it.
   Precision precision() const;
   /// Chooses the policy and takes all memory and disk. Throws Error{user} with the smallest budget that would do.
@@ -101,6 +107,8 @@ class Engine {
   const Policy& policy() const { return policy_; }
   const Plan& plan() const { return plan_; }
   const Workload& workload() const { return workload_; }
+  /// From each stage to the next, and from the last to the first; none with one stage.
+  const std::vector<LinkSpeed>& links() const { return links_; }
   const MemoryPlan& memory() const { return memory_; }
   /// Of the tier that computes.
   Kernels& kernels() { return *kernels_; }
@@ -124,7 +132,7 @@ class Engine {
  private:
   void keep_own_layers();
   void prepare_stage(const Workload& workload);
-  Policy agreed_policy() const;
+  Plan staged_plan() const;
   RunReport run_steps(StepSource& source, const std::atomic<bool>& stop);
   std::vector<LaneReport> lane_reports() const;
   void open_device();
@@ -132,7 +140,8 @@ class Engine {
   EngineOptions options_;
   FileSystem real_files_;
   FileSystem* files_;
-  std::unique_ptr<Model> model_;
+  std::unique_ptr<Model> model_, whole_model_;  // whole_model_: with several stages, for planning
+  std::vector<LinkSpeed> links_;                // between them
   std::vector<std::string> checkpoint_files_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Device> device_;          // before all that it made

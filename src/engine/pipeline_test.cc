@@ -81,6 +81,7 @@ struct Outcome {
   std::vector<RunReport> reports;      ///< a rank
   std::vector<std::string> errors;     ///< a rank: what it threw, or empty
   std::vector<std::pair<int64_t, int64_t>> blocks;
+  Plan plan;                           ///< the first rank's
 };
 
 /// A thread a rank. `options` has one entry a rank.
@@ -105,6 +106,7 @@ Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requ
           return;
         }
         engine.prepare(workload_of(requests));
+        outcome.plan = engine.plan();
         ListSource source(requests);
         std::atomic<bool> never{false};
         outcome.reports[index] = engine.run(source, sink, stop ? *stop : never);
@@ -243,6 +245,46 @@ TEST(Pipeline, ChoosesOnePolicyForUnequalRanks) {
   const Outcome outcome = run(options, requests);
   for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
   expect_same(expected.completions, outcome.completions, "unequal budgets");
+}
+
+TEST(Pipeline, TriesBlocksAndPredicts) {
+  EngineOptions plain = plain_options(checkpoint("llama", kLlama, DType::kBF16));
+  std::mt19937 random(14);
+  const auto requests = random_requests(random, 60);
+  const auto expected = run({plain}, requests);
+  for (const char* planner : {"search", "first-rule"}) {
+    std::vector<EngineOptions> options(2, plain);
+    for (EngineOptions& own : options) own.planner = planner;
+    const Outcome outcome = run(options, requests);
+    for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
+    expect_same(expected.completions, outcome.completions, planner);
+    EXPECT_GT(outcome.plan.prediction.time_s, 0);
+    EXPECT_GT(outcome.plan.prediction.busy[LaneKind::kCompute], 0);
+    if (planner == std::string("first-rule")) EXPECT_EQ(outcome.plan.candidates.size(), 1u);
+    else EXPECT_GT(outcome.plan.candidates.size(), 2u);
+    for (const Candidate& candidate : outcome.plan.candidates) EXPECT_LE(0.99 * outcome.plan.prediction.time_s, candidate.time_s);
+  }
+}
+
+TEST(Pipeline, ASlowerRankGetsFewerLayers) {
+  std::mt19937 random(15);
+  const auto requests = random_requests(random, 5);
+  for (size_t slow : {size_t{0}, size_t{1}}) {
+    std::vector<EngineOptions> options(2, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+    for (size_t rank : {size_t{0}, size_t{1}})
+      options[rank].learn_hardware = [rank, slow](Engine& engine) { engine.set_hardware(HardwareProfile::uniform(rank == slow ? 1e9 : 4e9, 1e10, 1e9, 1e9)); };
+    const Outcome outcome = run(options, requests);
+    for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
+    EXPECT_EQ(outcome.blocks[slow].second, 1);
+    EXPECT_EQ(outcome.blocks[1 - slow].second, 4);
+  }
+}
+
+TEST(Pipeline, DifferentPlannersAreRefused) {
+  std::mt19937 random(16);
+  std::vector<EngineOptions> options(2, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
+  options[1].planner = "first-rule";
+  for (const std::string& error : run(options, random_requests(random, 4)).errors) EXPECT_THAT(error, testing::HasSubstr("--planner"));
 }
 
 TEST(Pipeline, TooSmallABudgetIsRefusedByAllAndNamed) {

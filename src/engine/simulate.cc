@@ -159,6 +159,35 @@ LaneCosts costs_of(const Policy& policy, const MachineSpeeds& speeds) {
   return costs;
 }
 
+/// The profile must outlive the costs.
+LaneCosts costs_of(const Policy& policy, const Precision& precision, const HardwareProfile& hardware) {
+  // Disk time that compute, and write time that reading, has not been slowed down for yet.
+  auto unpaid_disk_s = std::make_shared<double>(0), unpaid_write_s = std::make_shared<double>(0);
+  const DiskProfile& disk = hardware.disk;
+  const double slowdown = policy.buffers > 1 ? disk.compute_slowdown : 0;
+  const ComputeProfile& processor = processor_of(hardware, policy);
+  LaneCosts costs;
+  costs.compute = [&processor, precision, slowdown, unpaid_disk_s](const Work& work) {
+    return visit_time_s(processor, precision, work.amount) + slowdown * std::exchange(*unpaid_disk_s, 0);
+  };
+  costs.cpu = [&hardware, precision](const Work& work) { return visit_time_s(hardware.cpu, precision, work.amount); };
+  costs.h2d = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.h2d_bytes_per_s; };
+  costs.d2h = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.d2h_bytes_per_s; };
+  costs.disk_read = [&disk, unpaid_disk_s, unpaid_write_s, loading = std::string("load resident weights")](const Work& work) {
+    const double time_s = disk.request_s + work.bytes / disk.read_bytes_per_s;
+    if (loading != work.name) *unpaid_disk_s += time_s;
+    return time_s + disk.write_share_of_read * std::exchange(*unpaid_write_s, 0);
+  };
+  costs.disk_lookup = [&disk](const Work& work) { return disk.request_s + static_cast<double>(work.transfers.size()) * disk.lookup_s; };
+  costs.disk_write = [&disk, unpaid_disk_s, unpaid_write_s](const Work& work) {
+    const double time_s = disk.request_s + work.bytes / disk.write_bytes_per_s;
+    *unpaid_disk_s += time_s;
+    *unpaid_write_s += time_s;
+    return time_s;
+  };
+  return costs;
+}
+
 }  // namespace
 
 RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source) {
@@ -176,7 +205,12 @@ double PipelineReport::utilisation() const {
 }
 
 PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const LinkSpeed& link, DType kv_dtype, RequestSource& source) {
-  SimulatedPorts ports(static_cast<int>(ranks.size()), link);
+  return simulate_pipeline(ranks, std::vector<LinkSpeed>(ranks.size(), link), kv_dtype, source);
+}
+
+PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, std::vector<LinkSpeed> links, DType kv_dtype, RequestSource& source) {
+  FLEXGEN_CHECK(links.size() == ranks.size(), "{} links of {} ranks", links.size(), ranks.size());
+  SimulatedPorts ports(std::move(links));
   PipelineReport report;
   report.ranks.resize(ranks.size());
   std::mutex mutex;
@@ -186,7 +220,8 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const Lin
     const auto number = static_cast<int>(index);
     StageLink stage{ranks.size() > 1 ? &ports.port(number) : nullptr};
     try {
-      SimulatedProcess process(*rank.model, rank.policy, kv_dtype, costs_of(rank.policy, rank.speeds), ports.clock(number), stage, link);
+      LaneCosts costs = rank.hardware ? costs_of(rank.policy, rank.precision, *rank.hardware) : costs_of(rank.policy, rank.speeds);
+      SimulatedProcess process(*rank.model, rank.policy, kv_dtype, std::move(costs), ports.clock(number), stage, ports.link(number));
       if (index > 0) {
         FollowSteps steps(stage, rank.policy.num_micro_batches, rank.model->config().vocab_size, {});
         report.ranks[index] = process.run(steps);
@@ -220,34 +255,8 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const Lin
   return report;
 }
 
-
 RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source) {
-  // Disk time that compute, and write time that reading, has not been slowed down for yet.
-  auto unpaid_disk_s = std::make_shared<double>(0), unpaid_write_s = std::make_shared<double>(0);
-  const DiskProfile& disk = hardware.disk;
-  const double slowdown = policy.buffers > 1 ? disk.compute_slowdown : 0;
-  if (policy.on_gpu() && !hardware.gpu) fail_user("the hardware profile '{}' has no GPU, but the policy computes on one", hardware.name);
-  const ComputeProfile& processor = policy.on_gpu() ? *hardware.gpu : hardware.cpu;
-  LaneCosts costs;
-  costs.compute = [&processor, precision, slowdown, unpaid_disk_s](const Work& work) {
-    return visit_time_s(processor, precision, work.amount) + slowdown * std::exchange(*unpaid_disk_s, 0);
-  };
-  costs.cpu = [&hardware, precision](const Work& work) { return visit_time_s(hardware.cpu, precision, work.amount); };
-  costs.h2d = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.h2d_bytes_per_s; };
-  costs.d2h = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.d2h_bytes_per_s; };
-  costs.disk_read = [&disk, unpaid_disk_s, unpaid_write_s, loading = std::string("load resident weights")](const Work& work) {
-    const double time_s = disk.request_s + work.bytes / disk.read_bytes_per_s;
-    if (loading != work.name) *unpaid_disk_s += time_s;
-    return time_s + disk.write_share_of_read * std::exchange(*unpaid_write_s, 0);
-  };
-  costs.disk_lookup = [&disk](const Work& work) { return disk.request_s + static_cast<double>(work.transfers.size()) * disk.lookup_s; };
-  costs.disk_write = [&disk, unpaid_disk_s, unpaid_write_s](const Work& work) {
-    const double time_s = disk.request_s + work.bytes / disk.write_bytes_per_s;
-    *unpaid_disk_s += time_s;
-    *unpaid_write_s += time_s;
-    return time_s;
-  };
-  return simulate(model, policy, precision.kv, std::move(costs), source);
+  return simulate(model, policy, precision.kv, costs_of(policy, precision, hardware), source);
 }
 
 }  // namespace flexgen

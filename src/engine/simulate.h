@@ -35,6 +35,8 @@ struct SimulatedRank {
   const Model* model;   ///< its own blocks (Model::keep_blocks)
   Policy policy;        ///< all ranks' have one BlockShape, with as many groups as there are ranks at least
   MachineSpeeds speeds;
+  const HardwareProfile* hardware = nullptr;  ///< if there is one, everything takes what it says of runs in this precision, and `speeds` mean nothing
+  Precision precision;
 };
 
 struct PipelineReport {
@@ -47,5 +49,7 @@ struct PipelineReport {
 /// The same job by a pipeline of ranks, each with a clock and a thread of its own, over links of this speed. Hidden rows go at the link's speed from wherever they
 /// are computed: a GPU's copies to and from RAM on the way are not counted.
 PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, const LinkSpeed& link, DType kv_dtype, RequestSource& source);
+/// The same with a link of its own from each rank to the next, and from the last to the first.
+PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, std::vector<LinkSpeed> links, DType kv_dtype, RequestSource& source);
 
 }  // namespace flexgen

@@ -385,5 +385,27 @@ TEST_F(SimulatedPipeline, SlowLinksCost) {
   EXPECT_GT(slowest, slow + 32 * 10);
 }
 
+TEST_F(SimulatedPipeline, AProfileIsThatOfOneProcess) {
+  const auto model = Model::of_shape(parse_config(*shape_config_json("llama-3.1-8b"), "", "shape"), DType::kBF16);
+  const Policy policy = choose_policy(*model, workload_of(requests_), {6 * kGiB, 0}, {}, DType::kBF16);
+  EXPECT_GT(policy.weights.disk, 0);
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
+  ListSource source(requests_), again(requests_);
+  const RunReport one = simulate(*model, policy, precision, hardware, source);
+  const SimulatedRank rank{model.get(), policy, {}, &hardware, precision};
+  const RunReport pipeline = simulate_pipeline({&rank, 1}, LinkSpeed{}, DType::kBF16, again).whole;
+  EXPECT_EQ(pipeline.elapsed_s, one.elapsed_s);
+  EXPECT_EQ(pipeline.load_time_s, one.load_time_s);
+  ASSERT_EQ(pipeline.lanes.size(), one.lanes.size());
+  for (size_t lane = 0; lane < one.lanes.size(); ++lane) EXPECT_EQ(pipeline.lanes[lane].stats.busy_s, one.lanes[lane].stats.busy_s) << one.lanes[lane].name;
+}
+
+TEST_F(SimulatedPipeline, LargeMessagesAskFirst) {
+  const double plain = run(2, 8, 4, 2, {12.5e6, 10e-3}).whole.elapsed_s, asking = run(2, 8, 4, 2, {12.5e6, 10e-3, 65536, 20e-3}).whole.elapsed_s;
+  EXPECT_GT(asking, plain);
+  EXPECT_EQ(run(2, 8, 4, 2, {12.5e6, 10e-3, 1e9, 20e-3}).whole.elapsed_s, plain);
+}
+
 }  // namespace
 }  // namespace flexgen

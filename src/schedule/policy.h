@@ -10,6 +10,7 @@ namespace flexgen {
 /// What all pipeline stages of a job must have in common: the sizes of a block.
 struct BlockShape {
   int64_t micro_batch_size = 1, num_micro_batches = 1, max_rows = 256, max_logit_rows = 256, pages_per_micro_batch = 1, num_groups = 1;
+  bool operator==(const BlockShape&) const = default;
 };
 
 struct Policy {
