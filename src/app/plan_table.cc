@@ -26,8 +26,10 @@ std::string plan_table(const Engine& engine) {
                         engine.links()[rank].delay_s * 1e3);
   const Prediction& predicted = engine.plan().prediction;
   if (predicted.time_s <= 0) return text;  // a later stage: the first has it
-  text += fmt::format("predicted: {} ({} busiest: {}; {})\n", format_duration(predicted.time_s), lane_name(predicted.busy.busiest()),
-                      format_duration(predicted.busy[predicted.busy.busiest()]), engine.hardware().name);
+  // Answers that end early end the job early: where they do, this is the most it should take.
+  text += fmt::format("predicted: {} if answers take all of their max_tokens, {:.0f} tokens ({} busiest: {}; {})\n", format_duration(predicted.time_s),
+                      engine.workload().total_generated_tokens, lane_name(predicted.busy.busiest()), format_duration(predicted.busy[predicted.busy.busiest()]),
+                      engine.hardware().name);
   const bool whole = engine.blocks().second == engine.model().config().num_layers;  // what one stage holds says little of all
   return whole ? text + plan_advice(engine.workload(), engine.plan()) : text;
 }
