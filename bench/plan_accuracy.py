@@ -3,9 +3,9 @@
 
     bench/plan_accuracy.py --flexgen build/release/flexgen --disk-dir DIR --count 24 --json OUT.json
 
-Shared disks change their speed within minutes: --refresh-disk measures the
-disk anew before each policy (doctor --measure --disk-only), so that what is judged is the model and not the weather. Policies that are predicted to take more than --limit-s are drawn anew, so that a run of the script ends. Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Policies are drawn at random from
-a seed and may not fit; those are drawn anew. Errors are measured time over predicted time, less one."""
+Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Shared disks change their speed within minutes: --refresh-disk
+measures the disk anew before each policy (doctor --measure --disk-only), so that what is judged is the model and not the weather. Policies are drawn at random
+from a seed; those that do not fit, or are predicted to take more than --limit-s, are drawn anew. Errors are measured time over predicted time, less one."""
 import argparse
 import json
 import os

@@ -2,8 +2,6 @@
 
 #include "app/device_peaks.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -12,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "io/directory_lock.h"
 
 namespace flexgen {
 namespace {
@@ -29,25 +28,6 @@ void compute_lines(std::string& text, const char* name, const ComputeProfile& co
     text += fmt::format("{} attention, {} cache, {:g} query heads a kv head, GB/s at context:{}; prompts {:.3g} GFLOP/s\n", name, dtype_name(rates.cache),
                         rates.queries_per_kv_head, rates_line(rates.points, 1e9), rates.chunk_flops_per_s / 1e9);
 }
-
-/// While it lives, no other process of this machine measures: what two measure at once is neither's speed, and the second finds the first one's profile.
-class MeasuringLock {
- public:
-  explicit MeasuringLock(const std::filesystem::path& profile) {
-    std::error_code ignored;
-    std::filesystem::create_directories(profile.parent_path(), ignored);
-    descriptor_ = open((profile.parent_path() / "hardware.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (descriptor_ >= 0) flock(descriptor_, LOCK_EX);  // where there can be none, measurements are as good as can be
-  }
-  ~MeasuringLock() {
-    if (descriptor_ >= 0) close(descriptor_);
-  }
-  MeasuringLock(const MeasuringLock&) = delete;
-  MeasuringLock& operator=(const MeasuringLock&) = delete;
-
- private:
-  int descriptor_;
-};
 
 }  // namespace
 
@@ -75,10 +55,13 @@ HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& w
   if (hardware == "generic") return HardwareProfile::generic();
   if (!hardware.empty()) return load_profile(hardware);
   const std::string path = profile_path(wanted.threads);
-  const MeasuringLock lock(path);
+  // What two processes measure at once is neither's speed, and the second finds the first one's profile.
+  std::error_code ignored;
+  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
+  std::filesystem::create_directories(directory, ignored);
+  const DirectoryLock lock(directory.string());
   MeasureOptions measure = wanted;
   measure.quick = true;
-  std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) {
     spdlog::info("this machine was never measured: doing so quickly, once (`flexgen doctor --measure` does it better, in under a minute)");
     HardwareProfile profile = measure_hardware(measure, files);

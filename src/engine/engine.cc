@@ -108,6 +108,11 @@ std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
   return result;
 }
 
+/// A profile that tells nothing of the GPU there is gets assumed speeds.
+void assume_gpu(const Device* device, HardwareProfile& hardware) {
+  if (device && !hardware.gpu) hardware.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
+}
+
 /// The same for all processes of a machine, containers included; empty if it cannot be told.
 std::string machine_id() {
   std::string id;
@@ -208,7 +213,7 @@ void Engine::keep_own_layers() {
   Port& port = *options_.stages.port;
   whole_model_ = std::make_unique<Model>(*model_);
   if (options_.learn_hardware) options_.learn_hardware(*this);
-  if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
+  assume_gpu(device_.get(), hardware_);
   const Precision precision = this->precision();
   StageResources mine{options_.budgets.cpu_bytes + options_.budgets.gpu_bytes};
   const bool search = options_.planner == "search";
@@ -290,7 +295,7 @@ RunReport Engine::follow() {
 void Engine::prepare_stage(const Workload& workload) {
   workload_ = workload;
   if (options_.planner != "search" && options_.planner != "first-rule") fail_user("--planner {}: search or first-rule", options_.planner);
-  if (device_ && !hardware_.gpu) hardware_.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
+  assume_gpu(device_.get(), hardware_);
   if (options_.stages.num_stages() > 1) {
     plan_ = staged_plan();
   } else {

@@ -1,11 +1,6 @@
 #include "model/prepared_weights.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <future>
@@ -17,6 +12,7 @@
 #include "base/units.h"
 #include "io/aligned_buffer.h"
 #include "io/checkpoint.h"
+#include "io/directory_lock.h"
 
 namespace flexgen {
 namespace {
@@ -54,24 +50,6 @@ std::vector<TensorToWrite> tensors_of(const Model& model, const Part& part, DTyp
   }
   return tensors;
 }
-
-/// Held by the one process that makes a part: replicas and shards on one machine want the same parts at the same time.
-class DirectoryLock {
- public:
-  explicit DirectoryLock(const std::string& directory) : descriptor_(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    // A file system that has no such locks goes without: then the parts are to be made by one process first.
-    while (descriptor_ >= 0 && flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
-    }
-  }
-  ~DirectoryLock() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
-
- private:
-  int descriptor_;
-};
 
 /// Whether the part is there, whole, and what it should be.
 bool is_ready(const Part& part, const std::vector<TensorToWrite>& tensors, FileSystem& files) {
@@ -162,7 +140,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   std::vector<std::string> paths;
   for (const Part& part : parts) {
     const std::vector<TensorToWrite> tensors = tensors_of(model, part, options.dtype);
-    const DirectoryLock lock(directory.string());  // if another process is making this part, it is ready once we have the lock
+    const DirectoryLock lock(directory.string());  // replicas and shards want the same parts: one that another is making is ready then
     if (is_ready(part, tensors, files)) {
       for (int index : part.weights) done += model.weights()[static_cast<size_t>(index)].bytes();
     } else {
