@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def main():
     parser.add_argument("--disk-dir", required=True)
     parser.add_argument("--policies", type=int, default=30)
     parser.add_argument("--settings", default="", help="numbers from 0, comma-separated; all if left out")
-    parser.add_argument("--repeat", type=int, default=2, help="runs of the planned policy and of the sweep's best; the median of each counts")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of the planned policy and of the sweep's best, in turns; the median of each counts")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default="")
     args = parser.parse_args()
@@ -91,12 +92,13 @@ def main():
             print(f"setting {number}: {result['elapsed_s']:7.1f} s (predicted {result['predicted']['time_s']:7.1f}) {result['policy']}", flush=True)
         best = min(runs, key=lambda run: run["time_s"])
 
-        def median_time(policy):
-            times = sorted(bench(args, setting, flags_of(policy))["elapsed_s"] for _ in range(args.repeat))
-            return times[len(times) // 2]
-
-        planned_s, best_s = median_time(planned["policy"]), median_time(best["policy"])
-        results.append({"setting": setting, "planned_policy": planned["policy"], "planned_s": planned_s, "best_policy": best["policy"], "best_s": best_s, "sweep": runs})
+        # In turns, so that a disk that changes its speed meanwhile favours neither; the best of a sweep was lucky once, so its first time does not count.
+        times = {"planned": [], "best": []}
+        for _ in range(args.repeat):
+            for name, policy in (("planned", planned["policy"]), ("best", best["policy"])):
+                times[name].append(bench(args, setting, flags_of(policy))["elapsed_s"])
+        planned_s, best_s = (statistics.median(times[name]) for name in ("planned", "best"))
+        results.append({"setting": setting, "planned_policy": planned["policy"], "planned_s": planned_s, "best_policy": best["policy"], "best_s": best_s, "times_s": times, "sweep": runs})
         print(f"setting {number} {' '.join(map(str, setting))}: planned {planned_s:.1f} s, best of {len(runs)} {best_s:.1f} s: {planned_s / best_s - 1:+.1%}", flush=True)
         if args.json:
             json.dump(results, open(args.json, "w"), indent=1)

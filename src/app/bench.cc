@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "app/commands.h"
+#include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/machine.h"
@@ -164,8 +165,9 @@ int bench_command(const BenchOptions& flags) {
   if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
   EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
   options.load_tokenizer = false;
+  SyntheticLoad load(flags, Model::load(options.model_directory)->config());
+  set_fastest_dtypes(flags.engine, load.workload, options);
   Engine engine(options);
-  SyntheticLoad load(flags, engine.model().config());
   FileSystem files;
   // Before the budget is taken: this needs memory of its own.
   LanePeaks peaks = measure_peaks(engine.model(), engine.kernels(), engine.device(), files, kPeakTimeS, options.disk_directory);
@@ -214,7 +216,7 @@ int bench_command(const BenchOptions& flags) {
   }
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;
-  json["weight_dtype"] = flags.engine.weight_dtype;
+  json["weight_dtype"] = options.weight_dtype;
   json["weight_quantization"] = flags.engine.weight_quantization;
   json["matmul_dtype"] = flags.engine.matmul_dtype;
   json["kv_cache_dtype"] = dtype_name(engine.kv_dtype());

@@ -286,6 +286,14 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   EXPECT_GT(bytes, kGiB);
   EXPECT_GE(json["what_if"].size(), 4U);
 
+  EXPECT_FALSE(json.contains("dtypes"));
+  options.engine.weight_dtype = "auto,int4";
+  const Json chosen = Json::parse(stdout_of([&] { plan_command(options); }));
+  ASSERT_EQ(chosen["dtypes"].size(), 2U);
+  EXPECT_EQ(chosen["dtypes"][0]["weights"], "auto");
+  EXPECT_NE(chosen["dtypes"][0]["chosen"], chosen["dtypes"][1]["chosen"]);
+  options.engine.weight_dtype = "auto";
+
   options.engine.cpu_memory_bytes = 1 * kMiB;
   EXPECT_THROW(plan_command(options), Error);
   options.model = "no-such-shape";

@@ -13,6 +13,7 @@
 
 #include "app/run_batch.h"
 #include "base/error.h"
+#include "io/test_folder.h"
 
 namespace flexgen {
 
@@ -84,23 +85,14 @@ class FakeRunner : public BatchRunner {
   }
 };
 
-/// A directory that is removed at the end of the test.
+/// In memory if there is such a place: some tests sync thousands of times.
 class TemporaryDirectory {
  public:
-  TemporaryDirectory() {
-    // In memory if there is such a place: some tests sync thousands of times.
-    std::filesystem::path place = access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
-    std::string name = (place / "flexgen_app_XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return folder_.file(name); }
+  const std::string& path() const { return folder_.path().native(); }
 
  private:
-  std::string path_;
+  TestFolder folder_{access("/dev/shm", W_OK | X_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path()};
 };
 
 inline void write_text(const std::string& path, const std::string& text) {

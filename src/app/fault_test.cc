@@ -16,7 +16,6 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "io/faulty_file.h"
-#include "io/test_folder.h"
 
 namespace flexgen {
 namespace {

@@ -33,6 +33,21 @@ struct RawEngineFlags {
   int buffers = 0;
 };
 
+/// Names from a set, one or several with commas between, none twice.
+struct ListOf : CLI::Validator {
+  explicit ListOf(std::vector<std::string> names) {
+    func_ = [names = std::move(names)](std::string& text) {
+      std::vector<std::string> seen;
+      for (const std::string& name : split_list(text)) {
+        if (std::find(names.begin(), names.end(), name) == names.end()) return fmt::format("'{}' is none of {}", name, fmt::join(names, ", "));
+        if (std::find(seen.begin(), seen.end(), name) != seen.end()) return fmt::format("'{}' is there twice", name);
+        seen.push_back(name);
+      }
+      return std::string();
+    };
+  }
+};
+
 void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   const std::string memory = "Memory and disk", placement = "Placement and batching (planned around what is given)", run = "Execution";
   auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
@@ -51,9 +66,9 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--planner", raw->flags.planner, "search, or first-rule (fills RAM first, measures nothing)")->check(CLI::IsMember({"search", "first-rule"}))->capture_default_str()->type_name("NAME")->group(placement);
   command->add_option("--buffers", raw->buffers, "staging buffers a tensor kind: 1 no overlap, 2, 3 smoother")->check(CLI::Range(1, 16))->type_name("N")->group(placement);
   command->add_option("--backend", raw->flags.backend, "cpu, cuda (a GPU computes), or reference (plain fp32, slow)")->capture_default_str()->type_name("NAME")->group(run);
-  command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little)")->check(CLI::IsMember({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--weight-dtype", raw->flags.weight_dtype, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little). Several, like bf16,int4: whichever the job is planned to be done with soonest")->check(ListOf({"auto", "bf16", "fp16", "int8", "int4"}))->capture_default_str()->type_name("NAME[,NAME]")->group(run);
   command->add_option("--weight-quantization", raw->flags.weight_quantization, "how int8 and int4 weights choose a group's scale and minimum: minmax (its extremes), mse (least squared error), auto (mse for int4, minmax for int8)")->check(CLI::IsMember({"auto", "minmax", "mse"}))->capture_default_str()->type_name("NAME")->group(run);
-  command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little)")->check(CLI::IsMember({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME")->group(run);
+  command->add_option("--kv-cache-dtype", raw->flags.kv_cache_dtype, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little). Several: as with --weight-dtype")->check(ListOf({"auto", "bf16", "int8", "int4"}))->capture_default_str()->type_name("NAME[,NAME]")->group(run);
   command->add_option("--kv-cache-rotation", raw->flags.kv_cache_rotation, "none, or hadamard: keys are rotated before they are quantized, so that outliers cost less (heads of a power of two)")->check(CLI::IsMember({"none", "hadamard"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--attention-sparsity", raw->flags.attention_sparsity, "share of the positions, for each head, whose values a generated token uses: 0.1 reads all keys and the values of the best tenth (changes answers; 1: off)")->check(CLI::Range(1e-6, 1.0))->capture_default_str()->type_name("X")->group(run);
   command->add_option("--compute-dtype", raw->flags.compute_dtype, "arithmetic of the cpu backend: auto, bf16, f32")->check(CLI::IsMember({"auto", "bf16", "f32"}))->capture_default_str()->type_name("NAME")->group(run);
@@ -107,8 +122,17 @@ EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   };
   if (flags.backend == "reference" && flags.compute_dtype == "bf16")
     fail_user("--compute-dtype bf16: the reference backend computes in fp32 alone");
-  if (flags.matmul_dtype == "int8" && flags.weight_dtype != "int4" && flags.weight_dtype != "int8")
-    fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
+  if (flags.matmul_dtype == "int8")
+    for (const std::string& weights : split_list(flags.weight_dtype))
+      if (weights != "int4" && weights != "int8")
+        fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
+  if (flags.chooses_dtypes()) {
+    const std::string lists = fmt::format("--weight-dtype {} --kv-cache-dtype {}", flags.weight_dtype, flags.kv_cache_dtype);
+    if (command.get_name() == "eval" || command.get_name() == "generate") fail_user("{}: {} takes one type each", lists, command.get_name());
+    if (gpu_backend) fail_user("{}: with --backend {} give one type each; flexgen plan --hardware chooses among several for a GPU", lists, flags.backend);
+    if (flags.planner != "search") fail_user("{}: --planner {} cannot tell which is faster; give one type each", lists, flags.planner);
+    if (launched() && command.get_name() != "plan") fail_user("{}: several processes need one type each; flexgen plan chooses among several", lists);
+  }
   if (flags.backend == "reference" && flags.threads > 1) fail_user("--threads {}: the reference backend has one thread", flags.threads);
   if (given("--cpu-memory")) flags.cpu_memory_bytes = positive_size(raw.cpu_memory, "--cpu-memory");
   if (given("--disk-dir") && flags.disk_directory.empty()) fail_user("--disk-dir is empty");
@@ -148,6 +172,16 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
 }
 
 }  // namespace
+
+std::vector<std::string> split_list(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    parts.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
 
 std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments) {
   CLI::App app{"Runs language models that are larger than the memory: batches of prompts, as fast as the disk allows.", "flexgen"};
@@ -265,6 +299,8 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
     app.parse(reversed);
     if (batch->parsed()) {
       batch_options.engine = checked(batch_engine, *batch);
+      if (batch_options.engine.chooses_dtypes() && !batch_options.shard.empty())
+        fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", batch_options.shard);
       if (batch_options.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
       if (batch_options.input == "-" || batch_options.output == "-")
         fail_user("-i and -o must be files, not '-': a job that may be continued reads its input again");

@@ -26,7 +26,7 @@ enum ExitCode {
 struct EngineFlags {
   std::string backend = "cpu";
   std::string compute_dtype = "auto", matmul_dtype = "auto";
-  std::string weight_dtype = "auto", kv_cache_dtype = "auto";
+  std::string weight_dtype = "auto", kv_cache_dtype = "auto";  ///< a list ("bf16,int4"): of these the planner takes what it finds fastest (app/dtype_choice.h)
   std::string weight_quantization = "auto";
   std::string kv_cache_rotation = "none";
   double attention_sparsity = 1;
@@ -39,6 +39,8 @@ struct EngineFlags {
   std::string hardware;      ///< a profile's file, "generic", or empty: this machine's own
   std::string planner = "search";
   std::string trace_file;
+
+  bool chooses_dtypes() const { return (weight_dtype + kv_cache_dtype).find(',') != std::string::npos; }
 };
 
 /// How several processes, started by mpirun or srun, share a command.
@@ -132,6 +134,9 @@ struct CommandText {
 
 /// `arguments` without the program's name.
 std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments);
+
+/// "bf16,int4" -> bf16, int4.
+std::vector<std::string> split_list(const std::string& text);
 
 /// Flags as the engine takes them: budgets that were left out are set from what is free. Throws Error{user} for a
 /// directory that is none.

@@ -62,6 +62,21 @@ TEST(Options, ProductsInIntegersNeedQuantizedWeights) {
   }
 }
 
+TEST(Options, ListsOfTypesToChooseFrom) {
+  const auto options = parsed<RunBatchOptions>(kBatch + "--disk-dir /tmp --weight-dtype bf16,int4 --kv-cache-dtype auto,int8,int4");
+  EXPECT_TRUE(options.engine.chooses_dtypes());
+  EXPECT_EQ(split_list(options.engine.kv_cache_dtype), (std::vector<std::string>{"auto", "int8", "int4"}));
+  EXPECT_FALSE(parsed<RunBatchOptions>(kBatch + "--disk-dir /tmp --weight-dtype int4").engine.chooses_dtypes());
+  for (const std::string wrong : {"--weight-dtype bf16,int5", "--weight-dtype bf16,", "--weight-dtype int4,int4", "--kv-cache-dtype bf16,fp16", "--weight-dtype auto,int4 --matmul-dtype int8",
+                                  "--weight-dtype auto,int4 --planner first-rule", "--kv-cache-dtype bf16,int4 --shard 0/2", "--kv-cache-dtype bf16,int4 --backend cuda"}) {
+    auto result = parse(kBatch + "--disk-dir /tmp " + wrong);
+    ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << wrong;
+  }
+  EXPECT_TRUE(std::holds_alternative<CommandText>(parse("generate --model m text --kv-cache-dtype bf16,int4")));
+  EXPECT_TRUE(std::holds_alternative<CommandText>(parse("eval --model m --perplexity f --kv-cache-dtype bf16,int4")));
+}
+
 TEST(Options, WhatIsLeftOutIsChosenLater) {
   auto options = parsed<RunBatchOptions>(kBatch);
   EXPECT_FALSE(options.overwrite);

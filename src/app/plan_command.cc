@@ -6,6 +6,7 @@
 
 #include "app/batch_input.h"
 #include "app/commands.h"
+#include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/plan_report.h"
 #include "app/synthetic_job.h"
@@ -41,35 +42,43 @@ Workload planned_job(const PlanOptions& options, const Model& model) {
 }  // namespace
 
 int plan_command(const PlanOptions& options) {
-  const EngineOptions engine = engine_options(options.engine, options.model);
-  std::unique_ptr<Model> model = planned_model(options);
-  model->set_attention_sparsity(engine.attention_sparsity);
-  const DType compute = compute_dtype_of(engine, *model), kv = kv_dtype_of(engine.kv_cache_dtype, compute);
-  if (auto dtype = weight_dtype_of(engine)) imagine_prepared_weights(*model, *dtype);
+  EngineOptions engine = engine_options(options.engine, options.model);
+  const auto open_model = [&] { return planned_model(options); };
+  const std::vector<DtypePair> allowed = allowed_dtypes(options.engine);
+  std::unique_ptr<Model> model = open_model();
   const Workload workload = planned_job(options, *model);
-  const Precision precision = Precision::of(*model, engine.matmul_dtype == "int8" ? DType::kInt8 : compute, kv);
 
   MeasureOptions wanted;
-  wanted.types = {{{precision.compute, precision.weights}, {precision.compute, DType::kInt4}}, {kv, DType::kInt4}};
+  std::vector<DtypePair> planned = allowed;
+  planned.push_back({"int4", "int4"});  // what would help is planned for too
+  wanted.types = types_to_measure(engine, *model, planned);
   wanted.threads = options.engine.threads;
   if (std::filesystem::is_directory(options.model)) wanted.read_files = model->files();
   wanted.directory = !options.engine.disk_directory.empty() ? options.engine.disk_directory : wanted.read_files.empty() ? std::filesystem::temp_directory_path().string() : "";
   FileSystem files;
   const HardwareProfile hardware = profile_for(options.engine.hardware, wanted, files);
 
+  DtypeChoice choice{allowed.front(), {}};
+  if (allowed.size() > 1) choice = choose_dtypes(engine, allowed, open_model, workload, hardware);
+  engine.weight_dtype = choice.types.weights;
+  engine.kv_cache_dtype = choice.types.kv_cache;
+  model = model_to_plan(engine, open_model);
+  const Precision precision = precision_to_plan(engine, *model);
+
   std::map<DType, std::unique_ptr<Model>> others;
   PlanVariants variants;
   variants.with_weights = [&](DType dtype) -> const Model* {
     auto& other = others[dtype];
     if (!other) {
-      other = planned_model(options);
+      other = open_model();
       other->set_attention_sparsity(engine.attention_sparsity);
       imagine_prepared_weights(*other, dtype);
     }
     return other.get();
   };
-  const PlanInput input{*model, workload, engine.budgets, engine.policy, precision.compute, kv, hardware, 4, !options.plot_file.empty()};
-  const PlanReport report = make_report(input, variants);
+  const PlanInput input{*model, workload, engine.budgets, engine.policy, precision.compute, precision.kv, hardware, 4, !options.plot_file.empty()};
+  PlanReport report = make_report(input, variants);
+  report.dtypes = choice;
   fmt::print("{}", options.json ? report_json(report, input) + "\n" : report_text(report, input));
   if (options.plot_file.empty()) return kExitDone;
   std::ofstream out(options.plot_file);

@@ -122,6 +122,7 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
                                  format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_generated_tokens)));
   text += fmt::format("machine: {}; {} for RAM, {} for spilled data on disk\n", input.hardware.name, format_bytes(input.budgets.cpu_bytes),
                       input.budgets.disk_bytes > 0 ? format_bytes(input.budgets.disk_bytes) : std::string("nothing"));
+  if (!report.dtypes.judged.empty()) text += fmt::format("types: {}\n", choice_text(report.dtypes));
   text += fmt::format("policy: {}\n", policy_text(report.plan.policy));
   text += fmt::format("predicted: {}, {:.1f} generated and {:.1f} prompt tokens/s, {:.0f} steps\n", format_duration(predicted.time_s), tokens_per_s(input, predicted.time_s),
                       job.total_prompt_tokens / predicted.time_s, predicted.steps);
@@ -168,6 +169,9 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   json["hardware"] = input.hardware.name;
   json["cpu_memory_bytes"] = input.budgets.cpu_bytes;
   json["disk_space_bytes"] = input.budgets.disk_bytes;
+  for (const JudgedPair& judged : report.dtypes.judged)
+    json["dtypes"].push_back({{"weights", judged.types.weights}, {"kv_cache", judged.types.kv_cache}, {"time_s", judged.time_s},
+                              {"chosen", judged.types.weights == report.dtypes.types.weights && judged.types.kv_cache == report.dtypes.types.kv_cache}});
   json["policy"] = policy_json(report.plan.policy);
   json["predicted"] = {{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
                        {"program_time_s", report.plan.program_time_s}, {"generated_tokens_per_s", tokens_per_s(input, predicted.time_s)},

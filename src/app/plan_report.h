@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "app/dtype_choice.h"
 #include "plan/planner.h"
 
 namespace flexgen {
@@ -28,6 +29,7 @@ struct PlanReport {
   std::string binding;   ///< "disk read: 60% of the weights stream, as RAM is full"
   std::vector<Alternative> alternatives;
   std::vector<WhatIf> what_ifs;
+  DtypeChoice dtypes;    ///< judged: empty if there was nothing to choose
 };
 
 /// The same job with something changed that the model must know of.

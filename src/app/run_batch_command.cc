@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "app/commands.h"
+#include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
@@ -58,15 +59,43 @@ class EngineRunner : public BatchRunner {
   std::optional<ProgressDisplay> display_;
 };
 
+/// Where flags allow several types: those that the job was begun with if it goes on, else those that it is planned to be done with soonest.
+void choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine) {
+  if (!options.engine.chooses_dtypes()) return;
+  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(options.model);
+  const std::unique_ptr<Model> model = Model::load(options.model);
+  const BatchInput input = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, tokenizer.get()}, std::atomic<bool>{false});
+  const std::string job_file = options.output + ".job";
+  if (std::filesystem::exists(job_file)) {
+    const JobIdentity begun = read_job_file(job_file, "give another output, or one type each for weights and KV cache");
+    auto had = [&](const char* name) {
+      const auto entry = begun.options.find(name);
+      return entry == begun.options.end() ? std::string() : entry->second;
+    };
+    if (begun.input_sha256 == input.fingerprint())
+      for (const DtypePair& pair : allowed_dtypes(options.engine)) {
+        const DType kv = kv_dtype_of(pair.kv_cache, compute_dtype_of(engine, *model));
+        if (pair.weights != had("weight dtype") || dtype_name(kv) != had("KV cache dtype")) continue;
+        spdlog::info("weights {} and KV cache {}, as this job was begun", pair.weights, pair.kv_cache);
+        engine.weight_dtype = pair.weights;
+        engine.kv_cache_dtype = pair.kv_cache;
+        return;
+      }
+  }
+  const Workload workload = workload_of(input, [](const InputLine&) { return true; });
+  if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
+  set_fastest_dtypes(options.engine, workload, engine);
+}
+
 /// What answers depend on besides the lines.
-BatchModel described(const RunBatchOptions& options, const Engine& engine) {
+BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen, const Engine& engine) {
   const Model& model = engine.model();
   BatchModel described;
   described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
   described.name = model_name_of(options.model);
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
-                       {"weight dtype", options.engine.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+                       {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
   if (engine.device() && options.engine.policy.attention_tier) described.options["attention on"] = *options.engine.policy.attention_tier == Tier::kCpu ? "cpu" : "gpu";
   if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
@@ -88,9 +117,11 @@ int run_alone(const RunBatchOptions& options) {
   StopSignals signals;
   const Shard shard = parse_shard(options.shard);
   const std::string output = shard_output(options.output, shard);
-  Engine engine(engine_options(options.engine, options.model));
+  EngineOptions chosen = engine_options(options.engine, options.model);
+  choose_dtypes_of_job(options, chosen);
+  Engine engine(chosen);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
-  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard}, described(options, engine), runner, signals.stop());
+  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard}, described(options, chosen, engine), runner, signals.stop());
   return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 
@@ -100,8 +131,9 @@ int run_together(const RunBatchOptions& options, Team& team) {
   int code = kExitDone;
   team.agree({{"version", kVersion}, {"--pipeline-stages", std::to_string(options.team.pipeline_stages)}, {"--stages", options.team.stage_split}});
   {
-    Engine engine(team.engine_options(options.engine, options.model));
-    const BatchModel model = described(options, engine);
+    const EngineOptions chosen = team.engine_options(options.engine, options.model);
+    Engine engine(chosen);
+    const BatchModel model = described(options, chosen, engine);
     std::vector<std::pair<std::string, std::string>> facts{{"model", model.fingerprint}};
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);

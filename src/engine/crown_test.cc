@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/list_source.h"
+#include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
@@ -25,7 +26,7 @@ class MapSink : public CompletionSink {
 };
 
 std::string make_checkpoint(const std::string& name, const std::string& config, DType dtype) {
-  std::string directory = testing::TempDir() + "/crown-" + name;
+  std::string directory = process_folder() + "/crown-" + name;
   ensure_dummy_checkpoint(directory, config, dtype, 17, nullptr);
   return directory;
 }
@@ -154,11 +155,11 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
     plain.attention_sparsity = sparsity;
     plain.kv_cache_rotation = rotation;
     plain.matmul_dtype = matmul_dtype;
-    if (weight_dtype != "auto") plain.disk_directory = testing::TempDir();
+    if (weight_dtype != "auto") plain.disk_directory = process_folder();
     auto expected = run(plain, requests);
     for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
       EngineOptions options = plain;
-      options.disk_directory = testing::TempDir();
+      options.disk_directory = process_folder();
       options.budgets.disk_bytes = kGiB;
       options.threads = 1 + static_cast<int>(random() % 2);
       options.policy.weights = random_fractions(random);

@@ -15,6 +15,7 @@
 #include "engine/list_source.h"
 #include "engine/stage_steps.h"
 #include "io/faulty_file.h"
+#include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
@@ -34,7 +35,7 @@ const char* kTiedOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_l
   "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})";
 
 std::string checkpoint(const std::string& name, const char* config, DType dtype) {
-  std::string directory = fmt::format("{}/pipeline-{}-{}", testing::TempDir(), name, dtype_name(dtype));
+  std::string directory = fmt::format("{}/pipeline-{}-{}", process_folder(), name, dtype_name(dtype));
   ensure_dummy_checkpoint(directory, config, dtype, 23, nullptr);
   return directory;
 }
@@ -71,7 +72,7 @@ EngineOptions plain_options(const std::string& directory) {
   options.model_directory = directory;
   options.load_tokenizer = false;
   options.budgets = {256 * kMiB, kGiB};
-  options.disk_directory = testing::TempDir();
+  options.disk_directory = process_folder();
   options.threads = 1;
   return options;
 }

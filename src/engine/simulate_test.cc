@@ -13,6 +13,7 @@
 #include "engine/list_source.h"
 #include "plan/stage_split.h"
 #include "plan/memory_plan.h"
+#include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
@@ -57,7 +58,7 @@ constexpr const char* kTiny = R"({"model_type": "llama", "hidden_size": 64, "num
   "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
 
 TEST(Simulate, DoesTheWorkOfARealRun) {
-  const std::string directory = testing::TempDir() + "/simulated";
+  const std::string directory = process_folder() + "/simulated";
   ensure_dummy_checkpoint(directory, kTiny, DType::kBF16, 3, nullptr);
   const auto requests = requests_of(23, {1, 60}, {1, 9}, 300);
   int checked = 0;
@@ -67,7 +68,7 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
     options.load_tokenizer = false;
     options.threads = 1;
     options.budgets = {256 * kMiB, kGiB};
-    options.disk_directory = testing::TempDir();
+    options.disk_directory = process_folder();
     options.policy.micro_batch_size = 4;
     options.policy.num_micro_batches = batches;
     options.policy.buffers = buffers;
@@ -97,7 +98,7 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
 }
 
 TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
-  const std::string directory = testing::TempDir() + "/simulated-device";
+  const std::string directory = process_folder() + "/simulated-device";
   ensure_dummy_checkpoint(directory, kTiny, DType::kBF16, 3, nullptr);
   const auto requests = requests_of(23, {1, 60}, {1, 9}, 300);
   int checked = 0;
@@ -108,7 +109,7 @@ TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
     options.load_tokenizer = false;
     options.threads = 1;
     options.budgets = {256 * kMiB, kGiB, 256 * kMiB};
-    options.disk_directory = testing::TempDir();
+    options.disk_directory = process_folder();
     options.policy.micro_batch_size = 4;
     options.policy.num_micro_batches = batches;
     options.policy.buffers = buffers;

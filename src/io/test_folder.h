@@ -1,5 +1,5 @@
 #pragma once
-// What the tests of this room share: a folder that goes away with the test, patterned bytes, text files. One thread.
+// What tests share: a folder that goes away with the test, patterned bytes, text files. One thread.
 
 #include <gtest/gtest.h>
 
@@ -18,8 +18,8 @@ namespace flexgen {
 
 class TestFolder {
  public:
-  TestFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "flexgen_io_XXXXXX").string();
+  explicit TestFolder(const std::filesystem::path& place = std::filesystem::temp_directory_path()) {
+    std::string name = (place / "flexgen_test_XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
     path_ = name;
   }
@@ -40,6 +40,12 @@ class TestFolder {
  private:
   std::filesystem::path path_;
 };
+
+/// A folder for all tests of this process, so that those of another can run beside them.
+inline std::string process_folder() {
+  static const TestFolder folder;
+  return folder.path().string();
+}
 
 inline std::string read_whole(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

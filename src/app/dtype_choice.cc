@@ -1,0 +1,133 @@
+#include "app/dtype_choice.h"
+
+#include <algorithm>
+#include <exception>
+#include <map>
+
+#include "app/hardware.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "model/prepared_weights.h"
+
+namespace flexgen {
+namespace {
+
+/// Types that change answers must be worth it.
+constexpr double kWorthIt = 1.03;
+constexpr double kPlanningTimeS = 4;
+
+EngineOptions with_types(EngineOptions options, const DtypePair& types) {
+  options.weight_dtype = types.weights;
+  options.kv_cache_dtype = types.kv_cache;
+  return options;
+}
+
+}  // namespace
+
+std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags) {
+  std::vector<DtypePair> pairs;
+  for (const std::string& weights : split_list(flags.weight_dtype))
+    for (const std::string& cache : split_list(flags.kv_cache_dtype)) pairs.push_back({weights, cache});
+  return pairs;
+}
+
+Precision precision_to_plan(const EngineOptions& options, const Model& model) {
+  const DType compute = compute_dtype_of(options, model);
+  return Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
+}
+
+MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model, const std::vector<DtypePair>& pairs) {
+  MeasuredTypes types;
+  auto add = [](auto& list, const auto& type) {
+    if (std::find(list.begin(), list.end(), type) == list.end()) list.push_back(type);
+  };
+  for (const DtypePair& pair : pairs) {
+    const EngineOptions one = with_types(options, pair);
+    Precision precision = precision_to_plan(one, model);
+    if (const auto weights = weight_dtype_of(one)) precision.weights = *weights;
+    add(types.matmul, std::pair(precision.compute, precision.weights));
+    add(types.caches, precision.kv);
+  }
+  return types;
+}
+
+std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model) {
+  std::unique_ptr<Model> model = open_model();
+  model->set_attention_sparsity(options.attention_sparsity);
+  if (const auto dtype = weight_dtype_of(options)) imagine_prepared_weights(*model, *dtype);
+  return model;
+}
+
+DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model, const Workload& workload,
+                          const HardwareProfile& hardware) {
+  FLEXGEN_CHECK(!pairs.empty());
+  struct Candidate {
+    JudgedPair judged;
+    int64_t width = 0;  ///< bytes of 64 weights and 64 values of the cache
+    std::exception_ptr why_not;
+  };
+  std::vector<Candidate> candidates;
+  std::map<std::string, std::unique_ptr<Model>> models;
+  for (const DtypePair& pair : pairs) {
+    const EngineOptions one = with_types(options, pair);
+    std::unique_ptr<Model>& model = models[pair.weights];
+    if (!model) model = model_to_plan(one, open_model);
+    const Precision precision = precision_to_plan(one, *model);
+    Candidate candidate{{pair, 0}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
+    try {
+      candidate.judged.time_s = make_plan({*model, workload, options.budgets, options.policy, precision.compute, precision.kv, hardware,
+                                           kPlanningTimeS / static_cast<double>(pairs.size())}).prediction.time_s;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kUser) throw;
+      candidate.why_not = std::current_exception();
+    }
+    candidates.push_back(std::move(candidate));
+  }
+  std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) { return a.width > b.width; });
+  DtypeChoice choice;
+  double best_s = 0;
+  for (const Candidate& candidate : candidates) {
+    choice.judged.push_back(candidate.judged);
+    if (!candidate.why_not && (best_s == 0 || candidate.judged.time_s < best_s)) best_s = candidate.judged.time_s;
+  }
+  if (best_s == 0) std::rethrow_exception(candidates.back().why_not);
+  for (const JudgedPair& judged : choice.judged)
+    if (judged.time_s > 0 && judged.time_s <= kWorthIt * best_s) {
+      choice.types = judged.types;
+      break;
+    }
+  return choice;
+}
+
+void set_fastest_dtypes(const EngineFlags& flags, const Workload& workload, EngineOptions& options) {
+  if (!flags.chooses_dtypes()) return;
+  const std::vector<DtypePair> pairs = allowed_dtypes(flags);
+  const auto open_model = [&] { return Model::load(options.model_directory); };
+  const std::unique_ptr<Model> model = open_model();
+  MeasureOptions wanted;
+  wanted.types = types_to_measure(options, *model, pairs);
+  wanted.threads = flags.threads;
+  wanted.read_files = model->files();
+  wanted.directory = flags.disk_directory;
+  FileSystem files;
+  const DtypeChoice choice = choose_dtypes(options, pairs, open_model, workload, profile_for(flags.hardware, wanted, files));
+  spdlog::info("{}", choice_text(choice));
+  options.weight_dtype = choice.types.weights;
+  options.kv_cache_dtype = choice.types.kv_cache;
+}
+
+std::string choice_text(const DtypeChoice& choice) {
+  double chosen_s = 0;
+  for (const JudgedPair& judged : choice.judged)
+    if (judged.types.weights == choice.types.weights && judged.types.kv_cache == choice.types.kv_cache) chosen_s = judged.time_s;
+  std::vector<std::string> others;
+  for (const JudgedPair& judged : choice.judged) {
+    if (judged.types.weights == choice.types.weights && judged.types.kv_cache == choice.types.kv_cache) continue;
+    const std::string name = fmt::format("{} and {}", judged.types.weights, judged.types.kv_cache);
+    others.push_back(judged.time_s > 0 ? fmt::format("{} {:.2f}x the time", name, judged.time_s / chosen_s) : fmt::format("{} does not fit", name));
+  }
+  return fmt::format("weights {} and KV cache {}: {} planned ({})", choice.types.weights, choice.types.kv_cache, format_duration(chosen_s), fmt::join(others, "; "));
+}
+
+}  // namespace flexgen

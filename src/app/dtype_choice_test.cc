@@ -1,0 +1,106 @@
+#include "app/dtype_choice.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "app/commands.h"
+#include "app/fake_runner.h"
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+std::unique_ptr<Model> opt_1_3b() { return Model::of_shape(parse_config(*shape_config_json("opt-1.3b"), "", "opt-1.3b"), DType::kBF16); }
+
+Workload short_answers() {
+  Workload workload;
+  for (int i = 0; i < 200; ++i) workload.add(64, 8, false, false);
+  return workload;
+}
+
+EngineOptions with_memory(int64_t cpu_bytes) {
+  EngineOptions options;
+  options.budgets.cpu_bytes = cpu_bytes;
+  return options;
+}
+
+DtypeChoice choice_of(const std::vector<DtypePair>& pairs, int64_t cpu_bytes, double disk_bytes_per_s) {
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.disk.read_bytes_per_s = disk_bytes_per_s;
+  return choose_dtypes(with_memory(cpu_bytes), pairs, opt_1_3b, short_answers(), hardware);
+}
+
+TEST(DtypeChoice, FewerBytesWhereTheDiskIsTheBottleneck) {
+  const DtypeChoice choice = choice_of({{"int4", "auto"}, {"auto", "auto"}, {"int8", "auto"}}, 600 * kMiB, 0.2e9);
+  EXPECT_EQ(choice.types.weights, "int4");
+  ASSERT_EQ(choice.judged.size(), 3U);
+  EXPECT_EQ(choice.judged[0].types.weights, "auto");  // the widest first
+  EXPECT_GT(choice.judged[0].time_s, 2 * choice.judged[2].time_s);
+  EXPECT_THAT(choice_text(choice), testing::HasSubstr("auto and auto"));
+}
+
+TEST(DtypeChoice, TheWidestWhereNothingIsGained) {
+  // All weights stay in RAM: a narrower cache of these short sequences saves nothing worth a change of answers.
+  const DtypeChoice choice = choice_of({{"auto", "int4"}, {"auto", "int8"}, {"auto", "bf16"}}, 16 * kGiB, 2e9);
+  EXPECT_EQ(choice.types.kv_cache, "bf16");
+}
+
+TEST(DtypeChoice, WhatDoesNotFitIsNoChoice) {
+  const DtypeChoice choice = choice_of({{"auto", "auto"}, {"int4", "int4"}}, 90 * kMiB, 2e9);
+  EXPECT_EQ(choice.types.weights, "int4");
+  EXPECT_EQ(choice.judged[0].time_s, 0);
+  EXPECT_THROW(choice_of({{"auto", "auto"}, {"int4", "int4"}}, kMiB, 2e9), Error);
+}
+
+TEST(DtypeChoice, EveryPairIsMeasuredOnce) {
+  EngineFlags flags;
+  flags.weight_dtype = "bf16,int4";
+  flags.kv_cache_dtype = "auto,int4";
+  const std::vector<DtypePair> pairs = allowed_dtypes(flags);
+  ASSERT_EQ(pairs.size(), 4U);
+  const MeasuredTypes types = types_to_measure({}, *opt_1_3b(), pairs);
+  EXPECT_EQ(types.matmul.size(), 2U);
+  EXPECT_EQ(types.caches.size(), 2U);
+}
+
+/// A job keeps the types that it was begun with, whatever would be faster now.
+TEST(DtypeChoice, AJobGoesOnAsItWasBegun) {
+  TemporaryDirectory directory;
+  const std::string demo = std::string(FLEXGEN_SOURCE_DIR) + "/demo/";
+  std::ifstream all(demo + "requests.jsonl");
+  std::string some, line;
+  for (int i = 0; i < 6 && std::getline(all, line); ++i) some += line + "\n";
+  write_text(directory.file("in.jsonl"), some);
+  RunBatchOptions options;
+  options.model = demo + "model";
+  options.input = directory.file("in.jsonl");
+  options.output = directory.file("out.jsonl");
+  options.engine.hardware = "generic";
+  options.engine.cpu_memory_bytes = 64 * kMiB;
+  options.engine.disk_directory = directory.path();
+  options.engine.weight_dtype = "int8";
+  auto run = [&] {
+    testing::internal::CaptureStderr();
+    const int code = run_batch_command(options);
+    testing::internal::GetCapturedStderr();
+    return code;
+  };
+  ASSERT_EQ(run(), kExitDone);
+  const std::string answers = read_text(options.output);
+  options.engine.weight_dtype = "auto,int4,int8";
+  EXPECT_EQ(run(), kExitDone);  // nothing is left to do; with other weights it would be refused
+  EXPECT_EQ(read_text(options.output), answers);
+  options.engine.weight_dtype = "auto,int4";
+  EXPECT_THROW(run_batch_command(options), Error);
+  // A new job chooses.
+  options.output = directory.file("new.jsonl");
+  EXPECT_EQ(run(), kExitDone);
+  EXPECT_EQ(std::count(answers.begin(), answers.end(), '\n'), 6);
+}
+
+}  // namespace
+}  // namespace flexgen
