@@ -90,7 +90,7 @@ int run_alone(const RunBatchOptions& options) {
   const std::string output = shard_output(options.output, shard);
   Engine engine(engine_options(options.engine, options.model));
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
-  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard}, described(options, engine), runner, signals.stop());
+  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens}, described(options, engine), runner, signals.stop());
   return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 
@@ -106,7 +106,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
-    const BatchFiles files{options.input, options.output, options.overwrite};
+    const BatchFiles files{options.input, options.output, options.overwrite, {}, {}, options.expected_tokens};
     EngineRunner runner(engine, false, options.engine, &team);
     struct Sharing {
       Team& team;
