@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "app/sha256.h"
@@ -40,6 +41,12 @@ size_t BatchInput::IdHash::operator()(const RecordId& id) const {
   size_t value;
   std::memcpy(&value, id.data(), sizeof(value));
   return value;
+}
+
+int64_t ExpectedAnswers::operator()(size_t index, int64_t max_tokens) const {
+  if (tokens > 0) return std::min(tokens, max_tokens);
+  if (shares.empty()) return max_tokens;
+  return std::llround(static_cast<double>(shares[index % shares.size()]) * static_cast<double>(max_tokens));
 }
 
 void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes) {

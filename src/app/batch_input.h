@@ -73,18 +73,29 @@ class BatchInput {
   std::unordered_map<RecordId, int64_t, IdHash> first_line_;  ///< hash of a custom_id -> number of its first line
 };
 
+/// How long answers are expected to be, where not all are to take all of their max_tokens.
+struct ExpectedAnswers {
+  int64_t tokens = 0;         ///< of each, as far as max_tokens allows; 0: as `shares` has it
+  std::vector<float> shares;  ///< of its max_tokens that an answer takes: those of known answers, in turn; empty: all
+
+  /// Of the `index`-th answer.
+  int64_t operator()(size_t index, int64_t max_tokens) const;
+};
+
 /// What the lines ask for in all; `wanted(line)` picks them.
 template <typename Wanted>
-Workload workload_of(const BatchInput& input, Wanted wanted) {
+Workload workload_of(const BatchInput& input, Wanted wanted, const ExpectedAnswers& expected = {}) {
   Workload work;
+  size_t line_index = 0;
   for (const InputLine& line : input.lines()) {
     if (!line.good() || !wanted(line)) continue;
     // Of the prompts of one line the sum and the longest are known: the others share the rest.
     int64_t rest = line.prompt_tokens - line.longest_prompt;
-    work.add(line.longest_prompt, line.max_tokens, line.sampled, line.scored);
+    const int64_t answer = expected(line_index++, line.max_tokens);
+    work.add(line.longest_prompt, line.max_tokens, line.sampled, line.scored, answer);
     for (int64_t left = line.num_sequences - 1; left > 0; --left) {
       const int64_t share = rest / left;
-      work.add(share, line.max_tokens, line.sampled, line.scored);
+      work.add(share, line.max_tokens, line.sampled, line.scored, answer);
       rest -= share;
     }
   }

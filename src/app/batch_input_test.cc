@@ -54,6 +54,18 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_EQ(work.total_generated_tokens, 10 + 32 + 16);
   EXPECT_TRUE(work.samples);
   EXPECT_TRUE(work.scores_prompts);
+
+  // Two sequences of 5 tokens at most, two of 16, one of 16.
+  auto expecting = [&](ExpectedAnswers expected) {
+    const Workload some = workload_of(input, [](const InputLine&) { return true; }, expected);
+    EXPECT_EQ(some.longest_sequence, work.longest_sequence);
+    EXPECT_EQ(some.total_max_tokens, work.total_generated_tokens);
+    return some.total_generated_tokens;
+  };
+  EXPECT_EQ(expecting({8, {}}), 2 * 5 + 2 * 8 + 8);
+  EXPECT_EQ(expecting({100, {0.5f}}), 10 + 32 + 16);
+  EXPECT_EQ(expecting({0, {0.8f, 0.25f}}), 2 * 4 + 2 * 4 + 13);  // line by line, in turn
+  EXPECT_EQ(expecting({0, {0}}), 5);                              // a token at least
 }
 
 TEST(BatchInput, ErrorKeysDoNotCollideWithRealIds) {

@@ -12,6 +12,7 @@
 
 #include "app/fake_runner.h"
 #include "app/lane_peaks.h"
+#include "app/plan_table.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/list_source.h"
@@ -253,6 +254,23 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
   EXPECT_EQ(bound.busiest(), "h2d");
 }
 
+TEST(PredictionTable, SaysForHowManyTokensItWas) {
+  Prediction predicted;
+  predicted.time_s = 60;
+  predicted.generated_tokens = 9600;
+  RunReport report;
+  report.elapsed_s = 20;
+  report.generated_tokens = 2400;
+  EXPECT_THAT(prediction_table(predicted, report), testing::HasSubstr("tokens             9600       2400   -75%"));
+  report.generated_tokens = 9600;
+  EXPECT_THAT(prediction_table(predicted, report), testing::Not(testing::HasSubstr("tokens")));
+  Workload job;
+  job.add(10, 40, false, false);
+  EXPECT_EQ(expectation_text(job), "all of their max_tokens");
+  job.expect(0.5);
+  EXPECT_EQ(expectation_text(job), "20 tokens on average");
+}
+
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   TemporaryDirectory directory;
   PlanOptions options;
@@ -293,6 +311,13 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   EXPECT_EQ(chosen["dtypes"][0]["weights"], "auto");
   EXPECT_NE(chosen["dtypes"][0]["chosen"], chosen["dtypes"][1]["chosen"]);
   options.engine.weight_dtype = "auto";
+  options.expected_tokens = 2;
+  const Json early = Json::parse(stdout_of([&] { plan_command(options); }));
+  EXPECT_EQ(early["job"]["max_tokens"], 800);
+  EXPECT_EQ(early["job"]["generated_tokens"], 200);
+  EXPECT_LT(early["predicted"]["time_s"].get<double>(), json["predicted"]["time_s"].get<double>());
+  options.json = false;
+  EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr("up to 800 generated tokens, 200 expected (2 tokens on average)"));
 
   options.engine.cpu_memory_bytes = 1 * kMiB;
   EXPECT_THROW(plan_command(options), Error);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -54,6 +55,18 @@ std::optional<RecordId> record_id_of(std::string_view line) {
   }
   if (line[kStart.size() + kDigits] != '"' || line.back() != '}' || !Json::accept(line)) return std::nullopt;
   return id;
+}
+
+std::optional<int64_t> answer_tokens_of(std::string_view line) {
+  // Texts have their quotes escaped, and nothing that comes after the answers has such a name but their usage: the last one is it.
+  static constexpr std::string_view kName = R"("completion_tokens":)";
+  const size_t at = line.rfind(kName);
+  if (at == std::string_view::npos) return std::nullopt;
+  int64_t tokens = 0;
+  const char* begin = line.data() + at + kName.size();
+  const auto [end, error] = std::from_chars(begin, line.data() + line.size(), tokens);
+  if (error != std::errc() || end == begin || tokens < 0) return std::nullopt;
+  return tokens;
 }
 
 JobIdentity read_job_file(const std::string& path, const std::string& advice) {
@@ -146,7 +159,7 @@ void Job::read_records() {
       return;
     }
     if (bad_line != 0 && foreign_line_ == 0) foreign_line_ = bad_line;
-    done_.push_back(*id);
+    done_.push_back({*id, answer_tokens_of(text).value_or(-1)});
     size_ = end;
   };
   for (;;) {
@@ -168,7 +181,13 @@ void Job::read_records() {
   done_.erase(std::unique(done_.begin(), done_.end()), done_.end());
 }
 
-bool Job::done(const RecordId& id) const { return std::binary_search(done_.begin(), done_.end(), id); }
+bool Job::done(const RecordId& id) const { return std::binary_search(done_.begin(), done_.end(), Done{id}); }
+
+std::optional<int64_t> Job::answer_tokens(const RecordId& id) const {
+  const auto found = std::lower_bound(done_.begin(), done_.end(), Done{id});
+  if (found == done_.end() || found->id != id || found->answer_tokens < 0) return std::nullopt;
+  return found->answer_tokens;
+}
 
 void Job::match(const JobIdentity& wanted, bool overwrite) {
   identity_ = wanted;

@@ -38,6 +38,8 @@ struct OutputCalls {
 
 /// The id of a whole record of ours (without its line end), or nothing.
 std::optional<RecordId> record_id_of(std::string_view line);
+/// The tokens that were generated for such a record, all its choices together; nothing for an error record.
+std::optional<int64_t> answer_tokens_of(std::string_view line);
 /// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format.
 JobIdentity read_job_file(const std::string& path, const std::string& advice);
 
@@ -59,6 +61,8 @@ class Job {
   const JobIdentity& identity() const { return identity_; }
   bool done(const RecordId& id) const;
   int64_t num_done() const { return static_cast<int64_t>(done_.size()); }
+  /// Of a line that is done(): the tokens that its answers took, in all; nothing if it was bad.
+  std::optional<int64_t> answer_tokens(const RecordId& id) const;
 
   /// Makes the files ready: an old output is emptied, a torn last line cut off, the manifest written.
   void start();
@@ -68,6 +72,12 @@ class Job {
   void sync();
 
  private:
+  struct Done {
+    RecordId id{};
+    int64_t answer_tokens = -1;  ///< -1: an error record
+    friend bool operator<(const Done& a, const Done& b) { return a.id < b.id; }
+    friend bool operator==(const Done& a, const Done& b) { return a.id == b.id; }
+  };
   void open_and_lock();
   void read_records();
   void write_manifest() const;
@@ -81,7 +91,7 @@ class Job {
   int descriptor_ = -1;
   bool created_ = false, matched_ = false, started_ = false, continued_ = false;
   JobIdentity identity_;
-  std::vector<RecordId> done_;      ///< sorted
+  std::vector<Done> done_;          ///< sorted
   int64_t size_ = 0;                ///< of the whole records at the front
   int64_t foreign_line_ = 0;        ///< first line that is no record although records follow; 0: none
 

@@ -77,6 +77,12 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
 }
 
+/// For commands whose answers may end early; what is not said here is what is kept, or all of max_tokens.
+void add_expected_tokens(CLI::App* command, int64_t* tokens, const std::string& otherwise) {
+  command->add_option("--expected-tokens", *tokens, "tokens that an answer takes on average, for planning alone: memory is kept for all of its max_tokens (default: " + otherwise + ")")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->type_name("N");
+}
+
 void add_team_flags(CLI::App* command, TeamFlags* flags) {
   const std::string group = "Several processes (started by mpirun or srun)";
   command->add_option("--pipeline-stages", flags->pipeline_stages, "processes that share the model's layers (default: all); more processes make replicas, which share the lines")->check(CLI::Range(1, 1 << 16))->type_name("P")->group(group);
@@ -199,6 +205,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   batch->add_flag("--overwrite", batch_options.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
   batch->add_flag("--efficiency", batch_options.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
   batch->add_option("--shard", batch_options.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts")->type_name("I/N");
+  add_expected_tokens(batch, &batch_options.expected_tokens, "as the answers that an earlier run has left, if there are 32; else all of its max_tokens");
   add_team_flags(batch, &batch_options.team);
   add_engine_flags(batch, &batch_engine);
   batch->footer(kExitCodes);
@@ -274,6 +281,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   plan->add_option("--prompt-len", plan_prompt_len, "or its lengths: tokens of a prompt, 512 or 64:512")->capture_default_str()->type_name("A[:B]");
   plan->add_option("--gen-len", plan_gen_len, "tokens to generate")->capture_default_str()->type_name("A[:B]");
   plan->add_option("--num-prompts", plan_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
+  add_expected_tokens(plan, &plan_options.expected_tokens, "all of its max_tokens, or --gen-len");
   plan->add_option("--seed", plan_options.seed, "of the lengths")->capture_default_str()->type_name("N");
   plan->add_option("--dtype", plan_options.dtype, "of a shape's weights")->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str()->type_name("NAME");
   plan->add_flag("--json", plan_options.json, "as JSON");

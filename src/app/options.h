@@ -57,6 +57,7 @@ struct RunBatchOptions {
   bool efficiency = false;  ///< measure the machine, and compare the run with it
   TeamFlags team;
   std::string shard;        ///< "0/4", "auto", "auto/4", or empty
+  int64_t expected_tokens = 0;  ///< as in BatchFiles; 0: not given
 };
 
 struct GenerateOptions {
@@ -118,6 +119,7 @@ struct PlanOptions {
   std::string input;              ///< a batch file; empty: the lengths below
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
+  int64_t expected_tokens = 0;    ///< of an answer, on average; 0: all of its max_tokens
   uint64_t seed = 0;
   bool json = false;
   std::string plot_file;          ///< HTML; empty: none

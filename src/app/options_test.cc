@@ -101,6 +101,20 @@ TEST(Options, Generate) {
   EXPECT_EQ(std::get<GenerateOptions>(std::get<Command>(parse_command_line({"generate", "-m", "m", "--stop", "s", "text"}))).prompt, "text");
 }
 
+TEST(Options, ExpectedTokensAreForCommandsWhoseAnswersMayEndEarly) {
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--expected-tokens 40").expected_tokens, 40);
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch).expected_tokens, 0);
+  EXPECT_EQ(parsed<PlanOptions>("plan -m m -i in --expected-tokens 40").expected_tokens, 40);
+  EXPECT_EQ(parsed<PlanOptions>("plan -m opt-6.7b --gen-len 64:512 --expected-tokens 40").expected_tokens, 40);
+  for (const std::string& line : {kBatch + "--expected-tokens 0", kBatch + "--expected-tokens -3", kBatch + "--expected-tokens 1.5", std::string("plan -m m --expected-tokens 0"),
+                                  std::string("bench -m m --expected-tokens 40"), std::string("generate -m m x --expected-tokens 40"), std::string("eval -m m --task t --expected-tokens 40")}) {
+    auto result = parse(line);
+    ASSERT_EQ(result.index(), 1u) << line;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
+    EXPECT_THAT(std::get<CommandText>(result).text, HasSubstr("--expected-tokens"));
+  }
+}
+
 TEST(Options, BenchDoctorInspect) {
   auto bench = parsed<BenchOptions>("bench --model opt-6.7b --load-format dummy --prompt-len 64:512 --gen-len 32 --num-prompts 256 --json f");
   EXPECT_EQ(bench.prompt_len, (std::pair<int64_t, int64_t>{64, 512}));

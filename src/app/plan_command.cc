@@ -23,17 +23,18 @@ std::unique_ptr<Model> planned_model(const PlanOptions& options) {
 }
 
 Workload planned_job(const PlanOptions& options, const Model& model) {
+  const ExpectedAnswers expected{options.expected_tokens, {}};
   Workload workload;
   if (options.input.empty()) {
     std::mt19937_64 random(options.seed);
-    for (auto [prompt, gen] : synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, model.config(), random)) workload.add(prompt, gen, false, false);
+    for (auto [prompt, gen] : synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, model.config(), random)) workload.add(prompt, gen, false, false, expected(0, gen));
     return workload;
   }
   std::unique_ptr<Tokenizer> tokenizer;
   if (std::filesystem::is_directory(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
   const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get()}, never);
-  workload = workload_of(input, [](const InputLine&) { return true; });
+  workload = workload_of(input, [](const InputLine&) { return true; }, expected);
   if (workload.num_sequences == 0)
     fail_user("--input {}: no line of it can be answered{}", options.input, tokenizer ? "" : "; a shape has no tokenizer, so prompts must be token ids");
   return workload;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "app/plan_table.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -118,8 +119,9 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
 std::string report_text(const PlanReport& report, const PlanInput& input) {
   const Prediction& predicted = report.plan.prediction;
   const Workload& job = input.workload;
-  std::string text = fmt::format("job: {} sequences, {} prompt and up to {} generated tokens\n", format_count(job.num_sequences),
-                                 format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_generated_tokens)));
+  std::string text = fmt::format("job: {} sequences, {} prompt and up to {} generated tokens{}\n", format_count(job.num_sequences),
+                                 format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_max_tokens)),
+                                 job.expects_early_ends() ? fmt::format(", {} expected ({})", format_count(static_cast<int64_t>(job.total_generated_tokens)), expectation_text(job)) : "");
   text += fmt::format("machine: {}; {} for RAM, {} for spilled data on disk\n", input.hardware.name, format_bytes(input.budgets.cpu_bytes),
                       input.budgets.disk_bytes > 0 ? format_bytes(input.budgets.disk_bytes) : std::string("nothing"));
   if (!report.dtypes.judged.empty()) text += fmt::format("types: {}\n", choice_text(report.dtypes));
@@ -165,7 +167,8 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   };
   const Prediction& predicted = report.plan.prediction;
   Json json;
-  json["job"] = {{"sequences", input.workload.num_sequences}, {"prompt_tokens", input.workload.total_prompt_tokens}, {"generated_tokens", input.workload.total_generated_tokens}};
+  json["job"] = {{"sequences", input.workload.num_sequences}, {"prompt_tokens", input.workload.total_prompt_tokens}, {"max_tokens", input.workload.total_max_tokens},
+                 {"generated_tokens", input.workload.total_generated_tokens}};
   json["hardware"] = input.hardware.name;
   json["cpu_memory_bytes"] = input.budgets.cpu_bytes;
   json["disk_space_bytes"] = input.budgets.disk_bytes;

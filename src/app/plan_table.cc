@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cmath>
 
 #include "base/units.h"
 
@@ -26,12 +27,16 @@ std::string plan_table(const Engine& engine) {
                         engine.links()[rank].delay_s * 1e3);
   const Prediction& predicted = engine.plan().prediction;
   if (predicted.time_s <= 0) return text;  // a later stage: the first has it
-  // Answers that end early end the job early: where they do, this is the most it should take.
-  text += fmt::format("predicted: {} if answers take all of their max_tokens, {:.0f} tokens ({} busiest: {}; {})\n", format_duration(predicted.time_s),
-                      engine.workload().total_generated_tokens, lane_name(predicted.busy.busiest()), format_duration(predicted.busy[predicted.busy.busiest()]),
+  text += fmt::format("predicted: {} if answers take {}, {:.0f} in all ({} busiest: {}; {})\n", format_duration(predicted.time_s), expectation_text(engine.workload()),
+                      predicted.generated_tokens, lane_name(predicted.busy.busiest()), format_duration(predicted.busy[predicted.busy.busiest()]),
                       engine.hardware().name);
   const bool whole = engine.blocks().second == engine.model().config().num_layers;  // what one stage holds says little of all
   return whole ? text + plan_advice(engine.workload(), engine.plan()) : text;
+}
+
+std::string expectation_text(const Workload& workload) {
+  // Answers that end early end the job early: with all of max_tokens a prediction is the most that the job should take.
+  return workload.expects_early_ends() ? fmt::format("{:.0f} tokens on average", workload.mean_generated()) : "all of their max_tokens";
 }
 
 std::string prediction_table(const Prediction& predicted, const RunReport& report) {
@@ -41,6 +46,10 @@ std::string prediction_table(const Prediction& predicted, const RunReport& repor
                        predicted_s > 0 ? 100 * (measured_s / predicted_s - 1) : 0.0);
   };
   std::string text = fmt::format("  {:<12} {:>10} {:>10}\n", "", "predicted", "measured") + row("time", predicted.time_s, report.elapsed_s);
+  // A time for other tokens than were generated says nothing of the model, so the difference is told.
+  if (std::llround(predicted.generated_tokens) != report.generated_tokens)
+    text += fmt::format("  {:<12} {:>10.0f} {:>10}   {:+.0f}%\n", "tokens", predicted.generated_tokens, report.generated_tokens,
+                        predicted.generated_tokens > 0 ? 100 * (static_cast<double>(report.generated_tokens) / predicted.generated_tokens - 1) : 0.0);
   for (size_t lane = 0; lane < kNumLaneKinds; ++lane)
     for (const LaneReport& measured : report.lanes)
       if (measured.name == lane_name(static_cast<LaneKind>(lane)) && (predicted.busy.seconds[lane] > 0 || measured.stats.busy_s > 0))

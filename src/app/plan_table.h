@@ -10,7 +10,10 @@ namespace flexgen {
 /// Several lines, each ended. After Engine::prepare().
 std::string plan_table(const Engine& engine);
 
-/// Predicted and measured time of each lane; empty for a run that was stopped.
+/// How long answers are expected to be: "all of their max_tokens", or "40 tokens on average".
+std::string expectation_text(const Workload& workload);
+
+/// Predicted and measured time of each lane, and the tokens generated where they are not those that were expected; empty for a run that was stopped.
 std::string prediction_table(const Prediction& predicted, const RunReport& report);
 
 /// What could be better about a job's policy: that nothing needs to be offloaded, or that the block is too small for the machine. Empty if nothing.

@@ -8,7 +8,7 @@ namespace flexgen {
 void tell_replicas(Port& world, const Leads& leads, const ReplicaJob& job) {
   MessageWriter message;
   std::vector<uint64_t> todo(job.todo.begin(), job.todo.end());
-  message.add(todo).add(job.model_name).add(job.created_s).add(job.input_fingerprint);
+  message.add(todo).add(job.model_name).add(job.created_s).add(job.input_fingerprint).add(job.answer_shares);
   for (int lead : leads) world.send(lead, Channel::kRecord, message.bytes()).wait();
 }
 
@@ -22,6 +22,7 @@ ReplicaJob hear_replica_job(Port& world) {
   job.model_name = in.text();
   job.created_s = in.value<int64_t>();
   job.input_fingerprint = in.text();
+  job.answer_shares = in.values<float>();
   return job;
 }
 

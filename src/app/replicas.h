@@ -20,6 +20,7 @@ struct ReplicaJob {
   std::string model_name;
   int64_t created_s = 0;
   std::string input_fingerprint;
+  std::vector<float> answer_shares = {};  ///< ExpectedAnswers::shares
 };
 
 /// The replicas' first stages: world ranks, rank 0 left out.

@@ -21,6 +21,8 @@ namespace {
 constexpr int kChoiceBits = 20;
 /// Bad lines that are told on the terminal; the rest are counted.
 constexpr int64_t kShownErrors = 5;
+/// Fewer answers than these say little of the rest.
+constexpr size_t kEnoughAnswers = 32;
 static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceBits);
 
 /// Between the input and the output: gives sequences out line by line, and writes a line's record once all of its
@@ -137,17 +139,18 @@ Workload share_of(Workload workload, size_t num_replicas) {
   const auto count = static_cast<double>(num_replicas);
   workload.num_sequences = ceil_div(workload.num_sequences, static_cast<int64_t>(num_replicas));
   workload.total_prompt_tokens /= count;
+  workload.total_max_tokens /= count;
   workload.total_generated_tokens /= count;
   return workload;
 }
 
-Workload workload_of_lines(const BatchInput& input, const std::vector<size_t>& todo) {
+Workload workload_of_lines(const BatchInput& input, const std::vector<size_t>& todo, const ExpectedAnswers& expected) {
   size_t at = 0, place = 0;
   return workload_of(input, [&](const InputLine& line) {
     place = static_cast<size_t>(&line - input.lines().data());
     while (at < todo.size() && todo[at] < place) ++at;
     return at < todo.size() && todo[at] == place;
-  });
+  }, expected);
 }
 
 }  // namespace
@@ -162,7 +165,7 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
     fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input, job.input_fingerprint,
               input.fingerprint());
   const size_t num_replicas = replicas.leads.size() + 1;
-  runner.prepare(share_of(workload_of_lines(input, job.todo), num_replicas));
+  runner.prepare(share_of(workload_of_lines(input, job.todo, {files.expected_tokens, job.answer_shares}), num_replicas));
   Event end = hear_the_end(*replicas.world, std::move(request_stop));
   RecordSender sender(*replicas.world);
   LineBroker broker(input, shared_lines(input, job.todo, *replicas.world, static_cast<int>(num_replicas)),
@@ -189,23 +192,36 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
   job.match({input.fingerprint(), model.fingerprint, options, model.name, input.modified_s()}, files.overwrite);
   std::vector<size_t> todo;
+  // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
+  // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
+  ExpectedAnswers expected{files.expected_tokens, {}};
   for (size_t i = 0; i < input.lines().size(); ++i) {
     const InputLine& line = input.lines()[i];
     if (!in_shard(files.shard, i)) continue;
     ++outcome.lines;
     if (!line.good()) ++outcome.failed;
-    if (job.done(line.id)) ++outcome.kept;
-    else if (line.good()) todo.push_back(i);
+    if (!job.done(line.id)) {
+      if (line.good()) todo.push_back(i);
+      continue;
+    }
+    ++outcome.kept;
+    const std::optional<int64_t> tokens = job.answer_tokens(line.id);
+    if (tokens && line.max_tokens > 0) expected.shares.push_back(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
+  if (expected.shares.size() < kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
   if (outcome.kept != job.num_done())
     fail_user("{} of the {} records in {} answer no line of {}; give another output, or remove those records",
               job.num_done() - outcome.kept, job.num_done(), files.output, files.input);
 
   const size_t num_replicas = replicas.leads.size() + 1;
-  const Workload workload = share_of(workload_of_lines(input, todo), num_replicas);
+  const Workload workload = share_of(workload_of_lines(input, todo, expected), num_replicas);
   if (job.continued())
     spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
-  if (num_replicas > 1) tell_replicas(*replicas.world, replicas.leads, {todo, job.identity().model_name, job.identity().created_s, input.fingerprint()});
+  if (!expected.shares.empty() && workload.num_sequences > 0)
+    spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
+                 100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(static_cast<int64_t>(expected.shares.size())));
+  if (num_replicas > 1)
+    tell_replicas(*replicas.world, replicas.leads, {todo, job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares});
   if (workload.num_sequences > 0) runner.prepare(workload);
 
   // From here on things change on the disk.

@@ -39,6 +39,7 @@ struct BatchFiles {
   bool overwrite = false;
   OutputCalls calls = {};  ///< for tests
   Shard shard = {};
+  int64_t expected_tokens = 0;  ///< of an answer, on average, for planning alone; 0: as the answers that are kept, else all of its max_tokens
 };
 
 struct BatchOutcome {

@@ -82,7 +82,7 @@ void choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine)
         return;
       }
   }
-  const Workload workload = workload_of(input, [](const InputLine&) { return true; });
+  const Workload workload = workload_of(input, [](const InputLine&) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
   set_fastest_dtypes(options.engine, workload, engine);
 }
@@ -121,7 +121,7 @@ int run_alone(const RunBatchOptions& options) {
   choose_dtypes_of_job(options, chosen);
   Engine engine(chosen);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
-  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard}, described(options, chosen, engine), runner, signals.stop());
+  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens}, described(options, chosen, engine), runner, signals.stop());
   return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 
@@ -138,7 +138,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
-    const BatchFiles files{options.input, options.output, options.overwrite};
+    const BatchFiles files{options.input, options.output, options.overwrite, {}, {}, options.expected_tokens};
     EngineRunner runner(engine, false, options.engine, &team);
     struct Sharing {
       Team& team;

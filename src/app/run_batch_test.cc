@@ -151,6 +151,43 @@ TEST_F(RunBatch, CreatedStaysThatOfTheFirstStart) {
   EXPECT_EQ(names, std::set<std::string>{"fake"});
 }
 
+TEST_F(RunBatch, PlansTheRestWithAnswersAsLongAsTheKept) {
+  text_ = "broken\n";
+  for (int i = 0; i < 60; ++i) text_ += line(fmt::format("id-{}", i), R"("prompt":"123456789","max_tokens":100)");  // ten tokens by the fake
+  text_ += line("scored", R"("prompt":"x","echo":true,"logprobs":1,"max_tokens":0)");
+  write_text(in_, text_);
+  auto run_for = [&](int64_t sequences, int64_t expected_tokens) {
+    FakeRunner runner;
+    runner.stop_after = sequences;
+    run_batch({in_, out_, false, {}, {}, expected_tokens}, model_, runner, kGoOn);
+    return runner.prepared.at(0);
+  };
+  EXPECT_EQ(run_for(31, 0).total_generated_tokens, 60 * 100);
+  EXPECT_EQ(run_for(9, 0).total_generated_tokens, 29 * 100);  // 31 are too few
+  const Workload rest = run_for(0, 0);
+  EXPECT_EQ(rest.total_max_tokens, 20 * 100);
+  EXPECT_EQ(rest.total_generated_tokens, 20 * 10);
+  EXPECT_EQ(rest.longest_sequence, 109);
+  EXPECT_EQ(run_for(0, 7).total_generated_tokens, 20 * 7);  // what is said wins
+  EXPECT_EQ(run_for(-1, 0).total_generated_tokens, 20 * 10);
+}
+
+TEST_F(RunBatch, RecordsTellTheirAnswersTokens) {
+  FakeRunner runner;
+  run(runner);
+  std::map<std::string, std::optional<int64_t>> tokens;
+  for (const std::string& text : sorted_lines(read_text(out_))) tokens[Json::parse(text)["custom_id"]] = answer_tokens_of(text);
+  EXPECT_EQ(tokens.at("a"), 4);
+  EXPECT_EQ(tokens.at("b"), 2 * 2 + 2 * 3);
+  EXPECT_EQ(tokens.at("line-2"), std::nullopt);
+
+  write_text(in_, line("a", R"("prompt":"}99:\"snekot_noitelpmoc\"{")") + line("\\\"completion_tokens\\\":5", R"("prompt":1)"));
+  out_ = directory_.file("other.jsonl");
+  run(runner);
+  const auto lines = sorted_lines(read_text(out_));
+  for (const std::string& text : lines) EXPECT_EQ(answer_tokens_of(text), text.find("\"error\":null") != std::string::npos ? std::optional<int64_t>(25) : std::nullopt) << text;
+}
+
 TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   run();
   const std::string before = read_text(out_);

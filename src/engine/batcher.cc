@@ -26,6 +26,12 @@ void Batcher::set_limits(int64_t max_rows, int64_t max_slots) {
   slot_limit_ = std::clamp<int64_t>(max_slots, 1, policy_.micro_batch_size);
 }
 
+std::optional<double> Batcher::answer_share() const {
+  const int64_t most = counters_.answer_max_tokens;
+  if (counters_.sequences < std::max(kEnoughAnswers, policy_.block_size()) || most == 0) return std::nullopt;
+  return std::min(1.0, static_cast<double>(counters_.answer_tokens) / static_cast<double>(most));
+}
+
 bool Batcher::finished() {
   if (active_ > 0 || waiting_ || source_.remaining() > 0) return false;
   return std::all_of(batches_.begin(), batches_.end(), [](const MicroBatch& batch) { return !batch.plan; });
@@ -150,7 +156,9 @@ void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& resu
       return;
     }
   }
-  if (static_cast<int64_t>(completion.tokens.size()) >= params.max_tokens) finish(batch, slot, FinishReason::kLength);
+  const auto generated = static_cast<int64_t>(completion.tokens.size());
+  if (slot.request.ends_after > 0 && generated >= slot.request.ends_after) finish(batch, slot, FinishReason::kStop);
+  else if (generated >= params.max_tokens) finish(batch, slot, FinishReason::kLength);
 }
 
 void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
@@ -159,6 +167,8 @@ void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
   slot.active = false;
   --active_;
   ++counters_.sequences;
+  counters_.answer_tokens += static_cast<int64_t>(slot.completion.tokens.size());
+  counters_.answer_max_tokens += slot.request.params.max_tokens;
   batch.pool.give_back(slot.pages);
   Completion completion = std::move(slot.completion);
   slot = Slot{};

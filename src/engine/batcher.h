@@ -34,6 +34,7 @@ class CompletionSink {
 
 struct TokenCounters {
   std::atomic<int64_t> sequences{0}, prompt_tokens{0}, generated_tokens{0};
+  std::atomic<int64_t> answer_tokens{0}, answer_max_tokens{0};  ///< of sequences that are done: generated, and the most that might have been
 };
 
 class Batcher : public StepSource {
@@ -51,6 +52,10 @@ class Batcher : public StepSource {
   /// there is; sequences under way stay. Answers do not change.
   void set_limits(int64_t max_rows, int64_t max_slots);
   const TokenCounters& counters() const { return counters_; }
+  /// Of their max_tokens, the share that answers took so far; any thread. Nothing until kEnoughAnswers are done, and as many as there are slots: of those
+  /// that begin together the short ones end first.
+  std::optional<double> answer_share() const;
+  static constexpr int64_t kEnoughAnswers = 32;
 
  private:
   struct Slot {

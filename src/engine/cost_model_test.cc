@@ -11,6 +11,7 @@
 #include "engine/list_source.h"
 #include "engine/simulate.h"
 #include "model/dummy_checkpoint.h"
+#include "plan/policy_sizes.h"
 
 namespace flexgen {
 namespace {
@@ -31,8 +32,19 @@ std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prom
 
 Workload workload_of(const std::vector<Request>& requests) {
   Workload workload;
-  for (const Request& request : requests) workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false);
+  for (const Request& request : requests)
+    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false, request.ends_after > 0 ? std::optional(request.ends_after) : std::nullopt);
   return workload;
+}
+
+/// The same, but answers end after the tokens that they were to have, of a larger max_tokens.
+std::vector<Request> ending_early(std::vector<Request> requests, std::pair<int64_t, int64_t> unused) {
+  std::mt19937_64 random(13);
+  for (Request& request : requests) {
+    request.ends_after = request.params.max_tokens;
+    request.params.max_tokens += unused.first + static_cast<int64_t>(random() % static_cast<uint64_t>(unused.second - unused.first + 1));
+  }
+  return requests;
 }
 
 std::unique_ptr<Model> shape(const char* name) { return Model::of_shape(parse_config(*shape_config_json(name), "", name), DType::kBF16); }
@@ -48,6 +60,7 @@ struct Case {
   int64_t micro_batch_size, num_micro_batches, max_rows;
   int buffers;
   double weights, cache, activations;  ///< in RAM
+  double pages = 1;                    ///< of those that every slot needs for the longest sequence
 };
 
 /// Prediction over simulated time.
@@ -63,12 +76,14 @@ double ratio(const Model& model, const Case& c, const HardwareProfile& hardware,
   policy.kv_cache = {0, c.cache, 1 - c.cache};
   policy.activations = {0, c.activations, 1 - c.activations};
   const Workload workload = workload_of(requests);
-  policy.pages_per_micro_batch = c.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
+  const int64_t longest = ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
+  policy.pages_per_micro_batch = std::max(longest, static_cast<int64_t>(c.pages * static_cast<double>(c.micro_batch_size * longest)));
   ListSource source(requests);
   const RunReport simulated = simulate(model, policy, precision, hardware, source);
   const Prediction predicted = predict(model, hardware, precision, policy, workload, walk_slots(model, policy, DType::kBF16, workload, effort));
   EXPECT_GE(predicted.time_s, predicted.busy[LaneKind::kCompute]);
   EXPECT_LE(predicted.bound_s, predicted.time_s * 1.0001);
+  EXPECT_EQ(predicted.generated_tokens, static_cast<double>(simulated.generated_tokens));
   return predicted.time_s / simulated.elapsed_s;
 }
 
@@ -84,6 +99,28 @@ TEST(CostModel, AgreesWithTheSimulatedExecutor) {
     EXPECT_GT(r, 0.95) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
     EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
   }
+}
+
+TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
+  const auto model = shape("opt-1.3b");
+  std::mt19937_64 random(6);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{ending_early(requests_of(40, {20, 90}, {3, 20}), {0, 80}), ending_early(requests_of(40, {64, 64}, {16, 16}), {48, 48}),
+                                               ending_early(requests_of(30, {1, 8}, {1, 40}), {60, 60})};
+  for (int i = 0; i < 30; ++i) {
+    Case c{static_cast<int64_t>(2 + random() % 11), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    c.pages = i % 3 ? 1 : 0.5;  // slots wait for pages that nobody will write
+    EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
+        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+  // With all of their max_tokens they would take several times as long.
+  std::vector<Request> all = jobs[1];
+  for (Request& request : all) request.ends_after = 0;
+  const Policy policy = policy_of_sizes(*model, workload_of(all), DType::kBF16, 8, 1, 2, 64);
+  const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
+  auto time_s = [&](const std::vector<Request>& requests) { return predict(*model, small_machine(), precision, policy, workload_of(requests)).time_s; };
+  EXPECT_GT(time_s(all), 2 * time_s(jobs[1]));
 }
 
 TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
@@ -144,6 +181,7 @@ TEST(CostModel, WalksLongJobsInPart) {
   const Case c{32, 2, 128, 2, 0.3, 0.5, 1};
   EXPECT_NEAR(ratio(*model, c, small_machine(), requests), 1, 0.06);
   EXPECT_NEAR(ratio(*model, c, small_machine(), requests, 1000), 1, 0.08);  // slots that stand for several
+  EXPECT_NEAR(ratio(*model, c, small_machine(), ending_early(requests, {0, 60})), 1, 0.06);
 }
 
 }  // namespace

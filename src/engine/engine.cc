@@ -88,7 +88,7 @@ enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
 void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {}) {
   MessageWriter message;
   message.add(static_cast<uint8_t>(command)).add(workload.num_sequences).add(workload.longest_sequence).add(workload.total_prompt_tokens)
-      .add(workload.total_generated_tokens).add(workload.samples).add(workload.scores_prompts);
+      .add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.samples).add(workload.scores_prompts);
   for (int stage = 1; stage < stages.num_stages(); ++stage) stages.port->send(stage, Channel::kControl, message.bytes()).wait();
 }
 
@@ -102,6 +102,7 @@ std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
   workload.num_sequences = in.value<int64_t>();
   workload.longest_sequence = in.value<int64_t>();
   workload.total_prompt_tokens = in.value<double>();
+  workload.total_max_tokens = in.value<double>();
   workload.total_generated_tokens = in.value<double>();
   workload.samples = in.value<bool>();
   workload.scores_prompts = in.value<bool>();
@@ -410,10 +411,13 @@ Progress Engine::progress() const {
   if (!batcher) return progress;
   progress.sequences_total = workload_.num_sequences;
   progress.prompt_tokens_total = workload_.total_prompt_tokens;
-  progress.generated_tokens_total = workload_.total_generated_tokens;
   progress.sequences_done = batcher->counters().sequences;
   progress.prompt_tokens_done = batcher->counters().prompt_tokens;
   progress.generated_tokens_done = batcher->counters().generated_tokens;
+  // As it was planned for, and once enough answers are there, as they are; each one that is not done will have a token more at least.
+  const std::optional<double> share = batcher->answer_share();
+  progress.generated_tokens_total = std::max(share ? *share * workload_.total_max_tokens : workload_.total_generated_tokens,
+                                             static_cast<double>(progress.generated_tokens_done + progress.sequences_total - progress.sequences_done));
   progress.elapsed_s = seconds_since(start_);
   progress.lanes = lane_reports();
   return progress;

@@ -59,7 +59,7 @@ struct LaneReport {
 struct Progress {
   int64_t sequences_done = 0, sequences_total = 0;
   int64_t prompt_tokens_done = 0, generated_tokens_done = 0;
-  double prompt_tokens_total = 0, generated_tokens_total = 0;
+  double prompt_tokens_total = 0, generated_tokens_total = 0;  ///< the latter as it is expected by now
   double elapsed_s = 0;
   std::vector<LaneReport> lanes;
 };

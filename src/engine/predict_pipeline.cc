@@ -18,7 +18,9 @@ struct Part {
   void add(const SequenceLength& length, int64_t generated_tokens) {
     Request& request = requests.emplace_back();
     request.prompt.assign(static_cast<size_t>(length.prompt), 0);
-    request.params.max_tokens = generated_tokens;
+    // Pages are taken for max_tokens; where only the first tokens of answers are simulated, for as many fewer.
+    request.params.max_tokens = generated_tokens + length.max_tokens - length.generated;
+    request.ends_after = generated_tokens;
     request.params.temperature = 0;
     request.params.ignore_eos = true;
     request.params.echo = length.scored;
@@ -63,7 +65,9 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   if (workload.sample_stride == 1 && all_steps * visits_a_step <= most_visits) {
     Part whole;
     for (const SequenceLength& length : lengths) whole.add(length, length.generated);
-    return simulated(ranks, links, kv, std::move(whole.requests));
+    Prediction prediction = simulated(ranks, links, kv, std::move(whole.requests));
+    prediction.generated_tokens = workload.total_generated_tokens;
+    return prediction;
   }
   const auto known = static_cast<double>(lengths.size()), slots = static_cast<double>(policy.block_size());
   const double share = std::min(most_visits / (all_steps * visits_a_step), 0.5);
@@ -86,6 +90,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   const double times = steps[0] > steps[1] ? std::max(0.0, all_steps - steps[0]) / (steps[0] - steps[1]) : 0;
   auto go_on = [&](double& value, double half) { value += times * std::max(0.0, value - half); };
   Prediction prediction = of[0];
+  prediction.generated_tokens = workload.total_generated_tokens;
   go_on(prediction.time_s, of[1].time_s);
   go_on(prediction.steps, of[1].steps);
   go_on(prediction.disk_read_bytes, of[1].disk_read_bytes);

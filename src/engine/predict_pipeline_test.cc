@@ -59,6 +59,18 @@ TEST_F(PredictPipeline, PartsSayWhatTheWholeTakes) {
   EXPECT_EQ(checked, 2);
 }
 
+TEST_F(PredictPipeline, AnswersMayEndBeforeTheirMaxTokens) {
+  Workload early;
+  for (const SequenceLength& length : workload(400, 100, 16).sample) early.add(length.prompt, length.max_tokens + 24, false, false, length.generated);
+  const Workload all = workload(400, 100, 16);
+  for (double most_visits : {1e9, 3000.0}) {
+    const Prediction ends = predict_pipeline(ranks(8, 4), links_, DType::kBF16, early, most_visits), same = predict_pipeline(ranks(8, 4), links_, DType::kBF16, all, most_visits);
+    // The same tokens: only the pages differ that nobody writes, and so which of the others are on disk.
+    EXPECT_NEAR(ends.time_s, same.time_s, 0.1 * same.time_s);
+    EXPECT_EQ(ends.generated_tokens, all.total_generated_tokens);
+  }
+}
+
 TEST_F(PredictPipeline, ASampleStandsForAll) {
   Workload all = workload(320, 100, 16), sample = all;
   sample.sample.clear();

@@ -26,6 +26,7 @@ struct Request {
   int64_t key = 0;  ///< the caller's; comes back in the Completion
   std::vector<int32_t> prompt;
   SamplingParams params;
+  int64_t ends_after = 0;      ///< simulations, whose tokens mean nothing: the answer ends after so many, as if by an end token; 0: off
   bool sparse_prompt = false;  ///< with sparse attention: the prompt's rows are sparse as generated ones are (perplexity wants to see the price)
 };
 

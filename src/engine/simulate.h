@@ -23,7 +23,8 @@ struct MachineSpeeds {
   double copy_latency_s = 10e-6;
 };
 
-/// Times in the report are virtual. The requests are taken as they are, but tokens mean nothing: give them ignore_eos and temperature 0.
+/// Times in the report are virtual. The requests are taken as they are, but tokens mean nothing: give them ignore_eos and temperature 0, and ends_after
+/// where an answer is to end before its max_tokens.
 /// Throws what Engine::prepare() throws for a policy that does not fit. One thread, the caller's.
 RunReport simulate(const Model& model, const Policy& policy, DType kv_dtype, const MachineSpeeds& speeds, RequestSource& source);
 /// The same at the speeds of a profile: visits cost what the cost model says they do (plan/visit_cost.h), disk traffic takes its share of compute

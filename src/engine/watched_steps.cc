@@ -49,13 +49,9 @@ void WatchedSteps::look(int64_t step) {
     if (stretch.busy.seconds[lane] > 0 && stretch.expected.seconds[lane] > 0 && what.find(lane_name(static_cast<LaneKind>(lane))) != std::string::npos)
       scale_.seconds[lane] *= stretch.busy.seconds[lane] / stretch.expected.seconds[lane];
   hardware_ = *seen;
-  // What is left: the sequences that were not begun; those under way end by themselves.
-  Workload rest = workload_;
-  rest.num_sequences = source_.remaining();
+  // Sequences under way end by themselves.
+  const Workload rest = rest_of(workload_, source_.remaining(), batcher_.answer_share());
   if (rest.num_sequences == 0) return;
-  const double share = static_cast<double>(rest.num_sequences) / static_cast<double>(std::max<int64_t>(1, workload_.num_sequences));
-  rest.total_prompt_tokens *= share;
-  rest.total_generated_tokens *= share;
   const StepLimits limits = limits_for(model_, hardware_, precision_, policy_, rest, limits_);
   if (limits.max_rows == limits_.max_rows && limits.max_slots == limits_.max_slots) {
     spdlog::info("step {}: {}; planned anew, the steps stay as they are", step, what);
@@ -64,6 +60,15 @@ void WatchedSteps::look(int64_t step) {
   spdlog::info("step {}: {}; planned anew: {} tokens and {} sequences a micro-batch instead of {} and {}", step, what, limits.max_rows, limits.max_slots, limits_.max_rows, limits_.max_slots);
   limits_ = limits;
   batcher_.set_limits(limits.max_rows, limits.max_slots);
+}
+
+Workload rest_of(const Workload& job, int64_t sequences_left, const std::optional<double>& answer_share) {
+  Workload rest = job;
+  rest.num_sequences = sequences_left;
+  const double share = static_cast<double>(sequences_left) / static_cast<double>(std::max<int64_t>(1, job.num_sequences));
+  for (double* total : {&rest.total_prompt_tokens, &rest.total_max_tokens, &rest.total_generated_tokens}) *total *= share;
+  if (answer_share) rest.expect(*answer_share);
+  return rest;
 }
 
 void set_expected_costs(Lanes& lanes, const HardwareProfile& hardware, const Precision& precision, const Policy& policy) {

@@ -334,6 +334,7 @@ Prediction predict(const Model& model, const HardwareProfile& hardware, const Pr
   result.load_time_s = timeline.load_s();
   result.time_s = total[0];
   result.steps = total[1];
+  result.generated_tokens = workload.total_generated_tokens;
   result.disk_read_bytes = total[2];
   result.disk_write_bytes = total[3];
   result.bound_s = total[4];

@@ -26,6 +26,7 @@ struct Prediction {
   double time_s = 0;       ///< of the whole job, the loading of resident weights included
   double load_time_s = 0;  ///< of these
   double steps = 0;
+  double generated_tokens = 0;  ///< that the job is expected to generate
   LaneTimes busy;          ///< of each lane, in all
   double disk_read_bytes = 0, disk_write_bytes = 0;
   /// The sum over the steps of the busiest lane's time: what a linear program sees.

@@ -11,7 +11,9 @@
 #include "base/units.h"
 #include "model/config.h"
 #include "plan/placement_program.h"
+#include "plan/policy_sizes.h"
 #include "plan/smallest_budget.h"
+#include "schedule/cache_store.h"
 
 namespace flexgen {
 namespace {
@@ -129,6 +131,33 @@ TEST(Planner, KernelsOfTheGpuArePartOfItsBudget) {
   const int64_t smallest = named_budget(message, "smallest budget", '(');
   EXPECT_NO_THROW(plan_with(smallest)) << message;
   EXPECT_THROW(plan_with(smallest / 100 * 98), Error) << message;
+}
+
+TEST(Planner, ExpectedAnswersChangeTimeAndNotMemory) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job all = job_of("opt-1.3b", 200, {64, 192}, {96, 96});
+  Job early = job_of("opt-1.3b", 200, {64, 192}, {96, 96});
+  early.workload.expect(0.25);
+  EXPECT_EQ(early.workload.longest_sequence, all.workload.longest_sequence);
+  EXPECT_EQ(early.workload.total_generated_tokens, 200 * 24);
+  for (int64_t size : {1, 7, 40})
+    EXPECT_EQ(policy_of_sizes(*early.model, early.workload, DType::kBF16, size, 2, 2, 64).pages_per_micro_batch, policy_of_sizes(*all.model, all.workload, DType::kBF16, size, 2, 2, 64).pages_per_micro_batch);
+  auto plan_of = [&](const Job& job, int64_t cpu) { return make_plan({*job.model, job.workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware}); };
+  const Plan plan = plan_of(early, kGiB);
+  EXPECT_LE(memory_plan(*early.model, plan.policy, early.workload, DType::kBF16).bytes(Tier::kCpu), kGiB);
+  EXPECT_GE(plan.policy.pages_per_micro_batch, plan.policy.micro_batch_size * (64 + 96) / CacheLayout::page_tokens(*early.model, DType::kBF16));
+  EXPECT_LT(plan.prediction.time_s, 0.5 * plan_of(all, kGiB).prediction.time_s);
+  EXPECT_EQ(plan.prediction.generated_tokens, 200 * 24);
+  auto refusal = [&](const Job& job) -> std::string {
+    try {
+      plan_of(job, 100 * kKiB);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refusal(all), "");
+  EXPECT_EQ(refusal(early), refusal(all));
 }
 
 TEST(Planner, TakesSecondsForTheLargest) {

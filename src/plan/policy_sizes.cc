@@ -16,8 +16,8 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   policy.max_logit_rows = workload.scores_prompts ? max_rows : std::min(micro_batch_size, max_rows);
   const auto page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
   const int64_t longest = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(static_cast<double>(workload.longest_sequence) / page)));
-  // The last page is half full on average.
-  const double mean = (workload.mean_prompt() + workload.mean_generated()) / page + 0.5;
+  // Pages are reserved for all that may be generated. The last one is half full on average.
+  const double mean = (workload.mean_prompt() + workload.mean_max_tokens()) / page + 0.5;
   policy.pages_per_micro_batch =
       std::min(micro_batch_size * longest, std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
   return policy;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <tuple>
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
@@ -13,7 +14,7 @@ namespace {
 /// As Batcher::Slot, in lengths.
 struct Slot {
   bool active = false, scored = false, finished = false;
-  int64_t prompt = 0, max_tokens = 0, generated = 0, past = 0;
+  int64_t prompt = 0, answer = 0, generated = 0, past = 0;  ///< answer: what it will have generated in the end
   int64_t disk_pages = 0, host_pages = 0, resident_pages = 0;
   int64_t size() const { return prompt + generated; }
   bool generates() const { return size() - past == 1 && past > 0; }
@@ -64,7 +65,7 @@ class Walker {
       if (slot.active) continue;
       if (here >= fair || next_ == sequences_.size()) return;
       const SequenceLength& sequence = sequences_[next_];
-      const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.generated, 1) - 1), page());
+      const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.max_tokens, 1) - 1), page());
       // A share of a pool may be too small for one sequence where the whole is not.
       if (pages > batch.free() && here > 0) return;
       slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, 0, 0, 0, 0};
@@ -108,7 +109,7 @@ class Walker {
         if (rows_left == 0) break;
         if (!slot.active || slot.finished || slot.generates() != generating || slot.past >= slot.size()) continue;
         int64_t rows = std::min(rows_left, slot.size() - slot.past);
-        const bool samples = slot.max_tokens > 0;
+        const bool samples = slot.answer > 0;
         // Rows that want logits: all but the last of a scored prompt, and the last of what is known where a token is to be chosen.
         auto wanted = [&](int64_t count) {
           const int64_t last = slot.past + count;
@@ -137,8 +138,8 @@ class Walker {
         load.dirty_host_pages += static_cast<double>(on_host(used) - on_host(clean));
         slot.past += rows;
         if (slot.past < slot.size()) continue;
-        if (slot.generated < slot.max_tokens) ++slot.generated;
-        slot.finished = slot.generated >= slot.max_tokens;
+        if (slot.generated < slot.answer) ++slot.generated;
+        slot.finished = slot.generated >= slot.answer;
       }
     if (load.rows == 0) return load;
     const VisitWork work = model_.work(model_.first_block(), static_cast<int64_t>(load.rows), attention_, 0, cache_.geometry.dtype);
@@ -204,7 +205,7 @@ std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& a
   std::vector<SequenceLength> chosen;
   if (count < size) {
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-      return std::pair(all[a].generated, all[a].prompt) < std::pair(all[b].generated, all[b].prompt);
+      return std::tuple(all[a].generated, all[a].prompt, all[a].max_tokens) < std::tuple(all[b].generated, all[b].prompt, all[b].max_tokens);
     });
     for (int64_t i = 0; i < count; ++i) order[static_cast<size_t>(i)] = order[static_cast<size_t>((2 * i + 1) * size / (2 * count))];
     order.resize(static_cast<size_t>(count));
@@ -232,7 +233,8 @@ SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, co
     scale *= 2;
   std::vector<SequenceLength> sample = workload.sample;
   if (sample.empty() && workload.num_sequences > 0)
-    sample = {{static_cast<int32_t>(std::max(1.0, workload.mean_prompt())), static_cast<int32_t>(std::ceil(workload.mean_generated())), workload.scores_prompts}};
+    sample = {{static_cast<int32_t>(std::max(1.0, workload.mean_prompt())), static_cast<int32_t>(std::ceil(workload.mean_max_tokens())),
+               static_cast<int32_t>(std::ceil(workload.mean_generated())), workload.scores_prompts}};
   Walker walker(model, policy, kv_dtype, representatives(sample, std::max<int64_t>(1, wanted / scale)), scale);
   while (!walker.done()) {
     StepLoad step = walker.step();

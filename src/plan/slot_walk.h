@@ -1,6 +1,7 @@
 #pragma once
-// SlotWalk: what every micro-batch does in every step of a job, from the lengths alone: the batcher's slots, pages and refill without tokens. A long
-// job is walked in part, and a large block with fewer slots that count for several each. Pure functions.
+// SlotWalk: what every micro-batch does in every step of a job, from the lengths alone: the batcher's slots, pages and refill without tokens. Sequences
+// take the pages for all of their max_tokens and leave when they have generated what is expected. A long job is walked in part, and a large block with
+// fewer slots that count for several each. Pure functions.
 
 #include <vector>
 
@@ -35,7 +36,7 @@ struct SlotWalk {
   bool whole = true;          ///< else the job goes on as in the middle third of the walk
 };
 
-/// Rows (tokens that enter the model) of a whole job.
+/// Rows (tokens that enter the model) of a whole job, as it is expected to be.
 double rows_of(const Workload& workload);
 
 /// `effort`: slot-steps to walk, about; three blocks at least, if the job has them.

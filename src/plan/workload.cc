@@ -1,12 +1,20 @@
 #include "plan/workload.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace flexgen {
+namespace {
 
-void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool scored) {
+/// An answer has one token at least, but for prompts that are only scored.
+int64_t within(int64_t expected_tokens, int64_t max_tokens) { return std::clamp<int64_t>(expected_tokens, std::min<int64_t>(1, max_tokens), max_tokens); }
+
+}  // namespace
+
+void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool scored, std::optional<int64_t> expected_tokens) {
+  const int64_t generated = within(expected_tokens.value_or(max_tokens), max_tokens);
   if (num_sequences % sample_stride == 0)
-    sample.push_back({static_cast<int32_t>(prompt_tokens), static_cast<int32_t>(max_tokens), scored});
+    sample.push_back({static_cast<int32_t>(prompt_tokens), static_cast<int32_t>(max_tokens), static_cast<int32_t>(generated), scored});
   if (static_cast<int64_t>(sample.size()) > kMaxSample) {
     for (size_t i = 0; 2 * i < sample.size(); ++i) sample[i] = sample[2 * i];
     sample.resize((sample.size() + 1) / 2);
@@ -15,9 +23,21 @@ void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool
   ++num_sequences;
   longest_sequence = std::max(longest_sequence, prompt_tokens + max_tokens);
   total_prompt_tokens += static_cast<double>(prompt_tokens);
-  total_generated_tokens += static_cast<double>(max_tokens);
+  total_max_tokens += static_cast<double>(max_tokens);
+  total_generated_tokens += static_cast<double>(generated);
   samples = samples || sampled;
   scores_prompts = scores_prompts || scored;
+}
+
+void Workload::expect(double share) {
+  double generated = 0, most = 0;
+  for (SequenceLength& length : sample) {
+    length.generated = static_cast<int32_t>(within(std::llround(share * length.max_tokens), length.max_tokens));
+    generated += length.generated;
+    most += length.max_tokens;
+  }
+  // Whole tokens, as in the sample: a share of an answer of one token is that token.
+  total_generated_tokens = total_max_tokens * (most > 0 ? generated / most : std::clamp(share, 0.0, 1.0));
 }
 
 }  // namespace flexgen

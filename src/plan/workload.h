@@ -1,14 +1,18 @@
 #pragma once
-// Workload: what the planner must know of a job before it starts. Pure data.
+// Workload: what the planner must know of a job before it starts. Pure data. Of an answer it knows how long it may get and how long it is expected to
+// get: memory goes by the first, as the batcher reserves pages for all max_tokens, and time by the second.
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace flexgen {
 
 /// Tokens of one sequence.
 struct SequenceLength {
-  int32_t prompt = 0, generated = 0;
+  int32_t prompt = 0;
+  int32_t max_tokens = 0;  ///< that may be generated
+  int32_t generated = 0;   ///< that are expected to be
   bool scored = false;  ///< wants the logprobs of its prompt
 };
 
@@ -16,7 +20,8 @@ struct Workload {
   int64_t num_sequences = 0;
   int64_t longest_sequence = 0;       ///< largest prompt + max_tokens
   double total_prompt_tokens = 0;
-  double total_generated_tokens = 0;  ///< if every sequence runs to its max_tokens
+  double total_max_tokens = 0;        ///< generated, if every sequence runs to its max_tokens
+  double total_generated_tokens = 0;  ///< that are expected to be generated
   bool samples = false;               ///< some sequence draws from the whole distribution (temperature > 0)
   bool scores_prompts = false;        ///< some sequence wants the logprobs of its prompt
   /// Every sample_stride-th sequence in the job's order: all of a job of up to kMaxSample, evenly spread ones of a larger.
@@ -25,11 +30,16 @@ struct Workload {
   static constexpr int64_t kMaxSample = 16384;
 
   double mean_prompt() const { return num_sequences ? total_prompt_tokens / static_cast<double>(num_sequences) : 0; }
+  double mean_max_tokens() const { return num_sequences ? total_max_tokens / static_cast<double>(num_sequences) : 0; }
   double mean_generated() const {
     return num_sequences ? total_generated_tokens / static_cast<double>(num_sequences) : 0;
   }
-  /// Counts one more sequence in.
-  void add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool scored);
+  /// Whether some answer is expected to end before its max_tokens.
+  bool expects_early_ends() const { return total_generated_tokens < total_max_tokens; }
+  /// Counts one more sequence in. `expected_tokens`: that it will generate, as far as max_tokens allows; nothing: all of them.
+  void add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool scored, std::optional<int64_t> expected_tokens = {});
+  /// From now on every answer is expected to take this share of its max_tokens.
+  void expect(double share);
 };
 
 }  // namespace flexgen

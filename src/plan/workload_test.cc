@@ -1,0 +1,44 @@
+// What is expected of answers, against what they may take.
+
+#include "plan/workload.h"
+
+#include <gtest/gtest.h>
+
+namespace flexgen {
+namespace {
+
+TEST(Workload, AnswersAreExpectedToTakeAllUnlessSaid) {
+  Workload job;
+  job.add(10, 32, false, false);
+  EXPECT_EQ(job.total_generated_tokens, 32);
+  EXPECT_FALSE(job.expects_early_ends());
+  job.add(10, 32, false, false, 8);
+  job.add(10, 4, false, false, 8);
+  job.add(10, 4, false, false, 0);
+  job.add(10, 0, false, true, 8);  // its prompt is scored
+  EXPECT_TRUE(job.expects_early_ends());
+  EXPECT_EQ(job.longest_sequence, 42);
+  EXPECT_EQ(job.total_max_tokens, 32 + 32 + 4 + 4 + 0);
+  EXPECT_EQ(job.total_generated_tokens, 32 + 8 + 4 + 1 + 0);
+  const int32_t generated[] = {32, 8, 4, 1, 0};
+  for (size_t i = 0; i < job.sample.size(); ++i) EXPECT_EQ(job.sample[i].generated, generated[i]);
+}
+
+TEST(Workload, AShareIsOfEachAnswersMaxTokens) {
+  Workload job;
+  for (int i = 0; i < 40000; ++i) job.add(10, i % 2 ? 100 : 1, false, false);
+  EXPECT_GT(job.sample_stride, 1);
+  job.expect(0.3);
+  double generated = 0, most = 0;
+  for (const SequenceLength& length : job.sample) {
+    generated += length.generated;
+    most += length.max_tokens;
+  }
+  EXPECT_DOUBLE_EQ(job.total_generated_tokens / job.total_max_tokens, generated / most);
+  for (const SequenceLength& length : job.sample) EXPECT_EQ(length.generated, length.max_tokens == 1 ? 1 : 30);
+  job.expect(1);
+  EXPECT_FALSE(job.expects_early_ends());
+}
+
+}  // namespace
+}  // namespace flexgen
