@@ -25,7 +25,7 @@ demo: build
 asan tsan: setup
 	@cmake --preset $@ >/dev/null
 	@cmake --build --preset $@
-	@ctest --preset $@
+	@ctest --preset $@ -j $$(nproc)
 
 fuzz: setup
 	@tools/fuzz.sh $(or $(FUZZ_SECONDS),60)

@@ -53,7 +53,15 @@ class FakeRunner : public BatchRunner {
   std::vector<Workload> prepared;
   std::vector<Request> served;
 
-  void prepare(const Workload& workload) override { prepared.push_back(workload); }
+  std::string choice = "gpu";  ///< for options that are left to the plan
+  std::map<std::string, std::string> options;
+
+  void prepare(const Workload& workload, std::map<std::string, std::string>& job_options) override {
+    prepared.push_back(workload);
+    for (auto& [name, value] : job_options)
+      if (value == kLeftToThePlan) value = choice;
+    options = job_options;
+  }
 
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
     RunReport report;

@@ -54,7 +54,7 @@ class RealRunner : public BatchRunner {
  public:
   explicit RealRunner(const EngineOptions& options) : engine_(options) {}
   const Engine& engine() const { return engine_; }
-  void prepare(const Workload& workload) override { engine_.prepare(workload); }
+  void prepare(const Workload& workload, std::map<std::string, std::string>&) override { engine_.prepare(workload); }
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
     std::atomic<bool> over{false};
     std::thread watcher([&] {  // as the progress display does

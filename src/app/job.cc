@@ -194,6 +194,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   struct stat info {};
   if (fstat(descriptor_, &info) != 0) fail_io("{}: {}", output_, std::strerror(errno));
   auto start_over = [&] {
+    identity_ = wanted;
     done_.clear();
     size_ = 0;
     continued_ = false;
@@ -209,7 +210,8 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
       for (const auto& [name, value] : wanted.options) {
         auto old = found.options.find(name);
         std::string before = old == found.options.end() ? "none" : old->second;
-        if (before != value) difference = fmt::format("another {} ({} instead of {})", name, before, value);
+        if (value == kLeftToThePlan && old != found.options.end()) identity_.options[name] = before;
+        else if (before != value) difference = fmt::format("another {} ({} instead of {})", name, before, value);
       }
     if (difference.empty() && found.options.size() != wanted.options.size()) difference = "other options";
     if (!difference.empty())
@@ -224,6 +226,11 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     if (!overwrite || error.kind() != ErrorKind::kUser) throw;
     start_over();
   }
+}
+
+void Job::settle(const std::map<std::string, std::string>& options) {
+  FLEXGEN_CHECK(matched_ && !started_);
+  identity_.options = options;
 }
 
 int Job::write_all(int descriptor, std::string_view data) const {

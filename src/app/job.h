@@ -20,6 +20,9 @@
 
 namespace flexgen {
 
+/// The value of an option that the plan of a job's first start chooses; a later start that leaves it to the plan takes that choice.
+inline constexpr const char* kLeftToThePlan = "left to the plan";
+
 /// What answers depend on. A job is continued only if all of it is as it was.
 struct JobIdentity {
   std::string input_sha256;
@@ -57,8 +60,10 @@ class Job {
   /// `overwrite`. After it done() and identity() hold. Still changes nothing.
   void match(const JobIdentity& wanted, bool overwrite);
   bool continued() const { return continued_; }
-  /// `wanted`, with model_name and created_s of the job's first start.
+  /// `wanted`, with model_name and created_s of the job's first start, and what its plan chose.
   const JobIdentity& identity() const { return identity_; }
+  /// The options with what the plan chose. Between match() and start().
+  void settle(const std::map<std::string, std::string>& options);
   bool done(const RecordId& id) const;
   int64_t num_done() const { return static_cast<int64_t>(done_.size()); }
   /// Of a line that is done(): the tokens that its answers took, in all; nothing if it was bad.

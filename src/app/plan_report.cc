@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -40,8 +41,9 @@ std::string binding_text(const PlanInput& input, const Plan& plan, const MemoryP
 }  // namespace
 
 std::string policy_text(const Policy& policy) {
-  return fmt::format("{} x {} sequences, {} tokens a micro-batch, {} buffers, weights {}, KV cache {}, activations {}", policy.micro_batch_size,
-                     policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
+  return fmt::format("{} x {} sequences, {} tokens a micro-batch, {} buffers, weights {}, KV cache {}, activations {}{}", policy.micro_batch_size,
+                     policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(),
+                     !policy.on_gpu() ? "" : policy.attention_beside() ? ", attention on the CPU beside the GPU" : ", attention on the GPU");
 }
 
 PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
@@ -50,16 +52,16 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   report.memory = memory_plan(input.model, report.plan.policy, input.workload, input.kv);
   report.binding = binding_text(input, report.plan, report.memory);
 
-  // The best of every other block, and what it waits for.
-  std::map<std::pair<int64_t, int64_t>, Candidate> by_block;
+  // The best of every other block and place of attention, and what it waits for.
+  auto kind_of = [](const Policy& policy) { return std::tuple(policy.block_size(), policy.num_micro_batches, policy.attention_tier); };
+  std::map<std::tuple<int64_t, int64_t, Tier>, Candidate> by_kind;
   for (const Candidate& candidate : report.plan.candidates) {
-    auto [entry, is_new] = by_block.try_emplace({candidate.policy.block_size(), candidate.policy.num_micro_batches}, candidate);
+    auto [entry, is_new] = by_kind.try_emplace(kind_of(candidate.policy), candidate);
     if (!is_new && candidate.time_s < entry->second.time_s) entry->second = candidate;
   }
   std::vector<Candidate> others;
-  for (const auto& [block, candidate] : by_block)
-    if (candidate.policy.block_size() != report.plan.policy.block_size() || candidate.policy.num_micro_batches != report.plan.policy.num_micro_batches)
-      others.push_back(candidate);
+  for (const auto& [kind, candidate] : by_kind)
+    if (kind != kind_of(report.plan.policy)) others.push_back(candidate);
   std::sort(others.begin(), others.end(), [](const Candidate& a, const Candidate& b) { return a.time_s < b.time_s; });
   const Precision precision = Precision::of(input.model, input.compute, input.kv);
   // The nearest, and then some further away.
@@ -162,8 +164,10 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
 std::string report_json(const PlanReport& report, const PlanInput& input) {
   using Json = nlohmann::ordered_json;
   auto policy_json = [](const Policy& policy) {
-    return Json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
-                {"weights", policy.weights.to_string()}, {"kv_cache", policy.kv_cache.to_string()}, {"activations", policy.activations.to_string()}};
+    Json json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
+              {"weights", policy.weights.to_string()}, {"kv_cache", policy.kv_cache.to_string()}, {"activations", policy.activations.to_string()}};
+    if (policy.on_gpu()) json["attention_on"] = policy.attention_beside() ? "cpu" : "gpu";
+    return json;
   };
   const Prediction& predicted = report.plan.prediction;
   Json json;

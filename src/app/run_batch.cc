@@ -165,7 +165,8 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
     fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input, job.input_fingerprint,
               input.fingerprint());
   const size_t num_replicas = replicas.leads.size() + 1;
-  runner.prepare(share_of(workload_of_lines(input, job.todo, {files.expected_tokens, job.answer_shares}), num_replicas));
+  std::map<std::string, std::string> options = model.options;
+  runner.prepare(share_of(workload_of_lines(input, job.todo, {files.expected_tokens, job.answer_shares}), num_replicas), options);
   Event end = hear_the_end(*replicas.world, std::move(request_stop));
   RecordSender sender(*replicas.world);
   LineBroker broker(input, shared_lines(input, job.todo, *replicas.world, static_cast<int>(num_replicas)),
@@ -222,7 +223,11 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
                  100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(static_cast<int64_t>(expected.shares.size())));
   if (num_replicas > 1)
     tell_replicas(*replicas.world, replicas.leads, {todo, job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares});
-  if (workload.num_sequences > 0) runner.prepare(workload);
+  if (workload.num_sequences > 0) {
+    std::map<std::string, std::string> settled = job.identity().options;
+    runner.prepare(workload, settled);
+    job.settle(settled);
+  }
 
   // From here on things change on the disk.
   job.start();

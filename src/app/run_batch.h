@@ -17,8 +17,9 @@ namespace flexgen {
 class BatchRunner {
  public:
   virtual ~BatchRunner() = default;
-  /// Takes all memory and disk. Throws Error{user} if the job cannot be done within the budgets.
-  virtual void prepare(const Workload& workload) = 0;
+  /// Takes all memory and disk. Throws Error{user} if the job cannot be done within the budgets. `options` are the job's: what is kLeftToThePlan in
+  /// them is chosen now; the rest binds the plan too.
+  virtual void prepare(const Workload& workload, std::map<std::string, std::string>& options) = 0;
   virtual RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) = 0;
 };
 

@@ -20,16 +20,28 @@
 namespace flexgen {
 namespace {
 
+constexpr const char* kAttentionOn = "attention on";
+
 class EngineRunner : public BatchRunner {
  public:
   /// `team`: null if this process is alone.
   EngineRunner(Engine& engine, bool efficiency, const EngineFlags& flags, Team* team)
       : engine_(engine), efficiency_(efficiency), flags_(flags), write_directory_(flags.disk_directory), team_(team) {}
-  void prepare(const Workload& workload) override {
+  void prepare(const Workload& workload, std::map<std::string, std::string>& options) override {
+    // A job goes on where its first start's plan put attention, which decides the rounding.
+    auto attention = options.find(kAttentionOn);
+    if (attention != options.end() && attention->second != kLeftToThePlan) {
+      const bool beside = attention->second == "cpu";
+      if (beside && flags_.policy.kv_cache && flags_.policy.kv_cache->gpu > 0)
+        fail_user("--kv-cache {}: this job began with attention beside a KV cache in RAM and on disk, so it can have no share in GPU memory; leave it out, or --overwrite",
+                  flags_.policy.kv_cache->to_string());
+      engine_.set_attention_tier(beside ? Tier::kCpu : Tier::kGpu);
+    }
     // Before the budget is taken: this needs memory of its own.
     if (efficiency_) peaks_ = measure_peaks(engine_.model(), engine_.kernels(), engine_.device(), files_, kPeakTimeS, write_directory_);
     if (!team_ || team_->num_stages() == 1) set_hardware(engine_, flags_);  // stages know it already
     engine_.prepare(workload);
+    if (attention != options.end()) attention->second = engine_.policy().attention_beside() ? "cpu" : "gpu";
     if (!team_ || team_->is_root()) fmt::print(stderr, "{}", plan_table(engine_));
   }
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
@@ -87,6 +99,11 @@ void choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine)
   set_fastest_dtypes(options.engine, workload, engine);
 }
 
+/// Processes that each plan for themselves must round alike: without --attention-on all attend on their GPU.
+void fix_attention(Engine& engine) {
+  if (engine.device() && !engine.attention_tier()) engine.set_attention_tier(Tier::kGpu);
+}
+
 /// What answers depend on besides the lines.
 BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen, const Engine& engine) {
   const Model& model = engine.model();
@@ -96,7 +113,7 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
-  if (engine.device() && options.engine.policy.attention_tier) described.options["attention on"] = *options.engine.policy.attention_tier == Tier::kCpu ? "cpu" : "gpu";
+  if (engine.device()) described.options[kAttentionOn] = !engine.attention_tier() ? kLeftToThePlan : *engine.attention_tier() == Tier::kCpu ? "cpu" : "gpu";
   if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
@@ -120,6 +137,7 @@ int run_alone(const RunBatchOptions& options) {
   EngineOptions chosen = engine_options(options.engine, options.model);
   choose_dtypes_of_job(options, chosen);
   Engine engine(chosen);
+  if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
   const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens}, described(options, chosen, engine), runner, signals.stop());
   return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
@@ -133,6 +151,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
   {
     const EngineOptions chosen = team.engine_options(options.engine, options.model);
     Engine engine(chosen);
+    fix_attention(engine);
     const BatchModel model = described(options, chosen, engine);
     std::vector<std::pair<std::string, std::string>> facts{{"model", model.fingerprint}};
     facts.insert(facts.end(), model.options.begin(), model.options.end());

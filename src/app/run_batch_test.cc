@@ -205,6 +205,30 @@ TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   EXPECT_EQ(Json::parse(read_text(manifest()))["options"]["backend"], "reference");
 }
 
+TEST_F(RunBatch, KeepsWhatItsFirstPlanChose) {
+  model_.options["attention on"] = kLeftToThePlan;
+  FakeRunner first;
+  first.stop_after = 2;
+  first.choice = "cpu";
+  run(first);
+  EXPECT_EQ(Json::parse(read_text(manifest()))["options"]["attention on"], "cpu");
+  FakeRunner second;  // its plan would choose "gpu"
+  second.stop_after = 1;
+  run(second);
+  EXPECT_EQ(second.options.at("attention on"), "cpu");
+  // To ask for the same is not another job, to ask for something else is.
+  model_.options["attention on"] = "gpu";
+  EXPECT_THAT(error_of(), HasSubstr("another attention on (cpu instead of gpu)"));
+  model_.options["attention on"] = "cpu";
+  EXPECT_EQ(error_of(), "");
+  // A new job chooses anew.
+  model_.options["attention on"] = kLeftToThePlan;
+  model_.fingerprint = "beef";
+  FakeRunner other;
+  run(other, true);
+  EXPECT_EQ(Json::parse(read_text(manifest()))["options"]["attention on"], "gpu");
+}
+
 TEST_F(RunBatch, OverwriteDoesNotLoseAJobThatMatches) {
   FakeRunner first;
   first.stop_after = 3;
@@ -271,7 +295,7 @@ TEST_F(RunBatch, RefusesBadOutputs) {
 
 TEST_F(RunBatch, ARefusalLeavesNoTrace) {
   struct Refusing : FakeRunner {
-    void prepare(const Workload&) override { throw Error(ErrorKind::kUser, "too big"); }
+    void prepare(const Workload&, std::map<std::string, std::string>&) override { throw Error(ErrorKind::kUser, "too big"); }
   } runner;
   EXPECT_THROW(run(runner), Error);
   EXPECT_FALSE(std::filesystem::exists(out_));

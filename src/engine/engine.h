@@ -97,6 +97,9 @@ class Engine {
   /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare(); with several stages while they are constructed.
   void set_hardware(const HardwareProfile& hardware) { hardware_ = hardware; }
   const HardwareProfile& hardware() const { return hardware_; }
+  /// Where attention runs beside a device, as asked for; nothing if the plan chooses. Set it before prepare().
+  std::optional<Tier> attention_tier() const { return options_.policy.attention_tier; }
+  void set_attention_tier(Tier tier) { options_.policy.attention_tier = tier; }
   /// Whether prepare() searches for a policy, so that the profile matters.
   bool plans() const { return options_.planner == "search"; }
   /// What visits compute in and on, as profiles and cost models call it.

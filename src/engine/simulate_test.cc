@@ -275,6 +275,27 @@ TEST_F(OnGpu, AttentionBesideTheGpuSparesTheBus) {
   EXPECT_GT(run().elapsed_s, 1.1 * beside.elapsed_s);
 }
 
+TEST_F(OnGpu, WhatThePlannerChoosesTakesWhatItPredicts) {
+  const auto model = shape("opt-6.7b");
+  HardwareProfile hardware = HardwareProfile::uniform(1e12, 40 * kGB, 2 * kGB, 1 * kGB);
+  hardware.gpu = gpu_of(21.2e12, 250 * kGB);
+  hardware.h2d_bytes_per_s = hardware.d2h_bytes_per_s = 12.89 * kGB;
+  const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
+  int beside = 0;
+  for (auto [prompt, generated, tier] : {std::tuple(512, 32, Tier::kGpu), std::tuple(512, 32, Tier::kCpu), std::tuple(256, 256, Tier::kCpu)}) {
+    const std::vector<Request> requests = requests_of(256, {prompt, prompt}, {generated, generated}, 50272);
+    PolicyRequest request;
+    if (generated < 200) request.attention_tier = tier;  // else it is the planner's own choice
+    const Plan plan = make_plan({*model, workload_of(requests), {200 * kGiB, 0, 15 * kGiB}, request, DType::kBF16, DType::kBF16, hardware});
+    EXPECT_EQ(plan.policy.attention_tier, tier) << prompt << " " << generated;
+    beside += plan.policy.attention_beside();
+    ListSource source(requests);
+    const RunReport report = simulate(*model, plan.policy, precision, hardware, source);
+    EXPECT_NEAR(plan.prediction.time_s / report.elapsed_s, 1, 0.1) << prompt << " " << generated;
+  }
+  EXPECT_EQ(beside, 2);
+}
+
 TEST_F(OnGpu, FasterBusesNeverTakeLonger) {
   const auto model = shape("opt-30b");
   Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 15 * kGiB}, {}, DType::kBF16);

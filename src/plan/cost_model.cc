@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "schedule/cache_store.h"
@@ -21,7 +22,7 @@ class Timeline {
     weight_free_s_.assign(static_cast<size_t>(buffers_), 0);
     weight_ready_s_.assign(static_cast<size_t>(buffers_), 0);
     cache_free_s_.assign(static_cast<size_t>(buffers_), 0);
-    bounce_free_s_.assign(static_cast<size_t>(buffers_), 0);
+    bounces_.resize(static_cast<size_t>(buffers_));
     cache_bounce_free_s_.assign(static_cast<size_t>(buffers_), 0);
     results_s_.assign(num_batches, 0);
     stored_s_.assign(num_batches, 0);
@@ -64,6 +65,8 @@ class Timeline {
       if (cache_.disk_pages + cache_.host_pages > 0 && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);
     cache_issued_ = cache_acquired_ = 0;
     cache_ready_.clear();
+    block_times_.clear();
+    for (const BatchLoad& batch : load.batches) block_times_.push_back(batch.rows > 0 ? block_times(batch.block) : BlockTimes{});
     const int64_t cache_base = cache_keys_;
     const bool alone = num_batches == 1;
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
@@ -72,65 +75,64 @@ class Timeline {
         const BatchLoad& batch = load.batches[b];
         if (layer == 0) host_s_ = std::max(host_s_, results_s_[b]);
         const bool visited = batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0);
+        const bool beside = beside_ && visited && spec.kind == LayerKind::kBlock;
+        if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
         if (visited) {
           double start_s = compute_free_s_;
           if (weights_.layers[layer].ring_index >= 0) start_s = std::max(start_s, acquire_weights(layer));
-          ComputeAmount amount = batch.block;
+          double time_s = block_times_[b].compute_s, cache_ready_s = 0;
           bool uses_cache = false;
           if (spec.kind == LayerKind::kBlock) {
             uses_cache = staged(b);
             if (uses_cache) {
               while (cache_issued_ <= cache_acquired_) issue_cache(load, cache_base);
-              start_s = std::max(start_s, cache_ready_[static_cast<size_t>(cache_acquired_)]);
+              cache_ready_s = cache_ready_[static_cast<size_t>(cache_acquired_)];
+              if (!beside) start_s = std::max(start_s, cache_ready_s);
             }
           } else {
             const bool head = spec.kind == LayerKind::kHead;
-            amount = {};
+            ComputeAmount amount;
             amount.rows = head ? batch.logit_rows : batch.rows;
             amount.flops = spec.linear_flops_per_row * amount.rows;
-            amount.logits = head ? static_cast<double>(spec.vocab_count) * amount.rows : 0;
+            amount.logits = head && !on_gpu_ ? static_cast<double>(spec.vocab_count) * amount.rows : 0;  // else read on the processor beside it
+            time_s = visit_time_s(processor_, precision_, amount);
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
           const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
                                          ? batch.rows - static_cast<double>(hidden_.resident_rows) : 0;
           if (hidden_rows > 0 && layer > 0) start_s = std::max(start_s, load_hidden(hidden_rows, stored_s_[b]));
-          if (beside_ && layer > 0) start_s = std::max(start_s, results_s_[b]);  // its attention may still be under way
-          double attention_s = 0;
-          if (beside_ && spec.kind == LayerKind::kBlock) {
-            ComputeAmount attention = amount;
-            attention.flops = 0;
-            attention_s = visit_time_s(hardware_.cpu, precision_, attention);
-            amount.decode_kv_bytes = amount.chunk_attention_flops = 0;
-          }
-          if (on_gpu_) amount.logits = 0;  // read on the processor beside it
-          double time_s = visit_time_s(processor_, precision_, amount);
           if (buffers_ > 1 && !on_gpu_) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);
           double end_s = std::max(start_s, host_s_) + time_s;
           compute_free_s_ = end_s;
           busy_[LaneKind::kCompute] += time_s;
-          if (attention_s > 0) {
+          if (beside) {
             const ModelConfig& config = model_.config();
             const double width = 4.0 * static_cast<double>(config.head_size) * batch.rows;
-            end_s = copy(LaneKind::kD2h, width * static_cast<double>(config.num_heads + 2 * config.num_kv_heads), end_s);
-            cpu_free_s_ = std::max(cpu_free_s_, end_s) + attention_s;
-            busy_[LaneKind::kCpu] += attention_s;
-            end_s = copy(LaneKind::kH2d, width * static_cast<double>(config.num_heads), cpu_free_s_);
+            const double down_s = copy(LaneKind::kD2h, width * static_cast<double>(config.num_heads + 2 * config.num_kv_heads), end_s);
+            cpu_free_s_ = std::max({cpu_free_s_, down_s, cache_ready_s}) + block_times_[b].attention_s;
+            busy_[LaneKind::kCpu] += block_times_[b].attention_s;
+            end_s = cpu_free_s_;  // for the cache
+            const double uploaded_s = copy_small(width * static_cast<double>(config.num_heads), cpu_free_s_);
+            finish_pending(num_batches);  // only now: this visit's first stage goes before the last one's last
+            pending_ = Pending{layer, b, uploaded_s, block_times_[b].after_s, hidden_rows};
+          } else {
+            results_s_[b] = end_s;
+            if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = store_hidden(hidden_rows, end_s);
           }
-          results_s_[b] = end_s;
-          if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = store_hidden(hidden_rows, end_s);
           if (uses_cache) {
             store_cache(batch, end_s, ring(cache_base + cache_acquired_));
             ++cache_acquired_;
           }
         }
+        if (!pending_) release_weights(layer, b, num_batches);
         const WeightLayout::Layer& weights = weights_.layers[layer];
-        if (weights.ring_index >= 0 && b + 1 == num_batches) weight_free_s_[ring(step_ * num_ring() + weights.ring_index)] = compute_free_s_;
         // Loads ahead: the cache of the next visits, then a piece of a later layer.
         if (layer > 0 || b + 1 == num_batches)
           while (cache_issued_ < std::min<int64_t>(cache_acquired_ + buffers_ - 1, cache_visits())) issue_cache(load, cache_base);
         if (weights.ring_index >= 0 && buffers_ > 1) prefetch_weights(static_cast<int64_t>(b), static_cast<int64_t>(num_batches), weights.ring_index);
       }
     }
+    finish_pending(num_batches);
     cache_keys_ += cache_acquired_;
     ++step_;
   }
@@ -140,6 +142,39 @@ class Timeline {
   size_t ring(int64_t key) const { return static_cast<size_t>(key % buffers_); }
   bool staged(size_t batch) const { return std::find(staged_batches_.begin(), staged_batches_.end(), batch) != staged_batches_.end(); }
   int64_t cache_visits() const { return static_cast<int64_t>(staged_batches_.size()) * cache_.num_layers; }
+
+  /// What a block takes of a visit: the whole, or beside a GPU up to attention, attention, and what follows.
+  struct BlockTimes {
+    double compute_s = 0, attention_s = 0, after_s = 0;
+  };
+  BlockTimes block_times(const ComputeAmount& whole) const {
+    if (!beside_) return {visit_time_s(processor_, precision_, whole), 0, 0};
+    ComputeAmount before = whole, attention = whole;
+    attention.flops = before.decode_kv_bytes = before.chunk_attention_flops = 0;
+    before.flops = whole.rows * model_.layers()[static_cast<size_t>(model_.first_block())].attention_input_flops_per_row;
+    ComputeAmount after = before;
+    after.flops = whole.flops - before.flops;
+    return {visit_time_s(processor_, precision_, before), visit_time_s(hardware_.cpu, precision_, attention), visit_time_s(processor_, precision_, after)};
+  }
+  /// The stage of a visit that follows attention beside the GPU.
+  struct Pending {
+    size_t layer, batch;
+    double uploaded_s, time_s, hidden_rows;
+  };
+  void finish_pending(size_t num_batches) {
+    if (!pending_) return;
+    const Pending visit = *std::exchange(pending_, std::nullopt);
+    compute_free_s_ = std::max({compute_free_s_, visit.uploaded_s, host_s_}) + visit.time_s;
+    busy_[LaneKind::kCompute] += visit.time_s;
+    results_s_[visit.batch] = compute_free_s_;
+    if (visit.hidden_rows > 0) stored_s_[visit.batch] = store_hidden(visit.hidden_rows, compute_free_s_);
+    release_weights(visit.layer, visit.batch, num_batches);
+  }
+  /// One lane computes in order, so the last visit's end covers the earlier ones.
+  void release_weights(size_t layer, size_t batch, size_t num_batches) {
+    const int64_t ring_index = weights_.layers[layer].ring_index;
+    if (ring_index >= 0 && batch + 1 == num_batches) weight_free_s_[ring(step_ * num_ring() + ring_index)] = compute_free_s_;
+  }
 
   /// A piece of work in the disk read lane; returns when it is done.
   double read(double bytes, double after_s) {
@@ -168,6 +203,14 @@ class Timeline {
     free_s = std::max({free_s, host_s_, after_s}) + time_s;
     busy_[lane] += time_s;
     return free_s;
+  }
+  /// A copy to a GPU that does not queue behind the large ones; it takes its share of the bus from them.
+  double copy_small(double bytes, double after_s) {
+    const double time_s = hardware_.copy_s + bytes / hardware_.h2d_bytes_per_s;
+    h2d_small_free_s_ = std::max({h2d_small_free_s_, host_s_, after_s}) + time_s;
+    h2d_free_s_ += time_s;
+    busy_[LaneKind::kH2d] += time_s;
+    return h2d_small_free_s_;
   }
   double passing_pages(const BatchLoad& batch) const { return batch.old_disk_pages + batch.dirty_disk_pages + batch.old_host_pages + batch.dirty_host_pages; }
   double load_hidden(double rows, double after_s) {
@@ -217,8 +260,10 @@ class Timeline {
     }
     double ready_s = copy(LaneKind::kH2d, share * static_cast<double>(placed.host_bytes), free_s);
     if (from_disk > 0) {
-      ready_s = copy(LaneKind::kH2d, from_disk, std::max(free_s, read(from_disk, bounce_free_s_[ring(key)])));
-      bounce_free_s_[ring(key)] = ready_s;
+      // The pieces of a layer have a place each in its bounce buffer: they wait for the layer that had it before, not for each other.
+      Bounce& bounce = bounces_[ring(key)];
+      if (bounce.key != key) bounce = {key, bounce.copied_s, 0};
+      ready_s = bounce.copied_s = copy(LaneKind::kH2d, from_disk, std::max(free_s, read(from_disk, bounce.free_s)));
     }
     weight_ready_s_[ring(key)] = std::max(ready_s, free_s);
   }
@@ -263,15 +308,22 @@ class Timeline {
   double lookup_share_ = 0, load_s_ = 0;
 
   double host_s_ = 0, compute_free_s_ = 0, read_free_s_ = 0, write_free_s_ = 0, lookup_free_s_ = 0;
-  double h2d_free_s_ = 0, d2h_free_s_ = 0, cpu_free_s_ = 0;
+  double h2d_free_s_ = 0, h2d_small_free_s_ = 0, d2h_free_s_ = 0, cpu_free_s_ = 0;
   double unpaid_disk_s_ = 0;   ///< disk time that compute has not been slowed down for yet
   double unpaid_write_s_ = 0;  ///< write time that reading has not been slowed down for yet
-  std::vector<double> weight_free_s_, weight_ready_s_, cache_free_s_, bounce_free_s_, cache_bounce_free_s_;  ///< a buffer
+  std::vector<double> weight_free_s_, weight_ready_s_, cache_free_s_, cache_bounce_free_s_;  ///< a buffer
+  struct Bounce {
+    int64_t key = -1;
+    double free_s = 0, copied_s = 0;  ///< of what had it before; of what has it
+  };
+  std::vector<Bounce> bounces_;  ///< of weights, a buffer
   std::vector<double> results_s_, stored_s_;                           ///< a batch
   int64_t step_ = 0, issued_key_ = -1;
   std::vector<size_t> staged_batches_;  ///< of this step: whose cache is partly on disk
   int64_t cache_issued_ = 0, cache_acquired_ = 0, cache_keys_ = 0;  ///< visits of this step, and of those before
   std::vector<double> cache_ready_;
+  std::vector<BlockTimes> block_times_;  ///< of this step, a batch
+  std::optional<Pending> pending_;
   LaneTimes busy_;
   double read_bytes_ = 0, write_bytes_ = 0;
 };

@@ -115,6 +115,14 @@ std::vector<int64_t> block_candidates(const Workload& workload) {
 
 }  // namespace
 
+std::vector<Tier> attention_tiers_of(const Budgets& budgets, const PolicyRequest& request) {
+  if (budgets.gpu_bytes <= 0) return {Tier::kCpu};
+  if (request.attention_tier) return {*request.attention_tier};
+  // Beside a GPU, the cache must have no share in its memory.
+  if (request.kv_cache && request.kv_cache->gpu > 0) return {Tier::kGpu};
+  return {Tier::kGpu, Tier::kCpu};
+}
+
 Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
                      const PolicyRequest& request, DType kv_dtype) {
   const bool on_gpu = budgets.gpu_bytes > 0;
@@ -129,10 +137,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     else smallest_cpu = std::min(smallest_cpu, plan.bytes(Tier::kCpu));
     return disk_ok && gpu_ok && plan.bytes(Tier::kCpu) <= budgets.cpu_bytes;
   };
-  // Where attention may run. Beside a GPU, the cache must have no share in its memory.
-  std::vector<Tier> attention_tiers{on_gpu ? Tier::kGpu : Tier::kCpu};
-  if (request.attention_tier) attention_tiers = {*request.attention_tier};
-  else if (on_gpu && (!request.kv_cache || request.kv_cache->gpu <= 0)) attention_tiers.push_back(Tier::kCpu);
+  const std::vector<Tier> attention_tiers = attention_tiers_of(budgets, request);
 
   std::optional<Policy> best;
   double best_time_s = 0;

@@ -4,6 +4,7 @@
 // Pure functions.
 
 #include <optional>
+#include <vector>
 
 #include "plan/memory_plan.h"
 
@@ -27,6 +28,9 @@ struct PolicyRequest {
   int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches
   std::optional<BlockShape> block;  ///< agreed on by the stages: everything that they must have in common
 };
+
+/// Where attention may run: where everything computes, or beside a GPU as well, unless the request fixes it or a share of the cache in the GPU's memory.
+std::vector<Tier> attention_tiers_of(const Budgets& budgets, const PolicyRequest& request);
 
 /// Throws Error{user} if nothing that honours the request fits the budgets.
 Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,

@@ -104,13 +104,24 @@ class Search {
     if (on_gpu()) return {kOnDisk, kInRam, kInGpu};
     return {kInRam, kOnDisk};
   }
+  /// Attention beside a GPU leaves the cache no share of its memory.
+  std::vector<Fractions> cache_ends(const Policy& policy) const {
+    if (policy.attention_tier == Tier::kCpu) return {kInRam, kOnDisk};
+    return ends();
+  }
+  /// Where attention may run, first what is best so far: its time spares the other's.
+  std::vector<Tier> attention_tiers() const {
+    std::vector<Tier> tiers = attention_tiers_of(in_.budgets, in_.request);
+    if (best_ && tiers.size() > 1 && tiers.front() != best_->policy.attention_tier) std::swap(tiers[0], tiers[1]);
+    return tiers;
+  }
   bool on_gpu() const { return in_.budgets.gpu_bytes > 0; }
   const ComputeProfile& processor() const { return on_gpu() ? *in_.hardware.gpu : in_.hardware.cpu; }
 
   /// Whether any placement fits.
   bool fits_somehow(Policy policy) const {
     for (const Fractions& weights : ends())
-      for (const Fractions& cache : ends())
+      for (const Fractions& cache : cache_ends(policy))
         for (const Fractions& activations : ends()) {
           policy.weights = in_.request.weights.value_or(weights);
           policy.kv_cache = in_.request.kv_cache.value_or(cache);
@@ -122,32 +133,52 @@ class Search {
 
   void try_block(int64_t micro_batch_size, int64_t num_micro_batches) {
     bool any = false;
+    std::vector<Tier> tiers = attention_tiers();
     for (int64_t rows : row_counts(micro_batch_size, num_micro_batches)) {
       if (out_of_time()) return;
       Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, buffer_counts().back(), rows);
-      if (on_gpu()) policy.compute_tier = policy.attention_tier = Tier::kGpu;
-      if (!fits_somehow(policy)) break;  // more rows take more
+      if (on_gpu()) policy.compute_tier = Tier::kGpu;
+      std::erase_if(tiers, [&](Tier tier) {  // more rows take more
+        policy.attention_tier = tier;
+        return !fits_somehow(policy);
+      });
+      if (tiers.empty()) break;
       any = true;
+      // What micro-batches do does not depend on where attention runs.
+      policy.attention_tier = policy.compute_tier;
       policy.weights = policy.kv_cache = policy.activations = on_gpu() ? kInGpu : kInRam;
       const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
-      const std::vector<StepClass> classes = compute_classes(walk);
-      double compute_s = 0;
-      for (const StepClass& step : classes) compute_s += step.count * step.resources_s.front().constant;
-      if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
-      for (int buffers : buffer_counts()) {
-        policy.buffers = buffers;
-        place(policy, walk, classes);
+      for (Tier tier : tiers) {
+        policy.attention_tier = tier;
+        const std::vector<StepClass> classes = compute_classes(policy, walk);
+        double compute_s = 0;
+        for (const StepClass& step : classes) {
+          double slowest_s = 0;
+          for (const Affine& resource_s : step.resources_s) slowest_s = std::max(slowest_s, resource_s.constant);
+          compute_s += step.count * slowest_s;
+        }
+        if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
+        for (int buffers : buffer_counts()) {
+          policy.buffers = buffers;
+          place(policy, walk, classes);
+        }
       }
     }
     if (!any) ++plan_.num_too_large;
   }
 
-  /// Steps of about the same compute time as one class each: its count, and its compute time in resources_s.front().
-  std::vector<StepClass> compute_classes(const SlotWalk& walk) {
+  /// Steps of about the same compute time as one class each: its count, and in resources_s what computes in it: the processor, and with attention
+  /// beside a GPU the other one, and both in turn for a micro-batch.
+  std::vector<StepClass> compute_classes(const Policy& policy, const SlotWalk& walk) {
     step_class_.clear();
+    const bool beside = policy.attention_beside();
+    std::vector<double> attention_s(walk.steps.size());
     std::vector<std::pair<double, size_t>> order;
     const double repeat = walk.whole ? 1 : rows_of(in_.workload) / walk.rows;
-    for (size_t i = 0; i < walk.steps.size(); ++i) order.emplace_back(compute_time_s(walk.steps[i]), i);
+    for (size_t i = 0; i < walk.steps.size(); ++i) {
+      if (beside) attention_s[i] = attention_time_s(walk.steps[i]);
+      order.emplace_back(compute_time_s(walk.steps[i], beside) + attention_s[i], i);
+    }
     std::sort(order.begin(), order.end());
     double all_s = 0, before_s = 0;
     for (auto [time_s, i] : order) all_s += time_s * walk.steps[i].count;
@@ -155,11 +186,19 @@ class Search {
     step_class_.resize(walk.steps.size());
     for (auto [time_s, i] : order) {
       const auto wanted = std::min(kMaxClasses - 1, static_cast<size_t>(before_s / std::max(all_s, 1e-300) * kMaxClasses));
-      if (classes.empty() || wanted > last_class_) classes.push_back({0, {Affine{}}});
+      if (classes.empty() || wanted > last_class_) classes.push_back({0, std::vector<Affine>(beside ? 3 : 1)});
       last_class_ = wanted;
       StepClass& mean = classes.back();
       const double count = walk.steps[i].count * repeat;
-      mean.resources_s.front().constant = (mean.resources_s.front().constant * mean.count + time_s * count) / (mean.count + count);
+      auto add = [&](size_t resource, double seconds) {
+        double& so_far_s = mean.resources_s[resource].constant;
+        so_far_s = (so_far_s * mean.count + seconds * count) / (mean.count + count);
+      };
+      add(0, time_s - attention_s[i]);
+      if (beside) {
+        add(1, attention_s[i]);
+        add(2, policy.buffers > 1 ? time_s / static_cast<double>(policy.num_micro_batches) : time_s);
+      }
       mean.count += count;
       step_class_[i] = classes.size() - 1;
       before_s += time_s * walk.steps[i].count;
@@ -167,11 +206,15 @@ class Search {
     return classes;
   }
 
-  double compute_time_s(const StepLoad& step) const {
+  /// On the processor of the policy; with attention beside it in two stages around that.
+  double compute_time_s(const StepLoad& step, bool beside) const {
     double time_s = 0;
+    const auto num_blocks = static_cast<double>(in_.model.config().num_layers);
     for (const BatchLoad& batch : step.batches) {
       if (batch.rows == 0) continue;
-      time_s += static_cast<double>(in_.model.config().num_layers) * visit_time_s(processor(), precision_, batch.block);
+      ComputeAmount block = batch.block;
+      if (beside) block.decode_kv_bytes = block.chunk_attention_flops = 0;
+      time_s += num_blocks * (visit_time_s(processor(), precision_, block) + (beside ? processor().visit_s : 0));
       for (const LayerSpec& layer : in_.model.layers()) {
         if (layer.kind == LayerKind::kBlock || (layer.kind == LayerKind::kHead && batch.logit_rows == 0)) continue;
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
@@ -181,6 +224,17 @@ class Search {
         amount.logits = layer.kind == LayerKind::kHead && !on_gpu() ? rows * static_cast<double>(layer.vocab_count) : 0;
         time_s += visit_time_s(processor(), precision_, amount);
       }
+    }
+    return time_s;
+  }
+  /// Beside a GPU.
+  double attention_time_s(const StepLoad& step) const {
+    double time_s = 0;
+    for (const BatchLoad& batch : step.batches) {
+      if (batch.rows == 0) continue;
+      ComputeAmount attention = batch.block;
+      attention.flops = 0;
+      time_s += static_cast<double>(in_.model.config().num_layers) * visit_time_s(in_.hardware.cpu, precision_, attention);
     }
     return time_s;
   }
@@ -233,7 +287,7 @@ class Search {
       if (may_spill) largest(fixed, kind, &Fractions::cpu, &Fractions::disk);
     };
     auto in_gpu = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind) {
-      if (on_gpu()) largest(fixed, kind, &Fractions::gpu, &Fractions::cpu);
+      if (on_gpu() && !(kind == &Policy::kv_cache && policy.attention_beside())) largest(fixed, kind, &Fractions::gpu, &Fractions::cpu);
     };
     // Weights take up what is left, then the cache; a share that is too large gives way in the same order.
     in_gpu(in_.request.weights, &Policy::weights);
@@ -258,7 +312,7 @@ class Search {
     const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
     for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program.bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
     for (auto [kind, fractions] : {std::pair{TensorKind::kWeights, &Policy::weights}, {TensorKind::kKvCache, &Policy::kv_cache}, {TensorKind::kActivations, &Policy::activations}})
-      for (const Fractions& end : ends()) {
+      for (const Fractions& end : kind == TensorKind::kKvCache ? cache_ends(policy) : ends()) {
         if (end.disk > 0) continue;
         Policy moved = streamed;
         moved.*fractions = end;
@@ -269,7 +323,8 @@ class Search {
     program.capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
     program.fixed = {in_.request.weights, in_.request.kv_cache, in_.request.activations};
     const bool spill = in_.budgets.disk_bytes > 0;
-    program.allowed = {{{on_gpu(), true, true}, {on_gpu(), true, spill}, {on_gpu(), true, spill}}};
+    const bool beside = policy.attention_beside();
+    program.allowed = {{{on_gpu(), true, true}, {on_gpu() && !beside, true, spill}, {on_gpu(), true, spill}}};
     program.once_s.of(TensorKind::kWeights, Tier::kCpu) = program.once_s.of(TensorKind::kWeights, Tier::kGpu) = weight_bytes / disk.read_bytes_per_s;
 
     // Means over the steps of each class of what a cache and activations wholly on disk would move.
@@ -292,28 +347,36 @@ class Search {
       read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
       write_s.of(TensorKind::kKvCache, Tier::kDisk) = written_pages[i] / counts[i] * page_bytes / disk.write_bytes_per_s;
       write_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.write_bytes_per_s;
-      Affine compute_s = compute[i].resources_s.front();
-      StepClass step{compute[i].count, {}};
+      StepClass step = compute[i];
       Affine up_s, down_s;  // to a GPU and back: whatever is not there, over the bus
       if (on_gpu())
         for (Tier tier : {Tier::kCpu, Tier::kDisk}) {
           up_s.of(TensorKind::kWeights, tier) = weight_bytes / in_.hardware.h2d_bytes_per_s;
-          up_s.of(TensorKind::kKvCache, tier) = read_pages[i] / counts[i] * page_bytes / in_.hardware.h2d_bytes_per_s;
           up_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.h2d_bytes_per_s;
-          down_s.of(TensorKind::kKvCache, tier) = written_pages[i] / counts[i] * page_bytes / in_.hardware.d2h_bytes_per_s;
           down_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.d2h_bytes_per_s;
+          if (beside) continue;
+          up_s.of(TensorKind::kKvCache, tier) = read_pages[i] / counts[i] * page_bytes / in_.hardware.h2d_bytes_per_s;
+          down_s.of(TensorKind::kKvCache, tier) = written_pages[i] / counts[i] * page_bytes / in_.hardware.d2h_bytes_per_s;
         }
+      if (beside) {  // q, k and v go down and results come up, wherever the cache is
+        const ModelConfig& config = in_.model.config();
+        const double head_bytes = 4 * hidden_rows[i] / counts[i] * static_cast<double>(config.num_layers * config.head_size);
+        up_s.constant = head_bytes * static_cast<double>(config.num_heads) / in_.hardware.h2d_bytes_per_s;
+        down_s.constant = head_bytes * static_cast<double>(config.num_heads + 2 * config.num_kv_heads) / in_.hardware.d2h_bytes_per_s;
+      }
       if (policy.buffers == 1) {
+        Affine compute_s = step.resources_s.back();
         for (const Affine& other_s : {read_s, write_s, up_s, down_s}) compute_s += other_s;
         step.resources_s = {compute_s};
       } else {
+        if (beside) step.resources_s.back().constant += (up_s.constant + down_s.constant) / static_cast<double>(policy.num_micro_batches);
         if (!on_gpu()) {
-          compute_s += read_s.scaled(disk.compute_slowdown);
-          compute_s += write_s.scaled(disk.compute_slowdown);
+          step.resources_s.front() += read_s.scaled(disk.compute_slowdown);
+          step.resources_s.front() += write_s.scaled(disk.compute_slowdown);
         }
         Affine shared_s = read_s;
         shared_s += write_s.scaled(disk.write_share_of_read);
-        step.resources_s = {compute_s, shared_s, write_s};
+        step.resources_s.insert(step.resources_s.end(), {shared_s, write_s});
         if (on_gpu()) step.resources_s.insert(step.resources_s.end(), {up_s, down_s});
       }
       program.steps.push_back(std::move(step));
@@ -378,11 +441,7 @@ class Search {
 
 }  // namespace
 
-Plan make_plan(const PlanInput& input) {
-  // The search knows attention on the GPU alone.
-  if (input.request.attention_tier == Tier::kCpu && input.budgets.gpu_bytes > 0) return plan_by_first_rule(input);
-  return Search(input).run();
-}
+Plan make_plan(const PlanInput& input) { return Search(input).run(); }
 
 Plan plan_by_first_rule(const PlanInput& input) {
   Plan plan;

@@ -1,7 +1,7 @@
 #pragma once
-// Planner: the policy for a job on a machine. Blocks, buffers and rows are enumerated; for each a linear program places weights, KV cache and
-// activations (FlexGen, section 4.3); what it says is rounded to what the stores can do, shrunk until it fits to the byte, and judged by the cost
-// model. Pure functions, but for the clock that limits the search.
+// Planner: the policy for a job on a machine. Blocks, buffers, rows and, beside a GPU, where attention runs are enumerated; for each a linear program
+// places weights, KV cache and activations (FlexGen, section 4.3); what it says is rounded to what the stores can do, shrunk until it fits to the
+// byte, and judged by the cost model. Pure functions, but for the clock that limits the search.
 
 #include <string>
 #include <vector>

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/error.h"
@@ -73,7 +74,8 @@ TEST(Planner, IsAtLeastAsGoodAsTheFirstRule) {
     for (int64_t gib : {3, 6, 20}) {
       const Job job = job_of(shape, 200, {64, 192}, {32, 32});
       for (int64_t disk : {int64_t{0}, 100 * kGiB}) {
-        const PlanInput input{*job.model, job.workload, {gib * kGiB, disk}, {}, DType::kF32, DType::kBF16, hardware};
+        // As long as it needs: built for a sanitizer the search is ten times slower. TakesSecondsForTheLargest watches over its time.
+        const PlanInput input{*job.model, job.workload, {gib * kGiB, disk}, {}, DType::kF32, DType::kBF16, hardware, 100};
         const Plan plan = make_plan(input);
         EXPECT_TRUE(plan.complete) << plan.planning_s;
         EXPECT_LE(memory_plan(*job.model, plan.policy, job.workload, DType::kBF16).bytes(Tier::kCpu), gib * kGiB);
@@ -99,6 +101,56 @@ TEST(Planner, ExplicitFlagsWin) {
   EXPECT_EQ(plan.policy.max_rows, 33);
   EXPECT_EQ(plan.policy.kv_cache, (Fractions{0, 0.25, 0.75}));
   EXPECT_GT(plan.policy.weights.cpu, 0);
+}
+
+/// A GPU of 16 GB with 208 GB of RAM: a bus of 13 GB/s, and cores that read 40 GB/s of cache.
+HardwareProfile small_gpu_machine() {
+  HardwareProfile hardware = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
+  hardware.gpu = gpu_of(21.2e12, 250e9);
+  hardware.h2d_bytes_per_s = hardware.d2h_bytes_per_s = 12.89e9;
+  return hardware;
+}
+constexpr Budgets kSmallGpu{208'000'000'000, 0, 16'000'000'000};
+
+TEST(Planner, AttendsBesideTheGpuWhereTheBusIsSlowerThanTheProcessor) {
+  const HardwareProfile hardware = small_gpu_machine();
+  // Answers of a thousand tokens and more: the cache of many sequences is in RAM, and each token reads its own once.
+  const Job job = job_of("opt-6.7b", 400, {500, 700}, {900, 1000});
+  auto plan_with = [&](std::optional<Tier> tier) {
+    PolicyRequest request;
+    request.attention_tier = tier;
+    return make_plan({*job.model, job.workload, kSmallGpu, request, DType::kBF16, DType::kBF16, hardware, 60});
+  };
+  const Plan free = plan_with({}), on_gpu = plan_with(Tier::kGpu), beside = plan_with(Tier::kCpu);
+  EXPECT_EQ(free.policy.attention_tier, Tier::kCpu);
+  EXPECT_GT(free.policy.kv_cache.cpu, 0.9);
+  EXPECT_EQ(free.policy.kv_cache.gpu, 0);
+  EXPECT_LT(free.prediction.time_s, 0.8 * on_gpu.prediction.time_s);
+  EXPECT_LT(free.prediction.time_s, 1.02 * beside.prediction.time_s);
+  EXPECT_GT(free.prediction.busy[LaneKind::kCpu], 0);
+  EXPECT_EQ(on_gpu.policy.attention_tier, Tier::kGpu);
+  EXPECT_EQ(beside.policy.attention_tier, Tier::kCpu);
+  for (const Candidate& candidate : on_gpu.candidates) EXPECT_EQ(candidate.policy.attention_tier, Tier::kGpu);
+  for (const Candidate& candidate : beside.candidates) EXPECT_EQ(candidate.policy.attention_tier, Tier::kCpu);
+  // Both were looked at.
+  EXPECT_TRUE(std::any_of(free.candidates.begin(), free.candidates.end(), [](const Candidate& candidate) { return candidate.policy.attention_tier == Tier::kGpu; }));
+  for (const Plan* plan : {&free, &on_gpu, &beside}) {
+    const MemoryPlan memory = memory_plan(*job.model, plan->policy, job.workload, DType::kBF16);
+    EXPECT_LE(memory.bytes(Tier::kGpu), kSmallGpu.gpu_bytes);
+    EXPECT_LE(memory.bytes(Tier::kCpu), kSmallGpu.cpu_bytes);
+  }
+}
+
+TEST(Planner, AttendsOnTheGpuWhereTheCacheIs) {
+  const HardwareProfile hardware = small_gpu_machine();
+  const Job job = job_of("opt-1.3b", 100, {60, 100}, {30, 40});
+  PolicyRequest request;
+  EXPECT_EQ(make_plan({*job.model, job.workload, kSmallGpu, request, DType::kBF16, DType::kBF16, hardware}).policy.attention_tier, Tier::kGpu);
+  // A share of the cache in the GPU's memory leaves no choice.
+  request.kv_cache = Fractions{0.1, 0.9, 0};
+  const Plan plan = make_plan({*job.model, job.workload, kSmallGpu, request, DType::kBF16, DType::kBF16, hardware});
+  for (const Candidate& candidate : plan.candidates) EXPECT_EQ(candidate.policy.attention_tier, Tier::kGpu);
+  EXPECT_EQ(plan.policy.kv_cache, *request.kv_cache);
 }
 
 /// The bytes that a refusal names.
@@ -166,6 +218,61 @@ TEST(Planner, TakesSecondsForTheLargest) {
   const Plan plan = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
   EXPECT_LT(plan.planning_s, 5);
   EXPECT_GT(plan.candidates.size(), 20);
+  // Attention on a GPU and beside it.
+  const Plan with_gpu = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB, 80 * kGiB}, {}, DType::kBF16, DType::kBF16, small_gpu_machine()});
+  EXPECT_LT(with_gpu.planning_s, 5);
+}
+
+TEST(Planner, PlansForAGpuWithinAnyBudgetThatSuffices) {
+  const HardwareProfile hardware = small_gpu_machine();
+  std::mt19937_64 random(23);
+  const char* shapes[] = {"opt-125m", "opt-1.3b", "opt-6.7b", "llama-3.1-8b", "qwen3-0.6b"};
+  int beside = 0;
+  for (int i = 0; i < 40; ++i) {
+    const int64_t prompt = 1 + static_cast<int64_t>(random() % 400), generated = 1 + static_cast<int64_t>(random() % 60);
+    const Job job = job_of(shapes[random() % std::size(shapes)], 1 + static_cast<int64_t>(random() % 30), {1, prompt}, {1, generated}, random());
+    PolicyRequest request;
+    if (random() % 3 == 0) request.attention_tier = random() % 2 ? Tier::kCpu : Tier::kGpu;
+    if (random() % 3 == 0) request.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
+    if (random() % 3 == 0) request.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
+    if (random() % 3 == 0) request.buffers = 1 + static_cast<int>(random() % 3);
+    if (random() % 4 == 0) request.weights = Fractions{0.2, 0.3, 0.5};
+    if (random() % 4 == 0) request.kv_cache = request.attention_tier == Tier::kCpu ? Fractions{0, 1, 0} : Fractions{0.5, 0.5, 0};
+    const DType kv = std::array{DType::kBF16, DType::kInt4}[random() % 2];
+    const int64_t disk = random() % 2 ? 50 * kGiB : 0;
+    auto plan_with = [&](int64_t gpu, int64_t cpu) { return make_plan({*job.model, job.workload, {cpu, disk, gpu}, request, DType::kBF16, kv, hardware, 0.5}); };
+    // First what it takes of the GPU, then what it takes of RAM beside that or a little more.
+    std::string message;
+    auto refusal = [&](int64_t gpu, int64_t cpu) {
+      try {
+        plan_with(gpu, cpu);
+        return false;
+      } catch (const Error& error) {
+        message = error.what();
+        return true;
+      }
+    };
+    ASSERT_TRUE(refusal(100 * kKiB, 100 * kKiB)) << i;
+    int64_t gpu = named_budget(message, "smallest budget", '(');
+    ASSERT_GT(gpu, 100 * kKiB) << message;
+    ASSERT_THAT(message, testing::HasSubstr("--gpu-memory"));
+    EXPECT_TRUE(refusal(gpu / 100 * 98, 500 * kGiB)) << i << ": " << message;
+    gpu += static_cast<int64_t>(random() % 2) * static_cast<int64_t>(random() % (2 * kGiB));
+    ASSERT_TRUE(refusal(gpu, 100 * kKiB)) << i;
+    ASSERT_THAT(message, testing::HasSubstr("--cpu-memory")) << i;
+    const int64_t cpu = named_budget(message, "smallest budget", '(');
+    EXPECT_TRUE(refusal(gpu, cpu / 100 * 98)) << i << ": " << message;
+    EXPECT_NO_THROW({
+      const Plan plan = plan_with(gpu, cpu);
+      const MemoryPlan memory = memory_plan(*job.model, plan.policy, job.workload, kv);
+      EXPECT_LE(memory.bytes(Tier::kGpu), gpu);
+      EXPECT_LE(memory.bytes(Tier::kCpu), cpu);
+      if (request.attention_tier) { EXPECT_EQ(plan.policy.attention_tier, *request.attention_tier); }
+      if (request.kv_cache) { EXPECT_EQ(plan.policy.kv_cache, *request.kv_cache); }
+      beside += plan.policy.attention_beside();
+    }) << i << ": " << message;
+  }
+  EXPECT_GT(beside, 3);
 }
 
 TEST(Planner, SmallestBudgetWorksAndLessDoesNot) {

@@ -30,20 +30,24 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
                                   request.max_rows.value_or(round_up(size, 16)));
   std::vector<Fractions> ends{on_disk, in_ram};
   if (budgets.gpu_bytes > 0) {
-    policy.compute_tier = policy.attention_tier = Tier::kGpu;
+    policy.compute_tier = Tier::kGpu;
     ends.push_back({1, 0, 0});
   }
   std::vector<Policy> policies;
-  for (const Fractions& weights : ends)
-    for (const Fractions& cache : ends)
-      for (const Fractions& activations : ends) {
-        policy.weights = request.weights.value_or(weights);
-        policy.kv_cache = request.kv_cache.value_or(cache);
-        policy.activations = request.activations.value_or(activations);
-        const bool spills = policy.kv_cache.disk > 0 || policy.activations.disk > 0;
-        const bool asked = (request.kv_cache && request.kv_cache->disk > 0) || (request.activations && request.activations->disk > 0);
-        if (!spills || budgets.disk_bytes > 0 || asked) policies.push_back(policy);
-      }
+  for (Tier attention_tier : attention_tiers_of(budgets, request)) {
+    policy.attention_tier = attention_tier;
+    for (const Fractions& weights : ends)
+      for (const Fractions& cache : ends)
+        for (const Fractions& activations : ends) {
+          policy.weights = request.weights.value_or(weights);
+          policy.kv_cache = request.kv_cache.value_or(cache);
+          policy.activations = request.activations.value_or(activations);
+          if (policy.attention_beside() && policy.kv_cache.gpu > 0) continue;
+          const bool spills = policy.kv_cache.disk > 0 || policy.activations.disk > 0;
+          const bool asked = (request.kv_cache && request.kv_cache->disk > 0) || (request.activations && request.activations->disk > 0);
+          if (!spills || budgets.disk_bytes > 0 || asked) policies.push_back(policy);
+        }
+  }
   return policies;
 }
 
