@@ -108,6 +108,16 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
   return result;
 }
 
+void CacheStore::wait_for_earlier_stores(const Visit& visit, Staged* what) {
+  auto& writes = writes_[static_cast<size_t>(visit.layer - layout_.first_layer)];
+  std::erase_if(writes, [](const Write& w) { return w.written.done() && !w.written.error() && w.copied.done() && !w.copied.error(); });
+  for (const Write& write : writes)
+    if (write.step < visit.step) {
+      what->disk_after.push_back(write.written);
+      what->copies_after.push_back(write.copied);
+    }
+}
+
 void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
   const Passing& what = passing(plan);
   int64_t key = next_key_++;
@@ -115,14 +125,7 @@ void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
   stager_.start(key);
   if (what.old.empty()) return;
   Staged load = moves(false, visit, what, what.old, key);
-  // A page may have been written in an earlier step, by this slot or by the one that had it before.
-  auto& writes = writes_[static_cast<size_t>(visit.layer - layout_.first_layer)];
-  std::erase_if(writes, [](const Write& w) { return w.written.done() && !w.written.error() && w.copied.done() && !w.copied.error(); });
-  for (const Write& write : writes)
-    if (write.step < visit.step) {
-      load.disk_after.push_back(write.written);
-      load.copies_after.push_back(write.copied);
-    }
+  wait_for_earlier_stores(visit, &load);
   stager_.load(key, std::move(load));
 }
 
@@ -173,7 +176,9 @@ void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& 
   const int64_t key = keys_.at({visit.layer, visit.batch});
   stager_.use(key, done);
   if (what.dirty.empty()) return;
-  const Stager::Stored stored = stager_.store(key, done, moves(true, visit, what, what.dirty, key));
+  Staged store = moves(true, visit, what, what.dirty, key);
+  wait_for_earlier_stores(visit, &store);
+  const Stager::Stored stored = stager_.store(key, done, std::move(store));
   writes_[static_cast<size_t>(visit.layer - layout_.first_layer)].push_back({visit.step, stored.copied, stored.written});
 }
 

@@ -86,6 +86,9 @@ class CacheStore {
   bool uses_ring(const BatchPlan* plan);
   void begin_step(int64_t step);
   void issue(const Visit& visit, const BatchPlan& plan);
+  /// A page may have been written in an earlier step, by this slot or by the one that had it before: a load must see that, and a store come after it,
+  /// as the disk may do two writes in either order.
+  void wait_for_earlier_stores(const Visit& visit, Staged* what);
   /// What moves `wanted`, a subset of the plan's pages, between the buffer of `key` and where they rest; runs of neighbours become one.
   Staged moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key);
 
