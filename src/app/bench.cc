@@ -165,7 +165,7 @@ int bench_command(const BenchOptions& flags) {
   if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
   EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
   options.load_tokenizer = false;
-  SyntheticLoad load(flags, Model::load(options.model_directory)->config());
+  SyntheticLoad load(flags, parse_config(config_text(options.model_directory), "", options.model_directory));
   set_fastest_dtypes(flags.engine, load.workload, options);
   Engine engine(options);
   FileSystem files;

@@ -120,10 +120,10 @@ void set_fastest_dtypes(const EngineFlags& flags, const Workload& workload, Engi
 std::string choice_text(const DtypeChoice& choice) {
   double chosen_s = 0;
   for (const JudgedPair& judged : choice.judged)
-    if (judged.types.weights == choice.types.weights && judged.types.kv_cache == choice.types.kv_cache) chosen_s = judged.time_s;
+    if (judged.types == choice.types) chosen_s = judged.time_s;
   std::vector<std::string> others;
   for (const JudgedPair& judged : choice.judged) {
-    if (judged.types.weights == choice.types.weights && judged.types.kv_cache == choice.types.kv_cache) continue;
+    if (judged.types == choice.types) continue;
     const std::string name = fmt::format("{} and {}", judged.types.weights, judged.types.kv_cache);
     others.push_back(judged.time_s > 0 ? fmt::format("{} {:.2f}x the time", name, judged.time_s / chosen_s) : fmt::format("{} does not fit", name));
   }

@@ -15,6 +15,7 @@ namespace flexgen {
 /// As flags name them; "auto": as in the checkpoint, as it is computed.
 struct DtypePair {
   std::string weights, kv_cache;
+  bool operator==(const DtypePair&) const = default;
 };
 
 struct JudgedPair {

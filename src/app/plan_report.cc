@@ -178,7 +178,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   json["disk_space_bytes"] = input.budgets.disk_bytes;
   for (const JudgedPair& judged : report.dtypes.judged)
     json["dtypes"].push_back({{"weights", judged.types.weights}, {"kv_cache", judged.types.kv_cache}, {"time_s", judged.time_s},
-                              {"chosen", judged.types.weights == report.dtypes.types.weights && judged.types.kv_cache == report.dtypes.types.kv_cache}});
+                              {"chosen", judged.types == report.dtypes.types}});
   json["policy"] = policy_json(report.plan.policy);
   json["predicted"] = {{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
                        {"program_time_s", report.plan.program_time_s}, {"generated_tokens_per_s", tokens_per_s(input, predicted.time_s)},

@@ -21,8 +21,6 @@ namespace {
 constexpr int kChoiceBits = 20;
 /// Bad lines that are told on the terminal; the rest are counted.
 constexpr int64_t kShownErrors = 5;
-/// Fewer answers than these say little of the rest.
-constexpr size_t kEnoughAnswers = 32;
 static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceBits);
 
 /// Between the input and the output: gives sequences out line by line, and writes a line's record once all of its
@@ -209,7 +207,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     const std::optional<int64_t> tokens = job.answer_tokens(line.id);
     if (tokens && line.max_tokens > 0) expected.shares.push_back(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
-  if (expected.shares.size() < kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
+  if (static_cast<int64_t>(expected.shares.size()) < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
   if (outcome.kept != job.num_done())
     fail_user("{} of the {} records in {} answer no line of {}; give another output, or remove those records",
               job.num_done() - outcome.kept, job.num_done(), files.output, files.input);

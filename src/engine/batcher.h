@@ -55,7 +55,7 @@ class Batcher : public StepSource {
   /// Of their max_tokens, the share that answers took so far; any thread. Nothing until kEnoughAnswers are done, and as many as there are slots: of those
   /// that begin together the short ones end first.
   std::optional<double> answer_share() const;
-  static constexpr int64_t kEnoughAnswers = 32;
+  static constexpr int64_t kEnoughAnswers = 32;  ///< fewer say little of the rest
 
  private:
   struct Slot {

@@ -123,6 +123,28 @@ TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
   EXPECT_GT(time_s(all), 2 * time_s(jobs[1]));
 }
 
+void draw_sizes(std::mt19937_64& random, uint64_t more_rows, Policy* policy) {
+  policy->micro_batch_size = 1 + static_cast<int64_t>(random() % 12);
+  policy->num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
+  policy->max_rows = policy->micro_batch_size + static_cast<int64_t>(random() % more_rows);
+  policy->max_logit_rows = policy->micro_batch_size;
+  policy->buffers = 1 + static_cast<int>(random() % 3);
+}
+
+/// Cost model and simulated executor within 10%, with pages for every sequence.
+void expect_agreement(const Model& model, const HardwareProfile& hardware, Policy policy, const std::vector<Request>& requests, int round) {
+  const Precision precision = Precision::of(model, DType::kBF16, DType::kBF16);
+  const Workload workload = workload_of(requests);
+  policy.pages_per_micro_batch = policy.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
+  ListSource source(requests);
+  const RunReport simulated = simulate(model, policy, precision, hardware, source);
+  const Prediction predicted = predict(model, hardware, precision, policy, workload);
+  const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", round, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers,
+                                       policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
+  EXPECT_GT(predicted.time_s / simulated.elapsed_s, 0.9) << text;
+  EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
+}
+
 TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
   const auto model = shape("opt-1.3b");
   HardwareProfile hardware = HardwareProfile::generic();
@@ -130,9 +152,7 @@ TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
   hardware.gpu->matmul.front().points = {{1, 3e11}, {64, 8e12}, {1024, 2e13}};
   hardware.gpu->attention.front().points = {{1, 2e11}};
   hardware.gpu->logit_s = 0;
-  const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
   const std::vector<Request> requests = requests_of(40, {20, 90}, {3, 20});
-  const Workload workload = workload_of(requests);
   std::mt19937_64 random(9);
   for (int i = 0; i < 30; ++i) {
     auto shares = [&] {
@@ -141,22 +161,11 @@ TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
     };
     Policy policy;
     policy.compute_tier = policy.attention_tier = Tier::kGpu;
-    policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 12);
-    policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
-    policy.max_rows = policy.micro_batch_size + static_cast<int64_t>(random() % 100);
-    policy.max_logit_rows = policy.micro_batch_size;
-    policy.buffers = 1 + static_cast<int>(random() % 3);
+    draw_sizes(random, 100, &policy);
     policy.weights = shares();
     policy.kv_cache = shares();
     policy.activations = shares();
-    policy.pages_per_micro_batch = policy.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(*model, DType::kBF16));
-    ListSource source(requests);
-    const RunReport simulated = simulate(*model, policy, precision, hardware, source);
-    const Prediction predicted = predict(*model, hardware, precision, policy, workload);
-    const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", i, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers,
-                                         policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
-    EXPECT_GT(predicted.time_s / simulated.elapsed_s, 0.9) << text;
-    EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
+    expect_agreement(*model, hardware, policy, requests, i);
   }
 }
 
@@ -164,32 +173,19 @@ TEST(CostModel, AgreesOnAttentionBesideAGpu) {
   const auto model = shape("opt-1.3b");
   HardwareProfile hardware = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
   hardware.gpu = gpu_of(2e13, 2.5e11);
-  const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
   const std::vector<Request> requests = requests_of(40, {20, 300}, {3, 40});
-  const Workload workload = workload_of(requests);
   std::mt19937_64 random(13);
   for (int i = 0; i < 30; ++i) {
     auto half = [&] { return static_cast<double>(random() % 3) / 2; };
     Policy policy;
     policy.compute_tier = Tier::kGpu;
     policy.attention_tier = Tier::kCpu;
-    policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 12);
-    policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
-    policy.max_rows = policy.micro_batch_size + static_cast<int64_t>(random() % 200);
-    policy.max_logit_rows = policy.micro_batch_size;
-    policy.buffers = 1 + static_cast<int>(random() % 3);
+    draw_sizes(random, 200, &policy);
     const double weights = half(), cache = half(), activations = half();
     policy.weights = i % 3 ? Fractions{weights, 1 - weights, 0} : Fractions{0.25, 0.5, 0.25};
     policy.kv_cache = {0, i % 2 ? 1 : cache, i % 2 ? 0 : 1 - cache};
     policy.activations = {activations, 1 - activations, 0};
-    policy.pages_per_micro_batch = policy.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(*model, DType::kBF16));
-    ListSource source(requests);
-    const RunReport simulated = simulate(*model, policy, precision, hardware, source);
-    const Prediction predicted = predict(*model, hardware, precision, policy, workload);
-    const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", i, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers,
-                                         policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
-    EXPECT_GT(predicted.time_s / simulated.elapsed_s, 0.9) << text;
-    EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
+    expect_agreement(*model, hardware, policy, requests, i);
   }
 }
 
