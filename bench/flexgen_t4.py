@@ -4,27 +4,15 @@ on the same machine. 512 prompt tokens, 32 generated.
 
     bench/flexgen_t4.py --flexgen build/release/flexgen --json OUT.json
 
-The profile is made of the paper's constants: 12.89 GB/s from RAM to the GPU, disk 2 GB/s read and 1 GB/s write, 21.2 TFLOP/s in prefill, 4.3 TFLOP/s in decode (few rows),
+The profile, bench/t4.json, is made of the paper's constants: 12.89 GB/s from RAM to the GPU, disk 2 GB/s read and 1 GB/s write, 21.2 TFLOP/s in prefill, 4.3 TFLOP/s in decode (few rows),
 GPU attention at 250 GB/s of the T4's 320 GB/s, attention on the CPU at 12 GB/s of cache. Each gap is explained in docs/flexgen_t4.md."""
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 
-PROFILE = {
-    "format": 1, "name": "T4 of FlexGen's paper", "measured": "constants of the paper, not measured",
-    "cpu": {"visit_s": 2e-5, "logit_s": 1e-10,
-            "matmul": [{"compute": "bf16", "weights": "bf16", "rows_to_flops_per_s": [[1, 2e10], [64, 2e11]]}],
-            "attention": [{"cache": "bf16", "queries_per_kv_head": 1, "context_to_bytes_per_s": [[64, 1.2e10]], "chunk_flops_per_s": 2e11}]},
-    "gpu": {"visit_s": 1e-4, "logit_s": 0,
-            "matmul": [{"compute": "bf16", "weights": "bf16", "rows_to_flops_per_s": [[1, 3e11], [15, 4.3e12], [64, 4.3e12], [512, 1.8e13], [2048, 2.12e13], [8192, 2.12e13]]},
-                       {"compute": "bf16", "weights": "int4", "rows_to_flops_per_s": [[1, 3e11], [15, 4.3e12], [64, 4.3e12], [512, 1.8e13], [2048, 2.12e13], [8192, 2.12e13]]}],
-            "attention": [{"cache": "bf16", "queries_per_kv_head": 1, "context_to_bytes_per_s": [[64, 2.5e11]], "chunk_flops_per_s": 1e13},
-                          {"cache": "int4", "queries_per_kv_head": 1, "context_to_bytes_per_s": [[64, 7e10]], "chunk_flops_per_s": 1e13}]},
-    "ram_read_bytes_per_s": 1e11,
-    "disk": {"read_bytes_per_s": 2e9, "write_bytes_per_s": 1e9, "request_s": 1e-4, "lookup_s": 1e-5, "write_share_of_read": 0.5, "compute_slowdown": 0},
-    "h2d_bytes_per_s": 12.89e9, "d2h_bytes_per_s": 12.89e9, "copy_s": 2e-5,
-}
+PROFILE = os.path.join(os.path.dirname(os.path.realpath(__file__)), "t4.json")
 
 # (model, published generated tokens/s, (weights, cache), FlexGen's policy: size, number of batches, weights, cache, activations, where its attention ran)
 RUNS = [
@@ -43,13 +31,11 @@ def main():
     parser.add_argument("--json", default="")
     args = parser.parse_args()
     results = []
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as profile, tempfile.TemporaryDirectory() as spill:
-        json.dump(PROFILE, profile)
-        profile.flush()
+    with tempfile.TemporaryDirectory() as spill:
         print(f"{'model':10}{'types':12}{'published':>10}{'their policy, our cost':>24}{'our plan':>10}  bottleneck; our policy")
         for model, published, types, name, size, batches, weights, cache, activations, attention in RUNS:
             prompts = size * batches
-            base = [args.flexgen, "plan", "--json", "--model", model, "--hardware", profile.name, "--gpu-memory", "16GB", "--cpu-memory", "208GB", "--disk-dir", spill,
+            base = [args.flexgen, "plan", "--json", "--model", model, "--hardware", PROFILE, "--gpu-memory", "16GB", "--cpu-memory", "208GB", "--disk-dir", spill,
                     "--disk-space", "1500GB", "--prompt-len", "512", "--gen-len", "32", "--compute-dtype", "bf16", "--kv-cache-dtype", types[1], "--weight-dtype", types[0]]
             theirs = subprocess.run(base + ["--num-prompts", str(prompts), "--micro-batch-size", str(size), "--num-micro-batches", str(batches), "--buffers", "2",
                                             "--weights", weights, "--kv-cache", cache, "--activations", activations, "--attention-on", attention], capture_output=True, text=True)

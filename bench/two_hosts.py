@@ -3,8 +3,9 @@
 with half the total memory. Where the kernel has no netem, a process of this script is the link: it passes the packets of two tun devices on, at the speed and
 after the delay. Needs root (namespaces), iproute2, openmpi-bin. One table on stdout, with what the plan predicted of each run; --json for the figures.
 
-The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine's cores, a thread each, so one profile of one
-core is measured for both first (under a minute; nothing else should run), unless --hardware names one. The links are measured by flexgen itself.
+The speed and delay hold in each direction, so a round trip takes twice the delay. Both hosts share this machine, a core each; a host's profile says what it does
+while the other works too. So the machine is measured first (some two minutes; nothing else should run): one core alone, for the single rank, then both cores at once, for
+the two. --hardware ALONE BOTH gives these profiles. The links are measured by flexgen itself.
 
 Usage: two_hosts.py FLEXGEN_BINARY [--model SHAPE] [--cpu-memory SIZE] [--num-prompts N] ... [--json FILE]"""
 
@@ -127,6 +128,20 @@ class Hosts:
             subprocess.run(f"ip netns del flexgen-{name}", shell=True, stderr=subprocess.DEVNULL)
 
 
+def measure(binary, work, hosts):
+    """The profile of one thread, by as many measurements at the same time as there are hosts; the path of the first one's. Those that flexgen keeps are left as they are."""
+    started = []
+    for host in range(hosts):
+        home = os.path.join(work, f"measured-{host + 1}-of-{hosts}")
+        os.mkdir(home)
+        with open(os.path.join(home, "profile.json"), "w") as file:
+            started.append(subprocess.Popen([binary, "doctor", "--measure", "--threads", "1", "--disk-dir", home, "--json"], stdout=file, stderr=subprocess.DEVNULL,
+                                            env=dict(os.environ, HOME=home)))
+    if any(process.wait() != 0 for process in started):
+        sys.exit("doctor --measure failed")
+    return os.path.join(work, f"measured-1-of-{hosts}", "profile.json")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
@@ -137,7 +152,7 @@ def main():
     parser.add_argument("--gen-len", default="16")
     parser.add_argument("--micro-batch-size", default="8", help="'auto': the plan's")
     parser.add_argument("--num-micro-batches", default="4", help="'auto': the plan's")
-    parser.add_argument("--hardware", help="a profile of this machine with one thread; left out, it is measured now")
+    parser.add_argument("--hardware", nargs=2, metavar=("ALONE", "BOTH"), help="profiles of one thread of this machine; left out, they are measured now")
     parser.add_argument("--timeout", type=float, default=600)
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -146,14 +161,12 @@ def main():
         sys.exit(77)
     with tempfile.TemporaryDirectory(prefix="flexgen_hosts_") as work:
         out, binary = os.path.join(work, "out.json"), os.path.realpath(arguments.binary)
-        hardware = os.path.realpath(arguments.hardware) if arguments.hardware else os.path.join(work, "profile.json")
-        if not arguments.hardware:
-            with open(hardware, "w") as file:  # the one that flexgen keeps is left as it is
-                subprocess.run([binary, "doctor", "--measure", "--threads", "1", "--disk-dir", work, "--json"], check=True, stdout=file, stderr=subprocess.DEVNULL,
-                               env=dict(os.environ, HOME=work))
+        if arguments.hardware:
+            hardware = [os.path.realpath(file) for file in arguments.hardware]
+        else:
+            hardware = [measure(binary, work, 1), measure(binary, work, 2)]
         command = [binary, "bench", "--model", arguments.model, "--num-prompts", str(arguments.num_prompts), "--prompt-len",
-                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1", "--hardware", hardware,
-                   "--json", out]
+                   arguments.prompt_len, "--gen-len", arguments.gen_len, "--cpu-memory", arguments.cpu_memory, "--disk-dir", work, "--threads", "1", "--json", out]
         for flag, value in (("--micro-batch-size", arguments.micro_batch_size), ("--num-micro-batches", arguments.num_micro_batches)):
             command += [] if value == "auto" else [flag, value]
 
@@ -164,13 +177,13 @@ def main():
                 return json.load(file)
 
         rows = []
-        alone = result(subprocess.run(command, capture_output=True, text=True, timeout=arguments.timeout), "one rank")
+        alone = result(subprocess.run(command + ["--hardware", hardware[0]], capture_output=True, text=True, timeout=arguments.timeout), "one rank")
         rows.append(("one rank, half the memory", alone))
         hosts = Hosts(work)
         try:
             for name, limits in LINKS:
                 hosts.link(limits)
-                rows.append((f"two ranks, {name}", result(hosts.mpirun(command, arguments.timeout), name)))
+                rows.append((f"two ranks, {name}", result(hosts.mpirun(command + ["--hardware", hardware[1]], arguments.timeout), name)))
         finally:
             hosts.remove()
     print(f"{arguments.model}, {arguments.num_prompts} prompts of {arguments.prompt_len} tokens, {arguments.gen_len} generated, {arguments.cpu_memory} a rank, one thread a rank")

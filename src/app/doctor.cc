@@ -47,6 +47,7 @@ int doctor_command(const DoctorOptions& options) {
     measure.progress = [](const std::string& what) { spdlog::info("measuring {}", what); };
     FileSystem files;
     const std::string path = profile_path(options.threads);
+    const DirectoryLock lock = lock_to_measure(path);
     HardwareProfile profile;
     if (options.disk_only) {
       std::error_code ignored;

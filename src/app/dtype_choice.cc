@@ -17,13 +17,13 @@ namespace {
 constexpr double kWorthIt = 1.03;
 constexpr double kPlanningTimeS = 4;
 
+}  // namespace
+
 EngineOptions with_types(EngineOptions options, const DtypePair& types) {
   options.weight_dtype = types.weights;
   options.kv_cache_dtype = types.kv_cache;
   return options;
 }
-
-}  // namespace
 
 std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags) {
   std::vector<DtypePair> pairs;
@@ -32,20 +32,13 @@ std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags) {
   return pairs;
 }
 
-Precision precision_to_plan(const EngineOptions& options, const Model& model) {
-  const DType compute = compute_dtype_of(options, model);
-  return Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
-}
-
 MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model, const std::vector<DtypePair>& pairs) {
   MeasuredTypes types;
   auto add = [](auto& list, const auto& type) {
     if (std::find(list.begin(), list.end(), type) == list.end()) list.push_back(type);
   };
   for (const DtypePair& pair : pairs) {
-    const EngineOptions one = with_types(options, pair);
-    Precision precision = precision_to_plan(one, model);
-    if (const auto weights = weight_dtype_of(one)) precision.weights = *weights;
+    const Precision precision = precision_of(with_types(options, pair), model);
     add(types.matmul, std::pair(precision.compute, precision.weights));
     add(types.caches, precision.kv);
   }
@@ -73,7 +66,7 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
     const EngineOptions one = with_types(options, pair);
     std::unique_ptr<Model>& model = models[pair.weights];
     if (!model) model = model_to_plan(one, open_model);
-    const Precision precision = precision_to_plan(one, *model);
+    const Precision precision = precision_of(one, *model);
     Candidate candidate{{pair, 0}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
       candidate.judged.time_s = make_plan({*model, workload, options.budgets, options.policy, precision.compute, precision.kv, hardware,
@@ -105,16 +98,12 @@ void set_fastest_dtypes(const EngineFlags& flags, const Workload& workload, Engi
   const std::vector<DtypePair> pairs = allowed_dtypes(flags);
   const auto open_model = [&] { return Model::load(options.model_directory); };
   const std::unique_ptr<Model> model = open_model();
-  MeasureOptions wanted;
-  wanted.types = types_to_measure(options, *model, pairs);
-  wanted.threads = flags.threads;
-  wanted.read_files = model->files();
-  wanted.directory = flags.disk_directory;
   FileSystem files;
-  const DtypeChoice choice = choose_dtypes(options, pairs, open_model, workload, profile_for(flags.hardware, wanted, files));
+  const HardwareProfile hardware = profile_for(
+      flags.hardware, {.types = types_to_measure(options, *model, pairs), .threads = flags.threads, .read_files = model->files(), .directory = flags.disk_directory}, files);
+  const DtypeChoice choice = choose_dtypes(options, pairs, open_model, workload, hardware);
   spdlog::info("{}", choice_text(choice));
-  options.weight_dtype = choice.types.weights;
-  options.kv_cache_dtype = choice.types.kv_cache;
+  options = with_types(options, choice.types);
 }
 
 std::string choice_text(const DtypeChoice& choice) {

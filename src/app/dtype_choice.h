@@ -28,6 +28,8 @@ struct DtypeChoice {
   std::vector<JudgedPair> judged;  ///< widest first
 };
 
+EngineOptions with_types(EngineOptions options, const DtypePair& types);
+
 /// What there is to choose from; one pair if no flag has a list.
 std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags);
 
@@ -36,9 +38,6 @@ MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model,
 
 /// A model whose matrices have the type of `options`, for planning: nothing is prepared.
 std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model);
-
-/// The arithmetic and the types of a run under `options`.
-Precision precision_to_plan(const EngineOptions& options, const Model& model);
 
 /// Plans the job with each of `pairs` in a few seconds altogether. Throws Error{user} if none fits: of the narrowest, what is short.
 DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model, const Workload& workload,

@@ -10,7 +10,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "io/directory_lock.h"
 
 namespace flexgen {
 namespace {
@@ -43,6 +42,13 @@ void save_profile(const HardwareProfile& profile, const std::string& path) {
   if (error) fail_io("{}: {}", path, error.message());
 }
 
+DirectoryLock lock_to_measure(const std::string& path) {
+  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
+  std::error_code ignored;
+  std::filesystem::create_directories(directory, ignored);
+  return DirectoryLock(directory.string());
+}
+
 HardwareProfile load_profile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::stringstream text;
@@ -55,11 +61,8 @@ HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& w
   if (hardware == "generic") return HardwareProfile::generic();
   if (!hardware.empty()) return load_profile(hardware);
   const std::string path = profile_path(wanted.threads);
-  // What two processes measure at once is neither's speed, and the second finds the first one's profile.
+  const DirectoryLock lock = lock_to_measure(path);
   std::error_code ignored;
-  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
-  std::filesystem::create_directories(directory, ignored);
-  const DirectoryLock lock(directory.string());
   MeasureOptions measure = wanted;
   measure.quick = true;
   if (!std::filesystem::exists(path, ignored)) {
@@ -87,13 +90,13 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
   const bool on_gpu = engine.device() != nullptr;
   if (flags.hardware.empty() && ((flags.backend != "cpu" && !on_gpu) || !engine.plans())) return;
   const Precision precision = engine.precision();
-  MeasureOptions wanted;
-  wanted.types = {{{precision.compute, precision.weights}}, {precision.kv}};
-  wanted.threads = engine.threads();  // a rank's share of the cores
-  wanted.read_files = engine.model().files();
-  wanted.directory = flags.disk_directory;
   FileSystem files;
-  HardwareProfile profile = profile_for(flags.hardware, wanted, files);
+  HardwareProfile profile = profile_for(flags.hardware,
+                                        {.types = {{{precision.compute, precision.weights}}, {precision.kv}},
+                                         .threads = engine.threads(),  // a rank's share of the cores
+                                         .read_files = engine.model().files(),
+                                         .directory = flags.disk_directory},
+                                        files);
   if (on_gpu && !profile.gpu) {
     const DevicePeaks peaks = measure_device_peaks(*engine.device(), engine.model(), engine.kernels());
     profile.gpu = gpu_of(peaks.matmul_flops_per_s, peaks.memory_bytes_per_s);

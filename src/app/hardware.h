@@ -5,10 +5,13 @@
 
 #include "app/measure_hardware.h"
 #include "app/options.h"
+#include "io/directory_lock.h"
 #include "plan/hardware_profile.h"
 
 namespace flexgen {
 
+/// Held while this machine is measured for the profile at `path`: what two processes measure at once is neither's speed, and the second finds the first one's profile.
+DirectoryLock lock_to_measure(const std::string& path);
 /// Written whole or not at all. Throws Error{io}.
 void save_profile(const HardwareProfile& profile, const std::string& path);
 /// Throws Error{user} if the file cannot be read or is no profile.

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <thread>
 
@@ -48,10 +49,20 @@ double median_time_s(double time_s, Call call) {
   return times[times.size() / 2];
 }
 
+/// The same for a call at each of some sizes, taken twice with the other sizes between: what disturbs one measurement is over by the next.
+template <typename Call>
+std::vector<double> times_of_sizes_s(const std::vector<int64_t>& sizes, double time_s, Call call) {
+  std::vector<double> times(sizes.size(), std::numeric_limits<double>::infinity());
+  for (int round = 0; round < 2; ++round)
+    for (size_t i = 0; i < sizes.size(); ++i) times[i] = std::min(times[i], median_time_s(time_s / 2, [&] { call(sizes[i]); }));
+  return times;
+}
+
 /// One block of a Llama of middling size, whose visits stand for those of any model.
 constexpr const char* kBlockConfig = R"({"model_type": "llama", "hidden_size": 2560, "num_hidden_layers": 1, "num_attention_heads": 20,
   "num_key_value_heads": 20, "intermediate_size": 6912, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu",
   "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+constexpr int64_t kWeightBytes = 256 * kMiB;  ///< more than caches hold
 constexpr int64_t kSlotRows = 16;  ///< of each slot in a visit that is measured: hardly any attention
 
 class BlockVisits {
@@ -59,11 +70,15 @@ class BlockVisits {
   BlockVisits(Kernels& kernels, DType weights, DType cache, int64_t max_rows)
       : kernels_(kernels), model_(Model::of_shape(parse_config(kBlockConfig, "", "measurement"), DType::kBF16)),
         geometry_(model_->kv_geometry(cache, CacheLayout::page_tokens(*model_, cache))) {
-    for (const WeightUse& use : model_->layers()[1].uses) {
-      const WeightSpec& spec = model_->weights()[static_cast<size_t>(use.weight)];
-      const DType dtype = spec.always_resident ? spec.dtype : weights;
-      buffers_.push_back(memory(spec.rows * row_bytes(dtype, spec.cols)));
-      views_.push_back({dtype, spec.rows, spec.cols, {{buffers_.back().data(), spec.rows}}});
+    for (int64_t bytes = 0; bytes < kWeightBytes;) {
+      std::vector<WeightView>& views = copies_.emplace_back();
+      for (const WeightUse& use : model_->layers()[1].uses) {
+        const WeightSpec& spec = model_->weights()[static_cast<size_t>(use.weight)];
+        const DType dtype = spec.always_resident ? spec.dtype : weights;
+        bytes += spec.rows * row_bytes(dtype, spec.cols);
+        buffers_.push_back(memory(spec.rows * row_bytes(dtype, spec.cols)));
+        views.push_back({dtype, spec.rows, spec.cols, {{buffers_.back().data(), spec.rows}}});
+      }
     }
     num_slots_ = ceil_div(max_rows, kSlotRows);
     buffers_.push_back(memory(num_slots_ * geometry_.page_bytes()));
@@ -85,7 +100,7 @@ class BlockVisits {
     input.num_rows = rows;
     input.positions = std::span(positions_).first(static_cast<size_t>(rows));
     input.slots = slots;
-    model_->forward(1, views_, input, geometry_, hidden_, scratch_, kernels_, nullptr);
+    model_->forward(1, copies_[next_++ % copies_.size()], input, geometry_, hidden_, scratch_, kernels_, nullptr);
   }
 
  private:
@@ -93,7 +108,8 @@ class BlockVisits {
   std::unique_ptr<Model> model_;
   KvGeometry geometry_;
   std::vector<AlignedBuffer> buffers_;
-  std::vector<WeightView> views_;
+  std::vector<std::vector<WeightView>> copies_;  ///< used in turns: a job's weights come from memory, never from a cache
+  size_t next_ = 0;
   std::vector<std::byte*> pages_;
   std::vector<int32_t> positions_;
   float* hidden_ = nullptr;
@@ -108,10 +124,10 @@ MatmulRates measure_matmul(Kernels& kernels, DType compute, DType weights, bool 
   BlockVisits visits(kernels, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
   MatmulRates rates{compute, weights, {}};
   visits.visit(16);  // generates code, wakes the team
-  for (int64_t rows : sizes) {
-    const double time_s = median_time_s(quick ? 0.1 : 0.3, [&] { visits.visit(rows); });
-    rates.points.push_back({static_cast<double>(rows), visits.flops(rows) / time_s});
-  }
+  std::vector<double> times = times_of_sizes_s(sizes, quick ? 0.1 : 0.3, [&](int64_t rows) { visits.visit(rows); });
+  // Fewer rows never take longer: if they seem to, they were disturbed.
+  for (size_t i = times.size() - 1; i > 0; --i) times[i - 1] = std::min(times[i - 1], times[i]);
+  for (size_t i = 0; i < sizes.size(); ++i) rates.points.push_back({static_cast<double>(sizes[i]), visits.flops(sizes[i]) / times[i]});
   return rates;
 }
 
@@ -126,13 +142,15 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
   AlignedBuffer q = memory(4 * 256 * width), out = memory(4 * 256 * width);
   const AttentionRule rule{1 / std::sqrt(static_cast<float>(kHeadSize)), 0, 1};
   const double time_s = quick ? 0.05 : 0.15;
-  for (int64_t context : {64, 256, 1024, 4096}) {
-    const int64_t slots = std::min<int64_t>(kTotalTokens / context, 256);
+  const std::vector<int64_t> contexts{64, 256, 1024, 4096};
+  auto slots_of = [](int64_t context) { return std::min<int64_t>(kTotalTokens / context, 256); };
+  const std::vector<double> times = times_of_sizes_s(contexts, time_s, [&](int64_t context) {
     std::vector<AttentionSlot> wanted;
-    for (int64_t i = 0; i < slots; ++i) wanted.push_back({i, 1, context - 1, &pointers[static_cast<size_t>(i * context / kPage)]});
-    const double spent_s = median_time_s(time_s, [&] { kernels.attention(reinterpret_cast<const float*>(q.data()), wanted, geometry, rule, out.data()); });
-    rates.points.push_back({static_cast<double>(context), static_cast<double>(slots * context / kPage * geometry.page_bytes()) / spent_s});
-  }
+    for (int64_t i = 0; i < slots_of(context); ++i) wanted.push_back({i, 1, context - 1, &pointers[static_cast<size_t>(i * context / kPage)]});
+    kernels.attention(reinterpret_cast<const float*>(q.data()), wanted, geometry, rule, out.data());
+  });
+  for (size_t i = 0; i < contexts.size(); ++i)
+    rates.points.push_back({static_cast<double>(contexts[i]), static_cast<double>(slots_of(contexts[i]) * contexts[i] / kPage * geometry.page_bytes()) / times[i]});
   std::vector<AttentionSlot> chunks;
   for (int64_t i = 0; i < 2; ++i) chunks.push_back({i * 128, 128, 128, &pointers[static_cast<size_t>(i * 256 / kPage)]});
   const double spent_s = median_time_s(time_s, [&] { kernels.attention(reinterpret_cast<const float*>(q.data()), chunks, geometry, rule, out.data()); });

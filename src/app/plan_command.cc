@@ -49,32 +49,29 @@ int plan_command(const PlanOptions& options) {
   std::unique_ptr<Model> model = open_model();
   const Workload workload = planned_job(options, *model);
 
-  MeasureOptions wanted;
   std::vector<DtypePair> planned = allowed;
   planned.push_back({"int4", "int4"});  // what would help is planned for too
-  wanted.types = types_to_measure(engine, *model, planned);
-  wanted.threads = options.engine.threads;
-  if (std::filesystem::is_directory(options.model)) wanted.read_files = model->files();
-  wanted.directory = !options.engine.disk_directory.empty() ? options.engine.disk_directory : wanted.read_files.empty() ? std::filesystem::temp_directory_path().string() : "";
+  const bool is_checkpoint = std::filesystem::is_directory(options.model);
+  const std::string other_directory = is_checkpoint ? "" : std::filesystem::temp_directory_path().string();
   FileSystem files;
-  const HardwareProfile hardware = profile_for(options.engine.hardware, wanted, files);
+  const HardwareProfile hardware = profile_for(options.engine.hardware,
+                                               {.types = types_to_measure(engine, *model, planned),
+                                                .threads = options.engine.threads,
+                                                .read_files = is_checkpoint ? model->files() : std::vector<std::string>(),
+                                                .directory = options.engine.disk_directory.empty() ? other_directory : options.engine.disk_directory},
+                                               files);
 
   DtypeChoice choice{allowed.front(), {}};
   if (allowed.size() > 1) choice = choose_dtypes(engine, allowed, open_model, workload, hardware);
-  engine.weight_dtype = choice.types.weights;
-  engine.kv_cache_dtype = choice.types.kv_cache;
+  engine = with_types(engine, choice.types);
   model = model_to_plan(engine, open_model);
-  const Precision precision = precision_to_plan(engine, *model);
+  const Precision precision = precision_of(engine, *model);
 
   std::map<DType, std::unique_ptr<Model>> others;
   PlanVariants variants;
   variants.with_weights = [&](DType dtype) -> const Model* {
     auto& other = others[dtype];
-    if (!other) {
-      other = open_model();
-      other->set_attention_sparsity(engine.attention_sparsity);
-      imagine_prepared_weights(*other, dtype);
-    }
+    if (!other) other = model_to_plan(with_types(engine, {std::string(dtype_name(dtype)), engine.kv_cache_dtype}), open_model);
     return other.get();
   };
   const PlanInput input{*model, workload, engine.budgets, engine.policy, precision.compute, precision.kv, hardware, 4, !options.plot_file.empty()};

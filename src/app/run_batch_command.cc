@@ -89,8 +89,7 @@ void choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine)
         const DType kv = kv_dtype_of(pair.kv_cache, compute_dtype_of(engine, *model));
         if (pair.weights != had("weight dtype") || dtype_name(kv) != had("KV cache dtype")) continue;
         spdlog::info("weights {} and KV cache {}, as this job was begun", pair.weights, pair.kv_cache);
-        engine.weight_dtype = pair.weights;
-        engine.kv_cache_dtype = pair.kv_cache;
+        engine = with_types(engine, pair);
         return;
       }
   }

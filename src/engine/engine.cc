@@ -157,6 +157,13 @@ std::optional<DType> weight_dtype_of(const EngineOptions& options) {
   fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
 }
 
+Precision precision_of(const EngineOptions& options, const Model& model, const Device* device) {
+  const DType compute = compute_dtype_of(options, model, device);
+  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
+  if (const auto weights = weight_dtype_of(options)) precision.weights = *weights;
+  return precision;
+}
+
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory);
@@ -204,11 +211,7 @@ void Engine::open_device() {
               format_bytes(free), device_->name());
 }
 
-Precision Engine::precision() const {
-  Precision precision = Precision::of(*model_, options_.matmul_dtype == "int8" ? DType::kInt8 : compute_dtype_, kv_dtype_);
-  if (const auto prepared = weight_dtype_of(options_)) precision.weights = *prepared;  // they may not be there yet
-  return precision;
-}
+Precision Engine::precision() const { return precision_of(options_, *model_, device_.get()); }
 
 void Engine::keep_own_layers() {
   Port& port = *options_.stages.port;

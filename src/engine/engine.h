@@ -78,6 +78,8 @@ DType compute_dtype_of(const EngineOptions& options, const Model& model, const D
 DType kv_dtype_of(const std::string& name, DType compute_dtype);
 /// The type that the matrices are to have; nothing if they are to be used as they are.
 std::optional<DType> weight_dtype_of(const EngineOptions& options);
+/// The arithmetic and the types of a run, whether its weights are prepared already or not.
+Precision precision_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
 
 class Engine {
  public:

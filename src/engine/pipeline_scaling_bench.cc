@@ -1,11 +1,14 @@
-// Simulated scaling: a shape on 1 to 16 machines with a T4 each (constants of FlexGen's paper, section 6.1 and its cost model) and 10 Gbit/s between them: generated
-// tokens/s and how busy the ranks are. No figure here is measured on a GPU.
+// Simulated scaling: a shape on 1 to 16 machines of a profile with a GPU each and 10 Gbit/s between them: generated tokens/s and how busy the ranks are. Blocks and ways to
+// fill the tiers are tried, and the fastest is shown (--all: each). As in FlexGen's paper one block of sequences is a run, and the clock starts with the weights in place.
+// No figure here is measured on a GPU.
 //
-// Usage: pipeline_scaling_bench [SHAPE [MICRO_BATCH_SIZE [MICRO_BATCHES_A_GROUP]]]    (default: opt-175b 32 8)
+// Usage: pipeline_scaling_bench PROFILE.json [--all] [SHAPE ...]    (bench/t4.json is the paper's T4; default: opt-6.7b opt-30b opt-175b)
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
+#include <fstream>
+#include <optional>
+#include <sstream>
 #include <string>
 
 #include "base/units.h"
@@ -18,48 +21,74 @@ namespace flexgen {
 namespace {
 
 constexpr int64_t kPrompt = 512, kGenerated = 32;
-constexpr int64_t kRamBytes = int64_t{200} << 30, kGpuBytes = int64_t{15} << 30, kDiskBytes = int64_t{1500} << 30;
+constexpr int64_t kMostSequences = 4096;  ///< of a block
+constexpr int64_t kRamBytes = 208'000'000'000, kGpuBytes = 16'000'000'000 - (int64_t{1} << 30), kDiskBytes = 1500'000'000'000;
 
-MachineSpeeds t4() {
-  MachineSpeeds speeds;
-  speeds.gpu_flops_per_s = 21.2e12;
-  speeds.gpu_bytes_per_s = 250e9;
-  speeds.h2d_bytes_per_s = speeds.d2h_bytes_per_s = 12.89e9;
-  speeds.disk_read_bytes_per_s = 2e9;
-  speeds.disk_write_bytes_per_s = 1e9;
-  return speeds;
-}
+/// FlexGen's published generated tokens/s (ICML 2023, tables 2 and 3).
+struct Published {
+  const char* shape;
+  double of_one, of_four;
+};
+constexpr Published kPublished[] = {{"opt-6.7b", 25.26, 201.12}, {"opt-30b", 7.32, 23.61}, {"opt-175b", 0.69, 2.33}};
 
-/// Fills GPU memory, then RAM: weights first, as each group reads them in each step; the cache takes what is left.
-bool place_weights_and_cache(const Model& model, const Workload& workload, Policy* policy) {
+/// What is tried beside the block.
+struct Way {
+  Tier attention;
+  bool cache_first;  ///< the cache fills the GPU's memory before the weights do
+};
+
+/// Fills GPU memory, then RAM, with the kind that is the way's first and then the other. False if nothing fits.
+bool fill_tiers(const Model& model, const Workload& workload, const Way& way, Policy& policy) {
   auto fits = [&] {
-    const MemoryPlan plan = memory_plan(model, *policy, workload, DType::kF16);
+    const MemoryPlan plan = memory_plan(model, policy, workload, DType::kBF16);
     return plan.bytes(Tier::kCpu) <= kRamBytes && plan.bytes(Tier::kGpu) <= kGpuBytes && plan.bytes(Tier::kDisk) <= kDiskBytes;
   };
-  auto fill = [&](Fractions Policy::* kind, Fractions (*of)(double, double), double rest) {
-    for (int share = 100; share >= 0; --share) {
-      policy->*kind = of(share / 100.0, rest);
-      if (fits()) return true;
-    }
-    return false;
-  };
-  policy->weights = {0, 0, 1};
-  policy->kv_cache = {0, 0, 1};
-  policy->activations = {1, 0, 0};
-  if (!fits()) policy->activations = {0, 1, 0};
+  policy.weights = policy.kv_cache = {0, 0, 1};
+  policy.activations = {1, 0, 0};
+  if (!fits()) policy.activations = {0, 1, 0};
   if (!fits()) return false;
-  fill(&Policy::weights, [](double cpu, double) { return Fractions{0, cpu, 1 - cpu}; }, 0);
-  if (policy->weights.cpu >= 1) fill(&Policy::weights, [](double gpu, double) { return Fractions{gpu, 1 - gpu, 0}; }, 0);
-  fill(&Policy::kv_cache, [](double cpu, double) { return Fractions{0, cpu, 1 - cpu}; }, 0);
+  // The largest share of a kind in a tier, taken from the next slower one.
+  auto fill = [&](Fractions Policy::* kind, double Fractions::* fast, double Fractions::* slow) {
+    const double all = (policy.*kind).*slow;
+    auto set = [&](int percent) {
+      (policy.*kind).*fast = all * percent / 100;
+      (policy.*kind).*slow = all - all * percent / 100;
+    };
+    int low = 0, high = 100;
+    if (set(high); fits()) return;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      set(middle);
+      (fits() ? low : high) = middle;
+    }
+    set(low);
+  };
+  const bool cache_in_gpu = way.attention == Tier::kGpu;
+  auto weights = [&] {
+    fill(&Policy::weights, &Fractions::cpu, &Fractions::disk);
+    fill(&Policy::weights, &Fractions::gpu, &Fractions::cpu);
+  };
+  auto cache = [&] {
+    fill(&Policy::kv_cache, &Fractions::cpu, &Fractions::disk);
+    if (cache_in_gpu) fill(&Policy::kv_cache, &Fractions::gpu, &Fractions::cpu);
+  };
+  if (way.cache_first) cache(), weights();
+  else weights(), cache();
   return true;
 }
 
-void run(const std::string& shape, int num_ranks, int64_t micro_batch_size, int64_t batches_a_group) {
+struct Result {
+  double tokens_per_s = 0, utilisation = 0;
+  std::string text;
+};
+
+std::optional<Result> run(const std::string& shape, const HardwareProfile& hardware, int num_ranks, int64_t micro_batch_size, int64_t batches_a_group, const Way& way) {
   const ModelConfig config = parse_config(*shape_config_json(shape), "", shape);
-  const auto whole = Model::of_shape(config, DType::kF16);
+  const auto whole = Model::of_shape(config, DType::kBF16);
   const std::vector<StageResources> equal(static_cast<size_t>(num_ranks), StageResources{kRamBytes, 1e13, 2e9});
   const std::vector<int64_t> split = split_blocks(*whole, equal);
   const int64_t batches = batches_a_group * num_ranks;
+  if (batches * micro_batch_size > kMostSequences) return std::nullopt;
 
   Workload workload;
   std::vector<Request> requests(static_cast<size_t>(batches * micro_batch_size));
@@ -74,46 +103,88 @@ void run(const std::string& shape, int num_ranks, int64_t micro_batch_size, int6
   std::vector<SimulatedRank> ranks;
   int64_t first = 0;
   for (int64_t blocks : split) {
-    models.push_back(Model::of_shape(config, DType::kF16));
+    models.push_back(Model::of_shape(config, DType::kBF16));
     if (num_ranks > 1) models.back()->keep_blocks(first, blocks);
     first += blocks;
     Policy policy;
     policy.compute_tier = Tier::kGpu;
-    policy.attention_tier = Tier::kCpu;
+    policy.attention_tier = way.attention;
     policy.micro_batch_size = micro_batch_size;
     policy.num_micro_batches = batches;
     policy.num_groups = num_ranks;
     policy.max_rows = std::max<int64_t>(256, 4096 / num_ranks);  // rooms for embedding rows and activations are as many as micro-batches
     policy.max_logit_rows = micro_batch_size;
-    policy.pages_per_micro_batch = micro_batch_size * ceil_div(kPrompt + kGenerated, CacheLayout::page_tokens(*models.back(), DType::kF16));
-    if (!place_weights_and_cache(*models.back(), workload, &policy)) {
-      std::printf("| %d | does not fit |\n", num_ranks);
-      return;
-    }
-    ranks.push_back({models.back().get(), policy, t4()});
+    policy.pages_per_micro_batch = micro_batch_size * ceil_div(kPrompt + kGenerated, CacheLayout::page_tokens(*models.back(), DType::kBF16));
+    if (!fill_tiers(*models.back(), workload, way, policy)) return std::nullopt;
+    ranks.push_back({models.back().get(), policy, {}, &hardware, Precision::of(*models.back(), DType::kBF16, DType::kBF16)});
   }
   ListSource source(std::move(requests));
-  const PipelineReport report = simulate_pipeline(ranks, {1.25e9, 50e-6}, DType::kF16, source);
+  const PipelineReport report = simulate_pipeline(ranks, {1.25e9, 50e-6}, DType::kBF16, source);
   std::string busiest;
-  double busy_s = 0;
-  for (const RunReport& rank : report.ranks)
+  double busy_s = 0, load_s = 0;
+  for (const RunReport& rank : report.ranks) {
+    load_s = std::max(load_s, rank.load_time_s);
     for (const LaneReport& lane : rank.lanes)
       if (lane.stats.busy_s > busy_s) busiest = lane.name, busy_s = lane.stats.busy_s;
-  std::printf("| %d | %lld x %lld | %s, %s | %.2f | %.2f | %s |\n", num_ranks, static_cast<long long>(micro_batch_size), static_cast<long long>(batches),
-              ranks.front().policy.weights.to_string().c_str(), ranks.front().policy.kv_cache.to_string().c_str(),
-              static_cast<double>(report.whole.generated_tokens) / report.whole.elapsed_s, report.utilisation(), busiest.c_str());
-  std::fflush(stdout);
+  }
+  Result result;
+  result.tokens_per_s = static_cast<double>(report.whole.generated_tokens) / (report.whole.elapsed_s - load_s);
+  result.utilisation = report.utilisation();
+  char speed[64];
+  std::snprintf(speed, sizeof(speed), "%.2f | %.2f", result.tokens_per_s, result.utilisation);
+  result.text = std::to_string(micro_batch_size) + " x " + std::to_string(batches) + " | " + ranks.front().policy.weights.to_string() + ", " + ranks.front().policy.kv_cache.to_string() +
+                " | " + (way.attention == Tier::kGpu ? "GPU" : "CPU") + " | " + speed + " | " + busiest + " |";
+  return result;
+}
+
+void scale(const std::string& shape, const HardwareProfile& hardware, bool all) {
+  std::printf("\n%s, 16 bits, %lld prompt and %lld generated tokens, simulated: %s, 16 GB of GPU memory, 208 GB of RAM, 10 Gbit/s between ranks\n\n", shape.c_str(),
+              static_cast<long long>(kPrompt), static_cast<long long>(kGenerated), hardware.name.c_str());
+  std::printf("| ranks | block | weights, cache (gpu:cpu:disk) | attention | generated tokens/s | utilisation | busiest lane | FlexGen published |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+  for (int num_ranks : {1, 2, 4, 8, 16}) {
+    std::string published = "-";
+    for (const Published& known : kPublished)
+      if (shape == known.shape && (num_ranks == 1 || num_ranks == 4)) {
+        char text[32];
+        std::snprintf(text, sizeof(text), "%.2f", num_ranks == 1 ? known.of_one : known.of_four);
+        published = text;
+      }
+    std::optional<Result> best;
+    for (int64_t size : {8, 32, 64})
+      for (int64_t batches : {1, 2, 4, 8})
+        for (const Way& way : {Way{Tier::kCpu, false}, Way{Tier::kGpu, false}, Way{Tier::kGpu, true}}) {
+          const std::optional<Result> result = run(shape, hardware, num_ranks, size, batches, way);
+          if (!result) continue;
+          if (all) std::printf("| %d | %s |\n", num_ranks, result->text.c_str()), std::fflush(stdout);
+          if (!best || result->tokens_per_s > best->tokens_per_s) best = result;
+        }
+    if (best) std::printf("| %d | %s %s |\n", num_ranks, best->text.c_str(), published.c_str());
+    else std::printf("| %d | nothing fits | | | | | | %s |\n", num_ranks, published.c_str());
+    std::fflush(stdout);
+  }
 }
 
 }  // namespace
 }  // namespace flexgen
 
 int main(int argc, char** argv) {
-  const std::string shape = argc > 1 ? argv[1] : "opt-175b";
-  const int64_t micro_batch_size = argc > 2 ? std::atoll(argv[2]) : 32, batches_a_group = argc > 3 ? std::atoll(argv[3]) : 8;
-  std::printf("%s, 16 bits, %lld prompt and %lld generated tokens, simulated on T4s with 200 GiB of RAM, 10 Gbit/s; FlexGen published 0.69 (1 GPU) and 2.33 (4 GPUs) tokens/s "
-              "for opt-175b\n", shape.c_str(), static_cast<long long>(flexgen::kPrompt), static_cast<long long>(flexgen::kGenerated));
-  std::printf("| ranks | block | weights, cache (gpu:cpu:disk) | generated tokens/s | utilisation | busiest lane |\n| --- | --- | --- | --- | --- | --- |\n");
-  for (int ranks : {1, 2, 4, 8, 16}) flexgen::run(shape, ranks, micro_batch_size, batches_a_group);
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: %s PROFILE.json [--all] [SHAPE ...]\n", argv[0]);
+    return 2;
+  }
+  std::ifstream file(argv[1]);
+  std::stringstream text;
+  text << file.rdbuf();
+  std::vector<std::string> shapes(argv + 2, argv + argc);
+  const bool all = std::erase(shapes, "--all") > 0;
+  if (shapes.empty())
+    for (const auto& known : flexgen::kPublished) shapes.push_back(known.shape);
+  try {
+    const flexgen::HardwareProfile hardware = flexgen::profile_from_json(text.str(), argv[1]);
+    for (const std::string& shape : shapes) flexgen::scale(shape, hardware, all);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
   return 0;
 }

@@ -16,7 +16,7 @@ namespace {
 class Timeline {
  public:
   Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype)
-      : model_(model), hardware_(hardware), processor_(processor_of(hardware, policy)), precision_(precision), on_gpu_(policy.on_gpu()),
+      : model_(model), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()),
         beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), cache_(model, policy, kv_dtype), hidden_(model, policy) {
     const auto num_batches = static_cast<size_t>(policy.num_micro_batches);
     weight_free_s_.assign(static_cast<size_t>(buffers_), 0);
@@ -66,7 +66,7 @@ class Timeline {
     cache_issued_ = cache_acquired_ = 0;
     cache_ready_.clear();
     block_times_.clear();
-    for (const BatchLoad& batch : load.batches) block_times_.push_back(batch.rows > 0 ? block_times(batch.block) : BlockTimes{});
+    for (const BatchLoad& batch : load.batches) block_times_.push_back(batch.rows > 0 ? block_times(model_, hardware_, precision_, policy_, batch.block) : BlockTimes{});
     const int64_t cache_base = cache_keys_;
     const bool alone = num_batches == 1;
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
@@ -90,12 +90,7 @@ class Timeline {
               if (!beside) start_s = std::max(start_s, cache_ready_s);
             }
           } else {
-            const bool head = spec.kind == LayerKind::kHead;
-            ComputeAmount amount;
-            amount.rows = head ? batch.logit_rows : batch.rows;
-            amount.flops = spec.linear_flops_per_row * amount.rows;
-            amount.logits = head && !on_gpu_ ? static_cast<double>(spec.vocab_count) * amount.rows : 0;  // else read on the processor beside it
-            time_s = visit_time_s(processor_, precision_, amount);
+            time_s = outer_visit_time_s(hardware_, precision_, policy_, spec, spec.kind == LayerKind::kHead ? batch.logit_rows : batch.rows);
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
           const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
@@ -143,19 +138,6 @@ class Timeline {
   bool staged(size_t batch) const { return std::find(staged_batches_.begin(), staged_batches_.end(), batch) != staged_batches_.end(); }
   int64_t cache_visits() const { return static_cast<int64_t>(staged_batches_.size()) * cache_.num_layers; }
 
-  /// What a block takes of a visit: the whole, or beside a GPU up to attention, attention, and what follows.
-  struct BlockTimes {
-    double compute_s = 0, attention_s = 0, after_s = 0;
-  };
-  BlockTimes block_times(const ComputeAmount& whole) const {
-    if (!beside_) return {visit_time_s(processor_, precision_, whole), 0, 0};
-    ComputeAmount before = whole, attention = whole;
-    attention.flops = before.decode_kv_bytes = before.chunk_attention_flops = 0;
-    before.flops = whole.rows * model_.layers()[static_cast<size_t>(model_.first_block())].attention_input_flops_per_row;
-    ComputeAmount after = before;
-    after.flops = whole.flops - before.flops;
-    return {visit_time_s(processor_, precision_, before), visit_time_s(hardware_.cpu, precision_, attention), visit_time_s(processor_, precision_, after)};
-  }
   /// The stage of a visit that follows attention beside the GPU.
   struct Pending {
     size_t layer, batch;
@@ -297,8 +279,8 @@ class Timeline {
 
   const Model& model_;
   const HardwareProfile& hardware_;
-  const ComputeProfile& processor_;
   const Precision& precision_;
+  const Policy& policy_;
   bool on_gpu_, beside_;
   int64_t buffers_;
   WeightLayout weights_;
@@ -333,11 +315,6 @@ class Timeline {
 const char* lane_name(LaneKind kind) {
   constexpr const char* kNames[] = {"compute", "disk read", "disk lookup", "disk write", "h2d", "d2h", "cpu"};
   return kNames[static_cast<size_t>(kind)];
-}
-
-const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy) {
-  if (policy.on_gpu() && !hardware.gpu) fail_user("the hardware profile '{}' has no GPU, but the policy computes on one", hardware.name);
-  return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
 }
 
 LaneKind LaneTimes::busiest() const { return static_cast<LaneKind>(std::max_element(seconds.begin(), seconds.end()) - seconds.begin()); }

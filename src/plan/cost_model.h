@@ -33,9 +33,6 @@ struct Prediction {
   double bound_s = 0;
 };
 
-/// The processor that a policy computes on. Throws Error{user} if it is a GPU and the profile has none.
-const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy);
-
 /// `walk` must be of the same policy, workload and cache type.
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
                    const SlotWalk& walk);

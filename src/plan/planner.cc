@@ -116,7 +116,6 @@ class Search {
     return tiers;
   }
   bool on_gpu() const { return in_.budgets.gpu_bytes > 0; }
-  const ComputeProfile& processor() const { return on_gpu() ? *in_.hardware.gpu : in_.hardware.cpu; }
 
   /// Whether any placement fits.
   bool fits_somehow(Policy policy) const {
@@ -172,12 +171,12 @@ class Search {
   std::vector<StepClass> compute_classes(const Policy& policy, const SlotWalk& walk) {
     step_class_.clear();
     const bool beside = policy.attention_beside();
-    std::vector<double> attention_s(walk.steps.size());
+    std::vector<ComputeTimes> times;
     std::vector<std::pair<double, size_t>> order;
     const double repeat = walk.whole ? 1 : rows_of(in_.workload) / walk.rows;
     for (size_t i = 0; i < walk.steps.size(); ++i) {
-      if (beside) attention_s[i] = attention_time_s(walk.steps[i]);
-      order.emplace_back(compute_time_s(walk.steps[i], beside) + attention_s[i], i);
+      times.push_back(compute_times(policy, walk.steps[i]));
+      order.emplace_back(times[i].both(), i);
     }
     std::sort(order.begin(), order.end());
     double all_s = 0, before_s = 0;
@@ -194,9 +193,9 @@ class Search {
         double& so_far_s = mean.resources_s[resource].constant;
         so_far_s = (so_far_s * mean.count + seconds * count) / (mean.count + count);
       };
-      add(0, time_s - attention_s[i]);
+      add(0, times[i].processor_s);
       if (beside) {
-        add(1, attention_s[i]);
+        add(1, times[i].attention_s);
         add(2, policy.buffers > 1 ? time_s / static_cast<double>(policy.num_micro_batches) : time_s);
       }
       mean.count += count;
@@ -206,37 +205,25 @@ class Search {
     return classes;
   }
 
-  /// On the processor of the policy; with attention beside it in two stages around that.
-  double compute_time_s(const StepLoad& step, bool beside) const {
-    double time_s = 0;
-    const auto num_blocks = static_cast<double>(in_.model.config().num_layers);
+  /// What a step computes: the processor of the policy, and the one beside a GPU that attends.
+  struct ComputeTimes {
+    double processor_s = 0, attention_s = 0;
+    double both() const { return processor_s + attention_s; }
+  };
+  ComputeTimes compute_times(const Policy& policy, const StepLoad& step) const {
+    ComputeTimes times;
+    const auto num_blocks = static_cast<double>(in_.model.num_blocks());
     for (const BatchLoad& batch : step.batches) {
       if (batch.rows == 0) continue;
-      ComputeAmount block = batch.block;
-      if (beside) block.decode_kv_bytes = block.chunk_attention_flops = 0;
-      time_s += num_blocks * (visit_time_s(processor(), precision_, block) + (beside ? processor().visit_s : 0));
+      const BlockTimes block = block_times(in_.model, in_.hardware, precision_, policy, batch.block);
+      times.processor_s += num_blocks * (block.compute_s + block.after_s);
+      times.attention_s += num_blocks * block.attention_s;
       for (const LayerSpec& layer : in_.model.layers()) {
-        if (layer.kind == LayerKind::kBlock || (layer.kind == LayerKind::kHead && batch.logit_rows == 0)) continue;
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
-        ComputeAmount amount;
-        amount.flops = layer.linear_flops_per_row * rows;
-        amount.rows = rows;
-        amount.logits = layer.kind == LayerKind::kHead && !on_gpu() ? rows * static_cast<double>(layer.vocab_count) : 0;
-        time_s += visit_time_s(processor(), precision_, amount);
+        if (layer.kind != LayerKind::kBlock && rows > 0) times.processor_s += outer_visit_time_s(in_.hardware, precision_, policy, layer, rows);
       }
     }
-    return time_s;
-  }
-  /// Beside a GPU.
-  double attention_time_s(const StepLoad& step) const {
-    double time_s = 0;
-    for (const BatchLoad& batch : step.batches) {
-      if (batch.rows == 0) continue;
-      ComputeAmount attention = batch.block;
-      attention.flops = 0;
-      time_s += static_cast<double>(in_.model.config().num_layers) * visit_time_s(in_.hardware.cpu, precision_, attention);
-    }
-    return time_s;
+    return times;
   }
 
   /// The linear program of a block, its answer rounded, filled up and judged.

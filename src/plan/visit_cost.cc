@@ -1,5 +1,7 @@
 #include "plan/visit_cost.h"
 
+#include "base/error.h"
+
 namespace flexgen {
 
 Precision Precision::of(const Model& model, DType compute, DType kv) {
@@ -19,6 +21,30 @@ double visit_time_s(const ComputeProfile& processor, const Precision& precision,
   return processor.visit_s + processor.matmul_s(precision.compute, precision.weights, amount.rows, amount.flops) +
          processor.decode_attention_s(precision.kv, precision.queries_per_kv_head, amount.decode_context, amount.decode_kv_bytes) +
          processor.chunk_attention_s(precision.kv, precision.queries_per_kv_head, amount.chunk_attention_flops) + processor.logit_s * amount.logits;
+}
+
+const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy) {
+  if (policy.on_gpu() && !hardware.gpu) fail_user("the hardware profile '{}' has no GPU, but the policy computes on one", hardware.name);
+  return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
+}
+
+BlockTimes block_times(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const ComputeAmount& whole) {
+  const ComputeProfile& processor = processor_of(hardware, policy);
+  if (!policy.attention_beside()) return {visit_time_s(processor, precision, whole), 0, 0};
+  ComputeAmount before = whole, attention = whole;
+  attention.flops = before.decode_kv_bytes = before.chunk_attention_flops = 0;
+  before.flops = whole.rows * model.layers()[static_cast<size_t>(model.first_block())].attention_input_flops_per_row;
+  ComputeAmount after = before;
+  after.flops = whole.flops - before.flops;
+  return {visit_time_s(processor, precision, before), visit_time_s(hardware.cpu, precision, attention), visit_time_s(processor, precision, after)};
+}
+
+double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows) {
+  ComputeAmount amount;
+  amount.rows = rows;
+  amount.flops = layer.linear_flops_per_row * rows;
+  amount.logits = layer.kind == LayerKind::kHead && !policy.on_gpu() ? static_cast<double>(layer.vocab_count) * rows : 0;
+  return visit_time_s(processor_of(hardware, policy), precision, amount);
 }
 
 }  // namespace flexgen

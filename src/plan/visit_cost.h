@@ -5,6 +5,7 @@
 #include "backend/lane.h"
 #include "model/model.h"
 #include "plan/hardware_profile.h"
+#include "schedule/policy.h"
 
 namespace flexgen {
 
@@ -19,5 +20,17 @@ struct Precision {
 
 /// Seconds of one visit on the lane that computes.
 double visit_time_s(const ComputeProfile& processor, const Precision& precision, const ComputeAmount& amount);
+
+/// The processor that a policy computes on. Throws Error{user} if it is a GPU and the profile has none.
+const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy);
+
+/// Seconds of a block's visit: the whole in compute_s, or with attention beside a GPU what comes before it, attention on the other processor, and what follows.
+struct BlockTimes {
+  double compute_s = 0, attention_s = 0, after_s = 0;
+};
+BlockTimes block_times(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const ComputeAmount& whole);
+
+/// Seconds of a visit of `rows` rows to a layer that is no block: the embedding, or a chunk of the head, whose logits a GPU leaves to the processor beside it.
+double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows);
 
 }  // namespace flexgen

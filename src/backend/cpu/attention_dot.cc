@@ -34,7 +34,8 @@ constexpr int64_t kMiddleSums = 16;
 /// What a query row carries from span to span.
 struct Row {
   int64_t first, end;  ///< positions it attends to
-  float maximum, sum;
+  float maximum;
+  alignas(64) float sums[16];  ///< of the weights, a lane; added up at the end
   float q_sums[kMaxGroups];  ///< of the query's elements, a group
 };
 constexpr int64_t kRowFloats = round_up(static_cast<int64_t>(sizeof(Row)), 64) / 4;
@@ -93,11 +94,12 @@ FLEXGEN_INLINE V exp_of(V x) {
   return _mm512_scalef_ps(p, n);
 }
 
-/// Those of the 16 positions from `at` on that lie in [first, end).
-FLEXGEN_INLINE __mmask16 positions_in(int64_t at, int64_t first, int64_t end) {
-  const int64_t from = std::clamp<int64_t>(first - at, 0, 16), to = std::clamp<int64_t>(end - at, 0, 16);
-  return static_cast<__mmask16>(((1u << to) - 1) & ~((1u << from) - 1));
+/// A bit for each position of a span, set for those in [first, end), which may lie beyond it.
+FLEXGEN_INLINE uint64_t positions_in(int64_t first, int64_t end) {
+  const int64_t from = std::clamp<int64_t>(first, 0, kSpan), to = std::clamp<int64_t>(end, from, kSpan);
+  return from == to ? 0 : ~uint64_t{0} >> (kSpan - (to - from)) << from;
 }
+FLEXGEN_INLINE __mmask16 sixteen_of(uint64_t positions, int64_t at) { return static_cast<__mmask16>(positions >> at); }
 
 /// In each 128 bits the sums of the four floats that a, b, c, e have there.
 FLEXGEN_INLINE V sum_fours(V a, V b, V c, V e) {
@@ -297,6 +299,18 @@ struct Int4Cache {
     }
   }
 
+  /// to[i] = the Number at from + i stride, for i in [0, kScored).
+  template <class Number>
+  static FLEXGEN_INLINE void copy_strided(const std::byte* from, int64_t stride, uint64_t* to) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kScored; ++i, from += stride) {
+      Number number;
+      std::memcpy(&number, from, sizeof(number));
+      asm("" : "+r"(number));  // else GCC collects them in vectors first, which takes twice as long
+      to[i] = number;
+    }
+  }
+
   /// step and middle of the rows of a span, for each group.
   struct Parameters {
     alignas(64) float steps[kMaxGroups][kSpan];
@@ -305,12 +319,22 @@ struct Int4Cache {
     /// Of the positions [begin, end) in the span, filled up to whole sixteens.
     FLEXGEN_INLINE void read(const AttentionTask& task, int64_t which, int64_t head, int64_t span, int64_t begin, int64_t end) {
       const KvGeometry& g = *task.geometry;
-      const auto stride = static_cast<int>(row_bytes(g.dtype, g.head_size));
-      const Words offsets = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(stride));
+      const int64_t num_groups = g.head_size / kQuantGroup, stride = row_bytes(g.dtype, g.head_size);
+      // Those of two groups at a time, by plain loads: a gather takes longer.
+      alignas(64) uint64_t twos[ceil_div(kMaxGroups, 2)][kSpan];
       for (int64_t t = round_down(begin, kScored); t < end; t += kScored) {
         const std::byte* row = row_at(task, which, head, span + t) + g.head_size / 2;
-        for (int64_t group = 0; group < g.head_size / kQuantGroup; ++group) {
-          const Words both = _mm512_i32gather_epi32(offsets, row + 4 * group, 1);
+        for (int64_t group = 0; group < num_groups; group += 2) {
+          const std::byte* from = row + 4 * group;
+          uint64_t* to = &twos[group / 2][t];
+          if (group + 1 < num_groups) copy_strided<uint64_t>(from, stride, to);
+          else copy_strided<uint32_t>(from, stride, to);
+        }
+      }
+      const Words even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+      for (int64_t t = round_down(begin, kScored); t < end; t += kScored)
+        for (int64_t group = 0; group < num_groups; ++group) {
+          const Words both = _mm512_permutex2var_epi32(words_at(&twos[group / 2][t]), group % 2 == 0 ? even : odd, words_at(&twos[group / 2][t + 8]));
           const V scale = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
           const __mmask16 some = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_NEQ_UQ);
           const V step = _mm512_maskz_div_ps(some, _mm512_set1_ps(1.0f), scale);
@@ -318,7 +342,6 @@ struct Int4Cache {
           _mm512_store_ps(steps[group] + t, step);
           _mm512_store_ps(middles[group] + t, _mm512_fmadd_ps(step, _mm512_set1_ps(8.0f), minimum));
         }
-      }
     }
   };
 
@@ -327,32 +350,45 @@ struct Int4Cache {
                                    const Row* rows, float* scores) {
     const int64_t num_groups = head_size / kQuantGroup, row_bytes = head_size / 2 + 4 * num_groups;
     const Words table = code_table();
-    const Words first_eight = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const Words first_eight = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), next_two = _mm512_set1_epi32(2);
     V pairs[kRows][kScored / 2];
+    // Two pairs share the loads of the queries.
 #pragma GCC unroll 1
-    for (int64_t pair = 0; pair < kScored / 2; ++pair) {
+    for (int64_t pair = 0; pair < kScored / 2; pair += 2) {
       const std::byte* key = keys + 2 * pair * row_bytes;
-      fetch_ahead(key, kTokensAhead * row_bytes, 2 * row_bytes);
-      V sums[kRows];
+      fetch_ahead(key, kTokensAhead * row_bytes, 4 * row_bytes);
+      V sums[kRows][2];
 #pragma GCC unroll 4
-      for (int m = 0; m < kRows; ++m) sums[m] = _mm512_setzero_ps();
+      for (int m = 0; m < kRows; ++m) sums[m][0] = sums[m][1] = _mm512_setzero_ps();
 #pragma GCC unroll 1
       for (int64_t group = 0; group < num_groups; ++group) {
-        const Words words = two_groups(key + 32 * group, key + row_bytes + 32 * group);
-        const Words f0 = factors_of<0>(words, table), f1 = factors_of<1>(words, table), f2 = factors_of<2>(words, table),
-                    f3 = factors_of<3>(words, table);
-        const V step = _mm512_permutexvar_ps(
-            first_eight, _mm512_castps128_ps512(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(parameters.steps[group] + t + 2 * pair)))));
+        const Words first = two_groups(key + 32 * group, key + row_bytes + 32 * group);
+        const Words second = two_groups(key + 2 * row_bytes + 32 * group, key + 3 * row_bytes + 32 * group);
+        V codes[kRows][2];
 #pragma GCC unroll 4
-        for (int m = 0; m < kRows; ++m) {
-          const uint16_t* query = q + m * 2 * head_size + 128 * group;
-          const V codes = dot(dot(dot(dot(_mm512_setzero_ps(), f0, words_at(query)), f1, words_at(query + 32)), f2, words_at(query + 64)), f3,
-                              words_at(query + 96));
-          sums[m] = _mm512_fmadd_ps(codes, step, sums[m]);
-        }
+        for (int m = 0; m < kRows; ++m) codes[m][0] = codes[m][1] = _mm512_setzero_ps();
+        auto add_place = [&]<int n>() __attribute__((always_inline)) {
+          const Words a = factors_of<n>(first, table), b = factors_of<n>(second, table);
+#pragma GCC unroll 4
+          for (int m = 0; m < kRows; ++m) {
+            const Words query = words_at(q + m * 2 * head_size + 128 * group + 32 * n);
+            codes[m][0] = dot(codes[m][0], a, query);
+            codes[m][1] = dot(codes[m][1], b, query);
+          }
+        };
+        add_place.template operator()<0>();
+        add_place.template operator()<1>();
+        add_place.template operator()<2>();
+        add_place.template operator()<3>();
+        const V four = _mm512_broadcast_f32x4(_mm_loadu_ps(parameters.steps[group] + t + 2 * pair));
+        const V steps[2] = {_mm512_permutexvar_ps(first_eight, four), _mm512_permutexvar_ps(_mm512_add_epi32(first_eight, next_two), four)};
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
+          for (int i = 0; i < 2; ++i) sums[m][i] = _mm512_fmadd_ps(codes[m][i], steps[i], sums[m][i]);
       }
 #pragma GCC unroll 4
-      for (int m = 0; m < kRows; ++m) pairs[m][pair] = sums[m];
+      for (int m = 0; m < kRows; ++m) pairs[m][pair] = sums[m][0], pairs[m][pair + 1] = sums[m][1];
     }
     const Words order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
     for (int m = 0; m < kRows; ++m) {
@@ -386,15 +422,15 @@ struct Int4Cache {
       // Weights over scales; zero for tokens that are not a row's. Codes are finite whatever the memory holds, so a zero is enough.
       alignas(64) uint32_t weights[kRows][kSpan / 2];
       for (int m = 0; m < kRows; ++m) {
+        const uint64_t mine = positions_in(rows[m].first - span, rows[m].end - span);
         V middle_sum = _mm512_setzero_ps();
         for (int64_t t = 0; t < kSpan; t += 32) {
           V scaled[2];
           for (int64_t part = 0; part < 2; ++part) {
             const int64_t at = t + 16 * part;
-            const __mmask16 mine = positions_in(span + at, rows[m].first, rows[m].end);
             const V weight = _mm512_loadu_ps(scores + m * kSpan + at);
-            scaled[part] = _mm512_maskz_mul_ps(mine, weight, _mm512_load_ps(parameters.steps[group] + at));
-            middle_sum = _mm512_mask3_fmadd_ps(weight, _mm512_load_ps(parameters.middles[group] + at), middle_sum, mine);
+            scaled[part] = _mm512_maskz_mul_ps(sixteen_of(mine, at), weight, _mm512_load_ps(parameters.steps[group] + at));
+            middle_sum = _mm512_mask3_fmadd_ps(weight, _mm512_load_ps(parameters.middles[group] + at), middle_sum, sixteen_of(mine, at));
           }
           _mm512_store_si512(weights[m] + t / 2, to_bf16(scaled[0], scaled[1]));
         }
@@ -448,27 +484,28 @@ struct Int4Cache {
 /// One span of the online softmax, as in attention.cc. [first, end) of the span are the row's.
 FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {
   const V factor = _mm512_set1_ps(scale), lowest = _mm512_set1_ps(-INFINITY);
+  const uint64_t mine = positions_in(first, end);
   V maximum = lowest, scaled[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    scaled[i] = _mm512_mask_mul_ps(lowest, positions_in(16 * i, first, end), _mm512_loadu_ps(scores + 16 * i), factor);
+    scaled[i] = _mm512_mask_mul_ps(lowest, sixteen_of(mine, 16 * i), _mm512_loadu_ps(scores + 16 * i), factor);
     maximum = _mm512_max_ps(maximum, scaled[i]);
   }
   const float new_maximum = std::max(row.maximum, _mm512_reduce_max_ps(maximum));
   V sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const V weight = _mm512_maskz_mov_ps(positions_in(16 * i, first, end), exp_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
+    const V weight = _mm512_maskz_mov_ps(sixteen_of(mine, 16 * i), exp_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
     _mm512_storeu_ps(scores + 16 * i, weight);
     sum = _mm512_add_ps(sum, weight);
   }
   if (new_maximum != row.maximum) {
     const V shrink = exp_of(_mm512_set1_ps(row.maximum - new_maximum));
     for (int64_t i = 0; i < mixed_size; i += 16) _mm512_storeu_ps(mixed + i, _mm512_mul_ps(_mm512_loadu_ps(mixed + i), shrink));
-    row.sum *= _mm512_cvtss_f32(shrink);
+    _mm512_store_ps(row.sums, _mm512_mul_ps(_mm512_load_ps(row.sums), shrink));
     row.maximum = new_maximum;
   }
-  row.sum += _mm512_reduce_add_ps(sum);
+  _mm512_store_ps(row.sums, _mm512_add_ps(_mm512_load_ps(row.sums), sum));
 }
 
 template <class Cache, int kRows>
@@ -493,7 +530,7 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
   uint16_t* const q = reinterpret_cast<uint16_t*>(scores + group * kSpan);
   const int64_t row = task.slot->first_row + task.first_row, end = task.slot->past + task.first_row + 1;
   for (int64_t m = 0; m < group; ++m) {
-    rows[m] = {first, end, -INFINITY, 0.0f, {}};
+    rows[m] = {first, end, -INFINITY, {}, {}};
     Cache::pack_query(task.q + (row * g.query_heads + (task.first_head + head) * group + m) * g.head_size, g.head_size, q + m * words, rows[m]);
   }
   typename Cache::Parameters parameters;
@@ -521,7 +558,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
   for (int64_t m = 0; m < count; ++m) {
     const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
     const int64_t end = task.slot->past + task.first_row + in_head / group + 1;
-    rows[m] = {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f, {}};
+    rows[m] = {end - task.rule.visible(end - 1), end, -INFINITY, {}, {}};
     const int64_t row = task.slot->first_row + task.first_row + in_head / group;
     Cache::pack_query(task.q + (row * g.query_heads + head * group + in_head % group) * head_size, head_size, q + m * words, rows[m]);
     std::fill_n(mixed + m * stride, stride, 0.0f);
@@ -558,7 +595,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
     const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
     const int64_t row = task.slot->first_row + task.first_row + in_head / group;
     auto* const out = reinterpret_cast<uint16_t*>(task.out) + (row * g.query_heads + head * group + in_head % group) * head_size;
-    const V inverse = _mm512_set1_ps(1.0f / rows[m].sum);
+    const V inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(rows[m].sums)));
     for (int64_t i = 0; i < head_size; i += 32) {
       V low, high;
       Cache::unmix(mixed + m * stride, i, head_size, low, high);
