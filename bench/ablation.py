@@ -20,6 +20,7 @@ def main():
     parser.add_argument("--prompt-len", default="64:192")
     parser.add_argument("--gen-len", default="32")
     parser.add_argument("--types", default="int4", help="weights and cache of 'all'")
+    parser.add_argument("--disk-bandwidth", default="", help="of every job: a speed that a shared disk has in any weather")
     parser.add_argument("--json", default="")
     args = parser.parse_args()
     rows = {}
@@ -27,7 +28,7 @@ def main():
     def bench(name, flags, disk=True, types=args.types):
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
             command = [args.flexgen, "bench", "--model", args.model, "--load-format", "dummy", "--cpu-memory", args.cpu_memory, "--num-prompts", args.num_prompts,
-                       "--prompt-len", args.prompt_len, "--gen-len", args.gen_len, "--json", out.name] + flags
+                       "--prompt-len", args.prompt_len, "--gen-len", args.gen_len, "--json", out.name] + flags + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
             command += ["--weight-dtype", types if types in ("int4", "int8") else "auto", "--kv-cache-dtype", types]
             if disk:
                 command += ["--disk-dir", args.disk_dir]

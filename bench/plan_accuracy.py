@@ -5,7 +5,8 @@
 
 Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Shared disks change their speed within minutes: --refresh-disk
 measures the disk anew before and after each policy (doctor --measure --disk-only), so that what is judged is the model and not the weather: a run between whose two
-measurements the disk's reading changed by more than a tenth is run again, three times at most. Policies are drawn at random
+measurements the disk's reading changed by more than a tenth is run again, three times at most. Steadier still is --disk-bandwidth, which holds every job to a speed that
+the disk has in any weather. Policies are drawn at random
 from a seed; those that do not fit, or are predicted to take more than --limit-s, are drawn anew. Errors are measured time over predicted time, less one."""
 import argparse
 import json
@@ -106,6 +107,7 @@ def main():
     parser.add_argument("--shapes", default="", help="comma-separated; all three if left out")
     parser.add_argument("--limit-s", type=float, default=60, help="leave out policies that are predicted to take longer")
     parser.add_argument("--refresh-disk", action="store_true", help="measure the disk before each policy")
+    parser.add_argument("--disk-bandwidth", default="", help="of every job")
     parser.add_argument("--extra", default="", help="more flags for bench, in one text")
     parser.add_argument("--json", default="")
     parser.add_argument("--figure", default="", help="measured over predicted times, as SVG")
@@ -118,7 +120,7 @@ def main():
         attempts += 1
         shape, flags = draw(rng, shapes)
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
-            job = ["--model", shape, "--disk-dir", args.disk_dir] + flags + args.extra.split()
+            job = ["--model", shape, "--disk-dir", args.disk_dir] + flags + args.extra.split() + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
             plan = run([args.flexgen, "plan", "--json"] + job)
             if plan is None or json.loads(plan)["predicted"]["time_s"] > args.limit_s:
                 continue

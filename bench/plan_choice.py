@@ -29,7 +29,7 @@ def bench(args, setting, flags, timeout_s=None):
     shape, budget, weights, cache, prompts, prompt_len, gen_len = setting
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         command = [args.flexgen, "bench", "--model", shape, "--load-format", "dummy", "--cpu-memory", budget, "--disk-dir", args.disk_dir, "--weight-dtype", weights,
-                   "--kv-cache-dtype", cache, "--num-prompts", str(prompts), "--prompt-len", prompt_len, "--gen-len", gen_len, "--json", out.name] + flags
+                   "--kv-cache-dtype", cache, "--num-prompts", str(prompts), "--prompt-len", prompt_len, "--gen-len", gen_len, "--json", out.name] + flags + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
         run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         if run.returncode == 0:
             return json.load(open(out.name))
@@ -55,6 +55,7 @@ def main():
     parser.add_argument("--policies", type=int, default=30)
     parser.add_argument("--settings", default="", help="numbers from 0, comma-separated; all if left out")
     parser.add_argument("--repeat", type=int, default=3, help="runs of the planned policy and of the sweep's best, in turns; the median of each counts")
+    parser.add_argument("--disk-bandwidth", default="", help="of every job: a speed that a shared disk has in any weather")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default="")
     args = parser.parse_args()

@@ -181,7 +181,7 @@ int bench_command(const BenchOptions& flags) {
     report = engine.run(load, load, never);
   }
   const int64_t promised = engine.memory().bytes(Tier::kCpu), peak = peak_rss_bytes();  // before the measurement below takes memory
-  raise_disk_peaks(peaks, report, measure_disk_read(engine.model(), files, kPeakTimeS, 0.5));
+  settle_disk_peaks(peaks, report, measure_disk_read(engine.model(), files, kPeakTimeS, 0.5), options.disk_bytes_per_s);
   Bound bound = bound_of(report, peaks);
   double efficiency = bound.seconds() / report.elapsed_s;
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };

@@ -100,7 +100,7 @@ void set_fastest_dtypes(const EngineFlags& flags, const Workload& workload, Engi
   const std::unique_ptr<Model> model = open_model();
   FileSystem files;
   const HardwareProfile hardware = profile_for(
-      flags.hardware, {.types = types_to_measure(options, *model, pairs), .threads = flags.threads, .read_files = model->files(), .directory = flags.disk_directory}, files);
+      flags, {.types = types_to_measure(options, *model, pairs), .threads = flags.threads, .read_files = model->files(), .directory = flags.disk_directory}, files);
   const DtypeChoice choice = choose_dtypes(options, pairs, open_model, workload, hardware);
   spdlog::info("{}", choice_text(choice));
   options = with_types(options, choice.types);

@@ -57,9 +57,9 @@ HardwareProfile load_profile(const std::string& path) {
   return profile_from_json(text.str(), path);
 }
 
-HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& wanted, FileSystem& files) {
-  if (hardware == "generic") return HardwareProfile::generic();
-  if (!hardware.empty()) return load_profile(hardware);
+namespace {
+
+HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
   const std::string path = profile_path(wanted.threads);
   const DirectoryLock lock = lock_to_measure(path);
   std::error_code ignored;
@@ -86,12 +86,20 @@ HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& w
   return profile;
 }
 
+}  // namespace
+
+HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files) {
+  HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic() : !flags.hardware.empty() ? load_profile(flags.hardware) : own_profile(wanted, files);
+  if (flags.disk_bytes_per_s > 0) profile.disk = limited(profile.disk, static_cast<double>(flags.disk_bytes_per_s));
+  return profile;
+}
+
 void set_hardware(Engine& engine, const EngineFlags& flags) {
   const bool on_gpu = engine.device() != nullptr;
   if (flags.hardware.empty() && ((flags.backend != "cpu" && !on_gpu) || !engine.plans())) return;
   const Precision precision = engine.precision();
   FileSystem files;
-  HardwareProfile profile = profile_for(flags.hardware,
+  HardwareProfile profile = profile_for(flags,
                                         {.types = {{{precision.compute, precision.weights}}, {precision.kv}},
                                          .threads = engine.threads(),  // a rank's share of the cores
                                          .read_files = engine.model().files(),

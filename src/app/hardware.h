@@ -17,9 +17,9 @@ void save_profile(const HardwareProfile& profile, const std::string& path);
 /// Throws Error{user} if the file cannot be read or is no profile.
 HardwareProfile load_profile(const std::string& path);
 
-/// `hardware`: a file, "generic" (assumed speeds), or empty: this machine's kept profile; what it lacks of `wanted.types` is measured quickly,
-/// said, and kept.
-HardwareProfile profile_for(const std::string& hardware, const MeasureOptions& wanted, FileSystem& files);
+/// By flags.hardware: a file, "generic" (assumed speeds), or empty: this machine's kept profile; what it lacks of `wanted.types` is measured quickly,
+/// said, and kept. The disk is no faster than flags.disk_bytes_per_s allows.
+HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files);
 
 /// Gives the engine the profile to plan with, before its prepare(): flags.hardware, or this machine's. Without one the reference backend and the
 /// first rule take assumed speeds: nothing is measured for them.

@@ -133,13 +133,15 @@ LanePeaks measure_peaks(const Model& model, Kernels& kernels, Device* device, Fi
   return peaks;
 }
 
-void raise_disk_peaks(LanePeaks& peaks, const RunReport& report, double again) {
+void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed) {
   peaks.disk_read_bytes_per_s = std::max(peaks.disk_read_bytes_per_s, again);
   for (const LaneReport& lane : report.lanes) {
     if (lane.stats.busy_s < 1) continue;
     double& peak = lane.name == "disk write" ? peaks.disk_write_bytes_per_s : peaks.disk_read_bytes_per_s;
     if (lane.name.starts_with("disk")) peak = std::max(peak, static_cast<double>(lane.stats.bytes) / lane.stats.busy_s);
   }
+  if (allowed > 0)
+    for (double* peak : {&peaks.disk_read_bytes_per_s, &peaks.disk_write_bytes_per_s}) *peak = std::min(*peak, allowed);
 }
 
 std::string Bound::busiest() const {

@@ -27,7 +27,8 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
 
 /// A disk's speed is not one number: host caches and other guests change it from one second to the next. The peak to judge a run by is the best
 /// speed seen: before the run, after it (`again`), or by the run's own lane while it was busy.
-void raise_disk_peaks(LanePeaks& peaks, const RunReport& report, double again);
+/// A job that may have no more than `allowed` bytes/s (0: all) is judged by that.
+void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed);
 
 struct Bound {
   double compute_s = 0, disk_read_s = 0, disk_write_s = 0;

@@ -28,7 +28,7 @@ constexpr const char* kExitCodes =
 /// Flags as written, until it is known which command was meant.
 struct RawEngineFlags {
   EngineFlags flags;
-  std::string cpu_memory, gpu_memory, disk_space, weights, kv_cache, activations, attention_on;
+  std::string cpu_memory, gpu_memory, disk_space, disk_bandwidth, weights, kv_cache, activations, attention_on;
   int64_t micro_batch_size = 0, num_micro_batches = 0, max_rows = 0;
   int buffers = 0;
 };
@@ -54,6 +54,7 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget, a promise; with --backend cuda (default: what is free, less a margin), or to `plan` with a --hardware profile that has a GPU")->type_name("SIZE")->group(memory);
   command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
+  command->add_option("--disk-bandwidth", raw->disk_bandwidth, "bytes a second that the job's reads and writes of disks may take together, so that other programs have the rest; planned with (default: all)")->type_name("SIZE")->group(memory);
   command->add_option("--disk-space", raw->disk_space, "disk budget for the spill (default: 90% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--weights", raw->weights, "percentages gpu:cpu:disk, like 0:40:60")->type_name("G:C:D")->group(placement);
   command->add_option("--kv-cache", raw->kv_cache, "percentages gpu:cpu:disk")->type_name("G:C:D")->group(placement);
@@ -142,6 +143,7 @@ EngineFlags checked(const RawEngineFlags& raw, const CLI::App& command) {
   if (flags.backend == "reference" && flags.threads > 1) fail_user("--threads {}: the reference backend has one thread", flags.threads);
   if (given("--cpu-memory")) flags.cpu_memory_bytes = positive_size(raw.cpu_memory, "--cpu-memory");
   if (given("--disk-dir") && flags.disk_directory.empty()) fail_user("--disk-dir is empty");
+  if (given("--disk-bandwidth")) flags.disk_bytes_per_s = positive_size(raw.disk_bandwidth, "--disk-bandwidth");
   if (given("--disk-space")) {
     flags.disk_space_bytes = positive_size(raw.disk_space, "--disk-space");
     if (!given("--disk-dir")) fail_user("--disk-space {}: say where with --disk-dir", raw.disk_space);
@@ -376,6 +378,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
     spdlog::info("attention sparsity {}: generated tokens use the values of this share of their positions; answers differ from those without it", flags.attention_sparsity);
   options.threads = flags.threads;
   options.disk_directory = flags.disk_directory;
+  options.disk_bytes_per_s = static_cast<double>(flags.disk_bytes_per_s);
   options.policy = flags.policy;
   options.planner = flags.planner;
   options.trace_file = flags.trace_file;

@@ -32,7 +32,7 @@ const std::string kBatch = "run-batch --model m -i in -o out ";
 
 TEST(Options, RunBatch) {
   auto options = parsed<RunBatchOptions>(
-      kBatch + "--overwrite --cpu-memory 6GiB --disk-dir /tmp --disk-space 1.5TB --weights 0:40:60 --kv-cache 0:0:100 --activations "
+      kBatch + "--overwrite --cpu-memory 6GiB --disk-dir /tmp --disk-space 1.5TB --disk-bandwidth 500MB --weights 0:40:60 --kv-cache 0:0:100 --activations "
                "0:100:0 --micro-batch-size 8 --num-micro-batches 4 --buffers 2 --backend cpu --compute-dtype bf16 --threads 2 --trace t.json");
   EXPECT_EQ(options.model, "m");
   EXPECT_EQ(options.input, "in");
@@ -40,6 +40,7 @@ TEST(Options, RunBatch) {
   EXPECT_TRUE(options.overwrite);
   EXPECT_EQ(options.engine.cpu_memory_bytes, 6 * kGiB);
   EXPECT_EQ(options.engine.disk_space_bytes, 1500000000000);
+  EXPECT_EQ(options.engine.disk_bytes_per_s, 500000000);
   EXPECT_EQ(options.engine.policy.weights, (Fractions{0, 0.4, 0.6}));
   EXPECT_EQ(options.engine.policy.kv_cache, (Fractions{0, 0, 1}));
   EXPECT_EQ(options.engine.policy.activations, (Fractions{0, 1, 0}));
@@ -146,7 +147,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"--weights 50:30:20", "--backend cuda"}, Wrong{"--weights 0:50:60", "--weights"},
                     Wrong{"--weights 0:100", "--weights"}, Wrong{"--kv-cache 0:nan:0", "--kv-cache"}, Wrong{"--activations 100", "--activations"},
                     Wrong{"--kv-cache 0:50:50", "--disk-dir"}, Wrong{"--activations 0:0:100", "--disk-dir"},
-                    Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
+                    Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-bandwidth 0", "--disk-bandwidth"}, Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
                     Wrong{"--backend tpu", "tpu"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
                     Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},

@@ -54,7 +54,7 @@ int plan_command(const PlanOptions& options) {
   const bool is_checkpoint = std::filesystem::is_directory(options.model);
   const std::string other_directory = is_checkpoint ? "" : std::filesystem::temp_directory_path().string();
   FileSystem files;
-  const HardwareProfile hardware = profile_for(options.engine.hardware,
+  const HardwareProfile hardware = profile_for(options.engine,
                                                {.types = types_to_measure(engine, *model, planned),
                                                 .threads = options.engine.threads,
                                                 .read_files = is_checkpoint ? model->files() : std::vector<std::string>(),

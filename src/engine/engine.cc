@@ -330,6 +330,7 @@ void Engine::prepare_stage(const Workload& workload) {
   }
   const Arenas arenas{arena_.get(), gpu_arena_.get()};
   AsyncDiskOptions disk;
+  if (options_.disk_bytes_per_s > 0) disk.pacer = std::make_shared<Pacer>(options_.disk_bytes_per_s);
   lanes_.disk_read = std::make_unique<DiskLane>("disk read", trace_.get(), disk);
   lanes_.disk_lookup = std::make_unique<DiskLane>("disk lookup", trace_.get(), disk);
   lanes_.disk_write = std::make_unique<DiskLane>("disk write", trace_.get(), disk);

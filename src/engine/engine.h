@@ -39,6 +39,7 @@ struct EngineOptions {
   int threads = 0;                  ///< 0: all cores
   Budgets budgets;
   std::string disk_directory;       ///< for spill files; empty: none
+  double disk_bytes_per_s = 0;      ///< what the job's disk lanes may move together; 0: all that the disk gives
   PolicyRequest policy;
   std::string planner = "search";   ///< "search" or "first-rule"
   std::string trace_file;           ///< empty: none

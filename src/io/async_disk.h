@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "io/file.h"
+#include "io/pacer.h"
 
 namespace flexgen {
 
@@ -30,6 +31,7 @@ struct AsyncDiskOptions {
   enum class Engine { kAuto, kIoUring, kThreads } engine = Engine::kAuto;
   int depth = 32;                      ///< blocks in flight at most
   int64_t block_bytes = 1 << 20;       ///< transfers are cut into blocks of this size (rounded up to kDirectAlignment)
+  std::shared_ptr<Pacer> pacer = nullptr;  ///< to keep to, with other disks perhaps; null: as fast as the disk gives
 };
 
 class AsyncDisk {

@@ -28,7 +28,7 @@ class AsyncDiskTest : public testing::TestWithParam<Engine> {
  protected:
   /// Null (and the test skipped) where the kernel has no io_uring.
   std::unique_ptr<AsyncDisk> make_disk(int depth = 8, int64_t block_bytes = 64 * kKiB) {
-    return AsyncDisk::make({GetParam(), depth, block_bytes});
+    return AsyncDisk::make({GetParam(), depth, block_bytes, nullptr});
   }
   void SetUp() override {
     try {
@@ -54,6 +54,47 @@ void run(AsyncDisk& disk, DiskTransfer transfer) {
 
 TEST_P(AsyncDiskTest, EngineIsTheOneAskedFor) {
   EXPECT_EQ(make_disk()->engine_name(), GetParam() == Engine::kThreads ? "threads" : "io_uring");
+}
+
+/// Writes and reads 16 MiB with two disks that share a pacer, at the same time; what was read is what was written. Seconds for both.
+double paced_pass_s(TestFolder& folder, Engine engine, double bytes_per_s) {
+  const auto pacer = bytes_per_s > 0 ? std::make_shared<Pacer>(bytes_per_s) : nullptr;
+  auto reader = AsyncDisk::make({engine, 8, 64 * kKiB, pacer}), writer = AsyncDisk::make({engine, 8, 64 * kKiB, pacer});
+  const int64_t size = 16 * kMiB;
+  AlignedBuffer source(size), sink(size);
+  const std::string content = random_text(size, 3);
+  std::memcpy(source.data(), content.data(), content.size());
+  auto file = File::open(folder.file("there"), FileMode::kWriteDirect), other = File::open(folder.file("other"), FileMode::kWriteDirect);
+  run(*AsyncDisk::make({engine}), {file, true, 0, source.data(), size, {}});
+  const auto begin = std::chrono::steady_clock::now();
+  std::future<void> written = std::async(std::launch::async, [&] { run(*writer, {other, true, 0, source.data(), size, {}}); });
+  run(*reader, {file, false, 0, sink.data(), size, {}});
+  written.get();
+  const double passed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  EXPECT_EQ(std::memcmp(source.data(), sink.data(), static_cast<size_t>(size)), 0);
+  return passed_s;
+}
+
+TEST_P(AsyncDiskTest, DisksKeepToTheirPacerTogether) {
+  EXPECT_GE(paced_pass_s(folder_, GetParam(), 64 * kMiB), 0.49);  // of half a second, less what a late sleeper gets back
+}
+
+TEST_P(AsyncDiskTest, APausePaysForNoBurst) {
+  Pacer pacer(static_cast<double>(kMiB));
+  pacer.take(kMiB / 8);
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  const auto before = Pacer::Clock::now();
+  const Pacer::Turn turn = pacer.take(kMiB / 8);
+  EXPECT_GE(turn.begin, before - std::chrono::milliseconds(5));
+  EXPECT_EQ(turn.end - turn.begin, std::chrono::milliseconds(125));
+}
+
+TEST_P(AsyncDiskTest, APacedDiskReportsErrors) {
+  auto disk = AsyncDisk::make({GetParam(), 8, 64 * kKiB, std::make_shared<Pacer>(1e9)});
+  auto file = File::open(folder_.file("short"), FileMode::kWriteDirect);
+  AlignedBuffer buffer(4 * kMiB);
+  run(*disk, {file, true, 0, buffer.data(), kMiB, {}});
+  EXPECT_THROW(run(*disk, {file, false, 0, buffer.data(), 4 * kMiB, {}}), Error);
 }
 
 TEST_P(AsyncDiskTest, RandomRoundTrips) {

@@ -195,6 +195,16 @@ ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s) {
   return gpu;
 }
 
+DiskProfile limited(const DiskProfile& disk, double bytes_per_s) {
+  DiskProfile less = disk;
+  less.read_bytes_per_s = std::min(disk.read_bytes_per_s, bytes_per_s);
+  less.write_bytes_per_s = std::min(disk.write_bytes_per_s, bytes_per_s);
+  // What is written is taken from what may be read; compute loses by the byte.
+  less.write_share_of_read = std::max(less.write_bytes_per_s / bytes_per_s, disk.write_share_of_read * less.write_bytes_per_s / disk.write_bytes_per_s);
+  less.compute_slowdown = disk.compute_slowdown * less.read_bytes_per_s / disk.read_bytes_per_s;
+  return less;
+}
+
 HardwareProfile HardwareProfile::uniform(double flops_per_s, double ram_bytes_per_s, double disk_read_bytes_per_s, double disk_write_bytes_per_s) {
   HardwareProfile profile;
   profile.name = "uniform";

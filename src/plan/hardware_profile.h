@@ -58,6 +58,9 @@ struct DiskProfile {
   double compute_slowdown = 0.05;
 };
 
+/// The same disk where a job may move no more than `bytes_per_s` of reads and writes together.
+DiskProfile limited(const DiskProfile& disk, double bytes_per_s);
+
 struct HardwareProfile {
   std::string name = "generic";     ///< of the machine, for people
   std::string measured;             ///< when and where; empty: never was

@@ -23,6 +23,20 @@ TEST(HardwareProfile, JsonAndBack) {
   EXPECT_EQ(to_json(profile_from_json(text, "test")), text);
 }
 
+TEST(HardwareProfile, ALimitedDiskSharesItsLimit) {
+  DiskProfile disk;
+  disk.read_bytes_per_s = 2e9, disk.write_bytes_per_s = 0.4e9, disk.write_share_of_read = 0.5, disk.compute_slowdown = 0.2;
+  const DiskProfile less = limited(disk, 0.5e9);
+  EXPECT_EQ(less.read_bytes_per_s, 0.5e9);
+  EXPECT_EQ(less.write_bytes_per_s, 0.4e9);
+  EXPECT_NEAR(less.write_share_of_read, 0.8, 1e-12);  // a second of writing uses up 0.4 of 0.5 GB
+  EXPECT_NEAR(less.compute_slowdown, 0.05, 1e-12);
+  const DiskProfile same = limited(disk, 1e12);
+  EXPECT_EQ(same.read_bytes_per_s, disk.read_bytes_per_s);
+  EXPECT_EQ(same.write_share_of_read, disk.write_share_of_read);
+  EXPECT_EQ(same.compute_slowdown, disk.compute_slowdown);
+}
+
 TEST(HardwareProfile, TimeIsLinearBetweenPoints) {
   ComputeProfile cpu;
   cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 1e9}, {16, 16e9}, {64, 32e9}}}};
