@@ -27,7 +27,7 @@ def main():
 
     def bench(name, flags, disk=True, types=args.types):
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
-            command = [args.flexgen, "bench", "--model", args.model, "--load-format", "dummy", "--cpu-memory", args.cpu_memory, "--num-prompts", args.num_prompts,
+            command = [args.flexgen, "bench", "--model", args.model, "--load-format", "dummy", "--no-efficiency", "--cpu-memory", args.cpu_memory, "--num-prompts", args.num_prompts,
                        "--prompt-len", args.prompt_len, "--gen-len", args.gen_len, "--json", out.name] + flags + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
             command += ["--weight-dtype", types if types in ("int4", "int8") else "auto", "--kv-cache-dtype", types]
             if disk:

@@ -6,9 +6,11 @@
 Measure the machine first (flexgen doctor --measure --disk-dir DIR), and let nothing else run. Shared disks change their speed within minutes: --refresh-disk
 measures the disk anew before and after each policy (doctor --measure --disk-only), so that what is judged is the model and not the weather: a run between whose two
 measurements the disk's reading changed by more than a tenth is run again, three times at most. Steadier still is --disk-bandwidth, which holds every job to a speed that
-the disk has in any weather. Policies are drawn at random
+the disk has in any weather. --refresh does as much for cores and memory that are shared with other guests: what is judged is then the quick measurement that a first run makes.
+Policies are drawn at random
 from a seed; those that do not fit, or are predicted to take more than --limit-s, are drawn anew. Errors are measured time over predicted time, less one."""
 import argparse
+import glob
 import json
 import math
 import os
@@ -107,6 +109,7 @@ def main():
     parser.add_argument("--shapes", default="", help="comma-separated; all three if left out")
     parser.add_argument("--limit-s", type=float, default=60, help="leave out policies that are predicted to take longer")
     parser.add_argument("--refresh-disk", action="store_true", help="measure the disk before each policy")
+    parser.add_argument("--refresh", action="store_true", help="forget this machine's profile before each policy, so that its plan measures anew, quickly, as a first run does")
     parser.add_argument("--disk-bandwidth", default="", help="of every job")
     parser.add_argument("--extra", default="", help="more flags for bench, in one text")
     parser.add_argument("--json", default="")
@@ -119,12 +122,15 @@ def main():
     while len(rows) < args.count and attempts < 20 * args.count:
         attempts += 1
         shape, flags = draw(rng, shapes)
+        if args.refresh:
+            for profile in glob.glob(os.path.expanduser("~/.cache/flexgen/hardware-*.json")):
+                os.remove(profile)
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
             job = ["--model", shape, "--disk-dir", args.disk_dir] + flags + args.extra.split() + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
             plan = run([args.flexgen, "plan", "--json"] + job)
             if plan is None or json.loads(plan)["predicted"]["time_s"] > args.limit_s:
                 continue
-            bench = [args.flexgen, "bench", "--load-format", "dummy", "--simulate", "--json", out.name] + job
+            bench = [args.flexgen, "bench", "--load-format", "dummy", "--no-efficiency", "--simulate", "--json", out.name] + job
             if args.refresh_disk:
                 before = read_speed(args, shape)
                 for runs in range(1, 4):

@@ -28,7 +28,7 @@ SETTINGS = [
 def bench(args, setting, flags, timeout_s=None):
     shape, budget, weights, cache, prompts, prompt_len, gen_len = setting
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
-        command = [args.flexgen, "bench", "--model", shape, "--load-format", "dummy", "--cpu-memory", budget, "--disk-dir", args.disk_dir, "--weight-dtype", weights,
+        command = [args.flexgen, "bench", "--model", shape, "--load-format", "dummy", "--no-efficiency", "--cpu-memory", budget, "--disk-dir", args.disk_dir, "--weight-dtype", weights,
                    "--kv-cache-dtype", cache, "--num-prompts", str(prompts), "--prompt-len", prompt_len, "--gen-len", gen_len, "--json", out.name] + flags + (["--disk-bandwidth", args.disk_bandwidth] if args.disk_bandwidth else [])
         run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         if run.returncode == 0:

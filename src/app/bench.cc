@@ -170,7 +170,8 @@ int bench_command(const BenchOptions& flags) {
   Engine engine(options);
   FileSystem files;
   // Before the budget is taken: this needs memory of its own.
-  LanePeaks peaks = measure_peaks(engine.model(), engine.kernels(), engine.device(), files, kPeakTimeS, options.disk_directory);
+  std::optional<LanePeaks> peaks;
+  if (!flags.no_efficiency) peaks = measure_peaks(engine.model(), engine.kernels(), engine.device(), files, kPeakTimeS, options.disk_directory);
   set_hardware(engine, flags.engine);
   engine.prepare(load.workload);
   fmt::print(stderr, "{}", plan_table(engine));
@@ -181,13 +182,15 @@ int bench_command(const BenchOptions& flags) {
     report = engine.run(load, load, never);
   }
   const int64_t promised = engine.memory().bytes(Tier::kCpu), peak = peak_rss_bytes();  // before the measurement below takes memory
-  settle_disk_peaks(peaks, report, measure_disk_read(engine.model(), files, kPeakTimeS, 0.5), options.disk_bytes_per_s);
-  Bound bound = bound_of(report, peaks);
-  double efficiency = bound.seconds() / report.elapsed_s;
+  Bound bound;
+  if (peaks) {
+    settle_disk_peaks(*peaks, report, measure_disk_read(engine.model(), files, kPeakTimeS, 0.5), options.disk_bytes_per_s);
+    bound = bound_of(report, *peaks);
+  }
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };
   fmt::print("{}", report_table(report));
   fmt::print("{}", prediction_table(engine.plan().prediction, report));
-  fmt::print("{}", bound_table(peaks, bound, report));
+  if (peaks) fmt::print("{}", bound_table(*peaks, bound, report));
   fmt::print("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
   if (flags.json_file.empty() && !flags.simulate) return kExitDone;
   nlohmann::ordered_json json;
@@ -200,19 +203,23 @@ int bench_command(const BenchOptions& flags) {
   json["load_time_s"] = report.load_time_s;
   json["generated_tokens_per_s"] = per_second(report.generated_tokens);
   json["prompt_tokens_per_s"] = per_second(report.prompt_tokens);
-  json["efficiency"] = efficiency;
-  json["bound_s"] = bound.seconds();
-  json["bound_lane"] = bound.busiest();
-  json["bounds_s"] = {{"compute", bound.compute_s}, {"disk_read", bound.disk_read_s}, {"disk_write", bound.disk_write_s}};
-  json["peaks"] = {{"matmul_flops_per_s", peaks.matmul_flops_per_s}, {"ram_read_bytes_per_s", peaks.ram_read_bytes_per_s},
-                   {"disk_read_bytes_per_s", peaks.disk_read_bytes_per_s}, {"disk_write_bytes_per_s", peaks.disk_write_bytes_per_s}};
-  if (peaks.device) {
+  if (peaks) {
+    json["efficiency"] = bound.seconds() / report.elapsed_s;
+    json["bound_s"] = bound.seconds();
+    json["bound_lane"] = bound.busiest();
+    json["bounds_s"] = {{"compute", bound.compute_s}, {"disk_read", bound.disk_read_s}, {"disk_write", bound.disk_write_s}};
+    json["peaks"] = {{"matmul_flops_per_s", peaks->matmul_flops_per_s}, {"ram_read_bytes_per_s", peaks->ram_read_bytes_per_s},
+                     {"disk_read_bytes_per_s", peaks->disk_read_bytes_per_s}, {"disk_write_bytes_per_s", peaks->disk_write_bytes_per_s}};
+  }
+  if (engine.device()) {
     json["gpu"] = engine.device()->name();
     json["gpu_memory_bytes"] = engine.memory().bytes(Tier::kGpu);
     json["attention_on"] = engine.policy().attention_beside() ? "cpu" : "gpu";
+  }
+  if (peaks && peaks->device) {
     json["bounds_s"].update({{"h2d", bound.h2d_s}, {"d2h", bound.d2h_s}, {"cpu", bound.cpu_s}});
-    json["peaks"].update({{"gpu_matmul_flops_per_s", peaks.device->matmul_flops_per_s}, {"gpu_memory_bytes_per_s", peaks.device->memory_bytes_per_s},
-                          {"h2d_bytes_per_s", peaks.device->h2d_bytes_per_s}, {"d2h_bytes_per_s", peaks.device->d2h_bytes_per_s}});
+    json["peaks"].update({{"gpu_matmul_flops_per_s", peaks->device->matmul_flops_per_s}, {"gpu_memory_bytes_per_s", peaks->device->memory_bytes_per_s},
+                          {"h2d_bytes_per_s", peaks->device->h2d_bytes_per_s}, {"d2h_bytes_per_s", peaks->device->d2h_bytes_per_s}});
   }
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;

@@ -3,13 +3,13 @@
 #include <fmt/chrono.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <memory>
 #include <thread>
 
@@ -49,20 +49,36 @@ double median_time_s(double time_s, Call call) {
   return times[times.size() / 2];
 }
 
-/// The same for a call at each of some sizes, taken twice with the other sizes between: what disturbs one measurement is over by the next.
+/// Seconds a call takes on average, as many as fit the time, three at least: a job pays for the slow ones too.
 template <typename Call>
-std::vector<double> times_of_sizes_s(const std::vector<int64_t>& sizes, double time_s, Call call) {
-  std::vector<double> times(sizes.size(), std::numeric_limits<double>::infinity());
-  for (int round = 0; round < 2; ++round)
-    for (size_t i = 0; i < sizes.size(); ++i) times[i] = std::min(times[i], median_time_s(time_s / 2, [&] { call(sizes[i]); }));
-  return times;
+double mean_time_s(double time_s, Call call) {
+  call();
+  const auto start = Clock::now();
+  int64_t count = 0;
+  while (count < 3 || since(start) < time_s) call(), ++count;
+  return since(start) / static_cast<double>(count);
 }
 
-/// One block of a Llama of middling size, whose visits stand for those of any model.
-constexpr const char* kBlockConfig = R"({"model_type": "llama", "hidden_size": 2560, "num_hidden_layers": 1, "num_attention_heads": 20,
-  "num_key_value_heads": 20, "intermediate_size": 6912, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu",
+/// The same for a call at each of some sizes: the middle one of three times, with the other sizes between, so that what disturbs one is over by the next.
+template <typename Call>
+std::vector<double> times_of_sizes_s(const std::vector<int64_t>& sizes, double time_s, Call call) {
+  constexpr size_t kRounds = 3;
+  std::vector<std::array<double, kRounds>> times(sizes.size());
+  for (size_t round = 0; round < kRounds; ++round)
+    for (size_t i = 0; i < sizes.size(); ++i) times[i][round] = mean_time_s(time_s / kRounds, [&] { call(sizes[i]); });
+  std::vector<double> middle;
+  for (auto& of_size : times) {
+    std::sort(of_size.begin(), of_size.end());
+    middle.push_back(of_size[kRounds / 2]);
+  }
+  return middle;
+}
+
+/// One block whose visits stand for those of any model: as wide as a small Llama, and with rows of 8192 as large ones have, which take longer a weight.
+constexpr const char* kBlockConfig = R"({"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 1, "num_attention_heads": 16,
+  "num_key_value_heads": 16, "intermediate_size": 8192, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu",
   "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
-constexpr int64_t kWeightBytes = 256 * kMiB;  ///< more than caches hold
+constexpr int64_t kWeightBytes = 100 * kMiB;  ///< more than caches hold; those of one block in bf16 are more
 constexpr int64_t kSlotRows = 16;  ///< of each slot in a visit that is measured: hardly any attention
 
 class BlockVisits {

@@ -249,6 +249,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   bench->add_option("--num-prompts", bench_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
   bench->add_option("--seed", bench_options.seed, "of weights, prompts and lengths")->capture_default_str()->type_name("N");
   bench->add_option("--json", bench_options.json_file, "write the figures here too")->type_name("FILE");
+  bench->add_flag("--no-efficiency", bench_options.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
   bench->add_flag("--simulate", bench_options.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
   add_team_flags(bench, &bench_options.team);
   add_engine_flags(bench, &bench_engine);

@@ -81,6 +81,7 @@ struct BenchOptions {
   int64_t num_prompts = 128;
   uint64_t seed = 0;
   std::string json_file;
+  bool no_efficiency = false;        ///< the machine's peaks are not measured, and the run not compared with them
   bool simulate = false;             ///< the same job on simulated lanes of the profile too
   TeamFlags team;
   EngineFlags engine;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "tensor/dtype.h"
 
@@ -37,6 +38,42 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n
   return hn::ConvertTo(d, code);
 }
 
+#if HWY_TARGET != HWY_SCALAR
+/// The elements of a whole group of four bits: the sixteen that its codes may mean are computed and rounded once, and then looked up byte by byte.
+HWY_INLINE void unpack_whole_group(const uint8_t* codes, hn::Vec<hn::ScalableTag<float>> step, hn::Vec<hn::ScalableTag<float>> minimum, hwy::bfloat16_t* out) {
+  const hn::ScalableTag<float> d;
+  alignas(64) uint16_t values[16];
+  for (size_t i = 0; i < 16; i += hn::Lanes(d))
+    store(d, hn::MulAdd(hn::Iota(d, static_cast<float>(i)), step, minimum), reinterpret_cast<hwy::bfloat16_t*>(values + i));
+  const hn::Full128<uint8_t> half;
+  const auto first = hn::Load(half, reinterpret_cast<const uint8_t*>(values)), second = hn::Load(half, reinterpret_cast<const uint8_t*>(values + 8));
+  alignas(16) uint8_t bytes[2][16];  // lower and upper
+  hn::Store(hn::ConcatEven(half, second, first), half, bytes[0]);
+  hn::Store(hn::ConcatOdd(half, second, first), half, bytes[1]);
+  const hn::CappedTag<uint8_t, kQuantGroup / 2> db;
+  constexpr auto kLanes = static_cast<int64_t>(hn::MaxLanes(db));
+  const auto lower = hn::LoadDup128(db, bytes[0]), upper = hn::LoadDup128(db, bytes[1]);
+  auto* to = reinterpret_cast<uint8_t*>(out);
+  for (int64_t i = 0; i < kQuantGroup / 2; i += kLanes) {
+    const auto both = hn::LoadU(db, codes + i);
+    for (int64_t part = 0; part < 2; ++part) {
+      const auto code = part == 0 ? hn::And(both, hn::Set(db, 15)) : hn::ShiftRight<4>(both);
+      const auto low = hn::TableLookupBytes(lower, code), high = hn::TableLookupBytes(upper, code);
+      // Of each 128 bits, the first and the last eight.
+      const auto eights = hn::InterleaveLower(db, low, high), others = hn::InterleaveUpper(db, low, high);
+      uint8_t* at = to + 2 * (i + part * kQuantGroup / 2);
+      if constexpr (kLanes == 32) {
+        hn::StoreU(hn::ConcatLowerLower(db, others, eights), db, at);
+        hn::StoreU(hn::ConcatUpperUpper(db, others, eights), db, at + 32);
+      } else {
+        hn::StoreU(eights, db, at);
+        hn::StoreU(others, db, at + 16);
+      }
+    }
+  }
+}
+#endif
+
 /// A row of a quantized type as elements of T.
 template <typename T>
 HWY_INLINE void unpack_row(const std::byte* row, DType dtype, int64_t cols, T* out) {
@@ -52,6 +89,14 @@ HWY_INLINE void unpack_row(const std::byte* row, DType dtype, int64_t cols, T* o
     const float scale = float_from_bf16(bits[0]);
     const auto step = hn::Set(d, scale == 0 ? 0.0f : 1 / scale);
     const auto minimum = hn::Set(d, float_from_bf16(bits[1]));
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (std::is_same_v<T, hwy::bfloat16_t>) {
+      if (four_bits && count == kQuantGroup) {
+        unpack_whole_group(codes + first / 2, step, minimum, out + first);
+        continue;
+      }
+    }
+#endif
     if (four_bits) {
       for (int64_t i = 0; i < half; i += lanes) {
         const uint8_t* at = codes + first / 2 + i;
