@@ -16,12 +16,12 @@ import tempfile
 
 # (shape, budget, weight type, cache type, prompts, prompt lengths, generated): jobs of some ten seconds on two cores.
 SETTINGS = [
-    ("opt-1.3b", "1.2GiB", "auto", "bf16", 16, "8:32", "4:8"),
+    ("opt-1.3b", "1.2GiB", "auto", "bf16", 16, "8:32", "2:4"),
     ("opt-1.3b", "3GiB", "auto", "bf16", 16, "8:32", "4:8"),
-    ("opt-2.7b", "1.5GiB", "auto", "bf16", 8, "8:32", "3:6"),
+    ("opt-2.7b", "1.5GiB", "auto", "bf16", 8, "8:32", "2:3"),
     ("opt-2.7b", "2GiB", "int4", "int4", 8, "8:32", "3:6"),
-    ("qwen3-1.7b", "1.5GiB", "auto", "bf16", 16, "8:24", "3:6"),
-    ("qwen3-4b", "2GiB", "int4", "bf16", 6, "8:24", "2:5"),
+    ("qwen3-1.7b", "1.5GiB", "auto", "bf16", 16, "8:24", "2:4"),
+    ("qwen3-4b", "2GiB", "int4", "bf16", 6, "8:24", "2:4"),
 ]
 
 

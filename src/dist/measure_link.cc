@@ -11,6 +11,8 @@ namespace {
 
 /// Ranks poll for messages, less often the longer none has come: a message in a run comes after so long, as a rule.
 constexpr auto kPause = std::chrono::milliseconds(5);
+/// The first is not taken down: TCP lets little be under way on a new link, and more the more went over it, as it soon has in a run.
+constexpr size_t kAsked[] = {kWholeBytes, kShortBytes, kHalfBytes, kWholeBytes};
 /// Enough for a median: of the short ones more, as long as that is quickly done.
 constexpr size_t kMostMessages = 7, kFewestMessages = 3;
 constexpr double kLongest_s = 0.4;
@@ -69,13 +71,12 @@ std::vector<LinkSpeed> measure_links(Port& port) {
   const int rank = port.rank(), size = port.size();
   LinkSpeed own;
   auto lead = [&] {
-    double times_s[3];
-    int i = 0;
-    for (size_t bytes : {kShortBytes, kHalfBytes, kWholeBytes}) times_s[i++] = ask(port, (rank + 1) % size, bytes);
-    own = link_of_times(times_s[0], times_s[1], times_s[2]);
+    std::vector<double> times_s;
+    for (size_t bytes : kAsked) times_s.push_back(ask(port, (rank + 1) % size, bytes));
+    own = link_of_times(times_s[1], times_s[2], times_s[3]);
   };
   auto follow = [&] {
-    for (size_t bytes : {kShortBytes, kHalfBytes, kWholeBytes}) answer(port, (rank + size - 1) % size, bytes);
+    for (size_t bytes : kAsked) answer(port, (rank + size - 1) % size, bytes);
   };
   // One link after the other, as a rank has its own measured only once that of the rank before is done.
   if (size > 1) {

@@ -1,5 +1,5 @@
 #pragma once
-// How fast a job's links are: messages there and back between neighbouring ranks, before a run, of the sizes and at the pace of a run. Takes a second or two
+// How fast a job's links are: messages there and back between neighbouring ranks, before a run, of the sizes and at the pace of a run. Takes a few seconds
 // on slow links; every rank is told of all.
 
 #include <vector>
