@@ -63,6 +63,21 @@ def read_speed(args, shape):
     return json.loads(done.stdout)["disk"]["read_bytes_per_s"]
 
 
+def run_steadily(args, shape, bench):
+    """Runs it, with --refresh-disk again while the disk changes meanwhile; whether it fits, the number of runs, and by how much the disk changed during the last."""
+    if not args.refresh_disk:
+        return run(bench) is not None, 1, 0
+    before = read_speed(args, shape)
+    for runs in range(1, 4):
+        if run(bench) is None:
+            return False, runs, 0
+        after = read_speed(args, shape)
+        changed, before = after / before - 1, after
+        if abs(changed) <= 0.1:
+            break
+    return True, runs, changed
+
+
 def figure(rows):
     """Measured over predicted seconds as SVG, both axes logarithmic; within the band is within 15%."""
     size, margin = 420, 60
@@ -131,21 +146,8 @@ def main():
             if plan is None or json.loads(plan)["predicted"]["time_s"] > args.limit_s:
                 continue
             bench = [args.flexgen, "bench", "--load-format", "dummy", "--no-efficiency", "--simulate", "--json", out.name] + job
-            if args.refresh_disk:
-                before = read_speed(args, shape)
-                for runs in range(1, 4):
-                    if run(bench) is None:
-                        break
-                    after = read_speed(args, shape)
-                    if abs(after / before - 1) <= 0.1:
-                        break
-                    if runs < 3:
-                        before = after
-                changed = after / before - 1
-            else:
-                runs, changed = 1, 0
-                run(bench)
-            if os.path.getsize(out.name) == 0:
+            fits, runs, changed = run_steadily(args, shape, bench)
+            if not fits:
                 continue
             result = json.load(open(out.name))
         measured, model = result["elapsed_s"], result["predicted"]["time_s"]

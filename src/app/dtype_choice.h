@@ -28,6 +28,7 @@ struct DtypeChoice {
   std::vector<JudgedPair> judged;  ///< widest first
 };
 
+/// `options` with the types of a pair.
 EngineOptions with_types(EngineOptions options, const DtypePair& types);
 
 /// What there is to choose from; one pair if no flag has a list.

@@ -28,37 +28,6 @@ void compute_lines(std::string& text, const char* name, const ComputeProfile& co
                         rates.queries_per_kv_head, rates_line(rates.points, 1e9), rates.chunk_flops_per_s / 1e9);
 }
 
-}  // namespace
-
-void save_profile(const HardwareProfile& profile, const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  const std::string temporary = fmt::format("{}.{}", path, getpid());
-  std::ofstream out(temporary);
-  out << to_json(profile) << "\n";
-  out.close();
-  if (!out) fail_io("{}: the profile cannot be written here; give one with --hardware FILE", temporary);
-  std::filesystem::rename(temporary, path, error);
-  if (error) fail_io("{}: {}", path, error.message());
-}
-
-DirectoryLock lock_to_measure(const std::string& path) {
-  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
-  std::error_code ignored;
-  std::filesystem::create_directories(directory, ignored);
-  return DirectoryLock(directory.string());
-}
-
-HardwareProfile load_profile(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) fail_user("--hardware {}: this file cannot be read", path);
-  return profile_from_json(text.str(), path);
-}
-
-namespace {
-
 HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
   const std::string path = profile_path(wanted.threads);
   const DirectoryLock lock = lock_to_measure(path);
@@ -87,6 +56,33 @@ HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
 }
 
 }  // namespace
+
+void save_profile(const HardwareProfile& profile, const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  const std::string temporary = fmt::format("{}.{}", path, getpid());
+  std::ofstream out(temporary);
+  out << to_json(profile) << "\n";
+  out.close();
+  if (!out) fail_io("{}: the profile cannot be written here; give one with --hardware FILE", temporary);
+  std::filesystem::rename(temporary, path, error);
+  if (error) fail_io("{}: {}", path, error.message());
+}
+
+DirectoryLock lock_to_measure(const std::string& path) {
+  const std::filesystem::path directory = std::filesystem::path(path).parent_path();
+  std::error_code ignored;
+  std::filesystem::create_directories(directory, ignored);
+  return DirectoryLock(directory.string());
+}
+
+HardwareProfile load_profile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in) fail_user("--hardware {}: this file cannot be read", path);
+  return profile_from_json(text.str(), path);
+}
 
 HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files) {
   HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic() : !flags.hardware.empty() ? load_profile(flags.hardware) : own_profile(wanted, files);

@@ -28,7 +28,7 @@ class AsyncDiskTest : public testing::TestWithParam<Engine> {
  protected:
   /// Null (and the test skipped) where the kernel has no io_uring.
   std::unique_ptr<AsyncDisk> make_disk(int depth = 8, int64_t block_bytes = 64 * kKiB) {
-    return AsyncDisk::make({GetParam(), depth, block_bytes, nullptr});
+    return AsyncDisk::make({GetParam(), depth, block_bytes});
   }
   void SetUp() override {
     try {
@@ -58,7 +58,7 @@ TEST_P(AsyncDiskTest, EngineIsTheOneAskedFor) {
 
 /// Writes and reads 16 MiB with two disks that share a pacer, at the same time; what was read is what was written. Seconds for both.
 double paced_pass_s(TestFolder& folder, Engine engine, double bytes_per_s) {
-  const auto pacer = bytes_per_s > 0 ? std::make_shared<Pacer>(bytes_per_s) : nullptr;
+  const auto pacer = std::make_shared<Pacer>(bytes_per_s);
   auto reader = AsyncDisk::make({engine, 8, 64 * kKiB, pacer}), writer = AsyncDisk::make({engine, 8, 64 * kKiB, pacer});
   const int64_t size = 16 * kMiB;
   AlignedBuffer source(size), sink(size);

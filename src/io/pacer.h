@@ -12,7 +12,6 @@ class Pacer {
  public:
   using Clock = std::chrono::steady_clock;
   explicit Pacer(double bytes_per_s) : bytes_per_s_(bytes_per_s) {}
-  double bytes_per_s() const { return bytes_per_s_; }
 
   /// When bytes may start to move, and when as many as these may have moved.
   struct Turn {

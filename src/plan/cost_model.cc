@@ -4,7 +4,6 @@
 #include <cmath>
 #include <optional>
 
-#include "base/error.h"
 #include "schedule/cache_store.h"
 #include "schedule/hidden_store.h"
 #include "schedule/weight_store.h"
