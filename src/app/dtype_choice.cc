@@ -34,6 +34,7 @@ std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags) {
 
 MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model, const std::vector<DtypePair>& pairs) {
   MeasuredTypes types;
+  types.widths = {measured_width(model.config().hidden_size)};
   auto add = [](auto& list, const auto& type) {
     if (std::find(list.begin(), list.end(), type) == list.end()) list.push_back(type);
   };

@@ -65,6 +65,15 @@ TEST(DtypeChoice, EveryPairIsMeasuredOnce) {
   const MeasuredTypes types = types_to_measure({}, *opt_1_3b(), pairs);
   EXPECT_EQ(types.matmul.size(), 2U);
   EXPECT_EQ(types.caches.size(), 2U);
+  EXPECT_THAT(types.widths, testing::ElementsAre(2048));
+}
+
+TEST(DtypeChoice, AProfileLacksATypeInAnotherWidth) {
+  const HardwareProfile profile = HardwareProfile::uniform(1e12, 1e10, 1e9, 1e9);  // bf16 weights in f32, of the usual width
+  auto lacking = [&](int64_t width) { return missing_types(profile, {{{DType::kF32, DType::kBF16}}, {DType::kBF16}, {width}}).matmul.size(); };
+  EXPECT_EQ(lacking(measured_width(12288)), 0U);
+  EXPECT_EQ(lacking(measured_width(1800)), 0U);
+  EXPECT_EQ(lacking(measured_width(768)), 1U);
 }
 
 /// A job keeps the types that it was begun with, whatever would be faster now.

@@ -22,7 +22,7 @@ std::string rates_line(const std::vector<RatePoint>& points, double unit) {
 
 void compute_lines(std::string& text, const char* name, const ComputeProfile& compute) {
   for (const MatmulRates& rates : compute.matmul)
-    text += fmt::format("{} {} weights in {}, GFLOP/s at rows a visit:{}\n", name, dtype_name(rates.weights), dtype_name(rates.compute), rates_line(rates.points, 1e9));
+    text += fmt::format("{} {} weights in {}, hidden size {:.0f}, GFLOP/s at rows a visit:{}\n", name, dtype_name(rates.weights), dtype_name(rates.compute), rates.width, rates_line(rates.points, 1e9));
   for (const AttentionRates& rates : compute.attention)
     text += fmt::format("{} attention, {} cache, {:g} query heads a kv head, GB/s at context:{}; prompts {:.3g} GFLOP/s\n", name, dtype_name(rates.cache),
                         rates.queries_per_kv_head, rates_line(rates.points, 1e9), rates.chunk_flops_per_s / 1e9);
@@ -43,7 +43,7 @@ HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
   HardwareProfile profile = load_profile(path);
   measure.types = missing_types(profile, wanted.types);
   if (measure.types.matmul.empty() && measure.types.caches.empty()) return profile;
-  spdlog::info("this machine's profile lacks types that this run uses: measuring them quickly");
+  spdlog::info("this machine's profile lacks types or a hidden size that this run uses: measuring them quickly");
   measure.read_files.clear();
   measure.directory.clear();
   HardwareProfile more = measure_hardware(measure, files);
@@ -96,7 +96,7 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
   const Precision precision = engine.precision();
   FileSystem files;
   HardwareProfile profile = profile_for(flags,
-                                        {.types = {{{precision.compute, precision.weights}}, {precision.kv}},
+                                        {.types = {{{precision.compute, precision.weights}}, {precision.kv}, {measured_width(engine.model().config().hidden_size)}},
                                          .threads = engine.threads(),  // a rank's share of the cores
                                          .read_files = engine.model().files(),
                                          .directory = flags.disk_directory},

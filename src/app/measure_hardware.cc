@@ -49,13 +49,13 @@ double median_time_s(double time_s, Call call) {
   return times[times.size() / 2];
 }
 
-/// Seconds a call takes on average, as many as fit the time, three at least: a job pays for the slow ones too.
+/// Seconds a call takes on average, as many as fit the time, after one that is not counted: a job pays for the slow ones too.
 template <typename Call>
 double mean_time_s(double time_s, Call call) {
   call();
   const auto start = Clock::now();
   int64_t count = 0;
-  while (count < 3 || since(start) < time_s) call(), ++count;
+  while (count < 1 || since(start) < time_s) call(), ++count;
   return since(start) / static_cast<double>(count);
 }
 
@@ -74,17 +74,21 @@ std::vector<double> times_of_sizes_s(const std::vector<int64_t>& sizes, double t
   return middle;
 }
 
-/// One block whose visits stand for those of any model: as wide as a small Llama, and with rows of 8192 as large ones have, which take longer a weight.
-constexpr const char* kBlockConfig = R"({"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 1, "num_attention_heads": 16,
-  "num_key_value_heads": 16, "intermediate_size": 8192, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu",
-  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+/// One block whose visits stand for those of any model that is as wide. Of kUsualWidth it has rows of 8192, as large models do, which take longer a weight.
+std::string block_config(int64_t width) {
+  const int64_t heads = width / (width < 1024 ? 64 : 128);
+  return fmt::format(R"({{"model_type": "llama", "hidden_size": {}, "num_hidden_layers": 1, "num_attention_heads": {}, "num_key_value_heads": {},
+  "intermediate_size": {}, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+  "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1}})", width, heads, heads, 4 * width);
+}
 constexpr int64_t kWeightBytes = 100 * kMiB;  ///< more than caches hold; those of one block in bf16 are more
+constexpr double kNearWidth = 1.25;  ///< widths within this factor count as the same
 constexpr int64_t kSlotRows = 16;  ///< of each slot in a visit that is measured: hardly any attention
 
 class BlockVisits {
  public:
-  BlockVisits(Kernels& kernels, DType weights, DType cache, int64_t max_rows)
-      : kernels_(kernels), model_(Model::of_shape(parse_config(kBlockConfig, "", "measurement"), DType::kBF16)),
+  BlockVisits(Kernels& kernels, int64_t width, DType weights, DType cache, int64_t max_rows)
+      : kernels_(kernels), model_(Model::of_shape(parse_config(block_config(width), "", "measurement"), DType::kBF16)),
         geometry_(model_->kv_geometry(cache, CacheLayout::page_tokens(*model_, cache))) {
     for (int64_t bytes = 0; bytes < kWeightBytes;) {
       std::vector<WeightView>& views = copies_.emplace_back();
@@ -133,14 +137,14 @@ class BlockVisits {
   int64_t num_slots_ = 0;
 };
 
-MatmulRates measure_matmul(Kernels& kernels, DType compute, DType weights, bool quick) {
+MatmulRates measure_matmul(Kernels& kernels, int64_t width, DType compute, DType weights, bool quick) {
   // Products are made in panels of rows (of 16, then of 32 and more), so that the time has steps.
   std::vector<int64_t> sizes{1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
   if (quick) sizes = {1, 16, 17, 32, 48, 64, 128, 256};
-  BlockVisits visits(kernels, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
-  MatmulRates rates{compute, weights, {}};
+  BlockVisits visits(kernels, width, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
+  MatmulRates rates{compute, weights, {}, static_cast<double>(width)};
   visits.visit(16);  // generates code, wakes the team
-  std::vector<double> times = times_of_sizes_s(sizes, quick ? 0.1 : 0.3, [&](int64_t rows) { visits.visit(rows); });
+  std::vector<double> times = times_of_sizes_s(sizes, quick ? 0.1 : 0.2, [&](int64_t rows) { visits.visit(rows); });
   // Fewer rows never take longer: if they seem to, they were disturbed.
   for (size_t i = times.size() - 1; i > 0; --i) times[i - 1] = std::min(times[i - 1], times[i]);
   for (size_t i = 0; i < sizes.size(); ++i) rates.points.push_back({static_cast<double>(sizes[i]), visits.flops(sizes[i]) / times[i]});
@@ -268,7 +272,7 @@ class DiskLoad {
 
 DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kernels& kernels, DType compute, DType weights) {
   DiskProfile disk;
-  const double time_s = options.quick ? 0.8 : 3;
+  const double time_s = options.quick ? 0.8 : 2.5;
   std::vector<std::shared_ptr<File>> to_read;
   for (const std::string& path : options.read_files) {
     std::shared_ptr<File> file = files.open(path, FileMode::kReadDirect);
@@ -295,7 +299,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   disk.request_s = reading.alone_s();
 
   // Both at once: the disk lane full, and visits of a middling size one after the other.
-  BlockVisits visits(kernels, weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
+  BlockVisits visits(kernels, static_cast<int64_t>(kUsualWidth), weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
   visits.visit(64);
   auto compute_rate = [&](double seconds) {
     int64_t count = 0;
@@ -334,6 +338,7 @@ MeasuredTypes all_types() {
   const DType compute = cpu_has_bf16() ? DType::kBF16 : DType::kF32;
   MeasuredTypes types{{{compute, DType::kBF16}, {compute, DType::kInt8}, {compute, DType::kInt4}, {DType::kInt8, DType::kInt8}, {DType::kInt8, DType::kInt4}, {DType::kF32, DType::kF32}}, {compute, DType::kInt8, DType::kInt4}};
   if (compute == DType::kF32) types.caches.push_back(DType::kBF16);
+  types.widths = {256, 768, static_cast<int64_t>(kUsualWidth)};
   return types;
 }
 
@@ -356,8 +361,10 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
     return *kernels;
   };
   for (auto [compute, weights] : options.types.matmul) {
-    say(fmt::format("matrix products, {} weights in {}", dtype_name(weights), dtype_name(compute)));
-    profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), compute, weights, options.quick));
+    for (int64_t width : options.types.widths) {
+      say(fmt::format("matrix products, {} weights in {}, hidden size {}", dtype_name(weights), dtype_name(compute), width));
+      profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), width, compute, weights, options.quick || width < static_cast<int64_t>(kUsualWidth)));
+    }
   }
   const auto [compute, weights] = options.types.matmul.empty() ? std::pair(DType::kF32, DType::kBF16) : options.types.matmul.front();
   for (DType cache : options.types.caches)
@@ -399,11 +406,20 @@ std::string profile_path(int threads) {
   return (std::filesystem::path(home) / ".cache" / "flexgen" / ("hardware-" + name + ".json")).string();
 }
 
+int64_t measured_width(int64_t hidden_size) { return std::clamp<int64_t>(round_up(hidden_size, 64), 128, static_cast<int64_t>(kUsualWidth)); }
+
 MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types) {
   MeasuredTypes missing;
-  for (auto [compute, weights] : types.matmul)
-    if (std::none_of(profile.cpu.matmul.begin(), profile.cpu.matmul.end(), [&](const MatmulRates& rates) { return rates.compute == compute && rates.weights == weights; }))
-      missing.matmul.push_back({compute, weights});
+  missing.widths = types.widths;
+  for (auto [compute, weights] : types.matmul) {
+    auto known = [&](int64_t width) {
+      return std::any_of(profile.cpu.matmul.begin(), profile.cpu.matmul.end(), [&](const MatmulRates& rates) {
+        const double ratio = rates.width / static_cast<double>(width);
+        return rates.compute == compute && rates.weights == weights && ratio < kNearWidth && ratio > 1 / kNearWidth;
+      });
+    };
+    if (!std::all_of(types.widths.begin(), types.widths.end(), known)) missing.matmul.push_back({compute, weights});
+  }
   for (DType cache : types.caches)
     if (std::none_of(profile.cpu.attention.begin(), profile.cpu.attention.end(), [&](const AttentionRates& rates) { return rates.cache == cache; }))
       missing.caches.push_back(cache);

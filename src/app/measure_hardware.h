@@ -17,7 +17,11 @@ namespace flexgen {
 struct MeasuredTypes {
   std::vector<std::pair<DType, DType>> matmul;  ///< (compute, weights)
   std::vector<DType> caches;
+  std::vector<int64_t> widths{static_cast<int64_t>(kUsualWidth)};  ///< hidden sizes, each with each of matmul
 };
+
+/// The hidden size of the block that is measured for models of this one.
+int64_t measured_width(int64_t hidden_size);
 
 struct MeasureOptions {
   MeasuredTypes types;
@@ -40,7 +44,7 @@ std::string profile_path(int threads);
 /// "AMD EPYC, 2 cores".
 std::string machine_name(int threads);
 
-/// The types that `types` names and `profile` lacks.
+/// The types that `types` names and `profile` lacks: in one of the widths, or in one near to it.
 MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types);
 
 /// The rates of `more` added to `profile`.

@@ -223,7 +223,7 @@ void Engine::keep_own_layers() {
   const bool search = options_.planner == "search";
   if (search) {
     mine.cpu_bytes = static_cast<int64_t>(kWeightShare * static_cast<double>(mine.cpu_bytes));
-    mine.flops_per_s = 1 / (device_ ? *hardware_.gpu : hardware_.cpu).matmul_s(precision.compute, precision.weights, kSplitRows, 1);
+    mine.flops_per_s = 1 / (device_ ? *hardware_.gpu : hardware_.cpu).matmul_s(precision.compute, precision.weights, precision.width, kSplitRows, 1);
     mine.disk_bytes_per_s = hardware_.disk.read_bytes_per_s;
   } else {
     mine.flops_per_s = kAssumedThreadFlops * static_cast<double>(options_.threads > 0 ? static_cast<unsigned>(options_.threads) : std::thread::hardware_concurrency());

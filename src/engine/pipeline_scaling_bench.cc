@@ -1,6 +1,6 @@
-// Simulated scaling: a shape on 1 to 16 machines of a profile with a GPU each and 10 Gbit/s between them: generated tokens/s and how busy the ranks are. Blocks and ways to
-// fill the tiers are tried, and the fastest is shown (--all: each). As in FlexGen's paper one block of sequences is a run, and the clock starts with the weights in place.
-// No figure here is measured on a GPU.
+// Simulated scaling: a shape on 1 to 16 machines of a profile with a GPU each and 10 Gbit/s between them: generated tokens/s and how busy the ranks are. Blocks, and where attention
+// runs, are tried; each rank fills its tiers by the first rule, as stages do. Shown are the fastest and, if it is another, the one that keeps the ranks busiest (--all: each). As in
+// FlexGen's paper one block of sequences is a run, and the clock starts with the weights in place. No figure here is measured on a GPU.
 //
 // Usage: pipeline_scaling_bench PROFILE.json [--all] [SHAPE ...]    (bench/t4.json is the paper's T4; default: opt-6.7b opt-30b opt-175b)
 
@@ -11,10 +11,11 @@
 #include <sstream>
 #include <string>
 
+#include "base/error.h"
 #include "base/units.h"
 #include "engine/list_source.h"
 #include "engine/simulate.h"
-#include "plan/memory_plan.h"
+#include "plan/first_rule.h"
 #include "plan/stage_split.h"
 
 namespace flexgen {
@@ -31,58 +32,12 @@ struct Published {
 };
 constexpr Published kPublished[] = {{"opt-6.7b", 25.26, 201.12}, {"opt-30b", 7.32, 23.61}, {"opt-175b", 0.69, 2.33}};
 
-/// What is tried beside the block.
-struct Way {
-  Tier attention;
-  bool cache_first;  ///< the cache fills the GPU's memory before the weights do
-};
-
-/// Fills GPU memory, then RAM, with the kind that is the way's first and then the other. False if nothing fits.
-bool fill_tiers(const Model& model, const Workload& workload, const Way& way, Policy& policy) {
-  auto fits = [&] {
-    const MemoryPlan plan = memory_plan(model, policy, workload, DType::kBF16);
-    return plan.bytes(Tier::kCpu) <= kRamBytes && plan.bytes(Tier::kGpu) <= kGpuBytes && plan.bytes(Tier::kDisk) <= kDiskBytes;
-  };
-  policy.weights = policy.kv_cache = {0, 0, 1};
-  policy.activations = {1, 0, 0};
-  if (!fits()) policy.activations = {0, 1, 0};
-  if (!fits()) return false;
-  // The largest share of a kind in a tier, taken from the next slower one.
-  auto fill = [&](Fractions Policy::* kind, double Fractions::* fast, double Fractions::* slow) {
-    const double all = (policy.*kind).*slow;
-    auto set = [&](int percent) {
-      (policy.*kind).*fast = all * percent / 100;
-      (policy.*kind).*slow = all - all * percent / 100;
-    };
-    int low = 0, high = 100;
-    if (set(high); fits()) return;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      set(middle);
-      (fits() ? low : high) = middle;
-    }
-    set(low);
-  };
-  const bool cache_in_gpu = way.attention == Tier::kGpu;
-  auto weights = [&] {
-    fill(&Policy::weights, &Fractions::cpu, &Fractions::disk);
-    fill(&Policy::weights, &Fractions::gpu, &Fractions::cpu);
-  };
-  auto cache = [&] {
-    fill(&Policy::kv_cache, &Fractions::cpu, &Fractions::disk);
-    if (cache_in_gpu) fill(&Policy::kv_cache, &Fractions::gpu, &Fractions::cpu);
-  };
-  if (way.cache_first) cache(), weights();
-  else weights(), cache();
-  return true;
-}
-
 struct Result {
   double tokens_per_s = 0, utilisation = 0;
   std::string text;
 };
 
-std::optional<Result> run(const std::string& shape, const HardwareProfile& hardware, int num_ranks, int64_t micro_batch_size, int64_t batches_a_group, const Way& way) {
+std::optional<Result> run(const std::string& shape, const HardwareProfile& hardware, int num_ranks, int64_t micro_batch_size, int64_t batches_a_group, Tier attention) {
   const ModelConfig config = parse_config(*shape_config_json(shape), "", shape);
   const auto whole = Model::of_shape(config, DType::kBF16);
   const std::vector<StageResources> equal(static_cast<size_t>(num_ranks), StageResources{kRamBytes, 1e13, 2e9});
@@ -99,6 +54,17 @@ std::optional<Result> run(const std::string& shape, const HardwareProfile& hardw
     request.params.ignore_eos = true;
     workload.add(kPrompt, kGenerated, false, false);
   }
+  BlockShape block;
+  block.micro_batch_size = block.max_logit_rows = micro_batch_size;
+  block.num_micro_batches = batches;
+  block.num_groups = num_ranks;
+  block.max_rows = std::max<int64_t>(256, 4096 / num_ranks);  // rooms for embedding rows and activations are as many as micro-batches
+  block.pages_per_micro_batch = micro_batch_size * ceil_div(kPrompt + kGenerated, CacheLayout::page_tokens(*whole, DType::kBF16));
+  PolicyRequest request;
+  request.block = block;
+  request.attention_tier = attention;
+  request.num_stages = num_ranks;
+  const Budgets budgets{kRamBytes, kDiskBytes, kGpuBytes};
   std::vector<std::unique_ptr<Model>> models;
   std::vector<SimulatedRank> ranks;
   int64_t first = 0;
@@ -106,17 +72,12 @@ std::optional<Result> run(const std::string& shape, const HardwareProfile& hardw
     models.push_back(Model::of_shape(config, DType::kBF16));
     if (num_ranks > 1) models.back()->keep_blocks(first, blocks);
     first += blocks;
-    Policy policy;
-    policy.compute_tier = Tier::kGpu;
-    policy.attention_tier = way.attention;
-    policy.micro_batch_size = micro_batch_size;
-    policy.num_micro_batches = batches;
-    policy.num_groups = num_ranks;
-    policy.max_rows = std::max<int64_t>(256, 4096 / num_ranks);  // rooms for embedding rows and activations are as many as micro-batches
-    policy.max_logit_rows = micro_batch_size;
-    policy.pages_per_micro_batch = micro_batch_size * ceil_div(kPrompt + kGenerated, CacheLayout::page_tokens(*models.back(), DType::kBF16));
-    if (!fill_tiers(*models.back(), workload, way, policy)) return std::nullopt;
-    ranks.push_back({models.back().get(), policy, {}, &hardware, Precision::of(*models.back(), DType::kBF16, DType::kBF16)});
+    try {
+      const Policy policy = choose_policy(*models.back(), workload, budgets, request, DType::kBF16);
+      ranks.push_back({models.back().get(), policy, {}, &hardware, Precision::of(*models.back(), DType::kBF16, DType::kBF16)});
+    } catch (const Error&) {  // it does not fit
+      return std::nullopt;
+    }
   }
   ListSource source(std::move(requests));
   const PipelineReport report = simulate_pipeline(ranks, {1.25e9, 50e-6}, DType::kBF16, source);
@@ -133,7 +94,7 @@ std::optional<Result> run(const std::string& shape, const HardwareProfile& hardw
   char speed[64];
   std::snprintf(speed, sizeof(speed), "%.2f | %.2f", result.tokens_per_s, result.utilisation);
   result.text = std::to_string(micro_batch_size) + " x " + std::to_string(batches) + " | " + ranks.front().policy.weights.to_string() + ", " + ranks.front().policy.kv_cache.to_string() +
-                " | " + (way.attention == Tier::kGpu ? "GPU" : "CPU") + " | " + speed + " | " + busiest + " |";
+                " | " + (attention == Tier::kGpu ? "GPU" : "CPU") + " | " + speed + " | " + busiest + " |";
   return result;
 }
 
@@ -149,17 +110,19 @@ void scale(const std::string& shape, const HardwareProfile& hardware, bool all) 
         std::snprintf(text, sizeof(text), "%.2f", num_ranks == 1 ? known.of_one : known.of_four);
         published = text;
       }
-    std::optional<Result> best;
+    std::optional<Result> fastest, busiest;
     for (int64_t size : {8, 32, 64})
       for (int64_t batches : {1, 2, 4, 8})
-        for (const Way& way : {Way{Tier::kCpu, false}, Way{Tier::kGpu, false}, Way{Tier::kGpu, true}}) {
-          const std::optional<Result> result = run(shape, hardware, num_ranks, size, batches, way);
+        for (Tier attention : {Tier::kCpu, Tier::kGpu}) {
+          const std::optional<Result> result = run(shape, hardware, num_ranks, size, batches, attention);
           if (!result) continue;
           if (all) std::printf("| %d | %s |\n", num_ranks, result->text.c_str()), std::fflush(stdout);
-          if (!best || result->tokens_per_s > best->tokens_per_s) best = result;
+          if (!fastest || result->tokens_per_s > fastest->tokens_per_s) fastest = result;
+          if (!busiest || result->utilisation > busiest->utilisation) busiest = result;
         }
-    if (best) std::printf("| %d | %s %s |\n", num_ranks, best->text.c_str(), published.c_str());
-    else std::printf("| %d | nothing fits | | | | | | %s |\n", num_ranks, published.c_str());
+    if (!fastest) std::printf("| %d | nothing fits | | | | | | %s |\n", num_ranks, published.c_str());
+    else std::printf("| %d | %s %s |\n", num_ranks, fastest->text.c_str(), published.c_str());
+    if (busiest && busiest->text != fastest->text) std::printf("| %d, busiest | %s |\n", num_ranks, busiest->text.c_str());
     std::fflush(stdout);
   }
 }

@@ -39,15 +39,16 @@ double saturating_unit_s(const std::vector<RatePoint>& points, double x) {
   return 1 / a.per_s + weight * (1 / b.per_s - 1 / a.per_s);
 }
 
-const MatmulRates& rates_of(const std::vector<MatmulRates>& all, DType compute, DType weights) {
+const MatmulRates& rates_of(const std::vector<MatmulRates>& all, DType compute, DType weights, double width) {
   FLEXGEN_CHECK(!all.empty(), "a profile without matrix products");
   const MatmulRates* best = &all.front();
   int best_score = -1;
+  auto distance = [&](const MatmulRates& rates) { return std::abs(std::log(rates.width / width)); };
   for (const MatmulRates& rates : all) {
     // Not measured: the nearest is another 16-bit type, or the same weights computed otherwise.
     const bool same_size = row_bytes(rates.weights, kQuantGroup) == row_bytes(weights, kQuantGroup);
     const int score = (rates.weights == weights ? 4 : same_size ? 2 : 0) + (rates.compute == compute ? 1 : 0);
-    if (score > best_score) {
+    if (score > best_score || (score == best_score && distance(rates) < distance(*best))) {
       best = &rates;
       best_score = score;
     }
@@ -85,7 +86,7 @@ Json points_json(const std::vector<RatePoint>& points) {
 Json compute_json(const ComputeProfile& compute) {
   Json json{{"visit_s", compute.visit_s}, {"logit_s", compute.logit_s}, {"matmul", Json::array()}, {"attention", Json::array()}};
   for (const MatmulRates& rates : compute.matmul)
-    json["matmul"].push_back({{"compute", dtype_name(rates.compute)}, {"weights", dtype_name(rates.weights)}, {"rows_to_flops_per_s", points_json(rates.points)}});
+    json["matmul"].push_back({{"compute", dtype_name(rates.compute)}, {"weights", dtype_name(rates.weights)}, {"width", rates.width}, {"rows_to_flops_per_s", points_json(rates.points)}});
   for (const AttentionRates& rates : compute.attention)
     json["attention"].push_back({{"cache", dtype_name(rates.cache)}, {"queries_per_kv_head", rates.queries_per_kv_head},
                                  {"context_to_bytes_per_s", points_json(rates.points)}, {"chunk_flops_per_s", rates.chunk_flops_per_s}});
@@ -155,8 +156,8 @@ ComputeProfile compute_from(const nlohmann::json& json, const std::string& where
     if (!fields.at(list).is_array() || fields.at(list).empty()) fail_user("{}: '{}' must be a list with at least one entry", where, list);
   for (const nlohmann::json& entry : fields.at("matmul")) {
     Fields rates(entry, where + " matmul");
-    rates.only({"compute", "weights", "rows_to_flops_per_s"});
-    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s")});
+    rates.only({"compute", "weights", "width", "rows_to_flops_per_s"});
+    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s"), rates.has("width") ? rates.number("width") : kUsualWidth});
   }
   for (const nlohmann::json& entry : fields.at("attention")) {
     Fields rates(entry, where + " attention");
@@ -168,9 +169,9 @@ ComputeProfile compute_from(const nlohmann::json& json, const std::string& where
 
 }  // namespace
 
-double ComputeProfile::matmul_s(DType compute, DType weights, double rows, double flops) const {
+double ComputeProfile::matmul_s(DType compute, DType weights, double width, double rows, double flops) const {
   if (flops <= 0 || rows <= 0) return 0;
-  return flops * unit_s(rates_of(matmul, compute, weights).points, rows);
+  return flops * unit_s(rates_of(matmul, compute, weights, width).points, rows);
 }
 
 double ComputeProfile::decode_attention_s(DType cache, double queries_per_kv_head, double context, double bytes) const {

@@ -16,11 +16,15 @@ struct RatePoint {
   double x = 0, per_s = 0;
 };
 
+/// Hidden size from which on a FLOP takes about the same time; of narrower blocks it takes longer.
+inline constexpr double kUsualWidth = 2048;
+
 /// Matrix products of visits as they are made: with their norms, activations and conversions of the weights; rows of a visit -> FLOP/s.
 struct MatmulRates {
   /// kInt8: quantized weights are multiplied in integers.
   DType compute = DType::kF32, weights = DType::kBF16;
   std::vector<RatePoint> points;
+  double width = kUsualWidth;  ///< hidden size of the block that was measured
 };
 
 /// Attention of one cache type and number of query heads a kv head.
@@ -38,8 +42,9 @@ struct ComputeProfile {
   double visit_s = 20e-6;           ///< host and kernel starts of one visit
   double logit_s = 1e-9;            ///< turning one logit into a choice, on the lane that computes it
 
-  /// Seconds for products of `flops` in a visit of `rows` rows: linear between the points (in the time a FLOP takes), and beyond the last.
-  double matmul_s(DType compute, DType weights, double rows, double flops) const;
+  /// Seconds for products of `flops` in a visit of `rows` rows to a model of hidden size `width`: linear between the points (in the time a FLOP takes), and beyond the
+  /// last. Of the widths that were measured with these types the nearest counts.
+  double matmul_s(DType compute, DType weights, double width, double rows, double flops) const;
   /// Seconds to read `bytes` of cache for generated tokens with `context` tokens each.
   double decode_attention_s(DType cache, double queries_per_kv_head, double context, double bytes) const;
   double chunk_attention_s(DType cache, double queries_per_kv_head, double flops) const;

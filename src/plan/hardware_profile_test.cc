@@ -40,7 +40,7 @@ TEST(HardwareProfile, ALimitedDiskSharesItsLimit) {
 TEST(HardwareProfile, TimeIsLinearBetweenPoints) {
   ComputeProfile cpu;
   cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 1e9}, {16, 16e9}, {64, 32e9}}}};
-  auto visit_s = [&](double rows) { return cpu.matmul_s(DType::kF32, DType::kBF16, rows, rows * 1e9); };
+  auto visit_s = [&](double rows) { return cpu.matmul_s(DType::kF32, DType::kBF16, kUsualWidth, rows, rows * 1e9); };
   EXPECT_NEAR(visit_s(1), 1, 1e-9);
   EXPECT_NEAR(visit_s(16), 1, 1e-9);  // one row or sixteen: the weights are read all the same
   EXPECT_NEAR(visit_s(8), 1, 1e-9);
@@ -52,13 +52,23 @@ TEST(HardwareProfile, TimeIsLinearBetweenPoints) {
 TEST(HardwareProfile, TakesTheNearestType) {
   ComputeProfile cpu;
   cpu.matmul = {{DType::kF32, DType::kF32, {{1, 1e9}}}, {DType::kF32, DType::kBF16, {{1, 2e9}}}, {DType::kBF16, DType::kInt4, {{1, 4e9}}}};
-  EXPECT_NEAR(cpu.matmul_s(DType::kF32, DType::kF16, 1, 2e9), 1, 1e-9);
-  EXPECT_NEAR(cpu.matmul_s(DType::kF32, DType::kInt4, 1, 4e9), 1, 1e-9);
+  EXPECT_NEAR(cpu.matmul_s(DType::kF32, DType::kF16, kUsualWidth, 1, 2e9), 1, 1e-9);
+  EXPECT_NEAR(cpu.matmul_s(DType::kF32, DType::kInt4, kUsualWidth, 1, 4e9), 1, 1e-9);
   cpu.attention = {{DType::kBF16, 1, {{64, 4e9}}, 1e9}, {DType::kBF16, 4, {{64, 1e9}}, 1e9}};
   EXPECT_NEAR(cpu.decode_attention_s(DType::kF16, 1, 100, 4e9), 1, 1e-9);
   EXPECT_NEAR(cpu.decode_attention_s(DType::kBF16, 4, 100, 1e9), 1, 1e-9);
   EXPECT_NEAR(cpu.decode_attention_s(DType::kBF16, 8, 100, 1e9), 1, 1e-9);
   EXPECT_NEAR(cpu.decode_attention_s(DType::kBF16, 2, 100, 4e9), 2, 1e-9);
+}
+
+TEST(HardwareProfile, TakesTheNearestWidthOfTheNearestType) {
+  ComputeProfile cpu;
+  cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 4e9}}}, {DType::kF32, DType::kBF16, {{1, 1e9}}, 256}, {DType::kF32, DType::kInt4, {{1, 8e9}}, 1024}};
+  auto time_s = [&](double width) { return cpu.matmul_s(DType::kF32, DType::kBF16, width, 1, 4e9); };
+  EXPECT_NEAR(time_s(12288), 1, 1e-9);
+  EXPECT_NEAR(time_s(1024), 1, 1e-9);  // another type's would be nearer
+  EXPECT_NEAR(time_s(512), 4, 1e-9);
+  EXPECT_NEAR(time_s(64), 4, 1e-9);
 }
 
 TEST(HardwareProfile, WrongFilesAreRefusedByName) {

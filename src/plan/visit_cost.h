@@ -14,6 +14,7 @@ struct Precision {
   /// kInt8 for products in integers.
   DType compute = DType::kF32, weights = DType::kBF16, kv = DType::kBF16;
   double queries_per_kv_head = 1;
+  double width = kUsualWidth;  ///< the model's hidden size
 
   static Precision of(const Model& model, DType compute, DType kv);
 };
