@@ -271,6 +271,27 @@ TEST(PredictionTable, SaysForHowManyTokensItWas) {
   EXPECT_EQ(expectation_text(job), "20 tokens on average");
 }
 
+/// A block that is small because the spilled cache has no more room must not be blamed on RAM alone.
+TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
+  TemporaryDirectory directory;
+  PlanOptions options;
+  options.model = "opt-1.3b";
+  options.prompt_len = {512, 512};
+  options.gen_len = {32, 32};
+  options.num_prompts = 64;
+  options.engine.hardware = "generic";
+  options.engine.cpu_memory_bytes = kGiB;
+  options.engine.disk_directory = directory.path();
+  auto text_with = [&](int64_t disk_space) {
+    options.engine.disk_space_bytes = disk_space;
+    return stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });
+  };
+  const std::string tight = text_with(kGiB);
+  EXPECT_THAT(tight, testing::ContainsRegex("binding: .*the disk space for spilled data (100|[6-9][0-9])%"));
+  EXPECT_THAT(tight, testing::ContainsRegex("[+]1[.]00 GiB disk space [(]--disk-space[)]: [1-9]"));
+  EXPECT_THAT(text_with(400 * kGiB), testing::Not(testing::HasSubstr("disk space for spilled data")));
+}
+
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   TemporaryDirectory directory;
   PlanOptions options;

@@ -28,6 +28,13 @@ std::string bottleneck_text(const PlanInput& input, const Prediction& prediction
   return text;
 }
 
+/// The share of the disk space for spilled data that a plan takes; 0 where there is none.
+double disk_space_used(const PlanInput& input, const MemoryPlan& memory) {
+  return input.budgets.disk_bytes > 0 ? static_cast<double>(memory.bytes(Tier::kDisk)) / static_cast<double>(input.budgets.disk_bytes) : 0;
+}
+/// From here on a block half as large again may have found no room.
+constexpr double kShortOfDiskSpace = 0.6;
+
 std::string binding_text(const PlanInput& input, const Plan& plan, const MemoryPlan& memory) {
   const Policy& policy = plan.policy;
   std::string text = bottleneck_text(input, plan.prediction, policy);
@@ -35,7 +42,9 @@ std::string binding_text(const PlanInput& input, const Plan& plan, const MemoryP
   if (policy.weights.disk <= 0 && policy.kv_cache.disk <= 0) return text + "; all fits in memory";
   if (policy.weights.disk > 0) text += fmt::format("; {:.0f}% of the weights stream from disk", 100 * policy.weights.disk);
   if (policy.kv_cache.disk > 0) text += fmt::format("; {:.0f}% of the KV cache is on disk", 100 * policy.kv_cache.disk);
-  return text + fmt::format("; RAM is {:.0f}% full", 100 * full);
+  text += fmt::format("; RAM is {:.0f}% full", 100 * full);
+  const double disk_space = disk_space_used(input, memory);
+  return disk_space < kShortOfDiskSpace ? text : text + fmt::format(", the disk space for spilled data {:.0f}%", 100 * disk_space);
 }
 
 }  // namespace
@@ -114,6 +123,8 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   });
   if (input.budgets.disk_bytes == 0)
     what_if("KV cache on disk too (--disk-dir)", [&](auto&, auto&, Budgets& budgets, auto&, auto&) { budgets.disk_bytes = 1000 * kGiB; });
+  else if (disk_space_used(input, report.memory) >= kShortOfDiskSpace)
+    what_if("+" + format_bytes(input.budgets.disk_bytes) + " disk space (--disk-space)", [&](auto&, auto&, Budgets& budgets, auto&, auto&) { budgets.disk_bytes *= 2; });
   std::stable_sort(report.what_ifs.begin(), report.what_ifs.end(), [](const WhatIf& a, const WhatIf& b) { return a.time_s < b.time_s; });
   return report;
 }

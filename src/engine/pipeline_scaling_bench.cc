@@ -1,5 +1,5 @@
 // Simulated scaling: a shape on 1 to 16 machines of a profile with a GPU each and 10 Gbit/s between them: generated tokens/s and how busy the ranks are. Blocks, and where attention
-// runs, are tried; each rank fills its tiers by the first rule, as stages do. Shown are the fastest and, if it is another, the one that keeps the ranks busiest (--all: each). As in
+// runs, are tried; each rank fills its tiers by the first rule, as stages do. Shown are the fastest and the one that keeps the ranks clearly busier, if there is one (--all: each). As in
 // FlexGen's paper one block of sequences is a run, and the clock starts with the weights in place. No figure here is measured on a GPU.
 //
 // Usage: pipeline_scaling_bench PROFILE.json [--all] [SHAPE ...]    (bench/t4.json is the paper's T4; default: opt-6.7b opt-30b opt-175b)
@@ -122,7 +122,7 @@ void scale(const std::string& shape, const HardwareProfile& hardware, bool all) 
         }
     if (!fastest) std::printf("| %d | nothing fits | | | | | | %s |\n", num_ranks, published.c_str());
     else std::printf("| %d | %s %s |\n", num_ranks, fastest->text.c_str(), published.c_str());
-    if (busiest && busiest->text != fastest->text) std::printf("| %d, busiest | %s |\n", num_ranks, busiest->text.c_str());
+    if (busiest && busiest->utilisation > fastest->utilisation + 0.01) std::printf("| %d, busiest | %s |\n", num_ranks, busiest->text.c_str());
     std::fflush(stdout);
   }
 }
