@@ -445,19 +445,21 @@ struct Int4Cache {
       for (int64_t from = begin; from < end;) {
         const int64_t stop = std::min(end, ((span + from) / g.page_tokens + 1) * g.page_tokens - span);
         const std::byte* values = row_at(task, 1, head, span + from);
+        // By pointer: GCC keeps a counter of tokens in a vector register, and halves it there.
+        const uint32_t* const last = weights[0] + ceil_div(stop, 2);
 #pragma GCC unroll 1
-        for (int64_t t = from; t < stop; t += 2, values += 2 * row_bytes) {
+        for (const uint32_t* weight = weights[0] + from / 2; weight != last; ++weight, values += 2 * row_bytes) {
           if (group == 0) fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
           const Words words = _mm512_permutexvar_epi16(pairwise, two_groups(values + 32 * group, values + row_bytes + 32 * group));
           const Words f0 = factors_of<0>(words, table), f1 = factors_of<1>(words, table), f2 = factors_of<2>(words, table),
                       f3 = factors_of<3>(words, table);
 #pragma GCC unroll 4
           for (int m = 0; m < kRows; ++m) {
-            const Words weight = _mm512_set1_epi32(static_cast<int>(weights[m][t / 2]));
-            sums[m][0] = dot(sums[m][0], f0, weight);
-            sums[m][1] = dot(sums[m][1], f1, weight);
-            sums[m][2] = dot(sums[m][2], f2, weight);
-            sums[m][3] = dot(sums[m][3], f3, weight);
+            const Words twice = _mm512_set1_epi32(static_cast<int>(weight[m * (kSpan / 2)]));
+            sums[m][0] = dot(sums[m][0], f0, twice);
+            sums[m][1] = dot(sums[m][1], f1, twice);
+            sums[m][2] = dot(sums[m][2], f2, twice);
+            sums[m][3] = dot(sums[m][3], f3, twice);
           }
         }
         from = stop;
