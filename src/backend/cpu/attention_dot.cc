@@ -34,7 +34,7 @@ constexpr int64_t kMiddleSums = 16;
 /// What a query row carries from span to span.
 struct Row {
   int64_t first, end;  ///< positions it attends to
-  float maximum;
+  float maximum;  ///< of the scores, times log2 e
   alignas(64) float sums[16];  ///< of the weights, a lane; added up at the end
   float q_sums[kMaxGroups];  ///< of the query's elements, a group
 };
@@ -83,14 +83,15 @@ FLEXGEN_INLINE V dot(V sum, Words a, Words b) { return _mm512_dpbf16_ps(sum, as_
 FLEXGEN_INLINE Words to_bf16(V low, V high) { return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(high, low)); }
 FLEXGEN_INLINE Words words_at(const void* p) { return _mm512_loadu_si512(p); }
 
-/// e^x for x <= 0, to about 1e-7 of itself; below -87 as at -87.
-FLEXGEN_INLINE V exp_of(V x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);  // in this order a NaN stays one
-  const V n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  V r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  V p = _mm512_set1_ps(1.0f / 720);
-  for (float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
+constexpr float kLog2E = 1.44269504f;
+
+/// 2^x for x <= 0, to about 1e-7 of itself; below -126 as at -126. The Taylor series of e^(r ln 2) for the rest r beside a whole number.
+FLEXGEN_INLINE V exp2_of(V x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);  // in this order a NaN stays one
+  const V n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const V r = _mm512_sub_ps(x, n);
+  V p = _mm512_set1_ps(1.54035304e-4f);
+  for (float factor : {1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(factor));
   return _mm512_scalef_ps(p, n);
 }
 
@@ -280,7 +281,7 @@ FLEXGEN_INLINE Words two_groups(const std::byte* first, const std::byte* second)
 }
 
 struct Int4Cache {
-  static constexpr int64_t kTokensAhead = kSpan;  // as a span's scales are read before its codes
+  static constexpr int64_t kTokensAhead = 2 * kSpan;  // as a span's scales are read before its codes
   static int64_t query_words(int64_t head_size) { return 2 * head_size; }
 
   /// In the order of factors_of(), once for each of two tokens.
@@ -483,9 +484,9 @@ struct Int4Cache {
 
 // --- both ---
 
-/// One span of the online softmax, as in attention.cc. [first, end) of the span are the row's.
+/// One span of the online softmax, as in attention.cc, in powers of two. [first, end) of the span are the row's.
 FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {
-  const V factor = _mm512_set1_ps(scale), lowest = _mm512_set1_ps(-INFINITY);
+  const V factor = _mm512_set1_ps(scale * kLog2E), lowest = _mm512_set1_ps(-INFINITY);
   const uint64_t mine = positions_in(first, end);
   V maximum = lowest, scaled[4];
 #pragma GCC unroll 4
@@ -497,12 +498,12 @@ FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, 
   V sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const V weight = _mm512_maskz_mov_ps(sixteen_of(mine, 16 * i), exp_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
+    const V weight = _mm512_maskz_mov_ps(sixteen_of(mine, 16 * i), exp2_of(_mm512_sub_ps(scaled[i], _mm512_set1_ps(new_maximum))));
     _mm512_storeu_ps(scores + 16 * i, weight);
     sum = _mm512_add_ps(sum, weight);
   }
   if (new_maximum != row.maximum) {
-    const V shrink = exp_of(_mm512_set1_ps(row.maximum - new_maximum));
+    const V shrink = exp2_of(_mm512_set1_ps(row.maximum - new_maximum));
     for (int64_t i = 0; i < mixed_size; i += 16) _mm512_storeu_ps(mixed + i, _mm512_mul_ps(_mm512_loadu_ps(mixed + i), shrink));
     _mm512_store_ps(row.sums, _mm512_mul_ps(_mm512_load_ps(row.sums), shrink));
     row.maximum = new_maximum;
