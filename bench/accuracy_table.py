@@ -42,7 +42,9 @@ def sample_text(args, folder):
 def evaluate(args, folder, flags, model, what):
     out = os.path.join(folder, "figures.json")
     run([args.flexgen, "eval", "--model", model, *what, "--cpu-memory", "256MiB", "--disk-dir", folder, "--json", out, *flags])
-    return json.load(open(out))
+    figures = json.load(open(out))
+    # Where files lie on this machine says nothing of the figures.
+    return {name: os.path.basename(value) if isinstance(value, str) else value for name, value in figures.items()}
 
 
 def main():
