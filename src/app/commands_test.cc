@@ -271,16 +271,21 @@ TEST(PredictionTable, SaysForHowManyTokensItWas) {
   EXPECT_EQ(expectation_text(job), "20 tokens on average");
 }
 
+PlanOptions plan_of_opt_1_3b(std::pair<int64_t, int64_t> prompt_len, std::pair<int64_t, int64_t> gen_len, int64_t num_prompts, int64_t cpu_memory_bytes) {
+  PlanOptions options;
+  options.model = "opt-1.3b";
+  options.prompt_len = prompt_len;
+  options.gen_len = gen_len;
+  options.num_prompts = num_prompts;
+  options.engine.hardware = "generic";
+  options.engine.cpu_memory_bytes = cpu_memory_bytes;
+  return options;
+}
+
 /// A block that is small because the spilled cache has no more room must not be blamed on RAM alone.
 TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
   TemporaryDirectory directory;
-  PlanOptions options;
-  options.model = "opt-1.3b";
-  options.prompt_len = {512, 512};
-  options.gen_len = {32, 32};
-  options.num_prompts = 64;
-  options.engine.hardware = "generic";
-  options.engine.cpu_memory_bytes = kGiB;
+  PlanOptions options = plan_of_opt_1_3b({512, 512}, {32, 32}, 64, kGiB);
   options.engine.disk_directory = directory.path();
   auto text_with = [&](int64_t disk_space) {
     options.engine.disk_space_bytes = disk_space;
@@ -294,13 +299,7 @@ TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
 
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   TemporaryDirectory directory;
-  PlanOptions options;
-  options.model = "opt-1.3b";
-  options.prompt_len = {32, 96};
-  options.gen_len = {8, 8};
-  options.num_prompts = 100;
-  options.engine.hardware = "generic";
-  options.engine.cpu_memory_bytes = 2 * kGiB;
+  PlanOptions options = plan_of_opt_1_3b({32, 96}, {8, 8}, 100, 2 * kGiB);
   options.plot_file = directory.path() + "/plan.html";
   const std::string text = stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });
   for (const char* part : {"predicted: ", "disk read", "weights, resident", "binding: ", "times slower", "what would help:", "RAM"}) EXPECT_NE(text.find(part), std::string::npos) << part;

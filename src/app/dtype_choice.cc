@@ -34,15 +34,7 @@ std::vector<DtypePair> allowed_dtypes(const EngineFlags& flags) {
 
 MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model, const std::vector<DtypePair>& pairs) {
   MeasuredTypes types;
-  types.widths = {measured_width(model.config().hidden_size)};
-  auto add = [](auto& list, const auto& type) {
-    if (std::find(list.begin(), list.end(), type) == list.end()) list.push_back(type);
-  };
-  for (const DtypePair& pair : pairs) {
-    const Precision precision = precision_of(with_types(options, pair), model);
-    add(types.matmul, std::pair(precision.compute, precision.weights));
-    add(types.caches, precision.kv);
-  }
+  for (const DtypePair& pair : pairs) types.add(precision_of(with_types(options, pair), model));
   return types;
 }
 

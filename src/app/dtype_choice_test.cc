@@ -76,6 +76,15 @@ TEST(DtypeChoice, AProfileLacksATypeInAnotherWidth) {
   EXPECT_EQ(lacking(measured_width(768)), 1U);
 }
 
+TEST(DtypeChoice, AnyHiddenSizeHasABlockToMeasure) {
+  for (int64_t hidden = 16; hidden <= 16384; hidden += 16) {
+    const int64_t width = measured_width(static_cast<double>(hidden));
+    EXPECT_EQ(width % 128, 0) << hidden;
+    EXPECT_GE(width, std::min<int64_t>(hidden, 2048));
+    EXPECT_LE(width, std::min<int64_t>(hidden + 127, 2048));
+  }
+}
+
 /// A job keeps the types that it was begun with, whatever would be faster now.
 TEST(DtypeChoice, AJobGoesOnAsItWasBegun) {
   TemporaryDirectory directory;

@@ -93,10 +93,11 @@ HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& want
 void set_hardware(Engine& engine, const EngineFlags& flags) {
   const bool on_gpu = engine.device() != nullptr;
   if (flags.hardware.empty() && ((flags.backend != "cpu" && !on_gpu) || !engine.plans())) return;
-  const Precision precision = engine.precision();
+  MeasuredTypes types;
+  types.add(engine.precision());
   FileSystem files;
   HardwareProfile profile = profile_for(flags,
-                                        {.types = {{{precision.compute, precision.weights}}, {precision.kv}, {measured_width(engine.model().config().hidden_size)}},
+                                        {.types = std::move(types),
                                          .threads = engine.threads(),  // a rank's share of the cores
                                          .read_files = engine.model().files(),
                                          .directory = flags.disk_directory},

@@ -55,7 +55,8 @@ double mean_time_s(double time_s, Call call) {
   call();
   const auto start = Clock::now();
   int64_t count = 0;
-  while (count < 1 || since(start) < time_s) call(), ++count;
+  do call(), ++count;
+  while (since(start) < time_s);
   return since(start) / static_cast<double>(count);
 }
 
@@ -299,7 +300,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   disk.request_s = reading.alone_s();
 
   // Both at once: the disk lane full, and visits of a middling size one after the other.
-  BlockVisits visits(kernels, static_cast<int64_t>(kUsualWidth), weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
+  BlockVisits visits(kernels, kUsualWidth, weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
   visits.visit(64);
   auto compute_rate = [&](double seconds) {
     int64_t count = 0;
@@ -338,7 +339,7 @@ MeasuredTypes all_types() {
   const DType compute = cpu_has_bf16() ? DType::kBF16 : DType::kF32;
   MeasuredTypes types{{{compute, DType::kBF16}, {compute, DType::kInt8}, {compute, DType::kInt4}, {DType::kInt8, DType::kInt8}, {DType::kInt8, DType::kInt4}, {DType::kF32, DType::kF32}}, {compute, DType::kInt8, DType::kInt4}};
   if (compute == DType::kF32) types.caches.push_back(DType::kBF16);
-  types.widths = {256, 768, static_cast<int64_t>(kUsualWidth)};
+  types.widths = {256, 768, kUsualWidth};
   return types;
 }
 
@@ -363,7 +364,7 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   for (auto [compute, weights] : options.types.matmul) {
     for (int64_t width : options.types.widths) {
       say(fmt::format("matrix products, {} weights in {}, hidden size {}", dtype_name(weights), dtype_name(compute), width));
-      profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), width, compute, weights, options.quick || width < static_cast<int64_t>(kUsualWidth)));
+      profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), width, compute, weights, options.quick || width < kUsualWidth));
     }
   }
   const auto [compute, weights] = options.types.matmul.empty() ? std::pair(DType::kF32, DType::kBF16) : options.types.matmul.front();
@@ -406,7 +407,16 @@ std::string profile_path(int threads) {
   return (std::filesystem::path(home) / ".cache" / "flexgen" / ("hardware-" + name + ".json")).string();
 }
 
-int64_t measured_width(int64_t hidden_size) { return std::clamp<int64_t>(round_up(hidden_size, 64), 128, static_cast<int64_t>(kUsualWidth)); }
+int64_t measured_width(double hidden_size) { return std::min(round_up(static_cast<int64_t>(hidden_size), 128), kUsualWidth); }
+
+void MeasuredTypes::add(const Precision& precision) {
+  auto add_to = [](auto& list, const auto& value) {
+    if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+  };
+  add_to(matmul, std::pair(precision.compute, precision.weights));
+  add_to(caches, precision.kv);
+  add_to(widths, measured_width(precision.width));
+}
 
 MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types) {
   MeasuredTypes missing;

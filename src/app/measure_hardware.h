@@ -10,6 +10,7 @@
 #include "backend/kernels.h"
 #include "io/file_system.h"
 #include "plan/hardware_profile.h"
+#include "plan/visit_cost.h"
 
 namespace flexgen {
 
@@ -17,11 +18,14 @@ namespace flexgen {
 struct MeasuredTypes {
   std::vector<std::pair<DType, DType>> matmul;  ///< (compute, weights)
   std::vector<DType> caches;
-  std::vector<int64_t> widths{static_cast<int64_t>(kUsualWidth)};  ///< hidden sizes, each with each of matmul
+  std::vector<int64_t> widths;  ///< hidden sizes, each with each of matmul
+
+  /// What runs in this precision use, unless it is there already.
+  void add(const Precision& precision);
 };
 
-/// The hidden size of the block that is measured for models of this one.
-int64_t measured_width(int64_t hidden_size);
+/// The hidden size of the block that is measured for models of this one: heads of 128 divide it.
+int64_t measured_width(double hidden_size);
 
 struct MeasureOptions {
   MeasuredTypes types;
@@ -44,7 +48,7 @@ std::string profile_path(int threads);
 /// "AMD EPYC, 2 cores".
 std::string machine_name(int threads);
 
-/// The types that `types` names and `profile` lacks: in one of the widths, or in one near to it.
+/// The types that `types` names and `profile` lacks in one of its widths; a width near to it will do.
 MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types);
 
 /// The rates of `more` added to `profile`.

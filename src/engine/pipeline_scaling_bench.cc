@@ -12,10 +12,10 @@
 #include <string>
 
 #include "base/error.h"
-#include "base/units.h"
 #include "engine/list_source.h"
 #include "engine/simulate.h"
 #include "plan/first_rule.h"
+#include "plan/policy_sizes.h"
 #include "plan/stage_split.h"
 
 namespace flexgen {
@@ -54,14 +54,10 @@ std::optional<Result> run(const std::string& shape, const HardwareProfile& hardw
     request.params.ignore_eos = true;
     workload.add(kPrompt, kGenerated, false, false);
   }
-  BlockShape block;
-  block.micro_batch_size = block.max_logit_rows = micro_batch_size;
-  block.num_micro_batches = batches;
-  block.num_groups = num_ranks;
-  block.max_rows = std::max<int64_t>(256, 4096 / num_ranks);  // rooms for embedding rows and activations are as many as micro-batches
-  block.pages_per_micro_batch = micro_batch_size * ceil_div(kPrompt + kGenerated, CacheLayout::page_tokens(*whole, DType::kBF16));
+  const int64_t max_rows = std::max<int64_t>(256, 4096 / num_ranks);  // rooms for embedding rows and activations are as many as micro-batches
   PolicyRequest request;
-  request.block = block;
+  request.block = policy_of_sizes(*whole, workload, DType::kBF16, micro_batch_size, batches, 1, max_rows).block();
+  request.block->num_groups = num_ranks;
   request.attention_tier = attention;
   request.num_stages = num_ranks;
   const Budgets budgets{kRamBytes, kDiskBytes, kGpuBytes};

@@ -17,7 +17,7 @@ struct RatePoint {
 };
 
 /// Hidden size from which on a FLOP takes about the same time; of narrower blocks it takes longer.
-inline constexpr double kUsualWidth = 2048;
+inline constexpr int64_t kUsualWidth = 2048;
 
 /// Matrix products of visits as they are made: with their norms, activations and conversions of the weights; rows of a visit -> FLOP/s.
 struct MatmulRates {

@@ -281,7 +281,7 @@ FLEXGEN_INLINE Words two_groups(const std::byte* first, const std::byte* second)
 }
 
 struct Int4Cache {
-  static constexpr int64_t kTokensAhead = 2 * kSpan;  // as a span's scales are read before its codes
+  static constexpr int64_t kTokensAhead = 2 * kSpan;  // a span's scales are read before its codes, and what was asked for a span ago may still be on its way
   static int64_t query_words(int64_t head_size) { return 2 * head_size; }
 
   /// In the order of factors_of(), once for each of two tokens.
