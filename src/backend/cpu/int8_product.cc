@@ -149,8 +149,8 @@ HWY_INLINE IntVector whole(Register sums) {
 }
 #endif
 
-/// Rows of x whose sums, with two vectors of rows of W, fill the registers.
-#if HWY_TARGET == HWY_AVX2
+/// Rows of x whose sums, with two vectors of rows of W, fill the registers; with dot products, the rows' results have theirs beside them.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3_DL
 constexpr int kRowsAtOnce = 6;
 #else
 constexpr int kRowsAtOnce = 8;
@@ -303,6 +303,67 @@ struct Operands {
 
 constexpr int kVectors = 2;  ///< of rows of W, at a time
 
+/// Four codes of x in every lane.
+HWY_INLINE Register broadcast_four(const int8_t* x) {
+  float columns;  // no number: broadcasting a float from memory is the fastest way for any 4 bytes
+  std::memcpy(&columns, x, sizeof(columns));
+  return hn::BitCast(Ints(), hn::Set(Floats(), columns)).raw;
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+/// kRows rows of x times the whole tile. A group's sums and the results stay in registers: stores are what this would wait for.
+template <int kRows, int kPlanes>
+HWY_INLINE void multiply_rows(const Operands& at) {
+  static_assert(kPlanes == 1 && kStretch == kFours && kWholeBytes);
+  using Floated = hn::Vec<Floats>;
+  const Floats d;
+  const Ints di;
+  const hn::Repartition<uint8_t, Ints> bytes;
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  static_assert(kVectors * kLanes == kTileRows);
+  const int64_t all_groups = at.num_groups_all, x_stride = all_groups * kQuantGroup;
+  decltype(Floated::raw) y[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) y[m][v] = at.is_first ? hn::Zero(d).raw : hn::Load(d, at.y + m * kTileRows + v * kLanes).raw;
+  const int8_t* x = at.x;
+  const uint8_t* w = at.tile->codes;
+  for (int64_t g = 0; g < at.num_groups; ++g, x += kQuantGroup, w += kPlaneBytes) {
+    if (!at.is_last)  // what the next rows begin with is not in the nearest cache yet
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) _mm_prefetch(reinterpret_cast<const char*>(x + (kRows + m) * x_stride), _MM_HINT_T0);
+    Register sums[kRows][kVectors];
+#pragma GCC unroll 16
+    for (int64_t four = 0; four < kFours; ++four) {
+      const Register w0 = hn::Load(bytes, w + four * kFourBytes).raw, w1 = hn::Load(bytes, w + four * kFourBytes + 4 * kLanes).raw;
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+        const Register broadcast = broadcast_four(x + m * x_stride + 4 * four);
+        sums[m][0] = add_products(sums[m][0], w0, broadcast, four == 0);
+        sums[m][1] = add_products(sums[m][1], w1, broadcast, four == 0);
+      }
+    }
+    const float *const steps = at.tile->steps + g * kTileRows, *const minima = at.tile->minima + g * kTileRows;
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+      const auto scale = hn::Set(d, at.scales[m * all_groups + g]), offset = hn::Set(d, at.offsets[m * all_groups + g]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        const auto codes = hn::Mul(hn::ConvertTo(d, IntVector{sums[m][v]}), hn::Load(d, steps + v * kLanes));
+        y[m][v] = hn::MulAdd(codes, scale, hn::MulAdd(offset, hn::Load(d, minima + v * kLanes), Floated{y[m][v]})).raw;
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) hn::Store(Floated{y[m][v]}, d, at.y + m * kTileRows + v * kLanes);
+}
+
+#else
+
 /// Adds the sums of a stretch, times 2^kShift, to total [kRows, kVectors vectors], or sets it: rows of x from `x` on, the fours of the tile from `w` on.
 template <int kRows, int kShift, bool kAdd>
 HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w, int32_t* total) {
@@ -316,9 +377,7 @@ HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w,
     const Register w0 = hn::Load(bytes, w + four * kFourBytes).raw, w1 = hn::Load(bytes, w + four * kFourBytes + 4 * lanes).raw;
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
-      float columns;  // no number: broadcasting a float from memory is the fastest way for any 4 bytes
-      std::memcpy(&columns, x + m * x_stride + 4 * four, sizeof(columns));
-      const Register broadcast = hn::BitCast(di, hn::Set(d, columns)).raw;
+      const Register broadcast = broadcast_four(x + m * x_stride + 4 * four);
       sums[m][0] = add_products(sums[m][0], w0, broadcast, four == 0);
       sums[m][1] = add_products(sums[m][1], w1, broadcast, four == 0);
     }
@@ -379,6 +438,8 @@ HWY_INLINE void multiply_rows(const Operands& at) {
   }
 }
 
+#endif  // with dot products, and without
+
 /// Calls multiply_rows for the last rows, fewer than kRows + 1.
 template <int kRows, int kPlanes>
 HWY_INLINE void multiply_last(const Operands& at, int64_t num_rows) {
@@ -405,7 +466,8 @@ void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const
               bool is_first, float* y) {
   const int64_t at = first_row * x.num_groups + first_group;
   const Operands operands{x.codes + at * kQuantGroup, x.scales + at, x.offsets + at, x.num_groups, &tile, num_groups, is_first, true, y};
-  (dtype == DType::kInt4 || kWholeBytes ? multiply_as<1> : multiply_as<2>)(operands, num_rows);
+  if constexpr (kWholeBytes) multiply_as<1>(operands, num_rows);
+  else (dtype == DType::kInt4 ? multiply_as<1> : multiply_as<2>)(operands, num_rows);
 }
 
 #endif  // the kind of machine
