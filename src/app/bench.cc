@@ -81,8 +81,9 @@ std::string checkpoint_of(const BenchOptions& options) {
 
 nlohmann::ordered_json prediction_json(const Plan& plan) {
   const Prediction& predicted = plan.prediction;
-  nlohmann::ordered_json json{{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
+  nlohmann::ordered_json json{{"time_s", predicted.time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
                               {"program_time_s", plan.program_time_s}, {"planning_s", plan.planning_s}};
+  if (predicted.load_time_s) json["load_time_s"] = *predicted.load_time_s;
   for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   return json;
 }
@@ -144,7 +145,6 @@ int bench_together(const BenchOptions& flags, Team& team) {
       json["ranks"] = team.world().size();
       json["num_prompts"] = flags.num_prompts;
       json["elapsed_s"] = report.elapsed_s;
-      json["load_time_s"] = report.load_time_s;
       json["generated_tokens_per_s"] = static_cast<double>(report.generated_tokens) / report.elapsed_s;
       json["prompt_tokens_per_s"] = static_cast<double>(report.prompt_tokens) / report.elapsed_s;
       json["steps"] = report.work.steps;
@@ -200,7 +200,6 @@ int bench_command(const BenchOptions& flags) {
   json["gen_len"] = {flags.gen_len.first, flags.gen_len.second};
   json["cpu_memory_bytes"] = options.budgets.cpu_bytes;
   json["elapsed_s"] = report.elapsed_s;
-  json["load_time_s"] = report.load_time_s;
   json["generated_tokens_per_s"] = per_second(report.generated_tokens);
   json["prompt_tokens_per_s"] = per_second(report.prompt_tokens);
   if (peaks) {

@@ -191,10 +191,11 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
     json["dtypes"].push_back({{"weights", judged.types.weights}, {"kv_cache", judged.types.kv_cache}, {"time_s", judged.time_s},
                               {"chosen", judged.types == report.dtypes.types}});
   json["policy"] = policy_json(report.plan.policy);
-  json["predicted"] = {{"time_s", predicted.time_s}, {"load_time_s", predicted.load_time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
+  json["predicted"] = {{"time_s", predicted.time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
                        {"program_time_s", report.plan.program_time_s}, {"generated_tokens_per_s", tokens_per_s(input, predicted.time_s)},
                        {"prompt_tokens_per_s", input.workload.total_prompt_tokens / predicted.time_s},
                        {"disk_read_bytes", predicted.disk_read_bytes}, {"disk_write_bytes", predicted.disk_write_bytes}};
+  if (predicted.load_time_s) json["predicted"]["load_time_s"] = *predicted.load_time_s;
   for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   for (const MemoryItem& item : report.memory.items)
     if (item.bytes > 0) json["bytes"].push_back({{"tier", item.tier == Tier::kDisk ? "disk" : item.tier == Tier::kCpu ? "cpu" : "gpu"}, {"what", item.name}, {"bytes", item.bytes}});

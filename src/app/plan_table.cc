@@ -63,7 +63,8 @@ std::string plan_advice(const Workload& workload, const Plan& plan) {
   std::string text;
   if (policy.weights.disk <= 0 && policy.kv_cache.disk <= 0)
     text += "note: everything fits in memory; no offloading is needed for this job\n";
-  const double read_s = predicted.busy[LaneKind::kDiskRead] - predicted.load_time_s, compute_s = predicted.busy[LaneKind::kCompute];
+  const double streamed = predicted.disk_read_bytes > 0 ? 1 - predicted.loaded_bytes / predicted.disk_read_bytes : 0;
+  const double read_s = streamed * predicted.busy[LaneKind::kDiskRead], compute_s = predicted.busy[LaneKind::kCompute];
   if (read_s > 3 * compute_s && policy.block_size() < workload.num_sequences)
     text += fmt::format("note: the block of {} sequences is too small for this machine: it reads for {} and computes for {}; more memory, or --kv-cache-dtype int4, allows a larger one\n",
                         policy.block_size(), format_duration(read_s), format_duration(compute_s));

@@ -100,7 +100,7 @@ std::string report_table(const RunReport& report) {
   std::string table = row("sequences", format_count(report.sequences), report.stopped ? "stopped before the end" : "");
   table += row("prompt tokens", format_count(report.prompt_tokens), per_s(report.prompt_tokens));
   table += row("generated tokens", format_count(report.generated_tokens), per_s(report.generated_tokens));
-  table += row("time", format_duration(report.elapsed_s), fmt::format("of it {} to load resident weights", format_duration(report.load_time_s)));
+  table += row("time", format_duration(report.elapsed_s), "");
   for (const LaneReport& lane : report.lanes) {
     if (lane.stats.operations == 0) continue;
     double share = report.elapsed_s > 0 ? std::min(1.0, lane.stats.busy_s / report.elapsed_s) : 0;

@@ -56,7 +56,6 @@ TEST(Progress, Table) {
   report.prompt_tokens = 32768;
   report.generated_tokens = 8192;
   report.elapsed_s = 100;
-  report.load_time_s = 2;
   report.lanes = {{"compute", {62, 0, 5}}, {"disk read", {97, 1.34e11, 5}}, {"disk write", {}}};
   std::string table = report_table(report);
   EXPECT_THAT(table, HasSubstr("327.7 tokens/s"));

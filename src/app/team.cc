@@ -40,7 +40,7 @@ std::vector<std::byte> encode(const Progress& progress, const RunReport* report)
   out.add(progress.sequences_done).add(progress.prompt_tokens_done).add(progress.generated_tokens_done).add(progress.elapsed_s);
   const std::vector<LaneReport>& lanes = report ? report->lanes : progress.lanes;
   if (report) {
-    out.add(report->elapsed_s).add(report->load_time_s).add(report->sequences).add(report->prompt_tokens).add(report->generated_tokens).add(report->stopped);
+    out.add(report->elapsed_s).add(report->sequences).add(report->prompt_tokens).add(report->generated_tokens).add(report->stopped);
     out.add(report->work.linear_flops).add(report->work.attention_flops).add(report->work.kv_read_bytes).add(report->work.steps).add(report->work.visits).add(report->work.rows);
   }
   out.add(static_cast<int64_t>(lanes.size()));
@@ -88,7 +88,6 @@ struct Team::Board : std::enable_shared_from_this<Board> {
     if (final) {
       RunReport& report = entry.report;
       report.elapsed_s = in.value<double>();
-      report.load_time_s = in.value<double>();
       for (int64_t* field : {&report.sequences, &report.prompt_tokens, &report.generated_tokens}) *field = in.value<int64_t>();
       report.stopped = in.value<bool>();
       for (double* field : {&report.work.linear_flops, &report.work.attention_flops, &report.work.kv_read_bytes}) *field = in.value<double>();
@@ -263,7 +262,6 @@ RunReport Team::share_report(const RunReport& own) {
       merged.work.steps = std::max(merged.work.steps, other.work.steps);
     }
     merged.elapsed_s = std::max(merged.elapsed_s, other.elapsed_s);
-    merged.load_time_s = std::max(merged.load_time_s, other.load_time_s);
     merged.work.linear_flops += other.work.linear_flops;
     merged.work.attention_flops += other.work.attention_flops;
     merged.work.kv_read_bytes += other.work.kv_read_bytes;

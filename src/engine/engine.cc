@@ -355,8 +355,6 @@ void Engine::prepare_stage(const Workload& workload) {
 RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
   Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_, exchange_.get(), cpu_kernels_.get());
   RunReport report;
-  weights_->wait_resident();
-  report.load_time_s = seconds_since(start_);
   executor.run(source, stop);
   report.elapsed_s = seconds_since(start_);
   report.work = executor.work_done();

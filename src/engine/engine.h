@@ -67,7 +67,6 @@ struct Progress {
 
 struct RunReport {
   double elapsed_s = 0;          ///< of run(), the loading of resident weights included
-  double load_time_s = 0;        ///< of these, until the resident weights were there
   int64_t sequences = 0, prompt_tokens = 0, generated_tokens = 0;
   bool stopped = false;          ///< ended by the stop flag before all was done
   WorkDone work;

@@ -41,7 +41,6 @@ Prediction simulated(std::span<const SimulatedRank> ranks, const std::vector<Lin
   const PipelineReport report = simulate_pipeline(ranks, links, kv, source);
   Prediction prediction;
   prediction.time_s = report.whole.elapsed_s;
-  for (const RunReport& rank : report.ranks) prediction.load_time_s = std::max(prediction.load_time_s, rank.load_time_s);
   prediction.steps = static_cast<double>(report.whole.work.steps);
   for (size_t kind = 0; kind < kNumLaneKinds; ++kind)
     for (const LaneReport& lane : report.ranks.front().lanes) {

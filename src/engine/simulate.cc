@@ -66,8 +66,6 @@ class SimulatedProcess {
   /// Of the report all but the tokens.
   RunReport run(StepSource& source) {
     RunReport report;
-    weights_.wait_resident();
-    report.load_time_s = clock_.now_s;
     executor_.run(source, std::atomic<bool>{false});
     for (const Lane* lane : lanes_.all()) {
       clock_.now_s = std::max(clock_.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
@@ -173,9 +171,9 @@ LaneCosts costs_of(const Policy& policy, const Precision& precision, const Hardw
   costs.cpu = [&hardware, precision](const Work& work) { return visit_time_s(hardware.cpu, precision, work.amount); };
   costs.h2d = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.h2d_bytes_per_s; };
   costs.d2h = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.d2h_bytes_per_s; };
-  costs.disk_read = [&disk, unpaid_disk_s, unpaid_write_s, loading = std::string("load resident weights")](const Work& work) {
+  costs.disk_read = [&disk, unpaid_disk_s, unpaid_write_s](const Work& work) {
     const double time_s = disk.request_s + work.bytes / disk.read_bytes_per_s;
-    if (loading != work.name) *unpaid_disk_s += time_s;
+    *unpaid_disk_s += time_s;
     return time_s + disk.write_share_of_read * std::exchange(*unpaid_write_s, 0);
   };
   costs.disk_lookup = [&disk](const Work& work) { return disk.request_s + static_cast<double>(work.transfers.size()) * disk.lookup_s; };
@@ -186,6 +184,12 @@ LaneCosts costs_of(const Policy& policy, const Precision& precision, const Hardw
     return time_s;
   };
   return costs;
+}
+
+/// Loading the resident weights takes nothing.
+void put_weights_in_place(LaneCosts& costs) {
+  for (SimulatedLane::Cost* lane : {&costs.disk_read, &costs.h2d})
+    *lane = [cost = *lane](const Work& work) { return std::string_view(work.name) == kLoadResident ? 0.0 : cost(work); };
 }
 
 }  // namespace
@@ -221,6 +225,7 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, std::vect
     StageLink stage{ranks.size() > 1 ? &ports.port(number) : nullptr};
     try {
       LaneCosts costs = rank.hardware ? costs_of(rank.policy, rank.precision, *rank.hardware) : costs_of(rank.policy, rank.speeds);
+      if (rank.weights_in_place) put_weights_in_place(costs);
       SimulatedProcess process(*rank.model, rank.policy, kv_dtype, std::move(costs), ports.clock(number), stage, ports.link(number));
       if (index > 0) {
         FollowSteps steps(stage, rank.policy.num_micro_batches, rank.model->config().vocab_size, {});

@@ -38,6 +38,7 @@ struct SimulatedRank {
   MachineSpeeds speeds;
   const HardwareProfile* hardware = nullptr;  ///< if there is one, everything takes what it says of runs in this precision, and `speeds` mean nothing
   Precision precision;
+  bool weights_in_place = false;  ///< the resident ones, before the clock starts, as where published figures start
 };
 
 struct PipelineReport {

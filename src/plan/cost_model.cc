@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "schedule/cache_store.h"
 #include "schedule/hidden_store.h"
@@ -14,7 +15,8 @@ namespace {
 /// When each lane and buffer is free, visit by visit, in the order in which the executor submits. Times in seconds from the start of the run.
 class Timeline {
  public:
-  Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype)
+  /// `weights_in_place`: the resident ones need no loading.
+  Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype, bool weights_in_place)
       : model_(model), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()),
         beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), cache_(model, policy, kv_dtype), hidden_(model, policy) {
     const auto num_batches = static_cast<size_t>(policy.num_micro_batches);
@@ -38,18 +40,16 @@ class Timeline {
               resident += static_cast<double>(weights_.layers[layer].uses[use].resident_rows + weights_.layers[layer].uses[use].host_rows);
         lookup_share_ = (on_gpu_ ? weights_.lookup_bounce_bytes : weights_.lookup_row_bytes) > 0 ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size)) : 0;
       }
-    const auto loaded_bytes = static_cast<double>(weights_.resident_bytes + weights_.host_bytes);
-    const double copied_s = on_gpu_ ? static_cast<double>(weights_.resident_bytes) / hardware.h2d_bytes_per_s : 0;
-    load_s_ = std::max(loaded_bytes / hardware.disk.read_bytes_per_s, copied_s);
-    h2d_free_s_ = load_s_;
-    busy_[LaneKind::kH2d] = copied_s;
-    read_free_s_ = compute_free_s_ = host_s_ = load_s_;
-    busy_[LaneKind::kDiskRead] = loaded_bytes / hardware.disk.read_bytes_per_s;
-    read_bytes_ = loaded_bytes;
+    resident_ready_s_.assign(weights_.layers.size(), 0);
+    host_ready_s_.assign(weights_.layers.size(), 0);
+    load_order_ = weight_load_order(model, &num_lookup_layers_);
+    if (weights_in_place) num_loading_ = load_order_.size();
+    else if (ring_layers_.empty()) load_first(load_order_.size());
+    else load_up_to(ring_layers_.front());
   }
 
   double now_s() const { return std::max({compute_free_s_, write_free_s_, read_free_s_, h2d_free_s_, d2h_free_s_, cpu_free_s_, host_s_}); }
-  double load_s() const { return load_s_; }
+  double loaded_bytes() const { return static_cast<double>(weights_.resident_bytes + weights_.host_bytes); }
   double read_bytes() const { return read_bytes_; }
   double write_bytes() const { return write_bytes_; }
   const LaneTimes& busy() const { return busy_; }
@@ -77,7 +77,8 @@ class Timeline {
         const bool beside = beside_ && visited && spec.kind == LayerKind::kBlock;
         if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
         if (visited) {
-          double start_s = compute_free_s_;
+          load_up_to(layer);
+          double start_s = std::max(compute_free_s_, resident_ready_s_[layer]);
           if (weights_.layers[layer].ring_index >= 0) start_s = std::max(start_s, acquire_weights(layer));
           double time_s = block_times_[b].compute_s, cache_ready_s = 0;
           bool uses_cache = false;
@@ -220,26 +221,54 @@ class Timeline {
     cache_bounce_free_s_[at] = written_s;
   }
 
+  /// As WeightStore does in the first pass.
+  void load_first(size_t count) {
+    for (; num_loading_ < count; ++num_loading_) {
+      const auto layer = static_cast<size_t>(load_order_[num_loading_]);
+      const WeightLayout::Layer& placed = weights_.layers[layer];
+      double resident_bytes = 0;
+      for (const WeightLayout::Use& use : placed.uses) resident_bytes += static_cast<double>(use.resident.bytes);
+      if (placed.host_bytes > 0) host_ready_s_[layer] = read(static_cast<double>(placed.host_bytes), 0);
+      if (resident_bytes <= 0) continue;
+      const double begun_s = std::max(read_free_s_, host_s_), there_s = read(resident_bytes, 0);
+      // To a GPU in small pieces, each copied while the next ones are read.
+      resident_ready_s_[layer] = on_gpu_ ? std::max(there_s, copy(LaneKind::kH2d, resident_bytes, begun_s)) : there_s;
+    }
+  }
+  void load_up_to(size_t layer) {
+    const auto at = std::find(load_order_.begin() + static_cast<std::ptrdiff_t>(std::min(num_loading_, load_order_.size())), load_order_.end(), static_cast<int64_t>(layer));
+    if (at != load_order_.end()) load_first(static_cast<size_t>(at - load_order_.begin()) + 1);
+  }
+
+  /// When the table's rows that are in memory are there, and those that are not.
   double look_up(double rows) {
-    if (lookup_share_ <= 0) return 0;
+    load_first(num_lookup_layers_);
+    double ready_s = 0;
+    for (size_t i = 0; i < num_lookup_layers_; ++i) {
+      const auto layer = static_cast<size_t>(load_order_[i]);
+      ready_s = std::max({ready_s, resident_ready_s_[layer], host_ready_s_[layer]});
+    }
+    if (lookup_share_ <= 0) return ready_s;
     const auto vocabulary = static_cast<double>(model_.config().vocab_size);
     const double distinct = lookup_share_ * vocabulary * -std::expm1(rows * std::log1p(-1 / vocabulary));
     const double time_s = hardware_.disk.request_s + distinct * hardware_.disk.lookup_s;
     lookup_free_s_ = std::max(lookup_free_s_, host_s_) + time_s;
     busy_[LaneKind::kDiskLookup] += time_s;
     read_bytes_ += distinct * static_cast<double>(weights_.lookup_row_bytes);
-    return lookup_free_s_;
+    return std::max(ready_s, lookup_free_s_);
   }
 
   void issue_weights(int64_t key, double share) {
     const size_t layer = ring_layers_[static_cast<size_t>(key % num_ring())];
+    if (key + 1 < num_ring()) load_up_to(layer);
+    else load_first(load_order_.size());
     const WeightLayout::Layer& placed = weights_.layers[layer];
     const double from_disk = share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
     if (!on_gpu_) {
       weight_ready_s_[ring(key)] = read(from_disk, free_s);
       return;
     }
-    double ready_s = copy(LaneKind::kH2d, share * static_cast<double>(placed.host_bytes), free_s);
+    double ready_s = copy(LaneKind::kH2d, share * static_cast<double>(placed.host_bytes), std::max(free_s, host_ready_s_[layer]));
     if (from_disk > 0) {
       // The pieces of a layer have a place each in its bounce buffer: they wait for the layer that had it before, not for each other.
       Bounce& bounce = bounces_[ring(key)];
@@ -286,7 +315,10 @@ class Timeline {
   CacheLayout cache_;
   HiddenLayout hidden_;
   std::vector<size_t> ring_layers_;
-  double lookup_share_ = 0, load_s_ = 0;
+  double lookup_share_ = 0;
+  std::vector<int64_t> load_order_;
+  size_t num_loading_ = 0, num_lookup_layers_ = 0;
+  std::vector<double> resident_ready_s_, host_ready_s_;  ///< a layer
 
   double host_s_ = 0, compute_free_s_ = 0, read_free_s_ = 0, write_free_s_ = 0, lookup_free_s_ = 0;
   double h2d_free_s_ = 0, h2d_small_free_s_ = 0, d2h_free_s_ = 0, cpu_free_s_ = 0;
@@ -320,26 +352,33 @@ LaneKind LaneTimes::busiest() const { return static_cast<LaneKind>(std::max_elem
 
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
                    const SlotWalk& walk) {
-  Timeline timeline(model, hardware, precision, policy, precision.kv);
+  Timeline timeline(model, hardware, precision, policy, precision.kv, false), in_place(model, hardware, precision, policy, precision.kv, true);
   // The sums so far: time, steps, bytes, the bound, and every lane's busy time.
   using Sums = std::array<double, 5 + kNumLaneKinds>;
-  auto read_sums = [&](double steps, double bound_s) {
-    Sums sums{timeline.now_s(), steps, timeline.read_bytes(), timeline.write_bytes(), bound_s};
-    std::copy(timeline.busy().seconds.begin(), timeline.busy().seconds.end(), sums.begin() + 5);
+  auto sums_of = [](const Timeline& of, double steps, double bound_s) {
+    Sums sums{of.now_s(), steps, of.read_bytes(), of.write_bytes(), bound_s};
+    std::copy(of.busy().seconds.begin(), of.busy().seconds.end(), sums.begin() + 5);
     return sums;
   };
+  auto read_sums = [&](double steps, double bound_s) { return sums_of(timeline, steps, bound_s); };
   auto add = [](Sums& sums, const Sums& from, const Sums& to, double times) {
     for (size_t i = 0; i < sums.size(); ++i) sums[i] += times * (to[i] - from[i]);
   };
-  Sums total = read_sums(0, timeline.load_s());
+  Sums total{}, loading{};  // `loading`: what the first step takes more than with all weights in place
+  bool is_first = true;
   std::vector<std::pair<double, Sums>> by_rows{{0, total}};
   for (const StepLoad& step : walk.steps) {
     double left = step.count;
-    Sums before = read_sums(0, 0), after = before;
+    Sums before{}, after{};
     // The first repetition shows the change, the second what a further one costs.
     for (int repetition = 0; repetition < 2 && left > 0; ++repetition, left -= 1) {
-      before = read_sums(0, 0);
+      before = is_first ? Sums{} : read_sums(0, 0);  // loading has begun before the first step
       timeline.step(step);
+      if (std::exchange(is_first, false)) {
+        in_place.step(step);
+        add(loading, sums_of(in_place, 0, 0), read_sums(0, 0), 1);
+        by_rows.front().second = loading;  // no step's pace
+      }
       after = read_sums(1, 0);
       for (size_t lane = 0; lane < kNumLaneKinds; ++lane) after[4] = std::max(after[4], after[5 + lane] - before[5 + lane]);
       add(total, before, after, 1);
@@ -359,12 +398,13 @@ Prediction predict(const Model& model, const HardwareProfile& hardware, const Pr
     add(total, first.second, second.second, more / (second.first - first.first));
   }
   Prediction result;
-  result.load_time_s = timeline.load_s();
+  result.load_time_s = loading[0];
   result.time_s = total[0];
   result.steps = total[1];
   result.generated_tokens = workload.total_generated_tokens;
   result.disk_read_bytes = total[2];
   result.disk_write_bytes = total[3];
+  result.loaded_bytes = timeline.loaded_bytes();
   result.bound_s = total[4];
   std::copy(total.begin() + 5, total.end(), result.busy.seconds.begin());
   return result;

@@ -50,7 +50,8 @@ StepLimits limits_for(const Model& model, const HardwareProfile& hardware, const
     limited.max_rows = limits.max_rows;
     limited.max_logit_rows = std::min(policy.max_logit_rows, limits.max_rows);
     limited.micro_batch_size = limits.max_slots;
-    return predict(model, hardware, precision, limited, rest, walk_slots(model, limited, precision.kv, rest, 10000)).time_s;
+    const Prediction prediction = predict(model, hardware, precision, limited, rest, walk_slots(model, limited, precision.kv, rest, 10000));
+    return prediction.time_s - prediction.load_time_s.value_or(0);  // the weights are there by now
   };
   StepLimits best = now;
   double best_s = 0.97 * time_s(now);

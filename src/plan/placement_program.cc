@@ -52,7 +52,6 @@ std::optional<Placement> solve(const PlacementProgram& program) {
   for (int kind = 0; kind < kNumTensorKinds; ++kind)
     for (int tier = 0; tier < kNumTiers; ++tier) {
       const auto column = static_cast<size_t>(kind * kNumTiers + tier);
-      cost[column] = program.once_s.slope[column];
       high[column] = program.allowed[static_cast<size_t>(kind)][static_cast<size_t>(tier)] ? 1 : 0;
       if (const auto& fixed = program.fixed[static_cast<size_t>(kind)]) low[column] = high[column] = std::array{fixed->gpu, fixed->cpu, fixed->disk}[static_cast<size_t>(tier)];
     }
@@ -83,7 +82,7 @@ std::optional<Placement> solve(const PlacementProgram& program) {
     auto share = [&](int tier) { return std::clamp(x[kind * kNumTiers + static_cast<size_t>(tier)], 0.0, 1.0); };
     result.shares[kind] = {share(0), share(1), share(2)};
   }
-  result.time_s = simplex.objectiveValue() + program.once_s.constant;
+  result.time_s = simplex.objectiveValue();
   return result;
 }
 

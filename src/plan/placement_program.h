@@ -30,7 +30,6 @@ struct StepClass {
 
 struct PlacementProgram {
   std::vector<StepClass> steps;
-  Affine once_s;                                          ///< at the start
   std::array<Affine, kNumTiers> bytes;                    ///< taken of each tier
   std::array<double, kNumTiers> capacity{};
   std::array<std::optional<Fractions>, kNumTensorKinds> fixed;

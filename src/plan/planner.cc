@@ -312,7 +312,6 @@ class Search {
     const bool spill = in_.budgets.disk_bytes > 0;
     const bool beside = policy.attention_beside();
     program.allowed = {{{on_gpu(), true, true}, {on_gpu() && !beside, true, spill}, {on_gpu(), true, spill}}};
-    program.once_s.of(TensorKind::kWeights, Tier::kCpu) = program.once_s.of(TensorKind::kWeights, Tier::kGpu) = weight_bytes / disk.read_bytes_per_s;
 
     // Means over the steps of each class of what a cache and activations wholly on disk would move.
     std::vector<double> read_pages(compute.size()), written_pages(compute.size()), hidden_rows(compute.size()), counts(compute.size());
@@ -351,24 +350,41 @@ class Search {
         up_s.constant = head_bytes * static_cast<double>(config.num_heads) / in_.hardware.h2d_bytes_per_s;
         down_s.constant = head_bytes * static_cast<double>(config.num_heads + 2 * config.num_kv_heads) / in_.hardware.d2h_bytes_per_s;
       }
-      if (policy.buffers == 1) {
-        Affine compute_s = step.resources_s.back();
-        for (const Affine& other_s : {read_s, write_s, up_s, down_s}) compute_s += other_s;
-        step.resources_s = {compute_s};
-      } else {
-        if (beside) step.resources_s.back().constant += (up_s.constant + down_s.constant) / static_cast<double>(policy.num_micro_batches);
-        if (!on_gpu()) {
-          step.resources_s.front() += read_s.scaled(disk.compute_slowdown);
-          step.resources_s.front() += write_s.scaled(disk.compute_slowdown);
-        }
-        Affine shared_s = read_s;
-        shared_s += write_s.scaled(disk.write_share_of_read);
-        step.resources_s.insert(step.resources_s.end(), {shared_s, write_s});
-        if (on_gpu()) step.resources_s.insert(step.resources_s.end(), {up_s, down_s});
+      if (beside && policy.buffers > 1) step.resources_s.back().constant += (up_s.constant + down_s.constant) / static_cast<double>(policy.num_micro_batches);
+      if (i == step_class_.front()) {  // the first step reads, once, what stays
+        StepClass first = step;
+        first.count = std::min(1.0, step.count);
+        step.count -= first.count;
+        Affine all_read_s = read_s, all_up_s = up_s;
+        for (Tier tier : {Tier::kGpu, Tier::kCpu}) all_read_s.of(TensorKind::kWeights, tier) = weight_bytes / disk.read_bytes_per_s;
+        if (on_gpu()) all_up_s.of(TensorKind::kWeights, Tier::kGpu) = weight_bytes / in_.hardware.h2d_bytes_per_s;
+        add_traffic(first, policy, all_read_s, write_s, all_up_s, down_s);
+        program.steps.push_back(std::move(first));
       }
+      if (step.count <= 0) continue;
+      add_traffic(step, policy, read_s, write_s, up_s, down_s);
       program.steps.push_back(std::move(step));
     }
     return program;
+  }
+
+  /// What the disk and the bus do in a step, beside what computes in it.
+  void add_traffic(StepClass& step, const Policy& policy, const Affine& read_s, const Affine& write_s, const Affine& up_s, const Affine& down_s) const {
+    const DiskProfile& disk = in_.hardware.disk;
+    if (policy.buffers == 1) {
+      Affine compute_s = step.resources_s.back();
+      for (const Affine& other_s : {read_s, write_s, up_s, down_s}) compute_s += other_s;
+      step.resources_s = {compute_s};
+      return;
+    }
+    if (!on_gpu()) {
+      step.resources_s.front() += read_s.scaled(disk.compute_slowdown);
+      step.resources_s.front() += write_s.scaled(disk.compute_slowdown);
+    }
+    Affine shared_s = read_s;
+    shared_s += write_s.scaled(disk.write_share_of_read);
+    step.resources_s.insert(step.resources_s.end(), {shared_s, write_s});
+    if (on_gpu()) step.resources_s.insert(step.resources_s.end(), {up_s, down_s});
   }
 
   /// Other rows and shares around the best: what a linear program with its means cannot see.

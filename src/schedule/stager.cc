@@ -12,9 +12,9 @@ Work work_of(const Staged& what) {
   return work;
 }
 
-void append(std::vector<Event>* events, const std::vector<Event>& more) { events->insert(events->end(), more.begin(), more.end()); }
-
 }  // namespace
+
+void append(std::vector<Event>* events, const std::vector<Event>& more) { events->insert(events->end(), more.begin(), more.end()); }
 
 void add_copy(std::vector<Copy>* copies, const std::byte* from, std::byte* to, int64_t bytes) {
   if (bytes == 0) return;

@@ -62,6 +62,7 @@ class Stager {
   std::vector<std::vector<Event>> free_, bounce_free_;  ///< a buffer: what fills it for its object waits for these
 };
 
+void append(std::vector<Event>* events, const std::vector<Event>& more);
 /// Copies from `from` to `to`, or adds to the last of `copies` if both go on where it ends.
 void add_copy(std::vector<Copy>* copies, const std::byte* from, std::byte* to, int64_t bytes);
 double bytes_of(const std::vector<Copy>& copies);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "backend/device.h"
 #include "base/units.h"
@@ -17,6 +18,12 @@ constexpr int64_t kLoadPiece = 8 << 20;
 void copy_rows(std::vector<Copy>* copies, const AlignedExtent& extent, int64_t row_bytes, int64_t from, int64_t to, const std::byte* source, std::byte* rows) {
   const int64_t begin = std::max(from, extent.skip), end = std::min(to, extent.skip + row_bytes);
   if (begin < end) add_copy(copies, source + begin - from, rows + begin - extent.skip, end - begin);
+}
+
+/// Those that are not done; a failed one stays, for whoever waits.
+const std::vector<Event>& pending(std::vector<Event>& events) {
+  std::erase_if(events, [](const Event& event) { return event.done() && !event.error(); });
+  return events;
 }
 
 }  // namespace
@@ -128,6 +135,21 @@ int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
   return bytes;
 }
 
+std::vector<int64_t> weight_load_order(const Model& model, size_t* num_lookup) {
+  std::vector<int> tables;
+  for (const LayerSpec& layer : model.layers())
+    for (const WeightUse& use : layer.uses)
+      if (use.lookup) tables.push_back(use.weight);
+  auto holds_table = [&](const LayerSpec& layer) {
+    return std::any_of(layer.uses.begin(), layer.uses.end(), [&](const WeightUse& use) { return std::find(tables.begin(), tables.end(), use.weight) != tables.end(); });
+  };
+  std::vector<int64_t> order(model.layers().size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto others = std::stable_partition(order.begin(), order.end(), [&](int64_t layer) { return holds_table(model.layers()[static_cast<size_t>(layer)]); });
+  *num_lookup = static_cast<size_t>(others - order.begin());
+  return order;
+}
+
 WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes)
     : model_(model), layout_(model, policy), lanes_(lanes) {
   // A pipeline stage may have no use for some files.
@@ -146,17 +168,28 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
   }
   lookup_in_use_.resize(static_cast<size_t>(policy.num_micro_batches));
 
-  for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
+  for (size_t layer = 0; layer < layout_.layers.size(); ++layer)
     if (layout_.layers[layer].ring_index >= 0) ring_layers_.push_back(static_cast<int64_t>(layer));
-    load_in_place(static_cast<int64_t>(layer));
-    if (policy.on_gpu()) load_resident_gpu(static_cast<int64_t>(layer));
+  load_order_ = weight_load_order(model, &num_lookup_layers_);
+  load_position_.resize(load_order_.size());
+  for (size_t at = 0; at < load_order_.size(); ++at) load_position_[static_cast<size_t>(load_order_[at])] = at;
+  resident_ready_.resize(load_order_.size());
+  host_ready_.resize(load_order_.size());
+  if (ring_layers_.empty()) load_first(load_order_.size());
+  else load_up_to(ring_layers_.front());
+}
+
+void WeightStore::load_first(size_t count) {
+  for (; num_loading_ < count; ++num_loading_) {
+    load_in_place(load_order_[num_loading_]);
+    if (layout_.compute_tier == Tier::kGpu) load_resident_gpu(load_order_[num_loading_]);
   }
 }
 
 /// What the disk can write where it stays: on a CPU the resident share, beside a GPU what is kept in RAM.
 void WeightStore::load_in_place(int64_t layer) {
   Work work;
-  work.name = "load resident weights";
+  work.name = kLoadResident;
   work.layer = layer;
   auto add = [&](const AlignedExtent& extent, std::span<std::byte> memory, int64_t row_at) {
     if (extent.bytes == 0) return;
@@ -167,7 +200,8 @@ void WeightStore::load_in_place(int64_t layer) {
     if (layout_.compute_tier == Tier::kCpu) add(use.resident, resident_, use.resident_at);
     add(use.host, host_, use.host_at);
   }
-  if (!work.transfers.empty()) resident_ready_.push_back(lanes_.disk_read->submit(std::move(work)));
+  if (work.transfers.empty()) return;
+  (layout_.compute_tier == Tier::kCpu ? resident_ready_ : host_ready_)[static_cast<size_t>(layer)].push_back(lanes_.disk_read->submit(std::move(work)));
 }
 
 /// Piece by piece through RAM.
@@ -179,7 +213,7 @@ void WeightStore::load_resident_gpu(int64_t layer) {
     for (int64_t from = 0; from < use.resident.bytes; from += layout_.load_buffer_bytes) {
       const int64_t to = std::min(from + layout_.load_buffer_bytes, use.resident.bytes), key = load_key_++;
       Work read, copy;
-      read.name = copy.name = "load resident weights";
+      read.name = copy.name = kLoadResident;
       read.layer = copy.layer = layer;
       read.after = load_ring_.start(key);
       StagingBuffer& buffer = load_ring_.at(key);
@@ -189,14 +223,9 @@ void WeightStore::load_resident_gpu(int64_t layer) {
       copy_rows(&copy.copies, use.resident, use.resident_rows * row_bytes, from, to, buffer.data.data(), resident_.data() + use.resident_at);
       copy.bytes = bytes_of(copy.copies);
       buffer.in_use = {lanes_.h2d->submit(std::move(copy))};
-      resident_ready_.push_back(buffer.in_use.front());
+      resident_ready_[static_cast<size_t>(layer)].push_back(buffer.in_use.front());
     }
   }
-}
-
-void WeightStore::wait_resident() {
-  for (const Event& event : resident_ready_) event.wait();
-  resident_ready_.clear();
 }
 
 int64_t WeightStore::key(int64_t pass, int64_t layer) const {
@@ -207,9 +236,13 @@ void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
   int64_t layer = ring_layers_[static_cast<size_t>(key % layout_.num_streamed_layers)];
   const WeightLayout::Layer& placed = layout_.layers[static_cast<size_t>(layer)];
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(layer)];
+  // Layers after the last one that passes through the buffers have nobody else to load them.
+  if (key + 1 < layout_.num_streamed_layers) load_up_to(layer);
+  else load_first(load_order_.size());
   if (!stager_.holds(key)) stager_.start(key);
   Staged what;
   what.name = "load weights";
+  what.copies_after = pending(host_ready_[static_cast<size_t>(layer)]);
   what.visit = {key / layout_.num_streamed_layers, layer, 0};  // the pass, strictly
   // The piece [from, to) of what the disk gives, and of what RAM gives a GPU, cut at aligned offsets whatever tensor lies there.
   auto part = [&](int64_t bytes) {
@@ -247,6 +280,7 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(visit.layer)];
   WeightLease lease;
   const std::byte* staged = nullptr;
+  load_up_to(visit.layer);
   if (layout.ring_index >= 0) {
     int64_t wanted = key(visit.pass, visit.layer);
     while (issued_key_ < wanted) {  // not prefetched: the start of the run, or a single buffer
@@ -256,6 +290,7 @@ WeightLease WeightStore::acquire(const Visit& visit) {
     lease.after = stager_.ready(wanted);
     staged = stager_.data(wanted);
   }
+  append(&lease.after, pending(resident_ready_[static_cast<size_t>(visit.layer)]));
   for (size_t i = 0; i < spec.uses.size(); ++i) {
     const WeightLayout::Use& use = layout.uses[i];
     const WeightSpec& weight = model_.weights()[static_cast<size_t>(spec.uses[i].weight)];
@@ -361,6 +396,12 @@ std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<
       }
     }
     rows.push_back(entry->second);
+  }
+  load_first(num_lookup_layers_);
+  for (size_t i = 0; i < num_lookup_layers_; ++i) {
+    const auto layer = static_cast<size_t>(load_order_[i]);
+    append(after, pending(resident_ready_[layer]));
+    append(&copy.after, pending(host_ready_[layer]));
   }
   if (!read.transfers.empty()) {
     read.after = {lookup_in_use_[batch]};

@@ -71,14 +71,22 @@ class WeightLayout {
   int64_t lookup_arena_bytes(const Policy& policy, Tier tier) const;
 };
 
+/// The layers in the order in which their resident share is loaded: the one that looks rows up and those that hold the same table as a tied head
+/// (`num_lookup` of them), then the others as they are computed.
+std::vector<int64_t> weight_load_order(const Model& model, size_t* num_lookup);
+
 struct WeightLease {
   std::vector<WeightView> views;  ///< one per use; empty for lookups
   std::vector<Event> after;       ///< compute must wait for these
 };
 
+/// The trace's name for what brings the resident share to where it stays.
+inline constexpr const char* kLoadResident = "load resident weights";
+
 class WeightStore {
  public:
-  /// Takes its memory from the arenas and starts loading the resident share through `lanes.disk_read`.
+  /// Takes its memory from the arenas. The first pass loads the resident share through `lanes.disk_read`, each layer's just before its streamed rows, so that
+  /// computing begins with the first layer and not with the last; loading the first layers begins here.
   WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes);
 
   /// The layer's weights for a visit; issues what was not prefetched.
@@ -94,14 +102,14 @@ class WeightStore {
                                        std::vector<Event>* after);
   /// Called after the embed visit was enqueued: its staged rows are in use until `done`.
   void commit_lookup(int64_t batch, const Event& done);
-  /// Blocks until the resident share, and what is in RAM beside a GPU, is loaded; throws its error.
-  void wait_resident();
-
   const WeightLayout& layout() const { return layout_; }
 
  private:
   int64_t key(int64_t pass, int64_t layer) const;
   void issue(int64_t key, int64_t piece, int64_t num_pieces);
+  /// Issues the loads of the first `count` of load_order_.
+  void load_first(size_t count);
+  void load_up_to(int64_t layer) { load_first(load_position_[static_cast<size_t>(layer)] + 1); }
   void load_in_place(int64_t layer);
   void load_resident_gpu(int64_t layer);
   /// Where a row of a table lies in memory, if it does: as the table's own, or as a tied head's.
@@ -122,7 +130,11 @@ class WeightStore {
   int64_t issued_key_ = -1;          ///< every key up to this one is fully issued
   int64_t pieces_issued_ = 0;        ///< of key issued_key_ + 1
   std::vector<int64_t> ring_layers_; ///< layer of each ring index
-  std::vector<Event> resident_ready_;
+  std::vector<int64_t> load_order_;       ///< layers: where the embedding's rows may lie, then all others
+  std::vector<size_t> load_position_;     ///< of each layer in it
+  size_t num_loading_ = 0;                ///< so many of them were issued
+  std::vector<std::vector<Event>> resident_ready_, host_ready_;  ///< a layer: its loads into the compute tier, and into RAM beside a GPU; none once they are done
+  size_t num_lookup_layers_ = 0;          ///< so many of load_order_ may hold the embedding's rows
   std::vector<std::span<std::byte>> lookup_memory_, lookup_bounce_;  ///< a batch
   std::vector<Event> lookup_in_use_;                 ///< a batch
 };
