@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <sstream>
 
@@ -10,6 +12,7 @@
 #include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/machine.h"
+#include "app/peers.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/synthetic_job.h"
@@ -79,6 +82,13 @@ std::string checkpoint_of(const BenchOptions& options) {
   return directory;
 }
 
+void write_json(const BenchOptions& flags, const nlohmann::ordered_json& json) {
+  if (flags.json_file.empty()) return;
+  std::ofstream out(flags.json_file);
+  out << json.dump(1) << "\n";
+  if (!out.flush()) fail_io("cannot write {}", flags.json_file);
+}
+
 nlohmann::ordered_json prediction_json(const Plan& plan) {
   const Prediction& predicted = plan.prediction;
   nlohmann::ordered_json json{{"time_s", predicted.time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
@@ -90,6 +100,7 @@ nlohmann::ordered_json prediction_json(const Plan& plan) {
 
 /// One pipeline of several processes. What its machines could do at most is not measured; what they will is predicted, with the first one's lanes.
 int bench_together(const BenchOptions& flags, Team& team) {
+  if (!flags.peers.names.empty()) fail_user("--peers: other programs are compared with one process; leave it out, or start one");
   if (team.num_replicas() > 1) fail_user("flexgen bench measures one pipeline; leave --pipeline-stages out, or start {} processes", team.num_stages());
   team.agree({{"version", kVersion}, {"--stages", flags.team.stage_split}});
   RunReport report, own;
@@ -150,21 +161,32 @@ int bench_together(const BenchOptions& flags, Team& team) {
       json["steps"] = report.work.steps;
       for (const LaneReport& lane : report.lanes)
         json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
-      std::ofstream out(flags.json_file);
-      out << json.dump(1) << "\n";
-      if (!out.flush()) fail_io("cannot write {}", flags.json_file);
+      write_json(flags, json);
     }
   }
   team.leave();
   return kExitDone;
 }
 
-}  // namespace
+PeerJob peer_job(const BenchOptions& flags, const EngineOptions& options, const Engine& engine) {
+  PeerJob job;
+  job.model = flags.model;
+  job.checkpoint = options.model_directory;
+  const DType dtype = engine.model().weights().front().dtype;
+  job.dtype = dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16";
+  job.directory = options.disk_directory.empty() ? std::filesystem::temp_directory_path().string() : options.disk_directory;
+  job.cpu_bytes = options.budgets.cpu_bytes;
+  if (engine.device()) job.gpu_bytes = std::max(options.budgets.gpu_bytes, engine.memory().bytes(Tier::kGpu));
+  SyntheticLoad load(flags, engine.model().config());
+  while (const std::optional<Request> request = load.next()) {
+    job.prompts.push_back(request->prompt);
+    job.max_tokens.push_back(request->params.max_tokens);
+  }
+  return job;
+}
 
-int bench_command(const BenchOptions& flags) {
-  if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
-  EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
-  options.load_tokenizer = false;
+/// One process by itself; returns the figures. `job` is what others are to do, where flags ask for them; all memory is free again afterwards.
+nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& options, PeerJob* job) {
   SyntheticLoad load(flags, parse_config(config_text(options.model_directory), "", options.model_directory));
   set_fastest_dtypes(flags.engine, load.workload, options);
   Engine engine(options);
@@ -192,7 +214,6 @@ int bench_command(const BenchOptions& flags) {
   fmt::print("{}", prediction_table(engine.plan().prediction, report));
   if (peaks) fmt::print("{}", bound_table(*peaks, bound, report));
   fmt::print("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
-  if (flags.json_file.empty() && !flags.simulate) return kExitDone;
   nlohmann::ordered_json json;
   json["model"] = flags.model;
   json["num_prompts"] = flags.num_prompts;
@@ -241,10 +262,31 @@ int bench_command(const BenchOptions& flags) {
                     {"activations", engine.policy().activations.to_string()}};
   for (const LaneReport& lane : report.lanes)
     json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
-  if (flags.json_file.empty()) return kExitDone;
-  std::ofstream out(flags.json_file);
-  out << json.dump(1) << "\n";
-  if (!out.flush()) fail_io("cannot write {}", flags.json_file);
+  if (!flags.peers.names.empty()) *job = peer_job(flags, options, engine);
+  return json;
+}
+
+}  // namespace
+
+int bench_command(const BenchOptions& flags) {
+  if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
+  check_peers(flags.peers);
+  EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
+  options.load_tokenizer = false;
+  if (std::find(flags.peers.names.begin(), flags.peers.names.end(), "flexllmgen") != flags.peers.names.end() && options.backend != "cuda")
+    fail_user("--peers flexllmgen: it computes on a GPU alone; give --backend cuda");
+  PeerJob job;
+  nlohmann::ordered_json json = bench_alone(flags, options, &job);
+  write_json(flags, json);
+  const int64_t generated = std::accumulate(job.max_tokens.begin(), job.max_tokens.end(), int64_t{0});
+  std::vector<PeerResult> results;
+  for (const std::string& name : flags.peers.names) {
+    spdlog::info("the same job by {}", name);
+    results.push_back(run_peer(flags.peers, name, job));
+    json["peers"] = peers_json(results, generated);
+    write_json(flags, json);  // what is finished is kept, whatever the next one does
+  }
+  if (!results.empty()) fmt::print("{}", peers_table(json["elapsed_s"], generated, results));
   return kExitDone;
 }
 

@@ -251,6 +251,13 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   bench->add_option("--json", bench_options.json_file, "write the figures here too")->type_name("FILE");
   bench->add_flag("--no-efficiency", bench_options.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
   bench->add_flag("--simulate", bench_options.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
+  const char* peers_group = "The same job by other programs";
+  PeerFlags& peers = bench_options.peers;
+  CLI::Option* peers_option = bench->add_option("--peers", peers.names, "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)")->delimiter(',')->check(CLI::IsMember(std::vector<std::string>(std::begin(kPeers), std::end(kPeers))))->type_name("NAME,...")->group(peers_group);
+  bench->add_option("--peer-python", peers.python, "the Python that has them")->capture_default_str()->type_name("FILE")->group(peers_group)->needs(peers_option);
+  bench->add_option("--peer-batch", peers.batch_sizes, "batch sizes that accelerate tries; the fastest counts")->delimiter(',')->check(CLI::Range(int64_t{1}, int64_t{1} << 20))->capture_default_str()->type_name("N,...")->group(peers_group)->needs(peers_option);
+  bench->add_option("--peer-rounds", peers.rounds, "batches that are run, the others are counted at their time; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str()->type_name("N")->group(peers_group)->needs(peers_option);
+  bench->add_option("--peer-policy", peers.policy, "flexllmgen's own flags (default: those of its published runs of the model)")->type_name("TEXT")->group(peers_group)->needs(peers_option);
   add_team_flags(bench, &bench_options.team);
   add_engine_flags(bench, &bench_engine);
   bench->footer(kExitCodes);

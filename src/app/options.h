@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "app/peers.h"
 #include "engine/engine.h"
 
 namespace flexgen {
@@ -83,6 +84,7 @@ struct BenchOptions {
   std::string json_file;
   bool no_efficiency = false;        ///< the machine's peaks are not measured, and the run not compared with them
   bool simulate = false;             ///< the same job on simulated lanes of the profile too
+  PeerFlags peers;                   ///< the same job by other programs too
   TeamFlags team;
   EngineFlags engine;
 };
