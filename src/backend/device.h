@@ -55,9 +55,9 @@ inline constexpr int64_t kDeviceAlignment = 256;
 /// The GPU number `ordinal`. Throws Error{user} that says what is missing: support in this build, a driver, a GPU.
 std::unique_ptr<Device> make_cuda_device(int ordinal);
 
-/// Device memory that is played by RAM which no address of it leads to, with the cpu backend's or the reference's kernels behind checks: code that
-/// would fail on a GPU fails here. `memory_bytes`: what it says it has.
-enum class EmulatedKernels { kCpu, kReference };
+/// Device memory that is played by RAM which no address of it leads to, with another backend's kernels behind checks: code that would fail on a GPU
+/// fails here. kCuda are the cuda backend's own on an emulated block of threads, hundreds of times slower than the others. `memory_bytes`: what it says it has.
+enum class EmulatedKernels { kCpu, kReference, kCuda };
 std::unique_ptr<Device> make_emulated_device(EmulatedKernels kernels, int num_threads, int64_t memory_bytes);
 
 }  // namespace flexgen

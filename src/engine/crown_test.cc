@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <random>
 
+#include "backend/cuda_status.h"
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/list_source.h"
@@ -128,14 +130,14 @@ Fractions random_gpu_fractions(std::mt19937& random) {
   }
 }
 
-/// A GPU computes, and the processor beside it attends in half of the cases.
-void on_device(const std::string& device, std::mt19937& random, EngineOptions* options) {
+/// A GPU computes, and the processor beside it attends: as asked for, or in half of the cases.
+void on_device(const std::string& device, std::optional<Tier> attention, std::mt19937& random, EngineOptions* options) {
   options->backend = device;
   options->budgets.gpu_bytes = 256 * kMiB;
   options->policy.weights = random_gpu_fractions(random);
   options->policy.kv_cache = random_gpu_fractions(random);
   options->policy.activations = random_gpu_fractions(random);
-  const bool beside = random() % 2 == 0;
+  const bool beside = attention ? *attention == Tier::kCpu : random() % 2 == 0;
   options->policy.attention_tier = beside ? Tier::kCpu : Tier::kGpu;
   Fractions& cache = *options->policy.kv_cache;
   if (beside) cache = {0, cache.gpu + cache.cpu, cache.disk};
@@ -143,7 +145,8 @@ void on_device(const std::string& device, std::mt19937& random, EngineOptions* o
 
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
            const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
-           const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "") {
+           const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "",
+           std::optional<Tier> attention = std::nullopt) {
   std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
   std::mt19937 random(seed);
   for (int round = 0; round < rounds;) {
@@ -156,6 +159,10 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
     plain.kv_cache_rotation = rotation;
     plain.matmul_dtype = matmul_dtype;
     if (weight_dtype != "auto") plain.disk_directory = process_folder();
+    if (attention) {  // its own tokens, from its own memory
+      plain.backend = device;
+      plain.policy.attention_tier = attention;
+    }
     auto expected = run(plain, requests);
     for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
       EngineOptions options = plain;
@@ -168,7 +175,7 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
       options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
       options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
       options.policy.buffers = 1 + static_cast<int>(random() % 4);
-      if (!device.empty()) on_device(device, random, &options);
+      if (!device.empty()) on_device(device, attention, random, &options);
       std::string what = fmt::format(
           "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {}{}", name,
           dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
@@ -228,6 +235,31 @@ TEST(Crown, DeviceInt8WeightsInt8CacheSparse) { crown_on_device("opt", kOpt, DTy
 TEST(Crown, DeviceReference) {
   crown("opt", kOpt, DType::kBF16, 10, 37, "reference", "auto", "auto", 1, "none", "auto", "emulated-gpu-reference");
 }
+
+// And with the GPU's own kernels: on an emulated block of threads, and where there is one, on a GPU. Their sums have another order than the processor's, so each side's
+// attention has tokens of its own.
+struct CudaCase {
+  const char* device;
+  Tier attention;
+};
+class CudaCrown : public testing::TestWithParam<CudaCase> {
+ protected:
+  static bool is_emulated() { return GetParam().device != std::string("cuda"); }
+  void SetUp() override {
+    if (!is_emulated() && cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
+  }
+  static void run_crown(const char* name, const char* config, DType dtype, unsigned seed, const OnDevice& o = {}) {
+    crown(name, config, dtype, is_emulated() ? 3 : 20, seed, "cpu", o.kv_dtype, o.weight_dtype, o.sparsity, o.rotation, "auto", GetParam().device, GetParam().attention);
+  }
+};
+TEST_P(CudaCrown, LlamaBf16) { run_crown("llama", kLlama, DType::kBF16, 41); }
+TEST_P(CudaCrown, OptF16) { run_crown("opt", kOpt, DType::kF16, 42); }
+TEST_P(CudaCrown, WideHeadsInt4Cache) { run_crown("wide", kWideHeads, DType::kBF16, 43, {"int4", "auto", "hadamard", 1}); }
+TEST_P(CudaCrown, Int4Weights) { run_crown("llama", kLlama, DType::kBF16, 44, {"auto", "int4", "none", 1}); }
+TEST_P(CudaCrown, Int8WeightsInt8CacheSparse) { run_crown("opt", kOpt, DType::kF16, 45, {"int8", "int8", "none", 0.2}); }
+std::string attention_of(const testing::TestParamInfo<CudaCase>& info) { return info.param.attention == Tier::kGpu ? "AttentionOnTheGpu" : "AttentionOnTheCpu"; }
+INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated-gpu-cuda", Tier::kGpu}, CudaCase{"emulated-gpu-cuda", Tier::kCpu}), attention_of);
+INSTANTIATE_TEST_SUITE_P(Gpu, CudaCrown, testing::Values(CudaCase{"cuda", Tier::kGpu}, CudaCase{"cuda", Tier::kCpu}), attention_of);
 
 }  // namespace
 }  // namespace flexgen

@@ -45,6 +45,7 @@ std::unique_ptr<Device> make_device(const EngineOptions& options) {
   if (options.backend == "cuda") return make_cuda_device(0);
   if (options.backend == "emulated-gpu") return make_emulated_device(EmulatedKernels::kCpu, options.threads, asked > 0 ? asked : kEmulatedBytes);
   if (options.backend == "emulated-gpu-reference") return make_emulated_device(EmulatedKernels::kReference, 1, asked > 0 ? asked : kEmulatedBytes);
+  if (options.backend == "emulated-gpu-cuda") return make_emulated_device(EmulatedKernels::kCuda, 1, asked > 0 ? asked : kEmulatedBytes);
   if (asked > 0) fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
   if (options.policy.attention_tier) fail_user("--attention-on: the backend '{}' computes on the processor alone; leave it out", options.backend);
   for (const auto& share : {options.policy.weights, options.policy.kv_cache, options.policy.activations})

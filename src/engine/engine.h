@@ -26,7 +26,7 @@ class Engine;
 
 struct EngineOptions {
   std::string model_directory;
-  /// "cpu", "reference", "cuda"; for tests "emulated-gpu" and "emulated-gpu-reference": a GPU played by RAM (backend/emulated/).
+  /// "cpu", "reference", "cuda"; for tests "emulated-gpu", "emulated-gpu-reference" and "emulated-gpu-cuda": a GPU played by RAM (backend/emulated/).
   std::string backend = "cpu";
   std::string compute_dtype = "auto";  ///< "auto", "bf16", "f32": arithmetic of the cpu backend
   std::string weight_dtype = "auto";     ///< "auto" (the checkpoint's), "bf16", "fp16", "int8", "int4": matrices are prepared in disk_directory

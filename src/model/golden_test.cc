@@ -10,6 +10,10 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "backend/cuda/emulated_kernels.h"
+#include "backend/cuda_status.h"
+#include "backend/device.h"
+#include "backend/staged_kernels.h"
 #include "io/file.h"
 #include "io/test_folder.h"
 #include "model/model.h"
@@ -217,11 +221,13 @@ struct Backend {
 };
 std::unique_ptr<Kernels> make_kernels(const Backend& backend) {
   if (backend.name == "reference") return make_reference_kernels();
+  if (backend.name == "cuda_emulated") return make_emulated_cuda_kernels(backend.dtype);
+  if (backend.name == "cuda") return make_staged_kernels(make_cuda_device(0), backend.dtype);
   return make_cpu_kernels({1, backend.dtype});
 }
 
 /// How far logits may be from transformers' fp32 ones, in units of the logits' standard deviation.
-/// fp32: other summation orders. bf16: each activation is rounded to 8 bits, a relative error of at most 2^-8 with an rms of
+/// fp32: other summation orders. fp16 has three bits more than bf16, and is held to the same. bf16: each activation is rounded to 8 bits, a relative error of at most 2^-8 with an rms of
 /// about 2^-9.8 = 0.0011. Between the embedding and a logit lie n = 7 roundings a block (norm, keys, values, attention, norm,
 /// inner activation, queries) and 1 of the head, 15 here; as independent errors they add to sqrt(15) * 0.0011 =
 /// 0.0043 of the signal. Norms and softmax pass errors on with gains of a few at these random weights: 3 makes the mean
@@ -239,6 +245,7 @@ class GoldenTest : public testing::TestWithParam<std::tuple<std::string, Backend
   void SetUp() override {
     backend_ = std::get<1>(GetParam());
     if (backend_.name == "cpu" && backend_.dtype == DType::kBF16 && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
+    if (backend_.name == "cuda" && cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
     kernels_ = make_kernels(backend_);
     golden_ = load_golden(std::get<0>(GetParam()));
     ASSERT_FALSE(golden_.prompts.empty());
@@ -342,15 +349,17 @@ TEST_P(GoldenTest, GreedyContinuation) {
   EXPECT_GE(compared, 12u) << "of 24: the fixture has too few clear margins to mean anything";
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Models, GoldenTest,
-    testing::Combine(testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3"),
-                     testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
-    [](const auto& info) {
-      std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name;
-    });
+const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3");
+std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
+  std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
+                         testing::Combine(kModels, testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})), name_of);
+// The GPU's kernels: on an emulated block of threads, and where there is one, on a GPU.
+INSTANTIATE_TEST_SUITE_P(Emulated, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
+INSTANTIATE_TEST_SUITE_P(Gpu, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);
 
 TEST(TrainedModel, ContinuesAsTransformersDoes) {
   const std::string directory = std::string(FLEXGEN_SOURCE_DIR) + "/../shared/models/tinystories-656k";

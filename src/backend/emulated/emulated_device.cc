@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "backend/cuda/emulated_kernels.h"
 #include "backend/device.h"
 #include "backend/emulated/emulated_kernels.h"
 #include "backend/emulated/emulated_memory.h"
@@ -54,10 +55,12 @@ class EmulatedDevice : public Device {
     return std::make_unique<EmulatedCopyLane>(std::move(lane_name), trace, memory_);
   }
   std::unique_ptr<Kernels> make_kernels(DType compute_dtype) override {
-    const bool reference = kernels_ == EmulatedKernels::kReference;
-    return make_emulated_kernels(memory_, reference ? make_reference_kernels() : make_cpu_kernels({num_threads_, compute_dtype}));
+    return make_emulated_kernels(memory_, kernels_ == EmulatedKernels::kReference ? make_reference_kernels()
+                                          : kernels_ == EmulatedKernels::kCuda    ? make_emulated_cuda_kernels(compute_dtype)
+                                                                                  : make_cpu_kernels({num_threads_, compute_dtype}));
   }
   DType best_compute_dtype(DType weights) const override {
+    if (kernels_ == EmulatedKernels::kCuda) return weights == DType::kF16 ? DType::kF16 : DType::kBF16;
     return kernels_ == EmulatedKernels::kCpu && weights != DType::kF32 && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
   }
 
