@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -281,6 +282,7 @@ int bench_command(const BenchOptions& flags) {
   const int64_t generated = std::accumulate(job.max_tokens.begin(), job.max_tokens.end(), int64_t{0});
   std::vector<PeerResult> results;
   for (const std::string& name : flags.peers.names) {
+    std::fflush(stdout);  // ours is known by now
     spdlog::info("the same job by {}", name);
     results.push_back(run_peer(flags.peers, name, job));
     json["peers"] = peers_json(results, generated);

@@ -310,6 +310,24 @@ HWY_INLINE Register broadcast_four(const int8_t* x) {
   return hn::BitCast(Ints(), hn::Set(Floats(), columns)).raw;
 }
 
+/// sums [kRows, kVectors vectors] of a stretch: rows of x from `x` on, the fours of the tile from `w` on.
+template <int kRows>
+HWY_INLINE void sum_products(const int8_t* x, int64_t x_stride, const uint8_t* w, Register (&sums)[kRows][kVectors]) {
+  const Ints di;
+  const hn::Repartition<uint8_t, Ints> bytes;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(di));
+#pragma GCC unroll 16
+  for (int64_t four = 0; four < kStretch; ++four) {
+    const Register w0 = hn::Load(bytes, w + four * kFourBytes).raw, w1 = hn::Load(bytes, w + four * kFourBytes + 4 * lanes).raw;
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+      const Register broadcast = broadcast_four(x + m * x_stride + 4 * four);
+      sums[m][0] = add_products(sums[m][0], w0, broadcast, four == 0);
+      sums[m][1] = add_products(sums[m][1], w1, broadcast, four == 0);
+    }
+  }
+}
+
 #if HWY_TARGET == HWY_AVX3_DL
 
 /// kRows rows of x times the whole tile. A group's sums and the results stay in registers: stores are what this would wait for.
@@ -318,8 +336,6 @@ HWY_INLINE void multiply_rows(const Operands& at) {
   static_assert(kPlanes == 1 && kStretch == kFours && kWholeBytes);
   using Floated = hn::Vec<Floats>;
   const Floats d;
-  const Ints di;
-  const hn::Repartition<uint8_t, Ints> bytes;
   constexpr int64_t kLanes = hn::MaxLanes(d);
   static_assert(kVectors * kLanes == kTileRows);
   const int64_t all_groups = at.num_groups_all, x_stride = all_groups * kQuantGroup;
@@ -335,16 +351,7 @@ HWY_INLINE void multiply_rows(const Operands& at) {
 #pragma GCC unroll 16
       for (int m = 0; m < kRows; ++m) _mm_prefetch(reinterpret_cast<const char*>(x + (kRows + m) * x_stride), _MM_HINT_T0);
     Register sums[kRows][kVectors];
-#pragma GCC unroll 16
-    for (int64_t four = 0; four < kFours; ++four) {
-      const Register w0 = hn::Load(bytes, w + four * kFourBytes).raw, w1 = hn::Load(bytes, w + four * kFourBytes + 4 * kLanes).raw;
-#pragma GCC unroll 16
-      for (int m = 0; m < kRows; ++m) {
-        const Register broadcast = broadcast_four(x + m * x_stride + 4 * four);
-        sums[m][0] = add_products(sums[m][0], w0, broadcast, four == 0);
-        sums[m][1] = add_products(sums[m][1], w1, broadcast, four == 0);
-      }
-    }
+    sum_products<kRows>(x, x_stride, w, sums);
     const float *const steps = at.tile->steps + g * kTileRows, *const minima = at.tile->minima + g * kTileRows;
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
@@ -364,24 +371,13 @@ HWY_INLINE void multiply_rows(const Operands& at) {
 
 #else
 
-/// Adds the sums of a stretch, times 2^kShift, to total [kRows, kVectors vectors], or sets it: rows of x from `x` on, the fours of the tile from `w` on.
+/// Adds the sums of a stretch, times 2^kShift, to total [kRows, kVectors vectors], or sets it.
 template <int kRows, int kShift, bool kAdd>
 HWY_INLINE void sum_stretch(const int8_t* x, int64_t x_stride, const uint8_t* w, int32_t* total) {
-  const Floats d;
   const Ints di;
-  const hn::Repartition<uint8_t, Ints> bytes;
   const auto lanes = static_cast<int64_t>(hn::Lanes(di));
   Register sums[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int64_t four = 0; four < kStretch; ++four) {
-    const Register w0 = hn::Load(bytes, w + four * kFourBytes).raw, w1 = hn::Load(bytes, w + four * kFourBytes + 4 * lanes).raw;
-#pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
-      const Register broadcast = broadcast_four(x + m * x_stride + 4 * four);
-      sums[m][0] = add_products(sums[m][0], w0, broadcast, four == 0);
-      sums[m][1] = add_products(sums[m][1], w1, broadcast, four == 0);
-    }
-  }
+  sum_products<kRows>(x, x_stride, w, sums);
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 2

@@ -164,7 +164,7 @@ class CudaDevice : public Device {
     choose();
     if (capability() < 75)
       throw Error(ErrorKind::kUser, fmt::format("{} has compute capability {}.{}; the cuda backend needs 7.5 (Turing) or later", name(), properties_.major, properties_.minor));
-    for (cudaStream_t& stream : streams_) check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+    compute_stream_ = make_stream();
   }
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
@@ -203,27 +203,31 @@ class CudaDevice : public Device {
   }
 
   std::unique_ptr<Lane> make_compute_lane(std::string lane_name, Trace* trace) override {
-    return std::make_unique<StreamLane>(std::move(lane_name), trace, ordinal_, streams_[0], call_closure);
+    return std::make_unique<StreamLane>(std::move(lane_name), trace, ordinal_, compute_stream_, call_closure);
   }
   std::unique_ptr<Lane> make_copy_lane(std::string lane_name, Trace* trace) override {
-    // Two copy lanes are made, one a direction, and GPUs have a copy engine for each; a third would share a stream.
-    next_copy_ = next_copy_ % (kStreams - 1) + 1;
-    return std::make_unique<StreamLane>(std::move(lane_name), trace, ordinal_, streams_[next_copy_], enqueue_copies);
+    choose();
+    // A stream of its own: lanes that shared one would wait for each other, whatever their directions.
+    return std::make_unique<StreamLane>(std::move(lane_name), trace, ordinal_, make_stream(), enqueue_copies);
   }
   std::unique_ptr<Kernels> make_kernels(DType compute_dtype) override {
     if (compute_dtype == DType::kF32)
       throw Error(ErrorKind::kUser, "the cuda backend computes in bf16 or fp16 with fp32 sums: leave --compute-dtype f32 out, or use --backend cpu");
     if (compute_dtype == DType::kBF16 && capability() < 80)
       throw Error(ErrorKind::kUser, fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): use --compute-dtype f16", name()));
-    return make_cuda_kernels(ordinal_, compute_dtype, streams_[0]);
+    return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
   DType best_compute_dtype(DType weights) const override {
     return capability() < 80 || weights == DType::kF16 ? DType::kF16 : DType::kBF16;
   }
 
  private:
-  static constexpr int kStreams = 3;
-
+  cudaStream_t make_stream() {
+    cudaStream_t stream = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+    streams_.push_back(stream);
+    return stream;
+  }
   void choose() const { check_cuda(cudaSetDevice(ordinal_), fmt::format("choosing GPU {}", ordinal_)); }
   int capability() const { return 10 * properties_.major + properties_.minor; }
   std::pair<size_t, size_t> memory_info() const {
@@ -235,8 +239,8 @@ class CudaDevice : public Device {
 
   int ordinal_;
   cudaDeviceProp properties_{};
-  cudaStream_t streams_[kStreams] = {};  ///< compute, and one for each copy lane
-  int next_copy_ = 0;
+  std::vector<cudaStream_t> streams_;  ///< of all lanes
+  cudaStream_t compute_stream_ = nullptr;
   std::vector<std::byte*> allocated_;
 };
 
