@@ -241,6 +241,7 @@ TEST(Crown, DeviceReference) {
 struct CudaCase {
   const char* device;
   Tier attention;
+  friend std::ostream& operator<<(std::ostream& out, const CudaCase& of) { return out << of.device << ", attention on the " << (of.attention == Tier::kGpu ? "GPU" : "CPU"); }
 };
 class CudaCrown : public testing::TestWithParam<CudaCase> {
  protected:

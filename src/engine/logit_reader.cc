@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu/vector_rows.h"
 #include "base/error.h"
 #include "engine/sampler.h"
 
@@ -41,7 +42,7 @@ void LogitReader::set_results(std::vector<TokenLogprob> results) {
 
 void LogitReader::fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count) {
   if (state.stored) std::copy_n(logits, count, state.stored + vocab_first);
-  const float* best = std::max_element(logits, logits + count);
+  const float* best = logits + vector_rows::largest_at(logits, count);
   if (state.best_id < 0 || *best > state.best) {
     state.best = *best;
     state.best_id = static_cast<int32_t>(vocab_first + (best - logits));
@@ -52,7 +53,7 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
 
   double maximum = std::max<double>(*best, state.seen ? state.maximum : *best);
   double sum = state.seen ? state.sum * std::exp(state.maximum - maximum) : 0;
-  for (int64_t i = 0; i < count; ++i) sum += std::exp(static_cast<double>(logits[i]) - maximum);
+  sum += vector_rows::sum_of_exp(logits, count, static_cast<float>(maximum));
   state.maximum = maximum;
   state.sum = sum;
 

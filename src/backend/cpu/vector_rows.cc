@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 // SSE-only machines get the portable fallback: they are too old to be worth the compile time.
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -240,6 +241,44 @@ void Rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, cons
     });
 }
 
+int64_t LargestAt(const float* x, int64_t count) {
+  if (std::isnan(x[0])) return 0;
+  const Floats d;
+  constexpr int64_t kBlock = 1024;
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();
+  float largest = kLeast;
+  int64_t block = 0;
+  for (int64_t first = 0; first < count; first += kBlock) {
+    auto most = hn::Set(d, kLeast);
+    for_blocks(std::min(kBlock, count - first), [&](int64_t i, size_t n) HWY_ATTR {
+      auto v = load(d, x + first + i, n);
+      if (n < hn::Lanes(d)) v = hn::IfThenElse(hn::FirstN(d, n), v, hn::Set(d, kLeast));
+      most = hn::IfThenElse(hn::Gt(v, most), v, most);  // NaN is not greater
+    });
+    const float of_block = hn::GetLane(hn::MaxOfLanes(d, most));
+    if (of_block > largest) largest = of_block, block = first;
+  }
+  while (x[block] != largest) ++block;
+  return block;
+}
+
+double SumOfExp(const float* x, int64_t count, float maximum) {
+  const Floats d;
+  const int64_t block = 8 * static_cast<int64_t>(hn::Lanes(d));  // so few that fp32 loses nothing to speak of
+  double sum = 0;
+  for (int64_t first = 0; first < count; first += block) {
+    auto of_block = hn::Zero(d);
+    for_blocks(std::min(block, count - first), [&](int64_t i, size_t n) HWY_ATTR {
+      const auto v = hn::Sub(load(d, x + first + i, n), hn::Set(d, maximum));
+      auto e = hn::IfThenElse(hn::IsNaN(v), v, hn::Exp(d, v));  // Exp() makes NaN nothing
+      if (n < hn::Lanes(d)) e = hn::IfThenElseZero(hn::FirstN(d, n), e);
+      of_block = hn::Add(of_block, e);
+    });
+    sum += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, of_block)));
+  }
+  return sum;
+}
+
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace flexgen::HWY_NAMESPACE
@@ -254,6 +293,8 @@ HWY_EXPORT(LayerNorm);
 HWY_EXPORT(RmsNorm);
 HWY_EXPORT(Activate);
 HWY_EXPORT(Rotate);
+HWY_EXPORT(LargestAt);
+HWY_EXPORT(SumOfExp);
 HWY_EXPORT(TargetName);
 
 namespace vector_rows {
@@ -283,6 +324,8 @@ void activate(const float* x, const float* up, int64_t count, Activation activat
 void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine) {
   HWY_DYNAMIC_DISPATCH(Rotate)(x, num_heads, half, cosine, sine);
 }
+int64_t largest_at(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(LargestAt)(x, count); }
+double sum_of_exp(const float* x, int64_t count, float maximum) { return HWY_DYNAMIC_DISPATCH(SumOfExp)(x, count, maximum); }
 const char* target_name() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
 
 }  // namespace vector_rows

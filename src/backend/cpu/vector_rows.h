@@ -34,6 +34,11 @@ void activate(const float* x, const float* up, int64_t count, Activation activat
 /// Rotates the heads of one row: x [num_heads, 2 * half] in place by cosine and sine [half].
 void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine);
 
+/// Where the largest of `count` > 0 values is, the first of those that are alike; as std::max_element says it, NaN included (one at the front stays, others never win).
+int64_t largest_at(const float* x, int64_t count);
+/// The sum of e^(x[i] - maximum): e^ and a few of them together in fp32, the sum of those in fp64: a relative error of 1e-6 at most.
+double sum_of_exp(const float* x, int64_t count, float maximum);
+
 /// The instruction set chosen, as Highway names it.
 const char* target_name();
 

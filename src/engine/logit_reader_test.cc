@@ -1,0 +1,81 @@
+// Logits as they come, chunk by chunk, against plain sums over all of them.
+
+#include "engine/logit_reader.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+namespace flexgen {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+LogitReader::Row greedy_row(int64_t top_logprobs = 0, int32_t target = -1) {
+  LogitReader::Row row;
+  row.params.temperature = 0;
+  row.params.top_logprobs = top_logprobs;
+  row.target = target;
+  return row;
+}
+
+/// What one row's logits come to, in chunks of these sizes.
+TokenLogprob read(const std::vector<float>& logits, const std::vector<int64_t>& chunks, LogitReader::Row row) {
+  LogitReader reader({row}, static_cast<int64_t>(logits.size()), {});
+  int64_t at = 0;
+  for (size_t i = 0; at < static_cast<int64_t>(logits.size()); ++i) {
+    const int64_t count = std::min<int64_t>(chunks[i % chunks.size()], static_cast<int64_t>(logits.size()) - at);
+    const std::vector<float> chunk(logits.begin() + at, logits.begin() + at + count);  // nothing behind it to read by mistake
+    reader.accept(0, 1, at, count, chunk.data(), count);
+    at += count;
+  }
+  return reader.results()[0];
+}
+
+TEST(LogitReader, TokensAndLogprobsAreThoseOfPlainSums) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<float> logits(1 + random() % 5000);
+    const float spread = round % 3 == 0 ? 200.0f : round % 3 == 1 ? 8.0f : 0.01f;
+    for (float& logit : logits) logit = spread * (static_cast<float>(random() % 100001) / 50000 - 1);
+    double sum = 0;
+    const auto best = std::max_element(logits.begin(), logits.end());
+    for (float logit : logits) sum += std::exp(static_cast<double>(logit) - *best);
+    const double normalizer = *best + std::log(sum);
+    const std::vector<int64_t> chunks{1 + static_cast<int64_t>(random() % 3000), 1 + static_cast<int64_t>(random() % 40)};
+    const TokenLogprob chosen = read(logits, chunks, greedy_row(3));
+    EXPECT_EQ(chosen.token, best - logits.begin());
+    EXPECT_NEAR(chosen.logprob, *best - normalizer, 2e-6 * (1 + std::abs(*best - normalizer)));
+    ASSERT_EQ(chosen.top.size(), std::min<size_t>(3, logits.size()));
+    EXPECT_EQ(chosen.top[0].first, chosen.token);
+    const auto target = static_cast<int32_t>(random() % logits.size());
+    const TokenLogprob known = read(logits, chunks, greedy_row(0, target));
+    EXPECT_EQ(known.token, target);
+    const double wanted = logits[static_cast<size_t>(target)] - normalizer;
+    EXPECT_NEAR(known.logprob, wanted, 2e-6 * (1 + std::abs(wanted)));
+  }
+}
+
+TEST(LogitReader, OfEqualLogitsTheFirstIsTaken) {
+  std::vector<float> logits(4000, -1);
+  for (size_t i : {1500u, 1501u, 3999u}) logits[i] = 2;
+  for (int64_t chunk : {4000, 1000, 17}) EXPECT_EQ(read(logits, {chunk}, greedy_row()).token, 1500) << chunk;
+  EXPECT_EQ(read(std::vector<float>(100, 0.0f), {100}, greedy_row()).token, 0);
+  EXPECT_EQ(read(std::vector<float>(100, -kInfinity), {33}, greedy_row(-1)).token, 0);
+}
+
+TEST(LogitReader, WhatIsNoNumberIsNeverChosenAheadOfNumbers) {
+  std::vector<float> logits(100, -3);
+  logits[70] = 1;
+  logits[20] = logits[99] = NAN;
+  EXPECT_EQ(read(logits, {100}, greedy_row(-1)).token, 70);
+  EXPECT_TRUE(std::isnan(read(logits, {100}, greedy_row()).logprob));  // but the sum tells
+  logits[50] = kInfinity;
+  EXPECT_EQ(read(logits, {64}, greedy_row(-1)).token, 50);
+}
+
+}  // namespace
+}  // namespace flexgen
