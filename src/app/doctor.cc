@@ -8,6 +8,7 @@
 #include "app/commands.h"
 #include "app/machine.h"
 #include "app/hardware.h"
+#include "app/job_memory.h"
 #include "app/measure_hardware.h"
 #include "backend/cuda_status.h"
 #include "backend/kernels.h"
@@ -68,10 +69,8 @@ int doctor_command(const DoctorOptions& options) {
   std::string path = options.disk_directory + "/flexgen-doctor.tmp";
   std::shared_ptr<File> file = File::open(path, FileMode::kSpill);
   file->preallocate(kFileBytes);
-  std::unique_ptr<std::byte, void (*)(std::byte*)> buffer(
-      static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(8 * kTransfer))), [](std::byte* p) { std::free(p); });
-  std::fill_n(buffer.get(), 8 * kTransfer, std::byte{1});
-  double write = pass(*disk, file, buffer.get(), true), read = pass(*disk, file, buffer.get(), false);
+  const JobMemory buffer(8 * kTransfer);
+  double write = pass(*disk, file, buffer.data(), true), read = pass(*disk, file, buffer.data(), false);
   const CudaStatus cuda = cuda_status();
   nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", usable_cores()},
                               {"memory_total_bytes", memory.total_bytes}, {"memory_usable_bytes", memory.usable_bytes()},

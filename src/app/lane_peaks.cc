@@ -3,11 +3,9 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
 #include <vector>
 
+#include "app/job_memory.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -16,16 +14,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-struct Free {
-  void operator()(std::byte* memory) const { std::free(memory); }
-};
-using Aligned = std::unique_ptr<std::byte, Free>;
-Aligned allocate(int64_t bytes) {
-  Aligned memory(static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>(round_up(bytes, 4096)))));
-  std::memset(memory.get(), 1, static_cast<size_t>(bytes));
-  return memory;
-}
 
 /// Seconds a call takes, the best of several tries.
 template <typename Call>
@@ -46,13 +34,10 @@ double matmul_peak(const Model& model, Kernels& kernels, int64_t num_rows) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
     if (weight.always_resident) continue;
     int64_t rows = std::min<int64_t>(use.rows, 4096);
-    Aligned w = allocate(rows * row_bytes(weight.dtype, weight.cols));
-    Aligned x = allocate(4 * num_rows * weight.cols), y = allocate(4 * num_rows * rows);
+    const JobMemory w(rows * row_bytes(weight.dtype, weight.cols)), x(4 * num_rows * weight.cols), y(4 * num_rows * rows);
     // Bytes 0x3c give a small normal number in every type.
-    std::memset(w.get(), 0x3c, static_cast<size_t>(rows * row_bytes(weight.dtype, weight.cols)));
-    std::memset(x.get(), 0x3c, static_cast<size_t>(4 * num_rows * weight.cols));
-    WeightView view{weight.dtype, rows, weight.cols, {{w.get(), rows}}};
-    double best = best_time([&] { kernels.linear(x.get(), num_rows, view, {}, false, reinterpret_cast<float*>(y.get())); });
+    WeightView view{weight.dtype, rows, weight.cols, {{w.data(), rows}}};
+    double best = best_time([&] { kernels.linear(x.data(), num_rows, view, {}, false, reinterpret_cast<float*>(y.data())); });
     double work = 2.0 * num_rows * static_cast<double>(weight.cols);
     flops += work * static_cast<double>(use.rows);
     seconds += best * static_cast<double>(use.rows) / static_cast<double>(rows);
@@ -62,11 +47,11 @@ double matmul_peak(const Model& model, Kernels& kernels, int64_t num_rows) {
 
 double ram_peak() {
   constexpr int64_t kBytes = 128 * kMiB;
-  Aligned memory = allocate(kBytes);
+  const JobMemory memory(kBytes);
   volatile uint64_t sink = 0;
   double best = best_time([&] {
     uint64_t total = 0;
-    const auto* words = reinterpret_cast<const uint64_t*>(memory.get());
+    const auto* words = reinterpret_cast<const uint64_t*>(memory.data());
 #pragma omp parallel for reduction(+ : total)
     for (int64_t i = 0; i < kBytes / 8; ++i) total += words[i];
     sink = sink + total;
@@ -76,7 +61,7 @@ double ram_peak() {
 
 double disk_write_peak(FileSystem& files, const std::string& directory) {
   constexpr int64_t kBlock = 8 * kMiB, kSlots = 8, kBlocks = 96;
-  Aligned memory = allocate(kBlock * kSlots);
+  const JobMemory memory(kBlock * kSlots);
   std::string path = directory + "/flexgen-write-peak.tmp";
   std::shared_ptr<File> file = files.open(path, FileMode::kSpill);
   file->preallocate(kBlock * kBlocks);
@@ -86,7 +71,7 @@ double disk_write_peak(FileSystem& files, const std::string& directory) {
     auto start = Clock::now();
     for (int64_t n = 0; n < kBlocks; ++n) {
       Work work;
-      work.transfers.push_back({file, true, n * kBlock, memory.get() + (n % kSlots) * kBlock, kBlock, {}});
+      work.transfers.push_back({file, true, n * kBlock, memory.data() + (n % kSlots) * kBlock, kBlock, {}});
       lane.submit(std::move(work));
     }
     lane.drain();
@@ -99,7 +84,7 @@ double disk_write_peak(FileSystem& files, const std::string& directory) {
 
 double measure_disk_read(const Model& model, FileSystem& files, double time_s, double share) {
   constexpr int64_t kBlock = 8 * kMiB, kSlots = 8;
-  Aligned memory = allocate(kBlock * kSlots);
+  const JobMemory memory(kBlock * kSlots);
   DiskLane lane("peak", nullptr, {});
   double bytes = 0;
   Event events[kSlots];
@@ -114,7 +99,7 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
       slot.wait();
       Work work;
       int64_t count = std::min(kBlock, size - at);
-      work.transfers.push_back({file, false, at, memory.get() + (n % kSlots) * kBlock, count, {}});
+      work.transfers.push_back({file, false, at, memory.data() + (n % kSlots) * kBlock, count, {}});
       slot = lane.submit(std::move(work));
       bytes += static_cast<double>(count);
     }

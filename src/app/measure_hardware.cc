@@ -11,14 +11,15 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <thread>
 
+#include "app/job_memory.h"
 #include "app/machine.h"
 #include "backend/lane.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/logit_reader.h"
-#include "io/aligned_buffer.h"
 #include "model/model.h"
 #include "schedule/cache_store.h"
 
@@ -28,13 +29,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-/// Memory as the arena has it: touched, and full of bytes that are a small normal number in every type.
-AlignedBuffer memory(int64_t bytes) {
-  AlignedBuffer buffer(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment));
-  std::memset(buffer.data(), 0x3c, static_cast<size_t>(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment)));
-  return buffer;
-}
 
 /// Seconds a call takes: the median of as many as fit the time, three at least.
 template <typename Call>
@@ -97,17 +91,17 @@ class BlockVisits {
         const WeightSpec& spec = model_->weights()[static_cast<size_t>(use.weight)];
         const DType dtype = spec.always_resident ? spec.dtype : weights;
         bytes += spec.rows * row_bytes(dtype, spec.cols);
-        buffers_.push_back(memory(spec.rows * row_bytes(dtype, spec.cols)));
+        buffers_.emplace_back(spec.rows * row_bytes(dtype, spec.cols));
         views.push_back({dtype, spec.rows, spec.cols, {{buffers_.back().data(), spec.rows}}});
       }
     }
     num_slots_ = ceil_div(max_rows, kSlotRows);
-    buffers_.push_back(memory(num_slots_ * geometry_.page_bytes()));
+    buffers_.emplace_back(num_slots_ * geometry_.page_bytes());
     for (int64_t i = 0; i < num_slots_; ++i) pages_.push_back(buffers_.back().data() + i * geometry_.page_bytes());
     for (int64_t i = 0; i < max_rows; ++i) positions_.push_back(static_cast<int32_t>(i % kSlotRows));
-    buffers_.push_back(memory(4 * max_rows * model_->config().hidden_size));
+    buffers_.emplace_back(4 * max_rows * model_->config().hidden_size);
     hidden_ = reinterpret_cast<float*>(buffers_.back().data());
-    buffers_.push_back(memory(model_->scratch_bytes(max_rows, 1)));
+    buffers_.emplace_back(model_->scratch_bytes(max_rows, 1));
     scratch_ = buffers_.back().data();
   }
   double flops(int64_t rows) const { return model_->layers()[1].linear_flops_per_row * static_cast<double>(rows); }
@@ -128,7 +122,7 @@ class BlockVisits {
   Kernels& kernels_;
   std::unique_ptr<Model> model_;
   KvGeometry geometry_;
-  std::vector<AlignedBuffer> buffers_;
+  std::vector<JobMemory> buffers_;
   std::vector<std::vector<WeightView>> copies_;  ///< used in turns: a job's weights come from memory, never from a cache
   size_t next_ = 0;
   std::vector<std::byte*> pages_;
@@ -155,12 +149,12 @@ MatmulRates measure_matmul(Kernels& kernels, int64_t width, DType compute, DType
 AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, bool quick) {
   constexpr int64_t kHeads = 8, kHeadSize = 128, kPage = 16, kTotalTokens = 16 * 1024;
   KvGeometry geometry{cache, kHeads * group, kHeads, kHeadSize, kPage};
-  AlignedBuffer pages = memory(kTotalTokens / kPage * geometry.page_bytes());
+  const JobMemory pages(kTotalTokens / kPage * geometry.page_bytes());
   std::vector<std::byte*> pointers;
   for (int64_t i = 0; i < kTotalTokens / kPage; ++i) pointers.push_back(pages.data() + i * geometry.page_bytes());
   AttentionRates rates{cache, static_cast<double>(group), {}, 1};
   const int64_t width = geometry.query_heads * kHeadSize;
-  AlignedBuffer q = memory(4 * 256 * width), out = memory(4 * 256 * width);
+  const JobMemory q(4 * 256 * width), out(4 * 256 * width);
   const AttentionRule rule{1 / std::sqrt(static_cast<float>(kHeadSize)), 0, 1};
   const double time_s = quick ? 0.05 : 0.15;
   const std::vector<int64_t> contexts{64, 256, 1024, 4096};
@@ -181,7 +175,7 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
 
 double measure_ram_read(bool quick) {
   const int64_t bytes = (quick ? 128 : 256) * kMiB;
-  AlignedBuffer buffer = memory(bytes);
+  const JobMemory buffer(bytes);
   volatile uint64_t sink = 0;
   const double time_s = median_time_s(0.2, [&] {
     uint64_t total = 0;
@@ -195,7 +189,7 @@ double measure_ram_read(bool quick) {
 
 double measure_logit_s() {
   constexpr int64_t kVocab = 32768, kRows = 32;
-  AlignedBuffer logits = memory(4 * kVocab * kRows);
+  const JobMemory logits(4 * kVocab * kRows);
   SamplingParams greedy;
   greedy.temperature = 0;
   return median_time_s(0.1, [&] {
@@ -210,7 +204,7 @@ double measure_logit_s() {
 class DiskLoad {
  public:
   static constexpr int64_t kBlock = 8 * kMiB, kSlots = 8;
-  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write) : files_(std::move(files)), write_(write), memory_(memory(kBlock * kSlots)), lane_("measure", nullptr, {}) {}
+  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write) : files_(std::move(files)), write_(write), memory_(kBlock * kSlots), lane_("measure", nullptr, {}) {}
   /// Bytes a second while `until` is false.
   double run(const std::function<bool()>& until) {
     Event slots[kSlots];
@@ -265,7 +259,7 @@ class DiskLoad {
  private:
   std::vector<std::shared_ptr<File>> files_;
   bool write_;
-  AlignedBuffer memory_;
+  JobMemory memory_;
   DiskLane lane_;
   size_t file_ = 0;
   int64_t at_ = 0;
@@ -279,6 +273,36 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     std::shared_ptr<File> file = files.open(path, FileMode::kReadDirect);
     if (file->size() >= 4 * DiskLoad::kBlock) to_read.push_back(file);
   }
+  std::optional<DiskLoad> reading;
+  double alone = 0;
+  auto measure_reading = [&] {
+    reading.emplace(to_read, false);
+    reading->run_for(0.2);
+    disk.read_bytes_per_s = alone = reading->run_for(time_s);
+    disk.lookup_s = reading->small_s();
+    disk.request_s = reading->alone_s();
+
+    // Both at once: the disk lane full, and visits of a middling size one after the other.
+    BlockVisits visits(kernels, kUsualWidth, weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
+    visits.visit(64);
+    auto compute_rate = [&](double seconds) {
+      int64_t count = 0;
+      auto start = Clock::now();
+      for (; since(start) < seconds; ++count) visits.visit(64);
+      return static_cast<double>(count) / since(start);
+    };
+    const double compute_alone = compute_rate(time_s / 2);
+    std::atomic<bool> stop{false};
+    double beside = 0;
+    std::thread reader([&] { beside = reading->run([&] { return stop.load(); }); });
+    const double compute_beside = compute_rate(time_s);
+    stop = true;
+    reader.join();
+    // Beside compute the disk may be slower, so that what compute loses is counted a byte, and then a second of reading at full speed.
+    disk.compute_slowdown = std::clamp((1 - compute_beside / compute_alone) * alone / beside, 0.0, 1.0);
+  };
+  // Before anything is written, if there is something to read: disks are busy with that long after they have taken it.
+  if (!to_read.empty()) measure_reading();
   std::shared_ptr<File> to_write;
   if (!options.directory.empty()) {
     const int64_t bytes = (options.quick ? 256 : 1024) * kMiB;
@@ -289,41 +313,17 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     double written = 0;
     writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
     disk.write_bytes_per_s = writing.run_for(time_s);
-    if (to_read.empty()) to_read.push_back(to_write);
+    if (to_read.empty()) {
+      to_read.push_back(to_write);
+      measure_reading();
+    }
   }
-  if (to_read.empty()) return disk;
-
-  DiskLoad reading(to_read, false);
-  reading.run_for(0.2);
-  const double alone = reading.run_for(time_s);
-  disk.lookup_s = reading.small_s();
-  disk.request_s = reading.alone_s();
-
-  // Both at once: the disk lane full, and visits of a middling size one after the other.
-  BlockVisits visits(kernels, kUsualWidth, weights, compute == DType::kInt8 ? DType::kF32 : compute, 64);
-  visits.visit(64);
-  auto compute_rate = [&](double seconds) {
-    int64_t count = 0;
-    auto start = Clock::now();
-    for (; since(start) < seconds; ++count) visits.visit(64);
-    return static_cast<double>(count) / since(start);
-  };
-  const double compute_alone = compute_rate(time_s / 2);
-  std::atomic<bool> stop{false};
-  double beside = 0;
-  std::thread reader([&] { beside = reading.run([&] { return stop.load(); }); });
-  const double compute_beside = compute_rate(time_s);
-  stop = true;
-  reader.join();
-  disk.read_bytes_per_s = alone;
-  // Beside compute the disk may be slower, so that what compute loses is counted a byte, and then a second of reading at full speed.
-  disk.compute_slowdown = std::clamp((1 - compute_beside / compute_alone) * alone / beside, 0.0, 1.0);
 
   if (to_write) {
     DiskLoad writing({to_write}, true);
-    stop = false;
+    std::atomic<bool> stop{false};
     double read_beside = 0;
-    std::thread other([&] { read_beside = reading.run([&] { return stop.load(); }); });
+    std::thread other([&] { read_beside = reading->run([&] { return stop.load(); }); });
     const double write_beside = writing.run_for(time_s / 2);
     stop = true;
     other.join();
