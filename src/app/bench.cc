@@ -271,11 +271,11 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
 
 int bench_command(const BenchOptions& flags) {
   if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
+  if (std::find(flags.peers.names.begin(), flags.peers.names.end(), "flexllmgen") != flags.peers.names.end() && flags.engine.backend != "cuda")
+    fail_user("--peers flexllmgen: it computes on a GPU alone; give --backend cuda");
   check_peers(flags.peers);
   EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
   options.load_tokenizer = false;
-  if (std::find(flags.peers.names.begin(), flags.peers.names.end(), "flexllmgen") != flags.peers.names.end() && options.backend != "cuda")
-    fail_user("--peers flexllmgen: it computes on a GPU alone; give --backend cuda");
   PeerJob job;
   nlohmann::ordered_json json = bench_alone(flags, options, &job);
   write_json(flags, json);

@@ -274,11 +274,10 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     if (file->size() >= 4 * DiskLoad::kBlock) to_read.push_back(file);
   }
   std::optional<DiskLoad> reading;
-  double alone = 0;
   auto measure_reading = [&] {
     reading.emplace(to_read, false);
     reading->run_for(0.2);
-    disk.read_bytes_per_s = alone = reading->run_for(time_s);
+    disk.read_bytes_per_s = reading->run_for(time_s);
     disk.lookup_s = reading->small_s();
     disk.request_s = reading->alone_s();
 
@@ -299,7 +298,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     stop = true;
     reader.join();
     // Beside compute the disk may be slower, so that what compute loses is counted a byte, and then a second of reading at full speed.
-    disk.compute_slowdown = std::clamp((1 - compute_beside / compute_alone) * alone / beside, 0.0, 1.0);
+    disk.compute_slowdown = std::clamp((1 - compute_beside / compute_alone) * disk.read_bytes_per_s / beside, 0.0, 1.0);
   };
   // Before anything is written, if there is something to read: disks are busy with that long after they have taken it.
   if (!to_read.empty()) measure_reading();
@@ -327,8 +326,8 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     const double write_beside = writing.run_for(time_s / 2);
     stop = true;
     other.join();
-    // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / alone.
-    disk.write_share_of_read = std::clamp((1 - read_beside / alone) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);
+    // Of each second, write_beside / write_bytes_per_s went to writing; reading lost 1 - read_beside / read_bytes_per_s.
+    disk.write_share_of_read = std::clamp((1 - read_beside / disk.read_bytes_per_s) / (write_beside / disk.write_bytes_per_s), 0.0, 1.0);
   }
   return disk;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/list_source.h"
+#include "schedule/weight_store.h"
 
 namespace flexgen {
 namespace {
@@ -41,6 +42,8 @@ Prediction simulated(std::span<const SimulatedRank> ranks, const std::vector<Lin
   const PipelineReport report = simulate_pipeline(ranks, links, kv, source);
   Prediction prediction;
   prediction.time_s = report.whole.elapsed_s;
+  const WeightLayout weights(*ranks.front().model, ranks.front().policy);
+  prediction.loaded_bytes = static_cast<double>(weights.resident_bytes + weights.host_bytes);
   prediction.steps = static_cast<double>(report.whole.work.steps);
   for (size_t kind = 0; kind < kNumLaneKinds; ++kind)
     for (const LaneReport& lane : report.ranks.front().lanes) {

@@ -52,6 +52,9 @@ TEST_F(PredictPipeline, PartsSayWhatTheWholeTakes) {
     const Prediction whole = predict_pipeline(ranks(8, 4), links_, DType::kBF16, job, 1e9), parts = predict_pipeline(ranks(8, 4), links_, DType::kBF16, job, 3000);
     EXPECT_GT(whole.time_s, 0);
     EXPECT_GT(whole.busy[LaneKind::kDiskRead], 0);
+    EXPECT_GT(whole.loaded_bytes, 0);
+    EXPECT_LT(whole.loaded_bytes, whole.disk_read_bytes);
+    EXPECT_EQ(parts.loaded_bytes, whole.loaded_bytes);  // once, however much is simulated
     EXPECT_NEAR(parts.time_s, whole.time_s, 0.1 * whole.time_s);
     EXPECT_NEAR(parts.busy[LaneKind::kDiskRead], whole.busy[LaneKind::kDiskRead], 0.1 * whole.busy[LaneKind::kDiskRead]);
     ++checked;

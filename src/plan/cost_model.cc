@@ -236,7 +236,7 @@ class Timeline {
     }
   }
   void load_up_to(size_t layer) {
-    const auto at = std::find(load_order_.begin() + static_cast<std::ptrdiff_t>(std::min(num_loading_, load_order_.size())), load_order_.end(), static_cast<int64_t>(layer));
+    const auto at = std::find(load_order_.begin() + static_cast<std::ptrdiff_t>(num_loading_), load_order_.end(), static_cast<int64_t>(layer));
     if (at != load_order_.end()) load_first(static_cast<size_t>(at - load_order_.begin()) + 1);
   }
 
