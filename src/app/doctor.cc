@@ -53,6 +53,7 @@ int doctor_command(const DoctorOptions& options) {
       std::error_code ignored;
       if (!std::filesystem::exists(path, ignored)) fail_user("doctor --disk-only: this machine was never measured; leave --disk-only out");
       profile = load_profile(path);
+      if (profile.method < kMeasuringMethod) fail_user("doctor --disk-only: this machine was measured by an earlier version, all of which must be done anew; leave --disk-only out");
       measure.types = {};
       profile.disk = measure_hardware(measure, files).disk;
     } else {

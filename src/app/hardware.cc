@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 
 #include "base/error.h"
@@ -34,13 +35,16 @@ HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
   std::error_code ignored;
   MeasureOptions measure = wanted;
   measure.quick = true;
-  if (!std::filesystem::exists(path, ignored)) {
-    spdlog::info("this machine was never measured: doing so quickly, once (`flexgen doctor --measure` does it better, in under a minute)");
+  std::optional<HardwareProfile> known;
+  if (std::filesystem::exists(path, ignored)) known = load_profile(path);
+  if (!known || known->method < kMeasuringMethod) {
+    spdlog::info("this machine was {}: doing so quickly, once (`flexgen doctor --measure` does it better, in under a minute)",
+                 known ? "measured by an earlier version, in a way that misleads this one, and must be measured anew" : "never measured");
     HardwareProfile profile = measure_hardware(measure, files);
     save_profile(profile, path);
     return profile;
   }
-  HardwareProfile profile = load_profile(path);
+  HardwareProfile profile = *known;
   measure.types = missing_types(profile, wanted.types);
   if (measure.types.matmul.empty() && measure.types.caches.empty()) return profile;
   spdlog::info("this machine's profile lacks types or a hidden size that this run uses: measuring them quickly");

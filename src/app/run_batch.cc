@@ -179,7 +179,9 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
 
 BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas) {
   Job job(files.output, files.input, files.calls);
-  BatchInput input = BatchInput::scan(files.input, model.limits, stop);
+  std::optional<BatchInput> read_now;
+  if (!files.lines) read_now = BatchInput::scan(files.input, model.limits, stop);
+  BatchInput& input = files.lines ? *files.lines : *read_now;
   BatchOutcome outcome;
   outcome.stopped = input.stopped();
   if (outcome.stopped) {

@@ -41,6 +41,7 @@ struct BatchFiles {
   OutputCalls calls = {};  ///< for tests
   Shard shard = {};
   int64_t expected_tokens = 0;  ///< of an answer, on average, for planning alone; 0: as the answers that are kept, else all of its max_tokens
+  BatchInput* lines = nullptr;  ///< the input, if it was read already; null: it is read now
 };
 
 struct BatchOutcome {

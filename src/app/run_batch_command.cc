@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
+#include <optional>
 
 #include "app/commands.h"
 #include "app/dtype_choice.h"
@@ -71,12 +73,20 @@ class EngineRunner : public BatchRunner {
   std::optional<ProgressDisplay> display_;
 };
 
-/// Where flags allow several types: those that the job was begun with if it goes on, else those that it is planned to be done with soonest.
-void choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine) {
-  if (!options.engine.chooses_dtypes()) return;
-  const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(options.model);
+/// An input that was read before the engine was there.
+struct ReadInput {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<BatchInput> lines;
+};
+
+/// Where flags allow several types: those that the job was begun with if it goes on, else those that it is planned to be done with soonest. Reads the input for that.
+ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine, const std::atomic<bool>& stop) {
+  if (!options.engine.chooses_dtypes()) return {};
+  ReadInput read{Tokenizer::load(options.model), {}};
   const std::unique_ptr<Model> model = Model::load(options.model);
-  const BatchInput input = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, tokenizer.get()}, std::atomic<bool>{false});
+  read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop);
+  const BatchInput& input = *read.lines;
+  if (input.stopped()) return read;
   const std::string job_file = options.output + ".job";
   if (std::filesystem::exists(job_file)) {
     const JobIdentity begun = read_job_file(job_file, "give another output, or one type each for weights and KV cache");
@@ -90,12 +100,13 @@ void choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine)
         if (pair.weights != had("weight dtype") || dtype_name(kv) != had("KV cache dtype")) continue;
         spdlog::info("weights {} and KV cache {}, as this job was begun", pair.weights, pair.kv_cache);
         engine = with_types(engine, pair);
-        return;
+        return read;
       }
   }
   const Workload workload = workload_of(input, [](const InputLine&) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
   set_fastest_dtypes(options.engine, workload, engine);
+  return read;
 }
 
 /// Processes that each plan for themselves must round alike: without --attention-on all attend on their GPU.
@@ -134,11 +145,12 @@ int run_alone(const RunBatchOptions& options) {
   const Shard shard = parse_shard(options.shard);
   const std::string output = shard_output(options.output, shard);
   EngineOptions chosen = engine_options(options.engine, options.model);
-  choose_dtypes_of_job(options, chosen);
+  ReadInput read = choose_dtypes_of_job(options, chosen, signals.stop());
+  if (read.lines && read.lines->stopped()) return tell({.stopped = true}, output, "");
   Engine engine(chosen);
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
-  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens}, described(options, chosen, engine), runner, signals.stop());
+  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens, read.lines ? &*read.lines : nullptr}, described(options, chosen, engine), runner, signals.stop());
   return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 

@@ -237,7 +237,7 @@ std::optional<DType> dtype_of_name(std::string_view name) {
 }
 
 std::string to_json(const HardwareProfile& profile) {
-  Json json{{"format", 1}, {"name", profile.name}, {"measured", profile.measured}, {"cpu", compute_json(profile.cpu)}};
+  Json json{{"format", 1}, {"method", profile.method}, {"name", profile.name}, {"measured", profile.measured}, {"cpu", compute_json(profile.cpu)}};
   if (profile.gpu) json["gpu"] = compute_json(*profile.gpu);
   json["ram_read_bytes_per_s"] = profile.ram_read_bytes_per_s;
   json["disk"] = {{"read_bytes_per_s", profile.disk.read_bytes_per_s}, {"write_bytes_per_s", profile.disk.write_bytes_per_s},
@@ -254,9 +254,10 @@ std::string to_json(const HardwareProfile& profile) {
 HardwareProfile profile_from_json(const std::string& text, const std::string& source) {
   const nlohmann::json json = parse_checked_json(text, 8, source, "the hardware profile");
   Fields fields(json, source);
-  fields.only({"format", "name", "measured", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
+  fields.only({"format", "method", "name", "measured", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
   if (fields.number("format") != 1) fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, fields.number("format"));
   HardwareProfile profile;
+  profile.method = fields.has("method") ? static_cast<int>(std::min(fields.number("method"), 1e6)) : 1;
   profile.name = fields.text("name");
   profile.measured = fields.has("measured") ? fields.text("measured") : "";
   profile.cpu = compute_from(fields.at("cpu"), source + ": cpu");

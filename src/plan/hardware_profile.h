@@ -66,8 +66,12 @@ struct DiskProfile {
 /// The same disk where a job may move no more than `bytes_per_s` of reads and writes together.
 DiskProfile limited(const DiskProfile& disk, double bytes_per_s);
 
+/// Raised when measuring changes so much that what was measured before misleads: profiles that flexgen keeps for itself are then measured anew.
+inline constexpr int kMeasuringMethod = 2;
+
 struct HardwareProfile {
   std::string name = "generic";     ///< of the machine, for people
+  int method = kMeasuringMethod;    ///< by which it was measured
   std::string measured;             ///< when and where; empty: never was
   ComputeProfile cpu;
   std::optional<ComputeProfile> gpu;

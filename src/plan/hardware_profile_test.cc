@@ -23,6 +23,15 @@ TEST(HardwareProfile, JsonAndBack) {
   EXPECT_EQ(to_json(profile_from_json(text, "test")), text);
 }
 
+TEST(HardwareProfile, SaysHowItWasMeasured) {
+  std::string text = to_json(with_gpu());
+  EXPECT_EQ(profile_from_json(text, "test").method, kMeasuringMethod);
+  const std::string line = fmt::format("\"method\": {},", kMeasuringMethod);
+  ASSERT_NE(text.find(line), std::string::npos);
+  text.erase(text.find(line), line.size());
+  EXPECT_EQ(profile_from_json(text, "test").method, 1);  // as before there were several
+}
+
 TEST(HardwareProfile, ALimitedDiskSharesItsLimit) {
   DiskProfile disk;
   disk.read_bytes_per_s = 2e9, disk.write_bytes_per_s = 0.4e9, disk.write_share_of_read = 0.5, disk.compute_slowdown = 0.2;
