@@ -69,8 +69,9 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
       line.longest_prompt = std::max(line.longest_prompt, tokens);
     }
     line.max_tokens = request->params.max_tokens;
-    line.sampled = request->params.temperature > 0 && line.max_tokens > 0;
+    line.keeps_logits = request->params.keeps_logits() && line.max_tokens > 0;
     line.scored = request->params.echo && request->params.top_logprobs >= 0;
+    line.wants_logprobs = request->params.top_logprobs >= 0;
   }
   lines_.push_back(line);
 }

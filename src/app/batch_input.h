@@ -33,7 +33,7 @@ struct InputLine {
   int64_t prompt_tokens = 0; ///< of all sequences
   int64_t longest_prompt = 0;
   int64_t max_tokens = 0;    ///< of each sequence
-  bool sampled = false, scored = false;
+  bool keeps_logits = false, scored = false, wants_logprobs = false;
 
   bool good() const { return num_sequences > 0; }
 };
@@ -92,10 +92,11 @@ Workload workload_of(const BatchInput& input, Wanted wanted, const ExpectedAnswe
     // Of the prompts of one line the sum and the longest are known: the others share the rest.
     int64_t rest = line.prompt_tokens - line.longest_prompt;
     const int64_t answer = expected(line_index++, line.max_tokens);
-    work.add(line.longest_prompt, line.max_tokens, line.sampled, line.scored, answer);
+    work.reads_logits = work.reads_logits || line.wants_logprobs;
+    work.add(line.longest_prompt, line.max_tokens, line.keeps_logits, line.scored, answer);
     for (int64_t left = line.num_sequences - 1; left > 0; --left) {
       const int64_t share = rest / left;
-      work.add(share, line.max_tokens, line.sampled, line.scored, answer);
+      work.add(share, line.max_tokens, line.keeps_logits, line.scored, answer);
       rest -= share;
     }
   }

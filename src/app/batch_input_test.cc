@@ -22,7 +22,7 @@ std::string line(const std::string& id, const std::string& body) {
 TEST(BatchInput, ReadsLinesInEveryShape) {
   TemporaryDirectory directory;
   std::string path = directory.file("in.jsonl");
-  std::string text = "\xef\xbb\xbf" + line("a", R"("prompt":"xyz","n":2,"max_tokens":5)") + "\r\n" +
+  std::string text = "\xef\xbb\xbf" + line("a", R"("prompt":"xyz","n":2,"max_tokens":5,"top_p":0.9)") + "\r\n" +
                      "\n  \t\r\n" +
                      "broken\n" +
                      line("b", R"("prompt":["p","qq"],"temperature":0)") + "\n" +
@@ -52,8 +52,13 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_EQ(work.longest_sequence, 19);
   EXPECT_EQ(work.total_prompt_tokens, 6 + 3 + 3);
   EXPECT_EQ(work.total_generated_tokens, 10 + 32 + 16);
-  EXPECT_TRUE(work.samples);
+  EXPECT_TRUE(work.keeps_logits);
   EXPECT_TRUE(work.scores_prompts);
+  EXPECT_TRUE(work.reads_logits);
+  EXPECT_FALSE(workload_of(input, [](const InputLine& line) { return line.number == 5; }).reads_logits);  // it is greedy
+  const Workload last = workload_of(input, [](const InputLine& line) { return line.number == 7; });
+  EXPECT_FALSE(last.keeps_logits);  // it draws from all tokens
+  EXPECT_TRUE(last.reads_logits);
 
   // Two sequences of 5 tokens at most, two of 16, one of 16.
   auto expecting = [&](ExpectedAnswers expected) {

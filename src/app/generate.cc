@@ -43,7 +43,7 @@ int generate_command(const GenerateOptions& options) {
     fail_user("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", prompt_size,
               request.params.max_tokens, config.max_positions);
   Workload workload;
-  workload.add(prompt_size, request.params.max_tokens, request.params.temperature > 0, false);
+  workload.add(prompt_size, request.params.max_tokens, request.params.keeps_logits(), false);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
   fmt::print(stderr, "{}", plan_table(engine));

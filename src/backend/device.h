@@ -42,7 +42,7 @@ class Device {
   virtual std::unique_ptr<Lane> make_compute_lane(std::string lane_name, Trace* trace) = 0;
   /// Does Work::copies, all from RAM to the device or all from the device to RAM. Two of them, one a direction, overlap each other and compute.
   virtual std::unique_ptr<Lane> make_copy_lane(std::string lane_name, Trace* trace) = 0;
-  /// Pointers that the kernels get (views, pages, rows, scratch) are device addresses; the arrays that list them (spans, positions) lie in RAM and may
+  /// Pointers that the kernels get (views, pages, rows, scratch) are device addresses; the arrays that list them (spans, positions, draws) lie in RAM and may
   /// change as soon as a kernel's function has returned. The kernels are called from the compute lane.
   virtual std::unique_ptr<Kernels> make_kernels(DType compute_dtype) = 0;
   /// Arithmetic for a model whose weights have this type, as "auto" means it.

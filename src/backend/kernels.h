@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 
+#include "backend/gumbel.h"
 #include "tensor/dtype.h"
 #include "tensor/weight_view.h"
 
@@ -61,6 +62,12 @@ struct AttentionRule {
   int64_t visible(int64_t position) const { return window > 0 && window <= position ? window : position + 1; }
   /// Of so many, those a sparse row uses the values of: its own, and the share of the others.
   int64_t kept(int64_t num_visible) const { return 1 + static_cast<int64_t>(std::ceil(static_cast<double>(num_visible - 1) * sparsity)); }
+};
+
+/// The largest of a row, and where it is.
+struct Largest {
+  float value = 0;
+  int32_t at = 0;
 };
 
 enum class Activation { kRelu, kGelu, kGeluTanh, kSilu };
@@ -115,6 +122,10 @@ class Kernels {
   virtual void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
                     const int32_t* positions, std::span<const float> inverse_frequencies,
                     float scale) = 0;
+
+  /// out[t] = the largest of the row x[t], x [T, cols] f32, and the first place where it is. As std::max_element says it, NaN included: one at the front
+  /// stays, others never win. draws [T], or none: of rows that are drawn, drawn_value() of each element, whose ids are first_id, first_id + 1, ...
+  virtual void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) = 0;
 
   /// Multiplies each of the vectors of `head_size` (a power of two) in x [T, num_heads, H] f32 by the Hadamard matrix over sqrt(H), in place: spreads
   /// outliers over all elements, and keeps every q.k if both are rotated (QuaRot: Ashkboos et al. 2024).

@@ -176,6 +176,22 @@ void bench_quantize(benchmark::State& state) {
       benchmark::Counter(1e-9 * static_cast<double>(rows.size()) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
+/// Choosing tokens of 32 rows of 128256 logits. Argument: 1 for drawn ones.
+void bench_largest(benchmark::State& state) {
+  constexpr int64_t kRows = 32, kVocab = 128256;
+  auto kernels = make_cpu_kernels({1, compute_dtype()});
+  std::vector<float> logits(static_cast<size_t>(kRows * kVocab));
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 7919 % 10007) / 1000;
+  const std::vector<Draw> draws(kRows, {1.0f, {1, 2}});
+  std::vector<Largest> found(kRows);
+  for (auto _ : state) {
+    kernels->largest(logits.data(), kRows, kVocab, state.range(0) != 0 ? std::span<const Draw>(draws) : std::span<const Draw>(), 0, found.data());
+    benchmark::DoNotOptimize(found.data());
+  }
+  state.counters["ns a logit"] = benchmark::Counter(1e-9 * static_cast<double>(kRows * kVocab) * static_cast<double>(state.iterations()),
+                                                    benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
 /// Every core sums its share of 1 GiB: what decode attention can hope for.
 void bench_memory_read(benchmark::State& state) {
   const ArenaBytes memory(kGiB);
@@ -206,6 +222,7 @@ void quantized_shapes(benchmark::internal::Benchmark* bench) {
 }
 BENCHMARK(bench_quantized_linear)->Apply(quantized_shapes);
 BENCHMARK(bench_quantize)->ArgNames({"bits", "mse"})->Args({4, 0})->Args({4, 1})->Args({8, 0})->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(bench_largest)->ArgName("drawn")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_attention)
     ->ArgNames({"slots", "past", "rows", "A", "bits", "percent"})

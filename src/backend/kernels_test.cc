@@ -386,6 +386,24 @@ void add_attention_cases(std::vector<OperationCase>& cases) {
                      }});
 }
 
+void add_choice_cases(std::vector<OperationCase>& cases) {
+  for (int64_t cols : {1, 31, 256, 5000})
+    cases.push_back({fmt::format("largest_{}", cols), [=](Kernels& kernels, Rng& rng) {
+                       const int64_t rows = 9;
+                       Floats x(static_cast<size_t>(rows * cols)), out;
+                       for (float& value : x) value = static_cast<float>(pick(rng, -40, 40));  // most are there several times
+                       std::vector<Draw> draws(static_cast<size_t>(rows));
+                       for (size_t t = 0; t < draws.size(); t += 2)
+                         draws[t] = {static_cast<float>(pick(rng, 1, 20)) / 8, {static_cast<uint32_t>(rng()), static_cast<uint32_t>(rng())}};
+                       for (bool drawn : {false, true}) {
+                         std::vector<Largest> found(static_cast<size_t>(rows));
+                         kernels.largest(x.data(), rows, cols, drawn ? std::span<const Draw>(draws) : std::span<const Draw>(), 77, found.data());
+                         for (const Largest& row : found) out.insert(out.end(), {row.value, static_cast<float>(row.at)});
+                       }
+                       return out;
+                     }});
+}
+
 const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
@@ -393,6 +411,7 @@ const std::vector<OperationCase>& operation_cases() {
     add_row_cases(all);
     add_element_cases(all);
     add_attention_cases(all);
+    add_choice_cases(all);
     return all;
   }();
   return cases;
@@ -607,6 +626,59 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
   }
 }
 
+TEST_P(BackendTest, LargestTakesTheFirstAndNeverWhatIsNoNumber) {
+  Rng rng(12);
+  const int64_t cols = 700;
+  std::vector<Floats> rows(7, random_floats(rng, cols));
+  rows[1][3] = rows[1][400] = rows[1][699] = 100;
+  rows[2][17] = rows[2][500] = NAN;
+  rows[3][0] = NAN;  // stays
+  rows[4].assign(static_cast<size_t>(cols), -INFINITY);
+  rows[5][600] = INFINITY;
+  rows[5][10] = NAN;
+  rows[6].assign(static_cast<size_t>(cols), NAN);
+  const Floats x = flatten(rows);
+  std::vector<Largest> found(rows.size());
+  kernels_->largest(x.data(), std::ssize(rows), cols, {}, 0, found.data());
+  for (size_t t = 0; t < rows.size(); ++t) {
+    const auto best = std::max_element(rows[t].begin(), rows[t].end());
+    EXPECT_EQ(found[t].at, best - rows[t].begin()) << t;
+    EXPECT_EQ(0, std::memcmp(&found[t].value, &*best, sizeof(float))) << t;
+  }
+  EXPECT_EQ(found[1].at, 3);
+  EXPECT_EQ(found[3].at, 0);
+  EXPECT_EQ(found[5].at, 600);
+  // Where it is drawn, NaN and infinities are as they are.
+  const std::vector<Draw> draws(rows.size(), {0.5f, {1, 2}});
+  kernels_->largest(x.data(), std::ssize(rows), cols, draws, 1000, found.data());
+  EXPECT_NE(found[2].at, 17);
+  EXPECT_NE(found[2].at, 500);
+  EXPECT_FALSE(std::isnan(found[2].value));
+  for (size_t t : {3u, 6u}) EXPECT_TRUE(found[t].at == 0 && std::isnan(found[t].value)) << t;
+  EXPECT_EQ(found[4].at, 0);
+  EXPECT_EQ(found[5].at, 600);
+}
+
+TEST_P(BackendTest, DrawsDependOnKeyAndIdAlone) {
+  Rng rng(13);
+  const int64_t cols = 600;
+  const Floats x = random_floats(rng, cols);
+  for (uint32_t key = 0; key < 8; ++key) {
+    const std::vector<Draw> draw = {{1.5f, {key, 17 * key}}};
+    Largest whole, best{-INFINITY, 0};
+    kernels_->largest(x.data(), 1, cols, draw, 5, &whole);
+    for (int64_t first = 0; first < cols;) {
+      const int64_t count = std::min<int64_t>(cols - first, pick(rng, 1, 150));
+      Largest part;
+      kernels_->largest(x.data() + first, 1, count, draw, 5 + first, &part);
+      if (part.value > best.value) best = {part.value, static_cast<int32_t>(part.at + first)};
+      first += count;
+    }
+    EXPECT_EQ(best.at, whole.at) << key;
+    EXPECT_EQ(best.value, whole.value) << key;
+  }
+}
+
 TEST_P(BackendTest, NoRowsAreFine) {
   Rng rng(11);
   TestWeight weight(random_floats(rng, 12), DType::kF32, 3, 4);
@@ -614,6 +686,7 @@ TEST_P(BackendTest, NoRowsAreFine) {
   kernels_->attention(nullptr, {}, {DType::kF32, 2, 1, 4, 8}, {}, nullptr);
   kernels_->gather_rows({}, DType::kF32, 4, false, nullptr);
   kernels_->activate(nullptr, 0, Activation::kRelu, nullptr);
+  kernels_->largest(nullptr, 0, 4, {}, 0, nullptr);
 }
 
 std::string backend_name(const testing::TestParamInfo<size_t>& info) { return backends()[info.param].name; }
@@ -621,7 +694,7 @@ INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest, testing::Range<size_t>(0, 4), backend
 INSTANTIATE_TEST_SUITE_P(CudaEmulated, BackendTest, testing::Range<size_t>(4, 5), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, BackendTest, testing::Range<size_t>(5, 7), backend_name);
 
-constexpr const char* kInOrderTest[] = {"linear_17x65x33", "gather_rows_100", "layer_norm_4096_f32", "rms_norm_100", "rope_96", "gelu_77",
+constexpr const char* kInOrderTest[] = {"linear_17x65x33", "gather_rows_100", "layer_norm_4096_f32", "rms_norm_100", "rope_96", "gelu_77", "largest_5000",
                                         "attention_bf16_a5", "attention_int4_a4", "attention_int8_a3", "attention_f16_a6"};
 
 class CudaEmulatedTest : public testing::Test {

@@ -92,6 +92,12 @@ class StagedKernels : public Kernels {
     float* to = call.in_out(x, num_rows * num_heads * head_size);
     call.run([&] { kernels_->rope(to, num_rows, num_heads, head_size, positions, frequencies, scale); });
   }
+  void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
+    Call call(*this);
+    const float* from = call.in(x, num_rows * cols);
+    std::byte* to = call.in_out(reinterpret_cast<std::byte*>(out), num_rows * static_cast<int64_t>(sizeof(Largest)));
+    call.run([&] { kernels_->largest(from, num_rows, cols, draws, first_id, reinterpret_cast<Largest*>(to)); });
+  }
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     Call call(*this);
     float* to = call.in_out(x, num_rows * num_heads * head_size);

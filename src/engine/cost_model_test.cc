@@ -34,6 +34,7 @@ Workload workload_of(const std::vector<Request>& requests) {
   Workload workload;
   for (const Request& request : requests)
     workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false, request.ends_after > 0 ? std::optional(request.ends_after) : std::nullopt);
+  workload.reads_logits = std::any_of(requests.begin(), requests.end(), [](const Request& request) { return request.params.top_logprobs >= 0; });
   return workload;
 }
 
@@ -152,9 +153,11 @@ TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
   hardware.gpu->matmul.front().points = {{1, 3e11}, {64, 8e12}, {1024, 2e13}};
   hardware.gpu->attention.front().points = {{1, 2e11}};
   hardware.gpu->logit_s = 0;
-  const std::vector<Request> requests = requests_of(40, {20, 90}, {3, 20});
+  std::vector<Request> requests = requests_of(40, {20, 90}, {3, 20});
   std::mt19937_64 random(9);
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 40; ++i) {
+    if (i == 20)  // whose logits go over the bus
+      for (Request& request : requests) request.params.top_logprobs = 0;
     auto shares = [&] {
       const double gpu = static_cast<double>(random() % 3) / 4, cpu = static_cast<double>(random() % 3) / 4;
       return Fractions{gpu, std::min(cpu, 1 - gpu), std::max(0.0, 1 - gpu - cpu)};

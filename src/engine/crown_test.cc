@@ -68,7 +68,7 @@ Workload workload_of(const std::vector<Request>& requests) {
   Workload workload;
   for (const Request& request : requests)
     workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens,
-                 request.params.temperature > 0, request.params.echo);
+                 request.params.keeps_logits(), request.params.echo);
   return workload;
 }
 

@@ -89,7 +89,8 @@ enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
 void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {}) {
   MessageWriter message;
   message.add(static_cast<uint8_t>(command)).add(workload.num_sequences).add(workload.longest_sequence).add(workload.total_prompt_tokens)
-      .add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.samples).add(workload.scores_prompts);
+      .add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.keeps_logits).add(workload.scores_prompts)
+      .add(workload.reads_logits);
   for (int stage = 1; stage < stages.num_stages(); ++stage) stages.port->send(stage, Channel::kControl, message.bytes()).wait();
 }
 
@@ -105,8 +106,9 @@ std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
   workload.total_prompt_tokens = in.value<double>();
   workload.total_max_tokens = in.value<double>();
   workload.total_generated_tokens = in.value<double>();
-  workload.samples = in.value<bool>();
+  workload.keeps_logits = in.value<bool>();
   workload.scores_prompts = in.value<bool>();
+  workload.reads_logits = in.value<bool>();
   return result;
 }
 

@@ -11,7 +11,8 @@
 namespace flexgen {
 namespace {
 
-bool draws(const LogitReader::Row& row) { return row.target < 0 && row.params.temperature > 0; }
+bool is_stored(const LogitReader::Row& row) { return row.target < 0 && row.params.keeps_logits(); }
+bool takes_largest_alone(const LogitReader::Row& row) { return row.target < 0 && !is_stored(row) && row.params.top_logprobs < 0; }
 
 }  // namespace
 
@@ -19,7 +20,11 @@ LogitReader::LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<fl
     : rows_(std::move(rows)), vocab_size_(vocab_size), states_(rows_.size()), results_(rows_.size()) {
   size_t used = 0;
   for (size_t i = 0; i < rows_.size(); ++i) {
-    if (!draws(rows_[i])) continue;
+    if (rows_[i].target >= 0) continue;
+    if (!is_stored(rows_[i])) {
+      states_[i].draw = draw_of(rows_[i].params, rows_[i].position);
+      continue;
+    }
     FLEXGEN_CHECK(used + static_cast<size_t>(vocab_size) <= store.size());
     states_[i].stored = store.data() + used;
     used += static_cast<size_t>(vocab_size);
@@ -35,6 +40,27 @@ void LogitReader::accept(int64_t first, int64_t num, int64_t vocab_first, int64_
   }
 }
 
+bool LogitReader::takes_largest(int64_t first, int64_t num) const {
+  const auto begin = rows_.begin() + static_cast<std::ptrdiff_t>(first);
+  return std::all_of(begin, begin + static_cast<std::ptrdiff_t>(num), takes_largest_alone);
+}
+
+std::vector<Draw> LogitReader::draws(int64_t first, int64_t num) const {
+  std::vector<Draw> draws;
+  for (int64_t i = first; i < first + num; ++i) draws.push_back(states_[static_cast<size_t>(i)].draw);
+  if (std::none_of(draws.begin(), draws.end(), [](const Draw& draw) { return draw.inverse_temperature > 0; })) draws.clear();
+  return draws;
+}
+
+void LogitReader::accept_largest(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const Largest* largest) {
+  for (int64_t i = 0; i < num; ++i) {
+    const auto row = static_cast<size_t>(first + i);
+    FLEXGEN_CHECK(takes_largest_alone(rows_[row]));
+    fold_largest(states_[row], largest[i], vocab_first);
+    if ((states_[row].seen += vocab_count) == vocab_size_) finish(row);
+  }
+}
+
 void LogitReader::set_results(std::vector<TokenLogprob> results) {
   FLEXGEN_CHECK(results.size() == rows_.size(), "{} results for {} rows", results.size(), rows_.size());
   results_ = std::move(results);
@@ -42,16 +68,14 @@ void LogitReader::set_results(std::vector<TokenLogprob> results) {
 
 void LogitReader::fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count) {
   if (state.stored) std::copy_n(logits, count, state.stored + vocab_first);
-  const float* best = logits + vector_rows::largest_at(logits, count);
-  if (state.best_id < 0 || *best > state.best) {
-    state.best = *best;
-    state.best_id = static_cast<int32_t>(vocab_first + (best - logits));
-  }
+  const Largest best = vector_rows::largest(logits, count, state.draw, vocab_first);
+  if (fold_largest(state, best, vocab_first)) state.best_logit = logits[best.at];
   if (row.target >= vocab_first && row.target < vocab_first + count)
     state.target_logit = logits[row.target - vocab_first];
   if (row.params.top_logprobs < 0) return;
 
-  double maximum = std::max<double>(*best, state.seen ? state.maximum : *best);
+  const float largest = state.draw.inverse_temperature > 0 ? logits[vector_rows::largest_at(logits, count)] : best.value;
+  double maximum = std::max<double>(largest, state.seen ? state.maximum : largest);
   double sum = state.seen ? state.sum * std::exp(state.maximum - maximum) : 0;
   sum += vector_rows::sum_of_exp(logits, count, static_cast<float>(maximum));
   state.maximum = maximum;
@@ -67,12 +91,18 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
   }
 }
 
+bool LogitReader::fold_largest(State& state, const Largest& of_chunk, int64_t vocab_first) {
+  if (state.best.at >= 0 && !(of_chunk.value > state.best.value)) return false;
+  state.best = {of_chunk.value, static_cast<int32_t>(vocab_first + of_chunk.at)};
+  return true;
+}
+
 void LogitReader::finish(size_t index) {
   State& state = states_[index];
   const Row& row = rows_[index];
   TokenLogprob& result = results_[index];
-  float logit = state.best;
-  result.token = state.best_id;
+  float logit = state.best_logit;
+  result.token = state.best.at;
   if (row.target >= 0) {
     result.token = row.target;
     logit = state.target_logit;

@@ -1,7 +1,8 @@
 #pragma once
 // LogitReader: turns the logits of one plan into tokens and logprobs as the head computes them, chunk by chunk of the
-// vocabulary. What needs no more than a running maximum keeps no more; only sampled rows are stored whole.
-// accept() runs in the compute lane; results() may be read once the plan is done.
+// vocabulary. What needs no more than a running maximum keeps no more, drawn tokens included (backend/gumbel.h); only rows
+// that draw from a part of the distribution (top_k, top_p) are stored whole.
+// accept() and accept_largest() run in the compute lane (beside a GPU in the cpu lane); results() may be read once the plan is done.
 
 #include <span>
 #include <vector>
@@ -20,7 +21,7 @@ class LogitReader : public LogitSink {
     SamplingParams params;      ///< temperature, top_p, top_k, seed, top_logprobs
   };
 
-  /// `store`: room for V floats for each row with temperature > 0 and no target.
+  /// `store`: room for V floats for each row that keeps_logits() and has no target.
   LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<float> store);
 
   /// For a stage without the head: set_results() gets what another process read.
@@ -28,6 +29,10 @@ class LogitReader : public LogitSink {
 
   void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits,
               int64_t stride) override;
+  /// Of rows that choose among all tokens and want no logprobs.
+  bool takes_largest(int64_t first, int64_t num) const override;
+  std::vector<Draw> draws(int64_t first, int64_t num) const override;
+  void accept_largest(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const Largest* largest) override;
 
   const std::vector<Row>& rows() const { return rows_; }
   /// One a row.
@@ -37,15 +42,17 @@ class LogitReader : public LogitSink {
 
  private:
   struct State {
-    float best = 0;
-    int32_t best_id = -1;
-    float target_logit = 0;
+    Draw draw;
+    Largest best{0, -1};             ///< of the draw's values so far; `at`: its id
+    float best_logit = 0, target_logit = 0;
     double maximum = 0, sum = 0;     ///< running log-sum-exp, for logprobs
     float* stored = nullptr;
     std::vector<std::pair<int32_t, float>> top;  ///< best first
     int64_t seen = 0;                ///< vocabulary entries so far
   };
   void fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count);
+  /// Whether the largest of a chunk is the largest so far.
+  static bool fold_largest(State& state, const Largest& of_chunk, int64_t vocab_first);
   void finish(size_t row);
 
   std::vector<Row> rows_;

@@ -67,6 +67,50 @@ TEST(LogitReader, OfEqualLogitsTheFirstIsTaken) {
   EXPECT_EQ(read(std::vector<float>(100, -kInfinity), {33}, greedy_row(-1)).token, 0);
 }
 
+TEST(LogitReader, TheLargestOfEachChunkAreEnoughForGreedyAndDrawnTokens) {
+  std::mt19937 random(5);
+  std::vector<LogitReader::Row> rows(4, greedy_row(-1));
+  rows[3].params.temperature = 0.8;
+  rows[3].params.seed = 6;
+  std::vector<std::vector<float>> logits(4, std::vector<float>(1000));
+  for (auto& row : logits)
+    for (float& logit : row) logit = static_cast<float>(random() % 50);  // the best is there many times
+  logits[2][0] = logits[2][999] = NAN;  // the first stays, as it does for whoever reads all
+  LogitReader all(rows, 1000, {}), largest(rows, 1000, {});
+  auto kernels = make_reference_kernels();
+  EXPECT_TRUE(largest.draws(0, 3).empty());
+  const std::vector<Draw> draws = largest.draws(0, 4);
+  ASSERT_EQ(draws.size(), 4u);
+  for (int64_t at = 0; at < 1000; at += 300) {
+    const int64_t count = std::min<int64_t>(300, 1000 - at);
+    Largest found[4];
+    for (size_t i = 0; i < 4; ++i) {
+      all.accept(static_cast<int64_t>(i), 1, at, count, logits[i].data() + at, count);
+      kernels->largest(logits[i].data() + at, 1, count, std::span(draws).subspan(i, 1), at, &found[i]);
+    }
+    largest.accept_largest(0, 2, at, count, found);
+    largest.accept_largest(2, 2, at, count, found + 2);
+  }
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(largest.results()[i].token, all.results()[i].token) << i;
+}
+
+TEST(LogitReader, TakesTheLargestAloneWhereNoRowWantsMore) {
+  std::vector<LogitReader::Row> rows(5, greedy_row(-1));
+  rows[1] = greedy_row(0);      // a logprob
+  rows[3] = greedy_row(-1, 7);  // of a token that is known
+  LogitReader reader(rows, 10, {});
+  EXPECT_TRUE(reader.takes_largest(0, 1));
+  EXPECT_FALSE(reader.takes_largest(0, 2));
+  EXPECT_TRUE(reader.takes_largest(2, 1));
+  EXPECT_FALSE(reader.takes_largest(2, 3));
+  EXPECT_TRUE(reader.takes_largest(4, 1));
+  rows[4].params.temperature = 0.5;
+  EXPECT_TRUE(LogitReader(rows, 10, {}).takes_largest(4, 1));
+  rows[4].params.top_p = 0.9;  // of which all logits are kept
+  std::vector<float> store(10);
+  EXPECT_FALSE(LogitReader(rows, 10, store).takes_largest(4, 1));
+}
+
 TEST(LogitReader, WhatIsNoNumberIsNeverChosenAheadOfNumbers) {
   std::vector<float> logits(100, -3);
   logits[70] = 1;

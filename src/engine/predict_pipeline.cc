@@ -14,6 +14,8 @@ constexpr double kPatience = 5;
 
 /// A job, or a part of one.
 struct Part {
+  explicit Part(bool reads_logits) : reads_logits(reads_logits) {}
+  const bool reads_logits;
   std::vector<Request> requests;
   double rows = 0, generated = 0;
   void add(const SequenceLength& length, int64_t generated_tokens) {
@@ -25,7 +27,7 @@ struct Part {
     request.params.temperature = 0;
     request.params.ignore_eos = true;
     request.params.echo = length.scored;
-    if (length.scored) request.params.top_logprobs = 0;
+    if (length.scored || reads_logits) request.params.top_logprobs = 0;
     rows += length.prompt + static_cast<double>(generated_tokens);
     generated += static_cast<double>(generated_tokens);
   }
@@ -65,7 +67,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   const double all_steps = steps_of(policy, static_cast<double>(workload.num_sequences), workload.total_prompt_tokens + workload.total_generated_tokens, workload.total_generated_tokens);
   const std::vector<SequenceLength>& lengths = workload.sample;
   if (workload.sample_stride == 1 && all_steps * visits_a_step <= most_visits) {
-    Part whole;
+    Part whole(workload.reads_logits);
     for (const SequenceLength& length : lengths) whole.add(length, length.generated);
     Prediction prediction = simulated(ranks, links, kv, std::move(whole.requests));
     prediction.generated_tokens = workload.total_generated_tokens;
@@ -78,7 +80,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   const double shorter = std::min(1.0, kPatience * most_visits / (count_steps * visits_a_step));
   // Evenly spread sequences, or the first tokens of all.
   auto part_of = [&](double sequences, double tokens) {
-    Part part;
+    Part part(workload.reads_logits);
     for (double i = 0; i < sequences; ++i) {
       const SequenceLength& length = lengths[static_cast<size_t>(i * known / sequences)];
       part.add(length, std::min<int64_t>(length.generated, static_cast<int64_t>(std::ceil(tokens * length.generated))));

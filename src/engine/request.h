@@ -19,6 +19,9 @@ struct SamplingParams {
   bool echo = false;          ///< prompt logprobs too (if asked for), and the prompt's text before the answer
   std::vector<std::string> stop;
   bool ignore_eos = false;    ///< benchmarks: always generate max_tokens
+
+  /// Whether a token is drawn from a part of the distribution, for which all of its logits must be kept.
+  bool keeps_logits() const { return temperature > 0 && (top_p < 1 || top_k > 1); }
 };
 
 /// One sequence to generate.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "backend/gumbel.h"
 #include "engine/request.h"
 
 namespace flexgen {
@@ -12,7 +13,10 @@ namespace flexgen {
 /// Uniform in [0, 1): random number `position` of sequence `seed` (counter-based: SplitMix64).
 double uniform_random(uint64_t seed, uint64_t position);
 
-/// Draws a token from softmax(logits / temperature), cut to the top_k best and then to the smallest set whose
+/// How the token at `position` is drawn of all tokens; greedily with temperature 0 or top_k 1.
+Draw draw_of(const SamplingParams& params, int64_t position);
+
+/// Draws a token from softmax(logits / temperature), of all tokens as draw_of() says, or cut to the top_k best and then to the smallest set whose
 /// probability reaches top_p (Holtzman et al. 2020). temperature 0: the best, lowest id first among equals.
 int32_t sample(std::span<const float> logits, const SamplingParams& params, int64_t position);
 

@@ -100,7 +100,8 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
 TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
   const std::string directory = process_folder() + "/simulated-device";
   ensure_dummy_checkpoint(directory, kTiny, DType::kBF16, 3, nullptr);
-  const auto requests = requests_of(23, {1, 60}, {1, 9}, 300);
+  auto requests = requests_of(23, {1, 60}, {1, 9}, 300);
+  for (size_t i = 0; i < 3; ++i) requests[4 * i].params.top_logprobs = 1;  // whose logits go down, with their neighbours'
   int checked = 0;
   for (auto [attention, batches, buffers] : {std::tuple(Tier::kGpu, 1, 1), std::tuple(Tier::kGpu, 3, 3), std::tuple(Tier::kCpu, 3, 2), std::tuple(Tier::kCpu, 1, 1)}) {
     EngineOptions options;
@@ -271,6 +272,21 @@ TEST_F(OnGpu, H200KeepsASmallModelWhole) {
   const RunReport report = simulate(*model, policy, DType::kBF16, h200(), source);
   // The weights come from the disk once.
   EXPECT_LT(report.elapsed_s, 1.1 * (lane(report, "compute").stats.busy_s + lane(report, "disk read").stats.busy_s));
+}
+
+TEST_F(OnGpu, LogitsOfGreedyTokensStayThere) {
+  const auto model = shape("opt-6.7b");
+  const Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 130 * kGiB}, {}, DType::kBF16);
+  auto down_bytes = [&](int64_t top_logprobs) {
+    for (Request& request : requests_) request.params.top_logprobs = top_logprobs;
+    ListSource source(requests_);
+    return lane(simulate(*model, policy, DType::kBF16, h200(), source), "d2h").stats.bytes;
+  };
+  int64_t head_chunks = 0;
+  for (const LayerSpec& layer : model->layers()) head_chunks += layer.kind == LayerKind::kHead;
+  const double tokens = 384 * 32, greedy = down_bytes(-1);
+  EXPECT_EQ(down_bytes(0) - greedy, tokens * (4.0 * static_cast<double>(model->config().vocab_size) - 8.0 * static_cast<double>(head_chunks)));
+  EXPECT_EQ(greedy, tokens * 8.0 * static_cast<double>(head_chunks));  // and nothing else: the cache and the activations are in the GPU
 }
 
 TEST_F(OnGpu, AttentionBesideTheGpuSparesTheBus) {

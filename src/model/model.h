@@ -70,13 +70,19 @@ struct VisitInput {
   std::span<const int32_t> logit_rows;             ///< rows of T that want logits (head only)
 };
 
-/// Receives logits as the head computes them. Called in the compute lane.
+/// Receives logits as the head computes them. Called in the compute lane, or in that of the processor beside a GPU; takes_largest() and draws() from any thread.
 class LogitSink {
  public:
   virtual ~LogitSink() = default;
   /// logits [num, vocab_count] f32, row stride `stride`; row i belongs to logit_rows[first + i].
   virtual void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count,
                       const float* logits, int64_t stride) = 0;
+  /// Whether accept_largest() tells all there is to know of these rows. A GPU then finds the largest itself, and its logits stay there.
+  virtual bool takes_largest(int64_t first, int64_t num) const = 0;
+  /// How each of these rows is drawn; empty: none is.
+  virtual std::vector<Draw> draws(int64_t first, int64_t num) const = 0;
+  /// Instead of accept(): what Kernels::largest() says of each row with its draw, `at` counted from vocab_first.
+  virtual void accept_largest(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const Largest* largest) = 0;
 };
 
 /// Work of one visit, as the cost model and the statistics count it.

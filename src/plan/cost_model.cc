@@ -5,7 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "model/scratch.h"
 #include "schedule/cache_store.h"
+#include "schedule/first_loads.h"
 #include "schedule/hidden_store.h"
 #include "schedule/weight_store.h"
 
@@ -15,9 +17,10 @@ namespace {
 /// When each lane and buffer is free, visit by visit, in the order in which the executor submits. Times in seconds from the start of the run.
 class Timeline {
  public:
-  /// `weights_in_place`: the resident ones need no loading.
-  Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype, bool weights_in_place)
-      : model_(model), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()),
+  /// `reads_logits`: as the workload says; `weights_in_place`: the resident ones need no loading.
+  Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype, bool reads_logits,
+           bool weights_in_place)
+      : model_(model), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()), reads_logits_(reads_logits),
         beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), cache_(model, policy, kv_dtype), hidden_(model, policy) {
     const auto num_batches = static_cast<size_t>(policy.num_micro_batches);
     weight_free_s_.assign(static_cast<size_t>(buffers_), 0);
@@ -28,7 +31,7 @@ class Timeline {
     results_s_.assign(num_batches, 0);
     stored_s_.assign(num_batches, 0);
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer)
-      if (weights_.layers[layer].ring_index >= 0) ring_layers_.push_back(layer);
+      if (weights_.layers[layer].ring_index >= 0) ring_layers_.push_back(static_cast<int64_t>(layer));
     const WeightLayout::Layer& embed = weights_.layers.front();
     for (size_t i = 0; i < embed.uses.size(); ++i)
       if (embed.uses[i].lookup) {
@@ -42,10 +45,9 @@ class Timeline {
       }
     resident_ready_s_.assign(weights_.layers.size(), 0);
     host_ready_s_.assign(weights_.layers.size(), 0);
-    load_order_ = weight_load_order(model, &num_lookup_layers_);
-    if (weights_in_place) num_loading_ = load_order_.size();
-    else if (ring_layers_.empty()) load_first(load_order_.size());
-    else load_up_to(ring_layers_.front());
+    first_loads_ = FirstLoads(model, ring_layers_);
+    if (weights_in_place) first_loads_.all();
+    else load_resident(first_loads_.at_start());
   }
 
   double now_s() const { return std::max({compute_free_s_, write_free_s_, read_free_s_, h2d_free_s_, d2h_free_s_, cpu_free_s_, host_s_}); }
@@ -77,7 +79,7 @@ class Timeline {
         const bool beside = beside_ && visited && spec.kind == LayerKind::kBlock;
         if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
         if (visited) {
-          load_up_to(layer);
+          load_resident(first_loads_.before_visit(static_cast<int64_t>(layer)));
           double start_s = std::max(compute_free_s_, resident_ready_s_[layer]);
           if (weights_.layers[layer].ring_index >= 0) start_s = std::max(start_s, acquire_weights(layer));
           double time_s = block_times_[b].compute_s, cache_ready_s = 0;
@@ -111,7 +113,7 @@ class Timeline {
             finish_pending(num_batches);  // only now: this visit's first stage goes before the last one's last
             pending_ = Pending{layer, b, uploaded_s, block_times_[b].after_s, hidden_rows};
           } else {
-            results_s_[b] = end_s;
+            results_s_[b] = on_gpu_ && spec.kind == LayerKind::kHead ? read_logits(spec, batch.logit_rows, end_s) : end_s;
             if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = store_hidden(hidden_rows, end_s);
           }
           if (uses_cache) {
@@ -194,6 +196,19 @@ class Timeline {
     busy_[LaneKind::kH2d] += time_s;
     return h2d_small_free_s_;
   }
+  /// Logits, or the largest of each row, go down to the processor beside the GPU panel by panel; returns when all are read.
+  double read_logits(const LayerSpec& head, double rows, double after_s) {
+    for (double left = rows; left > 0; left -= kLogitPanelRows) {
+      const double panel = std::min<double>(left, kLogitPanelRows), logits = panel * static_cast<double>(head.vocab_count);
+      const double down_s = copy(LaneKind::kD2h, logit_bytes_down(head, panel, reads_logits_), after_s);
+      ComputeAmount amount;
+      amount.logits = reads_logits_ ? logits : 0;
+      const double time_s = visit_time_s(hardware_.cpu, precision_, amount);
+      cpu_free_s_ = std::max({cpu_free_s_, host_s_, down_s}) + time_s;
+      busy_[LaneKind::kCpu] += time_s;
+    }
+    return cpu_free_s_;
+  }
   double passing_pages(const BatchLoad& batch) const { return batch.old_disk_pages + batch.dirty_disk_pages + batch.old_host_pages + batch.dirty_host_pages; }
   double load_hidden(double rows, double after_s) {
     const auto row_bytes = static_cast<double>(hidden_.row_bytes);
@@ -221,10 +236,9 @@ class Timeline {
     cache_bounce_free_s_[at] = written_s;
   }
 
-  /// As WeightStore does in the first pass.
-  void load_first(size_t count) {
-    for (; num_loading_ < count; ++num_loading_) {
-      const auto layer = static_cast<size_t>(load_order_[num_loading_]);
+  void load_resident(std::span<const int64_t> layers) {
+    for (int64_t index : layers) {
+      const auto layer = static_cast<size_t>(index);
       const WeightLayout::Layer& placed = weights_.layers[layer];
       double resident_bytes = 0;
       for (const WeightLayout::Use& use : placed.uses) resident_bytes += static_cast<double>(use.resident.bytes);
@@ -235,19 +249,12 @@ class Timeline {
       resident_ready_s_[layer] = on_gpu_ ? std::max(there_s, copy(LaneKind::kH2d, resident_bytes, begun_s)) : there_s;
     }
   }
-  void load_up_to(size_t layer) {
-    const auto at = std::find(load_order_.begin() + static_cast<std::ptrdiff_t>(num_loading_), load_order_.end(), static_cast<int64_t>(layer));
-    if (at != load_order_.end()) load_first(static_cast<size_t>(at - load_order_.begin()) + 1);
-  }
 
   /// When the table's rows that are in memory are there, and those that are not.
   double look_up(double rows) {
-    load_first(num_lookup_layers_);
+    load_resident(first_loads_.before_lookup());
     double ready_s = 0;
-    for (size_t i = 0; i < num_lookup_layers_; ++i) {
-      const auto layer = static_cast<size_t>(load_order_[i]);
-      ready_s = std::max({ready_s, resident_ready_s_[layer], host_ready_s_[layer]});
-    }
+    for (int64_t layer : first_loads_.lookup_layers()) ready_s = std::max({ready_s, resident_ready_s_[static_cast<size_t>(layer)], host_ready_s_[static_cast<size_t>(layer)]});
     if (lookup_share_ <= 0) return ready_s;
     const auto vocabulary = static_cast<double>(model_.config().vocab_size);
     const double distinct = lookup_share_ * vocabulary * -std::expm1(rows * std::log1p(-1 / vocabulary));
@@ -259,9 +266,8 @@ class Timeline {
   }
 
   void issue_weights(int64_t key, double share) {
-    const size_t layer = ring_layers_[static_cast<size_t>(key % num_ring())];
-    if (key + 1 < num_ring()) load_up_to(layer);
-    else load_first(load_order_.size());
+    const auto layer = static_cast<size_t>(ring_layers_[static_cast<size_t>(key % num_ring())]);
+    load_resident(first_loads_.before_streaming(key));
     const WeightLayout::Layer& placed = weights_.layers[layer];
     const double from_disk = share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
     if (!on_gpu_) {
@@ -309,15 +315,14 @@ class Timeline {
   const HardwareProfile& hardware_;
   const Precision& precision_;
   const Policy& policy_;
-  bool on_gpu_, beside_;
+  bool on_gpu_, reads_logits_, beside_;
   int64_t buffers_;
   WeightLayout weights_;
   CacheLayout cache_;
   HiddenLayout hidden_;
-  std::vector<size_t> ring_layers_;
+  std::vector<int64_t> ring_layers_;
   double lookup_share_ = 0;
-  std::vector<int64_t> load_order_;
-  size_t num_loading_ = 0, num_lookup_layers_ = 0;
+  FirstLoads first_loads_;
   std::vector<double> resident_ready_s_, host_ready_s_;  ///< a layer
 
   double host_s_ = 0, compute_free_s_ = 0, read_free_s_ = 0, write_free_s_ = 0, lookup_free_s_ = 0;
@@ -352,7 +357,8 @@ LaneKind LaneTimes::busiest() const { return static_cast<LaneKind>(std::max_elem
 
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
                    const SlotWalk& walk) {
-  Timeline timeline(model, hardware, precision, policy, precision.kv, false), in_place(model, hardware, precision, policy, precision.kv, true);
+  Timeline timeline(model, hardware, precision, policy, precision.kv, workload.reads_logits, false),
+      in_place(model, hardware, precision, policy, precision.kv, workload.reads_logits, true);
   // The sums so far: time, steps, bytes, the bound, and every lane's busy time.
   using Sums = std::array<double, 5 + kNumLaneKinds>;
   auto sums_of = [](const Timeline& of, double steps, double bound_s) {

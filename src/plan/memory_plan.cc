@@ -15,7 +15,7 @@ int64_t MemoryPlan::bytes(Tier tier) const {
 }
 
 int64_t logit_store_bytes(const Model& model, const Policy& policy, const Workload& workload) {
-  if (!workload.samples || model.layers().back().kind != LayerKind::kHead) return 0;
+  if (!workload.keeps_logits || model.layers().back().kind != LayerKind::kHead) return 0;
   return policy.block_size() * model.config().vocab_size * static_cast<int64_t>(sizeof(float));
 }
 

@@ -23,7 +23,7 @@ struct MemoryPlan {
   int64_t bytes(Tier tier) const;
 };
 
-/// Full logits are kept for the rows that sample: rows of a plan x V floats, one set a micro-batch.
+/// Logits are kept whole for rows that draw from a part of the distribution (top_k, top_p): rows of a plan x V floats, one set a micro-batch.
 int64_t logit_store_bytes(const Model& model, const Policy& policy, const Workload& workload);
 
 MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype);

@@ -48,4 +48,8 @@ double outer_visit_time_s(const HardwareProfile& hardware, const Precision& prec
   return visit_time_s(processor_of(hardware, policy), precision, amount);
 }
 
+double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits) {
+  return rows * (reads_logits ? sizeof(float) * static_cast<double>(head.vocab_count) : static_cast<double>(sizeof(Largest)));
+}
+
 }  // namespace flexgen

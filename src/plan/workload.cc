@@ -11,7 +11,7 @@ int64_t within(int64_t expected_tokens, int64_t max_tokens) { return std::clamp<
 
 }  // namespace
 
-void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool scored, std::optional<int64_t> expected_tokens) {
+void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool keeps, bool scored, std::optional<int64_t> expected_tokens) {
   const int64_t generated = within(expected_tokens.value_or(max_tokens), max_tokens);
   if (num_sequences % sample_stride == 0)
     sample.push_back({static_cast<int32_t>(prompt_tokens), static_cast<int32_t>(max_tokens), static_cast<int32_t>(generated), scored});
@@ -25,8 +25,9 @@ void Workload::add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool
   total_prompt_tokens += static_cast<double>(prompt_tokens);
   total_max_tokens += static_cast<double>(max_tokens);
   total_generated_tokens += static_cast<double>(generated);
-  samples = samples || sampled;
+  keeps_logits = keeps_logits || keeps;
   scores_prompts = scores_prompts || scored;
+  reads_logits = reads_logits || keeps || scored;
 }
 
 void Workload::expect(double share) {

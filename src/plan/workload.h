@@ -22,8 +22,9 @@ struct Workload {
   double total_prompt_tokens = 0;
   double total_max_tokens = 0;        ///< generated, if every sequence runs to its max_tokens
   double total_generated_tokens = 0;  ///< that are expected to be generated
-  bool samples = false;               ///< some sequence draws from the whole distribution (temperature > 0)
+  bool keeps_logits = false;          ///< some sequence draws from a part of the distribution: whole logits are kept
   bool scores_prompts = false;        ///< some sequence wants the logprobs of its prompt
+  bool reads_logits = false;          ///< some sequence does that, or wants logprobs: of the others a GPU finds the tokens itself
   /// Every sample_stride-th sequence in the job's order: all of a job of up to kMaxSample, evenly spread ones of a larger.
   std::vector<SequenceLength> sample;
   int64_t sample_stride = 1;
@@ -36,8 +37,8 @@ struct Workload {
   }
   /// Whether some answer is expected to end before its max_tokens.
   bool expects_early_ends() const { return total_generated_tokens < total_max_tokens; }
-  /// Counts one more sequence in. `expected_tokens`: that it will generate, as far as max_tokens allows; nothing: all of them.
-  void add(int64_t prompt_tokens, int64_t max_tokens, bool sampled, bool scored, std::optional<int64_t> expected_tokens = {});
+  /// Counts one more sequence in; whether logprobs of answers are wanted, `reads_logits` must be told. `expected_tokens`: that it will generate, as far as max_tokens allows; nothing: all of them.
+  void add(int64_t prompt_tokens, int64_t max_tokens, bool keeps, bool scored, std::optional<int64_t> expected_tokens = {});
   /// From now on every answer is expected to take this share of its max_tokens.
   void expect(double share);
 };

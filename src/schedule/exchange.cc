@@ -14,7 +14,9 @@ ExchangeLayout::ExchangeLayout(const Model& model, const Policy& policy) {
   int64_t widest = 0;
   for (const LayerSpec& layer : model.layers()) widest = std::max(widest, layer.vocab_count);
   const auto floats = [](int64_t count) { return round_up(count * static_cast<int64_t>(sizeof(float)), kDirectAlignment); };
-  logits_bytes = floats(std::min(policy.max_logit_rows, kLogitPanelRows) * widest);
+  const int64_t panel_rows = std::min(policy.max_logit_rows, kLogitPanelRows);
+  largest_offset = floats(panel_rows * widest);
+  logits_bytes = largest_offset + round_up(panel_rows * static_cast<int64_t>(sizeof(Largest)), kDirectAlignment);
   if (!policy.attention_beside()) return;
   const int64_t q = config.num_heads * config.head_size, kv = config.num_kv_heads * config.head_size;
   attention_bytes = floats(policy.max_rows * (q + 2 * kv));
@@ -28,6 +30,7 @@ int64_t ExchangeLayout::arena_bytes(const Policy& policy, Tier tier) const {
 
 Exchange::Exchange(const Model& model, const Policy& policy, const Arenas& arenas) {
   const ExchangeLayout layout(model, policy);
+  largest_offset_ = layout.largest_offset;
   auto ring = [](Arena* arena, int count, int64_t bytes) { return StagingRing(arena->allocate(count * bytes), count, bytes); };
   logits_ = ring(arenas.gpu, ExchangeLayout::kLogitBuffers, layout.logits_bytes);
   host_logits_ = ring(arenas.cpu, ExchangeLayout::kLogitBuffers, layout.logits_bytes);

@@ -15,7 +15,8 @@ class ExchangeLayout {
   ExchangeLayout(const Model& model, const Policy& policy);
 
   static constexpr int kLogitBuffers = 2;
-  int64_t logits_bytes = 0;            ///< one of kLogitBuffers in the GPU, with as much RAM behind it: a panel [rows, vocab_count] f32
+  int64_t logits_bytes = 0;            ///< one of kLogitBuffers in the GPU, with as much RAM behind it: a panel [rows, vocab_count] f32, and the largest of its rows
+  int64_t largest_offset = 0;          ///< of the latter there
   int64_t attention_bytes = 0;         ///< one of Policy::buffers in the GPU: q, k, v [T, ...] f32; the result comes back over q
   int64_t attention_host_bytes = 0;    ///< the RAM behind it: q, k, v and the result
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
@@ -32,6 +33,8 @@ class Exchange {
     std::vector<Event> device_free, host_free;
   };
   Pair start_logits() { return start(logits_, host_logits_, next_logits_++); }
+  /// Where in such a buffer of the GPU the largest logits of the panel's rows go.
+  Largest* largest_of(const Pair& logits) const { return reinterpret_cast<Largest*>(logits.device + largest_offset_); }
   Pair start_attention() { return start(attention_, host_attention_, next_attention_++); }
   /// Until when the buffers of the pair are in use.
   void use_logits(const Pair& pair, const Event& device, const Event& host);
@@ -43,6 +46,7 @@ class Exchange {
 
   StagingRing logits_, host_logits_, attention_, host_attention_;
   int64_t next_logits_ = 0, next_attention_ = 0;
+  int64_t largest_offset_ = 0;
 };
 
 }  // namespace flexgen

@@ -2,8 +2,8 @@
 // Executor: the one loop. Walks the schedule, leases what each visit needs, enqueues its compute, and lets every
 // kind of tensor run ahead. Runs in the caller's thread (the host thread).
 //
-// On a CPU, and mostly on a GPU, a visit is one piece of work for the compute lane. On a GPU the head's visits send their logits to the cpu lane panel by
-// panel, and where attention runs on the processor beside it a block's visit has three stages; its last one is enqueued after the
+// On a CPU, and mostly on a GPU, a visit is one piece of work for the compute lane. On a GPU the head's visits send their logits (or the largest of each
+// row, if nobody wants more) to the cpu lane panel by panel, and where attention runs on the processor beside it a block's visit has three stages; its last one is enqueued after the
 // next visit's first, so that the GPU has work while the processor attends.
 
 #include <atomic>

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 
 #include "backend/device.h"
 #include "base/units.h"
@@ -135,21 +134,6 @@ int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
   return bytes;
 }
 
-std::vector<int64_t> weight_load_order(const Model& model, size_t* num_lookup) {
-  std::vector<int> tables;
-  for (const LayerSpec& layer : model.layers())
-    for (const WeightUse& use : layer.uses)
-      if (use.lookup) tables.push_back(use.weight);
-  auto holds_table = [&](const LayerSpec& layer) {
-    return std::any_of(layer.uses.begin(), layer.uses.end(), [&](const WeightUse& use) { return std::find(tables.begin(), tables.end(), use.weight) != tables.end(); });
-  };
-  std::vector<int64_t> order(model.layers().size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto others = std::stable_partition(order.begin(), order.end(), [&](int64_t layer) { return holds_table(model.layers()[static_cast<size_t>(layer)]); });
-  *num_lookup = static_cast<size_t>(others - order.begin());
-  return order;
-}
-
 WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes)
     : model_(model), layout_(model, policy), lanes_(lanes) {
   // A pipeline stage may have no use for some files.
@@ -170,19 +154,16 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
 
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer)
     if (layout_.layers[layer].ring_index >= 0) ring_layers_.push_back(static_cast<int64_t>(layer));
-  load_order_ = weight_load_order(model, &num_lookup_layers_);
-  load_position_.resize(load_order_.size());
-  for (size_t at = 0; at < load_order_.size(); ++at) load_position_[static_cast<size_t>(load_order_[at])] = at;
-  resident_ready_.resize(load_order_.size());
-  host_ready_.resize(load_order_.size());
-  if (ring_layers_.empty()) load_first(load_order_.size());
-  else load_up_to(ring_layers_.front());
+  first_loads_ = FirstLoads(model, ring_layers_);
+  resident_ready_.resize(layout_.layers.size());
+  host_ready_.resize(layout_.layers.size());
+  load_resident(first_loads_.at_start());
 }
 
-void WeightStore::load_first(size_t count) {
-  for (; num_loading_ < count; ++num_loading_) {
-    load_in_place(load_order_[num_loading_]);
-    if (layout_.compute_tier == Tier::kGpu) load_resident_gpu(load_order_[num_loading_]);
+void WeightStore::load_resident(std::span<const int64_t> layers) {
+  for (int64_t layer : layers) {
+    load_in_place(layer);
+    if (layout_.compute_tier == Tier::kGpu) load_resident_gpu(layer);
   }
 }
 
@@ -236,9 +217,7 @@ void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
   int64_t layer = ring_layers_[static_cast<size_t>(key % layout_.num_streamed_layers)];
   const WeightLayout::Layer& placed = layout_.layers[static_cast<size_t>(layer)];
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(layer)];
-  // Layers after the last one that passes through the buffers have nobody else to load them.
-  if (key + 1 < layout_.num_streamed_layers) load_up_to(layer);
-  else load_first(load_order_.size());
+  load_resident(first_loads_.before_streaming(key));
   if (!stager_.holds(key)) stager_.start(key);
   Staged what;
   what.name = "load weights";
@@ -280,7 +259,7 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(visit.layer)];
   WeightLease lease;
   const std::byte* staged = nullptr;
-  load_up_to(visit.layer);
+  load_resident(first_loads_.before_visit(visit.layer));
   if (layout.ring_index >= 0) {
     int64_t wanted = key(visit.pass, visit.layer);
     while (issued_key_ < wanted) {  // not prefetched: the start of the run, or a single buffer
@@ -397,11 +376,10 @@ std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<
     }
     rows.push_back(entry->second);
   }
-  load_first(num_lookup_layers_);
-  for (size_t i = 0; i < num_lookup_layers_; ++i) {
-    const auto layer = static_cast<size_t>(load_order_[i]);
-    append(after, pending(resident_ready_[layer]));
-    append(&copy.after, pending(host_ready_[layer]));
+  load_resident(first_loads_.before_lookup());
+  for (int64_t layer : first_loads_.lookup_layers()) {
+    append(after, pending(resident_ready_[static_cast<size_t>(layer)]));
+    append(&copy.after, pending(host_ready_[static_cast<size_t>(layer)]));
   }
   if (!read.transfers.empty()) {
     read.after = {lookup_in_use_[batch]};

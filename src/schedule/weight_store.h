@@ -11,6 +11,7 @@
 #include "io/file_system.h"
 #include "memory/arena.h"
 #include "model/model.h"
+#include "schedule/first_loads.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
 #include "schedule/stager.h"
@@ -71,10 +72,6 @@ class WeightLayout {
   int64_t lookup_arena_bytes(const Policy& policy, Tier tier) const;
 };
 
-/// The layers in the order in which their resident share is loaded: the one that looks rows up and those that hold the same table as a tied head
-/// (`num_lookup` of them), then the others as they are computed.
-std::vector<int64_t> weight_load_order(const Model& model, size_t* num_lookup);
-
 struct WeightLease {
   std::vector<WeightView> views;  ///< one per use; empty for lookups
   std::vector<Event> after;       ///< compute must wait for these
@@ -107,9 +104,8 @@ class WeightStore {
  private:
   int64_t key(int64_t pass, int64_t layer) const;
   void issue(int64_t key, int64_t piece, int64_t num_pieces);
-  /// Issues the loads of the first `count` of load_order_.
-  void load_first(size_t count);
-  void load_up_to(int64_t layer) { load_first(load_position_[static_cast<size_t>(layer)] + 1); }
+  /// Issues the loads of these layers' resident shares.
+  void load_resident(std::span<const int64_t> layers);
   void load_in_place(int64_t layer);
   void load_resident_gpu(int64_t layer);
   /// Where a row of a table lies in memory, if it does: as the table's own, or as a tied head's.
@@ -130,11 +126,8 @@ class WeightStore {
   int64_t issued_key_ = -1;          ///< every key up to this one is fully issued
   int64_t pieces_issued_ = 0;        ///< of key issued_key_ + 1
   std::vector<int64_t> ring_layers_; ///< layer of each ring index
-  std::vector<int64_t> load_order_;       ///< layers: where the embedding's rows may lie, then all others
-  std::vector<size_t> load_position_;     ///< of each layer in it
-  size_t num_loading_ = 0;                ///< so many of them were issued
+  FirstLoads first_loads_;
   std::vector<std::vector<Event>> resident_ready_, host_ready_;  ///< a layer: its loads into the compute tier, and into RAM beside a GPU; none once they are done
-  size_t num_lookup_layers_ = 0;          ///< so many of load_order_ may hold the embedding's rows
   std::vector<std::span<std::byte>> lookup_memory_, lookup_bounce_;  ///< a batch
   std::vector<Event> lookup_in_use_;                 ///< a batch
 };

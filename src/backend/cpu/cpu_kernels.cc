@@ -134,6 +134,12 @@ class CpuKernels : public Kernels {
     });
   }
 
+  void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
+    for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t) out[t] = vector_rows::largest(x + t * cols, cols, draws.empty() ? Draw() : draws[static_cast<size_t>(t)], first_id);
+    });
+  }
+
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     for_rows(num_rows * num_heads, head_size, [&](int64_t first, int64_t count) {
       for (int64_t i = first; i < first + count; ++i) hadamard_transform(x + i * head_size, head_size);

@@ -262,6 +262,60 @@ int64_t LargestAt(const float* x, int64_t count) {
   return block;
 }
 
+using Bits = hn::RebindToUnsigned<Floats>;
+
+/// scramble() of each lane.
+HWY_INLINE hn::Vec<Bits> scramble_lanes(hn::Vec<Bits> x) {
+  const Bits d;
+  x = hn::Mul(hn::Xor(x, hn::ShiftRight<16>(x)), hn::Set(d, 0x7feb352du));
+  x = hn::Mul(hn::Xor(x, hn::ShiftRight<15>(x)), hn::Set(d, 0x846ca68bu));
+  return hn::Xor(x, hn::ShiftRight<16>(x));
+}
+
+/// fraction_of() of each lane.
+HWY_INLINE hn::Vec<Floats> fractions_of(hn::Vec<Bits> bits) {
+  const Floats d;
+  const hn::RebindToSigned<Floats> di;
+  // In halves, as not all machines convert unsigned numbers.
+  const auto high = hn::ConvertTo(d, hn::BitCast(di, hn::ShiftRight<16>(bits)));
+  const auto low = hn::ConvertTo(d, hn::BitCast(di, hn::And(bits, hn::Set(Bits(), 0xffffu))));
+  const auto number = hn::Add(hn::Add(hn::Mul(high, hn::Set(d, 65536.0f)), low), hn::Set(d, 0.5f));
+  return hn::Min(hn::Mul(number, hn::Set(d, 0x1p-32f)), hn::Set(d, kLargestBelowOne));
+}
+
+/// No less than the noise of a fraction, as -log(-log(1 - v)) <= -log(v), by its exponent alone.
+HWY_INLINE hn::Vec<Floats> most_noise(hn::Vec<Floats> fraction) {
+  const Floats d;
+  const hn::RebindToSigned<Floats> di;
+  const auto exponent = hn::ConvertTo(d, hn::ShiftRight<23>(hn::BitCast(di, fraction)));
+  return hn::NegMulAdd(exponent, hn::Set(d, 0.693147181f), hn::Set(d, 127 * 0.693147181f + 1e-3f));
+}
+
+Largest LargestDrawn(const float* x, int64_t count, const Draw& draw, int64_t first_id) {
+  if (std::isnan(x[0])) return {x[0], 0};
+  const Floats d;
+  const Bits du;
+  const hn::RebindToSigned<Floats> di;
+  const auto least = hn::Set(d, -std::numeric_limits<float>::infinity()), factor = hn::Set(d, draw.inverse_temperature);
+  const auto ids = hn::Iota(du, static_cast<uint32_t>(first_id)), key = hn::Set(du, draw.key[0]);
+  Largest largest{-std::numeric_limits<float>::infinity(), 0};
+  for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+    const auto of_key = hn::Xor(hn::Add(ids, hn::Set(du, static_cast<uint32_t>(i))), key);
+    const auto fraction = fractions_of(scramble_lanes(hn::Add(scramble_lanes(of_key), hn::Set(du, draw.key[1]))));
+    auto v = hn::Mul(load(d, x + i, n), factor);
+    if (n < hn::Lanes(d)) v = hn::IfThenElse(hn::FirstN(d, n), v, least);
+    // Few of the many could be the largest so far: of all tokens about as many as have that much probability between them.
+    if (hn::AllFalse(d, hn::Gt(hn::Add(v, most_noise(fraction)), hn::Set(d, largest.value)))) return;
+    v = hn::Sub(v, hn::Log(d, hn::Neg(hn::Log1p(d, hn::Neg(fraction)))));
+    v = hn::IfThenElse(hn::IsNaN(v), least, v);
+    const auto most = hn::MaxOfLanes(d, v);
+    if (!(hn::GetLane(most) > largest.value)) return;
+    const auto places = hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, most)), hn::Iota(di, static_cast<int32_t>(i)), hn::Set(di, std::numeric_limits<int32_t>::max()));
+    largest = {hn::GetLane(most), hn::GetLane(hn::MinOfLanes(di, places))};
+  });
+  return largest;
+}
+
 double SumOfExp(const float* x, int64_t count, float maximum) {
   const Floats d;
   const int64_t block = 8 * static_cast<int64_t>(hn::Lanes(d));  // so few that fp32 loses nothing to speak of
@@ -294,6 +348,7 @@ HWY_EXPORT(RmsNorm);
 HWY_EXPORT(Activate);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(LargestAt);
+HWY_EXPORT(LargestDrawn);
 HWY_EXPORT(SumOfExp);
 HWY_EXPORT(TargetName);
 
@@ -325,6 +380,11 @@ void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, cons
   HWY_DYNAMIC_DISPATCH(Rotate)(x, num_heads, half, cosine, sine);
 }
 int64_t largest_at(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(LargestAt)(x, count); }
+Largest largest(const float* x, int64_t count, const Draw& draw, int64_t first_id) {
+  if (draw.inverse_temperature > 0) return HWY_DYNAMIC_DISPATCH(LargestDrawn)(x, count, draw, first_id);
+  const int64_t at = largest_at(x, count);
+  return {x[at], static_cast<int32_t>(at)};
+}
 double sum_of_exp(const float* x, int64_t count, float maximum) { return HWY_DYNAMIC_DISPATCH(SumOfExp)(x, count, maximum); }
 const char* target_name() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }
 

@@ -36,6 +36,8 @@ void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, cons
 
 /// Where the largest of `count` > 0 values is, the first of those that are alike; as std::max_element says it, NaN included (one at the front stays, others never win).
 int64_t largest_at(const float* x, int64_t count);
+/// As Kernels::largest() of one row.
+Largest largest(const float* x, int64_t count, const Draw& draw, int64_t first_id);
 /// The sum of e^(x[i] - maximum): e^ and a few of them together in fp32, the sum of those in fp64: a relative error of 1e-6 at most.
 double sum_of_exp(const float* x, int64_t count, float maximum);
 

@@ -214,7 +214,7 @@ class CudaDevice : public Device {
     if (compute_dtype == DType::kF32)
       throw Error(ErrorKind::kUser, "the cuda backend computes in bf16 or fp16 with fp32 sums: leave --compute-dtype f32 out, or use --backend cpu");
     if (compute_dtype == DType::kBF16 && capability() < 80)
-      throw Error(ErrorKind::kUser, fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): use --compute-dtype f16", name()));
+      throw Error(ErrorKind::kUser, fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): leave --compute-dtype bf16 out, and it computes in fp16", name()));
     return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
   DType best_compute_dtype(DType weights) const override {

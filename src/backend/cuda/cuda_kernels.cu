@@ -13,7 +13,9 @@ namespace {
 /// they are long before, unless the GPU is whole segments behind.
 class UploadRing {
  public:
-  static constexpr int kSegments = 4;
+  // Two segments that follow one another have more than kLargestUpload between them, so five hold kUploadLife.
+  static constexpr int kSegments = 6;
+  static_assert(kUploadLife == 2 * kLargestUpload);
   static constexpr int64_t kBytes = kSegments * kLargestUpload;
 
   UploadRing(std::byte* device, cudaStream_t stream) : device_(device), stream_(stream) {

@@ -54,6 +54,7 @@ FLEXGEN_CODE int64_t num_blocks_x() { return gridDim.x; }
 FLEXGEN_CODE void sync_block() { __syncthreads(); }
 FLEXGEN_CODE void sync_warp() { __syncwarp(); }
 FLEXGEN_CODE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+FLEXGEN_CODE int32_t shuffle_xor(int32_t value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 FLEXGEN_CODE float shuffle(float value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 FLEXGEN_CODE bool any_in_warp(bool value) { return __any_sync(0xffffffffu, value) != 0; }
 FLEXGEN_CODE void add_to(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
@@ -79,6 +80,7 @@ inline int64_t num_blocks_x() { return emulator::grid().x; }
 inline void sync_block() { emulator::sync_block(); }
 inline void sync_warp() { emulator::any_in_warp(false); }
 inline float shuffle_xor(float value, int mask) { return emulator::shuffle(value, (emulator::thread() ^ mask) % kWarp); }
+inline int32_t shuffle_xor(int32_t value, int mask) { return std::bit_cast<int32_t>(shuffle_xor(std::bit_cast<float>(value), mask)); }
 inline float shuffle(float value, int lane) { return emulator::shuffle(value, lane); }
 inline bool any_in_warp(bool value) { return emulator::any_in_warp(value); }
 inline void add_to(uint32_t* counter, uint32_t value) { *counter += value; }

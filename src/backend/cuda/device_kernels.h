@@ -15,6 +15,7 @@
 
 #include "backend/cuda/attention_kernels.h"
 #include "backend/cuda/device_runtime.h"
+#include "backend/cuda/kept_uploads.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/kernels.h"
 #include "base/error.h"
@@ -36,7 +37,7 @@ class DeviceKernels : public Kernels {
     for (int64_t first = 0; first < count; first += most) {
       const int64_t num = std::min(most, count - first);
       auto* pointers = reinterpret_cast<const std::byte* const*>(
-          runtime_->upload(rows.data() + first, num * static_cast<int64_t>(sizeof(std::byte*))));
+          uploads_.upload(rows.data() + first, num * static_cast<int64_t>(sizeof(std::byte*))));
       run("gather", gather, {num}, threads_for(cols), pointers, dtype, cols, accumulate, out + first * cols);
     }
   }
@@ -92,7 +93,7 @@ class DeviceKernels : public Kernels {
       return true;
     }
     uint32_t is_bad = 0;
-    auto* flag = reinterpret_cast<uint32_t*>(runtime_->upload(&is_bad, sizeof is_bad));
+    auto* flag = reinterpret_cast<uint32_t*>(uploads_.upload(&is_bad, sizeof is_bad));
     run("quantize_rows", quantize_rows, {num_rows}, kRowThreads, rows, from, cols, out, to, flag);
     runtime_->download(flag, sizeof is_bad, &is_bad);
     return is_bad == 0;
@@ -112,8 +113,13 @@ class DeviceKernels : public Kernels {
     Blob blob;
     const auto at = blob.add(positions, static_cast<size_t>(num_rows));
     const auto frequencies = blob.add(inverse_frequencies.data(), inverse_frequencies.size());
-    const std::byte* base = runtime_->upload(blob.bytes.data(), std::ssize(blob.bytes));
+    const std::byte* base = uploads_.upload_once(blob.bytes);
     run("rope", rotate, {num_rows}, kRowThreads, x, static_cast<int>(num_heads), static_cast<int>(head_size), at.on(base), frequencies.on(base), scale);
+  }
+
+  void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
+    const auto* on_device = draws.empty() ? nullptr : reinterpret_cast<const Draw*>(uploads_.upload(draws.data(), num_rows * static_cast<int64_t>(sizeof(Draw))));
+    run("largest", find_largest, {num_rows}, threads_for(cols), x, cols, on_device, static_cast<uint32_t>(first_id), out);
   }
 
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
@@ -123,14 +129,14 @@ class DeviceKernels : public Kernels {
 
   void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots, const KvGeometry& geometry) override {
     for_slot_groups(slots, geometry, [&](std::span<const AttentionSlot> group) {
-      Blob blob;
-      const UploadedSlots uploaded = add_slots(blob, group, geometry);
+      Blob places, tasks;  // the places differ from layer to layer
+      const UploadedSlots uploaded = add_slots(places, group, geometry);
       std::vector<NewRow> rows;
       for (size_t s = 0; s < group.size(); ++s)
         for (int64_t row = 0; row < group[s].num_rows; ++row) rows.push_back({static_cast<int32_t>(s), static_cast<int32_t>(row)});
-      const auto tasks = blob.add(rows);
-      const std::byte* base = runtime_->upload(blob.bytes.data(), std::ssize(blob.bytes));
-      run("append", append_rows, {std::ssize(rows), 2 * geometry.kv_heads}, threads_for(geometry.head_size), k, v, uploaded.slots.on(base), tasks.on(base),
+      const auto task_part = tasks.add(rows);
+      const std::byte *base = uploads_.upload_once(places.bytes), *task_base = uploads_.upload_once(tasks.bytes);
+      run("append", append_rows, {std::ssize(rows), 2 * geometry.kv_heads}, threads_for(geometry.head_size), k, v, uploaded.slots.on(base), task_part.on(task_base),
           cache_on_device(uploaded, geometry, base));
     });
   }
@@ -218,7 +224,7 @@ class DeviceKernels : public Kernels {
     size_t first = 0;
     int64_t bytes = 0;
     for (size_t s = 0; s < slots.size(); ++s) {
-      // Pages, the slot, and for every row the larger of its tasks.
+      // Pages, the slot, and for every row the larger of its tasks: together no more than kLargestUpload, though they go up in two pieces.
       const int64_t mine = num_pages(slots[s], geometry) * 8 + 64 +
                            slots[s].num_rows * static_cast<int64_t>(sizeof(GeneratedRow) + sizeof(PromptTile) * (geometry.query_heads / geometry.kv_heads));
       if (s > first && bytes + mine > kLargestUpload) {
@@ -242,8 +248,9 @@ class DeviceKernels : public Kernels {
     const bool aligned = std::all_of(pages.begin(), pages.end(), [&](const std::byte* page) { return reinterpret_cast<uintptr_t>(page) % alignment == 0; });
     const bool wide = aligned && geometry.head_size % kQuantGroup == 0;
     const RowKind kind = wide && is_quantized(geometry.dtype) ? RowKind::kQuantized : wide && geometry.dtype == Half::kType ? RowKind::kHalf : RowKind::kAny;
-    const auto slot_part = blob.add(on_device);
-    return {slot_part, blob.add(pages), kind};
+    // Pages first: by them KeptUploads tells layers apart at once.
+    const auto page_part = blob.add(pages);
+    return {blob.add(on_device), page_part, kind};
   }
 
   static CacheOnDevice cache_on_device(const UploadedSlots& uploaded, const KvGeometry& g, const std::byte* base) {
@@ -295,25 +302,25 @@ class DeviceKernels : public Kernels {
       }
     }
 
-    Blob blob;
-    const UploadedSlots uploaded = add_slots(blob, slots, g);
+    Blob places, tasks;
+    const UploadedSlots uploaded = add_slots(places, slots, g);
     const AttentionKernels& kernels = kKernels[static_cast<int>(uploaded.kind)];
-    const auto tile_part = blob.add(tiles);
+    const auto tile_part = tasks.add(tiles);
     std::vector<std::pair<const GeneratedBatch*, typename Blob::template Part<GeneratedRow>>> batches;
     for (const auto* list : {&dense, &sparse})
-      for (const GeneratedBatch& batch : *list) batches.emplace_back(&batch, blob.add(batch.rows));
-    const std::byte* base = runtime_->upload(blob.bytes.data(), std::ssize(blob.bytes));
+      for (const GeneratedBatch& batch : *list) batches.emplace_back(&batch, tasks.add(batch.rows));
+    const std::byte *base = uploads_.upload_once(places.bytes), *task_base = uploads_.upload_once(tasks.bytes);
 
     constexpr float kLog2E = 1.4426950408889634f;
     AttentionOnDevice a{.q = q, .out = reinterpret_cast<uint16_t*>(out), .slots = uploaded.slots.on(base), .cache = cache_on_device(uploaded, g, base),
                         .scale_log2 = rule.scale * kLog2E, .window = static_cast<int>(rule.window)};
     constexpr int kThreads = kAttentionWarps * kWarp;
     if (!tiles.empty())
-      run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(base),
+      run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(task_base),
           static_cast<int>(tiles.size()));
     const int64_t head_blocks = g.kv_heads * ceil_div(group, kWarpRows);
     for (const auto& [batch, part] : batches) {
-      const GeneratedRow* rows = part.on(base);
+      const GeneratedRow* rows = part.on(task_base);
       const int64_t num_rows = std::ssize(batch->rows);
       auto* partials = reinterpret_cast<float*>(runtime_->workspace());
       float* scores = partials + batch->num_partials * g.query_heads * (2 + g.head_size);
@@ -357,6 +364,7 @@ class DeviceKernels : public Kernels {
 
   std::string_view name_;
   std::unique_ptr<DeviceRuntime> runtime_;
+  KeptUploads uploads_{*runtime_};
 };
 
 }  // namespace flexgen::inline FLEXGEN_SIDE

@@ -29,7 +29,7 @@ class DeviceRuntime {
   virtual Stream stream() = 0;
   /// Scratch that whatever is enqueued may use until the next that is: kDeviceWorkspaceBytes at 256 bytes.
   virtual std::byte* workspace() = 0;
-  /// A copy on the device, in place before whatever is enqueued next and valid for what is enqueued until the next upload() but one. At most kLargestUpload.
+  /// A copy on the device, in place before whatever is enqueued next and valid for what is enqueued until kUploadLife more have been uploaded. At most kLargestUpload.
   virtual std::byte* upload(const void* data, int64_t bytes) = 0;
   /// Enqueues the product. A row's bits depend on n, k, bias or not, accumulate or not, and the row. May use the first kProductWorkspaceBytes.
   virtual void multiply(const MatrixProduct& product) = 0;
@@ -41,7 +41,7 @@ class DeviceRuntime {
 
 inline constexpr int64_t kProductWorkspaceBytes = 32 * kMiB, kBiasBytes = 1 * kMiB, kPaddedRowsBytes = 4 * kMiB, kMatrixBytes = 64 * kMiB;
 inline constexpr int64_t kDeviceWorkspaceBytes = kProductWorkspaceBytes + kBiasBytes + kPaddedRowsBytes + kMatrixBytes;
-inline constexpr int64_t kLargestUpload = 4 * kMiB;
+inline constexpr int64_t kLargestUpload = 4 * kMiB, kUploadLife = 2 * kLargestUpload;
 inline constexpr int64_t kLargestHead = 128;  ///< elements; of all models that flexgen knows
 
 /// The kernels of device_kernels.h over a runtime, for act types bf16 and fp16. Two files, as they take long to compile.

@@ -11,16 +11,20 @@ namespace {
 template <typename Half>
 class EmulatedRuntime : public DeviceRuntime {
  public:
-  EmulatedRuntime() : workspace_(static_cast<size_t>(kDeviceWorkspaceBytes)) {}
+  explicit EmulatedRuntime(int64_t* num_uploads) : workspace_(static_cast<size_t>(kDeviceWorkspaceBytes)), num_uploads_(num_uploads) {}
   Stream stream() override { return {}; }
   std::byte* workspace() override { return workspace_.get(); }
 
   std::byte* upload(const void* data, int64_t bytes) override {
     FLEXGEN_CHECK(bytes <= kLargestUpload, "{} bytes", bytes);
-    uploads_.push_back(std::make_unique<std::byte[]>(static_cast<size_t>(bytes)));
-    std::memcpy(uploads_.back().get(), data, static_cast<size_t>(bytes));
-    if (uploads_.size() > 2) uploads_.pop_front();
-    return uploads_.back().get();
+    if (num_uploads_ != nullptr) ++*num_uploads_;
+    uploads_.emplace_back(static_cast<const std::byte*>(data), static_cast<const std::byte*>(data) + bytes);
+    uploaded_since_first_ += bytes;
+    while (uploaded_since_first_ - std::ssize(uploads_.front()) > kUploadLife) {  // all that came after it
+      uploaded_since_first_ -= std::ssize(uploads_.front());
+      uploads_.pop_front();
+    }
+    return uploads_.back().data();
   }
 
   void multiply(const MatrixProduct& p) override {
@@ -63,15 +67,17 @@ class EmulatedRuntime : public DeviceRuntime {
   };
 
   Workspace workspace_;
-  std::deque<std::unique_ptr<std::byte[]>> uploads_;
+  std::deque<std::vector<std::byte>> uploads_;
+  int64_t uploaded_since_first_ = 0;  ///< the bytes of uploads_
+  int64_t* num_uploads_;
 };
 
 }  // namespace
 
-std::unique_ptr<Kernels> make_emulated_cuda_kernels(DType act_dtype) {
+std::unique_ptr<Kernels> make_emulated_cuda_kernels(DType act_dtype, int64_t* num_uploads) {
   FLEXGEN_CHECK(act_dtype == DType::kBF16 || act_dtype == DType::kF16);
-  if (act_dtype == DType::kBF16) return std::make_unique<DeviceKernels<Bf16>>("cuda (emulated)", std::make_unique<EmulatedRuntime<Bf16>>());
-  return std::make_unique<DeviceKernels<F16>>("cuda (emulated)", std::make_unique<EmulatedRuntime<F16>>());
+  if (act_dtype == DType::kBF16) return std::make_unique<DeviceKernels<Bf16>>("cuda (emulated)", std::make_unique<EmulatedRuntime<Bf16>>(num_uploads));
+  return std::make_unique<DeviceKernels<F16>>("cuda (emulated)", std::make_unique<EmulatedRuntime<F16>>(num_uploads));
 }
 
 }  // namespace flexgen

@@ -114,6 +114,41 @@ FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, const int32_t
   }
 }
 
+/// The larger of two; of those that are alike the first. NaN is never larger.
+FLEXGEN_CODE Largest larger(Largest a, Largest b) { return b.value > a.value || (b.value == a.value && b.at < a.at) ? b : a; }
+
+/// As drawn_value() (backend/gumbel.h).
+FLEXGEN_CODE float drawn_value_of(const Draw& draw, uint32_t id, float logit) {
+  const float fraction = fminf((static_cast<float>(token_bits(draw, id)) + 0.5f) * 0x1p-32f, kLargestBelowOne);
+  return logit * draw.inverse_temperature - logf(-log1pf(-fraction));
+}
+
+/// The largest of row block_x() of x [T, cols], where draws (null: none) say so of what is drawn. Grid: T.
+FLEXGEN_KERNEL void find_largest(const float* x, int64_t cols, const Draw* draws, uint32_t first_id, Largest* out) {
+  FLEXGEN_SHARED float values[kWarp];
+  FLEXGEN_SHARED int32_t places[kWarp];
+  x += block_x() * cols;
+  const Draw draw = draws == nullptr ? Draw() : draws[block_x()];
+  Largest best{minus_infinity(), 0x7fffffff};
+  for (int64_t d = thread(); d < cols; d += num_threads()) {
+    const float value = draw.inverse_temperature > 0 ? drawn_value_of(draw, first_id + static_cast<uint32_t>(d), x[d]) : x[d];
+    best = larger(best, {value, static_cast<int32_t>(d)});
+  }
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    const float value = shuffle_xor(best.value, mask);
+    best = larger(best, {value, shuffle_xor(best.at, mask)});
+  }
+  if (lane() == 0) {
+    values[warp()] = best.value;
+    places[warp()] = best.at;
+  }
+  sync_block();
+  if (thread() > 0) return;
+  for (int other = 1; other < num_threads() / kWarp; ++other) best = larger(best, {values[other], places[other]});
+  if (x[0] != x[0]) best = {x[0], 0};
+  out[block_x()] = best;
+}
+
 inline constexpr int kLargestHadamard = 1024;
 
 /// The fast Walsh-Hadamard transform of vector block_x() of `size` elements, in place (backend/hadamard.h).

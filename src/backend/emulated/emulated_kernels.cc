@@ -60,6 +60,11 @@ class EmulatedKernels : public Kernels {
     in_ram(positions, num_rows * static_cast<int64_t>(sizeof(int32_t)), "rope: positions");
     kernels_->rope(floats(x, num_rows * num_heads * head_size, "rope: x"), num_rows, num_heads, head_size, positions, inverse_frequencies, scale);
   }
+  void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
+    if (!draws.empty()) in_ram(draws.data(), num_rows * static_cast<int64_t>(sizeof(Draw)), "largest: draws");
+    std::byte* to = bytes(reinterpret_cast<const std::byte*>(out), num_rows * static_cast<int64_t>(sizeof(Largest)), "largest: out");
+    kernels_->largest(floats(x, num_rows * cols, "largest: x"), num_rows, cols, draws, first_id, reinterpret_cast<Largest*>(to));
+  }
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     kernels_->hadamard(floats(x, num_rows * num_heads * head_size, "hadamard: x"), num_rows, num_heads, head_size);
   }

@@ -170,6 +170,16 @@ class ReferenceKernels : public Kernels {
       }
   }
 
+  void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
+    for (int64_t t = 0; t < num_rows; ++t) {
+      std::vector<float> row(x + t * cols, x + (t + 1) * cols);
+      if (!draws.empty() && draws[static_cast<size_t>(t)].inverse_temperature > 0)
+        for (size_t i = 0; i < row.size(); ++i) row[i] = drawn_value(draws[static_cast<size_t>(t)], static_cast<uint32_t>(first_id) + static_cast<uint32_t>(i), row[i]);
+      const auto best = std::max_element(row.begin(), row.end());
+      out[t] = {*best, static_cast<int32_t>(best - row.begin())};
+    }
+  }
+
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     for (int64_t i = 0; i < num_rows * num_heads; ++i) hadamard_transform(x + i * head_size, head_size);
   }
