@@ -196,7 +196,7 @@ double measure_logit_s() {
     std::vector<LogitReader::Row> rows(kRows);
     for (auto& row : rows) row.params = greedy;
     LogitReader reader(std::move(rows), kVocab, {});
-    reader.accept(0, kRows, 0, kVocab, reinterpret_cast<const float*>(logits.data()), kVocab);
+    reader.accept(0, kRows, 0, kVocab, reinterpret_cast<const float*>(logits.data()), kVocab, nullptr);
   }) / static_cast<double>(kVocab * kRows);
 }
 

@@ -12,7 +12,7 @@ namespace flexgen {
 namespace {
 
 bool is_stored(const LogitReader::Row& row) { return row.target < 0 && row.params.keeps_logits(); }
-bool takes_largest_alone(const LogitReader::Row& row) { return row.target < 0 && !is_stored(row) && row.params.top_logprobs < 0; }
+bool takes_largest_alone(const LogitReader::Row& row) { return row.target < 0 && !row.params.keeps_logits() && row.params.top_logprobs < 0; }
 
 }  // namespace
 
@@ -32,10 +32,10 @@ LogitReader::LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<fl
 }
 
 void LogitReader::accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits,
-                         int64_t stride) {
+                         int64_t stride, const Largest* largest) {
   for (int64_t i = 0; i < num; ++i) {
     auto row = static_cast<size_t>(first + i);
-    fold(states_[row], rows_[row], logits + i * stride, vocab_first, vocab_count);
+    fold(states_[row], rows_[row], logits ? logits + i * stride : nullptr, vocab_first, vocab_count, largest ? largest + i : nullptr);
     if ((states_[row].seen += vocab_count) == vocab_size_) finish(row);
   }
 }
@@ -52,30 +52,26 @@ std::vector<Draw> LogitReader::draws(int64_t first, int64_t num) const {
   return draws;
 }
 
-void LogitReader::accept_largest(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const Largest* largest) {
-  for (int64_t i = 0; i < num; ++i) {
-    const auto row = static_cast<size_t>(first + i);
-    FLEXGEN_CHECK(takes_largest_alone(rows_[row]));
-    fold_largest(states_[row], largest[i], vocab_first);
-    if ((states_[row].seen += vocab_count) == vocab_size_) finish(row);
-  }
-}
-
 void LogitReader::set_results(std::vector<TokenLogprob> results) {
   FLEXGEN_CHECK(results.size() == rows_.size(), "{} results for {} rows", results.size(), rows_.size());
   results_ = std::move(results);
 }
 
-void LogitReader::fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count) {
+void LogitReader::fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count, const Largest* largest) {
+  FLEXGEN_CHECK(logits || (largest && takes_largest_alone(row)));
   if (state.stored) std::copy_n(logits, count, state.stored + vocab_first);
-  const Largest best = vector_rows::largest(logits, count, state.draw, vocab_first);
-  if (fold_largest(state, best, vocab_first)) state.best_logit = logits[best.at];
+  const Largest best = largest ? *largest : vector_rows::largest(logits, count, state.draw, vocab_first);
+  if (state.best.at < 0 || best.value > state.best.value) {
+    state.best = {best.value, static_cast<int32_t>(vocab_first + best.at)};
+    if (logits) state.best_logit = logits[best.at];
+  }
+  if (!logits) return;
   if (row.target >= vocab_first && row.target < vocab_first + count)
     state.target_logit = logits[row.target - vocab_first];
   if (row.params.top_logprobs < 0) return;
 
-  const float largest = state.draw.inverse_temperature > 0 ? logits[vector_rows::largest_at(logits, count)] : best.value;
-  double maximum = std::max<double>(largest, state.seen ? state.maximum : largest);
+  const float most = state.draw.inverse_temperature > 0 ? logits[vector_rows::largest_at(logits, count)] : best.value;
+  double maximum = std::max<double>(most, state.seen ? state.maximum : most);
   double sum = state.seen ? state.sum * std::exp(state.maximum - maximum) : 0;
   sum += vector_rows::sum_of_exp(logits, count, static_cast<float>(maximum));
   state.maximum = maximum;
@@ -89,12 +85,6 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
     state.top.insert(place, {static_cast<int32_t>(vocab_first + i), logits[i]});
     if (state.top.size() > wanted) state.top.pop_back();
   }
-}
-
-bool LogitReader::fold_largest(State& state, const Largest& of_chunk, int64_t vocab_first) {
-  if (state.best.at >= 0 && !(of_chunk.value > state.best.value)) return false;
-  state.best = {of_chunk.value, static_cast<int32_t>(vocab_first + of_chunk.at)};
-  return true;
 }
 
 void LogitReader::finish(size_t index) {

@@ -2,7 +2,7 @@
 // LogitReader: turns the logits of one plan into tokens and logprobs as the head computes them, chunk by chunk of the
 // vocabulary. What needs no more than a running maximum keeps no more, drawn tokens included (backend/gumbel.h); only rows
 // that draw from a part of the distribution (top_k, top_p) are stored whole.
-// accept() and accept_largest() run in the compute lane (beside a GPU in the cpu lane); results() may be read once the plan is done.
+// accept() runs in the compute lane (beside a GPU in the cpu lane); results() may be read once the plan is done.
 
 #include <span>
 #include <vector>
@@ -28,11 +28,10 @@ class LogitReader : public LogitSink {
   explicit LogitReader(std::vector<Row> rows) : rows_(std::move(rows)) {}
 
   void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits,
-              int64_t stride) override;
+              int64_t stride, const Largest* largest) override;
   /// Of rows that choose among all tokens and want no logprobs.
   bool takes_largest(int64_t first, int64_t num) const override;
   std::vector<Draw> draws(int64_t first, int64_t num) const override;
-  void accept_largest(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const Largest* largest) override;
 
   const std::vector<Row>& rows() const { return rows_; }
   /// One a row.
@@ -50,9 +49,7 @@ class LogitReader : public LogitSink {
     std::vector<std::pair<int32_t, float>> top;  ///< best first
     int64_t seen = 0;                ///< vocabulary entries so far
   };
-  void fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count);
-  /// Whether the largest of a chunk is the largest so far.
-  static bool fold_largest(State& state, const Largest& of_chunk, int64_t vocab_first);
+  void fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count, const Largest* largest);
   void finish(size_t row);
 
   std::vector<Row> rows_;

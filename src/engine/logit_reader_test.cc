@@ -29,7 +29,7 @@ TokenLogprob read(const std::vector<float>& logits, const std::vector<int64_t>& 
   for (size_t i = 0; at < static_cast<int64_t>(logits.size()); ++i) {
     const int64_t count = std::min<int64_t>(chunks[i % chunks.size()], static_cast<int64_t>(logits.size()) - at);
     const std::vector<float> chunk(logits.begin() + at, logits.begin() + at + count);  // nothing behind it to read by mistake
-    reader.accept(0, 1, at, count, chunk.data(), count);
+    reader.accept(0, 1, at, count, chunk.data(), count, nullptr);
     at += count;
   }
   return reader.results()[0];
@@ -85,13 +85,27 @@ TEST(LogitReader, TheLargestOfEachChunkAreEnoughForGreedyAndDrawnTokens) {
     const int64_t count = std::min<int64_t>(300, 1000 - at);
     Largest found[4];
     for (size_t i = 0; i < 4; ++i) {
-      all.accept(static_cast<int64_t>(i), 1, at, count, logits[i].data() + at, count);
+      all.accept(static_cast<int64_t>(i), 1, at, count, logits[i].data() + at, count, nullptr);
       kernels->largest(logits[i].data() + at, 1, count, std::span(draws).subspan(i, 1), at, &found[i]);
     }
-    largest.accept_largest(0, 2, at, count, found);
-    largest.accept_largest(2, 2, at, count, found + 2);
+    largest.accept(0, 2, at, count, nullptr, 0, found);
+    largest.accept(2, 2, at, count, nullptr, 0, found + 2);
   }
   for (size_t i = 0; i < 4; ++i) EXPECT_EQ(largest.results()[i].token, all.results()[i].token) << i;
+}
+
+// Who found the largest may round otherwise than this reader would, and its word stands, with logits beside it or without.
+TEST(LogitReader, TheLargestThatIsGivenStands) {
+  const std::vector<float> logits{1, 5, 2, 4};
+  std::vector<LogitReader::Row> rows(2, greedy_row(0));
+  rows[1].params.temperature = 1;
+  for (size_t i = 0; i < 2; ++i) {
+    LogitReader reader({rows[i]}, 4, {});
+    const Largest given{7, 3};  // of the first row no reader could have found it
+    reader.accept(0, 1, 0, 4, logits.data(), 4, &given);
+    EXPECT_EQ(reader.results()[0].token, 3);
+    EXPECT_NEAR(reader.results()[0].logprob, 4 - std::log(std::exp(1.0) + std::exp(5.0) + std::exp(2.0) + std::exp(4.0)), 1e-5);
+  }
 }
 
 TEST(LogitReader, TakesTheLargestAloneWhereNoRowWantsMore) {

@@ -127,7 +127,7 @@ TEST(LogitReader, ChunksOfTheVocabularyGiveWhatTheWholeGives) {
     LogitReader reader(rows, kVocab, store);
     for (int64_t at = 0; at < kVocab; at += chunk)
       for (int64_t row = 0; row < 4; ++row)
-        reader.accept(row, 1, at, std::min(chunk, kVocab - at), logits.data() + row * kVocab + at, kVocab);
+        reader.accept(row, 1, at, std::min(chunk, kVocab - at), logits.data() + row * kVocab + at, kVocab, nullptr);
     results.push_back(reader.results());
   }
   for (const auto& result : results) {

@@ -129,9 +129,8 @@ class WholeModel {
   struct Sink : LogitSink {
     bool takes_largest(int64_t, int64_t) const override { return false; }
     std::vector<Draw> draws(int64_t, int64_t) const override { return {}; }
-    void accept_largest(int64_t, int64_t, int64_t, int64_t, const Largest*) override {}
     Sink(int64_t rows, int64_t vocab) : vocab(vocab), logits(static_cast<size_t>(rows * vocab), NAN) {}
-    void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* from, int64_t stride) override {
+    void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* from, int64_t stride, const Largest*) override {
       for (int64_t i = 0; i < num; ++i)
         std::copy_n(from + i * stride, vocab_count, logits.data() + (first + i) * vocab + vocab_first);
       filled += num * vocab_count;

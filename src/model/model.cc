@@ -299,7 +299,7 @@ void Model::forward(int64_t layer, std::span<const WeightView> weights, const Vi
     const HeadScratch s(scratch, config_, num_logit_rows, spec.vocab_count);
     for (int64_t first = 0; first < num_logit_rows;) {
       const int64_t rows = logits_of_panel(context, spec, s, first, s.logits);
-      sink->accept(first, rows, spec.vocab_first, spec.vocab_count, s.logits, spec.vocab_count);
+      sink->accept(first, rows, spec.vocab_first, spec.vocab_count, s.logits, spec.vocab_count, nullptr);
       first += rows;
     }
   }

@@ -74,15 +74,14 @@ struct VisitInput {
 class LogitSink {
  public:
   virtual ~LogitSink() = default;
-  /// logits [num, vocab_count] f32, row stride `stride`; row i belongs to logit_rows[first + i].
+  /// logits [num, vocab_count] f32, row stride `stride`; row i belongs to logit_rows[first + i]. `largest`: what Kernels::largest() says of each row with its
+  /// draw, `at` counted from vocab_first; null: it is for the sink to find. With it, logits are null where takes_largest().
   virtual void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count,
-                      const float* logits, int64_t stride) = 0;
-  /// Whether accept_largest() tells all there is to know of these rows. A GPU then finds the largest itself, and its logits stay there.
+                      const float* logits, int64_t stride, const Largest* largest) = 0;
+  /// Whether `largest` tells all there is to know of these rows. A GPU's logits then stay there.
   virtual bool takes_largest(int64_t first, int64_t num) const = 0;
   /// How each of these rows is drawn; empty: none is.
   virtual std::vector<Draw> draws(int64_t first, int64_t num) const = 0;
-  /// Instead of accept(): what Kernels::largest() says of each row with its draw, `at` counted from vocab_first.
-  virtual void accept_largest(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const Largest* largest) = 0;
 };
 
 /// Work of one visit, as the cost model and the statistics count it.

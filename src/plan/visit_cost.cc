@@ -49,7 +49,7 @@ double outer_visit_time_s(const HardwareProfile& hardware, const Precision& prec
 }
 
 double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits) {
-  return rows * (reads_logits ? sizeof(float) * static_cast<double>(head.vocab_count) : static_cast<double>(sizeof(Largest)));
+  return rows * (static_cast<double>(sizeof(Largest)) + (reads_logits ? sizeof(float) * static_cast<double>(head.vocab_count) : 0));
 }
 
 }  // namespace flexgen

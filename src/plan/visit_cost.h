@@ -34,7 +34,7 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
 /// Seconds of a visit of `rows` rows to a layer that is no block: the embedding, or a chunk of the head, whose logits a GPU leaves to the processor beside it.
 double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows);
 
-/// What a chunk of the head on a GPU sends down: the logits of its rows, or the largest of each alone.
+/// What a chunk of the head on a GPU sends down: the largest of each of its rows, and the logits if they are read.
 double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits);
 
 }  // namespace flexgen

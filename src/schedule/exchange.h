@@ -33,8 +33,8 @@ class Exchange {
     std::vector<Event> device_free, host_free;
   };
   Pair start_logits() { return start(logits_, host_logits_, next_logits_++); }
-  /// Where in such a buffer of the GPU the largest logits of the panel's rows go.
-  Largest* largest_of(const Pair& logits) const { return reinterpret_cast<Largest*>(logits.device + largest_offset_); }
+  /// Where in such a buffer, of either, the largest of each of the panel's rows go.
+  Largest* largest_in(std::byte* logits) const { return reinterpret_cast<Largest*>(logits + largest_offset_); }
   Pair start_attention() { return start(attention_, host_attention_, next_attention_++); }
   /// Until when the buffers of the pair are in use.
   void use_logits(const Pair& pair, const Event& device, const Event& host);

@@ -179,7 +179,7 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
     const double share = static_cast<double>(rows) / static_cast<double>(num_rows);
     const Exchange::Pair pair = exchange_->start_logits();
     const bool largest_alone = leases->plan->sink->takes_largest(first, rows);
-    Largest* const largest = exchange_->largest_of(pair);
+    Largest *const largest = exchange_->largest_in(pair.device), *const host_largest = exchange_->largest_in(pair.host);
     Work panel, copy, accept;
     for (Work* each : {&panel, &copy, &accept}) {
       each->name = "head";
@@ -191,26 +191,25 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
     panel.after.insert(panel.after.end(), pair.device_free.begin(), pair.device_free.end());
     panel.amount.flops = whole.flops * share;
     panel.amount.rows = static_cast<double>(rows);
-    panel.run = [this, leases, first, rows, &layer, logits = reinterpret_cast<float*>(pair.device), largest, largest_alone,
-                 draws = largest_alone ? leases->plan->sink->draws(first, rows) : std::vector<Draw>()] {
+    panel.run = [this, leases, first, rows, &layer, logits = reinterpret_cast<float*>(pair.device), largest,
+                 draws = leases->plan->sink->draws(first, rows)] {
       if (first == 0) copy_in(*leases);
       model_.forward_logits(leases->visit.layer, leases->weights.views, leases->input(), first, leases->hidden.rows, scratch_.data(), kernels_, logits);
-      if (largest_alone) kernels_.largest(logits, rows, layer.vocab_count, draws, layer.vocab_first, largest);
+      // Whether or not the logits go down, as whoever rounds otherwise might draw otherwise: neighbours must not change a token.
+      kernels_.largest(logits, rows, layer.vocab_count, draws, layer.vocab_first, largest);
       if (first + kLogitPanelRows >= static_cast<int64_t>(leases->plan->logit_rows.size())) copy_out(*leases);
     };
     done = lanes_.compute->submit(std::move(panel));
     copy.after = pair.host_free;
     copy.after.push_back(done);
-    if (largest_alone) copy.copies = {{reinterpret_cast<std::byte*>(largest), pair.host, rows * static_cast<int64_t>(sizeof(Largest))}};
-    else copy.copies = {{pair.device, pair.host, rows * layer.vocab_count * static_cast<int64_t>(sizeof(float))}};
+    copy.copies = {{reinterpret_cast<const std::byte*>(largest), reinterpret_cast<std::byte*>(host_largest), rows * static_cast<int64_t>(sizeof(Largest))}};
+    if (!largest_alone) copy.copies.push_back({pair.device, pair.host, rows * layer.vocab_count * static_cast<int64_t>(sizeof(float))});
     copy.bytes = bytes_of(copy.copies);
     const Event copied = lanes_.d2h->submit(std::move(copy));
     accept.after = {copied};
     accept.amount.logits = largest_alone ? 0 : whole.logits * share;
-    accept.run = [leases, first, rows, &layer, host = pair.host, largest_alone] {
-      LogitSink& sink = *leases->plan->sink;
-      if (largest_alone) sink.accept_largest(first, rows, layer.vocab_first, layer.vocab_count, reinterpret_cast<const Largest*>(host));
-      else sink.accept(first, rows, layer.vocab_first, layer.vocab_count, reinterpret_cast<const float*>(host), layer.vocab_count);
+    accept.run = [leases, first, rows, &layer, logits = largest_alone ? nullptr : reinterpret_cast<const float*>(pair.host), host_largest] {
+      leases->plan->sink->accept(first, rows, layer.vocab_first, layer.vocab_count, logits, layer.vocab_count, host_largest);
     };
     read = lanes_.cpu->submit(std::move(accept));
     exchange_->use_logits(pair, copied, read);
