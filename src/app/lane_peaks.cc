@@ -35,7 +35,6 @@ double matmul_peak(const Model& model, Kernels& kernels, int64_t num_rows) {
     if (weight.always_resident) continue;
     int64_t rows = std::min<int64_t>(use.rows, 4096);
     const JobMemory w(rows * row_bytes(weight.dtype, weight.cols)), x(4 * num_rows * weight.cols), y(4 * num_rows * rows);
-    // Bytes 0x3c give a small normal number in every type.
     WeightView view{weight.dtype, rows, weight.cols, {{w.data(), rows}}};
     double best = best_time([&] { kernels.linear(x.data(), num_rows, view, {}, false, reinterpret_cast<float*>(y.data())); });
     double work = 2.0 * num_rows * static_cast<double>(weight.cols);

@@ -27,7 +27,7 @@ constexpr uint32_t token_bits(const Draw& draw, uint32_t id) { return scramble(s
 
 /// Bits as a number in (0, 1): small ones keep all of their bits, as the largest noise comes from them.
 inline constexpr float kLargestBelowOne = 0x1.fffffep-1f;
-inline float fraction_of(uint32_t bits) { return std::min((static_cast<float>(bits) + 0.5f) * 0x1p-32f, kLargestBelowOne); }
+constexpr float fraction_of(uint32_t bits) { return std::min((static_cast<float>(bits) + 0.5f) * 0x1p-32f, kLargestBelowOne); }
 
 /// What is compared of a logit.
 inline float drawn_value(const Draw& draw, uint32_t id, float logit) {

@@ -314,7 +314,7 @@ class Search {
     program.allowed = {{{on_gpu(), true, true}, {on_gpu() && !beside, true, spill}, {on_gpu(), true, spill}}};
 
     // Means over the steps of each class of what a cache and activations wholly on disk would move.
-    std::vector<double> read_pages(compute.size()), written_pages(compute.size()), hidden_rows(compute.size()), logit_bytes(compute.size()),
+    std::vector<double> read_pages(compute.size()), written_pages(compute.size()), hidden_rows(compute.size()), logit_rows(compute.size()),
         counts(compute.size());
     for (size_t i = 0; i < walk.steps.size(); ++i) {
       const size_t at = step_class_[i];
@@ -323,12 +323,14 @@ class Search {
         read_pages[at] += walk.steps[i].count * batch.old_pages;
         written_pages[at] += walk.steps[i].count * batch.dirty_pages;
         hidden_rows[at] += walk.steps[i].count * batch.rows;
-        for (const LayerSpec& layer : in_.model.layers())
-          if (layer.kind == LayerKind::kHead) logit_bytes[at] += walk.steps[i].count * logit_bytes_down(layer, batch.logit_rows, in_.workload.reads_logits);
+        logit_rows[at] += walk.steps[i].count * batch.logit_rows;
       }
     }
     const double page_bytes = static_cast<double>(cache.page_stride) * static_cast<double>(cache.num_layers);
     const double row_bytes = policy.num_micro_batches > 1 ? static_cast<double>(hidden.row_bytes) * static_cast<double>(in_.model.layers().size()) : 0;
+    double logit_row_bytes = 0;
+    for (const LayerSpec& layer : in_.model.layers())
+      if (layer.kind == LayerKind::kHead) logit_row_bytes += logit_bytes_down(layer, 1, in_.workload.reads_logits);
     for (size_t i = 0; i < compute.size(); ++i) {
       Affine read_s, write_s;
       read_s.of(TensorKind::kWeights, Tier::kDisk) = weight_bytes / disk.read_bytes_per_s;
@@ -353,7 +355,7 @@ class Search {
         up_s.constant = head_bytes * static_cast<double>(config.num_heads) / in_.hardware.h2d_bytes_per_s;
         down_s.constant = head_bytes * static_cast<double>(config.num_heads + 2 * config.num_kv_heads) / in_.hardware.d2h_bytes_per_s;
       }
-      if (on_gpu()) down_s.constant += logit_bytes[i] / counts[i] / in_.hardware.d2h_bytes_per_s;
+      if (on_gpu()) down_s.constant += logit_rows[i] / counts[i] * logit_row_bytes / in_.hardware.d2h_bytes_per_s;
       if (beside && policy.buffers > 1) step.resources_s.back().constant += (up_s.constant + down_s.constant) / static_cast<double>(policy.num_micro_batches);
       if (i == step_class_.front()) {  // the first step reads, once, what stays
         StepClass first = step;

@@ -119,8 +119,7 @@ FLEXGEN_CODE Largest larger(Largest a, Largest b) { return b.value > a.value || 
 
 /// As drawn_value() (backend/gumbel.h).
 FLEXGEN_CODE float drawn_value_of(const Draw& draw, uint32_t id, float logit) {
-  const float fraction = fminf((static_cast<float>(token_bits(draw, id)) + 0.5f) * 0x1p-32f, kLargestBelowOne);
-  return logit * draw.inverse_temperature - logf(-log1pf(-fraction));
+  return logit * draw.inverse_temperature - logf(-log1pf(-fraction_of(token_bits(draw, id))));
 }
 
 /// The largest of row block_x() of x [T, cols], where draws (null: none) say so of what is drawn. Grid: T.
