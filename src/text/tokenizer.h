@@ -37,7 +37,11 @@ class Tokenizer {
   virtual bool is_byte_token(int32_t token) const = 0;
 
   virtual int64_t vocab_size() const = 0;
+  /// The token that encode(text, true) puts before every text; none where it puts none. A text that brings its
+  /// own (encode(text, false) begins with this token) gets it twice.
   virtual std::optional<int32_t> bos() const = 0;
+  /// How bos() is written in a text; empty without one.
+  std::string bos_text() const { return bos() ? token_text(*bos()) : ""; }
   virtual std::optional<int32_t> eos() const = 0;
 };
 
