@@ -63,6 +63,7 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
   }
   if (const auto* request = std::get_if<BatchRequest>(&parsed); request && !line.duplicate_of) {
     line.num_sequences = request->num_sequences();
+    num_estimated_ += request->estimated;
     for (const BatchPrompt& prompt : request->prompts) {
       auto tokens = static_cast<int64_t>(prompt.tokens.size());
       line.prompt_tokens += tokens * request->n;

@@ -51,6 +51,8 @@ class BatchInput {
   /// When the file was last changed, seconds since 1970.
   int64_t modified_s() const { return modified_s_; }
   bool stopped() const { return stopped_; }
+  /// Good lines whose texts were counted by ModelLimits::text_bytes_per_token.
+  int64_t num_estimated() const { return num_estimated_; }
 
   /// The line once more. An error's custom_id is what its record is keyed by: the line's own custom_id, or "line-N" if
   /// it has none or the same as an earlier line ("#error" is added while a good line is called so).
@@ -65,7 +67,7 @@ class BatchInput {
   ModelLimits limits_;
   std::vector<InputLine> lines_;
   std::string fingerprint_;
-  int64_t modified_s_ = 0;
+  int64_t modified_s_ = 0, num_estimated_ = 0;
   bool stopped_ = false;
   struct IdHash {
     size_t operator()(const RecordId& id) const;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "app/line_json.h"
 #include "app/sha256.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -17,10 +18,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kMaxDepth = 8;  // {body: {prompt: [[id]]}} needs 4
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kQuotedBytes = 80;
+// Logits divided by less are infinite in fp32; long before that only the likeliest token is left.
+constexpr double kLeastTemperature = 1e-30;
 
 struct Refusal {
   std::string code, message, param;
@@ -47,39 +49,19 @@ std::string shown(const Json& value) {
   return value.dump();
 }
 
-/// Deep nesting is cut off while parsing, and a field that comes twice is found: nobody could know which one is meant.
-Json parse_json(std::string_view line) {
-  bool too_deep = false;
-  std::optional<std::string> twice;
-  std::set<std::string> names[2];
-  auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) {
-      too_deep = true;
-      return false;
-    }
-    if (event == Json::parse_event_t::object_start && depth < 2) names[depth].clear();
-    if (event == Json::parse_event_t::key && depth >= 1 && depth <= 2)
-      if (!names[depth - 1].insert(parsed.get_ref<const std::string&>()).second && !twice)
-        twice = parsed.get<std::string>();
-    return true;
-  };
-  Json json;
-  try {
-    json = Json::parse(line.begin(), line.end(), watch);
-  } catch (const Json::parse_error& error) {
-    std::string_view what = error.what();
-    // "[json.exception.parse_error.101] parse error at line 1, column 9: syntax error while ... - why; last read: ..."
-    size_t dash = what.find(" - ");
-    what = dash == std::string_view::npos ? "syntax error" : what.substr(dash + 3);
-    what = what.substr(0, what.find("; last read"));
-    refuse("invalid_json", "", fmt::format("not valid JSON at byte {} of the line: {}", error.byte, what.substr(0, 200)));
-  } catch (const Json::exception&) {
-    refuse("invalid_json", "", "not valid JSON: it holds a number that is out of range");
-  }
-  if (too_deep) refuse("invalid_json", "", fmt::format("JSON is nested more than {} levels deep", kMaxDepth));
-  if (!json.is_object()) refuse("invalid_json", "", "the line is not a JSON object");
-  if (twice) refuse("invalid_json", *twice, fmt::format("field {} comes twice", quote_text(*twice)));
-  return json;
+/// What makes a line no line of ours at all.
+void check_json(const LineJson& json) {
+  if (!json.syntax_error.empty()) refuse("invalid_json", "", json.syntax_error);
+  if (json.too_deep) refuse("invalid_json", "", fmt::format("JSON is nested more than {} levels deep", kMaxLineDepth));
+  if (!json.line.is_object()) refuse("invalid_json", "", "the line is not a JSON object");
+  // Nobody could know which one is meant.
+  if (json.twice) refuse("invalid_json", *json.twice, fmt::format("field {} comes twice", quote_text(*json.twice)));
+}
+
+/// A number that no double can hold, and a field that is too large to be kept whole.
+void check_bounds(const LineJson& json) {
+  if (json.overflow) refuse_value(json.overflow->first, fmt::format("is {}, which is out of range", quote_text(json.overflow->second)));
+  if (json.too_large) refuse_value(*json.too_large, fmt::format("is too large: prompts apart, a line may hold {} values", kMaxLineValues));
 }
 
 /// Fields of the body. A field that is null counts as left out, as in OpenAI's API.
@@ -169,69 +151,49 @@ std::vector<std::string> parse_stop(const Body& body) {
   return stops;
 }
 
-BatchPrompt ids_prompt(const Json& ids, const ModelLimits& limits) {
-  BatchPrompt prompt;
-  prompt.tokens.reserve(ids.size());
-  for (const Json& id : ids) {
-    bool good = id.is_number_unsigned() && id.get<uint64_t>() < static_cast<uint64_t>(limits.vocab_size);
-    if (!good)
-      refuse_value("body.prompt", fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown(id), limits.vocab_size - 1));
-    prompt.tokens.push_back(static_cast<int32_t>(id.get<uint64_t>()));
-  }
-  return prompt;
+void check_length(int64_t tokens, int64_t max_tokens, const ModelLimits& limits) {
+  if (tokens == 0) refuse_value("body.prompt", "is empty: the model needs at least one token to start from");
+  if (tokens + max_tokens > limits.max_positions)
+    refuse("context_length_exceeded", "body.prompt",
+           fmt::format("the prompt has {} tokens and max_tokens is {}, {} together, but the model has {} positions; "
+                       "shorten the prompt or lower max_tokens",
+                       tokens, max_tokens, tokens + max_tokens, limits.max_positions));
 }
 
-BatchPrompt text_prompt(const std::string& text, const ModelLimits& limits, bool keep_text) {
-  if (!limits.tokenizer) refuse_value("body.prompt", "is text, but the model has no tokenizer; give token ids");
+BatchPrompt text_prompt(std::string&& text, const SamplingParams& params, const ModelLimits& limits) {
   BatchPrompt prompt;
-  prompt.tokens = limits.tokenizer->encode(text, true);
+  if (limits.tokenizer) {
+    prompt.tokens = limits.tokenizer->encode(text, true);
+  } else {
+    if (limits.text_bytes_per_token == 0) refuse_value("body.prompt", "is text, but the model has no tokenizer; give token ids");
+    prompt.tokens.resize(text.size() / static_cast<size_t>(limits.text_bytes_per_token) + 1);
+  }
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)
       refuse_value("body.prompt", fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
-  if (keep_text) prompt.text = text;
+  check_length(static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);
+  if (params.echo) prompt.text = std::move(text);
   return prompt;
 }
 
-std::vector<BatchPrompt> parse_prompts(const Body& body, const ModelLimits& limits, bool echo) {
+std::vector<BatchPrompt> parse_prompts(PromptField&& field, const SamplingParams& params, const ModelLimits& limits) {
+  using Form = PromptField::Form;
   const std::string path = Body::path("prompt");
-  const Json* value = body.find("prompt");
-  if (!value) refuse_value(path, "is missing");
+  if (field.form == Form::kNone) refuse_value(path, "is missing");
+  if (field.form == Form::kEmpty) refuse_value(path, "is empty");
+  if (field.form == Form::kOther) refuse_value(path, "must be a text, a list of token ids, or a list of these");
+  if (field.form == Form::kMixed) refuse_value(path, "must not mix texts and lists of token ids");
+  if (field.form != Form::kIds && field.count > kMaxPromptsPerLine)
+    refuse_value(path, fmt::format("holds {} prompts; a line may have {}, so use more lines", field.count, kMaxPromptsPerLine));
+  if (field.no_id)
+    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown(*field.no_id), limits.vocab_size - 1));
   std::vector<BatchPrompt> prompts;
-  if (value->is_string()) {
-    prompts.push_back(text_prompt(value->get_ref<const std::string&>(), limits, echo));
-  } else if (value->is_array() && !value->empty()) {
-    auto all = [&](auto test) { return std::all_of(value->begin(), value->end(), test); };
-    bool texts = all([](const Json& item) { return item.is_string(); });
-    bool lists = all([](const Json& item) { return item.is_array(); });
-    if ((texts || lists) && static_cast<int64_t>(value->size()) > kMaxPromptsPerLine)
-      refuse_value(path, fmt::format("holds {} prompts; a line may have {}, so use more lines", value->size(), kMaxPromptsPerLine));
-    if (texts)
-      for (const Json& item : *value) prompts.push_back(text_prompt(item.get_ref<const std::string&>(), limits, echo));
-    else if (lists)
-      for (const Json& item : *value) prompts.push_back(ids_prompt(item, limits));
-    else if (value->front().is_string() || value->front().is_array())
-      refuse_value(path, "must not mix texts and lists of token ids");
-    else
-      prompts.push_back(ids_prompt(*value, limits));
-  } else if (value->is_array()) {
-    refuse_value(path, "is empty");
-  } else {
-    refuse_value(path, "must be a text, a list of token ids, or a list of these");
+  for (std::string& text : field.texts) prompts.push_back(text_prompt(std::move(text), params, limits));
+  for (PromptField::Ids& ids : field.ids) {
+    check_length(ids.count, params.max_tokens, limits);
+    prompts.push_back({"", std::move(ids.kept)});
   }
-  for (const BatchPrompt& prompt : prompts)
-    if (prompt.tokens.empty()) refuse_value(path, "is empty: the model needs at least one token to start from");
   return prompts;
-}
-
-void check_length(const BatchRequest& request, const ModelLimits& limits) {
-  for (const BatchPrompt& prompt : request.prompts) {
-    auto tokens = static_cast<int64_t>(prompt.tokens.size());
-    if (tokens + request.params.max_tokens > limits.max_positions)
-      refuse("context_length_exceeded", "body.prompt",
-             fmt::format("the prompt has {} tokens and max_tokens is {}, {} together, but the model has {} positions; "
-                         "shorten the prompt or lower max_tokens",
-                         tokens, request.params.max_tokens, tokens + request.params.max_tokens, limits.max_positions));
-  }
 }
 
 /// SplitMix64's output function (Steele et al. 2014).
@@ -261,9 +223,11 @@ void parse_seed(const Body& body, BatchRequest* request) {
   request->params.seed = seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
 }
 
-BatchRequest parse_body(const Json& json, std::string custom_id, const ModelLimits& limits) {
+BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimits& limits) {
+  const Json& json = line.line["body"];
   if (!json.is_object()) refuse_value("body", "must be an object");
   check_names(json);
+  check_bounds(line);
   Body body(json);
   BatchRequest request;
   request.custom_id = std::move(custom_id);
@@ -275,6 +239,7 @@ BatchRequest parse_body(const Json& json, std::string custom_id, const ModelLimi
   if (params.max_tokens == 0 && !params.echo)
     refuse_value("body.max_tokens", "is 0, which asks for nothing; with echo it scores the prompt");
   params.temperature = body.number("temperature", 1, 0, 2);
+  if (params.temperature < kLeastTemperature) params.temperature = 0;
   params.top_p = body.number("top_p", 1, 0, 1);
   if (params.top_p == 0) refuse_value("body.top_p", "must be more than 0; for the likeliest token use temperature 0");
   params.top_k = std::max<int64_t>(0, body.integer("top_k", 0, -1, std::numeric_limits<int32_t>::max()));
@@ -282,8 +247,8 @@ BatchRequest parse_body(const Json& json, std::string custom_id, const ModelLimi
   params.ignore_eos = body.flag("ignore_eos");
   params.stop = parse_stop(body);
   parse_seed(body, &request);
-  request.prompts = parse_prompts(body, limits, params.echo);
-  check_length(request, limits);
+  request.estimated = !limits.tokenizer && !line.prompt.texts.empty();
+  request.prompts = parse_prompts(std::move(line.prompt), params, limits);
   return request;
 }
 
@@ -305,7 +270,9 @@ LineError line_too_long() {
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits) {
   std::string custom_id;
   try {
-    Json json = parse_json(line);
+    LineJson parsed = read_line_json(line, {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
+    check_json(parsed);
+    Json& json = parsed.line;
     auto id = json.find("custom_id");
     if (id == json.end() || !id->is_string() || id->get_ref<const std::string&>().empty())
       refuse("invalid_custom_id", "custom_id", "custom_id is missing, or not a text; give every line one of its own");
@@ -325,7 +292,7 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
     if (url != "/v1/completions")
       refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only /v1/completions is", quote_text(url)));
     if (!json.contains("body")) refuse_value("body", "is missing");
-    return parse_body(json["body"], custom_id, limits);
+    return parse_body(std::move(parsed), custom_id, limits);
   } catch (const Refusal& refusal) {
     return LineError{custom_id, refusal.code, refusal.message, refusal.param};
   }

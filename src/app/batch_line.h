@@ -18,6 +18,7 @@ struct ModelLimits {
   int64_t vocab_size = 0;
   int64_t max_positions = 0;
   const Tokenizer* tokenizer = nullptr;  ///< null: only prompts of token ids
+  int64_t text_bytes_per_token = 0;  ///< for planning without a tokenizer: a text counts as a token for every so many bytes; 0: it is refused
 };
 
 /// Bounds on one line: what a bad file can make us hold.
@@ -38,6 +39,7 @@ struct BatchRequest {
   int64_t n = 1;
   SamplingParams params;  ///< seed: of choice 0
   bool seeded = false;    ///< the line gave the seed: every prompt starts from it
+  bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
 
   int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * n; }
   /// Choice `index` as the engine takes it; its random numbers depend on the line and the index alone.

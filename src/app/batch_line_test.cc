@@ -1,7 +1,10 @@
 #include "app/batch_line.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <ctime>
 
 #include "app/fake_runner.h"
 
@@ -119,7 +122,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "xyz", "max_tokens": 98)", "context_length_exceeded", "3 tokens and max_tokens is 98, 101 together, but the model has 100"},
         BadBody{R"("prompt": "x", "temperature": 3)", "invalid_value", "temperature"},
         BadBody{R"("prompt": "x", "temperature": "hot")", "invalid_value", "'hot'"},
-        BadBody{R"("prompt": "x", "temperature": 1e999)", "invalid_json", "range"},
+        BadBody{R"("prompt": "x", "temperature": 1e999)", "invalid_value", "body.temperature is '1e999', which is out of range"},
+        BadBody{R"("prompt": [1, -1e400])", "invalid_value", "body.prompt is '-1e400', which is out of range"},
+        BadBody{R"("prompt": [1, 2.0])", "invalid_value", "2.0, which is not a token id"},
+        BadBody{R"("prompt": [NaN])", "invalid_json", "JSON has no NaN"}, BadBody{R"("prompt": "x", "top_p": -Infinity)", "invalid_json", "Infinity"},
+        BadBody{R"("prompt": "x", "max_tokens": -0)", "invalid_value", "is 0"}, BadBody{R"("prompt": "x", "max_tokens": 2147483647)", "context_length_exceeded", "2147483648 together"},
+        BadBody{R"("prompt": "x", "max_tokens": 2147483648)", "invalid_value", "max_tokens"}, BadBody{R"("prompt": "x", "seed": 1e3)", "invalid_value", "seed"},
+        BadBody{R"("prompt": "x", "seed": 18446744073709551616)", "invalid_value", "seed"}, BadBody{R"("prompt": {"a": ["x"]})", "invalid_value", "body.prompt must be"},
+        BadBody{R"("prompt": [{"a": 5}])", "invalid_value", "an object, which is not a token id"}, BadBody{R"("prompt": [[1, [2]]])", "invalid_value", "an array"},
+        BadBody{R"("prompt": [["a"]])", "invalid_value", "'a'"}, BadBody{R"("prompt": ["a", {}])", "invalid_value", "mix"}, BadBody{R"("prompt": true)", "invalid_value", "body.prompt"},
+        BadBody{R"("prompt": null)", "invalid_value", "missing"}, BadBody{R"("prompt": "x", "prompt": [1])", "invalid_json", "'prompt' comes twice"},
         BadBody{R"("prompt": "x", "top_p": 0)", "invalid_value", "top_p"}, BadBody{R"("prompt": "x", "top_k": -2)", "invalid_value", "top_k"},
         BadBody{R"("prompt": "x", "seed": 1.5)", "invalid_value", "seed"}, BadBody{R"("prompt": "x", "stop": [""])", "invalid_value", "stop"},
         BadBody{R"("prompt": "x", "stop": [1])", "invalid_value", "stop"},
@@ -185,6 +197,57 @@ TEST(BatchLine, DeepNestingIsHarmless) {
   }
   std::string closed = line_with("\"prompt\": " + std::string(1000000, '[') + std::string(1000000, ']'));
   EXPECT_THAT(std::get<LineError>(parse_batch_line(closed, kLimits)).message, HasSubstr("levels deep"));
+}
+
+TEST(BatchLine, MinusZeroIsZero) {
+  EXPECT_THAT(good(R"("prompt": [-0, 5])").prompts[0].tokens, ElementsAre(0, 5));
+  EXPECT_EQ(good(R"("prompt": "x", "temperature": -0.0)").params.temperature, 0);
+  EXPECT_EQ(good(R"("prompt": "x", "temperature": 1e-320)").params.temperature, 0);  // its inverse would be infinite
+}
+
+TEST(BatchLine, ANumberOutOfRangeDoesNotHideTheCustomId) {
+  auto parsed = parse_batch_line(R"({"body": {"prompt": "a \"1e999", "top_p": 1e999, "x": 1E+400}, "custom_id": "last", "method": "POST", "url": "/v1/completions"})", kLimits);
+  EXPECT_EQ(std::get<LineError>(parsed).custom_id, "last");
+  EXPECT_EQ(std::get<LineError>(parsed).param, "body.x");  // a field that is not known comes first
+  parsed = parse_batch_line(R"({"body": {"prompt": "a", "top_p": )" + std::string(400, '9') + R"(.0}, "custom_id": "last", "method": "POST", "url": "/v1/completions"})", kLimits);
+  EXPECT_EQ(std::get<LineError>(parsed).custom_id, "last");
+  EXPECT_EQ(std::get<LineError>(parsed).param, "body.top_p");
+}
+
+TEST(BatchLine, LongLinesTakeLinearTime) {
+  struct Case {
+    std::string before, item, after, code;
+  };
+  const std::vector<Case> cases = {
+      {R"("prompt": "x", "x": [)", "{}", "]", "unsupported_parameter"},  {R"("prompt": "x", "stop": [)", "{}", "]", "invalid_value"},
+      {R"("prompt": "x", "logit_bias": [)", "[]", "]", "invalid_value"}, {R"("prompt": "x", "user": {"a": [)", "1", "]}", "invalid_value"},
+      {R"("prompt": [)", "{}", "]", "invalid_value"},                    {R"("prompt": [)", "[]", "]", "invalid_value"},
+      {R"("prompt": [)", "[1]", "]", "invalid_value"},                   {R"("prompt": [)", "1", "]", "context_length_exceeded"},
+      {R"("prompt": [[)", "1", "]]", "context_length_exceeded"},         {R"("prompt": [)", "\"\"", "]", "invalid_value"},
+      {R"("prompt": [)", "1e400", "]", "invalid_value"},                 {R"("prompt": [{"a": [)", "[1]", "]}]", "invalid_value"},
+  };
+  for (const Case& c : cases) {
+    auto seconds = [&](size_t bytes) {
+      std::string body = c.before + c.item;
+      while (body.size() + 200 < bytes) body += "," + c.item;
+      const std::string line = line_with(body + c.after);
+      const std::clock_t start = std::clock();
+      const auto parsed = parse_batch_line(line, kLimits);
+      EXPECT_EQ(std::get<LineError>(parsed).code, c.code) << c.before << c.item;
+      EXPECT_EQ(std::get<LineError>(parsed).custom_id, "a");
+      return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+    };
+    const double eighth = seconds(kMaxLineBytes / 8);
+    EXPECT_LT(seconds(kMaxLineBytes), 40 * eighth + 0.5) << c.before << c.item;
+  }
+}
+
+TEST(BatchLine, WhatIsTooLargeIsNamed) {
+  std::string bias = R"("prompt": "x", "logit_bias": {"0": 0)";
+  for (int i = 1; i < 5000; ++i) bias += fmt::format(R"(,"{}": 0)", i);
+  auto parsed = parse_batch_line(line_with(bias + "}"), kLimits);
+  EXPECT_EQ(std::get<LineError>(parsed).param, "body.logit_bias");
+  EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("4096 values"));
 }
 
 TEST(BatchLine, TooManyPrompts) {

@@ -297,6 +297,34 @@ TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
   EXPECT_THAT(text_with(400 * kGiB), testing::Not(testing::HasSubstr("disk space for spilled data")));
 }
 
+TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
+  TemporaryDirectory directory;
+  PlanOptions options = plan_of_opt_1_3b({}, {}, 0, 2 * kGiB);
+  options.input = directory.file("in.jsonl");
+  auto line = [](const std::string& id, const std::string& prompt) {
+    return R"({"custom_id":")" + id + R"(","method":"POST","url":"/v1/completions","body":{"max_tokens":8,"prompt":)" + prompt + "}}\n";
+  };
+  const std::string text = '"' + std::string(399, 'x') + '"';
+  auto job = [&](const std::string& lines) {
+    write_text(options.input, lines);
+    options.json = true;
+    return Json::parse(stdout_of([&] { plan_command(options); }));
+  };
+  const Json ids = job(line("a", "[1,2,3]"));
+  EXPECT_FALSE(ids.contains("notes"));
+  const Json texts = job(line("a", text) + line("b", text));
+  EXPECT_EQ(texts["job"]["sequences"], 2);
+  EXPECT_EQ(texts["job"]["prompt_tokens"], 200);
+  EXPECT_EQ(texts["notes"][0], "no tokenizer: counted a token for every 4 bytes of text, in 2 of 2 lines");
+  const Json both = job(line("a", text) + "broken\n" + line("b", "[1,2,3]"));
+  EXPECT_EQ(both["job"]["sequences"], 2);
+  EXPECT_EQ(both["job"]["prompt_tokens"], 103);
+  ASSERT_EQ(both["notes"].size(), 2U);
+  EXPECT_THAT(both["notes"][1].get<std::string>(), testing::StartsWith("1 of 3 lines cannot be answered and are left out, the first is line 2: not valid JSON"));
+  options.json = false;
+  EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr("note: no tokenizer: counted a token for every 4 bytes of text"));
+}
+
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   TemporaryDirectory directory;
   PlanOptions options = plan_of_opt_1_3b({32, 96}, {8, 8}, 100, 2 * kGiB);

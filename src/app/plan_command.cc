@@ -11,6 +11,7 @@
 #include "app/plan_report.h"
 #include "app/synthetic_job.h"
 #include "base/error.h"
+#include "base/units.h"
 #include "model/prepared_weights.h"
 
 namespace flexgen {
@@ -22,7 +23,10 @@ std::unique_ptr<Model> planned_model(const PlanOptions& options) {
   return Model::of_shape(parse_config(config_text(options.model), "", options.model), dtype);
 }
 
-Workload planned_job(const PlanOptions& options, const Model& model) {
+constexpr int64_t kTextBytesPerToken = 4;  // English text; other languages and code take more tokens
+
+/// What the job is; `notes` gets what was estimated or left out.
+Workload planned_job(const PlanOptions& options, const Model& model, std::vector<std::string>& notes) {
   const ExpectedAnswers expected{options.expected_tokens, {}};
   Workload workload;
   if (options.input.empty()) {
@@ -33,10 +37,21 @@ Workload planned_job(const PlanOptions& options, const Model& model) {
   std::unique_ptr<Tokenizer> tokenizer;
   if (std::filesystem::is_directory(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
-  const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get()}, never);
+  const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get(), tokenizer ? 0 : kTextBytesPerToken}, never);
   workload = workload_of(input, [](const InputLine&) { return true; }, expected);
-  if (workload.num_sequences == 0)
-    fail_user("--input {}: no line of it can be answered{}", options.input, tokenizer ? "" : "; a shape has no tokenizer, so prompts must be token ids");
+  int64_t bad = 0;
+  std::string why;
+  for (const InputLine& line : input.lines()) {
+    if (line.good()) continue;
+    if (bad++ == 0) why = fmt::format("line {}: {}", line.number, std::get<LineError>(input.read(line)).message);
+  }
+  if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered{}", options.input, bad > 0 ? "; " + why : "");
+  if (input.num_estimated() > 0)
+    notes.push_back(fmt::format("no tokenizer: counted a token for every {} bytes of text, in {} of {} lines", kTextBytesPerToken,
+                                format_count(input.num_estimated()), format_count(static_cast<int64_t>(input.lines().size()))));
+  if (bad > 0)
+    notes.push_back(fmt::format("{} of {} lines cannot be answered and are left out, the first is {}", format_count(bad),
+                                format_count(static_cast<int64_t>(input.lines().size())), why));
   return workload;
 }
 
@@ -47,7 +62,8 @@ int plan_command(const PlanOptions& options) {
   const auto open_model = [&] { return planned_model(options); };
   const std::vector<DtypePair> allowed = allowed_dtypes(options.engine);
   std::unique_ptr<Model> model = open_model();
-  const Workload workload = planned_job(options, *model);
+  std::vector<std::string> notes;
+  const Workload workload = planned_job(options, *model, notes);
 
   std::vector<DtypePair> planned = allowed;
   planned.push_back({"int4", "int4"});  // what would help is planned for too
@@ -77,6 +93,7 @@ int plan_command(const PlanOptions& options) {
   const PlanInput input{*model, workload, engine.budgets, engine.policy, precision.compute, precision.kv, hardware, 4, !options.plot_file.empty()};
   PlanReport report = make_report(input, variants);
   report.dtypes = choice;
+  report.notes = std::move(notes);
   fmt::print("{}", options.json ? report_json(report, input) + "\n" : report_text(report, input));
   if (options.plot_file.empty()) return kExitDone;
   std::ofstream out(options.plot_file);

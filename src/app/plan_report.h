@@ -30,6 +30,7 @@ struct PlanReport {
   std::vector<Alternative> alternatives;
   std::vector<WhatIf> what_ifs;
   DtypeChoice dtypes;    ///< judged: empty if there was nothing to choose
+  std::vector<std::string> notes;  ///< on the job: what was estimated or left out
 };
 
 /// The same job with something changed that the model must know of.
