@@ -121,13 +121,6 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
   return Sha256::hex(hash.digest(), 16);
 }
 
-std::string model_name_of(const std::string& directory) {
-  std::error_code error;
-  std::filesystem::path path = std::filesystem::canonical(directory, error);
-  if (error) path = directory;
-  return path.filename().empty() ? std::string("model") : path.filename().string();
-}
-
 namespace {
 
 bool in_shard(const Shard& shard, size_t line) { return static_cast<int64_t>(line) % shard.count == shard.index; }

@@ -71,7 +71,4 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
 /// that a model trained further is another one.
 std::string model_fingerprint(const std::string& directory, const std::string& checkpoint, const std::vector<std::string>& weight_files);
 
-/// The name that answers give: the last part of the directory's path.
-std::string model_name_of(const std::string& directory);
-
 }  // namespace flexgen

@@ -8,6 +8,7 @@
 #include "app/commands.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
+#include "app/model_folder.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
 #include "app/progress.h"

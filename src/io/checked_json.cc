@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/lfs_pointer.h"
 
 namespace flexgen {
 namespace {
@@ -80,6 +81,7 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
 
 nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name,
                                   const std::string& what) {
+  if (is_lfs_pointer(text)) refuse_lfs_pointer(file_name);
   Json root;
   CheckedBuilder builder(root, max_depth);
   if (!Json::sax_parse(text, &builder))

@@ -11,6 +11,8 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "io/file.h"
+#include "io/lfs_pointer.h"
+#include "io/weight_files.h"
 
 namespace flexgen {
 namespace {
@@ -20,7 +22,6 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
-constexpr int64_t kMaxIndexBytes = 100'000'000;
 
 /// FNV-1a twice, from two starts: 128 bits that tell checkpoints apart (no defence against forgers).
 class Fingerprint {
@@ -56,6 +57,7 @@ std::string read_header(File& file) {
   if (size < 8) fail_user("{}: {} bytes are no safetensors file; it is truncated, fetch it again", file.path(), size);
   uint64_t length = 0;
   file.read(0, {reinterpret_cast<std::byte*>(&length), sizeof length});
+  if (length > static_cast<uint64_t>(kMaxHeaderBytes) && is_lfs_pointer(read_text(file, 0, std::min<int64_t>(size, 64)))) refuse_lfs_pointer(file.path());
   if (length > static_cast<uint64_t>(kMaxHeaderBytes))
     fail_user("{}: a header of {} bytes, where the safetensors format allows {}; it is of another format or broken", file.path(),
               length, kMaxHeaderBytes);
@@ -74,27 +76,6 @@ void add_samples(Fingerprint& fingerprint, File& file, int64_t data_start) {
   }
 }
 
-/// shard file name -> names of its tensors, from model.safetensors.index.json.
-std::map<std::string, std::vector<std::string>> read_index(File& file) {
-  const int64_t size = file.size();
-  if (size > kMaxIndexBytes) fail_user("{}: {} bytes are too many for an index of shards", file.path(), size);
-  const nlohmann::json json = parse_checked_json(read_text(file, 0, size), 8, file.path(), "the index");
-  auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
-  if (weight_map == json.end() || !weight_map->is_object())
-    fail_user("{}: the index has no weight_map; the file is broken, fetch it again", file.path());
-  std::map<std::string, std::vector<std::string>> index;
-  for (const auto& [name, shard] : weight_map->items()) {
-    const std::string shard_name = shard.is_string() ? shard.get<std::string>() : "";
-    // A shard lies beside its index, and nowhere else.
-    if (shard_name.empty() || shard_name == "." || shard_name == ".." || shard_name.find('/') != std::string::npos ||
-        shard_name.find('\0') != std::string::npos)
-      fail_user("{}: the shard of tensor '{}' is no file name; the file is broken, fetch it again", file.path(), printable(name));
-    index[shard_name].push_back(name);
-  }
-  if (index.empty()) fail_user("{}: the weight_map is empty; the file is broken, fetch it again", file.path());
-  return index;
-}
-
 }  // namespace
 
 Checkpoint Checkpoint::open(const std::string& directory) {
@@ -107,20 +88,11 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
   std::error_code ignored;
   if (!fs::is_directory(root, ignored))
     fail_user("{} is no directory; --model takes a folder as Hugging Face lays it out", directory);
-  std::map<std::string, std::vector<std::string>> shards;
-  if (is_there(root / "model.safetensors")) {
-    shards["model.safetensors"];
-  } else if (const fs::path index = root / "model.safetensors.index.json"; is_there(index)) {
-    shards = read_index(*file_system.open(index.string(), FileMode::kRead));
-  } else if (is_there(root / "pytorch_model.bin") || is_there(root / "pytorch_model.bin.index.json")) {
-    fail_user("{} holds its weights as pytorch_model.bin only; convert them to safetensors first (transformers: "
-              "model.save_pretrained(DIR, safe_serialization=True))", directory);
-  } else {
-    fail_user("{} holds neither model.safetensors nor model.safetensors.index.json; fetch the checkpoint again", directory);
-  }
+  const WeightFiles shards = find_weight_files(root, file_system);
 
   Checkpoint checkpoint;
   Fingerprint fingerprint;
+  std::unordered_set<std::string> in_index;
   for (const auto& [shard, names] : shards) {
     const std::string path = (root / shard).string();
     if (!is_there(path))
@@ -129,20 +101,24 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
     const std::shared_ptr<File> file = file_system.open(path, FileMode::kRead);
     const std::string header = read_header(*file);
     const auto data_start = 8 + static_cast<int64_t>(header.size());
-    std::vector<std::string> skipped;
-    auto tensors = parse_safetensors_header(header, data_start, file->size(), path, &skipped);
-    const std::unordered_set<std::string> unusable(skipped.begin(), skipped.end());
-    for (const std::string& name : names)
-      if (!tensors.contains(name) && !unusable.contains(name))
-        fail_user("{}: tensor '{}' is missing; the index says it is in this shard: fetch both again", path, printable(name));
+    auto tensors = parse_safetensors_header(header, data_start, file->size(), path);
+    // The index may promise what no shard holds, such as a tied head: whoever needs it says that it is missing.
+    const std::unordered_set<std::string> promised(names.begin(), names.end());
     fingerprint.add(shard);
     fingerprint.add(std::to_string(file->size()));
     fingerprint.add(header);
     add_samples(fingerprint, *file, data_start);
     for (auto& [name, location] : tensors) {
       location.file = static_cast<int>(checkpoint.files_.size());
-      if (!checkpoint.tensors_.emplace(name, std::move(location)).second)
+      auto [place, fresh] = checkpoint.tensors_.emplace(name, location);
+      if (fresh) {
+        if (promised.contains(name)) in_index.insert(name);
+      } else if (promised.contains(name)) {  // the index says which of two is meant
+        place->second = location;
+        in_index.insert(name);
+      } else if (!in_index.contains(name)) {
         fail_user("{}: tensor '{}' is in another shard too; the checkpoint is broken, fetch it again", path, printable(name));
+      }
     }
     checkpoint.files_.push_back(path);
   }

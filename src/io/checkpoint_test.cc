@@ -199,6 +199,7 @@ TEST(Checkpoint, BadDirectoriesAreRefusedByName) {
   const std::string huge = std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8) + "{}";
   const std::string over = std::string("\x00\xe2\xf5\x05\x00\x00\x00\x00", 8) + "{}";  // 100,000,256
   const std::string index_name = "model.safetensors.index.json";
+  const std::string kPointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4665a7ac98b3a8b57b1b2b9f\nsize 134515008\n";
   const std::vector<Case> cases = {
       {"nothing", {}, {"neither model.safetensors nor"}},
       {"pickles", {{"pytorch_model.bin", "x"}}, {"pytorch_model.bin", "convert"}},
@@ -217,8 +218,19 @@ TEST(Checkpoint, BadDirectoriesAreRefusedByName) {
       {"shard elsewhere", {{index_name, index(R"({"t":"../x.safetensors"})")}}, {"'t' is no file name"}},
       {"shard above", {{index_name, index(R"({"t":".."})")}}, {"'t' is no file name"}},
       {"missing shard", {{index_name, index(R"({"t":"gone.safetensors"})")}}, {"gone.safetensors is missing", "'t'"}},
-      {"tensor missing from its shard", {{"s.safetensors", tensor}, {index_name, index(R"({"t":"s.safetensors","u":"s.safetensors"})")}},
-       {"s.safetensors", "'u' is missing"}},
+      {"shard from the root", {{index_name, index(R"({"t":"/x.safetensors"})")}}, {"'t' is no file name"}},
+      {"shard by a way up", {{index_name, index(R"({"t":"a/../../x.safetensors"})")}}, {"'t' is no file name"}},
+      {"pointer of git-lfs", {{"model.safetensors", kPointer}}, {"model.safetensors", "git lfs pull"}},
+      {"index is a pointer", {{index_name, kPointer}}, {index_name, "git lfs pull"}},
+      {"a variant", {{"model.fp16.safetensors", tensor}}, {"model.fp16.safetensors", "rename"}},
+      {"Mistral's layout", {{"consolidated.safetensors", tensor}}, {"consolidated.safetensors", "Mistral"}},
+      {"an adapter", {{"adapter_model.safetensors", tensor}}, {"adapter", "merge"}},
+      {"a GGUF", {{"model.Q4_K_M.gguf", "GGUF"}}, {"model.Q4_K_M.gguf", "llama.cpp"}},
+      {"TensorFlow", {{"tf_model.h5", "x"}}, {"tf_model.h5", "TensorFlow"}},
+      {"a name of its own", {{"weights.safetensors", tensor}}, {"weights.safetensors", "rename"}},
+      {"a download under way", {{"model.safetensors.incomplete", "x"}}, {"not finished"}},
+      {"two of three shards", {{"model-00001-of-00003.safetensors", tensor}, {"model-00002-of-00003.safetensors", tensor}}, {"2 of 3 shards"}},
+      {"two sets", {{"model-00001-of-00001.safetensors", tensor}, {"model-00001-of-00002.safetensors", tensor}}, {"two sets"}},
   };
   for (const Case& bad : cases) {
     SCOPED_TRACE(bad.what);
@@ -230,15 +242,36 @@ TEST(Checkpoint, BadDirectoriesAreRefusedByName) {
   EXPECT_THAT(error_of(ErrorKind::kUser, [] { Checkpoint::open("/no/such/folder"); }), HasSubstr("is no directory"));
 }
 
-TEST(Checkpoint, OneTensorInTwoShardsIsRefused) {
+TEST(Checkpoint, OneTensorInTwoShardsIsTheIndexsOrRefused) {
   TestFolder folder;
-  const std::string tensor = safetensors(one("\"F32\"", "[1]", "[0,4]"), "AAAA");
-  folder.put("s.safetensors", tensor);
+  folder.put("s.safetensors", safetensors(one("\"F32\"", "[1]", "[0,4]"), "AAAA"));
   folder.put("z.safetensors", safetensors(
       R"({"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"u":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "AAAABBBB"));
-  folder.put("model.safetensors.index.json", R"({"weight_map":{"t":"s.safetensors","u":"z.safetensors"}})");
+  for (const char* shard : {"s.safetensors", "z.safetensors"}) {
+    folder.put("model.safetensors.index.json", fmt::format(R"({{"weight_map":{{"t":"{}","u":"z.safetensors","v":"s.safetensors"}}}})", shard));
+    const Checkpoint checkpoint = Checkpoint::open(folder.path());
+    EXPECT_EQ(checkpoint.files()[static_cast<size_t>(checkpoint.find("t")->file)], folder.file(shard));
+    EXPECT_EQ(checkpoint.find("v"), nullptr) << "the index promises it, no shard has it";
+  }
+  folder.put("model.safetensors.index.json", R"({"weight_map":{"v":"s.safetensors","u":"z.safetensors"}})");
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { Checkpoint::open(folder.path()); }),
               AllOf(HasSubstr("z.safetensors"), HasSubstr("'t' is in another shard too")));
+}
+
+TEST(Checkpoint, ShardsInAFolderAndShardsWithoutAnIndex) {
+  const std::string first = safetensors(one("\"F32\"", "[1]", "[0,4]"), "AAAA");
+  TestFolder below;
+  std::filesystem::create_directory(below.path() / "weights");
+  below.put("weights/a.safetensors", first);
+  below.put("model.safetensors.index.json", R"({"weight_map":{"t":"weights/a.safetensors"}})");
+  EXPECT_NE(Checkpoint::open(below.path()).find("t"), nullptr);
+
+  TestFolder no_index;
+  no_index.put("model-00001-of-00002.safetensors", first);
+  no_index.put("model-00002-of-00002.safetensors", good_file());
+  const Checkpoint checkpoint = Checkpoint::open(no_index.path());
+  EXPECT_NE(checkpoint.find("t"), nullptr);
+  EXPECT_NE(checkpoint.find("a"), nullptr);
 }
 
 TEST(Checkpoint, ReadErrorsAreReported) {

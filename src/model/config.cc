@@ -5,8 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "io/checked_json.h"
+#include "io/python_json.h"
 #include "model/architecture.h"
 
 namespace flexgen {
@@ -17,24 +19,53 @@ using Json = nlohmann::json;
 constexpr int kMaxJsonDepth = 16;
 constexpr int64_t kMaxFileBytes = 16 * kMiB;
 
-/// Fields of every family that change nothing about what a model computes.
+/// Fields that change nothing about what a model computes, whatever they hold. Found in public checkpoints; none is read by the classes of transformers that
+/// compute these families, or it is read for training, printing or storage alone.
 void name_harmless_fields(ConfigFields& fields) {
-  fields.harmless({"_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset",
-                   "attn_implementation", "transformers_version", "use_cache", "tokenizer_class", "problem_type",
-                   "finetuning_task", "task_specific_params", "id2label", "label2id", "unsloth_fixed", "unsloth_version"});
+  fields.harmless({"_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+                   "attn_implementation", "_flash_attn_2_enabled", "use_flash_attn", "use_flash_attn_2", "use_flash_attention", "use_flash_attention_2",
+                   "flash_attention", "use_sdpa", "use_fused_rope", "use_fused_rms_norm", "use_fused_mlp", "use_cache_quantization", "use_cache_kernel",
+                   "softmax_in_fp32", "attention_softmax_in_fp32", "experts_implementation", "_experts_implementation"});
+  fields.harmless({"transformers_version", "transformers.js_config", "unsloth_fixed", "unsloth_version", "is_llama_config", "_from_model_config",
+                   "use_cache", "problem_type", "finetuning_task", "task_specific_params", "id2label", "label2id", "num_labels", "name", "model_name",
+                   "version", "license", "language", "tags", "base_model", "max_window_layers"});
+  // The tokenizer's, which has files of its own.
+  fields.harmless({"tokenizer_class", "tokenizer_name", "tokenizer_file", "tokenizer_model_max_length", "tokenizer_padding_side", "tokenizer_vocab_size",
+                   "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "bos_token", "eos_token", "pad_token",
+                   "unk_token", "additional_special_tokens"});
   // Of training.
-  fields.harmless({"initializer_range", "attention_dropout", "gradient_checkpointing"});
+  fields.harmless({"initializer_range", "initializer_cutoff_factor", "init_std", "embedding_init_std", "attention_dropout", "attn_pdrop", "resid_pdrop",
+                   "embd_pdrop", "dropout", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "layerdrop",
+                   "embedding_dropout", "residual_dropout", "ffn_dropout", "classifier_dropout", "gradient_checkpointing", "neftune_noise_alpha",
+                   "router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "z_loss_coefficient", "label_smoothing", "loss_type", "ignore_index",
+                   "tensor_parallel", "sequence_parallel", "training_args"});
   // Of transformers' own output objects.
-  fields.harmless({"return_dict", "output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate",
-                   "torchscript", "keys_to_ignore_at_inference", "chunk_size_feed_forward"});
+  fields.harmless({"return_dict", "output_attentions", "output_hidden_states", "output_scores", "output_past", "return_dict_in_generate",
+                   "torchscript", "keys_to_ignore_at_inference", "chunk_size_feed_forward", "tf_legacy_loss", "is_composition", "summary_type",
+                   "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_proj_to_logits"});
   // Special tokens that only padding and encoders use.
-  fields.harmless({"pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "prefix"});
+  fields.harmless({"pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id", "prefix"});
   // Defaults of generation; here a request says how it samples.
-  fields.harmless({"max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
-                   "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty",
-                   "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences",
-                   "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
-                   "forced_bos_token_id", "forced_eos_token_id"});
+  fields.harmless({"max_length", "min_length", "max_new_tokens", "min_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups",
+                   "diversity_penalty", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "length_penalty", "penalty_alpha",
+                   "epsilon_cutoff", "eta_cutoff", "guidance_scale", "renormalize_logits", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+                   "encoder_repetition_penalty", "bad_words_ids", "num_return_sequences", "remove_invalid_values", "exponential_decay_length_penalty",
+                   "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids", "cache_implementation"});
+}
+
+/// Fields that would mean another computation, but not with these values.
+void name_neutral_fields(ConfigFields& fields) {
+  for (const char* name : {"rope_interleaved", "use_qk_norm", "qk_norm", "qk_layernorm", "use_moe", "parallel_attn", "use_parallel_residual", "alibi",
+                           "use_alibi", "scale_embeddings", "use_mup", "use_sliding_window", "multi_query", "use_mla", "use_bias",
+                           "layer_norm_bias", "add_bias_linear", "use_logn_attn", "use_dynamic_ntk"})
+    fields.neutral(name, {false});
+  for (const char* name : {"is_causal", "causal", "use_rope", "use_rotary"}) fields.neutral(name, {true});
+  for (const char* name : {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "embedding_scale", "residual_scale",
+                           "rotary_pct", "rotary_percentage", "scale_emb", "scale_depth"})
+    fields.neutral(name, {1, 1.0});
+  for (const char* name : {"num_nextn_predict_layers", "num_mtp_layers", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok",
+                           "attention_logit_cap", "num_key_value_shared_layers"})
+    fields.neutral(name, {0});
 }
 
 /// Fields that mean another computation than the family's own.
@@ -82,7 +113,7 @@ std::vector<int32_t> read_tokens(ConfigFields& fields, const char* name) {
 }
 
 Json parse_object(const std::string& text, const std::string& source) {
-  Json json = parse_checked_json(text, kMaxJsonDepth, source, "it");
+  Json json = parse_checked_json(with_python_numbers_quoted(text), kMaxJsonDepth, source, "it");
   if (!json.is_object()) fail_user("{}: it must be a JSON object; fetch the file again", source);
   return json;
 }
@@ -101,9 +132,10 @@ std::string read_text(const std::filesystem::path& path) {
 
 }  // namespace
 
-ModelConfig parse_config(const std::string& config_json, const std::string& generation_json, const std::string& source_name) {
+ModelConfig parse_config(const std::string& config_json, const std::string& generation_json, const std::string& source_name,
+                         const std::vector<std::string>& ignored_fields) {
   const Json json = parse_object(config_json, source_name);
-  ConfigFields fields(json, source_name);
+  ConfigFields fields(json, source_name, {ignored_fields.begin(), ignored_fields.end()});
   ModelConfig config;
   config.model_type = fields.text_or("model_type", "");
   const Architecture* architecture = find_architecture(config.model_type);
@@ -123,20 +155,26 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
   std::vector<int32_t> bos = read_tokens(fields, "bos_token_id");
   config.eos = read_tokens(fields, "eos_token_id");
   name_harmless_fields(fields);
+  name_neutral_fields(fields);
   fields.finish();
 
   if (!generation_json.empty()) {
     const std::string source = (std::filesystem::path(source_name).parent_path() / "generation_config.json").string();
-    const Json generation_object = parse_object(generation_json, source);
-    ConfigFields generation(generation_object, source);
-    if (auto ids = read_tokens(generation, "bos_token_id"); !ids.empty()) bos = ids;
-    if (auto ids = read_tokens(generation, "eos_token_id"); !ids.empty()) config.eos = ids;
+    try {
+      const Json generation_object = parse_object(generation_json, source);
+      ConfigFields generation(generation_object, source);
+      const std::vector<int32_t> first = read_tokens(generation, "bos_token_id"), last = read_tokens(generation, "eos_token_id");
+      if (!first.empty()) bos = first;
+      if (!last.empty()) config.eos = last;
+    } catch (const Error& error) {  // it has defaults alone
+      spdlog::warn("{}; the file is left out, and the tokens that end an answer are config.json's", error.what());
+    }
   }
   if (!bos.empty()) config.bos = bos.front();
   return config;
 }
 
-ModelConfig load_config(const std::string& directory) {
+ModelConfig load_config(const std::string& directory, const std::vector<std::string>& ignored_fields) {
   namespace fs = std::filesystem;
   const fs::path root(directory);
   std::error_code ignored;
@@ -145,8 +183,15 @@ ModelConfig load_config(const std::string& directory) {
   if (!fs::exists(root / "config.json", ignored))
     fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out", directory);
   const fs::path generation = root / "generation_config.json";
-  return parse_config(read_text(root / "config.json"), fs::exists(generation, ignored) ? read_text(generation) : "",
-                      (root / "config.json").string());
+  std::string generation_json;
+  if (fs::exists(generation, ignored)) {
+    try {
+      generation_json = read_text(generation);
+    } catch (const Error& error) {
+      spdlog::warn("{}; the file is left out, and the tokens that end an answer are config.json's", error.what());
+    }
+  }
+  return parse_config(read_text(root / "config.json"), generation_json, (root / "config.json").string(), ignored_fields);
 }
 
 }  // namespace flexgen

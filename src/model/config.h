@@ -40,12 +40,13 @@ struct ModelConfig {
   std::vector<int32_t> eos;  ///< any of these ends a sequence
 };
 
-/// Reads config.json (and generation_config.json if there). Throws Error{user} naming the file and the
+/// Reads config.json (and generation_config.json if there; what is wrong with that one is warned of). Throws Error{user} naming the file and the
 /// field: unknown model_type, unsupported or contradictory fields, numbers that are missing, NaN or absurd.
-ModelConfig load_config(const std::string& directory);
+/// `ignored_fields`: fields of config.json that flexgen does not know and the user takes for harmless.
+ModelConfig load_config(const std::string& directory, const std::vector<std::string>& ignored_fields = {});
 /// The same from JSON texts; `generation_json` may be empty.
 ModelConfig parse_config(const std::string& config_json, const std::string& generation_json,
-                         const std::string& source_name);
+                         const std::string& source_name, const std::vector<std::string>& ignored_fields = {});
 /// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b/13b/70b, llama-3.1-8b/70b/405b,
 /// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b. Null if the name is unknown.
 std::optional<std::string> shape_config_json(const std::string& shape);

@@ -1,8 +1,11 @@
 #include "model/config_fields.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "base/error.h"
 #include "io/checked_json.h"
@@ -75,15 +78,36 @@ void ConfigFields::only(const std::string& name, const nlohmann::json& supported
     refuse(name, fmt::format("is {}; flexgen supports only {} here", shown(*value), supported.dump()));
 }
 
+ConfigFields ConfigFields::inner(const nlohmann::json& object, const std::string& name) const {
+  std::set<std::string> ignored;
+  for (const std::string& field : ignored_)
+    if (field.starts_with(name + ".")) ignored.insert(field.substr(name.size() + 1));
+  return {object, source_ + ": " + name, std::move(ignored)};
+}
+
+void ConfigFields::neutral(const std::string& name, std::initializer_list<nlohmann::json> values) {
+  if (seen_.contains(name)) return;  // the family's own
+  const nlohmann::json* value = find(name);
+  if (!value || std::find(values.begin(), values.end(), *value) != values.end()) return;
+  std::vector<std::string> supported;
+  for (const nlohmann::json& known : values) supported.push_back(known.dump());
+  refuse(name, fmt::format("is {}; flexgen supports only {} here", shown(*value), fmt::join(supported, " or ")));
+}
+
 void ConfigFields::harmless(std::initializer_list<const char*> names) {
-  seen_.insert(names.begin(), names.end());
+  harmless_.insert(names.begin(), names.end());
 }
 
 void ConfigFields::finish() const {
+  for (const std::string& name : ignored_) {
+    const bool is_inner = name.find('.') != std::string::npos && json_.contains(name.substr(0, name.find('.')));
+    if (seen_.contains(name)) refuse(name, "is a field that flexgen reads; --ignore-config-field is for those that it does not know");
+    if (!json_.contains(name) && !is_inner) refuse(name, "is not in the file; leave --ignore-config-field out");
+  }
   for (const auto& [name, value] : json_.items())
-    if (!value.is_null() && !seen_.contains(name))
-      refuse(name, "is a field that flexgen does not know; if it does not change what the model computes, "
-                   "remove it from the file");
+    if (!value.is_null() && !seen_.contains(name) && !harmless_.contains(name) && !ignored_.contains(name))
+      refuse(name, fmt::format("is a field that flexgen does not know; if it does not change what the model computes, say so with "
+                               "--ignore-config-field {}", printable(name)));
 }
 
 }  // namespace flexgen

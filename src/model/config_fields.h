@@ -13,7 +13,11 @@ namespace flexgen {
 class ConfigFields {
  public:
   /// `source` is for messages: a file name, or that and the path of the object in it. Keeps a reference to `json`.
-  ConfigFields(const nlohmann::json& json, std::string source) : json_(json), source_(std::move(source)) {}
+  /// `ignored`: names that the user takes for harmless, "outer.inner" in an inner object; only fields that flexgen does not know may be.
+  ConfigFields(const nlohmann::json& json, std::string source, std::set<std::string> ignored = {})
+      : json_(json), source_(std::move(source)), ignored_(std::move(ignored)) {}
+  /// The fields of an object in this one.
+  ConfigFields inner(const nlohmann::json& object, const std::string& name) const;
 
   /// Throws Error{user} "SOURCE: 'NAME' WHY".
   [[noreturn]] void refuse(const std::string& name, const std::string& why) const;
@@ -36,14 +40,18 @@ class ConfigFields {
   /// These change nothing about a model's answers, whatever they are.
   void harmless(std::initializer_list<const char*> names);
 
-  /// Refuses the first field that nobody asked for.
+  /// Accepts that the field is absent or false, 0, 1.0, empty ...: one of `values`, with which it changes nothing. For fields that no family
+  /// asked for.
+  void neutral(const std::string& name, std::initializer_list<nlohmann::json> values);
+
+  /// Refuses the first field that nobody asked for, and a field to be ignored that is known or not there.
   void finish() const;
   const std::string& source() const { return source_; }
 
  private:
   const nlohmann::json& json_;
   std::string source_;
-  std::set<std::string> seen_;
+  std::set<std::string> ignored_, seen_, harmless_;
 };
 
 }  // namespace flexgen

@@ -170,7 +170,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Refusal{"llama", R"({"model_type": "gpt_bigcode"})", "model_type", "gpt_bigcode"},
         Refusal{"llama", R"({"model_type": null})", "model_type", "opt, llama, mistral, qwen2, qwen3"},
-        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "remove it"},
+        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "--ignore-config-field"},
         Refusal{"llama", R"({"ffn_dim": 12})", "ffn_dim", "does not know"},
         Refusal{"opt", R"({"rope_theta": 10000.0})", "rope_theta", "does not know"},
         Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
@@ -235,9 +235,43 @@ TEST(Config, BrokenTextsAreOneClearError) {
                            R"({"model_type": "llama", "rms_norm_eps": 1e999})", R"({"model_type": "llama", "model_type": "opt"})"}) {
     EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "dir/config.json"); }), HasSubstr("dir/config.json")) << text;
   }
-  for (const char* text : {"{", "[]", "3", "null", R"({"eos_token_id": 2.5})"})
-    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config_of("opt"), text); }), HasSubstr("dir/generation_config.json")) << text;
   EXPECT_THAT(error_of(ErrorKind::kUser, [] { parse_config(std::string(100000, '['), "", "x"); }), HasSubstr("x"));
+}
+
+TEST(Config, ABrokenGenerationConfigCostsAWarning) {
+  for (const char* text : {"{", "[]", "3", "null", R"({"eos_token_id": 2.5})", R"({"eos_token_id": NaN})", "\xff\xfe{"})
+    EXPECT_EQ(parse(config_of("opt"), text).eos, parse(config_of("opt")).eos) << text;
+  EXPECT_THAT(parse(config_of("opt"), R"({"eos_token_id": 4, "temperature": Infinity})").eos, ElementsAre(4));
+}
+
+TEST(Config, FieldsThatChangeNothingAreKnown) {
+  const auto plain = parse(config_of("llama"));
+  for (const char* field : {R"({"is_llama_config": true, "rope_interleaved": false})", R"({"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}})",
+                            R"({"neftune_noise_alpha": 5.0})", R"({"max_sequence_length": 2048, "model_max_length": 4096, "_flash_attn_2_enabled": true})",
+                            R"({"use_sliding_window": false, "max_window_layers": 28})", R"({"embedding_multiplier": 1, "logits_scaling": 1.0})",
+                            R"({"num_experts": 0, "router_aux_loss_coef": 0.001})"})
+    EXPECT_EQ(parse_patched("llama", field).inverse_frequencies, plain.inverse_frequencies) << field;
+  auto text = config_of("llama").dump();
+  text.insert(1, R"("neftune_noise_alpha": NaN, "label_smoothing": -Infinity,)");
+  EXPECT_EQ(parse_config(text, "", "dir/config.json").hidden_size, plain.hidden_size);
+}
+
+TEST(Config, FieldsWithAnotherMeaningAreRefused) {
+  for (const char* field : {R"({"rope_interleaved": true})", R"({"embedding_multiplier": 12})", R"({"use_qk_norm": true})", R"({"num_experts": 8})",
+                            R"({"residual_multiplier": "1"})"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("llama", field); }), HasSubstr("flexgen supports only")) << field;
+}
+
+TEST(Config, UnknownFieldsAreIgnoredWhereTheUserSaysSo) {
+  auto json = config_of("llama");
+  json["my_own_note"] = 3;
+  const std::string text = json.dump();
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c"); }), HasSubstr("--ignore-config-field my_own_note"));
+  EXPECT_EQ(parse_config(text, "", "c", {"my_own_note"}).hidden_size, json["hidden_size"]);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "hidden_size"}); }), HasSubstr("that flexgen reads"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "nowhere"}); }), HasSubstr("not in the file"));
+  json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}, {"note", "x"}};
+  EXPECT_EQ(parse_config(json.dump(), "", "c", {"my_own_note", "rope_scaling.note"}).hidden_size, json["hidden_size"]);
 }
 
 TEST(Config, LoadNamesWhatIsNotThere) {

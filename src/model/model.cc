@@ -6,10 +6,12 @@
 #include <bit>
 #include <limits>
 #include <map>
+#include <optional>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "io/checked_json.h"
 #include "model/architecture.h"
 
 namespace flexgen {
@@ -26,19 +28,55 @@ std::vector<int64_t> shape_of(const WantedWeight& weight) {
   return {weight.rows, weight.cols};
 }
 
-/// The prefix of a checkpoint's names out of those that the family has: where its first block is.
-std::string find_prefix(const Checkpoint& checkpoint, const Architecture& architecture, const ModelConfig& config) {
+/// What a checkpoint's names start with: `wrapper` is what torch.compile, DDP, PEFT or a multimodal parent put before all of them, `family` one of the
+/// family's own prefixes.
+struct NamePrefix {
+  std::string wrapper, family;
+  std::string whole() const { return wrapper + family; }
+};
+
+std::vector<std::string> names_without_prefix(const Architecture& architecture, const ModelConfig& config) {
+  std::vector<std::string> names;
+  auto add = [&](const std::vector<WantedWeight>& wanted) {
+    for (const WantedWeight& weight : wanted) names.push_back(weight.name);
+  };
+  for (int64_t i = 0; i < config.num_layers; ++i) add(architecture.block(config, i));
+  add(architecture.head(config));
+  return names;
+}
+
+/// The prefix under which the model is whole: the family's own, else the one wrapper with which all of its tensors are there.
+NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& architecture, const ModelConfig& config, const std::string& directory) {
   const std::string first_block = architecture.block(config, 0).front().name;
   for (std::string_view prefix : architecture.prefixes())
-    if (checkpoint.find(std::string(prefix) + first_block)) return std::string(prefix);
-  return std::string(architecture.prefixes().front());
+    if (checkpoint.find(std::string(prefix) + first_block)) return {"", std::string(prefix)};
+  std::vector<NamePrefix> fitting;
+  std::optional<std::vector<std::string>> names;
+  for (const auto& [name, location] : checkpoint.tensors()) {
+    if (!name.ends_with(first_block)) continue;
+    const std::string before = name.substr(0, name.size() - first_block.size());
+    if (!before.ends_with('.')) continue;
+    if (!names) names = names_without_prefix(architecture, config);
+    if (!std::all_of(names->begin(), names->end(), [&](const std::string& part) { return checkpoint.find(before + part); })) continue;
+    for (std::string_view family : architecture.prefixes())  // the last one is empty
+      if (before.ends_with(family) && (before.size() == family.size() || before[before.size() - family.size() - 1] == '.')) {
+        fitting.push_back({before.substr(0, before.size() - family.size()), std::string(family)});
+        break;
+      }
+  }
+  if (fitting.size() > 1)
+    fail_user("{}: more than one model of this shape is in the checkpoint, with tensor names that start with '{}' and '{}'; keep one of them", directory,
+              fitting[0].whole(), fitting[1].whole());
+  if (fitting.empty()) return {"", std::string(architecture.prefixes().front())};
+  spdlog::info("{}: tensor names start with '{}', which is taken off", directory, fitting[0].wrapper);
+  return fitting[0];
 }
 
 /// Adds weights to a model as layers ask for them; a tensor that is asked for twice is one weight.
 class Builder {
  public:
   Builder(const Checkpoint& checkpoint, const std::string& directory, const Architecture& architecture, const ModelConfig& config)
-      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config)), tied_(config.tied_embeddings) {}
+      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings) {}
 
   LayerSpec layer(LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
     LayerSpec layer;
@@ -65,14 +103,15 @@ class Builder {
 
  private:
   int index_of(const WantedWeight& wanted) {
-    std::vector<std::string> names{prefix_ + wanted.name};
-    if (wanted.name == kOutputMatrix) names = {std::string(kOutputMatrix), prefix_ + std::string(kOutputMatrix)};
-    if (wanted.name == kEmbeddingTable && tied_) names.insert(names.end(), {std::string(kOutputMatrix), prefix_ + std::string(kOutputMatrix)});
+    const std::string whole = prefix_.whole(), output(kOutputMatrix);
+    std::vector<std::string> names{whole + wanted.name};
+    if (wanted.name == kOutputMatrix) names = {prefix_.wrapper + output, whole + output, output};
+    if (wanted.name == kEmbeddingTable && tied_) names.insert(names.end(), {prefix_.wrapper + output, whole + output, output});
     auto there = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return checkpoint_.find(name) != nullptr; });
     if (there == names.end())
       fail_user("{}: the tensor '{}' is missing (or has a dtype other than F32, F16 and BF16); {}", directory_, names.front(),
                 wanted.name == kOutputMatrix ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
-                                             : "fetch the checkpoint again, or check that config.json belongs to it");
+                                             : advice_on_missing());
     const std::string& name = *there;
     auto known = known_.find(name);
     if (known != known_.end()) return known->second;
@@ -85,8 +124,14 @@ class Builder {
     return known_[name] = static_cast<int>(weights.size()) - 1;
   }
 
+  std::string advice_on_missing() const {
+    if (checkpoint_.tensors().empty()) return "the checkpoint holds no tensor that flexgen can use: fetch it again";
+    return fmt::format("the checkpoint has names such as '{}': check that config.json belongs to it, or fetch it again", printable(checkpoint_.tensors().begin()->first));
+  }
+
   const Checkpoint& checkpoint_;
-  std::string directory_, prefix_;
+  std::string directory_;
+  NamePrefix prefix_;
   bool tied_;
   std::map<std::string, int> known_;
 };
@@ -122,8 +167,8 @@ int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeigh
 
 }  // namespace
 
-std::unique_ptr<Model> Model::load(const std::string& directory) {
-  const ModelConfig config = load_config(directory);
+std::unique_ptr<Model> Model::load(const std::string& directory, const std::vector<std::string>& ignored_config_fields) {
+  const ModelConfig config = load_config(directory, ignored_config_fields);
   return build(config, Checkpoint::open(directory), directory);
 }
 

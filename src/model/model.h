@@ -99,7 +99,7 @@ class Model {
  public:
   /// Opens a checkpoint directory; checks that every tensor is there with the right shape. Error{user}
   /// names what is missing.
-  static std::unique_ptr<Model> load(const std::string& directory);
+  static std::unique_ptr<Model> load(const std::string& directory, const std::vector<std::string>& ignored_config_fields = {});
   /// A model without a checkpoint, for planning and simulations: weights() say where they would lie, files() names none that exists.
   static std::unique_ptr<Model> of_shape(const ModelConfig& config, DType dtype);
   /// The tensors a checkpoint of this config must have, for writing a dummy one: names and shapes.

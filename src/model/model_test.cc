@@ -64,6 +64,35 @@ struct TinyCheckpoint {
   }
 };
 
+/// torch.compile, DDP, PEFT, multimodal parents: the same names behind a wrapper's.
+TEST(Model, NamesMayStartWithAWrappers) {
+  const auto plain = TinyCheckpoint(kLlama).load();
+  for (const char* wrapper : {"_orig_mod.", "module.", "module._orig_mod.", "base_model.model.", "language_model.", "model.language_model."}) {
+    SCOPED_TRACE(wrapper);
+    TinyCheckpoint checkpoint(kLlama);
+    checkpoint.rename_prefix("", wrapper);
+    checkpoint.tensors.push_back({"vision_tower.layers.0.input_layernorm.weight", DType::kBF16, {8}});
+    EXPECT_EQ(checkpoint.load()->weights().size(), plain->weights().size());
+  }
+  TinyCheckpoint headless(kLlama);  // the head may lie outside of the wrapper
+  headless.rename_prefix("model.", "model.language_model.");
+  EXPECT_EQ(headless.load()->weights().size(), plain->weights().size());
+}
+
+TEST(Model, NamesThatFitNoModelAreShown) {
+  TinyCheckpoint other(kLlama);
+  other.rename_prefix("", "transformer.h.");
+  other.drop("transformer.h.model.layers.1.self_attn.q_proj.weight");
+  EXPECT_THAT(other.error(), AllOf(HasSubstr("is missing"), HasSubstr("names such as 'transformer.h.")));
+  TinyCheckpoint two(kLlama);
+  for (TensorToWrite tensor : std::vector<TensorToWrite>(two.tensors)) {
+    tensor.name = "teacher." + tensor.name;
+    two.tensors.push_back(tensor);
+  }
+  for (size_t i = 0; i < two.tensors.size() / 2; ++i) two.tensors[i].name = "student." + two.tensors[i].name;
+  EXPECT_THAT(two.error(), AllOf(HasSubstr("more than one model"), HasSubstr("student."), HasSubstr("teacher.")));
+}
+
 TEST(Model, LayersCoverTheCheckpointOnce) {
   TinyCheckpoint checkpoint(kLlama);
   std::unique_ptr<Model> model = checkpoint.load();

@@ -46,7 +46,7 @@ std::vector<float> read_rope(ConfigFields& fields, int64_t head_size) {
   const nlohmann::json& object = parameters ? *parameters : scaling ? *scaling : empty;
   if (!object.is_object()) fields.refuse(name, "must be an object");
 
-  ConfigFields rope(object, fields.source() + ": " + name);
+  ConfigFields rope = fields.inner(object, name);
   if (rope.find("rope_theta")) {
     const double inner = rope.positive("rope_theta", kLargest);
     if (fields.find("rope_theta") && inner != theta)

@@ -1,0 +1,216 @@
+#include "app/model_folder.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+#include "io/lfs_pointer.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kCachePrefix = "models--";
+
+bool is_folder(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+/// The first bytes of a file; fewer if it is shorter, or cannot be read.
+std::string start_of(const fs::path& path, size_t bytes) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(bytes, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(bytes));
+  text.resize(static_cast<size_t>(std::max<std::streamsize>(0, file.gcount())));
+  return text;
+}
+
+std::string trimmed(std::string text) {
+  constexpr const char* kSpace = " \t\r\n";
+  text.erase(text.find_last_not_of(kSpace) + 1);
+  return text.erase(0, std::min(text.find_first_not_of(kSpace), text.size()));
+}
+
+/// Names in a folder, sorted; at most some thousands, as a message needs no more.
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code failed;
+  for (fs::directory_iterator it(folder, failed), end; !failed && it != end && names.size() < 4096; it.increment(failed))
+    names.push_back(it->path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// A branch, tag or commit becomes part of a path: only what git allows there and what stays inside.
+bool is_revision(const std::string& text) {
+  return !text.empty() && text.front() != '/' && text.find("..") == std::string::npos && text.find('\0') == std::string::npos &&
+         text.find('\\') == std::string::npos;
+}
+
+/// The snapshot of a cache entry that a revision means.
+fs::path snapshot_of(const fs::path& root, const std::string& revision) {
+  const std::string wanted = revision.empty() ? "main" : revision;
+  if (!is_revision(wanted)) fail_user("--revision {}: not the name of a branch, a tag or a commit", printable(wanted));
+  const std::string commit = trimmed(start_of(root / "refs" / wanted, 256));
+  for (const std::string& name : {commit, wanted})
+    if (is_revision(name) && is_folder(root / "snapshots" / name)) return root / "snapshots" / name;
+  std::vector<std::string> snapshots, refs = names_in(root / "refs");
+  for (const std::string& name : names_in(root / "snapshots"))
+    if (is_folder(root / "snapshots" / name)) snapshots.push_back(name);
+  // A commit may be cut short, as git allows; a cache without refs and with one snapshot has no other meaning.
+  std::vector<std::string> meant;
+  for (const std::string& name : snapshots)
+    if (wanted.size() >= 4 && name.starts_with(wanted)) meant.push_back(name);
+  if (meant.empty() && revision.empty() && refs.empty()) meant = snapshots;
+  if (meant.size() == 1) return root / "snapshots" / meant.front();
+  if (snapshots.empty()) fail_user("{} is a Hub cache entry without a snapshot: its download was not finished; fetch the model again", root.string());
+  fail_user("{} is a Hub cache entry without the revision '{}'; it has {}", root.string(), printable(wanted),
+            fmt::join(refs.empty() ? snapshots : refs, ", "));
+}
+
+bool is_cache_entry(const fs::path& folder) { return is_folder(folder / "snapshots"); }
+
+std::string convert_advice(const std::string& what, const std::string& folder) {
+  return fmt::format("{}: flexgen reads safetensors as Hugging Face lays them out. Convert once with transformers: "
+                     "AutoModelForCausalLM.from_pretrained('{}').save_pretrained(NEW_FOLDER), and the tokenizer likewise", what, folder);
+}
+
+/// A folder without config.json: says what it is instead.
+[[noreturn]] void refuse_folder(const fs::path& folder) {
+  const std::string where = folder.string();
+  const std::vector<std::string> names = names_in(folder);
+  auto there = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  auto first_with = [&](std::string_view end) {
+    auto found = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return name.ends_with(end); });
+    return found == names.end() ? std::string() : *found;
+  };
+  if (names.empty()) fail_user("{} is empty; a model is a folder with config.json, safetensors and a tokenizer", where);
+  if (there("adapter_config.json")) {
+    std::string base = "its base model";
+    const auto json = nlohmann::json::parse(start_of(folder / "adapter_config.json", 1 << 20), nullptr, false);
+    if (json.is_object() && json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string())
+      base = printable(json["base_model_name_or_path"].get<std::string>());
+    fail_user("{} is an adapter (LoRA), not a whole model: merge it into {} first, with peft: "
+              "AutoPeftModelForCausalLM.from_pretrained('{}').merge_and_unload().save_pretrained(NEW_FOLDER)", where, base, where);
+  }
+  if (const std::string gguf = first_with(".gguf"); !gguf.empty())
+    fail_user("{} holds a GGUF ({}) and no config.json: flexgen does not read GGUF; give the checkpoint it was made from, with safetensors", where, gguf);
+  if (there("params.json") || !first_with("consolidated.safetensors").empty() || !first_with(".pth").empty())
+    fail_user("{} is a checkpoint in Meta's or Mistral's own layout (params.json, consolidated.*), without config.json: give the same model in Hugging Face's "
+              "layout", where);
+  if (there("model_index.json")) fail_user("{} is a diffusers pipeline, not a language model", where);
+  if (const std::string pipeline = first_with(".nemo") + first_with(".onnx") + first_with("openvino_model.xml"); !pipeline.empty())
+    fail_user("{} holds {} and no config.json: it is a model of another program; give the checkpoint with safetensors", where, pipeline);
+  std::vector<std::string> inner, entries;
+  for (const std::string& name : names) {
+    if (is_there(folder / name / "config.json")) inner.push_back((folder / name).string());
+    if (name.starts_with(kCachePrefix)) entries.push_back(name);
+  }
+  if (!entries.empty())
+    fail_user("{} is a Hub cache with {} models; name one of them, by its id or as {}", where, entries.size(), (folder / entries.front()).string());
+  if (!inner.empty()) fail_user("{} holds no config.json, but {} does: give that", where, inner.front());
+  fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out, with config.json, safetensors and a tokenizer", where);
+}
+
+/// A file instead of a folder.
+[[noreturn]] void refuse_file(const fs::path& path) {
+  const std::string where = path.string(), start = start_of(path, 512);
+  const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  if (is_lfs_pointer(start)) refuse_lfs_pointer(where);
+  if (start.starts_with("GGUF") || where.ends_with(".gguf"))
+    fail_user("{} is a GGUF: flexgen does not read GGUF; give the folder of the checkpoint it was made from, with config.json and safetensors", where);
+  if (where.ends_with(".safetensors") || where.ends_with(".json") || where.ends_with(".bin") || where.ends_with(".model"))
+    if (is_there(parent / "config.json")) fail_user("{} is a file of a checkpoint: give its folder, --model {}", where, parent.string());
+  if (where.ends_with(".safetensors"))
+    fail_user("{} is a file of weights alone: a model is a folder that has config.json and a tokenizer too", where);
+  for (const char* end : {".bin", ".pt", ".pth", ".ckpt"})
+    if (where.ends_with(end)) fail_user("{}", convert_advice(where + " holds weights as PyTorch pickles them", parent.string()));
+  for (const char* end : {".zip", ".tar", ".gz", ".tgz", ".zst", ".xz"})
+    if (where.ends_with(end)) fail_user("{} is an archive: unpack it, and give the folder that has config.json", where);
+  fail_user("{} is a file; a model is a folder as Hugging Face lays it out, with config.json, safetensors and a tokenizer", where);
+}
+
+/// ORG/NAME or NAME, or nothing if `text` cannot be an id of the Hub.
+std::optional<std::string> hub_id_of(std::string text) {
+  for (std::string_view before : {"https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://"})
+    if (text.starts_with(before)) text.erase(0, before.size());
+  while (text.ends_with('/')) text.pop_back();
+  if (const size_t tree = text.find("/tree/"); tree != std::string::npos) text.erase(tree);
+  const auto slashes = std::count(text.begin(), text.end(), '/');
+  const bool fits = !text.empty() && slashes <= 1 && text.front() != '/' && text.front() != '.' && text.front() != '~' && text.front() != '-' &&
+                    std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == '/'; });
+  return fits ? std::optional(text) : std::nullopt;
+}
+
+std::string cache_entry_of(const std::string& id) {
+  std::string name(kCachePrefix);
+  for (char c : id) c == '/' ? name += "--" : name += c;
+  return name;
+}
+
+}  // namespace
+
+std::string hub_cache_from_environment() {
+  auto value = [](const char* name) {
+    const char* text = std::getenv(name);
+    return text ? std::string(text) : std::string();
+  };
+  if (std::string cache = value("HF_HUB_CACHE"); !cache.empty()) return cache;
+  if (std::string cache = value("HUGGINGFACE_HUB_CACHE"); !cache.empty()) return cache;
+  if (std::string home = value("HF_HOME"); !home.empty()) return home + "/hub";
+  if (std::string cache = value("XDG_CACHE_HOME"); !cache.empty()) return cache + "/huggingface/hub";
+  if (std::string home = value("HOME"); !home.empty()) return home + "/.cache/huggingface/hub";
+  return "";
+}
+
+std::string find_model_folder(const std::string& model, const std::string& revision, const std::string& hub_cache) {
+  if (model.empty()) fail_user("--model is empty; give the folder of a checkpoint");
+  const fs::path path(model);
+  if (is_folder(path)) {
+    if (is_cache_entry(path) && !is_there(path / "config.json")) return find_model_folder(snapshot_of(path, revision).string(), "", hub_cache);
+    if (!is_there(path / "config.json")) refuse_folder(path);
+    if (!revision.empty()) fail_user("--revision {}: {} is a plain folder and has no revisions; leave it out", printable(revision), model);
+    return model;
+  }
+  std::error_code failed;
+  const fs::file_status status = fs::status(path, failed);
+  if (status.type() == fs::file_type::none || status.type() == fs::file_type::unknown)
+    fail_user("{}: {}; check the path and its permissions", printable(model), failed.message());
+  if (status.type() != fs::file_type::not_found) refuse_file(path);
+
+  const std::optional<std::string> id = hub_id_of(model);
+  if (!id) fail_user("{}: there is no such folder", printable(model));
+  if (hub_cache.empty()) fail_user("{}: there is no such folder, and the environment names no Hub cache (HF_HOME, HOME)", *id);
+  const fs::path entry = fs::path(hub_cache) / cache_entry_of(*id);
+  if (!is_folder(entry))
+    fail_user("{}: there is no such folder, and no model of that id in the Hub cache {}. flexgen downloads nothing by itself: fetch it with "
+              "`hf download {}`, or give the folder of a checkpoint", *id, hub_cache, *id);
+  return find_model_folder(snapshot_of(entry, revision).string(), "", hub_cache);
+}
+
+std::string model_name_of(const std::string& folder) {
+  std::error_code error;
+  fs::path path = fs::canonical(folder, error);
+  if (error) path = fs::path(folder).lexically_normal();
+  if (path.filename().empty()) path = path.parent_path();
+  const fs::path entry = path.parent_path().parent_path();
+  if (path.parent_path().filename() == "snapshots" && entry.filename().string().starts_with(kCachePrefix)) {
+    std::string id = entry.filename().string().substr(kCachePrefix.size());
+    for (size_t at; (at = id.find("--")) != std::string::npos;) id.replace(at, 2, "/");
+    return id;
+  }
+  return path.filename().empty() ? std::string("model") : path.filename().string();
+}
+
+}  // namespace flexgen

@@ -1,0 +1,136 @@
+// What may stand after --model, and what is said of everything else.
+
+#include "app/model_folder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "io/test_folder.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+class ModelFolder : public testing::Test {
+ protected:
+  std::string put(const std::string& name, const std::string& text = "{}") {
+    fs::create_directories((folder_.path() / name).parent_path());
+    return folder_.put(name, text);
+  }
+  std::string at(const std::string& name) const { return folder_.file(name); }
+  std::string find(const std::string& model, const std::string& revision = "") const { return find_model_folder(model, revision, at("hub")); }
+  std::string refusal(const std::string& model, const std::string& revision = "") const {
+    return error_of(ErrorKind::kUser, [&] { find(model, revision); });
+  }
+  /// A cache entry with two snapshots, of which main is the second.
+  void put_entry() {
+    put("hub/models--me--tiny/snapshots/1111aaaa/config.json");
+    put("hub/models--me--tiny/snapshots/2222bbbb/config.json");
+    put("hub/models--me--tiny/refs/main", "2222bbbb");
+    put("hub/models--me--tiny/refs/v1.0", "1111aaaa\n");
+  }
+  TestFolder folder_;
+};
+
+TEST_F(ModelFolder, AFolderIsItself) {
+  put("m/config.json");
+  EXPECT_EQ(find(at("m")), at("m"));
+  EXPECT_EQ(find(at("m/")), at("m/"));
+  EXPECT_EQ(model_name_of(at("m/")), "m");
+  EXPECT_EQ(model_name_of(at("m/../m")), "m");
+  EXPECT_THAT(refusal(at("m"), "main"), HasSubstr("--revision main"));
+}
+
+TEST_F(ModelFolder, HubIdsAndCacheRootsAreFoundInTheLocalCache) {
+  put_entry();
+  const std::string main = at("hub/models--me--tiny/snapshots/2222bbbb"), old = at("hub/models--me--tiny/snapshots/1111aaaa");
+  EXPECT_EQ(find("me/tiny"), main);
+  EXPECT_EQ(find("https://huggingface.co/me/tiny"), main);
+  EXPECT_EQ(find("hf://me/tiny"), main);
+  EXPECT_EQ(find(at("hub/models--me--tiny")), main);
+  EXPECT_EQ(find("me/tiny", "v1.0"), old);
+  EXPECT_EQ(find("me/tiny", "1111aaaa"), old);
+  EXPECT_EQ(find("me/tiny", "1111"), old);
+  EXPECT_EQ(find(old), old);
+  EXPECT_EQ(model_name_of(main), "me/tiny");
+}
+
+TEST_F(ModelFolder, ACacheThatHasNotWhatIsAskedFor) {
+  put_entry();
+  EXPECT_THAT(refusal("me/tiny", "v2"), AllOf(HasSubstr("'v2'"), HasSubstr("main, v1.0")));
+  EXPECT_THAT(refusal("me/tiny", "../../x"), HasSubstr("not the name of a branch"));
+  EXPECT_THAT(refusal("me/other"), AllOf(HasSubstr("downloads nothing"), HasSubstr("hf download me/other")));
+  EXPECT_THAT(refusal("gpt2"), HasSubstr("hf download gpt2"));
+  EXPECT_THAT(refusal("./no/such"), AllOf(HasSubstr("no such folder"), Not(HasSubstr("hf download"))));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [] { find_model_folder("me/tiny", "", ""); }), HasSubstr("no Hub cache"));
+  fs::create_directories(at("hub/models--me--empty/snapshots"));
+  EXPECT_THAT(refusal("me/empty"), HasSubstr("not finished"));
+  EXPECT_THAT(refusal(at("hub")), AllOf(HasSubstr("Hub cache"), HasSubstr("models--me--")));
+}
+
+TEST_F(ModelFolder, AnEntryWithoutRefsMeansItsOnlySnapshot) {
+  put("hub/models--tiny/snapshots/abc/config.json");
+  EXPECT_EQ(find("tiny"), at("hub/models--tiny/snapshots/abc"));
+  put("hub/models--tiny/snapshots/def/config.json");
+  EXPECT_THAT(refusal("tiny"), HasSubstr("abc, def"));
+}
+
+TEST_F(ModelFolder, EachOtherThingHasItsOwnSentence) {
+  struct Other {
+    std::vector<std::pair<std::string, std::string>> files;
+    std::string model;
+    std::vector<std::string> says;
+  };
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 1345\n";
+  for (const Other& other : std::vector<Other>{
+           {{{"x.gguf", "GGUF\3"}}, "x.gguf", {"is a GGUF"}},
+           {{{"noname", "GGUF\3"}}, "noname", {"is a GGUF"}},
+           {{{"pointer.gguf", pointer}}, "pointer.gguf", {"git lfs pull"}},
+           {{{"lora/adapter_config.json", R"({"base_model_name_or_path": "me/base"})"}}, "lora", {"adapter (LoRA)", "me/base", "merge_and_unload"}},
+           {{{"lora2/adapter_config.json", "no json"}}, "lora2", {"adapter (LoRA)"}},
+           {{{"meta/params.json", "{}"}, {"meta/consolidated.00.pth", ""}}, "meta", {"Meta's or Mistral's own layout"}},
+           {{{"ggufs/a.Q4_0.gguf", "GGUF"}}, "ggufs", {"a.Q4_0.gguf", "does not read GGUF"}},
+           {{{"diffusers/model_index.json", "{}"}}, "diffusers", {"diffusers"}},
+           {{{"above/inner/config.json", "{}"}}, "above", {"above/inner does"}},
+           {{{"file/config.json", "{}"}, {"file/model.safetensors", ""}}, "file/model.safetensors", {"give its folder, --model"}},
+           {{{"file/config.json", "{}"}}, "file/config.json", {"give its folder"}},
+           {{{"alone/model.safetensors", ""}}, "alone/model.safetensors", {"weights alone"}},
+           {{{"torch/model.pt", ""}}, "torch/model.pt", {"PyTorch", "save_pretrained"}},
+           {{{"m.tar.gz", ""}}, "m.tar.gz", {"archive"}},
+           {{{"text.txt", "hello"}}, "text.txt", {"is a file"}},
+           {{{"notes/readme.md", ""}}, "notes", {"no config.json"}},
+       }) {
+    for (const auto& [name, text] : other.files) put(name, text);
+    SCOPED_TRACE(other.model);
+    for (const std::string& part : other.says) EXPECT_THAT(refusal(at(other.model)), HasSubstr(part));
+  }
+  fs::create_directories(at("nothing"));
+  EXPECT_THAT(refusal(at("nothing")), HasSubstr("is empty"));
+  EXPECT_THAT(refusal(""), HasSubstr("empty"));
+}
+
+TEST_F(ModelFolder, TheEnvironmentSaysWhereTheCacheIs) {
+  for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"}) unsetenv(name);
+  const char* home = getenv("HOME");
+  const std::string before = home ? home : "";
+  setenv("HOME", "/h", 1);
+  EXPECT_EQ(hub_cache_from_environment(), "/h/.cache/huggingface/hub");
+  setenv("XDG_CACHE_HOME", "/x", 1);
+  EXPECT_EQ(hub_cache_from_environment(), "/x/huggingface/hub");
+  setenv("HF_HOME", "/hf", 1);
+  EXPECT_EQ(hub_cache_from_environment(), "/hf/hub");
+  setenv("HF_HUB_CACHE", "/c", 1);
+  EXPECT_EQ(hub_cache_from_environment(), "/c");
+  for (const char* name : {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"}) unsetenv(name);
+  setenv("HOME", before.c_str(), 1);
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,35 @@
+#include "io/python_json.h"
+
+#include <array>
+
+namespace flexgen {
+
+std::string with_python_numbers_quoted(std::string_view text) {
+  static constexpr std::array<std::string_view, 3> kNumbers{"-Infinity", "Infinity", "NaN"};
+  std::string out;
+  out.reserve(text.size());
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      out += c;
+      if (c == '\\' && i + 1 < text.size()) out += text[++i];
+      else if (c == '"') in_string = false;
+      continue;
+    }
+    in_string = c == '"';
+    std::string_view number;
+    if (c == '-' || c == 'I' || c == 'N')
+      for (std::string_view name : kNumbers)
+        if (text.substr(i).starts_with(name)) number = name;
+    if (number.empty()) {
+      out += c;
+      continue;
+    }
+    out.append("\"").append(number).append("\"");
+    i += number.size() - 1;
+  }
+  return out;
+}
+
+}  // namespace flexgen
