@@ -11,6 +11,7 @@
 #include "app/measure_hardware.h"
 #include "backend/cuda_status.h"
 #include "backend/kernels.h"
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"

@@ -3,7 +3,7 @@
 #include <cstdio>
 
 #include "app/commands.h"
-#include "base/error.h"
+#include "base/last_words.h"
 #include "base/log.h"
 
 namespace {
@@ -26,6 +26,7 @@ int dispatch(const flexgen::Command& command) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  flexgen::end_with_a_sentence();
   flexgen::setup_logging(false);
   try {
     auto parsed = flexgen::parse_command_line({argv + 1, argv + argc});
@@ -35,7 +36,7 @@ int main(int argc, char** argv) {
     }
     return dispatch(std::get<flexgen::Command>(parsed));
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "flexgen: %s\n", error.what());
+    std::fprintf(stderr, "flexgen: %s\n", flexgen::sentence_of(error).c_str());
     return flexgen::kExitFailed;
   }
 }

@@ -17,6 +17,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/thread.h"
 
 namespace flexgen {
 namespace {
@@ -277,7 +278,7 @@ void Job::start() {
   if (fsync(descriptor_) != 0) fail_write("cannot write", errno);
   if (!continued_) write_manifest();
   started_ = true;
-  syncer_ = std::thread([this] { sync_loop(); });
+  syncer_ = start_thread("bringing answers to the disk", [this] { sync_loop(); });
 }
 
 void Job::fail_write(const char* what, int error) const {

@@ -1,11 +1,11 @@
 #include "app/lane_peaks.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "app/job_memory.h"
+#include "backend/cpu/memory_read.h"
+#include "base/cores.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -48,13 +48,8 @@ double ram_peak() {
   constexpr int64_t kBytes = 128 * kMiB;
   const JobMemory memory(kBytes);
   volatile uint64_t sink = 0;
-  double best = best_time([&] {
-    uint64_t total = 0;
-    const auto* words = reinterpret_cast<const uint64_t*>(memory.data());
-#pragma omp parallel for reduction(+ : total)
-    for (int64_t i = 0; i < kBytes / 8; ++i) total += words[i];
-    sink = sink + total;
-  });
+  WorkerTeam team(usable_cores());
+  double best = best_time([&] { sink = sink + sum_of_words(team, memory.data(), kBytes); });
   return static_cast<double>(kBytes) / best;
 }
 

@@ -1,14 +1,11 @@
 #include "app/machine.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
-#include <thread>
 
 namespace flexgen {
 namespace {
@@ -90,11 +87,5 @@ int64_t default_cpu_memory_bytes(const MemoryStatus& status) {
 }
 
 int64_t peak_rss_bytes() { return field("/proc/self/status", "VmHWM").value_or(0); }
-
-int usable_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 }  // namespace flexgen

@@ -30,7 +30,4 @@ int64_t default_cpu_memory_bytes(const MemoryStatus& status);
 /// Largest resident size of this process so far, bytes.
 int64_t peak_rss_bytes();
 
-/// Processors this process may run on.
-int usable_cores();
-
 }  // namespace flexgen

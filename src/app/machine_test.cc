@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "app/fake_runner.h"
+#include "base/cores.h"
 #include "base/units.h"
 
 namespace flexgen {

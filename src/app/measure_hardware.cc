@@ -16,8 +16,11 @@
 
 #include "app/job_memory.h"
 #include "app/machine.h"
+#include "backend/cpu/memory_read.h"
 #include "backend/lane.h"
+#include "base/cores.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "base/units.h"
 #include "engine/logit_reader.h"
 #include "model/model.h"
@@ -173,17 +176,12 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
   return rates;
 }
 
-double measure_ram_read(bool quick) {
+double measure_ram_read(bool quick, int threads) {
   const int64_t bytes = (quick ? 128 : 256) * kMiB;
   const JobMemory buffer(bytes);
   volatile uint64_t sink = 0;
-  const double time_s = median_time_s(0.2, [&] {
-    uint64_t total = 0;
-    const auto* words = reinterpret_cast<const uint64_t*>(buffer.data());
-#pragma omp parallel for reduction(+ : total)
-    for (int64_t i = 0; i < bytes / 8; ++i) total += words[i];
-    sink = sink + total;
-  });
+  WorkerTeam team(threads > 0 ? threads : usable_cores());
+  const double time_s = median_time_s(0.2, [&] { sink = sink + sum_of_words(team, buffer.data(), bytes); });
   return static_cast<double>(bytes) / time_s;
 }
 
@@ -293,7 +291,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     const double compute_alone = compute_rate(time_s / 2);
     std::atomic<bool> stop{false};
     double beside = 0;
-    std::thread reader([&] { beside = reading->run([&] { return stop.load(); }); });
+    std::thread reader = start_thread("measuring the disk", [&] { beside = reading->run([&] { return stop.load(); }); });
     const double compute_beside = compute_rate(time_s);
     stop = true;
     reader.join();
@@ -322,7 +320,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     DiskLoad writing({to_write}, true);
     std::atomic<bool> stop{false};
     double read_beside = 0;
-    std::thread other([&] { read_beside = reading->run([&] { return stop.load(); }); });
+    std::thread other = start_thread("measuring the disk", [&] { read_beside = reading->run([&] { return stop.load(); }); });
     const double write_beside = writing.run_for(time_s / 2);
     stop = true;
     other.join();
@@ -375,7 +373,7 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   if (profile.cpu.matmul.empty()) profile.cpu.matmul = HardwareProfile::generic().cpu.matmul;
   if (profile.cpu.attention.empty()) profile.cpu.attention = HardwareProfile::generic().cpu.attention;
   say("memory");
-  profile.ram_read_bytes_per_s = measure_ram_read(options.quick);
+  profile.ram_read_bytes_per_s = measure_ram_read(options.quick, options.threads);
   profile.cpu.logit_s = measure_logit_s();
   say("disk, alone and beside compute");
   profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights);

@@ -49,7 +49,7 @@ Ended run_script(const std::string& python, std::vector<std::string> arguments) 
   for (ssize_t count = 0; !failed && ((count = ::read(ends[0], bytes, sizeof(bytes))) > 0 || (count < 0 && errno == EINTR));)
     if (count > 0) ended.output.append(bytes, static_cast<size_t>(count));
   ::close(ends[0]);
-  if (failed) fail_user("--peer-python {}: {}", python, std::strerror(failed));
+  if (failed) fail_user("--peer-python {}: {}{}", python, std::strerror(failed), failed == EAGAIN ? "; no more processes are allowed (ulimit -u, pids.max of the cgroup)" : "");
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/thread.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -116,7 +117,7 @@ ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s)
     : ProgressDisplay(std::move(poll), line_interval_s, stderr, isatty(STDERR_FILENO) == 1) {}
 
 ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s, std::FILE* out, bool terminal)
-    : poll_(std::move(poll)), line_interval_s_(line_interval_s), out_(out), terminal_(terminal), thread_([this] { loop(); }) {}
+    : poll_(std::move(poll)), line_interval_s_(line_interval_s), out_(out), terminal_(terminal), thread_(start_thread("the progress display", [this] { loop(); })) {}
 
 ProgressDisplay::~ProgressDisplay() {
   {

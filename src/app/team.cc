@@ -1,6 +1,6 @@
 #include "app/team.h"
 
-#include <sched.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -8,8 +8,10 @@
 
 #include "app/hardware.h"
 #include "app/machine.h"
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "base/units.h"
 #include "dist/message.h"
 
@@ -27,11 +29,9 @@ int stages_of(const TeamFlags& flags, int size) {
 
 /// Cores that a launcher bound this process to, or its share of all.
 int share_of_cores(int local_size) {
-  const auto all = static_cast<int>(std::thread::hardware_concurrency());
-  cpu_set_t own;
-  const int bound = sched_getaffinity(0, sizeof(own), &own) == 0 ? CPU_COUNT(&own) : all;
+  const int bound = usable_cores();
   const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  return bound < online ? bound : std::max(1, all / std::max(1, local_size));
+  return bound < online ? bound : std::max(1, bound / std::max(1, local_size));
 }
 
 std::vector<std::byte> encode(const Progress& progress, const RunReport* report) {
@@ -196,7 +196,7 @@ void Team::share_progress(std::function<Progress()> poll) {
     return;
   }
   sharing_ = true;
-  sharer_ = std::thread([this] {
+  sharer_ = start_thread("sharing progress", [this] {
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, std::chrono::seconds(1), [&] { return !sharing_; })) {
       const std::vector<std::byte> message = encode(poll_(), nullptr);

@@ -4,6 +4,8 @@
 #include <exception>
 #include <memory>
 
+#include "base/thread.h"
+
 namespace flexgen {
 
 LaneStats Lane::stats() const {
@@ -79,7 +81,7 @@ std::exception_ptr wait_all(const std::vector<Event>& events) {
 }  // namespace
 
 void QueueLane::start() {
-  thread_ = std::thread([this] { loop(); });
+  thread_ = start_thread("the lane '" + name() + "'", [this] { loop(); });
 }
 
 void QueueLane::stop() {

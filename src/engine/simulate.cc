@@ -8,6 +8,7 @@
 
 #include "backend/simulated/simulated_lane.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "engine/stage_steps.h"
 #include "plan/memory_plan.h"
 #include "schedule/exchange.h"
@@ -251,8 +252,14 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, std::vect
     }
   };
   std::vector<std::thread> threads;
-  for (size_t index = 1; index < ranks.size(); ++index) threads.emplace_back(work, index);
-  work(0);
+  try {
+    for (size_t index = 1; index < ranks.size(); ++index) threads.push_back(start_thread("simulating a stage", [&work, index] { work(index); }));
+    work(0);
+  } catch (const Error& failed) {  // no more threads: the stages that have started wait for those that are missing
+    std::lock_guard lock(mutex);
+    if (!error) error = std::current_exception();
+    for (size_t index = 0; index < ranks.size(); ++index) ports.port(static_cast<int>(index)).abort(failed.what());
+  }
   for (std::thread& thread : threads) thread.join();
   if (error) std::rethrow_exception(error);
   report.whole = report.ranks[0];

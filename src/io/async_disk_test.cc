@@ -2,9 +2,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <deque>
 #include <future>
@@ -328,6 +335,48 @@ TEST_P(AsyncDiskTest, PassingErrorsAreRetriedAndLastingOnesReported) {
     plan->clear();
     plan->add({.operation = FileOperation::kRead, .error = error, .keep_bytes = 0});
     error_of(ErrorKind::kIo, [&] { run(*disk, {file, false, 0, buffer.data(), buffer.bytes(), {}}); });
+  }
+}
+
+/// From here on io_uring_enter() fails in all threads of this process. False where that cannot be had.
+bool refuse_io_uring(int error) {
+  sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error)),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  sock_fprog program{static_cast<unsigned short>(std::size(filter)), filter};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0;
+}
+
+/// Transfers before and after the kernel begins to refuse requests: 0 if all bytes are right.
+int transfers_while_io_uring_is_refused(const std::string& path, Engine engine, int error) {
+  auto disk = AsyncDisk::make({engine, 8, 64 * kKiB});
+  AlignedBuffer buffer(1000 * kKiB);
+  auto read_all = [&] {
+    std::memset(buffer.data(), 0, static_cast<size_t>(buffer.bytes()));
+    run(*disk, {File::open(path, FileMode::kReadDirect), false, 0, buffer.data(), buffer.bytes(), {}});
+    return std::all_of(buffer.data(), buffer.data() + buffer.bytes(), [](std::byte byte) { return byte == std::byte{'x'}; });
+  };
+  if (!read_all()) return 1;
+  if (!refuse_io_uring(error)) return 77;
+  for (int i = 0; i < 3; ++i)
+    if (!read_all()) return 2;
+  auto file = File::open(path + ".out", FileMode::kSpill);
+  run(*disk, {file, true, 0, buffer.data(), buffer.bytes(), {}});
+  run(*disk, {file, false, 0, buffer.data(), buffer.bytes(), {}});
+  return file->size() == buffer.bytes() ? 0 : 3;
+}
+
+TEST_P(AsyncDiskTest, GoesOnWhereTheKernelTakesNoMoreRequests) {
+  const std::string path = folder_.put("data", std::string(1000 * kKiB, 'x'));
+  for (int error : {ENOMEM, EAGAIN, EPERM}) {
+    const pid_t child = fork();  // the filter stays for good
+    if (child == 0) _exit(transfers_while_io_uring_is_refused(path, GetParam(), error));
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status)) << std::strerror(error);
+    if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "no seccomp filters here";
+    EXPECT_EQ(WEXITSTATUS(status), 0) << std::strerror(error);
   }
 }
 

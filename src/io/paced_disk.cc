@@ -3,6 +3,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/thread.h"
 #include "base/units.h"
 #include "io/block_queue.h"
 
@@ -11,7 +12,7 @@ namespace {
 
 class PacedDisk : public AsyncDisk {
  public:
-  PacedDisk(std::unique_ptr<AsyncDisk> disk, std::shared_ptr<Pacer> pacer) : disk_(std::move(disk)), pacer_(std::move(pacer)), thread_([this] { loop(); }) {}
+  PacedDisk(std::unique_ptr<AsyncDisk> disk, std::shared_ptr<Pacer> pacer) : disk_(std::move(disk)), pacer_(std::move(pacer)), thread_(start_thread("reading and writing files at a limited speed", [this] { loop(); })) {}
   ~PacedDisk() override {
     queue_.close();
     thread_.join();

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
+#include "base/thread.h"
 #include "io/block_queue.h"
 
 namespace flexgen {
@@ -17,7 +19,11 @@ class ThreadDisk : public AsyncDisk {
   explicit ThreadDisk(const AsyncDiskOptions& options) : queue_(options.block_bytes) {
     const int count = std::clamp(options.depth, 1, kMaxThreads);
     threads_.reserve(static_cast<size_t>(count));
-    for (int i = 0; i < count; ++i) threads_.emplace_back([this] { loop(); });
+    try {
+      for (int i = 0; i < count; ++i) threads_.push_back(start_thread("reading and writing files", [this] { loop(); }));
+    } catch (const Error&) {
+      if (threads_.empty()) throw;  // fewer do as well, with less in flight
+    }
   }
   ~ThreadDisk() override {
     queue_.close();

@@ -29,6 +29,9 @@ std::string advice(const std::string& path, int error) {
     case EMFILE:
     case ENFILE:
       return "; raise the limit of open files (ulimit -n)";
+    case EAGAIN:
+    case ENOMEM:
+      return "; the kernel, or the memory limit of this container, has no memory left for the request itself: lower --cpu-memory, or end other programs";
     case EACCES:
     case EPERM:
     case EROFS:
@@ -78,9 +81,9 @@ int64_t transfer_once(const Piece& piece) {
 }
 
 Outcome advance(Piece& piece, int64_t result, std::exception_ptr* error) {
-  const bool passing = result == -EINTR || result == -EAGAIN;
+  const bool passing = result == -EINTR || result == -EAGAIN || result == -ENOMEM;
   if (passing && ++piece.stalls < kMaxStalls) {
-    if (result == -EAGAIN) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (result != -EINTR) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return Outcome::kAgain;
   }
   if (result < 0) {

@@ -7,13 +7,17 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "base/thread.h"
 #include "io/block_queue.h"
 
 namespace flexgen {
@@ -67,7 +71,7 @@ class UringDisk : public AsyncDisk {
   UringDisk(std::unique_ptr<Ring> ring, int depth, int64_t block_bytes)
       : ring_(std::move(ring)), queue_(block_bytes), in_flight_(static_cast<size_t>(depth)) {
     for (size_t place = in_flight_.size(); place-- > 0;) free_.push_back(place);
-    thread_ = std::thread([this] { loop(); });
+    thread_ = start_thread("reading and writing files", [this] { loop(); });
   }
   ~UringDisk() override {
     if (queue_.close()) wake();
@@ -80,6 +84,8 @@ class UringDisk : public AsyncDisk {
 
  private:
   static constexpr uint64_t kWake = ~uint64_t{0};
+  static constexpr int kMaxStalls = 200;
+  static constexpr std::chrono::milliseconds kStallPause{1};
 
   void wake() {
     const uint64_t one = 1;
@@ -87,7 +93,7 @@ class UringDisk : public AsyncDisk {
     [[maybe_unused]] ssize_t n = ::write(ring_->wake_descriptor(), &one, sizeof one);
   }
 
-  /// Each turn is one system call: everything new goes in with it, and it returns with one completion or more.
+  /// Each turn of a ring is one system call: everything new goes in with it, and it returns with one completion or more.
   void loop() {
     arm_wake();
     while (true) {
@@ -101,11 +107,45 @@ class UringDisk : public AsyncDisk {
       }
       if (free_.size() == in_flight_.size() && queue_.closed_and_empty()) return;
       // Here every place is taken or the queue was seen empty: a completion or a wake is bound to come.
-      const int result = io_uring_submit_and_wait(ring_->get(), 1);
-      FLEXGEN_CHECK(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY, "io_uring: {}",
-                    std::strerror(-result));
+      if (blocking_) wait_for_wake();
+      else turn();
+    }
+  }
+
+  void turn() {
+    const int result = io_uring_submit_and_wait(ring_->get(), 1);
+    if (result >= 0) {
+      stalls_ = 0;
+      for (int i = 0; i < result; ++i) {
+        if (entered_.front() != kWake) ++in_kernel_;
+        entered_.pop_front();
+      }
+    } else if (result != -EINTR) {
+      // Short of memory, most likely: what is under way ends and gives some back.
+      const bool passing = result == -EAGAIN || result == -EBUSY || result == -ENOMEM;
+      if (!passing || ++stalls_ > kMaxStalls) return leave_ring(-result);
+      std::this_thread::sleep_for(kStallPause);
+    }
+    reap();
+  }
+
+  /// The kernel takes no more requests: what it has not taken, and all that comes, goes by blocking calls. Slower, but the job goes on.
+  void leave_ring(int error) {
+    spdlog::warn("io_uring takes no more requests ({}{}): files are read and written one block at a time from here on", std::strerror(error),
+                 error == ENOMEM || error == EAGAIN ? "; the kernel or this container is short of memory" : "");
+    blocking_ = true;
+    while (in_kernel_ > 0) {  // completions come into memory that we share with the kernel
+      std::this_thread::sleep_for(kStallPause);
       reap();
     }
+    for (const uint64_t tag : std::exchange(entered_, {}))
+      if (tag != kWake) start(tag);
+  }
+
+  void wait_for_wake() {
+    pollfd waiting{ring_->wake_descriptor(), POLLIN, 0};
+    ::poll(&waiting, 1, -1);
+    forget_wake();
   }
 
   void reap() {
@@ -115,12 +155,13 @@ class UringDisk : public AsyncDisk {
       const int64_t result = cqe->res;
       io_uring_cqe_seen(ring_->get(), cqe);
       if (tag == kWake) {
-        uint64_t count = 0;
-        [[maybe_unused]] ssize_t n = ::read(ring_->wake_descriptor(), &count, sizeof count);
+        if (blocking_) continue;
+        forget_wake();
         arm_wake();
-      } else if (take(tag, result)) {
-        start(tag);
+        continue;
       }
+      --in_kernel_;
+      if (take(tag, result)) start(tag);
     }
   }
 
@@ -128,6 +169,12 @@ class UringDisk : public AsyncDisk {
     io_uring_sqe* sqe = next_entry();
     io_uring_prep_poll_add(sqe, ring_->wake_descriptor(), POLLIN);
     io_uring_sqe_set_data64(sqe, kWake);
+    entered_.push_back(kWake);
+  }
+
+  void forget_wake() {
+    uint64_t count = 0;
+    [[maybe_unused]] ssize_t n = ::read(ring_->wake_descriptor(), &count, sizeof count);
   }
 
   io_uring_sqe* next_entry() {
@@ -136,9 +183,13 @@ class UringDisk : public AsyncDisk {
     return sqe;
   }
 
-  /// Puts the block of `place` into the ring, or ends it if its file's hook fails it.
+  /// Puts the block of `place` into the ring, or ends it if its file's hook fails it or there is no ring any more.
   void start(size_t place) {
     while (true) {
+      if (blocking_) {
+        if (!take(place, in_flight_[place].piece.bytes > 0 ? transfer_once(in_flight_[place].piece) : 0)) return;
+        continue;
+      }
       const Piece& piece = in_flight_[place].piece;
       int64_t bytes = 0;
       const int error = piece.bytes > 0 ? ask_before_transfer(piece, &bytes) : 0;
@@ -149,6 +200,7 @@ class UringDisk : public AsyncDisk {
         if (piece.write) io_uring_prep_write(sqe, piece.file->descriptor(), piece.data, size, offset);
         else io_uring_prep_read(sqe, piece.file->descriptor(), piece.data, size, offset);
         io_uring_sqe_set_data64(sqe, place);
+        entered_.push_back(place);
         return;
       }
       if (!take(place, -error)) return;
@@ -172,6 +224,10 @@ class UringDisk : public AsyncDisk {
   BlockQueue queue_;
   std::vector<Block> in_flight_;  ///< by place
   std::vector<size_t> free_;      ///< places
+  std::deque<uint64_t> entered_;  ///< in the ring, not yet taken by the kernel: places and kWake
+  int64_t in_kernel_ = 0;         ///< blocks
+  int stalls_ = 0;                ///< calls in a row that the kernel refused
+  bool blocking_ = false;         ///< the ring is out of use
   std::thread thread_;
 };
 

@@ -2,16 +2,38 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "backend/cpu/worker_team.h"
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/units.h"
 
 namespace flexgen {
 namespace {
+
 constexpr int64_t kPage = 4096;
+
+void touch_stretch(std::byte* memory, int64_t bytes, int64_t all_bytes) {
+  if (madvise(memory, static_cast<size_t>(bytes), MADV_POPULATE_WRITE) == 0) return;
+  if (errno == ENOMEM || errno == EFAULT || errno == EHWPOISON)
+    fail_user("cannot take {} of memory: {}; lower --cpu-memory", format_bytes(all_bytes), std::strerror(errno));
+  std::memset(memory, 0, static_cast<size_t>(bytes));  // kernels before 5.14
 }
+
+/// The kernel clears pages in the thread that touches them, at a few GiB/s: all cores share the work.
+void touch(std::byte* memory, int64_t bytes) {
+  constexpr int64_t kStretch = 32 * kMiB;
+  const int64_t stretches = ceil_div(bytes, kStretch);
+  WorkerTeam team(static_cast<int>(std::min<int64_t>(usable_cores(), ceil_div(stretches, 4))));
+  team.run(team.size(), stretches, [&](int64_t i, int) {
+    touch_stretch(memory + i * kStretch, std::min(kStretch, bytes - i * kStretch), bytes);
+  });
+}
+
+}  // namespace
 
 Arena::Arena(int64_t bytes, Use use) : capacity_(round_up(bytes, kPage)) {
   if (capacity_ == 0) return;
@@ -22,10 +44,11 @@ Arena::Arena(int64_t bytes, Use use) : capacity_(round_up(bytes, kPage)) {
   base_ = static_cast<std::byte*>(memory);
   if (use == Use::kAddressesOnly) return;
   madvise(memory, static_cast<size_t>(capacity_), MADV_HUGEPAGE);
-  if (madvise(memory, static_cast<size_t>(capacity_), MADV_POPULATE_WRITE) != 0) {
-    if (errno == ENOMEM)
-      fail_user("cannot take {} of memory; lower --cpu-memory", format_bytes(bytes));
-    std::memset(memory, 0, static_cast<size_t>(capacity_));  // kernels before 5.14
+  try {
+    touch(base_, capacity_);
+  } catch (...) {
+    munmap(memory, static_cast<size_t>(capacity_));
+    throw;
   }
 }
 

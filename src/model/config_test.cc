@@ -295,7 +295,8 @@ TEST(Shapes, HaveTheKnownNumbersOfParameters) {
       {"mistral-7b", 7'248'023'552},   {"qwen2.5-0.5b", 494'032'768},    {"qwen2.5-1.5b", 1'543'714'304},
       {"qwen2.5-3b", 3'085'938'688},   {"qwen2.5-7b", 7'615'616'512},    {"qwen2.5-14b", 14'770'033'664},
       {"qwen2.5-32b", 32'763'876'352}, {"qwen2.5-72b", 72'706'203'648},  {"qwen3-0.6b", 596'049'920},
-      {"qwen3-8b", 8'190'735'360},     {"qwen3-14b", 14'768'307'200},    {"qwen3-32b", 32'762'123'264}};
+      {"qwen3-8b", 8'190'735'360},     {"qwen3-14b", 14'768'307'200},    {"qwen3-32b", 32'762'123'264},
+      {"smollm2-135m", 134'515'008}};
   for (auto [shape, parameters] : kKnown) {
     const std::optional<std::string> text = shape_config_json(shape);
     ASSERT_TRUE(text) << shape;

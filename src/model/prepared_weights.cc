@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
@@ -99,7 +100,7 @@ class RowReader {
  private:
   void start(size_t number) {
     if (number == pieces_.size()) return;
-    ahead_ = std::async(std::launch::async, [this, number] {
+    ahead_ = start_async("reading ahead", [this, number] {
       const Piece& piece = pieces_[number];
       const WeightSpec& weight = spec(piece.weight);
       files_[static_cast<size_t>(weight.file)]->read(weight.offset + piece.first_row * weight.row_bytes(),

@@ -7,7 +7,7 @@
 namespace flexgen {
 namespace {
 
-enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3 };
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2 };
 
 struct Shape {
   const char* name;
@@ -48,6 +48,7 @@ constexpr Shape kShapes[] = {
     {"qwen3-8b", Family::kQwen3, 36, 4096, 32, 8, 128, 12288, 151936, 40960, false},
     {"qwen3-14b", Family::kQwen3, 40, 5120, 40, 8, 128, 17408, 151936, 40960, false},
     {"qwen3-32b", Family::kQwen3, 64, 5120, 64, 8, 128, 25600, 151936, 40960, false},
+    {"smollm2-135m", Family::kSmolLm2, 30, 576, 9, 3, 64, 1536, 49152, 8192, true},
 };
 
 /// What the models of a family have in common.
@@ -66,6 +67,7 @@ FamilyTraits traits_of(Family family) {
     case Family::kMistral: return {"mistral", 1e-5, 1e6, 0, 1, 2};
     case Family::kQwen25: return {"qwen2", 1e-6, 1e6, 0, 151643, 151643};
     case Family::kQwen3: return {"qwen3", 1e-6, 1e6, 0, 151643, 151643};
+    case Family::kSmolLm2: return {"llama", 1e-5, 1e5, 0, 0, 0};
   }
   return {};
 }

@@ -1,4 +1,4 @@
-// The cpu backend: oneDNN for products, Highway for the rest, OpenMP for threads.
+// The cpu backend: oneDNN for products, Highway for the rest, a WorkerTeam for threads.
 
 #include <hwy/aligned_allocator.h>
 
@@ -16,6 +16,7 @@
 #include "backend/cpu/worker_team.h"
 #include "backend/hadamard.h"
 #include "backend/kernels.h"
+#include "base/cores.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -28,8 +29,8 @@ constexpr int64_t kElementsPerUnit = 16384;
 class CpuKernels : public Kernels {
  public:
   CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
-      : act_dtype_(compute_dtype), num_threads_(num_threads), linear_(compute_dtype, num_threads), sparse_(static_cast<size_t>(num_threads)) {
-    if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(num_threads);
+      : act_dtype_(compute_dtype), team_(num_threads), linear_(compute_dtype, team_), sparse_(static_cast<size_t>(num_threads)) {
+    if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(team_);
   }
 
   std::string_view name() const override { return "cpu"; }
@@ -179,19 +180,19 @@ class CpuKernels : public Kernels {
                       .rule = rule,
                       .out_dtype = act_dtype_,
                       .out = out};
-    plan_attention(all, num_threads_, slots, tasks_);
+    plan_attention(all, team_.size(), slots, tasks_);
     const AttentionKernel& kernel = attention_kernel(geometry, act_dtype_);
     int64_t floats = 0;
     for (const AttentionTask& task : tasks_)
       floats = std::max(floats, round_up(kernel.scratch_floats(task), 16));
-    if (const int64_t total = floats * num_threads_; total > attention_scratch_size_) {
+    if (const int64_t total = floats * team_.size(); total > attention_scratch_size_) {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
       attention_scratch_size_ = total;
     }
     double flops = 0;
     for (const AttentionSlot& slot : slots)
       flops += 4.0 * static_cast<double>(geometry.query_heads * geometry.head_size * slot.num_rows) * static_cast<double>(slot.past + slot.num_rows);
-    parallel_for(team_for(num_threads_, flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
+    team_.run(team_.workers_for(flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
       const AttentionTask& mine = tasks_[static_cast<size_t>(task)];
       if (mine.sparse) return sparse_[static_cast<size_t>(worker)].attend(mine);
       kernel.attend(mine, attention_scratch_.get() + worker * floats);
@@ -202,11 +203,11 @@ class CpuKernels : public Kernels {
   /// Calls work(first, count) on stretches of rows that cover [0, num_rows), in parallel if there
   /// is enough.
   template <typename Work>
-  void for_rows(int64_t num_rows, int64_t cols, const Work& work) const {
+  void for_rows(int64_t num_rows, int64_t cols, const Work& work) {
     const int64_t units =
-        std::clamp<int64_t>(num_rows * cols / kElementsPerUnit, 1, 4 * int64_t{num_threads_});
+        std::clamp<int64_t>(num_rows * cols / kElementsPerUnit, 1, 4 * int64_t{team_.size()});
     const int64_t rows = ceil_div(num_rows, units);
-    parallel_for(num_threads_, units, [&](int64_t unit, int) {
+    team_.run(team_.size(), units, [&](int64_t unit, int) {
       const int64_t first = unit * rows, count = std::min(rows, num_rows - first);
       if (count > 0) work(first, count);
     });
@@ -230,7 +231,7 @@ class CpuKernels : public Kernels {
   }
 
   DType act_dtype_;
-  int num_threads_;
+  WorkerTeam team_;
   Linear linear_;
   std::unique_ptr<LinearInt8> linear_int8_;  ///< null: quantized weights are unpacked for linear_
   std::vector<float> weight_, bias_, cosine_, sine_;
@@ -249,7 +250,7 @@ std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options) {
     fail_user("this machine does not multiply bf16 (it has {}): compute in f32", cpu_features());
   if (options.num_threads < 0)
     fail_user("{} threads: give a positive number, or 0 for all cores", options.num_threads);
-  int num_threads = options.num_threads > 0 ? options.num_threads : omp_get_max_threads();
+  int num_threads = options.num_threads > 0 ? options.num_threads : usable_cores();
   return std::make_unique<CpuKernels>(options.compute_dtype, num_threads, options.int8_products);
 }
 

@@ -1,11 +1,13 @@
 #include "backend/cpu/linear.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <random>
 
 #include "backend/cpu/vector_rows.h"
-#include "backend/cpu/worker_team.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -17,24 +19,21 @@ dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::kBF16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-/// While it lives, oneDNN plans for one thread, and works in one where it decides that at run time.
-class OneThread {
- public:
-  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(before_); }
-
- private:
-  int before_;
-};
+/// oneDNN, where it is built with OpenMP, asks for each call how many threads the caller may have: one, as the team's workers call it, each for its own tiles.
+void keep_onednn_in_this_thread() {
+  thread_local bool done = false;
+  if (!done) omp_set_num_threads(1);
+  done = true;
+}
 
 }  // namespace
 
-Linear::Linear(DType compute_dtype, int num_threads)
+Linear::Linear(DType compute_dtype, WorkerTeam& team)
     : dtype_(compute_dtype),
-      num_threads_(num_threads),
+      team_(team),
       engine_(dnnl::engine::kind::cpu, 0),
       stream_(engine_),
-      scratch_(static_cast<size_t>(num_threads)) {
+      scratch_(static_cast<size_t>(team.size())) {
   FLEXGEN_CHECK(dtype_ != DType::kF16);
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
 }
@@ -42,18 +41,25 @@ Linear::Linear(DType compute_dtype, int num_threads)
 Linear::Product& Linear::product(int64_t panel, int64_t cols) {
   std::unique_ptr<Product>& entry = products_[{panel, cols}];
   if (entry) return *entry;
-  OneThread one_thread;
+  keep_onednn_in_this_thread();
   using dnnl::memory;
   memory::desc x({panel, cols}, dnnl_type(dtype_), memory::format_tag::ab);
   memory::desc w({cols, kTileRows}, dnnl_type(dtype_), memory::format_tag::ba);
   memory::desc y({panel, kTileRows}, memory::data_type::f32, memory::format_tag::ab);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  dnnl::matmul::primitive_desc description(dnnl::matmul::desc(x, w, y), attributes, engine_);
-  entry = std::make_unique<Product>();
-  entry->matmul = dnnl::matmul(description);
+  dnnl::matmul::primitive_desc description;
+  auto made = std::make_unique<Product>();
+  try {
+    description = dnnl::matmul::primitive_desc(dnnl::matmul::desc(x, w, y), attributes, engine_);
+    made->matmul = dnnl::matmul(description);
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_out_of_memory) throw std::bad_alloc();
+    throw;
+  }
+  entry = std::move(made);
   entry->scratch_bytes = static_cast<int64_t>(description.scratchpad_desc().get_size());
-  entry->workers.resize(static_cast<size_t>(num_threads_));
+  entry->workers.resize(static_cast<size_t>(team_.size()));
   for (Product::Worker& worker : entry->workers) {
     worker.x = memory(x, engine_, nullptr);
     worker.w = memory(w, engine_, nullptr);
@@ -72,6 +78,7 @@ Linear::Product& Linear::product(int64_t panel, int64_t cols) {
 
 void Linear::multiply(Product& product, int worker, const std::byte* x, const std::byte* w,
                       float* y) {
+  keep_onednn_in_this_thread();
   Product::Worker& at = product.workers[static_cast<size_t>(worker)];
   at.x.set_data_handle(const_cast<std::byte*>(x));
   at.w.set_data_handle(const_cast<std::byte*>(w));
@@ -83,7 +90,6 @@ void Linear::multiply(Product& product, int worker, const std::byte* x, const st
 bool Linear::agrees(int64_t panel, int64_t cols) {
   auto [entry, is_new] = agrees_.try_emplace({panel, cols}, true);
   if (!is_new || panel == kOnlyPanel) return entry->second;
-  OneThread one_thread;
   // Any numbers of both signs and several magnitudes do; a prime period keeps rows apart.
   std::minstd_rand random(1);
   std::vector<float> period(8191);
@@ -128,7 +134,6 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
                  const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
-  OneThread one_thread;
 
   const std::vector<Panel> panels = cut_rows(num_rows, cols);
   std::vector<Product*> products;
@@ -168,9 +173,9 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
   // workers idle, the panels are dealt out as well.
   const auto num_tiles = static_cast<int64_t>(tiles_.size()),
              num_panels = static_cast<int64_t>(panels.size());
-  const int64_t groups = std::clamp<int64_t>(4 * num_threads_ / num_tiles, 1, num_panels);
+  const int64_t groups = std::clamp<int64_t>(4 * team_.size() / num_tiles, 1, num_panels);
   const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
-  parallel_for(team_for(num_threads_, flops), num_tiles * groups, [&](int64_t unit, int worker) {
+  team_.run(team_.workers_for(flops), num_tiles * groups, [&](int64_t unit, int worker) {
     const Tile& tile = tiles_[static_cast<size_t>(unit / groups)];
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;

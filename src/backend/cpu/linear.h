@@ -9,13 +9,15 @@
 #include <memory>
 #include <vector>
 
+#include "backend/cpu/worker_team.h"
 #include "backend/kernels.h"
 
 namespace flexgen {
 
 class Linear {
  public:
-  Linear(DType compute_dtype, int num_threads);
+  /// `team` must outlive it, and is not shared with anyone who works at the same time.
+  Linear(DType compute_dtype, WorkerTeam& team);
 
   /// As Kernels::linear, x in the compute dtype.
   void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias,
@@ -60,7 +62,7 @@ class Linear {
   std::vector<Panel> cut_rows(int64_t num_rows, int64_t cols);
 
   DType dtype_;
-  int num_threads_;
+  WorkerTeam& team_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "backend/cpu/vector_rows.h"
-#include "backend/cpu/worker_team.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -12,8 +11,7 @@ namespace flexgen {
 using int8_product::kChunkGroups;
 using int8_product::kTileRows;
 
-LinearInt8::LinearInt8(int num_threads)
-    : num_threads_(num_threads), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(num_threads))) {}
+LinearInt8::LinearInt8(WorkerTeam& team) : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))) {}
 
 void LinearInt8::run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   FLEXGEN_CHECK(is_quantized(weight.dtype));
@@ -40,8 +38,8 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
   const int64_t cols = weight.cols, num_groups = ceil_div(cols, kQuantGroup);
   const auto num_tiles = static_cast<int64_t>(tiles_.size());
   const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
-  // In integers a core does several times what team_for() reckons with.
-  const int team = team_for(num_threads_, flops / 3);
+  // In integers a core does several times what workers_for() reckons with.
+  const int team = team_.workers_for(flops / 3);
 
   if (const auto count = static_cast<size_t>(num_rows * num_groups); count > scales_.size()) {
     codes_ = hwy::AllocateAligned<int8_t>(count * static_cast<size_t>(kQuantGroup));
@@ -50,7 +48,7 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
   }
   const int8_product::QuantizedRows quantized{codes_.get(), scales_.data(), offsets_.data(), num_groups};
   const int64_t stretch = ceil_div(num_rows, 4 * team);
-  parallel_for(team, ceil_div(num_rows, stretch), [&](int64_t unit, int) {
+  team_.run(team, ceil_div(num_rows, stretch), [&](int64_t unit, int) {
     const int64_t first = unit * stretch;
     int8_product::quantize_rows(x + size_bytes(x_dtype, first * cols), x_dtype, std::min(stretch, num_rows - first), cols, quantized, first);
   });
@@ -58,7 +56,7 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
   // A unit of work is some tiles in turn, each asking memory for the next; where there are few tiles, rows of x are dealt out as well.
   const int64_t run = std::clamp<int64_t>(num_tiles / (8 * team), 1, 8), num_runs = ceil_div(num_tiles, run);
   const int64_t parts = std::clamp<int64_t>(4 * team / num_runs, 1, ceil_div(num_rows, 24)), part_rows = ceil_div(num_rows, parts);
-  parallel_for(team, num_runs * parts, [&](int64_t unit, int worker) {
+  team_.run(team, num_runs * parts, [&](int64_t unit, int worker) {
     const int64_t first = unit % parts * part_rows, rows = std::min(part_rows, num_rows - first);
     const int64_t first_tile = unit / parts * run, end_tile = std::min(num_tiles, first_tile + run);
     if (rows <= 0) return;

@@ -7,13 +7,15 @@
 #include <vector>
 
 #include "backend/cpu/int8_product.h"
+#include "backend/cpu/worker_team.h"
 #include "tensor/weight_view.h"
 
 namespace flexgen {
 
 class LinearInt8 {
  public:
-  explicit LinearInt8(int num_threads);
+  /// As Linear's.
+  explicit LinearInt8(WorkerTeam& team);
 
   /// As Kernels::linear for a quantized weight, x of `x_dtype` (unquantized).
   void run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y);
@@ -33,7 +35,7 @@ class LinearInt8 {
 
   void run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const float* bias, bool accumulate, float* y);
 
-  int num_threads_;
+  WorkerTeam& team_;
   hwy::AlignedUniquePtr<Worker[]> workers_;
   hwy::AlignedFreeUniquePtr<int8_t[]> codes_;  ///< a group is a cache line
   std::vector<float> scales_, offsets_, bias_;

@@ -1,33 +1,74 @@
 #pragma once
-// parallel_for: runs independent units of work on the calling thread and its OpenMP team. Every
-// host thread that calls has a team of its own.
+// WorkerTeam: the threads of the cpu backend. Units of work are dealt out one by one to whoever is free, so that a worker whose core is taken away
+// holds up no more than the unit it has. Whoever has nothing to do spins for some microseconds and then sleeps: other programs get their share.
 
-#include <omp.h>
-
+#include <atomic>
 #include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
 
 namespace flexgen {
 
-/// How many of `num_threads` work of so many multiplications and additions deserves: one if waking the others and waiting for them,
-/// which takes microseconds on a quiet machine and milliseconds on a busy one, could cost more than they save.
-inline int team_for(int num_threads, double flops) {
-  constexpr double kAloneFlops = 4e6;  // about 20 microseconds of one core
-  return flops < kAloneFlops ? 1 : num_threads;
-}
+class WorkerTeam {
+ public:
+  /// The calling thread of run() and num_threads - 1 others, which start here. Throws Error{user} if there is no thread for one of them; those that had started have ended then.
+  explicit WorkerTeam(int num_threads);
+  ~WorkerTeam();
+  WorkerTeam(const WorkerTeam&) = delete;
+  WorkerTeam& operator=(const WorkerTeam&) = delete;
 
-/// Calls work(unit, worker) for each unit in [0, num_units), worker in [0, num_threads), in no set
-/// order. `work` must not throw. One unit or one thread runs in place.
-template <typename Work>
-void parallel_for(int num_threads, int64_t num_units, const Work& work) {
-#if defined(__SANITIZE_THREAD__)
-  num_threads = 1;  // ThreadSanitizer does not see the barriers of OpenMP's library, and would take all that teams do for races
-#endif
-  if (num_units <= 1 || num_threads <= 1) {
-    for (int64_t unit = 0; unit < num_units; ++unit) work(unit, 0);
-    return;
+  int size() const { return static_cast<int>(threads_.size()) + 1; }
+
+  /// How many workers so many multiplications and additions deserve: all, or one if waking the others and waiting for them,
+  /// which takes microseconds on a quiet machine and milliseconds on a busy one, could cost more than they save.
+  int workers_for(double flops) const {
+    constexpr double kAloneFlops = 4e6;  // about 20 microseconds of one core
+    return flops < kAloneFlops ? 1 : size();
   }
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic)
-  for (int64_t unit = 0; unit < num_units; ++unit) work(unit, omp_get_thread_num());
-}
+
+  /// Calls work(unit, worker) for each unit in [0, num_units), in no set order; worker is in [0, size()), the calling thread is number 0. Returns when all are done.
+  /// With `num_workers` 1, or one unit, all is done in place. An error of a unit is thrown here, the first of several; units that had not begun are left out then.
+  /// For one thread at a time, and not from within a unit.
+  template <typename Work>
+  void run(int num_workers, int64_t num_units, const Work& work) {
+    if (num_units <= 1 || num_workers <= 1 || threads_.empty()) {
+      for (int64_t unit = 0; unit < num_units; ++unit) work(unit, 0);
+      return;
+    }
+    run_units(num_units, {[](const void* context, int64_t unit, int worker) { (*static_cast<const Work*>(context))(unit, worker); }, &work});
+  }
+
+ private:
+  struct Job {
+    void (*call)(const void* context, int64_t unit, int worker) = nullptr;
+    const void* context = nullptr;
+  };
+
+  void run_units(int64_t num_units, Job job);
+  void close();
+  void loop(int worker);
+  bool take_unit(int worker);
+  void wait_for_end();
+
+  std::vector<std::thread> threads_;
+  // Of the round under way; set by run(), read by who holds one of its units, which keeps the round from ending.
+  Job job_;
+  int64_t num_units_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+  // What the threads share is spread over cache lines by who writes it.
+  alignas(64) std::atomic<uint64_t> open_ = 0;       ///< the round's number in the upper half, its units that nobody has begun in the lower
+  alignas(64) std::atomic<uint32_t> unfinished_ = 0; ///< units of the round that are not done
+  std::atomic<uint32_t> caller_sleeps_ = 0;
+  alignas(64) std::atomic<uint32_t> round_ = 0;      ///< changes when there is something to look at
+  std::atomic<uint32_t> sleepers_ = 0;
+  std::atomic<bool> closing_ = false;
+  std::atomic<bool> running_ = false;                ///< run() is under way
+};
 
 }  // namespace flexgen

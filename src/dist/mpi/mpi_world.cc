@@ -19,6 +19,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "dist/message.h"
 #include "dist/world.h"
 
@@ -46,7 +47,7 @@ class MpiWorld : public World, private Port {
  public:
   explicit MpiWorld(const WorldOptions& options) : options_(options) {
     std::promise<void> joined;
-    thread_ = std::thread([this, &joined] { main(joined); });
+    thread_ = start_thread("messages between the processes", [this, &joined] { main(joined); });
     std::future<void> up = joined.get_future();
     const double limit_s = std::max(options.timeout_s, kShortestStart_s);
     if (up.wait_for(std::chrono::duration<double>(limit_s)) != std::future_status::ready) {

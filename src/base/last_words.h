@@ -1,0 +1,15 @@
+#pragma once
+// What a process says when memory, threads or the like run out where nobody can catch it. Thread-safe.
+
+#include <exception>
+#include <string>
+
+namespace flexgen {
+
+/// The sentence for an error that has left everything behind: of an Error its own; of a failed allocation or a system call which resource ran out, its limit and what to do.
+std::string sentence_of(const std::exception& error);
+
+/// From now on an exception that leaves a thread ends the process with its sentence and exit status 1; our own bugs still abort.
+void end_with_a_sentence();
+
+}  // namespace flexgen

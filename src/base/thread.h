@@ -1,0 +1,35 @@
+#pragma once
+// Threads that start or say why not. Thread-safe.
+
+#include <future>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+namespace flexgen {
+
+/// Throws Error{user} for a thread that could not be started: what it was for, which limit was reached, what to do.
+[[noreturn]] void fail_thread(std::string_view what, const std::system_error& error);
+
+/// A thread that runs work(). `what` names what it is for, like "the progress display". Throws Error{user} if the system has no thread for us.
+template <typename Work>
+std::thread start_thread(std::string_view what, Work&& work) {
+  try {
+    return std::thread(std::forward<Work>(work));
+  } catch (const std::system_error& error) {
+    fail_thread(what, error);
+  }
+}
+
+/// std::async in a thread of its own; fails as start_thread() does.
+template <typename Work>
+auto start_async(std::string_view what, Work&& work) {
+  try {
+    return std::async(std::launch::async, std::forward<Work>(work));
+  } catch (const std::system_error& error) {
+    fail_thread(what, error);
+  }
+}
+
+}  // namespace flexgen

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Runs the demo's job under limits that are too small, over a range of them: address space (ulimit -v) and processes (ulimit -u). Each run must end with success, or with exit status 1 and one
+sentence that names what ran out, never by a signal and never without an end; and the output it leaves must be gone on with by a run without limits, to the same answers.
+
+Usage: limits.py FLEXGEN_BINARY SOURCE_DIR [--long]"""
+
+import os
+import pwd
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+
+MIB = 1 << 20
+LINES = 12
+RUN_LIMIT_S = 120
+NAMES = ("memory", "address space", "thread", "processes")
+
+
+def run(command, limits=(), user=None):
+    """Exit status and what it wrote to stderr."""
+    def lower():
+        for which, value in limits:
+            resource.setrlimit(which, (value, value))
+        if user:
+            os.setgroups([])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+    done = subprocess.run(command, preexec_fn=lower, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=RUN_LIMIT_S)
+    return done.returncode, done.stderr
+
+
+def command_of(binary, model, requests, work, output, threads):
+    return [binary, "run-batch", "--model", model, "-i", requests, "-o", output, "--cpu-memory", "16MiB", "--disk-dir", work, "--disk-space", "64MiB",
+            "--planner", "first-rule", "--threads", str(threads), "--overwrite"]
+
+
+def fits(status, errors):
+    """Whether a run under a limit ended as it should."""
+    if status == 0:
+        return True
+    lines = [line for line in errors.splitlines() if line.startswith("flexgen: ")]
+    return status == 1 and len(lines) == 1 and any(name in lines[0] for name in NAMES) and "This is a bug" not in errors
+
+
+def main():
+    binary, source, long_form = os.path.realpath(sys.argv[1]), sys.argv[2], "--long" in sys.argv
+    failed = 0
+    with tempfile.TemporaryDirectory() as work:
+        os.chmod(work, 0o777)
+        model = shutil.copytree(os.path.join(source, "demo/model"), os.path.join(work, "model"))
+        requests = os.path.join(work, "requests.jsonl")
+        with open(os.path.join(source, "demo/requests.jsonl")) as lines, open(requests, "w") as out:
+            out.writelines(line for line, _ in zip(lines, range(LINES)))
+        reference = os.path.join(work, "reference.jsonl")
+        status, errors = run(command_of(binary, model, requests, work, reference, 2))
+        if status != 0:
+            sys.exit(f"without limits: exit status {status}\n{errors}")
+        expected = sorted(open(reference))
+
+        def check(name, limits, threads, user=None):
+            nonlocal failed
+            output = os.path.join(work, f"out-{name.replace(' ', '-')}.jsonl")
+            try:
+                status, errors = run(command_of(binary, model, requests, work, output, threads), limits, user)
+            except subprocess.TimeoutExpired:
+                status, errors = "none: it hangs", ""
+            good = fits(status, errors)
+            if good and status != 0:  # what it left is gone on with
+                after, more = run(command_of(binary, model, requests, work, output, 2))
+                good = after == 0 and sorted(open(output)) == expected
+                errors += more if not good else ""
+            print(f"{'ok    ' if good else 'FAILED'} {name}: exit status {status}{'' if status == 0 else '; ' + (errors.strip().splitlines() or [''])[-1]}", flush=True)
+            if not good:
+                failed += 1
+                print(errors)
+
+        # From what the loader itself takes (below that there is no flexgen to say anything) to where the job fits.
+        step = 8 if long_form else 64
+        low = next(mib for mib in range(8, 4096, 8) if run([binary, "--version"], [(resource.RLIMIT_AS, mib * MIB)])[0] == 0)
+        for mib in list(range(low, low + (512 if long_form else 256), step)) + [low + 640, low + 1024, low + 2048]:
+            for threads in (1, 2, 16):
+                check(f"{mib} MiB of address space, {threads} threads", [(resource.RLIMIT_AS, mib * MIB)], threads)
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("nobody")
+            for processes in range(1, 24, 1 if long_form else 3):
+                check(f"{processes} processes, 12 threads", [(resource.RLIMIT_NPROC, processes)], 12, user)
+        else:
+            print("without root: limits of processes are not tried")
+    sys.exit(f"{failed} failed" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
