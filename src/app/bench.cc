@@ -8,6 +8,7 @@
 #include <random>
 #include <sstream>
 
+#include "app/cache_directory.h"
 #include "app/commands.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
@@ -67,9 +68,8 @@ std::string checkpoint_of(const BenchOptions& options) {
 
   fs::path root = options.dummy_directory;
   if (root.empty()) {
-    const char* home = std::getenv("HOME");
-    if (!home) fail_user("no home directory for dummy weights; give --dummy-dir");
-    root = fs::path(home) / ".cache" / "flexgen";
+    root = cache_directory();
+    if (root.empty()) fail_user("no home directory for dummy weights: give --dummy-dir, or set FLEXGEN_CACHE_DIR");
   }
   std::string name = shape_config_json(model) ? model : fs::path(model).stem().string();
   std::string directory = (root / fmt::format("dummy-{}-{}", name, options.dtype)).string();
@@ -213,6 +213,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };
   fmt::print("{}", report_table(report));
   fmt::print("{}", prediction_table(engine.plan().prediction, report));
+  doubt_if_faster(engine, flags.engine, report);
   if (peaks) fmt::print("{}", bound_table(*peaks, bound, report));
   fmt::print("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
   nlohmann::ordered_json json;

@@ -48,24 +48,40 @@ int doctor_command(const DoctorOptions& options) {
     measure.progress = [](const std::string& what) { spdlog::info("measuring {}", what); };
     FileSystem files;
     const std::string path = profile_path(options.threads);
-    const DirectoryLock lock = lock_to_measure(path);
+    const std::unique_ptr<DirectoryLock> lock = path.empty() ? nullptr : lock_to_measure(path);
     HardwareProfile profile;
     if (options.disk_only) {
-      std::error_code ignored;
-      if (!std::filesystem::exists(path, ignored)) fail_user("doctor --disk-only: this machine was never measured; leave --disk-only out");
-      profile = load_profile(path);
+      const std::optional<HardwareProfile> known = kept_profile(path);
+      if (!known) fail_user("doctor --disk-only: there is no usable profile of this machine with so many threads; leave --disk-only out");
+      profile = *known;
       if (profile.method < kMeasuringMethod) fail_user("doctor --disk-only: this machine was measured by an earlier version, all of which must be done anew; leave --disk-only out");
       measure.types = {};
-      profile.disk = measure_hardware(measure, files).disk;
+      const HardwareProfile measured = measure_hardware(measure, files);
+      profile.disk = measured.disk;
+      if (!measured.doubt.empty()) profile.doubt = measured.doubt;
     } else {
       profile = measure_hardware(measure, files);
     }
-    save_profile(profile, path);
     fmt::print("{}", options.json ? to_json(profile) + "\n" : profile_table(profile));
-    fmt::print(stderr, "kept in {}\n", path);
+    if (!profile.doubt.empty()) spdlog::warn("these speeds are in doubt: {}; measure again when nothing else runs (runs do so by themselves)", profile.doubt);
+    constexpr const char* kElsewhere = "set FLEXGEN_CACHE_DIR, or keep what --json prints and give it with --hardware";
+    if (path.empty()) {
+      spdlog::warn("there is no place to keep this profile (HOME is not set): {}", kElsewhere);
+      return kExitDone;
+    }
+    try {
+      save_profile(profile, path);
+      fmt::print(stderr, "kept in {}\n", path);
+    } catch (const Error& error) {
+      spdlog::warn("{}; {}", error.what(), kElsewhere);
+    }
     return kExitDone;
   }
   MemoryStatus memory = read_memory_status();
+  const CpuStatus cpu = read_cpu_status();
+  if (memory.total_bytes == 0) spdlog::warn("/proc/meminfo does not say how much memory there is: give --cpu-memory to every run");
+  std::error_code error;
+  if (!std::filesystem::is_directory(options.disk_directory, error)) fail_user("--disk-dir {}: there is no such directory", options.disk_directory);
   auto disk = AsyncDisk::make({});
   std::string path = options.disk_directory + "/flexgen-doctor.tmp";
   std::shared_ptr<File> file = File::open(path, FileMode::kSpill);
@@ -73,8 +89,9 @@ int doctor_command(const DoctorOptions& options) {
   const JobMemory buffer(8 * kTransfer);
   double write = pass(*disk, file, buffer.data(), true), read = pass(*disk, file, buffer.data(), false);
   const CudaStatus cuda = cuda_status();
-  nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", usable_cores()},
+  nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", cpu.cores}, {"threads", cpu.threads()}, {"cpu_quota", cpu.quota ? nlohmann::ordered_json(*cpu.quota) : nlohmann::ordered_json()},
                               {"memory_total_bytes", memory.total_bytes}, {"memory_usable_bytes", memory.usable_bytes()},
+                              {"memory_cgroup_limit_bytes", memory.cgroup_limit_bytes ? nlohmann::ordered_json(*memory.cgroup_limit_bytes) : nlohmann::ordered_json()},
                               {"fixed_overhead_bytes", kFixedOverheadBytes}, {"disk_directory", options.disk_directory},
                               {"disk_engine", disk->engine_name()}, {"disk_direct", file->direct()},
                               {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}},
@@ -83,9 +100,10 @@ int doctor_command(const DoctorOptions& options) {
     fmt::print("{}\n", json.dump(1));
     return kExitDone;
   }
-  fmt::print("processor   {} cores; {}; bf16 arithmetic: {}\n", usable_cores(), cpu_features(), cpu_has_bf16() ? "yes" : "no");
-  fmt::print("memory      {}, usable {}; flexgen takes up to {} beside --cpu-memory\n", format_bytes(memory.total_bytes),
-             format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes));
+  fmt::print("processor   {} core{}{}; {} thread{} will compute; {}; bf16 arithmetic: {}\n", cpu.cores, cpu.cores == 1 ? "" : "s",
+             cpu.quota ? fmt::format(", of which a cgroup allows the time of {:g}", *cpu.quota) : "", cpu.threads(), cpu.threads() == 1 ? "" : "s", cpu_features(), cpu_has_bf16() ? "yes" : "no");
+  fmt::print("memory      {}{}, usable {}; flexgen takes up to {} beside --cpu-memory\n", format_bytes(memory.total_bytes),
+             memory.cgroup_limit_bytes ? fmt::format(" (a cgroup allows {})", format_bytes(*memory.cgroup_limit_bytes)) : "", format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes));
   fmt::print("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
              disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
   fmt::print("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, not yet run on a GPU", cuda.toolkit));

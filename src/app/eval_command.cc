@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "engine/list_source.h"
+#include "io/checked_json.h"
 #include "text/unicode.h"
 
 namespace flexgen {
@@ -53,6 +54,7 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
     report = engine.run(source, collect, signals.stop());
   }
   fmt::print(stderr, "{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
+  doubt_if_faster(engine, options.engine, report);
   figures["elapsed_s"] = report.elapsed_s;
   if (report.stopped) fmt::print(stderr, "stopped by a signal; an evaluation begins anew\n");
   return !report.stopped;
@@ -125,7 +127,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
   for (int64_t number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
-    const Json json = Json::parse(line, nullptr, false);
+    const nlohmann::json json = parse_checked_json(line, 64, fmt::format("--task {} line {}", options.task_file, number), "this line", "correct it");
     auto bad = [&](const std::string& why) { fail_user("--task {} line {}: {}", options.task_file, number, why); };
     if (!json.is_object()) bad("no JSON object");
     if (!json.contains(options.prompt_field) || !json[options.prompt_field].is_string())
@@ -144,7 +146,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
       bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens, config.max_positions));
     if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size) bad("the tokenizer gives an id that the model's vocabulary does not have");
     task.requests.push_back(std::move(request));
-    const Json& answer = json[options.answer_field];
+    const nlohmann::json& answer = json[options.answer_field];
     task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
   }
   if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);

@@ -55,6 +55,7 @@ int generate_command(const GenerateOptions& options) {
     report = engine.run(one, one, never);
   }
   fmt::print(stderr, "{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
+  doubt_if_faster(engine, options.engine, report);
   fmt::print("{}\n", one.text);
   return kExitDone;
 }

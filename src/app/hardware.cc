@@ -2,18 +2,34 @@
 
 #include "app/device_peaks.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <optional>
-#include <sstream>
+#include <regex>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
 
 namespace flexgen {
 namespace {
+
+/// Why a profile is in doubt after a run begins like this.
+constexpr const char* kFasterRun = "a run was";
+constexpr double kLongestWait_s = 120;
+constexpr size_t kLargestProfile = 16 * kMiB;
+
+bool takes_own_profile(const Engine& engine, const EngineFlags& flags) {
+  return flags.hardware.empty() && (flags.backend == "cpu" || engine.device() != nullptr) && engine.plans();
+}
 
 std::string rates_line(const std::vector<RatePoint>& points, double unit) {
   std::string line;
@@ -29,33 +45,77 @@ void compute_lines(std::string& text, const char* name, const ComputeProfile& co
                         rates.queries_per_kv_head, rates_line(rates.points, 1e9), rates.chunk_flops_per_s / 1e9);
 }
 
-HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
-  const std::string path = profile_path(wanted.threads);
-  const DirectoryLock lock = lock_to_measure(path);
-  std::error_code ignored;
-  MeasureOptions measure = wanted;
-  measure.quick = true;
-  std::optional<HardwareProfile> known;
-  if (std::filesystem::exists(path, ignored)) known = load_profile(path);
-  if (!known || known->method < kMeasuringMethod) {
-    spdlog::info("this machine was {}: doing so quickly, once (`flexgen doctor --measure` does it better, in under a minute)",
-                 known ? "measured by an earlier version, in a way that misleads this one, and must be measured anew" : "never measured");
-    HardwareProfile profile = measure_hardware(measure, files);
-    save_profile(profile, path);
-    return profile;
+/// What a run takes from the rest of its directory: the newest profile of this processor with another number of threads.
+struct OtherThreads {
+  std::string threads;  ///< "2 threads"
+  HardwareProfile profile;
+};
+
+std::optional<OtherThreads> measured_with_other_threads(const std::string& path) {
+  namespace fs = std::filesystem;
+  const std::regex cores("(.*)-([0-9]+)-cores?\\.json");
+  std::smatch own, other;
+  const std::string name = fs::path(path).filename().string();
+  if (!std::regex_match(name, own, cores)) return std::nullopt;
+  std::optional<OtherThreads> newest;
+  fs::file_time_type newest_time;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(path).parent_path(), error)) {
+    const std::string there = entry.path().filename().string();
+    if (there == name || !std::regex_match(there, other, cores) || other[1] != own[1]) continue;
+    const fs::file_time_type time = entry.last_write_time(error);
+    if (error || (newest && time < newest_time)) continue;
+    const std::optional<HardwareProfile> profile = kept_profile(entry.path().string());
+    if (!profile || profile->method < kMeasuringMethod || !profile->doubt.empty()) continue;
+    newest = {fmt::format("{} thread{}", other[2].str(), other[2] == "1" ? "" : "s"), *profile};
+    newest_time = time;
   }
-  HardwareProfile profile = *known;
-  measure.types = missing_types(profile, wanted.types);
-  if (measure.types.matmul.empty() && measure.types.caches.empty()) return profile;
-  spdlog::info("this machine's profile lacks types or a hidden size that this run uses: measuring them quickly");
-  measure.read_files.clear();
-  measure.directory.clear();
-  HardwareProfile more = measure_hardware(measure, files);
-  // The kinds that were not asked for hold assumed rates.
-  if (measure.types.matmul.empty()) more.cpu.matmul.clear();
-  if (measure.types.caches.empty()) more.cpu.attention.clear();
-  add_rates(profile, more);
-  save_profile(profile, path);
+  return newest;
+}
+
+/// Whether two profiles of a machine say much the same of what both have measured.
+bool alike(const HardwareProfile& a, const HardwareProfile& b) {
+  constexpr double kAlike = 1.5;
+  auto near = [](double x, double y) { return x < kAlike * y && y < kAlike * x; };
+  for (const MatmulRates& one : a.cpu.matmul)
+    for (const MatmulRates& other : b.cpu.matmul)
+      if (one.compute == other.compute && one.weights == other.weights && one.width == other.width && !near(one.points.back().per_s, other.points.back().per_s)) return false;
+  return near(a.disk.read_bytes_per_s, b.disk.read_bytes_per_s);
+}
+
+void say_doubt(const HardwareProfile& profile) {
+  if (!profile.doubt.empty())
+    spdlog::warn("this machine's profile is in doubt: {}; this run is planned with it, and the next one measures anew (load average {:.1f})", profile.doubt, profile.load_average);
+}
+
+void keep(const HardwareProfile& profile, const std::string& path) {
+  if (path.empty()) return;
+  try {
+    save_profile(profile, path);
+  } catch (const Error& error) {
+    spdlog::warn("{}; going on without keeping it, so the next run measures again: set FLEXGEN_CACHE_DIR to a directory that can be written, or give --hardware FILE", error.what());
+  }
+}
+
+HardwareProfile measured_anew(const std::string& path, const std::optional<HardwareProfile>& known, MeasureOptions measure, const Measure& measure_with) {
+  constexpr const char* kBetter = "(`flexgen doctor --measure` does it better, in under a minute)";
+  const std::optional<OtherThreads> other = known || path.empty() ? std::nullopt : measured_with_other_threads(path);
+  if (other) {
+    spdlog::info("this machine was measured with {}, not with this number: measuring what these compute, quickly, once; its disk's speed is kept {}", other->threads, kBetter);
+    measure.read_files.clear();
+    measure.directory.clear();
+  } else if (!known) {
+    spdlog::info("this machine was never measured: doing so quickly, once {}", kBetter);
+  } else if (known->method < kMeasuringMethod) {
+    spdlog::info("this machine was measured by an earlier version, in a way that misleads this one, and must be measured anew: doing so quickly, once {}", kBetter);
+  } else {
+    spdlog::info("this machine's profile is in doubt ({}): measuring anew, quickly {}", known->doubt, kBetter);
+  }
+  HardwareProfile profile = measure_with(measure);
+  if (other) profile.disk = other->profile.disk;
+  if (known && known->doubt.starts_with(kFasterRun) && alike(*known, profile)) profile.confirmed = true;
+  say_doubt(profile);
+  keep(profile, path);
   return profile;
 }
 
@@ -64,39 +124,114 @@ HardwareProfile own_profile(const MeasureOptions& wanted, FileSystem& files) {
 void save_profile(const HardwareProfile& profile, const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
-  const std::string temporary = fmt::format("{}.{}", path, getpid());
-  std::ofstream out(temporary);
-  out << to_json(profile) << "\n";
-  out.close();
-  if (!out) fail_io("{}: the profile cannot be written here; give one with --hardware FILE", temporary);
-  std::filesystem::rename(temporary, path, error);
-  if (error) fail_io("{}: {}", path, error.message());
+  std::string temporary = path + ".XXXXXX";
+  const std::string text = to_json(profile) + "\n";
+  const int descriptor = mkostemp(temporary.data(), O_CLOEXEC);
+  int problem = descriptor >= 0 ? 0 : error ? error.value() : errno;
+  for (size_t at = 0; problem == 0 && at < text.size();) {
+    const ssize_t written = ::write(descriptor, text.data() + at, text.size() - at);
+    if (written < 0 && errno != EINTR) problem = errno;
+    if (written > 0) at += static_cast<size_t>(written);
+  }
+  // What an open file could not hold shows here, on a network.
+  if (descriptor >= 0 && (fchmod(descriptor, 0644) != 0 || ::close(descriptor) != 0) && problem == 0) problem = errno;
+  if (problem == 0 && std::rename(temporary.c_str(), path.c_str()) != 0) problem = errno;
+  if (problem == 0) return;
+  if (descriptor >= 0) ::unlink(temporary.c_str());
+  fail_io("this machine's profile cannot be kept in {}: {}", path, std::strerror(problem));
 }
 
-DirectoryLock lock_to_measure(const std::string& path) {
+std::unique_ptr<DirectoryLock> lock_to_measure(const std::string& path) {
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
   std::error_code ignored;
-  std::filesystem::create_directories(directory, ignored);
-  return DirectoryLock(directory.string());
+  if (!directory.empty()) std::filesystem::create_directories(directory, ignored);
+  return std::make_unique<DirectoryLock>(directory.string(), kLongestWait_s, [&](bool gives_up) {
+    if (gives_up) spdlog::warn("another process has had {} locked for {:.0f} s: measuring beside it", directory.string(), kLongestWait_s);
+    else spdlog::info("another process measures this machine (it has {} locked): waiting for it", directory.string());
+  });
 }
 
-HardwareProfile load_profile(const std::string& path) {
+HardwareProfile load_profile(const std::string& path, const char* flag) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) fail_user("{}{}: this is a directory, not a profile", flag, path);
   std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) fail_user("--hardware {}: this file cannot be read", path);
-  return profile_from_json(text.str(), path);
+  if (!in) fail_user("{}{}: {}", flag, path, std::strerror(errno));
+  std::string text(kLargestProfile + 1, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (in.bad()) fail_user("{}{}: this file cannot be read: {}", flag, path, std::strerror(errno));
+  if (text.size() > kLargestProfile) fail_user("{}{}: more than {} are no hardware profile", flag, path, format_bytes(static_cast<int64_t>(kLargestProfile)));
+  return profile_from_json(text, flag + path);
+}
+
+std::optional<HardwareProfile> kept_profile(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found || path.empty()) return std::nullopt;
+  try {
+    // Whatever else lies there may never end.
+    if (!error && status.type() != std::filesystem::file_type::regular) fail_user("{}: this is no file", path);
+    return load_profile(path, "");
+  } catch (const Error& error) {
+    spdlog::warn("this machine's profile cannot be used: {}", error.what());
+    return std::nullopt;
+  }
+}
+
+HardwareProfile own_profile(const MeasureOptions& wanted, const std::string& path, const Measure& measure_with) {
+  if (path.empty())
+    spdlog::warn("there is no place to keep this machine's profile (HOME is not set): every run measures anew, quickly; set FLEXGEN_CACHE_DIR to a directory, or give --hardware FILE");
+  const std::unique_ptr<DirectoryLock> lock = path.empty() ? nullptr : lock_to_measure(path);
+  MeasureOptions measure = wanted;
+  measure.quick = true;
+  std::optional<HardwareProfile> known = kept_profile(path);
+  if (!known || known->method < kMeasuringMethod || !known->doubt.empty()) return measured_anew(path, known, measure, measure_with);
+  HardwareProfile profile = *known;
+  measure.types = missing_types(profile, wanted.types);
+  if (measure.types.matmul.empty() && measure.types.caches.empty()) return profile;
+  spdlog::info("this machine's profile lacks types or a hidden size that this run uses: measuring them quickly");
+  measure.read_files.clear();
+  measure.directory.clear();
+  HardwareProfile more = measure_with(measure);
+  // The kinds that were not asked for hold assumed rates.
+  if (measure.types.matmul.empty()) more.cpu.matmul.clear();
+  if (measure.types.caches.empty()) more.cpu.attention.clear();
+  add_rates(profile, more);
+  say_doubt(profile);
+  keep(profile, path);
+  return profile;
+}
+
+void doubt_if_faster(const RunReport& report, const std::string& path) {
+  constexpr double kLongEnough_s = 1, kMuchFaster = 2;
+  if (report.elapsed_s < kLongEnough_s || path.empty()) return;
+  for (const LaneReport& lane : report.lanes) {
+    // By what it has done: answers that end early take less for another reason. Lanes that never were what the run waited for say little.
+    const double expected_s = lane.stats.expected_s, busy_s = lane.stats.busy_s;
+    if (expected_s < report.elapsed_s || busy_s <= 0 || expected_s < kMuchFaster * busy_s) continue;
+    std::optional<HardwareProfile> profile = kept_profile(path);
+    if (!profile || profile->confirmed || !profile->doubt.empty()) return;
+    profile->doubt = fmt::format("{} {:.1f} times as fast as its profile says, in {}", kFasterRun, expected_s / busy_s, lane.name);
+    spdlog::warn("this machine's profile is too slow: {}; the next run measures anew", profile->doubt);
+    return keep(*profile, path);
+  }
+}
+
+void doubt_if_faster(const Engine& engine, const EngineFlags& flags, const RunReport& report) {
+  if (takes_own_profile(engine, flags)) doubt_if_faster(report, profile_path(engine.threads()));
 }
 
 HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files) {
-  HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic() : !flags.hardware.empty() ? load_profile(flags.hardware) : own_profile(wanted, files);
+  HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic() 
+                            : !flags.hardware.empty()   ? load_profile(flags.hardware)
+                                                        : own_profile(wanted, profile_path(wanted.threads), [&](const MeasureOptions& options) { return measure_hardware(options, files); });
   if (flags.disk_bytes_per_s > 0) profile.disk = limited(profile.disk, static_cast<double>(flags.disk_bytes_per_s));
   return profile;
 }
 
 void set_hardware(Engine& engine, const EngineFlags& flags) {
   const bool on_gpu = engine.device() != nullptr;
-  if (flags.hardware.empty() && ((flags.backend != "cpu" && !on_gpu) || !engine.plans())) return;
+  if (flags.hardware.empty() && !takes_own_profile(engine, flags)) return;
   MeasuredTypes types;
   types.add(engine.precision());
   FileSystem files;
@@ -117,6 +252,9 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
 
 std::string profile_table(const HardwareProfile& profile) {
   std::string text = fmt::format("{}{}\n", profile.name, profile.measured.empty() ? " (assumed, not measured)" : " (measured " + profile.measured + ")");
+  if (!profile.doubt.empty()) text += fmt::format("IN DOUBT: {}; measured anew by the next run\n", profile.doubt);
+  if (!profile.measured.empty())
+    text += fmt::format("while measuring: load average {:.1f}, {:.0f}% of the wanted processor time taken by other programs\n", profile.load_average, 100 * profile.others_share);
   compute_lines(text, "cpu", profile.cpu);
   if (profile.gpu) compute_lines(text, "gpu", *profile.gpu);
   text += fmt::format("RAM read {:.1f} GB/s; a visit starts in {:.0f} us; a million logits take {:.2f} ms\n", profile.ram_read_bytes_per_s / 1e9,

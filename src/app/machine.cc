@@ -2,10 +2,16 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <sstream>
+
+#include "base/cores.h"
 
 namespace flexgen {
 namespace {
@@ -36,17 +42,39 @@ std::optional<int64_t> number(const std::string& path) {
 }
 
 struct CgroupFiles {
-  const char *limit, *usage, *inactive, *active;
+  const char *limit, *high, *usage, *inactive, *active;
 };
-constexpr CgroupFiles kV2{"memory.max", "memory.current", "inactive_file", "active_file"};
-constexpr CgroupFiles kV1{"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file"};
+constexpr CgroupFiles kV2{"memory.max", "memory.high", "memory.current", "inactive_file", "active_file"};
+constexpr CgroupFiles kV1{"memory.limit_in_bytes", "none", "memory.usage_in_bytes", "total_inactive_file", "total_active_file"};
 
-/// Walks from the group up to the mount; in a container the path of the host may not exist, then the mount itself counts.
-void read_cgroup(const std::string& mount, std::string group, const CgroupFiles& files, int version, MemoryStatus* status) {
-  if (!std::filesystem::exists(mount + group)) group = "";
+/// Calls look(directory) from the group up to the mount; in a container the path of the host may not exist, then the mount itself counts.
+void walk_up(const std::string& mount, std::string group, const std::function<void(const std::string&)>& look) {
+  std::error_code error;
+  if (group == "/" || !std::filesystem::exists(mount + group, error)) group = "";
   for (;;) {
-    std::string directory = mount + group + "/";
-    if (auto limit = number(directory + files.limit); limit && (status->total_bytes == 0 || *limit <= status->total_bytes)) {
+    look(mount + group + "/");
+    if (group.empty()) return;
+    size_t slash = group.rfind('/');
+    group.resize(slash == std::string::npos ? 0 : slash);
+  }
+}
+
+/// Calls found(controllers, group) for each hierarchy that the process is in; controllers are ",cpu,cpuacct,", or ",," for version 2.
+void for_each_cgroup(const std::string& root, const std::function<void(const std::string&, const std::string&)>& found) {
+  std::ifstream groups(root + "/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {  // "hierarchy:controllers:path"
+    size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    found("," + line.substr(first + 1, second - first - 1) + ",", line.substr(second + 1));
+  }
+}
+
+void read_cgroup(const std::string& mount, const std::string& group, const CgroupFiles& files, int version, MemoryStatus* status) {
+  walk_up(mount, group, [&](const std::string& directory) {
+    std::optional<int64_t> limit = number(directory + files.limit);
+    // From here on the kernel slows a process down until it hardly runs.
+    if (const auto high = number(directory + files.high); high && (!limit || *high < *limit)) limit = high;
+    if (limit && (status->total_bytes == 0 || *limit <= status->total_bytes)) {
       status->cgroup_version = version;
       int64_t used = number(directory + files.usage).value_or(0);
       int64_t cache = field(directory + "memory.stat", files.inactive).value_or(0) + field(directory + "memory.stat", files.active).value_or(0);
@@ -54,10 +82,16 @@ void read_cgroup(const std::string& mount, std::string group, const CgroupFiles&
       status->cgroup_limit_bytes = std::min(*limit, status->cgroup_limit_bytes.value_or(*limit));
       status->cgroup_available_bytes = std::min(available, status->cgroup_available_bytes.value_or(available));
     }
-    if (group.empty()) return;
-    size_t slash = group.rfind('/');
-    group.resize(slash == std::string::npos ? 0 : slash);
-  }
+  });
+}
+
+/// Processors' worth of time that a group may use: version 2's "150000 100000", or version 1's two files; "max" and -1 are no limit.
+std::optional<double> quota_of(const std::string& directory) {
+  double quota = 0, period = 0;
+  if (std::ifstream file(directory + "cpu.max"); file >> quota >> period) return quota > 0 && period > 0 ? std::optional(quota / period) : std::nullopt;
+  std::ifstream(directory + "cpu.cfs_quota_us") >> quota;
+  std::ifstream(directory + "cpu.cfs_period_us") >> period;
+  return quota > 0 && period > 0 ? std::optional(quota / period) : std::nullopt;
 }
 
 }  // namespace
@@ -68,16 +102,10 @@ MemoryStatus read_memory_status(const std::string& root) {
   MemoryStatus status;
   status.total_bytes = field(root + "/proc/meminfo", "MemTotal").value_or(0);
   status.available_bytes = field(root + "/proc/meminfo", "MemAvailable").value_or(status.total_bytes);
-  std::ifstream groups(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {  // "hierarchy:controllers:path"
-    size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    std::string group = line.substr(second + 1);
-    if (group == "/") group.clear();
+  for_each_cgroup(root, [&](const std::string& controllers, const std::string& group) {
     if (controllers == ",,") read_cgroup(root + "/sys/fs/cgroup", group, kV2, 2, &status);
     else if (controllers.find(",memory,") != std::string::npos) read_cgroup(root + "/sys/fs/cgroup/memory", group, kV1, 1, &status);
-  }
+  });
   return status;
 }
 
@@ -87,5 +115,31 @@ int64_t default_cpu_memory_bytes(const MemoryStatus& status) {
 }
 
 int64_t peak_rss_bytes() { return field("/proc/self/status", "VmHWM").value_or(0); }
+
+int CpuStatus::threads() const {
+  int threads = cores;
+  if (asked > 0) threads = std::min(threads, asked);
+  // Half a processor more is worth a thread; less would be spent on waiting for that thread.
+  if (quota) threads = static_cast<int>(std::clamp<int64_t>(std::llround(*quota), 1, threads));
+  return threads;
+}
+
+CpuStatus read_cpu_status(const std::string& root) {
+  CpuStatus status;
+  status.cores = usable_cores();
+  if (const char* asked = std::getenv("OMP_NUM_THREADS")) std::from_chars(asked, asked + std::strlen(asked), status.asked);
+  auto look = [&](const std::string& directory) {
+    const std::optional<double> quota = quota_of(directory);
+    if (quota) status.quota = std::min(*quota, status.quota.value_or(*quota));
+  };
+  for_each_cgroup(root, [&](const std::string& controllers, const std::string& group) {
+    if (controllers == ",,") walk_up(root + "/sys/fs/cgroup", group, look);
+    else if (controllers.find(",cpu,") != std::string::npos)
+      for (const char* mount : {"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"}) walk_up(root + mount, group, look);
+  });
+  return status;
+}
+
+int default_threads() { return read_cpu_status().threads(); }
 
 }  // namespace flexgen

@@ -30,4 +30,19 @@ int64_t default_cpu_memory_bytes(const MemoryStatus& status);
 /// Largest resident size of this process so far, bytes.
 int64_t peak_rss_bytes();
 
+struct CpuStatus {
+  int cores = 1;               ///< that this process may run on: of the machine those that its affinity (taskset, cpusets) allows
+  std::optional<double> quota; ///< processors' worth of time that the process's cgroup, or one above, may use; none: no limit
+  int asked = 0;               ///< OMP_NUM_THREADS, where someone set it; 0: nobody did
+
+  /// How many threads compute where nobody says: at most one a core, and no more than the quota lets run at once.
+  int threads() const;
+};
+
+/// `root` as above; affinity and environment are always this process's.
+CpuStatus read_cpu_status(const std::string& root = "");
+
+/// read_cpu_status().threads().
+int default_threads();
+
 }  // namespace flexgen

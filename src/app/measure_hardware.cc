@@ -3,10 +3,8 @@
 #include <fmt/chrono.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -14,9 +12,12 @@
 #include <optional>
 #include <thread>
 
+#include "app/agreed_times.h"
+#include "app/cache_directory.h"
 #include "app/job_memory.h"
 #include "app/machine.h"
 #include "backend/cpu/memory_read.h"
+#include "app/machine_load.h"
 #include "backend/lane.h"
 #include "base/cores.h"
 #include "base/error.h"
@@ -57,20 +58,24 @@ double mean_time_s(double time_s, Call call) {
   return since(start) / static_cast<double>(count);
 }
 
-/// The same for a call at each of some sizes: the middle one of three times, with the other sizes between, so that what disturbs one is over by the next.
-template <typename Call>
-std::vector<double> times_of_sizes_s(const std::vector<int64_t>& sizes, double time_s, Call call) {
-  constexpr size_t kRounds = 3;
-  std::vector<std::array<double, kRounds>> times(sizes.size());
-  for (size_t round = 0; round < kRounds; ++round)
-    for (size_t i = 0; i < sizes.size(); ++i) times[i][round] = mean_time_s(time_s / kRounds, [&] { call(sizes[i]); });
-  std::vector<double> middle;
-  for (auto& of_size : times) {
-    std::sort(of_size.begin(), of_size.end());
-    middle.push_back(of_size[kRounds / 2]);
+/// Where rounds of measuring disagreed, and by how much at worst.
+struct Doubt {
+  double apart = 1;
+  std::string what;
+
+  /// The times of `measured`, whether or not they agree.
+  std::vector<double> take(AgreedTimes measured, const std::string& name) {
+    if (!measured.agreed && measured.apart > apart) {
+      apart = measured.apart;
+      what = name;
+    }
+    return std::move(measured.times_s);
   }
-  return middle;
-}
+};
+
+/// A disk's speed changes by itself: other guests, its own caches.
+constexpr double kDisksAgree = 1.5;
+constexpr int kDiskRounds = 4;
 
 /// One block whose visits stand for those of any model that is as wide. Of kUsualWidth it has rows of 8192, as large models do, which take longer a weight.
 std::string block_config(int64_t width) {
@@ -135,21 +140,22 @@ class BlockVisits {
   int64_t num_slots_ = 0;
 };
 
-MatmulRates measure_matmul(Kernels& kernels, int64_t width, DType compute, DType weights, bool quick) {
+MatmulRates measure_matmul(Kernels& kernels, int64_t width, DType compute, DType weights, bool quick, Doubt& doubt) {
   // Products are made in panels of rows (of 16, then of 32 and more), so that the time has steps.
   std::vector<int64_t> sizes{1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
   if (quick) sizes = {1, 16, 17, 32, 48, 64, 128, 256};
   BlockVisits visits(kernels, width, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
   MatmulRates rates{compute, weights, {}, static_cast<double>(width)};
   visits.visit(16);  // generates code, wakes the team
-  std::vector<double> times = times_of_sizes_s(sizes, quick ? 0.1 : 0.2, [&](int64_t rows) { visits.visit(rows); });
+  const double time_s = quick ? 0.04 : 0.07;
+  std::vector<double> times = doubt.take(agreed_times(sizes.size(), [&](size_t i) { return mean_time_s(time_s, [&] { visits.visit(sizes[i]); }); }), "matrix products");
   // Fewer rows never take longer: if they seem to, they were disturbed.
   for (size_t i = times.size() - 1; i > 0; --i) times[i - 1] = std::min(times[i - 1], times[i]);
   for (size_t i = 0; i < sizes.size(); ++i) rates.points.push_back({static_cast<double>(sizes[i]), visits.flops(sizes[i]) / times[i]});
   return rates;
 }
 
-AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, bool quick) {
+AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, bool quick, Doubt& doubt) {
   constexpr int64_t kHeads = 8, kHeadSize = 128, kPage = 16, kTotalTokens = 16 * 1024;
   KvGeometry geometry{cache, kHeads * group, kHeads, kHeadSize, kPage};
   const JobMemory pages(kTotalTokens / kPage * geometry.page_bytes());
@@ -162,11 +168,13 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
   const double time_s = quick ? 0.05 : 0.15;
   const std::vector<int64_t> contexts{64, 256, 1024, 4096};
   auto slots_of = [](int64_t context) { return std::min<int64_t>(kTotalTokens / context, 256); };
-  const std::vector<double> times = times_of_sizes_s(contexts, time_s, [&](int64_t context) {
+  auto attend = [&](int64_t context) {
     std::vector<AttentionSlot> wanted;
     for (int64_t i = 0; i < slots_of(context); ++i) wanted.push_back({i, 1, context - 1, &pointers[static_cast<size_t>(i * context / kPage)]});
     kernels.attention(reinterpret_cast<const float*>(q.data()), wanted, geometry, rule, out.data());
-  });
+  };
+  const std::vector<double> times =
+      doubt.take(agreed_times(contexts.size(), [&](size_t i) { return mean_time_s(time_s / 3, [&] { attend(contexts[i]); }); }), "attention");
   for (size_t i = 0; i < contexts.size(); ++i)
     rates.points.push_back({static_cast<double>(contexts[i]), static_cast<double>(slots_of(contexts[i]) * contexts[i] / kPage * geometry.page_bytes()) / times[i]});
   std::vector<AttentionSlot> chunks;
@@ -176,13 +184,14 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
   return rates;
 }
 
-double measure_ram_read(bool quick, int threads) {
+double measure_ram_read(bool quick, int threads, Doubt& doubt) {
   const int64_t bytes = (quick ? 128 : 256) * kMiB;
   const JobMemory buffer(bytes);
   volatile uint64_t sink = 0;
-  WorkerTeam team(threads > 0 ? threads : usable_cores());
-  const double time_s = median_time_s(0.2, [&] { sink = sink + sum_of_words(team, buffer.data(), bytes); });
-  return static_cast<double>(bytes) / time_s;
+  WorkerTeam team(threads > 0 ? threads : default_threads());
+  auto read = [&] { sink = sink + sum_of_words(team, buffer.data(), bytes); };
+  const std::vector<double> times = doubt.take(agreed_times(1, [&](size_t) { return median_time_s(0.1, read); }), "reading memory");
+  return static_cast<double>(bytes) / times.front();
 }
 
 double measure_logit_s() {
@@ -263,7 +272,7 @@ class DiskLoad {
   int64_t at_ = 0;
 };
 
-DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kernels& kernels, DType compute, DType weights) {
+DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kernels& kernels, DType compute, DType weights, Doubt& doubt) {
   DiskProfile disk;
   const double time_s = options.quick ? 0.8 : 2.5;
   std::vector<std::shared_ptr<File>> to_read;
@@ -272,10 +281,13 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     if (file->size() >= 4 * DiskLoad::kBlock) to_read.push_back(file);
   }
   std::optional<DiskLoad> reading;
+  auto bytes_per_s = [&](DiskLoad& load, const char* name) {
+    return 1 / doubt.take(agreed_times(1, [&](size_t) { return 1 / load.run_for(time_s / 2); }, kDisksAgree, kDiskRounds), name).front();
+  };
   auto measure_reading = [&] {
     reading.emplace(to_read, false);
     reading->run_for(0.2);
-    disk.read_bytes_per_s = reading->run_for(time_s);
+    disk.read_bytes_per_s = bytes_per_s(*reading, "reading the disk");
     disk.lookup_s = reading->small_s();
     disk.request_s = reading->alone_s();
 
@@ -309,7 +321,7 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     const auto blocks = static_cast<double>(bytes / DiskLoad::kBlock);
     double written = 0;
     writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
-    disk.write_bytes_per_s = writing.run_for(time_s);
+    disk.write_bytes_per_s = bytes_per_s(writing, "writing the disk");
     if (to_read.empty()) {
       to_read.push_back(to_write);
       measure_reading();
@@ -350,6 +362,8 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
                                  options.directory.empty() ? "" : ", disk " + options.directory);
   profile.cpu.matmul.clear();
   profile.cpu.attention.clear();
+  Doubt doubt;
+  const CpuTimes before = read_cpu_times();
   std::unique_ptr<Kernels> kernels;
   DType made = DType::kF32;
   auto kernels_of = [&](DType compute) -> Kernels& {
@@ -361,22 +375,29 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   for (auto [compute, weights] : options.types.matmul) {
     for (int64_t width : options.types.widths) {
       say(fmt::format("matrix products, {} weights in {}, hidden size {}", dtype_name(weights), dtype_name(compute), width));
-      profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), width, compute, weights, options.quick || width < kUsualWidth));
+      profile.cpu.matmul.push_back(measure_matmul(kernels_of(compute), width, compute, weights, options.quick || width < kUsualWidth, doubt));
     }
   }
   const auto [compute, weights] = options.types.matmul.empty() ? std::pair(DType::kF32, DType::kBF16) : options.types.matmul.front();
   for (DType cache : options.types.caches)
     for (int64_t group : {1, 4}) {
       say(fmt::format("attention, {} cache, {} query heads a kv head", dtype_name(cache), group));
-      profile.cpu.attention.push_back(measure_attention(kernels_of(compute), cache, group, options.quick));
+      profile.cpu.attention.push_back(measure_attention(kernels_of(compute), cache, group, options.quick, doubt));
     }
   if (profile.cpu.matmul.empty()) profile.cpu.matmul = HardwareProfile::generic().cpu.matmul;
   if (profile.cpu.attention.empty()) profile.cpu.attention = HardwareProfile::generic().cpu.attention;
+  // Only work that keeps all threads busy says how much of them others took.
+  profile.load_average = before.load_average;
+  profile.others_share = share_of_others(before, read_cpu_times(), options.threads > 0 ? options.threads : default_threads());
   say("memory");
-  profile.ram_read_bytes_per_s = measure_ram_read(options.quick, options.threads);
+  profile.ram_read_bytes_per_s = measure_ram_read(options.quick, options.threads, doubt);
   profile.cpu.logit_s = measure_logit_s();
   say("disk, alone and beside compute");
-  profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights);
+  profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights, doubt);
+  if (profile.others_share > kOthersMatter)
+    profile.doubt = fmt::format("other programs took {:.0f}% of the processor time that measuring wanted", 100 * profile.others_share);
+  else if (!doubt.what.empty())
+    profile.doubt = fmt::format("{} took up to {:.1f} times as long in one round as in another", doubt.what, doubt.apart);
   return profile;
 }
 
@@ -388,20 +409,20 @@ std::string machine_name(int threads) {
       name = line.substr(line.find(": ") + 2);
       break;
     }
-  const int used = threads > 0 ? threads : usable_cores();
+  const int used = threads > 0 ? threads : default_threads();
   return fmt::format("{}, {} core{}", name, used, used == 1 ? "" : "s");
 }
 
 std::string profile_path(int threads) {
-  const char* home = std::getenv("HOME");
-  if (!home) fail_user("no home directory to keep this machine's profile in; give one with --hardware FILE");
+  const std::string directory = cache_directory();
+  if (directory.empty()) return "";
   std::string name = machine_name(threads);
   for (char& c : name) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
     if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'))) c = '-';
   }
   name.erase(std::unique(name.begin(), name.end(), [](char a, char b) { return a == '-' && b == '-'; }), name.end());
-  return (std::filesystem::path(home) / ".cache" / "flexgen" / ("hardware-" + name + ".json")).string();
+  return (std::filesystem::path(directory) / ("hardware-" + name + ".json")).string();
 }
 
 int64_t measured_width(double hidden_size) { return std::min(round_up(static_cast<int64_t>(hidden_size), 128), kUsualWidth); }
@@ -436,6 +457,9 @@ MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes&
 void add_rates(HardwareProfile& profile, const HardwareProfile& more) {
   profile.cpu.matmul.insert(profile.cpu.matmul.end(), more.cpu.matmul.begin(), more.cpu.matmul.end());
   profile.cpu.attention.insert(profile.cpu.attention.end(), more.cpu.attention.begin(), more.cpu.attention.end());
+  if (!more.doubt.empty()) profile.doubt = more.doubt;
+  profile.others_share = std::max(profile.others_share, more.others_share);
+  profile.load_average = std::max(profile.load_average, more.load_average);
 }
 
 }  // namespace flexgen

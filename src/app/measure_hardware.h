@@ -39,10 +39,14 @@ struct MeasureOptions {
 /// All types that a run on this machine may choose.
 MeasuredTypes all_types();
 
-/// 10 to 60 s, 3 to 15 s if quick. Throws Error{io} for a disk that fails.
+/// A profile whose measuring missed more of the processors than this, because of other programs, is in doubt.
+inline constexpr double kOthersMatter = 0.1;
+
+/// 10 to 60 s, 3 to 15 s if quick; on a busy machine more, as each speed is measured until two rounds agree, within bounds.
+/// The profile says if they never did, or if other programs took much of the processors. Throws Error{io} for a disk that fails.
 HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& files);
 
-/// Where this machine's profile is kept: ~/.cache/flexgen/hardware-NAME.json, after its processor and cores.
+/// Where this machine's profile is kept: hardware-NAME.json in cache_directory(), after its processor and cores. Empty: nowhere.
 std::string profile_path(int threads);
 
 /// "AMD EPYC, 2 cores".
@@ -51,7 +55,7 @@ std::string machine_name(int threads);
 /// The types that `types` names and `profile` lacks in one of its widths; a width near to it will do.
 MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types);
 
-/// The rates of `more` added to `profile`.
+/// The rates of `more` added to `profile`, and what speaks against them.
 void add_rates(HardwareProfile& profile, const HardwareProfile& more);
 
 }  // namespace flexgen

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -48,9 +49,35 @@ struct ListOf : CLI::Validator {
   }
 };
 
+/// A number as people write it. CLI11 alone takes octal and hexadecimal ones, and NaN passes for a number within any range.
+struct DecimalNumber : CLI::Validator {
+  DecimalNumber() {
+    func_ = [](std::string& text) {
+      const size_t digits = text.find_first_not_of('-');
+      double number = 0;
+      int64_t negative = 0;
+      uint64_t whole = 0;
+      const char* end = text.data() + text.size();
+      auto [rest, error] = std::from_chars(text.data(), end, number);
+      const bool octal = digits != std::string::npos && text[digits] == '0' && digits + 1 < text.size() && text[digits + 1] >= '0' && text[digits + 1] <= '9';
+      if (error != std::errc() || rest != end || !std::isfinite(number) || octal) return fmt::format("'{}' is not a decimal number", text);
+      const bool is_whole = text.find_first_not_of("-0123456789") == std::string::npos;
+      if (is_whole && (text[0] == '-' ? std::from_chars(text.data(), end, negative).ec : std::from_chars(text.data(), end, whole).ec) != std::errc()) return fmt::format("{} is out of range", text);
+      return std::string();
+    };
+  }
+};
+
+/// All numbers of a command are decimal ones, those in lists too.
+void want_decimal_numbers(CLI::App* command) {
+  for (CLI::Option* option : command->get_options())
+    for (const char* number : {"N", "P", "S", "X", "K", "N,..."})
+      if (option->get_type_name().substr(0, option->get_type_name().find(':')) == number) option->check(DecimalNumber());
+}
+
 void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   const std::string memory = "Memory and disk", placement = "Placement and batching (planned around what is given)", run = "Execution";
-  auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, std::numeric_limits<decltype(*value + 0)>::max()); };
+  auto given = [](auto* value) { return CLI::Range(decltype(*value + 0){1}, decltype(*value + 0){1} << 30); };
   command->add_option("--cpu-memory", raw->cpu_memory, "RAM budget, like 6GiB; a promise (default: 80% of what is free)")->type_name("SIZE")->group(memory);
   command->add_option("--gpu-memory", raw->gpu_memory, "GPU memory budget, a promise; with --backend cuda (default: what is free, less a margin), or to `plan` with a --hardware profile that has a GPU")->type_name("SIZE")->group(memory);
   command->add_option("--disk-dir", raw->flags.disk_directory, "where KV cache and activations may spill (default: they may not)")->type_name("DIR")->group(memory);
@@ -74,7 +101,7 @@ void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {
   command->add_option("--attention-sparsity", raw->flags.attention_sparsity, "share of the positions, for each head, whose values a generated token uses: 0.1 reads all keys and the values of the best tenth (changes answers; 1: off)")->check(CLI::Range(1e-6, 1.0))->capture_default_str()->type_name("X")->group(run);
   command->add_option("--compute-dtype", raw->flags.compute_dtype, "arithmetic: auto, bf16, or f32 (no GPU)")->check(CLI::IsMember({"auto", "bf16", "f32"}))->capture_default_str()->type_name("NAME")->group(run);
   command->add_option("--matmul-dtype", raw->flags.matmul_dtype, "products with int4 or int8 weights: auto (weights become the compute dtype), int8 (inputs are quantized to int8 for each token in groups of 64 and multiplied in integers: faster where there is no bf16 arithmetic; changes answers a little)")->check(CLI::IsMember({"auto", "int8"}))->capture_default_str()->type_name("NAME")->group(run);
-  command->add_option("--threads", raw->flags.threads, "threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
+  command->add_option("--threads", raw->flags.threads, "threads that compute (default: a core each, as many as affinity and cgroup quota allow)")->check(CLI::Range(1, 4096))->type_name("N")->group(run);
   command->add_option("--trace", raw->flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing")->type_name("FILE")->group(run);
 }
 
@@ -174,7 +201,7 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
     rest = rest2;
     error = error2;
   }
-  if (error != std::errc() || rest != end || range.first < 1 || range.second < range.first)
+  if (error != std::errc() || rest != end || range.first < 1 || range.second < range.first || range.second > int64_t{1} << 31)
     fail_user("{} {}: give a number of tokens like 128, or a range like 64:512", flag, text);
   return range;
 }
@@ -243,7 +270,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   bench->add_option("-m,--model", bench_options.model, "checkpoint directory, a config.json, or a shape such as opt-6.7b or llama-3.1-8b")->required()->type_name("DIR|SHAPE");
   bench->add_option("--load-format", bench_options.load_format, "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")->check(CLI::IsMember({"auto", "dummy", "checkpoint"}))->capture_default_str()->type_name("NAME");
   bench->add_option("--dtype", bench_options.dtype, "of dummy weights: bf16, f16, f32")->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str()->type_name("NAME");
-  bench->add_option("--dummy-dir", bench_options.dummy_directory, "where dummy weights are kept (default: ~/.cache/flexgen)")->type_name("DIR");
+  bench->add_option("--dummy-dir", bench_options.dummy_directory, "where dummy weights are kept (default: FLEXGEN_CACHE_DIR, flexgen in XDG_CACHE_HOME, or ~/.cache/flexgen)")->type_name("DIR");
   bench->add_option("--prompt-len", prompt_len, "tokens a prompt, or a range like 64:512")->capture_default_str()->type_name("N|A:B");
   bench->add_option("--gen-len", gen_len, "tokens to generate, or a range")->capture_default_str()->type_name("N|A:B");
   bench->add_option("--num-prompts", bench_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
@@ -310,7 +337,9 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   doctor->add_flag("--measure", doctor_options.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
   doctor->add_flag("--disk-only", doctor_options.disk_only, "with --measure: the disk alone (some 15 s), the rest as it is kept");
   doctor->add_option("--model", doctor_options.model, "with --measure: read this checkpoint's files, as a job will")->type_name("DIR");
-  doctor->add_option("--threads", doctor_options.threads, "with --measure: threads that compute (default: all cores)")->check(CLI::Range(1, 4096))->type_name("N");
+  doctor->add_option("--threads", doctor_options.threads, "with --measure: threads that compute (default: as for run-batch)")->check(CLI::Range(1, 4096))->type_name("N");
+
+  for (CLI::App* command : app.get_subcommands({})) want_decimal_numbers(command);
 
   try {
     std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
@@ -384,7 +413,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.attention_sparsity = flags.attention_sparsity;
   if (flags.attention_sparsity < 1)
     spdlog::info("attention sparsity {}: generated tokens use the values of this share of their positions; answers differ from those without it", flags.attention_sparsity);
-  options.threads = flags.threads;
+  options.threads = flags.threads > 0 || flags.backend == "reference" ? flags.threads : default_threads();
   options.disk_directory = flags.disk_directory;
   options.disk_bytes_per_s = static_cast<double>(flags.disk_bytes_per_s);
   options.policy = flags.policy;

@@ -52,6 +52,26 @@ TEST(Options, RunBatch) {
   EXPECT_EQ(options.engine.trace_file, "t.json");
 }
 
+TEST(Options, NumbersAreDecimalFiniteAndInRange) {
+  for (const char* wrong :
+       {"--threads 0x10", "--threads 010", "--threads -1", "--threads 0", "--threads 1e99", "--threads 99999999999999999999", "--threads nan", "--max-rows 9223372036854775807",
+        "--micro-batch-size 9223372036854775808", "--attention-sparsity nan", "--attention-sparsity inf", "--attention-sparsity -nan", "--attention-sparsity 0x1p-1", "--rank-timeout nan",
+        "--rank-timeout inf", "--rank-timeout 1e400", "--rank-timeout 0", "--cpu-memory 0x10", "--cpu-memory -1GiB", "--cpu-memory 1e30GiB", "--cpu-memory \xef\xbc\x96GiB", "--cpu-memory nan",
+        "--cpu-memory inf", "--disk-bandwidth 0", "--disk-bandwidth -5", "--weights 0:40:70", "--weights 0:nan:100", "--weights 0:-10:110", "--weights 0:inf:0", "--expected-tokens 0x10"}) {
+    const auto result = parse(kBatch + wrong);
+    ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << wrong;
+    // The flag's name leads to the mistake.
+    EXPECT_THAT(std::get<CommandText>(result).text, HasSubstr(std::string(wrong).substr(0, std::string(wrong).find(' ')))) << wrong;
+  }
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--rank-timeout 2.5").team.rank_timeout_s, 2.5);
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--attention-sparsity 1e-1").engine.attention_sparsity, 0.1);
+  EXPECT_EQ(parsed<PlanOptions>("plan --model m --seed 18446744073709551615").seed, 18446744073709551615U);
+  for (const char* wrong : {"plan --model m --prompt-len 0x10", "plan --model m --prompt-len 99999999999", "plan --model m --seed -1", "generate -m m text --temperature nan",
+                            "generate -m m text --top-p nan", "generate -m m text --top-k 1e1", "bench -m m --peers accelerate --peer-batch 8,0x10"})
+    EXPECT_TRUE(std::holds_alternative<CommandText>(parse(wrong))) << wrong;
+}
+
 TEST(Options, ProductsInIntegersNeedQuantizedWeights) {
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--weight-dtype int4 --disk-dir /tmp --matmul-dtype int8").engine.matmul_dtype, "int8");
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch).engine.matmul_dtype, "auto");

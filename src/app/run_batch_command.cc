@@ -51,11 +51,14 @@ class EngineRunner : public BatchRunner {
     if (!team_) display_.emplace([&] { return engine_.progress(); });
     else if (team_->is_root()) display_.emplace([&] { return team_->merged_progress(); });
     RunReport report = engine_.run(source, sink, stop);
+    run_ = report;
     if (!team_) display_.reset();
     return report;
   }
   /// With a team: the other replicas are done as well.
   void end_display() { display_.reset(); }
+  /// After the display is gone: whether this machine's profile is right.
+  void judge_profile() const { doubt_if_faster(engine_, flags_, run_); }
   /// Lines on the efficiency of a run, if they were asked for.
   std::string efficiency_of(const RunReport& report) {
     if (!efficiency_) return "";
@@ -71,6 +74,7 @@ class EngineRunner : public BatchRunner {
   std::string write_directory_;
   Team* team_;
   LanePeaks peaks_;
+  RunReport run_;
   std::optional<ProgressDisplay> display_;
 };
 
@@ -152,6 +156,7 @@ int run_alone(const RunBatchOptions& options) {
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
   const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens, read.lines ? &*read.lines : nullptr}, described(options, chosen, engine), runner, signals.stop());
+  runner.judge_profile();
   return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 
@@ -186,6 +191,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     }
     outcome.report = team.share_report(outcome.report);
     runner.end_display();
+    runner.judge_profile();
     if (team.is_root()) code = tell(outcome, options.output, "");
     else if (outcome.stopped) code = kExitStopped;
   }

@@ -1,5 +1,6 @@
 #include "app/team.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -27,11 +28,15 @@ int stages_of(const TeamFlags& flags, int size) {
   return flags.pipeline_stages;
 }
 
-/// Cores that a launcher bound this process to, or its share of all.
+/// Cores that a launcher bound this process to, or its share of all; a quota is shared as well.
 int share_of_cores(int local_size) {
-  const int bound = usable_cores();
-  const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  return bound < online ? bound : std::max(1, bound / std::max(1, local_size));
+  CpuStatus cpu = read_cpu_status();
+  const int sharers = std::max(1, local_size);
+  cpu_set_t launcher;
+  const int of_launcher = sched_getaffinity(getppid(), sizeof(launcher), &launcher) == 0 ? CPU_COUNT(&launcher) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  if (cpu.cores >= of_launcher) cpu.cores = std::max(1, cpu.cores / sharers);
+  if (cpu.quota) cpu.quota = *cpu.quota / sharers;
+  return cpu.threads();
 }
 
 std::vector<std::byte> encode(const Progress& progress, const RunReport* report) {

@@ -35,7 +35,9 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
     member_ = &place->second;
     return true;
   }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
+  bool parse_error(std::size_t position, const std::string& token, const nlohmann::detail::exception& error) override {
+    constexpr int kOutOfRange = 406;
+    if (error.id == kOutOfRange) return stop(fmt::format("has a number that is out of range, {} (at byte {})", printable(token), position));
     return stop(fmt::format("is not JSON (at byte {})", position));
   }
 
@@ -80,12 +82,12 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name,
-                                  const std::string& what) {
+                                  const std::string& what, const std::string& advice) {
   if (is_lfs_pointer(text)) refuse_lfs_pointer(file_name);
   Json root;
   CheckedBuilder builder(root, max_depth);
   if (!Json::sax_parse(text, &builder))
-    fail_user("{}: {} {}; the file is broken, fetch it again", file_name, what, builder.problem());
+    fail_user("{}: {} {}; {}", file_name, what, builder.problem(), advice);
   return root;
 }
 

@@ -93,6 +93,10 @@ Json compute_json(const ComputeProfile& compute) {
   return json;
 }
 
+/// Beyond these a number is a mistake: a unit taken for another, or a broken file.
+constexpr double kMostFlops = 1e18, kMostBytes_s = 1e14, kShortest_s = 1e-15, kLongest_s = 1e4, kLargestSize = 1e9;
+enum Least { kFrom0, kAbove0 };
+
 /// Reads fields of one object, and knows where it is.
 class Fields {
  public:
@@ -104,23 +108,40 @@ class Fields {
     return json_[name];
   }
   bool has(const char* name) const { return json_.contains(name); }
-  /// A finite number above `least`, or equal to it if `closed`.
-  double number(const char* name, bool closed = false) const {
+  /// A finite number; above 0 not less than `smallest`.
+  double number(const char* name, Least least, double smallest, double most) const {
     const nlohmann::json& value = at(name);
     const double number = value.is_number() ? value.get<double>() : std::nan("");
-    if (!std::isfinite(number) || number < 0 || (number == 0 && !closed)) fail_user("{}: '{}' must be a number {} 0", where_, name, closed ? "from" : "above");
+    if (!std::isfinite(number) || number < 0 || (number == 0 && least == kAbove0))
+      fail_user("{}: '{}' must be a number {} 0", where_, name, least == kFrom0 ? "from" : "above");
+    if (number > most || (number > 0 && number < smallest)) fail_user("{}: '{}' is {}, which no machine has: it can be from {:g} to {:g}", where_, name, number, smallest, most);
     return number;
+  }
+  double bytes_per_s(const char* name) const { return number(name, kAbove0, 1, kMostBytes_s); }
+  /// Seconds that one thing takes.
+  double time_s(const char* name, Least least = kFrom0) const { return number(name, least, kShortest_s, kLongest_s); }
+  double share(const char* name) const {
+    const double share = number(name, kFrom0, 0, kMostFlops);
+    if (share > 1) fail_user("{}: '{}' is {}, and must be a share from 0 to 1", where_, name, share);
+    return share;
   }
   std::string text(const char* name) const {
     if (!at(name).is_string()) fail_user("{}: '{}' must be a text", where_, name);
-    return at(name).get<std::string>();
+    std::string text = at(name).get<std::string>();
+    for (char& c : text)
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';  // a terminal obeys them
+    return text;
+  }
+  bool flag(const char* name) const {
+    if (!at(name).is_boolean()) fail_user("{}: '{}' must be true or false", where_, name);
+    return at(name).get<bool>();
   }
   DType dtype(const char* name) const {
     auto found = dtype_of_name(text(name));
     if (!found) fail_user("{}: '{}' is '{}'; f32, f16, bf16, int8 or int4 is known", where_, name, printable(text(name)));
     return *found;
   }
-  std::vector<RatePoint> points(const char* name) const {
+  std::vector<RatePoint> points(const char* name, double most) const {
     std::vector<RatePoint> points;
     const nlohmann::json& list = at(name);
     if (!list.is_array() || list.empty()) fail_user("{}: '{}' must be a list of [size, per second]", where_, name);
@@ -130,6 +151,8 @@ class Fields {
       if (pair) point = {entry[0].get<double>(), entry[1].get<double>()};
       if (!pair || !std::isfinite(point.x) || !std::isfinite(point.per_s) || point.x <= 0 || point.per_s <= 0 || (!points.empty() && point.x <= points.back().x))
         fail_user("{}: '{}' must be a list of [size, per second], both above 0, sizes ascending", where_, name);
+      if (point.x > kLargestSize || point.per_s < 1 || point.per_s > most)
+        fail_user("{}: '{}' has [{}, {}], which no machine has: sizes can be up to {:g}, and from 1 to {:g} a second", where_, name, point.x, point.per_s, kLargestSize, most);
       points.push_back(point);
     }
     return points;
@@ -150,19 +173,19 @@ ComputeProfile compute_from(const nlohmann::json& json, const std::string& where
   Fields fields(json, where);
   fields.only({"visit_s", "logit_s", "matmul", "attention"});
   ComputeProfile compute;
-  compute.visit_s = fields.number("visit_s", true);
-  compute.logit_s = fields.number("logit_s", true);
+  compute.visit_s = fields.time_s("visit_s");
+  compute.logit_s = fields.time_s("logit_s");
   for (const char* list : {"matmul", "attention"})
     if (!fields.at(list).is_array() || fields.at(list).empty()) fail_user("{}: '{}' must be a list with at least one entry", where, list);
   for (const nlohmann::json& entry : fields.at("matmul")) {
     Fields rates(entry, where + " matmul");
     rates.only({"compute", "weights", "width", "rows_to_flops_per_s"});
-    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s"), rates.has("width") ? rates.number("width") : kUsualWidth});
+    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s", kMostFlops), rates.has("width") ? rates.number("width", kAbove0, 1, kLargestSize) : kUsualWidth});
   }
   for (const nlohmann::json& entry : fields.at("attention")) {
     Fields rates(entry, where + " attention");
     rates.only({"cache", "queries_per_kv_head", "context_to_bytes_per_s", "chunk_flops_per_s"});
-    compute.attention.push_back({rates.dtype("cache"), rates.number("queries_per_kv_head"), rates.points("context_to_bytes_per_s"), rates.number("chunk_flops_per_s")});
+    compute.attention.push_back({rates.dtype("cache"), rates.number("queries_per_kv_head", kAbove0, 1, 1e6), rates.points("context_to_bytes_per_s", kMostBytes_s), rates.number("chunk_flops_per_s", kAbove0, 1, kMostFlops)});
   }
   return compute;
 }
@@ -237,7 +260,11 @@ std::optional<DType> dtype_of_name(std::string_view name) {
 }
 
 std::string to_json(const HardwareProfile& profile) {
-  Json json{{"format", 1}, {"method", profile.method}, {"name", profile.name}, {"measured", profile.measured}, {"cpu", compute_json(profile.cpu)}};
+  Json json{{"format", 1}, {"method", profile.method}, {"name", profile.name}, {"measured", profile.measured}};
+  if (!profile.measured.empty()) json["load"] = {{"average", profile.load_average}, {"others_share", profile.others_share}};
+  if (!profile.doubt.empty()) json["doubt"] = profile.doubt;
+  if (profile.confirmed) json["confirmed"] = true;
+  json["cpu"] = compute_json(profile.cpu);
   if (profile.gpu) json["gpu"] = compute_json(*profile.gpu);
   json["ram_read_bytes_per_s"] = profile.ram_read_bytes_per_s;
   json["disk"] = {{"read_bytes_per_s", profile.disk.read_bytes_per_s}, {"write_bytes_per_s", profile.disk.write_bytes_per_s},
@@ -252,29 +279,38 @@ std::string to_json(const HardwareProfile& profile) {
 }
 
 HardwareProfile profile_from_json(const std::string& text, const std::string& source) {
-  const nlohmann::json json = parse_checked_json(text, 8, source, "the hardware profile");
+  const nlohmann::json json = parse_checked_json(text, 8, source, "the hardware profile", "write it anew with `flexgen doctor --measure`");
   Fields fields(json, source);
-  fields.only({"format", "method", "name", "measured", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
-  if (fields.number("format") != 1) fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, fields.number("format"));
+  fields.only({"format", "method", "name", "measured", "load", "doubt", "confirmed", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
+  if (const double format = fields.number("format", kFrom0, 0, 1e18); format != 1) fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, format);
   HardwareProfile profile;
-  profile.method = fields.has("method") ? static_cast<int>(std::min(fields.number("method"), 1e6)) : 1;
+  profile.method = fields.has("method") ? static_cast<int>(fields.number("method", kAbove0, 1, 1e6)) : 1;
   profile.name = fields.text("name");
   profile.measured = fields.has("measured") ? fields.text("measured") : "";
+  if (fields.has("load")) {
+    const Fields load(fields.at("load"), source + ": load");
+    load.only({"average", "others_share"});
+    profile.load_average = load.number("average", kFrom0, 0, 1e12);
+    profile.others_share = load.share("others_share");
+  }
+  if (fields.has("doubt")) profile.doubt = fields.text("doubt");
+  if (fields.has("confirmed")) profile.confirmed = fields.flag("confirmed");
   profile.cpu = compute_from(fields.at("cpu"), source + ": cpu");
   if (fields.has("gpu")) profile.gpu = compute_from(fields.at("gpu"), source + ": gpu");
-  profile.ram_read_bytes_per_s = fields.number("ram_read_bytes_per_s");
+  profile.ram_read_bytes_per_s = fields.bytes_per_s("ram_read_bytes_per_s");
   Fields disk(fields.at("disk"), source + ": disk");
   disk.only({"read_bytes_per_s", "write_bytes_per_s", "request_s", "lookup_s", "write_share_of_read", "compute_slowdown"});
-  profile.disk.read_bytes_per_s = disk.number("read_bytes_per_s");
-  profile.disk.write_bytes_per_s = disk.number("write_bytes_per_s");
-  profile.disk.request_s = disk.number("request_s", true);
-  profile.disk.lookup_s = disk.number("lookup_s", true);
-  profile.disk.write_share_of_read = std::min(1.0, disk.number("write_share_of_read", true));
-  profile.disk.compute_slowdown = std::min(1.0, disk.number("compute_slowdown", true));
+  profile.disk.read_bytes_per_s = disk.bytes_per_s("read_bytes_per_s");
+  profile.disk.write_bytes_per_s = disk.bytes_per_s("write_bytes_per_s");
+  profile.disk.request_s = disk.time_s("request_s");
+  profile.disk.lookup_s = disk.time_s("lookup_s");
+  profile.disk.write_share_of_read = disk.share("write_share_of_read");
+  profile.disk.compute_slowdown = disk.share("compute_slowdown");
   // What only machines with a GPU or several ranks have may be left out.
-  for (auto [name, value] : {std::pair{"h2d_bytes_per_s", &profile.h2d_bytes_per_s}, {"d2h_bytes_per_s", &profile.d2h_bytes_per_s}, {"copy_s", &profile.copy_s},
-                             {"link_bytes_per_s", &profile.link_bytes_per_s}, {"link_s", &profile.link_s}})
-    if (fields.has(name)) *value = fields.number(name);
+  for (auto [name, value] : {std::pair{"h2d_bytes_per_s", &profile.h2d_bytes_per_s}, {"d2h_bytes_per_s", &profile.d2h_bytes_per_s}, {"link_bytes_per_s", &profile.link_bytes_per_s}})
+    if (fields.has(name)) *value = fields.bytes_per_s(name);
+  for (auto [name, value] : {std::pair{"copy_s", &profile.copy_s}, {"link_s", &profile.link_s}})
+    if (fields.has(name)) *value = fields.time_s(name, kAbove0);
   return profile;
 }
 

@@ -73,6 +73,10 @@ struct HardwareProfile {
   std::string name = "generic";     ///< of the machine, for people
   int method = kMeasuringMethod;    ///< by which it was measured
   std::string measured;             ///< when and where; empty: never was
+  double load_average = 0;          ///< of the machine when measuring began
+  double others_share = 0;          ///< of the processor time that measuring wanted, 0 to 1: taken by other programs
+  std::string doubt;                ///< why it may not be this machine's speed; empty: nothing speaks against it
+  bool confirmed = false;           ///< measured anew after a run had been faster, with much the same result
   ComputeProfile cpu;
   std::optional<ComputeProfile> gpu;
   double ram_read_bytes_per_s = 20e9;
@@ -88,7 +92,7 @@ struct HardwareProfile {
 };
 
 std::string to_json(const HardwareProfile& profile);
-/// Throws Error{user} naming `source` and the field for what is missing, not finite or not positive.
+/// Throws Error{user} naming `source` and the field for what is missing, not finite, not positive or beyond what any machine does.
 HardwareProfile profile_from_json(const std::string& text, const std::string& source);
 
 /// dtype by the name that dtype_name() gives; nothing for others.

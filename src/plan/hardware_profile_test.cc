@@ -23,6 +23,20 @@ TEST(HardwareProfile, JsonAndBack) {
   EXPECT_EQ(to_json(profile_from_json(text, "test")), text);
 }
 
+TEST(HardwareProfile, KeepsWhatSpeaksAgainstIt) {
+  HardwareProfile profile = with_gpu();
+  profile.measured = "2026-01-01";
+  profile.load_average = 3.5;
+  profile.others_share = 0.25;
+  profile.doubt = "other programs";
+  profile.confirmed = true;
+  const HardwareProfile again = profile_from_json(to_json(profile), "test");
+  EXPECT_EQ(again.load_average, 3.5);
+  EXPECT_EQ(again.others_share, 0.25);
+  EXPECT_EQ(again.doubt, "other programs");
+  EXPECT_TRUE(again.confirmed);
+}
+
 TEST(HardwareProfile, SaysHowItWasMeasured) {
   std::string text = to_json(with_gpu());
   EXPECT_EQ(profile_from_json(text, "test").method, kMeasuringMethod);
@@ -99,6 +113,18 @@ TEST(HardwareProfile, WrongFilesAreRefusedByName) {
   refused("\"weights\": \"bf16\"", "\"weights\": \"bf17\"", "'weights' is 'bf17'");
   refused("\"format\": 1", "\"format\": 2", "format 2");
   refused("\"visit_s\"", "\"visits\"", "cpu: the field 'visits' is unknown");
+  const std::string ram = "\"ram_read_bytes_per_s\": 25000000000.0";
+  for (const char* value : {"1e15", "0", "-0.5", "1e-3", "\"fast\"", "null", "[1]", "true"}) refused(ram, fmt::format("\"ram_read_bytes_per_s\": {}", value), "'ram_read_bytes_per_s'");
+  refused(ram, "\"ram_read_bytes_per_s\": 1e999", "a number that is out of range, 1e999");
+  refused(ram, "\"ram_read_bytes_per_s\": NaN", "is not JSON");
+  refused(ram, ram + ", " + ram, "names 'ram_read_bytes_per_s' twice");
+  refused("\"write_share_of_read\": 0.5", "\"write_share_of_read\": 1.5", "disk: 'write_share_of_read' is 1.5, and must be a share from 0 to 1");
+  refused("\"request_s\": 0.0001", "\"request_s\": 1e5", "'request_s' is 100000, which no machine has");
+  refused("\"chunk_flops_per_s\": 400000000000.0", "\"chunk_flops_per_s\": 1e300", "'chunk_flops_per_s'");
+  refused("\"format\": 1,", "\"format\": 1, \"doubt\": 5,", "'doubt' must be a text");
+  refused("\"format\": 1,", "\"format\": 1, \"confirmed\": 1,", "'confirmed' must be true or false");
+  refused("\"format\": 1,", "\"format\": 1, \"load\": {\"average\": -1, \"others_share\": 0},", "load: 'average'");
+  refused("\"cache\": \"bf16\"", "\"cache\": " + std::string(100000, '['), "nested too deep");
   EXPECT_THROW(profile_from_json("[]", "x"), Error);
   EXPECT_THROW(profile_from_json("{", "x"), Error);
 }

@@ -13,6 +13,7 @@
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda_status.h"
 #include "backend/device.h"
+#include "backend/driver_signs.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -26,6 +27,13 @@ int count_devices(std::string& problem) {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return count;
   cudaGetLastError();  // so that nobody finds it later
+  DriverSigns signs = read_driver_signs();
+  signs.built_for = CUDART_VERSION;
+  if (cudaDriverGetVersion(&signs.driver_version) != cudaSuccess) signs.driver_version = 0;
+  if (problem = why_no_gpu(signs, status == cudaSuccess || status == cudaErrorNoDevice); !problem.empty()) {
+    problem = "GPU: " + problem;
+    return 0;
+  }
   try {
     check_cuda(status == cudaSuccess ? cudaErrorNoDevice : status, "looking for GPUs");
   } catch (const Error& error) {

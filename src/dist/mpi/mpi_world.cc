@@ -2,6 +2,7 @@
 // peers. It sleeps between polls, as the cores have better things to do than to spin.
 
 #include <mpi.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 
 #include "base/error.h"
 #include "base/thread.h"
+#include "dist/local_ranks.h"
 #include "dist/message.h"
 #include "dist/world.h"
 
@@ -34,7 +36,7 @@ constexpr size_t kPieceBytes = 1 << 20;
 constexpr size_t kWindow = 32;
 constexpr int kBeatTag = kNumChannels, kAbortTag = kNumChannels + 1;
 constexpr double kBeatInterval_s = 1;
-/// How long all ranks may take to come up, at least.
+/// How long all ranks may take to come up, at least, where none of them is seen to be stopped: a busy machine is slow.
 constexpr double kShortestStart_s = 20;
 constexpr double kShortestSleep_s = 20e-6, kLongestSleep_s = 1e-3;
 /// How long the reason of an abort may take on its way to the peers, and how long a process may take to end after it.
@@ -43,21 +45,59 @@ constexpr double kFarewell_s = 0.5, kGrace_s = 5;
 bool bulky(Channel channel) { return channel == Channel::kHidden; }
 double seconds_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double>(b - a).count(); }
 
+/// A copy from process to process takes system calls that containers often forbid, and Open MPI then complains at each message.
+bool may_copy_between_processes() {
+  char from = 1, to = 0;
+  const iovec here{&to, 1}, there{&from, 1};
+  return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == 1;
+}
+
+std::string names_of(const std::vector<LocalRank>& ranks) {
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  std::string text;
+  for (const LocalRank& rank : ranks) text += fmt::format("{}rank {} on {} (process {})", text.empty() ? "" : ", ", rank.rank, host, rank.pid);
+  return text;
+}
+
+/// Waits for what takes all ranks: coming up, or coming to an end (`where`). False, and the user has been told, if one of this machine is stopped for `timeout_s`, or it all takes
+/// too long. Nobody knows the others then, so the ranks of this machine are looked for in /proc.
+bool come_by(std::future<void>& all, double timeout_s, const char* where) {
+  const std::string job = launched_job([](const char* name) -> const char* { return std::getenv(name); });
+  const auto begin = Clock::now();
+  const double limit_s = std::max(timeout_s, kShortestStart_s);
+  StoppedRanks stopped;
+  std::vector<LocalRank> ranks;
+  auto speak = [&](const std::string& text) {
+    // The first rank that runs speaks and ends the job; the others follow if it does not.
+    int before = 0;
+    for (const LocalRank& rank : ranks) before += !rank.stopped && rank.pid < getpid();
+    if (all.wait_for(std::chrono::milliseconds(500 * std::min(before, 6))) == std::future_status::ready) return true;
+    fmt::print(stderr, "flexgen: {}\n", text);
+    return false;
+  };
+  while (all.wait_for(std::chrono::seconds(1)) != std::future_status::ready) {
+    const double waited_s = seconds_between(begin, Clock::now());
+    ranks = local_ranks(job);
+    stopped.look(ranks, waited_s);
+    const std::vector<LocalRank> lost = stopped.longer_than(timeout_s - 1);
+    if (!lost.empty())
+      return speak(fmt::format("{}: stopped for {:.0f} s (by SIGSTOP or a debugger), and all others wait for it; finished answers are kept: see to it, and run the same command "
+                               "again", names_of(lost), timeout_s));
+    if (waited_s > limit_s)
+      return speak(fmt::format("not all processes of the job have come {} within {:.0f} s: one is dead, hangs or cannot be reached{}; see to it, and run the same command again",
+                               where, limit_s, ranks.empty() ? "" : fmt::format(" (on this machine there are {}, and none is stopped)", names_of(ranks))));
+  }
+  return true;
+}
+
 class MpiWorld : public World, private Port {
  public:
   explicit MpiWorld(const WorldOptions& options) : options_(options) {
     std::promise<void> joined;
     thread_ = start_thread("messages between the processes", [this, &joined] { main(joined); });
     std::future<void> up = joined.get_future();
-    const double limit_s = std::max(options.timeout_s, kShortestStart_s);
-    if (up.wait_for(std::chrono::duration<double>(limit_s)) != std::future_status::ready) {
-      // Nobody knows the others yet, and the library cannot be left: the launcher ends the rest.
-      const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-      if (!rank) rank = std::getenv("PMIX_RANK");
-      fmt::print(stderr, "flexgen: not all processes of the job have come up within {:.0f} s (rank {} waits for them): one is dead, hangs or cannot be reached; "
-                         "see to it, and run the same command again\n", limit_s, rank ? rank : "?");
-      std::_Exit(1);
-    }
+    if (!come_by(up, options.timeout_s, "up")) std::_Exit(1);  // the library cannot be left: the launcher ends the rest
     try {
       up.get();
     } catch (...) {
@@ -68,6 +108,9 @@ class MpiWorld : public World, private Port {
 
   ~MpiWorld() override {
     post([this] { ending_ = ending_ == Ending::kNone ? Ending::kAbort : ending_; });
+    // Nobody is watched over from here on, and the library waits for all.
+    std::future<void> ended = ended_.get_future();
+    if (!come_by(ended, options_.timeout_s, "to an end")) std::_Exit(1);
     thread_.join();
   }
 
@@ -206,10 +249,12 @@ class MpiWorld : public World, private Port {
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);
     MPI_Finalize();
+    ended_.set_value();
   }
 
   void join() {
     setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0);
+    if (!may_copy_between_processes()) setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
     setenv("OMPI_MCA_osc", "^rdma", 0);  // 4.1's chooses itself for windows over TCP, and then fails
     int provided = 0;
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "start");
@@ -478,6 +523,7 @@ class MpiWorld : public World, private Port {
   Ending ending_ = Ending::kNone;
   bool leaving_ = false;
   Event left_ = Event::pending();
+  std::promise<void> ended_;
   std::thread thread_;
 };
 
