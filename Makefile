@@ -1,12 +1,13 @@
 # The commands of the README. CMake and its presets do the work; this installs what is missing first.
 
-.PHONY: help setup build test demo asan tsan fuzz clean
+.PHONY: help setup build test demo asan tsan fuzz torture clean
 
 help:
 	@echo "make demo   build, then run the main job: a few hundred invoice lines to JSON, from disk, in a small RAM budget"
 	@echo "make test   build and run all tests"
 	@echo "make asan   the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan   the tests under ThreadSanitizer"
+	@echo "make torture  3,000 spoilt checkpoints, 2,000 hostile lines, 300 kills; about half an hour (SEED=N repeats one)"
 	@echo "make fuzz   the fuzz targets, FUZZ_SECONDS each (default 60); needs clang"
 
 setup:
@@ -29,6 +30,9 @@ asan tsan: setup
 
 fuzz: setup
 	@tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
+torture: build
+	@tools/torture.sh build/release/flexgen $(SEED)
 
 clean:
 	rm -rf build

@@ -2,8 +2,10 @@
 """Kills `flexgen run-batch` at random moments, restarts it until it is done, and compares: the sorted output must be, byte for
 byte, that of a job that ran through (docs/job_files.md). Also SIGTERM: exit code 75, then the same.
 
-Usage: kill_resume.py FLEXGEN_BINARY SOURCE_DIR [SEED]"""
+Usage: kill_resume.py FLEXGEN_BINARY SOURCE_DIR [--seed N] [--kills N]
+With --kills it goes on with jobs of all kinds (types of weights and cache, shards) until there were so many."""
 
+import argparse
 import json
 import os
 import random
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import time
 
-JOBS = 20           # killed until they are done
+JOBS = 20           # killed until they are done; more of them if there are to be more kills
 MAX_STARTS = 12     # of one job; the last one is let through
 LINES = 200
 START_LIMIT_S = 60  # a start that takes longer hangs
@@ -26,6 +28,10 @@ PLACEMENTS = [
     "--weights 0:50:50 --kv-cache 0:30:70 --micro-batch-size 3 --num-micro-batches 3",
     "--weights 0:100:0 --kv-cache 0:0:100 --micro-batch-size 7 --num-micro-batches 1",
 ]
+
+# What may change an answer stays as it is from start to start. Weights in another type are prepared first, and killed while they are.
+KINDS = ["", "--weight-dtype int4", "--kv-cache-dtype int8", "--weight-dtype int8 --kv-cache-dtype int4", "--compute-dtype f32 --kv-cache-dtype int4 --kv-cache-rotation hadamard",
+         "--weight-dtype bf16,int8 --kv-cache-dtype auto,int8", "--shard 1/2", "--attention-sparsity 0.5", "--weight-dtype int4 --matmul-dtype int8", "--weight-dtype int4 --shard 2/3"]
 
 
 def make_model(source, directory):
@@ -61,6 +67,10 @@ def make_input(path, rng):
                 body["temperature"] = 0
             if number % 9 == 4:
                 body["logprobs"] = 2
+            if number % 7 == 3:
+                body["echo"] = True
+            if number % 8 == 6:
+                body["stop"] = ["e", " a"]
             # One custom_id twice: the second is a bad line.
             line = {"custom_id": f"r{number if number != 150 else 4}", "method": "POST", "url": "/v1/completions", "body": body}
             file.write(json.dumps(line) + "\n")
@@ -72,17 +82,28 @@ class Test:
         self.binary = shutil.copy(binary, work)  # a build meanwhile must not change it
         self.model = os.path.join(work, "model")
         self.input = os.path.join(work, "in.jsonl")
-        self.spill = os.path.join(work, "spill")
-        os.mkdir(self.spill)
+        self.use_spill("spill")
         make_model(source, self.model)
         make_input(self.input, rng)
-        self.reference = set()
-        self.time_s = 0
+        self.kind = ""
+        self.references = {}  # kind -> what an uninterrupted run gives
         self.kills_at = []  # how many records were there at each kill
+
+    def use_spill(self, name):
+        self.spill = os.path.join(self.work, name)
+        os.makedirs(self.spill, exist_ok=True)
+
+    def named(self, output):
+        """Where a job of this kind puts its records."""
+        if "--shard" not in self.kind:
+            return output
+        index, count = self.kind.split("--shard ")[1].split()[0].split("/")
+        stem, ending = os.path.splitext(output)
+        return f"{stem}.{index}-of-{count}{ending}"
 
     def start(self, output, placement):
         command = [self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
-                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split()]
+                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *self.kind.split()]
         with open(os.path.join(self.work, "log"), "wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
@@ -110,8 +131,9 @@ class Test:
         for line in whole:
             if line not in self.reference:
                 sys.exit(f"{output}: a record that the uninterrupted run does not have: {line!r}")
-        if any(os.path.getsize(os.path.join(self.spill, name)) for name in os.listdir(self.spill)):
-            sys.exit(f"a kill left spilled bytes behind: {os.listdir(self.spill)}")
+        left = [name for name in os.listdir(self.spill) if os.path.isfile(os.path.join(self.spill, name)) and os.path.getsize(os.path.join(self.spill, name))]
+        if left:
+            sys.exit(f"a kill left spilled bytes behind: {left}")
         return len(whole)
 
     def check_whole(self, output, what):
@@ -122,17 +144,21 @@ class Test:
         sys.exit(f"{what}: {len(lines)} records instead of {len(self.sorted_reference)}, {len(missing)} of the reference's are missing, "
                  f"for example {sorted(missing)[:1]}")
 
-    def run_reference(self):
-        output = os.path.join(self.work, "reference.jsonl")
-        begin = time.monotonic()
-        self.wait(self.start(output, PLACEMENTS[0]), {0})
-        self.time_s = time.monotonic() - begin
-        text = read(output)
+    def use_kind(self, kind):
+        """From now on jobs are of this kind; runs one through for what they must give."""
+        self.kind = kind
+        if kind not in self.references:
+            output = os.path.join(self.work, f"reference{len(self.references)}.jsonl")
+            self.use_spill("spill")
+            begin = time.monotonic()
+            self.wait(self.start(output, PLACEMENTS[0]), {0})
+            self.references[kind] = (time.monotonic() - begin, read(self.named(output)))
+        self.time_s, text = self.references[kind]
         self.sorted_reference = sorted(text.splitlines(True))
         self.reference = set(text.splitlines())
         self.size = len(text)
         errors = sum(b'"response":null' in line for line in self.reference)
-        if len(self.reference) != LINES or errors != LINES // 25 + 1:
+        if "--shard" not in kind and (len(self.reference) != LINES or errors != LINES // 25 + 1):
             sys.exit(f"the reference has {len(self.reference)} records, {errors} of bad lines; it was to have {LINES} and {LINES // 25 + 1}")
 
     def run_until(self, process, output, bytes_wanted):
@@ -144,9 +170,11 @@ class Test:
             time.sleep(0.001)
 
     def killed_job(self, number):
-        output = os.path.join(self.work, f"killed-{number}.jsonl")
+        plain = os.path.join(self.work, f"killed-{number}.jsonl")
+        output = self.named(plain)
+        self.use_spill(f"spill-{number}")  # its own, so that weights are prepared again
         for start in range(MAX_STARTS):
-            process = self.start(output, self.rng.choice(PLACEMENTS))
+            process = self.start(plain, self.rng.choice(PLACEMENTS))
             if start + 1 < MAX_STARTS:
                 if self.rng.random() < 0.5:  # at a moment: also while it starts, and between any two writes
                     time.sleep(self.rng.uniform(0, 0.6) * self.time_s)
@@ -157,7 +185,9 @@ class Test:
             if self.wait(process, {0, -signal.SIGKILL}) == 0:
                 break
             self.kills_at.append(self.check_partial(output) if os.path.exists(output) else 0)
-        self.check_whole(output, f"job {number}, killed {start} times")
+        self.check_whole(output, f"job {number} ({self.kind}), killed {start} times")
+        shutil.rmtree(self.spill)
+        self.use_spill("spill")
 
     def terminated_job(self, number):
         output = os.path.join(self.work, f"terminated-{number}.jsonl")
@@ -180,20 +210,30 @@ def read(path):
 
 
 def main():
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}", flush=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("source")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--kills", type=int, default=0, help="go on until there were so many")
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flexgen_kill_") as work:
-        test = Test(sys.argv[1], sys.argv[2], work, random.Random(seed))
-        test.run_reference()
-        for number in range(JOBS):
+        test = Test(options.binary, options.source, work, random.Random(options.seed))
+        number = 0
+        while number < JOBS or len(test.kills_at) < options.kills:
+            test.use_kind(KINDS[number % len(KINDS)] if options.kills else "" if number % 4 else KINDS[1])
             test.killed_job(number)
-        for number in range(2):
-            test.terminated_job(number)
+            number += 1
+            if options.kills and number % 10 == 0:
+                print(f"{number} jobs, {len(test.kills_at)} kills, {time.monotonic() - begin:.0f} s", flush=True)
+        test.use_kind("")
+        for terminated in range(2):
+            test.terminated_job(terminated)
     # A test whose kills come too early or too late proves nothing.
     half_way = [count for count in test.kills_at if 0 < count < LINES]
-    print(f"uninterrupted {test.time_s:.2f} s; {len(test.kills_at)} kills, {len(half_way)} of them half-way, at "
-          f"{len(set(half_way))} different counts of records; {time.monotonic() - begin:.0f} s in all")
+    print(f"kills: {number} jobs of {len(test.references)} kinds, {len(test.kills_at)} kills, {len(half_way)} of them half-way, at {len(set(half_way))} different counts of records, no answer lost, "
+          f"doubled or changed; {time.monotonic() - begin:.0f} s in all")
     if len(half_way) < JOBS or len(set(half_way)) < JOBS // 2:
         sys.exit("too few kills hit a job half-way; is it too fast? Give it more lines")
 

@@ -85,6 +85,7 @@ class Test:
         return sorted(read(output).splitlines(True))
 
     def same_answers(self):
+        self.references = {}
         for dtype in DTYPES:
             reference = self.run(1, os.path.join(self.work, f"one{DTYPES.index(dtype)}.jsonl"), f"{PLACEMENTS[0]} {dtype}")
             teams = TEAMS if dtype == "" else [self.rng.choice(TEAMS)]
@@ -92,8 +93,7 @@ class Test:
                 output = os.path.join(self.work, f"ranks{DTYPES.index(dtype)}-{number}.jsonl")
                 if self.run(ranks, output, f"{PLACEMENTS[number % 2]} {dtype} {team}") != reference:
                     fail(f"{ranks} ranks with '{team} {dtype}' give other answers than one process")
-            if dtype == "":
-                self.reference = reference
+            self.references[dtype] = reference
 
     def pids(self, process):
         """Rank -> process id, of a started mpirun."""
@@ -114,9 +114,11 @@ class Test:
 
     def kill_one(self, number, how, at_start=False):
         output = os.path.join(self.work, f"killed{number}.jsonl")
-        size = sum(map(len, self.reference))
+        dtype = self.rng.choice(DTYPES)
+        reference = self.references[dtype]
+        size = sum(map(len, reference))
         ranks, team = self.rng.choice(TEAMS)
-        flags = f"{self.rng.choice(PLACEMENTS)} {team}"
+        flags = f"{self.rng.choice(PLACEMENTS)} {dtype} {team}"
         process = self.start(ranks, output, flags)
         # Now and then before anything is answered, else at some amount of answers.
         wanted = 0 if at_start else self.rng.choice([0, self.rng.randint(1, int(0.8 * size)), self.rng.randint(1, int(0.8 * size))])
@@ -149,17 +151,17 @@ class Test:
         if left:
             fail(f"processes {left} of the job are still there after it ended")
         if code == 0:
-            if sorted(read(output).splitlines(True)) != self.reference:
+            if sorted(read(output).splitlines(True)) != reference:
                 fail(f"{ranks} ranks ended well although rank {victim} got {how.name}, and answers are missing")
             return False
         if f"rank {victim} " not in self.log():
             fail(f"{ranks} ranks ({flags}): nobody names rank {victim}, which got {how.name}; they said:\n{self.log()}")
         kept = [line for line in read(output).splitlines(True) if line.endswith(b"\n")] if os.path.exists(output) else []
-        if len(set(kept)) != len(kept) or not set(kept) <= set(self.reference):
+        if len(set(kept)) != len(kept) or not set(kept) <= set(reference):
             fail(f"{how.name} of rank {victim} left records that the reference does not have")
         others = [(1, "")] + [other for other in TEAMS if other[0] != ranks]
         next_ranks, next_team = self.rng.choice(others)
-        if self.run(next_ranks, output, f"{self.rng.choice(PLACEMENTS)} {next_team}") != self.reference:
+        if self.run(next_ranks, output, f"{self.rng.choice(PLACEMENTS)} {dtype} {next_team}") != reference:
             fail(f"resumed by {next_ranks} ranks after {how.name} of rank {victim} of {ranks}, other answers came out")
         print(f"  {how.name} of rank {victim} of {ranks} {'at the start' if at_start else ''} after {len(kept)} answers, over in {time.monotonic() - begin:.1f} s with {next_ranks} ranks resumed", flush=True)
         return True
@@ -190,7 +192,7 @@ def main():
             tries += 1
             if tries > 5 * arguments.kills + 5:
                 fail("too few kills hit a job half-way; is it too fast? Give it more --lines")
-        print(f"{killed} ranks killed or stopped, the slowest job ended {test.slowest_end_s:.1f} s later; all resumed to the same answers")
+        print(f"ranks: {killed} killed or stopped, the slowest job ended {test.slowest_end_s:.1f} s later; all resumed to the same answers; {time.monotonic() - begin:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/thread.h"
 
 namespace flexgen {
@@ -39,6 +40,19 @@ bool same_file(const std::string& a, const std::string& b) {
   struct stat first {}, second {};
   return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
+}
+
+/// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.
+std::string written_since(const JobIdentity& begun, const JobIdentity& now) {
+  for (const auto& [name, then] : begun.model_files) {
+    const auto found = now.model_files.find(name);
+    if (found == now.model_files.end() || found->second == then) continue;
+    const auto& [device, inode, size, written] = found->second;
+    if (device == then[0] && inode == then[1]) return name;
+    if (size != then[2] || written != then[3])
+      spdlog::warn("{} is another file than when this job began, last written at another time; going on, as its header and samples of its bytes are the same", name);
+  }
+  return "";
 }
 
 }  // namespace
@@ -87,6 +101,7 @@ JobIdentity read_job_file(const std::string& path, const std::string& advice) {
     json.at("model").get_to(identity.model_name);
     json.at("created").get_to(identity.created_s);
     json.at("options").get_to(identity.options);
+    if (json.contains("model_files")) json["model_files"].get_to(identity.model_files);
     return identity;
   } catch (const Json::exception&) {
     fail_user("the job file {} is damaged; {}", path, advice);
@@ -215,6 +230,8 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
         else if (before != value) difference = fmt::format("another {} ({} instead of {})", name, before, value);
       }
     if (difference.empty() && found.options.size() != wanted.options.size()) difference = "other options";
+    if (const std::string name = written_since(found, wanted); difference.empty() && !name.empty())
+      difference = fmt::format("another model: its file {} was written to since", name);
     if (!difference.empty())
       fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);
     if (foreign_line_ > 0)
@@ -222,6 +239,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
                 "--overwrite to start over", foreign_line_, output_);
     identity_.model_name = found.model_name;
     identity_.created_s = found.created_s;
+    identity_.model_files = found.model_files;
     continued_ = true;
   } catch (const Error& error) {
     if (!overwrite || error.kind() != ErrorKind::kUser) throw;
@@ -252,6 +270,7 @@ void Job::write_manifest() const {
   json["model"] = identity_.model_name;
   json["options"] = identity_.options;
   json["created"] = identity_.created_s;
+  json["model_files"] = identity_.model_files;
   std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   std::string temporary = manifest_ + ".tmp";
   int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

@@ -2,6 +2,7 @@
 // Job: the output file of a batch and its manifest, safe against a crash at any byte (docs/job_files.md). append() and
 // the rest are for one thread; a thread of its own brings the file to the disk every second.
 
+#include <array>
 #include <unistd.h>
 
 #include <atomic>
@@ -31,6 +32,8 @@ struct JobIdentity {
   // As it was when the job began; goes into the answers, so that it must stay.
   std::string model_name;
   int64_t created_s = 0;
+  /// Of each weight file, by name: device, inode, size, time of the last writing in ns. The fingerprint samples bytes; this tells that others were written.
+  std::map<std::string, std::array<int64_t, 4>> model_files = {};
 };
 
 /// The system calls that bring answers to the disk; tests put faults in their place.

@@ -87,12 +87,19 @@ class LineBroker : public RequestSource, public CompletionSink {
   std::unordered_map<size_t, UnderWay> under_way_;
 };
 
-/// Reads a small file; empty if there is none.
-std::string read_if_there(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  if (file) text << file.rdbuf();
-  return text.str();
+/// The file's size and bytes, piece by piece; as if it were empty where there is none, or something that is no file.
+void add_file(Sha256& hash, const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return hash.add("0:");
+  const std::shared_ptr<File> file = File::open(path.string(), FileMode::kRead);
+  const int64_t size = file->size();
+  hash.add(fmt::format("{}:", size));
+  std::string piece;
+  for (int64_t at = 0; at < size; at += std::ssize(piece)) {
+    piece.resize(static_cast<size_t>(std::min<int64_t>(256 * kKiB, size - at)));
+    file->read(at, std::as_writable_bytes(std::span(piece)));
+    hash.add(piece);
+  }
 }
 
 }  // namespace
@@ -107,7 +114,7 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
   add(checkpoint);
   for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
                            "merges.txt", "special_tokens_map.json", "added_tokens.json"})
-    add(read_if_there(std::filesystem::path(directory) / name));
+    add_file(hash, std::filesystem::path(directory) / name);
   for (const std::string& path : weight_files) {
     std::shared_ptr<File> file = File::open(path, FileMode::kRead);
     int64_t size = file->size();
@@ -184,7 +191,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
 
   std::map<std::string, std::string> options = model.options;
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
-  job.match({input.fingerprint(), model.fingerprint, options, model.name, input.modified_s()}, files.overwrite);
+  job.match({input.fingerprint(), model.fingerprint, options, model.name, input.modified_s(), model.files}, files.overwrite);
   std::vector<size_t> todo;
   // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
   // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.

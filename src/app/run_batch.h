@@ -28,6 +28,7 @@ struct BatchModel {
   std::string name;
   std::string fingerprint;
   std::map<std::string, std::string> options;  ///< answer-relevant, as in JobIdentity
+  decltype(JobIdentity::model_files) files = {};
 };
 
 /// A part of the lines: those whose place among the lines that are not blank is `index` modulo `count`.

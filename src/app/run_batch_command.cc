@@ -92,7 +92,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop);
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
-  const std::string job_file = options.output + ".job";
+  const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
   if (std::filesystem::exists(job_file)) {
     const JobIdentity begun = read_job_file(job_file, "give another output, or one type each for weights and KV cache");
     auto had = [&](const char* name) {
@@ -126,6 +126,11 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
   described.name = model_name_of(options.model);
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
+  for (size_t i = 0; i < engine.checkpoint_files().size(); ++i) {
+    const FileStamp& stamp = model.stamps()[i];
+    described.files[std::filesystem::path(engine.checkpoint_files()[i]).filename().string()] = {static_cast<int64_t>(stamp.device), static_cast<int64_t>(stamp.inode), stamp.size,
+                                                                                               stamp.written_ns};
+  }
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
   if (engine.device()) described.options[kAttentionOn] = !engine.attention_tier() ? kLeftToThePlan : *engine.attention_tier() == Tier::kCpu ? "cpu" : "gpu";

@@ -205,6 +205,18 @@ TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   EXPECT_EQ(Json::parse(read_text(manifest()))["options"]["backend"], "reference");
 }
 
+// The fingerprint samples bytes: others of a weight file may have been written since, and then the file tells.
+TEST_F(RunBatch, RefusesAWeightFileThatWasWrittenToSince) {
+  model_.files = {{"a.safetensors", {1, 10, 1000, 5}}, {"b.safetensors", {1, 11, 1000, 5}}};
+  run();
+  for (const std::array<int64_t, 4>& written : {std::array<int64_t, 4>{1, 11, 1000, 6}, std::array<int64_t, 4>{1, 11, 1001, 5}}) {
+    model_.files["b.safetensors"] = written;
+    EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("b.safetensors was written to since"), HasSubstr("--overwrite")));
+  }
+  model_.files["b.safetensors"] = {1, 12, 1000, 6};  // a copy: the fingerprint decides
+  run();
+}
+
 TEST_F(RunBatch, KeepsWhatItsFirstPlanChose) {
   model_.options["attention on"] = kLeftToThePlan;
   FakeRunner first;

@@ -344,6 +344,7 @@ void Engine::prepare_stage(const Workload& workload) {
 
   set_expected_costs(lanes_, hardware_, precision(), policy_);
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
+  watch_ = model_->watch_files();
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
   hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
   if (device_) exchange_ = std::make_unique<Exchange>(*model_, policy_, arenas);
@@ -355,10 +356,29 @@ void Engine::prepare_stage(const Workload& workload) {
     FLEXGEN_CHECK(gpu_arena_->used() == gpu_arena_->capacity(), "planned {} bytes of the GPU, took {}", gpu_arena_->capacity(), gpu_arena_->used());
 }
 
+namespace {
+
+/// Hands on what cannot have seen a byte of a file that was written to meanwhile.
+class WatchedSink : public CompletionSink {
+ public:
+  WatchedSink(CompletionSink& sink, FileWatch& watch) : sink_(sink), watch_(watch) {}
+  void accept(Completion completion) override {
+    watch_.check_bytes();
+    sink_.accept(std::move(completion));
+  }
+
+ private:
+  CompletionSink& sink_;
+  FileWatch& watch_;
+};
+
+}  // namespace
+
 RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
   Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_, exchange_.get(), cpu_kernels_.get());
   RunReport report;
   executor.run(source, stop);
+  watch_->check_bytes();
   report.elapsed_s = seconds_since(start_);
   report.work = executor.work_done();
   report.lanes = lane_reports();
@@ -369,7 +389,8 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
   FLEXGEN_CHECK(arena_ != nullptr, "run() before prepare()");
   command_stages(options_.stages, StageCommand::kRun);
   start_ = std::chrono::steady_clock::now();
-  Batcher batcher(*model_, policy_, cache_->layout(), tokenizer_.get(), logit_store_, source, sink);
+  WatchedSink watched(sink, *watch_);
+  Batcher batcher(*model_, policy_, cache_->layout(), tokenizer_.get(), logit_store_, source, watched);
   // progress() may be reading the batcher: it goes only after everyone has let go of it.
   auto show = [&](const Batcher* shown) {
     std::lock_guard lock(running_mutex_);
@@ -396,6 +417,7 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
   report.prompt_tokens = batcher.counters().prompt_tokens;
   report.generated_tokens = batcher.counters().generated_tokens;
   report.stopped = !batcher.finished();
+  if (!report.stopped) watch_->check_names(checkpoint_files_.size());
   return report;
 }
 

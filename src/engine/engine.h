@@ -163,6 +163,7 @@ class Engine {
   std::shared_ptr<void> pinned_;   // unlocks the RAM that the device copies from and to, when the lanes are gone
   Lanes lanes_;
   std::unique_ptr<WeightStore> weights_;
+  std::unique_ptr<FileWatch> watch_;  // the files that weights are read from
   std::unique_ptr<CacheStore> cache_;
   std::unique_ptr<HiddenStore> hidden_;
   std::unique_ptr<Exchange> exchange_;

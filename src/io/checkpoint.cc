@@ -99,6 +99,7 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
       fail_user("{} is missing: the index says that {} tensors ('{}', ...) are in it; fetch it", path, names.size(),
                 printable(names.empty() ? "" : names.front()));
     const std::shared_ptr<File> file = file_system.open(path, FileMode::kRead);
+    checkpoint.stamps_.push_back(FileStamp::of(file->descriptor(), path));
     const std::string header = read_header(*file);
     const auto data_start = 8 + static_cast<int64_t>(header.size());
     auto tensors = parse_safetensors_header(header, data_start, file->size(), path);

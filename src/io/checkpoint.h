@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "io/file_stamp.h"
 #include "io/file_system.h"
 #include "tensor/dtype.h"
 
@@ -25,6 +26,7 @@ struct TensorToWrite {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
+  std::string stored_as = {};  ///< the format's name of a type of as many bytes, where the header is to name another
 };
 
 class Checkpoint {
@@ -39,6 +41,8 @@ class Checkpoint {
   static Checkpoint imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name);
 
   const std::vector<std::string>& files() const { return files_; }
+  /// Of each file, before anything of it was read; none if it is imagined.
+  const std::vector<FileStamp>& stamps() const { return stamps_; }
   const std::map<std::string, TensorLocation>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
   const TensorLocation* find(const std::string& name) const;
@@ -48,6 +52,7 @@ class Checkpoint {
 
  private:
   std::vector<std::string> files_;
+  std::vector<FileStamp> stamps_;
   std::map<std::string, TensorLocation> tensors_;
   std::string fingerprint_;
 };
@@ -60,8 +65,8 @@ std::map<std::string, TensorLocation> parse_safetensors_header(const std::string
                                                                std::vector<std::string>* skipped = nullptr);
 
 /// What such a file starts with, up to its data: the length of the header and the header. Quantized tensors, [rows, cols], stand in it as rows of
-/// bytes (U8). *data_bytes: how many bytes follow.
-std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes);
+/// bytes (U8). *data_bytes: how many bytes follow. `metadata`: texts for its __metadata__.
+std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata = {});
 
 /// Writes a safetensors file piece by piece: header first, then the tensors' bytes in order, without holding
 /// more than the caller's piece and 16 MiB in memory, off the page cache. The file is PATH.partial until close(), so that
@@ -70,7 +75,8 @@ std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t*
 class SafetensorsWriter {
  public:
   /// `file_system` null: the real one.
-  SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors, FileSystem* file_system = nullptr);
+  SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors, FileSystem* file_system = nullptr,
+                    const std::map<std::string, std::string>& metadata = {});
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -44,6 +45,9 @@ class File {
   virtual int descriptor() const = 0;
   virtual int before_transfer(bool /*write*/, int64_t /*offset*/, int64_t* /*bytes*/) { return 0; }
   virtual void after_transfer(bool /*write*/, int64_t /*offset*/, int64_t /*bytes*/) {}
+  /// Told what was read; an error fails the transfer. With whole_sectors() it gets no sector in parts, but where a read wants no more of one.
+  virtual std::exception_ptr check(int64_t /*offset*/, std::span<const std::byte> /*data*/) { return nullptr; }
+  virtual bool whole_sectors() const { return direct(); }
 };
 
 /// The blocking calls of a File in terms of its descriptor and its hooks; base of the real and the faulty file.

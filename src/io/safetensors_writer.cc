@@ -25,8 +25,9 @@ namespace flexgen {
 namespace {
 
 /// The header, filled up with blanks so that the data start at a sector, and the bytes of data it describes.
-std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes) {
+std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata) {
   std::string text = "{";
+  if (!metadata.empty()) text += "\"__metadata__\":" + nlohmann::json(metadata).dump();
   std::set<std::string_view> names;
   int64_t at = 0;
   for (const TensorToWrite& tensor : tensors) {
@@ -44,6 +45,7 @@ std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data
     } else {
       dtype = dtype_name(tensor.dtype);
       std::transform(dtype.begin(), dtype.end(), dtype.begin(), [](unsigned char c) { return std::toupper(c); });
+      if (!tensor.stored_as.empty()) dtype = tensor.stored_as;
     }
     const int64_t bytes = is_quantized(tensor.dtype) ? shape[0] * shape[1] : size_bytes(tensor.dtype, count);
     text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() > 1 ? "," : "",
@@ -66,8 +68,8 @@ void sync_folder(const std::string& path) {
 
 }  // namespace
 
-std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes) {
-  const std::string text = header_text(tensors, data_bytes);
+std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata) {
+  const std::string text = header_text(tensors, data_bytes, metadata);
   const uint64_t length = text.size();
   return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
 }
@@ -141,11 +143,11 @@ struct SafetensorsWriter::State {
 };
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors,
-                                     FileSystem* file_system)
+                                     FileSystem* file_system, const std::map<std::string, std::string>& metadata)
     : state_(std::make_unique<State>()) {
   State& state = *state_;
   int64_t data_bytes = 0;
-  const std::string head = safetensors_head(tensors, &data_bytes);
+  const std::string head = safetensors_head(tensors, &data_bytes, metadata);
   state.path = path;
   state.partial = path + ".partial";
   state.total = static_cast<int64_t>(head.size()) + data_bytes;

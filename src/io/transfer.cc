@@ -48,6 +48,13 @@ Error transfer_error(const Piece& piece, int error) {
                                                     piece.bytes, piece.offset), error);
 }
 
+/// Whether the file has nothing against the bytes that were just read.
+bool checked(const Piece& piece, int64_t done, std::exception_ptr* error) {
+  if (piece.write || done == 0) return true;
+  *error = piece.file->check(piece.offset, {piece.data, static_cast<size_t>(done)});
+  return *error == nullptr;
+}
+
 }  // namespace
 
 std::string folder_of(const std::string& path) {
@@ -64,7 +71,7 @@ int ask_before_transfer(const Piece& piece, int64_t* bytes) {
   int64_t allowed = piece.bytes;
   if (int error = piece.file->before_transfer(piece.write, piece.offset, &allowed)) return error;
   allowed = std::clamp<int64_t>(allowed, 0, piece.bytes);
-  if (allowed > 0 && allowed < piece.bytes && piece.file->direct())
+  if (allowed > 0 && allowed < piece.bytes && piece.file->whole_sectors())
     allowed = std::min(piece.bytes, std::max(round_down(allowed, kDirectAlignment), kDirectAlignment));
   *bytes = allowed;
   return 0;
@@ -101,7 +108,7 @@ Outcome advance(Piece& piece, int64_t result, std::exception_ptr* error) {
       return Outcome::kFailed;
     }
     if (piece.offset + done >= size) {
-      if (size >= piece.needed_end) return Outcome::kOver;
+      if (size >= piece.needed_end) return checked(piece, done, error) ? Outcome::kOver : Outcome::kFailed;
       *error = std::make_exception_ptr(Error(
           ErrorKind::kIo, fmt::format("{}: ends at byte {}, but byte {} is needed; the file is truncated or was changed "
                                       "during the run: fetch it again",
@@ -110,7 +117,8 @@ Outcome advance(Piece& piece, int64_t result, std::exception_ptr* error) {
     }
   }
   // A direct transfer can only go on at a sector: a sector that came in part is moved again.
-  if (done < piece.bytes && piece.file->direct()) done = round_down(done, kDirectAlignment);
+  if (done < piece.bytes && piece.file->whole_sectors()) done = round_down(done, kDirectAlignment);
+  if (!checked(piece, done, error)) return Outcome::kFailed;
   piece.data += done;
   piece.offset += done;
   piece.bytes -= done;

@@ -182,6 +182,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   const ModelConfig& config = model->config_;
   const Architecture& architecture = architecture_of(config);
   model->files_ = checkpoint.files();
+  model->stamps_ = checkpoint.stamps();
   model->fingerprint_ = checkpoint.fingerprint();
 
   Builder builder(checkpoint, directory, architecture, config);
@@ -224,9 +225,24 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
   return tensors;
 }
 
-void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files) {
+std::shared_ptr<File> Model::open_file(size_t file, FileSystem& files) const {
+  std::shared_ptr<File> opened = files.open(files_[file], FileMode::kReadDirect);
+  const auto sums = sums_.find(file);
+  return sums == sums_.end() ? opened : check_sums(std::move(opened), sums->second);
+}
+
+std::unique_ptr<FileWatch> Model::watch_files() const {
+  FLEXGEN_CHECK(stamps_.size() == files_.size(), "{} stamps of {} files", stamps_.size(), files_.size());
+  return std::make_unique<FileWatch>(files_, stamps_);
+}
+
+void Model::replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files, const std::vector<SummedData>& sums,
+                            const std::vector<FileStamp>& stamps) {
   const auto first_file = static_cast<int>(files_.size());
+  FLEXGEN_CHECK(sums.empty() || sums.size() == files.size());
+  for (size_t i = 0; i < sums.size(); ++i) sums_[files_.size() + i] = sums[i];
   files_.insert(files_.end(), files.begin(), files.end());
+  stamps_.insert(stamps_.end(), stamps.begin(), stamps.end());
   for (auto [index, spec] : replaced) {
     WeightSpec& weight = weights_[static_cast<size_t>(index)];
     FLEXGEN_CHECK(weight.rows == spec.rows && weight.cols == spec.cols && !weight.always_resident, "{} is another tensor", spec.name);

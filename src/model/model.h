@@ -4,6 +4,7 @@
 // called from one compute lane.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "backend/kernels.h"
 #include "io/checkpoint.h"
+#include "io/sector_sums.h"
 #include "model/config.h"
 #include "tensor/weight_view.h"
 
@@ -106,8 +108,10 @@ class Model {
   static std::vector<TensorToWrite> expected_tensors(const ModelConfig& config, DType dtype);
 
   /// From now on these weights are read elsewhere, in another type: index into weights() -> the new WeightSpec, whose `file` counts
-  /// from the first of `files`. Before anything else uses the model.
-  void replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files);
+  /// from the first of `files`; `sums`: of each of those, if they have any; `stamps`: if
+  /// they exist. Before anything else uses the model.
+  void replace_weights(const std::vector<std::pair<int, WeightSpec>>& replaced, const std::vector<std::string>& files, const std::vector<SummedData>& sums = {},
+                       const std::vector<FileStamp>& stamps = {});
 
   /// From now on the model is a pipeline stage: blocks [first, first + count), the embed layer before the first block, the head after the last.
   /// weights() are those that these layers use, files() stay. Before anything else uses the model.
@@ -121,6 +125,12 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   const std::vector<std::string>& files() const { return files_; }
+  /// Opens files()[file] for streaming; one that has sums is checked by them as it is read.
+  std::shared_ptr<File> open_file(size_t file, FileSystem& files) const;
+  /// Watches the checkpoint's files, from before their headers were read, and all others that weights are read from now.
+  std::unique_ptr<FileWatch> watch_files() const;
+  /// Of each of files(), where it is not imagined.
+  const std::vector<FileStamp>& stamps() const { return stamps_; }
   const std::string& fingerprint() const { return fingerprint_; }
   const std::vector<WeightSpec>& weights() const { return weights_; }
   /// In the order of a step: one embed, the blocks, the head chunks; of a pipeline stage its own.
@@ -167,6 +177,8 @@ class Model {
 
   ModelConfig config_;
   std::vector<std::string> files_;
+  std::vector<FileStamp> stamps_;
+  std::map<size_t, SummedData> sums_;  ///< of a file, where it has them
   std::string fingerprint_;
   std::vector<WeightSpec> weights_;
   std::vector<LayerSpec> layers_;

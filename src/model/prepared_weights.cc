@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <map>
 #include <optional>
 #include <set>
 
@@ -43,26 +44,48 @@ std::vector<Part> parts_of(const Model& model, const fs::path& directory) {
   return parts;
 }
 
-std::vector<TensorToWrite> tensors_of(const Model& model, const Part& part, DType dtype) {
+/// What the file of a part must look like: its matrices, and then their sums.
+struct Form {
   std::vector<TensorToWrite> tensors;
+  std::map<std::string, std::string> metadata;  ///< what it is made from: the sums depend on the head, so no other model's data pass under it
+  std::string head;
+  int64_t file_bytes = 0;
+  SummedData summed;
+};
+
+Form form_of(const Model& model, const Part& part, const PrepareOptions& options) {
+  Form form;
   for (int index : part.weights) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(index)];
-    tensors.push_back({weight.name, dtype, {weight.rows, weight.cols}});
+    form.tensors.push_back({weight.name, options.dtype, {weight.rows, weight.cols}});
+    form.summed.bytes += weight.rows * row_bytes(options.dtype, weight.cols);
   }
-  return tensors;
+  form.tensors.push_back({"flexgen.sector_sums", DType::kF32, {SectorSummer::words(form.summed.bytes)}, "U32"});
+  form.metadata = {{"made_by", prepared_folder(model, options)}};
+  int64_t data_bytes = 0;
+  form.head = safetensors_head(form.tensors, &data_bytes, form.metadata);
+  form.summed.start = static_cast<int64_t>(form.head.size());
+  form.summed.seed = SectorSummer::seed_of(form.head);
+  form.file_bytes = form.summed.start + data_bytes;
+  return form;
 }
 
-/// Whether the part is there, whole, and what it should be.
-bool is_ready(const Part& part, const std::vector<TensorToWrite>& tensors, FileSystem& files) {
-  std::error_code ignored;
-  if (!fs::exists(part.path, ignored)) return false;
-  int64_t data_bytes = 0;
-  const std::string wanted = safetensors_head(tensors, &data_bytes);
-  std::shared_ptr<File> file = files.open(part.path, FileMode::kRead);
-  if (file->size() != static_cast<int64_t>(wanted.size()) + data_bytes) return false;
-  std::string head(wanted.size(), '\0');
-  file->read(0, {reinterpret_cast<std::byte*>(head.data()), head.size()});
-  return head == wanted;
+/// Whether the part is there, with the size and head that it should have. Its data are checked as they are read.
+bool is_ready(const Part& part, const Form& form, FileSystem& files) {
+  std::error_code failed;
+  const fs::file_status status = fs::status(part.path, failed);
+  if (!fs::exists(status)) return false;
+  if (fs::is_regular_file(status)) {
+    std::shared_ptr<File> file = files.open(part.path, FileMode::kRead);
+    std::string head(form.head.size(), '\0');
+    if (file->size() == form.file_bytes) {
+      file->read(0, {reinterpret_cast<std::byte*>(head.data()), head.size()});
+      if (head == form.head) return true;
+    }
+  }
+  spdlog::info("{} is not whole, or not from this model and version: it is made anew", part.path);
+  fs::remove_all(part.path, failed);
+  return false;
 }
 
 /// Reads the rows of some weights in order, a piece ahead of whoever takes them.
@@ -139,13 +162,16 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
 
   std::vector<std::pair<int, WeightSpec>> replaced;
   std::vector<std::string> paths;
+  std::vector<SummedData> sums;
+  std::vector<FileStamp> stamps;
   for (const Part& part : parts) {
-    const std::vector<TensorToWrite> tensors = tensors_of(model, part, options.dtype);
+    const Form form = form_of(model, part, options);
     const DirectoryLock lock(directory.string());  // replicas and shards want the same parts: one that another is making is ready then
-    if (is_ready(part, tensors, files)) {
+    if (is_ready(part, form, files)) {
       for (int index : part.weights) done += model.weights()[static_cast<size_t>(index)].bytes();
     } else {
-      SafetensorsWriter writer(part.path, tensors, &files);
+      SafetensorsWriter writer(part.path, form.tensors, &files, form.metadata);
+      SectorSummer summer(form.summed.seed);
       RowReader reader(model, files, part.weights, piece_bytes);
       while (auto next = reader.next()) {
         const auto& [piece, rows] = *next;
@@ -153,15 +179,18 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
         if (!kernels.convert_rows(rows, weight.dtype, piece.num_rows, weight.cols, options.dtype, options.range, converted.data()))
           fail_user("{}: the tensor '{}' holds infinities or NaN in the rows from {} on; it has no {} form", model.files()[static_cast<size_t>(weight.file)],
                     weight.name, piece.first_row, dtype_name(options.dtype));
-        writer.append(converted.data(), piece.num_rows * row_bytes(options.dtype, weight.cols));
+        const int64_t bytes = piece.num_rows * row_bytes(options.dtype, weight.cols);
+        writer.append(converted.data(), bytes);
+        summer.append(converted.data(), bytes);
         done += piece.num_rows * weight.row_bytes();
         made += piece.num_rows * weight.row_bytes();
         if (options.progress) options.progress(done, total);
       }
+      const std::vector<uint32_t> words = summer.finish();
+      writer.append(words.data(), std::ssize(words) * static_cast<int64_t>(sizeof(uint32_t)));
       writer.close();
     }
-    int64_t ignored = 0;
-    auto offset = static_cast<int64_t>(safetensors_head(tensors, &ignored).size());
+    int64_t offset = form.summed.start;
     for (int index : part.weights) {
       WeightSpec spec = model.weights()[static_cast<size_t>(index)];
       spec.dtype = options.dtype;
@@ -171,12 +200,14 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
       replaced.emplace_back(index, std::move(spec));
     }
     paths.push_back(part.path);
+    sums.push_back(form.summed);
+    stamps.push_back(FileStamp::of(files.open(part.path, FileMode::kRead)->descriptor(), part.path));
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (made > 0)
     spdlog::info("made {} weights of {} of the checkpoint in {:.1f} s ({:.2f} GB/s); they are kept in {}", dtype_name(options.dtype), format_bytes(made), seconds,
                  static_cast<double>(made) / seconds / 1e9, directory.string());
-  model.replace_weights(replaced, paths);
+  model.replace_weights(replaced, paths, sums, stamps);
 }
 
 void imagine_prepared_weights(Model& model, DType dtype) {

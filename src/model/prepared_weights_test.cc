@@ -12,6 +12,8 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/units.h"
+#include "io/aligned_buffer.h"
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
@@ -167,6 +169,95 @@ TEST_F(PreparedWeights, WhatIsNotWholeIsMadeAgain) {
     prepared("a", DType::kInt8, real_);
     EXPECT_EQ(contents(folder_.path() / "a"), whole);
   }
+}
+
+/// Reads all matrices as a run would: by direct reads of whole sectors, a few at a time.
+void read_all(const Model& model, FileSystem& files) {
+  for (size_t i = 0; i < model.files().size(); ++i) {
+    const std::shared_ptr<File> file = model.open_file(i, files);
+    AlignedBuffer buffer(5 * kDirectAlignment);
+    for (const WeightSpec& weight : model.weights()) {
+      if (weight.file != static_cast<int>(i)) continue;
+      const int64_t end = round_up(weight.offset + weight.bytes(), kDirectAlignment);
+      for (int64_t at = round_down(weight.offset, kDirectAlignment); at < end; at += buffer.bytes()) {
+        const int64_t bytes = std::min({buffer.bytes(), end - at, file->size() - at});
+        file->read(at, {buffer.data(), static_cast<size_t>(bytes)});
+      }
+    }
+  }
+}
+
+/// What read_all() has against prepared files; then they are made anew.
+std::string complaint(const std::function<std::unique_ptr<Model>()>& prepare) {
+  std::string text;
+  FileSystem files;
+  try {
+    read_all(*prepare(), files);
+  } catch (const Error& error) {
+    text = error.what();
+  }
+  read_all(*prepare(), files);
+  return text;
+}
+
+TEST_F(PreparedWeights, DamagedBytesAreFoundAndTheFileIsMadeAnew) {
+  auto prepare = [&] { return prepared("a", DType::kInt4, real_); };
+  read_all(*prepare(), real_);
+  const auto whole = contents(folder_.path() / "a");
+  const std::unique_ptr<Model> model = prepare();
+  auto overwrite = [&](const std::string& path, const std::string& content, size_t from, size_t count) {
+    std::fstream file(folder_.path() / "a" / path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(from));
+    file.write(content.data(), static_cast<std::streamsize>(count));
+  };
+  for (const auto& [path, content] : whole) {
+    SCOPED_TRACE(path);
+    const size_t data = 8 + *reinterpret_cast<const uint64_t*>(content.data());
+    ASSERT_EQ(data % 4096, 0u);
+    std::vector<std::pair<size_t, std::string>> damages{{data, std::string(content.size() - data, '\0')}};  // zeros
+    for (size_t at : {data, data + 4095, data + 4096, (data + content.size()) / 2, content.size() - 13, content.size() - 1}) {  // a bit; the last ones are of the sums
+      std::string flipped(1, static_cast<char>(content[at] ^ 4));
+      damages.emplace_back(at, flipped);
+    }
+    if (content.size() >= data + 3 * 4096) damages.emplace_back(data, content.substr(data + 4096, 4096) + content.substr(data, 4096));  // two sectors change places
+    for (const auto& [at, bytes] : damages) {
+      SCOPED_TRACE(at);
+      overwrite(path, bytes, at, bytes.size());
+      EXPECT_THAT(complaint(prepare), testing::AllOf(testing::HasSubstr(path), testing::HasSubstr("It was removed")));
+      EXPECT_EQ(contents(folder_.path() / "a"), whole);
+    }
+  }
+}
+
+TEST_F(PreparedWeights, AnotherModelsFilesAreNotTaken) {
+  auto prepare = [&] { return prepared("a", DType::kInt8, real_); };
+  prepare();
+  const auto whole = contents(folder_.path() / "a");
+  const std::string first = checkpoint_;
+  checkpoint_ = (folder_.path() / "another").string();
+  ensure_dummy_checkpoint(checkpoint_, kConfig, DType::kBF16, 12, nullptr);
+  prepared("b", DType::kInt8, real_);
+  const auto others = contents(folder_.path() / "b");
+  checkpoint_ = first;
+  ASSERT_EQ(others.size(), whole.size());
+  auto other = others.begin();
+  for (const auto& [path, content] : whole) {
+    SCOPED_TRACE(path);
+    ASSERT_EQ(other->second.size(), content.size());
+    const size_t data = 8 + *reinterpret_cast<const uint64_t*>(content.data());
+    // The other's whole file, and its data and sums under this one's header.
+    for (size_t head : {size_t{0}, data}) {
+      std::ofstream(folder_.path() / "a" / path, std::ios::binary) << content.substr(0, head) << other->second.substr(head);
+      const std::string text = complaint(prepare);
+      EXPECT_EQ(text.empty(), head == 0) << text;
+      EXPECT_EQ(contents(folder_.path() / "a"), whole);
+    }
+    ++other;
+  }
+  // One layer's file in the place of another's.
+  fs::copy_file(folder_.path() / "a" / std::next(whole.begin())->first, folder_.path() / "a" / std::next(whole.begin(), 2)->first, fs::copy_options::overwrite_existing);
+  prepare();
+  EXPECT_EQ(contents(folder_.path() / "a"), whole);
 }
 
 TEST_F(PreparedWeights, AnInfiniteWeightIsRefusedByName) {

@@ -140,7 +140,7 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
   std::vector<bool> used(model.files().size());
   for (const LayerSpec& layer : model.layers())
     for (const WeightUse& use : layer.uses) used[static_cast<size_t>(model.weights()[static_cast<size_t>(use.weight)].file)] = true;
-  for (size_t i = 0; i < used.size(); ++i) files_.push_back(used[i] ? files.open(model.files()[i], FileMode::kReadDirect) : nullptr);
+  for (size_t i = 0; i < used.size(); ++i) files_.push_back(used[i] ? model.open_file(i, files) : nullptr);
   Arena& compute = arenas.of(policy.compute_tier);
   resident_ = compute.allocate(layout_.resident_bytes);
   host_ = arenas.cpu->allocate(layout_.host_bytes);
