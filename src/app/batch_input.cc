@@ -71,8 +71,9 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
     }
     line.max_tokens = request->params.max_tokens;
     line.keeps_logits = request->params.keeps_logits() && line.max_tokens > 0;
-    line.scored = request->params.echo && request->params.top_logprobs >= 0;
-    line.wants_logprobs = request->params.top_logprobs >= 0;
+    line.scored = request->params.scores_prompt();
+    if (request->doubled_bos > 0) ++doubled_bos_lines_;
+    line.wants_logprobs = request->params.top_logprobs >= 0 || line.scored;
   }
   lines_.push_back(line);
 }

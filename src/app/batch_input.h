@@ -53,6 +53,8 @@ class BatchInput {
   bool stopped() const { return stopped_; }
   /// Good lines whose texts were counted by ModelLimits::text_bytes_per_token.
   int64_t num_estimated() const { return num_estimated_; }
+  /// Good lines with prompts that begin with the token which the tokenizer puts before a text, and so have it twice.
+  int64_t doubled_bos_lines() const { return doubled_bos_lines_; }
 
   /// The line once more. An error's custom_id is what its record is keyed by: the line's own custom_id, or "line-N" if
   /// it has none or the same as an earlier line ("#error" is added while a good line is called so).
@@ -69,6 +71,7 @@ class BatchInput {
   std::string fingerprint_;
   int64_t modified_s_ = 0, num_estimated_ = 0;
   bool stopped_ = false;
+  int64_t doubled_bos_lines_ = 0;
   struct IdHash {
     size_t operator()(const RecordId& id) const;
   };

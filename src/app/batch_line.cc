@@ -3,13 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
+#include "app/batch_fields.h"
 #include "app/line_json.h"
 #include "app/sha256.h"
+#include "app/special_tokens.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -20,6 +23,8 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxStopTokenIds = 1024, kMaxLogprobTokenIds = 128, kMaxBadWords = 1000;
+constexpr double kLeastRepetition = 1e-3;
 constexpr size_t kQuotedBytes = 80;
 // Logits divided by less are infinite in fp32; long before that only the likeliest token is left.
 constexpr double kLeastTemperature = 1e-30;
@@ -92,9 +97,9 @@ class Body {
     return value->get<double>();
   }
 
-  bool flag(const char* name) const {
+  bool flag(const char* name, bool otherwise = false) const {
     const Json* value = find(name);
-    if (!value) return false;
+    if (!value) return otherwise;
     if (!value->is_boolean()) refuse_value(path(name), fmt::format("must be true or false, not {}", shown(*value)));
     return value->get<bool>();
   }
@@ -106,34 +111,22 @@ class Body {
 };
 
 void check_names(const Json& body) {
-  static const std::set<std::string> kKnown = {
-      "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "logprobs", "echo", "stream",
-      "stream_options", "best_of", "presence_penalty", "frequency_penalty", "logit_bias", "suffix", "user", "ignore_eos"};
-  for (const auto& [name, value] : body.items())
-    if (!kKnown.contains(name))
-      refuse("unsupported_parameter", Body::path(name.substr(0, kQuotedBytes)),
-             fmt::format("body has the field {}, which is not supported; leave it out", quote_text(name)));
+  static const std::set<std::string> kHonoured = {
+      "prompt", "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids",
+      "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "echo", "logprobs",
+      "prompt_logprobs", "logprob_token_ids", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"};
+  for (const auto& [name, value] : body.items()) {
+    if (kHonoured.contains(name)) continue;
+    const std::optional<std::string> why = refuse_field(name, value);
+    if (!why) continue;
+    const std::string path = Body::path(name.substr(0, kQuotedBytes));
+    if (why->starts_with("must")) refuse_value(path, fmt::format("{}, not {}", *why, shown(value)));
+    if (why->starts_with("is ")) refuse("unsupported_parameter", path, fmt::format("body has the field {}, which {}", quote_text(name), *why));
+    refuse("unsupported_parameter", path, fmt::format("{}: {}", path, *why));
+  }
 }
 
-/// Fields that are understood but may only have their default value: refused rather than ignored.
-void check_unsupported(const Body& body, int64_t n) {
-  auto only = [](const char* name, bool ok, const char* what) {
-    if (!ok) refuse("unsupported_parameter", Body::path(name), fmt::format("{}: {}", Body::path(name), what));
-  };
-  only("stream", !body.flag("stream"), "batch answers are not streamed; leave it out or make it false");
-  only("stream_options", !body.find("stream_options"), "batch answers are not streamed; leave it out");
-  only("best_of", body.integer("best_of", n, 1, kMaxChoicesPerPrompt) == n, "only best_of equal to n is supported");
-  for (const char* name : {"presence_penalty", "frequency_penalty"})
-    only(name, body.number(name, 0, -2, 2) == 0, "penalties are not supported; leave it out or make it 0");
-  const Json* bias = body.find("logit_bias");
-  only("logit_bias", !bias || (bias->is_object() && bias->empty()), "not supported; leave it out");
-  only("suffix", !body.find("suffix"), "inserting text is not supported; leave it out");
-  for (const char* name : {"user", "model"})
-    if (const Json* value = body.find(name); value && !value->is_string())
-      refuse_value(Body::path(name), "must be a string, not " + shown(*value));
-}
-
-std::vector<std::string> parse_stop(const Body& body) {
+std::vector<std::string> parse_stop(const Body& body, const ModelLimits& limits) {
   std::vector<std::string> stops;
   const Json* value = body.find("stop");
   if (!value) return stops;
@@ -148,7 +141,27 @@ std::vector<std::string> parse_stop(const Body& body) {
   for (const std::string& stop : stops)
     if (stop.empty() || stop.size() > kMaxStopBytes)
       refuse_value(path, fmt::format("has a stop string of {} bytes; from 1 to {} are allowed", stop.size(), kMaxStopBytes));
+  if (!stops.empty() && !limits.has_text()) refuse_value(path, "is text, but the model has no tokenizer; give stop_token_ids");
   return stops;
+}
+
+int32_t parse_token_id(const Json& id, const std::string& path, const ModelLimits& limits) {
+  if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(limits.vocab_size))
+    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown(id), limits.vocab_size - 1));
+  return static_cast<int32_t>(id.get<uint64_t>());
+}
+
+std::vector<int32_t> parse_token_ids(const Body& body, const char* name, size_t most, const ModelLimits& limits) {
+  std::vector<int32_t> ids;
+  const Json* value = body.find(name);
+  if (!value) return ids;
+  const std::string path = Body::path(name);
+  if (!value->is_array() || value->size() > most) refuse_value(path, fmt::format("must be a list of at most {} token ids", most));
+  for (const Json& id : *value) {
+    const int32_t token = parse_token_id(id, path, limits);
+    if (std::find(ids.begin(), ids.end(), token) == ids.end()) ids.push_back(token);
+  }
+  return ids;
 }
 
 void check_length(int64_t tokens, int64_t max_tokens, const ModelLimits& limits) {
@@ -160,10 +173,21 @@ void check_length(int64_t tokens, int64_t max_tokens, const ModelLimits& limits)
                        tokens, max_tokens, tokens + max_tokens, limits.max_positions));
 }
 
-BatchPrompt text_prompt(std::string&& text, const SamplingParams& params, const ModelLimits& limits) {
+/// How many tokens of a prompt are kept, the last ones.
+int64_t parse_truncation(const Body& body, const SamplingParams& params, const ModelLimits& limits) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const int64_t most = body.integer("truncate_prompt_tokens", kMost, -1, kMost);
+  if (most == 0) refuse_value("body.truncate_prompt_tokens", "is 0, which leaves no prompt; -1 keeps as much as the model takes");
+  return most > 0 ? most : std::max<int64_t>(1, limits.max_positions - params.max_tokens);
+}
+
+BatchPrompt text_prompt(std::string&& text, const Body& body, const SamplingParams& params, const ModelLimits& limits) {
+  const bool add = body.flag("add_special_tokens", true);
+  const int64_t most = parse_truncation(body, params, limits);
   BatchPrompt prompt;
   if (limits.tokenizer) {
-    prompt.tokens = limits.tokenizer->encode(text, true);
+    prompt.tokens = limits.tokenizer->encode(text, add);
+    if (add && !prompt.tokens.empty() && limits.tokenizer->bos() == prompt.tokens.front()) prompt.num_added = 1;
   } else {
     if (limits.text_bytes_per_token == 0) refuse_value("body.prompt", "is text, but the model has no tokenizer; give token ids");
     prompt.tokens.resize(text.size() / static_cast<size_t>(limits.text_bytes_per_token) + 1);
@@ -171,12 +195,17 @@ BatchPrompt text_prompt(std::string&& text, const SamplingParams& params, const 
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)
       refuse_value("body.prompt", fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
+  if (std::ssize(prompt.tokens) > most) {  // what the tokenizer puts before a text stays
+    prompt.num_added = std::min(prompt.num_added, most - 1);
+    prompt.tokens.erase(prompt.tokens.begin() + prompt.num_added, prompt.tokens.end() - (most - prompt.num_added));
+    text.clear();  // an echo is of what is left
+  }
   check_length(static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);
   if (params.echo) prompt.text = std::move(text);
   return prompt;
 }
 
-std::vector<BatchPrompt> parse_prompts(PromptField&& field, const SamplingParams& params, const ModelLimits& limits) {
+std::vector<BatchPrompt> parse_prompts(PromptField&& field, const Body& body, const SamplingParams& params, const ModelLimits& limits) {
   using Form = PromptField::Form;
   const std::string path = Body::path("prompt");
   if (field.form == Form::kNone) refuse_value(path, "is missing");
@@ -188,10 +217,12 @@ std::vector<BatchPrompt> parse_prompts(PromptField&& field, const SamplingParams
   if (field.no_id)
     refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown(*field.no_id), limits.vocab_size - 1));
   std::vector<BatchPrompt> prompts;
-  for (std::string& text : field.texts) prompts.push_back(text_prompt(std::move(text), params, limits));
+  for (std::string& text : field.texts) prompts.push_back(text_prompt(std::move(text), body, params, limits));
   for (PromptField::Ids& ids : field.ids) {
-    check_length(ids.count, params.max_tokens, limits);
-    prompts.push_back({"", std::move(ids.kept)});
+    const int64_t most = parse_truncation(body, params, limits);
+    check_length(std::min(ids.count, most), params.max_tokens, limits);
+    if (std::ssize(ids.kept) > most) ids.kept.erase(ids.kept.begin(), ids.kept.end() - most);
+    prompts.push_back({"", std::move(ids.kept), 0});
   }
   return prompts;
 }
@@ -223,6 +254,76 @@ void parse_seed(const Body& body, BatchRequest* request) {
   request->params.seed = seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
 }
 
+int64_t parse_max_tokens(const Body& body) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const int64_t tokens = body.integer("max_tokens", -1, 0, kMost), other = body.integer("max_completion_tokens", -1, 0, kMost);
+  if (tokens >= 0 && other >= 0 && tokens != other)
+    refuse_value("body.max_completion_tokens", fmt::format("is {}, and max_tokens is {}; both say the same, so give one", other, tokens));
+  return tokens >= 0 ? tokens : other >= 0 ? other : 16;
+}
+
+/// {"id": bias}; as vLLM does, a bias beyond 100 counts as 100.
+std::vector<std::pair<int32_t, float>> parse_logit_bias(const Body& body, const ModelLimits& limits) {
+  std::vector<std::pair<int32_t, float>> biases;
+  const Json* value = body.find("logit_bias");
+  if (!value) return biases;
+  const std::string path = Body::path("logit_bias");
+  if (!value->is_object()) refuse_value(path, "must be an object with token ids as names, not " + shown(*value));
+  for (const auto& [name, bias] : value->items()) {
+    int32_t token = -1;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), token);
+    if (error != std::errc() || end != name.data() + name.size() || token < 0 || token >= limits.vocab_size)
+      refuse_value(path, fmt::format("has the name {}, which is not a token id; the model has ids from 0 to {}", quote_text(name), limits.vocab_size - 1));
+    if (!bias.is_number()) refuse_value(path, fmt::format("has {} for token {}; a bias is a number", shown(bias), token));
+    const float clamped = std::clamp(bias.get<float>(), -100.0f, 100.0f);
+    if (std::any_of(biases.begin(), biases.end(), [&](const auto& entry) { return entry.first == token; })) refuse_value(path, fmt::format("has token {} twice", token));
+    if (clamped != 0) biases.emplace_back(token, clamped);
+  }
+  return biases;
+}
+
+/// The tokens of words, at the start of a text and behind a blank (vLLM's rule: the latter where it is as long and begins with another token).
+std::vector<std::vector<int32_t>> parse_bad_words(const Body& body, const ModelLimits& limits) {
+  std::vector<std::vector<int32_t>> words;
+  const Json* value = body.find("bad_words");
+  if (!value) return words;
+  const std::string path = Body::path("bad_words");
+  if (!value->is_array() || value->size() > kMaxBadWords) refuse_value(path, fmt::format("must be a list of at most {} texts", kMaxBadWords));
+  for (const Json& item : *value) {
+    if (!item.is_string() || item.get_ref<const std::string&>().empty()) refuse_value(path, "must hold texts that are not empty, not " + shown(item));
+    if (!limits.has_text()) refuse_value(path, "is text, but the model has no tokenizer; use logit_bias");
+    std::string word = item.get<std::string>();
+    word.erase(0, word.find_first_not_of(" \t\n\r\f\v"));
+    if (!limits.tokenizer) {  // for planning
+      words.push_back({0});
+      continue;
+    }
+    const std::vector<int32_t> plain = limits.tokenizer->encode(word, false), behind_blank = limits.tokenizer->encode(" " + word, false);
+    if (plain.empty()) refuse_value(path, fmt::format("holds {}, which has no tokens", shown(item)));
+    words.push_back(plain);
+    if (behind_blank.size() == plain.size() && behind_blank.front() != plain.front()) words.push_back(behind_blank);
+  }
+  return words;
+}
+
+/// What is done to logits before a token is chosen; ranges as vLLM has them.
+void parse_edits(const Body& body, const ModelLimits& limits, SamplingParams& params) {
+  params.min_tokens = body.integer("min_tokens", 0, 0, std::numeric_limits<int32_t>::max());
+  if (params.min_tokens > params.max_tokens)
+    refuse_value("body.min_tokens", fmt::format("is {}, more than max_tokens ({}); lower it, or raise max_tokens", params.min_tokens, params.max_tokens));
+  params.presence_penalty = body.number("presence_penalty", 0, -2, 2);
+  params.frequency_penalty = body.number("frequency_penalty", 0, -2, 2);
+  params.repetition_penalty = body.number("repetition_penalty", 1, kLeastRepetition, 1 / kLeastRepetition);
+  params.logit_bias = parse_logit_bias(body, limits);
+  params.bad_words = parse_bad_words(body, limits);
+}
+
+/// false is what OpenAI's other endpoint says for none.
+int64_t parse_logprobs(const Body& body) {
+  const Json* value = body.find("logprobs");
+  return value && *value == false ? -1 : body.integer("logprobs", -1, 0, 20);
+}
+
 BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimits& limits) {
   const Json& json = line.line["body"];
   if (!json.is_object()) refuse_value("body", "must be an object");
@@ -233,22 +334,34 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimit
   request.custom_id = std::move(custom_id);
   SamplingParams& params = request.params;
   request.n = body.integer("n", 1, 1, kMaxChoicesPerPrompt);
-  check_unsupported(body, request.n);
-  params.max_tokens = body.integer("max_tokens", 16, 0, std::numeric_limits<int32_t>::max());
+  if (body.integer("best_of", request.n, 1, kMaxChoicesPerPrompt) != request.n)
+    refuse("unsupported_parameter", "body.best_of", "body.best_of: only best_of equal to n is supported");
+  params.max_tokens = parse_max_tokens(body);
   params.echo = body.flag("echo");
-  if (params.max_tokens == 0 && !params.echo)
-    refuse_value("body.max_tokens", "is 0, which asks for nothing; with echo it scores the prompt");
   params.temperature = body.number("temperature", 1, 0, 2);
   if (params.temperature < kLeastTemperature) params.temperature = 0;
   params.top_p = body.number("top_p", 1, 0, 1);
   if (params.top_p == 0) refuse_value("body.top_p", "must be more than 0; for the likeliest token use temperature 0");
   params.top_k = std::max<int64_t>(0, body.integer("top_k", 0, -1, std::numeric_limits<int32_t>::max()));
-  params.top_logprobs = body.integer("logprobs", -1, 0, 20);
+  params.min_p = body.number("min_p", 0, 0, 1);
+  params.top_logprobs = parse_logprobs(body);
+  params.prompt_logprobs = body.integer("prompt_logprobs", -1, 0, 20);
+  params.logprob_token_ids = parse_token_ids(body, "logprob_token_ids", kMaxLogprobTokenIds, limits);
+  if (!params.logprob_token_ids.empty() && params.top_logprobs < 0) refuse_value("body.logprob_token_ids", "needs logprobs: give logprobs 0 too");
+  if (params.max_tokens == 0 && !params.echo && params.prompt_logprobs < 0)
+    refuse_value("body.max_tokens", "is 0, which asks for nothing; with echo or prompt_logprobs it scores the prompt");
   params.ignore_eos = body.flag("ignore_eos");
-  params.stop = parse_stop(body);
+  params.stop = parse_stop(body, limits);
+  params.stop_token_ids = parse_token_ids(body, "stop_token_ids", kMaxStopTokenIds, limits);
+  params.include_stop = body.flag("include_stop_str_in_output");
+  params.skip_special_tokens = body.flag("skip_special_tokens", true);
+  body.flag("spaces_between_special_tokens", true);  // the decoders of this tokenizer put none there either way
+  parse_edits(body, limits, params);
   parse_seed(body, &request);
   request.estimated = !limits.tokenizer && !line.prompt.texts.empty();
-  request.prompts = parse_prompts(std::move(line.prompt), params, limits);
+  request.prompts = parse_prompts(std::move(line.prompt), body, params, limits);
+  for (const BatchPrompt& prompt : request.prompts)
+    if (prompt.num_added > 0 && begins_with_two_bos(*limits.tokenizer, prompt.tokens)) ++request.doubled_bos;
   return request;
 }
 

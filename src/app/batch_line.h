@@ -19,6 +19,9 @@ struct ModelLimits {
   int64_t max_positions = 0;
   const Tokenizer* tokenizer = nullptr;  ///< null: only prompts of token ids
   int64_t text_bytes_per_token = 0;  ///< for planning without a tokenizer: a text counts as a token for every so many bytes; 0: it is refused
+
+  /// Whether texts have tokens, counted or real.
+  bool has_text() const { return tokenizer || text_bytes_per_token > 0; }
 };
 
 /// Bounds on one line: what a bad file can make us hold.
@@ -30,6 +33,7 @@ inline constexpr size_t kMaxCustomIdBytes = 512;
 struct BatchPrompt {
   std::string text;  ///< as given; for echo alone, and empty for a prompt of token ids
   std::vector<int32_t> tokens;
+  int64_t num_added = 0;  ///< of these, put before the text by the tokenizer
 };
 
 /// A good line. Choices are numbered prompt by prompt: choice i is number i % n of prompt i / n.
@@ -40,6 +44,7 @@ struct BatchRequest {
   SamplingParams params;  ///< seed: of choice 0
   bool seeded = false;    ///< the line gave the seed: every prompt starts from it
   bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
+  int64_t doubled_bos = 0;  ///< prompts whose text begins with the token that the tokenizer puts before it
 
   int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * n; }
   /// Choice `index` as the engine takes it; its random numbers depend on the line and the index alone.
@@ -50,7 +55,8 @@ struct BatchRequest {
 struct LineError {
   std::string custom_id;  ///< empty: the line has none that can be used
   std::string code;       ///< invalid_json, invalid_custom_id, duplicate_custom_id, unsupported_endpoint,
-                          ///< unsupported_parameter, invalid_value, context_length_exceeded, line_too_long
+                          ///< unsupported_parameter, invalid_value, context_length_exceeded, line_too_long,
+                          ///< not_finite (of a good line: batch_output.h)
   std::string message;
   std::string param;      ///< the field at fault, "body.max_tokens"; may be empty
 };

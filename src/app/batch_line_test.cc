@@ -76,6 +76,88 @@ TEST(BatchLine, SequencesDiffer) {
   EXPECT_EQ(unseeded.sequence(1).params.seed, good(R"("prompt": ["a", "a"])").sequence(1).params.seed);
 }
 
+TEST(BatchLine, WhatEndsAnAnswer) {
+  const BatchRequest request = good(R"("prompt": "x", "min_tokens": 3, "stop_token_ids": [7, 255], "include_stop_str_in_output": true,
+    "skip_special_tokens": false, "spaces_between_special_tokens": false)");
+  EXPECT_EQ(request.params.min_tokens, 3);
+  EXPECT_THAT(request.params.stop_token_ids, ElementsAre(7, 255));
+  EXPECT_TRUE(request.params.include_stop);
+  EXPECT_FALSE(request.params.skip_special_tokens);
+  EXPECT_TRUE(request.params.keeps_logits());
+  const BatchRequest plain = good(R"("prompt": "x", "min_tokens": 0, "stop_token_ids": [], "include_stop_str_in_output": false, "skip_special_tokens": true,
+    "spaces_between_special_tokens": true, "add_special_tokens": true)");
+  EXPECT_FALSE(plain.params.keeps_logits() && plain.params.temperature == 0);
+  EXPECT_EQ(plain.params.min_tokens, 0);
+  EXPECT_TRUE(plain.params.skip_special_tokens);
+  EXPECT_FALSE(plain.params.include_stop);
+}
+
+TEST(BatchLine, WhatChangesTheLogits) {
+  const SamplingParams params = good(R"("prompt": "x", "repetition_penalty": 1.25, "presence_penalty": -0.5, "frequency_penalty": 2, "min_p": 0.1,
+    "logit_bias": {"5": -1000, "7": 0, "9": 2.5}, "bad_words": ["ab", " c"])").params;
+  EXPECT_EQ(params.repetition_penalty, 1.25);
+  EXPECT_EQ(params.presence_penalty, -0.5);
+  EXPECT_EQ(params.frequency_penalty, 2);
+  EXPECT_EQ(params.min_p, 0.1);
+  EXPECT_THAT(params.logit_bias, ElementsAre(std::pair<int32_t, float>(5, -100), std::pair<int32_t, float>(9, 2.5f)));
+  // Where a blank before a word makes it longer, as with bytes, the word alone is banned.
+  EXPECT_THAT(params.bad_words, ElementsAre(ElementsAre('a', 'b'), ElementsAre('c')));
+}
+
+TEST(BatchLine, MaxCompletionTokensIsMaxTokens) {
+  EXPECT_EQ(good(R"("prompt": "x", "max_completion_tokens": 64)").params.max_tokens, 64);
+  EXPECT_EQ(good(R"("prompt": "x", "max_completion_tokens": 64, "max_tokens": 64)").params.max_tokens, 64);
+  EXPECT_EQ(good(R"("prompt": "x", "max_completion_tokens": 64, "max_tokens": null)").params.max_tokens, 64);
+}
+
+TEST(BatchLine, PromptsMayBeTruncated) {
+  EXPECT_THAT(good(R"("prompt": "abcdef", "truncate_prompt_tokens": 2)").prompts[0].tokens, ElementsAre('e', 'f'));
+  EXPECT_THAT(good(R"("prompt": "ab", "truncate_prompt_tokens": 5)").prompts[0].tokens, ElementsAre('a', 'b'));
+  EXPECT_THAT(good(R"("prompt": [[1, 2, 3], [4]], "truncate_prompt_tokens": 2)").prompts[0].tokens, ElementsAre(2, 3));
+  EXPECT_EQ(good(R"("prompt": ")" + std::string(300, 'a') + R"(", "max_tokens": 20, "truncate_prompt_tokens": -1)").prompts[0].tokens.size(), 80u);
+  const ByteTokenizer with_bos(true);  // which stays
+  auto parsed = parse_batch_line(line_with(R"("prompt": "abcdef", "truncate_prompt_tokens": 3)"), {257, 100, &with_bos});
+  EXPECT_THAT(std::get<BatchRequest>(parsed).prompts[0].tokens, ElementsAre(256, 'e', 'f'));
+}
+
+TEST(BatchLine, PromptLogprobs) {
+  const BatchRequest request = good(R"("prompt": "x", "max_tokens": 0, "prompt_logprobs": 3)");
+  EXPECT_TRUE(request.params.scores_prompt());
+  EXPECT_EQ(request.params.top_prompt_logprobs(), 3);
+  EXPECT_EQ(good(R"("prompt": "x", "echo": true, "logprobs": 5, "prompt_logprobs": 3)").params.top_prompt_logprobs(), 5);
+  EXPECT_THAT(good(R"("prompt": "x", "logprobs": 0, "logprob_token_ids": [9, 3, 9])").params.logprob_token_ids, ElementsAre(9, 3));
+}
+
+// As vLLM and OpenAI have them.
+TEST(BatchLine, FieldsThatChangeNothingMayStay) {
+  for (const char* field : {R"("suffix": "")", R"("response_format": {"type": "text"})", R"("repetition_penalty": 1.0)", R"("min_p": 0.0)", R"("min_tokens": 0)",
+                            R"("skip_special_tokens": true)", R"("spaces_between_special_tokens": true)", R"("include_stop_str_in_output": false)", R"("use_beam_search": false)",
+                            R"("length_penalty": 1.0)", R"("early_stopping": false)", R"("add_special_tokens": true)", R"("logprobs": false)", R"("stream_options": {})",
+                            R"("stream_options": {"include_usage": false})", R"("stop_token_ids": [])", R"("stop": [])", R"("store": false)", R"("metadata": {})", R"("metadata": {"a": "b"})",
+                            R"("service_tier": "auto")", R"("user": "u")", R"("safety_identifier": "u")", R"("prompt_cache_key": "k")", R"("bad_words": [])", R"("logit_bias": {})",
+                            R"("logit_bias": {"5": 0})", R"("presence_penalty": 0)", R"("best_of": 1)", R"("priority": 0)", R"("guided_json": null)", R"("guided_choice": [])",
+                            R"("structured_outputs": null)", R"("allowed_token_ids": null)", R"("truncate_prompt_tokens": null)", R"("prompt_logprobs": null)", R"("logprob_token_ids": null)",
+                            R"("return_token_ids": false)", R"("return_tokens_as_token_ids": false)", R"("request_id": "r")", R"("cache_salt": "s")", R"("kv_transfer_params": null)",
+                            R"("vllm_xargs": {})", R"("thinking_token_budget": -1)", R"("prompt_embeds": null)", R"("detokenize": true)", R"("truncation_side": "left")", R"("echo": false)",
+                            R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("tools": [])", R"("nobody_knows": null)"}) {
+    const auto plain = good(R"("prompt": "x", "temperature": 0)"), same = good(R"("prompt": "x", "temperature": 0, )" + std::string(field));
+    EXPECT_EQ(same.params.keeps_logits(), plain.params.keeps_logits()) << field;
+    EXPECT_EQ(same.params.max_tokens, plain.params.max_tokens) << field;
+  }
+}
+
+TEST(BatchLine, SpecialTokensMayBeLeftToThePrompt) {
+  const ByteTokenizer with_bos(true);
+  auto parsed = [&](const std::string& body) { return std::get<BatchRequest>(parse_batch_line(line_with(body), {257, 100, &with_bos})); };
+  EXPECT_THAT(parsed(R"("prompt": "a")").prompts[0].tokens, ElementsAre(256, 'a'));
+  EXPECT_EQ(parsed(R"("prompt": "a")").prompts[0].num_added, 1);
+  EXPECT_THAT(parsed(R"("prompt": "a", "add_special_tokens": false)").prompts[0].tokens, ElementsAre('a'));
+  EXPECT_EQ(parsed(R"("prompt": "a", "add_special_tokens": false)").prompts[0].num_added, 0);
+  EXPECT_EQ(parsed(R"("prompt": ["a", "<s>b"])").doubled_bos, 1);
+  EXPECT_EQ(parsed(R"("prompt": ["a", "<s>b"], "add_special_tokens": false)").doubled_bos, 0);
+  EXPECT_EQ(parsed(R"("prompt": [[256, 256, 1]])").doubled_bos, 0);  // who gives ids means them
+}
+
 TEST(BatchLine, EmptyPromptIsFineWithBos) {
   ByteTokenizer with_bos(true);
   auto parsed = parse_batch_line(line_with(R"("prompt": "")"), {257, 100, &with_bos});
@@ -139,11 +221,35 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "n": 0)", "invalid_value", "body.n"}, BadBody{R"("prompt": "x", "n": 129)", "invalid_value", "body.n"},
         BadBody{R"("prompt": "x", "logprobs": 21)", "invalid_value", "logprobs"}, BadBody{R"("prompt": "x", "logprobs": true)", "invalid_value", "logprobs"},
         BadBody{R"("prompt": "x", "echo": 1)", "invalid_value", "echo"}, BadBody{R"("prompt": "x", "stream": true)", "unsupported_parameter", "stream"},
-        BadBody{R"("prompt": "x", "stream_options": {})", "unsupported_parameter", "stream_options"},
+        BadBody{R"("prompt": "x", "stream_options": {"include_usage": true})", "unsupported_parameter", "stream_options"},
         BadBody{R"("prompt": "x", "best_of": 2)", "unsupported_parameter", "best_of"},
-        BadBody{R"("prompt": "x", "presence_penalty": 0.5)", "unsupported_parameter", "presence_penalty"},
-        BadBody{R"("prompt": "x", "frequency_penalty": -1)", "unsupported_parameter", "frequency_penalty"},
-        BadBody{R"("prompt": "x", "logit_bias": {"5": 1})", "unsupported_parameter", "logit_bias"},
+        BadBody{R"("prompt": "x", "presence_penalty": 2.5)", "invalid_value", "presence_penalty"},
+        BadBody{R"("prompt": "x", "frequency_penalty": "no")", "invalid_value", "frequency_penalty"},
+        BadBody{R"("prompt": "x", "repetition_penalty": 0)", "invalid_value", "repetition_penalty"},
+        BadBody{R"("prompt": "x", "min_p": 1.5)", "invalid_value", "min_p"},
+        BadBody{R"("prompt": "x", "logit_bias": {"256": 1})", "invalid_value", "'256'"},
+        BadBody{R"("prompt": "x", "logit_bias": {"x": 1})", "invalid_value", "'x'"},
+        BadBody{R"("prompt": "x", "logit_bias": {"5": "1"})", "invalid_value", "token 5"},
+        BadBody{R"("prompt": "x", "logit_bias": {"5": 1, "05": 2})", "invalid_value", "twice"},
+        BadBody{R"("prompt": "x", "logit_bias": [5])", "invalid_value", "logit_bias"},
+        BadBody{R"("prompt": "x", "bad_words": "no")", "invalid_value", "bad_words"},
+        BadBody{R"("prompt": "x", "bad_words": [""])", "invalid_value", "bad_words"},
+        BadBody{R"("prompt": "x", "stop_token_ids": [256])", "invalid_value", "256"},
+        BadBody{R"("prompt": "x", "stop_token_ids": 3)", "invalid_value", "stop_token_ids"},
+        BadBody{R"("prompt": "x", "min_tokens": 17)", "invalid_value", "more than max_tokens (16)"},
+        BadBody{R"("prompt": "x", "logprob_token_ids": [5])", "invalid_value", "needs logprobs"},
+        BadBody{R"("prompt": "x", "prompt_logprobs": -1)", "invalid_value", "prompt_logprobs"},
+        BadBody{R"("prompt": "x", "truncate_prompt_tokens": 0)", "invalid_value", "truncate_prompt_tokens"},
+        BadBody{R"("prompt": "x", "max_tokens": 3, "max_completion_tokens": 4)", "invalid_value", "max_completion_tokens"},
+        BadBody{R"("prompt": "x", "max_completion_tokens": -4)", "invalid_value", "max_completion_tokens"},
+        BadBody{R"("prompt": "x", "add_special_tokens": 1)", "invalid_value", "add_special_tokens"},
+        BadBody{R"("prompt": "x", "use_beam_search": true)", "unsupported_parameter", "beam search"},
+        BadBody{R"("prompt": "x", "response_format": {"type": "json_object"})", "unsupported_parameter", "response_format"},
+        BadBody{R"("prompt": "x", "guided_json": {"type": "object"})", "unsupported_parameter", "guided_json"},
+        BadBody{R"("prompt": "x", "messages": [{"role": "user"}])", "unsupported_parameter", "chat"},
+        BadBody{R"("prompt": "x", "logprobs": 1, "top_logprobs": 5)", "unsupported_parameter", "logprobs is the number"},
+        BadBody{R"("prompt": "x", "store": true)", "unsupported_parameter", "store"},
+        BadBody{R"("prompt": "x", "metadata": 5)", "invalid_value", "metadata"},
         BadBody{R"("prompt": "x", "suffix": "y")", "unsupported_parameter", "suffix"},
         BadBody{R"("prompt": "x", "model": 5)", "invalid_value", "model"},
         BadBody{R"("prompt": "x", "max_token": 5)", "unsupported_parameter", "'max_token'"},

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "app/text_offsets.h"
 #include "base/error.h"
 
 namespace flexgen {
@@ -12,12 +13,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr const char* kNotFiniteCode = "not_finite";
+
 /// One line, valid UTF-8 whatever is in it.
 std::string to_line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
-
-int64_t count_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
-}
 
 /// A logprob with the digits that a float has; JSON knows no infinity, and OpenAI writes -9999 for it.
 Json number(float logprob) {
@@ -34,13 +33,13 @@ std::string token_text(const Tokenizer* tokenizer, int32_t token) {
   return tokenizer ? tokenizer->token_text(token) : fmt::format("token_id:{}", token);
 }
 
-/// The best tokens and the chosen one, by text; a text that two tokens share is the chosen (or the better) one's.
-Json top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry) {
+/// The best tokens (of those that are there, so many) and the chosen one, by text; a text that two tokens share is the chosen (or the better) one's.
+Json top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry, size_t most) {
   std::string chosen = token_text(tokenizer, entry.token);
   Json top = Json::object();
   std::set<std::string> taken{chosen};
   bool has_chosen = false;
-  for (auto [token, logprob] : entry.top) {
+  for (auto [token, logprob] : std::span(entry.top).first(std::min(most, entry.top.size()))) {
     std::string text = chosen;
     if (token == entry.token) has_chosen = true;
     else if (!taken.insert(text = token_text(tokenizer, token)).second) text = fmt::format("token_id:{}", token);
@@ -50,17 +49,30 @@ Json top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry) {
   return top;
 }
 
-/// Appends the logprobs of one stretch of tokens; offsets count characters from `offset` on, up to `limit`.
-void add_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, int64_t offset, int64_t limit, Json* out) {
-  std::optional<StreamDecoder> decoder;
-  if (tokenizer) decoder.emplace(*tokenizer);
-  for (const TokenLogprob& entry : entries) {
+/// Appends the logprobs of one stretch of tokens, whose text begins at `first`; offsets go up to `limit`, as the text may have been cut.
+void add_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, std::span<const int64_t> offsets, int64_t first, int64_t limit, Json* out) {
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const TokenLogprob& entry = entries[i];
     (*out)["tokens"].push_back(token_text(tokenizer, entry.token));
     (*out)["token_logprobs"].push_back(number(entry.logprob));
-    (*out)["top_logprobs"].push_back(std::isnan(entry.logprob) ? Json(nullptr) : top_logprobs(tokenizer, entry));
-    (*out)["text_offset"].push_back(std::min(offset, limit));
-    if (decoder) offset += count_characters(decoder->push(entry.token));
+    (*out)["top_logprobs"].push_back(std::isnan(entry.logprob) ? Json(nullptr) : top_logprobs(tokenizer, entry, most));
+    (*out)["text_offset"].push_back(std::min(first + (tokenizer ? offsets[i] : 0), limit));
   }
+}
+
+/// As vLLM has it: of each token of the prompt, by id, its own logprob and those of the best. The rank of a token that is not among these is not known.
+Json prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most) {
+  Json out = Json::array();
+  for (const TokenLogprob& entry : entries) {
+    Json tokens;
+    auto add = [&](int32_t token, float logprob, Json rank) {
+      tokens[std::to_string(token)] = {{"logprob", number(logprob)}, {"rank", std::move(rank)}, {"decoded_token", token_text(tokenizer, token)}};
+    };
+    if (!std::isnan(entry.logprob)) add(entry.token, entry.logprob, nullptr);
+    for (size_t i = 0; i < std::min(most, entry.top.size()); ++i) add(entry.top[i].first, entry.top[i].second, i + 1);
+    out.push_back(std::move(tokens));
+  }
+  return out;
 }
 
 Json choice_record(const RecordContext& context, const BatchRequest& request, const Completion& completion, int64_t index) {
@@ -68,7 +80,7 @@ Json choice_record(const RecordContext& context, const BatchRequest& request, co
   std::string prompt_text;
   if (request.params.echo) {
     prompt_text = prompt.text;
-    if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, true);
+    if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
   }
   Json choice;
   choice["index"] = index;
@@ -77,13 +89,25 @@ Json choice_record(const RecordContext& context, const BatchRequest& request, co
   if (request.params.top_logprobs >= 0) {
     Json logprobs;
     for (const char* name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) logprobs[name] = Json::array();
-    int64_t prompt_characters = count_characters(prompt_text);
-    add_logprobs(context.tokenizer, completion.prompt_logprobs, 0, prompt_characters, &logprobs);
-    add_logprobs(context.tokenizer, completion.logprobs, prompt_characters,
-                 prompt_characters + count_characters(completion.text), &logprobs);
+    const int64_t prompt_characters = count_characters(prompt_text);
+    const bool skip = request.params.skip_special_tokens;
+    std::vector<int64_t> offsets;
+    if (request.params.echo) {
+      if (const Tokenizer* tokenizer = context.tokenizer)
+        offsets = prompt.text.empty() ? text_offsets(*tokenizer, prompt.tokens, skip) : text_offsets_in(*tokenizer, prompt.tokens, prompt.text, prompt.num_added);
+      add_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.top_logprobs), offsets, 0, prompt_characters, &logprobs);
+    }
+    std::vector<int32_t> tokens;
+    for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
+    if (context.tokenizer) offsets = text_offsets(*context.tokenizer, tokens, skip);
+    add_logprobs(context.tokenizer, completion.logprobs, std::string::npos, offsets, prompt_characters, prompt_characters + count_characters(completion.text), &logprobs);
     choice["logprobs"] = std::move(logprobs);
   }
   choice["finish_reason"] = completion.reason == FinishReason::kStop ? "stop" : "length";
+  // As vLLM has it: what of the request ended the answer; null for the model's own end tokens.
+  choice["stop_reason"] = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
+  if (request.params.prompt_logprobs >= 0)
+    choice["prompt_logprobs"] = prompt_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.prompt_logprobs));
   return choice;
 }
 
@@ -117,6 +141,21 @@ std::string answer_record(const RecordContext& context, const RecordId& id, cons
   record["response"] = {{"status_code", 200}, {"request_id", "req_" + digits}, {"body", std::move(body)}};
   record["error"] = nullptr;
   return to_line(record);
+}
+
+LineError not_finite_error(const BatchRequest& request, const Completion& completion, int64_t choice) {
+  const auto prompt = static_cast<int64_t>(request.prompts[static_cast<size_t>(choice / request.n)].tokens.size());
+  const int64_t at = completion.not_finite_position;
+  const std::string token = at < prompt ? fmt::format("token {} of the prompt", at + 1) : fmt::format("token {} of the answer", at - prompt + 1);
+  return {request.custom_id, kNotFiniteCode,
+          fmt::format("choice {}: the logits for {} are not finite (vocabulary entry {}), so there is no answer: a weight is NaN or infinite, or values overflow; "
+                      "check the checkpoint, or compute with more range (--compute-dtype f32)", choice, token, completion.not_finite_entry),
+          ""};
+}
+
+bool is_not_finite_record(std::string_view record) {
+  // A quote within a text is escaped.
+  return record.find(fmt::format(R"("response":null,"error":{{"code":"{}")", kNotFiniteCode)) != std::string_view::npos;
 }
 
 std::string error_record(const InputLine& line, const LineError& error) {

@@ -31,7 +31,7 @@ TEST(BatchOutput, Answer) {
             R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
             R"("request_id":"req_0123456789abcdef00112233","body":{"id":"cmpl-0123456789abcdef00112233",)"
             R"("object":"text_completion","created":1700000000,"model":"opt-125m","choices":[{"index":0,"text":"yes",)"
-            R"("logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9}}},)"
+            R"("logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9}}},)"
             R"("error":null})" "\n");
 }
 
@@ -88,6 +88,42 @@ TEST(BatchOutput, OffsetsStayWithinTheText) {  // tokens of a stop string are sc
   completion.logprobs = {{'x', -1, {}}, {'y', -1, {}}, {'z', -1, {}}};
   auto json = nlohmann::json::parse(answer_record(kContext, kId, request, std::span(&completion, 1)));
   EXPECT_EQ(json["response"]["body"]["choices"][0]["logprobs"]["text_offset"].dump(), "[0,1,1]");
+}
+
+TEST(BatchOutput, SaysWhatEndedTheAnswer) {
+  const BatchRequest request = request_of(R"("prompt":"a","n":4,"stop":["x\"y"],"stop_token_ids":[7])");
+  std::vector<Completion> completions(4, completion_of("b"));
+  for (Completion& completion : completions) completion.reason = FinishReason::kStop;
+  completions[1].stop_string = "x\"y";
+  completions[2].stop_token = 7;
+  completions[3].reason = FinishReason::kLength;
+  const auto choices = nlohmann::json::parse(answer_record(kContext, kId, request, completions))["response"]["body"]["choices"];
+  EXPECT_EQ(choices[0]["stop_reason"], nullptr);  // the model's own end token
+  EXPECT_EQ(choices[1]["stop_reason"], "x\"y");
+  EXPECT_EQ(choices[2]["stop_reason"], 7);
+  EXPECT_EQ(choices[3]["stop_reason"], nullptr);
+  EXPECT_EQ(choices[3]["finish_reason"], "length");
+}
+
+TEST(BatchOutput, NotFiniteIsAnErrorThatSaysWhere) {
+  const BatchRequest request = request_of(R"("prompt":["ab","c"],"n":2)");
+  InputLine line;
+  line.number = 3;
+  Completion completion;
+  completion.reason = FinishReason::kNotFinite;
+  completion.not_finite_position = 4;
+  completion.not_finite_entry = 17;
+  const std::string record = error_record(line, not_finite_error(request, completion, 2));
+  const auto error = nlohmann::json::parse(record)["error"];
+  EXPECT_EQ(error["code"], "not_finite");
+  EXPECT_EQ(error["line"], 3);
+  const std::string message = error["message"];
+  for (const char* part : {"choice 2", "token 4 of the answer", "entry 17", "--compute-dtype"}) EXPECT_NE(message.find(part), std::string::npos) << message;
+  EXPECT_TRUE(is_not_finite_record(record));
+  EXPECT_FALSE(is_not_finite_record(error_record(line, {"a", "invalid_value", record, ""})));
+  EXPECT_FALSE(is_not_finite_record(answer_record(kContext, kId, request, std::vector<Completion>(4, completion_of(record)))));
+  completion.not_finite_position = 1;
+  EXPECT_NE(not_finite_error(request, completion, 0).message.find("token 2 of the prompt"), std::string::npos);
 }
 
 /// Two tokens with one text.

@@ -46,7 +46,13 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
     return request;
   }
   int64_t remaining() const override { return static_cast<int64_t>(lengths_.size() - at_); }
-  void accept(Completion) override {}
+  void accept(Completion completion) override { not_finite_ += completion.reason == FinishReason::kNotFinite ? 1 : 0; }
+  /// Sequences that ended early as their logits were not finite have not done the work that is measured.
+  void check_finite() const {
+    if (not_finite_ > 0)
+      fail_io("{} of {} sequences have logits that are not finite and were not finished, so there are no figures: a weight is NaN or infinite, or values overflow; check the "
+              "checkpoint, or compute with more range (--compute-dtype f32)", not_finite_, lengths_.size());
+  }
   Workload workload;
 
  private:
@@ -54,6 +60,7 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
   std::mt19937_64 random_;
   std::vector<std::pair<int64_t, int64_t>> lengths_;
   size_t at_ = 0;
+  int64_t not_finite_ = 0;
 };
 
 /// The checkpoint to run: the directory itself, or a dummy of a shape or config.json, written now if it is not there.
@@ -129,6 +136,7 @@ int bench_together(const BenchOptions& flags, Team& team) {
       ProgressDisplay display([&] { return team.merged_progress(); });
       report = engine.run(load, load, std::atomic<bool>{false});
       engine.dismiss();
+      load.check_finite();
     } else {
       report = engine.follow();
     }
@@ -204,6 +212,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     ProgressDisplay display([&] { return engine.progress(); });
     report = engine.run(load, load, never);
   }
+  load.check_finite();
   const int64_t promised = engine.memory().bytes(Tier::kCpu), peak = peak_rss_bytes();  // before the measurement below takes memory
   Bound bound;
   if (peaks) {

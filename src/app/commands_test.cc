@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/list_source.h"
+#include "model/poisoned_checkpoint.h"
 
 namespace flexgen {
 namespace {
@@ -64,6 +65,47 @@ TEST_F(Commands, GenerateContinues) {
   }
   options.params.max_tokens = 512;
   EXPECT_THROW(generate_command(options), Error);  // bos and 512 are more than the positions
+}
+
+// A NaN in one weight: no command makes a figure or an answer of it, and run-batch says which lines.
+TEST_F(Commands, LogitsThatAreNotFiniteAreNoAnswer) {
+  const std::string model = directory_.file("nan"), text = directory_.file("text"), in = directory_.file("in.jsonl");
+  poison_checkpoint(kModel, model, "lm_head.weight", std::nanf(""), [](int64_t i) { return i == 2047 * 128; });
+  auto said = [](auto call) {
+    try {
+      stdout_of(call);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing");
+  };
+  GenerateOptions generate{model, "Once upon", {}, engine_};
+  EXPECT_THAT(said([&] { generate_command(generate); }), testing::HasSubstr("not finite"));
+  write_text(text, "Once upon a time there was a dog.");
+  EvalOptions eval;
+  eval.model = model;
+  eval.engine = engine_;
+  eval.perplexity_file = text;
+  EXPECT_THAT(said([&] { eval_command(eval); }), testing::HasSubstr("1 of 1 windows have logits that are not finite"));
+  eval.perplexity_file.clear();
+  eval.task_file = directory_.file("task");
+  write_text(eval.task_file, R"({"prompt": "Once", "answer": "x"})" "\n");
+  EXPECT_THAT(said([&] { eval_command(eval); }), testing::HasSubstr("1 of 1 lines have logits that are not finite"));
+  BenchOptions bench;
+  bench.model = model;
+  bench.engine = engine_;
+  bench.prompt_len = bench.gen_len = {3, 3};
+  bench.num_prompts = 2;
+  bench.no_efficiency = true;
+  EXPECT_THAT(said([&] { bench_command(bench); }), testing::HasSubstr("2 of 2 sequences"));
+  write_text(in, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Once"}})" "\n");
+  RunBatchOptions batch;
+  batch.model = model;
+  batch.input = in;
+  batch.output = directory_.file("out.jsonl");
+  batch.engine = engine_;
+  for (int run = 0; run < 2; ++run) EXPECT_EQ(run_batch_command(batch), kExitFailed);  // the second finds it done
+  EXPECT_EQ(Json::parse(read_text(batch.output))["error"]["code"], "not_finite");
 }
 
 TEST_F(Commands, BatchIsTheSameUnderEveryPolicyAndAfterAStop) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include "app/evaluation.h"
 #include "app/hardware.h"
 #include "app/plan_table.h"
+#include "app/special_tokens.h"
 #include "app/progress.h"
 #include "app/team.h"
 #include "app/stop_signals.h"
@@ -68,8 +70,9 @@ bool perplexity(const EvalOptions& options, Engine& engine, Json& figures) {
     at += length;
   }
   const Tokenizer& tokenizer = *engine.tokenizer();
-  const std::vector<int32_t> prefix = tokenizer.encode("", true);
+  const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokenizer.encode("", true);
   std::vector<int32_t> tokens = tokenizer.encode(text, false);
+  if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back()) warn_of_two_bos(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
   if (options.text_tokens > 0 && static_cast<int64_t>(tokens.size()) > options.text_tokens) tokens.resize(static_cast<size_t>(options.text_tokens));
   const auto prefix_size = static_cast<int64_t>(prefix.size()), num_tokens = static_cast<int64_t>(tokens.size());
   if (prefix_size + num_tokens < 2) fail_user("--perplexity {}: a text of {} tokens has nothing to be predicted", options.perplexity_file, num_tokens);
@@ -99,11 +102,13 @@ bool perplexity(const EvalOptions& options, Engine& engine, Json& figures) {
   Collect collect(requests.size());
   if (!run_all(options, engine, std::move(requests), collect, figures)) return false;
 
+  check_finite(collect.completions, "windows");
   Perplexity result;
   for (size_t i = 0; i < windows.size(); ++i)
     for (int64_t at = windows[i].first_scored; at < windows[i].end; ++at, ++result.tokens)
       result.log_likelihood += collect.completions[i].prompt_logprobs.at(static_cast<size_t>(prefix_size + at - windows[i].begin)).logprob;
   result.bytes = static_cast<int64_t>(tokenizer.decode(std::span(tokens).subspan(prefix.empty() ? 1 : 0), false).size());
+  if (!std::isfinite(result.value())) fail_io("--perplexity {}: the model gives a token of the text no probability, so its perplexity is infinite", options.perplexity_file);
   figures["perplexity"] = result.value();
   figures["tokens_scored"] = result.tokens;
   figures["nats_per_token"] = -result.log_likelihood / static_cast<double>(result.tokens);
@@ -124,6 +129,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
   std::istringstream file(read_file(options.task_file, "--task"));
   const ModelConfig& config = engine.model().config();
   std::string line;
+  int64_t doubled_bos = 0;
   for (int64_t number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
@@ -136,7 +142,8 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
       bad(fmt::format("no '{}' (--answer-field names the member that has the reference)", options.answer_field));
     Request request;
     request.key = static_cast<int64_t>(task.requests.size());
-    request.prompt = engine.tokenizer()->encode(json[options.prompt_field].get<std::string>(), true);
+    request.prompt = engine.tokenizer()->encode(json[options.prompt_field].get<std::string>(), !options.no_special_tokens);
+    if (!options.no_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) ++doubled_bos;
     request.params.max_tokens = options.max_tokens;
     request.params.temperature = 0;
     request.params.stop = options.stop;
@@ -150,6 +157,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
     task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
   }
   if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);
+  if (doubled_bos > 0) warn_of_two_bos(*engine.tokenizer(), fmt::format("--task {}: {} of {} prompts", options.task_file, doubled_bos, task.requests.size()));
   return task;
 }
 
@@ -157,6 +165,7 @@ bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
   Task task = read_task(options, engine);
   Collect collect(task.requests.size());
   if (!run_all(options, engine, std::move(task.requests), collect, figures)) return false;
+  check_finite(collect.completions, "lines");
   TaskScore score;
   for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i]);
   auto percent = [](int64_t part, int64_t whole) { return 100.0 * static_cast<double>(part) / static_cast<double>(whole); };

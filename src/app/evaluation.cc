@@ -34,6 +34,15 @@ double Perplexity::value() const { return std::exp(-log_likelihood / static_cast
 
 double Perplexity::bits_per_byte() const { return -log_likelihood / std::log(2.0) / static_cast<double>(bytes); }
 
+void check_finite(std::span<const Completion> completions, std::string_view what) {
+  const auto bad = [](const Completion& completion) { return completion.reason == FinishReason::kNotFinite; };
+  const auto first = std::find_if(completions.begin(), completions.end(), bad);
+  if (first == completions.end()) return;
+  fail_io("{} of {} {} have logits that are not finite (first: number {}, token {}, vocabulary entry {}), so there is no figure: a weight is NaN or infinite, or values "
+          "overflow; check the checkpoint, or compute with more range (--compute-dtype f32)",
+          std::count_if(first, completions.end(), bad), completions.size(), what, first - completions.begin() + 1, first->not_finite_position + 1, first->not_finite_entry);
+}
+
 void TaskScore::add(std::string_view answer, std::string_view reference) {
   ++lines;
   if (trimmed(answer) == trimmed(reference)) ++exact;

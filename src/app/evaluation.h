@@ -3,9 +3,12 @@
 // references. Pure functions.
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "engine/request.h"
 
 namespace flexgen {
 
@@ -28,6 +31,9 @@ struct Perplexity {
   double value() const;
   double bits_per_byte() const;
 };
+
+/// Throws Error{io} that says how many of the completions, `what` they are of ("windows"), have logits that are not finite: no figure of them means anything.
+void check_finite(std::span<const Completion> completions, std::string_view what);
 
 /// How answers compare with references.
 struct TaskScore {

@@ -24,6 +24,10 @@ class ByteTokenizer : public Tokenizer {
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
     std::vector<int32_t> tokens;
     if (with_bos_ && add_special_tokens) tokens.push_back(256);
+    if (with_bos_ && text.starts_with("<s>")) {
+      tokens.push_back(256);
+      text.remove_prefix(3);
+    }
     for (char c : text) tokens.push_back(static_cast<unsigned char>(c));
     return tokens;
   }
@@ -49,6 +53,7 @@ class FakeRunner : public BatchRunner {
  public:
   int64_t stop_after = -1, fail_after = -1;
   bool backwards = false;  ///< completions come back last first
+  std::function<bool(const Request&)> not_finite;  ///< whose logits are not finite; empty: nobody's
   std::function<void(int64_t)> before_next;  ///< is told how many it has served; may wait
   std::vector<Workload> prepared;
   std::vector<Request> served;
@@ -74,6 +79,13 @@ class FakeRunner : public BatchRunner {
       served.push_back(*request);
       ++report.sequences;
       Completion completion = answer(*request);
+      if (not_finite && not_finite(*request)) {
+        completion = Completion();
+        completion.key = request->key;
+        completion.reason = FinishReason::kNotFinite;
+        completion.not_finite_position = 1;
+        completion.not_finite_entry = 2;
+      }
       if (backwards) done.push_back(std::move(completion));
       else sink.accept(std::move(completion));
     }

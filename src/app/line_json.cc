@@ -40,7 +40,9 @@ class PromptReader {
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= static_cast<uint64_t>(bounds_.vocab_size)) return no_id(std::move(value));
     if (!kept) return;
     PromptField::Ids& ids = field_.ids.back();
-    if (++ids.count <= bounds_.ids) ids.kept.push_back(static_cast<int32_t>(value.get<uint64_t>()));
+    const auto id = static_cast<int32_t>(value.get<uint64_t>());
+    if (++ids.count <= bounds_.ids) ids.kept.push_back(id);
+    else ids.kept[static_cast<size_t>((ids.count - 1) % bounds_.ids)] = id;
   }
 
   void array(int level) {
@@ -56,6 +58,8 @@ class PromptReader {
 
   void end() {
     if (field_.count == 0) return;
+    for (PromptField::Ids& ids : field_.ids)
+      if (ids.count > bounds_.ids) std::rotate(ids.kept.begin(), ids.kept.begin() + ids.count % bounds_.ids, ids.kept.end());
     if (first_ == Item::kId) field_.form = Form::kIds;
     else field_.form = mixed_ ? Form::kMixed : first_ == Item::kText ? Form::kTexts : Form::kLists;
   }

@@ -23,7 +23,7 @@ struct LineBounds {
 struct PromptField {
   enum class Form { kNone, kText, kIds, kTexts, kLists, kEmpty, kMixed, kOther };
   struct Ids {
-    std::vector<int32_t> kept;  ///< the first LineBounds::ids
+    std::vector<int32_t> kept;  ///< the last LineBounds::ids
     int64_t count = 0;
   };
 

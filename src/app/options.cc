@@ -19,10 +19,11 @@
 namespace flexgen {
 namespace {
 
+constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
 constexpr const char* kExitCodes =
     "Exit codes:\n"
     "  0   done (bad lines of a batch have become error records)\n"
-    "  1   failed; the message says why, finished answers are kept\n"
+    "  1   failed; the message says why, finished answers are kept (also: a line's logits were not finite)\n"
     "  2   the command line is wrong; nothing was done\n"
     "  75  stopped by SIGINT or SIGTERM; the same command goes on where it stopped\n";
 
@@ -254,6 +255,9 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   generate->add_option("--top-k", params.top_k, "from the k likeliest tokens; 0: all")->check(CLI::Range(int64_t{0}, int64_t{1} << 31))->capture_default_str()->type_name("K")->group(sampling);
   generate->add_option("--seed", params.seed, "of the random numbers")->capture_default_str()->type_name("N")->group(sampling);
   generate->add_option("--stop", params.stop, "end before this text (may be given several times)")->expected(1)->take_all()->type_name("TEXT")->group(sampling);
+  generate->add_flag("--no-special-tokens", generate_options.no_special_tokens, kNoSpecialTokens)->group(sampling);
+  generate->add_option("--stop-token-id", params.stop_token_ids, "end at this token (may be given several times)")->expected(1)->take_all()->check(CLI::NonNegativeNumber)->type_name("ID")->group(sampling);
+  generate->add_option("--min-tokens", params.min_tokens, "nothing ends the answer before it has so many tokens")->check(CLI::Range(int64_t{0}, int64_t{1} << 31))->capture_default_str()->type_name("N")->group(sampling);
   generate->add_flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token")->group(sampling);
   add_engine_flags(generate, &generate_engine);
   generate->footer(kExitCodes);
@@ -305,6 +309,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   eval->add_option("--max-tokens", eval_options.max_tokens, "tokens to generate at most")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N")->group(task_group)->needs(task_option);
   eval->add_option("--stop", eval_options.stop, "end before this text (may be given several times)")->expected(1)->take_all()->type_name("TEXT")->group(task_group)->needs(task_option);
   eval->add_option("--limit", eval_options.limit, "use the first N lines (default: all)")->check(positive)->type_name("N")->group(task_group)->needs(task_option);
+  eval->add_flag("--no-special-tokens", eval_options.no_special_tokens, kNoSpecialTokens);
   eval->add_option("--json", eval_options.json_file, "write the figures here too")->type_name("FILE");
   add_engine_flags(eval, &eval_engine);
   eval->footer(kExitCodes);
@@ -357,6 +362,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
       generate_options.engine = checked(generate_engine, *generate);
       for (const std::string& stop : params.stop)
         if (stop.empty()) fail_user("--stop is empty");
+      if (params.min_tokens > params.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", params.min_tokens, params.max_tokens);
       return generate_options;
     }
     if (inspect->parsed()) return inspect_options;

@@ -66,6 +66,7 @@ struct GenerateOptions {
   std::string model, prompt;  ///< prompt "-": from stdin
   SamplingParams params;
   EngineFlags engine;
+  bool no_special_tokens = false;  ///< the tokenizer puts none before the text
 };
 
 struct InspectOptions {
@@ -101,6 +102,7 @@ struct EvalOptions {
   int64_t limit = 0;               ///< lines; 0: all
   std::string json_file;
   EngineFlags engine;
+  bool no_special_tokens = false;  ///< the tokenizer puts none before a text
 };
 
 struct MergeOptions {

@@ -1,8 +1,10 @@
 #include "app/run_batch.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 #include <unordered_map>
@@ -10,6 +12,7 @@
 #include "app/batch_output.h"
 #include "app/line_queue.h"
 #include "app/sha256.h"
+#include "app/special_tokens.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -62,7 +65,9 @@ class LineBroker : public RequestSource, public CompletionSink {
     UnderWay& work = found->second;
     work.completions[choice] = std::move(completion);
     if (++work.num_back < static_cast<int64_t>(work.completions.size())) return;
-    append_(answer_record(context_, input_.lines()[line].id, work.request, work.completions));
+    const auto bad = std::find_if(work.completions.begin(), work.completions.end(), [](const Completion& one) { return one.reason == FinishReason::kNotFinite; });
+    if (bad == work.completions.end()) append_(answer_record(context_, input_.lines()[line].id, work.request, work.completions));
+    else append_(error_record(input_.lines()[line], not_finite_error(work.request, *bad, bad - work.completions.begin())));
     under_way_.erase(found);
     ++answered_;
   }
@@ -100,6 +105,12 @@ void add_file(Sha256& hash, const std::filesystem::path& path) {
     file->read(at, std::as_writable_bytes(std::span(piece)));
     hash.add(piece);
   }
+}
+
+/// Of a record that is_not_finite_record(): its line and why.
+std::string not_finite_message(const std::string& record) {
+  const auto error = nlohmann::json::parse(record).at("error");
+  return fmt::format("line {}: {}", error.at("line").get<int64_t>(), error.at("message").get<std::string>());
 }
 
 }  // namespace
@@ -207,6 +218,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     }
     ++outcome.kept;
     const std::optional<int64_t> tokens = job.answer_tokens(line.id);
+    if (line.good() && !tokens) ++outcome.not_finite;
     if (tokens && line.max_tokens > 0) expected.shares.push_back(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
   if (static_cast<int64_t>(expected.shares.size()) < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
@@ -221,6 +233,9 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (!expected.shares.empty() && workload.num_sequences > 0)
     spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
                  100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(static_cast<int64_t>(expected.shares.size())));
+  if (const int64_t doubled = input.doubled_bos_lines(); doubled > 0)
+    warn_of_two_bos(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
+                    "put \"add_special_tokens\": false into the line's body");
   if (num_replicas > 1)
     tell_replicas(*replicas.world, replicas.leads, {todo, job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares});
   if (workload.num_sequences > 0) {
@@ -242,7 +257,11 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (shown > kShownErrors) spdlog::warn("{} more lines are bad; their error records say why", format_count(shown - kShownErrors));
   if (workload.num_sequences > 0) {
     std::mutex lock;
-    auto append = [&](const std::string& record) { job.append(record); };
+    int64_t not_finite = 0;
+    auto append = [&](const std::string& record) {
+      job.append(record);
+      if (is_not_finite_record(record) && not_finite++ == 0) spdlog::warn("{}: {}", files.input, not_finite_message(record));
+    };
     std::unique_ptr<RecordCollector> collector;
     if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append);
     std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(input, todo, *replicas.world, static_cast<int>(num_replicas)) : own_lines(input, todo);
@@ -265,6 +284,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
       outcome.answered += collector->collected();
       outcome.stopped = outcome.answered < static_cast<int64_t>(todo.size());
     }
+    outcome.answered -= not_finite;
+    outcome.not_finite += not_finite;
   }
   job.sync();
   return outcome;

@@ -50,6 +50,7 @@ struct BatchOutcome {
   int64_t kept = 0;        ///< of these, done by an earlier run
   int64_t answered = 0;    ///< by this run
   int64_t failed = 0;      ///< bad lines, of this run and earlier ones
+  int64_t not_finite = 0;  ///< good lines without an answer as their logits were not finite, of this run and earlier ones
   bool stopped = false;    ///< something is left to do
   RunReport report;
 };

@@ -143,9 +143,10 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
 
 int tell(const BatchOutcome& outcome, const std::string& output, const std::string& efficiency) {
   if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}", report_table(outcome.report), efficiency);
-  fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad\n", output, format_count(outcome.lines), format_count(outcome.answered),
-             format_count(outcome.kept), format_count(outcome.failed));
-  if (!outcome.stopped) return kExitDone;
+  fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
+             format_count(outcome.kept), format_count(outcome.failed),
+             outcome.not_finite > 0 ? fmt::format(", {} without an answer as their logits were not finite", format_count(outcome.not_finite)) : "");
+  if (!outcome.stopped) return outcome.not_finite > 0 ? kExitFailed : kExitDone;
   fmt::print(stderr, "stopped by a signal; the same command goes on where this one ended\n");
   return kExitStopped;
 }

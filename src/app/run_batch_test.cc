@@ -108,6 +108,32 @@ TEST_F(RunBatch, GoesOnFromEveryByte) {
   }
 }
 
+// A line one of whose choices is not finite has an error record, which is final; the others have their answers.
+TEST_F(RunBatch, NotFiniteLinesAreCountedInEveryRun) {
+  FakeRunner runner;
+  runner.not_finite = [](const Request& request) { return request.prompt.front() == 'y'; };  // of line "b" the second prompt
+  const BatchOutcome outcome = run(runner);
+  EXPECT_EQ(outcome.answered, 3);
+  EXPECT_EQ(outcome.failed, 3);
+  EXPECT_EQ(outcome.not_finite, 1);
+  EXPECT_FALSE(outcome.stopped);
+  int64_t found = 0;
+  for (const std::string& record : sorted_lines(read_text(out_))) {
+    const Json json = Json::parse(record);
+    if (json["custom_id"] != "b") continue;
+    EXPECT_EQ(json["response"], nullptr);
+    EXPECT_EQ(json["error"]["code"], "not_finite");
+    ++found;
+  }
+  EXPECT_EQ(found, 1);
+  FakeRunner again;
+  const BatchOutcome rest = run(again);
+  EXPECT_TRUE(again.served.empty());
+  EXPECT_EQ(rest.answered, 0);
+  EXPECT_EQ(rest.kept, 7);
+  EXPECT_EQ(rest.not_finite, 1);
+}
+
 TEST_F(RunBatch, StoppedAndFailedRunsGoOn) {
   run();
   const auto expected = sorted_lines(read_text(out_));

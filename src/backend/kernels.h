@@ -64,7 +64,7 @@ struct AttentionRule {
   int64_t kept(int64_t num_visible) const { return 1 + static_cast<int64_t>(std::ceil(static_cast<double>(num_visible - 1) * sparsity)); }
 };
 
-/// The largest of a row, and where it is.
+/// The largest of a row, and where it is. A row that holds a NaN or +infinity has no largest: its value is NaN, and `at` is the first of these.
 struct Largest {
   float value = 0;
   int32_t at = 0;
@@ -123,8 +123,8 @@ class Kernels {
                     const int32_t* positions, std::span<const float> inverse_frequencies,
                     float scale) = 0;
 
-  /// out[t] = the largest of the row x[t], x [T, cols] f32, and the first place where it is. As std::max_element says it, NaN included: one at the front
-  /// stays, others never win. draws [T], or none: of rows that are drawn, drawn_value() of each element, whose ids are first_id, first_id + 1, ...
+  /// out[t] = the largest of the row x[t], x [T, cols] f32, and the first place where it is; -infinity is a value like others. draws [T], or none: of rows
+  /// that are drawn, drawn_value() of each element, whose ids are first_id, first_id + 1, ...
   virtual void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) = 0;
 
   /// Multiplies each of the vectors of `head_size` (a power of two) in x [T, num_heads, H] f32 by the Hadamard matrix over sqrt(H), in place: spreads

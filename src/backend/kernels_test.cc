@@ -626,37 +626,129 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
   }
 }
 
-TEST_P(BackendTest, LargestTakesTheFirstAndNeverWhatIsNoNumber) {
+TEST_P(BackendTest, LargestTakesTheFirst) {
   Rng rng(12);
-  const int64_t cols = 700;
-  std::vector<Floats> rows(7, random_floats(rng, cols));
-  rows[1][3] = rows[1][400] = rows[1][699] = 100;
-  rows[2][17] = rows[2][500] = NAN;
-  rows[3][0] = NAN;  // stays
-  rows[4].assign(static_cast<size_t>(cols), -INFINITY);
-  rows[5][600] = INFINITY;
-  rows[5][10] = NAN;
-  rows[6].assign(static_cast<size_t>(cols), NAN);
+  const int64_t cols = 2700;
+  std::vector<Floats> rows(4, random_floats(rng, cols));
+  rows[1][3] = rows[1][400] = rows[1][2699] = 100;
+  rows[2].assign(static_cast<size_t>(cols), -INFINITY);
+  rows[3].assign(static_cast<size_t>(cols), 3e38f);  // finite, though no sum of them is
   const Floats x = flatten(rows);
   std::vector<Largest> found(rows.size());
   kernels_->largest(x.data(), std::ssize(rows), cols, {}, 0, found.data());
   for (size_t t = 0; t < rows.size(); ++t) {
     const auto best = std::max_element(rows[t].begin(), rows[t].end());
     EXPECT_EQ(found[t].at, best - rows[t].begin()) << t;
-    EXPECT_EQ(0, std::memcmp(&found[t].value, &*best, sizeof(float))) << t;
+    EXPECT_EQ(found[t].value, *best) << t;
   }
-  EXPECT_EQ(found[1].at, 3);
-  EXPECT_EQ(found[3].at, 0);
-  EXPECT_EQ(found[5].at, 600);
-  // Where it is drawn, NaN and infinities are as they are.
+  // What is as likely as nothing at all is never drawn ahead of the rest, and spoils nothing.
+  rows[0][20] = rows[1][2000] = -INFINITY;
+  const Floats masked = flatten(rows);
   const std::vector<Draw> draws(rows.size(), {0.5f, {1, 2}});
+  std::vector<Largest> drawn(rows.size());
   kernels_->largest(x.data(), std::ssize(rows), cols, draws, 1000, found.data());
-  EXPECT_NE(found[2].at, 17);
-  EXPECT_NE(found[2].at, 500);
-  EXPECT_FALSE(std::isnan(found[2].value));
-  for (size_t t : {3u, 6u}) EXPECT_TRUE(found[t].at == 0 && std::isnan(found[t].value)) << t;
-  EXPECT_EQ(found[4].at, 0);
-  EXPECT_EQ(found[5].at, 600);
+  kernels_->largest(masked.data(), std::ssize(rows), cols, draws, 1000, drawn.data());
+  for (size_t t = 0; t < rows.size(); ++t) {
+    EXPECT_FALSE(std::isnan(found[t].value) || std::isnan(drawn[t].value)) << t;
+    EXPECT_EQ(drawn[t].at, found[t].at) << t;
+  }
+}
+
+// One NaN or +infinity anywhere spoils its own row and no other, however its token is chosen.
+TEST_P(BackendTest, LargestTellsWhatIsNotFinite) {
+  Rng rng(14);
+  for (int64_t cols : {1, 5, 33, 700, 4099}) {
+    const Floats clean = random_floats(rng, 3 * cols);
+    const std::vector<Draw> draws(3, {0.5f, {7, 9}});
+    for (bool drawn : {false, true}) {
+      const std::span<const Draw> how = drawn ? std::span<const Draw>(draws) : std::span<const Draw>();
+      Largest expected[3], found[3];
+      kernels_->largest(clean.data(), 3, cols, how, 40, expected);
+      for (float value : {NAN, -NAN, INFINITY})
+        for (int64_t at : {int64_t{0}, cols / 3, cols / 2, cols - 1}) {
+          SCOPED_TRACE(fmt::format("{} columns, drawn {}, {} at {}", cols, drawn, value, at));
+          Floats x = clean;
+          x[static_cast<size_t>(cols + at)] = value;
+          if (at + 1 < cols) x[static_cast<size_t>(2 * cols - 1)] = -INFINITY;  // which hides no other
+          kernels_->largest(x.data(), 3, cols, how, 40, found);
+          EXPECT_TRUE(std::isnan(found[1].value));
+          EXPECT_EQ(found[1].at, at);
+          for (size_t t : {0u, 2u}) {
+            EXPECT_EQ(found[t].value, expected[t].value);
+            EXPECT_EQ(found[t].at, expected[t].at);
+          }
+        }
+    }
+  }
+}
+
+// A NaN on its way to the logits is lost nowhere.
+TEST_P(BackendTest, NanStaysNan) {
+  Rng rng(16);
+  const int64_t cols = 100, rows = 3;
+  const DType act = kernels_->act_dtype();
+  const Floats clean = random_floats(rng, rows * cols);
+  const TestWeight ones = TestWeight::vector(Floats(static_cast<size_t>(cols), 1.0f), DType::kBF16);
+  const auto has_nan = [](const Floats& values, int64_t first, int64_t count) {
+    return std::any_of(values.begin() + first, values.begin() + first + count, [](float x) { return std::isnan(x); });
+  };
+  for (int64_t at : {int64_t{0}, int64_t{37}, cols - 1}) {
+    SCOPED_TRACE(at);
+    Floats x = clean;
+    x[static_cast<size_t>(cols + at)] = NAN;
+    auto check = [&](const char* what, const Floats& out) {
+      const int64_t width = std::ssize(out) / rows;
+      EXPECT_TRUE(has_nan(out, width, width)) << what;
+      EXPECT_FALSE(has_nan(out, 0, width) || has_nan(out, 2 * width, width)) << what;
+    };
+    auto to_act = [&](auto run) { return act_output(*kernels_, rows * cols, run); };
+    check("layer_norm", to_act([&](std::byte* to) { kernels_->layer_norm(x.data(), rows, cols, ones, ones, 1e-5f, to); }));
+    check("rms_norm", to_act([&](std::byte* to) { kernels_->rms_norm(x.data(), rows, cols, ones, 1e-5f, to); }));
+    check("to_act", to_act([&](std::byte* to) { kernels_->to_act(x.data(), rows * cols, to); }));
+    for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+      SCOPED_TRACE(static_cast<int>(activation));
+      check("activate", to_act([&](std::byte* to) { kernels_->activate(x.data(), rows * cols, activation, to); }));
+      check("gate", to_act([&](std::byte* to) { kernels_->gated_activate(x.data(), clean.data(), rows * cols, activation, to); }));
+      check("up", to_act([&](std::byte* to) { kernels_->gated_activate(clean.data(), x.data(), rows * cols, activation, to); }));
+    }
+    for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4}) {
+      Floats y(static_cast<size_t>(rows * 20));
+      const TestWeight w(random_floats(rng, 20 * cols), dtype, 20, cols);
+      kernels_->linear(encode(x, act).data(), rows, w, {}, false, y.data());
+      check("linear", y);
+    }
+    Floats y(static_cast<size_t>(rows * 20)), w = random_floats(rng, 20 * cols);
+    w[static_cast<size_t>(3 * cols + at)] = NAN;
+    kernels_->linear(encode(clean, act).data(), rows, TestWeight(w, DType::kBF16, 20, cols), {}, false, y.data());
+    for (int64_t t = 0; t < rows; ++t)
+      for (int64_t n = 0; n < 20; ++n) EXPECT_EQ(std::isnan(y[static_cast<size_t>(t * 20 + n)]), n == 3) << t;
+  }
+}
+
+// Of queries, keys and values, in every type that a cache has: whoever sees the position sees NaN.
+TEST_P(BackendTest, NanInTheCacheReachesWhoeverSeesIt) {
+  Rng rng(17);
+  const auto reference = make_reference_kernels();
+  int64_t index = 0;
+  for (const AttentionShape& shape : attention_shapes()) {
+    if (backend().is_emulated && index++ % 3 != 0) continue;
+    SCOPED_TRACE(shape_name(shape));
+    const int64_t tokens = 40, bad = 21, kv_size = shape.kv_heads * shape.head_size, q_size = shape.query_heads * shape.head_size;
+    const AttentionInput clean(rng, shape, tokens);
+    for (int what = 0; what < 3; ++what) {
+      AttentionInput input = clean;
+      Floats& where = what == 0 ? input.k : what == 1 ? input.v : input.q;
+      where[static_cast<size_t>(bad * (what == 2 ? q_size : kv_size) + shape.head_size / 3)] = NAN;
+      const Floats out = attend_in_chunks(*kernels_, shape, {input}, {{tokens}})[0], plain = attend_in_chunks(*reference, shape, {input}, {{tokens}})[0];
+      for (int64_t t = 0; t < tokens; ++t) {
+        auto has_nan = [&](const Floats& values) { return std::any_of(values.begin() + t * q_size, values.begin() + (t + 1) * q_size, [](float x) { return std::isnan(x); }); };
+        const bool sees = what == 2 ? t == bad : t >= bad && (shape.window == 0 || t - bad < shape.window);
+        // A sparse row uses few of the values.
+        if (what == 1 && shape.sparsity < 1 && t > bad) continue;
+        EXPECT_TRUE(has_nan(out) == sees && has_nan(plain) == sees) << (what == 0 ? "key" : what == 1 ? "value" : "query") << ", row " << t;
+      }
+    }
+  }
 }
 
 TEST_P(BackendTest, DrawsDependOnKeyAndIdAlone) {

@@ -59,7 +59,7 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
   auto add = [&](size_t index, int64_t num_rows) {
     Slot& slot = batch.slots[index];
     const SamplingParams& params = slot.request.params;
-    bool scores = params.echo && params.top_logprobs >= 0;
+    bool scores = params.scores_prompt();
     SlotRows rows{plan->num_rows(), 0, slot.past, {}, slot.request.sparse_prompt ? 0 : slot.prompt_size()};
     for (int64_t at = slot.past; at < slot.past + num_rows && rows_left > 0; ++at) {
       bool samples = at + 1 == slot.size() && params.max_tokens > 0;
@@ -70,8 +70,12 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
       }
       if (samples || scored) {
         plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
-        wanted.push_back({static_cast<int32_t>(index), at + 1,
-                          scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params});
+        wanted.push_back({static_cast<int32_t>(index), at + 1, scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params,
+                          params.edits_logits(), {}, {}});
+        LogitReader::Row& row = wanted.back();
+        if (scored) row.params.top_logprobs = params.top_prompt_logprobs();
+        else row.logprob_ids = params.logprob_token_ids;
+        if (samples && params.edits_logits()) row.edits = slot.edits.next(std::span(slot.tokens).subspan(slot.request.prompt.size()));
       }
       plan->tokens.push_back(slot.tokens[static_cast<size_t>(at)]);
       plan->positions.push_back(static_cast<int32_t>(at));
@@ -117,6 +121,13 @@ void Batcher::take_results(MicroBatch& batch) {
     for (size_t i = 0; i < batch.reader->rows().size(); ++i) {
       const LogitReader::Row& row = batch.reader->rows()[i];
       Slot& slot = batch.slots[static_cast<size_t>(row.slot)];
+      if (!slot.active) continue;  // ended by an earlier row
+      if (const int32_t entry = batch.reader->results()[i].not_finite; entry >= 0) {
+        slot.completion.not_finite_position = row.position;
+        slot.completion.not_finite_entry = entry;
+        finish(batch, slot, FinishReason::kNotFinite);
+        continue;
+      }
       if (row.target >= 0) slot.completion.prompt_logprobs.push_back(batch.reader->results()[i]);
       else take_token(batch, slot, batch.reader->results()[i]);
     }
@@ -135,26 +146,14 @@ void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& resu
   ++counters_.generated_tokens;
   if (params.top_logprobs >= 0) completion.logprobs.push_back(result);
 
-  const auto& eos = model_.config().eos;
-  if (!params.ignore_eos && std::find(eos.begin(), eos.end(), result.token) != eos.end()) {
+  const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), result.token) != ids.end(); };
+  const bool eos = !params.ignore_eos && holds(model_.config().eos), stops = eos || holds(params.stop_token_ids);
+  const bool string_found = slot.text && (stops ? slot.text->add_last(result.token) : slot.text->add(result.token));
+  if (stops || string_found) {
+    if (string_found) completion.stop_string = slot.text->found();
+    else if (!eos) completion.stop_token = result.token;
     finish(batch, slot, FinishReason::kStop);
     return;
-  }
-  if (slot.decoder) {
-    size_t before = completion.text.size();
-    completion.text += slot.decoder->push(result.token);
-    size_t cut = std::string::npos;
-    for (const std::string& stop : params.stop) {
-      if (stop.empty()) continue;
-      size_t from = before >= stop.size() ? before - stop.size() + 1 : 0;
-      cut = std::min(cut, completion.text.find(stop, from));
-    }
-    if (cut != std::string::npos) {
-      completion.text.resize(cut);
-      slot.decoder.reset();
-      finish(batch, slot, FinishReason::kStop);
-      return;
-    }
   }
   const auto generated = static_cast<int64_t>(completion.tokens.size());
   if (slot.request.ends_after > 0 && generated >= slot.request.ends_after) finish(batch, slot, FinishReason::kStop);
@@ -162,7 +161,7 @@ void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& resu
 }
 
 void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
-  if (slot.decoder) slot.completion.text += slot.decoder->finish();
+  if (slot.text) slot.completion.text = slot.text->take();
   slot.completion.reason = reason;
   slot.active = false;
   --active_;
@@ -210,10 +209,11 @@ void Batcher::start(MicroBatch& batch, Slot& slot, Request request) {
   slot.request = std::move(request);
   slot.completion.key = slot.request.key;
   const SamplingParams& params = slot.request.params;
-  if (params.echo && params.top_logprobs >= 0)
+  if (params.scores_prompt())
     slot.completion.prompt_logprobs.push_back(
         {slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
-  if (tokenizer_) slot.decoder = std::make_unique<StreamDecoder>(*tokenizer_);
+  if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params);
+  if (params.edits_logits()) slot.edits = LogitEdits(slot.request, model_.config().eos, model_.config().vocab_size);
 }
 
 }  // namespace flexgen

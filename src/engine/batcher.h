@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "engine/answer_text.h"
+#include "engine/logit_edits.h"
 #include "engine/logit_reader.h"
 #include "engine/page_pool.h"
 #include "engine/request.h"
@@ -64,7 +66,8 @@ class Batcher : public StepSource {
     std::vector<int32_t> tokens;  ///< prompt and what was generated
     int64_t past = 0;             ///< of these, how many are in the cache
     std::vector<int32_t> pages;   ///< all it will ever need
-    std::unique_ptr<StreamDecoder> decoder;
+    std::unique_ptr<AnswerText> text;  ///< null without a tokenizer
+    LogitEdits edits;
     Completion completion;
 
     int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }

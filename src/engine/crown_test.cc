@@ -60,6 +60,23 @@ std::vector<Request> random_requests(std::mt19937& random, int64_t vocab) {
       request.params.top_logprobs = 2;
     }
     if (i % 7 == 6) request.params.max_tokens = request.params.echo ? 0 : 1;
+    if (i % 4 == 1) {
+      for (int32_t token = 0; token < 200; token += 3) request.params.stop_token_ids.push_back(token);
+      request.params.min_tokens = request.params.max_tokens / 2;
+    }
+    if (i % 4 == 2) {
+      request.params.repetition_penalty = 1.2;
+      request.params.frequency_penalty = 0.5;
+      request.params.presence_penalty = -0.3;
+      request.params.logit_bias = {{7, 2.0f}, {8, -100.0f}};
+      request.params.bad_words = {{9}, {7, 7}};
+      request.params.min_p = 0.05;
+    }
+    if (i % 8 == 3) {
+      request.params.prompt_logprobs = 2;
+      request.params.top_logprobs = 0;
+      request.params.logprob_token_ids = {3, 150};
+    }
   }
   return requests;
 }
@@ -68,7 +85,7 @@ Workload workload_of(const std::vector<Request>& requests) {
   Workload workload;
   for (const Request& request : requests)
     workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens,
-                 request.params.keeps_logits(), request.params.echo);
+                 request.params.keeps_logits(), request.params.scores_prompt());
   return workload;
 }
 
@@ -111,6 +128,9 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
     const Completion& other = actual.at(key);
     EXPECT_EQ(other.tokens, completion.tokens) << what << " request " << key;
     EXPECT_EQ(other.reason, completion.reason) << what << " request " << key;
+    EXPECT_EQ(other.stop_token, completion.stop_token) << what << " request " << key;
+    ASSERT_EQ(other.logprobs.size(), completion.logprobs.size()) << what << " request " << key;
+    for (size_t i = 0; i < completion.logprobs.size(); ++i) EXPECT_EQ(other.logprobs[i].top, completion.logprobs[i].top) << what << " request " << key;
     ASSERT_EQ(other.prompt_logprobs.size(), completion.prompt_logprobs.size()) << what << " request " << key;
     for (size_t i = 1; i < completion.prompt_logprobs.size(); ++i)
       EXPECT_EQ(other.prompt_logprobs[i].logprob, completion.prompt_logprobs[i].logprob) << what << " request " << key;

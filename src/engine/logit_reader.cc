@@ -11,8 +11,17 @@
 namespace flexgen {
 namespace {
 
-bool is_stored(const LogitReader::Row& row) { return row.target < 0 && row.params.keeps_logits(); }
-bool takes_largest_alone(const LogitReader::Row& row) { return row.target < 0 && !row.params.keeps_logits() && row.params.top_logprobs < 0; }
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// As vLLM has it: banned and biased first, then the repetition penalty (Keskar et al. 2019), then what is taken off. What was finite stays so.
+float edited(float logit, const LogitEdit& edit) {
+  constexpr float kMost = std::numeric_limits<float>::max();
+  const float biased = logit + edit.bias;
+  if (biased == -kInfinity) return biased;
+  return std::clamp((biased > 0 ? biased / edit.repetition : biased * edit.repetition) - edit.penalty, -kMost, kMost);
+}
+
+bool takes_largest_alone(const LogitReader::Row& row) { return row.target < 0 && !row.is_stored() && row.params.top_logprobs < 0; }
 
 }  // namespace
 
@@ -21,7 +30,7 @@ LogitReader::LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<fl
   size_t used = 0;
   for (size_t i = 0; i < rows_.size(); ++i) {
     if (rows_[i].target >= 0) continue;
-    if (!is_stored(rows_[i])) {
+    if (!rows_[i].is_stored()) {
       states_[i].draw = draw_of(rows_[i].params, rows_[i].position);
       continue;
     }
@@ -61,6 +70,8 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
   FLEXGEN_CHECK(logits || (largest && takes_largest_alone(row)));
   if (state.stored) std::copy_n(logits, count, state.stored + vocab_first);
   const Largest best = largest ? *largest : vector_rows::largest(logits, count, state.draw, vocab_first);
+  if (std::isnan(best.value) && state.not_finite < 0) state.not_finite = static_cast<int32_t>(vocab_first + best.at);
+  if (state.not_finite >= 0) return;
   if (state.best.at < 0 || best.value > state.best.value) {
     state.best = {best.value, static_cast<int32_t>(vocab_first + best.at)};
     if (logits) state.best_logit = logits[best.at];
@@ -77,7 +88,9 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
   state.maximum = maximum;
   state.sum = sum;
 
-  auto wanted = static_cast<size_t>(row.params.top_logprobs);
+  for (int32_t id : row.logprob_ids)
+    if (id >= vocab_first && id < vocab_first + count) state.top.emplace_back(id, logits[id - vocab_first]);
+  auto wanted = row.logprob_ids.empty() ? static_cast<size_t>(row.params.top_logprobs) : 0;
   for (int64_t i = 0; i < count && wanted > 0; ++i) {
     if (state.top.size() == wanted && logits[i] <= state.top.back().second) continue;
     auto place = std::upper_bound(state.top.begin(), state.top.end(), logits[i],
@@ -91,15 +104,26 @@ void LogitReader::finish(size_t index) {
   State& state = states_[index];
   const Row& row = rows_[index];
   TokenLogprob& result = results_[index];
+  result.not_finite = state.not_finite >= 0 ? state.not_finite : state.best.value == -kInfinity ? 0 : -1;
+  if (result.not_finite >= 0) return;
   float logit = state.best_logit;
   result.token = state.best.at;
   if (row.target >= 0) {
     result.token = row.target;
     logit = state.target_logit;
   } else if (state.stored) {
-    std::span<const float> all(state.stored, static_cast<size_t>(vocab_size_));
+    const std::span<float> all(state.stored, static_cast<size_t>(vocab_size_));
+    std::vector<float> before;
+    for (const LogitEdit& edit : row.edits) {
+      float& value = all[static_cast<size_t>(edit.token)];
+      before.push_back(value);
+      value = edited(value, edit);
+    }
     result.token = sample(all, row.params, row.position);
     logit = all[static_cast<size_t>(result.token)];
+    if (logit == -kInfinity) result.not_finite = result.token;  // edits have left nothing to choose
+    for (size_t i = 0; i < before.size(); ++i)
+      if (row.edits[i].token == result.token) logit = before[i];
   }
   if (row.params.top_logprobs < 0) return;
   double normalizer = state.maximum + std::log(state.sum);

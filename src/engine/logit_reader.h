@@ -1,7 +1,8 @@
 #pragma once
 // LogitReader: turns the logits of one plan into tokens and logprobs as the head computes them, chunk by chunk of the
 // vocabulary. What needs no more than a running maximum keeps no more, drawn tokens included (backend/gumbel.h); only rows
-// that draw from a part of the distribution (top_k, top_p) are stored whole.
+// that draw from a part of the distribution (top_k, top_p), or whose logits are edited, are stored whole. A row with a logit that is NaN or
+// +infinity, or with none above -infinity, is told by TokenLogprob::not_finite.
 // accept() runs in the compute lane (beside a GPU in the cpu lane); results() may be read once the plan is done.
 
 #include <span>
@@ -18,10 +19,15 @@ class LogitReader : public LogitSink {
     int32_t slot = 0;
     int64_t position = 0;       ///< of the token that these logits predict
     int32_t target = -1;        ///< the token that is known to come (prompt scoring), -1: choose one
-    SamplingParams params;      ///< temperature, top_p, top_k, seed, top_logprobs
+    ChoiceParams params;
+    bool edited = false;        ///< `edits` there are, here or elsewhere in the sequence: such rows are kept whole
+    std::vector<LogitEdit> edits;  ///< each token once
+    std::vector<int32_t> logprob_ids;  ///< with params.top_logprobs >= 0: TokenLogprob::top is of these; empty: of the best
+
+    bool is_stored() const { return target < 0 && (params.cuts() || edited); }
   };
 
-  /// `store`: room for V floats for each row that keeps_logits() and has no target.
+  /// `store`: room for V floats for each row that is_stored().
   LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<float> store);
 
   /// For a stage without the head: set_results() gets what another process read.
@@ -48,6 +54,7 @@ class LogitReader : public LogitSink {
     float* stored = nullptr;
     std::vector<std::pair<int32_t, float>> top;  ///< best first
     int64_t seen = 0;                ///< vocabulary entries so far
+    int32_t not_finite = -1;         ///< as in TokenLogprob
   };
   void fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count, const Largest* largest);
   void finish(size_t row);

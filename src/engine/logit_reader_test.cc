@@ -64,7 +64,6 @@ TEST(LogitReader, OfEqualLogitsTheFirstIsTaken) {
   for (size_t i : {1500u, 1501u, 3999u}) logits[i] = 2;
   for (int64_t chunk : {4000, 1000, 17}) EXPECT_EQ(read(logits, {chunk}, greedy_row()).token, 1500) << chunk;
   EXPECT_EQ(read(std::vector<float>(100, 0.0f), {100}, greedy_row()).token, 0);
-  EXPECT_EQ(read(std::vector<float>(100, -kInfinity), {33}, greedy_row(-1)).token, 0);
 }
 
 TEST(LogitReader, TheLargestOfEachChunkAreEnoughForGreedyAndDrawnTokens) {
@@ -75,7 +74,7 @@ TEST(LogitReader, TheLargestOfEachChunkAreEnoughForGreedyAndDrawnTokens) {
   std::vector<std::vector<float>> logits(4, std::vector<float>(1000));
   for (auto& row : logits)
     for (float& logit : row) logit = static_cast<float>(random() % 50);  // the best is there many times
-  logits[2][0] = logits[2][999] = NAN;  // the first stays, as it does for whoever reads all
+  logits[2][500] = logits[2][999] = NAN;
   LogitReader all(rows, 1000, {}), largest(rows, 1000, {});
   auto kernels = make_reference_kernels();
   EXPECT_TRUE(largest.draws(0, 3).empty());
@@ -91,7 +90,11 @@ TEST(LogitReader, TheLargestOfEachChunkAreEnoughForGreedyAndDrawnTokens) {
     largest.accept(0, 2, at, count, nullptr, 0, found);
     largest.accept(2, 2, at, count, nullptr, 0, found + 2);
   }
-  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(largest.results()[i].token, all.results()[i].token) << i;
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(largest.results()[i].token, all.results()[i].token) << i;
+    EXPECT_EQ(largest.results()[i].not_finite, i == 2 ? 500 : -1) << i;
+    EXPECT_EQ(all.results()[i].not_finite, i == 2 ? 500 : -1) << i;
+  }
 }
 
 // Who found the largest may round otherwise than this reader would, and its word stands, with logits beside it or without.
@@ -125,14 +128,62 @@ TEST(LogitReader, TakesTheLargestAloneWhereNoRowWantsMore) {
   EXPECT_FALSE(LogitReader(rows, 10, store).takes_largest(4, 1));
 }
 
-TEST(LogitReader, WhatIsNoNumberIsNeverChosenAheadOfNumbers) {
-  std::vector<float> logits(100, -3);
-  logits[70] = 1;
-  logits[20] = logits[99] = NAN;
-  EXPECT_EQ(read(logits, {100}, greedy_row(-1)).token, 70);
-  EXPECT_TRUE(std::isnan(read(logits, {100}, greedy_row()).logprob));  // but the sum tells
-  logits[50] = kInfinity;
-  EXPECT_EQ(read(logits, {64}, greedy_row(-1)).token, 50);
+// Wherever it is, and whatever the row is for.
+TEST(LogitReader, TellsWhatIsNotFinite) {
+  std::vector<LogitReader::Row> rows(6, greedy_row(-1));
+  rows[1] = greedy_row(2);
+  rows[2] = greedy_row(-1, 7);
+  rows[3] = greedy_row(0, 7);
+  rows[4].params.temperature = 0.7;
+  rows[5].params.temperature = 0.7;
+  rows[5].params.top_k = 5;
+  std::vector<float> clean(100, -3), store(100);
+  clean[70] = 1;
+  clean[30] = -kInfinity;  // a token that is masked is none of it
+  for (const LogitReader::Row& row : rows)
+    for (int64_t chunk : {100, 33}) {
+      auto found = [&](const std::vector<float>& logits) {
+        LogitReader reader({row}, 100, store);
+        for (int64_t at = 0; at < 100; at += chunk) reader.accept(0, 1, at, std::min<int64_t>(chunk, 100 - at), logits.data() + at, chunk, nullptr);
+        return reader.results()[0].not_finite;
+      };
+      EXPECT_EQ(found(clean), -1);
+      for (int32_t at : {0, 50, 99})
+        for (float value : {NAN, kInfinity}) {
+          std::vector<float> logits = clean;
+          logits[static_cast<size_t>(at)] = value;
+          EXPECT_EQ(found(logits), at);
+        }
+      EXPECT_EQ(found(std::vector<float>(100, -kInfinity)), 0);  // nothing to choose
+    }
+}
+
+TEST(LogitReader, EditsChangeTheTokenAndNotTheLogprobs) {
+  std::vector<float> logits(100, 0), store(100);
+  logits[40] = 3;
+  logits[50] = 2;
+  LogitReader::Row row = greedy_row(1);
+  row.edited = true;
+  auto read_row = [&] {
+    LogitReader reader({row}, 100, store);
+    reader.accept(0, 1, 0, 60, logits.data(), 60, nullptr);
+    reader.accept(0, 1, 60, 40, logits.data() + 60, 40, nullptr);
+    return reader.results()[0];
+  };
+  const float sum = std::log(98 + std::exp(3.0f) + std::exp(2.0f));
+  EXPECT_EQ(read_row().token, 40);
+  row.edits = {{40, -kInfinity}, {7, 0.5f}};
+  const TokenLogprob second = read_row();
+  EXPECT_EQ(second.token, 50);
+  EXPECT_NEAR(second.logprob, 2 - sum, 1e-5);
+  EXPECT_EQ(second.top[0].first, 40);
+  EXPECT_NEAR(second.top[0].second, 3 - sum, 1e-5);
+  row.edits = {{99, 10}};
+  EXPECT_EQ(read_row().token, 99);
+  EXPECT_NEAR(read_row().logprob, -sum, 1e-5);
+  row.edits.clear();
+  for (int32_t token = 0; token < 100; ++token) row.edits.push_back({token, -kInfinity});
+  EXPECT_GE(read_row().not_finite, 0);
 }
 
 }  // namespace

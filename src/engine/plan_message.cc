@@ -14,9 +14,12 @@ std::vector<std::byte> encode(const PlanMessage& message) {
   for (const SlotRows& slot : plan.slots) out.add(slot.first_row).add(slot.num_rows).add(slot.past).add(slot.dense_until).add(slot.pages);
   FLEXGEN_CHECK(message.wanted.size() == plan.logit_rows.size());
   // What a LogitReader asks of a row's parameters, and no more.
-  for (const LogitReader::Row& row : message.wanted)
-    out.add(row.slot).add(row.position).add(row.target).add(row.params.temperature).add(row.params.top_p).add(row.params.top_k).add(row.params.seed)
-        .add(row.params.top_logprobs);
+  for (const LogitReader::Row& row : message.wanted) {
+    out.add(row.slot).add(row.position).add(row.target).add(row.params.temperature).add(row.params.top_p).add(row.params.top_k).add(row.params.min_p).add(row.params.seed)
+        .add(row.params.top_logprobs).add(row.edited).add(static_cast<int64_t>(row.edits.size()));
+    out.add(row.logprob_ids);
+    for (const LogitEdit& edit : row.edits) out.add(edit.token).add(edit.bias).add(edit.repetition).add(edit.penalty);
+  }
   return out.take();
 }
 
@@ -45,8 +48,19 @@ PlanMessage decode_plan(std::span<const std::byte> bytes) {
     row.params.temperature = in.value<double>();
     row.params.top_p = in.value<double>();
     row.params.top_k = in.value<int64_t>();
+    row.params.min_p = in.value<double>();
     row.params.seed = in.value<uint64_t>();
     row.params.top_logprobs = in.value<int64_t>();
+    row.edited = in.value<bool>();
+    const auto num_edits = in.value<int64_t>();
+    row.logprob_ids = in.values<int32_t>();
+    for (int64_t edits = num_edits; edits > 0; --edits) {
+      LogitEdit& edit = row.edits.emplace_back();
+      edit.token = in.value<int32_t>();
+      edit.bias = in.value<float>();
+      edit.repetition = in.value<float>();
+      edit.penalty = in.value<float>();
+    }
   }
   return message;
 }
@@ -55,7 +69,7 @@ std::vector<std::byte> encode(const std::vector<TokenLogprob>& results) {
   MessageWriter out;
   out.add(static_cast<int64_t>(results.size()));
   for (const TokenLogprob& result : results) {
-    out.add(result.token).add(result.logprob).add(static_cast<int64_t>(result.top.size()));
+    out.add(result.token).add(result.logprob).add(result.not_finite).add(static_cast<int64_t>(result.top.size()));
     for (auto [token, logprob] : result.top) out.add(token).add(logprob);
   }
   return out.take();
@@ -68,6 +82,7 @@ std::vector<TokenLogprob> decode_results(std::span<const std::byte> bytes) {
     TokenLogprob& result = results.emplace_back();
     result.token = in.value<int32_t>();
     result.logprob = in.value<float>();
+    result.not_finite = in.value<int32_t>();
     for (auto top = in.value<int64_t>(); top > 0; --top) {
       const auto token = in.value<int32_t>();
       result.top.emplace_back(token, in.value<float>());

@@ -1,6 +1,7 @@
 #pragma once
 // Request and Completion: what the engine is asked and what it answers, in tokens. Pure data.
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -9,19 +10,52 @@
 
 namespace flexgen {
 
-struct SamplingParams {
-  int64_t max_tokens = 16;    ///< 0 with echo: score the prompt only
+/// How a token is chosen from its logits.
+struct ChoiceParams {
   double temperature = 1.0;   ///< 0: greedy
   double top_p = 1.0;         ///< in (0, 1]
   int64_t top_k = 0;          ///< 0: off
+  double min_p = 0;           ///< tokens with less than this share of the likeliest one's probability are left out; 0: none
   uint64_t seed = 0;          ///< the random numbers of a sequence depend on this and the position alone
   int64_t top_logprobs = -1;  ///< -1: no logprobs; 0: of the chosen token alone; k: of the k best too
+
+  /// Whether a token is drawn from a part of the distribution.
+  bool cuts() const { return temperature > 0 && (top_p < 1 || top_k > 1 || min_p > 0); }
+};
+
+/// What is done to the logit of one token before a token is chosen, in this order; logprobs are of the logits as they were.
+struct LogitEdit {
+  int32_t token = 0;
+  float bias = 0;        ///< is added; -infinity: the token cannot be chosen
+  float repetition = 1;  ///< divides a logit above 0, and multiplies another
+  float penalty = 0;     ///< is taken off
+};
+
+struct SamplingParams : ChoiceParams {
+  int64_t max_tokens = 16;    ///< 0 with echo: score the prompt only
+  int64_t min_tokens = 0;     ///< nothing ends an answer before it has so many tokens and one more
   bool echo = false;          ///< prompt logprobs too (if asked for), and the prompt's text before the answer
   std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool include_stop = false;  ///< what ended the answer is left in its text
+  bool skip_special_tokens = true;
   bool ignore_eos = false;    ///< benchmarks: always generate max_tokens
+  int64_t prompt_logprobs = -1;            ///< as top_logprobs, of the prompt's tokens
+  std::vector<int32_t> logprob_token_ids;  ///< with top_logprobs: of generated tokens these take the place of the best
+  double repetition_penalty = 1;                       ///< LogitEdit::repetition of all tokens of the prompt and of the answer so far
+  double presence_penalty = 0, frequency_penalty = 0;  ///< are taken off the tokens of the answer so far: once, and as often as they are there
+  std::vector<std::pair<int32_t, float>> logit_bias;   ///< each token once
+  std::vector<std::vector<int32_t>> bad_words;         ///< the last token of each cannot be chosen where the answer ends in the others
 
-  /// Whether a token is drawn from a part of the distribution, for which all of its logits must be kept.
-  bool keeps_logits() const { return temperature > 0 && (top_p < 1 || top_k > 1); }
+  /// Whether the prompt's tokens have logprobs, and of how many of the best.
+  bool scores_prompt() const { return top_prompt_logprobs() >= 0; }
+  int64_t top_prompt_logprobs() const { return std::max(echo ? top_logprobs : -1, prompt_logprobs); }
+  /// Whether logits are edited before a token is chosen.
+  bool edits_logits() const {
+    return min_tokens > 0 || repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0 || !logit_bias.empty() || !bad_words.empty();
+  }
+  /// Whether all logits of a row must be kept until its token is chosen.
+  bool keeps_logits() const { return cuts() || edits_logits(); }
 };
 
 /// One sequence to generate.
@@ -37,16 +71,25 @@ struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0;  ///< NaN for the first token of a prompt
   std::vector<std::pair<int32_t, float>> top;  ///< best first
+  int32_t not_finite = -1;  ///< the first vocabulary entry whose logit was NaN or +infinity: then nothing else is to be believed; -1: none
 };
 
-enum class FinishReason { kStop, kLength };
+enum class FinishReason {
+  kStop,
+  kLength,
+  kNotFinite,  ///< logits were NaN or infinite: there is no answer
+};
 
 struct Completion {
   int64_t key = 0;
   std::vector<int32_t> tokens;  ///< generated (eos and stop-string tokens included)
-  std::string text;             ///< generated text, cut before a stop string (empty without a tokenizer)
+  std::string text;             ///< generated text, cut before what ended it (empty without a tokenizer)
   FinishReason reason = FinishReason::kLength;
-  std::vector<TokenLogprob> prompt_logprobs;  ///< with echo and logprobs
+  std::string stop_string;             ///< kStop: the stop string that ended it; empty: none did
+  std::optional<int32_t> stop_token;   ///< kStop: the one of stop_token_ids that ended it
+  int64_t not_finite_position = -1;    ///< kNotFinite: of the token whose logits were not finite
+  int32_t not_finite_entry = -1;       ///< and the vocabulary entry
+  std::vector<TokenLogprob> prompt_logprobs;  ///< where the prompt is scored
   std::vector<TokenLogprob> logprobs;
 };
 

@@ -23,7 +23,7 @@ uint64_t random_word(uint64_t seed, uint64_t position) {
 
 double uniform_random(uint64_t seed, uint64_t position) { return static_cast<double>(random_word(seed, position) >> 11) * 0x1p-53; }
 
-Draw draw_of(const SamplingParams& params, int64_t position) {
+Draw draw_of(const ChoiceParams& params, int64_t position) {
   if (params.temperature <= 0 || params.top_k == 1) return {};
   // Colder than that no noise is left beside the rounding of the logits, and further down nothing would be finite.
   constexpr double kColdest = 1e-6;
@@ -31,11 +31,11 @@ Draw draw_of(const SamplingParams& params, int64_t position) {
   return {static_cast<float>(1 / std::max(params.temperature, kColdest)), {static_cast<uint32_t>(word), static_cast<uint32_t>(word >> 32)}};
 }
 
-int32_t sample(std::span<const float> logits, const SamplingParams& params, int64_t position) {
+int32_t sample(std::span<const float> logits, const ChoiceParams& params, int64_t position) {
   auto vocab = static_cast<int64_t>(logits.size());
-  const bool cut_k = params.top_k > 0 && params.top_k < vocab, cut_p = params.top_p < 1;
+  const bool cut_k = params.top_k > 0 && params.top_k < vocab, cut_p = params.top_p < 1, cut_m = params.min_p > 0;
   const Draw draw = draw_of(params, position);
-  if (draw.inverse_temperature == 0 || !(cut_k || cut_p)) return vector_rows::largest(logits.data(), vocab, draw, 0).at;
+  if (draw.inverse_temperature == 0 || !(cut_k || cut_p || cut_m)) return vector_rows::largest(logits.data(), vocab, draw, 0).at;
   const double top = *std::max_element(logits.begin(), logits.end());
   auto weight = [&](int32_t id) {
     return std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) - top) / params.temperature);
@@ -46,7 +46,8 @@ int32_t sample(std::span<const float> logits, const SamplingParams& params, int6
   };
   std::vector<int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
-  if (cut_k) {
+  if (cut_m) std::erase_if(ids, [&](int32_t id) { return weight(id) < params.min_p; });  // the likeliest one's is 1
+  if (cut_k && params.top_k < std::ssize(ids)) {
     std::nth_element(ids.begin(), ids.begin() + params.top_k, ids.end(), better);
     ids.resize(static_cast<size_t>(params.top_k));
   }

@@ -46,6 +46,25 @@ TEST(Sampler, FollowsTheDistribution) {
   EXPECT_NEAR(share(cold, 0), 0.25 / squares, 0.02);
 }
 
+TEST(Sampler, MinPLeavesOutWhatIsUnlikelyBesideTheBest) {
+  const std::vector<float> logits{std::log(0.5f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
+  auto chosen = [&](double min_p, double temperature, double top_p, int64_t top_k) {
+    SamplingParams params = with(temperature, top_p, top_k, 7);
+    params.min_p = min_p;
+    std::map<int32_t, int> counts;
+    for (int i = 0; i < 20000; ++i) ++counts[sample(logits, params, i)];
+    return counts;
+  };
+  auto half = chosen(0.5, 1, 1, 0);  // 0.3 is more than half of 0.5, 0.15 is not
+  EXPECT_EQ(half.size(), 2u);
+  EXPECT_NEAR(half[0] / 20000.0, 0.5 / 0.8, 0.02);
+  EXPECT_EQ(chosen(0.2, 1, 1, 0).size(), 3u);
+  EXPECT_EQ(chosen(0.2, 0.5, 1, 0).size(), 2u);   // after temperature: 0.09 of 0.25
+  EXPECT_EQ(chosen(0.2, 1, 0.6, 0).size(), 2u);   // of what is left: 0.5 / 0.95 is not yet 0.6
+  EXPECT_EQ(chosen(0.2, 1, 1, 2).size(), 2u);
+  EXPECT_EQ(chosen(1, 1, 1, 0).size(), 1u);
+}
+
 /// Pearson's statistic over draws at positions 0, 1, ..., of as many tokens as there are logits; its mean is the number of tokens less one.
 double chi_square(const std::vector<float>& logits, double temperature, int64_t num_draws) {
   std::vector<double> shares;

@@ -385,12 +385,15 @@ void AddSoftmax(float* scores, int64_t count, float* shares) {
   auto sum = hn::Zero(d);
   for (int64_t i = 0; i < count; i += lanes) {
     const auto n = static_cast<size_t>(std::min(lanes, count - i));
-    auto weight = hn::Exp(d, hn::Sub(load(d, scores + i, n), hn::Set(d, maximum)));
+    const auto below = hn::Sub(load(d, scores + i, n), hn::Set(d, maximum));
+    auto weight = hn::Exp(d, below);
     if (i == whole) weight = hn::IfThenElseZero(hn::FirstN(d, n), weight);
-    store(d, weight, scores + i, n);
+    // The share of a NaN is one, so that it is chosen and seen; the others' go without it, as Exp() makes it nothing.
+    store(d, hn::IfThenElse(hn::IsNaN(below), below, weight), scores + i, n);
     sum = hn::Add(sum, weight);
   }
-  const auto inverse = hn::Set(d, 1.0f / hn::GetLane(hn::SumOfLanes(d, sum)));
+  const float total = hn::GetLane(hn::SumOfLanes(d, sum));
+  const auto inverse = hn::Set(d, total > 0 ? 1.0f / total : 0.0f);
   for (int64_t i = 0; i < count; i += lanes) {
     const auto n = static_cast<size_t>(std::min(lanes, count - i));
     store(d, hn::MulAdd(load(d, scores + i, n), inverse, load(d, shares + i, n)), shares + i, n);

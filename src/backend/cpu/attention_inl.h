@@ -102,12 +102,13 @@ HWY_INLINE void soften_span(Row& row, float* HWY_RESTRICT scores, [[maybe_unused
     return hn::And(hn::Ge(at, hn::Set(d, static_cast<float>(first))),
                    hn::Lt(at, hn::Set(d, static_cast<float>(end))));
   };
-  auto maximum = hn::Set(d, row.maximum);
+  auto maximum = hn::Set(d, row.maximum), poison = hn::Zero(d);
   for (int64_t t = 0; t < kSpan; t += lanes) {
     auto scaled = hn::Mul(hn::LoadU(d, scores + t), factor);
     if constexpr (!kWhole) scaled = hn::IfThenElse(inside(t), scaled, lowest);
     hn::StoreU(scaled, d, scores + t);
     maximum = hn::Max(maximum, scaled);
+    poison = hn::Add(poison, scaled);
   }
   maximum = hn::MaxOfLanes(d, maximum);
   const float new_maximum = hn::GetLane(maximum);
@@ -126,6 +127,8 @@ HWY_INLINE void soften_span(Row& row, float* HWY_RESTRICT scores, [[maybe_unused
     row.maximum = new_maximum;
   }
   row.sum += hn::GetLane(hn::SumOfLanes(d, sum));
+  // Exp() makes NaN nothing; whoever sees one must not miss it.
+  if (const float all = hn::GetLane(hn::SumOfLanes(d, poison)); std::isnan(all)) row.sum = all;
 }
 
 HWY_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, float scale, float* mixed, int64_t mixed_size) {

@@ -188,7 +188,7 @@ HWY_INLINE hn::Vec<D> activation_of(D d, hn::Vec<D> x) {
   const auto one = hn::Set(d, 1.0f);
   const auto half_x = hn::Mul(x, hn::Set(d, 0.5f));
   if constexpr (kActivation == Activation::kRelu) {
-    return hn::Max(x, hn::Zero(d));
+    return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);  // NaN stays, as a maximum would not let it
   } else if constexpr (kActivation == Activation::kGelu) {
     return hn::Mul(half_x,
                    hn::Add(one, erf_lanes(d, hn::Mul(x, hn::Set(d, 0.70710678118654752f)))));
@@ -241,20 +241,30 @@ void Rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, cons
     });
 }
 
+/// The first value that is NaN or +infinity; -1: none.
+int64_t first_not_finite(const float* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!(x[i] < std::numeric_limits<float>::infinity())) return i;
+  return -1;
+}
+
 int64_t LargestAt(const float* x, int64_t count) {
-  if (std::isnan(x[0])) return 0;
   const Floats d;
   constexpr int64_t kBlock = 1024;
   constexpr float kLeast = -std::numeric_limits<float>::infinity();
   float largest = kLeast;
   int64_t block = 0;
   for (int64_t first = 0; first < count; first += kBlock) {
-    auto most = hn::Set(d, kLeast);
+    auto most = hn::Set(d, kLeast), sum = hn::Zero(d);
     for_blocks(std::min(kBlock, count - first), [&](int64_t i, size_t n) HWY_ATTR {
       auto v = load(d, x + first + i, n);
+      sum = hn::Add(sum, v);
       if (n < hn::Lanes(d)) v = hn::IfThenElse(hn::FirstN(d, n), v, hn::Set(d, kLeast));
-      most = hn::IfThenElse(hn::Gt(v, most), v, most);  // NaN is not greater
+      most = hn::Max(most, v);
     });
+    // NaN and +infinity stay in a sum, which large numbers could overflow too: so they are looked for.
+    if (!(hn::GetLane(hn::SumOfLanes(d, sum)) < std::numeric_limits<float>::infinity()))
+      if (const int64_t at = first_not_finite(x + first, std::min(kBlock, count - first)); at >= 0) return first + at;
     const float of_block = hn::GetLane(hn::MaxOfLanes(d, most));
     if (of_block > largest) largest = of_block, block = first;
   }
@@ -292,17 +302,19 @@ HWY_INLINE hn::Vec<Floats> most_noise(hn::Vec<Floats> fraction) {
 }
 
 Largest LargestDrawn(const float* x, int64_t count, const Draw& draw, int64_t first_id) {
-  if (std::isnan(x[0])) return {x[0], 0};
   const Floats d;
   const Bits du;
   const hn::RebindToSigned<Floats> di;
   const auto least = hn::Set(d, -std::numeric_limits<float>::infinity()), factor = hn::Set(d, draw.inverse_temperature);
   const auto ids = hn::Iota(du, static_cast<uint32_t>(first_id)), key = hn::Set(du, draw.key[0]);
   Largest largest{-std::numeric_limits<float>::infinity(), 0};
+  auto sum = hn::Zero(d);
   for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
     const auto of_key = hn::Xor(hn::Add(ids, hn::Set(du, static_cast<uint32_t>(i))), key);
     const auto fraction = fractions_of(scramble_lanes(hn::Add(scramble_lanes(of_key), hn::Set(du, draw.key[1]))));
-    auto v = hn::Mul(load(d, x + i, n), factor);
+    auto v = load(d, x + i, n);
+    sum = hn::Add(sum, v);
+    v = hn::Mul(v, factor);
     if (n < hn::Lanes(d)) v = hn::IfThenElse(hn::FirstN(d, n), v, least);
     // Few of the many could be the largest so far: of all tokens about as many as have that much probability between them.
     if (hn::AllFalse(d, hn::Gt(hn::Add(v, most_noise(fraction)), hn::Set(d, largest.value)))) return;
@@ -313,6 +325,8 @@ Largest LargestDrawn(const float* x, int64_t count, const Draw& draw, int64_t fi
     const auto places = hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, most)), hn::Iota(di, static_cast<int32_t>(i)), hn::Set(di, std::numeric_limits<int32_t>::max()));
     largest = {hn::GetLane(most), hn::GetLane(hn::MinOfLanes(di, places))};
   });
+  if (!(hn::GetLane(hn::SumOfLanes(d, sum)) < std::numeric_limits<float>::infinity()))  // as in LargestAt()
+    if (const int64_t at = first_not_finite(x, count); at >= 0) return {std::numeric_limits<float>::quiet_NaN(), static_cast<int32_t>(at)};
   return largest;
 }
 
@@ -383,7 +397,7 @@ int64_t largest_at(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(
 Largest largest(const float* x, int64_t count, const Draw& draw, int64_t first_id) {
   if (draw.inverse_temperature > 0) return HWY_DYNAMIC_DISPATCH(LargestDrawn)(x, count, draw, first_id);
   const int64_t at = largest_at(x, count);
-  return {x[at], static_cast<int32_t>(at)};
+  return {x[at] < std::numeric_limits<float>::infinity() ? x[at] : std::numeric_limits<float>::quiet_NaN(), static_cast<int32_t>(at)};
 }
 double sum_of_exp(const float* x, int64_t count, float maximum) { return HWY_DYNAMIC_DISPATCH(SumOfExp)(x, count, maximum); }
 const char* target_name() { return HWY_DYNAMIC_DISPATCH(TargetName)(); }

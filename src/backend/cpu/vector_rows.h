@@ -34,7 +34,7 @@ void activate(const float* x, const float* up, int64_t count, Activation activat
 /// Rotates the heads of one row: x [num_heads, 2 * half] in place by cosine and sine [half].
 void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine);
 
-/// Where the largest of `count` > 0 values is, the first of those that are alike; as std::max_element says it, NaN included (one at the front stays, others never win).
+/// Where the largest of `count` > 0 values is, the first of those that are alike; NaN counts as large as +infinity, so that either is found.
 int64_t largest_at(const float* x, int64_t count);
 /// As Kernels::largest() of one row.
 Largest largest(const float* x, int64_t count, const Draw& draw, int64_t first_id);

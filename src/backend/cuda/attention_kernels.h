@@ -499,8 +499,12 @@ FLEXGEN_KERNEL void choose_generated(AttentionOnDevice a, const GeneratedRow* ge
     float largest = minus_infinity(), total = 0;
     for (int i = thread(); i < visible; i += num_threads()) largest = fmaxf(largest, mine[i]);
     largest = reduce_block<true>(largest, reduction);
-    for (int i = thread(); i < visible; i += num_threads()) total += exp2f(mine[i] - largest);
+    for (int i = thread(); i < visible; i += num_threads()) {
+      const float weight = exp2f(mine[i] - largest);
+      total += weight == weight ? weight : 0.0f;  // the share of a NaN is one, so that it is chosen and seen
+    }
     total = reduce_block<false>(total, reduction);
+    if (total == 0) total = 1;
     for (int i = thread(); i < visible; i += num_threads()) {
       const float share = exp2f(mine[i] - largest) / total;
       shares[i] = member == 0 ? share : shares[i] + share;

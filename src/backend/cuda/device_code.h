@@ -97,6 +97,7 @@ FLEXGEN_CODE int warp() { return thread() / kWarp; }
 
 FLEXGEN_CODE float not_a_number() { return std::bit_cast<float>(0x7fc00000u); }
 FLEXGEN_CODE float minus_infinity() { return std::bit_cast<float>(0xff800000u); }
+FLEXGEN_CODE float largest_float() { return std::bit_cast<float>(0x7f7fffffu); }
 FLEXGEN_CODE bool is_finite(float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
 /// The sum of the lanes' values, in every lane; always added in the same order.

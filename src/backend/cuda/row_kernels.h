@@ -10,7 +10,7 @@ inline constexpr int kRowThreads = 256;  ///< of a block that owns a row; also o
 
 FLEXGEN_CODE float activation_value(float x, Activation activation) {
   switch (activation) {
-    case Activation::kRelu: return fmaxf(x, 0.0f);
+    case Activation::kRelu: return x < 0.0f ? 0.0f : x;  // fmaxf() would swallow NaN
     case Activation::kGelu: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     case Activation::kGeluTanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
     case Activation::kSilu: return x / (1.0f + expf(-x));
@@ -130,7 +130,8 @@ FLEXGEN_KERNEL void find_largest(const float* x, int64_t cols, const Draw* draws
   const Draw draw = draws == nullptr ? Draw() : draws[block_x()];
   Largest best{minus_infinity(), 0x7fffffff};
   for (int64_t d = thread(); d < cols; d += num_threads()) {
-    const float value = draw.inverse_temperature > 0 ? drawn_value_of(draw, first_id + static_cast<uint32_t>(d), x[d]) : x[d];
+    float value = -minus_infinity();  // of what is not finite, and of nothing else
+    if (x[d] < value) value = fminf(draw.inverse_temperature > 0 ? drawn_value_of(draw, first_id + static_cast<uint32_t>(d), x[d]) : x[d], largest_float());
     best = larger(best, {value, static_cast<int32_t>(d)});
   }
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -144,7 +145,7 @@ FLEXGEN_KERNEL void find_largest(const float* x, int64_t cols, const Draw* draws
   sync_block();
   if (thread() > 0) return;
   for (int other = 1; other < num_threads() / kWarp; ++other) best = larger(best, {values[other], places[other]});
-  if (x[0] != x[0]) best = {x[0], 0};
+  if (best.value > largest_float()) best.value -= best.value;
   out[block_x()] = best;
 }
 

@@ -173,6 +173,11 @@ class ReferenceKernels : public Kernels {
   void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
     for (int64_t t = 0; t < num_rows; ++t) {
       std::vector<float> row(x + t * cols, x + (t + 1) * cols);
+      const auto bad = std::find_if(row.begin(), row.end(), [](float value) { return !(value < std::numeric_limits<float>::infinity()); });
+      if (bad != row.end()) {
+        out[t] = {std::numeric_limits<float>::quiet_NaN(), static_cast<int32_t>(bad - row.begin())};
+        continue;
+      }
       if (!draws.empty() && draws[static_cast<size_t>(t)].inverse_temperature > 0)
         for (size_t i = 0; i < row.size(); ++i) row[i] = drawn_value(draws[static_cast<size_t>(t)], static_cast<uint32_t>(first_id) + static_cast<uint32_t>(i), row[i]);
       const auto best = std::max_element(row.begin(), row.end());
@@ -234,10 +239,13 @@ class ReferenceKernels : public Kernels {
         for (int64_t d = 0; d < g.head_size; ++d) dot += static_cast<double>(query[d]) * cached(0, s, d);
         w[static_cast<size_t>(s)] = dot * rule.scale;
       }
-      const double maximum = *std::max_element(w.begin(), w.end());
-      double sum = 0;
-      for (double& x : w) sum += x = std::exp(x - maximum);
-      for (size_t s = 0; s < w.size(); ++s) shares[s] += static_cast<float>(w[s] / sum);
+      double maximum = -std::numeric_limits<double>::infinity(), sum = 0;
+      for (double x : w) maximum = std::max(maximum, x);
+      for (double& x : w) {
+        x = std::exp(x - maximum);
+        if (!std::isnan(x)) sum += x;  // the share of a NaN is one, so that it is chosen and seen
+      }
+      for (size_t s = 0; s < w.size(); ++s) shares[s] += static_cast<float>(w[s] / (sum > 0 ? sum : 1));
     }
     std::vector<int32_t> chosen(static_cast<size_t>(visible));
     std::iota(chosen.begin(), chosen.end(), 0);

@@ -1,0 +1,14 @@
+#pragma once
+// BatchFields: the fields of a request's body that have no part in answers here, as vLLM's and OpenAI's completions have them. Any thread.
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+namespace flexgen {
+
+/// Why a field that flexgen does not honour is refused: because of its name, or as its value is not the one that changes nothing. Nothing for a field that may stay.
+/// Null is always left out.
+std::optional<std::string> refuse_field(const std::string& name, const nlohmann::json& value);
+
+}  // namespace flexgen
