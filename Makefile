@@ -3,6 +3,7 @@
 .PHONY: help setup build test demo asan tsan fuzz torture clean
 
 help:
+	@echo "make build  build the program alone: build/release/flexgen"
 	@echo "make demo   build, then run the main job: a few hundred invoice lines to JSON, from disk, in a small RAM budget"
 	@echo "make test   build and run all tests"
 	@echo "make asan   the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -15,9 +16,11 @@ setup:
 
 build: setup
 	@cmake --preset release >/dev/null
-	@cmake --build --preset release
+	@cmake --build --preset release --target flexgen
 
-test: build
+test: setup
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release
 	@ctest --preset release
 
 demo: build
