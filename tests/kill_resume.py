@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -188,6 +189,26 @@ class Test:
         self.check_whole(output, f"job {number} ({self.kind}), killed {start} times")
         shutil.rmtree(self.spill)
         self.use_spill("spill")
+        if number % 5 == 0:
+            self.damaged_job(output, number)
+
+    def damaged_job(self, output, number):
+        """Checksums survive kills: whatever bit of an answer flips, the next start does not take the line, names it and changes nothing."""
+        whole = read(output)
+        starts = [match.start() for match in re.finditer(rb'"text":"[A-Za-z0-9 ]', whole)]
+        at = self.rng.choice(starts) + len(b'"text":"')
+        damaged = whole[:at] + (b"#" if whole[at:at + 1] != b"#" else b"%") + whole[at + 1:]
+        with open(output, "wb") as file:
+            file.write(damaged)
+        self.wait(self.start(output, PLACEMENTS[3]), {1})
+        line = damaged.count(b"\n", 0, at) + 1
+        if f"line {line} " not in self.log() or "checksum" not in self.log() or read(output) != damaged:
+            sys.exit(f"{output}: line {line} is damaged; flexgen said:\n{self.log()}")
+        lines = damaged.splitlines(True)
+        with open(output, "wb") as file:
+            file.write(b"".join(lines[:line - 1] + lines[line:]))
+        self.wait(self.start(output, PLACEMENTS[3]), {0})
+        self.check_whole(output, f"job {number} without its damaged line")
 
     def terminated_job(self, number):
         output = os.path.join(self.work, f"terminated-{number}.jsonl")

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
+#include "app/kept_record.h"
 #include "app/text_offsets.h"
 #include "base/error.h"
 
@@ -14,9 +16,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kNotFiniteCode = "not_finite";
+constexpr size_t kPieceBytes = 64 << 10;
 
-/// One line, valid UTF-8 whatever is in it.
-std::string to_line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
+/// Valid UTF-8 whatever is in it, and without line ends.
+std::string to_text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string to_line(const Json& json) { return to_text(json) + "\n"; }
 
 /// A logprob with the digits that a float has; JSON knows no infinity, and OpenAI writes -9999 for it.
 Json number(float logprob) {
@@ -49,20 +53,64 @@ Json top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry, size_t 
   return top;
 }
 
-/// Appends the logprobs of one stretch of tokens, whose text begins at `first`; offsets go up to `limit`, as the text may have been cut.
-void add_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, std::span<const int64_t> offsets, int64_t first, int64_t limit, Json* out) {
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const TokenLogprob& entry = entries[i];
-    (*out)["tokens"].push_back(token_text(tokenizer, entry.token));
-    (*out)["token_logprobs"].push_back(number(entry.logprob));
-    (*out)["top_logprobs"].push_back(std::isnan(entry.logprob) ? Json(nullptr) : top_logprobs(tokenizer, entry, most));
-    (*out)["text_offset"].push_back(std::min(first + (tokenizer ? offsets[i] : 0), limit));
+/// Tokens with their logprobs, of each so many of the best, and where the text of each begins.
+struct Stretch {
+  std::span<const TokenLogprob> entries;
+  size_t most = 0;
+  std::vector<int64_t> offsets;
+};
+
+/// The text begins at `first`; offsets go up to `limit`, as the text may have been cut.
+Stretch stretch_of(std::span<const TokenLogprob> entries, size_t most, std::span<const int64_t> offsets, int64_t first, int64_t limit) {
+  Stretch stretch{entries, most, {}};
+  for (size_t i = 0; i < entries.size(); ++i) stretch.offsets.push_back(std::min(first + (offsets.empty() ? 0 : offsets[i]), limit));
+  return stretch;
+}
+
+/// Collects what is written into pieces that are large enough.
+class Pieces {
+ public:
+  explicit Pieces(const WritePiece& write) : write_(write) {}
+  void add(std::string_view text) {
+    piece_ += text;
+    if (piece_.size() < kPieceBytes) return;
+    write_(piece_);
+    piece_.clear();
   }
+  void finish() { write_(piece_); }
+
+ private:
+  const WritePiece& write_;
+  std::string piece_;
+};
+
+/// One after the other, as a sequence may have many tokens, each with many logprobs.
+void write_logprobs(const Tokenizer* tokenizer, std::span<const Stretch> stretches, const WritePiece& write) {
+  using Item = Json (*)(const Tokenizer*, const Stretch&, size_t);
+  static constexpr std::pair<const char*, Item> kLists[] = {
+      {"tokens", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return Json(token_text(tokens, s.entries[i].token)); }},
+      {"token_logprobs", [](const Tokenizer*, const Stretch& s, size_t i) { return number(s.entries[i].logprob); }},
+      {"top_logprobs", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return std::isnan(s.entries[i].logprob) ? Json(nullptr) : top_logprobs(tokens, s.entries[i], s.most); }},
+      {"text_offset", [](const Tokenizer*, const Stretch& s, size_t i) { return Json(s.offsets[i]); }}};
+  Pieces pieces(write);
+  for (const auto& [name, item] : kLists) {
+    pieces.add(fmt::format("{}\"{}\":[", name == kLists[0].first ? "{" : ",", name));
+    bool first = true;
+    for (const Stretch& stretch : stretches)
+      for (size_t i = 0; i < stretch.entries.size(); ++i) {
+        if (!std::exchange(first, false)) pieces.add(",");
+        pieces.add(to_text(item(tokenizer, stretch, i)));
+      }
+    pieces.add("]");
+  }
+  pieces.add("}");
+  pieces.finish();
 }
 
 /// As vLLM has it: of each token of the prompt, by id, its own logprob and those of the best. The rank of a token that is not among these is not known.
-Json prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most) {
-  Json out = Json::array();
+void write_prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, const WritePiece& write) {
+  Pieces pieces(write);
+  pieces.add("[");
   for (const TokenLogprob& entry : entries) {
     Json tokens;
     auto add = [&](int32_t token, float logprob, Json rank) {
@@ -70,67 +118,63 @@ Json prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> e
     };
     if (!std::isnan(entry.logprob)) add(entry.token, entry.logprob, nullptr);
     for (size_t i = 0; i < std::min(most, entry.top.size()); ++i) add(entry.top[i].first, entry.top[i].second, i + 1);
-    out.push_back(std::move(tokens));
+    if (&entry != entries.data()) pieces.add(",");
+    pieces.add(to_text(tokens));
   }
-  return out;
+  pieces.add("]");
+  pieces.finish();
 }
 
-Json choice_record(const RecordContext& context, const BatchRequest& request, const Completion& completion, int64_t index) {
-  const BatchPrompt& prompt = request.prompts[static_cast<size_t>(index / request.n)];
+/// The logprobs of the prompt, if it is echoed, and of the answer.
+std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion) {
+  const bool skip = request.params.skip_special_tokens;
+  std::vector<Stretch> stretches;
+  std::vector<int64_t> offsets;
+  if (request.params.echo) {
+    if (const Tokenizer* tokenizer = context.tokenizer)
+      offsets = prompt.text.empty() ? text_offsets(*tokenizer, prompt.tokens, skip) : text_offsets_in(*tokenizer, prompt.tokens, prompt.text, prompt.num_added);
+    stretches.push_back(stretch_of(completion.prompt_logprobs, static_cast<size_t>(request.params.top_logprobs), offsets, 0, prompt_characters));
+  }
+  std::vector<int32_t> tokens;
+  for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
+  offsets = context.tokenizer ? text_offsets(*context.tokenizer, tokens, skip) : std::vector<int64_t>();
+  stretches.push_back(stretch_of(completion.logprobs, std::string::npos, offsets, prompt_characters, prompt_characters + count_characters(completion.text)));
+  return stretches;
+}
+
+}  // namespace
+
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
   std::string prompt_text;
   if (request.params.echo) {
     prompt_text = prompt.text;
     if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
   }
-  Json choice;
-  choice["index"] = index;
-  choice["text"] = prompt_text + completion.text;
-  choice["logprobs"] = nullptr;
-  if (request.params.top_logprobs >= 0) {
-    Json logprobs;
-    for (const char* name : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) logprobs[name] = Json::array();
-    const int64_t prompt_characters = count_characters(prompt_text);
-    const bool skip = request.params.skip_special_tokens;
-    std::vector<int64_t> offsets;
-    if (request.params.echo) {
-      if (const Tokenizer* tokenizer = context.tokenizer)
-        offsets = prompt.text.empty() ? text_offsets(*tokenizer, prompt.tokens, skip) : text_offsets_in(*tokenizer, prompt.tokens, prompt.text, prompt.num_added);
-      add_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.top_logprobs), offsets, 0, prompt_characters, &logprobs);
-    }
-    std::vector<int32_t> tokens;
-    for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
-    if (context.tokenizer) offsets = text_offsets(*context.tokenizer, tokens, skip);
-    add_logprobs(context.tokenizer, completion.logprobs, std::string::npos, offsets, prompt_characters, prompt_characters + count_characters(completion.text), &logprobs);
-    choice["logprobs"] = std::move(logprobs);
-  }
-  choice["finish_reason"] = completion.reason == FinishReason::kStop ? "stop" : "length";
+  write(fmt::format(R"({{"index":{},"text":)", index));
+  write(to_text(prompt_text + completion.text));
+  write(R"(,"logprobs":)");
+  if (request.params.top_logprobs >= 0) write_logprobs(context.tokenizer, stretches_of(context, request, prompt, count_characters(prompt_text), completion), write);
+  else write("null");
   // As vLLM has it: what of the request ended the answer; null for the model's own end tokens.
-  choice["stop_reason"] = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
-  if (request.params.prompt_logprobs >= 0)
-    choice["prompt_logprobs"] = prompt_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.prompt_logprobs));
-  return choice;
+  const Json stop_reason = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
+  write(fmt::format(R"(,"finish_reason":"{}","stop_reason":)", completion.reason == FinishReason::kStop ? "stop" : "length"));
+  write(to_text(stop_reason));
+  if (request.params.prompt_logprobs >= 0) {
+    write(R"(,"prompt_logprobs":)");
+    write_prompt_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.prompt_logprobs), write);
+  }
+  write("}");
 }
 
-}  // namespace
-
-std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,
-                          std::span<const Completion> completions) {
-  FLEXGEN_CHECK(static_cast<int64_t>(completions.size()) == request.num_sequences());
+AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, int64_t prompt_tokens, int64_t completion_tokens) {
   std::string name = record_id_text(id);
   std::string digits = name.substr(kRecordIdPrefix.size());
-  int64_t prompt_tokens = 0, completion_tokens = 0;
-  for (const BatchPrompt& prompt : request.prompts) prompt_tokens += static_cast<int64_t>(prompt.tokens.size());
-
   Json body;
   body["id"] = "cmpl-" + digits;
   body["object"] = "text_completion";
   body["created"] = context.created_s;
   body["model"] = context.model_name;
   body["choices"] = Json::array();
-  for (size_t i = 0; i < completions.size(); ++i) {
-    body["choices"].push_back(choice_record(context, request, completions[i], static_cast<int64_t>(i)));
-    completion_tokens += static_cast<int64_t>(completions[i].tokens.size());
-  }
   body["usage"] = {{"prompt_tokens", prompt_tokens},
                    {"completion_tokens", completion_tokens},
                    {"total_tokens", prompt_tokens + completion_tokens}};
@@ -140,12 +184,31 @@ std::string answer_record(const RecordContext& context, const RecordId& id, cons
   record["custom_id"] = request.custom_id;
   record["response"] = {{"status_code", 200}, {"request_id", "req_" + digits}, {"body", std::move(body)}};
   record["error"] = nullptr;
-  return to_line(record);
+  // In a text the quotes would be escaped.
+  static constexpr std::string_view kChoices = R"("choices":[)";
+  const std::string text = to_line(record);
+  const size_t at = text.find(kChoices) + kChoices.size();
+  return {text.substr(0, at), text.substr(at)};
+}
+
+std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,
+                          std::span<const Completion> completions) {
+  FLEXGEN_CHECK(static_cast<int64_t>(completions.size()) == request.num_sequences());
+  int64_t prompt_tokens = 0, completion_tokens = 0;
+  for (const BatchPrompt& prompt : request.prompts) prompt_tokens += static_cast<int64_t>(prompt.tokens.size());
+  std::string choices;
+  for (size_t i = 0; i < completions.size(); ++i) {
+    const auto index = static_cast<int64_t>(i);
+    if (i > 0) choices += ',';
+    write_choice(context, request, request.prompts[static_cast<size_t>(index / request.n)], completions[i], index, [&](std::string_view piece) { choices += piece; });
+    completion_tokens += static_cast<int64_t>(completions[i].tokens.size());
+  }
+  const AnswerFrame frame = answer_frame(context, id, request, prompt_tokens, completion_tokens);
+  return with_checksum(frame.before + choices + frame.after);
 }
 
 LineError not_finite_error(const BatchRequest& request, const Completion& completion, int64_t choice) {
-  const auto prompt = static_cast<int64_t>(request.prompts[static_cast<size_t>(choice / request.n)].tokens.size());
-  const int64_t at = completion.not_finite_position;
+  const int64_t at = completion.not_finite_position, prompt = completion.prompt_tokens;
   const std::string token = at < prompt ? fmt::format("token {} of the prompt", at + 1) : fmt::format("token {} of the answer", at - prompt + 1);
   return {request.custom_id, kNotFiniteCode,
           fmt::format("choice {}: the logits for {} are not finite (vocabulary entry {}), so there is no answer: a weight is NaN or infinite, or values overflow; "
@@ -165,7 +228,7 @@ std::string error_record(const InputLine& line, const LineError& error) {
   record["response"] = nullptr;
   record["error"] = {{"code", error.code}, {"message", error.message},
                      {"param", error.param.empty() ? Json(nullptr) : Json(error.param)}, {"line", line.number}};
-  return to_line(record);
+  return with_checksum(to_line(record));
 }
 
 }  // namespace flexgen

@@ -2,7 +2,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -21,8 +20,10 @@
 #include "app/team.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/report.h"
 #include "base/units.h"
 #include "engine/simulate.h"
+#include "io/whole_file.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen {
@@ -92,9 +93,7 @@ std::string checkpoint_of(const BenchOptions& options) {
 
 void write_json(const BenchOptions& flags, const nlohmann::ordered_json& json) {
   if (flags.json_file.empty()) return;
-  std::ofstream out(flags.json_file);
-  out << json.dump(1) << "\n";
-  if (!out.flush()) fail_io("cannot write {}", flags.json_file);
+  write_whole_file(flags.json_file, json.dump(1) + "\n");
 }
 
 nlohmann::ordered_json prediction_json(const Plan& plan) {
@@ -132,7 +131,7 @@ int bench_together(const BenchOptions& flags, Team& team) {
     team.share_progress([&engine] { return engine.progress(); });
     if (team.is_root()) {
       engine.prepare(load.workload);
-      fmt::print(stderr, "{}", plan_table(engine));
+      print_note("{}", plan_table(engine));
       ProgressDisplay display([&] { return team.merged_progress(); });
       report = engine.run(load, load, std::atomic<bool>{false});
       engine.dismiss();
@@ -158,8 +157,8 @@ int bench_together(const BenchOptions& flags, Team& team) {
   }
   team.join_traces(flags.engine.trace_file);
   if (team.is_root()) {
-    fmt::print("{}", report_table(report));
-    fmt::print("{}", prediction_table(predicted, own));
+    print_result("{}", report_table(report));
+    print_result("{}", prediction_table(predicted, own));
     if (!flags.json_file.empty()) {
       json["model"] = flags.model;
       json["ranks"] = team.world().size();
@@ -205,7 +204,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   if (!flags.no_efficiency) peaks = measure_peaks(engine.model(), engine.kernels(), engine.device(), files, kPeakTimeS, options.disk_directory);
   set_hardware(engine, flags.engine);
   engine.prepare(load.workload);
-  fmt::print(stderr, "{}", plan_table(engine));
+  print_note("{}", plan_table(engine));
   std::atomic<bool> never{false};
   RunReport report;
   {
@@ -220,11 +219,11 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     bound = bound_of(report, *peaks);
   }
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };
-  fmt::print("{}", report_table(report));
-  fmt::print("{}", prediction_table(engine.plan().prediction, report));
+  print_result("{}", report_table(report));
+  print_result("{}", prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, flags.engine, report);
-  if (peaks) fmt::print("{}", bound_table(*peaks, bound, report));
-  fmt::print("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
+  if (peaks) print_result("{}", bound_table(*peaks, bound, report));
+  print_result("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
   nlohmann::ordered_json json;
   json["model"] = flags.model;
   json["num_prompts"] = flags.num_prompts;
@@ -263,7 +262,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   if (flags.simulate) {
     SyntheticLoad again(flags, engine.model().config());
     const RunReport simulated = simulate(engine.model(), engine.policy(), engine.precision(), engine.hardware(), again);
-    fmt::print("simulated: {}\n", format_duration(simulated.elapsed_s));
+    print_result("simulated: {}\n", format_duration(simulated.elapsed_s));
     json["simulated"]["time_s"] = simulated.elapsed_s;
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
   }
@@ -292,13 +291,12 @@ int bench_command(const BenchOptions& flags) {
   const int64_t generated = std::accumulate(job.max_tokens.begin(), job.max_tokens.end(), int64_t{0});
   std::vector<PeerResult> results;
   for (const std::string& name : flags.peers.names) {
-    std::fflush(stdout);  // ours is known by now
     spdlog::info("the same job by {}", name);
     results.push_back(run_peer(flags.peers, name, job));
     json["peers"] = peers_json(results, generated);
     write_json(flags, json);  // what is finished is kept, whatever the next one does
   }
-  if (!results.empty()) fmt::print("{}", peers_table(json["elapsed_s"], generated, results));
+  if (!results.empty()) print_result("{}", peers_table(json["elapsed_s"], generated, results));
   return kExitDone;
 }
 

@@ -14,6 +14,7 @@
 #include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/report.h"
 #include "base/units.h"
 #include "backend/event.h"
 #include "io/async_disk.h"
@@ -62,7 +63,7 @@ int doctor_command(const DoctorOptions& options) {
     } else {
       profile = measure_hardware(measure, files);
     }
-    fmt::print("{}", options.json ? to_json(profile) + "\n" : profile_table(profile));
+    print_result("{}", options.json ? to_json(profile) + "\n" : profile_table(profile));
     if (!profile.doubt.empty()) spdlog::warn("these speeds are in doubt: {}; measure again when nothing else runs (runs do so by themselves)", profile.doubt);
     constexpr const char* kElsewhere = "set FLEXGEN_CACHE_DIR, or keep what --json prints and give it with --hardware";
     if (path.empty()) {
@@ -71,7 +72,7 @@ int doctor_command(const DoctorOptions& options) {
     }
     try {
       save_profile(profile, path);
-      fmt::print(stderr, "kept in {}\n", path);
+      print_note("kept in {}\n", path);
     } catch (const Error& error) {
       spdlog::warn("{}; {}", error.what(), kElsewhere);
     }
@@ -97,19 +98,19 @@ int doctor_command(const DoctorOptions& options) {
                               {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}},
                               {"cuda_toolkit", cuda.toolkit}, {"cuda_driver", cuda.driver}, {"cublas", cuda.cublas}, {"gpus", cuda.devices}, {"gpu_problem", cuda.problem}};
   if (options.json) {
-    fmt::print("{}\n", json.dump(1));
+    print_result("{}\n", json.dump(1));
     return kExitDone;
   }
-  fmt::print("processor   {} core{}{}; {} thread{} will compute; {}; bf16 arithmetic: {}\n", cpu.cores, cpu.cores == 1 ? "" : "s",
+  print_result("processor   {} core{}{}; {} thread{} will compute; {}; bf16 arithmetic: {}\n", cpu.cores, cpu.cores == 1 ? "" : "s",
              cpu.quota ? fmt::format(", of which a cgroup allows the time of {:g}", *cpu.quota) : "", cpu.threads(), cpu.threads() == 1 ? "" : "s", cpu_features(), cpu_has_bf16() ? "yes" : "no");
-  fmt::print("memory      {}{}, usable {}; flexgen takes up to {} beside --cpu-memory\n", format_bytes(memory.total_bytes),
+  print_result("memory      {}{}, usable {}; flexgen takes up to {} beside --cpu-memory\n", format_bytes(memory.total_bytes),
              memory.cgroup_limit_bytes ? fmt::format(" (a cgroup allows {})", format_bytes(*memory.cgroup_limit_bytes)) : "", format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes));
-  fmt::print("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
+  print_result("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
              disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
-  fmt::print("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, not yet run on a GPU", cuda.toolkit));
-  for (size_t i = 0; i < cuda.devices.size(); ++i) fmt::print("gpu {}       {}\n", i, cuda.devices[i]);
-  if (cuda.devices.empty()) fmt::print("gpu         none; {}\n", cuda.problem);
-  if (!cuda.toolkit.empty()) fmt::print("            driver: {}; cuBLASLt: {}\n", cuda.driver.empty() ? "absent" : "for CUDA " + cuda.driver, cuda.cublas.empty() ? "not found" : cuda.cublas);
+  print_result("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, not yet run on a GPU", cuda.toolkit));
+  for (size_t i = 0; i < cuda.devices.size(); ++i) print_result("gpu {}       {}\n", i, cuda.devices[i]);
+  if (cuda.devices.empty()) print_result("gpu         none; {}\n", cuda.problem);
+  if (!cuda.toolkit.empty()) print_result("            driver: {}; cuBLASLt: {}\n", cuda.driver.empty() ? "absent" : "for CUDA " + cuda.driver, cuda.cublas.empty() ? "not found" : cuda.cublas);
   return kExitDone;
 }
 

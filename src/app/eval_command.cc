@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -15,15 +14,19 @@
 #include "app/stop_signals.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/report.h"
 #include "base/units.h"
 #include "engine/list_source.h"
 #include "io/checked_json.h"
+#include "io/whole_file.h"
 #include "text/unicode.h"
 
 namespace flexgen {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr int kMaxTaskDepth = 64;
 
 class Collect : public CompletionSink {
  public:
@@ -33,11 +36,9 @@ class Collect : public CompletionSink {
 };
 
 std::string read_file(const std::string& path, const char* flag) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file || text.str().empty()) fail_user("{} {}: this file cannot be read, or is empty", flag, path);
-  return text.str();
+  const std::string text = read_whole_file(path);
+  if (text.empty()) fail_user("{} {}: this file is empty", flag, path);
+  return text;
 }
 
 /// Runs all requests as one job. False if a signal ended it.
@@ -47,7 +48,7 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
     workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, request.params.echo);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
-  fmt::print(stderr, "{}", plan_table(engine));
+  print_note("{}", plan_table(engine));
   ListSource source(std::move(requests));
   StopSignals signals;
   RunReport report;
@@ -55,10 +56,10 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
     ProgressDisplay display([&] { return engine.progress(); });
     report = engine.run(source, collect, signals.stop());
   }
-  fmt::print(stderr, "{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
+  print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, options.engine, report);
   figures["elapsed_s"] = report.elapsed_s;
-  if (report.stopped) fmt::print(stderr, "stopped by a signal; an evaluation begins anew\n");
+  if (report.stopped) print_note("stopped by a signal; an evaluation begins anew\n");
   return !report.stopped;
 }
 
@@ -194,11 +195,8 @@ int eval_command(const EvalOptions& options) {
   figures["kv_cache_rotation"] = options.engine.kv_cache_rotation;
   figures["attention_sparsity"] = options.engine.attention_sparsity;
   if (!(options.perplexity_file.empty() ? exact_match(options, engine, figures) : perplexity(options, engine, figures))) return kExitStopped;
-  for (const auto& [name, value] : figures.items()) fmt::print("{} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
-  if (options.json_file.empty()) return kExitDone;
-  std::ofstream out(options.json_file);
-  out << figures.dump(1) << "\n";
-  if (!out.flush()) fail_io("cannot write {}", options.json_file);
+  if (!options.json_file.empty()) write_whole_file(options.json_file, figures.dump(1) + "\n");
+  for (const auto& [name, value] : figures.items()) print_result("{} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
   return kExitDone;
 }
 

@@ -1,10 +1,9 @@
 // flexgen: the command line. The only place where errors end.
 
-#include <cstdio>
-
 #include "app/commands.h"
 #include "base/last_words.h"
 #include "base/log.h"
+#include "base/report.h"
 
 namespace {
 
@@ -26,17 +25,19 @@ int dispatch(const flexgen::Command& command) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  flexgen::prepare_standard_streams();
   flexgen::end_with_a_sentence();
   flexgen::setup_logging(false);
   try {
     auto parsed = flexgen::parse_command_line({argv + 1, argv + argc});
     if (const auto* text = std::get_if<flexgen::CommandText>(&parsed)) {
-      std::fputs(text->text.c_str(), text->exit_code == 0 ? stdout : stderr);
+      if (text->exit_code == 0) flexgen::write_result(text->text);
+      else flexgen::write_note(text->text);
       return text->exit_code;
     }
     return dispatch(std::get<flexgen::Command>(parsed));
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "flexgen: %s\n", flexgen::sentence_of(error).c_str());
+    flexgen::print_note("flexgen: {}\n", flexgen::sentence_of(error));
     return flexgen::kExitFailed;
   }
 }

@@ -10,6 +10,7 @@
 #include "app/special_tokens.h"
 #include "app/team.h"
 #include "base/error.h"
+#include "base/report.h"
 
 namespace flexgen {
 namespace {
@@ -51,7 +52,7 @@ int generate_command(const GenerateOptions& options) {
   workload.add(prompt_size, request.params.max_tokens, request.params.keeps_logits(), false);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
-  fmt::print(stderr, "{}", plan_table(engine));
+  print_note("{}", plan_table(engine));
   OneRequest one(std::move(request));
   std::atomic<bool> never{false};
   RunReport report;
@@ -59,10 +60,9 @@ int generate_command(const GenerateOptions& options) {
     ProgressDisplay display([&] { return engine.progress(); });
     report = engine.run(one, one, never);
   }
-  fmt::print(stderr, "{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
+  print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, options.engine, report);
-  fmt::print("{}\n", one.completion.text);
-  std::fflush(stdout);
+  print_result("{}\n", one.completion.text);
   check_finite({&one.completion, 1}, "answers");
   return kExitDone;
 }

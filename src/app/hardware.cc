@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {

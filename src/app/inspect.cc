@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "base/report.h"
 #include "base/units.h"
 #include "model/model.h"
 
@@ -36,15 +37,15 @@ int inspect_command(const InspectOptions& options) {
                                 {"head_size", config.head_size}, {"ffn_size", config.ffn_size}, {"vocab_size", config.vocab_size},
                                 {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
                                 {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
-    fmt::print("{}\n", json.dump(1));
+    print_result("{}\n", json.dump(1));
     return kExitDone;
   }
-  fmt::print("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,
+  print_result("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,
              config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size,
              format_count(config.vocab_size), format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
-  fmt::print("  {} parameters in {}, {}\n", format_count(parameters), dtype, format_bytes(bytes));
-  for (const auto& [part, size] : parts) fmt::print("  {:>10}  {}\n", format_bytes(size), part);
-  fmt::print("  {:>10}  KV cache a token in 16 bits\n", format_bytes(kv_bytes));
+  print_result("  {} parameters in {}, {}\n", format_count(parameters), dtype, format_bytes(bytes));
+  for (const auto& [part, size] : parts) print_result("  {:>10}  {}\n", format_bytes(size), part);
+  print_result("  {:>10}  KV cache a token in 16 bits\n", format_bytes(kv_bytes));
   return kExitDone;
 }
 

@@ -7,18 +7,21 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <sstream>
+#include <set>
 
+#include "app/output_watch.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "io/checked_json.h"
+#include "io/spilled_records.h"
+#include "io/transfer.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {
@@ -26,7 +29,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kManifestVersion = 1;
-constexpr int64_t kChunkBytes = 1 << 20;
+constexpr size_t kPieceBytes = 256 << 10;  // of a record, in one write
 
 void sync_directory_of(const std::string& path) {
   std::string directory = std::filesystem::absolute(path).parent_path().string();
@@ -35,6 +38,8 @@ void sync_directory_of(const std::string& path) {
   fsync(descriptor);
   ::close(descriptor);
 }
+
+SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
 bool same_file(const std::string& a, const std::string& b) {
   struct stat first {}, second {};
@@ -57,64 +62,103 @@ std::string written_since(const JobIdentity& begun, const JobIdentity& now) {
 
 }  // namespace
 
-std::optional<RecordId> record_id_of(std::string_view line) {
-  static constexpr std::string_view kStart = R"({"id":"batch_req_)";
-  constexpr size_t kDigits = 2 * std::tuple_size_v<RecordId>;
-  if (!line.starts_with(kStart) || line.size() < kStart.size() + kDigits + 1) return std::nullopt;
-  RecordId id;
-  for (size_t i = 0; i < kDigits; ++i) {
-    char c = line[kStart.size() + i];
-    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-    if (digit < 0) return std::nullopt;
-    id[i / 2] = static_cast<uint8_t>(i % 2 ? id[i / 2] << 4 | digit : digit);
-  }
-  if (line[kStart.size() + kDigits] != '"' || line.back() != '}' || !Json::accept(line)) return std::nullopt;
-  return id;
-}
+namespace {
 
-std::optional<int64_t> answer_tokens_of(std::string_view line) {
-  // Texts have their quotes escaped, and nothing that comes after the answers has such a name but their usage: the last one is it.
-  static constexpr std::string_view kName = R"("completion_tokens":)";
-  const size_t at = line.rfind(kName);
-  if (at == std::string_view::npos) return std::nullopt;
-  int64_t tokens = 0;
-  const char* begin = line.data() + at + kName.size();
-  const auto [end, error] = std::from_chars(begin, line.data() + line.size(), tokens);
-  if (error != std::errc() || end == begin || tokens < 0) return std::nullopt;
-  return tokens;
-}
+constexpr int64_t kMaxManifestBytes = 1 << 20;
+constexpr int64_t kMaxCreated_s = 253'402'300'799;  // the end of the year 9999
+
+/// Reads the fields of a manifest one by one; what is wrong with one is said by its name.
+class ManifestFields {
+ public:
+  ManifestFields(const std::string& path, const std::string& text, const std::string& advice) : path_(path), advice_(advice) {
+    try {
+      json_ = parse_checked_json(text, 3, path, "it");
+    } catch (const Error&) {
+      damaged("it is not JSON, nested too deep or has a field twice");
+    }
+    if (!json_.is_object()) damaged("it is no JSON object");
+  }
+  std::string text(const char* name) {
+    const auto& value = field(name);
+    if (!value.is_string()) damaged(fmt::format("'{}' is {}, where a text must be", name, shown(value)));
+    return value.get<std::string>();
+  }
+  int64_t integer(const char* name, int64_t least, int64_t most) {
+    const auto& value = field(name);
+    const double number = value.is_number() ? value.get<double>() : -1;
+    if (!value.is_number() || !(number >= static_cast<double>(least)) || !(number <= static_cast<double>(most)) || std::floor(number) != number)
+      damaged(fmt::format("'{}' is {}, where a whole number from {} to {} must be", name, shown(value), least, most));
+    return static_cast<int64_t>(number);
+  }
+  std::map<std::string, std::string> texts(const char* name) {
+    const auto& value = field(name);
+    if (!value.is_object()) damaged(fmt::format("'{}' is {}, where an object must be", name, shown(value)));
+    std::map<std::string, std::string> texts;
+    for (const auto& [key, text] : value.items()) {
+      if (!text.is_string()) damaged(fmt::format("the option '{}' is {}, where a text must be", printable(key), shown(text)));
+      texts[key] = text.get<std::string>();
+    }
+    return texts;
+  }
+  std::map<std::string, FileStamp> stamps(const char* name) {
+    try {
+      return field(name).get<std::map<std::string, FileStamp>>();
+    } catch (const nlohmann::json::exception&) {
+      damaged(fmt::format("'{}' is not what the job file says of weight files", name));
+    }
+  }
+  bool has(const char* name) const { return json_.contains(name); }
+  void finish() const {
+    for (const auto& [key, value] : json_.items())
+      if (!known_.contains(key)) damaged(fmt::format("it has a field '{}', which no job file of this format has", printable(key)));
+  }
+  [[noreturn]] void damaged(const std::string& why) const { fail_user("the job file {} is damaged: {}; {}", path_, why, advice_); }
+
+ private:
+  const nlohmann::json& field(const char* name) {
+    known_.insert(name);
+    const auto found = json_.find(name);
+    if (found == json_.end()) damaged(fmt::format("'{}' is missing", name));
+    return *found;
+  }
+  static std::string shown(const nlohmann::json& value) { return printable(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace)); }
+
+  std::string path_, advice_;
+  nlohmann::json json_;
+  std::set<std::string> known_;
+};
+
+}  // namespace
 
 JobIdentity read_job_file(const std::string& path, const std::string& advice) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
+  if (!file_is_there(path))
     fail_user("there is no job file {} that says what the answers beside it are from; {}", path, advice);
-  std::stringstream text;
-  text << file.rdbuf();
-  try {
-    Json json = Json::parse(text.str());
-    int version = json.at("flexgen_job").get<int>();
-    if (version != kManifestVersion)
-      fail_user("the job file {} has format {}, this flexgen knows {}; use the flexgen that wrote it, or {}", path, version, kManifestVersion, advice);
-    JobIdentity identity;
-    json.at("input_sha256").get_to(identity.input_sha256);
-    json.at("model_fingerprint").get_to(identity.model_fingerprint);
-    json.at("model").get_to(identity.model_name);
-    json.at("created").get_to(identity.created_s);
-    json.at("options").get_to(identity.options);
-    if (json.contains("model_files")) json["model_files"].get_to(identity.model_files);
-    return identity;
-  } catch (const Json::exception&) {
-    fail_user("the job file {} is damaged; {}", path, advice);
-  }
+  const std::string text = read_whole_file(path, kMaxManifestBytes);
+  ManifestFields fields(path, text, advice);
+  if (const int64_t version = fields.integer("flexgen_job", 0, 1'000'000); version != kManifestVersion)
+    fail_user("the job file {} has format {}, this flexgen knows {}; use the flexgen that wrote it, or {}", path, version, kManifestVersion, advice);
+  JobIdentity identity;
+  identity.input_sha256 = fields.text("input_sha256");
+  identity.model_fingerprint = fields.text("model_fingerprint");
+  identity.model_name = fields.text("model");
+  identity.created_s = fields.integer("created", 0, kMaxCreated_s);
+  identity.options = fields.texts("options");
+  // A job file of an earlier flexgen has neither.
+  if (fields.has("model_files")) identity.model_files = fields.stamps("model_files");
+  if (fields.has("checksum") && fields.text("checksum") != content_checksum(text)) fields.damaged("what it says does not fit its checksum");
+  fields.finish();
+  return identity;
 }
 
-Job::Job(std::string output, const std::string& input, OutputCalls calls)
-    : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)) {
+int64_t created_of(int64_t modified_s) { return std::clamp<int64_t>(modified_s, 0, kMaxCreated_s); }
+
+Job::Job(std::string output, const std::string& input, OutputCalls calls, const std::atomic<bool>& stop)
+    : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)), done_(done_place(output_)) {
   if (same_file(output_, input) || same_file(manifest_, input))
     fail_user("the output {} (or its job file {}) is the input itself; give another output", output_, manifest_);
   open_and_lock();
   try {
-    read_records();
+    read_records(stop);
   } catch (...) {
     ::close(descriptor_);
     throw;
@@ -131,7 +175,7 @@ Job::~Job() {
     syncer_.join();
     bring_to_disk();
   }
-  if (created_ && !started_) ::unlink(output_.c_str());
+  if (created_ && !started_ && same_file(output_, fmt::format("/proc/self/fd/{}", descriptor_))) ::unlink(output_.c_str());
   ::close(descriptor_);
 }
 
@@ -144,7 +188,7 @@ void Job::open_and_lock() {
       created_ = descriptor_ >= 0;
     }
     if (descriptor_ < 0)
-      fail_user("cannot write the output {}: {}; give a path in a directory that you may write to", output_, std::strerror(errno));
+      fail_user("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));
     struct stat info {}, named {};
     if (fstat(descriptor_, &info) != 0 || !S_ISREG(info.st_mode)) {
       ::close(descriptor_);
@@ -164,59 +208,102 @@ void Job::open_and_lock() {
   }
 }
 
-void Job::read_records() {
-  std::string chunk(static_cast<size_t>(kChunkBytes), '\0'), line;
-  int64_t offset = 0, number = 0, bad_line = 0;
-  auto take_line = [&](std::string_view text, int64_t end) {
-    ++number;
-    std::optional<RecordId> id = record_id_of(text);
-    if (!id) {
-      if (bad_line == 0) bad_line = number;
-      return;
+void Job::read_records(const std::atomic<bool>& stop) {
+  RecordSorter<Done> found(done_place(output_));
+  scan_ = scan_output(descriptor_, output_, stop, [&](const KeptRecord& record, int64_t line) {
+    found.add({record.id, record.answer_tokens, record.content});
+    if (!record.created) return;
+    if (!first_created_) {
+      first_created_ = record.created;
+      first_model_ = record.model;
     }
-    if (bad_line != 0 && foreign_line_ == 0) foreign_line_ = bad_line;
-    done_.push_back({*id, answer_tokens_of(text).value_or(-1)});
-    size_ = end;
-  };
-  for (;;) {
-    ssize_t n = pread(descriptor_, chunk.data(), chunk.size(), offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_io("cannot read the output {}: {}", output_, std::strerror(errno));
-    if (n == 0) break;
-    std::string_view rest(chunk.data(), static_cast<size_t>(n));
-    for (size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
-      line += rest.substr(0, end);
-      take_line(line, offset + (rest.data() - chunk.data()) + static_cast<int64_t>(end) + 1);
-      line.clear();
+    if (other_line_ == 0 && (record.created != first_created_ || record.model != first_model_)) other_line_ = line;
+  });
+  size_ = scan_.keep;
+  // Whose the file is match() decides, by the manifest.
+  Done last;
+  found.drain([&](const Done& record) {
+    if (done_.size() > 0 && record.id == last.id) {
+      ++repeated_;
+      if (record.content != last.content && !two_answers_) two_answers_ = record.id;
+      return true;
     }
-    line += rest;
-    offset += n;
-  }
-  // Without records the whole file may be somebody else's: match() decides that by the manifest.
-  std::sort(done_.begin(), done_.end());
-  done_.erase(std::unique(done_.begin(), done_.end()), done_.end());
+    done_.push_back(record);
+    last = record;
+    return true;
+  });
 }
 
-bool Job::done(const RecordId& id) const { return std::binary_search(done_.begin(), done_.end(), Done{id}); }
-
 std::optional<int64_t> Job::answer_tokens(const RecordId& id) const {
-  const auto found = std::lower_bound(done_.begin(), done_.end(), Done{id});
-  if (found == done_.end() || found->id != id || found->answer_tokens < 0) return std::nullopt;
+  const auto found = done_.find(Done{id});
+  if (!found || found->answer_tokens < 0) return std::nullopt;
   return found->answer_tokens;
+}
+
+namespace {
+
+std::string line_list(const OutputScan::Lines& lines, const char* between, const char* after) {
+  std::string text;
+  for (int64_t number : lines.numbers) text += fmt::format("{}{}{}", text.empty() ? "" : between, number, after);
+  return text;
+}
+
+/// Where there are more than the first.
+std::string such_lines(const OutputScan::Lines& lines) {
+  if (lines.count < 2) return "";
+  return fmt::format(" ({} such lines{}: {})", lines.count, lines.count > static_cast<int64_t>(lines.numbers.size()) ? ", the first" : "", line_list(lines, ", ", ""));
+}
+
+}  // namespace
+
+void Job::refuse_other_lines() const {
+  const OutputScan::Lines &foreign = scan_.foreign, &damaged = scan_.damaged;
+  if (foreign.count > 0)
+    fail_user("line {} of the output {} {}, so it is no record of this job{}; nothing was changed. Mend or remove it, give another output, or --overwrite to lose all that "
+              "is in this one", foreign.numbers.front(), output_, foreign.reason, such_lines(foreign));
+  if (damaged.count > 0)
+    fail_user("line {} of the output {} {}{}; it is not taken for an answer, and nothing was changed. If nobody changed it on purpose, look after the disk and the memory; "
+              "remove such lines (sed -i '{}' {}), and the same command answers them again", damaged.numbers.front(), output_, damaged.reason,
+              such_lines(damaged), line_list(damaged, ";", "d"), output_);
+  if (two_answers_) refuse_two_answers(*two_answers_);
+}
+
+void Job::refuse_two_answers(const RecordId& id) const {
+  std::vector<int64_t> lines;
+  scan_output(descriptor_, output_, false, [&](const KeptRecord& record, int64_t line) {
+    if (record.id == id) lines.push_back(line);
+  });
+  fail_user("lines {} and {} of the output {} answer the same line of the input, and differ; nothing was changed. Remove the one that is wrong, give another output, or "
+            "--overwrite to lose all that is in this one", lines.front(), lines.back(), output_);
+}
+
+void Job::refuse_contradictions(const JobIdentity& begun) const {
+  if (other_line_ > 0)
+    fail_user("line {} of the output {} has another 'created' or 'model' than the answers before it; remove it, or give another output, or --overwrite to lose what is in {}",
+              other_line_, output_, output_);
+  if (first_created_ && *first_created_ != begun.created_s)
+    fail_user("the job file {} says created {}, the answers in {} say {}; one of them was changed: mend it, or give another output, or --overwrite to lose what is in {}",
+              manifest_, begun.created_s, output_, *first_created_, output_);
+  if (first_created_ && first_model_ != begun.model_name)
+    fail_user("the job file {} says model '{}', the answers in {} say '{}'; one of them was changed: mend it, or give another output, or --overwrite to lose what is in {}",
+              manifest_, begun.model_name, output_, first_model_, output_);
 }
 
 void Job::match(const JobIdentity& wanted, bool overwrite) {
   identity_ = wanted;
-  struct stat info {};
-  if (fstat(descriptor_, &info) != 0) fail_io("{}: {}", output_, std::strerror(errno));
   auto start_over = [&] {
     identity_ = wanted;
-    done_.clear();
+    done_ = RecordTable<Done>(done_place(output_));
     size_ = 0;
     continued_ = false;
   };
   matched_ = true;
-  if (info.st_size == 0) return start_over();
+  if (scan_.size == 0) {
+    for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip"})
+      if (std::filesystem::exists(output_ + ending) && std::filesystem::exists(manifest_))
+        spdlog::warn("there is {0}{1}, but no {0}: the job begins anew; to go on with what is in there, stop and unpack it", output_, ending);
+    return start_over();
+  }
   try {
     JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
     std::string difference;
@@ -234,13 +321,13 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
       difference = fmt::format("another model: its file {} was written to since", name);
     if (!difference.empty())
       fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);
-    if (foreign_line_ > 0)
-      fail_user("line {} of the output {} is not a record that flexgen wrote, and records follow it; remove that line, or give "
-                "--overwrite to start over", foreign_line_, output_);
+    refuse_other_lines();
+    refuse_contradictions(found);
     identity_.model_name = found.model_name;
     identity_.created_s = found.created_s;
     identity_.model_files = found.model_files;
     continued_ = true;
+    if (repeated_ > 0) spdlog::warn("{} lines of {} repeat records that are there already; they stay as they are", repeated_, output_);
   } catch (const Error& error) {
     if (!overwrite || error.kind() != ErrorKind::kUser) throw;
     start_over();
@@ -262,7 +349,7 @@ int Job::write_all(int descriptor, std::string_view data) const {
   return 0;
 }
 
-void Job::write_manifest() const {
+void Job::write_manifest(const std::string& path) const {
   Json json;
   json["flexgen_job"] = kManifestVersion;
   json["input_sha256"] = identity_.input_sha256;
@@ -271,18 +358,20 @@ void Job::write_manifest() const {
   json["options"] = identity_.options;
   json["created"] = identity_.created_s;
   json["model_files"] = identity_.model_files;
-  std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-  std::string temporary = manifest_ + ".tmp";
+  const auto to_text = [&] { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; };
+  json["checksum"] = content_checksum(to_text());
+  const std::string text = to_text();
+  std::string temporary = path + ".tmp";
   int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   int error = descriptor < 0 ? errno : write_all(descriptor, text);
   if (error == 0 && fsync(descriptor) != 0) error = errno;
   if (descriptor >= 0) ::close(descriptor);
-  if (error == 0 && ::rename(temporary.c_str(), manifest_.c_str()) != 0) error = errno;
+  if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
   if (error != 0) {
     ::unlink(temporary.c_str());
-    fail_io("cannot write the job file {}: {}; nothing was started", manifest_, std::strerror(error));
+    fail_io("cannot write the job file {}: {}{}; nothing was started", path, std::strerror(error), file_advice(path, error));
   }
-  sync_directory_of(manifest_);
+  sync_directory_of(path);
 }
 
 void Job::start() {
@@ -293,9 +382,15 @@ void Job::start() {
       fail_io("cannot replace the job file {}: {}", manifest_, std::strerror(errno));
     sync_directory_of(manifest_);
   }
-  if (ftruncate(descriptor_, size_) != 0) fail_write("cannot cut", errno);
+  if (look_at_output(output_, descriptor_, scan_.size).kind != OutputState::kAsLeft)
+    fail_io("another program changed the output {} while this one began; it was left as it is; run the same command again", output_);
+  if (size_ != scan_.size && ftruncate(descriptor_, size_) != 0) fail_write("cannot cut", errno);
+  if (continued_ && scan_.needs_line_end) {
+    if (int error = write_all(descriptor_, "\n")) fail_write("cannot write", error);
+    ++size_;
+  }
   if (fsync(descriptor_) != 0) fail_write("cannot write", errno);
-  if (!continued_) write_manifest();
+  if (!continued_) write_manifest(manifest_);
   started_ = true;
   syncer_ = start_thread("bringing answers to the disk", [this] { sync_loop(); });
 }
@@ -310,20 +405,57 @@ void Job::fail_write(const char* what, int error) const {
 }
 
 void Job::append(std::string_view record) {
-  FLEXGEN_CHECK(started_ && record.ends_with('\n'));
+  WholeRecord text{std::string(record)};
+  append(text);
+}
+
+void Job::append(RecordText& record) {
+  FLEXGEN_CHECK(started_);
   if (int error = sync_error_) fail_write("cannot write", error);
-  // One write(); a second one only if the first was cut short, which tells why.
-  if (int error = write_all(descriptor_, record)) {
-    int cut = ftruncate(descriptor_, size_);  // if that fails too, the next start cuts the torn line off
-    static_cast<void>(cut);
-    fail_write("cannot write", error);
+  if (!touched_.empty()) fail_io("{}", touched_);
+  const OutputState state = look_at_output(output_, descriptor_, size_);
+  if (state.kind != OutputState::kAsLeft) {
+    // An open file that only lost its name is this job's own still: the answer goes along with the others.
+    try {
+      if (state.size == size_) size_ += write_record(record);
+    } catch (const Error&) {
+    }
+    fail_touched(state);
   }
-  size_ += static_cast<int64_t>(record.size());
+  size_ += write_record(record);
   {
     std::lock_guard lock(mutex_);
     dirty_ = true;
   }
   changed_.notify_all();
+}
+
+/// Its bytes. Nothing of it stays if that fails.
+int64_t Job::write_record(RecordText& record) {
+  piece_.resize(kPieceBytes);
+  int64_t bytes = 0, tried = 0;
+  const auto cut = [&] {
+    // Only what is ours. If that fails too, the next start cuts the torn line off.
+    struct stat info {};
+    if (fstat(descriptor_, &info) != 0 || info.st_size <= size_ || info.st_size > size_ + tried) return;
+    int failed = ftruncate(descriptor_, size_);
+    static_cast<void>(failed);
+  };
+  char last = 0;
+  try {
+    while (const size_t count = record.read(piece_.data(), piece_.size())) {
+      tried = bytes + static_cast<int64_t>(count);
+      // One write() for a record of common size; a second one if the first was cut short, which tells why.
+      if (int error = write_all(descriptor_, {piece_.data(), count})) fail_write("cannot write", error);
+      bytes = tried;
+      last = piece_[count - 1];
+    }
+  } catch (const std::exception&) {
+    cut();
+    throw;
+  }
+  FLEXGEN_CHECK(last == '\n');
+  return bytes;
 }
 
 int Job::bring_to_disk() {
@@ -334,6 +466,41 @@ int Job::bring_to_disk() {
 
 void Job::sync() {
   if (int error = bring_to_disk()) fail_write("cannot write", error);
+  if (!touched_.empty()) fail_io("{}", touched_);
+  if (const OutputState state = look_at_output(output_, descriptor_, size_); state.kind != OutputState::kAsLeft) fail_touched(state);
+  if (!file_is_there(manifest_)) {
+    spdlog::warn("the job file {} was removed while the job ran; it is written again", manifest_);
+    write_manifest(manifest_);
+  }
+}
+
+void Job::fail_touched(const OutputState& state) {
+  const auto fail = [&]<typename... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    touched_ = fmt::format("the output {} {}", output_, fmt::format(format, std::forward<Args>(args)...));
+    fail_io("{}", touched_);
+  };
+  if (state.kind == OutputState::kShorter)
+    fail("was cut from {} bytes to {} by another program while the job ran, so answers are lost; what is left of it was not touched. Run the same command again: it answers "
+         "what is missing", size_, state.size);
+  if (state.kind == OutputState::kLonger)
+    fail("has {} bytes, of which this job wrote {}: another program writes to it too. Nothing of that was touched; take out what is not this job's, and run the same command "
+         "again", state.size, size_);
+  if (state.kind == OutputState::kMoved)
+    fail("was moved to {} while the job ran; the answers so far are there. Move it back, and run the same command again", state.now_at);
+  const std::string what = state.kind == OutputState::kReplaced ? "was replaced by another file (which was left alone)"
+                           : state.reason.empty()               ? "was removed"
+                                                                : fmt::format("can no longer be reached ({})", state.reason);
+  std::string saved, problem;
+  try {
+    saved = rescue_output(output_, descriptor_);
+    write_manifest(saved + ".job");
+  } catch (const Error& error) {
+    problem = error.what();
+  }
+  if (saved.empty()) fail("{} while the job ran, and its answers could not be saved elsewhere ({})", what, problem);
+  touched_ = fmt::format("the output {} {} while the job ran; its answers were saved as {} (with {}.job). Move both back to {} and {}, and run the same command again", output_,
+                         what, saved, saved, output_, manifest_);
+  fail_io("{}", touched_);
 }
 
 void Job::sync_loop() {

@@ -18,6 +18,9 @@
 #include <vector>
 
 #include "app/batch_input.h"
+#include "app/output_scan.h"
+#include "app/output_watch.h"
+#include "app/record_text.h"
 
 namespace flexgen {
 
@@ -42,53 +45,62 @@ struct OutputCalls {
   std::function<int(int)> sync = ::fdatasync;
 };
 
-/// The id of a whole record of ours (without its line end), or nothing.
-std::optional<RecordId> record_id_of(std::string_view line);
-/// The tokens that were generated for such a record, all its choices together; nothing for an error record.
-std::optional<int64_t> answer_tokens_of(std::string_view line);
-/// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format.
+/// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format, Error{io} if it cannot be read.
 JobIdentity read_job_file(const std::string& path, const std::string& advice);
+
+/// When a job began whose input was last changed then: no time stamp of a file system puts `created` out of the years 1970 to 9999.
+int64_t created_of(int64_t modified_s);
 
 class Job {
  public:
   /// Opens (or creates) and locks `output`, and reads which answers are in it. Changes nothing that is there. Throws Error{user} if
-  /// another process writes it, it cannot be written, or it is the same file as `input`.
-  Job(std::string output, const std::string& input, OutputCalls calls = {});
+  /// another process writes it, it cannot be written, or it is the same file as `input`. If `stop` was set meanwhile, it is stopped() and of no use.
+  Job(std::string output, const std::string& input, OutputCalls calls = {}, const std::atomic<bool>& stop = false);
   /// An output that was created here and has got nothing is removed.
   ~Job();
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
 
-  /// Decides whether the job is new or continued. Throws Error{user} if the output holds answers of another job, unless
-  /// `overwrite`. After it done() and identity() hold. Still changes nothing.
+  bool stopped() const { return scan_.stopped; }
+
+  /// Decides whether the job is new or continued. Throws Error{user} if the output holds answers of another job, or anything but this
+  /// job's records and their torn end, unless `overwrite`. After it done() and identity() hold. Still changes nothing.
   void match(const JobIdentity& wanted, bool overwrite);
   bool continued() const { return continued_; }
   /// `wanted`, with model_name and created_s of the job's first start, and what its plan chose.
   const JobIdentity& identity() const { return identity_; }
   /// The options with what the plan chose. Between match() and start().
   void settle(const std::map<std::string, std::string>& options);
-  bool done(const RecordId& id) const;
-  int64_t num_done() const { return static_cast<int64_t>(done_.size()); }
+  bool done(const RecordId& id) const { return done_.find(Done{id}).has_value(); }
+  int64_t num_done() const { return done_.size(); }
   /// Of a line that is done(): the tokens that its answers took, in all; nothing if it was bad.
   std::optional<int64_t> answer_tokens(const RecordId& id) const;
 
   /// Makes the files ready: an old output is emptied, a torn last line cut off, the manifest written.
   void start();
-  /// Adds one record (with its '\n') in one write. If that fails nothing of it stays in the file: Error{io}.
+  /// Adds one record (with its '\n') in one write. If that fails nothing of it stays in the file: Error{io}. So it is if others have
+  /// touched the file since: what they put there stays, and answers that would be lost with the descriptor are copied to a file that the error names.
   void append(std::string_view record);
-  /// Waits until everything is on the disk. Error{io} if any of it may not be.
+  /// The same for a record that is read piece by piece, with as many writes.
+  void append(RecordText& record);
+  /// Waits until everything is on the disk. Error{io} if any of it may not be, or others have touched the file.
   void sync();
 
  private:
   struct Done {
     RecordId id{};
     int64_t answer_tokens = -1;  ///< -1: an error record
+    uint64_t content = 0;        ///< KeptRecord::content
     friend bool operator<(const Done& a, const Done& b) { return a.id < b.id; }
-    friend bool operator==(const Done& a, const Done& b) { return a.id == b.id; }
   };
   void open_and_lock();
-  void read_records();
-  void write_manifest() const;
+  void read_records(const std::atomic<bool>& stop);
+  void refuse_other_lines() const;
+  void refuse_contradictions(const JobIdentity& begun) const;
+  [[noreturn]] void refuse_two_answers(const RecordId& id) const;
+  void write_manifest(const std::string& path) const;
+  int64_t write_record(RecordText& record);
+  [[noreturn]] void fail_touched(const OutputState& state);
   int write_all(int descriptor, std::string_view data) const;
   int bring_to_disk();
   [[noreturn]] void fail_write(const char* what, int error) const;
@@ -99,9 +111,18 @@ class Job {
   int descriptor_ = -1;
   bool created_ = false, matched_ = false, started_ = false, continued_ = false;
   JobIdentity identity_;
-  std::vector<Done> done_;          ///< sorted
-  int64_t size_ = 0;                ///< of the whole records at the front
-  int64_t foreign_line_ = 0;        ///< first line that is no record although records follow; 0: none
+  mutable RecordTable<Done> done_;  ///< beside the output where it does not fit into memory
+  OutputScan scan_;                 ///< what lay there at the start
+  int64_t repeated_ = 0;            ///< records that say what another one says
+  std::optional<RecordId> two_answers_;  ///< a line with two records that differ
+  // What the first answer says of the job.
+  std::optional<int64_t> first_created_;
+  std::string first_model_;
+  int64_t other_line_ = 0;          ///< the first answer that differs from the first one in them; 0: none
+  int64_t size_ = 0;                ///< what this process has made of the output
+  std::string touched_;             ///< what others did to it, once that was noticed
+
+  std::vector<char> piece_;         ///< of the record that is being written
 
   std::mutex mutex_;
   std::condition_variable changed_;

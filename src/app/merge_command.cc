@@ -2,13 +2,14 @@
 
 #include "app/commands.h"
 #include "app/shards.h"
+#include "base/report.h"
 #include "base/units.h"
 
 namespace flexgen {
 
 int merge_command(const MergeOptions& options) {
   const MergeOutcome outcome = merge_shards(options.input, options.output, options.parts);
-  fmt::print(stderr, "{}: {} answers, one for each line\n", options.output, format_count(outcome.lines));
+  print_note("{}: {} answers, one for each line\n", options.output, format_count(outcome.lines));
   return kExitDone;
 }
 

@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -15,6 +17,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "io/transfer.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {
@@ -25,7 +29,7 @@ constexpr const char* kExitCodes =
     "  0   done (bad lines of a batch have become error records)\n"
     "  1   failed; the message says why, finished answers are kept (also: a line's logits were not finite)\n"
     "  2   the command line is wrong; nothing was done\n"
-    "  75  stopped by SIGINT or SIGTERM; the same command goes on where it stopped\n";
+    "  75  stopped by SIGINT, SIGTERM or SIGHUP; the same command goes on where it stopped\n";
 
 /// Flags as written, until it is known which command was meant.
 struct RawEngineFlags {
@@ -430,10 +434,10 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status());
   if (!flags.disk_directory.empty()) {
     std::error_code error;
-    if (!std::filesystem::is_directory(flags.disk_directory, error))
-      fail_user("--disk-dir {}: there is no such directory; make it first", flags.disk_directory);
+    if (!file_is_there(flags.disk_directory)) fail_user("--disk-dir {}: there is no such directory; make it first", flags.disk_directory);
+    if (!std::filesystem::is_directory(flags.disk_directory, error)) fail_user("--disk-dir {}: this is no directory; give one", flags.disk_directory);
     if (access(flags.disk_directory.c_str(), W_OK | X_OK) != 0)
-      fail_user("--disk-dir {}: this directory cannot be written to", flags.disk_directory);
+      fail_user("--disk-dir {}: this directory cannot be written to: {}{}", flags.disk_directory, std::strerror(errno), file_advice(flags.disk_directory, errno));
     auto space = std::filesystem::space(flags.disk_directory, error);
     if (error) fail_io("--disk-dir {}: {}", flags.disk_directory, error.message());
     options.budgets.disk_bytes = flags.disk_space_bytes ? flags.disk_space_bytes : static_cast<int64_t>(space.available / 10 * 9);

@@ -1,6 +1,5 @@
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 
@@ -11,7 +10,9 @@
 #include "app/plan_report.h"
 #include "app/synthetic_job.h"
 #include "base/error.h"
+#include "base/report.h"
 #include "base/units.h"
+#include "io/whole_file.h"
 #include "model/prepared_weights.h"
 
 namespace flexgen {
@@ -38,20 +39,21 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   if (std::filesystem::is_directory(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
   const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get(), tokenizer ? 0 : kTextBytesPerToken}, never);
-  workload = workload_of(input, [](const InputLine&) { return true; }, expected);
+  workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
   int64_t bad = 0;
   std::string why;
-  for (const InputLine& line : input.lines()) {
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    const InputLine line = input.line(i);
     if (line.good()) continue;
     if (bad++ == 0) why = fmt::format("line {}: {}", line.number, std::get<LineError>(input.read(line)).message);
   }
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered{}", options.input, bad > 0 ? "; " + why : "");
   if (input.num_estimated() > 0)
     notes.push_back(fmt::format("no tokenizer: counted a token for every {} bytes of text, in {} of {} lines", kTextBytesPerToken,
-                                format_count(input.num_estimated()), format_count(static_cast<int64_t>(input.lines().size()))));
+                                format_count(input.num_estimated()), format_count(input.num_lines())));
   if (bad > 0)
     notes.push_back(fmt::format("{} of {} lines cannot be answered and are left out, the first is {}", format_count(bad),
-                                format_count(static_cast<int64_t>(input.lines().size())), why));
+                                format_count(input.num_lines()), why));
   return workload;
 }
 
@@ -94,11 +96,9 @@ int plan_command(const PlanOptions& options) {
   PlanReport report = make_report(input, variants);
   report.dtypes = choice;
   report.notes = std::move(notes);
-  fmt::print("{}", options.json ? report_json(report, input) + "\n" : report_text(report, input));
+  print_result("{}", options.json ? report_json(report, input) + "\n" : report_text(report, input));
   if (options.plot_file.empty()) return kExitDone;
-  std::ofstream out(options.plot_file);
-  out << report_page(report, input, options.model);
-  if (!out.flush()) fail_io("cannot write {}", options.plot_file);
+  write_whole_file(options.plot_file, report_page(report, input, options.model));
   return kExitDone;
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/report.h"
 #include "base/thread.h"
 #include "base/units.h"
 
@@ -15,6 +16,13 @@ namespace {
 constexpr double kBarInterval_s = 0.25;
 constexpr double kBarWindow_s = 5;  // the bottleneck of a bar is that of the last seconds
 constexpr int kBarCells = 20;
+
+/// Over what is there: spaces instead of an escape code, so that any terminal and any log can take it.
+void draw_over(int descriptor, const std::string& text, size_t& drawn) {
+  const std::string blank(drawn > text.size() ? drawn - text.size() : 0, ' ');
+  write_if_possible(descriptor, "\r" + text + blank + (text.empty() ? "\r" : ""));
+  drawn = text.size();
+}
 
 double share_done(const Progress& progress) {
   double tokens = progress.prompt_tokens_total + progress.generated_tokens_total;
@@ -34,9 +42,9 @@ std::string eta(const Progress& progress) {
 
 std::string bandwidth(double bytes_per_s) { return fmt::format("{:.2f} GB/s", bytes_per_s / 1e9); }
 
-int terminal_width(std::FILE* out) {
+int terminal_width(int descriptor) {
   winsize size{};
-  if (ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  if (ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return 100;
 }
 
@@ -114,10 +122,10 @@ std::string report_table(const RunReport& report) {
 }
 
 ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s)
-    : ProgressDisplay(std::move(poll), line_interval_s, stderr, isatty(STDERR_FILENO) == 1) {}
+    : ProgressDisplay(std::move(poll), line_interval_s, STDERR_FILENO, can_redraw(STDERR_FILENO)) {}
 
-ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s, std::FILE* out, bool terminal)
-    : poll_(std::move(poll)), line_interval_s_(line_interval_s), out_(out), terminal_(terminal), thread_(start_thread("the progress display", [this] { loop(); })) {}
+ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s, int descriptor, bool terminal)
+    : poll_(std::move(poll)), line_interval_s_(line_interval_s), descriptor_(descriptor), terminal_(terminal), thread_(start_thread("the progress display", [this] { loop(); })) {}
 
 ProgressDisplay::~ProgressDisplay() {
   {
@@ -131,25 +139,20 @@ ProgressDisplay::~ProgressDisplay() {
 void ProgressDisplay::loop() {
   Progress before;
   auto interval = std::chrono::duration<double>(terminal_ ? kBarInterval_s : line_interval_s_);
-  bool drawn = false;
+  size_t drawn = 0;
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, interval, [&] { return closing_; })) {
     Progress now = poll_();
     if (now.sequences_total == 0) continue;  // not begun, or over
     if (terminal_) {
-      std::fprintf(out_, "\r\033[K%s", progress_bar(before, now, terminal_width(out_) - 1).c_str());
-      drawn = true;
+      draw_over(descriptor_, progress_bar(before, now, terminal_width(descriptor_) - 1), drawn);
       if (now.elapsed_s - before.elapsed_s > 2 * kBarWindow_s) before = now;
     } else {
-      std::fprintf(out_, "%s\n", progress_line(before, now).c_str());
+      write_if_possible(descriptor_, progress_line(before, now) + "\n");
       before = now;
     }
-    std::fflush(out_);
   }
-  if (drawn) {
-    std::fprintf(out_, "\r\033[K");
-    std::fflush(out_);
-  }
+  if (drawn > 0) draw_over(descriptor_, "", drawn);
 }
 
 }  // namespace flexgen

@@ -3,7 +3,6 @@
 // texts are pure functions; ProgressDisplay has a thread that draws them.
 
 #include <condition_variable>
-#include <cstdio>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -35,9 +34,9 @@ std::string report_table(const RunReport& report);
 class ProgressDisplay {
  public:
   using Poll = std::function<Progress()>;
-  /// Draws to stderr until destroyed: a bar if that is a terminal, else a line every `line_interval_s`.
+  /// Draws to stderr until destroyed: a bar if that is a terminal that can draw over a line, else a line every `line_interval_s`. What cannot be written is dropped.
   explicit ProgressDisplay(Poll poll, double line_interval_s = 10);
-  ProgressDisplay(Poll poll, double line_interval_s, std::FILE* out, bool terminal);
+  ProgressDisplay(Poll poll, double line_interval_s, int descriptor, bool terminal);
   ~ProgressDisplay();
   ProgressDisplay(const ProgressDisplay&) = delete;
   ProgressDisplay& operator=(const ProgressDisplay&) = delete;
@@ -47,7 +46,7 @@ class ProgressDisplay {
 
   Poll poll_;
   double line_interval_s_;
-  std::FILE* out_;
+  int descriptor_;
   bool terminal_;
   std::mutex mutex_;
   std::condition_variable changed_;

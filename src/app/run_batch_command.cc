@@ -18,7 +18,9 @@
 #include "app/team.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/report.h"
 #include "base/units.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {
@@ -45,7 +47,7 @@ class EngineRunner : public BatchRunner {
     if (!team_ || team_->num_stages() == 1) set_hardware(engine_, flags_);  // stages know it already
     engine_.prepare(workload);
     if (attention != options.end()) attention->second = engine_.policy().attention_beside() ? "cpu" : "gpu";
-    if (!team_ || team_->is_root()) fmt::print(stderr, "{}", plan_table(engine_));
+    if (!team_ || team_->is_root()) print_note("{}", plan_table(engine_));
   }
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
     if (!team_) display_.emplace([&] { return engine_.progress(); });
@@ -89,11 +91,11 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{Tokenizer::load(options.model), {}};
   const std::unique_ptr<Model> model = Model::load(options.model);
-  read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop);
+  read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
   const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
-  if (std::filesystem::exists(job_file)) {
+  if (file_is_there(job_file)) {
     const JobIdentity begun = read_job_file(job_file, "give another output, or one type each for weights and KV cache");
     auto had = [&](const char* name) {
       const auto entry = begun.options.find(name);
@@ -108,7 +110,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
         return read;
       }
   }
-  const Workload workload = workload_of(input, [](const InputLine&) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
+  const Workload workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
   set_fastest_dtypes(options.engine, workload, engine);
   return read;
@@ -142,12 +144,12 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
 }
 
 int tell(const BatchOutcome& outcome, const std::string& output, const std::string& efficiency) {
-  if (outcome.report.sequences > 0) fmt::print(stderr, "{}{}", report_table(outcome.report), efficiency);
-  fmt::print(stderr, "{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
+  if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
+  print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
              outcome.not_finite > 0 ? fmt::format(", {} without an answer as their logits were not finite", format_count(outcome.not_finite)) : "");
   if (!outcome.stopped) return outcome.not_finite > 0 ? kExitFailed : kExitDone;
-  fmt::print(stderr, "stopped by a signal; the same command goes on where this one ended\n");
+  print_note("stopped by a signal; the same command goes on where this one ended\n");
   return kExitStopped;
 }
 

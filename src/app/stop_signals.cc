@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <string_view>
 
 namespace flexgen {
@@ -17,7 +18,7 @@ struct Handled {
   int number;
   struct sigaction before;
 };
-std::array<Handled, 2> handled{{{SIGINT, {}}, {SIGTERM, {}}}};
+std::array<Handled, 3> handled{{{SIGINT, {}}, {SIGTERM, {}}, {SIGHUP, {}}}};
 
 void on_signal(int number) {
   if (stop_requested.exchange(true)) {
@@ -27,8 +28,10 @@ void on_signal(int number) {
   }
   static constexpr std::string_view kMessage =
       "\nstopping after the step under way; once more to stop at once (finished answers are kept either way)\n";
+  const int before = errno;
   if (write(STDERR_FILENO, kMessage.data(), kMessage.size()) < 0) {
   }  // nobody reads it
+  errno = before;
 }
 
 }  // namespace
@@ -39,7 +42,11 @@ StopSignals::StopSignals() {
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
-  for (Handled& signal : handled) sigaction(signal.number, &action, &signal.before);
+  for (Handled& signal : handled) {
+    sigaction(signal.number, &action, &signal.before);
+    // Under nohup a job outlives its terminal.
+    if (signal.number == SIGHUP && signal.before.sa_handler == SIG_IGN) sigaction(signal.number, &signal.before, nullptr);
+  }
   // A file size limit shall be an error of the write, not the end of the process.
   signal(SIGXFSZ, SIG_IGN);
 }

@@ -1,6 +1,6 @@
 #pragma once
-// StopSignals: the first SIGINT or SIGTERM asks a run to end after the step under way; the second ends the process. One at a time
-// in a process.
+// StopSignals: the first SIGINT, SIGTERM or SIGHUP (a terminal that is closed) asks a run to end after the step under way; the second ends the process. One at
+// a time in a process.
 
 #include <atomic>
 

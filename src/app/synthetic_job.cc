@@ -1,30 +1,18 @@
 #include "app/synthetic_job.h"
 
 #include <filesystem>
-#include <fstream>
 #include <optional>
-#include <sstream>
 
 #include <fmt/ranges.h>
 
 #include "base/error.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
-namespace {
-
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
-}  // namespace
-
 std::string config_text(const std::string& model) {
   namespace fs = std::filesystem;
-  if (fs::is_directory(model)) return read_text(fs::path(model) / "config.json");
-  if (model.ends_with(".json") && fs::is_regular_file(model)) return read_text(model);
+  if (fs::is_directory(model)) return read_whole_file((fs::path(model) / "config.json").string());
+  if (model.ends_with(".json") && fs::is_regular_file(model)) return read_whole_file(model);
   const std::optional<std::string> config = shape_config_json(model);
   if (!config) fail_user("--model {}: no directory, no config.json and no known shape ({})", model, fmt::join(known_shapes(), ", "));
   return *config;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "app/options.h"
+#include "base/report.h"
 #include "dist/world.h"
 #include "engine/engine.h"
 
@@ -84,7 +85,7 @@ int together(Team& team, Work work) {
   try {
     return work();
   } catch (const std::exception& error) {
-    if (team.fail(error)) fmt::print(stderr, "flexgen: {}\n", error.what());
+    if (team.fail(error)) print_note("flexgen: {}\n", error.what());
     return kExitFailed;
   }
 }

@@ -1,5 +1,5 @@
 #pragma once
-// Trace: what each lane did when, as a Chrome/Perfetto trace file (one track a lane). Thread-safe.
+// Trace: what each lane did when, as a Chrome/Perfetto trace file (one track a lane). A disk that is full ends the trace, not the run. Thread-safe.
 
 #include <chrono>
 #include <cstdio>
@@ -28,8 +28,12 @@ class Trace {
            double bytes, Clock::time_point start, Clock::time_point end);
 
  private:
+  void write(const std::string& text);
+
   std::mutex mutex_;
+  std::string path_;
   std::FILE* file_;
+  bool failed_ = false;
   Process process_;
   Clock::time_point origin_ = Clock::now();
   std::map<std::string, int> tracks_;

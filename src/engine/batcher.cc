@@ -123,6 +123,7 @@ void Batcher::take_results(MicroBatch& batch) {
       Slot& slot = batch.slots[static_cast<size_t>(row.slot)];
       if (!slot.active) continue;  // ended by an earlier row
       if (const int32_t entry = batch.reader->results()[i].not_finite; entry >= 0) {
+        slot.completion.prompt_tokens = slot.prompt_size();
         slot.completion.not_finite_position = row.position;
         slot.completion.not_finite_entry = entry;
         finish(batch, slot, FinishReason::kNotFinite);

@@ -74,6 +74,16 @@ struct TokenLogprob {
   int32_t not_finite = -1;  ///< the first vocabulary entry whose logit was NaN or +infinity: then nothing else is to be believed; -1: none
 };
 
+/// Bytes that the logprobs of one sequence take until it is done, at the most.
+inline int64_t logprob_bytes(const SamplingParams& params, int64_t prompt_tokens) {
+  const int64_t tokens = (params.top_logprobs >= 0 ? params.max_tokens : 0) + (params.scores_prompt() ? prompt_tokens : 0);
+  if (tokens == 0) return 0;
+  constexpr int64_t kListBytes = 2 * sizeof(TokenLogprob);  // a list that grows has up to twice the room
+  constexpr int64_t kHeapBytes = 16;                        // the allocator's own
+  const int64_t most = std::max<int64_t>({params.top_logprobs, params.prompt_logprobs, std::ssize(params.logprob_token_ids), 0});
+  return tokens * (kListBytes + kHeapBytes + most * static_cast<int64_t>(sizeof(std::pair<int32_t, float>)));
+}
+
 enum class FinishReason {
   kStop,
   kLength,
@@ -87,6 +97,7 @@ struct Completion {
   FinishReason reason = FinishReason::kLength;
   std::string stop_string;             ///< kStop: the stop string that ended it; empty: none did
   std::optional<int32_t> stop_token;   ///< kStop: the one of stop_token_ids that ended it
+  int64_t prompt_tokens = 0;
   int64_t not_finite_position = -1;    ///< kNotFinite: of the token whose logits were not finite
   int32_t not_finite_entry = -1;       ///< and the vocabulary entry
   std::vector<TokenLogprob> prompt_logprobs;  ///< where the prompt is scored

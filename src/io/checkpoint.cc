@@ -13,6 +13,7 @@
 #include "io/file.h"
 #include "io/lfs_pointer.h"
 #include "io/weight_files.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {
@@ -41,8 +42,7 @@ class Fingerprint {
 };
 
 bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
+  return file_is_there(path.string());
 }
 
 std::string read_text(File& file, int64_t offset, int64_t bytes) {
@@ -86,6 +86,7 @@ Checkpoint Checkpoint::open(const std::string& directory) {
 Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_system) {
   const fs::path root(directory);
   std::error_code ignored;
+  if (!file_is_there(directory)) fail_user("there is no directory {}; --model takes a folder as Hugging Face lays it out", directory);
   if (!fs::is_directory(root, ignored))
     fail_user("{} is no directory; --model takes a folder as Hugging Face lays it out", directory);
   const WeightFiles shards = find_weight_files(root, file_system);

@@ -17,30 +17,9 @@ namespace {
 /// So many fruitless calls in a row are a broken disk, not bad luck; without a bound we would hang.
 constexpr int kMaxStalls = 100;
 
-std::string advice(const std::string& path, int error) {
-  switch (error) {
-    case ENOSPC:
-      return fmt::format("; the disk that holds {} is full: free some space there, or use another directory (--disk-dir)",
-                         folder_of(path));
-    case EDQUOT:
-      return fmt::format("; the disk quota for {} is used up: free some space there, or use another directory", folder_of(path));
-    case EIO:
-      return "; the disk reports a failure (see dmesg): copy or fetch the file to another disk; for a spill file, use another --disk-dir";
-    case EMFILE:
-    case ENFILE:
-      return "; raise the limit of open files (ulimit -n)";
-    case EAGAIN:
-    case ENOMEM:
-      return "; the kernel, or the memory limit of this container, has no memory left for the request itself: lower --cpu-memory, or end other programs";
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return "; check its permissions and those of its directory";
-    case ENOENT:
-      return "; check the path";
-    default:
-      return "";
-  }
+bool is_there(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
 }
 
 Error transfer_error(const Piece& piece, int error) {
@@ -63,8 +42,49 @@ std::string folder_of(const std::string& path) {
   return ignored ? path : absolute.parent_path().string();
 }
 
+std::string file_advice(const std::string& path, int error) {
+  switch (error) {
+    case ENOSPC:
+      return fmt::format("; the disk that holds {} is full: free some space there, or use another directory (--disk-dir)", folder_of(path));
+    case EDQUOT:
+      return fmt::format("; the disk quota for {} is used up: free some space there, or use another directory", folder_of(path));
+    case EIO:
+      return "; the disk reports a failure (see dmesg): copy or fetch the file to another disk; for a spill file, use another --disk-dir";
+    case EMFILE:
+    case ENFILE:
+      return "; too many files are open: raise the limit (ulimit -n), or close what holds them";
+    case EACCES:
+    case EPERM:
+      return "; this user may not: check the permissions of it and of its directories (ls -ld), or use another path or user";
+    case EROFS:
+      return "; that file system is mounted to be read only: use another directory";
+    case ENOENT:
+      return fmt::format("; check the path{}", is_there(folder_of(path)) ? "" : fmt::format(": there is no directory {}", folder_of(path)));
+    case EISDIR:
+      return "; it is a directory, where a file must be: check the path";
+    case ENOTDIR:
+      return "; a part of the path that must be a directory is a file: check the path";
+    case ELOOP:
+      return "; its symbolic links lead to each other: mend them, or use another path";
+    case ENAMETOOLONG:
+      return "; use a shorter name";
+    case ENXIO:
+    case ENODEV:
+      return "; it is no regular file: check the path";
+    case ESTALE:
+      return "; the file server has lost it: mount its file system again";
+    case ETXTBSY:
+      return "; it is a program that runs: use another path";
+    case EAGAIN:
+    case ENOMEM:
+      return "; the kernel, or the memory limit of this container, has no memory left for the request itself: lower --cpu-memory, or end other programs";
+    default:
+      return "";
+  }
+}
+
 Error file_error(const std::string& path, const std::string& what, int error) {
-  return Error(ErrorKind::kIo, fmt::format("{}: cannot {}: {}{}", path, what, std::strerror(error), advice(path, error)));
+  return Error(ErrorKind::kIo, fmt::format("{}: cannot {}: {}{}", path, what, std::strerror(error), file_advice(path, error)));
 }
 
 int ask_before_transfer(const Piece& piece, int64_t* bytes) {

@@ -40,6 +40,9 @@ void transfer_all(Piece piece);
 /// Error{io} "PATH: cannot WHAT: reason; what to do", for an errno.
 Error file_error(const std::string& path, const std::string& what, int error);
 
+/// "; what to do" about an errno that opening, reading or writing `path` gave; empty where there is nothing to say.
+std::string file_advice(const std::string& path, int error);
+
 /// The folder of `path`, for advice.
 std::string folder_of(const std::string& path);
 

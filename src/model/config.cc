@@ -1,7 +1,6 @@
 #include "model/config.h"
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -9,6 +8,7 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "io/python_json.h"
+#include "io/whole_file.h"
 #include "model/architecture.h"
 
 namespace flexgen {
@@ -119,15 +119,7 @@ Json parse_object(const std::string& text, const std::string& source) {
 }
 
 std::string read_text(const std::filesystem::path& path) {
-  std::error_code failed;
-  const auto size = std::filesystem::file_size(path, failed);
-  if (failed) fail_io("cannot read {}: {}; check the path and its permissions", path.string(), failed.message());
-  if (size > static_cast<uintmax_t>(kMaxFileBytes))
-    fail_user("{} has {}, which no configuration has; fetch the file again", path.string(), format_bytes(static_cast<int64_t>(size)));
-  std::string text(size, '\0');
-  std::ifstream in(path, std::ios::binary);
-  if (!in.read(text.data(), static_cast<std::streamsize>(size))) fail_io("cannot read {}; check its permissions", path.string());
-  return text;
+  return read_whole_file(path.string(), kMaxFileBytes);
 }
 
 }  // namespace
@@ -178,9 +170,10 @@ ModelConfig load_config(const std::string& directory, const std::vector<std::str
   namespace fs = std::filesystem;
   const fs::path root(directory);
   std::error_code ignored;
+  if (!file_is_there(directory)) fail_user("there is no directory {}; a model is a folder as Hugging Face lays it out", directory);
   if (!fs::is_directory(root, ignored))
     fail_user("{} is no directory; a model is a folder as Hugging Face lays it out", directory);
-  if (!fs::exists(root / "config.json", ignored))
+  if (!file_is_there((root / "config.json").string()))
     fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out", directory);
   const fs::path generation = root / "generation_config.json";
   std::string generation_json;

@@ -15,6 +15,7 @@
 #include "io/aligned_buffer.h"
 #include "io/checkpoint.h"
 #include "io/directory_lock.h"
+#include "io/transfer.h"
 
 namespace flexgen {
 namespace {
@@ -145,7 +146,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   const fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
   std::error_code failed;
   fs::create_directories(directory, failed);
-  if (failed) fail_io("cannot create {}: {}", directory.string(), failed.message());
+  if (failed) fail_io("cannot create {}: {}{}", directory.string(), failed.message(), file_advice(directory.string(), failed.value()));
 
   const std::vector<Part> parts = parts_of(model, directory);
   int64_t total = 0, done = 0, widest = 0, made = 0;

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
 #include "base/error.h"
+#include "io/whole_file.h"
 #include "text/bpe.h"
 #include "text/pipeline.h"
 #include "text/regex.h"
@@ -285,10 +285,7 @@ class JsonTokenizer : public Tokenizer {
 };
 
 std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
+  return read_whole_file(path.string());
 }
 
 Json parse_json(const std::string& text, const std::string& source) {
@@ -335,12 +332,12 @@ std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& json, const s
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
   const fs::path root(directory);
-  const bool whole = fs::exists(root / "tokenizer.json");
-  if (!whole && !(fs::exists(root / "vocab.json") && fs::exists(root / "merges.txt")))
+  const bool whole = file_is_there((root / "tokenizer.json").string());
+  if (!whole && !(file_is_there((root / "vocab.json").string()) && file_is_there((root / "merges.txt").string())))
     fail_user("{} holds neither tokenizer.json nor vocab.json and merges.txt", directory);
   const std::string source = (root / (whole ? "tokenizer.json" : "vocab.json")).string();
   Json config = Json::object();
-  if (fs::exists(root / "tokenizer_config.json"))
+  if (file_is_there((root / "tokenizer_config.json").string()))
     config = parse_json(read_file(root / "tokenizer_config.json"), (root / "tokenizer_config.json").string());
 
   std::unique_ptr<JsonTokenizer> tokenizer;

@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "base/thread.h"
 #include "dist/local_ranks.h"
+#include "base/report.h"
 #include "dist/message.h"
 #include "dist/world.h"
 
@@ -419,7 +420,7 @@ class MpiWorld : public World, private Port {
     if (error_) {
       if (seconds_between(aborted_, now) <= kGrace_s) return;
       // Whoever was to say it is busy with something that does not end.
-      if (speaks_) fmt::print(stderr, "flexgen: {}\n", reason_);
+      if (speaks_) print_note("flexgen: {}\n", reason_);
       ending_ = Ending::kAbort;
       return;
     }

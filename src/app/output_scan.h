@@ -1,0 +1,35 @@
+#pragma once
+// Reads an output as it lies on the disk: which records are in it, and what else. Changes nothing. One thread; flat in memory.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "app/kept_record.h"
+
+namespace flexgen {
+
+struct OutputScan {
+  /// Lines of one kind: how many there are, and the first of them.
+  struct Lines {
+    static constexpr size_t kNamed = 20;
+    int64_t count = 0;
+    std::vector<int64_t> numbers;
+    std::string reason;  ///< of the first
+    void add(int64_t number, const std::string& why);
+  };
+  int64_t size = 0;             ///< of the file when it was read
+  int64_t keep = 0;             ///< bytes at its front that stay: all but a torn record at its end and a tail of zeros
+  bool needs_line_end = false;  ///< the last of the bytes that stay is no line feed
+  bool stopped = false;
+  Lines foreign;                ///< neither a record nor blank
+  Lines damaged;                ///< records that do not fit their checksums
+};
+
+/// Calls `take` with each record and the number of its line, from 1; a last line without a line end may be a record too. Ends early, with what it has, once
+/// `stop` is set. Throws Error{io}.
+OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, int64_t)>& take);
+
+}  // namespace flexgen

@@ -1,0 +1,38 @@
+#pragma once
+// What the command line tells: notes on stderr, which may get lost but never stop a job; and results on stdout, which must not get lost.
+// Thread-safe.
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+namespace flexgen {
+
+/// First of all in main: opens those of the descriptors 0 to 2 that are closed, so that no file of ours gets their numbers and with them the warnings; and
+/// lets the write to a pipe that nobody reads fail instead of ending the process. A closed stdout gets a file that cannot be written: results must not vanish.
+void prepare_standard_streams();
+
+/// Writes all of `text`, or what a terminal or pipe takes: what nobody reads (a full disk, a closed pipe, a terminal that is gone) is dropped, and one that
+/// takes nothing is waited for a second at most, once. Returns whether it was written.
+bool write_if_possible(int descriptor, std::string_view text);
+/// Whether a line on it may be drawn over: it is a terminal, and TERM says that it can.
+bool can_redraw(int descriptor);
+/// Whether colours may be used: it can_redraw(), and NO_COLOR is not set.
+bool can_color(int descriptor);
+
+void write_note(std::string_view text);
+/// Throws Error{io}.
+void write_result(std::string_view text);
+
+/// On stderr.
+template <typename... Args>
+void print_note(fmt::format_string<Args...> format, Args&&... args) {
+  write_note(fmt::format(format, std::forward<Args>(args)...));
+}
+/// On stdout. Throws Error{io} if that cannot be written.
+template <typename... Args>
+void print_result(fmt::format_string<Args...> format, Args&&... args) {
+  write_result(fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace flexgen
