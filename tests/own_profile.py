@@ -73,7 +73,7 @@ def threads_and_damage(own):
     profile.pop("doubt", None)  # a busy machine may have left one
     with open(path, "w") as file:
         json.dump(profile, file)
-    end(start({"FLEXGEN_CACHE_DIR": own}, "--threads", "1"), "a second run", never=["measur"])
+    end(start({"FLEXGEN_CACHE_DIR": own}, "--threads", "1"), "a second run", never=["measuring"])
     end(start({"FLEXGEN_CACHE_DIR": own}, "--threads", "2"), "another number of threads", "measured with 1 thread", never=["never measured"])
     for text in ("", "[" * 100000, json.dumps(profile)[:-40]):
         with open(path, "w") as file:

@@ -22,7 +22,7 @@ TIMEOUT_S = 20                     # a run takes some 50 ms; a busy machine may 
 BUDGET_MIB, MARGIN_MIB = 32, 150   # --cpu-memory, and what a process may take beside it
 ADDRESS_SPACE = 8 << 30
 BASES = ["llama", "opt", "qwen3", "llama3-tied", "mistral", "qwen2"]
-PROMPT = "the quick brown fox"
+PROMPT = "xqzAg"  # one token a letter, in the vocabulary of every fixture
 
 # What a mutation may lead to: anything that is no crash; the clean answer or a refusal; a refusal.
 ANY, SAME_OR_REFUSED, REFUSED = "any", "same or refused", "refused"

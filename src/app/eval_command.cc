@@ -154,7 +154,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
       bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens, config.max_positions));
     if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size) bad("the tokenizer gives an id that the model's vocabulary does not have");
     task.requests.push_back(std::move(request));
-    const nlohmann::json& answer = json[options.answer_field];
+    const Json& answer = json[options.answer_field];
     task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
   }
   if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);

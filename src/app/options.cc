@@ -257,7 +257,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   generate->add_option("--temperature", params.temperature, "0: always the likeliest token")->check(CLI::Range(0.0, 2.0))->capture_default_str()->type_name("X")->group(sampling);
   generate->add_option("--top-p", params.top_p, "from the likeliest tokens that make up this probability")->check(CLI::Range(1e-9, 1.0))->capture_default_str()->type_name("X")->group(sampling);
   generate->add_option("--top-k", params.top_k, "from the k likeliest tokens; 0: all")->check(CLI::Range(int64_t{0}, int64_t{1} << 31))->capture_default_str()->type_name("K")->group(sampling);
-  generate->add_option("--seed", params.seed, "of the random numbers")->capture_default_str()->type_name("N")->group(sampling);
+  generate->add_option("--seed", params.seed, "of the random numbers")->check(CLI::NonNegativeNumber)->capture_default_str()->type_name("N")->group(sampling);
   generate->add_option("--stop", params.stop, "end before this text (may be given several times)")->expected(1)->take_all()->type_name("TEXT")->group(sampling);
   generate->add_flag("--no-special-tokens", generate_options.no_special_tokens, kNoSpecialTokens)->group(sampling);
   generate->add_option("--stop-token-id", params.stop_token_ids, "end at this token (may be given several times)")->expected(1)->take_all()->check(CLI::NonNegativeNumber)->type_name("ID")->group(sampling);
@@ -282,7 +282,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   bench->add_option("--prompt-len", prompt_len, "tokens a prompt, or a range like 64:512")->capture_default_str()->type_name("N|A:B");
   bench->add_option("--gen-len", gen_len, "tokens to generate, or a range")->capture_default_str()->type_name("N|A:B");
   bench->add_option("--num-prompts", bench_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
-  bench->add_option("--seed", bench_options.seed, "of weights, prompts and lengths")->capture_default_str()->type_name("N");
+  bench->add_option("--seed", bench_options.seed, "of weights, prompts and lengths")->check(CLI::NonNegativeNumber)->capture_default_str()->type_name("N");
   bench->add_option("--json", bench_options.json_file, "write the figures here too")->type_name("FILE");
   bench->add_flag("--no-efficiency", bench_options.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
   bench->add_flag("--simulate", bench_options.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
@@ -328,7 +328,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   plan->add_option("--gen-len", plan_gen_len, "tokens to generate")->capture_default_str()->type_name("A[:B]");
   plan->add_option("--num-prompts", plan_options.num_prompts, "sequences")->check(CLI::Range(int64_t{1}, int64_t{1} << 31))->capture_default_str()->type_name("N");
   add_expected_tokens(plan, &plan_options.expected_tokens, "all of its max_tokens, or --gen-len");
-  plan->add_option("--seed", plan_options.seed, "of the lengths")->capture_default_str()->type_name("N");
+  plan->add_option("--seed", plan_options.seed, "of the lengths")->check(CLI::NonNegativeNumber)->capture_default_str()->type_name("N");
   plan->add_option("--dtype", plan_options.dtype, "of a shape's weights")->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str()->type_name("NAME");
   plan->add_flag("--json", plan_options.json, "as JSON");
   plan->add_option("--plot", plan_options.plot_file, "a page with the lanes, throughput over block size, and throughput against latency")->type_name("FILE.html");

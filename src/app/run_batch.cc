@@ -130,8 +130,10 @@ class LineBroker : public RequestSource, public CompletionSink {
 
 /// The message of a record that is_not_finite_record(); nothing for others.
 std::optional<std::string> not_finite_message(RecordText& record) {
-  std::string start(4096, '\0');  // an error record is shorter than this, but for its custom_id
-  start.resize(record.read(start.data(), start.size()));
+  std::string start(size_t{8} << 10, '\0');  // an error record is shorter than this, but for its custom_id
+  size_t size = 0;
+  for (size_t more = 1; more > 0; size += more) more = record.read(start.data() + size, start.size() - size);
+  start.resize(size);
   record.rewind();
   if (!is_not_finite_record(start)) return std::nullopt;
   const auto json = nlohmann::json::parse(start, nullptr, false);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <random>
 #include <thread>
@@ -17,6 +18,7 @@
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
+#include "model/poisoned_checkpoint.h"
 
 namespace flexgen {
 namespace {
@@ -325,6 +327,26 @@ TEST(Pipeline, FewerMicroBatchesThanStagesIsRefused) {
   std::vector<EngineOptions> options(2, plain_options(checkpoint("llama", kLlama, DType::kBF16)));
   for (EngineOptions& own : options) own.policy.num_micro_batches = 1;
   for (const std::string& error : run(options, random_requests(random, 4)).errors) EXPECT_THAT(error, testing::HasSubstr("--num-micro-batches 1"));
+}
+
+// The stage with the head finds it, and the first one ends the answers.
+TEST(Pipeline, LogitsThatAreNotFiniteEndTheirAnswersAlone) {
+  const std::string clean = checkpoint("llama", kLlama, DType::kBF16), bad = process_folder() + "/pipeline-nan";
+  poison_checkpoint(clean, bad, "model.embed_tokens.weight", std::nanf(""), [](int64_t i) { return i == 300 * 96; });
+  std::mt19937 random(17);
+  auto requests = random_requests(random, 12);
+  for (Request& request : requests)
+    if (request.key % 3 == 1) request.prompt.back() = 300;
+  const Outcome expected = run({plain_options(clean)}, requests), found = run(std::vector<EngineOptions>(3, plain_options(bad)), requests);
+  ASSERT_EQ(found.completions.size(), requests.size());
+  for (const auto& [key, completion] : found.completions) {
+    if (key % 3 == 1 && (requests[static_cast<size_t>(key)].params.max_tokens > 0)) {
+      EXPECT_EQ(completion.reason, FinishReason::kNotFinite) << key;
+    } else {
+      EXPECT_EQ(completion.tokens, expected.completions.at(key).tokens) << key;
+      EXPECT_EQ(completion.reason, expected.completions.at(key).reason) << key;
+    }
+  }
 }
 
 TEST(Pipeline, AStopEndsAllStages) {
