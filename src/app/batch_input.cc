@@ -37,17 +37,23 @@ std::string record_id_text(const RecordId& id) {
   return std::string(kRecordIdPrefix) + Sha256::hex(digest, static_cast<int>(id.size()));
 }
 
-size_t BatchInput::IdHash::operator()(const RecordId& id) const {
-  size_t value;
-  std::memcpy(&value, id.data(), sizeof(value));
-  return value;
-}
-
-int64_t ExpectedAnswers::operator()(size_t index, int64_t max_tokens) const {
+int64_t ExpectedAnswers::operator()(int64_t index, int64_t max_tokens) const {
   if (tokens > 0) return std::min(tokens, max_tokens);
   if (shares.empty()) return max_tokens;
-  return std::llround(static_cast<double>(shares[index % shares.size()]) * static_cast<double>(max_tokens));
+  return std::llround(static_cast<double>(shares[static_cast<size_t>(index) % shares.size()]) * static_cast<double>(max_tokens));
 }
+
+void ExpectedAnswers::add(float share) {
+  if (num_known++ % stride == 0) shares.push_back(share);
+  if (shares.size() <= kMaxShares) return;
+  for (size_t i = 0; 2 * i < shares.size(); ++i) shares[i] = shares[2 * i];
+  shares.resize((shares.size() + 1) / 2);
+  stride *= 2;
+}
+
+BatchInput::BatchInput(const std::string& directory)
+    : lines_({directory, "the index of the input's lines"}), named_({directory, "the input's custom_ids"}), duplicates_({directory, "the index of the input's lines"}),
+      names_({directory, "the input's custom_ids"}) {}
 
 void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes) {
   InputLine line;
@@ -57,11 +63,8 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
   line.id = line_id(number, text);
   auto parsed = bytes > kMaxLineBytes ? line_too_long() : parse_batch_line(text, limits_);
   const std::string& custom_id = std::visit([](auto& either) -> const std::string& { return either.custom_id; }, parsed);
-  if (!custom_id.empty()) {
-    auto [first, is_new] = first_line_.try_emplace(shortened(Sha256::of(custom_id)), number);
-    if (!is_new) line.duplicate_of = first->second;
-  }
-  if (const auto* request = std::get_if<BatchRequest>(&parsed); request && !line.duplicate_of) {
+  if (!custom_id.empty()) named_.add({shortened(Sha256::of(custom_id)), lines_.size(), number});
+  if (const auto* request = std::get_if<BatchRequest>(&parsed)) {
     line.num_sequences = request->num_sequences();
     num_estimated_ += request->estimated;
     for (const BatchPrompt& prompt : request->prompts) {
@@ -73,21 +76,49 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
     line.keeps_logits = request->params.keeps_logits() && line.max_tokens > 0;
     line.scored = request->params.echo && request->params.top_logprobs >= 0;
     line.wants_logprobs = request->params.top_logprobs >= 0;
+    line.logprob_bytes = logprob_bytes(request->params, line.longest_prompt);
   }
   lines_.push_back(line);
 }
 
-BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop) {
+void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
+  NamedLine first;
+  named_.drain([&](const NamedLine& line) {
+    if (names_.size() > 0 && line.name == first.name) {
+      duplicates_.add({line.index, first.number});
+    } else {
+      first = line;
+      names_.push_back(line.name);
+    }
+    return !stop;
+  });
+  duplicates_.drain([&](const Duplicate& duplicate) {
+    const InputLine line = lines_[duplicate.index];
+    InputLine bad{line.number, line.offset, line.bytes, line.id};
+    bad.duplicate_of = duplicate.duplicate_of;
+    lines_.set(duplicate.index, bad);
+    return !stop;
+  });
+}
+
+BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop, const std::string& directory) {
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) fail_user("cannot read the input {}: {}", path, std::strerror(errno));
   if (!S_ISREG(info.st_mode)) fail_user("the input {} is not a regular file; flexgen reads it twice, so write it to a file first", path);
 
-  BatchInput input;
+  BatchInput input(directory);
   input.path_ = path;
   input.limits_ = limits;
   input.modified_s_ = info.st_mtime;
   input.file_ = File::open(path, FileMode::kRead);
-  int64_t size = input.file_->size();
+  input.read_file(stop);
+  if (!stop) input.find_duplicates(stop);
+  input.stopped_ = stop;
+  return input;
+}
+
+void BatchInput::read_file(const std::atomic<bool>& stop) {
+  const int64_t size = file_->size();
   Sha256 hash;
   std::string chunk, line;      // `line`: the part of the current line that lies in earlier chunks
   int64_t number = 1, line_start = 0, line_bytes = 0;
@@ -105,21 +136,19 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
     }
     // What is kept of a line that is too long still names it: its first bytes and its length.
     if (line_bytes > kMaxLineBytes) text = text.substr(0, static_cast<size_t>(kChunkBytes));
-    if (!blank(text) || line_bytes > kMaxLineBytes) input.take_line(text, number, line_start, line_bytes);
+    if (!blank(text) || line_bytes > kMaxLineBytes) take_line(text, number, line_start, line_bytes);
     line.clear();
+    if (line.capacity() > static_cast<size_t>(kChunkBytes)) line = {};
     line_bytes = 0;
     ++number;
   };
   for (int64_t offset = 0; offset < size; offset += static_cast<int64_t>(chunk.size())) {
     chunk.resize(static_cast<size_t>(std::min(kChunkBytes, size - offset)));
-    input.file_->read(offset, std::as_writable_bytes(std::span(chunk)));
+    file_->read(offset, std::as_writable_bytes(std::span(chunk)));
     hash.add(chunk);
     std::string_view rest = chunk;
     for (size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
-      if (stop) {
-        input.stopped_ = true;
-        return input;
-      }
+      if (stop) return;
       end_line(rest.substr(0, end));
       line_start = offset + static_cast<int64_t>(rest.data() - chunk.data()) + static_cast<int64_t>(end) + 1;
     }
@@ -127,8 +156,7 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
     line_bytes += static_cast<int64_t>(rest.size());
   }
   if (line_bytes > 0) end_line("");
-  input.fingerprint_ = Sha256::hex(hash.digest());
-  return input;
+  fingerprint_ = Sha256::hex(hash.digest());
 }
 
 std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) const {
@@ -156,7 +184,7 @@ std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) co
   error.custom_id = custom_id;
   if (custom_id.empty()) {
     error.custom_id = fmt::format("line-{}", line.number);
-    while (first_line_.contains(shortened(Sha256::of(error.custom_id)))) error.custom_id += "#error";
+    while (names_.find(shortened(Sha256::of(error.custom_id)))) error.custom_id += "#error";
   }
   return error;
 }

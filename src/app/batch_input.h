@@ -1,17 +1,18 @@
 #pragma once
 // BatchInput: a batch file, read once to know what there is to do, and then line by line again as the work comes
-// to it, so that memory grows with the number of lines and not with their length. One thread.
+// to it. What is known of each line lies in a temporary file, so that memory grows neither with their number nor with their length. One thread.
 
 #include <array>
 #include <atomic>
 #include <memory>
 #include <string>
-#include <unordered_map>
+#include <tuple>
 #include <variant>
 #include <vector>
 
 #include "app/batch_line.h"
 #include "io/file.h"
+#include "io/spilled_records.h"
 #include "plan/workload.h"
 
 namespace flexgen {
@@ -33,6 +34,7 @@ struct InputLine {
   int64_t prompt_tokens = 0; ///< of all sequences
   int64_t longest_prompt = 0;
   int64_t max_tokens = 0;    ///< of each sequence
+  int64_t logprob_bytes = 0; ///< logprob_bytes() of its longest sequence
   bool keeps_logits = false, scored = false, wants_logprobs = false;
 
   bool good() const { return num_sequences > 0; }
@@ -41,11 +43,14 @@ struct InputLine {
 class BatchInput {
  public:
   /// Reads and checks the whole file; ends early if `stop` is set (then stopped()). Throws Error for a file
-  /// that cannot be read or is not a regular one; bad lines are no reason to throw.
-  static BatchInput scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop);
+  /// that cannot be read or is not a regular one, and Error{io} if there is no room for the index; bad lines are no reason to throw.
+  /// `directory`: where the index goes, some 120 bytes a line, once there are more than a few hundred; empty: the system's for temporary files.
+  static BatchInput scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop, const std::string& directory = "");
 
   const std::string& path() const { return path_; }
-  const std::vector<InputLine>& lines() const { return lines_; }
+  int64_t num_lines() const { return lines_.size(); }
+  /// `index` from 0, blank lines not counted. Going through them in order is fast, jumping is not.
+  InputLine line(int64_t index) const { return lines_[index]; }
   /// SHA-256 of the file, hex.
   const std::string& fingerprint() const { return fingerprint_; }
   /// When the file was last changed, seconds since 1970.
@@ -60,41 +65,58 @@ class BatchInput {
   std::variant<BatchRequest, LineError> read(const InputLine& line) const;
 
  private:
+  /// Who was first to have a custom_id.
+  struct NamedLine {
+    RecordId name{};  ///< hash of the custom_id
+    int64_t index = 0, number = 0;
+    friend bool operator<(const NamedLine& a, const NamedLine& b) { return std::tie(a.name, a.index) < std::tie(b.name, b.index); }
+  };
+  struct Duplicate {
+    int64_t index = 0, duplicate_of = 0;
+    friend bool operator<(const Duplicate& a, const Duplicate& b) { return a.index < b.index; }
+  };
+  explicit BatchInput(const std::string& directory);
+  void read_file(const std::atomic<bool>& stop);
   void take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes);
+  void find_duplicates(const std::atomic<bool>& stop);
 
   std::string path_;
   std::shared_ptr<File> file_;
   ModelLimits limits_;
-  std::vector<InputLine> lines_;
+  mutable SpilledRecords<InputLine> lines_;
   std::string fingerprint_;
   int64_t modified_s_ = 0, num_estimated_ = 0;
   bool stopped_ = false;
-  struct IdHash {
-    size_t operator()(const RecordId& id) const;
-  };
-  std::unordered_map<RecordId, int64_t, IdHash> first_line_;  ///< hash of a custom_id -> number of its first line
+  RecordSorter<NamedLine> named_;        ///< of all lines with a custom_id, until the duplicates are found
+  RecordSorter<Duplicate> duplicates_;
+  mutable RecordTable<RecordId> names_;  ///< hashes of the custom_ids
 };
 
 /// How long answers are expected to be, where not all are to take all of their max_tokens.
 struct ExpectedAnswers {
   int64_t tokens = 0;         ///< of each, as far as max_tokens allows; 0: as `shares` has it
-  std::vector<float> shares;  ///< of its max_tokens that an answer takes: those of known answers, in turn; empty: all
+  std::vector<float> shares = {};  ///< of its max_tokens that an answer takes: those of known answers, in turn; empty: all
+  int64_t num_known = 0, stride = 1;  ///< answers that add() was given; every stride-th is in `shares`
+  static constexpr size_t kMaxShares = 16384;
 
+  void add(float share);
   /// Of the `index`-th answer.
-  int64_t operator()(size_t index, int64_t max_tokens) const;
+  int64_t operator()(int64_t index, int64_t max_tokens) const;
 };
 
-/// What the lines ask for in all; `wanted(line)` picks them.
+/// What the lines ask for in all; `wanted(line, index)` picks them.
 template <typename Wanted>
 Workload workload_of(const BatchInput& input, Wanted wanted, const ExpectedAnswers& expected = {}) {
   Workload work;
-  size_t line_index = 0;
-  for (const InputLine& line : input.lines()) {
-    if (!line.good() || !wanted(line)) continue;
+  int64_t line_index = 0;
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    const InputLine line = input.line(i);
+    if (!line.good() || !wanted(line, i)) continue;
     // Of the prompts of one line the sum and the longest are known: the others share the rest.
     int64_t rest = line.prompt_tokens - line.longest_prompt;
     const int64_t answer = expected(line_index++, line.max_tokens);
     work.reads_logits = work.reads_logits || line.wants_logprobs;
+    work.logprob_bytes = std::max(work.logprob_bytes, line.logprob_bytes);
     work.add(line.longest_prompt, line.max_tokens, line.keeps_logits, line.scored, answer);
     for (int64_t left = line.num_sequences - 1; left > 0; --left) {
       const int64_t share = rest / left;

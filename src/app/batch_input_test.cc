@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <numeric>
+
 #include "app/fake_runner.h"
+#include "app/line_set.h"
 #include "app/sha256.h"
 #include "base/error.h"
 
@@ -31,23 +34,23 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   write_text(path, text);
   BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
   EXPECT_EQ(input.fingerprint(), Sha256::hex(Sha256::of(text)));
-  ASSERT_EQ(input.lines().size(), 5u);
+  ASSERT_EQ(input.num_lines(), 5);
   std::vector<int64_t> numbers;
-  for (const InputLine& entry : input.lines()) numbers.push_back(entry.number);
+  for (int64_t i = 0; i < input.num_lines(); ++i) numbers.push_back(input.line(i).number);
   EXPECT_THAT(numbers, testing::ElementsAre(1, 4, 5, 6, 7));
 
-  EXPECT_EQ(input.lines()[0].num_sequences, 2);
-  EXPECT_EQ(input.lines()[0].prompt_tokens, 6);
-  EXPECT_EQ(std::get<BatchRequest>(input.read(input.lines()[0])).custom_id, "a");
-  EXPECT_EQ(std::get<LineError>(input.read(input.lines()[1])).custom_id, "line-4");
-  EXPECT_EQ(std::get<BatchRequest>(input.read(input.lines()[2])).prompts.size(), 2u);
-  LineError duplicate = std::get<LineError>(input.read(input.lines()[3]));
+  EXPECT_EQ(input.line(0).num_sequences, 2);
+  EXPECT_EQ(input.line(0).prompt_tokens, 6);
+  EXPECT_EQ(std::get<BatchRequest>(input.read(input.line(0))).custom_id, "a");
+  EXPECT_EQ(std::get<LineError>(input.read(input.line(1))).custom_id, "line-4");
+  EXPECT_EQ(std::get<BatchRequest>(input.read(input.line(2))).prompts.size(), 2u);
+  LineError duplicate = std::get<LineError>(input.read(input.line(3)));
   EXPECT_EQ(duplicate.code, "duplicate_custom_id");
   EXPECT_EQ(duplicate.custom_id, "line-6");
   EXPECT_THAT(duplicate.message, testing::HasSubstr("line 1"));
-  EXPECT_TRUE(input.lines()[4].scored);
+  EXPECT_TRUE(input.line(4).scored);
 
-  Workload work = workload_of(input, [](const InputLine&) { return true; });
+  Workload work = workload_of(input, [](const InputLine&, int64_t) { return true; });
   EXPECT_EQ(work.num_sequences, 5);
   EXPECT_EQ(work.longest_sequence, 19);
   EXPECT_EQ(work.total_prompt_tokens, 6 + 3 + 3);
@@ -55,14 +58,16 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_TRUE(work.keeps_logits);
   EXPECT_TRUE(work.scores_prompts);
   EXPECT_TRUE(work.reads_logits);
-  EXPECT_FALSE(workload_of(input, [](const InputLine& line) { return line.number == 5; }).reads_logits);  // it is greedy
-  const Workload last = workload_of(input, [](const InputLine& line) { return line.number == 7; });
+  EXPECT_EQ(work.logprob_bytes, logprob_bytes(std::get<BatchRequest>(input.read(input.line(4))).params, 3));
+  EXPECT_GE(work.logprob_bytes, 19 * static_cast<int64_t>(sizeof(TokenLogprob) + 8));
+  EXPECT_FALSE(workload_of(input, [](const InputLine& line, int64_t) { return line.number == 5; }).reads_logits);  // it is greedy
+  const Workload last = workload_of(input, [](const InputLine& line, int64_t) { return line.number == 7; });
   EXPECT_FALSE(last.keeps_logits);  // it draws from all tokens
   EXPECT_TRUE(last.reads_logits);
 
   // Two sequences of 5 tokens at most, two of 16, one of 16.
   auto expecting = [&](ExpectedAnswers expected) {
-    const Workload some = workload_of(input, [](const InputLine&) { return true; }, expected);
+    const Workload some = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
     EXPECT_EQ(some.longest_sequence, work.longest_sequence);
     EXPECT_EQ(some.total_max_tokens, work.total_generated_tokens);
     return some.total_generated_tokens;
@@ -78,7 +83,63 @@ TEST(BatchInput, ErrorKeysDoNotCollideWithRealIds) {
   std::string path = directory.file("in.jsonl");
   write_text(path, line("line-2", R"("prompt":"x")") + "\nbroken\n");
   BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
-  EXPECT_EQ(std::get<LineError>(input.read(input.lines()[1])).custom_id, "line-2#error");
+  EXPECT_EQ(std::get<LineError>(input.read(input.line(1))).custom_id, "line-2#error");
+}
+
+TEST(BatchInput, ManyLinesAreIndexedInAFile) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl");
+  constexpr int kLines = 20000;
+  std::string text;
+  for (int i = 0; i < kLines; ++i) text += line(fmt::format("{}", i % 7 == 3 ? i - 3 : i), fmt::format(R"("prompt":[1,2],"max_tokens":{})", i % 50 + 1)) + "\n";
+  write_text(path, text);
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn, directory.path());
+  ASSERT_EQ(input.num_lines(), kLines);
+  for (int i = 0; i < kLines; ++i) {
+    const InputLine entry = input.line(i);
+    ASSERT_EQ(entry.number, i + 1);
+    ASSERT_EQ(entry.good(), i % 7 != 3);
+    if (entry.good()) {
+      ASSERT_EQ(entry.max_tokens, i % 50 + 1);
+    } else {
+      ASSERT_EQ(entry.duplicate_of, i - 3 + 1);
+    }
+  }
+  EXPECT_EQ(std::get<LineError>(input.read(input.line(17))).message, "custom_id '14' is that of line 15 already; only the first one is answered");
+  // Nothing is left beside the input.
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory.path()), std::filesystem::directory_iterator()), 1);
+}
+
+TEST(ExpectedAnswers, KeepsABoundedSample) {
+  ExpectedAnswers expected;
+  for (int i = 0; i < 100000; ++i) expected.add(static_cast<float>(i) / 100000);
+  EXPECT_EQ(expected.num_known, 100000);
+  EXPECT_LE(expected.shares.size(), ExpectedAnswers::kMaxShares);
+  EXPECT_GT(expected.shares.size(), ExpectedAnswers::kMaxShares / 2 - 1);
+  EXPECT_NEAR(std::accumulate(expected.shares.begin(), expected.shares.end(), 0.0) / static_cast<double>(expected.shares.size()), 0.5, 0.01);
+}
+
+TEST(LineSet, WalksThroughItsLinesInOrder) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl");
+  std::string text;
+  for (int i = 0; i < 1000; ++i) text += line(std::to_string(i), R"("prompt":[1],"n":2)") + "\n";
+  write_text(path, text);
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  LineSet set;
+  std::vector<int64_t> wanted;
+  for (int i = 0; i < 1000; ++i) {
+    const bool in = i > 300 && (i < 310 || i % 97 == 0 || i == 999);
+    set.add(in);
+    if (in) wanted.push_back(i);
+  }
+  EXPECT_EQ(set.count(), static_cast<int64_t>(wanted.size()));
+  LineWalk walk(input, set);
+  std::vector<int64_t> walked;
+  while (auto next = walk.next()) walked.push_back(*next);
+  EXPECT_EQ(walked, wanted);
+  EXPECT_EQ(walk.sequences(), 2 * set.count());
+  EXPECT_FALSE(walk.next());
 }
 
 TEST(BatchInput, LongLinesAreBounded) {
@@ -93,14 +154,14 @@ TEST(BatchInput, LongLinesAreBounded) {
   for (int64_t bytes : {(int64_t{1} << 20) - 1, int64_t{1} << 20, (int64_t{1} << 20) + 1, kMaxLineBytes, kMaxLineBytes + 1, 2 * kMaxLineBytes}) {
     write_text(path, line("a", R"("prompt":"x")") + "\n" + long_line(bytes) + "\n" + line("b", R"("prompt":"x")") + "\n");
     BatchInput input = BatchInput::scan(path, roomy, kGoOn);
-    ASSERT_EQ(input.lines().size(), 3u);
-    EXPECT_EQ(input.lines()[1].bytes, bytes);
-    EXPECT_EQ(input.lines()[1].good(), bytes <= kMaxLineBytes) << bytes;
-    auto parsed = input.read(input.lines()[1]);
+    ASSERT_EQ(input.num_lines(), 3);
+    EXPECT_EQ(input.line(1).bytes, bytes);
+    EXPECT_EQ(input.line(1).good(), bytes <= kMaxLineBytes) << bytes;
+    auto parsed = input.read(input.line(1));
     if (bytes > kMaxLineBytes) {
       EXPECT_EQ(std::get<LineError>(parsed).code, "line_too_long");
     }
-    EXPECT_EQ(std::get<BatchRequest>(input.read(input.lines()[2])).custom_id, "b");
+    EXPECT_EQ(std::get<BatchRequest>(input.read(input.line(2))).custom_id, "b");
   }
 }
 
@@ -110,7 +171,7 @@ TEST(BatchInput, NoticesAChange) {
   write_text(path, line("a", R"("prompt":"x")") + "\n");
   BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
   std::fstream(path, std::ios::in | std::ios::out).seekp(15) << "Z";
-  EXPECT_THROW(input.read(input.lines()[0]), Error);
+  EXPECT_THROW(input.read(input.line(0)), Error);
 }
 
 TEST(BatchInput, RefusesWhatIsNoFile) {
@@ -125,7 +186,7 @@ TEST(BatchInput, EmptyFileAndStop) {
   TemporaryDirectory directory;
   std::string path = directory.file("in.jsonl");
   write_text(path, "");
-  EXPECT_TRUE(BatchInput::scan(path, kLimits, kGoOn).lines().empty());
+  EXPECT_EQ(BatchInput::scan(path, kLimits, kGoOn).num_lines(), 0);
   write_text(path, "x\n");
   EXPECT_TRUE(BatchInput::scan(path, kLimits, std::atomic<bool>{true}).stopped());
 }

@@ -2,8 +2,10 @@
 // BatchOutput: answers and errors as lines of an OpenAI batch output file. Pure functions: the same answers give the
 // same bytes, so that a resumed job equals an uninterrupted one.
 
+#include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "app/batch_input.h"
 #include "engine/request.h"
@@ -17,7 +19,18 @@ struct RecordContext {
   const Tokenizer* tokenizer = nullptr;  ///< may be null: then texts are empty
 };
 
-/// The record of a line all of whose sequences are done; completions in the order of the choices. Ends with '\n'.
+using WritePiece = std::function<void(std::string_view)>;
+/// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; only with echo is it looked at.
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write);
+
+/// What stands around the choices, which commas part, in the record of a line all of whose sequences are done. The record ends with '\n'.
+struct AnswerFrame {
+  std::string before, after;
+};
+/// Of the request its custom_id alone counts; tokens are those of all its prompts (each once) and of all answers.
+AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, int64_t prompt_tokens, int64_t completion_tokens);
+
+/// The whole record; completions in the order of the choices.
 std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,
                           std::span<const Completion> completions);
 

@@ -15,12 +15,15 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "engine/list_source.h"
+#include "io/checked_json.h"
 #include "text/unicode.h"
 
 namespace flexgen {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr int kMaxTaskDepth = 64;
 
 class Collect : public CompletionSink {
  public:
@@ -125,8 +128,9 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
   for (int64_t number = 1; std::getline(file, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
-    const Json json = Json::parse(line, nullptr, false);
     auto bad = [&](const std::string& why) { fail_user("--task {} line {}: {}", options.task_file, number, why); };
+    if (nests_deeper(line, kMaxTaskDepth)) bad(fmt::format("JSON is nested more than {} levels deep", kMaxTaskDepth));
+    const Json json = Json::parse(line, nullptr, false);
     if (!json.is_object()) bad("no JSON object");
     if (!json.contains(options.prompt_field) || !json[options.prompt_field].is_string())
       bad(fmt::format("no text '{}' (--prompt-field names the member that has the prompt)", options.prompt_field));

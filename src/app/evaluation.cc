@@ -5,9 +5,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
+
+constexpr int kMaxJsonDepth = 64;  // of references and answers that are compared field by field
 
 std::string_view trimmed(std::string_view text) {
   constexpr const char* kBlanks = " \t\r\n\f\v";
@@ -38,9 +41,10 @@ void TaskScore::add(std::string_view answer, std::string_view reference) {
   ++lines;
   if (trimmed(answer) == trimmed(reference)) ++exact;
   using Json = nlohmann::json;
+  if (nests_deeper(reference, kMaxJsonDepth)) return;
   const Json wanted = Json::parse(reference, nullptr, false);
   if (!wanted.is_object()) return;
-  const Json given = Json::parse(answer, nullptr, false);
+  const Json given = nests_deeper(answer, kMaxJsonDepth) ? Json() : Json::parse(answer, nullptr, false);
   for (const auto& [name, value] : wanted.items()) {
     ++fields;
     if (given.is_object() && given.contains(name) && given[name] == value) ++fields_right;

@@ -61,5 +61,16 @@ TEST(TaskScoreTest, ExactAndFields) {
   EXPECT_EQ(score.fields_right, 2);
 }
 
+TEST(TaskScoreTest, DeepNestingIsHarmless) {
+  constexpr size_t kDeep = 500000;  // comparing such values would need as many stack frames
+  const std::string deep = R"({"a": )" + std::string(kDeep, '[') + std::string(kDeep, ']') + "}";
+  TaskScore score;
+  score.add(deep, deep);
+  score.add(deep, R"({"a": [[1]]})");
+  EXPECT_EQ(score.exact, 1);
+  EXPECT_EQ(score.fields, 1);
+  EXPECT_EQ(score.fields_right, 0);
+}
+
 }  // namespace
 }  // namespace flexgen

@@ -17,6 +17,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "io/spilled_records.h"
 
 namespace flexgen {
 namespace {
@@ -25,6 +26,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kManifestVersion = 1;
 constexpr int64_t kChunkBytes = 1 << 20;
+constexpr size_t kPieceBytes = 256 << 10;  // of a record, in one write
 
 void sync_directory_of(const std::string& path) {
   std::string directory = std::filesystem::absolute(path).parent_path().string();
@@ -33,6 +35,8 @@ void sync_directory_of(const std::string& path) {
   fsync(descriptor);
   ::close(descriptor);
 }
+
+SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
 bool same_file(const std::string& a, const std::string& b) {
   struct stat first {}, second {};
@@ -93,7 +97,7 @@ JobIdentity read_job_file(const std::string& path, const std::string& advice) {
 }
 
 Job::Job(std::string output, const std::string& input, OutputCalls calls)
-    : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)) {
+    : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)), done_(done_place(output_)) {
   if (same_file(output_, input) || same_file(manifest_, input))
     fail_user("the output {} (or its job file {}) is the input itself; give another output", output_, manifest_);
   open_and_lock();
@@ -151,6 +155,7 @@ void Job::open_and_lock() {
 void Job::read_records() {
   std::string chunk(static_cast<size_t>(kChunkBytes), '\0'), line;
   int64_t offset = 0, number = 0, bad_line = 0;
+  RecordSorter<Done> found(done_place(output_));
   auto take_line = [&](std::string_view text, int64_t end) {
     ++number;
     std::optional<RecordId> id = record_id_of(text);
@@ -159,7 +164,7 @@ void Job::read_records() {
       return;
     }
     if (bad_line != 0 && foreign_line_ == 0) foreign_line_ = bad_line;
-    done_.push_back({*id, answer_tokens_of(text).value_or(-1)});
+    found.add({*id, answer_tokens_of(text).value_or(-1)});
     size_ = end;
   };
   for (;;) {
@@ -177,15 +182,17 @@ void Job::read_records() {
     offset += n;
   }
   // Without records the whole file may be somebody else's: match() decides that by the manifest.
-  std::sort(done_.begin(), done_.end());
-  done_.erase(std::unique(done_.begin(), done_.end()), done_.end());
+  RecordId last{};
+  found.drain([&](const Done& record) {
+    if (done_.size() == 0 || record.id != last) done_.push_back(record);
+    last = record.id;
+    return true;
+  });
 }
 
-bool Job::done(const RecordId& id) const { return std::binary_search(done_.begin(), done_.end(), Done{id}); }
-
 std::optional<int64_t> Job::answer_tokens(const RecordId& id) const {
-  const auto found = std::lower_bound(done_.begin(), done_.end(), Done{id});
-  if (found == done_.end() || found->id != id || found->answer_tokens < 0) return std::nullopt;
+  const auto found = done_.find(Done{id});
+  if (!found || found->answer_tokens < 0) return std::nullopt;
   return found->answer_tokens;
 }
 
@@ -195,7 +202,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   if (fstat(descriptor_, &info) != 0) fail_io("{}: {}", output_, std::strerror(errno));
   auto start_over = [&] {
     identity_ = wanted;
-    done_.clear();
+    done_ = RecordTable<Done>(done_place(output_));
     size_ = 0;
     continued_ = false;
   };
@@ -290,15 +297,36 @@ void Job::fail_write(const char* what, int error) const {
 }
 
 void Job::append(std::string_view record) {
-  FLEXGEN_CHECK(started_ && record.ends_with('\n'));
+  WholeRecord text{std::string(record)};
+  append(text);
+}
+
+void Job::append(RecordText& record) {
+  FLEXGEN_CHECK(started_);
   if (int error = sync_error_) fail_write("cannot write", error);
-  // One write(); a second one only if the first was cut short, which tells why.
-  if (int error = write_all(descriptor_, record)) {
-    int cut = ftruncate(descriptor_, size_);  // if that fails too, the next start cuts the torn line off
-    static_cast<void>(cut);
-    fail_write("cannot write", error);
+  piece_.resize(kPieceBytes);
+  const auto cut = [&] {
+    int failed = ftruncate(descriptor_, size_);  // if that fails, the next start cuts the torn line off
+    static_cast<void>(failed);
+  };
+  int64_t bytes = 0;
+  char last = 0;
+  try {
+    while (const size_t count = record.read(piece_.data(), piece_.size())) {
+      // One write() for a record of common size; a second one if the first was cut short, which tells why.
+      if (int error = write_all(descriptor_, {piece_.data(), count})) {
+        cut();
+        fail_write("cannot write", error);
+      }
+      bytes += static_cast<int64_t>(count);
+      last = piece_[count - 1];
+    }
+  } catch (const std::exception&) {
+    cut();
+    throw;
   }
-  size_ += static_cast<int64_t>(record.size());
+  FLEXGEN_CHECK(last == '\n');
+  size_ += bytes;
   {
     std::lock_guard lock(mutex_);
     dirty_ = true;

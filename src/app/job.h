@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "app/batch_input.h"
+#include "app/record_text.h"
 
 namespace flexgen {
 
@@ -64,8 +65,8 @@ class Job {
   const JobIdentity& identity() const { return identity_; }
   /// The options with what the plan chose. Between match() and start().
   void settle(const std::map<std::string, std::string>& options);
-  bool done(const RecordId& id) const;
-  int64_t num_done() const { return static_cast<int64_t>(done_.size()); }
+  bool done(const RecordId& id) const { return done_.find(Done{id}).has_value(); }
+  int64_t num_done() const { return done_.size(); }
   /// Of a line that is done(): the tokens that its answers took, in all; nothing if it was bad.
   std::optional<int64_t> answer_tokens(const RecordId& id) const;
 
@@ -73,6 +74,8 @@ class Job {
   void start();
   /// Adds one record (with its '\n') in one write. If that fails nothing of it stays in the file: Error{io}.
   void append(std::string_view record);
+  /// The same for a record that is read piece by piece, with as many writes.
+  void append(RecordText& record);
   /// Waits until everything is on the disk. Error{io} if any of it may not be.
   void sync();
 
@@ -81,7 +84,6 @@ class Job {
     RecordId id{};
     int64_t answer_tokens = -1;  ///< -1: an error record
     friend bool operator<(const Done& a, const Done& b) { return a.id < b.id; }
-    friend bool operator==(const Done& a, const Done& b) { return a.id == b.id; }
   };
   void open_and_lock();
   void read_records();
@@ -96,9 +98,11 @@ class Job {
   int descriptor_ = -1;
   bool created_ = false, matched_ = false, started_ = false, continued_ = false;
   JobIdentity identity_;
-  std::vector<Done> done_;          ///< sorted
+  mutable RecordTable<Done> done_;  ///< beside the output where it does not fit into memory
   int64_t size_ = 0;                ///< of the whole records at the front
   int64_t foreign_line_ = 0;        ///< first line that is no record although records follow; 0: none
+
+  std::vector<char> piece_;         ///< of the record that is being written
 
   std::mutex mutex_;
   std::condition_variable changed_;

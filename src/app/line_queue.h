@@ -4,9 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <vector>
 
-#include "app/batch_input.h"
+#include "app/line_set.h"
 #include "dist/port.h"
 
 namespace flexgen {
@@ -14,15 +13,15 @@ namespace flexgen {
 class LineQueue {
  public:
   virtual ~LineQueue() = default;
-  /// The next line, as an index into BatchInput::lines().
-  virtual std::optional<size_t> next() = 0;
+  /// The next line, as BatchInput::line() counts them.
+  virtual std::optional<int64_t> next() = 0;
   /// Sequences of the lines that next() will still give; of a shared queue this process's share of what is left, about. 0 only at the end.
   virtual int64_t sequences_left() const = 0;
 };
 
-/// The lines `todo`, in order.
-std::unique_ptr<LineQueue> own_lines(const BatchInput& input, std::vector<size_t> todo);
+/// The lines `todo`, in order; both arguments must outlive the queue.
+std::unique_ptr<LineQueue> own_lines(const BatchInput& input, const LineSet& todo);
 /// The same lines on all of `num_replicas` processes, each line given to one of them.
-std::unique_ptr<LineQueue> shared_lines(const BatchInput& input, std::vector<size_t> todo, Port& port, int num_replicas);
+std::unique_ptr<LineQueue> shared_lines(const BatchInput& input, const LineSet& todo, Port& port, int num_replicas);
 
 }  // namespace flexgen

@@ -38,20 +38,21 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   if (std::filesystem::is_directory(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
   const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get(), tokenizer ? 0 : kTextBytesPerToken}, never);
-  workload = workload_of(input, [](const InputLine&) { return true; }, expected);
+  workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
   int64_t bad = 0;
   std::string why;
-  for (const InputLine& line : input.lines()) {
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    const InputLine line = input.line(i);
     if (line.good()) continue;
     if (bad++ == 0) why = fmt::format("line {}: {}", line.number, std::get<LineError>(input.read(line)).message);
   }
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered{}", options.input, bad > 0 ? "; " + why : "");
   if (input.num_estimated() > 0)
     notes.push_back(fmt::format("no tokenizer: counted a token for every {} bytes of text, in {} of {} lines", kTextBytesPerToken,
-                                format_count(input.num_estimated()), format_count(static_cast<int64_t>(input.lines().size()))));
+                                format_count(input.num_estimated()), format_count(input.num_lines())));
   if (bad > 0)
     notes.push_back(fmt::format("{} of {} lines cannot be answered and are left out, the first is {}", format_count(bad),
-                                format_count(static_cast<int64_t>(input.lines().size())), why));
+                                format_count(input.num_lines()), why));
   return workload;
 }
 

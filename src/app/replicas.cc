@@ -5,24 +5,44 @@
 
 namespace flexgen {
 
-void tell_replicas(Port& world, const Leads& leads, const ReplicaJob& job) {
+namespace {
+
+constexpr int64_t kPieceWords = 16384;  // of a LineSet, in one message
+constexpr size_t kPieceBytes = 256 << 10;  // of a record
+
+}  // namespace
+
+void tell_replicas(Port& world, const Leads& leads, const ReplicaJob& job, const LineSet& todo) {
+  const auto send = [&](MessageWriter& message) {
+    for (int lead : leads) world.send(lead, Channel::kRecord, message.bytes()).wait();
+  };
   MessageWriter message;
-  std::vector<uint64_t> todo(job.todo.begin(), job.todo.end());
-  message.add(todo).add(job.model_name).add(job.created_s).add(job.input_fingerprint).add(job.answer_shares);
-  for (int lead : leads) world.send(lead, Channel::kRecord, message.bytes()).wait();
+  message.add(todo.num_lines()).add(job.model_name).add(job.created_s).add(job.input_fingerprint).add(job.answer_shares);
+  send(message);
+  for (int64_t first = 0; first < todo.num_words(); first += kPieceWords) {
+    std::vector<uint64_t> words;
+    for (int64_t i = first; i < std::min(first + kPieceWords, todo.num_words()); ++i) words.push_back(todo.word(i));
+    MessageWriter piece;
+    piece.add(words);
+    send(piece);
+  }
 }
 
-ReplicaJob hear_replica_job(Port& world) {
+ReplicaJob hear_replica_job(Port& world, LineSet& todo) {
   std::vector<std::byte> bytes;
   world.receive(0, Channel::kRecord, &bytes).wait();
   MessageReader in(bytes);
   ReplicaJob job;
-  const std::vector<uint64_t> todo = in.values<uint64_t>();
-  job.todo.assign(todo.begin(), todo.end());
+  const auto num_lines = in.value<int64_t>();
   job.model_name = in.text();
   job.created_s = in.value<int64_t>();
   job.input_fingerprint = in.text();
   job.answer_shares = in.values<float>();
+  while (todo.num_lines() < num_lines) {
+    world.receive(0, Channel::kRecord, &bytes).wait();
+    for (uint64_t word : MessageReader(bytes).values<uint64_t>())
+      for (int bit = 0; bit < 64 && todo.num_lines() < num_lines; ++bit) todo.add(word >> bit & 1);
+  }
   return job;
 }
 
@@ -31,7 +51,8 @@ struct RecordCollector::Source : std::enable_shared_from_this<Source> {
   Port* world;
   int lead;
   std::mutex* lock;
-  std::function<void(const std::string&)> append;
+  std::function<void(RecordText&)> append;
+  ChoiceStore pieces;  ///< of the record that is coming: a line 0 with one choice
   std::shared_ptr<std::atomic<int64_t>> collected;
   std::vector<std::byte> message;
   Event over = Event::pending();
@@ -44,9 +65,14 @@ struct RecordCollector::Source : std::enable_shared_from_this<Source> {
     if (arrived.error()) return over.finish(arrived.error());
     if (message.empty()) return over.finish();
     try {
-      std::lock_guard guard(*lock);
-      append(std::string(reinterpret_cast<const char*>(message.data()), message.size()));
-      ++*collected;
+      pieces.add(0, 0, {reinterpret_cast<const char*>(message.data()), message.size()});
+      if (message.back() == std::byte{'\n'}) {  // nowhere else in a record is one
+        std::lock_guard guard(*lock);
+        append(*pieces.record(0, "", ""));
+        ++*collected;
+        pieces.close(0);
+        pieces.open(0, 1);
+      }
     } catch (const std::exception& error) {
       world->abort(fmt::format("{}: {}", world->describe(world->rank()), error.what()));
       return over.finish(std::current_exception());
@@ -55,7 +81,7 @@ struct RecordCollector::Source : std::enable_shared_from_this<Source> {
   }
 };
 
-RecordCollector::RecordCollector(Port& world, const Leads& leads, std::mutex& lock, std::function<void(const std::string&)> append) {
+RecordCollector::RecordCollector(Port& world, const Leads& leads, std::mutex& lock, std::function<void(RecordText&)> append, const std::string& directory) {
   for (int lead : leads) {
     sources_.push_back(std::make_shared<Source>());
     Source& source = *sources_.back();
@@ -63,6 +89,8 @@ RecordCollector::RecordCollector(Port& world, const Leads& leads, std::mutex& lo
     source.lead = lead;
     source.lock = &lock;
     source.append = append;
+    source.pieces = ChoiceStore(directory);
+    source.pieces.open(0, 1);
     source.collected = collected_;
     source.listen();
   }
@@ -81,7 +109,10 @@ void RecordCollector::wait() {
   for (const auto& source : sources_) source->over.wait();
 }
 
-void RecordSender::send(const std::string& record) { world_.send(0, Channel::kRecord, std::as_bytes(std::span(record))).wait(); }
+void RecordSender::send(RecordText& record) {
+  std::vector<char> piece(kPieceBytes);
+  while (const size_t count = record.read(piece.data(), piece.size())) world_.send(0, Channel::kRecord, std::as_bytes(std::span(piece).first(count))).wait();
+}
 
 void RecordSender::finish() { world_.send(0, Channel::kRecord, {}).wait(); }
 

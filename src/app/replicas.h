@@ -9,14 +9,14 @@
 #include <string>
 #include <vector>
 
-#include "app/batch_input.h"
+#include "app/choice_store.h"
+#include "app/line_set.h"
 #include "dist/port.h"
 
 namespace flexgen {
 
 /// What the first stages of the other replicas must know before they start.
 struct ReplicaJob {
-  std::vector<size_t> todo;  ///< lines, as indices into BatchInput::lines(); empty: nothing is to be done
   std::string model_name;
   int64_t created_s = 0;
   std::string input_fingerprint;
@@ -26,13 +26,16 @@ struct ReplicaJob {
 /// The replicas' first stages: world ranks, rank 0 left out.
 using Leads = std::vector<int>;
 
-void tell_replicas(Port& world, const Leads& leads, const ReplicaJob& job);
-ReplicaJob hear_replica_job(Port& world);
+/// `todo`: the lines that are to be done; none: there is nothing to do. It goes in pieces of bounded size.
+void tell_replicas(Port& world, const Leads& leads, const ReplicaJob& job, const LineSet& todo);
+/// Fills `todo`, which must be empty.
+ReplicaJob hear_replica_job(Port& world, LineSet& todo);
 
 /// Rank 0: takes the records that the other replicas send. `append` is called in the port's thread, one at a time under `lock`; what it throws ends the job.
+/// A record comes in pieces; one that is not whole yet waits in memory up to a bound, then in a temporary file in `directory`.
 class RecordCollector {
  public:
-  RecordCollector(Port& world, const Leads& leads, std::mutex& lock, std::function<void(const std::string&)> append);
+  RecordCollector(Port& world, const Leads& leads, std::mutex& lock, std::function<void(RecordText&)> append, const std::string& directory);
   /// Waits for the port to be done with it: by then the world must have been aborted, or wait() have returned.
   ~RecordCollector();
   /// Waits until every replica has said that it is done. Throws what ended the job.
@@ -49,7 +52,7 @@ class RecordCollector {
 class RecordSender {
  public:
   explicit RecordSender(Port& world) : world_(world) {}
-  void send(const std::string& record);
+  void send(RecordText& record);
   void finish();
 
  private:

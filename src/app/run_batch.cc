@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "app/batch_output.h"
+#include "app/choice_store.h"
 #include "app/line_queue.h"
 #include "app/sha256.h"
 #include "base/error.h"
@@ -24,45 +25,50 @@ constexpr int64_t kShownErrors = 5;
 static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceBits);
 
 /// Between the input and the output: gives sequences out line by line, and writes a line's record once all of its
-/// sequences are back.
+/// sequences are back. Of lines under way it keeps neither prompts nor answers in memory, but for prompts to echo of sequences under way.
 class LineBroker : public RequestSource, public CompletionSink {
  public:
-  using Append = std::function<void(const std::string&)>;
-  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context)
-      : input_(input), queue_(std::move(queue)), append_(std::move(append)), context_(context) {}
+  using Append = std::function<void(RecordText&)>;
+  /// `directory`: where finished choices wait for the others of their line.
+  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context, const std::string& directory)
+      : input_(input), queue_(std::move(queue)), append_(std::move(append)), context_(context), choices_(directory) {}
 
   std::optional<Request> next() override {
-    const auto& lines = input_.lines();
-    if (!open_ || next_choice_ == lines[next_line_].num_sequences) {
-      const std::optional<size_t> drawn = queue_->next();
+    if (!open_ || next_choice_ == next_sequences_) {
+      const std::optional<int64_t> drawn = queue_->next();
       open_ = drawn.has_value();
       if (!open_) return std::nullopt;
-      next_line_ = *drawn;
-      next_choice_ = 0;
-      UnderWay line;
-      line.request = std::get<BatchRequest>(input_.read(lines[next_line_]));
-      line.completions.resize(static_cast<size_t>(lines[next_line_].num_sequences));
-      under_way_[next_line_] = std::move(line);
+      begin(*drawn);
     }
-    Request request = under_way_.at(next_line_).request.sequence(next_choice_);
-    request.key = static_cast<int64_t>(next_line_) << kChoiceBits | next_choice_;
+    Request request = open_request_.sequence(next_choice_);
+    request.key = next_line_ << kChoiceBits | next_choice_;
+    if (open_request_.params.echo) {
+      if (next_choice_ % open_request_.n == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / open_request_.n)]);
+      echoed_[request.key] = next_prompt_;
+    }
     ++next_choice_;
     return request;
   }
 
   int64_t remaining() const override {
-    return queue_->sequences_left() + (open_ ? input_.lines()[next_line_].num_sequences - next_choice_ : 0);
+    return queue_->sequences_left() + (open_ ? next_sequences_ - next_choice_ : 0);
   }
 
   void accept(Completion completion) override {
-    auto line = static_cast<size_t>(completion.key >> kChoiceBits);
-    auto choice = static_cast<size_t>(completion.key & ((int64_t{1} << kChoiceBits) - 1));
-    auto found = under_way_.find(line);
-    FLEXGEN_CHECK(found != under_way_.end() && choice < found->second.completions.size(), "key {}", completion.key);
+    const int64_t index = completion.key >> kChoiceBits, choice = completion.key & ((int64_t{1} << kChoiceBits) - 1);
+    auto found = under_way_.find(index);
+    FLEXGEN_CHECK(found != under_way_.end() && choice < found->second.line.num_sequences, "key {}", completion.key);
     UnderWay& work = found->second;
-    work.completions[choice] = std::move(completion);
-    if (++work.num_back < static_cast<int64_t>(work.completions.size())) return;
-    append_(answer_record(context_, input_.lines()[line].id, work.request, work.completions));
+    {
+      const auto echoed = echoed_.extract(completion.key);
+      write_choice(context_, work.request, echoed.empty() ? BatchPrompt{} : *echoed.mapped(), completion, choice,
+                   [&](std::string_view piece) { choices_.add(index, choice, piece); });
+    }
+    work.completion_tokens += static_cast<int64_t>(completion.tokens.size());
+    if (++work.num_back < work.line.num_sequences) return;
+    AnswerFrame frame = answer_frame(context_, work.line.id, work.request, work.line.prompt_tokens / work.request.n, work.completion_tokens);
+    append_(*choices_.record(index, std::move(frame.before), std::move(frame.after)));
+    choices_.close(index);
     under_way_.erase(found);
     ++answered_;
   }
@@ -71,20 +77,37 @@ class LineBroker : public RequestSource, public CompletionSink {
 
  private:
   struct UnderWay {
-    BatchRequest request;
-    std::vector<Completion> completions;  ///< a choice
-    int64_t num_back = 0;
+    InputLine line;
+    BatchRequest request;  ///< without its prompts
+    int64_t num_back = 0, completion_tokens = 0;
   };
+
+  void begin(int64_t index) {
+    next_line_ = index;
+    next_choice_ = 0;
+    UnderWay line;
+    line.line = input_.line(index);
+    open_request_ = std::get<BatchRequest>(input_.read(line.line));
+    next_sequences_ = line.line.num_sequences;
+    std::vector<BatchPrompt> prompts = std::move(open_request_.prompts);
+    line.request = open_request_;
+    open_request_.prompts = std::move(prompts);
+    choices_.open(index, next_sequences_);
+    under_way_[index] = std::move(line);
+  }
 
   const BatchInput& input_;
   std::unique_ptr<LineQueue> queue_;
   Append append_;
   RecordContext context_;
-  size_t next_line_ = 0;
-  int64_t next_choice_ = 0;
+  ChoiceStore choices_;
+  int64_t next_line_ = 0, next_choice_ = 0, next_sequences_ = 0;
   bool open_ = false;  ///< next_line_ is being given out
+  BatchRequest open_request_;
+  std::shared_ptr<const BatchPrompt> next_prompt_;
   int64_t answered_ = 0;
-  std::unordered_map<size_t, UnderWay> under_way_;
+  std::unordered_map<int64_t, UnderWay> under_way_;
+  std::unordered_map<int64_t, std::shared_ptr<const BatchPrompt>> echoed_;  ///< of the sequences under way, by their keys
 };
 
 /// Reads a small file; empty if there is none.
@@ -130,7 +153,7 @@ std::string model_name_of(const std::string& directory) {
 
 namespace {
 
-bool in_shard(const Shard& shard, size_t line) { return static_cast<int64_t>(line) % shard.count == shard.index; }
+bool in_shard(const Shard& shard, int64_t line) { return line % shard.count == shard.index; }
 
 /// What one of several replicas expects to do of it all.
 Workload share_of(Workload workload, size_t num_replicas) {
@@ -142,33 +165,30 @@ Workload share_of(Workload workload, size_t num_replicas) {
   return workload;
 }
 
-Workload workload_of_lines(const BatchInput& input, const std::vector<size_t>& todo, const ExpectedAnswers& expected) {
-  size_t at = 0, place = 0;
-  return workload_of(input, [&](const InputLine& line) {
-    place = static_cast<size_t>(&line - input.lines().data());
-    while (at < todo.size() && todo[at] < place) ++at;
-    return at < todo.size() && todo[at] == place;
-  }, expected);
+Workload workload_of_lines(const BatchInput& input, const LineSet& todo, const ExpectedAnswers& expected) {
+  return workload_of(input, [&](const InputLine&, int64_t index) { return todo.contains(index); }, expected);
 }
 
 }  // namespace
 
 BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
                          std::function<void()> request_stop) {
-  BatchInput input = BatchInput::scan(files.input, model.limits, std::atomic<bool>{false});
-  const ReplicaJob job = hear_replica_job(*replicas.world);
+  const std::string directory = spill_directory(files.output);
+  BatchInput input = BatchInput::scan(files.input, model.limits, std::atomic<bool>{false}, directory);
+  LineSet todo(directory);
+  const ReplicaJob job = hear_replica_job(*replicas.world, todo);
   BatchOutcome outcome;
-  if (job.todo.empty()) return outcome;
+  if (todo.count() == 0) return outcome;
   if (job.input_fingerprint != input.fingerprint())
     fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input, job.input_fingerprint,
               input.fingerprint());
   const size_t num_replicas = replicas.leads.size() + 1;
   std::map<std::string, std::string> options = model.options;
-  runner.prepare(share_of(workload_of_lines(input, job.todo, {files.expected_tokens, job.answer_shares}), num_replicas), options);
+  runner.prepare(share_of(workload_of_lines(input, todo, {files.expected_tokens, job.answer_shares}), num_replicas), options);
   Event end = hear_the_end(*replicas.world, std::move(request_stop));
   RecordSender sender(*replicas.world);
-  LineBroker broker(input, shared_lines(input, job.todo, *replicas.world, static_cast<int>(num_replicas)),
-                    [&](const std::string& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer});
+  LineBroker broker(input, shared_lines(input, todo, *replicas.world, static_cast<int>(num_replicas)),
+                    [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory);
   outcome.report = runner.run(broker, broker, stop);
   outcome.answered = broker.answered();
   outcome.stopped = outcome.report.stopped;
@@ -180,36 +200,42 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
 BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas) {
   Job job(files.output, files.input, files.calls);
   std::optional<BatchInput> read_now;
-  if (!files.lines) read_now = BatchInput::scan(files.input, model.limits, stop);
+  const std::string directory = spill_directory(files.output);
+  if (!files.lines) read_now = BatchInput::scan(files.input, model.limits, stop, directory);
   BatchInput& input = files.lines ? *files.lines : *read_now;
   BatchOutcome outcome;
-  outcome.stopped = input.stopped();
-  if (outcome.stopped) {
-    if (!replicas.leads.empty()) tell_replicas(*replicas.world, replicas.leads, {});
+  const auto end_before_the_start = [&] {
+    if (!replicas.leads.empty()) tell_replicas(*replicas.world, replicas.leads, {}, LineSet());
+    outcome.stopped = true;
     return outcome;
-  }
+  };
+  if (input.stopped()) return end_before_the_start();
 
   std::map<std::string, std::string> options = model.options;
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
   job.match({input.fingerprint(), model.fingerprint, options, model.name, input.modified_s()}, files.overwrite);
-  std::vector<size_t> todo;
+  LineSet todo(directory);
   // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
   // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
   ExpectedAnswers expected{files.expected_tokens, {}};
-  for (size_t i = 0; i < input.lines().size(); ++i) {
-    const InputLine& line = input.lines()[i];
-    if (!in_shard(files.shard, i)) continue;
+  int64_t bad_to_do = 0;
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    if (stop) return end_before_the_start();
+    const InputLine line = input.line(i);
+    const bool ours = in_shard(files.shard, i), done = ours && job.done(line.id);
+    todo.add(ours && !done && line.good());
+    if (!ours) continue;
     ++outcome.lines;
     if (!line.good()) ++outcome.failed;
-    if (!job.done(line.id)) {
-      if (line.good()) todo.push_back(i);
+    if (!done) {
+      bad_to_do += !line.good();
       continue;
     }
     ++outcome.kept;
     const std::optional<int64_t> tokens = job.answer_tokens(line.id);
-    if (tokens && line.max_tokens > 0) expected.shares.push_back(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
+    if (tokens && line.max_tokens > 0) expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
-  if (static_cast<int64_t>(expected.shares.size()) < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
+  if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
   if (outcome.kept != job.num_done())
     fail_user("{} of the {} records in {} answer no line of {}; give another output, or remove those records",
               job.num_done() - outcome.kept, job.num_done(), files.output, files.input);
@@ -220,9 +246,9 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
   if (!expected.shares.empty() && workload.num_sequences > 0)
     spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
-                 100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(static_cast<int64_t>(expected.shares.size())));
+                 100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(expected.num_known));
   if (num_replicas > 1)
-    tell_replicas(*replicas.world, replicas.leads, {todo, job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares});
+    tell_replicas(*replicas.world, replicas.leads, {job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares}, todo);
   if (workload.num_sequences > 0) {
     std::map<std::string, std::string> settled = job.identity().options;
     runner.prepare(workload, settled);
@@ -232,8 +258,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   // From here on things change on the disk.
   job.start();
   int64_t shown = 0;
-  for (size_t i = 0; i < input.lines().size(); ++i) {
-    const InputLine& line = input.lines()[i];
+  for (int64_t i = 0; i < input.num_lines() && shown < bad_to_do && !stop; ++i) {
+    const InputLine line = input.line(i);
     if (line.good() || job.done(line.id) || !in_shard(files.shard, i)) continue;
     const LineError error = std::get<LineError>(input.read(line));
     if (++shown <= kShownErrors) spdlog::warn("{} line {}: {}", files.input, line.number, error.message);
@@ -242,15 +268,15 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (shown > kShownErrors) spdlog::warn("{} more lines are bad; their error records say why", format_count(shown - kShownErrors));
   if (workload.num_sequences > 0) {
     std::mutex lock;
-    auto append = [&](const std::string& record) { job.append(record); };
+    auto append = [&](RecordText& record) { job.append(record); };
     std::unique_ptr<RecordCollector> collector;
-    if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append);
+    if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append, directory);
     std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(input, todo, *replicas.world, static_cast<int>(num_replicas)) : own_lines(input, todo);
     LineBroker broker(input, std::move(queue),
-                      [&](const std::string& record) {
+                      [&](RecordText& record) {
                         std::lock_guard guard(lock);
                         append(record);
-                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer});
+                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory);
     try {
       outcome.report = runner.run(broker, broker, stop);
     } catch (const std::exception& error) {
@@ -263,9 +289,10 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
       end_replicas(*replicas.world, replicas.leads, outcome.stopped);
       collector->wait();
       outcome.answered += collector->collected();
-      outcome.stopped = outcome.answered < static_cast<int64_t>(todo.size());
+      outcome.stopped = outcome.answered < todo.count();
     }
   }
+  outcome.stopped = outcome.stopped || shown < bad_to_do;
   job.sync();
   return outcome;
 }

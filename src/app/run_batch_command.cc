@@ -84,7 +84,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{Tokenizer::load(options.model), {}};
   const std::unique_ptr<Model> model = Model::load(options.model);
-  read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop);
+  read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
   const std::string job_file = options.output + ".job";
@@ -103,7 +103,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
         return read;
       }
   }
-  const Workload workload = workload_of(input, [](const InputLine&) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
+  const Workload workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
   set_fastest_dtypes(options.engine, workload, engine);
   return read;

@@ -11,6 +11,8 @@
 #include <random>
 #include <set>
 
+#include "app/batch_output.h"
+#include "app/choice_store.h"
 #include "app/fake_runner.h"
 #include "app/job.h"
 #include "base/error.h"
@@ -81,6 +83,35 @@ TEST_F(RunBatch, AnswersEveryLineOnce) {
   EXPECT_EQ(records["d"]["error"]["line"], 6);
   EXPECT_THAT(records["a"]["response"]["body"]["choices"][0]["text"].get<std::string>(), HasSubstr("eno"));
   EXPECT_EQ(records["b"]["response"]["body"]["choices"].size(), 4u);
+}
+
+TEST_F(RunBatch, AnswersOfALineLargerThanMemoryAreTheSame) {
+  // 12 prompts of 8 KiB, 64 choices each, with their prompts: 12 MiB of answers, more than are kept in memory.
+  const std::string prompt(8000, 'p');
+  std::string prompts;
+  for (int i = 0; i < 12; ++i) prompts += fmt::format("{}\"{}{}\"", i > 0 ? "," : "", i, prompt);
+  write_text(in_, line("big", R"("n":64,"echo":true,"prompt":[)" + prompts + "]") + line("small", R"("prompt":"x")"));
+  model_.limits.max_positions = 10000;
+  std::vector<std::string> outputs;
+  for (bool backwards : {false, true}) {
+    out_ = directory_.file(fmt::format("big-{}.jsonl", backwards));
+    FakeRunner runner;
+    runner.backwards = backwards;
+    EXPECT_EQ(run(runner).answered, 2);
+    outputs.push_back(read_text(out_));
+    const auto input = BatchInput::scan(in_, model_.limits, kGoOn);
+    const BatchRequest request = std::get<BatchRequest>(input.read(input.line(0)));
+    std::vector<Completion> completions;
+    for (int64_t i = 0; i < request.num_sequences(); ++i) completions.push_back(FakeRunner::answer(request.sequence(i)));
+    const std::string expected = answer_record({"fake", input.modified_s(), &kTokenizer}, input.line(0).id, request, completions);
+    EXPECT_GT(expected.size(), static_cast<size_t>(ChoiceStore::kDefaultMemory));
+    EXPECT_NE(outputs.back().find(expected), std::string::npos);
+  }
+  EXPECT_EQ(sorted_lines(outputs[0]), sorted_lines(outputs[1]));
+  // Torn in the middle of the large record, it is cut and written again.
+  write_text(out_, outputs[0].substr(0, outputs[0].size() / 2));
+  run();
+  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(outputs[0]));
 }
 
 TEST_F(RunBatch, OrderOfCompletionsDoesNotMatter) {

@@ -13,6 +13,7 @@
 
 #include "app/job.h"
 #include "base/error.h"
+#include "io/spilled_records.h"
 
 namespace flexgen {
 namespace {
@@ -118,15 +119,31 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   for (const std::string& part : parts)
     if (fs::exists(output) && fs::exists(part) && fs::equivalent(part, output)) fail_user("{} is both a shard and the output; give another output", output);
   // Only the lines' ids are of interest: whether they are good was decided by the runs.
-  const BatchInput input = BatchInput::scan(input_path, {}, std::atomic<bool>{false});
-  std::map<RecordId, size_t> place;  // id -> line
-  for (size_t i = 0; i < input.lines().size(); ++i) place[input.lines()[i].id] = i;
-
+  const std::string directory = spill_directory(output);
+  const BatchInput input = BatchInput::scan(input_path, {}, std::atomic<bool>{false}, directory);
+  struct Place {
+    RecordId id{};
+    int64_t line = 0;
+    bool operator<(const Place& other) const { return id < other.id; }
+  };
   struct Where {
     size_t part = 0;
     int64_t offset = -1, bytes = 0;
   };
-  std::vector<Where> records(input.lines().size());
+  const SpillPlace spill{directory, "the index of the shards"};
+  RecordTable<Place> place(spill);
+  SpilledRecords<Where> records(spill);
+  {
+    RecordSorter<Place> places(spill);
+    for (int64_t i = 0; i < input.num_lines(); ++i) {
+      places.add({input.line(i).id, i});
+      records.push_back({});
+    }
+    places.drain([&](const Place& one) {
+      place.push_back(one);
+      return true;
+    });
+  }
   std::optional<JobIdentity> first;
   std::map<std::string, std::string> shards;  // shard -> part
   for (size_t p = 0; p < parts.size(); ++p) {
@@ -145,17 +162,17 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
       ++line_number;
       const std::optional<RecordId> id = in.eof() ? std::nullopt : record_id_of(line);  // without a line end it is torn
       if (!id) fail_user("line {} of the shard {} is no whole record; run the shard again, which mends it", line_number, part);
-      const auto found = place.find(*id);
-      if (found == place.end()) fail_user("line {} of the shard {} answers no line of {}", line_number, part, input_path);
-      Where& where = records[found->second];
+      const auto found = place.find({*id});
+      if (!found) fail_user("line {} of the shard {} answers no line of {}", line_number, part, input_path);
+      const Where where = records[found->line];
       if (where.offset >= 0)
-        fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.lines()[found->second].number, parts[where.part], part);
-      where = {p, offset, static_cast<int64_t>(line.size()) + 1};
+        fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(found->line).number, parts[where.part], part);
+      records.set(found->line, {p, offset, static_cast<int64_t>(line.size()) + 1});
     }
   }
   int64_t missing = 0, first_missing = 0;
-  for (size_t i = 0; i < records.size(); ++i)
-    if (records[i].offset < 0 && missing++ == 0) first_missing = input.lines()[i].number;
+  for (int64_t i = 0; i < records.size(); ++i)
+    if (records[i].offset < 0 && missing++ == 0) first_missing = input.line(i).number;
   if (missing > 0)
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge", missing,
               records.size(), input_path, parts.size(), first_missing);
@@ -165,7 +182,8 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   std::vector<std::ifstream> files;
   for (const std::string& part : parts) files.emplace_back(part, std::ios::binary);
   std::string record;
-  for (const Where& where : records) {
+  for (int64_t i = 0; i < records.size(); ++i) {
+    const Where where = records[i];
     record.resize(static_cast<size_t>(where.bytes));
     files[where.part].seekg(where.offset);
     files[where.part].read(record.data(), where.bytes);
@@ -181,7 +199,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     ::unlink(temporary.c_str());
     fail_io("cannot write {}: {}; the shards are as they were", output, std::strerror(error));
   }
-  return {static_cast<int64_t>(records.size())};
+  return {records.size()};
 }
 
 }  // namespace flexgen

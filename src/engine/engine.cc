@@ -317,7 +317,7 @@ void Engine::prepare_stage(const Workload& workload) {
   std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
 
   if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
-  arena_ = std::make_unique<Arena>(memory_.bytes(Tier::kCpu));
+  arena_ = std::make_unique<Arena>(memory_.arena_bytes(Tier::kCpu));
   if (device_) {
     const int64_t bytes = memory_.bytes(Tier::kGpu);
     gpu_arena_ = std::make_unique<Arena>(std::span(device_->allocate(bytes), static_cast<size_t>(bytes)));

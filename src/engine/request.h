@@ -39,6 +39,15 @@ struct TokenLogprob {
   std::vector<std::pair<int32_t, float>> top;  ///< best first
 };
 
+/// Bytes that the logprobs of one sequence take until it is done, at the most.
+inline int64_t logprob_bytes(const SamplingParams& params, int64_t prompt_tokens) {
+  if (params.top_logprobs < 0) return 0;
+  constexpr int64_t kListBytes = 2 * sizeof(TokenLogprob);  // a list that grows has up to twice the room
+  constexpr int64_t kHeapBytes = 16;                        // the allocator's own
+  const int64_t tokens = params.max_tokens + (params.echo ? prompt_tokens : 0);
+  return tokens * (kListBytes + kHeapBytes + params.top_logprobs * static_cast<int64_t>(sizeof(std::pair<int32_t, float>)));
+}
+
 enum class FinishReason { kStop, kLength };
 
 struct Completion {

@@ -87,6 +87,19 @@ nlohmann::json parse_checked_json(const std::string& text, int max_depth, const 
   return root;
 }
 
+bool nests_deeper(std::string_view json, int max_depth) {
+  int depth = 0;
+  bool quoted = false;
+  for (size_t at = 0; at < json.size(); ++at) {
+    const char c = json[at];
+    if (quoted && c == '\\') ++at;
+    else if (c == '"') quoted = !quoted;
+    else if (!quoted && (c == '[' || c == '{') && ++depth > max_depth) return true;
+    else if (!quoted && (c == ']' || c == '}')) --depth;
+  }
+  return false;
+}
+
 std::string printable(std::string_view name) {
   constexpr size_t kMax = 100;
   std::string out;

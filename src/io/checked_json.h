@@ -12,6 +12,9 @@ namespace flexgen {
 nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name,
                                   const std::string& what);
 
+/// Whether arrays and objects are nested deeper than that in a text that is JSON (whatever it is otherwise): comparing and writing values go as deep into the stack.
+bool nests_deeper(std::string_view json, int max_depth);
+
 /// `name` as it may stand in a message: control characters escaped, cut after 100 bytes.
 std::string printable(std::string_view name);
 

@@ -14,6 +14,13 @@ int64_t MemoryPlan::bytes(Tier tier) const {
   return total;
 }
 
+int64_t MemoryPlan::arena_bytes(Tier tier) const {
+  int64_t total = bytes(tier);
+  for (const MemoryItem& item : items)
+    if (item.tier == tier && !item.in_arena) total -= item.bytes;
+  return total;
+}
+
 int64_t logit_store_bytes(const Model& model, const Policy& policy, const Workload& workload) {
   if (!workload.keeps_logits || model.layers().back().kind != LayerKind::kHead) return 0;
   return policy.block_size() * model.config().vocab_size * static_cast<int64_t>(sizeof(float));
@@ -35,6 +42,7 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
       {"activations", compute, hidden.arena_bytes(policy, compute)},
       {"scratch of a layer", compute, Arena::footprint(model.scratch_bytes(policy.max_rows, policy.max_logit_rows))},
       {"logits", cpu, Arena::footprint(logit_store_bytes(model, policy, workload))},
+      {"logprobs of sequences under way", cpu, policy.block_size() * workload.logprob_bytes, false},
   };
   if (policy.on_gpu()) {
     const int64_t lookup = weights.lookup_arena_bytes(policy, cpu), host = Arena::footprint(weights.host_bytes);

@@ -16,11 +16,14 @@ struct MemoryItem {
   std::string name;
   Tier tier = Tier::kCpu;
   int64_t bytes = 0;
+  bool in_arena = true;  ///< taken at the start; else it grows up to this as the job runs
 };
 
 struct MemoryPlan {
   std::vector<MemoryItem> items;
   int64_t bytes(Tier tier) const;
+  /// Of these, what is taken at the start.
+  int64_t arena_bytes(Tier tier) const;
 };
 
 /// Logits are kept whole for rows that draw from a part of the distribution (top_k, top_p): rows of a plan x V floats, one set a micro-batch.

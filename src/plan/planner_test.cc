@@ -185,6 +185,19 @@ TEST(Planner, KernelsOfTheGpuArePartOfItsBudget) {
   EXPECT_THROW(plan_with(smallest / 100 * 98), Error) << message;
 }
 
+TEST(Planner, LogprobsOfSequencesUnderWayAreWithinTheBudget) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  Job job = job_of("opt-1.3b", 200, {64, 192}, {96, 96});
+  const auto plan_of = [&] { return make_plan({*job.model, job.workload, {kGiB, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware}); };
+  const Plan without = plan_of();
+  job.workload.logprob_bytes = 8 * kMiB;
+  const Plan with = plan_of();
+  const MemoryPlan memory = memory_plan(*job.model, with.policy, job.workload, DType::kBF16);
+  EXPECT_LE(memory.bytes(Tier::kCpu), kGiB);
+  EXPECT_EQ(memory.bytes(Tier::kCpu) - memory.arena_bytes(Tier::kCpu), with.policy.block_size() * 8 * kMiB);
+  EXPECT_LT(with.policy.block_size(), without.policy.block_size());
+}
+
 TEST(Planner, ExpectedAnswersChangeTimeAndNotMemory) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job all = job_of("opt-1.3b", 200, {64, 192}, {96, 96});

@@ -25,6 +25,7 @@ struct Workload {
   bool keeps_logits = false;          ///< some sequence draws from a part of the distribution: whole logits are kept
   bool scores_prompts = false;        ///< some sequence wants the logprobs of its prompt
   bool reads_logits = false;          ///< some sequence does that, or wants logprobs: of the others a GPU finds the tokens itself
+  int64_t logprob_bytes = 0;          ///< that the logprobs of one sequence take until it is done, at the most
   /// Every sample_stride-th sequence in the job's order: all of a job of up to kMaxSample, evenly spread ones of a larger.
   std::vector<SequenceLength> sample;
   int64_t sample_stride = 1;
