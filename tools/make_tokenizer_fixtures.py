@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Makes the tokenizer fixtures in tests/fixtures/tokenizers, and larger sets of cases for a check on the spot.
+"""Makes the tokenizer fixtures in tests/fixtures/tokenizers and tests/fixtures/tokenizer_folders.json, and larger sets of cases for a
+check on the spot.
 
     python3 tools/make_tokenizer_fixtures.py                                    # the committed fixtures
+    python3 tools/make_tokenizer_fixtures.py --folders                          # tokenizer_folders.json alone
     python3 tools/make_tokenizer_fixtures.py --check DIR --count 10000 --out cases.json
     FLEXGEN_TOKENIZER_DIR=DIR FLEXGEN_TOKENIZER_CASES=cases.json build/release/src/text_test --gtest_filter='*FromOutside'
 
-Needs PyPI `tokenizers`, the oracle.
+Needs PyPI `tokenizers`, the oracle, and for tokenizer_folders.json `transformers` 5 (no torch). tools/compare_tokenizers.py makes many more
+folders and compares them on the spot.
 """
 import argparse
 import json
 import os
 import random
+import tempfile
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -86,12 +90,112 @@ def sentencepiece_like():
     return tokenizer
 
 
+def token(content, **flags):
+    return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True, **flags}
+
+
+IM = {"422": token("<|im_start|>"), "423": token("<|im_end|>")}
+END = {"bos_token": "<|end|>", "eos_token": "<|end|>", "unk_token": "<|end|>", "pad_token": "<|end|>"}
+# name, base fixture, "whole" (tokenizer.json) or "parts" (vocab.json, merges.txt), merge patch for tokenizer.json, the other files
+FOLDERS = [
+    ("added_tokens_decoder", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": IM}}),
+    ("added_tokens_decoder with flags", "llama3-like", "whole", {}, {"tokenizer_config.json": {"added_tokens_decoder": {
+        "422": token("<|im_start|>", lstrip=True), "423": token("<extra>", rstrip=True), "424": token("he", single_word=True, special=False),
+        "425": token("Wörd", normalized=True, special=False)}}}),
+    ("added_tokens_decoder changes flags", "llama3-like", "whole", {}, {"tokenizer_config.json": {"added_tokens_decoder": {"420": token("[MASK]")}}}),
+    ("ids of the decoder don't count", "llama3-like", "whole", {}, {"tokenizer_config.json": {"added_tokens_decoder": {"430": token("<|im_start|>"), "500": token("<|im_end|>")}}}),
+    ("ids of tokenizer.json don't count", "llama3-like", "whole", {"added_tokens": [{"id": 500, **token("<|im_start|>")}]}, {}),
+    ("added_tokens.json", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}, "added_tokens.json": {"<|im_start|>": 422, "<|im_end|>": 423}}),
+    ("added_tokens.json, special by name", "llama3-like", "whole", {}, {"tokenizer_config.json": {"eos_token": "<|im_end|>"}, "added_tokens.json": {"<|im_start|>": 422, "<|im_end|>": 423}}),
+    ("special_tokens_map.json", "llama3-like", "whole", {}, {"special_tokens_map.json": {
+        "eos_token": {"content": "<|im_end|>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False},
+        "additional_special_tokens": ["<|im_start|>"]}}),
+    ("special_tokens_map.json beside a decoder", "llama3-like", "whole", {}, {"tokenizer_config.json": {"added_tokens_decoder": {}}, "special_tokens_map.json": {"eos_token": "<|im_end|>"}}),
+    ("additional_special_tokens", "llama3-like", "whole", {}, {"tokenizer_config.json": {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}}),
+    ("extra_special_tokens", "llama3-like", "whole", {}, {"tokenizer_config.json": {"extra_special_tokens": {"start": "<|im_start|>"}}}),
+    ("image_token", "llama3-like", "whole", {}, {"tokenizer_config.json": {"image_token": "<|im_start|>"}}),
+    ("bos_token: null", "llama3-like", "whole", {}, {"tokenizer_config.json": {"bos_token": None, "eos_token": "<|end|>"}}),
+    ("add_bos_token against the template", "llama3-like", "whole", {}, {"tokenizer_config.json": {"bos_token": "<|end|>", "add_bos_token": False}}),
+    ("add_bos_token without a template", "qwen2-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", **END, "add_bos_token": True}}),
+    ("split_special_tokens", "llama3-like", "whole", {}, {"tokenizer_config.json": {"split_special_tokens": True}}),
+    ("clean_up_tokenization_spaces", "llama3-like", "whole", {}, {"tokenizer_config.json": {"clean_up_tokenization_spaces": True}}),
+    ("ignore_merges off", "llama3-like", "whole", {"model": {"ignore_merges": False}}, {}),
+    ("a merge twice", "llama3-like", "whole", {"model": {"merges": [["h", "e"], ["e", "r"], ["h", "e"]], "ignore_merges": False}}, {}),
+    ("a cut at empty matches", "llama3-like", "whole", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "(?=\\d)"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}}, {}),
+    ("Qwen2 parts", "qwen2-like", "parts", {}, {"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": {"420": token("<|im_start|>")}}}),
+    ("Qwen2 parts by config.json", "qwen2-like", "parts", {}, {"config.json": {"model_type": "qwen2"}}),
+    ("GPT-2 parts", "qwen2-like", "parts", {}, {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", **END, "add_bos_token": True}}),
+    ("GPT-2 parts with a prefix space", "gpt2-like", "parts", {}, {"tokenizer_config.json": {"tokenizer_class": "GPT2TokenizerFast", "add_prefix_space": True}}),
+    ("CodeGen parts", "gpt2-like", "parts", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeGenTokenizer", **END}, "added_tokens.json": {"  ": 420, "   ": 421}}),
+    ("GPT-NeoX parts", "gpt2-like", "parts", {}, {"tokenizer_config.json": {"tokenizer_class": "GPTNeoXTokenizer", **END, "add_bos_token": True, "add_eos_token": True}}),
+    ("GPT-NeoX drops the template", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GPTNeoXTokenizerFast", **END}}),
+    ("Cohere parts", "gpt2-like", "parts", {}, {"tokenizer_config.json": {"tokenizer_class": "CohereTokenizerFast"}}),
+    ("a Qwen2 class over other steps", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "Qwen2TokenizerFast", **END}}),
+    ("a GPT-2 class over other steps", "qwen2-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GPT2TokenizerFast", **END}}),
+    ("a wrong class of qwen2", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizerFast"}, "config.json": {"model_type": "qwen2"}}),
+    ("a Llama class with ByteLevel", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizerFast"}}),
+    ("Qwen3.5", "qwen2-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "Qwen3_5Tokenizer", **END}}),
+    ("Llama", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizerFast"}}),
+    ("Llama, legacy", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "legacy": True, "added_tokens_decoder": {"480": token("<extra>")}}}),
+    ("Llama without a prefix space", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}}),
+    ("Llama names of Mistral", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}, "config.json": {"model_type": "mistral"}}),
+    ("CodeLlama", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
+    ("Gemma", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer"}}),
+]
+FOLDER_TEXTS = ["", " ", "Hello world", "It's 12345 a  b", "<|im_start|>user hi <|im_end|> you", "<s> hello</s> hello", "say Wörd <extra>  he x her", "x  [MASK] y",
+                "  two  spaces\n\n 12", "def f(x):\n\treturn {1: 2}", "हिन्दी e\u0301 ﬁ 中文 😀", "<|end|>a<|end|>"]
+
+
+def folders(root):
+    """What transformers 5 makes of folders whose files say things in many ways."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from transformers import AutoTokenizer
+    result = []
+    for name, base, form, patch, files in FOLDERS:
+        with open(os.path.join(root, base, "tokenizer.json")) as file:
+            tokenizer = merge_patch(json.load(file), patch)
+        files = {"config.json": {"model_type": "llama"}, **files}
+        with tempfile.TemporaryDirectory() as folder:
+            texts = {key: json.dumps(value) for key, value in files.items()}
+            if form == "whole":
+                texts["tokenizer.json"] = json.dumps(tokenizer)
+            else:
+                texts["vocab.json"] = json.dumps(tokenizer["model"]["vocab"])
+                texts["merges.txt"] = "#version: 0.2\n" + "".join(" ".join(merge) + "\n" for merge in tokenizer["model"]["merges"])
+            for key, text in texts.items():
+                with open(os.path.join(folder, key), "w") as out:
+                    out.write(text)
+            oracle = AutoTokenizer.from_pretrained(folder)
+            made = []
+            for text in FOLDER_TEXTS:
+                ids = oracle(text).input_ids
+                made.append({"text": text, "ids": ids, "decoded": oracle.decode(ids, skip_special_tokens=True)})
+        result.append({"name": name, "base": base, "form": form, "patch": patch, "files": files, "class": type(oracle).__name__, "cases": made})
+    return result
+
+
+def merge_patch(target, patch):
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        else:
+            target[key] = merge_patch(target.get(key), value)
+    return target
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", help="a directory with a tokenizer.json")
     parser.add_argument("--count", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out")
+    parser.add_argument("--folders", action="store_true", help="make tokenizer_folders.json alone")
     args = parser.parse_args()
     if args.check:
         tokenizer = Tokenizer.from_file(os.path.join(args.check, "tokenizer.json"))
@@ -99,7 +203,7 @@ def main():
             json.dump(cases(tokenizer, random.Random(args.seed), args.count), out, ensure_ascii=False)
         return
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures", "tokenizers")
-    for name, tokenizer in [("gpt2-like", byte_level(None, bos=False)), ("llama3-like", byte_level(LLAMA3, ignore_merges=True)),
+    for name, tokenizer in [] if args.folders else [("gpt2-like", byte_level(None, bos=False)), ("llama3-like", byte_level(LLAMA3, ignore_merges=True)),
                             ("qwen2-like", byte_level(QWEN2, normalizers.NFC(), bos=False)), ("sentencepiece-like", sentencepiece_like())]:
         folder = os.path.join(root, name)
         os.makedirs(folder, exist_ok=True)
@@ -107,6 +211,8 @@ def main():
             json.dump(json.loads(tokenizer.to_str()), out, ensure_ascii=False)
         with open(os.path.join(folder, "cases.json"), "w") as out:
             out.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False) for c in cases(tokenizer, random.Random(name), 300)) + "\n]\n")
+    with open(os.path.join(root, "..", "tokenizer_folders.json"), "w") as out:
+        out.write("[\n" + ",\n".join(json.dumps(folder, ensure_ascii=False) for folder in folders(root)) + "\n]\n")
 
 
 if __name__ == "__main__":

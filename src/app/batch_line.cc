@@ -186,7 +186,11 @@ BatchPrompt text_prompt(std::string&& text, const Body& body, const SamplingPara
   const int64_t most = parse_truncation(body, params, limits);
   BatchPrompt prompt;
   if (limits.tokenizer) {
-    prompt.tokens = limits.tokenizer->encode(text, add);
+    try {
+      prompt.tokens = limits.tokenizer->encode(text, add);
+    } catch (const Error& error) {  // a limit of the tokenizer: this line's alone
+      refuse_value("body.prompt", fmt::format("cannot be turned into tokens: {}", error.what()));
+    }
     if (add && !prompt.tokens.empty() && limits.tokenizer->bos() == prompt.tokens.front()) prompt.num_added = 1;
   } else {
     if (limits.text_bytes_per_token == 0) refuse_value("body.prompt", "is text, but the model has no tokenizer; give token ids");

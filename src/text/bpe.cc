@@ -16,7 +16,7 @@ Bpe::Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::
     auto a = find(left), b = find(right), merged = find(left + right);
     if (!a || !b || !merged)
       fail_user("{}: the merge '{}' + '{}' names a token that the vocabulary lacks; the file is broken, fetch it again", source, left, right);
-    merges_.try_emplace(key(*a, *b), Merge{rank++, *merged});
+    merges_[key(*a, *b)] = Merge{rank++, *merged};  // of two equal ones the last counts, as in PyPI tokenizers
   }
   if (options_.unknown_token) {
     unknown_ = find(*options_.unknown_token);
@@ -49,14 +49,19 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& out) const {
     if (index > 0) symbols.back().next = index;
     symbols.push_back({token, index - 1, -1, false});
   };
-  bool last_unknown = false;
+  // As PyPI tokenizers: an unknown character waits for a known one, so that bytes that follow it come before it.
+  bool unknown_waits = false;
+  auto flush = [&] {
+    if (unknown_waits) add(*unknown_);
+    unknown_waits = false;
+  };
   for (size_t at = 0; at < word.size();) {
     size_t length = std::max<size_t>(1, utf8_length(word, at));
     std::string_view character = word.substr(at, length);
     at += length;
     if (auto token = find(std::string(character))) {
+      flush();
       add(*token);
-      last_unknown = false;
       continue;
     }
     bool bytes = !byte_tokens_.empty() && std::all_of(character.begin(), character.end(), [&](char c) {
@@ -64,12 +69,12 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& out) const {
     });
     if (bytes) {
       for (char c : character) add(byte_tokens_[static_cast<unsigned char>(c)]);
-      last_unknown = false;
     } else if (unknown_) {
-      if (!(options_.fuse_unknown && last_unknown)) add(*unknown_);
-      last_unknown = true;
+      if (!options_.fuse_unknown) flush();
+      unknown_waits = true;
     }
   }
+  flush();
 
   struct Candidate {
     int32_t rank, position, result;

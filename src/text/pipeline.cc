@@ -1,8 +1,10 @@
 #include "text/pipeline.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "base/error.h"
+#include "io/checked_json.h"
 #include "text/byte_level.h"
 #include "text/regex.h"
 #include "text/unicode.h"
@@ -16,14 +18,55 @@ constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}
 
 std::string type_of(const Json& json, const std::string& source) { return json_text(json, "type", source); }
 
-std::string replace_all(const std::string& text, const std::string& from, const std::string& to) {
-  if (from.empty()) return text;
+constexpr size_t kMaxSteps = 64;         ///< of a normalizer, a pre-tokenizer or a decoder, nested ones counted
+constexpr double kMaxReplaceGrowth = 64;  ///< of all Replace steps together, by their lengths
+constexpr size_t kMaxPrepend = 1024;     ///< bytes
+
+/// What a chain of steps has used up while it's made.
+struct ChainLimits {
+  size_t steps = 0, prepended = 0;
+  double growth = 1;
+
+  void step(const char* kind, const std::string& source) {
+    if (++steps > kMaxSteps) fail_user("{}: the {} has more than {} steps; flexgen refuses that", source, kind, kMaxSteps);
+  }
+  void replace(size_t from, size_t to, const char* kind, const std::string& source) {
+    growth *= std::max(1.0, static_cast<double>(to) / static_cast<double>(std::max<size_t>(1, from)));
+    if (growth > kMaxReplaceGrowth)
+      fail_user("{}: the Replace steps of the {} make a text up to {:.3g} times longer; flexgen allows {}", source, kind, growth,
+                kMaxReplaceGrowth);
+  }
+  void prepend(size_t bytes, const std::string& source) {
+    if ((prepended += bytes) > kMaxPrepend)
+      fail_user("{}: the normalizer puts {} bytes before every text; flexgen allows {}", source, prepended, kMaxPrepend);
+  }
+};
+
+[[noreturn]] void fail_growth(const std::string& source, size_t limit) {
+  fail_user("{}: its steps make a text longer than {} bytes, which is {} times the text and {} KiB; shorten the text, or fetch the file again",
+            source, limit, GrowthLimit::kFactor, GrowthLimit::kBase / 1024);
+}
+
+/// `from` is not empty.
+std::string replace_all(const std::string& text, const std::string& from, const std::string& to, size_t limit, const std::string& source) {
   std::string out;
   size_t at = 0;
   for (size_t found; (found = text.find(from, at)) != std::string::npos; at = found + from.size()) {
     out.append(text, at, found - at);
     out += to;
+    if (out.size() > limit) fail_growth(source, limit);
   }
+  return out.append(text, at);
+}
+
+std::string replace_matches(const std::string& text, const Regex& regex, const std::string& to, size_t limit, const std::string& source) {
+  std::string out;
+  size_t at = 0;
+  regex.for_each(text, [&](size_t begin, size_t end) {
+    out.append(text, at, begin - at).append(to);
+    if (out.size() > limit) fail_growth(source, limit);
+    at = end;
+  });
   return out.append(text, at);
 }
 
@@ -46,7 +89,7 @@ Behavior behavior_of(const Json& json, const std::string& source) {
   if (name == "MergedWithPrevious") return Behavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return Behavior::kMergedWithNext;
   if (name == "Contiguous") return Behavior::kContiguous;
-  fail_user("{}: the split behavior '{}' is not supported", source, name);
+  fail_user("{}: the split behavior '{}' is not supported", source, printable(name));
 }
 
 /// Cuts one piece at the matches of a regex.
@@ -84,12 +127,13 @@ std::vector<Piece> split(const Piece& piece, const Regex& regex, Behavior behavi
   }
   std::vector<Piece> pieces;
   for (const Part& part : kept)
-    pieces.push_back({piece.text.substr(part.begin, part.end - part.begin), piece.first && part.begin == 0});
+    if (part.end > part.begin)  // an empty match cuts, and leaves nothing of its own
+      pieces.push_back({piece.text.substr(part.begin, part.end - part.begin), piece.first && part.begin == 0});
   return pieces;
 }
 
 PreTokenizer splitter(std::shared_ptr<Regex> regex, Behavior behavior, bool invert) {
-  return [regex, behavior, invert](std::vector<Piece> pieces) {
+  return [regex, behavior, invert](std::vector<Piece> pieces, size_t) {
     std::vector<Piece> result;
     for (const Piece& piece : pieces)
       for (Piece& part : split(piece, *regex, behavior, invert)) result.push_back(std::move(part));
@@ -101,31 +145,45 @@ PreTokenizer byte_level(const Json& json, const std::string& source) {
   bool add_space = json_flag(json, "add_prefix_space", true), use_regex = json_flag(json, "use_regex", true);
   PreTokenizer cut;
   if (use_regex) cut = splitter(std::make_shared<Regex>(kGpt2Pattern, source), Behavior::kIsolated, false);
-  return [add_space, cut](std::vector<Piece> pieces) {
+  return [add_space, cut, source](std::vector<Piece> pieces, size_t limit) {
     for (Piece& piece : pieces)
       if (add_space && !piece.text.empty() && piece.text[0] != ' ') piece.text.insert(0, " ");
-    if (cut) pieces = cut(std::move(pieces));
-    for (Piece& piece : pieces) piece.text = bytes_to_alphabet(piece.text);
+    if (cut) pieces = cut(std::move(pieces), limit);
+    size_t bytes = 0;
+    for (Piece& piece : pieces) {
+      piece.text = bytes_to_alphabet(piece.text);
+      if ((bytes += piece.text.size()) > limit) fail_growth(source, limit);
+    }
     return pieces;
   };
 }
 
-PreTokenizer metaspace(const Json& json, const std::string& source) {
+/// One character, as PyPI tokenizers has it.
+std::string metaspace_mark(const Json& json, const std::string& source) {
   std::string mark = json_text(json, "replacement", source);
+  if (mark.empty() || utf8_length(mark, 0) != mark.size())
+    fail_user("{}: the field 'replacement' of Metaspace is '{}', not one character", source, printable(mark));
+  return mark;
+}
+
+PreTokenizer metaspace(const Json& json, const std::string& source) {
+  std::string mark = metaspace_mark(json, source);
   std::string scheme = json.contains("prepend_scheme") ? json_text(json, "prepend_scheme", source)
                        : json_flag(json, "add_prefix_space", true) ? "always" : "never";
   if (scheme != "always" && scheme != "never" && scheme != "first")
-    fail_user("{}: the Metaspace prepend_scheme '{}' is not supported", source, scheme);
+    fail_user("{}: the Metaspace prepend_scheme '{}' is not supported", source, printable(scheme));
   PreTokenizer cut;
   if (json_flag(json, "split", true))
     cut = splitter(std::make_shared<Regex>(escape_regex(mark), source), Behavior::kMergedWithNext, false);
-  return [mark, scheme, cut](std::vector<Piece> pieces) {
+  return [mark, scheme, cut, source](std::vector<Piece> pieces, size_t limit) {
+    size_t bytes = 0;
     for (Piece& piece : pieces) {
-      piece.text = replace_all(piece.text, " ", mark);
+      piece.text = replace_all(piece.text, " ", mark, limit, source);
       bool wanted = scheme == "always" || (scheme == "first" && piece.first);
       if (wanted && !piece.text.starts_with(mark)) piece.text.insert(0, mark);
+      if ((bytes += piece.text.size()) > limit) fail_growth(source, limit);
     }
-    return cut ? cut(std::move(pieces)) : pieces;
+    return cut ? cut(std::move(pieces), limit) : pieces;
   };
 }
 
@@ -178,6 +236,11 @@ std::string joined(const std::vector<std::string>& parts) {
 
 }  // namespace
 
+std::string shown(const Json& json) {
+  // dump() recurses and may be long.
+  return json.is_structured() ? std::string(json.type_name()) : printable(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
 const Json& json_field(const Json& json, const char* name, const std::string& source) {
   if (!json.is_object() || !json.contains(name)) fail_user("{}: the field '{}' is missing; fetch the file again", source, name);
   return json[name];
@@ -185,7 +248,7 @@ const Json& json_field(const Json& json, const char* name, const std::string& so
 
 std::string json_text(const Json& json, const char* name, const std::string& source) {
   const Json& value = json_field(json, name, source);
-  if (!value.is_string()) fail_user("{}: the field '{}' is {}, not a text", source, name, value.dump().substr(0, 80));
+  if (!value.is_string()) fail_user("{}: the field '{}' is {}, not a text", source, name, shown(value));
   return value.get<std::string>();
 }
 
@@ -194,54 +257,68 @@ bool json_flag(const Json& json, const char* name, bool fallback) {
   return found != json.end() && found->is_boolean() ? found->get<bool>() : fallback;
 }
 
-Normalizer make_normalizer(const Json& json, const std::string& source) {
-  if (json.is_null()) return [](std::string text) { return text; };
-  std::string type = type_of(json, source);
+namespace {
+
+/// One Replace step; the regex is null for a plain text.
+struct Replacement {
+  std::string from, to, source;
+  std::shared_ptr<Regex> regex;
+
+  Replacement(const Json& json, const char* kind, ChainLimits& limits, const std::string& file) : to(json_text(json, "content", file)), source(file) {
+    const Json& pattern = json_field(json, "pattern", file);
+    if (pattern.is_object() && pattern.contains("String")) {
+      from = json_text(pattern, "String", file);
+      if (from.empty()) fail_user("{}: a Replace step of the {} has an empty pattern; flexgen refuses that", file, kind);
+    } else {
+      regex = pattern_of(json, file);
+    }
+    limits.replace(from.size(), to.size(), kind, file);
+  }
+  std::string operator()(const std::string& text, size_t limit) const {
+    return regex ? replace_matches(text, *regex, to, limit, source) : replace_all(text, from, to, limit, source);
+  }
+};
+
+Normalizer normalizer_step(const Json& json, ChainLimits& limits, const std::string& source) {
+  if (json.is_null()) return [](std::string text, size_t) { return text; };
+  limits.step("normalizer", source);
+  const std::string type = type_of(json, source);
   if (type == "Sequence") {
     std::vector<Normalizer> steps;
-    for (const Json& step : json_field(json, "normalizers", source)) steps.push_back(make_normalizer(step, source));
-    return [steps](std::string text) {
-      for (const Normalizer& step : steps) text = step(std::move(text));
+    for (const Json& step : json_list(json, "normalizers", source)) steps.push_back(normalizer_step(step, limits, source));
+    return [steps, source](std::string text, size_t limit) {
+      for (const Normalizer& step : steps) {
+        text = step(std::move(text), limit);
+        if (text.size() > limit) fail_growth(source, limit);
+      }
       return text;
     };
   }
   if (type == "NFC" || type == "NFD" || type == "NFKC" || type == "NFKD") {
     bool compose = type.back() == 'C', compat = type.size() == 4;
-    return [compose, compat](std::string text) { return normalize_unicode(text, compose, compat); };
+    return [compose, compat](std::string text, size_t) { return normalize_unicode(text, compose, compat); };
   }
   if (type == "Prepend") {
     std::string prefix = json_text(json, "prepend", source);
-    return [prefix](std::string text) { return text.empty() ? text : prefix + text; };
+    limits.prepend(prefix.size(), source);
+    return [prefix](std::string text, size_t) { return text.empty() ? text : prefix + text; };
   }
   if (type == "Replace") {
-    std::string content = json_text(json, "content", source);
-    const Json& pattern = json_field(json, "pattern", source);
-    if (pattern.is_object() && pattern.contains("String")) {
-      std::string from = json_text(pattern, "String", source);
-      return [from, content](std::string text) { return replace_all(text, from, content); };
-    }
-    auto regex = pattern_of(json, source);
-    return [regex, content](std::string text) {
-      std::string out;
-      size_t at = 0;
-      regex->for_each(text, [&](size_t begin, size_t end) {
-        out.append(text, at, begin - at).append(content);
-        at = end;
-      });
-      return out.append(text, at);
-    };
+    Replacement replace(json, "normalizer", limits, source);
+    return [replace](std::string text, size_t limit) { return replace(text, limit); };
   }
-  fail_user("{}: the normalizer '{}' is not supported", source, type);
+  fail_user("{}: the normalizer '{}' is not supported", source, printable(type));
 }
 
-PreTokenizer make_pre_tokenizer(const Json& json, const std::string& source) {
-  if (json.is_null()) return [](std::vector<Piece> pieces) { return pieces; };
-  std::string type = type_of(json, source);
+PreTokenizer pre_tokenizer_step(const Json& json, ChainLimits& limits, const std::string& source) {
+  if (json.is_null()) return [](std::vector<Piece> pieces, size_t) { return pieces; };
+  limits.step("pre-tokenizer", source);
+  const std::string type = type_of(json, source);
   if (type == "Sequence") {
     std::vector<PreTokenizer> steps;
-    for (const Json& step : json_field(json, "pretokenizers", source)) steps.push_back(make_pre_tokenizer(step, source));
-    return [steps](std::vector<Piece> pieces) {
-      for (const PreTokenizer& step : steps) pieces = step(std::move(pieces));
+    for (const Json& step : json_list(json, "pretokenizers", source)) steps.push_back(pre_tokenizer_step(step, limits, source));
+    return [steps](std::vector<Piece> pieces, size_t limit) {
+      for (const PreTokenizer& step : steps) pieces = step(std::move(pieces), limit);
       return pieces;
     };
   }
@@ -252,7 +329,113 @@ PreTokenizer make_pre_tokenizer(const Json& json, const std::string& source) {
     bool each = json_flag(json, "individual_digits", false);
     return splitter(std::make_shared<Regex>(R"(\p{N})", source), each ? Behavior::kIsolated : Behavior::kContiguous, false);
   }
-  fail_user("{}: the pre-tokenizer '{}' is not supported", source, type);
+  fail_user("{}: the pre-tokenizer '{}' is not supported", source, printable(type));
+}
+
+Decoder strip_decoder(const Json& json, const std::string& source) {
+  std::string content = json_text(json, "content", source);
+  auto count = [&](const char* name) {
+    const Json& value = json_field(json, name, source);
+    if (!value.is_number_unsigned()) fail_user("{}: the field '{}' of Strip is no count", source, name);
+    return value.get<size_t>();
+  };
+  size_t start = count("start"), stop = count("stop");
+  if (content.empty()) fail_user("{}: Strip has no content", source);
+  return [content, start, stop](std::vector<std::string> tokens) {
+    for (std::string& token : tokens) {
+      std::string_view rest = token;
+      for (size_t i = 0; i < start && rest.starts_with(content); ++i) rest.remove_prefix(content.size());
+      for (size_t i = 0; i < stop && rest.ends_with(content); ++i) rest.remove_suffix(content.size());
+      token = std::string(rest);
+    }
+    return tokens;
+  };
+}
+
+Decoder decoder_step(const Json& json, ChainLimits& limits, const std::string& source) {
+  constexpr size_t kUnlimited = std::string::npos;  // the lengths of the Replace steps bound it
+  limits.step("decoder", source);
+  const std::string type = type_of(json, source);
+  if (type == "Sequence") {
+    std::vector<Decoder> steps;
+    for (const Json& step : json_list(json, "decoders", source)) steps.push_back(decoder_step(step, limits, source));
+    return [steps](std::vector<std::string> tokens) {
+      for (const Decoder& step : steps) tokens = step(std::move(tokens));
+      return tokens;
+    };
+  }
+  if (type == "ByteLevel") {
+    limits.replace(1, 3, "decoder", source);  // what isn't UTF-8 becomes U+FFFD
+    return [](std::vector<std::string> tokens) {
+      std::string bytes;
+      for (const std::string& token : tokens) bytes += alphabet_to_bytes(token).value_or(token);
+      return std::vector<std::string>{sanitize_utf8(bytes)};
+    };
+  }
+  if (type == "ByteFallback") return decode_byte_fallback;
+  if (type == "Fuse") return [](std::vector<std::string> tokens) { return std::vector<std::string>{joined(tokens)}; };
+  if (type == "Replace") {
+    Replacement replace(json, "decoder", limits, source);
+    return [replace](std::vector<std::string> tokens) {
+      for (std::string& token : tokens) token = replace(token, kUnlimited);
+      return tokens;
+    };
+  }
+  if (type == "Strip") return strip_decoder(json, source);
+  if (type == "Metaspace") {
+    std::string mark = metaspace_mark(json, source);
+    std::string scheme = json.contains("prepend_scheme") ? json_text(json, "prepend_scheme", source) : "always";
+    return [mark, scheme, source](std::vector<std::string> tokens) {
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        tokens[i] = replace_all(tokens[i], mark, " ", kUnlimited, source);
+        if (i == 0 && scheme != "never" && tokens[i].starts_with(' ')) tokens[i].erase(0, 1);
+      }
+      return tokens;
+    };
+  }
+  fail_user("{}: the decoder '{}' is not supported", source, printable(type));
+}
+
+}  // namespace
+
+const Json& json_list(const Json& json, const char* name, const std::string& source) {
+  const Json& value = json_field(json, name, source);
+  if (!value.is_array()) fail_user("{}: the field '{}' is no list; fetch the file again", source, name);
+  return value;
+}
+
+void check_chain_limits(const Json& json, const char* kind, const std::string& source) {
+  ChainLimits limits;
+  std::vector<const Json*> open{&json};
+  while (!open.empty()) {
+    const Json& step = *open.back();
+    open.pop_back();
+    if (!step.is_object()) continue;
+    limits.step(kind, source);
+    auto text_of = [&](const Json& value, const char* name) {
+      auto found = value.is_object() ? value.find(name) : value.end();
+      return found != value.end() && found->is_string() ? found->get<std::string>() : std::string();
+    };
+    limits.prepend(text_of(step, "prepend").size(), source);
+    if (step.contains("pattern")) limits.replace(text_of(step["pattern"], "String").size(), text_of(step, "content").size(), kind, source);
+    for (const char* list : {"normalizers", "pretokenizers", "decoders"})
+      if (step.contains(list) && step[list].is_array())
+        for (const Json& part : step[list]) open.push_back(&part);
+  }
+}
+
+Normalizer make_normalizer(const Json& json, const std::string& source) {
+  ChainLimits limits;
+  return [step = normalizer_step(json, limits, source), source](std::string text, size_t limit) {
+    std::string out = step(std::move(text), limit);
+    if (out.size() > limit) fail_growth(source, limit);
+    return out;
+  };
+}
+
+PreTokenizer make_pre_tokenizer(const Json& json, const std::string& source) {
+  ChainLimits limits;
+  return pre_tokenizer_step(json, limits, source);
 }
 
 Decoder make_decoder(const Json& json, const std::string& source) {
@@ -261,59 +444,8 @@ Decoder make_decoder(const Json& json, const std::string& source) {
       for (size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, " ");
       return tokens;
     };
-  std::string type = type_of(json, source);
-  if (type == "Sequence") {
-    std::vector<Decoder> steps;
-    for (const Json& step : json_field(json, "decoders", source)) steps.push_back(make_decoder(step, source));
-    return [steps](std::vector<std::string> tokens) {
-      for (const Decoder& step : steps) tokens = step(std::move(tokens));
-      return tokens;
-    };
-  }
-  if (type == "ByteLevel")
-    return [](std::vector<std::string> tokens) {
-      std::string bytes;
-      for (const std::string& token : tokens) bytes += alphabet_to_bytes(token).value_or(token);
-      return std::vector<std::string>{sanitize_utf8(bytes)};
-    };
-  if (type == "ByteFallback") return decode_byte_fallback;
-  if (type == "Fuse") return [](std::vector<std::string> tokens) { return std::vector<std::string>{joined(tokens)}; };
-  if (type == "Replace") {
-    Normalizer replace = make_normalizer(json, source);
-    return [replace](std::vector<std::string> tokens) {
-      for (std::string& token : tokens) token = replace(std::move(token));
-      return tokens;
-    };
-  }
-  if (type == "Strip") {
-    std::string content = json_text(json, "content", source);
-    auto count = [&](const char* name) {
-      const Json& value = json_field(json, name, source);
-      if (!value.is_number_unsigned()) fail_user("{}: the field '{}' of Strip is no count", source, name);
-      return value.get<size_t>();
-    };
-    size_t start = count("start"), stop = count("stop");
-    if (content.empty()) fail_user("{}: Strip has no content", source);
-    return [content, start, stop](std::vector<std::string> tokens) {
-      for (std::string& token : tokens) {
-        for (size_t i = 0; i < start && token.starts_with(content); ++i) token.erase(0, content.size());
-        for (size_t i = 0; i < stop && token.ends_with(content); ++i) token.resize(token.size() - content.size());
-      }
-      return tokens;
-    };
-  }
-  if (type == "Metaspace") {
-    std::string mark = json_text(json, "replacement", source);
-    std::string scheme = json.contains("prepend_scheme") ? json_text(json, "prepend_scheme", source) : "always";
-    return [mark, scheme](std::vector<std::string> tokens) {
-      for (size_t i = 0; i < tokens.size(); ++i) {
-        tokens[i] = replace_all(tokens[i], mark, " ");
-        if (i == 0 && scheme != "never" && tokens[i].starts_with(' ')) tokens[i].erase(0, 1);
-      }
-      return tokens;
-    };
-  }
-  fail_user("{}: the decoder '{}' is not supported", source, type);
+  ChainLimits limits;
+  return decoder_step(json, limits, source);
 }
 
 }  // namespace flexgen

@@ -3,13 +3,23 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
+#include <ctime>
+
 #include "base/error.h"
 
 namespace flexgen {
+namespace {
+
+std::string printable_pattern(const std::string& pattern) {
+  return pattern.size() <= 200 ? pattern : pattern.substr(0, 200) + "...";
+}
+
+}  // namespace
 
 struct Regex::State {
   pcre2_code* code = nullptr;
-  std::string where;
+  std::string where, pattern;
   ~State() { pcre2_code_free(code); }
 };
 
@@ -17,41 +27,102 @@ Regex::Regex(const std::string& pattern, const std::string& where) : state_(std:
   int error = 0;
   PCRE2_SIZE offset = 0;
   state_->where = where;
-  state_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                               &error, &offset, nullptr);
+  state_->pattern = pattern;
+  state_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                               PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT, &error, &offset, nullptr);
   if (!state_->code) {
     PCRE2_UCHAR message[128] = {};
     pcre2_get_error_message(error, message, sizeof message);
-    fail_user("{}: the pattern '{}' is not understood: {} at {}", where, pattern, reinterpret_cast<char*>(message), offset);
+    fail_user("{}: the pattern '{}' is not understood: {} at {}", where, printable_pattern(pattern), reinterpret_cast<char*>(message), offset);
   }
   pcre2_jit_compile(state_->code, PCRE2_JIT_COMPLETE);  // without a JIT the interpreter serves
 }
 
 Regex::~Regex() = default;
 
+namespace {
+
+/// What one pass over a text may take.
+class TimeLimit {
+ public:
+  explicit TimeLimit(size_t bytes) : limit_s_(Regex::kBaseTimeS + Regex::kTimePerByteS * static_cast<double>(bytes)) {}
+  /// A look at the clock is dearer than a match, so most calls that found one at once go without.
+  bool over(bool call_was_quick) {
+    if (call_was_quick && ++calls_ % 64 != 0) return false;
+    const double now = now_s();
+    if (start_s_ < 0) start_s_ = now;
+    return now - start_s_ > limit_s_;
+  }
+
+ private:
+  static double now_s() {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  }
+  double limit_s_, start_s_ = -1;
+  uint64_t calls_ = 0;
+};
+
+struct MatchScope {
+  pcre2_match_data* data;
+  pcre2_match_context* context;
+  ~MatchScope() {
+    pcre2_match_data_free(data);
+    pcre2_match_context_free(context);
+  }
+};
+
+size_t next_character(std::string_view text, size_t at) {
+  ++at;
+  while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) ++at;
+  return at;
+}
+
+}  // namespace
+
 void Regex::for_each(std::string_view text, const std::function<void(size_t, size_t)>& match) const {
-  struct Scope {
-    pcre2_match_data* data;
-    pcre2_match_context* context;
-    ~Scope() {
-      pcre2_match_data_free(data);
-      pcre2_match_context_free(context);
-    }
-  } scope{pcre2_match_data_create_from_pattern(state_->code, nullptr), pcre2_match_context_create(nullptr)};
-  pcre2_set_match_limit(scope.context, 10'000'000);
+  // A call tries this many places, so that a pattern that reads far at each of them comes back to look at the time.
+  constexpr size_t kPlacesPerCall = 256;
+  MatchScope scope{pcre2_match_data_create_from_pattern(state_->code, nullptr), pcre2_match_context_create(nullptr)};
+  // Steps in proportion: many short pieces must not take long together either.
+  pcre2_set_match_limit(scope.context, static_cast<uint32_t>(std::min<size_t>(2000 + 1000 * text.size(), 1u << 30)));
+  pcre2_set_heap_limit(scope.context, 64 * 1024);  // KiB
   const PCRE2_SIZE* found = pcre2_get_ovector_pointer(scope.data);
-  for (size_t at = 0; at < text.size();) {
-    int result = pcre2_match(state_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, PCRE2_NO_UTF_CHECK, scope.data,
-                             scope.context);
-    if (result == PCRE2_ERROR_NOMATCH) return;
-    if (result < 0) fail_user("{}: matching the split pattern failed (PCRE2 error {})", state_->where, result);
-    if (found[1] <= at && found[0] >= found[1]) {  // empty: step over one character
-      ++at;
-      while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) ++at;
+  TimeLimit limit(text.size());
+  size_t last_end = std::string_view::npos;
+  bool quick = true;
+  for (size_t at = 0; at <= text.size();) {
+    if (limit.over(quick))
+      fail_user("{}: the pattern '{}' takes too long on a text of {} bytes", state_->where, printable_pattern(state_->pattern), text.size());
+    const size_t last_place = std::min(text.size(), at + kPlacesPerCall);
+    pcre2_set_offset_limit(scope.context, last_place);
+    auto search = [&](uint32_t options) {
+      return pcre2_match(state_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, options | PCRE2_NO_UTF_CHECK, scope.data,
+                         scope.context);
+    };
+    int result = search(0);
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = search(PCRE2_NO_JIT);
+    if (result == PCRE2_ERROR_NOMATCH) {
+      at = next_character(text, last_place);
+      quick = false;
       continue;
     }
-    match(found[0], found[1]);
-    at = found[1];
+    if (result < 0)
+      fail_user("{}: matching the pattern '{}' takes too many steps on a text of {} bytes (PCRE2 error {})", state_->where,
+                printable_pattern(state_->pattern), text.size(), result);
+    const size_t begin = found[0], end = found[1];
+    if (begin < at || begin > end)  // \K inside of a look around
+      fail_user("{}: the pattern '{}' matches backwards; that is not supported", state_->where, printable_pattern(state_->pattern));
+    quick = begin - at < 16;
+    if (begin == end) {
+      at = next_character(text, begin);
+      if (last_end == begin) continue;
+    } else {
+      at = end;
+    }
+    last_end = end;
+    match(begin, end);
   }
 }
 

@@ -16,9 +16,12 @@ class Regex {
   Regex(const Regex&) = delete;
   Regex& operator=(const Regex&) = delete;
 
-  /// Calls match(begin, end) for each match in order, byte offsets. `text` must be valid UTF-8. Throws Error{user} if matching
-  /// takes absurdly many steps.
+  /// Calls match(begin, end) for each match in order, byte offsets; an empty match only where the last match did not end, and
+  /// the end of the text is a place too. `text` must be valid UTF-8. Throws Error{user} if matching takes absurdly many steps,
+  /// memory or time (more than kBaseTimeS and kTimePerByteS of the thread's own).
   void for_each(std::string_view text, const std::function<void(size_t, size_t)>& match) const;
+
+  static constexpr double kBaseTimeS = 2, kTimePerByteS = 2e-6;
 
  private:
   struct State;

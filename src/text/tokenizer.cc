@@ -1,140 +1,59 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
 #include "base/error.h"
-#include "io/whole_file.h"
+#include "base/log.h"
+#include "io/checked_json.h"
+#include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/pipeline.h"
-#include "text/regex.h"
+#include "text/post_processor.h"
+#include "text/tokenizer_files.h"
 #include "text/unicode.h"
 
 namespace flexgen {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::json;
-
-struct AddedToken {
-  int32_t id = 0;
-  std::string content;
-  bool special = false, normalized = false, lstrip = false, rstrip = false, single_word = false;
-};
-
-bool is_word_character(std::string_view text, size_t at) {
-  // As Rust's regex defines \w, wider than PCRE2's.
-  static const Regex word(R"(\A[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", "word");
-  bool found = false;
-  size_t length = utf8_length(text, at);
-  if (length > 0) word.for_each(text.substr(at, length), [&](size_t, size_t) { found = true; });
-  return found;
-}
-
-bool is_space_at(std::string_view text, size_t at, size_t* length) {
-  static const Regex space(R"(\A\s)", "space");
-  bool found = false;
-  *length = utf8_length(text, at);
-  if (*length > 0) space.for_each(text.substr(at, *length), [&](size_t, size_t) { found = true; });
-  return found;
-}
-
-/// Added tokens as they are found in text: leftmost, then longest.
-class AddedTokens {
- public:
-  void add(const AddedToken& token) {
-    if (!token.content.empty()) tokens_[static_cast<unsigned char>(token.content[0])].push_back(token);
-  }
-  void finish() {
-    for (auto& [first, list] : tokens_)
-      std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.content.size() > b.content.size(); });
-  }
-  /// Calls text(begin, end) and token(token) in order.
-  template <typename OnText, typename OnToken>
-  void scan(std::string_view text, OnText on_text, OnToken on_token) const {
-    size_t done = 0;
-    for (size_t at = 0; at < text.size();) {
-      const AddedToken* match = match_at(text, at);
-      if (!match) {
-        ++at;
-        continue;
-      }
-      size_t begin = at, end = at + match->content.size(), length = 0;
-      if (match->lstrip)
-        while (begin > done) {
-          size_t back = begin - 1;
-          while (back > done && (static_cast<unsigned char>(text[back]) & 0xc0) == 0x80) --back;
-          if (!is_space_at(text, back, &length)) break;
-          begin = back;
-        }
-      if (match->rstrip)
-        while (end < text.size() && is_space_at(text, end, &length)) end += length;
-      if (begin > done) on_text(done, begin);
-      on_token(*match);
-      at = done = end;
-    }
-    if (done < text.size()) on_text(done, text.size());
-  }
-
- private:
-  const AddedToken* match_at(std::string_view text, size_t at) const {
-    auto list = tokens_.find(static_cast<unsigned char>(text[at]));
-    if (list == tokens_.end()) return nullptr;
-    for (const AddedToken& token : list->second) {
-      if (text.compare(at, token.content.size(), token.content) != 0) continue;
-      if (token.single_word) {
-        size_t end = at + token.content.size(), before = at;
-        while (before > 0 && (static_cast<unsigned char>(text[--before]) & 0xc0) == 0x80) {
-        }
-        if ((at > 0 && is_word_character(text, before)) || (end < text.size() && is_word_character(text, end))) continue;
-      }
-      return &token;
-    }
-    return nullptr;
-  }
-  std::map<unsigned char, std::vector<AddedToken>> tokens_;
-};
 
 class JsonTokenizer : public Tokenizer {
  public:
-  JsonTokenizer(const Json& json, const std::string& source)
-      : bpe_(make_bpe(json, source)),
-        normalizer_(make_normalizer(json.value("normalizer", Json()), source)),
-        pre_tokenizer_(make_pre_tokenizer(json.value("pre_tokenizer", Json()), source)),
-        decoder_(make_decoder(json.value("decoder", Json()), source)) {
-    for (const auto& [text, id] : bpe_.vocab()) set_text(id, text);
-    if (json.contains("added_tokens") && json["added_tokens"].is_array())
-      for (const Json& entry : json["added_tokens"]) {
-        AddedToken token;
-        const Json& id = json_field(entry, "id", source);
-        if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxId)
-          fail_user("{}: an added token has the id {}", source, id.dump().substr(0, 40));
-        token.id = id.get<int32_t>();
-        token.content = json_text(entry, "content", source);
-        token.special = json_flag(entry, "special", false);
-        token.normalized = json_flag(entry, "normalized", !token.special);
-        token.lstrip = json_flag(entry, "lstrip", false);
-        token.rstrip = json_flag(entry, "rstrip", false);
-        token.single_word = json_flag(entry, "single_word", false);
-        add(token);
-      }
-    raw_added_.finish();
-    normalized_added_.finish();
-    if (json.contains("post_processor")) read_post_processor(json["post_processor"], source);
+  explicit JsonTokenizer(const TokenizerFiles& files)
+      : bpe_(make_bpe(files.json, files.source)),
+        normalizer_(make_normalizer(files.json.value("normalizer", Json()), files.source)),
+        pre_tokenizer_(make_pre_tokenizer(files.json.value("pre_tokenizer", Json()), files.source)),
+        decoder_(make_decoder(files.json.value("decoder", Json()), files.source)),
+        split_special_tokens_(files.split_special_tokens) {
+    for (const auto& [text, id] : bpe_.vocab()) set_text(id, text, files.source);
+    add_tokens(files);
+    if (files.own_template) {
+      if (auto id = id_of(files.begin_token)) prefix_.push_back(*id);
+      if (auto id = id_of(files.end_token)) suffix_.push_back(*id);
+    } else {
+      PostProcessor processor = read_post_processor(files.json.value("post_processor", Json()), files.source);
+      prefix_ = std::move(processor.before);
+      suffix_ = std::move(processor.behind);
+    }
+    eos_ = id_of(files.eos);
   }
 
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
     std::vector<int32_t> out;
     if (add_special_tokens) out = prefix_;
-    std::string clean = sanitize_utf8(text);
-    raw_added_.scan(
-        clean,
-        [&](size_t begin, size_t end) { encode_normalized(normalizer_(clean.substr(begin, end - begin)), begin == 0, out); },
-        [&](const AddedToken& token) { out.push_back(token.id); });
+    const std::string clean = sanitize_utf8(text);
+    GrowthLimit normalized_limit(clean.size()), piece_limit(clean.size());
+    added_.scan_raw(
+        clean, split_special_tokens_,
+        [&](size_t begin, size_t end) {
+          const std::string normalized = normalizer_(clean.substr(begin, end - begin), normalized_limit.left());
+          normalized_limit.take(normalized.size());
+          encode_normalized(normalized, begin == 0, piece_limit, out);
+        },
+        [&](int32_t id) { out.push_back(id); });
     if (add_special_tokens) out.insert(out.end(), suffix_.begin(), suffix_.end());
     return out;
   }
@@ -169,22 +88,28 @@ class JsonTokenizer : public Tokenizer {
   std::optional<int32_t> bos() const override { return prefix_.empty() ? std::nullopt : std::optional(prefix_.front()); }
   std::optional<int32_t> eos() const override { return eos_; }
 
-  /// For what other files of the checkpoint say.
-  void add(const AddedToken& token) {
-    set_text(token.id, token.content);
-    if (token.special) special_.insert(token.id);
-    AddedToken entry = token;
-    if (token.normalized) entry.content = normalizer_(token.content);
-    (token.normalized ? normalized_added_ : raw_added_).add(entry);
-  }
-  void set_prefix(std::vector<int32_t> prefix) { prefix_ = std::move(prefix); }
-  void set_eos(const std::string& content) {
-    if (auto id = id_of(content)) eos_ = *id;
-  }
-  std::optional<int32_t> id_of(const std::string& content) const {
-    for (int32_t id : special_)
-      if (texts_[static_cast<size_t>(id)] == content) return id;
-    return bpe_.find(content);
+  /// What a user should know about `files`: where transformers 5 was followed against one of them.
+  std::vector<std::string> warnings(const TokenizerFiles& files) const {
+    std::vector<std::string> result = files.warnings;
+    auto contradiction = [&](const char* field, std::optional<bool> says, const std::vector<int32_t>& tokens, const char* where) {
+      if (says && *says == tokens.empty())
+        result.push_back(fmt::format("tokenizer_config.json says {}: {}, but {} puts {} {} a text; as in transformers 5 that counts", field, *says,
+                                     files.own_template ? "the tokenizer class" : "the post-processor of tokenizer.json",
+                                     tokens.empty() ? "no token" : fmt::format("'{}'", printable(token_text(tokens.front()))), where));
+    };
+    contradiction("add_bos_token", files.says_begin, prefix_, "before");
+    contradiction("add_eos_token", files.says_end, suffix_, "behind");
+    int64_t moved = 0;
+    std::string first;
+    for (const ExpectedId& expected : files.expected_ids) {
+      const std::optional<int32_t> id = id_of(expected.content);
+      if (id == expected.id) continue;
+      if (moved++ == 0)
+        first = fmt::format("{}: the token '{}' has the id {} in {}, but {}", files.source, printable(expected.content), expected.id, expected.file,
+                            id ? fmt::format("gets {}", *id) : "is dropped");
+    }
+    if (moved > 0) result.push_back(fmt::format("{}, as in transformers 5{}", first, moved > 1 ? fmt::format("; so do {} more", moved - 1) : ""));
+    return result;
   }
 
  private:
@@ -193,7 +118,9 @@ class JsonTokenizer : public Tokenizer {
   static Bpe make_bpe(const Json& json, const std::string& source) {
     const Json& model = json_field(json, "model", source);
     std::string type = model.is_object() && model.contains("type") ? json_text(model, "type", source) : "BPE";
-    if (type != "BPE") fail_user("{}: the model '{}' is not supported; flexgen knows BPE", source, type);
+    if (type != "BPE") fail_user("{}: the model '{}' is not supported; flexgen knows BPE", source, printable(type));
+    if (auto dropout = model.find("dropout"); dropout != model.end() && dropout->is_number() && dropout->get<double>() != 0)
+      fail_user("{}: the model has a dropout of {}, so one text has many encodings; set it to null", source, shown(*dropout));
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (model.contains(name) && !model[name].is_null() && model[name] != "")
         fail_user("{}: '{}' is not supported", source, name);
@@ -203,7 +130,7 @@ class JsonTokenizer : public Tokenizer {
     vocab.reserve(vocab_json.size());
     for (const auto& [text, id] : vocab_json.items()) {
       if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxId)
-        fail_user("{}: the token '{}' has the id {}", source, text, id.dump().substr(0, 40));
+        fail_user("{}: the token '{}' has the id {}", source, printable(text), shown(id));
       vocab[text] = id.get<int32_t>();
     }
     std::vector<std::pair<std::string, std::string>> merges;
@@ -216,11 +143,12 @@ class JsonTokenizer : public Tokenizer {
       }
       std::string text = merge.is_string() ? merge.get<std::string>() : "";
       size_t space = text.find(' ');
+      if (std::count(text.begin(), text.end(), ' ') > 64) space = std::string::npos;  // trying each takes n^2
       // Old files leave merges of tokens that contain spaces ambiguous: the vocabulary tells.
       while (space != std::string::npos && text.find(' ', space + 1) != std::string::npos &&
              !(vocab.contains(text.substr(0, space)) && vocab.contains(text.substr(space + 1))))
         space = text.find(' ', space + 1);
-      if (space == std::string::npos) fail_user("{}: the merge {} is not two tokens", source, merge.dump().substr(0, 80));
+      if (space == std::string::npos) fail_user("{}: the merge {} is not two tokens", source, shown(merge));
       merges.emplace_back(text.substr(0, space), text.substr(space + 1));
     }
     BpeOptions options;
@@ -231,52 +159,61 @@ class JsonTokenizer : public Tokenizer {
     return Bpe(std::move(vocab), merges, options, source);
   }
 
-  void set_text(int32_t id, const std::string& text) {
+  /// Each id's text has a place in memory, so ids may not be far apart.
+  void set_text(int32_t id, const std::string& text, const std::string& source) {
+    const int64_t most = (int64_t{1} << 20) + 16 * static_cast<int64_t>(bpe_.vocab().size());
+    if (id >= most) fail_user("{}: the token '{}' has the id {}, but the vocabulary has {} tokens", source, printable(text), id, bpe_.vocab().size());
     if (id >= vocab_size()) texts_.resize(static_cast<size_t>(id) + 1);
-    texts_[static_cast<size_t>(id)] = text;
+    std::string& place = texts_[static_cast<size_t>(id)];
+    if (!place.empty() && place != text && !added_.tokens().contains(id))
+      fail_user("{}: the tokens '{}' and '{}' have one id, {}", source, printable(place), printable(text), id);
+    place = text;
     if (text == "a") plain_token_ = id;
   }
 
-  void read_post_processor(const Json& json, const std::string& source) {
-    if (json.is_null()) return;
-    std::string type = json_text(json, "type", source);
-    if (type == "ByteLevel") return;  // changes offsets only
-    if (type == "Sequence") {
-      for (const Json& step : json_field(json, "processors", source)) read_post_processor(step, source);
-      return;
+  void add_tokens(const TokenizerFiles& files) {
+    size_t bytes = 0;
+    for (const AddedToken& token : files.added) {
+      added_.add(token, static_cast<int64_t>(bpe_.vocab().size()), [&](const std::string& content) { return bpe_.find(content); });
+      bytes += token.content.size();
     }
-    if (type != "TemplateProcessing") fail_user("{}: the post-processor '{}' is not supported", source, type);
-    const Json& specials = json_field(json, "special_tokens", source);
-    bool behind = false;
-    for (const Json& part : json_field(json, "single", source)) {
-      if (part.is_object() && part.contains("Sequence")) {
-        behind = true;
-        continue;
-      }
-      std::string name = json_text(json_field(part, "SpecialToken", source), "id", source);
-      for (const Json& id : json_field(json_field(specials, name.c_str(), source), "ids", source)) {
-        if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxId)
-          fail_user("{}: the template's token '{}' has a broken id", source, name);
-        (behind ? suffix_ : prefix_).push_back(id.get<int32_t>());
-      }
+    GrowthLimit limit(bytes);
+    added_.finish([&](const std::string& content) {
+      std::string normalized = normalizer_(sanitize_utf8(content), limit.left());
+      limit.take(normalized.size());
+      return normalized;
+    });
+    for (const auto& [id, token] : added_.tokens()) {
+      set_text(id, token.content, files.source);
+      if (added_.is_special(token.content)) special_.insert(id);
     }
   }
 
-  void encode_normalized(const std::string& text, bool first, std::vector<int32_t>& out) const {
-    normalized_added_.scan(
-        text,
+  std::optional<int32_t> id_of(const std::string& content) const {
+    if (auto id = added_.find(content)) return id;
+    return bpe_.find(content);
+  }
+
+  void encode_normalized(const std::string& text, bool first, GrowthLimit& limit, std::vector<int32_t>& out) const {
+    added_.scan_normalized(
+        text, split_special_tokens_,
         [&](size_t begin, size_t end) {
-          for (const Piece& piece : pre_tokenizer_({{text.substr(begin, end - begin), first && begin == 0}}))
+          size_t bytes = 0;
+          for (const Piece& piece : pre_tokenizer_({{text.substr(begin, end - begin), first && begin == 0}}, limit.left())) {
             bpe_.encode(piece.text, out);
+            bytes += piece.text.size();
+          }
+          limit.take(bytes);
         },
-        [&](const AddedToken& token) { out.push_back(token.id); });
+        [&](int32_t id) { out.push_back(id); });
   }
 
   Bpe bpe_;
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   Decoder decoder_;
-  AddedTokens raw_added_, normalized_added_;
+  AddedTokens added_;
+  bool split_special_tokens_;
   std::vector<std::string> texts_;  ///< of each id
   std::set<int32_t> special_;
   std::vector<int32_t> prefix_, suffix_;
@@ -284,79 +221,32 @@ class JsonTokenizer : public Tokenizer {
   int32_t plain_token_ = 0;
 };
 
-std::string read_file(const fs::path& path) {
-  return read_whole_file(path.string());
+/// Each message once in a process, however often a checkpoint is opened.
+void warn_once(const std::string& message) {
+  static std::mutex mutex;
+  static std::set<std::string> said;
+  std::lock_guard lock(mutex);
+  if (said.insert(message).second) spdlog::warn("{}", message);
 }
 
-Json parse_json(const std::string& text, const std::string& source) {
-  Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) fail_user("{}: no JSON object; the file is broken, fetch it again", source);
-  return json;
-}
-
-/// A token named in tokenizer_config.json: a text, or an object with its content.
-std::string named_token(const Json& config, const char* name) {
-  auto found = config.find(name);
-  if (found == config.end()) return "";
-  if (found->is_string()) return found->get<std::string>();
-  return found->is_object() && found->contains("content") && (*found)["content"].is_string() ? (*found)["content"].get<std::string>() : "";
-}
-
-/// vocab.json + merges.txt (GPT-2, OPT) as the tokenizer.json that they are short for.
-Json from_vocab_and_merges(const fs::path& root) {
-  Json json;
-  json["model"] = {{"type", "BPE"}, {"vocab", parse_json(read_file(root / "vocab.json"), (root / "vocab.json").string())}};
-  Json merges = Json::array();
-  std::istringstream lines(read_file(root / "merges.txt"));
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (line.empty() || line.starts_with("#version")) continue;
-    merges.push_back(line);
+std::unique_ptr<JsonTokenizer> make_tokenizer(const TokenizerFiles& files) {
+  try {
+    return std::make_unique<JsonTokenizer>(files);
+  } catch (const Json::exception& error) {
+    fail_user("{}: {}; the file is broken, fetch it again", files.source, error.what());
   }
-  json["model"]["merges"] = std::move(merges);
-  json["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
-  json["decoder"] = {{"type", "ByteLevel"}};
-  return json;
 }
 
 }  // namespace
 
 std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& json, const std::string& source) {
-  Json parsed = parse_json(json, source);
-  try {
-    return std::make_unique<JsonTokenizer>(parsed, source);
-  } catch (const Json::exception& error) {
-    fail_user("{}: {}; the file is broken, fetch it again", source, error.what());
-  }
+  return make_tokenizer(tokenizer_files_of(json, source));
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
-  const fs::path root(directory);
-  const bool whole = file_is_there((root / "tokenizer.json").string());
-  if (!whole && !(file_is_there((root / "vocab.json").string()) && file_is_there((root / "merges.txt").string())))
-    fail_user("{} holds neither tokenizer.json nor vocab.json and merges.txt", directory);
-  const std::string source = (root / (whole ? "tokenizer.json" : "vocab.json")).string();
-  Json config = Json::object();
-  if (file_is_there((root / "tokenizer_config.json").string()))
-    config = parse_json(read_file(root / "tokenizer_config.json"), (root / "tokenizer_config.json").string());
-
-  std::unique_ptr<JsonTokenizer> tokenizer;
-  try {
-    tokenizer = std::make_unique<JsonTokenizer>(
-        whole ? parse_json(read_file(root / "tokenizer.json"), source) : from_vocab_and_merges(root), source);
-  } catch (const Json::exception& error) {
-    fail_user("{}: {}; the file is broken, fetch it again", source, error.what());
-  }
-  if (!whole) {
-    // OPT puts </s> before every text; its vocabulary has it, GPT-2's has not.
-    bool opt = tokenizer->id_of("</s>") == 2;
-    std::string end = opt ? "</s>" : "<|endoftext|>";
-    for (const char* content : {"<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>"})
-      if (auto id = tokenizer->id_of(content)) tokenizer->add({*id, content, true, false, false, false, false});
-    if (auto id = tokenizer->id_of(end); id && json_flag(config, "add_bos_token", opt)) tokenizer->set_prefix({*id});
-    tokenizer->set_eos(end);
-  }
-  if (std::string eos = named_token(config, "eos_token"); !eos.empty()) tokenizer->set_eos(eos);
+  const TokenizerFiles files = read_tokenizer_files(directory);
+  auto tokenizer = make_tokenizer(files);
+  for (const std::string& warning : tokenizer->warnings(files)) warn_once(warning);
   return tokenizer;
 }
 

@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -113,10 +115,45 @@ TEST(Tokenizer, AgreesOnCasesFromOutside) {
   EXPECT_EQ(wrong, 0) << "of " << cases.size();
 }
 
+/// FLEXGEN_TOKENIZER_FOLDERS: what tools/compare_tokenizers.py made. flexgen gives what transformers gave, or refuses.
+TEST(Tokenizer, AgreesOnFoldersFromOutside) {
+  const char* root = std::getenv("FLEXGEN_TOKENIZER_FOLDERS");
+  if (!root) GTEST_SKIP() << "no FLEXGEN_TOKENIZER_FOLDERS";
+  int folders = 0, wrong = 0, both_refuse = 0, more_lenient = 0;
+  std::map<std::string, int> refusals;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    Json expected = Json::parse(read(entry.path() / "cases.json"));
+    ++folders;
+    std::unique_ptr<Tokenizer> tokenizer;
+    try {
+      tokenizer = Tokenizer::load(entry.path().string());
+    } catch (const Error& error) {
+      if (expected.contains("error")) ++both_refuse;
+      else ++refusals[std::string(error.what()).substr(entry.path().string().size(), 120)];
+      continue;
+    }
+    if (expected.contains("error")) ++more_lenient;
+    for (const Json& c : expected["cases"]) {
+      auto text = c["text"].get<std::string>();
+      auto ids = c["ids"].get<std::vector<int32_t>>();
+      auto with = tokenizer->encode(text, true), without = tokenizer->encode(text, false);
+      auto decoded = tokenizer->decode(ids, true);
+      if (with == ids && without == c["plain"].get<std::vector<int32_t>>() && decoded == c["decoded"].get<std::string>()) continue;
+      if (++wrong <= 10)
+        ADD_FAILURE() << entry.path() << " " << expected["class"] << "\n" << c.dump() << "\n" << Json(with).dump() << "\n" << Json(without).dump()
+                      << "\n" << Json(decoded).dump(-1, ' ', false, Json::error_handler_t::replace);
+      break;
+    }
+  }
+  for (const auto& [what, count] : refusals) std::cout << count << " times refused alone: " << what << "\n";
+  std::cout << folders << " folders, " << both_refuse << " refused by both, " << more_lenient << " by transformers alone\n";
+  EXPECT_EQ(wrong, 0) << "of " << folders;
+}
+
 TEST(Tokenizer, BrokenFilesAreRefusedByName) {
   const std::string vocab = R"("vocab": {"a": 0, "b": 1, "ab": 2})";
   std::vector<std::pair<std::string, std::string>> table{
-      {"", "no JSON object"},
+      {"", "not JSON"},
       {"[1]", "no JSON object"},
       {R"({"model": {"type": "Unigram"}})", "Unigram"},
       {R"({"model": {"type": "BPE"}})", "vocab"},

@@ -2,7 +2,8 @@
 
 #include <utf8proc.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 
@@ -85,14 +86,50 @@ void append_utf8(std::string& out, uint32_t codepoint) {
   out.append(reinterpret_cast<char*>(bytes), static_cast<size_t>(n));
 }
 
+bool is_space(std::string_view text, size_t at) {
+  utf8proc_int32_t c = 0;
+  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &c);
+  return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
 std::string normalize_unicode(const std::string& text, bool compose, bool compat) {
-  int options = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0);
-  utf8proc_uint8_t* result = nullptr;
-  auto n = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                        &result, static_cast<utf8proc_option_t>(options));
-  FLEXGEN_CHECK(n >= 0, "utf8proc: {}", utf8proc_errmsg(n));
-  std::string out(reinterpret_cast<char*>(result), static_cast<size_t>(n));
-  std::free(result);
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return text;
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
+                                                      (compat ? UTF8PROC_COMPAT : 0));
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    utf8proc_int32_t point = 0;
+    auto n = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
+                              static_cast<utf8proc_ssize_t>(text.size() - at), &point);
+    FLEXGEN_CHECK(n > 0, "utf8proc: {}", utf8proc_errmsg(n));
+    at += static_cast<size_t>(n);
+    utf8proc_int32_t parts[32];
+    int last_boundclass = 0;
+    auto count = utf8proc_decompose_char(point, parts, 32, options, &last_boundclass);
+    FLEXGEN_CHECK(count >= 0 && count <= 32, "utf8proc: {} parts of U+{:04X}", count, point);
+    points.insert(points.end(), parts, parts + count);
+  }
+  // utf8proc_decompose() would sort marks by bubbling, n^2 in a run of them.
+  auto mark_class = [](utf8proc_int32_t point) { return utf8proc_get_property(point)->combining_class; };
+  for (auto run = points.begin(); run != points.end();) {
+    if (mark_class(*run) == 0) {
+      ++run;
+      continue;
+    }
+    auto end = std::find_if(run, points.end(), [&](utf8proc_int32_t point) { return mark_class(point) == 0; });
+    std::stable_sort(run, end, [&](auto a, auto b) { return mark_class(a) < mark_class(b); });
+    run = end;
+  }
+  if (compose) {
+    auto n = utf8proc_normalize_utf32(points.data(), static_cast<utf8proc_ssize_t>(points.size()), options);
+    FLEXGEN_CHECK(n >= 0, "utf8proc: {}", utf8proc_errmsg(n));
+    points.resize(static_cast<size_t>(n));
+  }
+  std::string out;
+  out.reserve(text.size());
+  for (utf8proc_int32_t point : points) append_utf8(out, static_cast<uint32_t>(point));
   return out;
 }
 

@@ -14,7 +14,10 @@ std::string sanitize_utf8(std::string_view text);
 /// How many bytes at the end of `text` are the beginning of a character whose rest may still come.
 size_t incomplete_suffix(std::string_view text);
 void append_utf8(std::string& out, uint32_t codepoint);
-/// Unicode normalization; `compat` for NFKC / NFKD, `compose` for NFC / NFKC. `text` is valid UTF-8.
+/// Whether the character at text[at] has Unicode's property White_Space. `text` is valid UTF-8.
+bool is_space(std::string_view text, size_t at);
+/// Unicode normalization; `compat` for NFKC / NFKD, `compose` for NFC / NFKC. `text` is valid UTF-8. n log n in the text,
+/// also where it is all combining marks.
 std::string normalize_unicode(const std::string& text, bool compose, bool compat);
 
 }  // namespace flexgen

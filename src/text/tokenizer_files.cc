@@ -1,0 +1,473 @@
+#include "text/tokenizer_files.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <utility>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+#include "text/pipeline.h"
+#include "text/tokenizer_class.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr int kMaxDepth = 100;
+constexpr const char* kStandardTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+
+bool is_standard(const std::string& name) {
+  return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), name) != std::end(kStandardTokens);
+}
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in) fail_user("{} cannot be read", path.string());
+  return text.str();
+}
+
+Json parse_object(const std::string& text, const std::string& source) {
+  Json json = parse_checked_json(text, kMaxDepth, source, "the text");
+  if (!json.is_object()) fail_user("{}: no JSON object; the file is broken, fetch it again", source);
+  return json;
+}
+
+Json read_object(const fs::path& path) { return fs::exists(path) ? parse_object(read_file(path), path.string()) : Json::object(); }
+
+/// {"content": ..., flags}; a missing `normalized` is the opposite of special, as in PyPI tokenizers.
+AddedToken token_of(const Json& json, const std::string& source) {
+  AddedToken token;
+  token.content = json_text(json, "content", source);
+  token.special = json_flag(json, "special", false);
+  token.normalized = json_flag(json, "normalized", !token.special);
+  token.lstrip = json_flag(json, "lstrip", false);
+  token.rstrip = json_flag(json, "rstrip", false);
+  token.single_word = json_flag(json, "single_word", false);
+  return token;
+}
+
+/// A token that is given by its text alone is special.
+AddedToken special_of(const std::string& content) { return {content, true, false, false, false, false}; }
+
+int64_t checked_id(const Json& id, const std::string& what, const std::string& source) {
+  constexpr int64_t kMaxId = 10'000'000;
+  if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxId || (id.is_number_unsigned() && id.get<uint64_t>() > kMaxId))
+    fail_user("{}: {} has the id {}; flexgen takes 0 to {}", source, what, shown(id), kMaxId);
+  return id.get<int64_t>();
+}
+
+struct TokenWithId {
+  int64_t id;
+  AddedToken token;
+};
+
+std::vector<TokenWithId> listed_tokens(const Json& tokenizer, const std::string& source) {
+  std::vector<TokenWithId> tokens;
+  if (!tokenizer.contains("added_tokens") || tokenizer["added_tokens"].is_null()) return tokens;
+  for (const Json& entry : json_list(tokenizer, "added_tokens", source))
+    tokens.push_back({checked_id(json_field(entry, "id", source), "an added token", source), token_of(entry, source)});
+  return tokens;
+}
+
+/// Reads a directory's files into one TokenizerFiles, step by step as transformers' _from_pretrained() and __init__() do.
+class Reader {
+ public:
+  explicit Reader(const std::string& directory) : root_(directory), directory_(directory) {}
+  TokenizerFiles read();
+
+ private:
+  struct Named {
+    AddedToken token;
+    bool is_text;  ///< given by its content alone
+  };
+  using Names = std::vector<std::pair<std::string, Named>>;
+
+  std::string path(const char* file) const { return (root_ / file).string(); }
+  bool has(const char* file) const { return fs::exists(root_ / file); }
+  std::string declared_class(const Json& json, const char* file) const;
+  void choose_class();
+  void refuse_other_settings() const;
+  void read_vocab_and_merges();
+  void take_class_steps();
+  void merge_special_tokens_map();
+  void read_decoder();
+  std::optional<Named> named_of(const Json& value, const std::string& name) const;
+  void read_names();
+  void read_extra(const Json& list);
+  void add_tokens();
+  void add_tokens_of_class();
+  void set_template();
+  void expect_ids(const std::vector<TokenWithId>& listed, const char* file);
+  const Named* find_name(const std::string& name) const;
+
+  fs::path root_;
+  std::string directory_;
+  bool whole_ = false;         ///< there is a tokenizer.json
+  Json config_, model_config_;
+  const TokenizerClass* class_ = nullptr;
+  std::map<int64_t, AddedToken> decoder_;        ///< added_tokens_decoder, or what stands for it
+  std::map<std::string, AddedToken> by_content_;  ///< the same
+  Names names_;                                   ///< bos_token and so on, the standard ones first
+  std::vector<Named> extra_;
+  TokenizerFiles out_;
+};
+
+std::string Reader::declared_class(const Json& json, const char* file) const {
+  auto found = json.find("tokenizer_class");
+  if (found == json.end() || found->is_null()) return "";
+  return json_text(json, "tokenizer_class", path(file));
+}
+
+void Reader::choose_class() {
+  ClassHints hints;
+  auto type = model_config_.find("model_type");
+  if (type != model_config_.end() && type->is_string()) hints.model_type = type->get<std::string>();
+  hints.declared = declared_class(config_, "tokenizer_config.json");
+  hints.config_class = declared_class(model_config_, "config.json");
+  if (auto map = config_.find("auto_map"); map != config_.end())
+    hints.remote_code = map->is_array() || (map->is_object() && map->contains("AutoTokenizer") && !(*map)["AutoTokenizer"].is_null());
+  hints.byte_level_file = whole_ && read_file(root_ / "tokenizer.json").find("\"ByteLevel\"") != std::string::npos;
+  std::string name = choose_tokenizer_class(hints, directory_);
+  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty()) name = "GPT2Tokenizer";
+  class_ = find_tokenizer_class(name, directory_);
+  if (whole_) return;
+  if (!class_ || !class_->reads_vocab_json)
+    fail_user("{} has vocab.json and merges.txt, but no tokenizer.json, and {} does not say by which rule to read them; make a tokenizer.json "
+              "with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or copy it from where the model is from",
+              directory_, class_ ? fmt::format("its class {}", class_->name) : "tokenizer_config.json");
+  for (const char* other : {"tokenizer.model", "tekken.json", "tiktoken.model"})
+    if (has(other))
+      fail_user("{} has no tokenizer.json, and {} beside vocab.json; transformers would read {}, which flexgen does not; make a tokenizer.json with "
+                "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)", directory_, other, other);
+}
+
+void Reader::refuse_other_settings() const {
+  const std::string source = path("tokenizer_config.json");
+  if (auto files = config_.find("fast_tokenizer_files"); files != config_.end() && files->is_array())
+    for (const Json& file : *files)
+      if (file != "tokenizer.json") fail_user("{}: the field 'fast_tokenizer_files' names {}, which is not supported", source, shown(file));
+  for (const char* name : {"fix_mistral_regex", "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"})
+    if (json_flag(config_, name, false)) fail_user("{}: the field '{}' is not supported", source, name);
+}
+
+void Reader::read_vocab_and_merges() {
+  out_.json["model"] = {{"type", "BPE"}, {"vocab", read_object(root_ / "vocab.json")}};
+  Json merges = Json::array();
+  std::istringstream lines(read_file(root_ / "merges.txt"));
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty() || line.starts_with("#version")) continue;
+    merges.push_back(line);
+  }
+  out_.json["model"]["merges"] = std::move(merges);
+}
+
+/// Without what changes offsets alone.
+Json bare(Json step) {
+  if (!step.is_object()) return step;
+  for (const char* list : {"normalizers", "pretokenizers", "decoders"})
+    if (step.contains(list) && step[list].is_array())
+      for (Json& part : step[list]) part = bare(std::move(part));
+  step.erase("trim_offsets");
+  if (step.value("type", Json()) == "ByteLevel" && !step.contains("use_regex")) step["use_regex"] = true;
+  return step;
+}
+
+/// What most files for LlamaTokenizer have: by another way nearly what the class does, so there is nothing to warn of.
+bool is_common_llama_step(const Json& step) {
+  static const Json prepend = {{"type", "Sequence"},
+                               {"normalizers", {{{"type", "Prepend"}, {"prepend", "▁"}},
+                                                {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
+  return step == prepend || (step.is_object() && step.value("type", Json()) == "Metaspace");
+}
+
+void Reader::take_class_steps() {
+  if (!class_) return;
+  ClassOptions options;
+  options.add_prefix_space = json_flag(config_, "add_prefix_space", class_->prefix_space_by_default);
+  options.legacy = json_flag(config_, "legacy", false);
+  if (const Named* unknown = find_name("unk_token")) options.unknown_token = unknown->token.content;
+  Json made;
+  const Json& model = json_field(out_.json, "model", out_.source);
+  if (std::string type = model.is_object() && model.contains("type") ? json_text(model, "type", out_.source) : "BPE"; type != "BPE")
+    fail_user("{}: the model '{}' is not supported; flexgen knows BPE", out_.source, printable(type));
+  json_field(model, "vocab", out_.source), json_field(model, "merges", out_.source);
+  Json& old = out_.json["model"];
+  made["model"] = {{"type", "BPE"}};
+  made["model"]["vocab"] = std::move(old["vocab"]);
+  made["model"]["merges"] = std::move(old["merges"]);
+  made["post_processor"] = out_.json.value("post_processor", Json());
+  class_->make_steps(made, options);
+  for (const char* step : {"normalizer", "pre_tokenizer", "decoder"}) {
+    const Json file_step = out_.json.value(step, Json());
+    check_chain_limits(file_step, step, out_.source);
+    const bool common = bare(file_step) == bare(made[step]) || is_common_llama_step(file_step);
+    const bool absent = file_step.is_null() && std::string_view(class_->name).find("Llama") != std::string_view::npos;
+    if (whole_ && !common && !absent && step != std::string("decoder"))
+      out_.warnings.push_back(fmt::format(
+          "{}: the {} is not used: the tokenizer class is {}, which brings its own in transformers 5, and so here. If tokenizer.json is right, set "
+          "tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json", out_.source, step, class_->name));
+  }
+  out_.json = std::move(made);
+}
+
+/// Older files. What they say counts only where there is no added_tokens_decoder.
+void Reader::merge_special_tokens_map() {
+  const Json map = read_object(root_ / "special_tokens_map.json");
+  for (const auto& [key, value] : map.items()) {
+    if (key == "extra_special_tokens" && value.is_array()) {
+      if (!config_[key].is_array()) config_[key] = Json::array();
+      for (Json token : value) {
+        if (token.is_object()) token["special"] = true;
+        config_[key].push_back(std::move(token));
+      }
+      continue;
+    }
+    config_[key] = value;
+    if (value.is_object() && key != "extra_special_tokens") config_[key]["special"] = true;
+  }
+}
+
+void Reader::read_decoder() {
+  auto put = [&](int64_t id, const AddedToken& token) {
+    decoder_[id] = token;
+    by_content_[token.content] = token;
+  };
+  if (auto listed = config_.find("added_tokens_decoder"); listed != config_.end()) {
+    const std::string source = path("tokenizer_config.json");
+    if (!listed->is_object()) fail_user("{}: the field 'added_tokens_decoder' is {}, not an object", source, shown(*listed));
+    for (const auto& [key, value] : listed->items()) {
+      int64_t id = -1;
+      auto end = key.data() + key.size();
+      if (auto parsed = std::from_chars(key.data(), end, id); parsed.ec != std::errc() || parsed.ptr != end) id = -1;
+      checked_id(id < 0 ? Json(key) : Json(id), "a token of added_tokens_decoder", source);
+      put(id, token_of(value, source));
+    }
+    return;
+  }
+  merge_special_tokens_map();
+  if (has("added_tokens.json")) {
+    std::vector<std::string> special_contents;
+    for (const char* name : kStandardTokens)
+      if (auto found = config_.find(name); found != config_.end())
+        if (auto named = named_of(*found, name)) special_contents.push_back(named->token.content);
+    if (auto extra = config_.find("extra_special_tokens"); extra != config_.end() && extra->is_array())
+      for (const Json& value : *extra)
+        if (auto named = named_of(value, "extra_special_tokens")) special_contents.push_back(named->token.content);
+    const std::string source = path("added_tokens.json");
+    const Json listed = read_object(root_ / "added_tokens.json");
+    for (const auto& [content, id] : listed.items()) {
+      const bool special = std::find(special_contents.begin(), special_contents.end(), content) != special_contents.end();
+      put(checked_id(id, fmt::format("the token '{}'", printable(content)), source), {content, special, !special, false, false, false});
+    }
+  }
+  if (whole_)
+    for (const TokenWithId& entry : listed_tokens(out_.json, out_.source)) put(entry.id, entry.token);
+}
+
+std::optional<Reader::Named> Reader::named_of(const Json& value, const std::string& name) const {
+  if (value.is_null()) return std::nullopt;
+  std::string content;
+  bool is_text = value.is_string();
+  AddedToken token;
+  if (is_text) {
+    token = special_of(value.get<std::string>());
+  } else if (value.is_object()) {
+    token = token_of(value, path("tokenizer_config.json"));
+  } else {
+    fail_user("{}: the field '{}' is {}, not a token", path("tokenizer_config.json"), name, shown(value));
+  }
+  return Named{token, is_text};
+}
+
+const Reader::Named* Reader::find_name(const std::string& name) const {
+  for (const auto& [key, named] : names_)
+    if (key == name) return &named;
+  return nullptr;
+}
+
+void Reader::read_names() {
+  names_.clear();
+  extra_.clear();
+  auto default_of = [&](const std::string& name) -> const char* {
+    if (class_)
+      for (const auto& [key, content] : class_->default_tokens)
+        if (key == name) return content;
+    return nullptr;
+  };
+  for (const char* name : kStandardTokens) {
+    auto found = config_.find(name);
+    std::optional<Named> named;
+    if (found != config_.end()) named = named_of(*found, name);
+    else if (const char* content = default_of(name)) named = Named{special_of(content), true};
+    if (!named) continue;
+    // A name stands for the token of that content that is listed, with its flags.
+    if (auto listed = by_content_.find(named->token.content); found != config_.end() && listed != by_content_.end())
+      named = Named{listed->second, false};
+    names_.emplace_back(name, *named);
+  }
+  auto set = [&](const std::string& key, const Named& named) {
+    for (auto& [name, old] : names_)
+      if (name == key) {
+        old = named;
+        return;
+      }
+    names_.emplace_back(key, named);
+  };
+  if (class_)
+    for (const auto& [key, content] : class_->default_tokens)
+      if (!is_standard(key)) set(key, Named{special_of(content), true});
+  for (const auto& [key, value] : config_.items())  // image_token and the like
+    if (key.ends_with("_token") && !is_standard(key) && (value.is_string() || (value.is_object() && value.contains("content"))))
+      set(key, *named_of(value, key));
+  auto extra = config_.find("extra_special_tokens");
+  if (extra == config_.end()) extra = config_.find("additional_special_tokens");  // of special_tokens_map.json
+  if (extra == config_.end() || extra->is_null()) return;
+  if (extra->is_object()) {
+    for (const auto& [key, value] : extra->items())
+      if (auto named = named_of(value, key)) set(key, *named);
+  } else if (extra->is_array()) {
+    read_extra(*extra);
+  } else {
+    fail_user("{}: the field 'extra_special_tokens' is {}, not a list of tokens", path("tokenizer_config.json"), shown(*extra));
+  }
+}
+
+void Reader::read_extra(const Json& list) {
+  for (const Json& value : list)
+    if (auto named = named_of(value, "extra_special_tokens")) extra_.push_back(*named);
+}
+
+void Reader::expect_ids(const std::vector<TokenWithId>& listed, const char* file) {
+  // What ids they'll get is known when the vocabulary is: JsonTokenizer gives them out in this order.
+  for (const TokenWithId& entry : listed) out_.expected_ids.push_back({entry.token.content, entry.id, file});
+}
+
+void Reader::add_tokens() {
+  if (whole_) {
+    const auto listed = listed_tokens(out_.json, out_.source);
+    if (!class_)
+      for (const TokenWithId& entry : listed) out_.added.push_back(entry.token);
+    expect_ids(listed, "tokenizer.json");
+  }
+  // The order and the conditions of TokenizersBackend.__init__().
+  std::vector<TokenWithId> from_decoder;
+  std::map<std::string, bool> known;
+  for (const AddedToken& token : out_.added) known[token.content] = true;
+  for (const auto& [id, token] : decoder_) from_decoder.push_back({id, token});
+  std::vector<AddedToken> later;
+  auto is_named = [&](const std::string& content) {
+    return std::any_of(names_.begin(), names_.end(), [&](const auto& entry) { return entry.second.token.content == content; });
+  };
+  for (const TokenWithId& entry : from_decoder) {
+    known[entry.token.content] = true;
+    later.push_back(entry.token);
+  }
+  expect_ids(from_decoder, "the added tokens");
+  auto consider = [&](const Named& named) {
+    const bool fresh = !std::exchange(known[named.token.content], true);
+    if (fresh) later.push_back(named.token);
+    return fresh;
+  };
+  int new_names = 0;  // of config_, whose order is lost
+  for (const auto& [name, named] : names_)
+    if (consider(named) && !is_standard(name) && config_.contains(name)) ++new_names;
+  if (new_names > 1)
+    fail_user("{}: {} tokens beside the usual ones are named, but not listed with their ids; write all files anew with "
+              "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)", path("tokenizer_config.json"), new_names);
+  for (const Named& named : extra_) consider(named);
+  for (AddedToken& token : later) {
+    if (is_named(token.content)) token.special = true;
+    out_.added.push_back(token);
+  }
+  if (class_) add_tokens_of_class();
+}
+
+/// What a class adds once more, with other flags.
+void Reader::add_tokens_of_class() {
+  const std::string name = class_->name;
+  if (name != "Qwen2Tokenizer" && name != "CohereTokenizer") return;
+  auto again = [&](const Named& named) {
+    AddedToken token = special_of(named.token.content);
+    if (name == "CohereTokenizer" && !named.is_text) token = named.token, token.special = true;
+    out_.added.push_back(token);
+  };
+  for (const auto& [key, named] : names_) again(named);
+  for (const Named& named : extra_) again(named);
+}
+
+void Reader::set_template() {
+  auto says = [&](const char* name) { return config_.contains(name) && config_[name].is_boolean(); };
+  const bool begins = json_flag(config_, "add_bos_token", false), ends = json_flag(config_, "add_eos_token", false);
+  if (!whole_ || (class_ && class_->always_own_template)) {
+    out_.own_template = true;
+    const bool with_begin = whole_ ? class_->begins_by_default : begins, with_end = !whole_ && ends;
+    if (const Named* bos = find_name("bos_token"); bos && with_begin) out_.begin_token = bos->token.content;
+    if (const Named* eos = find_name("eos_token"); eos && with_end) out_.end_token = eos->token.content;
+  }
+  if (whole_ && says("add_bos_token")) out_.says_begin = begins;
+  if (whole_ && says("add_eos_token")) out_.says_end = ends;
+}
+
+TokenizerFiles Reader::read() {
+  whole_ = has("tokenizer.json");
+  if (!whole_ && !(has("vocab.json") && has("merges.txt"))) {
+    if (has("tokenizer.model"))
+      fail_user("{} holds tokenizer.model, but no tokenizer.json; make one with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or copy it from "
+                "where the model is from", directory_);
+    fail_user("{} holds neither tokenizer.json nor vocab.json and merges.txt", directory_);
+  }
+  out_.source = path(whole_ ? "tokenizer.json" : "vocab.json");
+  config_ = read_object(root_ / "tokenizer_config.json");
+  if (config_.contains("additional_special_tokens") && config_.value("extra_special_tokens", Json()).empty()) {
+    config_["extra_special_tokens"] = std::move(config_["additional_special_tokens"]);
+    config_.erase("additional_special_tokens");
+  }
+  model_config_ = read_object(root_ / "config.json");
+  choose_class();
+  refuse_other_settings();
+  if (whole_) out_.json = parse_object(read_file(root_ / "tokenizer.json"), out_.source);
+  else read_vocab_and_merges();
+  out_.split_special_tokens = json_flag(config_, "split_special_tokens", false);
+  const bool opt_without_config = !whole_ && !has("tokenizer_config.json") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
+  if (opt_without_config) {
+    // Old folders of OPT have nothing else. transformers would take GPT-2's tokens and none before a text.
+    out_.warnings.push_back(fmt::format("{} has no tokenizer_config.json; taken for OPT's, with </s> before every text", directory_));
+    config_ = {{"bos_token", "</s>"}, {"eos_token", "</s>"}, {"unk_token", "</s>"}, {"pad_token", "<pad>"}, {"add_bos_token", true},
+               {"extra_special_tokens", {"<s>", "<unk>"}}};
+  }
+  read_decoder();
+  read_names();
+  add_tokens();
+  take_class_steps();
+  set_template();
+  if (const Named* eos = find_name("eos_token")) out_.eos = eos->token.content;
+  out_.json.erase("added_tokens");
+  return std::move(out_);
+}
+
+}  // namespace
+
+TokenizerFiles read_tokenizer_files(const std::string& directory) { return Reader(directory).read(); }
+
+TokenizerFiles tokenizer_files_of(const std::string& tokenizer_json, const std::string& source) {
+  TokenizerFiles files;
+  files.source = source;
+  files.json = parse_object(tokenizer_json, source);
+  for (const TokenWithId& entry : listed_tokens(files.json, source)) {
+    files.added.push_back(entry.token);
+    files.expected_ids.push_back({entry.token.content, entry.id, "tokenizer.json"});
+  }
+  files.json.erase("added_tokens");
+  return files;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,119 @@
+// Folders whose tokenizer files say things in many ways, against what transformers 5 made of them
+// (tests/fixtures/tokenizer_folders.json, by tools/make_tokenizer_fixtures.py); and refusals that name the field.
+
+#include "text/tokenizer_files.h"
+
+#include <gtest/gtest.h>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "io/test_folder.h"
+#include "text/tokenizer.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+const fs::path kFixtures = fs::path(FLEXGEN_SOURCE_DIR) / "tests" / "fixtures";
+
+void write_tokenizer(const TestFolder& folder, const Json& tokenizer, bool whole) {
+  if (whole) {
+    folder.put("tokenizer.json", tokenizer.dump());
+    return;
+  }
+  folder.put("vocab.json", tokenizer["model"]["vocab"].dump());
+  std::string merges = "#version: 0.2\n";
+  for (const Json& merge : tokenizer["model"]["merges"]) merges += merge[0].get<std::string>() + " " + merge[1].get<std::string>() + "\n";
+  folder.put("merges.txt", merges);
+}
+
+Json base_tokenizer(const std::string& name) { return Json::parse(read_whole((kFixtures / "tokenizers" / name / "tokenizer.json").string())); }
+
+Json folders() { return Json::parse(read_whole((kFixtures / "tokenizer_folders.json").string())); }
+
+class TokenizerFolder : public testing::TestWithParam<size_t> {};
+
+TEST_P(TokenizerFolder, GivesWhatTransformersGives) {
+  const Json expected = folders()[GetParam()];
+  SCOPED_TRACE(expected["name"].get<std::string>());
+  TestFolder folder;
+  Json tokenizer_json = base_tokenizer(expected["base"]);
+  tokenizer_json.merge_patch(expected["patch"]);
+  write_tokenizer(folder, tokenizer_json, expected["form"] == "whole");
+  for (const auto& [name, content] : expected["files"].items()) folder.put(name, content.dump());
+  auto tokenizer = Tokenizer::load(folder.path().string());
+  for (const Json& c : expected["cases"]) {
+    auto ids = c["ids"].get<std::vector<int32_t>>();
+    EXPECT_EQ(tokenizer->encode(c["text"].get<std::string>(), true), ids) << c["text"];
+    EXPECT_EQ(tokenizer->decode(ids, true), c["decoded"].get<std::string>()) << c["text"];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, TokenizerFolder, testing::Range<size_t>(0, folders().size()));
+
+void expect_refused(const TestFolder& folder, const std::string& what) {
+  try {
+    Tokenizer::load(folder.path().string());
+    ADD_FAILURE() << "loaded; expected '" << what << "'";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+  }
+}
+
+TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
+  struct Case {
+    const char *base, *form, *file, *content, *what;
+  };
+  const Case table[] = {
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "WhisperTokenizer"})", "WhisperTokenizer"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "MyTokenizer"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": 3})", "tokenizer_class"},
+      {"gpt2-like", "parts", "config.json", R"({"model_type": "llama"})", "save_pretrained"},
+      {"gpt2-like", "parts", "tokenizer.model", "x", "tokenizer.model"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizerFast"})", "BertTokenizer"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"fix_mistral_regex": true})", "fix_mistral_regex"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "added_tokens_decoder"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "added_tokens_decoder"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"500": "a"}})", "content"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": 3})", "bos_token"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"extra_special_tokens": "x"})", "extra_special_tokens"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"a_token": "<new1>", "b_token": "<new2>"})", "save_pretrained"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": "a", "bos_token": "b"})", "bos_token"},
+      {"gpt2-like", "whole", "added_tokens.json", R"({"x": -3})", "-3"},
+      {"gpt2-like", "whole", "special_tokens_map.json", "[]", "special_tokens_map.json"}};
+  for (const Case& c : table) {
+    SCOPED_TRACE(c.content);
+    TestFolder folder;
+    write_tokenizer(folder, base_tokenizer(c.base), c.form == std::string("whole"));
+    folder.put(c.file, c.content);
+    expect_refused(folder, c.what);
+  }
+  TestFolder folder;
+  folder.put("tokenizer.model", "x");
+  expect_refused(folder, "tokenizer.model");
+}
+
+TEST(TokenizerFiles, WarnsWhereTheFilesContradictEachOther) {
+  TestFolder folder;
+  write_tokenizer(folder, base_tokenizer("llama3-like"), true);
+  folder.put("tokenizer_config.json", R"({"tokenizer_class": "GPT2TokenizerFast", "added_tokens_decoder": {}})");
+  TokenizerFiles files = read_tokenizer_files(folder.path().string());
+  ASSERT_EQ(files.warnings.size(), 1u);
+  EXPECT_NE(files.warnings[0].find("pre_tokenizer"), std::string::npos) << files.warnings[0];
+  // The class brings the same steps as the file: nothing to say.
+  TestFolder same;
+  write_tokenizer(same, base_tokenizer("gpt2-like"), true);
+  same.put("tokenizer_config.json", R"({"tokenizer_class": "GPT2TokenizerFast"})");
+  EXPECT_TRUE(read_tokenizer_files(same.path().string()).warnings.empty());
+}
+
+}  // namespace
+}  // namespace flexgen
