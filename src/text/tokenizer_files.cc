@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "io/whole_file.h"
 #include "text/pipeline.h"
 #include "text/tokenizer_class.h"
 
@@ -26,13 +27,7 @@ bool is_standard(const std::string& name) {
   return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), name) != std::end(kStandardTokens);
 }
 
-std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) fail_user("{} cannot be read", path.string());
-  return text.str();
-}
+std::string read_file(const fs::path& path) { return read_whole_file(path.string()); }
 
 Json parse_object(const std::string& text, const std::string& source) {
   Json json = parse_checked_json(text, kMaxDepth, source, "the text");
