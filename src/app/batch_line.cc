@@ -185,6 +185,9 @@ BatchPrompt text_prompt(std::string&& text, const Body& body, const SamplingPara
   const bool add = body.flag("add_special_tokens", true);
   const int64_t most = parse_truncation(body, params, limits);
   BatchPrompt prompt;
+  if (std::ssize(text) > kMaxTextBytes)
+    refuse_value("body.prompt", fmt::format("has a text of {}; one prompt may have {}, so give longer ones as token ids", format_bytes(std::ssize(text)),
+                                            format_bytes(kMaxTextBytes)));
   if (limits.tokenizer) {
     try {
       prompt.tokens = limits.tokenizer->encode(text, add);

@@ -26,6 +26,7 @@ struct ModelLimits {
 
 /// Bounds on one line: what a bad file can make us hold.
 inline constexpr int64_t kMaxLineBytes = 8 << 20;
+inline constexpr int64_t kMaxTextBytes = 2 << 20;  ///< of one prompt: turning text into tokens takes up to 60 times its size
 inline constexpr int64_t kMaxPromptsPerLine = 2048;
 inline constexpr int64_t kMaxChoicesPerPrompt = 128;
 inline constexpr size_t kMaxCustomIdBytes = 512;

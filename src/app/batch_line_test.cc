@@ -356,6 +356,13 @@ TEST(BatchLine, WhatIsTooLargeIsNamed) {
   EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("4096 values"));
 }
 
+TEST(BatchLine, ATextMayNotBeLongerThanMemoryIsThereFor) {
+  const std::string text(static_cast<size_t>(kMaxTextBytes) + 1, 'a');
+  const auto error = std::get<LineError>(parse_batch_line(line_with("\"prompt\":\"" + text + "\""), kLimits));
+  EXPECT_EQ(error.param, "body.prompt");
+  EXPECT_NE(error.message.find("give longer ones as token ids"), std::string::npos) << error.message;
+}
+
 TEST(BatchLine, TooManyPrompts) {
   std::string many = "\"prompt\": [\"a\"";
   for (int64_t i = 0; i < kMaxPromptsPerLine; ++i) many += ",\"a\"";

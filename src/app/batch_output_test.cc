@@ -1,4 +1,5 @@
 #include "app/batch_output.h"
+#include "app/kept_record.h"
 
 #include <gtest/gtest.h>
 
@@ -28,11 +29,11 @@ Completion completion_of(const std::string& text) {
 TEST(BatchOutput, Answer) {
   Completion completion = completion_of("yes");
   EXPECT_EQ(answer_record(kContext, kId, request_of(R"("prompt":"Is it?")"), std::span(&completion, 1)),
-            R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
+            with_checksum(R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
             R"("request_id":"req_0123456789abcdef00112233","body":{"id":"cmpl-0123456789abcdef00112233",)"
             R"("object":"text_completion","created":1700000000,"model":"opt-125m","choices":[{"index":0,"text":"yes",)"
             R"("logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9}}},)"
-            R"("error":null})" "\n");
+            R"("error":null})" "\n"));
 }
 
 TEST(BatchOutput, ErrorLine) {
@@ -40,8 +41,8 @@ TEST(BatchOutput, ErrorLine) {
   line.number = 7;
   line.id = kId;
   EXPECT_EQ(error_record(line, {"line-7", "invalid_json", "not valid JSON", ""}),
-            R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"line-7","response":null,)"
-            R"("error":{"code":"invalid_json","message":"not valid JSON","param":null,"line":7}})" "\n");
+            with_checksum(R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"line-7","response":null,)"
+            R"("error":{"code":"invalid_json","message":"not valid JSON","param":null,"line":7}})" "\n"));
 }
 
 TEST(BatchOutput, SeveralPromptsAndChoices) {
@@ -111,6 +112,7 @@ TEST(BatchOutput, NotFiniteIsAnErrorThatSaysWhere) {
   line.number = 3;
   Completion completion;
   completion.reason = FinishReason::kNotFinite;
+  completion.prompt_tokens = 1;
   completion.not_finite_position = 4;
   completion.not_finite_entry = 17;
   const std::string record = error_record(line, not_finite_error(request, completion, 2));
@@ -122,6 +124,7 @@ TEST(BatchOutput, NotFiniteIsAnErrorThatSaysWhere) {
   EXPECT_TRUE(is_not_finite_record(record));
   EXPECT_FALSE(is_not_finite_record(error_record(line, {"a", "invalid_value", record, ""})));
   EXPECT_FALSE(is_not_finite_record(answer_record(kContext, kId, request, std::vector<Completion>(4, completion_of(record)))));
+  completion.prompt_tokens = 2;
   completion.not_finite_position = 1;
   EXPECT_NE(not_finite_error(request, completion, 0).message.find("token 2 of the prompt"), std::string::npos);
 }

@@ -29,10 +29,18 @@ template <typename Call>
 std::string stdout_of(Call call) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
-  call();
-  std::fflush(stdout);
-  testing::internal::GetCapturedStderr();
-  return testing::internal::GetCapturedStdout();
+  auto captured = [] {
+    std::fflush(stdout);
+    testing::internal::GetCapturedStderr();
+    return testing::internal::GetCapturedStdout();
+  };
+  try {
+    call();
+  } catch (...) {
+    captured();
+    throw;
+  }
+  return captured();
 }
 
 class Commands : public testing::Test {

@@ -100,9 +100,9 @@ class ManifestFields {
     }
     return texts;
   }
-  std::map<std::string, FileStamp> stamps(const char* name) {
+  std::map<std::string, std::array<int64_t, 4>> stamps(const char* name) {
     try {
-      return field(name).get<std::map<std::string, FileStamp>>();
+      return field(name).get<std::map<std::string, std::array<int64_t, 4>>>();
     } catch (const nlohmann::json::exception&) {
       damaged(fmt::format("'{}' is not what the job file says of weight files", name));
     }

@@ -140,6 +140,20 @@ TEST(KeptRecord, WhatIsNoRecordSaysWhy) {
   EXPECT_THAT(refused(nested).reason, HasSubstr("nested deeper"));
 }
 
+TEST(KeptRecord, PiecesAreSealedAsTheWhole) {
+  for (const std::string& text : {kBare, kErrorRecord})
+    for (size_t room : {1, 2, 3, 7, 100, 5000}) {
+      WholeRecord whole(text + "\n");
+      SealedRecord sealed(whole);
+      for (int round = 0; round < 2; ++round) {
+        std::string read, piece(room, '\0');
+        while (const size_t count = sealed.read(piece.data(), piece.size())) read += piece.substr(0, count);
+        EXPECT_EQ(read, with_checksum(text + "\n")) << room;
+        sealed.rewind();
+      }
+    }
+}
+
 TEST(KeptRecord, LargeAnswersAreRead) {
   Json json = Json::parse(kBare);
   json["response"]["body"]["choices"][0]["text"] = std::string(3 << 20, 'x') + "\"";

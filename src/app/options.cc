@@ -76,8 +76,11 @@ struct DecimalNumber : CLI::Validator {
 /// All numbers of a command are decimal ones, those in lists too.
 void want_decimal_numbers(CLI::App* command) {
   for (CLI::Option* option : command->get_options())
-    for (const char* number : {"N", "P", "S", "X", "K", "N,..."})
-      if (option->get_type_name().substr(0, option->get_type_name().find(':')) == number) option->check(DecimalNumber());
+    for (const char* number : {"N", "P", "S", "X", "K", "N,..."}) {
+      // Checks that were added before have their names behind a colon; "N:N:..." is a list of another kind.
+      const std::string name = option->get_type_name();
+      if (name.substr(0, name.find(':')) == number && !name.starts_with("N:N")) option->check(DecimalNumber());
+    }
 }
 
 void add_engine_flags(CLI::App* command, RawEngineFlags* raw) {

@@ -53,10 +53,18 @@ FileWatch::~FileWatch() {
   for (int descriptor : descriptors_) ::close(descriptor);
 }
 
+
+bool FileWatch::is_named(size_t file) const {
+  struct stat info {};
+  return stat(paths_[file].c_str(), &info) == 0 && info.st_ino == stamps_[file].inode && info.st_dev == stamps_[file].device;
+}
+
 void FileWatch::check_bytes() {
   for (size_t i = 0; i < paths_.size(); ++i) {
     const FileStamp now = FileStamp::of(descriptors_[i], paths_[i]);
-    if (stamps_[i].may_differ(now))
+    // A file that got another name has another time of change, too.
+    const bool renamed_alone = now.size == stamps_[i].size && now.written_ns == stamps_[i].written_ns && !is_named(i);
+    if (stamps_[i].may_differ(now) && !renamed_alone)
       fail_io("{}: was written to while it was in use{}. Answers that were given before are of the old file and are kept; all others are given up, as they may have seen "
               "both: {}", paths_[i], now.size != stamps_[i].size ? " and has another size" : "", kRemedy);
     stamps_[i] = now;
@@ -66,9 +74,8 @@ void FileWatch::check_bytes() {
 void FileWatch::check_names(size_t count) const {
   FLEXGEN_CHECK(count <= paths_.size());
   for (size_t i = 0; i < count; ++i) {
-    struct stat info {};
-    const bool there = stat(paths_[i].c_str(), &info) == 0;
-    if (there && info.st_ino == stamps_[i].inode && info.st_dev == stamps_[i].device) continue;
+    if (is_named(i)) continue;
+    const bool there = ::access(paths_[i].c_str(), F_OK) == 0;
     fail_io("{}: was {} while it was in use. All answers are of the file as it was at the start, and are kept", paths_[i],
             there ? "replaced by another file" : "removed");
   }

@@ -34,6 +34,9 @@ class FileWatch {
   void check_names(size_t count) const;
 
  private:
+  /// Whether the path still names the file.
+  bool is_named(size_t file) const;
+
   std::vector<std::string> paths_;
   std::vector<FileStamp> stamps_;
   std::vector<int> descriptors_;

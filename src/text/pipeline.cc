@@ -336,7 +336,7 @@ Decoder strip_decoder(const Json& json, const std::string& source) {
   std::string content = json_text(json, "content", source);
   auto count = [&](const char* name) {
     const Json& value = json_field(json, name, source);
-    if (!value.is_number_unsigned()) fail_user("{}: the field '{}' of Strip is no count", source, name);
+    if (!value.is_number_integer() || value.get<int64_t>() < 0) fail_user("{}: the field '{}' of Strip is no count", source, name);
     return value.get<size_t>();
   };
   size_t start = count("start"), stop = count("stop");

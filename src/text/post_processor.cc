@@ -11,7 +11,7 @@ using Json = nlohmann::json;
 
 int32_t id_of(const Json& id, const std::string& name, const std::string& source) {
   constexpr int64_t kMaxId = 10'000'000;
-  if (!id.is_number_unsigned() || id.get<uint64_t>() > kMaxId)
+  if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<uint64_t>() > kMaxId)
     fail_user("{}: the template's token '{}' has the id {}", source, printable(name), shown(id));
   return id.get<int32_t>();
 }
