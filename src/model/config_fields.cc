@@ -101,13 +101,12 @@ void ConfigFields::harmless(std::initializer_list<const char*> names) {
 void ConfigFields::finish() const {
   for (const std::string& name : ignored_) {
     const bool is_inner = name.find('.') != std::string::npos && json_.contains(name.substr(0, name.find('.')));
-    if (seen_.contains(name)) refuse(name, "is a field that flexgen reads; --ignore-config-field is for those that it does not know");
-    if (!json_.contains(name) && !is_inner) refuse(name, "is not in the file; leave --ignore-config-field out");
+    if (seen_.contains(name)) refuse(name, "is a field that flexgen reads; only fields that it does not know can be ignored");
+    if (!json_.contains(name) && !is_inner) refuse(name, "is not in the file, so it cannot be ignored");
   }
   for (const auto& [name, value] : json_.items())
     if (!value.is_null() && !seen_.contains(name) && !harmless_.contains(name) && !ignored_.contains(name))
-      refuse(name, fmt::format("is a field that flexgen does not know; if it does not change what the model computes, say so with "
-                               "--ignore-config-field {}", printable(name)));
+      refuse(name, "is a field that flexgen does not know; if it does not change what the model computes, remove it from the file");
 }
 
 }  // namespace flexgen

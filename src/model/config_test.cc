@@ -170,7 +170,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Refusal{"llama", R"({"model_type": "gpt_bigcode"})", "model_type", "gpt_bigcode"},
         Refusal{"llama", R"({"model_type": null})", "model_type", "opt, llama, mistral, qwen2, qwen3"},
-        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "--ignore-config-field"},
+        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "remove it"},
         Refusal{"llama", R"({"ffn_dim": 12})", "ffn_dim", "does not know"},
         Refusal{"opt", R"({"rope_theta": 10000.0})", "rope_theta", "does not know"},
         Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
@@ -266,7 +266,7 @@ TEST(Config, UnknownFieldsAreIgnoredWhereTheUserSaysSo) {
   auto json = config_of("llama");
   json["my_own_note"] = 3;
   const std::string text = json.dump();
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c"); }), HasSubstr("--ignore-config-field my_own_note"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c"); }), HasSubstr("'my_own_note' is a field that flexgen does not know"));
   EXPECT_EQ(parse_config(text, "", "c", {"my_own_note"}).hidden_size, json["hidden_size"]);
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "hidden_size"}); }), HasSubstr("that flexgen reads"));
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "nowhere"}); }), HasSubstr("not in the file"));
