@@ -45,7 +45,7 @@ void make_qwen35(Json& tokenizer, const ClassOptions& options) { make_qwen(token
 
 Json sentencepiece_decoder(bool strip) {
   Json steps = Json::array({{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}}, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
-  if (strip) steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  if (strip) steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1u}, {"stop", 0u}});  // counts are unsigned in JSON
   return sequence("decoders", std::move(steps));
 }
 void make_sentencepiece(Json& tokenizer, const char* scheme, bool strip) {
