@@ -32,8 +32,9 @@ CONTENTS = ["<|im_start|>", "<|im_end|>", "<extra>", "the", "he", " x", "<|end|>
 
 
 def flags(rng, content):
+    special = rng.random() < 0.6  # a special token that's normalized may be shown by transformers though it should be left out
     return {"content": content, "lstrip": rng.random() < 0.2, "rstrip": rng.random() < 0.2, "single_word": rng.random() < 0.2,
-            "normalized": rng.random() < 0.4, "special": rng.random() < 0.6}
+            "normalized": not special and rng.random() < 0.6, "special": special}
 
 
 def token_value(rng, content):

@@ -141,6 +141,10 @@ FOLDERS = [
     ("Llama, legacy", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "legacy": True, "added_tokens_decoder": {"480": token("<extra>")}}}),
     ("Llama without a prefix space", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False}}),
     ("Llama names of Mistral", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}, "config.json": {"model_type": "mistral"}}),
+    ("a normalized token is read in its normalized form", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {}, "config.json": {"model_type": "mistral"},
+                                                                                           "added_tokens.json": {"he": 480, "x ": 481}}),
+    ("one new token by two names", "llama3-like", "whole", {}, {"tokenizer_config.json": {
+        "bos_token": {"__type": "AddedToken", **token("<|im_start|>", single_word=True)}, "eos_token": "<|im_start|>"}}),
     ("CodeLlama", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
     ("Gemma", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer"}}),
 ]

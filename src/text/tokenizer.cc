@@ -177,15 +177,18 @@ class JsonTokenizer : public Tokenizer {
       added_.add(token, static_cast<int64_t>(bpe_.vocab().size()), [&](const std::string& content) { return bpe_.find(content); });
       bytes += token.content.size();
     }
-    GrowthLimit limit(bytes);
-    added_.finish([&](const std::string& content) {
+    GrowthLimit limit(2 * bytes);  // each is normalized twice
+    auto normalize = [&](const std::string& content) {
       std::string normalized = normalizer_(sanitize_utf8(content), limit.left());
       limit.take(normalized.size());
       return normalized;
-    });
+    };
+    added_.finish(normalize);
     for (const auto& [id, token] : added_.tokens()) {
-      set_text(id, token.content, files.source);
-      if (added_.is_special(token.content)) special_.insert(id);
+      const bool special = added_.is_special(token.content);
+      // As PyPI tokenizers decodes it. (There a special one would then no longer be left out.)
+      set_text(id, token.normalized && !special ? normalize(token.content) : token.content, files.source);
+      if (special) special_.insert(id);
     }
   }
 

@@ -367,10 +367,14 @@ void Reader::add_tokens() {
     later.push_back(entry.token);
   }
   expect_ids(from_decoder, "the added tokens");
+  // Two names for one new token: given in two ways it's added twice, and the last flags count.
+  std::vector<const Named*> considered;
   auto consider = [&](const Named& named) {
-    const bool fresh = !std::exchange(known[named.token.content], true);
-    if (fresh) later.push_back(named.token);
-    return fresh;
+    auto same = [&](const Named* other) { return other->is_text == named.is_text && other->token == named.token; };
+    if (known.contains(named.token.content) || std::any_of(considered.begin(), considered.end(), same)) return false;
+    considered.push_back(&named);
+    later.push_back(named.token);
+    return true;
   };
   int new_names = 0;  // of config_, whose order is lost
   for (const auto& [name, named] : names_)
@@ -432,7 +436,8 @@ TokenizerFiles Reader::read() {
   if (whole_) out_.json = parse_object(read_file(root_ / "tokenizer.json"), out_.source);
   else read_vocab_and_merges();
   out_.split_special_tokens = json_flag(config_, "split_special_tokens", false);
-  const bool opt_without_config = !whole_ && !has("tokenizer_config.json") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
+  const Json type = model_config_.value("model_type", Json());
+  const bool opt_without_config = !whole_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
   if (opt_without_config) {
     // Old folders of OPT have nothing else. transformers would take GPT-2's tokens and none before a text.
     out_.warnings.push_back(fmt::format("{} has no tokenizer_config.json; taken for OPT's, with </s> before every text", directory_));
