@@ -107,6 +107,8 @@ FOLDERS = [
     ("ids of tokenizer.json don't count", "llama3-like", "whole", {"added_tokens": [{"id": 500, **token("<|im_start|>")}]}, {}),
     ("added_tokens.json", "llama3-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}, "added_tokens.json": {"<|im_start|>": 422, "<|im_end|>": 423}}),
     ("added_tokens.json, special by name", "llama3-like", "whole", {}, {"tokenizer_config.json": {"eos_token": "<|im_end|>"}, "added_tokens.json": {"<|im_start|>": 422, "<|im_end|>": 423}}),
+    ("added_tokens.json, not special by a name with flags", "llama3-like", "whole", {}, {"tokenizer_config.json": {
+        "pad_token": {"__type": "AddedToken", **token("he", lstrip=True)}}, "added_tokens.json": {"he": 422, "<|im_start|>": 423}}),
     ("special_tokens_map.json", "llama3-like", "whole", {}, {"special_tokens_map.json": {
         "eos_token": {"content": "<|im_end|>", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False},
         "additional_special_tokens": ["<|im_start|>"]}}),

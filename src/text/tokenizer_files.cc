@@ -251,12 +251,14 @@ void Reader::read_decoder() {
   merge_special_tokens_map();
   if (has("added_tokens.json")) {
     std::vector<std::string> special_contents;
+    auto note = [&](const Json& value, const char* name) {
+      if (value.is_object() && value.contains("__type")) return;  // transformers hasn't read it as a token yet, so it's not special
+      if (auto named = named_of(value, name)) special_contents.push_back(named->token.content);
+    };
     for (const char* name : kStandardTokens)
-      if (auto found = config_.find(name); found != config_.end())
-        if (auto named = named_of(*found, name)) special_contents.push_back(named->token.content);
+      if (auto found = config_.find(name); found != config_.end()) note(*found, name);
     if (auto extra = config_.find("extra_special_tokens"); extra != config_.end() && extra->is_array())
-      for (const Json& value : *extra)
-        if (auto named = named_of(value, "extra_special_tokens")) special_contents.push_back(named->token.content);
+      for (const Json& value : *extra) note(value, "extra_special_tokens");
     const std::string source = path("added_tokens.json");
     const Json listed = read_object(root_ / "added_tokens.json");
     for (const auto& [content, id] : listed.items()) {

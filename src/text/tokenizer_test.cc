@@ -138,7 +138,8 @@ TEST(Tokenizer, AgreesOnFoldersFromOutside) {
       auto ids = c["ids"].get<std::vector<int32_t>>();
       auto with = tokenizer->encode(text, true), without = tokenizer->encode(text, false);
       auto decoded = tokenizer->decode(ids, true);
-      if (with == ids && without == c["plain"].get<std::vector<int32_t>>() && decoded == c["decoded"].get<std::string>()) continue;
+      const bool same_text = c["decoded"].is_null() || c["decoded"] == decoded;  // null: where the two may differ
+      if (with == ids && without == c["plain"].get<std::vector<int32_t>>() && same_text) continue;
       if (++wrong <= 10)
         ADD_FAILURE() << entry.path() << " " << expected["class"] << "\n" << c.dump() << "\n" << Json(with).dump() << "\n" << Json(without).dump()
                       << "\n" << Json(decoded).dump(-1, ' ', false, Json::error_handler_t::replace);
