@@ -300,7 +300,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   matched_ = true;
   if (scan_.size == 0) {
     for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip"})
-      if (std::filesystem::exists(output_ + ending) && std::filesystem::exists(manifest_))
+      if (std::error_code none; std::filesystem::exists(output_ + ending, none) && std::filesystem::exists(manifest_, none))
         spdlog::warn("there is {0}{1}, but no {0}: the job begins anew; to go on with what is in there, stop and unpack it", output_, ending);
     return start_over();
   }

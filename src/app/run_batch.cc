@@ -144,7 +144,7 @@ std::optional<std::string> not_finite_message(RecordText& record) {
 }  // namespace
 
 std::string model_fingerprint(const std::string& directory, const std::string& checkpoint, const std::vector<std::string>& weight_files) {
-  constexpr int64_t kSamples = 64, kSampleBytes = 4096;
+  constexpr int64_t kSamples = 64, kSampleBytes = 4096, kMostBytes = int64_t{1} << 28;
   Sha256 hash;
   auto add = [&](std::string_view piece) {
     hash.add(fmt::format("{}:", piece.size()));
@@ -152,8 +152,14 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
   };
   add(checkpoint);
   for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-                           "merges.txt", "special_tokens_map.json", "added_tokens.json"})
-    add(read_file_if_there((std::filesystem::path(directory) / name).string()));
+                           "merges.txt", "special_tokens_map.json", "added_tokens.json"}) {
+    std::string text;
+    try {
+      text = read_file_if_there((std::filesystem::path(directory) / name).string(), kMostBytes);
+    } catch (const Error&) {  // one that a model needs was read before this
+    }
+    add(text);
+  }
   for (const std::string& path : weight_files) {
     std::shared_ptr<File> file = File::open(path, FileMode::kRead);
     int64_t size = file->size();

@@ -30,7 +30,11 @@ std::string read_file_if_there(const std::string& path, int64_t most_bytes) { re
 bool file_is_there(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0) return true;
-  if (errno == ENOENT || errno == ENOTDIR) return false;
+  const int error = errno;
+  if (error == ENOENT && ::lstat(path.c_str(), &info) == 0)  // a cache whose blobs were removed leaves such links
+    fail_io("{}: it is a link to a file that is not there; bring that back, or remove the link", path);
+  if (error == ENOENT || error == ENOTDIR) return false;
+  errno = error;
   throw file_error(path, "look for it", errno);
 }
 

@@ -10,7 +10,8 @@ namespace flexgen {
 std::string read_whole_file(const std::string& path, int64_t most_bytes = int64_t{1} << 32);
 /// The same, but empty if there is no such file.
 std::string read_file_if_there(const std::string& path, int64_t most_bytes = int64_t{1} << 32);
-/// Whether there is something of this name. Throws Error{io} if that can't be told (a directory that may not be searched): such a file is not missing.
+/// Whether there is something of this name. Throws Error{io} if that can't be told (a directory that may not be searched, links in a circle), and for a link
+/// to nothing: such a file is not missing.
 bool file_is_there(const std::string& path);
 /// Creates or replaces its content. Throws Error{io}. Pipes and devices are fine too.
 void write_whole_file(const std::string& path, const std::string& text);

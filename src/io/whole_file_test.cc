@@ -51,6 +51,8 @@ TEST(WholeFile, SaysWhyAndWhatToDo) {
   EXPECT_THAT(error_text([&] { write_whole_file(directory, "x"); }), HasSubstr("a directory"));
   EXPECT_THAT(error_text([&] { read_whole_file(loop); }), HasSubstr("symbolic links"));
   EXPECT_THAT(error_text([&] { file_is_there(loop); }), HasSubstr("symbolic links"));
+  fs::create_symlink(folder.file("nowhere"), folder.file("dangling"));
+  EXPECT_THAT(error_text([&] { file_is_there(folder.file("dangling")); }), HasSubstr("a link to a file that is not there"));
   EXPECT_THAT(error_text([&] { read_whole_file(folder.file(std::string(300, 'n'))); }), HasSubstr("shorter name"));
   EXPECT_THAT(error_text([&] { write_whole_file("/dev/full", "x"); }), HasSubstr("is full"));
   if (geteuid() == 0) return;  // who may everything; tests/streams.py becomes somebody else

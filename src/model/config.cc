@@ -177,12 +177,10 @@ ModelConfig load_config(const std::string& directory, const std::vector<std::str
     fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out", directory);
   const fs::path generation = root / "generation_config.json";
   std::string generation_json;
-  if (fs::exists(generation, ignored)) {
-    try {
-      generation_json = read_text(generation);
-    } catch (const Error& error) {
-      spdlog::warn("{}; the file is left out, and the tokens that end an answer are config.json's", error.what());
-    }
+  try {
+    if (file_is_there(generation.string())) generation_json = read_text(generation);
+  } catch (const Error& error) {
+    spdlog::warn("{}; the file is left out, and the tokens that end an answer are config.json's", error.what());
   }
   return parse_config(read_text(root / "config.json"), generation_json, (root / "config.json").string(), ignored_fields);
 }

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "io/whole_file.h"
 #include "model/model.h"
 
 namespace flexgen {
@@ -52,8 +53,9 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   namespace fs = std::filesystem;
   const fs::path root(directory);
   const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
-  if (fs::exists(root / "model.safetensors") && read_text(root / "dummy_recipe.txt") == recipe) return;
-  if (fs::exists(root / "model.safetensors") && !fs::exists(root / "dummy_recipe.txt"))
+  const bool there = file_is_there((root / "model.safetensors").string());
+  if (there && read_text(root / "dummy_recipe.txt") == recipe) return;
+  if (there && !file_is_there((root / "dummy_recipe.txt").string()))
     fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
 
   ModelConfig config = parse_config(config_json, "", directory + "/config.json");

@@ -27,7 +27,10 @@ bool is_standard(const std::string& name) {
   return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), name) != std::end(kStandardTokens);
 }
 
-std::string read_file(const fs::path& path) { return read_whole_file(path.string()); }
+/// The largest tokenizers take some 35 MB.
+constexpr int64_t kMaxFileBytes = int64_t{1} << 28;
+
+std::string read_file(const fs::path& path) { return read_whole_file(path.string(), kMaxFileBytes); }
 
 Json parse_object(const std::string& text, const std::string& source) {
   Json json = parse_checked_json(text, kMaxDepth, source, "the text");
@@ -35,7 +38,7 @@ Json parse_object(const std::string& text, const std::string& source) {
   return json;
 }
 
-Json read_object(const fs::path& path) { return fs::exists(path) ? parse_object(read_file(path), path.string()) : Json::object(); }
+Json read_object(const fs::path& path) { return file_is_there(path.string()) ? parse_object(read_file(path), path.string()) : Json::object(); }
 
 /// {"content": ..., flags}; a missing `normalized` is the opposite of special, as in PyPI tokenizers.
 AddedToken token_of(const Json& json, const std::string& source) {
@@ -86,7 +89,7 @@ class Reader {
   using Names = std::vector<std::pair<std::string, Named>>;
 
   std::string path(const char* file) const { return (root_ / file).string(); }
-  bool has(const char* file) const { return fs::exists(root_ / file); }
+  bool has(const char* file) const { return file_is_there(path(file)); }
   std::string declared_class(const Json& json, const char* file) const;
   void choose_class();
   void refuse_other_settings() const;

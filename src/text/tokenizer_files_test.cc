@@ -101,6 +101,18 @@ TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
   expect_refused(folder, "tokenizer.model");
 }
 
+// A file that is there and cannot be read is not one that is missing.
+TEST(TokenizerFiles, LinksThatLeadNowhereAreToldByName) {
+  for (const char* name : {"tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"})
+    for (const char* target : {"nowhere", name}) {
+      SCOPED_TRACE(name);
+      TestFolder folder;
+      write_tokenizer(folder, base_tokenizer("gpt2-like"), true);
+      std::filesystem::create_symlink(target, std::filesystem::path(folder.path()) / name);
+      expect_refused(folder, name);
+    }
+}
+
 TEST(TokenizerFiles, WarnsWhereTheFilesContradictEachOther) {
   TestFolder folder;
   write_tokenizer(folder, base_tokenizer("llama3-like"), true);
