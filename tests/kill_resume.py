@@ -177,8 +177,13 @@ class Test:
         for start in range(MAX_STARTS):
             process = self.start(plain, self.rng.choice(PLACEMENTS))
             if start + 1 < MAX_STARTS:
-                if self.rng.random() < 0.5:  # at a moment: also while it starts, and between any two writes
+                moment = self.rng.random()
+                if moment < 0.2:  # while it starts, reads the input, or prepares weights
+                    time.sleep(self.rng.uniform(0, 0.25))
+                elif moment < 0.5:  # at a moment: between any two writes
                     time.sleep(self.rng.uniform(0, 0.6) * self.time_s)
+                elif moment < 0.6:  # while it ends
+                    self.run_until(process, output, self.size)
                 else:  # as soon as there is so much more, whatever the machine's speed
                     before = os.path.getsize(output) if os.path.exists(output) else 0
                     self.run_until(process, output, self.rng.randint(before + 1, max(before + 1, int(1.1 * self.size))))
@@ -253,7 +258,7 @@ def main():
             test.terminated_job(terminated)
     # A test whose kills come too early or too late proves nothing.
     half_way = [count for count in test.kills_at if 0 < count < LINES]
-    print(f"kills: {number} jobs of {len(test.references)} kinds, {len(test.kills_at)} kills, {len(half_way)} of them half-way, at {len(set(half_way))} different counts of records, no answer lost, "
+    print(f"kills: {number} jobs of {len(test.references)} kinds, {len(test.kills_at)} kills, {test.kills_at.count(0)} of them before the first record, {len(half_way)} half-way, at {len(set(half_way))} different counts of records, no answer lost, "
           f"doubled or changed; {time.monotonic() - begin:.0f} s in all")
     if len(half_way) < JOBS or len(set(half_way)) < JOBS // 2:
         sys.exit("too few kills hit a job half-way; is it too fast? Give it more lines")
