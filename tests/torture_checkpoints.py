@@ -5,7 +5,6 @@
 Usage: torture_checkpoints.py FLEXGEN_BINARY SOURCE_DIR [--count N] [--seed N] [--only I [--keep DIR]]
 A failure is repeated by --only with its number and the same --seed; --keep leaves the checkpoint there."""
 
-import argparse
 import json
 import os
 import random
@@ -17,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from torture_arguments import torture_arguments
 
 TIMEOUT_S = 20                     # a run takes some 50 ms; a busy machine may take longer
 BUDGET_MIB, MARGIN_MIB = 32, 150   # --cpu-memory, and what a process may take beside it
@@ -481,14 +482,7 @@ class Torture:
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("binary")
-    parser.add_argument("source")
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--keep")
-    options = parser.parse_args()
+    options = torture_arguments(3000)
     options.binary = os.path.abspath(options.binary)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flexgen_checkpoints_") as work:

@@ -5,7 +5,6 @@ line an error record, each good neighbour the answer that it gets without them; 
 Usage: torture_lines.py FLEXGEN_BINARY SOURCE_DIR [--count N] [--seed N] [--only JOB [--keep DIR]]
 A failure is repeated by --only with its job's number and the same --seed; --keep leaves input and output there."""
 
-import argparse
 import json
 import os
 import random
@@ -16,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from torture_arguments import torture_arguments
 
 LINES_A_JOB, GOOD_A_JOB = 100, 12
 TIMEOUT_S = 300                    # a job takes some seconds; a busy machine may take longer
@@ -225,14 +226,7 @@ class Torture:
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("binary")
-    parser.add_argument("source")
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--keep")
-    options = parser.parse_args()
+    options = torture_arguments(2000)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flexgen_lines_") as work:
         torture = Torture(options, work)

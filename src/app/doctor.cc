@@ -11,7 +11,6 @@
 #include "app/measure_hardware.h"
 #include "backend/cuda_status.h"
 #include "backend/kernels.h"
-#include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"

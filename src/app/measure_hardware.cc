@@ -19,7 +19,6 @@
 #include "backend/cpu/memory_read.h"
 #include "app/machine_load.h"
 #include "backend/lane.h"
-#include "base/cores.h"
 #include "base/error.h"
 #include "base/thread.h"
 #include "base/units.h"

@@ -9,7 +9,6 @@
 
 #include "app/hardware.h"
 #include "app/machine.h"
-#include "base/cores.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread.h"

@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/list_source.h"
+#include "engine/test_params.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
@@ -51,32 +52,7 @@ std::vector<Request> random_requests(std::mt19937& random, int64_t vocab) {
     request.key = static_cast<int64_t>(i);
     request.prompt.resize(1 + random() % 60);
     for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % static_cast<uint64_t>(vocab));
-    request.params.max_tokens = 1 + static_cast<int64_t>(random() % 12);
-    request.params.temperature = i % 3 == 0 ? 0.8 : 0;
-    request.params.top_p = i % 6 == 0 ? 0.9 : 1;
-    request.params.seed = 100 + i;
-    if (i % 5 == 4) {
-      request.params.echo = true;
-      request.params.top_logprobs = 2;
-    }
-    if (i % 7 == 6) request.params.max_tokens = request.params.echo ? 0 : 1;
-    if (i % 4 == 1) {
-      for (int32_t token = 0; token < 200; token += 3) request.params.stop_token_ids.push_back(token);
-      request.params.min_tokens = request.params.max_tokens / 2;
-    }
-    if (i % 4 == 2) {
-      request.params.repetition_penalty = 1.2;
-      request.params.frequency_penalty = 0.5;
-      request.params.presence_penalty = -0.3;
-      request.params.logit_bias = {{7, 2.0f}, {8, -100.0f}};
-      request.params.bad_words = {{9}, {7, 7}};
-      request.params.min_p = 0.05;
-    }
-    if (i % 8 == 3) {
-      request.params.prompt_logprobs = 2;
-      request.params.top_logprobs = 0;
-      request.params.logprob_token_ids = {3, 150};
-    }
+    request.params = params_in_turn(random, i);
   }
   return requests;
 }

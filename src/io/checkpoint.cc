@@ -41,10 +41,6 @@ class Fingerprint {
   uint64_t a_ = 0xcbf29ce484222325u, b_ = 0x9ae16a3b2f90404fu;
 };
 
-bool is_there(const fs::path& path) {
-  return file_is_there(path.string());
-}
-
 std::string read_text(File& file, int64_t offset, int64_t bytes) {
   std::string text(static_cast<size_t>(bytes), '\0');
   file.read(offset, {reinterpret_cast<std::byte*>(text.data()), text.size()});
@@ -96,7 +92,7 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
   std::unordered_set<std::string> in_index;
   for (const auto& [shard, names] : shards) {
     const std::string path = (root / shard).string();
-    if (!is_there(path))
+    if (!file_is_there(path))
       fail_user("{} is missing: the index says that {} tensors ('{}', ...) are in it; fetch it", path, names.size(),
                 printable(names.empty() ? "" : names.front()));
     const std::shared_ptr<File> file = file_system.open(path, FileMode::kRead);

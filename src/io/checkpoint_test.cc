@@ -258,6 +258,15 @@ TEST(Checkpoint, OneTensorInTwoShardsIsTheIndexsOrRefused) {
               AllOf(HasSubstr("z.safetensors"), HasSubstr("'t' is in another shard too")));
 }
 
+/// What a cache leaves behind whose blobs were removed.
+TEST(Checkpoint, LinksToNothingAreToldByName) {
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+    TestFolder folder;
+    std::filesystem::create_symlink(folder.file("blob"), folder.file(name));
+    EXPECT_THAT(error_of(ErrorKind::kIo, [&] { Checkpoint::open(folder.path()); }), AllOf(HasSubstr(name), HasSubstr("a link to a file that is not there")));
+  }
+}
+
 TEST(Checkpoint, ShardsInAFolderAndShardsWithoutAnIndex) {
   const std::string first = safetensors(one("\"F32\"", "[1]", "[0,4]"), "AAAA");
   TestFolder below;

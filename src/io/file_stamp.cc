@@ -53,7 +53,6 @@ FileWatch::~FileWatch() {
   for (int descriptor : descriptors_) ::close(descriptor);
 }
 
-
 bool FileWatch::is_named(size_t file) const {
   struct stat info {};
   return stat(paths_[file].c_str(), &info) == 0 && info.st_ino == stamps_[file].inode && info.st_dev == stamps_[file].device;

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "io/file.h"
-#include "io/lfs_pointer.h"
+#include "io/whole_file.h"
 
 namespace flexgen {
 namespace {
@@ -15,11 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxIndexBytes = 100'000'000;
-
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
 
 /// A shard lies in the folder of its index or below, and nowhere else.
 bool stays_inside(const std::string& name) {
@@ -34,7 +29,6 @@ WeightFiles read_index(File& file) {
   if (size > kMaxIndexBytes) fail_user("{}: {} bytes are too many for an index of shards", file.path(), size);
   std::string text(static_cast<size_t>(size), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
-  if (is_lfs_pointer(text)) refuse_lfs_pointer(file.path());
   const nlohmann::json json = parse_checked_json(text, 8, file.path(), "the index");
   auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
   if (weight_map == json.end() || !weight_map->is_object())
@@ -131,9 +125,9 @@ WeightFiles shards_without_index(const fs::path& folder, const std::vector<std::
 }  // namespace
 
 WeightFiles find_weight_files(const fs::path& folder, FileSystem& file_system) {
-  if (is_there(folder / "model.safetensors")) return {{"model.safetensors", {}}};
-  if (const fs::path index = folder / "model.safetensors.index.json"; is_there(index))
-    return read_index(*file_system.open(index.string(), FileMode::kRead));
+  if (file_is_there((folder / "model.safetensors").string())) return {{"model.safetensors", {}}};
+  if (const std::string index = (folder / "model.safetensors.index.json").string(); file_is_there(index))
+    return read_index(*file_system.open(index, FileMode::kRead));
   const std::vector<std::string> names = names_in(folder);
   if (WeightFiles shards = shards_without_index(folder, names); !shards.empty()) return shards;
   refuse_other_weights(folder, names);

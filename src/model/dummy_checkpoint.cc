@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <span>
-#include <sstream>
 #include <vector>
 
 #include "base/error.h"
@@ -17,13 +16,6 @@
 
 namespace flexgen {
 namespace {
-
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream in(path);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
 
 /// Uniform values around `center` with standard deviation `deviation` (SplitMix64, 16 bits a value).
 void fill(DType dtype, uint64_t seed, uint64_t first, float center, float deviation, std::span<std::byte> out) {
@@ -54,7 +46,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   const fs::path root(directory);
   const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
   const bool there = file_is_there((root / "model.safetensors").string());
-  if (there && read_text(root / "dummy_recipe.txt") == recipe) return;
+  if (there && read_file_if_there((root / "dummy_recipe.txt").string()) == recipe) return;
   if (there && !file_is_there((root / "dummy_recipe.txt").string()))
     fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
 
