@@ -1,9 +1,10 @@
 # The commands of the README. CMake and its presets do the work; this installs what is missing first.
 
-.PHONY: help setup build test demo asan tsan fuzz torture clean
+.PHONY: help setup build install test demo asan tsan fuzz torture clean
 
 help:
 	@echo "make build  build the program alone: build/release/flexgen"
+	@echo "make install  the program, man pages and completions to PREFIX (default /usr/local), below DESTDIR if that is given"
 	@echo "make demo   build, then run the main job: a few hundred invoice lines to JSON, from disk, in a small RAM budget"
 	@echo "make test   build and run all tests"
 	@echo "make asan   the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -17,6 +18,9 @@ setup:
 build: setup
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release --target flexgen
+
+install: build
+	@DESTDIR=$(DESTDIR) cmake --install build/release --prefix $(or $(PREFIX),/usr/local)
 
 test: setup
 	@cmake --preset release >/dev/null

@@ -9,6 +9,7 @@
 
 #include "app/cache_directory.h"
 #include "app/commands.h"
+#include "app/json_output.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/lane_peaks.h"
@@ -92,8 +93,13 @@ std::string checkpoint_of(const BenchOptions& options) {
 }
 
 void write_json(const BenchOptions& flags, const nlohmann::ordered_json& json) {
-  if (flags.json_file.empty()) return;
-  write_whole_file(flags.json_file, json.dump(1) + "\n");
+  if (flags.json) put_json(json.dump(1), flags.json_file);
+}
+
+/// Tables, on stderr where stdout gets JSON.
+void print_table(const BenchOptions& flags, const std::string& text) {
+  if (flags.json && flags.json_file.empty()) print_note("{}", text);
+  else print_result("{}", text);
 }
 
 nlohmann::ordered_json prediction_json(const Plan& plan) {
@@ -157,9 +163,9 @@ int bench_together(const BenchOptions& flags, Team& team) {
   }
   team.join_traces(flags.engine.trace_file);
   if (team.is_root()) {
-    print_result("{}", report_table(report));
-    print_result("{}", prediction_table(predicted, own));
-    if (!flags.json_file.empty()) {
+    print_table(flags, report_table(report));
+    print_table(flags, prediction_table(predicted, own));
+    if (flags.json) {
       json["model"] = flags.model;
       json["ranks"] = team.world().size();
       json["num_prompts"] = flags.num_prompts;
@@ -219,11 +225,11 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     bound = bound_of(report, *peaks);
   }
   auto per_second = [&](int64_t tokens) { return static_cast<double>(tokens) / report.elapsed_s; };
-  print_result("{}", report_table(report));
-  print_result("{}", prediction_table(engine.plan().prediction, report));
+  print_table(flags, report_table(report));
+  print_table(flags, prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, flags.engine, report);
-  if (peaks) print_result("{}", bound_table(*peaks, bound, report));
-  print_result("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised));
+  if (peaks) print_table(flags, bound_table(*peaks, bound, report));
+  print_table(flags, fmt::format("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised)));
   nlohmann::ordered_json json;
   json["model"] = flags.model;
   json["num_prompts"] = flags.num_prompts;
@@ -262,7 +268,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   if (flags.simulate) {
     SyntheticLoad again(flags, engine.model().config());
     const RunReport simulated = simulate(engine.model(), engine.policy(), engine.precision(), engine.hardware(), again);
-    print_result("simulated: {}\n", format_duration(simulated.elapsed_s));
+    print_table(flags, fmt::format("simulated: {}\n", format_duration(simulated.elapsed_s)));
     json["simulated"]["time_s"] = simulated.elapsed_s;
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
   }
@@ -287,16 +293,17 @@ int bench_command(const BenchOptions& flags) {
   options.load_tokenizer = false;
   PeerJob job;
   nlohmann::ordered_json json = bench_alone(flags, options, &job);
-  write_json(flags, json);
+  if (!flags.json_file.empty() || flags.peers.names.empty()) write_json(flags, json);
   const int64_t generated = std::accumulate(job.max_tokens.begin(), job.max_tokens.end(), int64_t{0});
   std::vector<PeerResult> results;
   for (const std::string& name : flags.peers.names) {
     spdlog::info("the same job by {}", name);
     results.push_back(run_peer(flags.peers, name, job));
     json["peers"] = peers_json(results, generated);
-    write_json(flags, json);  // what is finished is kept, whatever the next one does
+    if (!flags.json_file.empty()) write_json(flags, json);  // what is finished is kept, whatever the next one does
   }
-  if (!results.empty()) print_result("{}", peers_table(json["elapsed_s"], generated, results));
+  if (flags.json_file.empty() && !flags.peers.names.empty()) write_json(flags, json);
+  if (!results.empty()) print_table(flags, peers_table(json["elapsed_s"], generated, results));
   return kExitDone;
 }
 

@@ -157,6 +157,7 @@ class Eval : public testing::Test {
   Eval() {
     options_.model = std::string(FLEXGEN_SOURCE_DIR) + "/demo/model";
     options_.engine.cpu_memory_bytes = 64 * kMiB;
+    options_.json = true;
     options_.json_file = directory_.file("figures.json");
   }
   Json run(const EvalOptions& options) {
@@ -387,7 +388,17 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   EXPECT_EQ(html.find("src="), std::string::npos);  // one file that needs no other
   size_t pictures = 0;
   for (size_t at = html.find("<svg"); at != std::string::npos; at = html.find("<svg", at + 1)) ++pictures;
-  EXPECT_EQ(pictures, 3U);
+  EXPECT_EQ(pictures, 4U);
+  EXPECT_THAT(html, testing::ContainsRegex("<h1>[0-9][^<]*, bound by (the disk|the processor|no part)"));
+  EXPECT_LT(html.find("What would help"), html.find("<svg")) << "at the top";
+  for (const char* absent : {"GPU", "bus"}) EXPECT_EQ(html.substr(0, html.find("The plan</h2>")).find(absent), std::string::npos) << "this machine has no " << absent;
+  for (const char* part : {"prefers-color-scheme:dark", "name=\"viewport\"", "RAM: ", "<title>weights, resident: "}) EXPECT_NE(html.find(part), std::string::npos) << part;
+  options.plot_file = directory.path() + "/plan.svg";
+  stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });
+  const std::string svg = read_text(options.plot_file);
+  EXPECT_TRUE(svg.starts_with("<svg ")) << svg.substr(0, 40);
+  EXPECT_TRUE(svg.ends_with("</svg>\n"));
+  EXPECT_NE(svg.find("bound by"), std::string::npos);
 
   options.plot_file.clear();
   options.json = true;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/json_output.h"
 #include "app/machine.h"
 #include "app/hardware.h"
 #include "app/job_memory.h"
@@ -62,7 +63,8 @@ int doctor_command(const DoctorOptions& options) {
     } else {
       profile = measure_hardware(measure, files);
     }
-    print_result("{}", options.json ? to_json(profile) + "\n" : profile_table(profile));
+    if (options.json) put_json(to_json(profile), options.json_file);
+    else print_result("{}", profile_table(profile));
     if (!profile.doubt.empty()) spdlog::warn("these speeds are in doubt: {}; measure again when nothing else runs (runs do so by themselves)", profile.doubt);
     constexpr const char* kElsewhere = "set FLEXGEN_CACHE_DIR, or keep what --json prints and give it with --hardware";
     if (path.empty()) {
@@ -97,7 +99,7 @@ int doctor_command(const DoctorOptions& options) {
                               {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}},
                               {"cuda_toolkit", cuda.toolkit}, {"cuda_driver", cuda.driver}, {"cublas", cuda.cublas}, {"gpus", cuda.devices}, {"gpu_problem", cuda.problem}};
   if (options.json) {
-    print_result("{}\n", json.dump(1));
+    put_json(json.dump(1), options.json_file);
     return kExitDone;
   }
   print_result("processor   {} core{}{}; {} thread{} will compute; {}; bf16 arithmetic: {}\n", cpu.cores, cpu.cores == 1 ? "" : "s",

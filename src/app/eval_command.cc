@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "app/commands.h"
+#include "app/json_output.h"
 #include "app/evaluation.h"
 #include "app/hardware.h"
 #include "app/plan_table.h"
@@ -195,8 +196,9 @@ int eval_command(const EvalOptions& options) {
   figures["kv_cache_rotation"] = options.engine.kv_cache_rotation;
   figures["attention_sparsity"] = options.engine.attention_sparsity;
   if (!(options.perplexity_file.empty() ? exact_match(options, engine, figures) : perplexity(options, engine, figures))) return kExitStopped;
-  if (!options.json_file.empty()) write_whole_file(options.json_file, figures.dump(1) + "\n");
-  for (const auto& [name, value] : figures.items()) print_result("{} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+  if (options.json) put_json(figures.dump(1), options.json_file);
+  if (!options.json || !options.json_file.empty())
+    for (const auto& [name, value] : figures.items()) print_result("{} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
   return kExitDone;
 }
 

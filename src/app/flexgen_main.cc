@@ -1,5 +1,10 @@
 // flexgen: the command line. The only place where errors end.
 
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
 #include "app/commands.h"
 #include "base/last_words.h"
 #include "base/log.h"
@@ -27,17 +32,22 @@ int dispatch(const flexgen::Command& command) {
 int main(int argc, char** argv) {
   flexgen::prepare_standard_streams();
   flexgen::end_with_a_sentence();
-  flexgen::setup_logging(false);
+  flexgen::setup_logging();
   try {
-    auto parsed = flexgen::parse_command_line({argv + 1, argv + argc});
+    std::vector<std::string> environment;
+    for (char** entry = environ; *entry; ++entry) environment.emplace_back(*entry);
+    flexgen::GeneralFlags general;
+    auto parsed = flexgen::parse_command_line({argv + 1, argv + argc}, environment, &general);
     if (const auto* text = std::get_if<flexgen::CommandText>(&parsed)) {
       if (text->exit_code == 0) flexgen::write_result(text->text);
       else flexgen::write_note(text->text);
       return text->exit_code;
     }
+    flexgen::setup_logging(general.quiet ? "warning" : general.verbose ? "debug" : general.log_level);
+    for (const std::string& warning : general.warnings) spdlog::warn("{}", warning);
     return dispatch(std::get<flexgen::Command>(parsed));
   } catch (const std::exception& error) {
-    flexgen::print_note("flexgen: {}\n", flexgen::sentence_of(error));
+    flexgen::write_note(fmt::format("flexgen: {}\n", flexgen::sentence_of(error)));
     return flexgen::kExitFailed;
   }
 }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/json_output.h"
 #include "base/report.h"
 #include "base/units.h"
 #include "model/model.h"
@@ -37,7 +38,7 @@ int inspect_command(const InspectOptions& options) {
                                 {"head_size", config.head_size}, {"ffn_size", config.ffn_size}, {"vocab_size", config.vocab_size},
                                 {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
                                 {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
-    print_result("{}\n", json.dump(1));
+    put_json(json.dump(1), options.json_file);
     return kExitDone;
   }
   print_result("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,

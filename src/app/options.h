@@ -1,6 +1,6 @@
 #pragma once
 // Options: the command line as data. Every flag is honoured or refused; nothing here touches model or disk. Pure, but for
-// reading free memory and disk space in engine_options().
+// reading a --config file in parse_command_line(), and free memory and disk space in engine_options().
 
 #include <cstdint>
 #include <string>
@@ -21,6 +21,14 @@ enum ExitCode {
   kExitFailed = 1,    ///< an error; finished answers are kept
   kExitUsage = 2,     ///< the command line is wrong; nothing was done
   kExitStopped = 75,  ///< SIGINT or SIGTERM; the same command goes on (EX_TEMPFAIL)
+};
+
+/// The flags that all commands share.
+struct GeneralFlags {
+  std::string config_file;         ///< TOML; empty: none
+  bool quiet = false, verbose = false;
+  std::string log_level = "info";  ///< "debug", "info", "warning", "error"
+  std::vector<std::string> warnings;  ///< about the command line, for the log
 };
 
 /// The flags that run-batch, generate and bench share.
@@ -60,6 +68,9 @@ struct RunBatchOptions {
   TeamFlags team;
   std::string shard;        ///< "0/4", "auto", "auto/4", or empty
   int64_t expected_tokens = 0;  ///< as in BatchFiles; 0: not given
+  std::string served_model_name;  ///< what answers give as their model; empty: the directory's name
+  bool json = false;            ///< a summary of the run, on stdout or in json_file
+  std::string json_file;
 };
 
 struct GenerateOptions {
@@ -72,6 +83,7 @@ struct GenerateOptions {
 struct InspectOptions {
   std::string model;
   bool json = false;
+  std::string json_file;  ///< empty: stdout; so in all options
 };
 
 struct BenchOptions {
@@ -82,6 +94,7 @@ struct BenchOptions {
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
   uint64_t seed = 0;
+  bool json = false;
   std::string json_file;
   bool no_efficiency = false;        ///< the machine's peaks are not measured, and the run not compared with them
   bool simulate = false;             ///< the same job on simulated lanes of the profile too
@@ -100,6 +113,7 @@ struct EvalOptions {
   int64_t max_tokens = 64;
   std::vector<std::string> stop;
   int64_t limit = 0;               ///< lines; 0: all
+  bool json = false;
   std::string json_file;
   EngineFlags engine;
   bool no_special_tokens = false;  ///< the tokenizer puts none before a text
@@ -113,6 +127,7 @@ struct MergeOptions {
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
+  std::string json_file;
   bool measure = false;       ///< the whole HardwareProfile, kept for the planner
   bool disk_only = false;     ///< of the profile the disk alone, the rest as it is kept
   std::string model;          ///< whose files the disk reads are measured on; empty: a file written for it
@@ -128,7 +143,8 @@ struct PlanOptions {
   int64_t expected_tokens = 0;    ///< of an answer, on average; 0: all of its max_tokens
   uint64_t seed = 0;
   bool json = false;
-  std::string plot_file;          ///< HTML; empty: none
+  std::string json_file;
+  std::string plot_file;          ///< HTML, or SVG if it is called so; empty: none
   EngineFlags engine;
 };
 
@@ -140,8 +156,9 @@ struct CommandText {
   std::string text;
 };
 
-/// `arguments` without the program's name.
-std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments);
+/// `arguments` without the program's name. `environment`: "NAME=value"; FLEXGEN_CPU_MEMORY stands in for --cpu-memory, and so on. A --config file comes after both.
+/// `general`: filled if given.
+std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments, const std::vector<std::string>& environment = {}, GeneralFlags* general = nullptr);
 
 /// "bf16,int4" -> bf16, int4.
 std::vector<std::string> split_list(const std::string& text);

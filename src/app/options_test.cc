@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
 #include "app/fake_runner.h"
 #include "app/machine.h"
 #include "base/error.h"
@@ -141,6 +145,7 @@ TEST(Options, BenchDoctorInspect) {
   EXPECT_EQ(bench.prompt_len, (std::pair<int64_t, int64_t>{64, 512}));
   EXPECT_EQ(bench.gen_len, (std::pair<int64_t, int64_t>{32, 32}));
   EXPECT_EQ(bench.num_prompts, 256);
+  EXPECT_TRUE(bench.json);
   EXPECT_EQ(bench.json_file, "f");
   EXPECT_TRUE(parsed<DoctorOptions>("doctor --json").json);
   EXPECT_EQ(parsed<InspectOptions>("inspect dir").model, "dir");
@@ -184,7 +189,7 @@ TEST(Options, Gpu) {
 }
 
 TEST(Options, WrongCommands) {
-  for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i - -o out", "generate --model m",
+  for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i - -o out", "generate --model m", "generate -m m a b",
                            "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
                            "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x",
                            "eval -m m", "eval --task t", "eval -m m --task t --perplexity p", "eval -m m --task t --window 5", "eval -m m --perplexity p --max-tokens 5",
@@ -196,16 +201,187 @@ TEST(Options, WrongCommands) {
   }
 }
 
+std::string said(const std::vector<std::string>& words, int exit_code, const std::vector<std::string>& environment = {}) {
+  auto result = parse_command_line(words, environment);
+  if (!std::holds_alternative<CommandText>(result)) {
+    ADD_FAILURE() << "parsed: " << testing::PrintToString(words);
+    return "";
+  }
+  EXPECT_EQ(std::get<CommandText>(result).exit_code, exit_code) << testing::PrintToString(words);
+  return std::get<CommandText>(result).text;
+}
+std::vector<std::string> words_of(const std::string& line) {
+  std::istringstream in(line);
+  return {std::istream_iterator<std::string>(in), {}};
+}
+const std::vector<std::string> kCommands{"run-batch", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
+
 TEST(Options, HelpAndVersion) {
-  auto version = std::get<CommandText>(parse("--version"));
-  EXPECT_EQ(version.exit_code, 0);
-  EXPECT_EQ(version.text, std::string("flexgen ") + kVersion + "\n");
-  auto help = std::get<CommandText>(parse("--help"));
-  EXPECT_EQ(help.exit_code, 0);
-  for (const char* word : {"run-batch", "generate", "inspect", "bench", "eval", "doctor", "Exit codes", "75"}) EXPECT_THAT(help.text, HasSubstr(word));
-  auto batch_help = std::get<CommandText>(parse("run-batch --help"));
-  EXPECT_EQ(batch_help.exit_code, 0);
-  for (const char* word : {"Memory and disk", "Placement and batching", "--kv-cache", "--overwrite"}) EXPECT_THAT(batch_help.text, HasSubstr(word));
+  for (const char* flag : {"--version", "-V"}) EXPECT_EQ(said({flag}, kExitDone), std::string("flexgen ") + kVersion + "\n");
+  EXPECT_EQ(said({"bench", "-V"}, kExitDone), std::string("flexgen ") + kVersion + "\n");
+  const std::string help = said({"--help"}, kExitDone);
+  for (const std::string& word : kCommands) EXPECT_THAT(help, HasSubstr("\n  " + word));
+  for (const char* word : {"Exit codes", "75", "completion", "--help-all"}) EXPECT_THAT(help, HasSubstr(word));
+  EXPECT_EQ(said({"help"}, kExitDone), help);
+  EXPECT_EQ(said({}, kExitUsage), help) << "alone it says what there is";
+  for (const std::string& command : kCommands) {
+    const std::string text = said({command, "--help"}, kExitDone), all = said({command, "--help-all"}, kExitDone);
+    EXPECT_EQ(said({"help", command}, kExitDone), text);
+    EXPECT_EQ(said({command, "--threads", "x", "-h"}, kExitDone), text) << "whatever else is wrong";
+    for (const std::string& shown : {text, all}) {
+      EXPECT_THAT(shown, testing::Not(HasSubstr("9223372036854775807"))) << command;
+      EXPECT_THAT(shown, testing::Not(HasSubstr("INT in"))) << command;
+      EXPECT_THAT(shown, HasSubstr("--log-level"));
+      std::istringstream lines(shown);
+      for (std::string line; std::getline(lines, line);) EXPECT_TRUE(line.size() <= 80 || line.find(' ', 28) == std::string::npos) << line;
+    }
+    EXPECT_GE(all.size(), text.size());
+  }
+  const std::string some = said({"run-batch", "--help"}, kExitDone), all = said({"run-batch", "--help-all"}, kExitDone);
+  for (const char* common : {"Memory and disk", "--cpu-memory SIZE", "--overwrite", "--help-all", "FLEXGEN_CPU_MEMORY", "--log-level debug|info"}) EXPECT_THAT(some, HasSubstr(common));
+  for (const char* rare : {"--micro-batch-size", "--kv-cache-rotation", "--rank-timeout", "Placement"}) {
+    EXPECT_THAT(some, testing::Not(HasSubstr(rare)));
+    EXPECT_THAT(all, HasSubstr(rare));
+  }
+}
+
+TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
+  struct {
+    const char *line, *message;
+  } kWrong[] = {
+      {"run-bach -m m", "flexgen: there is no command 'run-bach'; did you mean run-batch?"},
+      {"help genrate", "did you mean generate?"},
+      {"--modle m", "flexgen: say a command"},
+      {"run-batch --modle m -i in -o out", "--modle: did you mean --model?"},
+      {"run-batch -m m -i in -o out --cpu-mem 3GiB", "--cpu-mem: did you mean --cpu-memory?"},
+      {"generate -m m x --max_tokns=5", "--max_tokns: did you mean --max-tokens?"},
+      {"run-batch -m m -i in -o out --backend cdua", "did you mean cuda?"},
+      {"run-batch -m m -i in -o out --kv-cache-dtype int5", "did you mean int4?"},
+      {"bench -m m --load-format dumy", "did you mean dummy?"},
+      {"run-batch -m m -i in -o out --log-level inof", "did you mean info?"},
+      {"run-batch -m m -i in -o out --temperature 1", "--temperature: a flag of generate, not of run-batch"},
+      {"run-batch -m m -i in -o out --tensor-parallel-size 2", "--pipeline-stages"},
+      {"completion bahs", "did you mean bash?"},
+      {"run-batch -i in -o out", "--model is required"},
+      {"run-batch -m m -i in -o out --threads", "--threads needs a value"},
+      {"run-batch -m m -i in -o out --threads=", "--threads has no value"},
+      {"run-batch -m m -i in -o out --num-micro-batches 1.5", "'1.5' is not a whole number from 1"},
+      {"eval -m m --task t --perplexity p", "cannot be combined with"},
+  };
+  for (const auto& [line, message] : kWrong) {
+    const std::string text = said(words_of(line), kExitUsage);
+    EXPECT_THAT(text, HasSubstr(message)) << line;
+    EXPECT_TRUE(text.starts_with("flexgen: ")) << text;
+    EXPECT_THAT(text, testing::Not(HasSubstr("9223372036854775807")));
+  }
+}
+
+TEST(Options, UnknownArgumentsAreListedAsGiven) {
+  const std::string text = said(words_of(kBatch + "--percent 0 100 0 100 0 90"), kExitUsage);
+  EXPECT_THAT(text, testing::StartsWith("flexgen: run-batch: unknown arguments: --percent 0 100 0 100 0 90\n"));
+  EXPECT_THAT(said(words_of("run-batch --foo bar -m m extra"), kExitUsage), HasSubstr("unknown arguments: --foo bar extra\n")) << "before what is missing";
+}
+
+TEST(Options, SpellingsOfOtherPrograms) {
+  auto options = parsed<RunBatchOptions>("run-batch --input-file in --output-file out --model m --served-model-name n --cpu_memory 1GiB");
+  EXPECT_EQ(options.input, "in");
+  EXPECT_EQ(options.output, "out");
+  EXPECT_EQ(options.served_model_name, "n");
+  EXPECT_EQ(options.engine.cpu_memory_bytes, kGiB);
+  EXPECT_EQ(parsed<InspectOptions>("inspect --model m").model, "m");
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--threads 1 --threads 3").engine.threads, 3) << "the last counts";
+}
+
+TEST(Options, JsonIsTheSameEverywhere) {
+  for (const char* line : {"run-batch -m m -i in -o out", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "doctor"})
+    for (const char* json : {" --json", " --json=f"}) {
+      auto result = parse(std::string(line) + json);
+      ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
+      std::visit([&](const auto& options) {
+        if constexpr (requires { options.json; }) {
+          EXPECT_TRUE(options.json) << line;
+          EXPECT_EQ(options.json_file, std::string(json) == " --json" ? "" : "f") << line;
+        } else ADD_FAILURE() << line;
+      }, std::get<Command>(result));
+    }
+  EXPECT_EQ(parsed<InspectOptions>("inspect --json dir").model, "dir");
+  EXPECT_EQ(parsed<PlanOptions>("plan -m m --json f").json_file, "f");
+}
+
+TEST(Options, TheEnvironmentStandsInForFlags) {
+  auto with = [](const std::vector<std::string>& words, const std::vector<std::string>& environment, GeneralFlags* general = nullptr) {
+    auto result = parse_command_line(words, environment, general);
+    if (auto* text = std::get_if<CommandText>(&result)) ADD_FAILURE() << text->text;
+    return std::get<RunBatchOptions>(std::get<Command>(result));
+  };
+  const std::vector<std::string> environment{"FLEXGEN_MODEL=m", "FLEXGEN_CPU_MEMORY=2GiB", "FLEXGEN_OVERWRITE=yes", "FLEXGEN_EFFICIENCY=0", "FLEXGEN_QUIET=1", "HOME=/x", "FLEXGEN_THREADS=", "FLEXGEN_STOP=x"};
+  GeneralFlags general;
+  auto options = with({"run-batch", "-i", "in", "-o", "out"}, environment, &general);
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.engine.cpu_memory_bytes, 2 * kGiB);
+  EXPECT_TRUE(options.overwrite);
+  EXPECT_FALSE(options.efficiency);
+  EXPECT_TRUE(general.quiet);
+  EXPECT_THAT(general.warnings, testing::IsEmpty());
+  EXPECT_EQ(with({"run-batch", "-i", "in", "-o", "out", "-m", "n"}, environment).model, "n") << "what is typed counts";
+  with(words_of(kBatch), {"FLEXGEN_CPU_MEMROY=1GiB", "FLEXGEN_CACHE_DIR=/c"}, &general);
+  ASSERT_EQ(general.warnings.size(), 1u);
+  EXPECT_THAT(general.warnings[0], HasSubstr("FLEXGEN_CPU_MEMROY is none that flexgen knows; did you mean FLEXGEN_CPU_MEMORY?"));
+  EXPECT_THAT(said(words_of(kBatch), kExitUsage, {"FLEXGEN_THREADS=two"}), HasSubstr("(from FLEXGEN_THREADS)"));
+  EXPECT_THAT(said(words_of(kBatch), kExitUsage, {"FLEXGEN_CPU_MEMORY=six"}), HasSubstr("(from FLEXGEN_CPU_MEMORY)"));
+  EXPECT_THAT(said(words_of(kBatch), kExitUsage, {"FLEXGEN_OVERWRITE=maybe"}), HasSubstr("FLEXGEN_OVERWRITE: 'maybe' is neither true nor false"));
+  EXPECT_EQ(parse_command_line({"doctor"}, environment).index(), 0u) << "what is for other commands does no harm";
+}
+
+TEST(Options, AFileStandsInForFlags) {
+  TemporaryDirectory directory;
+  auto file = [&](const std::string& text) {
+    std::ofstream(directory.file("job.toml")) << text;
+    return directory.file("job.toml");
+  };
+  auto parse_with = [&](const std::string& text, std::vector<std::string> words, const std::vector<std::string>& environment = {}) {
+    words.insert(words.end(), {"--config", file(text)});
+    return parse_command_line(words, environment);
+  };
+  auto result = parse_with("model = \"m\"\ncpu-memory = \"1GiB\"\nthreads = 3\n[run-batch]\noverwrite = true\nkv_cache = \"0:100:0\"\n[generate]\nmax-tokens = 5\n", {"run-batch", "-i", "in", "-o", "out", "--threads", "4"}, {"FLEXGEN_CPU_MEMORY=2GiB"});
+  ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
+  auto options = std::get<RunBatchOptions>(std::get<Command>(result));
+  EXPECT_EQ(options.model, "m");
+  EXPECT_EQ(options.engine.threads, 4) << "the command line before the file";
+  EXPECT_EQ(options.engine.cpu_memory_bytes, 2 * kGiB) << "the environment before the file";
+  EXPECT_TRUE(options.overwrite);
+  EXPECT_EQ(options.engine.policy.kv_cache, (Fractions{0, 1, 0}));
+  result = parse_with("stop = [\"a\", \"b\"]\n", {"generate", "-m", "m", "x"});
+  ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
+  EXPECT_THAT(std::get<GenerateOptions>(std::get<Command>(result)).params.stop, testing::ElementsAre("a", "b"));
+  struct {
+    const char *text, *message;
+  } kWrong[] = {{"cpu-memroy = 1", "'cpu-memroy' is no flag of run-batch; did you mean --cpu-memory?"}, {"[run-bach]\nthreads = 1", "did you mean run-batch?"},
+                {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"}, {"threads = \"two\"", "job.toml: threads)"}, {"max-tokens = 4", "'max-tokens' is no flag of run-batch"}, {"\n# ok\nmodel = \"a#b\"  # this too", "line 3: a value cannot hold a '#'"}};
+  for (const auto& [text, message] : kWrong) {
+    auto wrong = parse_with(text, words_of(kBatch));
+    ASSERT_EQ(wrong.index(), 1u) << text;
+    EXPECT_THAT(std::get<CommandText>(wrong).text, HasSubstr(message));
+  }
+  EXPECT_THAT(said(words_of(kBatch + "--config /no/such.toml"), kExitUsage), HasSubstr("--config /no/such.toml: this file cannot be read"));
+}
+
+TEST(Options, ManPagesAndCompletionsHaveEveryFlag) {
+  for (const std::string& command : kCommands) {
+    const std::string page = said({"man-page", command}, kExitDone), help = said({command, "--help-all"}, kExitDone);
+    EXPECT_TRUE(page.starts_with(".TH FLEXGEN")) << page.substr(0, 80);
+    std::istringstream lines(help);
+    for (std::string line; std::getline(lines, line);)
+      for (size_t at = line.find("--"); line.starts_with("  -") && at < 28; at = line.find("--", at + 2)) {
+        const std::string flag = line.substr(at, line.find_first_of(" ,[=", at) - at);
+        std::string roff = flag;
+        for (size_t dash = roff.find('-'); dash != std::string::npos; dash = roff.find('-', dash + 2)) roff.insert(dash, "\\");
+        EXPECT_THAT(page, HasSubstr(roff)) << command;
+        for (const char* shell : {"bash", "zsh"}) EXPECT_THAT(said({"completion", shell}, kExitDone), HasSubstr(flag));
+        EXPECT_THAT(said({"completion", "fish"}, kExitDone), HasSubstr("-l " + flag.substr(2)));
+      }
+  }
+  EXPECT_TRUE(said({"man-page"}, kExitDone).starts_with(".TH FLEXGEN 1"));
 }
 
 TEST(Options, EngineOptions) {

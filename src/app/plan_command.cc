@@ -5,6 +5,7 @@
 
 #include "app/batch_input.h"
 #include "app/commands.h"
+#include "app/json_output.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/plan_report.h"
@@ -96,9 +97,10 @@ int plan_command(const PlanOptions& options) {
   PlanReport report = make_report(input, variants);
   report.dtypes = choice;
   report.notes = std::move(notes);
-  print_result("{}", options.json ? report_json(report, input) + "\n" : report_text(report, input));
+  if (options.json) put_json(report_json(report, input), options.json_file);
+  if (!options.json || !options.json_file.empty()) print_result("{}", report_text(report, input));
   if (options.plot_file.empty()) return kExitDone;
-  write_whole_file(options.plot_file, report_page(report, input, options.model));
+  write_whole_file(options.plot_file, options.plot_file.ends_with(".svg") ? report_svg(report, input, options.model) : report_page(report, input, options.model));
   return kExitDone;
 }
 

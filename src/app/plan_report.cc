@@ -163,13 +163,13 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
   text += "what would help:\n";
   bool any = false;
   for (const WhatIf& change : report.what_ifs)
-    if (predicted.time_s > 1.03 * change.time_s) {
+    if (change.helps(predicted.time_s)) {
       text += fmt::format("  {}: {:.1f}x ({})\n", change.change, predicted.time_s / change.time_s, format_duration(change.time_s));
       any = true;
     }
   if (!any) text += "  nothing of what was tried\n";
   for (const WhatIf& change : report.what_ifs)
-    if (predicted.time_s <= 1.03 * change.time_s) text += fmt::format("  (not {}: {:.2f}x)\n", change.change, predicted.time_s / change.time_s);
+    if (!change.helps(predicted.time_s)) text += fmt::format("  (not {}: {:.2f}x)\n", change.change, predicted.time_s / change.time_s);
   return text;
 }
 

@@ -15,6 +15,8 @@ struct WhatIf {
   std::string change;    ///< "+8 GiB RAM"
   double time_s = 0;     ///< of the job then; 0: it would not run
   std::string policy;    ///< in short
+  /// Whether it is worth a change: a few percent are within what a prediction may be off.
+  bool helps(double planned_s) const { return time_s > 0 && planned_s > 1.03 * time_s; }
 };
 
 struct Alternative {
@@ -47,6 +49,10 @@ std::string policy_text(const Policy& policy);
 /// For a person; for programs; and a page with pictures, one file that needs no other.
 std::string report_text(const PlanReport& report, const PlanInput& input);
 std::string report_json(const PlanReport& report, const PlanInput& input);
+/// "8h 51m, bound by the disk".
+std::string headline(const PlanReport& report);
+/// How long each part of the machine is busy and what memory holds, as a picture of its own.
+std::string report_svg(const PlanReport& report, const PlanInput& input, const std::string& title);
 std::string report_page(const PlanReport& report, const PlanInput& input, const std::string& title);
 
 }  // namespace flexgen

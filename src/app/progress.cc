@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/log.h"
 #include "base/report.h"
 #include "base/thread.h"
 #include "base/units.h"
@@ -15,7 +16,7 @@ namespace {
 
 constexpr double kBarInterval_s = 0.25;
 constexpr double kBarWindow_s = 5;  // the bottleneck of a bar is that of the last seconds
-constexpr int kBarCells = 20;
+constexpr size_t kLeastCells = 10, kMostCells = 40;
 
 /// Over what is there: spaces instead of an escape code, so that any terminal and any log can take it.
 void draw_over(int descriptor, const std::string& text, size_t& drawn) {
@@ -31,6 +32,12 @@ double share_done(const Progress& progress) {
                             ? static_cast<double>(progress.sequences_done) / static_cast<double>(progress.sequences_total)
                             : 0;
   return std::clamp(std::max(by_tokens, by_sequences), 0.0, 1.0);
+}
+
+/// With what earlier runs of the job have done.
+double share_of_job(const Progress& progress) {
+  const auto before = static_cast<double>(progress.sequences_before), total = static_cast<double>(progress.sequences_total);
+  return before + total > 0 ? (before + share_done(progress) * total) / (before + total) : 0;
 }
 
 int64_t rate(double amount, double seconds) { return seconds > 0 ? std::llround(amount / seconds) : 0; }
@@ -71,21 +78,32 @@ double seconds_left(const Progress& progress) {
 }
 
 std::string progress_bar(const Progress& before, const Progress& now, int width) {
-  double done = share_done(now);
-  int filled = static_cast<int>(done * kBarCells);
-  std::string text = fmt::format("[{}{}] {:3.0f}%  {}/{}  {} prompt + {} generated tok/s  ETA {}", std::string(static_cast<size_t>(filled), '#'),
-                                 std::string(static_cast<size_t>(kBarCells - filled), '-'), std::floor(done * 100), now.sequences_done,
-                                 now.sequences_total, format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
-                                 format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)), eta(now));
-  LaneLoad lane = bottleneck(before, now);
-  if (!lane.name.empty()) text += fmt::format("  {} {:.0f}%", lane.name, lane.busy * 100);
-  if (static_cast<int>(text.size()) > width) text.resize(static_cast<size_t>(std::max(0, width)));
+  const double done = share_of_job(now);
+  const std::string percent = fmt::format("{:3.0f}%", std::floor(done * 100)), left = "  ETA " + eta(now);
+  std::string count = fmt::format("  {}/{}", now.sequences_before + now.sequences_done, now.sequences_before + now.sequences_total);
+  std::string rates = fmt::format("  {} prompt + {} generated tok/s", format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
+                                  format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)));
+  const LaneLoad lane = bottleneck(before, now);
+  std::string busy = lane.name.empty() ? "" : fmt::format("  {} {:.0f}%", lane.name, lane.busy * 100);
+  // What goes first where there is no room; the bar takes what is left.
+  const auto columns = static_cast<size_t>(std::max(0, width));
+  auto size = [&] { return percent.size() + count.size() + rates.size() + left.size() + busy.size(); };
+  for (std::string* part : {&busy, &rates, &count})
+    if (size() + kLeastCells + 3 > columns) part->clear();
+  std::string bar;
+  if (size() + kLeastCells + 3 <= columns) {
+    const size_t cells = std::min(columns - size() - 3, kMostCells), filled = static_cast<size_t>(done * static_cast<double>(cells));
+    bar = "[" + std::string(filled, '#') + std::string(cells - filled, '-') + "] ";
+  }
+  std::string text = bar + percent + count + rates + left + busy;
+  if (text.size() > columns) text = left.substr(2);
+  if (text.size() > columns) text.resize(columns);
   return text;
 }
 
 std::string progress_line(const Progress& before, const Progress& now) {
   std::string text = fmt::format("{} of {} sequences done; {} prompt and {} generated tokens/s; {} left",
-                                 format_count(now.sequences_done), format_count(now.sequences_total),
+                                 format_count(now.sequences_before + now.sequences_done), format_count(now.sequences_before + now.sequences_total),
                                  format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
                                  format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)), eta(now));
   LaneLoad lane = bottleneck(before, now);
@@ -122,10 +140,12 @@ std::string report_table(const RunReport& report) {
 }
 
 ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s)
-    : ProgressDisplay(std::move(poll), line_interval_s, STDERR_FILENO, can_redraw(STDERR_FILENO)) {}
+    : ProgressDisplay(std::move(poll), line_interval_s, shows_notes() ? STDERR_FILENO : -1, can_redraw(STDERR_FILENO)) {}
 
 ProgressDisplay::ProgressDisplay(Poll poll, double line_interval_s, int descriptor, bool terminal)
-    : poll_(std::move(poll)), line_interval_s_(line_interval_s), descriptor_(descriptor), terminal_(terminal), thread_(start_thread("the progress display", [this] { loop(); })) {}
+    : poll_(std::move(poll)), line_interval_s_(line_interval_s), descriptor_(descriptor), terminal_(terminal) {
+  if (descriptor >= 0) thread_ = start_thread("the progress display", [this] { loop(); });
+}
 
 ProgressDisplay::~ProgressDisplay() {
   {
@@ -133,7 +153,7 @@ ProgressDisplay::~ProgressDisplay() {
     closing_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void ProgressDisplay::loop() {
@@ -148,7 +168,7 @@ void ProgressDisplay::loop() {
       draw_over(descriptor_, progress_bar(before, now, terminal_width(descriptor_) - 1), drawn);
       if (now.elapsed_s - before.elapsed_s > 2 * kBarWindow_s) before = now;
     } else {
-      write_if_possible(descriptor_, progress_line(before, now) + "\n");
+      write_if_possible(descriptor_, time_stamp() + progress_line(before, now) + "\n");
       before = now;
     }
   }

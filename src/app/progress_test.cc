@@ -39,9 +39,34 @@ TEST(Progress, BottleneckIsThatOfTheWindow) {
 }
 
 TEST(Progress, Bar) {
-  std::string bar = progress_bar({}, half_done(), 200);
-  EXPECT_EQ(bar, "[##########----------]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s  disk read 97%");
-  for (int width : {0, 1, 20, 60}) EXPECT_EQ(progress_bar({}, half_done(), width).size(), static_cast<size_t>(width));
+  EXPECT_EQ(progress_bar({}, half_done(), 200), "[" + std::string(20, '#') + std::string(20, '-') + "]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s  disk read 97%");
+  EXPECT_EQ(progress_bar({}, half_done(), 80), "[#####------]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s");
+  EXPECT_EQ(progress_bar({}, half_done(), 60), "[" + std::string(15, '#') + std::string(16, '-') + "]  50%  100/256  ETA 1m 40s");
+  EXPECT_EQ(progress_bar({}, half_done(), 12), "ETA 1m 40s") << "goes last";
+}
+
+TEST(Progress, BarFitsEveryWidth) {
+  Progress large = half_done();
+  large.sequences_done = 1234567;
+  large.sequences_total = 123456789;
+  large.elapsed_s = 1e6;
+  large.prompt_tokens_done = 1e12;
+  large.prompt_tokens_total = 1e14;
+  for (const Progress& progress : {Progress{}, half_done(), large})
+    for (int width = 0; width <= 220; ++width) {
+      const std::string bar = progress_bar({}, progress, width);
+      EXPECT_LE(bar.size(), static_cast<size_t>(width));
+      if (width >= 20) EXPECT_THAT(bar, HasSubstr("ETA")) << width;
+      if (width >= 60) EXPECT_THAT(bar, HasSubstr("%")) << width;
+    }
+}
+
+TEST(Progress, CountsWhatEarlierRunsHaveDone) {
+  Progress now = half_done();
+  now.sequences_before = 256;
+  EXPECT_THAT(progress_bar({}, now, 100), HasSubstr("75%  356/512"));
+  EXPECT_THAT(progress_line({}, now), HasSubstr("356 of 512 sequences done"));
+  EXPECT_EQ(seconds_left(now), seconds_left(half_done())) << "what is left takes as long as before";
 }
 
 TEST(Progress, NothingKnownYet) {
@@ -74,7 +99,7 @@ TEST(Progress, DisplayPrintsLinesAndEnds) {
   std::string text(100000, '\0');
   text.resize(std::fread(text.data(), 1, text.size(), file));
   std::fclose(file);
-  EXPECT_THAT(text, HasSubstr("100 of 256 sequences done"));
+  EXPECT_THAT(text, testing::ContainsRegex("[0-9]+-[0-9]+-[0-9]+ [0-9:]+ 100 of 256 sequences done"));
   EXPECT_THAT(text, HasSubstr("\r[####"));
   EXPECT_TRUE(text.ends_with(" \r"));
   EXPECT_EQ(text.find('\033'), std::string::npos);

@@ -33,8 +33,8 @@ class LineBroker : public RequestSource, public CompletionSink {
  public:
   using Append = std::function<void(RecordText&)>;
   /// `directory`: where finished choices wait for the others of their line.
-  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context, const std::string& directory)
-      : input_(input), queue_(std::move(queue)), append_(std::move(append)), context_(context), choices_(directory) {}
+  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context, const std::string& directory, int64_t done_before = 0)
+      : input_(input), done_before_(done_before), queue_(std::move(queue)), append_(std::move(append)), context_(context), choices_(directory) {}
 
   std::optional<Request> next() override {
     if (!open_ || next_choice_ == next_sequences_) {
@@ -56,6 +56,8 @@ class LineBroker : public RequestSource, public CompletionSink {
   int64_t remaining() const override {
     return queue_->sequences_left() + (open_ ? next_sequences_ - next_choice_ : 0);
   }
+
+  int64_t done_before() const override { return done_before_; }
 
   void accept(Completion completion) override {
     const int64_t index = completion.key >> kChoiceBits, choice = completion.key & ((int64_t{1} << kChoiceBits) - 1);
@@ -115,6 +117,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   }
 
   const BatchInput& input_;
+  int64_t done_before_;  ///< sequences that earlier runs answered
   std::unique_ptr<LineQueue> queue_;
   Append append_;
   RecordContext context_;
@@ -240,7 +243,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
   // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
   ExpectedAnswers expected{files.expected_tokens, {}};
-  int64_t bad_to_do = 0;
+  int64_t bad_to_do = 0, sequences_before = 0;
   for (int64_t i = 0; i < input.num_lines(); ++i) {
     if (stop) return end_before_the_start();
     const InputLine line = input.line(i);
@@ -254,6 +257,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
       continue;
     }
     ++outcome.kept;
+    sequences_before += line.num_sequences;
     const std::optional<int64_t> tokens = job.answer_tokens(line.id);
     if (line.good() && !tokens) ++outcome.not_finite;
     if (tokens && line.max_tokens > 0) expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
@@ -307,7 +311,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
                       [&](RecordText& record) {
                         std::lock_guard guard(lock);
                         append(record);
-                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory);
+                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, sequences_before);
     try {
       outcome.report = runner.run(broker, broker, stop);
     } catch (const std::exception& error) {

@@ -5,9 +5,12 @@
 #include <memory>
 #include <optional>
 
+#include <nlohmann/json.hpp>
+
 #include "app/commands.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
+#include "app/json_output.h"
 #include "app/model_folder.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
@@ -50,8 +53,12 @@ class EngineRunner : public BatchRunner {
     if (!team_ || team_->is_root()) print_note("{}", plan_table(engine_));
   }
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) override {
-    if (!team_) display_.emplace([&] { return engine_.progress(); });
-    else if (team_->is_root()) display_.emplace([&] { return team_->merged_progress(); });
+    auto with_before = [before = source.done_before()](Progress progress) {
+      progress.sequences_before = before;
+      return progress;
+    };
+    if (!team_) display_.emplace([this, with_before] { return with_before(engine_.progress()); });
+    else if (team_->is_root()) display_.emplace([this, with_before] { return with_before(team_->merged_progress()); });
     RunReport report = engine_.run(source, sink, stop);
     run_ = report;
     if (!team_) display_.reset();
@@ -126,7 +133,7 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   const Model& model = engine.model();
   BatchModel described;
   described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
-  described.name = model_name_of(options.model);
+  described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   for (size_t i = 0; i < engine.checkpoint_files().size(); ++i) {
     const FileStamp& stamp = model.stamps()[i];
@@ -143,11 +150,23 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   return described;
 }
 
-int tell(const BatchOutcome& outcome, const std::string& output, const std::string& efficiency) {
+/// What --json gives: the run in figures.
+std::string summary_json(const BatchOutcome& outcome, const std::string& output) {
+  const RunReport& report = outcome.report;
+  nlohmann::ordered_json json{{"output", output}, {"lines", outcome.lines}, {"answered", outcome.answered}, {"done_before", outcome.kept}, {"bad", outcome.failed},
+                              {"not_finite", outcome.not_finite}, {"stopped", outcome.stopped}, {"elapsed_s", report.elapsed_s}, {"sequences", report.sequences},
+                              {"prompt_tokens", report.prompt_tokens}, {"generated_tokens", report.generated_tokens}};
+  for (const LaneReport& lane : report.lanes)
+    json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+  return json.dump(1);
+}
+
+int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency) {
   if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
              outcome.not_finite > 0 ? fmt::format(", {} without an answer as their logits were not finite", format_count(outcome.not_finite)) : "");
+  if (options.json) put_json(summary_json(outcome, output), options.json_file);
   if (!outcome.stopped) return outcome.not_finite > 0 ? kExitFailed : kExitDone;
   print_note("stopped by a signal; the same command goes on where this one ended\n");
   return kExitStopped;
@@ -159,13 +178,13 @@ int run_alone(const RunBatchOptions& options) {
   const std::string output = shard_output(options.output, shard);
   EngineOptions chosen = engine_options(options.engine, options.model);
   ReadInput read = choose_dtypes_of_job(options, chosen, signals.stop());
-  if (read.lines && read.lines->stopped()) return tell({.stopped = true}, output, "");
+  if (read.lines && read.lines->stopped()) return tell({.stopped = true}, options, output, "");
   Engine engine(chosen);
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
   const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens, read.lines ? &*read.lines : nullptr}, described(options, chosen, engine), runner, signals.stop());
   runner.judge_profile();
-  return tell(outcome, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
+  return tell(outcome, options, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
 
 int run_together(const RunBatchOptions& options, Team& team) {
@@ -200,7 +219,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     outcome.report = team.share_report(outcome.report);
     runner.end_display();
     runner.judge_profile();
-    if (team.is_root()) code = tell(outcome, options.output, "");
+    if (team.is_root()) code = tell(outcome, options, options.output, "");
     else if (outcome.stopped) code = kExitStopped;
   }
   team.join_traces(options.engine.trace_file);

@@ -171,7 +171,7 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   const int rank = world_port_->rank();
   if (!options.trace_file.empty()) {
     if (rank > 0) options.trace_file += fmt::format(".rank{}", rank);
-    options.trace_process = {rank, fmt::format("{}{}", world_port_->describe(rank), num_replicas() > 1 ? fmt::format(", replica {}", replica()) : ""), wall_clock_s() - start_s_};
+    options.trace_process = {rank + 1, fmt::format("{}{}", world_port_->describe(rank), num_replicas() > 1 ? fmt::format(", replica {}", replica()) : ""), wall_clock_s() - start_s_};
   }
   return options;
 }
@@ -291,8 +291,8 @@ void Team::join_traces(const std::string& trace_file) {
     std::filesystem::remove(own, ignored);
     return;
   }
-  // Each file is "[\n", events that end with ",\n", and "{}]\n".
-  const std::string end = "{}]\n";
+  // Each file is "[\n", events with ",\n" between them, at least one, and "\n]\n".
+  const std::string end = "\n]\n";
   std::error_code ignored;
   const auto size = std::filesystem::file_size(trace_file, ignored);
   if (!ignored && size >= end.size()) std::filesystem::resize_file(trace_file, size - end.size(), ignored);
@@ -305,7 +305,10 @@ void Team::join_traces(const std::string& trace_file) {
       world_port_->receive(rank, Channel::kControl, &chunk).wait();
       if (chunk.empty()) break;
       std::string_view text(reinterpret_cast<const char*>(chunk.data()), chunk.size());
-      if (first) text.remove_prefix(std::min<size_t>(2, text.size()));
+      if (first) {
+        text.remove_prefix(std::min<size_t>(2, text.size()));
+        out << ",\n";
+      }
       first = false;
       held += text;
       if (held.size() > end.size()) {

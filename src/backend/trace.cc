@@ -1,5 +1,6 @@
 #include "backend/trace.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -9,17 +10,21 @@
 #include "base/log.h"
 
 namespace flexgen {
+namespace {
+
+/// Ids of tracks, in groups of a lane: more than operations ever overlap in one.
+constexpr int kTracksPerLane = 10000;
+
+}  // namespace
 
 Trace::Trace(const std::string& path, const Process& process) : path_(path), file_(std::fopen(path.c_str(), "we")), process_(process) {
   if (!file_)
     fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(errno));
-  write("[\n");
-  if (!process.name.empty())
-    write(fmt::format(R"({{"ph":"M","pid":{},"name":"process_name","args":{{"name":"{}"}}}},)" "\n", process.number, process.name));
+  write("[\n" + fmt::format(R"({{"ph":"M","pid":{},"name":"process_name","args":{{"name":"{}"}}}})", process.number, process.name));
 }
 
 Trace::~Trace() {
-  write("{}]\n");
+  write("\n]\n");
   if (std::fclose(file_) != 0 && !failed_) spdlog::warn("the trace {} cannot be written whole: {}", path_, std::strerror(errno));
 }
 
@@ -31,17 +36,31 @@ void Trace::write(const std::string& text) {
 
 void Trace::add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch,
                 double bytes, Clock::time_point start, Clock::time_point end) {
-  auto micros = [&](Clock::time_point t) {
-    return std::chrono::duration<double, std::micro>(t - origin_).count() + 1e6 * process_.start_s;
+  auto nanoseconds = [&](Clock::time_point t) {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(t - origin_).count() + static_cast<int64_t>(1e9 * process_.start_s);
   };
   std::lock_guard lock(mutex_);
-  auto [track, is_new] = tracks_.try_emplace(lane, static_cast<int>(tracks_.size()) + 1);
-  if (is_new)
-    write(fmt::format(R"({{"ph":"M","pid":{},"tid":{},"name":"thread_name","args":{{"name":"{}"}}}},)"
-                      "\n", process_.number, track->second, lane));
-  write(fmt::format(R"({{"ph":"X","pid":{},"tid":{},"name":"{}","ts":{:.1f},"dur":{:.1f},)"
-                    R"("args":{{"step":{},"layer":{},"batch":{},"bytes":{:.0f}}}}},)" "\n",
-                    process_.number, track->second, name, micros(start), micros(end) - micros(start), step, layer, batch, bytes));
+  const int64_t start_ns = std::max<int64_t>(0, nanoseconds(start)), end_ns = std::max(start_ns, nanoseconds(end));
+  const int track = free_track(lane, start_ns, end_ns);
+  // In microseconds, to the nanosecond: slices that meet must not overlap by a rounding.
+  write(fmt::format(",\n" R"({{"ph":"X","pid":{},"tid":{},"name":"{}","ts":{}.{:03},"dur":{}.{:03},)"
+                    R"("args":{{"step":{},"layer":{},"batch":{},"bytes":{:.0f}}}}})",
+                    process_.number, track, name, start_ns / 1000, start_ns % 1000, (end_ns - start_ns) / 1000, (end_ns - start_ns) % 1000, step, layer, batch, bytes));
+}
+
+int Trace::free_track(const std::string& lane, int64_t start_ns, int64_t end_ns) {
+  Tracks& tracks = lanes_.try_emplace(lane, Tracks{static_cast<int>(lanes_.size()) + 1, {}}).first->second;
+  size_t best = tracks.ends_ns.size();
+  for (size_t i = 0; i < tracks.ends_ns.size(); ++i)
+    if (tracks.ends_ns[i] <= start_ns && (best == tracks.ends_ns.size() || tracks.ends_ns[i] > tracks.ends_ns[best])) best = i;
+  const int track = tracks.number * kTracksPerLane + static_cast<int>(best);
+  if (best == tracks.ends_ns.size()) {
+    tracks.ends_ns.push_back(end_ns);
+    write(fmt::format(",\n" R"({{"ph":"M","pid":{0},"tid":{1},"name":"thread_name","args":{{"name":"{2}"}}}})" ",\n" R"({{"ph":"M","pid":{0},"tid":{1},"name":"thread_sort_index","args":{{"sort_index":{1}}}}})",
+                      process_.number, track, best == 0 ? lane : fmt::format("{} {}", lane, best + 1)));
+  }
+  tracks.ends_ns[best] = end_ns;
+  return track;
 }
 
 }  // namespace flexgen

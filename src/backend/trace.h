@@ -1,11 +1,14 @@
 #pragma once
-// Trace: what each lane did when, as a Chrome/Perfetto trace file (one track a lane). A disk that is full ends the trace, not the run. Thread-safe.
+// Trace: what each lane did when, as a Chrome/Perfetto trace file. Operations of a lane that overlap, such as reads in a disk's queue, are on tracks of their own
+// ("disk read", "disk read 2", ...): viewers take slices of one track for calls within calls and drop those that only overlap. A disk that is full ends the trace, not the run.
+// Thread-safe.
 
 #include <chrono>
 #include <cstdio>
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 namespace flexgen {
 
@@ -19,7 +22,7 @@ class Trace {
     double start_s;
   };
   /// Opens `path` for writing; throws Error{io} if that fails.
-  explicit Trace(const std::string& path, const Process& process = {1, "", 0});
+  explicit Trace(const std::string& path, const Process& process = {1, "flexgen", 0});
   ~Trace();
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
@@ -28,6 +31,13 @@ class Trace {
            double bytes, Clock::time_point start, Clock::time_point end);
 
  private:
+  /// A lane's number, and for each of its tracks the end of the last slice there, in nanoseconds from the file's beginning.
+  struct Tracks {
+    int number;
+    std::vector<int64_t> ends_ns;
+  };
+  /// The id of a track of `lane` that is free from `start_ns` on; a new one if there is none.
+  int free_track(const std::string& lane, int64_t start_ns, int64_t end_ns);
   void write(const std::string& text);
 
   std::mutex mutex_;
@@ -36,7 +46,7 @@ class Trace {
   bool failed_ = false;
   Process process_;
   Clock::time_point origin_ = Clock::now();
-  std::map<std::string, int> tracks_;
+  std::map<std::string, Tracks> lanes_;
 };
 
 }  // namespace flexgen

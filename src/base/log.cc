@@ -1,9 +1,11 @@
 #include "base/log.h"
 
+#include <fmt/chrono.h>
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
 #include <array>
+#include <ctime>
 #include <mutex>
 #include <string>
 
@@ -39,11 +41,14 @@ class NoteSink : public spdlog::sinks::base_sink<std::mutex> {
 
 }  // namespace
 
-void setup_logging(bool verbose) {
+void setup_logging(const std::string& level) {
   auto logger = std::make_shared<spdlog::logger>("flexgen", std::make_shared<NoteSink>());
-  logger->set_pattern("%^%l:%$ %v");
-  logger->set_level(verbose ? spdlog::level::debug : spdlog::level::info);
+  logger->set_pattern(isatty(STDERR_FILENO) == 1 ? "%^%l:%$ %v" : "%Y-%m-%d %H:%M:%S %^%l:%$ %v");
+  logger->set_level(spdlog::level::from_str(level));
+  show_notes(logger->should_log(spdlog::level::info));
   spdlog::set_default_logger(std::move(logger));
 }
+
+std::string time_stamp() { return fmt::format("{:%Y-%m-%d %H:%M:%S} ", fmt::localtime(std::time(nullptr))); }
 
 }  // namespace flexgen

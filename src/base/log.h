@@ -4,9 +4,15 @@
 
 #include <spdlog/spdlog.h>
 
+#include <string>
+
 namespace flexgen {
 
-/// Sends spdlog's default logger to stderr with the pattern of the command line. Call once, from main.
-void setup_logging(bool verbose);
+/// Sends spdlog's default logger to stderr with the pattern of the command line: with the time, if stderr is no terminal. `level`: the least that is shown, "debug", "info",
+/// "warning" or "error"; above "info" tables and progress go too (base/report.h). From main; may be called again.
+void setup_logging(const std::string& level = "info");
+
+/// "2024-05-31 09:30:00 ", local time: what lines begin with where stderr is no terminal.
+std::string time_stamp();
 
 }  // namespace flexgen

@@ -18,6 +18,7 @@ namespace flexgen {
 namespace {
 
 constexpr int kPatience_ms = 1000;
+std::atomic<bool> notes_are_shown{true};
 
 /// One piece that a pipe takes whole or not at all. 0, or an errno; ETIMEDOUT: nothing was taken for so long.
 int write_piece(int descriptor, std::string_view piece, int patience_ms) {
@@ -70,6 +71,9 @@ bool can_color(int descriptor) {
   const char* refused = std::getenv("NO_COLOR");
   return can_redraw(descriptor) && !(refused && *refused);
 }
+
+void show_notes(bool shown) { notes_are_shown = shown; }
+bool shows_notes() { return notes_are_shown; }
 
 void write_note(std::string_view text) { write_if_possible(STDERR_FILENO, text); }
 

@@ -20,14 +20,19 @@ bool can_redraw(int descriptor);
 /// Whether colours may be used: it can_redraw(), and NO_COLOR is not set.
 bool can_color(int descriptor);
 
+/// On stderr, whatever --quiet says: an error.
 void write_note(std::string_view text);
 /// Throws Error{io}.
 void write_result(std::string_view text);
 
-/// On stderr.
+/// Whether print_note() and progress show anything (not with --quiet); they do from the start.
+void show_notes(bool shown);
+bool shows_notes();
+
+/// On stderr, unless notes are not shown.
 template <typename... Args>
 void print_note(fmt::format_string<Args...> format, Args&&... args) {
-  write_note(fmt::format(format, std::forward<Args>(args)...));
+  if (shows_notes()) write_note(fmt::format(format, std::forward<Args>(args)...));
 }
 /// On stdout. Throws Error{io} if that cannot be written.
 template <typename... Args>

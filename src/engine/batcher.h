@@ -26,6 +26,8 @@ class RequestSource {
   virtual std::optional<Request> next() = 0;
   /// How many next() will still give.
   virtual int64_t remaining() const = 0;
+  /// Sequences of the same job that earlier runs have done; for progress alone.
+  virtual int64_t done_before() const { return 0; }
 };
 
 class CompletionSink {

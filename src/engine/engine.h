@@ -43,7 +43,7 @@ struct EngineOptions {
   PolicyRequest policy;
   std::string planner = "search";   ///< "search" or "first-rule"
   std::string trace_file;           ///< empty: none
-  Trace::Process trace_process{1, "", 0};  ///< this process in a trace of several
+  Trace::Process trace_process{1, "flexgen", 0};  ///< this process in a trace of several
   StageLink stages;                 ///< the pipeline that this engine is a stage of; all its engines take the same steps together
   std::string stage_split;          ///< "10:22": blocks of each stage; empty: by the stages' budgets and speeds
   /// With several stages: calls set_hardware() of the engine, which splits the layers by it. Empty: speeds are assumed.
@@ -59,6 +59,7 @@ struct LaneReport {
 
 struct Progress {
   int64_t sequences_done = 0, sequences_total = 0;
+  int64_t sequences_before = 0;  ///< done by earlier runs of the same job, and in none of the other figures
   int64_t prompt_tokens_done = 0, generated_tokens_done = 0;
   double prompt_tokens_total = 0, generated_tokens_total = 0;  ///< the latter as it is expected by now
   double elapsed_s = 0;

@@ -420,7 +420,7 @@ class MpiWorld : public World, private Port {
     if (error_) {
       if (seconds_between(aborted_, now) <= kGrace_s) return;
       // Whoever was to say it is busy with something that does not end.
-      if (speaks_) print_note("flexgen: {}\n", reason_);
+      if (speaks_) write_note(fmt::format("flexgen: {}\n", reason_));
       ending_ = Ending::kAbort;
       return;
     }

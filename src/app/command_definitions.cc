@@ -1,0 +1,283 @@
+// The commands, in the order in which --help lists them.
+
+#include "app/command_definitions.h"
+
+#include <charconv>
+
+#include "base/error.h"
+#include "dist/world.h"
+
+namespace flexgen {
+namespace {
+
+constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
+constexpr int64_t kManyTokens = int64_t{1} << 31, kManyBytes = int64_t{1} << 40;
+
+/// For commands whose answers may end early; what is not said here is what is kept, or all of max_tokens.
+void add_expected_tokens(CommandDefinition& command, int64_t& tokens, const std::string& otherwise) {
+  command.whole_within("--expected-tokens", tokens, 1, kManyTokens, "tokens that an answer takes on average, for planning alone: memory is kept for all of its max_tokens (default: " + otherwise + ")");
+}
+
+void add_team_flags(CommandDefinition& command, TeamFlags* flags) {
+  command.begin_group("Several processes (started by mpirun or srun)", true);
+  command.whole_within("--pipeline-stages", flags->pipeline_stages, 1, 1 << 16, "processes that share the model's layers (default: all); more processes make replicas, which share the lines", "P");
+  command.text("--stages", flags->stage_split, "blocks of the model for each stage, like 10:22 (default: by their budgets and threads)", "N:N:...");
+  command.real("--rank-timeout", flags->rank_timeout_s, 1.0, 86400.0, "seconds after which a silent process is given up, and the job with it", "S")->capture_default_str();
+}
+
+/// "64" or "64:512".
+std::pair<int64_t, int64_t> length_range(const std::string& text, const char* flag) {
+  std::pair<int64_t, int64_t> range{0, 0};
+  const char* end = text.data() + text.size();
+  auto [rest, error] = std::from_chars(text.data(), end, range.first);
+  range.second = range.first;
+  if (error == std::errc() && rest != end && *rest == ':') {
+    auto [rest2, error2] = std::from_chars(rest + 1, end, range.second);
+    rest = rest2;
+    error = error2;
+  }
+  if (error != std::errc() || rest != end || range.first < 1 || range.second < range.first || range.second > kManyTokens)
+    fail_user("{} {}: give a number of tokens like 128, or a range like 64:512", flag, text);
+  return range;
+}
+
+void refuse_empty_stops(const std::vector<std::string>& stops) {
+  for (const std::string& stop : stops)
+    if (stop.empty()) fail_user("--stop is empty");
+}
+
+class RunBatchDefinition : public CommandDefinition {
+ public:
+  RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
+    text("-m,--model", options_.model, "checkpoint directory as Hugging Face lays it out", "DIR")->required();
+    text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions", "IN.jsonl")->required();
+    text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
+    flag("--overwrite", options_.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
+    text("--served-model-name", options_.served_model_name, "what answers give as their model (default: the directory's name)", "NAME");
+    json(options_.json, options_.json_file, "a summary of the run");
+    flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
+    text("--shard", options_.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts", "I/N");
+    add_expected_tokens(*this, options_.expected_tokens, "as the answers that an earlier run has left, if there are 32; else all of its max_tokens");
+    add_engine_flags(*this, &engine_);
+    add_team_flags(*this, &options_.team);
+  }
+  Command finish() override {
+    options_.engine = checked_engine_flags(engine_, app);
+    if (options_.engine.chooses_dtypes() && !options_.shard.empty())
+      fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
+    if (options_.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
+    if (given("--served-model-name") && options_.served_model_name.empty()) fail_user("--served-model-name is empty");
+    if (options_.input == "-" || options_.output == "-")
+      fail_user("-i and -o must be files, not '-': a job that may be continued reads its input again");
+    return options_;
+  }
+
+ private:
+  RunBatchOptions options_;
+  RawEngineFlags engine_;
+};
+
+class GenerateDefinition : public CommandDefinition {
+ public:
+  GenerateDefinition() : CommandDefinition("generate", "continue one text; only the continuation goes to stdout") {
+    SamplingParams& params = options_.params;
+    params.max_tokens = 128;
+    params.temperature = 0;
+    text("-m,--model", options_.model, "checkpoint directory", "DIR")->required();
+    text("-p,--prompt,prompt", options_.prompt, "the text to continue; - reads it from stdin", "TEXT")->required();
+    begin_group("Sampling");
+    whole_within("--max-tokens", params.max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str();
+    real("--temperature", params.temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
+    real("--top-p", params.top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
+    whole_within("--top-k", params.top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
+    whole("--seed", params.seed, 0, "of the random numbers")->capture_default_str();
+    texts("--stop", params.stop, "end before this text (may be given several times)", "TEXT");
+    flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
+    wholes("--stop-token-id", params.stop_token_ids, 0, std::numeric_limits<int32_t>::max(), 0, "end at this token (may be given several times)", "ID");
+    whole_within("--min-tokens", params.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
+    flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token");
+    add_engine_flags(*this, &engine_);
+  }
+  Command finish() override {
+    options_.engine = checked_engine_flags(engine_, app);
+    refuse_empty_stops(options_.params.stop);
+    if (options_.params.min_tokens > options_.params.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", options_.params.min_tokens, options_.params.max_tokens);
+    return options_;
+  }
+
+ private:
+  GenerateOptions options_;
+  RawEngineFlags engine_;
+};
+
+class InspectDefinition : public CommandDefinition {
+ public:
+  InspectDefinition() : CommandDefinition("inspect", "say what a checkpoint is: shapes, bytes per part, KV bytes per token") {
+    text("-m,--model,model", options_.model, "checkpoint directory", "DIR")->required();
+    json(options_.json, options_.json_file, "it");
+  }
+  Command finish() override { return options_; }
+
+ private:
+  InspectOptions options_;
+};
+
+class BenchDefinition : public CommandDefinition {
+ public:
+  BenchDefinition() : CommandDefinition("bench", "measure a model or a shape, with the bound and the efficiency") {
+    text("-m,--model", options_.model, "checkpoint directory, a config.json, or a shape such as opt-6.7b or llama-3.1-8b", "DIR|SHAPE")->required();
+    choice("--load-format", options_.load_format, {"auto", "dummy", "checkpoint"}, "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")->capture_default_str();
+    choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of dummy weights: bf16, f16, f32")->capture_default_str();
+    text("--dummy-dir", options_.dummy_directory, "where dummy weights are kept (default: FLEXGEN_CACHE_DIR, flexgen in XDG_CACHE_HOME, or ~/.cache/flexgen)", "DIR");
+    text("--prompt-len", prompt_len_, "tokens per prompt, or a range like 64:512", "N|A:B")->capture_default_str();
+    text("--gen-len", gen_len_, "tokens to generate, or a range", "N|A:B")->capture_default_str();
+    whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
+    whole("--seed", options_.seed, 0, "of weights, prompts and lengths")->capture_default_str();
+    json(options_.json, options_.json_file, "the figures");
+    flag("--no-efficiency", options_.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
+    flag("--simulate", options_.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
+    add_engine_flags(*this, &engine_);
+    add_peer_flags();
+    add_team_flags(*this, &options_.team);
+  }
+  Command finish() override {
+    options_.engine = checked_engine_flags(engine_, app);
+    options_.prompt_len = length_range(prompt_len_, "--prompt-len");
+    options_.gen_len = length_range(gen_len_, "--gen-len");
+    return options_;
+  }
+
+ private:
+  void add_peer_flags() {
+    begin_group("The same job by other programs", true);
+    PeerFlags& peers = options_.peers;
+    const std::vector<std::string> names(std::begin(kPeers), std::end(kPeers));
+    CLI::Option* option = texts("--peers", peers.names, "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)", "NAME,...")->delimiter(',');
+    choices[option] = names;
+    option->check(CLI::IsMember(names).description(""));
+    text("--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
+    wholes("--peer-batch", peers.batch_sizes, 1, 1 << 20, ',', "batch sizes that accelerate tries; the fastest counts", "N,...")->capture_default_str()->needs(option);
+    whole("--peer-rounds", peers.rounds, 0, "batches that are run, the others are counted at their time; 0: all")->capture_default_str()->needs(option);
+    text("--peer-policy", peers.policy, "flexllmgen's own flags (default: those of its published runs of the model)", "TEXT")->needs(option);
+  }
+
+  BenchOptions options_;
+  RawEngineFlags engine_;
+  std::string prompt_len_ = "512", gen_len_ = "32";
+};
+
+class EvalDefinition : public CommandDefinition {
+ public:
+  EvalDefinition() : CommandDefinition("eval", "the price of a policy in accuracy: perplexity of a text, or exact match of greedy answers") {
+    text("-m,--model", options_.model, "checkpoint directory", "DIR")->required();
+    json(options_.json, options_.json_file, "the figures");
+    begin_group("Perplexity of a text");
+    CLI::Option* perplexity = text("--perplexity", options_.perplexity_file, "a UTF-8 text", "FILE");
+    whole_within("--window", options_.window, 1, kManyBytes, "tokens that go through the model together (default: its positions, up to 1024)")->needs(perplexity);
+    whole_within("--stride", options_.stride, 1, kManyBytes, "tokens between windows (default: half a window); those before are context")->needs(perplexity);
+    whole_within("--text-tokens", options_.text_tokens, 1, kManyBytes, "use the first N tokens of the text (default: all)")->needs(perplexity);
+    begin_group("Exact match");
+    CLI::Option* task = text("--task", options_.task_file, "JSONL with prompt and answer", "FILE")->excludes(perplexity);
+    text("--prompt-field", options_.prompt_field, "member that has the prompt", "NAME")->capture_default_str()->needs(task);
+    text("--answer-field", options_.answer_field, "member that has the reference; if it is a JSON object, its members are counted too", "NAME")->capture_default_str()->needs(task);
+    whole_within("--max-tokens", options_.max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str()->needs(task);
+    texts("--stop", options_.stop, "end before this text (may be given several times)", "TEXT")->needs(task);
+    whole_within("--limit", options_.limit, 1, kManyBytes, "use the first N lines (default: all)")->needs(task);
+    begin_group("Flags");
+    flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
+    add_engine_flags(*this, &engine_);
+  }
+  Command finish() override {
+    options_.engine = checked_engine_flags(engine_, app);
+    if (options_.perplexity_file.empty() && options_.task_file.empty()) fail_user("eval: say what to measure, --perplexity FILE or --task FILE");
+    refuse_empty_stops(options_.stop);
+    return options_;
+  }
+
+ private:
+  EvalOptions options_;
+  RawEngineFlags engine_;
+};
+
+class PlanDefinition : public CommandDefinition {
+ public:
+  PlanDefinition() : CommandDefinition("plan", "say how a job would be done, how long it takes and what would help, without doing it") {
+    text("-m,--model", options_.model, "checkpoint directory, config.json, or shape by name, like opt-6.7b or llama-3.1-8b", "DIR|SHAPE")->required();
+    text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch", "IN.jsonl");
+    text("--prompt-len", prompt_len_, "or its lengths: tokens of a prompt, 512 or 64:512", "A[:B]")->capture_default_str();
+    text("--gen-len", gen_len_, "tokens to generate", "A[:B]")->capture_default_str();
+    whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
+    add_expected_tokens(*this, options_.expected_tokens, "all of its max_tokens, or --gen-len");
+    whole("--seed", options_.seed, 0, "of the lengths")->capture_default_str();
+    choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of a shape's weights")->capture_default_str();
+    json(options_.json, options_.json_file, "the plan");
+    text("--plot", options_.plot_file, "a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone", "FILE.html");
+    add_engine_flags(*this, &engine_);
+  }
+  Command finish() override {
+    options_.engine = checked_engine_flags(engine_, app);
+    options_.prompt_len = length_range(prompt_len_, "--prompt-len");
+    options_.gen_len = length_range(gen_len_, "--gen-len");
+    if (!options_.input.empty())
+      for (const char* flag : {"--prompt-len", "--gen-len", "--num-prompts", "--seed"})
+        if (given(flag)) fail_user("{}: the lengths come from --input {}; leave one of them out", flag, options_.input);
+    return options_;
+  }
+
+ private:
+  PlanOptions options_;
+  RawEngineFlags engine_;
+  std::string prompt_len_ = "512", gen_len_ = "32";
+};
+
+class MergeDefinition : public CommandDefinition {
+ public:
+  MergeDefinition() : CommandDefinition("merge", "join the outputs of run-batch --shard; checks for missing and doubled answers") {
+    text("-i,--input,--input-file", options_.input, "the JSONL file that the shards answer", "IN.jsonl")->required();
+    text("-o,--output,--output-file", options_.output, "all answers, in the order of the input's lines", "OUT.jsonl")->required();
+    texts("shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
+  }
+  Command finish() override { return options_; }
+
+ private:
+  MergeOptions options_;
+};
+
+class DoctorDefinition : public CommandDefinition {
+ public:
+  DoctorDefinition() : CommandDefinition("doctor", "say what this machine offers: CPU features, memory, disk speed") {
+    text("--disk-dir", options_.disk_directory, "the disk to measure; up to 1 GiB is written there for a moment", "DIR")->capture_default_str();
+    json(options_.json, options_.json_file, "it");
+    flag("--measure", options_.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
+    flag("--disk-only", options_.disk_only, "with --measure: the disk alone (some 15 s), the rest as it is kept");
+    text("-m,--model", options_.model, "with --measure: read this checkpoint's files, as a job will", "DIR");
+    whole_within("--threads", options_.threads, 1, 4096, "with --measure: threads that compute (default: as for run-batch)");
+  }
+  Command finish() override {
+    // What comes from the environment may be meant for other commands.
+    auto typed = [&](const char* flag) { return given(flag) && !stand_ins.contains(flag); };
+    if (!options_.measure && (typed("--model") || typed("--threads") || typed("--disk-only"))) fail_user("doctor: --model, --threads and --disk-only go with --measure");
+    return options_;
+  }
+
+ private:
+  DoctorOptions options_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<CommandDefinition>> define_commands() {
+  std::vector<std::unique_ptr<CommandDefinition>> commands;
+  commands.push_back(std::make_unique<RunBatchDefinition>());
+  commands.push_back(std::make_unique<GenerateDefinition>());
+  commands.push_back(std::make_unique<PlanDefinition>());
+  commands.push_back(std::make_unique<InspectDefinition>());
+  commands.push_back(std::make_unique<EvalDefinition>());
+  commands.push_back(std::make_unique<BenchDefinition>());
+  commands.push_back(std::make_unique<MergeDefinition>());
+  commands.push_back(std::make_unique<DoctorDefinition>());
+  for (const auto& command : commands) command->add_general_flags();
+  return commands;
+}
+
+}  // namespace flexgen

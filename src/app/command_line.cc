@@ -1,0 +1,365 @@
+// parse_command_line: from words, environment and file to options, or to what is to be said instead.
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "app/command_definitions.h"
+#include "app/command_spec.h"
+#include "base/error.h"
+#include "base/nearest.h"
+
+namespace flexgen {
+namespace {
+
+using Definitions = std::vector<std::unique_ptr<CommandDefinition>>;
+constexpr const char* kVariablePrefix = "FLEXGEN_";
+/// Variables that are no flags: of flexgen, and of its tests.
+const std::vector<std::string> kOtherVariables{"FLEXGEN_CACHE_DIR", "FLEXGEN_TOKENIZER_DIR", "FLEXGEN_TOKENIZER_CASES", "FLEXGEN_SHOW_ERRORS"};
+constexpr const char* kDescription = "Runs language models that are larger than the memory: batches of prompts, as fast as the disk allows.";
+
+/// Flags of other programs, and what they are here.
+struct ForeignFlag {
+  const char *name, *here;
+};
+constexpr ForeignFlag kForeignFlags[] = {
+    {"--percent", "FlexGen's six percentages are --weights, --kv-cache and --activations, each G:C:D"},
+    {"--gpu-batch-size", "called --micro-batch-size here"},
+    {"--num-gpu-batches", "called --num-micro-batches here"},
+    {"--offload-dir", "called --disk-dir here"},
+    {"--compress-weight", "--weight-dtype int4"},
+    {"--compress-cache", "--kv-cache-dtype int4"},
+    {"--cpu-cache-compute", "--attention-on cpu"},
+    {"--tensor-parallel-size", "layers are not split between processes; several share the layers under mpirun (--pipeline-stages)"},
+    {"--pipeline-parallel-size", "called --pipeline-stages here, under mpirun"},
+    {"--gpu-memory-utilization", "--gpu-memory takes a size, like 14GiB"},
+    {"--max-model-len", "prompts and answers may be as long as the model's positions"},
+    {"--max-num-seqs", "--micro-batch-size and --num-micro-batches say how many sequences are in flight"},
+    {"--max-num-batched-tokens", "--max-rows limits the tokens of one micro-batch in one step"},
+    {"--quantization", "--weight-dtype and --kv-cache-dtype take int8 and int4"},
+    {"--n-gpu-layers", "--weights G:C:D says which share of the weights is on the GPU"},
+    {"--download-dir", "nothing is downloaded; --model takes a folder"},
+};
+
+std::string first_long_name(const CLI::Option& option) { return option.get_lnames().empty() ? "" : "--" + option.get_lnames().front(); }
+
+/// --cpu-memory -> FLEXGEN_CPU_MEMORY.
+std::string variable_of(const CLI::Option& option) {
+  if (option.get_lnames().empty()) return "";
+  std::string name = kVariablePrefix;
+  for (char c : option.get_lnames().front()) name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+bool is_flag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
+
+CommandSpec spec_of(const CommandDefinition& definition) {
+  CommandSpec command{definition.app.get_name(), definition.app.get_description(), {}};
+  for (const CLI::Option* option : definition.app.get_options()) {
+    FlagSpec flag;
+    for (const std::string& name : option->get_snames()) flag.names.push_back("-" + name);
+    for (const std::string& name : option->get_lnames()) flag.names.push_back("--" + name);
+    if (option->get_positional()) flag.positional = option->get_name(true);
+    if (!is_flag(*option) || option->get_name() == "--json") flag.type = option->get_type_name();
+    flag.description = option->get_description();
+    flag.default_value = option->get_default_str();
+    flag.group = option->get_group();
+    if (auto found = definition.choices.find(option); found != definition.choices.end()) flag.choices = found->second;
+    flag.variable = variable_of(*option);
+    flag.required = option->get_required();
+    flag.repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll || (flag.names.empty() && option->get_items_expected_max() > 1);
+    flag.advanced = definition.advanced.contains(option);
+    command.flags.push_back(std::move(flag));
+  }
+  command.flags.push_back({{"-h", "--help"}, "", "", "say what the command does", "", "General", {}, "", false, false, false});
+  command.flags.push_back({{"--help-all"}, "", "", "with all of its flags", "", "General", {}, "", false, false, false});
+  return command;
+}
+
+ProgramSpec spec_of(const Definitions& definitions) {
+  ProgramSpec program{kDescription, {}};
+  for (const auto& definition : definitions) program.commands.push_back(spec_of(*definition));
+  return program;
+}
+
+std::vector<std::string> names_of(const Definitions& definitions) {
+  std::vector<std::string> names;
+  for (const auto& definition : definitions) names.push_back(definition->app.get_name());
+  return names;
+}
+
+/// All spellings of its flags.
+std::vector<std::string> flags_of(const CLI::App& app) {
+  std::vector<std::string> flags{"--help", "--help-all"};
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+    for (const std::string& name : option->get_snames()) flags.push_back("-" + name);
+  }
+  return flags;
+}
+
+CommandDefinition& find_command(const Definitions& definitions, const std::string& name) {
+  for (const auto& definition : definitions)
+    if (definition->app.get_name() == name) return *definition;
+  std::vector<std::string> names = names_of(definitions);
+  names.insert(names.end(), {"help", "completion"});
+  fail_user("there is no command '{}'{}\nflexgen --help lists the commands.", name, did_you_mean(name, names));
+}
+
+/// help, completion and man-page: words that are answered by a text.
+std::optional<std::string> text_for(const Definitions& definitions, const std::vector<std::string>& words) {
+  auto one_more = [&](const char* what) {
+    if (words.size() != 2) fail_user("{}: give {}", words[0], what);
+    return words[1];
+  };
+  if (words[0] == "completion") return completion_script(spec_of(definitions), one_more("bash, zsh or fish"));
+  if (words[0] == "man-page") return words.size() < 2 ? program_man_page(spec_of(definitions), kVersion) : command_man_page(spec_of(find_command(definitions, one_more("one command"))), kVersion);
+  if (words[0] != "help") return std::nullopt;
+  return words.size() < 2 ? program_help(spec_of(definitions), false) : command_help(spec_of(find_command(definitions, one_more("one command"))), false);
+}
+
+/// A value for a flag that was not typed, and where it comes from.
+struct StandIn {
+  CLI::Option* option;
+  std::vector<std::string> values;
+  std::string origin;  ///< "FLEXGEN_THREADS", "job.toml: threads"
+};
+
+std::vector<StandIn> from_environment(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& environment, std::vector<std::string>* warnings) {
+  std::vector<std::string> known = kOtherVariables;
+  for (const auto& definition : definitions)
+    for (const CLI::Option* option : definition->app.get_options())
+      if (const std::string name = variable_of(*option); !name.empty()) known.push_back(name);
+  std::vector<StandIn> found;
+  for (const std::string& entry : environment) {
+    const size_t end = std::min(entry.find('='), entry.size());
+    const std::string name = entry.substr(0, end), value = entry.substr(std::min(end + 1, entry.size()));
+    if (!name.starts_with(kVariablePrefix)) continue;
+    if (std::find(known.begin(), known.end(), name) == known.end()) warnings->push_back(fmt::format("the environment variable {} is none that flexgen knows{}", name, did_you_mean(name, known)));
+    if (value.empty()) continue;
+    for (CLI::Option* option : command.app.get_options())
+      if (variable_of(*option) == name) found.push_back({option, {value}, name});
+  }
+  return found;
+}
+
+CLI::Option* find_flag(CLI::App& app, const std::string& key) {
+  std::string name = key;
+  std::replace(name.begin(), name.end(), '_', '-');
+  return app.get_option_no_throw("--" + name);
+}
+
+/// CLI11 takes a '#' for a comment's beginning within quotes too, which would cut values short.
+void refuse_quoted_hash(const std::string& path) {
+  std::ifstream file(path);
+  int64_t number = 1;
+  for (std::string line; std::getline(file, line); ++number) {
+    char quote = 0;
+    for (char c : line) {
+      if (c == '#' && !quote) break;
+      if (c == '#') fail_user("--config {}: line {}: a value cannot hold a '#'", path, number);
+      if (c == quote) quote = 0;
+      else if (!quote && (c == '"' || c == '\'')) quote = c;
+    }
+  }
+}
+
+std::vector<StandIn> from_file(const Definitions& definitions, CommandDefinition& command, const std::string& path) {
+  std::vector<CLI::ConfigItem> items;
+  if (std::filesystem::is_directory(path)) fail_user("--config {}: this is a folder", path);
+  refuse_quoted_hash(path);
+  try {
+    items = CLI::ConfigTOML().from_file(path);
+  } catch (const CLI::Error&) {
+    fail_user("--config {}: this file cannot be read", path);
+  }
+  std::vector<StandIn> found;
+  for (const CLI::ConfigItem& item : items) {
+    if (item.name == "++" || item.name == "--") continue;  // a section begins or ends
+    if (item.parents.size() > 1 || (item.parents.size() == 1 && item.parents[0] != "default" && std::find_if(definitions.begin(), definitions.end(), [&](const auto& other) { return other->app.get_name() == item.parents[0]; }) == definitions.end()))
+      fail_user("--config {}: there is no command '{}'{}", path, fmt::join(item.parents, "."), did_you_mean(item.parents[0], names_of(definitions)));
+    const bool own_section = !item.parents.empty() && item.parents[0] != "default";
+    CommandDefinition& meant = own_section ? find_command(definitions, item.parents[0]) : command;
+    CLI::Option* option = find_flag(meant.app, item.name);
+    if (!option || item.name == "config")
+      fail_user("--config {}: '{}' is no flag of {}{}", path, item.name, meant.app.get_name(), did_you_mean("--" + item.name, flags_of(meant.app)));
+    if (&meant == &command) found.push_back({option, item.inputs, path + ": " + item.name});
+  }
+  return found;
+}
+
+/// "yes" and the like; Error{user} for what is neither yes nor no.
+bool truth_of(const std::string& text, const std::string& origin) {
+  std::string word = text;
+  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  for (const char* yes : {"true", "1", "yes", "on"})
+    if (word == yes) return true;
+  for (const char* no : {"false", "0", "no", "off"})
+    if (word == no) return false;
+  fail_user("{}: '{}' is neither true nor false", origin, text);
+}
+
+/// Whether `words` give `option` by one of its names.
+bool names_option(const std::vector<std::string>& words, const CLI::Option& option) {
+  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+    const std::string name = word.substr(0, std::min(word.find('='), word.size()));
+    return (name.starts_with("--") && option.check_lname(name.substr(2))) || (name.size() > 1 && name[0] == '-' && name[1] != '-' && option.check_sname(name.substr(1, 1)));
+  });
+}
+
+/// The words that `stand_ins` come to, to be put before those that were typed: what is given last counts.
+std::vector<std::string> words_of(const std::vector<StandIn>& stand_ins, const std::vector<std::string>& typed, CommandDefinition& command) {
+  std::vector<std::string> words;
+  for (const StandIn& stand_in : stand_ins) {
+    const CLI::Option& option = *stand_in.option;
+    const std::string name = first_long_name(option);
+    if (names_option(typed, option) || command.stand_ins.contains(name)) continue;
+    command.stand_ins.insert(name);
+    if (is_flag(option) && name != "--json") {
+      if (truth_of(stand_in.values.empty() ? "true" : stand_in.values.front(), stand_in.origin)) words.push_back(name);
+      continue;
+    }
+    if (option.get_items_expected_max() == 1 && stand_in.values.size() != 1 && option.get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll)
+      fail_user("{}: {} takes one value", stand_in.origin, name);
+    for (const std::string& value : stand_in.values) {
+      if (name == "--json") words.push_back(name + "=" + value);
+      else words.insert(words.end(), {name, value});
+    }
+  }
+  return words;
+}
+
+/// The words of a command as CLI11 takes them: --cpu_memory is --cpu-memory, --json FILE is --json=FILE where nothing else can follow, --flag= is refused.
+std::vector<std::string> plain_words(const std::vector<std::string>& words, const CLI::App& app) {
+  const std::vector<std::string> flags = flags_of(app);
+  const std::vector<const CLI::Option*> options = app.get_options();
+  const bool has_places = std::any_of(options.begin(), options.end(), [](const CLI::Option* option) { return option->get_positional(); });
+  std::vector<std::string> plain;
+  for (size_t i = 0; i < words.size(); ++i) {
+    std::string word = words[i];
+    if (word == "--") return plain.insert(plain.end(), words.begin() + static_cast<std::ptrdiff_t>(i), words.end()), plain;
+    const size_t end = std::min(word.find('='), word.size());
+    if (word.starts_with("--")) {
+      std::string name = word.substr(0, end);
+      std::replace(name.begin() + 2, name.end(), '_', '-');
+      const bool known = std::find(flags.begin(), flags.end(), name) != flags.end();
+      if (known) word = name + word.substr(end);
+      if (known && end + 1 == word.size()) fail_user("{} has no value after the '='", name);
+    }
+    if (word == "--json" && !has_places && i + 1 < words.size() && !words[i + 1].starts_with('-')) word += "=" + words[++i];
+    plain.push_back(word);
+  }
+  return plain;
+}
+
+/// What is wrong with words that were not understood.
+std::string unknown_text(const Definitions& definitions, const CommandDefinition& command, const std::vector<std::string>& words) {
+  const std::string& name = command.app.get_name();
+  std::string text = fmt::format("{}: unknown argument{} {}", name, words.size() > 1 ? "s" : "", fmt::join(words, " "));
+  for (const std::string& word : words) {
+    if (!word.starts_with('-')) continue;
+    const std::string flag = word.substr(0, std::min(word.find('='), word.size()));
+    const auto foreign = std::find_if(std::begin(kForeignFlags), std::end(kForeignFlags), [&](const ForeignFlag& other) { return flag == other.name; });
+    if (foreign != std::end(kForeignFlags)) {
+      text += fmt::format("\n  {}: {}", flag, foreign->here);
+    } else if (const std::string near = nearest_name(flag, flags_of(command.app)); !near.empty()) {
+      text += fmt::format("\n  {}: did you mean {}?", flag, near);
+    } else {
+      std::vector<std::string> others;
+      for (const auto& other : definitions)
+        if (const std::vector<std::string> flags = flags_of(other->app); std::find(flags.begin(), flags.end(), flag) != flags.end()) others.push_back(other->app.get_name());
+      if (!others.empty()) text += fmt::format("\n  {}: a flag of {}, not of {}", flag, fmt::join(others, ", "), name);
+    }
+  }
+  return text;
+}
+
+/// CLI11's message in our words.
+std::string parse_error_text(const CLI::ParseError& error) {
+  const std::string text = error.what();
+  const std::string name = text.substr(0, std::min({text.find(':'), text.find(' '), text.size()}));
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error)) return name + " needs a value";
+  if (dynamic_cast<const CLI::ConversionError*>(&error)) return text.find("--") == std::string::npos ? text : fmt::format("{}: this value cannot be read", text.substr(text.find("--"), text.find_first_of(" =", text.find("--")) - text.find("--")));
+  for (const auto& [theirs, ours] : {std::pair<std::string, std::string>{" requires ", " goes with "}, {" excludes ", " cannot be combined with "}})
+    if (const size_t at = text.find(theirs); at != std::string::npos) return text.substr(0, at) + ours + text.substr(at + theirs.size());
+  return text;
+}
+
+Command parse_command(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& typed, const std::vector<std::string>& environment, GeneralFlags* general) {
+  std::vector<std::string> words = plain_words(typed, command.app);
+  std::vector<StandIn> stand_ins = from_environment(definitions, command, environment, &command.general.warnings);
+  std::string config;
+  for (const StandIn& stand_in : stand_ins)
+    if (first_long_name(*stand_in.option) == "--config") config = stand_in.values.front();
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == "--config" && i + 1 < words.size()) config = words[i + 1];
+    if (words[i].starts_with("--config=")) config = words[i].substr(std::string("--config=").size());
+  }
+  if (!config.empty())
+    for (StandIn& stand_in : from_file(definitions, command, config)) stand_ins.push_back(std::move(stand_in));
+  const std::vector<std::string> before = words_of(stand_ins, words, command);
+  words.insert(words.begin(), before.begin(), before.end());
+  std::reverse(words.begin(), words.end());
+  auto with_origin = [&](const std::string& message) {
+    for (const StandIn& stand_in : stand_ins)
+      if (const std::string name = first_long_name(*stand_in.option); command.stand_ins.contains(name) && (message.starts_with(name + ":") || message.starts_with(name + " ")))
+        return fmt::format("{} (from {})", message, stand_in.origin);
+    return message;
+  };
+  auto refuse_unknown = [&] {
+    if (const std::vector<std::string> unknown = command.app.remaining(); !unknown.empty()) fail_user("{}", unknown_text(definitions, command, unknown));
+  };
+  try {
+    command.app.parse(words);
+    refuse_unknown();
+    const Command options = command.finish();
+    if (general) *general = command.general;
+    return options;
+  } catch (const CLI::ParseError& error) {
+    refuse_unknown();
+    fail_user("{}", with_origin(parse_error_text(error)));
+  } catch (const Error& error) {
+    fail_user("{}", with_origin(error.what()));
+  }
+}
+
+}  // namespace
+
+std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments, const std::vector<std::string>& environment, GeneralFlags* general) {
+  const Definitions definitions = define_commands();
+  // Flags before the command are as good as after it.
+  size_t at = 0;
+  for (; at < arguments.size() && arguments[at].starts_with('-') && arguments[at].size() > 1; ++at) {
+    const std::string& word = arguments[at];
+    if (word == "-h" || word == "--help") return CommandText{kExitDone, program_help(spec_of(definitions), false)};
+    if (word == "--help-all") return CommandText{kExitDone, program_help(spec_of(definitions), true)};
+    if (word == "-V" || word == "--version") return CommandText{kExitDone, std::string("flexgen ") + kVersion + "\n"};
+    if (word == "--config" || word == "--log-level") ++at;
+  }
+  if (arguments.empty()) return CommandText{kExitUsage, program_help(spec_of(definitions), false)};
+  std::string help = "flexgen --help lists the commands.";
+  try {
+    if (at >= arguments.size()) fail_user("say a command");
+    if (const auto text = text_for(definitions, {arguments.begin() + static_cast<std::ptrdiff_t>(at), arguments.end()})) return CommandText{kExitDone, *text};
+    help.clear();
+    CommandDefinition& command = find_command(definitions, arguments[at]);
+    std::vector<std::string> words(arguments.begin(), arguments.begin() + static_cast<std::ptrdiff_t>(at));
+    words.insert(words.end(), arguments.begin() + static_cast<std::ptrdiff_t>(at) + 1, arguments.end());
+    for (const std::string& word : words) {
+      if (word == "--") break;
+      if (word == "-h" || word == "--help" || word == "--help-all") return CommandText{kExitDone, command_help(spec_of(command), word == "--help-all")};
+      if (word == "-V" || word == "--version") return CommandText{kExitDone, std::string("flexgen ") + kVersion + "\n"};
+    }
+    help = fmt::format("flexgen {} --help lists its flags, --help-all all of them.", arguments[at]);
+    return parse_command(definitions, command, words, environment, general);
+  } catch (const Error& error) {
+    return CommandText{kExitUsage, fmt::format("flexgen: {}\n{}{}", error.what(), help, help.empty() ? "" : "\n")};
+  }
+}
+
+}  // namespace flexgen
