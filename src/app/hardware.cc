@@ -223,9 +223,10 @@ void doubt_if_faster(const Engine& engine, const EngineFlags& flags, const RunRe
 }
 
 HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files) {
-  HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic() 
+  HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic()
                             : !flags.hardware.empty()   ? load_profile(flags.hardware)
                                                         : own_profile(wanted, profile_path(wanted.threads), [&](const MeasureOptions& options) { return measure_hardware(options, files); });
+  if (!flags.hardware.empty() && !profile.doubt.empty()) spdlog::warn("--hardware {}: these speeds are in doubt: {}", flags.hardware, profile.doubt);
   if (flags.disk_bytes_per_s > 0) profile.disk = limited(profile.disk, static_cast<double>(flags.disk_bytes_per_s));
   return profile;
 }
