@@ -56,8 +56,12 @@ TEST(Progress, BarFitsEveryWidth) {
     for (int width = 0; width <= 220; ++width) {
       const std::string bar = progress_bar({}, progress, width);
       EXPECT_LE(bar.size(), static_cast<size_t>(width));
-      if (width >= 20) EXPECT_THAT(bar, HasSubstr("ETA")) << width;
-      if (width >= 60) EXPECT_THAT(bar, HasSubstr("%")) << width;
+      if (width >= 20) {
+        EXPECT_THAT(bar, HasSubstr("ETA")) << width;
+      }
+      if (width >= 60) {
+        EXPECT_THAT(bar, HasSubstr("%")) << width;
+      }
     }
 }
 
