@@ -2,10 +2,11 @@
 
 #include <hwy/cache_control.h>
 #include <linux/futex.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <utility>
@@ -16,8 +17,6 @@
 namespace flexgen {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
   static_assert(sizeof(word) == sizeof(uint32_t));
   syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
@@ -25,41 +24,18 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
 
 void futex_wake(std::atomic<uint32_t>& word, int count) { syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0); }
 
-/// How long to spin before sleeping. On a quiet machine that saves the wake-ups between products; where others want the cores, every microsecond of it is theirs, so
-/// for a while after this thread has lost its core there is next to none.
-class Spinner {
- public:
-  /// True as soon as done() is; false if it is time to sleep.
-  template <typename Done>
-  bool spin(const Done& done) {
-    const auto begin = Clock::now();
-    auto before = begin;
-    while (true) {
-      for (int i = 0; i < 16; ++i) {
-        if (done()) return true;
-        hwy::Pause();
-      }
-      const auto now = Clock::now();
-      if (now - before > kLostCore) contended_until_ = now + kContended;
-      if (now - begin > (now < contended_until_ ? kContendedSpin : kQuietSpin)) break;
-      before = now;
-    }
-    rusage usage{};
-    if (getrusage(RUSAGE_THREAD, &usage) == 0 && usage.ru_nivcsw != switches_) {
-      switches_ = usage.ru_nivcsw;
-      contended_until_ = Clock::now() + kContended;
-    }
-    return done();
-  }
+/// How long a core that was lost tells of others: at first, and at most if one is lost again and again.
+constexpr std::chrono::nanoseconds kContended = std::chrono::milliseconds(10), kMaxContended = std::chrono::milliseconds(160);
+/// The kernel's own threads take a core for microseconds; another program that computes takes it for milliseconds.
+constexpr std::chrono::milliseconds kLostCore{1};
+/// On a quiet machine spinning saves the wake-ups between products. Where others want the cores, every microsecond of it is theirs.
+constexpr std::chrono::microseconds kQuietSpin{1000}, kContendedSpin{2};
 
- private:
-  static constexpr std::chrono::microseconds kQuietSpin{100}, kContendedSpin{2}, kLostCore{50};
-  static constexpr std::chrono::milliseconds kContended{50};
-  Clock::time_point contended_until_{};
-  long switches_ = 0;  ///< that this thread did not ask for
-};
-
-thread_local Spinner spinner;
+std::chrono::nanoseconds cpu_time() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
 
 }  // namespace
 
@@ -95,11 +71,47 @@ void WorkerTeam::run_units(int64_t num_units, Job job) {
   open_.store((open_.load(std::memory_order_relaxed) >> 32 << 32) + (uint64_t{1} << 32) + static_cast<uint64_t>(num_units));
   ++round_;
   if (sleepers_.load() != 0) futex_wake(round_, static_cast<int>(num_units - 1));
-  while (take_unit(0)) {
-  }
+  work(0);
   wait_for_end();
   running_ = false;
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void WorkerTeam::work(int worker) {
+  const Clock::time_point begin = Clock::now();
+  const std::chrono::nanoseconds cpu_begin = cpu_time();
+  bool any = false;
+  while (take_unit(worker)) any = true;
+  if (!any) return;
+  const Clock::time_point end = Clock::now();
+  if (end - begin > kLostCore && end - begin - (cpu_time() - cpu_begin) > kLostCore) note_lost_core(end);
+}
+
+void WorkerTeam::note_lost_core(Clock::time_point now) {
+  // Several threads may be here at once: a window too long or too short does no harm.
+  const int64_t at = now.time_since_epoch().count(), until = contended_until_.load(std::memory_order_relaxed);
+  if (at < until) return;
+  const int64_t last = contended_for_.load(std::memory_order_relaxed);
+  const int64_t window = at < until + last ? std::min(2 * last, kMaxContended.count()) : kContended.count();
+  contended_for_.store(window, std::memory_order_relaxed);
+  contended_until_.store(at + window, std::memory_order_relaxed);
+}
+
+bool WorkerTeam::spin(std::atomic<uint32_t>& word, uint32_t value, bool until_equal) {
+  const auto done = [&] { return (word.load(std::memory_order_acquire) == value) == until_equal; };
+  const Clock::time_point begin = Clock::now();
+  Clock::time_point before = begin;
+  while (true) {
+    for (int i = 0; i < 16; ++i) {
+      if (done()) return true;
+      hwy::Pause();
+    }
+    const Clock::time_point now = Clock::now();
+    if (now - before > kLostCore) note_lost_core(now);
+    const bool contended = now.time_since_epoch().count() < contended_until_.load(std::memory_order_relaxed);
+    if (now - begin > (contended ? kContendedSpin : kQuietSpin)) return done();
+    before = now;
+  }
 }
 
 bool WorkerTeam::take_unit(int worker) {
@@ -122,7 +134,7 @@ bool WorkerTeam::take_unit(int worker) {
 }
 
 void WorkerTeam::wait_for_end() {
-  if (spinner.spin([&] { return unfinished_.load(std::memory_order_acquire) == 0; })) return;
+  if (spin(unfinished_, 0, true)) return;
   caller_sleeps_ = 1;
   while (const uint32_t left = unfinished_.load()) futex_wait(unfinished_, left);
   caller_sleeps_ = 0;
@@ -132,9 +144,8 @@ void WorkerTeam::loop(int worker) {
   while (true) {
     const uint32_t seen = round_.load();
     if (closing_) return;
-    while (take_unit(worker)) {
-    }
-    if (spinner.spin([&] { return round_.load(std::memory_order_relaxed) != seen; })) continue;
+    work(worker);
+    if (spin(round_, seen, false)) continue;
     ++sleepers_;
     futex_wait(round_, seen);
     --sleepers_;

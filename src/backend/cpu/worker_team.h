@@ -1,8 +1,10 @@
 #pragma once
 // WorkerTeam: the threads of the cpu backend. Units of work are dealt out one by one to whoever is free, so that a worker whose core is taken away
-// holds up no more than the unit it has. Whoever has nothing to do spins for some microseconds and then sleeps: other programs get their share.
+// holds up no more than the unit it has. Whoever has nothing to do spins for a millisecond and then sleeps, or sleeps at once
+// where another program has lately had a core: others get their share.
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -43,6 +45,7 @@ class WorkerTeam {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
   struct Job {
     void (*call)(const void* context, int64_t unit, int worker) = nullptr;
     const void* context = nullptr;
@@ -51,7 +54,12 @@ class WorkerTeam {
   void run_units(int64_t num_units, Job job);
   void close();
   void loop(int worker);
+  /// Does units until none is left to begin, and sees whether the core was taken away meanwhile.
+  void work(int worker);
   bool take_unit(int worker);
+  /// Waits for a short while until `word` is `value`, or is not; false if it is time to sleep.
+  bool spin(std::atomic<uint32_t>& word, uint32_t value, bool until_equal);
+  void note_lost_core(Clock::time_point now);
   void wait_for_end();
 
   std::vector<std::thread> threads_;
@@ -69,6 +77,7 @@ class WorkerTeam {
   std::atomic<uint32_t> sleepers_ = 0;
   std::atomic<bool> closing_ = false;
   std::atomic<bool> running_ = false;                ///< run() is under way
+  std::atomic<int64_t> contended_until_ = 0, contended_for_ = 0; ///< until when others are taken to want the cores, and how long in all; ns of Clock
 };
 
 }  // namespace flexgen

@@ -1,8 +1,10 @@
 #include "backend/cpu/worker_team.h"
 
 #include <gmock/gmock.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -163,6 +165,37 @@ int status_of_child(const Body& body) {
   int status = 0;
   waitpid(child, &status, 0);
   return status;
+}
+
+double cpu_time_s(clockid_t clock) {
+  timespec time{};
+  clock_gettime(clock, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// Four threads on one core: whoever spins there takes the core from the one that has work.
+TEST(WorkerTeam, HardlySpinsWhereTheCoreIsWanted) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take time of their own";
+#endif
+  const int status = status_of_child([] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    if (sched_setaffinity(0, sizeof(one), &one) != 0) return 2;
+    WorkerTeam team(4);
+    const double begin = cpu_time_s(CLOCK_PROCESS_CPUTIME_ID);
+    for (int round = 0; round < 60; ++round)
+      team.run(4, 4, [](int64_t unit, int) {
+        const double until = cpu_time_s(CLOCK_THREAD_CPUTIME_ID) + 0.005;
+        while (unit == 0 && cpu_time_s(CLOCK_THREAD_CPUTIME_ID) < until) {
+        }
+      });
+    const double used = cpu_time_s(CLOCK_PROCESS_CPUTIME_ID) - begin;
+    return used < 1.2 * 60 * 0.005 ? 0 : 3;
+  });
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(WorkerTeam, ThreadsThatCannotStartAreAnErrorThatNamesTheLimit) {
