@@ -140,7 +140,10 @@ def export(tokenizer, p, out):
               "layerdrop": 0.0, "max_position_embeddings": POSITIONS, "model_type": "opt", "num_attention_heads": HEADS,
               "num_hidden_layers": LAYERS, "pad_token_id": 1, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
               "use_cache": True, "vocab_size": VOCAB, "word_embed_proj_dim": HIDDEN}
-    for name, content in (("config.json", config), ("generation_config.json", {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1})):
+    # Named, or the class of the model's type would be taken, whose own pre_tokenizer replaces ours (docs/tokenizers.md).
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    for name, content in (("config.json", config), ("generation_config.json", {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}),
+                          ("tokenizer_config.json", tokenizer_config)):
         with open(os.path.join(out, name), "w") as file:
             json.dump(content, file, indent=1, ensure_ascii=False)
             file.write("\n")
