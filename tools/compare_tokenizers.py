@@ -6,7 +6,8 @@
 
 Each folder of DIR is one of the fixtures with fields of its configuration set, or pieces moved from one file to another. Its cases.json
 holds what transformers made of it, or the error that it ended with. The test fails where flexgen loads the folder and gives anything
-else; a folder that flexgen refuses is counted. Needs PyPI transformers 5 and no torch.
+else; a folder that flexgen refuses is counted. Needs PyPI transformers 5, sentencepiece and protobuf, and no torch. --pieces: folders with
+SentencePiece's tokenizer.model alone.
 """
 import argparse
 import copy
@@ -18,7 +19,7 @@ import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from make_tokenizer_fixtures import random_text  # noqa: E402
+from make_tokenizer_fixtures import PIECES, pieces, random_text  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
@@ -27,6 +28,7 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "
 CLASSES = ["PreTrainedTokenizerFast", "PreTrainedTokenizer", "Qwen2Tokenizer", "Qwen2TokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast",
            "LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GPTNeoXTokenizerFast", "CohereTokenizerFast", "CodeGenTokenizer",
            "CodeLlamaTokenizer", "Qwen3_5Tokenizer", "NoSuchTokenizer", "TokenizersBackend", None]
+PIECE_CLASSES = ["LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "GemmaTokenizer", "PreTrainedTokenizerFast", "Qwen2Tokenizer", None]
 TYPES = ["llama", "mistral", "qwen2", "qwen3", "opt"]
 CONTENTS = ["<|im_start|>", "<|im_end|>", "<extra>", "the", "he", " x", "<|end|>", "</s>", "hello", "1", "[MASK]", "é", "<s>"]
 
@@ -48,11 +50,11 @@ def token_value(rng, content):
     return {"__type": "AddedToken", **value}
 
 
-def mutate(rng, tokenizer):
-    """Returns {file name: content} for one folder."""
+def mutate(rng, tokenizer, model=None):
+    """Returns {file name: content} for one folder. `model`: a tokenizer.model instead of the tokenizer's own files."""
     tokenizer = copy.deepcopy(tokenizer)
     config, extra_files = {}, {}
-    name = rng.choice(CLASSES)
+    name = rng.choice(PIECE_CLASSES if model else CLASSES)
     if name:
         config["tokenizer_class"] = name
     size = max([*tokenizer["model"]["vocab"].values()] + [token["id"] for token in tokenizer["added_tokens"]]) + 1
@@ -97,11 +99,13 @@ def mutate(rng, tokenizer):
         tokenizer["added_tokens"].append({"id": size + 7, **flags(rng, rng.choice(CONTENTS))})
     files = {"tokenizer_config.json": config, "config.json": {"model_type": rng.choice(TYPES)}, **extra_files}
     without_config = rng.random() < 0.1
-    parts = rng.random() < 0.3
+    parts = rng.random() < 0.3 and not model
     opt = files["config.json"]["model_type"] == "opt" and tokenizer["model"]["vocab"].get("</s>") == 2
     if without_config and not (parts and opt):  # flexgen takes that for OPT's own, see docs/tokenizers.md
         del files["tokenizer_config.json"]
-    if parts:
+    if model:
+        files["tokenizer.model"] = model
+    elif parts:
         files["vocab.json"] = tokenizer["model"]["vocab"]
         files["merges.txt"] = "#version: 0.2\n" + "".join(" ".join(merge) + "\n" for merge in tokenizer["model"]["merges"])
     else:
@@ -124,6 +128,10 @@ def texts_for(rng, count):
 def write_folder(folder, files):
     os.makedirs(folder)
     for name, content in files.items():
+        if isinstance(content, bytes):
+            with open(os.path.join(folder, name), "wb") as out:
+                out.write(content)
+            continue
         with open(os.path.join(folder, name), "w") as out:
             out.write(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False))
 
@@ -151,17 +159,25 @@ def main():
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--texts", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pieces", action="store_true")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     fixtures = []
     for name in ["gpt2-like", "llama3-like", "qwen2-like", "sentencepiece-like"]:
         with open(os.path.join(ROOT, name, "tokenizer.json")) as file:
             fixtures.append(json.load(file))
+    models = []
+    if args.pieces:
+        others = [{"add_dummy_prefix": False}, {"normalization_rule_name": "nmt_nfkc"}, {"model_type": "unigram", "vocab_size": 400}, {"remove_extra_whitespaces": True},
+                  {"treat_whitespace_as_suffix": True}, {"byte_fallback": False, "vocab_size": 220}, {"unk_id": 5, "bos_id": -1, "eos_id": 0, "unk_piece": "<other>"}]
+        models = [pieces(**options) for options in [*PIECES.values(), *others]]
+        fixtures = [{"model": {"vocab": {f"t{i}": i for i in range(480)}}, "added_tokens": [
+            {"id": i, "content": content, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True} for i, content in enumerate(["<unk>", "<s>", "</s>"])]}]
     shutil.rmtree(args.out, ignore_errors=True)
     errors = 0
     for i in range(args.count):
         folder = os.path.join(args.out, f"{i:05}")
-        files = mutate(rng, rng.choice(fixtures))
+        files = mutate(rng, rng.choice(fixtures), rng.choice(models) if models else None)
         write_folder(folder, files)
         result = expected(folder, files, texts_for(rng, args.texts))
         errors += "error" in result

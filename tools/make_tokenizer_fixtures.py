@@ -7,13 +7,15 @@ check on the spot.
     python3 tools/make_tokenizer_fixtures.py --check DIR --count 10000 --out cases.json
     FLEXGEN_TOKENIZER_DIR=DIR FLEXGEN_TOKENIZER_CASES=cases.json build/release/src/text_test --gtest_filter='*FromOutside'
 
-Needs PyPI `tokenizers`, the oracle, and for tokenizer_folders.json `transformers` 5 (no torch). tools/compare_tokenizers.py makes many more
+Needs PyPI `tokenizers`, the oracle, and for tokenizer_folders.json `transformers` 5 (no torch), `sentencepiece` and `protobuf`. tools/compare_tokenizers.py makes many more
 folders and compares them on the spot.
 """
 import argparse
+import io
 import json
 import os
 import random
+import shutil
 import tempfile
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -90,6 +92,22 @@ def sentencepiece_like():
     return tokenizer
 
 
+def pieces(**options):
+    """A tokenizer.model of PyPI sentencepiece, trained on TEXT."""
+    import sentencepiece
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for line in TEXT.split("\n") if line] * 3), model_writer=model, minloglevel=2,
+        **{"vocab_size": 480, "model_type": "bpe", "byte_fallback": True, "character_coverage": 0.98, "normalization_rule_name": "identity",
+           "remove_extra_whitespaces": False, "split_digits": True, "user_defined_symbols": ["<sep>", "[/x]"], "control_symbols": ["<ctrl>"], **options})
+    return model.getvalue()
+
+
+# The models of SentencePiece that folders are made with, in tests/fixtures/pieces.
+PIECES = {"llama": {}, "gemma": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "bos_piece": "<bos>", "eos_piece": "<eos>", "add_dummy_prefix": False},
+          "no-bytes": {"byte_fallback": False, "vocab_size": 200, "user_defined_symbols": [], "control_symbols": []}}
+
+
 def token(content, **flags):
     return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True, **flags}
 
@@ -147,10 +165,24 @@ FOLDERS = [
                                                                                            "added_tokens.json": {"he": 480, "x ": 481}}),
     ("one new token by two names", "llama3-like", "whole", {}, {"tokenizer_config.json": {
         "bos_token": {"__type": "AddedToken", **token("<|im_start|>", single_word=True)}, "eos_token": "<|im_start|>"}}),
+    ("Llama pieces", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}}),
+    ("Llama pieces, legacy", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizerFast", "legacy": True, "add_bos_token": True, "add_eos_token": True}}),
+    ("Llama pieces alone", "llama", "pieces", {}, {}),
+    ("Llama pieces with other tokens", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False, "added_tokens_decoder": {
+        "0": token("<unk>"), "1": token("<s>"), "2": token("</s>"), "480": token("<|im_start|>"), "481": token("<|im_end|>", special=False)}}}),
+    ("Llama pieces with added_tokens.json", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}, "added_tokens.json": {"<|im_start|>": 480},
+                                                                   "special_tokens_map.json": {"additional_special_tokens": ["<|im_end|>"]}}),
+    ("Llama pieces without bytes", "no-bytes", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}),
+    ("Mistral pieces", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}, "config.json": {"model_type": "mistral"}}),
+    ("Mistral pieces alone", "llama", "pieces", {}, {"config.json": {"model_type": "mistral"}}),
+    ("Mistral pieces without bytes", "no-bytes", "pieces", {}, {"config.json": {"model_type": "mistral"}}),
+    ("pieces of the plain class", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}),
+    ("Gemma pieces", "gemma", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True}}),
+    ("CodeLlama pieces", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
     ("CodeLlama", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
     ("Gemma", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer"}}),
 ]
-FOLDER_TEXTS = ["", " ", "Hello world", "It's 12345 a  b", "<|im_start|>user hi <|im_end|> you", "<s> hello</s> hello", "say Wörd <extra>  he x her", "x  [MASK] y",
+FOLDER_TEXTS = ["<sep>a <ctrl> b[/x] c", "", " ", "Hello world", "It's 12345 a  b", "<|im_start|>user hi <|im_end|> you", "<s> hello</s> hello", "say Wörd <extra>  he x her", "x  [MASK] y",
                 "  two  spaces\n\n 12", "def f(x):\n\treturn {1: 2}", "हिन्दी e\u0301 ﬁ 中文 😀", "<|end|>a<|end|>"]
 
 
@@ -160,12 +192,15 @@ def folders(root):
     from transformers import AutoTokenizer
     result = []
     for name, base, form, patch, files in FOLDERS:
-        with open(os.path.join(root, base, "tokenizer.json")) as file:
-            tokenizer = merge_patch(json.load(file), patch)
+        if form != "pieces":
+            with open(os.path.join(root, base, "tokenizer.json")) as file:
+                tokenizer = merge_patch(json.load(file), patch)
         files = {"config.json": {"model_type": "llama"}, **files}
         with tempfile.TemporaryDirectory() as folder:
             texts = {key: json.dumps(value) for key, value in files.items()}
-            if form == "whole":
+            if form == "pieces":
+                shutil.copy(os.path.join(root, "..", "pieces", base + ".model"), os.path.join(folder, "tokenizer.model"))
+            elif form == "whole":
                 texts["tokenizer.json"] = json.dumps(tokenizer)
             else:
                 texts["vocab.json"] = json.dumps(tokenizer["model"]["vocab"])
@@ -217,6 +252,10 @@ def main():
             json.dump(json.loads(tokenizer.to_str()), out, ensure_ascii=False)
         with open(os.path.join(folder, "cases.json"), "w") as out:
             out.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False) for c in cases(tokenizer, random.Random(name), 300)) + "\n]\n")
+    os.makedirs(os.path.join(root, "..", "pieces"), exist_ok=True)
+    for name, options in {} if args.folders else PIECES.items():
+        with open(os.path.join(root, "..", "pieces", name + ".model"), "wb") as out:
+            out.write(pieces(**options))
     with open(os.path.join(root, "..", "tokenizer_folders.json"), "w") as out:
         out.write("[\n" + ",\n".join(json.dumps(folder, ensure_ascii=False) for folder in folders(root)) + "\n]\n")
 

@@ -114,7 +114,7 @@ void check_names(const Json& body) {
   static const std::set<std::string> kHonoured = {
       "prompt", "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids",
       "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "echo", "logprobs",
-      "prompt_logprobs", "logprob_token_ids", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"};
+      "prompt_logprobs", "logprob_token_ids", "return_token_ids", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"};
   for (const auto& [name, value] : body.items()) {
     if (kHonoured.contains(name)) continue;
     const std::optional<std::string> why = refuse_field(name, value);
@@ -363,6 +363,9 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimit
   params.include_stop = body.flag("include_stop_str_in_output");
   params.skip_special_tokens = body.flag("skip_special_tokens", true);
   body.flag("spaces_between_special_tokens", true);  // the decoders of this tokenizer put none there either way
+  request.gives_prompt_token_ids = body.flag("return_token_ids");
+  // Without a tokenizer nothing else would tell the answer.
+  request.gives_token_ids = body.flag("return_token_ids", !limits.tokenizer);
   parse_edits(body, limits, params);
   parse_seed(body, &request);
   request.estimated = !limits.tokenizer && !line.prompt.texts.empty();

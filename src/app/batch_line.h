@@ -44,9 +44,12 @@ struct BatchRequest {
   int64_t n = 1;
   SamplingParams params;  ///< seed: of choice 0
   bool seeded = false;    ///< the line gave the seed: every prompt starts from it
+  bool gives_token_ids = false, gives_prompt_token_ids = false;  ///< in the answer
   bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
   int64_t doubled_bos = 0;  ///< prompts whose text begins with the token that the tokenizer puts before it
 
+  /// Whether a record shows something of its prompts.
+  bool shows_prompt() const { return params.echo || gives_prompt_token_ids; }
   int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * n; }
   /// Choice `index` as the engine takes it; its random numbers depend on the line and the index alone.
   Request sequence(int64_t index) const;

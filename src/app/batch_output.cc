@@ -125,6 +125,14 @@ void write_prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogp
   pieces.finish();
 }
 
+void write_ids(std::span<const int32_t> ids, const WritePiece& write) {
+  Pieces pieces(write);
+  pieces.add("[");
+  for (size_t i = 0; i < ids.size(); ++i) pieces.add(fmt::format("{}{}", i > 0 ? "," : "", ids[i]));
+  pieces.add("]");
+  pieces.finish();
+}
+
 /// The logprobs of the prompt, if it is echoed, and of the answer.
 std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion) {
   const bool skip = request.params.skip_special_tokens;
@@ -159,9 +167,17 @@ void write_choice(const RecordContext& context, const BatchRequest& request, con
   const Json stop_reason = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
   write(fmt::format(R"(,"finish_reason":"{}","stop_reason":)", completion.reason == FinishReason::kStop ? "stop" : "length"));
   write(to_text(stop_reason));
+  if (request.gives_token_ids) {
+    write(R"(,"token_ids":)");
+    write_ids(completion.tokens, write);
+  }
   if (request.params.prompt_logprobs >= 0) {
     write(R"(,"prompt_logprobs":)");
     write_prompt_logprobs(context.tokenizer, completion.prompt_logprobs, static_cast<size_t>(request.params.prompt_logprobs), write);
+  }
+  if (request.gives_prompt_token_ids) {
+    write(R"(,"prompt_token_ids":)");
+    write_ids(prompt.tokens, write);
   }
   write("}");
 }

@@ -83,6 +83,26 @@ TEST(BatchOutput, EchoOfTokenIdsIsTheirText) {
   EXPECT_EQ(json["response"]["body"]["choices"][0]["text"], "Hi");
 }
 
+TEST(BatchOutput, TokenIdsAreGivenWhereTheyAreAskedForOrNothingElseTells) {
+  const auto choice_of = [](const RecordContext& context, const std::string& fields) {
+    const std::string line = R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":[72,105])" + fields + "}}";
+    const BatchRequest request = std::get<BatchRequest>(parse_batch_line(line, {256, 1000, context.tokenizer}));
+    Completion completion;
+    completion.tokens = {3, 200};
+    return nlohmann::json::parse(answer_record(context, kId, request, std::span(&completion, 1)))["response"]["body"]["choices"][0];
+  };
+  const auto asked = choice_of(kContext, R"(,"return_token_ids":true)");
+  EXPECT_EQ(asked["token_ids"].dump(), "[3,200]");
+  EXPECT_EQ(asked["prompt_token_ids"].dump(), "[72,105]");
+  EXPECT_FALSE(choice_of(kContext, "").contains("token_ids"));
+  const RecordContext without{"m", 1, nullptr};
+  const auto plain = choice_of(without, "");
+  EXPECT_EQ(plain["text"], "");
+  EXPECT_EQ(plain["token_ids"].dump(), "[3,200]");
+  EXPECT_FALSE(plain.contains("prompt_token_ids"));
+  EXPECT_FALSE(choice_of(without, R"(,"return_token_ids":false)").contains("token_ids"));
+}
+
 TEST(BatchOutput, OffsetsStayWithinTheText) {  // tokens of a stop string are scored, but their text is cut off
   BatchRequest request = request_of(R"("prompt":"ab","logprobs":0)");
   Completion completion = completion_of("x");

@@ -14,6 +14,7 @@
 #include "app/hardware.h"
 #include "app/lane_peaks.h"
 #include "app/machine.h"
+#include "app/model_folder.h"
 #include "app/peers.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
@@ -80,15 +81,17 @@ std::string checkpoint_of(const BenchOptions& options) {
     root = cache_directory();
     if (root.empty()) fail_user("no home directory for dummy weights: give --dummy-dir, or set FLEXGEN_CACHE_DIR");
   }
-  std::string name = shape_config_json(model) ? model : fs::path(model).stem().string();
+  std::string name = shape_config_json(model) ? model : is_directory ? model_name_of(model) : fs::path(model).stem().string();
+  std::replace(name.begin(), name.end(), '/', '-');  // of the id of a model in the Hub's cache
   std::string directory = (root / fmt::format("dummy-{}-{}", name, options.dtype)).string();
   DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
+  parse_config(config, "", is_directory ? (fs::path(model) / "config.json").string() : model, options.engine.model.ignored_config_fields);  // what is wrong is said of the file that was given
   int64_t announced = 0;
   ensure_dummy_checkpoint(directory, config, dtype, 1, [&](int64_t done, int64_t total) {
     if (done - announced < 2 * kGiB && done < total) return;
     announced = done;
     spdlog::info("writing dummy weights to {}: {} of {}", directory, format_bytes(done), format_bytes(total));
-  });
+  }, options.engine.model.ignored_config_fields);
   return directory;
 }
 
@@ -201,7 +204,7 @@ PeerJob peer_job(const BenchOptions& flags, const EngineOptions& options, const 
 
 /// One process by itself; returns the figures. `job` is what others are to do, where flags ask for them; all memory is free again afterwards.
 nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& options, PeerJob* job) {
-  SyntheticLoad load(flags, parse_config(config_text(options.model_directory), "", options.model_directory));
+  SyntheticLoad load(flags, parse_config(config_text(options.model_directory), "", options.model_directory, options.ignored_config_fields));
   set_fastest_dtypes(flags.engine, load.workload, options);
   Engine engine(options);
   FileSystem files;
@@ -284,7 +287,9 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
 
 }  // namespace
 
-int bench_command(const BenchOptions& flags) {
+int bench_command(const BenchOptions& given) {
+  BenchOptions flags = given;
+  flags.model = find_model_or_shape(given.model, given.engine.model.revision);
   if (std::unique_ptr<Team> team = Team::join(flags.team)) return together(*team, [&] { return bench_together(flags, *team); });
   if (std::find(flags.peers.names.begin(), flags.peers.names.end(), "flexllmgen") != flags.peers.names.end() && flags.engine.backend != "cuda")
     fail_user("--peers flexllmgen: it computes on a GPU alone; give --backend cuda");

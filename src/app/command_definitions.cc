@@ -11,11 +11,20 @@ namespace flexgen {
 namespace {
 
 constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
+constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, or the id of a model in the Hub's local cache; nothing is downloaded";
+constexpr const char* kModelOrShapeHelp = "checkpoint directory, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
+constexpr const char* kSkipTokenizer = "do without the tokenizer: prompts are token ids, and answers give token ids and no text (so it is anyway for a model without tokenizer files)";
 constexpr int64_t kManyTokens = int64_t{1} << 31, kManyBytes = int64_t{1} << 40;
 
 /// For commands whose answers may end early; what is not said here is what is kept, or all of max_tokens.
 void add_expected_tokens(CommandDefinition& command, int64_t& tokens, const std::string& otherwise) {
   command.whole_within("--expected-tokens", tokens, 1, kManyTokens, "tokens that an answer takes on average, for planning alone: memory is kept for all of its max_tokens (default: " + otherwise + ")");
+}
+
+/// Beside --model.
+void add_model_flags(CommandDefinition& command, ModelFlags* flags) {
+  command.text("--revision", flags->revision, "of a model in the Hub's cache: a branch, a tag or a commit (default: main)", "NAME");
+  command.texts("--ignore-config-field", flags->ignored_config_fields, "a field of config.json that flexgen does not know and that changes nothing; NAME.INNER in an object (may be given several times)", "NAME");
 }
 
 void add_team_flags(CommandDefinition& command, TeamFlags* flags) {
@@ -49,11 +58,13 @@ void refuse_empty_stops(const std::vector<std::string>& stops) {
 class RunBatchDefinition : public CommandDefinition {
  public:
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
-    text("-m,--model", options_.model, "checkpoint directory as Hugging Face lays it out", "DIR")->required();
+    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
+    add_model_flags(*this, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions", "IN.jsonl")->required();
     text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
     flag("--overwrite", options_.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
     text("--served-model-name", options_.served_model_name, "what answers give as their model (default: the directory's name)", "NAME");
+    flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
     json(options_.json, options_.json_file, "a summary of the run");
     flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
     text("--shard", options_.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts", "I/N");
@@ -83,7 +94,8 @@ class GenerateDefinition : public CommandDefinition {
     SamplingParams& params = options_.params;
     params.max_tokens = 128;
     params.temperature = 0;
-    text("-m,--model", options_.model, "checkpoint directory", "DIR")->required();
+    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
+    add_model_flags(*this, &engine_.flags.model);
     text("-p,--prompt,prompt", options_.prompt, "the text to continue; - reads it from stdin", "TEXT")->required();
     begin_group("Sampling");
     whole_within("--max-tokens", params.max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str();
@@ -113,7 +125,8 @@ class GenerateDefinition : public CommandDefinition {
 class InspectDefinition : public CommandDefinition {
  public:
   InspectDefinition() : CommandDefinition("inspect", "say what a checkpoint is: shapes, bytes per part, KV bytes per token") {
-    text("-m,--model,model", options_.model, "checkpoint directory", "DIR")->required();
+    text("-m,--model,model", options_.model, kModelHelp, "DIR|ID")->required();
+    add_model_flags(*this, &options_.model_flags);
     json(options_.json, options_.json_file, "it");
   }
   Command finish() override { return options_; }
@@ -125,7 +138,8 @@ class InspectDefinition : public CommandDefinition {
 class BenchDefinition : public CommandDefinition {
  public:
   BenchDefinition() : CommandDefinition("bench", "measure a model or a shape, with the bound and the efficiency") {
-    text("-m,--model", options_.model, "checkpoint directory, a config.json, or a shape such as opt-6.7b or llama-3.1-8b", "DIR|SHAPE")->required();
+    text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|ID|SHAPE")->required();
+    add_model_flags(*this, &engine_.flags.model);
     choice("--load-format", options_.load_format, {"auto", "dummy", "checkpoint"}, "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")->capture_default_str();
     choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of dummy weights: bf16, f16, f32")->capture_default_str();
     text("--dummy-dir", options_.dummy_directory, "where dummy weights are kept (default: FLEXGEN_CACHE_DIR, flexgen in XDG_CACHE_HOME, or ~/.cache/flexgen)", "DIR");
@@ -169,7 +183,8 @@ class BenchDefinition : public CommandDefinition {
 class EvalDefinition : public CommandDefinition {
  public:
   EvalDefinition() : CommandDefinition("eval", "the price of a policy in accuracy: perplexity of a text, or exact match of greedy answers") {
-    text("-m,--model", options_.model, "checkpoint directory", "DIR")->required();
+    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
+    add_model_flags(*this, &engine_.flags.model);
     json(options_.json, options_.json_file, "the figures");
     begin_group("Perplexity of a text");
     CLI::Option* perplexity = text("--perplexity", options_.perplexity_file, "a UTF-8 text", "FILE");
@@ -202,8 +217,10 @@ class EvalDefinition : public CommandDefinition {
 class PlanDefinition : public CommandDefinition {
  public:
   PlanDefinition() : CommandDefinition("plan", "say how a job would be done, how long it takes and what would help, without doing it") {
-    text("-m,--model", options_.model, "checkpoint directory, config.json, or shape by name, like opt-6.7b or llama-3.1-8b", "DIR|SHAPE")->required();
+    text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|ID|SHAPE")->required();
+    add_model_flags(*this, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch", "IN.jsonl");
+    flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
     text("--prompt-len", prompt_len_, "or its lengths: tokens of a prompt, 512 or 64:512", "A[:B]")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate", "A[:B]")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
@@ -250,13 +267,16 @@ class DoctorDefinition : public CommandDefinition {
     json(options_.json, options_.json_file, "it");
     flag("--measure", options_.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
     flag("--disk-only", options_.disk_only, "with --measure: the disk alone (some 15 s), the rest as it is kept");
-    text("-m,--model", options_.model, "with --measure: read this checkpoint's files, as a job will", "DIR");
+    text("-m,--model", options_.model, "with --measure: read this checkpoint's files, as a job will", "DIR|ID");
+    add_model_flags(*this, &options_.model_flags);
     whole_within("--threads", options_.threads, 1, 4096, "with --measure: threads that compute (default: as for run-batch)");
   }
   Command finish() override {
     // What comes from the environment may be meant for other commands.
     auto typed = [&](const char* flag) { return given(flag) && !stand_ins.contains(flag); };
     if (!options_.measure && (typed("--model") || typed("--threads") || typed("--disk-only"))) fail_user("doctor: --model, --threads and --disk-only go with --measure");
+    for (const char* flag : {"--revision", "--ignore-config-field"})
+      if (typed(flag) && options_.model.empty()) fail_user("doctor: {} goes with --model", flag);
     return options_;
   }
 

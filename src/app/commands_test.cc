@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
@@ -41,6 +43,16 @@ std::string stdout_of(Call call) {
     throw;
   }
   return captured();
+}
+
+/// The message that a call ends with.
+std::string said(const std::function<void()>& call) {
+  try {
+    stdout_of(call);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing";
 }
 
 class Commands : public testing::Test {
@@ -79,14 +91,6 @@ TEST_F(Commands, GenerateContinues) {
 TEST_F(Commands, LogitsThatAreNotFiniteAreNoAnswer) {
   const std::string model = directory_.file("nan"), text = directory_.file("text"), in = directory_.file("in.jsonl");
   poison_checkpoint(kModel, model, "lm_head.weight", std::nanf(""), [](int64_t i) { return i == 2047 * 128; });
-  auto said = [](auto call) {
-    try {
-      stdout_of(call);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("nothing");
-  };
   GenerateOptions generate{model, "Once upon", {}, engine_};
   EXPECT_THAT(said([&] { generate_command(generate); }), testing::HasSubstr("not finite"));
   write_text(text, "Once upon a time there was a dog.");
@@ -149,6 +153,170 @@ TEST_F(Commands, BatchIsTheSameUnderEveryPolicyAndAfterAStop) {
   }
   options.engine.backend = "reference";
   EXPECT_THROW(run_batch_command(options), Error);  // other answers
+}
+
+/// A model that lies in a Hub cache, with a field in its config.json that nobody knows.
+class CachedModel : public testing::Test {
+ protected:
+  CachedModel() {
+    namespace fs = std::filesystem;
+    const fs::path entry = directory_.file("models--me--demo"), snapshot = entry / "snapshots/0123abcd";
+    fs::create_directories(snapshot);
+    fs::create_directories(entry / "refs");
+    for (const char* name : {"model.safetensors", "tokenizer.json", "generation_config.json"}) fs::create_symlink(std::string(FLEXGEN_SOURCE_DIR) + "/demo/model/" + name, snapshot / name);
+    Json config = Json::parse(read_text(std::string(FLEXGEN_SOURCE_DIR) + "/demo/model/config.json"));
+    config["my_note"] = 1;
+    config["my_other_note"] = 1;
+    write_text((snapshot / "config.json").string(), config.dump());
+    write_text((entry / "refs/main").string(), "0123abcd");
+    write_text((entry / "refs/old").string(), "0123abcd");
+    setenv("HF_HUB_CACHE", directory_.path().c_str(), 1);
+    engine_.cpu_memory_bytes = 64 * kMiB;
+    engine_.hardware = "generic";
+    engine_.model.revision = "old";
+    engine_.model.ignored_config_fields = {"my_other_note", "my_note"};
+  }
+  ~CachedModel() override { unsetenv("HF_HUB_CACHE"); }
+  TemporaryDirectory directory_;
+  EngineFlags engine_;
+};
+
+TEST_F(CachedModel, EveryCommandFindsItAndIgnoresTheField) {
+  const std::string text = directory_.file("text"), requests = directory_.file("in.jsonl"), dummies = directory_.file("dummies");
+  write_text(text, "Inv. 427050 | dated Sep 7, 2016 | amount due EUR 212.84");
+  write_text(requests, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Inv.","max_tokens":2}})" "\n");
+  const auto with = [&](auto options) {
+    options.model = "me/demo";
+    if constexpr (requires { options.engine; }) options.engine = engine_;
+    else options.model_flags = engine_.model;
+    return options;
+  };
+  const auto run_all = [&](const std::function<void(std::function<int()>)>& run) {
+    run([&] { return inspect_command(with(InspectOptions{})); });
+    GenerateOptions generate = with(GenerateOptions{});
+    generate.prompt = "Inv.";
+    generate.params.max_tokens = 1;
+    run([&] { return generate_command(generate); });
+    EvalOptions eval = with(EvalOptions{});
+    eval.perplexity_file = text;
+    run([&] { return eval_command(eval); });
+    PlanOptions plan = with(PlanOptions{});
+    plan.prompt_len = plan.gen_len = {8, 8};
+    run([&] { return plan_command(plan); });
+    plan.engine.kv_cache_dtype = "auto,int4";
+    plan.input = requests;
+    run([&] { return plan_command(plan); });
+    BenchOptions bench = with(BenchOptions{});
+    bench.prompt_len = bench.gen_len = {3, 3};
+    bench.num_prompts = 1;
+    bench.no_efficiency = true;
+    run([&] { return bench_command(bench); });
+    bench.load_format = "dummy";
+    bench.dummy_directory = dummies;
+    bench.engine.kv_cache_dtype = "auto,int4";
+    run([&] { return bench_command(bench); });
+    RunBatchOptions batch = with(RunBatchOptions{});
+    batch.input = requests;
+    batch.output = directory_.file("out.jsonl");
+    run([&] { return run_batch_command(batch); });
+    batch.output = directory_.file("chosen.jsonl");
+    batch.engine.kv_cache_dtype = "auto,int4";
+    run([&] { return run_batch_command(batch); });
+  };
+  run_all([](std::function<int()> command) { stdout_of([&] { EXPECT_EQ(command(), kExitDone); }); });
+  EXPECT_EQ(Json::parse(read_text(directory_.file("out.jsonl")))["response"]["body"]["model"], "me/demo");
+  EXPECT_THAT(Json::parse(read_text(directory_.file("out.jsonl.job")))["model_folder"].get<std::string>(), testing::EndsWith("models--me--demo/snapshots/0123abcd"));
+  EXPECT_TRUE(std::filesystem::exists(dummies + "/dummy-me-demo-bf16/config.json"));
+
+  engine_.model.ignored_config_fields = {"my_note"};
+  run_all([](std::function<int()> command) { EXPECT_THAT(said([&] { command(); }), testing::HasSubstr("--ignore-config-field my_other_note")); });
+  engine_.model.ignored_config_fields = {"my_note", "my_other_note"};
+  engine_.model.revision = "new";
+  run_all([](std::function<int()> command) { EXPECT_THAT(said([&] { command(); }), testing::HasSubstr("without the revision 'new'; it has main, old")); });
+}
+
+TEST_F(CachedModel, AJobGoesOnWithTheSameIgnoredFieldsAlone) {
+  RunBatchOptions batch;
+  batch.model = "me/demo";
+  batch.engine = engine_;
+  batch.input = directory_.file("in.jsonl");
+  batch.output = directory_.file("out.jsonl");
+  write_text(batch.input, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Inv.","max_tokens":2}})" "\n");
+  stdout_of([&] { EXPECT_EQ(run_batch_command(batch), kExitDone); });
+  EXPECT_EQ(Json::parse(read_text(batch.output + ".job"))["options"]["list of ignored config fields"], "my_note, my_other_note");
+  batch.engine.model.ignored_config_fields = {"my_note", "my_other_note", "my_note"};
+  stdout_of([&] { EXPECT_EQ(run_batch_command(batch), kExitDone); });  // in another order
+  // The fields are of no consequence to the fingerprint here: the file is the same.
+  batch.engine.model.ignored_config_fields = {"my_note", "my_other_note", "use_cache"};
+  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::AllOf(testing::HasSubstr("another list of ignored config fields"), testing::HasSubstr("my_note, my_other_note instead of")));
+  // Another folder is told.
+  const std::string other = directory_.file("other");
+  std::filesystem::copy(directory_.file("models--me--demo/snapshots/0123abcd"), other);
+  Json config = Json::parse(read_text(other + "/config.json"));
+  config.erase("my_other_note");
+  write_text(other + "/config.json", config.dump());
+  batch.model = other;
+  batch.engine.model = {"", {"my_note"}};
+  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::AllOf(testing::HasSubstr("another model ("), testing::HasSubstr("snapshots/0123abcd; this one is " + other)));
+}
+
+/// The demo's model without its tokenizer.
+TEST(WithoutTokenizer, PromptsOfTokenIdsAreAnswered) {
+  namespace fs = std::filesystem;
+  TemporaryDirectory directory;
+  const std::string bare = directory.file("bare"), whole = std::string(FLEXGEN_SOURCE_DIR) + "/demo/model";
+  fs::create_directories(bare);
+  for (const char* name : {"model.safetensors", "config.json", "generation_config.json"}) fs::create_symlink(whole + "/" + name, bare + "/" + name);
+  RunBatchOptions batch;
+  batch.engine.cpu_memory_bytes = 64 * kMiB;
+  batch.engine.hardware = "generic";
+  batch.input = directory.file("in.jsonl");
+  const auto line = [](const std::string& id, const std::string& body) {
+    return R"({"custom_id":")" + id + R"(","method":"POST","url":"/v1/completions","body":{"max_tokens":3,"temperature":0,)" + body + "}}\n";
+  };
+  write_text(batch.input, line("a", R"("prompt":[1,5,9],"logprobs":0)") + line("b", R"("prompt":[1,5,9],"return_token_ids":true,"echo":true)"));
+  const auto answers_of = [&](const std::string& model, bool skip, const std::string& name) {
+    batch.model = model;
+    batch.skip_tokenizer = skip;
+    batch.output = directory.file(name);
+    stdout_of([&] { EXPECT_EQ(run_batch_command(batch), kExitDone); });
+    std::map<std::string, Json> choices;
+    for (const std::string& text : sorted_lines(read_text(batch.output))) {
+      const Json record = Json::parse(text);
+      choices[record["custom_id"]] = record["response"]["body"]["choices"][0];
+    }
+    return choices;
+  };
+  auto with = answers_of(whole, false, "with.jsonl"), without = answers_of(bare, false, "without.jsonl"), skipped = answers_of(whole, true, "skipped.jsonl");
+  ASSERT_EQ(with.size(), 2u);
+  EXPECT_EQ(with["b"]["token_ids"].size(), 3u);
+  EXPECT_NE(with["b"]["text"], "");
+  EXPECT_EQ(without["a"]["token_ids"], with["b"]["token_ids"]);
+  EXPECT_EQ(without["b"]["prompt_token_ids"].dump(), "[1,5,9]");
+  EXPECT_EQ(without["a"]["text"], "");
+  EXPECT_EQ(without["a"]["logprobs"]["tokens"][0], "token_id:" + std::to_string(with["b"]["token_ids"][0].get<int>()));
+  EXPECT_EQ(without, skipped);
+  EXPECT_EQ(Json::parse(read_text(directory.file("skipped.jsonl.job")))["options"]["tokenizer"], "none");
+  batch.skip_tokenizer = false;  // answers with texts now
+  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::HasSubstr("answers from other options"));
+  batch.engine.kv_cache_dtype = "auto,int4";  // the lines are read before the engine is there
+  EXPECT_EQ(answers_of(bare, false, "chosen.jsonl").size(), 2u);
+
+  PlanOptions plan;
+  plan.model = bare;
+  plan.engine = batch.engine;
+  plan.input = batch.input;
+  stdout_of([&] { EXPECT_EQ(plan_command(plan), kExitDone); });
+  write_text(batch.input, line("a", R"("prompt":[1,5,9],"stop":"x")") + line("b", R"("prompt":"text")") + line("c", R"("prompt":[1],"bad_words":["x"])"));
+  EXPECT_THAT(said([&] { plan_command(plan); }), testing::HasSubstr("no tokenizer"));
+  batch.engine.kv_cache_dtype = "auto";
+  batch.model = bare;
+  batch.output = directory.file("texts.jsonl");
+  stdout_of([&] { run_batch_command(batch); });
+  for (const std::string& text : sorted_lines(read_text(batch.output))) EXPECT_THAT(Json::parse(text)["error"]["message"].get<std::string>(), testing::HasSubstr("the model has no tokenizer"));
+
+  GenerateOptions generate{bare, "Inv.", {}, batch.engine};
+  EXPECT_THAT(said([&] { generate_command(generate); }), testing::HasSubstr("no tokenizer"));
 }
 
 /// Of the model that ships in the repository.

@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/json_output.h"
 #include "app/machine.h"
+#include "app/model_folder.h"
 #include "app/hardware.h"
 #include "app/job_memory.h"
 #include "app/measure_hardware.h"
@@ -45,7 +46,7 @@ int doctor_command(const DoctorOptions& options) {
     measure.types = all_types();
     measure.threads = options.threads;
     measure.directory = options.disk_directory;
-    if (!options.model.empty()) measure.read_files = Model::load(options.model)->files();
+    if (!options.model.empty()) measure.read_files = Model::load(find_model(options.model, options.model_flags.revision), options.model_flags.ignored_config_fields)->files();
     measure.progress = [](const std::string& what) { spdlog::info("measuring {}", what); };
     FileSystem files;
     const std::string path = profile_path(options.threads);

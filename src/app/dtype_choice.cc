@@ -89,7 +89,7 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
 void set_fastest_dtypes(const EngineFlags& flags, const Workload& workload, EngineOptions& options) {
   if (!flags.chooses_dtypes()) return;
   const std::vector<DtypePair> pairs = allowed_dtypes(flags);
-  const auto open_model = [&] { return Model::load(options.model_directory); };
+  const auto open_model = [&] { return Model::load(options.model_directory, options.ignored_config_fields); };
   const std::unique_ptr<Model> model = open_model();
   FileSystem files;
   const HardwareProfile hardware = profile_for(

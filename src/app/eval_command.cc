@@ -8,6 +8,7 @@
 #include "app/json_output.h"
 #include "app/evaluation.h"
 #include "app/hardware.h"
+#include "app/model_folder.h"
 #include "app/plan_table.h"
 #include "app/special_tokens.h"
 #include "app/progress.h"
@@ -19,6 +20,7 @@
 #include "base/units.h"
 #include "engine/list_source.h"
 #include "io/checked_json.h"
+#include "io/lfs_pointer.h"
 #include "io/whole_file.h"
 #include "text/unicode.h"
 
@@ -39,6 +41,7 @@ class Collect : public CompletionSink {
 std::string read_file(const std::string& path, const char* flag) {
   const std::string text = read_whole_file(path);
   if (text.empty()) fail_user("{} {}: this file is empty", flag, path);
+  if (is_lfs_pointer(text)) refuse_lfs_pointer(path);
   return text;
 }
 
@@ -184,8 +187,10 @@ bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
 
 }  // namespace
 
-int eval_command(const EvalOptions& options) {
+int eval_command(const EvalOptions& given) {
   require_alone({}, "eval");
+  EvalOptions options = given;
+  options.model = find_model(given.model, given.engine.model.revision);
   Engine engine(engine_options(options.engine, options.model));
   Json figures;
   figures["model"] = options.model;

@@ -5,6 +5,7 @@
 #include "app/commands.h"
 #include "app/evaluation.h"
 #include "app/hardware.h"
+#include "app/model_folder.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/special_tokens.h"
@@ -31,7 +32,7 @@ class OneRequest : public RequestSource, public CompletionSink {
 
 int generate_command(const GenerateOptions& options) {
   require_alone({}, "generate");
-  Engine engine(engine_options(options.engine, options.model));
+  Engine engine(engine_options(options.engine, find_model(options.model, options.engine.model.revision)));
   std::string text = options.prompt;
   if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
   Request request;

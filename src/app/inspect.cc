@@ -5,6 +5,7 @@
 
 #include "app/commands.h"
 #include "app/json_output.h"
+#include "app/model_folder.h"
 #include "base/report.h"
 #include "base/units.h"
 #include "model/model.h"
@@ -12,7 +13,7 @@
 namespace flexgen {
 
 int inspect_command(const InspectOptions& options) {
-  std::unique_ptr<Model> model = Model::load(options.model);
+  std::unique_ptr<Model> model = Model::load(find_model(options.model, options.model_flags.revision), options.model_flags.ignored_config_fields);
   const ModelConfig& config = model->config();
   std::map<std::string, int64_t> parts;
   std::map<int, std::string> part_of;

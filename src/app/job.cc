@@ -143,8 +143,9 @@ JobIdentity read_job_file(const std::string& path, const std::string& advice) {
   identity.model_name = fields.text("model");
   identity.created_s = fields.integer("created", 0, kMaxCreated_s);
   identity.options = fields.texts("options");
-  // A job file of an earlier flexgen has neither.
+  // A job file of an earlier flexgen has none of these.
   if (fields.has("model_files")) identity.model_files = fields.stamps("model_files");
+  if (fields.has("model_folder")) identity.model_folder = fields.text("model_folder");
   if (fields.has("checksum") && fields.text("checksum") != content_checksum(text)) fields.damaged("what it says does not fit its checksum");
   fields.finish();
   return identity;
@@ -308,7 +309,9 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
     std::string difference;
     if (found.input_sha256 != wanted.input_sha256) difference = "another input (or this one was changed since)";
-    else if (found.model_fingerprint != wanted.model_fingerprint) difference = "another model (or this one was changed since)";
+    else if (found.model_fingerprint != wanted.model_fingerprint)
+      difference = found.model_folder.empty() || found.model_folder == wanted.model_folder ? "another model (or this one was changed since)"
+                                                                                            : fmt::format("another model ({}; this one is {})", found.model_folder, wanted.model_folder);
     else
       for (const auto& [name, value] : wanted.options) {
         auto old = found.options.find(name);
@@ -326,6 +329,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     identity_.model_name = found.model_name;
     identity_.created_s = found.created_s;
     identity_.model_files = found.model_files;
+    identity_.model_folder = found.model_folder;
     continued_ = true;
     if (repeated_ > 0) spdlog::warn("{} lines of {} repeat records that are there already; they stay as they are", repeated_, output_);
   } catch (const Error& error) {
@@ -358,6 +362,7 @@ void Job::write_manifest(const std::string& path) const {
   json["options"] = identity_.options;
   json["created"] = identity_.created_s;
   json["model_files"] = identity_.model_files;
+  json["model_folder"] = identity_.model_folder;
   const auto to_text = [&] { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; };
   json["checksum"] = content_checksum(to_text());
   const std::string text = to_text();

@@ -37,6 +37,7 @@ struct JobIdentity {
   int64_t created_s = 0;
   /// Of each weight file, by name: device, inode, size, time of the last writing in ns. The fingerprint samples bytes; this tells that others were written.
   std::map<std::string, std::array<int64_t, 4>> model_files = {};
+  std::string model_folder = {};  ///< where it lay when the job began, with its revision if that is the Hub's cache; tells people, and binds nobody
 };
 
 /// The system calls that bring answers to the disk; tests put faults in their place.

@@ -8,8 +8,12 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "base/nearest.h"
 #include "io/checked_json.h"
 #include "io/lfs_pointer.h"
+#include "io/whole_file.h"
+#include "model/config.h"
 
 namespace flexgen {
 namespace {
@@ -27,8 +31,10 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
-/// The first bytes of a file; fewer if it is shorter, or cannot be read.
+/// The first bytes of a file; fewer if it is shorter, cannot be read, or is a pipe, which could keep us waiting.
 std::string start_of(const fs::path& path, size_t bytes) {
+  std::error_code failed;
+  if (!fs::is_regular_file(path, failed)) return "";
   std::ifstream file(path, std::ios::binary);
   std::string text(bytes, '\0');
   file.read(text.data(), static_cast<std::streamsize>(bytes));
@@ -79,7 +85,21 @@ fs::path snapshot_of(const fs::path& root, const std::string& revision) {
             fmt::join(refs.empty() ? snapshots : refs, ", "));
 }
 
-bool is_cache_entry(const fs::path& folder) { return is_folder(folder / "snapshots"); }
+bool is_cache_entry(const fs::path& folder) {
+  return is_folder(folder / "snapshots") || (folder.filename().string().starts_with(kCachePrefix) && (is_folder(folder / "blobs") || is_folder(folder / "refs")));
+}
+
+std::string without_end_slashes(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+/// "~" and "~/x" as a shell would have it: it leaves them alone after an equals sign, and in configuration files nobody expands them.
+std::string with_home(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  if (!home || !*home || path.empty() || path[0] != '~' || (path.size() > 1 && path[1] != '/')) return path;
+  return home + path.substr(1);
+}
 
 std::string convert_advice(const std::string& what, const std::string& folder) {
   return fmt::format("{}: flexgen reads safetensors as Hugging Face lays them out. Convert once with transformers: "
@@ -112,13 +132,16 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
   if (there("model_index.json")) fail_user("{} is a diffusers pipeline, not a language model", where);
   if (const std::string pipeline = first_with(".nemo") + first_with(".onnx") + first_with("openvino_model.xml"); !pipeline.empty())
     fail_user("{} holds {} and no config.json: it is a model of another program; give the checkpoint with safetensors", where, pipeline);
+  if (is_folder(folder / "hub"))
+    for (const std::string& name : names_in(folder / "hub"))
+      if (name.starts_with(kCachePrefix)) refuse_folder(folder / "hub");
   std::vector<std::string> inner, entries;
   for (const std::string& name : names) {
     if (is_there(folder / name / "config.json")) inner.push_back((folder / name).string());
     if (name.starts_with(kCachePrefix)) entries.push_back(name);
   }
   if (!entries.empty())
-    fail_user("{} is a Hub cache with {} models; name one of them, by its id or as {}", where, entries.size(), (folder / entries.front()).string());
+    fail_user("{} is a whole Hub cache: name one of its models ({} there), by its id or as {}", where, entries.size(), (folder / entries.front()).string());
   if (!inner.empty()) fail_user("{} holds no config.json, but {} does: give that", where, inner.front());
   fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out, with config.json, safetensors and a tokenizer", where);
 }
@@ -126,12 +149,14 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
 /// A file instead of a folder.
 [[noreturn]] void refuse_file(const fs::path& path) {
   const std::string where = path.string(), start = start_of(path, 512);
+  std::error_code failed;
+  if (!fs::is_regular_file(path, failed)) fail_user("{} is neither a folder nor a file (a pipe or a device); a model is a folder as Hugging Face lays it out", where);
   const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
   if (is_lfs_pointer(start)) refuse_lfs_pointer(where);
   if (start.starts_with("GGUF") || where.ends_with(".gguf"))
     fail_user("{} is a GGUF: flexgen does not read GGUF; give the folder of the checkpoint it was made from, with config.json and safetensors", where);
   if (where.ends_with(".safetensors") || where.ends_with(".json") || where.ends_with(".bin") || where.ends_with(".model"))
-    if (is_there(parent / "config.json")) fail_user("{} is a file of a checkpoint: give its folder, --model {}", where, parent.string());
+    if (is_there(parent / "config.json")) fail_user("{} is a file of a checkpoint: give its folder, --model '{}'", where, parent.string());
   if (where.ends_with(".safetensors"))
     fail_user("{} is a file of weights alone: a model is a folder that has config.json and a tokenizer too", where);
   for (const char* end : {".bin", ".pt", ".pth", ".ckpt"})
@@ -141,16 +166,27 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
   fail_user("{} is a file; a model is a folder as Hugging Face lays it out, with config.json, safetensors and a tokenizer", where);
 }
 
-/// ORG/NAME or NAME, or nothing if `text` cannot be an id of the Hub.
-std::optional<std::string> hub_id_of(std::string text) {
+/// ORG/NAME or NAME, and the revision of an address that has one; nothing if `text` cannot be an id of the Hub.
+struct HubId {
+  std::string id, revision;
+};
+std::optional<HubId> hub_id_of(std::string text) {
   for (std::string_view before : {"https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://"})
     if (text.starts_with(before)) text.erase(0, before.size());
-  while (text.ends_with('/')) text.pop_back();
-  if (const size_t tree = text.find("/tree/"); tree != std::string::npos) text.erase(tree);
+  text = without_end_slashes(text);
+  std::string revision;
+  if (const size_t tree = text.find("/tree/"); tree != std::string::npos) {
+    revision = text.substr(tree + std::string_view("/tree/").size());
+    text.erase(tree);
+  }
+  if (const size_t at = text.find('@'); at != std::string::npos) {
+    if (revision.empty()) revision = text.substr(at + 1);
+    text.erase(at);
+  }
   const auto slashes = std::count(text.begin(), text.end(), '/');
   const bool fits = !text.empty() && slashes <= 1 && text.front() != '/' && text.front() != '.' && text.front() != '~' && text.front() != '-' &&
                     std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == '/'; });
-  return fits ? std::optional(text) : std::nullopt;
+  return fits ? std::optional(HubId{text, revision}) : std::nullopt;
 }
 
 std::string cache_entry_of(const std::string& id) {
@@ -159,12 +195,27 @@ std::string cache_entry_of(const std::string& id) {
   return name;
 }
 
+/// The id whose files an entry of the cache has.
+std::string id_of_entry(const std::string& entry) {
+  std::string id = entry.substr(kCachePrefix.size());
+  for (size_t at; (at = id.find("--")) != std::string::npos;) id.replace(at, 2, "/");
+  return id;
+}
+
+/// "; did you mean ...?" of the models that the cache has.
+std::string near_id(const std::string& id, const fs::path& hub_cache) {
+  std::vector<std::string> ids;
+  for (const std::string& name : names_in(hub_cache))
+    if (name.starts_with(kCachePrefix)) ids.push_back(id_of_entry(name));
+  return did_you_mean(id, ids);
+}
+
 }  // namespace
 
 std::string hub_cache_from_environment() {
   auto value = [](const char* name) {
     const char* text = std::getenv(name);
-    return text ? std::string(text) : std::string();
+    return with_home(text ? text : "");
   };
   if (std::string cache = value("HF_HUB_CACHE"); !cache.empty()) return cache;
   if (std::string cache = value("HUGGINGFACE_HUB_CACHE"); !cache.empty()) return cache;
@@ -176,27 +227,51 @@ std::string hub_cache_from_environment() {
 
 std::string find_model_folder(const std::string& model, const std::string& revision, const std::string& hub_cache) {
   if (model.empty()) fail_user("--model is empty; give the folder of a checkpoint");
-  const fs::path path(model);
+  const fs::path path(without_end_slashes(model));
   if (is_folder(path)) {
-    if (is_cache_entry(path) && !is_there(path / "config.json")) return find_model_folder(snapshot_of(path, revision).string(), "", hub_cache);
-    if (!is_there(path / "config.json")) refuse_folder(path);
+    const bool has_config = file_is_there((path / "config.json").string());
+    if (is_cache_entry(path) && !has_config) return find_model_folder(snapshot_of(path, revision).string(), "", hub_cache);
+    if (!has_config) refuse_folder(path);
     if (!revision.empty()) fail_user("--revision {}: {} is a plain folder and has no revisions; leave it out", printable(revision), model);
     return model;
   }
-  std::error_code failed;
-  const fs::file_status status = fs::status(path, failed);
-  if (status.type() == fs::file_type::none || status.type() == fs::file_type::unknown)
-    fail_user("{}: {}; check the path and its permissions", printable(model), failed.message());
-  if (status.type() != fs::file_type::not_found) refuse_file(path);
+  if (file_is_there(path.string())) refuse_file(path);
+  if (const std::string at_home = with_home(model); at_home != model) return find_model_folder(at_home, revision, hub_cache);
 
-  const std::optional<std::string> id = hub_id_of(model);
-  if (!id) fail_user("{}: there is no such folder", printable(model));
-  if (hub_cache.empty()) fail_user("{}: there is no such folder, and the environment names no Hub cache (HF_HOME, HOME)", *id);
-  const fs::path entry = fs::path(hub_cache) / cache_entry_of(*id);
-  if (!is_folder(entry))
-    fail_user("{}: there is no such folder, and no model of that id in the Hub cache {}. flexgen downloads nothing by itself: fetch it with "
-              "`hf download {}`, or give the folder of a checkpoint", *id, hub_cache, *id);
-  return find_model_folder(snapshot_of(entry, revision).string(), "", hub_cache);
+  const std::optional<HubId> hub = hub_id_of(model);
+  if (!hub) fail_user("{}: there is no such folder", printable(model));
+  const std::string& id = hub->id;
+  if (!hub->revision.empty() && !revision.empty() && hub->revision != revision)
+    fail_user("--revision {}: {} names another one, {}", printable(revision), printable(model), printable(hub->revision));
+  if (hub_cache.empty()) fail_user("{}: there is no such folder, and the environment names no Hub cache (HF_HOME, HOME)", printable(model));
+  const fs::path entry = fs::path(hub_cache) / cache_entry_of(id);
+  if (!file_is_there(entry.string())) {
+    const std::string near = shape_config_json(id) ? " (plan and bench know it as a shape)" : near_id(id, hub_cache);
+    fail_user("{}: there is no such folder, and no model of that id in the Hub cache {}{}{} flexgen downloads nothing by itself: fetch it with "
+              "`hf download {}`, or give the folder of a checkpoint", printable(model), hub_cache, near, near.ends_with('?') ? "" : ".", id);
+  }
+  return find_model_folder(snapshot_of(entry, revision.empty() ? hub->revision : revision).string(), "", hub_cache);
+}
+
+std::string find_model(const std::string& model, const std::string& revision) {
+  const std::string folder = find_model_folder(model, revision, hub_cache_from_environment());
+  if (folder != model) spdlog::info("{}: the model is read from {}", printable(model), folder);
+  return folder;
+}
+
+std::string find_model_or_shape(const std::string& model, const std::string& revision) {
+  std::error_code failed;
+  const bool is_file = model.ends_with(".json") && fs::is_regular_file(model, failed);
+  if (!is_folder(model) && (is_file || shape_config_json(model))) {
+    if (!revision.empty()) fail_user("--revision {}: {} is {} and has no revisions; leave it out", printable(revision), model, is_file ? "a file" : "a shape");
+    return model;
+  }
+  try {
+    return find_model(model, revision);
+  } catch (const Error& error) {
+    if (model.empty() || is_there(model)) throw;
+    throw Error(error.kind(), fmt::format("{}. The name of a shape would do as well: {}{}", error.what(), fmt::join(known_shapes(), ", "), did_you_mean(model, known_shapes())));
+  }
 }
 
 std::string model_name_of(const std::string& folder) {
@@ -205,11 +280,7 @@ std::string model_name_of(const std::string& folder) {
   if (error) path = fs::path(folder).lexically_normal();
   if (path.filename().empty()) path = path.parent_path();
   const fs::path entry = path.parent_path().parent_path();
-  if (path.parent_path().filename() == "snapshots" && entry.filename().string().starts_with(kCachePrefix)) {
-    std::string id = entry.filename().string().substr(kCachePrefix.size());
-    for (size_t at; (at = id.find("--")) != std::string::npos;) id.replace(at, 2, "/");
-    return id;
-  }
+  if (path.parent_path().filename() == "snapshots" && entry.filename().string().starts_with(kCachePrefix)) return id_of_entry(entry.filename().string());
   return path.filename().empty() ? std::string("model") : path.filename().string();
 }
 

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <cstdlib>
 #include <filesystem>
 
@@ -54,6 +56,10 @@ TEST_F(ModelFolder, HubIdsAndCacheRootsAreFoundInTheLocalCache) {
   EXPECT_EQ(find("me/tiny"), main);
   EXPECT_EQ(find("https://huggingface.co/me/tiny"), main);
   EXPECT_EQ(find("hf://me/tiny"), main);
+  EXPECT_EQ(find("me/tiny/"), main);
+  EXPECT_EQ(find("https://huggingface.co/me/tiny/tree/v1.0"), old);
+  EXPECT_EQ(find("hf://me/tiny@v1.0"), old);
+  EXPECT_EQ(find("me/tiny@v1.0", "v1.0"), old);
   EXPECT_EQ(find(at("hub/models--me--tiny")), main);
   EXPECT_EQ(find("me/tiny", "v1.0"), old);
   EXPECT_EQ(find("me/tiny", "1111aaaa"), old);
@@ -66,13 +72,64 @@ TEST_F(ModelFolder, ACacheThatHasNotWhatIsAskedFor) {
   put_entry();
   EXPECT_THAT(refusal("me/tiny", "v2"), AllOf(HasSubstr("'v2'"), HasSubstr("main, v1.0")));
   EXPECT_THAT(refusal("me/tiny", "../../x"), HasSubstr("not the name of a branch"));
-  EXPECT_THAT(refusal("me/other"), AllOf(HasSubstr("downloads nothing"), HasSubstr("hf download me/other")));
+  EXPECT_THAT(refusal("me/tiny@v1.0", "main"), HasSubstr("names another one, v1.0"));
+  EXPECT_THAT(refusal("me/other"), AllOf(HasSubstr("downloads nothing"), HasSubstr("hf download me/other"), Not(HasSubstr("did you mean"))));
+  EXPECT_THAT(refusal("me/Tinny"), HasSubstr("did you mean me/tiny? flexgen downloads nothing"));
+  EXPECT_THAT(refusal("opt-6.7b"), HasSubstr("plan and bench know it as a shape"));
   EXPECT_THAT(refusal("gpt2"), HasSubstr("hf download gpt2"));
   EXPECT_THAT(refusal("./no/such"), AllOf(HasSubstr("no such folder"), Not(HasSubstr("hf download"))));
   EXPECT_THAT(error_of(ErrorKind::kUser, [] { find_model_folder("me/tiny", "", ""); }), HasSubstr("no Hub cache"));
   fs::create_directories(at("hub/models--me--empty/snapshots"));
   EXPECT_THAT(refusal("me/empty"), HasSubstr("not finished"));
+  fs::create_directories(at("hub/models--me--begun/blobs"));
+  EXPECT_THAT(refusal("me/begun"), HasSubstr("not finished"));
+  EXPECT_THAT(refusal(at("hub/models--me--begun/")), HasSubstr("not finished"));
+  EXPECT_THAT(refusal(at("")), HasSubstr("Hub cache"));
   EXPECT_THAT(refusal(at("hub")), AllOf(HasSubstr("Hub cache"), HasSubstr("models--me--")));
+}
+
+TEST_F(ModelFolder, PathsAsPeopleWriteThem) {
+  put("with blank/config.json");
+  EXPECT_EQ(find(at("with blank")), at("with blank"));
+  EXPECT_EQ(find(at("with blank///")), at("with blank///"));
+  EXPECT_EQ(model_name_of(at("with blank///")), "with blank");
+  fs::create_directory_symlink(at("with blank"), at("link"));
+  EXPECT_EQ(find(at("link")), at("link"));
+  put("x.gguf", "GGUF");
+  EXPECT_THAT(refusal(at("x.gguf/")), HasSubstr("is a GGUF"));
+  // Links to nothing, or in a circle: no missing folders.
+  fs::create_symlink(at("nowhere"), at("dangling"));
+  fs::create_symlink(at("circle"), at("circle"));
+  fs::create_directories(at("half"));
+  fs::create_symlink(at("blobs/1"), at("half/config.json"));
+  const auto io_error = [&](const std::string& name) { return error_of(ErrorKind::kIo, [&] { find(at(name)); }); };
+  EXPECT_THAT(io_error("dangling"), HasSubstr("a link to a file that is not there"));
+  EXPECT_THAT(io_error("half"), HasSubstr("half/config.json: it is a link to a file that is not there"));
+  EXPECT_THAT(io_error("circle"), HasSubstr("circle"));
+  EXPECT_THAT(io_error(std::string(300, 'a')), HasSubstr("too long"));
+  ASSERT_EQ(mkfifo(at("pipe").c_str(), 0600), 0);
+  EXPECT_THAT(refusal(at("pipe")), HasSubstr("neither a folder nor a file"));
+  const char* home = getenv("HOME");
+  const std::string before = home ? home : "";
+  setenv("HOME", folder_.path().c_str(), 1);
+  EXPECT_EQ(find("~/with blank"), at("with blank"));
+  EXPECT_THAT(refusal("~/x.gguf"), HasSubstr("is a GGUF"));
+  EXPECT_THAT(refusal("~/none"), HasSubstr(at("none")));
+  EXPECT_THAT(refusal("~other/none"), HasSubstr("~other/none: there is no such folder"));
+  setenv("HOME", before.c_str(), 1);
+}
+
+TEST_F(ModelFolder, ShapesAndConfigFilesAreForCommandsWithoutWeights) {
+  put("m/config.json");
+  EXPECT_EQ(find_model_or_shape("opt-6.7b", ""), "opt-6.7b");
+  EXPECT_EQ(find_model_or_shape(at("m/config.json"), ""), at("m/config.json"));
+  EXPECT_EQ(find_model_or_shape(at("m"), ""), at("m"));
+  put("x.gguf", "GGUF");
+  const auto said = [](const std::string& model, const std::string& revision) { return error_of(ErrorKind::kUser, [&] { find_model_or_shape(model, revision); }); };
+  EXPECT_THAT(said(at("x.gguf"), ""), AllOf(HasSubstr("GGUF"), Not(HasSubstr("shape"))));
+  EXPECT_THAT(said("opt-6.8b", ""), AllOf(HasSubstr("hf download"), HasSubstr("did you mean opt-6.7b?")));
+  EXPECT_THAT(said("opt-6.7b", "main"), HasSubstr("--revision main: opt-6.7b is a shape"));
+  EXPECT_THAT(said(at("m/config.json"), "main"), HasSubstr("is a file and has no revisions"));
 }
 
 TEST_F(ModelFolder, AnEntryWithoutRefsMeansItsOnlySnapshot) {
@@ -126,6 +183,8 @@ TEST_F(ModelFolder, TheEnvironmentSaysWhereTheCacheIs) {
   EXPECT_EQ(hub_cache_from_environment(), "/x/huggingface/hub");
   setenv("HF_HOME", "/hf", 1);
   EXPECT_EQ(hub_cache_from_environment(), "/hf/hub");
+  setenv("HF_HOME", "~/hf", 1);
+  EXPECT_EQ(hub_cache_from_environment(), "/h/hf/hub");
   setenv("HF_HUB_CACHE", "/c", 1);
   EXPECT_EQ(hub_cache_from_environment(), "/c");
   for (const char* name : {"HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"}) unsetenv(name);

@@ -29,6 +29,7 @@ std::vector<std::string> split_list(const std::string& text) {
 EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory) {
   EngineOptions options;
   options.model_directory = model_directory;
+  options.ignored_config_fields = flags.model.ignored_config_fields;
   options.backend = flags.backend;
   options.compute_dtype = flags.compute_dtype;
   options.weight_dtype = flags.weight_dtype;

@@ -31,8 +31,15 @@ struct GeneralFlags {
   std::vector<std::string> warnings;  ///< about the command line, for the log
 };
 
+/// Which files a model is read from, and how: the flags beside --model.
+struct ModelFlags {
+  std::string revision;  ///< of a model in the Hub's cache: a branch, a tag or a commit; empty: main
+  std::vector<std::string> ignored_config_fields;  ///< of config.json, that flexgen does not know and the user takes for harmless
+};
+
 /// The flags that run-batch, generate and bench share.
 struct EngineFlags {
+  ModelFlags model;
   std::string backend = "cpu";
   std::string compute_dtype = "auto", matmul_dtype = "auto";
   std::string weight_dtype = "auto", kv_cache_dtype = "auto";  ///< a list ("bf16,int4"): of these the planner takes what it finds fastest (app/dtype_choice.h)
@@ -69,6 +76,7 @@ struct RunBatchOptions {
   std::string shard;        ///< "0/4", "auto", "auto/4", or empty
   int64_t expected_tokens = 0;  ///< as in BatchFiles; 0: not given
   std::string served_model_name;  ///< what answers give as their model; empty: the directory's name
+  bool skip_tokenizer = false;    ///< prompts are token ids, and answers too
   bool json = false;            ///< a summary of the run, on stdout or in json_file
   std::string json_file;
 };
@@ -84,6 +92,7 @@ struct InspectOptions {
   std::string model;
   bool json = false;
   std::string json_file;  ///< empty: stdout; so in all options
+  ModelFlags model_flags = {};
 };
 
 struct BenchOptions {
@@ -131,6 +140,7 @@ struct DoctorOptions {
   bool measure = false;       ///< the whole HardwareProfile, kept for the planner
   bool disk_only = false;     ///< of the profile the disk alone, the rest as it is kept
   std::string model;          ///< whose files the disk reads are measured on; empty: a file written for it
+  ModelFlags model_flags = {};
   int threads = 0;
 };
 
@@ -138,6 +148,7 @@ struct PlanOptions {
   std::string model;              ///< a directory, a config.json, or the name of a shape
   std::string dtype = "bf16";     ///< of a shape's weights
   std::string input;              ///< a batch file; empty: the lengths below
+  bool skip_tokenizer = false;    ///< as for run-batch
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
   int64_t expected_tokens = 0;    ///< of an answer, on average; 0: all of its max_tokens

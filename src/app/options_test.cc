@@ -292,6 +292,21 @@ TEST(Options, SpellingsOfOtherPrograms) {
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--threads 1 --threads 3").engine.threads, 3) << "the last counts";
 }
 
+TEST(Options, EveryCommandWithAModelTakesItsRevisionAndFieldsToIgnore) {
+  for (const char* line : {"run-batch -m m -i in -o out", "generate -m m x", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "doctor --measure -m m"}) {
+    auto result = parse(std::string(line) + " --revision v1 --ignore-config-field a --ignore-config-field b.c");
+    ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
+    const ModelFlags flags = std::visit([&](const auto& options) -> ModelFlags {
+      if constexpr (requires { options.engine; }) return options.engine.model;
+      else if constexpr (requires { options.model_flags; }) return options.model_flags;
+      else return {};
+    }, std::get<Command>(result));
+    EXPECT_EQ(flags.revision, "v1") << line;
+    EXPECT_THAT(flags.ignored_config_fields, testing::ElementsAre("a", "b.c")) << line;
+  }
+  EXPECT_THAT(said(words_of("doctor --measure --revision v1"), kExitUsage), HasSubstr("--revision goes with --model"));
+}
+
 TEST(Options, JsonIsTheSameEverywhere) {
   for (const char* line : {"run-batch -m m -i in -o out", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "doctor"})
     for (const char* json : {" --json", " --json=f"}) {

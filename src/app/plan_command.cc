@@ -8,6 +8,7 @@
 #include "app/json_output.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
+#include "app/model_folder.h"
 #include "app/plan_report.h"
 #include "app/synthetic_job.h"
 #include "base/error.h"
@@ -20,9 +21,9 @@ namespace flexgen {
 namespace {
 
 std::unique_ptr<Model> planned_model(const PlanOptions& options) {
-  if (std::filesystem::is_directory(options.model)) return Model::load(options.model);
+  if (std::filesystem::is_directory(options.model)) return Model::load(options.model, options.engine.model.ignored_config_fields);
   const DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
-  return Model::of_shape(parse_config(config_text(options.model), "", options.model), dtype);
+  return Model::of_shape(parse_config(config_text(options.model), "", options.model, options.engine.model.ignored_config_fields), dtype);
 }
 
 constexpr int64_t kTextBytesPerToken = 4;  // English text; other languages and code take more tokens
@@ -37,9 +38,10 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
     return workload;
   }
   std::unique_ptr<Tokenizer> tokenizer;
-  if (std::filesystem::is_directory(options.model)) tokenizer = Tokenizer::load(options.model);
+  const bool is_checkpoint = std::filesystem::is_directory(options.model);
+  if (is_checkpoint && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
-  const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get(), tokenizer ? 0 : kTextBytesPerToken}, never);
+  const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get(), is_checkpoint ? 0 : kTextBytesPerToken}, never);
   workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
   int64_t bad = 0;
   std::string why;
@@ -60,7 +62,9 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
 
 }  // namespace
 
-int plan_command(const PlanOptions& options) {
+int plan_command(const PlanOptions& given) {
+  PlanOptions options = given;
+  options.model = find_model_or_shape(given.model, given.engine.model.revision);
   EngineOptions engine = engine_options(options.engine, options.model);
   const auto open_model = [&] { return planned_model(options); };
   const std::vector<DtypePair> allowed = allowed_dtypes(options.engine);

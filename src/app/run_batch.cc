@@ -28,7 +28,7 @@ constexpr int64_t kShownErrors = 5;
 static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceBits);
 
 /// Between the input and the output: gives sequences out line by line, and writes a line's record once all of its
-/// sequences are back. Of lines under way it keeps neither prompts nor answers in memory, but for prompts to echo of sequences under way.
+/// sequences are back. Of lines under way it keeps neither prompts nor answers in memory, but for prompts to show of sequences under way.
 class LineBroker : public RequestSource, public CompletionSink {
  public:
   using Append = std::function<void(RecordText&)>;
@@ -45,9 +45,9 @@ class LineBroker : public RequestSource, public CompletionSink {
     }
     Request request = open_request_.sequence(next_choice_);
     request.key = next_line_ << kChoiceBits | next_choice_;
-    if (open_request_.params.echo) {
+    if (open_request_.shows_prompt()) {
       if (next_choice_ % open_request_.n == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / open_request_.n)]);
-      echoed_[request.key] = next_prompt_;
+      shown_[request.key] = next_prompt_;
     }
     ++next_choice_;
     return request;
@@ -69,10 +69,10 @@ class LineBroker : public RequestSource, public CompletionSink {
         work.not_finite = not_finite_error(work.request, completion, choice);
         work.not_finite_choice = choice;
       }
-      echoed_.erase(completion.key);
+      shown_.erase(completion.key);
     } else {
-      const auto echoed = echoed_.extract(completion.key);
-      write_choice(context_, work.request, echoed.empty() ? BatchPrompt{} : *echoed.mapped(), completion, choice,
+      const auto shown = shown_.extract(completion.key);
+      write_choice(context_, work.request, shown.empty() ? BatchPrompt{} : *shown.mapped(), completion, choice,
                    [&](std::string_view piece) { choices_.add(index, choice, piece); });
     }
     work.completion_tokens += static_cast<int64_t>(completion.tokens.size());
@@ -128,7 +128,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   std::shared_ptr<const BatchPrompt> next_prompt_;
   int64_t answered_ = 0;
   std::unordered_map<int64_t, UnderWay> under_way_;
-  std::unordered_map<int64_t, std::shared_ptr<const BatchPrompt>> echoed_;  ///< of the sequences under way, by their keys
+  std::unordered_map<int64_t, std::shared_ptr<const BatchPrompt>> shown_;  ///< of the sequences under way, by their keys
 };
 
 /// The message of a record that is_not_finite_record(); nothing for others.
@@ -154,15 +154,22 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
     hash.add(piece);
   };
   add(checkpoint);
-  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-                           "merges.txt", "special_tokens_map.json", "added_tokens.json"}) {
+  const auto add_file = [&](const char* name, bool if_there) {
     std::string text;
     try {
       text = read_file_if_there((std::filesystem::path(directory) / name).string(), kMostBytes);
     } catch (const Error&) {  // one that a model needs was read before this
     }
-    add(text);
-  }
+    if (!if_there || !text.empty()) add(text);
+    return !text.empty();
+  };
+  bool whole_tokenizer = false;
+  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+                           "merges.txt", "special_tokens_map.json", "added_tokens.json"})
+    if (add_file(name, false) && name == std::string_view("tokenizer.json")) whole_tokenizer = true;
+  // These are read where there is no tokenizer.json.
+  for (const char* name : {"tokenizer.model", "tekken.json"})
+    if (!whole_tokenizer) add_file(name, true);
   for (const std::string& path : weight_files) {
     std::shared_ptr<File> file = File::open(path, FileMode::kRead);
     int64_t size = file->size();
@@ -238,7 +245,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
 
   std::map<std::string, std::string> options = model.options;
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
-  job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files}, files.overwrite);
+  job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder}, files.overwrite);
   LineSet todo(directory);
   // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
   // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.

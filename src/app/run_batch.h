@@ -29,6 +29,7 @@ struct BatchModel {
   std::string fingerprint;
   std::map<std::string, std::string> options;  ///< answer-relevant, as in JobIdentity
   decltype(JobIdentity::model_files) files = {};
+  std::string folder = {};  ///< as in JobIdentity
 };
 
 /// A part of the lines: those whose place among the lines that are not blank is `index` modulo `count`.

@@ -96,8 +96,8 @@ struct ReadInput {
 /// Where flags allow several types: those that the job was begun with if it goes on, else those that it is planned to be done with soonest. Reads the input for that.
 ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine, const std::atomic<bool>& stop) {
   if (!options.engine.chooses_dtypes()) return {};
-  ReadInput read{Tokenizer::load(options.model), {}};
-  const std::unique_ptr<Model> model = Model::load(options.model);
+  ReadInput read{engine.load_tokenizer && has_tokenizer_files(options.model) ? Tokenizer::load(options.model) : nullptr, {}};
+  const std::unique_ptr<Model> model = Model::load(options.model, options.engine.model.ignored_config_fields);
   read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
@@ -128,12 +128,21 @@ void fix_attention(Engine& engine) {
   if (engine.device() && !engine.attention_tier()) engine.set_attention_tier(Tier::kGpu);
 }
 
+/// A tokenizer is no need where prompts are token ids.
+void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) {
+  chosen.needs_tokenizer = false;
+  chosen.load_tokenizer = !options.skip_tokenizer;
+  if (chosen.load_tokenizer && !has_tokenizer_files(options.model))
+    spdlog::warn("{} has no tokenizer files: prompts must be token ids, and answers give token ids and no text", options.model);
+}
+
 /// What answers depend on besides the lines.
 BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen, const Engine& engine) {
   const Model& model = engine.model();
   BatchModel described;
   described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
   described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
+  described.folder = std::filesystem::absolute(options.model).lexically_normal().string();
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   for (size_t i = 0; i < engine.checkpoint_files().size(); ++i) {
     const FileStamp& stamp = model.stamps()[i];
@@ -142,10 +151,16 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   }
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  if (!engine.tokenizer()) described.options["tokenizer"] = "none";
   if (engine.device()) described.options[kAttentionOn] = !engine.attention_tier() ? kLeftToThePlan : *engine.attention_tier() == Tier::kCpu ? "cpu" : "gpu";
   if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
   if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
+  if (std::vector<std::string> ignored = options.engine.model.ignored_config_fields; !ignored.empty()) {
+    std::sort(ignored.begin(), ignored.end());
+    ignored.erase(std::unique(ignored.begin(), ignored.end()), ignored.end());
+    described.options["list of ignored config fields"] = fmt::format("{}", fmt::join(ignored, ", "));
+  }
   if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);
   return described;
 }
@@ -177,6 +192,7 @@ int run_alone(const RunBatchOptions& options) {
   const Shard shard = parse_shard(options.shard);
   const std::string output = shard_output(options.output, shard);
   EngineOptions chosen = engine_options(options.engine, options.model);
+  leave_tokenizer_out(options, chosen);
   ReadInput read = choose_dtypes_of_job(options, chosen, signals.stop());
   if (read.lines && read.lines->stopped()) return tell({.stopped = true}, options, output, "");
   Engine engine(chosen);
@@ -193,7 +209,8 @@ int run_together(const RunBatchOptions& options, Team& team) {
   int code = kExitDone;
   team.agree({{"version", kVersion}, {"--pipeline-stages", std::to_string(options.team.pipeline_stages)}, {"--stages", options.team.stage_split}});
   {
-    const EngineOptions chosen = team.engine_options(options.engine, options.model);
+    EngineOptions chosen = team.engine_options(options.engine, options.model);
+    leave_tokenizer_out(options, chosen);
     Engine engine(chosen);
     fix_attention(engine);
     const BatchModel model = described(options, chosen, engine);
@@ -229,7 +246,9 @@ int run_together(const RunBatchOptions& options, Team& team) {
 
 }  // namespace
 
-int run_batch_command(const RunBatchOptions& options) {
+int run_batch_command(const RunBatchOptions& given) {
+  RunBatchOptions options = given;
+  options.model = find_model(given.model, given.engine.model.revision);
   std::unique_ptr<Team> team = Team::join(options.team);
   if (!team) return run_alone(options);
   return together(*team, [&] { return run_together(options, *team); });

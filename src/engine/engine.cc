@@ -169,9 +169,9 @@ Precision precision_of(const EngineOptions& options, const Model& model, const D
 
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
-  model_ = Model::load(options_.model_directory);
+  model_ = Model::load(options_.model_directory, options_.ignored_config_fields);
   checkpoint_files_ = model_->files();
-  if (options_.load_tokenizer) tokenizer_ = Tokenizer::load(options_.model_directory);
+  if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory))) tokenizer_ = Tokenizer::load(options_.model_directory);
   device_ = make_device(options_);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);

@@ -26,6 +26,7 @@ class Engine;
 
 struct EngineOptions {
   std::string model_directory;
+  std::vector<std::string> ignored_config_fields;  ///< as load_config() takes them
   /// "cpu", "reference", "cuda"; for tests "emulated-gpu", "emulated-gpu-reference" and "emulated-gpu-cuda": a GPU played by RAM (backend/emulated/).
   std::string backend = "cpu";
   std::string compute_dtype = "auto";  ///< "auto", "bf16", "f32": arithmetic of the cpu backend
@@ -49,6 +50,7 @@ struct EngineOptions {
   /// With several stages: calls set_hardware() of the engine, which splits the layers by it. Empty: speeds are assumed.
   std::function<void(Engine&)> learn_hardware;
   bool load_tokenizer = true;
+  bool needs_tokenizer = true;      ///< false: a folder that has no tokenizer files is as good, for prompts of token ids
   FileSystem* files = nullptr;      ///< null: the real one
 };
 
@@ -91,6 +93,7 @@ class Engine {
   const Model& model() const { return *model_; }
   /// The checkpoint's own, also where weights are read from others.
   const std::vector<std::string>& checkpoint_files() const { return checkpoint_files_; }
+  /// Null where there is none.
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }

@@ -78,11 +78,14 @@ void ConfigFields::only(const std::string& name, const nlohmann::json& supported
     refuse(name, fmt::format("is {}; flexgen supports only {} here", shown(*value), supported.dump()));
 }
 
-ConfigFields ConfigFields::inner(const nlohmann::json& object, const std::string& name) const {
+ConfigFields ConfigFields::inner(const nlohmann::json& object, const std::string& name) {
+  opened_.insert(name);
   std::set<std::string> ignored;
   for (const std::string& field : ignored_)
     if (field.starts_with(name + ".")) ignored.insert(field.substr(name.size() + 1));
-  return {object, source_ + ": " + name, std::move(ignored)};
+  ConfigFields fields(object, source_ + ": " + name, std::move(ignored));
+  fields.path_ = path_ + name + ".";
+  return fields;
 }
 
 void ConfigFields::neutral(const std::string& name, std::initializer_list<nlohmann::json> values) {
@@ -100,13 +103,13 @@ void ConfigFields::harmless(std::initializer_list<const char*> names) {
 
 void ConfigFields::finish() const {
   for (const std::string& name : ignored_) {
-    const bool is_inner = name.find('.') != std::string::npos && json_.contains(name.substr(0, name.find('.')));
-    if (seen_.contains(name)) refuse(name, "is a field that flexgen reads; only fields that it does not know can be ignored");
-    if (!json_.contains(name) && !is_inner) refuse(name, "is not in the file, so it cannot be ignored");
+    const bool is_inner = name.find('.') != std::string::npos && opened_.contains(name.substr(0, name.find('.')));
+    if (seen_.contains(name)) refuse(name, "is a field that flexgen reads; --ignore-config-field is for those that it does not know");
+    if (!json_.contains(name) && !is_inner) refuse(name, "is not in the file, so --ignore-config-field cannot name it");
   }
   for (const auto& [name, value] : json_.items())
     if (!value.is_null() && !seen_.contains(name) && !harmless_.contains(name) && !ignored_.contains(name))
-      refuse(name, "is a field that flexgen does not know; if it does not change what the model computes, remove it from the file");
+      refuse(name, fmt::format("is a field that flexgen does not know; if it does not change what the model computes, give --ignore-config-field {}", printable(path_ + name)));
 }
 
 }  // namespace flexgen

@@ -17,7 +17,7 @@ class ConfigFields {
   ConfigFields(const nlohmann::json& json, std::string source, std::set<std::string> ignored = {})
       : json_(json), source_(std::move(source)), ignored_(std::move(ignored)) {}
   /// The fields of an object in this one.
-  ConfigFields inner(const nlohmann::json& object, const std::string& name) const;
+  ConfigFields inner(const nlohmann::json& object, const std::string& name);
 
   /// Throws Error{user} "SOURCE: 'NAME' WHY".
   [[noreturn]] void refuse(const std::string& name, const std::string& why) const;
@@ -50,8 +50,8 @@ class ConfigFields {
 
  private:
   const nlohmann::json& json_;
-  std::string source_;
-  std::set<std::string> ignored_, seen_, harmless_;
+  std::string source_, path_;  // path_: "outer." of an inner object, else empty
+  std::set<std::string> ignored_, seen_, harmless_, opened_;  // opened_: objects that are read field by field
 };
 
 }  // namespace flexgen

@@ -266,11 +266,15 @@ TEST(Config, UnknownFieldsAreIgnoredWhereTheUserSaysSo) {
   auto json = config_of("llama");
   json["my_own_note"] = 3;
   const std::string text = json.dump();
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c"); }), HasSubstr("'my_own_note' is a field that flexgen does not know"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c"); }), AllOf(HasSubstr("'my_own_note' is a field that flexgen does not know"), HasSubstr("--ignore-config-field my_own_note")));
   EXPECT_EQ(parse_config(text, "", "c", {"my_own_note"}).hidden_size, json["hidden_size"]);
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "hidden_size"}); }), HasSubstr("that flexgen reads"));
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "nowhere"}); }), HasSubstr("not in the file"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(text, "", "c", {"my_own_note", "label2id.x"}); }), HasSubstr("not in the file"));
   json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}, {"note", "x"}};
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(json.dump(), "", "c", {"my_own_note"}); }), HasSubstr("--ignore-config-field rope_scaling.note"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(json.dump(), "", "c", {"my_own_note", "rope_scaling.nowhere"}); }), HasSubstr("not in the file"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_config(json.dump(), "", "c", {"my_own_note", "rope_scaling.factor"}); }), HasSubstr("that flexgen reads"));
   EXPECT_EQ(parse_config(json.dump(), "", "c", {"my_own_note", "rope_scaling.note"}).hidden_size, json["hidden_size"]);
 }
 

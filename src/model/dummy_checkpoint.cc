@@ -41,7 +41,7 @@ void fill(DType dtype, uint64_t seed, uint64_t first, float center, float deviat
 }  // namespace
 
 void ensure_dummy_checkpoint(const std::string& directory, const std::string& config_json, DType dtype, uint64_t seed,
-                             const std::function<void(int64_t, int64_t)>& progress) {
+                             const std::function<void(int64_t, int64_t)>& progress, const std::vector<std::string>& ignored_config_fields) {
   namespace fs = std::filesystem;
   const fs::path root(directory);
   const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
@@ -50,7 +50,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   if (there && !file_is_there((root / "dummy_recipe.txt").string()))
     fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
 
-  ModelConfig config = parse_config(config_json, "", directory + "/config.json");
+  ModelConfig config = parse_config(config_json, "", directory + "/config.json", ignored_config_fields);
   std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
   int64_t total = 0;
   for (const TensorToWrite& tensor : tensors) {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "tensor/dtype.h"
 
@@ -13,6 +14,7 @@ namespace flexgen {
 /// drawn from `seed`. Does nothing if it is there already. `progress(done, total)` in bytes. Throws
 /// Error{user} for a config that is not understood, Error{io} for a full disk.
 void ensure_dummy_checkpoint(const std::string& directory, const std::string& config_json, DType dtype,
-                             uint64_t seed, const std::function<void(int64_t, int64_t)>& progress);
+                             uint64_t seed, const std::function<void(int64_t, int64_t)>& progress,
+                             const std::vector<std::string>& ignored_config_fields = {});
 
 }  // namespace flexgen

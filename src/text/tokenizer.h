@@ -45,6 +45,9 @@ class Tokenizer {
   virtual std::optional<int32_t> eos() const = 0;
 };
 
+/// Whether a checkpoint directory has any of the files that a tokenizer's vocabulary is kept in, of whatever kind.
+bool has_tokenizer_files(const std::string& directory);
+
 /// Decodes a growing token list piece by piece without ever emitting half a UTF-8 character. The pieces'
 /// concatenation equals decode() of the whole list. One thread.
 class StreamDecoder {

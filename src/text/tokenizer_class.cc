@@ -72,20 +72,20 @@ void make_gemma(Json& tokenizer, const ClassOptions& options) {
 const std::vector<TokenizerClass>& classes() {
   constexpr const char* kEnd = "<|endoftext|>";
   static const std::vector<TokenizerClass> table{
-      {"GPT2Tokenizer", true, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
-      {"CodeGenTokenizer", true, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
-      {"GPTNeoXTokenizer", true, false, true, false,
+      {"GPT2Tokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
+      {"CodeGenTokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
+      {"GPTNeoXTokenizer", true, false, false, true, false,
        {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}, {"pad_token", "<|padding|>"}}, make_neox},
-      {"Qwen2Tokenizer", true, false, false, false, {{"unk_token", kEnd}, {"eos_token", kEnd}, {"pad_token", kEnd}}, make_qwen2},
-      {"Qwen3_5Tokenizer", false, false, false, false, {{"unk_token", kEnd}, {"eos_token", kEnd}, {"pad_token", kEnd}}, make_qwen35},
-      {"CohereTokenizer", true, false, false, false,
+      {"Qwen2Tokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"eos_token", kEnd}, {"pad_token", kEnd}}, make_qwen2},
+      {"Qwen3_5Tokenizer", false, false, false, false, false, {{"unk_token", kEnd}, {"eos_token", kEnd}, {"pad_token", kEnd}}, make_qwen35},
+      {"CohereTokenizer", true, false, false, false, false,
        {{"unk_token", "<UNK>"}, {"bos_token", "<BOS_TOKEN>"}, {"eos_token", "<|END_OF_TURN_TOKEN|>"}, {"pad_token", "<PAD>"},
         {"cls_token", "<CLS>"}, {"sep_token", "<SEP>"}, {"mask_token", "<MASK_TOKEN>"}}, make_cohere},
-      {"LlamaTokenizer", false, true, false, false, {{"unk_token", "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}}, make_llama},
-      {"CodeLlamaTokenizer", false, true, true, true,
+      {"LlamaTokenizer", false, true, true, false, false, {{"unk_token", "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}}, make_llama},
+      {"CodeLlamaTokenizer", false, true, true, true, true,
        {{"unk_token", "<unk>"}, {"bos_token", "<s>"}, {"eos_token", "</s>"}, {"prefix_token", "▁<PRE>"}, {"middle_token", "▁<MID>"},
         {"suffix_token", "▁<SUF>"}, {"eot_token", "▁<EOT>"}, {"fill_token", "<FILL_ME>"}}, make_code_llama},
-      {"GemmaTokenizer", false, false, false, false,
+      {"GemmaTokenizer", false, true, false, false, false,
        {{"unk_token", "<unk>"}, {"bos_token", "<bos>"}, {"eos_token", "<eos>"}, {"pad_token", "<pad>"}, {"mask_token", "<mask>"}}, make_gemma}};
   return table;
 }

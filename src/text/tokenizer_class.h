@@ -19,6 +19,7 @@ struct ClassOptions {
 struct TokenizerClass {
   const char* name;
   bool reads_vocab_json;          ///< can be made from vocab.json and merges.txt
+  bool reads_pieces;              ///< can be made from SentencePiece's tokenizer.model
   bool prefix_space_by_default;
   bool always_own_template;       ///< the post-processor of a tokenizer.json isn't read either
   bool begins_by_default;         ///< add_bos_token where nothing says so

@@ -5,13 +5,19 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
+#include <set>
 #include <sstream>
 #include <utility>
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "io/lfs_pointer.h"
 #include "io/whole_file.h"
 #include "text/pipeline.h"
+#include "text/regex.h"
+#include "text/sentencepiece_model.h"
+#include "text/tokenizer.h"
 #include "text/tokenizer_class.h"
 
 namespace flexgen {
@@ -30,7 +36,11 @@ bool is_standard(const std::string& name) {
 /// The largest tokenizers take some 35 MB.
 constexpr int64_t kMaxFileBytes = int64_t{1} << 28;
 
-std::string read_file(const fs::path& path) { return read_whole_file(path.string(), kMaxFileBytes); }
+std::string read_file(const fs::path& path) {
+  std::string text = read_whole_file(path.string(), kMaxFileBytes);
+  if (is_lfs_pointer(text)) refuse_lfs_pointer(path.string());
+  return text;
+}
 
 Json parse_object(const std::string& text, const std::string& source) {
   Json json = parse_checked_json(text, kMaxDepth, source, "the text");
@@ -94,6 +104,9 @@ class Reader {
   void choose_class();
   void refuse_other_settings() const;
   void read_vocab_and_merges();
+  void read_pieces();
+  void rename_pieces();
+  void make_steps_of_pieces();
   void take_class_steps();
   void merge_special_tokens_map();
   void read_decoder();
@@ -109,6 +122,7 @@ class Reader {
   fs::path root_;
   std::string directory_;
   bool whole_ = false;         ///< there is a tokenizer.json
+  std::optional<SentencePieceModel> pieces_;  ///< there is a tokenizer.model, and neither that nor vocab.json and merges.txt
   Json config_, model_config_;
   const TokenizerClass* class_ = nullptr;
   std::map<int64_t, AddedToken> decoder_;        ///< added_tokens_decoder, or what stands for it
@@ -134,9 +148,15 @@ void Reader::choose_class() {
     hints.remote_code = map->is_array() || (map->is_object() && map->contains("AutoTokenizer") && !(*map)["AutoTokenizer"].is_null());
   hints.byte_level_file = whole_ && read_file(root_ / "tokenizer.json").find("\"ByteLevel\"") != std::string::npos;
   std::string name = choose_tokenizer_class(hints, directory_);
-  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty()) name = "GPT2Tokenizer";
+  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty() && !pieces_) name = "GPT2Tokenizer";
   class_ = find_tokenizer_class(name, directory_);
   if (whole_) return;
+  if (pieces_) {
+    if (class_ && !class_->reads_pieces)
+      fail_user("{} has tokenizer.model, and its tokenizer class {} does not read that; make a tokenizer.json with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or "
+                "copy it from where the model is from", directory_, class_->name);
+    return;
+  }
   if (!class_ || !class_->reads_vocab_json)
     fail_user("{} has vocab.json and merges.txt, but no tokenizer.json, and {} does not say by which rule to read them; make a tokenizer.json "
               "with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or copy it from where the model is from",
@@ -166,6 +186,87 @@ void Reader::read_vocab_and_merges() {
     merges.push_back(line);
   }
   out_.json["model"]["merges"] = std::move(merges);
+}
+
+/// A BPE of SentencePiece's pieces, as transformers makes it. A class brings the steps around it; without one they go by what the file says.
+void Reader::read_pieces() {
+  SentencePieceModel& model = *pieces_;
+  using Kind = SentencePieceModel::Kind;
+  // What the file calls control tokens and symbols of the user is added. A list in tokenizer_config.json counts in its stead.
+  if (!config_.contains("extra_special_tokens")) {
+    Json& extra = config_["extra_special_tokens"] = Json::array();
+    for (const SentencePieceModel::Piece& piece : model.pieces)
+      if (piece.kind == Kind::kControl || (piece.kind == Kind::kUserDefined && class_))
+        extra.push_back({{"content", piece.text}, {"normalized", false}, {"special", piece.kind == Kind::kControl}});
+  }
+  if (!class_) {
+    if (model.type != SentencePieceModel::Type::kBpe)
+      fail_user("{}: its model is no BPE (unigram, words or characters), and flexgen knows no other", out_.source);
+    if (model.maps_characters)
+      fail_user("{}: its normalizer replaces characters by a table (such as nmt_nfkc), which flexgen does not know", out_.source);
+    rename_pieces();
+  }
+  Json vocab = Json::object(), merges = Json::array();
+  for (size_t id = 0; id < model.pieces.size(); ++id) vocab[model.pieces[id].text] = id;
+  for (const auto& [left, right] : class_ ? merges_by_id(model) : merges_by_score(model)) merges.push_back(Json::array({left, right}));
+  out_.json["model"] = {{"type", "BPE"}, {"vocab", std::move(vocab)}, {"merges", std::move(merges)}};
+  if (!class_) make_steps_of_pieces();
+}
+
+/// Placeholders whose ids tokenizer_config.json gives to other tokens.
+void Reader::rename_pieces() {
+  std::set<std::string> kept;
+  for (size_t id = 0; id < pieces_->pieces.size(); ++id)
+    if (!decoder_.contains(static_cast<int64_t>(id))) kept.insert(pieces_->pieces[id].text);
+  for (size_t id = 0; id < pieces_->pieces.size(); ++id)
+    if (auto named = decoder_.find(static_cast<int64_t>(id)); named != decoder_.end() && !kept.contains(named->second.content))
+      pieces_->pieces[id].text = named->second.content;
+  if (pieces_->begins_with_blank)
+    for (auto& [id, token] : decoder_) token.normalized = false;  // each stretch between them gets its own blank
+}
+
+/// SentencePiece's own way with blanks and with symbols of the user.
+void Reader::make_steps_of_pieces() {
+  const SentencePieceModel& model = *pieces_;
+  const Json* legacy_value = config_.contains("legacy") ? &config_["legacy"] : nullptr;
+  const bool legacy = !legacy_value || *legacy_value == true;
+  std::vector<std::string> symbols;
+  for (const SentencePieceModel::Piece& piece : model.pieces)
+    if (piece.kind == SentencePieceModel::Kind::kUserDefined) symbols.push_back(piece.text);
+  Json& bpe = out_.json["model"];
+  bpe["unk_token"] = model.unknown;
+  bpe["fuse_unk"] = true;
+  bpe["byte_fallback"] = model.byte_fallback;
+  bpe["ignore_merges"] = !symbols.empty();
+
+  const auto replace = [](const char* kind, const char* from, const char* to) { return Json{{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; };
+  Json normalizers = Json::array(), cuts = Json::array(), decoders = Json::array({replace("String", "▁", " ")});
+  if (model.drops_extra_blanks) {
+    normalizers.push_back(replace("Regex", R"(\A +| +\z)", ""));
+    normalizers.push_back(replace("Regex", " {2,}", " "));
+  }
+  if (model.marks_blanks) normalizers.push_back(replace("String", " ", "▁"));
+  if (model.begins_with_blank && legacy) normalizers.push_back(replace("Regex", R"(\A▁)", "▁▁"));  // Metaspace puts none before one
+  if (model.begins_with_blank) cuts.push_back({{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", legacy ? "always" : "first"}, {"split", false}});
+  if (!symbols.empty()) {
+    const auto length = [](const std::string& text) { return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }); };
+    std::stable_sort(symbols.begin(), symbols.end(), [&](const std::string& a, const std::string& b) { return length(a) > length(b); });
+    std::string pattern;
+    for (const std::string& symbol : symbols) pattern += (pattern.empty() ? "" : "|") + escape_regex(symbol);
+    cuts.push_back({{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+  }
+  if (model.byte_fallback) decoders.push_back({{"type", "ByteFallback"}});
+  if (model.byte_fallback || model.begins_with_blank) decoders.push_back({{"type", "Fuse"}});
+  if (model.begins_with_blank) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1u}, {"stop", 0u}});
+  out_.json["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::move(normalizers)}};
+  if (!cuts.empty()) out_.json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::move(cuts)}};
+  out_.json["decoder"] = {{"type", "Sequence"}, {"decoders", std::move(decoders)}};
+  const auto set_default = [&](const char* name, int64_t id, const std::string& text) {
+    if (id >= 0 && !config_.contains(name)) config_[name] = text;
+  };
+  set_default("bos_token", model.begin_id, model.begin);
+  set_default("eos_token", model.end_id, model.end);
+  set_default("unk_token", model.unknown_id, model.unknown);
 }
 
 /// Without what changes offsets alone.
@@ -413,7 +514,8 @@ void Reader::set_template() {
   const bool begins = json_flag(config_, "add_bos_token", false), ends = json_flag(config_, "add_eos_token", false);
   if (!whole_ || (class_ && class_->always_own_template)) {
     out_.own_template = true;
-    const bool with_begin = whole_ ? class_->begins_by_default : begins, with_end = !whole_ && ends;
+    const bool by_default = class_ && class_->begins_by_default;
+    const bool with_begin = whole_ || !says("add_bos_token") ? by_default : begins, with_end = !whole_ && ends;
     if (const Named* bos = find_name("bos_token"); bos && with_begin) out_.begin_token = bos->token.content;
     if (const Named* eos = find_name("eos_token"); eos && with_end) out_.end_token = eos->token.content;
   }
@@ -423,13 +525,16 @@ void Reader::set_template() {
 
 TokenizerFiles Reader::read() {
   whole_ = has("tokenizer.json");
-  if (!whole_ && !(has("vocab.json") && has("merges.txt"))) {
-    if (has("tokenizer.model"))
-      fail_user("{} holds tokenizer.model, but no tokenizer.json; make one with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or copy it from "
-                "where the model is from", directory_);
-    fail_user("{} holds neither tokenizer.json nor vocab.json and merges.txt", directory_);
+  const bool parts = has("vocab.json") && has("merges.txt");
+  out_.source = path(whole_ ? "tokenizer.json" : parts ? "vocab.json" : "tokenizer.model");
+  if (!whole_ && !parts && has("tokenizer.model")) pieces_ = read_sentencepiece_model(read_file(root_ / "tokenizer.model"), out_.source);
+  if (!whole_ && !parts && !pieces_) {
+    for (const char* other : {"tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model"})
+      if (has(other))
+        fail_user("{0} holds {1}, which flexgen does not read, and no tokenizer.json; make one with transformers 5: "
+                  "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"", directory_, other);
+    fail_user("{} has no tokenizer: it holds neither tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model", directory_);
   }
-  out_.source = path(whole_ ? "tokenizer.json" : "vocab.json");
   config_ = read_object(root_ / "tokenizer_config.json");
   if (config_.contains("additional_special_tokens") && config_.value("extra_special_tokens", Json()).empty()) {
     config_["extra_special_tokens"] = std::move(config_["additional_special_tokens"]);
@@ -439,10 +544,10 @@ TokenizerFiles Reader::read() {
   choose_class();
   refuse_other_settings();
   if (whole_) out_.json = parse_object(read_file(root_ / "tokenizer.json"), out_.source);
-  else read_vocab_and_merges();
+  else if (!pieces_) read_vocab_and_merges();
   out_.split_special_tokens = json_flag(config_, "split_special_tokens", false);
   const Json type = model_config_.value("model_type", Json());
-  const bool opt_without_config = !whole_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
+  const bool opt_without_config = !whole_ && !pieces_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
   if (opt_without_config) {
     // Old folders of OPT have nothing else. transformers would take GPT-2's tokens and none before a text.
     out_.warnings.push_back(fmt::format("{} has no tokenizer_config.json; taken for OPT's, with </s> before every text", directory_));
@@ -450,6 +555,7 @@ TokenizerFiles Reader::read() {
                {"extra_special_tokens", {"<s>", "<unk>"}}};
   }
   read_decoder();
+  if (pieces_) read_pieces();
   read_names();
   add_tokens();
   take_class_steps();
@@ -460,6 +566,12 @@ TokenizerFiles Reader::read() {
 }
 
 }  // namespace
+
+bool has_tokenizer_files(const std::string& directory) {
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"})
+    if (file_is_there((fs::path(directory) / name).string())) return true;
+  return false;
+}
 
 TokenizerFiles read_tokenizer_files(const std::string& directory) { return Reader(directory).read(); }
 

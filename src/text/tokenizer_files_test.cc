@@ -32,6 +32,8 @@ void write_tokenizer(const TestFolder& folder, const Json& tokenizer, bool whole
 
 Json base_tokenizer(const std::string& name) { return Json::parse(read_whole((kFixtures / "tokenizers" / name / "tokenizer.json").string())); }
 
+std::string pieces_of(const std::string& name) { return read_whole((kFixtures / "pieces" / (name + ".model")).string()); }
+
 Json folders() { return Json::parse(read_whole((kFixtures / "tokenizer_folders.json").string())); }
 
 class TokenizerFolder : public testing::TestWithParam<size_t> {};
@@ -40,15 +42,23 @@ TEST_P(TokenizerFolder, GivesWhatTransformersGives) {
   const Json expected = folders()[GetParam()];
   SCOPED_TRACE(expected["name"].get<std::string>());
   TestFolder folder;
-  Json tokenizer_json = base_tokenizer(expected["base"]);
-  tokenizer_json.merge_patch(expected["patch"]);
-  write_tokenizer(folder, tokenizer_json, expected["form"] == "whole");
+  if (expected["form"] == "pieces") {
+    folder.put("tokenizer.model", pieces_of(expected["base"]));
+  } else {
+    Json tokenizer_json = base_tokenizer(expected["base"]);
+    tokenizer_json.merge_patch(expected["patch"]);
+    write_tokenizer(folder, tokenizer_json, expected["form"] == "whole");
+  }
   for (const auto& [name, content] : expected["files"].items()) folder.put(name, content.dump());
   auto tokenizer = Tokenizer::load(folder.path().string());
   for (const Json& c : expected["cases"]) {
     auto ids = c["ids"].get<std::vector<int32_t>>();
     EXPECT_EQ(tokenizer->encode(c["text"].get<std::string>(), true), ids) << c["text"];
     EXPECT_EQ(tokenizer->decode(ids, true), c["decoded"].get<std::string>()) << c["text"];
+    StreamDecoder stream(*tokenizer);
+    std::string pieces;
+    for (int32_t id : ids) pieces += stream.push(id);
+    EXPECT_EQ(pieces + stream.finish(), c["decoded"].get<std::string>()) << c["text"];
   }
 }
 
@@ -111,6 +121,41 @@ TEST(TokenizerFiles, LinksThatLeadNowhereAreToldByName) {
       std::filesystem::create_symlink(target, std::filesystem::path(folder.path()) / name);
       expect_refused(folder, name);
     }
+}
+
+TEST(TokenizerFiles, PiecesThatCannotBeReadAreToldByName) {
+  const std::string good = pieces_of("llama");
+  const std::pair<std::string, const char*> table[] = {
+      {"", "no model of SentencePiece"},
+      {"hello", "no model of SentencePiece"},
+      {good.substr(0, good.size() / 2), "no model of SentencePiece"},
+      {good + good, "is there twice"},
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 499723\n", "git lfs pull"},
+      {"IQ== 0\nIg== 1\n", "tiktoken"}};
+  for (const auto& [content, what] : table) {
+    TestFolder folder;
+    folder.put("tokenizer.model", content);
+    folder.put("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");
+    expect_refused(folder, what);
+    expect_refused(folder, "tokenizer.model");
+  }
+  TestFolder folder;
+  folder.put("tokenizer.model", good);
+  folder.put("tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer"})");
+  expect_refused(folder, "save_pretrained");
+}
+
+TEST(TokenizerFiles, PointersOfGitLfsAreToldInEveryFile) {
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}) {
+    SCOPED_TRACE(name);
+    TestFolder folder;
+    const bool parts = name == std::string("vocab.json") || name == std::string("merges.txt");
+    write_tokenizer(folder, base_tokenizer("gpt2-like"), !parts);
+    if (parts) folder.put("tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer"})");
+    folder.put(name, "version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 1345\n");
+    expect_refused(folder, "git lfs pull");
+    expect_refused(folder, name);
+  }
 }
 
 TEST(TokenizerFiles, WarnsWhereTheFilesContradictEachOther) {
