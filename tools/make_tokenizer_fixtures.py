@@ -11,6 +11,7 @@ Needs PyPI `tokenizers`, the oracle, and for tokenizer_folders.json `transformer
 folders and compares them on the spot.
 """
 import argparse
+import base64
 import io
 import json
 import os
@@ -108,6 +109,17 @@ PIECES = {"llama": {}, "gemma": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id"
           "no-bytes": {"byte_fallback": False, "vocab_size": 200, "user_defined_symbols": [], "control_symbols": []}}
 
 
+def tekken():
+    """A small tekken.json, as Mistral writes them."""
+    tokens = [bytes([byte]) for byte in range(256)] + [text.encode() for text in ["he", "ll", "hell", " w", "hello", "or", " wor", "ld", " world", "ö", "12", "<s>", "ord"]]
+    specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    pattern = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+               r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    return {"config": {"pattern": pattern, "num_vocab_tokens": len(tokens), "default_vocab_size": len(tokens) + 7, "default_num_special_tokens": 8, "version": "v3"},
+            "vocab": [{"rank": rank, "token_bytes": base64.b64encode(text).decode(), "token_str": None} for rank, text in enumerate(tokens)],
+            "special_tokens": [{"rank": rank, "token_str": text, "is_control": True} for rank, text in enumerate(specials)]}
+
+
 def token(content, **flags):
     return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True, **flags}
 
@@ -179,6 +191,9 @@ FOLDERS = [
     ("pieces of the plain class", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}),
     ("Gemma pieces", "gemma", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True}}),
     ("CodeLlama pieces", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
+    ("tekken", "tekken", "tekken", {}, {"config.json": {"model_type": "mistral"}}),
+    ("tekken with a template", "tekken", "tekken", {}, {"config.json": {"model_type": "mistral"}, "tokenizer_config.json": {
+        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "added_tokens_decoder": {"300": token("<|im_start|>")}}}),
     ("CodeLlama", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "CodeLlamaTokenizer"}}),
     ("Gemma", "sentencepiece-like", "whole", {}, {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer"}}),
 ]
@@ -192,7 +207,9 @@ def folders(root):
     from transformers import AutoTokenizer
     result = []
     for name, base, form, patch, files in FOLDERS:
-        if form != "pieces":
+        if form == "tekken":
+            files = {**files, "tekken.json": tekken()}
+        elif form != "pieces":
             with open(os.path.join(root, base, "tokenizer.json")) as file:
                 tokenizer = merge_patch(json.load(file), patch)
         files = {"config.json": {"model_type": "llama"}, **files}
@@ -200,6 +217,8 @@ def folders(root):
             texts = {key: json.dumps(value) for key, value in files.items()}
             if form == "pieces":
                 shutil.copy(os.path.join(root, "..", "pieces", base + ".model"), os.path.join(folder, "tokenizer.model"))
+            elif form == "tekken":
+                pass
             elif form == "whole":
                 texts["tokenizer.json"] = json.dumps(tokenizer)
             else:

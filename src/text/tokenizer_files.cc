@@ -17,6 +17,7 @@
 #include "text/pipeline.h"
 #include "text/regex.h"
 #include "text/sentencepiece_model.h"
+#include "text/tekken.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_class.h"
 
@@ -123,6 +124,7 @@ class Reader {
   std::string directory_;
   bool whole_ = false;         ///< there is a tokenizer.json
   std::optional<SentencePieceModel> pieces_;  ///< there is a tokenizer.model, and neither that nor vocab.json and merges.txt
+  std::optional<Tekken> tekken_;              ///< there is a tekken.json, and nothing else
   Json config_, model_config_;
   const TokenizerClass* class_ = nullptr;
   std::map<int64_t, AddedToken> decoder_;        ///< added_tokens_decoder, or what stands for it
@@ -148,13 +150,13 @@ void Reader::choose_class() {
     hints.remote_code = map->is_array() || (map->is_object() && map->contains("AutoTokenizer") && !(*map)["AutoTokenizer"].is_null());
   hints.byte_level_file = whole_ && read_file(root_ / "tokenizer.json").find("\"ByteLevel\"") != std::string::npos;
   std::string name = choose_tokenizer_class(hints, directory_);
-  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty() && !pieces_) name = "GPT2Tokenizer";
+  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty() && !pieces_ && !tekken_) name = "GPT2Tokenizer";
   class_ = find_tokenizer_class(name, directory_);
   if (whole_) return;
-  if (pieces_) {
-    if (class_ && !class_->reads_pieces)
-      fail_user("{} has tokenizer.model, and its tokenizer class {} does not read that; make a tokenizer.json with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or "
-                "copy it from where the model is from", directory_, class_->name);
+  if (pieces_ || tekken_) {
+    if (class_ && (tekken_ || !class_->reads_pieces))
+      fail_user("{} is all there is, and its tokenizer class {} does not read that; make a tokenizer.json with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or "
+                "copy it from where the model is from", out_.source, class_->name);
     return;
   }
   if (!class_ || !class_->reads_vocab_json)
@@ -459,6 +461,8 @@ void Reader::add_tokens() {
       for (const TokenWithId& entry : listed) out_.added.push_back(entry.token);
     expect_ids(listed, "tokenizer.json");
   }
+  if (tekken_)
+    for (const std::string& content : tekken_->specials) out_.added.push_back(special_of(content));
   // The order and the conditions of TokenizersBackend.__init__().
   std::vector<TokenWithId> from_decoder;
   std::map<std::string, bool> known;
@@ -519,6 +523,9 @@ void Reader::set_template() {
     if (const Named* bos = find_name("bos_token"); bos && with_begin) out_.begin_token = bos->token.content;
     if (const Named* eos = find_name("eos_token"); eos && with_end) out_.end_token = eos->token.content;
   }
+  if (tekken_ && out_.begin_token.empty())
+    out_.warnings.push_back(fmt::format("{}: no token is put before a text, as in transformers 5; models of Mistral want one, so begin prompts with <s>, or set bos_token and add_bos_token in "
+                                        "tokenizer_config.json", out_.source));
   if (whole_ && says("add_bos_token")) out_.says_begin = begins;
   if (whole_ && says("add_eos_token")) out_.says_end = ends;
 }
@@ -528,8 +535,12 @@ TokenizerFiles Reader::read() {
   const bool parts = has("vocab.json") && has("merges.txt");
   out_.source = path(whole_ ? "tokenizer.json" : parts ? "vocab.json" : "tokenizer.model");
   if (!whole_ && !parts && has("tokenizer.model")) pieces_ = read_sentencepiece_model(read_file(root_ / "tokenizer.model"), out_.source);
-  if (!whole_ && !parts && !pieces_) {
-    for (const char* other : {"tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model"})
+  if (!whole_ && !parts && !pieces_ && has("tekken.json")) {
+    out_.source = path("tekken.json");
+    tekken_ = read_tekken(parse_object(read_file(root_ / "tekken.json"), out_.source), out_.source);
+  }
+  if (!whole_ && !parts && !pieces_ && !tekken_) {
+    for (const char* other : {"tiktoken.model", "spiece.model", "sentencepiece.bpe.model"})
       if (has(other))
         fail_user("{0} holds {1}, which flexgen does not read, and no tokenizer.json; make one with transformers 5: "
                   "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"", directory_, other);
@@ -544,10 +555,11 @@ TokenizerFiles Reader::read() {
   choose_class();
   refuse_other_settings();
   if (whole_) out_.json = parse_object(read_file(root_ / "tokenizer.json"), out_.source);
+  else if (tekken_) out_.json = std::move(tekken_->tokenizer);
   else if (!pieces_) read_vocab_and_merges();
   out_.split_special_tokens = json_flag(config_, "split_special_tokens", false);
   const Json type = model_config_.value("model_type", Json());
-  const bool opt_without_config = !whole_ && !pieces_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
+  const bool opt_without_config = !whole_ && !pieces_ && !tekken_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
   if (opt_without_config) {
     // Old folders of OPT have nothing else. transformers would take GPT-2's tokens and none before a text.
     out_.warnings.push_back(fmt::format("{} has no tokenizer_config.json; taken for OPT's, with </s> before every text", directory_));

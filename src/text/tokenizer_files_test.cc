@@ -44,7 +44,7 @@ TEST_P(TokenizerFolder, GivesWhatTransformersGives) {
   TestFolder folder;
   if (expected["form"] == "pieces") {
     folder.put("tokenizer.model", pieces_of(expected["base"]));
-  } else {
+  } else if (expected["form"] != "tekken") {
     Json tokenizer_json = base_tokenizer(expected["base"]);
     tokenizer_json.merge_patch(expected["patch"]);
     write_tokenizer(folder, tokenizer_json, expected["form"] == "whole");
@@ -141,6 +141,29 @@ TEST(TokenizerFiles, PiecesThatCannotBeReadAreToldByName) {
   }
   TestFolder folder;
   folder.put("tokenizer.model", good);
+  folder.put("tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer"})");
+  expect_refused(folder, "save_pretrained");
+}
+
+TEST(TokenizerFiles, BrokenTekkenFilesAreToldByName) {
+  const char* const good = R"({"config": {"pattern": "x", "default_num_special_tokens": 1}, "special_tokens": [{"rank": 0, "token_str": "<s>"}], "vocab": [{"token_bytes": "YQ=="}]})";
+  for (const auto& [patch, what] : std::initializer_list<std::pair<const char*, const char*>>{
+           {R"({"config": null})", "config"}, {R"({"config": {"pattern": null}})", "pattern"}, {R"({"config": {"pattern": "("}})", "pattern"}, {R"({"vocab": 3})", "vocab"},
+           {R"({"vocab": [{"token_bytes": "Y"}]})", "Base64"}, {R"({"vocab": [{"token_bytes": "Y==="}]})", "Base64"}, {R"({"vocab": [{"token_bytes": ""}]})", "Base64"},
+           {R"({"vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}]})", "twice"}, {R"({"special_tokens": null})", "special_tokens"},
+           {R"({"special_tokens": [{"rank": 1, "token_str": "<s>"}]})", "ranks"}, {R"({"config": {"default_num_special_tokens": 0}})", "more special tokens"},
+           {R"({"config": {"default_vocab_size": -1}})", "default_vocab_size"}, {R"({"config": {"default_vocab_size": 0}})", "default_vocab_size"}}) {
+    SCOPED_TRACE(patch);
+    Json json = Json::parse(good);
+    json.merge_patch(Json::parse(patch));
+    TestFolder folder;
+    folder.put("tekken.json", json.dump());
+    expect_refused(folder, what);
+    expect_refused(folder, "tekken.json");
+  }
+  TestFolder folder;
+  folder.put("tekken.json", good);
+  EXPECT_EQ(Tokenizer::load(folder.path().string())->encode("<s>a<s>", true), (std::vector<int32_t>{0, 1, 0}));
   folder.put("tokenizer_config.json", R"({"tokenizer_class": "Qwen2Tokenizer"})");
   expect_refused(folder, "save_pretrained");
 }

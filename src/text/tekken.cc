@@ -1,0 +1,114 @@
+#include "text/tekken.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <tuple>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+#include "text/byte_level.h"
+#include "text/pipeline.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+
+/// Bounds on a hostile file: making merges takes the square of each token's length.
+constexpr size_t kMaxTokenBytes = 4096;
+constexpr uint64_t kMaxWork = uint64_t{1} << 32;
+constexpr int64_t kMaxTokens = 10'000'000;
+
+/// The bytes of a Base64 text (RFC 4648, padded); nothing if it is none.
+std::optional<std::string> base64_bytes(const std::string& text) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  if (text.size() % 4 != 0) return std::nullopt;
+  std::string bytes;
+  for (size_t at = 0; at < text.size(); at += 4) {
+    const size_t padding = at + 4 < text.size() ? 0 : static_cast<size_t>(text[at + 3] == '=') + static_cast<size_t>(text[at + 3] == '=' && text[at + 2] == '=');
+    uint32_t group = 0;
+    for (size_t i = 0; i < 4; ++i) {
+      const size_t digit = i + padding >= 4 ? 0 : kDigits.find(text[at + i]);
+      if (digit == std::string_view::npos) return std::nullopt;
+      group = group << 6 | static_cast<uint32_t>(digit);
+    }
+    for (size_t i = 0; i + padding < 3; ++i) bytes += static_cast<char>(group >> (16 - 8 * i));
+  }
+  return bytes;
+}
+
+int64_t count_of(const Json& config, const char* name, int64_t otherwise, const std::string& source) {
+  const auto found = config.find(name);
+  if (found == config.end() || found->is_null()) return otherwise;
+  if (!found->is_number_integer() || found->get<int64_t>() < 0 || found->get<int64_t>() > kMaxTokens) fail_user("{}: the field '{}' is {}, not a number of tokens", source, name, shown(*found));
+  return found->get<int64_t>();
+}
+
+std::vector<std::string> special_tokens(const Json& json, int64_t count, const std::string& source) {
+  if (!json.contains("special_tokens") || json["special_tokens"].is_null())
+    fail_user("{}: it has no special_tokens (an old file), which only Mistral's own program knows; fetch tokenizer.json of the same model", source);
+  const Json& list = json_list(json, "special_tokens", source);
+  const int64_t given = std::ssize(list);
+  std::vector<std::string> tokens(static_cast<size_t>(given));
+  for (const Json& entry : list) {
+    const Json& rank = json_field(entry, "rank", source);
+    if (!rank.is_number_integer() || rank.get<int64_t>() < 0 || rank.get<int64_t>() >= given || !tokens[static_cast<size_t>(rank.get<int64_t>())].empty())
+      fail_user("{}: the ranks of its special_tokens are not 0, 1 and so on", source);
+    tokens[static_cast<size_t>(rank.get<int64_t>())] = json_text(entry, "token_str", source);
+  }
+  for (int64_t i = given; i < count; ++i) tokens.push_back(fmt::format("<SPECIAL_{}>", i));
+  return tokens;
+}
+
+}  // namespace
+
+Tekken read_tekken(const Json& json, const std::string& source) {
+  const Json& config = json_field(json, "config", source);
+  if (!config.is_object()) fail_user("{}: the field 'config' is no object; fetch the file again", source);
+  const Json& list = json_list(json, "vocab", source);
+  Tekken tekken;
+  const int64_t specials = count_of(config, "default_num_special_tokens", -1, source);
+  tekken.specials = special_tokens(json, specials, source);
+  const int64_t first = specials < 0 ? std::ssize(tekken.specials) : specials;
+  const int64_t wanted = count_of(config, "default_vocab_size", first + std::ssize(list), source) - first;
+  if (wanted < 0 || first < std::ssize(tekken.specials)) fail_user("{}: it has more special tokens than default_num_special_tokens or default_vocab_size says", source);
+
+  std::vector<std::string> tokens;
+  std::unordered_map<std::string_view, size_t> ranks;
+  uint64_t work = 0;
+  tokens.reserve(list.size());
+  for (const Json& entry : list) {
+    if (std::ssize(tokens) == wanted) break;
+    const std::optional<std::string> bytes = base64_bytes(json_text(entry, "token_bytes", source));
+    if (!bytes || bytes->empty() || bytes->size() > kMaxTokenBytes) fail_user("{}: token_bytes of rank {} are no Base64, or too long; fetch the file again", source, tokens.size());
+    work += bytes->size() * bytes->size();
+    tokens.push_back(*bytes);
+  }
+  if (work > kMaxWork) fail_user("{}: its tokens are too many and too long; check the file", source);
+  for (size_t rank = 0; rank < tokens.size(); ++rank)
+    if (!ranks.emplace(tokens[rank], rank).second) fail_user("{}: the token of rank {} is there twice; fetch the file again", source, rank);
+
+  Json vocab = Json::object(), merges = Json::array();
+  for (size_t rank = 0; rank < tokens.size(); ++rank) {
+    vocab[bytes_to_alphabet(tokens[rank])] = rank + static_cast<size_t>(first);
+    std::vector<std::pair<size_t, size_t>> ways;
+    const std::string_view token = tokens[rank];
+    for (size_t at = 1; at < token.size(); ++at) {
+      const auto left = ranks.find(token.substr(0, at)), right = ranks.find(token.substr(at));
+      if (left != ranks.end() && right != ranks.end()) ways.emplace_back(left->second, right->second);
+    }
+    std::sort(ways.begin(), ways.end());
+    for (const auto& [left, right] : ways) merges.push_back(Json::array({bytes_to_alphabet(tokens[left]), bytes_to_alphabet(tokens[right])}));
+  }
+  for (size_t id = 0; id < tekken.specials.size(); ++id) vocab[tekken.specials[id]] = id;  // an ordinary token of that text has lost its id
+  tekken.tokenizer["model"] = {{"type", "BPE"}, {"vocab", std::move(vocab)}, {"merges", std::move(merges)}, {"ignore_merges", true}};
+  const Json split = {{"type", "Split"}, {"pattern", {{"Regex", json_text(config, "pattern", source)}}}, {"behavior", "Isolated"}, {"invert", false}};
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  tekken.tokenizer["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json::array({split, bytes})}};
+  tekken.tokenizer["decoder"] = {{"type", "ByteLevel"}};
+  return tekken;
+}
+
+}  // namespace flexgen
