@@ -77,10 +77,10 @@ def main():
                 print(errors)
 
         # From what the loader itself takes (below that there is no flexgen to say anything) to where the job fits.
-        step = 8 if long_form else 64
+        step = 8 if long_form else 16
         low = next(mib for mib in range(8, 4096, 8) if run([binary, "--version"], [(resource.RLIMIT_AS, mib * MIB)])[0] == 0)
-        for mib in list(range(low, low + (512 if long_form else 256), step)) + [low + 640, low + 1024, low + 2048]:
-            for threads in (1, 2, 16):
+        for mib in list(range(low, low + (512 if long_form else 176), step)) + [low + 640, low + 1024, low + 2048]:
+            for threads in (1, 2, 16) if long_form else (2, 16):
                 check(f"{mib} MiB of address space, {threads} threads", [(resource.RLIMIT_AS, mib * MIB)], threads)
         if os.geteuid() == 0:
             user = pwd.getpwnam("nobody")

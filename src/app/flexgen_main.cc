@@ -32,6 +32,7 @@ int dispatch(const flexgen::Command& command) {
 int main(int argc, char** argv) {
   flexgen::prepare_standard_streams();
   flexgen::end_with_a_sentence();
+  flexgen::save_address_space();
   flexgen::setup_logging();
   try {
     std::vector<std::string> environment;

@@ -58,6 +58,11 @@ void Lane::finish(const Event& event, std::exception_ptr error) {
   idle_.notify_all();
 }
 
+std::exception_ptr Lane::first_error() const {
+  std::lock_guard lock(stats_mutex_);
+  return first_error_;
+}
+
 void Lane::drain() {
   std::unique_lock lock(stats_mutex_);
   idle_.wait(lock, [&] { return outstanding_ == 0; });
@@ -113,7 +118,10 @@ void QueueLane::loop() {
       queue_.pop_front();
     }
     auto& [work, event] = item;
-    if (std::exception_ptr error = wait_all(work.after)) {
+    // What comes later builds on what failed, often by its place in the order alone: it would compute with what was never written.
+    std::exception_ptr error = first_error();
+    if (!error) error = wait_all(work.after);
+    if (error) {
       work = Work();  // what the work holds is free before anyone who waits goes on
       finish(event, error);
     } else {

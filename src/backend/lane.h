@@ -82,6 +82,8 @@ class Lane {
   /// Every submit() counts itself in, and finishes its event through finish(), which counts it out.
   void count_in();
   void finish(const Event& event, std::exception_ptr error);
+  /// That any of its work ended with so far; null: none.
+  std::exception_ptr first_error() const;
 
  private:
   std::string name_;
@@ -96,7 +98,7 @@ class Lane {
   std::exception_ptr first_error_;
 };
 
-/// A lane with a thread that takes its work in order, each piece once everything in its `after` is done.
+/// A lane with a thread that takes its work in order, each piece once everything in its `after` is done. After a piece that failed all later ones fail with its error.
 class QueueLane : public Lane {
  public:
   Event submit(Work work) override;

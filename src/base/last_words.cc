@@ -1,6 +1,7 @@
 #include "base/last_words.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -53,5 +54,10 @@ std::string sentence_of(const std::exception& error) {
 }
 
 void end_with_a_sentence() { std::set_terminate(end); }
+
+void save_address_space() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) mallopt(M_ARENA_MAX, 1);
+}
 
 }  // namespace flexgen

@@ -12,4 +12,7 @@ std::string sentence_of(const std::exception& error);
 /// From now on an exception that leaves a thread ends the process with its sentence and exit status 1; our own bugs still abort.
 void end_with_a_sentence();
 
+/// Under a limit of address space (ulimit -v) all threads share one arena of malloc from now on: one for each would take 64 MiB of it a thread. Before threads start.
+void save_address_space();
+
 }  // namespace flexgen

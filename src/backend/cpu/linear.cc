@@ -1,6 +1,7 @@
 #include "backend/cpu/linear.h"
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
@@ -26,6 +27,14 @@ void keep_onednn_in_this_thread() {
   done = true;
 }
 
+/// oneDNN 2.6 does not check each allocation of what it makes for a product: the process would end by a signal. So that there is room is seen first.
+void check_room_for_onednn() {
+  constexpr size_t kRoom = 32 << 20;
+  void* room = mmap(nullptr, kRoom, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) throw std::bad_alloc();
+  munmap(room, kRoom);
+}
+
 }  // namespace
 
 Linear::Linear(DType compute_dtype, WorkerTeam& team)
@@ -36,11 +45,14 @@ Linear::Linear(DType compute_dtype, WorkerTeam& team)
       scratch_(static_cast<size_t>(team.size())) {
   FLEXGEN_CHECK(dtype_ != DType::kF16);
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
+  // The first product makes the code that all share: here, before there is a job to lose.
+  agrees(kPanelGrain, kTileRows);
 }
 
 Linear::Product& Linear::product(int64_t panel, int64_t cols) {
   std::unique_ptr<Product>& entry = products_[{panel, cols}];
   if (entry) return *entry;
+  check_room_for_onednn();
   keep_onednn_in_this_thread();
   using dnnl::memory;
   memory::desc x({panel, cols}, dnnl_type(dtype_), memory::format_tag::ab);
@@ -57,10 +69,9 @@ Linear::Product& Linear::product(int64_t panel, int64_t cols) {
     if (error.status == dnnl_out_of_memory) throw std::bad_alloc();
     throw;
   }
-  entry = std::move(made);
-  entry->scratch_bytes = static_cast<int64_t>(description.scratchpad_desc().get_size());
-  entry->workers.resize(static_cast<size_t>(team_.size()));
-  for (Product::Worker& worker : entry->workers) {
+  made->scratch_bytes = static_cast<int64_t>(description.scratchpad_desc().get_size());
+  made->workers.resize(static_cast<size_t>(team_.size()));
+  for (Product::Worker& worker : made->workers) {
     worker.x = memory(x, engine_, nullptr);
     worker.w = memory(w, engine_, nullptr);
     worker.y = memory(y, engine_, nullptr);
@@ -71,8 +82,9 @@ Linear::Product& Linear::product(int64_t panel, int64_t cols) {
                         {DNNL_ARG_SCRATCHPAD, worker.scratch}};
   }
   for (WorkerScratch& scratch : scratch_)
-    if (static_cast<int64_t>(scratch.library.size()) < entry->scratch_bytes)
-      scratch.library.resize(static_cast<size_t>(entry->scratch_bytes));
+    if (static_cast<int64_t>(scratch.library.size()) < made->scratch_bytes)
+      scratch.library.resize(static_cast<size_t>(made->scratch_bytes));
+  entry = std::move(made);
   return *entry;
 }
 
@@ -84,12 +96,17 @@ void Linear::multiply(Product& product, int worker, const std::byte* x, const st
   at.w.set_data_handle(const_cast<std::byte*>(w));
   at.y.set_data_handle(y);
   at.scratch.set_data_handle(scratch_[static_cast<size_t>(worker)].library.data());
-  product.matmul.execute(stream_, at.arguments);
+  try {
+    product.matmul.execute(stream_, at.arguments);
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_out_of_memory) throw std::bad_alloc();
+    throw;
+  }
 }
 
 bool Linear::agrees(int64_t panel, int64_t cols) {
-  auto [entry, is_new] = agrees_.try_emplace({panel, cols}, true);
-  if (!is_new || panel == kOnlyPanel) return entry->second;
+  if (panel == kOnlyPanel) return true;
+  if (const auto known = agrees_.find({panel, cols}); known != agrees_.end()) return known->second;
   // Any numbers of both signs and several magnitudes do; a prime period keeps rows apart.
   std::minstd_rand random(1);
   std::vector<float> period(8191);
@@ -109,11 +126,12 @@ bool Linear::agrees(int64_t panel, int64_t cols) {
     multiply(product(kOnlyPanel, cols), 0, x.data() + size_bytes(dtype_, row * cols), w.data(),
              expected.data() + row * kTileRows);
   multiply(product(panel, cols), 0, x.data(), w.data(), actual.data());
-  entry->second = std::equal(actual.begin(), actual.end(), expected.begin());
-  if (!entry->second)
+  const bool agrees = std::equal(actual.begin(), actual.end(), expected.begin());
+  agrees_[{panel, cols}] = agrees;
+  if (!agrees)
     spdlog::debug("matmul of {} rows, K = {}, has bits of its own: rows go in panels of {} instead",
                   panel, cols, kOnlyPanel);
-  return entry->second;
+  return agrees;
 }
 
 std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, int64_t cols) {
