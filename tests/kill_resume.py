@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Kills `flexgen run-batch` at random moments, restarts it until it is done, and compares: the sorted output must be, byte for
-byte, that of a job that ran through (docs/job_files.md). Also SIGTERM: exit code 75, then the same.
+byte, that of a job that ran through (docs/job_files.md). Also outputs that are put in order or split at the end, requests through a pipe, and inputs that are edited between two starts. Also SIGTERM: exit
+code 75, then the same.
 
 Usage: kill_resume.py FLEXGEN_BINARY SOURCE_DIR [--seed N] [--kills N]
 With --kills it goes on with jobs of all kinds (types of weights and cache, shards) until there were so many."""
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 
+EDITED_JOBS = 6     # whose input is edited half-way
 JOBS = 20           # killed until they are done; more of them if there are to be more kills
 MAX_STARTS = 12     # of one job; the last one is let through
 LINES = 200
@@ -32,7 +34,9 @@ PLACEMENTS = [
 
 # What may change an answer stays as it is from start to start. Weights in another type are prepared first, and killed while they are.
 KINDS = ["", "--weight-dtype int4", "--kv-cache-dtype int8", "--weight-dtype int8 --kv-cache-dtype int4", "--compute-dtype f32 --kv-cache-dtype int4 --kv-cache-rotation hadamard",
-         "--weight-dtype bf16,int8 --kv-cache-dtype auto,int8", "--shard 1/2", "--attention-sparsity 0.5", "--weight-dtype int4 --matmul-dtype int8", "--weight-dtype int4 --shard 2/3"]
+         "--weight-dtype bf16,int8 --kv-cache-dtype auto,int8", "--in-order", "--error-output {errors} -i -", "--in-order --error-output {errors}", "--in-order --shard 0/2", "--shard 1/2", "--attention-sparsity 0.5", "--weight-dtype int4 --matmul-dtype int8", "--weight-dtype int4 --shard 2/3"]
+
+ARRANGED = [kind for kind in KINDS if "--in-order" in kind or "--error-output" in kind]
 
 
 def make_model(source, directory):
@@ -72,6 +76,9 @@ def make_input(path, rng):
                 body["echo"] = True
             if number % 8 == 6:
                 body["stop"] = ["e", " a"]
+            if number % 20 == 15:  # a body alone
+                file.write(json.dumps(body) + "\n")
+                continue
             # One custom_id twice: the second is a bad line.
             line = {"custom_id": f"r{number if number != 150 else 4}", "method": "POST", "url": "/v1/completions", "body": body}
             file.write(json.dumps(line) + "\n")
@@ -102,11 +109,21 @@ class Test:
         stem, ending = os.path.splitext(output)
         return f"{stem}.{index}-of-{count}{ending}"
 
-    def start(self, output, placement):
-        command = [self.binary, "run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
-                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *self.kind.split()]
-        with open(os.path.join(self.work, "log"), "wb") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log)
+    def start(self, output, placement, source=None):
+        kind = self.kind.format(errors=self.errors_of(output)).split()
+        named = [] if "-i" in kind else ["-i", source or self.input]
+        command = [self.binary, "run-batch", "--model", self.model, *named, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
+                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *kind]
+        with open(os.path.join(self.work, "log"), "wb") as log, open(self.input, "rb") as piped:
+            return subprocess.Popen(command, stdin=piped, stdout=log, stderr=log)
+
+    def errors_of(self, output):
+        return output + ".errors"
+
+    def records(self, output):
+        """The bytes of the answers, and of the error records that are apart."""
+        errors = self.errors_of(output)
+        return read(self.named(output)), read(errors) if "--error-output" in self.kind and os.path.exists(errors) else b""
 
     def log(self):
         with open(os.path.join(self.work, "log"), errors="replace") as file:
@@ -138,9 +155,14 @@ class Test:
         return len(whole)
 
     def check_whole(self, output, what):
-        if sorted(read(output).splitlines(True)) == self.sorted_reference:
+        """`output`: as it is given to flexgen."""
+        answers, errors = self.records(output)
+        lines = (answers + errors).splitlines(True)
+        exact = not self.arranged() or (answers, errors) == self.texts or ("--in-order" not in self.kind and sorted(errors.splitlines()) == sorted(self.texts[1].splitlines()))
+        if sorted(lines) == self.sorted_reference and exact:
             return
-        lines = read(output).splitlines(True)
+        if not exact and sorted(lines) == self.sorted_reference:
+            sys.exit(f"{what}: the records are not in the order or in the file of an uninterrupted run")
         missing = self.reference - {line.rstrip(b"\n") for line in lines}
         sys.exit(f"{what}: {len(lines)} records instead of {len(self.sorted_reference)}, {len(missing)} of the reference's are missing, "
                  f"for example {sorted(missing)[:1]}")
@@ -153,14 +175,25 @@ class Test:
             self.use_spill("spill")
             begin = time.monotonic()
             self.wait(self.start(output, PLACEMENTS[0]), {0})
-            self.references[kind] = (time.monotonic() - begin, read(self.named(output)))
-        self.time_s, text = self.references[kind]
+            self.references[kind] = (time.monotonic() - begin, self.records(output))
+        self.time_s, self.texts = self.references[kind]
+        text = b"".join(self.texts)
+        if "--in-order" in kind and "--shard" not in kind:
+            for part in self.texts:
+                places = [place_of(json.loads(line)) for line in part.splitlines()]
+                if places != sorted(places):
+                    sys.exit(f"{kind}: the records are not in the order of the lines: {places}")
+        if "--error-output" in kind and (b'"response":null' in self.texts[0] or self.texts[1].count(b'"response":null') != self.texts[1].count(b"\n")):
+            sys.exit(f"{kind}: errors and answers are not apart")
         self.sorted_reference = sorted(text.splitlines(True))
         self.reference = set(text.splitlines())
         self.size = len(text)
         errors = sum(b'"response":null' in line for line in self.reference)
         if "--shard" not in kind and (len(self.reference) != LINES or errors != LINES // 25 + 1):
             sys.exit(f"the reference has {len(self.reference)} records, {errors} of bad lines; it was to have {LINES} and {LINES // 25 + 1}")
+
+    def arranged(self):
+        return "--in-order" in self.kind or "--error-output" in self.kind
 
     def run_until(self, process, output, bytes_wanted):
         """Until the output has got so long, or the process is over."""
@@ -191,13 +224,57 @@ class Test:
             if self.wait(process, {0, -signal.SIGKILL}) == 0:
                 break
             self.kills_at.append(self.check_partial(output) if os.path.exists(output) else 0)
-        self.check_whole(output, f"job {number} ({self.kind}), killed {start} times")
+        self.check_whole(plain, f"job {number} ({self.kind}), killed {start} times")
         shutil.rmtree(self.spill)
         self.use_spill("spill")
-        if number % 5 == 0:
-            self.damaged_job(output, number)
+        if number % 5 == 0 and not self.arranged():
+            self.damaged_job(plain, output, number)
 
-    def damaged_job(self, output, number):
+    def edited_job(self, number):
+        """Killed, edited and killed again: what it ends with is what a run of the last input gives, and no answer that was there is lost."""
+        output, source = os.path.join(self.work, f"edited-{number}.jsonl"), os.path.join(self.work, f"edited-{number}.in")
+        last = read(self.input).splitlines(True)
+        first = [line for line in last if self.rng.random() < 0.8]
+        for place in range(15):
+            body = {"prompt": f"another {place}", "max_tokens": 3}
+            first.insert(self.rng.randrange(len(first)), json.dumps({"custom_id": f"gone{place}", "method": "POST", "url": "/v1/completions", "body": body} if place % 3 else body).encode() + b"\n")
+        if number % 2:
+            self.rng.shuffle(first)
+        seen, moment = {}, os.stat(self.input)
+        for step, lines in enumerate([first] * self.rng.randint(1, 3) + [last] * MAX_STARTS):
+            with open(source, "wb") as file:
+                file.write(b"".join(lines))
+            os.utime(source, ns=(moment.st_atime_ns, moment.st_mtime_ns))
+            process = self.start(output, self.rng.choice(PLACEMENTS), source)
+            if step + 1 < MAX_STARTS:
+                before = os.path.getsize(output) if os.path.exists(output) else 0
+                if self.rng.random() < 0.4:
+                    time.sleep(self.rng.uniform(0, 0.4) * self.time_s)
+                else:
+                    self.run_until(process, output, self.rng.randint(before + 1, before + self.size // 3))
+                process.kill()
+            code = self.wait(process, {0, -signal.SIGKILL})
+            here = [json.loads(line) for line in read(output).split(b"\n")[:-1]] if os.path.exists(output) else []
+            if len({record["id"] for record in here}) != len(here):
+                sys.exit(f"{output}: a line has two records after a kill")
+            for record in here:
+                if record["response"]:
+                    seen.setdefault(record["id"], []).append(json.dumps(record["response"]["body"]["choices"]))
+            if code == 0 and lines is last:
+                break
+        if sorted(read(output).splitlines(True)) != self.sorted_reference:
+            sys.exit(f"{output}: its input was edited, and its records are not those of a run of the last input; {len(set(read(output).splitlines()) ^ self.reference)} differ")
+        kept = {}
+        for path in (output, output + ".removed"):
+            for line in read(path).splitlines() if os.path.exists(path) else []:
+                record = json.loads(line)
+                if record["response"]:
+                    kept.setdefault(record["id"], []).append(json.dumps(record["response"]["body"]["choices"]))
+        for name, choices in seen.items():
+            if name not in kept or set(choices) != set(kept[name]):
+                sys.exit(f"{output}: the answer {name} was there and is lost or another one")
+
+    def damaged_job(self, plain, output, number):
         """Checksums survive kills: whatever bit of an answer flips, the next start does not take the line, names it and changes nothing."""
         whole = read(output)
         starts = [match.start() for match in re.finditer(rb'"text":"[A-Za-z0-9 ]', whole)]
@@ -205,15 +282,15 @@ class Test:
         damaged = whole[:at] + (b"#" if whole[at:at + 1] != b"#" else b"%") + whole[at + 1:]
         with open(output, "wb") as file:
             file.write(damaged)
-        self.wait(self.start(output, PLACEMENTS[3]), {1})
+        self.wait(self.start(plain, PLACEMENTS[3]), {1})
         line = damaged.count(b"\n", 0, at) + 1
         if f"line {line} " not in self.log() or "checksum" not in self.log() or read(output) != damaged:
             sys.exit(f"{output}: line {line} is damaged; flexgen said:\n{self.log()}")
         lines = damaged.splitlines(True)
         with open(output, "wb") as file:
             file.write(b"".join(lines[:line - 1] + lines[line:]))
-        self.wait(self.start(output, PLACEMENTS[3]), {0})
-        self.check_whole(output, f"job {number} without its damaged line")
+        self.wait(self.start(plain, PLACEMENTS[3]), {0})
+        self.check_whole(plain, f"job {number} without its damaged line")
 
     def terminated_job(self, number):
         output = os.path.join(self.work, f"terminated-{number}.jsonl")
@@ -228,6 +305,11 @@ class Test:
             sys.exit(f"SIGTERM after {done} of {LINES} records; flexgen said:\n{self.log()}")
         self.wait(self.start(output, PLACEMENTS[1]), {0})
         self.check_whole(output, f"the job ended by SIGTERM after {done} records")
+
+
+def place_of(record):
+    """The place of a record's line in make_input()."""
+    return int(re.fullmatch(r"[rx](\d+)|line-(\d+)", record["custom_id"]).group(1) or int(record["custom_id"][5:]) - 1)
 
 
 def read(path):
@@ -248,12 +330,14 @@ def main():
         test = Test(options.binary, options.source, work, random.Random(options.seed))
         number = 0
         while number < JOBS or len(test.kills_at) < options.kills:
-            test.use_kind(KINDS[number % len(KINDS)] if options.kills else "" if number % 4 else KINDS[1])
+            test.use_kind(KINDS[number % len(KINDS)] if options.kills else "" if number % 4 > 1 else KINDS[1] if number % 4 == 0 else ARRANGED[number // 4 % len(ARRANGED)])
             test.killed_job(number)
             number += 1
             if options.kills and number % 10 == 0:
                 print(f"{number} jobs, {len(test.kills_at)} kills, {time.monotonic() - begin:.0f} s", flush=True)
         test.use_kind("")
+        for edited in range(EDITED_JOBS):
+            test.edited_job(edited)
         for terminated in range(2):
             test.terminated_job(terminated)
     # A test whose kills come too early or too late proves nothing.

@@ -21,16 +21,20 @@ RecordId shortened(const Sha256::Digest& digest) {
   return id;
 }
 
-RecordId line_id(int64_t number, std::string_view text) {
+/// Of a line whose text or name an earlier one has: it depends on how many there were.
+RecordId repeated_id(const RecordId& id, int64_t repeat) {
   Sha256 hash;
-  hash.add(fmt::format("{}\n", number));
-  hash.add(text);
+  hash.add(fmt::format("{} of {}", repeat, record_id_text(id)));
   return shortened(hash.digest());
 }
 
 bool blank(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
 
 }  // namespace
+
+std::string line_name(int64_t number) { return fmt::format("line-{}", number); }
+
+RecordId hash_of_name(std::string_view custom_id) { return shortened(Sha256::of(custom_id)); }
 
 std::string record_id_text(const RecordId& id) {
   Sha256::Digest digest{};
@@ -52,8 +56,8 @@ void ExpectedAnswers::add(float share) {
   stride *= 2;
 }
 
-BatchInput::BatchInput(const std::string& directory)
-    : lines_({directory, "the index of the input's lines"}), named_({directory, "the input's custom_ids"}), duplicates_({directory, "the index of the input's lines"}),
+BatchInput::BatchInput(InputText text, const std::string& directory)
+    : text_(std::move(text)), lines_({directory, "the index of the input's lines"}), named_({directory, "the input's custom_ids"}), duplicates_({directory, "the index of the input's lines"}),
       names_({directory, "the input's custom_ids"}) {}
 
 void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes) {
@@ -61,44 +65,54 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
   line.number = number;
   line.offset = offset;
   line.bytes = bytes;
-  line.id = line_id(number, text);
+  line.id = line.text_id = shortened(Sha256::of(text));
   auto parsed = bytes > kMaxLineBytes ? line_too_long() : parse_batch_line(text, limits_);
   const std::string& custom_id = std::visit([](auto& either) -> const std::string& { return either.custom_id; }, parsed);
-  if (!custom_id.empty()) named_.add({shortened(Sha256::of(custom_id)), lines_.size(), number});
-  if (const auto* request = std::get_if<BatchRequest>(&parsed)) {
+  const auto* request = std::get_if<BatchRequest>(&parsed);
+  if (custom_id.empty()) named_.add({true, line.text_id, lines_.size(), number});
+  if (!custom_id.empty() || request) line.name = hash_of_name(custom_id.empty() ? line_name(number) : custom_id);
+  if (!custom_id.empty() || request) named_.add({false, line.name, lines_.size(), number});
+  if (request) {
     line.num_sequences = request->num_sequences();
     num_estimated_ += request->estimated;
     for (const BatchPrompt& prompt : request->prompts) {
       auto tokens = static_cast<int64_t>(prompt.tokens.size());
-      line.prompt_tokens += tokens * request->n;
+      line.prompt_tokens += tokens * request->best_of;
       line.longest_prompt = std::max(line.longest_prompt, tokens);
     }
     line.max_tokens = request->params.max_tokens;
     line.keeps_logits = request->params.keeps_logits() && line.max_tokens > 0;
     line.scored = request->params.scores_prompt();
     if (request->doubled_bos > 0) ++doubled_bos_lines_;
-    line.wants_logprobs = request->params.top_logprobs >= 0 || line.scored;
-    line.logprob_bytes = logprob_bytes(request->params, line.longest_prompt);
+    const SamplingParams params = request->engine_params();
+    line.wants_logprobs = params.top_logprobs >= 0 || line.scored;
+    line.logprob_bytes = logprob_bytes(params, line.longest_prompt);
   }
   lines_.push_back(line);
 }
 
 void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
   NamedLine first;
+  int64_t repeats = -1;  // of first
   named_.drain([&](const NamedLine& line) {
-    if (names_.size() > 0 && line.name == first.name) {
-      duplicates_.add({line.index, first.number});
+    if (repeats >= 0 && line.by_text == first.by_text && line.name == first.name) {
+      duplicates_.add({line.index, line.by_text ? 0 : first.number, ++repeats});
     } else {
       first = line;
-      names_.push_back(line.name);
+      repeats = 0;
+      if (!line.by_text) names_.push_back(line.name);
     }
     return !stop;
   });
   duplicates_.drain([&](const Duplicate& duplicate) {
-    const InputLine line = lines_[duplicate.index];
-    InputLine bad{line.number, line.offset, line.bytes, line.id};
-    bad.duplicate_of = duplicate.duplicate_of;
-    lines_.set(duplicate.index, bad);
+    InputLine line = lines_[duplicate.index];
+    if (duplicate.duplicate_of > 0) {
+      const InputLine bad{line.number, line.offset, line.bytes, line.id, line.text_id};
+      line = bad;
+      line.duplicate_of = duplicate.duplicate_of;
+    }
+    line.id = repeated_id(line.id, duplicate.repeat);
+    lines_.set(duplicate.index, line);
     return !stop;
   });
 }
@@ -108,11 +122,10 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
   if (stat(path.c_str(), &info) != 0) fail_user("cannot read the input {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
   if (!S_ISREG(info.st_mode)) fail_user("the input {} is not a regular file; flexgen reads it twice, so write it to a file first", path);
 
-  BatchInput input(directory);
+  BatchInput input(InputText::open(path, directory, stop), directory);
   input.path_ = path;
   input.limits_ = limits;
   input.modified_s_ = info.st_mtime;
-  input.file_ = File::open(path, FileMode::kRead);
   input.read_file(stop);
   if (!stop) input.find_duplicates(stop);
   input.stopped_ = stop;
@@ -120,7 +133,7 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
 }
 
 void BatchInput::read_file(const std::atomic<bool>& stop) {
-  const int64_t size = file_->size();
+  const int64_t size = text_.size();
   Sha256 hash;
   std::string chunk, line;      // `line`: the part of the current line that lies in earlier chunks
   int64_t number = 1, line_start = 0, line_bytes = 0;
@@ -136,6 +149,10 @@ void BatchInput::read_file(const std::atomic<bool>& stop) {
       line_start = 3;
       line_bytes -= 3;
     }
+    if (line_bytes <= kMaxLineBytes && text.ends_with('\r')) {  // the line end is CRLF
+      text.remove_suffix(1);
+      --line_bytes;
+    }
     // What is kept of a line that is too long still names it: its first bytes and its length.
     if (line_bytes > kMaxLineBytes) text = text.substr(0, static_cast<size_t>(kChunkBytes));
     if (!blank(text) || line_bytes > kMaxLineBytes) take_line(text, number, line_start, line_bytes);
@@ -145,8 +162,9 @@ void BatchInput::read_file(const std::atomic<bool>& stop) {
     ++number;
   };
   for (int64_t offset = 0; offset < size; offset += static_cast<int64_t>(chunk.size())) {
+    if (stop) return;
     chunk.resize(static_cast<size_t>(std::min(kChunkBytes, size - offset)));
-    file_->read(offset, std::as_writable_bytes(std::span(chunk)));
+    text_.read(offset, std::as_writable_bytes(std::span(chunk)));
     hash.add(chunk);
     std::string_view rest = chunk;
     for (size_t end; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
@@ -165,19 +183,27 @@ std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) co
   std::variant<BatchRequest, LineError> parsed = line_too_long();
   if (line.bytes <= kMaxLineBytes) {
     std::string text(static_cast<size_t>(line.bytes), '\0');
-    file_->read(line.offset, std::as_writable_bytes(std::span(text)));
-    if (line_id(line.number, text) != line.id)
+    text_.read(line.offset, std::as_writable_bytes(std::span(text)));
+    if (shortened(Sha256::of(text)) != line.text_id)
       fail_io("{} changed while the job ran (line {}); finished answers are kept. Restore the file and run the same "
               "command again", path_, line.number);
     parsed = parse_batch_line(text, limits_);
   }
-  if (line.good()) return parsed;
+  if (line.good()) {
+    BatchRequest& request = std::get<BatchRequest>(parsed);
+    if (request.custom_id.empty()) {
+      request.custom_id = line_name(line.number);
+      if (!request.seeded) request.params.seed = seed_of(record_id_text(line.id));  // which it keeps where it moves
+    }
+    return parsed;
+  }
 
   std::string custom_id = std::visit([](auto& either) { return either.custom_id; }, parsed);
   LineError error;
   if (line.duplicate_of) {
     error.code = "duplicate_custom_id";
-    error.message = fmt::format("custom_id '{}' is that of line {} already; only the first one is answered", custom_id, line.duplicate_of);
+    error.message = custom_id.empty() ? fmt::format("the line has no custom_id, and '{}', which it would get, is that of line {}; give it another", line_name(line.number), line.duplicate_of)
+                                      : fmt::format("custom_id '{}' is that of line {} already; only the first one is answered", custom_id, line.duplicate_of);
     error.param = "custom_id";
     custom_id.clear();
   } else {
@@ -185,8 +211,8 @@ std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) co
   }
   error.custom_id = custom_id;
   if (custom_id.empty()) {
-    error.custom_id = fmt::format("line-{}", line.number);
-    while (names_.find(shortened(Sha256::of(error.custom_id)))) error.custom_id += "#error";
+    error.custom_id = line_name(line.number);
+    while (names_.find(hash_of_name(error.custom_id))) error.custom_id += "#error";
   }
   return error;
 }

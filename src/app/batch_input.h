@@ -11,24 +11,32 @@
 #include <vector>
 
 #include "app/batch_line.h"
-#include "io/file.h"
+#include "app/input_text.h"
 #include "io/spilled_records.h"
 #include "plan/workload.h"
 
 namespace flexgen {
 
-/// Names a line by its number and content; the record that answers it carries it.
+/// Names a line by its content, wherever it stands; the record that answers it carries it.
 using RecordId = std::array<uint8_t, 12>;
 /// "batch_req_" and 24 hex digits.
 std::string record_id_text(const RecordId& id);
 inline constexpr std::string_view kRecordIdPrefix = "batch_req_";
 
+/// Tells custom_ids apart.
+RecordId hash_of_name(std::string_view custom_id);
+
+/// "line-7": the custom_id of a line that brings none.
+std::string line_name(int64_t number);
+
 /// A line that is not blank.
 struct InputLine {
-  int64_t number = 0;        ///< from 1, blank lines counted
-  int64_t offset = 0;        ///< bytes from the start of the file
+  int64_t number = 0;        ///< from 1, blank lines counted; in a file whose lines are not its own, of the request
+  int64_t offset = 0;        ///< bytes from the start of the text
   int64_t bytes = 0;         ///< without the line end
-  RecordId id{};
+  RecordId id{};             ///< that of the text, unless an earlier line has the same text or custom_id
+  RecordId text_id{};        ///< hash of its text
+  RecordId name{};           ///< hash_of_name() of the custom_id that its answer has; of good lines
   int64_t duplicate_of = 0;  ///< number of the line that has the same custom_id; 0: none
   int64_t num_sequences = 0; ///< 0: a bad line
   int64_t prompt_tokens = 0; ///< of all sequences
@@ -42,8 +50,8 @@ struct InputLine {
 
 class BatchInput {
  public:
-  /// Reads and checks the whole file; ends early if `stop` is set (then stopped()). Throws Error for a file
-  /// that cannot be read or is not a regular one, and Error{io} if there is no room for the index; bad lines are no reason to throw.
+  /// Reads and checks the whole file, in any form that InputText reads; ends early if `stop` is set (then stopped()). Throws Error for a file
+  /// that cannot be read, is not a regular one or is in another form, and Error{io} if there is no room for the index; bad lines are no reason to throw.
   /// `directory`: where the index goes, some 120 bytes a line, once there are more than a few hundred; empty: the system's for temporary files.
   static BatchInput scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop, const std::string& directory = "");
 
@@ -51,7 +59,7 @@ class BatchInput {
   int64_t num_lines() const { return lines_.size(); }
   /// `index` from 0, blank lines not counted. Going through them in order is fast, jumping is not.
   InputLine line(int64_t index) const { return lines_[index]; }
-  /// SHA-256 of the file, hex.
+  /// SHA-256 of the lines, hex: of the file itself, unless it is compressed or laid out otherwise.
   const std::string& fingerprint() const { return fingerprint_; }
   /// When the file was last changed, seconds since 1970.
   int64_t modified_s() const { return modified_s_; }
@@ -61,29 +69,31 @@ class BatchInput {
   /// Good lines with prompts that begin with the token which the tokenizer puts before a text, and so have it twice.
   int64_t doubled_bos_lines() const { return doubled_bos_lines_; }
 
-  /// The line once more. An error's custom_id is what its record is keyed by: the line's own custom_id, or "line-N" if
+  /// The line once more. The custom_id of a bare body that has none is "line-N". An error's custom_id is what its record is keyed by: the line's own custom_id, or "line-N" if
   /// it has none or the same as an earlier line ("#error" is added while a good line is called so).
   /// Throws Error{io} if the file changed since the scan.
   std::variant<BatchRequest, LineError> read(const InputLine& line) const;
 
  private:
-  /// Who was first to have a custom_id.
+  /// Who was first to have a custom_id or, of lines that bring none, a text.
   struct NamedLine {
-    RecordId name{};  ///< hash of the custom_id
+    bool by_text = false;
+    RecordId name{};  ///< hash of the custom_id or the text
     int64_t index = 0, number = 0;
-    friend bool operator<(const NamedLine& a, const NamedLine& b) { return std::tie(a.name, a.index) < std::tie(b.name, b.index); }
+    friend bool operator<(const NamedLine& a, const NamedLine& b) { return std::tie(a.by_text, a.name, a.index) < std::tie(b.by_text, b.name, b.index); }
   };
+  /// The `repeat`-th line with a name or text that an earlier one has, and the number of that if it is the custom_id.
   struct Duplicate {
-    int64_t index = 0, duplicate_of = 0;
-    friend bool operator<(const Duplicate& a, const Duplicate& b) { return a.index < b.index; }
+    int64_t index = 0, duplicate_of = 0, repeat = 0;
+    friend bool operator<(const Duplicate& a, const Duplicate& b) { return std::tie(a.index, a.duplicate_of) < std::tie(b.index, b.duplicate_of); }
   };
-  explicit BatchInput(const std::string& directory);
+  BatchInput(InputText text, const std::string& directory);
   void read_file(const std::atomic<bool>& stop);
   void take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes);
   void find_duplicates(const std::atomic<bool>& stop);
 
   std::string path_;
-  std::shared_ptr<File> file_;
+  InputText text_;
   ModelLimits limits_;
   mutable SpilledRecords<InputLine> lines_;
   std::string fingerprint_;

@@ -5,11 +5,14 @@
 #include <sys/stat.h>
 
 #include <numeric>
+#include <set>
 
 #include "app/fake_runner.h"
 #include "app/line_set.h"
 #include "app/sha256.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "io/packed_bytes.h"
 
 namespace flexgen {
 namespace {
@@ -76,6 +79,91 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_EQ(expecting({100, {0.5f}}), 10 + 32 + 16);
   EXPECT_EQ(expecting({0, {0.8f, 0.25f}}), 2 * 4 + 2 * 4 + 13);  // line by line, in turn
   EXPECT_EQ(expecting({0, {0}}), 5);                              // a token at least
+}
+
+/// Ids, custom_ids or errors, and prompts of all lines.
+std::vector<std::string> all_lines(const std::string& path, const std::string& directory = "") {
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn, directory);
+  std::vector<std::string> all;
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    const auto read = input.read(input.line(i));
+    const auto* request = std::get_if<BatchRequest>(&read);
+    all.push_back(request ? fmt::format("{} {} {} {}", record_id_text(input.line(i).id), request->custom_id, request->params.seed, request->prompts[0].tokens.size())
+                          : std::get<LineError>(read).message);
+  }
+  return all;
+}
+
+TEST(BatchInput, AnyFormGivesTheSameLines) {
+  spdlog::set_level(spdlog::level::err);
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl");
+  std::vector<std::string> requests;
+  for (int i = 0; i < 3000; ++i) requests.push_back(i == 7 ? "{\"custom_id\":\"b\"}" : line(fmt::format("{}", i), fmt::format(R"("prompt":"{}")", std::string(static_cast<size_t>(i % 700), 'x') + "y")));
+  const auto joined = [&](const std::string& between) {
+    std::string text = requests[0];
+    for (size_t i = 1; i < requests.size(); ++i) text += between + requests[i];
+    return text;
+  };
+  const std::string text = joined("\n") + "\n";
+  ASSERT_GT(text.size(), size_t{1} << 20);
+  write_text(path, text);
+  const auto expected = all_lines(path);
+  const std::string fingerprint = BatchInput::scan(path, kLimits, kGoOn).fingerprint();
+  ASSERT_EQ(expected.size(), 3000u);
+  const std::vector<std::pair<std::string, std::string>> forms{
+      {"gzip", gzipped(text)}, {"zstd", zstd_packed(text)}, {"UTF-16", wide(u"\xfeff" + units(text), false)}, {"UTF-16 big", wide(u"\xfeff" + units(text), true)},
+      {"UTF-16 in gzip", gzipped(wide(u"\xfeff" + units(text), false))}, {"CR", joined("\r") + "\r"}, {"array", "[" + joined(", ") + "]"}, {"array in lines", "[\n" + joined(",\r\n") + "\n]\n"},
+      {"array in zstd", zstd_packed("[" + joined(",") + "]")}};
+  for (const auto& [name, bytes] : forms) {
+    write_text(path, bytes);
+    EXPECT_EQ(all_lines(path, directory.path()), expected) << name;
+    EXPECT_EQ(BatchInput::scan(path, kLimits, kGoOn).fingerprint(), fingerprint) << name;
+  }
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory.path()), std::filesystem::directory_iterator()), 1);  // nothing is left
+  write_text(path, "id,prompt\n1,x\n");
+  EXPECT_THROW(BatchInput::scan(path, kLimits, kGoOn), Error);
+  write_text(path, gzipped(text).substr(0, 1000));
+  EXPECT_THROW(BatchInput::scan(path, kLimits, kGoOn), Error);
+}
+
+// So that an answer finds its line again wherever that went.
+TEST(BatchInput, IdsGoByContent) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl"), bare = R"({"prompt":"same"})";
+  const auto ids = [&](const std::string& text) {
+    write_text(path, text);
+    const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+    std::vector<std::string> all;
+    for (int64_t i = 0; i < input.num_lines(); ++i) all.push_back(record_id_text(input.line(i).id));
+    return all;
+  };
+  const std::string a = line("a", R"("prompt":"x")"), b = line("b", R"("prompt":"x")");
+  const auto first = ids(a + "\n" + b + "\nbroken\n" + bare + "\n" + bare + "\nbroken\n" + a + "\n" + bare);
+  EXPECT_EQ(std::set(first.begin(), first.end()).size(), 8u);
+  const auto moved = ids("\nnew\n" + b + "\n" + bare + "\n" + a + "\n" + bare + "\n");
+  EXPECT_THAT(moved, testing::ElementsAre(testing::_, first[1], first[3], first[0], first[4]));
+}
+
+TEST(BatchInput, BareBodiesAreNamedByTheirLines) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl");
+  write_text(path, "{\"prompt\":\"x\"}\n\n{\"prompt\":\"x\"}\n{\"prompt\":\"x\",\"custom_id\":\"mine\"}\n{\"prompt\":\"x\",\"seed\":5}\n" + line("line-8", R"("prompt":"x")") + "\n" +
+                       line("line-3", R"("prompt":"x")") + "\n{\"prompt\":\"z\"}\n{\"prompt\":5}\n");
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  ASSERT_EQ(input.num_lines(), 8);
+  const auto request = [&](int64_t i) { return std::get<BatchRequest>(input.read(input.line(i))); };
+  EXPECT_EQ(request(0).custom_id, "line-1");
+  EXPECT_EQ(request(1).custom_id, "line-3");
+  EXPECT_NE(request(0).params.seed, request(1).params.seed);  // the same prompt twice is drawn twice
+  EXPECT_EQ(request(2).custom_id, "mine");
+  EXPECT_EQ(request(3).params.seed, 5u);
+  EXPECT_EQ(input.line(1).name, hash_of_name("line-3"));
+  const auto error = [&](int64_t i) { return std::get<LineError>(input.read(input.line(i))); };
+  EXPECT_THAT(error(5).message, testing::HasSubstr("'line-3' is that of line 3 already"));
+  EXPECT_THAT(error(6).message, testing::HasSubstr("'line-8', which it would get, is that of line 6"));
+  EXPECT_EQ(error(6).custom_id, "line-8#error");
+  EXPECT_EQ(error(7).custom_id, "line-9");
 }
 
 TEST(BatchInput, ErrorKeysDoNotCollideWithRealIds) {

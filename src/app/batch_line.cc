@@ -242,14 +242,6 @@ uint64_t mixed(uint64_t seed, uint64_t number) {
   return z ^ (z >> 31);
 }
 
-/// A line without a seed still gets the same answer every time it is run.
-uint64_t seed_of(const std::string& custom_id) {
-  Sha256::Digest digest = Sha256::of("flexgen seed " + custom_id);
-  uint64_t seed = 0;
-  for (size_t i = 0; i < 8; ++i) seed = seed << 8 | digest[i];
-  return seed;
-}
-
 void parse_seed(const Body& body, BatchRequest* request) {
   const Json* seed = body.find("seed");
   request->seeded = seed != nullptr;
@@ -341,9 +333,10 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimit
   request.custom_id = std::move(custom_id);
   SamplingParams& params = request.params;
   request.n = body.integer("n", 1, 1, kMaxChoicesPerPrompt);
-  if (body.integer("best_of", request.n, 1, kMaxChoicesPerPrompt) != request.n)
-    refuse("unsupported_parameter", "body.best_of", "body.best_of: only best_of equal to n is supported");
+  request.best_of = body.integer("best_of", request.n, 1, kMaxChoicesPerPrompt);
+  if (request.best_of < request.n) refuse_value("body.best_of", fmt::format("is {}, less than n ({}); the n best of so many are answered", request.best_of, request.n));
   params.max_tokens = parse_max_tokens(body);
+  if (params.max_tokens == 0) request.best_of = request.n;  // nothing is drawn
   params.echo = body.flag("echo");
   params.temperature = body.number("temperature", 1, 0, 2);
   if (params.temperature < kLeastTemperature) params.temperature = 0;
@@ -377,46 +370,95 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimit
 
 }  // namespace
 
+SamplingParams BatchRequest::engine_params() const {
+  SamplingParams wanted = params;
+  if (chooses() && params.top_logprobs < 0) {
+    wanted.top_logprobs = 0;
+    wanted.echo = false;  // the logprobs of its prompt are not wanted
+  }
+  return wanted;
+}
+
 Request BatchRequest::sequence(int64_t index) const {
   Request request;
-  request.prompt = prompts[static_cast<size_t>(index / n)].tokens;
-  request.params = params;
-  auto number = static_cast<uint64_t>(seeded ? index % n : index);
+  request.prompt = prompts[static_cast<size_t>(index / best_of)].tokens;
+  request.params = engine_params();
+  auto number = static_cast<uint64_t>(seeded ? index % best_of : index);
   if (number > 0) request.params.seed = mixed(params.seed, number);
   return request;
+}
+
+uint64_t seed_of(std::string_view name) {
+  Sha256::Digest digest = Sha256::of(fmt::format("flexgen seed {}", name));
+  uint64_t seed = 0;
+  for (size_t i = 0; i < 8; ++i) seed = seed << 8 | digest[i];
+  return seed;
 }
 
 LineError line_too_long() {
   return {"", "line_too_long", fmt::format("the line is longer than {}; use more lines", format_bytes(kMaxLineBytes)), ""};
 }
 
+namespace {
+
+constexpr std::string_view kBodyPath = "body.";
+
+/// A line that is the body itself: {"prompt": "..."}.
+bool is_bare(const Json& line) {
+  return line.contains("prompt") && !line.contains("body") && !line.contains("method") && !line.contains("url");
+}
+
+/// Checked; empty if there is none.
+std::string parse_custom_id(const Json& object, bool needed) {
+  const auto id = object.find("custom_id");
+  if (id == object.end() && !needed) return "";
+  if (id == object.end() || !id->is_string() || id->get_ref<const std::string&>().empty())
+    refuse("invalid_custom_id", "custom_id", "custom_id is missing, or not a text; give every line one of its own");
+  if (id->get_ref<const std::string&>().size() > kMaxCustomIdBytes)
+    refuse("invalid_custom_id", "custom_id", fmt::format("custom_id has more than {} bytes", kMaxCustomIdBytes));
+  return id->get<std::string>();
+}
+
+void check_endpoint(const Json& json) {
+  for (const auto& [name, value] : json.items())
+    if (name != "custom_id" && name != "method" && name != "url" && name != "body")
+      refuse("unsupported_parameter", name.substr(0, kQuotedBytes), fmt::format("the line has the field {}, which is not part of the batch format", quote_text(name)));
+  if (!json.contains("method") || json["method"] != "POST") refuse_value("method", "must be \"POST\"");
+  if (!json.contains("url") || !json["url"].is_string()) refuse_value("url", "is missing, or not a text");
+  const auto& url = json["url"].get_ref<const std::string&>();
+  if (url == "/v1/chat/completions")
+    refuse("unsupported_endpoint", "url", "url /v1/chat/completions: chat templates are not supported yet; write the prompt out for /v1/completions");
+  if (url != "/v1/completions") refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only /v1/completions is", quote_text(url)));
+  if (!json.contains("body")) refuse_value("body", "is missing");
+}
+
+}  // namespace
+
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits) {
   std::string custom_id;
+  bool bare = false;
   try {
-    LineJson parsed = read_line_json(line, {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
+    const LineBounds bounds{kMaxPromptsPerLine, limits.max_positions, limits.vocab_size};
+    LineJson parsed = read_line_json(line, bounds);
     check_json(parsed);
-    Json& json = parsed.line;
-    auto id = json.find("custom_id");
-    if (id == json.end() || !id->is_string() || id->get_ref<const std::string&>().empty())
-      refuse("invalid_custom_id", "custom_id", "custom_id is missing, or not a text; give every line one of its own");
-    if (id->get_ref<const std::string&>().size() > kMaxCustomIdBytes)
-      refuse("invalid_custom_id", "custom_id", fmt::format("custom_id has more than {} bytes", kMaxCustomIdBytes));
-    custom_id = id->get<std::string>();
-
-    for (const auto& [name, value] : json.items())
-      if (name != "custom_id" && name != "method" && name != "url" && name != "body")
-        refuse("unsupported_parameter", name.substr(0, kQuotedBytes),
-               fmt::format("the line has the field {}, which is not part of the batch format", quote_text(name)));
-    if (!json.contains("method") || json["method"] != "POST") refuse_value("method", "must be \"POST\"");
-    if (!json.contains("url") || !json["url"].is_string()) refuse_value("url", "is missing, or not a text");
-    const auto& url = json["url"].get_ref<const std::string&>();
-    if (url == "/v1/chat/completions")
-      refuse("unsupported_endpoint", "url", "url /v1/chat/completions: chat templates are not supported yet; write the prompt out for /v1/completions");
-    if (url != "/v1/completions")
-      refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only /v1/completions is", quote_text(url)));
-    if (!json.contains("body")) refuse_value("body", "is missing");
+    bare = is_bare(parsed.line);
+    if (bare) {
+      parsed = LineJson();
+      parsed = read_line_json(fmt::format(R"({{"body":{}}})", line), bounds);  // so that its prompt goes where prompts go
+      check_json(parsed);
+      custom_id = parse_custom_id(parsed.line["body"], false);
+      parsed.line["body"].erase("custom_id");
+    } else {
+      custom_id = parse_custom_id(parsed.line, true);
+      check_endpoint(parsed.line);
+    }
     return parse_body(std::move(parsed), custom_id, limits);
-  } catch (const Refusal& refusal) {
+  } catch (Refusal& refusal) {
+    if (bare) {
+      for (std::string* text : {&refusal.param, &refusal.message})
+        if (text->starts_with(kBodyPath)) text->erase(0, kBodyPath.size());
+      if (refusal.message.starts_with("body has")) refusal.message.replace(0, 4, "the line");
+    }
     return LineError{custom_id, refusal.code, refusal.message, refusal.param};
   }
 }

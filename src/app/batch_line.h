@@ -37,12 +37,13 @@ struct BatchPrompt {
   int64_t num_added = 0;  ///< of these, put before the text by the tokenizer
 };
 
-/// A good line. Choices are numbered prompt by prompt: choice i is number i % n of prompt i / n.
+/// A good line. Of each prompt best_of sequences are generated, and the n whose tokens have the largest mean logprob are its choices, best first; where both are the same, all are, as they
+/// are numbered. Sequences are numbered prompt by prompt: sequence i is number i % best_of of prompt i / best_of.
 struct BatchRequest {
-  std::string custom_id;
+  std::string custom_id;  ///< empty: the line is a bare body without one; then its seed, unless `seeded`, is not that of its own either
   std::vector<BatchPrompt> prompts;
-  int64_t n = 1;
-  SamplingParams params;  ///< seed: of choice 0
+  int64_t n = 1, best_of = 1;
+  SamplingParams params;  ///< as the line has them; seed: of sequence 0
   bool seeded = false;    ///< the line gave the seed: every prompt starts from it
   bool gives_token_ids = false, gives_prompt_token_ids = false;  ///< in the answer
   bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
@@ -50,8 +51,12 @@ struct BatchRequest {
 
   /// Whether a record shows something of its prompts.
   bool shows_prompt() const { return params.echo || gives_prompt_token_ids; }
-  int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * n; }
-  /// Choice `index` as the engine takes it; its random numbers depend on the line and the index alone.
+  int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * best_of; }
+  /// Whether not all sequences are choices.
+  bool chooses() const { return best_of > n; }
+  /// As the engine takes them: with logprobs, if sequences are chosen by them.
+  SamplingParams engine_params() const;
+  /// Sequence `index` as the engine takes it; its random numbers depend on the line and the index alone.
   Request sequence(int64_t index) const;
 };
 
@@ -65,7 +70,11 @@ struct LineError {
   std::string param;      ///< the field at fault, "body.max_tokens"; may be empty
 };
 
+/// A request of OpenAI's batch format, or its body alone ({"prompt": ...}, with or without a custom_id beside it).
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits);
+
+/// For a line without a seed: the same one every time it is run. `name` tells it from other lines.
+uint64_t seed_of(std::string_view name);
 
 /// The error for a line longer than kMaxLineBytes.
 LineError line_too_long();

@@ -222,7 +222,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "logprobs": 21)", "invalid_value", "logprobs"}, BadBody{R"("prompt": "x", "logprobs": true)", "invalid_value", "logprobs"},
         BadBody{R"("prompt": "x", "echo": 1)", "invalid_value", "echo"}, BadBody{R"("prompt": "x", "stream": true)", "unsupported_parameter", "stream"},
         BadBody{R"("prompt": "x", "stream_options": {"include_usage": true})", "unsupported_parameter", "stream_options"},
-        BadBody{R"("prompt": "x", "best_of": 2)", "unsupported_parameter", "best_of"},
+        BadBody{R"("prompt": "x", "n": 3, "best_of": 2)", "invalid_value", "less than n (3)"}, BadBody{R"("prompt": "x", "best_of": 129)", "invalid_value", "best_of"},
         BadBody{R"("prompt": "x", "presence_penalty": 2.5)", "invalid_value", "presence_penalty"},
         BadBody{R"("prompt": "x", "frequency_penalty": "no")", "invalid_value", "frequency_penalty"},
         BadBody{R"("prompt": "x", "repetition_penalty": 0)", "invalid_value", "repetition_penalty"},
@@ -286,6 +286,44 @@ TEST(BatchLine, BadLines) {
     EXPECT_EQ(std::get<LineError>(parsed).custom_id, c.custom_id) << c.line;
     EXPECT_LT(std::get<LineError>(parsed).message.size(), 400u);
   }
+}
+
+TEST(BatchLine, BestOfMoreThanN) {
+  BatchRequest request = good(R"("prompt": ["a", "b"], "n": 2, "best_of": 5, "seed": 3, "echo": true)");
+  EXPECT_TRUE(request.chooses());
+  EXPECT_EQ(request.num_sequences(), 10);
+  EXPECT_THAT(request.sequence(5).prompt, ElementsAre('b'));
+  EXPECT_EQ(request.sequence(5).params.seed, 3u);
+  EXPECT_NE(request.sequence(6).params.seed, 3u);
+  EXPECT_EQ(request.sequence(0).params.top_logprobs, 0);  // they are chosen by their logprobs
+  EXPECT_FALSE(request.sequence(0).params.scores_prompt());
+  EXPECT_EQ(request.params.top_logprobs, -1);
+  EXPECT_EQ(good(R"("prompt": "a", "best_of": 5, "logprobs": 3, "echo": true)").sequence(0).params.top_prompt_logprobs(), 3);
+  EXPECT_FALSE(good(R"("prompt": "a", "n": 2, "best_of": 2)").chooses());
+}
+
+TEST(BatchLine, ABodyAloneIsARequest) {
+  const auto bare = [](const std::string& text) { return parse_batch_line(text, kLimits); };
+  BatchRequest request = std::get<BatchRequest>(bare(R"({"prompt": "Hi", "max_tokens": 3, "temperature": 0, "model": "any"})"));
+  EXPECT_EQ(request.custom_id, "");
+  EXPECT_EQ(request.params.max_tokens, 3);
+  EXPECT_THAT(request.prompts[0].tokens, ElementsAre('H', 'i'));
+  request = std::get<BatchRequest>(bare(R"({"custom_id": "mine", "prompt": [[1], [2]], "seed": 4})"));
+  EXPECT_EQ(request.custom_id, "mine");
+  EXPECT_EQ(request.prompts.size(), 2u);
+  // More values than a line's tree may have: they are prompts.
+  std::string ids = "1";
+  for (int i = 0; i < 6000; ++i) ids += ",1";
+  EXPECT_EQ(std::get<BatchRequest>(parse_batch_line(R"({"prompt": [)" + ids + "]}", {256, 10000, &kTokenizer})).prompts[0].tokens.size(), 6001u);
+
+  const auto error = [&](const std::string& text) { return std::get<LineError>(bare(text)); };
+  EXPECT_EQ(error(R"({"prompt": "x", "max_tokens": -1})").param, "max_tokens");
+  EXPECT_THAT(error(R"({"prompt": "x", "max_tokens": -1})").message, testing::StartsWith("max_tokens must be"));
+  EXPECT_THAT(error(R"({"prompt": "x", "label": 1})").message, testing::StartsWith("the line has the field 'label'"));
+  EXPECT_EQ(error(R"({"prompt": "x", "custom_id": 5})").code, "invalid_custom_id");
+  EXPECT_EQ(error(R"({"prompt": "x", "prompt": "y"})").code, "invalid_json");
+  EXPECT_EQ(error(R"({"prompt": "x", "url": "/v1/completions"})").code, "invalid_custom_id");  // a request that lacks parts
+  EXPECT_EQ(error(R"({"prompt": null})").param, "prompt");
 }
 
 TEST(BatchLine, ChatLineSaysWhy) {

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "app/choice_store.h"
 #include "app/kept_record.h"
 #include "app/text_offsets.h"
 #include "base/error.h"
@@ -153,12 +154,17 @@ std::vector<Stretch> stretches_of(const RecordContext& context, const BatchReque
 }  // namespace
 
 void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
+  write(choice_front(index));
+  write_unnumbered_choice(context, request, prompt, completion, write);
+}
+
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
   std::string prompt_text;
   if (request.params.echo) {
     prompt_text = prompt.text;
     if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
   }
-  write(fmt::format(R"({{"index":{},"text":)", index));
+  write(R"(,"text":)");
   write(to_text(prompt_text + completion.text));
   write(R"(,"logprobs":)");
   if (request.params.top_logprobs >= 0) write_logprobs(context.tokenizer, stretches_of(context, request, prompt, count_characters(prompt_text), completion), write);

@@ -23,6 +23,9 @@ using WritePiece = std::function<void(std::string_view)>;
 /// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; it is looked at where request.shows_prompt().
 void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write);
 
+/// The same without the index, which is written before it.
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write);
+
 /// What stands around the choices, which commas part, in the record of a line all of whose sequences are done. The record ends with '\n'.
 struct AnswerFrame {
   std::string before, after;

@@ -9,11 +9,15 @@ constexpr int64_t kFewChoices = 64;  // of a line: where they lie is kept with t
 
 }  // namespace
 
+std::string choice_front(int64_t index) { return fmt::format(R"({{"index":{})", index); }
+
 /// Before, choices with commas between them, after.
 class ChoiceStore::Record : public RecordText {
  public:
-  Record(ChoiceStore& store, const Line& line, std::string before, std::string after)
-      : store_(store), line_(line), before_(std::move(before)), after_(std::move(after)) {}
+  Record(ChoiceStore& store, const Line& line, std::string before, std::string after, std::vector<int64_t> picked)
+      : store_(store), line_(line), before_(std::move(before)), after_(std::move(after)), picked_(std::move(picked)) {
+    set_separator();
+  }
 
   size_t read(char* data, size_t room) override {
     size_t count = 0;
@@ -24,35 +28,43 @@ class ChoiceStore::Record : public RecordText {
     }
     return count;
   }
-  void rewind() override { part_ = 0, at_ = 0; }
+  void rewind() override {
+    part_ = at_ = 0;
+    set_separator();
+  }
 
  private:
   /// Parts are: before, choice 0, comma, choice 1, ..., after.
-  int64_t last_part() const { return 2 * line_.num_choices; }
+  int64_t last_part() const { return 2 * (picked_.empty() ? line_.num_choices : std::ssize(picked_)); }
+  /// What stands before, between and after choices, at an even part.
+  void set_separator() {
+    separator_ = part_ == 0 ? before_ : part_ == last_part() ? after_ : ",";
+    if (!picked_.empty() && part_ != last_part()) separator_ += choice_front(part_ / 2);
+  }
   bool next_part() {
     if (part_ == last_part()) return false;
     ++part_;
     at_ = 0;
+    if (part_ % 2 == 0) set_separator();
     return true;
   }
   size_t read_some(char* data, size_t room) {
     if (part_ % 2 == 1) {
-      const Where where = store_.where(line_, part_ / 2);
+      const Where where = store_.where(line_, picked_.empty() ? part_ / 2 : picked_[static_cast<size_t>(part_ / 2)]);
       const auto left = static_cast<size_t>(where.bytes - at_);
       const size_t count = left == 0 ? 0 : store_.read(line_, where.offset + at_, data, std::min(room, left));
       at_ += static_cast<int64_t>(count);
       return count;
     }
-    const std::string_view text = part_ == 0 ? std::string_view(before_) : part_ == last_part() ? std::string_view(after_) : std::string_view(",");
-    const size_t count = std::min(room, text.size() - static_cast<size_t>(at_));
-    std::memcpy(data, text.data() + at_, count);
+    const size_t count = separator_.copy(data, room, static_cast<size_t>(at_));
     at_ += static_cast<int64_t>(count);
     return count;
   }
 
   ChoiceStore& store_;
   const Line& line_;
-  std::string before_, after_;
+  std::string before_, after_, separator_;
+  std::vector<int64_t> picked_;
   int64_t part_ = 0, at_ = 0;
 };
 
@@ -126,8 +138,8 @@ size_t ChoiceStore::read(const Line& line, int64_t offset, char* data, size_t ro
   return static_cast<size_t>(count);
 }
 
-std::unique_ptr<RecordText> ChoiceStore::record(int64_t line, std::string before, std::string after) {
-  return std::make_unique<Record>(*this, lines_.at(line), std::move(before), std::move(after));
+std::unique_ptr<RecordText> ChoiceStore::record(int64_t line, std::string before, std::string after, std::vector<int64_t> picked) {
+  return std::make_unique<Record>(*this, lines_.at(line), std::move(before), std::move(after), std::move(picked));
 }
 
 void ChoiceStore::close(int64_t line) {

@@ -15,6 +15,9 @@
 
 namespace flexgen {
 
+/// What a choice begins with in a record: {"index":0
+std::string choice_front(int64_t index);
+
 class ChoiceStore {
  public:
   static constexpr int64_t kDefaultMemory = 8 << 20;
@@ -27,7 +30,8 @@ class ChoiceStore {
   /// Adds to choice `choice` of an open line. All of a choice comes before anything of another one of the line.
   void add(int64_t line, int64_t choice, std::string_view piece);
   /// All choices in order, with commas between them and this around them. As long as it lives the line must stay, and no choice be added to any.
-  std::unique_ptr<RecordText> record(int64_t line, std::string before, std::string after);
+  /// `picked`: these alone, in this order, each with its choice_front() before it; empty: all as they are.
+  std::unique_ptr<RecordText> record(int64_t line, std::string before, std::string after, std::vector<int64_t> picked = {});
   void close(int64_t line);
   /// Bytes of choices in memory.
   int64_t held() const { return held_; }

@@ -60,9 +60,12 @@ class RunBatchDefinition : public CommandDefinition {
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
     text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
     add_model_flags(*this, &engine_.flags.model);
-    text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions", "IN.jsonl")->required();
+    text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input", "IN.jsonl")->required();
     text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
+    text("--error-output", options_.error_output, "at the end, put the records of lines that have no answer there, as OpenAI does (default: they stay among the answers)", "FILE");
+    flag("--in-order", options_.in_order, "at the end, put the records into the order of the lines");
     flag("--overwrite", options_.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
+    flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any line is bad (without it, if lines are bad and none is answered)");
     text("--served-model-name", options_.served_model_name, "what answers give as their model (default: the directory's name)", "NAME");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
     json(options_.json, options_.json_file, "a summary of the run");
@@ -78,8 +81,9 @@ class RunBatchDefinition : public CommandDefinition {
       fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
     if (options_.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
     if (given("--served-model-name") && options_.served_model_name.empty()) fail_user("--served-model-name is empty");
-    if (options_.input == "-" || options_.output == "-")
-      fail_user("-i and -o must be files, not '-': a job that may be continued reads its input again");
+    if (options_.output == "-") fail_user("-o must be a file, not '-': a job that may be continued keeps its answers");
+    if (options_.input == "-" && launched()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
+    if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");
     return options_;
   }
 
@@ -252,6 +256,7 @@ class MergeDefinition : public CommandDefinition {
   MergeDefinition() : CommandDefinition("merge", "join the outputs of run-batch --shard; checks for missing and doubled answers") {
     text("-i,--input,--input-file", options_.input, "the JSONL file that the shards answer", "IN.jsonl")->required();
     text("-o,--output,--output-file", options_.output, "all answers, in the order of the input's lines", "OUT.jsonl")->required();
+    text("--error-output", options_.error_output, "put the records of lines that have no answer there (default: they stay among the answers)", "FILE");
     texts("shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
   }
   Command finish() override { return options_; }

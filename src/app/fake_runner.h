@@ -54,6 +54,7 @@ class FakeRunner : public BatchRunner {
   int64_t stop_after = -1, fail_after = -1;
   bool backwards = false;  ///< completions come back last first
   std::function<bool(const Request&)> not_finite;  ///< whose logits are not finite; empty: nobody's
+  std::function<void(const Request&, Completion&)> change;  ///< what is done to completions; empty: nothing
   std::function<void(int64_t)> before_next;  ///< is told how many it has served; may wait
   std::vector<Workload> prepared;
   std::vector<Request> served;
@@ -79,6 +80,7 @@ class FakeRunner : public BatchRunner {
       served.push_back(*request);
       ++report.sequences;
       Completion completion = answer(*request);
+      if (change) change(*request, completion);
       if (not_finite && not_finite(*request)) {
         completion = Completion();
         completion.key = request->key;

@@ -13,6 +13,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
+#include <utility>
 
 #include "app/output_watch.h"
 #include "base/error.h"
@@ -30,14 +32,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kManifestVersion = 1;
 constexpr size_t kPieceBytes = 256 << 10;  // of a record, in one write
-
-void sync_directory_of(const std::string& path) {
-  std::string directory = std::filesystem::absolute(path).parent_path().string();
-  int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;  // a file system that can't: nothing more to be done
-  fsync(descriptor);
-  ::close(descriptor);
-}
 
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
@@ -153,17 +147,133 @@ JobIdentity read_job_file(const std::string& path, const std::string& advice) {
 
 int64_t created_of(int64_t modified_s) { return std::clamp<int64_t>(modified_s, 0, kMaxCreated_s); }
 
-Job::Job(std::string output, const std::string& input, OutputCalls calls, const std::atomic<bool>& stop)
+namespace {
+
+/// Records that were taken out of an output, beside it: what is there stays, and nothing comes twice. The file is written when the first comes.
+class RemovedRecords {
+ public:
+  RemovedRecords(std::string path, RewrittenFile::Write write) : path_(std::move(path)), write_(std::move(write)), known_(done_place(path_)) {}
+  void add(const KeptRecord& record, int from, const RecordPlace& place, const std::string& from_path) {
+    if (!file_) open();
+    ++count_;
+    if (!known_.find({record.id, record.content})) file_->add_line(from, place.offset, place.bytes, from_path);
+  }
+  /// How many there were.
+  int64_t keep() {
+    if (file_) {
+      file_->finish();
+      file_->replace();
+    }
+    return count_;
+  }
+
+ private:
+  struct Known {
+    RecordId id{};
+    uint64_t content = 0;
+    bool operator<(const Known& other) const { return std::tie(id, content) < std::tie(other.id, other.content); }
+  };
+  void open() {
+    file_.emplace(path_, write_);
+    const int old = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    if (old < 0) return;
+    RecordSorter<Known> found(done_place(path_));
+    const OutputScan scan = scan_output(old, path_, false, [&](const KeptRecord& record, const RecordPlace&) { found.add({record.id, record.content}); });
+    found.drain([&](const Known& known) {
+      known_.push_back(known);
+      return true;
+    });
+    FilePart all(old, path_, 0, scan.size);
+    file_->add(all);
+    if (scan.needs_line_end) file_->add("\n");
+    ::close(old);
+  }
+
+  std::string path_;
+  RewrittenFile::Write write_;
+  RecordTable<Known> known_;
+  std::optional<RewrittenFile> file_;
+  int64_t count_ = 0;
+};
+
+/// A record that is as flexgen writes it, with another custom_id.
+class RenamedRecord : public RecordText {
+ public:
+  RenamedRecord(int descriptor, const std::string& path, const RecordPlace& place, const std::string& custom_id)
+      : front_(front(descriptor, path, place, custom_id)), middle_(descriptor, path, place.offset + skipped_, place.bytes - skipped_ - kSealBytes) {}
+  size_t read(char* data, size_t room) override {
+    if (at_ < front_.size()) {
+      const size_t count = front_.copy(data, room, at_);
+      at_ += count;
+      return count;
+    }
+    if (const size_t count = middle_.read(data, room)) return count;
+    const size_t count = kEnd.copy(data, room, end_at_);
+    end_at_ += count;
+    return count;
+  }
+  void rewind() override {
+    middle_.rewind();
+    at_ = end_at_ = 0;
+  }
+
+ private:
+  static constexpr std::string_view kEnd = "}\n";
+  static constexpr int64_t kSealBytes = 31;  // ,"checksum":"<16>"}
+  /// Up to the custom_id's end.
+  std::string front(int descriptor, const std::string& path, const RecordPlace& place, const std::string& custom_id) {
+    std::string text(static_cast<size_t>(std::min<int64_t>(place.bytes, 4096)), '\0');
+    FilePart part(descriptor, path, place.offset, static_cast<int64_t>(text.size()));
+    for (size_t filled = 0, count = 1; count > 0; filled += count) count = part.read(text.data() + filled, text.size() - filled);
+    static constexpr std::string_view kName = R"("custom_id":")";
+    const size_t begin = text.find(kName) + kName.size();
+    size_t end = begin;
+    while (end < text.size() && text[end] != '"') end += text[end] == '\\' ? 2 : 1;
+    FLEXGEN_CHECK(end < text.size());
+    skipped_ = static_cast<int64_t>(end);
+    return text.substr(0, begin) + custom_id;
+  }
+
+  int64_t skipped_ = 0;
+  std::string front_;
+  FilePart middle_;
+  size_t at_ = 0, end_at_ = 0;
+};
+
+std::string plain_path(const std::string& path) {
+  std::error_code none;
+  const auto plain = std::filesystem::weakly_canonical(path, none);
+  return none ? path : plain.string();
+}
+
+}  // namespace
+
+Job::Job(std::string output, const std::string& input, OutputCalls calls, const std::atomic<bool>& stop, const std::string& error_output)
     : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)), done_(done_place(output_)) {
   if (same_file(output_, input) || same_file(manifest_, input))
     fail_user("the output {} (or its job file {}) is the input itself; give another output", output_, manifest_);
   open_and_lock();
   try {
+    if (!error_output.empty()) open_error_output(error_output, input);
     read_records(stop);
   } catch (...) {
     ::close(descriptor_);
+    if (errors_.descriptor >= 0) ::close(errors_.descriptor);
+    if (created_) ::unlink(output_.c_str());
     throw;
   }
+}
+
+void Job::open_error_output(const std::string& path, const std::string& input) {
+  errors_.path = path;
+  for (const std::string& other : {output_, manifest_, input})
+    if (plain_path(other) == plain_path(path) || same_file(other, path)) fail_user("the error output {} is {} as well; give another", path, other);
+  errors_.descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (errors_.descriptor < 0 && errno != ENOENT) fail_user("cannot read the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
+  struct stat info {};
+  if (errors_.descriptor >= 0 && (fstat(errors_.descriptor, &info) != 0 || !S_ISREG(info.st_mode))) fail_user("the error output {} is not a regular file; give one", path);
+  const std::string folder = folder_of(path);
+  if (access(folder.c_str(), W_OK | X_OK) != 0) fail_user("cannot write the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
 }
 
 Job::~Job() {
@@ -176,6 +286,7 @@ Job::~Job() {
     syncer_.join();
     bring_to_disk();
   }
+  if (errors_.descriptor >= 0) ::close(errors_.descriptor);
   if (created_ && !started_ && same_file(output_, fmt::format("/proc/self/fd/{}", descriptor_))) ::unlink(output_.c_str());
   ::close(descriptor_);
 }
@@ -211,8 +322,12 @@ void Job::open_and_lock() {
 
 void Job::read_records(const std::atomic<bool>& stop) {
   RecordSorter<Done> found(done_place(output_));
-  scan_ = scan_output(descriptor_, output_, stop, [&](const KeptRecord& record, int64_t line) {
-    found.add({record.id, record.answer_tokens, record.content});
+  const auto add = [&](const KeptRecord& record, const RecordPlace& place, bool apart) {
+    found.add({record.id, record.name, record.answer_tokens, record.content, record.has_checksum, place.as_written, apart});
+  };
+  scan_ = scan_output(descriptor_, output_, stop, [&](const KeptRecord& record, const RecordPlace& place) {
+    const int64_t line = place.number;
+    add(record, place, false);
     if (!record.created) return;
     if (!first_created_) {
       first_created_ = record.created;
@@ -220,25 +335,38 @@ void Job::read_records(const std::atomic<bool>& stop) {
     }
     if (other_line_ == 0 && (record.created != first_created_ || record.model != first_model_)) other_line_ = line;
   });
+  if (errors_.descriptor >= 0)
+    errors_.scan = scan_output(errors_.descriptor, errors_.path, stop, [&](const KeptRecord& record, const RecordPlace& place) {
+      if (record.answer_tokens >= 0 && errors_.answer_at == 0) errors_.answer_at = place.number;
+      add(record, place, true);
+    });
+  scan_.stopped = scan_.stopped || stop;
   size_ = scan_.keep;
   // Whose the file is match() decides, by the manifest.
-  Done last;
+  std::optional<Done> last;
+  const auto take = [&] {
+    if (!last) return;
+    done_.push_back(*last);
+    num_answers_ += last->answer_tokens >= 0;
+  };
   found.drain([&](const Done& record) {
-    if (done_.size() > 0 && record.id == last.id) {
-      ++repeated_;
-      if (record.content != last.content && !two_answers_) two_answers_ = record.id;
+    if (!last || record.id != last->id) {
+      take();
+      last = record;
       return true;
     }
-    done_.push_back(record);
-    last = record;
+    repeated_ += record.apart == last->apart;  // a kill while errors are split off leaves them in both files
+    if (record.content != last->content && !two_answers_) two_answers_ = record.id;
+    last->apart = last->apart || record.apart;
     return true;
   });
+  take();
 }
 
-std::optional<int64_t> Job::answer_tokens(const RecordId& id) const {
+std::optional<DoneLine> Job::done(const RecordId& id) const {
   const auto found = done_.find(Done{id});
-  if (!found || found->answer_tokens < 0) return std::nullopt;
-  return found->answer_tokens;
+  if (!found) return std::nullopt;
+  return DoneLine{found->answer_tokens < 0 ? std::nullopt : std::optional(found->answer_tokens), found->name, found->has_checksum, found->as_written};
 }
 
 namespace {
@@ -258,24 +386,40 @@ std::string such_lines(const OutputScan::Lines& lines) {
 }  // namespace
 
 void Job::refuse_other_lines() const {
-  const OutputScan::Lines &foreign = scan_.foreign, &damaged = scan_.damaged;
-  if (foreign.count > 0)
-    fail_user("line {} of the output {} {}, so it is no record of this job{}; nothing was changed. Mend or remove it, give another output, or --overwrite to lose all that "
-              "is in this one", foreign.numbers.front(), output_, foreign.reason, such_lines(foreign));
-  if (damaged.count > 0)
-    fail_user("line {} of the output {} {}{}; it is not taken for an answer, and nothing was changed. If nobody changed it on purpose, look after the disk and the memory; "
-              "remove such lines (sed -i '{}' {}), and the same command answers them again", damaged.numbers.front(), output_, damaged.reason,
-              such_lines(damaged), line_list(damaged, ";", "d"), output_);
+  const auto refuse = [](const OutputScan& scan, const char* what, const std::string& path) {
+    if (scan.foreign.count > 0)
+      fail_user("line {} of the {} {} {}, so it is no record of this job{}; nothing was changed. Mend or remove it, give another output, or --overwrite to lose all that "
+                "is in this one", scan.foreign.numbers.front(), what, path, scan.foreign.reason, such_lines(scan.foreign));
+    if (scan.damaged.count > 0)
+      fail_user("line {} of the {} {} {}{}; it is not taken for an answer, and nothing was changed. If nobody changed it on purpose, look after the disk and the memory; "
+                "remove such lines (sed -i '{}' {}), and the same command answers them again", scan.damaged.numbers.front(), what, path, scan.damaged.reason,
+                such_lines(scan.damaged), line_list(scan.damaged, ";", "d"), path);
+  };
+  refuse(scan_, "output", output_);
+  refuse(errors_.scan, "error output", errors_.path);
+  if (errors_.answer_at > 0)
+    fail_user("line {} of the error output {} is an answer, so it is none of this job's error files; give another", errors_.answer_at, errors_.path);
   if (two_answers_) refuse_two_answers(*two_answers_);
 }
 
 void Job::refuse_two_answers(const RecordId& id) const {
   std::vector<int64_t> lines;
-  scan_output(descriptor_, output_, false, [&](const KeptRecord& record, int64_t line) {
-    if (record.id == id) lines.push_back(line);
+  scan_output(descriptor_, output_, false, [&](const KeptRecord& record, const RecordPlace& place) {
+    if (record.id == id) lines.push_back(place.number);
   });
+  if (lines.size() < 2)
+    fail_user("the output {} and the error output {} have records of the same line that differ; nothing was changed. Remove the one that is wrong, or give another error output", output_, errors_.path);
   fail_user("lines {} and {} of the output {} answer the same line of the input, and differ; nothing was changed. Remove the one that is wrong, give another output, or "
             "--overwrite to lose all that is in this one", lines.front(), lines.back(), output_);
+}
+
+void Job::refuse_name(const RecordId& id, int64_t line) const {
+  int64_t number = 0;
+  scan_output(descriptor_, output_, false, [&](const KeptRecord& record, const RecordPlace& place) {
+    if (record.id == id && number == 0) number = place.number;
+  });
+  fail_user("line {} of the output {} has the id of line {} of the input but another custom_id, so it was changed; nothing was changed now. Mend or remove it, give another output, or --overwrite "
+            "to lose all that is in this one", number, output_, line);
 }
 
 void Job::refuse_contradictions(const JobIdentity& begun) const {
@@ -294,22 +438,21 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   identity_ = wanted;
   auto start_over = [&] {
     identity_ = wanted;
-    done_ = RecordTable<Done>(done_place(output_));
-    size_ = 0;
-    continued_ = false;
+    forget_records();
   };
   matched_ = true;
-  if (scan_.size == 0) {
+  if (scan_.size == 0 && errors_.scan.size == 0) {
     for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip"})
       if (std::error_code none; std::filesystem::exists(output_ + ending, none) && std::filesystem::exists(manifest_, none))
         spdlog::warn("there is {0}{1}, but no {0}: the job begins anew; to go on with what is in there, stop and unpack it", output_, ending);
     return start_over();
   }
   try {
+    if (scan_.size == 0 && !file_is_there(manifest_))
+      fail_user("the error output {} is not empty, and there is no job {} that it could be of; give another error output, or --overwrite to lose what is in it", errors_.path, output_);
     JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
     std::string difference;
-    if (found.input_sha256 != wanted.input_sha256) difference = "another input (or this one was changed since)";
-    else if (found.model_fingerprint != wanted.model_fingerprint)
+    if (found.model_fingerprint != wanted.model_fingerprint)
       difference = found.model_folder.empty() || found.model_folder == wanted.model_folder ? "another model (or this one was changed since)"
                                                                                             : fmt::format("another model ({}; this one is {})", found.model_folder, wanted.model_folder);
     else
@@ -331,11 +474,68 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     identity_.model_files = found.model_files;
     identity_.model_folder = found.model_folder;
     continued_ = true;
+    edited_ = found.input_sha256 != wanted.input_sha256;
     if (repeated_ > 0) spdlog::warn("{} lines of {} repeat records that are there already; they stay as they are", repeated_, output_);
   } catch (const Error& error) {
     if (!overwrite || error.kind() != ErrorKind::kUser) throw;
     start_over();
   }
+}
+
+void Job::forget_records() {
+  done_ = RecordTable<Done>(done_place(output_));
+  num_answers_ = 0;
+  size_ = 0;
+  continued_ = edited_ = false;
+}
+
+void Job::refuse_other_input(bool overwrite) {
+  if (!overwrite)
+    fail_user("the output {} has answers from another input: none of its {} records answers a line of this one; give another output, or --overwrite to lose them", output_, num_done());
+  forget_records();
+}
+
+void Job::check_as_left() const {
+  if (look_at_output(output_, descriptor_, scan_.size).kind != OutputState::kAsLeft)
+    fail_io("another program changed the output {} while this one began; it was left as it is; run the same command again", output_);
+}
+
+void Job::use_output(RewrittenFile& file) {
+  std::lock_guard lock(sync_mutex_);
+  ::close(descriptor_);
+  size_ = file.size();
+  descriptor_ = file.release();
+}
+
+int64_t Job::rewrite(const std::function<RecordFate(const KeptRecord&)>& fate) {
+  FLEXGEN_CHECK(matched_ && !started_ && edited_);
+  check_as_left();
+  RewrittenFile next(output_, calls_.write);
+  RemovedRecords removed(output_ + ".removed", calls_.write), removed_errors(errors_.path + ".removed", calls_.write);
+  scan_output(descriptor_, output_, false, [&](const KeptRecord& record, const RecordPlace& place) {
+    const RecordFate what = fate(record);
+    if (what.kind == RecordFate::kRemoved) {
+      removed.add(record, descriptor_, place, output_);
+    } else if (what.kind == RecordFate::kStays && what.custom_id.empty()) {
+      next.add_line(descriptor_, place.offset, place.bytes, output_);
+    } else if (what.kind == RecordFate::kStays) {
+      RenamedRecord renamed(descriptor_, output_, place, what.custom_id);
+      SealedRecord sealed(renamed);
+      next.add(sealed);
+    }
+  });
+  if (errors_.descriptor >= 0)
+    scan_output(errors_.descriptor, errors_.path, false, [&](const KeptRecord& record, const RecordPlace& place) {
+      if (const auto kind = fate(record).kind; kind == RecordFate::kRemoved || kind == RecordFate::kForgotten) removed_errors.add(record, errors_.descriptor, place, errors_.path);
+    });
+  next.finish();
+  const int64_t count = removed.keep();
+  removed_errors.keep();
+  next.replace();
+  use_output(next);
+  scan_.size = scan_.keep = size_;
+  scan_.needs_line_end = false;
+  return count;
 }
 
 void Job::settle(const std::map<std::string, std::string>& options) {
@@ -387,15 +587,20 @@ void Job::start() {
       fail_io("cannot replace the job file {}: {}", manifest_, std::strerror(errno));
     sync_directory_of(manifest_);
   }
-  if (look_at_output(output_, descriptor_, scan_.size).kind != OutputState::kAsLeft)
-    fail_io("another program changed the output {} while this one began; it was left as it is; run the same command again", output_);
+  check_as_left();
+  // Errors of lines that may be others now are written again, to the output first.
+  if ((!continued_ || edited_) && errors_.descriptor >= 0) {
+    if (::unlink(errors_.path.c_str()) != 0 && errno != ENOENT) fail_io("cannot replace the error output {}: {}", errors_.path, std::strerror(errno));
+    ::close(std::exchange(errors_.descriptor, -1));
+    sync_directory_of(errors_.path);
+  }
   if (size_ != scan_.size && ftruncate(descriptor_, size_) != 0) fail_write("cannot cut", errno);
   if (continued_ && scan_.needs_line_end) {
     if (int error = write_all(descriptor_, "\n")) fail_write("cannot write", error);
     ++size_;
   }
   if (fsync(descriptor_) != 0) fail_write("cannot write", errno);
-  if (!continued_) write_manifest(manifest_);
+  if (!continued_ || edited_) write_manifest(manifest_);
   started_ = true;
   syncer_ = start_thread("bringing answers to the disk", [this] { sync_loop(); });
 }
@@ -506,6 +711,68 @@ void Job::fail_touched(const OutputState& state) {
   touched_ = fmt::format("the output {} {} while the job ran; its answers were saved as {} (with {}.job). Move both back to {} and {}, and run the same command again", output_,
                          what, saved, saved, output_, manifest_);
   fail_io("{}", touched_);
+}
+
+bool Job::arrange(bool in_order, const std::function<int64_t(const RecordId&)>& line_of, const std::atomic<bool>& stop) {
+  FLEXGEN_CHECK(started_);
+  const bool split = !errors_.path.empty();
+  if (!in_order && !split) return true;
+  struct Place {
+    int64_t rank = 0;    ///< in the order that is wanted
+    bool apart = false;  ///< it lies in the error output
+    bool error = false;
+    int64_t offset = 0, bytes = 0;
+    bool operator<(const Place& other) const { return rank < other.rank; }
+  };
+  RecordSorter<Place> places({spill_directory(output_), "the order of the answers"});
+  int64_t number = 0;
+  bool as_wanted = true;
+  const auto look = [&](int descriptor, const std::string& path, bool apart) {
+    int64_t last = -1;
+    scan_output(descriptor, path, stop, [&](const KeptRecord& record, const RecordPlace& where) {
+      const bool error = record.answer_tokens < 0;
+      if (!apart && split && error) {
+        as_wanted = false;
+        if (const auto found = done_.find(Done{record.id}); errors_.descriptor >= 0 && found && found->apart) return;  // a kill left it in both
+      }
+      const int64_t rank = in_order ? line_of(record.id) : number++;
+      if (in_order && rank <= last) as_wanted = false;
+      last = rank;
+      places.add({rank, apart, error, where.offset, where.bytes});
+    });
+  };
+  if (errors_.descriptor >= 0) look(errors_.descriptor, errors_.path, true);
+  look(descriptor_, output_, false);
+  if (stop) return false;
+  std::optional<RewrittenFile> next, apart;
+  if (split && (!as_wanted || errors_.descriptor < 0)) apart.emplace(errors_.path, calls_.write);
+  if (!as_wanted) {
+    next.emplace(output_, calls_.write);
+    int64_t last = -1;
+    places.drain([&](const Place& place) {
+      if (place.rank == last) return !stop;  // the same record again
+      last = place.rank;
+      (split && place.error ? *apart : *next).add_line(place.apart ? errors_.descriptor : descriptor_, place.offset, place.bytes, place.apart ? errors_.path : output_);
+      return !stop;
+    });
+    if (stop) return false;
+  }
+  if (apart) {
+    apart->finish();
+    if (next) next->finish();
+    struct stat named {}, own {};
+    const bool there = stat(errors_.path.c_str(), &named) == 0;
+    const bool as_left = errors_.descriptor < 0 ? !there : there && fstat(errors_.descriptor, &own) == 0 && own.st_ino == named.st_ino && own.st_dev == named.st_dev && own.st_size == errors_.scan.size;
+    if (!as_left) fail_io("another program changed the error output {} while the job ran, so it was left alone; the errors are in {}. Move it away, and run the same command again", errors_.path, output_);
+    apart->replace();
+  } else if (next) {
+    next->finish();
+  }
+  if (next) {
+    next->replace();
+    use_output(*next);
+  }
+  return true;
 }
 
 void Job::sync_loop() {

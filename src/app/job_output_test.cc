@@ -146,6 +146,18 @@ TEST_F(JobOutput, SavedAgainByAnotherToolIsKept) {
   expect_kept(joined({lines[2]}), 1, "lines removed");
 }
 
+// Without a checksum nothing but the line itself tells.
+TEST_F(JobOutput, ARecordHasTheCustomIdOfItsLine) {
+  for (const size_t at : {size_t{0}, size_t{2}}) {  // the bad line's record and an answer
+    auto lines = half();
+    Json record = Json::parse(lines[at]);
+    record.erase("checksum");
+    record["custom_id"] = "other";
+    lines[at] = record.dump();
+    expect_refused(joined(lines), HasSubstr(fmt::format("line {} of the output", at + 1)), lines[at]);
+  }
+}
+
 TEST_F(JobOutput, RepeatedRecordsStay) {
   const auto lines = half();
   const std::string text = joined(lines) + lines[0] + "\n" + nlohmann::json::parse(lines[1]).dump() + "\n";

@@ -48,6 +48,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
   bool string(string_t& text) override {
     switch (place_) {
       case Place::kId: return parse_id(text) && value(Kind::kText, text_hash(text));
+      case Place::kCustomId: record.name = hash_of_name(text); break;
       case Place::kModel: record.model = text.substr(0, 4096); break;
       case Place::kChecksum: checksum_ = text; break;
       default: break;

@@ -17,6 +17,7 @@ namespace flexgen {
 /// A record that can be believed: the fields are those of a record, and its checksum (if it has one) fits.
 struct KeptRecord {
   RecordId id{};
+  RecordId name{};             ///< hash_of_name() of its custom_id
   int64_t answer_tokens = -1;  ///< of all choices together; -1: an error record
   uint64_t content = 0;        ///< two records say the same if this is the same; the checksum is not part of it
   bool has_checksum = false;

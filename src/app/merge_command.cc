@@ -8,7 +8,7 @@
 namespace flexgen {
 
 int merge_command(const MergeOptions& options) {
-  const MergeOutcome outcome = merge_shards(options.input, options.output, options.parts);
+  const MergeOutcome outcome = merge_shards(options.input, options.output, options.parts, options.error_output);
   print_note("{}: {} answers, one for each line\n", options.output, format_count(outcome.lines));
   return kExitDone;
 }

@@ -20,6 +20,7 @@ enum ExitCode {
   kExitDone = 0,
   kExitFailed = 1,    ///< an error; finished answers are kept
   kExitUsage = 2,     ///< the command line is wrong; nothing was done
+  kExitBadLines = 3,  ///< run-batch: lines were bad and none was answered, or --fail-on-bad-lines
   kExitStopped = 75,  ///< SIGINT or SIGTERM; the same command goes on (EX_TEMPFAIL)
 };
 
@@ -68,8 +69,11 @@ struct TeamFlags {
 };
 
 struct RunBatchOptions {
-  std::string model, input, output;
+  std::string model, input, output;  ///< input "-": from stdin
   bool overwrite = false;
+  bool fail_on_bad_lines = false;
+  bool in_order = false;      ///< records in the order of the lines at the end
+  std::string error_output;   ///< error records go there at the end; empty: nowhere else
   EngineFlags engine;
   bool efficiency = false;  ///< measure the machine, and compare the run with it
   TeamFlags team;
@@ -129,7 +133,7 @@ struct EvalOptions {
 };
 
 struct MergeOptions {
-  std::string input, output;
+  std::string input, output, error_output;
   std::vector<std::string> parts;  ///< empty: those beside the output
 };
 

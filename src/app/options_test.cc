@@ -189,7 +189,7 @@ TEST(Options, Gpu) {
 }
 
 TEST(Options, WrongCommands) {
-  for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i - -o out", "generate --model m", "generate -m m a b",
+  for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i in -o -", "generate --model m", "generate -m m a b",
                            "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
                            "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x",
                            "eval -m m", "eval --task t", "eval -m m --task t --perplexity p", "eval -m m --task t --window 5", "eval -m m --perplexity p --max-tokens 5",

@@ -18,8 +18,9 @@ constexpr size_t kChunkBytes = 1 << 20, kFrontBytes = 4096;
 /// The bytes of a file up to `end`, one line after the other.
 class FileLines : public LineSource {
  public:
-  FileLines(int descriptor, const std::string& path, int64_t end)
-      : descriptor_(descriptor), path_(path), end_(end), chunk_(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kChunkBytes), std::max<int64_t>(end, 1))), '\0') {}
+  /// Once `stop` is set it ends, wherever it is.
+  FileLines(int descriptor, const std::string& path, int64_t end, const std::atomic<bool>& stop)
+      : descriptor_(descriptor), path_(path), end_(end), stop_(stop), chunk_(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kChunkBytes), std::max<int64_t>(end, 1))), '\0') {}
 
   /// Whether another line begins, which may be empty.
   bool begin_line() {
@@ -74,6 +75,7 @@ class FileLines : public LineSource {
     if (next_ < filled_) return true;
     chunk_offset_ += static_cast<int64_t>(filled_);
     next_ = filled_ = 0;
+    if (stop_) return false;
     const int64_t left = std::min(end_ - chunk_offset_, static_cast<int64_t>(chunk_.size()));
     if (left > 0) filled_ = fill(chunk_.data(), static_cast<size_t>(left), chunk_offset_);
     return filled_ > 0;
@@ -82,15 +84,16 @@ class FileLines : public LineSource {
   int descriptor_;
   const std::string& path_;
   int64_t end_, chunk_offset_ = 0, line_start_ = 0;
+  const std::atomic<bool>& stop_;
   std::string chunk_;
   size_t next_ = 0, filled_ = 0;
   bool line_over_ = false, ended_ = false;
 };
 
 /// Where the zeros begin that the file ends with.
-int64_t end_without_zeros(int descriptor, const std::string& path, int64_t size) {
-  FileLines file(descriptor, path, size);
-  for (int64_t end = size; end > 0;) {
+int64_t end_without_zeros(int descriptor, const std::string& path, int64_t size, const std::atomic<bool>& stop) {
+  FileLines file(descriptor, path, size, stop);
+  for (int64_t end = size; end > 0 && !stop;) {
     const int64_t begin = std::max<int64_t>(0, end - static_cast<int64_t>(kChunkBytes));
     const std::string chunk = file.bytes(begin, end - begin);
     if (static_cast<int64_t>(chunk.size()) < end - begin) return size;  // it shrinks while it is read
@@ -113,6 +116,13 @@ bool begins_as_ours(std::string_view text) {
       return false;
   }
   return true;
+}
+
+/// Whether what is there of a line is how ours end.
+bool ends_as_ours(std::string_view text) {
+  static constexpr std::string_view kStart = R"(,"checksum":")", kEnd = R"("})";
+  static constexpr size_t kDigits = 16, kBytes = kStart.size() + kDigits + kEnd.size();
+  return text.size() >= kBytes && text.substr(text.size() - kBytes).starts_with(kStart) && text.ends_with(kEnd);
 }
 
 /// What somebody made of the file, if its first bytes tell.
@@ -153,34 +163,35 @@ void OutputScan::Lines::add(int64_t number, const std::string& why) {
   if (numbers.size() < kNamed) numbers.push_back(number);
 }
 
-OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, int64_t)>& take) {
+OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, const RecordPlace&)>& take) {
   struct stat info {};
   if (fstat(descriptor, &info) != 0) fail_io("cannot read the output {}: {}", path, std::strerror(errno));
   OutputScan scan;
   scan.size = info.st_size;
-  const int64_t end = end_without_zeros(descriptor, path, scan.size);
+  const int64_t end = end_without_zeros(descriptor, path, scan.size, stop);
   scan.keep = end;
-  FileLines lines(descriptor, path, end);
+  FileLines lines(descriptor, path, end, stop);
   bool last_ended = true;
   for (int64_t number = 1; lines.begin_line(); ++number) {
-    if (stop) {
-      scan.stopped = true;
-      break;
-    }
     const int64_t start = lines.line_start();
     std::string front(kFrontBytes, '\0');
     size_t filled = 0;
     for (size_t count; filled < front.size() && (count = lines.read(front.data() + filled, front.size() - filled)) > 0;) filled += count;
     front.resize(filled);
-    if (number == 1 && front.starts_with("\xef\xbb\xbf")) front.erase(0, 3);  // a byte order mark
+    const bool marked = number == 1 && front.starts_with("\xef\xbb\xbf");  // a byte order mark
+    if (marked) front.erase(0, 3);
     const std::string first = front.substr(0, 64);
     const bool is_blank = filled < kFrontBytes && blank(front);
     PutBack source(std::move(front), lines);
     const auto read = read_record(source);
     lines.skip_rest();
     last_ended = lines.ended();
+    if (stop) break;  // what was read may end in the middle
     if (const auto* record = std::get_if<KeptRecord>(&read)) {
-      take(*record, number);
+      RecordPlace place{number, start + (marked ? 3 : 0), 0, false};
+      place.bytes = lines.at() - (last_ended ? 1 : 0) - place.offset;
+      place.as_written = begins_as_ours(first) && ends_as_ours(lines.bytes(place.offset + std::max<int64_t>(0, place.bytes - 64), std::min<int64_t>(place.bytes, 64)));
+      take(*record, place);
       continue;
     }
     if (is_blank) continue;
@@ -194,6 +205,7 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
     if (reason.empty() && first.find('\0') != std::string::npos) reason = "holds zero bytes (after a power cut?)";
     (problem.kind == NoRecord::kDamaged ? scan.damaged : scan.foreign).add(number, reason.empty() ? problem.reason : reason);
   }
+  scan.stopped = stop;
   scan.needs_line_end = !last_ended;
   return scan;
 }

@@ -28,8 +28,14 @@ struct OutputScan {
   Lines damaged;                ///< records that do not fit their checksums
 };
 
-/// Calls `take` with each record and the number of its line, from 1; a last line without a line end may be a record too. Ends early, with what it has, once
-/// `stop` is set. Throws Error{io}.
-OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, int64_t)>& take);
+/// Where a record lies.
+struct RecordPlace {
+  int64_t number = 0;             ///< of its line, from 1
+  int64_t offset = 0, bytes = 0;  ///< without the line end
+  bool as_written = false;        ///< id and custom_id stand at its front and the checksum at its end, byte for byte as flexgen writes them
+};
+
+/// Calls `take` with each record; a last line without a line end may be a record too. Ends early, with what it has, once `stop` is set (within a line, too). Throws Error{io}.
+OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, const RecordPlace&)>& take);
 
 }  // namespace flexgen

@@ -4,12 +4,14 @@
 #include <filesystem>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <unordered_map>
 
 #include "app/batch_output.h"
 #include "app/kept_record.h"
 #include "app/choice_store.h"
+#include "app/line_index.h"
 #include "app/line_queue.h"
 #include "app/sha256.h"
 #include "app/special_tokens.h"
@@ -46,7 +48,8 @@ class LineBroker : public RequestSource, public CompletionSink {
     Request request = open_request_.sequence(next_choice_);
     request.key = next_line_ << kChoiceBits | next_choice_;
     if (open_request_.shows_prompt()) {
-      if (next_choice_ % open_request_.n == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / open_request_.n)]);
+      const int64_t each = open_request_.best_of;
+      if (next_choice_ % each == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / each)]);
       shown_[request.key] = next_prompt_;
     }
     ++next_choice_;
@@ -72,8 +75,15 @@ class LineBroker : public RequestSource, public CompletionSink {
       shown_.erase(completion.key);
     } else {
       const auto shown = shown_.extract(completion.key);
-      write_choice(context_, work.request, shown.empty() ? BatchPrompt{} : *shown.mapped(), completion, choice,
-                   [&](std::string_view piece) { choices_.add(index, choice, piece); });
+      const BatchPrompt prompt = shown.empty() ? BatchPrompt{} : *shown.mapped();
+      const WritePiece write = [&](std::string_view piece) { choices_.add(index, choice, piece); };
+      if (work.request.chooses()) {
+        write_unnumbered_choice(context_, work.request, prompt, completion, write);
+        work.means.resize(static_cast<size_t>(work.line.num_sequences));
+        work.means[static_cast<size_t>(choice)] = mean_logprob(completion);
+      } else {
+        write_choice(context_, work.request, prompt, completion, choice, write);
+      }
     }
     work.completion_tokens += static_cast<int64_t>(completion.tokens.size());
     if (++work.num_back < work.line.num_sequences) return;
@@ -81,8 +91,8 @@ class LineBroker : public RequestSource, public CompletionSink {
       WholeRecord record(error_record(work.line, *work.not_finite));
       append_(record);
     } else {
-      AnswerFrame frame = answer_frame(context_, work.line.id, work.request, work.line.prompt_tokens / work.request.n, work.completion_tokens);
-      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after));
+      AnswerFrame frame = answer_frame(context_, work.line.id, work.request, work.line.prompt_tokens / work.request.best_of, work.completion_tokens);
+      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_of(work));
       SealedRecord sealed(*record);
       append_(sealed);
     }
@@ -100,7 +110,27 @@ class LineBroker : public RequestSource, public CompletionSink {
     int64_t num_back = 0, completion_tokens = 0;
     std::optional<LineError> not_finite;  ///< of the first choice whose logits were not
     int64_t not_finite_choice = 0;
+    std::vector<float> means;  ///< mean logprobs of its sequences, where the best are chosen by them
   };
+
+  static float mean_logprob(const Completion& completion) {
+    double sum = 0;
+    for (const TokenLogprob& entry : completion.logprobs) sum += entry.logprob;
+    return static_cast<float>(sum / static_cast<double>(std::max<size_t>(1, completion.logprobs.size())));
+  }
+  /// The sequences that are choices, best first; empty: all.
+  static std::vector<int64_t> best_of(const UnderWay& work) {
+    std::vector<int64_t> picked;
+    if (!work.request.chooses()) return picked;
+    const int64_t each = work.request.best_of;
+    for (int64_t first = 0; first < work.line.num_sequences; first += each) {
+      std::vector<int64_t> order(static_cast<size_t>(each));
+      std::iota(order.begin(), order.end(), first);
+      std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return work.means[static_cast<size_t>(a)] > work.means[static_cast<size_t>(b)]; });
+      picked.insert(picked.end(), order.begin(), order.begin() + work.request.n);
+    }
+    return picked;
+  }
 
   void begin(int64_t index) {
     next_line_ = index;
@@ -201,16 +231,52 @@ Workload workload_of_lines(const BatchInput& input, const LineSet& todo, const E
   return workload_of(input, [&](const InputLine&, int64_t index) { return todo.contains(index); }, expected);
 }
 
+/// The record that the output has of a line, if the line keeps it. Throws Error{user} for one that was changed.
+std::optional<DoneLine> kept_record(const Job& job, const BatchInput& input, const InputLine& line) {
+  const std::optional<DoneLine> done = job.done(line.id);
+  if (!done) return std::nullopt;
+  if (job.input_edited()) {
+    // Errors tell line numbers, and of other lines: they are written again.
+    if (!line.good() || !done->answer_tokens) return std::nullopt;
+    if (done->name == line.name) return done;
+    // A line that is named by its number has moved: its record gets the new name.
+    if (line.name == hash_of_name(line_name(line.number))) return done->as_written ? done : std::nullopt;
+  } else if (line.good() ? done->name == line.name
+                         : done->has_checksum || done->name == hash_of_name(std::get<LineError>(input.read(line)).custom_id)) {
+    return done;
+  }
+  job.refuse_name(line.id, line.number);
+}
+
+/// What becomes of a record of a job whose input was edited.
+RecordFate fate_of(const KeptRecord& record, const Job& job, const BatchInput& input, LineIndex& index, const Shard& shard) {
+  const bool answer = record.answer_tokens >= 0;
+  const std::optional<int64_t> found = index.find(record.id);
+  if (!found) return {answer ? RecordFate::kRemoved : RecordFate::kForgotten};
+  const InputLine line = input.line(*found);
+  if (!answer) return {RecordFate::kDropped};
+  if (!in_shard(shard, *found) || !line.good()) return {RecordFate::kRemoved};
+  if (!kept_record(job, input, line)) return {RecordFate::kDropped};
+  return {RecordFate::kStays, record.name == line.name ? "" : line_name(line.number)};
+}
+
 }  // namespace
 
 BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
                          std::function<void()> request_stop) {
   const std::string directory = spill_directory(files.output);
-  BatchInput input = BatchInput::scan(files.input, model.limits, std::atomic<bool>{false}, directory);
+  BatchInput input = BatchInput::scan(files.input, model.limits, stop, directory);
   LineSet todo(directory);
   const ReplicaJob job = hear_replica_job(*replicas.world, todo);
   BatchOutcome outcome;
   if (todo.count() == 0) return outcome;
+  if (input.stopped()) {  // the others answer its share
+    outcome.stopped = true;
+    Event end = hear_the_end(*replicas.world, std::move(request_stop));
+    RecordSender(*replicas.world).finish();
+    end.wait();
+    return outcome;
+  }
   if (job.input_fingerprint != input.fingerprint())
     fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input, job.input_fingerprint,
               input.fingerprint());
@@ -230,7 +296,7 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
 }
 
 BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas) {
-  Job job(files.output, files.input, files.calls, stop);
+  Job job(files.output, files.input, files.calls, stop, files.error_output);
   std::optional<BatchInput> read_now;
   const std::string directory = spill_directory(files.output);
   if (!files.lines) read_now = BatchInput::scan(files.input, model.limits, stop, directory);
@@ -250,11 +316,14 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
   // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
   ExpectedAnswers expected{files.expected_tokens, {}};
-  int64_t bad_to_do = 0, sequences_before = 0;
+  int64_t bad_to_do = 0, sequences_before = 0, moved = 0, known = 0;
   for (int64_t i = 0; i < input.num_lines(); ++i) {
     if (stop) return end_before_the_start();
     const InputLine line = input.line(i);
-    const bool ours = in_shard(files.shard, i), done = ours && job.done(line.id);
+    const bool ours = in_shard(files.shard, i);
+    const std::optional<DoneLine> done = ours ? kept_record(job, input, line) : std::nullopt;
+    if (job.input_edited())
+      if (const auto any = job.done(line.id)) known += any->answer_tokens.has_value();
     todo.add(ours && !done && line.good());
     if (!ours) continue;
     ++outcome.lines;
@@ -265,17 +334,21 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     }
     ++outcome.kept;
     sequences_before += line.num_sequences;
-    const std::optional<int64_t> tokens = job.answer_tokens(line.id);
+    const std::optional<int64_t> tokens = done->answer_tokens;
+    moved += line.good() && done->name != line.name;
     if (line.good() && !tokens) ++outcome.not_finite;
+    outcome.kept_answers += tokens.has_value();
     if (tokens && line.max_tokens > 0) expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
   if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
-  if (outcome.kept != job.num_done())
+  if (job.input_edited() && known == 0 && job.num_answers() > 0) job.refuse_other_input(files.overwrite);
+  if (outcome.kept != job.num_done() && job.continued() && !job.input_edited())
     fail_user("{} of the {} records in {} answer no line of {}; give another output, or remove those records",
               job.num_done() - outcome.kept, job.num_done(), files.output, files.input);
 
   const size_t num_replicas = replicas.leads.size() + 1;
   const Workload workload = share_of(workload_of_lines(input, todo, expected), num_replicas);
+  if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
   if (job.continued())
     spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
   if (!expected.shares.empty() && workload.num_sequences > 0)
@@ -293,11 +366,19 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   }
 
   // From here on things change on the disk.
+  if (files.before_start) files.before_start();
+  if (job.input_edited() && (outcome.kept < job.num_done() || moved > 0)) {
+    LineIndex index(input, directory);
+    const int64_t removed = job.rewrite([&](const KeptRecord& record) { return fate_of(record, job, input, index, files.shard); });
+    if (removed > 0)
+      spdlog::warn("{} of the answers in {} {} of lines that are not in {} any more: moved to {}.removed", format_count(removed), files.output, removed == 1 ? "is" : "are", files.input,
+                   files.output);
+  }
   job.start();
   int64_t shown = 0;
   for (int64_t i = 0; i < input.num_lines() && shown < bad_to_do && !stop; ++i) {
     const InputLine line = input.line(i);
-    if (line.good() || job.done(line.id) || !in_shard(files.shard, i)) continue;
+    if (line.good() || !in_shard(files.shard, i) || kept_record(job, input, line)) continue;
     const LineError error = std::get<LineError>(input.read(line));
     if (++shown <= kShownErrors) spdlog::warn("{} line {}: {}", files.input, line.number, error.message);
     job.append(error_record(line, error));
@@ -338,6 +419,15 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   }
   outcome.stopped = outcome.stopped || shown < bad_to_do;
   job.sync();
+  if (!outcome.stopped && (files.in_order || !files.error_output.empty())) {
+    LineIndex index(input, directory);
+    const auto line_of = [&](const RecordId& id) {
+      const std::optional<int64_t> line = index.find(id);
+      FLEXGEN_CHECK(line);
+      return *line;
+    };
+    outcome.stopped = !job.arrange(files.in_order, line_of, stop);
+  }
   return outcome;
 }
 

@@ -44,11 +44,15 @@ struct BatchFiles {
   Shard shard = {};
   int64_t expected_tokens = 0;  ///< of an answer, on average, for planning alone; 0: as the answers that are kept, else all of its max_tokens
   BatchInput* lines = nullptr;  ///< the input, if it was read already; null: it is read now
+  bool in_order = false;        ///< at the end, records are put into the order of the lines
+  std::string error_output = {};  ///< where error records go at the end; empty: they stay with the answers
+  std::function<void()> before_start = {};  ///< called once nothing can be refused any more, before anything changes on the disk; may be empty
 };
 
 struct BatchOutcome {
   int64_t lines = 0;       ///< in the input
   int64_t kept = 0;        ///< of these, done by an earlier run
+  int64_t kept_answers = 0;  ///< of these, not errors
   int64_t answered = 0;    ///< by this run
   int64_t failed = 0;      ///< bad lines, of this run and earlier ones
   int64_t not_finite = 0;  ///< good lines without an answer as their logits were not finite, of this run and earlier ones

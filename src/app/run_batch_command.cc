@@ -5,12 +5,15 @@
 #include <memory>
 #include <optional>
 
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/json_output.h"
+#include "app/kept_input.h"
 #include "app/model_folder.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
@@ -108,7 +111,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
       const auto entry = begun.options.find(name);
       return entry == begun.options.end() ? std::string() : entry->second;
     };
-    if (begun.input_sha256 == input.fingerprint())
+    if (begun.input_sha256 == input.fingerprint() || !options.overwrite)
       for (const DtypePair& pair : allowed_dtypes(options.engine)) {
         const DType kv = kv_dtype_of(pair.kv_cache, compute_dtype_of(engine, *model));
         if (pair.weights != had("weight dtype") || dtype_name(kv) != had("KV cache dtype")) continue;
@@ -176,21 +179,40 @@ std::string summary_json(const BatchOutcome& outcome, const std::string& output)
   return json.dump(1);
 }
 
+BatchFiles files_of(const RunBatchOptions& options) {
+  BatchFiles files{options.input, options.output, options.overwrite};
+  files.expected_tokens = options.expected_tokens;
+  files.in_order = options.in_order;
+  files.error_output = options.error_output;
+  return files;
+}
+
 int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency) {
   if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
              outcome.not_finite > 0 ? fmt::format(", {} without an answer as their logits were not finite", format_count(outcome.not_finite)) : "");
   if (options.json) put_json(summary_json(outcome, output), options.json_file);
-  if (!outcome.stopped) return outcome.not_finite > 0 ? kExitFailed : kExitDone;
+  if (!outcome.stopped) {
+    if (outcome.not_finite > 0) return kExitFailed;
+    const bool none = outcome.answered + outcome.kept_answers == 0;
+    return outcome.failed > 0 && (none || options.fail_on_bad_lines) ? kExitBadLines : kExitDone;
+  }
   print_note("stopped by a signal; the same command goes on where this one ended\n");
   return kExitStopped;
 }
 
-int run_alone(const RunBatchOptions& options) {
+int run_alone(const RunBatchOptions& given) {
   StopSignals signals;
+  RunBatchOptions options = given;
   const Shard shard = parse_shard(options.shard);
   const std::string output = shard_output(options.output, shard);
+  std::optional<KeptInput> kept;
+  if (options.input == "-") {
+    kept.emplace(output, STDIN_FILENO, signals.stop());
+    if (kept->stopped()) return tell({.stopped = true}, options, output, "");
+    options.input = kept->path();
+  }
   EngineOptions chosen = engine_options(options.engine, options.model);
   leave_tokenizer_out(options, chosen);
   ReadInput read = choose_dtypes_of_job(options, chosen, signals.stop());
@@ -198,7 +220,17 @@ int run_alone(const RunBatchOptions& options) {
   Engine engine(chosen);
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
-  const BatchOutcome outcome = run_batch({options.input, output, options.overwrite, {}, shard, options.expected_tokens, read.lines ? &*read.lines : nullptr}, described(options, chosen, engine), runner, signals.stop());
+  const BatchModel model = described(options, chosen, engine);
+  BatchFiles files = files_of(options);
+  files.output = output;
+  files.shard = shard;
+  if (kept) {
+    if (!read.lines) read.lines = BatchInput::scan(options.input, model.limits, signals.stop(), spill_directory(output));
+    files.input = KeptInput::path_for(output);
+    files.before_start = [&] { kept->keep(); };
+  }
+  files.lines = read.lines ? &*read.lines : nullptr;
+  const BatchOutcome outcome = run_batch(files, model, runner, signals.stop());
   runner.judge_profile();
   return tell(outcome, options, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
 }
@@ -218,7 +250,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);
     const BatchReplicas replicas{&team.world(), team.other_leads()};
-    const BatchFiles files{options.input, options.output, options.overwrite, {}, {}, options.expected_tokens};
+    const BatchFiles files = files_of(options);
     EngineRunner runner(engine, false, options.engine, &team);
     struct Sharing {
       Team& team;

@@ -114,6 +114,39 @@ TEST_F(RunBatch, AnswersOfALineLargerThanMemoryAreTheSame) {
   EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(outputs[0]));
 }
 
+TEST_F(RunBatch, TheBestOfManyAreAnswered) {
+  write_text(in_, line("a", R"("prompt":["x","y"],"n":2,"best_of":4,"seed":1,"max_tokens":3)"));
+  const std::vector<double> means{-3, -1, -1, -2, -0.5, -4, -0.25, -4};  // of the sequences
+  std::vector<std::string> outputs;
+  for (const bool backwards : {false, true}) {
+    out_ = directory_.file(fmt::format("best-{}.jsonl", backwards));
+    FakeRunner runner;
+    runner.backwards = backwards;
+    int64_t next = 0;
+    runner.change = [&](const Request&, Completion& completion) {
+      completion.text = std::to_string(next);
+      for (const double part : {0.5, 1.5}) completion.logprobs.push_back({'x', static_cast<float>(means[static_cast<size_t>(next)] * part), {}, -1});
+      ++next;
+    };
+    run(runner);
+    EXPECT_EQ(runner.prepared.at(0).num_sequences, 8);
+    outputs.push_back(read_text(out_));
+  }
+  EXPECT_EQ(outputs[0], outputs[1]);
+  const Json body = Json::parse(outputs[0])["response"]["body"];
+  std::vector<std::string> texts;
+  for (const Json& choice : body["choices"]) {
+    EXPECT_EQ(choice["index"], texts.size());
+    EXPECT_TRUE(choice["logprobs"].is_null());
+    texts.push_back(choice["text"]);
+  }
+  EXPECT_THAT(texts, testing::ElementsAre("1", "2", "6", "4"));
+  EXPECT_EQ(body["usage"]["prompt_tokens"], 2);
+  EXPECT_EQ(body["usage"]["completion_tokens"], 16);  // of all that were generated
+  FakeRunner again;
+  EXPECT_EQ(run(again).kept, 1);
+}
+
 TEST_F(RunBatch, OrderOfCompletionsDoesNotMatter) {
   run();
   auto forwards = sorted_lines(read_text(out_));
@@ -250,7 +283,7 @@ TEST_F(RunBatch, RecordsTellTheirAnswersTokens) {
 TEST_F(RunBatch, RefusesOtherInputModelOrOptions) {
   run();
   const std::string before = read_text(out_);
-  write_text(in_, text_ + line("new", R"("prompt":"x")"));
+  write_text(in_, line("new", R"("prompt":"x")"));
   EXPECT_THAT(error_of(), testing::AllOf(HasSubstr("another input"), HasSubstr("--overwrite")));
   write_text(in_, text_);
   model_.fingerprint = "beef";

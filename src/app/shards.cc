@@ -12,6 +12,8 @@
 #include <map>
 
 #include "app/job.h"
+#include "app/line_index.h"
+#include "app/rewritten_file.h"
 #include "base/error.h"
 #include "io/spilled_records.h"
 #include "io/transfer.h"
@@ -115,36 +117,25 @@ std::string shard_output(const std::string& output, const Shard& shard) {
   return fmt::format("{}.{}-of-{}{}", stem, shard.index, shard.count, extension);
 }
 
-MergeOutcome merge_shards(const std::string& input_path, const std::string& output, std::vector<std::string> parts) {
+MergeOutcome merge_shards(const std::string& input_path, const std::string& output, std::vector<std::string> parts, const std::string& error_output) {
   if (parts.empty()) parts = find_parts(output);
   for (const std::string& part : parts)
-    if (std::error_code none; fs::equivalent(part, output, none)) fail_user("{} is both a shard and the output; give another output", output);
+    for (const std::string& made : {output, error_output})
+      if (std::error_code none; fs::equivalent(part, made, none)) fail_user("{} is both a shard and the output; give another output", made);
+  if (std::error_code none; !error_output.empty() && (fs::equivalent(output, error_output, none) || output == error_output || fs::equivalent(input_path, error_output, none)))
+    fail_user("the error output {} is the output or the input as well; give another", error_output);
   // Only the lines' ids are of interest: whether they are good was decided by the runs.
   const std::string directory = spill_directory(output);
   const BatchInput input = BatchInput::scan(input_path, {}, std::atomic<bool>{false}, directory);
-  struct Place {
-    RecordId id{};
-    int64_t line = 0;
-    bool operator<(const Place& other) const { return id < other.id; }
-  };
   struct Where {
     size_t part = 0;
+    bool error = false;
     int64_t offset = -1, bytes = 0;
   };
   const SpillPlace spill{directory, "the index of the shards"};
-  RecordTable<Place> place(spill);
+  LineIndex index(input, directory);
   SpilledRecords<Where> records(spill);
-  {
-    RecordSorter<Place> places(spill);
-    for (int64_t i = 0; i < input.num_lines(); ++i) {
-      places.add({input.line(i).id, i});
-      records.push_back({});
-    }
-    places.drain([&](const Place& one) {
-      place.push_back(one);
-      return true;
-    });
-  }
+  for (int64_t i = 0; i < input.num_lines(); ++i) records.push_back({});
   std::optional<JobIdentity> first;
   std::map<std::string, std::string> shards;  // shard -> part
   for (size_t p = 0; p < parts.size(); ++p) {
@@ -168,12 +159,12 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
       const auto read = read_record(text);
       if (const auto* problem = std::get_if<NoRecord>(&read))
         fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", line_number, part, problem->reason);
-      const auto found = place.find({std::get<KeptRecord>(read).id});
+      const std::optional<int64_t> found = index.find(std::get<KeptRecord>(read).id);
       if (!found) fail_user("line {} of the shard {} answers no line of {}", line_number, part, input_path);
-      const Where where = records[found->line];
+      const Where where = records[*found];
       if (where.offset >= 0)
-        fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(found->line).number, parts[where.part], part);
-      records.set(found->line, {p, offset + static_cast<int64_t>(line.size() - text.size()), static_cast<int64_t>(text.size())});
+        fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(*found).number, parts[where.part], part);
+      records.set(*found, {p, std::get<KeptRecord>(read).answer_tokens < 0, offset + static_cast<int64_t>(line.size() - text.size()), static_cast<int64_t>(text.size())});
     }
     if (in.bad()) fail_io("cannot read the shard {}: {}", part, std::strerror(errno));
   }
@@ -184,8 +175,9 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge", missing,
               records.size(), input_path, parts.size(), first_missing);
 
-  const std::string temporary = output + ".tmp";
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+  RewrittenFile answers(output, ::write);
+  std::optional<RewrittenFile> errors;
+  if (!error_output.empty()) errors.emplace(error_output, ::write);
   std::vector<std::ifstream> files;
   for (const std::string& part : parts) files.emplace_back(part, std::ios::binary);
   std::string record;
@@ -195,17 +187,14 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     files[where.part].seekg(where.offset);
     files[where.part].read(record.data(), where.bytes);
     if (!files[where.part]) fail_io("cannot read the shard {} again", parts[where.part]);
-    out << record << '\n';
+    RewrittenFile& file = errors && where.error ? *errors : answers;
+    file.add(record);
+    file.add("\n");
   }
-  out.close();
-  const int descriptor = ::open(temporary.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool synced = out && descriptor >= 0 && fsync(descriptor) == 0;
-  if (descriptor >= 0) ::close(descriptor);
-  if (!synced || std::rename(temporary.c_str(), output.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(temporary.c_str());
-    fail_io("cannot write {}: {}; the shards are as they were", output, std::strerror(error));
-  }
+  answers.finish();
+  if (errors) errors->finish();
+  if (errors) errors->replace();
+  answers.replace();
   return {records.size()};
 }
 

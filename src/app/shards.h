@@ -23,7 +23,7 @@ struct MergeOutcome {
   int64_t lines = 0;  ///< records in the merged output
 };
 /// Joins the outputs of all shards of `input` in `output`, in the order of the input's lines; the output is written whole or not at all. `parts` empty: the
-/// files that shard_output() names beside `output`. Throws Error{user} naming the shard, line or record for shards of different jobs, missing or doubled answers.
-MergeOutcome merge_shards(const std::string& input, const std::string& output, std::vector<std::string> parts);
+/// files that shard_output() names beside `output`. Error records go to `error_output`, if there is one. Throws Error{user} naming the shard, line or record for shards of different jobs, missing or doubled answers.
+MergeOutcome merge_shards(const std::string& input, const std::string& output, std::vector<std::string> parts, const std::string& error_output = "");
 
 }  // namespace flexgen

@@ -1,0 +1,34 @@
+#pragma once
+// The form that a batch file is in, by its first bytes: lines of JSON, JSON that is laid out otherwise, or something else, which is named. And JSON values laid out in any
+// way as one line each. Pure functions; the source is for one thread, in bounded memory.
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "io/byte_source.h"
+
+namespace flexgen {
+
+enum class PackedForm { kPlain, kGzip, kZstd, kUtf16Little, kUtf16Big };
+PackedForm packed_form(std::string_view front);
+
+enum class TextForm {
+  kLines,            ///< a request a line, good or bad
+  kCarriageReturns,  ///< the same with lines that end with CR alone
+  kArray,            ///< one JSON array of requests
+  kValues,           ///< requests one after the other, each over several lines
+};
+/// Of the first bytes of a text, `whole` if they are all of it.
+TextForm text_form(std::string_view front, bool whole);
+
+/// A sentence on what these bytes are, if they are nothing to be read as a batch file: "it is a zip archive; unpack it (unzip)". Empty if they may be. `path`: its ending is
+/// looked at too.
+std::string other_form(std::string_view front, const std::string& path);
+
+/// Each value of a text of kArray or kValues as a line, without the spaces between its parts. What does not fit that form throws Error{user} with its place.
+std::unique_ptr<ByteSource> values_as_lines(ByteSource& text, TextForm form, const std::string& path);
+/// CR becomes LF.
+std::unique_ptr<ByteSource> returns_as_line_ends(ByteSource& text);
+
+}  // namespace flexgen
