@@ -62,18 +62,22 @@ f.onload = () => {{
   const root = f.contentDocument.documentElement, wide = [];
   for (const part of f.contentDocument.querySelectorAll("body *"))
     if (part.getBoundingClientRect().right > {width} + 1) wide.push(part.tagName + ":" + (part.textContent || "").slice(0, 40));
-  document.body.textContent = "WIDTH=" + root.scrollWidth + " WIDE=[" + wide.join(";") + "]";
+  document.body.textContent = "WIDTH=" + root.scrollWidth + " PAPER=" + getComputedStyle(f.contentDocument.body).backgroundColor + " WIDE=[" + wide.join(";") + "]";
 }}</script>""")
-            dom = chromium(browser, work, "--virtual-time-budget=5000", "--dump-dom", f"file://{work}/frame.html")
-            found = re.search(r"WIDTH=(\d+) WIDE=\[(.*?)\]", dom, re.S)
-            if not found or int(found[1]) > width or found[2]:
-                sys.exit(f"plan_page: at {width} px: {found[0] if found else dom[:500]}")
+            papers = {}
             for scheme in ("light", "dark"):
-                picture = f"{work}/{width}-{scheme}.png"
                 dark = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+                dom = chromium(browser, work, "--virtual-time-budget=5000", *dark, "--dump-dom", f"file://{work}/frame.html")
+                found = re.search(r"WIDTH=(\d+) PAPER=rgb\((\d+),.*?\) WIDE=\[(.*?)\]", dom, re.S)
+                if not found or int(found[1]) > width or found[3]:
+                    sys.exit(f"plan_page: at {width} px: {found[0] if found else dom[:500]}")
+                papers[scheme] = int(found[2])
+                picture = f"{work}/{width}-{scheme}.png"
                 chromium(browser, work, f"--window-size={max(width, 500)},2200", f"--screenshot={picture}", *dark, f"file://{work}/plan.html")
                 if not os.path.exists(picture) or os.path.getsize(picture) < 20000:
                     sys.exit(f"plan_page: no screenshot at {width} px")
+            if papers["light"] < 200 or papers["dark"] > 60:
+                sys.exit(f"plan_page: the paper's red is {papers}")
         chromium(browser, work, "--window-size=980,700", f"--screenshot={work}/svg.png", f"file://{work}/plan.svg")
         if "--keep" in sys.argv:
             for name in os.listdir(work):

@@ -13,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -136,9 +137,11 @@ class Test:
 
     # Terminals.
 
-    def on_terminal(self, environment, controlling=False, close_after=None):
+    def on_terminal(self, environment, controlling=False, close_after=None, width=None):
         """Exit code, what the terminal got, the output."""
         master, slave = pty.openpty()
+        if width:
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, width, 0, 0))
 
         def take_terminal():
             os.setsid()
@@ -181,7 +184,7 @@ class Test:
             self.expect_answers(output, str(environment), self.long_input)
             if (b"\033" in said) != colours:
                 fail(f"{environment}: {'no ' if colours else ''}escape codes in {said!r}")
-            if re.search(rb"\r\[[#-]{20}\]", said) and not bar:
+            if re.search(rb"\r\[[#-]{10,}\]", said) and not bar:
                 fail(f"{environment}: lines are drawn over: {said!r}")
         code, said, output = self.on_terminal({"TERM": "xterm"}, close_after=30)
         if code != 0:
@@ -205,6 +208,20 @@ class Test:
             fail(f"under nohup SIGHUP ends a job with {process.returncode}")
         self.expect_answers(output, "nohup", self.long_input)
         print(f"  terminals: stopped by SIGHUP after {kept} of {len(self.reference[self.long_input])} answers", flush=True)
+
+    def widths(self):
+        """Neither bar nor table is wider than the terminal; the bar says the time left at every width."""
+        for width in (60, 80, 120, 200):
+            code, said, _ = self.on_terminal({"TERM": "xterm"}, width=width)
+            if code != 0:
+                fail(f"{width} columns: ended with {code}: {said}")
+            drawn = [line for line in re.split(r"[\r\n]+", said.decode()) if line.strip()]
+            bars = [line for line in drawn if line.startswith("[")]
+            for line in drawn:
+                if len(line) > width and not line.startswith(("info:", "\033")):
+                    fail(f"{width} columns: a line of {len(line)}: {line}")
+            if not bars or any("ETA" not in bar or "%" not in bar for bar in bars):
+                fail(f"{width} columns: bars {bars}")
 
     # Results that cannot be written.
 
@@ -377,7 +394,7 @@ def main():
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flexgen_streams_") as work:
         test = Test(sys.argv[1], sys.argv[2], work)
-        for part in (test.logs, test.results, test.terminals, test.touched, test.saved_again, test.permissions):
+        for part in (test.logs, test.results, test.terminals, test.widths, test.touched, test.saved_again, test.permissions):
             part()
             print(f"{part.__name__}: right ({time.monotonic() - begin:.0f} s)", flush=True)
 

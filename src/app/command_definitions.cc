@@ -94,13 +94,15 @@ class RunBatchDefinition : public CommandDefinition {
 
 class GenerateDefinition : public CommandDefinition {
  public:
-  GenerateDefinition() : CommandDefinition("generate", "continue one text; only the continuation goes to stdout") {
+  GenerateDefinition() : CommandDefinition("generate", "continue one text; what is generated goes to stdout as it comes") {
     SamplingParams& params = options_.params;
     params.max_tokens = 128;
     params.temperature = 0;
     text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
     add_model_flags(*this, &engine_.flags.model);
-    text("-p,--prompt,prompt", options_.prompt, "the text to continue; - reads it from stdin", "TEXT")->required();
+    text("-p,--prompt,prompt", options_.prompt, "the text to continue; - reads it from stdin, but for a line end at its end", "TEXT")->required();
+    flag("--stats", options_.stats, "say on stderr how it was planned, and what time it took");
+    json(options_.json, options_.json_file, "the answer and the run's figures");
     begin_group("Sampling");
     whole_within("--max-tokens", params.max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str();
     real("--temperature", params.temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
@@ -117,6 +119,7 @@ class GenerateDefinition : public CommandDefinition {
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
     refuse_empty_stops(options_.params.stop);
+    if (options_.stats && (general.quiet || general.log_level == "warning" || general.log_level == "error")) fail_user("--stats: nothing is said with --quiet; leave one of them out");
     if (options_.params.min_tokens > options_.params.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", options_.params.min_tokens, options_.params.max_tokens);
     return options_;
   }
@@ -232,13 +235,15 @@ class PlanDefinition : public CommandDefinition {
     whole("--seed", options_.seed, 0, "of the lengths")->capture_default_str();
     choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of a shape's weights")->capture_default_str();
     json(options_.json, options_.json_file, "the plan");
-    text("--plot", options_.plot_file, "a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone", "FILE.html");
+    text("--plot", options_.plot_file, "write a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone", "FILE.html");
     add_engine_flags(*this, &engine_);
   }
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
+    const std::string& plot = options_.plot_file;
+    if (given("--plot") && !plot.ends_with(".html") && !plot.ends_with(".htm") && !plot.ends_with(".svg")) fail_user("--plot {}: give a name that ends in .html (a page) or .svg (a picture)", plot);
     if (!options_.input.empty())
       for (const char* flag : {"--prompt-len", "--gen-len", "--num-prompts", "--seed"})
         if (given(flag)) fail_user("{}: the lengths come from --input {}; leave one of them out", flag, options_.input);
@@ -257,6 +262,7 @@ class MergeDefinition : public CommandDefinition {
     text("-i,--input,--input-file", options_.input, "the JSONL file that the shards answer", "IN.jsonl")->required();
     text("-o,--output,--output-file", options_.output, "all answers, in the order of the input's lines", "OUT.jsonl")->required();
     text("--error-output", options_.error_output, "put the records of lines that have no answer there (default: they stay among the answers)", "FILE");
+    json(options_.json, options_.json_file, "how many answers there are");
     texts("shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
   }
   Command finish() override { return options_; }

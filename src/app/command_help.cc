@@ -50,9 +50,15 @@ std::string type_of(const FlagSpec& flag) {
   return flag.choices.empty() || choices.size() > kLongest || flag.type.find(',') != std::string::npos ? flag.type : choices;
 }
 
+std::string upper(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  return text;
+}
+
 std::string names_of(const FlagSpec& flag) {
   std::string text = fmt::format("{}", fmt::join(flag.names, ", "));
-  if (text.empty()) return flag.positional;
+  if (text.empty()) return upper(flag.positional);
+  if (!flag.positional.empty()) text = upper(flag.positional) + ", " + text;
   const std::string type = type_of(flag);
   return type.empty() ? text : text + (type.starts_with('[') ? "" : " ") + type;
 }
@@ -78,7 +84,7 @@ std::string usage_of(const CommandSpec& command) {
   for (const FlagSpec& flag : command.flags)
     if (flag.required && flag.positional.empty()) text += fmt::format(" {} {}", flag.names.front(), flag.type);
   for (const FlagSpec& flag : command.flags)
-    if (!flag.positional.empty()) text += flag.required ? " " + flag.positional : fmt::format(" [{}{}]", flag.positional, flag.repeatable ? "..." : "");
+    if (!flag.positional.empty()) text += flag.required ? " " + upper(flag.positional) : fmt::format(" [{}{}]", upper(flag.positional), flag.repeatable ? "..." : "");
   return text;
 }
 
@@ -108,9 +114,7 @@ std::string roff(const std::string& text) {
 }
 
 std::string man_header(const std::string& name, const std::string& description, const std::string& version) {
-  std::string upper = name;
-  std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-  return fmt::format(".TH {} 1 \"\" \"flexgen {}\" \"User Commands\"\n.SH NAME\n{} \\- {}\n", roff(upper), version, roff(name), roff(description));
+  return fmt::format(".TH {} 1 \"\" \"flexgen {}\" \"User Commands\"\n.SH NAME\n{} \\- {}\n", roff(upper(name)), version, roff(name), roff(description));
 }
 
 std::string man_exit_codes() {

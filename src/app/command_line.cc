@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 
 #include <fmt/format.h>
@@ -11,6 +10,7 @@
 
 #include "app/command_definitions.h"
 #include "app/command_spec.h"
+#include "app/config_file.h"
 #include "base/error.h"
 #include "base/nearest.h"
 
@@ -32,6 +32,11 @@ constexpr ForeignFlag kForeignFlags[] = {
     {"--gpu-batch-size", "called --micro-batch-size here"},
     {"--num-gpu-batches", "called --num-micro-batches here"},
     {"--offload-dir", "called --disk-dir here"},
+    {"--path", "--model takes the checkpoint's folder itself"},
+    {"--attn-sparsity", "called --attention-sparsity here"},
+    {"--sep-layer", "decided by flexgen; leave it out"},
+    {"--pin-weight", "decided by flexgen; leave it out"},
+    {"--overlap", "--buffers 1 is without overlap; leave it out for the best"},
     {"--compress-weight", "--weight-dtype int4"},
     {"--compress-cache", "--kv-cache-dtype int4"},
     {"--cpu-cache-compute", "--attention-on cpu"},
@@ -43,6 +48,18 @@ constexpr ForeignFlag kForeignFlags[] = {
     {"--max-num-batched-tokens", "--max-rows limits the tokens of one micro-batch in one step"},
     {"--quantization", "--weight-dtype and --kv-cache-dtype take int8 and int4"},
     {"--n-gpu-layers", "--weights G:C:D says which share of the weights is on the GPU"},
+    {"-ngl", "--weights G:C:D says which share of the weights is on the GPU"},
+    {"--n-predict", "called --max-tokens here"},
+    {"--ctx-size", "prompts and answers may be as long as the model's positions"},
+    {"--file", "flexgen generate --model DIR - <FILE reads the prompt from a file"},
+    {"--batch-size", "--micro-batch-size and --num-micro-batches say how many sequences are in flight"},
+    {"--device", "--backend cuda computes on the GPU"},
+    {"--dtype", "--compute-dtype chooses the arithmetic, --weight-dtype the type of the weights"},
+    {"--cpu-offload-gb", "--cpu-memory says how much RAM may be used"},
+    {"--swap-space", "--disk-dir and --disk-space say where the KV cache may spill"},
+    {"--tokenizer", "the tokenizer is that of the checkpoint's folder"},
+    {"--trust-remote-code", "no code of a checkpoint is ever run; leave it out"},
+    {"--enforce-eager", "there are no graphs to be captured; leave it out"},
     {"--download-dir", "nothing is downloaded; --model takes a folder"},
 };
 
@@ -54,6 +71,12 @@ std::string variable_of(const CLI::Option& option) {
   std::string name = kVariablePrefix;
   for (char c : option.get_lnames().front()) name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return name;
+}
+
+/// "--cpu_memory=1" -> "--cpu-memory=1"; words that are no flags stay.
+std::string dashed(std::string word) {
+  if (word.starts_with("--")) std::replace(word.begin() + 2, word.begin() + static_cast<std::ptrdiff_t>(std::min(word.find('='), word.size())), '_', '-');
+  return word;
 }
 
 bool is_flag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
@@ -108,7 +131,7 @@ CommandDefinition& find_command(const Definitions& definitions, const std::strin
     if (definition->app.get_name() == name) return *definition;
   std::vector<std::string> names = names_of(definitions);
   names.insert(names.end(), {"help", "completion"});
-  fail_user("there is no command '{}'{}\nflexgen --help lists the commands.", name, did_you_mean(name, names));
+  fail_user("there is no command '{}'{}\nUsage: flexgen COMMAND [FLAGS]; flexgen --help lists the commands.", name, did_you_mean(name, names));
 }
 
 /// help, completion and man-page: words that are answered by a text.
@@ -148,88 +171,97 @@ std::vector<StandIn> from_environment(const Definitions& definitions, CommandDef
   return found;
 }
 
-CLI::Option* find_flag(CLI::App& app, const std::string& key) {
-  std::string name = key;
-  std::replace(name.begin(), name.end(), '_', '-');
-  return app.get_option_no_throw("--" + name);
-}
-
-/// CLI11 takes a '#' for a comment's beginning within quotes too, which would cut values short.
-void refuse_quoted_hash(const std::string& path) {
-  std::ifstream file(path);
-  int64_t number = 1;
-  for (std::string line; std::getline(file, line); ++number) {
-    char quote = 0;
-    for (char c : line) {
-      if (c == '#' && !quote) break;
-      if (c == '#') fail_user("--config {}: line {}: a value cannot hold a '#'", path, number);
-      if (c == quote) quote = 0;
-      else if (!quote && (c == '"' || c == '\'')) quote = c;
-    }
-  }
+/// The commands that have this flag.
+std::vector<std::string> commands_with(const std::string& flag, const Definitions& definitions) {
+  std::vector<std::string> names;
+  for (const auto& definition : definitions)
+    if (const std::vector<std::string> flags = flags_of(definition->app); std::find(flags.begin(), flags.end(), flag) != flags.end()) names.push_back(definition->app.get_name());
+  return names;
 }
 
 std::vector<StandIn> from_file(const Definitions& definitions, CommandDefinition& command, const std::string& path) {
-  std::vector<CLI::ConfigItem> items;
   if (std::filesystem::is_directory(path)) fail_user("--config {}: this is a folder", path);
-  refuse_quoted_hash(path);
-  try {
-    items = CLI::ConfigTOML().from_file(path);
-  } catch (const CLI::Error&) {
-    fail_user("--config {}: this file cannot be read", path);
+  std::vector<StandIn> own, common;  // what is for this command alone comes first
+  const std::string& name = command.app.get_name();
+  for (const ConfigEntry& entry : read_config_file(path)) {
+    const std::string where = fmt::format("--config {}: line {}", path, entry.line);
+    const auto meant = std::find_if(definitions.begin(), definitions.end(), [&](const auto& other) { return other->app.get_name() == (entry.command.empty() ? name : entry.command); });
+    if (meant == definitions.end()) fail_user("{}: there is no command '{}'{}", where, entry.command, did_you_mean(entry.command, names_of(definitions)));
+    const std::string flag = dashed("--" + entry.key);
+    CLI::Option* option = (*meant)->app.get_option_no_throw(flag);
+    if (!option || flag == "--config") {
+      const std::vector<std::string> others = option ? std::vector<std::string>() : commands_with(flag, definitions);
+      fail_user("{}: '{}' is no flag of {}{}", where, entry.key, (*meant)->app.get_name(),
+                others.empty() ? did_you_mean(flag, flags_of((*meant)->app)) : fmt::format(", but of {}; put it below [{}]", fmt::join(others, ", "), others.front()));
+    }
+    if (meant->get() != &command) continue;
+    std::vector<StandIn>& part = entry.command.empty() ? common : own;
+    for (const StandIn& other : part)
+      if (other.option == option) fail_user("{}: {} is there twice", where, first_long_name(*option));
+    part.push_back({option, entry.values, fmt::format("{}: {}", path, entry.key)});
   }
-  std::vector<StandIn> found;
-  for (const CLI::ConfigItem& item : items) {
-    if (item.name == "++" || item.name == "--") continue;  // a section begins or ends
-    if (item.parents.size() > 1 || (item.parents.size() == 1 && item.parents[0] != "default" && std::find_if(definitions.begin(), definitions.end(), [&](const auto& other) { return other->app.get_name() == item.parents[0]; }) == definitions.end()))
-      fail_user("--config {}: there is no command '{}'{}", path, fmt::join(item.parents, "."), did_you_mean(item.parents[0], names_of(definitions)));
-    const bool own_section = !item.parents.empty() && item.parents[0] != "default";
-    CommandDefinition& meant = own_section ? find_command(definitions, item.parents[0]) : command;
-    CLI::Option* option = find_flag(meant.app, item.name);
-    if (!option || item.name == "config")
-      fail_user("--config {}: '{}' is no flag of {}{}", path, item.name, meant.app.get_name(), did_you_mean("--" + item.name, flags_of(meant.app)));
-    if (&meant == &command) found.push_back({option, item.inputs, path + ": " + item.name});
-  }
-  return found;
+  own.insert(own.end(), common.begin(), common.end());
+  return own;
 }
 
-/// "yes" and the like; Error{user} for what is neither yes nor no.
-bool truth_of(const std::string& text, const std::string& origin) {
+/// "yes" and the like, "no" and the like, or neither.
+std::optional<bool> truth_of(const std::string& text) {
   std::string word = text;
   std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   for (const char* yes : {"true", "1", "yes", "on"})
     if (word == yes) return true;
   for (const char* no : {"false", "0", "no", "off"})
     if (word == no) return false;
-  fail_user("{}: '{}' is neither true nor false", origin, text);
+  return std::nullopt;
 }
 
-/// Whether `words` give `option` by one of its names.
-bool names_option(const std::vector<std::string>& words, const CLI::Option& option) {
-  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
-    const std::string name = word.substr(0, std::min(word.find('='), word.size()));
-    return (name.starts_with("--") && option.check_lname(name.substr(2))) || (name.size() > 1 && name[0] == '-' && name[1] != '-' && option.check_sname(name.substr(1, 1)));
-  });
+/// Whether the word after this one is its value.
+bool takes_next_word(const std::string& word, const CLI::App& app) {
+  if (word.size() < 2 || word[0] != '-' || word.find('=') != std::string::npos) return false;
+  const CLI::Option* option = app.get_option_no_throw(dashed(word));
+  return option && !is_flag(*option);
+}
+
+/// Whether `words` give `option` by one of its names, or by its place.
+bool gives_option(const std::vector<std::string>& words, const CLI::Option& option, const CLI::App& app) {
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string name = words[i].substr(0, std::min(words[i].find('='), words[i].size()));
+    if (name.size() < 2 || name[0] != '-') {
+      if (option.get_positional()) return true;
+      continue;
+    }
+    if (name.starts_with("--") ? option.check_lname(name.substr(2)) : option.check_sname(name.substr(1, 1))) return true;
+    if (takes_next_word(words[i], app)) ++i;
+  }
+  return false;
 }
 
 /// The words that `stand_ins` come to, to be put before those that were typed: what is given last counts.
 std::vector<std::string> words_of(const std::vector<StandIn>& stand_ins, const std::vector<std::string>& typed, CommandDefinition& command) {
   std::vector<std::string> words;
+  auto is_typed = [&](const CLI::Option* option) { return gives_option(typed, *option, command.app); };
   for (const StandIn& stand_in : stand_ins) {
-    const CLI::Option& option = *stand_in.option;
+    CLI::Option& option = *stand_in.option;
     const std::string name = first_long_name(option);
-    if (names_option(typed, option) || command.stand_ins.contains(name)) continue;
+    const std::set<CLI::Option*> excluded = option.get_excludes();
+    // What is typed also comes before that which does not go with it.
+    if (is_typed(&option) || std::any_of(excluded.begin(), excluded.end(), is_typed) || command.stand_ins.contains(name)) continue;
+    const bool takes_several = option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+    if (stand_in.values.size() != 1 && !takes_several) fail_user("{}: {} takes one value", stand_in.origin, name);
+    if (name == "--json") {
+      const std::optional<bool> truth = truth_of(stand_in.values.front());
+      if (truth == false) continue;
+      words.push_back(truth ? name : name + "=" + stand_in.values.front());
+    } else if (is_flag(option)) {
+      const std::optional<bool> truth = truth_of(stand_in.values.front());
+      if (!truth) fail_user("{}: '{}' is neither true nor false", stand_in.origin, stand_in.values.front());
+      if (!*truth) continue;
+      words.push_back(name);
+    } else {
+      for (const std::string& value : stand_in.values) words.insert(words.end(), {name, value});
+    }
     command.stand_ins.insert(name);
-    if (is_flag(option) && name != "--json") {
-      if (truth_of(stand_in.values.empty() ? "true" : stand_in.values.front(), stand_in.origin)) words.push_back(name);
-      continue;
-    }
-    if (option.get_items_expected_max() == 1 && stand_in.values.size() != 1 && option.get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll)
-      fail_user("{}: {} takes one value", stand_in.origin, name);
-    for (const std::string& value : stand_in.values) {
-      if (name == "--json") words.push_back(name + "=" + value);
-      else words.insert(words.end(), {name, value});
-    }
+    command.general.notes.push_back(fmt::format("{} {} (from {})", name, fmt::join(stand_in.values, " "), stand_in.origin));
   }
   return words;
 }
@@ -245,8 +277,7 @@ std::vector<std::string> plain_words(const std::vector<std::string>& words, cons
     if (word == "--") return plain.insert(plain.end(), words.begin() + static_cast<std::ptrdiff_t>(i), words.end()), plain;
     const size_t end = std::min(word.find('='), word.size());
     if (word.starts_with("--")) {
-      std::string name = word.substr(0, end);
-      std::replace(name.begin() + 2, name.end(), '_', '-');
+      const std::string name = dashed(word.substr(0, end));
       const bool known = std::find(flags.begin(), flags.end(), name) != flags.end();
       if (known) word = name + word.substr(end);
       if (known && end + 1 == word.size()) fail_user("{} has no value after the '='", name);
@@ -258,11 +289,18 @@ std::vector<std::string> plain_words(const std::vector<std::string>& words, cons
 }
 
 /// What is wrong with words that were not understood.
-std::string unknown_text(const Definitions& definitions, const CommandDefinition& command, const std::vector<std::string>& words) {
+std::string unknown_text(const Definitions& definitions, const CommandDefinition& command, const std::vector<std::string>& words, const std::vector<std::string>& typed) {
+  auto after_json = [&](const std::string& word) {
+    const auto json = std::find(typed.begin(), typed.end(), "--json");
+    return json != typed.end() && json + 1 != typed.end() && json[1] == word;
+  };
   const std::string& name = command.app.get_name();
-  std::string text = fmt::format("{}: unknown argument{} {}", name, words.size() > 1 ? "s" : "", fmt::join(words, " "));
+  std::string text = fmt::format("{}: unknown argument{}: {}", name, words.size() > 1 ? "s" : "", fmt::join(words, " "));
   for (const std::string& word : words) {
-    if (!word.starts_with('-')) continue;
+    if (!word.starts_with('-')) {
+      if (after_json(word)) text += fmt::format("\n  --json takes a file as --json={}", word);
+      continue;
+    }
     const std::string flag = word.substr(0, std::min(word.find('='), word.size()));
     const auto foreign = std::find_if(std::begin(kForeignFlags), std::end(kForeignFlags), [&](const ForeignFlag& other) { return flag == other.name; });
     if (foreign != std::end(kForeignFlags)) {
@@ -270,10 +308,10 @@ std::string unknown_text(const Definitions& definitions, const CommandDefinition
     } else if (const std::string near = nearest_name(flag, flags_of(command.app)); !near.empty()) {
       text += fmt::format("\n  {}: did you mean {}?", flag, near);
     } else {
-      std::vector<std::string> others;
-      for (const auto& other : definitions)
-        if (const std::vector<std::string> flags = flags_of(other->app); std::find(flags.begin(), flags.end(), flag) != flags.end()) others.push_back(other->app.get_name());
-      if (!others.empty()) text += fmt::format("\n  {}: a flag of {}, not of {}", flag, fmt::join(others, ", "), name);
+      const std::vector<std::string> others = commands_with(flag, definitions);
+      if (others.empty()) continue;
+      text += fmt::format("\n  {}: a flag of {}, not of {}", flag, fmt::join(others, ", "), name);
+      if (name == "run-batch" && others.front() == "generate") text += "; each line of the batch says it in its body";
     }
   }
   return text;
@@ -312,7 +350,7 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
     return message;
   };
   auto refuse_unknown = [&] {
-    if (const std::vector<std::string> unknown = command.app.remaining(); !unknown.empty()) fail_user("{}", unknown_text(definitions, command, unknown));
+    if (const std::vector<std::string> unknown = command.app.remaining(); !unknown.empty()) fail_user("{}", unknown_text(definitions, command, unknown, typed));
   };
   try {
     command.app.parse(words);
@@ -339,7 +377,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
     if (word == "-h" || word == "--help") return CommandText{kExitDone, program_help(spec_of(definitions), false)};
     if (word == "--help-all") return CommandText{kExitDone, program_help(spec_of(definitions), true)};
     if (word == "-V" || word == "--version") return CommandText{kExitDone, std::string("flexgen ") + kVersion + "\n"};
-    if (word == "--config" || word == "--log-level") ++at;
+    if (std::any_of(definitions.begin(), definitions.end(), [&](const auto& command) { return takes_next_word(word, command->app); })) ++at;
   }
   if (arguments.empty()) return CommandText{kExitUsage, program_help(spec_of(definitions), false)};
   std::string help = "flexgen --help lists the commands.";

@@ -559,7 +559,7 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   EXPECT_EQ(pictures, 4U);
   EXPECT_THAT(html, testing::ContainsRegex("<h1>[0-9][^<]*, bound by (the disk|the processor|no part)"));
   EXPECT_LT(html.find("What would help"), html.find("<svg")) << "at the top";
-  for (const char* absent : {"GPU", "bus"}) EXPECT_EQ(html.substr(0, html.find("The plan</h2>")).find(absent), std::string::npos) << "this machine has no " << absent;
+  for (const char* absent : {"GPU", "bus to", "bus from"}) EXPECT_EQ(html.substr(0, html.find("The plan</h2>")).find(absent), std::string::npos) << "this machine has no " << absent;
   for (const char* part : {"prefers-color-scheme:dark", "name=\"viewport\"", "RAM: ", "<title>weights, resident: "}) EXPECT_NE(html.find(part), std::string::npos) << part;
   options.plot_file = directory.path() + "/plan.svg";
   stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });

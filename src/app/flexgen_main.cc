@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
     }
     flexgen::setup_logging(general.quiet ? "warning" : general.verbose ? "debug" : general.log_level);
     for (const std::string& warning : general.warnings) spdlog::warn("{}", warning);
+    for (const std::string& note : general.notes) spdlog::debug("{}", note);
     return dispatch(std::get<flexgen::Command>(parsed));
   } catch (const std::exception& error) {
     flexgen::write_note(fmt::format("flexgen: {}\n", flexgen::sentence_of(error)));

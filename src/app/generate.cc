@@ -1,10 +1,17 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
+#include <cstring>
+#include <functional>
+
+#include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/evaluation.h"
 #include "app/hardware.h"
+#include "app/json_output.h"
 #include "app/model_folder.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
@@ -16,25 +23,56 @@
 namespace flexgen {
 namespace {
 
+/// Gives one request, and writes its answer to stdout as it comes.
 class OneRequest : public RequestSource, public CompletionSink {
  public:
-  explicit OneRequest(Request request) : request_(std::move(request)) {}
+  /// `before_text`: called once, before the first piece is written.
+  OneRequest(Request request, bool writes, std::function<void()> before_text) : request_(std::move(request)), writes_(writes), before_text_(std::move(before_text)) {}
   std::optional<Request> next() override { return std::exchange(request_, std::nullopt); }
   int64_t remaining() const override { return request_ ? 1 : 0; }
-  void accept(Completion given) override { completion = std::move(given); }
+  bool follows_text() const override { return writes_; }
+  void add_text(int64_t, std::string_view text) override {
+    if (text.size() <= written_) return;
+    if (written_ == 0) before_text_();
+    write_result(text.substr(written_));
+    written_ = text.size();
+  }
+  void accept(Completion given) override {
+    completion = std::move(given);
+    if (writes_) add_text(completion.key, completion.text);
+  }
   Completion completion;
 
  private:
   std::optional<Request> request_;
+  bool writes_;
+  std::function<void()> before_text_;
+  size_t written_ = 0;
 };
+
+/// All of standard input, but the line end that editors and echo put last.
+std::string prompt_of_stdin() {
+  std::string text;
+  char piece[1 << 16];
+  for (size_t n; (n = std::fread(piece, 1, sizeof piece, stdin)) > 0;) text.append(piece, n);
+  if (std::ferror(stdin)) fail_io("cannot read the prompt from standard input: {}", std::strerror(errno));
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
+std::string answer_json(const std::string& model, const Completion& completion, const RunReport& report) {
+  nlohmann::ordered_json json{{"model", model}, {"text", completion.text}, {"finish_reason", completion.reason == FinishReason::kStop ? "stop" : "length"}};
+  add_report(report, &json);
+  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
 
 }  // namespace
 
 int generate_command(const GenerateOptions& options) {
   require_alone({}, "generate");
   Engine engine(engine_options(options.engine, find_model(options.model, options.engine.model.revision)));
-  std::string text = options.prompt;
-  if (text == "-") text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  const std::string text = options.prompt == "-" ? prompt_of_stdin() : options.prompt;
   Request request;
   request.params = options.params;
   request.prompt = engine.tokenizer()->encode(text, !options.no_special_tokens);
@@ -53,18 +91,21 @@ int generate_command(const GenerateOptions& options) {
   workload.add(prompt_size, request.params.max_tokens, request.params.keeps_logits(), false);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
-  print_note("{}", plan_table(engine));
-  OneRequest one(std::move(request));
+  if (options.stats) print_note("{}", plan_table(engine));
+  std::optional<ProgressDisplay> display;
+  // The bar and the text would write over each other on a terminal.
+  OneRequest one(std::move(request), !options.json || !options.json_file.empty(), [&] {
+    if (isatty(STDOUT_FILENO) == 1) display.reset();
+  });
   std::atomic<bool> never{false};
-  RunReport report;
-  {
-    ProgressDisplay display([&] { return engine.progress(); });
-    report = engine.run(one, one, never);
-  }
-  print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
+  display.emplace([&] { return engine.progress(); });
+  const RunReport report = engine.run(one, one, never);
+  display.reset();
+  if (one.follows_text()) write_result("\n");
+  if (options.stats) print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, options.engine, report);
-  print_result("{}\n", one.completion.text);
   check_finite({&one.completion, 1}, "answers");
+  if (options.json) put_json(answer_json(options.model, one.completion, report), options.json_file);
   return kExitDone;
 }
 

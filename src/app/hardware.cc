@@ -227,6 +227,7 @@ HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& want
                             : !flags.hardware.empty()   ? load_profile(flags.hardware)
                                                         : own_profile(wanted, profile_path(wanted.threads), [&](const MeasureOptions& options) { return measure_hardware(options, files); });
   if (!flags.hardware.empty() && !profile.doubt.empty()) spdlog::warn("--hardware {}: these speeds are in doubt: {}", flags.hardware, profile.doubt);
+  spdlog::debug("the machine's profile is '{}', from {}", profile.name, flags.hardware.empty() ? profile_path(wanted.threads) : flags.hardware);
   if (flags.disk_bytes_per_s > 0) profile.disk = limited(profile.disk, static_cast<double>(flags.disk_bytes_per_s));
   return profile;
 }

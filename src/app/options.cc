@@ -64,6 +64,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
     if (error) fail_io("--disk-dir {}: {}", flags.disk_directory, error.message());
     options.budgets.disk_bytes = flags.disk_space_bytes ? flags.disk_space_bytes : static_cast<int64_t>(space.available / 10 * 9);
   }
+  spdlog::debug("budgets: {} of RAM, {} for spilled data on disk; {} threads", format_bytes(options.budgets.cpu_bytes), format_bytes(options.budgets.disk_bytes), options.threads);
   return options;
 }
 

@@ -29,7 +29,7 @@ struct GeneralFlags {
   std::string config_file;         ///< TOML; empty: none
   bool quiet = false, verbose = false;
   std::string log_level = "info";  ///< "debug", "info", "warning", "error"
-  std::vector<std::string> warnings;  ///< about the command line, for the log
+  std::vector<std::string> warnings, notes;  ///< about the command line, for the log; notes: where flags come from that were not typed
 };
 
 /// Which files a model is read from, and how: the flags beside --model.
@@ -90,12 +90,15 @@ struct GenerateOptions {
   SamplingParams params;
   EngineFlags engine;
   bool no_special_tokens = false;  ///< the tokenizer puts none before the text
+  bool stats = false;         ///< the plan and the run's figures, on stderr
+  bool json = false;          ///< the answer and the figures instead of the text alone; with a file beside it
+  std::string json_file;      ///< empty: stdout; so in all options
 };
 
 struct InspectOptions {
   std::string model;
   bool json = false;
-  std::string json_file;  ///< empty: stdout; so in all options
+  std::string json_file;
   ModelFlags model_flags = {};
 };
 
@@ -135,6 +138,8 @@ struct EvalOptions {
 struct MergeOptions {
   std::string input, output, error_output;
   std::vector<std::string> parts;  ///< empty: those beside the output
+  bool json = false;
+  std::string json_file;
 };
 
 struct DoctorOptions {

@@ -191,7 +191,7 @@ TEST(Options, Gpu) {
 TEST(Options, WrongCommands) {
   for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i in -o -", "generate --model m", "generate -m m a b",
                            "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
-                           "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x",
+                           "plan -m m --plot plan.png", "plan -m m --plot plan", "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x",
                            "eval -m m", "eval --task t", "eval -m m --task t --perplexity p", "eval -m m --task t --window 5", "eval -m m --perplexity p --max-tokens 5",
                            "eval -m m --perplexity p --stride 0"}) {
     auto result = parse(line);
@@ -251,12 +251,13 @@ TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
   } kWrong[] = {
       {"run-bach -m m", "flexgen: there is no command 'run-bach'; did you mean run-batch?"},
       {"help genrate", "did you mean generate?"},
-      {"--modle m", "flexgen: say a command"},
+      {"--modle m", "flexgen: there is no command 'm'"},
+      {"--threads 2", "flexgen: say a command"},
       {"run-batch --modle m -i in -o out", "--modle: did you mean --model?"},
       {"run-batch -m m -i in -o out --cpu-mem 3GiB", "--cpu-mem: did you mean --cpu-memory?"},
       {"generate -m m x --max_tokns=5", "--max_tokns: did you mean --max-tokens?"},
       {"run-batch -m m -i in -o out --backend cdua", "did you mean cuda?"},
-      {"run-batch -m m -i in -o out --kv-cache-dtype int5", "did you mean int4?"},
+      {"run-batch -m m -i in -o out --kv-cache-dtype int44", "did you mean int4?"},
       {"bench -m m --load-format dumy", "did you mean dummy?"},
       {"run-batch -m m -i in -o out --log-level inof", "did you mean info?"},
       {"run-batch -m m -i in -o out --temperature 1", "--temperature: a flag of generate, not of run-batch"},
@@ -290,6 +291,7 @@ TEST(Options, SpellingsOfOtherPrograms) {
   EXPECT_EQ(options.engine.cpu_memory_bytes, kGiB);
   EXPECT_EQ(parsed<InspectOptions>("inspect --model m").model, "m");
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--threads 1 --threads 3").engine.threads, 3) << "the last counts";
+  EXPECT_EQ(parsed<RunBatchOptions>("--threads 2 --cpu_memory 3GiB --overwrite " + kBatch).engine.cpu_memory_bytes, 3 * kGiB) << "flags before the command";
 }
 
 TEST(Options, EveryCommandWithAModelTakesItsRevisionAndFieldsToIgnore) {
@@ -308,7 +310,7 @@ TEST(Options, EveryCommandWithAModelTakesItsRevisionAndFieldsToIgnore) {
 }
 
 TEST(Options, JsonIsTheSameEverywhere) {
-  for (const char* line : {"run-batch -m m -i in -o out", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "doctor"})
+  for (const char* line : {"run-batch -m m -i in -o out", "generate -m m x", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "merge -i i -o o", "doctor"})
     for (const char* json : {" --json", " --json=f"}) {
       auto result = parse(std::string(line) + json);
       ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
@@ -321,6 +323,7 @@ TEST(Options, JsonIsTheSameEverywhere) {
     }
   EXPECT_EQ(parsed<InspectOptions>("inspect --json dir").model, "dir");
   EXPECT_EQ(parsed<PlanOptions>("plan -m m --json f").json_file, "f");
+  EXPECT_THAT(said(words_of("generate -m m x --json f"), kExitUsage), HasSubstr("--json takes a file as --json=f"));
 }
 
 TEST(Options, TheEnvironmentStandsInForFlags) {
@@ -339,6 +342,18 @@ TEST(Options, TheEnvironmentStandsInForFlags) {
   EXPECT_TRUE(general.quiet);
   EXPECT_THAT(general.warnings, testing::IsEmpty());
   EXPECT_EQ(with({"run-batch", "-i", "in", "-o", "out", "-m", "n"}, environment).model, "n") << "what is typed counts";
+  auto place = parse_command_line({"inspect", "n"}, environment);
+  ASSERT_EQ(place.index(), 0u) << std::get<CommandText>(place).text;
+  EXPECT_EQ(std::get<InspectOptions>(std::get<Command>(place)).model, "n") << "also by its place";
+  EXPECT_EQ(parse_command_line(words_of("eval -m m --task t"), {"FLEXGEN_PERPLEXITY=p"}).index(), 0u) << "and before what does not go with it";
+  EXPECT_EQ(parse_command_line({"inspect", "n", "--verbose"}, environment, &general).index(), 0u);
+  EXPECT_FALSE(general.quiet);
+  for (auto [value, file] : {std::pair{"FLEXGEN_JSON=1", ""}, {"FLEXGEN_JSON=f", "f"}}) {
+    auto json = with(words_of(kBatch), {value});
+    EXPECT_TRUE(json.json);
+    EXPECT_EQ(json.json_file, file);
+  }
+  EXPECT_FALSE(with(words_of(kBatch), {"FLEXGEN_JSON=no"}).json);
   with(words_of(kBatch), {"FLEXGEN_CPU_MEMROY=1GiB", "FLEXGEN_CACHE_DIR=/c"}, &general);
   ASSERT_EQ(general.warnings.size(), 1u);
   EXPECT_THAT(general.warnings[0], HasSubstr("FLEXGEN_CPU_MEMROY is none that flexgen knows; did you mean FLEXGEN_CPU_MEMORY?"));
@@ -366,19 +381,37 @@ TEST(Options, AFileStandsInForFlags) {
   EXPECT_EQ(options.engine.cpu_memory_bytes, 2 * kGiB) << "the environment before the file";
   EXPECT_TRUE(options.overwrite);
   EXPECT_EQ(options.engine.policy.kv_cache, (Fractions{0, 1, 0}));
-  result = parse_with("stop = [\"a\", \"b\"]\n", {"generate", "-m", "m", "x"});
+  result = parse_with("stop = [\"a#\", '\\n', \"\\n\"]\ntemperature = 0.5", {"generate", "-m", "m", "x"});
   ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
-  EXPECT_THAT(std::get<GenerateOptions>(std::get<Command>(result)).params.stop, testing::ElementsAre("a", "b"));
+  EXPECT_THAT(std::get<GenerateOptions>(std::get<Command>(result)).params.stop, testing::ElementsAre("a#", "\\n", "\n"));
+  EXPECT_EQ(std::get<GenerateOptions>(std::get<Command>(result)).params.temperature, 0.5);
+  GeneralFlags general;
+  result = parse_command_line(words_of(kBatch + "--config " + file("threads = 3\n[run-batch]\nthreads = 4")), {}, &general);
+  EXPECT_EQ(std::get<RunBatchOptions>(std::get<Command>(result)).engine.threads, 4) << "what is for the command alone before the rest";
+  EXPECT_THAT(general.notes, testing::ElementsAre(HasSubstr("--threads 4 (from ")));
   struct {
     const char *text, *message;
-  } kWrong[] = {{"cpu-memroy = 1", "'cpu-memroy' is no flag of run-batch; did you mean --cpu-memory?"}, {"[run-bach]\nthreads = 1", "did you mean run-batch?"},
-                {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"}, {"threads = \"two\"", "job.toml: threads)"}, {"max-tokens = 4", "'max-tokens' is no flag of run-batch"}, {"\n# ok\nmodel = \"a#b\"  # this too", "line 3: a value cannot hold a '#'"}};
+  } kWrong[] = {{"cpu-memroy = 1", "line 1: 'cpu-memroy' is no flag of run-batch; did you mean --cpu-memory?"},
+                {"[run-bach]\nthreads = 1", "did you mean run-batch?"},
+                {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"},
+                {"threads = \"two\"", "job.toml: threads)"},
+                {"max-tokens = 4", "'max-tokens' is no flag of run-batch, but of generate, eval; put it below [generate]"},
+                {"config = \"x\"", "'config' is no flag"},
+                {"threads = 1\nthreads = 2", "line 2: this is no TOML"},
+                {"cpu-memory = \"1GiB\"\ncpu_memory = \"2GiB\"", "line 2: --cpu-memory is there twice"},
+                {"\nthreads = [1, 2]", "--threads takes one value"},
+                {"overwrite = []", "--overwrite takes one value"},
+                {"threads = {a = 1}", "there is no command 'threads'"},
+                {"[run-batch]\nthreads = {a = 1}", "line 2: threads: a flag takes a text"},
+                {"threads = 1979-05-27", "threads: a flag takes a text"},
+                {"threads 3", "line 1: this is no TOML"}};
   for (const auto& [text, message] : kWrong) {
     auto wrong = parse_with(text, words_of(kBatch));
     ASSERT_EQ(wrong.index(), 1u) << text;
     EXPECT_THAT(std::get<CommandText>(wrong).text, HasSubstr(message));
   }
-  EXPECT_THAT(said(words_of(kBatch + "--config /no/such.toml"), kExitUsage), HasSubstr("--config /no/such.toml: this file cannot be read"));
+  EXPECT_THAT(said(words_of(kBatch + "--config /no/such.toml"), kExitUsage), HasSubstr("/no/such.toml: cannot"));
+  EXPECT_THAT(said(words_of(kBatch + "--config " + directory.path()), kExitUsage), HasSubstr("this is a folder"));
 }
 
 TEST(Options, ManPagesAndCompletionsHaveEveryFlag) {

@@ -157,9 +157,9 @@ class Bars {
       if (i % 2 == 1 || i + 1 == parts.size()) height_ += 18;
     }
   }
-  /// What has been drawn, below `head` (a style, a title).
-  std::string svg(const std::string& attributes, const std::string& head) const {
-    return fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\" {}>{}{}</svg>", kWidth, height_ + 4, attributes, head, out_);
+  /// What has been drawn, below `head` (a style, a title), with a margin around it.
+  std::string svg(const std::string& attributes, const std::string& head, int margin = 0) const {
+    return fmt::format("<svg viewBox=\"{0} {0} {1} {2}\" role=\"img\" {3}>{4}{5}</svg>", -margin, kWidth + 2 * margin, height_ + 4 + 2 * margin, attributes, head, out_);
   }
 
  private:
@@ -245,12 +245,13 @@ std::string headline(const PlanReport& report) {
 }
 
 std::string report_svg(const PlanReport& report, const PlanInput& input, const std::string& title) {
+  constexpr int kMargin = 12;
   Bars bars;
   bars.title(headline(report));
   bars.heading(title);
   draw_lanes(report, &bars);
   draw_memory(report, input, &bars);
-  return bars.svg("xmlns=\"http://www.w3.org/2000/svg\" width=\"960\"", fmt::format("<title>flexgen plan: {}</title><style>{}</style><rect class=\"paper\" width=\"100%\" height=\"100%\"/>", escaped(title), kStyle)) + "\n";
+  return bars.svg("xmlns=\"http://www.w3.org/2000/svg\" width=\"960\"", fmt::format("<title>flexgen plan: {0}</title><style>{1}</style><rect class=\"paper\" x=\"{2}\" y=\"{2}\" width=\"100%\" height=\"100%\"/>", escaped(title), kStyle, -kMargin), kMargin) + "\n";
 }
 
 std::string report_page(const PlanReport& report, const PlanInput& input, const std::string& title) {
@@ -264,7 +265,7 @@ std::string report_page(const PlanReport& report, const PlanInput& input, const 
       "h1{font-size:1.7em;line-height:1.2;margin:.3em 0}h2{font-size:1.15em;margin:1.6em 0 .4em}.pale{color:var(--pale)}svg{width:100%;height:auto;max-width:640px;display:block}"
       "ul{padding-left:1.2em}pre{background:var(--panel);padding:1em;white-space:pre-wrap;font-size:12.5px}</style>";
   text += "<p class=\"pale\">flexgen plan: " + escaped(title) + "</p><h1>" + escaped(headline(report)) + "</h1>";
-  text += fmt::format("<p>{} sequences, {:.1f} generated tokens/s, on {}.</p>", format_count(input.workload.num_sequences), input.workload.total_generated_tokens / report.plan.prediction.time_s, escaped(input.hardware.name));
+  text += fmt::format("<p>{} sequences, {:.1f} generated tokens/s, on the machine of the profile “{}”.</p>", format_count(input.workload.num_sequences), input.workload.total_generated_tokens / report.plan.prediction.time_s, escaped(input.hardware.name));
   text += "<h2>What would help</h2>" + help_list(report);
   text += "<h2>How long each part of the machine is busy</h2>" + lanes.svg("", "");
   text += "<h2>Memory</h2>" + memory.svg("", "");

@@ -1,6 +1,5 @@
 #include "app/progress.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@ namespace {
 
 constexpr double kBarInterval_s = 0.25;
 constexpr double kBarWindow_s = 5;  // the bottleneck of a bar is that of the last seconds
+constexpr int kUnknownWidth = 80;
 constexpr size_t kLeastCells = 10, kMostCells = 40;
 
 /// Over what is there: spaces instead of an escape code, so that any terminal and any log can take it.
@@ -48,12 +48,6 @@ std::string eta(const Progress& progress) {
 }
 
 std::string bandwidth(double bytes_per_s) { return fmt::format("{:.2f} GB/s", bytes_per_s / 1e9); }
-
-int terminal_width(int descriptor) {
-  winsize size{};
-  if (ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  return 100;
-}
 
 }  // namespace
 
@@ -165,7 +159,8 @@ void ProgressDisplay::loop() {
     Progress now = poll_();
     if (now.sequences_total == 0) continue;  // not begun, or over
     if (terminal_) {
-      draw_over(descriptor_, progress_bar(before, now, terminal_width(descriptor_) - 1), drawn);
+      const int width = terminal_width(descriptor_);
+      draw_over(descriptor_, progress_bar(before, now, (width > 0 ? width : kUnknownWidth) - 1), drawn);
       if (now.elapsed_s - before.elapsed_s > 2 * kBarWindow_s) before = now;
     } else {
       write_if_possible(descriptor_, time_stamp() + progress_line(before, now) + "\n");

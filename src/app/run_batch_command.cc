@@ -170,12 +170,9 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
 
 /// What --json gives: the run in figures.
 std::string summary_json(const BatchOutcome& outcome, const std::string& output) {
-  const RunReport& report = outcome.report;
   nlohmann::ordered_json json{{"output", output}, {"lines", outcome.lines}, {"answered", outcome.answered}, {"done_before", outcome.kept}, {"bad", outcome.failed},
-                              {"not_finite", outcome.not_finite}, {"stopped", outcome.stopped}, {"elapsed_s", report.elapsed_s}, {"sequences", report.sequences},
-                              {"prompt_tokens", report.prompt_tokens}, {"generated_tokens", report.generated_tokens}};
-  for (const LaneReport& lane : report.lanes)
-    json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+                              {"not_finite", outcome.not_finite}, {"stopped", outcome.stopped}};
+  add_report(outcome.report, &json);
   return json.dump(1);
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,6 +71,41 @@ bool can_redraw(int descriptor) {
 bool can_color(int descriptor) {
   const char* refused = std::getenv("NO_COLOR");
   return can_redraw(descriptor) && !(refused && *refused);
+}
+
+int terminal_width(int descriptor) {
+  winsize size{};
+  return ioctl(descriptor, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+std::string folded(std::string_view text, int width) {
+  constexpr size_t kLeastWidth = 20, kStep = 2;  // narrower ones are no terminals to read on
+  if (width < static_cast<int>(kLeastWidth)) return std::string(text);
+  const auto columns_of = [](std::string_view part) { return static_cast<size_t>(std::count_if(part.begin(), part.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; })); };
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    std::string_view line = text.substr(at, end - at);
+    const size_t indent = std::min(line.find_first_not_of(' '), line.size()) + kStep;
+    size_t column = 0;
+    while (column + columns_of(line) > static_cast<size_t>(width)) {
+      // The last blank within the width, else the first one after it.
+      size_t cut = std::string_view::npos, columns = column;
+      for (size_t i = 0; i < line.size() && (columns <= static_cast<size_t>(width) || cut == std::string_view::npos); ++i) {
+        if (line[i] == ' ' && line.find_first_not_of(' ') < i) cut = i;
+        if ((static_cast<unsigned char>(line[i]) & 0xc0) != 0x80) ++columns;
+      }
+      if (cut == std::string_view::npos) break;
+      out += line.substr(0, line.find_last_not_of(' ', cut) + 1);
+      out += "\n" + std::string(indent, ' ');
+      line.remove_prefix(std::min(line.find_first_not_of(' ', cut), line.size()));
+      column = indent;
+    }
+    out += line;
+    if (end < text.size()) out += '\n';
+    at = end + 1;
+  }
+  return out;
 }
 
 void show_notes(bool shown) { notes_are_shown = shown; }

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <string>
 #include <string_view>
 
 namespace flexgen {
@@ -20,6 +21,12 @@ bool can_redraw(int descriptor);
 /// Whether colours may be used: it can_redraw(), and NO_COLOR is not set.
 bool can_color(int descriptor);
 
+/// Columns of the terminal that it is; 0 if it is none, or does not say.
+int terminal_width(int descriptor);
+/// `text` with lines of `width` columns at most, if words allow: a line that is longer is broken between words, and goes on two columns further right than it
+/// began. 0: as it is.
+std::string folded(std::string_view text, int width);
+
 /// On stderr, whatever --quiet says: an error.
 void write_note(std::string_view text);
 /// Throws Error{io}.
@@ -29,15 +36,15 @@ void write_result(std::string_view text);
 void show_notes(bool shown);
 bool shows_notes();
 
-/// On stderr, unless notes are not shown.
+/// On stderr, unless notes are not shown; folded to the terminal, if it is one.
 template <typename... Args>
 void print_note(fmt::format_string<Args...> format, Args&&... args) {
-  if (shows_notes()) write_note(fmt::format(format, std::forward<Args>(args)...));
+  if (shows_notes()) write_note(folded(fmt::format(format, std::forward<Args>(args)...), terminal_width(2)));
 }
-/// On stdout. Throws Error{io} if that cannot be written.
+/// On stdout, folded as notes are. Throws Error{io} if that cannot be written.
 template <typename... Args>
 void print_result(fmt::format_string<Args...> format, Args&&... args) {
-  write_result(fmt::format(format, std::forward<Args>(args)...));
+  write_result(folded(fmt::format(format, std::forward<Args>(args)...), terminal_width(1)));
 }
 
 }  // namespace flexgen

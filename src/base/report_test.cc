@@ -14,6 +14,16 @@
 namespace flexgen {
 namespace {
 
+TEST(Report, LinesAreFoldedBetweenWords) {
+  EXPECT_EQ(folded("one two three four five\nsix\n", 0), "one two three four five\nsix\n") << "no terminal";
+  EXPECT_EQ(folded("one two three four five\nsix\n", 20), "one two three four\n  five\nsix\n");
+  EXPECT_EQ(folded("  one two three four five six seven\n", 20), "  one two three four\n    five six seven\n");
+  EXPECT_EQ(folded("0123456789 0123456789 0123456789 012345678\n", 20), "0123456789\n  0123456789\n  0123456789\n  012345678\n");
+  EXPECT_EQ(folded("0123456789012345678901234 x\n", 20), "0123456789012345678901234\n  x\n") << "a word that is too long stays whole";
+  EXPECT_EQ(folded("äöüäöüäöü äöüäöüäöü!", 20), "äöüäöüäöü äöüäöüäöü!") << "columns, not bytes";
+  EXPECT_EQ(folded("12345678901234567890\n\n  a   b\n", 20), "12345678901234567890\n\n  a   b\n") << "what fits stays as it is";
+}
+
 TEST(Report, WhatNobodyReadsIsDroppedSoon) {
   const int full = open("/dev/full", O_WRONLY);
   EXPECT_FALSE(write_if_possible(full, "text"));

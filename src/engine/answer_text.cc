@@ -98,6 +98,14 @@ std::optional<size_t> AnswerText::shown_place(size_t at, size_t size) const {
   return any ? std::optional(at - left_out) : std::nullopt;
 }
 
+std::string_view AnswerText::settled() const {
+  size_t longest = 1;
+  for (const std::string& stop : params_.stop) longest = std::max(longest, stop.size());
+  size_t end = text_.size() - std::min(text_.size(), longest - 1);
+  while (end > 0 && end < text_.size() && (static_cast<unsigned char>(text_[end]) & 0xc0) == 0x80) --end;  // no part of a character
+  return std::string_view(text_).substr(0, end);
+}
+
 std::string AnswerText::take() {
   if (found_.empty()) text_ += decoder_.finish();
   return std::move(text_);

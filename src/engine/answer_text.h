@@ -24,6 +24,8 @@ class AnswerText {
   bool add_last(int32_t token);
   /// The stop string that was found; empty: none.
   const std::string& found() const { return found_; }
+  /// The beginning of the text that no later token changes: what may yet be a part of a stop string is left out. Valid until the next call.
+  std::string_view settled() const;
   /// The text, at the end.
   std::string take();
 

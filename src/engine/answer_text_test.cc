@@ -130,6 +130,29 @@ TEST(AnswerText, TheEndTokenIsLeftOutYetStopStringsMayEndInIt) {
   EXPECT_EQ(answer({"a", "b"}, stop_at({"b"}), true), (Answer{"a", "", 2}));  // a stop token that is text
 }
 
+TEST(AnswerText, WhatIsSettledStays) {
+  PieceTokenizer tokenizer;
+  for (const std::vector<std::string>& stops : {std::vector<std::string>{}, {"END"}, {"b\n<end>", "x"}, {"中<end>"}}) {
+    const SamplingParams params = stop_at(stops);
+    AnswerText text(tokenizer, params);
+    std::vector<std::string> settled;
+    for (const char* piece : {"a😀", "E", "N", "<sep>", "b\n", "<0xE4>", "<0xB8>", "<0xAD>", "<end>", "c", "EN", "D"}) {
+      if (text.add(tokenizer.id(piece))) break;
+      settled.emplace_back(text.settled());
+    }
+    const std::string whole = text.take();
+    EXPECT_GT(settled.back().size(), 0u);
+    for (const std::string& part : settled) {
+      EXPECT_TRUE(whole.starts_with(part)) << "'" << part << "' of '" << whole << "'";
+      EXPECT_TRUE(part.size() == whole.size() || (static_cast<unsigned char>(whole[part.size()]) & 0xc0) != 0x80) << "a part of a character: " << part;
+    }
+  }
+  const SamplingParams no_stops = stop_at({});
+  AnswerText text(tokenizer, no_stops);
+  text.add(tokenizer.id("ab"));
+  EXPECT_EQ(text.settled(), "ab") << "nothing is held back without stop strings";
+}
+
 TEST(AnswerText, MayIncludeWhatEndedIt) {
   SamplingParams params = stop_at({"END", "<end>"});
   params.include_stop = true;

@@ -159,6 +159,7 @@ void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& resu
   const auto generated = static_cast<int64_t>(completion.tokens.size());
   if (slot.request.ends_after > 0 && generated >= slot.request.ends_after) finish(batch, slot, FinishReason::kStop);
   else if (generated >= params.max_tokens) finish(batch, slot, FinishReason::kLength);
+  else if (slot.text && sink_.follows_text()) sink_.add_text(completion.key, slot.text->settled());
 }
 
 void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {

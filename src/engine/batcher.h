@@ -6,6 +6,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "engine/answer_text.h"
@@ -34,6 +35,10 @@ class CompletionSink {
  public:
   virtual ~CompletionSink() = default;
   virtual void accept(Completion completion) = 0;
+  /// Whether add_text() is to be called.
+  virtual bool follows_text() const { return false; }
+  /// The text so far of the answer to the request `key`, as far as it will stay as it is; after each token but the last.
+  virtual void add_text(int64_t /*key*/, std::string_view /*text*/) {}
 };
 
 struct TokenCounters {

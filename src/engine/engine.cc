@@ -308,6 +308,7 @@ void Engine::prepare_stage(const Workload& workload) {
   } else {
     const PlanInput input{*model_, workload, options_.budgets, options_.policy, precision().compute, kv_dtype_, hardware_};
     plan_ = options_.planner == "search" ? make_plan(input) : plan_by_first_rule(input);
+    spdlog::debug("planned in {:.2f} s of processor time, {} policies looked at", plan_.planning_s, plan_.candidates.size());
   }
   policy_ = plan_.policy;
   memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
@@ -365,6 +366,11 @@ class WatchedSink : public CompletionSink {
   void accept(Completion completion) override {
     watch_.check_bytes();
     sink_.accept(std::move(completion));
+  }
+  bool follows_text() const override { return sink_.follows_text(); }
+  void add_text(int64_t key, std::string_view text) override {
+    watch_.check_bytes();
+    sink_.add_text(key, text);
   }
 
  private:

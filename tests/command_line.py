@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""The command line from outside: what goes to stdout and what to stderr, as the answer comes, what --quiet, --verbose, --json and --config do, and how errors begin.
+Usage: command_line.py FLEXGEN_BINARY SOURCE_DIR"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+
+LIMIT_S = 120
+PROMPT = "count to 3: one two"
+
+
+def fail(text):
+    sys.exit(f"command_line.py: {text}")
+
+
+def same(found, expected, what):
+    if found != expected:
+        fail(f"{what}: {found!r} instead of {expected!r}")
+
+
+class Test:
+    def __init__(self, binary, source, work):
+        self.binary, self.work = binary, work
+        self.model = os.path.join(work, "model")
+        shutil.copytree(os.path.join(source, "tests/fixtures/models/llama"), self.model)
+        shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), self.model)
+        with open(os.path.join(self.model, "config.json")) as file:
+            config = json.load(file)
+        config["max_position_embeddings"] = 256
+        with open(os.path.join(self.model, "config.json"), "w") as file:
+            json.dump(config, file)
+        self.few = ["--hardware", "generic", "--cpu-memory", "64MiB", "--threads", "1"]
+        self.input = os.path.join(work, "in.jsonl")
+        with open(self.input, "w") as file:
+            file.write("no json\n")
+            for number in range(4):
+                body = {"prompt": f"count to {number}: one two", "max_tokens": 8, "temperature": 0}
+                file.write(json.dumps({"custom_id": f"r{number}", "method": "POST", "url": "/v1/completions", "body": body}) + "\n")
+        self.number = 0
+
+    def run(self, *arguments, stdin="", environment=None):
+        """Exit code, stdout, stderr."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEXGEN_")}
+        ended = subprocess.run([self.binary, *arguments], input=stdin.encode(), capture_output=True, timeout=LIMIT_S, env=clean | (environment or {}))
+        return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+
+    def good(self, *arguments, **how):
+        code, out, error = self.run(*arguments, **how)
+        if code != 0:
+            fail(f"{arguments}: ended with {code}: {error}")
+        return out, error
+
+    def generate(self, *arguments, **how):
+        return self.good("generate", "--model", self.model, *self.few, "--max-tokens", "24", "--ignore-eos", *arguments, **how)
+
+    def batch(self, *arguments, **how):
+        self.number += 1
+        output = os.path.join(self.work, f"out{self.number}.jsonl")
+        return output, *self.good("run-batch", "--model", self.model, "-i", self.input, "-o", output, *self.few, *arguments, **how)
+
+    def prompts(self):
+        answer, _ = self.generate(PROMPT)
+        for text in (PROMPT, PROMPT + "\n", PROMPT + "\r\n"):
+            same(self.generate("-", stdin=text)[0], answer, f"{text!r} from standard input")
+        same(self.generate("-p", PROMPT)[0], answer, "-p")
+        if self.generate("-", stdin=PROMPT + "\n\n")[0] == answer:
+            fail("all line ends are dropped, not the last alone")
+
+    def streaming(self):
+        # Each write is a packet of its own.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [self.binary, "generate", "--model", self.model, *self.few, "--max-tokens", "24", "--ignore-eos", PROMPT]
+        process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE)
+        theirs.close()
+        pieces = []
+        while piece := ours.recv(1 << 16):
+            pieces.append(piece)
+        process.communicate(timeout=LIMIT_S)
+        whole, _ = self.generate(PROMPT)
+        same(b"".join(pieces).decode(), whole, "the pieces of an answer")
+        if len(pieces) < 6:
+            fail(f"an answer of 24 tokens came in {len(pieces)} pieces")
+        stop = whole[len(whole) // 2:len(whole) // 2 + 3]
+        same(self.generate(PROMPT, "--stop", stop)[0], whole[:whole.index(stop)] + "\n", "an answer with a stop string")
+
+    def statistics(self):
+        answer, said = self.generate(PROMPT)
+        same(said, "", "what generate says")
+        out, said = self.generate(PROMPT, "--stats")
+        same(out, answer, "the answer with --stats")
+        for word in ("policy:", "generated tokens", "predicted"):
+            if word not in said:
+                fail(f"--stats lacks '{word}': {said}")
+        if self.run("generate", "--model", self.model, PROMPT, "--stats", "--quiet")[0] != 2:
+            fail("--stats and --quiet are taken together")
+
+    def levels(self):
+        noise = {"FLEXGEN_NONSENSE": "1"}
+        stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+        _, _, said = self.batch(environment=noise)
+        if not re.search(f"^{stamp}warning: .*FLEXGEN_NONSENSE", said, re.M) or "generated tokens" not in said or "debug:" in said:
+            fail(f"without flags: {said}")
+        _, _, said = self.batch("--quiet", environment=noise)
+        if "FLEXGEN_NONSENSE" not in said or not re.fullmatch(f"({stamp}warning: .*\n)+", said):
+            fail(f"--quiet: {said}")
+        same(self.batch("--log-level", "error", environment=noise)[2], "", "--log-level error")
+        _, _, said = self.batch("-v", environment={"FLEXGEN_BUFFERS": "2"})
+        for word in ("debug: --buffers 2 (from FLEXGEN_BUFFERS)", "debug: budgets: 64.0 MiB", "debug: planned in"):
+            if not re.search(f"^{stamp}{re.escape(word)}", said, re.M):
+                fail(f"--verbose lacks '{word}': {said}")
+
+    def summaries(self):
+        output, out, _ = self.batch("--json")
+        summary = json.loads(out)
+        with open(output) as file:
+            records = [json.loads(line) for line in file]
+        same([summary[name] for name in ("output", "lines", "answered", "done_before", "bad", "stopped")], [output, 5, 4, 0, 1, False], "the run's summary")
+        usage = [record["response"]["body"]["usage"] for record in records if not record["error"]]
+        for theirs, ours in (("prompt_tokens", "prompt_tokens"), ("completion_tokens", "generated_tokens")):
+            same(summary[ours], sum(one[theirs] for one in usage), ours)
+        if not summary["elapsed_s"] > 0 or summary["lanes"]["compute"]["operations"] < 1:
+            fail(f"the run's summary: {summary}")
+        kept = os.path.join(self.work, "summary.json")
+        _, out, _ = self.batch(f"--json={kept}")
+        same(out, "", "stdout with --json=FILE")
+        with open(kept) as file:
+            same(json.load(file)["answered"], 4, "the summary in a file")
+
+        text, _ = self.generate(PROMPT)
+        answer = json.loads(self.generate(PROMPT, "--json")[0])
+        same((answer["text"] + "\n", answer["finish_reason"], answer["generated_tokens"]), (text, "length", 24), "generate --json")
+        same(self.generate(PROMPT, f"--json={kept}")[0], text, "the text beside --json=FILE")
+
+        shards = os.path.join(self.work, "merged.jsonl")
+        for number in range(2):
+            self.good("run-batch", "--model", self.model, "-i", self.input, "-o", shards, *self.few, "--shard", f"{number}/2")
+        same(json.loads(self.good("merge", "-i", self.input, "-o", shards, "--json")[0])["lines"], 5, "merge --json")
+        for command in (["inspect", self.model], ["plan", "-m", self.model, *self.few, "--prompt-len", "8", "--gen-len", "8"], ["doctor", "--disk-dir", self.work]):
+            json.loads(self.good(*command, "--json")[0])
+            same(self.good(*command, f"--json={kept}")[0] == "", command[0] != "plan", f"{command[0]}: whether stdout is empty with --json=FILE")
+            with open(kept) as file:
+                json.load(file)
+
+    def config(self):
+        path = os.path.join(self.work, "job.toml")
+        with open(path, "w") as file:
+            file.write(f'hardware = "generic"\nthreads = 1\ncpu-memory = "64MiB"  # a comment\nmodel = "{self.model}"\n[generate]\nmax-tokens = 24\nignore-eos = true\n')
+        same(self.good("generate", "--config", path, PROMPT), self.generate(PROMPT), "flags of a file")
+        variables = {"FLEXGEN_MODEL": self.model, "FLEXGEN_HARDWARE": "generic", "FLEXGEN_MAX_TOKENS": "24", "FLEXGEN_IGNORE_EOS": "1", "FLEXGEN_CPU_MEMORY": "64MiB", "FLEXGEN_THREADS": "1"}
+        same(self.good("generate", PROMPT, environment=variables), self.generate(PROMPT), "flags of the environment")
+
+    def errors(self):
+        output = os.path.join(self.work, "none.jsonl")
+        for code, command in ((1, ["inspect", self.work]), (1, ["generate", "--model", self.work + "/none", "x"]), (2, ["fly"]), (2, ["run-batch", "--input", "x"]), (2, ["generate", "--no-such-flag"]),
+                              (1, ["run-batch", "--model", self.model, "-i", self.work + "/none", "-o", output, *self.few]), (1, ["merge", "-i", self.input, "-o", output]),
+                              (1, ["run-batch", "--model", self.model, "-i", self.input, "-o", output, "--hardware", "generic", "--cpu-memory", "1KiB"]),
+                              (2, ["doctor", "--disk-only"]), (1, ["doctor", "--disk-dir", self.work + "/none"]), (1, ["eval", "--model", self.model, "--task", self.work + "/none"]),
+                              (2, ["plan", "--model", self.model, "--config", self.work + "/none"]), (1, ["bench", "--model", "no-such-shape"]), (2, ["completion", "tcsh"])):
+            found, out, said = self.run(*command)
+            same(out, "", f"stdout of {command}")
+            if found != code or not said.startswith("flexgen: "):
+                fail(f"{command}: ended with {found}: {said}")
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="flexgen_command_line_") as work:
+        test = Test(os.path.abspath(sys.argv[1]), sys.argv[2], work)
+        for part in (test.prompts, test.streaming, test.statistics, test.levels, test.summaries, test.config, test.errors):
+            part()
+            print(f"{part.__name__}: right", flush=True)
+
+
+if __name__ == "__main__":
+    main()
