@@ -170,7 +170,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Refusal{"llama", R"({"model_type": "gpt_bigcode"})", "model_type", "gpt_bigcode"},
         Refusal{"llama", R"({"model_type": null})", "model_type", "opt, llama, mistral, qwen2, qwen3"},
-        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "remove it"},
+        Refusal{"llama", R"({"some_new_switch": true})", "some_new_switch", "--ignore-config-field some_new_switch"},
         Refusal{"llama", R"({"ffn_dim": 12})", "ffn_dim", "does not know"},
         Refusal{"opt", R"({"rope_theta": 10000.0})", "rope_theta", "does not know"},
         Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
