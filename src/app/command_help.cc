@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "app/command_spec.h"
+#include "app/options.h"
 
 namespace flexgen {
 namespace {
@@ -14,13 +15,15 @@ namespace {
 constexpr size_t kWidth = 80, kIndent = 28;
 
 struct ExitCodeText {
-  const char *code, *meaning;
+  ExitCode code;
+  const char* meaning;
 };
 constexpr ExitCodeText kExitCodeTexts[] = {
-    {"0", "done (bad lines of a batch have become error records)"},
-    {"1", "failed; the message says why, finished answers are kept (also: the logits of a line were not finite)"},
-    {"2", "the command line is wrong; nothing was done"},
-    {"75", "stopped by SIGINT, SIGTERM or SIGHUP; the same command goes on where it stopped"},
+    {kExitDone, "done (bad lines of a batch have become error records)"},
+    {kExitFailed, "failed; the message says why, finished answers are kept (also: the logits of a line were not finite)"},
+    {kExitUsage, "the command line is wrong; nothing was done"},
+    {kExitBadLines, "lines of a batch were bad and none was answered, or any was bad with --fail-on-bad-lines"},
+    {kExitStopped, "stopped by SIGINT, SIGTERM or SIGHUP; the same command goes on where it stopped"},
 };
 
 /// `text` in lines of kWidth; `used` columns of the first are taken, the others begin at `indent`.
@@ -98,7 +101,7 @@ std::vector<std::string> groups_of(const CommandSpec& command) {
 
 std::string exit_codes() {
   std::string text = "Exit codes:\n";
-  for (const auto& [code, meaning] : kExitCodeTexts) text += fmt::format("  {:<4}{}\n", code, wrapped(meaning, 6, 6));
+  for (const auto& [code, meaning] : kExitCodeTexts) text += fmt::format("  {:<4}{}\n", static_cast<int>(code), wrapped(meaning, 6, 6));
   return text;
 }
 
@@ -119,7 +122,7 @@ std::string man_header(const std::string& name, const std::string& description, 
 
 std::string man_exit_codes() {
   std::string text = ".SH EXIT STATUS\n";
-  for (const auto& [code, meaning] : kExitCodeTexts) text += fmt::format(".TP\n.B {}\n{}\n", code, roff(meaning));
+  for (const auto& [code, meaning] : kExitCodeTexts) text += fmt::format(".TP\n.B {}\n{}\n", static_cast<int>(code), roff(meaning));
   return text;
 }
 

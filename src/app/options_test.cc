@@ -450,5 +450,10 @@ TEST(Options, EngineOptions) {
   EXPECT_THROW(engine_options(flags, "m"), Error);
 }
 
+TEST(Options, HelpSaysWhatEachExitCodeMeans) {
+  const auto help = std::get<CommandText>(parse_command_line({"help", "run-batch"})).text;
+  for (const char* code : {"\n  0   ", "\n  1   ", "\n  2   ", "\n  3   ", "\n  75  "}) EXPECT_THAT(help, testing::HasSubstr(code));
+}
+
 }  // namespace
 }  // namespace flexgen
