@@ -5,11 +5,12 @@ Usage: command_line.py FLEXGEN_BINARY SOURCE_DIR"""
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+
+from kill_resume import make_model
 
 LIMIT_S = 120
 PROMPT = "count to 3: one two"
@@ -28,13 +29,7 @@ class Test:
     def __init__(self, binary, source, work):
         self.binary, self.work = binary, work
         self.model = os.path.join(work, "model")
-        shutil.copytree(os.path.join(source, "tests/fixtures/models/llama"), self.model)
-        shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), self.model)
-        with open(os.path.join(self.model, "config.json")) as file:
-            config = json.load(file)
-        config["max_position_embeddings"] = 256
-        with open(os.path.join(self.model, "config.json"), "w") as file:
-            json.dump(config, file)
+        make_model(source, self.model)
         self.few = ["--hardware", "generic", "--cpu-memory", "64MiB", "--threads", "1"]
         self.input = os.path.join(work, "in.jsonl")
         with open(self.input, "w") as file:

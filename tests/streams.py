@@ -20,6 +20,8 @@ import tempfile
 import termios
 import time
 
+from kill_resume import make_model
+
 LIMIT_S = 120
 NOBODY = 65534
 
@@ -39,13 +41,7 @@ class Test:
         os.chmod(work, 0o755)
         self.binary = shutil.copy(binary, work)
         self.model = os.path.join(work, "model")
-        shutil.copytree(os.path.join(source, "tests/fixtures/models/llama"), self.model)
-        shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), self.model)
-        with open(os.path.join(self.model, "config.json")) as file:
-            config = json.load(file)
-        config["max_position_embeddings"] = 256
-        with open(os.path.join(self.model, "config.json"), "w") as file:
-            json.dump(config, file)
+        make_model(source, self.model)
         self.spill = os.path.join(work, "spill")
         os.mkdir(self.spill)
         self.input = os.path.join(work, "in.jsonl")

@@ -40,14 +40,7 @@ class ArrangedOutput : public testing::Test {
     files.error_output = errors;
     return run_batch(files, model_, runner, kGoOn);
   }
-  std::string error_of(bool in_order, const std::string& errors, bool overwrite = false) {
-    try {
-      run(in_order, errors, -1, overwrite);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  }
+  std::string error_of(bool in_order, const std::string& errors, bool overwrite = false) { return message_of([&] { run(in_order, errors, -1, overwrite); }); }
   static std::string ids(const std::string& path) {
     std::string all;
     std::istringstream in(read_text(path));

@@ -298,16 +298,17 @@ int bench_command(const BenchOptions& given) {
   options.load_tokenizer = false;
   PeerJob job;
   nlohmann::ordered_json json = bench_alone(flags, options, &job);
-  if (!flags.json_file.empty() || flags.peers.names.empty()) write_json(flags, json);
+  const bool to_file = !flags.json_file.empty();
+  if (to_file) write_json(flags, json);
   const int64_t generated = std::accumulate(job.max_tokens.begin(), job.max_tokens.end(), int64_t{0});
   std::vector<PeerResult> results;
   for (const std::string& name : flags.peers.names) {
     spdlog::info("the same job by {}", name);
     results.push_back(run_peer(flags.peers, name, job));
     json["peers"] = peers_json(results, generated);
-    if (!flags.json_file.empty()) write_json(flags, json);  // what is finished is kept, whatever the next one does
+    if (to_file) write_json(flags, json);  // what is finished is kept, whatever the next one does
   }
-  if (flags.json_file.empty() && !flags.peers.names.empty()) write_json(flags, json);
+  if (!to_file) write_json(flags, json);
   if (!results.empty()) print_table(flags, peers_table(json["elapsed_s"], generated, results));
   return kExitDone;
 }

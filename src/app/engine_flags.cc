@@ -9,6 +9,7 @@
 namespace flexgen {
 namespace {
 
+const std::vector<std::string> kBackends{"cpu", "cuda", "reference"};
 constexpr uint64_t kMost = 1 << 30;  // sequences, tokens of a step
 
 void add_memory_flags(CommandDefinition& command, RawEngineFlags* raw) {
@@ -23,7 +24,7 @@ void add_memory_flags(CommandDefinition& command, RawEngineFlags* raw) {
 void add_precision_flags(CommandDefinition& command, RawEngineFlags* raw) {
   EngineFlags& flags = raw->flags;
   command.begin_group("Execution");
-  command.choices[command.text("--backend", flags.backend, "cpu, cuda (a GPU computes), or reference (plain fp32, slow)", "NAME")->capture_default_str()] = {"cpu", "cuda", "reference"};
+  command.choices[command.text("--backend", flags.backend, "cpu, cuda (a GPU computes), or reference (plain fp32, slow)", "NAME")->capture_default_str()] = kBackends;
   command.choice_list("--weight-dtype", flags.weight_dtype, {"auto", "bf16", "fp16", "int8", "int4"}, "matrices: auto (as in the checkpoint), bf16, fp16, int8, int4; made once, kept in --disk-dir, streamed from there (int8 and int4 change answers a little). Several, like bf16,int4: whichever the job is planned to be done with soonest")->capture_default_str();
   command.choice_list("--kv-cache-dtype", flags.kv_cache_dtype, {"auto", "bf16", "int8", "int4"}, "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little). Several: as with --weight-dtype")->capture_default_str();
   command.whole_within("--threads", flags.threads, 1, 4096, "threads that compute (default: a core each, as many as affinity and cgroup quota allow)");
@@ -77,7 +78,7 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
   auto given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
   // emulated-gpu is for tests: a GPU played by RAM.
   const bool gpu_backend = flags.backend == "cuda" || flags.backend == "emulated-gpu";
-  if (!gpu_backend && flags.backend != "cpu" && flags.backend != "reference") fail_user("--backend {}: there are cpu, cuda and reference{}", flags.backend, did_you_mean(flags.backend, {"cpu", "cuda", "reference"}));
+  if (!gpu_backend && flags.backend != "cpu" && flags.backend != "reference") fail_user("--backend {}: there are cpu, cuda and reference{}", flags.backend, did_you_mean(flags.backend, kBackends));
   const bool plans = command.get_name() == "plan" && !flags.hardware.empty();
   if (given("--gpu-memory")) {
     flags.gpu_memory_bytes = positive_size(raw.gpu_memory, "--gpu-memory");

@@ -136,4 +136,15 @@ inline std::vector<std::string> sorted_lines(const std::string& text) {
   return lines;
 }
 
+/// What the Error says that `action` throws; empty if it throws none.
+template <typename Action>
+std::string message_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
 }  // namespace flexgen

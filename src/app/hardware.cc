@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "io/whole_file.h"
+#include "io/write_all.h"
 
 namespace flexgen {
 namespace {
@@ -129,11 +130,7 @@ void save_profile(const HardwareProfile& profile, const std::string& path) {
   const std::string text = to_json(profile) + "\n";
   const int descriptor = mkostemp(temporary.data(), O_CLOEXEC);
   int problem = descriptor >= 0 ? 0 : error ? error.value() : errno;
-  for (size_t at = 0; problem == 0 && at < text.size();) {
-    const ssize_t written = ::write(descriptor, text.data() + at, text.size() - at);
-    if (written < 0 && errno != EINTR) problem = errno;
-    if (written > 0) at += static_cast<size_t>(written);
-  }
+  if (problem == 0) problem = write_all(descriptor, text);
   // What an open file could not hold shows here, on a network.
   if (descriptor >= 0 && (fchmod(descriptor, 0644) != 0 || ::close(descriptor) != 0) && problem == 0) problem = errno;
   if (problem == 0 && std::rename(temporary.c_str(), path.c_str()) != 0) problem = errno;

@@ -80,7 +80,6 @@ InputText InputText::open(const std::string& path, const std::string& directory,
   if (form == TextForm::kCarriageReturns) stages.sources.push_back(returns_as_line_ends(front));
   else if (form != TextForm::kLines) stages.sources.push_back(values_as_lines(front, form, path));
   if (form != TextForm::kLines) stages.told.emplace_back(name_of(form));
-  input.own_lines_ = form == TextForm::kLines || form == TextForm::kCarriageReturns;
   std::string all;
   for (const std::string& what : stages.told) all += (all.empty() ? "" : ": ") + what;
   spdlog::info("{} is {}", path, all);

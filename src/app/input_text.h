@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 
@@ -24,14 +23,11 @@ class InputText {
   /// Bytes of all lines.
   int64_t size() const { return size_; }
   void read(int64_t offset, std::span<std::byte> data) const;
-  /// Whether a line's number is that of the file's own line; otherwise it counts requests.
-  bool own_lines() const { return own_lines_; }
 
  private:
   std::shared_ptr<File> file_;
   std::shared_ptr<TemporaryFile> lines_;  ///< null: the lines are those of the file
   int64_t size_ = 0;
-  bool own_lines_ = true;
 };
 
 }  // namespace flexgen

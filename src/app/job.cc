@@ -152,7 +152,7 @@ namespace {
 /// Records that were taken out of an output, beside it: what is there stays, and nothing comes twice. The file is written when the first comes.
 class RemovedRecords {
  public:
-  RemovedRecords(std::string path, RewrittenFile::Write write) : path_(std::move(path)), write_(std::move(write)), known_(done_place(path_)) {}
+  RemovedRecords(std::string path, WriteCall write) : path_(std::move(path)), write_(std::move(write)), known_(done_place(path_)) {}
   void add(const KeptRecord& record, int from, const RecordPlace& place, const std::string& from_path) {
     if (!file_) open();
     ++count_;
@@ -190,7 +190,7 @@ class RemovedRecords {
   }
 
   std::string path_;
-  RewrittenFile::Write write_;
+  WriteCall write_;
   RecordTable<Known> known_;
   std::optional<RewrittenFile> file_;
   int64_t count_ = 0;
@@ -219,12 +219,11 @@ class RenamedRecord : public RecordText {
 
  private:
   static constexpr std::string_view kEnd = "}\n";
-  static constexpr int64_t kSealBytes = 31;  // ,"checksum":"<16>"}
   /// Up to the custom_id's end.
   std::string front(int descriptor, const std::string& path, const RecordPlace& place, const std::string& custom_id) {
     std::string text(static_cast<size_t>(std::min<int64_t>(place.bytes, 4096)), '\0');
     FilePart part(descriptor, path, place.offset, static_cast<int64_t>(text.size()));
-    for (size_t filled = 0, count = 1; count > 0; filled += count) count = part.read(text.data() + filled, text.size() - filled);
+    text.resize(read_fully(part, text.data(), text.size()));
     static constexpr std::string_view kName = R"("custom_id":")";
     const size_t begin = text.find(kName) + kName.size();
     size_t end = begin;
@@ -543,16 +542,6 @@ void Job::settle(const std::map<std::string, std::string>& options) {
   identity_.options = options;
 }
 
-int Job::write_all(int descriptor, std::string_view data) const {
-  while (!data.empty()) {
-    ssize_t n = calls_.write(descriptor, data.data(), data.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return n < 0 ? errno : EIO;
-    data.remove_prefix(static_cast<size_t>(n));
-  }
-  return 0;
-}
-
 void Job::write_manifest(const std::string& path) const {
   Json json;
   json["flexgen_job"] = kManifestVersion;
@@ -568,7 +557,7 @@ void Job::write_manifest(const std::string& path) const {
   const std::string text = to_text();
   std::string temporary = path + ".tmp";
   int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  int error = descriptor < 0 ? errno : write_all(descriptor, text);
+  int error = descriptor < 0 ? errno : write_all(descriptor, text, calls_.write);
   if (error == 0 && fsync(descriptor) != 0) error = errno;
   if (descriptor >= 0) ::close(descriptor);
   if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
@@ -596,7 +585,7 @@ void Job::start() {
   }
   if (size_ != scan_.size && ftruncate(descriptor_, size_) != 0) fail_write("cannot cut", errno);
   if (continued_ && scan_.needs_line_end) {
-    if (int error = write_all(descriptor_, "\n")) fail_write("cannot write", error);
+    if (int error = write_all(descriptor_, "\n", calls_.write)) fail_write("cannot write", error);
     ++size_;
   }
   if (fsync(descriptor_) != 0) fail_write("cannot write", errno);
@@ -656,7 +645,7 @@ int64_t Job::write_record(RecordText& record) {
     while (const size_t count = record.read(piece_.data(), piece_.size())) {
       tried = bytes + static_cast<int64_t>(count);
       // One write() for a record of common size; a second one if the first was cut short, which tells why.
-      if (int error = write_all(descriptor_, {piece_.data(), count})) fail_write("cannot write", error);
+      if (int error = write_all(descriptor_, {piece_.data(), count}, calls_.write)) fail_write("cannot write", error);
       bytes = tried;
       last = piece_[count - 1];
     }
@@ -760,9 +749,9 @@ bool Job::arrange(bool in_order, const std::function<int64_t(const RecordId&)>& 
   if (apart) {
     apart->finish();
     if (next) next->finish();
-    struct stat named {}, own {};
-    const bool there = stat(errors_.path.c_str(), &named) == 0;
-    const bool as_left = errors_.descriptor < 0 ? !there : there && fstat(errors_.descriptor, &own) == 0 && own.st_ino == named.st_ino && own.st_dev == named.st_dev && own.st_size == errors_.scan.size;
+    std::error_code none;
+    const bool as_left = errors_.descriptor < 0 ? !std::filesystem::exists(errors_.path, none)
+                                                : look_at_output(errors_.path, errors_.descriptor, errors_.scan.size).kind == OutputState::kAsLeft;
     if (!as_left) fail_io("another program changed the error output {} while the job ran, so it was left alone; the errors are in {}. Move it away, and run the same command again", errors_.path, output_);
     apart->replace();
   } else if (next) {

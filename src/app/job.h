@@ -43,7 +43,7 @@ struct JobIdentity {
 
 /// The system calls that bring answers to the disk; tests put faults in their place.
 struct OutputCalls {
-  std::function<ssize_t(int, const void*, size_t)> write = ::write;
+  WriteCall write = ::write;
   std::function<int(int)> sync = ::fdatasync;
 };
 
@@ -141,7 +141,6 @@ class Job {
   void write_manifest(const std::string& path) const;
   int64_t write_record(RecordText& record);
   [[noreturn]] void fail_touched(const OutputState& state);
-  int write_all(int descriptor, std::string_view data) const;
   int bring_to_disk();
   [[noreturn]] void fail_write(const char* what, int error) const;
   void sync_loop();

@@ -42,14 +42,7 @@ class JobOutput : public testing::Test {
     FakeRunner runner;
     return run_batch({in_, out_, overwrite, calls_}, model_, runner, kGoOn);
   }
-  std::string error_of(bool overwrite = false) {
-    try {
-      run(overwrite);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  }
+  std::string error_of(bool overwrite = false) { return message_of([&] { run(overwrite); }); }
   std::string manifest() const { return out_ + ".job"; }
   /// The first half of the records, in the file's order.
   std::vector<std::string> half() const {

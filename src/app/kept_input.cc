@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "io/transfer.h"
+#include "io/write_all.h"
 #include "io/whole_file.h"
 
 namespace flexgen {
@@ -84,12 +84,7 @@ void KeptInput::read_all(int from, const std::atomic<bool>& stop) {
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) fail_io("cannot read standard input: {}", std::strerror(errno));
     if (got == 0) break;
-    for (std::string_view rest(piece.data(), static_cast<size_t>(got)); !rest.empty();) {
-      const ssize_t n = ::write(descriptor_, rest.data(), rest.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) fail(n < 0 ? errno : EIO);
-      rest.remove_prefix(static_cast<size_t>(n));
-    }
+    if (const int error = write_all(descriptor_, {piece.data(), static_cast<size_t>(got)})) fail(error);
   }
   // A file's time goes into the answers (Job): -i - <FILE gives those of -i FILE.
   struct stat info {};
@@ -108,11 +103,8 @@ bool KeptInput::same_as_kept() const {
   for (int64_t at = 0; same && at < now.st_size; at += static_cast<int64_t>(kPieceBytes)) {
     const auto bytes = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kPieceBytes), now.st_size - at));
     FilePart first(kept, kept_, at, static_cast<int64_t>(bytes)), second(descriptor_, arrived_, at, static_cast<int64_t>(bytes));
-    const auto fill = [&](FilePart& part, std::vector<char>& data) {
-      for (size_t filled = 0, count = 1; count > 0; filled += count) count = part.read(data.data() + filled, data.size() - filled);
-    };
-    fill(first, a);
-    fill(second, b);
+    read_fully(first, a.data(), bytes);
+    read_fully(second, b.data(), bytes);
     same = std::memcmp(a.data(), b.data(), bytes) == 0;
   }
   if (kept >= 0) ::close(kept);

@@ -186,7 +186,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
 /// The bytes of a line for the parser, which asks for one at a time.
 class LineBytes {
  public:
-  explicit LineBytes(LineSource& source) : source_(source) {}
+  explicit LineBytes(ByteSource& source) : source_(source) {}
   bool at_end() {
     if (next_ < end_) return false;
     if (stopped_) return true;
@@ -208,7 +208,7 @@ class LineBytes {
   bool too_long() const { return too_long_; }
 
  private:
-  LineSource& source_;
+  ByteSource& source_;
   std::string buffer_ = std::string(kBufferBytes, '\0');
   size_t next_ = 0, end_ = 0;
   int64_t since_quote_ = 0;
@@ -243,7 +243,7 @@ class ByteIterator {
   LineBytes* bytes_ = nullptr;
 };
 
-class TextSource : public LineSource {
+class TextSource : public ByteSource {
  public:
   explicit TextSource(std::string_view text) : text_(text) {}
   size_t read(char* data, size_t room) override {
@@ -258,7 +258,7 @@ class TextSource : public LineSource {
 
 }  // namespace
 
-std::variant<KeptRecord, NoRecord> read_record(LineSource& line) {
+std::variant<KeptRecord, NoRecord> read_record(ByteSource& line) {
   LineBytes bytes(line);
   RecordReader reader;
   const bool whole = Json::sax_parse(ByteIterator(bytes), ByteIterator(), &reader);
@@ -278,7 +278,7 @@ std::variant<KeptRecord, NoRecord> read_record(std::string_view line) {
 
 namespace {
 
-std::string checksum_of(LineSource& json) {
+std::string checksum_of(ByteSource& json) {
   LineBytes bytes(json);
   RecordReader reader(true);
   if (!Json::sax_parse(ByteIterator(bytes), ByteIterator(), &reader)) {
@@ -287,9 +287,15 @@ std::string checksum_of(LineSource& json) {
   return reader.hex();
 }
 
-std::string checksum_member(const std::string& checksum) { return fmt::format(",\"{}\":\"{}\"}}\n", kChecksum, checksum); }
+constexpr std::string_view kSealStart = R"(,"checksum":")", kSealEnd = R"("})";
+constexpr size_t kDigits = 16;
+static_assert(kSealStart.size() + kDigits + kSealEnd.size() == kSealBytes);
+
+std::string seal(const std::string& checksum) { return fmt::format("{}{}{}\n", kSealStart, checksum, kSealEnd); }
 
 }  // namespace
+
+bool is_seal(std::string_view end) { return end.size() == kSealBytes && end.starts_with(kSealStart) && end.ends_with(kSealEnd); }
 
 std::string content_checksum(std::string_view json) {
   TextSource source(json);
@@ -300,11 +306,11 @@ std::string with_checksum(std::string record) {
   FLEXGEN_CHECK(record.ends_with("}\n"));
   const std::string checksum = content_checksum(record);
   record.resize(record.size() - 2);
-  return record + checksum_member(checksum);
+  return record + seal(checksum);
 }
 
 SealedRecord::SealedRecord(RecordText& record) : record_(record) {
-  class Counted : public LineSource {
+  class Counted : public ByteSource {
    public:
     explicit Counted(RecordText& text) : text_(text) {}
     size_t read(char* data, size_t room) override {
@@ -317,7 +323,7 @@ SealedRecord::SealedRecord(RecordText& record) : record_(record) {
    private:
     RecordText& text_;
   } counted(record);
-  end_ = checksum_member(checksum_of(counted));
+  end_ = seal(checksum_of(counted));
   record.rewind();
   bytes_ = counted.bytes - 2;
 }

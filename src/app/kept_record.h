@@ -35,15 +35,14 @@ struct NoRecord {
   std::string reason;  ///< completes "line 3 ..."
 };
 
-/// Gives the bytes of one line, without its line end: at most `room` of them into `data`, 0 at its end.
-class LineSource {
- public:
-  virtual ~LineSource() = default;
-  virtual size_t read(char* data, size_t room) = 0;
-};
-
-std::variant<KeptRecord, NoRecord> read_record(LineSource& line);
+/// `line`: its bytes without the line end.
+std::variant<KeptRecord, NoRecord> read_record(ByteSource& line);
 std::variant<KeptRecord, NoRecord> read_record(std::string_view line);
+
+/// What a record ends with in the place of its last brace: ,"checksum":"<16 hex digits>"}
+inline constexpr int64_t kSealBytes = 31;
+/// Whether the last kSealBytes of a line are such an end, byte for byte as we write it (whatever the digits).
+bool is_seal(std::string_view end);
 
 /// Adds its checksum to a record of ours (which ends with "}\n").
 std::string with_checksum(std::string record);

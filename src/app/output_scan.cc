@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kChunkBytes = 1 << 20, kFrontBytes = 4096;
 
 /// The bytes of a file up to `end`, one line after the other.
-class FileLines : public LineSource {
+class FileLines : public ByteSource {
  public:
   /// Once `stop` is set it ends, wherever it is.
   FileLines(int descriptor, const std::string& path, int64_t end, const std::atomic<bool>& stop)
@@ -118,13 +118,6 @@ bool begins_as_ours(std::string_view text) {
   return true;
 }
 
-/// Whether what is there of a line is how ours end.
-bool ends_as_ours(std::string_view text) {
-  static constexpr std::string_view kStart = R"(,"checksum":")", kEnd = R"("})";
-  static constexpr size_t kDigits = 16, kBytes = kStart.size() + kDigits + kEnd.size();
-  return text.size() >= kBytes && text.substr(text.size() - kBytes).starts_with(kStart) && text.ends_with(kEnd);
-}
-
 /// What somebody made of the file, if its first bytes tell.
 std::string other_format(std::string_view start) {
   using namespace std::string_view_literals;
@@ -139,22 +132,6 @@ std::string other_format(std::string_view start) {
 }
 
 bool blank(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
-
-/// A line source with some bytes put back in front.
-class PutBack : public LineSource {
- public:
-  PutBack(std::string front, LineSource& rest) : front_(std::move(front)), rest_(rest) {}
-  size_t read(char* data, size_t room) override {
-    if (front_.empty()) return rest_.read(data, room);
-    const size_t count = front_.copy(data, room);
-    front_.erase(0, count);
-    return count;
-  }
-
- private:
-  std::string front_;
-  LineSource& rest_;
-};
 
 }  // namespace
 
@@ -174,15 +151,11 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
   bool last_ended = true;
   for (int64_t number = 1; lines.begin_line(); ++number) {
     const int64_t start = lines.line_start();
-    std::string front(kFrontBytes, '\0');
-    size_t filled = 0;
-    for (size_t count; filled < front.size() && (count = lines.read(front.data() + filled, front.size() - filled)) > 0;) filled += count;
-    front.resize(filled);
-    const bool marked = number == 1 && front.starts_with("\xef\xbb\xbf");  // a byte order mark
-    if (marked) front.erase(0, 3);
-    const std::string first = front.substr(0, 64);
-    const bool is_blank = filled < kFrontBytes && blank(front);
-    PutBack source(std::move(front), lines);
+    FrontBytes source(lines, kFrontBytes);
+    const bool is_whole = source.front().size() < kFrontBytes, marked = number == 1 && source.front().starts_with("\xef\xbb\xbf");  // a byte order mark
+    if (marked) source.skip(3);
+    const std::string first(source.front().substr(0, 64));
+    const bool is_blank = is_whole && blank(source.front());
     const auto read = read_record(source);
     lines.skip_rest();
     last_ended = lines.ended();
@@ -190,7 +163,7 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
     if (const auto* record = std::get_if<KeptRecord>(&read)) {
       RecordPlace place{number, start + (marked ? 3 : 0), 0, false};
       place.bytes = lines.at() - (last_ended ? 1 : 0) - place.offset;
-      place.as_written = begins_as_ours(first) && ends_as_ours(lines.bytes(place.offset + std::max<int64_t>(0, place.bytes - 64), std::min<int64_t>(place.bytes, 64)));
+      place.as_written = place.bytes >= kSealBytes && begins_as_ours(first) && is_seal(lines.bytes(place.offset + place.bytes - kSealBytes, kSealBytes));
       take(*record, place);
       continue;
     }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/write_all.h"
 
 namespace flexgen {
 namespace {
@@ -43,12 +44,7 @@ int copy_all(int from, int to) {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return errno;
     if (got == 0) return fsync(to) == 0 ? 0 : errno;
-    for (ssize_t done = 0; done < got;) {
-      const ssize_t n = ::write(to, buffer.data() + done, static_cast<size_t>(got - done));
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return n < 0 ? errno : EIO;
-      done += n;
-    }
+    if (const int error = write_all(to, {buffer.data(), static_cast<size_t>(got)})) return error;
     offset += got;
   }
 }

@@ -29,7 +29,7 @@ void sync_directory_of(const std::string& path) {
   ::close(descriptor);
 }
 
-RewrittenFile::RewrittenFile(const std::string& path, Write write) : path_(path), write_(std::move(write)), piece_(kBufferBytes, '\0') {
+RewrittenFile::RewrittenFile(const std::string& path, WriteCall write) : path_(path), write_(std::move(write)), piece_(kBufferBytes, '\0') {
   std::error_code none;
   if (const auto real = std::filesystem::canonical(path, none); !none) path_ = real.string();
   temporary_ = path_ + ".tmp";
@@ -74,12 +74,7 @@ void RewrittenFile::add_line(int from, int64_t offset, int64_t bytes, const std:
 }
 
 void RewrittenFile::flush() {
-  for (std::string_view rest = buffer_; !rest.empty();) {
-    const ssize_t n = write_(descriptor_, rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail(n < 0 ? errno : EIO);
-    rest.remove_prefix(static_cast<size_t>(n));
-  }
+  if (const int error = write_all(descriptor_, buffer_, write_)) fail(error);
   buffer_.clear();
 }
 

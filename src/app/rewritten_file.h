@@ -1,14 +1,12 @@
 #pragma once
 // RewrittenFile: a new text for a file, written beside it and put in its place at once, so that a crash leaves the old one or the new one whole. One thread.
 
-#include <sys/types.h>
-
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 
 #include "app/record_text.h"
+#include "io/write_all.h"
 
 namespace flexgen {
 
@@ -17,9 +15,8 @@ void sync_directory_of(const std::string& path);
 
 class RewrittenFile {
  public:
-  using Write = std::function<ssize_t(int, const void*, size_t)>;
-  /// A link's target is rewritten, not the link. `write`: as OutputCalls has it. Throws Error{io}.
-  RewrittenFile(const std::string& path, Write write);
+  /// A link's target is rewritten, not the link. `write`: as write_all() takes it. Throws Error{io}.
+  RewrittenFile(const std::string& path, WriteCall write);
   /// What was not put in its place is removed.
   ~RewrittenFile();
   RewrittenFile(const RewrittenFile&) = delete;
@@ -44,7 +41,7 @@ class RewrittenFile {
   [[noreturn]] void fail(int error) const;
 
   std::string path_, temporary_;
-  Write write_;
+  WriteCall write_;
   int descriptor_ = -1;
   std::string buffer_, piece_;
   int64_t size_ = 0;

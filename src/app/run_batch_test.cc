@@ -48,13 +48,10 @@ class RunBatch : public testing::Test {
     return run(runner);
   }
   std::string error_of(bool overwrite = false) {
-    try {
+    return message_of([&] {
       FakeRunner runner;
       run(runner, overwrite);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+    });
   }
   std::string manifest() const { return out_ + ".job"; }
 

@@ -1,5 +1,6 @@
 #pragma once
-// ByteSource: bytes that come one piece after the other. FileBytes: those of a file. FrontBytes: with a look at the first ones. One thread.
+// ByteSource: bytes that come one piece after the other: a file, what is unpacked from one, a line, a record. FileBytes: those of a file. FrontBytes: with a look at the
+// first ones. One thread.
 
 #include <algorithm>
 #include <cstring>
@@ -18,6 +19,13 @@ class ByteSource {
   /// The next bytes, at most `room` (which is more than 0) of them; how many. 0 at the end.
   virtual size_t read(char* data, size_t room) = 0;
 };
+
+/// Reads until `room` bytes are there or the source ends; how many are.
+inline size_t read_fully(ByteSource& source, char* data, size_t room) {
+  size_t filled = 0;
+  for (size_t count; filled < room && (count = source.read(data + filled, room - filled)) > 0;) filled += count;
+  return filled;
+}
 
 class FileBytes : public ByteSource {
  public:
@@ -38,12 +46,12 @@ class FrontBytes : public ByteSource {
  public:
   /// Looks at the first `most` bytes. `rest` must live as long.
   FrontBytes(ByteSource& rest, size_t most) : rest_(rest), front_(most, '\0') {
-    size_t filled = 0;
-    for (size_t count; filled < most && (count = rest.read(front_.data() + filled, most - filled)) > 0;) filled += count;
-    front_.resize(filled);
+    front_.resize(read_fully(rest, front_.data(), most));
   }
   /// Until the first read().
-  std::string_view front() const { return front_; }
+  std::string_view front() const { return std::string_view(front_).substr(at_); }
+  /// Leaves out bytes of front(). Before the first read().
+  void skip(size_t count) { at_ += count; }
   size_t read(char* data, size_t room) override {
     if (at_ == front_.size()) return rest_.read(data, room);
     const size_t count = front_.copy(data, room, at_);

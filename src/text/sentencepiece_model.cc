@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "io/lfs_pointer.h"
+#include "text/merge_bounds.h"
 #include "text/unicode.h"
 
 namespace flexgen {
@@ -72,10 +73,6 @@ class WireMessage {
   bool broken_ = false;
 };
 
-/// Bounds on a hostile file: making merges takes the square of each piece's length.
-constexpr size_t kMaxPieceBytes = 4096;
-constexpr uint64_t kMaxWork = uint64_t{1} << 32;
-
 [[noreturn]] void fail_broken(const std::string& source) {
   fail_user("{}: this is no model of SentencePiece, or it is broken; fetch the file again", source);
 }
@@ -91,7 +88,7 @@ SentencePieceModel::Piece read_piece(std::string_view bytes, const std::string& 
       piece.kind = static_cast<SentencePieceModel::Kind>(message.number());
     }
   }
-  if (piece.text.size() > kMaxPieceBytes) fail_user("{}: a piece of {} bytes; flexgen takes up to {}", source, piece.text.size(), kMaxPieceBytes);
+  if (piece.text.size() > kMaxMergedBytes) fail_user("{}: a piece of {} bytes; flexgen takes up to {}", source, piece.text.size(), kMaxMergedBytes);
   if (message.broken() || piece.text.empty() || sanitize_utf8(piece.text) != piece.text || !std::isfinite(piece.score)) fail_broken(source);
   return piece;
 }
@@ -158,7 +155,7 @@ SentencePieceModel read_sentencepiece_model(std::string_view bytes, const std::s
     work += piece.text.size() * piece.text.size();
     if (!seen.insert(piece.text).second) fail_user("{}: the piece '{}' is there twice; the file is broken, fetch it again", source, printable(piece.text));
   }
-  if (work > kMaxWork) fail_user("{}: its pieces are too many and too long for a tokenizer; check the file", source);
+  if (work > kMaxMergeWork) fail_user("{}: its pieces are too many and too long for a tokenizer; check the file", source);
   return model;
 }
 

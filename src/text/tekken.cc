@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "text/byte_level.h"
+#include "text/merge_bounds.h"
 #include "text/pipeline.h"
 
 namespace flexgen {
@@ -16,9 +17,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// Bounds on a hostile file: making merges takes the square of each token's length.
-constexpr size_t kMaxTokenBytes = 4096;
-constexpr uint64_t kMaxWork = uint64_t{1} << 32;
 constexpr int64_t kMaxTokens = 10'000'000;
 
 /// The bytes of a Base64 text (RFC 4648, padded); nothing if it is none.
@@ -82,11 +80,11 @@ Tekken read_tekken(const Json& json, const std::string& source) {
   for (const Json& entry : list) {
     if (std::ssize(tokens) == wanted) break;
     const std::optional<std::string> bytes = base64_bytes(json_text(entry, "token_bytes", source));
-    if (!bytes || bytes->empty() || bytes->size() > kMaxTokenBytes) fail_user("{}: token_bytes of rank {} are no Base64, or too long; fetch the file again", source, tokens.size());
+    if (!bytes || bytes->empty() || bytes->size() > kMaxMergedBytes) fail_user("{}: token_bytes of rank {} are no Base64, or too long; fetch the file again", source, tokens.size());
     work += bytes->size() * bytes->size();
     tokens.push_back(*bytes);
   }
-  if (work > kMaxWork) fail_user("{}: its tokens are too many and too long; check the file", source);
+  if (work > kMaxMergeWork) fail_user("{}: its tokens are too many and too long; check the file", source);
   for (size_t rank = 0; rank < tokens.size(); ++rank)
     if (!ranks.emplace(tokens[rank], rank).second) fail_user("{}: the token of rank {} is there twice; fetch the file again", source, rank);
 
