@@ -324,6 +324,8 @@ def spoil_file(rng, c):
         os.chmod(path, 0)
     elif kind != "missing":
         os.symlink({"dangling": "nowhere", "zero": "/dev/zero", "null": "/dev/null", "tty": "/dev/tty", "proc": "/proc/self/mem"}[kind], path)
+    if name.endswith("index.json") and kind == "missing":  # shards that are named as shards are, all of them there, are a checkpoint without an index
+        return f"{name}: {kind}", SAME_OR_REFUSED
     weights = name.endswith(".safetensors") or name.endswith("index.json") or name == "config.json"
     return f"{name}: {kind}", REFUSED if weights else ANY
 
