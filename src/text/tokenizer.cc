@@ -27,7 +27,8 @@ class JsonTokenizer : public Tokenizer {
         normalizer_(make_normalizer(files.json.value("normalizer", Json()), files.source)),
         pre_tokenizer_(make_pre_tokenizer(files.json.value("pre_tokenizer", Json()), files.source)),
         decoder_(make_decoder(files.json.value("decoder", Json()), files.source)),
-        split_special_tokens_(files.split_special_tokens) {
+        split_special_tokens_(files.split_special_tokens),
+        special_tokens_(files.special_tokens) {
     for (const auto& [text, id] : bpe_.vocab()) set_text(id, text, files.source);
     add_tokens(files);
     if (files.own_template) {
@@ -87,6 +88,7 @@ class JsonTokenizer : public Tokenizer {
   int64_t vocab_size() const override { return static_cast<int64_t>(texts_.size()); }
   std::optional<int32_t> bos() const override { return prefix_.empty() ? std::nullopt : std::optional(prefix_.front()); }
   std::optional<int32_t> eos() const override { return eos_; }
+  std::vector<std::pair<std::string, std::string>> special_tokens() const override { return special_tokens_; }
 
   /// What a user should know about `files`: where transformers 5 was followed against one of them.
   std::vector<std::string> warnings(const TokenizerFiles& files) const {
@@ -221,6 +223,7 @@ class JsonTokenizer : public Tokenizer {
   std::set<int32_t> special_;
   std::vector<int32_t> prefix_, suffix_;
   std::optional<int32_t> eos_;
+  std::vector<std::pair<std::string, std::string>> special_tokens_;
   int32_t plain_token_ = 0;
 };
 

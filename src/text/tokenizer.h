@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace flexgen {
@@ -43,6 +44,8 @@ class Tokenizer {
   /// How bos() is written in a text; empty without one.
   std::string bos_text() const { return bos() ? token_text(*bos()) : ""; }
   virtual std::optional<int32_t> eos() const = 0;
+  /// "bos_token" and its like, as the checkpoint's files name them, and how each is written: what chat templates are given.
+  virtual std::vector<std::pair<std::string, std::string>> special_tokens() const { return {}; }
 };
 
 /// Whether a checkpoint directory has any of the files that a tokenizer's vocabulary is kept in, of whatever kind.

@@ -573,6 +573,8 @@ TokenizerFiles Reader::read() {
   take_class_steps();
   set_template();
   if (const Named* eos = find_name("eos_token")) out_.eos = eos->token.content;
+  for (const char* name : kStandardTokens)
+    if (const Named* named = find_name(name)) out_.special_tokens.emplace_back(name, named->token.content);
   out_.json.erase("added_tokens");
   return std::move(out_);
 }

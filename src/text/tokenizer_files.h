@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "text/added_tokens.h"
@@ -27,6 +28,7 @@ struct TokenizerFiles {
   bool own_template = false;        ///< begin_token and end_token stand for json's post_processor
   std::string begin_token, end_token;  ///< put around every text; may be empty
   std::string eos;                  ///< may be empty
+  std::vector<std::pair<std::string, std::string>> special_tokens;  ///< "bos_token" and its like, and how each is written
   std::optional<bool> says_begin, says_end;  ///< add_bos_token, add_eos_token beside a tokenizer.json, where they don't count
   std::vector<ExpectedId> expected_ids;
   std::vector<std::string> warnings;

@@ -1,0 +1,163 @@
+#include "text/chat_answer.h"
+
+#include "text/jinja/characters.h"
+#include "text/jinja/json_values.h"
+#include "text/jinja/print.h"
+
+namespace flexgen {
+namespace {
+
+using jinja::Value;
+
+constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
+constexpr std::string_view kCall = "<tool_call>", kCallEnd = "</tool_call>";
+constexpr std::string_view kPythonTag = "<|python_tag|>";
+constexpr std::string_view kCalls = "[TOOL_CALLS]", kArguments = "[ARGS]", kCallId = "[CALL_ID]";
+constexpr int64_t kMaxValues = 100'000;
+
+std::string_view trimmed(std::string_view text) { return jinja::strip(text, "", true, true); }
+
+/// Where the JSON object or list that the text begins with ends; npos if it does not.
+size_t end_of_json(std::string_view text) {
+  int64_t depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted) {
+      if (c == '\\') ++i;
+      else if (c == '"') quoted = false;
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '{' || c == '[') {
+      ++depth;
+    } else if ((c == '}' || c == ']') && --depth == 0) {
+      return i + 1;
+    }
+  }
+  return std::string_view::npos;
+}
+
+const Value* member(const Value& dict, std::string_view name) { return dict.dict()->find(name); }
+
+std::string json_of(const Value& value) { return jinja::to_json(value, {}); }
+
+/// {"name": ..., "arguments" or "parameters": {...}}. Throws Failure for anything else.
+ToolCall call_of(const Value& value) {
+  if (!value.dict()) jinja::fail("no object");
+  const Value* name = member(value, "name");
+  const Value* arguments = member(value, "arguments");
+  if (!arguments) arguments = member(value, "parameters");
+  if (!name || !name->text() || !arguments) jinja::fail("no name, or no arguments");
+  return {name->text()->bytes, json_of(*arguments)};
+}
+
+Value parsed(std::string_view json) { return jinja::parse_json_value(trimmed(json), kMaxValues); }
+
+/// The calls of a text, and where they begin.
+struct Found {
+  size_t begin = 0;
+  std::vector<ToolCall> calls;
+};
+
+Found hermes_calls(std::string_view text) {
+  Found found{text.find(kCall), {}};
+  for (size_t at = found.begin; at != std::string_view::npos; at = text.find(kCall, at)) {
+    at += kCall.size();
+    const size_t end = std::min(text.find(kCallEnd, at), text.size());
+    found.calls.push_back(call_of(parsed(text.substr(at, end - at))));
+    at = end;
+  }
+  return found;
+}
+
+Found llama_calls(std::string_view text) {
+  Found found;
+  std::string_view rest = trimmed(text);
+  if (rest.starts_with(kPythonTag)) rest = trimmed(rest.substr(kPythonTag.size()));
+  while (rest.starts_with('{')) {
+    const size_t end = end_of_json(rest);
+    if (end == std::string_view::npos) jinja::fail("it ends within a call");
+    found.calls.push_back(call_of(parsed(rest.substr(0, end))));
+    rest = trimmed(rest.substr(end));
+    if (rest.starts_with(';')) rest = trimmed(rest.substr(1));
+  }
+  if (!rest.empty()) found.calls.clear();  // a text that only begins like a call
+  return found;
+}
+
+Found mistral_calls(std::string_view text) {
+  Found found{text.find(kCalls), {}};
+  for (size_t at = found.begin; at != std::string_view::npos;) {
+    at += kCalls.size();
+    const size_t next = text.find(kCalls, at);
+    const std::string_view part = trimmed(text.substr(at, next == std::string_view::npos ? next : next - at));
+    if (part.starts_with('[')) {
+      const Value list = parsed(part.substr(0, end_of_json(part)));
+      if (!list.list()) jinja::fail("no list");
+      for (const Value& call : list.list()->items) found.calls.push_back(call_of(call));
+    } else {
+      const size_t brace = part.find('{');
+      if (brace == std::string_view::npos) jinja::fail("no arguments");
+      std::string_view name = part.substr(0, brace);
+      name = trimmed(name.substr(0, std::min(name.find(kArguments), name.find(kCallId))));
+      if (name.empty()) jinja::fail("no name");
+      found.calls.push_back({std::string(name), json_of(parsed(part.substr(brace)))});
+    }
+    at = next;
+  }
+  return found;
+}
+
+Found calls_of(std::string_view text, CallForm form) {
+  try {
+    switch (form) {
+      case CallForm::kNone: break;
+      case CallForm::kHermes: return hermes_calls(text);
+      case CallForm::kLlama: return llama_calls(text);
+      case CallForm::kMistral: return mistral_calls(text);
+    }
+  } catch (const jinja::Failure&) {
+  }
+  return {};
+}
+
+/// Takes the thoughts off the front of `text`.
+std::optional<std::string> take_thoughts(std::string_view& text, const AnswerForm& form) {
+  const std::string_view start = jinja::strip(text, "", true, false);
+  const bool opens = start.starts_with(kThink);
+  const size_t end = text.find(kThinkEnd);
+  if (!form.thinks || (end == std::string_view::npos && !opens && !form.begins_in_thought)) return std::nullopt;
+  const std::string_view from = opens ? start.substr(kThink.size()) : text;
+  const std::string thoughts(end == std::string_view::npos ? from : from.substr(0, from.size() - (text.size() - end)));
+  text = end == std::string_view::npos ? std::string_view() : text.substr(end + kThinkEnd.size());
+  return thoughts;
+}
+
+}  // namespace
+
+CallForm call_form_of(std::string_view source) {
+  const auto has = [&](std::string_view text) { return source.find(text) != std::string_view::npos; };
+  if (has(kCalls)) return CallForm::kMistral;
+  // Others put XML between the same marks (Qwen3-Coder, GLM).
+  if (has(kCall)) return has("<function=") || has("<arg_key>") || has("<parameter=") ? CallForm::kNone : CallForm::kHermes;
+  if (has("<|start_header_id|>") && has("\"parameters\": ")) return CallForm::kLlama;
+  return CallForm::kNone;
+}
+
+bool ends_in_thought(std::string_view prompt) { return jinja::strip(prompt, "", false, true).ends_with(kThink); }
+
+ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form) {
+  ChatAnswer answer;
+  answer.reasoning = take_thoughts(text, form);
+  Found found = calls_of(text, form.calls);
+  if (!found.calls.empty()) {
+    text = text.substr(0, found.begin);
+    answer.calls = std::move(found.calls);
+    if (form.one_call) answer.calls.resize(1);
+    if (trimmed(text).empty()) text = {};
+  }
+  if (!text.empty() || (!answer.reasoning && answer.calls.empty())) answer.content = std::string(text);
+  return answer;
+}
+
+}  // namespace flexgen

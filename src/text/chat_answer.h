@@ -1,0 +1,45 @@
+#pragma once
+// ChatAnswer: what a model answers in a conversation, parted into thoughts, text and calls of tools, by the forms that its chat template shows. Pure functions; any thread.
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace flexgen {
+
+/// How calls are written.
+enum class CallForm {
+  kNone,     ///< not at all, or in a way that is not known: they stay in the text
+  kHermes,   ///< <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen)
+  kLlama,    ///< {"name": ..., "parameters": {...}} (Llama 3)
+  kMistral,  ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}], or [TOOL_CALLS]name[ARGS]{...}
+};
+
+struct AnswerForm {
+  CallForm calls = CallForm::kNone;
+  bool thinks = false;             ///< thoughts stand before </think>
+  bool begins_in_thought = false;  ///< the prompt ends with <think>
+  bool one_call = false;           ///< no more than the first call counts
+};
+
+/// The form of calls that a chat template's source shows.
+CallForm call_form_of(std::string_view template_source);
+/// Whether a prompt ends within a thought.
+bool ends_in_thought(std::string_view prompt);
+
+struct ToolCall {
+  std::string name;
+  std::string arguments;  ///< JSON
+};
+
+struct ChatAnswer {
+  std::optional<std::string> reasoning;  ///< none: the answer has no thoughts
+  std::optional<std::string> content;    ///< none: it has nothing else
+  std::vector<ToolCall> calls;
+};
+
+/// Thoughts and text are given as they stand, blanks included. A call that is broken (not JSON, no name) leaves all of the text as content.
+ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form);
+
+}  // namespace flexgen

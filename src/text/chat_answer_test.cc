@@ -1,0 +1,75 @@
+#include "text/chat_answer.h"
+
+#include <gtest/gtest.h>
+
+namespace flexgen {
+namespace {
+
+constexpr const char* kCall = R"({"name": "f", "arguments": {"b": 1.50, "a": "é"}})";
+
+std::string shown(std::string_view text, const AnswerForm& form) {
+  const ChatAnswer answer = read_chat_answer(text, form);
+  std::string out;
+  if (answer.reasoning) out += "<" + *answer.reasoning + ">";
+  if (answer.content) out += "[" + *answer.content + "]";
+  for (const ToolCall& call : answer.calls) out += call.name + call.arguments;
+  return out;
+}
+
+TEST(ChatAnswer, ThoughtsArePartedFromTheText) {
+  const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true};
+  EXPECT_EQ(shown("Yes.", {}), "[Yes.]");
+  EXPECT_EQ(shown("", {}), "[]");
+  EXPECT_EQ(shown("<think>hm</think>Yes.", {}), "[<think>hm</think>Yes.]");
+  EXPECT_EQ(shown("Yes.", thinks), "[Yes.]");
+  EXPECT_EQ(shown("<think>\nhm\n</think>\n\nYes.", thinks), "<\nhm\n>[\n\nYes.]");
+  EXPECT_EQ(shown("\n<think>never ends", thinks), "<never ends>");
+  EXPECT_EQ(shown("hm</think>Yes.", thinks), "<hm>[Yes.]");
+  EXPECT_EQ(shown("hm</think>Yes.", begun), "<hm>[Yes.]");
+  EXPECT_EQ(shown("hm, cut off", begun), "<hm, cut off>");
+  EXPECT_EQ(shown("<think>again</think>", begun), "<again>");
+  EXPECT_TRUE(ends_in_thought("<|im_start|>assistant\n<think>\n"));
+  EXPECT_FALSE(ends_in_thought("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+}
+
+TEST(ChatAnswer, CallsOfHermesAndQwen) {
+  const AnswerForm form{.calls = CallForm::kHermes, .thinks = true};
+  const std::string call = "<tool_call>\n" + std::string(kCall) + "\n</tool_call>";
+  EXPECT_EQ(shown(call, form), R"(f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown("I look.\n" + call + "\n" + call, form), R"([I look.
+]f{"b": 1.5, "a": "é"}f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown("<think>hm</think>\n\n" + call, form), R"(<hm>f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown("<tool_call>" + std::string(kCall), form), R"(f{"b": 1.5, "a": "é"})");  // its end may be a token that is left out
+  EXPECT_EQ(shown(call + call, {.calls = CallForm::kHermes, .one_call = true}), R"(f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown(call, {}), "[" + call + "]");
+  for (const char* broken : {"<tool_call>{\"name\": \"f\"", "<tool_call>{}</tool_call>", "<tool_call>[1]</tool_call>", "<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call>", "<tool_call></tool_call>"})
+    EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
+}
+
+TEST(ChatAnswer, CallsOfLlama) {
+  const AnswerForm form{.calls = CallForm::kLlama};
+  EXPECT_EQ(shown(R"({"name": "f", "parameters": {"x": "}"}})", form), R"(f{"x": "}"})");
+  EXPECT_EQ(shown(R"(<|python_tag|>{"name": "f", "parameters": {}}; {"name": "g", "arguments": {"l": [1]}})", form), R"(f{}g{"l": [1]})");
+  EXPECT_EQ(shown(R"({"name": "f", "parameters": {}} and more)", form), R"([{"name": "f", "parameters": {}} and more])");
+  EXPECT_EQ(shown(R"({"name": "f", "parameters": {)", form), R"([{"name": "f", "parameters": {])");
+  EXPECT_EQ(shown(R"({"answer": 3})", form), R"([{"answer": 3}])");
+}
+
+TEST(ChatAnswer, CallsOfMistral) {
+  const AnswerForm form{.calls = CallForm::kMistral};
+  EXPECT_EQ(shown("[TOOL_CALLS] [" + std::string(kCall) + ", " + kCall + "]", form), R"(f{"b": 1.5, "a": "é"}f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown(R"(Well.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{"y": {}}[TOOL_CALLS]h{})", form), R"([Well.]f{"x": 1}g{"y": {}}h{})");
+  for (const char* broken : {"[TOOL_CALLS]", "[TOOL_CALLS] [1]", "[TOOL_CALLS] [{\"name\"", "[TOOL_CALLS]{\"x\": 1}", "[TOOL_CALLS]f[ARGS]{\"x\"", "[TOOL_CALLS]f"})
+    EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
+}
+
+TEST(ChatAnswer, TheTemplateShowsTheForm) {
+  EXPECT_EQ(call_form_of("{{ '<tool_call>\\n' }}"), CallForm::kHermes);
+  EXPECT_EQ(call_form_of("{{ '<tool_call>\\n<function=' }}"), CallForm::kNone);
+  EXPECT_EQ(call_form_of("[TOOL_CALLS]"), CallForm::kMistral);
+  EXPECT_EQ(call_form_of("<|start_header_id|> {{- '\"parameters\": ' }}"), CallForm::kLlama);
+  EXPECT_EQ(call_form_of("{{ messages }}"), CallForm::kNone);
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,261 @@
+#include "text/chat_template.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+#include "io/lfs_pointer.h"
+#include "io/whole_file.h"
+#include "text/jinja/characters.h"
+#include "text/jinja/json_values.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using jinja::Dict;
+using jinja::Value;
+
+constexpr int64_t kMaxFileBytes = 64 << 20;
+constexpr int kMaxJsonDepth = 64;
+constexpr size_t kMaxTemplates = 100;
+constexpr const char* kDefaultName = "default";
+constexpr const char* kToolsName = "tool_use";
+constexpr std::string_view kContinueTag = "CONTINUE_FINAL_MESSAGE_TAG ";
+/// A message's thoughts go by any of these.
+constexpr std::array kReasoningNames{"reasoning_content", "thinking", "reasoning"};
+constexpr int64_t kMaxArgumentValues = 100'000;
+
+std::string read_text(const fs::path& path) {
+  std::string text = read_whole_file(path.string(), kMaxFileBytes);
+  if (is_lfs_pointer(text)) refuse_lfs_pointer(path.string());
+  return text;
+}
+
+using Templates = std::map<std::string, std::string>;
+
+/// The field chat_template: a text, or a list of objects with a name and a template.
+Templates templates_in(const fs::path& path) {
+  Templates templates;
+  if (!file_is_there(path.string())) return templates;
+  const Json json = parse_checked_json(read_text(path), kMaxJsonDepth, path.string(), "the text");
+  const auto field = json.is_object() ? json.find("chat_template") : json.end();
+  if (!json.is_object() || field == json.end() || field->is_null()) return templates;
+  if (field->is_string()) {
+    templates[kDefaultName] = field->get<std::string>();
+    return templates;
+  }
+  const auto broken = [&] { fail_user("{}: the field 'chat_template' is neither a text nor a list of objects with 'name' and 'template'", path.string()); };
+  if (!field->is_array() || field->size() > kMaxTemplates) broken();
+  for (const Json& entry : *field) {
+    if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string() || !entry.contains("template") || !entry["template"].is_string()) broken();
+    templates[entry["name"].get<std::string>()] = entry["template"].get<std::string>();
+  }
+  return templates;
+}
+
+Templates templates_beside(const fs::path& root) {
+  Templates templates;
+  if (const fs::path path = root / "chat_template.jinja"; file_is_there(path.string())) templates[kDefaultName] = read_text(path);
+  const fs::path folder = root / "additional_chat_templates";
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) return templates;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() != ".jinja") continue;
+    if (templates.size() > kMaxTemplates) fail_user("{} holds more than {} chat templates", folder.string(), kMaxTemplates);
+    templates[entry.path().stem().string()] = read_text(entry.path());
+  }
+  if (error) fail_io("cannot list {}: {}", folder.string(), error.message());
+  return templates;
+}
+
+Value with(const Dict& dict, std::string_view name, Value value) {
+  std::vector<Dict::Item> items = dict.items();
+  items.emplace_back(name, std::move(value));
+  return jinja::make_dict(std::move(items));
+}
+
+/// OpenAI gives a call's arguments as a text of JSON; templates want what it says.
+Value parsed_calls(const Value& calls) {
+  if (!calls.list()) return calls;
+  std::vector<Value> parsed;
+  for (const Value& call : calls.list()->items) {
+    const Value* function = call.dict() ? call.dict()->find(std::string_view("function")) : nullptr;
+    const Value* arguments = function && function->dict() ? function->dict()->find(std::string_view("arguments")) : nullptr;
+    if (!arguments || !arguments->text()) {
+      parsed.push_back(call);
+      continue;
+    }
+    Value value = *arguments;
+    try {
+      if (Value inner = jinja::parse_json_value(arguments->text()->bytes, kMaxArgumentValues); inner.dict()) value = std::move(inner);
+    } catch (const jinja::Failure&) {  // no JSON: it stays a text
+    }
+    parsed.push_back(with(*call.dict(), "function", with(*function->dict(), "arguments", std::move(value))));
+  }
+  return jinja::make_list(std::move(parsed));
+}
+
+/// The texts of a content's parts, a line each; none if something else is among them.
+std::optional<std::string> joined_parts(const Value& content) {
+  if (!content.list()) return std::nullopt;
+  std::string text;
+  for (const Value& part : content.list()->items) {
+    const Value* own = part.dict() ? part.dict()->find(std::string_view("text")) : nullptr;
+    if (!own || !own->text()) return std::nullopt;
+    if (&part != content.list()->items.data()) text += "\n";
+    text += own->text()->bytes;
+  }
+  return text;
+}
+
+/// As transformers hands messages over: without members that are null, thoughts under all of their names, arguments of calls as values.
+Value prepared(const Value& message, bool takes_parts) {
+  if (!message.dict()) return message;
+  std::vector<Dict::Item> items;
+  for (const auto& [name, value] : message.dict()->items()) {
+    if (value.none()) continue;
+    const bool content = name.text() && name.text()->bytes == "content", calls = name.text() && name.text()->bytes == "tool_calls";
+    if (calls) items.emplace_back(name, parsed_calls(value));
+    else if (auto text = content && !takes_parts ? joined_parts(value) : std::nullopt) items.emplace_back(name, *text);
+    else items.emplace_back(name, value);
+  }
+  const Dict kept(items);
+  for (const char* name : kReasoningNames)
+    if (const Value* thoughts = kept.find(std::string_view(name))) {
+      items.insert(items.begin(), {Value("thinking"), *thoughts});
+      items.emplace_back("reasoning_content", *thoughts);
+      break;
+    }
+  return jinja::make_dict(std::move(items));
+}
+
+/// The last message with a tag behind its text. `final_text`: what it was.
+Value tagged(const Value& messages, std::string* final_text) {
+  const auto missing = [] { fail_user("continue_final_message: the last message has no text to go on with"); };
+  std::vector<Value> all = messages.list()->items;
+  if (all.empty() || !all.back().dict()) missing();
+  const Dict& last = *all.back().dict();
+  const Value* content = last.find(std::string_view("content"));
+  if (!content) missing();
+  if (content->text()) {
+    *final_text = content->text()->bytes;
+    all.back() = with(last, "content", *final_text + std::string(kContinueTag));
+    return jinja::make_list(std::move(all));
+  }
+  std::vector<Value> parts = content->list() ? content->list()->items : std::vector<Value>();
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    const Value* text = part->dict() ? part->dict()->find(std::string_view("text")) : nullptr;
+    if (!text || !text->text()) continue;
+    *final_text = text->text()->bytes;
+    *part = with(*part->dict(), "text", *final_text + std::string(kContinueTag));
+    all.back() = with(last, "content", jinja::make_list(std::move(parts)));
+    return jinja::make_list(std::move(all));
+  }
+  missing();
+  return {};
+}
+
+/// What was written out up to the tag.
+std::string before_tag(std::string text, std::string_view final_text) {
+  const std::string_view tag = jinja::strip(kContinueTag, "", true, true);
+  const size_t at = text.rfind(tag);
+  if (at == std::string::npos || text.find(jinja::strip(final_text, "", true, true)) == std::string::npos)
+    fail_user("continue_final_message: the chat template leaves the last message out, or changes its text");
+  const bool whole = std::string_view(text).substr(at).starts_with(kContinueTag);
+  text.resize(at);
+  // Where the template cuts blanks off the message, there are none to go on from.
+  return whole ? text : std::string(jinja::strip(text, "", false, true));
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(const Templates& templates, std::string source, SpecialTokens special_tokens) : source_(std::move(source)), special_tokens_(std::move(special_tokens)) {
+  for (const auto& [name, text] : templates) {
+    try {
+      templates_.emplace(name, Named{text, jinja::Template(text)});
+    } catch (const jinja::TemplateError& error) {
+      fail_user("{}: the chat template{}, line {}: {}", source_, name == kDefaultName ? "" : fmt::format(" '{}'", printable(name)), error.line(), error.what());
+    }
+  }
+  if (!templates_.contains(kDefaultName)) {
+    std::string names;
+    for (const auto& [name, named] : templates_) names += (names.empty() ? "'" : ", '") + printable(name) + "'";
+    fail_user("{} has the chat templates {} and none named '{}', so none is the model's own; give one with --chat-template FILE", source_, names, kDefaultName);
+  }
+  for (auto& [name, named] : templates_) named.takes_parts = finds_parts(named);
+}
+
+std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::string& directory, const SpecialTokens& special_tokens) {
+  const fs::path root(directory);
+  Templates templates = templates_beside(root);
+  std::string source = (root / "chat_template.jinja").string();
+  for (const char* file : {"tokenizer_config.json", "chat_template.json"}) {
+    if (!templates.empty()) break;
+    source = (root / file).string();
+    templates = templates_in(root / file);
+  }
+  return templates.empty() ? nullptr : std::make_shared<const ChatTemplate>(templates, source, special_tokens);
+}
+
+std::shared_ptr<const ChatTemplate> ChatTemplate::from_file(const std::string& path, const SpecialTokens& special_tokens) {
+  return std::make_shared<const ChatTemplate>(Templates{{kDefaultName, read_text(path)}}, path, special_tokens);
+}
+
+const ChatTemplate::Named& ChatTemplate::plain() const { return templates_.at(kDefaultName); }
+
+const ChatTemplate::Named& ChatTemplate::chosen(const Conversation& conversation) const {
+  const auto with_tools = templates_.find(kToolsName);
+  return conversation.tools.none() || with_tools == templates_.end() ? plain() : with_tools->second;
+}
+
+CallForm ChatTemplate::call_form() const {
+  const auto with_tools = templates_.find(kToolsName);
+  return call_form_of(with_tools == templates_.end() ? plain().source : with_tools->second.source);
+}
+
+/// Whether the template goes through the parts of a content and writes their texts.
+bool ChatTemplate::finds_parts(const Named& named) const {
+  constexpr const char* kNeedle = "a text to look for";
+  const Value part = jinja::make_dict({{"type", "text"}, {"text", kNeedle}});
+  Conversation probe;
+  probe.messages = jinja::make_list({jinja::make_dict({{"role", "user"}, {"content", jinja::make_list({part})}})});
+  try {
+    const std::string text = run("", named, probe.messages, probe, 0);
+    return text.find(kNeedle) != std::string::npos && text.find(std::string("'") + kNeedle) == std::string::npos && text.find(std::string("\"") + kNeedle) == std::string::npos;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+std::string ChatTemplate::run(const std::string& name, const Named& named, const Value& messages, const Conversation& conversation, std::time_t now) const {
+  std::vector<std::pair<std::string, Value>> variables = conversation.variables;
+  for (const auto& [token, text] : special_tokens_) variables.emplace_back(token, text);
+  variables.emplace_back("messages", messages);
+  variables.emplace_back("tools", conversation.tools);
+  variables.emplace_back("documents", conversation.documents);
+  variables.emplace_back("add_generation_prompt", conversation.add_generation_prompt);
+  try {
+    return named.compiled.render(variables, now);
+  } catch (const jinja::TemplateError& error) {
+    if (error.raised()) fail_user("the chat template refuses the conversation: {}", printable(error.what()));
+    fail_user("the chat template{}, line {}: {}", name.empty() ? "" : " of " + name, error.line(), printable(error.what()));
+  }
+}
+
+std::string ChatTemplate::render(const Conversation& conversation, std::time_t now) const {
+  const Named& named = chosen(conversation);
+  std::vector<Value> messages;
+  for (const Value& message : conversation.messages.list()->items) messages.push_back(prepared(message, named.takes_parts));
+  Value all = jinja::make_list(std::move(messages));
+  if (!conversation.continue_final_message) return run(source_, named, all, conversation, now);
+  if (conversation.add_generation_prompt) fail_user("continue_final_message and add_generation_prompt exclude each other");
+  std::string final_text;
+  all = tagged(all, &final_text);
+  return before_tag(run(source_, named, all, conversation, now), final_text);
+}
+
+}  // namespace flexgen

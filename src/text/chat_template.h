@@ -1,0 +1,65 @@
+#pragma once
+// ChatTemplate: how a model wants conversations written out, by its own Jinja template: the files, and what is done to a conversation before and after, as in
+// PyPI transformers 5 (apply_chat_template). Immutable; any thread.
+
+#include <ctime>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "text/chat_answer.h"
+#include "text/jinja/template.h"
+
+namespace flexgen {
+
+/// A conversation as a request has it.
+struct Conversation {
+  jinja::Value messages;   ///< a list of dicts
+  jinja::Value tools, documents;  ///< lists; None: there are none
+  std::vector<std::pair<std::string, jinja::Value>> variables;  ///< more for the template; they come before special tokens of the same name
+  bool add_generation_prompt = true;     ///< the text ends where the assistant begins to speak
+  bool continue_final_message = false;   ///< the text ends within the last message
+};
+
+class ChatTemplate {
+ public:
+  using SpecialTokens = std::vector<std::pair<std::string, std::string>>;  ///< "bos_token" and its like, and how each is written
+
+  /// Of a checkpoint's folder: chat_template.jinja and additional_chat_templates/*.jinja, or else tokenizer_config.json (a text, or a list with names), or else
+  /// chat_template.json. Null if it has none. Throws Error{user} that names the file, and the line of the template, for what is broken or not supported.
+  static std::shared_ptr<const ChatTemplate> load(const std::string& directory, const SpecialTokens& special_tokens);
+  /// Of one file, whatever a checkpoint says.
+  static std::shared_ptr<const ChatTemplate> from_file(const std::string& path, const SpecialTokens& special_tokens);
+  /// Of texts by their names; `source` is for messages.
+  ChatTemplate(const std::map<std::string, std::string>& templates, std::string source, SpecialTokens special_tokens);
+
+  /// The conversation as text, special tokens written out. `now`: the time that a template may ask for. Throws Error{user} with what the template says, or its line
+  /// and what is wrong there.
+  std::string render(const Conversation& conversation, std::time_t now) const;
+  /// Whether the text stands in the source of the template that a conversation without tools gets.
+  bool mentions(std::string_view text) const { return plain().source.find(text) != std::string::npos; }
+  /// How it writes calls of tools.
+  CallForm call_form() const;
+  /// Where it is from: a path.
+  const std::string& source() const { return source_; }
+
+ private:
+  struct Named {
+    std::string source;
+    jinja::Template compiled;
+    bool takes_parts = false;  ///< content that is a list of parts; else it is given as one text
+  };
+  const Named& plain() const;
+  const Named& chosen(const Conversation& conversation) const;
+  std::string run(const std::string& name, const Named& named, const jinja::Value& messages, const Conversation& conversation, std::time_t now) const;
+  bool finds_parts(const Named& named) const;
+
+  std::map<std::string, Named> templates_;
+  std::string source_;
+  SpecialTokens special_tokens_;
+};
+
+}  // namespace flexgen

@@ -1,0 +1,110 @@
+#include "text/chat_template.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "io/test_folder.h"
+#include "text/jinja/json_values.h"
+
+namespace flexgen {
+namespace {
+
+const ChatTemplate::SpecialTokens kTokens{{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+constexpr const char* kPlain = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+
+Conversation conversation(const std::string& messages) {
+  Conversation result;
+  result.messages = jinja::parse_json_value(messages, 1000);
+  return result;
+}
+
+const Conversation kHello = conversation(R"([{"role": "user", "content": "Hello"}])");
+
+std::string rendered(const TestFolder& folder, const Conversation& asked = kHello) { return ChatTemplate::load(folder.path().string(), kTokens)->render(asked, 0); }
+
+std::string rendered(const char* source, const Conversation& asked) { return ChatTemplate({{"default", source}}, "a file", kTokens).render(asked, 0); }
+
+std::string refusal(const std::function<void()>& act) {
+  try {
+    act();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+TEST(ChatTemplate, IsFoundWhereItLives) {
+  TestFolder folder;
+  EXPECT_EQ(ChatTemplate::load(folder.path().string(), kTokens), nullptr);
+  folder.put("tokenizer_config.json", R"({"bos_token": "<s>"})");
+  EXPECT_EQ(ChatTemplate::load(folder.path().string(), kTokens), nullptr);
+  folder.put("chat_template.json", R"({"chat_template": "json {{ messages[0].content }}"})");
+  EXPECT_EQ(rendered(folder), "json Hello");
+  folder.put("tokenizer_config.json", R"({"chat_template": "config {{ messages[0].content }}"})");
+  EXPECT_EQ(rendered(folder), "config Hello");
+  folder.put("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "tools"}]})");
+  EXPECT_EQ(rendered(folder), "one");
+  Conversation with_tools = kHello;
+  with_tools.tools = jinja::make_list({jinja::make_dict({})});
+  EXPECT_EQ(rendered(folder, with_tools), "tools");
+  folder.put("chat_template.jinja", "file {{ bos_token }}");
+  EXPECT_EQ(rendered(folder, with_tools), "file <s>");  // the files beside take the place of all in the configuration
+  std::filesystem::create_directory(folder.path() / "additional_chat_templates");
+  folder.put("additional_chat_templates/tool_use.jinja", "file of tools");
+  EXPECT_EQ(rendered(folder, with_tools), "file of tools");
+  EXPECT_EQ(rendered(folder), "file <s>");
+  EXPECT_EQ(ChatTemplate::from_file(folder.put("other", "other"), kTokens)->render(kHello, 0), "other");
+}
+
+TEST(ChatTemplate, BrokenOnesAreToldByFileAndLine) {
+  TestFolder folder;
+  const auto load = [&] { ChatTemplate::load(folder.path().string(), kTokens); };
+  folder.put("tokenizer_config.json", R"({"chat_template": "a\n{% if %}"})");
+  EXPECT_EQ(refusal(load), folder.file("tokenizer_config.json") + ": the chat template, line 2: an expression is expected, not '%}'");
+  for (const char* broken : {R"({"chat_template": 3})", R"({"chat_template": [3]})", R"({"chat_template": [{"name": "default"}]})"}) {
+    folder.put("tokenizer_config.json", broken);
+    EXPECT_NE(refusal(load).find("neither a text nor a list"), std::string::npos) << broken;
+  }
+  folder.put("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "x"}]})");
+  EXPECT_NE(refusal(load).find("'rag' and none named 'default'"), std::string::npos) << refusal(load);
+  folder.put("chat_template.jinja", "version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 1345\n");
+  EXPECT_NE(refusal(load).find("git lfs pull"), std::string::npos);
+  EXPECT_EQ(refusal([&] { rendered("{% for m in messages %}\n{{ m.content.x.y }}{% endfor %}", kHello); }), "the chat template of a file, line 2: 'str object' has no attribute 'x'");
+  EXPECT_EQ(refusal([&] { rendered("{{ raise_exception('No user here') }}", kHello); }), "the chat template refuses the conversation: No user here");
+}
+
+TEST(ChatTemplate, MessagesAreHandedOverAsTransformersDoes) {
+  // Members that are null are left out.
+  EXPECT_EQ(rendered("{{ messages[0] }}", conversation(R"([{"role": "assistant", "content": null, "tool_calls": null, "name": "x"}])")), "{'role': 'assistant', 'name': 'x'}");
+  // Thoughts go by each of their names.
+  EXPECT_EQ(rendered("{{ messages[0].reasoning_content }},{{ messages[0].thinking }}", conversation(R"([{"role": "assistant", "content": "", "reasoning": "hm"}])")), "hm,hm");
+  // Arguments of calls are what their JSON says.
+  EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments.b }}",
+                     conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"b\": [1, 2.50]}"}}]}])")),
+            "[1, 2.5]");
+  EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments }}", conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "no json"}}]}])")), "no json");
+  // Parts are given to a template that goes through them, and as one text to others.
+  const Conversation parts = conversation(R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])");
+  EXPECT_EQ(rendered(kPlain, parts), "<s>[user]a\nb[assistant]");
+  EXPECT_EQ(rendered("{% for p in messages[0].content %}{% if p is mapping %}<{{ p.text }}>{% endif %}{% endfor %}", parts), "<a><b>");
+  // Variables of the request come before special tokens.
+  Conversation more = kHello;
+  more.variables.emplace_back("bos_token", "<other>");
+  EXPECT_EQ(rendered("{{ bos_token }}{{ eos_token }}", more), "<other></s>");
+}
+
+TEST(ChatTemplate, TheLastMessageCanBeContinued) {
+  Conversation asked = conversation(R"([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "The answer "}])");
+  asked.add_generation_prompt = false;
+  asked.continue_final_message = true;
+  EXPECT_EQ(rendered("{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}", asked), "[user]Q</s>[assistant]The answer ");
+  EXPECT_EQ(rendered("{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>{% endfor %}", asked), "[user]Q</s>[assistant]The answer");
+  EXPECT_NE(refusal([&] { rendered("{{ messages[0].content }}", asked); }).find("leaves the last message out"), std::string::npos);
+  asked.messages = jinja::parse_json_value(R"([{"role": "assistant", "tool_calls": []}])", 100);
+  EXPECT_NE(refusal([&] { rendered(kPlain, asked); }).find("no text to go on with"), std::string::npos);
+  asked.add_generation_prompt = true;
+  EXPECT_NE(refusal([&] { rendered(kPlain, asked); }).find("exclude each other"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace flexgen

@@ -1,0 +1,38 @@
+#pragma once
+// Texts as Python sees them: characters, not bytes. Texts are valid UTF-8. Pure functions.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace flexgen::jinja {
+
+/// Of the character at text[at].
+size_t character_bytes(std::string_view text, size_t at);
+uint32_t codepoint_at(std::string_view text, size_t at);
+int64_t num_characters(std::string_view text);
+/// Where character `index` begins; the text's end for one behind the last.
+size_t byte_of_character(std::string_view text, int64_t index);
+
+/// str.isspace() of a character.
+bool is_python_space(uint32_t codepoint);
+/// Whether repr() writes the character as it is.
+bool is_printable(uint32_t codepoint);
+
+/// str.strip(): `chars` empty: blanks.
+std::string_view strip(std::string_view text, std::string_view chars, bool left, bool right);
+
+/// By Unicode's simple mappings (a letter becomes one letter).
+std::string to_upper(std::string_view text);
+std::string to_lower(std::string_view text);
+/// The first letter large, the others small.
+std::string capitalized(std::string_view text);
+/// str.title(): each run of letters capitalized.
+std::string titled(std::string_view text);
+
+enum class CharacterClass { kLetter, kDigit, kOther };
+CharacterClass class_of(uint32_t codepoint);
+bool is_upper(uint32_t codepoint);
+bool is_lower(uint32_t codepoint);
+
+}  // namespace flexgen::jinja

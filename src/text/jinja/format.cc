@@ -1,0 +1,352 @@
+#include "text/jinja/format.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+
+#include "text/jinja/characters.h"
+#include "text/jinja/operators.h"
+
+namespace flexgen::jinja {
+namespace {
+
+constexpr int64_t kMaxWidth = 100'000, kMaxDigits = 1'000;
+
+/// What stands between % and its letter, or behind a colon in braces.
+struct Form {
+  std::string fill = " ";
+  char align = '\0';  ///< < > ^ =
+  char sign = '-';    ///< - + or a blank
+  bool alternate = false, zero = false;
+  char grouping = '\0';
+  int64_t width = 0, digits = -1;
+  char type = '\0';
+};
+
+int64_t read_number(std::string_view text, size_t& at, int64_t most) {
+  int64_t number = 0;
+  for (; at < text.size() && text[at] >= '0' && text[at] <= '9'; ++at) {
+    number = number * 10 + (text[at] - '0');
+    if (number > most) fail("a format's width or precision is larger than {}", most);
+  }
+  return number;
+}
+
+/// A text within the form's width.
+std::string padded(std::string_view text, const Form& form, char otherwise) {
+  const int64_t missing = form.width - num_characters(text);
+  if (missing <= 0) return std::string(text);
+  const char align = form.align ? form.align : otherwise;
+  const int64_t left = align == '<' ? 0 : align == '^' ? missing / 2 : missing;
+  GrowingText out;
+  for (int64_t i = 0; i < left; ++i) out.add(form.fill);
+  out.add(text);
+  for (int64_t i = left; i < missing; ++i) out.add(form.fill);
+  return out.take();
+}
+
+/// Digits with the form's sign, groups of three, and zeros up to the width.
+std::string dressed(std::string digits, bool negative, const std::string& prefix, const Form& form) {
+  if (form.grouping) {
+    size_t end = digits.find_first_not_of("0123456789");
+    if (end == std::string::npos) end = digits.size();
+    for (size_t at = end; at > 3; at -= 3) digits.insert(at - 3, 1, form.grouping);
+  }
+  const std::string sign = (negative ? "-" : form.sign == '-' ? "" : std::string(1, form.sign)) + prefix;
+  const bool zeros = form.zero && !form.align;
+  if (zeros || form.align == '=') {
+    const int64_t missing = form.width - std::ssize(sign) - std::ssize(digits);
+    if (missing > 0) digits.insert(0, std::string(static_cast<size_t>(missing), zeros ? '0' : form.fill[0]));
+    return sign + digits;
+  }
+  return padded(sign + digits, form, '>');
+}
+
+std::string whole_number(const Value& value, const Form& form) {
+  if (value.large()) return padded(value.large()->digits, form, '>');
+  const int64_t number = *value.integer();
+  const uint64_t size = number < 0 ? 0 - static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
+  const int base = form.type == 'x' || form.type == 'X' ? 16 : form.type == 'o' ? 8 : form.type == 'b' ? 2 : 10;
+  char buffer[72];
+  std::string digits(buffer, std::to_chars(buffer, buffer + sizeof buffer, size, base).ptr);
+  if (form.type == 'X') digits = to_upper(digits);
+  if (form.digits > std::ssize(digits)) digits.insert(0, static_cast<size_t>(form.digits - std::ssize(digits)), '0');
+  return dressed(std::move(digits), number < 0, form.alternate && base != 10 ? std::string("0") + form.type : "", form);
+}
+
+std::string real_number(double number, const Form& form) {
+  const bool percent = form.type == '%';
+  const char type = percent ? 'f' : form.type;
+  const double size = std::abs(percent ? number * 100 : number);
+  std::string digits;
+  if (type == '\0' && form.digits < 0) {
+    digits = float_text(size);
+  } else {
+    const std::string format = fmt::format("%{}.{}{}", form.alternate ? "#" : "", form.digits < 0 ? 6 : form.digits, type == '\0' ? 'g' : type);
+    const int bytes = std::snprintf(nullptr, 0, format.c_str(), size);
+    digits.resize(static_cast<size_t>(bytes) + 1);
+    std::snprintf(digits.data(), digits.size(), format.c_str(), size);
+    digits.pop_back();
+    if (type == '\0' && digits.find_first_of(".en") == std::string::npos) digits += ".0";
+  }
+  if (percent) digits += '%';
+  return dressed(std::move(digits), std::signbit(number) && !std::isnan(number), "", form);
+}
+
+std::string text_field(std::string_view text, const Form& form, char otherwise) {
+  if (form.digits >= 0) text = text.substr(0, byte_of_character(text, form.digits));
+  return padded(text, form, otherwise);
+}
+
+std::string percent_field(const Value& value, Form form) {
+  switch (form.type) {
+    case 's': return text_field(str(value), form, '>');
+    case 'r':
+    case 'a': return text_field(repr(value), form, '>');
+    case 'c':
+      if (value.text() && num_characters(value.text()->bytes) == 1) return padded(value.text()->bytes, form, '>');
+      fail("%c requires a single character");
+    case 'd':
+    case 'i':
+    case 'u':
+      form.type = 'd';
+      if (!value.is_number()) fail("%d format: a real number is required, not {}", type_name(value));
+      if (const double* number = value.get<double>()) {
+        if (!(std::abs(*number) < 0x1p62)) fail("%d format: the number is out of range");
+        return whole_number(static_cast<int64_t>(*number), form);
+      }
+      return whole_number(value, form);
+    case 'x':
+    case 'X':
+    case 'o':
+      if (!value.integer()) fail("%{} format: an integer is required, not {}", form.type, type_name(value));
+      return whole_number(value, form);
+    case 'e':
+    case 'E':
+    case 'f':
+    case 'F':
+    case 'g':
+    case 'G':
+      if (!value.is_number()) fail("must be real number, not {}", type_name(value));
+      return real_number(*value.number(), form);
+    default: fail("unsupported format character '{}'", form.type);
+  }
+}
+
+/// [[fill]align][sign][#][0][width][,][.digits][type]
+Form read_brace_form(std::string_view text) {
+  Form form;
+  size_t at = 0;
+  constexpr std::string_view kAligns = "<>^=";
+  const auto aligns = [&](size_t place) { return place < text.size() && kAligns.find(text[place]) != std::string_view::npos; };
+  if (!text.empty() && aligns(character_bytes(text, 0))) {
+    at = character_bytes(text, 0);
+    form.fill = std::string(text.substr(0, at));
+    form.align = text[at++];
+  } else if (aligns(0)) {
+    form.align = text[at++];
+  }
+  const auto takes = [&](std::string_view letters) { return at < text.size() && letters.find(text[at]) != std::string_view::npos; };
+  if (takes("+- ")) form.sign = text[at++];
+  if (takes("#")) form.alternate = text[at++] == '#';
+  if (takes("0")) form.zero = text[at++] == '0';
+  form.width = read_number(text, at, kMaxWidth);
+  if (takes(",_")) form.grouping = text[at++];
+  if (takes(".")) {
+    ++at;
+    if (!takes("0123456789")) fail("Format specifier missing precision");
+    form.digits = read_number(text, at, kMaxDigits);
+  }
+  if (takes("sdfFeEgGxXob%nc")) form.type = text[at++];
+  if (at != text.size()) fail("Invalid format specifier '{}'", text);
+  return form;
+}
+
+std::string brace_field(const Value& value, std::string_view spec) {
+  if (spec.empty()) return str(value);
+  Form form = read_brace_form(spec);
+  if (value.is_number() && !value.is<bool>()) {
+    const bool real = value.is<double>();
+    if (form.type == 's' || form.type == 'c' || (real && std::string_view("dxXob").find(form.type) != std::string_view::npos && form.type))
+      fail("Unknown format code '{}' for object of type '{}'", form.type, type_name(value));
+    if (form.type == 'n') form.type = real ? 'g' : 'd';
+    if (real || (form.type && std::string_view("fFeEgG%").find(form.type) != std::string_view::npos)) return real_number(*value.number(), form);
+    if (form.digits >= 0) fail("Precision not allowed in integer format specifier");
+    return whole_number(value, form);
+  }
+  if (value.is<bool>() && form.type && form.type != 's') return whole_number(*value.integer(), form);
+  if (!value.text() && !value.is<bool>()) fail("unsupported format string passed to {}.__format__", type_name(value));
+  if ((form.type && form.type != 's') || form.align == '=' || form.grouping) fail("Unknown format code for object of type '{}': '{}'", type_name(value), spec);
+  if (form.zero && !form.align) form.fill = "0";
+  return text_field(str(value), form, '<');
+}
+
+/// A field's name: an index or a name, then .attributes and [items].
+class Field {
+ public:
+  Field(const Args& args, size_t& next) : args_(args), next_(next) {}
+
+  Value find(std::string_view name) {
+    const size_t end = std::min(name.find_first_of(".["), name.size());
+    Value value = first(name.substr(0, end));
+    for (size_t at = end; at < name.size();) {
+      const bool attribute = name[at] == '.';
+      const size_t stop = attribute ? std::min(name.find_first_of(".[", at + 1), name.size()) : name.find(']', at);
+      if (stop == std::string_view::npos) fail("Missing ']' in format string");
+      const std::string_view part = name.substr(at + 1, stop - at - 1);
+      if (part.empty()) fail("Empty attribute in format string");
+      int64_t index = 0;
+      const auto [rest, error] = std::from_chars(part.data(), part.data() + part.size(), index);
+      const bool number = error == std::errc() && rest == part.data() + part.size();
+      value = attribute ? get_attribute(value, part) : get_item(value, number ? Value(index) : Value(part));
+      if (value.undefined()) fail_undefined(value);
+      at = attribute ? stop : stop + 1;
+    }
+    return value;
+  }
+
+ private:
+  Value first(std::string_view name) {
+    size_t index = 0;
+    if (name.empty()) {
+      index = next_++;
+    } else {
+      const auto [rest, error] = std::from_chars(name.data(), name.data() + name.size(), index);
+      if (error != std::errc() || rest != name.data() + name.size()) {
+        for (const auto& [own, value] : args_.named)
+          if (own == name) return value;
+        fail("format() is given no argument '{}'", name);
+      }
+    }
+    if (index >= args_.positional.size()) fail("Replacement index {} out of range for positional args tuple", index);
+    return args_.positional[index];
+  }
+
+  const Args& args_;
+  size_t& next_;
+};
+
+}  // namespace
+
+std::string format_percent(std::string_view text, const Value& value) {
+  const List* list = value.list();
+  const bool tuple = list && list->form == List::Form::kTuple;
+  size_t next = 0;
+  bool by_name = false;
+  const auto take = [&]() -> Value {
+    if (next >= (tuple ? list->items.size() : 1)) fail("not enough arguments for format string");
+    const size_t index = next++;
+    return tuple ? list->items[index] : value;
+  };
+  GrowingText out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t sign = std::min(text.find('%', at), text.size());
+    out.add(text.substr(at, sign - at));
+    if (sign == text.size()) break;
+    at = sign + 1;
+    std::optional<Value> named;
+    if (at < text.size() && text[at] == '(') {
+      const size_t end = text.find(')', at);
+      if (end == std::string_view::npos) fail("incomplete format key");
+      if (!value.dict()) fail("format requires a mapping");
+      named = get_item(value, text.substr(at + 1, end - at - 1));
+      by_name = true;
+      at = end + 1;
+    }
+    Form form;
+    for (; at < text.size() && std::string_view("-+ #0").find(text[at]) != std::string_view::npos; ++at) {
+      if (text[at] == '-') form.align = '<';
+      else if (text[at] == '+') form.sign = '+';
+      else if (text[at] == ' ' && form.sign == '-') form.sign = ' ';
+      else if (text[at] == '#') form.alternate = true;
+      else if (text[at] == '0') form.zero = true;
+    }
+    const auto number = [&](int64_t most) -> int64_t {
+      if (at >= text.size() || text[at] != '*') return read_number(text, at, most);
+      ++at;
+      const auto given = take().integer();
+      if (!given) fail("* wants int");
+      if (std::abs(*given) > most) fail("a format's width or precision is larger than {}", most);
+      return *given;
+    };
+    form.width = number(kMaxWidth);
+    if (form.width < 0) {
+      form.align = '<';
+      form.width = -form.width;
+    }
+    if (at < text.size() && text[at] == '.') {
+      ++at;
+      form.digits = std::max<int64_t>(0, number(kMaxDigits));
+    }
+    while (at < text.size() && (text[at] == 'l' || text[at] == 'h' || text[at] == 'L')) ++at;
+    if (at == text.size()) fail("incomplete format");
+    form.type = text[at++];
+    if (form.type == '%') out.add("%");
+    else out.add(percent_field(named ? *named : take(), form));
+  }
+  if (!by_name && !value.dict() && !(list && !tuple) && next < (tuple ? list->items.size() : 1)) fail("not all arguments converted during string formatting");
+  return out.take();
+}
+
+std::string format_braces(std::string_view text, const Args& args) {
+  GrowingText out;
+  size_t next = 0;
+  for (size_t at = 0; at < text.size();) {
+    const char c = text[at];
+    const bool twice = at + 1 < text.size() && text[at + 1] == c;
+    if (c != '{' && c != '}') {
+      const size_t end = std::min(text.find_first_of("{}", at), text.size());
+      out.add(text.substr(at, end - at));
+      at = end;
+      continue;
+    }
+    if (twice) {
+      out.add({&c, 1});
+      at += 2;
+      continue;
+    }
+    if (c == '}') fail("Single '}}' encountered in format string");
+    size_t end = at + 1;
+    for (int open = 1; open > 0; ++end) {
+      if (end >= text.size()) fail("expected '}}' before end of string");
+      if (text[end] == '{') ++open;
+      else if (text[end] == '}') --open;
+    }
+    const std::string_view field = text.substr(at + 1, end - at - 2);
+    at = end;
+    const size_t colon = std::min(field.find(":"), field.size());
+    std::string_view name = field.substr(0, colon);
+    char conversion = '\0';
+    if (const size_t mark = name.find("!"); mark != std::string_view::npos) {
+      if (mark + 2 != name.size()) fail("a format's conversion is one letter behind '!'");
+      conversion = name[mark + 1];
+      name = name.substr(0, mark);
+    }
+    const std::string_view spec = colon < field.size() ? field.substr(colon + 1) : "";
+    Value value = Field(args, next).find(name);
+    if (conversion == 'r') value = repr(value);
+    else if (conversion == 's') value = str(value);
+    else if (conversion) fail("Unknown conversion specifier '{}'", conversion);
+    if (spec.find('{') == std::string_view::npos) {
+      out.add(brace_field(value, spec));
+      continue;
+    }
+    // A width that is an argument itself: one level, as Python has it.
+    std::string inner;
+    for (size_t i = 0; i < spec.size();) {
+      if (spec[i] != '{') {
+        inner += spec[i++];
+        continue;
+      }
+      const size_t close = spec.find('}', i);
+      if (close == std::string_view::npos || spec.substr(i + 1, close - i - 1).find('{') != std::string_view::npos) fail("Max string recursion exceeded");
+      inner += str(Field(args, next).find(spec.substr(i + 1, close - i - 1)));
+      i = close + 1;
+    }
+    out.add(brace_field(value, inner));
+  }
+  return out.take();
+}
+
+}  // namespace flexgen::jinja

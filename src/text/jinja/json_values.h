@@ -1,0 +1,44 @@
+#pragma once
+// JSON as values: in its order, whole numbers of any size kept whole, as Python's json module reads it.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/jinja/value.h"
+
+namespace flexgen::jinja {
+
+/// Takes a JSON parser's events, one value after the other into what is open. Throws Failure for what is nested too deep or has too many values.
+class ValueBuilder {
+ public:
+  explicit ValueBuilder(int64_t max_values) : left_(max_values) {}
+
+  void scalar(Value value) { put(std::move(value)); }
+  /// A number that is no 64-bit integer, as it is written.
+  void number(double value, std::string_view digits);
+  void open(bool dict);
+  void key(std::string name) { open_.back().key = std::move(name); }
+  void close();
+  /// Whether the outermost value is complete.
+  bool done() const { return done_; }
+  Value take() { return std::move(result_); }
+
+ private:
+  struct Open {
+    bool dict;
+    std::string key;
+    std::vector<Value> items;
+    std::vector<Dict::Item> pairs;
+  };
+  void put(Value value);
+  std::vector<Open> open_;
+  Value result_;
+  int64_t left_;
+  bool done_ = false;
+};
+
+/// A whole text of JSON. Throws Failure.
+Value parse_json_value(std::string_view json, int64_t max_values);
+
+}  // namespace flexgen::jinja

@@ -1,0 +1,41 @@
+#include "text/jinja/template.h"
+
+#include <algorithm>
+
+#include "text/jinja/functions.h"
+#include "text/jinja/lexer.h"
+
+namespace flexgen::jinja {
+
+Template::Template(std::string_view source) {
+  try {
+    syntax_ = parse_template(source);
+  } catch (const SyntaxError& error) {
+    throw TemplateError(error.line(), error.what(), false);
+  }
+}
+
+std::string Template::render(const std::vector<std::pair<std::string, Value>>& variables, std::time_t now) const {
+  Budget budget;
+  Run run(syntax_.names, now);
+  try {
+    const auto outermost = std::make_shared<Scope>(nullptr);
+    for (size_t i = 0; i < syntax_.names.size(); ++i) {
+      const auto given = std::find_if(variables.begin(), variables.end(), [&](const auto& variable) { return variable.first == syntax_.names[i]; });
+      if (given != variables.end()) outermost->set(static_cast<int>(i), given->second);
+      else if (auto function = global_function(syntax_.names[i])) outermost->set(static_cast<int>(i), *function);
+    }
+    run.scope = std::make_shared<Scope>(outermost);
+    Captured out(run);
+    run_block(run, syntax_.body);
+    return out.take();
+  } catch (const TemplateError&) {
+    throw;
+  } catch (const Failure& failure) {
+    throw TemplateError(run.line, failure.what(), failure.raised());
+  }
+}
+
+bool Template::names(std::string_view variable) const { return std::find(syntax_.names.begin(), syntax_.names.end(), variable) != syntax_.names.end(); }
+
+}  // namespace flexgen::jinja
