@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the golden fixtures of src/model: tiny random checkpoints and what Hugging Face transformers computes with them.
 
-    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install torch==2.6.0 transformers==4.51.3 safetensors 'numpy<2'
+    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install torch transformers==5.24.0 safetensors numpy
     /tmp/golden/bin/python tools/make_golden_fixtures.py [--trained DIR] [NAME ...]
 
 Writes tests/fixtures/models/NAME/: the checkpoint, golden.json (prompts; greedy continuations with the margin between
@@ -53,18 +53,81 @@ MODELS = {
 }
 
 
+def other(model_type, **fields):
+    """A config of another family, with sizes that all of them share."""
+    sizes = dict(vocab_size=96, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, **SMALL)
+    return AutoConfig.for_model(model_type, **{**sizes, **fields})
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 20.0, "beta_fast": 1.0, "beta_slow": 0.25}
+LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [2.0, 4.0, 8.0, 16.0]}
+
+# Each shows a rule that those before it do not. Windows are narrower than the first prompt, caps low enough to bend what they cap.
+MODELS |= {
+    "gemma": (other("gemma", head_dim=16, num_key_value_heads=1), torch.bfloat16, {}),
+    "gemma2": (other("gemma2", num_hidden_layers=3, head_dim=16, query_pre_attn_scalar=24, sliding_window=9, attn_logit_softcapping=2.0,
+                     final_logit_softcapping=9.0), torch.bfloat16, {}),
+    "gemma3": (other("gemma3_text", num_hidden_layers=3, head_dim=16, query_pre_attn_scalar=24, sliding_window=9,
+                     layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+                     rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+                                      "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}), torch.bfloat16, {}),
+    "phi3": (other("phi3", original_max_position_embeddings=48, rope_scaling=LONGROPE, sliding_window=20, eos_token_id=2), torch.bfloat16, {}),
+    "phi3-partial": (other("phi3", hidden_size=64, partial_rotary_factor=0.5), torch.bfloat16, {}),
+    "olmo2": (other("olmo2"), torch.float32, {}),
+    "olmo3": (other("olmo3", num_hidden_layers=3, hidden_size=64, sliding_window=9, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                    rope_parameters={"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}), torch.bfloat16, {}),
+    "granite": (other("granite", embedding_multiplier=6.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=3.0), torch.bfloat16, {}),
+    "smollm3": (other("smollm3", num_hidden_layers=3, tie_word_embeddings=False, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=9), torch.bfloat16, {}),
+    "glm": (other("glm", head_dim=16), torch.bfloat16, {}),
+    "glm4": (other("glm4", head_dim=16), torch.bfloat16, {}),
+    "starcoder2": (other("starcoder2", sliding_window=20), torch.bfloat16, {}),
+    "stablelm": (other("stablelm", use_qkv_bias=True, partial_rotary_factor=0.5), torch.bfloat16, {}),
+    "stablelm-parallel": (other("stablelm", use_parallel_residual=True, num_key_value_heads=4), torch.float32, {}),
+    "cohere": (other("cohere", logit_scale=0.3), torch.bfloat16, {}),
+    "cohere2": (other("cohere2", num_hidden_layers=3, logit_scale=0.3, sliding_window=9,
+                      layer_types=["sliding_attention", "full_attention", "sliding_attention"]), torch.bfloat16, {}),
+    "gpt_neox": (other("gpt_neox", num_key_value_heads=None, rotary_pct=0.5), torch.float16, {}),
+    "gpt_neox-sequential": (other("gpt_neox", num_key_value_heads=None, use_parallel_residual=False, attention_bias=False), torch.float32, {}),
+    "seed_oss": (other("seed_oss", head_dim=16), torch.bfloat16, {}),
+    "exaone4": (other("exaone4", num_hidden_layers=3, sliding_window=9, sliding_window_pattern=2), torch.bfloat16, {}),
+    "ernie4_5": (other("ernie4_5", head_dim=16, use_bias=True), torch.bfloat16, {}),
+    "hunyuan_dense": (other("hunyuan_v1_dense", head_dim=16, rope_parameters={"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0}),
+                      torch.bfloat16, {}),
+    "nemotron": (other("nemotron", mlp_bias=True), torch.bfloat16, {}),
+    "phi": (other("phi"), torch.float16, {}),
+    "gptj": (AutoConfig.for_model("gptj", vocab_size=448, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4, n_inner=48, bos_token_id=1, eos_token_id=2),
+             torch.float16, {}),
+    "bloom": (AutoConfig.for_model("bloom", vocab_size=96, hidden_size=48, n_layer=2, n_head=6, bos_token_id=1, eos_token_id=2), torch.bfloat16, {}),
+    "falcon": (AutoConfig.for_model("falcon", vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64, bos_token_id=1, eos_token_id=2),
+               torch.bfloat16, {}),
+    "falcon-groups": (AutoConfig.for_model("falcon", vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_kv_heads=2, new_decoder_architecture=True,
+                                           bias=True, max_position_embeddings=64, bos_token_id=1, eos_token_id=2), torch.bfloat16, {}),
+    "falcon-one-norm": (AutoConfig.for_model("falcon", vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_kv_heads=2, new_decoder_architecture=True,
+                                             num_ln_in_parallel_attn=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False), torch.bfloat16, {}),
+    "falcon-sequential": (AutoConfig.for_model("falcon", vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, multi_query=False, parallel_attn=False,
+                                               max_position_embeddings=64, bos_token_id=1, eos_token_id=2), torch.float32, {}),
+    "mpt": (AutoConfig.for_model("mpt", vocab_size=96, d_model=48, n_layers=2, n_heads=6, max_seq_len=64, bos_token_id=1, eos_token_id=2), torch.bfloat16, {}),
+    "ministral": (other("ministral", num_hidden_layers=3, head_dim=16, sliding_window=9, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+                  torch.bfloat16, {}),
+    "ministral3": (other("ministral3", head_dim=16, rope_parameters={**YARN, "original_max_position_embeddings": 48, "mscale": 1.0, "mscale_all_dim": 1.0,
+                                                                     "llama_4_scaling_beta": 0.1}), torch.bfloat16, {}),
+}
+
+
 def randomize(model, generator):
     """Weights large enough that every part of the model moves the logits; no norm or bias keeps its neutral value."""
     with torch.no_grad():
+        less_one = model.config.model_type.startswith(("gemma", "nemotron"))  # norms' weights are stored so
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
-                fan_in = parameter.shape[1] if "embed" not in name else 1
+                is_table = "embed" in name and "embed_out" not in name or "wte" in name
+                fan_in = 1 if is_table else parameter.shape[1]
                 scale = 0.5 if "embed_positions" in name else 1.2
                 parameter.normal_(0.0, scale / fan_in**0.5, generator=generator)
-                if "embed_tokens" in name and model.config.tie_word_embeddings:
+                if is_table and "positions" not in name and model.config.tie_word_embeddings:
                     parameter.mul_(3 / parameter.shape[1]**0.5)
-            elif "norm" in name and name.endswith("weight"):
-                parameter.uniform_(0.5, 1.5, generator=generator)
+            elif ("norm" in name or "ln_" in name) and name.endswith("weight"):
+                parameter.uniform_(0.5, 1.5, generator=generator).sub_(1.0 if less_one else 0.0)
             else:
                 parameter.normal_(0.0, 0.3, generator=generator)
 
@@ -81,7 +144,7 @@ def greedy(model, prompt, count):
 
 
 def load_float32(directory):
-    model = AutoModelForCausalLM.from_pretrained(directory, torch_dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     return model.eval()
 
 
@@ -113,7 +176,7 @@ def make(name, seed):
 
 def record_trained(directory, count):
     # Not from_pretrained(): it leaves tied embeddings without data where only lm_head.weight is stored.
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), torch_dtype=torch.float32,
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=torch.float32,
                                              attn_implementation="eager").eval()
     left = model.load_state_dict(load_file(f"{directory}/model.safetensors"), strict=False)
     assert not left.unexpected_keys and left.missing_keys in ([], ["model.embed_tokens.weight"]), left

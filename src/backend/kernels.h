@@ -51,11 +51,14 @@ struct AttentionSlot {
   int64_t dense_until = std::numeric_limits<int64_t>::max();
 };
 
-/// What a row attends to.
+/// What a row attends to, and how its scores are made: cap(scale * q.k) + slope * (position of the key - its own).
 struct AttentionRule {
   float scale = 1;      ///< multiplies q.k (1/sqrt(H))
   int64_t window = 0;   ///< the last positions alone; 0: all
   double sparsity = 1;  ///< of sparse rows: the share of positions whose values are used, in (0, 1]; 1: all
+  float soft_cap = 0;   ///< scores x become soft_cap * tanh(x / soft_cap) (Gemma 2); 0: they stay
+  /// ALiBi (Press et al. 2022): [A], added to scores per position; empty: none. Not for sparse rows. In RAM, also for a GPU.
+  std::span<const float> slopes = {};
 
   bool is_sparse(const AttentionSlot& slot, int64_t position) const { return sparsity < 1 && position >= slot.dense_until; }
   /// Positions that a row at `position` sees.
@@ -70,7 +73,21 @@ struct Largest {
   int32_t at = 0;
 };
 
-enum class Activation { kRelu, kGelu, kGeluTanh, kSilu };
+enum class Activation { kRelu, kReluSquared, kGelu, kGeluTanh, kSilu };
+
+/// How a norm scales: its weights, plus what a checkpoint has taken off them.
+struct NormRule {
+  float epsilon = 1e-5f;
+  float weight_offset = 0;  ///< added to every weight: 1 where they are stored less one (Gemma, Nemotron)
+  NormRule(float epsilon_of_norm, float offset = 0) : epsilon(epsilon_of_norm), weight_offset(offset) {}  // an epsilon alone is a rule
+};
+
+/// RoPE (Su et al. 2021): which elements of a head are turned by which angles.
+struct RopeRule {
+  std::span<const float> inverse_frequencies;  ///< [R/2], in RAM: the first R elements of a head are turned, the others stay
+  float scale = 1;                             ///< of cosine and sine
+  bool interleaved = false;                    ///< pairs are (2i, 2i + 1), as in the paper; else (i, i + R/2), as Llama's checkpoints have them
+};
 
 class Kernels {
  public:
@@ -85,19 +102,19 @@ class Kernels {
   virtual void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols,
                            bool accumulate, float* out) = 0;
 
-  /// x [T, D] f32 -> out [T, D] act; weight, bias [D]; LayerNorm (Ba et al. 2016), variance over D.
+  /// x [T, D] f32 -> out [T, D] act; weight [D], bias [D] or empty; LayerNorm (Ba et al. 2016), variance over D.
   virtual void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                          const WeightView& bias, float epsilon, std::byte* out) = 0;
+                          const WeightView& bias, const NormRule& rule, std::byte* out) = 0;
   /// The same, in place on f32 (post-norm models keep the normalized residual stream).
   virtual void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                              const WeightView& bias, float epsilon) = 0;
+                              const WeightView& bias, const NormRule& rule) = 0;
   /// x [T, D] f32 -> out [T, D] act; x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019).
   virtual void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                        float epsilon, std::byte* out) = 0;
+                        const NormRule& rule, std::byte* out) = 0;
   /// In place on x f32 with rows of `row_stride` elements: each row holds `num_heads` vectors of `head_size`,
   /// each normalized by itself with weight [head_size] (Qwen3's q and k norm).
   virtual void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                              const WeightView& weight, float epsilon) = 0;
+                              const WeightView& weight, const NormRule& rule) = 0;
 
   /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, quantized ones too, bias [N] or
   /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first). Kernels made with int8_products
@@ -116,12 +133,16 @@ class Kernels {
                               std::byte* out) = 0;
   /// out act = x f32, element by element.
   virtual void to_act(const float* x, int64_t count, std::byte* out) = 0;
+  /// y += factor * x, both [count] f32.
+  virtual void add_scaled(const float* x, int64_t count, float factor, float* y) = 0;
+  /// In place: x [count] f32 becomes factor * x; with a `cap` other than 0, cap * tanh(factor * x / cap).
+  virtual void scale(float* x, int64_t count, float factor, float cap) = 0;
+  /// out [T, G, width] f32 = of x [T, G, group_width] f32 the columns [first, first + width) of each group: a part of what one product of a matrix with
+  /// q, k and v in turn has made.
+  virtual void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) = 0;
 
-  /// Rotates x [T, num_heads, H] f32 in place, halves paired (i, i + H/2) as Hugging Face does (Su et al. 2021).
-  /// positions [T]; inverse_frequencies [H/2]: angle = position * inverse_frequency, cos and sin times `scale`.
-  virtual void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                    const int32_t* positions, std::span<const float> inverse_frequencies,
-                    float scale) = 0;
+  /// Rotates x [T, num_heads, H] f32 in place. positions [T]: angle = position * inverse_frequency.
+  virtual void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) = 0;
 
   /// out[t] = the largest of the row x[t], x [T, cols] f32, and the first place where it is; -infinity is a value like others. draws [T], or none: of rows
   /// that are drawn, drawn_value() of each element, whose ids are first_id, first_id + 1, ...

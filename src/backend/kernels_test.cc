@@ -132,6 +132,8 @@ struct AttentionShape {
   DType dtype;
   int64_t query_heads, kv_heads, head_size, page_tokens, window;
   double sparsity = 1;
+  float soft_cap = 0;
+  bool alibi = false;
   KvGeometry geometry() const { return {dtype, query_heads, kv_heads, head_size, page_tokens}; }
 };
 
@@ -153,6 +155,9 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
                                      const std::vector<AttentionInput>& inputs,
                                      const std::vector<std::vector<int64_t>>& chunks) {
   const KvGeometry geometry = shape.geometry();
+  Floats slopes;
+  for (int64_t head = 0; shape.alibi && head < shape.query_heads; ++head) slopes.push_back(std::exp2(-8 * static_cast<float>(head + 1) / static_cast<float>(shape.query_heads)));
+  const AttentionRule rule{.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .soft_cap = shape.soft_cap, .slopes = slopes};
   const int64_t q_size = shape.query_heads * shape.head_size,
                 kv_size = shape.kv_heads * shape.head_size;
   std::vector<Sequence> sequences;
@@ -183,8 +188,7 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
     }
     kernels.append_kv(k.data(), v.data(), slots, geometry);
     Floats out = act_output(kernels, rows * q_size, [&](std::byte* to) {
-      kernels.attention(q.data(), slots, geometry,
-                        {1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, shape.sparsity}, to);
+      kernels.attention(q.data(), slots, geometry, rule, to);
     });
     for (size_t s = 0; s < slots.size(); ++s) {
       results[owner[s]].insert(results[owner[s]].end(), out.begin() + slots[s].first_row * q_size,
@@ -281,8 +285,10 @@ void add_row_cases(std::vector<OperationCase>& cases) {
                          Floats out = act_output(kernels, 11 * cols, [&](std::byte* to) {
                            kernels.layer_norm(x.data(), 11, cols, weight, bias, 1e-5f, to);
                          });
+                         Floats y = x;
                          kernels.layer_norm_f32(x.data(), 11, cols, weight, WeightView{}, 1e-5f);
-                         return flatten({out, x});
+                         kernels.layer_norm_f32(y.data(), 11, cols, weight, bias, {1e-5f, 1});
+                         return flatten({out, x, y});
                        }});
       cases.push_back({name("rms_norm"), [=](Kernels& kernels, Rng& rng) {
                          Floats x = random_floats(rng, 12 * cols, 3);
@@ -290,14 +296,18 @@ void add_row_cases(std::vector<OperationCase>& cases) {
                          Floats out = act_output(kernels, 12 * cols, [&](std::byte* to) {
                            kernels.rms_norm(x.data(), 12, cols, weight, 1e-6f, to);
                          });
+                         Floats more = act_output(kernels, 12 * cols, [&](std::byte* to) {
+                           kernels.rms_norm(x.data(), 12, cols, weight, {1e-6f, 1}, to);
+                         });
                          kernels.rms_norm_heads(x.data(), 4, 3, cols, weight, 1e-6f);
-                         return flatten({out, x});
+                         return flatten({out, more, x});
                        }});
     }
 }
 
 void add_element_cases(std::vector<OperationCase>& cases) {
   const std::pair<const char*, Activation> kinds[] = {{"relu", Activation::kRelu},
+                                                      {"relu_squared", Activation::kReluSquared},
                                                       {"gelu", Activation::kGelu},
                                                       {"gelu_tanh", Activation::kGeluTanh},
                                                       {"silu", Activation::kSilu}};
@@ -316,18 +326,38 @@ void add_element_cases(std::vector<OperationCase>& cases) {
              return flatten({plain, gated});
            }});
   for (int64_t head_size : {2, 16, 64, 80, 96, 128})
-    cases.push_back({fmt::format("rope_{}", head_size), [=](Kernels& kernels, Rng& rng) {
+   for (auto [turned, interleaved] : {std::pair(head_size, false), std::pair(head_size, true), std::pair(head_size / 4 * 2, false), std::pair(head_size / 4 * 2, true)})
+    if (turned > 0) cases.push_back({fmt::format("rope_{}_{}{}", head_size, turned, interleaved ? "_interleaved" : ""), [=, turned = turned, interleaved = interleaved](Kernels& kernels, Rng& rng) {
                        const int64_t rows = 40, heads = 3;
                        Floats x = random_floats(rng, rows * heads * head_size), frequencies;
                        std::vector<int32_t> positions;
                        for (int64_t t = 0; t < rows; ++t)
                          positions.push_back(static_cast<int32_t>(pick(rng, 0, 131071)));
-                       for (int64_t i = 0; i < head_size / 2; ++i)
+                       for (int64_t i = 0; i < turned / 2; ++i)
                          frequencies.push_back(static_cast<float>(std::pow(
-                             5e5, -2.0 * static_cast<double>(i) / static_cast<double>(head_size))));
-                       kernels.rope(x.data(), rows, heads, head_size, positions.data(), frequencies,
-                                    1.1f);
+                             5e5, -2.0 * static_cast<double>(i) / static_cast<double>(turned))));
+                       kernels.rope(x.data(), rows, heads, head_size, positions.data(), {frequencies, 1.1f, interleaved});
                        return x;
+                     }});
+  for (int64_t count : {1, 77, 70000}) {
+    cases.push_back({fmt::format("add_scaled_{}", count), [=](Kernels& kernels, Rng& rng) {
+                       Floats x = random_floats(rng, count), y = random_floats(rng, count);
+                       kernels.add_scaled(x.data(), count, 0.22f, y.data());
+                       return y;
+                     }});
+    for (float cap : {0.0f, 3.0f})
+      cases.push_back({fmt::format("scale_{}_cap{}", count, cap), [=](Kernels& kernels, Rng& rng) {
+                         Floats x = random_floats(rng, count, 4);
+                         kernels.scale(x.data(), count, 1.5f, cap);
+                         return x;
+                       }});
+  }
+  for (int64_t width : {1, 16, 80})
+    cases.push_back({fmt::format("pick_columns_{}", width), [=](Kernels& kernels, Rng& rng) {
+                       const int64_t rows = 9, groups = 4;
+                       Floats x = random_floats(rng, rows * groups * 3 * width), out(static_cast<size_t>(rows * groups * width), NAN);
+                       kernels.pick_columns(x.data(), rows, groups, 3 * width, width, width, out.data());
+                       return out;
                      }});
   cases.push_back({"to_act", [](Kernels& kernels, Rng& rng) {
                      Floats x = random_floats(rng, 1001);
@@ -346,13 +376,16 @@ const std::vector<AttentionShape>& attention_shapes() {
       {DType::kInt4, 8, 2, 128, 64, 0}, {DType::kInt4, 3, 3, 80, 16, 0},
       {DType::kInt8, 4, 1, 64, 32, 0},  {DType::kInt4, 4, 2, 33, 24, 50},
       {DType::kBF16, 8, 2, 128, 16, 0, 0.1}, {DType::kInt4, 10, 2, 64, 32, 0, 0.2},
-      {DType::kInt8, 3, 1, 96, 16, 60, 0.3}, {DType::kF32, 4, 4, 20, 7, 0, 0.05}};
+      {DType::kInt8, 3, 1, 96, 16, 60, 0.3}, {DType::kF32, 4, 4, 20, 7, 0, 0.05},
+      {DType::kBF16, 8, 2, 128, 16, 40, 1, 2}, {DType::kBF16, 3, 1, 96, 64, 0, 0.3, 0.5}, {DType::kInt4, 4, 2, 64, 32, 0, 1, 1}, {DType::kInt8, 4, 1, 128, 16, 0, 0.3, 2},
+      {DType::kF32, 2, 1, 16, 8, 0, 1, 3}, {DType::kBF16, 6, 3, 128, 32, 0, 1, 0, true}, {DType::kInt4, 4, 4, 64, 32, 0, 1, 0, true}, {DType::kInt8, 5, 1, 64, 16, 0, 1, 0, true},
+      {DType::kF16, 3, 3, 20, 7, 0, 1, 0, true}};
   return shapes;
 }
 
 std::string shape_name(const AttentionShape& s) {
-  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}", dtype_name(s.dtype), s.query_heads,
-                     s.kv_heads, s.head_size, s.page_tokens, s.window, s.sparsity);
+  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}_cap{}{}", dtype_name(s.dtype), s.query_heads,
+                     s.kv_heads, s.head_size, s.page_tokens, s.window, s.sparsity, s.soft_cap, s.alibi ? "_alibi" : "");
 }
 
 TEST(HadamardTest, IsItsDefinition) {
@@ -463,7 +496,8 @@ void expect_agreement(Kernels& kernels, Kernels& reference, bool is_bf16, std::s
     ASSERT_EQ(expected.size(), actual.size());
     double square = 0;
     for (float value : expected) square += static_cast<double>(value) * value;
-    const double size = std::sqrt(square / static_cast<double>(expected.size()));
+    // No less than what SiLU makes of numbers far below zero, which is 0 or nearly so.
+    const double size = std::max(1e-25, std::sqrt(square / static_cast<double>(expected.size())));
     // Rounding errors scale with the terms of a sum (the typical size) and with the result itself.
     // A weight of the softmax times a step of an int4 value is rounded to bf16, and a value is up to 8 steps.
     const bool codes = operation.name.starts_with("attention_int4") || operation.name.starts_with("attention_int8");
@@ -975,10 +1009,18 @@ TEST_F(ReferenceTest, RopeTurnsPairsOfHalvesByTheirAngle) {
   const float pi = std::acos(-1.0f);
   Floats x = {1, 2, 3, 4}, frequencies = {pi / 2, pi};
   const int32_t position = 1;
-  kernels_->rope(x.data(), 1, 1, 4, &position, frequencies,
-                 2);  // (1, 3) by 90 degrees, (2, 4) by 180, doubled
+  kernels_->rope(x.data(), 1, 1, 4, &position, {frequencies, 2});  // (1, 3) by 90 degrees, (2, 4) by 180, doubled
   const Floats expected = {-6, -4, 2, -8};
   for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(x[i], expected[i], 1e-5);
+}
+
+TEST_F(ReferenceTest, RopeTurnsNeighboursOfTheFirstElements) {
+  const float pi = std::acos(-1.0f);
+  Floats x = {1, 2, 3, 4, 5, 6}, frequencies = {pi / 2, pi};
+  const int32_t position = 1;
+  kernels_->rope(x.data(), 1, 1, 6, &position, {frequencies, 1, true});
+  const Floats expected = {-2, 1, -3, -4, 5, 6};
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(x[i], expected[i], 1e-5);
 }
 
 // Softmax over the whole row of scores in long double, keys taken from the input instead of from

@@ -28,31 +28,31 @@ class StagedKernels : public Kernels {
     float* to = call.in_out(out, std::ssize(rows) * cols);
     call.run([&] { kernels_->gather_rows(on_device, dtype, cols, accumulate, to); });
   }
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon, std::byte* out) override {
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out) override {
     Call call(*this);
     const float* from = call.in(x, num_rows * cols);
     const WeightView w = call.in(weight), b = call.in(bias);
     std::byte* to = call.in_out(out, act_bytes(num_rows * cols));
-    call.run([&] { kernels_->layer_norm(from, num_rows, cols, w, b, epsilon, to); });
+    call.run([&] { kernels_->layer_norm(from, num_rows, cols, w, b, rule, to); });
   }
-  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon) override {
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
     Call call(*this);
     const WeightView w = call.in(weight), b = call.in(bias);
     float* to = call.in_out(x, num_rows * cols);
-    call.run([&] { kernels_->layer_norm_f32(to, num_rows, cols, w, b, epsilon); });
+    call.run([&] { kernels_->layer_norm_f32(to, num_rows, cols, w, b, rule); });
   }
-  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, float epsilon, std::byte* out) override {
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) override {
     Call call(*this);
     const float* from = call.in(x, num_rows * cols);
     const WeightView w = call.in(weight);
     std::byte* to = call.in_out(out, act_bytes(num_rows * cols));
-    call.run([&] { kernels_->rms_norm(from, num_rows, cols, w, epsilon, to); });
+    call.run([&] { kernels_->rms_norm(from, num_rows, cols, w, rule, to); });
   }
-  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, float epsilon) override {
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
     Call call(*this);
     const WeightView w = call.in(weight);
     float* to = call.in_out(x, num_rows * num_heads * head_size);
-    call.run([&] { kernels_->rms_norm_heads(to, num_rows, num_heads, head_size, w, epsilon); });
+    call.run([&] { kernels_->rms_norm_heads(to, num_rows, num_heads, head_size, w, rule); });
   }
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     Call call(*this);
@@ -87,10 +87,27 @@ class StagedKernels : public Kernels {
     std::byte* to = call.in_out(out, act_bytes(count));
     call.run([&] { kernels_->to_act(from, count, to); });
   }
-  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, std::span<const float> frequencies, float scale) override {
+  void add_scaled(const float* x, int64_t count, float factor, float* y) override {
+    Call call(*this);
+    const float* from = call.in(x, count);
+    float* to = call.in_out(y, count);
+    call.run([&] { kernels_->add_scaled(from, count, factor, to); });
+  }
+  void scale(float* x, int64_t count, float factor, float cap) override {
+    Call call(*this);
+    float* to = call.in_out(x, count);
+    call.run([&] { kernels_->scale(to, count, factor, cap); });
+  }
+  void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
+    Call call(*this);
+    const float* from = call.in(x, num_rows * num_groups * group_width);
+    float* to = call.in_out(out, num_rows * num_groups * width);
+    call.run([&] { kernels_->pick_columns(from, num_rows, num_groups, group_width, first, width, to); });
+  }
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) override {
     Call call(*this);
     float* to = call.in_out(x, num_rows * num_heads * head_size);
-    call.run([&] { kernels_->rope(to, num_rows, num_heads, head_size, positions, frequencies, scale); });
+    call.run([&] { kernels_->rope(to, num_rows, num_heads, head_size, positions, rule); });
   }
   void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
     Call call(*this);

@@ -5,7 +5,9 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 
@@ -44,6 +46,21 @@ const char* kWideHeads = R"({"model_type": "llama", "hidden_size": 64, "num_hidd
 const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128,
   "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true,
   "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})";
+
+/// Families by the configs of their golden fixtures, which show all of their rules; here with room for longer texts, and random weights.
+const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
+                                 "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
+                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3"};
+std::string config_of_family(const std::string& name) {
+  std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");
+  nlohmann::json config = nlohmann::json::parse(in);
+  config["vocab_size"] = 331;
+  for (const char* positions : {"max_position_embeddings", "n_positions", "max_seq_len"})
+    if (config.contains(positions)) config[positions] = 256;
+  if (config.contains("original_max_position_embeddings")) config["original_max_position_embeddings"] = 200;
+  if (name == "ministral3") config["rope_parameters"]["original_max_position_embeddings"] = 200;
+  return config.dump();
+}
 
 std::vector<Request> random_requests(std::mt19937& random, int64_t vocab) {
   std::vector<Request> requests(4 + random() % 24);
@@ -201,6 +218,24 @@ TEST(Crown, Int4Weights) { crown("llama", kLlama, DType::kBF16, 30, 8, "cpu", "a
 TEST(Crown, Int8WeightsInt4Cache) { crown("opt", kOpt, DType::kF16, 20, 9, "cpu", "int4", "int8"); }
 TEST(Crown, Int4WeightsInt4CacheF32) { crown("llama", kLlama, DType::kF32, 20, 10, "cpu", "int4", "int4"); }
 TEST(Crown, ReferenceInt4Cache) { crown("llama", kLlama, DType::kBF16, 10, 7, "reference", "int4"); }
+
+class FamilyCrown : public testing::TestWithParam<const char*> {
+ protected:
+  std::string config_ = config_of_family(GetParam());
+};
+TEST_P(FamilyCrown, Plain) { crown(GetParam(), config_.c_str(), DType::kBF16, 4, 61); }
+TEST_P(FamilyCrown, Int4WeightsAndCache) { crown(GetParam(), config_.c_str(), DType::kBF16, 3, 62, "cpu", "int4", "int4"); }
+TEST_P(FamilyCrown, Int8InIntegersSparse) {
+  const bool by_distance = !parse_config(config_, "", "config.json").alibi_slopes.empty();  // which are lost among chosen positions
+  crown(GetParam(), config_.c_str(), DType::kBF16, 3, 63, "cpu", "int8", "int8", by_distance ? 1 : 0.2, "none", "int8");
+}
+TEST_P(FamilyCrown, Device) { crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu"); }
+std::string family_of(const testing::TestParamInfo<const char*>& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(Families, FamilyCrown, testing::ValuesIn(kFamilies), family_of);
 
 // And with products in integers.
 TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }

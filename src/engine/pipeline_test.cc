@@ -193,6 +193,11 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
   }
 }
 
+/// Blocks that differ: a stage must know which of the model's it has.
+const char* kWindowsAndAngles = R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "head_dim": 16,
+  "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 9, "sliding_window_pattern": 3,
+  "query_pre_attn_scalar": 16, "eos_token_id": 5, "bos_token_id": 1})";
+TEST(Pipeline, BlocksThatDiffer) { pipeline("gemma3", kWindowsAndAngles, DType::kBF16, 6, 9); }
 TEST(Pipeline, Bf16) { pipeline("llama", kLlama, DType::kBF16, 12, 1); }
 TEST(Pipeline, F32) { pipeline("llama", kLlama, DType::kF32, 6, 2); }
 TEST(Pipeline, TiedF16) { pipeline("opt", kTiedOpt, DType::kF16, 9, 3); }

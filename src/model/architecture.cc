@@ -3,19 +3,59 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/error.h"
 
 namespace flexgen {
+
+// The families, a line each: of family X the class behind X_architecture() in families/.
+#define FLEXGEN_FAMILIES(family) \
+  family(opt)                    \
+  family(llama)                  \
+  family(gemma)                  \
+  family(phi3)                   \
+  family(olmo)                   \
+  family(granite)                \
+  family(smollm3)                \
+  family(glm)                    \
+  family(starcoder2)             \
+  family(stablelm)               \
+  family(cohere)                 \
+  family(gpt_neox)               \
+  family(seed_oss)               \
+  family(exaone4)                \
+  family(ernie4_5)               \
+  family(hunyuan_dense)          \
+  family(nemotron)               \
+  family(phi)                    \
+  family(gptj)                   \
+  family(bloom)                  \
+  family(falcon)                 \
+  family(mpt)
+
+#define FLEXGEN_DECLARE(name) const Architecture& name##_architecture();
+FLEXGEN_FAMILIES(FLEXGEN_DECLARE)
+
 namespace {
 
-constexpr std::array kArchitectures{
-    &opt_architecture,
-    &llama_architecture,
-};
+#define FLEXGEN_LIST(name) &name##_architecture,
+constexpr std::array kArchitectures{FLEXGEN_FAMILIES(FLEXGEN_LIST)};
 
 }  // namespace
+
+bool LayerContext::has(Role role) const {
+  return std::any_of(layer.uses.begin(), layer.uses.end(), [&](const WeightUse& use) { return use.role == role; });
+}
+
+const WeightView& LayerContext::operator[](Role role) const {
+  static const WeightView kNone;
+  for (size_t i = 0; i < layer.uses.size(); ++i)
+    if (layer.uses[i].role == role) return w[i];
+  return kNone;
+}
 
 const Architecture* find_architecture(std::string_view model_type) {
   for (auto* architecture : kArchitectures)
@@ -39,15 +79,6 @@ std::string known_model_types() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-Activation read_activation(ConfigFields& fields, const std::string& field, const std::string& fallback) {
-  const std::string name = fields.text_or(field, fallback);
-  if (name == "relu") return Activation::kRelu;
-  if (name == "silu" || name == "swish") return Activation::kSilu;
-  if (name == "gelu") return Activation::kGelu;
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::kGeluTanh;
-  fields.refuse(field, fmt::format("is '{}'; flexgen supports relu, silu, gelu and gelu_new", name));
-}
-
 void append_and_attend(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
   if (m.rotate_keys) {
@@ -55,11 +86,19 @@ void append_and_attend(const LayerContext& c, const BlockScratch& s) {
     c.kernels.hadamard(s.k, c.in.num_rows, m.num_kv_heads, m.head_size);
   }
   c.kernels.append_kv(s.k, s.v, c.in.slots, c.kv);
-  c.kernels.attention(s.q, c.in.slots, c.kv, attention_rule(m), s.act);
+  c.kernels.attention(s.q, c.in.slots, c.kv, attention_rule(m, c.layer.index), s.act);
 }
 
-AttentionRule attention_rule(const ModelConfig& config) {
-  return {1.0f / std::sqrt(static_cast<float>(config.head_size)), config.sliding_window, config.attention_sparsity};
+AttentionRule attention_rule(const ModelConfig& config, int64_t block) {
+  return {.scale = config.attention_scale != 0 ? config.attention_scale : 1.0f / std::sqrt(static_cast<float>(config.head_size)),
+          .window = config.attention[static_cast<size_t>(block)].window,
+          .sparsity = config.attention_sparsity,
+          .soft_cap = config.attention_cap,
+          .slopes = config.alibi_slopes};
 }
+
+#undef FLEXGEN_LIST
+#undef FLEXGEN_DECLARE
+#undef FLEXGEN_FAMILIES
 
 }  // namespace flexgen

@@ -2,13 +2,8 @@
 // Architecture: one family of transformers, as a list of weights and the forward of its three kinds of layers: embed,
 // block, head. Stateless; any thread.
 //
-// To add a family: one file with a class like those in opt.cc and llama.cc, and one line in the table of architecture.cc.
-//   1. model_types() and read_config(): the fields of config.json that belong to the family. Ask for every field that changes
-//      what is computed and refuse the values that the class does not do; name the harmless ones. What is
-//      left is refused.
-//   2. embed(), block(), head(): the tensors by name and shape, in an order of your own.
-//   3. forward_*(), before_ and after_attention(): the same order in c.w; scratch as in scratch.h.
-//   4. A line in tools/make_golden_fixtures.py, whose fixture golden_test.cc then runs.
+// A family is a file in families/ and a line in the table of architecture.cc; docs/add_a_model.md walks through one. Most are a Decoder
+// (parts/decoder.h), which leaves them their config fields and the names of their tensors.
 
 #include <array>
 #include <span>
@@ -20,41 +15,31 @@
 #include "model/config_fields.h"
 #include "model/model.h"
 #include "model/scratch.h"
+#include "model/weight_list.h"
 
 namespace flexgen {
-
-/// A tensor that a layer needs; the name is without the checkpoint's prefix.
-struct WantedWeight {
-  enum class Kind {
-    kMatrix,       ///< of a linear layer; streamed
-    kSmallMatrix,  ///< of a linear layer too small to be worth streaming; always resident
-    kVector,       ///< norms and biases; always resident
-    kSmallTable,   ///< rows are picked; always resident (positions)
-    kTable,        ///< rows are looked up where they lie (the embedding)
-  };
-  Kind kind;
-  std::string name;
-  int64_t rows = 1, cols = 0;  ///< a vector is [1, cols]
-
-  static WantedWeight matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kMatrix, std::move(name), rows, cols}; }
-  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallMatrix, std::move(name), rows, cols}; }
-  static WantedWeight vector(std::string name, int64_t size) { return {Kind::kVector, std::move(name), 1, size}; }
-  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallTable, std::move(name), rows, cols}; }
-  static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {Kind::kTable, std::move(name), rows, cols}; }
-
-  bool always_resident() const { return kind != Kind::kMatrix && kind != Kind::kTable; }
-  bool lookup() const { return kind == Kind::kTable; }
-  bool multiplied() const { return kind == Kind::kMatrix || kind == Kind::kSmallMatrix; }
-};
 
 /// What a layer's forward works with.
 struct LayerContext {
   const ModelConfig& config;
+  const LayerSpec& layer;
   std::span<const WeightView> w;  ///< in the order of the layer's list
   const VisitInput& in;
   const KvGeometry& kv;
   float* hidden;  ///< [T, D]
   Kernels& kernels;
+
+  bool has(Role role) const;
+  /// The weight of this role; empty where the layer has none, as a bias may.
+  const WeightView& operator[](Role role) const;
+};
+
+/// What the fields are called that every family has, by a second name too; no positions: any number. Of the model_type `usual_of` those that the file leaves out.
+struct SizeFields {
+  const char *layers = "num_hidden_layers", *hidden = "hidden_size", *heads = "num_attention_heads", *positions = "max_position_embeddings";
+  const char *hidden_too = nullptr, *heads_too = nullptr;
+  std::string_view usual_of = {};
+  int64_t usual_heads = 0, usual_vocab = 0, usual_positions = 0;
 };
 
 class Architecture {
@@ -65,12 +50,17 @@ class Architecture {
   virtual std::span<const std::string_view> model_types() const = 0;
   /// What tensor names may start with; the first is how we name them ourselves.
   virtual std::span<const std::string_view> prefixes() const = 0;
+  virtual SizeFields size_fields() const { return {}; }
+  /// Checkpoints bring along the code from before transformers had the family's own, which computes the same.
+  virtual bool brings_own_code() const { return false; }
+  /// The output matrix of a model that is not tied; looked for with and without the prefix.
+  virtual std::string_view output_name() const { return "lm_head.weight"; }
   /// Fills the rest of `config`, whose sizes that all families share are there.
   virtual void read_config(ConfigFields& fields, ModelConfig& config) const = 0;
 
   virtual std::vector<WantedWeight> embed(const ModelConfig& config) const = 0;
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
-  /// All that the head needs besides the output matrix.
+  /// All that the head needs besides the output matrix; a bias of that has its role.
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 
   virtual void forward_embed(const LayerContext& c, const EmbedScratch& s) const = 0;
@@ -90,15 +80,9 @@ const Architecture& architecture_of(const ModelConfig& config);
 /// "llama, mistral, opt, ...", for messages.
 std::string known_model_types();
 
-/// activation_function, hidden_act, ... as a value; refuses by name what there is no kernel for.
-Activation read_activation(ConfigFields& fields, const std::string& field, const std::string& fallback);
-
 /// The middle stage of every family's blocks: s.k and s.v go into the cache, s.q attends, the result is in s.act.
 void append_and_attend(const LayerContext& c, const BlockScratch& s);
-/// How the model attends: scores scaled by 1 / sqrt(H), its window, the sparsity that was asked for.
-AttentionRule attention_rule(const ModelConfig& config);
-
-const Architecture& opt_architecture();
-const Architecture& llama_architecture();
+/// How a block attends, with the sparsity that was asked for. Refers to `config`.
+AttentionRule attention_rule(const ModelConfig& config, int64_t block);
 
 }  // namespace flexgen

@@ -69,11 +69,11 @@ void name_neutral_fields(ConfigFields& fields) {
 }
 
 /// Fields that mean another computation than the family's own.
-void refuse_other_computations(ConfigFields& fields) {
+void refuse_other_computations(ConfigFields& fields, const Architecture& architecture) {
   for (const char* name : {"quantization_config", "compression_config"})
     if (fields.find(name))
       fields.refuse(name, "is there: flexgen reads weights in F32, F16 and BF16 only; get the checkpoint that was not quantized");
-  if (fields.find("auto_map"))
+  if (fields.find("auto_map") && !architecture.brings_own_code())
     fields.refuse("auto_map", "is there: the model brings code of its own, which flexgen does not run");
   for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_bfloat16"})
     fields.only(name, false);
@@ -118,6 +118,24 @@ Json parse_object(const std::string& text, const std::string& source) {
   return json;
 }
 
+/// Models of text and images whose text part is one that flexgen knows: all that is the text model's is in an object of its own.
+bool holds_text_model(const Json& json) {
+  const auto type = json.find("model_type");
+  return type != json.end() && (*type == "gemma3" || *type == "mistral3") && json.contains("text_config");
+}
+
+/// The text model's object, with what stands beside it for both. The rest is of images, which are not read.
+Json text_part(const Json& json, const std::string& source) {
+  Json text = json.at("text_config");
+  if (!text.is_object() || !text.contains("model_type")) fail_user("{}: 'text_config' must be an object with a model_type", source);
+  for (const char* name : {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "compression_config", "auto_map"})
+    if (json.contains(name) && !text.contains(name)) text[name] = json.at(name);
+  text.erase("architectures");
+  spdlog::info("{}: a '{}' takes images too; flexgen runs its text part, {}, alone", source, json.at("model_type").get<std::string>(),
+               printable(text.at("model_type").dump()));
+  return text;
+}
+
 std::string read_text(const std::filesystem::path& path) {
   return read_whole_file(path.string(), kMaxFileBytes);
 }
@@ -126,21 +144,28 @@ std::string read_text(const std::filesystem::path& path) {
 
 ModelConfig parse_config(const std::string& config_json, const std::string& generation_json, const std::string& source_name,
                          const std::vector<std::string>& ignored_fields) {
-  const Json json = parse_object(config_json, source_name);
+  Json json = parse_object(config_json, source_name);
+  if (holds_text_model(json)) json = text_part(json, source_name);
   ConfigFields fields(json, source_name, {ignored_fields.begin(), ignored_fields.end()});
   ModelConfig config;
   config.model_type = fields.text_or("model_type", "");
   const Architecture* architecture = find_architecture(config.model_type);
   if (!architecture)
     fields.refuse("model_type", fmt::format("is '{}'; flexgen knows {}", printable(config.model_type), known_model_types()));
-  refuse_other_computations(fields);
+  refuse_other_computations(fields, *architecture);
 
-  config.num_layers = fields.integer("num_hidden_layers", 1, 10'000);
-  config.hidden_size = fields.integer("hidden_size", 1, 1 << 20);
-  config.num_heads = fields.integer("num_attention_heads", 1, 1 << 16);
+  const SizeFields names = architecture->size_fields();
+  config.num_layers = fields.integer(names.layers, 1, 10'000);
+  auto one_of = [&](const char* name, const char* too) { return too != nullptr && !fields.find(name) && fields.find(too) ? too : name; };
+  config.hidden_size = fields.integer(one_of(names.hidden, names.hidden_too), 1, 1 << 20);
+  auto size = [&](const char* name, int64_t usual, int64_t low, int64_t high) {
+    return config.model_type == names.usual_of ? fields.integer_or(name, usual, low, high) : fields.integer(name, low, high);
+  };
+  config.num_heads = size(one_of(names.heads, names.heads_too), names.usual_heads, 1, 1 << 16);
   config.num_kv_heads = config.num_heads;
-  config.vocab_size = fields.integer("vocab_size", 2, 1 << 26);
-  config.max_positions = fields.integer("max_position_embeddings", 1, 1 << 28);
+  config.vocab_size = size("vocab_size", names.usual_vocab, 2, 1 << 26);
+  config.max_positions = names.positions == nullptr ? 1 << 28 : size(names.positions, names.usual_positions, 1, 1 << 28);
+  config.attention.resize(static_cast<size_t>(config.num_layers));
   config.embed_size = config.hidden_size;
   config.dtype = read_dtype(fields);
   architecture->read_config(fields, config);

@@ -11,33 +11,71 @@
 
 namespace flexgen {
 
+enum class NormKind { kRms, kLayer };
+
+/// What of q and k is normalized: each head by itself, or all of a token's heads together.
+enum class QkNorm { kNone, kHead, kWhole };
+
+/// A table of angles, which one or more of a model's blocks turn queries and keys by.
+struct Rope {
+  std::vector<float> inverse_frequencies;  ///< [R/2], scaling applied: the first R elements of a head are turned
+  float scale = 1;                         ///< of cosine and sine
+};
+
+/// What the attention of one block may have of its own.
+struct BlockAttention {
+  int64_t window = 0;  ///< tokens that a token sees, itself included; 0: all
+  int rope = -1;       ///< index into ModelConfig::ropes; -1: nothing is turned
+};
+
 struct ModelConfig {
-  std::string model_type;  ///< "opt", "llama", "mistral", "qwen2", "qwen3"
+  std::string model_type;  ///< as in config.json: "opt", "llama", "gemma2", ...
   // Sizes that every family has. Products of any two fit 2^48.
   int64_t num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_size = 0, ffn_size = 0;
   int64_t vocab_size = 0;
   int64_t max_positions = 0;  ///< tokens that a sequence may have
   bool tied_embeddings = false;
-  float norm_epsilon = 1e-5f;
-  Activation activation = Activation::kSilu;
   DType dtype = DType::kBF16;  ///< what config.json says of the weights (the files decide)
-  bool gated_ffn = false;  ///< down(act(gate x) * up x) instead of fc2(act(fc1 x))
+  // Norms
+  NormKind norm = NormKind::kRms;
+  bool norm_bias = false;
+  float norm_epsilon = 1e-5f;
+  float norm_offset = 0;       ///< 1 where the checkpoint has a norm's weights less one
+  QkNorm qk_norm = QkNorm::kNone;
+  bool norm_after_rope = false;  ///< q and k are normalized after they are turned
+  bool branch_norms = false;   ///< what attention and feed-forward add is normalized before it is added
+  // Attention
+  bool qkv_bias = false, output_bias = false;
+  bool fused_qkv = false;      ///< q, k and v come from one matrix (Role::kQkv)
+  float attention_scale = 0;   ///< of scores; 0: 1 / sqrt(head_size)
+  float attention_cap = 0;     ///< AttentionRule::soft_cap
+  std::vector<float> alibi_slopes;  ///< [num_heads]; empty: none
+  bool rope_interleaved = false;
+  std::vector<Rope> ropes;
+  std::vector<BlockAttention> attention;  ///< [num_layers]
+  // Feed-forward
+  Activation activation = Activation::kSilu;
+  bool gated_ffn = false;      ///< down(act(gate x) * up x) instead of down(act(up x))
+  bool mlp_bias = false;
+  // The residual stream
+  bool parallel = false;       ///< attention and feed-forward read the same stream
+  bool separate_norms = false; ///< Falcon: which of two names the norms have
+  float embed_scale = 1, residual_scale = 1;  ///< of what the embedding gives; of what attention and feed-forward add
+  float logit_scale = 1, logit_cap = 0;       ///< logits x become scale * x, with a cap cap * tanh(scale * x / cap)
   // OPT
   int64_t embed_size = 0;  ///< word_embed_proj_dim; = hidden_size in all others, and in OPT but for opt-350m
   bool post_norm = false;  ///< do_layer_norm_before = false
   bool final_norm = true;
-  // Llama family
-  bool qkv_bias = false, output_bias = false, mlp_bias = false;
-  bool qk_norm = false;             ///< Qwen3
-  int64_t sliding_window = 0;       ///< tokens that a token sees, itself included; 0: all
-  std::vector<float> inverse_frequencies;  ///< RoPE [H/2], scaling applied; empty: learned positions
-  float rope_scale = 1.0f;
   // Not the checkpoint's but the user's:
   bool rotate_keys = false;       ///< keys are kept rotated by a Hadamard matrix, and queries too
   double attention_sparsity = 1;  ///< the share of positions whose values a generated token uses
   // generation_config.json / config.json
   std::optional<int32_t> bos;
   std::vector<int32_t> eos;  ///< any of these ends a sequence
+
+  NormRule norm_rule() const { return {norm_epsilon, norm_offset}; }
+  /// What attention and feed-forward add is made apart from the stream, as something is done to it first.
+  bool adds_apart() const { return branch_norms || residual_scale != 1; }
 };
 
 /// Reads config.json (and generation_config.json if there; what is wrong with that one is warned of). Throws Error{user} naming the file and the

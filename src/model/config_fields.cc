@@ -103,7 +103,7 @@ void ConfigFields::harmless(std::initializer_list<const char*> names) {
 
 void ConfigFields::finish() const {
   for (const std::string& name : ignored_) {
-    const bool is_inner = name.find('.') != std::string::npos && opened_.contains(name.substr(0, name.find('.')));
+    const bool is_inner = std::any_of(opened_.begin(), opened_.end(), [&](const std::string& outer) { return name.starts_with(outer + "."); });
     if (seen_.contains(name)) refuse(name, "is a field that flexgen reads; --ignore-config-field is for those that it does not know");
     if (!json_.contains(name) && !is_inner) refuse(name, "is not in the file, so --ignore-config-field cannot name it");
   }

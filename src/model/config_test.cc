@@ -57,7 +57,7 @@ TEST(Config, Opt) {
   EXPECT_TRUE(m.final_norm);
   EXPECT_FALSE(m.post_norm);
   EXPECT_FALSE(m.gated_ffn);
-  EXPECT_TRUE(m.inverse_frequencies.empty());
+  EXPECT_TRUE(m.ropes.empty());
   EXPECT_EQ(m.bos, 1);
   EXPECT_THAT(m.eos, ElementsAre(2));
 }
@@ -76,11 +76,11 @@ TEST(Config, LlamaFamily) {
   EXPECT_FALSE(m.tied_embeddings);
   EXPECT_FALSE(m.qkv_bias);
   EXPECT_TRUE(m.gated_ffn);
-  EXPECT_EQ(m.sliding_window, 0);
-  ASSERT_EQ(m.inverse_frequencies.size(), 4u);
-  EXPECT_FLOAT_EQ(m.inverse_frequencies[0], 1);
-  EXPECT_FLOAT_EQ(m.inverse_frequencies[1], 0.1f);
-  EXPECT_FLOAT_EQ(m.inverse_frequencies[3], 0.001f);
+  EXPECT_EQ(m.attention[0].window, 0);
+  ASSERT_EQ(m.ropes[0].inverse_frequencies.size(), 4u);
+  EXPECT_FLOAT_EQ(m.ropes[0].inverse_frequencies[0], 1);
+  EXPECT_FLOAT_EQ(m.ropes[0].inverse_frequencies[1], 0.1f);
+  EXPECT_FLOAT_EQ(m.ropes[0].inverse_frequencies[3], 0.001f);
 
   ModelConfig biased = parse_patched("llama", R"({"attention_bias": true, "mlp_bias": true, "head_dim": 16})");
   EXPECT_TRUE(biased.qkv_bias && biased.output_bias && biased.mlp_bias);
@@ -91,7 +91,7 @@ TEST(Config, LlamaFamily) {
   EXPECT_FALSE(qwen2.output_bias);
 
   ModelConfig qwen3 = parse(config_of("qwen3"));
-  EXPECT_TRUE(qwen3.qk_norm);
+  EXPECT_EQ(qwen3.qk_norm, QkNorm::kHead);
   EXPECT_EQ(qwen3.head_size, 128);  // transformers' default
 }
 
@@ -108,14 +108,56 @@ TEST(Config, KeyValueHeadsByDefault) {
 }
 
 TEST(Config, SlidingWindow) {
-  EXPECT_EQ(parse(config_of("mistral")).sliding_window, 4096);  // transformers' default where nothing is said
-  EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": null})").sliding_window, 0);
-  EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": 9})").sliding_window, 9);
-  EXPECT_EQ(parse_patched("qwen2", R"({"sliding_window": 9, "use_sliding_window": false, "max_window_layers": 2})").sliding_window, 0);
-  EXPECT_EQ(parse_patched("qwen2", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 4})").sliding_window, 0);
+  EXPECT_EQ(parse(config_of("mistral")).attention[0].window, 4096);  // transformers' default where nothing is said
+  EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": null})").attention[0].window, 0);
+  EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": 9})").attention[0].window, 9);
+  EXPECT_EQ(parse_patched("qwen2", R"({"sliding_window": 9, "use_sliding_window": false, "max_window_layers": 2})").attention[0].window, 0);
+  EXPECT_EQ(parse_patched("qwen2", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 4})").attention[0].window, 0);
   EXPECT_EQ(parse_patched("qwen3", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 0,
-    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention"]})").sliding_window, 9);
-  EXPECT_EQ(parse_patched("qwen3", R"({"layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"]})").sliding_window, 0);
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention"]})").attention[0].window, 9);
+  EXPECT_EQ(parse_patched("qwen3", R"({"layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"]})").attention[0].window, 0);
+}
+
+TEST(Config, CodeThatCameBeforeTransformersOwnMayBeNamed) {
+  const char* config = R"({"model_type": "phi3", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 100, "intermediate_size": 48,
+    "max_position_embeddings": 64, "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}})";
+  EXPECT_EQ(parse_config(config, "", "c").hidden_size, 32);
+}
+
+TEST(Config, ATextModelAmongImagesIsReadAlone) {
+  const ModelConfig m = parse_config(R"({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "mm_tokens_per_image": 256, "eos_token_id": [1, 106],
+    "vision_config": {"hidden_size": 1152}, "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}, "torch_dtype": "bfloat16"})", "", "c");
+  EXPECT_EQ(m.model_type, "gemma3_text");
+  EXPECT_EQ(m.num_heads, 8);  // the class's own numbers, which the file leaves out
+  EXPECT_EQ(m.num_kv_heads, 4);
+  EXPECT_EQ(m.head_size, 256);
+  EXPECT_EQ(m.vocab_size, 262208);
+  EXPECT_EQ(m.attention[4].window, 1024);
+  EXPECT_EQ(m.attention[5].window, 0);
+  EXPECT_FLOAT_EQ(m.ropes[static_cast<size_t>(m.attention[5].rope)].inverse_frequencies[0], 0.125f);
+  EXPECT_FLOAT_EQ(m.ropes[static_cast<size_t>(m.attention[4].rope)].inverse_frequencies[0], 1);
+  EXPECT_THAT(m.eos, ElementsAre(1, 106));
+}
+
+TEST(Config, LongRopeEndsWhereItsShortFactorsDo) {
+  json config = config_of("llama");
+  config["max_position_embeddings"] = 1024;
+  config["rope_scaling"] = {{"type", "longrope"}, {"short_factor", {1.0, 2.0, 4.0, 8.0}}, {"long_factor", {1, 2, 3, 4}}, {"original_max_position_embeddings", 256}};
+  const ModelConfig m = parse(config);
+  EXPECT_EQ(m.max_positions, 256);
+  EXPECT_FLOAT_EQ(m.ropes[0].inverse_frequencies[1], 0.05f);
+  EXPECT_FLOAT_EQ(m.ropes[0].scale, std::sqrt(1.25f));
+}
+
+TEST(Config, SomeLayersMayHaveAWindow) {
+  const ModelConfig by_number = parse_patched("qwen2", R"({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 2})");
+  const ModelConfig by_name = parse_patched("qwen2", R"({"use_sliding_window": true, "sliding_window": 9,
+    "layer_types": ["full_attention", "full_attention", "sliding_attention", "sliding_attention"]})");
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(by_number.attention[i].window, i < 2 ? 0 : 9) << i;
+    EXPECT_EQ(by_name.attention[i].window, i < 2 ? 0 : 9) << i;
+  }
 }
 
 TEST(Config, RopeOfTransformers5EqualsThatOf4) {
@@ -126,18 +168,18 @@ TEST(Config, RopeOfTransformers5EqualsThatOf4) {
   config["dtype"] = "float32";
   config["rope_parameters"] = json::parse(R"({"rope_type": "llama3", "rope_theta": 500000.0, )" + llama3 + "}");
   ModelConfig new_style = parse(config);
-  EXPECT_EQ(new_style.inverse_frequencies, old_style.inverse_frequencies);
+  EXPECT_EQ(new_style.ropes[0].inverse_frequencies, old_style.ropes[0].inverse_frequencies);
   EXPECT_EQ(new_style.dtype, DType::kF32);
   // Wavelength 6.3 is far below 64 / 4 and stays; the last one, 2 pi * 18803, is far above 64 and slowed down by 8.
-  EXPECT_FLOAT_EQ(old_style.inverse_frequencies[0], 1);
-  EXPECT_FLOAT_EQ(old_style.inverse_frequencies[3], static_cast<float>(std::pow(500000.0, -0.75) / 8));
+  EXPECT_FLOAT_EQ(old_style.ropes[0].inverse_frequencies[0], 1);
+  EXPECT_FLOAT_EQ(old_style.ropes[0].inverse_frequencies[3], static_cast<float>(std::pow(500000.0, -0.75) / 8));
 }
 
 TEST(Config, RopeLinear) {
   for (const char* key : {"type", "rope_type"}) {
     ModelConfig m = parse_patched("llama", std::string(R"({"rope_scaling": {")") + key + R"(": "linear", "factor": 4.0}})");
-    EXPECT_FLOAT_EQ(m.inverse_frequencies[0], 0.25f);
-    EXPECT_FLOAT_EQ(m.inverse_frequencies[1], 0.025f);
+    EXPECT_FLOAT_EQ(m.ropes[0].inverse_frequencies[0], 0.25f);
+    EXPECT_FLOAT_EQ(m.ropes[0].inverse_frequencies[1], 0.025f);
   }
 }
 
@@ -179,16 +221,16 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"architectures": ["LlamaForSequenceClassification"]})", "architectures", "ForCausalLM"},
         Refusal{"llama", R"({"hidden_act": "quick_gelu"})", "hidden_act", "quick_gelu"},
         Refusal{"opt", R"({"activation_function": "tanh"})", "activation_function", "tanh"},
-        Refusal{"llama", R"({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})", "rope_scaling", "yarn"},
-        Refusal{"llama", R"({"rope_scaling": {"type": "dynamic", "factor": 4.0}})", "rope_scaling", "dynamic"},
-        Refusal{"llama", R"({"rope_scaling": {"type": "longrope"}})", "rope_scaling", "longrope"},
+        Refusal{"llama", R"({"rope_scaling": {"rope_type": "proportional", "factor": 4.0}})", "rope_scaling", "proportional"},
+        Refusal{"llama", R"({"rope_scaling": {"type": "dynamic"}})", "factor", "missing"},
+        Refusal{"llama", R"({"rope_scaling": {"type": "longrope"}})", "short_factor", "list of 4"},
         Refusal{"llama", R"({"rope_scaling": {"rope_type": "linear"}})", "factor", "missing"},
         Refusal{"llama", R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})", "factor", "above 0"},
         Refusal{"llama", R"({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
                              "original_max_position_embeddings": 64}})", "high_freq_factor", "larger"},
         Refusal{"llama", R"({"rope_scaling": {"rope_type": "default", "mrope_section": [1, 2]}})", "mrope_section", "does not know"},
         Refusal{"llama", R"({"rope_scaling": [1]})", "rope_scaling", "object"},
-        Refusal{"llama", R"({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}})", "rope_parameters", "yarn"},
+        Refusal{"llama", R"({"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}})", "rope_parameters", "axial"},
         Refusal{"llama", R"({"rope_parameters": {"rope_theta": 1e6}})", "rope_theta", "contradicts"},
         Refusal{"llama", R"({"rope_theta": -1})", "rope_theta", "above 0"},
         Refusal{"llama", R"({"rope_theta": "10000"})", "rope_theta", "number"},
@@ -200,9 +242,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"mistral", R"({"attention_bias": true})", "attention_bias", "only false"},
         Refusal{"qwen2", R"({"attention_bias": false})", "attention_bias", "only true"},
         Refusal{"qwen3", R"({"mlp_bias": true})", "mlp_bias", "only false"},
-        Refusal{"qwen2", R"({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 2})", "max_window_layers", "some layers"},
-        Refusal{"qwen3", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"]})", "layer_types", "full_attention"},
-        Refusal{"qwen3", R"({"layer_types": ["full_attention"]})", "layer_types", "4 layers"},
+        Refusal{"qwen3", R"({"layer_types": ["full_attention", "sliding_attention", "full_attention", "full_attention"]})", "layer_types", "how wide"},
+        Refusal{"qwen3", R"({"layer_types": ["full_attention", "chunked_attention", "full_attention", "full_attention"]})", "layer_types", "chunked_attention"},
+        Refusal{"qwen3", R"({"layer_types": ["full_attention"]})", "layer_types", "list of 4"},
         Refusal{"mistral", R"({"sliding_window": 9, "layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"]})", "layer_types",
                 "sliding_attention"},
         Refusal{"qwen2", R"({"use_mrope": true})", "use_mrope", "only false"},
@@ -250,7 +292,7 @@ TEST(Config, FieldsThatChangeNothingAreKnown) {
                             R"({"neftune_noise_alpha": 5.0})", R"({"max_sequence_length": 2048, "model_max_length": 4096, "_flash_attn_2_enabled": true})",
                             R"({"use_sliding_window": false, "max_window_layers": 28})", R"({"embedding_multiplier": 1, "logits_scaling": 1.0})",
                             R"({"num_experts": 0, "router_aux_loss_coef": 0.001})"})
-    EXPECT_EQ(parse_patched("llama", field).inverse_frequencies, plain.inverse_frequencies) << field;
+    EXPECT_EQ(parse_patched("llama", field).ropes[0].inverse_frequencies, plain.ropes[0].inverse_frequencies) << field;
   auto text = config_of("llama").dump();
   text.insert(1, R"("neftune_noise_alpha": NaN, "label_smoothing": -Infinity,)");
   EXPECT_EQ(parse_config(text, "", "dir/config.json").hidden_size, plain.hidden_size);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -21,11 +22,11 @@ namespace {
 constexpr int64_t kMaxHeadRows = 32768;
 constexpr int64_t kHeadRowGrain = 64;
 
-constexpr std::string_view kEmbeddingTable = "embed_tokens.weight", kOutputMatrix = "lm_head.weight";
-
-std::vector<int64_t> shape_of(const WantedWeight& weight) {
-  if (weight.kind == WantedWeight::Kind::kVector) return {weight.cols};
-  return {weight.rows, weight.cols};
+/// The name of the table that tokens are looked up in.
+std::string table_name(const Architecture& architecture, const ModelConfig& config) {
+  for (const WantedWeight& weight : architecture.embed(config))
+    if (weight.role == Role::kTokens) return weight.name;
+  FLEXGEN_CHECK(false, "{} has no table of tokens", config.model_type);
 }
 
 /// What a checkpoint's names start with: `wrapper` is what torch.compile, DDP, PEFT or a multimodal parent put before all of them, `family` one of the
@@ -76,14 +77,15 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
 class Builder {
  public:
   Builder(const Checkpoint& checkpoint, const std::string& directory, const Architecture& architecture, const ModelConfig& config)
-      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings) {}
+      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings),
+        table_(table_name(architecture, config)), output_(architecture.output_name()) {}
 
   LayerSpec layer(LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
     LayerSpec layer;
     layer.kind = kind;
     layer.index = index;
     for (const WantedWeight& weight : wanted) {
-      layer.uses.push_back({index_of(weight), 0, weight.rows, weight.lookup()});
+      layer.uses.push_back({index_of(weight), 0, weight.rows, weight.lookup(), weight.role});
       if (weight.multiplied()) layer.linear_flops_per_row += 2.0 * static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
     }
     return layer;
@@ -93,7 +95,7 @@ class Builder {
   std::vector<std::string> unused() const {
     std::vector<std::string> names;
     for (const auto& [name, location] : checkpoint_.tensors()) {
-      const bool expected = known_.contains(name) || name.ends_with("rotary_emb.inv_freq") || (tied_ && name.ends_with("lm_head.weight"));
+      const bool expected = used_.contains(name) || name.ends_with("rotary_emb.inv_freq") || (tied_ && name.ends_with(output_));
       if (!expected) names.push_back(name);
     }
     return names;
@@ -103,25 +105,31 @@ class Builder {
 
  private:
   int index_of(const WantedWeight& wanted) {
-    const std::string whole = prefix_.whole(), output(kOutputMatrix);
+    const std::string whole = prefix_.whole();
     std::vector<std::string> names{whole + wanted.name};
-    if (wanted.name == kOutputMatrix) names = {prefix_.wrapper + output, whole + output, output};
-    if (wanted.name == kEmbeddingTable && tied_) names.insert(names.end(), {prefix_.wrapper + output, whole + output, output});
+    const bool is_output = wanted.role == Role::kOutput || wanted.role == Role::kOutputBias;  // these may lie outside of what has the prefix
+    if (is_output && wanted.name != table_) names = {prefix_.wrapper + wanted.name, whole + wanted.name, wanted.name};
+    if (wanted.name == table_ && tied_) names.insert(names.end(), {prefix_.wrapper + output_, whole + output_, output_});
     auto there = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return checkpoint_.find(name) != nullptr; });
     if (there == names.end())
       fail_user("{}: the tensor '{}' is missing (or has a dtype other than F32, F16 and BF16); {}", directory_, names.front(),
-                wanted.name == kOutputMatrix ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
+                wanted.role == Role::kOutput ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
                                              : advice_on_missing());
-    const std::string& name = *there;
-    auto known = known_.find(name);
-    if (known != known_.end()) return known->second;
-    const TensorLocation& location = *checkpoint_.find(name);
-    std::vector<int64_t> shape = shape_of(wanted);
+    const TensorLocation& location = *checkpoint_.find(*there);
+    used_.insert(*there);
+    const std::vector<int64_t> shape = wanted.shape();
     if (location.shape != shape)
-      fail_user("{}: the tensor '{}' has the shape [{}], config.json asks for [{}]; they do not belong together", directory_, name,
+      fail_user("{}: the tensor '{}' has the shape [{}], config.json asks for [{}]; they do not belong together", directory_, *there,
                 fmt::join(location.shape, ", "), fmt::join(shape, ", "));
-    weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset, wanted.always_resident()});
-    return known_[name] = static_cast<int>(weights.size()) - 1;
+    // A part of a tensor is a weight of its own, which lies within the tensor.
+    const bool is_vector = wanted.kind == WantedWeight::Kind::kVector;
+    const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector ? 1 : wanted.cols;
+    const std::string name = wanted.part_of == 0 ? *there : fmt::format("{}[{}:{}]", *there, wanted.part_first, wanted.part_first + count);
+    auto [known, is_new] = known_.try_emplace(name, static_cast<int>(weights.size()));
+    if (is_new)
+      weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset + size_bytes(location.dtype, wanted.part_first * stride),
+                         wanted.always_resident()});
+    return known->second;
   }
 
   std::string advice_on_missing() const {
@@ -133,12 +141,15 @@ class Builder {
   std::string directory_;
   NamePrefix prefix_;
   bool tied_;
+  std::string table_, output_;
   std::map<std::string, int> known_;
+  std::set<std::string> used_;
 };
 
 /// A tied model uses its embedding table as the output matrix.
-WantedWeight output_matrix(const ModelConfig& config) {
-  return WantedWeight::matrix(std::string(config.tied_embeddings ? kEmbeddingTable : kOutputMatrix), config.vocab_size, config.embed_size);
+WantedWeight output_matrix(const Architecture& architecture, const ModelConfig& config) {
+  return WantedWeight::matrix(config.tied_embeddings ? table_name(architecture, config) : std::string(architecture.output_name()), config.vocab_size,
+                              config.embed_size, Role::kOutput);
 }
 
 /// Logits of a panel of rows, from `first` on; returns how many.
@@ -150,8 +161,14 @@ int64_t logits_of_panel(const LayerContext& c, const LayerSpec& spec, const Head
     wanted.push_back(reinterpret_cast<const std::byte*>(c.hidden + c.in.logit_rows[static_cast<size_t>(i)] * D));
   c.kernels.gather_rows(wanted, DType::kF32, D, false, s.x);
   const std::byte* act = architecture_of(c.config).forward_head(c, s, rows);
-  c.kernels.linear(act, rows, c.w[spec.uses.size() - 1], {}, false, logits);
   FLEXGEN_CHECK(spec.kind == LayerKind::kHead);
+  WeightView bias = c[Role::kOutputBias];
+  if (!bias.empty()) {
+    bias.cols = spec.vocab_count;
+    bias.pieces.front().data += size_bytes(bias.dtype, spec.vocab_first);
+  }
+  c.kernels.linear(act, rows, c[Role::kOutput], bias, false, logits);
+  if (c.config.logit_scale != 1 || c.config.logit_cap != 0) c.kernels.scale(logits, rows * spec.vocab_count, c.config.logit_scale, c.config.logit_cap);
   return rows;
 }
 
@@ -193,7 +210,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   for (LayerSpec& layer : model->layers_)
     if (layer.kind == LayerKind::kBlock) layer.attention_input_flops_per_row = 2.0 * static_cast<double>(attention_inputs) * static_cast<double>(config.hidden_size);
   std::vector<WantedWeight> head_weights = architecture.head(config);
-  head_weights.push_back(output_matrix(config));
+  head_weights.push_back(output_matrix(architecture, config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
   for (int64_t first = 0, chunk = 0; first < config.vocab_size; first += chunk_rows, ++chunk) {
     LayerSpec head = builder.layer(LayerKind::kHead, chunk, head_weights);
@@ -205,6 +222,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
     model->layers_.push_back(std::move(head));
   }
   model->weights_ = std::move(builder.weights);
+  model->count_kinds();
   if (std::vector<std::string> unused = builder.unused(); !unused.empty())
     spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
                  unused.size(), unused.front());
@@ -216,12 +234,16 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
   const std::string prefix(architecture.prefixes().front());
   std::vector<TensorToWrite> tensors;
   auto add = [&](const std::vector<WantedWeight>& wanted) {
-    for (const WantedWeight& weight : wanted) tensors.push_back({prefix + weight.name, dtype, shape_of(weight)});
+    for (const WantedWeight& weight : wanted) {
+      const std::string name = (weight.role == Role::kOutputBias ? "" : prefix) + weight.name;
+      if (weight.part_first > 0 && std::any_of(tensors.begin(), tensors.end(), [&](const TensorToWrite& tensor) { return tensor.name == name; })) continue;
+      tensors.push_back({name, dtype, weight.shape()});
+    }
   };
   add(architecture.embed(config));
   for (int64_t i = 0; i < config.num_layers; ++i) add(architecture.block(config, i));
   add(architecture.head(config));
-  if (!config.tied_embeddings) tensors.push_back({std::string(kOutputMatrix), dtype, {config.vocab_size, config.embed_size}});
+  if (!config.tied_embeddings) tensors.push_back({std::string(architecture.output_name()), dtype, {config.vocab_size, config.embed_size}});
   return tensors;
 }
 
@@ -270,6 +292,39 @@ void Model::keep_blocks(int64_t first, int64_t count) {
       use.weight = known->second;
     }
   weights_ = std::move(weights);
+  count_kinds();
+}
+
+void Model::count_kinds() {
+  kinds_.clear();
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    if (layers_[layer].kind != LayerKind::kBlock) continue;
+    auto window = [&](int64_t of) { return config_.attention[static_cast<size_t>(layers_[static_cast<size_t>(of)].index)].window; };
+    auto known = std::find_if(kinds_.begin(), kinds_.end(), [&](const auto& kind) { return window(kind.first) == window(static_cast<int64_t>(layer)); });
+    if (known == kinds_.end()) kinds_.emplace_back(static_cast<int64_t>(layer), 1);
+    else ++known->second;
+  }
+}
+
+VisitWork Model::mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const {
+  VisitWork mean;
+  for (const auto& [layer, count] : kinds_) {
+    const VisitWork one = work(layer, num_rows, slots, 0, kv_dtype);
+    const double share = static_cast<double>(count) / static_cast<double>(num_blocks());
+    mean.linear_flops += share * one.linear_flops;
+    mean.attention_flops += share * one.attention_flops;
+    mean.kv_read_bytes += share * one.kv_read_bytes;
+    mean.decode_kv_bytes += share * one.decode_kv_bytes;
+    mean.decode_context += share * one.decode_context;
+    mean.chunk_attention_flops += share * one.chunk_attention_flops;
+  }
+  return mean;
+}
+
+void Model::set_attention_sparsity(double share) {
+  if (share < 1 && !config_.alibi_slopes.empty())
+    fail_user("--attention-sparsity: this model's scores depend on distances (ALiBi), which is lost among chosen positions; leave it out");
+  config_.attention_sparsity = share;
 }
 
 int64_t Model::num_blocks() const {
@@ -301,7 +356,8 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   VisitWork work;
   work.linear_flops = spec.linear_flops_per_row * static_cast<double>(spec.kind == LayerKind::kHead ? num_logit_rows : num_rows);
   if (spec.kind != LayerKind::kBlock) return work;
-  const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : std::numeric_limits<int64_t>::max();
+  const AttentionRule rule = attention_rule(config_, spec.index);
+  const int64_t window = rule.window > 0 ? rule.window : std::numeric_limits<int64_t>::max();
   const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));
   double decoding_slots = 0, decode_positions = 0;
   for (const AttentionSlot& slot : slots) {
@@ -315,7 +371,6 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
       decode_positions += (work.kv_read_bytes - before.kv_read_bytes) / token_bytes;
       ++decoding_slots;
     };
-    const AttentionRule rule = attention_rule(config_);
     if (rule.is_sparse(slot, slot.past)) {
       for (int64_t i = 0; i < slot.num_rows; ++i) {
         const int64_t visible = rule.visible(slot.past + i);
@@ -345,7 +400,7 @@ void Model::forward(int64_t layer, std::span<const WeightView> weights, const Vi
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   FLEXGEN_CHECK(weights.size() == spec.uses.size(), "{} views for {} uses", weights.size(), spec.uses.size());
   const Architecture& architecture = architecture_of(config_);
-  const LayerContext context{config_, weights, input, geometry, hidden, kernels};
+  const LayerContext context{config_, spec, weights, input, geometry, hidden, kernels};
   const auto num_logit_rows = static_cast<int64_t>(input.logit_rows.size());
   if (spec.kind == LayerKind::kHead ? num_logit_rows == 0 : input.num_rows == 0) return;
   Scratch scratch(scratch_memory);
@@ -369,28 +424,30 @@ void Model::forward(int64_t layer, std::span<const WeightView> weights, const Vi
 
 void Model::forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
                                      std::byte* scratch_memory, Kernels& kernels, const AttentionInputs& to) const {
-  FLEXGEN_CHECK(layers_[static_cast<size_t>(layer)].kind == LayerKind::kBlock);
+  const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
+  FLEXGEN_CHECK(spec.kind == LayerKind::kBlock);
   Scratch scratch(scratch_memory);
   BlockScratch s(scratch, config_, input.num_rows);
   s.q = to.q, s.k = to.k, s.v = to.v;
-  architecture_of(config_).before_attention({config_, weights, input, {}, hidden, kernels}, s);
+  architecture_of(config_).before_attention({config_, spec, weights, input, {}, hidden, kernels}, s);
 }
 
-void Model::attend(const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const {
+void Model::attend(int64_t layer, const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const {
   Scratch nothing(nullptr);
   BlockScratch s(nothing, config_, input.num_rows);
   s.q = from.q, s.k = from.k, s.v = from.v;
   s.act = out;
-  append_and_attend({config_, {}, input, geometry, nullptr, kernels}, s);
+  append_and_attend({config_, layers_[static_cast<size_t>(layer)], {}, input, geometry, nullptr, kernels}, s);
 }
 
 void Model::forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
                                     std::byte* scratch_memory, Kernels& kernels, const std::byte* attended, DType dtype) const {
-  FLEXGEN_CHECK(layers_[static_cast<size_t>(layer)].kind == LayerKind::kBlock);
+  const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
+  FLEXGEN_CHECK(spec.kind == LayerKind::kBlock);
   Scratch scratch(scratch_memory);
   const BlockScratch s(scratch, config_, input.num_rows);
   kernels.convert_rows(attended, dtype, input.num_rows, config_.num_heads * config_.head_size, kernels.act_dtype(), GroupRange::kMinMax, s.act);
-  architecture_of(config_).after_attention({config_, weights, input, {}, hidden, kernels}, s);
+  architecture_of(config_).after_attention({config_, spec, weights, input, {}, hidden, kernels}, s);
 }
 
 int64_t Model::forward_logits(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, int64_t first, float* hidden,
@@ -398,7 +455,7 @@ int64_t Model::forward_logits(int64_t layer, std::span<const WeightView> weights
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   Scratch scratch(scratch_memory);
   const HeadScratch s(scratch, config_, static_cast<int64_t>(input.logit_rows.size()), spec.vocab_count);
-  return logits_of_panel({config_, weights, input, {}, hidden, kernels}, spec, s, first, logits);
+  return logits_of_panel({config_, spec, weights, input, {}, hidden, kernels}, spec, s, first, logits);
 }
 
 AttentionInputs AttentionInputs::at(std::byte* memory, const ModelConfig& config, int64_t rows) {

@@ -14,6 +14,7 @@
 #include "io/checkpoint.h"
 #include "io/sector_sums.h"
 #include "model/config.h"
+#include "model/weight_list.h"
 #include "tensor/weight_view.h"
 
 namespace flexgen {
@@ -43,11 +44,12 @@ struct WeightUse {
   int weight = 0;  ///< index into Model::weights()
   int64_t row_first = 0, rows = 0;
   bool lookup = false;  ///< only single rows are looked up (the embedding table): never streamed whole
+  Role role = Role::kOther;
 };
 
 struct LayerSpec {
   LayerKind kind = LayerKind::kBlock;
-  int64_t index = 0;             ///< which block; or which chunk of the head
+  int64_t index = 0;             ///< which block of the whole model; or which chunk of the head
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
   double linear_flops_per_row = 0;           ///< 2 * the elements of its matrices
@@ -121,7 +123,8 @@ class Model {
   /// Throws Error{user} where the head size is no power of two.
   void rotate_keys();
   /// From now on generated tokens use the values of this share of their positions, in (0, 1]. Before anything else uses the model.
-  void set_attention_sparsity(double share) { config_.attention_sparsity = share; }
+  /// Throws Error{user} where scores depend on distances (ALiBi).
+  void set_attention_sparsity(double share);
 
   const ModelConfig& config() const { return config_; }
   const std::vector<std::string>& files() const { return files_; }
@@ -148,6 +151,8 @@ class Model {
   int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
   VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots,
                  int64_t num_logit_rows, DType kv_dtype) const;
+  /// The mean over the blocks, which may have other windows each.
+  VisitWork mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
   /// updated by blocks, read by the head. weights: one view per LayerSpec::uses entry (empty view for
@@ -162,7 +167,7 @@ class Model {
   /// act_dtype() of its own kernels, to `out`; with that, `attended` of type `dtype`, the device goes on.
   void forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch,
                                 Kernels& kernels, const AttentionInputs& to) const;
-  void attend(const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const;
+  void attend(int64_t layer, const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const;
   void forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch,
                                Kernels& kernels, const std::byte* attended, DType dtype) const;
   /// A panel of the head: of input.logit_rows those from `first` on, kLogitPanelRows or what is left; logits [rows, vocab_count] f32.
@@ -172,6 +177,7 @@ class Model {
 
  private:
   Model() = default;
+  void count_kinds();
   /// `name` for messages.
   static std::unique_ptr<Model> build(const ModelConfig& config, const Checkpoint& checkpoint, const std::string& name);
 
@@ -183,6 +189,7 @@ class Model {
   std::vector<WeightSpec> weights_;
   std::vector<LayerSpec> layers_;
   int64_t layers_before_ = 0;
+  std::vector<std::pair<int64_t, int64_t>> kinds_;  ///< of blocks with the same work: the first one's layer, and how many there are
 };
 
 }  // namespace flexgen

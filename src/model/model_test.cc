@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <map>
 
 #include "base/units.h"
@@ -63,6 +64,44 @@ struct TinyCheckpoint {
     return error_of(ErrorKind::kUser, [this] { load(); });
   }
 };
+
+/// A fused tensor's parts together are the tensor, once: the weights of every golden fixture take the bytes that its files hold of them.
+TEST(Model, WeightsTakeTheBytesOfTheirTensors) {
+  int64_t fixtures = 0, parts = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models")) {
+    if (!std::filesystem::exists(entry.path() / "config.json")) continue;
+    SCOPED_TRACE(entry.path().filename().string());
+    const auto model = Model::load(entry.path().string());
+    int64_t of_weights = 0, of_tensors = 0;
+    for (const WeightSpec& weight : model->weights()) {
+      of_weights += weight.bytes();
+      parts += weight.name.ends_with("]") ? 1 : 0;
+    }
+    const Checkpoint checkpoint = Checkpoint::open(entry.path().string());
+    for (const auto& [name, location] : checkpoint.tensors()) {
+      int64_t count = 1;
+      for (int64_t size : location.shape) count *= size;
+      of_tensors += size_bytes(location.dtype, count);
+    }
+    EXPECT_EQ(of_weights, of_tensors);
+    ++fixtures;
+  }
+  EXPECT_GE(fixtures, 40);
+  EXPECT_GE(parts, 2 * 5);
+}
+
+TEST(Model, BlocksWithTheSameWindowCountTogether) {
+  const auto config = parse_config(R"({"model_type": "gemma3_text", "hidden_size": 32, "num_hidden_layers": 6, "intermediate_size": 48, "head_dim": 16, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 4096, "sliding_window": 100})", "", "config.json");
+  const auto model = Model::of_shape(config, DType::kBF16);
+  const AttentionSlot slots[]{{0, 1, 999, nullptr}};
+  const double token_bytes = 2 * 2 * 16 * 2;
+  const VisitWork first = model->work(1, 1, slots, 0, DType::kBF16), last = model->work(6, 1, slots, 0, DType::kBF16), mean = model->mean_block_work(1, slots, DType::kBF16);
+  EXPECT_EQ(first.kv_read_bytes, 100 * token_bytes);
+  EXPECT_EQ(last.kv_read_bytes, 1000 * token_bytes);
+  EXPECT_DOUBLE_EQ(mean.kv_read_bytes, (5 * first.kv_read_bytes + last.kv_read_bytes) / 6);
+  EXPECT_DOUBLE_EQ(mean.linear_flops, first.linear_flops);
+}
 
 /// torch.compile, DDP, PEFT, multimodal parents: the same names behind a wrapper's.
 TEST(Model, NamesMayStartWithAWrappers) {

@@ -2,14 +2,30 @@
 // RoPE (Su et al. 2021) as config.json describes it, in the fields of transformers 4 (rope_theta, rope_scaling) or 5
 // (rope_parameters). Pure functions.
 
-#include <vector>
+#include <string_view>
 
+#include "model/config.h"
 #include "model/config_fields.h"
 
 namespace flexgen {
 
-/// Inverse frequencies [head_size / 2], scaling applied: "default", "linear" (Chen et al. 2023) and "llama3" are
-/// supported; other kinds are refused by name.
-std::vector<float> read_rope(ConfigFields& fields, int64_t head_size);
+/// What a family takes where the file says nothing, and what its fields are called.
+struct RopeFields {
+  double theta = 10000;
+  bool may_be_partial = false;      ///< a share of a head's elements may be turned alone
+  double partial = 1;               ///< that share
+  const char* theta_name = "rope_theta";
+  const char* partial_name = "partial_rotary_factor";
+  std::string_view layer_type = {}; ///< rope_parameters has an object for each kind of layer: which one; else rope_scaling is of full_attention
+  int64_t original = 0;             ///< original_max_position_embeddings; 0: as the scaling says, or max_position_embeddings
+  bool has_alpha = false;           ///< "dynamic" scaling with a field alpha is a longer base for all sequences (Hunyuan)
+  bool grows_queries = false;       ///< queries beyond the old context are multiplied (llama_4_scaling_beta): not done, so sequences end there
+  bool su_is_longrope = false;      ///< the types "su" and "yarn" of old files mean longrope (Phi-3)
+};
+
+/// Inverse frequencies and scale, scaling applied: "default", "linear" (Chen et al. 2023), "llama3", "yarn" (Peng et al. 2023); "dynamic" and "longrope"
+/// (Ding et al. 2024) have other angles for sequences longer than the model was trained on, which are left out: `config.max_positions` becomes
+/// what the angles are good for, and a note is logged. Other kinds are refused by name. Takes head_size and max_positions from `config`.
+Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& names = {});
 
 }  // namespace flexgen

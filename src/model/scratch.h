@@ -58,12 +58,18 @@ struct BlockScratch {
     up = scratch.floats(panel * config.ffn_size);
     if (config.gated_ffn) gate = scratch.floats(panel * config.ffn_size);
     inner = scratch.acts(panel * config.ffn_size);
+    if (config.fused_qkv) fused = scratch.floats(rows * (q_width + 2 * kv_width));
+    if (config.parallel) beside = scratch.acts(rows * config.hidden_size);
+    if (config.adds_apart()) branch = scratch.floats(panel * config.hidden_size);
   }
   std::byte* act;         ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
   float *q, *k, *v;       ///< [T, A*H], [T, G*H], [T, G*H]
   float* up;              ///< [panel, F]
   float* gate = nullptr;  ///< [panel, F]
   std::byte* inner;       ///< [panel, F] act
+  float* fused = nullptr;       ///< [T, (A + 2 G) * H]: q, k and v of one product
+  std::byte* beside = nullptr;  ///< [T, D] act: what a feed-forward part beside attention reads
+  float* branch = nullptr;      ///< [panel, D]: what is to be added to the stream
 };
 
 /// For a panel of rows that want logits, of a chunk of the vocabulary.

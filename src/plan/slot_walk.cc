@@ -142,7 +142,7 @@ class Walker {
         slot.finished = slot.generated >= slot.answer;
       }
     if (load.rows == 0) return load;
-    const VisitWork work = model_.work(model_.first_block(), static_cast<int64_t>(load.rows), attention_, 0, cache_.geometry.dtype);
+    const VisitWork work = model_.mean_block_work(static_cast<int64_t>(load.rows), attention_, cache_.geometry.dtype);
     load.block = {work.linear_flops, load.rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops, 0};
     for (double* amount : {&load.rows, &load.logit_rows, &load.block.flops, &load.block.rows, &load.block.kv_read_bytes, &load.block.decode_kv_bytes,
                            &load.block.chunk_attention_flops, &load.old_disk_pages, &load.dirty_disk_pages, &load.old_host_pages, &load.dirty_host_pages, &load.old_pages, &load.dirty_pages})

@@ -253,7 +253,7 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   attend.after.push_back(lanes_.d2h->submit(std::move(down)));
   attend.amount = whole;
   attend.amount.flops = 0;
-  attend.run = [this, leases, on_host, result] { model_.attend(leases->input(), cache_.layout().geometry, on_host, result, *cpu_kernels_); };
+  attend.run = [this, leases, on_host, result] { model_.attend(leases->visit.layer, leases->input(), cache_.layout().geometry, on_host, result, *cpu_kernels_); };
   const Event attended = lanes_.cpu->submit(std::move(attend));
   cache_.commit(leases->visit, *leases->plan, attended);
   // Over q, which is not needed there any more.

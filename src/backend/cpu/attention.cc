@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "backend/cpu/vector_rows.h"
 #include "base/units.h"
 
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -294,10 +295,13 @@ void attend_as(const AttentionTask& task, float* scratch) {
                                                 scores + m * kScoreStride + (from - span));
                 });
     });
-    for (int64_t m = 0; m < num_queries; ++m)
-      if (first_in_span(m) < end_in_span(m))
-        soften(rows[m], scores + m * kScoreStride, first_in_span(m) - span, end_in_span(m) - span,
-               task.rule.scale, mixed + m * stride, stride);
+    for (int64_t m = 0; m < num_queries; ++m) {
+      const int64_t first = first_in_span(m), end = end_in_span(m);
+      if (first >= end) continue;
+      const float scale = finish_scores(task, m / per_head, m % per_head % group, rows[m].end - 1, first,
+                                        scores + m * kScoreStride + first - span, end - first);
+      soften(rows[m], scores + m * kScoreStride, first - span, end - span, scale, mixed + m * stride, stride);
+    }
     for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
       auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
         for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
@@ -357,8 +361,10 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
       with_count(std::min<int64_t>(kQueries, group - m), [&](auto count) HWY_ATTR {
         score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes, ahead), scores + m * kScoreStride);
       });
-    for (int64_t m = 0; m < group; ++m)
-      for (int64_t t = from; t < to; ++t) out[m * out_stride + t - first] = scores[m * kScoreStride + t - from] * task.rule.scale;
+    for (int64_t m = 0; m < group; ++m) {
+      const float scale = finish_scores(task, head, m, end - 1, from, scores + m * kScoreStride, to - from);
+      for (int64_t t = from; t < to; ++t) out[m * out_stride + t - first] = scores[m * kScoreStride + t - from] * scale;
+    }
   }
 }
 
@@ -465,6 +471,18 @@ int64_t attention_scratch_floats(const AttentionTask& task) {
   const int64_t queries = task.num_heads * task.num_rows * (g.query_heads / g.kv_heads);
   return queries * (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)()) +
          (is_quantized(g.dtype) ? kSpan * g.head_size : 0);
+}
+
+float finish_scores(const AttentionTask& task, int64_t head, int64_t query, int64_t position, int64_t first, float* scores, int64_t count) {
+  const AttentionRule& rule = task.rule;
+  if (rule.soft_cap == 0 && rule.slopes.empty()) return rule.scale;
+  vector_rows::scale(scores, count, rule.scale, rule.soft_cap);
+  if (!rule.slopes.empty()) {
+    const int64_t group = task.geometry->query_heads / task.geometry->kv_heads;
+    const float slope = rule.slopes[static_cast<size_t>((task.first_head + head) * group + query)];
+    for (int64_t i = 0; i < count; ++i) scores[i] += slope * static_cast<float>(first + i - position);
+  }
+  return 1;
 }
 
 void attend(const AttentionTask& task, float* scratch) {

@@ -35,6 +35,9 @@ void attend(const AttentionTask& task, float* scratch);
 /// The scaled scores of a task's one row and of the query heads of kv head `head` (counted from the task's first): out [group, out_stride], from
 /// position `first` up to the row's own. scratch: attention_scratch_floats() of the task.
 void attention_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch);
+/// scores [count] of the task's query number `query` of its kv head `head`, which stands at `position`, with the keys from position `first` on, as they
+/// come from the products: makes them what the rule says, but for a factor that is left to the caller and returned.
+float finish_scores(const AttentionTask& task, int64_t head, int64_t query, int64_t position, int64_t first, float* scores, int64_t count);
 /// shares[i] += softmax(scores)[i]. What is left in `scores` is of no use.
 void add_softmax(float* scores, int64_t count, float* shares);
 

@@ -396,7 +396,10 @@ void attend_codes_as(const AttentionTask& task, float* scratch) {
       score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, ahead, rows + m, scores + m * kScoreStride);
     });
     for (int64_t m = 0; m < count; ++m)
-      if (first_of(m) < end_of(m)) soften(rows[m], scores + m * kScoreStride, first_of(m), end_of(m), task.rule.scale, mixed + m * stride, stride);
+      if (const int64_t first = first_of(m), end = end_of(m); first < end) {
+        const float scale = finish_scores(task, m / per_head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kScoreStride + first, end - first);
+        soften(rows[m], scores + m * kScoreStride, first, end, scale, mixed + m * stride, stride);
+      }
     for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
       for (int64_t row = 0; row < some; ++row)
         pack_weights<kBits>(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
@@ -440,8 +443,10 @@ void codes_scores_as(const AttentionTask& task, int64_t head, int64_t first, flo
       with_queries(std::min(kCodesQueries, group - m), [&](auto some) HWY_ATTR {
         score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to, RowsAhead(m / kCodesQueries, ceil_div(group, kCodesQueries), from & ~int64_t{3}, Codes<kBits>::row_bytes(head_size), ahead), rows + m, scores + m * kScoreStride);
       });
-    for (int64_t m = 0; m < group; ++m)
-      for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kScoreStride + t] * task.rule.scale;
+    for (int64_t m = 0; m < group; ++m) {
+      const float scale = finish_scores(task, head, m, end - 1, span + from, scores + m * kScoreStride + from, to - from);
+      for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kScoreStride + t] * scale;
+    }
   }
 }
 

@@ -542,8 +542,10 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     parameters.read(task, 0, head, span, from, to);
     for (int64_t m = 0; m < group; m += kQueries)
       score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, rows + m, scores + m * kSpan);
-    for (int64_t m = 0; m < group; ++m)
-      for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kSpan + t] * task.rule.scale;
+    for (int64_t m = 0; m < group; ++m) {
+      const float scale = finish_scores(task, head, m, end - 1, span + from, scores + m * kSpan + from, to - from);
+      for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kSpan + t] * scale;
+    }
   }
 }
 
@@ -582,7 +584,9 @@ void attend_as(const AttentionTask& task, float* scratch) {
     }
     for (int64_t m = 0; m < count; ++m) {
       const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
-      if (first < end) soften(rows[m], scores + m * kSpan, first, end, task.rule.scale, mixed + m * stride, stride);
+      if (first >= end) continue;
+      const float scale = finish_scores(task, m / per_head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kSpan + first, end - first);
+      soften(rows[m], scores + m * kSpan, first, end, scale, mixed + m * stride, stride);
     }
     for (int64_t head = 0; head < task.num_heads; ++head) {
       parameters.read(task, 1, head, span, span_begin, span_end);

@@ -60,31 +60,31 @@ class CpuKernels : public Kernels {
   }
 
   void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                  const WeightView& bias, float epsilon, std::byte* out) override {
-    layer_norm_to(x, num_rows, cols, weight, bias, epsilon, act_dtype_, out);
+                  const WeightView& bias, const NormRule& rule, std::byte* out) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, rule, act_dtype_, out);
   }
 
   void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                      const WeightView& bias, float epsilon) override {
-    layer_norm_to(x, num_rows, cols, weight, bias, epsilon, DType::kF32,
+                      const WeightView& bias, const NormRule& rule) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, rule, DType::kF32,
                   reinterpret_cast<std::byte*>(x));
   }
 
   void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                float epsilon, std::byte* out) override {
-    const float* scale = floats_of(weight, cols, weight_);
+                const NormRule& rule, std::byte* out) override {
+    const float* scale = floats_of(weight, cols, weight_, rule.weight_offset);
     for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
-      vector_rows::rms_norm(x + first * cols, count, cols, scale, epsilon, act_dtype_,
+      vector_rows::rms_norm(x + first * cols, count, cols, scale, rule.epsilon, act_dtype_,
                             out + size_bytes(act_dtype_, first * cols));
     });
   }
 
   void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                      const WeightView& weight, float epsilon) override {
-    const float* scale = floats_of(weight, head_size, weight_);
+                      const WeightView& weight, const NormRule& rule) override {
+    const float* scale = floats_of(weight, head_size, weight_, rule.weight_offset);
     for_rows(num_rows * num_heads, head_size, [&](int64_t first, int64_t count) {
       float* rows = x + first * head_size;
-      vector_rows::rms_norm(rows, count, head_size, scale, epsilon, DType::kF32, rows);
+      vector_rows::rms_norm(rows, count, head_size, scale, rule.epsilon, DType::kF32, rows);
     });
   }
 
@@ -113,10 +113,24 @@ class CpuKernels : public Kernels {
     });
   }
 
-  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-            const int32_t* positions, std::span<const float> inverse_frequencies,
-            float scale) override {
-    const int64_t half = head_size / 2;
+  void add_scaled(const float* x, int64_t count, float factor, float* y) override {
+    for_rows(count, 1, [&](int64_t first, int64_t length) { vector_rows::add_scaled(x + first, length, factor, y + first); });
+  }
+
+  void scale(float* x, int64_t count, float factor, float cap) override {
+    for_rows(count, 1, [&](int64_t first, int64_t length) { vector_rows::scale(x + first, length, factor, cap); });
+  }
+
+  void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
+    for_rows(num_rows * num_groups, width, [&](int64_t from, int64_t count) {
+      for (int64_t group = from; group < from + count; ++group) std::copy_n(x + group * group_width + first, width, out + group * width);
+    });
+  }
+
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) override {
+    const std::span<const float> inverse_frequencies = rule.inverse_frequencies;
+    const auto half = std::ssize(inverse_frequencies);
+    const float scale = rule.scale;
     cosine_.resize(static_cast<size_t>(num_rows * half));
     sine_.resize(static_cast<size_t>(num_rows * half));
     for_rows(num_rows, num_heads * head_size, [&](int64_t first, int64_t count) {
@@ -130,7 +144,7 @@ class CpuKernels : public Kernels {
           cosine[i] = std::cos(angle) * scale;
           sine[i] = std::sin(angle) * scale;
         }
-        vector_rows::rotate(x + t * num_heads * head_size, num_heads, half, cosine, sine);
+        vector_rows::rotate(x + t * num_heads * head_size, num_heads, head_size, half, rule.interleaved, cosine, sine);
       }
     });
   }
@@ -214,19 +228,21 @@ class CpuKernels : public Kernels {
   }
 
   void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                     const WeightView& bias, float epsilon, DType dtype, std::byte* out) {
-    const float* scale = floats_of(weight, cols, weight_);
+                     const WeightView& bias, const NormRule& rule, DType dtype, std::byte* out) {
+    const float* scale = floats_of(weight, cols, weight_, rule.weight_offset);
     const float* shift = bias.empty() ? nullptr : floats_of(bias, cols, bias_);
     for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
-      vector_rows::layer_norm(x + first * cols, count, cols, scale, shift, epsilon, dtype,
+      vector_rows::layer_norm(x + first * cols, count, cols, scale, shift, rule.epsilon, dtype,
                               out + size_bytes(dtype, first * cols));
     });
   }
 
   static const float* floats_of(const WeightView& vector, int64_t count,
-                                std::vector<float>& buffer) {
+                                std::vector<float>& buffer, float offset = 0) {
     buffer.resize(static_cast<size_t>(count));
     vector_rows::convert(vector.data(), vector.dtype, count, DType::kF32, buffer.data());
+    if (offset != 0)
+      for (float& value : buffer) value += offset;
     return buffer.data();
   }
 

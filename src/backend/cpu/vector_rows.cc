@@ -187,8 +187,9 @@ template <Activation kActivation, class D>
 HWY_INLINE hn::Vec<D> activation_of(D d, hn::Vec<D> x) {
   const auto one = hn::Set(d, 1.0f);
   const auto half_x = hn::Mul(x, hn::Set(d, 0.5f));
-  if constexpr (kActivation == Activation::kRelu) {
-    return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);  // NaN stays, as a maximum would not let it
+  if constexpr (kActivation == Activation::kRelu || kActivation == Activation::kReluSquared) {
+    const auto positive = hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);  // NaN stays, as a maximum would not let it
+    return kActivation == Activation::kRelu ? positive : hn::Mul(positive, positive);
   } else if constexpr (kActivation == Activation::kGelu) {
     return hn::Mul(half_x,
                    hn::Add(one, erf_lanes(d, hn::Mul(x, hn::Set(d, 0.70710678118654752f)))));
@@ -221,6 +222,8 @@ void Activate(const float* x, const float* up, int64_t count, Activation activat
   switch (activation) {
     case Activation::kRelu:
       return activate_as<Activation::kRelu>(x, up, count, dtype, out);
+    case Activation::kReluSquared:
+      return activate_as<Activation::kReluSquared>(x, up, count, dtype, out);
     case Activation::kGelu:
       return activate_as<Activation::kGelu>(x, up, count, dtype, out);
     case Activation::kGeluTanh:
@@ -230,9 +233,37 @@ void Activate(const float* x, const float* up, int64_t count, Activation activat
   }
 }
 
-void Rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine) {
+void AddScaled(const float* x, int64_t count, float factor, float* y) {
   const Floats d;
-  for (int64_t head = 0; head < num_heads; ++head, x += 2 * half)
+  for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, hn::MulAdd(load(d, x + i, n), hn::Set(d, factor), load(d, y + i, n)), y + i, n); });
+}
+
+void Scale(float* x, int64_t count, float factor, float cap) {
+  const Floats d;
+  if (cap == 0) {
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, hn::Mul(load(d, x + i, n), hn::Set(d, factor)), x + i, n); });
+    return;
+  }
+  for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+    const auto v = load(d, x + i, n);
+    const auto capped = hn::Mul(hn::Tanh(d, hn::Div(hn::Mul(v, hn::Set(d, factor)), hn::Set(d, cap))), hn::Set(d, cap));
+    store(d, hn::IfThenElse(hn::IsNaN(v), v, capped), x + i, n);  // Tanh() need not keep NaN
+  });
+}
+
+void RotateNeighbours(float* x, int64_t num_heads, int64_t head_size, int64_t half, const float* cosine, const float* sine) {
+  for (int64_t head = 0; head < num_heads; ++head, x += head_size)
+    for (int64_t i = 0; i < half; ++i) {
+      const float a = x[2 * i], b = x[2 * i + 1];
+      x[2 * i] = a * cosine[i] - b * sine[i];
+      x[2 * i + 1] = b * cosine[i] + a * sine[i];
+    }
+}
+
+void Rotate(float* x, int64_t num_heads, int64_t head_size, int64_t half, bool interleaved, const float* cosine, const float* sine) {
+  const Floats d;
+  if (interleaved) return RotateNeighbours(x, num_heads, head_size, half, cosine, sine);
+  for (int64_t head = 0; head < num_heads; ++head, x += head_size)
     for_blocks(half, [&](int64_t i, size_t n) HWY_ATTR {
       const auto a = load(d, x + i, n), b = load(d, x + half + i, n);
       const auto c = load(d, cosine + i, n), s = load(d, sine + i, n);
@@ -360,6 +391,8 @@ HWY_EXPORT(AddProduct);
 HWY_EXPORT(LayerNorm);
 HWY_EXPORT(RmsNorm);
 HWY_EXPORT(Activate);
+HWY_EXPORT(AddScaled);
+HWY_EXPORT(Scale);
 HWY_EXPORT(Rotate);
 HWY_EXPORT(LargestAt);
 HWY_EXPORT(LargestDrawn);
@@ -390,8 +423,10 @@ void activate(const float* x, const float* up, int64_t count, Activation activat
               void* out) {
   HWY_DYNAMIC_DISPATCH(Activate)(x, up, count, activation, dtype, out);
 }
-void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine) {
-  HWY_DYNAMIC_DISPATCH(Rotate)(x, num_heads, half, cosine, sine);
+void add_scaled(const float* x, int64_t count, float factor, float* y) { HWY_DYNAMIC_DISPATCH(AddScaled)(x, count, factor, y); }
+void scale(float* x, int64_t count, float factor, float cap) { HWY_DYNAMIC_DISPATCH(Scale)(x, count, factor, cap); }
+void rotate(float* x, int64_t num_heads, int64_t head_size, int64_t half, bool interleaved, const float* cosine, const float* sine) {
+  HWY_DYNAMIC_DISPATCH(Rotate)(x, num_heads, head_size, half, interleaved, cosine, sine);
 }
 int64_t largest_at(const float* x, int64_t count) { return HWY_DYNAMIC_DISPATCH(LargestAt)(x, count); }
 Largest largest(const float* x, int64_t count, const Draw& draw, int64_t first_id) {

@@ -31,8 +31,14 @@ void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weigh
 void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
               void* out);
 
-/// Rotates the heads of one row: x [num_heads, 2 * half] in place by cosine and sine [half].
-void rotate(float* x, int64_t num_heads, int64_t half, const float* cosine, const float* sine);
+/// y += factor * x.
+void add_scaled(const float* x, int64_t count, float factor, float* y);
+/// As Kernels::scale().
+void scale(float* x, int64_t count, float factor, float cap);
+
+/// Rotates the heads of one row: of x [num_heads, head_size] the first 2 * half elements of each, in place by cosine and sine [half]; pairs are
+/// neighbours if interleaved, else `half` apart.
+void rotate(float* x, int64_t num_heads, int64_t head_size, int64_t half, bool interleaved, const float* cosine, const float* sine);
 
 /// Where the largest of `count` > 0 values is, the first of those that are alike; NaN counts as large as +infinity, so that either is found.
 int64_t largest_at(const float* x, int64_t count);

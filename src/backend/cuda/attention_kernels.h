@@ -25,7 +25,17 @@ struct AttentionOnDevice {
   CacheOnDevice cache;
   float scale_log2 = 1;  ///< scores are exponents of 2
   int window = 0;
+  float soft_cap = 0;    ///< as in AttentionRule; 0: none
+  const float* slopes = nullptr;  ///< ALiBi [A]; null: none
 };
+
+/// A product of a query and a key as an exponent of 2. `slope`: of the query head; `distance`: the key's position less the row's own.
+FLEXGEN_CODE float finish_score(const AttentionOnDevice& a, float x, float slope, int distance) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  x *= a.scale_log2;
+  if (a.soft_cap != 0) x = a.soft_cap * kLog2E * tanhf(x / (a.soft_cap * kLog2E));
+  return a.slopes == nullptr ? x : x + slope * kLog2E * static_cast<float>(distance);
+}
 
 /// Sixteen rows of prompt tokens: entries [first, first + count) of a slot's new rows times the query heads of a kv head.
 struct PromptTile {
@@ -52,6 +62,8 @@ struct WarpRows {
   float q_sum[kGroups][2];    ///< quantized caches: of the row's query over a group, which keys' minimums are multiplied with
   float minimums[kGroups][2]; ///< quantized caches: the lane's part of the weighted minimums of values; finish() adds them
   int first_visible[2], last_visible[2];  ///< positions
+  int own[2] = {0, 0};        ///< the row's position, and the slope of its query head: for ALiBi alone
+  float slope[2] = {0, 0};
 
   FLEXGEN_CODE static int row(int half) { return lane() / 4 + 8 * half; }
 
@@ -133,7 +145,8 @@ FLEXGEN_UNROLL
   /// Takes the tile of positions [first, first + 32) in: scaled scores of positions that a row does not see are left out.
   /// key(i), value(i): the rows of position first + i, or null where no row of the warp sees it.
   template <typename Key, typename Value>
-  FLEXGEN_CODE void attend(const CacheOnDevice& cache, int first, float scale_log2, Key key, Value value) {
+  FLEXGEN_CODE void attend(const AttentionOnDevice& a, int first, Key key, Value value) {
+    const CacheOnDevice& cache = a.cache;
     const int pair = lane() % 4;
     float p[kTile / 8][4];
     score(cache, key, p);
@@ -151,7 +164,7 @@ FLEXGEN_UNROLL
           const bool seen = position >= first_visible[half] && position <= last_visible[half];
           all_seen &= seen;
           float& x = p[n][2 * half + i];
-          x = seen ? x * scale_log2 : minus_infinity();
+          x = seen ? finish_score(a, x, slope[half], position - own[half]) : minus_infinity();
           largest = fmaxf(largest, x);
         }
       largest = fmaxf(largest, shuffle_xor(largest, 1));
@@ -324,6 +337,8 @@ FLEXGEN_KERNEL void attend_prompts(AttentionOnDevice a, const PromptTile* tiles,
     const int r = rows.row(half), position = slot.past + (tile.first + (r < tile.count ? r : tile.count - 1)) / group;
     rows.first_visible[half] = first_seen(position);
     rows.last_visible[half] = position;
+    rows.own[half] = position;
+    if (a.slopes != nullptr) rows.slope[half] = a.slopes[head * group + (tile.first + r) % group];
   }
   const int first = first_seen(slot.past + tile.first / group), last = slot.past + (tile.first + tile.count - 1) / group;
 FLEXGEN_ROLLED
@@ -332,7 +347,7 @@ FLEXGEN_ROLLED
       const int position = from + i;
       return position >= first && position <= last ? a.cache.row(slot.first_page, which, head, position) : nullptr;
     };
-    rows.attend(a.cache, from, a.scale_log2, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
+    rows.attend(a, from, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
   }
   rows.finish();
   rows.for_results(head_size, [&](int half, int column, float x) {
@@ -373,6 +388,8 @@ FLEXGEN_KERNEL void attend_generated(AttentionOnDevice a, const GeneratedRow* ge
   for (int half = 0; half < 2; ++half) {
     rows.first_visible[half] = range.first;
     rows.last_visible[half] = range.last;
+    rows.own[half] = slot.past + task.row;
+    if (a.slopes != nullptr && rows.row(half) < count) rows.slope[half] = a.slopes[query_head + rows.row(half)];
   }
 FLEXGEN_ROLLED
   for (int from = (range.first / kTile + (warp() + kAttentionWarps - range.first / kTile % kAttentionWarps) % kAttentionWarps) * kTile; from <= range.last;
@@ -382,7 +399,7 @@ FLEXGEN_ROLLED
       if (index < range.first || index > range.last) return nullptr;
       return a.cache.row(slot.first_page, which, head, task.kept > 0 ? chosen[index] : index);
     };
-    rows.attend(a.cache, from, a.scale_log2, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
+    rows.attend(a, from, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
   }
 
   rows.finish();
@@ -474,7 +491,7 @@ FLEXGEN_KERNEL void score_generated(AttentionOnDevice a, const GeneratedRow* gen
     for (int i = 0; i < 4; ++i) {
       const int r = rows.row(i / 2), seen = from + 8 * n + 2 * (lane() % 4) + i % 2;
       if (r < count && seen >= first && seen <= position)
-        scores[task.scores + static_cast<int64_t>(query_head + r) * task.visible + seen - first] = tile[n][i] * a.scale_log2;
+        scores[task.scores + static_cast<int64_t>(query_head + r) * task.visible + seen - first] = finish_score(a, tile[n][i], 0, 0);
     }
 }
 

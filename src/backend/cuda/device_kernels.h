@@ -42,17 +42,17 @@ class DeviceKernels : public Kernels {
     }
   }
 
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon, std::byte* out) override {
-    layer_norm_to(x, num_rows, cols, weight, bias, epsilon, out, Half::kType);
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, rule, out, Half::kType);
   }
-  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon) override {
-    layer_norm_to(x, num_rows, cols, weight, bias, epsilon, reinterpret_cast<std::byte*>(x), DType::kF32);
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, rule, reinterpret_cast<std::byte*>(x), DType::kF32);
   }
-  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, float epsilon, std::byte* out) override {
-    run("rms_norm", rms_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, epsilon, out, Half::kType);
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) override {
+    run("rms_norm", rms_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, rule.epsilon, rule.weight_offset, out, Half::kType);
   }
-  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, float epsilon) override {
-    run("rms_norm_heads", rms_normalize, {num_rows * num_heads}, threads_for(head_size), x, head_size, weight.data(), weight.dtype, epsilon,
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
+    run("rms_norm_heads", rms_normalize, {num_rows * num_heads}, threads_for(head_size), x, head_size, weight.data(), weight.dtype, rule.epsilon, rule.weight_offset,
         reinterpret_cast<std::byte*>(x), DType::kF32);
   }
 
@@ -107,14 +107,23 @@ class DeviceKernels : public Kernels {
     convert(reinterpret_cast<const std::byte*>(x), DType::kF32, 1, count, out, Half::kType, count);
   }
 
-  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, std::span<const float> inverse_frequencies,
-            float scale) override {
+  void add_scaled(const float* x, int64_t count, float factor, float* y) override {
+    run("add_scaled", add_scaled_elements, {blocks_for(count)}, kRowThreads, x, count, factor, y);
+  }
+  void scale(float* x, int64_t count, float factor, float cap) override { run("scale", scale_elements, {blocks_for(count)}, kRowThreads, x, count, factor, cap); }
+  void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
+    const int64_t groups = num_rows * num_groups;
+    run("pick_columns", pick_elements, {blocks_for(groups * width)}, kRowThreads, x, groups, group_width, first, width, out);
+  }
+
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) override {
     if (num_rows == 0) return;
     Blob blob;
     const auto at = blob.add(positions, static_cast<size_t>(num_rows));
-    const auto frequencies = blob.add(inverse_frequencies.data(), inverse_frequencies.size());
+    const auto frequencies = blob.add(rule.inverse_frequencies.data(), rule.inverse_frequencies.size());
     const std::byte* base = uploads_.upload_once(blob.bytes);
-    run("rope", rotate, {num_rows}, kRowThreads, x, static_cast<int>(num_heads), static_cast<int>(head_size), at.on(base), frequencies.on(base), scale);
+    run("rope", rotate, {num_rows}, kRowThreads, x, static_cast<int>(num_heads), static_cast<int>(head_size),
+        static_cast<int>(rule.inverse_frequencies.size()), rule.interleaved, at.on(base), frequencies.on(base), rule.scale);
   }
 
   void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
@@ -189,9 +198,9 @@ class DeviceKernels : public Kernels {
   static int threads_for(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(round_up(cols, kWarp), kWarp, kRowThreads)); }
   static int64_t blocks_for(int64_t count) { return std::min<int64_t>(ceil_div(count, kRowThreads), 4096); }
 
-  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon, std::byte* out, DType type) {
+  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out, DType type) {
     run("layer_norm", layer_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, bias.empty() ? nullptr : bias.data(), bias.dtype,
-        epsilon, out, type);
+        rule.epsilon, rule.weight_offset, out, type);
   }
 
   void convert(const std::byte* x, DType from, int64_t num_rows, int64_t cols, std::byte* out, DType to, int64_t out_stride) {
@@ -222,7 +231,8 @@ class DeviceKernels : public Kernels {
   template <typename Body>
   static void for_slot_groups(std::span<const AttentionSlot> slots, const KvGeometry& geometry, const Body& body) {
     size_t first = 0;
-    int64_t bytes = 0;
+    const int64_t of_heads = 4 * geometry.query_heads;  // slopes
+    int64_t bytes = of_heads;
     for (size_t s = 0; s < slots.size(); ++s) {
       // Pages, the slot, and for every row the larger of its tasks: together no more than kLargestUpload, though they go up in two pieces.
       const int64_t mine = num_pages(slots[s], geometry) * 8 + 64 +
@@ -230,7 +240,7 @@ class DeviceKernels : public Kernels {
       if (s > first && bytes + mine > kLargestUpload) {
         body(slots.subspan(first, s - first));
         first = s;
-        bytes = 0;
+        bytes = of_heads;
       }
       bytes += mine;
     }
@@ -306,6 +316,7 @@ class DeviceKernels : public Kernels {
     const UploadedSlots uploaded = add_slots(places, slots, g);
     const AttentionKernels& kernels = kKernels[static_cast<int>(uploaded.kind)];
     const auto tile_part = tasks.add(tiles);
+    const auto slopes = tasks.add(rule.slopes.data(), rule.slopes.size());
     std::vector<std::pair<const GeneratedBatch*, typename Blob::template Part<GeneratedRow>>> batches;
     for (const auto* list : {&dense, &sparse})
       for (const GeneratedBatch& batch : *list) batches.emplace_back(&batch, tasks.add(batch.rows));
@@ -313,7 +324,8 @@ class DeviceKernels : public Kernels {
 
     constexpr float kLog2E = 1.4426950408889634f;
     AttentionOnDevice a{.q = q, .out = reinterpret_cast<uint16_t*>(out), .slots = uploaded.slots.on(base), .cache = cache_on_device(uploaded, g, base),
-                        .scale_log2 = rule.scale * kLog2E, .window = static_cast<int>(rule.window)};
+                        .scale_log2 = rule.scale * kLog2E, .window = static_cast<int>(rule.window), .soft_cap = rule.soft_cap,
+                        .slopes = rule.slopes.empty() ? nullptr : slopes.on(task_base)};
     constexpr int kThreads = kAttentionWarps * kWarp;
     if (!tiles.empty())
       run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(task_base),

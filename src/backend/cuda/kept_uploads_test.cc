@@ -98,8 +98,8 @@ TEST(KeptUploads, ALayerSendsItsPagesAlone) {
   for (int64_t layer = 0; layer < layers; ++layer) {
     std::byte* mine[] = {pages[static_cast<size_t>(2 * layer)].data(), pages[static_cast<size_t>(2 * layer + 1)].data()};
     const AttentionSlot slots[] = {{0, 3, 0, mine}, {3, 2, 0, mine + 1}};
-    kernels->rope(q.data(), rows, 4, 64, positions, frequencies, 1);
-    kernels->rope(k.data(), rows, 2, 64, positions, frequencies, 1);
+    kernels->rope(q.data(), rows, 4, 64, positions, {frequencies});
+    kernels->rope(k.data(), rows, 2, 64, positions, {frequencies});
     kernels->append_kv(k.data(), v.data(), slots, geometry);
     kernels->attention(q.data(), slots, geometry, {0.125f}, out.data());
   }

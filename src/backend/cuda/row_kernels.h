@@ -11,6 +11,7 @@ inline constexpr int kRowThreads = 256;  ///< of a block that owns a row; also o
 FLEXGEN_CODE float activation_value(float x, Activation activation) {
   switch (activation) {
     case Activation::kRelu: return x < 0.0f ? 0.0f : x;  // fmaxf() would swallow NaN
+    case Activation::kReluSquared: return x < 0.0f ? 0.0f : x * x;
     case Activation::kGelu: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     case Activation::kGeluTanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
     case Activation::kSilu: return x / (1.0f + expf(-x));
@@ -33,7 +34,7 @@ FLEXGEN_KERNEL void gather(const std::byte* const* rows, DType dtype, int64_t co
 
 /// LayerNorm of row block_x() of x to the same row of out, which may be x. The variance is that of the deviations, in a second pass.
 FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, const std::byte* bias, DType bias_type,
-                                    float epsilon, std::byte* out, DType out_type) {
+                                    float epsilon, float weight_offset, std::byte* out, DType out_type) {
   FLEXGEN_SHARED float shared[kWarp];
   x += block_x() * cols;
   float sum = 0;
@@ -44,19 +45,19 @@ FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byt
   const float scale = 1 / sqrtf(reduce_block<false>(square, shared) / static_cast<float>(cols) + epsilon);
   for (int64_t d = thread(); d < cols; d += num_threads()) {
     const float shift = bias == nullptr ? 0.0f : load_element(bias, bias_type, d);
-    store_element(out, out_type, block_x() * cols + d, (x[d] - mean) * scale * load_element(weight, weight_type, d) + shift);
+    store_element(out, out_type, block_x() * cols + d, (x[d] - mean) * scale * (weight_offset + load_element(weight, weight_type, d)) + shift);
   }
 }
 
 /// RMSNorm of vector block_x() of `cols` elements, to the same place in out, which may be x.
-FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, float epsilon, std::byte* out, DType out_type) {
+FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, float epsilon, float weight_offset, std::byte* out, DType out_type) {
   FLEXGEN_SHARED float shared[kWarp];
   x += block_x() * cols;
   float square = 0;
   for (int64_t d = thread(); d < cols; d += num_threads()) square += x[d] * x[d];
   const float scale = 1 / sqrtf(reduce_block<false>(square, shared) / static_cast<float>(cols) + epsilon);
   for (int64_t d = thread(); d < cols; d += num_threads())
-    store_element(out, out_type, block_x() * cols + d, x[d] * scale * load_element(weight, weight_type, d));
+    store_element(out, out_type, block_x() * cols + d, x[d] * scale * (weight_offset + load_element(weight, weight_type, d)));
 }
 
 /// out = activation(gate) * up, or activation(gate) where up is null.
@@ -97,9 +98,26 @@ FLEXGEN_KERNEL void quantize_rows(const std::byte* x, DType from, int64_t cols, 
   }
 }
 
-/// RoPE in place: x [T, heads, H]. Grid: T.
-FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, const int32_t* positions, const float* inverse_frequencies, float scale) {
-  const int half = head_size / 2;
+/// y += factor * x.
+FLEXGEN_KERNEL void add_scaled_elements(const float* x, int64_t count, float factor, float* y) {
+  for_elements(count, [&](int64_t i) { y[i] += factor * x[i]; });
+}
+
+/// In place: factor * x, capped unless `cap` is 0.
+FLEXGEN_KERNEL void scale_elements(float* x, int64_t count, float factor, float cap) {
+  for_elements(count, [&](int64_t i) { x[i] = cap == 0 ? factor * x[i] : cap * tanhf(factor * x[i] / cap); });
+}
+
+/// out [groups, width] = columns [first, first + width) of x [groups, group_width].
+FLEXGEN_KERNEL void pick_elements(const float* x, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) {
+  for_elements(num_groups * width, [&](int64_t i) {
+    const int64_t group = i / width;
+    out[i] = x[group * group_width + first + (i - group * width)];
+  });
+}
+
+/// RoPE in place: x [T, heads, H], of each head `half` pairs: neighbours if interleaved, else `half` apart. Grid: T.
+FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, int half, bool interleaved, const int32_t* positions, const float* inverse_frequencies, float scale) {
   const auto position = static_cast<float>(positions[block_x()]);
   x += block_x() * num_heads * head_size;
   for (int i = thread(); i < num_heads * half; i += num_threads()) {
@@ -108,9 +126,10 @@ FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, const int32_t
     const float angle = position * inverse_frequencies[pair];
     const float cosine = cosf(angle) * scale, sine = sinf(angle) * scale;
     float* row = x + static_cast<int64_t>(head) * head_size;
-    const float a = row[pair], b = row[pair + half];
-    row[pair] = a * cosine - b * sine;
-    row[pair + half] = b * cosine + a * sine;
+    float *first = row + (interleaved ? 2 * pair : pair), *second = first + (interleaved ? 1 : half);
+    const float a = *first, b = *second;
+    *first = a * cosine - b * sine;
+    *second = b * cosine + a * sine;
   }
 }
 

@@ -62,7 +62,7 @@ TEST_F(EmulatedDevice, KernelsRefusePointersToRam) {
   EXPECT_DEATH(kernels->to_act(on_device, 16, reinterpret_cast<std::byte*>(in_ram)), "not a device address");
   EXPECT_DEATH(kernels->to_act(on_device, 17, reinterpret_cast<std::byte*>(on_device)), "pass the end of an allocation");
   const int32_t* positions = reinterpret_cast<const int32_t*>(on_device);
-  EXPECT_DEATH(kernels->rope(on_device, 1, 1, 4, positions, std::vector<float>{1, 1}, 1), "must lie in RAM");
+  EXPECT_DEATH(kernels->rope(on_device, 1, 1, 4, positions, {std::vector<float>{1, 1}}), "must lie in RAM");
 }
 
 TEST_F(EmulatedDevice, NobodyElseLooksBehindItsAddresses) {

@@ -24,17 +24,17 @@ class EmulatedKernels : public Kernels {
     kernels_->gather_rows(behind, dtype, cols, accumulate, floats(out, static_cast<int64_t>(rows.size()) * cols, "gather_rows: out"));
   }
 
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon, std::byte* out) override {
-    kernels_->layer_norm(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), epsilon, acts(out, num_rows * cols, "layer_norm: out"));
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out) override {
+    kernels_->layer_norm(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), rule, acts(out, num_rows * cols, "layer_norm: out"));
   }
-  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, float epsilon) override {
-    kernels_->layer_norm_f32(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), epsilon);
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
+    kernels_->layer_norm_f32(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), rule);
   }
-  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, float epsilon, std::byte* out) override {
-    kernels_->rms_norm(floats(x, num_rows * cols, "rms_norm: x"), num_rows, cols, view(weight), epsilon, acts(out, num_rows * cols, "rms_norm: out"));
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) override {
+    kernels_->rms_norm(floats(x, num_rows * cols, "rms_norm: x"), num_rows, cols, view(weight), rule, acts(out, num_rows * cols, "rms_norm: out"));
   }
-  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, float epsilon) override {
-    kernels_->rms_norm_heads(floats(x, num_rows * num_heads * head_size, "rms_norm_heads: x"), num_rows, num_heads, head_size, view(weight), epsilon);
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
+    kernels_->rms_norm_heads(floats(x, num_rows * num_heads * head_size, "rms_norm_heads: x"), num_rows, num_heads, head_size, view(weight), rule);
   }
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
@@ -55,10 +55,18 @@ class EmulatedKernels : public Kernels {
   }
   void to_act(const float* x, int64_t count, std::byte* out) override { kernels_->to_act(floats(x, count, "to_act: x"), count, acts(out, count, "to_act: out")); }
 
-  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, std::span<const float> inverse_frequencies,
-            float scale) override {
+  void add_scaled(const float* x, int64_t count, float factor, float* y) override {
+    kernels_->add_scaled(floats(x, count, "add_scaled: x"), count, factor, floats(y, count, "add_scaled: y"));
+  }
+  void scale(float* x, int64_t count, float factor, float cap) override { kernels_->scale(floats(x, count, "scale: x"), count, factor, cap); }
+  void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
+    kernels_->pick_columns(floats(x, num_rows * num_groups * group_width, "pick_columns: x"), num_rows, num_groups, group_width, first, width,
+                           floats(out, num_rows * num_groups * width, "pick_columns: out"));
+  }
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) override {
     in_ram(positions, num_rows * static_cast<int64_t>(sizeof(int32_t)), "rope: positions");
-    kernels_->rope(floats(x, num_rows * num_heads * head_size, "rope: x"), num_rows, num_heads, head_size, positions, inverse_frequencies, scale);
+    in_ram(rule.inverse_frequencies.data(), std::ssize(rule.inverse_frequencies) * static_cast<int64_t>(sizeof(float)), "rope: frequencies");
+    kernels_->rope(floats(x, num_rows * num_heads * head_size, "rope: x"), num_rows, num_heads, head_size, positions, rule);
   }
   void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
     if (!draws.empty()) in_ram(draws.data(), num_rows * static_cast<int64_t>(sizeof(Draw)), "largest: draws");

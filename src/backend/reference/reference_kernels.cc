@@ -20,6 +20,8 @@ float activation_value(float x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:
       return std::max(x, 0.0f);
+    case Activation::kReluSquared:
+      return std::max(x, 0.0f) * std::max(x, 0.0f);
     case Activation::kGelu:
       return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f));
     case Activation::kGeluTanh:
@@ -64,44 +66,44 @@ class ReferenceKernels : public Kernels {
   }
 
   void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                  const WeightView& bias, float epsilon, std::byte* out) override {
+                  const WeightView& bias, const NormRule& rule, std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     std::copy_n(x, num_rows * cols, y);
-    layer_norm_f32(y, num_rows, cols, weight, bias, epsilon);
+    layer_norm_f32(y, num_rows, cols, weight, bias, rule);
   }
 
   void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                      const WeightView& bias, float epsilon) override {
+                      const WeightView& bias, const NormRule& rule) override {
     for (int64_t t = 0; t < num_rows; ++t) {
       float* row = x + t * cols;
       double mean = 0, variance = 0;
       for (int64_t d = 0; d < cols; ++d) mean += row[d];
       mean /= static_cast<double>(cols);
       for (int64_t d = 0; d < cols; ++d) variance += (row[d] - mean) * (row[d] - mean);
-      double scale = 1 / std::sqrt(variance / static_cast<double>(cols) + epsilon);
+      double scale = 1 / std::sqrt(variance / static_cast<double>(cols) + rule.epsilon);
       for (int64_t d = 0; d < cols; ++d)
         row[d] = static_cast<float>((row[d] - mean) * scale) *
-                     load_float(weight.data(), weight.dtype, d) +
+                     (rule.weight_offset + load_float(weight.data(), weight.dtype, d)) +
                  (bias.empty() ? 0.0f : load_float(bias.data(), bias.dtype, d));
     }
   }
 
   void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                float epsilon, std::byte* out) override {
+                const NormRule& rule, std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     std::copy_n(x, num_rows * cols, y);
-    rms_norm_heads(y, num_rows, 1, cols, weight, epsilon);
+    rms_norm_heads(y, num_rows, 1, cols, weight, rule);
   }
 
   void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                      const WeightView& weight, float epsilon) override {
+                      const WeightView& weight, const NormRule& rule) override {
     for (int64_t t = 0; t < num_rows * num_heads; ++t) {
       float* row = x + t * head_size;
       double square = 0;
       for (int64_t d = 0; d < head_size; ++d) square += static_cast<double>(row[d]) * row[d];
-      double scale = 1 / std::sqrt(square / static_cast<double>(head_size) + epsilon);
+      double scale = 1 / std::sqrt(square / static_cast<double>(head_size) + rule.epsilon);
       for (int64_t d = 0; d < head_size; ++d)
-        row[d] = static_cast<float>(row[d] * scale) * load_float(weight.data(), weight.dtype, d);
+        row[d] = static_cast<float>(row[d] * scale) * (rule.weight_offset + load_float(weight.data(), weight.dtype, d));
     }
   }
 
@@ -152,20 +154,27 @@ class ReferenceKernels : public Kernels {
     std::copy_n(x, count, reinterpret_cast<float*>(out));
   }
 
-  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-            const int32_t* positions, std::span<const float> inverse_frequencies,
-            float scale) override {
-    int64_t half = head_size / 2;
+  void add_scaled(const float* x, int64_t count, float factor, float* y) override {
+    for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
+  }
+  void scale(float* x, int64_t count, float factor, float cap) override {
+    for (int64_t i = 0; i < count; ++i) x[i] = cap == 0 ? factor * x[i] : cap * std::tanh(factor * x[i] / cap);
+  }
+  void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
+    for (int64_t group = 0; group < num_rows * num_groups; ++group) std::copy_n(x + group * group_width + first, width, out + group * width);
+  }
+
+  void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) override {
+    const auto half = std::ssize(rule.inverse_frequencies), first = rule.interleaved ? int64_t{2} : int64_t{1}, second = rule.interleaved ? int64_t{1} : half;
     for (int64_t t = 0; t < num_rows; ++t)
       for (int64_t i = 0; i < half; ++i) {
-        float angle =
-            static_cast<float>(positions[t]) * inverse_frequencies[static_cast<size_t>(i)];
-        float cosine = std::cos(angle) * scale, sine = std::sin(angle) * scale;
+        float angle = static_cast<float>(positions[t]) * rule.inverse_frequencies[static_cast<size_t>(i)];
+        float cosine = std::cos(angle) * rule.scale, sine = std::sin(angle) * rule.scale;
         for (int64_t head = 0; head < num_heads; ++head) {
-          float* row = x + (t * num_heads + head) * head_size;
-          float a = row[i], b = row[i + half];
-          row[i] = a * cosine - b * sine;
-          row[i + half] = b * cosine + a * sine;
+          float* pair = x + (t * num_heads + head) * head_size + i * first;
+          float a = pair[0], b = pair[second];
+          pair[0] = a * cosine - b * sine;
+          pair[second] = b * cosine + a * sine;
         }
       }
   }
@@ -237,7 +246,10 @@ class ReferenceKernels : public Kernels {
       for (int64_t s = 0; s < visible; ++s) {
         double dot = 0;
         for (int64_t d = 0; d < g.head_size; ++d) dot += static_cast<double>(query[d]) * cached(0, s, d);
-        w[static_cast<size_t>(s)] = dot * rule.scale;
+        double score = dot * rule.scale;
+        if (rule.soft_cap != 0) score = rule.soft_cap * std::tanh(score / rule.soft_cap);
+        if (!rule.slopes.empty()) score += static_cast<double>(rule.slopes[static_cast<size_t>(head * group + m)]) * static_cast<double>(first + s - position);
+        w[static_cast<size_t>(s)] = score;
       }
       double maximum = -std::numeric_limits<double>::infinity(), sum = 0;
       for (double x : w) maximum = std::max(maximum, x);

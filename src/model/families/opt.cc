@@ -3,8 +3,8 @@
 
 #include <fmt/format.h>
 
-#include "base/error.h"
-#include "model/architecture.h"
+#include "model/family_fields.h"
+#include "model/parts/decoder.h"
 
 namespace flexgen {
 namespace {
@@ -26,6 +26,8 @@ class Opt : public Architecture {
     if (m.hidden_size % m.num_heads != 0)
       fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of num_attention_heads", m.hidden_size));
     m.head_size = m.hidden_size / m.num_heads;
+    m.norm = NormKind::kLayer;
+    m.norm_bias = true;
     m.ffn_size = fields.integer("ffn_dim", 1, 1 << 24);
     m.embed_size = fields.integer_or("word_embed_proj_dim", m.hidden_size, 1, 1 << 20);
     m.activation = read_activation(fields, "activation_function", "relu");
@@ -85,14 +87,7 @@ class Opt : public Architecture {
       k.to_act(s.narrow, T * m.embed_size, s.act);
       k.linear(s.act, T, c.w[kProjectIn], {}, false, c.hidden);
     }
-    const WeightView& table = c.w[kPositions];
-    std::vector<const std::byte*> rows;
-    rows.reserve(c.in.positions.size());
-    for (int32_t position : c.in.positions) {
-      FLEXGEN_CHECK(position >= 0 && position < m.max_positions, "position {}", position);
-      rows.push_back(table.data() + (position + kPositionOffset) * size_bytes(table.dtype, table.cols));
-    }
-    k.gather_rows(rows, table.dtype, m.hidden_size, true, c.hidden);
+    add_position_rows(c, c.w[kPositions], kPositionOffset);
   }
 
   void before_attention(const LayerContext& c, const BlockScratch& s) const override {

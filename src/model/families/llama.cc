@@ -1,0 +1,81 @@
+// Llama (Touvron et al. 2023) and its relatives by configuration: Llama 2 and 3, Mistral (sliding window), Qwen2 (q, k, v biases),
+// Qwen3 (explicit head size, RMSNorm on each head of q and k), Ministral (some layers with a window), Ministral 3.
+//
+//   h += Wo attention(rope(Wq n), rope(Wk n), Wv n),  n = norm1(h)
+//   h += Wdown (silu(Wgate n) * Wup n),  n = norm2(h)
+
+#include <fmt/format.h>
+
+#include "model/family_fields.h"
+#include "model/parts/decoder.h"
+#include "model/rope.h"
+
+namespace flexgen {
+namespace {
+
+class Llama : public Decoder {
+ public:
+  std::span<const std::string_view> model_types() const override {
+    static constexpr std::string_view kTypes[]{"llama", "mistral", "qwen2", "qwen3", "ministral", "ministral3"};
+    return kTypes;
+  }
+
+  void read_config(ConfigFields& fields, ModelConfig& m) const override {
+    const bool is_llama = m.model_type == "llama", is_mistral = m.model_type == "mistral", is_qwen2 = m.model_type == "qwen2", is_qwen3 = m.model_type == "qwen3";
+    const bool is_ministral = m.model_type.starts_with("ministral");
+    read_heads(fields, m, is_qwen3 || m.model_type == "ministral3" ? 128 : 0, is_llama ? 0 : is_mistral || is_ministral ? 8 : 32);
+    read_gated(fields, m);
+    read_rms_norm(fields, m, m.model_type == "ministral3" ? 1e-5 : 1e-6);
+    m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
+
+    if (is_qwen2) fields.only("attention_bias", true);
+    if (is_mistral || is_ministral) fields.only("attention_bias", false);
+    const bool bias = (is_llama || is_qwen3) && fields.flag_or("attention_bias", false);
+    m.qkv_bias = bias || is_qwen2;
+    m.output_bias = bias;
+    if (!is_llama) fields.only("mlp_bias", false);
+    m.mlp_bias = is_llama && fields.flag_or("mlp_bias", false);
+    m.qk_norm = is_qwen3 ? QkNorm::kHead : QkNorm::kNone;
+    fields.only("pretraining_tp", 1);
+    fields.only("use_mrope", false);
+    m.ropes = {read_rope(fields, m, {.grows_queries = m.model_type == "ministral3"})};
+    read_windows(fields, m);
+  }
+
+  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
+    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+  }
+
+ private:
+  static void read_windows(ConfigFields& fields, ModelConfig& m) {
+    int64_t window = 0, first = 0;
+    // transformers' defaults where a field is absent; a null is none.
+    const int64_t usual = fields.contains("sliding_window") ? 0 : 4096;
+    if (m.model_type == "ministral3") {
+      window = fields.integer_or("sliding_window", 0, 1, 1 << 30);
+    } else if (m.model_type == "mistral" || m.model_type == "ministral") {
+      window = fields.integer_or("sliding_window", usual, 1, 1 << 30);
+    } else if (m.model_type.starts_with("qwen")) {
+      window = fields.integer_or("sliding_window", usual, 0, 1 << 30);
+      first = fields.integer_or("max_window_layers", 28, 0, 1 << 20);
+      if (!fields.flag_or("use_sliding_window", false)) window = 0;
+    }
+    auto usual_type = [&](int64_t block) { return window > 0 && block >= first; };
+    const std::vector<bool> windowed = read_layer_types(fields, m, window, usual_type);
+    for (int64_t block = 0; block < m.num_layers; ++block) {
+      const bool has_window = windowed[static_cast<size_t>(block)];
+      if (!m.model_type.starts_with("qwen") && m.model_type != "ministral" && has_window != usual_type(block))
+        fields.refuse("layer_types", fmt::format("names another kind for layer {} than '{}', which the other fields say", block, usual_type(block) ? "sliding_attention" : "full_attention"));
+      m.attention[static_cast<size_t>(block)] = {has_window ? window : 0, 0};
+    }
+  }
+};
+
+}  // namespace
+
+const Architecture& llama_architecture() {
+  static const Llama architecture;
+  return architecture;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,50 @@
+// OLMo 2 and 3 (Allen Institute for AI, 2024 and 2025): what attention and feed-forward add is normalized, what they read is not; q and k are normalized over all
+// heads together. OLMo 3 has a window in three layers of four, and scales the angles of the others alone.
+//
+//   h += norm(Wo attention(rope(norm(Wq h)), rope(norm(Wk h)), Wv h));  h += norm(Wdown (silu(Wgate h) * Wup h))
+
+#include "model/family_fields.h"
+#include "model/parts/decoder.h"
+#include "model/rope.h"
+
+namespace flexgen {
+namespace {
+
+class Olmo : public Decoder {
+ public:
+  std::span<const std::string_view> model_types() const override {
+    static constexpr std::string_view kTypes[]{"olmo2", "olmo3"};
+    return kTypes;
+  }
+
+  void read_config(ConfigFields& fields, ModelConfig& m) const override {
+    read_heads(fields, m);
+    read_gated(fields, m);
+    read_rms_norm(fields, m, 1e-5);
+    m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
+    m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
+    m.branch_norms = true;
+    m.qk_norm = QkNorm::kWhole;
+    if (m.model_type == "olmo2") {
+      m.ropes = {read_rope(fields, m)};
+      return set_all_blocks(m, 0, 0);
+    }
+    const int64_t window = fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : 4096, 1, 1 << 30);
+    const std::vector<bool> windowed = read_layer_types(fields, m, window, [](int64_t block) { return (block + 1) % 4 != 0; });
+    m.ropes = {read_rope(fields, m, {.theta = 5e5, .layer_type = "full_attention"}), read_rope(fields, m, {.theta = 5e5, .layer_type = "sliding_attention"})};
+    for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, windowed[i] ? 1 : 0};
+  }
+
+  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
+    return WeightList(m, layer_start(index)).attention().norm(Role::kPostNorm1, "post_attention_layernorm").feed_forward().norm(Role::kPostNorm2, "post_feedforward_layernorm");
+  }
+};
+
+}  // namespace
+
+const Architecture& olmo_architecture() {
+  static const Olmo architecture;
+  return architecture;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,82 @@
+#include "model/family_fields.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+
+#include "io/checked_json.h"
+
+namespace flexgen {
+
+void read_heads(ConfigFields& fields, ModelConfig& m, int64_t head_size, int64_t kv_heads) {
+  m.head_size = fields.integer_or("head_dim", fields.contains("head_dim") ? 0 : head_size, 1, 1 << 16);
+  if (m.head_size == 0 && m.hidden_size % m.num_heads != 0)
+    fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of num_attention_heads", m.hidden_size));
+  if (m.head_size == 0) m.head_size = m.hidden_size / m.num_heads;
+  if (m.num_heads * m.head_size > (1 << 20))
+    fields.refuse("head_dim", fmt::format("is {}, which is absurd with {} heads", m.head_size, m.num_heads));
+  const int64_t usual = kv_heads == 0 || fields.contains("num_key_value_heads") ? m.num_heads : kv_heads;
+  m.num_kv_heads = fields.integer_or("num_key_value_heads", usual, 1, m.num_heads);
+  if (m.num_kv_heads > m.num_heads || m.num_heads % m.num_kv_heads != 0)
+    fields.refuse("num_key_value_heads", fmt::format("is {}, which does not divide num_attention_heads", m.num_kv_heads));
+}
+
+Activation read_activation(ConfigFields& fields, const std::string& field, const std::string& fallback) {
+  const std::string name = fields.text_or(field, fallback);
+  if (name == "relu") return Activation::kRelu;
+  if (name == "relu2") return Activation::kReluSquared;
+  if (name == "silu" || name == "swish") return Activation::kSilu;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::kGeluTanh;
+  fields.refuse(field, fmt::format("is '{}'; flexgen supports relu, relu2, silu, gelu and gelu_new", name));
+}
+
+void read_gated(ConfigFields& fields, ModelConfig& m, const std::string& activation_field, const std::string& activation) {
+  m.ffn_size = fields.integer("intermediate_size", 1, 1 << 24);
+  m.gated_ffn = true;
+  m.activation = read_activation(fields, activation_field, activation);
+}
+
+void read_rms_norm(ConfigFields& fields, ModelConfig& m, double epsilon) {
+  m.norm = NormKind::kRms;
+  m.norm_epsilon = static_cast<float>(fields.positive_or("rms_norm_eps", epsilon, 1));
+}
+
+void read_layer_norm(ConfigFields& fields, ModelConfig& m, bool bias, const std::string& field, double epsilon) {
+  m.norm = NormKind::kLayer;
+  m.norm_bias = bias;
+  m.norm_epsilon = static_cast<float>(fields.positive_or(field, epsilon, 1));
+}
+
+std::vector<float> alibi_slopes(int64_t num_heads) {
+  std::vector<float> slopes;
+  const auto power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(num_heads)));
+  for (int64_t i = 1; i <= power; ++i) slopes.push_back(static_cast<float>(std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(power))));
+  // Those of twice as many heads, every other one.
+  for (int64_t i = 1; std::ssize(slopes) < num_heads; i += 2) slopes.push_back(static_cast<float>(std::exp2(-4.0 * static_cast<double>(i) / static_cast<double>(power))));
+  return slopes;
+}
+
+void set_all_blocks(ModelConfig& m, int64_t window, int rope) { m.attention.assign(static_cast<size_t>(m.num_layers), {window, rope}); }
+
+std::vector<bool> read_layer_types(ConfigFields& fields, const ModelConfig& m, int64_t window, const std::function<bool(int64_t)>& usual) {
+  std::vector<bool> windowed;
+  const nlohmann::json* types = fields.find("layer_types");
+  if (types && (!types->is_array() || static_cast<int64_t>(types->size()) != m.num_layers))
+    fields.refuse("layer_types", fmt::format("must be a list of {} kinds, one a layer", m.num_layers));
+  for (int64_t i = 0; i < m.num_layers; ++i) {
+    if (!types) {
+      windowed.push_back(usual(i));
+    } else {
+      const nlohmann::json& type = (*types)[static_cast<size_t>(i)];
+      if (type != "sliding_attention" && type != "full_attention")
+        fields.refuse("layer_types", fmt::format("names {}; flexgen supports sliding_attention and full_attention here", printable(type.dump())));
+      windowed.push_back(type == "sliding_attention");
+    }
+    if (windowed.back() && window == 0) fields.refuse(types ? "layer_types" : "sliding_window", "says that layers have a window, and no field says how wide");
+  }
+  return windowed;
+}
+
+}  // namespace flexgen

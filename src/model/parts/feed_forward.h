@@ -1,0 +1,11 @@
+#pragma once
+// The feed-forward part of a block. Called from a compute lane.
+
+#include "model/architecture.h"
+
+namespace flexgen {
+
+/// h += Wdown (act(Wgate x) * Wup x), or without a gate Wdown act(Wup x); x [T, D] act.
+void add_feed_forward(const LayerContext& c, const BlockScratch& s, const std::byte* x);
+
+}  // namespace flexgen

@@ -1,0 +1,55 @@
+#include "model/weight_list.h"
+
+#include "model/config.h"
+
+namespace flexgen {
+
+std::vector<int64_t> WantedWeight::shape() const {
+  if (kind == Kind::kVector) return {part_of > 0 ? part_of : cols};
+  return {part_of > 0 ? part_of : rows, cols};
+}
+
+WeightList& WeightList::norm(Role role, const std::string& name, int64_t size) {
+  if (size == 0) size = config_.hidden_size;
+  weights_.push_back(WantedWeight::vector(start_ + name + ".weight", size, role));
+  if (config_.norm_bias) weights_.push_back(WantedWeight::vector(start_ + name + ".bias", size, bias_of(role)));
+  return *this;
+}
+
+WeightList& WeightList::linear(Role role, const std::string& name, int64_t rows, int64_t cols, bool bias) {
+  return part(role, name, 0, rows, 0, cols, bias);
+}
+
+WeightList& WeightList::part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols, bool bias) {
+  auto add = [&](WantedWeight weight) {
+    weight.part_first = first;
+    weight.part_of = of_rows;
+    weights_.push_back(std::move(weight));
+  };
+  add(WantedWeight::matrix(start_ + name + ".weight", rows, cols, role));
+  if (bias) add(WantedWeight::vector(start_ + name + ".bias", rows, bias_of(role)));
+  return *this;
+}
+
+WeightList& WeightList::attention() {
+  const ModelConfig& m = config_;
+  const int64_t D = m.hidden_size, QH = m.num_heads * m.head_size, KH = m.num_kv_heads * m.head_size;
+  linear(Role::kQ, "self_attn.q_proj", QH, D, m.qkv_bias);
+  linear(Role::kK, "self_attn.k_proj", KH, D, m.qkv_bias);
+  linear(Role::kV, "self_attn.v_proj", KH, D, m.qkv_bias);
+  linear(Role::kO, "self_attn.o_proj", D, QH, m.output_bias);
+  if (m.qk_norm == QkNorm::kNone) return *this;
+  norm(Role::kQNorm, "self_attn.q_norm", m.qk_norm == QkNorm::kHead ? m.head_size : QH);
+  return norm(Role::kKNorm, "self_attn.k_norm", m.qk_norm == QkNorm::kHead ? m.head_size : KH);
+}
+
+WeightList& WeightList::feed_forward() {
+  const ModelConfig& m = config_;
+  if (m.gated_ffn) linear(Role::kGate, "mlp.gate_proj", m.ffn_size, m.hidden_size, m.mlp_bias);
+  linear(Role::kUp, "mlp.up_proj", m.ffn_size, m.hidden_size, m.mlp_bias);
+  return linear(Role::kDown, "mlp.down_proj", m.hidden_size, m.ffn_size, m.mlp_bias);
+}
+
+std::string layer_start(int64_t index) { return "layers." + std::to_string(index) + "."; }
+
+}  // namespace flexgen

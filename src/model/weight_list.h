@@ -1,0 +1,89 @@
+#pragma once
+// The tensors that a layer needs, by name, shape and what each is for. Pure data; any thread.
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace flexgen {
+
+struct ModelConfig;
+
+/// What a weight is for: by this the parts of a model (model/parts/) find it among a layer's. A bias comes right after its weight.
+enum class Role : uint8_t {
+  kOther,  ///< the family knows it by its place in the list
+  kTokens,
+  kEmbedNorm, kEmbedNormBias,
+  kNorm1, kNorm1Bias,  ///< what attention reads
+  kQ, kQBias, kK, kKBias, kV, kVBias,
+  kQkv, kQkvBias,      ///< one matrix, whose rows are q, k and v head after head
+  kQNorm, kQNormBias, kKNorm, kKNormBias,
+  kO, kOBias,
+  kPostNorm1, kPostNorm1Bias,  ///< what attention adds
+  kNorm2, kNorm2Bias,          ///< what the feed-forward part reads
+  kGate, kGateBias, kUp, kUpBias, kDown, kDownBias,
+  kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
+  kFinalNorm, kFinalNormBias,
+  kOutput, kOutputBias,
+};
+constexpr Role bias_of(Role weight) { return static_cast<Role>(static_cast<uint8_t>(weight) + 1); }
+
+/// A tensor, or some of its rows; the name is without the checkpoint's prefix.
+struct WantedWeight {
+  enum class Kind {
+    kMatrix,       ///< of a linear layer; streamed
+    kSmallMatrix,  ///< of a linear layer too small to be worth streaming; always resident
+    kVector,       ///< norms and biases; always resident
+    kSmallTable,   ///< rows are picked; always resident (positions)
+    kTable,        ///< rows are looked up where they lie (the embedding)
+  };
+  Kind kind;
+  std::string name;
+  int64_t rows = 1, cols = 0;  ///< a vector is [1, cols]
+  Role role = Role::kOther;
+  /// Of a tensor that holds several weights in turn: where this one begins, in rows (of a vector: elements), and what all have together. 0: it is all.
+  int64_t part_first = 0, part_of = 0;
+
+  static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kMatrix, std::move(name), rows, cols, role}; }
+  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallMatrix, std::move(name), rows, cols}; }
+  static WantedWeight vector(std::string name, int64_t size, Role role = Role::kOther) { return {Kind::kVector, std::move(name), 1, size, role}; }
+  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallTable, std::move(name), rows, cols}; }
+  static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {Kind::kTable, std::move(name), rows, cols, Role::kTokens}; }
+
+  bool always_resident() const { return kind != Kind::kMatrix && kind != Kind::kTable; }
+  bool lookup() const { return kind == Kind::kTable; }
+  bool multiplied() const { return kind == Kind::kMatrix || kind == Kind::kSmallMatrix; }
+  /// Of the whole tensor, as the checkpoint has it.
+  std::vector<int64_t> shape() const;
+};
+
+/// Lists a layer's weights whose names start alike.
+class WeightList {
+ public:
+  WeightList(const ModelConfig& config, std::string start) : config_(config), start_(std::move(start)) {}
+
+  /// NAME.weight [size], and NAME.bias where the model's norms have one. size 0: hidden_size.
+  WeightList& norm(Role role, const std::string& name, int64_t size = 0);
+  /// NAME.weight [rows, cols], and NAME.bias [rows] if asked for.
+  WeightList& linear(Role role, const std::string& name, int64_t rows, int64_t cols, bool bias);
+  /// Of NAME.weight [of_rows, cols] the rows [first, first + rows), and of NAME.bias.
+  WeightList& part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols, bool bias);
+
+  /// The names that most families use: self_attn.{q,k,v,o}_proj; with the config's biases, and norms of q and k.
+  WeightList& attention();
+  /// mlp.{gate,up,down}_proj with the config's biases; without a gate where the model has none.
+  WeightList& feed_forward();
+
+  operator std::vector<WantedWeight>() { return std::move(weights_); }
+
+ private:
+  const ModelConfig& config_;
+  std::string start_;
+  std::vector<WantedWeight> weights_;
+};
+
+/// "layers.7."
+std::string layer_start(int64_t index);
+
+}  // namespace flexgen
