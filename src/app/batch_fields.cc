@@ -24,12 +24,15 @@ bool is_true(const Json& value) { return value == true; }
 bool is_zero(const Json& value) { return value.is_number() && value == 0; }
 bool is_one(const Json& value) { return value.is_number() && value == 1; }
 bool is_empty(const Json& value) { return (value.is_structured() || value.is_string()) && (value.empty() || value == ""); }
+bool is_none(const Json& value) { return value == "none"; }
+bool only_text(const Json& value) { return value == Json::array({"text"}); }
 bool never(const Json&) { return false; }
 
 constexpr const char* kText = "must be a string";
 constexpr const char* kNotBuilt = "is not supported; leave it out";
 constexpr const char* kStructured = "answers that follow a grammar, a schema or a choice are not supported; leave it out";
 constexpr const char* kChat = "is a field of /v1/chat/completions; leave it out";
+constexpr const char* kOfText = "is a field of /v1/completions; leave it out";
 
 const std::map<std::string, Field>& fields() {
   static const std::map<std::string, Field> all = {
@@ -60,20 +63,34 @@ const std::map<std::string, Field>& fields() {
       {"prompt_embeds", {is_empty, "prompts are texts or token ids; leave it out"}},
       {"mm_processor_kwargs", {is_empty, kNotBuilt}}, {"kv_transfer_params", {is_empty, kNotBuilt}}, {"ec_transfer_params", {is_empty, kNotBuilt}},
       {"return_tokens_as_token_ids", {is_false, kNotBuilt}}, {"return_token_offsets", {is_false, kNotBuilt}},
-      {"return_mm_kwargs", {is_true, kNotBuilt}}, {"routed_experts_prompt_start", {is_zero, kNotBuilt}}, {"flat_logprobs", {is_false, kNotBuilt}},
-      // The other endpoint's.
-      {"messages", {never, kChat}}, {"top_logprobs", {never, "is a field of /v1/chat/completions; here logprobs is the number itself"}}, {"tools", {is_empty, kChat}},
-      {"tool_choice", {[](const Json& value) { return value == "none"; }, kChat}}, {"parallel_tool_calls", {is_false, kChat}},
-      {"chat_template", {never, kChat}}, {"chat_template_kwargs", {is_empty, kChat}}, {"add_generation_prompt", {never, kChat}}, {"continue_final_message", {is_false, kChat}},
-      {"reasoning_effort", {never, kChat}}, {"modalities", {[](const Json& value) { return value == Json::array({"text"}); }, kChat}}};
+      {"return_mm_kwargs", {is_true, kNotBuilt}}, {"routed_experts_prompt_start", {is_zero, kNotBuilt}}, {"flat_logprobs", {is_false, kNotBuilt}}};
   return all;
+}
+
+/// Fields of the other endpoint, and those that mean something else there.
+const std::map<std::string, Field>& own_fields(Endpoint endpoint) {
+  static const std::map<std::string, Field> text = {
+      {"messages", {never, kChat}}, {"top_logprobs", {never, "is a field of /v1/chat/completions; here logprobs is the number itself"}}, {"tools", {is_empty, kChat}},
+      {"tool_choice", {is_none, kChat}}, {"parallel_tool_calls", {is_false, kChat}}, {"chat_template", {never, kChat}}, {"chat_template_kwargs", {is_empty, kChat}},
+      {"add_generation_prompt", {never, kChat}}, {"continue_final_message", {is_false, kChat}}, {"documents", {is_empty, kChat}}, {"reasoning_effort", {never, kChat}},
+      {"modalities", {only_text, kChat}}};
+  static const std::map<std::string, Field> chat = {
+      {"best_of", {is_one, kOfText}}, {"echo", {is_false, kOfText}}, {"modalities", {only_text, "answers are text; leave it out"}},
+      {"chat_template", {never, "a line has no template of its own; give the file with --chat-template"}},
+      {"chat_template_content_format", {[](const Json& value) { return value == "auto"; }, "content is given as the template takes it; leave it out"}},
+      {"include_reasoning", {is_true, "thoughts are always given, in reasoning_content; leave it out"}}, {"functions", {is_empty, "is not supported; give tools"}},
+      {"function_call", {is_none, "is not supported; give tool_choice"}}, {"audio", {never, "answers are text; leave it out"}}, {"prediction", {never, kNotBuilt}},
+      {"web_search_options", {never, kNotBuilt}}, {"verbosity", {never, kNotBuilt}}};
+  return endpoint == Endpoint::kChat ? chat : text;
 }
 
 }  // namespace
 
-std::optional<std::string> refuse_field(const std::string& name, const Json& value) {
+std::optional<std::string> refuse_field(const std::string& name, const Json& value, Endpoint endpoint) {
   if (value.is_null()) return std::nullopt;
-  const auto found = fields().find(name);
+  const auto& own = own_fields(endpoint);
+  auto found = own.find(name);
+  if (found == own.end()) found = fields().find(name);
   if (found == fields().end()) return "is not known; leave it out";
   if (found->second.changes_nothing(value)) return std::nullopt;
   return found->second.otherwise;

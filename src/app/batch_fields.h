@@ -1,5 +1,5 @@
 #pragma once
-// BatchFields: the fields of a request's body that have no part in answers here, as vLLM's and OpenAI's completions have them. Any thread.
+// BatchFields: the fields of a request's body that have no part in answers here, as vLLM's and OpenAI's endpoints have them. Any thread.
 
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -7,8 +7,10 @@
 
 namespace flexgen {
 
+enum class Endpoint { kText, kChat };  ///< /v1/completions, /v1/chat/completions
+
 /// Why a field that flexgen does not honour is refused: because of its name, or as its value is not the one that changes nothing. Nothing for a field that may stay.
 /// Null is always left out.
-std::optional<std::string> refuse_field(const std::string& name, const nlohmann::json& value);
+std::optional<std::string> refuse_field(const std::string& name, const nlohmann::json& value, Endpoint endpoint);
 
 }  // namespace flexgen

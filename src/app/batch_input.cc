@@ -83,7 +83,9 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
     line.max_tokens = request->params.max_tokens;
     line.keeps_logits = request->params.keeps_logits() && line.max_tokens > 0;
     line.scored = request->params.scores_prompt();
-    if (request->doubled_bos > 0) ++doubled_bos_lines_;
+    doubled_bos_lines_ += request->doubled_bos > 0;
+    open_ended_lines_ += request->open_ended;
+    unread_call_lines_ += request->unread_calls;
     const SamplingParams params = request->engine_params();
     line.wants_logprobs = params.top_logprobs >= 0 || line.scored;
     line.logprob_bytes = logprob_bytes(params, line.longest_prompt);
@@ -125,6 +127,7 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
   BatchInput input(InputText::open(path, directory, stop), directory);
   input.path_ = path;
   input.limits_ = limits;
+  input.limits_.now = info.st_mtime;
   input.modified_s_ = info.st_mtime;
   input.read_file(stop);
   if (!stop) input.find_duplicates(stop);

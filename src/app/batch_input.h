@@ -50,6 +50,7 @@ struct InputLine {
 
 class BatchInput {
  public:
+  /// Chat templates are told that it is when the file was last changed, so that a job that goes on another day gives the same answers.
   /// Reads and checks the whole file, in any form that InputText reads; ends early if `stop` is set (then stopped()). Throws Error for a file
   /// that cannot be read, is not a regular one or is in another form, and Error{io} if there is no room for the index; bad lines are no reason to throw.
   /// `directory`: where the index goes, some 120 bytes a line, once there are more than a few hundred; empty: the system's for temporary files.
@@ -68,6 +69,10 @@ class BatchInput {
   int64_t num_estimated() const { return num_estimated_; }
   /// Good lines with prompts that begin with the token which the tokenizer puts before a text, and so have it twice.
   int64_t doubled_bos_lines() const { return doubled_bos_lines_; }
+  /// Good lines whose answers may take all positions that are left, as they give no max_completion_tokens.
+  int64_t open_ended_lines() const { return open_ended_lines_; }
+  /// Good lines with tools of a model whose calls are of an unknown form.
+  int64_t unread_call_lines() const { return unread_call_lines_; }
 
   /// The line once more. The custom_id of a bare body that has none is "line-N". An error's custom_id is what its record is keyed by: the line's own custom_id, or "line-N" if
   /// it has none or the same as an earlier line ("#error" is added while a good line is called so).
@@ -99,7 +104,7 @@ class BatchInput {
   std::string fingerprint_;
   int64_t modified_s_ = 0, num_estimated_ = 0;
   bool stopped_ = false;
-  int64_t doubled_bos_lines_ = 0;
+  int64_t doubled_bos_lines_ = 0, open_ended_lines_ = 0, unread_call_lines_ = 0;
   RecordSorter<NamedLine> named_;        ///< of all lines with a custom_id, until the duplicates are found
   RecordSorter<Duplicate> duplicates_;
   mutable RecordTable<RecordId> names_;  ///< hashes of the custom_ids

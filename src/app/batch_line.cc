@@ -10,6 +10,8 @@
 #include <set>
 
 #include "app/batch_fields.h"
+#include "app/chat_line.h"
+#include "app/line_body.h"
 #include "app/line_json.h"
 #include "app/sha256.h"
 #include "app/special_tokens.h"
@@ -21,38 +23,14 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr const char* kPromptPath = "body.prompt";
+constexpr const char* kMessagesPath = "body.messages";
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxStopTokenIds = 1024, kMaxLogprobTokenIds = 128, kMaxBadWords = 1000;
 constexpr double kLeastRepetition = 1e-3;
-constexpr size_t kQuotedBytes = 80;
 // Logits divided by less are infinite in fp32; long before that only the likeliest token is left.
 constexpr double kLeastTemperature = 1e-30;
-
-struct Refusal {
-  std::string code, message, param;
-};
-
-[[noreturn]] void refuse(std::string code, std::string param, std::string message) {
-  throw Refusal{std::move(code), std::move(message), std::move(param)};
-}
-[[noreturn]] void refuse_value(const std::string& param, const std::string& message) {
-  refuse("invalid_value", param, param + " " + message);
-}
-
-/// User text for a message: short, on one line.
-std::string quote_text(std::string_view text) {
-  std::string out = "'";
-  for (char c : text.substr(0, kQuotedBytes)) out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  return out + (text.size() > kQuotedBytes ? "...'" : "'");
-}
-
-/// The value for a message, short. Large values are never written out whole.
-std::string shown(const Json& value) {
-  if (value.is_string()) return quote_text(value.get_ref<const std::string&>());
-  if (value.is_structured()) return value.is_array() ? "an array" : "an object";
-  return value.dump();
-}
 
 /// What makes a line no line of ours at all.
 void check_json(const LineJson& json) {
@@ -66,75 +44,44 @@ void check_json(const LineJson& json) {
 /// A number that no double can hold, and a field that is too large to be kept whole.
 void check_bounds(const LineJson& json) {
   if (json.overflow) refuse_value(json.overflow->first, fmt::format("is {}, which is out of range", quote_text(json.overflow->second)));
+  if (json.too_large_value) refuse_value(*json.too_large_value, fmt::format("is too large: it may hold {} values, {} levels deep", kMaxFieldValues, jinja::kMaxValueDepth));
   if (json.too_large) refuse_value(*json.too_large, fmt::format("is too large: prompts apart, a line may hold {} values", kMaxLineValues));
 }
 
-/// Fields of the body. A field that is null counts as left out, as in OpenAI's API.
-class Body {
- public:
-  explicit Body(const Json& json) : json_(json) {}
+/// The fields of both endpoints that are honoured.
+const std::set<std::string>& honoured_fields() {
+  static const std::set<std::string> kFields = {
+      "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
+      "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids",
+      "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"};
+  return kFields;
+}
 
-  const Json* find(const char* name) const {
-    auto found = json_.find(name);
-    return found == json_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  int64_t integer(const char* name, int64_t otherwise, int64_t least, int64_t most) const {
-    const Json* value = find(name);
-    if (!value) return otherwise;
-    bool in_range = value->is_number_unsigned()
-                        ? value->get<uint64_t>() <= static_cast<uint64_t>(most) && static_cast<int64_t>(value->get<uint64_t>()) >= least
-                        : value->is_number_integer() && value->get<int64_t>() >= least && value->get<int64_t>() <= most;
-    if (!in_range) refuse_value(path(name), fmt::format("must be an integer from {} to {}, not {}", least, most, shown(*value)));
-    return value->get<int64_t>();
-  }
-
-  double number(const char* name, double otherwise, double least, double most) const {
-    const Json* value = find(name);
-    if (!value) return otherwise;
-    if (!value->is_number() || !(value->get<double>() >= least && value->get<double>() <= most))
-      refuse_value(path(name), fmt::format("must be a number from {} to {}, not {}", least, most, shown(*value)));
-    return value->get<double>();
-  }
-
-  bool flag(const char* name, bool otherwise = false) const {
-    const Json* value = find(name);
-    if (!value) return otherwise;
-    if (!value->is_boolean()) refuse_value(path(name), fmt::format("must be true or false, not {}", shown(*value)));
-    return value->get<bool>();
-  }
-
-  static std::string path(const std::string& name) { return "body." + name; }
-
- private:
-  const Json& json_;
-};
-
-void check_names(const Json& body) {
-  static const std::set<std::string> kHonoured = {
-      "prompt", "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids",
-      "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "echo", "logprobs",
-      "prompt_logprobs", "logprob_token_ids", "return_token_ids", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"};
+void check_names(const Json& body, Endpoint endpoint) {
+  static const std::set<std::string> kOfText = {"prompt", "echo", "best_of"};
+  static const std::set<std::string> kOfChat = {"messages", "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
+                                                "reasoning_effort", "top_logprobs"};
+  const std::set<std::string>& own = endpoint == Endpoint::kChat ? kOfChat : kOfText;
   for (const auto& [name, value] : body.items()) {
-    if (kHonoured.contains(name)) continue;
-    const std::optional<std::string> why = refuse_field(name, value);
+    if (honoured_fields().contains(name) || own.contains(name)) continue;
+    const std::optional<std::string> why = refuse_field(name, value, endpoint);
     if (!why) continue;
-    const std::string path = Body::path(name.substr(0, kQuotedBytes));
-    if (why->starts_with("must")) refuse_value(path, fmt::format("{}, not {}", *why, shown(value)));
+    const std::string path = LineBody::path(name.substr(0, kQuotedBytes));
+    if (why->starts_with("must")) refuse_value(path, fmt::format("{}, not {}", *why, shown_value(value)));
     if (why->starts_with("is ")) refuse("unsupported_parameter", path, fmt::format("body has the field {}, which {}", quote_text(name), *why));
     refuse("unsupported_parameter", path, fmt::format("{}: {}", path, *why));
   }
 }
 
-std::vector<std::string> parse_stop(const Body& body, const ModelLimits& limits) {
+std::vector<std::string> parse_stop(const LineBody& body, const ModelLimits& limits) {
   std::vector<std::string> stops;
   const Json* value = body.find("stop");
   if (!value) return stops;
-  const std::string path = Body::path("stop");
+  const std::string path = LineBody::path("stop");
   if (value->is_string()) stops.push_back(value->get<std::string>());
   else if (value->is_array() && value->size() <= kMaxStops)
     for (const Json& item : *value) {
-      if (!item.is_string()) refuse_value(path, "must hold strings, not " + shown(item));
+      if (!item.is_string()) refuse_value(path, "must hold strings, not " + shown_value(item));
       stops.push_back(item.get<std::string>());
     }
   else refuse_value(path, fmt::format("must be a string or a list of at most {} strings", kMaxStops));
@@ -147,15 +94,15 @@ std::vector<std::string> parse_stop(const Body& body, const ModelLimits& limits)
 
 int32_t parse_token_id(const Json& id, const std::string& path, const ModelLimits& limits) {
   if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(limits.vocab_size))
-    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown(id), limits.vocab_size - 1));
+    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown_value(id), limits.vocab_size - 1));
   return static_cast<int32_t>(id.get<uint64_t>());
 }
 
-std::vector<int32_t> parse_token_ids(const Body& body, const char* name, size_t most, const ModelLimits& limits) {
+std::vector<int32_t> parse_token_ids(const LineBody& body, const char* name, size_t most, const ModelLimits& limits) {
   std::vector<int32_t> ids;
   const Json* value = body.find(name);
   if (!value) return ids;
-  const std::string path = Body::path(name);
+  const std::string path = LineBody::path(name);
   if (!value->is_array() || value->size() > most) refuse_value(path, fmt::format("must be a list of at most {} token ids", most));
   for (const Json& id : *value) {
     const int32_t token = parse_token_id(id, path, limits);
@@ -164,57 +111,57 @@ std::vector<int32_t> parse_token_ids(const Body& body, const char* name, size_t 
   return ids;
 }
 
-void check_length(int64_t tokens, int64_t max_tokens, const ModelLimits& limits) {
-  if (tokens == 0) refuse_value("body.prompt", "is empty: the model needs at least one token to start from");
+void check_length(const char* path, int64_t tokens, int64_t max_tokens, const ModelLimits& limits) {
+  if (tokens == 0) refuse_value(path, "is empty: the model needs at least one token to start from");
   if (tokens + max_tokens > limits.max_positions)
-    refuse("context_length_exceeded", "body.prompt",
+    refuse("context_length_exceeded", path,
            fmt::format("the prompt has {} tokens and max_tokens is {}, {} together, but the model has {} positions; "
                        "shorten the prompt or lower max_tokens",
                        tokens, max_tokens, tokens + max_tokens, limits.max_positions));
 }
 
 /// How many tokens of a prompt are kept, the last ones.
-int64_t parse_truncation(const Body& body, const SamplingParams& params, const ModelLimits& limits) {
+int64_t parse_truncation(const LineBody& body, const SamplingParams& params, const ModelLimits& limits) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   const int64_t most = body.integer("truncate_prompt_tokens", kMost, -1, kMost);
   if (most == 0) refuse_value("body.truncate_prompt_tokens", "is 0, which leaves no prompt; -1 keeps as much as the model takes");
   return most > 0 ? most : std::max<int64_t>(1, limits.max_positions - params.max_tokens);
 }
 
-BatchPrompt text_prompt(std::string&& text, const Body& body, const SamplingParams& params, const ModelLimits& limits) {
-  const bool add = body.flag("add_special_tokens", true);
+/// `path`: the field that it is from.
+BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const LineBody& body, const SamplingParams& params, const ModelLimits& limits) {
   const int64_t most = parse_truncation(body, params, limits);
   BatchPrompt prompt;
   if (std::ssize(text) > kMaxTextBytes)
-    refuse_value("body.prompt", fmt::format("has a text of {}; one prompt may have {}, so give longer ones as token ids", format_bytes(std::ssize(text)),
+    refuse_value(path, fmt::format("has a text of {}; one prompt may have {}, so give longer ones as token ids", format_bytes(std::ssize(text)),
                                             format_bytes(kMaxTextBytes)));
   if (limits.tokenizer) {
     try {
       prompt.tokens = limits.tokenizer->encode(text, add);
     } catch (const Error& error) {  // a limit of the tokenizer: this line's alone
-      refuse_value("body.prompt", fmt::format("cannot be turned into tokens: {}", error.what()));
+      refuse_value(path, fmt::format("cannot be turned into tokens: {}", error.what()));
     }
     if (add && !prompt.tokens.empty() && limits.tokenizer->bos() == prompt.tokens.front()) prompt.num_added = 1;
   } else {
-    if (limits.text_bytes_per_token == 0) refuse_value("body.prompt", "is text, but the model has no tokenizer; give token ids");
+    if (limits.text_bytes_per_token == 0) refuse_value(path, "is text, but the model has no tokenizer; give token ids");
     prompt.tokens.resize(text.size() / static_cast<size_t>(limits.text_bytes_per_token) + 1);
   }
   for (int32_t token : prompt.tokens)  // some tokenizers know more tokens than their model
     if (token < 0 || token >= limits.vocab_size)
-      refuse_value("body.prompt", fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
+      refuse_value(path, fmt::format("becomes token {} by the tokenizer, but the model has ids from 0 to {}", token, limits.vocab_size - 1));
   if (std::ssize(prompt.tokens) > most) {  // what the tokenizer puts before a text stays
     prompt.num_added = std::min(prompt.num_added, most - 1);
     prompt.tokens.erase(prompt.tokens.begin() + prompt.num_added, prompt.tokens.end() - (most - prompt.num_added));
     text.clear();  // an echo is of what is left
   }
-  check_length(static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);
+  check_length(path, static_cast<int64_t>(prompt.tokens.size()), params.max_tokens, limits);
   if (params.echo) prompt.text = std::move(text);
   return prompt;
 }
 
-std::vector<BatchPrompt> parse_prompts(PromptField&& field, const Body& body, const SamplingParams& params, const ModelLimits& limits) {
+std::vector<BatchPrompt> parse_prompts(PromptField&& field, const LineBody& body, const SamplingParams& params, const ModelLimits& limits) {
   using Form = PromptField::Form;
-  const std::string path = Body::path("prompt");
+  const std::string path = LineBody::path("prompt");
   if (field.form == Form::kNone) refuse_value(path, "is missing");
   if (field.form == Form::kEmpty) refuse_value(path, "is empty");
   if (field.form == Form::kOther) refuse_value(path, "must be a text, a list of token ids, or a list of these");
@@ -222,12 +169,12 @@ std::vector<BatchPrompt> parse_prompts(PromptField&& field, const Body& body, co
   if (field.form != Form::kIds && field.count > kMaxPromptsPerLine)
     refuse_value(path, fmt::format("holds {} prompts; a line may have {}, so use more lines", field.count, kMaxPromptsPerLine));
   if (field.no_id)
-    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown(*field.no_id), limits.vocab_size - 1));
+    refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown_value(*field.no_id), limits.vocab_size - 1));
   std::vector<BatchPrompt> prompts;
-  for (std::string& text : field.texts) prompts.push_back(text_prompt(std::move(text), body, params, limits));
+  for (std::string& text : field.texts) prompts.push_back(text_prompt(std::move(text), kPromptPath, body.flag("add_special_tokens", true), body, params, limits));
   for (PromptField::Ids& ids : field.ids) {
     const int64_t most = parse_truncation(body, params, limits);
-    check_length(std::min(ids.count, most), params.max_tokens, limits);
+    check_length(kPromptPath, std::min(ids.count, most), params.max_tokens, limits);
     if (std::ssize(ids.kept) > most) ids.kept.erase(ids.kept.begin(), ids.kept.end() - most);
     prompts.push_back({"", std::move(ids.kept), 0});
   }
@@ -242,38 +189,38 @@ uint64_t mixed(uint64_t seed, uint64_t number) {
   return z ^ (z >> 31);
 }
 
-void parse_seed(const Body& body, BatchRequest* request) {
+void parse_seed(const LineBody& body, BatchRequest* request) {
   const Json* seed = body.find("seed");
   request->seeded = seed != nullptr;
   if (!seed) {
     request->params.seed = seed_of(request->custom_id);
     return;
   }
-  if (!seed->is_number_integer()) refuse_value("body.seed", "must be an integer, not " + shown(*seed));
+  if (!seed->is_number_integer()) refuse_value("body.seed", "must be an integer, not " + shown_value(*seed));
   request->params.seed = seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
 }
 
-int64_t parse_max_tokens(const Body& body) {
+int64_t parse_max_tokens(const LineBody& body, int64_t otherwise) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   const int64_t tokens = body.integer("max_tokens", -1, 0, kMost), other = body.integer("max_completion_tokens", -1, 0, kMost);
   if (tokens >= 0 && other >= 0 && tokens != other)
     refuse_value("body.max_completion_tokens", fmt::format("is {}, and max_tokens is {}; both say the same, so give one", other, tokens));
-  return tokens >= 0 ? tokens : other >= 0 ? other : 16;
+  return tokens >= 0 ? tokens : other >= 0 ? other : otherwise;
 }
 
 /// {"id": bias}; as vLLM does, a bias beyond 100 counts as 100.
-std::vector<std::pair<int32_t, float>> parse_logit_bias(const Body& body, const ModelLimits& limits) {
+std::vector<std::pair<int32_t, float>> parse_logit_bias(const LineBody& body, const ModelLimits& limits) {
   std::vector<std::pair<int32_t, float>> biases;
   const Json* value = body.find("logit_bias");
   if (!value) return biases;
-  const std::string path = Body::path("logit_bias");
-  if (!value->is_object()) refuse_value(path, "must be an object with token ids as names, not " + shown(*value));
+  const std::string path = LineBody::path("logit_bias");
+  if (!value->is_object()) refuse_value(path, "must be an object with token ids as names, not " + shown_value(*value));
   for (const auto& [name, bias] : value->items()) {
     int32_t token = -1;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), token);
     if (error != std::errc() || end != name.data() + name.size() || token < 0 || token >= limits.vocab_size)
       refuse_value(path, fmt::format("has the name {}, which is not a token id; the model has ids from 0 to {}", quote_text(name), limits.vocab_size - 1));
-    if (!bias.is_number()) refuse_value(path, fmt::format("has {} for token {}; a bias is a number", shown(bias), token));
+    if (!bias.is_number()) refuse_value(path, fmt::format("has {} for token {}; a bias is a number", shown_value(bias), token));
     const float clamped = std::clamp(bias.get<float>(), -100.0f, 100.0f);
     if (std::any_of(biases.begin(), biases.end(), [&](const auto& entry) { return entry.first == token; })) refuse_value(path, fmt::format("has token {} twice", token));
     if (clamped != 0) biases.emplace_back(token, clamped);
@@ -282,14 +229,14 @@ std::vector<std::pair<int32_t, float>> parse_logit_bias(const Body& body, const 
 }
 
 /// The tokens of words, at the start of a text and behind a blank (vLLM's rule: the latter where it is as long and begins with another token).
-std::vector<std::vector<int32_t>> parse_bad_words(const Body& body, const ModelLimits& limits) {
+std::vector<std::vector<int32_t>> parse_bad_words(const LineBody& body, const ModelLimits& limits) {
   std::vector<std::vector<int32_t>> words;
   const Json* value = body.find("bad_words");
   if (!value) return words;
-  const std::string path = Body::path("bad_words");
+  const std::string path = LineBody::path("bad_words");
   if (!value->is_array() || value->size() > kMaxBadWords) refuse_value(path, fmt::format("must be a list of at most {} texts", kMaxBadWords));
   for (const Json& item : *value) {
-    if (!item.is_string() || item.get_ref<const std::string&>().empty()) refuse_value(path, "must hold texts that are not empty, not " + shown(item));
+    if (!item.is_string() || item.get_ref<const std::string&>().empty()) refuse_value(path, "must hold texts that are not empty, not " + shown_value(item));
     if (!limits.has_text()) refuse_value(path, "is text, but the model has no tokenizer; use logit_bias");
     std::string word = item.get<std::string>();
     word.erase(0, word.find_first_not_of(" \t\n\r\f\v"));
@@ -298,7 +245,7 @@ std::vector<std::vector<int32_t>> parse_bad_words(const Body& body, const ModelL
       continue;
     }
     const std::vector<int32_t> plain = limits.tokenizer->encode(word, false), behind_blank = limits.tokenizer->encode(" " + word, false);
-    if (plain.empty()) refuse_value(path, fmt::format("holds {}, which has no tokens", shown(item)));
+    if (plain.empty()) refuse_value(path, fmt::format("holds {}, which has no tokens", shown_value(item)));
     words.push_back(plain);
     if (behind_blank.size() == plain.size() && behind_blank.front() != plain.front()) words.push_back(behind_blank);
   }
@@ -306,7 +253,7 @@ std::vector<std::vector<int32_t>> parse_bad_words(const Body& body, const ModelL
 }
 
 /// What is done to logits before a token is chosen; ranges as vLLM has them.
-void parse_edits(const Body& body, const ModelLimits& limits, SamplingParams& params) {
+void parse_edits(const LineBody& body, const ModelLimits& limits, SamplingParams& params) {
   params.min_tokens = body.integer("min_tokens", 0, 0, std::numeric_limits<int32_t>::max());
   if (params.min_tokens > params.max_tokens)
     refuse_value("body.min_tokens", fmt::format("is {}, more than max_tokens ({}); lower it, or raise max_tokens", params.min_tokens, params.max_tokens));
@@ -318,24 +265,60 @@ void parse_edits(const Body& body, const ModelLimits& limits, SamplingParams& pa
 }
 
 /// false is what OpenAI's other endpoint says for none.
-int64_t parse_logprobs(const Body& body) {
+int64_t parse_logprobs(const LineBody& body) {
   const Json* value = body.find("logprobs");
   return value && *value == false ? -1 : body.integer("logprobs", -1, 0, 20);
 }
 
-BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimits& limits) {
+/// In chat the field says whether, and another one how many.
+int64_t parse_chat_logprobs(const LineBody& body) {
+  const bool wanted = body.flag("logprobs");
+  const int64_t top = body.integer("top_logprobs", 0, 0, 20);
+  if (!wanted && top > 0) refuse_value("body.top_logprobs", fmt::format("is {}, and logprobs is not true; give both", top));
+  return wanted ? top : -1;
+}
+
+/// The conversation as a prompt, and how its answer is read.
+void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& limits, BatchRequest* request) {
+  const Conversation conversation = parse_conversation(line, body);
+  std::string text;
+  request->chat.emplace();
+  if (limits.chat) {
+    *request->chat = parse_answer_form(conversation, body, *limits.chat);
+    request->unread_calls = !conversation.tools.none() && request->chat->calls == CallForm::kNone && limits.chat->call_form() == CallForm::kNone;
+    try {
+      text = limits.chat->render(conversation, limits.now);
+    } catch (const Error& error) {
+      refuse_value(kMessagesPath, fmt::format("cannot be written out: {}", error.what()));
+    }
+    request->chat->begins_in_thought = request->chat->thinks && ends_in_thought(text);
+    // The mark before a call is a special token.
+    if (request->chat->calls == CallForm::kMistral) request->params.skip_special_tokens = false;
+  } else if (limits.tokenizer || limits.text_bytes_per_token == 0) {
+    refuse("unsupported_endpoint", kMessagesPath, fmt::format("a conversation needs the model's chat template: {}", limits.no_chat.empty() ? "the model has none; give one with --chat-template FILE" : limits.no_chat));
+  } else {
+    text = texts_of(conversation);
+  }
+  request->prompts.push_back(text_prompt(std::move(text), kMessagesPath, body.flag("add_special_tokens", false), body, request->params, limits));
+}
+
+BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoint, const ModelLimits& limits) {
   const Json& json = line.line["body"];
   if (!json.is_object()) refuse_value("body", "must be an object");
-  check_names(json);
+  const bool chat = endpoint == Endpoint::kChat;
+  check_names(json, endpoint);
   check_bounds(line);
-  Body body(json);
+  if (chat && line.prompt.form != PromptField::Form::kNone) refuse("unsupported_parameter", kPromptPath, "body has the field 'prompt', which is a field of /v1/completions; leave it out");
+  LineBody body(json);
   BatchRequest request;
   request.custom_id = std::move(custom_id);
   SamplingParams& params = request.params;
   request.n = body.integer("n", 1, 1, kMaxChoicesPerPrompt);
   request.best_of = body.integer("best_of", request.n, 1, kMaxChoicesPerPrompt);
   if (request.best_of < request.n) refuse_value("body.best_of", fmt::format("is {}, less than n ({}); the n best of so many are answered", request.best_of, request.n));
-  params.max_tokens = parse_max_tokens(body);
+  params.max_tokens = parse_max_tokens(body, chat ? -1 : 16);
+  request.open_ended = params.max_tokens < 0;  // as long as the model's positions allow
+  if (request.open_ended) params.max_tokens = 1;
   if (params.max_tokens == 0) request.best_of = request.n;  // nothing is drawn
   params.echo = body.flag("echo");
   params.temperature = body.number("temperature", 1, 0, 2);
@@ -344,7 +327,7 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimit
   if (params.top_p == 0) refuse_value("body.top_p", "must be more than 0; for the likeliest token use temperature 0");
   params.top_k = std::max<int64_t>(0, body.integer("top_k", 0, -1, std::numeric_limits<int32_t>::max()));
   params.min_p = body.number("min_p", 0, 0, 1);
-  params.top_logprobs = parse_logprobs(body);
+  params.top_logprobs = chat ? parse_chat_logprobs(body) : parse_logprobs(body);
   params.prompt_logprobs = body.integer("prompt_logprobs", -1, 0, 20);
   params.logprob_token_ids = parse_token_ids(body, "logprob_token_ids", kMaxLogprobTokenIds, limits);
   if (!params.logprob_token_ids.empty() && params.top_logprobs < 0) refuse_value("body.logprob_token_ids", "needs logprobs: give logprobs 0 too");
@@ -359,10 +342,12 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, const ModelLimit
   request.gives_prompt_token_ids = body.flag("return_token_ids");
   // Without a tokenizer nothing else would tell the answer.
   request.gives_token_ids = body.flag("return_token_ids", !limits.tokenizer);
-  parse_edits(body, limits, params);
   parse_seed(body, &request);
-  request.estimated = !limits.tokenizer && !line.prompt.texts.empty();
-  request.prompts = parse_prompts(std::move(line.prompt), body, params, limits);
+  request.estimated = !limits.tokenizer && (chat || !line.prompt.texts.empty());
+  if (chat) parse_chat(line, body, limits, &request);
+  else request.prompts = parse_prompts(std::move(line.prompt), body, params, limits);
+  if (request.open_ended) params.max_tokens = limits.max_positions - std::ssize(request.prompts.front().tokens);
+  parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)
     if (prompt.num_added > 0 && begins_with_two_bos(*limits.tokenizer, prompt.tokens)) ++request.doubled_bos;
   return request;
@@ -402,10 +387,11 @@ LineError line_too_long() {
 namespace {
 
 constexpr std::string_view kBodyPath = "body.";
+constexpr std::string_view kTextUrl = "/v1/completions", kChatUrl = "/v1/chat/completions";
 
-/// A line that is the body itself: {"prompt": "..."}.
+/// A line that is the body itself: {"prompt": "..."} or {"messages": [...]}.
 bool is_bare(const Json& line) {
-  return line.contains("prompt") && !line.contains("body") && !line.contains("method") && !line.contains("url");
+  return (line.contains("prompt") || line.contains("messages")) && !line.contains("body") && !line.contains("method") && !line.contains("url");
 }
 
 /// Checked; empty if there is none.
@@ -419,17 +405,16 @@ std::string parse_custom_id(const Json& object, bool needed) {
   return id->get<std::string>();
 }
 
-void check_endpoint(const Json& json) {
+Endpoint check_endpoint(const Json& json) {
   for (const auto& [name, value] : json.items())
     if (name != "custom_id" && name != "method" && name != "url" && name != "body")
       refuse("unsupported_parameter", name.substr(0, kQuotedBytes), fmt::format("the line has the field {}, which is not part of the batch format", quote_text(name)));
   if (!json.contains("method") || json["method"] != "POST") refuse_value("method", "must be \"POST\"");
   if (!json.contains("url") || !json["url"].is_string()) refuse_value("url", "is missing, or not a text");
   const auto& url = json["url"].get_ref<const std::string&>();
-  if (url == "/v1/chat/completions")
-    refuse("unsupported_endpoint", "url", "url /v1/chat/completions: chat templates are not supported yet; write the prompt out for /v1/completions");
-  if (url != "/v1/completions") refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only /v1/completions is", quote_text(url)));
+  if (url != kChatUrl && url != kTextUrl) refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only {} and {} are", quote_text(url), kTextUrl, kChatUrl));
   if (!json.contains("body")) refuse_value("body", "is missing");
+  return url == kChatUrl ? Endpoint::kChat : Endpoint::kText;
 }
 
 }  // namespace
@@ -439,20 +424,22 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
   bool bare = false;
   try {
     const LineBounds bounds{kMaxPromptsPerLine, limits.max_positions, limits.vocab_size};
+    Endpoint endpoint = Endpoint::kText;
     LineJson parsed = read_line_json(line, bounds);
-    check_json(parsed);
-    bare = is_bare(parsed.line);
+    bare = parsed.line.is_object() && is_bare(parsed.line);
+    if (!bare) check_json(parsed);
     if (bare) {
       parsed = LineJson();
       parsed = read_line_json(fmt::format(R"({{"body":{}}})", line), bounds);  // so that its prompt goes where prompts go
       check_json(parsed);
       custom_id = parse_custom_id(parsed.line["body"], false);
       parsed.line["body"].erase("custom_id");
+      if (parsed.line["body"].contains("messages")) endpoint = Endpoint::kChat;
     } else {
       custom_id = parse_custom_id(parsed.line, true);
-      check_endpoint(parsed.line);
+      endpoint = check_endpoint(parsed.line);
     }
-    return parse_body(std::move(parsed), custom_id, limits);
+    return parse_body(std::move(parsed), custom_id, endpoint, limits);
   } catch (Refusal& refusal) {
     if (bare) {
       for (std::string* text : {&refusal.param, &refusal.message})

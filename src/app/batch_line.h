@@ -3,12 +3,17 @@
 // any thread.
 
 #include <cstdint>
+#include <ctime>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "engine/request.h"
+#include "text/chat_answer.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace flexgen {
@@ -19,6 +24,9 @@ struct ModelLimits {
   int64_t max_positions = 0;
   const Tokenizer* tokenizer = nullptr;  ///< null: only prompts of token ids
   int64_t text_bytes_per_token = 0;  ///< for planning without a tokenizer: a text counts as a token for every so many bytes; 0: it is refused
+  std::shared_ptr<const ChatTemplate> chat = nullptr;  ///< null: conversations are refused, but for planning
+  std::string no_chat = "";  ///< why there is none, where more can be said than that the model has none
+  std::time_t now = 0;       ///< the time that a chat template may tell
 
   /// Whether texts have tokens, counted or real.
   bool has_text() const { return tokenizer || text_bytes_per_token > 0; }
@@ -46,6 +54,9 @@ struct BatchRequest {
   SamplingParams params;  ///< as the line has them; seed: of sequence 0
   bool seeded = false;    ///< the line gave the seed: every prompt starts from it
   bool gives_token_ids = false, gives_prompt_token_ids = false;  ///< in the answer
+  std::optional<AnswerForm> chat = std::nullopt;  ///< a conversation's line: how its answer is read
+  bool open_ended = false;    ///< it gave no max_tokens: an answer may take all positions that are left
+  bool unread_calls = false;  ///< it has tools, and how the model writes calls is not known: they stay in the text
   bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
   int64_t doubled_bos = 0;  ///< prompts whose text begins with the token that the tokenizer puts before it
 

@@ -27,7 +27,11 @@ class ByteTokenizer : public flexgen::Tokenizer {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const ByteTokenizer tokenizer;
+  static const auto chat = std::make_shared<const flexgen::ChatTemplate>(
+      std::map<std::string, std::string>{{"default", "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}<think>"}}, "fuzz",
+      flexgen::ChatTemplate::SpecialTokens());
   flexgen::ModelLimits limits{256, 100, &tokenizer};
+  limits.chat = chat;
   auto parsed = flexgen::parse_batch_line({reinterpret_cast<const char*>(data), size}, limits);
   if (auto* error = std::get_if<flexgen::LineError>(&parsed)) {
     if (error->code.empty() || error->message.empty()) std::abort();
@@ -35,6 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   const auto& request = std::get<flexgen::BatchRequest>(parsed);
   if (request.num_sequences() < 1) std::abort();
+  if (request.chat) flexgen::read_chat_answer({reinterpret_cast<const char*>(data), size}, *request.chat);
   for (const flexgen::BatchPrompt& prompt : request.prompts) {
     if (prompt.tokens.empty()) std::abort();
     if (static_cast<int64_t>(prompt.tokens.size()) + request.params.max_tokens > limits.max_positions) std::abort();

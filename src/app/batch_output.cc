@@ -6,6 +6,8 @@
 #include <set>
 #include <utility>
 
+#include "app/answer_json.h"
+#include "app/chat_output.h"
 #include "app/choice_store.h"
 #include "app/kept_record.h"
 #include "app/text_offsets.h"
@@ -17,40 +19,22 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kNotFiniteCode = "not_finite";
-constexpr size_t kPieceBytes = 64 << 10;
 
-/// Valid UTF-8 whatever is in it, and without line ends.
-std::string to_text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-std::string to_line(const Json& json) { return to_text(json) + "\n"; }
-
-/// A logprob with the digits that a float has; JSON knows no infinity, and OpenAI writes -9999 for it.
-Json number(float logprob) {
-  if (std::isnan(logprob)) return nullptr;
-  if (std::isinf(logprob)) return -9999.0;
-  char digits[32];
-  auto end = std::to_chars(digits, digits + sizeof(digits), logprob).ptr;
-  double value = 0;
-  std::from_chars(digits, end, value);
-  return value;
-}
-
-std::string token_text(const Tokenizer* tokenizer, int32_t token) {
-  return tokenizer ? tokenizer->token_text(token) : fmt::format("token_id:{}", token);
-}
+std::string to_line(const Json& json) { return json_text(json) + "\n"; }
 
 /// The best tokens (of those that are there, so many) and the chosen one, by text; a text that two tokens share is the chosen (or the better) one's.
 Json top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry, size_t most) {
-  std::string chosen = token_text(tokenizer, entry.token);
+  std::string chosen = text_of_token(tokenizer, entry.token);
   Json top = Json::object();
   std::set<std::string> taken{chosen};
   bool has_chosen = false;
   for (auto [token, logprob] : std::span(entry.top).first(std::min(most, entry.top.size()))) {
     std::string text = chosen;
     if (token == entry.token) has_chosen = true;
-    else if (!taken.insert(text = token_text(tokenizer, token)).second) text = fmt::format("token_id:{}", token);
-    top[text] = number(logprob);
+    else if (!taken.insert(text = text_of_token(tokenizer, token)).second) text = fmt::format("token_id:{}", token);
+    top[text] = logprob_json(logprob);
   }
-  if (!has_chosen) top[chosen] = number(entry.logprob);
+  if (!has_chosen) top[chosen] = logprob_json(entry.logprob);
   return top;
 }
 
@@ -68,29 +52,12 @@ Stretch stretch_of(std::span<const TokenLogprob> entries, size_t most, std::span
   return stretch;
 }
 
-/// Collects what is written into pieces that are large enough.
-class Pieces {
- public:
-  explicit Pieces(const WritePiece& write) : write_(write) {}
-  void add(std::string_view text) {
-    piece_ += text;
-    if (piece_.size() < kPieceBytes) return;
-    write_(piece_);
-    piece_.clear();
-  }
-  void finish() { write_(piece_); }
-
- private:
-  const WritePiece& write_;
-  std::string piece_;
-};
-
 /// One after the other, as a sequence may have many tokens, each with many logprobs.
 void write_logprobs(const Tokenizer* tokenizer, std::span<const Stretch> stretches, const WritePiece& write) {
   using Item = Json (*)(const Tokenizer*, const Stretch&, size_t);
   static constexpr std::pair<const char*, Item> kLists[] = {
-      {"tokens", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return Json(token_text(tokens, s.entries[i].token)); }},
-      {"token_logprobs", [](const Tokenizer*, const Stretch& s, size_t i) { return number(s.entries[i].logprob); }},
+      {"tokens", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return Json(text_of_token(tokens, s.entries[i].token)); }},
+      {"token_logprobs", [](const Tokenizer*, const Stretch& s, size_t i) { return logprob_json(s.entries[i].logprob); }},
       {"top_logprobs", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return std::isnan(s.entries[i].logprob) ? Json(nullptr) : top_logprobs(tokens, s.entries[i], s.most); }},
       {"text_offset", [](const Tokenizer*, const Stretch& s, size_t i) { return Json(s.offsets[i]); }}};
   Pieces pieces(write);
@@ -100,7 +67,7 @@ void write_logprobs(const Tokenizer* tokenizer, std::span<const Stretch> stretch
     for (const Stretch& stretch : stretches)
       for (size_t i = 0; i < stretch.entries.size(); ++i) {
         if (!std::exchange(first, false)) pieces.add(",");
-        pieces.add(to_text(item(tokenizer, stretch, i)));
+        pieces.add(json_text(item(tokenizer, stretch, i)));
       }
     pieces.add("]");
   }
@@ -115,12 +82,12 @@ void write_prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogp
   for (const TokenLogprob& entry : entries) {
     Json tokens;
     auto add = [&](int32_t token, float logprob, Json rank) {
-      tokens[std::to_string(token)] = {{"logprob", number(logprob)}, {"rank", std::move(rank)}, {"decoded_token", token_text(tokenizer, token)}};
+      tokens[std::to_string(token)] = {{"logprob", logprob_json(logprob)}, {"rank", std::move(rank)}, {"decoded_token", text_of_token(tokenizer, token)}};
     };
     if (!std::isnan(entry.logprob)) add(entry.token, entry.logprob, nullptr);
     for (size_t i = 0; i < std::min(most, entry.top.size()); ++i) add(entry.top[i].first, entry.top[i].second, i + 1);
     if (&entry != entries.data()) pieces.add(",");
-    pieces.add(to_text(tokens));
+    pieces.add(json_text(tokens));
   }
   pieces.add("]");
   pieces.finish();
@@ -151,28 +118,12 @@ std::vector<Stretch> stretches_of(const RecordContext& context, const BatchReque
   return stretches;
 }
 
-}  // namespace
-
-void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
-  write(choice_front(index));
-  write_unnumbered_choice(context, request, prompt, completion, write);
-}
-
-void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
-  std::string prompt_text;
-  if (request.params.echo) {
-    prompt_text = prompt.text;
-    if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
-  }
-  write(R"(,"text":)");
-  write(to_text(prompt_text + completion.text));
-  write(R"(,"logprobs":)");
-  if (request.params.top_logprobs >= 0) write_logprobs(context.tokenizer, stretches_of(context, request, prompt, count_characters(prompt_text), completion), write);
-  else write("null");
+/// What comes behind an answer's text and logprobs, in either form.
+void write_rest_of_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const char* reason, const WritePiece& write) {
   // As vLLM has it: what of the request ended the answer; null for the model's own end tokens.
   const Json stop_reason = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
-  write(fmt::format(R"(,"finish_reason":"{}","stop_reason":)", completion.reason == FinishReason::kStop ? "stop" : "length"));
-  write(to_text(stop_reason));
+  write(fmt::format(R"(,"finish_reason":"{}","stop_reason":)", reason));
+  write(json_text(stop_reason));
   if (request.gives_token_ids) {
     write(R"(,"token_ids":)");
     write_ids(completion.tokens, write);
@@ -188,12 +139,42 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
   write("}");
 }
 
+}  // namespace
+
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
+  write(choice_front(index));
+  write_unnumbered_choice(context, request, prompt, completion, write);
+}
+
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
+  const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
+  if (request.chat) {
+    if (write_chat_message(request, completion, write)) reason = "tool_calls";
+    write(R"(,"logprobs":)");
+    if (request.params.top_logprobs >= 0) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
+    else write("null");
+    write_rest_of_choice(context, request, prompt, completion, reason, write);
+    return;
+  }
+  std::string prompt_text;
+  if (request.params.echo) {
+    prompt_text = prompt.text;
+    if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
+  }
+  write(R"(,"text":)");
+  write(json_text(prompt_text + completion.text));
+  write(R"(,"logprobs":)");
+  if (request.params.top_logprobs >= 0) write_logprobs(context.tokenizer, stretches_of(context, request, prompt, count_characters(prompt_text), completion), write);
+  else write("null");
+  write_rest_of_choice(context, request, prompt, completion, reason, write);
+}
+
 AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, int64_t prompt_tokens, int64_t completion_tokens) {
   std::string name = record_id_text(id);
   std::string digits = name.substr(kRecordIdPrefix.size());
   Json body;
-  body["id"] = "cmpl-" + digits;
-  body["object"] = "text_completion";
+  body["id"] = (request.chat ? "chatcmpl-" : "cmpl-") + digits;
+  body["object"] = request.chat ? "chat.completion" : "text_completion";
   body["created"] = context.created_s;
   body["model"] = context.model_name;
   body["choices"] = Json::array();

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "app/answer_json.h"
 #include "app/batch_input.h"
 #include "engine/request.h"
 
@@ -19,7 +20,6 @@ struct RecordContext {
   const Tokenizer* tokenizer = nullptr;  ///< may be null: then texts are empty
 };
 
-using WritePiece = std::function<void(std::string_view)>;
 /// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; it is looked at where request.shows_prompt().
 void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write);
 
@@ -30,7 +30,7 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
 struct AnswerFrame {
   std::string before, after;
 };
-/// Of the request its custom_id alone counts; tokens are those of all its prompts (each once) and of all answers.
+/// Of the request its custom_id and whether it is a conversation's count; tokens are those of all its prompts (each once) and of all answers.
 AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, int64_t prompt_tokens, int64_t completion_tokens);
 
 /// The whole record; completions in the order of the choices.

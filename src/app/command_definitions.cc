@@ -10,6 +10,7 @@
 namespace flexgen {
 namespace {
 
+constexpr const char* kChatTemplate = "write conversations out by this Jinja template (default: the model's own)";
 constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
 constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, or the id of a model in the Hub's local cache; nothing is downloaded";
 constexpr const char* kModelOrShapeHelp = "checkpoint directory, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
@@ -60,7 +61,7 @@ class RunBatchDefinition : public CommandDefinition {
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
     text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
     add_model_flags(*this, &engine_.flags.model);
-    text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input", "IN.jsonl")->required();
+    text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions and /v1/chat/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input", "IN.jsonl")->required();
     text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
     text("--error-output", options_.error_output, "at the end, put the records of lines that have no answer there, as OpenAI does (default: they stay among the answers)", "FILE");
     flag("--in-order", options_.in_order, "at the end, put the records into the order of the lines");
@@ -68,6 +69,7 @@ class RunBatchDefinition : public CommandDefinition {
     flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any line is bad (without it, if lines are bad and none is answered)");
     text("--served-model-name", options_.served_model_name, "what answers give as their model (default: the directory's name)", "NAME");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
+    text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
     json(options_.json, options_.json_file, "a summary of the run");
     flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
     text("--shard", options_.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts", "I/N");
@@ -111,6 +113,9 @@ class GenerateDefinition : public CommandDefinition {
     whole("--seed", params.seed, 0, "of the random numbers")->capture_default_str();
     texts("--stop", params.stop, "end before this text (may be given several times)", "TEXT");
     flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
+    CLI::Option* chat = flag("--chat", options_.chat, "the text is what a user says: it is put into the model's chat template, and the model answers");
+    text("--system", options_.system, "what the conversation begins with", "TEXT")->needs(chat);
+    text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
     wholes("--stop-token-id", params.stop_token_ids, 0, std::numeric_limits<int32_t>::max(), 0, "end at this token (may be given several times)", "ID");
     whole_within("--min-tokens", params.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
     flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token");
@@ -119,6 +124,7 @@ class GenerateDefinition : public CommandDefinition {
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
     refuse_empty_stops(options_.params.stop);
+    if (options_.chat && options_.no_special_tokens) fail_user("--no-special-tokens: a chat template writes all tokens out itself; leave it out, or --chat");
     if (options_.stats && (general.quiet || general.log_level == "warning" || general.log_level == "error")) fail_user("--stats: nothing is said with --quiet; leave one of them out");
     if (options_.params.min_tokens > options_.params.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", options_.params.min_tokens, options_.params.max_tokens);
     return options_;
@@ -228,6 +234,7 @@ class PlanDefinition : public CommandDefinition {
     add_model_flags(*this, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch", "IN.jsonl");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
+    text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
     text("--prompt-len", prompt_len_, "or its lengths: tokens of a prompt, 512 or 64:512", "A[:B]")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate", "A[:B]")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();

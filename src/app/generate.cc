@@ -4,10 +4,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <functional>
 
 #include <nlohmann/json.hpp>
 
+#include "app/chat_source.h"
 #include "app/commands.h"
 #include "app/evaluation.h"
 #include "app/hardware.h"
@@ -19,6 +21,8 @@
 #include "app/team.h"
 #include "base/error.h"
 #include "base/report.h"
+#include "text/chat_answer.h"
+#include "text/jinja/value.h"
 
 namespace flexgen {
 namespace {
@@ -61,8 +65,28 @@ std::string prompt_of_stdin() {
   return text;
 }
 
-std::string answer_json(const std::string& model, const Completion& completion, const RunReport& report) {
-  nlohmann::ordered_json json{{"model", model}, {"text", completion.text}, {"finish_reason", completion.reason == FinishReason::kStop ? "stop" : "length"}};
+/// What the user says, as the model's template writes it out. `form`: how the answer is read.
+std::string conversation_text(const ChatTemplate& chat, const GenerateOptions& options, std::string said, AnswerForm* form) {
+  std::vector<jinja::Value> messages;
+  const auto add = [&](const char* role, std::string content) { messages.push_back(jinja::make_dict({{"role", role}, {"content", std::move(content)}})); };
+  if (!options.system.empty()) add("system", options.system);
+  add("user", std::move(said));
+  Conversation conversation;
+  conversation.messages = jinja::make_list(std::move(messages));
+  std::string text = chat.render(conversation, std::time(nullptr));
+  form->thinks = chat.mentions("</think>");
+  form->begins_in_thought = form->thinks && ends_in_thought(text);
+  return text;
+}
+
+std::string answer_json(const GenerateOptions& options, const AnswerForm& form, const Completion& completion, const RunReport& report) {
+  nlohmann::ordered_json json{{"model", options.model}, {"text", completion.text}};
+  if (options.chat) {
+    const ChatAnswer answer = read_chat_answer(completion.text, form);
+    if (answer.reasoning) json["reasoning_content"] = *answer.reasoning;
+    json["content"] = answer.content ? nlohmann::ordered_json(*answer.content) : nlohmann::ordered_json(nullptr);
+  }
+  json["finish_reason"] = completion.reason == FinishReason::kStop ? "stop" : "length";
   add_report(report, &json);
   return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
@@ -71,12 +95,16 @@ std::string answer_json(const std::string& model, const Completion& completion, 
 
 int generate_command(const GenerateOptions& options) {
   require_alone({}, "generate");
-  Engine engine(engine_options(options.engine, find_model(options.model, options.engine.model.revision)));
-  const std::string text = options.prompt == "-" ? prompt_of_stdin() : options.prompt;
+  const std::string model = find_model(options.model, options.engine.model.revision);
+  Engine engine(engine_options(options.engine, model));
+  std::string text = options.prompt == "-" ? prompt_of_stdin() : options.prompt;
+  AnswerForm form;
+  if (options.chat) text = conversation_text(*require_chat_template(model, options.chat_template, *engine.tokenizer()), options, std::move(text), &form);
+  const bool adds_special_tokens = !options.no_special_tokens && !options.chat;
   Request request;
   request.params = options.params;
-  request.prompt = engine.tokenizer()->encode(text, !options.no_special_tokens);
-  if (!options.no_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");
+  request.prompt = engine.tokenizer()->encode(text, adds_special_tokens);
+  if (adds_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");
   if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");
   auto prompt_size = static_cast<int64_t>(request.prompt.size());
   const ModelConfig& config = engine.model().config();
@@ -105,7 +133,7 @@ int generate_command(const GenerateOptions& options) {
   if (options.stats) print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, options.engine, report);
   check_finite({&one.completion, 1}, "answers");
-  if (options.json) put_json(answer_json(options.model, one.completion, report), options.json_file);
+  if (options.json) put_json(answer_json(options, form, one.completion, report), options.json_file);
   return kExitDone;
 }
 

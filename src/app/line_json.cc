@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <limits>
+#include <utility>
 
 namespace flexgen {
 namespace {
@@ -11,6 +14,8 @@ using Json = nlohmann::json;
 using Form = PromptField::Form;
 
 constexpr size_t kQuotedBytes = 100;  // of a text that is no prompt: more than messages show
+/// Fields of a body whose order counts: templates write them out.
+constexpr std::array<std::string_view, 4> kValueFields{"messages", "tools", "documents", "chat_template_kwargs"};
 constexpr int kOutOfRange = 406;      // nlohmann's number for what no double can hold
 
 /// Takes the values of body.prompt. Level 0 is the field itself, 1 what its list holds, 2 what those lists hold.
@@ -95,8 +100,13 @@ class LineReader : public nlohmann::json_sax<Json> {
   bool boolean(bool value) override { return scalar(value); }
   bool number_integer(number_integer_t value) override { return scalar(value); }
   bool number_unsigned(number_unsigned_t value) override { return scalar(value); }
-  bool number_float(number_float_t value, const string_t&) override { return scalar(value); }
+  bool number_float(number_float_t value, const string_t& digits) override {
+    if (!in_value_) return scalar(value);
+    return build([&] { builder_->number(value, digits); });
+  }
   bool string(string_t& value) override {
+    if (in_value_) return build([&] { builder_->scalar(std::move(value)); });
+    waits_for_value_ = false;
     if (in_prompt_) {
       if (prompt_objects_ == 0) prompt_.text(depth_ - kPromptDepth, std::move(value));
       leave_prompt();
@@ -111,14 +121,18 @@ class LineReader : public nlohmann::json_sax<Json> {
   bool end_object() override { return leave(); }
   bool end_array() override { return leave(); }
   bool key(string_t& name) override {
+    waits_for_value_ = false;
     if (depth_ == 1) names_[1].clear();
     if (depth_ <= kPromptDepth) names_[depth_ - 1] = name.substr(0, kQuotedBytes);
+    if (in_value_) return build([&] { builder_->key(std::move(name)); });
     if (passed_over_ > 0 || in_prompt_) return true;
     if (full()) {
       member_ = nullptr;
       return true;
     }
-    const bool is_prompt = depth_ == kPromptDepth && names_[0] == "body" && name == "prompt";
+    const bool of_body = depth_ == kPromptDepth && names_[0] == "body";
+    const bool is_prompt = of_body && name == "prompt";
+    waits_for_value_ = of_body && std::find(kValueFields.begin(), kValueFields.end(), name) != kValueFields.end();
     auto [place, fresh] = open_.back()->get_ref<Json::object_t&>().emplace(std::move(name), nullptr);
     if (!fresh && depth_ <= kPromptDepth && !out_.twice) out_.twice = place->first;
     member_ = &place->second;
@@ -147,6 +161,8 @@ class LineReader : public nlohmann::json_sax<Json> {
   static constexpr int kPromptDepth = 2;  // structures that are open around body.prompt
 
   bool scalar(Json value) {
+    if (in_value_) return build([&] { builder_->scalar(value_of(value)); });
+    waits_for_value_ = false;
     if (in_prompt_) {
       if (prompt_objects_ == 0) prompt_.scalar(depth_ - kPromptDepth, std::move(value));
       leave_prompt();
@@ -157,6 +173,7 @@ class LineReader : public nlohmann::json_sax<Json> {
   }
 
   bool enter(bool object) {
+    if (in_value_ || (std::exchange(waits_for_value_, false) && passed_over_ == 0)) return enter_value(object);
     if (depth_ == kMaxLineDepth) out_.too_deep = true;
     const int level = depth_ - kPromptDepth;
     ++depth_;
@@ -171,7 +188,54 @@ class LineReader : public nlohmann::json_sax<Json> {
     return true;
   }
 
+  bool enter_value(bool object) {
+    if (!in_value_) {
+      in_value_ = true;
+      value_is_object_ = object;
+      builder_.emplace(kMaxFieldValues);
+    }
+    ++depth_;
+    return build([&] { builder_->open(object); });
+  }
+
+  /// What does not fit is passed over, up to the end of the field.
+  template <typename Act>
+  bool build(Act act) {
+    if (!builder_) return true;
+    try {
+      act();
+    } catch (const jinja::Failure&) {
+      out_.too_large_value = path();
+      builder_.reset();
+    }
+    return true;
+  }
+
+  bool leave_value() {
+    --depth_;
+    build([&] { builder_->close(); });
+    if (depth_ > kPromptDepth) return true;
+    in_value_ = false;
+    const bool empty = builder_ && jinja::length_of(builder_->peek()) == 0;
+    Json stands = value_is_object_ ? Json::object() : Json::array();
+    if (!empty && value_is_object_) stands[""] = nullptr;
+    else if (!empty) stands.push_back(nullptr);
+    if (member_) *member_ = std::move(stands);
+    if (builder_) out_.values.emplace_back(names_[kPromptDepth - 1], builder_->take());
+    builder_.reset();
+    return true;
+  }
+
+  static jinja::Value value_of(const Json& value) {
+    if (value.is_boolean()) return value.get<bool>();
+    if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+      return std::make_shared<const jinja::LargeInt>(jinja::LargeInt{std::to_string(value.get<uint64_t>())});
+    if (value.is_number_integer()) return value.get<int64_t>();
+    return jinja::None();
+  }
+
   bool leave() {
+    if (in_value_) return leave_value();
     --depth_;
     if (in_prompt_) {
       if (prompt_objects_ > 0) --prompt_objects_;
@@ -224,6 +288,8 @@ class LineReader : public nlohmann::json_sax<Json> {
   int depth_ = 0;                    ///< structures that are open
   int64_t passed_over_ = 0;          ///< of these, the innermost that are not built
   bool in_prompt_ = false;
+  bool waits_for_value_ = false, in_value_ = false, value_is_object_ = false;  ///< a field of kValueFields
+  std::optional<jinja::ValueBuilder> builder_;  ///< null within a field: it is passed over
   int64_t prompt_objects_ = 0;       ///< within the prompt, the outermost object and what is open in it
   int64_t num_values_ = 0;
   bool overflow_ = false;
@@ -251,6 +317,12 @@ std::string without_large_numbers(std::string_view text) {
 }
 
 }  // namespace
+
+const jinja::Value* LineJson::value(std::string_view name) const {
+  for (const auto& [own, value] : values)
+    if (own == name) return &value;
+  return nullptr;
+}
 
 LineJson read_line_json(std::string_view text, const LineBounds& bounds) {
   LineJson out;

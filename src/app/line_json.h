@@ -1,6 +1,6 @@
 #pragma once
-// LineJson: the JSON of one batch line, read in one pass and bounded memory. body.prompt, the one field that may be large, goes straight into texts and token
-// ids; of everything else a small tree is built, and what is too large for it is passed over. By nlohmann's parser of events and not by simdjson: it says at which
+// LineJson: the JSON of one batch line, read in one pass and bounded memory. body.prompt, which may be large, goes straight into texts and token
+// ids; body.messages and its like into the values that chat templates take; of everything else a small tree is built, and what is too large for it is passed over. By nlohmann's parser of events and not by simdjson: it says at which
 // byte a line is broken, and needs no index of four bytes for every byte of the line. Pure functions; any thread.
 
 #include <cstdint>
@@ -8,7 +8,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
+
+#include "text/jinja/json_values.h"
 
 namespace flexgen {
 
@@ -35,18 +38,25 @@ struct PromptField {
 };
 
 struct LineJson {
-  nlohmann::json line;       ///< body.prompt is null in it
+  nlohmann::json line;       ///< body.prompt is null in it; of a field in `values`, whether it is a list or an object, and empty
   PromptField prompt;
+  /// body.messages and its like, in their order; lists and objects alone.
+  std::vector<std::pair<std::string, jinja::Value>> values;
   std::string syntax_error;  ///< not JSON: why; the rest is not set
   bool too_deep = false;     ///< nested more than kMaxLineDepth levels
   std::optional<std::string> twice;      ///< a field of the line or of its body that comes twice
+  std::optional<std::string> too_large_value;  ///< "body.messages": it has more values than kMaxFieldValues, or is nested too deep
   std::optional<std::string> too_large;  ///< "body.stop": where the tree ends, as the line has more values than kMaxLineValues
   /// "body.temperature", "1e999": the first number that is too large for a double. It and its like are 0 above.
   std::optional<std::pair<std::string, std::string>> overflow;
+
+  /// A field of `values`; null if it is not there.
+  const jinja::Value* value(std::string_view name) const;
 };
 
 inline constexpr int kMaxLineDepth = 8;  // {body: {prompt: [[id]]}} needs 4
-inline constexpr int64_t kMaxLineValues = 4096;  ///< prompts apart
+inline constexpr int64_t kMaxLineValues = 4096;  ///< prompts and `values` apart
+inline constexpr int64_t kMaxFieldValues = 200'000;  ///< of a field of `values`
 
 LineJson read_line_json(std::string_view text, const LineBounds& bounds);
 

@@ -81,6 +81,7 @@ struct RunBatchOptions {
   int64_t expected_tokens = 0;  ///< as in BatchFiles; 0: not given
   std::string served_model_name;  ///< what answers give as their model; empty: the directory's name
   bool skip_tokenizer = false;    ///< prompts are token ids, and answers too
+  std::string chat_template;      ///< a file; empty: the model's own; so in all options
   bool json = false;            ///< a summary of the run, on stdout or in json_file
   std::string json_file;
 };
@@ -90,6 +91,9 @@ struct GenerateOptions {
   SamplingParams params;
   EngineFlags engine;
   bool no_special_tokens = false;  ///< the tokenizer puts none before the text
+  bool chat = false;          ///< the prompt is what a user says
+  std::string system;         ///< what comes before it; empty: nothing
+  std::string chat_template;
   bool stats = false;         ///< the plan and the run's figures, on stderr
   bool json = false;          ///< the answer and the figures instead of the text alone; with a file beside it
   std::string json_file;      ///< empty: stdout; so in all options
@@ -158,6 +162,7 @@ struct PlanOptions {
   std::string dtype = "bf16";     ///< of a shape's weights
   std::string input;              ///< a batch file; empty: the lengths below
   bool skip_tokenizer = false;    ///< as for run-batch
+  std::string chat_template;
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
   int64_t expected_tokens = 0;    ///< of an answer, on average; 0: all of its max_tokens

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "app/batch_input.h"
+#include "app/chat_source.h"
 #include "app/commands.h"
 #include "app/json_output.h"
 #include "app/dtype_choice.h"
@@ -41,7 +42,13 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   const bool is_checkpoint = std::filesystem::is_directory(options.model);
   if (is_checkpoint && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
-  const BatchInput input = BatchInput::scan(options.input, {model.config().vocab_size, model.config().max_positions, tokenizer.get(), is_checkpoint ? 0 : kTextBytesPerToken}, never);
+  ModelLimits limits{model.config().vocab_size, model.config().max_positions, tokenizer.get(), is_checkpoint ? 0 : kTextBytesPerToken};
+  if (is_checkpoint) {
+    ChatSource source = find_chat_template(options.model, options.chat_template, tokenizer.get());
+    limits.chat = std::move(source.chat);
+    limits.no_chat = std::move(source.why_not);
+  }
+  const BatchInput input = BatchInput::scan(options.input, limits, never);
   workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
   int64_t bad = 0;
   std::string why;
@@ -54,6 +61,9 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   if (input.num_estimated() > 0)
     notes.push_back(fmt::format("no tokenizer: counted a token for every {} bytes of text, in {} of {} lines", kTextBytesPerToken,
                                 format_count(input.num_estimated()), format_count(input.num_lines())));
+  if (input.open_ended_lines() > 0)
+    notes.push_back(fmt::format("{} of {} lines give no max_completion_tokens: each answer may take all positions that its prompt leaves", format_count(input.open_ended_lines()),
+                                format_count(input.num_lines())));
   if (bad > 0)
     notes.push_back(fmt::format("{} of {} lines cannot be answered and are left out, the first is {}", format_count(bad),
                                 format_count(input.num_lines()), why));

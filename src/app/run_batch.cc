@@ -200,6 +200,7 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
   // These are read where there is no tokenizer.json.
   for (const char* name : {"tokenizer.model", "tekken.json"})
     if (!whole_tokenizer) add_file(name, true);
+  for (const char* name : {"chat_template.jinja", "additional_chat_templates/tool_use.jinja", "chat_template.json"}) add_file(name, true);
   for (const std::string& path : weight_files) {
     std::shared_ptr<File> file = File::open(path, FileMode::kRead);
     int64_t size = file->size();
@@ -357,6 +358,12 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (const int64_t doubled = input.doubled_bos_lines(); doubled > 0)
     warn_of_two_bos(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
                     "put \"add_special_tokens\": false into the line's body");
+  if (const int64_t open = input.open_ended_lines(); open > 0)
+    spdlog::warn("{}: {} of {} lines give no max_completion_tokens, so each answer may take all of the model's {} positions that its prompt leaves, and memory is set aside for that; "
+                 "give one to have more sequences in flight", files.input, format_count(open), format_count(input.num_lines()), format_count(model.limits.max_positions));
+  if (const int64_t unread = input.unread_call_lines(); unread > 0)
+    spdlog::warn("{}: {} of {} lines have tools, and this model's chat template writes calls in a form that is not read: calls stay in the answers' text", files.input, format_count(unread),
+                 format_count(input.num_lines()));
   if (num_replicas > 1)
     tell_replicas(*replicas.world, replicas.leads, {job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares}, todo);
   if (workload.num_sequences > 0) {

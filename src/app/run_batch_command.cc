@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "app/chat_source.h"
 #include "app/commands.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
@@ -19,6 +20,7 @@
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/run_batch.h"
+#include "app/sha256.h"
 #include "app/shards.h"
 #include "app/stop_signals.h"
 #include "app/team.h"
@@ -90,6 +92,14 @@ class EngineRunner : public BatchRunner {
   std::optional<ProgressDisplay> display_;
 };
 
+ModelLimits limits_of(const RunBatchOptions& options, const ModelConfig& config, const Tokenizer* tokenizer) {
+  ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
+  ChatSource source = find_chat_template(options.model, options.chat_template, tokenizer);
+  limits.chat = std::move(source.chat);
+  limits.no_chat = std::move(source.why_not);
+  return limits;
+}
+
 /// An input that was read before the engine was there.
 struct ReadInput {
   std::unique_ptr<Tokenizer> tokenizer;
@@ -101,7 +111,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{engine.load_tokenizer && has_tokenizer_files(options.model) ? Tokenizer::load(options.model) : nullptr, {}};
   const std::unique_ptr<Model> model = Model::load(options.model, options.engine.model.ignored_config_fields);
-  read.lines = BatchInput::scan(options.input, {model->config().vocab_size, model->config().max_positions, read.tokenizer.get()}, stop, spill_directory(options.output));
+  read.lines = BatchInput::scan(options.input, limits_of(options, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
   const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
@@ -143,7 +153,8 @@ void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) 
 BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen, const Engine& engine) {
   const Model& model = engine.model();
   BatchModel described;
-  described.limits = {model.config().vocab_size, model.config().max_positions, engine.tokenizer()};
+  described.limits = limits_of(options, model.config(), engine.tokenizer());
+  if (!options.chat_template.empty()) described.options["chat template"] = Sha256::hex(Sha256::of(read_whole_file(options.chat_template)));
   described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
   described.folder = std::filesystem::absolute(options.model).lexically_normal().string();
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());

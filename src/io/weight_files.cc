@@ -111,13 +111,13 @@ WeightFiles shards_without_index(const fs::path& folder, const std::vector<std::
                 "AutoModelForCausalLM.from_pretrained('{}').save_pretrained('{}')", where, name, where, where);
   for (const auto& [end, program] : std::initializer_list<std::pair<const char*, const char*>>{
            {".gguf", "llama.cpp"}, {".h5", "TensorFlow"}, {".msgpack", "Flax"}, {".onnx", "ONNX"}, {".ot", "rust-bert"}, {".npz", "MLX"}})
-    if (const std::string name = first([&](const std::string& name) { return name.ends_with(end); }); !name.empty())
+    if (const std::string name = first([&, end = end](const std::string& name) { return name.ends_with(end); }); !name.empty())
       fail_user("{} holds weights for {} ({}) and none as safetensors; fetch the safetensors of the same model", where, program, name);
   if (const std::string name = first([](const std::string& name) { return name.ends_with(".safetensors"); }); !name.empty())
     fail_user("{} holds {}, but neither model.safetensors nor model.safetensors.index.json, by which Hugging Face's checkpoints are known; if it holds the "
               "whole model, rename it to model.safetensors", where, name);
   for (const char* end : {".incomplete", ".part", ".partial", ".aria2", ".tmp"})
-    if (const std::string name = first([&](const std::string& name) { return name.ends_with(end); }); !name.empty())
+    if (const std::string name = first([&, end = end](const std::string& name) { return name.ends_with(end); }); !name.empty())
       fail_user("{} holds {}: a download that was not finished; fetch the checkpoint again", where, name);
   fail_user("{} holds neither model.safetensors nor model.safetensors.index.json: the weights were not fetched; fetch the checkpoint again", where);
 }

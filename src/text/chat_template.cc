@@ -248,9 +248,14 @@ std::string ChatTemplate::run(const std::string& name, const Named& named, const
 
 std::string ChatTemplate::render(const Conversation& conversation, std::time_t now) const {
   const Named& named = chosen(conversation);
-  std::vector<Value> messages;
-  for (const Value& message : conversation.messages.list()->items) messages.push_back(prepared(message, named.takes_parts));
-  Value all = jinja::make_list(std::move(messages));
+  Value all;
+  try {
+    std::vector<Value> messages;
+    for (const Value& message : conversation.messages.list()->items) messages.push_back(prepared(message, named.takes_parts));
+    all = jinja::make_list(std::move(messages));
+  } catch (const jinja::Failure& failure) {  // arguments of calls that are nested too deep where they stand
+    fail_user("the messages: {}", failure.what());
+  }
   if (!conversation.continue_final_message) return run(source_, named, all, conversation, now);
   if (conversation.add_generation_prompt) fail_user("continue_final_message and add_generation_prompt exclude each other");
   std::string final_text;

@@ -83,6 +83,11 @@ TEST(ChatTemplate, MessagesAreHandedOverAsTransformersDoes) {
                      conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"b\": [1, 2.50]}"}}]}])")),
             "[1, 2.5]");
   EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments }}", conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "no json"}}]}])")), "no json");
+  std::string deep = std::string(98, '[') + std::string(98, ']');
+  EXPECT_NE(refusal([&] {
+              rendered("x", conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"a\": )" + deep + R"(}"}}]}])"));
+            }).find("levels deep"),
+            std::string::npos);
   // Parts are given to a template that goes through them, and as one text to others.
   const Conversation parts = conversation(R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])");
   EXPECT_EQ(rendered(kPlain, parts), "<s>[user]a\nb[assistant]");

@@ -22,6 +22,7 @@ class ValueBuilder {
   void close();
   /// Whether the outermost value is complete.
   bool done() const { return done_; }
+  const Value& peek() const { return result_; }
   Value take() { return std::move(result_); }
 
  private:

@@ -1,0 +1,22 @@
+#pragma once
+// ChatLine: the conversation of a /v1/chat/completions line. Pure functions; any thread.
+
+#include <string>
+
+#include "app/line_body.h"
+#include "app/line_json.h"
+#include "text/chat_answer.h"
+#include "text/chat_template.h"
+
+namespace flexgen {
+
+/// The conversation of a body, as a chat template takes it. Throws Refusal that names the field, the message and what is wrong with it.
+Conversation parse_conversation(const LineJson& line, const LineBody& body);
+
+/// How an answer is read, but for AnswerForm::begins_in_thought. Throws Refusal for a tool_choice that cannot be honoured.
+AnswerForm parse_answer_form(const Conversation& conversation, const LineBody& body, const ChatTemplate& chat);
+
+/// All texts of the messages: for counting tokens where there is no template.
+std::string texts_of(const Conversation& conversation);
+
+}  // namespace flexgen

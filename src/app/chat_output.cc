@@ -1,0 +1,65 @@
+#include "app/chat_output.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "app/sha256.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kMistralIdDigits = 9;  // its templates refuse others
+constexpr int kIdDigits = 24;
+
+/// Names a call by its line, its content and its place, so that a job which goes on gives the same names.
+std::string call_id(const BatchRequest& request, const ToolCall& call, size_t index) {
+  const Sha256::Digest digest = Sha256::of(fmt::format("{} {} {} {}", request.custom_id, index, call.name, call.arguments));
+  const std::string digits = Sha256::hex(digest, kIdDigits / 2);
+  return request.chat->calls == CallForm::kMistral ? digits.substr(0, kMistralIdDigits) : "call_" + digits;
+}
+
+/// A token with its logprob and the bytes of its text.
+Json entry_json(const Tokenizer* tokenizer, int32_t token, float logprob) {
+  const std::string text = text_of_token(tokenizer, token);
+  Json bytes = Json::array();
+  for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
+  return {{"token", text}, {"logprob", logprob_json(logprob)}, {"bytes", std::move(bytes)}};
+}
+
+}  // namespace
+
+bool write_chat_message(const BatchRequest& request, const Completion& completion, const WritePiece& write) {
+  const ChatAnswer answer = read_chat_answer(completion.text, *request.chat);
+  Json message;
+  message["role"] = "assistant";
+  message["content"] = answer.content ? Json(*answer.content) : Json(nullptr);
+  message["refusal"] = nullptr;
+  if (answer.reasoning) message["reasoning_content"] = *answer.reasoning;
+  if (!answer.calls.empty()) {
+    Json& calls = message["tool_calls"] = Json::array();
+    for (size_t i = 0; i < answer.calls.size(); ++i)
+      calls.push_back({{"id", call_id(request, answer.calls[i], i)}, {"type", "function"}, {"function", {{"name", answer.calls[i].name}, {"arguments", answer.calls[i].arguments}}}});
+  }
+  write(R"(,"message":)");
+  write(json_text(message));
+  return !answer.calls.empty();
+}
+
+void write_chat_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, const WritePiece& write) {
+  Pieces pieces(write);
+  pieces.add(R"({"content":[)");
+  for (const TokenLogprob& entry : entries) {
+    Json json = entry_json(tokenizer, entry.token, entry.logprob);
+    Json& top = json["top_logprobs"] = Json::array();
+    for (const auto& [token, logprob] : std::span(entry.top).first(std::min(most, entry.top.size()))) top.push_back(entry_json(tokenizer, token, logprob));
+    if (&entry != entries.data()) pieces.add(",");
+    pieces.add(json_text(json));
+  }
+  pieces.add(R"(],"refusal":null})");
+  pieces.finish();
+}
+
+}  // namespace flexgen

@@ -1,0 +1,18 @@
+#pragma once
+// ChatOutput: the parts of a choice that a conversation has in its own form, as OpenAI's /v1/chat/completions. Pure functions: the same answer gives the same bytes.
+
+#include <span>
+
+#include "app/answer_json.h"
+#include "app/batch_line.h"
+#include "engine/request.h"
+
+namespace flexgen {
+
+/// ,"message":{...}. Whether it calls tools.
+bool write_chat_message(const BatchRequest& request, const Completion& completion, const WritePiece& write);
+
+/// {"content":[...]}: each token of the answer, with so many of the best.
+void write_chat_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogprob> entries, size_t most, const WritePiece& write);
+
+}  // namespace flexgen
