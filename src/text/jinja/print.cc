@@ -11,7 +11,11 @@ namespace {
 
 void add_repr(GrowingText& out, const Value& value);
 
+/// For going through a text character by character.
+void step_characters(std::string_view text) { step(static_cast<int64_t>(text.size() / 16)); }
+
 void add_text_repr(GrowingText& out, std::string_view text) {
+  step_characters(text);
   const char quote = text.find('\'') != std::string_view::npos && text.find('"') == std::string_view::npos ? '"' : '\'';
   out.add({&quote, 1});
   for (size_t at = 0; at < text.size();) {
@@ -93,6 +97,7 @@ void add_repr(GrowingText& out, const Value& value) {
 }
 
 void add_json_text(GrowingText& out, std::string_view text, bool ascii_only) {
+  step_characters(text);
   out.add("\"");
   size_t from = 0;
   const auto flush = [&](size_t to) { out.add(text.substr(from, to - from)); };
@@ -221,7 +226,7 @@ class JsonWriter {
 
 GrowingText& GrowingText::add(std::string_view piece) {
   if (budget_) {
-    budget_->step(static_cast<int64_t>(piece.size() / 64));
+    budget_->step(1 + static_cast<int64_t>(piece.size() / 64));
     if (text_.size() + piece.size() > text_.capacity()) {
       const auto wanted = static_cast<int64_t>(std::max(text_.size() + piece.size(), 2 * text_.capacity()));
       budget_->take(wanted - counted_);

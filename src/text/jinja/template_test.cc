@@ -114,7 +114,7 @@ TEST_F(JinjaTemplate, HostileTemplatesEnd) {
   };
   refused("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "levels deep");
   refused("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps");
-  refused("{% for a in range(99999) %}{% for b in range(9999) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}", "MiB");
+  refused("{% for a in range(99999) %}{% for b in range(9999) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}", "ends it there");
   refused("{{ 'x' * 999999999999 }}", "MiB");
   refused("{{ [1] * 999999999999 }}", "MiB");
   refused("{{ 'a'.center(99999999999) }}", "MiB");
@@ -126,10 +126,13 @@ TEST_F(JinjaTemplate, HostileTemplatesEnd) {
   refused("{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "MiB");
   refused("{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}", "MiB");
   refused("{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}", "levels deep");
-  refused("{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}", "MiB");
+  refused("{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}", "ends it there");
   refused("{% set ns = namespace(l=['xxxxxxxxxxxxxxxx'] * 9999) %}{% for i in range(99999) %}{% set ns.s = ns.l|join|length %}{% endfor %}", "steps");
   refused("{% set ns = namespace(l=['x'] * 1000000) %}{% macro f(n) %}{{ f(*ns.l) }}{{ varargs|length }}{% endmacro %}{{ f(1) }}", "MiB");
-  refused("{% set ns = namespace(o='') %}{% for i in range(20) %}{% set ns.o = [ns.o, ns.o, ns.o, ns.o]|tojson %}{% endfor %}", "MiB");
+  refused("{% set ns = namespace(o='') %}{% for i in range(20) %}{% set ns.o = [ns.o, ns.o, ns.o, ns.o]|tojson %}{% endfor %}", "ends it there");
+  std::string escapes = "''";
+  for (int i = 0; i < 40; ++i) escapes += "|tojson";
+  refused("{{ " + escapes + " }}", "steps");
   refused("{{ 9 ** 9 ** 9 }}", "64 bits");
   refused("{{ range(999999) }}", "too big");
   refused("{{ '" + std::string(200'000, 'x') + "' }}{% set a = [" + std::string(2'000'000, ',') + "] %}", "larger");
