@@ -39,7 +39,8 @@ struct NamePrefix {
 std::vector<std::string> names_without_prefix(const Architecture& architecture, const ModelConfig& config) {
   std::vector<std::string> names;
   auto add = [&](const std::vector<WantedWeight>& wanted) {
-    for (const WantedWeight& weight : wanted) names.push_back(weight.name);
+    for (const WantedWeight& weight : wanted)
+      if (weight.role != Role::kOutputBias) names.push_back(weight.name);
   };
   for (int64_t i = 0; i < config.num_layers; ++i) add(architecture.block(config, i));
   add(architecture.head(config));
