@@ -7,7 +7,7 @@
 namespace flexgen {
 namespace {
 
-enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2 };
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4 };
 
 struct Shape {
   const char* name;
@@ -49,6 +49,12 @@ constexpr Shape kShapes[] = {
     {"qwen3-14b", Family::kQwen3, 40, 5120, 40, 8, 128, 17408, 151936, 40960, false},
     {"qwen3-32b", Family::kQwen3, 64, 5120, 64, 8, 128, 25600, 151936, 40960, false},
     {"smollm2-135m", Family::kSmolLm2, 30, 576, 9, 3, 64, 1536, 49152, 8192, true},
+    {"gemma-2-2b", Family::kGemma2, 26, 2304, 8, 4, 256, 9216, 256000, 8192, true},
+    {"gemma-2-9b", Family::kGemma2, 42, 3584, 16, 8, 256, 14336, 256000, 8192, true},
+    {"gemma-3-4b", Family::kGemma3, 34, 2560, 8, 4, 256, 10240, 262208, 131072, true},
+    {"gemma-3-12b", Family::kGemma3, 48, 3840, 16, 8, 256, 15360, 262208, 131072, true},
+    {"gemma-3-27b", Family::kGemma3, 62, 5376, 32, 16, 128, 21504, 262208, 131072, true},
+    {"phi-4", Family::kPhi4, 40, 5120, 40, 10, 128, 17920, 100352, 16384, false},
 };
 
 /// What the models of a family have in common.
@@ -68,6 +74,9 @@ FamilyTraits traits_of(Family family) {
     case Family::kQwen25: return {"qwen2", 1e-6, 1e6, 0, 151643, 151643};
     case Family::kQwen3: return {"qwen3", 1e-6, 1e6, 0, 151643, 151643};
     case Family::kSmolLm2: return {"llama", 1e-5, 1e5, 0, 0, 0};
+    case Family::kGemma2: return {"gemma2", 1e-6, 1e4, 0, 2, 1};
+    case Family::kGemma3: return {"gemma3_text", 1e-6, 1e6, 0, 2, 1};
+    case Family::kPhi4: return {"phi3", 1e-5, 2.5e5, 0, 100257, 100265};
   }
   return {};
 }
@@ -100,7 +109,16 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     json["intermediate_size"] = shape.ffn;
     json["num_key_value_heads"] = shape.kv_heads;
     json["head_dim"] = shape.head_size;
-    json["hidden_act"] = "silu";
+    const bool is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3;
+    json[is_gemma ? "hidden_activation" : "hidden_act"] = is_gemma ? "gelu_pytorch_tanh" : "silu";
+    // 27B: hidden_size over the heads.
+    if (is_gemma) json["query_pre_attn_scalar"] = shape.heads == 32 ? 168 : 256;
+    if (shape.family == Family::kGemma2) json["sliding_window"] = 4096;
+    if (shape.family == Family::kGemma3) {
+      json["sliding_window"] = 1024;
+      json["rope_local_base_freq"] = 10000.0;
+      json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+    }
     json["rms_norm_eps"] = traits.norm_epsilon;
     json["rope_theta"] = traits.rope_theta;
     if (traits.rope_factor != 0)
