@@ -56,8 +56,14 @@ void ExpectedAnswers::add(float share) {
   stride *= 2;
 }
 
+int64_t shared_tokens_of(std::span<const int32_t> a, std::span<const int32_t> b) {
+  const int64_t same = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+  return std::min({same / kSharedGrain, shareable_pages(std::ssize(a), kSharedGrain), shareable_pages(std::ssize(b), kSharedGrain)}) * kSharedGrain;
+}
+
 BatchInput::BatchInput(InputText text, const std::string& directory)
-    : text_(std::move(text)), lines_({directory, "the index of the input's lines"}), named_({directory, "the input's custom_ids"}), duplicates_({directory, "the index of the input's lines"}),
+    : text_(std::move(text)), lines_({directory, "the index of the input's lines"}), prompts_(kSharedGrain, {directory, "the index of the input's prompts"}),
+      named_({directory, "the input's custom_ids"}), duplicates_({directory, "the index of the input's lines"}),
       names_({directory, "the input's custom_ids"}) {}
 
 void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes) {
@@ -90,7 +96,25 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
     line.wants_logprobs = params.top_logprobs >= 0 || line.scored;
     line.logprob_bytes = logprob_bytes(params, line.longest_prompt);
   }
+  // Estimated prompts have no tokens of their own, and scored ones are computed whole.
+  const bool shares = request && !request->estimated && !line.scored;
+  prompts_.add(shares ? std::span<const int32_t>(request->prompts.front().tokens) : std::span<const int32_t>());
+  if (shares)
+    for (size_t prompt = 0; prompt < request->prompts.size(); ++prompt) {
+      const std::vector<int32_t>& tokens = request->prompts[prompt].tokens;
+      if (prompt > 0) line.inside_shared += shared_tokens_of(request->prompts[prompt - 1].tokens, tokens);
+      line.inside_shared += (request->best_of - 1) * shared_tokens_of(tokens, tokens);
+      if (prompt == 0 && request->best_of > 1) line.inside_prefix = shared_tokens_of(tokens, tokens);
+      if (prompt == 1 && request->best_of == 1) line.inside_prefix = line.inside_shared;
+    }
   lines_.push_back(line);
+}
+
+void BatchInput::in_shared_order(const std::function<void(const PlacedPrompt&)>& take) const {
+  prompts_.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {
+    take(placed);
+    return true;
+  });
 }
 
 void BatchInput::find_duplicates(const std::atomic<bool>& stop) {

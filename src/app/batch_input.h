@@ -4,7 +4,9 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -12,6 +14,7 @@
 
 #include "app/batch_line.h"
 #include "app/input_text.h"
+#include "engine/shared_prefixes.h"
 #include "io/spilled_records.h"
 #include "plan/workload.h"
 
@@ -29,6 +32,11 @@ RecordId hash_of_name(std::string_view custom_id);
 /// "line-7": the custom_id of a line that brings none.
 std::string line_name(int64_t number);
 
+/// What prompts share is known in multiples of so many tokens, of which pages of the KV cache are multiples.
+inline constexpr int64_t kSharedGrain = 16;
+/// Tokens that two prompts share at their beginnings, in whole kSharedGrain and without the last token of either.
+int64_t shared_tokens_of(std::span<const int32_t> a, std::span<const int32_t> b);
+
 /// A line that is not blank.
 struct InputLine {
   int64_t number = 0;        ///< from 1, blank lines counted; in a file whose lines are not its own, of the request
@@ -43,6 +51,8 @@ struct InputLine {
   int64_t longest_prompt = 0;
   int64_t max_tokens = 0;    ///< of each sequence
   int64_t logprob_bytes = 0; ///< logprob_bytes() of its longest sequence
+  int64_t inside_prefix = 0; ///< shared_tokens_of() its first sequence and its second
+  int64_t inside_shared = 0; ///< of each further one and the one before it, in all
   bool keeps_logits = false, scored = false, wants_logprobs = false;
 
   bool good() const { return num_sequences > 0; }
@@ -60,6 +70,14 @@ class BatchInput {
   int64_t num_lines() const { return lines_.size(); }
   /// `index` from 0, blank lines not counted. Going through them in order is fast, jumping is not.
   InputLine line(int64_t index) const { return lines_[index]; }
+  /// The same for jumping.
+  InputLine line_anywhere(int64_t index) const {
+    InputLine line;
+    lines_.read(index, {&line, 1});
+    return line;
+  }
+  /// All lines, by index, in an order in which those that may share the beginnings of their first prompts stay together (SharedPrefixes, in kSharedGrain).
+  void in_shared_order(const std::function<void(const PlacedPrompt&)>& take) const;
   /// SHA-256 of the lines, hex: of the file itself, unless it is compressed or laid out otherwise.
   const std::string& fingerprint() const { return fingerprint_; }
   /// When the file was last changed, seconds since 1970.
@@ -101,6 +119,7 @@ class BatchInput {
   InputText text_;
   ModelLimits limits_;
   mutable SpilledRecords<InputLine> lines_;
+  mutable SharedPrefixes prompts_;  ///< a line: its first prompt; empty where it must not share
   std::string fingerprint_;
   int64_t modified_s_ = 0, num_estimated_ = 0;
   bool stopped_ = false;
@@ -121,28 +140,5 @@ struct ExpectedAnswers {
   /// Of the `index`-th answer.
   int64_t operator()(int64_t index, int64_t max_tokens) const;
 };
-
-/// What the lines ask for in all; `wanted(line, index)` picks them.
-template <typename Wanted>
-Workload workload_of(const BatchInput& input, Wanted wanted, const ExpectedAnswers& expected = {}) {
-  Workload work;
-  int64_t line_index = 0;
-  for (int64_t i = 0; i < input.num_lines(); ++i) {
-    const InputLine line = input.line(i);
-    if (!line.good() || !wanted(line, i)) continue;
-    // Of the prompts of one line the sum and the longest are known: the others share the rest.
-    int64_t rest = line.prompt_tokens - line.longest_prompt;
-    const int64_t answer = expected(line_index++, line.max_tokens);
-    work.reads_logits = work.reads_logits || line.wants_logprobs;
-    work.logprob_bytes = std::max(work.logprob_bytes, line.logprob_bytes);
-    work.add(line.longest_prompt, line.max_tokens, line.keeps_logits, line.scored, answer);
-    for (int64_t left = line.num_sequences - 1; left > 0; --left) {
-      const int64_t share = rest / left;
-      work.add(share, line.max_tokens, line.keeps_logits, line.scored, answer);
-      rest -= share;
-    }
-  }
-  return work;
-}
 
 }  // namespace flexgen

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <functional>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include "app/fake_runner.h"
-#include "app/line_set.h"
+#include "app/line_order.h"
 #include "app/sha256.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -19,6 +21,13 @@ namespace {
 
 const ByteTokenizer kTokenizer;
 const ModelLimits kLimits{256, 1 << 20, &kTokenizer};
+
+/// Of the good lines that are wanted.
+Workload workload_where(const BatchInput& input, const std::function<bool(const InputLine&)>& wanted, const ExpectedAnswers& expected = {}) {
+  LineSet lines;
+  for (int64_t i = 0; i < input.num_lines(); ++i) lines.add(input.line(i).good() && wanted(input.line(i)));
+  return workload_of(input, LineOrder(input, lines, false, ""), expected);
+}
 const std::atomic<bool> kGoOn{false};
 
 std::string line(const std::string& id, const std::string& body) {
@@ -53,7 +62,7 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_THAT(duplicate.message, testing::HasSubstr("line 1"));
   EXPECT_TRUE(input.line(4).scored);
 
-  Workload work = workload_of(input, [](const InputLine&, int64_t) { return true; });
+  Workload work = workload_where(input, [](const InputLine&) { return true; });
   EXPECT_EQ(work.num_sequences, 5);
   EXPECT_EQ(work.longest_sequence, 19);
   EXPECT_EQ(work.total_prompt_tokens, 6 + 3 + 3);
@@ -63,14 +72,14 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_TRUE(work.reads_logits);
   EXPECT_EQ(work.logprob_bytes, logprob_bytes(std::get<BatchRequest>(input.read(input.line(4))).params, 3));
   EXPECT_GE(work.logprob_bytes, 19 * static_cast<int64_t>(sizeof(TokenLogprob) + 8));
-  EXPECT_FALSE(workload_of(input, [](const InputLine& line, int64_t) { return line.number == 5; }).reads_logits);  // it is greedy
-  const Workload last = workload_of(input, [](const InputLine& line, int64_t) { return line.number == 7; });
+  EXPECT_FALSE(workload_where(input, [](const InputLine& line) { return line.number == 5; }).reads_logits);  // it is greedy
+  const Workload last = workload_where(input, [](const InputLine& line) { return line.number == 7; });
   EXPECT_FALSE(last.keeps_logits);  // it draws from all tokens
   EXPECT_TRUE(last.reads_logits);
 
   // Two sequences of 5 tokens at most, two of 16, one of 16.
   auto expecting = [&](ExpectedAnswers expected) {
-    const Workload some = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
+    const Workload some = workload_where(input, [](const InputLine&) { return true; }, expected);
     EXPECT_EQ(some.longest_sequence, work.longest_sequence);
     EXPECT_EQ(some.total_max_tokens, work.total_generated_tokens);
     return some.total_generated_tokens;
@@ -228,6 +237,71 @@ TEST(LineSet, WalksThroughItsLinesInOrder) {
   EXPECT_EQ(walked, wanted);
   EXPECT_EQ(walk.sequences(), 2 * set.count());
   EXPECT_FALSE(walk.next());
+}
+
+std::vector<LineToDo> in_order(const LineOrder& order) {
+  std::vector<LineToDo> lines;
+  for (int64_t i = 0; i < order.size(); ++i) lines.push_back(order[i]);
+  return lines;
+}
+
+TEST(LineOrder, SharersStayTogetherAndTellWhatTheyShare) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl");
+  const std::string head(40, 'h'), deep = head + std::string(40, 'd');
+  auto prompt = [](const std::string& text) { return fmt::format(R"("prompt":"{}","max_tokens":4)", text); };
+  write_text(path, line("0", prompt(deep + "a")) + "\n" + line("1", prompt("alone")) + "\n" + line("2", prompt(head + "b")) + "\n" + line("bad", R"("prompt":7)") + "\n" +
+                       line("4", prompt(deep + "c")) + "\n" + line("5", prompt(deep + "d")) + "\n" +
+                       line("6", prompt(deep + "e") + R"(,"logprobs":1,"echo":true)") + "\n");
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  LineSet good, left;
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    good.add(input.line(i).good());
+    left.add(input.line(i).good() && i != 4);
+  }
+  const LineOrder order(input, good, true, "");
+  const auto lines = in_order(order);
+  std::vector<std::tuple<int64_t, int64_t, int64_t>> seen;
+  for (const LineToDo& to_do : lines) seen.emplace_back(to_do.line, to_do.prefix_tokens, to_do.shared_tokens);
+  // 80 tokens in common, of which 40 with line 2 too: in whole 16s. A prompt that is scored shares nothing.
+  EXPECT_EQ(seen, (std::vector<std::tuple<int64_t, int64_t, int64_t>>{{0, 80, 0}, {4, 80, 80}, {5, 80, 80}, {2, 32, 32}, {1, 0, 0}, {6, 0, 0}}));
+  const Workload work = workload_of(input, order);
+  EXPECT_EQ(work.total_shared_tokens, 80 + 80 + 32);
+  EXPECT_EQ(work.total_prefix_tokens, 80 + 80 + 80 + 32);
+  EXPECT_EQ(workload_of(input, order, {}, 64).total_shared_tokens, 64 + 64);
+
+  // What is done does not change what a line's usage tells, and the rest shares as before.
+  const auto rest = in_order(LineOrder(input, left, true, ""));
+  ASSERT_EQ(rest.size(), 5U);
+  EXPECT_EQ(rest[1].line, 5);
+  EXPECT_EQ(rest[1].shared_tokens, 80);
+  for (const LineToDo& to_do : rest)
+    for (const LineToDo& whole : lines)
+      if (whole.line == to_do.line) {
+        EXPECT_EQ(whole.usage_tokens, to_do.usage_tokens);
+      }
+
+  const auto plain = in_order(LineOrder(input, good, false, ""));
+  EXPECT_EQ(plain[1].line, 1);
+  EXPECT_EQ(plain[1].prefix_tokens + plain[2].shared_tokens, 0);
+}
+
+TEST(LineOrder, ChoicesAndPromptsOfALineShareToo) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl"), head(40, 'h');
+  write_text(path, line("0", fmt::format(R"("prompt":"{}","n":3)", head)) + "\n" + line("1", fmt::format(R"("prompt":["{0}a","{0}b","c"])", std::string(20, 'x'))) + "\n");
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  EXPECT_EQ(input.line(0).inside_prefix, 32);
+  EXPECT_EQ(input.line(0).inside_shared, 64);
+  EXPECT_EQ(input.line(1).inside_prefix, 16);
+  EXPECT_EQ(input.line(1).inside_shared, 16);
+  LineSet all;
+  all.add(true);
+  all.add(false);
+  const Workload work = workload_of(input, LineOrder(input, all, true, ""));
+  EXPECT_EQ(work.total_prefix_tokens, 3 * 32);
+  EXPECT_EQ(work.total_shared_tokens, 2 * 32);
+  EXPECT_EQ(workload_of(input, LineOrder(input, all, false, "")).total_prefix_tokens, 0);
 }
 
 TEST(BatchInput, LongLinesAreBounded) {

@@ -169,7 +169,7 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
   write_rest_of_choice(context, request, prompt, completion, reason, write);
 }
 
-AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, int64_t prompt_tokens, int64_t completion_tokens) {
+AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
   std::string name = record_id_text(id);
   std::string digits = name.substr(kRecordIdPrefix.size());
   Json body;
@@ -178,9 +178,10 @@ AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const
   body["created"] = context.created_s;
   body["model"] = context.model_name;
   body["choices"] = Json::array();
-  body["usage"] = {{"prompt_tokens", prompt_tokens},
-                   {"completion_tokens", completion_tokens},
-                   {"total_tokens", prompt_tokens + completion_tokens}};
+  body["usage"] = {{"prompt_tokens", usage.prompt_tokens},
+                   {"completion_tokens", usage.completion_tokens},
+                   {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+                   {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
 
   Json record;
   record["id"] = name;
@@ -206,7 +207,7 @@ std::string answer_record(const RecordContext& context, const RecordId& id, cons
     write_choice(context, request, request.prompts[static_cast<size_t>(index / request.n)], completions[i], index, [&](std::string_view piece) { choices += piece; });
     completion_tokens += static_cast<int64_t>(completions[i].tokens.size());
   }
-  const AnswerFrame frame = answer_frame(context, id, request, prompt_tokens, completion_tokens);
+  const AnswerFrame frame = answer_frame(context, id, request, {prompt_tokens, 0, completion_tokens});
   return with_checksum(frame.before + choices + frame.after);
 }
 

@@ -30,8 +30,12 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
 struct AnswerFrame {
   std::string before, after;
 };
-/// Of the request its custom_id and whether it is a conversation's count; tokens are those of all its prompts (each once) and of all answers.
-AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, int64_t prompt_tokens, int64_t completion_tokens);
+/// Tokens of a line: of all its prompts, each once, of these what they have in common with prompts before them, and of all its answers.
+struct LineUsage {
+  int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+};
+/// Of the request its custom_id and whether it is a conversation's count.
+AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage);
 
 /// The whole record; completions in the order of the choices.
 std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,

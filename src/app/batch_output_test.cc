@@ -32,7 +32,7 @@ TEST(BatchOutput, Answer) {
             with_checksum(R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
             R"("request_id":"req_0123456789abcdef00112233","body":{"id":"cmpl-0123456789abcdef00112233",)"
             R"("object":"text_completion","created":1700000000,"model":"opt-125m","choices":[{"index":0,"text":"yes",)"
-            R"("logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9}}},)"
+            R"("logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":0}}}},)"
             R"("error":null})" "\n"));
 }
 

@@ -7,6 +7,7 @@
 #include <random>
 #include <sstream>
 
+#include "app/batch_input.h"
 #include "app/cache_directory.h"
 #include "app/commands.h"
 #include "app/json_output.h"
@@ -35,13 +36,24 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
  public:
   SyntheticLoad(const BenchOptions& options, const ModelConfig& config) : vocab_(config.vocab_size), random_(options.seed) {
     lengths_ = synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, config, random_);
-    for (auto [prompt, gen] : lengths_) workload.add(prompt, gen, false, false);
+    seed_ = options.seed;
+    prefix_ = options.shared_prefix;
+    groups_ = options.prefix_groups;
+    shares_ = options.engine.shares_prefixes();
+    for (size_t i = 0; i < lengths_.size(); ++i) {
+      const int64_t prefix = shared_tokens(i) / kSharedGrain * kSharedGrain;
+      workload.add(lengths_[i].first, lengths_[i].second, false, false, {}, {prefix, i > 0 && group_of(i - 1) == group_of(i) ? prefix : 0});
+    }
   }
   std::optional<Request> next() override {
     if (at_ == lengths_.size()) return std::nullopt;
     Request request;
     request.key = static_cast<int64_t>(at_);
-    for (int64_t i = 0; i < lengths_[at_].first; ++i) request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
+    // A group's prefix is drawn anew for each of its prompts, so that none is kept.
+    std::mt19937_64 of_group(seed_ + 1 + static_cast<uint64_t>(group_of(at_)));
+    for (int64_t i = 0; i < prefix_; ++i) request.prompt.push_back(static_cast<int32_t>(of_group() % static_cast<uint64_t>(vocab_)));
+    request.shared_tokens = shared_tokens(at_);
+    for (int64_t i = prefix_; i < lengths_[at_].first; ++i) request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
     request.params.max_tokens = lengths_[at_].second;
     request.params.temperature = 0;
     request.params.ignore_eos = true;
@@ -59,7 +71,18 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
   Workload workload;
 
  private:
+  /// Groups of prompts in a row.
+  int64_t group_of(size_t prompt) const { return static_cast<int64_t>(prompt) * groups_ / std::ssize(lengths_); }
+  /// Of a prompt, the tokens that another one begins with too.
+  int64_t shared_tokens(size_t prompt) const {
+    const bool with_before = prompt > 0 && group_of(prompt - 1) == group_of(prompt), with_next = prompt + 1 < lengths_.size() && group_of(prompt + 1) == group_of(prompt);
+    return shares_ && (with_before || with_next) ? prefix_ : 0;
+  }
+
   int64_t vocab_;
+  uint64_t seed_ = 0;
+  int64_t prefix_ = 0, groups_ = 1;
+  bool shares_ = true;
   std::mt19937_64 random_;
   std::vector<std::pair<int64_t, int64_t>> lengths_;
   size_t at_ = 0;
@@ -238,6 +261,9 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   json["num_prompts"] = flags.num_prompts;
   json["prompt_len"] = {flags.prompt_len.first, flags.prompt_len.second};
   json["gen_len"] = {flags.gen_len.first, flags.gen_len.second};
+  json["shared_prefix"] = flags.shared_prefix;
+  json["prefix_groups"] = flags.prefix_groups;
+  json["shared_prompt_tokens"] = report.shared_prompt_tokens;
   json["cpu_memory_bytes"] = options.budgets.cpu_bytes;
   json["elapsed_s"] = report.elapsed_s;
   json["generated_tokens_per_s"] = per_second(report.generated_tokens);

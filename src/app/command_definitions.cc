@@ -159,6 +159,8 @@ class BenchDefinition : public CommandDefinition {
     text("--prompt-len", prompt_len_, "tokens per prompt, or a range like 64:512", "N|A:B")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate, or a range", "N|A:B")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
+    whole_within("--shared-prefix", options_.shared_prefix, 0, kManyTokens, "of these tokens, the first N are the same in all prompts of a group")->capture_default_str();
+    whole_within("--prefix-groups", options_.prefix_groups, 1, kManyTokens, "groups of as many prompts each, every one with a shared prefix of its own")->capture_default_str();
     whole("--seed", options_.seed, 0, "of weights, prompts and lengths")->capture_default_str();
     json(options_.json, options_.json_file, "the figures");
     flag("--no-efficiency", options_.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
@@ -171,6 +173,11 @@ class BenchDefinition : public CommandDefinition {
     options_.engine = checked_engine_flags(engine_, app);
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
+    if (options_.shared_prefix >= options_.prompt_len.first)
+      fail_user("--shared-prefix {}: the shortest prompt has {} tokens and must have one of its own; give a longer --prompt-len", options_.shared_prefix, options_.prompt_len.first);
+    if (given("--prefix-groups") && options_.shared_prefix == 0) fail_user("--prefix-groups {}: say how much the prompts of a group share with --shared-prefix", options_.prefix_groups);
+    if (options_.prefix_groups > options_.num_prompts)
+      fail_user("--prefix-groups {}: more than the {} prompts; give a larger --num-prompts", options_.prefix_groups, options_.num_prompts);
     return options_;
   }
 

@@ -48,6 +48,7 @@ void add_placement_flags(CommandDefinition& command, RawEngineFlags* raw) {
   command.whole_within("--max-rows", raw->max_rows, 1, kMost, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts");
   command.whole_within("--buffers", raw->buffers, 1, 16, "staging buffers per kind of tensor: 1 no overlap, 2, 3 smoother");
   command.text("--hardware", raw->flags.hardware, "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)", "FILE");
+  command.choice("--prefix-sharing", raw->flags.prefix_sharing, {"auto", "off"}, "auto: what prompts have in common at their beginnings is computed once and kept once (answers stay the same); off: each prompt is computed whole")->capture_default_str();
   command.choice("--planner", raw->flags.planner, {"search", "first-rule"}, "search, or first-rule (fills RAM first, measures nothing)")->capture_default_str();
 }
 

@@ -19,6 +19,7 @@
 #include "base/report.h"
 #include "base/units.h"
 #include "engine/list_source.h"
+#include "engine/share_requests.h"
 #include "io/checked_json.h"
 #include "io/lfs_pointer.h"
 #include "io/whole_file.h"
@@ -47,9 +48,7 @@ std::string read_file(const std::string& path, const char* flag) {
 
 /// Runs all requests as one job. False if a signal ended it.
 bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, Json& figures) {
-  Workload workload;
-  for (const Request& request : requests)
-    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, request.params.echo);
+  const Workload workload = options.engine.shares_prefixes() ? share_prefixes(requests, CacheLayout::page_tokens(engine.model(), engine.kv_dtype())) : workload_of(requests);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
   print_note("{}", plan_table(engine));

@@ -18,6 +18,7 @@ void add_report(const RunReport& report, nlohmann::ordered_json* json) {
   (*json)["elapsed_s"] = report.elapsed_s;
   (*json)["sequences"] = report.sequences;
   (*json)["prompt_tokens"] = report.prompt_tokens;
+  (*json)["shared_prompt_tokens"] = report.shared_prompt_tokens;
   (*json)["generated_tokens"] = report.generated_tokens;
   (*json)["prompt_tokens_per_s"] = per_s(report.prompt_tokens);
   (*json)["generated_tokens_per_s"] = per_s(report.generated_tokens);

@@ -5,37 +5,47 @@
 namespace flexgen {
 namespace {
 
-int64_t sequences_of(const BatchInput& input, const LineSet& todo) {
-  LineWalk walk(input, todo);
-  while (walk.next()) {
+/// Through the lines, counting their sequences.
+class OrderWalk {
+ public:
+  explicit OrderWalk(const LineOrder& lines) : lines_(lines) {}
+  int64_t passed() const { return passed_; }
+  int64_t sequences_left() const { return lines_.num_sequences() - sequences_; }
+  LineToDo next() {
+    const LineToDo line = lines_[passed_++];
+    sequences_ += line.num_sequences;
+    return line;
   }
-  return walk.sequences();
-}
+
+ private:
+  const LineOrder& lines_;
+  int64_t passed_ = 0, sequences_ = 0;
+};
 
 class OwnLines : public LineQueue {
  public:
-  OwnLines(const BatchInput& input, const LineSet& todo) : walk_(input, todo), sequences_(sequences_of(input, todo)) {}
-  std::optional<int64_t> next() override { return walk_.next(); }
-  int64_t sequences_left() const override { return sequences_ - walk_.sequences(); }
+  explicit OwnLines(const LineOrder& lines) : walk_(lines), count_(lines.size()) {}
+  std::optional<LineToDo> next() override {
+    if (walk_.passed() == count_) return std::nullopt;
+    return walk_.next();
+  }
+  int64_t sequences_left() const override { return walk_.sequences_left(); }
 
  private:
-  LineWalk walk_;
-  int64_t sequences_;
+  OrderWalk walk_;
+  int64_t count_;
 };
 
 class SharedLines : public LineQueue {
  public:
-  SharedLines(const BatchInput& input, const LineSet& todo, Port& port, int num_replicas)
-      : walk_(input, todo), count_(todo.count()), sequences_(sequences_of(input, todo)), port_(port), num_replicas_(num_replicas) {
-    draw();
-  }
+  SharedLines(const LineOrder& lines, Port& port, int num_replicas) : walk_(lines), count_(lines.size()), port_(port), num_replicas_(num_replicas) { draw(); }
   ~SharedLines() override {
     try {
       drawn_.wait();  // nobody may write a ticket that is gone
     } catch (const std::exception&) {
     }
   }
-  std::optional<int64_t> next() override {
+  std::optional<LineToDo> next() override {
     if (over_) return std::nullopt;
     drawn_.wait();
     const int64_t ticket = *ticket_;
@@ -50,15 +60,15 @@ class SharedLines : public LineQueue {
   }
   int64_t sequences_left() const override {
     if (over_) return 0;
-    return std::max<int64_t>(1, ceil_div(sequences_ - walk_.sequences(), num_replicas_));
+    return std::max<int64_t>(1, ceil_div(walk_.sequences_left(), num_replicas_));
   }
 
  private:
   /// One line ahead, so that nobody waits for the counter's answer.
   void draw() { drawn_ = port_.draw(ticket_.get()); }
 
-  LineWalk walk_;  ///< lines up to here are given out, by whomever
-  int64_t count_, sequences_;
+  OrderWalk walk_;  ///< lines up to here are given out, by whomever
+  int64_t count_;
   Port& port_;
   int num_replicas_;
   std::unique_ptr<int64_t> ticket_ = std::make_unique<int64_t>(0);
@@ -68,10 +78,8 @@ class SharedLines : public LineQueue {
 
 }  // namespace
 
-std::unique_ptr<LineQueue> own_lines(const BatchInput& input, const LineSet& todo) { return std::make_unique<OwnLines>(input, todo); }
+std::unique_ptr<LineQueue> own_lines(const LineOrder& lines) { return std::make_unique<OwnLines>(lines); }
 
-std::unique_ptr<LineQueue> shared_lines(const BatchInput& input, const LineSet& todo, Port& port, int num_replicas) {
-  return std::make_unique<SharedLines>(input, todo, port, num_replicas);
-}
+std::unique_ptr<LineQueue> shared_lines(const LineOrder& lines, Port& port, int num_replicas) { return std::make_unique<SharedLines>(lines, port, num_replicas); }
 
 }  // namespace flexgen

@@ -5,7 +5,7 @@
 #include <memory>
 #include <optional>
 
-#include "app/line_set.h"
+#include "app/line_order.h"
 #include "dist/port.h"
 
 namespace flexgen {
@@ -13,15 +13,14 @@ namespace flexgen {
 class LineQueue {
  public:
   virtual ~LineQueue() = default;
-  /// The next line, as BatchInput::line() counts them.
-  virtual std::optional<int64_t> next() = 0;
+  virtual std::optional<LineToDo> next() = 0;
   /// Sequences of the lines that next() will still give; of a shared queue this process's share of what is left, about. 0 only at the end.
   virtual int64_t sequences_left() const = 0;
 };
 
-/// The lines `todo`, in order; both arguments must outlive the queue.
-std::unique_ptr<LineQueue> own_lines(const BatchInput& input, const LineSet& todo);
+/// All of `lines`, which must outlive the queue.
+std::unique_ptr<LineQueue> own_lines(const LineOrder& lines);
 /// The same lines on all of `num_replicas` processes, each line given to one of them.
-std::unique_ptr<LineQueue> shared_lines(const BatchInput& input, const LineSet& todo, Port& port, int num_replicas);
+std::unique_ptr<LineQueue> shared_lines(const LineOrder& lines, Port& port, int num_replicas);
 
 }  // namespace flexgen

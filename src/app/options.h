@@ -56,8 +56,10 @@ struct EngineFlags {
   PolicyRequest policy;
   std::string hardware;      ///< a profile's file, "generic", or empty: this machine's own
   std::string planner = "search";
+  std::string prefix_sharing = "auto";
   std::string trace_file;
 
+  bool shares_prefixes() const { return prefix_sharing == "auto"; }
   bool chooses_dtypes() const { return (weight_dtype + kv_cache_dtype).find(',') != std::string::npos; }
 };
 
@@ -113,6 +115,7 @@ struct BenchOptions {
   std::string dummy_directory;       ///< empty: in the user's cache directory
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
+  int64_t shared_prefix = 0, prefix_groups = 1;  ///< first tokens that all prompts of a group have; groups of prompts in a row
   uint64_t seed = 0;
   bool json = false;
   std::string json_file;

@@ -5,6 +5,7 @@
 
 #include "app/batch_input.h"
 #include "app/chat_source.h"
+#include "app/line_order.h"
 #include "app/commands.h"
 #include "app/json_output.h"
 #include "app/dtype_choice.h"
@@ -49,7 +50,7 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
     limits.no_chat = std::move(source.why_not);
   }
   const BatchInput input = BatchInput::scan(options.input, limits, never);
-  workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, expected);
+  workload = workload_of_input(input, options.engine.shares_prefixes(), expected, kSharedGrain);
   int64_t bad = 0;
   std::string why;
   for (int64_t i = 0; i < input.num_lines(); ++i) {

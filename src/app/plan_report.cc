@@ -135,6 +135,7 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
   std::string text = fmt::format("job: {} sequences, {} prompt and up to {} generated tokens{}\n", format_count(job.num_sequences),
                                  format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_max_tokens)),
                                  job.expects_early_ends() ? fmt::format(", {} expected ({})", format_count(static_cast<int64_t>(job.total_generated_tokens)), expectation_text(job)) : "");
+  text += sharing_text(job);
   for (const std::string& note : report.notes) text += "note: " + note + "\n";
   text += fmt::format("machine: {}; {} for RAM, {} for spilled data on disk\n", input.hardware.name, format_bytes(input.budgets.cpu_bytes),
                       input.budgets.disk_bytes > 0 ? format_bytes(input.budgets.disk_bytes) : std::string("nothing"));
@@ -183,7 +184,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   };
   const Prediction& predicted = report.plan.prediction;
   Json json;
-  json["job"] = {{"sequences", input.workload.num_sequences}, {"prompt_tokens", input.workload.total_prompt_tokens}, {"max_tokens", input.workload.total_max_tokens},
+  json["job"] = {{"sequences", input.workload.num_sequences}, {"prompt_tokens", input.workload.total_prompt_tokens}, {"shared_prompt_tokens", input.workload.total_shared_tokens}, {"max_tokens", input.workload.total_max_tokens},
                  {"generated_tokens", input.workload.total_generated_tokens}};
   for (const std::string& note : report.notes) json["notes"].push_back(note);
   json["hardware"] = input.hardware.name;

@@ -10,6 +10,9 @@ namespace flexgen {
 /// Several lines, each ended. After Engine::prepare().
 std::string plan_table(const Engine& engine);
 
+/// What of the job's prompts is computed once for several sequences; empty if nothing is.
+std::string sharing_text(const Workload& workload);
+
 /// How long answers are expected to be: "all of their max_tokens", or "40 tokens on average".
 std::string expectation_text(const Workload& workload);
 

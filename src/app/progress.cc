@@ -120,6 +120,7 @@ std::string report_table(const RunReport& report) {
   };
   std::string table = row("sequences", format_count(report.sequences), report.stopped ? "stopped before the end" : "");
   table += row("prompt tokens", format_count(report.prompt_tokens), per_s(report.prompt_tokens));
+  if (report.shared_prompt_tokens > 0) table += row("  of these shared", format_count(report.shared_prompt_tokens), fmt::format("{} computed", format_count(report.prompt_tokens - report.shared_prompt_tokens)));
   table += row("generated tokens", format_count(report.generated_tokens), per_s(report.generated_tokens));
   table += row("time", format_duration(report.elapsed_s), "");
   for (const LaneReport& lane : report.lanes) {

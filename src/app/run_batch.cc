@@ -35,20 +35,23 @@ class LineBroker : public RequestSource, public CompletionSink {
  public:
   using Append = std::function<void(RecordText&)>;
   /// `directory`: where finished choices wait for the others of their line.
-  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context, const std::string& directory, int64_t done_before = 0)
-      : input_(input), done_before_(done_before), queue_(std::move(queue)), append_(std::move(append)), context_(context), choices_(directory) {}
+  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context, const std::string& directory, bool share_prefixes, int64_t page_tokens,
+             int64_t done_before = 0)
+      : input_(input), done_before_(done_before), queue_(std::move(queue)), append_(std::move(append)), context_(context), choices_(directory), share_prefixes_(share_prefixes),
+        page_tokens_(page_tokens) {}
 
   std::optional<Request> next() override {
     if (!open_ || next_choice_ == next_sequences_) {
-      const std::optional<int64_t> drawn = queue_->next();
+      const std::optional<LineToDo> drawn = queue_->next();
       open_ = drawn.has_value();
       if (!open_) return std::nullopt;
       begin(*drawn);
     }
     Request request = open_request_.sequence(next_choice_);
     request.key = next_line_ << kChoiceBits | next_choice_;
+    const int64_t each = open_request_.best_of;
+    request.shared_tokens = shared_tokens_[static_cast<size_t>(next_choice_ / each)];
     if (open_request_.shows_prompt()) {
-      const int64_t each = open_request_.best_of;
       if (next_choice_ % each == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / each)]);
       shown_[request.key] = next_prompt_;
     }
@@ -91,7 +94,7 @@ class LineBroker : public RequestSource, public CompletionSink {
       WholeRecord record(error_record(work.line, *work.not_finite));
       append_(record);
     } else {
-      AnswerFrame frame = answer_frame(context_, work.line.id, work.request, work.line.prompt_tokens / work.request.best_of, work.completion_tokens);
+      AnswerFrame frame = answer_frame(context_, work.line.id, work.request, {work.line.prompt_tokens / work.request.best_of, work.cached_tokens, work.completion_tokens});
       const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_of(work));
       SealedRecord sealed(*record);
       append_(sealed);
@@ -107,7 +110,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   struct UnderWay {
     InputLine line;
     BatchRequest request;  ///< without its prompts
-    int64_t num_back = 0, completion_tokens = 0;
+    int64_t num_back = 0, completion_tokens = 0, cached_tokens = 0;
     std::optional<LineError> not_finite;  ///< of the first choice whose logits were not
     int64_t not_finite_choice = 0;
     std::vector<float> means;  ///< mean logprobs of its sequences, where the best are chosen by them
@@ -132,18 +135,37 @@ class LineBroker : public RequestSource, public CompletionSink {
     return picked;
   }
 
-  void begin(int64_t index) {
+  void begin(const LineToDo& drawn) {
+    const int64_t index = drawn.line;
     next_line_ = index;
     next_choice_ = 0;
     UnderWay line;
-    line.line = input_.line(index);
+    line.line = input_.line_anywhere(index);
     open_request_ = std::get<BatchRequest>(input_.read(line.line));
     next_sequences_ = line.line.num_sequences;
     std::vector<BatchPrompt> prompts = std::move(open_request_.prompts);
+    line.cached_tokens = find_shared(drawn, prompts);
     line.request = open_request_;
     open_request_.prompts = std::move(prompts);
     choices_.open(index, next_sequences_);
     under_way_[index] = std::move(line);
+  }
+
+  /// What sequences of each prompt share with others. Returns what the line's usage tells of it: by the order of the whole input, so that it depends on neither the plan nor stops.
+  int64_t find_shared(const LineToDo& drawn, const std::vector<BatchPrompt>& prompts) {
+    shared_tokens_.assign(prompts.size(), 0);
+    if (!share_prefixes_ || open_request_.params.scores_prompt()) return 0;
+    const auto whole_pages = [&](int64_t tokens) { return tokens / page_tokens_ * page_tokens_; };
+    int64_t cached = whole_pages(drawn.usage_tokens);
+    shared_tokens_.front() = drawn.prefix_tokens;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      if (open_request_.best_of > 1) shared_tokens_[i] = std::ssize(prompts[i].tokens);
+      if (i == 0) continue;
+      const int64_t shared = shared_tokens_of(prompts[i - 1].tokens, prompts[i].tokens);
+      cached += whole_pages(shared);
+      for (int64_t* of : {&shared_tokens_[i - 1], &shared_tokens_[i]}) *of = std::max(*of, shared);
+    }
+    return cached;
   }
 
   const BatchInput& input_;
@@ -153,6 +175,9 @@ class LineBroker : public RequestSource, public CompletionSink {
   RecordContext context_;
   ChoiceStore choices_;
   int64_t next_line_ = 0, next_choice_ = 0, next_sequences_ = 0;
+  bool share_prefixes_;
+  int64_t page_tokens_;
+  std::vector<int64_t> shared_tokens_;  ///< of the open line, a prompt: Request::shared_tokens
   bool open_ = false;  ///< next_line_ is being given out
   BatchRequest open_request_;
   std::shared_ptr<const BatchPrompt> next_prompt_;
@@ -223,13 +248,13 @@ Workload share_of(Workload workload, size_t num_replicas) {
   const auto count = static_cast<double>(num_replicas);
   workload.num_sequences = ceil_div(workload.num_sequences, static_cast<int64_t>(num_replicas));
   workload.total_prompt_tokens /= count;
+  // Lines that share may go to any of them, so each computes all prefixes.
+  const double prefixes = workload.total_prefix_tokens - workload.total_shared_tokens;
+  workload.total_prefix_tokens /= count;
+  workload.total_shared_tokens = std::max(0.0, workload.total_prefix_tokens - prefixes);
   workload.total_max_tokens /= count;
   workload.total_generated_tokens /= count;
   return workload;
-}
-
-Workload workload_of_lines(const BatchInput& input, const LineSet& todo, const ExpectedAnswers& expected) {
-  return workload_of(input, [&](const InputLine&, int64_t index) { return todo.contains(index); }, expected);
 }
 
 /// The record that the output has of a line, if the line keeps it. Throws Error{user} for one that was changed.
@@ -283,11 +308,12 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
               input.fingerprint());
   const size_t num_replicas = replicas.leads.size() + 1;
   std::map<std::string, std::string> options = model.options;
-  runner.prepare(share_of(workload_of_lines(input, todo, {files.expected_tokens, job.answer_shares}), num_replicas), options);
+  const LineOrder lines(input, todo, files.share_prefixes, directory);
+  runner.prepare(share_of(workload_of(input, lines, {files.expected_tokens, job.answer_shares}, model.page_tokens), num_replicas), options);
   Event end = hear_the_end(*replicas.world, std::move(request_stop));
   RecordSender sender(*replicas.world);
-  LineBroker broker(input, shared_lines(input, todo, *replicas.world, static_cast<int>(num_replicas)),
-                    [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory);
+  LineBroker broker(input, shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)),
+                    [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory, files.share_prefixes, model.page_tokens);
   outcome.report = runner.run(broker, broker, stop);
   outcome.answered = broker.answered();
   outcome.stopped = outcome.report.stopped;
@@ -348,7 +374,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
               job.num_done() - outcome.kept, job.num_done(), files.output, files.input);
 
   const size_t num_replicas = replicas.leads.size() + 1;
-  const Workload workload = share_of(workload_of_lines(input, todo, expected), num_replicas);
+  const LineOrder lines(input, todo, files.share_prefixes, directory);
+  const Workload workload = share_of(workload_of(input, lines, expected, model.page_tokens), num_replicas);
   if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
   if (job.continued())
     spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
@@ -401,12 +428,12 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     };
     std::unique_ptr<RecordCollector> collector;
     if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append, directory);
-    std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(input, todo, *replicas.world, static_cast<int>(num_replicas)) : own_lines(input, todo);
+    std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)) : own_lines(lines);
     LineBroker broker(input, std::move(queue),
                       [&](RecordText& record) {
                         std::lock_guard guard(lock);
                         append(record);
-                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, sequences_before);
+                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, files.share_prefixes, model.page_tokens, sequences_before);
     try {
       outcome.report = runner.run(broker, broker, stop);
     } catch (const std::exception& error) {

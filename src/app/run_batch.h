@@ -30,6 +30,7 @@ struct BatchModel {
   std::map<std::string, std::string> options;  ///< answer-relevant, as in JobIdentity
   decltype(JobIdentity::model_files) files = {};
   std::string folder = {};  ///< as in JobIdentity
+  int64_t page_tokens = kSharedGrain;  ///< of the KV cache: what sequences share are whole pages
 };
 
 /// A part of the lines: those whose place among the lines that are not blank is `index` modulo `count`.
@@ -43,6 +44,7 @@ struct BatchFiles {
   OutputCalls calls = {};  ///< for tests
   Shard shard = {};
   int64_t expected_tokens = 0;  ///< of an answer, on average, for planning alone; 0: as the answers that are kept, else all of its max_tokens
+  bool share_prefixes = true;   ///< what prompts have in common is computed once
   BatchInput* lines = nullptr;  ///< the input, if it was read already; null: it is read now
   bool in_order = false;        ///< at the end, records are put into the order of the lines
   std::string error_output = {};  ///< where error records go at the end; empty: they stay with the answers

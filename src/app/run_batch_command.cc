@@ -15,6 +15,7 @@
 #include "app/hardware.h"
 #include "app/json_output.h"
 #include "app/kept_input.h"
+#include "app/line_order.h"
 #include "app/model_folder.h"
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
@@ -130,7 +131,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
         return read;
       }
   }
-  const Workload workload = workload_of(input, [](const InputLine&, int64_t) { return true; }, ExpectedAnswers{options.expected_tokens, {}});
+  const Workload workload = workload_of_input(input, options.engine.shares_prefixes(), ExpectedAnswers{options.expected_tokens, {}}, kSharedGrain);
   if (workload.num_sequences == 0) fail_user("--input {}: no line of it can be answered, so there is nothing to choose types for", options.input);
   set_fastest_dtypes(options.engine, workload, engine);
   return read;
@@ -155,6 +156,7 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   BatchModel described;
   described.limits = limits_of(options, model.config(), engine.tokenizer());
   if (!options.chat_template.empty()) described.options["chat template"] = Sha256::hex(Sha256::of(read_whole_file(options.chat_template)));
+  described.page_tokens = CacheLayout::page_tokens(model, engine.kv_dtype());
   described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
   described.folder = std::filesystem::absolute(options.model).lexically_normal().string();
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
@@ -190,6 +192,7 @@ std::string summary_json(const BatchOutcome& outcome, const std::string& output)
 BatchFiles files_of(const RunBatchOptions& options) {
   BatchFiles files{options.input, options.output, options.overwrite};
   files.expected_tokens = options.expected_tokens;
+  files.share_prefixes = options.engine.shares_prefixes();
   files.in_order = options.in_order;
   files.error_output = options.error_output;
   return files;

@@ -11,7 +11,8 @@ namespace flexgen {
 
 Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
                  std::span<float> logit_store, RequestSource& source, CompletionSink& sink)
-    : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
+    : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink),
+      prefixes_({cache.prefix_resident_pages, cache.prefix_host_pages, cache.prefix_disk_pages}, cache.geometry.page_tokens), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
   size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
   for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
     MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
@@ -85,15 +86,22 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
     if (rows.num_rows == 0) return;
     int64_t pages = ceil_div(slot.past + rows.num_rows, cache_.geometry.page_tokens);
     rows.pages.assign(slot.pages.begin(), slot.pages.begin() + pages);
+    share_filled(slot, rows.num_rows, step, batch_index);
     plan->slots.push_back(std::move(rows));
   };
   batch.planned_slots.clear();
   // Sequences that generate go on first: one row each. Prompts share what is left, oldest slot first.
+  // Who waits for others' pages started after those who write them, and may read them in the same plan.
+  std::vector<size_t> oldest_first;
+  for (size_t i = 0; i < batch.slots.size(); ++i)
+    if (batch.slots[i].active) oldest_first.push_back(i);
+  std::sort(oldest_first.begin(), oldest_first.end(), [&](size_t a, size_t b) { return batch.slots[a].number < batch.slots[b].number; });
   for (bool generating : {true, false})
-    for (size_t i = 0; i < batch.slots.size() && rows_left > 0; ++i) {
+    for (size_t i : oldest_first) {
+      if (rows_left == 0) break;
       Slot& slot = batch.slots[i];
       bool generates = slot.size() - slot.past == 1 && slot.past > 0;
-      if (!slot.active || generates != generating) continue;
+      if (generates != generating || !can_read_prefix(slot, step, batch_index)) continue;
       size_t before = plan->slots.size();
       add(i, slot.size() - slot.past);
       if (plan->slots.size() > before) batch.planned_slots.push_back(static_cast<int32_t>(i));
@@ -170,7 +178,8 @@ void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
   ++counters_.sequences;
   counters_.answer_tokens += static_cast<int64_t>(slot.completion.tokens.size());
   counters_.answer_max_tokens += slot.request.params.max_tokens;
-  batch.pool.give_back(slot.pages);
+  prefixes_.give_back(slot.prefix);
+  batch.pool.give_back({slot.pages.begin() + std::ssize(slot.prefix.pages), slot.pages.end()});
   Completion completion = std::move(slot.completion);
   slot = Slot{};
   sink_.accept(std::move(completion));
@@ -195,20 +204,53 @@ void Batcher::refill(MicroBatch& batch) {
     int64_t pages = pages_for(*waiting_);
     FLEXGEN_CHECK(pages <= cache_.num_pages(), "sequence of {} pages in a pool of {}", pages,
                   cache_.num_pages());
-    if (pages > batch.pool.free_pages()) return;
-    start(batch, slot, std::move(*waiting_));
-    waiting_.reset();
+    if (!start(batch, slot)) return;
     ++here;
   }
 }
 
-void Batcher::start(MicroBatch& batch, Slot& slot, Request request) {
-  FLEXGEN_CHECK(!request.prompt.empty());
+int64_t Batcher::prefix_pages_for(const Request& request) const {
+  // Scored prompts want the logits of all of their rows, and a sparse prompt's keys and values are others than a dense one's.
+  if (request.params.scores_prompt() || request.sparse_prompt) return 0;
+  const int64_t page = cache_.geometry.page_tokens, prompt = std::ssize(request.prompt);
+  // The last token is computed in any case, for its logits.
+  return std::min(request.shared_tokens, prompt - 1) / page;
+}
+
+bool Batcher::can_read_prefix(const Slot& slot, int64_t step, int64_t batch) const {
+  return slot.prefix.known == 0 || prefixes_.is_readable(slot.prefix.pages[static_cast<size_t>(slot.prefix.known) - 1], step, batch);
+}
+
+void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int64_t batch) {
+  const int64_t page = cache_.geometry.page_tokens;
+  const int64_t filled = std::min((slot.past + num_rows) / page, std::ssize(slot.prefix.pages));
+  for (int64_t i = std::max(slot.prefix.known, slot.past / page); i < filled; ++i) prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
+}
+
+bool Batcher::start(MicroBatch& batch, Slot& slot) {
+  FLEXGEN_CHECK(!waiting_->prompt.empty());
+  const int64_t pages = pages_for(*waiting_), shareable = prefix_pages_for(*waiting_);
+  if (pages - shareable > batch.pool.free_pages()) return false;  // before the prefix makes room for itself
+  PrefixPath prefix = prefixes_.take(waiting_->prompt, shareable);
+  const int64_t own = pages - std::ssize(prefix.pages);
+  if (own > batch.pool.free_pages()) {
+    prefixes_.give_back(prefix);
+    return false;
+  }
+  slot.request = std::move(*waiting_);
+  waiting_.reset();
   slot.active = true;
   ++active_;
-  slot.pages = batch.pool.take(pages_for(request));
-  slot.tokens = request.prompt;
-  slot.request = std::move(request);
+  slot.number = num_started_++;
+  slot.pages = prefix.pages;
+  for (int32_t& page : slot.pages) page += static_cast<int32_t>(cache_.num_pages());
+  const std::vector<int32_t> own_pages = batch.pool.take(own);
+  slot.pages.insert(slot.pages.end(), own_pages.begin(), own_pages.end());
+  slot.tokens = slot.request.prompt;
+  slot.past = slot.completion.cached_tokens = prefix.known * cache_.geometry.page_tokens;
+  slot.prefix = std::move(prefix);
+  counters_.prompt_tokens += slot.past;
+  counters_.shared_prompt_tokens += slot.past;
   slot.completion.key = slot.request.key;
   const SamplingParams& params = slot.request.params;
   if (params.scores_prompt())
@@ -216,6 +258,7 @@ void Batcher::start(MicroBatch& batch, Slot& slot, Request request) {
         {slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
   if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params);
   if (params.edits_logits()) slot.edits = LogitEdits(slot.request, model_.config().eos, model_.config().vocab_size);
+  return true;
 }
 
 }  // namespace flexgen

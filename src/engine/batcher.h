@@ -13,6 +13,7 @@
 #include "engine/logit_edits.h"
 #include "engine/logit_reader.h"
 #include "engine/page_pool.h"
+#include "engine/prefix_pages.h"
 #include "engine/request.h"
 #include "schedule/batch_plan.h"
 #include "schedule/cache_store.h"
@@ -42,7 +43,8 @@ class CompletionSink {
 };
 
 struct TokenCounters {
-  std::atomic<int64_t> sequences{0}, prompt_tokens{0}, generated_tokens{0};
+  std::atomic<int64_t> sequences{0}, prompt_tokens{0}, generated_tokens{0};  ///< prompt_tokens: that are in the cache, whoever computed them
+  std::atomic<int64_t> shared_prompt_tokens{0};  ///< of these, not computed, as other sequences had computed them
   std::atomic<int64_t> answer_tokens{0}, answer_max_tokens{0};  ///< of sequences that are done: generated, and the most that might have been
 };
 
@@ -72,7 +74,9 @@ class Batcher : public StepSource {
     Request request;
     std::vector<int32_t> tokens;  ///< prompt and what was generated
     int64_t past = 0;             ///< of these, how many are in the cache
-    std::vector<int32_t> pages;   ///< all it will ever need
+    std::vector<int32_t> pages;   ///< all it will ever need: those of `prefix`, then its own
+    PrefixPath prefix;
+    int64_t number = 0;           ///< sequences are numbered as they start
     std::unique_ptr<AnswerText> text;  ///< null without a tokenizer
     LogitEdits edits;
     Completion completion;
@@ -93,8 +97,15 @@ class Batcher : public StepSource {
   void take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result);
   void finish(MicroBatch& batch, Slot& slot, FinishReason reason);
   void refill(MicroBatch& batch);
-  void start(MicroBatch& batch, Slot& slot, Request request);
+  /// False, and nothing has changed, if there are too few pages.
+  bool start(MicroBatch& batch, Slot& slot);
   int64_t pages_for(const Request& request) const;
+  /// Of the pages of its prompt, those that it may share.
+  int64_t prefix_pages_for(const Request& request) const;
+  /// Whether all that the slot reads of others' pages is there for rows that are planned now.
+  bool can_read_prefix(const Slot& slot, int64_t step, int64_t batch) const;
+  /// Pages that others may read from now on: those of the prefix that the slot's next `num_rows` rows fill.
+  void share_filled(const Slot& slot, int64_t num_rows, int64_t step, int64_t batch);
 
   const Model& model_;
   Policy policy_;
@@ -103,6 +114,8 @@ class Batcher : public StepSource {
   RequestSource& source_;
   CompletionSink& sink_;
   std::vector<MicroBatch> batches_;
+  PrefixPages prefixes_;
+  int64_t num_started_ = 0;
   std::optional<Request> waiting_;  ///< drawn from the source, but no pool had room yet
   int64_t active_ = 0;
   int64_t row_limit_, slot_limit_;

@@ -9,6 +9,7 @@
 
 #include "base/units.h"
 #include "engine/list_source.h"
+#include "engine/share_requests.h"
 #include "engine/simulate.h"
 #include "model/dummy_checkpoint.h"
 #include "plan/policy_sizes.h"
@@ -30,7 +31,7 @@ std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prom
   return requests;
 }
 
-Workload workload_of(const std::vector<Request>& requests) {
+Workload job_of(const std::vector<Request>& requests) {
   Workload workload;
   for (const Request& request : requests)
     workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false, request.ends_after > 0 ? std::optional(request.ends_after) : std::nullopt);
@@ -76,7 +77,7 @@ double ratio(const Model& model, const Case& c, const HardwareProfile& hardware,
   policy.weights = {0, c.weights, 1 - c.weights};
   policy.kv_cache = {0, c.cache, 1 - c.cache};
   policy.activations = {0, c.activations, 1 - c.activations};
-  const Workload workload = workload_of(requests);
+  const Workload workload = job_of(requests);
   const int64_t longest = ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
   policy.pages_per_micro_batch = std::max(longest, static_cast<int64_t>(c.pages * static_cast<double>(c.micro_batch_size * longest)));
   ListSource source(requests);
@@ -118,10 +119,54 @@ TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
   // With all of their max_tokens they would take several times as long.
   std::vector<Request> all = jobs[1];
   for (Request& request : all) request.ends_after = 0;
-  const Policy policy = policy_of_sizes(*model, workload_of(all), DType::kBF16, 8, 1, 2, 64);
+  const Policy policy = policy_of_sizes(*model, job_of(all), DType::kBF16, 8, 1, 2, 64);
   const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
-  auto time_s = [&](const std::vector<Request>& requests) { return predict(*model, small_machine(), precision, policy, workload_of(requests)).time_s; };
+  auto time_s = [&](const std::vector<Request>& requests) { return predict(*model, small_machine(), precision, policy, job_of(requests)).time_s; };
   EXPECT_GT(time_s(all), 2 * time_s(jobs[1]));
+}
+
+/// What prompts have in common is computed once, by the first of them, and the others wait for it.
+TEST(CostModel, KnowsWhatIsShared) {
+  const auto model = shape("opt-1.3b");
+  const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
+  const int64_t page = CacheLayout::page_tokens(*model, DType::kBF16);
+  std::mt19937_64 random(21);
+  for (int i = 0; i < 30; ++i) {
+    // Groups whose prompts share up to 8 pages, the last of which some share with the next group as well.
+    std::vector<Request> requests = requests_of(36, {1, 20}, {3, 20});
+    const size_t group = 1 + random() % 12;
+    std::vector<int32_t> prefix;
+    for (size_t r = 0; r < requests.size(); ++r) {
+      if (r % group == 0) {
+        prefix.resize(std::min(prefix.size(), static_cast<size_t>(page) * (random() % 3)));
+        while (prefix.size() < static_cast<size_t>(page) * (2 + group % 7)) prefix.push_back(static_cast<int32_t>(random() % 50000));
+      }
+      requests[r].prompt.insert(requests[r].prompt.begin(), prefix.begin(), prefix.end());
+    }
+    const Workload apart = workload_of(requests), workload = share_prefixes(requests, page);
+    EXPECT_GT(workload.total_prefix_tokens, 0);
+    auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+    const auto size = static_cast<int64_t>(2 + random() % 8), count = static_cast<int64_t>(1 + random() % 3);
+    Policy policy = policy_of_sizes(*model, workload, DType::kBF16, size, count, static_cast<int>(1 + random() % 3), size + static_cast<int64_t>(random() % 200));
+    policy.weights = {0, share(), 0};
+    policy.kv_cache = {0, share(), 0};
+    policy.activations = {0, share(), 0};
+    for (Fractions* of : {&policy.weights, &policy.kv_cache, &policy.activations}) of->disk = 1 - of->cpu;
+    ListSource source(requests);
+    const RunReport simulated = simulate(*model, policy, precision, small_machine(), source);
+    const Prediction predicted = predict(*model, small_machine(), precision, policy, workload);
+    const std::string text = fmt::format("{}: groups of {}, {} x {} rows {} buffers {}, {} {} {}; {} pages for prefixes", i, group, size, count, policy.max_rows, policy.buffers,
+                                         policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(), policy.prefix_pages);
+    EXPECT_NEAR(predicted.time_s / simulated.elapsed_s, 1, 0.15) << text;
+    EXPECT_NEAR(static_cast<double>(simulated.shared_prompt_tokens), workload.total_shared_tokens, 0.1 * workload.total_shared_tokens) << text;
+    Policy alone = policy_of_sizes(*model, apart, DType::kBF16, size, count, policy.buffers, policy.max_rows);
+    alone.weights = policy.weights;
+    alone.kv_cache = policy.kv_cache;
+    alone.activations = policy.activations;
+    if (group > 5) {
+      EXPECT_LT(predicted.time_s, predict(*model, small_machine(), precision, alone, apart).time_s) << text;
+    }
+  }
 }
 
 void draw_sizes(std::mt19937_64& random, uint64_t more_rows, Policy* policy) {
@@ -135,7 +180,7 @@ void draw_sizes(std::mt19937_64& random, uint64_t more_rows, Policy* policy) {
 /// Cost model and simulated executor within 10%, with pages for every sequence.
 void expect_agreement(const Model& model, const HardwareProfile& hardware, Policy policy, const std::vector<Request>& requests, int round) {
   const Precision precision = Precision::of(model, DType::kBF16, DType::kBF16);
-  const Workload workload = workload_of(requests);
+  const Workload workload = job_of(requests);
   policy.pages_per_micro_batch = policy.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
   ListSource source(requests);
   const RunReport simulated = simulate(model, policy, precision, hardware, source);
@@ -199,7 +244,7 @@ TEST(CostModel, TheLastSequencesAreSharedOutAsTheBatcherDoes) {
     for (int64_t size : {1, 2, 3})
       for (int64_t batches : {2, 3}) EXPECT_NEAR(ratio(*model, {size, batches, 128, 3, 0.5, 0.5, 1}, small_machine(), requests), 1, 0.01) << count << ": " << size << " x " << batches;
   }
-  const Workload workload = workload_of(requests_of(8, {16, 64}, {2, 6}));
+  const Workload workload = job_of(requests_of(8, {16, 64}, {2, 6}));
   Policy policy;
   policy.micro_batch_size = policy.num_micro_batches = 2;
   policy.max_rows = 128;

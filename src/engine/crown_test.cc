@@ -74,24 +74,48 @@ std::vector<Request> random_requests(std::mt19937& random, int64_t vocab) {
   return requests;
 }
 
-Workload workload_of(const std::vector<Request>& requests) {
-  Workload workload;
-  for (const Request& request : requests)
-    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens,
-                 request.params.keeps_logits(), request.params.scores_prompt());
-  return workload;
-}
-
-std::map<int64_t, Completion> run(const EngineOptions& options, const std::vector<Request>& requests) {
+std::map<int64_t, Completion> run(const EngineOptions& options, const std::vector<Request>& requests, const Workload& workload, RunReport* report) {
   Engine engine(options);
-  engine.prepare(workload_of(requests));
+  engine.prepare(workload);
   ListSource source(requests);
   MapSink sink;
   std::atomic<bool> stop{false};
-  RunReport report = engine.run(source, sink, stop);
-  EXPECT_FALSE(report.stopped);
-  EXPECT_EQ(report.sequences, static_cast<int64_t>(requests.size()));
+  *report = engine.run(source, sink, stop);
+  EXPECT_FALSE(report->stopped);
+  EXPECT_EQ(report->sequences, static_cast<int64_t>(requests.size()));
   return std::move(sink.completions);
+}
+std::map<int64_t, Completion> run(const EngineOptions& options, const std::vector<Request>& requests) {
+  RunReport report;
+  return run(options, requests, workload_of(requests), &report);
+}
+
+/// Prompts with much in common, each computed by itself.
+std::vector<Request> related_requests_of(std::mt19937& random, int64_t page_tokens) { return related_requests(random, 8 + random() % 12, page_tokens); }
+
+/// The same requests, what they have in common computed once; in a third of the cases with too little room for it.
+std::map<int64_t, Completion> run_sharing(const EngineOptions& options, std::vector<Request> requests, int64_t page_tokens, std::mt19937& random, int64_t* shared_tokens) {
+  Workload workload = share_prefixes(requests, page_tokens);
+  const double shareable = workload.total_shared_tokens;
+  const bool too_little = random() % 3 == 0;
+  if (too_little) {
+    workload.sample.clear();
+    workload.total_prefix_tokens = static_cast<double>(static_cast<int64_t>(1 + random() % 3) * page_tokens);
+    workload.total_shared_tokens = 0;
+  }
+  RunReport report;
+  auto completions = run(options, requests, workload, &report);
+  int64_t cached = 0, prompt_tokens = 0;
+  for (const auto& [key, completion] : completions) cached += completion.cached_tokens;
+  for (const Request& request : requests) prompt_tokens += std::ssize(request.prompt);
+  EXPECT_EQ(report.prompt_tokens, prompt_tokens);
+  EXPECT_EQ(report.shared_prompt_tokens, cached);
+  EXPECT_LE(report.shared_prompt_tokens, static_cast<int64_t>(shareable));
+  if (!too_little) {
+    EXPECT_GE(static_cast<double>(report.shared_prompt_tokens), 0.75 * shareable);  // sequences that take long may hold pages for longer than is planned for
+  }
+  *shared_tokens += report.shared_prompt_tokens;
+  return completions;
 }
 
 EngineOptions plain_options(const std::string& directory) {
@@ -159,11 +183,14 @@ void on_device(const std::string& device, std::optional<Tier> attention, std::mt
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
            const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
            const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "",
-           std::optional<Tier> attention = std::nullopt) {
+           std::optional<Tier> attention = std::nullopt, bool shares = false) {
   std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
   std::mt19937 random(seed);
+  int64_t shared_tokens = 0;
   for (int round = 0; round < rounds;) {
-    auto requests = random_requests(random, 200);
+    const std::unique_ptr<Model> model = Model::load(directory);
+    const int64_t page_tokens = CacheLayout::page_tokens(*model, kv_dtype_of(kv_dtype, backend == "reference" ? DType::kF32 : dtype == DType::kF32 || !cpu_has_bf16() ? DType::kF32 : DType::kBF16));
+    auto requests = shares ? related_requests_of(random, page_tokens) : random_requests(random, 200);
     EngineOptions plain = plain_options(directory);
     plain.backend = backend;
     plain.kv_cache_dtype = kv_dtype;
@@ -195,9 +222,12 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
           options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
           *options.policy.buffers, options.threads,
           device.empty() ? "" : *options.policy.attention_tier == Tier::kGpu ? " on " + device : " on " + device + ", attention on the cpu");
-      expect_same(expected, run(options, requests), what);
+      expect_same(expected, shares ? run_sharing(options, requests, page_tokens, random, &shared_tokens) : run(options, requests), what);
       if (testing::Test::HasFailure()) return;
     }
+  }
+  if (shares) {
+    EXPECT_GT(shared_tokens, 0);
   }
 }
 
@@ -249,6 +279,24 @@ TEST(Crown, SparseRotatedInt4) { crown("wide", kWideHeads, DType::kBF16, 20, 12,
 TEST(Crown, SparseF32) { crown("opt", kOpt, DType::kF32, 10, 13, "cpu", "int8", "auto", 0.3); }
 TEST(Crown, ReferenceSparse) { crown("opt", kOpt, DType::kBF16, 5, 14, "reference", "auto", "auto", 0.1); }
 
+// And with prefixes that are computed once: the tokens of prompts that are computed one by one.
+void crown_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu", const std::string& kv_dtype = "auto",
+                   double sparsity = 1, const std::string& device = "", std::optional<Tier> attention = std::nullopt, const std::string& matmul_dtype = "auto") {
+  crown(name, config, dtype, rounds, seed, backend, kv_dtype, matmul_dtype == "int8" ? "int4" : "auto", sparsity, "none", matmul_dtype, device, attention, true);
+}
+TEST(Crown, SharingBf16) { crown_sharing("llama", kLlama, DType::kBF16, 40, 51); }
+TEST(Crown, SharingWideHeads) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 52); }
+TEST(Crown, SharingF32) { crown_sharing("llama", kLlama, DType::kF32, 20, 53); }
+TEST(Crown, SharingOptF16) { crown_sharing("opt", kOpt, DType::kF16, 20, 54); }
+TEST(Crown, SharingInt4Cache) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 55, "cpu", "int4"); }
+TEST(Crown, SharingInt8Cache) { crown_sharing("opt", kOpt, DType::kF16, 20, 56, "cpu", "int8"); }
+TEST(Crown, SharingSparse) { crown_sharing("llama", kLlama, DType::kBF16, 20, 57, "cpu", "auto", 0.1); }
+TEST(Crown, SharingSparseInt4) { crown_sharing("wide", kWideHeads, DType::kBF16, 10, 58, "cpu", "int4", 0.2); }
+TEST(Crown, SharingInIntegers) { crown_sharing("llama", kLlama, DType::kBF16, 10, 59, "cpu", "int8", 1, "", std::nullopt, "int8"); }
+TEST(Crown, SharingReference) { crown_sharing("opt", kOpt, DType::kBF16, 5, 60, "reference", "int4", 0.3); }
+TEST(Crown, SharingOnDevice) { crown_sharing("llama", kLlama, DType::kBF16, 30, 61, "cpu", "auto", 1, "emulated-gpu"); }
+TEST(Crown, SharingOnDeviceInt4Sparse) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 62, "cpu", "int4", 0.2, "emulated-gpu"); }
+
 // And where a GPU computes (played by RAM that nobody else can touch), with three tiers and attention on either side: the tokens of the CPU.
 struct OnDevice {
   std::string kv_dtype = "auto", weight_dtype = "auto", rotation = "none";
@@ -289,6 +337,8 @@ TEST_P(CudaCrown, OptF16) { run_crown("opt", kOpt, DType::kF16, 42); }
 TEST_P(CudaCrown, WideHeadsInt4Cache) { run_crown("wide", kWideHeads, DType::kBF16, 43, {"int4", "auto", "hadamard", 1}); }
 TEST_P(CudaCrown, Int4Weights) { run_crown("llama", kLlama, DType::kBF16, 44, {"auto", "int4", "none", 1}); }
 TEST_P(CudaCrown, Int8WeightsInt8CacheSparse) { run_crown("opt", kOpt, DType::kF16, 45, {"int8", "int8", "none", 0.2}); }
+TEST_P(CudaCrown, SharingBf16) { crown_sharing("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 46, "cpu", "auto", 1, GetParam().device, GetParam().attention); }
+TEST_P(CudaCrown, SharingInt4CacheSparse) { crown_sharing("wide", kWideHeads, DType::kBF16, is_emulated() ? 2 : 20, 47, "cpu", "int4", 0.2, GetParam().device, GetParam().attention); }
 std::string attention_of(const testing::TestParamInfo<CudaCase>& info) { return info.param.attention == Tier::kGpu ? "AttentionOnTheGpu" : "AttentionOnTheCpu"; }
 INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated-gpu-cuda", Tier::kGpu}, CudaCase{"emulated-gpu-cuda", Tier::kCpu}), attention_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, CudaCrown, testing::Values(CudaCase{"cuda", Tier::kGpu}, CudaCase{"cuda", Tier::kCpu}), attention_of);

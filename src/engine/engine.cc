@@ -89,7 +89,7 @@ enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
 void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {}) {
   MessageWriter message;
   message.add(static_cast<uint8_t>(command)).add(workload.num_sequences).add(workload.longest_sequence).add(workload.total_prompt_tokens)
-      .add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.keeps_logits).add(workload.scores_prompts)
+      .add(workload.total_prefix_tokens).add(workload.total_shared_tokens).add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.keeps_logits).add(workload.scores_prompts)
       .add(workload.reads_logits);
   for (int stage = 1; stage < stages.num_stages(); ++stage) stages.port->send(stage, Channel::kControl, message.bytes()).wait();
 }
@@ -104,6 +104,8 @@ std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
   workload.num_sequences = in.value<int64_t>();
   workload.longest_sequence = in.value<int64_t>();
   workload.total_prompt_tokens = in.value<double>();
+  workload.total_prefix_tokens = in.value<double>();
+  workload.total_shared_tokens = in.value<double>();
   workload.total_max_tokens = in.value<double>();
   workload.total_generated_tokens = in.value<double>();
   workload.keeps_logits = in.value<bool>();
@@ -421,6 +423,7 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
   show(nullptr);
   report.sequences = batcher.counters().sequences;
   report.prompt_tokens = batcher.counters().prompt_tokens;
+  report.shared_prompt_tokens = batcher.counters().shared_prompt_tokens;
   report.generated_tokens = batcher.counters().generated_tokens;
   report.stopped = !batcher.finished();
   if (!report.stopped) watch_->check_names(checkpoint_files_.size());

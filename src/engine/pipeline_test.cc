@@ -55,13 +55,6 @@ std::vector<Request> random_requests(std::mt19937& random, size_t count) {
   return requests;
 }
 
-Workload workload_of(const std::vector<Request>& requests) {
-  Workload workload;
-  for (const Request& request : requests)
-    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, request.params.keeps_logits(), request.params.scores_prompt());
-  return workload;
-}
-
 EngineOptions plain_options(const std::string& directory) {
   EngineOptions options;
   options.model_directory = directory;
@@ -81,7 +74,7 @@ struct Outcome {
 };
 
 /// A thread a rank. `options` has one entry a rank.
-Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requests, const std::atomic<bool>* stop = nullptr) {
+Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requests, const std::atomic<bool>* stop = nullptr, std::optional<Workload> workload = {}) {
   const auto count = static_cast<int>(options.size());
   LocalPorts ports(count);
   Outcome outcome;
@@ -101,7 +94,7 @@ Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requ
           outcome.reports[index] = engine.follow();
           return;
         }
-        engine.prepare(workload_of(requests));
+        engine.prepare(workload.value_or(workload_of(requests)));
         outcome.plan = engine.plan();
         ListSource source(requests);
         std::atomic<bool> never{false};
@@ -198,6 +191,38 @@ const char* kWindowsAndAngles = R"({"model_type": "gemma3_text", "hidden_size": 
   "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 9, "sliding_window_pattern": 3,
   "query_pre_attn_scalar": 16, "eos_token_id": 5, "bos_token_id": 1})";
 TEST(Pipeline, BlocksThatDiffer) { pipeline("gemma3", kWindowsAndAngles, DType::kBF16, 6, 9); }
+
+/// What prompts have in common is computed once on all stages.
+void pipeline_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& kv_dtype = "auto", double sparsity = 1) {
+  EngineOptions plain = plain_options(checkpoint(name, config, dtype));
+  plain.kv_cache_dtype = kv_dtype;
+  plain.attention_sparsity = sparsity;
+  std::mt19937 random(seed);
+  for (int round = 0; round < rounds; ++round) {
+    auto requests = related_requests(random, 14, 64);
+    const auto expected = run({plain}, requests);
+    ASSERT_EQ(expected.errors[0], "");
+    const Workload workload = share_prefixes(requests, 64);
+    ASSERT_GT(workload.total_shared_tokens, 0);
+    std::vector<EngineOptions> options(static_cast<size_t>(2 + round % 2), plain);
+    const int64_t batches = std::ssize(options) + static_cast<int64_t>(random() % 3), batch_size = 1 + static_cast<int64_t>(random() % 4);
+    for (EngineOptions& own : options) {
+      own.policy.micro_batch_size = batch_size;
+      own.policy.num_micro_batches = batches;
+      own.policy.kv_cache = random_fractions(random);
+      if (round % 3 == 2) own.policy.num_micro_batches = own.policy.micro_batch_size = std::nullopt;
+    }
+    const Outcome outcome = run(options, requests, nullptr, workload);
+    for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
+    expect_same(expected.completions, outcome.completions, fmt::format("{} round {}", name, round));
+    EXPECT_GT(outcome.reports[0].shared_prompt_tokens, 0);
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(Pipeline, Sharing) { pipeline_sharing("llama", kLlama, DType::kBF16, 6, 61); }
+TEST(Pipeline, SharingInt4Sparse) { pipeline_sharing("llama", kLlama, DType::kBF16, 3, 62, "int4", 0.2); }
+
 TEST(Pipeline, Bf16) { pipeline("llama", kLlama, DType::kBF16, 12, 1); }
 TEST(Pipeline, F32) { pipeline("llama", kLlama, DType::kF32, 6, 2); }
 TEST(Pipeline, TiedF16) { pipeline("opt", kTiedOpt, DType::kF16, 9, 3); }

@@ -17,10 +17,17 @@ struct Part {
   explicit Part(bool reads_logits) : reads_logits(reads_logits) {}
   const bool reads_logits;
   std::vector<Request> requests;
+  std::vector<int32_t> last_prefix;
   double rows = 0, generated = 0;
   void add(const SequenceLength& length, int64_t generated_tokens) {
     Request& request = requests.emplace_back();
+    // Tokens that mean nothing, but for which of them are those of the sequence before.
     request.prompt.assign(static_cast<size_t>(length.prompt), 0);
+    request.shared_tokens = length.prefix;
+    const auto shared = std::min<size_t>(static_cast<size_t>(length.shared), last_prefix.size());
+    last_prefix.resize(shared);
+    for (auto at = static_cast<int32_t>(shared); at < length.prefix; ++at) last_prefix.push_back(static_cast<int32_t>(requests.size() >> (7 * (at % 4)) & 127));
+    std::copy(last_prefix.begin(), last_prefix.end(), request.prompt.begin());
     // Pages are taken for max_tokens; where only the first tokens of answers are simulated, for as many fewer.
     request.params.max_tokens = generated_tokens + length.max_tokens - length.generated;
     request.ends_after = generated_tokens;
@@ -28,7 +35,7 @@ struct Part {
     request.params.ignore_eos = true;
     request.params.echo = length.scored;
     if (length.scored || reads_logits) request.params.top_logprobs = 0;
-    rows += length.prompt + static_cast<double>(generated_tokens);
+    rows += length.prompt - length.shared + static_cast<double>(generated_tokens);
     generated += static_cast<double>(generated_tokens);
   }
 };
@@ -64,7 +71,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   double layers = 0;
   for (const SimulatedRank& rank : ranks) layers += static_cast<double>(rank.model->layers().size());
   const double visits_a_step = layers * static_cast<double>(policy.num_micro_batches);
-  const double all_steps = steps_of(policy, static_cast<double>(workload.num_sequences), workload.total_prompt_tokens + workload.total_generated_tokens, workload.total_generated_tokens);
+  const double all_steps = steps_of(policy, static_cast<double>(workload.num_sequences), workload.computed_prompt_tokens() + workload.total_generated_tokens, workload.total_generated_tokens);
   const std::vector<SequenceLength>& lengths = workload.sample;
   if (workload.sample_stride == 1 && all_steps * visits_a_step <= most_visits) {
     Part whole(workload.reads_logits);
@@ -76,7 +83,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   const auto known = static_cast<double>(lengths.size()), slots = static_cast<double>(policy.block_size());
   const double share = std::min(most_visits / (all_steps * visits_a_step), 0.5);
   const double count = std::clamp(std::ceil(static_cast<double>(workload.num_sequences) * share), std::min(known, 2 * slots), known);
-  const double count_steps = steps_of(policy, count, count * (workload.mean_prompt() + workload.mean_generated()), count * workload.mean_generated());
+  const double count_steps = steps_of(policy, count, count * (workload.mean_computed_prompt() + workload.mean_generated()), count * workload.mean_generated());
   const double shorter = std::min(1.0, kPatience * most_visits / (count_steps * visits_a_step));
   // Evenly spread sequences, or the first tokens of all.
   auto part_of = [&](double sequences, double tokens) {

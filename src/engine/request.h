@@ -64,6 +64,7 @@ struct Request {
   std::vector<int32_t> prompt;
   SamplingParams params;
   int64_t ends_after = 0;      ///< simulations, whose tokens mean nothing: the answer ends after so many, as if by an end token; 0: off
+  int64_t shared_tokens = 0;   ///< of the prompt's first tokens, so many are those of other requests too: what is computed for one is kept for the others
   bool sparse_prompt = false;  ///< with sparse attention: the prompt's rows are sparse as generated ones are (perplexity wants to see the price)
 };
 
@@ -98,6 +99,7 @@ struct Completion {
   std::string stop_string;             ///< kStop: the stop string that ended it; empty: none did
   std::optional<int32_t> stop_token;   ///< kStop: the one of stop_token_ids that ended it
   int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;           ///< of these, not computed, as other sequences had them in the cache
   int64_t not_finite_position = -1;    ///< kNotFinite: of the token whose logits were not finite
   int32_t not_finite_entry = -1;       ///< and the vocabulary entry
   std::vector<TokenLogprob> prompt_logprobs;  ///< where the prompt is scored

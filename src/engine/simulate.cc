@@ -118,6 +118,7 @@ class SimulatedProcess {
 void take_tokens(RunReport* report, const Batcher& batcher) {
   report->sequences = batcher.counters().sequences;
   report->prompt_tokens = batcher.counters().prompt_tokens;
+  report->shared_prompt_tokens = batcher.counters().shared_prompt_tokens;
   report->generated_tokens = batcher.counters().generated_tokens;
 }
 

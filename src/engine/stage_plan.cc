@@ -34,12 +34,12 @@ void all_or_none(Port& port, Work work) {
 }
 
 void write(MessageWriter& out, const BlockShape& shape) {
-  out.add(shape.micro_batch_size).add(shape.num_micro_batches).add(shape.max_rows).add(shape.max_logit_rows).add(shape.pages_per_micro_batch).add(shape.num_groups);
+  out.add(shape.micro_batch_size).add(shape.num_micro_batches).add(shape.max_rows).add(shape.max_logit_rows).add(shape.pages_per_micro_batch).add(shape.num_groups).add(shape.prefix_pages);
 }
 
 BlockShape read_block(MessageReader& in) {
   BlockShape shape;
-  for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch, &shape.num_groups})
+  for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch, &shape.num_groups, &shape.prefix_pages})
     *field = in.value<int64_t>();
   return shape;
 }

@@ -1,10 +1,13 @@
 #pragma once
-// What tests of the engine ask of their requests: each way of choosing tokens, ending answers and giving logprobs, in turn. One thread.
+// What tests of the engine ask of their requests: each way of choosing tokens, ending answers and giving logprobs, in turn; and prompts that have much in common. One thread.
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
+#include <vector>
 
 #include "engine/request.h"
+#include "engine/share_requests.h"
 
 namespace flexgen {
 
@@ -38,6 +41,28 @@ inline SamplingParams params_in_turn(std::mt19937& random, size_t index) {
     params.logprob_token_ids = {3, 150};
   }
   return params;
+}
+
+/// Prompts of up to 3 pages and 20 tokens that begin alike: with few or many pages in common, prefixes within prefixes, pages that are only partly the same, and some prompts twice.
+inline std::vector<Request> related_requests(std::mt19937& random, size_t count, int64_t page_tokens) {
+  std::vector<std::vector<int32_t>> trunks(3, std::vector<int32_t>(static_cast<size_t>(3 * page_tokens)));
+  for (auto& trunk : trunks)
+    for (int32_t& token : trunk) token = static_cast<int32_t>(random() % 200);
+  std::copy_n(trunks[0].begin(), page_tokens + page_tokens / 2, trunks[1].begin());
+  std::vector<Request> requests(count);
+  for (size_t i = 0; i < count; ++i) {
+    requests[i].key = static_cast<int64_t>(i);
+    requests[i].params = params_in_turn(random, i);
+    std::vector<int32_t>& prompt = requests[i].prompt;
+    if (i % 5 == 3) {
+      prompt = requests[i - 1].prompt;
+      continue;
+    }
+    const auto& trunk = trunks[random() % 3];
+    prompt.assign(trunk.begin(), trunk.begin() + static_cast<ptrdiff_t>(random() % (trunk.size() + 1)));
+    for (size_t own = 1 + random() % 20; own > 0; --own) prompt.push_back(static_cast<int32_t>(random() % 200));
+  }
+  return requests;
 }
 
 }  // namespace flexgen

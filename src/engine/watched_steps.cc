@@ -66,7 +66,7 @@ Workload rest_of(const Workload& job, int64_t sequences_left, const std::optiona
   Workload rest = job;
   rest.num_sequences = sequences_left;
   const double share = static_cast<double>(sequences_left) / static_cast<double>(std::max<int64_t>(1, job.num_sequences));
-  for (double* total : {&rest.total_prompt_tokens, &rest.total_max_tokens, &rest.total_generated_tokens}) *total *= share;
+  for (double* total : {&rest.total_prompt_tokens, &rest.total_prefix_tokens, &rest.total_shared_tokens, &rest.total_max_tokens, &rest.total_generated_tokens}) *total *= share;
   if (answer_share) rest.expect(*answer_share);
   return rest;
 }

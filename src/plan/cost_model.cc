@@ -63,7 +63,7 @@ class Timeline {
     if (active == 0) return;
     staged_batches_.clear();
     for (size_t b = 0; b < num_batches; ++b)
-      if (cache_.disk_pages + cache_.host_pages > 0 && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);
+      if (!cache_.all_resident() && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);
     cache_issued_ = cache_acquired_ = 0;
     cache_ready_.clear();
     block_times_.clear();

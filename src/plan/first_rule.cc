@@ -35,12 +35,12 @@ Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64
   policy.num_micro_batches = num_micro_batches;
   policy.buffers = buffers;
   auto block = static_cast<double>(policy.block_size());
-  double total = workload.mean_prompt() + workload.mean_generated();
+  double total = workload.mean_computed_prompt() + workload.mean_generated();
   // In the steady state every slot gets one generated token a step, and prompts of new sequences come in at the
   // rate at which old ones end.
   double rows = block * total / (workload.mean_generated() + 1) * (step_rows == StepRows::kEven ? 1.02 : 1.15);
   rows = std::clamp<double>(rows, step_rows == StepRows::kEven ? 16 : 256, kMaxBlockRows);
-  rows = std::min(rows, std::max(1.0, workload.total_prompt_tokens + block));
+  rows = std::min(rows, std::max(1.0, workload.computed_prompt_tokens() + block));
   int64_t rows_each = std::max(micro_batch_size, static_cast<int64_t>(std::ceil(rows / static_cast<double>(num_micro_batches))));
   policy.max_rows = round_up(rows_each, step_rows == StepRows::kMany && rows_each > 256 ? 256 : 16);
   policy.max_rows = std::min(policy.max_rows, std::max(most_rows, round_up(micro_batch_size, 16)));
@@ -68,7 +68,7 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   WeightLayout weights(model, policy);
   CacheLayout cache(model, policy, kv_dtype);
   double sequences = static_cast<double>(std::max<int64_t>(1, workload.num_sequences));
-  double rows = workload.total_prompt_tokens + workload.total_generated_tokens;
+  double rows = workload.computed_prompt_tokens() + workload.total_generated_tokens;
   double waves = std::max(1.0, sequences / static_cast<double>(policy.block_size()));
   double steps = std::max(rows / static_cast<double>(policy.max_rows * policy.num_micro_batches),
                           waves * (workload.mean_generated() + 1));
@@ -94,7 +94,7 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   // Steps are full while there are prompts, and generate alone in between; a step takes its slower resource's time.
   const double slots = std::min(sequences, static_cast<double>(policy.block_size()));
   const double full_rows = std::min(static_cast<double>(policy.max_rows * policy.num_micro_batches), rows);
-  const double full_steps = std::min(steps, workload.total_prompt_tokens / std::max(1.0, full_rows - slots));
+  const double full_steps = std::min(steps, workload.computed_prompt_tokens() / std::max(1.0, full_rows - slots));
   const double other_rows = std::max(0.0, rows - full_steps * full_rows) / std::max(1.0, steps - full_steps);
   auto step_s = [&](double rows_of_step) {
     double computing_s = compute_s(rows_of_step);
@@ -149,12 +149,14 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
   };
 
+  bool shares = true;  // prefixes, where the job has some: that saves time, not the last bytes
   auto try_rows = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
     Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, request.num_stages, buffers, most_rows, step_rows);
     if (request.max_rows) {
       policy = policy_of_sizes(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, *request.max_rows);
       policy.num_groups = request.num_stages;
     }
+    if (!shares) policy.prefix_pages = 0;
     if (request.block) policy.set_block(*request.block);
     policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
     policy.activations = request.activations.value_or(on_gpu ? in_gpu : in_ram);
@@ -218,8 +220,11 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
 
   // Last resort, and the truth about the smallest budget.
-  try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(request.num_stages), request.buffers.value_or(1), 16);
-  if (best) return *best;
+  for (bool with_prefixes : {true, false}) {
+    shares = with_prefixes;
+    try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(request.num_stages), request.buffers.value_or(1), 16);
+    if (best) return *best;
+  }
   if (smallest_cpu == kNone && smallest_gpu != kNone)
     fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets.gpu_bytes),
               format_bytes(smallest_gpu + budgets.gpu_kernel_bytes), smallest_gpu + budgets.gpu_kernel_bytes);

@@ -88,7 +88,7 @@ class Search {
   std::vector<int64_t> row_counts(int64_t micro_batch_size, int64_t num_micro_batches) const {
     if (in_.request.max_rows) return {*in_.request.max_rows};
     const double even = even_rows(in_.workload, micro_batch_size * num_micro_batches) / static_cast<double>(num_micro_batches);
-    const double all = std::ceil((in_.workload.total_prompt_tokens + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
+    const double all = std::ceil((in_.workload.computed_prompt_tokens() + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
     std::set<int64_t> rows;
     for (double factor : {1.02, 1.4, 2.5})
       rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(even * factor, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxRows, round_up(micro_batch_size, 16))));

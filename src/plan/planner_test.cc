@@ -198,6 +198,42 @@ TEST(Planner, LogprobsOfSequencesUnderWayAreWithinTheBudget) {
   EXPECT_LT(with.policy.block_size(), without.policy.block_size());
 }
 
+/// 64 sequences in groups of 8 that share 64 pages' tokens: what is reserved for them, and what the plan makes of it.
+TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  const Job job = job_of("opt-1.3b", 1, {64, 64}, {16, 16});
+  const int64_t page = CacheLayout::page_tokens(*job.model, DType::kBF16);
+  Workload apart, shared;
+  for (int64_t i = 0; i < 64; ++i) {
+    apart.add(65 * page, 16, false, false);
+    shared.add(65 * page, 16, false, false, {}, {64 * page, i % 8 == 0 ? 0 : 64 * page});
+  }
+  EXPECT_EQ(shared.computed_prompt_tokens(), static_cast<double>((64 + 8 * 64) * page));
+  EXPECT_EQ(prefix_pages(shared, page, 1), 64);
+  EXPECT_EQ(prefix_pages(shared, page, 8), 64 + 64);  // of two groups, when one follows the other
+  EXPECT_EQ(prefix_pages(shared, page, 64), 8 * 64);
+  EXPECT_EQ(prefix_pages(apart, page, 64), 0);
+  Workload later_stage = shared;
+  later_stage.sample.clear();
+  EXPECT_EQ(prefix_pages(later_stage, page, 64), 8 * 64);
+  auto plan_of = [&](const Workload& workload, int64_t cpu) { return make_plan({*job.model, workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware}); };
+  for (int64_t cpu : {kGiB, 4 * kGiB}) {
+    const Plan together = plan_of(shared, cpu);
+    EXPECT_LE(memory_plan(*job.model, together.policy, shared, DType::kBF16).bytes(Tier::kCpu), cpu);
+    EXPECT_LT(together.prediction.time_s, 0.5 * plan_of(apart, cpu).prediction.time_s);
+  }
+  // What fits without sharing is not refused for it.
+  auto smallest = [&](const Workload& workload) -> std::string {
+    try {
+      plan_of(workload, 100 * kKiB);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(smallest(shared), smallest(apart));
+}
+
 TEST(Planner, ExpectedAnswersChangeTimeAndNotMemory) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job all = job_of("opt-1.3b", 200, {64, 192}, {96, 96});

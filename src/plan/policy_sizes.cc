@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/units.h"
 #include "schedule/cache_store.h"
 
 namespace flexgen {
@@ -17,14 +18,36 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   const auto page = static_cast<double>(CacheLayout::page_tokens(model, kv_dtype));
   const int64_t longest = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(static_cast<double>(workload.longest_sequence) / page)));
   // Pages are reserved for all that may be generated. The last one is half full on average.
-  const double mean = (workload.mean_prompt() + workload.mean_max_tokens()) / page + 0.5;
+  const double mean = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page + 0.5;
   policy.pages_per_micro_batch =
       std::min(micro_batch_size * longest, std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
+  // Some sequences take longer than those that began with them.
+  policy.prefix_pages = prefix_pages(workload, CacheLayout::page_tokens(model, kv_dtype), policy.block_size() + ceil_div(policy.block_size(), 8));
   return policy;
 }
 
+int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequences) {
+  if (workload.total_prefix_tokens == 0) return 0;
+  const auto page = static_cast<double>(page_tokens);
+  const double all_new = workload.total_prefix_tokens - workload.total_shared_tokens;
+  if (workload.sample.empty())  // a later stage, which knows the means alone
+    return static_cast<int64_t>(std::ceil(std::min(all_new, workload.mean_prefix() + static_cast<double>(sequences) * all_new / static_cast<double>(workload.num_sequences)) / page));
+  // All of the first one's prefix, and of each further one what the one before it has not.
+  const std::vector<SequenceLength>& sample = workload.sample;
+  const auto stride = static_cast<double>(workload.sample_stride);
+  const auto count = static_cast<size_t>(ceil_div(sequences, workload.sample_stride));
+  double most = 0, fresh = 0;
+  for (size_t end = 0; end < sample.size(); ++end) {
+    fresh += sample[end].prefix - sample[end].shared;
+    const size_t first = end + 1 > count ? end + 1 - count : 0;
+    if (first > 0) fresh -= sample[first - 1].prefix - sample[first - 1].shared;
+    most = std::max(most, sample[first].shared + fresh * stride);  // of more than a sample's worth, an estimate
+  }
+  return static_cast<int64_t>(std::ceil(std::min(most, all_new) / page));
+}
+
 double even_rows(const Workload& workload, int64_t block_size) {
-  return static_cast<double>(block_size) * (workload.mean_prompt() + workload.mean_generated()) / (workload.mean_generated() + 1);
+  return static_cast<double>(block_size) * (workload.mean_computed_prompt() + workload.mean_generated()) / (workload.mean_generated() + 1);
 }
 
 }  // namespace flexgen

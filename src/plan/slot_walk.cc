@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
@@ -15,7 +17,10 @@ namespace {
 struct Slot {
   bool active = false, scored = false, finished = false;
   int64_t prompt = 0, answer = 0, generated = 0, past = 0;  ///< answer: what it will have generated in the end
-  int64_t disk_pages = 0, host_pages = 0, resident_pages = 0;
+  int64_t disk_pages = 0, host_pages = 0, resident_pages = 0;  ///< its own
+  int64_t prefix_pages = 0;  ///< before these
+  size_t number = 0;         ///< of those that its micro-batch began: the oldest go first
+  size_t sequence = 0;       ///< of the job's
   int64_t size() const { return prompt + generated; }
   bool generates() const { return size() - past == 1 && past > 0; }
 };
@@ -23,6 +28,8 @@ struct Slot {
 struct MicroBatch {
   std::vector<Slot> slots;
   int64_t free_resident = 0, free_host = 0, free_disk = 0;
+  std::vector<int32_t> shared;  ///< a sequence that it began: prefix tokens in common with the one that it began before
+  int32_t shared_since = 0;     ///< the least that neighbours in the job's order share since then
   int64_t free() const { return free_resident + free_host + free_disk; }
 };
 
@@ -43,12 +50,15 @@ class Walker {
     auto share = [](int64_t part, int64_t whole) { return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, whole)); };
     disk_share_ = share(cache_.disk_pages, cache_.num_pages());
     host_share_ = share(cache_.host_pages, cache_.host_pages + cache_.resident_pages);
+    prefix_disk_share_ = share(cache_.prefix_disk_pages, cache_.prefix_pages());
+    prefix_host_share_ = share(cache_.prefix_host_pages, cache_.prefix_pages());
   }
 
   bool done() const { return active_ == 0 && next_ == sequences_.size(); }
   StepLoad step() {
     StepLoad step;
     for (MicroBatch& batch : batches_) step.batches.push_back(advance(batch, &step.prompts));
+    ++step_;
     for (const BatchLoad& batch : step.batches) rows_done_ += batch.rows;
     step.rows_done = rows_done_;
     return step;
@@ -65,10 +75,14 @@ class Walker {
       if (slot.active) continue;
       if (here >= fair || next_ == sequences_.size()) return;
       const SequenceLength& sequence = sequences_[next_];
-      const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.max_tokens, 1) - 1), page());
+      const int64_t prefix = cache_.prefix_pages() > 0 ? sequence.prefix / page() : 0, shared = std::min<int64_t>(prefix, sequence.shared / page()) * page();
+      const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.max_tokens, 1) - 1), page()) - prefix;
       // A share of a pool may be too small for one sequence where the whole is not.
       if (pages > batch.free() && here > 0) return;
-      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, 0, 0, 0, 0};
+      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, 0, 0, 0, prefix, batch.shared.size(), next_};
+      find_writer(next_, shared);
+      for (MicroBatch& each : batches_) each.shared_since = std::min(each.shared_since, sequence.shared);
+      batch.shared.push_back(std::exchange(batch.shared_since, std::numeric_limits<int32_t>::max()));
       // As PagePool does: from the slowest tier to the fastest.
       auto take = [](double share, int64_t left, int64_t here_free, int64_t faster_free) {
         const auto wanted = std::min<int64_t>(std::llround(share * static_cast<double>(left)), std::max<int64_t>(0, here_free));
@@ -98,16 +112,35 @@ class Walker {
     }
   }
 
+  /// Who writes the last of what the sequence shares: the nearest one before it that shares less with those before.
+  void find_writer(size_t sequence, int64_t shared) {
+    size_t writer = sequence;
+    if (shared > 0 && sequence > 0)
+      for (writer = sequence - 1; written_[writer].writer != writer && written_[writer].shared >= shared;) writer = written_[writer].writer;
+    written_.push_back({writer, shared, kNever, 0});
+  }
+  /// As Batcher has it: planned in an earlier step, or earlier in the same plan.
+  bool can_read_prefix(const Slot& slot, int64_t batch) const {
+    const Written& by = written_[written_[slot.sequence].writer];
+    return written_[slot.sequence].writer == slot.sequence || by.step < step_ || (by.step == step_ && by.batch == batch);
+  }
+
   BatchLoad advance(MicroBatch& batch, bool* prompts) {
+    const int64_t number = &batch - batches_.data();
     release_finished(batch);
     refill(batch);
+    order_.clear();
+    for (Slot& slot : batch.slots)
+      if (slot.active) order_.push_back(&slot);
+    std::sort(order_.begin(), order_.end(), [](const Slot* a, const Slot* b) { return a->number < b->number; });
     BatchLoad load;
     attention_.clear();
     int64_t rows_left = max_rows_, logits_left = max_logit_rows_;
     for (bool generating : {true, false})
-      for (Slot& slot : batch.slots) {
+      for (Slot* each : order_) {
+        Slot& slot = *each;
         if (rows_left == 0) break;
-        if (!slot.active || slot.finished || slot.generates() != generating || slot.past >= slot.size()) continue;
+        if (slot.finished || slot.generates() != generating || slot.past >= slot.size() || !can_read_prefix(slot, number)) continue;
         int64_t rows = std::min(rows_left, slot.size() - slot.past);
         const bool samples = slot.answer > 0;
         // Rows that want logits: all but the last of a scored prompt, and the last of what is known where a token is to be chosen.
@@ -126,9 +159,15 @@ class Walker {
         load.rows += static_cast<double>(rows);
         load.logit_rows += static_cast<double>(logits);
         if (!generating) *prompts = true;
-        const int64_t old = ceil_div(slot.past, page()), clean = slot.past / page(), used = ceil_div(slot.past + rows, page());
+        const auto own = [&](int64_t pages) { return std::max<int64_t>(0, pages - slot.prefix_pages); };
+        const int64_t old = own(ceil_div(slot.past, page())), clean = own(slot.past / page()), used = own(ceil_div(slot.past + rows, page()));
         load.old_pages += static_cast<double>(old);
         load.dirty_pages += static_cast<double>(used - clean);
+        // What it adds to a prefix.
+        const auto added = static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
+        load.dirty_pages += added;
+        load.dirty_disk_pages += added * prefix_disk_share_;
+        load.dirty_host_pages += added * prefix_host_share_;
         // The first pages are on disk, the next in RAM beside a GPU.
         auto on_disk = [&](int64_t count) { return std::min(slot.disk_pages, count); };
         auto on_host = [&](int64_t count) { return std::clamp<int64_t>(count - slot.disk_pages, 0, slot.host_pages); };
@@ -137,11 +176,16 @@ class Walker {
         load.old_host_pages += static_cast<double>(on_host(old));
         load.dirty_host_pages += static_cast<double>(on_host(used) - on_host(clean));
         slot.past += rows;
+        if (Written& own = written_[slot.sequence]; own.step == kNever && slot.past >= slot.prefix_pages * page()) own = {own.writer, own.shared, step_, number};
         if (slot.past < slot.size()) continue;
         if (slot.generated < slot.answer) ++slot.generated;
         slot.finished = slot.generated >= slot.answer;
       }
     if (load.rows == 0) return load;
+    const double prefixes = distinct_prefix_pages(batch) / scale_;  // read once a visit, however many slots a slot stands for
+    load.old_pages += prefixes;
+    load.old_disk_pages += prefixes * prefix_disk_share_;
+    load.old_host_pages += prefixes * prefix_host_share_;
     const VisitWork work = model_.mean_block_work(static_cast<int64_t>(load.rows), attention_, cache_.geometry.dtype);
     load.block = {work.linear_flops, load.rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops, 0};
     for (double* amount : {&load.rows, &load.logit_rows, &load.block.flops, &load.block.rows, &load.block.kv_read_bytes, &load.block.decode_kv_bytes,
@@ -150,10 +194,38 @@ class Walker {
     return load;
   }
 
+  double distinct_prefix_pages(const MicroBatch& batch) {
+    if (cache_.prefix_pages() == 0) return 0;
+    by_start_.clear();
+    for (const Slot& slot : batch.slots)
+      if (slot.active && slot.prefix_pages > 0) by_start_.push_back(&slot);
+    std::sort(by_start_.begin(), by_start_.end(), [](const Slot* a, const Slot* b) { return a->number < b->number; });
+    int64_t pages = 0;
+    for (size_t i = 0; i < by_start_.size(); ++i) {
+      int64_t shared = 0;
+      if (i > 0) {
+        const auto first = batch.shared.begin() + static_cast<ptrdiff_t>(by_start_[i - 1]->number) + 1;
+        shared = *std::min_element(first, batch.shared.begin() + static_cast<ptrdiff_t>(by_start_[i]->number) + 1) / page();
+      }
+      pages += by_start_[i]->prefix_pages - std::min(by_start_[i]->prefix_pages, shared);
+    }
+    return static_cast<double>(pages);
+  }
+
   const Model& model_;
   CacheLayout cache_;
   std::vector<SequenceLength> sequences_;
-  double scale_, disk_share_ = 0, host_share_ = 0, rows_done_ = 0;
+  double scale_, disk_share_ = 0, host_share_ = 0, prefix_disk_share_ = 0, prefix_host_share_ = 0, rows_done_ = 0;
+  std::vector<const Slot*> by_start_;
+  std::vector<Slot*> order_;
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  /// Of a sequence that began: when the rows of its prefix were planned.
+  struct Written {
+    size_t writer = 0;  ///< of what it shares; itself if that is nothing
+    int64_t shared = 0, step = kNever, batch = 0;
+  };
+  std::vector<Written> written_;
+  int64_t step_ = 0;
   int64_t max_rows_ = 1, max_logit_rows_ = 1;
   std::vector<MicroBatch> batches_;
   std::vector<AttentionSlot> attention_;
@@ -218,7 +290,7 @@ std::vector<SequenceLength> representatives(const std::vector<SequenceLength>& a
 }  // namespace
 
 double rows_of(const Workload& workload) {
-  return std::max(1.0, workload.total_prompt_tokens + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
+  return std::max(1.0, workload.computed_prompt_tokens() + workload.total_generated_tokens - static_cast<double>(workload.num_sequences));
 }
 
 SlotWalk walk_slots(const Model& model, const Policy& policy, DType kv_dtype, const Workload& workload, double effort) {

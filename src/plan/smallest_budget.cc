@@ -28,6 +28,7 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
   const int64_t size = request.micro_batch_size.value_or(1);
   Policy policy = policy_of_sizes(model, workload, kv_dtype, size, request.num_micro_batches.value_or(1), request.buffers.value_or(1),
                                   request.max_rows.value_or(round_up(size, 16)));
+  policy.prefix_pages = 0;  // what is shared saves time
   std::vector<Fractions> ends{on_disk, in_ram};
   if (budgets.gpu_bytes > 0) {
     policy.compute_tier = Tier::kGpu;

@@ -16,7 +16,7 @@ namespace flexgen {
 struct SlotRows {
   int64_t first_row = 0, num_rows = 0;
   int64_t past = 0;            ///< tokens already in the cache
-  std::vector<int32_t> pages;  ///< ids (in the micro-batch's pool) that hold [0, past + num_rows)
+  std::vector<int32_t> pages;  ///< ids (CacheLayout) that hold [0, past + num_rows); those of its own rows are of no other slot that writes
   int64_t dense_until = 0;     ///< as in AttentionSlot: the prompt's size, or 0
 };
 

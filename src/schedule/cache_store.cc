@@ -19,13 +19,32 @@ CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType dtype)
       first_layer(model.first_block()),
       page_stride(round_up(geometry.page_bytes(), kDirectAlignment)),
       tier(policy.attention_tier) {
-  PlacedObject pool{policy.pages_per_micro_batch, page_stride, 1};
-  const StagedSplit split = staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
-  resident_pages = split.resident;
-  host_pages = split.host;
-  disk_pages = split.disk;
-  buffer_bytes = (host_pages + disk_pages) * page_stride;
-  if (tier == Tier::kGpu) bounce_bytes = disk_pages * page_stride;
+  const auto split_of = [&](int64_t pages) {
+    const PlacedObject pool{pages, page_stride, 1};
+    return staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
+  };
+  const StagedSplit own = split_of(policy.pages_per_micro_batch), prefix = split_of(policy.prefix_pages);
+  resident_pages = own.resident;
+  host_pages = own.host;
+  disk_pages = own.disk;
+  prefix_resident_pages = prefix.resident;
+  prefix_host_pages = prefix.host;
+  prefix_disk_pages = prefix.disk;
+  // A visit may want all of the micro-batch's and all that is shared.
+  buffer_bytes = (host_pages + disk_pages + prefix_host_pages + prefix_disk_pages) * page_stride;
+  if (tier == Tier::kGpu) bounce_bytes = (disk_pages + prefix_disk_pages) * page_stride;
+}
+
+CacheLayout::Place CacheLayout::place_of(int64_t batch, int64_t page) const {
+  const bool prefix = is_prefix(page);
+  const auto place = [&](Share share, int64_t own_pages) -> Place { return {share, prefix ? num_batches * own_pages + page : batch * own_pages + page}; };
+  if (prefix) page -= num_pages();
+  const int64_t resident = prefix ? prefix_resident_pages : resident_pages, host = prefix ? prefix_host_pages : host_pages;
+  if (page < resident) return place(Share::kResident, resident_pages);
+  page -= resident;
+  if (page < host) return place(Share::kHost, host_pages);
+  page -= host;
+  return place(Share::kDisk, disk_pages);
 }
 
 int64_t CacheLayout::buffers_arena_bytes(const Policy& policy, Tier of_tier) const {
@@ -36,20 +55,19 @@ int64_t CacheLayout::buffers_arena_bytes(const Policy& policy, Tier of_tier) con
 
 int64_t CacheLayout::arena_bytes(const Policy& policy, Tier of_tier) const {
   int64_t bytes = buffers_arena_bytes(policy, of_tier);
-  if (of_tier == tier) bytes += Arena::footprint(num_layers * num_batches * resident_pages * page_stride);
-  if (of_tier == Tier::kCpu) bytes += Arena::footprint(num_layers * num_batches * host_pages * page_stride);
+  if (of_tier == tier) bytes += Arena::footprint(share_bytes(Share::kResident));
+  if (of_tier == Tier::kCpu) bytes += Arena::footprint(share_bytes(Share::kHost));
   return bytes;
 }
 
 CacheStore::CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file,
                        const Arenas& arenas, Lanes& lanes)
     : layout_(model, policy, dtype), file_(std::move(file)) {
-  const int64_t pools = layout_.num_layers * layout_.num_batches * layout_.page_stride;
-  resident_ = arenas.of(layout_.tier).allocate(pools * layout_.resident_pages);
-  host_ = arenas.cpu->allocate(pools * layout_.host_pages);
+  resident_ = arenas.of(layout_.tier).allocate(layout_.share_bytes(CacheLayout::Share::kResident));
+  host_ = arenas.cpu->allocate(layout_.share_bytes(CacheLayout::Share::kHost));
   stager_ = Stager(layout_.tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   writes_.resize(static_cast<size_t>(layout_.num_layers));
-  FLEXGEN_CHECK(layout_.disk_pages == 0 || file_ != nullptr);
+  FLEXGEN_CHECK(layout_.file_bytes() == 0 || file_ != nullptr);
 }
 
 const CacheStore::Passing& CacheStore::passing(const BatchPlan& plan) {
@@ -57,27 +75,31 @@ const CacheStore::Passing& CacheStore::passing(const BatchPlan& plan) {
   if (step == plan.step) return what;
   step = plan.step;
   what = {};
+  Passing::Places fresh;  // empty before this step: what reads them reads what it writes
   for (const SlotRows& slot : plan.slots)
     for (size_t i = 0; i < slot.pages.size(); ++i) {
-      if (slot.pages[i] < layout_.resident_pages) continue;
+      const CacheLayout::Place place = layout_.place_of(plan.batch, slot.pages[i]);
+      if (place.share == CacheLayout::Share::kResident) continue;
       int64_t begin = static_cast<int64_t>(i) * layout_.geometry.page_tokens;
       int64_t end = begin + layout_.geometry.page_tokens;
-      what.pages.push_back(slot.pages[i]);
-      if (slot.pages[i] < layout_.resident_pages + layout_.host_pages) ++what.num_host;
-      if (begin < slot.past) what.old.push_back(slot.pages[i]);
-      if (end > slot.past) what.dirty.push_back(slot.pages[i]);
+      what.pages.push_back(place);
+      if (begin < slot.past) what.old.push_back(place);
+      else fresh.push_back(place);
+      if (end > slot.past) what.dirty.push_back(place);
     }
-  std::sort(what.pages.begin(), what.pages.end());
-  std::sort(what.old.begin(), what.old.end());
-  std::sort(what.dirty.begin(), what.dirty.end());
+  const auto settle = [](Passing::Places& places) {
+    std::sort(places.begin(), places.end());
+    places.erase(std::unique(places.begin(), places.end()), places.end());
+  };
+  for (Passing::Places* places : {&what.pages, &what.old, &what.dirty, &fresh}) settle(*places);
+  std::erase_if(what.old, [&](const CacheLayout::Place& place) { return std::binary_search(fresh.begin(), fresh.end(), place); });
+  what.num_host = std::count_if(what.pages.begin(), what.pages.end(), [](const CacheLayout::Place& place) { return place.share == CacheLayout::Share::kHost; });
   return what;
 }
 
-bool CacheStore::uses_ring(const BatchPlan* plan) {
-  return plan && layout_.host_pages + layout_.disk_pages > 0 && !passing(*plan).pages.empty();
-}
+bool CacheStore::uses_ring(const BatchPlan* plan) { return plan && !layout_.all_resident() && !passing(*plan).pages.empty(); }
 
-Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key) {
+Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, const Passing::Places& wanted, int64_t key) {
   Staged result;
   result.name = write ? "store cache" : "load cache";
   result.visit = visit;
@@ -85,18 +107,18 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
   std::byte* landing = stager_.landing(key);
   const int64_t stride = layout_.page_stride;
   const bool on_gpu = layout_.tier == Tier::kGpu;
-  int64_t place = 0;
-  for (int32_t page : wanted) {
-    while (what.pages[static_cast<size_t>(place)] != page) ++place;
-    std::byte* staged = data + place * stride;
-    if (place < what.num_host) {
-      std::byte* rests = host_.data() + layout_.host_offset(visit.layer - layout_.first_layer, visit.batch, page);
+  int64_t at = 0;
+  for (const CacheLayout::Place& page : wanted) {
+    while (what.pages[static_cast<size_t>(at)] != page) ++at;
+    std::byte* staged = data + at * stride;
+    const int64_t offset = layout_.offset_of(visit.layer - layout_.first_layer, page);
+    if (at < what.num_host) {
+      std::byte* rests = host_.data() + offset;
       write ? add_copy(&result.copies, staged, rests, stride) : add_copy(&result.copies, rests, staged, stride);
       continue;
     }
-    std::byte* landed = on_gpu ? landing + (place - what.num_host) * stride : staged;
+    std::byte* landed = on_gpu ? landing + (at - what.num_host) * stride : staged;
     if (on_gpu) write ? add_copy(&result.bounce_copies, staged, landed, stride) : add_copy(&result.bounce_copies, landed, staged, stride);
-    int64_t offset = layout_.file_offset(visit.layer - layout_.first_layer, visit.batch, page);
     result.disk_bytes += static_cast<double>(stride);
     auto& transfers = result.transfers;
     if (!transfers.empty() && transfers.back().offset + transfers.back().bytes == offset &&
@@ -151,16 +173,16 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
     buffer = stager_.data(known->second);
     what = &passing(plan);
   }
-  std::byte* base = resident_.data() + layout_.resident_offset(visit.layer - layout_.first_layer, visit.batch, 0);
   for (const SlotRows& slot : plan.slots) {
     auto& pages = lease.pages->emplace_back();
     pages.reserve(slot.pages.size());
     for (int32_t page : slot.pages) {
-      if (page < layout_.resident_pages) {
-        pages.push_back(base + page * layout_.page_stride);
+      const CacheLayout::Place place = layout_.place_of(visit.batch, page);
+      if (place.share == CacheLayout::Share::kResident) {
+        pages.push_back(resident_.data() + layout_.offset_of(visit.layer - layout_.first_layer, place));
       } else {
-        auto place = std::lower_bound(what->pages.begin(), what->pages.end(), page) - what->pages.begin();
-        pages.push_back(buffer + place * layout_.page_stride);
+        const auto at = std::lower_bound(what->pages.begin(), what->pages.end(), place) - what->pages.begin();
+        pages.push_back(buffer + at * layout_.page_stride);
       }
     }
   }
@@ -183,7 +205,7 @@ void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& 
 }
 
 void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans) {
-  if (layout_.host_pages + layout_.disk_pages == 0) return;
+  if (layout_.all_resident()) return;
   if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
   begin_step(visit.step);
   // Loads that are issued but whose compute is not: they hold a buffer each.

@@ -19,7 +19,8 @@
 namespace flexgen {
 
 /// Pure arithmetic over the model, shared with the planner. A micro-batch has a pool of page ids
-/// resident in the tier where attention runs, then (if that is a GPU) in RAM, then on disk; an id stands for that page in every layer.
+/// resident in the tier where attention runs, then (if that is a GPU) in RAM, then on disk; an id stands for that page in every layer. The ids after these, in the same order of
+/// tiers, are of prefix pages, which all micro-batches have in common.
 class CacheLayout {
  public:
   CacheLayout(const Model& model, const Policy& policy, DType dtype);
@@ -33,23 +34,41 @@ class CacheLayout {
   int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
   Tier tier = Tier::kCpu;   ///< Policy::attention_tier
   int64_t resident_pages = 0, host_pages = 0, disk_pages = 0;  ///< of a micro-batch
+  int64_t prefix_resident_pages = 0, prefix_host_pages = 0, prefix_disk_pages = 0;
   int64_t buffer_bytes = 0;               ///< one staging buffer, in `tier`
   int64_t bounce_bytes = 0;               ///< the RAM behind it, if that is a GPU
 
   int64_t num_pages() const { return resident_pages + host_pages + disk_pages; }
+  int64_t prefix_pages() const { return prefix_resident_pages + prefix_host_pages + prefix_disk_pages; }
+  bool is_prefix(int64_t page) const { return page >= num_pages(); }
+  bool all_resident() const { return host_pages + disk_pages + prefix_host_pages + prefix_disk_pages == 0; }
   /// Memory of a tier: pages and staging buffers.
   int64_t arena_bytes(const Policy& policy, Tier of_tier) const;
   /// Of that, the staging buffers.
   int64_t buffers_arena_bytes(const Policy& policy, Tier of_tier) const;
-  int64_t file_bytes() const { return num_layers * num_batches * disk_pages * page_stride; }
-  int64_t resident_offset(int64_t layer, int64_t batch, int64_t page) const {
-    return ((layer * num_batches + batch) * resident_pages + page) * page_stride;
-  }
-  int64_t host_offset(int64_t layer, int64_t batch, int64_t page) const {
-    return ((layer * num_batches + batch) * host_pages + page - resident_pages) * page_stride;
-  }
-  int64_t file_offset(int64_t layer, int64_t batch, int64_t page) const {
-    return ((layer * num_batches + batch) * disk_pages + page - resident_pages - host_pages) * page_stride;
+  int64_t file_bytes() const { return share_bytes(Share::kDisk); }
+
+  /// Where a page rests: in which share, and at which of a layer's places there.
+  enum class Share { kResident, kHost, kDisk };
+  struct Place {
+    Share share = Share::kResident;
+    int64_t index = 0;
+    auto operator<=>(const Place&) const = default;
+  };
+  Place place_of(int64_t batch, int64_t page) const;
+  /// Bytes from the start of its share.
+  int64_t offset_of(int64_t layer, const Place& place) const { return (layer * layer_pages(place.share) + place.index) * page_stride; }
+  /// Bytes of a share, all layers together.
+  int64_t share_bytes(Share share) const { return num_layers * layer_pages(share) * page_stride; }
+
+ private:
+  int64_t layer_pages(Share share) const {
+    switch (share) {
+      case Share::kResident: return num_batches * resident_pages + prefix_resident_pages;
+      case Share::kHost: return num_batches * host_pages + prefix_host_pages;
+      case Share::kDisk: break;
+    }
+    return num_batches * disk_pages + prefix_disk_pages;
   }
 };
 
@@ -77,10 +96,11 @@ class CacheStore {
 
  private:
   struct Passing {         ///< what of a plan goes through a staging buffer
-    std::vector<int32_t> pages;  ///< ids of pages that are not resident, in ascending order; index = place in the buffer
-    std::vector<int32_t> old;    ///< those that hold tokens from before this step
-    std::vector<int32_t> dirty;  ///< those that this step writes to
-    int64_t num_host = 0;        ///< of `pages`, the first so many are in RAM
+    using Places = std::vector<CacheLayout::Place>;  ///< in ascending order, each once
+    Places pages;          ///< pages that are not resident; index = place in the buffer
+    Places old;            ///< those that hold tokens from before this step
+    Places dirty;          ///< those that this step writes to
+    int64_t num_host = 0;  ///< of `pages`, the first so many are in RAM
   };
   const Passing& passing(const BatchPlan& plan);
   bool uses_ring(const BatchPlan* plan);
@@ -90,7 +110,7 @@ class CacheStore {
   /// as the disk may do two writes in either order.
   void wait_for_earlier_stores(const Visit& visit, Staged* what);
   /// What moves `wanted`, a subset of the plan's pages, between the buffer of `key` and where they rest; runs of neighbours become one.
-  Staged moves(bool write, const Visit& visit, const Passing& what, const std::vector<int32_t>& wanted, int64_t key);
+  Staged moves(bool write, const Visit& visit, const Passing& what, const Passing::Places& wanted, int64_t key);
 
   struct Write {
     int64_t step;

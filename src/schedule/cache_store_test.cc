@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "base/units.h"
 #include "io/test_folder.h"
 #include "memory/arena.h"
@@ -62,6 +64,70 @@ TEST(CacheStore, AStoreComesAfterTheStoresOfEarlierSteps) {
   writes.events[0].finish();
   EXPECT_FALSE(writes.waits(1));
   writes.events[1].finish();
+}
+
+TEST(CacheLayout, EveryPageOfALayerHasItsPlaceAndPrefixPagesHaveOneForAll) {
+  const auto model = Model::of_shape(parse_config(kTiny, "", "tiny"), DType::kBF16);
+  Policy policy;
+  policy.num_micro_batches = 3;
+  policy.pages_per_micro_batch = 10;
+  policy.prefix_pages = 7;
+  policy.compute_tier = policy.attention_tier = Tier::kGpu;
+  policy.kv_cache = {0.3, 0.3, 0.4};
+  const CacheLayout layout(*model, policy, DType::kBF16);
+  EXPECT_EQ(layout.num_pages(), 10);
+  EXPECT_EQ(layout.prefix_pages(), 7);
+  std::set<CacheLayout::Place> places;
+  for (int64_t batch = 0; batch < 3; ++batch)
+    for (int64_t page = 0; page < 10; ++page) EXPECT_TRUE(places.insert(layout.place_of(batch, page)).second);
+  for (int64_t page = 10; page < 17; ++page) {
+    EXPECT_TRUE(places.insert(layout.place_of(0, page)).second);
+    EXPECT_EQ(layout.place_of(0, page), layout.place_of(2, page));
+  }
+  for (const CacheLayout::Place& place : places) EXPECT_LE(layout.offset_of(layout.num_layers - 1, place) + layout.page_stride, layout.share_bytes(place.share));
+}
+
+/// One slot writes a prefix's page and another reads it in the same plan: it is not loaded, and stored once. In the next step another micro-batch loads it, once for both of its
+/// slots, after it was stored.
+TEST(CacheStore, APrefixPageMovesOnceAVisit) {
+  const auto model = Model::of_shape(parse_config(kTiny, "", "tiny"), DType::kBF16);
+  Policy policy;
+  policy.buffers = 3;
+  policy.num_micro_batches = 2;
+  policy.pages_per_micro_batch = 4;
+  policy.prefix_pages = 2;
+  policy.kv_cache = {0, 0, 1};
+  TestFolder folder;
+  Arena arena(4 * kMiB);
+  Lanes lanes;
+  auto reads = std::make_unique<HeldLane>("disk read"), writes = std::make_unique<HeldLane>("disk write");
+  const HeldLane &read = *reads, &write = *writes;
+  lanes.disk_read = std::move(reads);
+  lanes.disk_write = std::move(writes);
+  CacheStore cache(*model, policy, DType::kBF16, File::open(folder.file("spill"), FileMode::kSpill), {&arena, nullptr}, lanes);
+  const int64_t page = cache.layout().geometry.page_tokens;
+
+  BatchPlan plan;
+  plan.tokens = plan.positions = std::vector<int32_t>(static_cast<size_t>(page) + 2, 1);
+  plan.slots = {SlotRows{0, page + 1, 0, {4, 0}, page + 1}, SlotRows{page + 1, 1, page, {4, 1}, page + 1}};
+  Visit visit{0, model->first_block(), 0};
+  const CacheLease lease = cache.acquire(visit, plan);
+  EXPECT_EQ((*lease.pages)[0][0], (*lease.pages)[1][0]);
+  cache.commit(visit, plan, Event());
+  EXPECT_TRUE(read.works.empty());
+  ASSERT_EQ(write.works.size(), 1U);
+  EXPECT_EQ(write.works[0].bytes, static_cast<double>(3 * cache.layout().page_stride));
+
+  BatchPlan next;
+  next.step = 1;
+  next.batch = 1;
+  next.tokens = next.positions = {1, 1};
+  next.slots = {SlotRows{0, 1, page, {4, 2}, page + 1}, SlotRows{1, 1, page, {4, 3}, page + 1}};
+  visit = {1, model->first_block(), 1};
+  cache.acquire(visit, next);
+  ASSERT_EQ(read.works.size(), 1U);
+  EXPECT_EQ(read.works[0].bytes, static_cast<double>(cache.layout().page_stride));
+  EXPECT_TRUE(read.waits(0));
 }
 
 }  // namespace
