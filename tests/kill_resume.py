@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills `flexgen run-batch` at random moments, restarts it until it is done, and compares: the sorted output must be, byte for
 byte, that of a job that ran through (docs/job_files.md). Also outputs that are put in order or split at the end, requests through a pipe, and inputs that are edited between two starts. Also SIGTERM: exit
-code 75, then the same.
+code 75, then the same. Many of the prompts begin alike, some within others, and some are the same: what is shared, and with whom, differs from start to start.
 
 Usage: kill_resume.py FLEXGEN_BINARY SOURCE_DIR [--seed N] [--kills N]
 With --kills it goes on with jobs of all kinds (types of weights and cache, shards) until there were so many."""
@@ -52,6 +52,7 @@ def make_model(source, directory):
 
 
 def make_input(path, rng):
+    common = [rng.randrange(3, 420) for _ in range(150)]  # more than two pages of the cache
     words = "the quick brown fox jumps over a lazy dog while seven wizards count 1234567890 coins, twice".split()
     with open(path, "w") as file:
         for number in range(LINES):
@@ -62,6 +63,8 @@ def make_input(path, rng):
             body = {"prompt": " ".join(rng.choices(words, k=rng.randint(1, 30))), "max_tokens": rng.randint(1, 30)}
             if number % 4 == 1:  # token ids
                 body["prompt"] = [rng.randrange(3, 420) for _ in range(rng.randint(1, 90))]
+            if number % 3 == 0:  # what many have in common, and some more
+                body["prompt"] = common[:150 if number % 6 else 80] + [rng.randrange(3, 420) for _ in range(rng.randint(1, 40))]
             if number % 10 == 2:  # several choices in one record
                 body.update(prompt=[body["prompt"], "and another"], n=2, max_tokens=rng.randint(1, 12))
             if number % 2:
@@ -76,6 +79,8 @@ def make_input(path, rng):
                 body["echo"] = True
             if number % 8 == 6:
                 body["stop"] = ["e", " a"]
+            if number % 11 == 5:  # asked more than once, and nothing is drawn
+                body = {"prompt": common[:100], "max_tokens": 9, "temperature": 0, "n": 1 + number % 2}
             if number % 20 == 15:  # a body alone
                 file.write(json.dumps(body) + "\n")
                 continue
@@ -109,11 +114,11 @@ class Test:
         stem, ending = os.path.splitext(output)
         return f"{stem}.{index}-of-{count}{ending}"
 
-    def start(self, output, placement, source=None):
+    def start(self, output, placement, source=None, more=()):
         kind = self.kind.format(errors=self.errors_of(output)).split()
         named = [] if "-i" in kind else ["-i", source or self.input]
         command = [self.binary, "run-batch", "--model", self.model, *named, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
-                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *kind]
+                   "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *kind, *more]
         with open(os.path.join(self.work, "log"), "wb") as log, open(self.input, "rb") as piped:
             return subprocess.Popen(command, stdin=piped, stdout=log, stderr=log)
 
@@ -176,6 +181,8 @@ class Test:
             begin = time.monotonic()
             self.wait(self.start(output, PLACEMENTS[0]), {0})
             self.references[kind] = (time.monotonic() - begin, self.records(output))
+            if not kind:
+                self.check_sharing(self.references[kind][1][0])
         self.time_s, self.texts = self.references[kind]
         text = b"".join(self.texts)
         if "--in-order" in kind and "--shard" not in kind:
@@ -191,6 +198,19 @@ class Test:
         errors = sum(b'"response":null' in line for line in self.reference)
         if "--shard" not in kind and (len(self.reference) != LINES or errors != LINES // 25 + 1):
             sys.exit(f"the reference has {len(self.reference)} records, {errors} of bad lines; it was to have {LINES} and {LINES // 25 + 1}")
+
+    def check_sharing(self, text):
+        """That prompts were shared, and that it changes no answer."""
+        if not re.search(r"of these shared +[1-9]", self.log()) or "which are computed once" not in self.log():
+            sys.exit(f"nothing was shared; flexgen said:\n{self.log()}")
+        output = os.path.join(self.work, "unshared.jsonl")
+        self.wait(self.start(output, PLACEMENTS[2], more=["--prefix-sharing", "off"]), {0})
+        if "shared" in self.log() or "computed once" in self.log() or b'"cached_tokens":0' not in read(output) or re.search(rb'"cached_tokens":[1-9]', read(output)):
+            sys.exit(f"with --prefix-sharing off something was shared; flexgen said:\n{self.log()}")
+        if not re.search(rb'"cached_tokens":[1-9]', text):
+            sys.exit("no line's usage tells what it shared")
+        if answers_of(text) != answers_of(read(output)):
+            sys.exit("with and without --prefix-sharing off the answers differ")
 
     def arranged(self):
         return "--in-order" in self.kind or "--error-output" in self.kind
@@ -262,8 +282,9 @@ class Test:
                     seen.setdefault(record["id"], []).append(json.dumps(record["response"]["body"]["choices"]))
             if code == 0 and lines is last:
                 break
-        if sorted(read(output).splitlines(True)) != self.sorted_reference:
-            sys.exit(f"{output}: its input was edited, and its records are not those of a run of the last input; {len(set(read(output).splitlines()) ^ self.reference)} differ")
+        # What a line had in common with others was told when it was answered.
+        if answers_of(read(output)) != answers_of(b"".join(self.texts)):
+            sys.exit(f"{output}: its input was edited, and its records are not those of a run of the last input")
         kept = {}
         for path in (output, output + ".removed"):
             for line in read(path).splitlines() if os.path.exists(path) else []:
@@ -305,6 +326,19 @@ class Test:
             sys.exit(f"SIGTERM after {done} of {LINES} records; flexgen said:\n{self.log()}")
         self.wait(self.start(output, PLACEMENTS[1]), {0})
         self.check_whole(output, f"the job ended by SIGTERM after {done} records")
+
+
+def answers_of(text):
+    """The records by their ids, without what their lines shared."""
+    records = {}
+    for line in text.splitlines():
+        record = json.loads(line)
+        if record["response"]:
+            del record["response"]["body"]["usage"]["prompt_tokens_details"]
+        record.pop("checksum", None)
+        if records.setdefault(record["id"], record) is not record:
+            sys.exit(f"{record['id']}: two records")
+    return records
 
 
 def place_of(record):

@@ -64,6 +64,7 @@ int64_t shared_tokens_of(std::span<const int32_t> a, std::span<const int32_t> b)
 BatchInput::BatchInput(InputText text, const std::string& directory)
     : text_(std::move(text)), lines_({directory, "the index of the input's lines"}), prompts_(kSharedGrain, {directory, "the index of the input's prompts"}),
       named_({directory, "the input's custom_ids"}), duplicates_({directory, "the index of the input's lines"}),
+      answered_({directory, "the index of the input's prompts"}), same_({directory, "the index of the input's lines"}),
       names_({directory, "the input's custom_ids"}) {}
 
 void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes) {
@@ -80,6 +81,8 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
   if (!custom_id.empty() || request) named_.add({false, line.name, lines_.size(), number});
   if (request) {
     line.num_sequences = request->num_sequences();
+    if (!request->draws()) line.copies = request->best_of;
+    if (request->answers_id) answered_.add({*request->answers_id, lines_.size()});
     num_estimated_ += request->estimated;
     for (const BatchPrompt& prompt : request->prompts) {
       auto tokens = static_cast<int64_t>(prompt.tokens.size());
@@ -99,22 +102,29 @@ void BatchInput::take_line(std::string_view text, int64_t number, int64_t offset
   // Estimated prompts have no tokens of their own, and scored ones are computed whole.
   const bool shares = request && !request->estimated && !line.scored;
   prompts_.add(shares ? std::span<const int32_t>(request->prompts.front().tokens) : std::span<const int32_t>());
+  const int64_t each = shares ? request->best_of / line.copies : 1;
   if (shares)
     for (size_t prompt = 0; prompt < request->prompts.size(); ++prompt) {
       const std::vector<int32_t>& tokens = request->prompts[prompt].tokens;
       if (prompt > 0) line.inside_shared += shared_tokens_of(request->prompts[prompt - 1].tokens, tokens);
-      line.inside_shared += (request->best_of - 1) * shared_tokens_of(tokens, tokens);
-      if (prompt == 0 && request->best_of > 1) line.inside_prefix = shared_tokens_of(tokens, tokens);
-      if (prompt == 1 && request->best_of == 1) line.inside_prefix = line.inside_shared;
+      line.inside_shared += (each - 1) * shared_tokens_of(tokens, tokens);
+      if (prompt == 0 && each > 1) line.inside_prefix = shared_tokens_of(tokens, tokens);
+      if (prompt == 1 && each == 1) line.inside_prefix = line.inside_shared;
     }
   lines_.push_back(line);
 }
 
 void BatchInput::in_shared_order(const std::function<void(const PlacedPrompt&)>& take) const {
+  std::function<int64_t(int64_t)> same_as;
+  if (has_same_)
+    same_as = [&](int64_t line) {
+      const int64_t first = line_anywhere(line).same_as;
+      return first < 0 ? line : first;
+    };
   prompts_.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {
     take(placed);
     return true;
-  });
+  }, same_as);
 }
 
 void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
@@ -143,6 +153,31 @@ void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
   });
 }
 
+void BatchInput::find_same(const std::atomic<bool>& stop) {
+  AnsweredLine first;
+  bool any = false, more = false;
+  answered_.drain([&](const AnsweredLine& line) {
+    if (any && line.answers == first.answers) {
+      if (!more) same_.add({first.index, first.index});
+      more = has_same_ = true;
+      same_.add({line.index, first.index});
+    } else {
+      first = line;
+      any = true;
+      more = false;
+    }
+    return !stop;
+  });
+  same_.drain([&](const SameLine& same) {
+    InputLine line = lines_[same.index];
+    if (line.good()) {
+      line.same_as = same.same_as;
+      lines_.set(same.index, line);
+    }
+    return !stop;
+  });
+}
+
 BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop, const std::string& directory) {
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) fail_user("cannot read the input {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
@@ -155,6 +190,7 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
   input.modified_s_ = info.st_mtime;
   input.read_file(stop);
   if (!stop) input.find_duplicates(stop);
+  if (!stop) input.find_same(stop);
   input.stopped_ = stop;
   return input;
 }
@@ -206,16 +242,23 @@ void BatchInput::read_file(const std::atomic<bool>& stop) {
   fingerprint_ = Sha256::hex(hash.digest());
 }
 
+std::string BatchInput::read_text(const InputLine& line) const {
+  std::string text(static_cast<size_t>(line.bytes), '\0');
+  text_.read(line.offset, std::as_writable_bytes(std::span(text)));
+  if (shortened(Sha256::of(text)) != line.text_id)
+    fail_io("{} changed while the job ran (line {}); finished answers are kept. Restore the file and run the same "
+            "command again", path_, line.number);
+  return text;
+}
+
+std::string BatchInput::read_custom_id(const InputLine& line) const {
+  const std::string custom_id = custom_id_of(read_text(line));
+  return custom_id.empty() ? line_name(line.number) : custom_id;
+}
+
 std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) const {
   std::variant<BatchRequest, LineError> parsed = line_too_long();
-  if (line.bytes <= kMaxLineBytes) {
-    std::string text(static_cast<size_t>(line.bytes), '\0');
-    text_.read(line.offset, std::as_writable_bytes(std::span(text)));
-    if (shortened(Sha256::of(text)) != line.text_id)
-      fail_io("{} changed while the job ran (line {}); finished answers are kept. Restore the file and run the same "
-              "command again", path_, line.number);
-    parsed = parse_batch_line(text, limits_);
-  }
+  if (line.bytes <= kMaxLineBytes) parsed = parse_batch_line(read_text(line), limits_);
   if (line.good()) {
     BatchRequest& request = std::get<BatchRequest>(parsed);
     if (request.custom_id.empty()) {

@@ -47,11 +47,13 @@ struct InputLine {
   RecordId name{};           ///< hash_of_name() of the custom_id that its answer has; of good lines
   int64_t duplicate_of = 0;  ///< number of the line that has the same custom_id; 0: none
   int64_t num_sequences = 0; ///< 0: a bad line
+  int64_t copies = 1;        ///< of these, so many in a row are the same, as nothing is drawn
+  int64_t same_as = -1;      ///< index of the first line that has the same choices; -1: no other line has
   int64_t prompt_tokens = 0; ///< of all sequences
   int64_t longest_prompt = 0;
   int64_t max_tokens = 0;    ///< of each sequence
   int64_t logprob_bytes = 0; ///< logprob_bytes() of its longest sequence
-  int64_t inside_prefix = 0; ///< shared_tokens_of() its first sequence and its second
+  int64_t inside_prefix = 0; ///< shared_tokens_of() its first sequence and its second, copies left out
   int64_t inside_shared = 0; ///< of each further one and the one before it, in all
   bool keeps_logits = false, scored = false, wants_logprobs = false;
 
@@ -63,7 +65,7 @@ class BatchInput {
   /// Chat templates are told that it is when the file was last changed, so that a job that goes on another day gives the same answers.
   /// Reads and checks the whole file, in any form that InputText reads; ends early if `stop` is set (then stopped()). Throws Error for a file
   /// that cannot be read, is not a regular one or is in another form, and Error{io} if there is no room for the index; bad lines are no reason to throw.
-  /// `directory`: where the index goes, some 120 bytes a line, once there are more than a few hundred; empty: the system's for temporary files.
+  /// `directory`: where the index goes, some 160 bytes a line and four for every 16 tokens of its prompt, once there are more than a few hundred; empty: the system's for temporary files.
   static BatchInput scan(const std::string& path, const ModelLimits& limits, const std::atomic<bool>& stop, const std::string& directory = "");
 
   const std::string& path() const { return path_; }
@@ -76,7 +78,8 @@ class BatchInput {
     lines_.read(index, {&line, 1});
     return line;
   }
-  /// All lines, by index, in an order in which those that may share the beginnings of their first prompts stay together (SharedPrefixes, in kSharedGrain).
+  /// All lines, by index, in an order in which those that may share the beginnings of their first prompts stay together (SharedPrefixes, in kSharedGrain), and of these
+  /// those with the same choices.
   void in_shared_order(const std::function<void(const PlacedPrompt&)>& take) const;
   /// SHA-256 of the lines, hex: of the file itself, unless it is compressed or laid out otherwise.
   const std::string& fingerprint() const { return fingerprint_; }
@@ -96,6 +99,8 @@ class BatchInput {
   /// it has none or the same as an earlier line ("#error" is added while a good line is called so).
   /// Throws Error{io} if the file changed since the scan.
   std::variant<BatchRequest, LineError> read(const InputLine& line) const;
+  /// The custom_id that read() gives of a good line, without looking at its prompts. Throws as read() does.
+  std::string read_custom_id(const InputLine& line) const;
 
  private:
   /// Who was first to have a custom_id or, of lines that bring none, a text.
@@ -110,10 +115,22 @@ class BatchInput {
     int64_t index = 0, duplicate_of = 0, repeat = 0;
     friend bool operator<(const Duplicate& a, const Duplicate& b) { return std::tie(a.index, a.duplicate_of) < std::tie(b.index, b.duplicate_of); }
   };
+  /// A line whose choices others may have too.
+  struct AnsweredLine {
+    RecordId answers{};  ///< BatchRequest::answers_id
+    int64_t index = 0;
+    friend bool operator<(const AnsweredLine& a, const AnsweredLine& b) { return std::tie(a.answers, a.index) < std::tie(b.answers, b.index); }
+  };
+  struct SameLine {
+    int64_t index = 0, same_as = 0;
+    friend bool operator<(const SameLine& a, const SameLine& b) { return a.index < b.index; }
+  };
   BatchInput(InputText text, const std::string& directory);
   void read_file(const std::atomic<bool>& stop);
+  std::string read_text(const InputLine& line) const;
   void take_line(std::string_view text, int64_t number, int64_t offset, int64_t bytes);
   void find_duplicates(const std::atomic<bool>& stop);
+  void find_same(const std::atomic<bool>& stop);
 
   std::string path_;
   InputText text_;
@@ -126,6 +143,9 @@ class BatchInput {
   int64_t doubled_bos_lines_ = 0, open_ended_lines_ = 0, unread_call_lines_ = 0;
   RecordSorter<NamedLine> named_;        ///< of all lines with a custom_id, until the duplicates are found
   RecordSorter<Duplicate> duplicates_;
+  RecordSorter<AnsweredLine> answered_;  ///< until the same ones are found
+  RecordSorter<SameLine> same_;
+  bool has_same_ = false;
   mutable RecordTable<RecordId> names_;  ///< hashes of the custom_ids
 };
 

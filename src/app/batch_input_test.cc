@@ -304,6 +304,39 @@ TEST(LineOrder, ChoicesAndPromptsOfALineShareToo) {
   EXPECT_EQ(workload_of(input, LineOrder(input, all, false, "")).total_prefix_tokens, 0);
 }
 
+TEST(LineOrder, OfLinesThatAskForTheSameOneIsGivenOut) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file("in.jsonl"), head(40, 'h');
+  auto asked = [&](const std::string& id, const std::string& end, const std::string& more = R"(,"temperature":0)") { return line(id, fmt::format(R"("prompt":"{}{}"{})", head, end, more)) + "\n"; };
+  // 1 to 4 have all whole pages in common; 0, 2 and 6 are the same, whatever their seeds, and so would 5 be, were it not drawn.
+  write_text(path, asked("0", "a") + asked("1", "b") + asked("2", "a", R"(,"seed":3,"temperature":0)") + asked("3", "b", R"(,"temperature":0,"echo":true)") + asked("4", "c") + asked("5", "a", "") +
+                       asked("6", "a") + asked("6", "a"));
+  const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
+  EXPECT_EQ(input.line(0).same_as, 0);
+  EXPECT_EQ(input.line(1).same_as, -1);
+  EXPECT_EQ(input.line(2).same_as, 0);
+  EXPECT_EQ(input.line(6).same_as, 0);
+  EXPECT_FALSE(input.line(7).good());
+  LineSet good, rest;
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    good.add(input.line(i).good());
+    rest.add(input.line(i).good() && i > 0);
+  }
+  const LineOrder order(input, good, true, "");
+  std::vector<int64_t> given, same;
+  for (const LineToDo& to_do : in_order(order)) given.push_back(to_do.line);
+  for (int64_t i = 0; i < order.num_same(); ++i) same.push_back(order.same(i).line);
+  EXPECT_EQ(given, (std::vector<int64_t>{0, 1, 3, 4, 5}));
+  EXPECT_EQ(same, (std::vector<int64_t>{2, 6}));
+  EXPECT_EQ(order[0].num_same, 2);
+  EXPECT_EQ(order.same(0).usage_tokens, 32);
+  const LineOrder without_the_first(input, rest, true, "");
+  EXPECT_EQ(without_the_first[0].line, 2);
+  EXPECT_EQ(without_the_first[0].num_same, 1);
+  EXPECT_EQ(without_the_first[0].usage_tokens, 32);
+  EXPECT_EQ(in_order(LineOrder(input, good, false, "")).size(), 7u);
+}
+
 TEST(BatchInput, LongLinesAreBounded) {
   TemporaryDirectory directory;
   std::string path = directory.file("in.jsonl");

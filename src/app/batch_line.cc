@@ -302,6 +302,27 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   request->prompts.push_back(text_prompt(std::move(text), kMessagesPath, body.flag("add_special_tokens", false), body, request->params, limits));
 }
 
+/// Two bodies that say the same of all but the seed have the same choices, if nothing is drawn.
+std::array<uint8_t, 12> answers_id_of(Json body, const BatchRequest& request) {
+  Sha256 hash;
+  const auto add = [&](std::string_view bytes) {
+    hash.add(fmt::format("{}:", bytes.size()));
+    hash.add(bytes);
+  };
+  body.erase("seed");
+  add(body.dump());
+  for (const BatchPrompt& prompt : request.prompts) {
+    add(prompt.text);
+    add({reinterpret_cast<const char*>(prompt.tokens.data()), prompt.tokens.size() * sizeof(int32_t)});
+  }
+  // Of a conversation's fields that the body has no more, the text tells all but how its answer is read.
+  if (request.chat) add(fmt::format("{} {} {}", request.chat->thinks, request.chat->begins_in_thought, static_cast<int>(request.chat->calls)));
+  std::array<uint8_t, 12> id;
+  const Sha256::Digest digest = hash.digest();
+  std::copy_n(digest.begin(), id.size(), id.begin());
+  return id;
+}
+
 BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoint, const ModelLimits& limits) {
   const Json& json = line.line["body"];
   if (!json.is_object()) refuse_value("body", "must be an object");
@@ -350,6 +371,7 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)
     if (prompt.num_added > 0 && begins_with_two_bos(*limits.tokenizer, prompt.tokens)) ++request.doubled_bos;
+  if (!request.draws() && !request.estimated) request.answers_id = answers_id_of(json, request);
   return request;
 }
 
@@ -448,6 +470,11 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
     }
     return LineError{custom_id, refusal.code, refusal.message, refusal.param};
   }
+}
+
+std::string custom_id_of(std::string_view line) {
+  const LineJson parsed = read_line_json(line, {1, 1, 1});
+  return parse_custom_id(parsed.line, false);
 }
 
 }  // namespace flexgen

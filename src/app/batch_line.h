@@ -2,6 +2,7 @@
 // BatchLine: one line of an OpenAI batch file as sequences to generate, or the reason why not. Pure functions;
 // any thread.
 
+#include <array>
 #include <cstdint>
 #include <ctime>
 #include <memory>
@@ -59,10 +60,13 @@ struct BatchRequest {
   bool unread_calls = false;  ///< it has tools, and how the model writes calls is not known: they stay in the text
   bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
   int64_t doubled_bos = 0;  ///< prompts whose text begins with the token that the tokenizer puts before it
+  std::optional<std::array<uint8_t, 12>> answers_id;  ///< hash of all that its choices depend on, where nothing is drawn and all is known
 
   /// Whether a record shows something of its prompts.
   bool shows_prompt() const { return params.echo || gives_prompt_token_ids; }
   int64_t num_sequences() const { return static_cast<int64_t>(prompts.size()) * best_of; }
+  /// Whether sequences of the same prompt may differ.
+  bool draws() const { return params.temperature > 0 && params.max_tokens > 0; }
   /// Whether not all sequences are choices.
   bool chooses() const { return best_of > n; }
   /// As the engine takes them: with logprobs, if sequences are chosen by them.
@@ -83,6 +87,9 @@ struct LineError {
 
 /// A request of OpenAI's batch format, or its body alone ({"prompt": ...}, with or without a custom_id beside it).
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits);
+
+/// Of a line that is good, the custom_id as it is written; empty if it has none. Without looking at its prompts.
+std::string custom_id_of(std::string_view line);
 
 /// For a line without a seed: the same one every time it is run. `name` tells it from other lines.
 uint64_t seed_of(std::string_view name);

@@ -5,20 +5,29 @@
 
 namespace flexgen {
 
-LineOrder::LineOrder(const BatchInput& input, const LineSet& lines, bool shares, const std::string& directory) : lines_({directory, "the order of the lines"}), shares_(shares) {
+LineOrder::LineOrder(const BatchInput& input, const LineSet& lines, bool shares, const std::string& directory) : lines_({directory, "the order of the lines"}), same_({directory, "the order of the lines"}), shares_(shares) {
   if (!shares) {
     LineWalk walk(input, lines);
     while (const std::optional<int64_t> line = walk.next()) add({*line, input.line(*line).num_sequences});
     return;
   }
-  // What is left out may lie between two lines: these share what all from the one to the other do.
-  int64_t least_shared = std::numeric_limits<int64_t>::max();
+  // What is not given out may lie between two lines: these share what all from the one to the other do.
+  int64_t least_shared = std::numeric_limits<int64_t>::max(), last_same_as = -1;
   input.in_shared_order([&](const PlacedPrompt& placed) {
     least_shared = std::min(least_shared, placed.shared_tokens);
     if (!lines.contains(placed.prompt)) return;
+    const InputLine line = input.line_anywhere(placed.prompt);
+    if (line.same_as >= 0 && line.same_as == last_same_as) {
+      LineToDo with_choices = lines_[size() - 1];
+      ++with_choices.num_same;
+      lines_.set(size() - 1, with_choices);
+      same_.push_back({placed.prompt, placed.shared_tokens});
+      return;
+    }
+    last_same_as = line.same_as;
     const int64_t shared = size() == 0 ? 0 : least_shared;
     least_shared = std::numeric_limits<int64_t>::max();
-    add({placed.prompt, input.line_anywhere(placed.prompt).num_sequences, shared, shared, placed.shared_tokens});
+    add({placed.prompt, line.num_sequences / line.copies, shared, shared, placed.shared_tokens, same_.size(), 0});
   });
 }
 
@@ -40,7 +49,12 @@ Workload workload_of(const BatchInput& input, const LineOrder& lines, const Expe
   for (int64_t i = 0; i < lines.size(); ++i) {
     const LineToDo to_do = lines[i];
     InputLine line = input.line_anywhere(to_do.line);
-    if (!lines.shares()) line.inside_prefix = line.inside_shared = 0;
+    if (lines.shares()) {
+      line.prompt_tokens /= line.copies;
+      line.num_sequences /= line.copies;
+    } else {
+      line.inside_prefix = line.inside_shared = 0;
+    }
     // Of the prompts of one line the sum and the longest are known: the others share the rest.
     int64_t rest = line.prompt_tokens - line.longest_prompt, rest_shared = line.inside_shared;
     const int64_t answer = expected(i, line.max_tokens);

@@ -34,10 +34,10 @@ static_assert(kMaxPromptsPerLine * kMaxChoicesPerPrompt < int64_t{1} << kChoiceB
 class LineBroker : public RequestSource, public CompletionSink {
  public:
   using Append = std::function<void(RecordText&)>;
-  /// `directory`: where finished choices wait for the others of their line.
-  LineBroker(const BatchInput& input, std::unique_ptr<LineQueue> queue, Append append, const RecordContext& context, const std::string& directory, bool share_prefixes, int64_t page_tokens,
-             int64_t done_before = 0)
-      : input_(input), done_before_(done_before), queue_(std::move(queue)), append_(std::move(append)), context_(context), choices_(directory), share_prefixes_(share_prefixes),
+  /// `directory`: where finished choices wait for the others of their line. `queue` gives lines of `lines`. Once `stop` is set, lines that get another one's choices are left for the next run.
+  LineBroker(const BatchInput& input, const LineOrder& lines, std::unique_ptr<LineQueue> queue, const std::atomic<bool>& stop, Append append, const RecordContext& context,
+             const std::string& directory, int64_t page_tokens, int64_t done_before = 0)
+      : input_(input), lines_(lines), done_before_(done_before), queue_(std::move(queue)), stop_(stop), append_(std::move(append)), context_(context), choices_(directory),
         page_tokens_(page_tokens) {}
 
   std::optional<Request> next() override {
@@ -55,12 +55,12 @@ class LineBroker : public RequestSource, public CompletionSink {
       if (next_choice_ % each == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / each)]);
       shown_[request.key] = next_prompt_;
     }
-    ++next_choice_;
+    next_choice_ += next_copies_;
     return request;
   }
 
   int64_t remaining() const override {
-    return queue_->sequences_left() + (open_ ? next_sequences_ - next_choice_ : 0);
+    return queue_->sequences_left() + (open_ ? (next_sequences_ - next_choice_) / next_copies_ : 0);
   }
 
   int64_t done_before() const override { return done_before_; }
@@ -79,29 +79,29 @@ class LineBroker : public RequestSource, public CompletionSink {
     } else {
       const auto shown = shown_.extract(completion.key);
       const BatchPrompt prompt = shown.empty() ? BatchPrompt{} : *shown.mapped();
-      const WritePiece write = [&](std::string_view piece) { choices_.add(index, choice, piece); };
-      if (work.request.chooses()) {
-        write_unnumbered_choice(context_, work.request, prompt, completion, write);
-        work.means.resize(static_cast<size_t>(work.line.num_sequences));
-        work.means[static_cast<size_t>(choice)] = mean_logprob(completion);
-      } else {
-        write_choice(context_, work.request, prompt, completion, choice, write);
+      for (int64_t copy = choice; copy < choice + work.copies; ++copy) {
+        const WritePiece write = [&](std::string_view piece) { choices_.add(index, copy, piece); };
+        if (work.request.chooses()) {
+          write_unnumbered_choice(context_, work.request, prompt, completion, write);
+          work.means.resize(static_cast<size_t>(work.line.num_sequences));
+          work.means[static_cast<size_t>(copy)] = mean_logprob(completion);
+        } else {
+          write_choice(context_, work.request, prompt, completion, copy, write);
+        }
       }
     }
-    work.completion_tokens += static_cast<int64_t>(completion.tokens.size());
-    if (++work.num_back < work.line.num_sequences) return;
-    if (work.not_finite) {
-      WholeRecord record(error_record(work.line, *work.not_finite));
-      append_(record);
-    } else {
-      AnswerFrame frame = answer_frame(context_, work.line.id, work.request, {work.line.prompt_tokens / work.request.best_of, work.cached_tokens, work.completion_tokens});
-      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_of(work));
-      SealedRecord sealed(*record);
-      append_(sealed);
+    work.completion_tokens += work.copies * static_cast<int64_t>(completion.tokens.size());
+    work.num_back += work.copies;
+    if (work.num_back < work.line.num_sequences) return;
+    write_record(index, work, work.line, work.to_do.usage_tokens);
+    for (int64_t i = 0; i < work.to_do.num_same && !stop_; ++i) {
+      const SameLineToDo same = lines_.same(work.to_do.first_same + i);
+      const InputLine line = input_.line_anywhere(same.line);
+      work.request.custom_id = input_.read_custom_id(line);
+      write_record(index, work, line, same.usage_tokens);
     }
     choices_.close(index);
     under_way_.erase(found);
-    ++answered_;
   }
 
   int64_t answered() const { return answered_; }
@@ -109,12 +109,33 @@ class LineBroker : public RequestSource, public CompletionSink {
  private:
   struct UnderWay {
     InputLine line;
+    LineToDo to_do;
     BatchRequest request;  ///< without its prompts
-    int64_t num_back = 0, completion_tokens = 0, cached_tokens = 0;
+    int64_t copies = 1;    ///< choices of each sequence
+    int64_t num_back = 0, completion_tokens = 0;
+    int64_t shared_tokens = 0;  ///< of its prompts, what each has in common with the one before it
     std::optional<LineError> not_finite;  ///< of the first choice whose logits were not
     int64_t not_finite_choice = 0;
     std::vector<float> means;  ///< mean logprobs of its sequences, where the best are chosen by them
   };
+
+  /// The record of `line` with the choices of line `index`, all of which are there. Of what it has in common with others the usage tells by the order of the whole input, so that it depends
+  /// on neither the plan nor stops.
+  void write_record(int64_t index, const UnderWay& work, const InputLine& line, int64_t usage_tokens) {
+    if (work.not_finite) {
+      LineError error = *work.not_finite;
+      error.custom_id = work.request.custom_id;
+      WholeRecord record(error_record(line, error));
+      append_(record);
+    } else {
+      const int64_t cached_tokens = shares(work.request) ? whole_pages(usage_tokens) + work.shared_tokens : 0;
+      AnswerFrame frame = answer_frame(context_, line.id, work.request, {line.prompt_tokens / work.request.best_of, cached_tokens, work.completion_tokens});
+      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_of(work));
+      SealedRecord sealed(*record);
+      append_(sealed);
+    }
+    ++answered_;
+  }
 
   static float mean_logprob(const Completion& completion) {
     double sum = 0;
@@ -140,42 +161,48 @@ class LineBroker : public RequestSource, public CompletionSink {
     next_line_ = index;
     next_choice_ = 0;
     UnderWay line;
+    line.to_do = drawn;
     line.line = input_.line_anywhere(index);
+    line.copies = next_copies_ = lines_.shares() ? line.line.copies : 1;
     open_request_ = std::get<BatchRequest>(input_.read(line.line));
     next_sequences_ = line.line.num_sequences;
     std::vector<BatchPrompt> prompts = std::move(open_request_.prompts);
-    line.cached_tokens = find_shared(drawn, prompts);
     line.request = open_request_;
     open_request_.prompts = std::move(prompts);
+    line.shared_tokens = find_shared(drawn);
     choices_.open(index, next_sequences_);
     under_way_[index] = std::move(line);
   }
 
-  /// What sequences of each prompt share with others. Returns what the line's usage tells of it: by the order of the whole input, so that it depends on neither the plan nor stops.
-  int64_t find_shared(const LineToDo& drawn, const std::vector<BatchPrompt>& prompts) {
+  bool shares(const BatchRequest& request) const { return lines_.shares() && !request.params.scores_prompt(); }
+  int64_t whole_pages(int64_t tokens) const { return tokens / page_tokens_ * page_tokens_; }
+
+  /// What sequences of each of the open request's prompts share with others. Returns what its prompts have in common with those before them.
+  int64_t find_shared(const LineToDo& drawn) {
+    const std::vector<BatchPrompt>& prompts = open_request_.prompts;
     shared_tokens_.assign(prompts.size(), 0);
-    if (!share_prefixes_ || open_request_.params.scores_prompt()) return 0;
-    const auto whole_pages = [&](int64_t tokens) { return tokens / page_tokens_ * page_tokens_; };
-    int64_t cached = whole_pages(drawn.usage_tokens);
+    if (!shares(open_request_)) return 0;
+    int64_t in_common = 0;
     shared_tokens_.front() = drawn.prefix_tokens;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      if (open_request_.best_of > 1) shared_tokens_[i] = std::ssize(prompts[i].tokens);
+      if (open_request_.best_of > next_copies_) shared_tokens_[i] = std::ssize(prompts[i].tokens);
       if (i == 0) continue;
       const int64_t shared = shared_tokens_of(prompts[i - 1].tokens, prompts[i].tokens);
-      cached += whole_pages(shared);
+      in_common += whole_pages(shared);
       for (int64_t* of : {&shared_tokens_[i - 1], &shared_tokens_[i]}) *of = std::max(*of, shared);
     }
-    return cached;
+    return in_common;
   }
 
   const BatchInput& input_;
+  const LineOrder& lines_;
   int64_t done_before_;  ///< sequences that earlier runs answered
   std::unique_ptr<LineQueue> queue_;
+  const std::atomic<bool>& stop_;
   Append append_;
   RecordContext context_;
   ChoiceStore choices_;
-  int64_t next_line_ = 0, next_choice_ = 0, next_sequences_ = 0;
-  bool share_prefixes_;
+  int64_t next_line_ = 0, next_choice_ = 0, next_sequences_ = 0, next_copies_ = 1;
   int64_t page_tokens_;
   std::vector<int64_t> shared_tokens_;  ///< of the open line, a prompt: Request::shared_tokens
   bool open_ = false;  ///< next_line_ is being given out
@@ -312,8 +339,8 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
   runner.prepare(share_of(workload_of(input, lines, {files.expected_tokens, job.answer_shares}, model.page_tokens), num_replicas), options);
   Event end = hear_the_end(*replicas.world, std::move(request_stop));
   RecordSender sender(*replicas.world);
-  LineBroker broker(input, shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)),
-                    [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory, files.share_prefixes, model.page_tokens);
+  LineBroker broker(input, lines, shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)), stop,
+                    [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory, model.page_tokens);
   outcome.report = runner.run(broker, broker, stop);
   outcome.answered = broker.answered();
   outcome.stopped = outcome.report.stopped;
@@ -377,6 +404,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   const LineOrder lines(input, todo, files.share_prefixes, directory);
   const Workload workload = share_of(workload_of(input, lines, expected, model.page_tokens), num_replicas);
   if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
+  if (lines.num_same() > 0)
+    spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once", format_count(lines.num_same()));
   if (job.continued())
     spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
   if (!expected.shares.empty() && workload.num_sequences > 0)
@@ -429,11 +458,11 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     std::unique_ptr<RecordCollector> collector;
     if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append, directory);
     std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)) : own_lines(lines);
-    LineBroker broker(input, std::move(queue),
+    LineBroker broker(input, lines, std::move(queue), stop,
                       [&](RecordText& record) {
                         std::lock_guard guard(lock);
                         append(record);
-                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, files.share_prefixes, model.page_tokens, sequences_before);
+                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, model.page_tokens, sequences_before);
     try {
       outcome.report = runner.run(broker, broker, stop);
     } catch (const std::exception& error) {
@@ -446,8 +475,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
       end_replicas(*replicas.world, replicas.leads, outcome.stopped);
       collector->wait();
       outcome.answered += collector->collected();
-      outcome.stopped = outcome.answered < todo.count();
     }
+    outcome.stopped = outcome.answered < todo.count();
     outcome.answered -= not_finite;
     outcome.not_finite += not_finite;
   }

@@ -144,6 +144,82 @@ TEST_F(RunBatch, TheBestOfManyAreAnswered) {
   EXPECT_EQ(run(again).kept, 1);
 }
 
+// Where nothing is drawn, lines and choices that ask for the same are computed once.
+TEST_F(RunBatch, WhatIsTheSameIsComputedOnce) {
+  const std::string asked = R"("prompt":["same","other"],"n":2,"temperature":0)";
+  write_text(in_, line("a", asked) + line("drawn", R"("prompt":["same","other"],"n":2)") + line("b", asked) + R"({"n":2,"temperature":0,"seed":4,"prompt":["same","other"]})" + "\n" +
+                       line("longer", asked + R"(,"max_tokens":17)") + line("best", R"("prompt":"same","n":2,"best_of":3,"temperature":0)"));
+  FakeRunner runner;
+  runner.backwards = true;
+  EXPECT_EQ(run(runner).answered, 6);
+  EXPECT_EQ(runner.served.size(), 2u + 4 + 2 + 1);
+  EXPECT_EQ(runner.prepared.at(0).num_sequences, 2 + 4 + 2 + 1);
+  EXPECT_EQ(runner.prepared.at(0).total_prompt_tokens, 9 + 18 + 9 + 4);
+  std::map<std::string, Json> records;
+  for (const std::string& text : sorted_lines(read_text(out_))) records[Json::parse(text)["custom_id"].get<std::string>()] = Json::parse(text);
+  ASSERT_EQ(records.size(), 6u);
+  const Json& body = records["a"]["response"]["body"];
+  ASSERT_EQ(body["choices"].size(), 4u);
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(body["choices"][i]["index"], i);
+  EXPECT_EQ(body["choices"][0]["text"], body["choices"][1]["text"]);
+  EXPECT_NE(body["choices"][1]["text"], body["choices"][2]["text"]);
+  EXPECT_EQ(body["usage"]["prompt_tokens"], 9);
+  EXPECT_EQ(body["usage"]["completion_tokens"], 2 * (5 + 6));
+  for (const std::string name : {"b", "line-4"}) {
+    EXPECT_EQ(records[name]["response"]["body"]["choices"], body["choices"]);
+    EXPECT_EQ(records[name]["response"]["body"]["usage"], body["usage"]);
+    EXPECT_NE(records[name]["id"], records["a"]["id"]);
+  }
+  EXPECT_EQ(records["best"]["response"]["body"]["choices"].size(), 2u);
+  EXPECT_EQ(records["best"]["response"]["body"]["usage"]["completion_tokens"], 3 * 5);
+  FakeRunner again;
+  EXPECT_EQ(run(again).kept, 6);
+
+  // With what is left after a stop too; one that was not to be shared is not.
+  const std::vector<std::string> all = sorted_lines(read_text(out_));
+  std::string kept;
+  for (const std::string& text : all)
+    if (Json::parse(text)["custom_id"] == "b") kept = text + "\n";
+  write_text(out_, kept);
+  FakeRunner rest;
+  EXPECT_EQ(run(rest).answered, 5);
+  EXPECT_EQ(rest.served.size(), 2u + 4 + 2 + 1);
+  EXPECT_EQ(sorted_lines(read_text(out_)), all);
+  FakeRunner apart;
+  BatchFiles files{in_, directory_.file("apart.jsonl")};
+  files.share_prefixes = false;
+  run_batch(files, model_, apart, kGoOn);
+  EXPECT_EQ(apart.served.size(), 4u * 5 + 3);
+}
+
+TEST_F(RunBatch, LinesThatAreTheSameFailTogetherAndStopApart) {
+  std::string text;
+  for (int i = 0; i < 20; ++i) text += line(std::to_string(i), R"("prompt":"same","temperature":0)");
+  write_text(in_, text);
+  FakeRunner runner;
+  runner.not_finite = [](const Request&) { return true; };
+  const BatchOutcome failed = run(runner);
+  EXPECT_EQ(failed.answered, 0);
+  EXPECT_EQ(failed.not_finite, 20);
+  EXPECT_EQ(runner.served.size(), 1u);
+  std::set<int> lines;
+  for (const std::string& record : sorted_lines(read_text(out_))) lines.insert(Json::parse(record)["error"]["line"].get<int>());
+  EXPECT_EQ(lines.size(), 20u);
+
+  // A signal while their records are written.
+  out_ = directory_.file("stopped.jsonl");
+  std::atomic<bool> stop{false};
+  FakeRunner first;
+  first.change = [&](const Request&, Completion&) { stop = true; };
+  const BatchOutcome stopped = run_batch({in_, out_}, model_, first, stop);
+  EXPECT_TRUE(stopped.stopped);
+  EXPECT_EQ(stopped.answered, 1);
+  FakeRunner second;
+  EXPECT_EQ(run(second).answered, 19);
+  EXPECT_EQ(second.served.size(), 1u);
+  EXPECT_EQ(sorted_lines(read_text(out_)).size(), 20u);
+}
+
 TEST_F(RunBatch, OrderOfCompletionsDoesNotMatter) {
   run();
   auto forwards = sorted_lines(read_text(out_));

@@ -18,29 +18,29 @@ void SharedPrefixes::add(std::span<const int32_t> prompt) {
   }
 }
 
-void SharedPrefixes::order(const std::function<bool(int64_t)>& wanted, const std::function<bool(const PlacedPrompt&)>& take) {
+void SharedPrefixes::order(const std::function<bool(int64_t)>& wanted, const std::function<bool(const PlacedPrompt&)>& take, const SameAs& same_as) {
   std::vector<Entry> entries;
   for (int64_t prompt = 0; prompt < num_prompts();) {
     entries.clear();
     for (; prompt < num_prompts() && std::ssize(entries) < kMostAtATime; ++prompt)
       if (wanted(prompt)) entries.push_back({0, prompt, 0});
-    put_in_order(entries);
+    put_in_order(entries, same_as);
     for (const Entry& entry : entries)
       if (!take({entry.prompt, entry.shared_pages * page_tokens_})) return;
   }
 }
 
-void SharedPrefixes::put_in_order(std::vector<Entry>& entries) {
+void SharedPrefixes::put_in_order(std::vector<Entry>& entries, const SameAs& same_as) {
   if (entries.size() < 2) return;
   std::vector<Range> ranges{{0, entries.size(), 0, 0}};
   while (!ranges.empty()) {
     const Range range = ranges.back();
     ranges.pop_back();
-    split(entries, range, &ranges);
+    split(entries, range, same_as, &ranges);
   }
 }
 
-void SharedPrefixes::split(std::vector<Entry>& entries, const Range& range, std::vector<Range>* more) {
+void SharedPrefixes::split(std::vector<Entry>& entries, const Range& range, const SameAs& same_as, std::vector<Range>* more) {
   auto read = [&](int64_t prompt, int64_t first, int64_t count, std::vector<uint32_t>& pages) {
     pages.resize(static_cast<size_t>(count));
     if (count > 0) hashes_.read(begins_[prompt] + first, std::span(pages));
@@ -57,12 +57,12 @@ void SharedPrefixes::split(std::vector<Entry>& entries, const Range& range, std:
   for (size_t i = range.first + 1; i < range.end; ++i) entries[i].shared_pages = static_cast<int32_t>(shared);
   if (range.level == kMaxLevels) return;
 
-  // Groups by the next page; those that end here are groups of one.
+  // Groups by the next page; those that end here are groups of the same prompt.
   constexpr uint64_t kEnded = uint64_t{1} << 32;
   for (size_t i = range.first; i < range.end; ++i) {
     Entry& entry = entries[i];
     if (pages_of(entry.prompt) == shared) {
-      entry.key = kEnded + static_cast<uint64_t>(entry.prompt);
+      entry.key = kEnded + static_cast<uint64_t>(same_as ? same_as(entry.prompt) : entry.prompt);
       continue;
     }
     read(entry.prompt, shared, 1, other_);
@@ -83,7 +83,7 @@ void SharedPrefixes::split(std::vector<Entry>& entries, const Range& range, std:
   begin->shared_pages = shared_by_first;
   for (auto group = begin; group != end;) {
     const auto group_end = std::find_if(group, end, [&](const Entry& entry) { return entry.key != group->key; });
-    if (group_end - group > 1) more->push_back({static_cast<size_t>(group - entries.begin()), static_cast<size_t>(group_end - entries.begin()), shared, range.level + 1});
+    if (group_end - group > 1 && pages_of(group->prompt) > shared) more->push_back({static_cast<size_t>(group - entries.begin()), static_cast<size_t>(group_end - entries.begin()), shared, range.level + 1});
     group = group_end;
   }
 }

@@ -38,8 +38,9 @@ class SharedPrefixes {
   int64_t page_tokens() const { return page_tokens_; }
 
   /// Gives the wanted prompts in order until `take` returns false: where the first of those that share stands among all, the others follow it. Without anything in common
-  /// that is the order in which they were added.
-  void order(const std::function<bool(int64_t prompt)>& wanted, const std::function<bool(const PlacedPrompt&)>& take);
+  /// that is the order in which they were added. `same_as`: the first prompt that is the same as this one to the last token; those stay together where all of their
+  /// whole pages are the same. Empty: it is not known.
+  void order(const std::function<bool(int64_t prompt)>& wanted, const std::function<bool(const PlacedPrompt&)>& take, const std::function<int64_t(int64_t prompt)>& same_as = {});
 
   static constexpr int64_t kMaxPages = 8192;                ///< of a prompt; those after them are taken as its own
   static constexpr int kMaxLevels = 16;                     ///< of prefixes within prefixes; deeper ones are taken as the prompts' own
@@ -56,9 +57,10 @@ class SharedPrefixes {
     int64_t pages = 0;  ///< that all of it share
     int level = 0;
   };
-  void put_in_order(std::vector<Entry>& entries);
+  using SameAs = std::function<int64_t(int64_t prompt)>;
+  void put_in_order(std::vector<Entry>& entries, const SameAs& same_as);
   /// Finds what all of the range share, and the ranges within it that share more.
-  void split(std::vector<Entry>& entries, const Range& range, std::vector<Range>* more);
+  void split(std::vector<Entry>& entries, const Range& range, const SameAs& same_as, std::vector<Range>* more);
   int64_t pages_of(int64_t prompt) { return (prompt + 1 < begins_.size() ? begins_[prompt + 1] : hashes_.size()) - begins_[prompt]; }
 
   int64_t page_tokens_;

@@ -54,6 +54,19 @@ TEST(SharedPrefixes, SharersFollowTheFirstOfThemNestedOnesToo) {
   EXPECT_EQ(prefixes_of(order), (std::vector<SharedPrefix>{{4, 0, 3}, {12, 0, 2}, {8, 3, 2}}));
 }
 
+TEST(SharedPrefixes, TheSamePromptsStayTogether) {
+  const Prompts prompts{prompt_of({1, 2}), prompt_of({1, 2}), prompt_of({7}), prompt_of({1, 2}), prompt_of({1, 3}), {}, prompt_of({1, 2}), {}};
+  SharedPrefixes prefixes(4);
+  for (const auto& prompt : prompts) prefixes.add(prompt);
+  std::vector<PlacedPrompt> order;
+  const std::vector<int64_t> same_as{0, 1, 2, 0, 4, 5, 1, 5};  // in their last tokens
+  prefixes.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {
+    order.push_back(placed);
+    return true;
+  }, [&](int64_t prompt) { return same_as[static_cast<size_t>(prompt)]; });
+  EXPECT_EQ(order, (std::vector<PlacedPrompt>{{0, 0}, {3, 8}, {1, 8}, {6, 8}, {4, 4}, {2, 0}, {5, 0}, {7, 0}}));
+}
+
 TEST(SharedPrefixes, TheLastTokenIsNeverShared) {
   Prompts prompts{prompt_of({1, 2}), prompt_of({1, 2})};
   for (auto& prompt : prompts) prompt.pop_back();  // exactly two pages
