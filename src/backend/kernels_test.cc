@@ -586,6 +586,60 @@ TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
   }
 }
 
+// What slots have in common, they may have in the same pages: some two pages, some four, some prefixes within prefixes, beside others of their own.
+TEST_P(BackendTest, SlotsThatSharePagesGiveTheSameBits) {
+  Rng rng(16);
+  int64_t index = 0;
+  for (AttentionShape shape : attention_shapes()) {
+    if (backend().is_emulated && index++ % 3 != 0) continue;
+    SCOPED_TRACE(shape_name(shape));
+    for (const int64_t page_tokens : {shape.page_tokens, int64_t{48}}) {
+      shape.page_tokens = page_tokens;
+      const KvGeometry geometry = shape.geometry();
+      const AttentionRule rule{1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, shape.sparsity};
+      const int64_t q_size = shape.query_heads * shape.head_size, kv_size = shape.kv_heads * shape.head_size, part = ceil_div(int64_t{70}, page_tokens);
+      // Two trunks, the second like the first up to its middle.
+      const int64_t trunk_tokens = 2 * part * page_tokens;
+      std::vector<AttentionInput> trunks{{rng, shape, trunk_tokens}, {rng, shape, trunk_tokens}};
+      std::vector<Sequence> trunk_pages;
+      for (size_t i = 0; i < trunks.size(); ++i) {
+        std::copy_n(trunks[0].k.begin(), trunk_tokens / 2 * kv_size, trunks[1].k.begin());
+        std::copy_n(trunks[0].v.begin(), trunk_tokens / 2 * kv_size, trunks[1].v.begin());
+        trunk_pages.emplace_back(geometry, trunk_tokens);
+        if (i > 0) std::copy_n(trunk_pages[0].pages.begin(), part, trunk_pages[1].pages.begin());
+        const AttentionSlot whole{0, trunk_tokens, 0, trunk_pages[i].pages.data()};
+        kernels_->append_kv(trunks[i].k.data(), trunks[i].v.data(), {&whole, 1}, geometry);
+      }
+      std::vector<AttentionSlot> slots;
+      std::vector<Sequence> sequences;
+      Floats q, expected;
+      sequences.reserve(20);
+      int64_t rows = 0;
+      for (size_t i = 0; i < 20; ++i) {
+        const size_t trunk = i / 5 % 2;
+        const int64_t shared = i % 7 == 6 ? 0 : i % 3 == 1 ? part : 2 * part, own = static_cast<int64_t>(1 + i * 13 % 90), count = i % 4 == 2 ? std::min<int64_t>(3, own) : 1;
+        const int64_t tokens = shared * page_tokens + own;
+        AttentionInput input(rng, shape, tokens);
+        std::copy_n(trunks[trunk].k.begin(), shared * page_tokens * kv_size, input.k.begin());
+        std::copy_n(trunks[trunk].v.begin(), shared * page_tokens * kv_size, input.v.begin());
+        Sequence& sequence = sequences.emplace_back(geometry, tokens);
+        const AttentionSlot whole{0, tokens, 0, sequence.pages.data()};
+        kernels_->append_kv(input.k.data(), input.v.data(), {&whole, 1}, geometry);
+        const AttentionSlot last{0, count, tokens - count, sequence.pages.data(), kDenseUntil};
+        const float* const queries = input.q.data();
+        const Floats alone = act_output(*kernels_, count * q_size, [&](std::byte* to) { kernels_->attention(queries, {&last, 1}, geometry, rule, to); });
+        expected.insert(expected.end(), alone.begin(), alone.end());
+        q.insert(q.end(), queries, queries + count * q_size);
+        for (int64_t page = 0; page < shared; ++page) sequence.pages[static_cast<size_t>(page)] = trunk_pages[trunk].pages[static_cast<size_t>(page)];
+        slots.push_back({rows, count, tokens - count, sequence.pages.data(), kDenseUntil});
+        rows += count;
+      }
+      const Floats together = act_output(*kernels_, rows * q_size, [&](std::byte* to) { kernels_->attention(q.data(), slots, geometry, rule, to); });
+      ASSERT_EQ(0, std::memcmp(expected.data(), together.data(), expected.size() * sizeof(float))) << "pages of " << page_tokens;
+    }
+  }
+}
+
 // The last rows of a context that a GPU cuts into several parts: one of the prompt, two generated ones.
 TEST_P(BackendTest, LongContextsAgreeWithReference) {
   auto reference = make_reference_kernels();

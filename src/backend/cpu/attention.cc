@@ -29,6 +29,8 @@ namespace flexgen {
 inline constexpr int64_t kMaxPair = 32;
 /// Query rows (heads and tokens) of one task.
 inline constexpr int64_t kTaskQueries = 32;
+/// And at most of one head, where slots share pages: what they carry from span to span stays in the second-level cache.
+inline constexpr int64_t kSharedQueries = 128;
 }  // namespace flexgen
 #endif
 
@@ -211,12 +213,13 @@ HWY_INLINE void with_count(int64_t count, const Use& use) {
 }
 
 template <typename T>
-void attend_as(const AttentionTask& task, float* scratch) {
+void attend_as(const AttentionTask& whole, float* scratch) {
+  AttentionTask task = whole;
   const Floats d;
   const KvGeometry& g = *task.geometry;
   const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads;
   const int64_t stride = round_up(head_size, kMaxPair);
-  const int64_t per_head = task.num_rows * group, num_queries = task.num_heads * per_head;
+  const int64_t per_head = task.num_rows() * group, num_queries = task.num_heads * per_head;
   float* const q = scratch;                            // [queries, stride]
   float* const mixed = q + num_queries * stride;       // [queries, stride]
   float* const scores = mixed + num_queries * stride;  // [queries, kScoreStride]
@@ -226,16 +229,10 @@ void attend_as(const AttentionTask& task, float* scratch) {
   const int64_t token_bytes = row_bytes(g.dtype, head_size);
   // Query m belongs to kv head m / per_head; consecutive queries of a head share most of their
   // positions.
-  auto packed_index = [&](int64_t m) {
-    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
-    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
-    return (row * g.query_heads + head * group + in_head % group) * head_size;
-  };
   for (int64_t m = 0; m < num_queries; ++m) {
-    to_pairs<T>(task.q + packed_index(m), head_size, q + m * stride);
+    rows[m] = row_of(task, m / per_head, m % per_head);
+    to_pairs<T>(task.q + rows[m].packed, head_size, q + m * stride);
     std::fill_n(mixed + m * stride, stride, 0.0f);
-    const int64_t end = task.slot->past + task.first_row + m % per_head / group + 1;
-    rows[m] = {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f};
   }
 
   // Calls use(data, from, to) for the stretches of [begin, end) that lie in one page: keys (which =
@@ -249,10 +246,10 @@ void attend_as(const AttentionTask& task, float* scratch) {
       begin = stop;
     }
   };
-  // The same for elements, which quantized rows have only once they are unpacked: all that the task wants of a head in this span, when
+  // The same for elements, which quantized rows have only once they are unpacked: all that the stretch wants of a head in this span, when
   // its first query comes.
   int64_t unpacked_key = -1;
-  const int64_t task_begin = rows[0].first, task_end = rows[num_queries - 1].end;
+  int64_t first_query = 0, end_query = 0, stretch_begin = 0, stretch_end = 0;  // of each head, and the positions
   auto for_elements = [&](int64_t which, int64_t head, int64_t begin, int64_t end, const auto& use) HWY_ATTR {
     if (!quantized) {
       for_pages(which, head, begin, end, [&](const std::byte* data, int64_t from, int64_t to) HWY_ATTR {
@@ -264,7 +261,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
       if (begin >= end) return;
       const int64_t span = begin / kSpan * kSpan, key = (span * 2 + which) * task.num_heads + head;
       if (key != unpacked_key) {
-        for_pages(which, head, std::max(task_begin, span), std::min(task_end, span + kSpan),
+        for_pages(which, head, std::max(stretch_begin, span), std::min(stretch_end, span + kSpan),
                   [&](const std::byte* data, int64_t from, int64_t to) HWY_ATTR {
                     for (int64_t t = from; t < to; ++t, data += token_bytes) unpack_row(data, g.dtype, head_size, unpacked + (t - span) * head_size);
                   });
@@ -277,48 +274,54 @@ void attend_as(const AttentionTask& task, float* scratch) {
   // head.
   auto for_blocks = [&](const auto& use) HWY_ATTR {
     for (int64_t head = 0; head < task.num_heads; ++head)
-      for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries)
-        with_count(std::min<int64_t>(kQueries, (head + 1) * per_head - m), [&](auto count) HWY_ATTR {
-          use(count, m, head, RowsAhead((m - head * per_head) / kQueries, ceil_div(per_head, kQueries), 0, token_bytes, kSpan * token_bytes));
+      for (int64_t at = first_query; at < end_query; at += kQueries)
+        with_count(std::min<int64_t>(kQueries, end_query - at), [&](auto count) HWY_ATTR {
+          use(count, head * per_head + at, head, RowsAhead((at - first_query) / kQueries, ceil_div(end_query - first_query, kQueries), 0, token_bytes, kSpan * token_bytes));
         });
   };
 
-  // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in
-  // order.
-  for (int64_t span = task_begin / kSpan * kSpan; span < task_end; span += kSpan) {
-    auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
-    auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
-    for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
-      for_elements(0, head, first_in_span(m), end_in_span(m + count - 1),
-                [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
-                  score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, ahead,
-                                                scores + m * kScoreStride + (from - span));
-                });
-    });
-    for (int64_t m = 0; m < num_queries; ++m) {
-      const int64_t first = first_in_span(m), end = end_in_span(m);
-      if (first >= end) continue;
-      const float scale = finish_scores(task, m / per_head, m % per_head % group, rows[m].end - 1, first,
-                                        scores + m * kScoreStride + first - span, end - first);
-      soften(rows[m], scores + m * kScoreStride, first - span, end - span, scale, mixed + m * stride, stride);
+  for (const AttentionStretch& stretch : task.stretches) {
+    task.slot = stretch.slot;
+    unpacked_key = -1;
+    first_query = stretch.first_row * group, end_query = stretch.end_row * group;
+    stretch_begin = std::max(stretch.begin, rows[first_query].first), stretch_end = std::min(stretch.end, rows[end_query - 1].end);
+    // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in
+    // order.
+    for (int64_t span = stretch_begin / kSpan * kSpan; span < stretch_end; span += kSpan) {
+      auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
+      auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
+      for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
+        for_elements(0, head, first_in_span(m), end_in_span(m + count - 1),
+                  [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
+                    score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, ahead,
+                                                  scores + m * kScoreStride + (from - span));
+                  });
+      });
+      for (int64_t head = 0; head < task.num_heads; ++head)
+        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m) {
+          const int64_t first = first_in_span(m), end = end_in_span(m);
+          if (first >= end) continue;
+          const float scale = finish_scores(task, head, m % per_head % group, rows[m].end - 1, first, scores + m * kScoreStride + first - span, end - first);
+          soften(rows[m], scores + m * kScoreStride, first - span, end - span, scale, mixed + m * stride, stride);
+        }
+      for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
+        auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
+          for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
+            mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
+                                       to - from, ahead, mixed + row * stride, stride);
+          });
+        };
+        // Positions all the queries attend to, together; those of some of them alone, before and
+        // after. A query must not even multiply a foreign value by zero: it might be infinite.
+        const std::integral_constant<int, 1> one;
+        const int64_t begin = first_in_span(m + count - 1), end = std::max(begin, end_in_span(m));
+        for (int64_t row = m; row < m + count; ++row)
+          mix_rows(one, row, first_in_span(row), std::min(begin, end_in_span(row)));
+        mix_rows(count, m, begin, end);
+        for (int64_t row = m; row < m + count; ++row)
+          mix_rows(one, row, std::max(end, first_in_span(row)), end_in_span(row));
+      });
     }
-    for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
-      auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
-        for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
-          mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
-                                     to - from, ahead, mixed + row * stride, stride);
-        });
-      };
-      // Positions all the queries attend to, together; those of some of them alone, before and
-      // after. A query must not even multiply a foreign value by zero: it might be infinite.
-      const std::integral_constant<int, 1> one;
-      const int64_t begin = first_in_span(m + count - 1), end = std::max(begin, end_in_span(m));
-      for (int64_t row = m; row < m + count; ++row)
-        mix_rows(one, row, first_in_span(row), std::min(begin, end_in_span(row)));
-      mix_rows(count, m, begin, end);
-      for (int64_t row = m; row < m + count; ++row)
-        mix_rows(one, row, std::max(end, first_in_span(row)), end_in_span(row));
-    });
   }
 
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -327,7 +330,7 @@ void attend_as(const AttentionTask& task, float* scratch) {
       from_pairs<T>(mixed + m * stride, head_size);
       const auto inverse = hn::Set(d, 1.0f / rows[m].sum);
       for (int64_t i = 0; i < head_size; i += lanes)
-        store(d, hn::Mul(hn::Load(d, mixed + m * stride + i), inverse), out + packed_index(m) + i,
+        store(d, hn::Mul(hn::Load(d, mixed + m * stride + i), inverse), out + rows[m].packed + i,
               static_cast<size_t>(std::min(lanes, head_size - i)));
     }
   });
@@ -342,8 +345,8 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
   float* const scores = q + group * stride;          // [group, kScoreStride]
   float* const unpacked = scores + group * kScoreStride;  // [kSpan, head_size], of quantized caches
   for (int64_t m = 0; m < group; ++m)
-    to_pairs<T>(task.q + ((task.slot->first_row + task.first_row) * g.query_heads + kv_head * group + m) * head_size, head_size, q + m * stride);
-  const int64_t end = task.slot->past + task.first_row + 1;
+    to_pairs<T>(task.q + ((task.slot->first_row + task.rows[0].row) * g.query_heads + kv_head * group + m) * head_size, head_size, q + m * stride);
+  const int64_t end = task.rows[0].end();
   // Stretches that lie in one span and one page.
   for (int64_t from = first, to; from < end; from = to) {
     to = std::min({end, (from / kSpan + 1) * kSpan, (from / g.page_tokens + 1) * g.page_tokens});
@@ -431,44 +434,123 @@ HWY_EXPORT(AttentionScores);
 HWY_EXPORT(AddSoftmax);
 HWY_EXPORT(RowFloats);
 
-void plan_attention(const AttentionTask& all, int64_t num_workers,
-                    std::span<const AttentionSlot> slots, std::vector<AttentionTask>& tasks) {
+namespace {
+
+/// Positions that two slots' next rows find in the same pages, in whole spans.
+int64_t shared_positions(const AttentionSlot& a, const AttentionSlot& b, int64_t page_tokens) {
+  const int64_t most = std::min(a.past, b.past) / page_tokens;
+  int64_t pages = 0;
+  while (pages < most && a.pages[pages] == b.pages[pages]) ++pages;
+  return round_down(pages * page_tokens, kAttentionSpan);
+}
+
+}  // namespace
+
+void AttentionPlan::add_stretches(std::span<const Part> parts, int64_t end_row, int64_t begin) {
+  const AttentionSlot* const slot = rows_[static_cast<size_t>(parts[0].first_row)].slot;
+  const int64_t first_row = parts[0].first_row;
+  if (parts.size() == 1) {
+    stretches_.push_back({slot, first_row, end_row, begin, rows_[static_cast<size_t>(end_row) - 1].end()});
+    return;
+  }
+  int64_t shared = parts[1].shared;
+  for (const Part& part : parts.subspan(2)) shared = std::min(shared, part.shared);
+  if (shared > begin) stretches_.push_back({slot, first_row, end_row, begin, shared});
+  // And then those that have more in common, group by group.
+  for (size_t from = 0, to; from < parts.size(); from = to) {
+    for (to = from + 1; to < parts.size() && parts[to].shared > shared;) ++to;
+    add_stretches(parts.subspan(from, to - from), to < parts.size() ? parts[to].first_row : end_row, shared);
+  }
+}
+
+/// Of a task for all heads, rows and stretches of which are numbered from those of all: tasks for some heads each.
+void AttentionPlan::add_task(const AttentionTask& task, int64_t max_heads) {
+  const int64_t kv_heads = task.geometry->kv_heads;
+  const int64_t heads = std::clamp<int64_t>(2 * kTaskQueries / task.queries_per_head(), 1, std::min(max_heads, kv_heads));
+  for (int64_t head = 0; head < kv_heads; head += heads) {
+    tasks_.push_back(task);
+    tasks_.back().first_head = head;
+    tasks_.back().num_heads = std::min(heads, kv_heads - head);
+  }
+}
+
+void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::span<const AttentionSlot> slots) {
   const KvGeometry& g = *all.geometry;
   const int64_t group = g.query_heads / g.kv_heads;
   const int64_t rows = std::max<int64_t>(1, kTaskQueries / group);
+  tasks_.clear(), rows_.clear(), stretches_.clear();
+  // Tasks point to these, which must not move.
+  int64_t num_rows = 0;
+  for (const AttentionSlot& slot : slots) num_rows += slot.num_rows;
+  rows_.reserve(static_cast<size_t>(num_rows));
+  stretches_.reserve(static_cast<size_t>(2 * num_rows));
   // One head's keys serve many rows while they are near; with few rows many heads make a long read.
   const auto max_heads = ceil_div(g.kv_heads * static_cast<int64_t>(slots.size()), 4 * num_workers);
-  tasks.clear();
-  for (const AttentionSlot& slot : slots) {
-    const int64_t dense = all.rule.sparsity < 1 ? std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows) : slot.num_rows;
+  const auto dense_rows = [&](const AttentionSlot& slot) { return all.rule.sparsity < 1 ? std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows) : slot.num_rows; };
+  const auto may_join = [&](const AttentionSlot& slot) { return slot.num_rows > 0 && slot.num_rows <= rows && dense_rows(slot) == slot.num_rows && (all.rule.window == 0 || slot.past + slot.num_rows <= all.rule.window); };
+  for (size_t at = 0; at < slots.size();) {
+    const AttentionSlot& slot = slots[at];
+    // All that begin alike, then as many of them a task as keep its workers busy.
+    parts_.clear();
+    size_t end = at + 1;
+    int64_t joined = slot.num_rows;
+    if (may_join(slot)) {
+      parts_.push_back({0, 0});
+      for (; end < slots.size() && may_join(slots[end]); ++end) {
+        const int64_t shared = shared_positions(slots[end - 1], slots[end], g.page_tokens);
+        if (shared == 0) break;
+        parts_.push_back({0, shared});
+        joined += slots[end].num_rows;
+      }
+    }
+    if (end > at + 1) {
+      const int64_t most = std::clamp<int64_t>(ceil_div(joined * g.kv_heads, 4 * num_workers), rows, std::max<int64_t>(rows, kSharedQueries / group));
+      for (size_t from = at, to; from < end; from = to) {
+        const size_t first_row = rows_.size(), first_stretch = stretches_.size();
+        int64_t in_task = 0;
+        for (to = from; to < end && (to == from || in_task + slots[to].num_rows <= most); ++to) {
+          parts_[to - at].first_row = std::ssize(rows_);
+          for (int64_t row = 0; row < slots[to].num_rows; ++row) rows_.push_back({&slots[to], row});
+          in_task += slots[to].num_rows;
+        }
+        add_stretches(std::span(parts_).subspan(from - at, to - from), std::ssize(rows_), 0);
+        for (size_t i = first_stretch; i < stretches_.size(); ++i) stretches_[i].first_row -= static_cast<int64_t>(first_row), stretches_[i].end_row -= static_cast<int64_t>(first_row);
+        AttentionTask task = all;
+        task.rows = std::span(rows_).subspan(first_row);
+        task.stretches = std::span(stretches_).subspan(first_stretch);
+        task.slot = task.rows[0].slot;
+        add_task(task, max_heads);
+      }
+      at = end;
+      continue;
+    }
+    const int64_t dense = dense_rows(slot);
     for (int64_t row = 0; row < slot.num_rows;) {
       AttentionTask task = all;
       task.slot = &slot;
-      task.first_row = row;
       task.sparse = row >= dense;
-      task.num_rows = task.sparse ? 1 : std::min(rows, dense - row);
-      row += task.num_rows;
-      const int64_t heads = std::clamp<int64_t>(2 * kTaskQueries / (task.num_rows * group), 1,
-                                                std::min(max_heads, g.kv_heads));
-      for (int64_t head = 0; head < g.kv_heads; head += heads) {
-        task.first_head = head;
-        task.num_heads = std::min(heads, g.kv_heads - head);
-        tasks.push_back(task);
-      }
+      const int64_t count = task.sparse ? 1 : std::min(rows, dense - row);
+      const size_t first_row = rows_.size();
+      for (int64_t end_row = row + count; row < end_row; ++row) rows_.push_back({&slot, row});
+      stretches_.push_back({&slot, 0, count, 0, rows_.back().end()});
+      task.rows = std::span(rows_).subspan(first_row);
+      task.stretches = std::span(stretches_).last(1);
+      add_task(task, max_heads);
     }
+    ++at;
   }
   // The longest first, so that no worker is left with a long one at the end.
   auto size = [](const AttentionTask& task) {
-    return task.num_heads * task.num_rows * (task.slot->past + task.first_row + task.num_rows);
+    int64_t positions = 0;
+    for (const AttentionStretch& stretch : task.stretches) positions += (stretch.end_row - stretch.first_row) * (stretch.end - stretch.begin);
+    return task.num_heads * positions;
   };
-  std::stable_sort(tasks.begin(), tasks.end(), [&](const AttentionTask& a, const AttentionTask& b) {
-    return size(a) > size(b);
-  });
+  std::stable_sort(tasks_.begin(), tasks_.end(), [&](const AttentionTask& a, const AttentionTask& b) { return size(a) > size(b); });
 }
 
 int64_t attention_scratch_floats(const AttentionTask& task) {
   const KvGeometry& g = *task.geometry;
-  const int64_t queries = task.num_heads * task.num_rows * (g.query_heads / g.kv_heads);
+  const int64_t queries = task.num_heads * task.queries_per_head();
   return queries * (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)()) +
          (is_quantized(g.dtype) ? kSpan * g.head_size : 0);
 }

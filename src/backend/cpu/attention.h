@@ -9,7 +9,25 @@
 
 namespace flexgen {
 
-/// Some new rows of one slot and all query heads of some kv heads.
+/// A new row of a slot.
+struct AttentionRow {
+  const AttentionSlot* slot = nullptr;
+  int64_t row = 0;  ///< within the slot's new rows
+  int64_t end() const { return slot->past + row + 1; }  ///< of the positions that it attends to
+};
+
+/// Positions [begin, end) of which a task's rows [first_row, end_row) go through the same pages, those of `slot`; begin is a multiple of kAttentionSpan.
+struct AttentionStretch {
+  const AttentionSlot* slot = nullptr;
+  int64_t first_row = 0, end_row = 0;
+  int64_t begin = 0, end = 0;
+};
+
+/// Positions of one pass of the online softmax, aligned to multiples of itself, whatever the page size, so that the sums of a
+/// position's row are always grouped in the same way.
+inline constexpr int64_t kAttentionSpan = 64;
+
+/// Some new rows and all query heads of some kv heads. Rows of several slots only where these have their first pages in common.
 struct AttentionTask {
   const float* q = nullptr;  ///< [T, A, H]
   const KvGeometry* geometry = nullptr;
@@ -17,16 +35,38 @@ struct AttentionTask {
   DType out_dtype = DType::kF32;
   std::byte* out = nullptr;  ///< [T, A, H]
 
-  const AttentionSlot* slot = nullptr;
-  int64_t first_row = 0, num_rows = 0;    ///< within the slot's new rows
+  std::span<const AttentionRow> rows;            ///< a slot's in the order of their positions
+  std::span<const AttentionStretch> stretches;   ///< those of a row in the order of their positions
+  const AttentionSlot* slot = nullptr;           ///< whose pages are read: that of the only row, or of the stretch that is looked at
   int64_t first_head = 0, num_heads = 0;  ///< kv heads
   bool sparse = false;                    ///< a sparse row, alone
+
+  int64_t num_rows() const { return std::ssize(rows); }
+  int64_t queries_per_head() const { return num_rows() * (geometry->query_heads / geometry->kv_heads); }
 };
 
-/// Cuts the attention of all slots into tasks for `num_workers`, the longest first. `all` holds
-/// what the tasks share.
-void plan_attention(const AttentionTask& all, int64_t num_workers,
-                    std::span<const AttentionSlot> slots, std::vector<AttentionTask>& tasks);
+/// The attention of all slots of a visit, cut into tasks. Slots one after the other that have their first pages in common and few new rows go through these pages together: one pass
+/// over keys and values for all of their queries.
+class AttentionPlan {
+ public:
+  /// For `num_workers`, the longest first. `all` holds what the tasks share. `slots` must stay as long as the tasks are used.
+  void make(const AttentionTask& all, int64_t num_workers, std::span<const AttentionSlot> slots);
+  std::span<const AttentionTask> tasks() const { return tasks_; }
+
+ private:
+  struct Part {
+    int64_t first_row = 0;  ///< of the task's
+    int64_t shared = 0;     ///< positions in common with the part before
+  };
+  void add_task(const AttentionTask& task, int64_t max_heads);
+  void add_stretches(std::span<const Part> parts, int64_t end_row, int64_t begin);
+
+  std::vector<AttentionTask> tasks_;
+  std::vector<AttentionRow> rows_;
+  std::vector<AttentionStretch> stretches_;
+  std::vector<Part> parts_;
+};
+
 /// Floats of scratch that attend() needs for the task.
 int64_t attention_scratch_floats(const AttentionTask& task);
 /// Computes the task's part of `out`. scratch: attention_scratch_floats(), 64-byte aligned. For tasks that are not sparse.

@@ -351,60 +351,60 @@ constexpr std::array<uint8_t, kQuantGroup> places_of_elements() {
 }
 
 template <int kBits>
-void attend_codes_as(const AttentionTask& task, float* scratch) {
+void attend_codes_as(const AttentionTask& whole, float* scratch) {
+  AttentionTask task = whole;
   const KvGeometry& g = *task.geometry;
   const int64_t head_size = g.head_size, groups = head_size / kQuantGroup, group = g.query_heads / g.kv_heads;
-  const int64_t per_head = task.num_rows * group, count = task.num_heads * per_head, stride = head_size + kMinimumSums;
+  const int64_t per_head = task.num_rows() * group, count = task.num_heads * per_head, stride = head_size + kMinimumSums;
   float* const mixed = scratch;                                            // [count, stride]
   float* const scores = mixed + count * stride;                            // [count, kScoreStride]
   int16_t* const q = reinterpret_cast<int16_t*>(scores + count * kScoreStride);  // [count, head_size]
   CodesRow* const rows = reinterpret_cast<CodesRow*>(q + count * head_size);
-  auto packed_index = [&](int64_t m) {
-    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
-    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
-    return (row * g.query_heads + head * group + in_head % group) * head_size;
-  };
   for (int64_t m = 0; m < count; ++m) {
-    const int64_t end = task.slot->past + task.first_row + m % per_head / group + 1;
-    static_cast<Row&>(rows[m]) = {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f};
-    pack_query<kBits>(task.q + packed_index(m), head_size, q + m * head_size, rows[m]);
+    static_cast<Row&>(rows[m]) = row_of(task, m / per_head, m % per_head);
+    pack_query<kBits>(task.q + rows[m].packed, head_size, q + m * head_size, rows[m]);
     std::fill_n(mixed + m * stride, stride, 0.0f);
   }
 
   SpanRows in_span;
   SpanWeights weights;
-  const int64_t task_begin = rows[0].first, task_end = rows[count - 1].end;
-  // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
-  for (int64_t span = task_begin / kSpan * kSpan; span < task_end; span += kSpan) {
-    const int64_t span_begin = std::max<int64_t>(0, task_begin - span), span_end = std::min(kSpan, task_end - span);
-    auto first_of = [&](int64_t m) { return std::max<int64_t>(0, rows[m].first - span); };
-    auto end_of = [&](int64_t m) { return std::min(kSpan, rows[m].end - span); };
-    auto for_blocks = [&](int64_t which, const auto& use) HWY_ATTR {
-      for (int64_t head = 0; head < task.num_heads; ++head) {
-        in_span.read<kBits>(task, which, head, span, span_begin, span_end);
-        for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kCodesQueries)
-          with_queries(std::min(kCodesQueries, (head + 1) * per_head - m), [&](auto some) HWY_ATTR {
-            // Rows come in the order of their positions.
-            const int64_t begin = first_of(m), end = end_of(m + some - 1);
-            const int64_t bytes = Codes<kBits>::row_bytes(head_size);
-            const RowsAhead ahead((m - head * per_head) / kCodesQueries, ceil_div(per_head, kCodesQueries), begin & ~int64_t{3}, bytes, kSpan * bytes);
-            if (begin < end) use(some, m, begin, end, ahead);
-          });
-      }
-    };
-    for_blocks(0, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
-      score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, ahead, rows + m, scores + m * kScoreStride);
-    });
-    for (int64_t m = 0; m < count; ++m)
-      if (const int64_t first = first_of(m), end = end_of(m); first < end) {
-        const float scale = finish_scores(task, m / per_head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kScoreStride + first, end - first);
-        soften(rows[m], scores + m * kScoreStride, first, end, scale, mixed + m * stride, stride);
-      }
-    for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
-      for (int64_t row = 0; row < some; ++row)
-        pack_weights<kBits>(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
-      mix_codes<kBits, some>(in_span, head_size, begin, end, ahead, weights, mixed + m * stride, stride);
-    });
+  for (const AttentionStretch& stretch : task.stretches) {
+    task.slot = stretch.slot;
+    const int64_t first_query = stretch.first_row * group, end_query = stretch.end_row * group;  // of each head
+    const int64_t stretch_begin = std::max(stretch.begin, rows[first_query].first), stretch_end = std::min(stretch.end, rows[end_query - 1].end);
+    // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
+    for (int64_t span = stretch_begin / kSpan * kSpan; span < stretch_end; span += kSpan) {
+      const int64_t span_begin = std::max<int64_t>(0, stretch_begin - span), span_end = std::min(kSpan, stretch_end - span);
+      auto first_of = [&](int64_t m) { return std::max<int64_t>(0, rows[m].first - span); };
+      auto end_of = [&](int64_t m) { return std::min(kSpan, rows[m].end - span); };
+      auto for_blocks = [&](int64_t which, const auto& use) HWY_ATTR {
+        for (int64_t head = 0; head < task.num_heads; ++head) {
+          in_span.read<kBits>(task, which, head, span, span_begin, span_end);
+          for (int64_t at = first_query; at < end_query; at += kCodesQueries)
+            with_queries(std::min(kCodesQueries, end_query - at), [&](auto some) HWY_ATTR {
+              // Rows come in the order of their positions.
+              const int64_t m = head * per_head + at, begin = first_of(m), end = end_of(m + some - 1);
+              const int64_t bytes = Codes<kBits>::row_bytes(head_size);
+              const RowsAhead ahead((at - first_query) / kCodesQueries, ceil_div(end_query - first_query, kCodesQueries), begin & ~int64_t{3}, bytes, kSpan * bytes);
+              if (begin < end) use(some, m, begin, end, ahead);
+            });
+        }
+      };
+      for_blocks(0, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
+        score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, ahead, rows + m, scores + m * kScoreStride);
+      });
+      for (int64_t head = 0; head < task.num_heads; ++head)
+        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m)
+          if (const int64_t first = first_of(m), end = end_of(m); first < end) {
+            const float scale = finish_scores(task, head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kScoreStride + first, end - first);
+            soften(rows[m], scores + m * kScoreStride, first, end, scale, mixed + m * stride, stride);
+          }
+      for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
+        for (int64_t row = 0; row < some; ++row)
+          pack_weights<kBits>(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
+        mix_codes<kBits, some>(in_span, head_size, begin, end, ahead, weights, mixed + m * stride, stride);
+      });
+    }
   }
 
   constexpr std::array<uint8_t, kQuantGroup> kPlaces = places_of_elements<kBits>();
@@ -417,7 +417,7 @@ void attend_codes_as(const AttentionTask& task, float* scratch) {
       const float inverse = 1.0f / rows[m].sum;
       for (int64_t i = 0; i < head_size; ++i)
         result[i] = (from[i / kQuantGroup * kQuantGroup + kPlaces[static_cast<size_t>(i % kQuantGroup)]] + from[head_size + i / kQuantGroup]) * inverse;
-      for (int64_t i = 0; i < head_size; i += lanes) store(d, hn::Load(d, result + i), out + packed_index(m) + i);
+      for (int64_t i = 0; i < head_size; i += lanes) store(d, hn::Load(d, result + i), out + rows[m].packed + i);
     }
   });
 }
@@ -429,7 +429,7 @@ void codes_scores_as(const AttentionTask& task, int64_t head, int64_t first, flo
   float* const scores = scratch;                                                 // [group, kScoreStride]
   int16_t* const q = reinterpret_cast<int16_t*>(scores + group * kScoreStride);  // [group, head_size]
   CodesRow* const rows = reinterpret_cast<CodesRow*>(q + group * head_size);
-  const int64_t row = task.slot->first_row + task.first_row, end = task.slot->past + task.first_row + 1;
+  const int64_t row = task.slot->first_row + task.rows[0].row, end = task.rows[0].end();
   for (int64_t m = 0; m < group; ++m)
     pack_query<kBits>(task.q + (row * g.query_heads + (task.first_head + head) * group + m) * head_size, head_size, q + m * head_size, rows[m]);
   SpanRows keys;
@@ -478,7 +478,7 @@ bool attention_codes_fits(const KvGeometry& g) {
 
 int64_t attention_codes_scratch_floats(const AttentionTask& task) {
   const KvGeometry& g = *task.geometry;
-  const int64_t queries = task.num_heads * task.num_rows * (g.query_heads / g.kv_heads);
+  const int64_t queries = task.num_heads * task.queries_per_head();
   return queries * (g.head_size + kMinimumSums + kScoreStride + g.head_size / 2 + HWY_DYNAMIC_DISPATCH(CodesRowFloats)());
 }
 

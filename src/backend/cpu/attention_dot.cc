@@ -21,8 +21,7 @@
 namespace flexgen {
 namespace {
 
-/// Positions of one pass of the online softmax, aligned to multiples of itself.
-constexpr int64_t kSpan = 64;
+constexpr int64_t kSpan = kAttentionSpan;
 /// Positions scored together.
 constexpr int64_t kScored = 16;
 constexpr int64_t kMaxHeadSize = 256, kMaxGroups = kMaxHeadSize / kQuantGroup;
@@ -34,6 +33,7 @@ constexpr int64_t kMiddleSums = 16;
 /// What a query row carries from span to span.
 struct Row {
   int64_t first, end;  ///< positions it attends to
+  int64_t packed;      ///< where it stands in q and in the result
   float maximum;  ///< of the scores, times log2 e
   alignas(64) float sums[16];  ///< of the weights, a lane; added up at the end
   float q_sums[kMaxGroups];  ///< of the query's elements, a group
@@ -41,7 +41,7 @@ struct Row {
 constexpr int64_t kRowFloats = round_up(static_cast<int64_t>(sizeof(Row)), 64) / 4;
 
 int64_t num_queries(const AttentionTask& task) {
-  return task.num_heads * task.num_rows * (task.geometry->query_heads / task.geometry->kv_heads);
+  return task.num_heads * task.queries_per_head();
 }
 
 }  // namespace
@@ -531,10 +531,10 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
   Row* const rows = reinterpret_cast<Row*>(scratch);
   float* const scores = scratch + group * kRowFloats;
   uint16_t* const q = reinterpret_cast<uint16_t*>(scores + group * kSpan);
-  const int64_t row = task.slot->first_row + task.first_row, end = task.slot->past + task.first_row + 1;
+  const int64_t row = task.slot->first_row + task.rows[0].row, end = task.rows[0].end();
   for (int64_t m = 0; m < group; ++m) {
-    rows[m] = {first, end, -INFINITY, {}, {}};
-    Cache::pack_query(task.q + (row * g.query_heads + (task.first_head + head) * group + m) * g.head_size, g.head_size, q + m * words, rows[m]);
+    rows[m] = {first, end, (row * g.query_heads + (task.first_head + head) * group + m) * g.head_size, -INFINITY, {}, {}};
+    Cache::pack_query(task.q + rows[m].packed, g.head_size, q + m * words, rows[m]);
   }
   typename Cache::Parameters parameters;
   for (int64_t span = round_down(first, kSpan); span < end; span += kSpan) {
@@ -550,9 +550,10 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
 }
 
 template <class Cache>
-void attend_as(const AttentionTask& task, float* scratch) {
+void attend_as(const AttentionTask& whole, float* scratch) {
+  AttentionTask task = whole;
   const KvGeometry& g = *task.geometry;
-  const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads, per_head = task.num_rows * group;
+  const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads, per_head = task.queries_per_head();
   const int64_t count = num_queries(task), stride = head_size + kMiddleSums, words = Cache::query_words(head_size);
   Row* const rows = reinterpret_cast<Row*>(scratch);
   float* const mixed = scratch + count * kRowFloats;
@@ -562,46 +563,49 @@ void attend_as(const AttentionTask& task, float* scratch) {
   // Query m belongs to kv head m / per_head.
   for (int64_t m = 0; m < count; ++m) {
     const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
-    const int64_t end = task.slot->past + task.first_row + in_head / group + 1;
-    rows[m] = {end - task.rule.visible(end - 1), end, -INFINITY, {}, {}};
-    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
-    Cache::pack_query(task.q + (row * g.query_heads + head * group + in_head % group) * head_size, head_size, q + m * words, rows[m]);
+    const AttentionRow& from = task.rows[static_cast<size_t>(in_head / group)];
+    const int64_t end = from.end();
+    rows[m] = {end - task.rule.visible(end - 1), end, ((from.slot->first_row + from.row) * g.query_heads + head * group + in_head % group) * head_size, -INFINITY, {}, {}};
+    Cache::pack_query(task.q + rows[m].packed, head_size, q + m * words, rows[m]);
     std::fill_n(mixed + m * stride, stride, 0.0f);
   }
 
   typename Cache::Parameters parameters;
-  const int64_t task_begin = rows[0].first, task_end = rows[count - 1].end;
-  for (int64_t span = round_down(task_begin, kSpan); span < task_end; span += kSpan) {
-    const int64_t span_begin = std::max<int64_t>(0, task_begin - span), span_end = std::min(kSpan, task_end - span);
-    // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
-    for (int64_t head = 0; head < task.num_heads; ++head) {
-      parameters.read(task, 0, head, span, span_begin, span_end);
-      for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries) {
-        const int64_t block = std::min(kQueries, (head + 1) * per_head - m);
-        const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
-        score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
+  for (const AttentionStretch& stretch : task.stretches) {
+    task.slot = stretch.slot;
+    const int64_t first_query = stretch.first_row * group, end_query = stretch.end_row * group;  // of each head
+    const int64_t stretch_begin = std::max(stretch.begin, rows[first_query].first), stretch_end = std::min(stretch.end, rows[end_query - 1].end);
+    for (int64_t span = round_down(stretch_begin, kSpan); span < stretch_end; span += kSpan) {
+      const int64_t span_begin = std::max<int64_t>(0, stretch_begin - span), span_end = std::min(kSpan, stretch_end - span);
+      // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
+      for (int64_t head = 0; head < task.num_heads; ++head) {
+        parameters.read(task, 0, head, span, span_begin, span_end);
+        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
+          const int64_t block = std::min(kQueries, head * per_head + end_query - m);
+          const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
+          score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
+        }
       }
-    }
-    for (int64_t m = 0; m < count; ++m) {
-      const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
-      if (first >= end) continue;
-      const float scale = finish_scores(task, m / per_head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kSpan + first, end - first);
-      soften(rows[m], scores + m * kSpan, first, end, scale, mixed + m * stride, stride);
-    }
-    for (int64_t head = 0; head < task.num_heads; ++head) {
-      parameters.read(task, 1, head, span, span_begin, span_end);
-      for (int64_t m = head * per_head; m < (head + 1) * per_head; m += kQueries) {
-        const int64_t block = std::min(kQueries, (head + 1) * per_head - m);
-        auto* const mix_block = block == 4 ? Cache::template mix<4> : block == 3 ? Cache::template mix<3> : block == 2 ? Cache::template mix<2> : Cache::template mix<1>;
-        mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
+      for (int64_t head = 0; head < task.num_heads; ++head)
+        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m) {
+          const int64_t first = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m].end - span);
+          if (first >= end) continue;
+          const float scale = finish_scores(task, head, m % per_head % group, rows[m].end - 1, span + first, scores + m * kSpan + first, end - first);
+          soften(rows[m], scores + m * kSpan, first, end, scale, mixed + m * stride, stride);
+        }
+      for (int64_t head = 0; head < task.num_heads; ++head) {
+        parameters.read(task, 1, head, span, span_begin, span_end);
+        for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
+          const int64_t block = std::min(kQueries, head * per_head + end_query - m);
+          auto* const mix_block = block == 4 ? Cache::template mix<4> : block == 3 ? Cache::template mix<3> : block == 2 ? Cache::template mix<2> : Cache::template mix<1>;
+          mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
+        }
       }
     }
   }
 
   for (int64_t m = 0; m < count; ++m) {
-    const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
-    const int64_t row = task.slot->first_row + task.first_row + in_head / group;
-    auto* const out = reinterpret_cast<uint16_t*>(task.out) + (row * g.query_heads + head * group + in_head % group) * head_size;
+    auto* const out = reinterpret_cast<uint16_t*>(task.out) + rows[m].packed;
     const V inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(rows[m].sums)));
     for (int64_t i = 0; i < head_size; i += 32) {
       V low, high;

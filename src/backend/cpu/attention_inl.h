@@ -4,9 +4,7 @@
 #ifndef FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
 #define FLEXGEN_BACKEND_CPU_ATTENTION_ONCE_
 namespace flexgen {
-/// Positions of one pass of the online softmax. Aligned to multiples of itself, whatever the page size, so that the sums of a
-/// position's row are always grouped in the same way.
-inline constexpr int64_t kSpan = 64;
+inline constexpr int64_t kSpan = kAttentionSpan;
 /// Scores of a row: a span, and room for a last store of four.
 inline constexpr int64_t kScoreStride = kSpan + 16;
 }  // namespace flexgen
@@ -86,7 +84,17 @@ class RowsAhead {
 struct Row {
   int64_t first, end;  ///< positions it attends to
   float maximum, sum;
+  int64_t packed;  ///< where it stands in q and in the result
 };
+
+/// Of query `in_head` of the task's kv head `head`.
+HWY_INLINE Row row_of(const AttentionTask& task, int64_t head, int64_t in_head) {
+  const KvGeometry& g = *task.geometry;
+  const int64_t group = g.query_heads / g.kv_heads;
+  const AttentionRow& from = task.rows[static_cast<size_t>(in_head / group)];
+  const int64_t end = from.end();
+  return {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f, ((from.slot->first_row + from.row) * g.query_heads + (task.first_head + head) * group + in_head % group) * g.head_size};
+}
 
 /// One span of the online softmax: scores become weights relative to the new maximum, what was
 /// mixed so far is scaled to it. [first, end) of the span are the row's.

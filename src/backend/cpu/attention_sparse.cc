@@ -26,10 +26,10 @@ float* AttentionSparse::scratch(int64_t floats) {
 }
 
 void AttentionSparse::attend(const AttentionTask& task) {
-  FLEXGEN_CHECK(task.sparse && task.num_rows == 1, "{} rows", task.num_rows);
+  FLEXGEN_CHECK(task.sparse && task.num_rows() == 1, "{} rows", task.num_rows());
   const KvGeometry& g = *task.geometry;
   const AttentionKernel& kernel = attention_kernel(g, task.out_dtype);
-  const int64_t group = g.query_heads / g.kv_heads, position = task.slot->past + task.first_row, bytes = row_bytes(g.dtype, g.head_size);
+  const int64_t group = g.query_heads / g.kv_heads, position = task.rows[0].end() - 1, bytes = row_bytes(g.dtype, g.head_size);
   const int64_t visible = task.rule.visible(position), first = position + 1 - visible, kept = task.rule.kept(visible);
   const KvGeometry chosen_geometry{g.dtype, group, 1, g.head_size, kPageTokens};
   const int64_t num_pages = ceil_div(kept, kPageTokens);
@@ -37,6 +37,8 @@ void AttentionSparse::attend(const AttentionTask& task) {
   pages_.clear();
   for (int64_t page = 0; page < num_pages; ++page) pages_.push_back(memory_.data() + page * chosen_geometry.page_bytes());
   const AttentionSlot chosen_slot{0, 1, kept - 1, pages_.data()};
+  const AttentionRow chosen_row{&chosen_slot, 0};
+  const AttentionStretch whole{&chosen_slot, 0, 1, 0, kept};
 
   scores_.resize(static_cast<size_t>(group * visible));
   for (int64_t head = 0; head < task.num_heads; ++head) {
@@ -54,9 +56,9 @@ void AttentionSparse::attend(const AttentionTask& task) {
           for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row_of(which, i + kRowsAhead) + at);
         std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i), row_of(which, i), static_cast<size_t>(bytes));
       }
-    const int64_t at = ((task.slot->first_row + task.first_row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
+    const int64_t at = ((task.slot->first_row + task.rows[0].row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
     AttentionTask dense{.q = task.q + at, .geometry = &chosen_geometry, .rule = {.scale = task.rule.scale, .soft_cap = task.rule.soft_cap}, .out_dtype = task.out_dtype,
-                        .out = task.out + size_bytes(task.out_dtype, at), .slot = &chosen_slot, .num_rows = 1, .num_heads = 1};
+                        .out = task.out + size_bytes(task.out_dtype, at), .rows = {&chosen_row, 1}, .stretches = {&whole, 1}, .slot = &chosen_slot, .num_heads = 1};
     kernel.attend(dense, scratch(kernel.scratch_floats(dense)));  // it takes these pages too
   }
 }

@@ -194,10 +194,11 @@ class CpuKernels : public Kernels {
                       .rule = rule,
                       .out_dtype = act_dtype_,
                       .out = out};
-    plan_attention(all, team_.size(), slots, tasks_);
+    attention_plan_.make(all, team_.size(), slots);
+    const std::span<const AttentionTask> tasks = attention_plan_.tasks();
     const AttentionKernel& kernel = attention_kernel(geometry, act_dtype_);
     int64_t floats = 0;
-    for (const AttentionTask& task : tasks_)
+    for (const AttentionTask& task : tasks)
       floats = std::max(floats, round_up(kernel.scratch_floats(task), 16));
     if (const int64_t total = floats * team_.size(); total > attention_scratch_size_) {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
@@ -206,8 +207,8 @@ class CpuKernels : public Kernels {
     double flops = 0;
     for (const AttentionSlot& slot : slots)
       flops += 4.0 * static_cast<double>(geometry.query_heads * geometry.head_size * slot.num_rows) * static_cast<double>(slot.past + slot.num_rows);
-    team_.run(team_.workers_for(flops), static_cast<int64_t>(tasks_.size()), [&](int64_t task, int worker) {
-      const AttentionTask& mine = tasks_[static_cast<size_t>(task)];
+    team_.run(team_.workers_for(flops), std::ssize(tasks), [&](int64_t task, int worker) {
+      const AttentionTask& mine = tasks[static_cast<size_t>(task)];
       if (mine.sparse) return sparse_[static_cast<size_t>(worker)].attend(mine);
       kernel.attend(mine, attention_scratch_.get() + worker * floats);
     });
@@ -251,7 +252,7 @@ class CpuKernels : public Kernels {
   Linear linear_;
   std::unique_ptr<LinearInt8> linear_int8_;  ///< null: quantized weights are unpacked for linear_
   std::vector<float> weight_, bias_, cosine_, sine_;
-  std::vector<AttentionTask> tasks_;
+  AttentionPlan attention_plan_;
   std::vector<AttentionSparse> sparse_;  ///< a worker
   hwy::AlignedFreeUniquePtr<float[]> attention_scratch_;
   int64_t attention_scratch_size_ = 0;
