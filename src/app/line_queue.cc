@@ -38,7 +38,7 @@ class OwnLines : public LineQueue {
 
 class SharedLines : public LineQueue {
  public:
-  SharedLines(const LineOrder& lines, Port& port, int num_replicas) : walk_(lines), count_(lines.size()), port_(port), num_replicas_(num_replicas) { draw(); }
+  SharedLines(const LineOrder& lines, Port& port, int num_replicas) : walk_(lines), lines_(lines), port_(port), num_replicas_(num_replicas) { draw(); }
   ~SharedLines() override {
     try {
       drawn_.wait();  // nobody may write a ticket that is gone
@@ -47,15 +47,20 @@ class SharedLines : public LineQueue {
   }
   std::optional<LineToDo> next() override {
     if (over_) return std::nullopt;
-    drawn_.wait();
-    const int64_t ticket = *ticket_;
-    if (ticket >= count_) {
-      over_ = true;
-      return std::nullopt;
+    if (walk_.passed() == run_end_) {
+      drawn_.wait();
+      // Tickets only grow: what lies between was given to others.
+      while (runs_ <= *ticket_ && run_end_ < lines_.size()) {
+        while (walk_.passed() < run_end_) walk_.next();
+        run_end_ = end_of_run(run_end_);
+        ++runs_;
+      }
+      if (runs_ <= *ticket_) {
+        over_ = true;
+        return std::nullopt;
+      }
+      draw();
     }
-    draw();
-    // Tickets only grow: what lies between was given to others.
-    while (walk_.passed() < ticket) walk_.next();
     return walk_.next();
   }
   int64_t sequences_left() const override {
@@ -64,14 +69,22 @@ class SharedLines : public LineQueue {
   }
 
  private:
-  /// One line ahead, so that nobody waits for the counter's answer.
+  /// Lines that share go to one replica, which computes what they share once; of many that do, so few that at the end no replica is left with much.
+  static constexpr int64_t kMostInARun = 8;
+  int64_t end_of_run(int64_t first) const {
+    int64_t end = first + 1;
+    while (end < lines_.size() && end - first < kMostInARun && lines_[end].shared_tokens > 0) ++end;
+    return end;
+  }
+  /// One run ahead, so that nobody waits for the counter's answer.
   void draw() { drawn_ = port_.draw(ticket_.get()); }
 
   OrderWalk walk_;  ///< lines up to here are given out, by whomever
-  int64_t count_;
+  const LineOrder& lines_;
   Port& port_;
   int num_replicas_;
   std::unique_ptr<int64_t> ticket_ = std::make_unique<int64_t>(0);
+  int64_t runs_ = 0, run_end_ = 0;  ///< runs up to here, and where the last of them ends
   Event drawn_;
   bool over_ = false;
 };

@@ -1,5 +1,5 @@
 #pragma once
-// LineQueue: which line of a batch comes next. One process takes them in order; replicas draw them from one counter, so that a slow one takes fewer. One thread.
+// LineQueue: which line of a batch comes next. One process takes them in order; replicas draw them from one counter, a few that share at a time, so that a slow one takes fewer. One thread.
 
 #include <cstdint>
 #include <memory>

@@ -139,6 +139,23 @@ class Replicas : public Parts {
   BatchOutcome outcome_;
 };
 
+TEST_F(Replicas, LinesThatShareStayTogether) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) {
+    const std::string prompt = std::string(20, static_cast<char>('a' + i % 10)) + std::to_string(i);  // groups of four, which lie apart
+    text += fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}"}}}})", i, prompt) + "\n";
+  }
+  write_text(in_, text);
+  std::vector<FakeRunner> runners(3);
+  EXPECT_EQ(run(runners), std::vector<std::string>(3));
+  EXPECT_EQ(outcome_.answered, 40);
+  std::map<int32_t, std::set<size_t>> servers;  // of a group
+  for (size_t i = 0; i < runners.size(); ++i)
+    for (const Request& request : runners[i].served) servers[request.prompt.front()].insert(i);
+  EXPECT_EQ(servers.size(), 10u);
+  for (const auto& [group, by] : servers) EXPECT_EQ(by.size(), 1u) << group;
+}
+
 TEST_F(Replicas, ShareTheLines) {
   std::vector<FakeRunner> runners(3);
   for (const std::string& error : run(runners)) EXPECT_EQ(error, "");
