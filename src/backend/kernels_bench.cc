@@ -166,6 +166,35 @@ void bench_attention(benchmark::State& state) {
       benchmark::Counter(1e-9 * calls * pairs * 4 * 128, benchmark::Counter::kIsRate);
 }
 
+/// Arguments: slots, context that all of them have in common, query heads, bits of the cache; a page and a row of its own each, 8 kv heads of 128. Beside it what
+/// products reach (bench_linear) and what the RAM gives (bench_memory_read).
+void bench_shared_attention(benchmark::State& state) {
+  const int64_t slots = state.range(0), shared = state.range(1);
+  const DType dtype = state.range(3) == 4 ? DType::kInt4 : state.range(3) == 8 ? DType::kInt8 : DType::kBF16;
+  const KvGeometry geometry{dtype, state.range(2), 8, 128, 64};
+  auto kernels = make_cpu_kernels({0, compute_dtype()});
+  const int64_t shared_pages = shared / geometry.page_tokens, stride = row_bytes(dtype, 128);
+  const ArenaBytes cache((shared_pages + slots) * geometry.page_bytes());
+  std::vector<float> row(128);
+  for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
+  for (int64_t at = 0; at < (shared_pages + slots) * geometry.page_bytes(); at += stride) store_row(row.data(), 128, dtype, cache.data() + at);
+  std::vector<std::vector<std::byte*>> pages(static_cast<size_t>(slots));
+  std::vector<AttentionSlot> views;
+  for (int64_t s = 0; s < slots; ++s) {
+    auto& own = pages[static_cast<size_t>(s)];
+    for (int64_t page = 0; page < shared_pages; ++page) own.push_back(cache.data() + page * geometry.page_bytes());
+    own.push_back(cache.data() + (shared_pages + s) * geometry.page_bytes());
+    views.push_back({s, 1, shared + 16, own.data(), 0});
+  }
+  const int64_t q_size = slots * geometry.query_heads * geometry.head_size;
+  std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
+  std::vector<std::byte> out(static_cast<size_t>(size_bytes(kernels->act_dtype(), q_size)));
+  for (auto _ : state) kernels->attention(q.data(), views, geometry, {0.088f, 0, 1}, out.data());
+  const auto calls = static_cast<double>(state.iterations());
+  state.counters["tokens/s"] = benchmark::Counter(calls * static_cast<double>(slots), benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(slots * geometry.query_heads * (shared + 17)) * 4 * 128, benchmark::Counter::kIsRate);
+}
+
 /// Arguments: bits, 1 for the searched range (GroupRange::kMse); rows of 4096 bf16. What preparing weights can hope for, beside the disk.
 void bench_quantize(benchmark::State& state) {
   constexpr int64_t kRows = 256, kCols = 4096;
@@ -238,6 +267,15 @@ BENCHMARK(bench_attention)
     ->Args({1, 127, 1, 8, 16, 100})
     ->Args({1, 0, 2048, 32, 16, 100})   // a prompt at once
     ->Args({4, 512, 256, 32, 16, 100})  // chunks of prompts
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+BENCHMARK(bench_shared_attention)
+    ->ArgNames({"slots", "shared", "A", "bits"})
+    ->Args({1, 2048, 32, 16})
+    ->Args({64, 2048, 32, 16})
+    ->Args({64, 2048, 8, 16})
+    ->Args({64, 2048, 32, 8})
+    ->Args({64, 2048, 32, 4})
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 
