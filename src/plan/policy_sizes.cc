@@ -21,8 +21,10 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   const double mean = (workload.mean_prompt() - workload.mean_prefix() + workload.mean_max_tokens()) / page + 0.5;
   policy.pages_per_micro_batch =
       std::min(micro_batch_size * longest, std::max(longest, static_cast<int64_t>(std::ceil(1.1 * mean * static_cast<double>(micro_batch_size)))));
-  // Some sequences take longer than those that began with them.
-  policy.prefix_pages = prefix_pages(workload, CacheLayout::page_tokens(model, kv_dtype), policy.block_size() + ceil_div(policy.block_size(), 8));
+  // Some sequences take longer than those that began with them, and keep their prefixes.
+  const int64_t page_tokens = CacheLayout::page_tokens(model, kv_dtype);
+  const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
+  policy.prefix_pages = std::min(prefix_pages(workload, page_tokens, workload.num_sequences), prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));
   return policy;
 }
 
