@@ -111,6 +111,10 @@ def what_is_wrong(chat):
     asked = chat.write("one.jsonl", line("1", "/v1/chat/completions", {"messages": user}) + '{"messages": [{"role": "user", "content": "bare"}], "max_tokens": 2}\n')
     _, records = chat.batch(asked, "one.out", "--chat-template", other)
     check(records[0]["response"]["body"]["usage"]["prompt_tokens"] < 9 and records[1]["custom_id"] == "line-2", records)
+    # Answers of one template are not taken for those of another.
+    for flags, difference in (((), "other options"), (("--chat-template", chat.write("changed.jinja", "{{ messages[0].content }}!")), "another chat template")):
+        said = chat.flexgen("run-batch", "-m", chat.model, "-i", asked, "-o", chat.path("one.out"), "--cpu-memory", "64MiB", "--hardware", "generic", *flags, code=1)[1]
+        check(difference in said, said)
     said = chat.flexgen("run-batch", "-m", chat.model, "-i", asked, "-o", chat.path("broken.out"), "--cpu-memory", "64MiB", "--hardware", "generic", "--chat-template", chat.write("broken.jinja", "a\n{% if %}"), code=1)[1]
     check("broken.jinja: the chat template, line 2" in said, said)
     os.rename(os.path.join(chat.model, "chat_template.jinja"), chat.path("kept.jinja"))

@@ -285,7 +285,7 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   request->chat.emplace();
   if (limits.chat) {
     *request->chat = parse_answer_form(conversation, body, *limits.chat);
-    request->unread_calls = !conversation.tools.none() && request->chat->calls == CallForm::kNone && limits.chat->call_form() == CallForm::kNone;
+    request->unread_calls = !conversation.tools.none() && limits.chat->call_form() == CallForm::kNone;
     try {
       text = limits.chat->render(conversation, limits.now);
     } catch (const Error& error) {

@@ -11,6 +11,7 @@
 #include "app/choice_store.h"
 #include "app/kept_record.h"
 #include "app/text_offsets.h"
+#include "text/unicode.h"
 #include "base/error.h"
 
 namespace flexgen {

@@ -77,19 +77,19 @@ void check_tools(const Value& tools) {
 /// chat_template_kwargs, and what is given by a field of its own.
 void set_variables(const LineJson& line, const LineBody& body, Conversation* conversation) {
   constexpr const char* kPath = "body.chat_template_kwargs";
-  if (const nlohmann::json* effort = body.find("reasoning_effort")) {
-    if (!effort->is_string()) refuse_value("body.reasoning_effort", fmt::format("must be a string, not {}", shown_value(*effort)));
-    conversation->variables.emplace_back("reasoning_effort", effort->get<std::string>());
-  }
+  const nlohmann::json* effort = body.find("reasoning_effort");
+  if (effort && !effort->is_string()) refuse_value("body.reasoning_effort", fmt::format("must be a string, not {}", shown_value(*effort)));
   const Value* given = line.value("chat_template_kwargs");
-  if (!given && !body.find("chat_template_kwargs")) return;
-  if (!given || !given->dict()) refuse_value(kPath, fmt::format("must be an object, not {}", shown_value(*body.find("chat_template_kwargs"))));
+  if (const nlohmann::json* field = body.find("chat_template_kwargs"); field && !(given && given->dict()))
+    refuse_value(kPath, fmt::format("must be an object, not {}", shown_value(*field)));
   static constexpr std::array kOwnFields{"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"};
-  for (const auto& [name, value] : given->dict()->items()) {
-    const std::string& text = name.text()->bytes;
-    if (std::find(kOwnFields.begin(), kOwnFields.end(), text) != kOwnFields.end()) refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
-    conversation->variables.insert(conversation->variables.begin(), {text, value});
-  }
+  if (given)
+    for (const auto& [name, value] : given->dict()->items()) {
+      const std::string& text = name.text()->bytes;
+      if (std::find(kOwnFields.begin(), kOwnFields.end(), text) != kOwnFields.end()) refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
+      conversation->variables.emplace_back(text, value);
+    }
+  if (effort) conversation->variables.emplace_back("reasoning_effort", effort->get<std::string>());  // the first of a name counts
 }
 
 }  // namespace
@@ -118,7 +118,7 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
 AnswerForm parse_answer_form(const Conversation& conversation, const LineBody& body, const ChatTemplate& chat) {
   constexpr const char* kChoice = "body.tool_choice";
   AnswerForm form;
-  form.thinks = chat.mentions("</think>");
+  form.thinks = chat.thinks(conversation);
   form.one_call = !body.flag("parallel_tool_calls", true);
   const nlohmann::json* choice = body.find("tool_choice");
   if (choice && *choice != "none" && *choice != "auto")

@@ -199,6 +199,11 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_EQ(call["type"], "function");
   EXPECT_THAT(call["id"].get<std::string>(), testing::MatchesRegex("call_[0-9a-f]{24}"));
   EXPECT_EQ(record(asked, answer)["response"]["body"]["choices"][0], choice);  // the same names each time
+  // Lines that ask for the same get the same choices, names too, whichever of them was computed.
+  BatchRequest same = good(kHello + tool + R"(, "temperature": 0)", qwen);
+  const Json first = record(same, answer)["response"]["body"]["choices"];
+  same.custom_id = "another";
+  EXPECT_EQ(record(same, answer)["response"]["body"]["choices"], first);
   // With tool_choice none, or without tools, nothing is a call.
   EXPECT_EQ(record(good(kHello + tool + R"(, "tool_choice": "none")", qwen), answer)["response"]["body"]["choices"][0]["finish_reason"], "stop");
   EXPECT_FALSE(record(good(kHello, qwen), answer)["response"]["body"]["choices"][0]["message"].contains("tool_calls"));

@@ -14,9 +14,10 @@ using Json = nlohmann::ordered_json;
 constexpr int kMistralIdDigits = 9;  // its templates refuse others
 constexpr int kIdDigits = 24;
 
-/// Names a call by its line, its content and its place, so that a job which goes on gives the same names.
+/// Names a call by what its line asks for, its content and its place, so that a job which goes on gives the same names. Lines that ask for the same get the same choices, names too.
 std::string call_id(const BatchRequest& request, const ToolCall& call, size_t index) {
-  const Sha256::Digest digest = Sha256::of(fmt::format("{} {} {} {}", request.custom_id, index, call.name, call.arguments));
+  const std::string line = request.answers_id ? std::string(request.answers_id->begin(), request.answers_id->end()) : request.custom_id;
+  const Sha256::Digest digest = Sha256::of(fmt::format("{} {} {} {}", line, index, call.name, call.arguments));
   const std::string digits = Sha256::hex(digest, kIdDigits / 2);
   return request.chat->calls == CallForm::kMistral ? digits.substr(0, kMistralIdDigits) : "call_" + digits;
 }

@@ -1,5 +1,7 @@
 #include "app/chat_source.h"
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace flexgen {
@@ -12,6 +14,12 @@ ChatSource find_chat_template(const std::string& model, const std::string& file,
   } catch (const Error& error) {
     return {nullptr, error.what()};
   }
+}
+
+void add_chat_template(const std::string& model, const std::string& file, ModelLimits* limits) {
+  ChatSource source = find_chat_template(model, file, limits->tokenizer);
+  limits->chat = std::move(source.chat);
+  limits->no_chat = std::move(source.why_not);
 }
 
 std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& model, const std::string& file, const Tokenizer& tokenizer) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "app/batch_line.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -17,6 +18,9 @@ struct ChatSource {
 /// `model`: a checkpoint's folder. `file`: of --chat-template; empty: the model's own. Without a tokenizer there is none. Throws Error{user} for a file that is broken; a broken template
 /// of the model is told by those who need it.
 ChatSource find_chat_template(const std::string& model, const std::string& file, const Tokenizer* tokenizer);
+
+/// The same as a part of what a batch line needs, with the tokenizer that is there already.
+void add_chat_template(const std::string& model, const std::string& file, ModelLimits* limits);
 
 /// The same for a command that cannot go on without it.
 std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& model, const std::string& file, const Tokenizer& tokenizer);

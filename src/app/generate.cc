@@ -74,7 +74,7 @@ std::string conversation_text(const ChatTemplate& chat, const GenerateOptions& o
   Conversation conversation;
   conversation.messages = jinja::make_list(std::move(messages));
   std::string text = chat.render(conversation, std::time(nullptr));
-  form->thinks = chat.mentions("</think>");
+  form->thinks = chat.thinks(conversation);
   form->begins_in_thought = form->thinks && ends_in_thought(text);
   return text;
 }

@@ -16,6 +16,7 @@ using Form = PromptField::Form;
 constexpr size_t kQuotedBytes = 100;  // of a text that is no prompt: more than messages show
 /// Fields of a body whose order counts: templates write them out.
 constexpr std::array<std::string_view, 4> kValueFields{"messages", "tools", "documents", "chat_template_kwargs"};
+constexpr std::array<std::string_view, 6> kLineFields{"custom_id", "method", "url", "body", "prompt", "messages"};
 constexpr int kOutOfRange = 406;      // nlohmann's number for what no double can hold
 
 /// Takes the values of body.prompt. Level 0 is the field itself, 1 what its list holds, 2 what those lists hold.
@@ -126,7 +127,7 @@ class LineReader : public nlohmann::json_sax<Json> {
     if (depth_ <= kPromptDepth) names_[depth_ - 1] = name.substr(0, kQuotedBytes);
     if (in_value_) return build([&] { builder_->key(std::move(name)); });
     if (passed_over_ > 0 || in_prompt_) return true;
-    if (full()) {
+    if (!is_line_field(name) && full()) {
       member_ = nullptr;
       return true;
     }
@@ -253,6 +254,9 @@ class LineReader : public nlohmann::json_sax<Json> {
     prompt_.end();
     in_prompt_ = false;
   }
+
+  /// What tells lines apart is never passed over, whatever came before it.
+  bool is_line_field(std::string_view name) const { return depth_ == 1 && std::find(kLineFields.begin(), kLineFields.end(), name) != kLineFields.end(); }
 
   bool full() {
     if (++num_values_ <= kMaxLineValues) return false;

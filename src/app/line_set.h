@@ -52,21 +52,19 @@ class LineWalk {
         continue;
       }
       if (!lines_.contains(at_)) continue;
-      ++passed_;
       sequences_ += input_.line(at_).num_sequences;
       return at_;
     }
     at_ = lines_.num_lines();
     return std::nullopt;
   }
-  /// Of what next() gave so far: lines, and their sequences.
-  int64_t passed() const { return passed_; }
+  /// Of what next() gave so far.
   int64_t sequences() const { return sequences_; }
 
  private:
   const BatchInput& input_;
   const LineSet& lines_;
-  int64_t at_ = -1, passed_ = 0, sequences_ = 0;
+  int64_t at_ = -1, sequences_ = 0;
 };
 
 }  // namespace flexgen

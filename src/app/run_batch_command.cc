@@ -95,9 +95,7 @@ class EngineRunner : public BatchRunner {
 
 ModelLimits limits_of(const RunBatchOptions& options, const ModelConfig& config, const Tokenizer* tokenizer) {
   ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
-  ChatSource source = find_chat_template(options.model, options.chat_template, tokenizer);
-  limits.chat = std::move(source.chat);
-  limits.no_chat = std::move(source.why_not);
+  add_chat_template(options.model, options.chat_template, &limits);
   return limits;
 }
 
@@ -155,7 +153,6 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   const Model& model = engine.model();
   BatchModel described;
   described.limits = limits_of(options, model.config(), engine.tokenizer());
-  if (!options.chat_template.empty()) described.options["chat template"] = Sha256::hex(Sha256::of(read_whole_file(options.chat_template)));
   described.page_tokens = CacheLayout::page_tokens(model, engine.kv_dtype());
   described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
   described.folder = std::filesystem::absolute(options.model).lexically_normal().string();
@@ -168,6 +165,7 @@ BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen
   described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
                        {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
   if (!engine.tokenizer()) described.options["tokenizer"] = "none";
+  if (!options.chat_template.empty()) described.options["chat template"] = Sha256::hex(Sha256::of(read_whole_file(options.chat_template)));
   if (engine.device()) described.options[kAttentionOn] = !engine.attention_tier() ? kLeftToThePlan : *engine.attention_tier() == Tier::kCpu ? "cpu" : "gpu";
   if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
   if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;

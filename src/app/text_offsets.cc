@@ -13,8 +13,6 @@ constexpr std::string_view kReplacement = "\xef\xbf\xbd";
 /// An unknown token stands for no more characters than that.
 constexpr size_t kFarthest = 256;
 
-bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
-
 bool is_valid(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const size_t length = utf8_length(text, at);
@@ -96,10 +94,6 @@ std::u32string characters_of(std::string_view text) {
 }
 
 }  // namespace
-
-int64_t count_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); });
-}
 
 std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens) {
   std::vector<int64_t> out;

@@ -11,9 +11,6 @@
 
 namespace flexgen {
 
-/// Of valid UTF-8.
-int64_t count_characters(std::string_view text);
-
 /// Of tokens whose text is decode(tokens, skip_special_tokens): one a token.
 std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens);
 

@@ -176,7 +176,7 @@ std::string before_tag(std::string text, std::string_view final_text) {
 ChatTemplate::ChatTemplate(const Templates& templates, std::string source, SpecialTokens special_tokens) : source_(std::move(source)), special_tokens_(std::move(special_tokens)) {
   for (const auto& [name, text] : templates) {
     try {
-      templates_.emplace(name, Named{text, jinja::Template(text)});
+      templates_.emplace(name, Named{jinja::Template(text), text.find("</think>") != std::string::npos, call_form_of(text)});
     } catch (const jinja::TemplateError& error) {
       fail_user("{}: the chat template{}, line {}: {}", source_, name == kDefaultName ? "" : fmt::format(" '{}'", printable(name)), error.line(), error.what());
     }
@@ -214,7 +214,7 @@ const ChatTemplate::Named& ChatTemplate::chosen(const Conversation& conversation
 
 CallForm ChatTemplate::call_form() const {
   const auto with_tools = templates_.find(kToolsName);
-  return call_form_of(with_tools == templates_.end() ? plain().source : with_tools->second.source);
+  return with_tools == templates_.end() ? plain().calls : with_tools->second.calls;
 }
 
 /// Whether the template goes through the parts of a content and writes their texts.
@@ -224,14 +224,14 @@ bool ChatTemplate::finds_parts(const Named& named) const {
   Conversation probe;
   probe.messages = jinja::make_list({jinja::make_dict({{"role", "user"}, {"content", jinja::make_list({part})}})});
   try {
-    const std::string text = run("", named, probe.messages, probe, 0);
+    const std::string text = run(named, probe.messages, probe, 0);
     return text.find(kNeedle) != std::string::npos && text.find(std::string("'") + kNeedle) == std::string::npos && text.find(std::string("\"") + kNeedle) == std::string::npos;
   } catch (const Error&) {
     return false;
   }
 }
 
-std::string ChatTemplate::run(const std::string& name, const Named& named, const Value& messages, const Conversation& conversation, std::time_t now) const {
+std::string ChatTemplate::run(const Named& named, const Value& messages, const Conversation& conversation, std::time_t now) const {
   std::vector<std::pair<std::string, Value>> variables = conversation.variables;
   for (const auto& [token, text] : special_tokens_) variables.emplace_back(token, text);
   variables.emplace_back("messages", messages);
@@ -242,7 +242,7 @@ std::string ChatTemplate::run(const std::string& name, const Named& named, const
     return named.compiled.render(variables, now);
   } catch (const jinja::TemplateError& error) {
     if (error.raised()) fail_user("the chat template refuses the conversation: {}", printable(error.what()));
-    fail_user("the chat template{}, line {}: {}", name.empty() ? "" : " of " + name, error.line(), printable(error.what()));
+    fail_user("the chat template of {}, line {}: {}", source_, error.line(), printable(error.what()));
   }
 }
 
@@ -256,11 +256,11 @@ std::string ChatTemplate::render(const Conversation& conversation, std::time_t n
   } catch (const jinja::Failure& failure) {  // arguments of calls that are nested too deep where they stand
     fail_user("the messages: {}", failure.what());
   }
-  if (!conversation.continue_final_message) return run(source_, named, all, conversation, now);
+  if (!conversation.continue_final_message) return run(named, all, conversation, now);
   if (conversation.add_generation_prompt) fail_user("continue_final_message and add_generation_prompt exclude each other");
   std::string final_text;
   all = tagged(all, &final_text);
-  return before_tag(run(source_, named, all, conversation, now), final_text);
+  return before_tag(run(named, all, conversation, now), final_text);
 }
 
 }  // namespace flexgen

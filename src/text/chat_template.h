@@ -39,22 +39,21 @@ class ChatTemplate {
   /// The conversation as text, special tokens written out. `now`: the time that a template may ask for. Throws Error{user} with what the template says, or its line
   /// and what is wrong there.
   std::string render(const Conversation& conversation, std::time_t now) const;
-  /// Whether the text stands in the source of the template that a conversation without tools gets.
-  bool mentions(std::string_view text) const { return plain().source.find(text) != std::string::npos; }
+  /// Whether answers to the conversation may begin with thoughts, which end with </think>.
+  bool thinks(const Conversation& conversation) const { return chosen(conversation).thinks; }
   /// How it writes calls of tools.
   CallForm call_form() const;
-  /// Where it is from: a path.
-  const std::string& source() const { return source_; }
 
  private:
   struct Named {
-    std::string source;
     jinja::Template compiled;
+    bool thinks;
+    CallForm calls;
     bool takes_parts = false;  ///< content that is a list of parts; else it is given as one text
   };
   const Named& plain() const;
   const Named& chosen(const Conversation& conversation) const;
-  std::string run(const std::string& name, const Named& named, const jinja::Value& messages, const Conversation& conversation, std::time_t now) const;
+  std::string run(const Named& named, const jinja::Value& messages, const Conversation& conversation, std::time_t now) const;
   bool finds_parts(const Named& named) const;
 
   std::map<std::string, Named> templates_;

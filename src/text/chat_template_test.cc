@@ -56,6 +56,14 @@ TEST(ChatTemplate, IsFoundWhereItLives) {
   EXPECT_EQ(ChatTemplate::from_file(folder.put("other", "other"), kTokens)->render(kHello, 0), "other");
 }
 
+TEST(ChatTemplate, WhetherAnswersThinkIsAskedOfTheTemplateThatIsUsed) {
+  const ChatTemplate chat({{"default", "plain"}, {"tool_use", "{# <think></think> #}"}}, "a file", kTokens);
+  EXPECT_FALSE(chat.thinks(kHello));
+  Conversation with_tools = kHello;
+  with_tools.tools = jinja::make_list({jinja::make_dict({})});
+  EXPECT_TRUE(chat.thinks(with_tools));
+}
+
 TEST(ChatTemplate, BrokenOnesAreToldByFileAndLine) {
   TestFolder folder;
   const auto load = [&] { ChatTemplate::load(folder.path().string(), kTokens); };

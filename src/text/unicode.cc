@@ -80,6 +80,10 @@ size_t incomplete_suffix(std::string_view text) {
   return 0;
 }
 
+int64_t count_characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); });
+}
+
 void append_utf8(std::string& out, uint32_t codepoint) {
   utf8proc_uint8_t bytes[4];
   auto n = utf8proc_encode_char(static_cast<utf8proc_int32_t>(codepoint), bytes);

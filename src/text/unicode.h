@@ -13,6 +13,10 @@ size_t utf8_length(std::string_view text, size_t at);
 std::string sanitize_utf8(std::string_view text);
 /// How many bytes at the end of `text` are the beginning of a character whose rest may still come.
 size_t incomplete_suffix(std::string_view text);
+/// Whether the byte is within a character of valid UTF-8, behind its first byte.
+inline bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
+/// Of valid UTF-8.
+int64_t count_characters(std::string_view text);
 void append_utf8(std::string& out, uint32_t codepoint);
 /// Whether the character at text[at] has Unicode's property White_Space. `text` is valid UTF-8.
 bool is_space(std::string_view text, size_t at);

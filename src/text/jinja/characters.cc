@@ -51,10 +51,6 @@ uint32_t codepoint_at(std::string_view text, size_t at) {
   return codepoint;
 }
 
-int64_t num_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
-}
-
 size_t byte_of_character(std::string_view text, int64_t index) {
   size_t at = 0;
   for (; index > 0 && at < text.size(); --index) at += character_bytes(text, at);

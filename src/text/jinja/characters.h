@@ -5,12 +5,13 @@
 #include <string>
 #include <string_view>
 
+#include "text/unicode.h"
+
 namespace flexgen::jinja {
 
 /// Of the character at text[at].
 size_t character_bytes(std::string_view text, size_t at);
 uint32_t codepoint_at(std::string_view text, size_t at);
-int64_t num_characters(std::string_view text);
 /// Where character `index` begins; the text's end for one behind the last.
 size_t byte_of_character(std::string_view text, int64_t index);
 

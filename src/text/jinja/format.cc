@@ -35,7 +35,7 @@ int64_t read_number(std::string_view text, size_t& at, int64_t most) {
 
 /// A text within the form's width.
 std::string padded(std::string_view text, const Form& form, char otherwise) {
-  const int64_t missing = form.width - num_characters(text);
+  const int64_t missing = form.width - count_characters(text);
   if (missing <= 0) return std::string(text);
   const char align = form.align ? form.align : otherwise;
   const int64_t left = align == '<' ? 0 : align == '^' ? missing / 2 : missing;
@@ -105,7 +105,7 @@ std::string percent_field(const Value& value, Form form) {
     case 'r':
     case 'a': return text_field(repr(value), form, '>');
     case 'c':
-      if (value.text() && num_characters(value.text()->bytes) == 1) return padded(value.text()->bytes, form, '>');
+      if (value.text() && count_characters(value.text()->bytes) == 1) return padded(value.text()->bytes, form, '>');
       fail("%c requires a single character");
     case 'd':
     case 'i':
@@ -267,7 +267,7 @@ std::string format_percent(std::string_view text, const Value& value) {
       ++at;
       const auto given = take().integer();
       if (!given) fail("* wants int");
-      if (std::abs(*given) > most) fail("a format's width or precision is larger than {}", most);
+      if (*given > most || *given < -most) fail("a format's width or precision is larger than {}", most);
       return *given;
     };
     form.width = number(kMaxWidth);

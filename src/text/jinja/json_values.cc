@@ -77,14 +77,9 @@ void ValueBuilder::close() {
 
 void ValueBuilder::put(Value value) {
   if (--left_ < 0) fail("JSON has too many values");
-  if (open_.empty()) {
-    result_ = std::move(value);
-    done_ = true;
-  } else if (open_.back().dict) {
-    open_.back().pairs.emplace_back(Value(std::move(open_.back().key)), std::move(value));
-  } else {
-    open_.back().items.push_back(std::move(value));
-  }
+  if (open_.empty()) result_ = std::move(value);
+  else if (open_.back().dict) open_.back().pairs.emplace_back(Value(std::move(open_.back().key)), std::move(value));
+  else open_.back().items.push_back(std::move(value));
 }
 
 Value parse_json_value(std::string_view json, int64_t max_values) {

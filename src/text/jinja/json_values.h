@@ -20,8 +20,6 @@ class ValueBuilder {
   void open(bool dict);
   void key(std::string name) { open_.back().key = std::move(name); }
   void close();
-  /// Whether the outermost value is complete.
-  bool done() const { return done_; }
   const Value& peek() const { return result_; }
   Value take() { return std::move(result_); }
 
@@ -36,7 +34,6 @@ class ValueBuilder {
   std::vector<Open> open_;
   Value result_;
   int64_t left_;
-  bool done_ = false;
 };
 
 /// A whole text of JSON. Throws Failure.

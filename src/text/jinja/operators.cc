@@ -97,7 +97,7 @@ std::optional<Value> item_of(const Value& value, const Value& key) {
   }
   if (const Text* text = value.text()) {
     step_bytes(text->bytes.size());
-    const auto place = place_of(*index, num_characters(text->bytes));
+    const auto place = place_of(*index, count_characters(text->bytes));
     if (!place) return std::nullopt;
     const size_t at = byte_of_character(text->bytes, static_cast<int64_t>(*place));
     return Value(text->bytes.substr(at, character_bytes(text->bytes, at)));
@@ -223,11 +223,9 @@ bool contains(const Value& container, const Value& item) {
   if (container.undefined()) return false;
   const List* list = container.list();
   if (!list) fail("argument of type '{}' is not iterable", type_name(container));
-  if (list->form == Form::kIterator) {
-    const std::vector<Value> items = items_of(container);
-    return std::any_of(items.begin(), items.end(), [&](const Value& other) { return equal(other, item); });
-  }
-  return std::any_of(list->items.begin(), list->items.end(), [&](const Value& other) { return equal(other, item); });
+  const std::vector<Value> taken = list->form == Form::kIterator ? items_of(container) : std::vector<Value>();
+  const std::vector<Value>& items = list->form == Form::kIterator ? taken : list->items;
+  return std::any_of(items.begin(), items.end(), [&](const Value& other) { return equal(other, item); });
 }
 
 Value get_attribute(const Value& value, std::string_view name) {
@@ -254,7 +252,7 @@ Value get_slice(const Value& value, const Value& start, const Value& stop, const
   const int64_t stride = bound_of(stride_value, 1);
   if (stride == 0) fail("slice step cannot be zero");
   if (text) step_bytes(text->bytes.size());
-  const int64_t size = text ? num_characters(text->bytes) : std::ssize(list->items);
+  const int64_t size = text ? count_characters(text->bytes) : std::ssize(list->items);
   const auto clamped = [&](int64_t bound) {
     if (bound < 0) bound = std::max<int64_t>(bound, -size - 1) + size;
     return stride > 0 ? std::clamp<int64_t>(bound, 0, size) : std::clamp<int64_t>(bound, -1, size - 1);

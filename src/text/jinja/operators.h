@@ -1,7 +1,6 @@
 #pragma once
 // Python's operators on values. Each throws Failure where Python raises.
 
-#include <optional>
 #include <string_view>
 
 #include "text/jinja/run.h"

@@ -275,7 +275,6 @@ class Parser {
   /// Names up to a word or what ends a tag.
   Target target_of(std::string_view end, bool takes_attributes) {
     Target all;
-    all.line = here().line;
     for (;;) {
       if (here().kind == Kind::kBlockEnd || here().is_operator(")") || (!end.empty() && here().is_name(end))) break;
       all.parts.push_back(one_target(takes_attributes));
@@ -296,10 +295,10 @@ class Parser {
       return inner;
     }
     Target target;
-    target.line = here().line;
+    const int line = here().line;
     const std::string name = expect_name();
     static constexpr std::array kConstants{"true", "false", "none", "True", "False", "None"};
-    if (std::find(kConstants.begin(), kConstants.end(), name) != kConstants.end()) refuse_at(target.line, fmt::format("'{}' cannot be set", name));
+    if (std::find(kConstants.begin(), kConstants.end(), name) != kConstants.end()) refuse_at(line, fmt::format("'{}' cannot be set", name));
     target.name = number_of(name);
     if (takes_attributes && skip_operator(".")) target.attribute = expect_name();
     return target;

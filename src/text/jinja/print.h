@@ -18,7 +18,6 @@ class GrowingText {
   GrowingText(const GrowingText&) = delete;
   GrowingText& operator=(const GrowingText&) = delete;
   GrowingText& add(std::string_view piece);
-  size_t size() const { return text_.size(); }
   std::string take() {
     give_back();
     return std::move(text_);

@@ -1,6 +1,8 @@
 #pragma once
 // The statements of a template. Immutable once parsed.
 
+#include <optional>
+
 #include "text/jinja/syntax.h"
 
 namespace flexgen::jinja {

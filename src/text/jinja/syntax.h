@@ -2,7 +2,6 @@
 // A template's syntax tree: expressions give values, statements print and set. Immutable once parsed: any thread may run one.
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -180,7 +179,6 @@ struct Applied : Expression {
 
 /// Where a value goes: a name, a namespace's attribute, or several of these.
 struct Target {
-  int line = 0;
   int name = -1;          ///< of the variable or the namespace
   std::string attribute;  ///< empty: the variable
   std::vector<Target> parts;

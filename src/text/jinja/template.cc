@@ -36,6 +36,4 @@ std::string Template::render(const std::vector<std::pair<std::string, Value>>& v
   }
 }
 
-bool Template::names(std::string_view variable) const { return std::find(syntax_.names.begin(), syntax_.names.end(), variable) != syntax_.names.end(); }
-
 }  // namespace flexgen::jinja

@@ -29,8 +29,6 @@ class Template {
 
   /// The text, with these variables. `now`: what strftime_now tells. Throws TemplateError, also where budget.h's bounds end.
   std::string render(const std::vector<std::pair<std::string, Value>>& variables, std::time_t now) const;
-  /// Whether the template reads a variable or sets one of this name.
-  bool names(std::string_view variable) const;
 
  private:
   Syntax syntax_;

@@ -106,6 +106,14 @@ TEST_F(JinjaTemplate, ErrorsNameTheLineAndWhatIsWrong) {
   EXPECT_EQ(error_of("{{ (x|map('upper')) }}"), "line 1: an iterator has no text; put |list behind what makes it");
 }
 
+TEST_F(JinjaTemplate, NumbersAtTheEndsOfTheirRange) {
+  const std::string least = "(-9223372036854775807-1)";
+  EXPECT_EQ(Template("{{ 'ab'.ljust" + least + " }}{{ 'ab'.center" + least + " }}{{ 'ab'.zfill" + least + " }}").render({}, 0), "ababab");
+  EXPECT_EQ(Template("{{ 'abc'|truncate(9223372036854775807) }}").render({}, 0), "abc");
+  EXPECT_EQ(error_of("{{ '%*d' % (" + least + ", 1) }}"), "line 1: a format's width or precision is larger than 100000");
+  EXPECT_EQ(error_of("{{ 9223372036854775807|round(-1) }}"), "line 1: a whole number does not fit 64 bits");
+}
+
 /// Each of these would take all memory, time or stack; each ends with an error, soon.
 TEST_F(JinjaTemplate, HostileTemplatesEnd) {
   const auto refused = [](const std::string& source, const char* why) {

@@ -64,7 +64,7 @@ std::string swapped_case(std::string_view text) {
 
 /// The part from start to stop, which count characters; where it begins.
 std::string_view part_of(std::string_view text, const Bound& bound, size_t start, size_t stop, int64_t* first) {
-  const int64_t size = num_characters(text);
+  const int64_t size = count_characters(text);
   const auto place = [&](size_t index, int64_t otherwise) {
     int64_t at = bound.has(index) ? bound.integer(index, 0) : otherwise;
     if (at < 0) at = std::max<int64_t>(0, at < -size ? 0 : at + size);
@@ -96,7 +96,7 @@ Value find_method(Run&, const Value& self, Args& args) {
   int64_t first = 0;
   const std::string_view text = part_of(bytes_of(self), bound, 1, 2, &first);
   const size_t at = kRight ? text.rfind(bound.text(0, "")) : text.find(bound.text(0, ""));
-  if (at != std::string_view::npos) return first + num_characters(text.substr(0, at));
+  if (at != std::string_view::npos) return first + count_characters(text.substr(0, at));
   if (kMustBe) fail("substring not found");
   return -1;
 }
@@ -104,7 +104,7 @@ Value find_method(Run&, const Value& self, Args& args) {
 Value count(Run&, const Value& self, Args& args) {
   const Bound bound(args, "count()", {"sub", "start", "end"}, 1);
   const std::string_view text = part_of(bytes_of(self), bound, 1, 2, nullptr), part = bound.text(0, "");
-  if (part.empty()) return num_characters(text) + 1;
+  if (part.empty()) return count_characters(text) + 1;
   int64_t found = 0;
   for (size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + part.size())) ++found;
   return found;
@@ -157,8 +157,8 @@ template <int kHalves>
 Value justify(Run&, const Value& self, Args& args) {
   const Bound bound(args, "the method", {"width", "fillchar"}, 1);
   const std::string_view text = bytes_of(self), fill = bound.text(1, " ");
-  if (num_characters(fill) != 1) fail("The fill character must be exactly one character long");
-  const int64_t width = bound.integer(0, 0), missing = std::max<int64_t>(0, width - num_characters(text));
+  if (count_characters(fill) != 1) fail("The fill character must be exactly one character long");
+  const int64_t width = std::max<int64_t>(0, bound.integer(0, 0)), missing = std::max<int64_t>(0, width - count_characters(text));
   if (Budget* budget = Budget::current()) budget->check_room(missing);
   const int64_t left = kHalves == 0 ? 0 : kHalves == 2 ? missing : missing / 2 + (missing & width & 1);
   GrowingText out;
@@ -171,7 +171,7 @@ Value justify(Run&, const Value& self, Args& args) {
 Value zfill(Run&, const Value& self, Args& args) {
   const Bound bound(args, "zfill()", {"width"}, 1);
   const std::string_view text = bytes_of(self);
-  const int64_t missing = std::max<int64_t>(0, bound.integer(0, 0) - num_characters(text));
+  const int64_t missing = std::max<int64_t>(0, std::max<int64_t>(0, bound.integer(0, 0)) - count_characters(text));
   if (Budget* budget = Budget::current()) budget->check_room(missing);
   const size_t sign = text.starts_with('+') || text.starts_with('-') ? 1 : 0;
   return like(self, std::string(text.substr(0, sign)) + std::string(static_cast<size_t>(missing), '0') + std::string(text.substr(sign)));

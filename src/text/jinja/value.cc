@@ -248,7 +248,7 @@ std::vector<Value> items_of(const Value& value) {
 
 int64_t length_of(const Value& value) {
   if (value.undefined()) return 0;
-  if (const Text* text = value.text()) return num_characters(text->bytes);
+  if (const Text* text = value.text()) return count_characters(text->bytes);
   if (const List* list = value.list(); list && list->form != List::Form::kIterator) return static_cast<int64_t>(list->items.size());
   if (const Dict* dict = value.dict()) return static_cast<int64_t>(dict->items().size());
   fail("object of type '{}' has no len()", type_name(value));

@@ -199,7 +199,7 @@ Value round_filter(Run&, const Value& self, Args& args) {
     return std::strtod(digits.c_str(), nullptr);
   }
   const double scale = std::pow(10.0, static_cast<double>(-precision)), rounded = std::nearbyint(number / scale) * scale;
-  return self.integer() ? Value(static_cast<int64_t>(rounded)) : Value(rounded);
+  return self.integer() ? truncated(rounded, 0) : Value(rounded);
 }
 
 Value tojson(Run&, const Value& self, Args& args) {
@@ -226,10 +226,10 @@ Value truncate(Run&, const Value& self, Args& args) {
   const int64_t length = bound.integer(0, 255), leeway = bound.has(3) ? bound.integer(3, 5) : 5;
   const std::string_view end = bound.text(2, "...");
   const std::string text = str(self);
-  if (length < num_characters(end)) fail("expected length >= {}, got {}", num_characters(end), length);
+  if (length < count_characters(end)) fail("expected length >= {}, got {}", count_characters(end), length);
   if (leeway < 0) fail("expected leeway >= 0, got {}", leeway);
-  if (num_characters(text) <= length + std::min<int64_t>(leeway, kMaxRunBytes)) return text;
-  std::string_view kept = std::string_view(text).substr(0, byte_of_character(text, length - num_characters(end)));
+  if (count_characters(text) - length <= leeway) return text;
+  std::string_view kept = std::string_view(text).substr(0, byte_of_character(text, length - count_characters(end)));
   if (!bound.flag(1, false)) kept = kept.substr(0, kept.rfind(' '));  // npos: all
   return std::string(kept) + std::string(end);
 }
