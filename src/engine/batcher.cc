@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "engine/shared_prefixes.h"
 
 namespace flexgen {
 
@@ -210,11 +211,9 @@ void Batcher::refill(MicroBatch& batch) {
 }
 
 int64_t Batcher::prefix_pages_for(const Request& request) const {
-  // Scored prompts want the logits of all of their rows, and a sparse prompt's keys and values are others than a dense one's.
-  if (request.params.scores_prompt() || request.sparse_prompt) return 0;
-  const int64_t page = cache_.geometry.page_tokens, prompt = std::ssize(request.prompt);
-  // The last token is computed in any case, for its logits.
-  return std::min(request.shared_tokens, prompt - 1) / page;
+  if (!request.may_share()) return 0;
+  const int64_t page = cache_.geometry.page_tokens;
+  return std::min(request.shared_tokens / page, shareable_pages(std::ssize(request.prompt), page));
 }
 
 bool Batcher::can_read_prefix(const Slot& slot, int64_t step, int64_t batch) const {

@@ -25,10 +25,7 @@ Workload workload_of(const std::vector<Request>& requests) {
 
 Workload share_prefixes(std::vector<Request>& requests, int64_t page_tokens) {
   SharedPrefixes prompts(page_tokens);
-  for (const Request& request : requests) {
-    const bool shares = !request.params.scores_prompt() && !request.sparse_prompt;
-    prompts.add(shares ? std::span<const int32_t>(request.prompt) : std::span<const int32_t>());
-  }
+  for (const Request& request : requests) prompts.add(request.may_share() ? std::span<const int32_t>(request.prompt) : std::span<const int32_t>());
   std::vector<Request> ordered;
   std::vector<PrefixTokens> prefixes;
   prompts.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {

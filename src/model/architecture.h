@@ -5,7 +5,6 @@
 // A family is a file in families/ and a line in the table of architecture.cc; docs/add_a_model.md walks through one. Most are a Decoder
 // (parts/decoder.h), which leaves them their config fields and the names of their tensors.
 
-#include <array>
 #include <span>
 #include <string>
 #include <string_view>

@@ -9,11 +9,14 @@
 
 namespace flexgen {
 
+void split_heads(ConfigFields& fields, ModelConfig& m, const std::string& hidden_field, const std::string& heads_field) {
+  if (m.hidden_size % m.num_heads != 0) fields.refuse(hidden_field, fmt::format("is {}, which is not a multiple of {}", m.hidden_size, heads_field));
+  m.head_size = m.hidden_size / m.num_heads;
+}
+
 void read_heads(ConfigFields& fields, ModelConfig& m, int64_t head_size, int64_t kv_heads) {
   m.head_size = fields.integer_or("head_dim", fields.contains("head_dim") ? 0 : head_size, 1, 1 << 16);
-  if (m.head_size == 0 && m.hidden_size % m.num_heads != 0)
-    fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of num_attention_heads", m.hidden_size));
-  if (m.head_size == 0) m.head_size = m.hidden_size / m.num_heads;
+  if (m.head_size == 0) split_heads(fields, m, "hidden_size", "num_attention_heads");
   if (m.num_heads * m.head_size > (1 << 20))
     fields.refuse("head_dim", fmt::format("is {}, which is absurd with {} heads", m.head_size, m.num_heads));
   const int64_t usual = kv_heads == 0 || fields.contains("num_key_value_heads") ? m.num_heads : kv_heads;
@@ -32,10 +35,14 @@ Activation read_activation(ConfigFields& fields, const std::string& field, const
   fields.refuse(field, fmt::format("is '{}'; flexgen supports relu, relu2, silu, gelu and gelu_new", name));
 }
 
-void read_gated(ConfigFields& fields, ModelConfig& m, const std::string& activation_field, const std::string& activation) {
+void read_ungated(ConfigFields& fields, ModelConfig& m, const std::string& activation_field, const std::string& activation) {
   m.ffn_size = fields.integer("intermediate_size", 1, 1 << 24);
-  m.gated_ffn = true;
   m.activation = read_activation(fields, activation_field, activation);
+}
+
+void read_gated(ConfigFields& fields, ModelConfig& m, const std::string& activation_field, const std::string& activation) {
+  read_ungated(fields, m, activation_field, activation);
+  m.gated_ffn = true;
 }
 
 void read_rms_norm(ConfigFields& fields, ModelConfig& m, double epsilon) {
@@ -43,22 +50,33 @@ void read_rms_norm(ConfigFields& fields, ModelConfig& m, double epsilon) {
   m.norm_epsilon = static_cast<float>(fields.positive_or("rms_norm_eps", epsilon, 1));
 }
 
-void read_layer_norm(ConfigFields& fields, ModelConfig& m, bool bias, const std::string& field, double epsilon) {
+void read_layer_norm(ConfigFields& fields, ModelConfig& m, bool bias, const std::string& field) {
   m.norm = NormKind::kLayer;
   m.norm_bias = bias;
-  m.norm_epsilon = static_cast<float>(fields.positive_or(field, epsilon, 1));
+  m.norm_epsilon = static_cast<float>(fields.positive_or(field, 1e-5, 1));
 }
 
-std::vector<float> alibi_slopes(int64_t num_heads) {
+std::vector<float> alibi_slopes(int64_t num_heads, double most) {
   std::vector<float> slopes;
   const auto power = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(num_heads)));
-  for (int64_t i = 1; i <= power; ++i) slopes.push_back(static_cast<float>(std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(power))));
+  auto add = [&](double bias, int64_t i) { slopes.push_back(static_cast<float>(std::exp2(-bias * static_cast<double>(i) / static_cast<double>(power)))); };
+  for (int64_t i = 1; i <= power; ++i) add(most, i);
   // Those of twice as many heads, every other one.
-  for (int64_t i = 1; std::ssize(slopes) < num_heads; i += 2) slopes.push_back(static_cast<float>(std::exp2(-4.0 * static_cast<double>(i) / static_cast<double>(power))));
+  for (int64_t i = 1; std::ssize(slopes) < num_heads; i += 2) add(most / 2, i);
   return slopes;
 }
 
-void set_all_blocks(ModelConfig& m, int64_t window, int rope) { m.attention.assign(static_cast<size_t>(m.num_layers), {window, rope}); }
+int64_t read_window(ConfigFields& fields, int64_t usual) { return fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : usual, 1, 1 << 30); }
+
+int64_t read_window_pattern(ConfigFields& fields, int64_t usual) {
+  return fields.integer_or("sliding_window_pattern", fields.integer_or("_sliding_window_pattern", usual, 1, 1 << 20), 1, 1 << 20);
+}
+
+void set_all_blocks(ModelConfig& m, int64_t window) { m.attention.assign(static_cast<size_t>(m.num_layers), {window, 0}); }
+
+void set_blocks(ModelConfig& m, const std::vector<bool>& windowed, int64_t window, int rope_with_window, int rope_without) {
+  for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, windowed[i] ? rope_with_window : rope_without};
+}
 
 std::vector<bool> read_layer_types(ConfigFields& fields, const ModelConfig& m, int64_t window, const std::function<bool(int64_t)>& usual) {
   std::vector<bool> windowed;

@@ -45,7 +45,7 @@ struct EmbedScratch {
   std::byte* act = nullptr;  ///< [T, E] act
 };
 
-/// For T rows. q, k and v of the whole visit, as attention wants all of them; the rest in panels.
+/// For T rows. What attention reads and gives is of the whole visit, as it wants all of it; the inside of the feed-forward part, and what is added to the stream, in panels.
 struct BlockScratch {
   BlockScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
     const int64_t panel = std::min(rows, kFfnPanelRows);

@@ -21,17 +21,22 @@ WeightList& WeightList::linear(Role role, const std::string& name, int64_t rows,
 }
 
 WeightList& WeightList::part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols, bool bias) {
-  auto add = [&](WantedWeight weight) {
+  auto add_part = [&](WantedWeight weight) {
     weight.part_first = first;
     weight.part_of = of_rows;
-    weights_.push_back(std::move(weight));
+    add(std::move(weight));
   };
-  add(WantedWeight::matrix(start_ + name + ".weight", rows, cols, role));
-  if (bias) add(WantedWeight::vector(start_ + name + ".bias", rows, bias_of(role)));
+  add_part(WantedWeight::matrix(start_ + name + ".weight", rows, cols, role));
+  if (bias) add_part(WantedWeight::vector(start_ + name + ".bias", rows, bias_of(role)));
   return *this;
 }
 
-WeightList& WeightList::attention() {
+WeightList& WeightList::add(WantedWeight weight) {
+  weights_.push_back(std::move(weight));
+  return *this;
+}
+
+WeightList& WeightList::attention(const std::string& q_norm, const std::string& k_norm) {
   const ModelConfig& m = config_;
   const int64_t D = m.hidden_size, QH = m.num_heads * m.head_size, KH = m.num_kv_heads * m.head_size;
   linear(Role::kQ, "self_attn.q_proj", QH, D, m.qkv_bias);
@@ -39,14 +44,21 @@ WeightList& WeightList::attention() {
   linear(Role::kV, "self_attn.v_proj", KH, D, m.qkv_bias);
   linear(Role::kO, "self_attn.o_proj", D, QH, m.output_bias);
   if (m.qk_norm == QkNorm::kNone) return *this;
-  norm(Role::kQNorm, "self_attn.q_norm", m.qk_norm == QkNorm::kHead ? m.head_size : QH);
-  return norm(Role::kKNorm, "self_attn.k_norm", m.qk_norm == QkNorm::kHead ? m.head_size : KH);
+  norm(Role::kQNorm, "self_attn." + q_norm, m.qk_norm == QkNorm::kHead ? m.head_size : QH);
+  return norm(Role::kKNorm, "self_attn." + k_norm, m.qk_norm == QkNorm::kHead ? m.head_size : KH);
 }
 
 WeightList& WeightList::feed_forward() {
   const ModelConfig& m = config_;
   if (m.gated_ffn) linear(Role::kGate, "mlp.gate_proj", m.ffn_size, m.hidden_size, m.mlp_bias);
   linear(Role::kUp, "mlp.up_proj", m.ffn_size, m.hidden_size, m.mlp_bias);
+  return linear(Role::kDown, "mlp.down_proj", m.hidden_size, m.ffn_size, m.mlp_bias);
+}
+
+WeightList& WeightList::fused_feed_forward() {
+  const ModelConfig& m = config_;
+  part(Role::kGate, "mlp.gate_up_proj", 0, m.ffn_size, 2 * m.ffn_size, m.hidden_size, m.mlp_bias);
+  part(Role::kUp, "mlp.gate_up_proj", m.ffn_size, m.ffn_size, 2 * m.ffn_size, m.hidden_size, m.mlp_bias);
   return linear(Role::kDown, "mlp.down_proj", m.hidden_size, m.ffn_size, m.mlp_bias);
 }
 

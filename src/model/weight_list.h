@@ -70,10 +70,15 @@ class WeightList {
   /// Of NAME.weight [of_rows, cols] the rows [first, first + rows), and of NAME.bias.
   WeightList& part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols, bool bias);
 
+  /// A weight under the name that it has.
+  WeightList& add(WantedWeight weight);
+
   /// The names that most families use: self_attn.{q,k,v,o}_proj; with the config's biases, and norms of q and k.
-  WeightList& attention();
+  WeightList& attention(const std::string& q_norm = "q_norm", const std::string& k_norm = "k_norm");
   /// mlp.{gate,up,down}_proj with the config's biases; without a gate where the model has none.
   WeightList& feed_forward();
+  /// The same with gate and up in one tensor, mlp.gate_up_proj.
+  WeightList& fused_feed_forward();
 
   operator std::vector<WantedWeight>() { return std::move(weights_); }
 

@@ -2,8 +2,6 @@
 //
 //   h = norm(embedding);  h += Wdense attention(Wqkv n);  h += W2 gelu(W1 n),  n a norm of h
 
-#include <fmt/format.h>
-
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
 
@@ -23,25 +21,22 @@ class Bloom : public Decoder {
   SizeFields size_fields() const override { return {.layers = "n_layer", .hidden = "n_embed", .heads = "n_head", .positions = nullptr, .hidden_too = "hidden_size", .heads_too = "num_attention_heads"}; }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    if (m.hidden_size % m.num_heads != 0) fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of n_head", m.hidden_size));
-    m.head_size = m.hidden_size / m.num_heads;
+    split_heads(fields, m, "hidden_size", "n_head");
     m.ffn_size = fields.integer_or("n_inner", 4 * m.hidden_size, 1, 1 << 24);
     if (m.ffn_size != 4 * m.hidden_size) fields.refuse("n_inner", "must be 4 times hidden_size");
     m.activation = Activation::kGeluTanh;
-    read_layer_norm(fields, m, true, "layer_norm_epsilon", 1e-5);
+    read_layer_norm(fields, m, true, "layer_norm_epsilon");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
     m.qkv_bias = m.output_bias = m.mlp_bias = true;
     m.fused_qkv = true;
     m.alibi_slopes = alibi_slopes(m.num_heads);
     fields.only("apply_residual_connection_post_layernorm", false);
     // How the sums of tensor-parallel training are ordered: not what is computed.
-    fields.harmless({"pretraining_tp", "slow_but_exact", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv", "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "unk_token_id"});
+    fields.harmless({"pretraining_tp", "slow_but_exact", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv", "bias_dropout_fusion", "masked_softmax_fusion"});
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {
-    std::vector<WantedWeight> weights = WeightList(m, "").norm(Role::kEmbedNorm, "word_embeddings_layernorm");
-    weights.insert(weights.begin(), WantedWeight::table("word_embeddings.weight", m.vocab_size, m.hidden_size));
-    return weights;
+    return WeightList(m, "").add(WantedWeight::table("word_embeddings.weight", m.vocab_size, m.hidden_size)).norm(Role::kEmbedNorm, "word_embeddings_layernorm");
   }
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
     const int64_t D = m.hidden_size;

@@ -22,7 +22,7 @@ class Cohere : public Decoder {
     fields.only("head_dim", m.hidden_size / m.num_heads);
     read_heads(fields, m);
     read_gated(fields, m);
-    read_layer_norm(fields, m, false, "layer_norm_eps", 1e-5);
+    read_layer_norm(fields, m, false, "layer_norm_eps");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
     m.parallel = true;
@@ -30,7 +30,7 @@ class Cohere : public Decoder {
     m.rope_interleaved = true;
     fields.only("use_qk_norm", false);
     m.ropes = {read_rope(fields, m, {.theta = is_first ? 5e5 : 1e4})};
-    if (is_first) return set_all_blocks(m, 0, 0);
+    if (is_first) return set_all_blocks(m);
     fields.only("position_embedding_type", "rope_gptj");
     fields.only("use_gated_activation", true);
     fields.only("use_parallel_block", true);
@@ -38,11 +38,11 @@ class Cohere : public Decoder {
     fields.only("use_embedding_sharing", m.tied_embeddings);
     fields.only("rotary_pct", 1.0);
     fields.only("order_of_interleaved_layers", "local_attn_first");
-    const int64_t window = fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : 4096, 1, 1 << 30);
-    const int64_t pattern = fields.integer_or("sliding_window_pattern", fields.integer_or("_sliding_window_pattern", 4, 1, 1 << 20), 1, 1 << 20);
+    const int64_t window = read_window(fields, 4096);
+    const int64_t pattern = read_window_pattern(fields, 4);
     fields.harmless({"layer_switch"});
     const std::vector<bool> windowed = read_layer_types(fields, m, window, [&](int64_t block) { return (block + 1) % pattern != 0; });
-    for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, windowed[i] ? 0 : -1};
+    set_blocks(m, windowed, window, 0, -1);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {

@@ -25,11 +25,7 @@ class Ernie45 : public Decoder {
     fields.only("compression_ratio", 1.0);
     fields.harmless({"weight_share_add_bias"});
     m.ropes = {read_rope(fields, m, {.theta = 5e5})};
-    set_all_blocks(m, 0, 0);
-  }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+    set_all_blocks(m);
   }
 };
 

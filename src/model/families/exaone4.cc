@@ -24,9 +24,9 @@ class Exaone4 : public Decoder {
     m.branch_norms = true;
     m.qk_norm = QkNorm::kHead;
     m.ropes = {read_rope(fields, m)};
-    const int64_t window = fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : 4096, 1, 1 << 30);
+    const int64_t window = read_window(fields, 4096);
     const std::vector<bool> windowed = read_layer_types(fields, m, window, pattern_of(fields, m, window));
-    for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, window == 0 || windowed[i] ? 0 : -1};
+    set_blocks(m, windowed, window, 0, window == 0 ? 0 : -1);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {

@@ -29,8 +29,7 @@ class Falcon : public Decoder {
   }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    if (m.hidden_size % m.num_heads != 0) fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of num_attention_heads", m.hidden_size));
-    m.head_size = m.hidden_size / m.num_heads;
+    split_heads(fields, m, "hidden_size", "num_attention_heads");
     const bool is_new = fields.flag_or("new_decoder_architecture", false), one_group = fields.flag_or("multi_query", true);
     const int64_t groups = fields.integer_or("num_kv_heads", m.num_heads, 1, m.num_heads);
     m.num_kv_heads = is_new ? groups : one_group ? 1 : m.num_heads;
@@ -38,7 +37,7 @@ class Falcon : public Decoder {
     if (m.num_heads % m.num_kv_heads != 0) fields.refuse("num_kv_heads", fmt::format("is {}, which does not divide num_attention_heads", groups));
     m.ffn_size = fields.integer_or("ffn_hidden_size", 4 * m.hidden_size, 1, 1 << 24);
     m.activation = read_activation(fields, "activation", "gelu");
-    read_layer_norm(fields, m, true, "layer_norm_epsilon", 1e-5);
+    read_layer_norm(fields, m, true, "layer_norm_epsilon");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
     m.qkv_bias = m.output_bias = m.mlp_bias = fields.flag_or("bias", false);
     m.fused_qkv = true;
@@ -49,7 +48,7 @@ class Falcon : public Decoder {
     fields.only("apply_residual_connection_post_layernorm", false);
     fields.only("alibi", false);  // that of transformers is rounded to bf16 in a way of its own
     m.ropes = {read_rope(fields, m)};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override { return {WantedWeight::table("word_embeddings.weight", m.vocab_size, m.hidden_size)}; }

@@ -50,7 +50,7 @@ class Gemma : public Decoder {
     fields.only("use_bidirectional_attention", false);
     if (is_first) {
       m.ropes = {read_rope(fields, m)};
-      return set_all_blocks(m, 0, 0);
+      return set_all_blocks(m);
     }
     m.branch_norms = true;
     m.qk_norm = is_third ? QkNorm::kHead : QkNorm::kNone;
@@ -58,9 +58,9 @@ class Gemma : public Decoder {
     m.attention_cap = read_cap(fields, "attn_logit_softcapping", is_third ? 0 : 50);
     m.logit_cap = read_cap(fields, "final_logit_softcapping", is_third ? 0 : 30);
 
-    const int64_t window = fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : 4096, 1, 1 << 30);
+    const int64_t window = read_window(fields, 4096);
     int64_t pattern = 2;  // every so many-th layer has no window
-    if (is_third) pattern = fields.integer_or("sliding_window_pattern", fields.integer_or("_sliding_window_pattern", 6, 1, 1 << 20), 1, 1 << 20);
+    if (is_third) pattern = read_window_pattern(fields, 6);
     const std::vector<bool> windowed = read_layer_types(fields, m, window, [&](int64_t block) { return (block + 1) % pattern != 0; });
     if (is_third) {
       m.ropes = {read_rope(fields, m, {.theta = 1e6, .layer_type = "full_attention"}),
@@ -68,7 +68,7 @@ class Gemma : public Decoder {
     } else {
       m.ropes = {read_rope(fields, m)};
     }
-    for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, windowed[i] && is_third ? 1 : 0};
+    set_blocks(m, windowed, window, is_third ? 1 : 0, 0);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {

@@ -25,17 +25,14 @@ class Glm : public Decoder {
     m.branch_norms = m.model_type == "glm4";
     m.rope_interleaved = true;
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.5})};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
     WeightList w(m, layer_start(index));
     w.norm(Role::kNorm1, "input_layernorm").attention();
     if (m.branch_norms) w.norm(Role::kPostNorm1, "post_self_attn_layernorm");
-    w.norm(Role::kNorm2, "post_attention_layernorm")
-        .part(Role::kGate, "mlp.gate_up_proj", 0, m.ffn_size, 2 * m.ffn_size, m.hidden_size, false)
-        .part(Role::kUp, "mlp.gate_up_proj", m.ffn_size, m.ffn_size, 2 * m.ffn_size, m.hidden_size, false)
-        .linear(Role::kDown, "mlp.down_proj", m.hidden_size, m.ffn_size, false);
+    w.norm(Role::kNorm2, "post_attention_layernorm").fused_feed_forward();
     if (m.branch_norms) w.norm(Role::kPostNorm2, "post_mlp_layernorm");
     return w;
   }

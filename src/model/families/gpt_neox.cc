@@ -25,16 +25,15 @@ class GptNeoX : public Decoder {
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     read_heads(fields, m);
     if (m.num_kv_heads != m.num_heads || m.head_size != m.hidden_size / m.num_heads) fields.refuse("num_key_value_heads", "and head_dim are not fields of this family");
-    m.ffn_size = fields.integer("intermediate_size", 1, 1 << 24);
-    m.activation = read_activation(fields, "hidden_act", "gelu");
-    read_layer_norm(fields, m, true, "layer_norm_eps", 1e-5);
+    read_ungated(fields, m, "hidden_act", "gelu");
+    read_layer_norm(fields, m, true, "layer_norm_eps");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", true);
     m.mlp_bias = true;
     m.fused_qkv = true;
     m.parallel = fields.flag_or("use_parallel_residual", true);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.25, .theta_name = "rotary_emb_base", .partial_name = "rotary_pct"})};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override { return {WantedWeight::table("embed_in.weight", m.vocab_size, m.hidden_size)}; }

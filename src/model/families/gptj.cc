@@ -3,8 +3,6 @@
 //
 //   h += Wout attention(rope(Wq n), rope(Wk n), Wv n) + Wout' gelu(Win n),  n = norm(h)
 
-#include <fmt/format.h>
-
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
 #include "model/rope.h"
@@ -25,11 +23,10 @@ class GptJ : public Decoder {
   SizeFields size_fields() const override { return {.layers = "n_layer", .hidden = "n_embd", .heads = "n_head", .positions = "n_positions"}; }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    if (m.hidden_size % m.num_heads != 0) fields.refuse("n_embd", fmt::format("is {}, which is not a multiple of n_head", m.hidden_size));
-    m.head_size = m.hidden_size / m.num_heads;
+    split_heads(fields, m, "n_embd", "n_head");
     m.ffn_size = fields.integer_or("n_inner", 4 * m.hidden_size, 1, 1 << 24);
     m.activation = read_activation(fields, "activation_function", "gelu_new");
-    read_layer_norm(fields, m, true, "layer_norm_epsilon", 1e-5);
+    read_layer_norm(fields, m, true, "layer_norm_epsilon");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.parallel = true;
     m.rope_interleaved = true;
@@ -38,7 +35,7 @@ class GptJ : public Decoder {
     fields.harmless({"n_ctx"});
     const int64_t turned = fields.integer_or("rotary_dim", fields.contains("rotary_dim") ? m.head_size : 64, 2, m.head_size);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = static_cast<double>(turned) / static_cast<double>(m.head_size)})};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override { return {WantedWeight::table("wte.weight", m.vocab_size, m.hidden_size)}; }
@@ -54,9 +51,7 @@ class GptJ : public Decoder {
         .linear(Role::kDown, "mlp.fc_out", D, m.ffn_size, true);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override {
-    std::vector<WantedWeight> weights = WeightList(m, "").norm(Role::kFinalNorm, "ln_f");
-    weights.push_back(WantedWeight::vector("lm_head.bias", m.vocab_size, Role::kOutputBias));
-    return weights;
+    return WeightList(m, "").norm(Role::kFinalNorm, "ln_f").add(WantedWeight::vector("lm_head.bias", m.vocab_size, Role::kOutputBias));
   }
 };
 

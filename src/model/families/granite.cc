@@ -28,11 +28,7 @@ class Granite : public Decoder {
     m.residual_scale = static_cast<float>(fields.positive_or("residual_multiplier", 1, 1e9));
     m.logit_scale = static_cast<float>(1 / fields.positive_or("logits_scaling", 1, 1e9));
     m.ropes = {read_rope(fields, m)};
-    set_all_blocks(m, 0, 0);
-  }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+    set_all_blocks(m);
   }
 };
 

@@ -28,19 +28,13 @@ class HunyuanDense : public Decoder {
     fields.only("pretraining_tp", 1);
     fields.harmless({"eod_token_id"});
     m.ropes = {read_rope(fields, m, {.has_alpha = true})};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    const int64_t D = m.hidden_size, QH = m.num_heads * m.head_size, KH = m.num_kv_heads * m.head_size;
     return WeightList(m, layer_start(index))
         .norm(Role::kNorm1, "input_layernorm")
-        .linear(Role::kQ, "self_attn.q_proj", QH, D, m.qkv_bias)
-        .linear(Role::kK, "self_attn.k_proj", KH, D, m.qkv_bias)
-        .linear(Role::kV, "self_attn.v_proj", KH, D, m.qkv_bias)
-        .linear(Role::kO, "self_attn.o_proj", D, QH, m.output_bias)
-        .norm(Role::kQNorm, "self_attn.query_layernorm", m.head_size)
-        .norm(Role::kKNorm, "self_attn.key_layernorm", m.head_size)
+        .attention("query_layernorm", "key_layernorm")
         .norm(Role::kNorm2, "post_attention_layernorm")
         .feed_forward();
   }

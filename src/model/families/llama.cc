@@ -42,21 +42,16 @@ class Llama : public Decoder {
     read_windows(fields, m);
   }
 
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
-  }
-
  private:
   static void read_windows(ConfigFields& fields, ModelConfig& m) {
     int64_t window = 0, first = 0;
-    // transformers' defaults where a field is absent; a null is none.
-    const int64_t usual = fields.contains("sliding_window") ? 0 : 4096;
+    // transformers' defaults where a field is absent.
     if (m.model_type == "ministral3") {
-      window = fields.integer_or("sliding_window", 0, 1, 1 << 30);
+      window = read_window(fields, 0);
     } else if (m.model_type == "mistral" || m.model_type == "ministral") {
-      window = fields.integer_or("sliding_window", usual, 1, 1 << 30);
+      window = read_window(fields, 4096);
     } else if (m.model_type.starts_with("qwen")) {
-      window = fields.integer_or("sliding_window", usual, 0, 1 << 30);
+      window = fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : 4096, 0, 1 << 30);  // 0 is none, as null is
       first = fields.integer_or("max_window_layers", 28, 0, 1 << 20);
       if (!fields.flag_or("use_sliding_window", false)) window = 0;
     }

@@ -2,11 +2,6 @@
 //
 //   h += Wout attention(Wq n, Wk n, Wv n);  h += Wdown gelu(Wup n),  n a norm of h
 
-#include <fmt/format.h>
-
-#include <bit>
-#include <cmath>
-
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
 
@@ -27,19 +22,18 @@ class Mpt : public Decoder {
   SizeFields size_fields() const override { return {.layers = "n_layers", .hidden = "d_model", .heads = "n_heads", .positions = "max_seq_len"}; }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    if (m.hidden_size % m.num_heads != 0) fields.refuse("d_model", fmt::format("is {}, which is not a multiple of n_heads", m.hidden_size));
-    m.head_size = m.hidden_size / m.num_heads;
+    split_heads(fields, m, "d_model", "n_heads");
     fields.only("expansion_ratio", 4);  // transformers computes with 4, whatever this says
     m.ffn_size = 4 * m.hidden_size;
     m.activation = Activation::kGelu;
-    read_layer_norm(fields, m, false, "layer_norm_epsilon", 1e-5);
+    read_layer_norm(fields, m, false, "layer_norm_epsilon");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
     fields.only("no_bias", true);
     fields.only("logit_scale", nullptr);
     fields.only("embedding_fraction", 1.0);
     fields.only("norm_type", "low_precision_layernorm");
     // With ALiBi there are no learned positions, whatever this says. The others are of training.
-    fields.harmless({"learned_pos_emb", "init_device", "init_config", "verbose", "resid_pdrop", "emb_pdrop", "use_cache"});
+    fields.harmless({"learned_pos_emb", "init_device", "init_config", "verbose", "emb_pdrop"});
     read_attention(fields, m);
   }
 
@@ -75,17 +69,8 @@ class Mpt : public Decoder {
     attention.harmless({"_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "torch_dtype", "id2label", "label2id", "output_attentions", "output_hidden_states",
                         "problem_type", "return_dict", "transformers_version"});
     if (attention.find("softmax_scale")) m.attention_scale = static_cast<float>(attention.positive("softmax_scale", 1e9));
-    const double most = attention.positive_or("alibi_bias_max", 8, 1e9);
+    m.alibi_slopes = alibi_slopes(m.num_heads, attention.positive_or("alibi_bias_max", 8, 1e9));
     attention.finish();
-    // Of the next power of two heads: every other one, then those between.
-    const auto power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(m.num_heads)));
-    auto slope = [&](int64_t i) { return static_cast<float>(std::exp2(-most * static_cast<double>(i + 1) / static_cast<double>(power))); };
-    if (power == m.num_heads) {
-      for (int64_t i = 0; i < power; ++i) m.alibi_slopes.push_back(slope(i));
-      return;
-    }
-    for (int64_t start : {1, 0})
-      for (int64_t i = start; i < power && std::ssize(m.alibi_slopes) < m.num_heads; i += 2) m.alibi_slopes.push_back(slope(i));
   }
 };
 

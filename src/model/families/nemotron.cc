@@ -16,19 +16,14 @@ class Nemotron : public Decoder {
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     read_heads(fields, m);
-    m.ffn_size = fields.integer("intermediate_size", 1, 1 << 24);
-    m.activation = read_activation(fields, "hidden_act", "relu2");
-    read_layer_norm(fields, m, true, "norm_eps", 1e-5);
+    read_ungated(fields, m, "hidden_act", "relu2");
+    read_layer_norm(fields, m, true, "norm_eps");
     m.norm_offset = 1;
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
     m.mlp_bias = fields.flag_or("mlp_bias", false);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.5})};
-    set_all_blocks(m, 0, 0);
-  }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+    set_all_blocks(m);
   }
 };
 

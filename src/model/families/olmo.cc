@@ -27,12 +27,12 @@ class Olmo : public Decoder {
     m.qk_norm = QkNorm::kWhole;
     if (m.model_type == "olmo2") {
       m.ropes = {read_rope(fields, m)};
-      return set_all_blocks(m, 0, 0);
+      return set_all_blocks(m);
     }
-    const int64_t window = fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : 4096, 1, 1 << 30);
+    const int64_t window = read_window(fields, 4096);
     const std::vector<bool> windowed = read_layer_types(fields, m, window, [](int64_t block) { return (block + 1) % 4 != 0; });
     m.ropes = {read_rope(fields, m, {.theta = 5e5, .layer_type = "full_attention"}), read_rope(fields, m, {.theta = 5e5, .layer_type = "sliding_attention"})};
-    for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, windowed[i] ? 1 : 0};
+    set_blocks(m, windowed, window, 1, 0);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {

@@ -1,8 +1,6 @@
 // OPT (Zhang et al. 2022): learned positions with an offset of 2, LayerNorm, biases everywhere, ReLU. opt-350m normalizes after
 // the residual sum instead of before, has no final norm, and projects its narrower embeddings in and out.
 
-#include <fmt/format.h>
-
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
 
@@ -23,9 +21,7 @@ class Opt : public Architecture {
   }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    if (m.hidden_size % m.num_heads != 0)
-      fields.refuse("hidden_size", fmt::format("is {}, which is not a multiple of num_attention_heads", m.hidden_size));
-    m.head_size = m.hidden_size / m.num_heads;
+    split_heads(fields, m, "hidden_size", "num_attention_heads");
     m.norm = NormKind::kLayer;
     m.norm_bias = true;
     m.ffn_size = fields.integer("ffn_dim", 1, 1 << 24);
@@ -38,7 +34,6 @@ class Opt : public Architecture {
     m.norm_epsilon = 1e-5f;  // LayerNorm's own default; OPT has no field for it
     fields.only("enable_bias", true);
     fields.only("layer_norm_elementwise_affine", true);
-    fields.harmless({"dropout", "activation_dropout", "layerdrop", "init_std"});
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {

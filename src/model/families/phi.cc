@@ -20,14 +20,13 @@ class Phi : public Decoder {
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     read_heads(fields, m);
-    m.ffn_size = fields.integer("intermediate_size", 1, 1 << 24);
-    m.activation = read_activation(fields, "hidden_act", "gelu_new");
-    read_layer_norm(fields, m, true, "layer_norm_eps", 1e-5);
+    read_ungated(fields, m, "hidden_act", "gelu_new");
+    read_layer_norm(fields, m, true, "layer_norm_eps");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.parallel = true;
     fields.only("qk_layernorm", false);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.5})};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
@@ -42,9 +41,7 @@ class Phi : public Decoder {
         .linear(Role::kDown, "mlp.fc2", D, m.ffn_size, true);
   }
   std::vector<WantedWeight> head(const ModelConfig& m) const override {
-    std::vector<WantedWeight> weights = WeightList(m, "").norm(Role::kFinalNorm, "final_layernorm");
-    weights.push_back(WantedWeight::vector("lm_head.bias", m.vocab_size, Role::kOutputBias));
-    return weights;
+    return WeightList(m, "").norm(Role::kFinalNorm, "final_layernorm").add(WantedWeight::vector("lm_head.bias", m.vocab_size, Role::kOutputBias));
   }
 };
 

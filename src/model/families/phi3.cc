@@ -24,11 +24,11 @@ class Phi3 : public Decoder {
     for (const char* name : {"attention_bias", "mlp_bias", "lm_head_bias"}) fields.only(name, false);
     for (const char* name : {"full_attn_mod", "interpolate_factor"}) fields.only(name, 1);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .original = 4096, .su_is_longrope = true})};
-    set_all_blocks(m, fields.integer_or("sliding_window", 0, 1, 1 << 30), 0);
+    set_all_blocks(m, read_window(fields, 0));
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    const int64_t D = m.hidden_size, QH = m.num_heads * m.head_size, KH = m.num_kv_heads * m.head_size, all = QH + 2 * KH, FF = m.ffn_size;
+    const int64_t D = m.hidden_size, QH = m.num_heads * m.head_size, KH = m.num_kv_heads * m.head_size, all = QH + 2 * KH;
     return WeightList(m, layer_start(index))
         .norm(Role::kNorm1, "input_layernorm")
         .part(Role::kQ, "self_attn.qkv_proj", 0, QH, all, D, false)
@@ -36,9 +36,7 @@ class Phi3 : public Decoder {
         .part(Role::kV, "self_attn.qkv_proj", QH + KH, KH, all, D, false)
         .linear(Role::kO, "self_attn.o_proj", D, QH, false)
         .norm(Role::kNorm2, "post_attention_layernorm")
-        .part(Role::kGate, "mlp.gate_up_proj", 0, FF, 2 * FF, D, false)
-        .part(Role::kUp, "mlp.gate_up_proj", FF, FF, 2 * FF, D, false)
-        .linear(Role::kDown, "mlp.down_proj", D, FF, false);
+        .fused_feed_forward();
   }
 };
 

@@ -24,11 +24,7 @@ class SeedOss : public Decoder {
     m.mlp_bias = fields.flag_or("mlp_bias", false);
     fields.only("pretraining_tp", 1);
     m.ropes = {read_rope(fields, m)};
-    set_all_blocks(m, 0, 0);
-  }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+    set_all_blocks(m);
   }
 };
 

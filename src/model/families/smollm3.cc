@@ -26,13 +26,9 @@ class SmolLm3 : public Decoder {
     fields.harmless({"pretraining_tp"});  // of training in parallel
     m.ropes = {read_rope(fields, m, {.theta = 2e6})};
     const std::vector<bool> turns = read_turning_layers(fields, m);
-    const int64_t wide = fields.integer_or("sliding_window", 0, 1, 1 << 30), window = fields.flag_or("use_sliding_window", false) ? wide : 0;
+    const int64_t wide = read_window(fields, 0), window = fields.flag_or("use_sliding_window", false) ? wide : 0;
     const std::vector<bool> windowed = read_layer_types(fields, m, window, [&](int64_t block) { return window > 0 && !turns[static_cast<size_t>(block)]; });
     for (size_t i = 0; i < windowed.size(); ++i) m.attention[i] = {windowed[i] ? window : 0, turns[i] ? 0 : -1};
-  }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
   }
 
  private:

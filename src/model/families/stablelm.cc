@@ -19,13 +19,13 @@ class StableLm : public Decoder {
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     read_heads(fields, m, 0, 32);
     read_gated(fields, m);
-    read_layer_norm(fields, m, true, "layer_norm_eps", 1e-5);
+    read_layer_norm(fields, m, true, "layer_norm_eps");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = fields.flag_or("use_qkv_bias", false);
     m.parallel = fields.flag_or("use_parallel_residual", false);
     fields.only("qk_layernorm", false);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.25})};
-    set_all_blocks(m, 0, 0);
+    set_all_blocks(m);
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {

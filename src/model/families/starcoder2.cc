@@ -18,16 +18,15 @@ class Starcoder2 : public Decoder {
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     read_heads(fields, m, 0, 2);
-    m.ffn_size = fields.integer("intermediate_size", 1, 1 << 24);
-    m.activation = read_activation(fields, "hidden_act", "gelu_pytorch_tanh");
-    read_layer_norm(fields, m, true, "norm_epsilon", 1e-5);
+    read_ungated(fields, m, "hidden_act", "gelu_pytorch_tanh");
+    read_layer_norm(fields, m, true, "norm_epsilon");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
     m.qkv_bias = m.output_bias = m.mlp_bias = fields.flag_or("use_bias", true);
     // Told to other programs alone: what the code computes is what it is.
     fields.only("norm_type", "layer_norm");
     fields.only("mlp_type", "default");
     m.ropes = {read_rope(fields, m)};
-    set_all_blocks(m, fields.integer_or("sliding_window", 0, 1, 1 << 30), 0);
+    set_all_blocks(m, read_window(fields, 0));
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {

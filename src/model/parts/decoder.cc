@@ -14,6 +14,10 @@ std::span<const std::string_view> Decoder::prefixes() const {
 
 std::vector<WantedWeight> Decoder::embed(const ModelConfig& m) const { return {WantedWeight::table("embed_tokens.weight", m.vocab_size, m.hidden_size)}; }
 
+std::vector<WantedWeight> Decoder::block(const ModelConfig& m, int64_t index) const {
+  return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+}
+
 std::vector<WantedWeight> Decoder::head(const ModelConfig& m) const { return WeightList(m, "").norm(Role::kFinalNorm, "norm"); }
 
 void Decoder::forward_embed(const LayerContext& c, const EmbedScratch&) const {
