@@ -35,19 +35,20 @@ class OneRequest : public RequestSource, public CompletionSink {
   std::optional<Request> next() override { return std::exchange(request_, std::nullopt); }
   int64_t remaining() const override { return request_ ? 1 : 0; }
   bool follows_text() const override { return writes_; }
-  void add_text(int64_t, std::string_view text) override {
+  void follow(const Completion&, std::string_view text) override { add_text(text); }
+  void accept(Completion given) override {
+    completion = std::move(given);
+    if (writes_) add_text(completion.text);
+  }
+  Completion completion;
+
+ private:
+  void add_text(std::string_view text) {
     if (text.size() <= written_) return;
     if (written_ == 0) before_text_();
     write_result(text.substr(written_));
     written_ = text.size();
   }
-  void accept(Completion given) override {
-    completion = std::move(given);
-    if (writes_) add_text(completion.key, completion.text);
-  }
-  Completion completion;
-
- private:
   std::optional<Request> request_;
   bool writes_;
   std::function<void()> before_text_;

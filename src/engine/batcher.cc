@@ -34,9 +34,16 @@ std::optional<double> Batcher::answer_share() const {
   return std::min(1.0, static_cast<double>(counters_.answer_tokens) / static_cast<double>(most));
 }
 
-bool Batcher::finished() {
+bool Batcher::idle() const {
   if (active_ > 0 || waiting_ || source_.remaining() > 0) return false;
   return std::all_of(batches_.begin(), batches_.end(), [](const MicroBatch& batch) { return !batch.plan; });
+}
+
+bool Batcher::finished() {
+  if (!idle()) return false;
+  if (!source_.is_open()) return true;
+  source_.wait();
+  return idle() && !source_.is_open();
 }
 
 void Batcher::settle() {
@@ -50,6 +57,7 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
     batch.plan->done.wait();
     take_results(batch);
   }
+  drop_cancelled(batch);
   refill(batch);
 
   auto plan = std::make_shared<BatchPlan>();
@@ -168,7 +176,7 @@ void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& resu
   const auto generated = static_cast<int64_t>(completion.tokens.size());
   if (slot.request.ends_after > 0 && generated >= slot.request.ends_after) finish(batch, slot, FinishReason::kStop);
   else if (generated >= params.max_tokens) finish(batch, slot, FinishReason::kLength);
-  else if (slot.text && sink_.follows_text()) sink_.add_text(completion.key, slot.text->settled());
+  else if (slot.text && sink_.follows_text()) sink_.follow(completion, slot.text->settled());
 }
 
 void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
@@ -176,14 +184,30 @@ void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
   slot.completion.reason = reason;
   slot.active = false;
   --active_;
-  ++counters_.sequences;
-  counters_.answer_tokens += static_cast<int64_t>(slot.completion.tokens.size());
-  counters_.answer_max_tokens += slot.request.params.max_tokens;
+  if (reason != FinishReason::kCancelled) {
+    ++counters_.sequences;
+    counters_.answer_tokens += static_cast<int64_t>(slot.completion.tokens.size());
+    counters_.answer_max_tokens += slot.request.params.max_tokens;
+  }
   prefixes_.give_back(slot.prefix);
   batch.pool.give_back({slot.pages.begin() + std::ssize(slot.prefix.pages), slot.pages.end()});
   Completion completion = std::move(slot.completion);
   slot = Slot{};
   sink_.accept(std::move(completion));
+}
+
+void Batcher::drop_cancelled(MicroBatch& batch) {
+  if (waiting_ && source_.is_cancelled(waiting_->key)) {
+    Completion completion{.key = waiting_->key, .reason = FinishReason::kCancelled};
+    waiting_.reset();
+    sink_.accept(std::move(completion));
+  }
+  for (Slot& slot : batch.slots) {
+    if (!slot.active || !source_.is_cancelled(slot.request.key)) continue;
+    // Others may wait for pages that it was to fill.
+    if (slot.past < std::ssize(slot.prefix.pages) * cache_.geometry.page_tokens) continue;
+    finish(batch, slot, FinishReason::kCancelled);
+  }
 }
 
 int64_t Batcher::pages_for(const Request& request) const {

@@ -1,6 +1,7 @@
 #pragma once
 // Batcher: the slots, and what each does in a step. Takes requests from the source as slots fall free (nothing waits for a
-// whole block to end), mixes prompt chunks with generated tokens, and hands finished sequences to the sink.
+// whole block to end), mixes prompt chunks with generated tokens, and hands finished sequences to the sink. A source may be open: then the batcher sleeps
+// while there is nothing to do, and what comes in meanwhile enters at the next step.
 // Host thread only; counters may be read from any thread.
 
 #include <atomic>
@@ -25,9 +26,16 @@ namespace flexgen {
 class RequestSource {
  public:
   virtual ~RequestSource() = default;
+  /// Nothing: there is none now, and unless it is_open() there will be none.
   virtual std::optional<Request> next() = 0;
-  /// How many next() will still give.
+  /// How many next() will still give; of an open source, how many it has now.
   virtual int64_t remaining() const = 0;
+  /// Whether requests may come that are not there yet.
+  virtual bool is_open() const { return false; }
+  /// Of an open source: blocks until it has a request, or is open no more. Called when nothing is under way.
+  virtual void wait() {}
+  /// Whether nobody waits for this request any more. Asked at each step of all that are under way; one that is cancelled goes to the sink as kCancelled.
+  virtual bool is_cancelled(int64_t /*key*/) const { return false; }
   /// Sequences of the same job that earlier runs have done; for progress alone.
   virtual int64_t done_before() const { return 0; }
 };
@@ -36,10 +44,10 @@ class CompletionSink {
  public:
   virtual ~CompletionSink() = default;
   virtual void accept(Completion completion) = 0;
-  /// Whether add_text() is to be called.
+  /// Whether follow() is to be called.
   virtual bool follows_text() const { return false; }
-  /// The text so far of the answer to the request `key`, as far as it will stay as it is; after each token but the last.
-  virtual void add_text(int64_t /*key*/, std::string_view /*text*/) {}
+  /// An answer that is under way, after each token but the last: its key, tokens and logprobs, and its text as far as that will stay as it is.
+  virtual void follow(const Completion& /*so_far*/, std::string_view /*text*/) {}
 };
 
 struct TokenCounters {
@@ -56,7 +64,10 @@ class Batcher : public StepSource {
           std::span<float> logit_store, RequestSource& source, CompletionSink& sink);
 
   std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) override;
+  /// Where nothing is left to do and the source is open, waits for it.
   bool finished() override;
+  /// Whether nothing is under way, and the source has nothing now.
+  bool idle() const;
   /// Takes the results of all plans that are done; for the end of a run that was stopped.
   void settle();
   /// From the next step on at most so many tokens a micro-batch and step, and so many sequences a micro-batch: no more than the policy's, whose memory
@@ -97,6 +108,8 @@ class Batcher : public StepSource {
   void take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result);
   void finish(MicroBatch& batch, Slot& slot, FinishReason reason);
   void refill(MicroBatch& batch);
+  /// Frees the slots that nobody waits for any more.
+  void drop_cancelled(MicroBatch& batch);
   /// False, and nothing has changed, if there are too few pages.
   bool start(MicroBatch& batch, Slot& slot);
   int64_t pages_for(const Request& request) const;

@@ -370,9 +370,9 @@ class WatchedSink : public CompletionSink {
     sink_.accept(std::move(completion));
   }
   bool follows_text() const override { return sink_.follows_text(); }
-  void add_text(int64_t key, std::string_view text) override {
+  void follow(const Completion& so_far, std::string_view text) override {
     watch_.check_bytes();
-    sink_.add_text(key, text);
+    sink_.follow(so_far, text);
   }
 
  private:
@@ -411,6 +411,9 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
       LeadSteps steps(batcher, options_.stages, stop);
       report = run_steps(steps, std::atomic<bool>{false});
       steps.settle();
+    } else if (source.is_open()) {  // what comes is not known, so there is no rest to plan anew
+      report = run_steps(batcher, stop);
+      batcher.settle();
     } else {
       WatchedSteps steps(batcher, source, *model_, hardware_, precision(), policy_, workload_, lanes_);
       report = run_steps(steps, stop);
@@ -425,7 +428,7 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
   report.prompt_tokens = batcher.counters().prompt_tokens;
   report.shared_prompt_tokens = batcher.counters().shared_prompt_tokens;
   report.generated_tokens = batcher.counters().generated_tokens;
-  report.stopped = !batcher.finished();
+  report.stopped = !batcher.idle();
   if (!report.stopped) watch_->check_names(checkpoint_files_.size());
   return report;
 }

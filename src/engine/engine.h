@@ -127,7 +127,7 @@ class Engine {
   Lanes& lanes() { return lanes_; }
   WeightStore& weights() { return *weights_; }
 
-  /// Serves every request of the source. `stop` ends the run after the step under way. After prepare().
+  /// Serves every request of the source; while an open one has none, it sleeps. `stop` ends the run after the step under way (an open source must be closed too). After prepare().
   /// First stage: with all others.
   RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop);
   /// Later stages: does what the first stage's prepare() and run() ask for, until it calls dismiss(). The report is of the last run.

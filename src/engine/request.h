@@ -92,6 +92,7 @@ enum class FinishReason {
   kStop,
   kLength,
   kNotFinite,  ///< logits were NaN or infinite: there is no answer
+  kCancelled,  ///< RequestSource::is_cancelled(): what there was of it until then
 };
 
 struct Completion {

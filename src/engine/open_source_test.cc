@@ -1,0 +1,237 @@
+// An open source: requests that come one by one while others run, in any order, some of them given up, have the tokens that they have in a batch.
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "base/units.h"
+#include "engine/engine.h"
+#include "engine/list_source.h"
+#include "engine/test_params.h"
+#include "io/test_folder.h"
+#include "model/dummy_checkpoint.h"
+
+namespace flexgen::open_source_test {
+namespace {
+
+const char* kConfig = R"({"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
+  "num_key_value_heads": 2, "intermediate_size": 176, "vocab_size": 331, "max_position_embeddings": 256, "hidden_act": "silu",
+  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})";
+
+EngineOptions options_of_test() {
+  EngineOptions options;
+  options.model_directory = process_folder() + "/open-source";
+  ensure_dummy_checkpoint(options.model_directory, kConfig, DType::kBF16, 17, nullptr);
+  options.load_tokenizer = false;
+  options.budgets = {512 * kMiB, 0};
+  options.threads = 2;
+  return options;
+}
+
+class Answers : public CompletionSink {
+ public:
+  void accept(Completion completion) override { EXPECT_TRUE(of.emplace(completion.key, std::move(completion)).second); }
+  std::map<int64_t, Completion> of;
+};
+
+/// What other threads put into it.
+class Door : public RequestSource {
+ public:
+  std::optional<Request> next() override {
+    std::lock_guard guard(mutex_);
+    if (requests_.empty()) return std::nullopt;
+    Request request = std::move(requests_.front());
+    requests_.pop_front();
+    return request;
+  }
+  int64_t remaining() const override {
+    std::lock_guard guard(mutex_);
+    return std::ssize(requests_);
+  }
+  bool is_open() const override {
+    std::lock_guard guard(mutex_);
+    return open_;
+  }
+  void wait() override {
+    std::unique_lock lock(mutex_);
+    ++waits_;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !requests_.empty() || !open_; });
+  }
+  bool is_cancelled(int64_t key) const override {
+    std::lock_guard guard(mutex_);
+    return cancelled_.contains(key);
+  }
+  void put(Request request) {
+    std::lock_guard guard(mutex_);
+    requests_.push_back(std::move(request));
+    changed_.notify_all();
+  }
+  void cancel(int64_t key) {
+    std::lock_guard guard(mutex_);
+    cancelled_.insert(key);
+  }
+  void close() {
+    std::lock_guard guard(mutex_);
+    open_ = false;
+    changed_.notify_all();
+  }
+  /// Until the engine has fallen asleep so many times.
+  void await_waits(int64_t count) {
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(30), [&] { return waits_ >= count; }));
+  }
+  int64_t waits() const {
+    std::lock_guard guard(mutex_);
+    return waits_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Request> requests_;
+  std::set<int64_t> cancelled_;
+  bool open_ = true;
+  int64_t waits_ = 0;
+};
+
+/// Gives requests up, each after it was asked for so many times.
+class GivingUp : public ListSource {
+ public:
+  GivingUp(std::vector<Request> requests, std::map<int64_t, int> patience) : ListSource(std::move(requests)), patience_(std::move(patience)) {}
+  bool is_cancelled(int64_t key) const override {
+    const auto found = patience_.find(key);
+    return found != patience_.end() && found->second-- <= 0;
+  }
+
+ private:
+  mutable std::map<int64_t, int> patience_;
+};
+
+std::map<int64_t, Completion> answers_in_batch(const std::vector<Request>& requests) {
+  Engine engine(options_of_test());
+  engine.prepare(workload_of(requests));
+  ListSource source(requests);
+  Answers answers;
+  std::atomic<bool> stop{false};
+  engine.run(source, answers, stop);
+  return std::move(answers.of);
+}
+
+void expect_same(const Completion& expected, const Completion& actual) {
+  EXPECT_EQ(actual.tokens, expected.tokens) << "request " << expected.key;
+  EXPECT_EQ(actual.reason, expected.reason) << "request " << expected.key;
+  ASSERT_EQ(actual.logprobs.size(), expected.logprobs.size());
+  for (size_t i = 0; i < expected.logprobs.size(); ++i) EXPECT_EQ(actual.logprobs[i].top, expected.logprobs[i].top) << "request " << expected.key;
+}
+
+/// Slots for a few of the requests alone, and steps that take a piece of a long prompt.
+EngineOptions narrow_options(std::mt19937& random) {
+  EngineOptions options = options_of_test();
+  options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 3);
+  options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 2);
+  options.policy.max_rows = 8;
+  options.policy.weights = Fractions{0, 0.5, 0.5};
+  return options;
+}
+
+TEST(OpenSource, RequestsThatComeAsTheyLikeHaveTheTokensOfTheBatch) {
+  std::mt19937 random(71);
+  for (int round = 0; round < 6; ++round) {
+    const std::vector<Request> requests = related_requests(random, 24, 16);
+    const auto expected = answers_in_batch(requests);
+    Engine engine(narrow_options(random));
+    engine.prepare(workload_of(requests));
+    Door door;
+    Answers answers;
+    std::vector<Request> shuffled = requests;
+    std::shuffle(shuffled.begin(), shuffled.end(), random);
+    std::vector<int> pauses_us(shuffled.size());
+    for (int& pause : pauses_us) pause = random() % 3 == 0 ? static_cast<int>(random() % 20'000) : 0;
+    std::thread clients([&] {
+      for (size_t i = 0; i < shuffled.size(); ++i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(pauses_us[i]));
+        door.put(shuffled[i]);
+        if (shuffled[i].key % 4 == 0) door.cancel(shuffled[i].key);  // before it begins, or under way
+      }
+      door.close();
+    });
+    std::atomic<bool> stop{false};
+    const RunReport report = engine.run(door, answers, stop);
+    clients.join();
+    EXPECT_FALSE(report.stopped);
+    ASSERT_EQ(answers.of.size(), requests.size());
+    for (const auto& [key, completion] : answers.of)
+      if (completion.reason != FinishReason::kCancelled) expect_same(expected.at(key), completion);
+      else EXPECT_EQ(key % 4, 0);
+  }
+}
+
+TEST(OpenSource, WithNothingToDoTheEngineSleepsUntilSomethingComes) {
+  std::mt19937 random(72);
+  const std::vector<Request> requests = related_requests(random, 3, 16);
+  const auto expected = answers_in_batch(requests);
+  Engine engine(options_of_test());
+  engine.prepare(workload_of(requests));
+  Door door;
+  Answers answers;
+  std::thread client([&] {
+    for (const Request& request : requests) {
+      const int64_t slept = request.key + 1;
+      door.await_waits(slept);
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      EXPECT_EQ(door.waits(), slept) << "it wakes for nothing";
+      door.put(request);
+    }
+    door.await_waits(std::ssize(requests) + 1);
+    door.close();
+  });
+  std::atomic<bool> stop{false};
+  engine.run(door, answers, stop);
+  client.join();
+  ASSERT_EQ(answers.of.size(), requests.size());
+  for (const auto& [key, completion] : answers.of) expect_same(expected.at(key), completion);
+}
+
+TEST(OpenSource, WhoIsGivenUpFreesItsSlotAndChangesNoOther) {
+  std::mt19937 random(73);
+  for (int round = 0; round < 12; ++round) {
+    std::vector<Request> requests = related_requests(random, 20, 16);
+    const auto expected = answers_in_batch(requests);
+    Engine engine(narrow_options(random));
+    const Workload workload = share_prefixes(requests, CacheLayout::page_tokens(engine.model(), engine.kv_dtype()));  // so that some wait for others' pages
+    std::map<int64_t, int> patience;
+    for (const Request& request : requests)
+      if (random() % 3 == 0) patience[request.key] = static_cast<int>(random() % 6);
+    engine.prepare(workload);
+    GivingUp source(requests, patience);
+    Answers answers;
+    std::atomic<bool> stop{false};
+    const RunReport report = engine.run(source, answers, stop);
+    EXPECT_FALSE(report.stopped);
+    ASSERT_EQ(answers.of.size(), requests.size());
+    int64_t given_up = 0;
+    for (const auto& [key, completion] : answers.of) {
+      if (completion.reason != FinishReason::kCancelled) {
+        expect_same(expected.at(key), completion);
+        continue;
+      }
+      ++given_up;
+      EXPECT_TRUE(patience.contains(key));
+      const std::vector<int32_t>& whole = expected.at(key).tokens;  // it ends where it was
+      ASSERT_LE(completion.tokens.size(), whole.size());
+      EXPECT_TRUE(std::equal(completion.tokens.begin(), completion.tokens.end(), whole.begin()));
+    }
+    EXPECT_EQ(report.sequences, std::ssize(requests) - given_up);
+    EXPECT_GT(given_up, 0);
+  }
+}
+
+}  // namespace
+}  // namespace flexgen::open_source_test
