@@ -4,7 +4,7 @@ set -euo pipefail
 
 packages=(
   build-essential cmake ninja-build pkg-config
-  libdnnl-dev libhwy-dev liburing-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev libspdlog-dev libfmt-dev
+  libdnnl-dev libhwy-dev liburing-dev nlohmann-json3-dev libcli11-dev libtomlplusplus-dev libcpp-httplib-dev libspdlog-dev libfmt-dev
   libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev libzstd-dev coinor-libclp-dev libgtest-dev libgmock-dev libbenchmark-dev python3
   libopenmpi-dev openmpi-bin
 )

@@ -427,6 +427,38 @@ std::string parse_custom_id(const Json& object, bool needed) {
   return id->get<std::string>();
 }
 
+constexpr std::string_view url_of(Endpoint endpoint) { return endpoint == Endpoint::kChat ? kChatUrl : kTextUrl; }
+
+void check_endpoint_is(Endpoint endpoint, const ModelLimits& limits) {
+  if (limits.endpoint && *limits.endpoint != endpoint)
+    refuse("unsupported_endpoint", "url", fmt::format("the line is for {}, but the batch for {}", url_of(endpoint), url_of(*limits.endpoint)));
+}
+
+/// Errors name the body's fields as they are where nothing stands around it.
+void take_path_off(Refusal* refusal, const char* what) {
+  for (std::string* text : {&refusal->param, &refusal->message})
+    if (text->starts_with(kBodyPath)) text->erase(0, kBodyPath.size());
+  if (refusal->message.starts_with("body has")) refusal->message.replace(0, 4, what);
+}
+
+/// What the body says of the way of handing over, which is then left out of it.
+void take_streaming(Json& json, CallBody* call) {
+  const LineBody body(json);
+  call->stream = body.flag("stream");
+  if (const Json* options = body.find("stream_options")) {
+    if (!call->stream) refuse_value("body.stream_options", "is there, and stream is not true; give both");
+    if (!options->is_object()) refuse_value("body.stream_options", "must be an object, not " + shown_value(*options));
+    for (const auto& [name, value] : options->items()) {
+      const bool known = name == "include_usage" || name == "include_obfuscation" || name == "continuous_usage_stats";
+      if (!known) refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options has the field {}, which is not known", quote_text(name)));
+      if (!value.is_boolean()) refuse_value("body.stream_options", fmt::format("has {} for {}; it must be true or false", shown_value(value), quote_text(name)));
+      if (name != "include_usage" && value == true) refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options: {} is not supported; leave it out", quote_text(name)));
+    }
+    call->stream_usage = LineBody(*options).flag("include_usage");
+  }
+  for (const char* name : {"stream", "stream_options"}) json.erase(name);
+}
+
 Endpoint check_endpoint(const Json& json) {
   for (const auto& [name, value] : json.items())
     if (name != "custom_id" && name != "method" && name != "url" && name != "body")
@@ -461,14 +493,30 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
       custom_id = parse_custom_id(parsed.line, true);
       endpoint = check_endpoint(parsed.line);
     }
+    check_endpoint_is(endpoint, limits);
     return parse_body(std::move(parsed), custom_id, endpoint, limits);
   } catch (Refusal& refusal) {
-    if (bare) {
-      for (std::string* text : {&refusal.param, &refusal.message})
-        if (text->starts_with(kBodyPath)) text->erase(0, kBodyPath.size());
-      if (refusal.message.starts_with("body has")) refusal.message.replace(0, 4, "the line");
-    }
+    if (bare) take_path_off(&refusal, "the line");
     return LineError{custom_id, refusal.code, refusal.message, refusal.param};
+  }
+}
+
+std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits) {
+  try {
+    LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
+    if (!alone.syntax_error.empty()) refuse("invalid_json", "", alone.syntax_error);
+    if (!alone.line.is_object()) refuse("invalid_json", "", "the body is not a JSON object");
+    LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
+    check_json(parsed);
+    CallBody call;
+    Json& json = parsed.line["body"];
+    take_streaming(json, &call);
+    if (const Json* model = LineBody(json).find("model"); model && model->is_string()) call.model = model->get<std::string>();
+    call.request = parse_body(std::move(parsed), std::move(name), endpoint, limits);
+    return call;
+  } catch (Refusal& refusal) {
+    take_path_off(&refusal, "the body");
+    return LineError{"", refusal.code, refusal.message, refusal.param};
   }
 }
 

@@ -19,6 +19,8 @@
 
 namespace flexgen {
 
+enum class Endpoint;
+
 /// What a request may ask of the model.
 struct ModelLimits {
   int64_t vocab_size = 0;
@@ -28,6 +30,7 @@ struct ModelLimits {
   std::shared_ptr<const ChatTemplate> chat = nullptr;  ///< null: conversations are refused, but for planning
   std::string no_chat = "";  ///< why there is none, where more can be said than that the model has none
   std::time_t now = 0;       ///< the time that a chat template may tell
+  std::optional<Endpoint> endpoint = std::nullopt;  ///< the one that all lines must be for; nothing: lines say
 
   /// Whether texts have tokens, counted or real.
   bool has_text() const { return tokenizer || text_bytes_per_token > 0; }
@@ -87,6 +90,16 @@ struct LineError {
 
 /// A request of OpenAI's batch format, or its body alone ({"prompt": ...}, with or without a custom_id beside it).
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits);
+
+/// The body of a call: that of a line, and how its answer is to be handed over.
+struct CallBody {
+  BatchRequest request;
+  std::string model;          ///< as the call names it; empty: it does not
+  bool stream = false;        ///< piece by piece
+  bool stream_usage = false;  ///< with the tokens at the end
+};
+/// `name`: stands where a line has its custom_id; unless the body has a seed, the call's is seed_of(name).
+std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits);
 
 /// Of a line that is good, the custom_id as it is written; empty if it has none. Without looking at its prompts.
 std::string custom_id_of(std::string_view line);

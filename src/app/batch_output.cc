@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -102,8 +103,9 @@ void write_ids(std::span<const int32_t> ids, const WritePiece& write) {
   pieces.finish();
 }
 
-/// The logprobs of the prompt, if it is echoed, and of the answer.
-std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion) {
+/// The logprobs of the prompt, if it is echoed, and of the answer, whose text goes from `begin` to `end`.
+std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion, int64_t begin,
+                                  int64_t end) {
   const bool skip = request.params.skip_special_tokens;
   std::vector<Stretch> stretches;
   std::vector<int64_t> offsets;
@@ -115,15 +117,15 @@ std::vector<Stretch> stretches_of(const RecordContext& context, const BatchReque
   std::vector<int32_t> tokens;
   for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
   offsets = context.tokenizer ? text_offsets(*context.tokenizer, tokens, skip) : std::vector<int64_t>();
-  stretches.push_back(stretch_of(completion.logprobs, std::string::npos, offsets, prompt_characters, prompt_characters + count_characters(completion.text)));
+  stretches.push_back(stretch_of(completion.logprobs, std::string::npos, offsets, begin, end));
   return stretches;
 }
 
-/// What comes behind an answer's text and logprobs, in either form.
+/// What comes behind an answer's text and logprobs, in either form. `reason`: null if the answer goes on.
 void write_rest_of_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const char* reason, const WritePiece& write) {
   // As vLLM has it: what of the request ended the answer; null for the model's own end tokens.
   const Json stop_reason = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
-  write(fmt::format(R"(,"finish_reason":"{}","stop_reason":)", reason));
+  write(fmt::format(R"(,"finish_reason":{},"stop_reason":)", reason ? fmt::format("\"{}\"", reason) : "null"));
   write(json_text(stop_reason));
   if (request.gives_token_ids) {
     write(R"(,"token_ids":)");
@@ -147,53 +149,93 @@ void write_choice(const RecordContext& context, const BatchRequest& request, con
   write_unnumbered_choice(context, request, prompt, completion, write);
 }
 
+namespace {
+
+std::string echo_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt) {
+  if (!request.params.echo || !prompt.text.empty() || !context.tokenizer) return request.params.echo ? prompt.text : "";
+  return context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
+}
+
+void write_logprobs_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion, int64_t begin, int64_t end,
+                       const WritePiece& write) {
+  write(R"(,"logprobs":)");
+  if (request.params.top_logprobs < 0) write("null");
+  else if (request.chat) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
+  else write_logprobs(context.tokenizer, stretches_of(context, request, prompt, prompt_characters, completion, begin, end), write);
+}
+
+}  // namespace
+
+void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write) {
+  const std::string prompt_text = echo_of(context, request, prompt);
+  write(choice_front(piece.index));
+  if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
+  else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
+  const int64_t prompt_characters = count_characters(prompt_text);
+  write_logprobs_of(context, request, prompt, prompt_characters, piece.completion, prompt_characters + piece.characters_before, std::numeric_limits<int64_t>::max(), write);
+  write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
+}
+
 void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
   const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
   if (request.chat) {
     if (write_chat_message(request, completion, write)) reason = "tool_calls";
-    write(R"(,"logprobs":)");
-    if (request.params.top_logprobs >= 0) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
-    else write("null");
+    write_logprobs_of(context, request, prompt, 0, completion, 0, 0, write);
     write_rest_of_choice(context, request, prompt, completion, reason, write);
     return;
   }
-  std::string prompt_text;
-  if (request.params.echo) {
-    prompt_text = prompt.text;
-    if (prompt_text.empty() && context.tokenizer) prompt_text = context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
-  }
+  const std::string prompt_text = echo_of(context, request, prompt);
   write(R"(,"text":)");
   write(json_text(prompt_text + completion.text));
-  write(R"(,"logprobs":)");
-  if (request.params.top_logprobs >= 0) write_logprobs(context.tokenizer, stretches_of(context, request, prompt, count_characters(prompt_text), completion), write);
-  else write("null");
+  const int64_t prompt_characters = count_characters(prompt_text);
+  write_logprobs_of(context, request, prompt, prompt_characters, completion, prompt_characters, prompt_characters + count_characters(completion.text), write);
   write_rest_of_choice(context, request, prompt, completion, reason, write);
 }
 
-AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
-  std::string name = record_id_text(id);
-  std::string digits = name.substr(kRecordIdPrefix.size());
+namespace {
+
+Json usage_of(const LineUsage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens},
+          {"completion_tokens", usage.completion_tokens},
+          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+}
+
+Json body_without_choices(const RecordContext& context, const std::string& digits, const BatchRequest& request, const LineUsage& usage) {
   Json body;
   body["id"] = (request.chat ? "chatcmpl-" : "cmpl-") + digits;
   body["object"] = request.chat ? "chat.completion" : "text_completion";
   body["created"] = context.created_s;
   body["model"] = context.model_name;
   body["choices"] = Json::array();
-  body["usage"] = {{"prompt_tokens", usage.prompt_tokens},
-                   {"completion_tokens", usage.completion_tokens},
-                   {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-                   {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+  body["usage"] = usage_of(usage);
+  return body;
+}
 
+/// In a text the quotes would be escaped.
+AnswerFrame around_choices(const std::string& text) {
+  static constexpr std::string_view kChoices = R"("choices":[)";
+  const size_t at = text.find(kChoices) + kChoices.size();
+  return {text.substr(0, at), text.substr(at)};
+}
+
+}  // namespace
+
+std::string usage_json(const LineUsage& usage) { return json_text(usage_of(usage)); }
+
+AnswerFrame body_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
+  return around_choices(json_text(body_without_choices(context, record_id_text(id).substr(kRecordIdPrefix.size()), request, usage)));
+}
+
+AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
+  std::string name = record_id_text(id);
+  std::string digits = name.substr(kRecordIdPrefix.size());
   Json record;
   record["id"] = name;
   record["custom_id"] = request.custom_id;
-  record["response"] = {{"status_code", 200}, {"request_id", "req_" + digits}, {"body", std::move(body)}};
+  record["response"] = {{"status_code", 200}, {"request_id", "req_" + digits}, {"body", body_without_choices(context, digits, request, usage)}};
   record["error"] = nullptr;
-  // In a text the quotes would be escaped.
-  static constexpr std::string_view kChoices = R"("choices":[)";
-  const std::string text = to_line(record);
-  const size_t at = text.find(kChoices) + kChoices.size();
-  return {text.substr(0, at), text.substr(at)};
+  return around_choices(to_line(record));
 }
 
 std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,

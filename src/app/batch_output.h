@@ -26,14 +26,31 @@ void write_choice(const RecordContext& context, const BatchRequest& request, con
 /// The same without the index, which is written before it.
 void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write);
 
-/// What stands around the choices, which commas part, in the record of a line all of whose sequences are done. The record ends with '\n'.
-struct AnswerFrame {
-  std::string before, after;
-};
 /// Tokens of a line: of all its prompts, each once, of these what they have in common with prompts before them, and of all its answers.
 struct LineUsage {
   int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
 };
+
+/// A piece of a choice, as it is streamed.
+struct ChoicePiece {
+  const Completion& completion;   ///< what is new: text, tokens, logprobs
+  int64_t index = 0;              ///< of the choice
+  int64_t characters_before = 0;  ///< of the choice's text, where the logprobs' tokens begin
+  const char* reason = nullptr;   ///< null: it goes on
+  std::string_view delta = {};    ///< of a conversation: what is new of the message, as JSON
+};
+void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write);
+
+/// The usage of a body, as JSON.
+std::string usage_json(const LineUsage& usage);
+
+/// What stands around the choices, which commas part, in the record of a line all of whose sequences are done. The record ends with '\n'.
+struct AnswerFrame {
+  std::string before, after;
+};
+/// The same for the body alone, as a call gets it.
+AnswerFrame body_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage);
+
 /// Of the request its custom_id and whether it is a conversation's count.
 AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage);
 

@@ -30,7 +30,20 @@ Json entry_json(const Tokenizer* tokenizer, int32_t token, float logprob) {
   return {{"token", text}, {"logprob", logprob_json(logprob)}, {"bytes", std::move(bytes)}};
 }
 
+Json calls_of(const BatchRequest& request, const ChatAnswer& answer, bool numbered) {
+  Json calls = Json::array();
+  for (size_t i = 0; i < answer.calls.size(); ++i) {
+    Json call;
+    if (numbered) call["index"] = i;
+    call.update({{"id", call_id(request, answer.calls[i], i)}, {"type", "function"}, {"function", {{"name", answer.calls[i].name}, {"arguments", answer.calls[i].arguments}}}});
+    calls.push_back(std::move(call));
+  }
+  return calls;
+}
+
 }  // namespace
+
+std::string tool_calls_json(const BatchRequest& request, const ChatAnswer& answer, bool numbered) { return json_text(calls_of(request, answer, numbered)); }
 
 bool write_chat_message(const BatchRequest& request, const Completion& completion, const WritePiece& write) {
   const ChatAnswer answer = read_chat_answer(completion.text, *request.chat);
@@ -39,11 +52,7 @@ bool write_chat_message(const BatchRequest& request, const Completion& completio
   message["content"] = answer.content ? Json(*answer.content) : Json(nullptr);
   message["refusal"] = nullptr;
   if (answer.reasoning) message["reasoning_content"] = *answer.reasoning;
-  if (!answer.calls.empty()) {
-    Json& calls = message["tool_calls"] = Json::array();
-    for (size_t i = 0; i < answer.calls.size(); ++i)
-      calls.push_back({{"id", call_id(request, answer.calls[i], i)}, {"type", "function"}, {"function", {{"name", answer.calls[i].name}, {"arguments", answer.calls[i].arguments}}}});
-  }
+  if (!answer.calls.empty()) message["tool_calls"] = calls_of(request, answer, false);
   write(R"(,"message":)");
   write(json_text(message));
   return !answer.calls.empty();

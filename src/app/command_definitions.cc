@@ -10,22 +10,14 @@
 namespace flexgen {
 namespace {
 
-constexpr const char* kChatTemplate = "write conversations out by this Jinja template (default: the model's own)";
 constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
-constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, or the id of a model in the Hub's local cache; nothing is downloaded";
 constexpr const char* kModelOrShapeHelp = "checkpoint directory, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
 constexpr const char* kSkipTokenizer = "do without the tokenizer: prompts are token ids, and answers give token ids and no text (so it is anyway for a model without tokenizer files)";
-constexpr int64_t kManyTokens = int64_t{1} << 31, kManyBytes = int64_t{1} << 40;
+constexpr int64_t kManyBytes = int64_t{1} << 40;
 
 /// For commands whose answers may end early; what is not said here is what is kept, or all of max_tokens.
 void add_expected_tokens(CommandDefinition& command, int64_t& tokens, const std::string& otherwise) {
   command.whole_within("--expected-tokens", tokens, 1, kManyTokens, "tokens that an answer takes on average, for planning alone: memory is kept for all of its max_tokens (default: " + otherwise + ")");
-}
-
-/// Beside --model.
-void add_model_flags(CommandDefinition& command, ModelFlags* flags) {
-  command.text("--revision", flags->revision, "of a model in the Hub's cache: a branch, a tag or a commit (default: main)", "NAME");
-  command.texts("--ignore-config-field", flags->ignored_config_fields, "a field of config.json that flexgen does not know and that changes nothing; NAME.INNER in an object (may be given several times)", "NAME");
 }
 
 void add_team_flags(CommandDefinition& command, TeamFlags* flags) {
@@ -311,10 +303,16 @@ class DoctorDefinition : public CommandDefinition {
 
 }  // namespace
 
+void add_model_flags(CommandDefinition& command, ModelFlags* flags) {
+  command.text("--revision", flags->revision, "of a model in the Hub's cache: a branch, a tag or a commit (default: main)", "NAME");
+  command.texts("--ignore-config-field", flags->ignored_config_fields, "a field of config.json that flexgen does not know and that changes nothing; NAME.INNER in an object (may be given several times)", "NAME");
+}
+
 std::vector<std::unique_ptr<CommandDefinition>> define_commands() {
   std::vector<std::unique_ptr<CommandDefinition>> commands;
   commands.push_back(std::make_unique<RunBatchDefinition>());
   commands.push_back(std::make_unique<GenerateDefinition>());
+  commands.push_back(define_serve());
   commands.push_back(std::make_unique<PlanDefinition>());
   commands.push_back(std::make_unique<InspectDefinition>());
   commands.push_back(std::make_unique<EvalDefinition>());

@@ -69,6 +69,13 @@ class CommandDefinition {
   bool group_is_advanced_ = false;
 };
 
+// What several commands say of their flags.
+inline constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, or the id of a model in the Hub's local cache; nothing is downloaded";
+inline constexpr const char* kChatTemplate = "write conversations out by this Jinja template (default: the model's own)";
+inline constexpr int64_t kManyTokens = int64_t{1} << 31;
+/// Beside --model.
+void add_model_flags(CommandDefinition& command, ModelFlags* flags);
+
 /// Flags as written, until they are checked together.
 struct RawEngineFlags {
   EngineFlags flags;
@@ -79,6 +86,8 @@ struct RawEngineFlags {
 void add_engine_flags(CommandDefinition& command, RawEngineFlags* raw);
 /// `command`: that they were parsed with.
 EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& command);
+
+std::unique_ptr<CommandDefinition> define_serve();
 
 std::vector<std::unique_ptr<CommandDefinition>> define_commands();
 

@@ -261,7 +261,7 @@ std::vector<std::string> words_of(const std::vector<StandIn>& stand_ins, const s
       for (const std::string& value : stand_in.values) words.insert(words.end(), {name, value});
     }
     command.stand_ins.insert(name);
-    command.general.notes.push_back(fmt::format("{} {} (from {})", name, fmt::join(stand_in.values, " "), stand_in.origin));
+    command.general.notes.push_back(fmt::format("{} {} (from {})", name, name == "--api-key" ? "(not shown)" : fmt::format("{}", fmt::join(stand_in.values, " ")), stand_in.origin));
   }
   return words;
 }

@@ -8,6 +8,7 @@ namespace flexgen {
 
 int run_batch_command(const RunBatchOptions& options);
 int generate_command(const GenerateOptions& options);
+int serve_command(const ServeOptions& options);
 int inspect_command(const InspectOptions& options);
 int bench_command(const BenchOptions& options);
 int plan_command(const PlanOptions& options);

@@ -4,11 +4,11 @@
 #include <filesystem>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 #include <unordered_map>
 
 #include "app/batch_output.h"
+#include "app/best_choices.h"
 #include "app/kept_record.h"
 #include "app/choice_store.h"
 #include "app/line_index.h"
@@ -130,30 +130,11 @@ class LineBroker : public RequestSource, public CompletionSink {
     } else {
       const int64_t cached_tokens = shares(work.request) ? whole_pages(usage_tokens) + work.shared_tokens : 0;
       AnswerFrame frame = answer_frame(context_, line.id, work.request, {line.prompt_tokens / work.request.best_of, cached_tokens, work.completion_tokens});
-      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_of(work));
+      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_choices(work.request, work.means));
       SealedRecord sealed(*record);
       append_(sealed);
     }
     ++answered_;
-  }
-
-  static float mean_logprob(const Completion& completion) {
-    double sum = 0;
-    for (const TokenLogprob& entry : completion.logprobs) sum += entry.logprob;
-    return static_cast<float>(sum / static_cast<double>(std::max<size_t>(1, completion.logprobs.size())));
-  }
-  /// The sequences that are choices, best first; empty: all.
-  static std::vector<int64_t> best_of(const UnderWay& work) {
-    std::vector<int64_t> picked;
-    if (!work.request.chooses()) return picked;
-    const int64_t each = work.request.best_of;
-    for (int64_t first = 0; first < work.line.num_sequences; first += each) {
-      std::vector<int64_t> order(static_cast<size_t>(each));
-      std::iota(order.begin(), order.end(), first);
-      std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return work.means[static_cast<size_t>(a)] > work.means[static_cast<size_t>(b)]; });
-      picked.insert(picked.end(), order.begin(), order.begin() + work.request.n);
-    }
-    return picked;
   }
 
   void begin(const LineToDo& drawn) {

@@ -146,6 +146,28 @@ CallForm call_form_of(std::string_view source) {
 
 bool ends_in_thought(std::string_view prompt) { return jinja::strip(prompt, "", false, true).ends_with(kThink); }
 
+bool begins_with_thought(std::string_view text, const AnswerForm& form) { return form.thinks && (form.begins_in_thought || jinja::strip(text, "", true, false).starts_with(kThink)); }
+
+ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
+  ChatAnswer settled;
+  if (form.thinks && kThink.starts_with(jinja::strip(text, "", true, false))) return settled;  // it may begin with the mark
+  if (begins_with_thought(text, form)) {
+    const std::string_view start = jinja::strip(text, "", true, false);
+    const std::string_view thoughts = start.starts_with(kThink) ? start.substr(kThink.size()) : text;
+    const size_t end = thoughts.find(kThinkEnd);
+    if (end == std::string_view::npos) {
+      size_t part = std::min(thoughts.size(), kThinkEnd.size() - 1);  // of the mark that may have begun
+      while (!kThinkEnd.starts_with(thoughts.substr(thoughts.size() - part))) --part;
+      settled.reasoning = std::string(thoughts.substr(0, thoughts.size() - part));
+      return settled;
+    }
+    settled.reasoning = std::string(thoughts.substr(0, end));
+    text = thoughts.substr(end + kThinkEnd.size());
+  }
+  if (form.calls == CallForm::kNone && !text.empty()) settled.content = std::string(text);
+  return settled;
+}
+
 ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form) {
   ChatAnswer answer;
   answer.reasoning = take_thoughts(text, form);

@@ -42,4 +42,10 @@ struct ChatAnswer {
 /// Thoughts and text are given as they stand, blanks included. A call that is broken (not JSON, no name) leaves all of the text as content.
 ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form);
 
+/// Of an answer that is under way, the thoughts and the text that stay as they are whatever comes. Where calls may come all text waits for the end. Thoughts are those that begin as such:
+/// of an answer that ends a thought which it has not begun, the text before it is known as one at its end alone.
+ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form);
+/// Whether the answer begins with a thought, as far as settled_chat_answer() takes it for one.
+bool begins_with_thought(std::string_view text, const AnswerForm& form);
+
 }  // namespace flexgen

@@ -1,0 +1,30 @@
+#pragma once
+// ServeApi: which call is which: paths, keys, errors. Any thread.
+
+#include <string>
+#include <vector>
+
+#include "app/serve/serve_context.h"
+
+namespace flexgen {
+
+class ServeApi {
+ public:
+  /// `keys`: one of them must come with a call, unless there are none. `connections`: how many are open.
+  ServeApi(ServeContext& context, std::vector<std::string> keys, std::function<int64_t()> connections) : context_(context), keys_(std::move(keys)), connections_(std::move(connections)) {}
+
+  /// Answers, whatever comes of it: an error is an answer too.
+  void handle(HttpCall& call);
+  /// What is said of a call that is refused before it is one.
+  static std::string refusal(int status);
+
+ private:
+  void dispatch(HttpCall& call);
+  void check_key(const HttpCall& call) const;
+
+  ServeContext& context_;
+  std::vector<std::string> keys_;
+  std::function<int64_t()> connections_;
+};
+
+}  // namespace flexgen
