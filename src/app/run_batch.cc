@@ -431,11 +431,15 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (workload.num_sequences > 0) {
     std::mutex lock;
     int64_t not_finite = 0;
+    BatchOutcome now = outcome;
     auto append = [&](RecordText& record) {
       const std::optional<std::string> message = not_finite_message(record);
       if (message && not_finite++ == 0) spdlog::warn("{}: {}", files.input, *message);
       job.append(record);
+      ++(message ? now.not_finite : now.answered);
+      if (files.progress) files.progress(now);
     };
+    if (files.progress) files.progress(now);
     std::unique_ptr<RecordCollector> collector;
     if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append, directory);
     std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)) : own_lines(lines);

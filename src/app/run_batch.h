@@ -38,6 +38,8 @@ struct Shard {
   int64_t index = 0, count = 1;
 };
 
+struct BatchOutcome;
+
 struct BatchFiles {
   std::string input, output;
   bool overwrite = false;
@@ -48,6 +50,7 @@ struct BatchFiles {
   BatchInput* lines = nullptr;  ///< the input, if it was read already; null: it is read now
   bool in_order = false;        ///< at the end, records are put into the order of the lines
   std::string error_output = {};  ///< where error records go at the end; empty: they stay with the answers
+  std::function<void(const BatchOutcome&)> progress = {};  ///< told how far the job is at its start and after each record, from whichever thread; may be empty
   std::function<void()> before_start = {};  ///< called once nothing can be refused any more, before anything changes on the disk; may be empty
 };
 

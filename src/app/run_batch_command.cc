@@ -14,6 +14,7 @@
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
 #include "app/json_output.h"
+#include "app/batch_model.h"
 #include "app/kept_input.h"
 #include "app/line_order.h"
 #include "app/model_folder.h"
@@ -33,8 +34,6 @@
 
 namespace flexgen {
 namespace {
-
-constexpr const char* kAttentionOn = "attention on";
 
 class EngineRunner : public BatchRunner {
  public:
@@ -93,12 +92,6 @@ class EngineRunner : public BatchRunner {
   std::optional<ProgressDisplay> display_;
 };
 
-ModelLimits limits_of(const RunBatchOptions& options, const ModelConfig& config, const Tokenizer* tokenizer) {
-  ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
-  add_chat_template(options.model, options.chat_template, &limits);
-  return limits;
-}
-
 /// An input that was read before the engine was there.
 struct ReadInput {
   std::unique_ptr<Tokenizer> tokenizer;
@@ -110,7 +103,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{engine.load_tokenizer && has_tokenizer_files(options.model) ? Tokenizer::load(options.model) : nullptr, {}};
   const std::unique_ptr<Model> model = Model::load(options.model, options.engine.model.ignored_config_fields);
-  read.lines = BatchInput::scan(options.input, limits_of(options, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
+  read.lines = BatchInput::scan(options.input, batch_limits(options, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
   const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
@@ -146,37 +139,6 @@ void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) 
   chosen.load_tokenizer = !options.skip_tokenizer;
   if (chosen.load_tokenizer && !has_tokenizer_files(options.model))
     spdlog::warn("{} has no tokenizer files: prompts must be token ids, and answers give token ids and no text", options.model);
-}
-
-/// What answers depend on besides the lines.
-BatchModel described(const RunBatchOptions& options, const EngineOptions& chosen, const Engine& engine) {
-  const Model& model = engine.model();
-  BatchModel described;
-  described.limits = limits_of(options, model.config(), engine.tokenizer());
-  described.page_tokens = CacheLayout::page_tokens(model, engine.kv_dtype());
-  described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
-  described.folder = std::filesystem::absolute(options.model).lexically_normal().string();
-  described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
-  for (size_t i = 0; i < engine.checkpoint_files().size(); ++i) {
-    const FileStamp& stamp = model.stamps()[i];
-    described.files[std::filesystem::path(engine.checkpoint_files()[i]).filename().string()] = {static_cast<int64_t>(stamp.device), static_cast<int64_t>(stamp.inode), stamp.size,
-                                                                                               stamp.written_ns};
-  }
-  described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
-                       {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
-  if (!engine.tokenizer()) described.options["tokenizer"] = "none";
-  if (!options.chat_template.empty()) described.options["chat template"] = Sha256::hex(Sha256::of(read_whole_file(options.chat_template)));
-  if (engine.device()) described.options[kAttentionOn] = !engine.attention_tier() ? kLeftToThePlan : *engine.attention_tier() == Tier::kCpu ? "cpu" : "gpu";
-  if (engine.weight_range() == GroupRange::kMse) described.options["weight quantization"] = "mse";
-  if (options.engine.matmul_dtype != "auto") described.options["matmul dtype"] = options.engine.matmul_dtype;
-  if (options.engine.kv_cache_rotation != "none") described.options["KV cache rotation"] = options.engine.kv_cache_rotation;
-  if (std::vector<std::string> ignored = options.engine.model.ignored_config_fields; !ignored.empty()) {
-    std::sort(ignored.begin(), ignored.end());
-    ignored.erase(std::unique(ignored.begin(), ignored.end()), ignored.end());
-    described.options["list of ignored config fields"] = fmt::format("{}", fmt::join(ignored, ", "));
-  }
-  if (options.engine.attention_sparsity < 1) described.options["attention sparsity"] = fmt::format("{}", options.engine.attention_sparsity);
-  return described;
 }
 
 /// What --json gives: the run in figures.
@@ -229,7 +191,7 @@ int run_alone(const RunBatchOptions& given) {
   Engine engine(chosen);
   if (shard.count > 1) fix_attention(engine);
   EngineRunner runner(engine, options.efficiency, options.engine, nullptr);
-  const BatchModel model = described(options, chosen, engine);
+  const BatchModel model = batch_model_of(options, chosen, engine);
   BatchFiles files = files_of(options);
   files.output = output;
   files.shard = shard;
@@ -254,7 +216,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
     leave_tokenizer_out(options, chosen);
     Engine engine(chosen);
     fix_attention(engine);
-    const BatchModel model = described(options, chosen, engine);
+    const BatchModel model = batch_model_of(options, chosen, engine);
     std::vector<std::pair<std::string, std::string>> facts{{"model", model.fingerprint}};
     facts.insert(facts.end(), model.options.begin(), model.options.end());
     team.agree(facts);

@@ -37,13 +37,13 @@ RunReport RequestQueue::lend(RequestSource& source, CompletionSink& sink, const 
   std::unique_lock lock(mutex_);
   FLEXGEN_CHECK(!batch_, "two batches at a time");
   Batch batch{&source, &sink, &stop};
+  batch.exhausted = source.remaining() == 0;
   batch_ = &batch;
   changed_.notify_all();
   while (ended_.empty() && !(batch.ends() && batch.under_way == 0)) changed_.wait_for(lock, kStopPoll);
   batch_ = nullptr;
   if (batch.error) std::rethrow_exception(batch.error);
-  if (!ended_.empty() && batch.under_way > 0) fail_io("{}", ended_);
-  batch.report.stopped = !batch.exhausted;
+  batch.report.stopped = !batch.exhausted || batch.under_way > 0;
   batch.report.elapsed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return batch.report;
 }
@@ -104,8 +104,8 @@ std::optional<Request> RequestQueue::next() {
   }
   lock.lock();
   if (error && !batch.error) batch.error = error;
+  if (!error) batch.exhausted = !request || batch.source->remaining() == 0;  // who knows of none left does not ask again
   if (!request) {
-    if (!error) batch.exhausted = true;
     --batch.under_way;
     changed_.notify_all();
     return std::nullopt;

@@ -25,7 +25,7 @@ class RequestQueue : public RequestSource, public CompletionSink {
   // Any thread.
   /// `sequences` in the order of the ticket; their keys are set here. Throws ApiError: 429 where there is no room now, 413 where there never is, 503 once it is closed.
   std::shared_ptr<Ticket> submit(std::vector<Request> sequences, bool follows);
-  /// Lets the engine answer a batch in what time it has, until all of it is done or `stop` is set. Blocks; one batch at a time. Throws what source or sink have thrown, Error if the engine ends.
+  /// Lets the engine answer a batch in what time it has, until all of it is done, `stop` is set or the engine ends. Blocks; one batch at a time. Throws what source or sink have thrown.
   RunReport lend(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop);
   /// Takes nothing more; what it has is answered still.
   void close();

@@ -82,6 +82,8 @@ void ServeApi::dispatch(HttpCall& call) {
     only(call, "POST");
     return detokenize_call(call, context_);
   }
+  if (files_ && files_->handle(call)) return;
+  if (!files_ && (path.starts_with("/v1/files") || path.starts_with("/v1/batches"))) throw ApiError{404, "this server keeps no files and batches; give it a folder for them with --state DIR", "not_found"};
   throw ApiError{404, fmt::format("there is no {}; see docs/serve.md for what there is", path.substr(0, 200)), "not_found"};
 }
 

@@ -4,14 +4,16 @@
 #include <string>
 #include <vector>
 
+#include "app/serve/file_calls.h"
 #include "app/serve/serve_context.h"
 
 namespace flexgen {
 
 class ServeApi {
  public:
-  /// `keys`: one of them must come with a call, unless there are none. `connections`: how many are open.
-  ServeApi(ServeContext& context, std::vector<std::string> keys, std::function<int64_t()> connections) : context_(context), keys_(std::move(keys)), connections_(std::move(connections)) {}
+  /// `keys`: one of them must come with a call, unless there are none. `connections`: how many are open. `files`: null where no files are kept.
+  ServeApi(ServeContext& context, std::vector<std::string> keys, std::function<int64_t()> connections, const FileCalls* files)
+      : context_(context), keys_(std::move(keys)), connections_(std::move(connections)), files_(files) {}
 
   /// Answers, whatever comes of it: an error is an answer too.
   void handle(HttpCall& call);
@@ -25,6 +27,7 @@ class ServeApi {
   ServeContext& context_;
   std::vector<std::string> keys_;
   std::function<int64_t()> connections_;
+  const FileCalls* files_;
 };
 
 }  // namespace flexgen

@@ -22,6 +22,9 @@ class ServeDefinition : public CommandDefinition {
     whole_within("--max-connections", options_.max_connections, 1, 65536, "connections at a time; more wait")->capture_default_str();
     text("--max-body", max_body_, "of a call's body; longer ones are refused", "SIZE")->capture_default_str();
     real("--shutdown-grace", options_.shutdown_grace_s, 0.0, 86400.0, "seconds after SIGTERM or SIGINT in which answers under way may be finished", "S")->capture_default_str();
+    begin_group("Files and batches");
+    text("--state", options_.state_directory, "keep files and batches there, for /v1/files and /v1/batches; batches that are not done go on at the next start (default: there are none)", "DIR");
+    text("--max-file", max_file_, "of an uploaded file; longer ones are refused", "SIZE")->capture_default_str();
     begin_group("Sequences");
     whole_within("--max-model-len", options_.max_model_len, 1, kManyTokens, "tokens of a sequence, prompt and answer together (default: what the model takes, up to 8192)");
     whole_within("--max-num-seqs", options_.max_num_seqs, 1, 1 << 20, "sequences in flight, as far as memory allows")->capture_default_str();
@@ -38,12 +41,16 @@ class ServeDefinition : public CommandDefinition {
       if (key.empty()) fail_user("--api-key is empty");
     options_.max_body_bytes = parse_size_bytes(max_body_);
     if (options_.max_body_bytes < 1024 || options_.max_body_bytes > kMaxLineBytes) fail_user("--max-body {}: give a size from 1KiB to {}", max_body_, format_bytes(kMaxLineBytes));
+    options_.max_file_bytes = parse_size_bytes(max_file_);
+    if (options_.max_file_bytes < 1024) fail_user("--max-file {}: give a size from 1KiB on", max_file_);
+    if (given("--max-file") && options_.state_directory.empty()) fail_user("--max-file goes with --state");
+    if (given("--state") && options_.state_directory.empty()) fail_user("--state is empty");
     return options_;
   }
 
  private:
   ServeOptions options_;
-  std::string max_body_ = "8MiB";
+  std::string max_body_ = "8MiB", max_file_ = "1GiB";
   RawEngineFlags engine_;
 };
 

@@ -1,0 +1,132 @@
+#include "app/serve/file_store.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "app/answer_json.h"
+#include "app/serve/new_id.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "io/whole_file.h"
+#include "io/write_all.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_file(const std::string& path, const char* what) { fail_io("{}: cannot {}: {}; free some space, or look after the disk", path, what, std::strerror(errno)); }
+
+void sync_folder_of(const std::string& path) {
+  const int descriptor = ::open(fs::path(path).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  ::fsync(descriptor);
+  ::close(descriptor);
+}
+
+}  // namespace
+
+void replace_file(const std::string& path, const std::string& text) {
+  const std::string next = path + ".new";
+  const int descriptor = ::open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (descriptor < 0) fail_file(next, "be made");
+  errno = write_all(descriptor, text);
+  const bool good = errno == 0 && ::fsync(descriptor) == 0;
+  ::close(descriptor);
+  if (!good) fail_file(next, "be written");
+  if (::rename(next.c_str(), path.c_str()) != 0) fail_file(path, "be replaced");
+  sync_folder_of(path);
+}
+
+std::string StoredFile::json() const {
+  return json_text({{"id", id}, {"object", "file"}, {"bytes", bytes}, {"created_at", created_s}, {"filename", name}, {"purpose", purpose}, {"status", "processed"}, {"expires_at", nullptr}});
+}
+
+FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
+  std::error_code error;
+  fs::create_directories(directory_, error);
+  if (error) fail_user("{}: cannot be made: {}; give another --state", directory_, error.message());
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) names.push_back(entry.path().filename().string());
+  for (const std::string& name : names) {
+    if (!name.ends_with(".json")) continue;
+    const std::string id = name.substr(0, name.size() - 5);
+    const auto json = nlohmann::json::parse(read_whole_file(about(id)), nullptr, false);
+    if (!json.is_object() || !fs::exists(path(id))) {
+      spdlog::warn("{}/{}: no file that is whole; it is left out", directory_, name);
+      continue;
+    }
+    files_[id] = {id, json.value("filename", ""), json.value("purpose", ""), static_cast<int64_t>(fs::file_size(path(id))), json.value("created_at", int64_t{0})};
+  }
+  for (const std::string& name : names)
+    if (name.ends_with(".new") || (name.ends_with(".data") && !files_.contains(name.substr(0, name.size() - 5)))) fs::remove(fs::path(directory_) / name, error);
+}
+
+StoredFile FileStore::keep(StoredFile file) {
+  replace_file(about(file.id), file.json());
+  std::lock_guard guard(mutex_);
+  return files_[file.id] = std::move(file);
+}
+
+FileStore::Upload::Upload(FileStore& store) : store_(store), id_(new_id("file-")) {
+  descriptor_ = ::open(store_.path(id_).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (descriptor_ < 0) fail_file(store_.path(id_), "be made");
+}
+
+FileStore::Upload::~Upload() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!finished_) ::unlink(store_.path(id_).c_str());
+}
+
+void FileStore::Upload::write(std::string_view piece) {
+  errno = write_all(descriptor_, piece);
+  if (errno != 0) fail_file(store_.path(id_), "be written");
+  bytes_ += std::ssize(piece);
+}
+
+StoredFile FileStore::Upload::finish(const std::string& name, const std::string& purpose) {
+  if (::fsync(descriptor_) != 0) fail_file(store_.path(id_), "be written");
+  finished_ = true;
+  return store_.keep({id_, name, purpose, bytes_, std::time(nullptr)});
+}
+
+StoredFile FileStore::adopt(const std::string& id, const std::string& from, const std::string& name, const std::string& purpose) {
+  if (const std::optional<StoredFile> there = find(id)) return *there;
+  ::unlink(path(id).c_str());
+  if (::link(from.c_str(), path(id).c_str()) != 0) fail_file(path(id), "be made");
+  sync_folder_of(path(id));
+  return keep({id, name, purpose, static_cast<int64_t>(fs::file_size(from)), std::time(nullptr)});
+}
+
+std::optional<StoredFile> FileStore::find(const std::string& id) const {
+  std::lock_guard guard(mutex_);
+  const auto found = files_.find(id);
+  return found == files_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::vector<StoredFile> FileStore::all() const {
+  std::vector<StoredFile> files;
+  {
+    std::lock_guard guard(mutex_);
+    for (const auto& [id, file] : files_) files.push_back(file);
+  }
+  std::stable_sort(files.begin(), files.end(), [](const StoredFile& a, const StoredFile& b) { return a.created_s < b.created_s; });
+  return files;
+}
+
+bool FileStore::remove(const std::string& id) {
+  std::lock_guard guard(mutex_);
+  if (files_.erase(id) == 0) return false;
+  ::unlink(about(id).c_str());
+  ::unlink(path(id).c_str());
+  return true;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,69 @@
+#pragma once
+// FileStore: the files of /v1/files: uploads, and what batches give. Each is its content and a JSON that says what it is, which is written last: a file is there whole or not at all.
+// Thread-safe.
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace flexgen {
+
+struct StoredFile {
+  std::string id, name, purpose;
+  int64_t bytes = 0, created_s = 0;
+
+  /// As /v1/files has it.
+  std::string json() const;
+};
+
+class FileStore {
+ public:
+  /// Reads what `directory` holds (it is made if there is none), and clears away what was not finished. Throws Error.
+  explicit FileStore(std::string directory);
+
+  /// A file that is being written.
+  class Upload {
+   public:
+    explicit Upload(FileStore& store);
+    ~Upload();  ///< if it was not finished, nothing is left of it
+    Upload(const Upload&) = delete;
+    Upload& operator=(const Upload&) = delete;
+    /// Throws Error{io}.
+    void write(std::string_view piece);
+    StoredFile finish(const std::string& name, const std::string& purpose);
+
+   private:
+    FileStore& store_;
+    std::string id_;
+    int descriptor_ = -1;
+    int64_t bytes_ = 0;
+    bool finished_ = false;
+  };
+
+  /// A file that lies on the same file system gets a name here too. Again with the same id: it stays as it is. Throws Error{io}.
+  StoredFile adopt(const std::string& id, const std::string& path, const std::string& name, const std::string& purpose);
+  std::optional<StoredFile> find(const std::string& id) const;
+  /// Oldest first.
+  std::vector<StoredFile> all() const;
+  /// False: there is none.
+  bool remove(const std::string& id);
+  /// Of a file that is there.
+  std::string path(const std::string& id) const { return directory_ + "/" + id + ".data"; }
+
+ private:
+  StoredFile keep(StoredFile file);
+  std::string about(const std::string& id) const { return directory_ + "/" + id + ".json"; }
+
+  std::string directory_;
+  mutable std::mutex mutex_;
+  std::map<std::string, StoredFile> files_;
+};
+
+/// Replaces the whole file, or leaves it as it was; on the disk when it returns. Throws Error{io}.
+void replace_file(const std::string& path, const std::string& text);
+
+}  // namespace flexgen

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""/v1/files and /v1/batches of flexgen serve, with the standard library alone: a batch that is killed with its server ends with every answer, the same as run-batch's; it is cancelled, fails and is refused
+as it should; calls are answered meanwhile.
+
+Usage: serve_batches.py FLEXGEN_BINARY SOURCE_DIR"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+from serve import ENGINE, LIMIT_S, Server, Test, bodies_of, check
+
+SLOW = ["--max-num-seqs", "4", "--micro-batch-size", "2", "--num-micro-batches", "2", "--weights", "0:0:100"]  # so that it can be killed half-way
+
+
+def upload(server, content, purpose="batch", status=200):
+    if isinstance(content, str):
+        content = content.encode()
+    edge = "edge-of-a-part"
+    form = (f'--{edge}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n{purpose}\r\n'
+            f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="in.jsonl"\r\nContent-Type: application/octet-stream\r\n\r\n').encode() + content + f"\r\n--{edge}--\r\n".encode()
+    got, _, text = server.call("POST", "/v1/files", raw=form, headers={"Content-Type": f"multipart/form-data; boundary={edge}"})
+    check(got == status, f"an upload gets {got}: {text}")
+    return json.loads(text)
+
+
+def get(server, path, status=200, method="GET"):
+    got, _, text = server.call(method, path)
+    check(got == status, f"{method} {path}: {got} {text}")
+    return json.loads(text)
+
+
+def content(server, file_id):
+    status, _, text = server.call("GET", f"/v1/files/{file_id}/content")
+    check(status == 200, f"{file_id}: {status} {text}")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def create(server, file_id, endpoint="/v1/completions", status=200, **more):
+    return server.ask("/v1/batches", {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h", **more}, status)
+
+
+def until(server, batch_id, when, what):
+    limit = time.monotonic() + LIMIT_S
+    while not when(batch := get(server, f"/v1/batches/{batch_id}")):
+        check(time.monotonic() < limit, f"{what}: {batch}")
+        time.sleep(0.05)
+    return batch
+
+
+def over(batch):
+    return batch["status"] in ("completed", "failed", "cancelled")
+
+
+def lines_of(bodies):
+    return "".join(json.dumps({"custom_id": f"r{number}", "method": "POST", "url": url, "body": body}) + "\n" for number, (url, body) in enumerate(bodies))
+
+
+def without_time(records):
+    for record in records:
+        if record["response"]:
+            del record["response"]["body"]["created"]
+        record.pop("checksum")
+    return {record["custom_id"]: record for record in records}
+
+
+def killed_and_resumed(test, rng):
+    bodies = [(url, body) for url, body in bodies_of(rng, 200) if url == "/v1/completions"]
+    text = lines_of(bodies) + json.dumps({"custom_id": "bad", "method": "POST", "url": "/v1/completions", "body": {"prompt": 7}}) + "\n"
+    text += json.dumps({"custom_id": "chat", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "x"}]}}) + "\n"
+    with open(test.path("in.jsonl"), "w") as file:
+        file.write(text)
+    test.flexgen("run-batch", "-m", test.model, "-i", test.path("in.jsonl"), "-o", test.path("expected.jsonl"), *ENGINE)
+    with open(test.path("expected.jsonl")) as file:
+        expected = without_time([json.loads(line) for line in file])
+    state = test.path("state")
+    with Server(test.binary, test.model, "--state", state, *SLOW) as server:
+        file = upload(server, text)
+        check(file["bytes"] == len(text) and file["object"] == "file" and get(server, f"/v1/files/{file['id']}") == file, file)
+        batch = create(server, file["id"], metadata={"who": "me"})
+        check(batch["object"] == "batch" and batch["status"] == "validating" and batch["metadata"] == {"who": "me"}, batch)
+        begun = until(server, batch["id"], lambda now: now["request_counts"]["completed"] >= 5, "it makes no progress")
+        check(begun["status"] == "in_progress" and begun["request_counts"]["total"] == len(bodies) + 2, begun)
+        server.ask("/v1/completions", {"prompt": "meanwhile", "max_tokens": 3})
+        get(server, f"/v1/files/{file['id']}", 409, "DELETE")
+        server.process.kill()
+    done_before = 0
+    with Server(test.binary, test.model, "--state", state, *SLOW) as server:  # ended in an orderly way
+        done_before = until(server, batch["id"], lambda now: now["request_counts"]["completed"] >= 10, "it does not go on")["request_counts"]["completed"]
+        server.process.terminate()
+        check(server.ended() == 0, "".join(server.said))
+    with Server(test.binary, test.model, "--state", state) as server:
+        batch = until(server, batch["id"], over, "it does not end")
+        check(batch["status"] == "completed" and batch["request_counts"] == {"total": len(bodies) + 2, "completed": len(bodies), "failed": 2}, f"{batch}; {done_before} were done before")
+        answers = without_time(content(server, batch["output_file_id"]))
+        errors = without_time(content(server, batch["error_file_id"]))
+        check(set(errors) == {"bad", "chat"} and errors["chat"]["error"]["code"] == "unsupported_endpoint", errors)
+        for name, record in answers.items():
+            check(record == expected[name], f"{record} is not {expected[name]}")
+        check(len(answers) == len(bodies), f"{len(answers)} of {len(bodies)} answers")
+        listed = get(server, "/v1/batches?limit=1")
+        check([one["id"] for one in listed["data"]] == [batch["id"]] and not listed["has_more"], listed)
+        names = {one["id"] for one in get(server, "/v1/files")["data"]}
+        check(names == {file["id"], batch["output_file_id"], batch["error_file_id"]}, names)
+        check(get(server, f"/v1/files/{file['id']}", method="DELETE")["deleted"], "it stays")
+        get(server, f"/v1/files/{file['id']}", 404)
+        second = subprocess.run([test.binary, "serve", "-m", test.model, "--port", "0", "--state", state, *ENGINE], stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+        check(second.returncode == 1 and "another server uses it" in second.stderr, second.stderr)
+
+
+def ends_of_batches(test, rng):
+    state = test.path("ends")
+    long = lines_of([("/v1/chat/completions", {"messages": [{"role": "user", "content": f"count {number}"}], "max_completion_tokens": 150, "ignore_eos": True, "seed": number}) for number in range(60)])
+    with Server(test.binary, test.model, "--state", state, *SLOW) as server:
+        first, second = (create(server, upload(server, long)["id"], "/v1/chat/completions") for _ in range(2))
+        until(server, first["id"], lambda now: now["request_counts"]["completed"] >= 1, "it makes no progress")
+        check(server.ask(f"/v1/batches/{second['id']}/cancel", {})["status"] == "cancelled", "one that waits")
+        status, _, text = server.call("POST", f"/v1/batches/{first['id']}/cancel")  # without a body
+        check(status == 200 and json.loads(text)["status"] == "cancelling", text)
+        batch = until(server, first["id"], over, "it is not cancelled")
+        check(batch["status"] == "cancelled" and batch["cancelled_at"], batch)
+        check(len(content(server, batch["output_file_id"])) == batch["request_counts"]["completed"] < 60, batch)
+        server.ask(f"/v1/batches/{first['id']}/cancel", {}, 409)
+        server.settle()
+        for text in ("", "nonsense\n", long[:200]):
+            batch = until(server, create(server, upload(server, text)["id"])["id"], over, "it does not end")
+            check(batch["status"] == "failed" and batch["errors"]["data"][0]["message"], batch)
+        good = upload(server, long)["id"]
+        create(server, "file-none", status=404)
+        create(server, good, "/v1/embeddings", 400)
+        create(server, good, status=400, completion_window="1h")
+        create(server, good, status=400, metadata={"a": 1})
+        create(server, good, status=400, surprise=1)
+        upload(server, "x", "fine-tune", 400)
+        for path in ("/v1/files/file-none", "/v1/files/..%2f..%2flock", "/v1/batches/batch_none", f"/v1/files/{good}/other"):
+            get(server, path, 404)
+        get(server, "/v1/files?limit=0", 400)
+        get(server, "/v1/files", 405, "DELETE")
+        page = get(server, "/v1/batches?limit=2")
+        rest = get(server, f"/v1/batches?limit=100&after={page['last_id']}")
+        check(page["has_more"] and len(page["data"]) == 2 and len(rest["data"]) == 3, f"{page} {rest}")
+
+
+def limits(test):
+    with Server(test.binary, test.model) as server:
+        get(server, "/v1/batches", 404)
+    with Server(test.binary, test.model, "--state", test.path("small"), "--max-file", "2KiB") as server:
+        upload(server, "x" * 3000, status=413)
+        check(get(server, "/v1/files")["data"] == [] and os.listdir(test.path("small/files")) == [], "something is left of it")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as work:
+        test = Test(sys.argv[1], sys.argv[2], work)
+        rng = random.Random(3)
+        killed_and_resumed(test, rng)
+        ends_of_batches(test, rng)
+        limits(test)
+    print("serve_batches.py: all holds")
+
+
+if __name__ == "__main__":
+    main()
