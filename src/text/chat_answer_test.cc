@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <tuple>
+#include <utility>
+
 namespace flexgen {
 namespace {
 
@@ -61,6 +65,26 @@ TEST(ChatAnswer, CallsOfMistral) {
   EXPECT_EQ(shown(R"(Well.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{"y": {}}[TOOL_CALLS]h{})", form), R"([Well.]f{"x": 1}g{"y": {}}h{})");
   for (const char* broken : {"[TOOL_CALLS]", "[TOOL_CALLS] [1]", "[TOOL_CALLS] [{\"name\"", "[TOOL_CALLS]{\"x\": 1}", "[TOOL_CALLS]f[ARGS]{\"x\"", "[TOOL_CALLS]f"})
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
+}
+
+/// What is settled grows, and never says what the end does not.
+TEST(ChatAnswer, WhatIsSettledStays) {
+  const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain;
+  for (const auto& [text, form] : {std::pair{"<think>a < b</th</think>\nyes", thinks}, {"a < b</think>yes", begun}, {"  <think>unended </thin", thinks}, {"just <think text", thinks}, {"plain", plain}}) {
+    const ChatAnswer whole = read_chat_answer(text, form);
+    ChatAnswer before;
+    for (size_t size = 0; size <= std::string_view(text).size(); ++size) {
+      const ChatAnswer now = settled_chat_answer(std::string_view(text).substr(0, size), form);
+      for (const auto& [part, earlier, end] : {std::tuple{now.reasoning, before.reasoning, whole.reasoning}, {now.content, before.content, whole.content}}) {
+        EXPECT_TRUE(part.value_or("").starts_with(earlier.value_or(""))) << text << " at " << size;
+        EXPECT_TRUE(end.value_or("").starts_with(part.value_or(""))) << text << " at " << size;
+      }
+      before = now;
+    }
+    EXPECT_EQ(before.content, whole.content) << text;
+  }
+  EXPECT_EQ(settled_chat_answer("<think>ab", thinks).reasoning, "ab");
+  EXPECT_EQ(settled_chat_answer("ab", AnswerForm{.calls = CallForm::kHermes}).content, std::nullopt);
 }
 
 TEST(ChatAnswer, TheTemplateShowsTheForm) {
