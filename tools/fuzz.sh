@@ -9,7 +9,7 @@ if ! command -v clang++ >/dev/null; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends clang libclang-rt-14-dev >/dev/null
 fi
 cmake --preset fuzz >/dev/null
-targets=(safetensors_fuzz tokenizer_fuzz template_fuzz batch_line_fuzz)
+targets=(safetensors_fuzz tokenizer_fuzz template_fuzz batch_line_fuzz csv_fuzz)
 cmake --build --preset fuzz --target "${targets[@]}"
 for target in "${targets[@]}"; do
   corpus=build/fuzz/corpus/$target

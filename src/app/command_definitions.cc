@@ -3,6 +3,7 @@
 #include "app/command_definitions.h"
 
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "dist/world.h"
@@ -83,6 +84,99 @@ class RunBatchDefinition : public CommandDefinition {
 
  private:
   RunBatchOptions options_;
+  RawEngineFlags engine_;
+};
+
+class MapDefinition : public CommandDefinition {
+ public:
+  MapDefinition() : CommandDefinition("map", "answer a prompt for each row of a table; run it again after a stop, and it goes on") {
+    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
+    add_model_flags(*this, &engine_.flags.model);
+    text("-i,--input,--input-file", options_.input, "the table: .csv, .tsv or .jsonl (also .gz, .zst, UTF-16)", "TABLE")->required();
+    text("-o,--output,--output-file", options_.output, "the same rows with the answers, written once all are there: .csv, .tsv or .jsonl; the job's files lie beside it", "TABLE");
+    CLI::Option* file = text("-t,--template", options_.template_file, "the prompt of a row, in Jinja: {{ name }} is the row's column 'name', {{ row['a name'] }} any, {% for e in examples %} the examples", "FILE");
+    text("--prompt-template", options_.prompt_template, "the same, as a text", "TEXT")->excludes(file);
+    text("--output-column", options_.output_column, "where answers go (with --json-schema: the whole answer as well, if this is given)", "NAME")->capture_default_str();
+    whole_within("--dry-run", options_.dry_run, 1, kManyTokens, "print the first N prompts and do nothing more; the model is not loaded");
+    flag("--overwrite", options_.overwrite, "replace an output that is there, and answers of another table, template or model (a job that matches goes on all the same)");
+    flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any row cannot be asked (without it, if none can)");
+    json(options_.json, options_.json_file, "a summary of the run, with the figures of --answer-column,");
+    add_expected_tokens(*this, options_.expected_tokens, "as the answers that an earlier run has left, if there are 32; else all of --max-tokens");
+    add_asking();
+    add_sampling();
+    add_engine_flags(*this, &engine_);
+  }
+  Command finish() override {
+    options_.engine = checked_engine_flags(engine_, app);
+    if (options_.output.empty() && options_.dry_run == 0) fail_user("map: say where the table goes with -o");
+    if (options_.template_file.empty() && options_.prompt_template.empty()) fail_user("map: say what to ask with --template FILE or --prompt-template TEXT");
+    for (const std::string* path : {&options_.input, &options_.output})
+      if (*path == "-") fail_user("map: tables are files; '-' is none");
+    if (options_.output_column.empty()) fail_user("--output-column is empty");
+    if (options_.dry_run > 0 && options_.json) fail_user("--dry-run prints prompts alone; leave --json out");
+    options_.keeps_answer = given("--output-column");
+    if (!options_.examples.empty() && options_.shots == 0) fail_user("--examples {}: say how many with --shots", options_.examples);
+    if (!options_.json_schema.empty() && !options_.answer_column.empty() && options_.examples.empty())
+      fail_user("--answer-column {}: with --json-schema there are several answers a row; compare them by their columns", options_.answer_column);
+    if (!options_.json_schema.empty() && !options_.positive_label.empty()) fail_user("--positive-label {}: with --json-schema answers are not compared; leave it out", options_.positive_label);
+    check_choices();
+    if (options_.chat && options_.truncate == "right") fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
+    options_.sampling_json = sampling();
+    return options_;
+  }
+
+ private:
+  void add_asking() {
+    begin_group("What is asked, and how answers are read");
+    CLI::Option* examples = text("--examples", options_.examples, "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
+    CLI::Option* shots = whole_within("--shots", options_.shots, 1, 10000, "so many of them, chosen once, before each prompt: as the template has them, or else written by it one after the other", "K")->needs(examples);
+    flag("--balanced", options_.balanced, "as many examples of each answer")->needs(shots);
+    CLI::Option* choices = texts("--choices", options_.choices, "answer with one of these, by the sum of their tokens' logprobs", "TEXT,...")->delimiter(',');
+    CLI::Option* schema = text("--json-schema", options_.json_schema, "answer with JSON that fits this schema; its properties become columns", "FILE");
+    schema->excludes(choices);
+    CLI::Option* answers = text("--answer-column", options_.answer_column, "the column with the right answers: say how many are right, and precision, recall and F1", "NAME");
+    text("--positive-label", options_.positive_label, "precision, recall and F1 are of this answer (default: the mean of those of all)", "TEXT")->needs(answers);
+    choice("--truncate", options_.truncate, {"left", "right", "refuse"}, "what a prompt loses that the model has not enough positions for: its beginning, its end, or the row its answer")->capture_default_str();
+    CLI::Option* chat = flag("--chat", options_.chat, "a prompt is what a user says: it is put into the model's chat template, and the model answers");
+    text("--system", options_.system, "what each conversation begins with", "TEXT")->needs(chat);
+    text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
+  }
+  void add_sampling() {
+    begin_group("Sampling");
+    params_.max_tokens = 128;
+    params_.temperature = 0;
+    whole_within("--max-tokens", params_.max_tokens, 1, kManyTokens, "tokens of an answer at most")->capture_default_str();
+    real("--temperature", params_.temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
+    real("--top-p", params_.top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
+    whole_within("--top-k", params_.top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
+    whole("--seed", options_.seed, 0, "of the choice of examples, and of random numbers")->capture_default_str();
+    texts("--stop", params_.stop, "end before this text (may be given several times)", "TEXT");
+    whole_within("--min-tokens", params_.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
+  }
+  void check_choices() const {
+    if (options_.choices.empty()) return;
+    if (options_.choices.size() < 2) fail_user("--choices {}: give two or more, with commas between", options_.choices.front());
+    std::set<std::string> seen;
+    for (const std::string& choice : options_.choices) {
+      if (choice.empty()) fail_user("--choices: one of them is empty");
+      if (!seen.insert(choice).second) fail_user("--choices: '{}' is there twice", choice);
+    }
+    for (const char* flag : {"--max-tokens", "--temperature", "--top-p", "--top-k", "--stop", "--min-tokens"})
+      if (given(flag)) fail_user("{}: nothing is generated with --choices; leave one of them out", flag);
+  }
+  std::string sampling() const {
+    refuse_empty_stops(params_.stop);
+    if (params_.min_tokens > params_.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", params_.min_tokens, params_.max_tokens);
+    nlohmann::ordered_json fields{{"max_tokens", params_.max_tokens}, {"temperature", params_.temperature}};
+    if (given("--top-p")) fields["top_p"] = params_.top_p;
+    if (given("--top-k")) fields["top_k"] = params_.top_k;
+    if (given("--min-tokens")) fields["min_tokens"] = params_.min_tokens;
+    if (!params_.stop.empty()) fields["stop"] = params_.stop;
+    return fields.dump();
+  }
+
+  MapOptions options_;
+  SamplingParams params_;
   RawEngineFlags engine_;
 };
 
@@ -311,6 +405,7 @@ void add_model_flags(CommandDefinition& command, ModelFlags* flags) {
 std::vector<std::unique_ptr<CommandDefinition>> define_commands() {
   std::vector<std::unique_ptr<CommandDefinition>> commands;
   commands.push_back(std::make_unique<RunBatchDefinition>());
+  commands.push_back(std::make_unique<MapDefinition>());
   commands.push_back(std::make_unique<GenerateDefinition>());
   commands.push_back(define_serve());
   commands.push_back(std::make_unique<PlanDefinition>());

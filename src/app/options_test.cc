@@ -188,6 +188,21 @@ TEST(Options, Gpu) {
   EXPECT_EQ(engine_options(flags, "m").budgets.gpu_bytes, 16 * kGiB);
 }
 
+TEST(Options, Map) {
+  const std::string map = "map -m m -i t.csv -o o.csv ";
+  auto options = parsed<MapOptions>(map + "-t p.j2 --max-tokens 5 --temperature 0.5 --stop x --stop y --top-k 3");
+  EXPECT_EQ(options.sampling_json, R"({"max_tokens":5,"temperature":0.5,"top_k":3,"stop":["x","y"]})");
+  EXPECT_FALSE(options.keeps_answer);
+  EXPECT_EQ(parsed<MapOptions>(map + "-t p.j2 --choices A,B --answer-column a --positive-label A").choices, (std::vector<std::string>{"A", "B"}));
+  EXPECT_TRUE(parsed<MapOptions>(map + "-t p.j2 --json-schema s --output-column a").keeps_answer);
+  EXPECT_EQ(parsed<MapOptions>("map -m m -i t.csv -t p.j2 --dry-run 2").dry_run, 2);
+  for (const char* wrong : {"", "-t p --prompt-template x", "-t p --choices A", "-t p --choices A,A", "-t p --choices A,B --max-tokens 4", "-t p --choices A,B --json-schema s", "-t p --examples e", "-t p --shots 3",
+                            "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right", "-t p --truncate middle", "-t p --json-schema s --answer-column a", "-t p --dry-run 2 --json",
+                            "-t p --min-tokens 200"})
+    EXPECT_TRUE(std::holds_alternative<CommandText>(parse(map + wrong))) << wrong;
+  EXPECT_TRUE(std::holds_alternative<CommandText>(parse("map -m m -i t.csv -t p.j2"))) << "no output";
+}
+
 TEST(Options, WrongCommands) {
   for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i in -o -", "generate --model m", "generate -m m a b",
                            "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
@@ -214,7 +229,7 @@ std::vector<std::string> words_of(const std::string& line) {
   std::istringstream in(line);
   return {std::istream_iterator<std::string>(in), {}};
 }
-const std::vector<std::string> kCommands{"run-batch", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
+const std::vector<std::string> kCommands{"run-batch", "map", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
 
 TEST(Options, HelpAndVersion) {
   for (const char* flag : {"--version", "-V"}) EXPECT_EQ(said({flag}, kExitDone), std::string("flexgen ") + kVersion + "\n");
@@ -260,7 +275,7 @@ TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
       {"run-batch -m m -i in -o out --kv-cache-dtype int44", "did you mean int4?"},
       {"bench -m m --load-format dumy", "did you mean dummy?"},
       {"run-batch -m m -i in -o out --log-level inof", "did you mean info?"},
-      {"run-batch -m m -i in -o out --temperature 1", "--temperature: a flag of generate, not of run-batch"},
+      {"run-batch -m m -i in -o out --temperature 1", "--temperature: a flag of map, generate, not of run-batch"},
       {"run-batch -m m -i in -o out --tensor-parallel-size 2", "--pipeline-stages"},
       {"completion bahs", "did you mean bash?"},
       {"run-batch -i in -o out", "--model is required"},
@@ -395,7 +410,7 @@ TEST(Options, AFileStandsInForFlags) {
                 {"[run-bach]\nthreads = 1", "did you mean run-batch?"},
                 {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"},
                 {"threads = \"two\"", "job.toml: threads)"},
-                {"max-tokens = 4", "'max-tokens' is no flag of run-batch, but of generate, eval; put it below [generate]"},
+                {"max-tokens = 4", "'max-tokens' is no flag of run-batch, but of map, generate, eval; put it below [map]"},
                 {"config = \"x\"", "'config' is no flag"},
                 {"threads = 1\nthreads = 2", "line 2: this is no TOML"},
                 {"cpu-memory = \"1GiB\"\ncpu_memory = \"2GiB\"", "line 2: --cpu-memory is there twice"},

@@ -142,11 +142,11 @@ void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) 
 }
 
 /// What --json gives: the run in figures.
-std::string summary_json(const BatchOutcome& outcome, const std::string& output) {
+nlohmann::ordered_json summary_of(const BatchOutcome& outcome, const std::string& output) {
   nlohmann::ordered_json json{{"output", output}, {"lines", outcome.lines}, {"answered", outcome.answered}, {"done_before", outcome.kept}, {"bad", outcome.failed},
                               {"not_finite", outcome.not_finite}, {"stopped", outcome.stopped}};
   add_report(outcome.report, &json);
-  return json.dump(1);
+  return json;
 }
 
 BatchFiles files_of(const RunBatchOptions& options) {
@@ -158,12 +158,16 @@ BatchFiles files_of(const RunBatchOptions& options) {
   return files;
 }
 
-int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency) {
+using BatchEnd = std::function<void(nlohmann::ordered_json*)>;
+
+int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency, const BatchEnd& end = {}) {
   if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
              outcome.not_finite > 0 ? fmt::format(", {} without an answer as their logits were not finite", format_count(outcome.not_finite)) : "");
-  if (options.json) put_json(summary_json(outcome, output), options.json_file);
+  nlohmann::ordered_json summary = summary_of(outcome, output);
+  if (end && !outcome.stopped) end(&summary);
+  if (options.json) put_json(summary.dump(1), options.json_file);
   if (!outcome.stopped) {
     if (outcome.not_finite > 0) return kExitFailed;
     const bool none = outcome.answered + outcome.kept_answers == 0;
@@ -173,7 +177,7 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
   return kExitStopped;
 }
 
-int run_alone(const RunBatchOptions& given) {
+int run_alone(const RunBatchOptions& given, const BatchEnd& end = {}) {
   StopSignals signals;
   RunBatchOptions options = given;
   const Shard shard = parse_shard(options.shard);
@@ -203,7 +207,7 @@ int run_alone(const RunBatchOptions& given) {
   files.lines = read.lines ? &*read.lines : nullptr;
   const BatchOutcome outcome = run_batch(files, model, runner, signals.stop());
   runner.judge_profile();
-  return tell(outcome, options, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "");
+  return tell(outcome, options, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "", end);
 }
 
 int run_together(const RunBatchOptions& options, Team& team) {
@@ -248,6 +252,8 @@ int run_together(const RunBatchOptions& options, Team& team) {
 }
 
 }  // namespace
+
+int run_batch_then(const RunBatchOptions& options, const std::function<void(nlohmann::ordered_json*)>& end) { return run_alone(options, end); }
 
 int run_batch_command(const RunBatchOptions& given) {
   RunBatchOptions options = given;

@@ -21,6 +21,15 @@ bool holds(Comparison::Sign sign, const Value& a, const Value& b) {
 
 Value value_or_none(Run& run, const ExpressionPtr& expression) { return expression ? expression->evaluate(run) : Value(None()); }
 
+/// What an attribute, an item or a name gave.
+Value checked(const Run& run, Value value) {
+  if (run.strict && value.undefined()) fail_undefined(value);
+  return value;
+}
+
+/// Whether a filter or a test is for what may not be there.
+bool takes_undefined(std::string_view name) { return name == "defined" || name == "undefined" || name == "default" || name == "d"; }
+
 }  // namespace
 
 Args Arguments::evaluate(Run& run) const {
@@ -45,7 +54,7 @@ Args Arguments::evaluate(Run& run) const {
 
 Value Name::value(Run& run) const {
   if (const Value* found = run.scope->find(number)) return *found;
-  return make_undefined("'{}' is undefined", run.name(number));
+  return checked(run, make_undefined("'{}' is undefined", run.name(number)));
 }
 
 Value ListLiteral::value(Run& run) const {
@@ -115,13 +124,13 @@ Value Signed::value(Run& run) const {
 Value AttributeOf::value(Run& run) const {
   const Value object = of->evaluate(run);
   run.line = line;
-  return get_attribute(object, name);
+  return checked(run, get_attribute(object, name));
 }
 
 Value ItemOf::value(Run& run) const {
   const Value object = of->evaluate(run), index = key->evaluate(run);
   run.line = line;
-  return get_item(object, index);
+  return checked(run, get_item(object, index));
 }
 
 Value SliceOf::value(Run& run) const {
@@ -140,7 +149,13 @@ Value Call::call(Run& run, const Value* caller) const {
   return result;
 }
 
-Value Applied::value(Run& run) const { return apply_to(run, of->evaluate(run)); }
+Value Applied::value(Run& run) const {
+  if (!run.strict || !takes_undefined(name)) return apply_to(run, of->evaluate(run));
+  run.strict = false;
+  const Value self = of->evaluate(run);
+  run.strict = true;
+  return apply_to(run, self);
+}
 
 Value Applied::apply_to(Run& run, const Value& self) const {
   Args args = arguments.evaluate(run);

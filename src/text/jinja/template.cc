@@ -15,9 +15,10 @@ Template::Template(std::string_view source) {
   }
 }
 
-std::string Template::render(const std::vector<std::pair<std::string, Value>>& variables, std::time_t now) const {
+std::string Template::render(const std::vector<std::pair<std::string, Value>>& variables, std::time_t now, bool strict) const {
   Budget budget;
   Run run(syntax_.names, now);
+  run.strict = strict;
   try {
     const auto outermost = std::make_shared<Scope>(nullptr);
     for (size_t i = 0; i < syntax_.names.size(); ++i) {
@@ -35,5 +36,7 @@ std::string Template::render(const std::vector<std::pair<std::string, Value>>& v
     throw TemplateError(run.line, failure.what(), failure.raised());
   }
 }
+
+bool Template::mentions(std::string_view name) const { return std::find(syntax_.names.begin(), syntax_.names.end(), name) != syntax_.names.end(); }
 
 }  // namespace flexgen::jinja

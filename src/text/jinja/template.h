@@ -28,7 +28,10 @@ class Template {
   explicit Template(std::string_view source);
 
   /// The text, with these variables. `now`: what strftime_now tells. Throws TemplateError, also where budget.h's bounds end.
-  std::string render(const std::vector<std::pair<std::string, Value>>& variables, std::time_t now) const;
+  /// `strict`: a name, an attribute or an item that is not there is an error, but for the tests defined and undefined and the filter default.
+  std::string render(const std::vector<std::pair<std::string, Value>>& variables, std::time_t now, bool strict = false) const;
+  /// Whether it uses a variable of this name, or sets one.
+  bool mentions(std::string_view name) const;
 
  private:
   Syntax syntax_;

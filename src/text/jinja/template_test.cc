@@ -106,6 +106,16 @@ TEST_F(JinjaTemplate, ErrorsNameTheLineAndWhatIsWrong) {
   EXPECT_EQ(error_of("{{ (x|map('upper')) }}"), "line 1: an iterator has no text; put |list behind what makes it");
 }
 
+TEST_F(JinjaTemplate, StrictRefusesWhatIsNotThere) {
+  const Variables variables{{"a", "x"}, {"d", make_dict({{"k", "v"}})}};
+  const auto strict = [&](const char* source) { return Template(source).render(variables, 0, true); };
+  EXPECT_EQ(strict("{{ a }}{{ d.k }}{% if b is defined %}!{% endif %}{{ b | default('-') }}{{ d['n'] | d('+') }}"), "xv-+");
+  for (const char* source : {"{{ b }}", "{{ d.n }}", "{{ d['n'] }}", "{% if b %}{% endif %}", "{% for x in b %}{% endfor %}"}) EXPECT_THROW(strict(source), TemplateError) << source;
+  EXPECT_EQ(Template("{{ b }}").render(variables, 0), "");
+  EXPECT_TRUE(Template("{% for e in examples %}{% endfor %}").mentions("examples"));
+  EXPECT_FALSE(Template("examples {{ a.examples }}").mentions("examples"));
+}
+
 TEST_F(JinjaTemplate, NumbersAtTheEndsOfTheirRange) {
   const std::string least = "(-9223372036854775807-1)";
   EXPECT_EQ(Template("{{ 'ab'.ljust" + least + " }}{{ 'ab'.center" + least + " }}{{ 'ab'.zfill" + least + " }}").render({}, 0), "ababab");

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Tables through the command line: all forms keep their rows and columns; a job that is killed goes on and gives the same table; choices are those of prompts scored one by one; what is wrong is said.
+
+Usage: tables.py FLEXGEN_BINARY SOURCE_DIR"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from kill_resume import make_model
+
+WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+
+
+def fail(text):
+    sys.exit(f"tables.py: {text}")
+
+
+def check(condition, text):
+    if not condition:
+        fail(text)
+
+
+class Tables:
+    def __init__(self, binary, source, work):
+        self.binary, self.work, self.model = binary, work, os.path.join(work, "model")
+        make_model(source, self.model)
+        with open(os.path.join(self.model, "chat_template.jinja"), "w") as file:
+            file.write("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
+        self.few = ["--hardware", "generic", "--planner", "first-rule", "--threads", "1", "--cpu-memory", "64MiB"]
+
+    def path(self, name):
+        return os.path.join(self.work, name)
+
+    def write(self, name, content):
+        with open(self.path(name), "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+        return self.path(name)
+
+    def read(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
+    def command(self, source, output, *flags):
+        return [self.binary, "map", "-m", self.model, "-i", self.path(source), "-o", self.path(output), *self.few, *flags]
+
+    def run(self, source, output, *flags, code=0):
+        """What it says on stdout, and on stderr."""
+        done = subprocess.run(self.command(source, output, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=200, text=True)
+        if done.returncode != code:
+            fail(f"{source} {' '.join(flags)}: exit code {done.returncode} instead of {code}; it said:\n{done.stdout}{done.stderr}")
+        return done.stdout, done.stderr
+
+    def rows(self, name):
+        return list(csv.reader(io.StringIO(self.read(name).decode("utf-8-sig"), newline=""), delimiter="\t" if name.endswith(".tsv") else ","))
+
+
+def table_text(count):
+    rows = [["id", "words", "odd, name"]] + [[str(i), f"{WORDS[i % 10]} {i // 10}", ["", 'q"q', "two\nlines", "a,b"][i % 4]] for i in range(count)]
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerows(rows)
+    return out.getvalue(), rows
+
+
+ASK = ["--prompt-template", "count {{ words }} {{ row['odd, name'] }}", "--max-tokens", "4"]
+
+
+def forms(tables):
+    text, rows = table_text(12)
+    tables.write("t.csv", text)
+    tables.run("t.csv", "a.csv", *ASK)
+    found = tables.rows("a.csv")
+    check([row[:3] for row in found] == rows and found[0][3] == "answer" and tables.read("a.csv").count(b"\r\n") == 13, f"rows, columns or line ends changed: {found}")
+    answers = [row[3] for row in found[1:]]
+    # The same by run-batch.
+    tables.write("lines.jsonl", "".join(json.dumps({"prompt": f"count {row[1]} {row[2]}", "max_tokens": 4, "temperature": 0}) + "\n" for row in rows[1:]))
+    subprocess.run([tables.binary, "run-batch", "-m", tables.model, "-i", tables.path("lines.jsonl"), "-o", tables.path("lines.out"), "--in-order", *tables.few], check=True, capture_output=True, timeout=100)
+    plain = [json.loads(line)["response"]["body"]["choices"][0]["text"].strip(" \t\r\n\f\v") for line in tables.read("lines.out").splitlines()]
+    check(plain == answers, f"other answers than run-batch's: {answers} instead of {plain}")
+    tsv = "".join("\t".join(f'"{cell}"' if "\n" in cell else cell for cell in row) + "\n" for row in rows)
+    objects = [dict(zip(rows[0], row)) for row in rows[1:]]
+    jsonl = "".join(json.dumps(one | {"n": 1.50, "deep": {"x": [i]}}) + "\n" for i, one in enumerate(objects))
+    for name, content in {"f.csv.gz": gzip.compress(b"\xef\xbb\xbf" + text.encode()), "f.tsv": tsv, "f.jsonl": jsonl, "g.csv": text.encode("utf-16")}.items():
+        tables.write(name, content)
+        for output in ("f.out.csv", "f.out.tsv", "f.out.jsonl"):
+            tables.run(name, output, *ASK, "--overwrite")
+            if output.endswith("jsonl"):
+                made = [json.loads(line) for line in tables.read(output).splitlines()]
+                check([one["answer"] for one in made] == answers and [{key: one[key] for key in rows[0]} for one in made] == objects, f"{name} to {output}: {made}")
+                check(name != "f.jsonl" or tables.read(output).splitlines()[0].startswith(jsonl.encode().splitlines()[0][:-1]), "values of JSONL changed")
+            else:
+                made = tables.rows(output)
+                check([row[-1] for row in made[1:]] == answers and [row[:3] for row in made] == rows, f"{name} to {output}: {made}")
+
+
+def killed(tables):
+    text, _ = table_text(150)
+    tables.write("k.csv", text)
+    slow = ["--weights", "0:0:100", "--micro-batch-size", "2", "--num-micro-batches", "1"]
+    ask = [*ASK, "--temperature", "0.8", "--seed", "5"]
+    tables.run("k.csv", "whole.csv", *ask)
+    for attempt in range(3):
+        process = subprocess.Popen(tables.command("k.csv", "killed.csv", *ask, *slow), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begin, before = time.monotonic(), os.path.getsize(tables.path("killed.csv.answers.jsonl")) if attempt else 0
+        while time.monotonic() < begin + 30 and process.poll() is None:
+            time.sleep(0.005)
+            if os.path.exists(tables.path("killed.csv.answers.jsonl")) and os.path.getsize(tables.path("killed.csv.answers.jsonl")) > before + 2000:
+                break
+        process.kill()
+        process.wait()
+        check(not os.path.exists(tables.path("killed.csv")), "a job that was killed has a table")
+    said = tables.run("k.csv", "killed.csv", *ask)[1]
+    check(" 0 done before" not in said, f"it did not go on: {said}")
+    check(tables.read("killed.csv") == tables.read("whole.csv"), "a job that was killed gives another table")
+    check("150 done before" in tables.run("k.csv", "killed.csv", *ask)[1], "a job that is done is done again")
+    # Rows that are as they were keep their answers.
+    tables.write("k.csv", text.replace("\r\n", "\r\n9,new,\r\n", 1))
+    check("1 answered now, 150 done before" in tables.run("k.csv", "killed.csv", *ask)[1], "an edited table")
+    with open(tables.path("killed.csv"), "a") as file:
+        file.write("mine\n")
+    check("was changed since" in tables.run("k.csv", "killed.csv", *ask, code=1)[1], "an edited output is written over")
+
+
+def choices(tables):
+    tables.write("c.csv", "q,label\n" + "".join(f"{word} says,{'x' if i % 3 else 'dog dog'}\n" for i, word in enumerate(WORDS)))
+    for names, flags in ((["x", "y", "z"], []), (["dog dog", "x"], []), (["x", "dog dog"], ["--chat"])):
+        out = tables.run("c.csv", "c.out.csv", "--prompt-template", "{{ q }}", "--choices", ",".join(names), "--answer-column", "label", "--overwrite", *flags)[0]
+        rows = tables.rows("c.out.csv")[1:]
+        # The same by scoring whole texts.
+        asked = [f"[user] {row[0]}\n[assistant]{name}" if flags else f"{row[0]} {name}" for row in rows for name in names]
+        tables.write("scored.jsonl", "".join(json.dumps({"prompt": text, "max_tokens": 0, "echo": True, "logprobs": 0, "add_special_tokens": not flags}) + "\n" for text in asked))
+        subprocess.run([tables.binary, "run-batch", "-m", tables.model, "-i", tables.path("scored.jsonl"), "-o", tables.path("scored.out"), "--in-order", "--overwrite", *tables.few], check=True, capture_output=True,
+                       timeout=100)
+        sums = [sum(value for value in json.loads(line)["response"]["body"]["choices"][0]["logprobs"]["token_logprobs"] if value is not None) for line in tables.read("scored.out").splitlines()]
+        best = [names[max(range(len(names)), key=lambda i: sums[row * len(names) + i])] for row in range(len(rows))]
+        check([row[2] for row in rows] == best, f"choices {names} {flags}: {[row[2] for row in rows]} instead of {best}")
+        right = sum(row[1] == row[2] for row in rows)
+        check(f"({right} of {len(rows)})" in out, f"accuracy: {out}")
+
+
+def refused(tables):
+    text, _ = table_text(4)
+    tables.write("r.csv", text)
+    cases = [("a,b\n1,2\n3\n", ["--prompt-template", "x"], "row 2 (line 3) has 1 fields"), ("a\n\"x\n", ["--prompt-template", "x"], "nothing closes"), ("answer\n1\n", ["--prompt-template", "x"], "a column 'answer' already"),
+             ("a\n1\n", ["--prompt-template", "{{ b }}"], "'b' is undefined"), ("a\n1\n", ["--prompt-template", "{{ a"], "--prompt-template line 1"), ("a\n", ["--prompt-template", "x"], "has no rows")]
+    for content, flags, word in cases:
+        tables.write("bad.csv", content)
+        said = tables.run("bad.csv", "bad.out.csv", *flags, code=1)[1]
+        check(word in said and len(said.splitlines()) == 1 and not [name for name in os.listdir(tables.work) if name.startswith("bad.out")], f"{content!r}: {said}")
+    tables.write("there.csv", "mine\n")
+    check("is there already" in tables.run("r.csv", "there.csv", *ASK, code=1)[1] and tables.read("there.csv") == b"mine\n", "a table that is there is written over")
+    check("tools/parquet_table.py" in tables.run("r.parquet", "x.csv", *ASK, code=1)[1], "Parquet")
+    # A row that has not enough positions: an empty cell, or its end of the text.
+    tables.write("long.csv", "a\nshort\n" + "word " * 400 + "\n")
+    said = tables.run("long.csv", "long.out.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4")[1]
+    check(tables.rows("long.out.csv")[2][1] == "" and "1 of 2 rows have no answer" in said, said)
+    tables.run("long.csv", "long.out.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4", "--fail-on-bad-lines", code=3)
+    for side in ("left", "right"):
+        check("2 rows, 2 with an answer" in tables.run("long.csv", f"{side}.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4", "--truncate", side)[1], f"--truncate {side}")
+
+
+def shown(tables):
+    text, _ = table_text(4)
+    tables.write("s.csv", text)
+    tables.write("ex.jsonl", "".join(json.dumps({"words": word, "answer": word.upper()}) + "\n" for word in WORDS))
+    flags = ["--prompt-template", "Q: {{ words }}\nA:", "--examples", tables.path("ex.jsonl"), "--shots", "2", "--dry-run", "2"]
+    out = tables.run("s.csv", "s.out.csv", *flags)[0]
+    check(out.count("\n\nQ: alpha 0\nA:\n") == 1 and out.count("A: ") == 4 and out == tables.run("s.csv", "s.out.csv", *flags)[0], out)
+    chat = tables.run("s.csv", "s.out.csv", *flags, "--chat", "--system", "Short.")[0]
+    check(chat.count("[system] Short.") == 2 and chat.count("[assistant] ") == 4 and not os.path.exists(tables.path("s.out.csv.lines.jsonl")), chat)
+    summary = json.loads(tables.run("s.csv", "s.out.csv", *flags[:-2], "--max-tokens", "3", "--json")[0])
+    check(summary["output"] == tables.path("s.out.csv") and summary["rows"] == 4 and summary["answered"] == 4, summary)
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
+        tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
+        for part in (forms, killed, choices, refused, shown):
+            part(tables)
+    print("tables: all as they should be")
+
+
+if __name__ == "__main__":
+    main()
