@@ -161,7 +161,8 @@ bool CsvReader::read_record(std::vector<std::string>* fields) {
 }
 
 std::string csv_field(std::string_view text, char delimiter, bool alone) {
-  const bool plain = text.find_first_of("\"\r\n") == std::string_view::npos && text.find(delimiter) == std::string_view::npos;
+  // In front of a table a byte order mark would be none of the first name.
+  const bool plain = !text.starts_with(kUtf8Mark) && text.find_first_of("\"\r\n") == std::string_view::npos && text.find(delimiter) == std::string_view::npos;
   if (plain && !(alone && text.empty())) return std::string(text);
   std::string quoted = "\"";
   for (char c : text) {

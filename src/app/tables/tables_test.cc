@@ -83,6 +83,7 @@ TEST(Csv, WhatIsWrittenIsReadAsItWas) {
       EXPECT_EQ(rows_of(text, delimiter), rows);
     }
   EXPECT_EQ(csv_row({""}, {}), "\"\"\n");
+  EXPECT_EQ(rows_of(csv_row({"\xef\xbb\xbf" "a"}, {})), (Rows{{"\xef\xbb\xbf" "a"}})) << "a name that begins as a byte order mark does";
 }
 
 TEST(Tables, KindsGoByTheName) {
