@@ -28,6 +28,7 @@ option(FLEXGEN_MPI "Build jobs of several processes over MPI, if the library is 
 if(FLEXGEN_MPI)
   find_package(MPI COMPONENTS CXX)
 endif()
+include(cmake/xgrammar.cmake)
 include(GoogleTest)
 flexgen_precompile_headers()
 

@@ -101,7 +101,7 @@ def answers(chat):
 
 def what_is_wrong(chat):
     user = [{"role": "user", "content": "Hi"}]
-    bad = [{"messages": []}, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, {"messages": user, "tool_choice": "required"}, {"messages": user, "response_format": {"type": "json_object"}}]
+    bad = [{"messages": []}, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, {"messages": user, "tool_choice": "required"}, {"messages": user, "response_format": {"type": "xml"}}]
     said, records = chat.batch(chat.write("bad.jsonl", "".join(line(str(i), "/v1/chat/completions", body) for i, body in enumerate(bad)) + line("good", "/v1/chat/completions", {"messages": user})), "bad.out")
     check([record["error"] is not None for record in records] == [True] * 4 + [False], records)
     for word, record in zip(["is empty", "image_url", "tool_choice", "response_format"], records):

@@ -7,37 +7,14 @@ Usage: serve_openai.py FLEXGEN_BINARY SOURCE_DIR"""
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 
+from pip_module import pip_module
 from serve import LIMIT_S, Server, Test, check
 
-SKIPPED = 77
-PIP_S = 120
 SLOW = ["--max-num-seqs", "4", "--micro-batch-size", "2", "--num-micro-batches", "2", "--weights", "0:0:100"]
-
-
-def get_client(folder):
-    """The module, or the end of the test."""
-    try:
-        import openai
-        return openai
-    except ImportError:
-        pass
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--timeout", "15", "--retries", "1", "--target", folder, "openai"]
-    try:
-        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=PIP_S, text=True)
-        if done.returncode == 0:
-            sys.path.insert(0, folder)
-            import openai
-            return openai
-        why = done.stdout.strip().splitlines()[-1:] or ["pip failed"]
-    except (subprocess.TimeoutExpired, ImportError) as error:
-        why = [str(error)]
-    print(f"serve_openai.py: skipped, as the client openai cannot be had: {why[0]}")
-    sys.exit(SKIPPED)
 
 
 def client_of(openai, server, key="secret"):
@@ -125,7 +102,7 @@ def batch_example(openai, test):
 def main():
     with tempfile.TemporaryDirectory() as work:
         folder = os.path.join(work, "pip")
-        openai = get_client(folder)
+        openai = pip_module("openai", folder)
         batch_example(openai, Test(sys.argv[1], sys.argv[2], work))
     print("serve_openai.py: all holds")
 

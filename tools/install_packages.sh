@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that flexgen builds with, if any is missing. Says what it installs.
+# Installs the Debian packages that flexgen builds with, if any is missing, and builds xgrammar, which Debian does not have. Says what it installs.
 set -euo pipefail
 
 packages=(
@@ -13,7 +13,13 @@ missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+# pip fetches xgrammar; any pip of this machine will do.
+python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+build_xgrammar() { "$(dirname "$0")/install_xgrammar.sh" "${XDG_CACHE_HOME:-$HOME/.cache}/flexgen/xgrammar"; }
+if [ ${#missing[@]} -eq 0 ]; then
+  build_xgrammar
+  exit
+fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -27,3 +33,4 @@ fi
 echo "Installing with apt: ${missing[*]}"
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+build_xgrammar

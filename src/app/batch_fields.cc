@@ -30,7 +30,6 @@ bool never(const Json&) { return false; }
 
 constexpr const char* kText = "must be a string";
 constexpr const char* kNotBuilt = "is not supported; leave it out";
-constexpr const char* kStructured = "answers that follow a grammar, a schema or a choice are not supported; leave it out";
 constexpr const char* kChat = "is a field of /v1/chat/completions; leave it out";
 constexpr const char* kOfText = "is a field of /v1/completions; leave it out";
 
@@ -51,10 +50,8 @@ const std::map<std::string, Field>& fields() {
       {"use_beam_search", {is_false, "beam search is not supported; leave it out or make it false"}},
       {"length_penalty", {is_one, "beam search is not supported; leave it out or make it 1"}},
       {"early_stopping", {is_false, "beam search is not supported; leave it out or make it false"}},
-      {"response_format", {[](const Json& value) { return value.is_object() && value.size() == 1 && value.contains("type") && value["type"] == "text"; }, kStructured}},
-      {"structured_outputs", {is_empty, kStructured}}, {"guided_json", {never, kStructured}}, {"guided_regex", {never, kStructured}}, {"guided_choice", {is_empty, kStructured}},
-      {"guided_grammar", {never, kStructured}}, {"guided_decoding_backend", {never, kStructured}}, {"guided_whitespace_pattern", {never, kStructured}},
-      {"structural_tag", {never, kStructured}}, {"allowed_token_ids", {never, "is not supported; use logit_bias or bad_words"}},
+      {"guided_decoding_backend", {[](const Json& value) { return value == "auto" || value == "xgrammar"; }, "xgrammar is the only one; leave it out"}},
+      {"guided_whitespace_pattern", {never, "is not supported; structured_outputs has disable_any_whitespace"}}, {"structural_tag", {never, kNotBuilt}}, {"allowed_token_ids", {never, "is not supported; use logit_bias or bad_words"}},
       {"logits_processors", {is_empty, kNotBuilt}}, {"watermarking", {is_false, kNotBuilt}}, {"vllm_xargs", {is_empty, kNotBuilt}},
       {"repetition_detection", {[](const Json& value) { return value.is_object() && (value.empty() || value.value("max_pattern_size", Json(0)) == 0); }, kNotBuilt}},
       {"thinking_token_budget", {[](const Json& value) { return value == -1; }, kNotBuilt}},

@@ -11,6 +11,7 @@
 
 #include "app/batch_fields.h"
 #include "app/chat_line.h"
+#include "app/grammar_fields.h"
 #include "app/line_body.h"
 #include "app/line_json.h"
 #include "app/sha256.h"
@@ -53,7 +54,8 @@ const std::set<std::string>& honoured_fields() {
   static const std::set<std::string> kFields = {
       "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
       "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids",
-      "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"};
+      "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words", "response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+      "structured_outputs"};
   return kFields;
 }
 
@@ -311,6 +313,7 @@ std::array<uint8_t, 12> answers_id_of(Json body, const BatchRequest& request) {
   };
   body.erase("seed");
   add(body.dump());
+  if (const GrammarSpec* grammar = request.params.grammar.get()) add(grammar->text);
   for (const BatchPrompt& prompt : request.prompts) {
     add(prompt.text);
     add({reinterpret_cast<const char*>(prompt.tokens.data()), prompt.tokens.size() * sizeof(int32_t)});
@@ -363,10 +366,15 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   request.gives_prompt_token_ids = body.flag("return_token_ids");
   // Without a tokenizer nothing else would tell the answer.
   request.gives_token_ids = body.flag("return_token_ids", !limits.tokenizer);
+  params.grammar = parse_grammar(line, body);
+  if (params.grammar && !limits.has_text()) refuse_value("body", "asks for an answer that follows a grammar, but the model has no tokenizer");
+  if (params.grammar && !limits.ends_answers) refuse_value("body", "asks for an answer that follows a grammar, but the model's config.json names no end token (eos_token_id)");
   parse_seed(body, &request);
   request.estimated = !limits.tokenizer && (chat || !line.prompt.texts.empty());
   if (chat) parse_chat(line, body, limits, &request);
   else request.prompts = parse_prompts(std::move(line.prompt), body, params, limits);
+  if (params.grammar && request.chat && request.chat->begins_in_thought)
+    refuse_value(kMessagesPath, "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");
   if (request.open_ended) params.max_tokens = limits.max_positions - std::ssize(request.prompts.front().tokens);
   parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)

@@ -32,6 +32,8 @@ struct ModelLimits {
   std::time_t now = 0;       ///< the time that a chat template may tell
   std::optional<Endpoint> endpoint = std::nullopt;  ///< the one that all lines must be for; nothing: lines say
 
+  bool ends_answers = true;  ///< the model has end tokens
+
   /// Whether texts have tokens, counted or real.
   bool has_text() const { return tokenizer || text_bytes_per_token > 0; }
 };

@@ -15,6 +15,7 @@ namespace flexgen {
 
 ModelLimits batch_limits(const RunBatchOptions& options, const ModelConfig& config, const Tokenizer* tokenizer) {
   ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
+  limits.ends_answers = !config.eos.empty();
   add_chat_template(options.model, options.chat_template, &limits);
   return limits;
 }

@@ -104,7 +104,7 @@ TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
            {kHello + ", " + tool + R"(, "tool_choice": "required")", "unsupported_parameter", "body.tool_choice"},
            {kHello + ", " + tool + R"(, "tool_choice": {"type": "function", "function": {"name": "f"}})", "unsupported_parameter", "body.tool_choice"},
            {kHello + R"(, "tool_choice": "auto")", "invalid_value", "needs tools"},
-           {kHello + R"(, "response_format": {"type": "json_schema", "json_schema": {}})", "unsupported_parameter", "response_format"},
+           {kHello + R"(, "response_format": {"type": "json_schema", "json_schema": {}})", "invalid_value", "response_format"},
            {kHello + R"(, "chat_template_kwargs": {"messages": []})", "invalid_value", "field of the body"},
            {kHello + R"(, "chat_template_kwargs": 5)", "invalid_value", "must be an object, not 5"},
            {kHello + R"(, "chat_template": "x")", "unsupported_parameter", "--chat-template"},

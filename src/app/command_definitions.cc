@@ -199,6 +199,7 @@ class GenerateDefinition : public CommandDefinition {
     whole("--seed", params.seed, 0, "of the random numbers")->capture_default_str();
     texts("--stop", params.stop, "end before this text (may be given several times)", "TEXT");
     flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
+    text("--json-schema", options_.json_schema, "the answer is JSON that follows the schema in this file; what a schema may have is in docs/structured_answers.md", "FILE");
     CLI::Option* chat = flag("--chat", options_.chat, "the text is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what the conversation begins with", "TEXT")->needs(chat);
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
@@ -212,6 +213,7 @@ class GenerateDefinition : public CommandDefinition {
     refuse_empty_stops(options_.params.stop);
     if (options_.chat && options_.no_special_tokens) fail_user("--no-special-tokens: a chat template writes all tokens out itself; leave it out, or --chat");
     if (options_.stats && (general.quiet || general.log_level == "warning" || general.log_level == "error")) fail_user("--stats: nothing is said with --quiet; leave one of them out");
+    if (!options_.json_schema.empty() && (options_.params.min_tokens > 0 || options_.params.ignore_eos)) fail_user("--json-schema: the schema says where the answer ends; leave --min-tokens and --ignore-eos out");
     if (options_.params.min_tokens > options_.params.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", options_.params.min_tokens, options_.params.max_tokens);
     return options_;
   }

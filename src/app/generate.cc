@@ -12,6 +12,7 @@
 #include "app/chat_source.h"
 #include "app/commands.h"
 #include "app/evaluation.h"
+#include "app/grammar_fields.h"
 #include "app/hardware.h"
 #include "app/json_output.h"
 #include "app/model_folder.h"
@@ -21,6 +22,8 @@
 #include "app/team.h"
 #include "base/error.h"
 #include "base/report.h"
+#include "io/whole_file.h"
+#include "text/grammar/json_schema.h"
 #include "text/chat_answer.h"
 #include "text/jinja/value.h"
 
@@ -94,6 +97,21 @@ std::string answer_json(const GenerateOptions& options, const AnswerForm& form, 
 
 }  // namespace
 
+namespace {
+
+/// Throws Error{user} that names the file.
+std::shared_ptr<const GrammarSpec> grammar_of_file(const std::string& path, const Engine& engine) {
+  if (engine.model().config().eos.empty()) fail_user("--json-schema: the model's config.json names no end token (eos_token_id), by which an answer could end");
+  const std::string schema = read_whole_file(path, static_cast<int64_t>(kMaxSchemaBytes));
+  try {
+    return schema_grammar(schema);
+  } catch (const Error& error) {
+    fail_user("--json-schema {}: {}", path, error.what());
+  }
+}
+
+}  // namespace
+
 int generate_command(const GenerateOptions& options) {
   require_alone({}, "generate");
   const std::string model = find_model(options.model, options.engine.model.revision);
@@ -104,6 +122,8 @@ int generate_command(const GenerateOptions& options) {
   const bool adds_special_tokens = !options.no_special_tokens && !options.chat;
   Request request;
   request.params = options.params;
+  if (!options.json_schema.empty()) request.params.grammar = grammar_of_file(options.json_schema, engine);
+  if (request.params.grammar && form.begins_in_thought) fail_user("--json-schema: the chat template has an answer begin with thoughts, which a schema has no place for; leave --chat or --json-schema out");
   request.prompt = engine.tokenizer()->encode(text, adds_special_tokens);
   if (adds_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");
   if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");

@@ -269,7 +269,7 @@ std::string other_form(std::string_view front, const std::string& path) {
   if (text.starts_with('<')) return "it is XML or HTML; write its prompts as JSONL";
   if (text.starts_with("{'")) return "its objects are written as Python prints them, with single quotes; write them with json.dumps()";
   if (text.starts_with('{') || text.starts_with('[')) return "";
-  if (ending == ".csv" || ending == ".tsv" || begins_a_table(text)) return text.empty() ? "" : with_pandas("it is a table (CSV)", "read_csv(\"table.csv\")");
+  if (ending == ".csv" || ending == ".tsv" || begins_a_table(text)) return text.empty() ? "" : "it is a table (CSV); flexgen map answers one prompt for each of its rows";
   if (ending == ".yaml" || ending == ".yml") return "it is YAML; write it as JSONL";
   return "";
 }

@@ -15,7 +15,7 @@ using Form = PromptField::Form;
 
 constexpr size_t kQuotedBytes = 100;  // of a text that is no prompt: more than messages show
 /// Fields of a body whose order counts: templates write them out.
-constexpr std::array<std::string_view, 4> kValueFields{"messages", "tools", "documents", "chat_template_kwargs"};
+constexpr std::array<std::string_view, 7> kValueFields{"messages", "tools", "documents", "chat_template_kwargs", "response_format", "guided_json", "structured_outputs"};
 constexpr std::array<std::string_view, 6> kLineFields{"custom_id", "method", "url", "body", "prompt", "messages"};
 constexpr int kOutOfRange = 406;      // nlohmann's number for what no double can hold
 

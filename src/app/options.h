@@ -94,6 +94,7 @@ struct GenerateOptions {
   EngineFlags engine;
   bool no_special_tokens = false;  ///< the tokenizer puts none before the text
   bool chat = false;          ///< the prompt is what a user says
+  std::string json_schema;    ///< file of the schema that the answer follows; empty: none
   std::string system;         ///< what comes before it; empty: nothing
   std::string chat_template;
   bool stats = false;         ///< the plan and the run's figures, on stderr

@@ -229,7 +229,7 @@ std::vector<std::string> words_of(const std::string& line) {
   std::istringstream in(line);
   return {std::istream_iterator<std::string>(in), {}};
 }
-const std::vector<std::string> kCommands{"run-batch", "map", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
+const std::vector<std::string> kCommands{"run-batch", "map", "serve", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
 
 TEST(Options, HelpAndVersion) {
   for (const char* flag : {"--version", "-V"}) EXPECT_EQ(said({flag}, kExitDone), std::string("flexgen ") + kVersion + "\n");

@@ -44,6 +44,7 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   if (is_checkpoint && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
   ModelLimits limits{model.config().vocab_size, model.config().max_positions, tokenizer.get(), is_checkpoint ? 0 : kTextBytesPerToken};
+  limits.ends_answers = !is_checkpoint || !model.config().eos.empty();
   if (is_checkpoint) add_chat_template(options.model, options.chat_template, &limits);
   const BatchInput input = BatchInput::scan(options.input, limits, never);
   workload = workload_of_input(input, options.engine.shares_prefixes(), expected, kSharedGrain);

@@ -81,10 +81,11 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
       if (samples || scored) {
         plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
         wanted.push_back({static_cast<int32_t>(index), at + 1, scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params,
-                          params.edits_logits(), {}, {}});
+                          params.edits_logits() || params.grammar, {}, {}, {}});
         LogitReader::Row& row = wanted.back();
         if (scored) row.params.top_logprobs = params.top_prompt_logprobs();
         else row.logprob_ids = params.logprob_token_ids;
+        if (samples && slot.follower) row.mask = masks_->next(slot.follower, params.grammar, {slot.tokens.begin() + slot.prompt_size(), slot.tokens.end()});
         if (samples && params.edits_logits()) row.edits = slot.edits.next(std::span(slot.tokens).subspan(slot.request.prompt.size()));
       }
       plan->tokens.push_back(slot.tokens[static_cast<size_t>(at)]);
@@ -280,6 +281,11 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
     slot.completion.prompt_logprobs.push_back(
         {slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
   if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params);
+  if (params.grammar && params.max_tokens > 0) {
+    FLEXGEN_CHECK(tokenizer_ && !model_.config().eos.empty(), "a grammar without a tokenizer or an end token");
+    if (!masks_) masks_ = std::make_unique<GrammarMasks>(*tokenizer_, model_.config().vocab_size, model_.config().eos);
+    slot.follower = std::make_shared<GrammarMasks::Follower>();
+  }
   if (params.edits_logits()) slot.edits = LogitEdits(slot.request, model_.config().eos, model_.config().vocab_size);
   return true;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/answer_text.h"
+#include "engine/grammar_masks.h"
 #include "engine/logit_edits.h"
 #include "engine/logit_reader.h"
 #include "engine/page_pool.h"
@@ -90,6 +91,7 @@ class Batcher : public StepSource {
     int64_t number = 0;           ///< sequences are numbered as they start
     std::unique_ptr<AnswerText> text;  ///< null without a tokenizer
     LogitEdits edits;
+    std::shared_ptr<GrammarMasks::Follower> follower;  ///< null without a grammar
     Completion completion;
 
     int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
@@ -132,6 +134,7 @@ class Batcher : public StepSource {
   std::optional<Request> waiting_;  ///< drawn from the source, but no pool had room yet
   int64_t active_ = 0;
   int64_t row_limit_, slot_limit_;
+  std::unique_ptr<GrammarMasks> masks_;  ///< from the first request with a grammar on
   TokenCounters counters_;
 };
 

@@ -21,6 +21,16 @@ float edited(float logit, const LogitEdit& edit) {
   return std::clamp((biased > 0 ? biased / edit.repetition : biased * edit.repetition) - edit.penalty, -kMost, kMost);
 }
 
+/// Leaves the logits of tokens that may come as they are.
+void mask_out(std::span<float> logits, const TokenMask& mask) {
+  for (size_t word = 0; word * 32 < logits.size(); ++word) {
+    if (mask[word] == ~uint32_t{0}) continue;
+    const size_t end = std::min(logits.size(), word * 32 + 32);
+    for (size_t i = word * 32; i < end; ++i)
+      if (!(mask[word] >> (i % 32) & 1)) logits[i] = -kInfinity;
+  }
+}
+
 bool takes_largest_alone(const LogitReader::Row& row) { return row.target < 0 && !row.is_stored() && row.params.top_logprobs < 0; }
 
 }  // namespace
@@ -119,6 +129,7 @@ void LogitReader::finish(size_t index) {
       before.push_back(value);
       value = edited(value, edit);
     }
+    if (row.mask.valid()) mask_out(all, row.mask.get());
     result.token = sample(all, row.params, row.position);
     logit = all[static_cast<size_t>(result.token)];
     if (logit == -kInfinity) result.not_finite = result.token;  // edits have left nothing to choose

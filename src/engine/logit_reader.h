@@ -5,11 +5,13 @@
 // +infinity, or with none above -infinity, is told by TokenLogprob::not_finite.
 // accept() runs in the compute lane (beside a GPU in the cpu lane); results() may be read once the plan is done.
 
+#include <future>
 #include <span>
 #include <vector>
 
 #include "engine/request.h"
 #include "model/model.h"
+#include "text/grammar/grammar.h"
 
 namespace flexgen {
 
@@ -20,8 +22,9 @@ class LogitReader : public LogitSink {
     int64_t position = 0;       ///< of the token that these logits predict
     int32_t target = -1;        ///< the token that is known to come (prompt scoring), -1: choose one
     ChoiceParams params;
-    bool edited = false;        ///< `edits` there are, here or elsewhere in the sequence: such rows are kept whole
+    bool edited = false;        ///< `edits` or a `mask` there are, here or elsewhere in the sequence: such rows are kept whole
     std::vector<LogitEdit> edits;  ///< each token once
+    std::shared_future<TokenMask> mask = {};  ///< of the tokens that may be chosen; none: all
     std::vector<int32_t> logprob_ids;  ///< with params.top_logprobs >= 0: TokenLogprob::top is of these; empty: of the best
 
     bool is_stored() const { return target < 0 && (params.cuts() || edited); }

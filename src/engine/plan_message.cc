@@ -17,7 +17,7 @@ std::vector<std::byte> encode(const PlanMessage& message) {
   for (const LogitReader::Row& row : message.wanted) {
     out.add(row.slot).add(row.position).add(row.target).add(row.params.temperature).add(row.params.top_p).add(row.params.top_k).add(row.params.min_p).add(row.params.seed)
         .add(row.params.top_logprobs).add(row.edited).add(static_cast<int64_t>(row.edits.size()));
-    out.add(row.logprob_ids);
+    out.add(row.logprob_ids).add(row.mask.valid() ? row.mask.get() : TokenMask());
     for (const LogitEdit& edit : row.edits) out.add(edit.token).add(edit.bias).add(edit.repetition).add(edit.penalty);
   }
   return out.take();
@@ -54,6 +54,11 @@ PlanMessage decode_plan(std::span<const std::byte> bytes) {
     row.edited = in.value<bool>();
     const auto num_edits = in.value<int64_t>();
     row.logprob_ids = in.values<int32_t>();
+    if (TokenMask mask = in.values<uint32_t>(); !mask.empty()) {
+      std::promise<TokenMask> known;
+      known.set_value(std::move(mask));
+      row.mask = known.get_future().share();
+    }
     for (int64_t edits = num_edits; edits > 0; --edits) {
       LogitEdit& edit = row.edits.emplace_back();
       edit.token = in.value<int32_t>();

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace flexgen {
+
+struct GrammarSpec;
 
 /// How a token is chosen from its logits.
 struct ChoiceParams {
@@ -45,6 +48,7 @@ struct SamplingParams : ChoiceParams {
   double repetition_penalty = 1;                       ///< LogitEdit::repetition of all tokens of the prompt and of the answer so far
   double presence_penalty = 0, frequency_penalty = 0;  ///< are taken off the tokens of the answer so far: once, and as often as they are there
   std::vector<std::pair<int32_t, float>> logit_bias;   ///< each token once
+  std::shared_ptr<const GrammarSpec> grammar;          ///< that the answer follows (text/grammar/grammar.h); null: none
   std::vector<std::vector<int32_t>> bad_words;         ///< the last token of each cannot be chosen where the answer ends in the others
 
   /// Whether the prompt's tokens have logprobs, and of how many of the best.
@@ -55,7 +59,7 @@ struct SamplingParams : ChoiceParams {
     return min_tokens > 0 || repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0 || !logit_bias.empty() || !bad_words.empty();
   }
   /// Whether all logits of a row must be kept until its token is chosen.
-  bool keeps_logits() const { return cuts() || edits_logits(); }
+  bool keeps_logits() const { return cuts() || edits_logits() || grammar; }
 };
 
 /// One sequence to generate.

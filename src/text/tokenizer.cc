@@ -1,6 +1,7 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <charconv>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -10,6 +11,7 @@
 #include "io/checked_json.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
+#include "text/byte_level.h"
 #include "text/pipeline.h"
 #include "text/post_processor.h"
 #include "text/tokenizer_files.h"
@@ -27,6 +29,8 @@ class JsonTokenizer : public Tokenizer {
         normalizer_(make_normalizer(files.json.value("normalizer", Json()), files.source)),
         pre_tokenizer_(make_pre_tokenizer(files.json.value("pre_tokenizer", Json()), files.source)),
         decoder_(make_decoder(files.json.value("decoder", Json()), files.source)),
+        bytes_by_alphabet_(has_decoder_step(files.json.value("decoder", Json()), "ByteLevel")),
+        bytes_by_fallback_(has_decoder_step(files.json.value("decoder", Json()), "ByteFallback")),
         split_special_tokens_(files.split_special_tokens),
         special_tokens_(files.special_tokens) {
     for (const auto& [text, id] : bpe_.vocab()) set_text(id, text, files.source);
@@ -79,6 +83,16 @@ class JsonTokenizer : public Tokenizer {
     return both.starts_with(lead) ? both.substr(lead.size()) : decode(std::vector<int32_t>{token}, false);
   }
 
+  std::string token_bytes(int32_t token) const override {
+    if (token < 0 || token >= vocab_size() || special_.contains(token)) return "";
+    const std::string& text = texts_[static_cast<size_t>(token)];
+    if (bytes_by_alphabet_)
+      if (std::optional<std::string> bytes = alphabet_to_bytes(text)) return *bytes;
+    unsigned byte = 0;
+    if (bytes_by_fallback_ && is_byte_token(token) && std::from_chars(text.data() + 3, text.data() + 5, byte, 16).ptr == text.data() + 5) return {static_cast<char>(byte)};
+    return is_byte_token(token) ? text : token_text(token);
+  }
+
   bool is_byte_token(int32_t token) const override {
     if (token < 0 || token >= vocab_size()) return false;
     const std::string& text = texts_[static_cast<size_t>(token)];
@@ -116,6 +130,14 @@ class JsonTokenizer : public Tokenizer {
 
  private:
   static constexpr int32_t kMaxId = 10'000'000;
+
+  /// Of a decoder that was made, so that its nesting is bounded.
+  static bool has_decoder_step(const Json& json, std::string_view type) {
+    if (!json.is_object()) return false;
+    if (json.value("type", "") == type) return true;
+    const auto steps = json.find("decoders");
+    return steps != json.end() && std::any_of(steps->begin(), steps->end(), [&](const Json& step) { return has_decoder_step(step, type); });
+  }
 
   static Bpe make_bpe(const Json& json, const std::string& source) {
     const Json& model = json_field(json, "model", source);
@@ -217,6 +239,7 @@ class JsonTokenizer : public Tokenizer {
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   Decoder decoder_;
+  bool bytes_by_alphabet_, bytes_by_fallback_;  ///< how the decoder writes bytes
   AddedTokens added_;
   bool split_special_tokens_;
   std::vector<std::string> texts_;  ///< of each id

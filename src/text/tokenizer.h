@@ -34,6 +34,9 @@ class Tokenizer {
   /// The piece of one token as text for logprobs output (may be a byte token: "<0xE4>"-like or U+FFFD).
   virtual std::string token_text(int32_t token) const = 0;
 
+  /// The bytes that the token adds to a text in its middle, which may be part of a character; empty for special tokens, and for ids that are none.
+  virtual std::string token_bytes(int32_t token) const { return is_byte_token(token) ? "" : token_text(token); }
+
   /// Whether the token is a single byte of a character ("<0xE4>"): its text depends on its neighbours.
   virtual bool is_byte_token(int32_t token) const = 0;
 

@@ -70,6 +70,7 @@ class Doorman {
 
 ModelLimits limits_of(const ServeOptions& options, const std::string& model, const Engine& engine, int64_t max_positions) {
   ModelLimits limits{engine.model().config().vocab_size, max_positions, engine.tokenizer()};
+  limits.ends_answers = !engine.model().config().eos.empty();
   add_chat_template(model, options.chat_template, &limits);
   return limits;
 }

@@ -1,0 +1,16 @@
+# xgrammar: the grammars of structured answers, where tools/install_xgrammar.sh has built it, else their stub (src/text/grammar/no_grammar). FLEXGEN_XGRAMMAR_FOUND says which.
+
+set(FLEXGEN_GRAMMARS ON CACHE BOOL "Build structured answers, if xgrammar is there")
+set(cache "$ENV{XDG_CACHE_HOME}")
+if(NOT cache)
+  set(cache "$ENV{HOME}/.cache")
+endif()
+set(FLEXGEN_XGRAMMAR_DIR "${cache}/flexgen/xgrammar" CACHE PATH "Where tools/install_xgrammar.sh has put xgrammar")
+set(FLEXGEN_XGRAMMAR_FOUND FALSE)
+if(FLEXGEN_GRAMMARS AND EXISTS ${FLEXGEN_XGRAMMAR_DIR}/libxgrammar.a)
+  set(FLEXGEN_XGRAMMAR_FOUND TRUE)
+  add_library(xgrammar STATIC IMPORTED)
+  set_target_properties(xgrammar PROPERTIES IMPORTED_LOCATION ${FLEXGEN_XGRAMMAR_DIR}/libxgrammar.a INTERFACE_INCLUDE_DIRECTORIES ${FLEXGEN_XGRAMMAR_DIR}/include)
+else()
+  message(STATUS "no xgrammar in ${FLEXGEN_XGRAMMAR_DIR}: structured answers are refused (tools/install_xgrammar.sh ${FLEXGEN_XGRAMMAR_DIR})")
+endif()

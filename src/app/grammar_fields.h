@@ -1,0 +1,18 @@
+#pragma once
+// GrammarFields: what a request's body says its answer must be: response_format, guided_json and its like, structured_outputs. Any thread.
+
+#include <memory>
+
+#include "app/line_body.h"
+#include "app/line_json.h"
+#include "text/grammar/grammar.h"
+
+namespace flexgen {
+
+/// Null if an answer may be anything. Throws Refusal for what cannot be honoured. Specifications that were just seen are not checked again.
+std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const LineBody& body);
+
+/// Of the text of a schema, as `generate` has it. Throws Error{user}.
+std::shared_ptr<const GrammarSpec> schema_grammar(std::string_view json);
+
+}  // namespace flexgen

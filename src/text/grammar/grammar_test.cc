@@ -1,0 +1,165 @@
+// Grammars over tokens: byte by byte, byte-level and SentencePiece tokens, schemas that are refused by name.
+
+#include "text/grammar/grammar.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <regex>
+
+#include "base/error.h"
+#include "text/grammar/json_schema.h"
+
+namespace flexgen::grammar_test {
+namespace {
+
+using Kind = GrammarSpec::Kind;
+
+/// Tokens 0 to 255 are bytes, 256 ends an answer, 257 is "\"a" of two bytes.
+class Bytes : public Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view text, bool) const override {
+    std::vector<int32_t> ids;
+    for (unsigned char c : text) ids.push_back(c);
+    return ids;
+  }
+  std::string decode(std::span<const int32_t> tokens, bool) const override {
+    std::string text;
+    for (int32_t token : tokens) text += token_bytes(token);
+    return text;
+  }
+  std::string token_text(int32_t token) const override { return token_bytes(token); }
+  std::string token_bytes(int32_t token) const override { return token < 256 ? std::string(1, static_cast<char>(token)) : token == 257 ? "\"a" : ""; }
+  bool is_byte_token(int32_t) const override { return false; }
+  int64_t vocab_size() const override { return 258; }
+  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::optional<int32_t> eos() const override { return 256; }
+};
+
+class Grammars : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+    compiler = GrammarCompiler::create(tokenizer, 260, {256}, 1 << 20);  // the model has two entries more than the tokenizer
+  }
+  /// Whether the text is an answer; each token must have been in the mask before it.
+  bool takes(const GrammarSpec& spec, std::string_view text) {
+    auto matcher = compiler->start(spec);
+    std::vector<int32_t> tokens = tokenizer.encode(text, false);
+    tokens.push_back(256);
+    for (int32_t token : tokens) {
+      const TokenMask mask = matcher->mask();
+      EXPECT_FALSE(may_come(mask, 258) || may_come(mask, 259));
+      const bool allowed = may_come(mask, token);
+      EXPECT_EQ(matcher->accept(token), allowed);
+      if (!allowed) return false;
+    }
+    EXPECT_TRUE(matcher->ended());
+    return true;
+  }
+  static GrammarSpec schema(std::string_view json, bool any_whitespace = true) { return {Kind::kJsonSchema, honoured_schema(json), {}, any_whitespace}; }
+
+  Bytes tokenizer;
+  std::unique_ptr<GrammarCompiler> compiler;
+};
+
+TEST_F(Grammars, FollowAChoiceToItsEnd) {
+  const GrammarSpec spec{Kind::kChoice, "", {"yes", "überfällig", "a\"\\\n"}};
+  EXPECT_TRUE(takes(spec, "yes"));
+  EXPECT_TRUE(takes(spec, "überfällig"));
+  EXPECT_TRUE(takes(spec, "a\"\\\n"));
+  EXPECT_FALSE(takes(spec, "ye"));
+  EXPECT_FALSE(takes(spec, "yess"));
+}
+
+TEST_F(Grammars, FollowARegexAndAGrammar) {
+  EXPECT_TRUE(takes({Kind::kRegex, "[A-Z]{2}-[0-9]+", {}}, "AB-12"));
+  EXPECT_FALSE(takes({Kind::kRegex, "[A-Z]{2}-[0-9]+", {}}, "AB-"));
+  EXPECT_TRUE(takes({Kind::kEbnf, "root ::= \"(\" root \")\" | \"x\"", {}}, "((x))"));
+  EXPECT_FALSE(takes({Kind::kEbnf, "root ::= \"(\" root \")\" | \"x\"", {}}, "((x)"));
+}
+
+/// Every text of up to five of three letters, by the language's own matcher too.
+TEST_F(Grammars, FollowPatternsThatRepeatAndLeaveOut) {
+  for (const std::string pattern : {"(ab+)?c", "(ab*)?c", "(a+b)?c", "a?b?c?", "((a|b)c?)?a", "(a|bc*){2,}", "(a|bc*){1,}b", "(ab?){0,}c", "(a+|bc)*a", "(a?b){2}", "(ab+){0,2}c", "(a(b+c)?)+", "[ab]{1,3}c?", "(a*)?b",
+                                    "(a|b+){3,}c", "(a{1,2}b)?a{2,}", "(c|a?)+b"}) {
+    const std::regex judge(pattern);
+    const GrammarSpec alone{Kind::kRegex, pattern, {}}, inside = schema(R"({"type": "string", "pattern": "^)" + pattern + R"($"})");
+    std::vector<std::string> texts{""};
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const std::string text = texts[i];
+      const bool expected = std::regex_match(text, judge);
+      EXPECT_EQ(takes(alone, text), expected) << pattern << " " << text;
+      EXPECT_EQ(takes(inside, '"' + text + '"'), expected) << pattern << " in JSON, " << text;
+      if (text.size() < 5)
+        for (const char letter : {'a', 'b', 'c'}) texts.push_back(text + letter);
+    }
+  }
+}
+
+TEST_F(Grammars, FollowASchema) {
+  const GrammarSpec spec = schema(R"({"type": "object", "properties": {"z": {"type": "integer"}, "a": {"enum": ["é", null]}}, "required": ["z", "a"]})");
+  EXPECT_TRUE(takes(spec, R"({"z": 1, "a": "é"})"));
+  EXPECT_TRUE(takes(spec, "{\n  \"z\":-3,\n  \"a\": null}"));
+  EXPECT_FALSE(takes(spec, R"({"a": null, "z": 1})")) << "properties come in the schema's order";
+  EXPECT_FALSE(takes(spec, R"({"z": 1.5, "a": null})"));
+  EXPECT_FALSE(takes(spec, R"({"z": 1, "a": null, "b": 1})"));
+  EXPECT_FALSE(takes(schema(R"({"type": "array", "items": {"type": "null"}})", false), "[null,null]"));
+  EXPECT_TRUE(takes(schema(R"({"type": "array", "items": {"type": "null"}})", false), "[null, null]"));
+  EXPECT_FALSE(takes(schema(R"({"type": "string", "maxLength": 5})"), "\"a\x10\"")) << "control characters are escaped in JSON";
+  EXPECT_TRUE(takes({Kind::kJsonObject, "", {}}, R"({"k": [1, {"l": "\u00e9"}]})"));
+  EXPECT_FALSE(takes({Kind::kJsonObject, "", {}}, "[1]"));
+}
+
+TEST_F(Grammars, MaskTokensOfSeveralBytes) {
+  auto matcher = compiler->start({Kind::kChoice, "", {"\"abc"}});
+  EXPECT_TRUE(may_come(matcher->mask(), 257));
+  EXPECT_TRUE(matcher->accept(257));
+  EXPECT_FALSE(may_come(matcher->mask(), 257));
+  EXPECT_TRUE(may_come(matcher->mask(), 'b'));
+}
+
+TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"not": {}})", "'not'"}, {R"({"if": {}})", "'if'"}, {R"({"type": "array", "uniqueItems": true})", "'uniqueItems'"}, {R"({"type": "array", "contains": {}})", "'contains'"},
+      {R"({"type": "object", "properties": {"a": {"type": "array", "items": {"frobnicate": 1}}}})", "at properties/a/items: 'frobnicate'"},
+      {R"({"type": "object", "dependentRequired": {}})", "'dependentRequired'"}, {R"({"$ref": "http://x/y"})", "http://x/y"}, {R"({"$ref": "#/$defs/a"})", "#/$defs/a"},
+      {R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})", "leads to itself"}, {R"({"$ref": "#", "type": "object"})", "'type'"},
+      {R"({"type": "object", "required": ["a"]})", "'a'"}, {R"({"type": "string", "format": "iri"})", "'format'"}, {R"({"allOf": [{}, {}]})", "'allOf'"},
+      {R"({"type": "integer", "enum": [1, "a"]})", "'enum'"}, {R"({"type": "string", "maxLength": 1000000000})", "'maxLength'"}, {R"({"type": "str"})", "'type'"}, {R"([1])", "array"},
+      {R"({"type": "string", "pattern": "é"})", "'pattern'"}, {R"({"minLength": 1, "minItems": 1})", "beside keywords"}, {"{", "not JSON"}, {"false", "false"}};
+  for (const auto& [json, part] : cases) {
+    try {
+      honoured_schema(json);
+      ADD_FAILURE() << json;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(part)) << json;
+    }
+  }
+  EXPECT_THROW(honoured_schema(std::string(100'000, '[')), Error);
+}
+
+TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
+  EXPECT_EQ(honoured_schema(R"({"properties": {"b": true, "a": {"minLength": 1}}})"),
+            R"({"properties":{"b":{},"a":{"minLength":1,"type":"string"}},"type":"object","additionalProperties":false})");
+  EXPECT_EQ(honoured_schema(R"({"oneOf": [{"type": "string"}, {"enum": [1, null]}]})"), R"({"anyOf":[{"type":"string"},{"enum":[1,null]}]})");
+  EXPECT_EQ(honoured_schema(R"({"oneOf": [{"type": "integer"}, {"const": 1.5}]})"), R"({"oneOf":[{"type":"integer"},{"const":1.5}]})") << "1.0 is an integer";
+  EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"]})"), R"({"anyOf":[{"type":"array","items":{}},{"type":"null"}]})");
+}
+
+/// What tokens of the two common kinds add to a text.
+TEST(TokenBytes, AreThoseOfTheVocabulary) {
+  const auto levels = Tokenizer::from_json(R"({"model": {"type": "BPE", "vocab": {"a": 0, "Ġ": 1, "Ã": 2, "©": 3}, "merges": []}, "decoder": {"type": "ByteLevel"},
+    "added_tokens": [{"id": 4, "content": "<s>", "special": true}]})", "t");
+  EXPECT_EQ(levels->token_bytes(1), " ");
+  EXPECT_EQ(levels->token_bytes(2), "\xc3");
+  EXPECT_EQ(levels->token_bytes(3), "\xa9");
+  EXPECT_EQ(levels->token_bytes(4), "");
+  const auto pieces = Tokenizer::from_json(R"({"model": {"type": "BPE", "vocab": {"a": 0, "▁a": 1, "<0xC3>": 2}, "merges": [], "byte_fallback": true},
+    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]}})", "t");
+  EXPECT_EQ(pieces->token_bytes(1), " a");
+  EXPECT_EQ(pieces->token_bytes(2), "\xc3");
+}
+
+}  // namespace
+}  // namespace flexgen::grammar_test

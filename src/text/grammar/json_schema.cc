@@ -1,0 +1,370 @@
+#include "text/grammar/json_schema.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Names = std::set<std::string_view>;
+
+const Names kSchemaNotes{"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id", "$defs", "definitions"};
+const std::map<std::string_view, Names> kKeywordsOfType{
+    {"string", {"minLength", "maxLength", "pattern", "format"}},
+    {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
+    {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
+    {"array", {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"}},
+    {"object", {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"}},
+    {"boolean", {}},
+    {"null", {}}};
+// Formats as patterns: xgrammar's own let through what is none, such as February 31 and 1.2.3.044. February 29 is left out.
+const std::string kDatePattern = "[12][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))";
+const std::string kTimePattern = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+const std::string kByteNumberPattern = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+const std::map<std::string, std::string, std::less<>> kSchemaFormats{
+    {"date", kDatePattern},
+    {"time", kTimePattern},
+    {"date-time", kDatePattern + "T" + kTimePattern},
+    {"email", "[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9]+(-[A-Za-z0-9]+)*(\\.[A-Za-z0-9]+(-[A-Za-z0-9]+)*)+"},
+    {"ipv4", kByteNumberPattern + "(\\." + kByteNumberPattern + "){3}"},
+    {"uuid", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"}};
+
+class SchemaReader {
+ public:
+  void read(Json& root) {
+    visit(root, "#", 0);
+    for (const auto& [place, target] : references_) {
+      if (!places_.contains(target)) fail(place, fmt::format("$ref '{}' leads to no schema of this one", shorten(target)));
+      // A chain of references alone says nothing.
+      std::string at = target;
+      for (size_t steps = 0; chains_.contains(at); ++steps) {
+        if (steps > chains_.size()) fail(place, fmt::format("$ref '{}' leads to itself", shorten(target)));
+        at = chains_[at];
+      }
+    }
+  }
+
+ private:
+  [[noreturn]] static void fail(const std::string& place, const std::string& what) {
+    fail_user("{}{}", place == "#" ? "" : fmt::format("at {}: ", shorten(place.substr(2))), what);
+  }
+  static std::string shorten(std::string text) {
+    for (char& c : text)
+      if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+    if (text.size() > 120) text = text.substr(0, 120) + "...";
+    return text;
+  }
+  [[noreturn]] static void refuse_keyword(const std::string& place, const std::string& name, const std::string& why) { fail(place, fmt::format("'{}' {}", shorten(name), why)); }
+
+  static bool is_note(const std::string& name) { return kSchemaNotes.contains(name) || name.starts_with("x-"); }
+
+  static std::string type_of(const Json& value) {
+    if (value.is_number_integer()) return "integer";
+    if (value.is_number()) return "number";
+    return value.is_boolean() ? "boolean" : value.type_name();
+  }
+  static bool has_type(const Json& value, const std::string& type) { return type_of(value) == type || (type == "number" && value.is_number_integer()); }
+
+  /// Of the values that a schema, visited, allows; empty: not known.
+  static std::set<std::string> types_of(const Json& schema) {
+    std::set<std::string> types;
+    if (schema.contains("type")) {
+      types.insert(schema["type"].get<std::string>());
+    } else if (schema.contains("const")) {
+      types.insert(type_of(schema["const"]));
+    } else if (schema.contains("enum")) {
+      for (const Json& value : schema["enum"]) types.insert(type_of(value));
+    } else if (schema.contains("anyOf")) {
+      for (const Json& option : schema["anyOf"]) {
+        const std::set<std::string> some = types_of(option);
+        if (some.empty()) return {};
+        types.insert(some.begin(), some.end());
+      }
+    }
+    if (types.contains("integer")) types.insert("number");  // 1.0 may be either
+    if (types.contains("number")) types.insert("integer");
+    return types;
+  }
+  /// No value fits two of them then, so that one of them is any of them.
+  static bool are_of_different_types(const Json& schemas) {
+    std::set<std::string> seen;
+    for (const Json& schema : schemas) {
+      const std::set<std::string> types = types_of(schema);
+      if (types.empty()) return false;
+      for (const std::string& type : types)
+        if (!seen.insert(type).second) return false;
+    }
+    return true;
+  }
+
+  void visit_all(Json& schemas, const std::string& place, int depth) {
+    if (schemas.is_object())
+      for (auto& [name, schema] : schemas.items()) visit(schema, place + "/" + name, depth);
+    else
+      for (size_t i = 0; i < schemas.size(); ++i) visit(schemas[i], fmt::format("{}/{}", place, i), depth);
+  }
+
+  /// Where the keyword is a list of schemas that is not empty.
+  void visit_list(Json& schema, const char* name, const std::string& place, int depth) {
+    if (!schema[name].is_array() || schema[name].empty()) refuse_keyword(place, name, "must be a list of schemas");
+    visit_all(schema[name], place + "/" + name, depth);
+  }
+
+  void require_alone(const Json& schema, const char* name, const std::string& place) {
+    for (const auto& [other, value] : schema.items())
+      if (other != name && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
+  }
+
+  void visit(Json& schema, const std::string& place, int depth) {
+    if (depth > kMaxSchemaDepth) fail(place, fmt::format("it is nested more than {} levels deep", kMaxSchemaDepth));
+    if (++parts_ > kMaxSchemaParts) fail(place, fmt::format("it has more than {} schemas in it", kMaxSchemaParts));
+    places_.insert(place);
+    if (schema.is_boolean()) {
+      if (schema == false) fail(place, "false allows no value");
+      schema = Json::object();  // says the same
+    }
+    if (!schema.is_object()) fail(place, fmt::format("a schema is an object or true, not {}", type_of(schema)));
+    if (schema.contains("$id") && place != "#") refuse_keyword(place, "$id", "in a part of a schema is not supported");
+    for (const char* definitions : {"$defs", "definitions"})
+      if (schema.contains(definitions)) {
+        if (!schema[definitions].is_object()) refuse_keyword(place, definitions, "must be an object");
+        visit_all(schema[definitions], place + "/" + definitions, depth + 1);
+      }
+    if (schema.contains("$ref")) return visit_reference(schema, place);
+    if (schema.contains("const") || schema.contains("enum")) return visit_values(schema, place);
+    for (const char* name : {"anyOf", "oneOf", "allOf"})
+      if (schema.contains(name)) {
+        require_alone(schema, name, place);
+        visit_list(schema, name, place, depth + 1);
+        if (name == std::string_view("allOf") && schema[name].size() > 1) refuse_keyword(place, name, "of more than one schema is not supported");
+        if (name == std::string_view("oneOf") && are_of_different_types(schema[name])) {
+          Json options = std::move(schema[name]);
+          schema.erase(name);
+          schema["anyOf"] = std::move(options);
+        }
+        return;
+      }
+    visit_typed(schema, place, depth);
+  }
+
+  void visit_reference(Json& schema, const std::string& place) {
+    require_alone(schema, "$ref", place);
+    if (!schema["$ref"].is_string()) refuse_keyword(place, "$ref", "must be a string");
+    const auto& target = schema["$ref"].get_ref<const std::string&>();
+    if (target != "#" && (!target.starts_with("#/") || target.find_first_of("%~") != std::string::npos || target.ends_with('/') || target.find("//") != std::string::npos))
+      fail(place, fmt::format("$ref '{}' is not supported: it may be '#', or '#/' and the names on the way to a part of this schema", shorten(target)));
+    references_.emplace_back(place, target);
+    chains_[place] = target;
+  }
+
+  static void visit_values(Json& schema, const std::string& place) {
+    const bool is_const = schema.contains("const");
+    const char* name = is_const ? "const" : "enum";
+    for (const auto& [other, value] : schema.items())
+      if (other != name && other != "type" && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
+    const Json values = is_const ? Json::array({schema["const"]}) : schema["enum"];
+    if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
+    if (!schema.contains("type")) return;
+    const Json types = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
+    for (const Json& value : values)
+      if (std::none_of(types.begin(), types.end(), [&](const Json& type) { return type.is_string() && has_type(value, type.get<std::string>()); }))
+        refuse_keyword(place, name, "has a value that is not of the 'type' beside it");
+    schema.erase("type");
+  }
+
+  void visit_typed(Json& schema, const std::string& place, int depth) {
+    std::vector<std::string> types;
+    if (schema.contains("type")) {
+      const Json given = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
+      for (const Json& type : given) {
+        if (!type.is_string() || !kKeywordsOfType.contains(type.get<std::string>())) refuse_keyword(place, "type", "must be one of string, integer, number, array, object, boolean, null, or a list of these");
+        types.push_back(type.get<std::string>());
+      }
+      if (types.empty()) refuse_keyword(place, "type", "is an empty list");
+    }
+    for (const auto& [name, value] : schema.items()) {
+      if (name == "type" || is_note(name)) continue;
+      const auto owner = std::find_if(kKeywordsOfType.begin(), kKeywordsOfType.end(), [&](const auto& entry) { return entry.second.contains(name); });
+      if (owner == kKeywordsOfType.end()) refuse_keyword(place, name, "is not supported");
+      if (!schema.contains("type")) {  // narrowed to the type that it speaks of
+        const std::string type = name == "minimum" || name == "maximum" || name == "exclusiveMinimum" || name == "exclusiveMaximum" ? "number" : std::string(owner->first);
+        if (types.empty()) types.push_back(type);
+        else if (types.front() != type) refuse_keyword(place, name, fmt::format("beside keywords of the type {} needs a 'type'", types.front()));
+      }
+      if (types.size() == 1 && !kKeywordsOfType.at(types.front()).contains(name)) refuse_keyword(place, name, fmt::format("with the type {} is not supported", types.front()));
+    }
+    if (types.empty()) return;
+    if (!schema.contains("type")) schema["type"] = types.front();
+    if (types.size() > 1) {
+      for (const auto& [name, value] : schema.items())
+        if (name != "type" && !is_note(name)) refuse_keyword(place, name, "with several types is not supported; write them as anyOf");
+      // As alternatives, each of which is narrowed by itself.
+      Json options = Json::array();
+      for (const std::string& type : types) options.push_back({{"type", type}});
+      schema.erase("type");
+      schema["anyOf"] = std::move(options);
+      for (size_t i = 0; i < types.size(); ++i) narrow(schema["anyOf"][i], types[i]);
+      return;
+    }
+    const std::string& type = types.front();
+    if (type == "string") visit_string(schema, place);
+    else if (type == "array") visit_array(schema, place, depth);
+    else if (type == "object") visit_object(schema, place, depth);
+    else
+      for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+        if (schema.contains(name)) visit_bound(schema, name, place);
+    narrow(schema, type);
+  }
+
+  /// xgrammar makes nothing that a schema does not name; without names, anything.
+  static void narrow(Json& schema, const std::string& type) {
+    if (type == "array" && !schema.contains("items") && !schema.contains("prefixItems")) schema["items"] = Json::object();
+    if (type == "object" && !schema.contains("properties") && !schema.contains("patternProperties") && !schema.contains("propertyNames") && !schema.contains("additionalProperties"))
+      schema["additionalProperties"] = true;
+  }
+
+  static void visit_bound(const Json& schema, const char* name, const std::string& place) {
+    constexpr double kMost = 1e15;  // doubles count to there, and xgrammar's digits too
+    if (!schema[name].is_number()) refuse_keyword(place, name, "must be a number");
+    if (!(std::abs(schema[name].get<double>()) <= kMost)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
+  }
+
+  static int64_t visit_count(const Json& schema, const char* name, const std::string& place) {
+    const Json& value = schema[name];
+    if (!value.is_number_unsigned()) refuse_keyword(place, name, "must be a whole number");
+    if (value.get<uint64_t>() > static_cast<uint64_t>(kMaxSchemaCount)) refuse_keyword(place, name, fmt::format("is more than {}, which is the most that is supported", kMaxSchemaCount));
+    return value.get<int64_t>();
+  }
+
+  static void visit_counts(const Json& schema, const char* least, const char* most, const std::string& place) {
+    const int64_t from = schema.contains(least) ? visit_count(schema, least, place) : 0, to = schema.contains(most) ? visit_count(schema, most, place) : from;
+    if (from > to) refuse_keyword(place, least, fmt::format("is more than '{}'", most));
+  }
+
+  static void visit_pattern(const Json& pattern, const char* name, const std::string& place) {
+    if (!pattern.is_string()) refuse_keyword(place, name, "must be a string");
+    const auto& text = pattern.get_ref<const std::string&>();
+    for (unsigned char c : text)
+      if (c < 0x20 || c > 0x7e) refuse_keyword(place, name, "with other characters than those of ASCII is not supported");
+    if (text.find_first_of("\"\\") != std::string::npos)
+      for (size_t i = 0; i < text.size(); ++i) {
+        // In JSON these are two characters, which a pattern does not see.
+        if (text[i] == '"' || (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == '\\')) refuse_keyword(place, name, "that asks for '\"' or '\\' is not supported");
+        if (text[i] == '\\') ++i;
+      }
+  }
+
+  static void visit_string(Json& schema, const std::string& place) {
+    visit_counts(schema, "minLength", "maxLength", place);
+    if (schema.contains("pattern")) visit_pattern(schema["pattern"], "pattern", place);
+    if (schema.contains("format")) {
+      const auto format = schema["format"].is_string() ? kSchemaFormats.find(schema["format"].get_ref<const std::string&>()) : kSchemaFormats.end();
+      if (format == kSchemaFormats.end()) refuse_keyword(place, "format", "is not supported: date, time, date-time, email, ipv4 and uuid are");
+      if (schema.contains("pattern")) refuse_keyword(place, "pattern", "beside 'format' is not supported");
+      schema.erase("format");
+      schema["pattern"] = "^" + format->second + "$";
+    }
+  }
+
+  void visit_array(Json& schema, const std::string& place, int depth) {
+    visit_counts(schema, "minItems", "maxItems", place);
+    if (schema.contains("uniqueItems")) {
+      if (schema["uniqueItems"] != false) refuse_keyword(place, "uniqueItems", "is not supported");
+      schema.erase("uniqueItems");
+    }
+    if (schema.contains("prefixItems")) visit_list(schema, "prefixItems", place, depth + 1);
+    if (schema.contains("items") && schema["items"] != false) visit(schema["items"], place + "/items", depth + 1);
+  }
+
+  void visit_object(Json& schema, const std::string& place, int depth) {
+    visit_counts(schema, "minProperties", "maxProperties", place);
+    const bool named = schema.contains("properties") && !schema["properties"].empty();
+    if (schema.contains("properties")) {
+      if (!schema["properties"].is_object()) refuse_keyword(place, "properties", "must be an object");
+      if (!named) schema.erase("properties");
+      else visit_all(schema["properties"], place + "/properties", depth + 1);
+    }
+    if (schema.contains("required")) {
+      if (!schema["required"].is_array()) refuse_keyword(place, "required", "must be a list of names");
+      for (const Json& name : schema["required"]) {
+        if (!name.is_string()) refuse_keyword(place, "required", "must be a list of names");
+        if (!named || !schema["properties"].contains(name.get<std::string>()))
+          refuse_keyword(place, "required", fmt::format("has '{}', which is not in 'properties'", shorten(name.get<std::string>())));
+      }
+    }
+    if (schema.contains("additionalProperties") && !schema["additionalProperties"].is_boolean()) visit(schema["additionalProperties"], place + "/additionalProperties", depth + 1);
+    const bool more = schema.contains("patternProperties") || schema.contains("propertyNames");
+    if (named) {
+      if (more) refuse_keyword(place, schema.contains("patternProperties") ? "patternProperties" : "propertyNames", "beside 'properties' is not supported");
+      // A further one could bear a name that has a schema of its own.
+      schema["additionalProperties"] = false;
+      if (schema.contains("minProperties") && schema["minProperties"] > schema["properties"].size()) refuse_keyword(place, "minProperties", "of more than 'properties' has is not supported");
+      return;
+    }
+    // Names may come twice, and then count once.
+    if (schema.contains("minProperties") && schema["minProperties"] > 1) refuse_keyword(place, "minProperties", "of more than 1 needs 'properties'");
+    if (!more) return;
+    if (schema.contains("patternProperties") && schema.contains("propertyNames")) refuse_keyword(place, "propertyNames", "beside 'patternProperties' is not supported");
+    if (schema.contains("propertyNames")) {
+      visit(schema["propertyNames"], place + "/propertyNames", depth + 1);
+      return;
+    }
+    Json& patterns = schema["patternProperties"];
+    if (!patterns.is_object() || patterns.size() != 1) refuse_keyword(place, "patternProperties", "of other than one pattern is not supported");
+    for (auto& [pattern, value] : patterns.items()) {
+      visit_pattern(pattern, "patternProperties", place);
+      visit(value, place + "/patternProperties/" + pattern, depth + 1);
+    }
+    schema["additionalProperties"] = false;
+  }
+
+  std::set<std::string> places_;
+  std::vector<std::pair<std::string, std::string>> references_;
+  std::map<std::string, std::string> chains_;
+  int64_t parts_ = 0;
+};
+
+/// Stops before the tree is deeper than it may be.
+bool is_too_deep(std::string_view json) {
+  int depth = 0;
+  bool in_text = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (in_text) {
+      if (json[i] == '\\') ++i;
+      else if (json[i] == '"') in_text = false;
+    } else if (json[i] == '"') {
+      in_text = true;
+    } else if (json[i] == '{' || json[i] == '[') {
+      if (++depth > 4 * kMaxSchemaDepth) return true;
+    } else if (json[i] == '}' || json[i] == ']') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string honoured_schema(std::string_view json) {
+  if (json.size() > kMaxSchemaBytes) fail_user("it is larger than {}", format_bytes(static_cast<int64_t>(kMaxSchemaBytes)));
+  if (is_too_deep(json)) fail_user("it is nested more than {} levels deep", kMaxSchemaDepth);
+  Json schema;
+  try {
+    schema = Json::parse(json);
+  } catch (const Json::exception& error) {
+    fail_user("it is not JSON: {}", error.what());
+  }
+  SchemaReader().read(schema);
+  // Notes may hold anything, and xgrammar reads some.
+  return schema.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace flexgen

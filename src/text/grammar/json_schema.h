@@ -1,0 +1,19 @@
+#pragma once
+// Which JSON schemas can be honoured. Pure functions; any thread.
+
+#include <string>
+#include <string_view>
+
+namespace flexgen {
+
+/// The schema as GrammarSpec::text has it: what it leaves open is narrowed where a grammar needs that (docs/structured_answers.md says how), so that whatever is valid by the result is valid by
+/// `json`. Properties stay in their order. Throws Error{user} that names the place ("properties/a") and the keyword for all that cannot be honoured, and for what is no schema.
+std::string honoured_schema(std::string_view json);
+
+/// Bounds on one schema.
+inline constexpr size_t kMaxSchemaBytes = 256 << 10;
+inline constexpr int kMaxSchemaDepth = 32;
+inline constexpr int64_t kMaxSchemaCount = 4096;  ///< of minLength, maxItems and their like
+inline constexpr int64_t kMaxSchemaParts = 4096;  ///< schemas in it, itself counted
+
+}  // namespace flexgen

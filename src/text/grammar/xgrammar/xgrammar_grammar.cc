@@ -1,0 +1,172 @@
+// Grammars by xgrammar.
+
+#include <dlpack/dlpack.h>
+#include <xgrammar/xgrammar.h>
+
+#include <algorithm>
+#include <list>
+#include <mutex>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "text/grammar/grammar.h"
+
+namespace flexgen {
+namespace {
+
+/// What xgrammar has warned of in this thread: mostly a part of a schema that it would pass over.
+thread_local std::vector<std::string> xgrammar_warnings;
+
+constexpr int kWarningLevel = 2;
+
+struct XgrammarError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::string ebnf_text(const std::string& text) {
+  std::string quoted = "\"";
+  for (unsigned char c : text) {
+    if (c == '"' || c == '\\') (quoted += '\\') += static_cast<char>(c);
+    else if (c < 0x20 || c == 0x7f) quoted += fmt::format("\\x{:02x}", c);
+    else quoted += static_cast<char>(c);
+  }
+  return quoted + '"';
+}
+
+/// Without the first line's place in xgrammar's own source.
+std::string reason(const std::exception& error) {
+  std::string text = error.what();
+  const size_t end = text.find_last_not_of(" \n");
+  text.resize(end == std::string::npos ? 0 : end + 1);
+  return text;
+}
+
+xgrammar::Grammar json_grammar(const std::string& schema, bool any_whitespace) {
+  return xgrammar::Grammar::FromJSONSchema(schema, any_whitespace, std::nullopt, std::nullopt, true, any_whitespace ? std::optional(kMostBlanks) : std::nullopt);
+}
+
+xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
+  using Kind = GrammarSpec::Kind;
+  switch (spec.kind) {
+    case Kind::kJsonObject: return json_grammar(R"({"type":"object","additionalProperties":true})", spec.any_whitespace);
+    case Kind::kJsonSchema: return json_grammar(spec.text, spec.any_whitespace);
+    case Kind::kRegex: return xgrammar::Grammar::FromRegex(spec.text);
+    case Kind::kEbnf: return xgrammar::Grammar::FromEBNF(spec.text);
+    case Kind::kChoice: break;
+  }
+  std::string text = "root ::= ";
+  for (size_t i = 0; i < spec.choices.size(); ++i) text += (i > 0 ? " | " : "") + ebnf_text(spec.choices[i]);
+  return xgrammar::Grammar::FromEBNF(text);
+}
+
+/// Throws Error{user}.
+xgrammar::Grammar grammar_of(const GrammarSpec& spec) {
+  xgrammar_warnings.clear();
+  try {
+    xgrammar::Grammar grammar = grammar_of_kind(spec);
+    if (xgrammar_warnings.empty()) return grammar;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail_user("cannot be followed: {}", reason(error));
+  }
+  fail_user("cannot be followed whole: {}", xgrammar_warnings.front());
+}
+
+class XgrammarMatcher : public GrammarMatcher {
+ public:
+  explicit XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, int64_t vocab_size) : matcher_(grammar), vocab_size_(vocab_size) {}
+
+  bool accept(int32_t token) override { return !matcher_.IsTerminated() && matcher_.AcceptToken(token); }
+
+  TokenMask mask() override {
+    TokenMask words(static_cast<size_t>(xgrammar::GetBitmaskSize(static_cast<int>(vocab_size_))), 0);
+    if (matcher_.IsTerminated()) return words;
+    int64_t shape = std::ssize(words);
+    DLTensor tensor{words.data(), {kDLCPU, 0}, 1, xgrammar::GetBitmaskDLType(), &shape, nullptr, 0};
+    if (!matcher_.FillNextTokenBitmask(&tensor)) std::fill(words.begin(), words.end(), ~uint32_t{0});
+    return words;
+  }
+
+  bool ended() const override { return matcher_.IsTerminated(); }
+
+ private:
+  xgrammar::GrammarMatcher matcher_;
+  int64_t vocab_size_;
+};
+
+class XgrammarCompiler : public GrammarCompiler {
+ public:
+  XgrammarCompiler(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends, int64_t cache_bytes)
+      : vocab_size_(vocab_size), cache_bytes_(cache_bytes), tokens_(token_info(tokenizer, vocab_size, std::move(ends))), compiler_(tokens_, 1, false) {}
+
+  std::unique_ptr<GrammarMatcher> start(const GrammarSpec& spec) override {
+    std::lock_guard lock(mutex_);
+    auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.spec == spec; });
+    if (found == kept_.end()) {
+      try {
+        kept_.push_front({spec, compiler_.CompileGrammar(grammar_of(spec)), 0});
+      } catch (const std::runtime_error& error) {
+        if (dynamic_cast<const Error*>(&error)) throw;
+        fail_user("cannot be followed: {}", reason(error));
+      }
+      kept_.front().bytes = static_cast<int64_t>(kept_.front().grammar.MemorySizeBytes());
+      bytes_ += kept_.front().bytes;
+    } else {
+      kept_.splice(kept_.begin(), kept_, found);
+    }
+    while (bytes_ > cache_bytes_ && kept_.size() > 1) {
+      bytes_ -= kept_.back().bytes;
+      kept_.pop_back();
+    }
+    return std::make_unique<XgrammarMatcher>(kept_.front().grammar, vocab_size_);
+  }
+
+ private:
+  struct Kept {
+    GrammarSpec spec;
+    xgrammar::CompiledGrammar grammar;
+    int64_t bytes;
+  };
+
+  static xgrammar::TokenizerInfo token_info(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends) {
+    std::vector<std::string> bytes;
+    for (int32_t token = 0; token < vocab_size; ++token) bytes.push_back(tokenizer.token_bytes(token));
+    return xgrammar::TokenizerInfo(bytes, xgrammar::VocabType::RAW, static_cast<int>(vocab_size), std::move(ends));
+  }
+
+  const int64_t vocab_size_, cache_bytes_;
+  xgrammar::TokenizerInfo tokens_;
+  std::mutex mutex_;
+  xgrammar::GrammarCompiler compiler_;
+  std::list<Kept> kept_;  ///< the newest first
+  int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+std::optional<std::string> why_no_grammars() { return std::nullopt; }
+
+void check_grammar(const GrammarSpec& spec) { static_cast<void>(grammar_of(spec)); }
+
+std::unique_ptr<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends, int64_t cache_bytes) {
+  FLEXGEN_CHECK(!ends.empty());
+  return std::make_unique<XgrammarCompiler>(tokenizer, vocab_size, std::move(ends), cache_bytes);
+}
+
+}  // namespace flexgen
+
+// xgrammar is compiled to hand its messages over (XGRAMMAR_LOG_CUSTOMIZE).
+namespace xgrammar {
+
+[[noreturn]] void LogFatalImpl(const std::string& file, int lineno, const std::string& message);
+void LogMessageImpl(const std::string& file, int lineno, int level, const std::string& message);
+
+void LogFatalImpl(const std::string&, int, const std::string& message) { throw flexgen::XgrammarError(message); }
+
+void LogMessageImpl(const std::string&, int, int level, const std::string& message) {
+  if (level >= flexgen::kWarningLevel) flexgen::xgrammar_warnings.push_back(message);
+}
+
+}  // namespace xgrammar

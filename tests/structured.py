@@ -1,0 +1,117 @@
+"""Answers that follow generated schemas parse and are valid by PyPI jsonschema; the same under another policy. jsonschema is fetched with pip where it is missing; skipped (77) where that cannot be done.
+Usage: structured.py FLEXGEN SOURCE_DIR [--count N] [--seed N]"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from pip_module import pip_module
+
+FORMATS = ["date", "time", "date-time", "email", "ipv4", "uuid"]
+
+
+def a_schema(rng, depth=0):
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "format", "pattern", "several"]
+    if depth < 3:
+        kinds += ["object"] * 4 + ["array"] * 3 + ["anyOf", "oneOf", "tuple", "map"]
+    kind = rng.choice(kinds) if depth else rng.choice(["object", "object", "array", "anyOf", "tuple"])
+    inner = lambda: a_schema(rng, depth + 1)
+    if kind == "string":
+        least = rng.randrange(4)
+        return {"type": "string", "minLength": least, "maxLength": least + rng.randrange(6)}
+    if kind == "integer":
+        least = rng.randrange(-200, 200)
+        return {"type": "integer", "minimum": least, "maximum": least + rng.randrange(1000)}
+    if kind == "number":
+        return {"type": "number", "minimum": rng.choice([-1.5, 0, 2]), "maximum": rng.choice([3, 10.25, 1000])}
+    if kind in ("boolean", "null"):
+        return {"type": kind, "title": "a note"}
+    if kind == "enum":
+        return {"enum": rng.sample(["a", "é", "北京", 'q"\\', 1, -2.5, True, None, [1, "x"], {"k": "v/w"}], rng.randrange(1, 5))}
+    if kind == "const":
+        return {"const": rng.choice(["yes", 7, None, {"a": [False]}])}
+    if kind == "format":
+        return {"type": "string", "format": rng.choice(FORMATS)}
+    if kind == "pattern":
+        return {"type": "string", "pattern": rng.choice(["^[A-Z]{2,4}-[0-9]{1,3}$", "^(foo|bar)?x$", "^.{2}[^a-y ]$", "^\\d\\w\\S$"])}
+    if kind == "several":
+        return {"type": rng.sample(["boolean", "null"], 2)}
+    if kind == "array":
+        least = rng.randrange(3)
+        return {"type": "array", "items": inner(), "minItems": least, "maxItems": least + rng.randrange(3)}
+    if kind == "tuple":
+        return {"type": "array", "prefixItems": [inner() for _ in range(rng.randrange(1, 3))], "items": False}
+    if kind == "map":
+        return {"type": "object", "additionalProperties": inner(), "maxProperties": rng.randrange(1, 3)}
+    if kind == "anyOf":
+        return {"anyOf": [inner(), inner()]}
+    if kind == "oneOf":
+        return {"oneOf": [{"type": "string", "maxLength": 3}, {"type": "integer", "minimum": 0, "maximum": 9}]}
+    names = rng.sample(["a", "b b", "ключ", "d/e", "f~"], rng.randrange(1, 4))
+    return {"type": "object", "properties": {name: inner() for name in names}, "required": [name for name in names if rng.random() < 0.7]}
+
+
+def run(flexgen, model, lines, output, *flags, ranks=()):
+    ran = subprocess.run([*ranks, flexgen, "run-batch", "--model", model, "-i", lines, "-o", output, "--cpu-memory", "256MiB", "--quiet", *flags], capture_output=True, text=True)
+    if ran.returncode not in (0, 3):
+        sys.exit(f"run-batch ended with {ran.returncode}: {ran.stderr}")
+    return {record["custom_id"]: record for record in map(json.loads, output.read_text().splitlines())}
+
+
+def text_of(record):
+    return record["response"]["body"]["choices"][0]["text"]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("flexgen")
+    parser.add_argument("source")
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    schemas = [a_schema(rng) for _ in range(options.count)]
+    with tempfile.TemporaryDirectory() as folder:
+        jsonschema = pip_module("jsonschema", os.path.join(folder, "pip"), "rfc3339-validator")
+        folder = pathlib.Path(folder)
+        lines = folder / "in.jsonl"
+        with lines.open("w") as file:
+            for i, schema in enumerate(schemas):
+                # Hot, so that the model is as good as a random one; two ways of asking.
+                asked = {"guided_json": schema} if i % 2 else {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}}
+                body = {"prompt": "=>", "max_tokens": 180, "temperature": 2, "seed": i, **asked}
+                file.write(json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body}) + "\n")
+        answers = run(options.flexgen, pathlib.Path(options.source) / "demo/model", lines, folder / "a.jsonl")
+        other = run(options.flexgen, pathlib.Path(options.source) / "demo/model", lines, folder / "b.jsonl", "--micro-batch-size", "3", "--num-micro-batches", "2")
+        # Two stages: the masks travel to the rank that chooses.
+        mpirun = shutil.which("mpirun")
+        ranks = [mpirun, "-n", "2", "--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])] if mpirun else []
+        staged = run(options.flexgen, pathlib.Path(options.source) / "demo/model", lines, folder / "c.jsonl", ranks=ranks) if mpirun else other
+    valid = cut = refused = 0
+    for i, schema in enumerate(schemas):
+        record = answers[str(i)]
+        if record["response"]["status_code"] != 200 if record["response"] else True:
+            refused += 1
+            print(f"refused: {json.dumps(schema)[:200]}: {record['error'] or record['response']['body']}")
+            continue
+        assert text_of(record) == text_of(other[str(i)]), f"another policy, another answer: {schema}"
+        assert text_of(record) == text_of(staged[str(i)]), f"two stages, another answer: {schema}"
+        if record["response"]["body"]["choices"][0]["finish_reason"] == "length":
+            cut += 1
+            continue
+        try:
+            value = json.loads(text_of(record))
+        except ValueError as error:
+            sys.exit(f"no JSON: {error}: {text_of(record)!r}: {schema}")
+        jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER).validate(value)
+        valid += 1
+    print(f"{len(schemas)} schemas: {valid} answers valid, {cut} cut off by max_tokens, {refused} refused by name")
+    assert valid > len(schemas) * 0.6 and refused == 0, "schemas of these kinds can all be honoured"
+
+
+main()
