@@ -313,7 +313,12 @@ std::array<uint8_t, 12> answers_id_of(Json body, const BatchRequest& request) {
   };
   body.erase("seed");
   add(body.dump());
-  if (const GrammarSpec* grammar = request.params.grammar.get()) add(grammar->text);
+  // A field that is kept as values is empty in the body.
+  if (const GrammarSpec* grammar = request.params.grammar.get()) {
+    add(fmt::format("{} {} {}", static_cast<int>(grammar->kind), grammar->any_whitespace, grammar->choices.size()));
+    add(grammar->text);
+    for (const std::string& choice : grammar->choices) add(choice);
+  }
   for (const BatchPrompt& prompt : request.prompts) {
     add(prompt.text);
     add({reinterpret_cast<const char*>(prompt.tokens.data()), prompt.tokens.size() * sizeof(int32_t)});

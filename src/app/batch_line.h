@@ -31,7 +31,6 @@ struct ModelLimits {
   std::string no_chat = "";  ///< why there is none, where more can be said than that the model has none
   std::time_t now = 0;       ///< the time that a chat template may tell
   std::optional<Endpoint> endpoint = std::nullopt;  ///< the one that all lines must be for; nothing: lines say
-
   bool ends_answers = true;  ///< the model has end tokens
 
   /// Whether texts have tokens, counted or real.

@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <ctime>
+#include <set>
 
 #include "app/fake_runner.h"
+#include "text/grammar/grammar.h"
 
 namespace flexgen {
 namespace {
@@ -289,6 +291,18 @@ TEST(BatchLine, BadLines) {
     EXPECT_EQ(std::get<LineError>(parsed).custom_id, c.custom_id) << c.line;
     EXPECT_LT(std::get<LineError>(parsed).message.size(), 400u);
   }
+}
+
+TEST(BatchLine, AnswersAreTheSameOnlyUnderTheSameGrammar) {
+  if (why_no_grammars()) GTEST_SKIP() << *why_no_grammars();
+  std::set<std::array<uint8_t, 12>> ids;
+  const std::vector<const char*> asked = {R"("structured_outputs": {"choice": ["a", "b"]})", R"("structured_outputs": {"choice": ["b", "a"]})", R"("structured_outputs": {"choice": ["ab"]})",
+                                          R"("structured_outputs": {"regex": "ab"})", R"("structured_outputs": {"json_object": true})", R"("structured_outputs": {"json_object": true, "disable_any_whitespace": true})",
+                                          R"("structured_outputs": {"json": {"type": "object"}})", R"("response_format": {"type": "text"})"};
+  for (const char* field : asked) ids.insert(good(std::string(R"("prompt": "x", "temperature": 0, )") + field).answers_id.value());
+  EXPECT_EQ(ids.size(), asked.size());
+  const std::string choice = std::string(R"("prompt": "x", "temperature": 0, )") + asked[0];
+  EXPECT_EQ(good(choice).answers_id, good(choice + R"(, "seed": 5)").answers_id);
 }
 
 TEST(BatchLine, BestOfMoreThanN) {

@@ -13,17 +13,17 @@
 
 namespace flexgen {
 
-ModelLimits batch_limits(const RunBatchOptions& options, const ModelConfig& config, const Tokenizer* tokenizer) {
+ModelLimits limits_of(const std::string& folder, const std::string& chat_template, const ModelConfig& config, const Tokenizer* tokenizer) {
   ModelLimits limits{config.vocab_size, config.max_positions, tokenizer};
   limits.ends_answers = !config.eos.empty();
-  add_chat_template(options.model, options.chat_template, &limits);
+  add_chat_template(folder, chat_template, &limits);
   return limits;
 }
 
 BatchModel batch_model_of(const RunBatchOptions& options, const EngineOptions& chosen, const Engine& engine) {
   const Model& model = engine.model();
   BatchModel described;
-  described.limits = batch_limits(options, model.config(), engine.tokenizer());
+  described.limits = limits_of(options.model, options.chat_template, model.config(), engine.tokenizer());
   described.page_tokens = CacheLayout::page_tokens(model, engine.kv_dtype());
   described.name = options.served_model_name.empty() ? model_name_of(options.model) : options.served_model_name;
   described.folder = std::filesystem::absolute(options.model).lexically_normal().string();

@@ -12,8 +12,8 @@
 #include "app/choice_store.h"
 #include "app/kept_record.h"
 #include "app/text_offsets.h"
-#include "text/unicode.h"
 #include "base/error.h"
+#include "text/unicode.h"
 
 namespace flexgen {
 namespace {
@@ -142,15 +142,6 @@ void write_rest_of_choice(const RecordContext& context, const BatchRequest& requ
   write("}");
 }
 
-}  // namespace
-
-void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
-  write(choice_front(index));
-  write_unnumbered_choice(context, request, prompt, completion, write);
-}
-
-namespace {
-
 std::string echo_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt) {
   if (!request.params.echo || !prompt.text.empty() || !context.tokenizer) return request.params.echo ? prompt.text : "";
   return context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
@@ -163,36 +154,6 @@ void write_logprobs_of(const RecordContext& context, const BatchRequest& request
   else if (request.chat) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
   else write_logprobs(context.tokenizer, stretches_of(context, request, prompt, prompt_characters, completion, begin, end), write);
 }
-
-}  // namespace
-
-void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write) {
-  const std::string prompt_text = echo_of(context, request, prompt);
-  write(choice_front(piece.index));
-  if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
-  else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
-  const int64_t prompt_characters = count_characters(prompt_text);
-  write_logprobs_of(context, request, prompt, prompt_characters, piece.completion, prompt_characters + piece.characters_before, std::numeric_limits<int64_t>::max(), write);
-  write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
-}
-
-void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
-  const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
-  if (request.chat) {
-    if (write_chat_message(request, completion, write)) reason = "tool_calls";
-    write_logprobs_of(context, request, prompt, 0, completion, 0, 0, write);
-    write_rest_of_choice(context, request, prompt, completion, reason, write);
-    return;
-  }
-  const std::string prompt_text = echo_of(context, request, prompt);
-  write(R"(,"text":)");
-  write(json_text(prompt_text + completion.text));
-  const int64_t prompt_characters = count_characters(prompt_text);
-  write_logprobs_of(context, request, prompt, prompt_characters, completion, prompt_characters, prompt_characters + count_characters(completion.text), write);
-  write_rest_of_choice(context, request, prompt, completion, reason, write);
-}
-
-namespace {
 
 Json usage_of(const LineUsage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
@@ -220,6 +181,37 @@ AnswerFrame around_choices(const std::string& text) {
 }
 
 }  // namespace
+
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
+  write(choice_front(index));
+  write_unnumbered_choice(context, request, prompt, completion, write);
+}
+
+void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write) {
+  const std::string prompt_text = echo_of(context, request, prompt);
+  write(choice_front(piece.index));
+  if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
+  else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
+  const int64_t prompt_characters = count_characters(prompt_text);
+  write_logprobs_of(context, request, prompt, prompt_characters, piece.completion, prompt_characters + piece.characters_before, std::numeric_limits<int64_t>::max(), write);
+  write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
+}
+
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
+  const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
+  if (request.chat) {
+    if (write_chat_message(request, completion, write)) reason = "tool_calls";
+    write_logprobs_of(context, request, prompt, 0, completion, 0, 0, write);
+    write_rest_of_choice(context, request, prompt, completion, reason, write);
+    return;
+  }
+  const std::string prompt_text = echo_of(context, request, prompt);
+  write(R"(,"text":)");
+  write(json_text(prompt_text + completion.text));
+  const int64_t prompt_characters = count_characters(prompt_text);
+  write_logprobs_of(context, request, prompt, prompt_characters, completion, prompt_characters, prompt_characters + count_characters(completion.text), write);
+  write_rest_of_choice(context, request, prompt, completion, reason, write);
+}
 
 std::string usage_json(const LineUsage& usage) { return json_text(usage_of(usage)); }
 

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <ctime>
 #include <functional>
-
 #include <nlohmann/json.hpp>
 
 #include "app/chat_source.h"
@@ -23,8 +22,8 @@
 #include "base/error.h"
 #include "base/report.h"
 #include "io/whole_file.h"
-#include "text/grammar/json_schema.h"
 #include "text/chat_answer.h"
+#include "text/grammar/json_schema.h"
 #include "text/jinja/value.h"
 
 namespace flexgen {
@@ -94,10 +93,6 @@ std::string answer_json(const GenerateOptions& options, const AnswerForm& form, 
   add_report(report, &json);
   return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
-
-}  // namespace
-
-namespace {
 
 /// Throws Error{user} that names the file.
 std::shared_ptr<const GrammarSpec> grammar_of_file(const std::string& path, const Engine& engine) {

@@ -4,12 +4,12 @@
 #include <memory>
 
 #include "app/batch_input.h"
-#include "app/chat_source.h"
-#include "app/line_order.h"
+#include "app/batch_model.h"
 #include "app/commands.h"
-#include "app/json_output.h"
 #include "app/dtype_choice.h"
 #include "app/hardware.h"
+#include "app/json_output.h"
+#include "app/line_order.h"
 #include "app/model_folder.h"
 #include "app/plan_report.h"
 #include "app/synthetic_job.h"
@@ -43,9 +43,8 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   const bool is_checkpoint = std::filesystem::is_directory(options.model);
   if (is_checkpoint && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
-  ModelLimits limits{model.config().vocab_size, model.config().max_positions, tokenizer.get(), is_checkpoint ? 0 : kTextBytesPerToken};
-  limits.ends_answers = !is_checkpoint || !model.config().eos.empty();
-  if (is_checkpoint) add_chat_template(options.model, options.chat_template, &limits);
+  const ModelLimits limits = is_checkpoint ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
+                                           : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, kTextBytesPerToken};
   const BatchInput input = BatchInput::scan(options.input, limits, never);
   workload = workload_of_input(input, options.engine.shares_prefixes(), expected, kSharedGrain);
   int64_t bad = 0;

@@ -103,7 +103,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{engine.load_tokenizer && has_tokenizer_files(options.model) ? Tokenizer::load(options.model) : nullptr, {}};
   const std::unique_ptr<Model> model = Model::load(options.model, options.engine.model.ignored_config_fields);
-  read.lines = BatchInput::scan(options.input, batch_limits(options, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
+  read.lines = BatchInput::scan(options.input, limits_of(options.model, options.chat_template, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
   const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";

@@ -18,6 +18,7 @@ constexpr std::chrono::milliseconds kLook{250};  // in which a client that hangs
 
 /// Sequences of a prompt that are the same, as nothing is drawn, are computed once.
 int64_t copies_of(const BatchRequest& request) { return request.draws() ? 1 : request.best_of; }
+int64_t computed_per_prompt(const BatchRequest& request) { return request.best_of / copies_of(request); }
 
 std::vector<Request> sequences_of(const BatchRequest& request, bool shares) {
   std::vector<Request> sequences;
@@ -40,13 +41,13 @@ struct Timer {
 
 std::string body_of(const CallBody& call, const RecordContext& record, const RecordId& id, std::span<const Completion> completions) {
   const BatchRequest& request = call.request;
-  const int64_t copies = copies_of(request), a_prompt = request.best_of / copies;
+  const int64_t copies = copies_of(request), per_prompt = computed_per_prompt(request);
   LineUsage usage;
   std::vector<float> means;
   for (int64_t i = 0; i < std::ssize(completions); ++i) {
     const Completion& completion = completions[static_cast<size_t>(i)];
-    if (i % a_prompt == 0) {
-      usage.prompt_tokens += std::ssize(request.prompts[static_cast<size_t>(i / a_prompt)].tokens);
+    if (i % per_prompt == 0) {
+      usage.prompt_tokens += std::ssize(request.prompts[static_cast<size_t>(i / per_prompt)].tokens);
       usage.cached_tokens += completion.cached_tokens;
     }
     usage.completion_tokens += copies * std::ssize(completion.tokens);
@@ -87,11 +88,11 @@ void answer_whole(HttpCall& call, const CallBody& body, const RecordContext& rec
     context.metrics.count_hung_up();
     throw ApiError{499, "the client has hung up", "client_gone"};
   }
-  const int64_t a_prompt = body.request.best_of / copies_of(body.request);
+  const int64_t per_prompt = computed_per_prompt(body.request);
   for (int64_t i = 0; i < std::ssize(completions); ++i) {
     const Completion& completion = completions[static_cast<size_t>(i)];
     if (completion.reason == FinishReason::kNotFinite) fail_not_finite(body.request, completion, i);
-    count_sequence(completion, context.metrics, std::ssize(body.request.prompts[static_cast<size_t>(i / a_prompt)].tokens));
+    count_sequence(completion, context.metrics, std::ssize(body.request.prompts[static_cast<size_t>(i / per_prompt)].tokens));
   }
   timer.count(*ticket, context.metrics);
   call.answer(200, "application/json", body_of(body, record, id, completions));

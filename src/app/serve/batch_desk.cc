@@ -7,6 +7,7 @@
 
 #include "app/answer_json.h"
 #include "app/serve/api_error.h"
+#include "app/serve/list_page.h"
 #include "app/serve/new_id.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -43,9 +44,7 @@ void check_metadata(const nlohmann::json& metadata) {
 }  // namespace
 
 BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer) : directory_(std::move(directory)), files_(files), answer_(std::move(answer)) {
-  std::error_code error;
-  fs::create_directories(directory_, error);
-  if (error) fail_user("{}: cannot be made: {}; give another --state", directory_, error.message());
+  make_state_folder(directory_);
   std::vector<std::pair<int64_t, std::string>> unfinished;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     const std::string id = entry.path().filename().string();
@@ -162,12 +161,7 @@ std::string BatchDesk::list(const std::string& after, size_t limit) const {
   }
   Json data = Json::array();
   for (; from != all.end() && data.size() < limit; ++from) data.push_back(**from);
-  Json page{{"object", "list"}, {"data", data}, {"first_id", nullptr}, {"last_id", nullptr}, {"has_more", from != all.end()}};
-  if (!data.empty()) {
-    page["first_id"] = data.front()["id"];
-    page["last_id"] = data.back()["id"];
-  }
-  return json_text(page);
+  return list_page(std::move(data), from != all.end());
 }
 
 bool BatchDesk::needs(const std::string& file_id) const {

@@ -4,6 +4,7 @@
 
 #include "app/answer_json.h"
 #include "app/serve/api_error.h"
+#include "app/serve/list_page.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -65,12 +66,7 @@ void list_files(HttpCall& call, const FileStore& files) {
   const auto limit = static_cast<size_t>(page_of(call, kMaxPage, kMaxPage));
   Json data = Json::array();
   for (size_t i = 0; i < std::min(limit, all.size()); ++i) data.push_back(Json::parse(all[i].json()));
-  Json page{{"object", "list"}, {"data", data}, {"first_id", nullptr}, {"last_id", nullptr}, {"has_more", all.size() > limit}};
-  if (!data.empty()) {
-    page["first_id"] = data.front()["id"];
-    page["last_id"] = data.back()["id"];
-  }
-  call.answer(200, kJsonType, json_text(page));
+  call.answer(200, kJsonType, list_page(std::move(data), all.size() > limit));
 }
 
 void send_content(HttpCall& call, const FileStore& files, const std::string& id) {

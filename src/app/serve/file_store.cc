@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/answer_json.h"
+#include "app/rewritten_file.h"
 #include "app/serve/new_id.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -24,14 +25,13 @@ namespace fs = std::filesystem;
 
 [[noreturn]] void fail_file(const std::string& path, const char* what) { fail_io("{}: cannot {}: {}; free some space, or look after the disk", path, what, std::strerror(errno)); }
 
-void sync_folder_of(const std::string& path) {
-  const int descriptor = ::open(fs::path(path).parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  ::fsync(descriptor);
-  ::close(descriptor);
-}
-
 }  // namespace
+
+void make_state_folder(const std::string& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) fail_user("--state: {} cannot be made: {}; give another folder", directory, error.message());
+}
 
 void replace_file(const std::string& path, const std::string& text) {
   const std::string next = path + ".new";
@@ -42,7 +42,7 @@ void replace_file(const std::string& path, const std::string& text) {
   ::close(descriptor);
   if (!good) fail_file(next, "be written");
   if (::rename(next.c_str(), path.c_str()) != 0) fail_file(path, "be replaced");
-  sync_folder_of(path);
+  sync_directory_of(path);
 }
 
 std::string StoredFile::json() const {
@@ -50,9 +50,7 @@ std::string StoredFile::json() const {
 }
 
 FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
-  std::error_code error;
-  fs::create_directories(directory_, error);
-  if (error) fail_user("{}: cannot be made: {}; give another --state", directory_, error.message());
+  make_state_folder(directory_);
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) names.push_back(entry.path().filename().string());
   for (const std::string& name : names) {
@@ -66,7 +64,10 @@ FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
     files_[id] = {id, json.value("filename", ""), json.value("purpose", ""), static_cast<int64_t>(fs::file_size(path(id))), json.value("created_at", int64_t{0})};
   }
   for (const std::string& name : names)
-    if (name.ends_with(".new") || (name.ends_with(".data") && !files_.contains(name.substr(0, name.size() - 5)))) fs::remove(fs::path(directory_) / name, error);
+    if (name.ends_with(".new") || (name.ends_with(".data") && !files_.contains(name.substr(0, name.size() - 5)))) {
+      std::error_code ignored;
+      fs::remove(fs::path(directory_) / name, ignored);
+    }
 }
 
 StoredFile FileStore::keep(StoredFile file) {
@@ -101,7 +102,7 @@ StoredFile FileStore::adopt(const std::string& id, const std::string& from, cons
   if (const std::optional<StoredFile> there = find(id)) return *there;
   ::unlink(path(id).c_str());
   if (::link(from.c_str(), path(id).c_str()) != 0) fail_file(path(id), "be made");
-  sync_folder_of(path(id));
+  sync_directory_of(path(id));
   return keep({id, name, purpose, static_cast<int64_t>(fs::file_size(from)), std::time(nullptr)});
 }
 

@@ -12,7 +12,6 @@
 
 #include "app/batch_fields.h"
 #include "app/batch_model.h"
-#include "app/chat_source.h"
 #include "app/commands.h"
 #include "app/hardware.h"
 #include "app/model_folder.h"
@@ -68,20 +67,11 @@ class Doorman {
   std::thread thread_;
 };
 
-ModelLimits limits_of(const ServeOptions& options, const std::string& model, const Engine& engine, int64_t max_positions) {
-  ModelLimits limits{engine.model().config().vocab_size, max_positions, engine.tokenizer()};
-  limits.ends_answers = !engine.model().config().eos.empty();
-  add_chat_template(model, options.chat_template, &limits);
-  return limits;
-}
-
 /// The folder of --state; nobody else may use it meanwhile.
 class StateLock {
  public:
   explicit StateLock(const std::string& directory) {
-    std::error_code error;
-    std::filesystem::create_directories(directory, error);
-    if (error) fail_user("--state {}: cannot be made: {}", directory, error.message());
+    make_state_folder(directory);
     descriptor_ = ::open((directory + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (descriptor_ < 0) fail_user("--state {}: cannot be written: {}", directory, std::strerror(errno));
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
@@ -143,7 +133,9 @@ int serve_command(const ServeOptions& options) {
   RequestQueue queue(options.max_queue);
   const std::string name = options.served_model_name.empty() ? model_name_of(model) : options.served_model_name;
   ServeMetrics metrics(name);
-  ServeContext context{limits_of(options, model, engine, load.longest_sequence), name, std::time(nullptr), options.max_body_bytes, options.engine.shares_prefixes(), queue, metrics};
+  ModelLimits limits = limits_of(model, options.chat_template, engine.model().config(), engine.tokenizer());
+  limits.max_positions = load.longest_sequence;
+  ServeContext context{std::move(limits), name, std::time(nullptr), options.max_body_bytes, options.engine.shares_prefixes(), queue, metrics};
   HttpLimits http;
   http.connections = options.max_connections;
   std::optional<State> state;
