@@ -8,15 +8,15 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-constexpr size_t kPieceBytes = 64 << 10;
+constexpr size_t kTextPieceBytes = 64 << 10;
 
 }  // namespace
 
-std::string json_text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string json_text(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
-Json logprob_json(float logprob) {
+OrderedJson logprob_json(float logprob) {
   if (std::isnan(logprob)) return nullptr;
   if (std::isinf(logprob)) return -9999.0;
   char digits[32];
@@ -30,7 +30,7 @@ std::string text_of_token(const Tokenizer* tokenizer, int32_t token) { return to
 
 void Pieces::add(std::string_view text) {
   piece_ += text;
-  if (piece_.size() < kPieceBytes) return;
+  if (piece_.size() < kTextPieceBytes) return;
   write_(piece_);
   piece_.clear();
 }

@@ -12,7 +12,7 @@
 #include "app/job.h"
 #include "base/log.h"
 
-namespace flexgen {
+namespace flexgen::arranged_output_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -186,4 +186,4 @@ TEST_F(ArrangedOutput, OnlyThisJobsErrorsAreReplaced) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::arranged_output_test

@@ -16,7 +16,7 @@
 #include "base/log.h"
 #include "io/packed_bytes.h"
 
-namespace flexgen {
+namespace flexgen::batch_input_test {
 namespace {
 
 const ByteTokenizer kTokenizer;
@@ -387,4 +387,4 @@ TEST(BatchInput, EmptyFileAndStop) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::batch_input_test

@@ -10,7 +10,7 @@
 #include "app/fake_runner.h"
 #include "text/grammar/grammar.h"
 
-namespace flexgen {
+namespace flexgen::batch_line_test {
 namespace {
 
 using testing::ElementsAre;
@@ -428,4 +428,4 @@ TEST(BatchLine, TooManyPrompts) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::batch_line_test

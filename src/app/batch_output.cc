@@ -18,16 +18,16 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr const char* kNotFiniteCode = "not_finite";
 
-std::string to_line(const Json& json) { return json_text(json) + "\n"; }
+std::string to_line(const OrderedJson& json) { return json_text(json) + "\n"; }
 
 /// The best tokens (of those that are there, so many) and the chosen one, by text; a text that two tokens share is the chosen (or the better) one's.
-Json top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry, size_t most) {
+OrderedJson top_logprobs(const Tokenizer* tokenizer, const TokenLogprob& entry, size_t most) {
   std::string chosen = text_of_token(tokenizer, entry.token);
-  Json top = Json::object();
+  OrderedJson top = OrderedJson::object();
   std::set<std::string> taken{chosen};
   bool has_chosen = false;
   for (auto [token, logprob] : std::span(entry.top).first(std::min(most, entry.top.size()))) {
@@ -56,12 +56,12 @@ Stretch stretch_of(std::span<const TokenLogprob> entries, size_t most, std::span
 
 /// One after the other, as a sequence may have many tokens, each with many logprobs.
 void write_logprobs(const Tokenizer* tokenizer, std::span<const Stretch> stretches, const WritePiece& write) {
-  using Item = Json (*)(const Tokenizer*, const Stretch&, size_t);
+  using Item = OrderedJson (*)(const Tokenizer*, const Stretch&, size_t);
   static constexpr std::pair<const char*, Item> kLists[] = {
-      {"tokens", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return Json(text_of_token(tokens, s.entries[i].token)); }},
+      {"tokens", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return OrderedJson(text_of_token(tokens, s.entries[i].token)); }},
       {"token_logprobs", [](const Tokenizer*, const Stretch& s, size_t i) { return logprob_json(s.entries[i].logprob); }},
-      {"top_logprobs", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return std::isnan(s.entries[i].logprob) ? Json(nullptr) : top_logprobs(tokens, s.entries[i], s.most); }},
-      {"text_offset", [](const Tokenizer*, const Stretch& s, size_t i) { return Json(s.offsets[i]); }}};
+      {"top_logprobs", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return std::isnan(s.entries[i].logprob) ? OrderedJson(nullptr) : top_logprobs(tokens, s.entries[i], s.most); }},
+      {"text_offset", [](const Tokenizer*, const Stretch& s, size_t i) { return OrderedJson(s.offsets[i]); }}};
   Pieces pieces(write);
   for (const auto& [name, item] : kLists) {
     pieces.add(fmt::format("{}\"{}\":[", name == kLists[0].first ? "{" : ",", name));
@@ -82,8 +82,8 @@ void write_prompt_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogp
   Pieces pieces(write);
   pieces.add("[");
   for (const TokenLogprob& entry : entries) {
-    Json tokens;
-    auto add = [&](int32_t token, float logprob, Json rank) {
+    OrderedJson tokens;
+    auto add = [&](int32_t token, float logprob, OrderedJson rank) {
       tokens[std::to_string(token)] = {{"logprob", logprob_json(logprob)}, {"rank", std::move(rank)}, {"decoded_token", text_of_token(tokenizer, token)}};
     };
     if (!std::isnan(entry.logprob)) add(entry.token, entry.logprob, nullptr);
@@ -124,7 +124,7 @@ std::vector<Stretch> stretches_of(const RecordContext& context, const BatchReque
 /// What comes behind an answer's text and logprobs, in either form. `reason`: null if the answer goes on.
 void write_rest_of_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const char* reason, const WritePiece& write) {
   // As vLLM has it: what of the request ended the answer; null for the model's own end tokens.
-  const Json stop_reason = !completion.stop_string.empty() ? Json(completion.stop_string) : completion.stop_token ? Json(*completion.stop_token) : Json(nullptr);
+  const OrderedJson stop_reason = !completion.stop_string.empty() ? OrderedJson(completion.stop_string) : completion.stop_token ? OrderedJson(*completion.stop_token) : OrderedJson(nullptr);
   write(fmt::format(R"(,"finish_reason":{},"stop_reason":)", reason ? fmt::format("\"{}\"", reason) : "null"));
   write(json_text(stop_reason));
   if (request.gives_token_ids) {
@@ -155,20 +155,20 @@ void write_logprobs_of(const RecordContext& context, const BatchRequest& request
   else write_logprobs(context.tokenizer, stretches_of(context, request, prompt, prompt_characters, completion, begin, end), write);
 }
 
-Json usage_of(const LineUsage& usage) {
+OrderedJson usage_of(const LineUsage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
 }
 
-Json body_without_choices(const RecordContext& context, const std::string& digits, const BatchRequest& request, const LineUsage& usage) {
-  Json body;
+OrderedJson body_without_choices(const RecordContext& context, const std::string& digits, const BatchRequest& request, const LineUsage& usage) {
+  OrderedJson body;
   body["id"] = (request.chat ? "chatcmpl-" : "cmpl-") + digits;
   body["object"] = request.chat ? "chat.completion" : "text_completion";
   body["created"] = context.created_s;
   body["model"] = context.model_name;
-  body["choices"] = Json::array();
+  body["choices"] = OrderedJson::array();
   body["usage"] = usage_of(usage);
   return body;
 }
@@ -222,7 +222,7 @@ AnswerFrame body_frame(const RecordContext& context, const RecordId& id, const B
 AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage) {
   std::string name = record_id_text(id);
   std::string digits = name.substr(kRecordIdPrefix.size());
-  Json record;
+  OrderedJson record;
   record["id"] = name;
   record["custom_id"] = request.custom_id;
   record["response"] = {{"status_code", 200}, {"request_id", "req_" + digits}, {"body", body_without_choices(context, digits, request, usage)}};
@@ -261,12 +261,12 @@ bool is_not_finite_record(std::string_view record) {
 }
 
 std::string error_record(const InputLine& line, const LineError& error) {
-  Json record;
+  OrderedJson record;
   record["id"] = record_id_text(line.id);
   record["custom_id"] = error.custom_id;
   record["response"] = nullptr;
   record["error"] = {{"code", error.code}, {"message", error.message},
-                     {"param", error.param.empty() ? Json(nullptr) : Json(error.param)}, {"line", line.number}};
+                     {"param", error.param.empty() ? OrderedJson(nullptr) : OrderedJson(error.param)}, {"line", line.number}};
   return with_checksum(to_line(record));
 }
 

@@ -8,7 +8,7 @@
 
 #include "app/fake_runner.h"
 
-namespace flexgen {
+namespace flexgen::batch_output_test {
 namespace {
 
 const ByteTokenizer kTokenizer;
@@ -174,4 +174,4 @@ TEST(BatchOutput, AlwaysValidUtf8AndOneLine) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::batch_output_test

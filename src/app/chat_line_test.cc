@@ -8,7 +8,7 @@
 #include "app/fake_runner.h"
 #include "app/kept_record.h"
 
-namespace flexgen {
+namespace flexgen::chat_line_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -221,4 +221,4 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::chat_line_test

@@ -9,7 +9,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kMistralIdDigits = 9;  // its templates refuse others
 constexpr int kIdDigits = 24;
@@ -23,17 +23,17 @@ std::string call_id(const BatchRequest& request, const ToolCall& call, size_t in
 }
 
 /// A token with its logprob and the bytes of its text.
-Json entry_json(const Tokenizer* tokenizer, int32_t token, float logprob) {
+OrderedJson entry_json(const Tokenizer* tokenizer, int32_t token, float logprob) {
   const std::string text = text_of_token(tokenizer, token);
-  Json bytes = Json::array();
+  OrderedJson bytes = OrderedJson::array();
   for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
   return {{"token", text}, {"logprob", logprob_json(logprob)}, {"bytes", std::move(bytes)}};
 }
 
-Json calls_of(const BatchRequest& request, const ChatAnswer& answer, bool numbered) {
-  Json calls = Json::array();
+OrderedJson calls_of(const BatchRequest& request, const ChatAnswer& answer, bool numbered) {
+  OrderedJson calls = OrderedJson::array();
   for (size_t i = 0; i < answer.calls.size(); ++i) {
-    Json call;
+    OrderedJson call;
     if (numbered) call["index"] = i;
     call.update({{"id", call_id(request, answer.calls[i], i)}, {"type", "function"}, {"function", {{"name", answer.calls[i].name}, {"arguments", answer.calls[i].arguments}}}});
     calls.push_back(std::move(call));
@@ -47,9 +47,9 @@ std::string tool_calls_json(const BatchRequest& request, const ChatAnswer& answe
 
 bool write_chat_message(const BatchRequest& request, const Completion& completion, const WritePiece& write) {
   const ChatAnswer answer = read_chat_answer(completion.text, *request.chat);
-  Json message;
+  OrderedJson message;
   message["role"] = "assistant";
-  message["content"] = answer.content ? Json(*answer.content) : Json(nullptr);
+  message["content"] = answer.content ? OrderedJson(*answer.content) : OrderedJson(nullptr);
   message["refusal"] = nullptr;
   if (answer.reasoning) message["reasoning_content"] = *answer.reasoning;
   if (!answer.calls.empty()) message["tool_calls"] = calls_of(request, answer, false);
@@ -62,8 +62,8 @@ void write_chat_logprobs(const Tokenizer* tokenizer, std::span<const TokenLogpro
   Pieces pieces(write);
   pieces.add(R"({"content":[)");
   for (const TokenLogprob& entry : entries) {
-    Json json = entry_json(tokenizer, entry.token, entry.logprob);
-    Json& top = json["top_logprobs"] = Json::array();
+    OrderedJson json = entry_json(tokenizer, entry.token, entry.logprob);
+    OrderedJson& top = json["top_logprobs"] = OrderedJson::array();
     for (const auto& [token, logprob] : std::span(entry.top).first(std::min(most, entry.top.size()))) top.push_back(entry_json(tokenizer, token, logprob));
     if (&entry != entries.data()) pieces.add(",");
     pieces.add(json_text(json));

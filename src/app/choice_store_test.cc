@@ -5,7 +5,7 @@
 #include <map>
 #include <random>
 
-namespace flexgen {
+namespace flexgen::choice_store_test {
 namespace {
 
 std::string text_of(RecordText& record, size_t room) {
@@ -51,4 +51,4 @@ TEST(ChoiceStore, GivesBackWhatWasPutInWithinItsMemory) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::choice_store_test

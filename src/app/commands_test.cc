@@ -20,7 +20,7 @@
 #include "engine/list_source.h"
 #include "model/poisoned_checkpoint.h"
 
-namespace flexgen {
+namespace flexgen::commands_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -603,4 +603,4 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::commands_test

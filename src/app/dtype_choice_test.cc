@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
-namespace flexgen {
+namespace flexgen::dtype_choice_test {
 namespace {
 
 std::unique_ptr<Model> opt_1_3b() { return Model::of_shape(parse_config(*shape_config_json("opt-1.3b"), "", "opt-1.3b"), DType::kBF16); }
@@ -121,4 +121,4 @@ TEST(DtypeChoice, AJobGoesOnAsItWasBegun) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::dtype_choice_test

@@ -12,7 +12,7 @@
 #include "app/sha256.h"
 #include "base/log.h"
 
-namespace flexgen {
+namespace flexgen::edited_input_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -224,4 +224,4 @@ TEST_F(EditedInput, ErrorsInAFileOfTheirOwnAreWrittenAgain) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::edited_input_test

@@ -28,7 +28,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kMaxTaskDepth = 64;
 
@@ -47,7 +47,7 @@ std::string read_file(const std::string& path, const char* flag) {
 }
 
 /// Runs all requests as one job. False if a signal ended it.
-bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, Json& figures) {
+bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, OrderedJson& figures) {
   const Workload workload = options.engine.shares_prefixes() ? share_prefixes(requests, CacheLayout::page_tokens(engine.model(), engine.kv_dtype())) : workload_of(requests);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
@@ -66,7 +66,7 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
   return !report.stopped;
 }
 
-bool perplexity(const EvalOptions& options, Engine& engine, Json& figures) {
+bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
   const std::string text = read_file(options.perplexity_file, "--perplexity");
   for (size_t at = 0; at < text.size();) {
     const size_t length = utf8_length(text, at);
@@ -157,7 +157,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
       bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens, config.max_positions));
     if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size) bad("the tokenizer gives an id that the model's vocabulary does not have");
     task.requests.push_back(std::move(request));
-    const Json& answer = json[options.answer_field];
+    const OrderedJson& answer = json[options.answer_field];
     task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
   }
   if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);
@@ -165,7 +165,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
   return task;
 }
 
-bool exact_match(const EvalOptions& options, Engine& engine, Json& figures) {
+bool exact_match(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
   Task task = read_task(options, engine);
   Collect collect(task.requests.size());
   if (!run_all(options, engine, std::move(task.requests), collect, figures)) return false;
@@ -191,7 +191,7 @@ int eval_command(const EvalOptions& given) {
   EvalOptions options = given;
   options.model = find_model(given.model, given.engine.model.revision);
   Engine engine(engine_options(options.engine, options.model));
-  Json figures;
+  OrderedJson figures;
   figures["model"] = options.model;
   figures["weight_dtype"] = options.engine.weight_dtype;
   figures["weight_quantization"] = options.engine.weight_quantization;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kMaxJsonDepth = 64;  // of references and answers that are compared field by field
 
-std::string_view trimmed(std::string_view text) {
+std::string_view stripped(std::string_view text) {
   constexpr const char* kBlanks = " \t\r\n\f\v";
   const size_t first = text.find_first_not_of(kBlanks);
   if (first == std::string_view::npos) return {};
@@ -48,7 +48,7 @@ void check_finite(std::span<const Completion> completions, std::string_view what
 
 void TaskScore::add(std::string_view answer, std::string_view reference) {
   ++lines;
-  if (trimmed(answer) == trimmed(reference)) ++exact;
+  if (stripped(answer) == stripped(reference)) ++exact;
   using Json = nlohmann::json;
   if (nests_deeper(reference, kMaxJsonDepth)) return;
   const Json wanted = Json::parse(reference, nullptr, false);

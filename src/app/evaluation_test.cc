@@ -5,7 +5,7 @@
 #include <cmath>
 #include <random>
 
-namespace flexgen {
+namespace flexgen::evaluation_test {
 namespace {
 
 TEST(ScoreWindows, EveryTokenOnceWithItsContext) {
@@ -73,4 +73,4 @@ TEST(TaskScoreTest, DeepNestingIsHarmless) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::evaluation_test

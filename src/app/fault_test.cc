@@ -18,7 +18,7 @@
 #include "base/units.h"
 #include "io/faulty_file.h"
 
-namespace flexgen {
+namespace flexgen::fault_test {
 namespace {
 
 using testing::AllOf;
@@ -394,4 +394,4 @@ TEST_F(JobFault, AnyFaultAnywhere) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::fault_test

@@ -11,7 +11,7 @@
 #include "app/agreed_times.h"
 #include "app/fake_runner.h"
 
-namespace flexgen {
+namespace flexgen::hardware_test {
 namespace {
 
 using testing::HasSubstr;
@@ -196,4 +196,4 @@ TEST(DirectoryLock, SaysThatItWaitsAndGivesUp) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::hardware_test

@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "io/packed_bytes.h"
 
-namespace flexgen {
+namespace flexgen::input_form_test {
 namespace {
 
 using testing::HasSubstr;
@@ -103,4 +103,4 @@ TEST(InputForm, WhatIsNoneIsNamed) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::input_form_test

@@ -28,10 +28,9 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kManifestVersion = 1;
-constexpr size_t kPieceBytes = 256 << 10;  // of a record, in one write
 
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
@@ -543,7 +542,7 @@ void Job::settle(const std::map<std::string, std::string>& options) {
 }
 
 void Job::write_manifest(const std::string& path) const {
-  Json json;
+  OrderedJson json;
   json["flexgen_job"] = kManifestVersion;
   json["input_sha256"] = identity_.input_sha256;
   json["model_fingerprint"] = identity_.model_fingerprint;
@@ -552,7 +551,7 @@ void Job::write_manifest(const std::string& path) const {
   json["created"] = identity_.created_s;
   json["model_files"] = identity_.model_files;
   json["model_folder"] = identity_.model_folder;
-  const auto to_text = [&] { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; };
+  const auto to_text = [&] { return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; };
   json["checksum"] = content_checksum(to_text());
   const std::string text = to_text();
   std::string temporary = path + ".tmp";
@@ -631,7 +630,7 @@ void Job::append(RecordText& record) {
 
 /// Its bytes. Nothing of it stays if that fails.
 int64_t Job::write_record(RecordText& record) {
-  piece_.resize(kPieceBytes);
+  piece_.resize(kRecordPieceBytes);
   int64_t bytes = 0, tried = 0;
   const auto cut = [&] {
     // Only what is ours. If that fails too, the next start cuts the torn line off.

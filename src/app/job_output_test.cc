@@ -14,10 +14,10 @@
 #include "app/job.h"
 #include "base/log.h"
 
-namespace flexgen {
+namespace flexgen::job_output_test {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using testing::AllOf;
 using testing::HasSubstr;
 
@@ -105,9 +105,9 @@ class JobOutput : public testing::Test {
 
 TEST_F(JobOutput, SavedAgainByAnotherToolIsKept) {
   const auto lines = half();
-  auto each = [&](const std::function<std::string(const Json&)>& save) {
+  auto each = [&](const std::function<std::string(const OrderedJson&)>& save) {
     std::vector<std::string> saved;
-    for (const std::string& line : lines) saved.push_back(save(Json::parse(line)));
+    for (const std::string& line : lines) saved.push_back(save(OrderedJson::parse(line)));
     return joined(saved);
   };
   const std::string plain = joined(lines);
@@ -117,18 +117,18 @@ TEST_F(JobOutput, SavedAgainByAnotherToolIsKept) {
   expect_kept(plain.substr(0, plain.size() - 1), 4, "no line end at the end");
   expect_kept(joined(lines, "\n\n"), 4, "blank lines");
   expect_kept("\n \t\r\n" + joined(lines, "\r\n") + "\r\n   ", 4, "blank lines at both ends");
-  expect_kept(each([](const Json& json) { return json.dump(-1, ' ', true); }), 4, "escapes");
-  expect_kept(each([](const Json& json) { return nlohmann::json::parse(json.dump()).dump(); }), 4, "sorted keys");
-  expect_kept(each([](const Json& json) {
+  expect_kept(each([](const OrderedJson& json) { return json.dump(-1, ' ', true); }), 4, "escapes");
+  expect_kept(each([](const OrderedJson& json) { return nlohmann::json::parse(json.dump()).dump(); }), 4, "sorted keys");
+  expect_kept(each([](const OrderedJson& json) {
     std::string text = json.dump(1, ' ');
     std::erase(text, '\n');
     return text;
   }), 4, "spaces");
-  expect_kept(each([](Json json) {
+  expect_kept(each([](OrderedJson json) {
     json.erase("checksum");
     return json.dump();
   }), 4, "without its checksums, as an earlier flexgen wrote it");
-  expect_kept(each([](Json json) {
+  expect_kept(each([](OrderedJson json) {
     for (const char* name : {"response", "error"})
       if (json[name].is_null()) json.erase(name);
     return json.dump();
@@ -143,7 +143,7 @@ TEST_F(JobOutput, SavedAgainByAnotherToolIsKept) {
 TEST_F(JobOutput, ARecordHasTheCustomIdOfItsLine) {
   for (const size_t at : {size_t{0}, size_t{2}}) {  // the bad line's record and an answer
     auto lines = half();
-    Json record = Json::parse(lines[at]);
+    OrderedJson record = OrderedJson::parse(lines[at]);
     record.erase("checksum");
     record["custom_id"] = "other";
     lines[at] = record.dump();
@@ -179,21 +179,21 @@ TEST_F(JobOutput, WhatCannotBeTheJobsOwnIsRefusedAndLeftAlone) {
   expect_refused(lines[0] + lines[1] + "\n", HasSubstr("line 1"), "two records in a line");
   expect_refused("\x1f\x8b\x08 and so on", HasSubstr("gzip"), "compressed");
   expect_refused("[\n" + plain + "]\n", HasSubstr("JSON array"), "an array");
-  expect_refused(Json::parse(lines[0]).dump(2) + "\n", HasSubstr("line 1"), "pretty");
+  expect_refused(OrderedJson::parse(lines[0]).dump(2) + "\n", HasSubstr("line 1"), "pretty");
   std::string wide = "\xff\xfe";
   for (char c : plain) wide += std::string(1, c) + std::string(1, '\0');
   expect_refused(wide, HasSubstr("UTF-16"), "UTF-16");
   expect_refused(plain + std::string(5000, '\0') + "\n\n", HasSubstr("zero bytes"), "zeros that are no tail");
   expect_refused(plain.substr(0, plain.size() / 2) + std::string(3, '\0') + plain.substr(plain.size() / 2), HasSubstr("line"), "zeros inside");
-  Json labelled = Json::parse(lines[1]);
+  OrderedJson labelled = OrderedJson::parse(lines[1]);
   labelled["label"] = "good";
   expect_refused(with(1, labelled.dump()), AllOf(HasSubstr("line 2"), HasSubstr("'label'")), "another field");
   std::string foreign = lines[0];
   foreign.replace(foreign.find("batch_req_") + 10, 4, "0000");
-  Json unsealed = Json::parse(foreign);
+  OrderedJson unsealed = OrderedJson::parse(foreign);
   unsealed.erase("checksum");
   expect_refused(with(1, unsealed.dump()), HasSubstr("answer no line"), "a record of another input");
-  Json changed = Json::parse(lines[1]);
+  OrderedJson changed = OrderedJson::parse(lines[1]);
   changed.erase("checksum");
   changed["custom_id"] = "other";
   expect_refused(with(4, changed.dump()), AllOf(HasSubstr("lines 2 and 5"), HasSubstr("differ")), "two answers");
@@ -238,7 +238,7 @@ TEST_F(JobOutput, DamagedRecordsAreNotTaken) {
 
 TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
   const std::string text = read_text(manifest()), answers = read_text(out_);
-  const Json good = Json::parse(text);
+  const OrderedJson good = OrderedJson::parse(text);
   auto refused = [&](const std::string& job_file, const std::string& why) {
     write_text(manifest(), job_file);
     EXPECT_THAT(error_of(), AllOf(HasSubstr(manifest()), HasSubstr(why), HasSubstr("--overwrite"))) << job_file.substr(0, 500);
@@ -253,28 +253,28 @@ TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
   refused("[]", "no JSON object");
   refused(text.substr(0, text.size() / 2), "damaged");
   refused(R"({"flexgen_job":1,)" + text.substr(text.find('{') + 1), "twice");
-  auto with = [&](const char* name, const Json& value) {
-    Json json = good;
+  auto with = [&](const char* name, const OrderedJson& value) {
+    OrderedJson json = good;
     json.erase("checksum");
     json[name] = value;
     return json.dump();
   };
-  for (const Json& value : {Json(-1), Json(1e300), Json(1.5), Json("1"), Json(nullptr), Json(true), Json(253402300800), Json(18446744073709551615u), Json(Json::array({1}))})
+  for (const OrderedJson& value : {OrderedJson(-1), OrderedJson(1e300), OrderedJson(1.5), OrderedJson("1"), OrderedJson(nullptr), OrderedJson(true), OrderedJson(253402300800), OrderedJson(18446744073709551615u), OrderedJson(OrderedJson::array({1}))})
     refused(with("created", value), "'created'");
-  for (const Json& value : {Json(-1), Json(0.5), Json("1"), Json(1e30), Json(nullptr)}) refused(with("flexgen_job", value), "'flexgen_job'");
+  for (const OrderedJson& value : {OrderedJson(-1), OrderedJson(0.5), OrderedJson("1"), OrderedJson(1e30), OrderedJson(nullptr)}) refused(with("flexgen_job", value), "'flexgen_job'");
   refused(with("flexgen_job", 2), "format 2");
   refused(with("model", 5), "'model'");
   refused(with("model", "other"), "says model 'other'");
   refused(with("created", 5), "says created 5");
-  refused(with("options", Json::array()), "'options'");
-  refused(with("options", Json{{"backend", 5}}), "'backend'");
+  refused(with("options", OrderedJson::array()), "'options'");
+  refused(with("options", OrderedJson{{"backend", 5}}), "'backend'");
   refused(with("input_sha256", nullptr), "'input_sha256'");
   refused(with("more", 1), "'more'");
-  Json changed = good;
+  OrderedJson changed = good;
   changed["created"] = good["created"].get<int64_t>() + 1;
   refused(changed.dump(), "checksum");
   for (const char* name : {"flexgen_job", "input_sha256", "model_fingerprint", "model", "created", "options"}) {
-    Json json = good;
+    OrderedJson json = good;
     json.erase("checksum");
     json.erase(name);
     refused(json.dump(), fmt::format("'{}' is missing", name));
@@ -282,7 +282,7 @@ TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
   // Saved again, or from an earlier flexgen.
   write_text(manifest(), "\r\n" + good.dump() + "\r\n");
   EXPECT_EQ(run().kept, 7);
-  Json without = good;
+  OrderedJson without = good;
   without.erase("checksum");
   write_text(manifest(), without.dump());
   EXPECT_EQ(run().kept, 7);
@@ -391,4 +391,4 @@ TEST_F(TouchedOutput, BeforeTheFirstAnswerNothingIsCut) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::job_output_test

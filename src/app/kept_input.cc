@@ -22,7 +22,7 @@
 namespace flexgen {
 namespace {
 
-constexpr size_t kPieceBytes = 1 << 20;
+constexpr size_t kFilePieceBytes = 1 << 20;
 
 }  // namespace
 
@@ -73,7 +73,7 @@ void KeptInput::give_up() {
 void KeptInput::read_all(int from, const std::atomic<bool>& stop) {
   const auto fail = [&](int error) { fail_io("cannot keep standard input as {}: {}{}", arrived_, std::strerror(error), file_advice(arrived_, error)); };
   if (ftruncate(descriptor_, 0) != 0) fail(errno);
-  std::vector<char> piece(kPieceBytes);
+  std::vector<char> piece(kFilePieceBytes);
   for (;;) {
     // A read would go on after a signal; this does not.
     pollfd wait{from, POLLIN, 0};
@@ -99,9 +99,9 @@ bool KeptInput::same_as_kept() const {
   const int kept = ::open(kept_.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat old {}, now {};
   bool same = kept >= 0 && fstat(kept, &old) == 0 && fstat(descriptor_, &now) == 0 && old.st_size == now.st_size;
-  std::vector<char> a(kPieceBytes), b(kPieceBytes);
-  for (int64_t at = 0; same && at < now.st_size; at += static_cast<int64_t>(kPieceBytes)) {
-    const auto bytes = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kPieceBytes), now.st_size - at));
+  std::vector<char> a(kFilePieceBytes), b(kFilePieceBytes);
+  for (int64_t at = 0; same && at < now.st_size; at += static_cast<int64_t>(kFilePieceBytes)) {
+    const auto bytes = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kFilePieceBytes), now.st_size - at));
     FilePart first(kept, kept_, at, static_cast<int64_t>(bytes)), second(descriptor_, arrived_, at, static_cast<int64_t>(bytes));
     read_fully(first, a.data(), bytes);
     read_fully(second, b.data(), bytes);

@@ -10,7 +10,7 @@
 #include "app/fake_runner.h"
 #include "base/log.h"
 
-namespace flexgen {
+namespace flexgen::kept_input_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -82,4 +82,4 @@ TEST_F(KeptInputTest, AStopIsHeard) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::kept_input_test

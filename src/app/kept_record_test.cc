@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-namespace flexgen {
+namespace flexgen::kept_record_test {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using testing::HasSubstr;
 
 const std::string kBare = R"({"id":"batch_req_00112233445566778899aabb","custom_id":"é\"\n","response":{"status_code":200,"request_id":"req_0",)"
@@ -55,13 +55,13 @@ TEST(KeptRecord, TellsWhatItSays) {
 
 TEST(KeptRecord, TheSameMeaningInOtherBytes) {
   const std::string line = sealed(kBare);
-  const Json json = Json::parse(line);
-  Json backwards;
+  const OrderedJson json = OrderedJson::parse(line);
+  OrderedJson backwards;
   for (auto it = json.end(); it != json.begin();) {
     --it;
     backwards[it.key()] = it.value();
   }
-  Json without_null = json;
+  OrderedJson without_null = json;
   without_null.erase("error");
   std::string floats = line;
   floats.replace(floats.find("1700000000"), 10, "1.7e9");
@@ -105,8 +105,8 @@ TEST(KeptRecord, EveryBeginningIsTorn) {
 }
 
 TEST(KeptRecord, WhatIsNoRecordSaysWhy) {
-  auto changed = [](const std::function<void(Json&)>& change) {
-    Json json = Json::parse(kBare);
+  auto changed = [](const std::function<void(OrderedJson&)>& change) {
+    OrderedJson json = OrderedJson::parse(kBare);
     change(json);
     return json.dump();
   };
@@ -119,15 +119,15 @@ TEST(KeptRecord, WhatIsNoRecordSaysWhy) {
       {kBare + "x", "not JSON"},
       {kBare + kBare, "not JSON"},
       {kBare.substr(0, 40) + std::string(9, '\0') + kBare.substr(40), "not JSON"},
-      {changed([](Json& j) { j["id"] = "batch_req_00112233445566778899aab"; }), "has the id 'batch_req_00112233445566778899aab'"},
-      {changed([](Json& j) { j["id"] = "batch_req_00112233445566778899AABB"; }), "24 hex digits"},
-      {changed([](Json& j) { j["id"] = 5; }), "no id"},
-      {changed([](Json& j) { j["custom_id"] = nullptr; }), "no custom_id"},
-      {changed([](Json& j) { j["response"] = nullptr; }), "neither"},
-      {changed([](Json& j) { j["error"] = Json::object(); }), "neither a response nor an error, or both"},
-      {changed([](Json& j) { j["label"] = 1; }), "field 'label'"},
+      {changed([](OrderedJson& j) { j["id"] = "batch_req_00112233445566778899aab"; }), "has the id 'batch_req_00112233445566778899aab'"},
+      {changed([](OrderedJson& j) { j["id"] = "batch_req_00112233445566778899AABB"; }), "24 hex digits"},
+      {changed([](OrderedJson& j) { j["id"] = 5; }), "no id"},
+      {changed([](OrderedJson& j) { j["custom_id"] = nullptr; }), "no custom_id"},
+      {changed([](OrderedJson& j) { j["response"] = nullptr; }), "neither"},
+      {changed([](OrderedJson& j) { j["error"] = OrderedJson::object(); }), "neither a response nor an error, or both"},
+      {changed([](OrderedJson& j) { j["label"] = 1; }), "field 'label'"},
       {R"({"id":"batch_req_00112233445566778899aabb",)" + kBare.substr(1), "'id' twice"},
-      {changed([](Json& j) { j["error"] = Json::parse(std::string(20, '[') + std::string(20, ']')); }), "nested deeper"},
+      {changed([](OrderedJson& j) { j["error"] = OrderedJson::parse(std::string(20, '[') + std::string(20, ']')); }), "nested deeper"},
       {std::string(100000, '['), "no JSON object"},
       {std::string(100000, '{'), "not JSON"},
   };
@@ -155,7 +155,7 @@ TEST(KeptRecord, PiecesAreSealedAsTheWhole) {
 }
 
 TEST(KeptRecord, LargeAnswersAreRead) {
-  Json json = Json::parse(kBare);
+  OrderedJson json = OrderedJson::parse(kBare);
   json["response"]["body"]["choices"][0]["text"] = std::string(3 << 20, 'x') + "\"";
   const std::string line = sealed(json.dump());
   EXPECT_EQ(kept(line).answer_tokens, 5);
@@ -165,4 +165,4 @@ TEST(KeptRecord, LargeAnswersAreRead) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::kept_record_test

@@ -13,17 +13,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Seconds a call takes, the best of several tries.
 template <typename Call>
 double best_time(Call call) {
   call();
   double best = 1e9;
-  for (auto start = Clock::now(); since(start) < 0.3;) {
+  for (auto start = Clock::now(); seconds_since(start) < 0.3;) {
     auto begin = Clock::now();
     call();
-    best = std::min(best, since(begin));
+    best = std::min(best, seconds_since(begin));
   }
   return best;
 }
@@ -69,7 +69,7 @@ double disk_write_peak(FileSystem& files, const std::string& directory) {
       lane.submit(std::move(work));
     }
     lane.drain();
-    best = std::min(best, since(start));
+    best = std::min(best, seconds_since(start));
   }
   return static_cast<double>(kBlock * kBlocks) / best;
 }
@@ -88,7 +88,7 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
     std::shared_ptr<File> file = files.open(path, FileMode::kReadDirect);
     int64_t size = round_down(file->size(), kDirectAlignment);
     int64_t from = round_down(static_cast<int64_t>(share * static_cast<double>(size)), kDirectAlignment);
-    for (int64_t at = from; at < size && since(start) < time_s; at += kBlock, ++n) {
+    for (int64_t at = from; at < size && seconds_since(start) < time_s; at += kBlock, ++n) {
       Event& slot = events[n % kSlots];
       slot.wait();
       Work work;
@@ -99,7 +99,7 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
     }
   }
   lane.drain();
-  return bytes / since(start);
+  return bytes / seconds_since(start);
 }
 
 LanePeaks measure_peaks(const Model& model, Kernels& kernels, Device* device, FileSystem& files, double disk_time_s, const std::string& write_directory) {

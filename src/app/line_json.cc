@@ -92,9 +92,9 @@ class PromptReader {
 };
 
 /// Takes the parser's events to the prompt or into the tree.
-class LineReader : public nlohmann::json_sax<Json> {
+class LineJsonReader : public nlohmann::json_sax<Json> {
  public:
-  LineReader(LineJson& out, const LineBounds& bounds) : out_(out), prompt_(out.prompt, bounds) {}
+  LineJsonReader(LineJson& out, const LineBounds& bounds) : out_(out), prompt_(out.prompt, bounds) {}
   bool has_overflow() const { return overflow_; }
 
   bool null() override { return scalar(nullptr); }
@@ -332,7 +332,7 @@ LineJson read_line_json(std::string_view text, const LineBounds& bounds) {
   LineJson out;
   bool overflow = false;
   {
-    LineReader reader(out, bounds);
+    LineJsonReader reader(out, bounds);
     Json::sax_parse(text.begin(), text.end(), &reader);
     overflow = reader.has_overflow();
   }
@@ -341,7 +341,7 @@ LineJson read_line_json(std::string_view text, const LineBounds& bounds) {
     auto first = std::move(out.overflow);
     out = LineJson{};
     const std::string rest = without_large_numbers(text);
-    LineReader reader(out, bounds);
+    LineJsonReader reader(out, bounds);
     Json::sax_parse(rest.begin(), rest.end(), &reader);
     out.overflow = std::move(first);
   }

@@ -31,7 +31,7 @@ std::optional<int64_t> field(const std::string& path, const std::string& name) {
 }
 
 /// The number a file holds; none for "max" and for v1's huge "no limit".
-std::optional<int64_t> number(const std::string& path) {
+std::optional<int64_t> number_in_file(const std::string& path) {
   std::ifstream file(path);
   std::string text;
   int64_t value = 0;
@@ -71,12 +71,12 @@ void for_each_cgroup(const std::string& root, const std::function<void(const std
 
 void read_cgroup(const std::string& mount, const std::string& group, const CgroupFiles& files, int version, MemoryStatus* status) {
   walk_up(mount, group, [&](const std::string& directory) {
-    std::optional<int64_t> limit = number(directory + files.limit);
+    std::optional<int64_t> limit = number_in_file(directory + files.limit);
     // From here on the kernel slows a process down until it hardly runs.
-    if (const auto high = number(directory + files.high); high && (!limit || *high < *limit)) limit = high;
+    if (const auto high = number_in_file(directory + files.high); high && (!limit || *high < *limit)) limit = high;
     if (limit && (status->total_bytes == 0 || *limit <= status->total_bytes)) {
       status->cgroup_version = version;
-      int64_t used = number(directory + files.usage).value_or(0);
+      int64_t used = number_in_file(directory + files.usage).value_or(0);
       int64_t cache = field(directory + "memory.stat", files.inactive).value_or(0) + field(directory + "memory.stat", files.active).value_or(0);
       int64_t available = std::max<int64_t>(0, *limit - std::max<int64_t>(0, used - cache));
       status->cgroup_limit_bytes = std::min(*limit, status->cgroup_limit_bytes.value_or(*limit));

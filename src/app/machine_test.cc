@@ -12,7 +12,7 @@
 #include "app/options.h"
 #include "base/units.h"
 
-namespace flexgen {
+namespace flexgen::machine_test {
 namespace {
 
 class Machine : public testing::Test {
@@ -166,4 +166,4 @@ TEST_F(Machine, ThisOne) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::machine_test

@@ -12,7 +12,7 @@
 
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::model_folder_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -192,4 +192,4 @@ TEST_F(ModelFolder, TheEnvironmentSaysWhereTheCacheIs) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::model_folder_test

@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
-namespace flexgen {
+namespace flexgen::options_test {
 namespace {
 
 using testing::HasSubstr;
@@ -471,4 +471,4 @@ TEST(Options, HelpSaysWhatEachExitCodeMeans) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::options_test

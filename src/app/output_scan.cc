@@ -13,14 +13,14 @@
 namespace flexgen {
 namespace {
 
-constexpr size_t kChunkBytes = 1 << 20, kFrontBytes = 4096;
+constexpr size_t kScanBytes = 1 << 20, kFrontBytes = 4096;
 
 /// The bytes of a file up to `end`, one line after the other.
 class FileLines : public ByteSource {
  public:
   /// Once `stop` is set it ends, wherever it is.
   FileLines(int descriptor, const std::string& path, int64_t end, const std::atomic<bool>& stop)
-      : descriptor_(descriptor), path_(path), end_(end), stop_(stop), chunk_(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kChunkBytes), std::max<int64_t>(end, 1))), '\0') {}
+      : descriptor_(descriptor), path_(path), end_(end), stop_(stop), chunk_(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kScanBytes), std::max<int64_t>(end, 1))), '\0') {}
 
   /// Whether another line begins, which may be empty.
   bool begin_line() {
@@ -94,7 +94,7 @@ class FileLines : public ByteSource {
 int64_t end_without_zeros(int descriptor, const std::string& path, int64_t size, const std::atomic<bool>& stop) {
   FileLines file(descriptor, path, size, stop);
   for (int64_t end = size; end > 0 && !stop;) {
-    const int64_t begin = std::max<int64_t>(0, end - static_cast<int64_t>(kChunkBytes));
+    const int64_t begin = std::max<int64_t>(0, end - static_cast<int64_t>(kScanBytes));
     const std::string chunk = file.bytes(begin, end - begin);
     if (static_cast<int64_t>(chunk.size()) < end - begin) return size;  // it shrinks while it is read
     const size_t last = chunk.find_last_not_of('\0');
@@ -131,7 +131,7 @@ std::string other_format(std::string_view start) {
   return "";
 }
 
-bool blank(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
+bool blank_text(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
 
 }  // namespace
 
@@ -155,7 +155,7 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
     const bool is_whole = source.front().size() < kFrontBytes, marked = number == 1 && source.front().starts_with("\xef\xbb\xbf");  // a byte order mark
     if (marked) source.skip(3);
     const std::string first(source.front().substr(0, 64));
-    const bool is_blank = is_whole && blank(source.front());
+    const bool is_blank = is_whole && blank_text(source.front());
     const auto read = read_record(source);
     lines.skip_rest();
     last_ended = lines.ended();

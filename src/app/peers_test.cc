@@ -11,7 +11,7 @@
 
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::peers_test {
 namespace {
 
 using testing::HasSubstr;
@@ -84,4 +84,4 @@ TEST_F(Peers, APythonWithoutThemIsToldWhatToInstall) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::peers_test

@@ -175,15 +175,15 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
 }
 
 std::string report_json(const PlanReport& report, const PlanInput& input) {
-  using Json = nlohmann::ordered_json;
+  using OrderedJson = nlohmann::ordered_json;
   auto policy_json = [](const Policy& policy) {
-    Json json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
+    OrderedJson json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
               {"weights", policy.weights.to_string()}, {"kv_cache", policy.kv_cache.to_string()}, {"activations", policy.activations.to_string()}};
     if (policy.on_gpu()) json["attention_on"] = policy.attention_beside() ? "cpu" : "gpu";
     return json;
   };
   const Prediction& predicted = report.plan.prediction;
-  Json json;
+  OrderedJson json;
   json["job"] = {{"sequences", input.workload.num_sequences}, {"prompt_tokens", input.workload.total_prompt_tokens}, {"shared_prompt_tokens", input.workload.total_shared_tokens}, {"max_tokens", input.workload.total_max_tokens},
                  {"generated_tokens", input.workload.total_generated_tokens}};
   for (const std::string& note : report.notes) json["notes"].push_back(note);
@@ -206,9 +206,9 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   json["planning_s"] = report.plan.planning_s;
   json["complete"] = report.plan.complete;
   json["candidates"] = report.plan.candidates.size();
-  json["alternatives"] = Json::array();
+  json["alternatives"] = OrderedJson::array();
   for (const Alternative& other : report.alternatives) json["alternatives"].push_back({{"policy", policy_json(other.policy)}, {"time_s", other.time_s}, {"why", other.why}});
-  json["what_if"] = Json::array();
+  json["what_if"] = OrderedJson::array();
   for (const WhatIf& change : report.what_ifs)
     json["what_if"].push_back({{"change", change.change}, {"time_s", change.time_s}, {"speedup", predicted.time_s / change.time_s}, {"policy", change.policy}});
   return json.dump(1);

@@ -5,7 +5,7 @@
 
 #include "app/fake_runner.h"
 
-namespace flexgen {
+namespace flexgen::progress_test {
 namespace {
 
 using testing::HasSubstr;
@@ -110,4 +110,4 @@ TEST(Progress, DisplayPrintsLinesAndEnds) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::progress_test

@@ -1,12 +1,16 @@
 #pragma once
 // RecordText: a record of the output, read piece by piece, as it may be larger than memory is. One thread.
 
+#include <cstddef>
 #include <string>
 #include <utility>
 
 #include "io/byte_source.h"
 
 namespace flexgen {
+
+/// Of a record that is not in memory as a whole, at a time.
+inline constexpr size_t kRecordPieceBytes = 256 << 10;
 
 class RecordText : public ByteSource {
  public:

@@ -8,7 +8,6 @@ namespace flexgen {
 namespace {
 
 constexpr int64_t kPieceWords = 16384;  // of a LineSet, in one message
-constexpr size_t kPieceBytes = 256 << 10;  // of a record
 
 }  // namespace
 
@@ -110,7 +109,7 @@ void RecordCollector::wait() {
 }
 
 void RecordSender::send(RecordText& record) {
-  std::vector<char> piece(kPieceBytes);
+  std::vector<char> piece(kRecordPieceBytes);
   while (const size_t count = record.read(piece.data(), piece.size())) world_.send(0, Channel::kRecord, std::as_bytes(std::span(piece).first(count))).wait();
 }
 

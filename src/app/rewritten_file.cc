@@ -17,7 +17,7 @@
 namespace flexgen {
 namespace {
 
-constexpr size_t kBufferBytes = 256 << 10;
+constexpr size_t kRewriteBytes = 256 << 10;
 
 }  // namespace
 
@@ -29,7 +29,7 @@ void sync_directory_of(const std::string& path) {
   ::close(descriptor);
 }
 
-RewrittenFile::RewrittenFile(const std::string& path, WriteCall write) : path_(path), write_(std::move(write)), piece_(kBufferBytes, '\0') {
+RewrittenFile::RewrittenFile(const std::string& path, WriteCall write) : path_(path), write_(std::move(write)), piece_(kRewriteBytes, '\0') {
   std::error_code none;
   if (const auto real = std::filesystem::canonical(path, none); !none) path_ = real.string();
   temporary_ = path_ + ".tmp";
@@ -60,7 +60,7 @@ void RewrittenFile::fail(int error) const {
 void RewrittenFile::add(std::string_view text) {
   size_ += static_cast<int64_t>(text.size());
   buffer_ += text;
-  if (buffer_.size() >= kBufferBytes) flush();
+  if (buffer_.size() >= kRewriteBytes) flush();
 }
 
 void RewrittenFile::add(RecordText& record) {

@@ -18,7 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 
-namespace flexgen {
+namespace flexgen::run_batch_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -519,4 +519,4 @@ TEST_F(RunBatch, FingerprintSeesWeightsAndConfig) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::run_batch_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace flexgen {
+namespace flexgen::sha256_test {
 namespace {
 
 TEST(Sha256, KnownHashes) {  // FIPS 180-4 examples
@@ -26,4 +26,4 @@ TEST(Sha256, PiecesDoNotMatter) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::sha256_test

@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "dist/local_ports.h"
 
-namespace flexgen {
+namespace flexgen::shards_test {
 namespace {
 
 using testing::HasSubstr;
@@ -210,4 +210,4 @@ TEST_F(Replicas, AnotherInputIsRefused) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::shards_test

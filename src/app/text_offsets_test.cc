@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace flexgen {
+namespace flexgen::text_offsets_test {
 namespace {
 
 using testing::ElementsAre;
@@ -108,4 +108,4 @@ TEST(TextOffsets, AnUnknownTokenStandsForWhatIsThere) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::text_offsets_test

@@ -7,7 +7,7 @@
 
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::driver_signs_test {
 namespace {
 
 using testing::HasSubstr;
@@ -83,4 +83,4 @@ TEST(DriverSigns, AreReadFromTheSystem) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::driver_signs_test

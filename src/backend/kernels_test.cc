@@ -22,7 +22,7 @@
 #include "base/units.h"
 #include "tensor/group_quant.h"
 
-namespace flexgen {
+namespace flexgen::kernels_test {
 namespace {
 
 using Rng = std::mt19937;
@@ -1123,4 +1123,4 @@ TEST_F(ReferenceTest, GatherRowsAdds) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::kernels_test

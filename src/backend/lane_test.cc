@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::lane_test {
 namespace {
 
 using testing::ThrowsMessage;
@@ -41,4 +41,4 @@ TEST(Lane, NothingRunsAfterAPieceThatWaitedForWhatFailed) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::lane_test

@@ -9,7 +9,7 @@
 
 #include "backend/kernels.h"
 
-namespace flexgen {
+namespace flexgen::sparse_positions_test {
 namespace {
 
 std::vector<int32_t> chosen_of(std::vector<float> shares, int64_t kept) {
@@ -61,4 +61,4 @@ TEST(AttentionRuleTest, Counts) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::sparse_positions_test

@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::trace_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -95,4 +95,4 @@ TEST(Trace, NamesItsProcess) {
 TEST(Trace, AFileThatCannotBeWrittenIsAnError) { EXPECT_THROW(Trace("/no/such/folder/trace.json"), Error); }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::trace_test

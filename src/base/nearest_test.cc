@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace flexgen {
+namespace flexgen::nearest_test {
 namespace {
 
 TEST(Nearest, Edits) {
@@ -32,4 +32,4 @@ TEST(Nearest, Question) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::nearest_test

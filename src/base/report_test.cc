@@ -11,7 +11,7 @@
 #include <string>
 
 
-namespace flexgen {
+namespace flexgen::report_test {
 namespace {
 
 TEST(Report, LinesAreFoldedBetweenWords) {
@@ -64,4 +64,4 @@ TEST(Report, EscapeCodesNeedATerminalThatKnowsThem) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::report_test

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::units_test {
 namespace {
 
 TEST(Units, ParsesSizes) {
@@ -35,4 +35,4 @@ TEST(Units, Formats) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::units_test

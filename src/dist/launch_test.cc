@@ -7,7 +7,7 @@
 #include "dist/message.h"
 #include "dist/world.h"
 
-namespace flexgen {
+namespace flexgen::launch_test {
 namespace {
 
 std::optional<Launch> with(const std::map<std::string, std::string>& variables) {
@@ -56,4 +56,4 @@ TEST(Message, ComesBackAsItWasAndSaysWhenItIsShort) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::launch_test

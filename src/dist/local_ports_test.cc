@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::local_ports_test {
 namespace {
 
 TEST(LocalPorts, KeepOrderPerChannelAndFailTogether) {
@@ -40,4 +40,4 @@ TEST(LocalPorts, KeepOrderPerChannelAndFailTogether) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::local_ports_test

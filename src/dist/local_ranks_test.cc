@@ -7,7 +7,7 @@
 
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::local_ranks_test {
 namespace {
 
 class LocalRanks : public testing::Test {
@@ -61,4 +61,4 @@ TEST_F(LocalRanks, OnlyWhatStaysStoppedCounts) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::local_ranks_test

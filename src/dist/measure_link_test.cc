@@ -7,7 +7,7 @@
 
 #include "dist/local_ports.h"
 
-namespace flexgen {
+namespace flexgen::measure_link_test {
 namespace {
 
 /// A port whose messages leave only once a link of this speed has carried them.
@@ -77,4 +77,4 @@ TEST(MeasureLink, OfTimes) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::measure_link_test

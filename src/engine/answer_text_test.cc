@@ -6,7 +6,7 @@
 
 #include <map>
 
-namespace flexgen {
+namespace flexgen::answer_text_test {
 namespace {
 
 /// Tokens by text; <...> is special, <0xNN> a byte.
@@ -171,4 +171,4 @@ TEST(AnswerText, NothingStopsBeforeTheLeastTokens) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::answer_text_test

@@ -14,7 +14,7 @@
 #include "model/dummy_checkpoint.h"
 #include "plan/policy_sizes.h"
 
-namespace flexgen {
+namespace flexgen::cost_model_test {
 namespace {
 
 std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated) {
@@ -262,4 +262,4 @@ TEST(CostModel, WalksLongJobsInPart) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::cost_model_test

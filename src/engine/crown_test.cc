@@ -19,7 +19,7 @@
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
-namespace flexgen {
+namespace flexgen::crown_test {
 namespace {
 
 class MapSink : public CompletionSink {
@@ -344,4 +344,4 @@ INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated
 INSTANTIATE_TEST_SUITE_P(Gpu, CudaCrown, testing::Values(CudaCase{"cuda", Tier::kGpu}, CudaCase{"cuda", Tier::kCpu}), attention_of);
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::crown_test

@@ -10,7 +10,7 @@
 
 #include "engine/logit_reader.h"
 
-namespace flexgen {
+namespace flexgen::logit_edits_test {
 namespace {
 
 constexpr int64_t kVocab = 60;
@@ -104,4 +104,4 @@ TEST(LogitEdits, WhatIsFiniteStaysSo) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::logit_edits_test

@@ -9,7 +9,7 @@
 #include <limits>
 #include <random>
 
-namespace flexgen {
+namespace flexgen::logit_reader_test {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -187,4 +187,4 @@ TEST(LogitReader, EditsChangeTheTokenAndNotTheLogprobs) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::logit_reader_test

@@ -12,7 +12,7 @@
 #include "model/dummy_checkpoint.h"
 #include "model/poisoned_checkpoint.h"
 
-namespace flexgen {
+namespace flexgen::not_finite_test {
 namespace {
 
 constexpr int64_t kVocab = 211, kHidden = 64;
@@ -152,4 +152,4 @@ INSTANTIATE_TEST_SUITE_P(Backends, NotFinite, testing::Values("reference", "cpu"
 });
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::not_finite_test

@@ -4,7 +4,7 @@
 
 #include <set>
 
-namespace flexgen {
+namespace flexgen::page_pool_test {
 namespace {
 
 TEST(PagePool, GivesEachPageOnceInProportionAndDiskFirst) {
@@ -60,4 +60,4 @@ TEST(PagePool, ThreeTiersSlowestFirst) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::page_pool_test

@@ -21,7 +21,7 @@
 #include "model/dummy_checkpoint.h"
 #include "model/poisoned_checkpoint.h"
 
-namespace flexgen {
+namespace flexgen::pipeline_test {
 namespace {
 
 class MapSink : public CompletionSink {
@@ -384,4 +384,4 @@ TEST(Pipeline, AFailureOfAnyRankEndsAllAndIsNamed) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::pipeline_test

@@ -7,7 +7,7 @@
 #include "model/dummy_checkpoint.h"
 #include "plan/stage_split.h"
 
-namespace flexgen {
+namespace flexgen::predict_pipeline_test {
 namespace {
 
 /// Two ranks with half of llama-3.1-8b each, of whose weights some come from disk.
@@ -105,4 +105,4 @@ TEST_F(PredictPipeline, CandidatesHaveAsManySlotsAndHonourTheRequest) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::predict_pipeline_test

@@ -6,7 +6,7 @@
 #include <random>
 #include <set>
 
-namespace flexgen {
+namespace flexgen::prefix_pages_test {
 namespace {
 
 using Tokens = std::vector<int32_t>;
@@ -101,4 +101,4 @@ TEST(PrefixPages, HoldWhatTheyAreTakenForAndTheOldestIdleOnesGoFirst) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::prefix_pages_test

@@ -8,7 +8,7 @@
 
 #include "engine/logit_reader.h"
 
-namespace flexgen {
+namespace flexgen::sampler_test {
 namespace {
 
 SamplingParams with(double temperature, double top_p, int64_t top_k, uint64_t seed) {
@@ -168,4 +168,4 @@ TEST(LogitReader, ChunksOfTheVocabularyGiveWhatTheWholeGives) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::sampler_test

@@ -9,7 +9,7 @@
 
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::shared_prefixes_test {
 namespace {
 
 using Prompts = std::vector<std::vector<int32_t>>;
@@ -128,4 +128,4 @@ TEST(SharedPrefixes, DeepNestingIsCutOff) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::shared_prefixes_test

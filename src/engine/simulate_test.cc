@@ -16,7 +16,7 @@
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
-namespace flexgen {
+namespace flexgen::simulate_test {
 namespace {
 
 class NoSink : public CompletionSink {
@@ -40,7 +40,7 @@ std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prom
   return requests;
 }
 
-Workload workload_of(const std::vector<Request>& requests) {
+Workload plain_workload(const std::vector<Request>& requests) {
   Workload workload;
   for (const Request& request : requests) workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false);
   return workload;
@@ -74,7 +74,7 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
     options.policy.buffers = buffers;
     options.policy.weights = options.policy.kv_cache = options.policy.activations = Fractions{0, cpu, 1 - cpu};
     Engine engine(options);
-    engine.prepare(workload_of(requests));
+    engine.prepare(plain_workload(requests));
     ListSource source(requests), again(requests);
     NoSink sink;
     std::atomic<bool> never{false};
@@ -118,7 +118,7 @@ TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
     options.policy.kv_cache = attention == Tier::kGpu ? Fractions{0.25, 0.5, 0.25} : Fractions{0, 0.5, 0.5};
     options.policy.attention_tier = attention;
     Engine engine(options);
-    engine.prepare(workload_of(requests));
+    engine.prepare(plain_workload(requests));
     ListSource source(requests), again(requests);
     NoSink sink;
     std::atomic<bool> never{false};
@@ -144,7 +144,7 @@ class Shape8B : public testing::Test {
     return simulate(*model_, policy, DType::kBF16, speeds, source);
   }
   Policy policy(int64_t cpu_bytes) {
-    return choose_policy(*model_, workload_of(requests_), {cpu_bytes, 0}, {}, DType::kBF16);
+    return choose_policy(*model_, plain_workload(requests_), {cpu_bytes, 0}, {}, DType::kBF16);
   }
   std::unique_ptr<Model> model_;
   std::vector<Request> requests_ = requests_of(64, {64, 192}, {32, 32}, 128256);
@@ -193,7 +193,7 @@ TEST_F(Shape8B, ComputingBeginsBeforeAllWeightsAreThere) {
   const Precision precision = Precision::of(*model_, DType::kBF16, DType::kBF16);
   ListSource source(requests_);
   const RunReport of_profile = simulate(*model_, policy, precision, hardware, source);
-  const Prediction predicted = predict(*model_, hardware, precision, policy, workload_of(requests_));
+  const Prediction predicted = predict(*model_, hardware, precision, policy, plain_workload(requests_));
   EXPECT_NEAR(predicted.time_s / of_profile.elapsed_s, 1, 0.02);
   EXPECT_NEAR(predicted.loaded_bytes, lane(of_profile, "disk read").stats.bytes, 1);
   // What loading adds is what nothing overlaps; with weights in place the rest is left.
@@ -248,10 +248,10 @@ class OnGpu : public testing::Test {
 TEST_F(OnGpu, T4RunsAModelLargerThanItsMemory) {
   const auto model = shape("opt-30b");
   const Budgets budgets{200 * kGiB, 0, 15 * kGiB};
-  const Policy policy = choose_policy(*model, workload_of(requests_), budgets, {}, DType::kBF16);
+  const Policy policy = choose_policy(*model, plain_workload(requests_), budgets, {}, DType::kBF16);
   EXPECT_EQ(policy.compute_tier, Tier::kGpu);
   EXPECT_EQ(policy.weights.disk, 0);
-  const MemoryPlan plan = memory_plan(*model, policy, workload_of(requests_), DType::kBF16);
+  const MemoryPlan plan = memory_plan(*model, policy, plain_workload(requests_), DType::kBF16);
   EXPECT_LE(plan.bytes(Tier::kGpu), budgets.gpu_bytes);
   EXPECT_LE(plan.bytes(Tier::kCpu), budgets.cpu_bytes);
   ListSource source(requests_);
@@ -265,7 +265,7 @@ TEST_F(OnGpu, T4RunsAModelLargerThanItsMemory) {
 
 TEST_F(OnGpu, H200KeepsASmallModelWhole) {
   const auto model = shape("opt-6.7b");
-  const Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 130 * kGiB}, {}, DType::kBF16);
+  const Policy policy = choose_policy(*model, plain_workload(requests_), {200 * kGiB, 0, 130 * kGiB}, {}, DType::kBF16);
   EXPECT_EQ(policy.weights, (Fractions{1, 0, 0}));
   EXPECT_EQ(policy.attention_tier, Tier::kGpu);
   ListSource source(requests_);
@@ -276,7 +276,7 @@ TEST_F(OnGpu, H200KeepsASmallModelWhole) {
 
 TEST_F(OnGpu, LogitsOfGreedyTokensStayThere) {
   const auto model = shape("opt-6.7b");
-  const Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 130 * kGiB}, {}, DType::kBF16);
+  const Policy policy = choose_policy(*model, plain_workload(requests_), {200 * kGiB, 0, 130 * kGiB}, {}, DType::kBF16);
   auto down_bytes = [&](int64_t top_logprobs) {
     for (Request& request : requests_) request.params.top_logprobs = top_logprobs;
     ListSource source(requests_);
@@ -329,7 +329,7 @@ TEST_F(OnGpu, WhatThePlannerChoosesTakesWhatItPredicts) {
     const std::vector<Request> requests = requests_of(256, {prompt, prompt}, {generated, generated}, 50272);
     PolicyRequest request;
     if (generated < 200) request.attention_tier = tier;  // else it is the planner's own choice
-    const Plan plan = make_plan({*model, workload_of(requests), {200 * kGiB, 0, 15 * kGiB}, request, DType::kBF16, DType::kBF16, hardware});
+    const Plan plan = make_plan({*model, plain_workload(requests), {200 * kGiB, 0, 15 * kGiB}, request, DType::kBF16, DType::kBF16, hardware});
     EXPECT_EQ(plan.policy.attention_tier, tier) << prompt << " " << generated;
     beside += plan.policy.attention_beside();
     ListSource source(requests);
@@ -341,7 +341,7 @@ TEST_F(OnGpu, WhatThePlannerChoosesTakesWhatItPredicts) {
 
 TEST_F(OnGpu, FasterBusesNeverTakeLonger) {
   const auto model = shape("opt-30b");
-  Policy policy = choose_policy(*model, workload_of(requests_), {200 * kGiB, 0, 15 * kGiB}, {}, DType::kBF16);
+  Policy policy = choose_policy(*model, plain_workload(requests_), {200 * kGiB, 0, 15 * kGiB}, {}, DType::kBF16);
   double last = 1e300;
   for (double bus : {4e9, 8e9, 16e9, 32e9}) {
     MachineSpeeds speeds = t4();
@@ -355,7 +355,7 @@ TEST_F(OnGpu, FasterBusesNeverTakeLonger) {
 
 TEST_F(OnGpu, RefusesABudgetThatIsTooSmallAndNamesOneThatIsNot) {
   const auto model = shape("opt-6.7b");
-  const Workload workload = workload_of(requests_);
+  const Workload workload = plain_workload(requests_);
   for (int64_t cpu_bytes : {16 * kGiB, 64 * kGiB}) {
     std::string message;
     try {
@@ -377,7 +377,7 @@ TEST(FirstRule, PromptsRideWithGenerationEvenly) {
   // A small block: steps full of prompts would compute while the disk waits, and the steps between them would wait for the disk.
   const auto model = Model::of_shape(parse_config(*shape_config_json("opt-6.7b"), "", "shape"), DType::kBF16);
   const std::vector<Request> requests = requests_of(256, {64, 192}, {32, 32}, 50272);
-  Policy policy = choose_policy(*model, workload_of(requests), {6 * kGiB, 0}, {}, DType::kBF16);
+  Policy policy = choose_policy(*model, plain_workload(requests), {6 * kGiB, 0}, {}, DType::kBF16);
   const MachineSpeeds speeds{4.1e11, 3.8e10, 2.3e9, 1e9};
   auto time_s = [&] {
     ListSource source(requests);
@@ -452,7 +452,7 @@ TEST_F(SimulatedPipeline, SlowLinksCost) {
 
 TEST_F(SimulatedPipeline, AProfileIsThatOfOneProcess) {
   const auto model = Model::of_shape(parse_config(*shape_config_json("llama-3.1-8b"), "", "shape"), DType::kBF16);
-  const Policy policy = choose_policy(*model, workload_of(requests_), {6 * kGiB, 0}, {}, DType::kBF16);
+  const Policy policy = choose_policy(*model, plain_workload(requests_), {6 * kGiB, 0}, {}, DType::kBF16);
   EXPECT_GT(policy.weights.disk, 0);
   const HardwareProfile hardware = HardwareProfile::generic();
   const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
@@ -472,4 +472,4 @@ TEST_F(SimulatedPipeline, LargeMessagesAskFirst) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::simulate_test

@@ -7,7 +7,7 @@
 #include "engine/list_source.h"
 #include "plan/policy_sizes.h"
 
-namespace flexgen {
+namespace flexgen::watched_steps_test {
 namespace {
 
 class NoSink : public CompletionSink {
@@ -63,4 +63,4 @@ TEST(WatchedSteps, AnswersTellTheirShareOnceThereAreEnough) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::watched_steps_test

@@ -24,7 +24,7 @@
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::async_disk_test {
 namespace {
 
 using Engine = AsyncDiskOptions::Engine;
@@ -447,4 +447,4 @@ TEST(FaultyFile, PreallocateAndOpenFailOnDemand) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::async_disk_test

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::checked_json_test {
 namespace {
 
 TEST(CheckedJson, TakesLinearTimeInWhatItReads) {
@@ -33,4 +33,4 @@ TEST(CheckedJson, DepthIsBounded) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::checked_json_test

@@ -11,7 +11,7 @@
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::checkpoint_test {
 namespace {
 
 using testing::AllOf;
@@ -412,4 +412,4 @@ TEST(Checkpoint, OpensTheSharedModel) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::checkpoint_test

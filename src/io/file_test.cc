@@ -15,7 +15,7 @@
 #include "io/aligned_buffer.h"
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::file_test {
 namespace {
 
 using testing::AllOf;
@@ -196,4 +196,4 @@ TEST_F(SmallDisk, RoundTrip) {  // tmpfs: direct since Linux 6.6, buffered befor
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::file_test

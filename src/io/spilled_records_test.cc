@@ -10,7 +10,7 @@
 
 #include "io/test_folder.h"
 
-namespace flexgen {
+namespace flexgen::spilled_records_test {
 namespace {
 
 TEST(SpilledRecords, AreWhatWasPutIn) {
@@ -111,4 +111,4 @@ TEST(TemporaryFile, SaysWhereThereIsNoRoom) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::spilled_records_test

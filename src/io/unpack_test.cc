@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "io/packed_bytes.h"
 
-namespace flexgen {
+namespace flexgen::unpack_test {
 namespace {
 
 using testing::HasSubstr;
@@ -76,4 +76,4 @@ TEST(Unpack, Utf16BecomesUtf8) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::unpack_test

@@ -11,7 +11,7 @@
 #include "io/test_folder.h"
 #include "io/transfer.h"
 
-namespace flexgen {
+namespace flexgen::whole_file_test {
 namespace {
 
 using testing::AllOf;
@@ -72,4 +72,4 @@ TEST(WholeFile, NoErrorOfOpeningIsABrokenFile) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::whole_file_test

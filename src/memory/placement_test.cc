@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::placement_test {
 namespace {
 
 TEST(Fractions, ParsesPercentages) {
@@ -55,4 +55,4 @@ TEST(Placement, WholeSharesAreExact) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::placement_test

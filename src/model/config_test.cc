@@ -11,7 +11,7 @@
 #include "io/test_folder.h"
 #include "model/model.h"
 
-namespace flexgen {
+namespace flexgen::config_test {
 namespace {
 
 using nlohmann::json;
@@ -368,4 +368,4 @@ TEST(Shapes, AllParse) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::config_test

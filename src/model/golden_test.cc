@@ -18,7 +18,7 @@
 #include "io/test_folder.h"
 #include "model/model.h"
 
-namespace flexgen {
+namespace flexgen::golden_test {
 namespace {
 
 constexpr int64_t kPageTokens = 16;
@@ -416,4 +416,4 @@ TEST(TrainedModel, ContinuesAsTransformersDoes) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::golden_test

@@ -12,7 +12,7 @@
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 
-namespace flexgen {
+namespace flexgen::model_test {
 namespace {
 
 using testing::AllOf;
@@ -310,4 +310,4 @@ TEST(DummyCheckpoint, IsMadeOnceAndLoads) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::model_test

@@ -19,7 +19,7 @@
 #include "model/dummy_checkpoint.h"
 #include "tensor/group_quant.h"
 
-namespace flexgen {
+namespace flexgen::prepared_weights_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -278,4 +278,4 @@ TEST_F(PreparedWeights, AnInfiniteWeightIsRefusedByName) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::prepared_weights_test

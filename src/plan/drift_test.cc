@@ -8,7 +8,7 @@
 #include "model/config.h"
 #include "plan/policy_sizes.h"
 
-namespace flexgen {
+namespace flexgen::drift_test {
 namespace {
 
 TEST(Drift, LanesThatMatterAreTakenAsTheyAre) {
@@ -57,4 +57,4 @@ TEST(Drift, LimitsStayWithinThePolicyAndNeverCostTime) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::drift_test

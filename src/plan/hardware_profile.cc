@@ -10,7 +10,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 /// Seconds a unit at x: linear in x * seconds, the time of the whole, between the points; constant before the first.
 double unit_s(const std::vector<RatePoint>& points, double x) {
@@ -77,14 +77,14 @@ std::pair<const AttentionRates*, const AttentionRates*> rates_around(const std::
 
 double between(double x, double a, double b, double at_a, double at_b) { return a == b ? at_a : at_a + (x - a) / (b - a) * (at_b - at_a); }
 
-Json points_json(const std::vector<RatePoint>& points) {
-  Json json = Json::array();
+OrderedJson points_json(const std::vector<RatePoint>& points) {
+  OrderedJson json = OrderedJson::array();
   for (const RatePoint& point : points) json.push_back({point.x, point.per_s});
   return json;
 }
 
-Json compute_json(const ComputeProfile& compute) {
-  Json json{{"visit_s", compute.visit_s}, {"logit_s", compute.logit_s}, {"matmul", Json::array()}, {"attention", Json::array()}};
+OrderedJson compute_json(const ComputeProfile& compute) {
+  OrderedJson json{{"visit_s", compute.visit_s}, {"logit_s", compute.logit_s}, {"matmul", OrderedJson::array()}, {"attention", OrderedJson::array()}};
   for (const MatmulRates& rates : compute.matmul)
     json["matmul"].push_back({{"compute", dtype_name(rates.compute)}, {"weights", dtype_name(rates.weights)}, {"width", rates.width}, {"rows_to_flops_per_s", points_json(rates.points)}});
   for (const AttentionRates& rates : compute.attention)
@@ -260,7 +260,7 @@ std::optional<DType> dtype_of_name(std::string_view name) {
 }
 
 std::string to_json(const HardwareProfile& profile) {
-  Json json{{"format", 1}, {"method", profile.method}, {"name", profile.name}, {"measured", profile.measured}};
+  OrderedJson json{{"format", 1}, {"method", profile.method}, {"name", profile.name}, {"measured", profile.measured}};
   if (!profile.measured.empty()) json["load"] = {{"average", profile.load_average}, {"others_share", profile.others_share}};
   if (!profile.doubt.empty()) json["doubt"] = profile.doubt;
   if (profile.confirmed) json["confirmed"] = true;

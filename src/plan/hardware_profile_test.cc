@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::hardware_profile_test {
 namespace {
 
 HardwareProfile with_gpu() {
@@ -130,4 +130,4 @@ TEST(HardwareProfile, WrongFilesAreRefusedByName) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::hardware_profile_test

@@ -21,7 +21,7 @@ namespace flexgen {
 namespace {
 
 constexpr Fractions kInGpu{1, 0, 0}, kInRam{0, 1, 0}, kOnDisk{0, 0, 1};
-constexpr int64_t kMaxBlock = 4096, kMaxRows = 4096;
+constexpr int64_t kMaxSearchedBlock = 4096, kMaxSearchedRows = 4096;
 constexpr size_t kMaxClasses = 10;
 
 /// Shares as flags can say them: tenths of a percent, rounded so that faster tiers never get more.
@@ -72,7 +72,7 @@ class Search {
   }
 
   std::vector<int64_t> blocks() const {
-    const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxBlock);
+    const int64_t largest = std::clamp<int64_t>(in_.workload.num_sequences, 1, kMaxSearchedBlock);
     std::vector<int64_t> sizes{largest};
     for (double size = static_cast<double>(largest) / 1.5; size >= 1; size /= 1.5) sizes.push_back(static_cast<int64_t>(std::ceil(size)));
     return sizes;
@@ -91,7 +91,7 @@ class Search {
     const double all = std::ceil((in_.workload.computed_prompt_tokens() + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
     std::set<int64_t> rows;
     for (double factor : {1.02, 1.4, 2.5})
-      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(even * factor, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxRows, round_up(micro_batch_size, 16))));
+      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(even * factor, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxSearchedRows, round_up(micro_batch_size, 16))));
     return {rows.begin(), rows.end()};
   }
 
@@ -406,7 +406,7 @@ class Search {
         policy.activations = from.policy.activations;
         policy.compute_tier = from.policy.compute_tier;
         policy.attention_tier = from.policy.attention_tier;
-        if (rows != from.policy.max_rows && rows <= kMaxRows && make_fit(policy)) consider(policy, plan_.program_time_s);
+        if (rows != from.policy.max_rows && rows <= kMaxSearchedRows && make_fit(policy)) consider(policy, plan_.program_time_s);
       };
       for (double factor : {0.75, 0.9, 1.12, 1.3}) with_rows(factor);
       if (!in_.request.kv_cache && in_.budgets.disk_bytes > 0 && !on_gpu())

@@ -16,7 +16,7 @@
 #include "plan/smallest_budget.h"
 #include "schedule/cache_store.h"
 
-namespace flexgen {
+namespace flexgen::planner_test {
 namespace {
 
 TEST(PlacementProgram, FillsMemoryWithWhatSavesMost) {
@@ -360,4 +360,4 @@ TEST(Planner, SmallestBudgetWorksAndLessDoesNot) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::planner_test

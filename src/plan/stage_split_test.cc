@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/units.h"
 
-namespace flexgen {
+namespace flexgen::stage_split_test {
 namespace {
 
 std::unique_ptr<Model> shape(const char* name) { return Model::of_shape(parse_config(*shape_config_json(name), "", name), DType::kBF16); }
@@ -65,4 +65,4 @@ TEST(StageSplit, TheSmallestBlockIsAgreedOn) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::stage_split_test

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace flexgen {
+namespace flexgen::workload_test {
 namespace {
 
 TEST(Workload, AnswersAreExpectedToTakeAllUnlessSaid) {
@@ -41,4 +41,4 @@ TEST(Workload, AShareIsOfEachAnswersMaxTokens) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::workload_test

@@ -8,7 +8,7 @@
 #include "io/test_folder.h"
 #include "memory/arena.h"
 
-namespace flexgen {
+namespace flexgen::cache_store_test {
 namespace {
 
 /// Keeps what it is given until the test ends it.
@@ -131,4 +131,4 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::cache_store_test

@@ -7,7 +7,7 @@
 
 #include <memory>
 
-namespace flexgen {
+namespace flexgen::first_loads_test {
 namespace {
 
 std::vector<int64_t> given(std::span<const int64_t> layers) { return {layers.begin(), layers.end()}; }
@@ -51,4 +51,4 @@ TEST(FirstLoads, ATiedHeadComesWithTheTable) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::first_loads_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace flexgen {
+namespace flexgen::visit_test {
 namespace {
 
 TEST(Schedule, IsTheNestOfLoops) {
@@ -29,4 +29,4 @@ TEST(Schedule, IsTheNestOfLoops) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::visit_test

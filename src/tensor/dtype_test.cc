@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-namespace flexgen {
+namespace flexgen::dtype_test {
 namespace {
 
 TEST(DType, EveryHalfSurvivesTheWayToFloatAndBack) {
@@ -30,4 +30,4 @@ TEST(DType, RoundsToNearestEven) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::dtype_test

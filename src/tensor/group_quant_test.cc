@@ -12,7 +12,7 @@
 #include <random>
 #include <vector>
 
-namespace flexgen {
+namespace flexgen::group_quant_test {
 namespace {
 
 template <typename T>
@@ -134,4 +134,4 @@ TEST(GroupQuant, RefusesWhatIsNotFinite) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::group_quant_test

@@ -6,7 +6,7 @@
 #include <tuple>
 #include <utility>
 
-namespace flexgen {
+namespace flexgen::chat_answer_test {
 namespace {
 
 constexpr const char* kCall = R"({"name": "f", "arguments": {"b": 1.50, "a": "é"}})";
@@ -96,4 +96,4 @@ TEST(ChatAnswer, TheTemplateShowsTheForm) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::chat_answer_test

@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 using jinja::Dict;
 using jinja::Value;
 
-constexpr int64_t kMaxFileBytes = 64 << 20;
+constexpr int64_t kMaxTemplateFileBytes = 64 << 20;
 constexpr int kMaxJsonDepth = 64;
 constexpr size_t kMaxTemplates = 100;
 constexpr const char* kDefaultName = "default";
@@ -30,7 +30,7 @@ constexpr std::array kReasoningNames{"reasoning_content", "thinking", "reasoning
 constexpr int64_t kMaxArgumentValues = 100'000;
 
 std::string read_text(const fs::path& path) {
-  std::string text = read_whole_file(path.string(), kMaxFileBytes);
+  std::string text = read_whole_file(path.string(), kMaxTemplateFileBytes);
   if (is_lfs_pointer(text)) refuse_lfs_pointer(path.string());
   return text;
 }

@@ -6,7 +6,7 @@
 #include "io/test_folder.h"
 #include "text/jinja/json_values.h"
 
-namespace flexgen {
+namespace flexgen::chat_template_test {
 namespace {
 
 const ChatTemplate::SpecialTokens kTokens{{"bos_token", "<s>"}, {"eos_token", "</s>"}};
@@ -120,4 +120,4 @@ TEST(ChatTemplate, TheLastMessageCanBeContinued) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::chat_template_test

@@ -16,7 +16,7 @@
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
-namespace flexgen {
+namespace flexgen::hostile_tokenizer_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -266,4 +266,4 @@ TEST(Regex, EmptyMatchesAsInOniguruma) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::hostile_tokenizer_test

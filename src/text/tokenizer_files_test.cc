@@ -11,7 +11,7 @@
 #include "io/test_folder.h"
 #include "text/tokenizer.h"
 
-namespace flexgen {
+namespace flexgen::tokenizer_files_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -196,4 +196,4 @@ TEST(TokenizerFiles, WarnsWhereTheFilesContradictEachOther) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::tokenizer_files_test

@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "text/unicode.h"
 
-namespace flexgen {
+namespace flexgen::tokenizer_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -184,4 +184,4 @@ TEST(Unicode, ReplacesInvalidBytes) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::tokenizer_test

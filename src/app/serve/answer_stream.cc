@@ -7,7 +7,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr std::chrono::seconds kQuiet{10};
 
@@ -80,11 +80,11 @@ void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, c
   AnswerForm read_as = form;
   read_as.thinks = begins_with_thought(state.text, form);  // text that was sent stays text
   const ChatAnswer answer = piece.ended ? read_chat_answer(state.text, read_as) : settled_chat_answer(state.text, form);
-  Json delta = Json::object();
+  OrderedJson delta = OrderedJson::object();
   if (const std::string thoughts = rest_after(answer.reasoning, state.thoughts); !thoughts.empty()) delta["reasoning_content"] = thoughts;
   if (const std::string content = rest_after(answer.content, state.content); !content.empty()) delta["content"] = content;
   if (!answer.calls.empty()) {
-    delta["tool_calls"] = Json::parse(tool_calls_json(call_.request, answer, true));
+    delta["tool_calls"] = OrderedJson::parse(tool_calls_json(call_.request, answer, true));
     reason = "tool_calls";
   }
   const bool says = !delta.empty() || reason || !piece.completion.logprobs.empty() || (rest_.gives_token_ids && !piece.completion.tokens.empty());

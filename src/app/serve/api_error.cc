@@ -5,7 +5,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 /// As OpenAI's clients know them.
 const char* type_of(int status) {
@@ -17,7 +17,7 @@ const char* type_of(int status) {
   }
 }
 
-Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+OrderedJson text_or_null(const std::string& text) { return text.empty() ? OrderedJson(nullptr) : OrderedJson(text); }
 
 }  // namespace
 

@@ -11,7 +11,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr const char* kJsonType = "application/json";
 constexpr std::string_view kFiles = "/v1/files", kBatches = "/v1/batches";
@@ -64,8 +64,8 @@ void list_files(HttpCall& call, const FileStore& files) {
     all.erase(all.begin(), found + 1);
   }
   const auto limit = static_cast<size_t>(page_of(call, kMaxPage, kMaxPage));
-  Json data = Json::array();
-  for (size_t i = 0; i < std::min(limit, all.size()); ++i) data.push_back(Json::parse(all[i].json()));
+  OrderedJson data = OrderedJson::array();
+  for (size_t i = 0; i < std::min(limit, all.size()); ++i) data.push_back(OrderedJson::parse(all[i].json()));
   call.answer(200, kJsonType, list_page(std::move(data), all.size() > limit));
 }
 

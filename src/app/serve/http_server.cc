@@ -25,7 +25,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kBufferBytes = 16 << 10;
+constexpr size_t kSocketBytes = 16 << 10;
 constexpr size_t kMaxPathBytes = 512;           // the library matches patterns by recursion
 constexpr double kLingerS = 2;                  // for a client that sends on while it is refused
 constexpr int64_t kLingerBytes = int64_t{64} << 20;
@@ -145,7 +145,7 @@ class Connection : public httplib::Stream {
 
   socket_t socket_;
   const HttpLimits& limits_;
-  char buffer_[kBufferBytes];
+  char buffer_[kSocketBytes];
   size_t at_ = 0, end_ = 0;
   Clock::time_point deadline_{};
   int64_t headers_left_ = 0, body_since_ = 0;

@@ -10,7 +10,7 @@ namespace flexgen {
 namespace {
 
 constexpr int kRetryS = 2;                           // a slot falls free sooner or later; nobody knows when
-constexpr std::chrono::milliseconds kStopPoll{100};  // in which a batch notices its stop
+constexpr std::chrono::milliseconds kBatchStopPoll{100};  // in which a batch notices its stop
 
 }  // namespace
 
@@ -40,7 +40,7 @@ RunReport RequestQueue::lend(RequestSource& source, CompletionSink& sink, const 
   batch.exhausted = source.remaining() == 0;
   batch_ = &batch;
   changed_.notify_all();
-  while (ended_.empty() && !(batch.ends() && batch.under_way == 0)) changed_.wait_for(lock, kStopPoll);
+  while (ended_.empty() && !(batch.ends() && batch.under_way == 0)) changed_.wait_for(lock, kBatchStopPoll);
   batch_ = nullptr;
   if (batch.error) std::rethrow_exception(batch.error);
   batch.report.stopped = !batch.exhausted || batch.under_way > 0;

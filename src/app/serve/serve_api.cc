@@ -14,7 +14,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr const char* kJson = "application/json";
 
@@ -30,7 +30,7 @@ bool same_secret(std::string_view a, std::string_view b) {
   return difference == 0;
 }
 
-Json model_json(const ServeContext& context) {
+OrderedJson model_json(const ServeContext& context) {
   return {{"id", context.model_name}, {"object", "model"}, {"created", context.started_s}, {"owned_by", "flexgen"}, {"max_model_len", context.limits.max_positions}};
 }
 
@@ -63,7 +63,7 @@ void ServeApi::dispatch(HttpCall& call) {
   check_key(call);
   if (path == "/v1/models") {
     only(call, "GET");
-    return call.answer(200, kJson, json_text({{"object", "list"}, {"data", Json::array({model_json(context_)})}}));
+    return call.answer(200, kJson, json_text({{"object", "list"}, {"data", OrderedJson::array({model_json(context_)})}}));
   }
   if (path.starts_with("/v1/models/")) {
     only(call, "GET");

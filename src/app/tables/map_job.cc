@@ -24,7 +24,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMaxTextFileBytes = 16 << 20;  // of a template or a schema
 constexpr size_t kMaxMapColumns = 65536;
@@ -71,7 +71,7 @@ MapFiles::MapFiles(const std::string& output) : lines(output + ".lines.jsonl"), 
 
 MapJob::MapJob(const MapOptions& options, const std::string& model)
     : options_(options), files_(options.output), input_kind_(table_kind_of(options.input, "--input", true)), output_kind_(options.output.empty() ? input_kind_ : table_kind_of(options.output, "--output", false)) {
-  fields_ = Json::parse(options.sampling_json);
+  fields_ = OrderedJson::parse(options.sampling_json);
   const std::string source = options.template_file.empty() ? options.prompt_template : file_of(options.template_file, "--template");
   Shots shots;
   if (!options.examples.empty()) {
@@ -96,10 +96,10 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
 }
 
 void MapJob::read_schema() {
-  Json schema;
+  OrderedJson schema;
   try {
-    schema = Json::parse(file_of(options_.json_schema, "--json-schema"));
-  } catch (const Json::exception& error) {
+    schema = OrderedJson::parse(file_of(options_.json_schema, "--json-schema"));
+  } catch (const OrderedJson::exception& error) {
     fail_user("--json-schema {}: {}", options_.json_schema, error.what());
   }
   const auto properties = schema.is_object() ? schema.find("properties") : schema.end();
@@ -117,7 +117,7 @@ std::string MapJob::conversation_text(const std::vector<Message>& messages) cons
   return chat_->render(conversation, status_of(options_.input).st_mtim.tv_sec);
 }
 
-void MapJob::set_prompt(const std::string& text, Json* body) const {
+void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {
   (*body)["prompt"] = text;
   if (options_.truncate != "right") return;
   std::vector<int32_t> tokens = tokenizer_->encode(text, true);
@@ -127,13 +127,13 @@ void MapJob::set_prompt(const std::string& text, Json* body) const {
   (*body)["prompt"] = tokens;
 }
 
-Json MapJob::body_of(const TableReader& table, const TableRow& row) const {
-  Json body;
+OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const {
+  OrderedJson body;
   std::string asked;  // for the seed
   if (options_.chat) {
     const std::vector<Message> messages = prompts_->messages(table, row);
     if (choices_) return choices_->fields(conversation_text(messages), true);
-    body["messages"] = Json::array();
+    body["messages"] = OrderedJson::array();
     for (const Message& message : messages) body["messages"].push_back({{"role", message.role}, {"content", message.content}});
     asked = body.dump();
   } else {
@@ -212,19 +212,19 @@ bool MapJob::write_lines(const std::atomic<bool>& stop) {
   return true;
 }
 
-std::optional<std::vector<Json>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
+std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
   if (record.at("response").is_null()) return std::nullopt;
   const nlohmann::json& choices = record.at("response").at("body").at("choices");
-  if (choices_) return std::vector<Json>{choices_->chosen(nlohmann::json::parse(line), choices)};
+  if (choices_) return std::vector<OrderedJson>{choices_->chosen(nlohmann::json::parse(line), choices)};
   const nlohmann::json& choice = choices.at(0);
   const nlohmann::json& said = options_.chat ? choice.at("message").at("content") : choice.at("text");
   const std::string text = said.is_string() ? without_blanks(said.get<std::string>()) : "";
-  std::vector<Json> values;
+  std::vector<OrderedJson> values;
   if (schema_fields_.empty() || options_.keeps_answer) values.emplace_back(text);
   if (schema_fields_.empty()) return values;
-  const Json object = Json::parse(text, nullptr, false);
+  const OrderedJson object = OrderedJson::parse(text, nullptr, false);
   if (!object.is_object()) return std::nullopt;
-  for (const std::string& name : schema_fields_) values.push_back(object.contains(name) ? object[name] : Json());
+  for (const std::string& name : schema_fields_) values.push_back(object.contains(name) ? object[name] : OrderedJson());
   return values;
 }
 
@@ -243,14 +243,14 @@ MapOutcome MapJob::write_table() const {
   for (; table.next(&row); ++outcome.rows) {
     if (!lines.next(&line) || !records.next(&text)) fail_user("{} has other rows than it had when this job began; run the same command again", options_.input);
     const nlohmann::json record = nlohmann::json::parse(text);
-    std::optional<std::vector<Json>> answers = answers_of(record, line);
+    std::optional<std::vector<OrderedJson>> answers = answers_of(record, line);
     outcome.unanswered += !answers;
     outcome.unread += !answers && !record.at("response").is_null();
     if (outcome.metrics) {
       const std::string expected = without_blanks(cell_text(*value_of(row, columns_, options_.answer_column)));
       outcome.metrics->add(expected, answers ? std::optional(without_blanks(cell_text(answers->front()))) : std::nullopt);
     }
-    writer.add(row, answers ? *answers : std::vector<Json>(added_.size()));
+    writer.add(row, answers ? *answers : std::vector<OrderedJson>(added_.size()));
   }
   if (table.fingerprint() != fingerprint_) fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
   file.finish();

@@ -9,15 +9,15 @@
 namespace flexgen {
 namespace {
 
-struct Candidate {
+struct ShotCandidate {
   uint64_t rank = 0;  ///< drawn from seed and row number: the smallest are chosen
   Shot shot;
 };
 
-bool ranks_before(const Candidate& a, const Candidate& b) { return a.rank != b.rank ? a.rank < b.rank : a.shot.row.number < b.shot.row.number; }
+bool ranks_before(const ShotCandidate& a, const ShotCandidate& b) { return a.rank != b.rank ? a.rank < b.rank : a.shot.row.number < b.shot.row.number; }
 
 /// Keeps the first `most` by rank.
-void keep_first(std::vector<Candidate>& heap, Candidate candidate, size_t most) {
+void keep_first(std::vector<ShotCandidate>& heap, ShotCandidate candidate, size_t most) {
   if (heap.size() == most && !ranks_before(candidate, heap.front())) return;
   if (heap.size() == most) {
     std::pop_heap(heap.begin(), heap.end(), ranks_before);
@@ -30,7 +30,7 @@ void keep_first(std::vector<Candidate>& heap, Candidate candidate, size_t most) 
 }  // namespace
 
 Shots choose_shots(TableReader& table, const std::string& answer_column, int64_t count, bool balanced, uint64_t seed) {
-  std::map<std::string, std::vector<Candidate>> by_answer;
+  std::map<std::string, std::vector<ShotCandidate>> by_answer;
   TableRow row;
   int64_t rows = 0;
   while (table.next(&row)) {
@@ -38,13 +38,13 @@ Shots choose_shots(TableReader& table, const std::string& answer_column, int64_t
     const std::optional<jinja::Value> value = value_of(row, table.columns(), answer_column);
     if (!value) fail_user("{}: there is no column '{}', which has the answers of examples; name it with --answer-column", table.place(row), answer_column);
     std::string answer = cell_text(*value);
-    std::vector<Candidate>& heap = by_answer[balanced ? answer : ""];
+    std::vector<ShotCandidate>& heap = by_answer[balanced ? answer : ""];
     if (std::ssize(by_answer) > count) fail_user("--balanced: {} has more than {} different answers in '{}'; raise --shots, or leave --balanced out", table.path(), count, answer_column);
     keep_first(heap, {seed_of(fmt::format("{} {}", seed, row.number)), {row, std::move(answer)}}, static_cast<size_t>(count));
   }
   if (rows < count) fail_user("--shots {}: {} has {} rows", count, table.path(), rows);
   const auto answers = std::ssize(by_answer);
-  std::vector<Candidate> chosen;
+  std::vector<ShotCandidate> chosen;
   int64_t index = 0;
   for (auto& [answer, heap] : by_answer) {
     const int64_t wanted = count / answers + (index++ < count % answers ? 1 : 0);
@@ -54,7 +54,7 @@ Shots choose_shots(TableReader& table, const std::string& answer_column, int64_t
   }
   std::sort(chosen.begin(), chosen.end(), ranks_before);
   Shots shots{{}, table.columns()};
-  for (Candidate& candidate : chosen) shots.shots.push_back(std::move(candidate.shot));
+  for (ShotCandidate& candidate : chosen) shots.shots.push_back(std::move(candidate.shot));
   return shots;
 }
 

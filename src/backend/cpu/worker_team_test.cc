@@ -17,7 +17,7 @@
 #include "base/cores.h"
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::worker_team_test {
 namespace {
 
 using namespace std::chrono_literals;
@@ -224,4 +224,4 @@ TEST(WorkerTeam, ThreadsThatCannotStartAreAnErrorThatNamesTheLimit) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::worker_team_test

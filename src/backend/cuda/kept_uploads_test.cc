@@ -11,7 +11,7 @@
 
 #include "backend/cuda/emulated_kernels.h"
 
-namespace flexgen {
+namespace flexgen::kept_uploads_test {
 namespace {
 
 /// Remembers every upload, and what is left of it.
@@ -107,4 +107,4 @@ TEST(KeptUploads, ALayerSendsItsPagesAlone) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::kept_uploads_test

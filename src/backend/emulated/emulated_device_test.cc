@@ -8,7 +8,7 @@
 #include "backend/device.h"
 #include "base/error.h"
 
-namespace flexgen {
+namespace flexgen::emulated_device_test {
 namespace {
 
 Work copy_work(const void* from, void* to, int64_t bytes) {
@@ -82,4 +82,4 @@ TEST(Cuda, MakesADeviceOrSaysWhatIsMissing) {
 }
 
 }  // namespace
-}  // namespace flexgen
+}  // namespace flexgen::emulated_device_test

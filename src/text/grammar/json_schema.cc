@@ -13,7 +13,7 @@
 namespace flexgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using Names = std::set<std::string_view>;
 
 const Names kSchemaNotes{"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id", "$defs", "definitions"};
@@ -39,7 +39,7 @@ const std::map<std::string, std::string, std::less<>> kSchemaFormats{
 
 class SchemaReader {
  public:
-  void read(Json& root) {
+  void read(OrderedJson& root) {
     visit(root, "#", 0);
     for (const auto& [place, target] : references_) {
       if (!places_.contains(target)) fail(place, fmt::format("$ref '{}' leads to no schema of this one", shorten(target)));
@@ -66,24 +66,24 @@ class SchemaReader {
 
   static bool is_note(const std::string& name) { return kSchemaNotes.contains(name) || name.starts_with("x-"); }
 
-  static std::string type_of(const Json& value) {
+  static std::string type_of(const OrderedJson& value) {
     if (value.is_number_integer()) return "integer";
     if (value.is_number()) return "number";
     return value.is_boolean() ? "boolean" : value.type_name();
   }
-  static bool has_type(const Json& value, const std::string& type) { return type_of(value) == type || (type == "number" && value.is_number_integer()); }
+  static bool has_type(const OrderedJson& value, const std::string& type) { return type_of(value) == type || (type == "number" && value.is_number_integer()); }
 
   /// Of the values that a schema, visited, allows; empty: not known.
-  static std::set<std::string> types_of(const Json& schema) {
+  static std::set<std::string> types_of(const OrderedJson& schema) {
     std::set<std::string> types;
     if (schema.contains("type")) {
       types.insert(schema["type"].get<std::string>());
     } else if (schema.contains("const")) {
       types.insert(type_of(schema["const"]));
     } else if (schema.contains("enum")) {
-      for (const Json& value : schema["enum"]) types.insert(type_of(value));
+      for (const OrderedJson& value : schema["enum"]) types.insert(type_of(value));
     } else if (schema.contains("anyOf")) {
-      for (const Json& option : schema["anyOf"]) {
+      for (const OrderedJson& option : schema["anyOf"]) {
         const std::set<std::string> some = types_of(option);
         if (some.empty()) return {};
         types.insert(some.begin(), some.end());
@@ -94,9 +94,9 @@ class SchemaReader {
     return types;
   }
   /// No value fits two of them then, so that one of them is any of them.
-  static bool are_of_different_types(const Json& schemas) {
+  static bool are_of_different_types(const OrderedJson& schemas) {
     std::set<std::string> seen;
-    for (const Json& schema : schemas) {
+    for (const OrderedJson& schema : schemas) {
       const std::set<std::string> types = types_of(schema);
       if (types.empty()) return false;
       for (const std::string& type : types)
@@ -105,7 +105,7 @@ class SchemaReader {
     return true;
   }
 
-  void visit_all(Json& schemas, const std::string& place, int depth) {
+  void visit_all(OrderedJson& schemas, const std::string& place, int depth) {
     if (schemas.is_object())
       for (auto& [name, schema] : schemas.items()) visit(schema, place + "/" + name, depth);
     else
@@ -113,23 +113,23 @@ class SchemaReader {
   }
 
   /// Where the keyword is a list of schemas that is not empty.
-  void visit_list(Json& schema, const char* name, const std::string& place, int depth) {
+  void visit_list(OrderedJson& schema, const char* name, const std::string& place, int depth) {
     if (!schema[name].is_array() || schema[name].empty()) refuse_keyword(place, name, "must be a list of schemas");
     visit_all(schema[name], place + "/" + name, depth);
   }
 
-  void require_alone(const Json& schema, const char* name, const std::string& place) {
+  void require_alone(const OrderedJson& schema, const char* name, const std::string& place) {
     for (const auto& [other, value] : schema.items())
       if (other != name && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
   }
 
-  void visit(Json& schema, const std::string& place, int depth) {
+  void visit(OrderedJson& schema, const std::string& place, int depth) {
     if (depth > kMaxSchemaDepth) fail(place, fmt::format("it is nested more than {} levels deep", kMaxSchemaDepth));
     if (++parts_ > kMaxSchemaParts) fail(place, fmt::format("it has more than {} schemas in it", kMaxSchemaParts));
     places_.insert(place);
     if (schema.is_boolean()) {
       if (schema == false) fail(place, "false allows no value");
-      schema = Json::object();  // says the same
+      schema = OrderedJson::object();  // says the same
     }
     if (!schema.is_object()) fail(place, fmt::format("a schema is an object or true, not {}", type_of(schema)));
     if (schema.contains("$id") && place != "#") refuse_keyword(place, "$id", "in a part of a schema is not supported");
@@ -146,7 +146,7 @@ class SchemaReader {
         visit_list(schema, name, place, depth + 1);
         if (name == std::string_view("allOf") && schema[name].size() > 1) refuse_keyword(place, name, "of more than one schema is not supported");
         if (name == std::string_view("oneOf") && are_of_different_types(schema[name])) {
-          Json options = std::move(schema[name]);
+          OrderedJson options = std::move(schema[name]);
           schema.erase(name);
           schema["anyOf"] = std::move(options);
         }
@@ -155,7 +155,7 @@ class SchemaReader {
     visit_typed(schema, place, depth);
   }
 
-  void visit_reference(Json& schema, const std::string& place) {
+  void visit_reference(OrderedJson& schema, const std::string& place) {
     require_alone(schema, "$ref", place);
     if (!schema["$ref"].is_string()) refuse_keyword(place, "$ref", "must be a string");
     const auto& target = schema["$ref"].get_ref<const std::string&>();
@@ -165,26 +165,26 @@ class SchemaReader {
     chains_[place] = target;
   }
 
-  static void visit_values(Json& schema, const std::string& place) {
+  static void visit_values(OrderedJson& schema, const std::string& place) {
     const bool is_const = schema.contains("const");
     const char* name = is_const ? "const" : "enum";
     for (const auto& [other, value] : schema.items())
       if (other != name && other != "type" && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
-    const Json values = is_const ? Json::array({schema["const"]}) : schema["enum"];
+    const OrderedJson values = is_const ? OrderedJson::array({schema["const"]}) : schema["enum"];
     if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
     if (!schema.contains("type")) return;
-    const Json types = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
-    for (const Json& value : values)
-      if (std::none_of(types.begin(), types.end(), [&](const Json& type) { return type.is_string() && has_type(value, type.get<std::string>()); }))
+    const OrderedJson types = schema["type"].is_array() ? schema["type"] : OrderedJson::array({schema["type"]});
+    for (const OrderedJson& value : values)
+      if (std::none_of(types.begin(), types.end(), [&](const OrderedJson& type) { return type.is_string() && has_type(value, type.get<std::string>()); }))
         refuse_keyword(place, name, "has a value that is not of the 'type' beside it");
     schema.erase("type");
   }
 
-  void visit_typed(Json& schema, const std::string& place, int depth) {
+  void visit_typed(OrderedJson& schema, const std::string& place, int depth) {
     std::vector<std::string> types;
     if (schema.contains("type")) {
-      const Json given = schema["type"].is_array() ? schema["type"] : Json::array({schema["type"]});
-      for (const Json& type : given) {
+      const OrderedJson given = schema["type"].is_array() ? schema["type"] : OrderedJson::array({schema["type"]});
+      for (const OrderedJson& type : given) {
         if (!type.is_string() || !kKeywordsOfType.contains(type.get<std::string>())) refuse_keyword(place, "type", "must be one of string, integer, number, array, object, boolean, null, or a list of these");
         types.push_back(type.get<std::string>());
       }
@@ -207,7 +207,7 @@ class SchemaReader {
       for (const auto& [name, value] : schema.items())
         if (name != "type" && !is_note(name)) refuse_keyword(place, name, "with several types is not supported; write them as anyOf");
       // As alternatives, each of which is narrowed by itself.
-      Json options = Json::array();
+      OrderedJson options = OrderedJson::array();
       for (const std::string& type : types) options.push_back({{"type", type}});
       schema.erase("type");
       schema["anyOf"] = std::move(options);
@@ -225,31 +225,31 @@ class SchemaReader {
   }
 
   /// xgrammar makes nothing that a schema does not name; without names, anything.
-  static void narrow(Json& schema, const std::string& type) {
-    if (type == "array" && !schema.contains("items") && !schema.contains("prefixItems")) schema["items"] = Json::object();
+  static void narrow(OrderedJson& schema, const std::string& type) {
+    if (type == "array" && !schema.contains("items") && !schema.contains("prefixItems")) schema["items"] = OrderedJson::object();
     if (type == "object" && !schema.contains("properties") && !schema.contains("patternProperties") && !schema.contains("propertyNames") && !schema.contains("additionalProperties"))
       schema["additionalProperties"] = true;
   }
 
-  static void visit_bound(const Json& schema, const char* name, const std::string& place) {
+  static void visit_bound(const OrderedJson& schema, const char* name, const std::string& place) {
     constexpr double kMost = 1e15;  // doubles count to there, and xgrammar's digits too
     if (!schema[name].is_number()) refuse_keyword(place, name, "must be a number");
     if (!(std::abs(schema[name].get<double>()) <= kMost)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
   }
 
-  static int64_t visit_count(const Json& schema, const char* name, const std::string& place) {
-    const Json& value = schema[name];
+  static int64_t visit_count(const OrderedJson& schema, const char* name, const std::string& place) {
+    const OrderedJson& value = schema[name];
     if (!value.is_number_unsigned()) refuse_keyword(place, name, "must be a whole number");
     if (value.get<uint64_t>() > static_cast<uint64_t>(kMaxSchemaCount)) refuse_keyword(place, name, fmt::format("is more than {}, which is the most that is supported", kMaxSchemaCount));
     return value.get<int64_t>();
   }
 
-  static void visit_counts(const Json& schema, const char* least, const char* most, const std::string& place) {
+  static void visit_counts(const OrderedJson& schema, const char* least, const char* most, const std::string& place) {
     const int64_t from = schema.contains(least) ? visit_count(schema, least, place) : 0, to = schema.contains(most) ? visit_count(schema, most, place) : from;
     if (from > to) refuse_keyword(place, least, fmt::format("is more than '{}'", most));
   }
 
-  static void visit_pattern(const Json& pattern, const char* name, const std::string& place) {
+  static void visit_pattern(const OrderedJson& pattern, const char* name, const std::string& place) {
     if (!pattern.is_string()) refuse_keyword(place, name, "must be a string");
     const auto& text = pattern.get_ref<const std::string&>();
     for (unsigned char c : text)
@@ -262,7 +262,7 @@ class SchemaReader {
       }
   }
 
-  static void visit_string(Json& schema, const std::string& place) {
+  static void visit_string(OrderedJson& schema, const std::string& place) {
     visit_counts(schema, "minLength", "maxLength", place);
     if (schema.contains("pattern")) visit_pattern(schema["pattern"], "pattern", place);
     if (schema.contains("format")) {
@@ -274,7 +274,7 @@ class SchemaReader {
     }
   }
 
-  void visit_array(Json& schema, const std::string& place, int depth) {
+  void visit_array(OrderedJson& schema, const std::string& place, int depth) {
     visit_counts(schema, "minItems", "maxItems", place);
     if (schema.contains("uniqueItems")) {
       if (schema["uniqueItems"] != false) refuse_keyword(place, "uniqueItems", "is not supported");
@@ -284,7 +284,7 @@ class SchemaReader {
     if (schema.contains("items") && schema["items"] != false) visit(schema["items"], place + "/items", depth + 1);
   }
 
-  void visit_object(Json& schema, const std::string& place, int depth) {
+  void visit_object(OrderedJson& schema, const std::string& place, int depth) {
     visit_counts(schema, "minProperties", "maxProperties", place);
     const bool named = schema.contains("properties") && !schema["properties"].empty();
     if (schema.contains("properties")) {
@@ -294,7 +294,7 @@ class SchemaReader {
     }
     if (schema.contains("required")) {
       if (!schema["required"].is_array()) refuse_keyword(place, "required", "must be a list of names");
-      for (const Json& name : schema["required"]) {
+      for (const OrderedJson& name : schema["required"]) {
         if (!name.is_string()) refuse_keyword(place, "required", "must be a list of names");
         if (!named || !schema["properties"].contains(name.get<std::string>()))
           refuse_keyword(place, "required", fmt::format("has '{}', which is not in 'properties'", shorten(name.get<std::string>())));
@@ -317,7 +317,7 @@ class SchemaReader {
       visit(schema["propertyNames"], place + "/propertyNames", depth + 1);
       return;
     }
-    Json& patterns = schema["patternProperties"];
+    OrderedJson& patterns = schema["patternProperties"];
     if (!patterns.is_object() || patterns.size() != 1) refuse_keyword(place, "patternProperties", "of other than one pattern is not supported");
     for (auto& [pattern, value] : patterns.items()) {
       visit_pattern(pattern, "patternProperties", place);
@@ -356,15 +356,15 @@ bool is_too_deep(std::string_view json) {
 std::string honoured_schema(std::string_view json) {
   if (json.size() > kMaxSchemaBytes) fail_user("it is larger than {}", format_bytes(static_cast<int64_t>(kMaxSchemaBytes)));
   if (is_too_deep(json)) fail_user("it is nested more than {} levels deep", kMaxSchemaDepth);
-  Json schema;
+  OrderedJson schema;
   try {
-    schema = Json::parse(json);
-  } catch (const Json::exception& error) {
+    schema = OrderedJson::parse(json);
+  } catch (const OrderedJson::exception& error) {
     fail_user("it is not JSON: {}", error.what());
   }
   SchemaReader().read(schema);
   // Notes may hold anything, and xgrammar reads some.
-  return schema.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 }  // namespace flexgen

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kMaxWidth = 100'000, kMaxDigits = 1'000;
 
 /// What stands between % and its letter, or behind a colon in braces.
-struct Form {
+struct FormatSpec {
   std::string fill = " ";
   char align = '\0';  ///< < > ^ =
   char sign = '-';    ///< - + or a blank
@@ -34,7 +34,7 @@ int64_t read_number(std::string_view text, size_t& at, int64_t most) {
 }
 
 /// A text within the form's width.
-std::string padded(std::string_view text, const Form& form, char otherwise) {
+std::string padded(std::string_view text, const FormatSpec& form, char otherwise) {
   const int64_t missing = form.width - count_characters(text);
   if (missing <= 0) return std::string(text);
   const char align = form.align ? form.align : otherwise;
@@ -47,7 +47,7 @@ std::string padded(std::string_view text, const Form& form, char otherwise) {
 }
 
 /// Digits with the form's sign, groups of three, and zeros up to the width.
-std::string dressed(std::string digits, bool negative, const std::string& prefix, const Form& form) {
+std::string dressed(std::string digits, bool negative, const std::string& prefix, const FormatSpec& form) {
   if (form.grouping) {
     size_t end = digits.find_first_not_of("0123456789");
     if (end == std::string::npos) end = digits.size();
@@ -63,7 +63,7 @@ std::string dressed(std::string digits, bool negative, const std::string& prefix
   return padded(sign + digits, form, '>');
 }
 
-std::string whole_number(const Value& value, const Form& form) {
+std::string whole_number(const Value& value, const FormatSpec& form) {
   if (value.large()) return padded(value.large()->digits, form, '>');
   const int64_t number = *value.integer();
   const uint64_t size = number < 0 ? 0 - static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
@@ -75,7 +75,7 @@ std::string whole_number(const Value& value, const Form& form) {
   return dressed(std::move(digits), number < 0, form.alternate && base != 10 ? std::string("0") + form.type : "", form);
 }
 
-std::string real_number(double number, const Form& form) {
+std::string real_number(double number, const FormatSpec& form) {
   const bool percent = form.type == '%';
   const char type = percent ? 'f' : form.type;
   const double size = std::abs(percent ? number * 100 : number);
@@ -94,12 +94,12 @@ std::string real_number(double number, const Form& form) {
   return dressed(std::move(digits), std::signbit(number) && !std::isnan(number), "", form);
 }
 
-std::string text_field(std::string_view text, const Form& form, char otherwise) {
+std::string text_field(std::string_view text, const FormatSpec& form, char otherwise) {
   if (form.digits >= 0) text = text.substr(0, byte_of_character(text, form.digits));
   return padded(text, form, otherwise);
 }
 
-std::string percent_field(const Value& value, Form form) {
+std::string percent_field(const Value& value, FormatSpec form) {
   switch (form.type) {
     case 's': return text_field(str(value), form, '>');
     case 'r':
@@ -135,8 +135,8 @@ std::string percent_field(const Value& value, Form form) {
 }
 
 /// [[fill]align][sign][#][0][width][,][.digits][type]
-Form read_brace_form(std::string_view text) {
-  Form form;
+FormatSpec read_brace_form(std::string_view text) {
+  FormatSpec form;
   size_t at = 0;
   constexpr std::string_view kAligns = "<>^=";
   const auto aligns = [&](size_t place) { return place < text.size() && kAligns.find(text[place]) != std::string_view::npos; };
@@ -165,7 +165,7 @@ Form read_brace_form(std::string_view text) {
 
 std::string brace_field(const Value& value, std::string_view spec) {
   if (spec.empty()) return str(value);
-  Form form = read_brace_form(spec);
+  FormatSpec form = read_brace_form(spec);
   if (value.is_number() && !value.is<bool>()) {
     const bool real = value.is<double>();
     if (form.type == 's' || form.type == 'c' || (real && std::string_view("dxXob").find(form.type) != std::string_view::npos && form.type))
@@ -254,7 +254,7 @@ std::string format_percent(std::string_view text, const Value& value) {
       by_name = true;
       at = end + 1;
     }
-    Form form;
+    FormatSpec form;
     for (; at < text.size() && std::string_view("-+ #0").find(text[at]) != std::string_view::npos; ++at) {
       if (text[at] == '-') form.align = '<';
       else if (text[at] == '+') form.sign = '+';

@@ -72,7 +72,7 @@ Value items(Run& run, const Value& self, Args& args) {
   return iterator(items_of(dict_method("items")(run, self, args)));
 }
 
-Value join(Run&, const Value& self, Args& args) {
+Value join_filter(Run&, const Value& self, Args& args) {
   const Bound bound(args, "join", {"d", "attribute"});
   const std::string between = bound.given(0) ? str(*bound[0]) : "";
   GrowingText out;
@@ -249,7 +249,7 @@ Value attr(Run&, const Value& self, Args& args) {
 
 Operation item_filter(std::string_view name) {
   static const std::map<std::string_view, Operation, std::less<>> kFilters = {
-      {"length", length}, {"count", length}, {"first", first}, {"last", last}, {"list", list}, {"reverse", reverse}, {"items", items}, {"join", join}, {"sum", sum},
+      {"length", length}, {"count", length}, {"first", first}, {"last", last}, {"list", list}, {"reverse", reverse}, {"items", items}, {"join", join_filter}, {"sum", sum},
       {"dictsort", dictsort}, {"sort", sort}, {"unique", unique}, {"min", extreme<false>}, {"max", extreme<true>}, {"map", map}, {"batch", batch}, {"attr", attr},
       {"select", select<true, false>}, {"reject", select<false, false>}, {"selectattr", select<true, true>}, {"rejectattr", select<false, true>}};
   const auto found = kFilters.find(name);

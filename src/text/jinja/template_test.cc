@@ -11,11 +11,11 @@
 
 #include "text/jinja/json_values.h"
 
-namespace flexgen::jinja {
+namespace flexgen::jinja::template_test {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 const fs::path kFixtures = fs::path(FLEXGEN_SOURCE_DIR) / "tests" / "fixtures" / "chat";
 
@@ -187,4 +187,4 @@ TEST(JsonValues, KeepTheOrderAndLargeNumbers) {
 }
 
 }  // namespace
-}  // namespace flexgen::jinja
+}  // namespace flexgen::jinja::template_test

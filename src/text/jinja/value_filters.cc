@@ -45,7 +45,7 @@ Value trim(Run&, const Value& self, Args& args) {
   return Value(std::string(strip(text.text()->bytes, chars, true, true)), text.text()->markup);
 }
 
-Value replace(Run&, const Value& self, Args& args) {
+Value replace_filter(Run&, const Value& self, Args& args) {
   const Bound bound(args, "replace", {"old", "new", "count"}, 2);
   return replaced(str(self), str(*bound[0]), str(*bound[1]), bound.has(2) ? bound.integer(2, -1) : -1);
 }
@@ -78,7 +78,7 @@ Value escape(Run&, const Value& self, Args& args) {
   return Value(escaped_html(str(self)), true);
 }
 
-Value format(Run&, const Value& self, Args& args) {
+Value format_filter(Run&, const Value& self, Args& args) {
   if (!args.positional.empty() && !args.named.empty()) fail("format takes arguments by place or by name, not both");
   const std::string text = str(self);
   if (args.named.empty()) return format_percent(text, make_list(args.positional, List::Form::kTuple));
@@ -253,8 +253,8 @@ Value wordcount(Run&, const Value& self, Args& args) {
 Operation value_filter(std::string_view name) {
   static const std::map<std::string_view, Operation, std::less<>> kFilters = {
       {"upper", map_text<to_upper>}, {"lower", map_text<to_lower>}, {"capitalize", map_text<capitalized>}, {"title", map_text<title_words>}, {"trim", trim},
-      {"replace", replace}, {"center", center}, {"default", default_filter}, {"d", default_filter}, {"string", string_filter}, {"safe", safe}, {"escape", escape}, {"e", escape},
-      {"format", format}, {"indent", indent}, {"int", int_filter}, {"float", float_filter}, {"abs", abs_filter}, {"round", round_filter}, {"tojson", tojson},
+      {"replace", replace_filter}, {"center", center}, {"default", default_filter}, {"d", default_filter}, {"string", string_filter}, {"safe", safe}, {"escape", escape}, {"e", escape},
+      {"format", format_filter}, {"indent", indent}, {"int", int_filter}, {"float", float_filter}, {"abs", abs_filter}, {"round", round_filter}, {"tojson", tojson},
       {"truncate", truncate}, {"wordcount", wordcount}};
   const auto found = kFilters.find(name);
   return found == kFilters.end() ? nullptr : found->second;
