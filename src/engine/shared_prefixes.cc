@@ -20,6 +20,7 @@ void SharedPrefixes::add(std::span<const int32_t> prompt) {
 
 void SharedPrefixes::order(const std::function<bool(int64_t)>& wanted, const std::function<bool(const PlacedPrompt&)>& take, const SameAs& same_as) {
   std::vector<Entry> entries;
+  entries.reserve(static_cast<size_t>(std::min(num_prompts(), kMostAtATime)));
   for (int64_t prompt = 0; prompt < num_prompts();) {
     entries.clear();
     for (; prompt < num_prompts() && std::ssize(entries) < kMostAtATime; ++prompt)

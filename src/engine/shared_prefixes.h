@@ -44,7 +44,7 @@ class SharedPrefixes {
 
   static constexpr int64_t kMaxPages = 8192;                ///< of a prompt; those after them are taken as its own
   static constexpr int kMaxLevels = 16;                     ///< of prefixes within prefixes; deeper ones are taken as the prompts' own
-  static constexpr int64_t kMostAtATime = int64_t{1} << 22;  ///< prompts; of more, each part is put in order by itself
+  static constexpr int64_t kMostAtATime = int64_t{1} << 20;  ///< prompts, so 24 MiB; of more, each part is put in order by itself
 
  private:
   struct Entry {
