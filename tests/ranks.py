@@ -5,6 +5,7 @@ by name, with all finished answers kept; another number of ranks goes on where i
 Usage: ranks.py FLEXGEN_BINARY SOURCE_DIR [--kills N] [--timeout S] [--seed N] [--lines N]"""
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -140,7 +141,8 @@ class Test:
             code = process.wait(bound_s)
         except subprocess.TimeoutExpired:
             for pid in pids.values():
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             fail(f"{ranks} ranks ({flags}): not over {bound_s} s after rank {victim} got {how.name}; they said:\n{self.log()}")
         # mpirun may be over before the last rank is: ranks give rank 0 two seconds to say what is wrong before they end the job themselves.
         left, gone_by = list(pids.values()), time.monotonic() + 10
