@@ -8,7 +8,7 @@ SKIPPED = 77
 PIP_S = 120
 
 
-def pip_module(name, folder, *more):
+def pip_module(name, folder, *more, limit_s=PIP_S):
     """`more`: packages that it is to find beside it. Ends the test if it cannot be had."""
     try:
         return importlib.import_module(name)
@@ -16,7 +16,7 @@ def pip_module(name, folder, *more):
         pass
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--timeout", "15", "--retries", "1", "--target", folder, name, *more]
     try:
-        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=PIP_S, text=True)
+        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=limit_s, text=True)
         if done.returncode == 0:
             sys.path.insert(0, folder)
             return importlib.import_module(name)
