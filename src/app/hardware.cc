@@ -13,7 +13,6 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
-#include <regex>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -53,23 +52,35 @@ struct OtherThreads {
   HardwareProfile profile;
 };
 
+/// The processor and the number of threads that the name of a profile's file tells: "NAME-2-cores.json".
+std::optional<std::pair<std::string, std::string>> processor_and_threads(std::string name) {
+  for (const char* end : {"-cores.json", "-core.json"}) {
+    if (!name.ends_with(end)) continue;
+    name.resize(name.size() - std::string_view(end).size());
+    const size_t dash = name.rfind('-');
+    if (dash == std::string::npos || dash + 1 == name.size() || name.find_first_not_of("0123456789", dash + 1) != std::string::npos) return std::nullopt;
+    return std::pair{name.substr(0, dash), name.substr(dash + 1)};
+  }
+  return std::nullopt;
+}
+
 std::optional<OtherThreads> measured_with_other_threads(const std::string& path) {
   namespace fs = std::filesystem;
-  const std::regex cores("(.*)-([0-9]+)-cores?\\.json");
-  std::smatch own, other;
   const std::string name = fs::path(path).filename().string();
-  if (!std::regex_match(name, own, cores)) return std::nullopt;
+  const auto own = processor_and_threads(name);
+  if (!own) return std::nullopt;
   std::optional<OtherThreads> newest;
   fs::file_time_type newest_time;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(path).parent_path(), error)) {
     const std::string there = entry.path().filename().string();
-    if (there == name || !std::regex_match(there, other, cores) || other[1] != own[1]) continue;
+    const auto other = processor_and_threads(there);
+    if (there == name || !other || other->first != own->first) continue;
     const fs::file_time_type time = entry.last_write_time(error);
     if (error || (newest && time < newest_time)) continue;
     const std::optional<HardwareProfile> profile = kept_profile(entry.path().string());
     if (!profile || profile->method < kMeasuringMethod || !profile->doubt.empty()) continue;
-    newest = {fmt::format("{} thread{}", other[2].str(), other[2] == "1" ? "" : "s"), *profile};
+    newest = {fmt::format("{} thread{}", other->second, other->second == "1" ? "" : "s"), *profile};
     newest_time = time;
   }
   return newest;
