@@ -93,10 +93,52 @@ def sentencepiece_like():
     return tokenizer
 
 
+def unigram_like():
+    """As llm-jp and others that come from SentencePiece's unigram: bytes for what no piece covers."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([line for line in TEXT.split("\n")] * 3, trainer)
+    vocab = json.loads(tokenizer.to_str())["model"]["vocab"]
+    known = {piece for piece, _ in vocab}
+    vocab = vocab[:3] + [(f"<0x{byte:02X}>", -1.0) for byte in range(256)] + vocab[3:] + [("  ", -5.0), ("▁▁▁▁", -4.5), ("<unk>x", -3.0)]
+    assert "▁" in known
+    tokenizer.model = models.Unigram([tuple(piece) for piece in vocab], unk_id=0, byte_fallback=True)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip(left=False, right=True)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="$A $B", special_tokens=[("<s>", 1)])
+    return tokenizer
+
+
+def unigram_words():
+    """No bytes: characters that no piece covers are one unknown token."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("merged_with_previous"), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([TEXT[:400]] * 3, trainer)
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+def word_level(cut):
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), normalizers.Strip(left=True, right=False)])
+    tokenizer.pre_tokenizer = cut
+    tokenizer.train_from_iterator([TEXT.lower()] * 2 + [" ".join("abcdefghijklmnopqrstuvwxyz0123456789中äж.,!?")], trainers.WordLevelTrainer(special_tokens=["[UNK]", "[PAD]"], show_progress=False))
+    tokenizer.add_special_tokens(["</s>"])
+    return tokenizer
+
+
 def pieces(**options):
     """A tokenizer.model of PyPI sentencepiece, trained on TEXT."""
     import sentencepiece
     model = io.BytesIO()
+    rules = options.pop("rules", None)
+    if rules:
+        with tempfile.NamedTemporaryFile("w", suffix=".tsv", delete=False) as out:
+            out.write("".join(f"{before}\t{after}\n" for before, after in rules))
+        options["normalization_rule_tsv"] = out.name
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([line for line in TEXT.split("\n") if line] * 3), model_writer=model, minloglevel=2,
         **{"vocab_size": 480, "model_type": "bpe", "byte_fallback": True, "character_coverage": 0.98, "normalization_rule_name": "identity",
@@ -104,9 +146,13 @@ def pieces(**options):
     return model.getvalue()
 
 
+# What the smallest table of characters replaces: one by two, a cluster by one, a cluster of which only the first character is known, one by nothing.
+RULES = [("FB01", "66 69"), ("65 301", "E9"), ("D", "20"), ("200B", ""), ("FF21", "41"), ("3000", "20"), ("9", "20")]
 # The models of SentencePiece that folders are made with, in tests/fixtures/pieces.
 PIECES = {"llama": {}, "gemma": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "bos_piece": "<bos>", "eos_piece": "<eos>", "add_dummy_prefix": False},
-          "no-bytes": {"byte_fallback": False, "vocab_size": 200, "user_defined_symbols": [], "control_symbols": []}}
+          "no-bytes": {"byte_fallback": False, "vocab_size": 200, "user_defined_symbols": [], "control_symbols": []},
+          "unigram": {"model_type": "unigram", "vocab_size": 430, "rules": RULES, "remove_extra_whitespaces": True},
+          "unigram-no-bytes": {"model_type": "unigram", "vocab_size": 170, "byte_fallback": False, "add_dummy_prefix": False, "user_defined_symbols": [], "control_symbols": []}}
 
 
 def tekken():
@@ -177,6 +223,11 @@ FOLDERS = [
                                                                                            "added_tokens.json": {"he": 480, "x ": 481}}),
     ("one new token by two names", "llama3-like", "whole", {}, {"tokenizer_config.json": {
         "bos_token": {"__type": "AddedToken", **token("<|im_start|>", single_word=True)}, "eos_token": "<|im_start|>"}}),
+    ("unigram pieces", "unigram", "pieces", {}, {"config.json": {"model_type": "mistral"}, "tokenizer_config.json": {"add_bos_token": True}}),
+    ("unigram pieces with other tokens", "unigram", "pieces", {}, {"config.json": {"model_type": "mistral"}, "tokenizer_config.json": {"added_tokens_decoder": {
+        "0": token("<unk>"), "1": token("<s>"), "2": token("</s>"), "5": token("<extra>", normalized=True)}}}),
+    ("unigram pieces without bytes", "unigram-no-bytes", "pieces", {}, {"config.json": {"model_type": "mistral"}}),
+    ("unigram pieces under a Llama class", "unigram-no-bytes", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}),
     ("Llama pieces", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}}),
     ("Llama pieces, legacy", "llama", "pieces", {}, {"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizerFast", "legacy": True, "add_bos_token": True, "add_eos_token": True}}),
     ("Llama pieces alone", "llama", "pieces", {}, {}),
@@ -264,7 +315,9 @@ def main():
         return
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures", "tokenizers")
     for name, tokenizer in [] if args.folders else [("gpt2-like", byte_level(None, bos=False)), ("llama3-like", byte_level(LLAMA3, ignore_merges=True)),
-                            ("qwen2-like", byte_level(QWEN2, normalizers.NFC(), bos=False)), ("sentencepiece-like", sentencepiece_like())]:
+                            ("qwen2-like", byte_level(QWEN2, normalizers.NFC(), bos=False)), ("sentencepiece-like", sentencepiece_like()), ("unigram-like", unigram_like()), ("unigram-words", unigram_words()),
+                            ("word-level", word_level(pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]))),
+                            ("word-level-whitespace", word_level(pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Digits(True)])))]:
         folder = os.path.join(root, name)
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "tokenizer.json"), "w") as out:

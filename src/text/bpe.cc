@@ -32,6 +32,10 @@ std::optional<int32_t> Bpe::find(const std::string& token) const {
   return found->second;
 }
 
+void Bpe::for_each(const std::function<void(const std::string&, int32_t)>& take) const {
+  for (const auto& [text, id] : vocab_) take(text, id);
+}
+
 void Bpe::encode(std::string_view word, std::vector<int32_t>& out) const {
   if (word.empty()) return;
   if (options_.ignore_merges)

@@ -8,6 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "text/token_model.h"
+
 namespace flexgen {
 
 struct BpeOptions {
@@ -15,16 +17,17 @@ struct BpeOptions {
   std::optional<std::string> unknown_token;
 };
 
-class Bpe {
+class Bpe : public TokenModel {
  public:
   /// Throws Error{user} naming `source` for merges of tokens that the vocabulary lacks.
   Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges,
       const BpeOptions& options, const std::string& source);
 
   /// Appends the tokens of `word` (valid UTF-8) to `out`.
-  void encode(std::string_view word, std::vector<int32_t>& out) const;
-  const std::unordered_map<std::string, int32_t>& vocab() const { return vocab_; }
-  std::optional<int32_t> find(const std::string& token) const;
+  void encode(std::string_view word, std::vector<int32_t>& out) const override;
+  std::optional<int32_t> find(const std::string& token) const override;
+  int64_t size() const override { return static_cast<int64_t>(vocab_.size()); }
+  void for_each(const std::function<void(const std::string&, int32_t)>& take) const override;
 
  private:
   struct Merge {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "text/charsmap.h"
 #include "text/regex.h"
 #include "text/token_matcher.h"
 #include "text/tokenizer.h"
@@ -163,6 +164,68 @@ TEST_F(HostileTokenizer, LongTextsOfOneLetter) {
   json["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
   make(json)->encode(std::string(1 << 21, ' '), false);
   make(json)->encode(std::string(1 << 21, '\xff'), false);
+}
+
+/// Pieces that begin alike: each place of a text begins all of them.
+TEST_F(HostileTokenizer, LongUnigramPiecesAreLinearOrRefused) {
+  Json json;
+  Json pieces = Json::array({Json::array({"<unk>", 0})});
+  for (int length = 1; length <= 200; ++length) pieces.push_back(Json::array({std::string(static_cast<size_t>(length), 'a'), -10 - 0.01 * length}));
+  json["model"] = {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", pieces}};
+  const std::string text(200'000, 'a');
+  EXPECT_EQ(make(json)->encode(text, false).size(), text.size() / 200);
+  for (int length = 300; length <= 8000; length += 100) json["model"]["vocab"].push_back(Json::array({std::string(static_cast<size_t>(length), 'a') + "b", -1}));
+  expect_error("too many steps", [&] { make(json)->encode(text, false); });
+  EXPECT_EQ(make(json)->encode(std::string(300, 'a') + "b", false).size(), 1u);
+  // Nothing is known: one token for all.
+  EXPECT_EQ(make(json)->encode(std::string(4'000'000, 'x'), false), std::vector<int32_t>{0});
+  // Many pieces, sorted once.
+  Json many = Json::array();
+  for (int i = 0; i < 300'000; ++i) many.push_back(Json::array({std::string(100, 'a') + std::to_string(i), -i}));
+  json["model"]["vocab"] = many;
+  json["model"]["byte_fallback"] = true;
+  EXPECT_EQ(make(json)->encode(std::string(100, 'a') + "299999", false), std::vector<int32_t>{299'999});
+}
+
+TEST_F(HostileTokenizer, TablesOfCharactersAreChecked) {
+  const auto apply = [](std::initializer_list<uint32_t> units, const std::string& replacements, const std::string& text, size_t limit) {
+    std::string bytes;
+    auto add = [&](uint32_t word) { bytes.append(reinterpret_cast<const char*>(&word), sizeof word); };
+    add(static_cast<uint32_t>(4 * units.size()));
+    for (uint32_t unit : units) add(unit);
+    return Charsmap(bytes + replacements, "x").apply(text, limit);
+  };
+  for (const char* broken : {"", "abc", "\x08\x01\x01\x01", "\x03\x01\x01\x01yyyyyyyyyyyyy"}) expect_error("table", [&] { Charsmap(broken, "x"); });
+  expect_error("table", [&] { apply({0}, "\xff", "a", 10); });
+  EXPECT_EQ(apply({0xffffffff}, "b", "a", 10), "a");  // an offset behind the end
+  EXPECT_EQ(apply({0, 0, 0}, "b", "\x01\x02", 10), "\x01\x02");
+  // "\x01" at place 1 with its leaf at 1 ^ 2, whose value is where the replacement begins.
+  const uint32_t leaf = 1u << 8, two = 2u << 10;
+  EXPECT_EQ(apply({0, 1 | leaf | two, 0, 0x80000001}, "cb", "a\x01z", 10), "abz");
+  EXPECT_EQ(apply({0, 1 | leaf | two, 0, 0x80000009}, "cb", "a\x01z", 10), "a\x01z");
+  EXPECT_EQ(apply({0, 1 | leaf | two, 0, 0x80000000}, std::string(1000, 'b'), std::string(1'000'000, '\x01'), 100'000), std::nullopt);
+  // One cluster of a million marks.
+  std::string marks = "e";
+  for (int i = 0; i < 1'000'000; ++i) marks += "\u0301";
+  EXPECT_EQ(apply({0}, "", marks, marks.size()), marks);
+  Json json = letters();
+  json["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "AA="}};
+  expect_error("Base64", [&] { make(json); });
+  json["normalizer"]["precompiled_charsmap"] = "";
+  expect_error("table", [&] { make(json); });
+}
+
+TEST_F(HostileTokenizer, WordsThatNobodyKnows) {
+  Json json = letters();
+  json["model"] = {{"type", "WordLevel"}, {"vocab", {{"a", 0}, {"b", 1}}}, {"unk_token", "<unk>"}};
+  json["pre_tokenizer"] = {{"type", "WhitespaceSplit"}};
+  EXPECT_EQ(make(json)->encode(" a\u3000b a", false), (std::vector<int32_t>{0, 1, 0}));
+  expect_error("'ab'", [&] { make(json)->encode("a ab", false); });
+  json["model"]["unk_token"] = "b";
+  EXPECT_EQ(make(json)->encode(std::string(4'000'000, 'x'), false), std::vector<int32_t>{1});
+  json["model"] = {{"type", "Unigram"}, {"vocab", Json::array({Json::array({"a", -1})})}};
+  EXPECT_EQ(make(json)->encode("aa", false), (std::vector<int32_t>{0, 0}));
+  expect_error("'x'", [&] { make(json)->encode("ax", false); });
 }
 
 TEST_F(HostileTokenizer, ChainsOfMergesAreLogarithmic) {

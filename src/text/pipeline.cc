@@ -5,7 +5,10 @@
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "text/base64.h"
 #include "text/byte_level.h"
+#include "text/character_classes.h"
+#include "text/charsmap.h"
 #include "text/regex.h"
 #include "text/unicode.h"
 
@@ -259,6 +262,13 @@ bool json_flag(const Json& json, const char* name, bool fallback) {
 
 namespace {
 
+/// A flag that must be there.
+bool needed_flag(const Json& json, const char* name, const std::string& source) {
+  const Json& value = json_field(json, name, source);
+  if (!value.is_boolean()) fail_user("{}: the field '{}' is {}, not true or false", source, name, shown(value));
+  return value.get<bool>();
+}
+
 /// One Replace step; the regex is null for a plain text.
 struct Replacement {
   std::string from, to, source;
@@ -298,6 +308,21 @@ Normalizer normalizer_step(const Json& json, ChainLimits& limits, const std::str
     bool compose = type.back() == 'C', compat = type.size() == 4;
     return [compose, compat](std::string text, size_t) { return normalize_unicode(text, compose, compat); };
   }
+  if (type == "Precompiled") {
+    const std::optional<std::string> bytes = base64_bytes(json_text(json, "precompiled_charsmap", source));
+    if (!bytes) fail_user("{}: the field 'precompiled_charsmap' is no Base64; fetch the file again", source);
+    const auto map = std::make_shared<Charsmap>(*bytes, source);
+    return [map, source](std::string text, size_t limit) {
+      std::optional<std::string> out = map->apply(text, limit);
+      if (!out) fail_growth(source, limit);
+      return *std::move(out);
+    };
+  }
+  if (type == "Lowercase") return [](std::string text, size_t) { return lower_case(text); };
+  if (type == "Strip") {
+    const bool left = needed_flag(json, "strip_left", source), right = needed_flag(json, "strip_right", source);
+    return [left, right](std::string text, size_t) { return strip_spaces(text, left, right); };
+  }
   if (type == "Prepend") {
     std::string prefix = json_text(json, "prepend", source);
     limits.prepend(prefix.size(), source);
@@ -325,6 +350,12 @@ PreTokenizer pre_tokenizer_step(const Json& json, ChainLimits& limits, const std
   if (type == "ByteLevel") return byte_level(json, source);
   if (type == "Metaspace") return metaspace(json, source);
   if (type == "Split") return splitter(pattern_of(json, source), behavior_of(json, source), json_flag(json, "invert", false));
+  if (type == "WhitespaceSplit") return splitter(std::make_shared<Regex>(kSpacePattern, source), Behavior::kRemoved, false);
+  if (type == "Whitespace") return splitter(std::make_shared<Regex>(kWordPattern, source), Behavior::kRemoved, true);
+  if (type == "Punctuation") {
+    const Behavior behavior = json.contains("behavior") ? behavior_of(json, source) : Behavior::kIsolated;
+    return splitter(std::make_shared<Regex>(kPunctuationPattern, source), behavior, false);
+  }
   if (type == "Digits") {
     bool each = json_flag(json, "individual_digits", false);
     return splitter(std::make_shared<Regex>(R"(\p{N})", source), each ? Behavior::kIsolated : Behavior::kContiguous, false);

@@ -117,7 +117,7 @@ void read_trainer(std::string_view bytes, SentencePieceModel& model, const std::
 void read_normalizer(std::string_view bytes, SentencePieceModel& model, const std::string& source) {
   WireMessage message(bytes);
   while (message.next()) {
-    if (message.field() == 2) model.maps_characters = !message.bytes().empty();
+    if (message.field() == 2) model.charsmap = std::string(message.bytes());
     if (message.field() == 3) model.begins_with_blank = message.number() != 0;
     if (message.field() == 4) model.drops_extra_blanks = message.number() != 0;
     if (message.field() == 5) model.marks_blanks = message.number() != 0;

@@ -1,6 +1,6 @@
 #pragma once
 // SentencePieceModel: a tokenizer.model as SentencePiece writes it (a ModelProto of sentencepiece_model.proto), as far as transformers 5 looks at it. That reads
-// the pieces and makes a BPE of them, whose ids are those that count here; SentencePiece's library runs another encoder and does not give out what
+// the pieces and makes a BPE of them, or a Unigram where no class asks for a BPE, whose ids are those that count here; SentencePiece's library runs another encoder and does not give out what
 // the rest of the file says. Pure functions.
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct SentencePieceModel {
   bool byte_fallback = false;
   int64_t unknown_id = 0, begin_id = 1, end_id = 2;  ///< -1: there is none
   std::string unknown = "<unk>", begin = "<s>", end = "</s>";
-  bool maps_characters = false;  ///< a text's characters are replaced by a table (nmt_nfkc and the like)
+  std::string charsmap;  ///< the table that a text's characters are replaced by (nmt_nfkc and the like), as Charsmap takes it; empty: none
   bool begins_with_blank = true, drops_extra_blanks = true, marks_blanks = true;  ///< add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
 };
 

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "text/base64.h"
 #include "text/byte_level.h"
 #include "text/merge_bounds.h"
 #include "text/pipeline.h"
@@ -18,24 +19,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxTokens = 10'000'000;
-
-/// The bytes of a Base64 text (RFC 4648, padded); nothing if it is none.
-std::optional<std::string> base64_bytes(const std::string& text) {
-  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  if (text.size() % 4 != 0) return std::nullopt;
-  std::string bytes;
-  for (size_t at = 0; at < text.size(); at += 4) {
-    const size_t padding = at + 4 < text.size() ? 0 : static_cast<size_t>(text[at + 3] == '=') + static_cast<size_t>(text[at + 3] == '=' && text[at + 2] == '=');
-    uint32_t group = 0;
-    for (size_t i = 0; i < 4; ++i) {
-      const size_t digit = i + padding >= 4 ? 0 : kDigits.find(text[at + i]);
-      if (digit == std::string_view::npos) return std::nullopt;
-      group = group << 6 | static_cast<uint32_t>(digit);
-    }
-    for (size_t i = 0; i + padding < 3; ++i) bytes += static_cast<char>(group >> (16 - 8 * i));
-  }
-  return bytes;
-}
 
 int64_t count_of(const Json& config, const char* name, int64_t otherwise, const std::string& source) {
   const auto found = config.find(name);

@@ -10,10 +10,10 @@
 #include "base/log.h"
 #include "io/checked_json.h"
 #include "text/added_tokens.h"
-#include "text/bpe.h"
 #include "text/byte_level.h"
 #include "text/pipeline.h"
 #include "text/post_processor.h"
+#include "text/token_model.h"
 #include "text/tokenizer_files.h"
 #include "text/unicode.h"
 
@@ -25,7 +25,7 @@ using Json = nlohmann::json;
 class JsonTokenizer : public Tokenizer {
  public:
   explicit JsonTokenizer(const TokenizerFiles& files)
-      : bpe_(make_bpe(files.json, files.source)),
+      : model_(make_token_model(files.json, files.source)),
         normalizer_(make_normalizer(files.json.value("normalizer", Json()), files.source)),
         pre_tokenizer_(make_pre_tokenizer(files.json.value("pre_tokenizer", Json()), files.source)),
         decoder_(make_decoder(files.json.value("decoder", Json()), files.source)),
@@ -33,7 +33,7 @@ class JsonTokenizer : public Tokenizer {
         bytes_by_fallback_(has_decoder_step(files.json.value("decoder", Json()), "ByteFallback")),
         split_special_tokens_(files.split_special_tokens),
         special_tokens_(files.special_tokens) {
-    for (const auto& [text, id] : bpe_.vocab()) set_text(id, text, files.source);
+    model_->for_each([&](const std::string& text, int32_t id) { set_text(id, text, files.source); });
     add_tokens(files);
     if (files.own_template) {
       if (auto id = id_of(files.begin_token)) prefix_.push_back(*id);
@@ -129,8 +129,6 @@ class JsonTokenizer : public Tokenizer {
   }
 
  private:
-  static constexpr int32_t kMaxId = 10'000'000;
-
   /// Of a decoder that was made, so that its nesting is bounded.
   static bool has_decoder_step(const Json& json, std::string_view type) {
     if (!json.is_object()) return false;
@@ -139,54 +137,10 @@ class JsonTokenizer : public Tokenizer {
     return steps != json.end() && std::any_of(steps->begin(), steps->end(), [&](const Json& step) { return has_decoder_step(step, type); });
   }
 
-  static Bpe make_bpe(const Json& json, const std::string& source) {
-    const Json& model = json_field(json, "model", source);
-    std::string type = model.is_object() && model.contains("type") ? json_text(model, "type", source) : "BPE";
-    if (type != "BPE") fail_user("{}: the model '{}' is not supported; flexgen knows BPE", source, printable(type));
-    if (auto dropout = model.find("dropout"); dropout != model.end() && dropout->is_number() && dropout->get<double>() != 0)
-      fail_user("{}: the model has a dropout of {}, so one text has many encodings; set it to null", source, shown(*dropout));
-    for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (model.contains(name) && !model[name].is_null() && model[name] != "")
-        fail_user("{}: '{}' is not supported", source, name);
-    const Json& vocab_json = json_field(model, "vocab", source);
-    if (!vocab_json.is_object()) fail_user("{}: the vocabulary is no object", source);
-    std::unordered_map<std::string, int32_t> vocab;
-    vocab.reserve(vocab_json.size());
-    for (const auto& [text, id] : vocab_json.items()) {
-      if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > kMaxId)
-        fail_user("{}: the token '{}' has the id {}", source, printable(text), shown(id));
-      vocab[text] = id.get<int32_t>();
-    }
-    std::vector<std::pair<std::string, std::string>> merges;
-    const Json& merges_json = json_field(model, "merges", source);
-    if (!merges_json.is_array()) fail_user("{}: the merges are no list", source);
-    for (const Json& merge : merges_json) {
-      if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-        merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
-        continue;
-      }
-      std::string text = merge.is_string() ? merge.get<std::string>() : "";
-      size_t space = text.find(' ');
-      if (std::count(text.begin(), text.end(), ' ') > 64) space = std::string::npos;  // trying each takes n^2
-      // Old files leave merges of tokens that contain spaces ambiguous: the vocabulary tells.
-      while (space != std::string::npos && text.find(' ', space + 1) != std::string::npos &&
-             !(vocab.contains(text.substr(0, space)) && vocab.contains(text.substr(space + 1))))
-        space = text.find(' ', space + 1);
-      if (space == std::string::npos) fail_user("{}: the merge {} is not two tokens", source, shown(merge));
-      merges.emplace_back(text.substr(0, space), text.substr(space + 1));
-    }
-    BpeOptions options;
-    options.byte_fallback = json_flag(model, "byte_fallback", false);
-    options.ignore_merges = json_flag(model, "ignore_merges", false);
-    options.fuse_unknown = json_flag(model, "fuse_unk", false);
-    if (model.contains("unk_token") && model["unk_token"].is_string()) options.unknown_token = model["unk_token"].get<std::string>();
-    return Bpe(std::move(vocab), merges, options, source);
-  }
-
   /// Each id's text has a place in memory, so ids may not be far apart.
   void set_text(int32_t id, const std::string& text, const std::string& source) {
-    const int64_t most = (int64_t{1} << 20) + 16 * static_cast<int64_t>(bpe_.vocab().size());
-    if (id >= most) fail_user("{}: the token '{}' has the id {}, but the vocabulary has {} tokens", source, printable(text), id, bpe_.vocab().size());
+    const int64_t most = (int64_t{1} << 20) + 16 * model_->size();
+    if (id >= most) fail_user("{}: the token '{}' has the id {}, but the vocabulary has {} tokens", source, printable(text), id, model_->size());
     if (id >= vocab_size()) texts_.resize(static_cast<size_t>(id) + 1);
     std::string& place = texts_[static_cast<size_t>(id)];
     if (!place.empty() && place != text && !added_.tokens().contains(id))
@@ -198,7 +152,7 @@ class JsonTokenizer : public Tokenizer {
   void add_tokens(const TokenizerFiles& files) {
     size_t bytes = 0;
     for (const AddedToken& token : files.added) {
-      added_.add(token, static_cast<int64_t>(bpe_.vocab().size()), [&](const std::string& content) { return bpe_.find(content); });
+      added_.add(token, model_->size(), [&](const std::string& content) { return model_->find(content); });
       bytes += token.content.size();
     }
     GrowthLimit limit(2 * bytes);  // each is normalized twice
@@ -218,7 +172,7 @@ class JsonTokenizer : public Tokenizer {
 
   std::optional<int32_t> id_of(const std::string& content) const {
     if (auto id = added_.find(content)) return id;
-    return bpe_.find(content);
+    return model_->find(content);
   }
 
   void encode_normalized(const std::string& text, bool first, GrowthLimit& limit, std::vector<int32_t>& out) const {
@@ -227,7 +181,7 @@ class JsonTokenizer : public Tokenizer {
         [&](size_t begin, size_t end) {
           size_t bytes = 0;
           for (const Piece& piece : pre_tokenizer_({{text.substr(begin, end - begin), first && begin == 0}}, limit.left())) {
-            bpe_.encode(piece.text, out);
+            model_->encode(piece.text, out);
             bytes += piece.text.size();
           }
           limit.take(bytes);
@@ -235,7 +189,7 @@ class JsonTokenizer : public Tokenizer {
         [&](int32_t id) { out.push_back(id); });
   }
 
-  Bpe bpe_;
+  std::unique_ptr<TokenModel> model_;
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   Decoder decoder_;

@@ -14,6 +14,7 @@
 #include "io/checked_json.h"
 #include "io/lfs_pointer.h"
 #include "io/whole_file.h"
+#include "text/base64.h"
 #include "text/pipeline.h"
 #include "text/regex.h"
 #include "text/sentencepiece_model.h"
@@ -190,7 +191,7 @@ void Reader::read_vocab_and_merges() {
   out_.json["model"]["merges"] = std::move(merges);
 }
 
-/// A BPE of SentencePiece's pieces, as transformers makes it. A class brings the steps around it; without one they go by what the file says.
+/// A BPE of SentencePiece's pieces, as transformers makes it. A class brings the steps around it; without one they go by what the file says, which may be a Unigram too.
 void Reader::read_pieces() {
   SentencePieceModel& model = *pieces_;
   using Kind = SentencePieceModel::Kind;
@@ -202,11 +203,15 @@ void Reader::read_pieces() {
         extra.push_back({{"content", piece.text}, {"normalized", false}, {"special", piece.kind == Kind::kControl}});
   }
   if (!class_) {
-    if (model.type != SentencePieceModel::Type::kBpe)
-      fail_user("{}: its model is no BPE (unigram, words or characters), and flexgen knows no other", out_.source);
-    if (model.maps_characters)
-      fail_user("{}: its normalizer replaces characters by a table (such as nmt_nfkc), which flexgen does not know", out_.source);
+    if (model.type == SentencePieceModel::Type::kWord || model.type == SentencePieceModel::Type::kChar)
+      fail_user("{}: its model is one of words or characters; flexgen knows BPE and unigram", out_.source);
     rename_pieces();
+    if (model.type == SentencePieceModel::Type::kUnigram) {
+      Json scored = Json::array();
+      for (const SentencePieceModel::Piece& piece : model.pieces) scored.push_back(Json::array({piece.text, static_cast<double>(piece.score)}));
+      out_.json["model"] = {{"type", "Unigram"}, {"vocab", std::move(scored)}, {"unk_id", model.unknown_id}, {"byte_fallback", model.byte_fallback}};
+      return make_steps_of_pieces();
+    }
   }
   Json vocab = Json::object(), merges = Json::array();
   for (size_t id = 0; id < model.pieces.size(); ++id) vocab[model.pieces[id].text] = id;
@@ -218,9 +223,10 @@ void Reader::read_pieces() {
 /// Placeholders whose ids tokenizer_config.json gives to other tokens.
 void Reader::rename_pieces() {
   std::set<std::string> kept;
-  for (size_t id = 0; id < pieces_->pieces.size(); ++id)
+  const bool is_renamed = pieces_->type == SentencePieceModel::Type::kBpe;  // transformers renames those of a BPE alone
+  for (size_t id = 0; id < pieces_->pieces.size() && is_renamed; ++id)
     if (!decoder_.contains(static_cast<int64_t>(id))) kept.insert(pieces_->pieces[id].text);
-  for (size_t id = 0; id < pieces_->pieces.size(); ++id)
+  for (size_t id = 0; id < pieces_->pieces.size() && is_renamed; ++id)
     if (auto named = decoder_.find(static_cast<int64_t>(id)); named != decoder_.end() && !kept.contains(named->second.content))
       pieces_->pieces[id].text = named->second.content;
   if (pieces_->begins_with_blank)
@@ -232,17 +238,23 @@ void Reader::make_steps_of_pieces() {
   const SentencePieceModel& model = *pieces_;
   const Json* legacy_value = config_.contains("legacy") ? &config_["legacy"] : nullptr;
   const bool legacy = !legacy_value || *legacy_value == true;
+  if (!legacy && model.begins_with_blank && (model.drops_extra_blanks || !model.charsmap.empty()))
+    fail_user("{}: with legacy: false in tokenizer_config.json, whether a blank is put before a text depends on what its normalizer drops there, which flexgen does not follow; set legacy to "
+              "true if the model was trained so", out_.source);
   std::vector<std::string> symbols;
   for (const SentencePieceModel::Piece& piece : model.pieces)
     if (piece.kind == SentencePieceModel::Kind::kUserDefined) symbols.push_back(piece.text);
-  Json& bpe = out_.json["model"];
-  bpe["unk_token"] = model.unknown;
-  bpe["fuse_unk"] = true;
-  bpe["byte_fallback"] = model.byte_fallback;
-  bpe["ignore_merges"] = !symbols.empty();
+  if (model.type == SentencePieceModel::Type::kBpe) {
+    Json& bpe = out_.json["model"];
+    bpe["unk_token"] = model.unknown;
+    bpe["fuse_unk"] = true;
+    bpe["byte_fallback"] = model.byte_fallback;
+    bpe["ignore_merges"] = !symbols.empty();
+  }
 
   const auto replace = [](const char* kind, const char* from, const char* to) { return Json{{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; };
   Json normalizers = Json::array(), cuts = Json::array(), decoders = Json::array({replace("String", "▁", " ")});
+  if (!model.charsmap.empty()) normalizers.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", base64_text(model.charsmap)}});
   if (model.drops_extra_blanks) {
     normalizers.push_back(replace("Regex", R"(\A +| +\z)", ""));
     normalizers.push_back(replace("Regex", " {2,}", " "));
@@ -299,7 +311,7 @@ void Reader::take_class_steps() {
   Json made;
   const Json& model = json_field(out_.json, "model", out_.source);
   if (std::string type = model.is_object() && model.contains("type") ? json_text(model, "type", out_.source) : "BPE"; type != "BPE")
-    fail_user("{}: the model '{}' is not supported; flexgen knows BPE", out_.source, printable(type));
+    fail_user("{}: the model '{}' is not supported; {} takes a BPE. Set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json if tokenizer.json is right", out_.source, printable(type), class_->name);
   json_field(model, "vocab", out_.source), json_field(model, "merges", out_.source);
   Json& old = out_.json["model"];
   made["model"] = {{"type", "BPE"}};

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "text/base64.h"
 #include "text/pipeline.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
@@ -73,9 +74,17 @@ Json steps_json(Choices& choose, const char* list, Json (*make)(Choices&, int), 
 
 Json normalizer_json(Choices& choose, int depth) {
   static const char* kForms[] = {"NFC", "NFD", "NFKC", "NFKD"};
-  switch (choose.below(8)) {
+  switch (choose.below(11)) {
+    case 10: {
+      std::string bytes(1, static_cast<char>(4 * choose.below(16)));
+      bytes.resize(4);
+      for (size_t i = choose.below(80); i > 0; --i) bytes += static_cast<char>(choose.byte());
+      return {{"type", "Precompiled"}, {"precompiled_charsmap", flexgen::base64_text(bytes)}};
+    }
     case 0: return nullptr;
     case 1: return {{"type", kForms[choose.below(4)]}};
+    case 8: return {{"type", "Lowercase"}};
+    case 9: return {{"type", "Strip"}, {"strip_left", choose.flag()}, {"strip_right", choose.flag()}};
     case 2: return {{"type", "Prepend"}, {"prepend", choose.text()}};
     case 3:
     case 4: return {{"type", "Replace"}, {"pattern", pattern_json(choose)}, {"content", choose.text()}};
@@ -87,8 +96,11 @@ Json normalizer_json(Choices& choose, int depth) {
 Json pre_tokenizer_json(Choices& choose, int depth) {
   static const char* kBehaviors[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
   static const char* kSchemes[] = {"always", "never", "first", "x"};
-  switch (choose.below(8)) {
+  switch (choose.below(11)) {
     case 0: return nullptr;
+    case 8: return {{"type", "Punctuation"}, {"behavior", kBehaviors[choose.below(5)]}};
+    case 9: return {{"type", "WhitespaceSplit"}};
+    case 10: return {{"type", "Whitespace"}};
     case 1: return {{"type", "ByteLevel"}, {"add_prefix_space", choose.flag()}, {"use_regex", choose.flag()}};
     case 2: return {{"type", "Metaspace"}, {"replacement", choose.flag() ? "▁" : choose.text()}, {"prepend_scheme", kSchemes[choose.below(4)]}, {"split", choose.flag()}};
     case 3: return {{"type", "Digits"}, {"individual_digits", choose.flag()}};
@@ -139,6 +151,17 @@ Json tokenizer_json(Choices& choose) {
                      {"lstrip", choose.flag()}, {"rstrip", choose.flag()}, {"single_word", choose.flag()}});
   Json model = {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}, {"byte_fallback", choose.flag()}, {"fuse_unk", choose.flag()}, {"ignore_merges", choose.flag()}};
   if (choose.flag()) model["unk_token"] = choose.rarely() ? choose.text() : "<unk>";
+  switch (choose.below(3)) {
+    case 0: {
+      Json pieces = Json::array();
+      for (const auto& [text, id] : vocab.items()) pieces.push_back({choose.rarely() ? choose.text() : text, choose.rarely() ? choose.id() : Json(-0.25 * static_cast<double>(choose.byte()))});
+      model = {{"type", "Unigram"}, {"vocab", pieces}, {"byte_fallback", choose.flag()}};
+      if (choose.flag()) model["unk_id"] = choose.id();
+      break;
+    }
+    case 1: model = {{"type", "WordLevel"}, {"vocab", vocab}, {"unk_token", choose.flag() ? "<unk>" : choose.text()}}; break;
+    default: break;
+  }
   return {{"model", model}, {"added_tokens", added}, {"normalizer", normalizer_json(choose, 3)}, {"pre_tokenizer", pre_tokenizer_json(choose, 3)},
           {"decoder", decoder_json(choose, 3)}, {"post_processor", choose.flag() ? template_json(choose, 2) : Json()}};
 }

@@ -97,6 +97,38 @@ bool is_space(std::string_view text, size_t at) {
          c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
+std::string lower_case(std::string_view text) {
+  constexpr int32_t kCapitalIWithDot = 0x130;  // the one character whose lower case is two
+  // Capitals of Unicode 16 and 17, which utf8proc may not know yet: ranges, and how far their small letters are.
+  struct Capitals {
+    int32_t first, last, distance;
+  };
+  constexpr Capitals kNewer[]{{0x1c89, 0x1c89, 1}, {0xa7cb, 0xa7cb, 0x264 - 0xa7cb}, {0xa7cc, 0xa7cc, 1}, {0xa7ce, 0xa7ce, 1}, {0xa7d2, 0xa7d2, 1}, {0xa7d4, 0xa7d4, 1}, {0xa7da, 0xa7da, 1},
+                              {0xa7dc, 0xa7dc, 0x19b - 0xa7dc}, {0x10d50, 0x10d65, 0x20}, {0x16ea0, 0x16eb8, 0x1b}};
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    utf8proc_int32_t c = 0;
+    at += static_cast<size_t>(std::max<utf8proc_ssize_t>(
+        1, utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &c)));
+    const auto* newer = std::find_if(std::begin(kNewer), std::end(kNewer), [&](const Capitals& range) { return c >= range.first && c <= range.last; });
+    if (c == kCapitalIWithDot) out += "i\u0307";
+    else append_utf8(out, static_cast<uint32_t>(newer == std::end(kNewer) ? utf8proc_tolower(c) : c + newer->distance));
+  }
+  return out;
+}
+
+std::string strip_spaces(std::string_view text, bool at_start, bool at_end) {
+  while (at_start && !text.empty() && is_space(text, 0)) text.remove_prefix(utf8_length(text, 0));
+  while (at_end && !text.empty()) {
+    size_t last = text.size() - 1;
+    while (last > 0 && is_continuation(text[last])) --last;
+    if (!is_space(text, last)) break;
+    text = text.substr(0, last);
+  }
+  return std::string(text);
+}
+
 std::string normalize_unicode(const std::string& text, bool compose, bool compat) {
   if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return text;
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |

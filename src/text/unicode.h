@@ -20,6 +20,10 @@ int64_t count_characters(std::string_view text);
 void append_utf8(std::string& out, uint32_t codepoint);
 /// Whether the character at text[at] has Unicode's property White_Space. `text` is valid UTF-8.
 bool is_space(std::string_view text, size_t at);
+/// Each character as its lower case, by itself: no rule looks at its neighbours. `text` is valid UTF-8.
+std::string lower_case(std::string_view text);
+/// Without white space at its start and at its end, as asked for. `text` is valid UTF-8.
+std::string strip_spaces(std::string_view text, bool at_start, bool at_end);
 /// Unicode normalization; `compat` for NFKC / NFKD, `compose` for NFC / NFKC. `text` is valid UTF-8. n log n in the text,
 /// also where it is all combining marks.
 std::string normalize_unicode(const std::string& text, bool compose, bool compat);
