@@ -49,6 +49,8 @@ struct AttentionSlot {
   std::byte* const* pages = nullptr;  ///< page p holds positions [p * page_tokens, (p + 1) * page_tokens)
   /// Rows at this position and later are sparse where the rule asks for it: generated tokens. Prompts are read densely.
   int64_t dense_until = std::numeric_limits<int64_t>::max();
+  /// Positions from 0 on that lie in the same pages as those of the slot before it in the visit: whole pages, at most `past` of either. They may be read once for both.
+  int64_t shared = 0;
 };
 
 /// What a row attends to, and how its scores are made: cap(scale * q.k) + slope * (position of the key - its own).

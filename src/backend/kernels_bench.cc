@@ -184,7 +184,7 @@ void bench_shared_attention(benchmark::State& state) {
     auto& own = pages[static_cast<size_t>(s)];
     for (int64_t page = 0; page < shared_pages; ++page) own.push_back(cache.data() + page * geometry.page_bytes());
     own.push_back(cache.data() + (shared_pages + s) * geometry.page_bytes());
-    views.push_back({s, 1, shared + 16, own.data(), 0});
+    views.push_back({s, 1, shared + 16, own.data(), 0, s > 0 ? shared_pages * geometry.page_tokens : 0});
   }
   const int64_t q_size = slots * geometry.query_heads * geometry.head_size;
   std::vector<float> q(static_cast<size_t>(q_size), 0.01f);

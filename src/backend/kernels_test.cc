@@ -632,6 +632,11 @@ TEST_P(BackendTest, SlotsThatSharePagesGiveTheSameBits) {
         q.insert(q.end(), queries, queries + count * q_size);
         for (int64_t page = 0; page < shared; ++page) sequence.pages[static_cast<size_t>(page)] = trunk_pages[trunk].pages[static_cast<size_t>(page)];
         slots.push_back({rows, count, tokens - count, sequence.pages.data(), kDenseUntil});
+        if (i > 0) {
+          const AttentionSlot& before = slots[i - 1];
+          AttentionSlot& slot = slots[i];
+          while (slot.shared + page_tokens <= std::min(before.past, slot.past) && before.pages[slot.shared / page_tokens] == slot.pages[slot.shared / page_tokens]) slot.shared += page_tokens;
+        }
         rows += count;
       }
       const Floats together = act_output(*kernels_, rows * q_size, [&](std::byte* to) { kernels_->attention(q.data(), slots, geometry, rule, to); });

@@ -154,10 +154,15 @@ TEST(CostModel, KnowsWhatIsShared) {
     for (Fractions* of : {&policy.weights, &policy.kv_cache, &policy.activations}) of->disk = 1 - of->cpu;
     ListSource source(requests);
     const RunReport simulated = simulate(*model, policy, precision, small_machine(), source);
-    const Prediction predicted = predict(*model, small_machine(), precision, policy, workload);
+    const SlotWalk walk = walk_slots(*model, policy, DType::kBF16, workload);
+    const Prediction predicted = predict(*model, small_machine(), precision, policy, workload, walk);
+    double kv_read_bytes = 0;
+    for (const StepLoad& step : walk.steps)
+      for (const BatchLoad& load : step.batches) kv_read_bytes += step.count * load.block.kv_read_bytes * static_cast<double>(model->num_blocks());
     const std::string text = fmt::format("{}: groups of {}, {} x {} rows {} buffers {}, {} {} {}; {} pages for prefixes", i, group, size, count, policy.max_rows, policy.buffers,
                                          policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(), policy.prefix_pages);
     EXPECT_NEAR(predicted.time_s / simulated.elapsed_s, 1, 0.15) << text;
+    EXPECT_NEAR(kv_read_bytes / simulated.work.kv_read_bytes, 1, 0.1) << text;
     EXPECT_NEAR(static_cast<double>(simulated.shared_prompt_tokens), workload.total_shared_tokens, 0.1 * workload.total_shared_tokens) << text;
     Policy alone = policy_of_sizes(*model, apart, DType::kBF16, size, count, policy.buffers, policy.max_rows);
     alone.weights = policy.weights;
@@ -259,6 +264,26 @@ TEST(CostModel, WalksLongJobsInPart) {
   EXPECT_NEAR(ratio(*model, c, small_machine(), requests), 1, 0.06);
   EXPECT_NEAR(ratio(*model, c, small_machine(), requests, 1000), 1, 0.08);  // slots that stand for several
   EXPECT_NEAR(ratio(*model, c, small_machine(), ending_early(requests, {0, 60})), 1, 0.06);
+}
+
+/// A slot that stands for several reads what they share once, as they do.
+TEST(CostModel, WalksSharersInPart) {
+  const auto model = shape("opt-1.3b");
+  const int64_t page = CacheLayout::page_tokens(*model, DType::kBF16);
+  std::vector<Request> requests = requests_of(512, {1, 20}, {16, 16});
+  for (Request& request : requests) request.prompt.insert(request.prompt.begin(), static_cast<size_t>(40 * page), 7);
+  const Workload workload = share_prefixes(requests, page);
+  const Policy policy = policy_of_sizes(*model, workload, DType::kBF16, 64, 1, 2, 256);
+  const auto bytes_a_token = [&](double effort) {
+    double bytes = 0, rows = 0;
+    for (const StepLoad& step : walk_slots(*model, policy, DType::kBF16, workload, effort).steps) {
+      if (step.prompts) continue;
+      bytes += step.count * step.batches[0].block.kv_read_bytes;
+      rows += step.count * step.batches[0].rows;
+    }
+    return bytes / rows;
+  };
+  EXPECT_NEAR(bytes_a_token(400) / bytes_a_token(1e6), 1, 0.1);
 }
 
 }  // namespace

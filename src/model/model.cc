@@ -368,6 +368,10 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
         work.chunk_attention_flops += work.attention_flops - before.attention_flops;
         return;
       }
+      // What was read for the slot before it costs the products alone, as in a chunk; sparse rows and those with a window read for themselves.
+      const double shared = !rule.is_sparse(slot, slot.past) && slot.past < window ? static_cast<double>(slot.shared) : 0;
+      work.kv_read_bytes -= shared * token_bytes;
+      work.chunk_attention_flops += 4 * static_cast<double>(config_.num_heads * config_.head_size) * shared;
       work.decode_kv_bytes += work.kv_read_bytes - before.kv_read_bytes;
       decode_positions += (work.kv_read_bytes - before.kv_read_bytes) / token_bytes;
       ++decoding_slots;

@@ -92,11 +92,11 @@ class LogitSink {
 struct VisitWork {
   double linear_flops = 0;     ///< 2 * rows * weights; the head's rows are those that want logits
   double attention_flops = 0;  ///< 4 * A * H * sum over new tokens of the positions each attends to
-  double kv_read_bytes = 0;    ///< keys and values that attention reads (once per slot)
+  double kv_read_bytes = 0;    ///< keys and values that attention reads: once a slot, and what a single new token shares with the slot before it (AttentionSlot::shared) not again
   // Single new tokens are limited by reading, prompt chunks by arithmetic.
   double decode_kv_bytes = 0;        ///< of kv_read_bytes, those for slots with one new token
   double decode_context = 0;         ///< positions that such a token reads, on average
-  double chunk_attention_flops = 0;  ///< of attention_flops, those for slots with several
+  double chunk_attention_flops = 0;  ///< of attention_flops, those for slots with several, and for what is shared
 };
 
 class Model {

@@ -282,6 +282,29 @@ TEST(Model, WorkSeesTheWindow) {
   EXPECT_DOUBLE_EQ(model->work(1, 1, late, 0, DType::kBF16).kv_read_bytes, 5 * 2 * 16 * 2);
 }
 
+/// What the slot before has read already costs a single token its products alone; not with a window that has passed it, and not where the rows are sparse.
+TEST(Model, WorkCountsWhatSlotsShareOnce) {
+  std::unique_ptr<Model> model = TinyCheckpoint(kLlama).load();
+  const int64_t dense = std::numeric_limits<int64_t>::max();
+  const AttentionSlot apart[] = {{0, 1, 40, nullptr, 20, 0}, {1, 1, 50, nullptr, 20, 0}, {2, 3, 40, nullptr, dense, 0}};
+  const AttentionSlot together[] = {{0, 1, 40, nullptr, 20, 0}, {1, 1, 50, nullptr, 20, 32}, {2, 3, 40, nullptr, dense, 32}};
+  const double token_bytes = 2 * 16 * 2, flops = 4 * 32;
+  const VisitWork alone = model->work(1, 5, apart, 0, DType::kBF16), work = model->work(1, 5, together, 0, DType::kBF16);
+  EXPECT_DOUBLE_EQ(alone.decode_kv_bytes, (41 + 51) * token_bytes);
+  EXPECT_DOUBLE_EQ(alone.decode_context, 46);
+  EXPECT_DOUBLE_EQ(alone.chunk_attention_flops, (41 + 42 + 43) * flops);
+  EXPECT_DOUBLE_EQ(work.attention_flops, alone.attention_flops);
+  EXPECT_DOUBLE_EQ(work.decode_kv_bytes, alone.decode_kv_bytes - 32 * token_bytes);
+  EXPECT_DOUBLE_EQ(work.kv_read_bytes, alone.kv_read_bytes - 32 * token_bytes);
+  EXPECT_DOUBLE_EQ(work.decode_context, 46 - 16);
+  EXPECT_DOUBLE_EQ(work.chunk_attention_flops, alone.chunk_attention_flops + 32 * flops);
+
+  model->set_attention_sparsity(0.5);
+  EXPECT_DOUBLE_EQ(model->work(1, 5, together, 0, DType::kBF16).kv_read_bytes, model->work(1, 5, apart, 0, DType::kBF16).kv_read_bytes);
+  std::unique_ptr<Model> windowed = TinyCheckpoint(kMistral).load();
+  EXPECT_DOUBLE_EQ(windowed->work(1, 5, together, 0, DType::kBF16).kv_read_bytes, windowed->work(1, 5, apart, 0, DType::kBF16).kv_read_bytes);
+}
+
 TEST(Model, ScratchIsBoundedInPanels) {
   std::unique_ptr<Model> model = TinyCheckpoint(kLlama).load();
   EXPECT_GT(model->scratch_bytes(1, 1), 0);

@@ -136,6 +136,7 @@ class Walker {
     BatchLoad load;
     attention_.clear();
     int64_t rows_left = max_rows_, logits_left = max_logit_rows_;
+    const Slot* before = nullptr;  // in the plan
     for (bool generating : {true, false})
       for (Slot* each : order_) {
         Slot& slot = *each;
@@ -153,7 +154,8 @@ class Walker {
         while (rows > 0 && wanted(rows) > logits_left) rows -= std::max<int64_t>(1, wanted(rows) - logits_left);
         if (rows <= 0) continue;
         const int64_t logits = wanted(rows);
-        attention_.push_back({0, rows, slot.past, nullptr, slot.prompt});
+        attention_.push_back({0, rows, slot.past, nullptr, slot.prompt, shared_positions(batch, before, slot)});
+        before = &slot;
         rows_left -= rows;
         logits_left -= logits;
         load.rows += static_cast<double>(rows);
@@ -194,6 +196,24 @@ class Walker {
     return load;
   }
 
+  /// What two sequences that the micro-batch began have in common in the cache, the older one first; in tokens.
+  int64_t shared_prefix(const MicroBatch& batch, const Slot& older, const Slot& newer) const {
+    const auto first = batch.shared.begin() + static_cast<ptrdiff_t>(older.number) + 1;
+    const int64_t shared = *std::min_element(first, batch.shared.begin() + static_cast<ptrdiff_t>(newer.number) + 1);
+    return std::min(shared / page(), std::min(older.prefix_pages, newer.prefix_pages)) * page();
+  }
+  /// AttentionSlot::shared as CacheLayout has it, of a slot after `before` in the plan, null for the first. What a slot stands for shares its whole prefix.
+  int64_t shared_positions(const MicroBatch& batch, const Slot* before, const Slot& slot) const {
+    if (cache_.tier != Tier::kCpu || slot.prefix_pages == 0) return 0;
+    const int64_t most = std::min(slot.past / page(), slot.prefix_pages) * page();
+    int64_t shared = 0;
+    if (before && before->prefix_pages > 0) {
+      const int64_t common = before->number < slot.number ? shared_prefix(batch, *before, slot) : shared_prefix(batch, slot, *before);
+      shared = std::min({most, attention_.back().past / page() * page(), common});
+    }
+    return shared + static_cast<int64_t>(static_cast<double>(most - shared) * (1 - 1 / scale_));
+  }
+
   double distinct_prefix_pages(const MicroBatch& batch) {
     if (cache_.prefix_pages() == 0) return 0;
     by_start_.clear();
@@ -201,14 +221,7 @@ class Walker {
       if (slot.active && slot.prefix_pages > 0) by_start_.push_back(&slot);
     std::sort(by_start_.begin(), by_start_.end(), [](const Slot* a, const Slot* b) { return a->number < b->number; });
     int64_t pages = 0;
-    for (size_t i = 0; i < by_start_.size(); ++i) {
-      int64_t shared = 0;
-      if (i > 0) {
-        const auto first = batch.shared.begin() + static_cast<ptrdiff_t>(by_start_[i - 1]->number) + 1;
-        shared = *std::min_element(first, batch.shared.begin() + static_cast<ptrdiff_t>(by_start_[i]->number) + 1) / page();
-      }
-      pages += by_start_[i]->prefix_pages - std::min(by_start_[i]->prefix_pages, shared);
-    }
+    for (size_t i = 0; i < by_start_.size(); ++i) pages += by_start_[i]->prefix_pages - (i > 0 ? shared_prefix(batch, *by_start_[i - 1], *by_start_[i]) / page() : 0);
     return static_cast<double>(pages);
   }
 

@@ -47,6 +47,14 @@ CacheLayout::Place CacheLayout::place_of(int64_t batch, int64_t page) const {
   return place(Share::kDisk, disk_pages);
 }
 
+int64_t CacheLayout::shared_positions(const SlotRows& a, const SlotRows& b) const {
+  if (tier != Tier::kCpu) return 0;  // a GPU's kernels go slot by slot
+  const int64_t most = std::min(a.past, b.past) / geometry.page_tokens;
+  int64_t pages = 0;
+  while (pages < most && a.pages[static_cast<size_t>(pages)] == b.pages[static_cast<size_t>(pages)]) ++pages;
+  return pages * geometry.page_tokens;
+}
+
 int64_t CacheLayout::buffers_arena_bytes(const Policy& policy, Tier of_tier) const {
   int64_t bytes = of_tier == tier ? Arena::footprint(policy.buffers * buffer_bytes) : 0;
   if (of_tier == Tier::kCpu) bytes += Arena::footprint(policy.buffers * bounce_bytes);
@@ -186,9 +194,10 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
       }
     }
   }
-  for (size_t i = 0; i < plan.slots.size(); ++i)
-    lease.slots.push_back({plan.slots[i].first_row, plan.slots[i].num_rows, plan.slots[i].past,
-                           (*lease.pages)[i].data(), plan.slots[i].dense_until});
+  for (size_t i = 0; i < plan.slots.size(); ++i) {
+    const SlotRows& slot = plan.slots[i];
+    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, (*lease.pages)[i].data(), slot.dense_until, i > 0 ? layout_.shared_positions(plan.slots[i - 1], slot) : 0});
+  }
   return lease;
 }
 

@@ -56,6 +56,8 @@ class CacheLayout {
     auto operator<=>(const Place&) const = default;
   };
   Place place_of(int64_t batch, int64_t page) const;
+  /// AttentionSlot::shared of `b`, which comes after `a` in a plan.
+  int64_t shared_positions(const SlotRows& a, const SlotRows& b) const;
   /// Bytes from the start of its share.
   int64_t offset_of(int64_t layer, const Place& place) const { return (layer * layer_pages(place.share) + place.index) * page_stride; }
   /// Bytes of a share, all layers together.

@@ -124,7 +124,11 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
   next.tokens = next.positions = {1, 1};
   next.slots = {SlotRows{0, 1, page, {4, 2}, page + 1}, SlotRows{1, 1, page, {4, 3}, page + 1}};
   visit = {1, model->first_block(), 1};
-  cache.acquire(visit, next);
+  const CacheLease later = cache.acquire(visit, next);
+  // The writer's rows begin before the page, so the two read it apart; then both have it behind them.
+  EXPECT_EQ(lease.slots[1].shared, 0);
+  EXPECT_EQ(later.slots[0].shared, 0);
+  EXPECT_EQ(later.slots[1].shared, page);
   ASSERT_EQ(read.works.size(), 1U);
   EXPECT_EQ(read.works[0].bytes, static_cast<double>(cache.layout().page_stride));
   EXPECT_TRUE(read.waits(0));

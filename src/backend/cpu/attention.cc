@@ -434,18 +434,6 @@ HWY_EXPORT(AttentionScores);
 HWY_EXPORT(AddSoftmax);
 HWY_EXPORT(RowFloats);
 
-namespace {
-
-/// Positions that two slots' next rows find in the same pages, in whole spans.
-int64_t shared_positions(const AttentionSlot& a, const AttentionSlot& b, int64_t page_tokens) {
-  const int64_t most = std::min(a.past, b.past) / page_tokens;
-  int64_t pages = 0;
-  while (pages < most && a.pages[pages] == b.pages[pages]) ++pages;
-  return round_down(pages * page_tokens, kAttentionSpan);
-}
-
-}  // namespace
-
 void AttentionPlan::add_stretches(std::span<const Part> parts, int64_t end_row, int64_t begin) {
   const AttentionSlot* const slot = rows_[static_cast<size_t>(parts[0].first_row)].slot;
   const int64_t first_row = parts[0].first_row;
@@ -497,7 +485,7 @@ void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::spa
     if (may_join(slot)) {
       parts_.push_back({0, 0});
       for (; end < slots.size() && may_join(slots[end]); ++end) {
-        const int64_t shared = shared_positions(slots[end - 1], slots[end], g.page_tokens);
+        const int64_t shared = round_down(slots[end].shared, kAttentionSpan);
         if (shared == 0) break;
         parts_.push_back({0, shared});
         joined += slots[end].num_rows;
