@@ -2,10 +2,12 @@
 
 #include "app/commands.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -542,6 +544,35 @@ TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
   EXPECT_THAT(both["notes"][1].get<std::string>(), testing::StartsWith("1 of 3 lines cannot be answered and are left out, the first is line 2: not valid JSON"));
   options.json = false;
   EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr("note: no tokenizer: counted a token for every 4 bytes of text"));
+}
+
+/// How many times faster is of two predictions: the job's, and the same job's with sharing off.
+TEST(PlanCommand, SaysWhatSharingGains) {
+  TemporaryDirectory directory;
+  PlanOptions options = plan_of_opt_1_3b({}, {}, 0, 4 * kGiB);
+  options.input = directory.file("in.jsonl");
+  std::string common, lines;
+  for (int i = 0; i < 640; ++i) common += std::to_string(10 + i) + ",";
+  for (int i = 0; i < 64; ++i) lines += fmt::format(R"({{"prompt":[{}{}],"max_tokens":4}})", common, 1000 + i) + "\n";
+  write_text(options.input, lines);
+  options.plot_file = directory.file("plan.html");
+  const std::string text = stdout_of([&] { plan_command(options); }), page = read_text(options.plot_file);
+  options.json = true;
+  options.plot_file.clear();
+  const Json shared = Json::parse(stdout_of([&] { plan_command(options); }));
+  options.engine.prefix_sharing = "off";
+  const Json apart = Json::parse(stdout_of([&] { plan_command(options); }));
+  const double gain = apart["predicted"]["time_s"].get<double>() / shared["predicted"]["time_s"].get<double>();
+  EXPECT_GT(gain, 3);
+  EXPECT_NEAR(shared["predicted"]["time_without_sharing_s"].get<double>(), apart["predicted"]["time_s"].get<double>(), 0.03 * apart["predicted"]["time_s"].get<double>());
+  EXPECT_FALSE(apart["predicted"].contains("time_without_sharing_s"));
+  EXPECT_EQ(shared["job"]["shared_prompt_tokens"], 63 * 640);
+  const std::string says = "f 41,024 prompt tokens 40,320 are shared; computed once: ";
+  EXPECT_THAT(text, testing::HasSubstr("\no" + says));
+  EXPECT_THAT(page, testing::HasSubstr("<p>O" + says));
+  double said = 0;
+  ASSERT_EQ(std::sscanf(text.c_str() + text.find(says) + says.size(), "%lf times faster than without\n", &said), 1);
+  EXPECT_NEAR(said, gain, 0.06 * gain);
 }
 
 TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {

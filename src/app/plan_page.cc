@@ -266,6 +266,7 @@ std::string report_page(const PlanReport& report, const PlanInput& input, const 
       "ul{padding-left:1.2em}pre{background:var(--panel);padding:1em;white-space:pre-wrap;font-size:12.5px}</style>";
   text += "<p class=\"pale\">flexgen plan: " + escaped(title) + "</p><h1>" + escaped(headline(report)) + "</h1>";
   text += fmt::format("<p>{} sequences, {:.1f} generated tokens/s, on the machine of the profile “{}”.</p>", format_count(input.workload.num_sequences), input.workload.total_generated_tokens / report.plan.prediction.time_s, escaped(input.hardware.name));
+  if (const std::string sharing = sharing_text(report, input); !sharing.empty()) text += "<p>" + escaped("Of" + sharing.substr(2)) + ".</p>";
   text += "<h2>What would help</h2>" + help_list(report);
   text += "<h2>How long each part of the machine is busy</h2>" + lanes.svg("", "");
   text += "<h2>Memory</h2>" + memory.svg("", "");

@@ -47,6 +47,16 @@ std::string binding_text(const PlanInput& input, const Plan& plan, const MemoryP
   return disk_space < kShortOfDiskSpace ? text : text + fmt::format(", the disk space for spilled data {:.0f}%", 100 * disk_space);
 }
 
+/// Of the best plan without sharing; 0 where none fits.
+double unshared_time_s(const PlanInput& input) {
+  const Workload whole = input.workload.without_sharing();
+  try {
+    return make_plan({input.model, whole, input.budgets, input.request, input.compute, input.kv, input.hardware, input.time_limit_s, false}).prediction.time_s;
+  } catch (const Error&) {
+    return 0;
+  }
+}
+
 }  // namespace
 
 std::string policy_text(const Policy& policy) {
@@ -60,6 +70,7 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   report.plan = make_plan(input);
   report.memory = memory_plan(input.model, report.plan.policy, input.workload, input.kv);
   report.binding = binding_text(input, report.plan, report.memory);
+  if (input.workload.total_shared_tokens > 0) report.unshared_time_s = unshared_time_s(input);
 
   // The best of every other block and place of attention, and what it waits for.
   auto kind_of = [](const Policy& policy) { return std::tuple(policy.block_size(), policy.num_micro_batches, policy.attention_tier); };
@@ -129,13 +140,15 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   return report;
 }
 
+std::string sharing_text(const PlanReport& report, const PlanInput& input) { return sharing_text(input.workload, report.unshared_time_s / report.plan.prediction.time_s); }
+
 std::string report_text(const PlanReport& report, const PlanInput& input) {
   const Prediction& predicted = report.plan.prediction;
   const Workload& job = input.workload;
   std::string text = fmt::format("job: {} sequences, {} prompt and up to {} generated tokens{}\n", format_count(job.num_sequences),
                                  format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_max_tokens)),
                                  job.expects_early_ends() ? fmt::format(", {} expected ({})", format_count(static_cast<int64_t>(job.total_generated_tokens)), expectation_text(job)) : "");
-  text += sharing_text(job);
+  if (const std::string sharing = sharing_text(report, input); !sharing.empty()) text += sharing + '\n';
   for (const std::string& note : report.notes) text += "note: " + note + "\n";
   text += fmt::format("machine: {}; {} for RAM, {} for spilled data on disk\n", input.hardware.name, format_bytes(input.budgets.cpu_bytes),
                       input.budgets.disk_bytes > 0 ? format_bytes(input.budgets.disk_bytes) : std::string("nothing"));
@@ -198,6 +211,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
                        {"program_time_s", report.plan.program_time_s}, {"generated_tokens_per_s", tokens_per_s(input, predicted.time_s)},
                        {"prompt_tokens_per_s", input.workload.total_prompt_tokens / predicted.time_s},
                        {"disk_read_bytes", predicted.disk_read_bytes}, {"disk_write_bytes", predicted.disk_write_bytes}};
+  if (report.unshared_time_s > 0) json["predicted"]["time_without_sharing_s"] = report.unshared_time_s;
   if (predicted.load_time_s) json["predicted"]["load_time_s"] = *predicted.load_time_s;
   for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   for (const MemoryItem& item : report.memory.items)

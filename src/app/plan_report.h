@@ -31,6 +31,7 @@ struct PlanReport {
   std::string binding;   ///< "disk read: 60% of the weights stream, as RAM is full"
   std::vector<Alternative> alternatives;
   std::vector<WhatIf> what_ifs;
+  double unshared_time_s = 0;  ///< of the job with --prefix-sharing off, planned for that; 0: it shares nothing, or would not run
   DtypeChoice dtypes;    ///< judged: empty if there was nothing to choose
   std::vector<std::string> notes;  ///< on the job: what was estimated or left out
 };
@@ -49,6 +50,8 @@ std::string policy_text(const Policy& policy);
 /// For a person; for programs; and a page with pictures, one file that needs no other.
 std::string report_text(const PlanReport& report, const PlanInput& input);
 std::string report_json(const PlanReport& report, const PlanInput& input);
+/// What the job's prompts share, and how many times faster it is for it; empty if nothing.
+std::string sharing_text(const PlanReport& report, const PlanInput& input);
 /// "8h 51m, bound by the disk".
 std::string headline(const PlanReport& report);
 /// How long each part of the machine is busy and what memory holds, as a picture of its own.

@@ -25,7 +25,7 @@ std::string plan_table(const Engine& engine) {
   for (size_t rank = 0; rank < engine.links().size(); ++rank)
     text += fmt::format("  link  {:>8.3g} MB/s  from stage {} to {}, after {:.2f} ms\n", engine.links()[rank].bytes_per_s / 1e6, rank, (rank + 1) % engine.links().size(),
                         engine.links()[rank].delay_s * 1e3);
-  text += sharing_text(engine.workload());
+  if (const std::string sharing = sharing_text(engine.workload()); !sharing.empty()) text += sharing + '\n';
   const Prediction& predicted = engine.plan().prediction;
   if (predicted.time_s <= 0) return text;  // a later stage: the first has it
   text += fmt::format("predicted: {} if answers take {}, {:.0f} in all ({} busiest: {}; {})\n", format_duration(predicted.time_s), expectation_text(engine.workload()),
@@ -35,10 +35,10 @@ std::string plan_table(const Engine& engine) {
   return whole ? text + plan_advice(engine.workload(), engine.plan()) : text;
 }
 
-std::string sharing_text(const Workload& workload) {
+std::string sharing_text(const Workload& workload, double times_faster) {
   if (workload.total_shared_tokens == 0) return "";
-  return fmt::format("of {} prompt tokens {} are shared: {} are computed\n", format_count(std::llround(workload.total_prompt_tokens)), format_count(std::llround(workload.total_shared_tokens)),
-                     format_count(std::llround(workload.computed_prompt_tokens())));
+  return fmt::format("of {} prompt tokens {} are shared; computed once{}", format_count(std::llround(workload.total_prompt_tokens)), format_count(std::llround(workload.total_shared_tokens)),
+                     times_faster > 0 ? fmt::format(": {:.1f} times faster than without", times_faster) : "");
 }
 
 std::string expectation_text(const Workload& workload) {

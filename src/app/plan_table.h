@@ -10,8 +10,8 @@ namespace flexgen {
 /// Several lines, each ended. After Engine::prepare().
 std::string plan_table(const Engine& engine);
 
-/// What of the job's prompts is computed once for several sequences; empty if nothing is.
-std::string sharing_text(const Workload& workload);
+/// What of the job's prompts is computed once for several sequences, and how many times faster the job is for it (0: not known); empty if nothing is. A sentence without its end.
+std::string sharing_text(const Workload& workload, double times_faster = 0);
 
 /// How long answers are expected to be: "all of their max_tokens", or "40 tokens on average".
 std::string expectation_text(const Workload& workload);

@@ -44,4 +44,11 @@ void Workload::expect(double share) {
   total_generated_tokens = total_max_tokens * (most > 0 ? generated / most : std::clamp(share, 0.0, 1.0));
 }
 
+Workload Workload::without_sharing() const {
+  Workload whole = *this;
+  whole.total_prefix_tokens = whole.total_shared_tokens = 0;
+  for (SequenceLength& length : whole.sample) length.prefix = length.shared = 0;
+  return whole;
+}
+
 }  // namespace flexgen
