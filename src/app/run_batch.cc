@@ -13,6 +13,7 @@
 #include "app/choice_store.h"
 #include "app/line_index.h"
 #include "app/line_queue.h"
+#include "app/shard_lines.h"
 #include "app/sha256.h"
 #include "app/special_tokens.h"
 #include "base/error.h"
@@ -249,8 +250,6 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
 
 namespace {
 
-bool in_shard(const Shard& shard, int64_t line) { return line % shard.count == shard.index; }
-
 /// What one of several replicas expects to do of it all.
 Workload share_of(Workload workload, size_t num_replicas) {
   const auto count = static_cast<double>(num_replicas);
@@ -283,13 +282,13 @@ std::optional<DoneLine> kept_record(const Job& job, const BatchInput& input, con
 }
 
 /// What becomes of a record of a job whose input was edited.
-RecordFate fate_of(const KeptRecord& record, const Job& job, const BatchInput& input, LineIndex& index, const Shard& shard) {
+RecordFate fate_of(const KeptRecord& record, const Job& job, const BatchInput& input, LineIndex& index, const LineSet& in_shard) {
   const bool answer = record.answer_tokens >= 0;
   const std::optional<int64_t> found = index.find(record.id);
   if (!found) return {answer ? RecordFate::kRemoved : RecordFate::kForgotten};
   const InputLine line = input.line(*found);
   if (!answer) return {RecordFate::kDropped};
-  if (!in_shard(shard, *found) || !line.good()) return {RecordFate::kRemoved};
+  if (!in_shard.contains(*found) || !line.good()) return {RecordFate::kRemoved};
   if (!kept_record(job, input, line)) return {RecordFate::kDropped};
   return {RecordFate::kStays, record.name == line.name ? "" : line_name(line.number)};
 }
@@ -347,6 +346,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   std::map<std::string, std::string> options = model.options;
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
   job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder}, files.overwrite);
+  const LineSet in_shard = lines_of_shard(input, files.shard, directory);
   LineSet todo(directory);
   // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
   // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
@@ -355,7 +355,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   for (int64_t i = 0; i < input.num_lines(); ++i) {
     if (stop) return end_before_the_start();
     const InputLine line = input.line(i);
-    const bool ours = in_shard(files.shard, i);
+    const bool ours = in_shard.contains(i);
     const std::optional<DoneLine> done = ours ? kept_record(job, input, line) : std::nullopt;
     if (job.input_edited())
       if (const auto any = job.done(line.id)) known += any->answer_tokens.has_value();
@@ -378,8 +378,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
   if (job.input_edited() && known == 0 && job.num_answers() > 0) job.refuse_other_input(files.overwrite);
   if (outcome.kept != job.num_done() && job.continued() && !job.input_edited())
-    fail_user("{} of the {} records in {} answer no line of {}; give another output, or remove those records",
-              job.num_done() - outcome.kept, job.num_done(), files.output, files.input);
+    fail_user("{} of the {} records in {} answer no line of {}{}; give another output, or remove those records",
+              job.num_done() - outcome.kept, job.num_done(), files.output, files.shard.count > 1 ? "this shard's part of " : "", files.input);
 
   const size_t num_replicas = replicas.leads.size() + 1;
   const LineOrder lines(input, todo, files.share_prefixes, directory);
@@ -413,7 +413,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (files.before_start) files.before_start();
   if (job.input_edited() && (outcome.kept < job.num_done() || moved > 0)) {
     LineIndex index(input, directory);
-    const int64_t removed = job.rewrite([&](const KeptRecord& record) { return fate_of(record, job, input, index, files.shard); });
+    const int64_t removed = job.rewrite([&](const KeptRecord& record) { return fate_of(record, job, input, index, in_shard); });
     if (removed > 0)
       spdlog::warn("{} of the answers in {} {} of lines that are not in {} any more: moved to {}.removed", format_count(removed), files.output, removed == 1 ? "is" : "are", files.input,
                    files.output);
@@ -422,7 +422,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   int64_t shown = 0;
   for (int64_t i = 0; i < input.num_lines() && shown < bad_to_do && !stop; ++i) {
     const InputLine line = input.line(i);
-    if (line.good() || !in_shard(files.shard, i) || kept_record(job, input, line)) continue;
+    if (line.good() || !in_shard.contains(i) || kept_record(job, input, line)) continue;
     const LineError error = std::get<LineError>(input.read(line));
     if (++shown <= kShownErrors) spdlog::warn("{} line {}: {}", files.input, line.number, error.message);
     job.append(error_record(line, error));

@@ -33,7 +33,7 @@ struct BatchModel {
   int64_t page_tokens = kSharedGrain;  ///< of the KV cache: what sequences share are whole pages
 };
 
-/// A part of the lines: those whose place among the lines that are not blank is `index` modulo `count`.
+/// A part of the lines: lines_of_shard() says which.
 struct Shard {
   int64_t index = 0, count = 1;
 };

@@ -109,6 +109,24 @@ TEST_F(Parts, OtherJobsAreRefused) {
   EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {1, 2})}), HasSubstr("another input"));
 }
 
+TEST_F(Parts, LinesThatShareStayTogether) {
+  std::string text;
+  for (int i = 0; i < 48; ++i) text += fmt::format(R"({{"custom_id":"group {} line {}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}{}","max_tokens":2}}}})", i / 8, i, std::string(96, static_cast<char>('a' + i / 8)), i) + "\n";
+  write_text(in_, text);
+  FakeRunner runner;
+  run_batch({in_, whole_, true}, model_, runner, kGoOn);
+  std::map<char, std::set<int64_t>> shards_of_group;
+  for (int64_t shard = 0; shard < 3; ++shard) {
+    run_shard(shard, 3);
+    const std::string records = read_text(shard_output(out_, {shard, 3}));
+    for (size_t at = records.find("group "); at != std::string::npos; at = records.find("group ", at + 1)) shards_of_group[records[at + 6]].insert(shard);
+  }
+  EXPECT_EQ(shards_of_group.size(), 6U);
+  for (const auto& [group, shards] : shards_of_group) EXPECT_EQ(shards.size(), 1U) << group;
+  EXPECT_EQ(merge_shards(in_, out_, {}).lines, 48);
+  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(read_text(whole_)));
+}
+
 /// A rank a thread, each a whole replica.
 class Replicas : public Parts {
  protected:
