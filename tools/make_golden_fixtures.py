@@ -111,6 +111,9 @@ MODELS |= {
                   torch.bfloat16, {}),
     "ministral3": (other("ministral3", head_dim=16, rope_parameters={**YARN, "original_max_position_embeddings": 48, "mscale": 1.0, "mscale_all_dim": 1.0,
                                                                      "llama_4_scaling_beta": 0.1}), torch.bfloat16, {}),
+    "gpt2": (AutoConfig.for_model("gpt2", vocab_size=448, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=48, bos_token_id=1, eos_token_id=2), torch.bfloat16, {}),
+    "gpt2-scales": (AutoConfig.for_model("gpt2", vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2, activation_function="gelu",
+                                         scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True, tie_word_embeddings=False), torch.float32, {}),
 }
 
 
@@ -120,11 +123,13 @@ def randomize(model, generator):
         less_one = model.config.model_type.startswith(("gemma", "nemotron"))  # norms' weights are stored so
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
-                is_table = "embed" in name and "embed_out" not in name or "wte" in name
-                fan_in = 1 if is_table else parameter.shape[1]
-                scale = 0.5 if "embed_positions" in name else 1.2
+                is_positions = "embed_positions" in name or "wpe" in name
+                is_table = "embed" in name and "embed_out" not in name or "wte" in name or is_positions
+                is_turned = model.config.model_type == "gpt2" and name.startswith("transformer.h.")  # Conv1D: [in, out]
+                fan_in = 1 if is_table else parameter.shape[0 if is_turned else 1]
+                scale = 0.5 if is_positions else 1.2
                 parameter.normal_(0.0, scale / fan_in**0.5, generator=generator)
-                if is_table and "positions" not in name and model.config.tie_word_embeddings:
+                if is_table and not is_positions and model.config.tie_word_embeddings:
                     parameter.mul_(3 / parameter.shape[1]**0.5)
             elif ("norm" in name or "ln_" in name) and name.endswith("weight"):
                 parameter.uniform_(0.5, 1.5, generator=generator).sub_(1.0 if less_one else 0.0)

@@ -1,5 +1,5 @@
 #pragma once
-// Where flexgen keeps what it can make again: profiles of machines, dummy weights. Any thread.
+// Where flexgen keeps what it can make again: profiles of machines, dummy weights, turned matrices. Any thread.
 
 #include <functional>
 #include <string>

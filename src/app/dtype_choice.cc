@@ -41,7 +41,7 @@ MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model,
 std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model) {
   std::unique_ptr<Model> model = open_model();
   model->set_attention_sparsity(options.attention_sparsity);
-  if (const auto dtype = weight_dtype_of(options)) imagine_prepared_weights(*model, *dtype);
+  imagine_prepared_weights(*model, weight_dtype_of(options));
   return model;
 }
 

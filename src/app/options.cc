@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "app/cache_directory.h"
 #include "app/machine.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -47,6 +48,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
     spdlog::info("attention sparsity {}: generated tokens use the values of this share of their positions; answers differ from those without it", flags.attention_sparsity);
   options.threads = flags.threads > 0 || flags.backend == "reference" ? flags.threads : default_threads();
   options.disk_directory = flags.disk_directory;
+  if (const std::string kept = cache_directory(); !kept.empty()) options.kept_directory = kept + "/weights";
   options.disk_bytes_per_s = static_cast<double>(flags.disk_bytes_per_s);
   options.policy = flags.policy;
   options.planner = flags.planner;

@@ -50,7 +50,7 @@ const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layer
 /// Families by the configs of their golden fixtures, which show all of their rules; here with room for longer texts, and random weights.
 const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
-                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3"};
+                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales"};
 std::string config_of_family(const std::string& name) {
   std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");
   nlohmann::json config = nlohmann::json::parse(in);
@@ -122,6 +122,7 @@ EngineOptions plain_options(const std::string& directory) {
   EngineOptions options;
   options.model_directory = directory;
   options.load_tokenizer = false;
+  options.kept_directory = process_folder();
   options.budgets = {512 * kMiB, 0};
   options.threads = 2;
   return options;

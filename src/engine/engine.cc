@@ -182,13 +182,8 @@ Engine::Engine(EngineOptions options)
   if (options_.stages.num_stages() > 1) keep_own_layers();
   const std::optional<DType> dtype = weight_dtype_of(options_);
   weight_range_ = choose_weight_range(options_, dtype);
-  if (dtype && !has_dtype(*model_, *dtype)) {
-    if (options_.disk_directory.empty())
-      fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
-    PrepareOptions prepare{*dtype, weight_range_, options_.disk_directory, options_.budgets.cpu_bytes, options_.prepare_progress};
-    use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_, prepare);
-    if (whole_model_) imagine_prepared_weights(*whole_model_, *dtype);
-  }
+  const bool other_dtype = dtype && !has_dtype(*model_, *dtype);
+  if (other_dtype || has_turned_weights(*model_)) prepare_weights(other_dtype ? dtype : std::nullopt);
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
     fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();
@@ -198,6 +193,16 @@ Engine::Engine(EngineOptions options)
 }
 
 Engine::~Engine() = default;
+
+void Engine::prepare_weights(std::optional<DType> dtype) {
+  if (dtype && options_.disk_directory.empty())
+    fail_user("--weight-dtype {}: the weights are made once and kept on disk; say where with --disk-dir", options_.weight_dtype);
+  const std::string& directory = options_.disk_directory.empty() ? options_.kept_directory : options_.disk_directory;
+  if (directory.empty())
+    fail_user("{}: its files hold matrices transposed, which are turned once and kept on disk; say where with --disk-dir", options_.model_directory);
+  use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_, {dtype, weight_range_, directory, options_.budgets.cpu_bytes, options_.prepare_progress});
+  if (whole_model_) imagine_prepared_weights(*whole_model_, dtype);
+}
 
 void Engine::open_device() {
   if (options_.matmul_dtype != "auto") fail_user("--matmul-dtype {}: products in integers are for the cpu backend; leave it out", options_.matmul_dtype);

@@ -40,6 +40,7 @@ struct EngineOptions {
   int threads = 0;                  ///< 0: all cores
   Budgets budgets;
   std::string disk_directory;       ///< for spill files; empty: none
+  std::string kept_directory;       ///< where matrices that a checkpoint holds transposed are kept once they are turned, if there is no disk_directory; may not exist yet
   double disk_bytes_per_s = 0;      ///< what the job's disk lanes may move together; 0: all that the disk gives
   PolicyRequest policy;
   std::string planner = "search";   ///< "search" or "first-rule"
@@ -146,6 +147,8 @@ class Engine {
   RunReport run_steps(StepSource& source, const std::atomic<bool>& stop);
   std::vector<LaneReport> lane_reports() const;
   void open_device();
+  /// Makes the matrices anew: all in this type, or those alone that the checkpoint holds transposed.
+  void prepare_weights(std::optional<DType> dtype);
 
   EngineOptions options_;
   FileSystem real_files_;

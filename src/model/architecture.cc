@@ -32,6 +32,7 @@ namespace flexgen {
   family(nemotron)               \
   family(phi)                    \
   family(gptj)                   \
+  family(gpt2)                   \
   family(bloom)                  \
   family(falcon)                 \
   family(mpt)
@@ -90,8 +91,10 @@ void append_and_attend(const LayerContext& c, const BlockScratch& s) {
 }
 
 AttentionRule attention_rule(const ModelConfig& config, int64_t block) {
-  return {.scale = config.attention_scale != 0 ? config.attention_scale : 1.0f / std::sqrt(static_cast<float>(config.head_size)),
-          .window = config.attention[static_cast<size_t>(block)].window,
+  const BlockAttention& own = config.attention[static_cast<size_t>(block)];
+  const float of_model = config.attention_scale != 0 ? config.attention_scale : 1.0f / std::sqrt(static_cast<float>(config.head_size));
+  return {.scale = own.scale != 0 ? own.scale : of_model,
+          .window = own.window,
           .sparsity = config.attention_sparsity,
           .soft_cap = config.attention_cap,
           .slopes = config.alibi_slopes};

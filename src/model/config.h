@@ -26,6 +26,7 @@ struct Rope {
 struct BlockAttention {
   int64_t window = 0;  ///< tokens that a token sees, itself included; 0: all
   int rope = -1;       ///< index into ModelConfig::ropes; -1: nothing is turned
+  float scale = 0;     ///< of scores; 0: the model's
 };
 
 struct ModelConfig {

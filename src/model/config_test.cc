@@ -107,6 +107,31 @@ TEST(Config, KeyValueHeadsByDefault) {
   }
 }
 
+TEST(Config, Gpt2) {
+  const json published = json::parse(R"({"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1,
+    "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12,
+    "n_positions": 1024, "resid_pdrop": 0.1, "summary_activation": null, "summary_first_dropout": 0.1, "summary_proj_to_labels": true, "summary_type": "cls_index",
+    "summary_use_proj": true, "task_specific_params": {"text-generation": {"do_sample": true, "max_length": 50}}, "vocab_size": 50257})");
+  const ModelConfig m = parse(published);
+  EXPECT_EQ(m.ffn_size, 4 * 768);
+  EXPECT_EQ(m.max_positions, 1024);
+  EXPECT_TRUE(m.tied_embeddings);
+  EXPECT_TRUE(m.ropes.empty());
+  EXPECT_EQ(m.attention_scale, 0);
+  json other = published;
+  other.update(json::parse(R"({"n_inner": 99, "scale_attn_by_inverse_layer_idx": true, "reorder_and_upcast_attn": true})"));
+  const ModelConfig scaled = parse(other);
+  EXPECT_EQ(scaled.ffn_size, 99);
+  EXPECT_FLOAT_EQ(scaled.attention[2].scale, 0.125f / 3);
+  other["scale_attn_weights"] = false;
+  EXPECT_FLOAT_EQ(parse(other).attention[2].scale, 1.0f / 3);
+  for (const char* patch : {R"({"add_cross_attention": true})", R"({"activation_function": "tanh"})", R"({"scale_attn_weights": "no"})", R"({"n_head": 5})", R"({"my_own_scale": 2})"}) {
+    json wrong = published;
+    wrong.update(json::parse(patch));
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(wrong); }), HasSubstr(wrong.contains("my_own_scale") ? "my_own_scale" : patch[2] == 'n' ? "n_embd" : std::string(patch).substr(2, 8))) << patch;
+  }
+}
+
 TEST(Config, SlidingWindow) {
   EXPECT_EQ(parse(config_of("mistral")).attention[0].window, 4096);  // transformers' default where nothing is said
   EXPECT_EQ(parse_patched("mistral", R"({"sliding_window": null})").attention[0].window, 0);

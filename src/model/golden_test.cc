@@ -17,6 +17,7 @@
 #include "io/file.h"
 #include "io/test_folder.h"
 #include "model/model.h"
+#include "model/prepared_weights.h"
 
 namespace flexgen::golden_test {
 namespace {
@@ -29,6 +30,10 @@ class WholeModel {
   /// split_seed: where weights are cut into pieces; 0: they are not.
   WholeModel(const std::string& directory, Kernels& kernels, DType kv_dtype, uint32_t split_seed = 0)
       : model_(Model::load(directory)), kernels_(kernels), geometry_(model_->kv_geometry(kv_dtype, kPageTokens)), random_(split_seed), split_(split_seed != 0) {
+    if (has_turned_weights(*model_)) {
+      FileSystem files;
+      use_prepared_weights(*model_, kernels, files, {.dtype = std::nullopt, .directory = turned_.path().string()});
+    }
     for (const WeightSpec& weight : model_->weights()) {
       data_.emplace_back(static_cast<size_t>(weight.bytes()));
       File::open(model_->files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, data_.back());
@@ -164,6 +169,7 @@ class WholeModel {
     std::vector<std::byte*> pointers;
   };
 
+  TestFolder turned_;
   std::unique_ptr<Model> model_;
   Kernels& kernels_;
   KvGeometry geometry_;
@@ -355,7 +361,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Change{"gpt_neox", R"({"rope_parameters": {"partial_rotary_factor": 0.25}})"}, Change{"gpt_neox", R"({"use_parallel_residual": false})"},
                     Change{"exaone4", R"({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]})"},
                     Change{"nemotron", R"({"hidden_act": "relu"})"}, Change{"nemotron", R"({"rope_parameters": {"partial_rotary_factor": 1.0}})"},
-                    Change{"gptj", R"({"rotary_dim": 8})"}, Change{"falcon", R"({"activation": "relu"})"},
+                    Change{"gptj", R"({"rotary_dim": 8})"}, Change{"gpt2", R"({"activation_function": "gelu"})"}, Change{"gpt2", R"({"layer_norm_epsilon": 0.001})"},
+                    Change{"gpt2-scales", R"({"scale_attn_weights": true})"}, Change{"gpt2-scales", R"({"scale_attn_by_inverse_layer_idx": false})"}, Change{"falcon", R"({"activation": "relu"})"},
                     Change{"mpt", R"({"attn_config": {"alibi_bias_max": 6}})"}, Change{"mpt", R"({"attn_config": {"softmax_scale": 0.3}})"},
                     Change{"ministral", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
                     Change{"ministral3", R"({"rope_parameters": {"mscale": 2.0}})"},
@@ -391,7 +398,8 @@ TEST_P(GoldenTest, GreedyContinuation) {
 const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3",
                                      "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere",
                                      "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
-                                     "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral", "ministral3");
+                                     "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2",
+                                     "gpt2-scales");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');

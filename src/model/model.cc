@@ -36,6 +36,12 @@ struct NamePrefix {
   std::string whole() const { return wrapper + family; }
 };
 
+/// Older checkpoints hold what transformers' classes computed for themselves: angles, and the causal mask with the value that it puts in.
+bool is_constant(std::string_view name) {
+  constexpr std::string_view kEnds[]{"rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"};
+  return std::any_of(std::begin(kEnds), std::end(kEnds), [&](std::string_view end) { return name.ends_with(end); });
+}
+
 std::vector<std::string> names_without_prefix(const Architecture& architecture, const ModelConfig& config) {
   std::vector<std::string> names;
   auto add = [&](const std::vector<WantedWeight>& wanted) {
@@ -96,7 +102,7 @@ class Builder {
   std::vector<std::string> unused() const {
     std::vector<std::string> names;
     for (const auto& [name, location] : checkpoint_.tensors()) {
-      const bool expected = used_.contains(name) || name.ends_with("rotary_emb.inv_freq") || (tied_ && name.ends_with(output_));
+      const bool expected = used_.contains(name) || is_constant(name) || (tied_ && name.ends_with(output_));
       if (!expected) names.push_back(name);
     }
     return names;
@@ -124,12 +130,12 @@ class Builder {
                 fmt::join(location.shape, ", "), fmt::join(shape, ", "));
     // A part of a tensor is a weight of its own, which lies within the tensor.
     const bool is_vector = wanted.kind == WantedWeight::Kind::kVector;
-    const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector ? 1 : wanted.cols;
+    const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector || wanted.turned ? 1 : wanted.cols;
     const std::string name = wanted.part_of == 0 ? *there : fmt::format("{}[{}:{}]", *there, wanted.part_first, wanted.part_first + count);
     auto [known, is_new] = known_.try_emplace(name, static_cast<int>(weights.size()));
     if (is_new)
       weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset + size_bytes(location.dtype, wanted.part_first * stride),
-                         wanted.always_resident()});
+                         wanted.always_resident(), wanted.turned ? shape.back() : 0});
     return known->second;
   }
 

@@ -28,6 +28,9 @@ struct WeightSpec {
   int64_t offset = 0;  ///< bytes from the start of that file
   /// Small (norms, biases, position tables, opt-350m's projections): always kept in the compute tier.
   bool always_resident = false;
+  /// Not 0: the file has the matrix transposed, as [cols, turned_of], and these rows are columns of that, the first at `offset`. Only
+  /// use_prepared_weights() can read such a one.
+  int64_t turned_of = 0;
 
   int64_t row_bytes() const { return flexgen::row_bytes(dtype, cols); }
   int64_t bytes() const { return rows * row_bytes(); }

@@ -5,8 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <sstream>
 
 #include "base/units.h"
 #include "io/test_folder.h"
@@ -231,6 +236,42 @@ TEST(Model, WrongShapesAreNamed) {
     checkpoint.tensor(name).shape = shape;
     EXPECT_THAT(checkpoint.error(), AllOf(HasSubstr(std::string("'") + name + "'"), HasSubstr("shape")));
   }
+}
+
+/// What is logged meanwhile.
+std::string notes_of(const std::function<void()>& call) {
+  std::ostringstream out;
+  const auto logger = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("", std::make_shared<spdlog::sinks::ostream_sink_mt>(out)));
+  call();
+  spdlog::set_default_logger(logger);
+  return out.str();
+}
+
+/// Files of GPT-2 with and without the prefix, and with the constants that its class once kept.
+TEST(Model, Gpt2ByEitherNames) {
+  const char* config = R"({"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 100})";
+  TinyCheckpoint plain(config), bare(config);
+  EXPECT_EQ(plain.tensor("transformer.h.1.attn.c_attn.weight").shape, (std::vector<int64_t>{32, 96}));
+  EXPECT_EQ(plain.tensor("transformer.h.1.mlp.c_proj.weight").shape, (std::vector<int64_t>{128, 32}));
+  bare.rename_prefix("transformer.", "");
+  for (const char* block : {"h.0.", "h.1."}) {
+    bare.tensors.push_back({std::string(block) + "attn.bias", DType::kF32, {1, 1, 64, 64}});
+    bare.tensors.push_back({std::string(block) + "attn.masked_bias", DType::kF32, {}});
+  }
+  const auto model = plain.load();
+  std::unique_ptr<Model> other;
+  const std::string told = notes_of([&] { other = bare.load(); });
+  EXPECT_EQ(told, "");
+  ASSERT_EQ(other->weights().size(), model->weights().size());
+  const std::string untied = R"({"tie_word_embeddings": false, )" + std::string(config + 1);
+  EXPECT_EQ(TinyCheckpoint(untied.c_str()).load()->weights().size(), model->weights().size() + 1);
+  // q, k and v are columns side by side.
+  std::map<Role, const WeightSpec*> of_role;
+  for (const WeightUse& use : model->layers()[1].uses) of_role[use.role] = &model->weights()[static_cast<size_t>(use.weight)];
+  EXPECT_EQ(of_role[Role::kK]->offset - of_role[Role::kQ]->offset, 32 * 2);
+  EXPECT_EQ(of_role[Role::kV]->turned_of, 96);
+  EXPECT_EQ(of_role[Role::kDown]->cols, 128);
 }
 
 TEST(Model, TensorsThatNobodyNeedsAreNoError) {

@@ -23,9 +23,12 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string prepared_folder(const Model& model, const PrepareOptions& options) {
-  const bool mse = is_quantized(options.dtype) && options.range == GroupRange::kMse;
-  return fmt::format("flexgen-{}-{}{}", model.fingerprint(), dtype_name(options.dtype), mse ? "-mse" : "");
+  if (!options.dtype) return fmt::format("flexgen-{}-turned", model.fingerprint());
+  const bool mse = is_quantized(*options.dtype) && options.range == GroupRange::kMse;
+  return fmt::format("flexgen-{}-{}{}", model.fingerprint(), dtype_name(*options.dtype), mse ? "-mse" : "");
 }
+
+bool is_made(const WeightSpec& weight, std::optional<DType> dtype) { return !weight.always_resident && (dtype || weight.turned_of > 0); }
 
 /// What one file holds: the matrices that a layer is the first to read.
 struct Part {
@@ -33,13 +36,13 @@ struct Part {
   std::vector<int> weights;  ///< indices into Model::weights()
 };
 
-std::vector<Part> parts_of(const Model& model, const fs::path& directory) {
+std::vector<Part> parts_of(const Model& model, std::optional<DType> dtype, const fs::path& directory) {
   std::vector<Part> parts;
   std::set<int> seen;
   for (size_t layer = 0; layer < model.layers().size(); ++layer) {
     Part part{(directory / fmt::format("part-{:05}.safetensors", model.layers_before() + static_cast<int64_t>(layer))).string(), {}};
     for (const WeightUse& use : model.layers()[layer].uses)
-      if (!model.weights()[static_cast<size_t>(use.weight)].always_resident && seen.insert(use.weight).second) part.weights.push_back(use.weight);
+      if (is_made(model.weights()[static_cast<size_t>(use.weight)], dtype) && seen.insert(use.weight).second) part.weights.push_back(use.weight);
     if (!part.weights.empty()) parts.push_back(std::move(part));
   }
   return parts;
@@ -58,8 +61,9 @@ Form form_of(const Model& model, const Part& part, const PrepareOptions& options
   Form form;
   for (int index : part.weights) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(index)];
-    form.tensors.push_back({weight.name, options.dtype, {weight.rows, weight.cols}});
-    form.summed.bytes += weight.rows * row_bytes(options.dtype, weight.cols);
+    const DType dtype = options.dtype.value_or(weight.dtype);
+    form.tensors.push_back({weight.name, dtype, {weight.rows, weight.cols}});
+    form.summed.bytes += weight.rows * row_bytes(dtype, weight.cols);
   }
   form.tensors.push_back({"flexgen.sector_sums", DType::kF32, {SectorSummer::words(form.summed.bytes)}, "U32"});
   form.metadata = {{"made_by", prepared_folder(model, options)}};
@@ -89,21 +93,30 @@ bool is_ready(const Part& part, const Form& form, FileSystem& files) {
   return false;
 }
 
+/// Bytes of a row as the file has it: of a transposed matrix a row is what belongs to one column.
+int64_t stored_row_bytes(const WeightSpec& weight) { return weight.turned_of > 0 ? size_bytes(weight.dtype, weight.turned_of) : weight.row_bytes(); }
+
+/// How many rows of a transposed matrix are put together at a time: each such panel is one way through the stored matrix, from its start to its end.
+int64_t panel_rows(const WeightSpec& weight, int64_t panel_bytes) { return std::clamp<int64_t>(panel_bytes / weight.row_bytes(), 1, weight.rows); }
+
 /// Reads the rows of some weights in order, a piece ahead of whoever takes them.
 class RowReader {
  public:
   struct Piece {
     int weight = 0;
-    int64_t first_row = 0, num_rows = 0;
+    int64_t first_row = 0, num_rows = 0;    ///< as the file has them
+    int64_t panel_first = 0, panel_rows = 0;  ///< of a transposed matrix: the columns of these rows that are wanted
   };
-  RowReader(const Model& model, FileSystem& files, const std::vector<int>& weights, int64_t piece_bytes)
+  RowReader(const Model& model, FileSystem& files, const std::vector<int>& weights, int64_t piece_bytes, int64_t panel_bytes)
       : model_(model), buffers_{AlignedBuffer(piece_bytes), AlignedBuffer(piece_bytes)} {
     for (const std::string& path : model.files()) files_.push_back(files.open(path, FileMode::kReadDirect));
     for (int index : weights) {
       const WeightSpec& weight = spec(index);
-      const int64_t rows = std::max<int64_t>(1, piece_bytes / weight.row_bytes());
-      FLEXGEN_CHECK(weight.row_bytes() <= piece_bytes, "a row of {} bytes", weight.row_bytes());
-      for (int64_t row = 0; row < weight.rows; row += rows) pieces_.push_back({index, row, std::min(rows, weight.rows - row)});
+      const int64_t stored = weight.turned_of > 0 ? weight.cols : weight.rows, bytes = stored_row_bytes(weight), rows = std::max<int64_t>(1, piece_bytes / bytes);
+      FLEXGEN_CHECK(bytes <= piece_bytes, "a row of {} bytes", bytes);
+      const int64_t panel = weight.turned_of > 0 ? panel_rows(weight, panel_bytes) : weight.rows;
+      for (int64_t first = 0; first < weight.rows; first += panel)
+        for (int64_t row = 0; row < stored; row += rows) pieces_.push_back({index, row, std::min(rows, stored - row), first, std::min(panel, weight.rows - first)});
     }
     start(0);
   }
@@ -127,8 +140,13 @@ class RowReader {
     ahead_ = start_async("reading ahead", [this, number] {
       const Piece& piece = pieces_[number];
       const WeightSpec& weight = spec(piece.weight);
-      files_[static_cast<size_t>(weight.file)]->read(weight.offset + piece.first_row * weight.row_bytes(),
-                                                     {buffers_[number % 2].data(), static_cast<size_t>(piece.num_rows * weight.row_bytes())});
+      const int64_t row_bytes = stored_row_bytes(weight);
+      int64_t offset = weight.offset + piece.first_row * row_bytes, bytes = piece.num_rows * row_bytes;
+      if (weight.turned_of > 0) {  // of the last row no more than is wanted, as the tensor may end there
+        offset += size_bytes(weight.dtype, piece.panel_first);
+        bytes += size_bytes(weight.dtype, piece.panel_rows) - row_bytes;
+      }
+      files_[static_cast<size_t>(weight.file)]->read(offset, {buffers_[number % 2].data(), static_cast<size_t>(bytes)});
     });
   }
 
@@ -140,7 +158,31 @@ class RowReader {
   std::future<void> ahead_;
 };
 
+/// out[column, row] = in[row, column] of in [num_rows, num_cols], in tiles that the nearest cache holds. Row strides in elements.
+template <typename Element>
+void turn(const Element* in, int64_t num_rows, int64_t num_cols, int64_t in_stride, Element* out, int64_t out_stride) {
+  constexpr int64_t kTile = 64;
+  for (int64_t first_row = 0; first_row < num_rows; first_row += kTile)
+    for (int64_t first_col = 0; first_col < num_cols; first_col += kTile)
+      for (int64_t col = first_col; col < std::min(num_cols, first_col + kTile); ++col)
+        for (int64_t row = first_row; row < std::min(num_rows, first_row + kTile); ++row) out[col * out_stride + row] = in[row * in_stride + col];
+}
+
+/// Puts what was read of a transposed matrix into its panel, [panel_rows, cols]; whether that is whole now.
+bool turn_piece(const WeightSpec& weight, const RowReader::Piece& piece, const std::byte* rows, std::byte* panel) {
+  std::byte* const to = panel + size_bytes(weight.dtype, piece.first_row);
+  if (weight.dtype == DType::kF32)
+    turn(reinterpret_cast<const uint32_t*>(rows), piece.num_rows, piece.panel_rows, weight.turned_of, reinterpret_cast<uint32_t*>(to), weight.cols);
+  else
+    turn(reinterpret_cast<const uint16_t*>(rows), piece.num_rows, piece.panel_rows, weight.turned_of, reinterpret_cast<uint16_t*>(to), weight.cols);
+  return piece.first_row + piece.num_rows == weight.cols;
+}
+
 }  // namespace
+
+bool has_turned_weights(const Model& model) {
+  return std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) { return weight.turned_of > 0; });
+}
 
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options) {
   const fs::path directory = fs::path(options.directory) / prepared_folder(model, options);
@@ -148,18 +190,19 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   fs::create_directories(directory, failed);
   if (failed) fail_io("cannot create {}: {}{}", directory.string(), failed.message(), file_advice(directory.string(), failed.value()));
 
-  const std::vector<Part> parts = parts_of(model, directory);
-  int64_t total = 0, done = 0, widest = 0, made = 0;
+  const std::vector<Part> parts = parts_of(model, options.dtype, directory);
+  int64_t total = 0, done = 0, widest = 0, made = 0, panel_bytes = 0;
   const auto start = std::chrono::steady_clock::now();
   for (const Part& part : parts)
     for (int index : part.weights) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(index)];
       total += weight.bytes();
-      widest = std::max(widest, weight.row_bytes());
+      widest = std::max({widest, weight.row_bytes(), stored_row_bytes(weight)});
+      if (weight.turned_of > 0) panel_bytes = std::max(panel_bytes, panel_rows(weight, options.memory_bytes / 4) * weight.row_bytes());
     }
-  // Two pieces that are read, one that is converted, and the writer's own 16 MiB.
+  // Two pieces that are read, one that is converted, the panel that is turned, and the writer's own 16 MiB.
   const int64_t piece_bytes = round_up(std::max(widest, std::min<int64_t>(8 * kMiB, options.memory_bytes / 8)), kDirectAlignment);
-  std::vector<std::byte> converted(static_cast<size_t>(2 * piece_bytes));
+  std::vector<std::byte> converted(static_cast<size_t>(2 * piece_bytes)), panel(static_cast<size_t>(panel_bytes));
 
   std::vector<std::pair<int, WeightSpec>> replaced;
   std::vector<std::string> paths;
@@ -173,18 +216,29 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
     } else {
       SafetensorsWriter writer(part.path, form.tensors, &files, form.metadata);
       SectorSummer summer(form.summed.seed);
-      RowReader reader(model, files, part.weights, piece_bytes);
+      auto append = [&](const std::byte* data, int64_t bytes) {
+        writer.append(data, bytes);
+        summer.append(data, bytes);
+      };
+      auto add_rows = [&](const WeightSpec& weight, int64_t first_row, int64_t num_rows, const std::byte* rows) {
+        done += num_rows * weight.row_bytes();
+        made += num_rows * weight.row_bytes();
+        if (!options.dtype) return append(rows, num_rows * weight.row_bytes());
+        const int64_t at_a_time = piece_bytes / weight.row_bytes();
+        for (int64_t row = 0; row < num_rows; row += at_a_time) {
+          const int64_t count = std::min(at_a_time, num_rows - row);
+          if (!kernels.convert_rows(rows + row * weight.row_bytes(), weight.dtype, count, weight.cols, *options.dtype, options.range, converted.data()))
+            fail_user("{}: the tensor '{}' holds infinities or NaN in the rows from {} on; it has no {} form", model.files()[static_cast<size_t>(weight.file)],
+                      weight.name, first_row + row, dtype_name(*options.dtype));
+          append(converted.data(), count * row_bytes(*options.dtype, weight.cols));
+        }
+      };
+      RowReader reader(model, files, part.weights, piece_bytes, options.memory_bytes / 4);
       while (auto next = reader.next()) {
         const auto& [piece, rows] = *next;
         const WeightSpec& weight = reader.spec(piece.weight);
-        if (!kernels.convert_rows(rows, weight.dtype, piece.num_rows, weight.cols, options.dtype, options.range, converted.data()))
-          fail_user("{}: the tensor '{}' holds infinities or NaN in the rows from {} on; it has no {} form", model.files()[static_cast<size_t>(weight.file)],
-                    weight.name, piece.first_row, dtype_name(options.dtype));
-        const int64_t bytes = piece.num_rows * row_bytes(options.dtype, weight.cols);
-        writer.append(converted.data(), bytes);
-        summer.append(converted.data(), bytes);
-        done += piece.num_rows * weight.row_bytes();
-        made += piece.num_rows * weight.row_bytes();
+        if (weight.turned_of == 0) add_rows(weight, piece.first_row, piece.num_rows, rows);
+        else if (turn_piece(weight, piece, rows, panel.data())) add_rows(weight, piece.panel_first, piece.panel_rows, panel.data());
         if (options.progress) options.progress(done, total);
       }
       const std::vector<uint32_t> words = summer.finish();
@@ -194,7 +248,8 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
     int64_t offset = form.summed.start;
     for (int index : part.weights) {
       WeightSpec spec = model.weights()[static_cast<size_t>(index)];
-      spec.dtype = options.dtype;
+      spec.dtype = options.dtype.value_or(spec.dtype);
+      spec.turned_of = 0;
       spec.file = static_cast<int>(paths.size());
       spec.offset = offset;
       offset += spec.bytes();
@@ -206,24 +261,26 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (made > 0)
-    spdlog::info("made {} weights of {} of the checkpoint in {:.1f} s ({:.2f} GB/s); they are kept in {}", dtype_name(options.dtype), format_bytes(made), seconds,
+    spdlog::info("made {} of {} of the checkpoint in {:.1f} s ({:.2f} GB/s); they are kept in {}",
+                 options.dtype ? fmt::format("{} weights", dtype_name(*options.dtype)) : "weights that are not transposed", format_bytes(made), seconds,
                  static_cast<double>(made) / seconds / 1e9, directory.string());
   model.replace_weights(replaced, paths, sums, stamps);
 }
 
-void imagine_prepared_weights(Model& model, DType dtype) {
+void imagine_prepared_weights(Model& model, std::optional<DType> dtype) {
   std::vector<std::pair<int, WeightSpec>> replaced;
   int64_t offset = 0;
   for (size_t i = 0; i < model.weights().size(); ++i) {
     WeightSpec weight = model.weights()[i];
-    if (weight.always_resident) continue;
-    weight.dtype = dtype;
+    if (!is_made(weight, dtype)) continue;
+    weight.dtype = dtype.value_or(weight.dtype);
+    weight.turned_of = 0;
     weight.file = 0;
     weight.offset = offset;
     offset += weight.bytes();
     replaced.emplace_back(static_cast<int>(i), std::move(weight));
   }
-  model.replace_weights(replaced, {"(not prepared yet)"});
+  if (!replaced.empty()) model.replace_weights(replaced, {"(not prepared yet)"});
 }
 
 }  // namespace flexgen

@@ -1,8 +1,10 @@
 #pragma once
-// Prepared weights: a checkpoint's matrices in another type, made once and streamed from then on (docs/file_formats.md). One file a
-// checkpoint, type and way to choose a group's range, known by the checkpoint's fingerprint. One process writes it at a time; a killed one is continued by the next.
+// Prepared weights: a checkpoint's matrices in another type, or turned where it holds them transposed, made once and streamed from then on
+// (docs/file_formats.md). A folder for each checkpoint, type and way to choose a group's range, known by the checkpoint's fingerprint. One process writes it at a time; a
+// killed one is continued by the next.
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +15,7 @@
 namespace flexgen {
 
 struct PrepareOptions {
-  DType dtype = DType::kInt4;
+  std::optional<DType> dtype;       ///< of all matrices; none: each stays what it is, and only those that are stored transposed are made
   GroupRange range = GroupRange::kMinMax;  ///< of quantized types
   std::string directory;            ///< where the file is, or is put
   int64_t memory_bytes = 64 << 20;  ///< for buffers, at most; 512 KiB at least are used
@@ -27,6 +29,9 @@ struct PrepareOptions {
 void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, const PrepareOptions& options);
 
 /// For planning: the model as use_prepared_weights() would leave it, with no file made.
-void imagine_prepared_weights(Model& model, DType dtype);
+void imagine_prepared_weights(Model& model, std::optional<DType> dtype);
+
+/// Whether the checkpoint holds matrices transposed, so that nothing reads them before they are prepared.
+bool has_turned_weights(const Model& model);
 
 }  // namespace flexgen

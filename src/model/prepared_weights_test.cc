@@ -92,6 +92,53 @@ TEST_F(PreparedWeights, HoldEveryMatrixRowByRow) {
   }
 }
 
+/// Matrices that are stored transposed, in panels and pieces of all sizes: as if they had been stored the usual way.
+TEST_F(PreparedWeights, TransposedMatricesAreTurned) {
+  const char* config = R"({"model_type": "gpt2", "n_embd": 80, "n_layer": 2, "n_head": 4, "n_inner": 2004, "n_positions": 64, "vocab_size": 331})";
+  for (DType stored : {DType::kF32, DType::kBF16}) {
+    checkpoint_ = (folder_.path() / fmt::format("gpt2-{}", dtype_name(stored))).string();
+    ensure_dummy_checkpoint(checkpoint_, config, stored, 12, nullptr);
+    const std::unique_ptr<Model> plain = Model::load(checkpoint_);
+    EXPECT_TRUE(has_turned_weights(*plain));
+    for (int64_t memory : {64 * kKiB, 512 * kKiB, 8 * kMiB})
+      for (std::optional<DType> dtype : {std::optional<DType>(), std::optional(DType::kF16), std::optional(DType::kInt4)}) {
+        SCOPED_TRACE(fmt::format("{} as {}, {} bytes of memory", dtype_name(stored), dtype ? dtype_name(*dtype) : "itself", memory));
+        std::unique_ptr<Model> model = Model::load(checkpoint_);
+        std::pair<int64_t, int64_t> told;
+        use_prepared_weights(*model, *kernels_, real_, {dtype, GroupRange::kMinMax, (folder_.path() / fmt::format("turned-{}", memory)).string(), memory,
+                                                        [&](int64_t done, int64_t total) { told = {done, total}; }});
+        EXPECT_FALSE(has_turned_weights(*model));
+        EXPECT_GT(told.first, 0);
+        EXPECT_EQ(told.first, told.second);
+        std::unique_ptr<Model> imagined = Model::load(checkpoint_);
+        imagine_prepared_weights(*imagined, dtype);
+        int turned = 0;
+        for (size_t i = 0; i < model->weights().size(); ++i) {
+          const WeightSpec &from = plain->weights()[i], &to = model->weights()[i];
+          EXPECT_EQ(imagined->weights()[i].bytes(), to.bytes());
+          EXPECT_EQ(imagined->weights()[i].turned_of, 0);
+          if (from.turned_of == 0) {
+            EXPECT_EQ(to.dtype, from.always_resident || !dtype ? stored : *dtype);
+            continue;
+          }
+          ++turned;
+          ASSERT_EQ(to.dtype, dtype.value_or(stored));
+          std::vector<std::byte> source(static_cast<size_t>(size_bytes(stored, (from.cols - 1) * from.turned_of + from.rows)));
+          File::open(plain->files()[static_cast<size_t>(from.file)], FileMode::kRead)->read(from.offset, source);
+          const auto data = read_weight(*model, to);
+          for (int64_t row = 0; row < from.rows; ++row) {
+            std::vector<float> x(static_cast<size_t>(from.cols));
+            for (int64_t c = 0; c < from.cols; ++c) x[static_cast<size_t>(c)] = load_float(source.data(), stored, c * from.turned_of + row);
+            std::vector<std::byte> expected(static_cast<size_t>(to.row_bytes()));
+            store_row(x.data(), from.cols, to.dtype, expected.data());
+            ASSERT_TRUE(std::equal(expected.begin(), expected.end(), data.begin() + row * to.row_bytes())) << to.name << " row " << row;
+          }
+        }
+        EXPECT_EQ(turned, 2 * 6);
+      }
+  }
+}
+
 TEST_F(PreparedWeights, EveryBackendMakesTheSameFiles) {
   auto all = [&](const char* name) {
     for (DType dtype : {DType::kInt4, DType::kInt8})

@@ -6,7 +6,8 @@ namespace flexgen {
 
 std::vector<int64_t> WantedWeight::shape() const {
   if (kind == Kind::kVector) return {part_of > 0 ? part_of : cols};
-  return {part_of > 0 ? part_of : rows, cols};
+  const int64_t all_rows = part_of > 0 ? part_of : rows;
+  return turned ? std::vector{cols, all_rows} : std::vector{all_rows, cols};
 }
 
 WeightList& WeightList::norm(Role role, const std::string& name, int64_t size) {
@@ -28,6 +29,13 @@ WeightList& WeightList::part(Role role, const std::string& name, int64_t first, 
   };
   add_part(WantedWeight::matrix(start_ + name + ".weight", rows, cols, role));
   if (bias) add_part(WantedWeight::vector(start_ + name + ".bias", rows, bias_of(role)));
+  return *this;
+}
+
+WeightList& WeightList::turned_part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols) {
+  const size_t matrix = weights_.size();
+  part(role, name, first, rows, of_rows, cols, true);
+  weights_[matrix].turned = true;
   return *this;
 }
 

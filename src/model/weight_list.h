@@ -14,6 +14,7 @@ struct ModelConfig;
 enum class Role : uint8_t {
   kOther,  ///< the family knows it by its place in the list
   kTokens,
+  kPositions,  ///< rows that are added to the embedding, by position
   kEmbedNorm, kEmbedNormBias,
   kNorm1, kNorm1Bias,  ///< what attention reads
   kQ, kQBias, kK, kKBias, kV, kVBias,
@@ -44,11 +45,13 @@ struct WantedWeight {
   Role role = Role::kOther;
   /// Of a tensor that holds several weights in turn: where this one begins, in rows (of a vector: elements), and what all have together. 0: it is all.
   int64_t part_first = 0, part_of = 0;
+  /// The checkpoint has the matrix transposed, as [in features, out features]; rows, cols and parts are those of [out, in] all the same.
+  bool turned = false;
 
   static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kMatrix, std::move(name), rows, cols, role}; }
   static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallMatrix, std::move(name), rows, cols}; }
   static WantedWeight vector(std::string name, int64_t size, Role role = Role::kOther) { return {Kind::kVector, std::move(name), 1, size, role}; }
-  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallTable, std::move(name), rows, cols}; }
+  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallTable, std::move(name), rows, cols, role}; }
   static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {Kind::kTable, std::move(name), rows, cols, Role::kTokens}; }
 
   bool always_resident() const { return kind != Kind::kMatrix && kind != Kind::kTable; }
@@ -69,6 +72,9 @@ class WeightList {
   WeightList& linear(Role role, const std::string& name, int64_t rows, int64_t cols, bool bias);
   /// Of NAME.weight [of_rows, cols] the rows [first, first + rows), and of NAME.bias.
   WeightList& part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols, bool bias);
+
+  /// The same where the checkpoint has the matrix transposed (transformers' Conv1D): of NAME.weight [cols, of_rows], and of NAME.bias.
+  WeightList& turned_part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols);
 
   /// A weight under the name that it has.
   WeightList& add(WantedWeight weight);

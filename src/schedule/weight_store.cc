@@ -55,6 +55,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
     layer.host_at = host_bytes;
     for (const WeightUse& wanted : spec.uses) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(wanted.weight)];
+      FLEXGEN_CHECK(weight.turned_of == 0, "{} is stored transposed and was not prepared", weight.name);
       Use use;
       use.lookup = wanted.lookup;
       if (wanted.lookup) {

@@ -24,6 +24,7 @@ void Decoder::forward_embed(const LayerContext& c, const EmbedScratch&) const {
   const ModelConfig& m = c.config;
   c.kernels.gather_rows(c.in.embed_rows, c[Role::kTokens].dtype, m.hidden_size, false, c.hidden);
   if (m.embed_scale != 1) c.kernels.scale(c.hidden, c.in.num_rows * m.hidden_size, m.embed_scale, 0);
+  if (c.has(Role::kPositions)) add_position_rows(c, c[Role::kPositions], 0);
   normalize_in_place(c, Role::kEmbedNorm, c.hidden, c.in.num_rows);
 }
 

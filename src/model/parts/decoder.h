@@ -2,7 +2,7 @@
 // Decoder: what nearly all families compute, by the config's fields and by which weights a block has. A family says what its fields mean and
 // what its tensors are called. Stateless; any thread.
 //
-//   h = embed_scale * embedding                          (and a norm of it, where there is one)
+//   h = embed_scale * embedding                          (and a row of its position, and a norm of it, where there are these)
 //   h += norm(attention(norm(h)));  h += norm(mlp(norm(h)))     each norm where the block has its weight
 //   or, in parallel,  h += attention(norm(h)) + mlp(norm(h))    with a norm each, or one for both
 //   logits = cap(logit_scale * Woutput norm(h))
