@@ -291,6 +291,19 @@ TEST_F(HostileTokenizer, IdsAreChecked) {
   expect_error("dropout", [&] { make(dropout); });
 }
 
+TEST_F(HostileTokenizer, AMarkBeforeATextWhoseStartIsDroppedIsRefused) {
+  Json json = letters();
+  json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", Json::array({{{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "first"}}})}};
+  json["normalizer"] = {{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}};
+  make(json);
+  json["normalizer"]["strip_left"] = true;
+  expect_error("prepend_scheme", [&] { make(json); });
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array({{{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", ""}}})}};
+  expect_error("prepend_scheme", [&] { make(json); });
+  json["pre_tokenizer"]["pretokenizers"][0]["prepend_scheme"] = "always";
+  make(json);
+}
+
 TEST_F(HostileTokenizer, EmptyPatternsAndContents) {
   Json json = letters();
   json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", "x"}};

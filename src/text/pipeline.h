@@ -40,6 +40,9 @@ PreTokenizer make_pre_tokenizer(const nlohmann::json& json, const std::string& s
 /// The parts it returns are joined to the text. A null json joins the tokens with spaces.
 Decoder make_decoder(const nlohmann::json& json, const std::string& source);
 
+/// Refuses the one pair of them that would give other tokens than PyPI tokenizers.
+void refuse_dropped_start(const nlohmann::json& normalizer, const nlohmann::json& pre_tokenizer, const std::string& source);
+
 /// Refuses what make_...() would refuse for its length, and nothing else: for steps that are not used.
 void check_chain_limits(const nlohmann::json& json, const char* kind, const std::string& source);
 

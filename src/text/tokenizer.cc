@@ -33,6 +33,7 @@ class JsonTokenizer : public Tokenizer {
         bytes_by_fallback_(has_decoder_step(files.json.value("decoder", Json()), "ByteFallback")),
         split_special_tokens_(files.split_special_tokens),
         special_tokens_(files.special_tokens) {
+    refuse_dropped_start(files.json.value("normalizer", Json()), files.json.value("pre_tokenizer", Json()), files.source);
     model_->for_each([&](const std::string& text, int32_t id) { set_text(id, text, files.source); });
     add_tokens(files);
     if (files.own_template) {
