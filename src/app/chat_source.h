@@ -22,7 +22,7 @@ ChatSource find_chat_template(const std::string& model, const std::string& file,
 /// The same as a part of what a batch line needs, with the tokenizer that is there already.
 void add_chat_template(const std::string& model, const std::string& file, ModelLimits* limits);
 
-/// The same for a command that cannot go on without it.
-std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& model, const std::string& file, const Tokenizer& tokenizer);
+/// The same for a flag or command, `who`, that cannot go on without it.
+std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& who, const std::string& model, const std::string& file, const Tokenizer& tokenizer);
 
 }  // namespace flexgen

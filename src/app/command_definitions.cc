@@ -44,11 +44,6 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
   return range;
 }
 
-void refuse_empty_stops(const std::vector<std::string>& stops) {
-  for (const std::string& stop : stops)
-    if (stop.empty()) fail_user("--stop is empty");
-}
-
 class RunBatchDefinition : public CommandDefinition {
  public:
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
@@ -192,18 +187,12 @@ class GenerateDefinition : public CommandDefinition {
     flag("--stats", options_.stats, "say on stderr how it was planned, and what time it took");
     json(options_.json, options_.json_file, "the answer and the run's figures");
     begin_group("Sampling");
-    whole_within("--max-tokens", params.max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str();
-    real("--temperature", params.temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
-    real("--top-p", params.top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
-    whole_within("--top-k", params.top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
-    whole("--seed", params.seed, 0, "of the random numbers")->capture_default_str();
-    texts("--stop", params.stop, "end before this text (may be given several times)", "TEXT");
+    add_sampling_flags(*this, &params);
     flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
     text("--json-schema", options_.json_schema, "the answer is JSON that follows the schema in this file; what a schema may have is in docs/structured_answers.md", "FILE");
     CLI::Option* chat = flag("--chat", options_.chat, "the text is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what the conversation begins with", "TEXT")->needs(chat);
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
-    wholes("--stop-token-id", params.stop_token_ids, 0, std::numeric_limits<int32_t>::max(), 0, "end at this token (may be given several times)", "ID");
     whole_within("--min-tokens", params.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
     flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token");
     add_engine_flags(*this, &engine_);
@@ -399,6 +388,21 @@ class DoctorDefinition : public CommandDefinition {
 
 }  // namespace
 
+void add_sampling_flags(CommandDefinition& command, SamplingParams* params) {
+  command.whole_within("--max-tokens", params->max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str();
+  command.real("--temperature", params->temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
+  command.real("--top-p", params->top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
+  command.whole_within("--top-k", params->top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
+  command.whole("--seed", params->seed, 0, "of the random numbers")->capture_default_str();
+  command.texts("--stop", params->stop, "end before this text (may be given several times)", "TEXT");
+  command.wholes("--stop-token-id", params->stop_token_ids, 0, std::numeric_limits<int32_t>::max(), 0, "end at this token (may be given several times)", "ID");
+}
+
+void refuse_empty_stops(const std::vector<std::string>& stops) {
+  for (const std::string& stop : stops)
+    if (stop.empty()) fail_user("--stop is empty");
+}
+
 void add_model_flags(CommandDefinition& command, ModelFlags* flags) {
   command.text("--revision", flags->revision, "of a model in the Hub's cache: a branch, a tag or a commit (default: main)", "NAME");
   command.texts("--ignore-config-field", flags->ignored_config_fields, "a field of config.json that flexgen does not know and that changes nothing; NAME.INNER in an object (may be given several times)", "NAME");
@@ -409,6 +413,7 @@ std::vector<std::unique_ptr<CommandDefinition>> define_commands() {
   commands.push_back(std::make_unique<RunBatchDefinition>());
   commands.push_back(std::make_unique<MapDefinition>());
   commands.push_back(std::make_unique<GenerateDefinition>());
+  commands.push_back(define_chat());
   commands.push_back(define_serve());
   commands.push_back(std::make_unique<PlanDefinition>());
   commands.push_back(std::make_unique<InspectDefinition>());

@@ -87,6 +87,12 @@ void add_engine_flags(CommandDefinition& command, RawEngineFlags* raw);
 /// `command`: that they were parsed with.
 EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& command);
 
+/// Of one answer at a time, from --max-tokens to --stop-token-id.
+void add_sampling_flags(CommandDefinition& command, SamplingParams* params);
+/// Throws Error{user}.
+void refuse_empty_stops(const std::vector<std::string>& stops);
+
+std::unique_ptr<CommandDefinition> define_chat();
 std::unique_ptr<CommandDefinition> define_serve();
 
 std::vector<std::unique_ptr<CommandDefinition>> define_commands();

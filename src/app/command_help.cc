@@ -20,7 +20,7 @@ struct ExitCodeText {
 };
 constexpr ExitCodeText kExitCodeTexts[] = {
     {kExitDone, "done (bad lines of a batch have become error records)"},
-    {kExitFailed, "failed; the message says why, finished answers are kept (also: the logits of a line were not finite)"},
+    {kExitFailed, "failed; the message says why, finished answers are kept (also: the logits of a line were not finite, a line of chat was refused)"},
     {kExitUsage, "the command line is wrong; nothing was done"},
     {kExitBadLines, "lines of a batch were bad and none was answered, or any was bad with --fail-on-bad-lines"},
     {kExitStopped, "stopped by SIGINT, SIGTERM or SIGHUP; the same command goes on where it stopped"},

@@ -12,6 +12,7 @@ namespace flexgen {
 int run_batch_command(const RunBatchOptions& options);
 int map_command(const MapOptions& options);
 int generate_command(const GenerateOptions& options);
+int chat_command(const ChatOptions& options);
 int serve_command(const ServeOptions& options);
 int inspect_command(const InspectOptions& options);
 int bench_command(const BenchOptions& options);

@@ -104,7 +104,7 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
         fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
   if (flags.chooses_dtypes()) {
     const std::string lists = fmt::format("--weight-dtype {} --kv-cache-dtype {}", flags.weight_dtype, flags.kv_cache_dtype);
-    if (command.get_name() == "eval" || command.get_name() == "generate" || command.get_name() == "serve") fail_user("{}: {} takes one type each", lists, command.get_name());
+    if (command.get_name() == "eval" || command.get_name() == "generate" || command.get_name() == "chat" || command.get_name() == "serve") fail_user("{}: {} takes one type each", lists, command.get_name());
     if (gpu_backend) fail_user("{}: with --backend {} give one type each; flexgen plan --hardware chooses among several for a GPU", lists, flags.backend);
     if (flags.planner != "search") fail_user("{}: --planner {} cannot tell which is faster; give one type each", lists, flags.planner);
     if (launched() && command.get_name() != "plan") fail_user("{}: several processes need one type each; flexgen plan chooses among several", lists);

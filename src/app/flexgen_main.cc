@@ -18,6 +18,7 @@ int dispatch(const flexgen::Command& command) {
     int operator()(const RunBatchOptions& options) const { return run_batch_command(options); }
     int operator()(const MapOptions& options) const { return map_command(options); }
     int operator()(const GenerateOptions& options) const { return generate_command(options); }
+    int operator()(const ChatOptions& options) const { return chat_command(options); }
     int operator()(const ServeOptions& options) const { return serve_command(options); }
     int operator()(const InspectOptions& options) const { return inspect_command(options); }
     int operator()(const BenchOptions& options) const { return bench_command(options); }

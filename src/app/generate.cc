@@ -113,7 +113,7 @@ int generate_command(const GenerateOptions& options) {
   Engine engine(engine_options(options.engine, model));
   std::string text = options.prompt == "-" ? prompt_of_stdin() : options.prompt;
   AnswerForm form;
-  if (options.chat) text = conversation_text(*require_chat_template(model, options.chat_template, *engine.tokenizer()), options, std::move(text), &form);
+  if (options.chat) text = conversation_text(*require_chat_template("--chat", model, options.chat_template, *engine.tokenizer()), options, std::move(text), &form);
   const bool adds_special_tokens = !options.no_special_tokens && !options.chat;
   Request request;
   request.params = options.params;

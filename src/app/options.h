@@ -102,6 +102,15 @@ struct GenerateOptions {
   std::string json_file;      ///< empty: stdout; so in all options
 };
 
+struct ChatOptions {
+  std::string model;
+  std::string system;             ///< what a conversation begins with; empty: nothing
+  std::string chat_template;
+  SamplingParams params;          ///< max_tokens: of an answer
+  int64_t max_model_len = 0;      ///< tokens of the conversation; 0: as the model has it, within bounds
+  EngineFlags engine;
+};
+
 struct ServeOptions {
   std::string model;
   std::string served_model_name;  ///< empty: the directory's name
@@ -221,7 +230,7 @@ struct PlanOptions {
   EngineFlags engine;
 };
 
-using Command = std::variant<PlanOptions, RunBatchOptions, MapOptions, GenerateOptions, ServeOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
+using Command = std::variant<PlanOptions, RunBatchOptions, MapOptions, GenerateOptions, ChatOptions, ServeOptions, InspectOptions, BenchOptions, EvalOptions, MergeOptions, DoctorOptions>;
 
 /// The command line was answered by a text (help, version: exit_code 0) or is wrong (kExitUsage).
 struct CommandText {

@@ -229,7 +229,7 @@ std::vector<std::string> words_of(const std::string& line) {
   std::istringstream in(line);
   return {std::istream_iterator<std::string>(in), {}};
 }
-const std::vector<std::string> kCommands{"run-batch", "map", "serve", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
+const std::vector<std::string> kCommands{"run-batch", "map", "chat", "serve", "generate", "plan", "inspect", "eval", "bench", "merge", "doctor"};
 
 TEST(Options, HelpAndVersion) {
   for (const char* flag : {"--version", "-V"}) EXPECT_EQ(said({flag}, kExitDone), std::string("flexgen ") + kVersion + "\n");
@@ -275,7 +275,7 @@ TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
       {"run-batch -m m -i in -o out --kv-cache-dtype int44", "did you mean int4?"},
       {"bench -m m --load-format dumy", "did you mean dummy?"},
       {"run-batch -m m -i in -o out --log-level inof", "did you mean info?"},
-      {"run-batch -m m -i in -o out --temperature 1", "--temperature: a flag of map, generate, not of run-batch"},
+      {"run-batch -m m -i in -o out --temperature 1", "--temperature: a flag of map, generate, chat, not of run-batch"},
       {"run-batch -m m -i in -o out --tensor-parallel-size 2", "--pipeline-stages"},
       {"completion bahs", "did you mean bash?"},
       {"run-batch -i in -o out", "--model is required"},
@@ -410,7 +410,7 @@ TEST(Options, AFileStandsInForFlags) {
                 {"[run-bach]\nthreads = 1", "did you mean run-batch?"},
                 {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"},
                 {"threads = \"two\"", "job.toml: threads)"},
-                {"max-tokens = 4", "'max-tokens' is no flag of run-batch, but of map, generate, eval; put it below [map]"},
+                {"max-tokens = 4", "'max-tokens' is no flag of run-batch, but of map, generate, chat, eval; put it below [map]"},
                 {"config = \"x\"", "'config' is no flag"},
                 {"threads = 1\nthreads = 2", "line 2: this is no TOML"},
                 {"cpu-memory = \"1GiB\"\ncpu_memory = \"2GiB\"", "line 2: --cpu-memory is there twice"},

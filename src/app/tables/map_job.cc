@@ -90,7 +90,7 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
   const bool dry = options.dry_run > 0, counts_tokens = !dry && (!options.choices.empty() || truncation == Truncation::kRight);
   const bool writes_chat = options.chat && (dry || !options.choices.empty());
   if (counts_tokens || writes_chat) tokenizer_ = Tokenizer::load(model);
-  if (writes_chat) chat_ = require_chat_template(model, options.chat_template, *tokenizer_);
+  if (writes_chat) chat_ = require_chat_template("--chat", model, options.chat_template, *tokenizer_);
   if (counts_tokens) max_positions_ = Model::load(model, options.engine.model.ignored_config_fields)->config().max_positions;
   if (!options.choices.empty() && !dry) choices_.emplace(options.choices, *tokenizer_, max_positions_, truncation);
 }
