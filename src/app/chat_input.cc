@@ -1,10 +1,14 @@
 #include "app/chat_input.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "app/batch_line.h"
 #include "base/error.h"
@@ -17,22 +21,33 @@ namespace {
 // A signal handler can reach nothing but globals.
 std::atomic<bool> chat_interrupted{false};
 struct sigaction sigint_before;
+int interrupt_pipe[2] = {-1, -1};  // any thread may be the one that is interrupted: it wakes the one that waits for a line
 
-void on_chat_interrupt(int) { chat_interrupted = true; }
+void on_chat_interrupt(int) {
+  chat_interrupted = true;
+  const int before = errno;
+  if (write(interrupt_pipe[1], "", 1) < 0) {
+  }  // it is full: whoever waits is woken already
+  errno = before;
+}
 
 }  // namespace
 
 ChatInput::ChatInput() : is_terminal_(isatty(STDIN_FILENO) == 1) {
   chat_interrupted = false;
   if (!is_terminal_) return;
+  if (pipe2(interrupt_pipe, O_CLOEXEC | O_NONBLOCK) != 0) fail_io("no pipe can be had: {}", std::strerror(errno));
   struct sigaction action {};
-  action.sa_handler = on_chat_interrupt;  // without SA_RESTART: it ends a read that waits
+  action.sa_handler = on_chat_interrupt;
+  action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, &sigint_before);
 }
 
 ChatInput::~ChatInput() {
-  if (is_terminal_) sigaction(SIGINT, &sigint_before, nullptr);
+  if (!is_terminal_) return;
+  sigaction(SIGINT, &sigint_before, nullptr);
+  for (int& end : interrupt_pipe) ::close(std::exchange(end, -1));
 }
 
 bool ChatInput::interrupted() const { return chat_interrupted; }
@@ -57,13 +72,20 @@ std::optional<std::string> ChatInput::line() {
     if (std::optional<std::string> line = taken()) return line;
     if (ended_) return std::nullopt;
     char piece[4096];
-    const ssize_t count = ::read(STDIN_FILENO, piece, sizeof piece);
-    if (count < 0 && errno != EINTR) fail_io("cannot read from standard input: {}", std::strerror(errno));
-    if (chat_interrupted.exchange(false)) {
+    std::array<pollfd, 2> ready{{{STDIN_FILENO, POLLIN, 0}, {interrupt_pipe[0], POLLIN, 0}}};
+    if (::poll(ready.data(), ready.size(), -1) < 0 && errno != EINTR) fail_io("cannot wait for standard input: {}", std::strerror(errno));
+    if (ready[1].revents & POLLIN) {
+      while (::read(interrupt_pipe[0], piece, sizeof piece) > 0) {
+      }
+      if (!chat_interrupted.exchange(false)) continue;  // of an answer that was stopped
       buffer_.clear();
       write_note("\n(Ctrl-D or /exit ends)\n");
       ask();
+      continue;
     }
+    if (ready[0].revents == 0) continue;
+    const ssize_t count = ::read(STDIN_FILENO, piece, sizeof piece);
+    if (count < 0 && errno != EINTR) fail_io("cannot read from standard input: {}", std::strerror(errno));
     if (count == 0) ended_ = true;
     if (count > 0) buffer_.append(piece, static_cast<size_t>(count));
     if (buffer_.size() > static_cast<size_t>(kMaxTextBytes)) fail_user("a line of standard input is longer than {}", format_bytes(kMaxTextBytes));
