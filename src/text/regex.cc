@@ -12,7 +12,7 @@ namespace flexgen {
 namespace {
 
 std::string printable_pattern(const std::string& pattern) {
-  return pattern.size() <= 200 ? pattern : pattern.substr(0, 200) + "...";
+  return pattern.size() <= 200 ? pattern : fmt::format("{}...", std::string_view(pattern).substr(0, 200));
 }
 
 }  // namespace
