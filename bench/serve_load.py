@@ -6,6 +6,7 @@ Usage: serve_load.py FLEXGEN_BINARY [--model DIR] [--clients 500] [--requests 10
 
 import argparse
 import asyncio
+import collections
 import json
 import multiprocessing
 import os
@@ -121,11 +122,6 @@ async def load(args, port, counts, pid, memory):
     return time.monotonic() - begun
 
 
-class Counts(dict):
-    def __missing__(self, name):
-        return 0
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
@@ -141,7 +137,7 @@ def main():
         ends, times = multiprocessing.Event(), multiprocessing.Queue()
         prober = multiprocessing.Process(target=probe, args=(port, ends, times), daemon=True)
         prober.start()
-        counts, memory = Counts(), []
+        counts, memory = collections.Counter(), []
         took = asyncio.run(load(args, port, counts, server.pid, memory))
         ends.set()
         taken, errors = times.get(timeout=60)

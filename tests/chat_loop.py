@@ -15,8 +15,8 @@ import tempfile
 import termios
 import time
 
-from kill_resume import make_model
-from serve import ENGINE, TEMPLATE
+import serve
+from serve import ENGINE
 
 LIMIT_S = 120
 FLAGS = ["--max-tokens", "12", *ENGINE]
@@ -27,12 +27,9 @@ def check(condition, text):
         sys.exit(f"chat_loop.py: {text}")
 
 
-class Test:
+class Test(serve.Test):
     def __init__(self, binary, source, work):
-        self.binary, self.work, self.model = os.path.abspath(binary), work, os.path.join(work, "model")
-        make_model(source, self.model)
-        with open(os.path.join(self.model, "chat_template.jinja"), "w") as file:
-            file.write(TEMPLATE)
+        super().__init__(binary, source, work)
         path = os.path.join(self.model, "config.json")
         with open(path) as file:
             config = json.load(file)
@@ -127,8 +124,7 @@ class Terminal:
 
 
 def terminal(test):
-    engine = [*ENGINE, "--cpu-memory", "512MiB"]
-    engine = engine[:engine.index("--cpu-memory")] + engine[-2:]
+    engine = [*ENGINE, "--cpu-memory", "512MiB"]  # the last one counts
     talk = Terminal([test.binary, "chat", "-m", test.model, "--max-model-len", "32000", "--max-tokens", "30000", *engine])
     talk.read("> ")
     talk.type("\x03")

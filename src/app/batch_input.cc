@@ -28,8 +28,6 @@ RecordId repeated_id(const RecordId& id, int64_t repeat) {
   return shortened(hash.digest());
 }
 
-bool blank(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
-
 }  // namespace
 
 std::string line_name(int64_t number) { return fmt::format("line-{}", number); }
@@ -218,7 +216,7 @@ void BatchInput::read_file(const std::atomic<bool>& stop) {
     }
     // What is kept of a line that is too long still names it: its first bytes and its length.
     if (line_bytes > kMaxLineBytes) text = text.substr(0, static_cast<size_t>(kChunkBytes));
-    if (!blank(text) || line_bytes > kMaxLineBytes) take_line(text, number, line_start, line_bytes);
+    if (!is_blank(text) || line_bytes > kMaxLineBytes) take_line(text, number, line_start, line_bytes);
     line.clear();
     if (line.capacity() > static_cast<size_t>(kChunkBytes)) line = {};
     line_bytes = 0;

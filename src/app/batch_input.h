@@ -31,6 +31,8 @@ RecordId hash_of_name(std::string_view custom_id);
 
 /// "line-7": the custom_id of a line that brings none.
 std::string line_name(int64_t number);
+/// Whether a line holds nothing, so that it is passed over.
+inline bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
 /// What prompts share is known in multiples of so many tokens, of which pages of the KV cache are multiples.
 inline constexpr int64_t kSharedGrain = 16;

@@ -1,7 +1,6 @@
 // flexgen chat: a conversation in the terminal.
 
 #include <algorithm>
-#include <ctime>
 
 #include "app/chat_input.h"
 #include "app/chat_source.h"
@@ -9,6 +8,7 @@
 #include "app/evaluation.h"
 #include "app/hardware.h"
 #include "app/model_folder.h"
+#include "app/one_prompt.h"
 #include "app/team.h"
 #include "base/error.h"
 #include "base/report.h"
@@ -72,7 +72,7 @@ class Talk : public RequestSource, public CompletionSink {
  private:
   void begin() {
     messages_.clear();
-    if (!options_.system.empty()) messages_.push_back(jinja::make_dict({{"role", "system"}, {"content", options_.system}}));
+    if (!options_.system.empty()) messages_.push_back(chat_message("system", options_.system));
   }
   void clear() {
     begin();
@@ -80,7 +80,7 @@ class Talk : public RequestSource, public CompletionSink {
   }
   /// What cannot be answered is taken back, with the reason.
   void say(const std::string& line) {
-    messages_.push_back(jinja::make_dict({{"role", "user"}, {"content", line}}));
+    messages_.push_back(chat_message("user", line));
     try {
       request_ = request_of_messages();
     } catch (const Error& error) {
@@ -91,19 +91,14 @@ class Talk : public RequestSource, public CompletionSink {
     }
   }
   Request request_of_messages() {
-    Conversation conversation;
-    conversation.messages = jinja::make_list(messages_);
-    const std::string text = chat_.render(conversation, std::time(nullptr));
     form_ = {};
-    form_.thinks = chat_.thinks(conversation);
-    form_.begins_in_thought = form_.thinks && ends_in_thought(text);
+    const std::string text = chat_prompt(chat_, messages_, &form_);
     Request request;
     request.params = options_.params;
     request.prompt = tokenizer_.encode(text, false);
     const int64_t size = std::ssize(request.prompt);
     if (size == 0) fail_user("the chat template makes no text of this");
-    for (const int32_t id : request.prompt)
-      if (id >= vocab_size_) fail_user("the tokenizer gives the id {}, the model's vocabulary has {}", id, vocab_size_);
+    check_prompt_tokens(request.prompt, vocab_size_);
     // Nothing is dropped in silence: who wants to go on begins anew, or gives more room.
     if (size >= most_tokens_)
       fail_user("with this the conversation has {} tokens, and there is room for {} (--max-model-len), the answer included; nothing of it was sent. Say less, or begin a new one with /clear", size, most_tokens_);
@@ -144,8 +139,7 @@ int chat_command(const ChatOptions& options) {
   const int64_t most_tokens = options.max_model_len > 0 ? options.max_model_len : std::min(config.max_positions, kUsualConversation);
   if (most_tokens > config.max_positions) fail_user("--max-model-len {}: the model takes {} tokens", most_tokens, config.max_positions);
   if (most_tokens < 2) fail_user("--max-model-len {}: there is no room for a prompt and an answer", most_tokens);
-  for (const int32_t id : options.params.stop_token_ids)
-    if (id >= config.vocab_size) fail_user("--stop-token-id {}: the model has ids from 0 to {}", id, config.vocab_size - 1);
+  check_stop_token_ids(options.params.stop_token_ids, config.vocab_size);
   const int64_t answer = std::min(options.params.max_tokens, most_tokens - 1), said = most_tokens - answer;
   const int64_t page_tokens = CacheLayout::page_tokens(engine.model(), engine.kv_dtype());
   Workload workload;

@@ -12,8 +12,7 @@ class ChatDefinition : public CommandDefinition {
     SamplingParams& params = options_.params;
     params.max_tokens = 512;
     params.temperature = 0;
-    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
-    add_model_flags(*this, &engine_.flags.model);
+    add_model(*this, &options_.model, &engine_.flags.model);
     text("--system", options_.system, "what a conversation begins with", "TEXT");
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
     whole_within("--max-model-len", options_.max_model_len, 1, kManyTokens, "tokens of a conversation, all that was said and answered (default: what the model takes, up to 8192)");

@@ -28,6 +28,14 @@ void add_team_flags(CommandDefinition& command, TeamFlags* flags) {
   command.real("--rank-timeout", flags->rank_timeout_s, 1.0, 86400.0, "seconds after which a silent process is given up, and the job with it", "S")->capture_default_str();
 }
 
+void add_choice_flags(CommandDefinition& command, ChoiceParams* params) {
+  command.real("--temperature", params->temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
+  command.real("--top-p", params->top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
+  command.whole_within("--top-k", params->top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
+}
+
+void add_stop_flag(CommandDefinition& command, SamplingParams* params) { command.texts("--stop", params->stop, "end before this text (may be given several times)", "TEXT"); }
+
 /// "64" or "64:512".
 std::pair<int64_t, int64_t> length_range(const std::string& text, const char* flag) {
   std::pair<int64_t, int64_t> range{0, 0};
@@ -47,8 +55,7 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
 class RunBatchDefinition : public CommandDefinition {
  public:
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
-    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
-    add_model_flags(*this, &engine_.flags.model);
+    add_model(*this, &options_.model, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions and /v1/chat/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input", "IN.jsonl")->required();
     text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
     text("--error-output", options_.error_output, "at the end, put the records of lines that have no answer there, as OpenAI does (default: they stay among the answers)", "FILE");
@@ -85,8 +92,7 @@ class RunBatchDefinition : public CommandDefinition {
 class MapDefinition : public CommandDefinition {
  public:
   MapDefinition() : CommandDefinition("map", "answer a prompt for each row of a table; run it again after a stop, and it goes on") {
-    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
-    add_model_flags(*this, &engine_.flags.model);
+    add_model(*this, &options_.model, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "the table: .csv, .tsv or .jsonl (also .gz, .zst, UTF-16)", "TABLE")->required();
     text("-o,--output,--output-file", options_.output, "the same rows with the answers, written once all are there: .csv, .tsv or .jsonl; the job's files lie beside it", "TABLE");
     CLI::Option* file = text("-t,--template", options_.template_file, "the prompt of a row, in Jinja: {{ name }} is the row's column 'name', {{ row['a name'] }} any, {% for e in examples %} the examples", "FILE");
@@ -141,11 +147,9 @@ class MapDefinition : public CommandDefinition {
     params_.max_tokens = 128;
     params_.temperature = 0;
     whole_within("--max-tokens", params_.max_tokens, 1, kManyTokens, "tokens of an answer at most")->capture_default_str();
-    real("--temperature", params_.temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
-    real("--top-p", params_.top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
-    whole_within("--top-k", params_.top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
+    add_choice_flags(*this, &params_);
     whole("--seed", options_.seed, 0, "of the choice of examples, and of random numbers")->capture_default_str();
-    texts("--stop", params_.stop, "end before this text (may be given several times)", "TEXT");
+    add_stop_flag(*this, &params_);
     whole_within("--min-tokens", params_.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
   }
   void check_choices() const {
@@ -181,8 +185,7 @@ class GenerateDefinition : public CommandDefinition {
     SamplingParams& params = options_.params;
     params.max_tokens = 128;
     params.temperature = 0;
-    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
-    add_model_flags(*this, &engine_.flags.model);
+    add_model(*this, &options_.model, &engine_.flags.model);
     text("-p,--prompt,prompt", options_.prompt, "the text to continue; - reads it from stdin, but for a line end at its end", "TEXT")->required();
     flag("--stats", options_.stats, "say on stderr how it was planned, and what time it took");
     json(options_.json, options_.json_file, "the answer and the run's figures");
@@ -280,8 +283,7 @@ class BenchDefinition : public CommandDefinition {
 class EvalDefinition : public CommandDefinition {
  public:
   EvalDefinition() : CommandDefinition("eval", "the price of a policy in accuracy: perplexity of a text, or exact match of greedy answers") {
-    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
-    add_model_flags(*this, &engine_.flags.model);
+    add_model(*this, &options_.model, &engine_.flags.model);
     json(options_.json, options_.json_file, "the figures");
     begin_group("Perplexity of a text");
     CLI::Option* perplexity = text("--perplexity", options_.perplexity_file, "a UTF-8 text", "FILE");
@@ -390,17 +392,20 @@ class DoctorDefinition : public CommandDefinition {
 
 void add_sampling_flags(CommandDefinition& command, SamplingParams* params) {
   command.whole_within("--max-tokens", params->max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str();
-  command.real("--temperature", params->temperature, 0.0, 2.0, "0: always the likeliest token")->capture_default_str();
-  command.real("--top-p", params->top_p, 1e-9, 1.0, "from the likeliest tokens that make up this probability")->capture_default_str();
-  command.whole_within("--top-k", params->top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
+  add_choice_flags(command, params);
   command.whole("--seed", params->seed, 0, "of the random numbers")->capture_default_str();
-  command.texts("--stop", params->stop, "end before this text (may be given several times)", "TEXT");
+  add_stop_flag(command, params);
   command.wholes("--stop-token-id", params->stop_token_ids, 0, std::numeric_limits<int32_t>::max(), 0, "end at this token (may be given several times)", "ID");
 }
 
 void refuse_empty_stops(const std::vector<std::string>& stops) {
   for (const std::string& stop : stops)
     if (stop.empty()) fail_user("--stop is empty");
+}
+
+void add_model(CommandDefinition& command, std::string* model, ModelFlags* flags) {
+  command.text("-m,--model", *model, kModelHelp, "DIR|ID")->required();
+  add_model_flags(command, flags);
 }
 
 void add_model_flags(CommandDefinition& command, ModelFlags* flags) {

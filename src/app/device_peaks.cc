@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/units.h"
 #include "memory/arena.h"
 
@@ -19,12 +20,12 @@ double best_time_s(Lane& lane, const std::function<Work()>& work) {
   constexpr int kQueued = 4;
   double best_s = 1e9;
   lane.submit(work()).wait();
-  for (const auto start = Clock::now(); std::chrono::duration<double>(Clock::now() - start).count() < kTimeS;) {
+  for (const auto start = Clock::now(); seconds_since(start) < kTimeS;) {
     const auto begin = Clock::now();
     Event done;
     for (int i = 0; i < kQueued; ++i) done = lane.submit(work());
     done.wait();
-    best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - begin).count() / kQueued);
+    best_s = std::min(best_s, seconds_since(begin) / kQueued);
   }
   return best_s;
 }

@@ -13,6 +13,7 @@
 #include "app/measure_hardware.h"
 #include "backend/cuda_status.h"
 #include "backend/kernels.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
@@ -35,7 +36,7 @@ double pass(AsyncDisk& disk, const std::shared_ptr<File>& file, std::byte* memor
     disk.submit({file, write, at, memory + at % (8 * kTransfer), kTransfer, [done](std::exception_ptr error) { done.finish(error); }});
   }
   for (const Event& event : events) event.wait();
-  return static_cast<double>(kFileBytes) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return static_cast<double>(kFileBytes) / seconds_since(start);
 }
 
 }  // namespace

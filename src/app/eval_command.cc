@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "app/batch_input.h"
 #include "app/commands.h"
 #include "app/json_output.h"
 #include "app/evaluation.h"
@@ -135,7 +136,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
   std::string line;
   int64_t doubled_bos = 0;
   for (int64_t number = 1; std::getline(file, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (is_blank(line)) continue;
     if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
     const nlohmann::json json = parse_checked_json(line, 64, fmt::format("--task {} line {}", options.task_file, number), "this line", "correct it");
     auto bad = [&](const std::string& why) { fail_user("--task {} line {}: {}", options.task_file, number, why); };

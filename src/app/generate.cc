@@ -15,6 +15,7 @@
 #include "app/hardware.h"
 #include "app/json_output.h"
 #include "app/model_folder.h"
+#include "app/one_prompt.h"
 #include "app/plan_table.h"
 #include "app/progress.h"
 #include "app/special_tokens.h"
@@ -71,15 +72,9 @@ std::string prompt_of_stdin() {
 /// What the user says, as the model's template writes it out. `form`: how the answer is read.
 std::string conversation_text(const ChatTemplate& chat, const GenerateOptions& options, std::string said, AnswerForm* form) {
   std::vector<jinja::Value> messages;
-  const auto add = [&](const char* role, std::string content) { messages.push_back(jinja::make_dict({{"role", role}, {"content", std::move(content)}})); };
-  if (!options.system.empty()) add("system", options.system);
-  add("user", std::move(said));
-  Conversation conversation;
-  conversation.messages = jinja::make_list(std::move(messages));
-  std::string text = chat.render(conversation, std::time(nullptr));
-  form->thinks = chat.thinks(conversation);
-  form->begins_in_thought = form->thinks && ends_in_thought(text);
-  return text;
+  if (!options.system.empty()) messages.push_back(chat_message("system", options.system));
+  messages.push_back(chat_message("user", std::move(said)));
+  return chat_prompt(chat, std::move(messages), form);
 }
 
 std::string answer_json(const GenerateOptions& options, const AnswerForm& form, const Completion& completion, const RunReport& report) {
@@ -124,10 +119,8 @@ int generate_command(const GenerateOptions& options) {
   if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");
   auto prompt_size = static_cast<int64_t>(request.prompt.size());
   const ModelConfig& config = engine.model().config();
-  for (int32_t id : request.params.stop_token_ids)
-    if (id >= config.vocab_size) fail_user("--stop-token-id {}: the model has ids from 0 to {}", id, config.vocab_size - 1);
-  for (int32_t id : request.prompt)
-    if (id >= config.vocab_size) fail_user("the tokenizer gives the id {}, the model's vocabulary has {}", id, config.vocab_size);
+  check_stop_token_ids(request.params.stop_token_ids, config.vocab_size);
+  check_prompt_tokens(request.prompt, config.vocab_size);
   if (prompt_size + request.params.max_tokens > config.max_positions)
     fail_user("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", prompt_size,
               request.params.max_tokens, config.max_positions);

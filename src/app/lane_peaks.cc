@@ -5,6 +5,7 @@
 
 #include "app/job_memory.h"
 #include "backend/cpu/memory_read.h"
+#include "base/clock.h"
 #include "base/cores.h"
 #include "base/units.h"
 
@@ -12,8 +13,6 @@ namespace flexgen {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Seconds a call takes, the best of several tries.
 template <typename Call>

@@ -19,6 +19,7 @@
 #include "backend/cpu/memory_read.h"
 #include "app/machine_load.h"
 #include "backend/lane.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/thread.h"
 #include "base/units.h"
@@ -31,16 +32,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
 /// Seconds a call takes: the median of as many as fit the time, three at least.
 template <typename Call>
 double median_time_s(double time_s, Call call) {
   std::vector<double> times;
-  for (auto start = Clock::now(); times.size() < 3 || (since(start) < time_s && times.size() < 200);) {
+  for (auto start = Clock::now(); times.size() < 3 || (seconds_since(start) < time_s && times.size() < 200);) {
     auto begin = Clock::now();
     call();
-    times.push_back(since(begin));
+    times.push_back(seconds_since(begin));
   }
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
   return times[times.size() / 2];
@@ -53,8 +52,8 @@ double mean_time_s(double time_s, Call call) {
   const auto start = Clock::now();
   int64_t count = 0;
   do call(), ++count;
-  while (since(start) < time_s);
-  return since(start) / static_cast<double>(count);
+  while (seconds_since(start) < time_s);
+  return seconds_since(start) / static_cast<double>(count);
 }
 
 /// Where rounds of measuring disagreed, and by how much at worst.
@@ -230,11 +229,11 @@ class DiskLoad {
       }
     }
     lane_.drain();
-    return bytes / since(start);
+    return bytes / seconds_since(start);
   }
   double run_for(double time_s) {
     auto start = Clock::now();
-    return run([&] { return since(start) > time_s; });
+    return run([&] { return seconds_since(start) > time_s; });
   }
   /// Seconds of one small transfer among many.
   double small_s() {
@@ -248,7 +247,7 @@ class DiskLoad {
       work.transfers.push_back({files_.front(), write_, static_cast<int64_t>((random >> 33) % static_cast<uint64_t>(blocks)) * kBytes, memory_.data() + n * kBytes, kBytes, {}});
     }
     lane_.submit(std::move(work)).wait();
-    return since(start) / kCount;
+    return seconds_since(start) / kCount;
   }
   /// Seconds of a transfer that is alone, beside its bytes.
   double alone_s() {
@@ -296,8 +295,8 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     auto compute_rate = [&](double seconds) {
       int64_t count = 0;
       auto start = Clock::now();
-      for (; since(start) < seconds; ++count) visits.visit(64);
-      return static_cast<double>(count) / since(start);
+      for (; seconds_since(start) < seconds; ++count) visits.visit(64);
+      return static_cast<double>(count) / seconds_since(start);
     };
     const double compute_alone = compute_rate(time_s / 2);
     std::atomic<bool> stop{false};

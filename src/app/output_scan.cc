@@ -131,8 +131,6 @@ std::string other_format(std::string_view start) {
   return "";
 }
 
-bool blank_text(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
-
 }  // namespace
 
 void OutputScan::Lines::add(int64_t number, const std::string& why) {
@@ -155,7 +153,7 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
     const bool is_whole = source.front().size() < kFrontBytes, marked = number == 1 && source.front().starts_with("\xef\xbb\xbf");  // a byte order mark
     if (marked) source.skip(3);
     const std::string first(source.front().substr(0, 64));
-    const bool is_blank = is_whole && blank_text(source.front());
+    const bool blank = is_whole && is_blank(source.front());
     const auto read = read_record(source);
     lines.skip_rest();
     last_ended = lines.ended();
@@ -167,7 +165,7 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
       take(*record, place);
       continue;
     }
-    if (is_blank) continue;
+    if (blank) continue;
     const NoRecord& problem = std::get<NoRecord>(read);
     if (!last_ended && problem.kind == NoRecord::kTorn && begins_as_ours(first)) {
       scan.keep = start;

@@ -155,7 +155,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
       ++line_number;
       std::string_view text = line;
       if (line_number == 1 && text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
-      if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      if (is_blank(text)) continue;
       const auto read = read_record(text);
       if (const auto* problem = std::get_if<NoRecord>(&read))
         fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", line_number, part, problem->reason);

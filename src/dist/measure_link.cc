@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/clock.h"
 #include "dist/message.h"
 
 namespace flexgen {
@@ -38,7 +39,7 @@ double ask(Port& port, int peer, size_t bytes) {
     const Event sent = port.send(peer, Channel::kHidden, message);
     arrived.wait();
     sent.wait();
-    const double time_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double time_s = seconds_since(begin);
     if (counted) times.push_back(time_s), sum_s += time_s;
     const bool enough = times.size() == kMostMessages || (times.size() >= kFewestMessages && (bytes > kShortBytes || sum_s > kLongest_s));
     const std::vector<std::byte> more(1, std::byte{!enough});

@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
@@ -21,10 +22,6 @@
 
 namespace flexgen {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 /// Device memory left to the driver, libraries and displays where no budget was given: a twentieth, and at least this.
 constexpr int64_t kDeviceMarginBytes = 512 * kMiB;

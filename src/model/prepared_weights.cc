@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/thread.h"
 #include "base/log.h"
@@ -259,7 +260,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
     sums.push_back(form.summed);
     stamps.push_back(FileStamp::of(files.open(part.path, FileMode::kRead)->descriptor(), part.path));
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = seconds_since(start);
   if (made > 0)
     spdlog::info("made {} of {} of the checkpoint in {:.1f} s ({:.2f} GB/s); they are kept in {}",
                  options.dtype ? fmt::format("{} weights", dtype_name(*options.dtype)) : "weights that are not transposed", format_bytes(made), seconds,

@@ -18,17 +18,11 @@ uint32_t value_of(uint32_t unit) { return unit & 0x7fffffffu; }
 uint32_t label_of(uint32_t unit) { return unit & 0x800000ffu; }
 uint32_t offset_of(uint32_t unit) { return (unit >> 10) << ((unit & 0x200u) >> 6); }
 
-utf8proc_int32_t charsmap_character(std::string_view text, size_t at) {
-  utf8proc_int32_t c = 0;
-  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &c);
-  return c;
-}
-
 /// Where the cluster of characters that a reader takes for one ends (UAX #29).
 size_t end_of_cluster(std::string_view text, size_t at) {
   utf8proc_int32_t state = 0;
   for (size_t next = at + utf8_length(text, at); next < text.size(); next += utf8_length(text, next)) {
-    if (utf8proc_grapheme_break_stateful(charsmap_character(text, at), charsmap_character(text, next), &state)) return next;
+    if (utf8proc_grapheme_break_stateful(character_at(text, at), character_at(text, next), &state)) return next;
     at = next;
   }
   return text.size();

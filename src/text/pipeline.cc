@@ -455,21 +455,23 @@ void check_chain_limits(const Json& json, const char* kind, const std::string& s
   }
 }
 
+bool any_step(const Json& chain, const char* list, const std::function<bool(const Json& step)>& is_meant) {
+  std::vector<const Json*> open{&chain};
+  while (!open.empty()) {
+    const Json& step = *open.back();
+    open.pop_back();
+    if (!step.is_object()) continue;
+    if (is_meant(step)) return true;
+    if (step.contains(list) && step[list].is_array())
+      for (const Json& part : step[list]) open.push_back(&part);
+  }
+  return false;
+}
+
 void refuse_dropped_start(const Json& normalizer, const Json& pre_tokenizer, const std::string& source) {
-  const auto any_step = [](const Json& chain, const char* list, const auto& is_meant) {
-    std::vector<const Json*> open{&chain};
-    while (!open.empty()) {
-      const Json& step = *open.back();
-      open.pop_back();
-      if (!step.is_object()) continue;
-      if (is_meant(step, step.value("type", Json()))) return true;
-      if (step.contains(list) && step[list].is_array())
-        for (const Json& part : step[list]) open.push_back(&part);
-    }
-    return false;
-  };
-  if (!any_step(pre_tokenizer, "pretokenizers", [](const Json& step, const Json& type) { return type == "Metaspace" && step.value("prepend_scheme", Json()) == "first"; })) return;
-  if (any_step(normalizer, "normalizers", [](const Json& step, const Json& type) {
+  if (!any_step(pre_tokenizer, "pretokenizers", [](const Json& step) { return step.value("type", Json()) == "Metaspace" && step.value("prepend_scheme", Json()) == "first"; })) return;
+  if (any_step(normalizer, "normalizers", [](const Json& step) {
+        const Json type = step.value("type", Json());
         return type == "Precompiled" || (type == "Strip" && step.value("strip_left", Json()) != false) || (type == "Replace" && step.value("content", Json()) == "");
       }))
     fail_user("{}: Metaspace with prepend_scheme 'first' puts no mark before a text whose start the normalizer (Strip, Precompiled, Replace by nothing) has dropped, which flexgen does not follow; "

@@ -40,6 +40,9 @@ PreTokenizer make_pre_tokenizer(const nlohmann::json& json, const std::string& s
 /// The parts it returns are joined to the text. A null json joins the tokens with spaces.
 Decoder make_decoder(const nlohmann::json& json, const std::string& source);
 
+/// Whether a step is_meant: `chain` itself or, where it is a sequence, one of its `list` ("normalizers", "pretokenizers", "decoders"), however deep.
+bool any_step(const nlohmann::json& chain, const char* list, const std::function<bool(const nlohmann::json& step)>& is_meant);
+
 /// Refuses the one pair of them that would give other tokens than PyPI tokenizers.
 void refuse_dropped_start(const nlohmann::json& normalizer, const nlohmann::json& pre_tokenizer, const std::string& source);
 

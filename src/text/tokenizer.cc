@@ -130,12 +130,8 @@ class JsonTokenizer : public Tokenizer {
   }
 
  private:
-  /// Of a decoder that was made, so that its nesting is bounded.
-  static bool has_decoder_step(const Json& json, std::string_view type) {
-    if (!json.is_object()) return false;
-    if (json.value("type", "") == type) return true;
-    const auto steps = json.find("decoders");
-    return steps != json.end() && std::any_of(steps->begin(), steps->end(), [&](const Json& step) { return has_decoder_step(step, type); });
+  static bool has_decoder_step(const Json& decoder, std::string_view type) {
+    return any_step(decoder, "decoders", [&](const Json& step) { return step.value("type", Json()) == type; });
   }
 
   /// Each id's text has a place in memory, so ids may not be far apart.

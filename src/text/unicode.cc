@@ -90,9 +90,14 @@ void append_utf8(std::string& out, uint32_t codepoint) {
   out.append(reinterpret_cast<char*>(bytes), static_cast<size_t>(n));
 }
 
-bool is_space(std::string_view text, size_t at) {
+int32_t character_at(std::string_view text, size_t at) {
   utf8proc_int32_t c = 0;
   utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &c);
+  return c;
+}
+
+bool is_space(std::string_view text, size_t at) {
+  const int32_t c = character_at(text, at);
   return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
          c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
@@ -107,10 +112,8 @@ std::string lower_case(std::string_view text) {
                               {0xa7dc, 0xa7dc, 0x19b - 0xa7dc}, {0x10d50, 0x10d65, 0x20}, {0x16ea0, 0x16eb8, 0x1b}};
   std::string out;
   out.reserve(text.size());
-  for (size_t at = 0; at < text.size();) {
-    utf8proc_int32_t c = 0;
-    at += static_cast<size_t>(std::max<utf8proc_ssize_t>(
-        1, utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &c)));
+  for (size_t at = 0; at < text.size(); at += std::max<size_t>(1, utf8_length(text, at))) {
+    const int32_t c = character_at(text, at);
     const auto* newer = std::find_if(std::begin(kNewer), std::end(kNewer), [&](const Capitals& range) { return c >= range.first && c <= range.last; });
     if (c == kCapitalIWithDot) out += "i\u0307";
     else append_utf8(out, static_cast<uint32_t>(newer == std::end(kNewer) ? utf8proc_tolower(c) : c + newer->distance));

@@ -18,6 +18,8 @@ inline bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0x
 /// Of valid UTF-8.
 int64_t count_characters(std::string_view text);
 void append_utf8(std::string& out, uint32_t codepoint);
+/// The code point at text[at]. `text` is valid UTF-8.
+int32_t character_at(std::string_view text, size_t at);
 /// Whether the character at text[at] has Unicode's property White_Space. `text` is valid UTF-8.
 bool is_space(std::string_view text, size_t at);
 /// Each character as its lower case, by itself: no rule looks at its neighbours. `text` is valid UTF-8.

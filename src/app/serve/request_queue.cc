@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "app/serve/api_error.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 namespace flexgen {
@@ -44,7 +45,7 @@ RunReport RequestQueue::lend(RequestSource& source, CompletionSink& sink, const 
   batch_ = nullptr;
   if (batch.error) std::rethrow_exception(batch.error);
   batch.report.stopped = !batch.exhausted || batch.under_way > 0;
-  batch.report.elapsed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  batch.report.elapsed_s = seconds_since(start);
   return batch.report;
 }
 

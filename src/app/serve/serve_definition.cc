@@ -11,8 +11,7 @@ namespace {
 class ServeDefinition : public CommandDefinition {
  public:
   ServeDefinition() : CommandDefinition("serve", "answer calls of OpenAI's API over HTTP") {
-    text("-m,--model", options_.model, kModelHelp, "DIR|ID")->required();
-    add_model_flags(*this, &engine_.flags.model);
+    add_model(*this, &options_.model, &engine_.flags.model);
     text("--served-model-name", options_.served_model_name, "the name that calls and answers give the model (default: the directory's name)", "NAME");
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
     begin_group("Network");

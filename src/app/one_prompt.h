@@ -1,0 +1,24 @@
+#pragma once
+// What commands that answer one prompt at a time (generate, chat) share. Pure functions, but for the clock.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "text/chat_answer.h"
+#include "text/chat_template.h"
+#include "text/jinja/value.h"
+
+namespace flexgen {
+
+jinja::Value chat_message(const char* role, std::string content);
+/// A conversation as the template writes it out now. `form`: how its answer is read. Throws Error{user} where the template refuses it.
+std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, AnswerForm* form);
+
+/// Throws Error{user} for a prompt's token that the model has not.
+void check_prompt_tokens(std::span<const int32_t> tokens, int64_t vocab_size);
+/// The same for what --stop-token-id says.
+void check_stop_token_ids(std::span<const int32_t> ids, int64_t vocab_size);
+
+}  // namespace flexgen
