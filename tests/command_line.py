@@ -67,6 +67,16 @@ class Test:
         if self.generate("-", stdin=PROMPT + "\n\n")[0] == answer:
             fail("all line ends are dropped, not the last alone")
 
+    def planning(self):
+        plan = ["plan", "--model", self.model, *self.few, "--json"]
+        with open(self.input) as file:
+            job = file.read()
+        of_file = json.loads(self.good(*plan, "-i", self.input)[0])
+        piped = json.loads(self.good(*plan, "-i", "-", stdin=job)[0])
+        same(piped["job"], of_file["job"], "the job of a plan from standard input")
+        if self.run(*plan, "-i", "-", stdin="")[0] == 0:
+            fail("a plan of an empty standard input")
+
     def streaming(self):
         # Each write is a packet of its own.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -166,7 +176,7 @@ class Test:
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_command_line_") as work:
         test = Test(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (test.prompts, test.streaming, test.statistics, test.levels, test.summaries, test.config, test.errors):
+        for part in (test.prompts, test.planning, test.streaming, test.statistics, test.levels, test.summaries, test.config, test.errors):
             part()
             print(f"{part.__name__}: right", flush=True)
 

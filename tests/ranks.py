@@ -58,6 +58,7 @@ class Test:
                     request["body"].update(n=2, logprobs=1)
                 out.write("no json\n" if number % 25 == 7 else json.dumps(request) + "\n")
         self.slowest_end_s = 0
+        self.launcher_hangs = 0
 
     def command(self, ranks, output, flags):
         launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
@@ -140,10 +141,18 @@ class Test:
         try:
             code = process.wait(bound_s)
         except subprocess.TimeoutExpired:
+            running = [pid for pid in pids.values() if is_running(pid)]
             for pid in pids.values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            fail(f"{ranks} ranks ({flags}): not over {bound_s} s after rank {victim} got {how.name}; they said:\n{self.log()}")
+            process.kill()
+            code = process.wait()
+            # Ranks that died in MPI_Init leave PMIx 4.2 an object that it frees twice; now and then mpirun then waits for ever in PMIx_server_finalize().
+            if not running:
+                self.launcher_hangs += 1
+                print(f"  the ranks ended, mpirun did not ({self.launcher_hangs} so far)", flush=True)
+            else:
+                fail(f"{ranks} ranks ({flags}): not over {bound_s} s after rank {victim} got {how.name}; they said:\n{self.log()}")
         # mpirun may be over before the last rank is: ranks give rank 0 two seconds to say what is wrong before they end the job themselves.
         left, gone_by = list(pids.values()), time.monotonic() + 10
         while left and time.monotonic() < gone_by:
@@ -167,6 +176,14 @@ class Test:
             fail(f"resumed by {next_ranks} ranks after {how.name} of rank {victim} of {ranks}, other answers came out")
         print(f"  {how.name} of rank {victim} of {ranks} {'at the start' if at_start else ''} after {len(kept)} answers, over in {time.monotonic() - begin:.1f} s with {next_ranks} ranks resumed", flush=True)
         return True
+
+
+def is_running(pid):
+    """Not when it has ended and nobody has asked how."""
+    try:
+        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
 
 
 def main():
@@ -194,6 +211,8 @@ def main():
             tries += 1
             if tries > 5 * arguments.kills + 5:
                 fail("too few kills hit a job half-way; is it too fast? Give it more --lines")
+        if test.launcher_hangs > 1 + killed // 10:
+            fail(f"mpirun did not end after {test.launcher_hangs} of {killed}: that is more than a rare fault of its own")
         print(f"ranks: {killed} killed or stopped, the slowest job ended {test.slowest_end_s:.1f} s later; all resumed to the same answers; {time.monotonic() - begin:.0f} s in all")
 
 

@@ -318,7 +318,7 @@ class PlanDefinition : public CommandDefinition {
   PlanDefinition() : CommandDefinition("plan", "say how a job would be done, how long it takes and what would help, without doing it") {
     text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|ID|SHAPE")->required();
     add_model_flags(*this, &engine_.flags.model);
-    text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch", "IN.jsonl");
+    text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch; - reads stdin", "IN.jsonl");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
     text("--prompt-len", prompt_len_, "or its lengths: tokens of a prompt, 512 or 64:512", "A[:B]")->capture_default_str();

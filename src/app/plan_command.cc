@@ -1,7 +1,13 @@
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "app/batch_input.h"
 #include "app/batch_model.h"
@@ -17,6 +23,7 @@
 #include "base/report.h"
 #include "base/units.h"
 #include "io/whole_file.h"
+#include "io/write_all.h"
 #include "model/prepared_weights.h"
 
 namespace flexgen {
@@ -29,6 +36,28 @@ std::unique_ptr<Model> planned_model(const PlanOptions& options) {
 }
 
 constexpr int64_t kTextBytesPerToken = 4;  // English text; other languages and code take more tokens
+
+/// Standard input as a file without a name, since planning reads it more than once.
+class PipedInput {
+ public:
+  PipedInput() : file_(std::tmpfile()) {
+    if (!file_) fail_io("cannot keep standard input in a temporary file: {}", std::strerror(errno));
+    std::vector<char> piece(1 << 20);
+    for (ssize_t n; (n = ::read(STDIN_FILENO, piece.data(), piece.size())) != 0;) {
+      if (n < 0 && errno != EINTR) fail_user("cannot read the job from standard input: {}", std::strerror(errno));
+      const int error = n > 0 ? write_all(fileno(file_), {piece.data(), static_cast<size_t>(n)}) : 0;
+      if (error != 0) fail_io("cannot keep standard input in a temporary file: {}; TMPDIR names the directory for those", std::strerror(error));
+    }
+  }
+  ~PipedInput() { std::fclose(file_); }
+  PipedInput(const PipedInput&) = delete;
+  PipedInput& operator=(const PipedInput&) = delete;
+
+  std::string path() const { return fmt::format("/proc/self/fd/{}", fileno(file_)); }
+
+ private:
+  std::FILE* file_;
+};
 
 /// What the job is; `notes` gets what was estimated or left out.
 Workload planned_job(const PlanOptions& options, const Model& model, std::vector<std::string>& notes) {
@@ -45,7 +74,9 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   const std::atomic<bool> never{false};
   const ModelLimits limits = is_checkpoint ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
                                            : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, kTextBytesPerToken};
-  const BatchInput input = BatchInput::scan(options.input, limits, never);
+  std::optional<PipedInput> piped;
+  if (options.input == "-") piped.emplace();
+  const BatchInput input = BatchInput::scan(piped ? piped->path() : options.input, limits, never);
   workload = workload_of_input(input, options.engine.shares_prefixes(), expected, kSharedGrain);
   int64_t bad = 0;
   std::string why;
