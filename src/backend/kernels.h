@@ -173,7 +173,7 @@ struct CpuKernelOptions {
   DType compute_dtype = DType::kBF16;    ///< kBF16 needs cpu_has_bf16(); kF32 else
   bool int8_products = false;            ///< see Kernels::linear
 };
-/// oneDNN for matmul, Highway for the rest. Throws Error{user} if the compute dtype is not to be had.
+/// oneDNN for products in bf16, Highway for the rest. Throws Error{user} if the compute dtype is not to be had.
 std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options);
 /// Whether this machine multiplies bf16 natively (AVX512-BF16 or AMX).
 bool cpu_has_bf16();

@@ -1,4 +1,4 @@
-// The cpu backend: oneDNN for products, Highway for the rest, a WorkerTeam for threads.
+// The cpu backend: oneDNN for products in bf16, Highway for the rest, a WorkerTeam for threads.
 
 #include <hwy/aligned_allocator.h>
 
@@ -11,6 +11,7 @@
 #include "backend/cpu/attention_kernel.h"
 #include "backend/cpu/attention_sparse.h"
 #include "backend/cpu/linear.h"
+#include "backend/cpu/linear_float.h"
 #include "backend/cpu/linear_int8.h"
 #include "backend/cpu/vector_rows.h"
 #include "backend/cpu/worker_team.h"
@@ -29,7 +30,9 @@ constexpr int64_t kElementsPerUnit = 16384;
 class CpuKernels : public Kernels {
  public:
   CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
-      : act_dtype_(compute_dtype), team_(num_threads), linear_(compute_dtype, team_), sparse_(static_cast<size_t>(num_threads)) {
+      : act_dtype_(compute_dtype), team_(num_threads), sparse_(static_cast<size_t>(num_threads)) {
+    if (compute_dtype == DType::kF32) linear_float_ = std::make_unique<LinearFloat>(team_);
+    else linear_ = std::make_unique<Linear>(compute_dtype, team_);
     if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(team_);
   }
 
@@ -91,7 +94,8 @@ class CpuKernels : public Kernels {
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
               const WeightView& bias, bool accumulate, float* y) override {
     if (linear_int8_ && is_quantized(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
-    linear_.run(x, num_rows, weight, bias, accumulate, y);
+    if (linear_float_) linear_float_->run(reinterpret_cast<const float*>(x), num_rows, weight, bias, accumulate, y);
+    else linear_->run(x, num_rows, weight, bias, accumulate, y);
   }
 
   void activate(const float* x, int64_t count, Activation activation, std::byte* out) override {
@@ -249,8 +253,9 @@ class CpuKernels : public Kernels {
 
   DType act_dtype_;
   WorkerTeam team_;
-  Linear linear_;
-  std::unique_ptr<LinearInt8> linear_int8_;  ///< null: quantized weights are unpacked for linear_
+  std::unique_ptr<LinearFloat> linear_float_;  ///< of fp32
+  std::unique_ptr<Linear> linear_;             ///< of bf16
+  std::unique_ptr<LinearInt8> linear_int8_;    ///< null: quantized weights are unpacked for the others
   std::vector<float> weight_, bias_, cosine_, sine_;
   AttentionPlan attention_plan_;
   std::vector<AttentionSparse> sparse_;  ///< a worker

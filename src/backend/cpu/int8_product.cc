@@ -14,6 +14,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include "backend/cpu/simd_inl.h"
+#include "backend/cpu/transpose_inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -155,32 +156,6 @@ constexpr int kRowsAtOnce = 6;
 #else
 constexpr int kRowsAtOnce = 8;
 #endif
-
-using Eight = hn::FixedTag<uint32_t, 8>;
-using EightVector = hn::Vec<Eight>;
-
-HWY_INLINE EightVector words_at(const uint8_t* p) { return hn::BitCast(Eight(), hn::LoadU(hn::Repartition<uint8_t, Eight>(), p)); }
-
-/// v[i] had 8 words of row i; afterwards it has word i of 8 rows.
-HWY_INLINE void transpose(EightVector (&v)[8]) {
-  const Eight d;
-  const hn::Repartition<uint64_t, Eight> d64;
-  EightVector t[8];
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {  // each 128 bits by themselves
-    const auto a = hn::BitCast(d64, hn::InterleaveLower(d, v[i], v[i + 1])), b = hn::BitCast(d64, hn::InterleaveLower(d, v[i + 2], v[i + 3]));
-    const auto c = hn::BitCast(d64, hn::InterleaveUpper(d, v[i], v[i + 1])), e = hn::BitCast(d64, hn::InterleaveUpper(d, v[i + 2], v[i + 3]));
-    t[i] = hn::BitCast(d, hn::InterleaveLower(d64, a, b));
-    t[i + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, a, b));
-    t[i + 2] = hn::BitCast(d, hn::InterleaveLower(d64, c, e));
-    t[i + 3] = hn::BitCast(d, hn::InterleaveUpper(d64, c, e));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = hn::ConcatLowerLower(d, t[4 + i], t[i]);
-    v[4 + i] = hn::ConcatUpperUpper(d, t[4 + i], t[i]);
-  }
-}
 
 /// Eight rows' codes of one group; to = their place in the tile's group.
 template <bool kFourBits>

@@ -163,29 +163,13 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
                 static_cast<size_t>(size_bytes(dtype_, last.num_rows * cols)));
   }
 
-  tiles_.clear();
-  bool needs_copy = weight.dtype != dtype_;
-  int64_t first_row = 0;
-  for (const WeightPiece& piece : weight.pieces) {
-    for (int64_t row = 0; row < piece.rows; row += kTileRows) {
-      int64_t count = std::min(kTileRows, piece.rows - row);
-      needs_copy |= count < kTileRows;
-      tiles_.push_back({piece.data + row * row_bytes(weight.dtype, cols), first_row + row, count});
-    }
-    first_row += piece.rows;
-  }
-  FLEXGEN_CHECK(first_row == weight.rows, "pieces hold {} rows of {}", first_row, weight.rows);
+  const bool has_short = cut_tiles(weight, kTileRows, &tiles_), needs_copy = weight.dtype != dtype_ || has_short;
   if (needs_copy)
     for (WorkerScratch& scratch : scratch_)
       if (auto size = static_cast<size_t>(size_bytes(dtype_, kTileRows * cols));
           scratch.weight.size() < size)
         scratch.weight.resize(size);
-  const float* bias_data = nullptr;
-  if (!bias.empty()) {
-    bias_.resize(static_cast<size_t>(weight.rows));
-    vector_rows::convert(bias.data(), bias.dtype, weight.rows, DType::kF32, bias_.data());
-    bias_data = bias_.data();
-  }
+  const float* bias_data = bias_floats(bias, weight.rows, &bias_);
 
   // A tile goes through all panels while its rows of W are in the near cache; where that leaves
   // workers idle, the panels are dealt out as well.
@@ -194,17 +178,11 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
   const int64_t groups = std::clamp<int64_t>(4 * team_.size() / num_tiles, 1, num_panels);
   const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
   team_.run(team_.workers_for(flops), num_tiles * groups, [&](int64_t unit, int worker) {
-    const Tile& tile = tiles_[static_cast<size_t>(unit / groups)];
+    const LinearTile& tile = tiles_[static_cast<size_t>(unit / groups)];
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;
     if (weight.dtype != dtype_ || tile.num_rows < kTileRows) {
-      if (is_quantized(weight.dtype)) {
-        for (int64_t row = 0; row < tile.num_rows; ++row)
-          vector_rows::convert(tile.data + row * row_bytes(weight.dtype, cols), weight.dtype, cols, dtype_,
-                               scratch.weight.data() + size_bytes(dtype_, row * cols));
-      } else {
-        vector_rows::convert(tile.data, weight.dtype, tile.num_rows * cols, dtype_, scratch.weight.data());
-      }
+      convert_tile(tile, weight.dtype, cols, dtype_, scratch.weight.data());
       std::fill(scratch.weight.data() + size_bytes(dtype_, tile.num_rows * cols),
                 scratch.weight.data() + size_bytes(dtype_, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/cpu/linear_tiles.h"
 #include "backend/cpu/worker_team.h"
 #include "backend/kernels.h"
 
@@ -43,11 +44,6 @@ class Linear {
   struct Panel {
     int64_t first_row, size, num_rows;  ///< num_rows <= size of them are real
   };
-  /// Rows of W that make one tile; fewer than kTileRows at the end of a piece.
-  struct Tile {
-    const std::byte* data;
-    int64_t first_row, num_rows;
-  };
   struct WorkerScratch {
     std::vector<float> product;     ///< [kMaxPanel, kTileRows]
     std::vector<std::byte> weight;  ///< [kTileRows, K] in the compute dtype
@@ -69,7 +65,7 @@ class Linear {
   std::map<std::pair<int64_t, int64_t>, bool> agrees_;                        ///< by panel, K
   std::vector<WorkerScratch> scratch_;
   std::vector<std::byte> last_panel_;
-  std::vector<Tile> tiles_;
+  std::vector<LinearTile> tiles_;
   std::vector<float> bias_;
 };
 

@@ -16,20 +16,8 @@ LinearInt8::LinearInt8(WorkerTeam& team) : team_(team), workers_(hwy::MakeUnique
 void LinearInt8::run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   FLEXGEN_CHECK(is_quantized(weight.dtype));
   if (num_rows == 0 || weight.rows == 0) return;
-  tiles_.clear();
-  int64_t first_row = 0;
-  for (const WeightPiece& piece : weight.pieces) {
-    for (int64_t row = 0; row < piece.rows; row += kTileRows)
-      tiles_.push_back({piece.data + row * row_bytes(weight.dtype, weight.cols), first_row + row, std::min(kTileRows, piece.rows - row)});
-    first_row += piece.rows;
-  }
-  FLEXGEN_CHECK(first_row == weight.rows, "pieces hold {} rows of {}", first_row, weight.rows);
-  const float* bias_data = nullptr;
-  if (!bias.empty()) {
-    bias_.resize(static_cast<size_t>(weight.rows));
-    vector_rows::convert(bias.data(), bias.dtype, weight.rows, DType::kF32, bias_.data());
-    bias_data = bias_.data();
-  }
+  cut_tiles(weight, kTileRows, &tiles_);
+  const float* bias_data = bias_floats(bias, weight.rows, &bias_);
   for (int64_t row = 0; row < num_rows; row += kMaxPanel)
     run_panel(x + size_bytes(x_dtype, row * weight.cols), x_dtype, std::min(kMaxPanel, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
 }
@@ -62,8 +50,8 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
     if (rows <= 0) return;
     Worker& mine = workers_[static_cast<size_t>(worker)];
     for (int64_t t = first_tile; t < end_tile; ++t) {
-      const Tile& tile = tiles_[static_cast<size_t>(t)];
-      const Tile* next = t + 1 < end_tile ? &tiles_[static_cast<size_t>(t + 1)] : nullptr;
+      const LinearTile& tile = tiles_[static_cast<size_t>(t)];
+      const LinearTile* next = t + 1 < end_tile ? &tiles_[static_cast<size_t>(t + 1)] : nullptr;
       const int64_t next_bytes = next == nullptr ? 0 : next->num_rows * row_bytes(weight.dtype, cols), share = ceil_div(next_bytes * kChunkGroups, num_groups);
       for (int64_t group = 0; group < num_groups; group += kChunkGroups) {
         const int64_t count = std::min(kChunkGroups, num_groups - group), at = std::min(next_bytes, group / kChunkGroups * share);

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "backend/cpu/int8_product.h"
+#include "backend/cpu/linear_tiles.h"
 #include "backend/cpu/worker_team.h"
-#include "tensor/weight_view.h"
 
 namespace flexgen {
 
@@ -23,11 +23,6 @@ class LinearInt8 {
  private:
   static constexpr int64_t kMaxPanel = 256;  ///< rows of x at a time: bounds what their codes take
 
-  /// Rows of W that make one tile; fewer than a whole one at the end of a piece.
-  struct Tile {
-    const std::byte* data;
-    int64_t first_row, num_rows;
-  };
   struct Worker {
     int8_product::PackedTile tile;
     alignas(64) float product[kMaxPanel * int8_product::kTileRows];
@@ -39,7 +34,7 @@ class LinearInt8 {
   hwy::AlignedUniquePtr<Worker[]> workers_;
   hwy::AlignedFreeUniquePtr<int8_t[]> codes_;  ///< a group is a cache line
   std::vector<float> scales_, offsets_, bias_;
-  std::vector<Tile> tiles_;
+  std::vector<LinearTile> tiles_;
 };
 
 }  // namespace flexgen

@@ -1,0 +1,50 @@
+#pragma once
+// What the products of the cpu backend have in common: a weight cut into tiles of rows, a bias as floats.
+
+#include <algorithm>
+#include <vector>
+
+#include "backend/cpu/vector_rows.h"
+#include "base/error.h"
+#include "tensor/weight_view.h"
+
+namespace flexgen {
+
+/// Rows of W that go through the product together; fewer than a whole tile's at the end of a piece.
+struct LinearTile {
+  const std::byte* data;
+  int64_t first_row, num_rows;
+};
+
+/// `tiles` becomes those of the weight, of `tile_rows` each. Returns whether one has fewer.
+inline bool cut_tiles(const WeightView& weight, int64_t tile_rows, std::vector<LinearTile>* tiles) {
+  tiles->clear();
+  bool has_short = false;
+  int64_t first_row = 0;
+  for (const WeightPiece& piece : weight.pieces) {
+    for (int64_t row = 0; row < piece.rows; row += tile_rows) {
+      const int64_t count = std::min(tile_rows, piece.rows - row);
+      has_short |= count < tile_rows;
+      tiles->push_back({piece.data + row * row_bytes(weight.dtype, weight.cols), first_row + row, count});
+    }
+    first_row += piece.rows;
+  }
+  FLEXGEN_CHECK(first_row == weight.rows, "pieces hold {} rows of {}", first_row, weight.rows);
+  return has_short;
+}
+
+/// The bias [rows] in `floats`; null if it is empty.
+inline const float* bias_floats(const WeightView& bias, int64_t rows, std::vector<float>* floats) {
+  if (bias.empty()) return nullptr;
+  floats->resize(static_cast<size_t>(rows));
+  vector_rows::convert(bias.data(), bias.dtype, rows, DType::kF32, floats->data());
+  return floats->data();
+}
+
+/// The rows of a tile as elements of `to`, an unquantized type, one after the other.
+inline void convert_tile(const LinearTile& tile, DType from, int64_t cols, DType to, std::byte* out) {
+  if (!is_quantized(from)) return static_cast<void>(vector_rows::convert(tile.data, from, tile.num_rows * cols, to, out));
+  for (int64_t row = 0; row < tile.num_rows; ++row) vector_rows::convert(tile.data + row * row_bytes(from, cols), from, cols, to, out + size_bytes(to, row * cols));
+}
+
+}  // namespace flexgen
