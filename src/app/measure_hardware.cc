@@ -139,9 +139,10 @@ class BlockVisits {
 };
 
 MatmulRates measure_matmul(Kernels& kernels, int64_t width, DType compute, DType weights, bool quick, Doubt& doubt) {
-  // Products are made in panels of rows (of 16, then of 32 and more), so that the time has steps.
-  std::vector<int64_t> sizes{1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
-  if (quick) sizes = {1, 16, 17, 32, 48, 64, 128, 256};
+  // Few rows wait for the weights, many for the cores. In bf16 they go in panels of rows (of 16, then of 32 and more), so that the time has steps.
+  std::vector<int64_t> sizes{1, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512};
+  if (compute == DType::kBF16) sizes = {1, 16, 17, 32, 48, 64, 96, 128, 192, 256, 512};
+  if (quick) std::erase_if(sizes, [](int64_t rows) { return rows == 96 || rows == 192 || rows == 512; });
   BlockVisits visits(kernels, width, weights, compute == DType::kInt8 ? DType::kF32 : compute, sizes.back());
   MatmulRates rates{compute, weights, {}, static_cast<double>(width)};
   visits.visit(16);  // generates code, wakes the team
