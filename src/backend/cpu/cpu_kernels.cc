@@ -11,8 +11,8 @@
 #include "backend/cpu/attention_kernel.h"
 #include "backend/cpu/attention_sparse.h"
 #include "backend/cpu/linear.h"
-#include "backend/cpu/linear_float.h"
 #include "backend/cpu/linear_int8.h"
+#include "backend/cpu/linear_packed.h"
 #include "backend/cpu/vector_rows.h"
 #include "backend/cpu/worker_team.h"
 #include "backend/hadamard.h"
@@ -31,7 +31,7 @@ class CpuKernels : public Kernels {
  public:
   CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
       : act_dtype_(compute_dtype), team_(num_threads), sparse_(static_cast<size_t>(num_threads)) {
-    if (compute_dtype == DType::kF32) linear_float_ = std::make_unique<LinearFloat>(team_);
+    if (compute_dtype == DType::kF32) linear_float_ = std::make_unique<LinearPacked<FloatRows>>(team_);
     else linear_ = std::make_unique<Linear>(compute_dtype, team_);
     if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(team_);
   }
@@ -94,7 +94,7 @@ class CpuKernels : public Kernels {
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
               const WeightView& bias, bool accumulate, float* y) override {
     if (linear_int8_ && is_quantized(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
-    if (linear_float_) linear_float_->run(reinterpret_cast<const float*>(x), num_rows, weight, bias, accumulate, y);
+    if (linear_float_) linear_float_->run(x, num_rows, weight, bias, accumulate, y);
     else linear_->run(x, num_rows, weight, bias, accumulate, y);
   }
 
@@ -253,9 +253,9 @@ class CpuKernels : public Kernels {
 
   DType act_dtype_;
   WorkerTeam team_;
-  std::unique_ptr<LinearFloat> linear_float_;  ///< of fp32
-  std::unique_ptr<Linear> linear_;             ///< of bf16
-  std::unique_ptr<LinearInt8> linear_int8_;    ///< null: quantized weights are unpacked for the others
+  std::unique_ptr<LinearPacked<FloatRows>> linear_float_;  ///< of fp32
+  std::unique_ptr<Linear> linear_;                         ///< of bf16
+  std::unique_ptr<LinearInt8> linear_int8_;                ///< null: quantized weights are unpacked for the others
   std::vector<float> weight_, bias_, cosine_, sine_;
   AttentionPlan attention_plan_;
   std::vector<AttentionSparse> sparse_;  ///< a worker

@@ -1,5 +1,5 @@
 #pragma once
-// FloatProduct: products of rows of floats with rows of weights in fp32, in SIMD picked at run time for the machine. LinearFloat (linear_float.h) cuts a whole product into these. Pure functions, thread-safe.
+// FloatProduct: products of rows of floats with rows of weights in fp32, in SIMD picked at run time for the machine. LinearPacked (linear_packed.h) cuts a whole product into these. Pure functions, thread-safe.
 //
 // One element of the result is a sum over the columns that depends on its row of x and its row of W alone: columns are cut into chunks by chunk_columns(); within one the products are added from the left,
 // each by a fused multiply-add; the chunks' sums are added from the left. Every instruction set gives the same bits.

@@ -22,7 +22,7 @@ std::vector<float> random_floats(int64_t count, uint32_t seed) {
   return values;
 }
 
-/// x [rows, cols] times kTileRows rows of W, of which `w_rows` are there, as LinearFloat does it.
+/// x [rows, cols] times kTileRows rows of W, of which `w_rows` are there, as LinearPacked does it.
 std::vector<float> product(const std::vector<float>& x, int64_t rows, const std::vector<std::byte>& w, DType dtype, int64_t w_rows, int64_t cols) {
   auto chunk = hwy::MakeUniqueAligned<float_product::PackedChunk>();
   const auto y = hwy::AllocateAligned<float>(static_cast<size_t>(rows * kTileRows));

@@ -20,6 +20,18 @@ dnnl::memory::data_type dnnl_type(DType dtype) {
   return dtype == DType::kBF16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
+/// Any numbers of both signs and several magnitudes do; a prime period keeps rows apart.
+std::vector<std::byte> test_matrix(DType dtype, int64_t rows, int64_t cols) {
+  std::minstd_rand random(1);
+  std::vector<float> period(8191);
+  for (float& value : period) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
+  std::vector<std::byte> matrix(static_cast<size_t>(size_bytes(dtype, rows * cols)));
+  const auto length = static_cast<int64_t>(period.size());
+  for (int64_t i = 0; i < rows * cols; i += length)
+    vector_rows::convert(period.data(), DType::kF32, std::min(length, rows * cols - i), dtype, matrix.data() + size_bytes(dtype, i));
+  return matrix;
+}
+
 /// oneDNN, where it is built with OpenMP, asks for each call how many threads the caller may have: one, as the team's workers call it, each for its own tiles.
 void keep_onednn_in_this_thread() {
   thread_local bool done = false;
@@ -45,6 +57,7 @@ Linear::Linear(DType compute_dtype, WorkerTeam& team)
       scratch_(static_cast<size_t>(team.size())) {
   FLEXGEN_CHECK(dtype_ != DType::kF16);
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
+  if (dtype_ == DType::kBF16 && dot_product::is_supported()) few_rows_ = std::make_unique<LinearPacked<DotRows>>(team);
   // The first product makes the code that all share: here, before there is a job to lose.
   agrees(kPanelGrain, kTileRows);
 }
@@ -107,19 +120,7 @@ void Linear::multiply(Product& product, int worker, const std::byte* x, const st
 bool Linear::agrees(int64_t panel, int64_t cols) {
   if (panel == kOnlyPanel) return true;
   if (const auto known = agrees_.find({panel, cols}); known != agrees_.end()) return known->second;
-  // Any numbers of both signs and several magnitudes do; a prime period keeps rows apart.
-  std::minstd_rand random(1);
-  std::vector<float> period(8191);
-  for (float& value : period) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
-  auto test_matrix = [&](int64_t rows) {
-    std::vector<std::byte> matrix(static_cast<size_t>(size_bytes(dtype_, rows * cols)));
-    const auto length = static_cast<int64_t>(period.size());
-    for (int64_t i = 0; i < rows * cols; i += length)
-      vector_rows::convert(period.data(), DType::kF32, std::min(length, rows * cols - i), dtype_,
-                           matrix.data() + size_bytes(dtype_, i));
-    return matrix;
-  };
-  std::vector<std::byte> x = test_matrix(round_up(panel, kOnlyPanel)), w = test_matrix(kTileRows);
+  std::vector<std::byte> x = test_matrix(dtype_, round_up(panel, kOnlyPanel), cols), w = test_matrix(dtype_, kTileRows, cols);
   std::vector<float> expected(static_cast<size_t>(round_up(panel, kOnlyPanel) * kTileRows)),
       actual(static_cast<size_t>(panel * kTileRows));
   for (int64_t row = 0; row < panel; row += kOnlyPanel)
@@ -131,6 +132,22 @@ bool Linear::agrees(int64_t panel, int64_t cols) {
   if (!agrees)
     spdlog::debug("matmul of {} rows, K = {}, has bits of its own: rows go in panels of {} instead",
                   panel, cols, kOnlyPanel);
+  return agrees;
+}
+
+bool Linear::few_rows_agree(int64_t cols) {
+  if (const auto known = few_rows_agree_.find(cols); known != few_rows_agree_.end()) return known->second;
+  const std::vector<std::byte> x = test_matrix(dtype_, kOnlyPanel, cols), w = test_matrix(dtype_, kTileRows, cols);
+  std::vector<float> expected(static_cast<size_t>(kOnlyPanel * kTileRows)), actual(expected.size());
+  multiply(product(kOnlyPanel, cols), 0, x.data(), w.data(), expected.data());
+  const WeightView weight{dtype_, kTileRows, cols, {{w.data(), kTileRows}}};
+  bool agrees = true;
+  for (int64_t rows = 1; rows <= kFewRows && agrees; ++rows) {
+    few_rows_->run(x.data(), rows, weight, {}, false, actual.data());
+    agrees = std::equal(actual.begin(), actual.begin() + rows * kTileRows, expected.begin());
+  }
+  few_rows_agree_[cols] = agrees;
+  if (!agrees) spdlog::debug("matmul of few rows, K = {}, has bits of its own: they go through oneDNN", cols);
   return agrees;
 }
 
@@ -152,6 +169,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
                  const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
+  if (few_rows_ && num_rows <= kFewRows && cols % dot_product::kColumnGrain == 0 && few_rows_agree(cols)) return few_rows_->run(x, num_rows, weight, bias, accumulate, y);
 
   const std::vector<Panel> panels = cut_rows(num_rows, cols);
   std::vector<Product*> products;
