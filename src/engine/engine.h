@@ -136,7 +136,7 @@ class Engine {
   /// First stage, once at the end: the later stages' follow() returns. Nothing with one stage.
   void dismiss();
   /// Blocks of the model before this stage's, and its own.
-  std::pair<int64_t, int64_t> blocks() const { return {std::max<int64_t>(0, model_->layers_before() - 1), model_->num_blocks()}; }
+  std::pair<int64_t, int64_t> blocks() const { return {model_->blocks_before(), model_->num_blocks()}; }
   /// How far run() is; from any thread while it runs.
   Progress progress() const;
 

@@ -73,7 +73,7 @@ class StagePlanner {
     std::vector<std::optional<Policy>> own;
     for (const BlockShape& shape : shapes) own.push_back(placed(shape, own.empty()));
     MessageWriter message;
-    message.add(to_json(in_.hardware)).add(std::max<int64_t>(0, in_.model.layers_before() - 1)).add(in_.model.num_blocks());
+    message.add(to_json(in_.hardware)).add(in_.model.blocks_before()).add(in_.model.num_blocks());
     for (const auto& policy : own) {
       message.add(policy.has_value());
       if (policy) write(message, *policy);

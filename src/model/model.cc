@@ -213,9 +213,6 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   for (int64_t i = 0; i < config.num_layers; ++i)
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
-  const int64_t attention_inputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_size;
-  for (LayerSpec& layer : model->layers_)
-    if (layer.kind == LayerKind::kBlock) layer.attention_input_flops_per_row = 2.0 * static_cast<double>(attention_inputs) * static_cast<double>(config.hidden_size);
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(architecture, config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
@@ -229,7 +226,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
     model->layers_.push_back(std::move(head));
   }
   model->weights_ = std::move(builder.weights);
-  model->count_kinds();
+  model->count_blocks();
   if (std::vector<std::string> unused = builder.unused(); !unused.empty())
     spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
                  unused.size(), unused.front());
@@ -288,7 +285,8 @@ void Model::keep_blocks(int64_t first, int64_t count) {
     if (layer.kind == LayerKind::kHead) return first + count == config_.num_layers;
     return layer.index >= first && layer.index < first + count;
   };
-  layers_before_ = first == 0 ? 0 : first + 1;
+  layers_before_ = std::find_if(layers_.begin(), layers_.end(), kept) - layers_.begin();
+  blocks_before_ = first;
   std::erase_if(layers_, [&](const LayerSpec& layer) { return !kept(layer); });
   std::vector<WeightSpec> weights;
   std::map<int, int> new_index;
@@ -299,15 +297,20 @@ void Model::keep_blocks(int64_t first, int64_t count) {
       use.weight = known->second;
     }
   weights_ = std::move(weights);
-  count_kinds();
+  count_blocks();
 }
 
-void Model::count_kinds() {
+void Model::count_blocks() {
   kinds_.clear();
+  num_blocks_ = 0;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     if (layers_[layer].kind != LayerKind::kBlock) continue;
-    auto window = [&](int64_t of) { return config_.attention[static_cast<size_t>(layers_[static_cast<size_t>(of)].index)].window; };
-    auto known = std::find_if(kinds_.begin(), kinds_.end(), [&](const auto& kind) { return window(kind.first) == window(static_cast<int64_t>(layer)); });
+    layers_[layer].cache = num_blocks_++;
+    auto work_of = [&](int64_t of) {
+      const LayerSpec& block = layers_[static_cast<size_t>(of)];
+      return std::pair(config_.attention[static_cast<size_t>(block.index)].window, block.linear_flops_per_row);
+    };
+    auto known = std::find_if(kinds_.begin(), kinds_.end(), [&](const auto& kind) { return work_of(kind.first) == work_of(static_cast<int64_t>(layer)); });
     if (known == kinds_.end()) kinds_.emplace_back(static_cast<int64_t>(layer), 1);
     else ++known->second;
   }
@@ -334,8 +337,15 @@ void Model::set_attention_sparsity(double share) {
   config_.attention_sparsity = share;
 }
 
-int64_t Model::num_blocks() const {
-  return std::count_if(layers_.begin(), layers_.end(), [](const LayerSpec& layer) { return layer.kind == LayerKind::kBlock; });
+int64_t Model::layer_of_cache(int64_t cache) const {
+  const auto layer = std::find_if(layers_.begin(), layers_.end(), [&](const LayerSpec& each) { return each.cache == cache; });
+  FLEXGEN_CHECK(cache >= 0 && layer != layers_.end(), "cache {} of {}", cache, num_blocks_);
+  return layer - layers_.begin();
+}
+
+double Model::attention_input_flops_per_row() const {
+  const int64_t outputs = (config_.num_heads + 2 * config_.num_kv_heads) * config_.head_size;
+  return 2.0 * static_cast<double>(outputs) * static_cast<double>(config_.hidden_size);
 }
 
 void Model::rotate_keys() {

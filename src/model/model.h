@@ -38,7 +38,7 @@ struct WeightSpec {
 
 enum class LayerKind {
   kEmbed,  ///< looks rows up in a table; reads the rest of its weights whole
-  kBlock,  ///< one transformer layer
+  kBlock,  ///< one transformer layer, or the part of it that attends
   kHead,   ///< logits for a range of the vocabulary (large heads are cut into chunks)
 };
 
@@ -52,11 +52,11 @@ struct WeightUse {
 
 struct LayerSpec {
   LayerKind kind = LayerKind::kBlock;
-  int64_t index = 0;             ///< which block of the whole model; or which chunk of the head
+  int64_t index = 0;             ///< which block of the whole model it is part of; or which chunk of the head
+  int64_t cache = -1;            ///< which of the model's caches it reads and writes: one a block, from 0 on in a pipeline stage too; -1: none
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
   double linear_flops_per_row = 0;           ///< 2 * the elements of its matrices
-  double attention_input_flops_per_row = 0;  ///< of these, of what computes q, k and v (blocks only)
 };
 
 /// A block's q [T, A, H], k and v [T, G, H] of the rows, f32, between the stages of a block.
@@ -141,11 +141,15 @@ class Model {
   const std::vector<WeightSpec>& weights() const { return weights_; }
   /// In the order of a step: one embed, the blocks, the head chunks; of a pipeline stage its own.
   const std::vector<LayerSpec>& layers() const { return layers_; }
-  /// How many layers of the whole model come before layers().
+  /// How many layers of the whole model come before layers(), and how many blocks.
   int64_t layers_before() const { return layers_before_; }
-  /// The blocks among layers(): where they begin, and how many there are.
-  int64_t first_block() const { return layers_.front().kind == LayerKind::kEmbed ? 1 : 0; }
-  int64_t num_blocks() const;
+  int64_t blocks_before() const { return blocks_before_; }
+  /// How many blocks layers() has, whatever the number of layers of each: as many as caches.
+  int64_t num_blocks() const { return num_blocks_; }
+  /// Which of layers() attends with this cache.
+  int64_t layer_of_cache(int64_t cache) const;
+  /// Of a block's products, those that compute q, k and v.
+  double attention_input_flops_per_row() const;
 
   /// KvGeometry of one layer for pages of `page_tokens`.
   KvGeometry kv_geometry(DType dtype, int64_t page_tokens) const;
@@ -180,7 +184,8 @@ class Model {
 
  private:
   Model() = default;
-  void count_kinds();
+  /// Numbers the caches, and counts what the blocks have in common.
+  void count_blocks();
   /// `name` for messages.
   static std::unique_ptr<Model> build(const ModelConfig& config, const Checkpoint& checkpoint, const std::string& name);
 
@@ -191,7 +196,7 @@ class Model {
   std::string fingerprint_;
   std::vector<WeightSpec> weights_;
   std::vector<LayerSpec> layers_;
-  int64_t layers_before_ = 0;
+  int64_t layers_before_ = 0, blocks_before_ = 0, num_blocks_ = 0;
   std::vector<std::pair<int64_t, int64_t>> kinds_;  ///< of blocks with the same work: the first one's layer, and how many there are
 };
 

@@ -108,6 +108,32 @@ TEST(Model, BlocksWithTheSameWindowCountTogether) {
   EXPECT_DOUBLE_EQ(mean.linear_flops, first.linear_flops);
 }
 
+/// Who wants a block's cache asks the layer, in a pipeline stage too.
+TEST(Model, LayersSayWhichCacheTheyHave) {
+  const auto whole = TinyCheckpoint(kLlama).load();
+  auto stage = std::make_unique<Model>(*whole);
+  const int64_t blocks = whole->config().num_layers;
+  stage->keep_blocks(1, blocks - 1);
+  EXPECT_EQ(whole->blocks_before(), 0);
+  EXPECT_EQ(stage->blocks_before(), 1);
+  for (const Model* model : {static_cast<const Model*>(whole.get()), static_cast<const Model*>(stage.get())}) {
+    int64_t caches = 0;
+    for (size_t layer = 0; layer < model->layers().size(); ++layer) {
+      const LayerSpec& spec = model->layers()[layer];
+      if (spec.kind != LayerKind::kBlock) {
+        EXPECT_EQ(spec.cache, -1);
+        continue;
+      }
+      EXPECT_EQ(spec.cache, caches);
+      EXPECT_EQ(spec.index, caches + model->blocks_before());
+      EXPECT_EQ(model->layer_of_cache(caches), static_cast<int64_t>(layer));
+      ++caches;
+    }
+    EXPECT_EQ(model->num_blocks(), caches);
+    EXPECT_EQ(caches, blocks - model->blocks_before());
+  }
+}
+
 /// torch.compile, DDP, PEFT, multimodal parents: the same names behind a wrapper's.
 TEST(Model, NamesMayStartWithAWrappers) {
   const auto plain = TinyCheckpoint(kLlama).load();

@@ -76,7 +76,7 @@ class Timeline {
         const BatchLoad& batch = load.batches[b];
         if (layer == 0) host_s_ = std::max(host_s_, results_s_[b]);
         const bool visited = batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0);
-        const bool beside = beside_ && visited && spec.kind == LayerKind::kBlock;
+        const bool beside = beside_ && visited && spec.cache >= 0;
         if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
         if (visited) {
           load_resident(first_loads_.before_visit(static_cast<int64_t>(layer)));
@@ -84,7 +84,7 @@ class Timeline {
           if (weights_.layers[layer].ring_index >= 0) start_s = std::max(start_s, acquire_weights(layer));
           double time_s = block_times_[b].compute_s, cache_ready_s = 0;
           bool uses_cache = false;
-          if (spec.kind == LayerKind::kBlock) {
+          if (spec.cache >= 0) {
             uses_cache = staged(b);
             if (uses_cache) {
               while (cache_issued_ <= cache_acquired_) issue_cache(load, cache_base);

@@ -220,7 +220,7 @@ class Search {
       times.attention_s += num_blocks * block.attention_s;
       for (const LayerSpec& layer : in_.model.layers()) {
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
-        if (layer.kind != LayerKind::kBlock && rows > 0) times.processor_s += outer_visit_time_s(in_.hardware, precision_, policy, layer, rows);
+        if (layer.cache < 0 && rows > 0) times.processor_s += outer_visit_time_s(in_.hardware, precision_, policy, layer, rows);
       }
     }
     return times;

@@ -9,7 +9,7 @@ Precision Precision::of(const Model& model, DType compute, DType kv) {
                       static_cast<double>(model.config().num_heads) / static_cast<double>(model.config().num_kv_heads),
                       static_cast<double>(model.config().hidden_size)};
   // The type of the matrices; norms may have another.
-  for (const WeightUse& use : model.layers()[static_cast<size_t>(model.first_block())].uses) {
+  for (const WeightUse& use : model.layers()[static_cast<size_t>(model.layer_of_cache(0))].uses) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
     if (weight.always_resident || weight.rows == 1) continue;
     precision.weights = weight.dtype;
@@ -34,7 +34,7 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
   if (!policy.attention_beside()) return {visit_time_s(processor, precision, whole), 0, 0};
   ComputeAmount before = whole, attention = whole;
   attention.flops = before.decode_kv_bytes = before.chunk_attention_flops = 0;
-  before.flops = whole.rows * model.layers()[static_cast<size_t>(model.first_block())].attention_input_flops_per_row;
+  before.flops = whole.rows * model.attention_input_flops_per_row();
   ComputeAmount after = before;
   after.flops = whole.flops - before.flops;
   return {visit_time_s(processor, precision, before), visit_time_s(hardware.cpu, precision, attention), visit_time_s(processor, precision, after)};

@@ -16,9 +16,9 @@ CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType dtype)
     : geometry(model.kv_geometry(dtype, page_tokens(model, dtype))),
       num_layers(model.num_blocks()),
       num_batches(policy.num_micro_batches),
-      first_layer(model.first_block()),
       page_stride(round_up(geometry.page_bytes(), kDirectAlignment)),
       tier(policy.attention_tier) {
+  for (const LayerSpec& layer : model.layers()) cache_of.push_back(layer.cache);
   const auto split_of = [&](int64_t pages) {
     const PlacedObject pool{pages, page_stride, 1};
     return staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
@@ -119,7 +119,7 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
   for (const CacheLayout::Place& page : wanted) {
     while (what.pages[static_cast<size_t>(at)] != page) ++at;
     std::byte* staged = data + at * stride;
-    const int64_t offset = layout_.offset_of(visit.layer - layout_.first_layer, page);
+    const int64_t offset = layout_.offset_of(cache_of(visit), page);
     if (at < what.num_host) {
       std::byte* rests = host_.data() + offset;
       write ? add_copy(&result.copies, staged, rests, stride) : add_copy(&result.copies, rests, staged, stride);
@@ -139,7 +139,7 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
 }
 
 void CacheStore::wait_for_earlier_stores(const Visit& visit, Staged* what) {
-  auto& writes = writes_[static_cast<size_t>(visit.layer - layout_.first_layer)];
+  auto& writes = writes_[static_cast<size_t>(cache_of(visit))];
   std::erase_if(writes, [](const Write& w) { return w.written.done() && !w.written.error() && w.copied.done() && !w.copied.error(); });
   for (const Write& write : writes)
     if (write.step < visit.step) {
@@ -187,7 +187,7 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
     for (int32_t page : slot.pages) {
       const CacheLayout::Place place = layout_.place_of(visit.batch, page);
       if (place.share == CacheLayout::Share::kResident) {
-        pages.push_back(resident_.data() + layout_.offset_of(visit.layer - layout_.first_layer, place));
+        pages.push_back(resident_.data() + layout_.offset_of(cache_of(visit), place));
       } else {
         const auto at = std::lower_bound(what->pages.begin(), what->pages.end(), place) - what->pages.begin();
         pages.push_back(buffer + at * layout_.page_stride);
@@ -210,7 +210,7 @@ void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& 
   Staged store = moves(true, visit, what, what.dirty, key);
   wait_for_earlier_stores(visit, &store);
   const Stager::Stored stored = stager_.store(key, done, std::move(store));
-  writes_[static_cast<size_t>(visit.layer - layout_.first_layer)].push_back({visit.step, stored.copied, stored.written});
+  writes_[static_cast<size_t>(cache_of(visit))].push_back({visit.step, stored.copied, stored.written});
 }
 
 void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans) {
@@ -222,7 +222,8 @@ void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<Ba
   Visit next = visit;
   while (ahead < stager_.count() - 1) {
     next.advance();
-    if (next.layer >= layout_.first_layer + layout_.num_layers) return;
+    if (next.layer >= std::ssize(layout_.cache_of)) return;
+    if (cache_of(next) < 0) continue;
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
     if (!uses_ring(plan)) continue;
     ++ahead;

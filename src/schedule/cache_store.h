@@ -29,8 +29,8 @@ class CacheLayout {
   static int64_t page_tokens(const Model& model, DType dtype);
 
   KvGeometry geometry;
-  int64_t num_layers = 0, num_batches = 0;
-  int64_t first_layer = 0;  ///< the visits' number of the first layer that has a cache
+  int64_t num_layers = 0, num_batches = 0;  ///< layers that have a cache
+  std::vector<int64_t> cache_of;            ///< of each of the model's layers, LayerSpec::cache
   int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
   Tier tier = Tier::kCpu;   ///< Policy::attention_tier
   int64_t resident_pages = 0, host_pages = 0, disk_pages = 0;  ///< of a micro-batch
@@ -58,7 +58,7 @@ class CacheLayout {
   Place place_of(int64_t batch, int64_t page) const;
   /// AttentionSlot::shared of `b`, which comes after `a` in a plan.
   int64_t shared_positions(const SlotRows& a, const SlotRows& b) const;
-  /// Bytes from the start of its share.
+  /// Bytes from the start of its share; `layer` of those that have a cache.
   int64_t offset_of(int64_t layer, const Place& place) const { return (layer * layer_pages(place.share) + place.index) * page_stride; }
   /// Bytes of a share, all layers together.
   int64_t share_bytes(Share share) const { return num_layers * layer_pages(share) * page_stride; }
@@ -106,6 +106,7 @@ class CacheStore {
   };
   const Passing& passing(const BatchPlan& plan);
   bool uses_ring(const BatchPlan* plan);
+  int64_t cache_of(const Visit& visit) const { return layout_.cache_of[static_cast<size_t>(visit.layer)]; }
   void begin_step(int64_t step);
   void issue(const Visit& visit, const BatchPlan& plan);
   /// A page may have been written in an earlier step, by this slot or by the one that had it before: a load must see that, and a store come after it,

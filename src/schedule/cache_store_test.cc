@@ -54,7 +54,7 @@ TEST(CacheStore, AStoreComesAfterTheStoresOfEarlierSteps) {
     plan.step = step;
     plan.tokens = plan.positions = {1};
     plan.slots = {SlotRows{0, 1, 0, {0}, 1}};
-    const Visit visit{step, model->first_block(), 0};
+    const Visit visit{step, model->layer_of_cache(0), 0};
     cache.acquire(visit, plan);
     cache.commit(visit, plan, Event());  // its compute is over
   }
@@ -110,7 +110,7 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
   BatchPlan plan;
   plan.tokens = plan.positions = std::vector<int32_t>(static_cast<size_t>(page) + 2, 1);
   plan.slots = {SlotRows{0, page + 1, 0, {4, 0}, page + 1}, SlotRows{page + 1, 1, page, {4, 1}, page + 1}};
-  Visit visit{0, model->first_block(), 0};
+  Visit visit{0, model->layer_of_cache(0), 0};
   const CacheLease lease = cache.acquire(visit, plan);
   EXPECT_EQ((*lease.pages)[0][0], (*lease.pages)[1][0]);
   cache.commit(visit, plan, Event());
@@ -123,7 +123,7 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
   next.batch = 1;
   next.tokens = next.positions = {1, 1};
   next.slots = {SlotRows{0, 1, page, {4, 2}, page + 1}, SlotRows{1, 1, page, {4, 3}, page + 1}};
-  visit = {1, model->first_block(), 1};
+  visit = {1, model->layer_of_cache(0), 1};
   const CacheLease later = cache.acquire(visit, next);
   // The writer's rows begin before the page, so the two read it apart; then both have it behind them.
   EXPECT_EQ(lease.slots[1].shared, 0);

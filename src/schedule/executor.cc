@@ -66,7 +66,7 @@ void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_vis
       continue;                           // nothing may be touched for a pass that may not take place
     }
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
-    if (!plan || layer.kind != LayerKind::kBlock) flush(source);
+    if (!plan || layer.cache < 0) flush(source);
     if (plan && (layer.kind != LayerKind::kHead || !plan->logit_rows.empty())) {
       bool needed_later = visit.layer + 1 < num_layers &&
                           (!plan->logit_rows.empty() ||
@@ -105,7 +105,7 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   leases->alone = alone;
   leases->needed_later = needed_later;
   leases->weights = weights_.acquire(visit);
-  if (layer.kind == LayerKind::kBlock) leases->cache = cache_.acquire(visit, *plan);
+  if (layer.cache >= 0) leases->cache = cache_.acquire(visit, *plan);
   leases->hidden = hidden_.acquire(visit, *plan, alone);
 
   Work work;
@@ -128,14 +128,14 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   ++work_done_.visits;
   if (visit.layer == 0) work_done_.rows += plan->num_rows();
 
-  if (layer.kind == LayerKind::kBlock && policy_.attention_beside()) {
+  if (layer.cache >= 0 && policy_.attention_beside()) {
     forward_beside(source, leases, std::move(work), std::exchange(leases->cache.after, {}));
     return;
   }
   work.after.insert(work.after.end(), leases->cache.after.begin(), leases->cache.after.end());
   if (layer.kind == LayerKind::kHead && policy_.on_gpu()) forward_head(leases, std::move(work));
   else forward_whole(leases, std::move(work));
-  if (layer.kind == LayerKind::kBlock) cache_.commit(visit, *plan, last_done_);
+  if (layer.cache >= 0) cache_.commit(visit, *plan, last_done_);
   if (layer.kind == LayerKind::kEmbed) weights_.commit_lookup(visit.batch, last_done_);
 }
 
@@ -240,7 +240,7 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   before.after = std::move(work.after);
   before.after.insert(before.after.end(), pair.device_free.begin(), pair.device_free.end());
   before.amount.rows = after.amount.rows = whole.rows;
-  before.amount.flops = whole.rows * model_.layers()[static_cast<size_t>(work.layer)].attention_input_flops_per_row;
+  before.amount.flops = whole.rows * model_.attention_input_flops_per_row();
   before.run = [this, leases, on_device] {
     copy_in(*leases);
     model_.forward_before_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, on_device);
@@ -264,7 +264,7 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
 
   after.name = "block, after attention";
   after.after = {uploaded};
-  after.amount.flops = whole.flops - whole.rows * model_.layers()[static_cast<size_t>(work.layer)].attention_input_flops_per_row;
+  after.amount.flops = whole.flops - whole.rows * model_.attention_input_flops_per_row();
   after.run = [this, leases, attended_at = pair.device, result_dtype] {
     model_.forward_after_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, attended_at,
                                    result_dtype);
