@@ -116,13 +116,54 @@ MODELS |= {
                                          scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True, tie_word_embeddings=False), torch.float32, {}),
 }
 
+# Mixtures of experts, with blocks that are none among them where a family has these.
+SOME_EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=24)
+MODELS |= {
+    "qwen3_moe": (other("qwen3_moe", num_hidden_layers=3, head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True, mlp_only_layers=[1]),
+                  torch.bfloat16, {}),
+    "mixtral": (other("mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=20), torch.bfloat16, {}),
+    "olmoe": (other("olmoe", num_experts=8, num_experts_per_tok=2), torch.bfloat16, {}),
+    "qwen2_moe": (other("qwen2_moe", num_experts=6, shared_expert_intermediate_size=40, decoder_sparse_step=2, **SOME_EXPERTS), torch.bfloat16, {}),
+    "glm4_moe": (other("glm4_moe", num_hidden_layers=3, head_dim=16, n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1, routed_scaling_factor=2.5, use_qk_norm=True,
+                       attention_bias=True, num_mtp_layers=0, **SOME_EXPERTS), torch.bfloat16, {}),
+    "minimax_m2": (other("minimax_m2", head_dim=16, intermediate_size=24, num_local_experts=8, num_experts_per_tok=2, rotary_dim=8), torch.bfloat16, {}),
+    "dots1": (other("dots1", num_hidden_layers=3, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, **SOME_EXPERTS),
+              torch.bfloat16, {}),
+}
+
+
+def least_choice(model, prompts):
+    """How clear the closest choice of an expert is: the score of the last one taken less that of the first one left, over the scores' deviation."""
+    gaps = []
+
+    def look(module, inputs, output):
+        logits = output[0].float()
+        bias = next((b for m in (module, getattr(module, "moe_statics", None)) if m is not None
+                     for b in [getattr(m, "e_score_correction_bias", None)] if b is not None), inputs[1] if len(inputs) > 1 else None)
+        sigmoid = model.config.model_type in ("glm4_moe", "dots1", "minimax_m2")
+        scores = logits.sigmoid() if sigmoid else logits.softmax(-1) if bias is not None else logits
+        scores = scores + (bias if bias is not None else 0)
+        top = scores.topk(output[2].shape[-1] + 1).values
+        gaps.append(((top[..., -2] - top[..., -1]) / scores.std()).min().item())
+
+    hooks = [m.register_forward_hook(look) for m in model.modules() if type(m).__name__.lower().endswith("router")]
+    for prompt in prompts:
+        model(torch.tensor([prompt]))
+    for hook in hooks:
+        hook.remove()
+    return min(gaps)
+
 
 def randomize(model, generator):
     """Weights large enough that every part of the model moves the logits; no norm or bias keeps its neutral value."""
     with torch.no_grad():
         less_one = model.config.model_type.startswith(("gemma", "nemotron"))  # norms' weights are stored so
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:
+            if parameter.dim() == 3:  # the experts of a block: [E, out, in]
+                parameter.normal_(0.0, 1.2 / parameter.shape[2]**0.5, generator=generator)
+            elif parameter.dim() == 2 and name.endswith("gate.weight"):  # a router, whose choices are clear
+                parameter.normal_(0.0, 4 / parameter.shape[1]**0.5, generator=generator)
+            elif parameter.dim() == 2 and not name.endswith("e_score_correction_bias"):
                 is_positions = "embed_positions" in name or "wpe" in name
                 is_table = "embed" in name and "embed_out" not in name or "wte" in name or is_positions
                 is_turned = model.config.model_type == "gpt2" and name.startswith("transformer.h.")  # Conv1D: [in, out]
@@ -135,6 +176,9 @@ def randomize(model, generator):
                 parameter.uniform_(0.5, 1.5, generator=generator).sub_(1.0 if less_one else 0.0)
             else:
                 parameter.normal_(0.0, 0.3, generator=generator)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(0.0, 0.3, generator=generator)
 
 
 def greedy(model, prompt, count):
@@ -158,8 +202,29 @@ def write_json(path, value):
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def random_prompts(config, generator):
+    return [torch.randint(3, config.vocab_size, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+
+
+def clearest_seed(config, dtype, seed):
+    """Of some seeds the one whose choices of experts rounding to 16 bits is least likely to change."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+    def clearness(candidate):
+        generator = torch.Generator().manual_seed(candidate)
+        randomize(model, generator)
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("bias"))):
+                tensor.copy_(tensor.to(dtype))
+        return least_choice(model, random_prompts(config, generator))
+
+    return max(range(seed, seed + 100_000, 1000), key=clearness)
+
+
 def make(name, seed):
     config, dtype, options = MODELS[name]
+    if any(field in config.to_dict() for field in ("num_experts_per_tok", "moe_k")):
+        seed = clearest_seed(config, dtype, seed)
     generator = torch.Generator().manual_seed(seed)
     directory = FIXTURES / name
     shutil.rmtree(directory, ignore_errors=True)
@@ -168,7 +233,7 @@ def make(name, seed):
     model.to(dtype).save_pretrained(directory, **options)
 
     model = load_float32(directory)
-    prompts = [torch.randint(3, config.vocab_size, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+    prompts = random_prompts(config, generator)
     logits = torch.cat([model(torch.tensor([prompt])).logits[0] for prompt in prompts])
     logits.numpy().astype("<f4").tofile(directory / "golden.bin")
     continuations = [greedy(model, prompt, CONTINUATION) for prompt in prompts]

@@ -77,6 +77,16 @@ TEST_F(Commands, Inspect) {
   EXPECT_THROW(inspect_command({directory_.path(), false}), Error);
 }
 
+TEST(InspectCommand, SaysHowMuchOfAMixtureATokenUses) {
+  const std::string model = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/mixtral";
+  const Json json = Json::parse(stdout_of([&] { inspect_command({model, true}); }));
+  EXPECT_EQ(json["experts"], 4);
+  EXPECT_EQ(json["experts_per_token"], 2);
+  const int64_t expert = 3 * 32 * 48, rest = 2 * 96 * 32 + 32 + 2 * (2 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 4 * 32);  // of two blocks
+  EXPECT_EQ(json["parameters"], rest + 2 * 4 * expert);
+  EXPECT_EQ(json["parameters_per_token"], rest + 2 * 2 * expert);
+}
+
 TEST_F(Commands, GenerateContinues) {
   GenerateOptions options{kModel, "", {}, engine_};
   options.params.max_tokens = 24;

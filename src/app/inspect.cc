@@ -1,3 +1,4 @@
+#include <cmath>
 #include <map>
 
 #include <fmt/format.h>
@@ -17,18 +18,22 @@ int inspect_command(const InspectOptions& options) {
   const ModelConfig& config = model->config();
   std::map<std::string, int64_t> parts;
   std::map<int, std::string> part_of;
+  std::map<int, double> share_of;  ///< of a token's, by which experts count as those that it uses
   for (const LayerSpec& layer : model->layers())
     for (const WeightUse& use : layer.uses) {
       const WeightSpec& weight = model->weights()[static_cast<size_t>(use.weight)];
-      const char* part = weight.always_resident ? "norms, biases, positions" : layer.kind == LayerKind::kBlock ? "blocks"
+      const char* part = weight.always_resident ? "norms, biases, positions" : layer.kind == LayerKind::kBlock ? "blocks" : layer.kind == LayerKind::kExperts ? "experts"
                          : layer.kind == LayerKind::kEmbed ? "embeddings" : "head";
       part_of.try_emplace(use.weight, part);
+      share_of.try_emplace(use.weight, layer.row_share);
     }
   int64_t parameters = 0, bytes = 0;
+  double used = 0;
   for (const auto& [index, part] : part_of) {
     const WeightSpec& weight = model->weights()[static_cast<size_t>(index)];
     parts[part] += weight.bytes();
     parameters += weight.rows * weight.cols;
+    used += share_of[index] * static_cast<double>(weight.rows * weight.cols);
     bytes += weight.bytes();
   }
   const int64_t kv_bytes = config.num_layers * model->kv_geometry(DType::kBF16, 1).page_bytes();
@@ -39,6 +44,11 @@ int inspect_command(const InspectOptions& options) {
                                 {"head_size", config.head_size}, {"ffn_size", config.ffn_size}, {"vocab_size", config.vocab_size},
                                 {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
                                 {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
+    if (config.is_mixture()) {
+      json["experts"] = config.mixture.num_experts;
+      json["experts_per_token"] = config.mixture.experts_per_row;
+      json["parameters_per_token"] = std::llround(used);
+    }
     put_json(json.dump(1), options.json_file);
     return kExitDone;
   }
@@ -46,6 +56,9 @@ int inspect_command(const InspectOptions& options) {
              config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size,
              format_count(config.vocab_size), format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
   print_result("  {} parameters in {}, {}\n", format_count(parameters), dtype, format_bytes(bytes));
+  if (config.is_mixture())
+    print_result("  {} experts a block, {} of them for a token, for which {} parameters are used\n", config.mixture.num_experts, config.mixture.experts_per_row,
+                 format_count(std::llround(used)));
   for (const auto& [part, size] : parts) print_result("  {:>10}  {}\n", format_bytes(size), part);
   print_result("  {:>10}  KV cache a token in 16 bits\n", format_bytes(kv_bytes));
   return kExitDone;

@@ -103,6 +103,22 @@ TEST(CostModel, AgreesWithTheSimulatedExecutor) {
   }
 }
 
+/// Blocks of several layers, of which one has a cache.
+TEST(CostModel, AgreesOnExperts) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
+    "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [0], "vocab_size": 32000,
+    "max_position_embeddings": 2048})", "", "config.json"), DType::kBF16);
+  std::mt19937_64 random(7);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40})};
+  for (int i = 0; i < 20; ++i) {
+    Case c{static_cast<int64_t>(1 + random() % 12), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
+        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
 TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
   const auto model = shape("opt-1.3b");
   std::mt19937_64 random(6);

@@ -50,7 +50,8 @@ const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layer
 /// Families by the configs of their golden fixtures, which show all of their rules; here with room for longer texts, and random weights.
 const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
-                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales"};
+                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
+                                 "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "minimax_m2", "dots1"};
 std::string config_of_family(const std::string& name) {
   std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");
   nlohmann::json config = nlohmann::json::parse(in);
@@ -260,7 +261,16 @@ TEST_P(FamilyCrown, Int8InIntegersSparse) {
   const bool by_distance = !parse_config(config_, "", "config.json").alibi_slopes.empty();  // which are lost among chosen positions
   crown(GetParam(), config_.c_str(), DType::kBF16, 3, 63, "cpu", "int8", "int8", by_distance ? 1 : 0.2, "none", "int8");
 }
-TEST_P(FamilyCrown, Device) { crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu"); }
+TEST_P(FamilyCrown, Device) {
+  if (parse_config(config_, "", "config.json").is_mixture()) {
+    EngineOptions options = plain_options(make_checkpoint(fmt::format("{}-bf16", GetParam()), config_, DType::kBF16));
+    options.backend = "emulated-gpu";
+    options.budgets.gpu_bytes = 256 * kMiB;
+    EXPECT_NE(error_of(ErrorKind::kUser, [&] { Engine engine(options); }).find("runs on a CPU alone"), std::string::npos);
+    return;
+  }
+  crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu");
+}
 std::string family_of(const testing::TestParamInfo<const char*>& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');

@@ -192,6 +192,13 @@ const char* kWindowsAndAngles = R"({"model_type": "gemma3_text", "hidden_size": 
   "query_pre_attn_scalar": 16, "eos_token_id": 5, "bos_token_id": 1})";
 TEST(Pipeline, BlocksThatDiffer) { pipeline("gemma3", kWindowsAndAngles, DType::kBF16, 6, 9); }
 
+/// Blocks of several layers: stages are cut between blocks, and what a block's experts need does not leave its stage.
+const char* kMixture = R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 2, "intermediate_size": 96,
+  "moe_intermediate_size": 48, "num_experts": 6, "num_experts_per_tok": 2, "mlp_only_layers": [2], "norm_topk_prob": true, "vocab_size": 331, "max_position_embeddings": 256,
+  "eos_token_id": 5, "bos_token_id": 1})";
+TEST(Pipeline, Experts) { pipeline("qwen3_moe", kMixture, DType::kBF16, 8, 10); }
+TEST(Pipeline, ExpertsInt4) { pipeline("qwen3_moe", kMixture, DType::kBF16, 4, 11, "int4", "int4"); }
+
 /// What prompts have in common is computed once on all stages.
 void pipeline_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& kv_dtype = "auto", double sparsity = 1) {
   EngineOptions plain = plain_options(checkpoint(name, config, dtype));

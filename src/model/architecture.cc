@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/units.h"
 
 namespace flexgen {
 
@@ -35,7 +36,12 @@ namespace flexgen {
   family(gpt2)                   \
   family(bloom)                  \
   family(falcon)                 \
-  family(mpt)
+  family(mpt)                    \
+  family(mixtral)                \
+  family(qwen_moe)               \
+  family(olmoe)                  \
+  family(glm4_moe)               \
+  family(minimax_m2)
 
 #define FLEXGEN_DECLARE(name) const Architecture& name##_architecture();
 FLEXGEN_FAMILIES(FLEXGEN_DECLARE)
@@ -79,6 +85,19 @@ std::string known_model_types() {
   }
   return fmt::format("{}", fmt::join(names, ", "));
 }
+
+std::vector<WantedWeight> Architecture::expert(const ModelConfig& config, int64_t index, int64_t expert) const {
+  return WeightList(config, expert_start(index, "mlp", expert)).gated("gate_proj", "up_proj", "down_proj", config.mixture.expert_size);
+}
+
+ExpertRows ExpertRows::behind(float* stream, const ModelConfig& config, int64_t num_rows) {
+  const int64_t values = num_rows * config.hidden_size, choices = num_rows * config.mixture.experts_per_row;
+  float* const x = stream + values;
+  auto* const experts = reinterpret_cast<int32_t*>(x + values);
+  return {reinterpret_cast<std::byte*>(x), experts, reinterpret_cast<float*>(experts + choices)};
+}
+
+int64_t ExpertRows::floats_per_row(const ModelConfig& config) { return config.hidden_size + round_up(2 * config.mixture.experts_per_row, 16); }
 
 void append_and_attend(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;

@@ -41,6 +41,18 @@ struct SizeFields {
   int64_t usual_heads = 0, usual_vocab = 0, usual_positions = 0;
 };
 
+/// What a mixture's sparse block leaves to its experts behind the stream [T, D] of a micro-batch, each part of all its rows: what they read, and which experts
+/// a row has chosen with which weights.
+struct ExpertRows {
+  std::byte* x;      ///< [T, D] act, normalized
+  int32_t* experts;  ///< [T, k]
+  float* weights;    ///< [T, k]
+
+  static ExpertRows behind(float* stream, const ModelConfig& config, int64_t num_rows);
+  /// As many as an x of 4 bytes needs; whole cache lines, so that rows are cut at aligned addresses.
+  static int64_t floats_per_row(const ModelConfig& config);
+};
+
 class Architecture {
  public:
   virtual ~Architecture() = default;
@@ -59,6 +71,9 @@ class Architecture {
 
   virtual std::vector<WantedWeight> embed(const ModelConfig& config) const = 0;
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
+  /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles; here under
+  /// the names that most have, mlp.experts.E.{gate,up,down}_proj.
+  virtual std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;
   /// All that the head needs besides the output matrix; a bias of that has its role.
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 

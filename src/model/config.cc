@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -141,6 +142,13 @@ std::string read_text(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+int64_t ModelConfig::widest_ffn() const {
+  const bool all_sparse = is_mixture() && std::find(mixture.sparse.begin(), mixture.sparse.end(), false) == mixture.sparse.end();
+  return std::max(all_sparse ? 0 : ffn_size, mixture.shared_size);
+}
+
+int64_t ModelConfig::kept_row_floats() const { return hidden_size + (is_mixture() ? ExpertRows::floats_per_row(*this) : 0); }
 
 ModelConfig parse_config(const std::string& config_json, const std::string& generation_json, const std::string& source_name,
                          const std::vector<std::string>& ignored_fields) {

@@ -29,6 +29,23 @@ struct BlockAttention {
   float scale = 0;     ///< of scores; 0: the model's
 };
 
+/// How a router's logits become the scores that experts are chosen by.
+enum class RouterScore { kSoftmax, kSigmoid };
+
+/// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
+struct Mixture {
+  int64_t num_experts = 0;      ///< E; 0: the model is none
+  int64_t experts_per_row = 0;  ///< k
+  int64_t expert_size = 0;      ///< F of each
+  int64_t shared_size = 0;      ///< F of a part that all rows use beside their experts; 0: none
+  bool shared_gate = false;     ///< what that gives is multiplied by the sigmoid of a product of its own
+  RouterScore score = RouterScore::kSoftmax;
+  bool choice_bias = false;     ///< a bias is added to the scores, for the choice alone
+  bool normalized = false;      ///< a row's weights are divided by their sum
+  float scale = 1;              ///< and then multiplied by this
+  std::vector<bool> sparse;     ///< [num_layers]: which blocks have experts
+};
+
 struct ModelConfig {
   std::string model_type;  ///< as in config.json: "opt", "llama", "gemma2", ...
   // Sizes that every family has. Products of any two fit 2^48.
@@ -58,6 +75,7 @@ struct ModelConfig {
   Activation activation = Activation::kSilu;
   bool gated_ffn = false;      ///< down(act(gate x) * up x) instead of down(act(up x))
   bool mlp_bias = false;
+  Mixture mixture;
   // The residual stream
   bool parallel = false;       ///< attention and feed-forward read the same stream
   bool separate_norms = false; ///< Falcon: which of two names the norms have
@@ -74,6 +92,12 @@ struct ModelConfig {
   std::optional<int32_t> bos;
   std::vector<int32_t> eos;  ///< any of these ends a sequence
 
+  bool is_mixture() const { return mixture.num_experts > 0; }
+  bool is_sparse(int64_t block) const { return is_mixture() && mixture.sparse[static_cast<size_t>(block)]; }
+  /// The widest feed-forward part that all rows go through.
+  int64_t widest_ffn() const;
+  /// What a micro-batch keeps of a row from layer to layer, in floats: the stream, and in a mixture what its experts need (ExpertRows).
+  int64_t kept_row_floats() const;
   NormRule norm_rule() const { return {norm_epsilon, norm_offset}; }
   /// What attention and feed-forward add is made apart from the stream, as something is done to it first.
   bool adds_apart() const { return branch_norms || residual_scale != 1; }
@@ -87,7 +111,8 @@ ModelConfig load_config(const std::string& directory, const std::vector<std::str
 ModelConfig parse_config(const std::string& config_json, const std::string& generation_json,
                          const std::string& source_name, const std::vector<std::string>& ignored_fields = {});
 /// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b/13b/70b, llama-3.1-8b/70b/405b,
-/// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b, smollm2-135m, gemma-2-2b/9b, gemma-3-4b/12b/27b, phi-4. Null if the name is unknown.
+/// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b, smollm2-135m, gemma-2-2b/9b, gemma-3-4b/12b/27b, phi-4,
+/// mixtral-8x7b/8x22b, qwen3-30b-a3b/235b-a22b. Null if the name is unknown.
 std::optional<std::string> shape_config_json(const std::string& shape);
 std::vector<std::string> known_shapes();
 

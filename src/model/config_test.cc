@@ -368,7 +368,8 @@ TEST(Shapes, HaveTheKnownNumbersOfParameters) {
       {"qwen2.5-32b", 32'763'876'352}, {"qwen2.5-72b", 72'706'203'648},  {"qwen3-0.6b", 596'049'920},
       {"qwen3-8b", 8'190'735'360},     {"qwen3-14b", 14'768'307'200},    {"qwen3-32b", 32'762'123'264},
       {"smollm2-135m", 134'515'008},   {"gemma-2-2b", 2'614'341'888},    {"gemma-2-9b", 9'241'705'984},
-      {"gemma-3-27b", 27'009'346'304}, {"phi-4", 14'659'507'200}};
+      {"gemma-3-27b", 27'009'346'304}, {"phi-4", 14'659'507'200},
+      {"mixtral-8x7b", 46'702'792'704}, {"qwen3-30b-a3b", 30'532'122'624}};
   for (auto [shape, parameters] : kKnown) {
     const std::optional<std::string> text = shape_config_json(shape);
     ASSERT_TRUE(text) << shape;

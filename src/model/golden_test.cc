@@ -57,7 +57,7 @@ class WholeModel {
         logit_rows.push_back(static_cast<int32_t>(logit_rows.size()));
       }
     const auto T = static_cast<int64_t>(tokens.size());
-    std::vector<float> hidden(static_cast<size_t>(T * config.hidden_size), NAN);
+    std::vector<float> hidden(static_cast<size_t>(T * config.kept_row_floats()), NAN);
     // Exactly as much as was promised, with a guard behind it.
     const int64_t scratch_bytes = model_->scratch_bytes(T, T);
     std::vector<std::byte> memory(static_cast<size_t>(scratch_bytes) + 64 + kGuardBytes, kGuard);
@@ -87,7 +87,7 @@ class WholeModel {
           row += num;
         }
         input.slots = slots;
-      } else {
+      } else if (spec.kind == LayerKind::kHead) {
         input.logit_rows = logit_rows;
       }
       model_->forward(static_cast<int64_t>(layer), views, input, geometry_, hidden.data(), scratch, kernels_, &sink);
@@ -366,7 +366,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Change{"mpt", R"({"attn_config": {"alibi_bias_max": 6}})"}, Change{"mpt", R"({"attn_config": {"softmax_scale": 0.3}})"},
                     Change{"ministral", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
                     Change{"ministral3", R"({"rope_parameters": {"mscale": 2.0}})"},
-                    Change{"ernie4_5", R"({"use_bias": false})"}, Change{"hunyuan_dense", R"({"rope_parameters": {"alpha": 45.0}})"}));
+                    Change{"ernie4_5", R"({"use_bias": false})"}, Change{"hunyuan_dense", R"({"rope_parameters": {"alpha": 45.0}})"},
+                    Change{"qwen3_moe", R"({"num_experts_per_tok": 2})"}, Change{"qwen3_moe", R"({"norm_topk_prob": false})"}, Change{"mixtral", R"({"num_experts_per_tok": 1})"},
+                    Change{"mixtral", R"({"sliding_window": 19})"}, Change{"olmoe", R"({"norm_topk_prob": true})"}, Change{"qwen2_moe", R"({"norm_topk_prob": true})"},
+                    Change{"glm4_moe", R"({"routed_scaling_factor": 2.0})"}, Change{"glm4_moe", R"({"norm_topk_prob": false})"}, Change{"glm4_moe", R"({"use_qk_norm": false})"},
+                    Change{"minimax_m2", R"({"rotary_dim": 16, "rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"dots1", R"({"routed_scaling_factor": 1.4})"}));
 
 /// Greedy continuations agree wherever the reference was sure. Returns how many tokens were compared.
 size_t compare_greedy(WholeModel& model, const Golden& golden, float least_margin) {
@@ -399,7 +403,7 @@ const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-ti
                                      "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere",
                                      "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
                                      "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2",
-                                     "gpt2-scales");
+                                     "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "minimax_m2", "dots1");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');

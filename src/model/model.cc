@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "model/architecture.h"
+#include "model/parts/experts.h"
 
 namespace flexgen {
 namespace {
@@ -42,13 +43,21 @@ bool is_constant(std::string_view name) {
   return std::any_of(std::begin(kEnds), std::end(kEnds), [&](std::string_view end) { return name.ends_with(end); });
 }
 
+/// A block's weights with those of all its experts.
+std::vector<WantedWeight> whole_block(const Architecture& architecture, const ModelConfig& config, int64_t index) {
+  std::vector<WantedWeight> weights = architecture.block(config, index);
+  for (int64_t expert = 0; config.is_sparse(index) && expert < config.mixture.num_experts; ++expert)
+    for (WantedWeight& weight : architecture.expert(config, index, expert)) weights.push_back(std::move(weight));
+  return weights;
+}
+
 std::vector<std::string> names_without_prefix(const Architecture& architecture, const ModelConfig& config) {
   std::vector<std::string> names;
   auto add = [&](const std::vector<WantedWeight>& wanted) {
     for (const WantedWeight& weight : wanted)
       if (weight.role != Role::kOutputBias) names.push_back(weight.name);
   };
-  for (int64_t i = 0; i < config.num_layers; ++i) add(architecture.block(config, i));
+  for (int64_t i = 0; i < config.num_layers; ++i) add(whole_block(architecture, config, i));
   add(architecture.head(config));
   return names;
 }
@@ -84,7 +93,7 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
 class Builder {
  public:
   Builder(const Checkpoint& checkpoint, const std::string& directory, const Architecture& architecture, const ModelConfig& config)
-      : checkpoint_(checkpoint), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings),
+      : checkpoint_(checkpoint), architecture_(architecture), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings),
         table_(table_name(architecture, config)), output_(architecture.output_name()) {}
 
   LayerSpec layer(LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
@@ -96,6 +105,19 @@ class Builder {
       if (weight.multiplied()) layer.linear_flops_per_row += 2.0 * static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
     }
     return layer;
+  }
+
+  /// Experts [first, end) of a block.
+  LayerSpec experts(int64_t block, int64_t first, int64_t end, const ModelConfig& config) {
+    std::vector<WantedWeight> wanted;
+    for (int64_t expert = first; expert < end; ++expert)
+      for (WantedWeight& weight : architecture_.expert(config, block, expert)) wanted.push_back(std::move(weight));
+    LayerSpec spec = layer(LayerKind::kExperts, block, wanted);
+    spec.first_expert = first;
+    spec.num_experts = end - first;
+    spec.row_share = static_cast<double>(config.mixture.experts_per_row) / static_cast<double>(config.mixture.num_experts);
+    spec.linear_flops_per_row *= spec.row_share;
+    return spec;
   }
 
   /// Names of tensors that no layer asked for.
@@ -145,6 +167,7 @@ class Builder {
   }
 
   const Checkpoint& checkpoint_;
+  const Architecture& architecture_;
   std::string directory_;
   NamePrefix prefix_;
   bool tied_;
@@ -179,13 +202,27 @@ int64_t logits_of_panel(const LayerContext& c, const LayerSpec& spec, const Head
   return rows;
 }
 
+int64_t streamed_elements(const std::vector<WantedWeight>& weights) {
+  int64_t elements = 0;
+  for (const WantedWeight& weight : weights)
+    if (!weight.always_resident()) elements += weight.rows * weight.cols;
+  return elements;
+}
+
+/// How many experts make a layer: no more than the largest block's other matrices, as they stream through the same buffers; one at least.
+int64_t experts_in_unit(const Architecture& architecture, const ModelConfig& config) {
+  int64_t most = 0, expert = 1;
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    most = std::max(most, streamed_elements(architecture.block(config, i)));
+    if (config.is_sparse(i)) expert = streamed_elements(architecture.expert(config, i, 0));
+  }
+  return std::clamp<int64_t>(most / expert, 1, config.mixture.num_experts);
+}
+
 /// Rows of the output matrix in a chunk: about a block's matrices or less, so that it streams through the same buffers, and
 /// chunks of about the same size.
 int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block) {
-  int64_t elements = 0;
-  for (const WantedWeight& weight : block)
-    if (!weight.always_resident()) elements += weight.rows * weight.cols;
-  const int64_t most = std::clamp<int64_t>(round_down(elements / config.embed_size, kHeadRowGrain), kHeadRowGrain, kMaxHeadRows);
+  const int64_t most = std::clamp<int64_t>(round_down(streamed_elements(block) / config.embed_size, kHeadRowGrain), kHeadRowGrain, kMaxHeadRows);
   return round_up(ceil_div(config.vocab_size, ceil_div(config.vocab_size, most)), kHeadRowGrain);
 }
 
@@ -211,8 +248,13 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
 
   Builder builder(checkpoint, directory, architecture, config);
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
-  for (int64_t i = 0; i < config.num_layers; ++i)
+  const int64_t unit = config.is_mixture() ? experts_in_unit(architecture, config) : 0;
+  for (int64_t i = 0; i < config.num_layers; ++i) {
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+    if (!config.is_sparse(i)) continue;
+    const int64_t all = config.mixture.num_experts, num_units = ceil_div(all, unit);
+    for (int64_t u = 0; u < num_units; ++u) model->layers_.push_back(builder.experts(i, u * all / num_units, (u + 1) * all / num_units, config));
+  }
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(architecture, config));
   const int64_t chunk_rows = head_chunk_rows(config, architecture.block(config, 0));
@@ -245,7 +287,7 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
     }
   };
   add(architecture.embed(config));
-  for (int64_t i = 0; i < config.num_layers; ++i) add(architecture.block(config, i));
+  for (int64_t i = 0; i < config.num_layers; ++i) add(whole_block(architecture, config, i));
   add(architecture.head(config));
   if (!config.tied_embeddings) tensors.push_back({std::string(architecture.output_name()), dtype, {config.vocab_size, config.embed_size}});
   return tensors;
@@ -359,13 +401,14 @@ KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens) const {
 }
 
 int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
-  Scratch embed(nullptr), block(nullptr), head(nullptr);
+  Scratch embed(nullptr), block(nullptr), experts(nullptr), head(nullptr);
   int64_t widest = 0;
   for (const LayerSpec& layer : layers_) widest = std::max(widest, layer.vocab_count);
   if (layers_.front().kind == LayerKind::kEmbed) EmbedScratch(embed, config_, max_rows);
   BlockScratch(block, config_, max_rows);
+  if (config_.is_mixture()) ExpertScratch(experts, config_, max_rows);
   if (widest > 0) HeadScratch(head, config_, max_logit_rows, widest);
-  return std::max({embed.used(), block.used(), head.used()});
+  return std::max({embed.used(), block.used(), experts.used(), head.used()});
 }
 
 VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots, int64_t num_logit_rows, DType kv_dtype) const {
@@ -432,6 +475,8 @@ void Model::forward(int64_t layer, std::span<const WeightView> weights, const Vi
     architecture.before_attention(context, s);
     append_and_attend(context, s);
     architecture.after_attention(context, s);
+  } else if (spec.kind == LayerKind::kExperts) {
+    add_experts(context, ExpertScratch(scratch, config_, input.num_rows));
   } else {
     const HeadScratch s(scratch, config_, num_logit_rows, spec.vocab_count);
     for (int64_t first = 0; first < num_logit_rows;) {

@@ -37,9 +37,10 @@ struct WeightSpec {
 };
 
 enum class LayerKind {
-  kEmbed,  ///< looks rows up in a table; reads the rest of its weights whole
-  kBlock,  ///< one transformer layer, or the part of it that attends
-  kHead,   ///< logits for a range of the vocabulary (large heads are cut into chunks)
+  kEmbed,    ///< looks rows up in a table; reads the rest of its weights whole
+  kBlock,    ///< one transformer layer; of a mixture's sparse block what comes before its experts
+  kExperts,  ///< some of a sparse block's experts: each adds to the stream of the rows that chose it, in the order of their numbers
+  kHead,     ///< logits for a range of the vocabulary (large heads are cut into chunks)
 };
 
 /// The part of a weight that a layer reads: rows [row_first, row_first + rows).
@@ -56,7 +57,9 @@ struct LayerSpec {
   int64_t cache = -1;            ///< which of the model's caches it reads and writes: one a block, from 0 on in a pipeline stage too; -1: none
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
-  double linear_flops_per_row = 0;           ///< 2 * the elements of its matrices
+  int64_t first_expert = 0, num_experts = 0;  ///< experts
+  double linear_flops_per_row = 0;           ///< of a visit's rows: 2 * the elements of its matrices; of experts, row_share of that
+  double row_share = 1;                      ///< of a visit's rows, how many each of its matrices multiplies: k of E for experts
 };
 
 /// A block's q [T, A, H], k and v [T, G, H] of the rows, f32, between the stages of a block.
@@ -162,7 +165,7 @@ class Model {
   VisitWork mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
-  /// updated by blocks, read by the head. weights: one view per LayerSpec::uses entry (empty view for
+  /// updated by blocks and experts, read by the head; in a mixture [T, kept_row_floats()] floats, the stream first (ExpertRows). weights: one view per LayerSpec::uses entry (empty view for
   /// lookups, with its dtype). scratch: scratch_bytes(), 64-byte aligned. sink: head only; accept() is called for panels of rows in order.
   void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
                const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,

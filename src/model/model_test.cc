@@ -134,6 +134,48 @@ TEST(Model, LayersSayWhichCacheTheyHave) {
   }
 }
 
+/// A mixture's sparse block is the layer that attends, and then units of experts no larger than that; a dense one stays whole.
+TEST(Model, ExpertsAreLayersOfTheirOwn) {
+  const auto config = parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "moe_intermediate_size": 32, "head_dim": 16,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 100, "max_position_embeddings": 64})", "",
+                                   "config.json");
+  auto model = Model::of_shape(config, DType::kBF16);
+  // Attention has 12288 elements, the dense block 18432 more, an expert 6144: five experts fit.
+  std::vector<LayerKind> kinds;
+  for (const LayerSpec& layer : model->layers()) kinds.push_back(layer.kind);
+  const std::vector<LayerKind> start{LayerKind::kEmbed, LayerKind::kBlock, LayerKind::kExperts, LayerKind::kBlock, LayerKind::kBlock, LayerKind::kExperts, LayerKind::kHead};
+  EXPECT_EQ(kinds, start);
+  EXPECT_EQ(model->num_blocks(), 3);
+  const LayerSpec& experts = model->layers()[2];
+  EXPECT_EQ(experts.cache, -1);
+  EXPECT_EQ(experts.index, 0);
+  EXPECT_EQ(experts.num_experts, 5);
+  EXPECT_EQ(experts.uses.size(), 15u);
+  EXPECT_DOUBLE_EQ(experts.row_share, 0.4);
+  EXPECT_DOUBLE_EQ(experts.linear_flops_per_row, 2 * 2 * 3 * 64 * 32);  // two experts
+  EXPECT_EQ(config.kept_row_floats(), 2 * 64 + 16);
+  // The router is no part of what streams, nor of what other types are made of.
+  const WeightUse& router = *std::find_if(model->layers()[1].uses.begin(), model->layers()[1].uses.end(), [](const WeightUse& use) { return use.role == Role::kRouter; });
+  EXPECT_TRUE(model->weights()[static_cast<size_t>(router.weight)].always_resident);
+  model->keep_blocks(2, 1);
+  EXPECT_EQ(model->layers_before(), 4);
+  EXPECT_EQ(model->blocks_before(), 2);
+  EXPECT_EQ(model->layers().front().cache, 0);
+  EXPECT_EQ(model->layers()[1].kind, LayerKind::kExperts);
+}
+
+/// Without a dense block there is less room for a unit, and units are of about the same size.
+TEST(Model, ExpertsAreCutIntoUnits) {
+  const auto config = parse_config(R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 4, "num_experts": 5,
+    "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64})", "", "config.json");
+  const auto model = Model::of_shape(config, DType::kBF16);
+  std::vector<std::pair<int64_t, int64_t>> units;
+  for (const LayerSpec& layer : model->layers())
+    if (layer.kind == LayerKind::kExperts) units.emplace_back(layer.first_expert, layer.num_experts);
+  const std::vector<std::pair<int64_t, int64_t>> expected{{0, 1}, {1, 2}, {3, 2}};  // 16384 elements of attention, 6144 an expert
+  EXPECT_EQ(units, expected);
+}
+
 /// torch.compile, DDP, PEFT, multimodal parents: the same names behind a wrapper's.
 TEST(Model, NamesMayStartWithAWrappers) {
   const auto plain = TinyCheckpoint(kLlama).load();

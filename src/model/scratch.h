@@ -55,12 +55,15 @@ struct BlockScratch {
     q = scratch.floats(rows * q_width);
     k = scratch.floats(rows * kv_width);
     v = scratch.floats(rows * kv_width);
-    up = scratch.floats(panel * config.ffn_size);
-    if (config.gated_ffn) gate = scratch.floats(panel * config.ffn_size);
-    inner = scratch.acts(panel * config.ffn_size);
+    const int64_t ffn = config.widest_ffn();
+    up = scratch.floats(panel * ffn);
+    if (config.gated_ffn) gate = scratch.floats(panel * ffn);
+    inner = scratch.acts(panel * ffn);
     if (config.fused_qkv) fused = scratch.floats(rows * (q_width + 2 * kv_width));
     if (config.parallel) beside = scratch.acts(rows * config.hidden_size);
-    if (config.adds_apart()) branch = scratch.floats(panel * config.hidden_size);
+    if (config.adds_apart() || config.mixture.shared_gate) branch = scratch.floats(panel * config.hidden_size);
+    if (config.is_mixture()) router = scratch.floats(panel * config.mixture.num_experts);
+    if (config.mixture.shared_gate) shared_gate = scratch.floats(panel);
   }
   std::byte* act;         ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
   float *q, *k, *v;       ///< [T, A*H], [T, G*H], [T, G*H]
@@ -70,6 +73,28 @@ struct BlockScratch {
   float* fused = nullptr;       ///< [T, (A + 2 G) * H]: q, k and v of one product
   std::byte* beside = nullptr;  ///< [T, D] act: what a feed-forward part beside attention reads
   float* branch = nullptr;      ///< [panel, D]: what is to be added to the stream
+  float* router = nullptr;      ///< [panel, E]: a mixture's logits
+  float* shared_gate = nullptr; ///< [panel]
+};
+
+/// For T rows that meet a unit of experts; an expert's rows go through it in panels.
+struct ExpertScratch {
+  ExpertScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
+    const int64_t panel = std::min(rows, kFfnPanelRows), size = config.mixture.expert_size;
+    x = scratch.acts(panel * config.hidden_size);
+    gate = scratch.floats(panel * size);
+    up = scratch.floats(panel * size);
+    inner = scratch.acts(panel * size);
+    out = scratch.floats(panel * config.hidden_size);
+    chosen_by = reinterpret_cast<int32_t*>(scratch.floats(rows));
+    weights = scratch.floats(rows);
+  }
+  std::byte* x;             ///< [panel, D] act
+  float *gate, *up;         ///< [panel, F]
+  std::byte* inner;         ///< [panel, F] act
+  float* out;               ///< [panel, D]
+  int32_t* chosen_by;       ///< rows that chose an expert, at most [T]
+  float* weights;           ///< and its weight in each
 };
 
 /// For a panel of rows that want logits, of a chunk of the vocabulary.

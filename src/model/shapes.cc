@@ -7,13 +7,14 @@
 namespace flexgen {
 namespace {
 
-enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4 };
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe };
 
 struct Shape {
   const char* name;
   Family family;
   int64_t layers, hidden, heads, kv_heads, head_size, ffn, vocab, positions;
   bool tied;
+  int64_t experts = 0, experts_per_row = 0, expert_size = 0;
 };
 
 constexpr Shape kShapes[] = {
@@ -55,6 +56,10 @@ constexpr Shape kShapes[] = {
     {"gemma-3-12b", Family::kGemma3, 48, 3840, 16, 8, 256, 15360, 262208, 131072, true},
     {"gemma-3-27b", Family::kGemma3, 62, 5376, 32, 16, 128, 21504, 262208, 131072, true},
     {"phi-4", Family::kPhi4, 40, 5120, 40, 10, 128, 17920, 100352, 16384, false},
+    {"mixtral-8x7b", Family::kMixtral, 32, 4096, 32, 8, 128, 14336, 32000, 32768, false, 8, 2, 14336},
+    {"mixtral-8x22b", Family::kMixtral, 56, 6144, 48, 8, 128, 16384, 32768, 65536, false, 8, 2, 16384},
+    {"qwen3-30b-a3b", Family::kQwen3Moe, 48, 2048, 32, 4, 128, 6144, 151936, 40960, false, 128, 8, 768},
+    {"qwen3-235b-a22b", Family::kQwen3Moe, 94, 4096, 64, 4, 128, 12288, 151936, 40960, false, 128, 8, 1536},
 };
 
 /// What the models of a family have in common.
@@ -76,6 +81,8 @@ FamilyTraits traits_of(Family family) {
     case Family::kSmolLm2: return {"llama", 1e-5, 1e5, 0, 0, 0};
     case Family::kGemma2: return {"gemma2", 1e-6, 1e4, 0, 2, 1};
     case Family::kGemma3: return {"gemma3_text", 1e-6, 1e6, 0, 2, 1};
+    case Family::kMixtral: return {"mixtral", 1e-5, 1e6, 0, 1, 2};
+    case Family::kQwen3Moe: return {"qwen3_moe", 1e-6, 1e6, 0, 151643, 151643};
     case Family::kPhi4: return {"phi3", 1e-5, 2.5e5, 0, 100257, 100265};
   }
   return {};
@@ -108,6 +115,14 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     }
     json["intermediate_size"] = shape.ffn;
     json["num_key_value_heads"] = shape.kv_heads;
+    if (shape.experts > 0) {
+      json[shape.family == Family::kMixtral ? "num_local_experts" : "num_experts"] = shape.experts;
+      json["num_experts_per_tok"] = shape.experts_per_row;
+    }
+    if (shape.family == Family::kQwen3Moe) {
+      json["moe_intermediate_size"] = shape.expert_size;
+      json["norm_topk_prob"] = true;
+    }
     json["head_dim"] = shape.head_size;
     const bool is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3;
     json[is_gemma ? "hidden_activation" : "hidden_act"] = is_gemma ? "gelu_pytorch_tanh" : "silu";

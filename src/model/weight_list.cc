@@ -70,6 +70,22 @@ WeightList& WeightList::fused_feed_forward() {
   return linear(Role::kDown, "mlp.down_proj", m.hidden_size, m.ffn_size, m.mlp_bias);
 }
 
+WeightList& WeightList::router(const std::string& name, const std::string& bias_name) {
+  const Mixture& mixture = config_.mixture;
+  // Small, and a choice is no place for rounding: it is kept as it is, whatever type the other matrices get.
+  add(WantedWeight::small_matrix(start_ + name + ".weight", mixture.num_experts, config_.hidden_size, Role::kRouter));
+  if (mixture.choice_bias) add(WantedWeight::vector(start_ + bias_name, mixture.num_experts, Role::kRouterBias));
+  return *this;
+}
+
+WeightList& WeightList::gated(const std::string& gate, const std::string& up, const std::string& down, int64_t size) {
+  linear(Role::kGate, gate, size, config_.hidden_size, false);
+  linear(Role::kUp, up, size, config_.hidden_size, false);
+  return linear(Role::kDown, down, config_.hidden_size, size, false);
+}
+
 std::string layer_start(int64_t index) { return "layers." + std::to_string(index) + "."; }
+
+std::string expert_start(int64_t index, const std::string& part, int64_t expert) { return layer_start(index) + part + ".experts." + std::to_string(expert) + "."; }
 
 }  // namespace flexgen

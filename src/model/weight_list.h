@@ -23,6 +23,8 @@ enum class Role : uint8_t {
   kO, kOBias,
   kPostNorm1, kPostNorm1Bias,  ///< what attention adds
   kNorm2, kNorm2Bias,          ///< what the feed-forward part reads
+  kRouter, kRouterBias,        ///< scores experts, for rows as the feed-forward part reads them; the bias is of the choice
+  kSharedGate, kSharedGateBias,
   kGate, kGateBias, kUp, kUpBias, kDown, kDownBias,
   kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
   kFinalNorm, kFinalNormBias,
@@ -49,7 +51,7 @@ struct WantedWeight {
   bool turned = false;
 
   static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kMatrix, std::move(name), rows, cols, role}; }
-  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols) { return {Kind::kSmallMatrix, std::move(name), rows, cols}; }
+  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallMatrix, std::move(name), rows, cols, role}; }
   static WantedWeight vector(std::string name, int64_t size, Role role = Role::kOther) { return {Kind::kVector, std::move(name), 1, size, role}; }
   static WantedWeight small_table(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallTable, std::move(name), rows, cols, role}; }
   static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {Kind::kTable, std::move(name), rows, cols, Role::kTokens}; }
@@ -86,6 +88,11 @@ class WeightList {
   /// The same with gate and up in one tensor, mlp.gate_up_proj.
   WeightList& fused_feed_forward();
 
+  /// A mixture's router NAME.weight [E, D], and what biases its choice: a tensor of that name.
+  WeightList& router(const std::string& name, const std::string& bias_name = "");
+  /// A feed-forward part with a gate under other names: of one expert, or of the part that all rows share.
+  WeightList& gated(const std::string& gate, const std::string& up, const std::string& down, int64_t size);
+
   operator std::vector<WantedWeight>() { return std::move(weights_); }
 
  private:
@@ -96,5 +103,7 @@ class WeightList {
 
 /// "layers.7."
 std::string layer_start(int64_t index);
+/// "layers.7.PART.experts.3."
+std::string expert_start(int64_t index, const std::string& part, int64_t expert);
 
 }  // namespace flexgen

@@ -29,6 +29,11 @@ const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy
   return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
 }
 
+void refuse_experts_on_gpu(const Model& model, bool on_gpu) {
+  if (on_gpu && model.config().is_mixture())
+    fail_user("a mixture of experts ({}) runs on a CPU alone: take --backend cpu, and leave --gpu-memory out", model.config().model_type);
+}
+
 BlockTimes block_times(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const ComputeAmount& whole) {
   const ComputeProfile& processor = processor_of(hardware, policy);
   if (!policy.attention_beside()) return {visit_time_s(processor, precision, whole), 0, 0};
@@ -42,7 +47,7 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
 
 double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows) {
   ComputeAmount amount;
-  amount.rows = rows;
+  amount.rows = layer.row_share * rows;
   amount.flops = layer.linear_flops_per_row * rows;
   amount.logits = layer.kind == LayerKind::kHead && !policy.on_gpu() ? static_cast<double>(layer.vocab_count) * rows : 0;
   return visit_time_s(processor_of(hardware, policy), precision, amount);

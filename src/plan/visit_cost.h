@@ -25,13 +25,16 @@ double visit_time_s(const ComputeProfile& processor, const Precision& precision,
 /// The processor that a policy computes on. Throws Error{user} if it is a GPU and the profile has none.
 const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy);
 
+/// Throws Error{user} for a mixture of experts on a GPU, which cannot send down which experts its rows have chosen.
+void refuse_experts_on_gpu(const Model& model, bool on_gpu);
+
 /// Seconds of a block's visit: the whole in compute_s, or with attention beside a GPU what comes before it, attention on the other processor, and what follows.
 struct BlockTimes {
   double compute_s = 0, attention_s = 0, after_s = 0;
 };
 BlockTimes block_times(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const ComputeAmount& whole);
 
-/// Seconds of a visit of `rows` rows to a layer that is no block: the embedding, or a chunk of the head, whose logits a GPU leaves to the processor beside it.
+/// Seconds of a visit of `rows` rows to a layer that does not attend: the embedding, a unit of experts, or a chunk of the head, whose logits a GPU leaves to the processor beside it.
 double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows);
 
 /// What a chunk of the head on a GPU sends down: the largest of each of its rows, and the logits if they are read.

@@ -109,7 +109,7 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   leases->hidden = hidden_.acquire(visit, *plan, alone);
 
   Work work;
-  work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kHead ? "head" : "embed";
+  work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kExperts ? "experts" : layer.kind == LayerKind::kHead ? "head" : "embed";
   work.step = visit.step;
   work.layer = visit.layer;
   work.batch = visit.batch;
@@ -122,7 +122,7 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   work_done_.attention_flops += amount.attention_flops;
   work_done_.kv_read_bytes += amount.kv_read_bytes;
   if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += amount.kv_read_bytes;
-  work.amount = {amount.linear_flops, static_cast<double>(layer.kind == LayerKind::kHead ? static_cast<int64_t>(plan->logit_rows.size()) : plan->num_rows()),
+  work.amount = {amount.linear_flops, layer.row_share * static_cast<double>(layer.kind == LayerKind::kHead ? static_cast<int64_t>(plan->logit_rows.size()) : plan->num_rows()),
                  amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
                  layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};
   ++work_done_.visits;
@@ -145,14 +145,14 @@ void Executor::computed(const Leases& leases, const Event& done) {
 }
 
 void Executor::copy_in(const Leases& leases) {
-  const int64_t cols = model_.config().hidden_size, bytes = cols * static_cast<int64_t>(sizeof(float));
+  const int64_t cols = model_.config().kept_row_floats(), bytes = cols * static_cast<int64_t>(sizeof(float));
   std::vector<const std::byte*> rows;
   for (int64_t at = 0; at < leases.hidden.copy_in_bytes; at += bytes) rows.push_back(leases.hidden.resident + at);
   if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, leases.hidden.rows);
 }
 
 void Executor::copy_out(const Leases& leases) {
-  const int64_t cols = model_.config().hidden_size, bytes = cols * static_cast<int64_t>(sizeof(float));
+  const int64_t cols = model_.config().kept_row_floats(), bytes = cols * static_cast<int64_t>(sizeof(float));
   std::vector<const std::byte*> rows;
   for (int64_t at = 0; at < leases.hidden.copy_out_bytes; at += bytes) rows.push_back(reinterpret_cast<const std::byte*>(leases.hidden.rows) + at);
   if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, reinterpret_cast<float*>(leases.hidden.resident));

@@ -9,7 +9,8 @@
 namespace flexgen {
 
 HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
-    : row_bytes(model.config().hidden_size * static_cast<int64_t>(sizeof(float))),
+    : row_bytes(model.config().kept_row_floats() * static_cast<int64_t>(sizeof(float))),
+      stream_row_bytes(model.config().hidden_size * static_cast<int64_t>(sizeof(float))),
       compute_tier(policy.compute_tier),
       num_batches(policy.num_micro_batches) {
   // Cut where the disk share starts at an aligned address of the staging buffer.
@@ -24,7 +25,7 @@ HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
   file_stride = round_up(disk_rows * row_bytes, kDirectAlignment);
   buffer_bytes = host_rows + disk_rows > 0 ? round_up(policy.max_rows * row_bytes, kDirectAlignment) : 0;
   if (policy.on_gpu()) bounce_bytes = file_stride;
-  if (policy.on_gpu() && policy.num_groups > 1) message_bytes = policy.max_rows * row_bytes;
+  if (policy.on_gpu() && policy.num_groups > 1) message_bytes = policy.max_rows * stream_row_bytes;
 }
 
 int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
@@ -88,7 +89,7 @@ void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
 
 Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event> free) {
   const auto batch = static_cast<size_t>(visit.batch);
-  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.row_bytes);
+  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.stream_row_bytes);
   const bool on_gpu = layout_.compute_tier == Tier::kGpu;
   std::byte* message = on_gpu ? messages_[batch].data() : rows;
   Work work, copy;
@@ -113,7 +114,7 @@ Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte*
 
 Event HiddenStore::send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done) {
   const auto batch = static_cast<size_t>(visit.batch);
-  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.row_bytes);
+  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.stream_row_bytes);
   Work work, copy;
   for (Work* each : {&work, &copy}) {
     each->name = "send activations";

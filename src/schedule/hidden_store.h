@@ -1,5 +1,5 @@
 #pragma once
-// HiddenStore: the residual streams of the micro-batches between layers: the first rows of each in the tier that computes, the rest (where that is
+// HiddenStore: the residual streams of the micro-batches between layers, and what a mixture's experts need beside them: the first rows of each in the tier that computes, the rest (where that is
 // a GPU) in RAM and in a spill file. Where everything is resident a lease is the buffer itself; else rows pass through staging
 // buffers, except when the next visit is of the same micro-batch, which takes them over in place. Between pipeline stages they come from the stage before
 // and go on to the next one. Host thread only.
@@ -24,7 +24,8 @@ class HiddenLayout {
  public:
   HiddenLayout(const Model& model, const Policy& policy);
 
-  int64_t row_bytes = 0;
+  int64_t row_bytes = 0;         ///< ModelConfig::kept_row_floats
+  int64_t stream_row_bytes = 0;  ///< of these, what goes on to the next pipeline stage: stages begin with blocks
   Tier compute_tier = Tier::kCpu;
   int64_t resident_rows = 0, host_rows = 0, disk_rows = 0;  ///< of a micro-batch's max_rows; host: RAM beside a GPU
   int64_t num_batches = 0;
@@ -40,7 +41,7 @@ class HiddenLayout {
 };
 
 struct HiddenLease {
-  float* rows = nullptr;  ///< [T, D]
+  float* rows = nullptr;  ///< [T, ModelConfig::kept_row_floats], the stream [T, D] first
   /// Rows that live in the compute tier but not in the staging buffer: copied in before the visit and out after it.
   std::byte* resident = nullptr;
   int64_t copy_in_bytes = 0, copy_out_bytes = 0;

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "model/parts/attention.h"
+#include "model/parts/experts.h"
 #include "model/parts/feed_forward.h"
 #include "model/parts/norm.h"
 
@@ -40,6 +41,7 @@ void Decoder::after_attention(const LayerContext& c, const BlockScratch& s) cons
     add_feed_forward(c, s, s.beside);
   } else {
     add_attention(c, s);
+    if (c.has(Role::kRouter)) return choose_experts(c, s);
     normalize(c, Role::kNorm2, c.hidden, c.in.num_rows, s.act);
     add_feed_forward(c, s, s.act);
   }

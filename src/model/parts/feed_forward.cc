@@ -1,11 +1,28 @@
 #include "model/parts/feed_forward.h"
 
+#include <cmath>
+
 #include "model/parts/attention.h"
 
 namespace flexgen {
+namespace {
+
+/// h += sigmoid(Wshared_gate x) * Wdown inner for the rows of a panel.
+void add_gated(const LayerContext& c, const BlockScratch& s, const std::byte* x, int64_t first, int64_t rows) {
+  const int64_t D = c.config.hidden_size;
+  c.kernels.linear(x, rows, c[Role::kSharedGate], {}, false, s.shared_gate);
+  c.kernels.linear(s.inner, rows, c[Role::kDown], {}, false, s.branch);
+  for (int64_t i = 0; i < rows; ++i) {
+    const float gate = 1 / (1 + std::exp(-s.shared_gate[i]));
+    c.kernels.add_scaled(s.branch + i * D, D, c.config.residual_scale * gate, c.hidden + (first + i) * D);
+  }
+}
+
+}  // namespace
 
 void add_feed_forward(const LayerContext& c, const BlockScratch& s, const std::byte* x) {
   const ModelConfig& m = c.config;
+  const int64_t F = c[Role::kUp].rows;
   const int64_t T = c.in.num_rows, row_bytes = size_bytes(c.kernels.act_dtype(), m.hidden_size);
   Kernels& k = c.kernels;
   for (int64_t first = 0; first < T; first += kFfnPanelRows) {
@@ -13,9 +30,10 @@ void add_feed_forward(const LayerContext& c, const BlockScratch& s, const std::b
     const std::byte* panel = x + first * row_bytes;
     if (m.gated_ffn) k.linear(panel, rows, c[Role::kGate], c[Role::kGateBias], false, s.gate);
     k.linear(panel, rows, c[Role::kUp], c[Role::kUpBias], false, s.up);
-    if (m.gated_ffn) k.gated_activate(s.gate, s.up, rows * m.ffn_size, m.activation, s.inner);
-    else k.activate(s.up, rows * m.ffn_size, m.activation, s.inner);
-    add_product(c, s, s.inner, first, rows, Role::kDown, Role::kPostNorm2);
+    if (m.gated_ffn) k.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
+    else k.activate(s.up, rows * F, m.activation, s.inner);
+    if (c.has(Role::kSharedGate)) add_gated(c, s, panel, first, rows);
+    else add_product(c, s, s.inner, first, rows, Role::kDown, Role::kPostNorm2);
   }
 }
 

@@ -1,0 +1,63 @@
+// How a router's logits become a row's experts and their weights.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "model/parts/experts.h"
+
+namespace flexgen::experts_test {
+namespace {
+
+struct Choice {
+  std::vector<int32_t> experts;
+  std::vector<float> weights;
+};
+Choice choose(const Mixture& mixture, std::vector<float> logits, const std::vector<float>& bias = {}) {
+  Choice choice{std::vector<int32_t>(static_cast<size_t>(mixture.experts_per_row)), std::vector<float>(static_cast<size_t>(mixture.experts_per_row))};
+  choose_experts_of_row(mixture, logits, bias, choice.experts.data(), choice.weights.data());
+  return choice;
+}
+Mixture mixture_of(RouterScore score, bool normalized) {
+  Mixture mixture;
+  mixture.num_experts = 4;
+  mixture.experts_per_row = 2;
+  mixture.score = score;
+  mixture.normalized = normalized;
+  return mixture;
+}
+
+TEST(Experts, SoftmaxOverAllThenTheLargest) {
+  const Choice choice = choose(mixture_of(RouterScore::kSoftmax, false), {0, 2, 1, -1});
+  const double sum = 1 + std::exp(2.0) + std::exp(1.0) + std::exp(-1.0);
+  EXPECT_EQ(choice.experts, (std::vector<int32_t>{1, 2}));
+  EXPECT_NEAR(choice.weights[0], std::exp(2.0) / sum, 1e-6);
+  EXPECT_NEAR(choice.weights[1], std::exp(1.0) / sum, 1e-6);
+}
+
+TEST(Experts, WeightsOfARowMayAddUpToTheScale) {
+  Mixture mixture = mixture_of(RouterScore::kSoftmax, true);
+  mixture.scale = 2.5f;
+  const Choice choice = choose(mixture, {1000, 998, 0, 999});  // no overflow
+  EXPECT_EQ(choice.experts, (std::vector<int32_t>{0, 3}));
+  EXPECT_NEAR(choice.weights[0] + choice.weights[1], 2.5, 1e-6);
+  EXPECT_NEAR(choice.weights[1] / choice.weights[0], std::exp(-1.0), 1e-6);
+}
+
+TEST(Experts, ABiasChangesTheChoiceAndNoWeight) {
+  const Choice choice = choose(mixture_of(RouterScore::kSigmoid, false), {0, 2, 1, -1}, {0, -1, 0, 1});
+  EXPECT_EQ(choice.experts, (std::vector<int32_t>{3, 2}));
+  EXPECT_NEAR(choice.weights[0], 1 / (1 + std::exp(1.0)), 1e-6);
+  EXPECT_NEAR(choice.weights[1], 1 / (1 + std::exp(-1.0)), 1e-6);
+}
+
+TEST(Experts, OfEqualScoresTheFirstIsTaken) { EXPECT_EQ(choose(mixture_of(RouterScore::kSoftmax, true), {1, 3, 3, 3}).experts, (std::vector<int32_t>{1, 2})); }
+
+TEST(Experts, NaNIsNoReasonToChooseNobody) {
+  const Choice choice = choose(mixture_of(RouterScore::kSigmoid, true), {NAN, NAN, 1, NAN});
+  EXPECT_EQ(choice.experts, (std::vector<int32_t>{2, 0}));
+  EXPECT_TRUE(std::isnan(choice.weights[1]));
+}
+
+}  // namespace
+}  // namespace flexgen::experts_test
