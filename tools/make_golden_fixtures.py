@@ -129,6 +129,7 @@ MODELS |= {
     "minimax_m2": (other("minimax_m2", head_dim=16, intermediate_size=24, num_local_experts=8, num_experts_per_tok=2, rotary_dim=8), torch.bfloat16, {}),
     "dots1": (other("dots1", num_hidden_layers=3, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, **SOME_EXPERTS),
               torch.bfloat16, {}),
+    "ernie4_5_moe": (other("ernie4_5_moe", num_hidden_layers=3, tie_word_embeddings=False, moe_num_experts=6, moe_k=2, moe_intermediate_size=24, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_end_index=1), torch.bfloat16, {}),
 }
 
 

@@ -41,7 +41,8 @@ namespace flexgen {
   family(qwen_moe)               \
   family(olmoe)                  \
   family(glm4_moe)               \
-  family(minimax_m2)
+  family(minimax_m2)             \
+  family(ernie4_5_moe)
 
 #define FLEXGEN_DECLARE(name) const Architecture& name##_architecture();
 FLEXGEN_FAMILIES(FLEXGEN_DECLARE)

@@ -50,9 +50,9 @@ void read_experts(ConfigFields& fields, ModelConfig& m, const ExpertFields& name
   auto size = [&](const char* name, int64_t usual, int64_t high) { return usual > 0 ? fields.integer_or(name, usual, 1, high) : fields.integer(name, 1, high); };
   const bool other_name = names.count_too != nullptr && !fields.find(names.count) && fields.find(names.count_too);
   mixture.num_experts = size(other_name ? names.count_too : names.count, names.usual_count, 1 << 14);
-  mixture.experts_per_row = size("num_experts_per_tok", names.usual_per_row, 1 << 14);
+  mixture.experts_per_row = size(names.per_row, names.usual_per_row, 1 << 14);
   if (mixture.experts_per_row > mixture.num_experts)
-    fields.refuse("num_experts_per_tok", fmt::format("is {}, but there are {} experts", mixture.experts_per_row, mixture.num_experts));
+    fields.refuse(names.per_row, fmt::format("is {}, but there are {} experts", mixture.experts_per_row, mixture.num_experts));
   mixture.expert_size = size(names.size, names.usual_size, 1 << 24);
   mixture.sparse.assign(static_cast<size_t>(m.num_layers), true);
 }

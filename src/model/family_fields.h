@@ -26,11 +26,13 @@ void read_gated(ConfigFields& fields, ModelConfig& config, const std::string& ac
 /// What the fields of a mixture are called, by a second name too, and what they are where the file does not say; 0: it must.
 struct ExpertFields {
   const char *count, *count_too = nullptr;
-  int64_t usual_count = 0, usual_per_row = 0;
+  int64_t usual_count = 0;
+  const char* per_row = "num_experts_per_tok";
+  int64_t usual_per_row = 0;
   const char* size;
   int64_t usual_size = 0;
 };
-/// How many experts there are, how many a row uses (num_experts_per_tok) and how wide they are; all blocks are sparse. After what reads intermediate_size.
+/// How many experts there are, how many a row uses and how wide they are; all blocks are sparse. After what reads intermediate_size.
 void read_experts(ConfigFields& fields, ModelConfig& config, const ExpertFields& names);
 
 /// RMSNorm with rms_norm_eps.
