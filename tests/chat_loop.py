@@ -78,7 +78,7 @@ def too_long(test):
         check(refused.returncode in (1, 2) and message in refused.stderr, refused)
     os.rename(os.path.join(test.model, "chat_template.jinja"), os.path.join(test.work, "template"))
     refused = test.chat("x\n")
-    check(refused.returncode == 1 and "flexgen chat needs the model's chat template" in refused.stderr, refused)
+    check(refused.returncode == 1 and "flexgen: chat needs the model's chat template" in refused.stderr, refused)
     given = test.chat("x\n", "--chat-template", os.path.join(test.work, "template"))
     check(given.returncode == 0 and given.stdout, given)
     os.rename(os.path.join(test.work, "template"), os.path.join(test.model, "chat_template.jinja"))

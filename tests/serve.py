@@ -21,7 +21,7 @@ import time
 
 from kill_resume import make_model
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{# calls are written as <tool_call> #}"
 LIMIT_S = 120
 ENGINE = ["--hardware", "generic", "--planner", "first-rule", "--threads", "1", "--cpu-memory", "96MiB"]
 
@@ -379,6 +379,7 @@ def ends(test):
             code = server.ended()
             check(results and results[0][0] == wanted, f"--shutdown-grace {grace}: {results and results[0]}")
             check(code == 0, f"exit code {code}; it said:\n{''.join(server.said)}")
+            check(any("no new calls are taken" in said for said in server.said), server.said)
             if wanted == 200:
                 check(len(json.loads(results[0][2])["choices"]) == 128, results)
     with Server(test.binary, test.model) as server:

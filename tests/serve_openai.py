@@ -37,6 +37,7 @@ def calls(openai, client):
     pieces = list(client.chat.completions.create(model="model", messages=messages, max_completion_tokens=12, temperature=0, stream=True))
     check("".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content and pieces[-1].choices[0].finish_reason == whole.choices[0].finish_reason, pieces)
 
+    forced_call(openai, client, messages)
     for error, ask in [(openai.NotFoundError, lambda: client.completions.create(model="another", prompt="x")),
                        (openai.BadRequestError, lambda: client.completions.create(model="model", prompt="x", max_tokens=100000)),
                        (openai.NotFoundError, lambda: client.files.retrieve("file-none")),
@@ -47,6 +48,22 @@ def calls(openai, client):
             check(given.body["message"] and given.body["code"], given.body)
         else:
             check(False, f"{error} is not raised")
+
+
+def forced_call(openai, client, messages):
+    function = {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["a", "b"]}}, "required": ["x", "kind"]}}
+    asked = {"model": "model", "messages": messages, "tools": [{"type": "function", "function": function}], "max_completion_tokens": 120, "temperature": 0, "parallel_tool_calls": False}
+    try:
+        whole = client.chat.completions.create(**asked, tool_choice="required").choices[0]
+    except openai.BadRequestError as refused:
+        check("no xgrammar" in refused.body["message"], refused.body)  # a build that has no grammars
+        return
+    call = whole.message.tool_calls[0]
+    arguments = json.loads(call.function.arguments)
+    check(whole.finish_reason == "tool_calls" and call.function.name == "add" and list(arguments) == ["x", "kind"] and 0 <= arguments["x"] <= 99 and arguments["kind"] in "ab", whole)
+    pieces = [piece.choices[0] for piece in client.chat.completions.create(**asked, tool_choice={"type": "function", "function": {"name": "add"}}, stream=True)]
+    streamed = [piece.delta.tool_calls[0] for piece in pieces if piece.delta.tool_calls]
+    check([one.function.arguments for one in streamed] == [call.function.arguments] and pieces[-1].finish_reason == "tool_calls", pieces)
 
 
 def done_batch(client):
@@ -103,7 +120,16 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         folder = os.path.join(work, "pip")
         openai = pip_module("openai", folder)
-        batch_example(openai, Test(sys.argv[1], sys.argv[2], work))
+        test = Test(sys.argv[1], sys.argv[2], work)
+        for name in ("config.json", "generation_config.json"):
+            path = os.path.join(test.model, name)
+            if os.path.exists(path):
+                with open(path) as file:
+                    config = json.load(file)
+                config["eos_token_id"] = 0  # no text, so that answers may be JSON
+                with open(path, "w") as file:
+                    json.dump(config, file)
+        batch_example(openai, test)
     print("serve_openai.py: all holds")
 
 

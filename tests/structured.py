@@ -63,6 +63,74 @@ def run(flexgen, model, lines, output, *flags, ranks=()):
     return {record["custom_id"]: record for record in map(json.loads, output.read_text().splitlines())}
 
 
+# What a chat template must show of its form of calls.
+CALL_FORMS = {"hermes": "<tool_call>", "llama": '<|start_header_id|>"parameters": ', "mistral": "[TOOL_CALLS]", "mistral-named": "[TOOL_CALLS][ARGS]", "mistral-numbered": "[TOOL_CALLS][CALL_ID][ARGS]",
+              "harmony": "<|start|><|channel|><|message|>"}
+
+
+def check_calls(jsonschema, options, folder, rng):
+    """Forced calls in every form: read as tool_calls whose arguments are valid by the function's own schema, the same under another policy."""
+    model = pathlib.Path(options.source) / "demo/model"
+    asked = []
+    for number in range(max(4, options.count // 8)):
+        functions = [{"name": name, "parameters": {"type": "object", "properties": {"x": a_schema(rng, 2), "y": a_schema(rng, 2)}, "required": ["x"]}} for name in ("first", "second")]
+        choice = {"type": "function", "function": {"name": "second"}} if number % 3 == 2 else "required"
+        asked.append((functions, choice, number % 2 == 0))
+    for form, shown in CALL_FORMS.items():
+        template, lines = folder / f"{form}.jinja", folder / f"{form}.jsonl"
+        template.write_text("{{ messages[0].content }}{# " + shown + " #}")
+        with lines.open("w") as file:
+            for i, (functions, choice, parallel) in enumerate(asked):
+                body = {"messages": [{"role": "user", "content": "=>"}], "max_tokens": 180, "temperature": 2, "seed": i, "tool_choice": choice, "parallel_tool_calls": parallel,
+                        "tools": [{"type": "function", "function": function} for function in functions]}
+                file.write(json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n")
+        flags = ("--chat-template", template)
+        answers = run(options.flexgen, model, lines, folder / f"{form}.out", *flags)
+        other = run(options.flexgen, model, lines, folder / f"{form}.other", *flags, "--micro-batch-size", "2", "--num-micro-batches", "2")
+        calls = cut = 0
+        for i, (functions, choice, parallel) in enumerate(asked):
+            record = answers[str(i)]
+            assert record["error"] is None, f"{form}: {record['error']}: {functions}"
+            answer = record["response"]["body"]["choices"][0]
+            assert answer == other[str(i)]["response"]["body"]["choices"][0], f"{form}: another policy, another answer"
+            if answer["finish_reason"] == "length":
+                cut += 1
+                assert form != "harmony" or "reasoning_content" in answer["message"] or answer["message"]["content"], answer
+                continue
+            assert answer["finish_reason"] == "tool_calls" and answer["message"]["content"] is None, f"{form}: {answer}"
+            given = answer["message"]["tool_calls"]
+            assert given and (parallel and choice == "required" or len(given) == 1), f"{form}: {given}"
+            for call in given:
+                function = next(one for one in functions if one["name"] == call["function"]["name"])
+                assert choice == "required" or function["name"] == "second", f"{form}: {call}"
+                jsonschema.Draft202012Validator(function["parameters"]).validate(json.loads(call["function"]["arguments"]))
+                calls += 1
+        print(f"calls in the form {form}: {calls} valid, {cut} of {len(asked)} answers cut off by max_tokens")
+        # Of harmony most answers of a random model never leave their thoughts.
+        assert calls > 0 or form == "harmony", f"{form}: no answer comes to an end"
+
+
+def check_table(options, folder):
+    """A table's fields are judged one by one."""
+    table, output, schema = folder / "t.jsonl", folder / "out.jsonl", folder / "s.json"
+    schema.write_text(json.dumps({"type": "object", "properties": {"kind": {"enum": ["a", "b"]}, "n": {"type": "integer", "minimum": 0, "maximum": 5}}, "required": ["kind", "n"]}))
+
+    def ask(rows, *flags):
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        ran = subprocess.run([options.flexgen, "map", "--model", pathlib.Path(options.source) / "demo/model", "-i", table, "-o", output, "--prompt-template", "{{ q }} =>", "--json-schema", schema, "--cpu-memory", "256MiB",
+                              "--hardware", "generic", "--overwrite", *flags], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout, [json.loads(line) for line in output.read_text().splitlines()]
+
+    rows = [{"q": f"number {number}"} for number in range(4)]
+    for row, answered in zip(rows, ask(rows)[1]):
+        row["right"] = {"kind": answered["kind"], "n": answered["n"] if row is not rows[0] else 7}
+    rows[1]["right"] = json.dumps(rows[1]["right"])
+    said = ask(rows, "--answer-column", "right")[0]
+    for part in ("kind: accuracy 1.000 (4 of 4)", "n: accuracy 0.750 (3 of 4)", "fields right: 7 of 8"):
+        assert part in said, said
+
+
 def text_of(record):
     return record["response"]["body"]["choices"][0]["text"]
 
@@ -91,6 +159,8 @@ def main():
         # Two stages: the masks travel to the rank that chooses.
         mpirun = shutil.which("mpirun")
         ranks = [mpirun, "-n", "2", "--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])] if mpirun else []
+        check_calls(jsonschema, options, folder, rng)
+        check_table(options, folder)
         staged = run(options.flexgen, pathlib.Path(options.source) / "demo/model", lines, folder / "c.jsonl", ranks=ranks) if mpirun else other
     valid = cut = refused = 0
     for i, schema in enumerate(schemas):

@@ -16,8 +16,10 @@
 #include "app/line_json.h"
 #include "app/sha256.h"
 #include "app/special_tokens.h"
+#include "app/tool_choice.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "text/chat_harmony.h"
 
 namespace flexgen {
 namespace {
@@ -285,17 +287,30 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   const Conversation conversation = parse_conversation(line, body);
   std::string text;
   request->chat.emplace();
+  // Without a template, for planning, any form will do.
+  const CallForm calls = limits.chat ? limits.chat->call_form() : CallForm::kHermes;
+  const ToolChoice choice = parse_tool_choice(conversation, body, calls, limits.tokenizer);
+  if (choice.grammar) {
+    if (request->params.grammar) refuse_value("body.tool_choice", "or a strict function says what the answer must be, and so does another field; give one");
+    request->params.grammar = choice.grammar;
+  }
   if (limits.chat) {
-    *request->chat = parse_answer_form(conversation, body, *limits.chat);
-    request->unread_calls = !conversation.tools.none() && limits.chat->call_form() == CallForm::kNone;
+    *request->chat = {.calls = choice.calls ? calls : CallForm::kNone, .thinks = limits.chat->thinks(conversation), .one_call = !body.flag("parallel_tool_calls", true)};
+    request->unread_calls = choice.calls && calls == CallForm::kNone;
     try {
       text = limits.chat->render(conversation, limits.now);
     } catch (const Error& error) {
       refuse_value(kMessagesPath, fmt::format("cannot be written out: {}", error.what()));
     }
     request->chat->begins_in_thought = request->chat->thinks && ends_in_thought(text);
-    // The mark before a call is a special token.
-    if (request->chat->calls == CallForm::kMistral) request->params.skip_special_tokens = false;
+    request->chat->channels = calls == CallForm::kHarmony;
+    if (request->chat->channels) request->chat->begun = begun_harmony_message(text);
+    if (request->chat->channels && request->params.grammar && !choice.grammar)
+      refuse_value(kMessagesPath, "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
+    // Marks of calls and channels may be special tokens.
+    if (is_mistral(request->chat->calls) || request->chat->channels || choice.grammar) request->params.skip_special_tokens = false;
+    if (request->params.grammar && request->chat->begins_in_thought && (choice.forced || !choice.grammar))
+      refuse_value(kMessagesPath, "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");
   } else if (limits.tokenizer || limits.text_bytes_per_token == 0) {
     refuse("unsupported_endpoint", kMessagesPath, fmt::format("a conversation needs the model's chat template: {}", limits.no_chat.empty() ? "the model has none; give one with --chat-template FILE" : limits.no_chat));
   } else {
@@ -372,14 +387,12 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   // Without a tokenizer nothing else would tell the answer.
   request.gives_token_ids = body.flag("return_token_ids", !limits.tokenizer);
   params.grammar = parse_grammar(line, body);
-  if (params.grammar && !limits.has_text()) refuse_value("body", "asks for an answer that follows a grammar, but the model has no tokenizer");
-  if (params.grammar && !limits.ends_answers) refuse_value("body", "asks for an answer that follows a grammar, but the model's config.json names no end token (eos_token_id)");
   parse_seed(body, &request);
   request.estimated = !limits.tokenizer && (chat || !line.prompt.texts.empty());
   if (chat) parse_chat(line, body, limits, &request);
   else request.prompts = parse_prompts(std::move(line.prompt), body, params, limits);
-  if (params.grammar && request.chat && request.chat->begins_in_thought)
-    refuse_value(kMessagesPath, "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");
+  if (params.grammar && !limits.has_text()) refuse_value("body", "asks for an answer that follows a grammar, but the model has no tokenizer");
+  if (params.grammar && !limits.ends_answers) refuse_value("body", "asks for an answer that follows a grammar, but the model's config.json names no end token (eos_token_id)");
   if (request.open_ended) params.max_tokens = limits.max_positions - std::ssize(request.prompts.front().tokens);
   parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)

@@ -95,6 +95,7 @@ class Talk : public RequestSource, public CompletionSink {
     const std::string text = chat_prompt(chat_, messages_, &form_);
     Request request;
     request.params = options_.params;
+    if (form_.channels) request.params.skip_special_tokens = false;  // they are marks
     request.prompt = tokenizer_.encode(text, false);
     const int64_t size = std::ssize(request.prompt);
     if (size == 0) fail_user("the chat template makes no text of this");
@@ -134,7 +135,7 @@ int chat_command(const ChatOptions& options) {
   require_alone({}, "chat");
   const std::string model = find_model(options.model, options.engine.model.revision);
   Engine engine(engine_options(options.engine, model));
-  const std::shared_ptr<const ChatTemplate> chat = require_chat_template("flexgen chat", model, options.chat_template, *engine.tokenizer());
+  const std::shared_ptr<const ChatTemplate> chat = require_chat_template("chat", model, options.chat_template, *engine.tokenizer());
   const ModelConfig& config = engine.model().config();
   const int64_t most_tokens = options.max_model_len > 0 ? options.max_model_len : std::min(config.max_positions, kUsualConversation);
   if (most_tokens > config.max_positions) fail_user("--max-model-len {}: the model takes {} tokens", most_tokens, config.max_positions);

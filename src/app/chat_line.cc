@@ -115,19 +115,6 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
   return conversation;
 }
 
-AnswerForm parse_answer_form(const Conversation& conversation, const LineBody& body, const ChatTemplate& chat) {
-  constexpr const char* kChoice = "body.tool_choice";
-  AnswerForm form;
-  form.thinks = chat.thinks(conversation);
-  form.one_call = !body.flag("parallel_tool_calls", true);
-  const nlohmann::json* choice = body.find("tool_choice");
-  if (choice && *choice != "none" && *choice != "auto")
-    refuse("unsupported_parameter", kChoice, fmt::format("{}: calls cannot be forced yet, so \"auto\" and \"none\" are supported, not {}", kChoice, shown_value(*choice)));
-  if (choice && *choice == "auto" && conversation.tools.none()) refuse_value(kChoice, "needs tools");
-  if (!conversation.tools.none() && !(choice && *choice == "none")) form.calls = chat.call_form();
-  return form;
-}
-
 std::string texts_of(const Conversation& conversation) {
   std::string text;
   for (const Value& message : conversation.messages.list()->items) {

@@ -13,9 +13,6 @@ namespace flexgen {
 /// The conversation of a body, as a chat template takes it. Throws Refusal that names the field, the message and what is wrong with it.
 Conversation parse_conversation(const LineJson& line, const LineBody& body);
 
-/// How an answer is read, but for AnswerForm::begins_in_thought. Throws Refusal for a tool_choice that cannot be honoured.
-AnswerForm parse_answer_form(const Conversation& conversation, const LineBody& body, const ChatTemplate& chat);
-
 /// All texts of the messages: for counting tokens where there is no template.
 std::string texts_of(const Conversation& conversation);
 

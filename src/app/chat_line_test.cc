@@ -101,8 +101,12 @@ TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
            {R"("messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}])", "invalid_value", "tool_calls"},
            {kHello + R"(, "tools": [{"type": "web_search"}])", "unsupported_parameter", "only tools of the type"},
            {kHello + R"(, "tools": [{"type": "function"}])", "invalid_value", "body.tools"},
-           {kHello + ", " + tool + R"(, "tool_choice": "required")", "unsupported_parameter", "body.tool_choice"},
-           {kHello + ", " + tool + R"(, "tool_choice": {"type": "function", "function": {"name": "f"}})", "unsupported_parameter", "body.tool_choice"},
+           {kHello + ", " + tool + R"(, "tool_choice": "required")", "invalid_value", "body.tool_choice cannot be honoured: how this model's chat template writes calls is not known"},
+           {kHello + ", " + tool + R"(, "tool_choice": "some")", "unsupported_parameter", "not 'some'"},
+           {kHello + ", " + tool + R"(, "tool_choice": {"type": "allowed_tools"})", "unsupported_parameter", "\"required\" or {"},
+           {kHello + ", " + tool + R"(, "tool_choice": {"type": "function", "function": {"name": "g"}})", "invalid_value", "names the function 'g', which is not in tools"},
+           {kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": true}}])", "invalid_value", "body.tools has a function with strict, which cannot be honoured"},
+           {kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": 1}}])", "invalid_value", "strict"},
            {kHello + R"(, "tool_choice": "auto")", "invalid_value", "needs tools"},
            {kHello + R"(, "response_format": {"type": "json_schema", "json_schema": {}})", "invalid_value", "response_format"},
            {kHello + R"(, "chat_template_kwargs": {"messages": []})", "invalid_value", "field of the body"},
@@ -145,6 +149,34 @@ TEST(ChatLine, WithoutATokenizerTextsAreCountedForAPlan) {
   ASSERT_EQ(parsed.index(), 0u);
   EXPECT_EQ(std::get<BatchRequest>(parsed).prompts[0].tokens.size(), 3u);
   EXPECT_TRUE(std::get<BatchRequest>(parsed).estimated);
+}
+
+TEST(ChatLine, ForcedCallsAreGrammars) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  const ModelLimits hermes = limits_with("{{ messages[0].content }}{# <tool_call> #}"), thinks = limits_with("{{ messages[0].content }}<think>{# <tool_call> </think> #}");
+  const std::string tools = kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"const": 5}}, "required": ["x"]}}}, )"
+                                     R"({"type": "function", "function": {"name": "g"}}])";
+  const std::string strict = kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": true}}])";
+  const auto grammar = [&](const std::string& body) { return good(tools + body, hermes).params.grammar; };
+  EXPECT_EQ(grammar(""), nullptr);
+  EXPECT_EQ(grammar(R"(, "tool_choice": "none")"), nullptr);
+  const auto required = grammar(R"(, "tool_choice": "required")"), named = grammar(R"(, "tool_choice": {"type": "function", "function": {"name": "g"}})");
+  ASSERT_TRUE(required && named);
+  EXPECT_EQ(required->kind, GrammarSpec::Kind::kStructure);
+  EXPECT_EQ(required, grammar(R"(, "tool_choice": "required")")) << "one in memory";
+  EXPECT_THAT(required->text, testing::AllOf(HasSubstr(R"("const":5)"), HasSubstr("star")));
+  EXPECT_THAT(named->text, testing::Not(HasSubstr(R"("const":5)")));
+  EXPECT_THAT(grammar(R"(, "tool_choice": "required", "parallel_tool_calls": false)")->text, testing::Not(HasSubstr("star")));
+  EXPECT_FALSE(good(tools + R"(, "tool_choice": "required")", hermes).params.skip_special_tokens) << "marks may be special tokens";
+  EXPECT_THAT(good(strict, hermes).params.grammar->text, HasSubstr("triggered_tags"));
+  EXPECT_THAT(good(strict, thinks).params.grammar->text, HasSubstr("triggered_tags"));
+  EXPECT_THAT(bad(tools + R"(, "tool_choice": "required")", thinks).message, HasSubstr("begin an answer with thoughts"));
+  EXPECT_THAT(bad(tools + R"(, "tool_choice": "required", "response_format": {"type": "json_object"})", hermes).message, HasSubstr("give one"));
+  EXPECT_THAT(bad(tools + R"(, "tool_choice": "required", "ignore_eos": true)", hermes).message, HasSubstr("body.ignore_eos"));
+  ModelLimits planning{257, 400, nullptr, 4};
+  auto parsed = parse_batch_line(line_with(tools + R"(, "tool_choice": "required")"), planning);
+  ASSERT_EQ(parsed.index(), 0u) << std::get<LineError>(parsed).message;
+  EXPECT_TRUE(std::get<BatchRequest>(parsed).params.keeps_logits()) << "what a plan counts";
 }
 
 class ChatRecord : public testing::Test {
@@ -216,7 +248,21 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_FALSE(mistral.params.skip_special_tokens);
   EXPECT_EQ(record(mistral, R"([TOOL_CALLS] [{"name": "f", "arguments": {}}])")["response"]["body"]["choices"][0]["message"]["tool_calls"][0]["id"].get<std::string>().size(), 9u);
   EXPECT_FALSE(mistral.unread_calls);
+  // gpt-oss: channels, by marks that are special tokens.
+  const ModelLimits harmony = limits_with("{{ messages[0].content }}{# <|channel|> <|message|> #}<|start|>assistant");
+  const BatchRequest channels = good(kHello + tool, harmony);
+  EXPECT_FALSE(channels.params.skip_special_tokens);
+  EXPECT_EQ(channels.chat->begun, "<|start|>assistant");
+  const Json said = record(channels, R"(<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x":1})")["response"]["body"]["choices"][0];
+  EXPECT_EQ(said["message"]["reasoning_content"], "hm");
+  EXPECT_EQ(said["message"]["tool_calls"][0]["function"], Json::parse(R"({"name": "f", "arguments": "{\"x\": 1}"})"));
+  EXPECT_EQ(said["finish_reason"], "tool_calls");
+  EXPECT_EQ(record(good(kHello, harmony), "<|channel|>final<|message|>Yes.")["response"]["body"]["choices"][0]["message"]["content"], "Yes.");
+  if (!why_no_grammars()) {
+    EXPECT_THAT(bad(kHello + R"(, "response_format": {"type": "json_object"})", harmony).message, HasSubstr("channels"));
+  }
   EXPECT_TRUE(good(kHello + tool).unread_calls);
+  EXPECT_FALSE(good(kHello + tool + R"(, "tool_choice": "none")").unread_calls);
   EXPECT_FALSE(good(kHello).unread_calls);
 }
 

@@ -19,7 +19,7 @@ std::string call_id(const BatchRequest& request, const ToolCall& call, size_t in
   const std::string line = request.answers_id ? std::string(request.answers_id->begin(), request.answers_id->end()) : request.custom_id;
   const Sha256::Digest digest = Sha256::of(fmt::format("{} {} {} {}", line, index, call.name, call.arguments));
   const std::string digits = Sha256::hex(digest, kIdDigits / 2);
-  return request.chat->calls == CallForm::kMistral ? digits.substr(0, kMistralIdDigits) : "call_" + digits;
+  return is_mistral(request.chat->calls) ? digits.substr(0, kMistralIdDigits) : "call_" + digits;
 }
 
 /// A token with its logprob and the bytes of its text.

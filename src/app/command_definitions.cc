@@ -117,9 +117,7 @@ class MapDefinition : public CommandDefinition {
     if (options_.dry_run > 0 && options_.json) fail_user("--dry-run prints prompts alone; leave --json out");
     options_.keeps_answer = given("--output-column");
     if (!options_.examples.empty() && options_.shots == 0) fail_user("--examples {}: say how many with --shots", options_.examples);
-    if (!options_.json_schema.empty() && !options_.answer_column.empty() && options_.examples.empty())
-      fail_user("--answer-column {}: with --json-schema there are several answers a row; compare them by their columns", options_.answer_column);
-    if (!options_.json_schema.empty() && !options_.positive_label.empty()) fail_user("--positive-label {}: with --json-schema answers are not compared; leave it out", options_.positive_label);
+    if (!options_.json_schema.empty() && !options_.positive_label.empty()) fail_user("--positive-label {}: with --json-schema there are several answers a row; leave it out", options_.positive_label);
     check_choices();
     if (options_.chat && options_.truncate == "right") fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
     options_.sampling_json = sampling();
@@ -135,7 +133,7 @@ class MapDefinition : public CommandDefinition {
     CLI::Option* choices = texts("--choices", options_.choices, "answer with one of these, by the sum of their tokens' logprobs", "TEXT,...")->delimiter(',');
     CLI::Option* schema = text("--json-schema", options_.json_schema, "answer with JSON that fits this schema; its properties become columns", "FILE");
     schema->excludes(choices);
-    CLI::Option* answers = text("--answer-column", options_.answer_column, "the column with the right answers: say how many are right, and precision, recall and F1", "NAME");
+    CLI::Option* answers = text("--answer-column", options_.answer_column, "the column with the right answers (with --json-schema as a JSON object): say how many are right, and precision, recall and F1", "NAME");
     text("--positive-label", options_.positive_label, "precision, recall and F1 are of this answer (default: the mean of those of all)", "TEXT")->needs(answers);
     choice("--truncate", options_.truncate, {"left", "right", "refuse"}, "what a prompt loses that the model has not enough positions for: its beginning, its end, or the row its answer")->capture_default_str();
     CLI::Option* chat = flag("--chat", options_.chat, "a prompt is what a user says: it is put into the model's chat template, and the model answers");

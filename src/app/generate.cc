@@ -113,6 +113,8 @@ int generate_command(const GenerateOptions& options) {
   Request request;
   request.params = options.params;
   if (!options.json_schema.empty()) request.params.grammar = grammar_of_file(options.json_schema, engine);
+  if (form.channels) request.params.skip_special_tokens = false;  // they are marks
+  if (request.params.grammar && form.channels) fail_user("--json-schema: the chat template has answers in channels, for which a schema has no place; leave --chat or --json-schema out");
   if (request.params.grammar && form.begins_in_thought) fail_user("--json-schema: the chat template has an answer begin with thoughts, which a schema has no place for; leave --chat or --json-schema out");
   request.prompt = engine.tokenizer()->encode(text, adds_special_tokens);
   if (adds_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");

@@ -22,29 +22,6 @@ using GrammarKind = GrammarSpec::Kind;
 
 constexpr size_t kMaxGrammarChoices = 1024, kMaxGrammarBytes = 64 << 10, kKeptGrammars = 32;
 
-/// The same specification is one in memory: most files have a few.
-std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked) {
-  static std::mutex mutex;
-  static std::list<std::pair<GrammarSpec, std::shared_ptr<const GrammarSpec>>> kept;  // as asked, as honoured; the newest first
-  {
-    std::lock_guard lock(mutex);
-    for (auto at = kept.begin(); at != kept.end(); ++at)
-      if (at->first == asked) {
-        kept.splice(kept.begin(), kept, at);
-        return kept.front().second;
-      }
-  }
-  GrammarSpec spec = asked;
-  if (const std::optional<std::string> why = why_no_grammars()) fail_user("cannot be followed: {}", *why);
-  if (spec.kind == GrammarKind::kJsonSchema) spec.text = honoured_schema(spec.text);
-  check_grammar(spec);
-  auto honoured = std::make_shared<const GrammarSpec>(std::move(spec));
-  std::lock_guard lock(mutex);
-  kept.emplace_front(std::move(asked), honoured);
-  if (kept.size() > kKeptGrammars) kept.pop_back();
-  return honoured;
-}
-
 const Value* grammar_member(const Value& dict, std::string_view name) {
   const Value* found = dict.dict() ? dict.dict()->find(name) : nullptr;
   return found && !found->none() ? found : nullptr;
@@ -156,6 +133,35 @@ void add_structured(const LineJson& line, const LineBody& body, std::vector<Aske
 
 }  // namespace
 
+// Most files have a few.
+std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked) {
+  static std::mutex mutex;
+  static std::list<std::pair<GrammarSpec, std::shared_ptr<const GrammarSpec>>> kept;  // as asked, as honoured; the newest first
+  {
+    std::lock_guard lock(mutex);
+    for (auto at = kept.begin(); at != kept.end(); ++at)
+      if (at->first == asked) {
+        kept.splice(kept.begin(), kept, at);
+        return kept.front().second;
+      }
+  }
+  GrammarSpec spec = asked;
+  if (const std::optional<std::string> why = why_no_grammars()) fail_user("cannot be followed: {}", *why);
+  if (spec.kind == GrammarKind::kJsonSchema) spec.text = honoured_schema(spec.text);
+  check_grammar(spec);
+  auto honoured = std::make_shared<const GrammarSpec>(std::move(spec));
+  std::lock_guard lock(mutex);
+  kept.emplace_front(std::move(asked), honoured);
+  if (kept.size() > kKeptGrammars) kept.pop_back();
+  return honoured;
+}
+
+void refuse_beside_grammar(const LineBody& body, const std::string& path) {
+  for (const char* name : {"min_tokens", "ignore_eos", "bad_words"})
+    if (const nlohmann::json* value = body.find(name); value && *value != 0 && *value != false && !(value->is_array() && value->empty()))
+      refuse_value(LineBody::path(name), fmt::format("is not supported with {}: where the one says what must come, the other may forbid it", path));
+}
+
 std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const LineBody& body) {
   std::vector<Asked> all;
   if (std::optional<Asked> asked = response_format(line, body)) all.push_back(std::move(*asked));
@@ -163,9 +169,7 @@ std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const Lin
   add_structured(line, body, &all);
   if (all.empty()) return nullptr;
   if (all.size() > 1) refuse_value(all[1].path, fmt::format("says what the answer must be, and so does {}; give one", all[0].path));
-  for (const char* name : {"min_tokens", "ignore_eos", "bad_words"})
-    if (const nlohmann::json* value = body.find(name); value && *value != 0 && *value != false && !(value->is_array() && value->empty()))
-      refuse_value(LineBody::path(name), fmt::format("is not supported with {}: where the one says what must come, the other may forbid it", all[0].path));
+  refuse_beside_grammar(body, all[0].path);
   try {
     return kept_grammar(std::move(all[0].spec));
   } catch (const Error& error) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "text/chat_harmony.h"
 
 namespace flexgen {
 
@@ -15,6 +16,8 @@ std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> mess
   std::string text = chat.render(conversation, std::time(nullptr));
   form->thinks = chat.thinks(conversation);
   form->begins_in_thought = form->thinks && ends_in_thought(text);
+  form->channels = chat.call_form() == CallForm::kHarmony;
+  if (form->channels) form->begun = begun_harmony_message(text);
   return text;
 }
 

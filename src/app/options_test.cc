@@ -197,7 +197,7 @@ TEST(Options, Map) {
   EXPECT_TRUE(parsed<MapOptions>(map + "-t p.j2 --json-schema s --output-column a").keeps_answer);
   EXPECT_EQ(parsed<MapOptions>("map -m m -i t.csv -t p.j2 --dry-run 2").dry_run, 2);
   for (const char* wrong : {"", "-t p --prompt-template x", "-t p --choices A", "-t p --choices A,A", "-t p --choices A,B --max-tokens 4", "-t p --choices A,B --json-schema s", "-t p --examples e", "-t p --shots 3",
-                            "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right", "-t p --truncate middle", "-t p --json-schema s --answer-column a", "-t p --dry-run 2 --json",
+                            "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right", "-t p --truncate middle", "-t p --json-schema s --answer-column a --positive-label A", "-t p --dry-run 2 --json",
                             "-t p --min-tokens 200"})
     EXPECT_TRUE(std::holds_alternative<CommandText>(parse(map + wrong))) << wrong;
   EXPECT_TRUE(std::holds_alternative<CommandText>(parse("map -m m -i t.csv -t p.j2"))) << "no output";

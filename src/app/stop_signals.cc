@@ -13,6 +13,7 @@ namespace {
 // A signal handler can reach nothing but globals.
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
+std::string_view said_at_first;
 
 struct Handled {
   int number;
@@ -26,17 +27,16 @@ void on_signal(int number) {
     raise(number);
     return;
   }
-  static constexpr std::string_view kMessage =
-      "\nstopping after the step under way; once more to stop at once (finished answers are kept either way)\n";
   const int before = errno;
-  if (write(STDERR_FILENO, kMessage.data(), kMessage.size()) < 0) {
-  }  // nobody reads it
+  for (std::string_view part : {std::string_view("\n"), said_at_first, std::string_view("\n")})
+    if (write(STDERR_FILENO, part.data(), part.size()) < 0) break;  // nobody reads it
   errno = before;
 }
 
 }  // namespace
 
-StopSignals::StopSignals() {
+StopSignals::StopSignals(std::string_view said) {
+  said_at_first = said;
   stop_requested = false;
   struct sigaction action {};
   action.sa_handler = on_signal;

@@ -3,12 +3,15 @@
 // a time in a process.
 
 #include <atomic>
+#include <string_view>
 
 namespace flexgen {
 
 class StopSignals {
  public:
-  StopSignals();
+  static constexpr std::string_view kAfterStep = "stopping after the step under way; once more to stop at once (finished answers are kept either way)";
+  /// `said`: at the first signal; must live as long as the process.
+  explicit StopSignals(std::string_view said = kAfterStep);
   ~StopSignals();  ///< the handlers of before are back
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;

@@ -116,8 +116,8 @@ struct Team::Board : std::enable_shared_from_this<Board> {
 
 void require_alone(const TeamFlags& flags, const char* command) {
   if (const std::optional<Launch> launch = launched(); launch && launch->size > 1)
-    fail_user("flexgen {} is done by one process, but {} started {}; run it without the launcher", command, launch->launcher, launch->size);
-  if (!flags.stage_split.empty()) fail_user("--stages {}: flexgen {} is done by one process", flags.stage_split, command);
+    fail_user("{} is done by one process, but {} started {}; run it without the launcher", command, launch->launcher, launch->size);
+  if (!flags.stage_split.empty()) fail_user("--stages {}: {} is done by one process", flags.stage_split, command);
 }
 
 std::unique_ptr<Team> Team::join(const TeamFlags& flags) {

@@ -1,5 +1,6 @@
 #include "text/chat_answer.h"
 
+#include "text/chat_harmony.h"
 #include "text/jinja/characters.h"
 #include "text/jinja/json_values.h"
 #include "text/jinja/print.h"
@@ -111,10 +112,13 @@ Found mistral_calls(std::string_view text) {
 Found calls_of(std::string_view text, CallForm form) {
   try {
     switch (form) {
-      case CallForm::kNone: break;
+      case CallForm::kNone:
+      case CallForm::kHarmony: break;
       case CallForm::kHermes: return hermes_calls(text);
       case CallForm::kLlama: return llama_calls(text);
-      case CallForm::kMistral: return mistral_calls(text);
+      case CallForm::kMistral:
+      case CallForm::kMistralNamed:
+      case CallForm::kMistralNumbered: return mistral_calls(text);
     }
   } catch (const jinja::Failure&) {
   }
@@ -133,11 +137,49 @@ std::optional<std::string> take_thoughts(std::string_view& text, const AnswerFor
   return thoughts;
 }
 
+void add_part(std::optional<std::string>* whole, std::string_view part) {
+  if (!*whole) *whole = "";
+  else **whole += '\n';
+  **whole += part;
+}
+
+/// `at_end`: nothing comes any more.
+ChatAnswer harmony_answer(std::string_view text, const AnswerForm& form, bool at_end) {
+  constexpr std::string_view kFunctions = "functions.";
+  const std::string whole = form.begun + std::string(at_end ? text : without_begun_mark(text));
+  const HarmonyAnswer read = read_harmony(whole);
+  ChatAnswer answer;
+  for (const HarmonyMessage& message : read.messages) {
+    const bool is_call = form.calls == CallForm::kHarmony && message.recipient.starts_with(kFunctions);
+    if (is_call) {
+      if (!message.ended && !at_end) continue;  // it may be broken
+      try {
+        answer.calls.push_back({std::string(message.recipient.substr(kFunctions.size())), json_of(parsed(message.text))});
+      } catch (const jinja::Failure&) {
+        add_part(&answer.content, message.text);
+      }
+    } else if (message.channel == "analysis" || !message.recipient.empty()) {
+      add_part(&answer.reasoning, message.text);
+    } else {
+      add_part(&answer.content, message.text);
+    }
+  }
+  // Text without a header; of a header that is cut off nothing is text.
+  std::string_view rest = read.rest;
+  if (read.messages.empty() && rest.starts_with(form.begun)) rest.remove_prefix(form.begun.size());
+  if (at_end && !rest.empty() && !rest.starts_with("<|")) add_part(&answer.content, rest);
+  if (form.one_call && answer.calls.size() > 1) answer.calls.resize(1);
+  if (!at_end) answer.calls.clear();
+  else if (!answer.content && !answer.reasoning && answer.calls.empty()) answer.content = "";
+  return answer;
+}
+
 }  // namespace
 
 CallForm call_form_of(std::string_view source) {
   const auto has = [&](std::string_view text) { return source.find(text) != std::string_view::npos; };
-  if (has(kCalls)) return CallForm::kMistral;
+  if (writes_harmony(source)) return CallForm::kHarmony;
+  if (has(kCalls)) return !has(kArguments) ? CallForm::kMistral : has(kCallId) ? CallForm::kMistralNumbered : CallForm::kMistralNamed;
   // Others put XML between the same marks (Qwen3-Coder, GLM).
   if (has(kCall)) return has("<function=") || has("<arg_key>") || has("<parameter=") ? CallForm::kNone : CallForm::kHermes;
   if (has("<|start_header_id|>") && has("\"parameters\": ")) return CallForm::kLlama;
@@ -150,6 +192,7 @@ bool begins_with_thought(std::string_view text, const AnswerForm& form) { return
 
 ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
   ChatAnswer settled;
+  if (form.channels) return harmony_answer(text, form, false);
   if (form.thinks && kThink.starts_with(jinja::strip(text, "", true, false))) return settled;  // it may begin with the mark
   if (begins_with_thought(text, form)) {
     const std::string_view start = jinja::strip(text, "", true, false);
@@ -169,6 +212,7 @@ ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
 }
 
 ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form) {
+  if (form.channels) return harmony_answer(text, form, true);
   ChatAnswer answer;
   answer.reasoning = take_thoughts(text, form);
   Found found = calls_of(text, form.calls);

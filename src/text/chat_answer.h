@@ -13,14 +13,21 @@ enum class CallForm {
   kNone,     ///< not at all, or in a way that is not known: they stay in the text
   kHermes,   ///< <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen)
   kLlama,    ///< {"name": ..., "parameters": {...}} (Llama 3)
-  kMistral,  ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}], or [TOOL_CALLS]name[ARGS]{...}
+  kMistral,  ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}]
+  kMistralNamed,     ///< [TOOL_CALLS]name[ARGS]{...}
+  kMistralNumbered,  ///< [TOOL_CALLS]name[CALL_ID]123456789[ARGS]{...}
+  kHarmony,          ///< messages to functions (text/chat_harmony.h)
 };
+/// These are read alike.
+inline bool is_mistral(CallForm form) { return form == CallForm::kMistral || form == CallForm::kMistralNamed || form == CallForm::kMistralNumbered; }
 
 struct AnswerForm {
   CallForm calls = CallForm::kNone;
   bool thinks = false;             ///< thoughts stand before </think>
   bool begins_in_thought = false;  ///< the prompt ends with <think>
   bool one_call = false;           ///< no more than the first call counts
+  bool channels = false;           ///< harmony: the answer is messages in channels
+  std::string begun = "";          ///< with channels: begun_harmony_message() of the prompt
 };
 
 /// The form of calls that a chat template's source shows.
@@ -39,10 +46,10 @@ struct ChatAnswer {
   std::vector<ToolCall> calls;
 };
 
-/// Thoughts and text are given as they stand, blanks included. A call that is broken (not JSON, no name) leaves all of the text as content.
+/// Thoughts and text are given as they stand, blanks included; of several messages each, a line end stands between them. What goes to neither the user nor a function is a thought. A call that is broken (not JSON, no name) leaves all of the text as content.
 ChatAnswer read_chat_answer(std::string_view text, const AnswerForm& form);
 
-/// Of an answer that is under way, the thoughts and the text that stay as they are whatever comes. Where calls may come all text waits for the end. Thoughts are those that begin as such:
+/// Of an answer that is under way, the thoughts and the text that stay as they are whatever comes. Where calls may come all text waits for the end, unless there are channels. Thoughts are those that begin as such:
 /// of an answer that ends a thought which it has not begun, the text before it is known as one at its end alone.
 ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form);
 /// Whether the answer begins with a thought, as far as settled_chat_answer() takes it for one.

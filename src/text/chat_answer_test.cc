@@ -1,5 +1,7 @@
 #include "text/chat_answer.h"
 
+#include "text/chat_harmony.h"
+
 #include <gtest/gtest.h>
 
 #include <string>
@@ -67,10 +69,15 @@ TEST(ChatAnswer, CallsOfMistral) {
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
 }
 
+const AnswerForm kChannels{.calls = CallForm::kHarmony, .channels = true, .begun = "<|start|>assistant"};
+const std::string kAnalysis = "<|channel|>analysis<|message|>hm < 3<|end|>", kNext = "<|start|>assistant", kFinal = "<|channel|>final<|message|>Yes.",
+                  kToF = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"x\":1}";
+
 /// What is settled grows, and never says what the end does not.
 TEST(ChatAnswer, WhatIsSettledStays) {
   const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain;
-  for (const auto& [text, form] : {std::pair{"<think>a < b</th</think>\nyes", thinks}, {"a < b</think>yes", begun}, {"  <think>unended </thin", thinks}, {"just <think text", thinks}, {"plain", plain}}) {
+  const std::string channels = kAnalysis + kNext + "<|channel|>commentary<|message|>so <|end|>" + kNext + kAnalysis + kNext + "<|channel|>final<|message|>a < b <|en";
+  for (const auto& [text, form] : {std::pair{channels.c_str(), kChannels}, {"plain text", kChannels}, {"<think>a < b</th</think>\nyes", thinks}, {"a < b</think>yes", begun}, {"  <think>unended </thin", thinks}, {"just <think text", thinks}, {"plain", plain}}) {
     const ChatAnswer whole = read_chat_answer(text, form);
     ChatAnswer before;
     for (size_t size = 0; size <= std::string_view(text).size(); ++size) {
@@ -81,16 +88,52 @@ TEST(ChatAnswer, WhatIsSettledStays) {
       }
       before = now;
     }
-    EXPECT_EQ(before.content, whole.content) << text;
+    if (!form.channels) {
+      EXPECT_EQ(before.content, whole.content) << text;
+    }
   }
   EXPECT_EQ(settled_chat_answer("<think>ab", thinks).reasoning, "ab");
   EXPECT_EQ(settled_chat_answer("ab", AnswerForm{.calls = CallForm::kHermes}).content, std::nullopt);
 }
 
+TEST(ChatAnswer, ChannelsOfHarmony) {
+  EXPECT_EQ(shown(kFinal, kChannels), "[Yes.]");
+  EXPECT_EQ(shown(kAnalysis + kNext + kFinal, kChannels), "<hm < 3>[Yes.]");
+  EXPECT_EQ(shown(kAnalysis + kNext + kFinal + "<|return|>", kChannels), "<hm < 3>[Yes.]");
+  EXPECT_EQ(shown(kAnalysis + kNext + kAnalysis + kNext + kFinal, kChannels), "<hm < 3\nhm < 3>[Yes.]");
+  EXPECT_EQ(shown("<|channel|>analysis<|message|>cut off", kChannels), "<cut off>");
+  // A call ends the answer; its end token is no part of the text. The recipient may stand before the channel, too, and the type without its mark.
+  EXPECT_EQ(shown(kAnalysis + kNext + kToF, kChannels), R"(<hm < 3>f{"x": 1})");
+  EXPECT_EQ(shown(kAnalysis + kNext + kToF + "<|call|>", kChannels), R"(<hm < 3>f{"x": 1})");
+  EXPECT_EQ(shown(" to=functions.f<|channel|>commentary json<|message|>{}", kChannels), "f{}");
+  EXPECT_EQ(shown("<|channel|>commentary<|message|>I look.<|end|>" + kNext + kToF + "<|call|>" + kNext + kToF, kChannels), R"([I look.]f{"x": 1}f{"x": 1})");
+  EXPECT_EQ(shown(kToF + "<|call|>" + kNext + kToF, {.calls = CallForm::kHarmony, .one_call = true, .channels = true, .begun = kNext}), R"(f{"x": 1})");
+  EXPECT_EQ(shown("<|channel|>commentary to=functions.f<|message|>{\"x\"", kChannels), "[{\"x\"]") << "cut off within a call";
+  // Without tools nothing is a call, and what is for others than the user is thought.
+  EXPECT_EQ(shown(kToF, {.channels = true, .begun = kNext}), R"(<{"x":1}>)");
+  EXPECT_EQ(shown("<|channel|>analysis to=python code<|message|>1+1<|call|>", kChannels), "<1+1>");
+  // No header at all, one that is cut off, one that leaves its end out, and a prompt that ends within a message.
+  EXPECT_EQ(shown("plain", kChannels), "[plain]");
+  EXPECT_EQ(shown("", kChannels), "[]");
+  EXPECT_EQ(shown(kAnalysis + kNext + "<|channel|>fi", kChannels), "<hm < 3>");
+  EXPECT_EQ(shown("<|channel|>analysis<|message|>hm" + kFinal, kChannels), "<hm>[Yes.]");
+  EXPECT_EQ(shown("s.", {.channels = true, .begun = "<|start|>assistant<|channel|>final<|message|>"}), "[s.]");
+}
+
+TEST(ChatAnswer, TheMessageThatAPromptBegins) {
+  EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|><|start|>assistant"), "<|start|>assistant");
+  EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>Ye"), "<|start|>assistant<|channel|>final<|message|>");
+  EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|>"), "");
+  EXPECT_EQ(begun_harmony_message("Hi"), "");
+}
+
 TEST(ChatAnswer, TheTemplateShowsTheForm) {
+  EXPECT_EQ(call_form_of("<|start|>assistant<|channel|>final<|message|>"), CallForm::kHarmony);
   EXPECT_EQ(call_form_of("{{ '<tool_call>\\n' }}"), CallForm::kHermes);
   EXPECT_EQ(call_form_of("{{ '<tool_call>\\n<function=' }}"), CallForm::kNone);
   EXPECT_EQ(call_form_of("[TOOL_CALLS]"), CallForm::kMistral);
+  EXPECT_EQ(call_form_of("[TOOL_CALLS] [ARGS]"), CallForm::kMistralNamed);
+  EXPECT_EQ(call_form_of("[TOOL_CALLS] [CALL_ID] [ARGS]"), CallForm::kMistralNumbered);
   EXPECT_EQ(call_form_of("<|start_header_id|> {{- '\"parameters\": ' }}"), CallForm::kLlama);
   EXPECT_EQ(call_form_of("{{ messages }}"), CallForm::kNone);
 }

@@ -120,7 +120,7 @@ BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, co
 int serve_command(const ServeOptions& options) {
   require_alone({}, "serve");
   const std::string model = find_model(options.model, options.engine.model.revision);
-  StopSignals signals;
+  StopSignals signals("ending: no new calls are taken, and those under way may be finished within --shutdown-grace seconds; once more to end at once");
   EngineOptions chosen = engine_options(options.engine, model);
   chosen.needs_tokenizer = false;
   Engine engine(chosen);

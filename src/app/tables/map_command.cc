@@ -34,6 +34,7 @@ void tell_table(const MapOptions& options, const MapFiles& files, const MapOutco
   (*summary)["rows"] = outcome.rows;
   (*summary)["unanswered"] = outcome.unanswered;
   if (outcome.metrics) (*summary)["metrics"] = outcome.metrics->json();
+  for (const auto& [name, metrics] : outcome.fields) (*summary)["metrics"][name] = metrics.json();
   if (const int64_t errors = outcome.unanswered - outcome.unread; errors > 0)
     spdlog::warn("{}: {} of {} rows have no answer, and empty cells; their records in {} say why", options.output, format_count(errors), format_count(outcome.rows), files.answers);
   if (outcome.unread > 0)
@@ -41,7 +42,15 @@ void tell_table(const MapOptions& options, const MapFiles& files, const MapOutco
                  format_count(outcome.unread), format_count(outcome.rows), files.answers);
   print_note("{}: {} rows, {} with an answer\n", options.output, format_count(outcome.rows), format_count(outcome.rows - outcome.unanswered));
   // JSON on stdout has them already.
-  if (outcome.metrics && (!options.json || !options.json_file.empty())) print_result("{}", outcome.metrics->sentence());
+  if (options.json && options.json_file.empty()) return;
+  if (outcome.metrics) print_result("{}", outcome.metrics->sentence());
+  int64_t right = 0, all = 0;
+  for (const auto& [name, metrics] : outcome.fields) {
+    print_result("{}: {}", name, metrics.sentence());
+    right += metrics.right();
+    all += metrics.count();
+  }
+  if (all > 0) print_result("fields right: {} of {}\n", right, all);
 }
 
 }  // namespace

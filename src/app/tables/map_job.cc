@@ -177,12 +177,15 @@ void MapJob::take_columns(const TableReader& table, const TableRow& row) {
     columns_ = table.columns();
     for (const std::string& name : added_)
       if (std::find(columns_.begin(), columns_.end(), name) != columns_.end()) refuse_taken(table.path(), name);
-    if (judges() && std::find(columns_.begin(), columns_.end(), options_.answer_column) == columns_.end())
+    const bool has_answers = std::find(columns_.begin(), columns_.end(), options_.answer_column) != columns_.end();
+    if (!options_.examples.empty()) has_answers_ = has_answers;
+    if (judges() && !has_answers)
       fail_user("--answer-column: {} has no column '{}'", table.path(), options_.answer_column);
     return;
   }
   for (const std::string& name : added_)
     if (dict->find(std::string_view(name))) refuse_taken(table.place(row), name);
+  if (row.number == 1 && !options_.examples.empty()) has_answers_ = dict->find(std::string_view(options_.answer_column)) != nullptr;
   if (judges() && !dict->find(std::string_view(options_.answer_column))) fail_user("{}: there is no '{}', which --answer-column names", table.place(row), options_.answer_column);
   if (output_kind_ == TableKind::kJsonl) return;
   for (const auto& [key, value] : dict->items()) {
@@ -228,9 +231,21 @@ std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json&
   return values;
 }
 
+void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<OrderedJson>>& answers, MapOutcome* outcome) const {
+  const OrderedJson expected = OrderedJson::parse(cell_text(*value_of(row, columns_, options_.answer_column)), nullptr, false);
+  if (!expected.is_object()) fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row), options_.answer_column);
+  const size_t first = answers ? answers->size() - schema_fields_.size() : 0;  // behind the whole answer, where that is kept
+  for (size_t i = 0; i < schema_fields_.size(); ++i) {
+    const std::string right = without_blanks(cell_text(expected.contains(schema_fields_[i]) ? expected[schema_fields_[i]] : OrderedJson()));
+    outcome->fields[i].second.add(right, answers ? std::optional(without_blanks(cell_text((*answers)[first + i]))) : std::nullopt);
+  }
+}
+
 MapOutcome MapJob::write_table() const {
   MapOutcome outcome;
-  if (judges()) outcome.metrics.emplace(options_.positive_label);
+  if (judges() && schema_fields_.empty()) outcome.metrics.emplace(options_.positive_label);
+  if (judges())
+    for (const std::string& name : schema_fields_) outcome.fields.emplace_back(name, Metrics(""));
   TableReader table(options_.input, input_kind_);
   FileBytes line_bytes(File::open(files_.lines, FileMode::kRead)), record_bytes(File::open(files_.answers, FileMode::kRead));
   LineReader lines(line_bytes, kMaxRecordBytes, files_.lines), records(record_bytes, kMaxRecordBytes, files_.answers);
@@ -250,6 +265,7 @@ MapOutcome MapJob::write_table() const {
       const std::string expected = without_blanks(cell_text(*value_of(row, columns_, options_.answer_column)));
       outcome.metrics->add(expected, answers ? std::optional(without_blanks(cell_text(answers->front()))) : std::nullopt);
     }
+    if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
     writer.add(row, answers ? *answers : std::vector<OrderedJson>(added_.size()));
   }
   if (table.fingerprint() != fingerprint_) fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);

@@ -31,6 +31,7 @@ struct MapFiles {
 struct MapOutcome {
   int64_t rows = 0, unanswered = 0, unread = 0;  ///< unread: of the unanswered, those whose answer does not fit the schema
   std::optional<Metrics> metrics;
+  std::vector<std::pair<std::string, Metrics>> fields;  ///< with a schema: of each of its properties
 };
 
 class MapJob {
@@ -54,8 +55,9 @@ class MapJob {
   std::string conversation_text(const std::vector<Message>& messages) const;
   void take_columns(const TableReader& table, const TableRow& row);
   void read_schema();
-  /// Whether answers are compared with those of a column.
-  bool judges() const { return !options_.answer_column.empty() && schema_fields_.empty(); }
+  /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
+  bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
+  void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<nlohmann::ordered_json>>& answers, MapOutcome* outcome) const;
   /// A value for each added column; nothing if there is no answer that can be read.
   std::optional<std::vector<nlohmann::ordered_json>> answers_of(const nlohmann::json& record, const std::string& line) const;
 
@@ -71,6 +73,7 @@ class MapJob {
   uint64_t seed_ = 0;
   std::vector<std::string> added_, schema_fields_;  ///< columns
   std::vector<std::string> columns_;       ///< of a table with a header; of JSONL all names that come up, where the output has a header
+  bool has_answers_ = true;                ///< the table has the column of right answers, or is to have it
   std::string fingerprint_;                ///< of the table that the lines were made of
 };
 

@@ -21,6 +21,7 @@ class Metrics {
   void add(const std::string& expected, const std::optional<std::string>& answered);
 
   int64_t count() const { return count_; }
+  int64_t right() const { return right_; }
   /// NaN for a ratio of nothing; so below.
   double accuracy() const;
   struct Scores {

@@ -21,6 +21,7 @@ struct GrammarSpec {
     kRegex,       ///< text: all of the answer matches it
     kChoice,      ///< one of choices
     kEbnf,        ///< text: a grammar in xgrammar's GBNF-like form, its first rule is "root"
+    kStructure,   ///< text: a format of xgrammar's structural tags, in JSON, with schemas as honoured_schema() gives them
   };
   Kind kind = Kind::kJsonObject;
   std::string text;

@@ -46,6 +46,12 @@ xgrammar::Grammar json_grammar(const std::string& schema, bool any_whitespace) {
   return xgrammar::Grammar::FromJSONSchema(schema, any_whitespace, std::nullopt, std::nullopt, true, any_whitespace ? std::optional(kMostBlanks) : std::nullopt);
 }
 
+xgrammar::Grammar structure_grammar(const std::string& format) {
+  auto made = xgrammar::Grammar::FromStructuralTag(R"({"type":"structural_tag","format":)" + format + "}");
+  if (auto* error = std::get_if<xgrammar::StructuralTagError>(&made)) std::visit([](const auto& one) { throw XgrammarError(one.what()); }, *error);
+  return std::get<xgrammar::Grammar>(made);
+}
+
 xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
   using Kind = GrammarSpec::Kind;
   switch (spec.kind) {
@@ -53,6 +59,7 @@ xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
     case Kind::kJsonSchema: return json_grammar(spec.text, spec.any_whitespace);
     case Kind::kRegex: return xgrammar::Grammar::FromRegex(spec.text);
     case Kind::kEbnf: return xgrammar::Grammar::FromEBNF(spec.text);
+    case Kind::kStructure: return structure_grammar(spec.text);
     case Kind::kChoice: break;
   }
   std::string text = "root ::= ";
@@ -132,7 +139,11 @@ class XgrammarCompiler : public GrammarCompiler {
 
   static xgrammar::TokenizerInfo token_info(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends) {
     std::vector<std::string> bytes;
-    for (int32_t token = 0; token < vocab_size; ++token) bytes.push_back(tokenizer.token_bytes(token));
+    for (int32_t token = 0; token < vocab_size; ++token) {
+      bytes.push_back(tokenizer.token_bytes(token));
+      // xgrammar takes no token without bytes, not even where a grammar asks for it by its id. These are none of any text.
+      if (bytes.back().empty() && token < tokenizer.vocab_size() && !tokenizer.token_text(token).empty()) bytes.back() = "\xff" + tokenizer.token_text(token);
+    }
     return xgrammar::TokenizerInfo(bytes, xgrammar::VocabType::RAW, static_cast<int>(vocab_size), std::move(ends));
   }
 

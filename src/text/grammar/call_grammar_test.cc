@@ -1,0 +1,170 @@
+// Grammars of calls, form by form: what they take is read as calls, and nothing else is taken.
+
+#include "text/grammar/call_grammar.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace flexgen::call_grammar_test {
+namespace {
+
+using testing::HasSubstr;
+
+/// Tokens 0 to 255 are bytes, 256 ends an answer, those from 257 on are marks: special tokens if they `are_special`.
+class MarkedBytes : public Tokenizer {
+ public:
+  explicit MarkedBytes(bool are_special) : are_special_(are_special) {}
+  std::vector<int32_t> encode(std::string_view text, bool) const override {
+    std::vector<int32_t> ids;
+    while (!text.empty()) {
+      size_t taken = 1;
+      int32_t id = static_cast<unsigned char>(text.front());
+      for (size_t i = 0; i < std::size(kMarks); ++i)
+        if (text.starts_with(kMarks[i])) {
+          id = 257 + static_cast<int32_t>(i);
+          taken = kMarks[i].size();
+        }
+      ids.push_back(id);
+      text.remove_prefix(taken);
+    }
+    return ids;
+  }
+  std::string decode(std::span<const int32_t>, bool) const override { return ""; }
+  std::string token_text(int32_t token) const override { return token < 256 ? std::string(1, static_cast<char>(token)) : token < 257 ? "" : std::string(kMarks[token - 257]); }
+  std::string token_bytes(int32_t token) const override { return token > 256 && are_special_ ? "" : token_text(token); }
+  bool is_byte_token(int32_t) const override { return false; }
+  int64_t vocab_size() const override { return 257 + std::ssize(kMarks); }
+  std::optional<int32_t> bos() const override { return std::nullopt; }
+  std::optional<int32_t> eos() const override { return 256; }
+
+ private:
+  static constexpr std::string_view kMarks[] = {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"};
+  bool are_special_;
+};
+
+const CallableFunction kAdd{"add", R"({"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}}, "required": ["x", "y"]})", true};
+const CallableFunction kStop{"stop", "", true};
+
+class CallGrammars : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+    compiler = GrammarCompiler::create(tokenizer, tokenizer.vocab_size(), {256}, 1 << 20);
+  }
+  bool takes(const WantedCalls& wanted, std::string_view text) {
+    auto matcher = compiler->start(call_grammar(wanted, &tokenizer));
+    std::vector<int32_t> tokens = tokenizer.encode(text, false);
+    tokens.push_back(256);
+    for (int32_t token : tokens) {
+      const bool allowed = may_come(matcher->mask(), token);
+      EXPECT_EQ(matcher->accept(token), allowed);
+      if (!allowed) return false;
+    }
+    EXPECT_TRUE(matcher->ended());
+    return true;
+  }
+  /// Taken, and read as so many calls, the first of `add`.
+  void expect_calls(const WantedCalls& wanted, std::string_view text, size_t count) {
+    EXPECT_TRUE(takes(wanted, text)) << text;
+    const ChatAnswer answer = read_chat_answer(text, {.calls = wanted.form});
+    ASSERT_EQ(answer.calls.size(), count) << text;
+    EXPECT_EQ(answer.calls[0].name, "add");
+    EXPECT_EQ(answer.calls[0].arguments, R"({"x": 1, "y": -2})");
+  }
+
+  MarkedBytes tokenizer{GetParam()};
+  std::unique_ptr<GrammarCompiler> compiler;
+};
+
+INSTANTIATE_TEST_SUITE_P(Marks, CallGrammars, testing::Bool(), [](const auto& is_special) { return is_special.param ? "SpecialTokens" : "Text"; });
+
+constexpr const char* kHermes = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": 1, \"y\": -2}}\n</tool_call>";
+
+TEST_P(CallGrammars, OfHermesAndQwen) {
+  const WantedCalls two{{kAdd, kStop}, CallForm::kHermes}, one{{kAdd, kStop}, CallForm::kHermes, true};
+  const std::string stop = "\n<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n</tool_call>";
+  expect_calls(two, kHermes, 1);
+  expect_calls(two, kHermes + stop + stop, 3);
+  EXPECT_TRUE(takes(one, kHermes));
+  EXPECT_FALSE(takes(one, kHermes + stop));
+  for (const char* text : {"", "Well.", "<tool_call>\n{\"name\": \"other\", \"arguments\": {}}\n</tool_call>", "<tool_call>\n{\"name\": \"stop\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+                           "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": 1}}\n</tool_call>", "<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n"})
+    EXPECT_FALSE(takes(two, text)) << text;
+}
+
+TEST_P(CallGrammars, OfLlama) {
+  const WantedCalls wanted{{kAdd, kStop}, CallForm::kLlama};
+  expect_calls(wanted, R"({"name": "add", "parameters": {"x": 1, "y": -2}})", 1);
+  EXPECT_FALSE(takes(wanted, R"({"name": "stop", "parameters": {}}; {"name": "stop", "parameters": {}})")) << "its templates know one";
+  EXPECT_FALSE(takes(wanted, R"({"name": "stop", "arguments": {}})"));
+}
+
+TEST_P(CallGrammars, OfMistral) {
+  expect_calls({{kAdd, kStop}, CallForm::kMistral}, R"([TOOL_CALLS] [{"name": "add", "arguments": {"x": 1, "y": -2}}, {"name": "stop", "arguments": {}}])", 2);
+  EXPECT_FALSE(takes({{kStop}, CallForm::kMistral, true}, R"([TOOL_CALLS] [{"name": "stop", "arguments": {}}, {"name": "stop", "arguments": {}}])"));
+  EXPECT_FALSE(takes({{kStop}, CallForm::kMistral}, "[TOOL_CALLS] []"));
+  expect_calls({{kAdd, kStop}, CallForm::kMistralNamed}, R"([TOOL_CALLS]add[ARGS]{"x": 1, "y": -2}[TOOL_CALLS]stop[ARGS]{})", 2);
+  expect_calls({{kAdd, kStop}, CallForm::kMistralNumbered}, R"([TOOL_CALLS]add[CALL_ID]abcDEF789[ARGS]{"x": 1, "y": -2})", 1);
+  EXPECT_FALSE(takes({{kStop}, CallForm::kMistralNumbered}, "[TOOL_CALLS]stop[CALL_ID]short[ARGS]{}"));
+}
+
+TEST_P(CallGrammars, BesideTextOnlyWhatFollowsAMarkIsHeld) {
+  WantedCalls wanted{{kAdd, kStop}, CallForm::kHermes, false, false};
+  wanted.functions[1].strict = false;
+  EXPECT_TRUE(takes(wanted, "Well, {\"x\"."));
+  EXPECT_TRUE(takes(wanted, ""));
+  expect_calls(wanted, kHermes, 1);
+  expect_calls(wanted, std::string("I look.\n") + kHermes + "\n" + kHermes, 2);
+  EXPECT_FALSE(takes(wanted, "<tool_call>\n{\"name\": \"add\", \"arguments\": {}}\n</tool_call>"));
+  EXPECT_TRUE(takes(wanted, "<tool_call>\n{\"name\": \"stop\", \"arguments\": {\"any\": [1]}}\n</tool_call>")) << "it is not strict";
+  EXPECT_TRUE(takes(wanted, std::string(kHermes) + " and text"));
+  wanted.one_call = true;
+  EXPECT_TRUE(takes(wanted, kHermes));
+  EXPECT_FALSE(takes(wanted, std::string(kHermes) + "\n" + kHermes));
+  wanted.one_call = false;
+  wanted.form = CallForm::kMistral;
+  expect_calls(wanted, R"(Well.[TOOL_CALLS] [{"name": "add", "arguments": {"x": 1, "y": -2}}, {"name": "stop", "arguments": {}}])", 2);
+  EXPECT_FALSE(takes(wanted, R"(Well.[TOOL_CALLS] [{"name": "add", "arguments": {}}])"));
+  wanted.form = CallForm::kMistralNamed;
+  expect_calls(wanted, R"(Well.[TOOL_CALLS]add[ARGS]{"x": 1, "y": -2})", 1);
+  EXPECT_FALSE(takes(wanted, R"(Well.[TOOL_CALLS]add[ARGS]{"x": 1})"));
+}
+
+/// Where a grammar does not ask for them by name.
+TEST_P(CallGrammars, SpecialTokensAreNoText) {
+  using Kind = GrammarSpec::Kind;
+  for (const GrammarSpec& spec : {GrammarSpec{Kind::kRegex, "[\\s\\S]*", {}}, GrammarSpec{Kind::kRegex, "[^a]+", {}}, GrammarSpec{Kind::kJsonSchema, R"({"type": "string"})", {}}, GrammarSpec{Kind::kEbnf, "root ::= [^\"]*", {}},
+                                  call_grammar({{kAdd}, CallForm::kLlama}, &tokenizer)}) {
+    auto matcher = compiler->start(spec);
+    if (spec.kind == Kind::kJsonSchema) {
+      EXPECT_TRUE(matcher->accept('"'));
+    }
+    const TokenMask mask = matcher->mask();
+    for (int32_t token = 257; token < tokenizer.vocab_size(); ++token)
+      if (GetParam()) {
+        EXPECT_FALSE(may_come(mask, token)) << spec.text;
+      }
+  }
+}
+
+TEST(CallGrammar, WhatCannotBeHonouredIsRefusedByName) {
+  const auto why = [](CallableFunction function, CallForm form = CallForm::kHermes, bool forced = true) -> std::string {
+    try {
+      call_grammar({{std::move(function)}, form, false, forced}, nullptr);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "taken";
+  };
+  EXPECT_THAT(why(kAdd, CallForm::kNone), HasSubstr("is not known"));
+  EXPECT_THAT(why(kAdd, CallForm::kLlama, false), HasSubstr("tool_choice"));
+  EXPECT_THAT(why({"a b", "", true}), HasSubstr("whose name"));
+  EXPECT_THAT(why({"f", R"({"type": "string"})", true}), HasSubstr("'f', whose parameters cannot be followed: it must be of the type"));
+  EXPECT_THAT(why({"f", R"({"type": "object", "properties": {"a": {"not": {}}}})", true}), HasSubstr("properties/a"));
+  EXPECT_EQ(why({"f", R"({"type": "object", "properties": {}})", true}), "taken");
+}
+
+}  // namespace
+}  // namespace flexgen::call_grammar_test
