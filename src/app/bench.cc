@@ -26,6 +26,7 @@
 #include "base/report.h"
 #include "base/units.h"
 #include "engine/simulate.h"
+#include "io/gguf.h"
 #include "io/whole_file.h"
 #include "model/dummy_checkpoint.h"
 
@@ -93,6 +94,10 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
 std::string checkpoint_of(const BenchOptions& options) {
   namespace fs = std::filesystem;
   const std::string& model = options.model;
+  if (is_gguf(model)) {
+    if (options.load_format == "dummy") fail_user("--load-format dummy: {} is a GGUF; name a shape, or give a config.json", model);
+    return model;
+  }
   const bool is_directory = fs::is_directory(model);
   const std::string config = config_text(model);
   const bool dummy = options.load_format == "dummy" || (options.load_format == "auto" && !is_directory);

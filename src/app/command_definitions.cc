@@ -12,7 +12,7 @@ namespace flexgen {
 namespace {
 
 constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
-constexpr const char* kModelOrShapeHelp = "checkpoint directory, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
+constexpr const char* kModelOrShapeHelp = "checkpoint directory, a GGUF file, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
 constexpr const char* kSkipTokenizer = "do without the tokenizer: prompts are token ids, and answers give token ids and no text (so it is anyway for a model without tokenizer files)";
 constexpr int64_t kManyBytes = int64_t{1} << 40;
 
@@ -216,7 +216,7 @@ class GenerateDefinition : public CommandDefinition {
 class InspectDefinition : public CommandDefinition {
  public:
   InspectDefinition() : CommandDefinition("inspect", "say what a checkpoint is: shapes, bytes per part, KV bytes per token") {
-    text("-m,--model,model", options_.model, kModelHelp, "DIR|ID")->required();
+    text("-m,--model,model", options_.model, kModelHelp, "DIR|GGUF|ID")->required();
     add_model_flags(*this, &options_.model_flags);
     json(options_.json, options_.json_file, "it");
   }
@@ -229,7 +229,7 @@ class InspectDefinition : public CommandDefinition {
 class BenchDefinition : public CommandDefinition {
  public:
   BenchDefinition() : CommandDefinition("bench", "measure a model or a shape, with the bound and the efficiency") {
-    text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|ID|SHAPE")->required();
+    text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|GGUF|ID|SHAPE")->required();
     add_model_flags(*this, &engine_.flags.model);
     choice("--load-format", options_.load_format, {"auto", "dummy", "checkpoint"}, "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")->capture_default_str();
     choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of dummy weights: bf16, f16, f32")->capture_default_str();
@@ -314,7 +314,7 @@ class EvalDefinition : public CommandDefinition {
 class PlanDefinition : public CommandDefinition {
  public:
   PlanDefinition() : CommandDefinition("plan", "say how a job would be done, how long it takes and what would help, without doing it") {
-    text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|ID|SHAPE")->required();
+    text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|GGUF|ID|SHAPE")->required();
     add_model_flags(*this, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch; - reads stdin", "IN.jsonl");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
@@ -369,7 +369,7 @@ class DoctorDefinition : public CommandDefinition {
     json(options_.json, options_.json_file, "it");
     flag("--measure", options_.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
     flag("--disk-only", options_.disk_only, "with --measure: the disk alone (some 15 s), the rest as it is kept");
-    text("-m,--model", options_.model, "with --measure: read this checkpoint's files, as a job will", "DIR|ID");
+    text("-m,--model", options_.model, "with --measure: read this checkpoint's files, as a job will", "DIR|GGUF|ID");
     add_model_flags(*this, &options_.model_flags);
     whole_within("--threads", options_.threads, 1, 4096, "with --measure: threads that compute (default: as for run-batch)");
   }
@@ -402,7 +402,7 @@ void refuse_empty_stops(const std::vector<std::string>& stops) {
 }
 
 void add_model(CommandDefinition& command, std::string* model, ModelFlags* flags) {
-  command.text("-m,--model", *model, kModelHelp, "DIR|ID")->required();
+  command.text("-m,--model", *model, kModelHelp, "DIR|GGUF|ID")->required();
   add_model_flags(command, flags);
 }
 

@@ -70,7 +70,7 @@ class CommandDefinition {
 };
 
 // What several commands say of their flags.
-inline constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, or the id of a model in the Hub's local cache; nothing is downloaded";
+inline constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, a GGUF file, or the id of a model in the Hub's local cache; nothing is downloaded";
 inline constexpr const char* kChatTemplate = "write conversations out by this Jinja template (default: the model's own)";
 inline constexpr int64_t kManyTokens = int64_t{1} << 31;
 /// --model of a command that needs a checkpoint, and what stands beside it.

@@ -42,6 +42,7 @@ std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::fu
   std::unique_ptr<Model> model = open_model();
   model->set_attention_sparsity(options.attention_sparsity);
   imagine_prepared_weights(*model, weight_dtype_of(options));
+  check_backend_reads(options, *model);
   return model;
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -28,6 +29,7 @@ int inspect_command(const InspectOptions& options) {
       share_of.try_emplace(use.weight, layer.row_share);
     }
   int64_t parameters = 0, bytes = 0;
+  std::map<DType, int64_t> of_type;
   double used = 0;
   for (const auto& [index, part] : part_of) {
     const WeightSpec& weight = model->weights()[static_cast<size_t>(index)];
@@ -35,9 +37,11 @@ int inspect_command(const InspectOptions& options) {
     parameters += weight.rows * weight.cols;
     used += share_of[index] * static_cast<double>(weight.rows * weight.cols);
     bytes += weight.bytes();
+    of_type[weight.dtype] += weight.bytes();
   }
+  const auto most = std::max_element(of_type.begin(), of_type.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   const int64_t kv_bytes = config.num_layers * model->kv_geometry(DType::kBF16, 1).page_bytes();
-  const std::string dtype(dtype_name(model->weights().front().dtype));
+  const std::string dtype(dtype_name(most->first));
   if (options.json) {
     nlohmann::ordered_json json{{"model_type", config.model_type}, {"dtype", dtype}, {"layers", config.num_layers},
                                 {"hidden_size", config.hidden_size}, {"heads", config.num_heads}, {"kv_heads", config.num_kv_heads},

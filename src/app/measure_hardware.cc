@@ -89,7 +89,7 @@ constexpr int64_t kSlotRows = 16;  ///< of each slot in a visit that is measured
 class BlockVisits {
  public:
   BlockVisits(Kernels& kernels, int64_t width, DType weights, DType cache, int64_t max_rows)
-      : kernels_(kernels), model_(Model::of_shape(parse_config(block_config(width), "", "measurement"), DType::kBF16)),
+      : kernels_(kernels), model_(Model::of_shape(parse_config(block_config(is_blocked(weights) ? round_up(width, kLongestBlock) : width), "", "measurement"), DType::kBF16)),
         geometry_(model_->kv_geometry(cache, CacheLayout::page_tokens(*model_, cache))) {
     for (int64_t bytes = 0; bytes < kWeightBytes;) {
       std::vector<WeightView>& views = copies_.emplace_back();

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/nearest.h"
 #include "io/checked_json.h"
+#include "io/gguf.h"
 #include "io/lfs_pointer.h"
 #include "io/whole_file.h"
 #include "model/config.h"
@@ -125,7 +126,7 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
               "AutoPeftModelForCausalLM.from_pretrained('{}').merge_and_unload().save_pretrained(NEW_FOLDER)", where, base, where);
   }
   if (const std::string gguf = first_with(".gguf"); !gguf.empty())
-    fail_user("{} holds a GGUF ({}) and no config.json: flexgen does not read GGUF; give the checkpoint it was made from, with safetensors", where, gguf);
+    fail_user("{} holds a GGUF ({}) and no config.json: give the file itself, --model '{}'", where, gguf, (folder / gguf).string());
   if (there("params.json") || !first_with("consolidated.safetensors").empty() || !first_with(".pth").empty())
     fail_user("{} is a checkpoint in Meta's or Mistral's own layout (params.json, consolidated.*), without config.json: give the same model in Hugging Face's "
               "layout", where);
@@ -153,8 +154,7 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
   if (!fs::is_regular_file(path, failed)) fail_user("{} is neither a folder nor a file (a pipe or a device); a model is a folder as Hugging Face lays it out", where);
   const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
   if (is_lfs_pointer(start)) refuse_lfs_pointer(where);
-  if (start.starts_with("GGUF") || where.ends_with(".gguf"))
-    fail_user("{} is a GGUF: flexgen does not read GGUF; give the folder of the checkpoint it was made from, with config.json and safetensors", where);
+  if (where.ends_with(".gguf")) fail_user("{} is called a GGUF, and does not begin as one; it is broken or was not fetched whole: fetch it again", where);
   if (where.ends_with(".safetensors") || where.ends_with(".json") || where.ends_with(".bin") || where.ends_with(".model"))
     if (is_there(parent / "config.json")) fail_user("{} is a file of a checkpoint: give its folder, --model '{}'", where, parent.string());
   if (where.ends_with(".safetensors"))
@@ -235,6 +235,10 @@ std::string find_model_folder(const std::string& model, const std::string& revis
     if (!revision.empty()) fail_user("--revision {}: {} is a plain folder and has no revisions; leave it out", printable(revision), model);
     return model;
   }
+  if (is_gguf(path.string())) {
+    if (!revision.empty()) fail_user("--revision {}: {} is a file and has no revisions; leave it out", printable(revision), model);
+    return path.string();
+  }
   if (file_is_there(path.string())) refuse_file(path);
   if (const std::string at_home = with_home(model); at_home != model) return find_model_folder(at_home, revision, hub_cache);
 
@@ -273,6 +277,8 @@ std::string find_model_or_shape(const std::string& model, const std::string& rev
     throw Error(error.kind(), fmt::format("{}. The name of a shape would do as well: {}{}", error.what(), fmt::join(known_shapes(), ", "), did_you_mean(model, known_shapes())));
   }
 }
+
+bool is_checkpoint(const std::string& model) { return is_folder(model) || is_gguf(model); }
 
 std::string model_name_of(const std::string& folder) {
   std::error_code error;

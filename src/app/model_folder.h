@@ -1,5 +1,5 @@
 #pragma once
-// ModelFolder: what a user writes after --model, as the folder that holds the checkpoint: the folder itself, the root of a Hub cache entry, or the
+// ModelFolder: what a user writes after --model, as the folder that holds the checkpoint, or the GGUF that is one: the folder or file itself, the root of a Hub cache entry, or the
 // id (or address) of a model that lies in the local Hub cache (huggingface_hub's layout: models--ORG--NAME/refs, snapshots). Never downloads. Any thread.
 
 #include <string>
@@ -11,8 +11,8 @@ namespace flexgen {
 /// XDG_CACHE_HOME/huggingface/hub, HOME/.cache/huggingface/hub. Empty if it names none.
 std::string hub_cache_from_environment();
 
-/// The folder with config.json that `model` means. `revision`: a branch, a tag or a commit of a Hub cache entry; empty: main.
-/// Throws Error{user} with a sentence of its own for each well-known other thing (a GGUF, an adapter, a file, another framework's weights ...), and for a
+/// The folder with config.json, or the GGUF, that `model` means. `revision`: a branch, a tag or a commit of a Hub cache entry; empty: main.
+/// Throws Error{user} with a sentence of its own for each well-known other thing (an adapter, a file, another framework's weights ...), and for a
 /// `revision` of a plain folder, which cannot be honoured; Error{io} for what cannot be looked at (a link to nothing, a folder without permission).
 std::string find_model_folder(const std::string& model, const std::string& revision, const std::string& hub_cache);
 
@@ -20,6 +20,9 @@ std::string find_model_folder(const std::string& model, const std::string& revis
 std::string find_model(const std::string& model, const std::string& revision);
 /// For commands that need no weights: the name of a shape, or a config.json, is left as it is.
 std::string find_model_or_shape(const std::string& model, const std::string& revision);
+
+/// Whether `model`, as find_model_or_shape() gives it, holds weights: a folder or a GGUF, and neither a shape nor a config.json.
+bool is_checkpoint(const std::string& model);
 
 /// The name that answers give a model: ORG/NAME if `folder` lies in a Hub cache, else the last part of the path.
 std::string model_name_of(const std::string& folder);

@@ -96,7 +96,7 @@ TEST_F(ModelFolder, PathsAsPeopleWriteThem) {
   fs::create_directory_symlink(at("with blank"), at("link"));
   EXPECT_EQ(find(at("link")), at("link"));
   put("x.gguf", "GGUF");
-  EXPECT_THAT(refusal(at("x.gguf/")), HasSubstr("is a GGUF"));
+  EXPECT_EQ(find(at("x.gguf/")), at("x.gguf"));
   // Links to nothing, or in a circle: no missing folders.
   fs::create_symlink(at("nowhere"), at("dangling"));
   fs::create_symlink(at("circle"), at("circle"));
@@ -113,7 +113,7 @@ TEST_F(ModelFolder, PathsAsPeopleWriteThem) {
   const std::string before = home ? home : "";
   setenv("HOME", folder_.path().c_str(), 1);
   EXPECT_EQ(find("~/with blank"), at("with blank"));
-  EXPECT_THAT(refusal("~/x.gguf"), HasSubstr("is a GGUF"));
+  EXPECT_EQ(find("~/x.gguf"), at("x.gguf"));
   EXPECT_THAT(refusal("~/none"), HasSubstr(at("none")));
   EXPECT_THAT(refusal("~other/none"), HasSubstr("~other/none: there is no such folder"));
   setenv("HOME", before.c_str(), 1);
@@ -126,7 +126,11 @@ TEST_F(ModelFolder, ShapesAndConfigFilesAreForCommandsWithoutWeights) {
   EXPECT_EQ(find_model_or_shape(at("m"), ""), at("m"));
   put("x.gguf", "GGUF");
   const auto said = [](const std::string& model, const std::string& revision) { return error_of(ErrorKind::kUser, [&] { find_model_or_shape(model, revision); }); };
-  EXPECT_THAT(said(at("x.gguf"), ""), AllOf(HasSubstr("GGUF"), Not(HasSubstr("shape"))));
+  EXPECT_EQ(find_model_or_shape(at("x.gguf"), ""), at("x.gguf"));
+  EXPECT_TRUE(is_checkpoint(at("x.gguf")));
+  EXPECT_TRUE(is_checkpoint(at("m")));
+  EXPECT_FALSE(is_checkpoint("opt-6.7b"));
+  EXPECT_THAT(said(at("x.gguf"), "main"), HasSubstr("is a file and has no revisions"));
   EXPECT_THAT(said("opt-6.8b", ""), AllOf(HasSubstr("hf download"), HasSubstr("did you mean opt-6.7b?")));
   EXPECT_THAT(said("opt-6.7b", "main"), HasSubstr("--revision main: opt-6.7b is a shape"));
   EXPECT_THAT(said(at("m/config.json"), "main"), HasSubstr("is a file and has no revisions"));
@@ -147,13 +151,12 @@ TEST_F(ModelFolder, EachOtherThingHasItsOwnSentence) {
   };
   const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 1345\n";
   for (const Other& other : std::vector<Other>{
-           {{{"x.gguf", "GGUF\3"}}, "x.gguf", {"is a GGUF"}},
-           {{{"noname", "GGUF\3"}}, "noname", {"is a GGUF"}},
+           {{{"x.gguf", "GGML"}}, "x.gguf", {"does not begin as one"}},
            {{{"pointer.gguf", pointer}}, "pointer.gguf", {"git lfs pull"}},
            {{{"lora/adapter_config.json", R"({"base_model_name_or_path": "me/base"})"}}, "lora", {"adapter (LoRA)", "me/base", "merge_and_unload"}},
            {{{"lora2/adapter_config.json", "no json"}}, "lora2", {"adapter (LoRA)"}},
            {{{"meta/params.json", "{}"}, {"meta/consolidated.00.pth", ""}}, "meta", {"Meta's or Mistral's own layout"}},
-           {{{"ggufs/a.Q4_0.gguf", "GGUF"}}, "ggufs", {"a.Q4_0.gguf", "does not read GGUF"}},
+           {{{"ggufs/a.Q4_0.gguf", "GGUF"}}, "ggufs", {"a.Q4_0.gguf", "give the file itself"}},
            {{{"diffusers/model_index.json", "{}"}}, "diffusers", {"diffusers"}},
            {{{"above/inner/config.json", "{}"}}, "above", {"above/inner does"}},
            {{{"file/config.json", "{}"}, {"file/model.safetensors", ""}}, "file/model.safetensors", {"give its folder, --model"}},

@@ -30,7 +30,7 @@ namespace flexgen {
 namespace {
 
 std::unique_ptr<Model> planned_model(const PlanOptions& options) {
-  if (std::filesystem::is_directory(options.model)) return Model::load(options.model, options.engine.model.ignored_config_fields);
+  if (is_checkpoint(options.model)) return Model::load(options.model, options.engine.model.ignored_config_fields);
   const DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
   return Model::of_shape(parse_config(config_text(options.model), "", options.model, options.engine.model.ignored_config_fields), dtype);
 }
@@ -69,10 +69,10 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
     return workload;
   }
   std::unique_ptr<Tokenizer> tokenizer;
-  const bool is_checkpoint = std::filesystem::is_directory(options.model);
-  if (is_checkpoint && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
+  const bool has_weights = is_checkpoint(options.model);
+  if (has_weights && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
-  const ModelLimits limits = is_checkpoint ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
+  const ModelLimits limits = has_weights ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
                                            : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, kTextBytesPerToken};
   std::optional<PipedInput> piped;
   if (options.input == "-") piped.emplace();
@@ -112,13 +112,13 @@ int plan_command(const PlanOptions& given) {
 
   std::vector<DtypePair> planned = allowed;
   planned.push_back({"int4", "int4"});  // what would help is planned for too
-  const bool is_checkpoint = std::filesystem::is_directory(options.model);
-  const std::string other_directory = is_checkpoint ? "" : std::filesystem::temp_directory_path().string();
+  const bool has_weights = is_checkpoint(options.model);
+  const std::string other_directory = has_weights ? "" : std::filesystem::temp_directory_path().string();
   FileSystem files;
   const HardwareProfile hardware = profile_for(options.engine,
                                                {.types = types_to_measure(engine, *model, planned),
                                                 .threads = options.engine.threads,
-                                                .read_files = is_checkpoint ? model->files() : std::vector<std::string>(),
+                                                .read_files = has_weights ? model->files() : std::vector<std::string>(),
                                                 .directory = options.engine.disk_directory.empty() ? other_directory : options.engine.disk_directory},
                                                files);
 

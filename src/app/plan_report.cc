@@ -113,7 +113,7 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   const DType weights = Precision::of(input.model, input.compute, input.kv).weights;
   if (row_bytes(input.kv, 64) > row_bytes(DType::kInt4, 64))
     what_if("int4 cache", [&](auto&, auto&, auto&, auto&, DType& kv) { kv = DType::kInt4; });
-  if (row_bytes(weights, 64) > row_bytes(DType::kInt4, 64)) {
+  if (row_bytes(weights, kLongestBlock) > row_bytes(DType::kInt4, kLongestBlock)) {
     what_if("int4 weights", [&](auto&, const Model*& model, auto&, auto&, auto&) { model = variants.with_weights ? variants.with_weights(DType::kInt4) : nullptr; });
     if (row_bytes(input.kv, 64) > row_bytes(DType::kInt4, 64))
       what_if("int4 weights and cache", [&](auto&, const Model*& model, auto&, auto&, DType& kv) {

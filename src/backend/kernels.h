@@ -124,7 +124,7 @@ class Kernels {
   virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
                       const WeightView& bias, bool accumulate, float* y) = 0;
 
-  /// Rows [num_rows, cols] of an unquantized type as rows of another; `range` is for quantized ones. False if one that was to be quantized is not
+  /// Rows [num_rows, cols] of an unquantized or a blocked type as rows of another, which is not blocked; `range` is for quantized ones. False if one that was to be quantized is not
   /// finite. Every backend makes the same bytes.
   virtual bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) = 0;
 

@@ -561,6 +561,47 @@ TEST(CpuKernelsTest, Int8ProductsAgreeWithReferenceWhateverRowsAndCuts) {
   }
 }
 
+/// Weights in blocks, as GGUF files have them: where they are looked up, converted and multiplied they are what dequantize_row() says, to the bit.
+TEST(CpuKernelsTest, BlocksAreReadAsTheyLie) {
+  std::vector<std::unique_ptr<Kernels>> all;
+  all.push_back(make_reference_kernels());
+  for (CpuKernelOptions options : {CpuKernelOptions{1, DType::kF32}, {3, DType::kF32}, {2, DType::kBF16}})
+    if (options.compute_dtype != DType::kBF16 || cpu_has_bf16()) all.push_back(make_cpu_kernels(options));
+  Rng rng(11);
+  constexpr int64_t kRows = 70, kCols = 512, kTokens = 33;
+  for (int number = static_cast<int>(DType::kQ4_0); number <= static_cast<int>(kLastDType); ++number) {
+    const auto dtype = static_cast<DType>(number);
+    SCOPED_TRACE(dtype_name(dtype));
+    const int64_t stride = row_bytes(dtype, kCols);
+    Bytes rows(static_cast<size_t>(kRows * stride));
+    for (std::byte& byte : rows) byte = static_cast<std::byte>(pick(rng, 0, 63));  // scales are finite then
+    Floats values(static_cast<size_t>(kRows * kCols));
+    for (int64_t row = 0; row < kRows; ++row) dequantize_row(rows.data() + row * stride, dtype, kCols, values.data() + row * kCols);
+    ASSERT_TRUE(std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }));
+    const WeightView blocks{dtype, kRows, kCols, {{rows.data(), 41}, {rows.data() + 41 * stride, kRows - 41}}};
+    const TestWeight plain(values, DType::kF32, kRows, kCols);
+    for (size_t k = 0; k < all.size(); ++k) {
+      SCOPED_TRACE(k);
+      Kernels& kernels = *all[k];
+      const std::vector<const std::byte*> wanted{rows.data() + 5 * stride, rows.data()};
+      Floats found(2 * kCols);
+      kernels.gather_rows(wanted, dtype, kCols, false, found.data());
+      EXPECT_TRUE(std::equal(found.begin(), found.begin() + kCols, values.begin() + 5 * kCols));
+      EXPECT_TRUE(std::equal(found.begin() + kCols, found.end(), values.begin()));
+      for (DType to : {DType::kF32, DType::kBF16, DType::kInt8, DType::kInt4}) {
+        Bytes converted(static_cast<size_t>(kRows * row_bytes(to, kCols)));
+        EXPECT_TRUE(kernels.convert_rows(rows.data(), dtype, kRows, kCols, to, GroupRange::kMinMax, converted.data()));
+        EXPECT_EQ(converted, encode_rows(values, to, kCols)) << dtype_name(to);
+      }
+      const Bytes x = encode(random_floats(rng, kTokens * kCols), kernels.act_dtype());
+      Floats from_blocks(static_cast<size_t>(kTokens * kRows)), from_plain = from_blocks;
+      kernels.linear(x.data(), kTokens, blocks, {}, false, from_blocks.data());
+      kernels.linear(x.data(), kTokens, plain, {}, false, from_plain.data());
+      EXPECT_EQ(from_blocks, from_plain);
+    }
+  }
+}
+
 TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
   Rng rng(8);
   const int64_t first_tokens = backend().is_emulated ? 67 : 170;

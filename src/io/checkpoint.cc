@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "io/file.h"
+#include "io/gguf.h"
 #include "io/lfs_pointer.h"
 #include "io/weight_files.h"
 #include "io/whole_file.h"
@@ -122,6 +123,40 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
   }
   checkpoint.fingerprint_ = fingerprint.hex();
   return checkpoint;
+}
+
+Checkpoint Checkpoint::open_gguf(const std::string& path, nlohmann::json* metadata) {
+  Checkpoint checkpoint;
+  Fingerprint fingerprint;
+  const std::vector<std::string> parts = gguf_parts(path);
+  for (const std::string& part : parts) {
+    const std::shared_ptr<File> file = File::open(part, FileMode::kRead);
+    checkpoint.stamps_.push_back(FileStamp::of(file->descriptor(), part));
+    GgufHead head = read_gguf_head(*file, checkpoint.files_.empty());
+    if (const int64_t count = gguf_id_or(head.metadata, "split.count", 1, part); std::max<int64_t>(1, count) != std::ssize(parts))
+      fail_user("{}: it says that the model has {} parts, and its name says {}; keep the names that the parts came with", part, count, parts.size());
+    if (const int64_t number = gguf_id_or(head.metadata, "split.no", 0, part); number != std::ssize(checkpoint.files_))
+      fail_user("{}: it says that it is part {}, and its name says {}; keep the names that the parts came with", part, number + 1, checkpoint.files_.size() + 1);
+    if (checkpoint.files_.empty()) *metadata = std::move(head.metadata);
+    fingerprint.add(fs::path(part).filename().string());
+    fingerprint.add(std::to_string(file->size()));
+    fingerprint.add(read_text(*file, 0, std::min(head.data_start, file->size())));
+    if (file->size() > head.data_start) add_samples(fingerprint, *file, head.data_start);
+    for (const GgufTensor& tensor : head.tensors)
+      if (!checkpoint.tensors_.try_emplace(tensor.name, TensorLocation{tensor.dtype, tensor.shape, static_cast<int>(checkpoint.files_.size()), tensor.offset, tensor.bytes}).second)
+        fail_user("{}: tensor '{}' is in another part too; the model is broken, fetch it again", part, printable(tensor.name));
+    checkpoint.files_.push_back(part);
+  }
+  checkpoint.fingerprint_ = fingerprint.hex();
+  return checkpoint;
+}
+
+void Checkpoint::rename(const std::function<std::string(const std::string&)>& name_of) {
+  std::map<std::string, TensorLocation> renamed;
+  for (const auto& [name, location] : tensors_)
+    if (const std::string other = name_of(name); !other.empty() && !renamed.emplace(other, location).second)
+      fail_user("{}: two tensors are '{}'; the file is broken, fetch it again", files_[static_cast<size_t>(location.file)], printable(other));
+  tensors_ = std::move(renamed);
 }
 
 Checkpoint Checkpoint::imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name) {

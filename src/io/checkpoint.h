@@ -1,10 +1,12 @@
 #pragma once
 // Checkpoint: where each tensor of a Hugging Face directory lies: model.safetensors, or the shards named by
-// model.safetensors.index.json. Headers are checked whole before anything is believed. Const after open().
+// model.safetensors.index.json; or of a GGUF. Headers are checked whole before anything is believed. Const after open().
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -36,6 +38,11 @@ class Checkpoint {
   /// bytes, unknown dtype; tensors of integer type are indexed as absent). Throws Error{io} for files that cannot be read.
   static Checkpoint open(const std::string& directory);
   static Checkpoint open(const std::string& directory, FileSystem& file_system);
+
+  /// A GGUF, one file or the first of its parts; names are the file's own. *metadata: what io/gguf.h reads of the first. Throws as open() and gguf.h do.
+  static Checkpoint open_gguf(const std::string& path, nlohmann::json* metadata);
+  /// Gives each tensor another name; an empty one takes it out. Before anybody has looked at them. Throws Error{user} where two would have one name.
+  void rename(const std::function<std::string(const std::string&)>& name_of);
 
   /// A checkpoint that need not exist: these tensors one after the other in one file of that name. For planning and simulations.
   static Checkpoint imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name);

@@ -72,8 +72,11 @@ void name_neutral_fields(ConfigFields& fields) {
 /// Fields that mean another computation than the family's own.
 void refuse_other_computations(ConfigFields& fields, const Architecture& architecture) {
   for (const char* name : {"quantization_config", "compression_config"})
-    if (fields.find(name))
-      fields.refuse(name, "is there: flexgen reads weights in F32, F16 and BF16 only; get the checkpoint that was not quantized");
+    if (const Json* quantized = fields.find(name)) {
+      const Json method = quantized->is_object() ? quantized->value("quant_method", Json()) : Json();
+      fields.refuse(name, fmt::format("is there{}: flexgen reads safetensors in F32, F16 and BF16 only; get the checkpoint that was not quantized, or a GGUF of it",
+                                      method.is_string() ? fmt::format(" ({})", printable(method.get<std::string>())) : ""));
+    }
   if (fields.find("auto_map") && !architecture.brings_own_code())
     fields.refuse("auto_map", "is there: the model brings code of its own, which flexgen does not run");
   for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_bfloat16"})

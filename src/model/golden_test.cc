@@ -16,6 +16,7 @@
 #include "backend/staged_kernels.h"
 #include "io/file.h"
 #include "io/test_folder.h"
+#include "io/test_gguf.h"
 #include "model/model.h"
 #include "model/prepared_weights.h"
 
@@ -427,6 +428,108 @@ TEST(TrainedModel, ContinuesAsTransformersDoes) {
     EXPECT_EQ(compare_greedy(model, golden, 1e-3f), 64u) << backend.name;
   }
 }
+
+/// A checkpoint of ours as llama.cpp converts it, in F32: q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole, Llama 3's scaling as divisors.
+std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors) {
+  static const std::vector<std::pair<std::string, std::string>> names{
+      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}, {"model.layers", "blk"}, {"input_layernorm", "attn_norm"}, {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"}, {"self_attn.qkv_proj", "attn_qkv"}, {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+      {"self_attn.k_norm", "attn_k_norm"}, {"mlp.gate_up_proj", "ffn_up"}, {"mlp.gate_proj", "ffn_gate"}, {"mlp.up_proj", "ffn_up"}, {"mlp.down_proj", "ffn_down"},
+      {"pre_feedforward_layernorm", "ffn_norm"}, {"post_feedforward_layernorm", "post_ffw_norm"}};
+  const bool is_gemma = architecture.starts_with("gemma"), branch_norms = is_gemma && architecture != "gemma";
+  TestGguf gguf;
+  gguf.text("general.architecture", architecture).number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2);
+  const std::string start = architecture + ".";
+  const auto number = [&](const char* name, const char* field) {
+    if (config.contains(field) && !config.at(field).is_null()) gguf.number(start + name, config.at(field).get<uint32_t>());
+  };
+  const auto real = [&](const char* name, const char* field) {
+    if (config.contains(field) && !config.at(field).is_null()) gguf.real(start + name, config.at(field).get<float>());
+  };
+  number("embedding_length", "hidden_size");
+  number("block_count", "num_hidden_layers");
+  number("feed_forward_length", "intermediate_size");
+  number("context_length", "max_position_embeddings");
+  number("attention.head_count", "num_attention_heads");
+  number("attention.head_count_kv", "num_key_value_heads");
+  number("attention.key_length", "head_dim");
+  number("attention.value_length", "head_dim");
+  if (!architecture.starts_with("qwen")) number("attention.sliding_window", "sliding_window");
+  number("attention.sliding_window_pattern", "_sliding_window_pattern");
+  real("attention.layer_norm_rms_epsilon", "rms_norm_eps");
+  real("attn_logit_softcapping", "attn_logit_softcapping");
+  real("final_logit_softcapping", "final_logit_softcapping");
+  if (config.contains("partial_rotary_factor"))
+    gguf.number(start + "rope.dimension_count", static_cast<uint32_t>(config.at("partial_rotary_factor").get<double>() * config.at("hidden_size").get<double>() / config.at("num_attention_heads").get<double>()));
+  nlohmann::json rope = config.value("rope_parameters", nlohmann::json());
+  if (rope.contains("full_attention")) rope = rope.at("full_attention");
+  gguf.real(start + "rope.freq_base", rope.is_null() ? config.at("rope_theta").get<float>() : rope.at("rope_theta").get<float>());
+  if (rope.is_object() && rope.value("rope_type", "") == "linear") gguf.text(start + "rope.scaling.type", "linear").real(start + "rope.scaling.factor", rope.at("factor").get<float>());
+  if (!rope_factors.empty()) gguf.tensor("rope_freqs.weight", {rope_factors.size()}, 0, TestGguf::floats(rope_factors));
+
+  const Checkpoint checkpoint = Checkpoint::open(directory);
+  for (const auto& [name, at] : checkpoint.tensors()) {
+    std::vector<std::byte> bytes(static_cast<size_t>(at.bytes));
+    File::open(checkpoint.files()[static_cast<size_t>(at.file)], FileMode::kRead)->read(at.offset, bytes);
+    std::vector<float> values(static_cast<size_t>(at.bytes / size_bytes(at.dtype, 1)));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = load_float(bytes.data(), at.dtype, static_cast<int64_t>(i));
+    std::string other = name;
+    const auto replace = [&](const std::string& from, const std::string& to) {
+      if (const size_t found = other.find(from); found != std::string::npos) other.replace(found, from.size(), to);
+    };
+    replace("post_attention_layernorm", branch_norms ? "post_attention_norm" : "ffn_norm");
+    for (const auto& [from, to] : names) replace(from, to);
+    const bool is_q = name.find("q_proj") != std::string::npos, is_k = name.find("k_proj") != std::string::npos;
+    if (architecture == "llama" && (is_q || is_k)) {
+      const auto heads = config.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = at.shape[0], cols = at.shape.size() == 1 ? 1 : at.shape[1], half = rows / heads / 2;
+      std::vector<float> turned(values.size());
+      for (int64_t head = 0; head < heads; ++head)
+        for (int64_t pair = 0; pair < half; ++pair)
+          for (int64_t side = 0; side < 2; ++side)
+            std::copy_n(values.data() + ((head * 2 + side) * half + pair) * cols, cols, turned.data() + ((head * half + pair) * 2 + side) * cols);
+      values = turned;
+    }
+    if (is_gemma && name.ends_with("norm.weight"))
+      for (float& value : values) value += 1;
+    gguf.tensor(other, std::vector<uint64_t>(at.shape.rbegin(), at.shape.rend()), 0, TestGguf::floats(values));
+  }
+  return gguf.bytes();
+}
+
+struct GgufCase {
+  const char *name, *architecture;
+  const char* patch = "{}";  ///< of config.json: what a GGUF of the architecture cannot say otherwise
+  friend std::ostream& operator<<(std::ostream& out, const GgufCase& one) { return out << one.name; }
+};
+class GgufTest : public testing::TestWithParam<GgufCase> {};
+
+TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
+  const Golden golden = load_golden(GetParam().name);
+  TestFolder folder;
+  for (const auto& entry : std::filesystem::directory_iterator(fixture(GetParam().name)))
+    if (entry.path().filename().string().starts_with("model")) std::filesystem::copy(entry.path(), folder.path() / entry.path().filename());
+  nlohmann::json config = nlohmann::json::parse(read_whole(fixture(GetParam().name) + "/config.json"));
+  config.merge_patch(nlohmann::json::parse(GetParam().patch));
+  folder.put("config.json", config.dump());
+  const ModelConfig ours = load_config(folder.path());
+  std::vector<float> factors;
+  if (const nlohmann::json scaling = config.value("rope_scaling", nlohmann::json()); scaling.is_object())
+    for (size_t i = 0; i < ours.ropes[0].inverse_frequencies.size(); ++i)
+      factors.push_back(static_cast<float>(std::pow(config.at("rope_theta").get<double>(), -2.0 * static_cast<double>(i) / static_cast<double>(ours.head_size)) / ours.ropes[0].inverse_frequencies[i]));
+  const std::string gguf = folder.put("m.gguf", as_gguf(folder.path(), config, GetParam().architecture, factors));
+
+  std::unique_ptr<Kernels> kernels = make_reference_kernels();
+  WholeModel from_folder(folder.path(), *kernels, DType::kF32), from_gguf(gguf, *kernels, DType::kF32);
+  EXPECT_EQ(from_gguf.model().config().eos, std::vector<int32_t>{2});
+  const auto all = [](size_t) { return 1000; };
+  EXPECT_LE(difference_of(from_gguf.run(golden.prompts, all), from_folder.run(golden.prompts, all)).largest, 1e-4f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, GgufTest,
+                         testing::Values(GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"}, GgufCase{"llama3-tied", "llama"}, GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"},
+                                         GgufCase{"gemma", "gemma"}, GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
+                                         GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"},
+                                         GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"}, GgufCase{"phi3-partial", "phi3"}));
 
 }  // namespace
 }  // namespace flexgen::golden_test

@@ -13,7 +13,9 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "io/checked_json.h"
+#include "io/gguf.h"
 #include "model/architecture.h"
+#include "model/gguf_model.h"
 #include "model/parts/experts.h"
 
 namespace flexgen {
@@ -150,6 +152,8 @@ class Builder {
     if (location.shape != shape)
       fail_user("{}: the tensor '{}' has the shape [{}], config.json asks for [{}]; they do not belong together", directory_, *there,
                 fmt::join(location.shape, ", "), fmt::join(shape, ", "));
+    if (is_quantized(location.dtype) && wanted.always_resident())
+      fail_user("{}: the tensor '{}' is {}, where flexgen reads F32, F16 and BF16 (norms, biases, small tables)", directory_, *there, dtype_name(location.dtype));
     // A part of a tensor is a weight of its own, which lies within the tensor.
     const bool is_vector = wanted.kind == WantedWeight::Kind::kVector;
     const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector || wanted.turned ? 1 : wanted.cols;
@@ -229,6 +233,10 @@ int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeigh
 }  // namespace
 
 std::unique_ptr<Model> Model::load(const std::string& directory, const std::vector<std::string>& ignored_config_fields) {
+  if (is_gguf(directory)) {
+    const GgufModel gguf = load_gguf_model(directory, ignored_config_fields);
+    return build(gguf.config, gguf.checkpoint, directory);
+  }
   const ModelConfig config = load_config(directory, ignored_config_fields);
   return build(config, Checkpoint::open(directory), directory);
 }

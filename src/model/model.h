@@ -107,7 +107,7 @@ struct VisitWork {
 
 class Model {
  public:
-  /// Opens a checkpoint directory; checks that every tensor is there with the right shape. Error{user}
+  /// Opens a checkpoint directory, or a GGUF; checks that every tensor is there with the right shape. Error{user}
   /// names what is missing.
   static std::unique_ptr<Model> load(const std::string& directory, const std::vector<std::string>& ignored_config_fields = {});
   /// A model without a checkpoint, for planning and simulations: weights() say where they would lie, files() names none that exists.

@@ -44,9 +44,12 @@ const MatmulRates& rates_of(const std::vector<MatmulRates>& all, DType compute, 
   const MatmulRates* best = &all.front();
   int best_score = -1;
   auto distance = [&](const MatmulRates& rates) { return std::abs(std::log(rates.width / width)); };
+  // Blocks that were not measured are taken for int8 or int4, which are unpacked too: the one of about the size.
+  if (is_blocked(weights) && std::none_of(all.begin(), all.end(), [&](const MatmulRates& rates) { return rates.weights == weights; }))
+    weights = 2 * row_bytes(weights, kLongestBlock) > row_bytes(DType::kInt8, kLongestBlock) + row_bytes(DType::kInt4, kLongestBlock) ? DType::kInt8 : DType::kInt4;
   for (const MatmulRates& rates : all) {
     // Not measured: the nearest is another 16-bit type, or the same weights computed otherwise.
-    const bool same_size = row_bytes(rates.weights, kQuantGroup) == row_bytes(weights, kQuantGroup);
+    const bool same_size = row_bytes(rates.weights, kLongestBlock) == row_bytes(weights, kLongestBlock);
     const int score = (rates.weights == weights ? 4 : same_size ? 2 : 0) + (rates.compute == compute ? 1 : 0);
     if (score > best_score || (score == best_score && distance(rates) < distance(*best))) {
       best = &rates;
@@ -138,6 +141,7 @@ class Fields {
   }
   DType dtype(const char* name) const {
     auto found = dtype_of_name(text(name));
+    if (found && is_blocked(*found) && name != std::string_view("weights")) found.reset();
     if (!found) fail_user("{}: '{}' is '{}'; f32, f16, bf16, int8 or int4 is known", where_, name, printable(text(name)));
     return *found;
   }
@@ -254,8 +258,8 @@ HardwareProfile HardwareProfile::generic() {
 }
 
 std::optional<DType> dtype_of_name(std::string_view name) {
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kInt8, DType::kInt4})
-    if (dtype_name(dtype) == name) return dtype;
+  for (int i = 0; i <= static_cast<int>(kLastDType); ++i)
+    if (dtype_name(static_cast<DType>(i)) == name) return static_cast<DType>(i);
   return std::nullopt;
 }
 

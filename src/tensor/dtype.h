@@ -8,8 +8,10 @@
 
 namespace flexgen {
 
-/// kInt8, kInt4: rows of codes in groups that share a scale and a minimum (tensor/group_quant.h).
-enum class DType : uint8_t { kF32, kF16, kBF16, kInt8, kInt4 };
+/// kInt8, kInt4: rows of codes in groups that share a scale and a minimum (tensor/group_quant.h), made here. From kQ4_0 on: rows of blocks as GGUF files
+/// have them (tensor/block_formats.h), read only.
+enum class DType : uint8_t { kF32, kF16, kBF16, kInt8, kInt4, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kMXFP4 };
+inline constexpr DType kLastDType = DType::kMXFP4;
 
 inline constexpr int64_t kQuantGroup = 64;  ///< values that share a scale and a minimum
 
@@ -17,21 +19,37 @@ inline constexpr int64_t kQuantGroup = 64;  ///< values that share a scale and a
 enum class GroupRange : uint8_t { kMinMax, kMse };
 
 /// Whether single elements have no place of their own, only whole rows.
-inline constexpr bool is_quantized(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
+inline constexpr bool is_quantized(DType dtype) { return dtype >= DType::kInt8; }
+/// Quantized rows of the kinds that convert_rows() makes.
+inline constexpr bool is_grouped(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
+/// Quantized rows of blocks.
+inline constexpr bool is_blocked(DType dtype) { return dtype >= DType::kQ4_0; }
 
-/// Bytes that `count` elements of an unquantized type take.
+/// A block: so many elements in so many bytes. Rows hold whole blocks.
+struct QuantBlock {
+  int64_t elements, bytes;
+};
+inline constexpr int64_t kLongestBlock = 256;
+/// Of a blocked type.
+inline constexpr QuantBlock quant_block(DType dtype) {
+  constexpr QuantBlock kShapes[]{{32, 18}, {32, 20}, {32, 22}, {32, 24}, {32, 34}, {256, 84}, {256, 110}, {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}};
+  return kShapes[static_cast<int>(dtype) - static_cast<int>(DType::kQ4_0)];
+}
+
+/// Bytes that `count` elements take, of any type but int8 and int4; of a blocked one they are whole blocks.
 inline constexpr int64_t size_bytes(DType dtype, int64_t count) {
+  if (is_blocked(dtype)) return count / quant_block(dtype).elements * quant_block(dtype).bytes;
   return count * (dtype == DType::kF32 ? 4 : 2);
 }
 
 /// Bytes that a row of `cols` elements takes, of any type.
 inline constexpr int64_t row_bytes(DType dtype, int64_t cols) {
-  if (!is_quantized(dtype)) return size_bytes(dtype, cols);
+  if (!is_grouped(dtype)) return size_bytes(dtype, cols);
   const int64_t groups = (cols + kQuantGroup - 1) / kQuantGroup;
   return (dtype == DType::kInt4 ? (cols + 1) / 2 : cols) + 4 * groups;
 }
 
-/// "f32", "f16", "bf16", "int8", "int4".
+/// "f32", "f16", "bf16", "int8", "int4", "q4_0", "q4_k", ...
 std::string_view dtype_name(DType dtype);
 
 /// bfloat16 is the upper half of a float. Rounds to nearest even; NaN stays NaN.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "tensor/block_formats.h"
+
 namespace flexgen {
 namespace {
 
@@ -79,6 +81,12 @@ GroupParameters least_error(const float* group, int64_t count, float smallest, f
   return best;
 }
 
+/// Block `number` of a row of blocks: out [quant_block().elements].
+void unpack_block(const std::byte* row, DType dtype, int64_t number, float* out) {
+  const auto* block = reinterpret_cast<const uint8_t*>(row) + number * quant_block(dtype).bytes;
+  blocks::with_format(dtype, [&]<DType kType>() { blocks::unpack<kType>(block, out); });
+}
+
 int64_t num_groups(int64_t cols) { return (cols + kQuantGroup - 1) / kQuantGroup; }
 
 }  // namespace
@@ -113,6 +121,10 @@ bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out, Gro
 }
 
 void dequantize_row(const std::byte* row, DType dtype, int64_t cols, float* out) {
+  if (is_blocked(dtype)) {
+    for (int64_t first = 0, size = quant_block(dtype).elements; first < cols; first += size) unpack_block(row, dtype, first / size, out + first);
+    return;
+  }
   for_groups(row, dtype, cols, [&](int64_t first, int64_t count, const std::byte* codes, const std::byte* parameters) {
     for (int64_t i = 0; i < count; ++i) out[first + i] = value_of(codes, parameters, dtype, count, i);
   });
@@ -120,6 +132,11 @@ void dequantize_row(const std::byte* row, DType dtype, int64_t cols, float* out)
 
 float load_in_row(const std::byte* row, DType dtype, int64_t cols, int64_t column) {
   if (!is_quantized(dtype)) return load_float(row, dtype, column);
+  if (is_blocked(dtype)) {
+    float block[kLongestBlock];
+    unpack_block(row, dtype, column / quant_block(dtype).elements, block);
+    return block[column % quant_block(dtype).elements];
+  }
   const int64_t group = column / kQuantGroup, first = group * kQuantGroup;
   const std::byte* parameters = row + row_bytes(dtype, cols) + static_cast<int64_t>(sizeof(GroupParameters)) * (group - num_groups(cols));
   return value_of(row + (dtype == DType::kInt4 ? first / 2 : first), parameters, dtype, std::min(kQuantGroup, cols - first), column - first);

@@ -26,12 +26,12 @@ namespace flexgen {
 /// Quantizes x [cols] to a row of `dtype` (kInt8 or kInt4), row_bytes(dtype, cols) bytes at `out`. False, and nothing of use
 /// in `out`, if a value is infinite or NaN, or a group spans more than a float holds.
 bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out, GroupRange range = GroupRange::kMinMax);
-/// The other way: out [cols] f32.
+/// The other way, of any quantized type: out [cols] f32.
 void dequantize_row(const std::byte* row, DType dtype, int64_t cols, float* out);
 
 /// Element `column` of a row of any type.
 float load_in_row(const std::byte* row, DType dtype, int64_t cols, int64_t column);
-/// Writes x [cols] as a row of any type. A quantized row that is not finite comes back as NaN throughout.
+/// Writes x [cols] as a row of any type but a blocked one. A quantized row that is not finite comes back as NaN throughout.
 void store_row(const float* x, int64_t cols, DType dtype, std::byte* out);
 
 }  // namespace flexgen

@@ -11,7 +11,7 @@
 namespace flexgen {
 
 struct WeightPiece {
-  const std::byte* data = nullptr;  ///< [rows, cols] elements, 2-byte alignment at least
+  const std::byte* data = nullptr;  ///< [rows, cols] elements; 2-byte alignment at least, but any where they are blocks
   int64_t rows = 0;
 };
 

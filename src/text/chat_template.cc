@@ -6,8 +6,10 @@
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "io/gguf.h"
 #include "io/lfs_pointer.h"
 #include "io/whole_file.h"
+#include "text/gguf_tokenizer.h"
 #include "text/jinja/characters.h"
 #include "text/jinja/json_values.h"
 
@@ -190,6 +192,10 @@ ChatTemplate::ChatTemplate(const Templates& templates, std::string source, Speci
 }
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::string& directory, const SpecialTokens& special_tokens) {
+  if (is_gguf(directory)) {
+    const Templates templates = read_gguf_chat_templates(directory);
+    return templates.empty() ? nullptr : std::make_shared<const ChatTemplate>(templates, directory, special_tokens);
+  }
   const fs::path root(directory);
   Templates templates = templates_beside(root);
   std::string source = (root / "chat_template.jinja").string();

@@ -29,7 +29,7 @@ class ChatTemplate {
   using SpecialTokens = std::vector<std::pair<std::string, std::string>>;  ///< "bos_token" and its like, and how each is written
 
   /// Of a checkpoint's folder: chat_template.jinja and additional_chat_templates/*.jinja, or else tokenizer_config.json (a text, or a list with names), or else
-  /// chat_template.json. Null if it has none. Throws Error{user} that names the file, and the line of the template, for what is broken or not supported.
+  /// chat_template.json; or of a GGUF. Null if it has none. Throws Error{user} that names the file, and the line of the template, for what is broken or not supported.
   static std::shared_ptr<const ChatTemplate> load(const std::string& directory, const SpecialTokens& special_tokens);
   /// Of one file, whatever a checkpoint says.
   static std::shared_ptr<const ChatTemplate> from_file(const std::string& path, const SpecialTokens& special_tokens);

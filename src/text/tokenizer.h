@@ -17,7 +17,7 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Loads tokenizer.json, or vocab.json + merges.txt, from a checkpoint directory. Throws Error{user} that
+  /// Loads tokenizer.json, or vocab.json + merges.txt, from a checkpoint directory, or what a GGUF holds. Throws Error{user} that
   /// names the file and the field for a broken or unsupported tokenizer.
   static std::unique_ptr<Tokenizer> load(const std::string& directory);
 
@@ -51,7 +51,7 @@ class Tokenizer {
   virtual std::vector<std::pair<std::string, std::string>> special_tokens() const { return {}; }
 };
 
-/// Whether a checkpoint directory has any of the files that a tokenizer's vocabulary is kept in, of whatever kind.
+/// Whether a checkpoint directory, or a GGUF, has any of the files that a tokenizer's vocabulary is kept in, of whatever kind.
 bool has_tokenizer_files(const std::string& directory);
 
 /// Decodes a growing token list piece by piece without ever emitting half a UTF-8 character. The pieces'

@@ -12,9 +12,11 @@
 
 #include "base/error.h"
 #include "io/checked_json.h"
+#include "io/gguf.h"
 #include "io/lfs_pointer.h"
 #include "io/whole_file.h"
 #include "text/base64.h"
+#include "text/gguf_tokenizer.h"
 #include "text/pipeline.h"
 #include "text/regex.h"
 #include "text/sentencepiece_model.h"
@@ -594,12 +596,13 @@ TokenizerFiles Reader::read() {
 }  // namespace
 
 bool has_tokenizer_files(const std::string& directory) {
+  if (is_gguf(directory)) return gguf_metadata(directory, false).contains("tokenizer.ggml.tokens");
   for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"})
     if (file_is_there((fs::path(directory) / name).string())) return true;
   return false;
 }
 
-TokenizerFiles read_tokenizer_files(const std::string& directory) { return Reader(directory).read(); }
+TokenizerFiles read_tokenizer_files(const std::string& directory) { return is_gguf(directory) ? read_gguf_tokenizer(directory) : Reader(directory).read(); }
 
 TokenizerFiles tokenizer_files_of(const std::string& tokenizer_json, const std::string& source) {
   TokenizerFiles files;

@@ -35,6 +35,7 @@ struct TokenizerFiles {
 };
 
 /// Throws Error{user} that names the file and the field for what is broken or not supported.
+/// `directory`: a folder, or a GGUF.
 TokenizerFiles read_tokenizer_files(const std::string& directory);
 
 /// A tokenizer.json alone.

@@ -373,14 +373,12 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
 
 void AttentionScores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
   switch (task.geometry->dtype) {
-    case DType::kF32:
-    case DType::kInt8:
-    case DType::kInt4:
-      return scores_as<float>(task, head, first, out, out_stride, scratch);
     case DType::kF16:
       return scores_as<hwy::float16_t>(task, head, first, out, out_stride, scratch);
     case DType::kBF16:
       return scores_as<hwy::bfloat16_t>(task, head, first, out, out_stride, scratch);
+    default:
+      return scores_as<float>(task, head, first, out, out_stride, scratch);
   }
 }
 
@@ -411,14 +409,12 @@ void AddSoftmax(float* scores, int64_t count, float* shares) {
 
 void Attend(const AttentionTask& task, float* scratch) {
   switch (task.geometry->dtype) {
-    case DType::kF32:
-    case DType::kInt8:
-    case DType::kInt4:
-      return attend_as<float>(task, scratch);
     case DType::kF16:
       return attend_as<hwy::float16_t>(task, scratch);
     case DType::kBF16:
       return attend_as<hwy::bfloat16_t>(task, scratch);
+    default:
+      return attend_as<float>(task, scratch);
   }
 }
 

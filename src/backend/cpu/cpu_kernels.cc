@@ -93,7 +93,7 @@ class CpuKernels : public Kernels {
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
               const WeightView& bias, bool accumulate, float* y) override {
-    if (linear_int8_ && is_quantized(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
+    if (linear_int8_ && is_grouped(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
     if (linear_float_) linear_float_->run(x, num_rows, weight, bias, accumulate, y);
     else linear_->run(x, num_rows, weight, bias, accumulate, y);
   }

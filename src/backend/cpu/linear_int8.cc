@@ -14,7 +14,7 @@ using int8_product::kTileRows;
 LinearInt8::LinearInt8(WorkerTeam& team) : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))) {}
 
 void LinearInt8::run(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
-  FLEXGEN_CHECK(is_quantized(weight.dtype));
+  FLEXGEN_CHECK(is_grouped(weight.dtype));
   if (num_rows == 0 || weight.rows == 0) return;
   cut_tiles(weight, kTileRows, &tiles_);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);

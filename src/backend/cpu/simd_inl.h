@@ -94,8 +94,7 @@ HWY_INLINE void with_type(DType dtype, const void* p, const Use& use) {
       return use(static_cast<const hwy::float16_t*>(p));
     case DType::kBF16:
       return use(static_cast<const hwy::bfloat16_t*>(p));
-    case DType::kInt8:
-    case DType::kInt4:
+    default:
       break;  // no elements: vector_rows::convert() takes whole rows
   }
   HWY_ABORT("a quantized row where elements are wanted");
@@ -109,8 +108,7 @@ HWY_INLINE void with_type(DType dtype, void* p, const Use& use) {
       return use(static_cast<hwy::float16_t*>(p));
     case DType::kBF16:
       return use(static_cast<hwy::bfloat16_t*>(p));
-    case DType::kInt8:
-    case DType::kInt4:
+    default:
       break;
   }
   HWY_ABORT("a quantized row where elements are wanted");

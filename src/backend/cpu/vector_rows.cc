@@ -4,6 +4,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "tensor/block_formats.h"
 
 // SSE-only machines get the portable fallback: they are too old to be worth the compile time.
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
@@ -88,10 +92,33 @@ bool pack_row(const T* x, DType dtype, int64_t cols, GroupRange range, std::byte
   return true;
 }
 
+/// A row of blocks as elements of T. The plain loops become vector code of the target.
+template <DType kType, typename T>
+HWY_NOINLINE void unpack_blocks(const void* row, int64_t cols, T* out) {
+  const Floats d;
+  constexpr QuantBlock kShape = quant_block(kType);
+  const auto* block = static_cast<const uint8_t*>(row);
+  for (int64_t first = 0; first < cols; first += kShape.elements, block += kShape.bytes) {
+    if constexpr (std::is_same_v<T, float>) {
+      blocks::unpack<kType>(block, out + first);
+    } else {
+      alignas(64) float values[kShape.elements];
+      blocks::unpack<kType>(block, values);
+      for (int64_t i = 0; i < kShape.elements; i += static_cast<int64_t>(hn::Lanes(d))) store(d, hn::Load(d, values + i), out + first + i);
+    }
+  }
+}
+
 bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst, GroupRange range) {
   const Floats d;
   bool good = true;
-  if (is_quantized(src_dtype)) {
+  if (is_blocked(src_dtype) && is_grouped(dst_dtype)) {
+    std::vector<float> row(static_cast<size_t>(count));
+    blocks::with_format(src_dtype, [&]<DType kType>() HWY_ATTR { unpack_blocks<kType>(src, count, row.data()); });
+    good = pack_row(row.data(), dst_dtype, count, range, static_cast<std::byte*>(dst));
+  } else if (is_blocked(src_dtype)) {
+    with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR { blocks::with_format(src_dtype, [&]<DType kType>() HWY_ATTR { unpack_blocks<kType>(src, count, to); }); });
+  } else if (is_quantized(src_dtype)) {
     with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR { unpack_row(static_cast<const std::byte*>(src), src_dtype, count, to); });
   } else if (is_quantized(dst_dtype)) {
     with_type(src_dtype, src, [&](const auto* from) HWY_ATTR { good = pack_row(from, dst_dtype, count, range, static_cast<std::byte*>(dst)); });

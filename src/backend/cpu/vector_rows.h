@@ -10,7 +10,7 @@
 namespace flexgen::vector_rows {
 
 /// dst[i] = src[i] in another element type; narrowing rounds to nearest even. No alignment needed. Of a quantized type (tensor/group_quant.h)
-/// `count` elements are one whole row; from one quantized type to another is not offered. False if a value that was to be quantized was not finite.
+/// `count` elements are one whole row; only a blocked type can become int8 or int4. False if a value that was to be quantized was not finite.
 bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst, GroupRange range = GroupRange::kMinMax);
 /// out[i] += row[i].
 void add(const void* row, DType dtype, int64_t count, float* out);

@@ -111,7 +111,8 @@ class ReferenceKernels : public Kernels {
     std::vector<float> row(static_cast<size_t>(cols));
     bool good = true;
     for (int64_t r = 0; r < num_rows; ++r) {
-      for (int64_t c = 0; c < cols; ++c) row[static_cast<size_t>(c)] = load_float(rows, from, r * cols + c);
+      if (is_quantized(from)) dequantize_row(rows + r * row_bytes(from, cols), from, cols, row.data());
+      for (int64_t c = 0; c < cols && !is_quantized(from); ++c) row[static_cast<size_t>(c)] = load_float(rows, from, r * cols + c);
       std::byte* to_row = out + r * row_bytes(to, cols);
       if (is_quantized(to)) good &= quantize_row(row.data(), cols, to, to_row, range);
       else store_row(row.data(), cols, to, to_row);
@@ -123,7 +124,7 @@ class ReferenceKernels : public Kernels {
               const WeightView& bias, bool accumulate, float* y) override {
     const auto* in = reinterpret_cast<const float*>(x);
     std::vector<double> inputs(in, in + num_rows * weight.cols);
-    if (int8_products_ && is_quantized(weight.dtype)) round_inputs(in, num_rows, weight.cols, inputs.data());
+    if (int8_products_ && is_grouped(weight.dtype)) round_inputs(in, num_rows, weight.cols, inputs.data());
     Weight w(weight);
     std::vector<float> row(static_cast<size_t>(weight.cols));
     for (int64_t n = 0; n < weight.rows; ++n) {

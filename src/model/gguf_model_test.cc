@@ -1,0 +1,111 @@
+// What a GGUF's fields mean, and what is refused; that it computes as its checkpoint does is in golden_test.cc.
+
+#include "model/gguf_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "io/test_folder.h"
+#include "io/test_gguf.h"
+#include "model/model.h"
+
+namespace flexgen::gguf_model_test {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr uint64_t kWidth = 64, kTokens = 5;
+
+TestGguf fields(const std::string& architecture) {
+  TestGguf gguf;
+  gguf.text("general.architecture", architecture).number(architecture + ".embedding_length", kWidth).number(architecture + ".block_count", 1).number(architecture + ".feed_forward_length", kWidth)
+      .number(architecture + ".context_length", 128).number(architecture + ".attention.head_count", 2).number(architecture + ".attention.head_count_kv", 1)
+      .real(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f).texts("tokenizer.ggml.tokens", {"a", "b", "<|im_end|>", "c", "</s>"}).number("tokenizer.ggml.eos_token_id", 4)
+      .number("tokenizer.ggml.bos_token_id", 1);
+  return gguf;
+}
+
+/// Its matrices in Q8_0.
+void add_tensors(TestGguf& gguf, bool norms_in_blocks = false) {
+  const auto matrix = [&](const char* name, uint64_t rows) { gguf.tensor(name, {kWidth, rows}, 8, std::string(rows * kWidth / 32 * 34, '\0')); };
+  const auto vector = [&](const char* name) { gguf.tensor(name, {kWidth}, 0, std::string(4 * kWidth, '\0')); };
+  matrix("token_embd.weight", kTokens);
+  vector("output_norm.weight");
+  vector("blk.0.attn_norm.weight");
+  if (norms_in_blocks) gguf.tensor("blk.0.ffn_norm.weight", {kWidth}, 8, std::string(68, '\0'));
+  else vector("blk.0.ffn_norm.weight");
+  for (const char* name : {"blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"}) matrix(name, kWidth);
+  matrix("blk.0.attn_k.weight", kWidth / 2);
+  matrix("blk.0.attn_v.weight", kWidth / 2);
+}
+
+std::string refusal(const TestFolder& folder, const TestGguf& gguf, const std::vector<std::string>& ignored = {}) {
+  const std::string path = folder.put("m.gguf", gguf.bytes());
+  return error_of(ErrorKind::kUser, [&] { Model::load(path, ignored); });
+}
+
+TEST(GgufModel, FieldsBecomeAConfig) {
+  TestFolder folder;
+  TestGguf gguf = fields("llama");
+  gguf.real("llama.rope.freq_base", 5e5f);
+  add_tensors(gguf);
+  const std::string path = folder.put("m.gguf", gguf.bytes());
+  const GgufModel model = load_gguf_model(path);
+  EXPECT_EQ(model.config.hidden_size, 64);
+  EXPECT_EQ(model.config.head_size, 32);
+  EXPECT_EQ(model.config.num_kv_heads, 1);
+  EXPECT_EQ(model.config.vocab_size, 5);
+  EXPECT_EQ(model.config.max_positions, 128);
+  EXPECT_TRUE(model.config.tied_embeddings);
+  EXPECT_TRUE(model.config.rope_interleaved);
+  EXPECT_FLOAT_EQ(model.config.ropes[0].inverse_frequencies[1], std::pow(5e5f, -2.0f / 32));
+  EXPECT_EQ(model.config.bos, 1);
+  EXPECT_THAT(model.config.eos, ElementsAre(2, 4));  // <|im_end|> ends a turn
+  const auto loaded = Model::load(path);
+  EXPECT_EQ(loaded->weights()[0].name, "model.embed_tokens.weight");
+  EXPECT_EQ(loaded->weights()[0].dtype, DType::kQ8_0);
+  EXPECT_EQ(loaded->weights()[0].bytes(), 5 * 68);
+  EXPECT_EQ(loaded->files(), std::vector<std::string>{path});
+}
+
+TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
+  TestFolder folder;
+  const auto with = [&](const auto& add, const std::string& architecture = "llama", const std::vector<std::string>& ignored = {}) {
+    TestGguf gguf = fields(architecture);
+    add(gguf);
+    add_tensors(gguf);
+    return refusal(folder, gguf, ignored);
+  };
+  const auto nothing = [](TestGguf&) {};
+  EXPECT_THAT(with(nothing, "mamba"), AllOf(HasSubstr("general.architecture is 'mamba'"), HasSubstr("llama, qwen2")));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.expert_count", 8); }), HasSubstr("'llama.expert_count' is 8"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.odd", 8); }), AllOf(HasSubstr("'llama.odd' is 8"), HasSubstr("--ignore-config-field llama.odd")));
+  EXPECT_THAT(with(nothing, "llama", {"llama.block_count"}), HasSubstr("a field that flexgen reads"));
+  EXPECT_THAT(with(nothing, "llama", {"llama.none"}), HasSubstr("no such field"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.rope.dimension_count", 16); }), HasSubstr("'llama.rope.dimension_count' is 16 of the 32"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 2); }), HasSubstr("longrope"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.attention.key_length", 32).number("llama.attention.value_length", 16); }), HasSubstr("value_length"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_factors_long.weight", {1}, 0, "1234"); }), HasSubstr("rope_factors_long.weight"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {1}, 0, "1234"); }), HasSubstr("[16] in F32"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {16}, 0, std::string(64, '\0')); }), HasSubstr("the divisor 0"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.real("llama.rope.freq_base", NAN); }), HasSubstr("'llama.rope.freq_base' is not finite"));
+  TestGguf per_layer;
+  per_layer.text("general.architecture", "llama").numbers<uint32_t>("llama.embedding_length", 4, {1, 2});
+  add_tensors(per_layer);
+  EXPECT_THAT(refusal(folder, per_layer), HasSubstr("differs from layer to layer"));
+  TestGguf empty = fields("llama");
+  EXPECT_THAT(refusal(folder, empty), HasSubstr("token_embd.weight"));
+  TestGguf of_blocks = fields("llama");
+  add_tensors(of_blocks, true);
+  EXPECT_THAT(refusal(folder, of_blocks), AllOf(HasSubstr("post_attention_layernorm.weight"), HasSubstr("q8_0")));
+  TestGguf odd = fields("llama");
+  add_tensors(odd.number("llama.odd", 8));
+  EXPECT_EQ(Model::load(folder.put("m.gguf", odd.bytes()), {"llama.odd"})->num_blocks(), 1);
+}
+
+}  // namespace
+}  // namespace flexgen::gguf_model_test

@@ -1,0 +1,152 @@
+#pragma once
+// Blocks of quantized weights as GGUF files have them (ggml's types, PyPI gguf's `quants` is the judge): plain loops that every backend shares, and that compilers turn into vector code
+// where they are compiled for a processor that has it. Every product of a scale and a code is exact in fp32, so all ways of computing give the same bits. Pure functions.
+//
+// q is a code, d and m are scale and minimum in fp16, s and t whole numbers that scale them for a part of a block of 256:
+//     q4_0 d (q - 8)   q4_1 d q + m   q5_0 d (q - 16)   q5_1 d q + m   q8_0 d q   iq4_nl d table[q]   mxfp4 2^(e - 128) table[q]   (32 elements)
+//     q2_k, q4_k, q5_k d s q - m t   q3_k, q6_k d s q   (256 elements; parts of 16, of q4_k and q5_k 32)
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/dtype.h"
+
+namespace flexgen::blocks {
+
+#define FLEXGEN_BLOCK_CODE [[gnu::always_inline]] inline
+
+FLEXGEN_BLOCK_CODE float half_at(const uint8_t* p) { return float_from_f16(static_cast<uint16_t>(p[0] | p[1] << 8)); }
+
+/// The codes of 32 elements in 16 bytes: the low halves are the first 16. Value i is d * (code + 16 * bit i of `high` - center) + m.
+FLEXGEN_BLOCK_CODE void halves(const uint8_t* codes, uint32_t high, int center, float d, float m, float* out) {
+  for (int i = 0; i < 16; ++i) {
+    out[i] = d * static_cast<float>(static_cast<int>((codes[i] & 15u) | (high >> i & 1u) << 4) - center) + m;
+    out[i + 16] = d * static_cast<float>(static_cast<int>((codes[i] >> 4) | (high >> (i + 16) & 1u) << 4) - center) + m;
+  }
+}
+/// The same without a minimum, as 0 * d may be NaN and -0 + 0 is another zero.
+FLEXGEN_BLOCK_CODE void halves(const uint8_t* codes, uint32_t high, int center, float d, float* out) {
+  for (int i = 0; i < 16; ++i) {
+    out[i] = d * static_cast<float>(static_cast<int>((codes[i] & 15u) | (high >> i & 1u) << 4) - center);
+    out[i + 16] = d * static_cast<float>(static_cast<int>((codes[i] >> 4) | (high >> (i + 16) & 1u) << 4) - center);
+  }
+}
+FLEXGEN_BLOCK_CODE void looked_up(const uint8_t* codes, const float (&table)[16], float d, float* out) {
+  for (int i = 0; i < 16; ++i) {
+    out[i] = d * table[codes[i] & 15];
+    out[i + 16] = d * table[codes[i] >> 4];
+  }
+}
+FLEXGEN_BLOCK_CODE uint32_t word_at(const uint8_t* p) {
+  uint32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
+
+/// Scale and minimum of part `i` of 8 in q4_k and q5_k: 6 bits each.
+FLEXGEN_BLOCK_CODE void scale_and_minimum(const uint8_t* packed, int i, float* scale, float* minimum) {
+  const int s = i < 4 ? packed[i] & 63 : (packed[i + 4] & 15) | (packed[i - 4] >> 6) << 4;
+  const int t = i < 4 ? packed[i + 4] & 63 : packed[i + 4] >> 4 | (packed[i] >> 6) << 4;
+  *scale = static_cast<float>(s);
+  *minimum = static_cast<float>(t);
+}
+
+template <DType kType>
+FLEXGEN_BLOCK_CODE void unpack(const uint8_t* p, float* out) {
+  if constexpr (kType == DType::kQ4_0) {
+    halves(p + 2, 0, 8, half_at(p), out);
+  } else if constexpr (kType == DType::kQ4_1) {
+    halves(p + 4, 0, 0, half_at(p), half_at(p + 2), out);
+  } else if constexpr (kType == DType::kQ5_0) {
+    halves(p + 6, word_at(p + 2), 16, half_at(p), out);
+  } else if constexpr (kType == DType::kQ5_1) {
+    halves(p + 8, word_at(p + 4), 0, half_at(p), half_at(p + 2), out);
+  } else if constexpr (kType == DType::kQ8_0) {
+    const float d = half_at(p);
+    for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(static_cast<int8_t>(p[2 + i]));
+  } else if constexpr (kType == DType::kIQ4_NL) {
+    constexpr float kTable[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    looked_up(p + 2, kTable, half_at(p), out);
+  } else if constexpr (kType == DType::kMXFP4) {
+    constexpr float kTable[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice e2m1's values; its -0 is 0
+    const uint32_t e = p[0];
+    looked_up(p + 1, kTable, std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23), out);
+  } else if constexpr (kType == DType::kQ2_K) {
+    const float d = half_at(p + 80), m = half_at(p + 82);
+    for (int part = 0; part < 16; ++part) {
+      const float scale = d * static_cast<float>(p[part] & 15), minimum = m * static_cast<float>(p[part] >> 4);
+      const uint8_t* codes = p + 16 + part / 8 * 32 + part % 2 * 16;
+      const int shift = part % 8 / 2 * 2;
+      for (int i = 0; i < 16; ++i) out[part * 16 + i] = scale * static_cast<float>(codes[i] >> shift & 3) - minimum;
+    }
+  } else if constexpr (kType == DType::kQ3_K) {
+    const float d = half_at(p + 108);
+    const uint8_t* packed = p + 96;
+    for (int part = 0; part < 16; ++part) {
+      const int low = part < 8 ? packed[part] & 15 : packed[part - 8] >> 4, high = packed[8 + part % 4] >> (part / 4 * 2) & 3;
+      const float scale = d * static_cast<float>((low | high << 4) - 32);
+      const uint8_t *codes = p + 32 + part / 8 * 32 + part % 2 * 16, *mask = p + part % 2 * 16;
+      const int shift = part % 8 / 2 * 2, bit = part / 2;
+      for (int i = 0; i < 16; ++i) out[part * 16 + i] = scale * static_cast<float>((codes[i] >> shift & 3) - ((mask[i] >> bit & 1) ^ 1) * 4);
+    }
+  } else if constexpr (kType == DType::kQ4_K) {
+    const float d = half_at(p), m = half_at(p + 2);
+    for (int part = 0; part < 8; ++part) {
+      float scale, minimum;
+      scale_and_minimum(p + 4, part, &scale, &minimum);
+      scale *= d;
+      minimum *= m;
+      const uint8_t* codes = p + 16 + part / 2 * 32;
+      const int shift = part % 2 * 4;
+      for (int i = 0; i < 32; ++i) out[part * 32 + i] = scale * static_cast<float>(codes[i] >> shift & 15) - minimum;
+    }
+  } else if constexpr (kType == DType::kQ5_K) {
+    const float d = half_at(p), m = half_at(p + 2);
+    for (int part = 0; part < 8; ++part) {
+      float scale, minimum;
+      scale_and_minimum(p + 4, part, &scale, &minimum);
+      scale *= d;
+      minimum *= m;
+      const uint8_t *codes = p + 48 + part / 2 * 32, *high = p + 16;
+      const int shift = part % 2 * 4;
+      for (int i = 0; i < 32; ++i) out[part * 32 + i] = scale * static_cast<float>((codes[i] >> shift & 15) | (high[i] >> part & 1) << 4) - minimum;
+    }
+  } else {
+    static_assert(kType == DType::kQ6_K);
+    const float d = half_at(p + 208);
+    for (int part = 0; part < 16; ++part) {
+      const float scale = d * static_cast<float>(static_cast<int8_t>(p[192 + part]));
+      // Of each half block: 64 bytes of low halves, 32 bytes with two bits for each of four stretches of 32.
+      const int stretch = part % 8 / 2, within = part % 2 * 16;
+      const uint8_t *low = p + part / 8 * 64 + stretch % 2 * 32 + within, *high = p + 128 + part / 8 * 32 + within;
+      const int shift = stretch / 2 * 4, high_shift = stretch * 2;
+      for (int i = 0; i < 16; ++i) out[part * 16 + i] = scale * static_cast<float>(((low[i] >> shift & 15) | (high[i] >> high_shift & 3) << 4) - 32);
+    }
+  }
+}
+
+#undef FLEXGEN_BLOCK_CODE
+
+/// Calls use.operator()<dtype>() for a blocked type.
+template <typename Use>
+[[gnu::always_inline]] inline void with_format(DType dtype, const Use& use) {
+  switch (dtype) {
+    case DType::kQ4_0: return use.template operator()<DType::kQ4_0>();
+    case DType::kQ4_1: return use.template operator()<DType::kQ4_1>();
+    case DType::kQ5_0: return use.template operator()<DType::kQ5_0>();
+    case DType::kQ5_1: return use.template operator()<DType::kQ5_1>();
+    case DType::kQ8_0: return use.template operator()<DType::kQ8_0>();
+    case DType::kQ2_K: return use.template operator()<DType::kQ2_K>();
+    case DType::kQ3_K: return use.template operator()<DType::kQ3_K>();
+    case DType::kQ4_K: return use.template operator()<DType::kQ4_K>();
+    case DType::kQ5_K: return use.template operator()<DType::kQ5_K>();
+    case DType::kQ6_K: return use.template operator()<DType::kQ6_K>();
+    case DType::kIQ4_NL: return use.template operator()<DType::kIQ4_NL>();
+    case DType::kMXFP4: return use.template operator()<DType::kMXFP4>();
+    default: return;
+  }
+}
+
+}  // namespace flexgen::blocks

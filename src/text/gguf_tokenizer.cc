@@ -1,0 +1,189 @@
+#include "text/gguf_tokenizer.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+#include "io/gguf.h"
+#include "text/sentencepiece_model.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+using PieceKind = SentencePieceModel::Kind;
+
+constexpr const char* kWordsPattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kDigitPattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kTekkenPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+/// How a text is split before its merges, by the name that llama.cpp gives it (tokenizer.ggml.pre).
+struct GgufSplit {
+  const char* name;
+  const char* pattern;          ///< null: GPT-2's
+  bool single_digits = false;   ///< before GPT-2's pattern
+  bool composes = false;        ///< texts are composed first (NFC)
+  bool ignores_merges = false;  ///< a stretch that is a token is that token
+  bool begins = false;          ///< begins texts where the file does not say
+};
+constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
+                                  {"smollm", nullptr, true},
+                                  {"llama-bpe", kWordsPattern, false, false, true, true},
+                                  {"llama3", kWordsPattern, false, false, true, true},
+                                  {"llama-v3", kWordsPattern, false, false, true, true},
+                                  {"dbrx", kWordsPattern},
+                                  {"smaug-bpe", kWordsPattern},
+                                  {"qwen2", kDigitPattern, false, true},
+                                  {"deepseek-r1-qwen", kDigitPattern, false, true},
+                                  {"tekken", kTekkenPattern, false, false, true, true}};
+
+Json step_sequence(const char* list, Json steps) { return {{"type", "Sequence"}, {list, std::move(steps)}}; }
+Json replace_step(const char* kind, const char* from, const char* to) { return {{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; }
+
+class GgufTokenizer {
+ public:
+  explicit GgufTokenizer(const std::string& path) : path_(path), metadata_(gguf_metadata(path, true)) {}
+
+  TokenizerFiles read() {
+    out_.source = path_;
+    read_pieces();
+    const std::string kind = gguf_text(metadata_, "tokenizer.ggml.model", path_);
+    if (kind == "gpt2") make_byte_level();
+    else if (kind == "llama") make_pieces();
+    else fail_user("{}: the field 'tokenizer.ggml.model' is '{}'; flexgen knows gpt2 and llama", path_, printable(kind));
+    add_tokens(kind == "llama");
+    return std::move(out_);
+  }
+
+ private:
+  const Json& list(const char* name) const {
+    const Json* field = gguf_field(metadata_, name);
+    if (!field || !field->is_array()) fail_user("{}: the field '{}' is missing, or no list; convert the model anew with llama.cpp", path_, name);
+    return *field;
+  }
+
+  void read_pieces() {
+    const Json& tokens = list("tokenizer.ggml.tokens");
+    const Json* types = gguf_field(metadata_, "tokenizer.ggml.token_type");
+    if (types && (!types->is_array() || types->size() != tokens.size())) fail_user("{}: the field 'tokenizer.ggml.token_type' has not one for each token; the file is broken, fetch it again", path_);
+    std::unordered_set<std::string> seen;
+    for (size_t id = 0; id < tokens.size(); ++id) {
+      SentencePieceModel::Piece piece;
+      if (!tokens[id].is_string()) fail_user("{}: the token {} of 'tokenizer.ggml.tokens' is no text; the file is broken, fetch it again", path_, id);
+      piece.text = tokens[id].get<std::string>();
+      if (types) {
+        const Json& type = (*types)[id];
+        if (!type.is_number_integer() || type < 1 || type > 6) fail_user("{}: the token {} is of the unknown type {}", path_, id, type.dump());
+        piece.kind = static_cast<PieceKind>(type.get<int>());
+      }
+      if (!seen.insert(piece.text).second) fail_user("{}: the token '{}' is there twice; the file is broken, fetch it again", path_, printable(piece.text));
+      pieces_.pieces.push_back(std::move(piece));
+    }
+  }
+
+  Json vocabulary() const {
+    Json vocab = Json::object();
+    for (size_t id = 0; id < pieces_.pieces.size(); ++id) vocab[pieces_.pieces[id].text] = id;
+    return vocab;
+  }
+
+  void make_byte_level() {
+    const std::string name = gguf_text(metadata_, "tokenizer.ggml.pre", path_);
+    const auto* split = std::find_if(std::begin(kGgufSplits), std::end(kGgufSplits), [&](const GgufSplit& one) { return one.name == name; });
+    if (split == std::end(kGgufSplits)) {
+      std::vector<std::string> known;
+      for (const GgufSplit& one : kGgufSplits) known.push_back(one.name);
+      fail_user("{}: the field 'tokenizer.ggml.pre' is '{}', a way to split texts that flexgen does not know ({}); give the model's own checkpoint", path_, printable(name), fmt::join(known, ", "));
+    }
+    begins_ = split->begins;
+    out_.json["model"] = {{"type", "BPE"}, {"vocab", vocabulary()}, {"merges", list("tokenizer.ggml.merges")}, {"ignore_merges", split->ignores_merges}};
+    if (split->composes) out_.json["normalizer"] = {{"type", "NFC"}};
+    Json steps = Json::array();
+    if (split->single_digits) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+    if (split->pattern) steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", split->pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
+    steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", split->pattern == nullptr}});
+    out_.json["pre_tokenizer"] = step_sequence("pretokenizers", std::move(steps));
+    out_.json["decoder"] = {{"type", "ByteLevel"}};
+  }
+
+  /// SentencePiece's pieces, merged by their scores.
+  void make_pieces() {
+    const Json& scores = list("tokenizer.ggml.scores");
+    if (scores.size() != pieces_.pieces.size()) fail_user("{}: the field 'tokenizer.ggml.scores' has not one for each token; the file is broken, fetch it again", path_);
+    for (size_t id = 0; id < scores.size(); ++id) {
+      if (!scores[id].is_number()) fail_user("{}: the token {} has no score; the file is broken, fetch it again", path_, id);
+      pieces_.pieces[id].score = scores[id].get<float>();
+    }
+    begins_ = true;
+    Json merges = Json::array();
+    for (const auto& [left, right] : merges_by_score(pieces_)) merges.push_back(Json::array({left, right}));
+    const bool leads = gguf_flag_or(metadata_, "tokenizer.ggml.add_space_prefix", true, path_);
+    out_.json["model"] = {{"type", "BPE"}, {"vocab", vocabulary()}, {"merges", std::move(merges)}, {"fuse_unk", true}, {"byte_fallback", true}};
+    if (const std::string unknown = token_of("unknown_token_id"); !unknown.empty()) out_.json["model"]["unk_token"] = unknown;
+    Json normalizers = Json::array({replace_step("String", " ", "▁")}), decoders = Json::array({replace_step("String", "▁", " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+    if (leads) {
+      normalizers.push_back(replace_step("Regex", R"(\A▁)", "▁▁"));  // Metaspace puts none before one
+      out_.json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "always"}, {"split", false}};
+      decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1u}, {"stop", 0u}});
+    }
+    out_.json["normalizer"] = step_sequence("normalizers", std::move(normalizers));
+    out_.json["decoder"] = step_sequence("decoders", std::move(decoders));
+  }
+
+  /// The text of a token by the field that holds its id; empty if it is not there.
+  std::string token_of(const std::string& name) const {
+    const int64_t id = gguf_id_or(metadata_, "tokenizer.ggml." + name, -1, path_);
+    if (id >= std::ssize(pieces_.pieces)) fail_user("{}: the field 'tokenizer.ggml.{}' is {}, and there are {} tokens; the file is broken, fetch it again", path_, name, id, pieces_.pieces.size());
+    return id < 0 ? "" : pieces_.pieces[static_cast<size_t>(id)].text;
+  }
+
+  void add_tokens(bool of_pieces) {
+    // Phi-3's tokens of control take the blanks behind them, which no field says.
+    const Json* architecture = gguf_field(metadata_, "general.architecture");
+    const bool is_phi3 = of_pieces && architecture && *architecture == "phi3";
+    for (const SentencePieceModel::Piece& piece : pieces_.pieces) {
+      if (piece.kind != PieceKind::kControl && piece.kind != PieceKind::kUserDefined && piece.kind != PieceKind::kUnknown) continue;
+      AddedToken token{piece.text, piece.kind != PieceKind::kUserDefined, false, false, false, false};
+      token.rstrip = is_phi3 && piece.kind == PieceKind::kControl && piece.text != "<s>" && piece.text != "<|endoftext|>";
+      out_.added.push_back(std::move(token));
+    }
+    out_.own_template = true;
+    if (gguf_flag_or(metadata_, "tokenizer.ggml.add_bos_token", begins_, path_)) out_.begin_token = token_of("bos_token_id");
+    if (gguf_flag_or(metadata_, "tokenizer.ggml.add_eos_token", false, path_)) out_.end_token = token_of("eos_token_id");
+    out_.eos = token_of("eos_token_id");
+    constexpr std::pair<const char*, const char*> kNames[]{{"bos_token", "bos_token_id"}, {"eos_token", "eos_token_id"}, {"unk_token", "unknown_token_id"},
+                                                           {"sep_token", "seperator_token_id"}, {"pad_token", "padding_token_id"}};
+    for (const auto& [name, field] : kNames)
+      if (const std::string text = token_of(field); !text.empty()) out_.special_tokens.emplace_back(name, text);
+  }
+
+  std::string path_;
+  Json metadata_;
+  SentencePieceModel pieces_;
+  bool begins_ = false;
+  TokenizerFiles out_;
+};
+
+}  // namespace
+
+TokenizerFiles read_gguf_tokenizer(const std::string& path) { return GgufTokenizer(path).read(); }
+
+std::map<std::string, std::string> read_gguf_chat_templates(const std::string& path) {
+  const Json metadata = gguf_metadata(path, true);
+  constexpr std::string_view kStart = "tokenizer.chat_template";
+  std::map<std::string, std::string> templates;
+  for (const auto& [name, value] : metadata.items()) {
+    if (!name.starts_with(kStart) || name == "tokenizer.chat_templates") continue;
+    const std::string own = name.size() == kStart.size() ? "default" : name.substr(kStart.size() + 1);
+    templates[own] = gguf_text(metadata, name, path);
+  }
+  return templates;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,86 @@
+#include "text/gguf_tokenizer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "io/test_folder.h"
+#include "io/test_gguf.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace flexgen::gguf_tokenizer_test {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TestGguf byte_level(const std::string& pre) {
+  TestGguf gguf;
+  gguf.text("general.architecture", "llama").text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre)
+      .texts("tokenizer.ggml.tokens", {"a", "b", "Ġ", "ab", "Ġab", "1", "11", "<|end|>", "<tool>"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {1, 1, 1, 1, 1, 1, 1, 3, 4})
+      .texts("tokenizer.ggml.merges", {"a b", "Ġ ab", "1 1"}).number("tokenizer.ggml.bos_token_id", 7).number("tokenizer.ggml.eos_token_id", 7);
+  return gguf;
+}
+
+TestGguf pieces() {
+  TestGguf gguf;
+  gguf.text("general.architecture", "llama").text("tokenizer.ggml.model", "llama").texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "▁", "a", "b", "ab", "▁a", "▁ab"})
+      .numbers<int32_t>("tokenizer.ggml.token_type", 5, {2, 3, 3, 6, 1, 1, 1, 1, 1, 1}).numbers<float>("tokenizer.ggml.scores", 6, {0, 0, 0, 0, -9, -9, -9, -3, -2, -1})
+      .number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2).number("tokenizer.ggml.unknown_token_id", 0);
+  return gguf;
+}
+
+TEST(GgufTokenizer, BytesAndMerges) {
+  TestFolder folder;
+  const auto tokenizer = Tokenizer::load(folder.put("m.gguf", byte_level("smollm").bytes()));
+  EXPECT_THAT(tokenizer->encode("ab ab<|end|>11<tool>", true), ElementsAre(3, 4, 7, 5, 5, 8));  // digits stand alone
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{3, 4, 7, 8}, true), "ab ab<tool>");
+  EXPECT_EQ(tokenizer->eos(), 7);
+  EXPECT_FALSE(tokenizer->bos());
+  EXPECT_TRUE(has_tokenizer_files(folder.file("m.gguf")));
+  const auto words = Tokenizer::load(folder.put("m.gguf", byte_level("llama-bpe").bytes()));
+  EXPECT_THAT(words->encode("ab11", true), ElementsAre(7, 3, 6));  // begins texts where no field says otherwise
+  const auto plain = Tokenizer::load(folder.put("m.gguf", byte_level("llama-bpe").flag("tokenizer.ggml.add_bos_token", false).bytes()));
+  EXPECT_THAT(plain->encode("ab11", true), ElementsAre(3, 6));
+}
+
+TEST(GgufTokenizer, PiecesMergeByScore) {
+  TestFolder folder;
+  const auto tokenizer = Tokenizer::load(folder.put("m.gguf", pieces().bytes()));
+  EXPECT_THAT(tokenizer->encode("ab!", true), ElementsAre(1, 9, 3));
+  EXPECT_THAT(tokenizer->encode(" ab", false), ElementsAre(4, 9));  // its own blank, and the text's
+  EXPECT_THAT(tokenizer->encode("ab</s>ab", false), ElementsAre(9, 2, 9));
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{1, 9, 3, 9}, true), "ab! ab");
+  const auto bare = Tokenizer::load(folder.put("m.gguf", pieces().flag("tokenizer.ggml.add_space_prefix", false).flag("tokenizer.ggml.add_bos_token", false).bytes()));
+  EXPECT_THAT(bare->encode("ab ab", true), ElementsAre(7, 9));
+  EXPECT_EQ(bare->decode(std::vector<int32_t>{9}, true), " ab");
+}
+
+TEST(GgufTokenizer, ChatTemplates) {
+  TestFolder folder;
+  const auto load = [&](const TestGguf& gguf) { return ChatTemplate::load(folder.put("m.gguf", gguf.bytes()), {{"eos_token", "<|end|>"}}); };
+  EXPECT_EQ(load(byte_level("smollm")), nullptr);
+  const auto chat = load(byte_level("smollm").text("tokenizer.chat_template", "{{ messages[0].content + eos_token }}").texts("tokenizer.chat_templates", {"tool_use"})
+                             .text("tokenizer.chat_template.tool_use", "tools"));
+  ASSERT_TRUE(chat);
+  Conversation conversation;
+  conversation.messages = jinja::make_list({jinja::make_dict({{"role", "user"}, {"content", "hi"}})});
+  EXPECT_EQ(chat->render(conversation, 0), "hi<|end|>");
+}
+
+TEST(GgufTokenizer, WhatIsNotKnownIsRefusedByName) {
+  TestFolder folder;
+  const auto refusal = [&](const TestGguf& gguf) { return error_of(ErrorKind::kUser, [&] { Tokenizer::load(folder.put("m.gguf", gguf.bytes())); }); };
+  EXPECT_THAT(refusal(byte_level("chameleon")), HasSubstr("'tokenizer.ggml.pre' is 'chameleon'"));
+  const auto with = [](const char* model) { return TestGguf().text("tokenizer.ggml.model", model); };
+  EXPECT_THAT(refusal(with("bert").texts("tokenizer.ggml.tokens", {"a"})), HasSubstr("'tokenizer.ggml.model' is 'bert'"));
+  EXPECT_THAT(refusal(with("gpt2")), HasSubstr("'tokenizer.ggml.tokens' is missing"));
+  EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a", "a"})), HasSubstr("'a' is there twice"));
+  EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {1, 1})), HasSubstr("token_type"));
+  EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {9})), HasSubstr("unknown type 9"));
+  EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1, 2})), HasSubstr("scores"));
+  EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1}).number("tokenizer.ggml.bos_token_id", 5)), HasSubstr("bos_token_id"));
+}
+
+}  // namespace
+}  // namespace flexgen::gguf_tokenizer_test
