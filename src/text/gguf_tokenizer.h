@@ -1,5 +1,5 @@
 #pragma once
-// The tokenizer and the chat templates that a GGUF brings along, as the tokenizer.json that they were made from. Ids are those of llama.cpp. Pure functions of the file.
+// The tokenizer and the chat templates that a GGUF brings along, as the tokenizer.json that they were made from: its ids are those of the checkpoint before it was converted. Pure functions of the file.
 
 #include <map>
 #include <string>
