@@ -19,7 +19,6 @@
 #include "app/tool_choice.h"
 #include "base/error.h"
 #include "base/units.h"
-#include "text/chat_harmony.h"
 
 namespace flexgen {
 namespace {
@@ -295,16 +294,14 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
     request->params.grammar = choice.grammar;
   }
   if (limits.chat) {
-    *request->chat = {.calls = choice.calls ? calls : CallForm::kNone, .thinks = limits.chat->thinks(conversation), .one_call = !body.flag("parallel_tool_calls", true)};
+    *request->chat = {.calls = choice.calls ? calls : CallForm::kNone, .one_call = !body.flag("parallel_tool_calls", true)};
     request->unread_calls = choice.calls && calls == CallForm::kNone;
     try {
       text = limits.chat->render(conversation, limits.now);
     } catch (const Error& error) {
       refuse_value(kMessagesPath, fmt::format("cannot be written out: {}", error.what()));
     }
-    request->chat->begins_in_thought = request->chat->thinks && ends_in_thought(text);
-    request->chat->channels = calls == CallForm::kHarmony;
-    if (request->chat->channels) request->chat->begun = begun_harmony_message(text);
+    limits.chat->tell_form(conversation, text, &*request->chat);
     if (request->chat->channels && request->params.grammar && !choice.grammar)
       refuse_value(kMessagesPath, "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
     // Marks of calls and channels may be special tokens.

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "text/chat_harmony.h"
 
 namespace flexgen {
 
@@ -14,10 +13,7 @@ std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> mess
   Conversation conversation;
   conversation.messages = jinja::make_list(std::move(messages));
   std::string text = chat.render(conversation, std::time(nullptr));
-  form->thinks = chat.thinks(conversation);
-  form->begins_in_thought = form->thinks && ends_in_thought(text);
-  form->channels = chat.call_form() == CallForm::kHarmony;
-  if (form->channels) form->begun = begun_harmony_message(text);
+  chat.tell_form(conversation, text, form);
   return text;
 }
 

@@ -88,7 +88,8 @@ std::string known_model_types() {
 }
 
 std::vector<WantedWeight> Architecture::expert(const ModelConfig& config, int64_t index, int64_t expert) const {
-  return WeightList(config, expert_start(index, "mlp", expert)).gated("gate_proj", "up_proj", "down_proj", config.mixture.expert_size);
+  const MixtureNames names = mixture_names();
+  return WeightList(config, expert_start(index, names.part, expert)).gated(names.gate, names.up, names.down, config.mixture.expert_size);
 }
 
 ExpertRows ExpertRows::behind(float* stream, const ModelConfig& config, int64_t num_rows) {

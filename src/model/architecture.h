@@ -53,6 +53,14 @@ struct ExpertRows {
   static int64_t floats_per_row(const ModelConfig& config);
 };
 
+/// What a mixture's tensors are called, behind "layers.7." or "layers.7.PART.experts.3."; a bias and a shared part where the config has them.
+struct MixtureNames {
+  const char *router = "mlp.gate", *bias = "mlp.gate.e_score_correction_bias", *shared = "mlp.shared_experts", *part = "mlp";
+  const char *gate = "gate_proj", *up = "up_proj", *down = "down_proj";
+};
+/// Mixtral's.
+inline constexpr MixtureNames kMixtralNames{"block_sparse_moe.gate", "block_sparse_moe.e_score_correction_bias", nullptr, "block_sparse_moe", "w1", "w3", "w2"};
+
 class Architecture {
  public:
   virtual ~Architecture() = default;
@@ -71,9 +79,9 @@ class Architecture {
 
   virtual std::vector<WantedWeight> embed(const ModelConfig& config) const = 0;
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
-  /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles; here under
-  /// the names that most have, mlp.experts.E.{gate,up,down}_proj.
-  virtual std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;
+  virtual MixtureNames mixture_names() const { return {}; }
+  /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles.
+  std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;
   /// All that the head needs besides the output matrix; a bias of that has its role.
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 

@@ -71,10 +71,9 @@ class GgufFields {
         fail_user("--ignore-config-field {}: {} {}; leave it out", printable(name), source_, metadata_.contains(name) ? "has it as a field that flexgen reads" : "has no such field");
   }
   const std::string& source() const { return source_; }
-
- private:
   static std::string shown_value(const Json& value) { return printable(value.dump(-1, ' ', true, Json::error_handler_t::replace)); }
 
+ private:
   const Json& metadata_;
   std::string source_, start_;
   std::set<std::string> ignored_, seen_;
@@ -103,7 +102,7 @@ Json rope_scaling_of(GgufFields& fields) {
   if (!type || *type == "none" || !factor || *factor == 1 || *factor == 0) return nullptr;
   Json scaling{{"rope_type", *type}, {"factor", *factor}};
   if (*type == "yarn" && original) scaling["original_max_position_embeddings"] = *original;
-  else if (*type != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", printable(type->dump(-1, ' ', true, Json::error_handler_t::replace))));
+  else if (*type != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", GgufFields::shown_value(*type)));
   return scaling;
 }
 
@@ -124,11 +123,11 @@ void read_gemma(GgufFields& fields, const GgufFamily& family, Json& config) {
 }
 
 /// The config.json that Hugging Face's checkpoint of the model has.
-Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& fields, const std::map<std::string, GgufTensor>& tensors) {
-  const auto has = [&](const char* name) { return tensors.contains(name); };
-  const auto embedding = tensors.find("token_embd.weight");
-  if (embedding == tensors.end() || embedding->second.shape.size() != 2) fail_user("{}: the tensor 'token_embd.weight' is missing, or no matrix; the file is no language model, or broken", fields.source());
-  Json config{{"model_type", family.model_type}, {"vocab_size", embedding->second.shape[0]}, {"tie_word_embeddings", !has("output.weight")}, {"torch_dtype", "bfloat16"}};
+Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& fields, const Checkpoint& checkpoint) {
+  const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
+  const TensorLocation* embedding = checkpoint.find("token_embd.weight");
+  if (!embedding || embedding->shape.size() != 2) fail_user("{}: the tensor 'token_embd.weight' is missing, or no matrix; the file is no language model, or broken", fields.source());
+  Json config{{"model_type", family.model_type}, {"vocab_size", embedding->shape[0]}, {"tie_word_embeddings", !has("output.weight")}, {"torch_dtype", "bfloat16"}};
   const auto needed = [&](const char* name, const char* as) {
     const std::optional<int64_t> value = fields.integer(name);
     if (!value || *value == 0) fields.refuse(name, "is missing, or 0; convert the model anew with llama.cpp");
@@ -217,9 +216,8 @@ void apply_rope_factors(const Checkpoint& checkpoint, const TensorLocation& at, 
 
 GgufModel load_gguf_model(const std::string& path, const std::vector<std::string>& ignored_fields) {
   Json metadata;
-  std::string architecture;
   Checkpoint checkpoint = Checkpoint::open_gguf(path, &metadata);
-  architecture = gguf_text(metadata, "general.architecture", path);
+  const std::string architecture = gguf_text(metadata, "general.architecture", path);
   const auto* family = std::find_if(std::begin(kGgufFamilies), std::end(kGgufFamilies), [&](const GgufFamily& one) { return one.architecture == architecture; });
   if (family == std::end(kGgufFamilies)) {
     std::vector<std::string> known;
@@ -227,12 +225,10 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
     fail_user("{}: its general.architecture is '{}'; of GGUF files flexgen reads {}. The model's own checkpoint, with safetensors, may be of a family that flexgen knows", path, printable(architecture),
               fmt::join(known, ", "));
   }
-  std::map<std::string, GgufTensor> tensors;
-  for (const auto& [name, at] : checkpoint.tensors()) tensors[name] = {name, at.dtype, at.shape, at.offset, at.bytes};
   for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
-    if (tensors.contains(name)) fail_user("{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint", path, name);
+    if (checkpoint.find(name)) fail_user("{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint", path, name);
   GgufFields fields(metadata, path, architecture, ignored_fields);
-  const Json config_json = config_of_gguf(metadata, *family, fields, tensors);
+  const Json config_json = config_of_gguf(metadata, *family, fields, checkpoint);
   fields.finish();
   ModelConfig config = parse_config(config_json.dump(), "", path);
   config.rope_interleaved |= family->pairs_adjoin;

@@ -1,6 +1,5 @@
 #pragma once
-// Blocks of quantized weights as GGUF files have them (ggml's types, PyPI gguf's `quants` is the judge): plain loops that every backend shares, and that compilers turn into vector code
-// where they are compiled for a processor that has it. Every product of a scale and a code is exact in fp32, so all ways of computing give the same bits. Pure functions.
+// Blocks of quantized weights as GGUF files have them (ggml's types, PyPI gguf's `quants` is the judge): plain loops that every backend shares, compiled for each kind of processor. Every product of a scale and a code is exact in fp32, so all ways of computing give the same bits. Pure functions.
 //
 // q is a code, d and m are scale and minimum in fp16, s and t whole numbers that scale them for a part of a block of 256:
 //     q4_0 d (q - 8)   q4_1 d q + m   q5_0 d (q - 16)   q5_1 d q + m   q8_0 d q   iq4_nl d table[q]   mxfp4 2^(e - 128) table[q]   (32 elements)
@@ -19,24 +18,12 @@ namespace flexgen::blocks {
 
 FLEXGEN_BLOCK_CODE float half_at(const uint8_t* p) { return float_from_f16(static_cast<uint16_t>(p[0] | p[1] << 8)); }
 
-/// The codes of 32 elements in 16 bytes: the low halves are the first 16. Value i is d * (code + 16 * bit i of `high` - center) + m.
-FLEXGEN_BLOCK_CODE void halves(const uint8_t* codes, uint32_t high, int center, float d, float m, float* out) {
+/// value_of() each of the codes of 32 elements in 16 bytes, the low halves of which are the first 16; with 16 times bit i of `high` added.
+template <typename ValueOf>
+FLEXGEN_BLOCK_CODE void halves(const uint8_t* codes, uint32_t high, float* out, const ValueOf& value_of) {
   for (int i = 0; i < 16; ++i) {
-    out[i] = d * static_cast<float>(static_cast<int>((codes[i] & 15u) | (high >> i & 1u) << 4) - center) + m;
-    out[i + 16] = d * static_cast<float>(static_cast<int>((codes[i] >> 4) | (high >> (i + 16) & 1u) << 4) - center) + m;
-  }
-}
-/// The same without a minimum, as 0 * d may be NaN and -0 + 0 is another zero.
-FLEXGEN_BLOCK_CODE void halves(const uint8_t* codes, uint32_t high, int center, float d, float* out) {
-  for (int i = 0; i < 16; ++i) {
-    out[i] = d * static_cast<float>(static_cast<int>((codes[i] & 15u) | (high >> i & 1u) << 4) - center);
-    out[i + 16] = d * static_cast<float>(static_cast<int>((codes[i] >> 4) | (high >> (i + 16) & 1u) << 4) - center);
-  }
-}
-FLEXGEN_BLOCK_CODE void looked_up(const uint8_t* codes, const float (&table)[16], float d, float* out) {
-  for (int i = 0; i < 16; ++i) {
-    out[i] = d * table[codes[i] & 15];
-    out[i + 16] = d * table[codes[i] >> 4];
+    out[i] = value_of(static_cast<int>((codes[i] & 15u) | (high >> i & 1u) << 4));
+    out[i + 16] = value_of(static_cast<int>((codes[i] >> 4) | (high >> (i + 16) & 1u) << 4));
   }
 }
 FLEXGEN_BLOCK_CODE uint32_t word_at(const uint8_t* p) {
@@ -56,23 +43,23 @@ FLEXGEN_BLOCK_CODE void scale_and_minimum(const uint8_t* packed, int i, float* s
 template <DType kType>
 FLEXGEN_BLOCK_CODE void unpack(const uint8_t* p, float* out) {
   if constexpr (kType == DType::kQ4_0) {
-    halves(p + 2, 0, 8, half_at(p), out);
+    halves(p + 2, 0, out, [d = half_at(p)](int q) { return d * static_cast<float>(q - 8); });
   } else if constexpr (kType == DType::kQ4_1) {
-    halves(p + 4, 0, 0, half_at(p), half_at(p + 2), out);
+    halves(p + 4, 0, out, [d = half_at(p), m = half_at(p + 2)](int q) { return d * static_cast<float>(q) + m; });
   } else if constexpr (kType == DType::kQ5_0) {
-    halves(p + 6, word_at(p + 2), 16, half_at(p), out);
+    halves(p + 6, word_at(p + 2), out, [d = half_at(p)](int q) { return d * static_cast<float>(q - 16); });
   } else if constexpr (kType == DType::kQ5_1) {
-    halves(p + 8, word_at(p + 4), 0, half_at(p), half_at(p + 2), out);
+    halves(p + 8, word_at(p + 4), out, [d = half_at(p), m = half_at(p + 2)](int q) { return d * static_cast<float>(q) + m; });
   } else if constexpr (kType == DType::kQ8_0) {
     const float d = half_at(p);
     for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(static_cast<int8_t>(p[2 + i]));
   } else if constexpr (kType == DType::kIQ4_NL) {
     constexpr float kTable[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    looked_up(p + 2, kTable, half_at(p), out);
+    halves(p + 2, 0, out, [&, d = half_at(p)](int q) { return d * kTable[q]; });
   } else if constexpr (kType == DType::kMXFP4) {
     constexpr float kTable[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice e2m1's values; its -0 is 0
     const uint32_t e = p[0];
-    looked_up(p + 1, kTable, std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23), out);
+    halves(p + 1, 0, out, [&, d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23)](int q) { return d * kTable[q]; });
   } else if constexpr (kType == DType::kQ2_K) {
     const float d = half_at(p + 80), m = half_at(p + 82);
     for (int part = 0; part < 16; ++part) {

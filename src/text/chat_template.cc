@@ -9,6 +9,7 @@
 #include "io/gguf.h"
 #include "io/lfs_pointer.h"
 #include "io/whole_file.h"
+#include "text/chat_harmony.h"
 #include "text/gguf_tokenizer.h"
 #include "text/jinja/characters.h"
 #include "text/jinja/json_values.h"
@@ -216,6 +217,13 @@ const ChatTemplate::Named& ChatTemplate::plain() const { return templates_.at(kD
 const ChatTemplate::Named& ChatTemplate::chosen(const Conversation& conversation) const {
   const auto with_tools = templates_.find(kToolsName);
   return conversation.tools.none() || with_tools == templates_.end() ? plain() : with_tools->second;
+}
+
+void ChatTemplate::tell_form(const Conversation& conversation, std::string_view prompt, AnswerForm* form) const {
+  form->thinks = thinks(conversation);
+  form->begins_in_thought = form->thinks && ends_in_thought(prompt);
+  form->channels = call_form() == CallForm::kHarmony;
+  if (form->channels) form->begun = begun_harmony_message(prompt);
 }
 
 CallForm ChatTemplate::call_form() const {

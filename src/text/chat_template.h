@@ -43,6 +43,8 @@ class ChatTemplate {
   bool thinks(const Conversation& conversation) const { return chosen(conversation).thinks; }
   /// How it writes calls of tools.
   CallForm call_form() const;
+  /// How an answer to `prompt`, made of the conversation, is read: AnswerForm's thinks, begins_in_thought, channels and begun.
+  void tell_form(const Conversation& conversation, std::string_view prompt, AnswerForm* form) const;
 
  private:
   struct Named {

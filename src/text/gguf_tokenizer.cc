@@ -175,7 +175,7 @@ class GgufTokenizer {
 TokenizerFiles read_gguf_tokenizer(const std::string& path) { return GgufTokenizer(path).read(); }
 
 std::map<std::string, std::string> read_gguf_chat_templates(const std::string& path) {
-  const Json metadata = gguf_metadata(path, true);
+  const Json metadata = gguf_metadata(path, false);
   constexpr std::string_view kStart = "tokenizer.chat_template";
   std::map<std::string, std::string> templates;
   for (const auto& [name, value] : metadata.items()) {

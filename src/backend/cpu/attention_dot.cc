@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/dot_product.h"
 #include "base/error.h"
 #include "base/units.h"
 
@@ -59,10 +60,8 @@ void attend_dot(const AttentionTask&, float*) { FLEXGEN_CHECK(false, "no bf16 do
 #else
 
 bool attention_dot_fits(const KvGeometry& g, DType out_dtype) {
-  static const bool machine = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
   const int64_t grain = g.dtype == DType::kInt4 ? kQuantGroup : 32;
-  return machine && out_dtype == DType::kBF16 && (g.dtype == DType::kBF16 || g.dtype == DType::kInt4) && g.head_size % grain == 0 &&
+  return dot_product::is_supported() && out_dtype == DType::kBF16 && (g.dtype == DType::kBF16 || g.dtype == DType::kInt4) && g.head_size % grain == 0 &&
          g.head_size <= kMaxHeadSize && g.page_tokens % kScored == 0;
 }
 

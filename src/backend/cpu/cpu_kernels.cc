@@ -32,7 +32,7 @@ class CpuKernels : public Kernels {
   CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
       : act_dtype_(compute_dtype), team_(num_threads), sparse_(static_cast<size_t>(num_threads)) {
     if (compute_dtype == DType::kF32) linear_float_ = std::make_unique<LinearPacked<FloatRows>>(team_);
-    else linear_ = std::make_unique<Linear>(compute_dtype, team_);
+    else linear_ = std::make_unique<Linear>(team_);
     if (int8_products) linear_int8_ = std::make_unique<LinearInt8>(team_);
   }
 

@@ -1,19 +1,85 @@
 #include "backend/cpu/dot_product.h"
 
 #include <cstring>
-#include <hwy/base.h>
 
 #include "base/error.h"
 
+// SSE-only machines get the portable fallback, as in vector_rows.cc.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/dot_product.cc"
+// foreach_target.h comes before all that is compiled once a target.
+// clang-format off
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include "backend/cpu/simd_inl.h"
+#include "backend/cpu/transpose_inl.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace flexgen::HWY_NAMESPACE {
+
+using dot_product::kColumnGrain;
+using dot_product::kTileRows;
+
+#if HWY_TARGET != HWY_AVX2 && HWY_TARGET != HWY_AVX3
+
+void PackPairs(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte*, int64_t, dot_product::PackedChunk* chunk) {
+  for (int64_t pair = 0; pair < count / 2; ++pair)
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      uint32_t word = 0;
+      if (r < num_rows) std::memcpy(&word, rows + size_bytes(DType::kBF16, r * cols + first + 2 * pair), sizeof(word));
+      chunk->w[pair * kTileRows + r] = word;
+    }
+}
+
+#else
+
+void PackPairs(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, dot_product::PackedChunk* chunk) {
+  alignas(32) static constexpr uint8_t kNothing[32] = {};
+  const Eight d;
+  int64_t fetched = 0;
+  for (int64_t column = 0; column < count; column += kColumnGrain) {
+    // A share at a time, as memory takes only so many requests at once.
+    for (const int64_t end = next_bytes * (column + kColumnGrain) / count; fetched < end; fetched += 64) _mm_prefetch(next + fetched, _MM_HINT_T1);
+    for (int64_t part = 0; part < kTileRows; part += 8) {
+      EightVector v[8];
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < 8; ++i)
+        v[i] = words_at(part + i < num_rows ? reinterpret_cast<const uint8_t*>(rows + size_bytes(DType::kBF16, (part + i) * cols + first + column)) : kNothing);
+      transpose(v);
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < 8; ++i) hn::Store(v[i], d, chunk->w + (column / 2 + i) * kTileRows + part);
+    }
+  }
+}
+
+#endif  // the kind of machine
+
+}  // namespace flexgen::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+namespace flexgen {
+HWY_EXPORT(PackPairs);
+
+namespace dot_product {
+
+void pack_chunk(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk) {
+  HWY_DYNAMIC_DISPATCH(PackPairs)(rows, cols, num_rows, first, count, next, next_bytes, chunk);
+}
+
+}  // namespace dot_product
+}  // namespace flexgen
 
 namespace flexgen::dot_product {
 
 #if !defined(__x86_64__)
 bool is_supported() { return false; }
-void pack_chunk(const std::byte*, int64_t, int64_t, int64_t, int64_t, const std::byte*, int64_t, PackedChunk*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 void multiply(const std::byte*, int64_t, int64_t, const PackedChunk&, int64_t, bool, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 #else
 
@@ -24,53 +90,6 @@ bool is_supported() {
 }
 
 }  // namespace flexgen::dot_product
-
-HWY_PUSH_ATTRIBUTES("avx2")
-namespace flexgen::dot_product {
-namespace {
-
-/// v[i] had 8 words of row i; afterwards it has word i of 8 rows.
-inline __attribute__((always_inline)) void transpose_words(__m256i (&v)[8]) {
-  __m256i t[8];
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {  // each 128 bits by themselves
-    const __m256i a = _mm256_unpacklo_epi32(v[i], v[i + 1]), b = _mm256_unpackhi_epi32(v[i], v[i + 1]);
-    const __m256i c = _mm256_unpacklo_epi32(v[i + 2], v[i + 3]), d = _mm256_unpackhi_epi32(v[i + 2], v[i + 3]);
-    t[i] = _mm256_unpacklo_epi64(a, c);
-    t[i + 1] = _mm256_unpackhi_epi64(a, c);
-    t[i + 2] = _mm256_unpacklo_epi64(b, d);
-    t[i + 3] = _mm256_unpackhi_epi64(b, d);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x20);
-    v[4 + i] = _mm256_permute2x128_si256(t[i], t[4 + i], 0x31);
-  }
-}
-
-}  // namespace
-
-void pack_chunk(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk) {
-  const int64_t stride = size_bytes(DType::kBF16, cols);
-  rows += size_bytes(DType::kBF16, first);
-  int64_t fetched = 0;
-  for (int64_t column = 0; column < count; column += kColumnGrain) {
-    // A share at a time, as memory takes only so many requests at once.
-    for (const int64_t end = next_bytes * (column + kColumnGrain) / count; fetched < end; fetched += 64) _mm_prefetch(next + fetched, _MM_HINT_T1);
-    for (int64_t part = 0; part < kTileRows; part += 8) {
-      __m256i v[8];
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i)
-        v[i] = part + i < num_rows ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + (part + i) * stride + 2 * column)) : _mm256_setzero_si256();
-      transpose_words(v);
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(chunk->w + (column / 2 + i) * kTileRows + part), v[i]);
-    }
-  }
-}
-
-}  // namespace flexgen::dot_product
-HWY_POP_ATTRIBUTES
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace flexgen::dot_product {
@@ -124,3 +143,4 @@ void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const Pack
 #if defined(__x86_64__)
 HWY_POP_ATTRIBUTES
 #endif
+#endif  // HWY_ONCE

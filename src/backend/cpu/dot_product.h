@@ -24,7 +24,7 @@ struct PackedChunk {
 };
 
 /// Packs columns [first, first + count), a multiple of kColumnGrain, of the `num_rows` <= kTileRows rows [., cols] bf16 at `rows`; rows that are not there become zeros. `next`, `next_bytes`: what to fetch from
-/// memory meanwhile, for a later call. Needs AVX2.
+/// memory meanwhile, for a later call.
 void pack_chunk(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk);
 
 /// y [num_rows, kTileRows] f32, 64-byte aligned = (is_first ? 0 : y) + x [num_rows, count] bf16, rows of `x_stride` elements, times the chunk of `count` columns. Only where is_supported().

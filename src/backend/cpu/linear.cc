@@ -16,19 +16,17 @@
 namespace flexgen {
 namespace {
 
-dnnl::memory::data_type dnnl_type(DType dtype) {
-  return dtype == DType::kBF16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
-}
+constexpr DType kType = DType::kBF16;
 
 /// Any numbers of both signs and several magnitudes do; a prime period keeps rows apart.
-std::vector<std::byte> test_matrix(DType dtype, int64_t rows, int64_t cols) {
+std::vector<std::byte> test_matrix(int64_t rows, int64_t cols) {
   std::minstd_rand random(1);
   std::vector<float> period(8191);
   for (float& value : period) value = static_cast<float>(random() % 65536) / 32768.0f - 1.0f;
-  std::vector<std::byte> matrix(static_cast<size_t>(size_bytes(dtype, rows * cols)));
+  std::vector<std::byte> matrix(static_cast<size_t>(size_bytes(kType, rows * cols)));
   const auto length = static_cast<int64_t>(period.size());
   for (int64_t i = 0; i < rows * cols; i += length)
-    vector_rows::convert(period.data(), DType::kF32, std::min(length, rows * cols - i), dtype, matrix.data() + size_bytes(dtype, i));
+    vector_rows::convert(period.data(), DType::kF32, std::min(length, rows * cols - i), kType, matrix.data() + size_bytes(kType, i));
   return matrix;
 }
 
@@ -49,15 +47,13 @@ void check_room_for_onednn() {
 
 }  // namespace
 
-Linear::Linear(DType compute_dtype, WorkerTeam& team)
-    : dtype_(compute_dtype),
-      team_(team),
+Linear::Linear(WorkerTeam& team)
+    : team_(team),
       engine_(dnnl::engine::kind::cpu, 0),
       stream_(engine_),
       scratch_(static_cast<size_t>(team.size())) {
-  FLEXGEN_CHECK(dtype_ != DType::kF16);
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
-  if (dtype_ == DType::kBF16 && dot_product::is_supported()) few_rows_ = std::make_unique<LinearPacked<DotRows>>(team);
+  if (dot_product::is_supported()) few_rows_ = std::make_unique<LinearPacked<DotRows>>(team);
   // The first product makes the code that all share: here, before there is a job to lose.
   agrees(kPanelGrain, kTileRows);
 }
@@ -68,8 +64,8 @@ Linear::Product& Linear::product(int64_t panel, int64_t cols) {
   check_room_for_onednn();
   keep_onednn_in_this_thread();
   using dnnl::memory;
-  memory::desc x({panel, cols}, dnnl_type(dtype_), memory::format_tag::ab);
-  memory::desc w({cols, kTileRows}, dnnl_type(dtype_), memory::format_tag::ba);
+  memory::desc x({panel, cols}, memory::data_type::bf16, memory::format_tag::ab);
+  memory::desc w({cols, kTileRows}, memory::data_type::bf16, memory::format_tag::ba);
   memory::desc y({panel, kTileRows}, memory::data_type::f32, memory::format_tag::ab);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -120,11 +116,11 @@ void Linear::multiply(Product& product, int worker, const std::byte* x, const st
 bool Linear::agrees(int64_t panel, int64_t cols) {
   if (panel == kOnlyPanel) return true;
   if (const auto known = agrees_.find({panel, cols}); known != agrees_.end()) return known->second;
-  std::vector<std::byte> x = test_matrix(dtype_, round_up(panel, kOnlyPanel), cols), w = test_matrix(dtype_, kTileRows, cols);
+  std::vector<std::byte> x = test_matrix(round_up(panel, kOnlyPanel), cols), w = test_matrix(kTileRows, cols);
   std::vector<float> expected(static_cast<size_t>(round_up(panel, kOnlyPanel) * kTileRows)),
       actual(static_cast<size_t>(panel * kTileRows));
   for (int64_t row = 0; row < panel; row += kOnlyPanel)
-    multiply(product(kOnlyPanel, cols), 0, x.data() + size_bytes(dtype_, row * cols), w.data(),
+    multiply(product(kOnlyPanel, cols), 0, x.data() + size_bytes(kType, row * cols), w.data(),
              expected.data() + row * kTileRows);
   multiply(product(panel, cols), 0, x.data(), w.data(), actual.data());
   const bool agrees = std::equal(actual.begin(), actual.end(), expected.begin());
@@ -137,10 +133,10 @@ bool Linear::agrees(int64_t panel, int64_t cols) {
 
 bool Linear::few_rows_agree(int64_t cols) {
   if (const auto known = few_rows_agree_.find(cols); known != few_rows_agree_.end()) return known->second;
-  const std::vector<std::byte> x = test_matrix(dtype_, kOnlyPanel, cols), w = test_matrix(dtype_, kTileRows, cols);
+  const std::vector<std::byte> x = test_matrix(kOnlyPanel, cols), w = test_matrix(kTileRows, cols);
   std::vector<float> expected(static_cast<size_t>(kOnlyPanel * kTileRows)), actual(expected.size());
   multiply(product(kOnlyPanel, cols), 0, x.data(), w.data(), expected.data());
-  const WeightView weight{dtype_, kTileRows, cols, {{w.data(), kTileRows}}};
+  const WeightView weight{kType, kTileRows, cols, {{w.data(), kTileRows}}};
   bool agrees = true;
   for (int64_t rows = 1; rows <= kFewRows && agrees; ++rows) {
     few_rows_->run(x.data(), rows, weight, {}, false, actual.data());
@@ -176,15 +172,15 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
   for (const Panel& panel : panels) products.push_back(&product(panel.size, cols));
   const Panel& last = panels.back();
   if (last.num_rows < last.size) {
-    last_panel_.assign(static_cast<size_t>(size_bytes(dtype_, last.size * cols)), std::byte{0});
-    std::memcpy(last_panel_.data(), x + size_bytes(dtype_, last.first_row * cols),
-                static_cast<size_t>(size_bytes(dtype_, last.num_rows * cols)));
+    last_panel_.assign(static_cast<size_t>(size_bytes(kType, last.size * cols)), std::byte{0});
+    std::memcpy(last_panel_.data(), x + size_bytes(kType, last.first_row * cols),
+                static_cast<size_t>(size_bytes(kType, last.num_rows * cols)));
   }
 
-  const bool has_short = cut_tiles(weight, kTileRows, &tiles_), needs_copy = weight.dtype != dtype_ || has_short;
+  const bool has_short = cut_tiles(weight, kTileRows, &tiles_), needs_copy = weight.dtype != kType || has_short;
   if (needs_copy)
     for (WorkerScratch& scratch : scratch_)
-      if (auto size = static_cast<size_t>(size_bytes(dtype_, kTileRows * cols));
+      if (auto size = static_cast<size_t>(size_bytes(kType, kTileRows * cols));
           scratch.weight.size() < size)
         scratch.weight.resize(size);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);
@@ -199,17 +195,17 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
     const LinearTile& tile = tiles_[static_cast<size_t>(unit / groups)];
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;
-    if (weight.dtype != dtype_ || tile.num_rows < kTileRows) {
-      convert_tile(tile, weight.dtype, cols, dtype_, scratch.weight.data());
-      std::fill(scratch.weight.data() + size_bytes(dtype_, tile.num_rows * cols),
-                scratch.weight.data() + size_bytes(dtype_, kTileRows * cols), std::byte{0});
+    if (weight.dtype != kType || tile.num_rows < kTileRows) {
+      convert_tile(tile, weight.dtype, cols, kType, scratch.weight.data());
+      std::fill(scratch.weight.data() + size_bytes(kType, tile.num_rows * cols),
+                scratch.weight.data() + size_bytes(kType, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();
     }
     for (int64_t p = unit % groups; p < num_panels; p += groups) {
       const Panel& panel = panels[static_cast<size_t>(p)];
       const std::byte* in = panel.num_rows < panel.size
                                 ? last_panel_.data()
-                                : x + size_bytes(dtype_, panel.first_row * cols);
+                                : x + size_bytes(kType, panel.first_row * cols);
       multiply(*products[static_cast<size_t>(p)], worker, in, w, scratch.product.data());
       vector_rows::add_product(scratch.product.data(), kTileRows, panel.num_rows, tile.num_rows,
                                bias_data == nullptr ? nullptr : bias_data + tile.first_row,

@@ -18,9 +18,9 @@ namespace flexgen {
 class Linear {
  public:
   /// `team` must outlive it, and is not shared with anyone who works at the same time.
-  Linear(DType compute_dtype, WorkerTeam& team);
+  explicit Linear(WorkerTeam& team);
 
-  /// As Kernels::linear, x in the compute dtype.
+  /// As Kernels::linear, x in bf16.
   void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias,
            bool accumulate, float* y);
 
@@ -60,7 +60,6 @@ class Linear {
   bool few_rows_agree(int64_t cols);
   std::vector<Panel> cut_rows(int64_t num_rows, int64_t cols);
 
-  DType dtype_;
   WorkerTeam& team_;
   dnnl::engine engine_;
   dnnl::stream stream_;

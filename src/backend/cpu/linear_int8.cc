@@ -24,7 +24,6 @@ void LinearInt8::run(const std::byte* x, DType x_dtype, int64_t num_rows, const 
 
 void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, const WeightView& weight, const float* bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols, num_groups = ceil_div(cols, kQuantGroup);
-  const auto num_tiles = static_cast<int64_t>(tiles_.size());
   const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
   // In integers a core does several times what workers_for() reckons with.
   const int team = team_.workers_for(flops / 3);
@@ -41,13 +40,10 @@ void LinearInt8::run_panel(const std::byte* x, DType x_dtype, int64_t num_rows, 
     int8_product::quantize_rows(x + size_bytes(x_dtype, first * cols), x_dtype, std::min(stretch, num_rows - first), cols, quantized, first);
   });
 
-  // A unit of work is some tiles in turn, each asking memory for the next; where there are few tiles, rows of x are dealt out as well.
-  const int64_t run = std::clamp<int64_t>(num_tiles / (8 * team), 1, 8), num_runs = ceil_div(num_tiles, run);
-  const int64_t parts = std::clamp<int64_t>(4 * team / num_runs, 1, ceil_div(num_rows, 24)), part_rows = ceil_div(num_rows, parts);
-  team_.run(team, num_runs * parts, [&](int64_t unit, int worker) {
-    const int64_t first = unit % parts * part_rows, rows = std::min(part_rows, num_rows - first);
-    const int64_t first_tile = unit / parts * run, end_tile = std::min(num_tiles, first_tile + run);
-    if (rows <= 0) return;
+  const TileUnits units(std::ssize(tiles_), num_rows, team);
+  team_.run(team, units.count(), [&](int64_t unit, int worker) {
+    const auto [first_tile, end_tile, first, rows] = units[unit];
+    if (rows == 0) return;
     Worker& mine = workers_[static_cast<size_t>(worker)];
     for (int64_t t = first_tile; t < end_tile; ++t) {
       const LinearTile& tile = tiles_[static_cast<size_t>(t)];

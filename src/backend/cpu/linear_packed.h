@@ -73,16 +73,12 @@ class LinearPacked {
 
   void run_panel(const std::byte* x, int64_t num_rows, const WeightView& weight, const float* bias, bool accumulate, float* y) {
     const int64_t cols = weight.cols, weight_bytes = weight.rows * row_bytes(weight.dtype, cols);
-    const auto num_tiles = static_cast<int64_t>(tiles_.size());
     const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
     const int team = team_.workers_for(std::max(flops, kFlopsPerByte * static_cast<double>(weight_bytes)));
-    // A unit of work is some tiles in turn, each asking memory for the next; where there are few tiles, rows of x are dealt out as well.
-    const int64_t run = std::clamp<int64_t>(num_tiles / (8 * team), 1, 8), num_runs = ceil_div(num_tiles, run);
-    const int64_t parts = std::clamp<int64_t>(4 * team / num_runs, 1, ceil_div(num_rows, 24)), part_rows = ceil_div(num_rows, parts);
-    team_.run(team, num_runs * parts, [&](int64_t unit, int worker) {
-      const int64_t first = unit % parts * part_rows, rows = std::min(part_rows, num_rows - first);
-      const int64_t first_tile = unit / parts * run, end_tile = std::min(num_tiles, first_tile + run);
-      if (rows <= 0) return;
+    const TileUnits units(std::ssize(tiles_), num_rows, team);
+    team_.run(team, units.count(), [&](int64_t unit, int worker) {
+      const auto [first_tile, end_tile, first, rows] = units[unit];
+      if (rows == 0) return;
       float* const product = workers_[static_cast<size_t>(worker)].product;
       for (int64_t t = first_tile; t < end_tile; ++t) {
         const LinearTile& tile = tiles_[static_cast<size_t>(t)];

@@ -6,6 +6,7 @@
 
 #include "backend/cpu/vector_rows.h"
 #include "base/error.h"
+#include "base/units.h"
 #include "tensor/weight_view.h"
 
 namespace flexgen {
@@ -32,6 +33,30 @@ inline bool cut_tiles(const WeightView& weight, int64_t tile_rows, std::vector<L
   FLEXGEN_CHECK(first_row == weight.rows, "pieces hold {} rows of {}", first_row, weight.rows);
   return has_short;
 }
+
+/// How a product is dealt out to a team: a unit of work is some tiles in turn, each asking memory for the next; where there are few tiles, rows of x are dealt out as well.
+class TileUnits {
+ public:
+  TileUnits(int64_t num_tiles, int64_t num_rows, int num_workers) : num_tiles_(num_tiles), num_rows_(num_rows) {
+    run_ = std::clamp<int64_t>(num_tiles / (8 * num_workers), 1, 8);
+    num_runs_ = ceil_div(num_tiles, run_);
+    parts_ = std::clamp<int64_t>(4 * num_workers / num_runs_, 1, ceil_div(num_rows, 24));
+    part_rows_ = ceil_div(num_rows, parts_);
+  }
+  int64_t count() const { return num_runs_ * parts_; }
+
+  /// Tiles [first_tile, end_tile) times rows [first_row, first_row + num_rows); no rows: the unit is empty.
+  struct Unit {
+    int64_t first_tile, end_tile, first_row, num_rows;
+  };
+  Unit operator[](int64_t unit) const {
+    const int64_t first_row = unit % parts_ * part_rows_, first_tile = unit / parts_ * run_;
+    return {first_tile, std::min(num_tiles_, first_tile + run_), first_row, std::max<int64_t>(0, std::min(part_rows_, num_rows_ - first_row))};
+  }
+
+ private:
+  int64_t num_tiles_, num_rows_, run_, num_runs_, parts_, part_rows_;
+};
 
 /// The bias [rows] in `floats`; null if it is empty.
 inline const float* bias_floats(const WeightView& bias, int64_t rows, std::vector<float>* floats) {

@@ -92,7 +92,7 @@ bool pack_row(const T* x, DType dtype, int64_t cols, GroupRange range, std::byte
   return true;
 }
 
-/// A row of blocks as elements of T. The plain loops become vector code of the target.
+/// A row of blocks as elements of T.
 template <DType kType, typename T>
 HWY_NOINLINE void unpack_blocks(const void* row, int64_t cols, T* out) {
   const Floats d;

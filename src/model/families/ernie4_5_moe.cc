@@ -39,15 +39,12 @@ class Ernie45Moe : public Decoder {
     fields.harmless({"moe_capacity", "moe_gate", "num_nextn_predict_layers"});
   }
 
+  MixtureNames mixture_names() const override { return {.bias = "mlp.moe_statics.e_score_correction_bias"}; }
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    WeightList w(m, layer_start(index));
-    w.norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm");
-    if (!m.is_sparse(index)) return w.feed_forward();
-    std::vector<WantedWeight> weights = WeightList(m, layer_start(index)).router("mlp.gate", "mlp.moe_statics.e_score_correction_bias");
-    weights.back() = WantedWeight::small_table(weights.back().name, 1, m.mixture.num_experts, Role::kRouterBias);  // [1, E]
-    for (WantedWeight& weight : weights) w.add(std::move(weight));
-    if (m.mixture.shared_size == 0) return w;
-    return w.gated("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj", m.mixture.shared_size);
+    std::vector<WantedWeight> weights = Decoder::block(m, index);
+    for (WantedWeight& weight : weights)
+      if (weight.role == Role::kRouterBias) weight = WantedWeight::small_table(weight.name, 1, m.mixture.num_experts, Role::kRouterBias);  // [1, E]
+    return weights;
   }
 };
 

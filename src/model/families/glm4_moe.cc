@@ -53,15 +53,6 @@ class Glm4Moe : public Decoder {
                                               : read_layer_types(fields, m, window, [&](int64_t block) { return window > 0 && block >= first; });
     set_blocks(m, windowed, window, 0, 0);
   }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    WeightList w(m, layer_start(index));
-    w.norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm");
-    if (!m.is_sparse(index)) return w.feed_forward();
-    w.router("mlp.gate", "mlp.gate.e_score_correction_bias");
-    if (m.mixture.shared_size == 0) return w;
-    return w.gated("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj", m.mixture.shared_size);
-  }
 };
 
 }  // namespace

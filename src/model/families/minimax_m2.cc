@@ -38,16 +38,7 @@ class MiniMaxM2 : public Decoder {
     set_all_blocks(m);
   }
 
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index))
-        .norm(Role::kNorm1, "input_layernorm")
-        .attention()
-        .norm(Role::kNorm2, "post_attention_layernorm")
-        .router("block_sparse_moe.gate", "block_sparse_moe.e_score_correction_bias");
-  }
-  std::vector<WantedWeight> expert(const ModelConfig& m, int64_t index, int64_t expert) const override {
-    return WeightList(m, expert_start(index, "block_sparse_moe", expert)).gated("w1", "w3", "w2", m.mixture.expert_size);
-  }
+  MixtureNames mixture_names() const override { return kMixtralNames; }
 };
 
 }  // namespace

@@ -27,16 +27,7 @@ class Mixtral : public Decoder {
     set_all_blocks(m, read_window(fields, 0));
   }
 
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index))
-        .norm(Role::kNorm1, "input_layernorm")
-        .attention()
-        .norm(Role::kNorm2, "post_attention_layernorm")
-        .router("block_sparse_moe.gate");
-  }
-  std::vector<WantedWeight> expert(const ModelConfig& m, int64_t index, int64_t expert) const override {
-    return WeightList(m, expert_start(index, "block_sparse_moe", expert)).gated("w1", "w3", "w2", m.mixture.expert_size);
-  }
+  MixtureNames mixture_names() const override { return kMixtralNames; }
 };
 
 }  // namespace

@@ -27,14 +27,6 @@ class Olmoe : public Decoder {
     m.ropes = {read_rope(fields, m)};
     set_all_blocks(m);
   }
-
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index))
-        .norm(Role::kNorm1, "input_layernorm")
-        .attention()
-        .norm(Role::kNorm2, "post_attention_layernorm")
-        .router("mlp.gate");
-  }
 };
 
 }  // namespace

@@ -47,15 +47,7 @@ class QwenMoe : public Decoder {
     set_all_blocks(m, window);
   }
 
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    WeightList w(m, layer_start(index));
-    w.norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm");
-    if (!m.is_sparse(index)) return w.feed_forward();
-    w.router("mlp.gate");
-    if (m.mixture.shared_size == 0) return w;
-    w.add(WantedWeight::small_matrix(layer_start(index) + "mlp.shared_expert_gate.weight", 1, m.hidden_size, Role::kSharedGate));
-    return w.gated("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj", m.mixture.shared_size);
-  }
+  MixtureNames mixture_names() const override { return {.shared = "mlp.shared_expert"}; }
 
  private:
   static void read_sparse_blocks(ConfigFields& fields, ModelConfig& m) {

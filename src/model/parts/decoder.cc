@@ -16,7 +16,16 @@ std::span<const std::string_view> Decoder::prefixes() const {
 std::vector<WantedWeight> Decoder::embed(const ModelConfig& m) const { return {WantedWeight::table("embed_tokens.weight", m.vocab_size, m.hidden_size)}; }
 
 std::vector<WantedWeight> Decoder::block(const ModelConfig& m, int64_t index) const {
-  return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").feed_forward();
+  WeightList w(m, layer_start(index));
+  w.norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm");
+  if (!m.is_sparse(index)) return w.feed_forward();
+  const MixtureNames names = mixture_names();
+  w.router(names.router, names.bias);
+  if (m.mixture.shared_size == 0) return w;
+  const std::string shared = names.shared;
+  if (m.mixture.shared_gate) w.add(WantedWeight::small_matrix(layer_start(index) + shared + "_gate.weight", 1, m.hidden_size, Role::kSharedGate));
+  const auto name = [&](const char* matrix) { return shared + "." + matrix; };
+  return w.gated(name(names.gate), name(names.up), name(names.down), m.mixture.shared_size);
 }
 
 std::vector<WantedWeight> Decoder::head(const ModelConfig& m) const { return WeightList(m, "").norm(Role::kFinalNorm, "norm"); }

@@ -17,7 +17,7 @@ class Decoder : public Architecture {
   std::span<const std::string_view> prefixes() const override;
   /// embed_tokens
   std::vector<WantedWeight> embed(const ModelConfig& m) const override;
-  /// input_layernorm, self_attn, post_attention_layernorm and mlp, as Llama has them
+  /// input_layernorm, self_attn, post_attention_layernorm and mlp, as Llama has them; in place of mlp a sparse block has a router and what all rows share (mixture_names())
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override;
   /// norm
   std::vector<WantedWeight> head(const ModelConfig& m) const override;
