@@ -63,25 +63,32 @@ void count_flops(benchmark::State& state, int64_t t, int64_t n, int64_t k) {
       2e-9 * static_cast<double>(t * n * k * state.iterations()), benchmark::Counter::kIsRate);
 }
 
-/// Arguments: N, K, T; W in the compute dtype.
+/// Copies of a weight of so many bytes that together are too large for any cache: 1 GiB of them, and 64 at most.
+int64_t copies_in_memory(int64_t bytes) { return std::clamp<int64_t>(kGiB / bytes, 1, 64); }
+
+/// Arguments: N, K, T; W in the compute dtype, read from RAM.
 void bench_linear(benchmark::State& state) {
   const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
   auto kernels = make_cpu_kernels({0, compute_dtype()});
-  std::vector<std::byte> x = random_elements(compute_dtype(), t * k),
-                         w = random_elements(compute_dtype(), n * k);
+  const std::vector<std::byte> x = random_elements(compute_dtype(), t * k), w = random_elements(compute_dtype(), n * k);
+  const int64_t bytes = std::ssize(w), copies = copies_in_memory(bytes);
+  const ArenaBytes weights(copies * bytes);
+  for (int64_t copy = 0; copy < copies; ++copy) std::memcpy(weights.data() + copy * bytes, w.data(), w.size());
   std::vector<float> y(static_cast<size_t>(t * n));
-  WeightView weight{compute_dtype(), n, k, {{w.data(), n}}};
-  kernels->linear(x.data(), t, weight, {}, false, y.data());
-  for (auto _ : state) kernels->linear(x.data(), t, weight, {}, false, y.data());
+  int64_t call = 0;
+  auto run = [&] { kernels->linear(x.data(), t, {compute_dtype(), n, k, {{weights.data() + call++ % copies * bytes, n}}}, {}, false, y.data()); };
+  run();
+  for (auto _ : state) run();
   count_flops(state, t, n, k);
+  state.counters["W GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(bytes * state.iterations()), benchmark::Counter::kIsRate);
 }
 
-/// Arguments: N, K, T, bits of W, whether in integers. W is cut from memory of at least 1 GiB (and 64 copies at most), so that it comes from RAM.
+/// Arguments: N, K, T, bits of W, whether in integers. W is read from RAM.
 void bench_quantized_linear(benchmark::State& state) {
   const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
   const DType dtype = state.range(3) == 4 ? DType::kInt4 : DType::kInt8;
   auto kernels = make_cpu_kernels({0, compute_dtype(), state.range(4) == 1});
-  const int64_t bytes = n * row_bytes(dtype, k), copies = std::min<int64_t>(64, kGiB / bytes);
+  const int64_t bytes = n * row_bytes(dtype, k), copies = copies_in_memory(bytes);
   const ArenaBytes weights(copies * bytes);
   std::vector<float> row(static_cast<size_t>(k));
   for (int64_t r = 0; r < n; ++r) {
@@ -237,8 +244,9 @@ void bench_memory_read(benchmark::State& state) {
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"N", "K", "T"})->Unit(benchmark::kMillisecond)->UseRealTime();
-  for (auto [n, k] : {std::pair{4096, 4096}, {14336, 4096}, {4096, 14336}, {128, 128}})
-    for (int64_t t : {1, 16, 32, 64, 128, 200, 256, 512, 1024}) bench->Args({n, k, t});
+  // Of an 8B model, of SmolLM2-135M, of qwen3-0.6b, and a small one.
+  for (auto [n, k] : {std::pair{4096, 4096}, {14336, 4096}, {4096, 14336}, {576, 576}, {1536, 576}, {576, 1536}, {3072, 1024}, {1024, 3072}, {128, 128}})
+    for (int64_t t : {1, 2, 4, 8, 16, 32, 64, 128, 200, 256, 512, 1024}) bench->Args({n, k, t});
 }
 BENCHMARK(bench_linear)->Apply(linear_shapes);
 BENCHMARK(bench_plain_onednn)->Apply(linear_shapes);

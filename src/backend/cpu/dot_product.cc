@@ -1,86 +1,26 @@
 #include "backend/cpu/dot_product.h"
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/error.h"
-
-// SSE-only machines get the portable fallback, as in vector_rows.cc.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "backend/cpu/dot_product.cc"
-// foreach_target.h comes before all that is compiled once a target.
-// clang-format off
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
-#include "backend/cpu/simd_inl.h"
-#include "backend/cpu/transpose_inl.h"
-// clang-format on
-
-HWY_BEFORE_NAMESPACE();
-namespace flexgen::HWY_NAMESPACE {
-
-using dot_product::kColumnGrain;
-using dot_product::kTileRows;
-
-#if HWY_TARGET != HWY_AVX2 && HWY_TARGET != HWY_AVX3
-
-void PackPairs(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte*, int64_t, dot_product::PackedChunk* chunk) {
-  for (int64_t pair = 0; pair < count / 2; ++pair)
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      uint32_t word = 0;
-      if (r < num_rows) std::memcpy(&word, rows + size_bytes(DType::kBF16, r * cols + first + 2 * pair), sizeof(word));
-      chunk->w[pair * kTileRows + r] = word;
-    }
-}
-
-#else
-
-void PackPairs(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, dot_product::PackedChunk* chunk) {
-  alignas(32) static constexpr uint8_t kNothing[32] = {};
-  const Eight d;
-  int64_t fetched = 0;
-  for (int64_t column = 0; column < count; column += kColumnGrain) {
-    // A share at a time, as memory takes only so many requests at once.
-    for (const int64_t end = next_bytes * (column + kColumnGrain) / count; fetched < end; fetched += 64) _mm_prefetch(next + fetched, _MM_HINT_T1);
-    for (int64_t part = 0; part < kTileRows; part += 8) {
-      EightVector v[8];
-#pragma GCC unroll 8
-      for (int64_t i = 0; i < 8; ++i)
-        v[i] = words_at(part + i < num_rows ? reinterpret_cast<const uint8_t*>(rows + size_bytes(DType::kBF16, (part + i) * cols + first + column)) : kNothing);
-      transpose(v);
-#pragma GCC unroll 8
-      for (int64_t i = 0; i < 8; ++i) hn::Store(v[i], d, chunk->w + (column / 2 + i) * kTileRows + part);
-    }
-  }
-}
-
-#endif  // the kind of machine
-
-}  // namespace flexgen::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-namespace flexgen {
-HWY_EXPORT(PackPairs);
-
-namespace dot_product {
-
-void pack_chunk(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk) {
-  HWY_DYNAMIC_DISPATCH(PackPairs)(rows, cols, num_rows, first, count, next, next_bytes, chunk);
-}
-
-}  // namespace dot_product
-}  // namespace flexgen
+#include "tensor/dtype.h"
 
 namespace flexgen::dot_product {
 
+static_assert(sum_columns(1) % kMaxChunk == 0 && sum_columns(4096) % kMaxChunk == 0);
+
 #if !defined(__x86_64__)
+
+namespace {
+[[noreturn]] void refuse() { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
+}  // namespace
 bool is_supported() { return false; }
-void multiply(const std::byte*, int64_t, int64_t, const PackedChunk&, int64_t, bool, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
+void pack_chunk(const ProductTile&, int64_t, int64_t, PackedChunk*) { refuse(); }
+void multiply(const std::byte*, int64_t, int64_t, const PackedChunk&, int64_t, Place, float*, float*) { refuse(); }
+void multiply_few(const std::byte*, int64_t, const ProductTile&, float*) { refuse(); }
+
 #else
 
 bool is_supported() {
@@ -89,58 +29,181 @@ bool is_supported() {
   return machine;
 }
 
+#endif
+
 }  // namespace flexgen::dot_product
+
+#if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the unused operands of its own intrinsics for uninitialized variables (its bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <hwy/base.h>
+#include <immintrin.h>
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace flexgen::dot_product {
 namespace {
 
+constexpr int64_t kLanes = 16;             ///< rows of W in a vector
+constexpr int64_t kStep = 2 * kLanes;      ///< columns that are turned at once
+constexpr int kRowsAtOnce = 8;            ///< rows of x that go through a packed chunk together
+
+/// v[i] had 16 words of row i; afterwards it has word i of 16 rows.
+HWY_INLINE void transpose(__m512i (&v)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // each 128 bits by themselves
+    const __m512i a = _mm512_unpacklo_epi32(v[i], v[i + 1]), b = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]);
+    const __m512i c = _mm512_unpackhi_epi32(v[i], v[i + 1]), e = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
+    t[i] = _mm512_unpacklo_epi64(a, b);
+    t[i + 1] = _mm512_unpackhi_epi64(a, b);
+    t[i + 2] = _mm512_unpacklo_epi64(c, e);
+    t[i + 3] = _mm512_unpackhi_epi64(c, e);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // t[4g + j]: words j, 4 + j, 8 + j, 12 + j of rows 4g to 4g + 3
+    const __m512i even = _mm512_shuffle_i32x4(t[j], t[4 + j], 0x88), odd = _mm512_shuffle_i32x4(t[j], t[4 + j], 0xdd);
+    const __m512i even_below = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0x88), odd_below = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0xdd);
+    v[j] = _mm512_shuffle_i32x4(even, even_below, 0x88);
+    v[4 + j] = _mm512_shuffle_i32x4(odd, odd_below, 0x88);
+    v[8 + j] = _mm512_shuffle_i32x4(even, even_below, 0xdd);
+    v[12 + j] = _mm512_shuffle_i32x4(odd, odd_below, 0xdd);
+  }
+}
+
+/// Pairs of columns [column, column + 2 * num_pairs), at most 16, of 16 rows from `row` on: v[i] is pair i of each row. What is not there is zero.
+HWY_INLINE void read_pairs(const ProductTile& tile, int64_t row, int64_t column, int64_t num_pairs, __m512i (&v)[16]) {
+  const std::byte* at = tile.rows + 2 * (row * tile.cols + column);
+  if (num_pairs == kLanes && row + kLanes <= tile.num_rows) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) v[i] = _mm512_loadu_si512(at + 2 * i * tile.cols);
+  } else {
+    const auto there = static_cast<__mmask16>((1u << num_pairs) - 1);
+    for (int i = 0; i < 16; ++i) v[i] = row + i < tile.num_rows ? _mm512_maskz_loadu_epi32(there, at + 2 * i * tile.cols) : _mm512_setzero_si512();
+  }
+  transpose(v);
+}
+
+/// Asks memory for the tile's next bytes, a share at a time, as it takes only so many requests at once, and in the order in which they lie, as it is slow at anything else.
+class Fetch {
+ public:
+  explicit Fetch(const ProductTile& tile) : next_(tile.next), bytes_(tile.next == nullptr ? 0 : tile.next_bytes) {}
+  HWY_INLINE void reach(int64_t step, int64_t num_steps) {
+    for (const int64_t end = bytes_ * step / num_steps; fetched_ < end; fetched_ += 64) _mm_prefetch(next_ + fetched_, _MM_HINT_T1);
+  }
+
+ private:
+  const std::byte* next_;
+  int64_t bytes_, fetched_ = 0;
+};
+
+HWY_INLINE __m512bh pair_of_all(const std::byte* x) {
+  int32_t pair;
+  std::memcpy(&pair, x, sizeof(pair));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+}
+
 template <int kRows>
-inline __attribute__((always_inline)) void multiply_rows(const std::byte* x, int64_t x_bytes, const uint32_t* w, int64_t num_pairs, bool is_first, float* y) {
+HWY_INLINE void multiply_rows(const std::byte* x, int64_t x_bytes, const uint32_t* w, int64_t num_pairs, Place place, float* part, float* y) {
   __m512 sums[kRows][2];
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
-    for (int v = 0; v < 2; ++v) sums[m][v] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(y + m * kTileRows + 16 * v);
+    for (int v = 0; v < 2; ++v) sums[m][v] = place.begins ? _mm512_setzero_ps() : _mm512_load_ps(part + m * kTileRows + kLanes * v);
   for (int64_t pair = 0; pair < num_pairs; ++pair, w += kTileRows) {
-    const __m512i first = _mm512_load_si512(w), second = _mm512_load_si512(w + 16);
+    const __m512i first = _mm512_load_si512(w), second = _mm512_load_si512(w + kLanes);
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
-      int32_t columns;
-      std::memcpy(&columns, x + m * x_bytes + 4 * pair, sizeof(columns));
-      const auto both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(columns));
+      const __m512bh both = pair_of_all(x + m * x_bytes + 4 * pair);
       sums[m][0] = _mm512_dpbf16_ps(sums[m][0], both, reinterpret_cast<__m512bh>(first));
       sums[m][1] = _mm512_dpbf16_ps(sums[m][1], both, reinterpret_cast<__m512bh>(second));
     }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
-    for (int v = 0; v < 2; ++v) _mm512_store_ps(y + m * kTileRows + 16 * v, sums[m][v]);
+    for (int v = 0; v < 2; ++v) {
+      const int64_t at = m * kTileRows + kLanes * v;
+      if (!place.ends) _mm512_store_ps(part + at, sums[m][v]);
+      else _mm512_store_ps(y + at, place.is_first ? sums[m][v] : _mm512_add_ps(_mm512_load_ps(y + at), sums[m][v]));
+    }
 }
 
-constexpr int kRowsAtOnce = 8;
-
+/// kRows rows of x times the tile, half of its rows after the other.
 template <int kRows>
-inline __attribute__((always_inline)) void multiply_last(const std::byte* x, int64_t x_bytes, int64_t num_rows, const uint32_t* w, int64_t num_pairs, bool is_first, float* y) {
-  if constexpr (kRows > 0) {
-    if (num_rows == kRows) multiply_rows<kRows>(x, x_bytes, w, num_pairs, is_first, y);
-    else multiply_last<kRows - 1>(x, x_bytes, num_rows, w, num_pairs, is_first, y);
+HWY_INLINE void multiply_tile(const std::byte* x, const ProductTile& tile, float* y) {
+  const int64_t cols = tile.cols, x_bytes = 2 * cols, of_part = sum_columns(cols), steps = (cols + kStep - 1) / kStep;
+  Fetch fetch(tile);
+  for (int64_t half = 0; half < 2; ++half, y += kLanes) {
+    for (int64_t begin = 0; begin < cols; begin += of_part) {
+      const int64_t end = std::min(cols, begin + of_part);
+      __m512 sums[kRows];
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) sums[m] = _mm512_setzero_ps();
+      for (int64_t column = begin; column < end; column += kStep) {
+        fetch.reach(half * steps + column / kStep + 1, 2 * steps);
+        const int64_t num_pairs = std::min<int64_t>(kLanes, (end - column) / 2);
+        __m512i v[16];
+        read_pairs(tile, half * kLanes, column, num_pairs, v);
+        const std::byte* const at = x + 2 * column;
+        if (num_pairs == kLanes) {
+#pragma GCC unroll 16
+          for (int i = 0; i < 16; ++i)
+#pragma GCC unroll 16
+            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + m * x_bytes + 4 * i), reinterpret_cast<__m512bh>(v[i]));
+        } else {
+          alignas(64) uint32_t w[16][kLanes];
+          for (int i = 0; i < 16; ++i) _mm512_store_si512(w[i], v[i]);
+          for (int64_t i = 0; i < num_pairs; ++i)
+            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + m * x_bytes + 4 * i), reinterpret_cast<__m512bh>(_mm512_load_si512(w[i])));
+        }
+      }
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) _mm512_store_ps(y + m * kTileRows, begin == 0 ? sums[m] : _mm512_add_ps(_mm512_load_ps(y + m * kTileRows), sums[m]));
+    }
+  }
+}
+
+/// Calls work with the number of rows as a constant: num_rows in [1, kMost].
+template <int kMost, typename Work>
+HWY_INLINE void with_constant(int64_t num_rows, const Work& work) {
+  if constexpr (kMost > 0) {
+    if (num_rows == kMost) work(std::integral_constant<int, kMost>());
+    else with_constant<kMost - 1>(num_rows, work);
   }
 }
 
 }  // namespace
 
-void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, bool is_first, float* y) {
-  const int64_t x_bytes = size_bytes(DType::kBF16, x_stride);
-  for (int64_t row = 0; row < num_rows; row += kRowsAtOnce, x += kRowsAtOnce * x_bytes, y += kRowsAtOnce * kTileRows) {
-    if (num_rows - row >= kRowsAtOnce) multiply_rows<kRowsAtOnce>(x, x_bytes, chunk.w, count / 2, is_first, y);
-    else multiply_last<kRowsAtOnce - 1>(x, x_bytes, num_rows - row, chunk.w, count / 2, is_first, y);
+void pack_chunk(const ProductTile& tile, int64_t first, int64_t count, PackedChunk* chunk) {
+  Fetch fetch(tile);
+  for (int64_t column = 0; column < count; column += kStep) {
+    fetch.reach(column + kStep, count);
+    const int64_t num_pairs = std::min<int64_t>(kLanes, (count - column) / 2);
+    for (int64_t row = 0; row < kTileRows; row += kLanes) {
+      __m512i v[16];
+      read_pairs(tile, row, first + column, num_pairs, v);
+      uint32_t* const w = chunk->w + column / 2 * kTileRows + row;
+      if (num_pairs == kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) _mm512_store_si512(w + i * kTileRows, v[i]);
+      } else {
+        for (int64_t i = 0; i < num_pairs; ++i) _mm512_store_si512(w + i * kTileRows, v[i]);
+      }
+    }
   }
 }
 
-#endif
+void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, Place place, float* part, float* y) {
+  const int64_t x_bytes = size_bytes(DType::kBF16, x_stride);
+  for (int64_t row = 0; row < num_rows; row += kRowsAtOnce, x += kRowsAtOnce * x_bytes, part += kRowsAtOnce * kTileRows, y += kRowsAtOnce * kTileRows)
+    with_constant<kRowsAtOnce>(std::min<int64_t>(kRowsAtOnce, num_rows - row), [&](auto rows) { multiply_rows<rows>(x, x_bytes, chunk.w, count / 2, place, part, y); });
+}
+
+void multiply_few(const std::byte* x, int64_t num_rows, const ProductTile& tile, float* y) {
+  with_constant<kFewRows>(num_rows, [&](auto rows) { multiply_tile<rows>(x, tile, y); });
+}
 
 }  // namespace flexgen::dot_product
-#if defined(__x86_64__)
 HWY_POP_ATTRIBUTES
 #endif
-#endif  // HWY_ONCE

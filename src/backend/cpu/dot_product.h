@@ -1,33 +1,46 @@
 #pragma once
-// DotProduct: products of rows of bf16 with rows of weights in bf16, by AVX512-BF16's dot products of two, for few rows of x: with those oneDNN spends most of its time on copying the weights. Pure functions,
-// thread-safe. What it gives is used where it is bit for bit what oneDNN gives (Linear looks).
+// DotProduct: products of rows of bf16 with rows of weights in bf16, by AVX512-BF16's dot products of two. oneDNN spends most of its time on copying the weights where rows of x are few, and pads them. Pure
+// functions, thread-safe; all but is_supported() only on machines that have the instructions. What they give is used where it is bit for bit what oneDNN gives (Linear looks).
 //
-// One element of the result is a sum that depends on its row of x and its row of W alone: pairs of columns are added from the left, in fp32.
+// One element of the result is a sum that depends on its row of x and its row of W alone, in fp32: columns are cut into parts of sum_columns(); within one, pairs of columns are added from the left, starting
+// from zero; the parts' sums are added from the left.
 
 #include <cstddef>
 #include <cstdint>
 
-#include "tensor/dtype.h"
+#include "backend/cpu/product_tile.h"
 
 namespace flexgen::dot_product {
 
-inline constexpr int64_t kTileRows = 32;   ///< rows of W that are packed together: two vectors
+inline constexpr int64_t kTileRows = 32;   ///< rows of W that go through together: two vectors
 inline constexpr int64_t kMaxChunk = 512;  ///< columns packed at a time; they stay in the nearest cache
-inline constexpr int64_t kColumnGrain = 16;  ///< a row has a multiple of so many columns
+inline constexpr int64_t kFewRows = 8;     ///< up to so many rows of x a tile is used as it is read; for more it is packed first
+inline constexpr int64_t kColumnGrain = 2; ///< a row has a multiple of so many columns
+
+/// Columns of a part, for rows of `cols`: a multiple of kMaxChunk. (The order of oneDNN's sums, so that answers are those of before.)
+inline constexpr int64_t sum_columns(int64_t cols) { return cols <= 1024 ? 512 : 1024; }
 
 /// Whether this machine has the instructions.
 bool is_supported();
 
-/// A chunk of kTileRows rows of W as multiply() reads them.
+/// A chunk of a tile as multiply() reads it.
 struct PackedChunk {
   alignas(64) uint32_t w[kMaxChunk / 2 * kTileRows];  ///< [pair of columns, row]
 };
 
-/// Packs columns [first, first + count), a multiple of kColumnGrain, of the `num_rows` <= kTileRows rows [., cols] bf16 at `rows`; rows that are not there become zeros. `next`, `next_bytes`: what to fetch from
-/// memory meanwhile, for a later call.
-void pack_chunk(const std::byte* rows, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk);
+/// Packs columns [first, first + count) of the tile of at most kTileRows rows of bf16; rows that are not there become zeros. Of `next` it fetches all.
+void pack_chunk(const ProductTile& tile, int64_t first, int64_t count, PackedChunk* chunk);
 
-/// y [num_rows, kTileRows] f32, 64-byte aligned = (is_first ? 0 : y) + x [num_rows, count] bf16, rows of `x_stride` elements, times the chunk of `count` columns. Only where is_supported().
-void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, bool is_first, float* y);
+/// Where a chunk lies: whether a part of the columns begins with it, whether one ends, and whether that is the first.
+struct Place {
+  bool begins, ends, is_first;
+};
+
+/// Adds x [num_rows, count] bf16, rows of `x_stride` elements, times the chunk of `count` columns to the sums of its part [num_rows, kTileRows] f32, and these to `y` [num_rows, kTileRows] f32 where the part ends.
+/// Both are 64-byte aligned.
+void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, Place place, float* part, float* y);
+
+/// y [num_rows <= kFewRows, kTileRows] f32, 64-byte aligned = x [num_rows, cols] bf16 times the whole tile.
+void multiply_few(const std::byte* x, int64_t num_rows, const ProductTile& tile, float* y);
 
 }  // namespace flexgen::dot_product

@@ -4,9 +4,12 @@
 
 #include <cmath>
 #include <cstring>
+#include <dnnl.hpp>
 #include <hwy/aligned_allocator.h>
 #include <random>
 #include <vector>
+
+#include "backend/cpu/linear_packed.h"
 
 namespace flexgen::dot_product_test {
 namespace {
@@ -20,37 +23,80 @@ std::vector<uint16_t> random_halves(int64_t count, uint32_t seed) {
   return values;
 }
 
+const std::byte* bytes(const std::vector<uint16_t>& values) { return reinterpret_cast<const std::byte*>(values.data()); }
+
 TEST(DotProduct, PacksPairsOfColumnsSideBySide) {
-  constexpr int64_t kCols = 100, kFirst = 20, kCount = 48;
-  for (const int64_t num_rows : {kTileRows, int64_t{11}}) {
-    const std::vector<uint16_t> w = random_halves(num_rows * kCols, 3);
-    auto chunk = hwy::MakeUniqueAligned<dot_product::PackedChunk>();
-    dot_product::pack_chunk(reinterpret_cast<const std::byte*>(w.data()), kCols, num_rows, kFirst, kCount, nullptr, 0, chunk.get());
-    for (int64_t r = 0; r < kTileRows; ++r)
-      for (int64_t k = 0; k < kCount; ++k) {
-        const uint32_t pair = chunk->w[k / 2 * kTileRows + r];
-        ASSERT_EQ(static_cast<uint16_t>(k % 2 == 0 ? pair : pair >> 16), r < num_rows ? w[static_cast<size_t>(r * kCols + kFirst + k)] : 0) << r << " " << k;
+  if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";
+  constexpr int64_t kCols = 100, kFirst = 20;
+  for (const int64_t count : {48, 64, 70})
+    for (const int64_t num_rows : {kTileRows, int64_t{11}, int64_t{17}}) {
+      const std::vector<uint16_t> w = random_halves(num_rows * kCols, 3);
+      auto chunk = hwy::MakeUniqueAligned<dot_product::PackedChunk>();
+      dot_product::pack_chunk({bytes(w), kCols, num_rows, nullptr, 0}, kFirst, count, chunk.get());
+      for (int64_t r = 0; r < kTileRows; ++r)
+        for (int64_t k = 0; k < count; ++k) {
+          const uint32_t pair = chunk->w[k / 2 * kTileRows + r];
+          ASSERT_EQ(static_cast<uint16_t>(k % 2 == 0 ? pair : pair >> 16), r < num_rows ? w[static_cast<size_t>(r * kCols + kFirst + k)] : 0) << r << " " << k;
+        }
+    }
+}
+
+/// Columns of one part and of several, that fill steps and chunks and that do not.
+constexpr int64_t kColumns[] = {2, 64, 100, 576, 1024, 1042, 1104, 3072};
+
+TEST(DotProduct, SumsWhatItSays) {
+  if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";
+  constexpr int64_t kRows = dot_product::kFewRows;
+  for (const int64_t cols : kColumns) {
+    const std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(kTileRows * cols, 2);
+    const auto y = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
+    dot_product::multiply_few(bytes(x), kRows, {bytes(w), cols, kTileRows, nullptr, 0}, y.get());
+    for (int64_t t = 0; t < kRows; ++t)
+      for (int64_t r = 0; r < kTileRows; ++r) {
+        double sum = 0;
+        for (int64_t k = 0; k < cols; ++k) sum += static_cast<double>(float_from_bf16(x[static_cast<size_t>(t * cols + k)])) * float_from_bf16(w[static_cast<size_t>(r * cols + k)]);
+        ASSERT_NEAR(y[static_cast<size_t>(t * kTileRows + r)], sum, 1e-4 * std::sqrt(cols)) << cols << ": " << t << " " << r;
       }
   }
 }
 
-TEST(DotProduct, SumsWhatItSays) {
+TEST(DotProduct, HasOneAnswerForAnyNumberOfRows) {
   if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";
-  constexpr int64_t kCols = 1104, kRows = 13;
-  const std::vector<uint16_t> x = random_halves(kRows * kCols, 1), w = random_halves(kTileRows * kCols, 2);
-  auto chunk = hwy::MakeUniqueAligned<dot_product::PackedChunk>();
-  const auto y = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
-  for (int64_t first = 0; first < kCols; first += dot_product::kMaxChunk) {
-    const int64_t count = std::min(dot_product::kMaxChunk, kCols - first);
-    dot_product::pack_chunk(reinterpret_cast<const std::byte*>(w.data()), kCols, kTileRows, first, count, nullptr, 0, chunk.get());
-    dot_product::multiply(reinterpret_cast<const std::byte*>(x.data() + first), kCols, kRows, *chunk, count, first == 0, y.get());
-  }
-  for (int64_t t = 0; t < kRows; ++t)
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      double sum = 0;
-      for (int64_t k = 0; k < kCols; ++k) sum += static_cast<double>(float_from_bf16(x[static_cast<size_t>(t * kCols + k)])) * float_from_bf16(w[static_cast<size_t>(r * kCols + k)]);
-      EXPECT_NEAR(y[static_cast<size_t>(t * kTileRows + r)], sum, 1e-4 * std::sqrt(kCols)) << t << " " << r;
+  constexpr int64_t kRows = 21;
+  auto scratch = hwy::MakeUniqueAligned<DotRows::Scratch>();
+  const auto all = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)), some = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
+  for (const int64_t cols : kColumns)
+    for (const int64_t tile_rows : {kTileRows, int64_t{9}}) {
+      const std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(tile_rows * cols, 2);
+      const ProductTile tile = {bytes(w), cols, tile_rows, bytes(w), std::ssize(w) * 2};
+      DotRows::multiply(bytes(x), kRows, DType::kBF16, tile, *scratch, all.get());
+      for (int64_t rows = 1; rows <= kRows; ++rows)
+        for (const int64_t first : {int64_t{0}, kRows - rows}) {
+          DotRows::multiply(bytes(x) + 2 * first * cols, rows, DType::kBF16, tile, *scratch, some.get());
+          ASSERT_EQ(std::memcmp(some.get(), all.get() + first * kTileRows, static_cast<size_t>(rows * kTileRows) * sizeof(float)), 0) << cols << " columns, " << rows << " rows from " << first;
+        }
     }
+}
+
+/// The order of sums is oneDNN's, as of version 2.6; where it is not, Linear sees it and uses oneDNN, which is slower for few rows.
+TEST(DotProduct, GivesTheBitsOfOneDnn) {
+  if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";
+  using dnnl::memory;
+  constexpr int64_t kRows = 64;
+  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  auto scratch = hwy::MakeUniqueAligned<DotRows::Scratch>();
+  const auto ours = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)), theirs = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
+  for (const int64_t cols : {64, 528, 576, 1024, 1040, 4096, 11008, 14336}) {
+    std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(kTileRows * cols, 2);
+    DotRows::multiply(bytes(x), kRows, DType::kBF16, {bytes(w), cols, kTileRows, nullptr, 0}, *scratch, ours.get());
+    const memory::desc x_desc({kRows, cols}, memory::data_type::bf16, memory::format_tag::ab), w_desc({cols, kTileRows}, memory::data_type::bf16, memory::format_tag::ba);
+    const memory::desc y_desc({kRows, kTileRows}, memory::data_type::f32, memory::format_tag::ab);
+    dnnl::matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine))
+        .execute(stream, {{DNNL_ARG_SRC, memory(x_desc, engine, x.data())}, {DNNL_ARG_WEIGHTS, memory(w_desc, engine, w.data())}, {DNNL_ARG_DST, memory(y_desc, engine, theirs.get())}});
+    stream.wait();
+    EXPECT_EQ(std::memcmp(ours.get(), theirs.get(), kRows * kTileRows * sizeof(float)), 0) << cols;
+  }
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ Linear::Linear(WorkerTeam& team)
       stream_(engine_),
       scratch_(static_cast<size_t>(team.size())) {
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
-  if (dot_product::is_supported()) few_rows_ = std::make_unique<LinearPacked<DotRows>>(team);
+  if (dot_product::is_supported()) packed_ = std::make_unique<LinearPacked<DotRows>>(team);
   // The first product makes the code that all share: here, before there is a job to lose.
   agrees(kPanelGrain, kTileRows);
 }
@@ -131,19 +131,19 @@ bool Linear::agrees(int64_t panel, int64_t cols) {
   return agrees;
 }
 
-bool Linear::few_rows_agree(int64_t cols) {
-  if (const auto known = few_rows_agree_.find(cols); known != few_rows_agree_.end()) return known->second;
+bool Linear::packed_agrees(int64_t cols) {
+  if (const auto known = packed_agrees_.find(cols); known != packed_agrees_.end()) return known->second;
   const std::vector<std::byte> x = test_matrix(kOnlyPanel, cols), w = test_matrix(kTileRows, cols);
   std::vector<float> expected(static_cast<size_t>(kOnlyPanel * kTileRows)), actual(expected.size());
   multiply(product(kOnlyPanel, cols), 0, x.data(), w.data(), expected.data());
   const WeightView weight{kType, kTileRows, cols, {{w.data(), kTileRows}}};
   bool agrees = true;
-  for (int64_t rows = 1; rows <= kFewRows && agrees; ++rows) {
-    few_rows_->run(x.data(), rows, weight, {}, false, actual.data());
+  for (int64_t rows = 1; rows <= kOnlyPanel && agrees; rows += rows < 2 * kFewRows ? 1 : kFewRows) {
+    packed_->run(x.data(), rows, weight, {}, false, actual.data());
     agrees = std::equal(actual.begin(), actual.begin() + rows * kTileRows, expected.begin());
   }
-  few_rows_agree_[cols] = agrees;
-  if (!agrees) spdlog::debug("matmul of few rows, K = {}, has bits of its own: they go through oneDNN", cols);
+  packed_agrees_[cols] = agrees;
+  if (!agrees) spdlog::debug("our own matmul, K = {}, has bits of its own: all rows go through oneDNN", cols);
   return agrees;
 }
 
@@ -165,7 +165,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
                  const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
-  if (few_rows_ && num_rows <= kFewRows && cols % dot_product::kColumnGrain == 0 && few_rows_agree(cols)) return few_rows_->run(x, num_rows, weight, bias, accumulate, y);
+  if (packed_ && (num_rows <= kFewRows || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols)) return packed_->run(x, num_rows, weight, bias, accumulate, y);
 
   const std::vector<Panel> panels = cut_rows(num_rows, cols);
   std::vector<Product*> products;

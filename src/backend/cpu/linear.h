@@ -1,5 +1,5 @@
 #pragma once
-// Linear: x W^T of the cpu backend in bf16: oneDNN on tiles of fixed shapes, weights used where they lie; for few rows our own product, where that gives the same bits.
+// Linear: x W^T of the cpu backend in bf16: oneDNN on tiles of fixed shapes, weights used where they lie; for few rows of x or short ones our own product, where that gives the same bits.
 // A tile is `kTileRows` rows of W times one panel of rows of x; a tile runs in one thread, tiles
 // run in parallel. So a result does not depend on the number of rows, of threads, or on where W is
 // cut. Not for two threads at once.
@@ -29,7 +29,8 @@ class Linear {
       64;  ///< rows of W in a tile; the width oneDNN blocks by itself
   static constexpr int64_t kMaxPanel = 256;
   static constexpr int64_t kPanelGrain = 16;  ///< panels are multiples of this
-  static constexpr int64_t kFewRows = 16;     ///< up to these oneDNN copies the weights for hardly any rows
+  static constexpr int64_t kFewRows = dot_product::kFewRows;  ///< up to these oneDNN copies the weights for hardly any rows
+  static constexpr int64_t kShortRow = 1024;  ///< up to so many columns oneDNN's panels differ in bits, so rows of x are padded to one size
   static constexpr int64_t kOnlyPanel = 64;   ///< where sizes disagree: between few rows and many
 
   /// One oneDNN product [panel, K] x [K, kTileRows] and what each worker passes to it.
@@ -56,8 +57,8 @@ class Linear {
   /// Whether panels of this size give the bits that panels of kOnlyPanel rows do; measured at first
   /// use.
   bool agrees(int64_t panel, int64_t cols);
-  /// The same for few_rows_, any number of rows.
-  bool few_rows_agree(int64_t cols);
+  /// The same for packed_, any number of rows.
+  bool packed_agrees(int64_t cols);
   std::vector<Panel> cut_rows(int64_t num_rows, int64_t cols);
 
   WorkerTeam& team_;
@@ -65,8 +66,8 @@ class Linear {
   dnnl::stream stream_;
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K
   std::map<std::pair<int64_t, int64_t>, bool> agrees_;                        ///< by panel, K
-  std::map<int64_t, bool> few_rows_agree_;                                    ///< by K
-  std::unique_ptr<LinearPacked<DotRows>> few_rows_;                           ///< null: this machine has no such instructions
+  std::map<int64_t, bool> packed_agrees_;                                     ///< by K
+  std::unique_ptr<LinearPacked<DotRows>> packed_;                             ///< null: this machine has no such instructions
   std::vector<WorkerScratch> scratch_;
   std::vector<std::byte> last_panel_;
   std::vector<LinearTile> tiles_;

@@ -10,35 +10,60 @@
 #include "backend/cpu/dot_product.h"
 #include "backend/cpu/float_product.h"
 #include "backend/cpu/linear_tiles.h"
+#include "backend/cpu/product_tile.h"
 #include "backend/cpu/worker_team.h"
 #include "base/units.h"
 
 namespace flexgen {
 
+/// Rows of x at a time: a chunk of their columns stays in the second cache.
+inline constexpr int64_t kMaxProductRows = 256;
+
 /// Products in fp32, of weights in fp32 and bf16 as they lie.
 struct FloatRows {
-  using Chunk = float_product::PackedChunk;
   static constexpr DType kElements = DType::kF32;
   static constexpr int64_t kTileRows = float_product::kTileRows;
   static bool packs(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
-  static int64_t chunk_columns(int64_t left) { return float_product::chunk_columns(left); }
-  static constexpr auto pack = float_product::pack_chunk;
-  static void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const Chunk& chunk, int64_t count, bool is_first, float* y) {
-    float_product::multiply(reinterpret_cast<const float*>(x), x_stride, num_rows, chunk, count, is_first, y);
+
+  struct Scratch {
+    float_product::PackedChunk chunk;
+  };
+  /// y [num_rows, kTileRows] f32, 64-byte aligned = x [num_rows, cols] times the tile, of a type that packs.
+  static void multiply(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch& scratch, float* y) {
+    int64_t fetched = 0;
+    for (int64_t column = 0, count = 0; column < tile.cols; column += count) {
+      count = float_product::chunk_columns(tile.cols - column);
+      const int64_t fetched_then = tile.next_bytes * (column + count) / tile.cols;
+      float_product::pack_chunk(tile.rows, dtype, tile.cols, tile.num_rows, column, count, tile.next == nullptr ? nullptr : tile.next + fetched, fetched_then - fetched, &scratch.chunk);
+      float_product::multiply(reinterpret_cast<const float*>(x) + column, tile.cols, num_rows, scratch.chunk, count, column == 0, y);
+      fetched = fetched_then;
+    }
   }
 };
 
 /// Products of bf16, where dot_product::is_supported().
 struct DotRows {
-  using Chunk = dot_product::PackedChunk;
   static constexpr DType kElements = DType::kBF16;
   static constexpr int64_t kTileRows = dot_product::kTileRows;
   static bool packs(DType dtype) { return dtype == DType::kBF16; }
-  static int64_t chunk_columns(int64_t left) { return std::min(dot_product::kMaxChunk, left); }
-  static void pack(const std::byte* rows, DType, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, Chunk* chunk) {
-    dot_product::pack_chunk(rows, cols, num_rows, first, count, next, next_bytes, chunk);
+
+  struct Scratch {
+    dot_product::PackedChunk chunk;
+    alignas(64) float part[kMaxProductRows * kTileRows];  ///< sums of columns that are not all there yet
+  };
+  /// As FloatRows'.
+  static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
+    if (num_rows <= dot_product::kFewRows) return dot_product::multiply_few(x, num_rows, tile, y);
+    const int64_t cols = tile.cols, of_part = dot_product::sum_columns(cols);
+    ProductTile fetching = tile;
+    for (int64_t column = 0; column < cols; column += dot_product::kMaxChunk) {
+      const int64_t count = std::min(dot_product::kMaxChunk, cols - column), end = column + count, fetched = tile.next_bytes * column / cols;
+      if (tile.next != nullptr) fetching.next = tile.next + fetched;
+      fetching.next_bytes = tile.next_bytes * end / cols - fetched;
+      dot_product::pack_chunk(fetching, column, count, &scratch.chunk);
+      dot_product::multiply(x + size_bytes(DType::kBF16, column), cols, num_rows, scratch.chunk, count, {column % of_part == 0, end % of_part == 0 || end == cols, column < of_part}, scratch.part, y);
+    }
   }
-  static constexpr auto multiply = dot_product::multiply;
 };
 
 template <typename Product>
@@ -56,19 +81,18 @@ class LinearPacked {
     if (!Product::packs(weight.dtype))
       for (std::vector<std::byte>& rows : converted_)
         if (const auto size = static_cast<size_t>(size_bytes(Product::kElements, kTileRows * weight.cols)); rows.size() < size) rows.resize(size);
-    for (int64_t row = 0; row < num_rows; row += kMaxPanel)
-      run_panel(x + size_bytes(Product::kElements, row * weight.cols), std::min(kMaxPanel, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
+    for (int64_t row = 0; row < num_rows; row += kMaxProductRows)
+      run_panel(x + size_bytes(Product::kElements, row * weight.cols), std::min(kMaxProductRows, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
   }
 
  private:
   static constexpr int64_t kTileRows = Product::kTileRows;
-  static constexpr int64_t kMaxPanel = 256;  ///< rows of x at a time: a chunk of their columns stays in the second cache
   /// So many multiplications and additions take about as long as a byte from memory.
   static constexpr double kFlopsPerByte = 16;
 
   struct Worker {
-    typename Product::Chunk chunk;
-    alignas(64) float product[kMaxPanel * kTileRows];
+    typename Product::Scratch scratch;
+    alignas(64) float product[kMaxProductRows * kTileRows];
   };
 
   void run_panel(const std::byte* x, int64_t num_rows, const WeightView& weight, const float* bias, bool accumulate, float* y) {
@@ -100,14 +124,7 @@ class LinearPacked {
       data = rows;
       dtype = Product::kElements;
     }
-    int64_t fetched = 0;
-    for (int64_t column = 0, count = 0; column < cols; column += count) {
-      count = Product::chunk_columns(cols - column);
-      const int64_t fetched_then = next_bytes * (column + count) / cols;
-      Product::pack(data, dtype, cols, tile.num_rows, column, count, next == nullptr ? nullptr : next->data + fetched, fetched_then - fetched, &mine.chunk);
-      Product::multiply(x + size_bytes(Product::kElements, column), cols, num_rows, mine.chunk, count, column == 0, mine.product);
-      fetched = fetched_then;
-    }
+    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, next == nullptr ? nullptr : next->data, next_bytes}, mine.scratch, mine.product);
   }
 
   WorkerTeam& team_;
