@@ -84,7 +84,7 @@ struct LineError {
   std::string custom_id;  ///< empty: the line has none that can be used
   std::string code;       ///< invalid_json, invalid_custom_id, duplicate_custom_id, unsupported_endpoint,
                           ///< unsupported_parameter, invalid_value, context_length_exceeded, line_too_long,
-                          ///< not_finite (of a good line: batch_output.h)
+                          ///< not_finite, dead_end (of a good line: batch_output.h)
   std::string message;
   std::string param;      ///< the field at fault, "body.max_tokens"; may be empty
 };

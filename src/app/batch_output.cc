@@ -20,7 +20,7 @@ namespace {
 
 using OrderedJson = nlohmann::ordered_json;
 
-constexpr const char* kNotFiniteCode = "not_finite";
+constexpr const char *kNotFiniteCode = "not_finite", *kDeadEndCode = "dead_end";
 
 std::string to_line(const OrderedJson& json) { return json_text(json) + "\n"; }
 
@@ -246,18 +246,26 @@ std::string answer_record(const RecordContext& context, const RecordId& id, cons
   return with_checksum(frame.before + choices + frame.after);
 }
 
-LineError not_finite_error(const BatchRequest& request, const Completion& completion, int64_t choice) {
-  const int64_t at = completion.not_finite_position, prompt = completion.prompt_tokens;
+LineError no_answer_error(const BatchRequest& request, const Completion& completion, int64_t choice) {
+  const int64_t at = completion.failed_position, prompt = completion.prompt_tokens;
   const std::string token = at < prompt ? fmt::format("token {} of the prompt", at + 1) : fmt::format("token {} of the answer", at - prompt + 1);
+  if (completion.reason == FinishReason::kDeadEnd) {
+    const bool follows = request.params.grammar != nullptr;
+    return {request.custom_id, kDeadEndCode,
+            fmt::format("choice {}: {} {}, so there is no answer: {}", choice, follows ? "none of the model's tokens goes on with what the schema or grammar asks for at" : "every token is forbidden for", token,
+                        follows ? "the tokenizer cannot write a character that must come there; leave it out, or allow another" : "take some out of bad_words, or lower min_tokens"),
+            ""};
+  }
   return {request.custom_id, kNotFiniteCode,
           fmt::format("choice {}: the logits for {} are not finite (vocabulary entry {}), so there is no answer: a weight is NaN or infinite, or values overflow; "
                       "check the checkpoint, or compute with more range (--compute-dtype f32)", choice, token, completion.not_finite_entry),
           ""};
 }
 
-bool is_not_finite_record(std::string_view record) {
+bool is_no_answer_record(std::string_view record) {
   // A quote within a text is escaped.
-  return record.find(fmt::format(R"("response":null,"error":{{"code":"{}")", kNotFiniteCode)) != std::string_view::npos;
+  const auto has = [&](const char* code) { return record.find(fmt::format(R"("response":null,"error":{{"code":"{}")", code)) != std::string_view::npos; };
+  return has(kNotFiniteCode) || has(kDeadEndCode);
 }
 
 std::string error_record(const InputLine& line, const LineError& error) {

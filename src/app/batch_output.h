@@ -58,11 +58,11 @@ AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const
 std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,
                           std::span<const Completion> completions);
 
-/// Why a line has no answer one of whose completions is kNotFinite.
-LineError not_finite_error(const BatchRequest& request, const Completion& completion, int64_t choice);
+/// Why a line has no answer one of whose completions has_no_answer().
+LineError no_answer_error(const BatchRequest& request, const Completion& completion, int64_t choice);
 
 /// Whether a record is the error_record() of a line without an answer for that reason.
-bool is_not_finite_record(std::string_view record);
+bool is_no_answer_record(std::string_view record);
 
 /// The record of a bad line. Ends with '\n'.
 std::string error_record(const InputLine& line, const LineError& error);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/fake_runner.h"
+#include "text/grammar/grammar.h"
 
 namespace flexgen::batch_output_test {
 namespace {
@@ -133,20 +134,38 @@ TEST(BatchOutput, NotFiniteIsAnErrorThatSaysWhere) {
   Completion completion;
   completion.reason = FinishReason::kNotFinite;
   completion.prompt_tokens = 1;
-  completion.not_finite_position = 4;
+  completion.failed_position = 4;
   completion.not_finite_entry = 17;
-  const std::string record = error_record(line, not_finite_error(request, completion, 2));
+  const std::string record = error_record(line, no_answer_error(request, completion, 2));
   const auto error = nlohmann::json::parse(record)["error"];
   EXPECT_EQ(error["code"], "not_finite");
   EXPECT_EQ(error["line"], 3);
   const std::string message = error["message"];
   for (const char* part : {"choice 2", "token 4 of the answer", "entry 17", "--compute-dtype"}) EXPECT_NE(message.find(part), std::string::npos) << message;
-  EXPECT_TRUE(is_not_finite_record(record));
-  EXPECT_FALSE(is_not_finite_record(error_record(line, {"a", "invalid_value", record, ""})));
-  EXPECT_FALSE(is_not_finite_record(answer_record(kContext, kId, request, std::vector<Completion>(4, completion_of(record)))));
+  EXPECT_TRUE(is_no_answer_record(record));
+  EXPECT_FALSE(is_no_answer_record(error_record(line, {"a", "invalid_value", record, ""})));
+  EXPECT_FALSE(is_no_answer_record(answer_record(kContext, kId, request, std::vector<Completion>(4, completion_of(record)))));
   completion.prompt_tokens = 2;
-  completion.not_finite_position = 1;
-  EXPECT_NE(not_finite_error(request, completion, 0).message.find("token 2 of the prompt"), std::string::npos);
+  completion.failed_position = 1;
+  EXPECT_NE(no_answer_error(request, completion, 0).message.find("token 2 of the prompt"), std::string::npos);
+}
+
+TEST(BatchOutput, ADeadEndIsAnErrorOfItsOwn) {
+  BatchRequest request = request_of(R"("prompt":"ab")");
+  InputLine line;
+  line.number = 3;
+  Completion completion;
+  completion.reason = FinishReason::kDeadEnd;
+  completion.prompt_tokens = 2;
+  completion.failed_position = 3;
+  const LineError forbidden = no_answer_error(request, completion, 0);
+  EXPECT_EQ(forbidden.code, "dead_end");
+  EXPECT_NE(forbidden.message.find("every token is forbidden for token 2 of the answer"), std::string::npos) << forbidden.message;
+  request.params.grammar = std::make_shared<GrammarSpec>();
+  const std::string record = error_record(line, no_answer_error(request, completion, 0));
+  EXPECT_NE(record.find("what the schema or grammar asks for at token 2 of the answer"), std::string::npos) << record;
+  EXPECT_EQ(record.find("finite"), std::string::npos) << record;
+  EXPECT_TRUE(is_no_answer_record(record));
 }
 
 /// Two tokens with one text.

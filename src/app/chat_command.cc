@@ -49,7 +49,7 @@ class Talk : public RequestSource, public CompletionSink {
   void accept(Completion completion) override {
     show(completion.text);
     write_result(input_.is_terminal() ? "\n\n" : "\n");
-    if (completion.reason == FinishReason::kNotFinite) {
+    if (has_no_answer(completion.reason)) {
       failed = std::move(completion);
       open_ = false;
       return;
@@ -65,7 +65,7 @@ class Talk : public RequestSource, public CompletionSink {
     messages_.push_back(jinja::make_dict(std::move(message)));
   }
 
-  std::optional<Completion> failed;  ///< the answer that is none, as the logits were not finite
+  std::optional<Completion> failed;  ///< the answer that is none
   int64_t num_refused = 0;           ///< lines
   bool from_terminal() const { return input_.is_terminal(); }
 
@@ -150,7 +150,7 @@ int chat_command(const ChatOptions& options) {
   Talk talk(options, *chat, *engine.tokenizer(), config.vocab_size, most_tokens);
   const std::atomic<bool> never{false};
   engine.run(talk, talk, never);
-  if (talk.failed) check_finite({&*talk.failed, 1}, "answers");
+  if (talk.failed) check_answered({&*talk.failed, 1}, "answers");
   return talk.num_refused > 0 && !talk.from_terminal() ? kExitFailed : kExitDone;
 }
 

@@ -107,7 +107,7 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   Collect collect(requests.size());
   if (!run_all(options, engine, std::move(requests), collect, figures)) return false;
 
-  check_finite(collect.completions, "windows");
+  check_answered(collect.completions, "windows");
   Perplexity result;
   for (size_t i = 0; i < windows.size(); ++i)
     for (int64_t at = windows[i].first_scored; at < windows[i].end; ++at, ++result.tokens)
@@ -170,7 +170,7 @@ bool exact_match(const EvalOptions& options, Engine& engine, OrderedJson& figure
   Task task = read_task(options, engine);
   Collect collect(task.requests.size());
   if (!run_all(options, engine, std::move(task.requests), collect, figures)) return false;
-  check_finite(collect.completions, "lines");
+  check_answered(collect.completions, "lines");
   TaskScore score;
   for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i]);
   auto percent = [](int64_t part, int64_t whole) { return 100.0 * static_cast<double>(part) / static_cast<double>(whole); };

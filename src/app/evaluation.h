@@ -32,8 +32,9 @@ struct Perplexity {
   double bits_per_byte() const;
 };
 
-/// Throws Error{io} that says how many of the completions, `what` they are of ("windows"), have logits that are not finite: no figure of them means anything.
-void check_finite(std::span<const Completion> completions, std::string_view what);
+/// Throws Error{io} that says how many of the completions, `what` they are of ("windows"), have logits that are not finite: no figure of them means anything. Error{user} for one that is
+/// kDeadEnd.
+void check_answered(std::span<const Completion> completions, std::string_view what);
 
 /// How answers compare with references.
 struct TaskScore {

@@ -86,7 +86,7 @@ class FakeRunner : public BatchRunner {
         completion.key = request->key;
         completion.reason = FinishReason::kNotFinite;
         completion.prompt_tokens = static_cast<int64_t>(request->prompt.size());
-        completion.not_finite_position = 1;
+        completion.failed_position = 1;
         completion.not_finite_entry = 2;
       }
       if (backwards) done.push_back(std::move(completion));

@@ -143,7 +143,7 @@ int generate_command(const GenerateOptions& options) {
   if (one.follows_text()) write_result("\n");
   if (options.stats) print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, options.engine, report);
-  check_finite({&one.completion, 1}, "answers");
+  check_answered({&one.completion, 1}, "answers");
   if (options.json) put_json(answer_json(options, form, one.completion, report), options.json_file);
   return kExitDone;
 }

@@ -71,10 +71,10 @@ class LineBroker : public RequestSource, public CompletionSink {
     auto found = under_way_.find(index);
     FLEXGEN_CHECK(found != under_way_.end() && choice < found->second.line.num_sequences, "key {}", completion.key);
     UnderWay& work = found->second;
-    if (completion.reason == FinishReason::kNotFinite) {
-      if (!work.not_finite || choice < work.not_finite_choice) {  // the first choice's, whichever comes first
-        work.not_finite = not_finite_error(work.request, completion, choice);
-        work.not_finite_choice = choice;
+    if (has_no_answer(completion.reason)) {
+      if (!work.failure || choice < work.failed_choice) {  // the first choice's, whichever comes first
+        work.failure = no_answer_error(work.request, completion, choice);
+        work.failed_choice = choice;
       }
       shown_.erase(completion.key);
     } else {
@@ -115,16 +115,16 @@ class LineBroker : public RequestSource, public CompletionSink {
     int64_t copies = 1;    ///< choices of each sequence
     int64_t num_back = 0, completion_tokens = 0;
     int64_t shared_tokens = 0;  ///< of its prompts, what each has in common with the one before it
-    std::optional<LineError> not_finite;  ///< of the first choice whose logits were not
-    int64_t not_finite_choice = 0;
+    std::optional<LineError> failure;  ///< of the first choice that has no answer
+    int64_t failed_choice = 0;
     std::vector<float> means;  ///< mean logprobs of its sequences, where the best are chosen by them
   };
 
   /// The record of `line` with the choices of line `index`, all of which are there. Of what it has in common with others the usage tells by the order of the whole input, so that it depends
   /// on neither the plan nor stops.
   void write_record(int64_t index, const UnderWay& work, const InputLine& line, int64_t usage_tokens) {
-    if (work.not_finite) {
-      LineError error = *work.not_finite;
+    if (work.failure) {
+      LineError error = *work.failure;
       error.custom_id = work.request.custom_id;
       WholeRecord record(error_record(line, error));
       append_(record);
@@ -195,16 +195,16 @@ class LineBroker : public RequestSource, public CompletionSink {
   std::unordered_map<int64_t, std::shared_ptr<const BatchPrompt>> shown_;  ///< of the sequences under way, by their keys
 };
 
-/// The message of a record that is_not_finite_record(); nothing for others.
-std::optional<std::string> not_finite_message(RecordText& record) {
+/// The message of a record that is_no_answer_record(); nothing for others.
+std::optional<std::string> no_answer_message(RecordText& record) {
   std::string start(size_t{8} << 10, '\0');  // an error record is shorter than this, but for its custom_id
   size_t size = 0;
   for (size_t more = 1; more > 0; size += more) more = record.read(start.data() + size, start.size() - size);
   start.resize(size);
   record.rewind();
-  if (!is_not_finite_record(start)) return std::nullopt;
+  if (!is_no_answer_record(start)) return std::nullopt;
   const auto json = nlohmann::json::parse(start, nullptr, false);
-  if (json.is_discarded()) return "a line's logits are not finite";
+  if (json.is_discarded()) return "a line has no answer";
   return fmt::format("line {}: {}", json["error"]["line"].get<int64_t>(), json["error"]["message"].get<std::string>());
 }
 
@@ -371,7 +371,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     sequences_before += line.num_sequences;
     const std::optional<int64_t> tokens = done->answer_tokens;
     moved += line.good() && done->name != line.name;
-    if (line.good() && !tokens) ++outcome.not_finite;
+    if (line.good() && !tokens) ++outcome.without_answer;
     outcome.kept_answers += tokens.has_value();
     if (tokens && line.max_tokens > 0) expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
   }
@@ -430,13 +430,13 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (shown > kShownErrors) spdlog::warn("{} more lines are bad; their error records say why", format_count(shown - kShownErrors));
   if (workload.num_sequences > 0) {
     std::mutex lock;
-    int64_t not_finite = 0;
+    int64_t without_answer = 0;
     BatchOutcome now = outcome;
     auto append = [&](RecordText& record) {
-      const std::optional<std::string> message = not_finite_message(record);
-      if (message && not_finite++ == 0) spdlog::warn("{}: {}", files.input, *message);
+      const std::optional<std::string> message = no_answer_message(record);
+      if (message && without_answer++ == 0) spdlog::warn("{}: {}", files.input, *message);
       job.append(record);
-      ++(message ? now.not_finite : now.answered);
+      ++(message ? now.without_answer : now.answered);
       if (files.progress) files.progress(now);
     };
     if (files.progress) files.progress(now);
@@ -462,8 +462,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
       outcome.answered += collector->collected();
     }
     outcome.stopped = outcome.answered < todo.count();
-    outcome.answered -= not_finite;
-    outcome.not_finite += not_finite;
+    outcome.answered -= without_answer;
+    outcome.without_answer += without_answer;
   }
   outcome.stopped = outcome.stopped || shown < bad_to_do;
   job.sync();

@@ -60,7 +60,7 @@ struct BatchOutcome {
   int64_t kept_answers = 0;  ///< of these, not errors
   int64_t answered = 0;    ///< by this run
   int64_t failed = 0;      ///< bad lines, of this run and earlier ones
-  int64_t not_finite = 0;  ///< good lines without an answer as their logits were not finite, of this run and earlier ones
+  int64_t without_answer = 0;  ///< good lines one of whose completions has_no_answer(), of this run and earlier ones
   bool stopped = false;    ///< something is left to do
   RunReport report;
 };

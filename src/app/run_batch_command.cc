@@ -144,7 +144,7 @@ void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) 
 /// What --json gives: the run in figures.
 nlohmann::ordered_json summary_of(const BatchOutcome& outcome, const std::string& output) {
   nlohmann::ordered_json json{{"output", output}, {"lines", outcome.lines}, {"answered", outcome.answered}, {"done_before", outcome.kept}, {"bad", outcome.failed},
-                              {"not_finite", outcome.not_finite}, {"stopped", outcome.stopped}};
+                              {"without_answer", outcome.without_answer}, {"stopped", outcome.stopped}};
   add_report(outcome.report, &json);
   return json;
 }
@@ -164,12 +164,12 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
   if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
-             outcome.not_finite > 0 ? fmt::format(", {} without an answer as their logits were not finite", format_count(outcome.not_finite)) : "");
+             outcome.without_answer > 0 ? fmt::format(", {} without an answer, as their error records say", format_count(outcome.without_answer)) : "");
   nlohmann::ordered_json summary = summary_of(outcome, output);
   if (end && !outcome.stopped) end(&summary);
   if (options.json) put_json(summary.dump(1), options.json_file);
   if (!outcome.stopped) {
-    if (outcome.not_finite > 0) return kExitFailed;
+    if (outcome.without_answer > 0) return kExitFailed;
     const bool none = outcome.answered + outcome.kept_answers == 0;
     return outcome.failed > 0 && (none || options.fail_on_bad_lines) ? kExitBadLines : kExitDone;
   }

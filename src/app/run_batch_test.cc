@@ -200,7 +200,7 @@ TEST_F(RunBatch, LinesThatAreTheSameFailTogetherAndStopApart) {
   runner.not_finite = [](const Request&) { return true; };
   const BatchOutcome failed = run(runner);
   EXPECT_EQ(failed.answered, 0);
-  EXPECT_EQ(failed.not_finite, 20);
+  EXPECT_EQ(failed.without_answer, 20);
   EXPECT_EQ(runner.served.size(), 1u);
   std::set<int> lines;
   for (const std::string& record : sorted_lines(read_text(out_))) lines.insert(Json::parse(record)["error"]["line"].get<int>());
@@ -253,7 +253,7 @@ TEST_F(RunBatch, NotFiniteLinesAreCountedInEveryRun) {
   const BatchOutcome outcome = run(runner);
   EXPECT_EQ(outcome.answered, 3);
   EXPECT_EQ(outcome.failed, 3);
-  EXPECT_EQ(outcome.not_finite, 1);
+  EXPECT_EQ(outcome.without_answer, 1);
   EXPECT_FALSE(outcome.stopped);
   int64_t found = 0;
   for (const std::string& record : sorted_lines(read_text(out_))) {
@@ -269,7 +269,7 @@ TEST_F(RunBatch, NotFiniteLinesAreCountedInEveryRun) {
   EXPECT_TRUE(again.served.empty());
   EXPECT_EQ(rest.answered, 0);
   EXPECT_EQ(rest.kept, 7);
-  EXPECT_EQ(rest.not_finite, 1);
+  EXPECT_EQ(rest.without_answer, 1);
 }
 
 TEST_F(RunBatch, StoppedAndFailedRunsGoOn) {

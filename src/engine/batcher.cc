@@ -140,15 +140,16 @@ void Batcher::take_results(MicroBatch& batch) {
       const LogitReader::Row& row = batch.reader->rows()[i];
       Slot& slot = batch.slots[static_cast<size_t>(row.slot)];
       if (!slot.active) continue;  // ended by an earlier row
-      if (const int32_t entry = batch.reader->results()[i].not_finite; entry >= 0) {
+      const TokenLogprob& result = batch.reader->results()[i];
+      if (result.not_finite >= 0 || result.none_left) {
         slot.completion.prompt_tokens = slot.prompt_size();
-        slot.completion.not_finite_position = row.position;
-        slot.completion.not_finite_entry = entry;
-        finish(batch, slot, FinishReason::kNotFinite);
+        slot.completion.failed_position = row.position;
+        slot.completion.not_finite_entry = result.not_finite;
+        finish(batch, slot, result.none_left ? FinishReason::kDeadEnd : FinishReason::kNotFinite);
         continue;
       }
-      if (row.target >= 0) slot.completion.prompt_logprobs.push_back(batch.reader->results()[i]);
-      else take_token(batch, slot, batch.reader->results()[i]);
+      if (row.target >= 0) slot.completion.prompt_logprobs.push_back(result);
+      else take_token(batch, slot, result);
     }
     batch.reader.reset();
   }

@@ -132,7 +132,8 @@ void LogitReader::finish(size_t index) {
     if (row.mask.valid()) mask_out(all, row.mask.get());
     result.token = sample(all, row.params, row.position);
     logit = all[static_cast<size_t>(result.token)];
-    if (logit == -kInfinity) result.not_finite = result.token;  // edits have left nothing to choose
+    result.none_left = logit == -kInfinity;
+    if (result.none_left) return;
     for (size_t i = 0; i < before.size(); ++i)
       if (row.edits[i].token == result.token) logit = before[i];
   }

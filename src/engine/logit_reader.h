@@ -2,7 +2,7 @@
 // LogitReader: turns the logits of one plan into tokens and logprobs as the head computes them, chunk by chunk of the
 // vocabulary. What needs no more than a running maximum keeps no more, drawn tokens included (backend/gumbel.h); only rows
 // that draw from a part of the distribution (top_k, top_p), or whose logits are edited, are stored whole. A row with a logit that is NaN or
-// +infinity, or with none above -infinity, is told by TokenLogprob::not_finite.
+// +infinity, or with none above -infinity, is told by TokenLogprob::not_finite; one whose edits and mask leave nothing to choose by none_left.
 // accept() runs in the compute lane (beside a GPU in the cpu lane); results() may be read once the plan is done.
 
 #include <future>

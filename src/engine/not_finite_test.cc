@@ -116,7 +116,7 @@ TEST_P(NotFinite, ARowOfTheEmbeddingEndsOnlyWhoHasIt) {
       for (size_t i = 0; i < completion.logprobs.size(); ++i) EXPECT_EQ(completion.logprobs[i].logprob, clean.at(key).logprobs[i].logprob);
     } else {
       EXPECT_EQ(completion.reason, FinishReason::kNotFinite);
-      EXPECT_EQ(completion.not_finite_position, requests()[static_cast<size_t>(key)].params.echo ? 5 : 9);
+      EXPECT_EQ(completion.failed_position, requests()[static_cast<size_t>(key)].params.echo ? 5 : 9);
     }
   }
 }

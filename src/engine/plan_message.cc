@@ -74,7 +74,7 @@ std::vector<std::byte> encode(const std::vector<TokenLogprob>& results) {
   MessageWriter out;
   out.add(static_cast<int64_t>(results.size()));
   for (const TokenLogprob& result : results) {
-    out.add(result.token).add(result.logprob).add(result.not_finite).add(static_cast<int64_t>(result.top.size()));
+    out.add(result.token).add(result.logprob).add(result.not_finite).add(result.none_left).add(static_cast<int64_t>(result.top.size()));
     for (auto [token, logprob] : result.top) out.add(token).add(logprob);
   }
   return out.take();
@@ -88,6 +88,7 @@ std::vector<TokenLogprob> decode_results(std::span<const std::byte> bytes) {
     result.token = in.value<int32_t>();
     result.logprob = in.value<float>();
     result.not_finite = in.value<int32_t>();
+    result.none_left = in.value<bool>();
     for (auto top = in.value<int64_t>(); top > 0; --top) {
       const auto token = in.value<int32_t>();
       result.top.emplace_back(token, in.value<float>());

@@ -80,6 +80,7 @@ struct TokenLogprob {
   float logprob = 0;  ///< NaN for the first token of a prompt
   std::vector<std::pair<int32_t, float>> top;  ///< best first
   int32_t not_finite = -1;  ///< the first vocabulary entry whose logit was NaN or +infinity: then nothing else is to be believed; -1: none
+  bool none_left = false;   ///< edits or a grammar's mask left no token to choose: there is none
 };
 
 /// Bytes that the logprobs of one sequence take until it is done, at the most.
@@ -96,8 +97,10 @@ enum class FinishReason {
   kStop,
   kLength,
   kNotFinite,  ///< logits were NaN or infinite: there is no answer
+  kDeadEnd,    ///< the request leaves no token that may come next: there is no answer
   kCancelled,  ///< RequestSource::is_cancelled(): what there was of it until then
 };
+inline bool has_no_answer(FinishReason reason) { return reason == FinishReason::kNotFinite || reason == FinishReason::kDeadEnd; }
 
 struct Completion {
   int64_t key = 0;
@@ -108,8 +111,8 @@ struct Completion {
   std::optional<int32_t> stop_token;   ///< kStop: the one of stop_token_ids that ended it
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;           ///< of these, not computed, as other sequences had them in the cache
-  int64_t not_finite_position = -1;    ///< kNotFinite: of the token whose logits were not finite
-  int32_t not_finite_entry = -1;       ///< and the vocabulary entry
+  int64_t failed_position = -1;        ///< has_no_answer(): of the token that could not be chosen or scored
+  int32_t not_finite_entry = -1;       ///< kNotFinite: the vocabulary entry
   std::vector<TokenLogprob> prompt_logprobs;  ///< where the prompt is scored
   std::vector<TokenLogprob> logprobs;
 };

@@ -71,9 +71,10 @@ void count_sequence(const Completion& completion, ServeMetrics& metrics, int64_t
   metrics.count_sequence(completion.reason == FinishReason::kStop ? "stop" : "length", prompt_tokens, completion.cached_tokens, std::ssize(completion.tokens));
 }
 
-[[noreturn]] void fail_not_finite(const BatchRequest& request, const Completion& completion, int64_t sequence) {
-  const LineError error = not_finite_error(request, completion, sequence);
-  throw ApiError{500, error.message, error.code};
+/// Logits that are not finite are the model's fault; that nothing can be chosen, the request's.
+ApiError no_answer(const BatchRequest& request, const Completion& completion, int64_t sequence) {
+  const LineError error = no_answer_error(request, completion, sequence);
+  return {completion.reason == FinishReason::kDeadEnd ? 400 : 500, error.message, error.code};
 }
 
 void answer_whole(HttpCall& call, const CallBody& body, const RecordContext& record, const RecordId& id, ServeContext& context) {
@@ -91,7 +92,7 @@ void answer_whole(HttpCall& call, const CallBody& body, const RecordContext& rec
   const int64_t per_prompt = computed_per_prompt(body.request);
   for (int64_t i = 0; i < std::ssize(completions); ++i) {
     const Completion& completion = completions[static_cast<size_t>(i)];
-    if (completion.reason == FinishReason::kNotFinite) fail_not_finite(body.request, completion, i);
+    if (has_no_answer(completion.reason)) throw no_answer(body.request, completion, i);
     count_sequence(completion, context.metrics, std::ssize(body.request.prompts[static_cast<size_t>(i / per_prompt)].tokens));
   }
   timer.count(*ticket, context.metrics);
@@ -109,8 +110,8 @@ void answer_in_pieces(HttpCall& call, CallBody&& given, const RecordContext& rec
     while (!ticket->over() && stream.writes()) {
       const std::vector<AnswerPiece> pieces = ticket->wait(kLook);
       for (const AnswerPiece& piece : pieces) {
-        if (piece.ended && piece.completion.reason == FinishReason::kNotFinite) {
-          stream.fail(ApiError{500, not_finite_error(body->request, piece.completion, piece.sequence).message, "not_finite"});
+        if (piece.ended && has_no_answer(piece.completion.reason)) {
+          stream.fail(no_answer(body->request, piece.completion, piece.sequence));
           ticket->cancel();
           return;
         }

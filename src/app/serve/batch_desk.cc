@@ -31,7 +31,7 @@ std::string text_field(const nlohmann::json& body, const char* name) {
 }
 
 nlohmann::ordered_json counts_of(const BatchOutcome& outcome) {
-  return {{"total", outcome.lines}, {"completed", outcome.kept_answers + outcome.answered}, {"failed", outcome.failed + outcome.not_finite}};
+  return {{"total", outcome.lines}, {"completed", outcome.kept_answers + outcome.answered}, {"failed", outcome.failed + outcome.without_answer}};
 }
 
 void check_metadata(const nlohmann::json& metadata) {
