@@ -14,10 +14,12 @@
 #include "backend/cuda_status.h"
 #include "base/units.h"
 #include "engine/engine.h"
+#include "engine/grammar_requests.h"
 #include "engine/list_source.h"
 #include "engine/test_params.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
+#include "text/regex.h"
 
 namespace flexgen::crown_test {
 namespace {
@@ -148,11 +150,41 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
     EXPECT_EQ(other.tokens, completion.tokens) << what << " request " << key;
     EXPECT_EQ(other.reason, completion.reason) << what << " request " << key;
     EXPECT_EQ(other.stop_token, completion.stop_token) << what << " request " << key;
+    EXPECT_EQ(other.text, completion.text) << what << " request " << key;
+    EXPECT_EQ(other.failed_position, completion.failed_position) << what << " request " << key;
     ASSERT_EQ(other.logprobs.size(), completion.logprobs.size()) << what << " request " << key;
     for (size_t i = 0; i < completion.logprobs.size(); ++i) EXPECT_EQ(other.logprobs[i].top, completion.logprobs[i].top) << what << " request " << key;
     ASSERT_EQ(other.prompt_logprobs.size(), completion.prompt_logprobs.size()) << what << " request " << key;
     for (size_t i = 1; i < completion.prompt_logprobs.size(); ++i)
       EXPECT_EQ(other.prompt_logprobs[i].logprob, completion.prompt_logprobs[i].logprob) << what << " request " << key;
+  }
+}
+
+/// Answers that follow grammars are what these ask for, and nothing but the one grammar that cannot be followed is a dead end.
+void expect_grammars_followed(const std::vector<Request>& requests, const std::map<int64_t, Completion>& completions, int64_t* ended) {
+  for (const Request& request : requests) {
+    const Completion& completion = completions.at(request.key);
+    const GrammarSpec* grammar = request.params.grammar.get();
+    const bool dead_end = grammar && *grammar == grammars_in_turn()[kDeadEndGrammar] && request.params.max_tokens > 0;
+    EXPECT_EQ(completion.reason == FinishReason::kDeadEnd, dead_end) << request.key;
+    if (dead_end) {
+      EXPECT_EQ(completion.text, "a") << request.key;
+      EXPECT_EQ(completion.failed_position, std::ssize(request.prompt) + 1) << request.key;
+    }
+    if (!grammar || completion.reason != FinishReason::kStop) continue;
+    ++*ended;
+    const std::string& text = completion.text;
+    bool fits = true;
+    switch (grammar->kind) {
+      case GrammarSpec::Kind::kChoice: fits = std::count(grammar->choices.begin(), grammar->choices.end(), text) == 1; break;
+      case GrammarSpec::Kind::kRegex:
+        fits = false;
+        Regex("\\A(?:" + grammar->text + ")\\z", "test").for_each(text, [&](size_t, size_t) { fits = true; });
+        break;
+      case GrammarSpec::Kind::kEbnf: fits = std::count(text.begin(), text.end(), '(') == std::count(text.begin(), text.end(), ')') && std::count(text.begin(), text.end(), 'x') == 1; break;
+      default: fits = nlohmann::json::parse(text, nullptr, false).is_object(); break;
+    }
+    EXPECT_TRUE(fits) << request.key << ": " << text;
   }
 }
 
@@ -185,15 +217,20 @@ void on_device(const std::string& device, std::optional<Tier> attention, std::mt
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
            const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
            const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "",
-           std::optional<Tier> attention = std::nullopt, bool shares = false) {
-  std::string directory = make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype);
+           std::optional<Tier> attention = std::nullopt, bool shares = false, bool grammars = false) {
+  std::string directory = make_checkpoint(fmt::format("{}-{}{}", name, dtype_name(dtype), grammars ? "-grammars" : ""), config, dtype);
   std::mt19937 random(seed);
-  int64_t shared_tokens = 0;
+  int64_t shared_tokens = 0, ended = 0;
   for (int round = 0; round < rounds;) {
     const std::unique_ptr<Model> model = Model::load(directory);
     const int64_t page_tokens = CacheLayout::page_tokens(*model, kv_dtype_of(kv_dtype, backend == "reference" ? DType::kF32 : dtype == DType::kF32 || !cpu_has_bf16() ? DType::kF32 : DType::kBF16));
     auto requests = shares ? related_requests_of(random, page_tokens) : random_requests(random, 200);
     EngineOptions plain = plain_options(directory);
+    if (grammars) {
+      write_ascii_tokenizer(directory, static_cast<int32_t>(model->config().vocab_size), model->config().eos.front());
+      plain.load_tokenizer = true;
+      with_grammars(requests);
+    }
     plain.backend = backend;
     plain.kv_cache_dtype = kv_dtype;
     plain.weight_dtype = weight_dtype;
@@ -206,6 +243,7 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
       plain.policy.attention_tier = attention;
     }
     auto expected = run(plain, requests);
+    if (grammars) expect_grammars_followed(requests, expected, &ended);
     for (int i = 0; i < 10 && round < rounds; ++i, ++round) {
       EngineOptions options = plain;
       options.disk_directory = process_folder();
@@ -230,6 +268,9 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
   }
   if (shares) {
     EXPECT_GT(shared_tokens, 0);
+  }
+  if (grammars) {
+    EXPECT_GT(ended, 0);
   }
 }
 
@@ -308,6 +349,22 @@ TEST(Crown, SharingReference) { crown_sharing("opt", kOpt, DType::kBF16, 5, 60, 
 TEST(Crown, SharingOnDevice) { crown_sharing("llama", kLlama, DType::kBF16, 30, 61, "cpu", "auto", 1, "emulated-gpu"); }
 TEST(Crown, SharingOnDeviceInt4Sparse) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 62, "cpu", "int4", 0.2, "emulated-gpu"); }
 
+// And with sequences that follow grammars beside plain ones.
+void crown_grammars(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu", const std::string& kv_dtype = "auto", bool shares = false,
+                    const std::string& device = "", std::optional<Tier> attention = std::nullopt, const std::string& matmul_dtype = "auto") {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  crown(name, config, dtype, rounds, seed, backend, kv_dtype, matmul_dtype == "int8" ? "int4" : "auto", 1, "none", matmul_dtype, device, attention, shares, true);
+}
+TEST(Crown, Grammars) { crown_grammars("llama", kLlama, DType::kBF16, 40, 71); }
+TEST(Crown, GrammarsF32) { crown_grammars("llama", kLlama, DType::kF32, 20, 72); }
+TEST(Crown, GrammarsOptF16Int4Cache) { crown_grammars("opt", kOpt, DType::kF16, 20, 73, "cpu", "int4"); }
+TEST(Crown, GrammarsInIntegers) { crown_grammars("llama", kLlama, DType::kBF16, 10, 74, "cpu", "int8", false, "", std::nullopt, "int8"); }
+TEST(Crown, GrammarsReference) { crown_grammars("opt", kOpt, DType::kBF16, 10, 75, "reference"); }
+TEST(Crown, GrammarsSharing) { crown_grammars("llama", kLlama, DType::kBF16, 20, 76, "cpu", "auto", true); }
+TEST(Crown, GrammarsOnDevice) { crown_grammars("llama", kLlama, DType::kBF16, 20, 77, "cpu", "auto", false, "emulated-gpu"); }
+TEST(Crown, GrammarsSharingOnDevice) { crown_grammars("opt", kOpt, DType::kF16, 10, 78, "cpu", "auto", true, "emulated-gpu"); }
+TEST(Crown, GrammarsDeviceReference) { crown_grammars("opt", kOpt, DType::kBF16, 5, 79, "reference", "auto", false, "emulated-gpu-reference"); }
+
 // And where a GPU computes (played by RAM that nobody else can touch), with three tiers and attention on either side: the tokens of the CPU.
 struct OnDevice {
   std::string kv_dtype = "auto", weight_dtype = "auto", rotation = "none";
@@ -350,6 +407,7 @@ TEST_P(CudaCrown, Int4Weights) { run_crown("llama", kLlama, DType::kBF16, 44, {"
 TEST_P(CudaCrown, Int8WeightsInt8CacheSparse) { run_crown("opt", kOpt, DType::kF16, 45, {"int8", "int8", "none", 0.2}); }
 TEST_P(CudaCrown, SharingBf16) { crown_sharing("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 46, "cpu", "auto", 1, GetParam().device, GetParam().attention); }
 TEST_P(CudaCrown, SharingInt4CacheSparse) { crown_sharing("wide", kWideHeads, DType::kBF16, is_emulated() ? 2 : 20, 47, "cpu", "int4", 0.2, GetParam().device, GetParam().attention); }
+TEST_P(CudaCrown, Grammars) { crown_grammars("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 48, "cpu", "auto", false, GetParam().device, GetParam().attention); }
 std::string attention_of(const testing::TestParamInfo<CudaCase>& info) { return info.param.attention == Tier::kGpu ? "AttentionOnTheGpu" : "AttentionOnTheCpu"; }
 INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated-gpu-cuda", Tier::kGpu}, CudaCase{"emulated-gpu-cuda", Tier::kCpu}), attention_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, CudaCrown, testing::Values(CudaCase{"cuda", Tier::kGpu}, CudaCase{"cuda", Tier::kCpu}), attention_of);

@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "dist/local_ports.h"
 #include "engine/engine.h"
+#include "engine/grammar_requests.h"
 #include "engine/list_source.h"
 #include "engine/stage_steps.h"
 #include "engine/test_params.h"
@@ -117,6 +118,8 @@ void expect_same(const std::map<int64_t, Completion>& expected, const std::map<i
     EXPECT_EQ(other.tokens, completion.tokens) << what << " request " << key;
     EXPECT_EQ(other.reason, completion.reason) << what << " request " << key;
     EXPECT_EQ(other.stop_token, completion.stop_token) << what << " request " << key;
+    EXPECT_EQ(other.text, completion.text) << what << " request " << key;
+    EXPECT_EQ(other.failed_position, completion.failed_position) << what << " request " << key;
     ASSERT_EQ(other.logprobs.size(), completion.logprobs.size()) << what << " request " << key;
     for (size_t i = 0; i < completion.logprobs.size(); ++i) {
       EXPECT_EQ(other.logprobs[i].logprob, completion.logprobs[i].logprob) << what << " request " << key;
@@ -143,14 +146,20 @@ Fractions random_fractions(std::mt19937& random) {
 
 /// Ranks with random splits and placements against one process.
 void pipeline(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& weight_dtype = "auto",
-              const std::string& kv_dtype = "auto", const std::string& backend = "cpu", double sparsity = 1) {
+              const std::string& kv_dtype = "auto", const std::string& backend = "cpu", double sparsity = 1, bool grammars = false) {
   EngineOptions plain = plain_options(checkpoint(name, config, dtype));
   plain.weight_dtype = weight_dtype;
   plain.kv_cache_dtype = kv_dtype;
   plain.backend = backend;
   plain.attention_sparsity = sparsity;
   std::mt19937 random(seed);
-  const auto requests = random_requests(random, 21);
+  auto requests = random_requests(random, 21);
+  if (grammars) {
+    const ModelConfig model = parse_config(config, "", name);
+    write_ascii_tokenizer(plain.model_directory, static_cast<int32_t>(model.vocab_size), model.eos.front());
+    plain.load_tokenizer = true;
+    with_grammars(requests);
+  }
   const auto expected = run({plain}, requests);
   ASSERT_EQ(expected.errors[0], "");
   const int64_t blocks = parse_config(config, "", name).num_layers;
@@ -184,6 +193,12 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
     EXPECT_EQ(next, blocks);
     if (testing::Test::HasFailure()) return;
   }
+}
+
+/// Masks go to the stage that chooses, and a dead end is told back.
+TEST(Pipeline, Grammars) {
+  if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
+  pipeline("grammars", kLlama, DType::kBF16, 6, 12, "auto", "auto", "cpu", 1, true);
 }
 
 /// Blocks that differ: a stage must know which of the model's it has.
