@@ -16,7 +16,7 @@ import termios
 import time
 
 import serve
-from serve import ENGINE
+from serve import ENGINE, beside
 
 LIMIT_S = 120
 FLAGS = ["--max-tokens", "12", *ENGINE]
@@ -38,7 +38,7 @@ class Test(serve.Test):
             json.dump(config, file)
 
     def chat(self, said, *flags):
-        return subprocess.run([self.binary, "chat", "-m", self.model, *FLAGS, *flags], input=said, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, text=True)
+        return subprocess.run([self.binary, "chat", "-m", self.model, *beside(flags, FLAGS), *flags], input=said, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S, text=True)
 
     def answers(self, conversations):
         """run-batch's, of lists of messages."""
@@ -124,7 +124,8 @@ class Terminal:
 
 
 def terminal(test):
-    engine = [*ENGINE, "--cpu-memory", "512MiB"]  # the last one counts
+    memory = ["--cpu-memory", "512MiB"]
+    engine = [*beside(memory), *memory]
     talk = Terminal([test.binary, "chat", "-m", test.model, "--max-model-len", "32000", "--max-tokens", "30000", *engine])
     talk.read("> ")
     talk.type("\x03")

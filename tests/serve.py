@@ -30,6 +30,11 @@ def fail(text):
     sys.exit(f"serve.py: {text}")
 
 
+def beside(flags, usual=ENGINE):
+    """What is usual, but for what `flags` say."""
+    return [word for name, value in zip(usual[::2], usual[1::2]) if name not in flags for word in (name, value)]
+
+
 def check(condition, text):
     if not condition:
         fail(text)
@@ -39,7 +44,7 @@ class Server:
     """A flexgen serve that runs until the block ends."""
 
     def __init__(self, binary, model, *flags):
-        self.process = subprocess.Popen([binary, "serve", "-m", model, "--port", "0", *ENGINE, *flags], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen([binary, "serve", "-m", model, "--port", "0", *beside(flags), *flags], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.said = []
         self.port = None
         began = threading.Event()

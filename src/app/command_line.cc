@@ -222,6 +222,24 @@ bool takes_next_word(const std::string& word, const CLI::App& app) {
   return option && !is_flag(*option);
 }
 
+/// Throws Error{user} for a flag with a value that is typed twice where one value counts: of two, one would be ignored.
+void refuse_twice(const std::vector<std::string>& words, const CLI::App& app) {
+  std::set<const CLI::Option*> seen;
+  const std::vector<const CLI::Option*> options = app.get_options();
+  const auto by_place = std::find_if(options.begin(), options.end(), [](const CLI::Option* option) { return option->get_positional() && !option->get_lnames().empty(); });
+  for (size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
+    const std::string& word = words[i];
+    if (word.size() < 2 || word[0] != '-') {
+      if (by_place != options.end()) seen.insert(*by_place);
+      continue;
+    }
+    const CLI::Option* option = app.get_option_no_throw(word.starts_with("--") ? word.substr(0, word.find('=')) : word.substr(0, 2));
+    if (takes_next_word(word, app)) ++i;
+    const bool has_value = option && (!is_flag(*option) || option->get_name() == "--json");
+    if (has_value && option->get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll && !seen.insert(option).second) fail_user("{} is given twice; give it once", first_long_name(*option));
+  }
+}
+
 /// Whether `words` give `option` by one of its names, or by its place.
 bool gives_option(const std::vector<std::string>& words, const CLI::Option& option, const CLI::App& app) {
   for (size_t i = 0; i < words.size(); ++i) {
@@ -236,7 +254,7 @@ bool gives_option(const std::vector<std::string>& words, const CLI::Option& opti
   return false;
 }
 
-/// The words that `stand_ins` come to, to be put before those that were typed: what is given last counts.
+/// The words that `stand_ins` come to, to be put before those that were typed.
 std::vector<std::string> words_of(const std::vector<StandIn>& stand_ins, const std::vector<std::string>& typed, CommandDefinition& command) {
   std::vector<std::string> words;
   auto is_typed = [&](const CLI::Option* option) { return gives_option(typed, *option, command.app); };
@@ -330,6 +348,7 @@ std::string parse_error_text(const CLI::ParseError& error) {
 
 Command parse_command(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& typed, const std::vector<std::string>& environment, GeneralFlags* general) {
   std::vector<std::string> words = plain_words(typed, command.app);
+  refuse_twice(words, command.app);
   std::vector<StandIn> stand_ins = from_environment(definitions, command, environment, &command.general.warnings);
   std::string config;
   for (const StandIn& stand_in : stand_ins)

@@ -305,8 +305,28 @@ TEST(Options, SpellingsOfOtherPrograms) {
   EXPECT_EQ(options.served_model_name, "n");
   EXPECT_EQ(options.engine.cpu_memory_bytes, kGiB);
   EXPECT_EQ(parsed<InspectOptions>("inspect --model m").model, "m");
-  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--threads 1 --threads 3").engine.threads, 3) << "the last counts";
   EXPECT_EQ(parsed<RunBatchOptions>("--threads 2 --cpu_memory 3GiB --overwrite " + kBatch).engine.cpu_memory_bytes, 3 * kGiB) << "flags before the command";
+}
+
+// Of two values one would be ignored.
+TEST(Options, AFlagThatTakesOneValueIsRefusedIfItIsThereTwice) {
+  const std::pair<std::string, const char*> wrong[] = {{kBatch + "--threads 1 --threads 3", "--threads is given twice"},
+                                                       {kBatch + "--threads 2 --threads=2", "--threads is given twice"},
+                                                       {kBatch + "--cpu-memory 1GiB --cpu_memory 2GiB", "--cpu-memory is given twice"},
+                                                       {"-m n " + kBatch, "--model is given twice"},
+                                                       {kBatch + "--model=n", "--model is given twice"},
+                                                       {kBatch + "--json=a --json=b", "--json is given twice"},
+                                                       {kBatch + "--config a --config b", "--config is given twice"},
+                                                       {"inspect a --model b", "--model is given twice"},
+                                                       {"generate -m m --temperature 0 --temperature 1 x", "--temperature is given twice"}};
+  for (const auto& [line, message] : wrong) EXPECT_THAT(said(words_of(line), kExitUsage), HasSubstr(message)) << line;
+  // Several values, no value, and a value that looks like a flag.
+  EXPECT_THAT(parsed<GenerateOptions>("generate -m m --stop a --stop b x").params.stop, testing::ElementsAre("a", "b"));
+  EXPECT_TRUE(parsed<RunBatchOptions>(kBatch + "--overwrite --overwrite").overwrite);
+  EXPECT_THAT(parsed<GenerateOptions>("generate -m m --stop --model x").params.stop, testing::ElementsAre("--model"));
+  // What stands in for a flag is no flag that is given.
+  auto result = parse_command_line(words_of(kBatch + "--threads 4"), {"FLEXGEN_THREADS=2"});
+  EXPECT_EQ(std::get<RunBatchOptions>(std::get<Command>(result)).engine.threads, 4);
 }
 
 TEST(Options, EveryCommandWithAModelTakesItsRevisionAndFieldsToIgnore) {
