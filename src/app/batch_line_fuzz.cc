@@ -6,31 +6,14 @@
 #include <cstdlib>
 
 #include "app/batch_line.h"
-
-namespace {
-
-/// Bytes as tokens, enough to reach the text paths.
-class ByteTokenizer : public flexgen::Tokenizer {
- public:
-  std::vector<int32_t> encode(std::string_view text, bool) const override {
-    return {reinterpret_cast<const uint8_t*>(text.data()), reinterpret_cast<const uint8_t*>(text.data()) + text.size()};
-  }
-  std::string decode(std::span<const int32_t> tokens, bool) const override { return {tokens.begin(), tokens.end()}; }
-  std::string token_text(int32_t token) const override { return {static_cast<char>(token)}; }
-  bool is_byte_token(int32_t) const override { return false; }
-  int64_t vocab_size() const override { return 256; }
-  std::optional<int32_t> bos() const override { return std::nullopt; }
-  std::optional<int32_t> eos() const override { return std::nullopt; }
-};
-
-}  // namespace
+#include "app/byte_tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const ByteTokenizer tokenizer;
+  static const flexgen::ByteTokenizer tokenizer;
   static const auto chat = std::make_shared<const flexgen::ChatTemplate>(
       std::map<std::string, std::string>{{"default", "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}<think>"}}, "fuzz",
       flexgen::ChatTemplate::SpecialTokens());
-  flexgen::ModelLimits limits{256, 100, &tokenizer};
+  flexgen::ModelLimits limits{257, 100, &tokenizer};
   limits.chat = chat;
   auto parsed = flexgen::parse_batch_line({reinterpret_cast<const char*>(data), size}, limits);
   if (auto* error = std::get_if<flexgen::LineError>(&parsed)) {

@@ -1,5 +1,5 @@
 #pragma once
-// For tests: a tokenizer whose tokens are bytes, and a runner that answers without a model. One thread.
+// For tests: a runner that answers without a model. One thread.
 
 #include <unistd.h>
 
@@ -11,41 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "app/byte_tokenizer.h"
 #include "app/run_batch.h"
 #include "base/error.h"
 #include "io/test_folder.h"
 
 namespace flexgen {
-
-/// Token = byte; 256 is bos, put first if asked for.
-class ByteTokenizer : public Tokenizer {
- public:
-  explicit ByteTokenizer(bool with_bos = false) : with_bos_(with_bos) {}
-  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
-    std::vector<int32_t> tokens;
-    if (with_bos_ && add_special_tokens) tokens.push_back(256);
-    if (with_bos_ && text.starts_with("<s>")) {
-      tokens.push_back(256);
-      text.remove_prefix(3);
-    }
-    for (char c : text) tokens.push_back(static_cast<unsigned char>(c));
-    return tokens;
-  }
-  std::string decode(std::span<const int32_t> tokens, bool skip_special_tokens) const override {
-    std::string text;
-    for (int32_t token : tokens)
-      if (token != 256 || !skip_special_tokens) text += token_text(token);
-    return text;
-  }
-  std::string token_text(int32_t token) const override { return token == 256 ? "<s>" : std::string(1, static_cast<char>(token)); }
-  bool is_byte_token(int32_t) const override { return false; }
-  int64_t vocab_size() const override { return 257; }
-  std::optional<int32_t> bos() const override { return with_bos_ ? std::optional<int32_t>(256) : std::nullopt; }
-  std::optional<int32_t> eos() const override { return std::nullopt; }
-
- private:
-  bool with_bos_;
-};
 
 /// The answer to a request is its prompt, reversed, with its seed's last digit. Ends with the stop flag's meaning after
 /// `stop_after` sequences, or throws after `fail_after`.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/fuzz_choices.h"
 #include "text/base64.h"
 #include "text/pipeline.h"
 #include "text/tokenizer.h"
@@ -15,24 +16,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// Choices out of bytes; zeros when they run out.
-class Choices {
+class Choices : public flexgen::FuzzChoices {
  public:
-  Choices(const uint8_t* data, size_t size) : data_(data), left_(size) {}
-  uint8_t byte() {
-    if (left_ == 0) return 0;
-    --left_;
-    return *data_++;
-  }
-  size_t below(size_t n) { return byte() % n; }
-  bool flag() { return byte() & 1; }
-  bool rarely() { return byte() > 240; }
-  std::string rest() {
-    std::string text(reinterpret_cast<const char*>(data_), left_);
-    left_ = 0;
-    return text;
-  }
-  bool empty() const { return left_ == 0; }
+  using FuzzChoices::FuzzChoices;
 
   std::string text() {
     static const char* kTexts[] = {"a", "b", "ab", " ", "  ", "e", "", "▁", "é", "e\u0301", "<s>", "</s>", "<0xC3>", "Ġ", "\u00c4", "1", "\n", "aaaaaaaa", "中", "<|x|>"};
@@ -55,10 +41,6 @@ class Choices {
       default: return below(40);
     }
   }
-
- private:
-  const uint8_t* data_;
-  size_t left_;
 };
 
 Json pattern_json(Choices& choose) {

@@ -192,7 +192,7 @@ class SchemaReader {
     }
     for (const auto& [name, value] : schema.items()) {
       if (name == "type" || is_note(name)) continue;
-      const auto owner = std::find_if(kKeywordsOfType.begin(), kKeywordsOfType.end(), [&](const auto& entry) { return entry.second.contains(name); });
+      const auto owner = std::find_if(kKeywordsOfType.begin(), kKeywordsOfType.end(), [&name = name](const auto& entry) { return entry.second.contains(name); });
       if (owner == kKeywordsOfType.end()) refuse_keyword(place, name, "is not supported");
       if (!schema.contains("type")) {  // narrowed to the type that it speaks of
         const std::string type = name == "minimum" || name == "maximum" || name == "exclusiveMinimum" || name == "exclusiveMaximum" ? "number" : std::string(owner->first);
