@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """PyPI's lm-evaluation-harness, unmodified, against flexgen serve: `local-completions` (multiple choice, the last word, whole texts, answers) and `local-chat-completions`, 64 requests at a time, on the
 tasks of examples/lm_eval. The scores are those of lm_eval's own HF backend in fp32 to 1e-3, kept for the demo's model in tests/fixtures/lm_eval/scores.json, and its answers are the same texts.
+examples/benchmark.sh is run on a few of them.
 
 lm_eval is taken from where this Python has it, else put into a folder of its own by pip; where that cannot be done the test is skipped (77).
 
@@ -26,13 +27,18 @@ LM_EVAL_S = 1500
 PIP_S = 240
 
 
-def lm_eval(source, folder, output, arguments):
-    """Scores and answers by task."""
+def run(source, folder, output, command):
+    """What it says."""
     paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": os.path.join(output, "hf"), "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "lm_eval", "--include_path", "examples/lm_eval", "--output_path", output, "--log_samples", *arguments]
     done = subprocess.run(command, cwd=source, env={**os.environ, **offline}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LM_EVAL_S, text=True)
     check(done.returncode == 0 and "request failed" not in done.stdout, f"{' '.join(command)}: exit code {done.returncode}; it said:\n{done.stdout[-8000:]}")
+    return done.stdout
+
+
+def lm_eval(source, folder, output, arguments):
+    """Scores and answers by task."""
+    run(source, folder, output, [sys.executable, "-m", "lm_eval", "--include_path", "examples/lm_eval", "--output_path", output, "--log_samples", *arguments])
     [results] = glob.glob(os.path.join(output, "**", "results_*.json"), recursive=True)
     with open(results) as file:
         scores = {task: {name: value for name, value in of_task.items() if isinstance(value, float) and "stderr" not in name} for task, of_task in json.load(file)["results"].items()}
@@ -94,6 +100,9 @@ def main():
             chat = lm_eval(source, folder, os.path.join(work, "chat"), ["--model", "local-chat-completions", "--tasks", "flexgen_answers", "--apply_chat_template", "--model_args",
                            f"model=model,base_url={url}/chat/completions,num_concurrent=64,timeout={LM_EVAL_S},max_retries=1"])
             check(chat["answers"] == got["answers"] and chat["scores"]["flexgen_answers"] == got["scores"]["flexgen_answers"], f"chat: {chat}; completions: {got}")
+        said = run(source, folder, os.path.join(work, "example"), ["examples/benchmark.sh", binary, model, "--limit", "4"])
+        for task in TASKS:
+            check(task in said, f"examples/benchmark.sh does not tell of {task}:\n{said}")
     print("serve_lm_eval.py: all holds")
 
 
