@@ -30,7 +30,8 @@ PIP_S = 240
 def run(source, folder, output, command):
     """What it says."""
     paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": os.path.join(output, "hf"), "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(paths)}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": os.path.join(output, "hf"), "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(paths),
+               "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
     done = subprocess.run(command, cwd=source, env={**os.environ, **offline}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=LM_EVAL_S, text=True)
     check(done.returncode == 0 and "request failed" not in done.stdout, f"{' '.join(command)}: exit code {done.returncode}; it said:\n{done.stdout[-8000:]}")
     return done.stdout
