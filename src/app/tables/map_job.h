@@ -70,7 +70,6 @@ class MapJob {
   std::optional<ChoicePrompts> choices_;
   std::optional<RowPrompts> prompts_;
   nlohmann::ordered_json fields_;          ///< of all bodies alike
-  uint64_t seed_ = 0;
   std::vector<std::string> added_, schema_fields_;  ///< columns
   std::vector<std::string> columns_;       ///< of a table with a header; of JSONL all names that come up, where the output has a header
   bool has_answers_ = true;                ///< the table has the column of right answers, or is to have it
