@@ -61,6 +61,9 @@ struct AttentionRule {
   float soft_cap = 0;   ///< scores x become soft_cap * tanh(x / soft_cap) (Gemma 2); 0: they stay
   /// ALiBi (Press et al. 2022): [A], added to scores per position; empty: none. Not for sparse rows. In RAM, also for a GPU.
   std::span<const float> slopes = {};
+  /// Attention sinks (Xiao et al. 2024; learned, as in gpt-oss): [A], a score of each query head that joins its softmax and goes with no value; empty: none. Which positions sparse
+  /// rows choose does not depend on them. In RAM, also for a GPU.
+  std::span<const float> sinks = {};
 
   bool is_sparse(const AttentionSlot& slot, int64_t position) const { return sparsity < 1 && position >= slot.dense_until; }
   /// Positions that a row at `position` sees.
@@ -76,6 +79,12 @@ struct Largest {
 };
 
 enum class Activation { kRelu, kReluSquared, kGelu, kGeluTanh, kSilu };
+
+/// gpt-oss's gate: of a gate g and what it gates, u:  g sigmoid(alpha g) (u + 1),  g at most `limit`, u from -limit to limit.
+struct ClampedGate {
+  float alpha = 1.702f;
+  float limit = 7;
+};
 
 /// How a norm scales: its weights, plus what a checkpoint has taken off them.
 struct NormRule {
@@ -133,6 +142,8 @@ class Kernels {
   /// out [T, F] act = activation(gate [T, F]) * up [T, F].
   virtual void gated_activate(const float* gate, const float* up, int64_t count, Activation activation,
                               std::byte* out) = 0;
+  /// out [count] act of x [count, 2] f32, pairs of a gate and what it gates. NaN stays NaN.
+  virtual void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) = 0;
   /// out act = x f32, element by element.
   virtual void to_act(const float* x, int64_t count, std::byte* out) = 0;
   /// y += factor * x, both [count] f32.

@@ -134,11 +134,19 @@ struct AttentionShape {
   double sparsity = 1;
   float soft_cap = 0;
   bool alibi = false;
+  bool has_sinks = false;
   KvGeometry geometry() const { return {dtype, query_heads, kv_heads, head_size, page_tokens}; }
 };
 
 /// Sparse shapes are so from this position on.
 constexpr int64_t kDenseUntil = 20;
+
+/// From below all scores to above most.
+Floats sinks_of(const AttentionShape& shape) {
+  Floats sinks;
+  for (int64_t head = 0; shape.has_sinks && head < shape.query_heads; ++head) sinks.push_back(static_cast<float>(head % 5) * 2 - 3);
+  return sinks;
+}
 
 /// q, k and v of one sequence.
 struct AttentionInput {
@@ -156,8 +164,9 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
                                      const std::vector<std::vector<int64_t>>& chunks) {
   const KvGeometry geometry = shape.geometry();
   Floats slopes;
+  const Floats sinks = sinks_of(shape);
   for (int64_t head = 0; shape.alibi && head < shape.query_heads; ++head) slopes.push_back(std::exp2(-8 * static_cast<float>(head + 1) / static_cast<float>(shape.query_heads)));
-  const AttentionRule rule{.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .soft_cap = shape.soft_cap, .slopes = slopes};
+  const AttentionRule rule{.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .soft_cap = shape.soft_cap, .slopes = slopes, .sinks = sinks};
   const int64_t q_size = shape.query_heads * shape.head_size,
                 kv_size = shape.kv_heads * shape.head_size;
   std::vector<Sequence> sequences;
@@ -379,13 +388,15 @@ const std::vector<AttentionShape>& attention_shapes() {
       {DType::kInt8, 3, 1, 96, 16, 60, 0.3}, {DType::kF32, 4, 4, 20, 7, 0, 0.05},
       {DType::kBF16, 8, 2, 128, 16, 40, 1, 2}, {DType::kBF16, 3, 1, 96, 64, 0, 0.3, 0.5}, {DType::kInt4, 4, 2, 64, 32, 0, 1, 1}, {DType::kInt8, 4, 1, 128, 16, 0, 0.3, 2},
       {DType::kF32, 2, 1, 16, 8, 0, 1, 3}, {DType::kBF16, 6, 3, 128, 32, 0, 1, 0, true}, {DType::kInt4, 4, 4, 64, 32, 0, 1, 0, true}, {DType::kInt8, 5, 1, 64, 16, 0, 1, 0, true},
-      {DType::kF16, 3, 3, 20, 7, 0, 1, 0, true}};
+      {DType::kF16, 3, 3, 20, 7, 0, 1, 0, true},
+      {DType::kBF16, 8, 2, 64, 16, 9, 1, 0, false, true}, {DType::kF32, 6, 3, 20, 7, 0, 1, 0, false, true}, {DType::kInt4, 8, 2, 64, 32, 0, 1, 0, false, true},
+      {DType::kF32, 6, 2, 64, 32, 30, 0.3, 0, false, true}, {DType::kBF16, 6, 2, 64, 64, 0, 0.3, 0, false, true}, {DType::kF16, 4, 2, 33, 24, 50, 1, 0, false, true}};
   return shapes;
 }
 
 std::string shape_name(const AttentionShape& s) {
-  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}_cap{}{}", dtype_name(s.dtype), s.query_heads,
-                     s.kv_heads, s.head_size, s.page_tokens, s.window, s.sparsity, s.soft_cap, s.alibi ? "_alibi" : "");
+  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}_cap{}{}{}", dtype_name(s.dtype), s.query_heads,
+                     s.kv_heads, s.head_size, s.page_tokens, s.window, s.sparsity, s.soft_cap, s.alibi ? "_alibi" : "", s.has_sinks ? "_sinks" : "");
 }
 
 TEST(HadamardTest, IsItsDefinition) {
@@ -437,6 +448,14 @@ void add_choice_cases(std::vector<OperationCase>& cases) {
                      }});
 }
 
+void add_gate_cases(std::vector<OperationCase>& cases) {
+  for (int64_t count : {1, 77, 70000})
+    cases.push_back({fmt::format("clamped_gate_{}", count), [=](Kernels& kernels, Rng& rng) {
+                       const Floats x = random_floats(rng, 2 * count, 9);  // many beyond the limit, on either side
+                       return act_output(kernels, count, [&](std::byte* to) { kernels.clamped_gate(x.data(), count, {1.5f, 5}, to); });
+                     }});
+}
+
 const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
@@ -445,6 +464,7 @@ const std::vector<OperationCase>& operation_cases() {
     add_element_cases(all);
     add_attention_cases(all);
     add_choice_cases(all);
+    add_gate_cases(all);
     return all;
   }();
   return cases;
@@ -706,9 +726,10 @@ TEST_P(BackendTest, LongContextsAgreeWithReference) {
   auto reference = make_reference_kernels();
   Rng rng(15);
   for (AttentionShape shape : {AttentionShape{DType::kBF16, 4, 2, 64, 32, 0}, {DType::kInt4, 3, 1, 64, 48, 0}, {DType::kBF16, 20, 1, 16, 16, 700},
-                               {DType::kInt8, 2, 1, 128, 64, 0, 0.02}, {DType::kBF16, 2, 2, 100, 64, 0, 0.6}}) {
+                               {DType::kInt8, 2, 1, 128, 64, 0, 0.02}, {DType::kBF16, 2, 2, 100, 64, 0, 0.6}, {DType::kBF16, 8, 2, 64, 64, 0, 1, 0, false, true}}) {
     SCOPED_TRACE(shape_name(shape));
     const KvGeometry geometry = shape.geometry();
+    const Floats sinks = sinks_of(shape);
     const int64_t tokens = 1400, rows = 3, q_size = shape.query_heads * shape.head_size;
     AttentionInput input(rng, shape, tokens);
     for (float& x : input.k) x *= 2;  // some positions stand out, as they do in models
@@ -718,7 +739,7 @@ TEST_P(BackendTest, LongContextsAgreeWithReference) {
       const AttentionSlot whole{0, tokens, 0, sequence.pages.data()}, last{0, rows, tokens - rows, sequence.pages.data(), tokens - rows + 1};
       kernels->append_kv(input.k.data(), input.v.data(), {&whole, 1}, geometry);
       results.push_back(act_output(*kernels, rows * q_size, [&](std::byte* to) {
-        kernels->attention(input.q.data(), {&last, 1}, geometry, {1 / std::sqrt(static_cast<float>(shape.head_size)), shape.window, shape.sparsity}, to);
+        kernels->attention(input.q.data(), {&last, 1}, geometry, {.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .sinks = sinks}, to);
       }));
     }
     // fp32 backends multiply quantized caches in integers of 16 bits (see expect_agreement()); over 1400 positions most of that averages out, so the bound is
@@ -746,7 +767,7 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
   Rng rng(10);
   const int64_t rows = 70, cols = 500;
   const DType act = kernels_->act_dtype();
-  Floats x = random_floats(rng, rows * cols), up = random_floats(rng, rows * cols);
+  Floats x = random_floats(rng, rows * cols), up = random_floats(rng, rows * cols), pairs = random_floats(rng, 2 * rows * cols);
   TestWeight weight = TestWeight::vector(random_floats(rng, cols), DType::kBF16);
   using Operation = std::function<void(int64_t first, int64_t count, std::byte * out)>;
   const Operation operations[] = {
@@ -762,7 +783,8 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
       },
       [&](int64_t first, int64_t count, std::byte* out) {
         kernels_->activate(x.data() + first * cols, count * cols, Activation::kGeluTanh, out);
-      }};
+      },
+      [&](int64_t first, int64_t count, std::byte* out) { kernels_->clamped_gate(pairs.data() + 2 * first * cols, count * cols, {}, out); }};
   for (const Operation& operation : operations) {
     Bytes whole(static_cast<size_t>(size_bytes(act, rows * cols))), parts = whole;
     operation(0, rows, whole.data());
@@ -859,6 +881,12 @@ TEST_P(BackendTest, NanStaysNan) {
       check("activate", to_act([&](std::byte* to) { kernels_->activate(x.data(), rows * cols, activation, to); }));
       check("gate", to_act([&](std::byte* to) { kernels_->gated_activate(x.data(), clean.data(), rows * cols, activation, to); }));
       check("up", to_act([&](std::byte* to) { kernels_->gated_activate(clean.data(), x.data(), rows * cols, activation, to); }));
+    }
+    Floats pairs(static_cast<size_t>(2 * rows * cols), 0.5f);
+    for (size_t side : {0, 1}) {
+      pairs[static_cast<size_t>(2 * (cols + at)) + side] = NAN;
+      check("clamped_gate", to_act([&](std::byte* to) { kernels_->clamped_gate(pairs.data(), rows * cols, {}, to); }));
+      pairs[static_cast<size_t>(2 * (cols + at)) + side] = 0.5f;
     }
     for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4}) {
       Floats y(static_cast<size_t>(rows * 20));
@@ -1118,6 +1146,28 @@ TEST_F(ReferenceTest, ActivationsMatchKnownValues) {
     kernels_->activate(x.data(), 4, kind, bytes(out.data()));
     for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(out[i], values[i], 1e-6);
   }
+}
+
+TEST_F(ReferenceTest, GatesAreClamped) {
+  // g sigmoid(2 g) (u + 1): as they are, both too large, and too small a u (a gate has no lower bound).
+  const Floats x = {1, 0.5f, 9, 9, -4, -9};
+  const std::vector<double> expected = {1 / (1 + std::exp(-2.0)) * 1.5, 3 / (1 + std::exp(-6.0)) * 4, -4 / (1 + std::exp(8.0)) * -2};
+  Floats out(3);
+  kernels_->clamped_gate(x.data(), 3, {2, 3}, bytes(out.data()));
+  for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(out[i], expected[i], 1e-6);
+}
+
+// Of alike keys each weighs as much as a sink with their score.
+TEST_F(ReferenceTest, SinksTakeTheirShare) {
+  const KvGeometry geometry{DType::kF32, 2, 1, 1, 4};
+  Sequence sequence(geometry, 3);
+  const AttentionSlot slot{0, 3, 0, sequence.pages.data()};
+  const Floats q(6, 1.0f), k(3, 2.0f), v = {3, 5, 7}, sinks = {2, 2 + std::log(5.0f)};
+  kernels_->append_kv(k.data(), v.data(), {&slot, 1}, geometry);
+  Floats out(6);
+  kernels_->attention(q.data(), {&slot, 1}, geometry, {.sinks = sinks}, bytes(out.data()));
+  const std::vector<double> expected = {3.0 / 2, 3.0 / 6, 8.0 / 3, 8.0 / 7, 15.0 / 4, 15.0 / 8};
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(out[i], expected[i], 1e-5);
 }
 
 TEST_F(ReferenceTest, RopeTurnsPairsOfHalvesByTheirAngle) {

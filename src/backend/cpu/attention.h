@@ -2,6 +2,7 @@
 // Attention of the cpu backend: one kernel for prompts and generation, over keys and values where
 // they lie. Pure function of its task; thread-safe.
 
+#include <cmath>
 #include <span>
 #include <vector>
 
@@ -66,6 +67,15 @@ class AttentionPlan {
   std::vector<AttentionStretch> stretches_;
   std::vector<Part> parts_;
 };
+
+/// What a query head's softmax has seen before the first position: nothing, or its sink.
+struct SoftmaxStart {
+  float maximum, sum;
+};
+inline SoftmaxStart softmax_start(const AttentionRule& rule, int64_t query_head) {
+  if (rule.sinks.empty()) return {-INFINITY, 0.0f};
+  return {rule.sinks[static_cast<size_t>(query_head)], 1.0f};
+}
 
 /// Floats of scratch that attend() needs for the task.
 int64_t attention_scratch_floats(const AttentionTask& task);

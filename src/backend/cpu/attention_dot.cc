@@ -563,8 +563,9 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   for (int64_t m = 0; m < count; ++m) {
     const int64_t head = task.first_head + m / per_head, in_head = m % per_head;
     const AttentionRow& from = task.rows[static_cast<size_t>(in_head / group)];
-    const int64_t end = from.end();
-    rows[m] = {end - task.rule.visible(end - 1), end, ((from.slot->first_row + from.row) * g.query_heads + head * group + in_head % group) * head_size, -INFINITY, {}, {}};
+    const int64_t end = from.end(), query_head = head * group + in_head % group;
+    const SoftmaxStart start = softmax_start(task.rule, query_head);
+    rows[m] = {end - task.rule.visible(end - 1), end, ((from.slot->first_row + from.row) * g.query_heads + query_head) * head_size, start.maximum * kLog2E, {start.sum}, {}};
     Cache::pack_query(task.q + rows[m].packed, head_size, q + m * words, rows[m]);
     std::fill_n(mixed + m * stride, stride, 0.0f);
   }

@@ -92,8 +92,9 @@ HWY_INLINE Row row_of(const AttentionTask& task, int64_t head, int64_t in_head) 
   const KvGeometry& g = *task.geometry;
   const int64_t group = g.query_heads / g.kv_heads;
   const AttentionRow& from = task.rows[static_cast<size_t>(in_head / group)];
-  const int64_t end = from.end();
-  return {end - task.rule.visible(end - 1), end, -INFINITY, 0.0f, ((from.slot->first_row + from.row) * g.query_heads + (task.first_head + head) * group + in_head % group) * g.head_size};
+  const int64_t end = from.end(), query_head = (task.first_head + head) * group + in_head % group;
+  const SoftmaxStart start = softmax_start(task.rule, query_head);
+  return {end - task.rule.visible(end - 1), end, start.maximum, start.sum, ((from.slot->first_row + from.row) * g.query_heads + query_head) * g.head_size};
 }
 
 /// One span of the online softmax: scores become weights relative to the new maximum, what was

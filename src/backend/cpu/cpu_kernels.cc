@@ -110,6 +110,12 @@ class CpuKernels : public Kernels {
     });
   }
 
+  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+    for_rows(count, 2, [&](int64_t first, int64_t length) {
+      vector_rows::clamped_gate(x + 2 * first, length, rule, act_dtype_, out + size_bytes(act_dtype_, first));
+    });
+  }
+
   void to_act(const float* x, int64_t count, std::byte* out) override {
     for_rows(count, 1, [&](int64_t first, int64_t length) {
       vector_rows::convert(x + first, DType::kF32, length, act_dtype_,

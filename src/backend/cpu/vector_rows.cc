@@ -260,6 +260,24 @@ void Activate(const float* x, const float* up, int64_t count, Activation activat
   }
 }
 
+void ClampGate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out) {
+  const Floats d;
+  const auto limit = hn::Set(d, rule.limit), one = hn::Set(d, 1.0f);
+  with_type(dtype, out, [&](auto* y) HWY_ATTR {
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
+      alignas(64) float part[2 * hn::MaxLanes(Floats())] = {};
+      const float* pairs = x + 2 * i;
+      if (n < hn::Lanes(d)) pairs = static_cast<const float*>(std::memcpy(part, pairs, 2 * n * sizeof(float)));
+      hn::Vec<Floats> gate, up;
+      hn::LoadInterleaved2(d, pairs, gate, up);
+      gate = hn::IfThenElse(hn::Gt(gate, limit), limit, gate);  // not Min(), which need not keep NaN
+      up = hn::IfThenElse(hn::Gt(hn::Abs(up), limit), hn::CopySign(limit, up), up);
+      const auto negated = hn::Min(hn::Mul(gate, hn::Set(d, -rule.alpha)), hn::Set(d, 80.0f));
+      store(d, hn::Mul(hn::Div(gate, hn::Add(one, hn::Exp(d, negated))), hn::Add(up, one)), y + i, n);
+    });
+  });
+}
+
 void AddScaled(const float* x, int64_t count, float factor, float* y) {
   const Floats d;
   for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, hn::MulAdd(load(d, x + i, n), hn::Set(d, factor), load(d, y + i, n)), y + i, n); });
@@ -418,6 +436,7 @@ HWY_EXPORT(AddProduct);
 HWY_EXPORT(LayerNorm);
 HWY_EXPORT(RmsNorm);
 HWY_EXPORT(Activate);
+HWY_EXPORT(ClampGate);
 HWY_EXPORT(AddScaled);
 HWY_EXPORT(Scale);
 HWY_EXPORT(Rotate);
@@ -450,6 +469,7 @@ void activate(const float* x, const float* up, int64_t count, Activation activat
               void* out) {
   HWY_DYNAMIC_DISPATCH(Activate)(x, up, count, activation, dtype, out);
 }
+void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out) { HWY_DYNAMIC_DISPATCH(ClampGate)(x, count, rule, dtype, out); }
 void add_scaled(const float* x, int64_t count, float factor, float* y) { HWY_DYNAMIC_DISPATCH(AddScaled)(x, count, factor, y); }
 void scale(float* x, int64_t count, float factor, float cap) { HWY_DYNAMIC_DISPATCH(Scale)(x, count, factor, cap); }
 void rotate(float* x, int64_t num_heads, int64_t head_size, int64_t half, bool interleaved, const float* cosine, const float* sine) {

@@ -27,7 +27,14 @@ struct AttentionOnDevice {
   int window = 0;
   float soft_cap = 0;    ///< as in AttentionRule; 0: none
   const float* slopes = nullptr;  ///< ALiBi [A]; null: none
+  const float* sinks = nullptr;   ///< [A]; null: none
 };
+
+/// What a query head's sink adds to the sum of its softmax weights, which are exponents of 2 relative to `maximum`.
+FLEXGEN_CODE float sink_weight(const AttentionOnDevice& a, int query_head, float maximum) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  return a.sinks == nullptr ? 0.0f : exp2f(a.sinks[query_head] * kLog2E - maximum);
+}
 
 /// A product of a query and a key as an exponent of 2. `slope`: of the query head; `distance`: the key's position less the row's own.
 FLEXGEN_CODE float finish_score(const AttentionOnDevice& a, float x, float slope, int distance) {
@@ -352,7 +359,7 @@ FLEXGEN_ROLLED
   rows.finish();
   rows.for_results(head_size, [&](int half, int column, float x) {
     const int r = rows.row(half);
-    if (r < tile.count) a.out[at(r) + column] = Half::from_float(x / rows.sum[half]);
+    if (r < tile.count) a.out[at(r) + column] = Half::from_float(x / (rows.sum[half] + sink_weight(a, head * group + (tile.first + r) % group, rows.maximum[half])));
   });
 }
 
@@ -435,7 +442,7 @@ FLEXGEN_ROLLED
   for (int i = thread(); i < count * head_size; i += num_threads()) {
     const int r = i / head_size, column = i - r * head_size;
     if (task.num_splits == 1) {
-      a.out[at + i] = Half::from_float(total[r][column] / sum[r]);
+      a.out[at + i] = Half::from_float(total[r][column] / (sum[r] + sink_weight(a, query_head + r, maximum[r])));
       continue;
     }
     float* partial = partials + (static_cast<int64_t>(task.first_partial + split) * a.cache.query_heads + query_head + r) * (2 + head_size);
@@ -459,6 +466,7 @@ FLEXGEN_KERNEL void merge_splits(AttentionOnDevice a, const GeneratedRow* genera
   float maximum = minus_infinity(), sum = 0;
   for (int split = 0; split < task.num_splits; ++split) maximum = fmaxf(maximum, partials[split * stride + 1]);
   for (int split = 0; split < task.num_splits; ++split) sum += partials[split * stride] * exp2f(partials[split * stride + 1] - maximum);
+  sum += sink_weight(a, head, maximum);
   uint16_t* out = a.out + (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + head) * head_size;
   for (int column = thread(); column < head_size; column += num_threads()) {
     float x = 0;

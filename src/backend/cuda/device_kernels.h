@@ -103,6 +103,9 @@ class DeviceKernels : public Kernels {
   void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) override {
     run("activate", activate_elements, {blocks_for(count)}, kRowThreads, gate, up, count, activation, out, Half::kType);
   }
+  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+    run("clamped_gate", clamp_gates, {blocks_for(count)}, kRowThreads, x, count, rule, out, Half::kType);
+  }
   void to_act(const float* x, int64_t count, std::byte* out) override {
     convert(reinterpret_cast<const std::byte*>(x), DType::kF32, 1, count, out, Half::kType, count);
   }
@@ -231,7 +234,7 @@ class DeviceKernels : public Kernels {
   template <typename Body>
   static void for_slot_groups(std::span<const AttentionSlot> slots, const KvGeometry& geometry, const Body& body) {
     size_t first = 0;
-    const int64_t of_heads = 4 * geometry.query_heads;  // slopes
+    const int64_t of_heads = 2 * (4 * geometry.query_heads + 16);  // slopes and sinks
     int64_t bytes = of_heads;
     for (size_t s = 0; s < slots.size(); ++s) {
       // Pages, the slot, and for every row the larger of its tasks: together no more than kLargestUpload, though they go up in two pieces.
@@ -316,7 +319,7 @@ class DeviceKernels : public Kernels {
     const UploadedSlots uploaded = add_slots(places, slots, g);
     const AttentionKernels& kernels = kKernels[static_cast<int>(uploaded.kind)];
     const auto tile_part = tasks.add(tiles);
-    const auto slopes = tasks.add(rule.slopes.data(), rule.slopes.size());
+    const auto slopes = tasks.add(rule.slopes.data(), rule.slopes.size()), sinks = tasks.add(rule.sinks.data(), rule.sinks.size());
     std::vector<std::pair<const GeneratedBatch*, typename Blob::template Part<GeneratedRow>>> batches;
     for (const auto* list : {&dense, &sparse})
       for (const GeneratedBatch& batch : *list) batches.emplace_back(&batch, tasks.add(batch.rows));
@@ -325,7 +328,7 @@ class DeviceKernels : public Kernels {
     constexpr float kLog2E = 1.4426950408889634f;
     AttentionOnDevice a{.q = q, .out = reinterpret_cast<uint16_t*>(out), .slots = uploaded.slots.on(base), .cache = cache_on_device(uploaded, g, base),
                         .scale_log2 = rule.scale * kLog2E, .window = static_cast<int>(rule.window), .soft_cap = rule.soft_cap,
-                        .slopes = rule.slopes.empty() ? nullptr : slopes.on(task_base)};
+                        .slopes = rule.slopes.empty() ? nullptr : slopes.on(task_base), .sinks = rule.sinks.empty() ? nullptr : sinks.on(task_base)};
     constexpr int kThreads = kAttentionWarps * kWarp;
     if (!tiles.empty())
       run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(task_base),

@@ -68,6 +68,16 @@ FLEXGEN_KERNEL void activate_elements(const float* gate, const float* up, int64_
   });
 }
 
+/// out = the clamped gate of pairs x (ClampedGate).
+FLEXGEN_KERNEL void clamp_gates(const float* x, int64_t count, ClampedGate rule, std::byte* out, DType out_type) {
+  for_elements(count, [&](int64_t i) {
+    float gate = x[2 * i], up = x[2 * i + 1];
+    if (gate > rule.limit) gate = rule.limit;
+    if (fabsf(up) > rule.limit) up = up > 0 ? rule.limit : -rule.limit;
+    store_element(out, out_type, i, gate / (1.0f + expf(-rule.alpha * gate)) * (up + 1.0f));
+  });
+}
+
 /// out = x, from one unquantized type to another, row by row with a stride each; columns beyond `cols` up to `out_stride` become zero.
 FLEXGEN_KERNEL void convert_elements(const std::byte* x, DType from, int64_t num_rows, int64_t cols, std::byte* out, DType to, int64_t out_stride) {
   for_elements(num_rows * out_stride, [&](int64_t i) {

@@ -53,6 +53,9 @@ class EmulatedKernels : public Kernels {
     kernels_->gated_activate(floats(gate, count, "gated_activate: gate"), floats(up, count, "gated_activate: up"), count, activation,
                              acts(out, count, "gated_activate: out"));
   }
+  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+    kernels_->clamped_gate(floats(x, 2 * count, "clamped_gate: x"), count, rule, acts(out, count, "clamped_gate: out"));
+  }
   void to_act(const float* x, int64_t count, std::byte* out) override { kernels_->to_act(floats(x, count, "to_act: x"), count, acts(out, count, "to_act: out")); }
 
   void add_scaled(const float* x, int64_t count, float factor, float* y) override {

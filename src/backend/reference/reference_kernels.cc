@@ -151,6 +151,16 @@ class ReferenceKernels : public Kernels {
     for (int64_t i = 0; i < count; ++i) y[i] = activation_value(gate[i], activation) * up[i];
   }
 
+  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+    auto* y = reinterpret_cast<float*>(out);
+    for (int64_t i = 0; i < count; ++i) {
+      float gate = x[2 * i], up = x[2 * i + 1];
+      if (gate > rule.limit) gate = rule.limit;  // so that NaN stays
+      if (std::abs(up) > rule.limit) up = std::copysign(rule.limit, up);
+      y[i] = gate / (1.0f + std::exp(-rule.alpha * gate)) * (up + 1.0f);
+    }
+  }
+
   void to_act(const float* x, int64_t count, std::byte* out) override {
     std::copy_n(x, count, reinterpret_cast<float*>(out));
   }
@@ -240,6 +250,7 @@ class ReferenceKernels : public Kernels {
       return load_in_row(page + g.row_offset(which, head, first + s), g.dtype, g.head_size, d);
     };
     std::vector<std::vector<double>> weights;  // [group][visible]
+    std::vector<double> maxima;                // [group], of the scores
     std::vector<float> shares(static_cast<size_t>(visible), 0);
     for (int64_t m = 0; m < group; ++m) {
       const float* query = q + ((slot.first_row + i) * g.query_heads + head * group + m) * g.head_size;
@@ -254,6 +265,7 @@ class ReferenceKernels : public Kernels {
       }
       double maximum = -std::numeric_limits<double>::infinity(), sum = 0;
       for (double x : w) maximum = std::max(maximum, x);
+      maxima.push_back(maximum);
       for (double& x : w) {
         x = std::exp(x - maximum);
         if (!std::isnan(x)) sum += x;  // the share of a NaN is one, so that it is chosen and seen
@@ -266,7 +278,7 @@ class ReferenceKernels : public Kernels {
     for (int64_t m = 0; m < group; ++m) {
       float* y = out + ((slot.first_row + i) * g.query_heads + head * group + m) * g.head_size;
       const auto& w = weights[static_cast<size_t>(m)];
-      double sum = 0;
+      double sum = rule.sinks.empty() ? 0 : std::exp(rule.sinks[static_cast<size_t>(head * group + m)] - maxima[static_cast<size_t>(m)]);
       for (int32_t s : chosen) sum += w[static_cast<size_t>(s)];
       for (int64_t d = 0; d < g.head_size; ++d) {
         double mixed = 0;
