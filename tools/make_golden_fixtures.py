@@ -130,6 +130,8 @@ MODELS |= {
     "dots1": (other("dots1", num_hidden_layers=3, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, **SOME_EXPERTS),
               torch.bfloat16, {}),
     "ernie4_5_moe": (other("ernie4_5_moe", num_hidden_layers=3, tie_word_embeddings=False, moe_num_experts=6, moe_k=2, moe_intermediate_size=24, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_end_index=1), torch.bfloat16, {}),
+    "gpt_oss": (other("gpt_oss", num_hidden_layers=3, head_dim=16, intermediate_size=24, num_local_experts=6, num_experts_per_tok=2, sliding_window=9, swiglu_alpha=1.3, swiglu_limit=0.8,
+                      rope_parameters={**YARN, "truncate": False}), torch.bfloat16, {}),
 }
 
 
@@ -160,11 +162,14 @@ def randomize(model, generator):
     with torch.no_grad():
         less_one = model.config.model_type.startswith(("gemma", "nemotron"))  # norms' weights are stored so
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 3:  # the experts of a block: [E, out, in]
-                parameter.normal_(0.0, 1.2 / parameter.shape[2]**0.5, generator=generator)
-            elif parameter.dim() == 2 and name.endswith("gate.weight"):  # a router, whose choices are clear
+            if parameter.dim() == 3:  # the experts of a block: [E, out, in], of gpt-oss [E, in, out]
+                fan_in = parameter.shape[1 if model.config.model_type == "gpt_oss" else 2]
+                parameter.normal_(0.0, 1.2 / fan_in**0.5, generator=generator)
+            elif name.endswith("sinks"):
+                parameter.normal_(0.0, 2.0, generator=generator)
+            elif parameter.dim() == 2 and name.endswith(("gate.weight", "router.weight")):  # a router, whose choices are clear
                 parameter.normal_(0.0, 4 / parameter.shape[1]**0.5, generator=generator)
-            elif parameter.dim() == 2 and not name.endswith("e_score_correction_bias"):
+            elif parameter.dim() == 2 and not name.endswith("bias"):
                 is_positions = "embed_positions" in name or "wpe" in name
                 is_table = "embed" in name and "embed_out" not in name or "wte" in name or is_positions
                 is_turned = model.config.model_type == "gpt2" and name.startswith("transformer.h.")  # Conv1D: [in, out]

@@ -42,7 +42,8 @@ namespace flexgen {
   family(olmoe)                  \
   family(glm4_moe)               \
   family(minimax_m2)             \
-  family(ernie4_5_moe)
+  family(ernie4_5_moe)           \
+  family(gpt_oss)
 
 #define FLEXGEN_DECLARE(name) const Architecture& name##_architecture();
 FLEXGEN_FAMILIES(FLEXGEN_DECLARE)
@@ -118,7 +119,8 @@ AttentionRule attention_rule(const ModelConfig& config, int64_t block) {
           .window = own.window,
           .sparsity = config.attention_sparsity,
           .soft_cap = config.attention_cap,
-          .slopes = config.alibi_slopes};
+          .slopes = config.alibi_slopes,
+          .sinks = own.sinks};
 }
 
 #undef FLEXGEN_LIST

@@ -81,7 +81,7 @@ class Architecture {
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
   virtual MixtureNames mixture_names() const { return {}; }
   /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles.
-  std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;
+  virtual std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;
   /// All that the head needs besides the output matrix; a bias of that has its role.
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 

@@ -27,6 +27,7 @@ struct BlockAttention {
   int64_t window = 0;  ///< tokens that a token sees, itself included; 0: all
   int rope = -1;       ///< index into ModelConfig::ropes; -1: nothing is turned
   float scale = 0;     ///< of scores; 0: the model's
+  std::vector<float> sinks;  ///< [num_heads], AttentionRule::sinks; read from the checkpoint. Empty: none
 };
 
 /// How a router's logits become the scores that experts are chosen by.
@@ -41,8 +42,10 @@ struct Mixture {
   bool shared_gate = false;     ///< what that gives is multiplied by the sigmoid of a product of its own
   RouterScore score = RouterScore::kSoftmax;
   bool choice_bias = false;     ///< a bias is added to the scores, for the choice alone
+  bool logit_bias = false;      ///< a bias is added to the logits
   bool normalized = false;      ///< a row's weights are divided by their sum
   float scale = 1;              ///< and then multiplied by this
+  std::optional<ClampedGate> clamped;  ///< experts have one matrix whose rows are of gate and up in turn, and gate so; none: as other feed-forward parts
   std::vector<bool> sparse;     ///< [num_layers]: which blocks have experts
 };
 

@@ -330,6 +330,22 @@ TEST(Config, FieldsWithAnotherMeaningAreRefused) {
     EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("llama", field); }), HasSubstr("flexgen supports only")) << field;
 }
 
+TEST(Config, GptOssTakesWhatItsClassTakes) {
+  const ModelConfig m = parse_patched("gpt_oss", R"({"rope_theta": 150000, "experts_per_token": 4, "initial_context_length": 4096})");
+  EXPECT_EQ(m.head_size, 64);
+  EXPECT_TRUE(m.qkv_bias && m.output_bias);
+  EXPECT_EQ(m.mixture.num_experts, 128);
+  EXPECT_EQ(m.mixture.experts_per_row, 4);
+  ASSERT_TRUE(m.mixture.clamped);
+  EXPECT_FLOAT_EQ(m.mixture.clamped->alpha, 1.702f);
+  EXPECT_FLOAT_EQ(m.mixture.clamped->limit, 7);
+  EXPECT_EQ(m.attention[0].window, 128);
+  EXPECT_EQ(m.attention[1].window, 0);
+  EXPECT_NEAR(m.ropes[0].scale, 1 + 0.1 * std::log(32.0), 1e-6);  // YaRN
+  EXPECT_EQ(m.max_positions, 131072);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("gpt_oss", R"({"hidden_act": "gelu"})"); }), HasSubstr("hidden_act"));
+}
+
 TEST(Config, UnknownFieldsAreIgnoredWhereTheUserSaysSo) {
   auto json = config_of("llama");
   json["my_own_note"] = 3;

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -13,6 +15,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "io/checked_json.h"
+#include "io/file.h"
 #include "io/gguf.h"
 #include "model/architecture.h"
 #include "model/gguf_model.h"
@@ -157,10 +160,16 @@ class Builder {
     // A part of a tensor is a weight of its own, which lies within the tensor.
     const bool is_vector = wanted.kind == WantedWeight::Kind::kVector;
     const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector || wanted.turned ? 1 : wanted.cols;
-    const std::string name = wanted.part_of == 0 ? *there : fmt::format("{}[{}:{}]", *there, wanted.part_first, wanted.part_first + count);
+    int64_t first = wanted.part_first * stride;
+    std::string name = *there;
+    if (wanted.slices > 0) {
+      name += fmt::format("[{}]", wanted.slice);
+      first += wanted.slice * std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
+    }
+    if (wanted.part_of > 0) name += fmt::format("[{}:{}]", wanted.part_first, wanted.part_first + count);
     auto [known, is_new] = known_.try_emplace(name, static_cast<int>(weights.size()));
     if (is_new)
-      weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset + size_bytes(location.dtype, wanted.part_first * stride),
+      weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset + size_bytes(location.dtype, first),
                          wanted.always_resident(), wanted.turned ? shape.back() : 0});
     return known->second;
   }
@@ -204,6 +213,19 @@ int64_t logits_of_panel(const LayerContext& c, const LayerSpec& spec, const Head
   c.kernels.linear(act, rows, c[Role::kOutput], bias, false, logits);
   if (c.config.logit_scale != 1 || c.config.logit_cap != 0) c.kernels.scale(logits, rows * spec.vocab_count, c.config.logit_scale, c.config.logit_cap);
   return rows;
+}
+
+/// What attention takes from the config, as every device's needs it in RAM.
+void read_sinks(const Model& model, ModelConfig* config) {
+  for (const LayerSpec& layer : model.layers())
+    for (const WeightUse& use : layer.uses) {
+      if (use.role != Role::kSinks) continue;
+      const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
+      std::vector<std::byte> bytes(static_cast<size_t>(weight.bytes()));
+      File::open(model.files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, bytes);
+      std::vector<float>& sinks = config->attention[static_cast<size_t>(layer.index)].sinks;
+      for (int64_t head = 0; head < weight.cols; ++head) sinks.push_back(load_float(bytes.data(), weight.dtype, head));
+    }
 }
 
 int64_t streamed_elements(const std::vector<WantedWeight>& weights) {
@@ -277,6 +299,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   }
   model->weights_ = std::move(builder.weights);
   model->count_blocks();
+  if (!checkpoint.stamps().empty()) read_sinks(*model, &model->config_);  // an imagined one has no numbers
   if (std::vector<std::string> unused = builder.unused(); !unused.empty())
     spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
                  unused.size(), unused.front());
@@ -290,6 +313,7 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
   auto add = [&](const std::vector<WantedWeight>& wanted) {
     for (const WantedWeight& weight : wanted) {
       const std::string name = (weight.role == Role::kOutputBias ? "" : prefix) + weight.name;
+      if (weight.slice > 0) continue;  // in the tensor of the first
       if (weight.part_first > 0 && std::any_of(tensors.begin(), tensors.end(), [&](const TensorToWrite& tensor) { return tensor.name == name; })) continue;
       tensors.push_back({name, dtype, weight.shape()});
     }

@@ -82,15 +82,20 @@ struct ExpertScratch {
   ExpertScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
     const int64_t panel = std::min(rows, kFfnPanelRows), size = config.mixture.expert_size;
     x = scratch.acts(panel * config.hidden_size);
-    gate = scratch.floats(panel * size);
-    up = scratch.floats(panel * size);
+    if (config.mixture.clamped) {
+      pairs = scratch.floats(panel * 2 * size);
+    } else {
+      gate = scratch.floats(panel * size);
+      up = scratch.floats(panel * size);
+    }
     inner = scratch.acts(panel * size);
     out = scratch.floats(panel * config.hidden_size);
     chosen_by = reinterpret_cast<int32_t*>(scratch.floats(rows));
     weights = scratch.floats(rows);
   }
   std::byte* x;             ///< [panel, D] act
-  float *gate, *up;         ///< [panel, F]
+  float *gate = nullptr, *up = nullptr;  ///< [panel, F]
+  float* pairs = nullptr;   ///< [panel, F, 2]: both, where one matrix makes them
   std::byte* inner;         ///< [panel, F] act
   float* out;               ///< [panel, D]
   int32_t* chosen_by;       ///< rows that chose an expert, at most [T]

@@ -5,9 +5,12 @@
 namespace flexgen {
 
 std::vector<int64_t> WantedWeight::shape() const {
-  if (kind == Kind::kVector) return {part_of > 0 ? part_of : cols};
-  const int64_t all_rows = part_of > 0 ? part_of : rows;
-  return turned ? std::vector{cols, all_rows} : std::vector{all_rows, cols};
+  std::vector<int64_t> sizes;
+  if (slices > 0) sizes.push_back(slices);
+  if (kind != Kind::kVector && turned) sizes.push_back(cols);
+  sizes.push_back(part_of > 0 ? part_of : kind == Kind::kVector ? cols : rows);
+  if (kind != Kind::kVector && !turned) sizes.push_back(cols);
+  return sizes;
 }
 
 WeightList& WeightList::norm(Role role, const std::string& name, int64_t size) {
@@ -36,6 +39,14 @@ WeightList& WeightList::turned_part(Role role, const std::string& name, int64_t 
   const size_t matrix = weights_.size();
   part(role, name, first, rows, of_rows, cols, true);
   weights_[matrix].turned = true;
+  return *this;
+}
+
+WeightList& WeightList::of_expert(int64_t expert) {
+  for (WantedWeight& weight : weights_) {
+    weight.slice = expert;
+    weight.slices = config_.mixture.num_experts;
+  }
   return *this;
 }
 
@@ -74,7 +85,7 @@ WeightList& WeightList::router(const std::string& name, const std::string& bias_
   const Mixture& mixture = config_.mixture;
   // Small, and a choice is no place for rounding: it is kept as it is, whatever type the other matrices get.
   add(WantedWeight::small_matrix(start_ + name + ".weight", mixture.num_experts, config_.hidden_size, Role::kRouter));
-  if (mixture.choice_bias) add(WantedWeight::vector(start_ + bias_name, mixture.num_experts, Role::kRouterBias));
+  if (mixture.choice_bias || mixture.logit_bias) add(WantedWeight::vector(start_ + bias_name, mixture.num_experts, Role::kRouterBias));
   return *this;
 }
 

@@ -21,11 +21,13 @@ enum class Role : uint8_t {
   kQkv, kQkvBias,      ///< one matrix, whose rows are q, k and v head after head
   kQNorm, kQNormBias, kKNorm, kKNormBias,
   kO, kOBias,
+  kSinks,              ///< AttentionRule::sinks, which attention takes from BlockAttention
   kPostNorm1, kPostNorm1Bias,  ///< what attention adds
   kNorm2, kNorm2Bias,          ///< what the feed-forward part reads
-  kRouter, kRouterBias,        ///< scores experts, for rows as the feed-forward part reads them; the bias is of the choice
+  kRouter, kRouterBias,        ///< scores experts, for rows as the feed-forward part reads them; the bias is of the choice, or of the logits
   kSharedGate, kSharedGateBias,
   kGate, kGateBias, kUp, kUpBias, kDown, kDownBias,
+  kGateUp, kGateUpBias,        ///< one matrix, whose rows are of gate and up in turn
   kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
   kFinalNorm, kFinalNormBias,
   kOutput, kOutputBias,
@@ -49,6 +51,8 @@ struct WantedWeight {
   int64_t part_first = 0, part_of = 0;
   /// The checkpoint has the matrix transposed, as [in features, out features]; rows, cols and parts are those of [out, in] all the same.
   bool turned = false;
+  /// Of a tensor that holds a matrix (or a vector) for each expert, [slices, ...]: which one this is, or is a part of. 0 slices: it holds one alone.
+  int64_t slice = 0, slices = 0;
 
   static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kMatrix, std::move(name), rows, cols, role}; }
   static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallMatrix, std::move(name), rows, cols, role}; }
@@ -77,6 +81,9 @@ class WeightList {
 
   /// The same where the checkpoint has the matrix transposed (transformers' Conv1D): of NAME.weight [cols, of_rows], and of NAME.bias.
   WeightList& turned_part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols);
+
+  /// All so far are those of this expert, in tensors that hold all experts'.
+  WeightList& of_expert(int64_t expert);
 
   /// A weight under the name that it has.
   WeightList& add(WantedWeight weight);

@@ -60,10 +60,11 @@ void choose_experts(const LayerContext& c, const BlockScratch& s) {
   const int64_t T = c.in.num_rows, E = m.mixture.num_experts, k = m.mixture.experts_per_row, row_bytes = size_bytes(c.kernels.act_dtype(), m.hidden_size);
   const ExpertRows kept = ExpertRows::behind(c.hidden, m, T);
   normalize(c, Role::kNorm2, c.hidden, T, kept.x);
-  const std::vector<float> bias = floats_of(c, c[Role::kRouterBias]);
+  const std::vector<float> bias = m.mixture.choice_bias ? floats_of(c, c[Role::kRouterBias]) : std::vector<float>();
+  const WeightView logit_bias = m.mixture.logit_bias ? c[Role::kRouterBias] : WeightView();
   for (int64_t first = 0; first < T; first += kFfnPanelRows) {
     const int64_t rows = std::min(kFfnPanelRows, T - first);
-    c.kernels.linear(kept.x + first * row_bytes, rows, c[Role::kRouter], {}, false, s.router);
+    c.kernels.linear(kept.x + first * row_bytes, rows, c[Role::kRouter], logit_bias, false, s.router);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t at = (first + i) * k;
       choose_experts_of_row(m.mixture, std::span(s.router + i * E, static_cast<size_t>(E)), bias, kept.experts + at, kept.weights + at);
@@ -87,18 +88,29 @@ void add_experts(const LayerContext& c, const ExpertScratch& s) {
         s.chosen_by[count] = static_cast<int32_t>(row);
         s.weights[count++] = m.residual_scale * kept.weights[i];
       }
-    auto weight = [&](Role role) -> const WeightView& {
+    auto bias = [&](Role role) -> const WeightView& {  // or none
+      static const WeightView kNone;
       for (size_t i = static_cast<size_t>(number) * each; i < (static_cast<size_t>(number) + 1) * each; ++i)
         if (c.layer.uses[i].role == role) return c.w[i];
-      FLEXGEN_CHECK(false, "an expert without one of its matrices");
+      return kNone;
+    };
+    auto weight = [&](Role role) -> const WeightView& {
+      const WeightView& found = bias(role);
+      FLEXGEN_CHECK(!found.empty(), "an expert without one of its matrices");
+      return found;
     };
     for (int64_t first = 0; first < count; first += kFfnPanelRows) {
       const int64_t rows = std::min(kFfnPanelRows, count - first);
       for (int64_t i = 0; i < rows; ++i) std::memcpy(s.x + i * row_bytes, kept.x + s.chosen_by[first + i] * row_bytes, static_cast<size_t>(row_bytes));
-      kernels.linear(s.x, rows, weight(Role::kGate), {}, false, s.gate);
-      kernels.linear(s.x, rows, weight(Role::kUp), {}, false, s.up);
-      kernels.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
-      kernels.linear(s.inner, rows, weight(Role::kDown), {}, false, s.out);
+      if (m.mixture.clamped) {
+        kernels.linear(s.x, rows, weight(Role::kGateUp), bias(Role::kGateUpBias), false, s.pairs);
+        kernels.clamped_gate(s.pairs, rows * F, *m.mixture.clamped, s.inner);
+      } else {
+        kernels.linear(s.x, rows, weight(Role::kGate), {}, false, s.gate);
+        kernels.linear(s.x, rows, weight(Role::kUp), {}, false, s.up);
+        kernels.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
+      }
+      kernels.linear(s.inner, rows, weight(Role::kDown), bias(Role::kDownBias), false, s.out);
       for (int64_t i = 0; i < rows; ++i) kernels.add_scaled(s.out + i * D, D, s.weights[first + i], c.hidden + s.chosen_by[first + i] * D);
     }
   }
