@@ -132,6 +132,13 @@ MODELS |= {
     "ernie4_5_moe": (other("ernie4_5_moe", num_hidden_layers=3, tie_word_embeddings=False, moe_num_experts=6, moe_k=2, moe_intermediate_size=24, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_end_index=1), torch.bfloat16, {}),
     "gpt_oss": (other("gpt_oss", num_hidden_layers=3, head_dim=16, intermediate_size=24, num_local_experts=6, num_experts_per_tok=2, sliding_window=9, swiglu_alpha=1.3, swiglu_limit=0.8,
                       rope_parameters={**YARN, "truncate": False}), torch.bfloat16, {}),
+    "granitemoe": (other("granitemoe", intermediate_size=24, num_local_experts=6, num_experts_per_tok=2, embedding_multiplier=6.0, attention_multiplier=0.2, residual_multiplier=0.4,
+                         logits_scaling=3.0), torch.bfloat16, {}),
+    "granitemoeshared": (other("granitemoeshared", intermediate_size=24, num_local_experts=4, num_experts_per_tok=2, shared_intermediate_size=40, residual_multiplier=0.4), torch.bfloat16, {}),
+    "phimoe": (other("phimoe", intermediate_size=24, num_local_experts=5, num_experts_per_tok=2, router_jitter_noise=0.4, attention_bias=True, lm_head_bias=True, sliding_window=20,
+                     rope_parameters={**LONGROPE, "rope_type": "longrope", "original_max_position_embeddings": 48, "short_mscale": 1.2, "long_mscale": 1.3}), torch.bfloat16, {}),
+    "hunyuan_moe": (other("hunyuan_v1_moe", head_dim=16, intermediate_size=24, num_experts=6, moe_topk=2,
+                          rope_parameters={"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0}), torch.bfloat16, {}),
 }
 
 
@@ -148,8 +155,13 @@ def least_choice(model, prompts):
         scores = scores + (bias if bias is not None else 0)
         top = scores.topk(output[2].shape[-1] + 1).values
         gaps.append(((top[..., -2] - top[..., -1]) / scores.std()).min().item())
+        if model.config.model_type == "phimoe":  # which of the two is the first counts, and a little which scores count as near them
+            gaps.append(((top[..., 0] - top[..., 1]) / scores.std()).min().item())
+            for largest in (top[..., :1], top[..., 1:2]):
+                distance = (largest - scores) / scores.abs().clamp(min=largest)
+                gaps.append(10 * (distance - 2 * model.config.router_jitter_noise).abs().min().item())
 
-    hooks = [m.register_forward_hook(look) for m in model.modules() if type(m).__name__.lower().endswith("router")]
+    hooks = [m.register_forward_hook(look) for m in model.modules() if type(m).__name__.lower().endswith(("router", "moev1gate"))]
     for prompt in prompts:
         model(torch.tensor([prompt]))
     for hook in hooks:
@@ -167,7 +179,7 @@ def randomize(model, generator):
                 parameter.normal_(0.0, 1.2 / fan_in**0.5, generator=generator)
             elif name.endswith("sinks"):
                 parameter.normal_(0.0, 2.0, generator=generator)
-            elif parameter.dim() == 2 and name.endswith(("gate.weight", "router.weight")):  # a router, whose choices are clear
+            elif parameter.dim() == 2 and name.endswith(("gate.weight", "router.weight", "gate.wg.weight")):  # a router, whose choices are clear
                 parameter.normal_(0.0, 4 / parameter.shape[1]**0.5, generator=generator)
             elif parameter.dim() == 2 and not name.endswith("bias"):
                 is_positions = "embed_positions" in name or "wpe" in name
@@ -222,14 +234,17 @@ def clearest_seed(config, dtype, seed):
         with torch.no_grad():
             for tensor in (*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("bias"))):
                 tensor.copy_(tensor.to(dtype))
-        return least_choice(model, random_prompts(config, generator))
+            prompts = random_prompts(config, generator)
+            if config.model_type == "phimoe":  # a choice weighs more there than elsewhere: those on the way of an answer too
+                prompts = [prompt + greedy(model, prompt, CONTINUATION)[0] for prompt in prompts]
+        return least_choice(model, prompts)
 
     return max(range(seed, seed + 100_000, 1000), key=clearness)
 
 
 def make(name, seed):
     config, dtype, options = MODELS[name]
-    if any(field in config.to_dict() for field in ("num_experts_per_tok", "moe_k")):
+    if any(field in config.to_dict() for field in ("num_experts_per_tok", "moe_k", "moe_topk")):
         seed = clearest_seed(config, dtype, seed)
     generator = torch.Generator().manual_seed(seed)
     directory = FIXTURES / name

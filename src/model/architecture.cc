@@ -43,7 +43,9 @@ namespace flexgen {
   family(glm4_moe)               \
   family(minimax_m2)             \
   family(ernie4_5_moe)           \
-  family(gpt_oss)
+  family(gpt_oss)                \
+  family(phimoe)                 \
+  family(hunyuan_moe)
 
 #define FLEXGEN_DECLARE(name) const Architecture& name##_architecture();
 FLEXGEN_FAMILIES(FLEXGEN_DECLARE)

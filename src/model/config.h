@@ -31,7 +31,10 @@ struct BlockAttention {
 };
 
 /// How a router's logits become the scores that experts are chosen by.
-enum class RouterScore { kSoftmax, kSigmoid };
+enum class RouterScore {
+  kSoftmax, kSigmoid,
+  kSparseMixer,  ///< the logits themselves; the weight of each of two choices is softmax over the logits near it (Liu et al. 2024)
+};
 
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
 struct Mixture {
@@ -43,6 +46,7 @@ struct Mixture {
   RouterScore score = RouterScore::kSoftmax;
   bool choice_bias = false;     ///< a bias is added to the scores, for the choice alone
   bool logit_bias = false;      ///< a bias is added to the logits
+  float nearness = 0;           ///< of kSparseMixer: a logit s is near the largest, m, up to (m - s) / max(|s|, m)
   bool normalized = false;      ///< a row's weights are divided by their sum
   float scale = 1;              ///< and then multiplied by this
   std::optional<ClampedGate> clamped;  ///< experts have one matrix whose rows are of gate and up in turn, and gate so; none: as other feed-forward parts
@@ -83,6 +87,7 @@ struct ModelConfig {
   bool parallel = false;       ///< attention and feed-forward read the same stream
   bool separate_norms = false; ///< Falcon: which of two names the norms have
   float embed_scale = 1, residual_scale = 1;  ///< of what the embedding gives; of what attention and feed-forward add
+  bool logit_bias = false;     ///< the output matrix has one, where the file says so and not the family
   float logit_scale = 1, logit_cap = 0;       ///< logits x become scale * x, with a cap cap * tanh(scale * x / cap)
   // OPT
   int64_t embed_size = 0;  ///< word_embed_proj_dim; = hidden_size in all others, and in OPT but for opt-350m

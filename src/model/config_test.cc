@@ -346,6 +346,15 @@ TEST(Config, GptOssTakesWhatItsClassTakes) {
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("gpt_oss", R"({"hidden_act": "gelu"})"); }), HasSubstr("hidden_act"));
 }
 
+TEST(Config, NumbersOfAllLayersMustBeAlike) {
+  const ModelConfig m = parse_patched("hunyuan_v1_moe", R"({"num_experts": 8, "moe_topk": [2, 2, 2, 2], "num_shared_expert": [1, 1, 1, 1], "moe_intermediate_size": [176, 176, 176, 176]})");
+  EXPECT_EQ(m.mixture.experts_per_row, 2);
+  EXPECT_EQ(m.mixture.shared_size, 176);
+  for (const char* patch : {R"({"num_experts": 8, "moe_topk": [2, 2, 1, 2]})", R"({"num_experts": 8, "moe_topk": [2, 2]})", R"({"num_experts": 8, "moe_topk": [9, 9, 9, 9]})", R"({"num_experts": 8, "moe_topk": []})"})
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("hunyuan_v1_moe", patch); }), HasSubstr("moe_topk")) << patch;
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("hunyuan_v1_moe", R"({"num_experts": 8, "moe_intermediate_size": 100})"); }), HasSubstr("moe_intermediate_size"));
+}
+
 TEST(Config, UnknownFieldsAreIgnoredWhereTheUserSaysSo) {
   auto json = config_of("llama");
   json["my_own_note"] = 3;

@@ -53,6 +53,20 @@ TEST(Experts, ABiasChangesTheChoiceAndNoWeight) {
 
 TEST(Experts, OfEqualScoresTheFirstIsTaken) { EXPECT_EQ(choose(mixture_of(RouterScore::kSoftmax, true), {1, 3, 3, 3}).experts, (std::vector<int32_t>{1, 2})); }
 
+// Of each of two choices the weight is softmax over those near it: (m - s) / max(|s|, m) of up to 0.25 here.
+TEST(Experts, SparseMixerWeighsAmongThoseNear) {
+  Mixture mixture = mixture_of(RouterScore::kSparseMixer, false);
+  mixture.nearness = 0.25f;
+  Choice choice = choose(mixture, {4, 1, 3.5f, 2.9f});  // near 4: 3.5; near 3.5: 2.9
+  EXPECT_EQ(choice.experts, (std::vector<int32_t>{0, 2}));
+  EXPECT_NEAR(choice.weights[0], 1 / (1 + std::exp(-0.5)), 1e-6);
+  EXPECT_NEAR(choice.weights[1], 1 / (1 + std::exp(-0.6)), 1e-6);
+  choice = choose(mixture, {-9, -2, -1, -2.5f});  // near -1: none, as 1 / 2 is too far; near -2: -2.5
+  EXPECT_EQ(choice.experts, (std::vector<int32_t>{2, 1}));
+  EXPECT_NEAR(choice.weights[0], 1, 1e-6);
+  EXPECT_NEAR(choice.weights[1], 1 / (1 + std::exp(-0.5)), 1e-6);
+}
+
 TEST(Experts, NaNIsNoReasonToChooseNobody) {
   const Choice choice = choose(mixture_of(RouterScore::kSigmoid, true), {NAN, NAN, 1, NAN});
   EXPECT_EQ(choice.experts, (std::vector<int32_t>{2, 0}));

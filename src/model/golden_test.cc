@@ -374,7 +374,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Change{"minimax_m2", R"({"rotary_dim": 16, "rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"dots1", R"({"routed_scaling_factor": 1.4})"}, Change{"ernie4_5_moe", R"({"moe_k": 1})"},
                     Change{"gpt_oss", R"({"swiglu_alpha": 1.4})"}, Change{"gpt_oss", R"({"swiglu_limit": 0.9})"}, Change{"gpt_oss", R"({"num_experts_per_tok": 1})"},
                     Change{"gpt_oss", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"gpt_oss", R"({"attention_bias": false})"},
-                    Change{"gpt_oss", R"({"rope_parameters": {"truncate": true}})"}));
+                    Change{"gpt_oss", R"({"rope_parameters": {"truncate": true}})"},
+                    Change{"granitemoe", R"({"embedding_multiplier": 5.0})"}, Change{"granitemoe", R"({"attention_multiplier": 0.25})"}, Change{"granitemoe", R"({"residual_multiplier": 0.45})"},
+                    Change{"granitemoe", R"({"logits_scaling": 2.9})"}, Change{"granitemoe", R"({"num_experts_per_tok": 1})"}, Change{"granitemoeshared", R"({"shared_intermediate_size": 0})"},
+                    Change{"phimoe", R"({"router_jitter_noise": 0.1})"}, Change{"phimoe", R"({"rope_parameters": {"short_mscale": 1.1}})"}, Change{"phimoe", R"({"sliding_window": 19})"},
+                    Change{"phimoe", R"({"lm_head_bias": false})"}, Change{"phimoe", R"({"attention_bias": false})"}, Change{"phimoe", R"({"rms_norm_eps": 0.01})"},
+                    Change{"hunyuan_moe", R"({"moe_topk": 1})"}, Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}));
 
 /// Greedy continuations agree wherever the reference was sure. Returns how many tokens were compared.
 size_t compare_greedy(WholeModel& model, const Golden& golden, float least_margin) {
@@ -408,7 +413,7 @@ const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-ti
                                      "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
                                      "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2",
                                      "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "minimax_m2", "dots1",
-                                     "ernie4_5_moe", "gpt_oss");
+                                     "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');

@@ -151,6 +151,10 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
     result.scale = static_cast<float>(scale_as_yarn(rope, original, &config.max_positions, theta, frequencies));
   } else if (kind == "longrope") {
     result.scale = static_cast<float>(scale_as_longrope(rope, original, config.max_positions, frequencies));
+    if (names.has_mscales) {
+      result.scale = static_cast<float>(rope.positive("short_mscale", kLargest));
+      rope.positive("long_mscale", kLargest);  // beyond the old context
+    }
     stop_at(original);
   } else if (kind == "dynamic") {
     rope.positive("factor", kLargest);  // counts beyond max_position_embeddings alone

@@ -20,6 +20,7 @@ struct RopeFields {
   int64_t original = 0;             ///< original_max_position_embeddings; 0: as the scaling says, or max_position_embeddings
   bool has_alpha = false;           ///< "dynamic" scaling with a field alpha is a longer base for all sequences (Hunyuan)
   bool grows_queries = false;       ///< queries beyond the old context are multiplied (llama_4_scaling_beta): not done, so sequences end there
+  bool has_mscales = false;         ///< the scale of "longrope" is short_mscale (Phi-3.5-MoE)
   const char* usual = nullptr;      ///< rope_parameters where the file has none, as JSON; null: nothing is scaled
   bool su_is_longrope = false;      ///< the types "su" and "yarn" of old files mean longrope (Phi-3)
 };

@@ -1,6 +1,8 @@
-// Granite 3 (IBM 2024): Llama with a multiplier each for embeddings, scores, what is added to the residual stream, and logits.
+// Granite 3 (IBM 2024): Llama with a multiplier each for embeddings, scores, what is added to the residual stream, and logits. Its mixtures ("granitemoe", and
+// "granitemoeshared" with a part that all rows use) have gate and up of an expert in one matrix, and all experts of a block in one tensor.
 //
 //   h = a embedding;  h += r Wo attention(q, k, v) of scores m q.k;  h += r mlp(n);  logits = Woutput norm(h) / s
+//   or, of a mixture,  p = softmax of the k largest of Wrouter n;  h += r (shared(n) + sum of p_e expert_e(n))
 
 #include "model/family_fields.h"
 #include "model/parts/decoder.h"
@@ -12,7 +14,7 @@ namespace {
 class Granite : public Decoder {
  public:
   std::span<const std::string_view> model_types() const override {
-    static constexpr std::string_view kTypes[]{"granite"};
+    static constexpr std::string_view kTypes[]{"granite", "granitemoe", "granitemoeshared"};
     return kTypes;
   }
 
@@ -22,13 +24,39 @@ class Granite : public Decoder {
     read_rms_norm(fields, m, 1e-6);
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
-    m.mlp_bias = fields.flag_or("mlp_bias", false);
+    if (m.model_type == "granite") {
+      m.mlp_bias = fields.flag_or("mlp_bias", false);
+    } else {
+      read_experts(fields, m, {.count = "num_local_experts", .count_too = "num_experts", .usual_count = 8, .usual_per_row = 2, .size = "intermediate_size"});
+      m.mixture.normalized = true;
+      if (m.model_type == "granitemoeshared") m.mixture.shared_size = fields.integer_or("shared_intermediate_size", 0, 0, 1 << 24);
+    }
     m.embed_scale = static_cast<float>(fields.positive_or("embedding_multiplier", 1, 1e9));
     m.attention_scale = static_cast<float>(fields.positive_or("attention_multiplier", 1, 1e9));
     m.residual_scale = static_cast<float>(fields.positive_or("residual_multiplier", 1, 1e9));
     m.logit_scale = static_cast<float>(1 / fields.positive_or("logits_scaling", 1, 1e9));
     m.ropes = {read_rope(fields, m)};
     set_all_blocks(m);
+  }
+
+  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
+    if (!m.is_mixture()) return Decoder::block(m, index);
+    const int64_t D = m.hidden_size, S = m.mixture.shared_size;
+    WeightList w(m, layer_start(index));
+    w.norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm").router("block_sparse_moe.router.layer");
+    if (S == 0) return w;
+    return w.part(Role::kGate, "shared_mlp.input_linear", 0, S, 2 * S, D, false)
+        .part(Role::kUp, "shared_mlp.input_linear", S, S, 2 * S, D, false)
+        .linear(Role::kDown, "shared_mlp.output_linear", D, S, false);
+  }
+
+  std::vector<WantedWeight> expert(const ModelConfig& m, int64_t index, int64_t expert) const override {
+    const int64_t D = m.hidden_size, F = m.mixture.expert_size;
+    return WeightList(m, layer_start(index) + "block_sparse_moe.")
+        .part(Role::kGate, "input_linear", 0, F, 2 * F, D, false)
+        .part(Role::kUp, "input_linear", F, F, 2 * F, D, false)
+        .linear(Role::kDown, "output_linear", D, F, false)
+        .of_expert(expert);
   }
 };
 

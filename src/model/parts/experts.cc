@@ -30,26 +30,48 @@ std::vector<float> floats_of(const LayerContext& c, const WeightView& vector) {
   return values;
 }
 
+/// The largest of `scores` that is none of `taken`. NaN is chosen last, and then like others: what is not finite is found in the logits of the answer.
+template <typename Score>
+int32_t largest_left(int64_t num_experts, std::span<const int32_t> taken, const Score& score_of) {
+  int32_t best = -1;
+  float best_score = 0;
+  for (int32_t expert = 0; expert < num_experts; ++expert) {
+    if (std::find(taken.begin(), taken.end(), expert) != taken.end()) continue;
+    const float score = score_of(static_cast<size_t>(expert));
+    if (best >= 0 && !(score > best_score) && (!std::isnan(best_score) || std::isnan(score))) continue;
+    best = expert;
+    best_score = score;
+  }
+  return best;
+}
+
+/// RouterScore::kSparseMixer.
+void choose_as_sparse_mixer(float nearness, std::span<const float> logits, int32_t* experts, float* weights) {
+  for (int64_t i = 0; i < 2; ++i) {
+    const std::span<const int32_t> taken(experts, static_cast<size_t>(i));
+    experts[i] = largest_left(std::ssize(logits), taken, [&](size_t expert) { return logits[expert]; });
+    const float most = logits[static_cast<size_t>(experts[i])];
+    float sum = 0;
+    for (size_t expert = 0; expert < logits.size(); ++expert) {
+      if (std::find(taken.begin(), taken.end(), static_cast<int32_t>(expert)) != taken.end()) continue;
+      const float score = logits[expert], distance = (most - score) / std::max(std::abs(score), most);
+      if (!(distance > nearness)) sum += std::exp(score - most);
+    }
+    weights[i] = 1 / sum;
+  }
+}
+
 }  // namespace
 
 void choose_experts_of_row(const Mixture& mixture, std::span<float> logits, std::span<const float> bias, int32_t* experts, float* weights) {
   const int64_t k = mixture.experts_per_row;
+  if (mixture.score == RouterScore::kSparseMixer) return choose_as_sparse_mixer(mixture.nearness, logits, experts, weights);
   if (mixture.score == RouterScore::kSoftmax) softmax(logits);
   else for (float& value : logits) value = 1 / (1 + std::exp(-value));
   float sum = 0;
   for (int64_t i = 0; i < k; ++i) {
-    int32_t best = -1;
-    float best_score = 0;
-    for (int32_t expert = 0; expert < std::ssize(logits); ++expert) {
-      if (std::find(experts, experts + i, expert) != experts + i) continue;
-      const float score = logits[static_cast<size_t>(expert)] + (bias.empty() ? 0 : bias[static_cast<size_t>(expert)]);
-      // NaN is chosen last, and then like others: what is not finite is found in the logits of the answer.
-      if (best >= 0 && !(score > best_score) && (!std::isnan(best_score) || std::isnan(score))) continue;
-      best = expert;
-      best_score = score;
-    }
-    experts[i] = best;
-    weights[i] = logits[static_cast<size_t>(best)];
+    experts[i] = largest_left(std::ssize(logits), {experts, static_cast<size_t>(i)}, [&](size_t expert) { return logits[expert] + (bias.empty() ? 0 : bias[expert]); });
+    weights[i] = logits[static_cast<size_t>(experts[i])];
     sum += weights[i];
   }
   for (int64_t i = 0; i < k; ++i) weights[i] *= mixture.normalized ? mixture.scale / std::max(sum, std::numeric_limits<float>::min()) : mixture.scale;
