@@ -23,6 +23,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+# gpt-oss's and MiniMax's: words are cut by case too.
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 TEXT = """It's a truth we'll know: they've said you're late, I'd say. The quick brown fox jumps over the lazy dog 1234567890 times!
 Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. Le cœur déçu mais l'âme plutôt naïve.
@@ -315,7 +318,7 @@ def main():
         return
     root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "fixtures", "tokenizers")
     for name, tokenizer in [] if args.folders else [("gpt2-like", byte_level(None, bos=False)), ("llama3-like", byte_level(LLAMA3, ignore_merges=True)),
-                            ("qwen2-like", byte_level(QWEN2, normalizers.NFC(), bos=False)), ("sentencepiece-like", sentencepiece_like()), ("unigram-like", unigram_like()), ("unigram-words", unigram_words()),
+                            ("qwen2-like", byte_level(QWEN2, normalizers.NFC(), bos=False)), ("o200k-like", byte_level(O200K, ignore_merges=True, bos=False)), ("sentencepiece-like", sentencepiece_like()), ("unigram-like", unigram_like()), ("unigram-words", unigram_words()),
                             ("word-level", word_level(pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]))),
                             ("word-level-whitespace", word_level(pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Digits(True)])))]:
         folder = os.path.join(root, name)
