@@ -395,7 +395,8 @@ TEST(Shapes, HaveTheKnownNumbersOfParameters) {
       {"qwen3-8b", 8'190'735'360},     {"qwen3-14b", 14'768'307'200},    {"qwen3-32b", 32'762'123'264},
       {"smollm2-135m", 134'515'008},   {"gemma-2-2b", 2'614'341'888},    {"gemma-2-9b", 9'241'705'984},
       {"gemma-3-27b", 27'009'346'304}, {"phi-4", 14'659'507'200},
-      {"mixtral-8x7b", 46'702'792'704}, {"qwen3-30b-a3b", 30'532'122'624}};
+      {"mixtral-8x7b", 46'702'792'704}, {"qwen3-30b-a3b", 30'532'122'624},
+      {"gpt-oss-20b", 20'914'757'184},  {"gpt-oss-120b", 116'829'156'672}, {"glm-4.5-air", 106'852'251'264}, {"minimax-m2", 228'689'764'864}};
   for (auto [shape, parameters] : kKnown) {
     const std::optional<std::string> text = shape_config_json(shape);
     ASSERT_TRUE(text) << shape;

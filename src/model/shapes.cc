@@ -7,7 +7,7 @@
 namespace flexgen {
 namespace {
 
-enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe };
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe, kGptOss, kGlm4Moe, kMiniMaxM2 };
 
 struct Shape {
   const char* name;
@@ -60,6 +60,10 @@ constexpr Shape kShapes[] = {
     {"mixtral-8x22b", Family::kMixtral, 56, 6144, 48, 8, 128, 16384, 32768, 65536, false, 8, 2, 16384},
     {"qwen3-30b-a3b", Family::kQwen3Moe, 48, 2048, 32, 4, 128, 6144, 151936, 40960, false, 128, 8, 768},
     {"qwen3-235b-a22b", Family::kQwen3Moe, 94, 4096, 64, 4, 128, 12288, 151936, 40960, false, 128, 8, 1536},
+    {"gpt-oss-20b", Family::kGptOss, 24, 2880, 64, 8, 64, 2880, 201088, 131072, false, 32, 4, 2880},
+    {"gpt-oss-120b", Family::kGptOss, 36, 2880, 64, 8, 64, 2880, 201088, 131072, false, 128, 4, 2880},
+    {"glm-4.5-air", Family::kGlm4Moe, 46, 4096, 96, 8, 128, 10944, 151552, 131072, false, 128, 8, 1408},
+    {"minimax-m2", Family::kMiniMaxM2, 62, 3072, 48, 8, 128, 1536, 200064, 196608, false, 256, 8, 1536},
 };
 
 /// What the models of a family have in common.
@@ -83,6 +87,9 @@ FamilyTraits traits_of(Family family) {
     case Family::kGemma3: return {"gemma3_text", 1e-6, 1e6, 0, 2, 1};
     case Family::kMixtral: return {"mixtral", 1e-5, 1e6, 0, 1, 2};
     case Family::kQwen3Moe: return {"qwen3_moe", 1e-6, 1e6, 0, 151643, 151643};
+    case Family::kGptOss: return {"gpt_oss", 1e-5, 1.5e5, 0, 199998, 200002};
+    case Family::kGlm4Moe: return {"glm4_moe", 1e-5, 1e6, 0, 151329, 151329};
+    case Family::kMiniMaxM2: return {"minimax_m2", 1e-6, 5e6, 0, 200019, 200020};
     case Family::kPhi4: return {"phi3", 1e-5, 2.5e5, 0, 100257, 100265};
   }
   return {};
@@ -116,9 +123,21 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     json["intermediate_size"] = shape.ffn;
     json["num_key_value_heads"] = shape.kv_heads;
     if (shape.experts > 0) {
-      json[shape.family == Family::kMixtral ? "num_local_experts" : "num_experts"] = shape.experts;
+      json[shape.family == Family::kQwen3Moe ? "num_experts" : shape.family == Family::kGlm4Moe ? "n_routed_experts" : "num_local_experts"] = shape.experts;
       json["num_experts_per_tok"] = shape.experts_per_row;
     }
+    if (shape.family == Family::kGptOss) {
+      json["sliding_window"] = 128;
+      json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 32.0}, {"beta_fast", 32.0}, {"beta_slow", 1.0}, {"truncate", false}, {"original_max_position_embeddings", 4096}};
+    }
+    if (shape.family == Family::kGlm4Moe) {
+      json["moe_intermediate_size"] = shape.expert_size;
+      json["n_shared_experts"] = 1;
+      json["first_k_dense_replace"] = 1;
+      json["attention_bias"] = true;
+      json["partial_rotary_factor"] = 0.5;
+    }
+    if (shape.family == Family::kMiniMaxM2) json["rotary_dim"] = 64;
     if (shape.family == Family::kQwen3Moe) {
       json["moe_intermediate_size"] = shape.expert_size;
       json["norm_topk_prob"] = true;
