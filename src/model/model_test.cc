@@ -176,6 +176,39 @@ TEST(Model, ExpertsAreCutIntoUnits) {
   EXPECT_EQ(units, expected);
 }
 
+const WeightSpec& weight_named(const Model& model, const std::string& name) {
+  const auto found = std::find_if(model.weights().begin(), model.weights().end(), [&](const WeightSpec& weight) { return weight.name == name; });
+  EXPECT_NE(found, model.weights().end()) << name;
+  return found == model.weights().end() ? model.weights().front() : *found;
+}
+
+/// A tensor for all experts of a block is listed expert by expert, and those part by part.
+TEST(Model, ExpertsMayBeInOneTensor) {
+  const auto granite = Model::of_shape(parse_config(R"({"model_type": "granitemoe", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 4,
+    "num_local_experts": 3, "vocab_size": 100, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const std::string both = "model.layers.0.block_sparse_moe.input_linear.weight";
+  const WeightSpec& first = weight_named(*granite, both + "[0][0:32]");
+  EXPECT_EQ(first.rows, 32);
+  EXPECT_EQ(first.cols, 64);
+  EXPECT_EQ(weight_named(*granite, both + "[0][32:64]").offset, first.offset + 2 * 32 * 64);
+  EXPECT_EQ(weight_named(*granite, both + "[2][32:64]").offset, first.offset + 2 * (2 * 64 + 32) * 64);
+  const std::string down = "model.layers.0.block_sparse_moe.output_linear.weight";
+  EXPECT_EQ(weight_named(*granite, down + "[1]").offset, weight_named(*granite, down + "[0]").offset + 2 * 64 * 32);
+
+  const auto oss = Model::of_shape(parse_config(R"({"model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const std::string pairs = "model.layers.0.mlp.experts.gate_up_proj";
+  const WeightSpec& turned = weight_named(*oss, pairs + "[1]");  // stored [in, out]
+  EXPECT_EQ(turned.turned_of, 64);
+  EXPECT_EQ(turned.rows, 64);
+  EXPECT_EQ(turned.cols, 64);
+  EXPECT_EQ(turned.offset, weight_named(*oss, pairs + "[0]").offset + 2 * 64 * 64);
+  const WeightSpec& bias = weight_named(*oss, pairs + "_bias[2]");
+  EXPECT_TRUE(bias.always_resident);
+  EXPECT_EQ(bias.cols, 64);
+  EXPECT_EQ(bias.offset, weight_named(*oss, pairs + "_bias[0]").offset + 2 * 2 * 64);
+}
+
 /// torch.compile, DDP, PEFT, multimodal parents: the same names behind a wrapper's.
 TEST(Model, NamesMayStartWithAWrappers) {
   const auto plain = TinyCheckpoint(kLlama).load();
