@@ -16,6 +16,7 @@
 #include "backend/kernels.h"
 #include "base/cores.h"
 #include "base/units.h"
+#include "tensor/code_format.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen {
@@ -101,6 +102,32 @@ void bench_quantized_linear(benchmark::State& state) {
   int64_t call = 0;
   for (auto _ : state) {
     const WeightView weight{dtype, n, k, {{weights.data() + call++ % copies * bytes, n}}};
+    kernels->linear(x.data(), t, weight, {}, false, y.data());
+  }
+  count_flops(state, t, n, k);
+  state.counters["W GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(bytes * state.iterations()), benchmark::Counter::kIsRate);
+}
+
+/// Arguments: N, K, T, the number of a DType: weights as they are shipped quantized, from RAM as above.
+void bench_shipped_linear(benchmark::State& state) {
+  const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
+  const auto dtype = static_cast<DType>(state.range(3));
+  state.SetLabel(std::string(dtype_name(dtype)));
+  auto kernels = make_cpu_kernels({0, compute_dtype()});
+  const CodeFormat format = usual_format(dtype, n, k);
+  const int64_t bytes = n * row_bytes(dtype, k), copies = std::min<int64_t>(64, kGiB / bytes);
+  const ArenaBytes codes(copies * bytes);
+  std::memset(codes.data(), 0x35, static_cast<size_t>(copies * bytes));
+  std::vector<std::vector<std::byte>> beside;
+  WeightView weight{dtype, n, k, {{nullptr, n}}, &format};
+  for (size_t part = 0; part < kNumCodeParts; ++part)
+    if (const int64_t size = beside_bytes(format, dtype, static_cast<CodePart>(part), n, k); size > 0)
+      weight.pieces.front().beside[part] = beside.emplace_back(static_cast<size_t>(size), std::byte{0x3c}).data();
+  std::vector<std::byte> x = random_elements(compute_dtype(), t * k);
+  std::vector<float> y(static_cast<size_t>(t * n));
+  int64_t call = 0;
+  for (auto _ : state) {
+    weight.pieces.front().data = codes.data() + call++ % copies * bytes;
     kernels->linear(x.data(), t, weight, {}, false, y.data());
   }
   count_flops(state, t, n, k);
@@ -257,6 +284,12 @@ void quantized_shapes(benchmark::internal::Benchmark* bench) {
       for (int64_t t : {1, 4, 16, 32, 64, 256, 1024}) bench->Args({4096, 4096, t, bits, integers});
 }
 BENCHMARK(bench_quantized_linear)->Apply(quantized_shapes);
+void shipped_shapes(benchmark::internal::Benchmark* bench) {
+  bench->ArgNames({"N", "K", "T", "dtype"})->Unit(benchmark::kMillisecond)->UseRealTime();
+  for (int dtype = static_cast<int>(DType::kFp8); dtype <= static_cast<int>(kLastDType); ++dtype)
+    for (int64_t t : {1, 64, 256}) bench->Args({4096, 4096, t, dtype});
+}
+BENCHMARK(bench_shipped_linear)->Apply(shipped_shapes);
 BENCHMARK(bench_quantize)->ArgNames({"bits", "mse"})->Args({4, 0})->Args({4, 1})->Args({8, 0})->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_largest)->ArgName("drawn")->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(bench_memory_read)->Unit(benchmark::kMillisecond)->UseRealTime();

@@ -20,6 +20,7 @@
 #include "backend/staged_kernels.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "tensor/code_format.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen::kernels_test {
@@ -602,7 +603,7 @@ TEST(CpuKernelsTest, BlocksAreReadAsTheyLie) {
     if (options.compute_dtype != DType::kBF16 || cpu_has_bf16()) all.push_back(make_cpu_kernels(options));
   Rng rng(11);
   constexpr int64_t kRows = 70, kCols = 512, kTokens = 33;
-  for (int number = static_cast<int>(DType::kQ4_0); number <= static_cast<int>(kLastDType); ++number) {
+  for (int number = static_cast<int>(DType::kQ4_0); number <= static_cast<int>(kLastBlockedDType); ++number) {
     const auto dtype = static_cast<DType>(number);
     SCOPED_TRACE(dtype_name(dtype));
     const int64_t stride = row_bytes(dtype, kCols);
@@ -633,6 +634,62 @@ TEST(CpuKernelsTest, BlocksAreReadAsTheyLie) {
       EXPECT_EQ(from_blocks, from_plain);
     }
   }
+}
+
+/// Weights whose scales are tensors of their own: they are multiplied as what decode_rows() makes of them, to the bit, in whatever pieces they lie.
+TEST(CpuKernelsTest, CodesAreReadAsTheyLie) {
+  std::vector<std::unique_ptr<Kernels>> all;
+  all.push_back(make_reference_kernels());
+  for (CpuKernelOptions options : {CpuKernelOptions{1, DType::kF32}, {3, DType::kF32}, {2, DType::kBF16}})
+    if (options.compute_dtype != DType::kBF16 || cpu_has_bf16()) all.push_back(make_cpu_kernels(options));
+  Rng rng(12);
+  constexpr int64_t kRows = 200;
+  for (int number = static_cast<int>(DType::kFp8); number <= static_cast<int>(kLastDType); ++number)
+    for (int64_t cols : {int64_t{512}, int64_t{328}})  // the last group is not whole
+      for (bool ordered : {false, true}) {
+        const auto dtype = static_cast<DType>(number);
+        if (ordered && (codes_per_word(dtype) == 1 || dtype == DType::kAwq4)) continue;
+        SCOPED_TRACE(fmt::format("{} of {} columns{}", dtype_name(dtype), cols, ordered ? ", ordered" : ""));
+        CodeFormat format = usual_format(dtype, kRows, cols);
+        format.has_order = ordered;
+        format.has_zeros |= dtype == DType::kPacked4;
+        std::array<Bytes, kNumCodeParts> beside;
+        for (int part = 0; part < kNumCodeParts; ++part) {
+          Bytes& bytes = beside[static_cast<size_t>(part)];
+          bytes.resize(static_cast<size_t>(beside_bytes(format, dtype, static_cast<CodePart>(part), kRows, cols)));
+          for (std::byte& byte : bytes) byte = static_cast<std::byte>(pick(rng, 0, 63));  // scales are finite then
+        }
+        for (int64_t column = 0; ordered && column < cols; ++column) {
+          const auto group = static_cast<int32_t>(pick(rng, 0, static_cast<int>(format.num_groups - 1)));
+          std::memcpy(beside[kOrder].data() + 4 * column, &group, sizeof group);
+        }
+        if (format.has_global) beside[kGlobal] = encode({3.0f}, DType::kF32);
+        const int64_t stride = row_bytes(dtype, cols);
+        Bytes codes(static_cast<size_t>(kRows * stride));
+        for (std::byte& byte : codes) byte = static_cast<std::byte>(pick(rng, 0, dtype == DType::kFp8 ? 126 : 255));
+        const auto piece_of = [&](int64_t first, int64_t rows) {
+          WeightPiece piece{codes.data() + first * stride, rows};
+          const int64_t per_word = codes_per_word(dtype);
+          const int64_t skipped[kNumCodeParts] = {first / format.scale_rows * format.num_groups * scale_bytes(format.scale_type), first / per_word * format.num_groups * 4, 0, 0};
+          for (size_t part = 0; part < beside.size(); ++part) piece.beside[part] = beside[part].empty() ? nullptr : beside[part].data() + skipped[part];
+          return piece;
+        };
+        Floats values(static_cast<size_t>(kRows * cols));
+        decode_rows(format, dtype, piece_of(0, kRows), 0, kRows, cols, values.data());
+        ASSERT_TRUE(std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }));
+        WeightView view{dtype, kRows, cols, {piece_of(0, kRows)}, &format};
+        if (!is_transposed(dtype)) view.pieces = {piece_of(0, 128), piece_of(128, kRows - 128)};
+        const TestWeight plain(values, DType::kF32, kRows, cols);
+        for (size_t k = 0; k < all.size(); ++k)
+          for (int64_t tokens : {1, 33}) {
+            SCOPED_TRACE(k);
+            const Bytes x = encode(random_floats(rng, tokens * cols), all[k]->act_dtype());
+            Floats from_codes(static_cast<size_t>(tokens * kRows)), from_plain = from_codes;
+            all[k]->linear(x.data(), tokens, view, {}, false, from_codes.data());
+            all[k]->linear(x.data(), tokens, plain, {}, false, from_plain.data());
+            EXPECT_EQ(from_codes, from_plain);
+          }
+      }
 }
 
 TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {

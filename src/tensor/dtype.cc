@@ -23,6 +23,14 @@ std::string_view dtype_name(DType dtype) {
     case DType::kQ6_K: return "q6_k";
     case DType::kIQ4_NL: return "iq4_nl";
     case DType::kMXFP4: return "mxfp4";
+    case DType::kFp8: return "fp8";
+    case DType::kCodes8: return "int8-scaled";
+    case DType::kPacked4: return "int4-packed";
+    case DType::kPacked8: return "int8-packed";
+    case DType::kGptq4: return "int4-gptq";
+    case DType::kGptq8: return "int8-gptq";
+    case DType::kAwq4: return "int4-awq";
+    case DType::kFp4: return "fp4-scaled";
   }
   return "?";
 }

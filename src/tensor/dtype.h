@@ -9,9 +9,12 @@
 namespace flexgen {
 
 /// kInt8, kInt4: rows of codes in groups that share a scale and a minimum (tensor/group_quant.h), made here. From kQ4_0 on: rows of blocks as GGUF files
-/// have them (tensor/block_formats.h), read only.
-enum class DType : uint8_t { kF32, kF16, kBF16, kInt8, kInt4, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kMXFP4 };
-inline constexpr DType kLastDType = DType::kMXFP4;
+/// have them (tensor/block_formats.h), read only. From kFp8 on: codes whose scales are tensors of their own (tensor/code_format.h), read only.
+enum class DType : uint8_t {
+  kF32, kF16, kBF16, kInt8, kInt4, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kMXFP4,
+  kFp8, kCodes8, kPacked4, kPacked8, kGptq4, kGptq8, kAwq4, kFp4
+};
+inline constexpr DType kLastBlockedDType = DType::kMXFP4, kLastDType = DType::kFp4;
 
 inline constexpr int64_t kQuantGroup = 64;  ///< values that share a scale and a minimum
 
@@ -23,7 +26,11 @@ inline constexpr bool is_quantized(DType dtype) { return dtype >= DType::kInt8; 
 /// Quantized rows of the kinds that convert_rows() makes.
 inline constexpr bool is_grouped(DType dtype) { return dtype == DType::kInt8 || dtype == DType::kInt4; }
 /// Quantized rows of blocks.
-inline constexpr bool is_blocked(DType dtype) { return dtype >= DType::kQ4_0; }
+inline constexpr bool is_blocked(DType dtype) { return dtype >= DType::kQ4_0 && dtype <= kLastBlockedDType; }
+/// Codes whose scales are tensors of their own.
+inline constexpr bool is_scaled(DType dtype) { return dtype > kLastBlockedDType; }
+/// Quantized by others, and read only.
+inline constexpr bool is_shipped(DType dtype) { return dtype > DType::kInt4; }
 
 /// A block: so many elements in so many bytes. Rows hold whole blocks.
 struct QuantBlock {
@@ -36,20 +43,31 @@ inline constexpr QuantBlock quant_block(DType dtype) {
   return kShapes[static_cast<int>(dtype) - static_cast<int>(DType::kQ4_0)];
 }
 
-/// Bytes that `count` elements take, of any type but int8 and int4; of a blocked one they are whole blocks.
+/// Bytes that `count` elements take, of any type but int8, int4 and those with scales of their own; of a blocked one they are whole blocks.
 inline constexpr int64_t size_bytes(DType dtype, int64_t count) {
   if (is_blocked(dtype)) return count / quant_block(dtype).elements * quant_block(dtype).bytes;
   return count * (dtype == DType::kF32 ? 4 : 2);
 }
 
-/// Bytes that a row of `cols` elements takes, of any type.
+/// Bytes that the codes of a row of `cols` elements take. (GPTQ's and AWQ's rows do not lie together: it is their share of the matrix.)
+inline constexpr int64_t code_row_bytes(DType dtype, int64_t cols) {
+  switch (dtype) {
+    case DType::kPacked4: return (cols + 7) / 8 * 4;
+    case DType::kPacked8: return (cols + 3) / 4 * 4;
+    case DType::kGptq4: case DType::kAwq4: case DType::kFp4: return (cols + 1) / 2;
+    default: return cols;
+  }
+}
+
+/// Bytes that a row of `cols` elements takes, of any type; of one with scales of their own, its codes.
 inline constexpr int64_t row_bytes(DType dtype, int64_t cols) {
+  if (is_scaled(dtype)) return code_row_bytes(dtype, cols);
   if (!is_grouped(dtype)) return size_bytes(dtype, cols);
   const int64_t groups = (cols + kQuantGroup - 1) / kQuantGroup;
   return (dtype == DType::kInt4 ? (cols + 1) / 2 : cols) + 4 * groups;
 }
 
-/// "f32", "f16", "bf16", "int8", "int4", "q4_0", "q4_k", ...
+/// "f32", "f16", "bf16", "int8", "int4", "q4_0", "q4_k", "fp8", "int4-gptq", ...
 std::string_view dtype_name(DType dtype);
 
 /// bfloat16 is the upper half of a float. Rounds to nearest even; NaN stays NaN.

@@ -196,7 +196,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
     WorkerScratch& scratch = scratch_[static_cast<size_t>(worker)];
     const std::byte* w = tile.data;
     if (weight.dtype != kType || tile.num_rows < kTileRows) {
-      convert_tile(tile, weight.dtype, cols, kType, scratch.weight.data());
+      convert_tile(tile, weight, kType, scratch.weight.data());
       std::fill(scratch.weight.data() + size_bytes(kType, tile.num_rows * cols),
                 scratch.weight.data() + size_bytes(kType, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();

@@ -120,7 +120,7 @@ class LinearPacked {
     DType dtype = weight.dtype;
     if (!Product::packs(dtype)) {
       std::byte* const rows = converted_[static_cast<size_t>(worker)].data();
-      convert_tile(tile, dtype, cols, Product::kElements, rows);
+      convert_tile(tile, weight, Product::kElements, rows);
       data = rows;
       dtype = Product::kElements;
     }

@@ -15,6 +15,8 @@ namespace flexgen {
 struct LinearTile {
   const std::byte* data;
   int64_t first_row, num_rows;
+  const WeightPiece* piece;
+  int64_t piece_row;  ///< of the piece, the first
 };
 
 /// `tiles` becomes those of the weight, of `tile_rows` each. Returns whether one has fewer.
@@ -26,7 +28,7 @@ inline bool cut_tiles(const WeightView& weight, int64_t tile_rows, std::vector<L
     for (int64_t row = 0; row < piece.rows; row += tile_rows) {
       const int64_t count = std::min(tile_rows, piece.rows - row);
       has_short |= count < tile_rows;
-      tiles->push_back({piece.data + row * row_bytes(weight.dtype, weight.cols), first_row + row, count});
+      tiles->push_back({piece.data + row * row_bytes(weight.dtype, weight.cols), first_row + row, count, &piece, row});
     }
     first_row += piece.rows;
   }
@@ -67,7 +69,10 @@ inline const float* bias_floats(const WeightView& bias, int64_t rows, std::vecto
 }
 
 /// The rows of a tile as elements of `to`, an unquantized type, one after the other.
-inline void convert_tile(const LinearTile& tile, DType from, int64_t cols, DType to, std::byte* out) {
+inline void convert_tile(const LinearTile& tile, const WeightView& weight, DType to, std::byte* out) {
+  const DType from = weight.dtype;
+  const int64_t cols = weight.cols;
+  if (is_scaled(from)) return vector_rows::unpack_codes(*weight.format, from, *tile.piece, tile.piece_row, tile.num_rows, cols, to, out);
   if (!is_quantized(from)) return static_cast<void>(vector_rows::convert(tile.data, from, tile.num_rows * cols, to, out));
   for (int64_t row = 0; row < tile.num_rows; ++row) vector_rows::convert(tile.data + row * row_bytes(from, cols), from, cols, to, out + size_bytes(to, row * cols));
 }

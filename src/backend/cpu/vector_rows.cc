@@ -132,6 +132,20 @@ bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
   return good;
 }
 
+/// A function for each type of codes and of elements, as compilers look at one at a time.
+template <DType kType, typename T>
+HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, T* out) {
+  const Floats d;
+  codes::unpack_rows<kType>(format, piece, first, num_rows, cols, [&](int64_t row, int64_t column, int64_t count, const float* values) HWY_ATTR {
+    T* const to = out + row * cols + column;
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, values + i, n), to + i, n); });
+  });
+}
+
+void UnpackCodes(const CodeFormat& format, DType dtype, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, DType to, void* out) {
+  with_type(to, out, [&](auto* rows) HWY_ATTR { codes::with_codes(dtype, [&]<DType kType>() HWY_ATTR { unpack_code_rows<kType>(format, piece, first, num_rows, cols, rows); }); });
+}
+
 void Add(const void* row, DType dtype, int64_t count, float* out) {
   const Floats d;
   with_type(dtype, row, [&](const auto* from) HWY_ATTR {
@@ -431,6 +445,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace flexgen {
 HWY_EXPORT(Convert);
+HWY_EXPORT(UnpackCodes);
 HWY_EXPORT(Add);
 HWY_EXPORT(AddProduct);
 HWY_EXPORT(LayerNorm);
@@ -449,6 +464,9 @@ namespace vector_rows {
 
 bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst, GroupRange range) {
   return HWY_DYNAMIC_DISPATCH(Convert)(src, src_dtype, count, dst_dtype, dst, range);
+}
+void unpack_codes(const CodeFormat& format, DType dtype, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, DType to, void* out) {
+  HWY_DYNAMIC_DISPATCH(UnpackCodes)(format, dtype, piece, first, num_rows, cols, to, out);
 }
 void add(const void* row, DType dtype, int64_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(Add)(row, dtype, count, out);

@@ -6,12 +6,15 @@
 #include <cstdint>
 
 #include "backend/kernels.h"
+#include "tensor/code_format.h"
 
 namespace flexgen::vector_rows {
 
 /// dst[i] = src[i] in another element type; narrowing rounds to nearest even. No alignment needed. Of a quantized type (tensor/group_quant.h)
 /// `count` elements are one whole row; only a blocked type can become int8 or int4. False if a value that was to be quantized was not finite.
 bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, void* dst, GroupRange range = GroupRange::kMinMax);
+/// Rows [first, first + num_rows) of a piece of a matrix with scales of its own as rows of an unquantized type.
+void unpack_codes(const CodeFormat& format, DType dtype, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, DType to, void* out);
 /// out[i] += row[i].
 void add(const void* row, DType dtype, int64_t count, float* out);
 

@@ -11,6 +11,7 @@
 #include "backend/sparse_positions.h"
 #include "backend/symmetric_quant.h"
 #include "base/error.h"
+#include "tensor/code_format.h"
 #include "tensor/group_quant.h"
 
 namespace flexgen {
@@ -32,19 +33,25 @@ float activation_value(float x, Activation activation) {
   return x;
 }
 
-/// Element (row, column) of a weight in pieces.
+/// Rows of a weight in pieces, as floats.
 class Weight {
  public:
   explicit Weight(const WeightView& view) : view_(view) {}
-  float at(int64_t row, int64_t column) const {
+  void read(int64_t row, float* out) const {
     for (const WeightPiece& piece : view_.pieces) {
-      if (row < piece.rows) return load_in_row(piece.data + row * row_bytes(view_.dtype, view_.cols), view_.dtype, view_.cols, column);
+      if (row < piece.rows) return read(piece, row, out);
       row -= piece.rows;
     }
     FLEXGEN_CHECK(false, "row outside the weight");
   }
 
  private:
+  void read(const WeightPiece& piece, int64_t row, float* out) const {
+    if (is_scaled(view_.dtype)) return decode_rows(*view_.format, view_.dtype, piece, row, 1, view_.cols, out);
+    const std::byte* const data = piece.data + row * row_bytes(view_.dtype, view_.cols);
+    for (int64_t column = 0; column < view_.cols; ++column) out[column] = load_in_row(data, view_.dtype, view_.cols, column);
+  }
+
   const WeightView& view_;
 };
 
@@ -128,7 +135,7 @@ class ReferenceKernels : public Kernels {
     Weight w(weight);
     std::vector<float> row(static_cast<size_t>(weight.cols));
     for (int64_t n = 0; n < weight.rows; ++n) {
-      for (int64_t k = 0; k < weight.cols; ++k) row[static_cast<size_t>(k)] = w.at(n, k);
+      w.read(n, row.data());
       float offset = bias.empty() ? 0.0f : load_float(bias.data(), bias.dtype, n);
       for (int64_t t = 0; t < num_rows; ++t) {
         double sum = 0;
