@@ -100,25 +100,30 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
     checkpoint.stamps_.push_back(FileStamp::of(file->descriptor(), path));
     const std::string header = read_header(*file);
     const auto data_start = 8 + static_cast<int64_t>(header.size());
-    auto tensors = parse_safetensors_header(header, data_start, file->size(), path);
+    std::map<std::string, TensorLocation> coded;
+    auto tensors = parse_safetensors_header(header, data_start, file->size(), path, &coded);
     // The index may promise what no shard holds, such as a tied head: whoever needs it says that it is missing.
     const std::unordered_set<std::string> promised(names.begin(), names.end());
     fingerprint.add(shard);
     fingerprint.add(std::to_string(file->size()));
     fingerprint.add(header);
     add_samples(fingerprint, *file, data_start);
-    for (auto& [name, location] : tensors) {
-      location.file = static_cast<int>(checkpoint.files_.size());
-      auto [place, fresh] = checkpoint.tensors_.emplace(name, location);
-      if (fresh) {
-        if (promised.contains(name)) in_index.insert(name);
-      } else if (promised.contains(name)) {  // the index says which of two is meant
-        place->second = location;
-        in_index.insert(name);
-      } else if (!in_index.contains(name)) {
-        fail_user("{}: tensor '{}' is in another shard too; the checkpoint is broken, fetch it again", path, printable(name));
+    const auto add = [&](std::map<std::string, TensorLocation>& found, std::map<std::string, TensorLocation>& all) {
+      for (auto& [name, location] : found) {
+        location.file = static_cast<int>(checkpoint.files_.size());
+        auto [place, fresh] = all.emplace(name, location);
+        if (fresh) {
+          if (promised.contains(name)) in_index.insert(name);
+        } else if (promised.contains(name)) {  // the index says which of two is meant
+          place->second = location;
+          in_index.insert(name);
+        } else if (!in_index.contains(name)) {
+          fail_user("{}: tensor '{}' is in another shard too; the checkpoint is broken, fetch it again", path, printable(name));
+        }
       }
-    }
+    };
+    add(tensors, checkpoint.tensors_);
+    add(coded, checkpoint.coded_);
     checkpoint.files_.push_back(path);
   }
   checkpoint.fingerprint_ = fingerprint.hex();
@@ -176,6 +181,11 @@ Checkpoint Checkpoint::imagined(const std::vector<TensorToWrite>& tensors, const
 const TensorLocation* Checkpoint::find(const std::string& name) const {
   auto found = tensors_.find(name);
   return found == tensors_.end() ? nullptr : &found->second;
+}
+
+const TensorLocation* Checkpoint::find_coded(const std::string& name) const {
+  auto found = coded_.find(name);
+  return found == coded_.end() ? nullptr : &found->second;
 }
 
 }  // namespace flexgen

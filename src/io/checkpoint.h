@@ -22,6 +22,7 @@ struct TensorLocation {
   int file = 0;        ///< index into Checkpoint::files()
   int64_t offset = 0;  ///< bytes from the start of the file
   int64_t bytes = 0;
+  std::string stored_as = {};  ///< of a type that has no DType of its own, what safetensors calls it: "I32", "F8_E4M3"; dtype says nothing then
 };
 
 struct TensorToWrite {
@@ -35,7 +36,7 @@ class Checkpoint {
  public:
   /// Throws Error{user} that names file and tensor for: no weights there, a missing shard, a header that is truncated,
   /// huge, not JSON or lying (offsets out of bounds, overlapping or with holes, shape that does not match the
-  /// bytes, unknown dtype; tensors of integer type are indexed as absent). Throws Error{io} for files that cannot be read.
+  /// bytes, unknown dtype; tensors of integers and of 8 bits are in coded() alone). Throws Error{io} for files that cannot be read.
   static Checkpoint open(const std::string& directory);
   static Checkpoint open(const std::string& directory, FileSystem& file_system);
 
@@ -53,6 +54,9 @@ class Checkpoint {
   const std::map<std::string, TensorLocation>& tensors() const { return tensors_; }
   /// Null if there is none of that name.
   const TensorLocation* find(const std::string& name) const;
+  /// Tensors of types that mean something only together with others, such as codes of quantized weights.
+  const std::map<std::string, TensorLocation>& coded() const { return coded_; }
+  const TensorLocation* find_coded(const std::string& name) const;
   /// Identifies the content: file names, sizes, headers, and a few samples of the weights' bytes, as two fine-tunes of
   /// one model differ in nothing else. 32 hex digits.
   const std::string& fingerprint() const { return fingerprint_; }
@@ -60,16 +64,16 @@ class Checkpoint {
  private:
   std::vector<std::string> files_;
   std::vector<FileStamp> stamps_;
-  std::map<std::string, TensorLocation> tensors_;
+  std::map<std::string, TensorLocation> tensors_, coded_;
   std::string fingerprint_;
 };
 
 /// Parses one safetensors header: `header` is the JSON text, `data_start` = 8 + its length. Exposed for
-/// the fuzz target. `file_name` is for messages. The names of tensors whose type we have no use for go to *skipped.
+/// the fuzz target. `file_name` is for messages. Tensors that have no DType go to *coded.
 std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header,
                                                                int64_t data_start, int64_t file_bytes,
                                                                const std::string& file_name,
-                                                               std::vector<std::string>* skipped = nullptr);
+                                                               std::map<std::string, TensorLocation>* coded = nullptr);
 
 /// What such a file starts with, up to its data: the length of the header and the header. Quantized tensors, [rows, cols], stand in it as rows of
 /// bytes (U8). *data_bytes: how many bytes follow. `metadata`: texts for its __metadata__.

@@ -33,9 +33,9 @@ constexpr const char* kGood =
     R"("ids":{"dtype":"I64","shape":[1],"data_offsets":[34,42]},"none":{"dtype":"F32","shape":[0,7],"data_offsets":[42,42]}})";
 constexpr int64_t kGoodBytes = 42;
 
-TEST(SafetensorsHeader, FindsTensorsAndSkipsIntegers) {
-  std::vector<std::string> skipped;
-  auto tensors = parse_safetensors_header(kGood, 1000, 1000 + kGoodBytes, "f", &skipped);
+TEST(SafetensorsHeader, FindsTensorsAndKeepsIntegersApart) {
+  std::map<std::string, TensorLocation> coded;
+  auto tensors = parse_safetensors_header(kGood, 1000, 1000 + kGoodBytes, "f", &coded);
   ASSERT_EQ(tensors.size(), 4u);
   EXPECT_EQ(tensors["a"].dtype, DType::kF32);
   EXPECT_THAT(tensors["a"].shape, ElementsAre(2, 3));
@@ -46,7 +46,10 @@ TEST(SafetensorsHeader, FindsTensorsAndSkipsIntegers) {
   EXPECT_EQ(tensors["scalar"].dtype, DType::kF16);
   EXPECT_EQ(tensors["scalar"].bytes, 2);
   EXPECT_EQ(tensors["none"].bytes, 0);
-  EXPECT_THAT(skipped, ElementsAre("ids"));
+  ASSERT_EQ(coded.size(), 1u);
+  EXPECT_EQ(coded["ids"].stored_as, "I64");
+  EXPECT_EQ(coded["ids"].offset, 1034);
+  EXPECT_EQ(coded["ids"].bytes, 8);
 }
 
 struct Lie {

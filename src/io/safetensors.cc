@@ -123,7 +123,7 @@ void check_tiling(std::vector<Range> ranges, int64_t data_bytes, const std::stri
 
 std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header, int64_t data_start,
                                                                int64_t file_bytes, const std::string& file_name,
-                                                               std::vector<std::string>* skipped) {
+                                                               std::map<std::string, TensorLocation>* coded) {
   if (header.empty() || header.front() != '{')
     fail_user("{}: the safetensors header is not a JSON object; the file is broken or of another format", file_name);
   const Json json = parse_checked_json(header, kMaxDepth, file_name, "the safetensors header");
@@ -148,13 +148,14 @@ std::map<std::string, TensorLocation> parse_safetensors_header(const std::string
     if (count * bits % 8 != 0 || end - begin != count * bits / 8)
       reader.refuse(fmt::format("takes {} bytes where its shape and dtype {} need {} bits", end - begin, dtype, count * bits));
     ranges.push_back({begin, end, name});
+    location.offset = data_start + begin;
+    location.bytes = end - begin;
     if (const std::optional<DType> usable = usable_dtype(dtype)) {
       location.dtype = *usable;
-      location.offset = data_start + begin;
-      location.bytes = end - begin;
       tensors.emplace(name, std::move(location));
-    } else if (skipped != nullptr) {
-      skipped->push_back(name);
+    } else if (coded != nullptr) {
+      location.stored_as = dtype;
+      coded->emplace(name, std::move(location));
     }
   }
   check_tiling(std::move(ranges), data_bytes, file_name);
