@@ -87,6 +87,16 @@ TEST(InspectCommand, SaysHowMuchOfAMixtureATokenUses) {
   EXPECT_EQ(json["parameters_per_token"], rest + 2 * 2 * expert);
 }
 
+TEST(InspectCommand, ShowsShippedFormats) {
+  const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
+  for (auto [name, dtype] : std::map<std::string, std::string>{{"fp8", "fp8"}, {"packed4", "int4-packed"}, {"gptq", "int4-gptq"}, {"awq", "int4-awq"}, {"mxfp4", "fp4-scaled"}}) {
+    const Json json = Json::parse(stdout_of([&] { inspect_command({fixtures + name, true}); }));
+    EXPECT_EQ(json["parameters"], 2 * 208 * 64 + 64 + 2 * (2 * 64 + 2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64)) << name;
+    EXPECT_TRUE(json["dtypes"].contains(dtype)) << json["dtypes"];
+    EXPECT_EQ(json["bytes"], json["dtypes"][dtype].get<int64_t>() + json["dtypes"]["bf16"].get<int64_t>());
+  }
+}
+
 TEST_F(Commands, GenerateContinues) {
   GenerateOptions options{kModel, "", {}, engine_};
   options.params.max_tokens = 24;

@@ -1,8 +1,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
@@ -33,21 +37,24 @@ int inspect_command(const InspectOptions& options) {
   double used = 0;
   for (const auto& [index, part] : part_of) {
     const WeightSpec& weight = model->weights()[static_cast<size_t>(index)];
-    parts[part] += weight.bytes();
+    parts[part] += weight.stored_bytes();
     parameters += weight.rows * weight.cols;
     used += share_of[index] * static_cast<double>(weight.rows * weight.cols);
-    bytes += weight.bytes();
-    of_type[weight.dtype] += weight.bytes();
+    bytes += weight.stored_bytes();
+    of_type[weight.dtype] += weight.stored_bytes();
   }
-  const auto most = std::max_element(of_type.begin(), of_type.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  std::vector<std::pair<int64_t, std::string>> types;  ///< those with the most bytes first
+  for (const auto& [type, size] : of_type) types.emplace_back(size, dtype_name(type));
+  std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   const int64_t kv_bytes = config.num_layers * model->kv_geometry(DType::kBF16, 1).page_bytes();
-  const std::string dtype(dtype_name(most->first));
+  const std::string& dtype = types.front().second;
   if (options.json) {
     nlohmann::ordered_json json{{"model_type", config.model_type}, {"dtype", dtype}, {"layers", config.num_layers},
                                 {"hidden_size", config.hidden_size}, {"heads", config.num_heads}, {"kv_heads", config.num_kv_heads},
                                 {"head_size", config.head_size}, {"ffn_size", config.ffn_size}, {"vocab_size", config.vocab_size},
                                 {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
                                 {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
+    for (const auto& [size, name] : types) json["dtypes"][name] = size;
     if (config.is_mixture()) {
       json["experts"] = config.mixture.num_experts;
       json["experts_per_token"] = config.mixture.experts_per_row;
@@ -59,7 +66,9 @@ int inspect_command(const InspectOptions& options) {
   print_result("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,
              config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size,
              format_count(config.vocab_size), format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
-  print_result("  {} parameters in {}, {}\n", format_count(parameters), dtype, format_bytes(bytes));
+  std::vector<std::string> shown;
+  for (const auto& [size, name] : types) shown.push_back(types.size() == 1 ? name : fmt::format("{} ({})", name, format_bytes(size)));
+  print_result("  {} parameters in {}, {}\n", format_count(parameters), fmt::join(shown, ", "), format_bytes(bytes));
   if (config.is_mixture())
     print_result("  {} experts a block, {} of them for a token, for which {} parameters are used\n", config.mixture.num_experts, config.mixture.experts_per_row,
                  format_count(std::llround(used)));

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "app/job_memory.h"
+#include "app/measured_weight.h"
 #include "backend/cpu/memory_read.h"
 #include "base/clock.h"
 #include "base/cores.h"
@@ -33,9 +34,9 @@ double matmul_peak(const Model& model, Kernels& kernels, int64_t num_rows) {
     const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
     if (weight.always_resident) continue;
     int64_t rows = std::min<int64_t>(use.rows, 4096);
-    const JobMemory w(rows * row_bytes(weight.dtype, weight.cols)), x(4 * num_rows * weight.cols), y(4 * num_rows * rows);
-    WeightView view{weight.dtype, rows, weight.cols, {{w.data(), rows}}};
-    double best = best_time([&] { kernels.linear(x.data(), num_rows, view, {}, false, reinterpret_cast<float*>(y.data())); });
+    const MeasuredWeight w(weight.dtype, rows, weight.cols);
+    const JobMemory x(4 * num_rows * weight.cols), y(4 * num_rows * rows);
+    double best = best_time([&] { kernels.linear(x.data(), num_rows, w.view(), {}, false, reinterpret_cast<float*>(y.data())); });
     double work = 2.0 * num_rows * static_cast<double>(weight.cols);
     flops += work * static_cast<double>(use.rows);
     seconds += best * static_cast<double>(use.rows) / static_cast<double>(rows);

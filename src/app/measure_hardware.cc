@@ -16,6 +16,7 @@
 #include "app/cache_directory.h"
 #include "app/job_memory.h"
 #include "app/machine.h"
+#include "app/measured_weight.h"
 #include "backend/cpu/memory_read.h"
 #include "app/machine_load.h"
 #include "backend/lane.h"
@@ -97,8 +98,7 @@ class BlockVisits {
         const WeightSpec& spec = model_->weights()[static_cast<size_t>(use.weight)];
         const DType dtype = spec.always_resident ? spec.dtype : weights;
         bytes += spec.rows * row_bytes(dtype, spec.cols);
-        buffers_.emplace_back(spec.rows * row_bytes(dtype, spec.cols));
-        views.push_back({dtype, spec.rows, spec.cols, {{buffers_.back().data(), spec.rows}}});
+        views.push_back(weights_.emplace_back(dtype, spec.rows, spec.cols).view());
       }
     }
     num_slots_ = ceil_div(max_rows, kSlotRows);
@@ -128,6 +128,7 @@ class BlockVisits {
   Kernels& kernels_;
   std::unique_ptr<Model> model_;
   KvGeometry geometry_;
+  std::vector<MeasuredWeight> weights_;
   std::vector<JobMemory> buffers_;
   std::vector<std::vector<WeightView>> copies_;  ///< used in turns: a job's weights come from memory, never from a cache
   size_t next_ = 0;

@@ -215,11 +215,8 @@ void on_device(const std::string& device, std::optional<Tier> attention, std::mt
   if (beside) cache = {0, cache.gpu + cache.cpu, cache.disk};
 }
 
-void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
-           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
-           const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "",
-           std::optional<Tier> attention = std::nullopt, bool shares = false, bool grammars = false) {
-  std::string directory = make_checkpoint(fmt::format("{}-{}{}", name, dtype_name(dtype), grammars ? "-grammars" : ""), config, dtype);
+void crown_of(const std::string& directory, const char* name, DType dtype, int rounds, unsigned seed, const std::string& backend, const std::string& kv_dtype, const std::string& weight_dtype, double sparsity,
+              const std::string& rotation, const std::string& matmul_dtype, const std::string& device, std::optional<Tier> attention, bool shares, bool grammars = false) {
   std::mt19937 random(seed);
   int64_t shared_tokens = 0, ended = 0;
   for (int round = 0; round < rounds;) {
@@ -275,6 +272,14 @@ void crown(const char* name, const char* config, DType dtype, int rounds, unsign
   }
 }
 
+void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
+           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
+           const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "",
+           std::optional<Tier> attention = std::nullopt, bool shares = false, bool grammars = false) {
+  const std::string directory = make_checkpoint(fmt::format("{}-{}{}", name, dtype_name(dtype), grammars ? "-grammars" : ""), config, dtype);
+  crown_of(directory, name, dtype, rounds, seed, backend, kv_dtype, weight_dtype, sparsity, rotation, matmul_dtype, device, attention, shares, grammars);
+}
+
 // 200 policies in all.
 TEST(Crown, LlamaBf16) { crown("llama", kLlama, DType::kBF16, 60, 1); }
 TEST(Crown, WideHeadsBf16) { crown("wide", kWideHeads, DType::kBF16, 20, 15); }
@@ -319,6 +324,30 @@ std::string family_of(const testing::TestParamInfo<const char*>& info) {
   return name;
 }
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCrown, testing::ValuesIn(kFamilies), family_of);
+
+// And with weights as they are shipped quantized: the fixtures themselves.
+class QuantizedCrown : public testing::TestWithParam<const char*> {
+ protected:
+  std::string directory_ = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + GetParam();
+  void run_crown(int rounds, unsigned seed, const std::string& backend, const std::string& weight_dtype, const std::string& matmul_dtype = "auto") {
+    crown_of(directory_, GetParam(), DType::kBF16, rounds, seed, backend, "auto", weight_dtype, 1, "none", matmul_dtype, "", std::nullopt, false);
+  }
+};
+TEST_P(QuantizedCrown, AsTheyLie) { run_crown(10, 71, "cpu", "auto"); }
+TEST_P(QuantizedCrown, Reference) { run_crown(3, 72, "reference", "auto"); }
+TEST_P(QuantizedCrown, QuantizedAgain) { run_crown(3, 73, "cpu", "int4", "int8"); }
+TEST_P(QuantizedCrown, DevicesAreRefused) {
+  for (const char* backend : {"emulated-gpu", "emulated-gpu-cuda"}) {
+    EngineOptions options = plain_options(directory_);
+    options.backend = backend;
+    options.budgets.gpu_bytes = 256 * kMiB;
+    const std::string message = error_of(ErrorKind::kUser, [&] { Engine engine(options); });
+    EXPECT_TRUE(message.find("for the CPU alone") != std::string::npos || message.find("runs on a CPU alone") != std::string::npos) << message;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown,
+                         testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround"),
+                         family_of);
 
 // And with products in integers.
 TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }

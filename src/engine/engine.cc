@@ -167,7 +167,12 @@ Precision precision_of(const EngineOptions& options, const Model& model, const D
 }
 
 void check_backend_reads(const EngineOptions& options, const Model& model) {
-  if (options.backend != "cuda" && options.backend != "emulated-gpu-cuda") return;
+  if (options.backend != "cuda" && !emulated(options)) return;
+  for (const WeightSpec& weight : model.weights())
+    if (is_scaled(weight.dtype))
+      fail_user("--backend {}: the weights are {} as the checkpoint has them ('{}'), which are read for the CPU alone; add --weight-dtype int4, int8 or bf16, or leave --backend out", options.backend,
+                dtype_name(weight.dtype), weight.name);
+  if (options.backend == "emulated-gpu" || options.backend == "emulated-gpu-reference") return;
   for (const WeightSpec& weight : model.weights())
     if (is_blocked(weight.dtype))
       fail_user("--backend {}: the weights are {} as a GGUF has them ('{}'), which the GPU's kernels do not read yet; add --weight-dtype int4, int8 or bf16, or leave --backend out", options.backend,

@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "base/units.h"
 #include "engine/engine.h"
@@ -133,6 +135,16 @@ TEST_P(NotFinite, AWeightOfAnyMatrixEndsAll) {
   // Behind a ReLU, which a maximum with zero would let swallow it.
   for (const char* name : {"fc1.weight", "fc1.bias", "self_attn.v_proj.weight"})
     expect_none(run(poisoned(opt_, fmt::format("model.decoder.layers.0.{}", name), NAN, [](int64_t i) { return i == 60; }), GetParam()), name);
+}
+
+/// Codes and scales that are NaN, as checkpoints are shipped quantized.
+TEST_P(NotFinite, ACodeOrAScaleEndsAll) {
+  if (GetParam() != std::string("cpu") && GetParam() != std::string("reference")) GTEST_SKIP() << "such weights are read for the CPU alone";
+  const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
+  const std::vector<std::pair<const char*, const char*>> places{{"fp8", "weight"}, {"fp8", "weight_scale_inv"}, {"fp8-modelopt", "weight_scale"}, {"fp8-channel", "weight_scale"}, {"int8-channel", "weight_scale"},
+                                                                {"packed4", "weight_scale"}, {"nvfp4", "weight_scale"}, {"nvfp4", "weight_global_scale"}, {"gptq", "scales"}, {"awq", "scales"}};
+  for (const auto& [fixture, tensor] : places)
+    expect_none(run(poisoned(fixtures + fixture, fmt::format("model.layers.1.self_attn.v_proj.{}", tensor), NAN, [](int64_t i) { return i == 0; }), GetParam()), fmt::format("{} {}", fixture, tensor));
 }
 
 TEST_P(NotFinite, OverflowEndsAll) {

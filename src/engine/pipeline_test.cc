@@ -245,6 +245,25 @@ void pipeline_sharing(const char* name, const char* config, DType dtype, int rou
 TEST(Pipeline, Sharing) { pipeline_sharing("llama", kLlama, DType::kBF16, 6, 61); }
 TEST(Pipeline, SharingInt4Sparse) { pipeline_sharing("llama", kLlama, DType::kBF16, 3, 62, "int4", 0.2); }
 
+/// Weights as they are shipped quantized, a block on each rank.
+TEST(Pipeline, ShippedFormats) {
+  for (const char* name : {"fp8", "fp8-experts", "packed4-zeros", "gptq", "awq"}) {
+    SCOPED_TRACE(name);
+    EngineOptions plain = plain_options(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + name);
+    std::mt19937 random(12);
+    const auto requests = random_requests(random, 9);
+    const Outcome expected = run({plain}, requests);
+    ASSERT_EQ(expected.errors[0], "");
+    for (int round = 0; round < 2; ++round) {
+      std::vector<EngineOptions> options(2, plain);
+      for (EngineOptions& own : options) own.policy.weights = random_fractions(random);
+      const Outcome outcome = run(options, requests);
+      for (const std::string& error : outcome.errors) ASSERT_EQ(error, "");
+      expect_same(expected.completions, outcome.completions, name);
+    }
+  }
+}
+
 TEST(Pipeline, Bf16) { pipeline("llama", kLlama, DType::kBF16, 12, 1); }
 TEST(Pipeline, F32) { pipeline("llama", kLlama, DType::kF32, 6, 2); }
 TEST(Pipeline, TiedF16) { pipeline("opt", kTiedOpt, DType::kF16, 9, 3); }

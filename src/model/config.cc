@@ -71,12 +71,6 @@ void name_neutral_fields(ConfigFields& fields) {
 
 /// Fields that mean another computation than the family's own.
 void refuse_other_computations(ConfigFields& fields, const Architecture& architecture) {
-  for (const char* name : {"quantization_config", "compression_config"})
-    if (const Json* quantized = fields.find(name)) {
-      const Json method = quantized->is_object() ? quantized->value("quant_method", Json()) : Json();
-      fields.refuse(name, fmt::format("is there{}: flexgen reads safetensors in F32, F16 and BF16 only; get the checkpoint that was not quantized, or a GGUF of it",
-                                      method.is_string() ? fmt::format(" ({})", printable(method.get<std::string>())) : ""));
-    }
   if (fields.find("auto_map") && !architecture.brings_own_code())
     fields.refuse("auto_map", "is there: the model brings code of its own, which flexgen does not run");
   for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_bfloat16"})
@@ -144,6 +138,20 @@ std::string read_text(const std::filesystem::path& path) {
   return read_whole_file(path.string(), kMaxFileBytes);
 }
 
+/// NVIDIA's Model Optimizer long wrote what it did into a file of its own, hf_quant_config.json: as the field that config.json has since.
+std::string with_model_optimizer_file(const std::filesystem::path& root, const std::string& config_json) {
+  const std::filesystem::path path = root / "hf_quant_config.json";
+  if (!file_is_there(path.string())) return config_json;
+  Json config = parse_object(config_json, (root / "config.json").string());
+  const Json file = parse_object(read_text(path), path.string());
+  if (config.contains("quantization_config") || !file.contains("quantization")) return config_json;
+  Json quantization = file.at("quantization");
+  if (!quantization.is_object()) fail_user("{}: 'quantization' must be an object; fetch the file again", path.string());
+  quantization["quant_method"] = "modelopt";
+  config["quantization_config"] = std::move(quantization);
+  return config.dump();
+}
+
 }  // namespace
 
 int64_t ModelConfig::widest_ffn() const {
@@ -179,6 +187,7 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
   config.attention.resize(static_cast<size_t>(config.num_layers));
   config.embed_size = config.hidden_size;
   config.dtype = read_dtype(fields);
+  config.quantization = read_quantization(fields);
   architecture->read_config(fields, config);
   std::vector<int32_t> bos = read_tokens(fields, "bos_token_id");
   config.eos = read_tokens(fields, "eos_token_id");
@@ -218,7 +227,7 @@ ModelConfig load_config(const std::string& directory, const std::vector<std::str
   } catch (const Error& error) {
     spdlog::warn("{}; the file is left out, and the tokens that end an answer are config.json's", error.what());
   }
-  return parse_config(read_text(root / "config.json"), generation_json, (root / "config.json").string(), ignored_fields);
+  return parse_config(with_model_optimizer_file(root, read_text(root / "config.json")), generation_json, (root / "config.json").string(), ignored_fields);
 }
 
 }  // namespace flexgen

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/kernels.h"
+#include "model/quantization.h"
 
 namespace flexgen {
 
@@ -61,6 +62,7 @@ struct ModelConfig {
   int64_t max_positions = 0;  ///< tokens that a sequence may have
   bool tied_embeddings = false;
   DType dtype = DType::kBF16;  ///< what config.json says of the weights (the files decide)
+  Quantization quantization;
   // Norms
   NormKind norm = NormKind::kRms;
   bool norm_bias = false;

@@ -46,6 +46,51 @@ ModelConfig parse_patched(const std::string& type, const std::string& patch) {
   return parse(config);
 }
 
+Quantization quantization(const std::string& text) { return parse_patched("llama", R"({"quantization_config": )" + text + "}").quantization; }
+
+TEST(Config, QuantizedAsCheckpointsSayIt) {
+  using Method = Quantization::Method;
+  EXPECT_FALSE(parse(config_of("llama")).quantization.there());
+  // As DeepSeek, Qwen3 and MiniMax ship theirs.
+  Quantization q = quantization(R"({"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0", "modules_to_not_convert": ["lm_head"]})");
+  EXPECT_EQ(q.method, Method::kFp8);
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 128}));
+  EXPECT_THAT(quantization(R"({"quant_method": "fp8", "weight_block_size": null})").schemes, ElementsAre(QuantizationScheme{8, true, false, 0, 0}));
+  EXPECT_THAT(quantization(R"({"quant_method": "fp8"})").schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 128}));
+  q = quantization(R"({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "ignore": ["lm_head"], "producer": {"name": "modelopt"}, "config_groups": {"group_0": {}}})");
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 0, 0}));
+  q = quantization(R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "sym": true, "damp_percent": 0.1, "dynamic": {"-:.*gate": {}}, "lm_head": false, "meta": {"quantizer": ["a"]}})");
+  EXPECT_EQ(q.method, Method::kGptq);
+  EXPECT_TRUE(q.zeros_less_one);
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{4, false, true, 1, 128}));
+  q = quantization(R"({"quant_method": "gptq", "bits": 8, "group_size": -1, "checkpoint_format": "gptq_v2"})");
+  EXPECT_FALSE(q.zeros_less_one);
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, false, true, 1, 0}));
+  q = quantization(R"({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM", "zero_point": true, "modules_to_not_convert": null})");
+  EXPECT_EQ(q.method, Method::kAwq);
+  EXPECT_EQ(quantization(R"({"quant_method": "auto-round", "packing_format": "auto_round:auto_awq", "bits": 4, "group_size": 128, "sym": false})").method, Method::kAwq);
+  q = quantization(R"({"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel", "bits": 4, "group_size": 128, "sym": false, "extra_config": {"lm_head": {"bits": 16}, "a": {"bits": 4, "group_size": 128}}})");
+  EXPECT_EQ(q.method, Method::kGptq);
+  EXPECT_FALSE(q.zeros_less_one);
+  q = quantization(R"({"quant_method": "compressed-tensors", "format": "mixed-precision", "quantization_status": "compressed", "ignore": ["lm_head", "re:.*gate$"], "kv_cache_scheme": null, "version": "0.9",
+      "sparsity_config": {}, "transform_config": {}, "global_compression_ratio": null, "config_groups": {
+      "group_0": {"targets": ["Linear"], "format": "float-quantized", "input_activations": {"dynamic": true, "num_bits": 8}, "output_activations": null,
+                  "weights": {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 64], "symmetric": true, "dynamic": false, "observer": "minmax", "observer_kwargs": {}, "actorder": null}},
+      "group_1": {"targets": ["re:.*down_proj"], "format": "pack-quantized", "weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": false, "actorder": "group"}},
+      "group_2": {"targets": ["a"], "format": "int-quantized", "weights": {"num_bits": 8, "strategy": "channel", "group_size": null}}}})");
+  EXPECT_EQ(q.method, Method::kCompressedTensors);
+  EXPECT_THAT(q.schemes, ElementsAre(QuantizationScheme{8, true, false, 128, 64}, QuantizationScheme{4, false, true, 1, 32}, QuantizationScheme{8, false, false, 1, 0}));
+}
+
+TEST(Config, ModelOptimizersOwnFileIsRead) {
+  TestFolder folder;
+  folder.put("config.json", config_of("llama").dump());
+  folder.put("hf_quant_config.json", R"({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}})");
+  EXPECT_EQ(load_config(folder.path().string()).quantization.method, Quantization::Method::kModelOpt);
+  folder.put("hf_quant_config.json", R"({"quantization": {"quant_algo": "NVFP4"}})");
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { load_config(folder.path().string()); }), AllOf(HasSubstr("quant_algo"), HasSubstr("NVFP4")));
+}
+
 TEST(Config, Opt) {
   ModelConfig m = parse(config_of("opt"));
   EXPECT_EQ(m.head_size, 8);
@@ -241,8 +286,35 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"ffn_dim": 12})", "ffn_dim", "does not know"},
         Refusal{"opt", R"({"rope_theta": 10000.0})", "rope_theta", "does not know"},
         Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
-        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq"}})", "quantization_config", "(gptq): flexgen reads"},
-        Refusal{"llama", R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}})", "quantization_config", "(bitsandbytes)"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}})", "quantization_config", "'bitsandbytes', which flexgen does not read"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "aqlm"}})", "quantization_config", "--weight-dtype int4"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "quark\n"}})", "quantization_config", "quark\\n"},
+        Refusal{"llama", R"({"quantization_config": {}})", "quantization_config", "quant_method ''"},
+        Refusal{"llama", R"({"quantization_config": []})", "quantization_config", "object"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2"}})", "fmt", "e5m2"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}})", "weight_block_size", "two sizes"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [0, 128]}})", "weight_block_size", "two sizes"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "activation_scheme": "block"}})", "activation_scheme", "block"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "new_switch": 1}})", "new_switch", "--ignore-config-field quantization_config.new_switch"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}})", "quant_algo", "W4A16_AWQ"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 3}})", "bits", "4 and 8"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 0}})", "group_size", "is 0"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}})", "checkpoint_format", "marlin"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down": {"bits": 8}}}})", "dynamic", "of their own"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "awq", "bits": 8}})", "bits", "of AWQ's"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "awq", "version": "GEMV"}})", "version", "gemv"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "auto-round", "packing_format": "auto_round:mlx"}})", "packing_format", "mlx"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "auto-round", "extra_config": {"lm_head": {"bits": 8}}}})", "extra_config", "of their own"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}})", "config_groups", "missing"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"W4A16": ["Linear"]}}})", "W4A16", "preset"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups": {"g": {"weights": {"num_bits": 4}}}}})", "format", "marlin-24"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 3}}}}})", "num_bits", "4 and 8"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 4, "strategy": "group"}}}}})", "group_size", "missing"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": {"weights": {"num_bits": 8, "symmetric": false}}}}})", "symmetric", "zero points"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 4, "odd": 1}}}}})", "odd",
+                "--ignore-config-field quantization_config.config_groups.g.weights.odd"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 4}}}, "transform_config": {"r": 1}}})",
+                "transform_config", "transformed"},
         Refusal{"llama", R"({"auto_map": {"AutoModel": "code.py"}})", "auto_map", "code of its own"},
         Refusal{"llama", R"({"architectures": ["LlamaForSequenceClassification"]})", "architectures", "ForCausalLM"},
         Refusal{"llama", R"({"hidden_act": "quick_gelu"})", "hidden_act", "quick_gelu"},

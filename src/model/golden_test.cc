@@ -38,6 +38,12 @@ class WholeModel {
     for (const WeightSpec& weight : model_->weights()) {
       data_.emplace_back(static_cast<size_t>(weight.bytes()));
       File::open(model_->files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, data_.back());
+      auto& beside = beside_.emplace_back();
+      for (size_t part = 0; weight.codes && part < beside.size(); ++part) {
+        const TensorBeside& tensor = weight.codes->beside[part];
+        beside[part].resize(static_cast<size_t>(tensor.bytes()));
+        File::open(model_->files()[static_cast<size_t>(tensor.file)], FileMode::kRead)->read(tensor.offset, beside[part]);
+      }
     }
   }
   const Model& model() const { return *model_; }
@@ -147,13 +153,24 @@ class WholeModel {
 
   WeightView view_of(const WeightUse& use) {
     const WeightSpec& weight = model_->weights()[static_cast<size_t>(use.weight)];
-    WeightView view{weight.dtype, use.rows, weight.cols, {}};
+    WeightView view{weight.dtype, use.rows, weight.cols, {}, weight.codes ? &weight.codes->format : nullptr};
     if (use.lookup) return view;
-    const std::byte* data = data_[static_cast<size_t>(use.weight)].data() + use.row_first * weight.row_bytes();
-    const int64_t cut = split_ && !weight.always_resident ? static_cast<int64_t>(random_() % static_cast<uint64_t>(use.rows)) : 0;
-    if (cut > 0) view.pieces.push_back({data, cut});
-    view.pieces.push_back({data + cut * weight.row_bytes(), use.rows - cut});
+    const int64_t grain = !weight.codes ? 1 : is_transposed(weight.dtype) ? use.rows : weight.codes->grain_rows;
+    const int64_t cut = split_ && !weight.always_resident ? static_cast<int64_t>(random_() % static_cast<uint64_t>(use.rows)) / grain * grain : 0;
+    if (cut > 0) view.pieces.push_back(piece_of(use, 0, cut));
+    view.pieces.push_back(piece_of(use, cut, use.rows - cut));
     return view;
+  }
+  /// Of what is used of a weight the rows [first, first + count).
+  WeightPiece piece_of(const WeightUse& use, int64_t first, int64_t count) const {
+    const auto index = static_cast<size_t>(use.weight);
+    const WeightSpec& weight = model_->weights()[index];
+    WeightPiece piece{data_[index].data() + (use.row_first + first) * weight.row_bytes(), count};
+    for (size_t part = 0; weight.codes && part < piece.beside.size(); ++part) {
+      const TensorBeside& tensor = weight.codes->beside[part];
+      if (tensor.rows > 0) piece.beside[part] = beside_[index][part].data() + tensor.range(use.row_first + first, count).first - tensor.offset;
+    }
+    return piece;
   }
 
   std::byte* const* pages(int sequence, int64_t layer, int64_t tokens) {
@@ -177,6 +194,7 @@ class WholeModel {
   std::mt19937 random_;
   bool split_;
   std::vector<std::vector<std::byte>> data_;
+  std::vector<std::array<std::vector<std::byte>, kNumCodeParts>> beside_;  ///< of each weight
   std::map<int, int64_t> lengths_;
   std::map<std::pair<int, int64_t>, Cache> pages_;
 };
@@ -187,6 +205,7 @@ struct Golden {
   std::vector<float> logits;
   float deviation = 0;  ///< standard deviation of the logits
   int64_t num_blocks = 2;
+  bool rounds_weights = false;  ///< in bf16, as they were quantized
 };
 
 std::string fixture(const std::string& name) { return std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name; }
@@ -242,13 +261,13 @@ std::unique_ptr<Kernels> make_kernels(const Backend& backend) {
 /// inner activation, queries) and 1 of the head, 15 here; as independent errors they add to sqrt(15) * 0.0011 =
 /// 0.0043 of the signal. Norms and softmax pass errors on with gains of a few at these random weights: 3 makes the mean
 /// error at most 0.013; the largest of some ten thousand normally distributed errors is about 5 times that, 0.065. With more blocks than two there
-/// are more roundings.
+/// are more roundings. Where weights are rounded to bf16 as well, there are about twice as many.
 struct Tolerance {
   float largest, mean;
 };
 Tolerance tolerance(const Backend& backend, const Golden& golden) {
   if (backend.dtype == DType::kF32) return {1e-4f, 1e-5f};
-  const float of_two_blocks = golden.deviation * std::sqrt(static_cast<float>(7 * golden.num_blocks + 1) / 15);
+  const float of_two_blocks = golden.deviation * std::sqrt(static_cast<float>((golden.rounds_weights ? 2 : 1) * (7 * golden.num_blocks + 1)) / 15);
   return {0.065f * of_two_blocks, 0.013f * of_two_blocks};
 }
 
@@ -260,7 +279,9 @@ class GoldenTest : public testing::TestWithParam<std::tuple<std::string, Backend
     if (backend_.name == "cuda" && cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
     kernels_ = make_kernels(backend_);
     golden_ = load_golden(std::get<0>(GetParam()));
-    golden_.num_blocks = load_config(directory()).num_layers;
+    const ModelConfig config = load_config(directory());
+    golden_.num_blocks = config.num_layers;
+    golden_.rounds_weights = config.quantization.there();
     ASSERT_FALSE(golden_.prompts.empty());
     ASSERT_FALSE(golden_.logits.empty());
   }
@@ -335,6 +356,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 0})"},
                     Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 1})"},
                     Change{"qwen3", R"({"rope_theta": 900000.0})"}));
+INSTANTIATE_TEST_SUITE_P(Quantized, SensitivityTest,
+                         testing::Values(Change{"quantized-gptq", R"({"quantization_config": {"checkpoint_format": "gptq_v2"}})"},
+                                         Change{"quantized-gptq8-v2", R"({"quantization_config": {"checkpoint_format": "gptq"}})"},
+                                         Change{"quantized-autoround", R"({"quantization_config": {"packing_format": "auto_round:gptqmodel"}})"}));
 INSTANTIATE_TEST_SUITE_P(
     Families, SensitivityTest,
     testing::Values(Change{"gemma", R"({"hidden_act": "silu"})"}, Change{"gemma2", R"({"attn_logit_softcapping": 2.2})"},
@@ -421,6 +446,13 @@ std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                          testing::Combine(kModels, testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})), name_of);
+// As shipped (tools/make_format_fixtures.py): what transformers computes with the dequantized weights. For the CPU alone.
+INSTANTIATE_TEST_SUITE_P(Quantized, GoldenTest,
+                         testing::Combine(testing::Values("quantized-fp8", "quantized-fp8-experts", "quantized-fp8-modelopt", "quantized-fp8-channel", "quantized-int8-channel", "quantized-packed4",
+                                                          "quantized-packed4-zeros", "quantized-packed4-experts", "quantized-packed8", "quantized-nvfp4", "quantized-mxfp4", "quantized-gptq", "quantized-gptq8-v2",
+                                                          "quantized-awq", "quantized-autoround"),
+                                          testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
+                         name_of);
 // The GPU's kernels: on an emulated block of threads, and where there is one, on a GPU.
 INSTANTIATE_TEST_SUITE_P(Emulated, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);

@@ -71,7 +71,7 @@ std::vector<std::string> names_without_prefix(const Architecture& architecture, 
 NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& architecture, const ModelConfig& config, const std::string& directory) {
   const std::string first_block = architecture.block(config, 0).front().name;
   for (std::string_view prefix : architecture.prefixes())
-    if (checkpoint.find(std::string(prefix) + first_block)) return {"", std::string(prefix)};
+    if (has_weight(checkpoint, std::string(prefix) + first_block)) return {"", std::string(prefix)};
   std::vector<NamePrefix> fitting;
   std::optional<std::vector<std::string>> names;
   for (const auto& [name, location] : checkpoint.tensors()) {
@@ -79,7 +79,7 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
     const std::string before = name.substr(0, name.size() - first_block.size());
     if (!before.ends_with('.')) continue;
     if (!names) names = names_without_prefix(architecture, config);
-    if (!std::all_of(names->begin(), names->end(), [&](const std::string& part) { return checkpoint.find(before + part); })) continue;
+    if (!std::all_of(names->begin(), names->end(), [&](const std::string& part) { return has_weight(checkpoint, before + part); })) continue;
     for (std::string_view family : architecture.prefixes())  // the last one is empty
       if (before.ends_with(family) && (before.size() == family.size() || before[before.size() - family.size() - 1] == '.')) {
         fitting.push_back({before.substr(0, before.size() - family.size()), std::string(family)});
@@ -98,7 +98,7 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
 class Builder {
  public:
   Builder(const Checkpoint& checkpoint, const std::string& directory, const Architecture& architecture, const ModelConfig& config)
-      : checkpoint_(checkpoint), architecture_(architecture), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings),
+      : checkpoint_(checkpoint), architecture_(architecture), quantization_(config.quantization), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings),
         table_(table_name(architecture, config)), output_(architecture.output_name()) {}
 
   LayerSpec layer(LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
@@ -145,10 +145,13 @@ class Builder {
     if (is_output && wanted.name != table_) names = {prefix_.wrapper + wanted.name, whole + wanted.name, wanted.name};
     if (wanted.name == table_ && tied_) names.insert(names.end(), {prefix_.wrapper + output_, whole + output_, output_});
     auto there = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return checkpoint_.find(name) != nullptr; });
-    if (there == names.end())
+    if (there == names.end()) {
+      for (const std::string& name : names)
+        if (std::optional<FoundCodes> codes = find_codes(checkpoint_, quantization_, name, wanted, directory_)) return index_of_codes(name, wanted, std::move(*codes));
       fail_user("{}: the tensor '{}' is missing (or has a dtype other than F32, F16 and BF16); {}", directory_, names.front(),
                 wanted.role == Role::kOutput ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
                                              : advice_on_missing());
+    }
     const TensorLocation& location = *checkpoint_.find(*there);
     used_.insert(*there);
     const std::vector<int64_t> shape = wanted.shape();
@@ -160,17 +163,26 @@ class Builder {
     // A part of a tensor is a weight of its own, which lies within the tensor.
     const bool is_vector = wanted.kind == WantedWeight::Kind::kVector;
     const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector || wanted.turned ? 1 : wanted.cols;
+    const std::string name = name_of_part(*there, wanted, count);
     int64_t first = wanted.part_first * stride;
-    std::string name = *there;
-    if (wanted.slices > 0) {
-      name += fmt::format("[{}]", wanted.slice);
-      first += wanted.slice * std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
-    }
-    if (wanted.part_of > 0) name += fmt::format("[{}:{}]", wanted.part_first, wanted.part_first + count);
+    if (wanted.slices > 0) first += wanted.slice * std::accumulate(shape.begin() + 1, shape.end(), int64_t{1}, std::multiplies<>());
     auto [known, is_new] = known_.try_emplace(name, static_cast<int>(weights.size()));
     if (is_new)
       weights.push_back({name, location.dtype, wanted.rows, wanted.cols, location.file, location.offset + size_bytes(location.dtype, first),
                          wanted.always_resident(), wanted.turned ? shape.back() : 0});
+    return known->second;
+  }
+
+  static std::string name_of_part(const std::string& tensor, const WantedWeight& wanted, int64_t count) {
+    const std::string slice = wanted.slices == 0 ? tensor : fmt::format("{}[{}]", tensor, wanted.slice);
+    return wanted.part_of == 0 ? slice : fmt::format("{}[{}:{}]", slice, wanted.part_first, wanted.part_first + count);
+  }
+
+  /// A quantized matrix.
+  int index_of_codes(const std::string& tensor, const WantedWeight& wanted, FoundCodes codes) {
+    used_.insert(codes.names.begin(), codes.names.end());
+    auto [known, is_new] = known_.try_emplace(name_of_part(tensor, wanted, wanted.rows), static_cast<int>(weights.size()));
+    if (is_new) weights.push_back({known->first, codes.dtype, wanted.rows, wanted.cols, codes.file, codes.offset, false, 0, std::move(codes.tensors)});
     return known->second;
   }
 
@@ -181,6 +193,7 @@ class Builder {
 
   const Checkpoint& checkpoint_;
   const Architecture& architecture_;
+  const Quantization& quantization_;
   std::string directory_;
   NamePrefix prefix_;
   bool tied_;
@@ -245,6 +258,13 @@ int64_t experts_in_unit(const Architecture& architecture, const ModelConfig& con
   return std::clamp<int64_t>(most / expert, 1, config.mixture.num_experts);
 }
 
+/// Chunks of a quantized output matrix begin where its rows can be read alone.
+void check_cut(const WeightSpec& weight, int64_t first, int64_t count, const std::string& directory) {
+  if (weight.codes && (first % weight.codes->grain_rows != 0 || (is_transposed(weight.dtype) && count != weight.rows)))
+    fail_user("{}: the output matrix '{}' is {}, of which {} rows are read together; flexgen does not read such ones, take a checkpoint whose output matrix is not quantized", directory, weight.name, dtype_name(weight.dtype),
+              weight.codes->grain_rows);
+}
+
 /// Rows of the output matrix in a chunk: about a block's matrices or less, so that it streams through the same buffers, and
 /// chunks of about the same size.
 int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block) {
@@ -294,6 +314,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
     head.vocab_count = std::min(chunk_rows, config.vocab_size - first);
     head.uses.back().row_first = first;
     head.uses.back().rows = head.vocab_count;
+    check_cut(builder.weights[static_cast<size_t>(head.uses.back().weight)], first, head.vocab_count, directory);
     head.linear_flops_per_row -= 2.0 * static_cast<double>(config.vocab_size - head.vocab_count) * static_cast<double>(config.embed_size);
     model->layers_.push_back(std::move(head));
   }

@@ -13,6 +13,7 @@
 #include "backend/kernels.h"
 #include "io/checkpoint.h"
 #include "io/sector_sums.h"
+#include "model/code_tensors.h"
 #include "model/config.h"
 #include "model/weight_list.h"
 #include "tensor/weight_view.h"
@@ -31,9 +32,13 @@ struct WeightSpec {
   /// Not 0: the file has the matrix transposed, as [cols, turned_of], and these rows are columns of that, the first at `offset`. Only
   /// use_prepared_weights() can read such a one.
   int64_t turned_of = 0;
+  /// Of a type with scales of its own: the tensors beside the codes, which lie at `offset`.
+  std::shared_ptr<const CodeTensors> codes = nullptr;
 
   int64_t row_bytes() const { return flexgen::row_bytes(dtype, cols); }
   int64_t bytes() const { return rows * row_bytes(); }
+  /// With all that lies beside the codes.
+  int64_t stored_bytes() const { return bytes() + (codes ? codes->bytes() : 0); }
 };
 
 enum class LayerKind {

@@ -17,6 +17,7 @@
 #include "io/checkpoint.h"
 #include "io/directory_lock.h"
 #include "io/transfer.h"
+#include "model/decoded_rows.h"
 
 namespace flexgen {
 namespace {
@@ -26,7 +27,9 @@ namespace fs = std::filesystem;
 std::string prepared_folder(const Model& model, const PrepareOptions& options) {
   if (!options.dtype) return fmt::format("flexgen-{}-turned", model.fingerprint());
   const bool mse = is_quantized(*options.dtype) && options.range == GroupRange::kMse;
-  return fmt::format("flexgen-{}-{}{}", model.fingerprint(), dtype_name(*options.dtype), mse ? "-mse" : "");
+  // What GPTQ's zero points mean is said by config.json alone.
+  const bool second_gptq = std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) { return (weight.dtype == DType::kGptq4 || weight.dtype == DType::kGptq8) && !weight.codes->format.zeros_less_one; });
+  return fmt::format("flexgen-{}-{}{}{}", model.fingerprint(), dtype_name(*options.dtype), mse ? "-mse" : "", second_gptq ? "-gptq2" : "");
 }
 
 bool is_made(const WeightSpec& weight, std::optional<DType> dtype) { return !weight.always_resident && (dtype || weight.turned_of > 0); }
@@ -179,6 +182,17 @@ bool turn_piece(const WeightSpec& weight, const RowReader::Piece& piece, const s
   return piece.first_row + piece.num_rows == weight.cols;
 }
 
+/// Weights that one RowReader reads after each other; a quantized matrix is alone.
+std::vector<std::vector<int>> runs_of(const Model& model, const std::vector<int>& weights) {
+  std::vector<std::vector<int>> runs;
+  for (int index : weights) {
+    const auto is_coded = [&](int of) { return model.weights()[static_cast<size_t>(of)].codes != nullptr; };
+    if (runs.empty() || is_coded(index) || is_coded(runs.back().back())) runs.emplace_back();
+    runs.back().push_back(index);
+  }
+  return runs;
+}
+
 }  // namespace
 
 bool has_turned_weights(const Model& model) {
@@ -198,13 +212,15 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
     for (int index : part.weights) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(index)];
       total += weight.bytes();
-      widest = std::max({widest, weight.row_bytes(), stored_row_bytes(weight)});
+      widest = std::max({widest, weight.row_bytes(), stored_row_bytes(weight), weight.codes ? size_bytes(DType::kF32, weight.cols) : 0});
       if (weight.turned_of > 0) panel_bytes = std::max(panel_bytes, panel_rows(weight, options.memory_bytes / 4) * weight.row_bytes());
     }
   // Two pieces that are read, one that is converted, the panel that is turned, and the writer's own 16 MiB.
   const int64_t piece_bytes = round_up(std::max(widest, std::min<int64_t>(8 * kMiB, options.memory_bytes / 8)), kDirectAlignment);
   std::vector<std::byte> converted(static_cast<size_t>(2 * piece_bytes)), panel(static_cast<size_t>(panel_bytes));
 
+  std::vector<std::shared_ptr<File>> coded_files;
+  for (const std::string& path : model.files()) coded_files.push_back(files.open(path, FileMode::kReadDirect));
   std::vector<std::pair<int, WeightSpec>> replaced;
   std::vector<std::string> paths;
   std::vector<SummedData> sums;
@@ -221,26 +237,36 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
         writer.append(data, bytes);
         summer.append(data, bytes);
       };
-      auto add_rows = [&](const WeightSpec& weight, int64_t first_row, int64_t num_rows, const std::byte* rows) {
+      auto add_rows = [&](const WeightSpec& weight, DType from, int64_t first_row, int64_t num_rows, const std::byte* rows) {
         done += num_rows * weight.row_bytes();
         made += num_rows * weight.row_bytes();
         if (!options.dtype) return append(rows, num_rows * weight.row_bytes());
-        const int64_t at_a_time = piece_bytes / weight.row_bytes();
+        const int64_t from_bytes = row_bytes(from, weight.cols), at_a_time = piece_bytes / from_bytes;
         for (int64_t row = 0; row < num_rows; row += at_a_time) {
           const int64_t count = std::min(at_a_time, num_rows - row);
-          if (!kernels.convert_rows(rows + row * weight.row_bytes(), weight.dtype, count, weight.cols, *options.dtype, options.range, converted.data()))
+          if (!kernels.convert_rows(rows + row * from_bytes, from, count, weight.cols, *options.dtype, options.range, converted.data()))
             fail_user("{}: the tensor '{}' holds infinities or NaN in the rows from {} on; it has no {} form", model.files()[static_cast<size_t>(weight.file)],
                       weight.name, first_row + row, dtype_name(*options.dtype));
           append(converted.data(), count * row_bytes(*options.dtype, weight.cols));
         }
       };
-      RowReader reader(model, files, part.weights, piece_bytes, options.memory_bytes / 4);
-      while (auto next = reader.next()) {
-        const auto& [piece, rows] = *next;
-        const WeightSpec& weight = reader.spec(piece.weight);
-        if (weight.turned_of == 0) add_rows(weight, piece.first_row, piece.num_rows, rows);
-        else if (turn_piece(weight, piece, rows, panel.data())) add_rows(weight, piece.panel_first, piece.panel_rows, panel.data());
-        if (options.progress) options.progress(done, total);
+      for (const std::vector<int>& run : runs_of(model, part.weights)) {
+        if (const WeightSpec& weight = model.weights()[static_cast<size_t>(run.front())]; weight.codes) {
+          DecodedRows decoded(weight, coded_files, options.memory_bytes / 4);
+          while (const auto rows = decoded.next()) {
+            add_rows(weight, DType::kF32, rows->first, rows->count, reinterpret_cast<const std::byte*>(rows->values));
+            if (options.progress) options.progress(done, total);
+          }
+          continue;
+        }
+        RowReader reader(model, files, run, piece_bytes, options.memory_bytes / 4);
+        while (auto next = reader.next()) {
+          const auto& [piece, rows] = *next;
+          const WeightSpec& weight = reader.spec(piece.weight);
+          if (weight.turned_of == 0) add_rows(weight, weight.dtype, piece.first_row, piece.num_rows, rows);
+          else if (turn_piece(weight, piece, rows, panel.data())) add_rows(weight, weight.dtype, piece.panel_first, piece.panel_rows, panel.data());
+          if (options.progress) options.progress(done, total);
+        }
       }
       const std::vector<uint32_t> words = summer.finish();
       writer.append(words.data(), std::ssize(words) * static_cast<int64_t>(sizeof(uint32_t)));
@@ -251,6 +277,7 @@ void use_prepared_weights(Model& model, Kernels& kernels, FileSystem& files, con
       WeightSpec spec = model.weights()[static_cast<size_t>(index)];
       spec.dtype = options.dtype.value_or(spec.dtype);
       spec.turned_of = 0;
+      spec.codes = nullptr;
       spec.file = static_cast<int>(paths.size());
       spec.offset = offset;
       offset += spec.bytes();
@@ -276,6 +303,7 @@ void imagine_prepared_weights(Model& model, std::optional<DType> dtype) {
     if (!is_made(weight, dtype)) continue;
     weight.dtype = dtype.value_or(weight.dtype);
     weight.turned_of = 0;
+    weight.codes = nullptr;
     weight.file = 0;
     weight.offset = offset;
     offset += weight.bytes();

@@ -16,6 +16,7 @@
 #include "io/aligned_buffer.h"
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
+#include "model/decoded_rows.h"
 #include "model/dummy_checkpoint.h"
 #include "tensor/group_quant.h"
 
@@ -89,6 +90,44 @@ TEST_F(PreparedWeights, HoldEveryMatrixRowByRow) {
       }
     }
     EXPECT_EQ(matrices, 2 + 2 * 7);
+  }
+}
+
+/// Weights as they are shipped quantized, in blocks of all sizes: each row becomes what its elements would.
+TEST_F(PreparedWeights, ShippedFormatsAreQuantizedAgain) {
+  for (const char* name : {"fp8", "fp8-modelopt", "int8-channel", "packed4", "packed4-zeros", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq"}) {
+    const std::string fixture = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + name;
+    const std::unique_ptr<Model> plain = Model::load(fixture);
+    std::vector<std::shared_ptr<File>> files;
+    for (const std::string& path : plain->files()) files.push_back(real_.open(path, FileMode::kReadDirect));
+    for (int64_t memory : {16 * kKiB, 8 * kMiB})
+      for (DType dtype : {DType::kBF16, DType::kInt4}) {
+        SCOPED_TRACE(fmt::format("{} as {}, {} bytes of memory", name, dtype_name(dtype), memory));
+        const std::unique_ptr<Model> model = Model::load(fixture);
+        use_prepared_weights(*model, *kernels_, real_, {dtype, GroupRange::kMinMax, (folder_.path() / fmt::format("shipped-{}", memory)).string(), memory, nullptr});
+        const std::unique_ptr<Model> imagined = Model::load(fixture);
+        imagine_prepared_weights(*imagined, dtype);
+        int matrices = 0;
+        for (size_t i = 0; i < model->weights().size(); ++i) {
+          const WeightSpec &from = plain->weights()[i], &to = model->weights()[i];
+          if (!from.codes) continue;
+          ++matrices;
+          ASSERT_EQ(to.dtype, dtype);
+          EXPECT_EQ(to.codes, nullptr);
+          EXPECT_EQ(imagined->weights()[i].stored_bytes(), to.stored_bytes());
+          const auto data = read_weight(*model, to);
+          DecodedRows decoded(from, files, 64 * kMiB);
+          int64_t rows = 0;
+          while (const auto next = decoded.next())
+            for (int64_t row = 0; row < next->count; ++row, ++rows) {
+              std::vector<std::byte> expected(static_cast<size_t>(to.row_bytes()));
+              store_row(next->values + row * from.cols, from.cols, dtype, expected.data());
+              ASSERT_TRUE(std::equal(expected.begin(), expected.end(), data.begin() + rows * to.row_bytes())) << to.name << " row " << rows;
+            }
+          EXPECT_EQ(rows, from.rows);
+        }
+        EXPECT_GE(matrices, 13);
+      }
   }
 }
 

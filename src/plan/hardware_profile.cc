@@ -44,8 +44,8 @@ const MatmulRates& rates_of(const std::vector<MatmulRates>& all, DType compute, 
   const MatmulRates* best = &all.front();
   int best_score = -1;
   auto distance = [&](const MatmulRates& rates) { return std::abs(std::log(rates.width / width)); };
-  // Blocks that were not measured are taken for int8 or int4, which are unpacked too: the one of about the size.
-  if (is_blocked(weights) && std::none_of(all.begin(), all.end(), [&](const MatmulRates& rates) { return rates.weights == weights; }))
+  // What others quantized and was not measured is taken for int8 or int4, which are unpacked too: the one of about the size.
+  if (is_shipped(weights) && std::none_of(all.begin(), all.end(), [&](const MatmulRates& rates) { return rates.weights == weights; }))
     weights = 2 * row_bytes(weights, kLongestBlock) > row_bytes(DType::kInt8, kLongestBlock) + row_bytes(DType::kInt4, kLongestBlock) ? DType::kInt8 : DType::kInt4;
   for (const MatmulRates& rates : all) {
     // Not measured: the nearest is another 16-bit type, or the same weights computed otherwise.
@@ -141,7 +141,7 @@ class Fields {
   }
   DType dtype(const char* name) const {
     auto found = dtype_of_name(text(name));
-    if (found && is_blocked(*found) && name != std::string_view("weights")) found.reset();
+    if (found && is_shipped(*found) && name != std::string_view("weights")) found.reset();
     if (!found) fail_user("{}: '{}' is '{}'; f32, f16, bf16, int8 or int4 is known", where_, name, printable(text(name)));
     return *found;
   }

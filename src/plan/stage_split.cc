@@ -18,8 +18,10 @@ std::vector<int64_t> split_blocks(const Model& model, std::span<const StageResou
   double block_bytes = 0, block_flops = 0, head_bytes = 0, head_flops = 0;
   for (const LayerSpec& layer : model.layers()) {
     double bytes = 0;
-    for (const WeightUse& use : layer.uses)
-      if (!use.lookup) bytes += static_cast<double>(use.rows * model.weights()[static_cast<size_t>(use.weight)].row_bytes());
+    for (const WeightUse& use : layer.uses) {
+      const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
+      if (!use.lookup) bytes += static_cast<double>(use.rows) * static_cast<double>(weight.stored_bytes()) / static_cast<double>(weight.rows);
+    }
     if (layer.kind != LayerKind::kEmbed && layer.kind != LayerKind::kHead) block_bytes += bytes / static_cast<double>(num_blocks), block_flops += layer.linear_flops_per_row / static_cast<double>(num_blocks);
     if (layer.kind == LayerKind::kHead) head_bytes += bytes, head_flops += layer.linear_flops_per_row;
   }

@@ -27,6 +27,8 @@ const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy
 
 /// Throws Error{user} for a mixture of experts on a GPU, which cannot send down which experts its rows have chosen.
 void refuse_experts_on_gpu(const Model& model, bool on_gpu);
+/// The same for weights whose scales are tensors of their own.
+void refuse_codes_on_gpu(const Model& model, bool on_gpu);
 
 /// Seconds of a block's visit: the whole in compute_s, or with attention beside a GPU what comes before it, attention on the other processor, and what follows.
 struct BlockTimes {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "backend/device.h"
 #include "base/units.h"
@@ -17,6 +18,12 @@ constexpr int64_t kLoadPiece = 8 << 20;
 void copy_rows(std::vector<Copy>* copies, const AlignedExtent& extent, int64_t row_bytes, int64_t from, int64_t to, const std::byte* source, std::byte* rows) {
   const int64_t begin = std::max(from, extent.skip), end = std::min(to, extent.skip + row_bytes);
   if (begin < end) add_copy(copies, source + begin - from, rows + begin - extent.skip, end - begin);
+}
+
+/// Rows that are not cut apart: of a quantized matrix also those that have their scales in common, and all where rows do not lie together.
+int64_t grain_of(const WeightSpec& weight) {
+  if (!weight.codes) return kWeightGrainRows;
+  return is_transposed(weight.dtype) ? weight.rows : std::min(weight.rows, std::lcm(kWeightGrainRows, weight.codes->grain_rows));
 }
 
 /// Those that are not done; a failed one stays, for whoever waits.
@@ -42,7 +49,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
     for (const WeightUse& use : layer.uses) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
       if (!use.lookup && !weight.always_resident)
-        objects.push_back({use.rows, weight.row_bytes(), kWeightGrainRows});
+        objects.push_back({use.rows, weight.row_bytes(), grain_of(weight)});
     }
   std::vector<RowSplit> splits = place(objects, policy.weights);
   const bool on_gpu = policy.on_gpu();
@@ -108,7 +115,9 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       use.streamed_at = layer.streamed_bytes;
       layer.streamed_bytes += use.streamed.bytes;
       use.staged_at = on_gpu ? layer.staged_bytes : use.streamed_at + use.streamed.skip;
+      FLEXGEN_CHECK(!weight.codes || !on_gpu, "{} cannot be read by a GPU", weight.name);
       if (!wanted.lookup) layer.staged_bytes += on_gpu ? round_up((use.host_rows + use.streamed_rows) * row_bytes, kDeviceAlignment) : use.streamed.bytes;
+      if (weight.codes) place_beside(*weight.codes, wanted, &use, &layer);
       layer.uses.push_back(use);
     }
     if (layer.staged_bytes > 0) layer.ring_index = num_streamed_layers++;
@@ -118,6 +127,21 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
     streamed_bytes_per_step += layer.streamed_bytes;
     staged_bytes_per_step += layer.staged_bytes;
     layers.push_back(std::move(layer));
+  }
+}
+
+void WeightLayout::place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer) {
+  for (const TensorBeside& tensor : tensors.beside) {
+    Beside& placed = use->beside.emplace_back();
+    const auto [first, bytes] = tensor.range(wanted.row_first, use->resident_rows);
+    placed.resident = AlignedExtent::around(tensor.file, first, bytes);
+    placed.resident_at = resident_bytes + placed.resident.skip;
+    resident_bytes += placed.resident.bytes;
+    const auto [next, rest] = tensor.range(wanted.row_first + use->resident_rows, use->streamed_rows);
+    placed.streamed = AlignedExtent::around(tensor.file, next, rest);
+    placed.streamed_at = layer->streamed_bytes;
+    layer->streamed_bytes += placed.streamed.bytes;
+    layer->staged_bytes += placed.streamed.bytes;
   }
 }
 
@@ -140,7 +164,13 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
   // A pipeline stage may have no use for some files.
   std::vector<bool> used(model.files().size());
   for (const LayerSpec& layer : model.layers())
-    for (const WeightUse& use : layer.uses) used[static_cast<size_t>(model.weights()[static_cast<size_t>(use.weight)].file)] = true;
+    for (const WeightUse& use : layer.uses) {
+      const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
+      used[static_cast<size_t>(weight.file)] = true;
+      if (weight.codes)
+        for (const TensorBeside& tensor : weight.codes->beside)
+          if (tensor.rows > 0) used[static_cast<size_t>(tensor.file)] = true;
+    }
   for (size_t i = 0; i < used.size(); ++i) files_.push_back(used[i] ? model.open_file(i, files) : nullptr);
   Arena& compute = arenas.of(policy.compute_tier);
   resident_ = compute.allocate(layout_.resident_bytes);
@@ -181,6 +211,7 @@ void WeightStore::load_in_place(int64_t layer) {
   for (const WeightLayout::Use& use : layout_.layers[static_cast<size_t>(layer)].uses) {
     if (layout_.compute_tier == Tier::kCpu) add(use.resident, resident_, use.resident_at);
     add(use.host, host_, use.host_at);
+    for (const WeightLayout::Beside& beside : use.beside) add(beside.resident, resident_, beside.resident_at);
   }
   if (work.transfers.empty()) return;
   (layout_.compute_tier == Tier::kCpu ? resident_ready_ : host_ready_)[static_cast<size_t>(layer)].push_back(lanes_.disk_read->submit(std::move(work)));
@@ -243,12 +274,17 @@ void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
     if (begin < end)
       copy_rows(&what.copies, use.host, use.host_rows * row_bytes, begin - host_first, end - host_first, host_.data() + placed.host_at + begin, rows);
 
-    begin = std::max(from, use.streamed_at), end = std::min(to, use.streamed_at + use.streamed.bytes);
-    if (begin >= end) continue;
-    std::byte* landed = stager_.landing(key) + begin;
-    what.transfers.push_back({files_[static_cast<size_t>(use.streamed.file)], false, use.streamed.offset + begin - use.streamed_at, landed, end - begin, {}});
-    what.disk_bytes += static_cast<double>(end - begin);
-    if (on_gpu)
+    const auto read = [&](const AlignedExtent& extent, int64_t at) {
+      begin = std::max(from, at), end = std::min(to, at + extent.bytes);
+      if (begin >= end) return static_cast<std::byte*>(nullptr);
+      std::byte* landed = stager_.landing(key) + begin;
+      what.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset + begin - at, landed, end - begin, {}});
+      what.disk_bytes += static_cast<double>(end - begin);
+      return landed;
+    };
+    for (const WeightLayout::Beside& beside : use.beside) read(beside.streamed, beside.streamed_at);
+    const std::byte* landed = read(use.streamed, use.streamed_at);
+    if (on_gpu && landed)
       copy_rows(&what.bounce_copies, use.streamed, use.streamed_rows * row_bytes, begin - use.streamed_at, end - use.streamed_at, landed,
                 rows + use.host_rows * row_bytes);
   }
@@ -274,12 +310,17 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   for (size_t i = 0; i < spec.uses.size(); ++i) {
     const WeightLayout::Use& use = layout.uses[i];
     const WeightSpec& weight = model_.weights()[static_cast<size_t>(spec.uses[i].weight)];
-    WeightView view{weight.dtype, spec.uses[i].rows, weight.cols, {}};
+    WeightView view{weight.dtype, spec.uses[i].rows, weight.cols, {}, weight.codes ? &weight.codes->format : nullptr};
     if (!use.lookup) {
       if (use.resident_rows > 0)
         view.pieces.push_back({resident_.data() + use.resident_at, use.resident_rows});
       if (use.host_rows + use.streamed_rows > 0)
         view.pieces.push_back({staged + use.staged_at, use.host_rows + use.streamed_rows});
+      for (size_t part = 0; part < use.beside.size(); ++part) {
+        const WeightLayout::Beside& beside = use.beside[part];
+        if (use.resident_rows > 0 && beside.resident.bytes > 0) view.pieces.front().beside[part] = resident_.data() + beside.resident_at;
+        if (use.streamed_rows > 0 && beside.streamed.bytes > 0) view.pieces.back().beside[part] = staged + beside.streamed_at + beside.streamed.skip;
+      }
     }
     lease.views.push_back(std::move(view));
   }

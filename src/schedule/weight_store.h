@@ -35,6 +35,11 @@ struct AlignedExtent {
 /// On a CPU the disk fills memory directly, so everything lies there as aligned supersets; in a GPU rows are packed, at multiples of kDeviceAlignment.
 class WeightLayout {
  public:
+  /// A tensor beside a quantized matrix's codes: what of it belongs to the resident rows, and to the streamed ones. Only on a CPU.
+  struct Beside {
+    AlignedExtent resident, streamed;
+    int64_t resident_at = 0, streamed_at = 0;  ///< of the first byte wanted in the resident memory; of the extent's first where the disk's bytes land
+  };
   struct Use {
     int64_t resident_rows = 0, host_rows = 0, streamed_rows = 0;
     AlignedExtent resident, host, streamed;  ///< of the checkpoint's file
@@ -42,6 +47,7 @@ class WeightLayout {
     int64_t host_at = 0;               ///< of the first row in RAM
     int64_t streamed_at = 0;           ///< of the extent's first byte where the disk's bytes land
     int64_t staged_at = 0;             ///< of the first host or streamed row in the staging buffer
+    std::vector<Beside> beside;        ///< as CodeTensors has them; none of other weights
     bool lookup = false;
   };
   struct Layer {
@@ -70,6 +76,10 @@ class WeightLayout {
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
   /// Of that, the staging for looked-up rows.
   int64_t lookup_arena_bytes(const Policy& policy, Tier tier) const;
+
+ private:
+  /// Places the tensors beside a matrix's codes.
+  void place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer);
 };
 
 struct WeightLease {

@@ -1,0 +1,253 @@
+#include "model/quantization.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "io/checked_json.h"
+#include "model/config_fields.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+using Method = Quantization::Method;
+
+constexpr int64_t kMostColumns = 1 << 24;
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+/// Lists of layers that stay as they are, and the like: what the files hold decides, so nothing is left to be read of them.
+void name_layer_lists(ConfigFields& fields) {
+  fields.harmless({"modules_to_not_convert", "modules_to_convert", "ignored_layers", "ignore", "exclude_modules", "modules_in_block_to_quantize", "block_name_to_quantize", "to_quant_block_names",
+                   "module_name_preceding_first_block", "lm_head", "quant_lm_head"});
+}
+
+/// How a checkpoint was made, and for which kernels: of no account for what it holds.
+void name_makers_fields(ConfigFields& fields) {
+  fields.harmless({"dataset", "tokenizer", "damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "meta", "model_name_or_path", "model_file_base_name", "quantizer", "act_group_aware", "batch_size",
+                   "pad_token_id", "max_input_length", "cache_block_outputs", "model_seqlen", "use_exllama", "use_cuda_fp16", "exllama_config", "disable_exllama", "backend", "do_fuse", "fuse_max_seq_len", "modules_to_fuse",
+                   "nsamples", "seqlen", "iters", "lr", "minmax_lr", "gradient_accumulate_steps", "low_gpu_mem_usage", "low_cpu_mem_usage", "amp", "not_use_best_mse", "dynamic_max_gap", "enable_quanted_input",
+                   "enable_minmax_tuning", "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks", "multimodal", "super_bits",
+                   "super_group_size", "mse", "provider", "producer", "version", "quantization_status", "global_compression_ratio", "calib_data", "static_kv_dtype"});
+}
+
+/// -1, or a number of columns.
+int64_t read_group_size(ConfigFields& fields, int64_t usual) {
+  const int64_t size = fields.integer_or("group_size", usual, -1, kMostColumns);
+  if (size == 0) fields.refuse("group_size", "is 0; it must be a number of columns, or -1 for all of a row");
+  return std::max<int64_t>(size, 0);
+}
+
+/// [rows, columns] of a block that has one scale.
+std::pair<int64_t, int64_t> read_block(ConfigFields& fields, const char* name) {
+  const Json* block = fields.find(name);
+  bool good = block && block->is_array() && block->size() == 2;
+  for (size_t i = 0; i < 2 && good; ++i) good = (*block)[i].is_number_unsigned() && (*block)[i].get<uint64_t>() > 0 && (*block)[i].get<uint64_t>() <= static_cast<uint64_t>(kMostColumns);
+  if (!good) fields.refuse(name, "must be two sizes, like [128, 128]");
+  return {(*block)[0].get<int64_t>(), (*block)[1].get<int64_t>()};
+}
+
+/// Whether good(name, value) of all members; false if it is no object.
+template <typename Good>
+bool all_members(const Json& object, const Good& good) {
+  if (!object.is_object()) return false;
+  for (const auto& [name, value] : object.items())
+    if (!good(name, value)) return false;
+  return true;
+}
+
+void tell_of_inputs(const ConfigFields& fields, bool is_static) {
+  spdlog::info("{}: the inputs of matrices were meant to be rounded{} as well; flexgen rounds the weights alone, as transformers does when it dequantizes them", fields.source(),
+               is_static ? " with scales that the files hold" : "");
+}
+
+/// DeepSeek's FP8, which Qwen3 and MiniMax ship too.
+void read_fp8(ConfigFields& fields, Quantization& quantization) {
+  fields.only("fmt", "e4m3");
+  fields.only("expert_dtype", "fp8");
+  const std::string inputs = fields.text_or("activation_scheme", "dynamic");
+  if (inputs != "dynamic" && inputs != "static") fields.refuse("activation_scheme", fmt::format("is '{}'; dynamic and static are known", printable(inputs)));
+  QuantizationScheme scheme{.bits = 8, .is_float = true, .scale_rows = 0};
+  if (fields.find("weight_block_size")) std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
+  else if (!fields.contains("weight_block_size")) scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
+  fields.harmless({"scale_fmt", "dequantize"});  // scales have a type of their own in the files
+  quantization.schemes.push_back(scheme);
+  tell_of_inputs(fields, inputs == "static");
+}
+
+/// NVIDIA's Model Optimizer.
+void read_model_optimizer(ConfigFields& fields, Quantization& quantization) {
+  const std::string algorithm = fields.text_or("quant_algo", "");
+  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN") fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8 and FP8_PER_CHANNEL_PER_TOKEN", printable(algorithm)));
+  quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
+  fields.harmless({"kv_cache_quant_algo", "kv_cache_scheme", "config_groups", "group_size"});  // the cache's type is the job's choice
+  tell_of_inputs(fields, algorithm == "FP8");
+}
+
+/// The weights of one of compressed-tensors' groups; none where it is of inputs alone.
+std::optional<QuantizationScheme> read_compressed_group(ConfigFields& group, const std::string& format_of_all) {
+  const std::string format = group.text_or("format", format_of_all);
+  group.harmless({"targets"});
+  for (const char* name : {"input_activations", "output_activations"})
+    if (const Json* inputs = group.find(name)) tell_of_inputs(group, inputs->is_object() && inputs->contains("dynamic") && (*inputs)["dynamic"] == false);
+  const Json* given = group.find("weights");
+  if (!given) return std::nullopt;
+  if (!given->is_object()) group.refuse("weights", "must be an object");
+  constexpr const char* kFormats[]{"pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized"};
+  if (std::find(std::begin(kFormats), std::end(kFormats), format) == std::end(kFormats))
+    group.refuse("format", fmt::format("is '{}'; of compressed-tensors' flexgen reads {}", printable(format), fmt::join(kFormats, ", ")));
+
+  ConfigFields weights = group.inner(*given, "weights");
+  QuantizationScheme scheme;
+  scheme.bits = static_cast<int>(weights.integer_or("num_bits", 8, 1, 16));
+  const std::string type = weights.text_or("type", "int");
+  if (type != "int" && type != "float") weights.refuse("type", fmt::format("is '{}'; int and float are known", printable(type)));
+  scheme.is_float = type == "float";
+  if (scheme.bits != 4 && scheme.bits != 8) weights.refuse("num_bits", fmt::format("is {}; flexgen reads codes of 4 and 8 bits", scheme.bits));
+  scheme.has_zeros = !weights.flag_or("symmetric", true);
+  if (scheme.has_zeros && format != "pack-quantized") weights.refuse("symmetric", fmt::format("is false; flexgen reads zero points of pack-quantized weights alone, and these are {}", printable(format)));
+  weights.only("dynamic", false);
+  const int64_t group_size = read_group_size(weights, -1);
+  const std::string strategy = weights.text_or("strategy", group_size > 0 ? "group" : weights.contains("group_size") && weights.find("group_size") ? "channel" : "tensor");
+  if (strategy == "tensor") {
+    scheme.scale_rows = 0;
+  } else if (strategy == "group" || strategy == "tensor_group") {
+    if (group_size == 0) weights.refuse("group_size", "is missing; fetch the file again");
+    scheme.scale_columns = group_size;
+  } else if (strategy == "block") {
+    std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(weights, "block_structure");
+  } else if (strategy != "channel") {
+    weights.refuse("strategy", fmt::format("is '{}'; flexgen reads tensor, channel, group, tensor_group and block", printable(strategy)));
+  }
+  weights.harmless({"observer", "observer_kwargs", "actorder", "scale_dtype", "zp_dtype", "block_structure"});  // an order of columns is a tensor
+  weights.finish();
+  return scheme;
+}
+
+void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
+  const std::string format = fields.text_or("format", "");
+  const Json* groups = fields.find("config_groups");
+  if (!groups || !groups->is_object() || groups->empty()) fields.refuse("config_groups", "is missing, or no object; fetch the file again");
+  ConfigFields all = fields.inner(*groups, "config_groups");
+  for (const auto& [name, group] : groups->items()) {
+    if (!group.is_object()) all.refuse(name, "is the name of a preset; flexgen reads groups that are written out");
+    all.find(name);
+    ConfigFields one = all.inner(group, name);
+    if (const auto scheme = read_compressed_group(one, format)) quantization.schemes.push_back(*scheme);
+    one.finish();
+  }
+  if (quantization.schemes.empty()) fields.refuse("config_groups", "say nothing of weights");
+  fields.harmless({"kv_cache_scheme"});  // the cache's type is the job's choice
+  if (const Json* sparsity = fields.find("sparsity_config"); sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
+    fields.refuse("sparsity_config", "is of a format other than dense, which flexgen does not read");
+  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty()) fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
+  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty()) fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
+}
+
+/// What GPTQ, AWQ and AutoRound have in common.
+QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
+  QuantizationScheme scheme{.has_zeros = true};
+  scheme.bits = static_cast<int>(fields.integer_or("bits", 4, 1, 16));
+  scheme.scale_columns = read_group_size(fields, 128);
+  fields.harmless({"sym", "zero_point", "desc_act"});  // zero points and an order of columns are tensors, whatever they are
+  fields.only("pack_dtype", "int32");
+  fields.only("is_marlin_format", false);
+  fields.only("rotation", nullptr);
+  return scheme;
+}
+
+void read_gptq(ConfigFields& fields, Quantization& quantization) {
+  const QuantizationScheme scheme = read_bits_and_groups(fields);
+  if (scheme.bits != 4 && scheme.bits != 8) fields.refuse("bits", fmt::format("is {}; of GPTQ's flexgen reads 4 and 8", scheme.bits));
+  const char* field = fields.find("checkpoint_format") ? "checkpoint_format" : "format";
+  fields.find("format");
+  const std::string format = lower(fields.text_or(field, "gptq"));
+  if (format != "gptq" && format != "gptq_v2") fields.refuse(field, fmt::format("is '{}'; of GPTQ's flexgen reads gptq and gptq_v2", printable(format)));
+  quantization.zeros_less_one = format == "gptq";
+  if (const Json* dynamic = fields.find("dynamic")) {
+    const bool only_left_out = all_members(*dynamic, [](const std::string& layer, const Json&) { return layer.starts_with("-:"); });
+    if (!only_left_out) fields.refuse("dynamic", "gives some layers bits or groups of their own, which flexgen does not read");
+  }
+  quantization.schemes.push_back(scheme);
+}
+
+void read_awq(ConfigFields& fields, Quantization& quantization) {
+  const QuantizationScheme scheme = read_bits_and_groups(fields);
+  if (scheme.bits != 4) fields.refuse("bits", fmt::format("is {}; of AWQ's flexgen reads 4", scheme.bits));
+  for (const char* field : {"version", "format"})
+    if (const std::string version = lower(fields.text_or(field, "gemm")); version != "gemm") fields.refuse(field, fmt::format("is '{}'; of AWQ's flexgen reads gemm", printable(version)));
+  quantization.schemes.push_back(scheme);
+}
+
+/// AutoRound packs as one of the others does.
+void read_auto_round(ConfigFields& fields, Quantization& quantization) {
+  const std::string packing = lower(fields.text_or("packing_format", "auto_round:auto_gptq"));
+  const QuantizationScheme scheme = read_bits_and_groups(fields);
+  fields.only("data_type", "int");
+  if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
+  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type"});
+  if (const Json* extra = fields.find("extra_config")) {
+    const bool as_others = all_members(*extra, [&](const std::string&, const Json& own) {
+      if (!own.is_object()) return false;
+      const Json bits = own.value("bits", Json(scheme.bits)), group = own.value("group_size", Json(scheme.scale_columns));
+      if (!bits.is_number_integer() || !group.is_number_integer()) return false;
+      return bits.get<int64_t>() >= 16 || (bits.get<int64_t>() == scheme.bits && std::max<int64_t>(group.get<int64_t>(), 0) == scheme.scale_columns);
+    });
+    if (!as_others) fields.refuse("extra_config", "gives some layers bits or groups of their own, which flexgen does not read");
+  }
+  const bool is_awq = packing == "auto_round:auto_awq" || packing == "auto_round:awq";
+  const bool is_first = packing == "auto_round:auto_gptq" || packing == "auto_round:gptq", is_second = packing == "auto_round" || packing == "auto_round:gptqmodel";
+  if (!is_awq && !is_first && !is_second) fields.refuse("packing_format", fmt::format("is '{}'; of AutoRound's flexgen reads auto_round:auto_gptq, auto_round:gptqmodel and auto_round:auto_awq", printable(packing)));
+  if (scheme.bits != 4 && (is_awq || scheme.bits != 8)) fields.refuse("bits", fmt::format("is {}; of AutoRound's flexgen reads 4, and packed as GPTQ's 8", scheme.bits));
+  quantization.method = is_awq ? Method::kAwq : Method::kGptq;
+  quantization.zeros_less_one = is_first;
+  quantization.schemes.push_back(scheme);
+}
+
+struct KnownMethod {
+  const char* name;
+  Method method;
+  void (*read)(ConfigFields&, Quantization&);
+};
+constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},     {"modelopt", Method::kModelOpt, read_model_optimizer}, {"compressed-tensors", Method::kCompressedTensors, read_compressed_tensors},
+                                 {"gptq", Method::kGptq, read_gptq}, {"awq", Method::kAwq, read_awq},                       {"auto-round", Method::kGptq, read_auto_round}};
+
+}  // namespace
+
+Quantization read_quantization(ConfigFields& fields) {
+  Quantization quantization;
+  const bool is_new = fields.find("quantization_config") != nullptr;
+  const char* const field = is_new ? "quantization_config" : "compression_config";
+  const Json* given = fields.find(field);
+  if (!given) return quantization;
+  if (is_new && fields.find("compression_config")) fields.refuse("compression_config", "is there beside quantization_config; keep the one that the files are made by");
+  if (!given->is_object()) fields.refuse(field, "must be an object");
+  ConfigFields inner = fields.inner(*given, field);
+  const std::string method = lower(inner.text_or("quant_method", is_new ? "" : "compressed-tensors"));
+  const auto* known = std::find_if(std::begin(kMethods), std::end(kMethods), [&](const KnownMethod& one) { return one.name == method; });
+  if (known == std::end(kMethods)) {
+    std::vector<const char*> names;
+    for (const KnownMethod& one : kMethods) names.push_back(one.name);
+    fields.refuse(field, fmt::format("is of the quant_method '{}', which flexgen does not read; it reads {}: take the checkpoint that was not quantized, with --weight-dtype int4 or int8, or a GGUF of it", printable(method),
+                                     fmt::join(names, ", ")));
+  }
+  quantization.method = known->method;
+  quantization.name = method;
+  known->read(inner, quantization);
+  name_layer_lists(inner);
+  name_makers_fields(inner);
+  inner.finish();
+  return quantization;
+}
+
+}  // namespace flexgen
