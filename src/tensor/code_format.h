@@ -202,22 +202,34 @@ FLEXGEN_CODE float column_zero(const CodeFormat& format, const WeightPiece& piec
   return static_cast<float>(static_cast<int32_t>(word >> (kBits * place) & ((1u << kBits) - 1)));
 }
 
-inline constexpr int64_t kColumnPart = 64;  ///< columns of a row that are unpacked together
+inline constexpr int64_t kColumnPart = 64, kRowPart = 16;  ///< columns, and rows of them, that are unpacked together
 
-/// Codes of columns [column, column + count) of a row, of types that lie by columns; `words` is kept from row to row.
+/// Words of columns [column, column + count) of some rows, up to kRowPart, copied together, as each lies in a place far from the next.
 template <DType kType>
-FLEXGEN_CODE void column_codes(const CodeFormat& format, const WeightPiece& piece, int64_t row, bool is_first, int64_t column, int64_t count, uint32_t* words, float* values) {
+FLEXGEN_CODE void column_words(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t column, int64_t count, uint32_t* words) {
+  constexpr int64_t kPerWord = codes_per_word(kType);
+  if constexpr (kType == DType::kAwq4) {
+    const int64_t stride = format.stored_rows / kPerWord, begin = first / kPerWord, end = (first + num_rows + kPerWord - 1) / kPerWord;
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t at = begin; at < end; ++at) words[(at - begin) * kColumnPart + i] = word_at(piece.data, (column + i) * stride + at);
+  } else {
+    for (int64_t i = 0; i < count / kPerWord; ++i)
+      for (int64_t row = 0; row < num_rows; ++row) words[i * kRowPart + row] = word_at(piece.data, (column / kPerWord + i) * format.stored_rows + first + row);
+  }
+}
+
+/// Of these the codes of row first + row.
+template <DType kType>
+FLEXGEN_CODE void column_codes(const uint32_t* words, int64_t first, int64_t row, int64_t count, float* values) {
   constexpr int64_t kPerWord = codes_per_word(kType), kBits = 32 / kPerWord;
   constexpr uint32_t kMask = (1u << kBits) - 1;
   if constexpr (kType == DType::kAwq4) {
-    const int64_t stride = format.stored_rows / kPerWord;
-    if (is_first || row % kPerWord == 0)  // the next rows are in the same words
-      for (int64_t i = 0; i < count; ++i) words[i] = word_at(piece.data, (column + i) * stride + row / kPerWord);
-    const auto shift = static_cast<uint32_t>(kBits * awq_place(row));
-    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(static_cast<int32_t>(words[i] >> shift & kMask));
+    const uint32_t* const of_row = words + ((first + row) / kPerWord - first / kPerWord) * kColumnPart;
+    const auto shift = static_cast<uint32_t>(kBits * awq_place(first + row));
+    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(static_cast<int32_t>(of_row[i] >> shift & kMask));
   } else {
     for (int64_t i = 0; i < count; i += kPerWord) {
-      const uint32_t word = word_at(piece.data, (column + i) / kPerWord * format.stored_rows + row);
+      const uint32_t word = words[i / kPerWord * kRowPart + row];
       for (int64_t j = 0; j < kPerWord; ++j) values[i + j] = static_cast<float>(static_cast<int32_t>(word >> (kBits * j) & kMask));
     }
   }
@@ -235,13 +247,15 @@ FLEXGEN_CODE void unpack_columns(const CodeFormat& format, const WeightPiece& pi
       zeros[group * num_rows + row] = column_zero<kType>(format, piece, first + row, group);
     }
   alignas(64) float values[kColumnPart];
-  uint32_t words[kColumnPart];
-  int64_t group_at[kColumnPart];  // where in scales and zeros a column's group begins
+  uint32_t words[(kRowPart / 4 + 1) * kColumnPart];  // of 16 rows 16 or 8 words of each row, or 3 of each column
+  int64_t group_at[kColumnPart];                     // where in scales and zeros a column's group begins
   for (int64_t column = 0; column < cols; column += kColumnPart) {
     const int64_t count = column + kColumnPart < cols ? kColumnPart : cols - column;
     for (int64_t i = 0; i < count && format.has_order; ++i) group_at[i] = ordered_group(format, piece.beside[kOrder], column + i) * num_rows;
     for (int64_t row = 0; row < num_rows; ++row) {
-      column_codes<kType>(format, piece, first + row, row == 0, column, count, words, values);
+      const int64_t part = row / kRowPart * kRowPart;
+      if (row == part) column_words<kType>(format, piece, first + part, num_rows - part < kRowPart ? num_rows - part : kRowPart, column, count, words);
+      column_codes<kType>(words, first + part, row - part, count, values);
       if (format.has_order) {
         for (int64_t i = 0; i < count; ++i) values[i] = (values[i] - zeros[group_at[i] + row]) * scales[group_at[i] + row];
       } else {
