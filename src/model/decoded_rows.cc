@@ -19,7 +19,7 @@ void copy_columns(const std::byte* rows, int64_t num_rows, int64_t row_bytes, in
 DecodedRows::DecodedRows(const WeightSpec& weight, const std::vector<std::shared_ptr<File>>& files, int64_t memory_bytes) : weight_(weight), files_(files), format_(weight.codes->format) {
   const int64_t grain = is_transposed(weight.dtype) ? 8 : weight.codes->grain_rows, float_bytes = weight.cols * static_cast<int64_t>(sizeof(float));
   block_rows_ = std::min(weight.rows, std::max(grain, round_down(memory_bytes / 2 / weight.row_bytes(), grain)));
-  slice_rows_ = std::clamp<int64_t>(round_down(memory_bytes / 4 / float_bytes, 8), 8, block_rows_);
+  slice_rows_ = std::min(block_rows_, std::max<int64_t>(8, round_down(memory_bytes / 4 / float_bytes, 8)));
   values_.resize(static_cast<size_t>(slice_rows_ * weight.cols));
 }
 
