@@ -25,7 +25,14 @@ std::string stem_of(const std::string& name) {
 class Finder {
  public:
   Finder(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted, const std::string& source)
-      : checkpoint_(checkpoint), quantization_(quantization), name_(name), stem_(stem_of(name)), wanted_(wanted), source_(source), rows_(wanted.part_of > 0 ? wanted.part_of : wanted.rows), cols_(wanted.cols) {}
+      : checkpoint_(checkpoint),
+        quantization_(quantization),
+        name_(name),
+        stem_(stem_of(name)),
+        wanted_(wanted),
+        source_(source),
+        rows_(wanted.part_of > 0 ? wanted.part_of : wanted.rows),
+        cols_(wanted.cols) {}
 
   std::optional<FoundCodes> find() {
     if (stem_.empty()) return std::nullopt;
@@ -49,17 +56,24 @@ class Finder {
  private:
   [[noreturn]] void refuse(const std::string& tensor, const std::string& why) const { fail_user("{}: the tensor '{}' {}", source_, printable(tensor), why); }
   void check_shape(const std::string& tensor, const TensorLocation& at, const Sizes& shape, const char* what) const {
-    if (at.shape != shape) refuse(tensor, fmt::format("has the shape [{}], where {} of a matrix [{}, {}] need [{}]; they do not belong together", fmt::join(at.shape, ", "), what, rows_, cols_, fmt::join(shape, ", ")));
+    if (at.shape != shape)
+      refuse(tensor, fmt::format("has the shape [{}], where {} of a matrix [{}, {}] need [{}]; they do not belong together", fmt::join(at.shape, ", "), what,
+                                 rows_, cols_, fmt::join(shape, ", ")));
   }
   void check_type(const std::string& tensor, const TensorLocation& at, const char* type) const {
-    if (at.stored_as != type) refuse(tensor, fmt::format("is {}, where {} is wanted; the file is broken, fetch it again", at.stored_as.empty() ? std::string(dtype_name(at.dtype)) : at.stored_as, type));
+    if (at.stored_as != type)
+      refuse(tensor, fmt::format("is {}, where {} is wanted; the file is broken, fetch it again",
+                                 at.stored_as.empty() ? std::string(dtype_name(at.dtype)) : at.stored_as, type));
   }
 
   /// Whether such a weight may be quantized at all.
   void check_wanted(const TensorLocation& codes, const std::string& tensor) const {
     if (!quantization_.there())
-      refuse(tensor, fmt::format("is {}, codes of a quantized matrix, and config.json has no quantization_config that says how they are meant; fetch config.json again", codes.stored_as));
-    if (wanted_.kind != WantedWeight::Kind::kMatrix) refuse(tensor, "is quantized, where flexgen reads F32, F16 and BF16 (embeddings, norms, biases, small tables)");
+      refuse(tensor,
+             fmt::format("is {}, codes of a quantized matrix, and config.json has no quantization_config that says how they are meant; fetch config.json again",
+                         codes.stored_as));
+    if (wanted_.kind != WantedWeight::Kind::kMatrix)
+      refuse(tensor, "is quantized, where flexgen reads F32, F16 and BF16 (embeddings, norms, biases, small tables)");
     if (wanted_.turned) refuse(tensor, "is quantized and transposed, which flexgen does not read; take the checkpoint that was not quantized");
     if (codes.shape.size() != 2) refuse(tensor, fmt::format("has {} dimensions, where codes have two; the file is broken, fetch it again", codes.shape.size()));
   }
@@ -93,15 +107,19 @@ class Finder {
     std::vector<std::string> shapes;
     for (const QuantizationScheme& scheme : quantization_.schemes) {
       if (scheme.bits != bits || scheme.is_float != is_float) continue;
-      const int64_t in_rows = scheme.scale_rows == 0 ? 1 : ceil_div(rows_, scheme.scale_rows), in_columns = scheme.scale_columns == 0 ? 1 : ceil_div(cols_, scheme.scale_columns);
+      const int64_t in_rows = scheme.scale_rows == 0 ? 1 : ceil_div(rows_, scheme.scale_rows),
+                    in_columns = scheme.scale_columns == 0 ? 1 : ceil_div(cols_, scheme.scale_columns);
       Sizes shape = scales.shape;
       if (in_columns == 1 && shape.size() == 1) shape.push_back(1);
       if (shape.empty()) shape = {1, 1};
       if (shape == Sizes{in_rows, in_columns}) return scheme;
       shapes.push_back(fmt::format("[{}, {}]", in_rows, in_columns));
     }
-    if (shapes.empty()) refuse(name_, fmt::format("is quantized to {} of {} bits, of which config.json's quantization_config ({}) says nothing; they do not belong together", is_float ? "floats" : "whole numbers", bits, quantization_.name));
-    refuse(tensor, fmt::format("has the shape [{}], where config.json's quantization_config asks for {} with a matrix [{}, {}]; they do not belong together", fmt::join(scales.shape, ", "), fmt::join(shapes, " or "), rows_, cols_));
+    if (shapes.empty())
+      refuse(name_, fmt::format("is quantized to {} of {} bits, of which config.json's quantization_config ({}) says nothing; they do not belong together",
+                                is_float ? "floats" : "whole numbers", bits, quantization_.name));
+    refuse(tensor, fmt::format("has the shape [{}], where config.json's quantization_config asks for {} with a matrix [{}, {}]; they do not belong together",
+                               fmt::join(scales.shape, ", "), fmt::join(shapes, " or "), rows_, cols_));
   }
 
   std::string scale_name() const {
@@ -127,7 +145,8 @@ class Finder {
     } else if (optional(stem_ + ".weight_global_scale")) {
       refuse(stem_ + ".weight_global_scale", "is there beside scales that need none; the file is broken, fetch it again");
     }
-    if (optional(stem_ + ".weight_zero_point") && dtype != DType::kPacked4) refuse(stem_ + ".weight_zero_point", "is there; flexgen reads zero points of weights in words (pack-quantized) alone");
+    if (optional(stem_ + ".weight_zero_point") && dtype != DType::kPacked4)
+      refuse(stem_ + ".weight_zero_point", "is there; flexgen reads zero points of weights in words (pack-quantized) alone");
     return finish(dtype, codes);
   }
 
@@ -146,7 +165,8 @@ class Finder {
   /// compressed-tensors' pack-quantized.
   FoundCodes words_by_rows(const std::string& tensor, const TensorLocation& codes) {
     check_type(tensor, codes, "I32");
-    if (quantization_.method != Method::kCompressedTensors) refuse(tensor, fmt::format("does not belong to the quant_method '{}' of config.json", quantization_.name));
+    if (quantization_.method != Method::kCompressedTensors)
+      refuse(tensor, fmt::format("does not belong to the quant_method '{}' of config.json", quantization_.name));
     const DType dtype = codes.shape[1] == ceil_div(cols_, int64_t{4}) ? DType::kPacked8 : DType::kPacked4;
     const int64_t per_word = codes_per_word(dtype);
     check_shape(tensor, codes, {rows_, ceil_div(cols_, per_word)}, "codes");
@@ -178,12 +198,16 @@ class Finder {
   FoundCodes by_columns(const std::string& tensor, const TensorLocation& codes) {
     check_type(tensor, codes, "I32");
     const bool is_awq = quantization_.method == Method::kAwq;
-    if (!is_awq && quantization_.method != Method::kGptq) refuse(tensor, fmt::format("does not belong to the quant_method '{}' of config.json", quantization_.name));
-    if (wanted_.part_of > 0) refuse(tensor, fmt::format("holds several matrices of a layer in one, which flexgen does not read of the quant_method '{}'; take a checkpoint of another", quantization_.name));
+    if (!is_awq && quantization_.method != Method::kGptq)
+      refuse(tensor, fmt::format("does not belong to the quant_method '{}' of config.json", quantization_.name));
+    if (wanted_.part_of > 0)
+      refuse(tensor, fmt::format("holds several matrices of a layer in one, which flexgen does not read of the quant_method '{}'; take a checkpoint of another",
+                                 quantization_.name));
     scheme_ = quantization_.schemes.front();
     const DType dtype = is_awq ? DType::kAwq4 : scheme_.bits == 8 ? DType::kGptq8 : DType::kGptq4;
     const int64_t per_word = codes_per_word(dtype);
-    if (rows_ % per_word != 0 || cols_ % per_word != 0) refuse(tensor, fmt::format("is of a matrix [{}, {}], whose sizes are no multiples of {}", rows_, cols_, per_word));
+    if (rows_ % per_word != 0 || cols_ % per_word != 0)
+      refuse(tensor, fmt::format("is of a matrix [{}, {}], whose sizes are no multiples of {}", rows_, cols_, per_word));
     check_shape(tensor, codes, is_awq ? Sizes{cols_, rows_ / per_word} : Sizes{cols_ / per_word, rows_}, "codes");
     found_.names.push_back(tensor);
     CodeFormat& format = tensors_.format;
@@ -212,7 +236,9 @@ class Finder {
     found_.offset = codes.offset;
     if (const int64_t first = wanted_.part_first; first > 0) {
       if (first % tensors_.grain_rows != 0)
-        refuse(name_, fmt::format("holds several matrices, of which one begins at row {}, within {} rows that are quantized together; flexgen does not read such ones", first, tensors_.grain_rows));
+        refuse(name_,
+               fmt::format("holds several matrices, of which one begins at row {}, within {} rows that are quantized together; flexgen does not read such ones",
+                           first, tensors_.grain_rows));
       found_.offset += first * row_bytes(dtype, cols_);
       for (TensorBeside& tensor : tensors_.beside)
         if (tensor.rows_each > 0) tensor.offset += first / tensor.rows_each * tensor.row_bytes;
@@ -221,7 +247,8 @@ class Finder {
       for (TensorBeside& tensor : tensors_.beside)
         if (tensor.rows_each > 0) tensor.rows = ceil_div(wanted_.rows, tensor.rows_each);
     // What is of use to other programs alone, or of the inputs.
-    for (const char* other : {".input_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".weight_shape", ".activation_scale"}) found_.names.push_back(stem_ + other);
+    for (const char* other : {".input_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".weight_shape", ".activation_scale"})
+      found_.names.push_back(stem_ + other);
     found_.tensors = std::make_shared<const CodeTensors>(tensors_);
     return found_;
   }
@@ -252,7 +279,8 @@ int64_t CodeTensors::bytes() const {
   return std::accumulate(beside.begin(), beside.end(), int64_t{0}, [](int64_t sum, const TensorBeside& tensor) { return sum + tensor.bytes(); });
 }
 
-std::optional<FoundCodes> find_codes(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted, const std::string& source) {
+std::optional<FoundCodes> find_codes(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted,
+                                     const std::string& source) {
   return Finder(checkpoint, quantization, name, wanted, source).find();
 }
 

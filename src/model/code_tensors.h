@@ -1,5 +1,6 @@
 #pragma once
-// Quantized matrices of a checkpoint in safetensors: which tensors make one up, and what of each belongs to which rows (tensor/code_format.h says how they are read). Pure data; any thread.
+// Quantized matrices of a checkpoint in safetensors: which tensors make one up, and what of each belongs to which rows (tensor/code_format.h says how they are
+// read). Pure data; any thread.
 
 #include <array>
 #include <cstdint>
@@ -32,7 +33,7 @@ struct TensorBeside {
 struct CodeTensors {
   CodeFormat format;
   std::array<TensorBeside, kNumCodeParts> beside;  ///< no rows: there is none
-  int64_t grain_rows = 1;  ///< a matrix is cut at multiples of this alone
+  int64_t grain_rows = 1;                          ///< a matrix is cut at multiples of this alone
 
   int64_t bytes() const;
 };
@@ -46,9 +47,10 @@ struct FoundCodes {
   std::vector<std::string> names;  ///< of all its tensors
 };
 
-/// Looks for the matrix `name`, "....weight", of that shape, in the forms that config.json's quantization allows; none if no form of it is there. Throws Error{user} naming the tensor and `source`
-/// for those that do not fit it or one another, and for weights that flexgen reads in 16 bits alone.
-std::optional<FoundCodes> find_codes(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted, const std::string& source);
+/// Looks for the matrix `name`, "....weight", of that shape, in the forms that config.json's quantization allows; none if no form of it is there. Throws
+/// Error{user} naming the tensor and `source` for those that do not fit it or one another, and for weights that flexgen reads in 16 bits alone.
+std::optional<FoundCodes> find_codes(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted,
+                                     const std::string& source);
 
 /// Whether the checkpoint has the tensor, or codes in its place.
 bool has_weight(const Checkpoint& checkpoint, const std::string& name);

@@ -1,4 +1,5 @@
-// Quantized matrices of checkpoints in safetensors: which tensors make one up, and what is said of broken ones. That they compute as transformers does is in golden_test.cc.
+// Quantized matrices of checkpoints in safetensors: which tensors make one up, and what is said of broken ones. That they compute as transformers does is in
+// golden_test.cc.
 
 #include "model/code_tensors.h"
 
@@ -75,14 +76,26 @@ TEST(CodeTensors, BrokenOnesGetOneClearError) {
       {"scales of integers", "fp8", typed("weight_scale_inv", "I32"), {"weight_scale_inv", "I32"}},
       {"codes that are no e4m3", "fp8", typed("weight", "F8_E5M2"), {"q_proj.weight' is missing (or has a dtype"}},
       {"nothing said of codes", "fp8", configured(R"({"quantization_config": null})"), {"F8_E4M3", "no quantization_config"}},
-      {"another method", "fp8", configured(R"({"quantization_config": {"quant_method": "awq", "bits": 4, "fmt": null, "activation_scheme": null, "weight_block_size": null}})"), {"'awq'"}},
+      {"another method",
+       "fp8",
+       configured(R"({"quantization_config": {"quant_method": "awq", "bits": 4, "fmt": null, "activation_scheme": null, "weight_block_size": null}})"),
+       {"'awq'"}},
       {"another layout", "gptq", configured(R"({"quantization_config": {"quant_method": "awq"}})"), {"qweight", "[8, 64]", "need [64, 8]"}},
       {"no scales", "packed4", without("weight_scale"), {"weight_scale' is missing"}},
-      {"other groups", "packed4", configured(R"({"quantization_config": {"config_groups": {"group_0": {"weights": {"group_size": 64}}}}})"), {"weight_scale'", "asks for [64, 1]"}},
-      {"other bits", "packed4", configured(R"({"quantization_config": {"config_groups": {"group_0": {"weights": {"num_bits": 8}}}}})"), {"of 4 bits", "says nothing"}},
+      {"other groups",
+       "packed4",
+       configured(R"({"quantization_config": {"config_groups": {"group_0": {"weights": {"group_size": 64}}}}})"),
+       {"weight_scale'", "asks for [64, 1]"}},
+      {"other bits",
+       "packed4",
+       configured(R"({"quantization_config": {"config_groups": {"group_0": {"weights": {"num_bits": 8}}}}})"),
+       {"of 4 bits", "says nothing"}},
       {"words of another shape", "packed4", reshaped("weight_packed", {32, 16}), {"weight_packed", "[32, 16]"}},
       {"no zero points", "packed4-zeros", without("weight_zero_point"), {"weight_zero_point' is missing"}},
-      {"zero points that should not be", "packed4-zeros", configured(R"({"quantization_config": {"config_groups": {"group_0": {"weights": {"symmetric": true}}}}})"), {"weight_zero_point", "symmetric"}},
+      {"zero points that should not be",
+       "packed4-zeros",
+       configured(R"({"quantization_config": {"config_groups": {"group_0": {"weights": {"symmetric": true}}}}})"),
+       {"weight_zero_point", "symmetric"}},
       {"zero points of another shape", "packed4-zeros", reshaped("weight_zero_point", {2, 8}), {"weight_zero_point", "need [8, 2]"}},
       {"an order of another length", "packed4-zeros", reshaped("weight_g_idx", {8, 8}), {"weight_g_idx", "need [64]"}},
       {"no factor", "nvfp4", without("weight_global_scale"), {"weight_global_scale' is missing"}},
@@ -103,13 +116,18 @@ TEST(CodeTensors, BrokenOnesGetOneClearError) {
 
 TEST(CodeTensors, WhatIsReadIn16BitsAloneIsRefused) {
   TestFolder folder;
-  put_changed(folder, "fp8", [](json& header, json&) { header.at("model.embed_tokens.weight") = {{"dtype", "F8_E4M3"}, {"shape", {208, 128}}, {"data_offsets", header.at("model.embed_tokens.weight").at("data_offsets")}}; });
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { Model::load(folder.path().string()); }), AllOf(HasSubstr("embed_tokens.weight"), HasSubstr("embeddings, norms")));
+  put_changed(folder, "fp8", [](json& header, json&) {
+    header.at("model.embed_tokens.weight") = {
+        {"dtype", "F8_E4M3"}, {"shape", {208, 128}}, {"data_offsets", header.at("model.embed_tokens.weight").at("data_offsets")}};
+  });
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { Model::load(folder.path().string()); }),
+              AllOf(HasSubstr("embed_tokens.weight"), HasSubstr("embeddings, norms")));
 }
 
 /// All of a file but what is of no use here belongs to one weight or another.
 TEST(CodeTensors, EveryTensorIsRead) {
-  for (const char* name : {"fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround"}) {
+  for (const char* name : {"fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8",
+                           "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround"}) {
     SCOPED_TRACE(name);
     const std::unique_ptr<Model> model = Model::load(fixture(name));
     int64_t read = 0, stored = 0;
@@ -123,12 +141,15 @@ TEST(CodeTensors, EveryTensorIsRead) {
 
 TEST(CodeTensors, RowsHaveTheirPartOfEachTensor) {
   const std::unique_ptr<Model> model = Model::load(fixture("packed4-zeros"));
-  const auto weight = std::find_if(model->weights().begin(), model->weights().end(), [](const WeightSpec& each) { return each.name == std::string(kMatrix) + "weight"; });
+  const auto weight =
+      std::find_if(model->weights().begin(), model->weights().end(), [](const WeightSpec& each) { return each.name == std::string(kMatrix) + "weight"; });
   ASSERT_NE(weight, model->weights().end());
   EXPECT_EQ(weight->dtype, DType::kPacked4);
   EXPECT_EQ(weight->codes->grain_rows, 8);
   const auto& beside = weight->codes->beside;
-  const auto at = [&](CodePart part, int64_t first, int64_t count) { return std::pair(beside[part].range(first, count).first - beside[part].offset, beside[part].range(first, count).second); };
+  const auto at = [&](CodePart part, int64_t first, int64_t count) {
+    return std::pair(beside[part].range(first, count).first - beside[part].offset, beside[part].range(first, count).second);
+  };
   EXPECT_EQ(at(kScales, 16, 24), std::pair(int64_t{16 * 4}, int64_t{24 * 4}));  // two groups in bf16
   EXPECT_EQ(at(kZeros, 16, 24), std::pair(int64_t{2 * 8}, int64_t{3 * 8}));     // eight rows in a word
   EXPECT_EQ(at(kOrder, 16, 24), std::pair(int64_t{0}, int64_t{64 * 4}));

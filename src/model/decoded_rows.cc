@@ -16,7 +16,8 @@ void copy_columns(const std::byte* rows, int64_t num_rows, int64_t row_bytes, in
 
 }  // namespace
 
-DecodedRows::DecodedRows(const WeightSpec& weight, const std::vector<std::shared_ptr<File>>& files, int64_t memory_bytes) : weight_(weight), files_(files), format_(weight.codes->format) {
+DecodedRows::DecodedRows(const WeightSpec& weight, const std::vector<std::shared_ptr<File>>& files, int64_t memory_bytes)
+    : weight_(weight), files_(files), format_(weight.codes->format) {
   const int64_t grain = is_transposed(weight.dtype) ? 8 : weight.codes->grain_rows, float_bytes = weight.cols * static_cast<int64_t>(sizeof(float));
   block_rows_ = std::min(weight.rows, std::max(grain, round_down(memory_bytes / 2 / weight.row_bytes(), grain)));
   slice_rows_ = std::min(block_rows_, std::max<int64_t>(8, round_down(memory_bytes / 4 / float_bytes, 8)));
@@ -40,11 +41,15 @@ std::optional<DecodedRows::Rows> DecodedRows::next() {
   return rows;
 }
 
-void DecodedRows::read(int file, int64_t offset, std::byte* to, int64_t bytes) const { files_[static_cast<size_t>(file)]->read(offset, {to, static_cast<size_t>(bytes)}); }
+void DecodedRows::read(int file, int64_t offset, std::byte* to, int64_t bytes) const {
+  files_[static_cast<size_t>(file)]->read(offset, {to, static_cast<size_t>(bytes)});
+}
 
 void DecodedRows::read_block() {
-  if (is_transposed(weight_.dtype)) read_columns();
-  else read_rows();
+  if (is_transposed(weight_.dtype))
+    read_columns();
+  else
+    read_rows();
 }
 
 void DecodedRows::read_rows() {

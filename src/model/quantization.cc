@@ -28,17 +28,20 @@ std::string lower(std::string text) {
 
 /// Lists of layers that stay as they are, and the like: what the files hold decides, so nothing is left to be read of them.
 void name_layer_lists(ConfigFields& fields) {
-  fields.harmless({"modules_to_not_convert", "modules_to_convert", "ignored_layers", "ignore", "exclude_modules", "modules_in_block_to_quantize", "block_name_to_quantize", "to_quant_block_names",
-                   "module_name_preceding_first_block", "lm_head", "quant_lm_head"});
+  fields.harmless({"modules_to_not_convert", "modules_to_convert", "ignored_layers", "ignore", "exclude_modules", "modules_in_block_to_quantize",
+                   "block_name_to_quantize", "to_quant_block_names", "module_name_preceding_first_block", "lm_head", "quant_lm_head"});
 }
 
 /// How a checkpoint was made, and for which kernels: of no account for what it holds.
 void name_makers_fields(ConfigFields& fields) {
-  fields.harmless({"dataset", "tokenizer", "damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "meta", "model_name_or_path", "model_file_base_name", "quantizer", "act_group_aware", "batch_size",
-                   "pad_token_id", "max_input_length", "cache_block_outputs", "model_seqlen", "use_exllama", "use_cuda_fp16", "exllama_config", "disable_exllama", "backend", "do_fuse", "fuse_max_seq_len", "modules_to_fuse",
-                   "nsamples", "seqlen", "iters", "lr", "minmax_lr", "gradient_accumulate_steps", "low_gpu_mem_usage", "low_cpu_mem_usage", "amp", "not_use_best_mse", "dynamic_max_gap", "enable_quanted_input",
-                   "enable_minmax_tuning", "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks", "multimodal", "super_bits",
-                   "super_group_size", "mse", "provider", "producer", "version", "quantization_status", "global_compression_ratio", "calib_data", "static_kv_dtype"});
+  fields.harmless({"dataset", "tokenizer", "damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "meta", "model_name_or_path",
+                   "model_file_base_name", "quantizer", "act_group_aware", "batch_size", "pad_token_id", "max_input_length", "cache_block_outputs",
+                   "model_seqlen", "use_exllama", "use_cuda_fp16", "exllama_config", "disable_exllama", "backend", "do_fuse", "fuse_max_seq_len",
+                   "modules_to_fuse", "nsamples", "seqlen", "iters", "lr", "minmax_lr", "gradient_accumulate_steps", "low_gpu_mem_usage",
+                   "low_cpu_mem_usage", "amp", "not_use_best_mse", "dynamic_max_gap", "enable_quanted_input", "enable_minmax_tuning",
+                   "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks",
+                   "multimodal", "super_bits", "super_group_size", "mse", "provider", "producer", "version", "quantization_status",
+                   "global_compression_ratio", "calib_data", "static_kv_dtype"});
 }
 
 /// -1, or a number of columns.
@@ -52,7 +55,8 @@ int64_t read_group_size(ConfigFields& fields, int64_t usual) {
 std::pair<int64_t, int64_t> read_block(ConfigFields& fields, const char* name) {
   const Json* block = fields.find(name);
   bool good = block && block->is_array() && block->size() == 2;
-  for (size_t i = 0; i < 2 && good; ++i) good = (*block)[i].is_number_unsigned() && (*block)[i].get<uint64_t>() > 0 && (*block)[i].get<uint64_t>() <= static_cast<uint64_t>(kMostColumns);
+  for (size_t i = 0; i < 2 && good; ++i)
+    good = (*block)[i].is_number_unsigned() && (*block)[i].get<uint64_t>() > 0 && (*block)[i].get<uint64_t>() <= static_cast<uint64_t>(kMostColumns);
   if (!good) fields.refuse(name, "must be two sizes, like [128, 128]");
   return {(*block)[0].get<int64_t>(), (*block)[1].get<int64_t>()};
 }
@@ -67,8 +71,8 @@ bool all_members(const Json& object, const Good& good) {
 }
 
 void tell_of_inputs(const ConfigFields& fields, bool is_static) {
-  spdlog::info("{}: the inputs of matrices were meant to be rounded{} as well; flexgen rounds the weights alone, as transformers does when it dequantizes them", fields.source(),
-               is_static ? " with scales that the files hold" : "");
+  spdlog::info("{}: the inputs of matrices were meant to be rounded{} as well; flexgen rounds the weights alone, as transformers does when it dequantizes them",
+               fields.source(), is_static ? " with scales that the files hold" : "");
 }
 
 /// DeepSeek's FP8, which Qwen3 and MiniMax ship too.
@@ -78,9 +82,11 @@ void read_fp8(ConfigFields& fields, Quantization& quantization) {
   const std::string inputs = fields.text_or("activation_scheme", "dynamic");
   if (inputs != "dynamic" && inputs != "static") fields.refuse("activation_scheme", fmt::format("is '{}'; dynamic and static are known", printable(inputs)));
   QuantizationScheme scheme{.bits = 8, .is_float = true, .scale_rows = 0};
-  if (fields.find("weight_block_size")) std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
-  else if (!fields.contains("weight_block_size")) scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
-  fields.harmless({"scale_fmt", "dequantize"});  // scales have a type of their own in the files
+  if (fields.find("weight_block_size"))
+    std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
+  else if (!fields.contains("weight_block_size"))
+    scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
+  fields.harmless({"scale_fmt", "dequantize"});      // scales have a type of their own in the files
   quantization.schemes.push_back(scheme);
   tell_of_inputs(fields, inputs == "static");
 }
@@ -88,7 +94,8 @@ void read_fp8(ConfigFields& fields, Quantization& quantization) {
 /// NVIDIA's Model Optimizer.
 void read_model_optimizer(ConfigFields& fields, Quantization& quantization) {
   const std::string algorithm = fields.text_or("quant_algo", "");
-  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN") fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8 and FP8_PER_CHANNEL_PER_TOKEN", printable(algorithm)));
+  if (algorithm != "FP8" && algorithm != "FP8_PER_CHANNEL_PER_TOKEN")
+    fields.refuse("quant_algo", fmt::format("is '{}'; of Model Optimizer's flexgen reads FP8 and FP8_PER_CHANNEL_PER_TOKEN", printable(algorithm)));
   quantization.schemes.push_back({.bits = 8, .is_float = true, .scale_rows = algorithm == "FP8" ? 0 : 1});
   fields.harmless({"kv_cache_quant_algo", "kv_cache_scheme", "config_groups", "group_size"});  // the cache's type is the job's choice
   tell_of_inputs(fields, algorithm == "FP8");
@@ -115,10 +122,13 @@ std::optional<QuantizationScheme> read_compressed_group(ConfigFields& group, con
   scheme.is_float = type == "float";
   if (scheme.bits != 4 && scheme.bits != 8) weights.refuse("num_bits", fmt::format("is {}; flexgen reads codes of 4 and 8 bits", scheme.bits));
   scheme.has_zeros = !weights.flag_or("symmetric", true);
-  if (scheme.has_zeros && format != "pack-quantized") weights.refuse("symmetric", fmt::format("is false; flexgen reads zero points of pack-quantized weights alone, and these are {}", printable(format)));
+  if (scheme.has_zeros && format != "pack-quantized")
+    weights.refuse("symmetric", fmt::format("is false; flexgen reads zero points of pack-quantized weights alone, and these are {}", printable(format)));
   weights.only("dynamic", false);
   const int64_t group_size = read_group_size(weights, -1);
-  const std::string strategy = weights.text_or("strategy", group_size > 0 ? "group" : weights.contains("group_size") && weights.find("group_size") ? "channel" : "tensor");
+  const std::string strategy = weights.text_or("strategy", group_size > 0                                                 ? "group"
+                                                           : weights.contains("group_size") && weights.find("group_size") ? "channel"
+                                                                                                                          : "tensor");
   if (strategy == "tensor") {
     scheme.scale_rows = 0;
   } else if (strategy == "group" || strategy == "tensor_group") {
@@ -148,10 +158,13 @@ void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
   }
   if (quantization.schemes.empty()) fields.refuse("config_groups", "say nothing of weights");
   fields.harmless({"kv_cache_scheme"});  // the cache's type is the job's choice
-  if (const Json* sparsity = fields.find("sparsity_config"); sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
+  if (const Json* sparsity = fields.find("sparsity_config");
+      sparsity && !sparsity->empty() && !(sparsity->is_object() && sparsity->value("format", Json()) == "dense"))
     fields.refuse("sparsity_config", "is of a format other than dense, which flexgen does not read");
-  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty()) fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
-  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty()) fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
+  if (const Json* transform = fields.find("transform_config"); transform && !transform->empty())
+    fields.refuse("transform_config", "is there: inputs of matrices are transformed, which flexgen does not do");
+  if (const Json* sparsity = fields.find("moe_sparsity_config"); sparsity && !sparsity->empty())
+    fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
 }
 
 /// What GPTQ, AWQ and AutoRound have in common.
@@ -185,7 +198,8 @@ void read_awq(ConfigFields& fields, Quantization& quantization) {
   const QuantizationScheme scheme = read_bits_and_groups(fields);
   if (scheme.bits != 4) fields.refuse("bits", fmt::format("is {}; of AWQ's flexgen reads 4", scheme.bits));
   for (const char* field : {"version", "format"})
-    if (const std::string version = lower(fields.text_or(field, "gemm")); version != "gemm") fields.refuse(field, fmt::format("is '{}'; of AWQ's flexgen reads gemm", printable(version)));
+    if (const std::string version = lower(fields.text_or(field, "gemm")); version != "gemm")
+      fields.refuse(field, fmt::format("is '{}'; of AWQ's flexgen reads gemm", printable(version)));
   quantization.schemes.push_back(scheme);
 }
 
@@ -206,9 +220,13 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
     if (!as_others) fields.refuse("extra_config", "gives some layers bits or groups of their own, which flexgen does not read");
   }
   const bool is_awq = packing == "auto_round:auto_awq" || packing == "auto_round:awq";
-  const bool is_first = packing == "auto_round:auto_gptq" || packing == "auto_round:gptq", is_second = packing == "auto_round" || packing == "auto_round:gptqmodel";
-  if (!is_awq && !is_first && !is_second) fields.refuse("packing_format", fmt::format("is '{}'; of AutoRound's flexgen reads auto_round:auto_gptq, auto_round:gptqmodel and auto_round:auto_awq", printable(packing)));
-  if (scheme.bits != 4 && (is_awq || scheme.bits != 8)) fields.refuse("bits", fmt::format("is {}; of AutoRound's flexgen reads 4, and packed as GPTQ's 8", scheme.bits));
+  const bool is_first = packing == "auto_round:auto_gptq" || packing == "auto_round:gptq",
+             is_second = packing == "auto_round" || packing == "auto_round:gptqmodel";
+  if (!is_awq && !is_first && !is_second)
+    fields.refuse("packing_format",
+                  fmt::format("is '{}'; of AutoRound's flexgen reads auto_round:auto_gptq, auto_round:gptqmodel and auto_round:auto_awq", printable(packing)));
+  if (scheme.bits != 4 && (is_awq || scheme.bits != 8))
+    fields.refuse("bits", fmt::format("is {}; of AutoRound's flexgen reads 4, and packed as GPTQ's 8", scheme.bits));
   quantization.method = is_awq ? Method::kAwq : Method::kGptq;
   quantization.zeros_less_one = is_first;
   quantization.schemes.push_back(scheme);
@@ -219,8 +237,12 @@ struct KnownMethod {
   Method method;
   void (*read)(ConfigFields&, Quantization&);
 };
-constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},     {"modelopt", Method::kModelOpt, read_model_optimizer}, {"compressed-tensors", Method::kCompressedTensors, read_compressed_tensors},
-                                 {"gptq", Method::kGptq, read_gptq}, {"awq", Method::kAwq, read_awq},                       {"auto-round", Method::kGptq, read_auto_round}};
+constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},
+                                 {"modelopt", Method::kModelOpt, read_model_optimizer},
+                                 {"compressed-tensors", Method::kCompressedTensors, read_compressed_tensors},
+                                 {"gptq", Method::kGptq, read_gptq},
+                                 {"awq", Method::kAwq, read_awq},
+                                 {"auto-round", Method::kGptq, read_auto_round}};
 
 }  // namespace
 
@@ -230,7 +252,8 @@ Quantization read_quantization(ConfigFields& fields) {
   const char* const field = is_new ? "quantization_config" : "compression_config";
   const Json* given = fields.find(field);
   if (!given) return quantization;
-  if (is_new && fields.find("compression_config")) fields.refuse("compression_config", "is there beside quantization_config; keep the one that the files are made by");
+  if (is_new && fields.find("compression_config"))
+    fields.refuse("compression_config", "is there beside quantization_config; keep the one that the files are made by");
   if (!given->is_object()) fields.refuse(field, "must be an object");
   ConfigFields inner = fields.inner(*given, field);
   const std::string method = lower(inner.text_or("quant_method", is_new ? "" : "compressed-tensors"));
@@ -238,8 +261,9 @@ Quantization read_quantization(ConfigFields& fields) {
   if (known == std::end(kMethods)) {
     std::vector<const char*> names;
     for (const KnownMethod& one : kMethods) names.push_back(one.name);
-    fields.refuse(field, fmt::format("is of the quant_method '{}', which flexgen does not read; it reads {}: take the checkpoint that was not quantized, with --weight-dtype int4 or int8, or a GGUF of it", printable(method),
-                                     fmt::join(names, ", ")));
+    fields.refuse(field, fmt::format("is of the quant_method '{}', which flexgen does not read; it reads {}: take the checkpoint that was not quantized, with "
+                                     "--weight-dtype int4 or int8, or a GGUF of it",
+                                     printable(method), fmt::join(names, ", ")));
   }
   quantization.method = known->method;
   quantization.name = method;

@@ -6,7 +6,10 @@ namespace flexgen {
 
 CodeFormat usual_format(DType dtype, int64_t rows, int64_t cols) {
   CodeFormat format;
-  format.scale_type = dtype == DType::kFp8 ? ScaleType::kF32 : dtype == DType::kFp4 ? ScaleType::kE4M3 : is_transposed(dtype) ? ScaleType::kF16 : ScaleType::kBF16;
+  format.scale_type = dtype == DType::kFp8   ? ScaleType::kF32
+                      : dtype == DType::kFp4 ? ScaleType::kE4M3
+                      : is_transposed(dtype) ? ScaleType::kF16
+                                             : ScaleType::kBF16;
   format.scale_rows = dtype == DType::kFp8 ? 128 : 1;
   format.scale_columns = dtype == DType::kCodes8 ? 0 : dtype == DType::kFp4 ? 16 : 128;
   format.num_groups = format.scale_columns == 0 ? 1 : (cols + format.scale_columns - 1) / format.scale_columns;
@@ -30,7 +33,8 @@ int64_t beside_bytes(const CodeFormat& format, DType dtype, CodePart part, int64
 
 void decode_rows(const CodeFormat& format, DType dtype, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, float* out) {
   codes::with_codes(dtype, [&]<DType kType>() {
-    codes::unpack_rows<kType>(format, piece, first, num_rows, cols, [&](int64_t row, int64_t column, int64_t count, const float* values) { std::copy_n(values, count, out + row * cols + column); });
+    codes::unpack_rows<kType>(format, piece, first, num_rows, cols,
+                              [&](int64_t row, int64_t column, int64_t count, const float* values) { std::copy_n(values, count, out + row * cols + column); });
   });
 }
 

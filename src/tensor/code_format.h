@@ -1,14 +1,17 @@
 #pragma once
-// Matrices whose codes, scales and zero points are tensors of their own, as checkpoints in safetensors are shipped: FP8 (DeepSeek, ModelOpt), compressed-tensors, GPTQ, AWQ (docs/formats.md).
-// Plain loops that every backend shares, compiled for each kind of processor. Pure functions.
+// Matrices whose codes, scales and zero points are tensors of their own, as checkpoints in safetensors are shipped: FP8 (DeepSeek, ModelOpt),
+// compressed-tensors, GPTQ, AWQ (docs/formats.md). Plain loops that every backend shares, compiled for each kind of processor. Pure functions.
 //
 // Element (row, column) of a matrix [rows, cols] is
 //     (code - zero) * scale
 // in fp32; the difference is exact, so all ways of computing give the same bits. What lies where, of G = num_groups scales a row and N = stored_rows:
-//     kFp8      e4m3 [rows, cols]; scales [rows / scale_rows, G]                       kCodes8   int8 [rows, cols]; likewise
+//     kFp8      e4m3 [rows, cols]; scales [rows / scale_rows, G]
+//     kCodes8   int8 [rows, cols]; likewise
 //     kFp4      e2m1 [rows, cols / 2], the lower half of a byte first; scales [rows, G], with `has_global` each divided by one for all
-//     kPacked4, kPacked8   words [rows, cols / 8 or 4], the lowest bits first; scales [rows, G]; zeros, words [rows / 8 or 4, G] likewise along rows, or 8 and 128; order [cols], or none
-//     kGptq4, kGptq8       words [cols / 8 or 4, N], likewise along columns; scales [G, N]; zeros, words [G, N / 8 or 4] along rows, in GPTQ's first form less one; order [cols], or none
+//     kPacked4, kPacked8   words [rows, cols / 8 or 4], the lowest bits first; scales [rows, G]; zeros, words [rows / 8 or 4, G] likewise along rows,
+//                          or 8 and 128; order [cols], or none
+//     kGptq4, kGptq8       words [cols / 8 or 4, N], likewise along columns; scales [G, N]; zeros, words [G, N / 8 or 4] along rows, in GPTQ's first
+//                          form less one; order [cols], or none
 //     kAwq4     words [cols, N / 8], of each 8 rows in the order 0 2 4 6 1 3 5 7 from the lowest bits on; scales [G, N]; zeros, words [G, N / 8] likewise
 // `order` says of each column which group it is in. A column of a group that is not there is NaN.
 
@@ -34,7 +37,7 @@ struct CodeFormat {
   int64_t scale_rows = 1;     ///< rows that have their scales in common; 0: all
   int64_t scale_columns = 0;  ///< columns of a group; 0: all
   int64_t num_groups = 1;
-  int64_t stored_rows = 0;    ///< kGptq4, kGptq8, kAwq4: of the whole tensor
+  int64_t stored_rows = 0;  ///< kGptq4, kGptq8, kAwq4: of the whole tensor
   bool has_zeros = false, has_order = false, has_global = false;
   bool zeros_less_one = false;  ///< GPTQ's first form
 
@@ -46,8 +49,11 @@ inline constexpr bool is_transposed(DType dtype) { return dtype == DType::kGptq4
 /// Codes in a word of 32 bits; 1 where they are none of words.
 inline constexpr int64_t codes_per_word(DType dtype) {
   switch (dtype) {
-    case DType::kPacked4: case DType::kGptq4: case DType::kAwq4: return 8;
-    case DType::kPacked8: case DType::kGptq8: return 4;
+    case DType::kPacked4:
+    case DType::kGptq4:
+    case DType::kAwq4: return 8;
+    case DType::kPacked8:
+    case DType::kGptq8: return 4;
     default: return 1;
   }
 }
@@ -134,11 +140,16 @@ FLEXGEN_CODE float row_zero(const CodeFormat& format, const WeightPiece& piece, 
 /// Code `column` of a row as a number.
 template <DType kType>
 FLEXGEN_CODE float row_code(const uint8_t* row, int64_t column) {
-  if constexpr (kType == DType::kFp8) return e4m3_value(row[column]);
-  else if constexpr (kType == DType::kCodes8) return static_cast<float>(static_cast<int8_t>(row[column]));
-  else if constexpr (kType == DType::kPacked8) return static_cast<float>(row[column]);
-  else if constexpr (kType == DType::kPacked4) return static_cast<float>(row[column / 2] >> (column % 2 * 4) & 15);
-  else return e2m1_value(row[column / 2] >> (column % 2 * 4) & 15u);
+  if constexpr (kType == DType::kFp8)
+    return e4m3_value(row[column]);
+  else if constexpr (kType == DType::kCodes8)
+    return static_cast<float>(static_cast<int8_t>(row[column]));
+  else if constexpr (kType == DType::kPacked8)
+    return static_cast<float>(row[column]);
+  else if constexpr (kType == DType::kPacked4)
+    return static_cast<float>(row[column / 2] >> (column % 2 * 4) & 15);
+  else
+    return e2m1_value(row[column / 2] >> (column % 2 * 4) & 15u);
 }
 
 /// Codes [first, first + count) of a row as numbers; `first` is even.
@@ -168,8 +179,9 @@ FLEXGEN_CODE void unpack_row(const CodeFormat& format, const WeightPiece& piece,
       const int64_t count = first + kSpan < cols ? kSpan : cols - first;
       for (int64_t i = 0; i < count; ++i) {
         const int64_t group = ordered_group(format, piece.beside[kOrder], first + i);
-        values[i] = group == format.num_groups ? std::numeric_limits<float>::quiet_NaN()
-                                               : (row_code<kType>(bytes, first + i) - row_zero<kType>(format, piece, row, group)) * row_scale(format, piece, row, group);
+        values[i] = group == format.num_groups
+                        ? std::numeric_limits<float>::quiet_NaN()
+                        : (row_code<kType>(bytes, first + i) - row_zero<kType>(format, piece, row, group)) * row_scale(format, piece, row, group);
       }
       put(as, first, count, values);
     }
@@ -206,7 +218,8 @@ inline constexpr int64_t kColumnPart = 64, kRowPart = 16;  ///< columns, and row
 
 /// Words of columns [column, column + count) of some rows, up to kRowPart, copied together, as each lies in a place far from the next.
 template <DType kType>
-FLEXGEN_CODE void column_words(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t column, int64_t count, uint32_t* words) {
+FLEXGEN_CODE void column_words(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t column, int64_t count,
+                               uint32_t* words) {
   constexpr int64_t kPerWord = codes_per_word(kType);
   if constexpr (kType == DType::kAwq4) {
     const int64_t stride = format.stored_rows / kPerWord, begin = first / kPerWord, end = (first + num_rows + kPerWord - 1) / kPerWord;

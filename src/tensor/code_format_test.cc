@@ -79,8 +79,10 @@ Matrix with_every_scale(DType dtype, ScaleType type, Bytes row, int64_t cols) {
 Bytes every_code(int64_t bits) {
   Bytes bytes;
   for (int64_t code = 0; code < 1 << bits; ++code) {
-    if (bits == 8) bytes.push_back(static_cast<std::byte>(code));
-    else if (code % 2 == 0) bytes.push_back(static_cast<std::byte>(code | (code + 1) << 4));
+    if (bits == 8)
+      bytes.push_back(static_cast<std::byte>(code));
+    else if (code % 2 == 0)
+      bytes.push_back(static_cast<std::byte>(code | (code + 1) << 4));
   }
   return bytes;
 }
@@ -100,18 +102,23 @@ Matrix packed_with_order(int64_t bits) {
   m.format.num_groups = 4;
   m.format.scale_columns = m.cols / 4;
   m.format.has_order = true;
-  for (int64_t column = 0; column < m.cols; ++column) add_word(&m.beside[kOrder], column == 5 ? 4 : static_cast<uint32_t>(mixed(static_cast<uint64_t>(column))) & 3u);
+  for (int64_t column = 0; column < m.cols; ++column)
+    add_word(&m.beside[kOrder], column == 5 ? 4 : static_cast<uint32_t>(mixed(static_cast<uint64_t>(column))) & 3u);
   return m;
 }
 
 Matrix gptq(int64_t bits, bool first_form, bool ordered) {
   const int64_t groups = ordered ? 2 : 1;
-  Matrix m{bits == 4 ? DType::kGptq4 : DType::kGptq8, kRows, 1 << bits, {.scale_type = ScaleType::kF16, .scale_columns = (1 << bits) / groups, .num_groups = groups, .stored_rows = kRows}};
+  Matrix m{bits == 4 ? DType::kGptq4 : DType::kGptq8,
+           kRows,
+           1 << bits,
+           {.scale_type = ScaleType::kF16, .scale_columns = (1 << bits) / groups, .num_groups = groups, .stored_rows = kRows}};
   m.format.has_zeros = true;
   m.format.zeros_less_one = first_form;
   const Bytes codes = every_code(bits);
   for (size_t word = 0; word < codes.size() / 4; ++word)
-    for (int64_t row = 0; row < kRows; ++row) m.codes.insert(m.codes.end(), codes.begin() + static_cast<int64_t>(4 * word), codes.begin() + static_cast<int64_t>(4 * word + 4));
+    for (int64_t row = 0; row < kRows; ++row)
+      m.codes.insert(m.codes.end(), codes.begin() + static_cast<int64_t>(4 * word), codes.begin() + static_cast<int64_t>(4 * word + 4));
   m.beside[kScales] = numbers(kRows, 2);
   for (int64_t row = kRows; ordered && row-- > 0;) add_word(&m.beside[kScales], static_cast<uint32_t>(row), 2);
   m.beside[kZeros] = random_words(groups * kRows * bits / 32);
@@ -139,20 +146,37 @@ Matrix fp4(ScaleType type, float factor) {
 TEST(CodeFormat, EveryCodeAndScaleIsWhatItsOracleMakesOfIt) {
   const auto fp8 = [](ScaleType type) { return [=] { return with_every_scale(DType::kFp8, type, numbers(256, 1), 256); }; };
   const std::map<std::string, std::function<Matrix()>> matrices{
-      {"fp8 f32", fp8(ScaleType::kF32)}, {"fp8 f16", fp8(ScaleType::kF16)}, {"fp8 bf16", fp8(ScaleType::kBF16)}, {"fp8 e4m3", fp8(ScaleType::kE4M3)}, {"fp8 e8m0", fp8(ScaleType::kE8M0)},
+      {"fp8 f32", fp8(ScaleType::kF32)},
+      {"fp8 f16", fp8(ScaleType::kF16)},
+      {"fp8 bf16", fp8(ScaleType::kBF16)},
+      {"fp8 e4m3", fp8(ScaleType::kE4M3)},
+      {"fp8 e8m0", fp8(ScaleType::kE8M0)},
       {"codes8 bf16", [] { return with_every_scale(DType::kCodes8, ScaleType::kBF16, numbers(256, 1), 256); }},
-      {"fp4 e4m3 0", [] { return fp4(ScaleType::kE4M3, 1); }}, {"fp4 e4m3 1", [] { return fp4(ScaleType::kE4M3, static_cast<float>(448 * 6 / 3.7)); }}, {"fp4 e4m3 2", [] { return fp4(ScaleType::kE4M3, 1e-3f); }},
-      {"fp4 e8m0", [] { return fp4(ScaleType::kE8M0, 0); }}, {"packed4", [] { return packed(4); }}, {"packed4 zeros", [] { return packed_with_zeros(4); }}, {"packed4 order", [] { return packed_with_order(4); }},
-      {"packed8", [] { return packed(8); }}, {"packed8 zeros", [] { return packed_with_zeros(8); }}, {"packed8 order", [] { return packed_with_order(8); }},
-      {"gptq4 first", [] { return gptq(4, true, false); }}, {"gptq4 second", [] { return gptq(4, false, false); }}, {"gptq4 order", [] { return gptq(4, true, true); }},
-      {"gptq8 first", [] { return gptq(8, true, false); }}, {"gptq8 second", [] { return gptq(8, false, false); }}, {"gptq8 order", [] { return gptq(8, true, true); }}, {"awq4", awq}};
+      {"fp4 e4m3 0", [] { return fp4(ScaleType::kE4M3, 1); }},
+      {"fp4 e4m3 1", [] { return fp4(ScaleType::kE4M3, static_cast<float>(448 * 6 / 3.7)); }},
+      {"fp4 e4m3 2", [] { return fp4(ScaleType::kE4M3, 1e-3f); }},
+      {"fp4 e8m0", [] { return fp4(ScaleType::kE8M0, 0); }},
+      {"packed4", [] { return packed(4); }},
+      {"packed4 zeros", [] { return packed_with_zeros(4); }},
+      {"packed4 order", [] { return packed_with_order(4); }},
+      {"packed8", [] { return packed(8); }},
+      {"packed8 zeros", [] { return packed_with_zeros(8); }},
+      {"packed8 order", [] { return packed_with_order(8); }},
+      {"gptq4 first", [] { return gptq(4, true, false); }},
+      {"gptq4 second", [] { return gptq(4, false, false); }},
+      {"gptq4 order", [] { return gptq(4, true, true); }},
+      {"gptq8 first", [] { return gptq(8, true, false); }},
+      {"gptq8 second", [] { return gptq(8, false, false); }},
+      {"gptq8 order", [] { return gptq(8, true, true); }},
+      {"awq4", awq}};
   // Printed by tools/make_code_hashes.py.
   const std::map<std::string, uint64_t> expected{
-      {"fp8 f32", 0x968ef31e989085e5},     {"fp8 f16", 0xae1744a5afea155e},      {"fp8 bf16", 0xa0b901734043045e},      {"fp8 e4m3", 0xba89870782b0fc11},     {"fp8 e8m0", 0x09666837970f5c11},
-      {"codes8 bf16", 0x5657d8b0f9f0035e}, {"fp4 e4m3 0", 0x6e544f6a4f6f3907},   {"fp4 e4m3 1", 0xd00b09bab5e79e56},    {"fp4 e4m3 2", 0xde5ac3df24ad9003},   {"fp4 e8m0", 0x5d9c3201f7ef3907},
-      {"packed4", 0x24503b2ada72d180},     {"packed4 zeros", 0x6e9a30784af49180}, {"packed4 order", 0x2afad695eb4948be}, {"packed8", 0x2ad315fb6eb7975e},      {"packed8 zeros", 0x2cbdd911e728025e},
-      {"packed8 order", 0xcd5e21cacba76b12}, {"gptq4 first", 0xf4562b74e7684b80}, {"gptq4 second", 0xe8571749812c6f80},  {"gptq4 order", 0x690518a03c57db80},  {"gptq8 first", 0x6809b5a25978461e},
-      {"gptq8 second", 0x50f11ca78ea67a7e}, {"gptq8 order", 0xc8841536dfedb15e},  {"awq4", 0x138fd88cd4faf180}};
+      {"fp8 f32", 0x968ef31e989085e5},       {"fp8 f16", 0xae1744a5afea155e},      {"fp8 bf16", 0xa0b901734043045e},      {"fp8 e4m3", 0xba89870782b0fc11},
+      {"fp8 e8m0", 0x09666837970f5c11},      {"codes8 bf16", 0x5657d8b0f9f0035e},  {"fp4 e4m3 0", 0x6e544f6a4f6f3907},    {"fp4 e4m3 1", 0xd00b09bab5e79e56},
+      {"fp4 e4m3 2", 0xde5ac3df24ad9003},    {"fp4 e8m0", 0x5d9c3201f7ef3907},     {"packed4", 0x24503b2ada72d180},       {"packed4 zeros", 0x6e9a30784af49180},
+      {"packed4 order", 0x2afad695eb4948be}, {"packed8", 0x2ad315fb6eb7975e},      {"packed8 zeros", 0x2cbdd911e728025e}, {"packed8 order", 0xcd5e21cacba76b12},
+      {"gptq4 first", 0xf4562b74e7684b80},   {"gptq4 second", 0xe8571749812c6f80}, {"gptq4 order", 0x690518a03c57db80},   {"gptq8 first", 0x6809b5a25978461e},
+      {"gptq8 second", 0x50f11ca78ea67a7e},  {"gptq8 order", 0xc8841536dfedb15e},  {"awq4", 0x138fd88cd4faf180}};
   ASSERT_EQ(matrices.size(), expected.size());
   for (const auto& [name, make] : matrices) EXPECT_EQ(make().hash(), expected.at(name)) << name;
 }
@@ -168,7 +192,8 @@ TEST(CodeFormat, BlocksOfRowsAndColumnsHaveTheirScales) {
   for (int64_t row = 0; row < kHeight; ++row) {
     const std::vector<float> alone = m.decoded(row, 1);
     for (int64_t column = 0; column < kWidth; ++column) {
-      const float value = codes::e4m3_value(std::to_integer<uint8_t>(m.codes[static_cast<size_t>(row * kWidth + column)])) * scales[static_cast<size_t>(row / 32 * 3 + column / 128)];
+      const float value = codes::e4m3_value(std::to_integer<uint8_t>(m.codes[static_cast<size_t>(row * kWidth + column)])) *
+                          scales[static_cast<size_t>(row / 32 * 3 + column / 128)];
       ASSERT_EQ(alone[static_cast<size_t>(column)], value) << row << " " << column;
       ASSERT_EQ(all[static_cast<size_t>(row * kWidth + column)], value) << row << " " << column;
     }
