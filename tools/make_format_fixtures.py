@@ -176,6 +176,7 @@ def compressed_config(make, format_name):
     return {"quant_method": "compressed-tensors", "format": format_name, "quantization_status": "compressed", "ignore": ["lm_head", "re:.*mlp.gate$"], "config_groups": {"group_0": scheme}, "kv_cache_scheme": None}
 
 
+SEEDS = {"packed4-experts": 3103}  # where the usual one leaves few clear choices
 GENERATOR = torch.Generator()  # of the orders of columns
 INT4 = dict(num_bits=4, type="int", strategy="group", group_size=GROUP)
 
@@ -289,4 +290,4 @@ if __name__ == "__main__":
     with torch.no_grad():
         for number, (name, entry) in enumerate(formats().items()):
             if not arguments.names or name in arguments.names:
-                make(name, entry, 3000 + number)
+                make(name, entry, SEEDS.get(name, 3000 + number))

@@ -288,7 +288,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}})", "quantization_config", "'bitsandbytes', which flexgen does not read"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "aqlm"}})", "quantization_config", "--weight-dtype int4"},
-        Refusal{"llama", R"({"quantization_config": {"quant_method": "quark\n"}})", "quantization_config", "quark\\n"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "quark\n"}})", "quantization_config", "quark\\x0a"},
         Refusal{"llama", R"({"quantization_config": {}})", "quantization_config", "quant_method ''"},
         Refusal{"llama", R"({"quantization_config": []})", "quantization_config", "object"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2"}})", "fmt", "e5m2"},
