@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the golden fixtures of src/model: tiny random checkpoints and what Hugging Face transformers computes with them.
 
-    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install torch transformers==5.24.0 safetensors numpy
+    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install torch transformers==5.24.0 safetensors numpy accelerate
     /tmp/golden/bin/python tools/make_golden_fixtures.py [--trained DIR] [NAME ...]
 
 Writes tests/fixtures/models/NAME/: the checkpoint, golden.json (prompts; greedy continuations with the margin between
@@ -16,7 +16,7 @@ import shutil
 
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (AutoConfig, AutoModelForCausalLM, LlamaConfig, MistralConfig, OPTConfig, Qwen2Config,
                           Qwen3Config)
 
@@ -141,6 +141,44 @@ MODELS |= {
                           rope_parameters={"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0}), torch.bfloat16, {}),
 }
 
+# gpt-oss as it is shipped: experts in MXFP4, all else in 16 bits. Rows of whole blocks of 32.
+MODELS["quantized-gpt_oss"] = (other("gpt_oss", vocab_size=208, max_position_embeddings=256, hidden_size=64, head_dim=16, intermediate_size=32,
+                                     num_local_experts=5, num_experts_per_tok=2, sliding_window=9,
+                                     rope_parameters={**YARN, "truncate": False}), torch.bfloat16, {})
+
+
+def to_mxfp4(weights):
+    """[E, in, out] as *_blocks [E, out, in / 32, 16] and *_scales [E, out, in / 32] (OCP Microscaling: codes e2m1, the lower half of a byte first; scales e8m0)."""
+    groups = weights.transpose(1, 2).float().unflatten(2, (-1, 32))
+    exponents = groups.abs().amax(-1, keepdim=True).clamp(min=1e-30).log2().floor() - 2
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    codes = (groups.abs()[..., None] / exponents.exp2()[..., None] - values).abs().argmin(-1) + 8 * (groups < 0)
+    return (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8), (exponents[..., 0] + 127).to(torch.uint8)
+
+
+def from_mxfp4(blocks, scales):
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    codes = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).long()
+    return (values[codes] * (scales.float() - 127).exp2()[..., None]).flatten(2).transpose(1, 2)
+
+
+def is_packed(name):
+    return name.endswith(("experts.gate_up_proj", "experts.down_proj"))
+
+
+def save_in_mxfp4(model, directory):
+    """As gpt-oss is shipped. What the experts' weights are is then what transformers makes of them when it loads the folder."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if is_packed(name):
+            tensors[name + "_blocks"], tensors[name + "_scales"] = to_mxfp4(tensor)
+        else:
+            tensors[name] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]}
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
 
 def least_choice(model, prompts):
     """How clear the closest choice of an expert is: the score of the last one taken less that of the first one left, over the scores' deviation."""
@@ -224,7 +262,7 @@ def random_prompts(config, generator):
     return [torch.randint(3, config.vocab_size, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
 
 
-def clearest_seed(config, dtype, seed):
+def clearest_seed(name, config, dtype, seed):
     """Of some seeds the one whose choices of experts rounding to 16 bits is least likely to change."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
@@ -234,6 +272,10 @@ def clearest_seed(config, dtype, seed):
         with torch.no_grad():
             for tensor in (*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("bias"))):
                 tensor.copy_(tensor.to(dtype))
+            if name == "quantized-gpt_oss":
+                for parameter_name, parameter in model.named_parameters():
+                    if is_packed(parameter_name):
+                        parameter.copy_(from_mxfp4(*to_mxfp4(parameter)))
             prompts = random_prompts(config, generator)
             if config.model_type == "phimoe":  # a choice weighs more there than elsewhere: those on the way of an answer too
                 prompts = [prompt + greedy(model, prompt, CONTINUATION)[0] for prompt in prompts]
@@ -245,13 +287,15 @@ def clearest_seed(config, dtype, seed):
 def make(name, seed):
     config, dtype, options = MODELS[name]
     if any(field in config.to_dict() for field in ("num_experts_per_tok", "moe_k", "moe_topk")):
-        seed = clearest_seed(config, dtype, seed)
+        seed = clearest_seed(name, config, dtype, seed)
     generator = torch.Generator().manual_seed(seed)
     directory = FIXTURES / name
     shutil.rmtree(directory, ignore_errors=True)
     model = AutoModelForCausalLM.from_config(config)
     randomize(model, generator)
     model.to(dtype).save_pretrained(directory, **options)
+    if name == "quantized-gpt_oss":
+        save_in_mxfp4(model, directory)
 
     model = load_float32(directory)
     prompts = random_prompts(config, generator)

@@ -346,7 +346,7 @@ TEST_P(QuantizedCrown, DevicesAreRefused) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown,
-                         testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround"),
+                         testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss"),
                          family_of);
 
 // And with products in integers.

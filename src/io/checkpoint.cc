@@ -169,10 +169,9 @@ Checkpoint Checkpoint::imagined(const std::vector<TensorToWrite>& tensors, const
   checkpoint.files_ = {file_name};
   int64_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
-    int64_t elements = 1;
-    for (int64_t size : tensor.shape) elements *= size;
-    const int64_t bytes = size_bytes(tensor.dtype, elements);
-    checkpoint.tensors_[tensor.name] = {tensor.dtype, tensor.shape, 0, offset, bytes};
+    const int64_t bytes = bytes_of(tensor);
+    if (is_quantized(tensor.dtype)) checkpoint.coded_[tensor.name] = {tensor.dtype, tensor.shape, 0, offset, bytes, "U8"};
+    else checkpoint.tensors_[tensor.name] = {tensor.dtype, tensor.shape, 0, offset, bytes};
     offset += bytes;
   }
   return checkpoint;

@@ -32,6 +32,9 @@ struct TensorToWrite {
   std::string stored_as = {};  ///< the format's name of a type of as many bytes, where the header is to name another
 };
 
+/// What its data take. A quantized one is rows of bytes, along its last dimension.
+int64_t bytes_of(const TensorToWrite& tensor);
+
 class Checkpoint {
  public:
   /// Throws Error{user} that names file and tensor for: no weights there, a missing shard, a header that is truncated,
@@ -75,7 +78,7 @@ std::map<std::string, TensorLocation> parse_safetensors_header(const std::string
                                                                const std::string& file_name,
                                                                std::map<std::string, TensorLocation>* coded = nullptr);
 
-/// What such a file starts with, up to its data: the length of the header and the header. Quantized tensors, [rows, cols], stand in it as rows of
+/// What such a file starts with, up to its data: the length of the header and the header. Quantized tensors stand in it as rows of
 /// bytes (U8). *data_bytes: how many bytes follow. `metadata`: texts for its __metadata__.
 std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata = {});
 

@@ -10,7 +10,9 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <mutex>
+#include <numeric>
 #include <set>
 
 #include "base/error.h"
@@ -32,22 +34,18 @@ std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data
   int64_t at = 0;
   for (const TensorToWrite& tensor : tensors) {
     FLEXGEN_CHECK(names.insert(tensor.name).second, "two tensors '{}'", tensor.name);
-    int64_t count = 1;
-    for (int64_t size : tensor.shape) {
-      FLEXGEN_CHECK(size >= 0, "size {}", size);
-      count *= size;
-    }
+    for (int64_t size : tensor.shape) FLEXGEN_CHECK(size >= 0, "size {}", size);
     std::string dtype = "U8";
     std::vector<int64_t> shape = tensor.shape;
     if (is_quantized(tensor.dtype)) {  // the format has no such types: rows of bytes
-      FLEXGEN_CHECK(shape.size() == 2, "'{}' has {} dimensions", tensor.name, shape.size());
-      shape[1] = row_bytes(tensor.dtype, shape[1]);
+      FLEXGEN_CHECK(shape.size() >= 2, "'{}' has {} dimensions", tensor.name, shape.size());
+      shape.back() = row_bytes(tensor.dtype, shape.back());
     } else {
       dtype = dtype_name(tensor.dtype);
       std::transform(dtype.begin(), dtype.end(), dtype.begin(), [](unsigned char c) { return std::toupper(c); });
       if (!tensor.stored_as.empty()) dtype = tensor.stored_as;
     }
-    const int64_t bytes = is_quantized(tensor.dtype) ? shape[0] * shape[1] : size_bytes(tensor.dtype, count);
+    const int64_t bytes = bytes_of(tensor);
     text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() > 1 ? "," : "",
                         nlohmann::json(tensor.name).dump(), dtype, fmt::join(shape, ","), at, at + bytes);
     at += bytes;
@@ -67,6 +65,12 @@ void sync_folder(const std::string& path) {
 }
 
 }  // namespace
+
+int64_t bytes_of(const TensorToWrite& tensor) {
+  const auto product = [](auto begin, auto end) { return std::accumulate(begin, end, int64_t{1}, std::multiplies<>()); };
+  if (!is_quantized(tensor.dtype)) return size_bytes(tensor.dtype, product(tensor.shape.begin(), tensor.shape.end()));
+  return product(tensor.shape.begin(), tensor.shape.end() - 1) * row_bytes(tensor.dtype, tensor.shape.back());
+}
 
 std::string safetensors_head(const std::vector<TensorToWrite>& tensors, int64_t* data_bytes, const std::map<std::string, std::string>& metadata) {
   const std::string text = header_text(tensors, data_bytes, metadata);

@@ -31,10 +31,12 @@ class Finder {
         stem_(stem_of(name)),
         wanted_(wanted),
         source_(source),
-        rows_(wanted.part_of > 0 ? wanted.part_of : wanted.rows),
+        slice_rows_(wanted.part_of > 0 ? wanted.part_of : wanted.rows),
+        rows_(slice_rows_ * std::max<int64_t>(wanted.slices, 1)),
         cols_(wanted.cols) {}
 
   std::optional<FoundCodes> find() {
+    if (wanted_.mxfp4) return blocks_and_scales();
     if (stem_.empty()) return std::nullopt;
     if (const TensorLocation* plain = checkpoint_.find_coded(name_)) {
       if (plain->stored_as != "F8_E4M3" && plain->stored_as != "I8") return std::nullopt;
@@ -125,6 +127,27 @@ class Finder {
   std::string scale_name() const {
     const std::string inverse = stem_ + ".weight_scale_inv";  // DeepSeek's; it is multiplied by all the same
     return optional(inverse) ? inverse : stem_ + ".weight_scale";
+  }
+
+  /// gpt-oss's MXFP4: in a tensor each for the experts of a block, or for one matrix.
+  std::optional<FoundCodes> blocks_and_scales() {
+    constexpr int64_t kBlock = 32;
+    const std::string tensor = name_ + "_blocks", scales = name_ + "_scales";
+    const TensorLocation* codes = checkpoint_.find_coded(tensor);
+    if (!codes) return std::nullopt;
+    if (cols_ % kBlock != 0) refuse(tensor, fmt::format("has rows of {} codes, no multiple of {}, which flexgen does not read", cols_, kBlock));
+    Sizes shape{slice_rows_, cols_ / kBlock};
+    if (wanted_.slices > 0) shape.insert(shape.begin(), wanted_.slices);
+    const TensorLocation& scales_at = needed(scales);
+    check_type(scales, scales_at, "U8");
+    check_shape(scales, scales_at, shape, "scales");
+    shape.push_back(kBlock / 2);
+    check_type(tensor, *codes, "U8");
+    check_shape(tensor, *codes, shape, "codes");
+    found_.names.push_back(tensor);
+    tensors_.format = {.scale_type = ScaleType::kE8M0, .scale_columns = kBlock, .num_groups = cols_ / kBlock};
+    put(kScales, scales, scales_at, rows_, 1);
+    return finish(DType::kFp4, *codes);
   }
 
   /// Codes whose rows lie together, with scales [rows / scale_rows, groups].
@@ -234,7 +257,7 @@ class Finder {
     found_.dtype = dtype;
     found_.file = codes.file;
     found_.offset = codes.offset;
-    if (const int64_t first = wanted_.part_first; first > 0) {
+    if (const int64_t first = wanted_.slice * slice_rows_ + wanted_.part_first; first > 0) {
       if (first % tensors_.grain_rows != 0)
         refuse(name_,
                fmt::format("holds several matrices, of which one begins at row {}, within {} rows that are quantized together; flexgen does not read such ones",
@@ -243,7 +266,7 @@ class Finder {
       for (TensorBeside& tensor : tensors_.beside)
         if (tensor.rows_each > 0) tensor.offset += first / tensor.rows_each * tensor.row_bytes;
     }
-    if (wanted_.part_of > 0)
+    if (wanted_.part_of > 0 || wanted_.slices > 0)
       for (TensorBeside& tensor : tensors_.beside)
         if (tensor.rows_each > 0) tensor.rows = ceil_div(wanted_.rows, tensor.rows_each);
     // What is of use to other programs alone, or of the inputs.
@@ -259,7 +282,7 @@ class Finder {
   const std::string stem_;
   const WantedWeight& wanted_;
   const std::string& source_;
-  int64_t rows_, cols_;  ///< of the whole tensor
+  int64_t slice_rows_, rows_, cols_;  ///< of the whole tensor: of each matrix in it, of all of them, and of a row
   QuantizationScheme scheme_;
   CodeTensors tensors_;
   FoundCodes found_;
@@ -285,7 +308,7 @@ std::optional<FoundCodes> find_codes(const Checkpoint& checkpoint, const Quantiz
 }
 
 bool has_weight(const Checkpoint& checkpoint, const std::string& name) {
-  if (checkpoint.find(name) || checkpoint.find_coded(name)) return true;
+  if (checkpoint.find(name) || checkpoint.find_coded(name) || checkpoint.find_coded(name + "_blocks")) return true;
   const std::string stem = stem_of(name);
   return !stem.empty() && (checkpoint.find_coded(stem + ".weight_packed") || checkpoint.find_coded(stem + ".qweight"));
 }

@@ -288,6 +288,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"opt", R"({"head_dim": 16})", "head_dim", "does not know"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}})", "quantization_config", "'bitsandbytes', which flexgen does not read"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "aqlm"}})", "quantization_config", "--weight-dtype int4"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "mxfp4"}})", "quantization_config", "of gpt_oss alone"},
         Refusal{"llama", R"({"quantization_config": {"quant_method": "quark\n"}})", "quantization_config", "quark\\x0a"},
         Refusal{"llama", R"({"quantization_config": {}})", "quantization_config", "quant_method ''"},
         Refusal{"llama", R"({"quantization_config": []})", "quantization_config", "object"},
@@ -418,6 +419,12 @@ TEST(Config, GptOssTakesWhatItsClassTakes) {
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse_patched("gpt_oss", R"({"hidden_act": "gelu"})"); }), HasSubstr("hidden_act"));
 }
 
+TEST(Config, GptOssMayBeInMxfp4) {
+  const ModelConfig m = parse_patched("gpt_oss", R"({"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}})");
+  EXPECT_EQ(m.quantization.method, Quantization::Method::kMxfp4);
+  EXPECT_THAT(m.quantization.schemes, ElementsAre(QuantizationScheme{4, true, false, 1, 32}));
+}
+
 TEST(Config, NumbersOfAllLayersMustBeAlike) {
   const ModelConfig m = parse_patched("hunyuan_v1_moe", R"({"num_experts": 8, "moe_topk": [2, 2, 2, 2], "num_shared_expert": [1, 1, 1, 1], "moe_intermediate_size": [176, 176, 176, 176]})");
   EXPECT_EQ(m.mixture.experts_per_row, 2);
@@ -474,7 +481,7 @@ TEST(Shapes, HaveTheKnownNumbersOfParameters) {
     ASSERT_TRUE(text) << shape;
     int64_t count = 0;
     for (const TensorToWrite& tensor : Model::expected_tensors(parse_config(*text, "", shape), DType::kBF16)) {
-      int64_t elements = 1;
+      int64_t elements = tensor.name.ends_with("_scales") ? 0 : tensor.name.ends_with("_blocks") ? 2 : 1;  // two codes a byte
       for (int64_t size : tensor.shape) elements *= size;
       count += elements;
     }

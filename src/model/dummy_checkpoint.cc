@@ -17,15 +17,30 @@
 namespace flexgen {
 namespace {
 
-/// Uniform values around `center` with standard deviation `deviation` (SplitMix64, 16 bits a value).
+/// SplitMix64.
+uint64_t random_bits(uint64_t seed, uint64_t number) {
+  uint64_t z = seed + number * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+/// Codes of MXFP4, two a byte, any as likely as another. A piece begins at a multiple of 8.
+void fill_with_codes(uint64_t seed, uint64_t first, std::span<std::byte> out) {
+  for (size_t i = 0; i < out.size(); i += 8) {
+    const uint64_t z = random_bits(seed, first + i);
+    std::memcpy(out.data() + i, &z, std::min(sizeof z, out.size() - i));
+  }
+}
+/// Their scale, e8m0, for matrices of so many inputs: about what fill() gives those of 16 bits. The codes' deviation is 2.9.
+std::byte scale_of_codes(int64_t cols) { return static_cast<std::byte>(127 + std::lround(std::log2(0.5 / 2.9 / std::sqrt(static_cast<double>(cols))))); }
+
+/// Uniform values around `center` with standard deviation `deviation` (16 bits a value).
 void fill(DType dtype, uint64_t seed, uint64_t first, float center, float deviation, std::span<std::byte> out) {
   const float scale = deviation * std::sqrt(3.0f) / 32768.0f;
   auto count = static_cast<int64_t>(out.size()) / (dtype == DType::kF32 ? 4 : 2);
   for (int64_t i = 0; i < count; i += 4) {
-    uint64_t z = seed + (first + static_cast<uint64_t>(i)) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
+    const uint64_t z = random_bits(seed, first + static_cast<uint64_t>(i));
     for (int64_t j = 0; j < 4 && i + j < count; ++j) {
       float value = center + scale * static_cast<float>(static_cast<int16_t>(z >> (16 * j)));
       if (dtype == DType::kF32) {
@@ -53,11 +68,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   ModelConfig config = parse_config(config_json, "", directory + "/config.json", ignored_config_fields);
   std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
   int64_t total = 0;
-  for (const TensorToWrite& tensor : tensors) {
-    int64_t count = 1;
-    for (int64_t size : tensor.shape) count *= size;
-    total += size_bytes(dtype, count);
-  }
+  for (const TensorToWrite& tensor : tensors) total += bytes_of(tensor);
   std::error_code failed;
   fs::create_directories(root, failed);
   if (failed) fail_io("cannot create {}: {}", directory, failed.message());
@@ -72,16 +83,17 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   int64_t done = 0;
   for (size_t t = 0; t < tensors.size(); ++t) {
     const TensorToWrite& tensor = tensors[t];
-    int64_t count = 1;
-    for (int64_t size : tensor.shape) count *= size;
     bool is_norm = tensor.name.find("norm") != std::string::npos && tensor.name.ends_with("weight");
     // Residual streams stay of order one: deviation 1/sqrt(fan in), halved for the many layers.
     float deviation = tensor.shape.size() < 2 ? 0.02f : 0.5f / std::sqrt(static_cast<float>(tensor.shape.back()));
-    int64_t bytes = size_bytes(dtype, count), element = size_bytes(dtype, 1);
+    const bool is_codes = is_quantized(tensor.dtype), is_scales = is_codes && tensor.name.ends_with("_scales");
+    int64_t bytes = bytes_of(tensor), element = is_codes ? 1 : size_bytes(dtype, 1);
     for (int64_t at = 0; at < bytes;) {
       int64_t size = std::min<int64_t>(static_cast<int64_t>(piece.size()), bytes - at);
-      fill(dtype, seed + 0x10001u * t, static_cast<uint64_t>(at / element), is_norm ? 1.0f : 0.0f, deviation,
-           {piece.data(), static_cast<size_t>(size)});
+      const std::span<std::byte> part(piece.data(), static_cast<size_t>(size));
+      if (is_scales) std::fill(part.begin(), part.end(), scale_of_codes(32 * tensor.shape.back()));
+      else if (is_codes) fill_with_codes(seed + 0x10001u * t, static_cast<uint64_t>(at), part);
+      else fill(dtype, seed + 0x10001u * t, static_cast<uint64_t>(at / element), is_norm ? 1.0f : 0.0f, deviation, part);
       writer.append(piece.data(), size);
       at += size;
       done += size;

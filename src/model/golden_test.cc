@@ -450,7 +450,7 @@ INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
 INSTANTIATE_TEST_SUITE_P(Quantized, GoldenTest,
                          testing::Combine(testing::Values("quantized-fp8", "quantized-fp8-experts", "quantized-fp8-modelopt", "quantized-fp8-channel", "quantized-int8-channel", "quantized-packed4",
                                                           "quantized-packed4-zeros", "quantized-packed4-experts", "quantized-packed8", "quantized-nvfp4", "quantized-mxfp4", "quantized-gptq", "quantized-gptq8-v2",
-                                                          "quantized-awq", "quantized-autoround"),
+                                                          "quantized-awq", "quantized-autoround", "quantized-gpt_oss"),
                                           testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
                          name_of);
 // The GPU's kernels: on an emulated block of threads, and where there is one, on a GPU.

@@ -335,6 +335,14 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
     for (const WantedWeight& weight : wanted) {
       const std::string name = (weight.role == Role::kOutputBias ? "" : prefix) + weight.name;
       if (weight.slice > 0) continue;  // in the tensor of the first
+      if (weight.mxfp4) {  // bytes
+        std::vector<int64_t> sizes = weight.shape();
+        sizes.back() /= 32;
+        tensors.push_back({name + "_scales", DType::kCodes8, sizes});
+        sizes.push_back(16);
+        tensors.push_back({name + "_blocks", DType::kCodes8, sizes});
+        continue;
+      }
       if (weight.part_first > 0 && std::any_of(tensors.begin(), tensors.end(), [&](const TensorToWrite& tensor) { return tensor.name == name; })) continue;
       tensors.push_back({name, dtype, weight.shape()});
     }

@@ -57,9 +57,7 @@ struct TinyCheckpoint {
   std::unique_ptr<Model> load() {
     SafetensorsWriter writer(folder.file("model.safetensors"), tensors);
     for (const TensorToWrite& tensor : tensors) {
-      int64_t count = 1;
-      for (int64_t size : tensor.shape) count *= size;
-      std::vector<std::byte> zeros(static_cast<size_t>(size_bytes(tensor.dtype, count)));
+      std::vector<std::byte> zeros(static_cast<size_t>(bytes_of(tensor)));
       writer.append(zeros.data(), static_cast<int64_t>(zeros.size()));
     }
     writer.close();
@@ -207,6 +205,36 @@ TEST(Model, ExpertsMayBeInOneTensor) {
   EXPECT_TRUE(bias.always_resident);
   EXPECT_EQ(bias.cols, 64);
   EXPECT_EQ(bias.offset, weight_named(*oss, pairs + "_bias[0]").offset + 2 * 2 * 64);
+}
+
+const char* const kMxfp4 = R"({"model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_local_experts": 3, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64, "quantization_config": {"quant_method": "mxfp4"}})";
+
+/// gpt-oss as it is shipped: codes [out, in] where 16 bits are [in, out], with scales in a tensor of their own.
+TEST(Model, ExpertsMayBeInMxfp4) {
+  const auto oss = Model::of_shape(parse_config(kMxfp4, "", "config.json"), DType::kBF16);
+  const std::string pairs = "model.layers.0.mlp.experts.gate_up_proj";
+  const WeightSpec &first = weight_named(*oss, pairs + "[0]"), &third = weight_named(*oss, pairs + "[2]");
+  EXPECT_EQ(third.dtype, DType::kFp4);
+  EXPECT_EQ(third.turned_of, 0);
+  EXPECT_EQ(third.bytes(), 64 * 32);
+  EXPECT_EQ(third.offset, first.offset + 2 * third.bytes());
+  ASSERT_TRUE(third.codes);
+  const TensorBeside &scales = third.codes->beside[kScales], &before = first.codes->beside[kScales];
+  EXPECT_EQ(scales.rows, 64);
+  EXPECT_EQ(scales.row_bytes, 2);
+  EXPECT_EQ(scales.offset, before.offset + 2 * scales.bytes());
+  EXPECT_EQ(third.codes->format.scale_type, ScaleType::kE8M0);
+}
+
+TEST(Model, BrokenMxfp4IsNamed) {
+  TinyCheckpoint without(kMxfp4);
+  without.drop("model.layers.0.mlp.experts.down_proj_scales");
+  EXPECT_THAT(without.error(), AllOf(HasSubstr("down_proj_scales"), HasSubstr("is missing")));
+  TinyCheckpoint other(kMxfp4);
+  for (TensorToWrite& tensor : other.tensors)
+    if (tensor.name.ends_with("gate_up_proj_blocks")) tensor.shape = {3, 32, 4, 16};
+  EXPECT_THAT(other.error(), AllOf(HasSubstr("gate_up_proj_blocks"), HasSubstr("do not belong together")));
 }
 
 /// torch.compile, DDP, PEFT, multimodal parents: the same names behind a wrapper's.

@@ -167,6 +167,12 @@ void read_compressed_tensors(ConfigFields& fields, Quantization& quantization) {
     fields.refuse("moe_sparsity_config", "is there, which flexgen does not read");
 }
 
+/// gpt-oss's (OCP Microscaling Formats 2023); of which matrices is the family's to say.
+void read_mxfp4(ConfigFields& fields, Quantization& quantization) {
+  fields.harmless({"dequantize"});
+  quantization.schemes.push_back({.bits = 4, .is_float = true, .scale_columns = 32});
+}
+
 /// What GPTQ, AWQ and AutoRound have in common.
 QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   QuantizationScheme scheme{.has_zeros = true};
@@ -242,7 +248,8 @@ constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},
                                  {"compressed-tensors", Method::kCompressedTensors, read_compressed_tensors},
                                  {"gptq", Method::kGptq, read_gptq},
                                  {"awq", Method::kAwq, read_awq},
-                                 {"auto-round", Method::kGptq, read_auto_round}};
+                                 {"auto-round", Method::kGptq, read_auto_round},
+                                 {"mxfp4", Method::kMxfp4, read_mxfp4}};
 
 }  // namespace
 
@@ -265,6 +272,8 @@ Quantization read_quantization(ConfigFields& fields) {
                                      "--weight-dtype int4 or int8, or a GGUF of it",
                                      printable(method), fmt::join(names, ", ")));
   }
+  if (known->method == Method::kMxfp4 && fields.text_or("model_type", "") != "gpt_oss")
+    fields.refuse(field, "is of the quant_method 'mxfp4', which flexgen reads of gpt_oss alone");
   quantization.method = known->method;
   quantization.name = method;
   known->read(inner, quantization);

@@ -21,7 +21,7 @@ struct QuantizationScheme {
 };
 
 struct Quantization {
-  enum class Method : uint8_t { kNone, kFp8, kModelOpt, kCompressedTensors, kGptq, kAwq };
+  enum class Method : uint8_t { kNone, kFp8, kModelOpt, kCompressedTensors, kGptq, kAwq, kMxfp4 };
   Method method = Method::kNone;
   std::string name;  ///< the quant_method, for messages
   std::vector<QuantizationScheme> schemes;

@@ -128,6 +128,7 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     }
     if (shape.family == Family::kGptOss) {
       json["sliding_window"] = 128;
+      json["quantization_config"] = {{"quant_method", "mxfp4"}};
       json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 32.0}, {"beta_fast", 32.0}, {"beta_slow", 1.0}, {"truncate", false}, {"original_max_position_embeddings", 4096}};
     }
     if (shape.family == Family::kGlm4Moe) {

@@ -53,6 +53,8 @@ struct WantedWeight {
   bool turned = false;
   /// Of a tensor that holds a matrix (or a vector) for each expert, [slices, ...]: which one this is, or is a part of. 0 slices: it holds one alone.
   int64_t slice = 0, slices = 0;
+  /// The checkpoint has codes and scales in its place, NAME_blocks [..., rows, cols / 32, 16] and NAME_scales [..., rows, cols / 32]: MXFP4 as gpt-oss is shipped.
+  bool mxfp4 = false;
 
   static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kMatrix, std::move(name), rows, cols, role}; }
   static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallMatrix, std::move(name), rows, cols, role}; }

@@ -1,5 +1,6 @@
 // gpt-oss (OpenAI 2025: 20b, 120b): windows and full attention in turn, a learned sink for each query head, YaRN, biases everywhere, and experts with
-// a clamped gate. The matrices of all experts of a block are one tensor, rows of gate and up in turn.
+// a clamped gate. The matrices of all experts of a block are one tensor, rows of gate and up in turn; in MXFP4 as it is shipped,
+// two: codes and scales.
 //
 //   e = the k experts with the largest r = Wrouter x + b;  p = softmax of these k (softmax over all r, divided by the sum of the k, is the same);
 //   h += sum of p_e (Wdown_e (g sigmoid(alpha g) (u + 1)) + b),   g = min(Wgate_e x + b, limit),  u = Wup_e x + b from -limit to limit
@@ -50,14 +51,16 @@ class GptOss : public Decoder {
   std::vector<WantedWeight> expert(const ModelConfig& m, int64_t index, int64_t expert) const override {
     const int64_t D = m.hidden_size, F = m.mixture.expert_size;
     const std::string start = layer_start(index) + "mlp.experts.";
-    auto turned = [](WantedWeight matrix) {
-      matrix.turned = true;
+    // As codes they are [out, in], in 16 bits [in, out].
+    auto stored = [&](WantedWeight matrix) {
+      matrix.mxfp4 = m.quantization.method == Quantization::Method::kMxfp4;
+      matrix.turned = !matrix.mxfp4;
       return matrix;
     };
     return WeightList(m, "")
-        .add(turned(WantedWeight::matrix(start + "gate_up_proj", 2 * F, D, Role::kGateUp)))
+        .add(stored(WantedWeight::matrix(start + "gate_up_proj", 2 * F, D, Role::kGateUp)))
         .add(WantedWeight::vector(start + "gate_up_proj_bias", 2 * F, Role::kGateUpBias))
-        .add(turned(WantedWeight::matrix(start + "down_proj", D, F, Role::kDown)))
+        .add(stored(WantedWeight::matrix(start + "down_proj", D, F, Role::kDown)))
         .add(WantedWeight::vector(start + "down_proj_bias", D, Role::kDownBias))
         .of_expert(expert);
   }
