@@ -127,7 +127,7 @@ TEST(CodeTensors, WhatIsReadIn16BitsAloneIsRefused) {
 /// All of a file but what is of no use here belongs to one weight or another.
 TEST(CodeTensors, EveryTensorIsRead) {
   for (const char* name : {"fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8",
-                           "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround"}) {
+                           "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss"}) {
     SCOPED_TRACE(name);
     const std::unique_ptr<Model> model = Model::load(fixture(name));
     int64_t read = 0, stored = 0;
