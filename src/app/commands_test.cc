@@ -18,6 +18,7 @@
 #include "app/lane_peaks.h"
 #include "app/plan_table.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/units.h"
 #include "engine/list_source.h"
 #include "model/poisoned_checkpoint.h"
@@ -88,6 +89,7 @@ TEST(InspectCommand, SaysHowMuchOfAMixtureATokenUses) {
 }
 
 TEST(InspectCommand, ShowsShippedFormats) {
+  setup_logging();  // to standard error, as in the program
   const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
   for (auto [name, dtype] : std::map<std::string, std::string>{{"fp8", "fp8"}, {"packed4", "int4-packed"}, {"gptq", "int4-gptq"}, {"awq", "int4-awq"}, {"mxfp4", "fp4-scaled"}}) {
     const Json json = Json::parse(stdout_of([&] { inspect_command({fixtures + name, true}); }));
