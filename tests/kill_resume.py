@@ -36,6 +36,10 @@ PLACEMENTS = [
 KINDS = ["", "--weight-dtype int4", "--kv-cache-dtype int8", "--weight-dtype int8 --kv-cache-dtype int4", "--compute-dtype f32 --kv-cache-dtype int4 --kv-cache-rotation hadamard",
          "--weight-dtype bf16,int8 --kv-cache-dtype auto,int8", "--in-order", "--error-output {errors} -i -", "--in-order --error-output {errors}", "--in-order --shard 0/2", "--shard 1/2", "--attention-sparsity 0.5", "--weight-dtype int4 --matmul-dtype int8", "--weight-dtype int4 --shard 2/3"]
 
+# A mixture of experts instead of the dense model; each start says anew how experts are loaded.
+MIXTURE = "mixture"
+KINDS.append(MIXTURE)
+
 ARRANGED = [kind for kind in KINDS if "--in-order" in kind or "--error-output" in kind]
 
 
@@ -49,6 +53,37 @@ def make_model(source, directory):
     config["max_position_embeddings"] = 256
     with open(path, "w") as file:
         json.dump(config, file)
+
+
+def make_mixture(source, directory):
+    """A fixture with experts, its table of tokens repeated until it is as large as the tokenizer's."""
+    shutil.copytree(os.path.join(source, "tests/fixtures/models/qwen3_moe"), directory)
+    shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), directory)
+    path = os.path.join(directory, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    old, new = config["vocab_size"], 448
+    config.update(max_position_embeddings=256, vocab_size=new)
+    with open(path, "w") as file:
+        json.dump(config, file)
+    path = os.path.join(directory, "model.safetensors")
+    data = read(path)
+    size = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:8 + size]), b""
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        first, end = tensor["data_offsets"]
+        content = data[8 + size + first:8 + size + end]
+        if tensor["shape"][0] == old:
+            tensor["shape"][0] = new
+            content = (content * (new // old + 1))[:len(content) // old * new]
+        tensor["data_offsets"] = [len(body), len(body) + len(content)]
+        body += content
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + body)
 
 
 # Without '"', which is this model's end token.
@@ -104,6 +139,8 @@ class Test:
         self.input = os.path.join(work, "in.jsonl")
         self.use_spill("spill")
         make_model(source, self.model)
+        self.mixture = os.path.join(work, "mixture")
+        make_mixture(source, self.mixture)
         make_input(self.input, rng)
         self.kind = ""
         self.references = {}  # kind -> what an uninterrupted run gives
@@ -122,9 +159,11 @@ class Test:
         return f"{stem}.{index}-of-{count}{ending}"
 
     def start(self, output, placement, source=None, more=()):
-        kind = self.kind.format(errors=self.errors_of(output)).split()
+        kind, model = self.kind.format(errors=self.errors_of(output)).split(), self.model
+        if self.kind == MIXTURE:
+            kind, model = ["--load-experts", self.rng.choice(["auto", "all", "chosen"])], self.mixture
         named = [] if "-i" in kind else ["-i", source or self.input]
-        command = [self.binary, "run-batch", "--model", self.model, *named, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
+        command = [self.binary, "run-batch", "--model", model, *named, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
                    "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *kind, *more]
         with open(os.path.join(self.work, "log"), "wb") as log, open(self.input, "rb") as piped:
             return subprocess.Popen(command, stdin=piped, stdout=log, stderr=log)
@@ -372,7 +411,7 @@ def main():
         test = Test(options.binary, options.source, work, random.Random(options.seed))
         number = 0
         while number < JOBS or len(test.kills_at) < options.kills:
-            test.use_kind(KINDS[number % len(KINDS)] if options.kills else "" if number % 4 > 1 else KINDS[1] if number % 4 == 0 else ARRANGED[number // 4 % len(ARRANGED)])
+            test.use_kind(KINDS[number % len(KINDS)] if options.kills else MIXTURE if number % 8 == 3 else "" if number % 4 > 1 else KINDS[1] if number % 4 == 0 else ARRANGED[number // 4 % len(ARRANGED)])
             test.killed_job(number)
             number += 1
             if options.kills and number % 10 == 0:

@@ -307,7 +307,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
   }
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
-                    {"max_rows", engine.policy().max_rows}, {"buffers", engine.policy().buffers},
+                    {"max_rows", engine.policy().max_rows}, {"max_choosing_rows", engine.policy().max_choosing_rows}, {"buffers", engine.policy().buffers},
                     {"weights", engine.policy().weights.to_string()}, {"kv_cache", engine.policy().kv_cache.to_string()},
                     {"activations", engine.policy().activations.to_string()}};
   for (const LaneReport& lane : report.lanes)

@@ -81,7 +81,7 @@ void add_model_flags(CommandDefinition& command, ModelFlags* flags);
 /// Flags as written, until they are checked together.
 struct RawEngineFlags {
   EngineFlags flags;
-  std::string cpu_memory, gpu_memory, disk_space, disk_bandwidth, weights, kv_cache, activations, attention_on;
+  std::string cpu_memory, gpu_memory, disk_space, disk_bandwidth, weights, kv_cache, activations, attention_on, load_experts;
   int64_t micro_batch_size = 0, num_micro_batches = 0, max_rows = 0;
   int buffers = 0;
 };

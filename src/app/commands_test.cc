@@ -540,6 +540,20 @@ TEST(PlanCommand, SaysThatDiskSpaceIsShort) {
   EXPECT_THAT(text_with(400 * kGiB), testing::Not(testing::HasSubstr("disk space for spilled data")));
 }
 
+TEST(PlanCommand, SaysHowExpertsAreLoaded) {
+  TemporaryDirectory directory;
+  PlanOptions options = plan_of_opt_1_3b({4, 4}, {32, 32}, 1, 96 * kMiB);
+  options.model = directory.file("config.json");
+  write_text(options.model, R"({"model_type": "olmoe", "hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 8, "num_experts": 32, "num_experts_per_tok": 2,
+    "vocab_size": 1000, "max_position_embeddings": 256})");
+  EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }), testing::ContainsRegex("\nexperts: (steps of up to [0-9]+ tokens load the experts|each step loads the experts that)"));
+  options.json = true;
+  EXPECT_GT(Json::parse(stdout_of([&] { plan_command(options); }))["policy"]["max_choosing_rows"], 0);
+  options.json = false;
+  options.engine.policy.max_choosing_rows = 0;
+  EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }), testing::HasSubstr("\nexperts: each step loads all experts, ahead of their use\n"));
+}
+
 TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
   TemporaryDirectory directory;
   PlanOptions options = plan_of_opt_1_3b({}, {}, 0, 2 * kGiB);

@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <sstream>
 
 #include "app/fake_runner.h"
@@ -176,7 +177,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
                     Wrong{"--backend tpu", "tpu"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
                     Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},
-                    Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
+                    Wrong{"--load-experts some", "--load-experts"}, Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
 
 TEST(Options, Gpu) {
   auto result = parse("run-batch -m m -i in -o out --backend cuda --gpu-memory 16GiB --weights 20:80:0 --attention-on cpu");
@@ -186,6 +187,14 @@ TEST(Options, Gpu) {
   EXPECT_EQ(flags.policy.attention_tier, Tier::kCpu);
   EXPECT_EQ(flags.policy.weights, (Fractions{0.2, 0.8, 0}));
   EXPECT_EQ(engine_options(flags, "m").budgets.gpu_bytes, 16 * kGiB);
+}
+
+TEST(Options, LoadExperts) {
+  auto rows = [](const std::string& flags) { return parsed<RunBatchOptions>("run-batch -m m -i in -o out " + flags).engine.policy.max_choosing_rows; };
+  EXPECT_EQ(rows(""), std::nullopt);
+  EXPECT_EQ(rows("--load-experts auto"), std::nullopt);
+  EXPECT_EQ(rows("--load-experts all"), 0);
+  EXPECT_EQ(rows("--load-experts chosen"), std::numeric_limits<int64_t>::max());
 }
 
 TEST(Options, Map) {

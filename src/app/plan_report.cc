@@ -10,6 +10,7 @@
 #include "app/plan_table.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "plan/expert_loading.h"
 
 namespace flexgen {
 namespace {
@@ -154,6 +155,7 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
                       input.budgets.disk_bytes > 0 ? format_bytes(input.budgets.disk_bytes) : std::string("nothing"));
   if (!report.dtypes.judged.empty()) text += fmt::format("types: {}\n", choice_text(report.dtypes));
   text += fmt::format("policy: {}\n", policy_text(report.plan.policy));
+  if (const std::string experts = experts_text(input.model, report.plan.policy); !experts.empty()) text += "experts: " + experts + "\n";
   text += fmt::format("predicted: {}, {:.1f} generated and {:.1f} prompt tokens/s, {:.0f} steps\n", format_duration(predicted.time_s), tokens_per_s(input, predicted.time_s),
                       job.total_prompt_tokens / predicted.time_s, predicted.steps);
   text += fmt::format("  the busiest lane alone takes {} (efficiency {:.2f}); the linear program said {}\n", format_duration(predicted.busy[predicted.busy.busiest()]),
@@ -189,9 +191,10 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
 
 std::string report_json(const PlanReport& report, const PlanInput& input) {
   using OrderedJson = nlohmann::ordered_json;
-  auto policy_json = [](const Policy& policy) {
+  auto policy_json = [&](const Policy& policy) {
     OrderedJson json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
               {"weights", policy.weights.to_string()}, {"kv_cache", policy.kv_cache.to_string()}, {"activations", policy.activations.to_string()}};
+    if (input.model.config().is_mixture()) json["max_choosing_rows"] = policy.max_choosing_rows;
     if (policy.on_gpu()) json["attention_on"] = policy.attention_beside() ? "cpu" : "gpu";
     return json;
   };

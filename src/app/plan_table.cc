@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/units.h"
+#include "plan/expert_loading.h"
 
 namespace flexgen {
 
@@ -17,6 +18,7 @@ std::string plan_table(const Engine& engine) {
       policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(),
       policy.kv_cache.to_string(), policy.activations.to_string());
   if (policy.on_gpu()) text += fmt::format("  {} computes; attention runs {}\n", engine.device()->name(), policy.attention_beside() ? "on the processor beside it" : "there too");
+  if (const std::string experts = experts_text(engine.model(), policy); !experts.empty()) text += "  experts: " + experts + '\n';
   constexpr std::array kTierNames{"GPU", "RAM", "disk"};
   for (const MemoryItem& item : engine.memory().items)
     if (item.bytes > 0) text += fmt::format("  {:<5} {:>10}  {}\n", kTierNames[static_cast<size_t>(item.tier)], format_bytes(item.bytes), item.name);

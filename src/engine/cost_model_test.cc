@@ -63,10 +63,14 @@ struct Case {
   int buffers;
   double weights, cache, activations;  ///< in RAM
   double pages = 1;                    ///< of those that every slot needs for the longest sequence
+  int64_t max_choosing_rows = 0;
 };
 
-/// Prediction over simulated time.
-double ratio(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
+struct Ratio {
+  double time = 0, read_bytes = 0;
+};
+/// Prediction over simulation.
+Ratio ratios(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
   const Precision precision = Precision::of(model, DType::kF32, DType::kBF16);
   Policy policy;
   policy.micro_batch_size = c.micro_batch_size;
@@ -74,6 +78,7 @@ double ratio(const Model& model, const Case& c, const HardwareProfile& hardware,
   policy.max_rows = c.max_rows;
   policy.max_logit_rows = c.micro_batch_size;
   policy.buffers = c.buffers;
+  policy.max_choosing_rows = c.max_choosing_rows;
   policy.weights = {0, c.weights, 1 - c.weights};
   policy.kv_cache = {0, c.cache, 1 - c.cache};
   policy.activations = {0, c.activations, 1 - c.activations};
@@ -86,7 +91,13 @@ double ratio(const Model& model, const Case& c, const HardwareProfile& hardware,
   EXPECT_GE(predicted.time_s, predicted.busy[LaneKind::kCompute]);
   EXPECT_LE(predicted.bound_s, predicted.time_s * 1.0001);
   EXPECT_EQ(predicted.generated_tokens, static_cast<double>(simulated.generated_tokens));
-  return predicted.time_s / simulated.elapsed_s;
+  double read_bytes = 0;
+  for (const LaneReport& lane : simulated.lanes)
+    if (lane.name == "disk read" || lane.name == "disk lookup") read_bytes += lane.stats.bytes;
+  return {predicted.time_s / simulated.elapsed_s, predicted.disk_read_bytes / read_bytes};
+}
+double ratio(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
+  return ratios(model, c, hardware, requests, effort).time;
 }
 
 TEST(CostModel, AgreesWithTheSimulatedExecutor) {
@@ -116,6 +127,27 @@ TEST(CostModel, AgreesOnExperts) {
     c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
     EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
         << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
+/// Experts that are loaded as they are chosen: at random in the simulation, as expected in the cost model.
+TEST(CostModel, AgreesOnChosenExperts) {
+  std::mt19937_64 random(8);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40}), requests_of(3, {1, 4}, {30, 60})};
+  for (int64_t expert_size : {256, 1024}) {  // units of several experts, and of one
+    const auto model = Model::of_shape(parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": {},
+      "head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [], "vocab_size": 32000,
+      "max_position_embeddings": 2048}})", expert_size), "", "config.json"), DType::kBF16);
+    for (int i = 0; i < 20; ++i) {
+      Case c{static_cast<int64_t>(1 + random() % 6), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+      c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+      c.max_choosing_rows = i % 3 == 0 ? 1 << 20 : static_cast<int64_t>(random() % 40);
+      const Ratio r = ratios(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
+      const std::string text = fmt::format("{}: {} x {} rows {} choosing {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows, c.max_choosing_rows, c.buffers, c.weights, c.cache, c.activations);
+      EXPECT_NEAR(r.time, 1, 0.07) << text;
+      EXPECT_NEAR(r.read_bytes, 1, 0.07) << text;
+    }
   }
 }
 

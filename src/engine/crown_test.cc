@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -65,6 +66,11 @@ std::string config_of_family(const std::string& name) {
   if (name == "ministral3") config["rope_parameters"]["original_max_position_embeddings"] = 200;
   return config.dump();
 }
+
+/// More units than a row chooses experts.
+const char* kManyUnits = R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
+  "moe_intermediate_size": 56, "num_experts": 12, "num_experts_per_tok": 2, "mlp_only_layers": [1], "norm_topk_prob": true, "vocab_size": 331, "max_position_embeddings": 256,
+  "eos_token_id": 5, "bos_token_id": 1})";
 
 std::vector<Request> random_requests(std::mt19937& random, int64_t vocab) {
   std::vector<Request> requests(4 + random() % 24);
@@ -189,6 +195,15 @@ void expect_grammars_followed(const std::vector<Request>& requests, const std::m
   }
 }
 
+/// All experts, those that are chosen, or one or the other by a step's rows.
+int64_t random_choosing_rows(std::mt19937& random) {
+  switch (random() % 4) {
+    case 0: return 0;
+    case 1: return std::numeric_limits<int64_t>::max();
+    default: return static_cast<int64_t>(random() % 40);
+  }
+}
+
 /// All three tiers.
 Fractions random_gpu_fractions(std::mt19937& random) {
   switch (random() % 5) {
@@ -235,6 +250,8 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
     plain.attention_sparsity = sparsity;
     plain.kv_cache_rotation = rotation;
     plain.matmul_dtype = matmul_dtype;
+    const bool is_mixture = model->config().is_mixture();
+    if (is_mixture) plain.policy.max_choosing_rows = 0;
     if (weight_dtype != "auto") plain.disk_directory = process_folder();
     if (attention) {  // its own tokens, from its own memory
       plain.backend = device;
@@ -253,12 +270,13 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
       options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
       options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
       options.policy.buffers = 1 + static_cast<int>(random() % 4);
+      if (is_mixture) options.policy.max_choosing_rows = random_choosing_rows(random);
       if (!device.empty()) on_device(device, attention, random, &options);
       std::string what = fmt::format(
-          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {}{}", name,
+          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {} choosing rows {}{}", name,
           dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
           options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
-          *options.policy.buffers, options.threads,
+          *options.policy.buffers, options.threads, options.policy.max_choosing_rows.value_or(0),
           device.empty() ? "" : *options.policy.attention_tier == Tier::kGpu ? " on " + device : " on " + device + ", attention on the cpu");
       expect_same(expected, shares ? run_sharing(options, requests, page_tokens, random, &shared_tokens) : run(options, requests), what);
       if (testing::Test::HasFailure()) return;
@@ -349,6 +367,13 @@ INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown,
                          testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss"),
                          family_of);
 
+// And with experts that are loaded as they are chosen, or all.
+TEST(Crown, ManyUnits) { crown("many-units", kManyUnits, DType::kBF16, 60, 71); }
+TEST(Crown, ManyUnitsF32) { crown("many-units", kManyUnits, DType::kF32, 10, 72); }
+TEST(Crown, ManyUnitsInt4WeightsAndCache) { crown("many-units", kManyUnits, DType::kBF16, 20, 73, "cpu", "int4", "int4"); }
+TEST(Crown, ManyUnitsSparse) { crown("many-units", kManyUnits, DType::kBF16, 10, 74, "cpu", "auto", "auto", 0.2); }
+TEST(Crown, ManyUnitsReference) { crown("many-units", kManyUnits, DType::kBF16, 5, 75, "reference"); }
+
 // And with products in integers.
 TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17, "cpu", "int4", "int4", 1, "none", "int8"); }
 // Seed 18: a prefetch that took a visit of the last step for one of this aborted here.
@@ -376,6 +401,7 @@ TEST(Crown, SharingSparse) { crown_sharing("llama", kLlama, DType::kBF16, 20, 57
 TEST(Crown, SharingSparseInt4) { crown_sharing("wide", kWideHeads, DType::kBF16, 10, 58, "cpu", "int4", 0.2); }
 TEST(Crown, SharingInIntegers) { crown_sharing("llama", kLlama, DType::kBF16, 10, 59, "cpu", "int8", 1, "", std::nullopt, "int8"); }
 TEST(Crown, SharingReference) { crown_sharing("opt", kOpt, DType::kBF16, 5, 60, "reference", "int4", 0.3); }
+TEST(Crown, SharingManyUnits) { crown_sharing("many-units", kManyUnits, DType::kBF16, 10, 76); }
 TEST(Crown, SharingOnDevice) { crown_sharing("llama", kLlama, DType::kBF16, 30, 61, "cpu", "auto", 1, "emulated-gpu"); }
 TEST(Crown, SharingOnDeviceInt4Sparse) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 62, "cpu", "int4", 0.2, "emulated-gpu"); }
 

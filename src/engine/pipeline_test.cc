@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <random>
 #include <thread>
@@ -152,6 +154,7 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
   plain.kv_cache_dtype = kv_dtype;
   plain.backend = backend;
   plain.attention_sparsity = sparsity;
+  if (parse_config(config, "", name).is_mixture()) plain.policy.max_choosing_rows = 0;
   std::mt19937 random(seed);
   auto requests = random_requests(random, 21);
   if (grammars) {
@@ -162,7 +165,8 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
   }
   const auto expected = run({plain}, requests);
   ASSERT_EQ(expected.errors[0], "");
-  const int64_t blocks = parse_config(config, "", name).num_layers;
+  const ModelConfig parsed = parse_config(config, "", name);
+  const int64_t blocks = parsed.num_layers;
   for (int round = 0; round < rounds; ++round) {
     const int64_t ranks = 2 + round % 3;
     std::vector<EngineOptions> options(static_cast<size_t>(ranks), plain);
@@ -178,6 +182,8 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
       own.policy.weights = random_fractions(random);
       own.policy.kv_cache = random_fractions(random);
       own.policy.activations = random_fractions(random);
+      // Each rank as it likes: all experts, those that are chosen, or by the rows.
+      if (parsed.is_mixture()) own.policy.max_choosing_rows = std::array{int64_t{0}, std::numeric_limits<int64_t>::max(), int64_t{6}}[random() % 3];
     }
     const std::string what = fmt::format("{} round {}: stages {} of {} x {}", name, round, options[0].stage_split, batches, batch_size);
     const Outcome outcome = run(options, requests);
@@ -213,6 +219,11 @@ const char* kMixture = R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hi
   "eos_token_id": 5, "bos_token_id": 1})";
 TEST(Pipeline, Experts) { pipeline("qwen3_moe", kMixture, DType::kBF16, 8, 10); }
 TEST(Pipeline, ExpertsInt4) { pipeline("qwen3_moe", kMixture, DType::kBF16, 4, 11, "int4", "int4"); }
+/// A stage that ends in experts sends a micro-batch's rows on after the last unit that it visits.
+TEST(Pipeline, ManyUnits) {
+  pipeline("many-units", R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 56, "num_experts": 12,
+    "num_experts_per_tok": 2, "vocab_size": 331, "max_position_embeddings": 256, "eos_token_id": 5, "bos_token_id": 1})", DType::kBF16, 12, 12);
+}
 
 /// What prompts have in common is computed once on all stages.
 void pipeline_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& kv_dtype = "auto", double sparsity = 1) {

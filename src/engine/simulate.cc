@@ -42,6 +42,9 @@ class NoSink : public CompletionSink {
   void accept(Completion) override {}
 };
 
+/// The same job has the same imagined choices of experts each time.
+constexpr uint64_t kChoiceSeed = 7;
+
 /// What each lane takes for a piece of work, in seconds.
 struct LaneCosts {
   SimulatedLane::Cost compute, disk_read, disk_lookup, disk_write;
@@ -67,6 +70,7 @@ class SimulatedProcess {
   /// Of the report all but the tokens.
   RunReport run(StepSource& source) {
     RunReport report;
+    executor_.imagine_choices(kChoiceSeed);
     executor_.run(source, std::atomic<bool>{false});
     for (const Lane* lane : lanes_.all()) {
       clock_.now_s = std::max(clock_.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());

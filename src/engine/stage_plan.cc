@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "dist/message.h"
 #include "engine/predict_pipeline.h"
+#include "plan/expert_loading.h"
 #include "plan/policy_sizes.h"
 #include "plan/stage_split.h"
 #include "schedule/weight_store.h"
@@ -46,13 +47,14 @@ BlockShape read_block(MessageReader& in) {
 
 void write(MessageWriter& out, const Policy& policy) {
   write(out, policy.block());
-  out.add(static_cast<int64_t>(policy.buffers)).add(static_cast<uint8_t>(policy.compute_tier)).add(static_cast<uint8_t>(policy.attention_tier));
+  out.add(policy.max_choosing_rows).add(static_cast<int64_t>(policy.buffers)).add(static_cast<uint8_t>(policy.compute_tier)).add(static_cast<uint8_t>(policy.attention_tier));
   for (const Fractions& share : {policy.weights, policy.kv_cache, policy.activations}) out.add(share.gpu).add(share.cpu).add(share.disk);
 }
 
 Policy read_policy(MessageReader& in) {
   Policy policy;
   policy.set_block(read_block(in));
+  policy.max_choosing_rows = in.value<int64_t>();
   policy.buffers = static_cast<int>(in.value<int64_t>());
   policy.compute_tier = static_cast<Tier>(in.value<uint8_t>());
   policy.attention_tier = static_cast<Tier>(in.value<uint8_t>());
@@ -127,7 +129,10 @@ class StagePlanner {
     request.num_stages = in_.link.num_stages();
     request.block = shape;
     std::optional<Policy> policy;
-    auto choose = [&] { policy = choose_policy(in_.model, in_.workload, in_.budgets, request, in_.precision.kv); };
+    auto choose = [&] {
+      policy = choose_policy(in_.model, in_.workload, in_.budgets, request, in_.precision.kv);
+      if (in_.search && !request.max_choosing_rows) policy->max_choosing_rows = choosing_rows(in_.model, in_.hardware, in_.precision, *policy);
+    };
     if (agreed) {
       all_or_none(port_, choose);
       return policy;

@@ -65,6 +65,15 @@ struct LayerSpec {
   int64_t first_expert = 0, num_experts = 0;  ///< experts
   double linear_flops_per_row = 0;           ///< of a visit's rows: 2 * the elements of its matrices; of experts, row_share of that
   double row_share = 1;                      ///< of a visit's rows, how many each of its matrices multiplies: k of E for experts
+
+  /// Experts: whose matrix uses[use] is, each having as many.
+  int64_t expert_of_use(size_t use) const { return first_expert + static_cast<int64_t>(use * static_cast<size_t>(num_experts) / uses.size()); }
+  /// Experts: of the block's rows by the expert that they chose, [E], those that its own have; a row counts once for each.
+  int64_t rows_that_chose(std::span<const int32_t> rows_of_expert) const {
+    int64_t rows = 0;
+    for (int64_t expert = first_expert; expert < first_expert + num_experts; ++expert) rows += rows_of_expert[static_cast<size_t>(expert)];
+    return rows;
+  }
 };
 
 /// A block's q [T, A, H], k and v [T, G, H] of the rows, f32, between the stages of a block.
@@ -175,6 +184,11 @@ class Model {
   void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
                const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,
                LogitSink* sink) const;
+
+  /// Whether rows choose their experts in this layer: it is a sparse block's that attends.
+  bool chooses_experts(int64_t layer) const;
+  /// After the forward() of such a layer: how many of the rows chose each expert, to rows_of_expert [E].
+  void count_choices(int64_t num_rows, float* hidden, std::span<int32_t> rows_of_expert) const;
 
   // The same in parts, for visits that a device and the processor beside it do together.
 

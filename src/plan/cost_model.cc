@@ -7,8 +7,10 @@
 
 #include "model/scratch.h"
 #include "schedule/cache_store.h"
+#include "schedule/expert_hits.h"
 #include "schedule/first_loads.h"
 #include "schedule/hidden_store.h"
+#include "schedule/stream_order.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {
@@ -30,8 +32,11 @@ class Timeline {
     cache_bounce_free_s_.assign(static_cast<size_t>(buffers_), 0);
     results_s_.assign(num_batches, 0);
     stored_s_.assign(num_batches, 0);
+    std::vector<int64_t> streamed;
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer)
-      if (weights_.layers[layer].ring_index >= 0) ring_layers_.push_back(static_cast<int64_t>(layer));
+      if (weights_.layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
+    order_ = StreamOrder(model, streamed, buffers_, policy.max_choosing_rows > 0);
+    batch_carries_.assign(num_batches, kHalf);
     const WeightLayout::Layer& embed = weights_.layers.front();
     for (size_t i = 0; i < embed.uses.size(); ++i)
       if (embed.uses[i].lookup) {
@@ -45,7 +50,7 @@ class Timeline {
       }
     resident_ready_s_.assign(weights_.layers.size(), 0);
     host_ready_s_.assign(weights_.layers.size(), 0);
-    first_loads_ = FirstLoads(model, ring_layers_);
+    first_loads_ = FirstLoads(model, std::move(streamed));
     if (weights_in_place) first_loads_.all();
     else load_resident(first_loads_.at_start());
   }
@@ -59,8 +64,16 @@ class Timeline {
   void step(const StepLoad& load) {
     const size_t num_batches = load.batches.size();
     int64_t active = 0;
-    for (const BatchLoad& batch : load.batches) active += batch.rows > 0 ? 1 : 0;
+    rows_ = 0;
+    batch_rows_.clear();
+    hits_.clear();
+    for (const BatchLoad& batch : load.batches) {
+      active += batch.rows > 0 ? 1 : 0;
+      rows_ += batch.rows;
+      batch_rows_.push_back(batch.rows);
+    }
     if (active == 0) return;
+    const bool chooses = rows_ <= static_cast<double>(policy_.max_choosing_rows);
     staged_batches_.clear();
     for (size_t b = 0; b < num_batches; ++b)
       if (!cache_.all_resident() && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);
@@ -72,10 +85,14 @@ class Timeline {
     const bool alone = num_batches == 1;
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
       const LayerSpec& spec = model_.layers()[layer];
+      const bool is_chosen = spec.kind == LayerKind::kExperts && chooses;
+      if (is_chosen && model_.layers()[layer - 1].kind != LayerKind::kExperts) choose(layer);
+      if (is_chosen && !units_[layer - first_unit_].wanted) continue;
       for (size_t b = 0; b < num_batches; ++b) {
         const BatchLoad& batch = load.batches[b];
         if (layer == 0) host_s_ = std::max(host_s_, results_s_[b]);
-        const bool visited = batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0);
+        if (layer == 0 && b + 1 == num_batches) order_.begin_pass(step_, chooses);
+        const bool visited = batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0) && (!is_chosen || units_[layer - first_unit_].wanted_by[b]);
         const bool beside = beside_ && visited && spec.cache >= 0;
         if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
         if (visited) {
@@ -92,12 +109,13 @@ class Timeline {
               if (!beside) start_s = std::max(start_s, cache_ready_s);
             }
           } else {
-            time_s = outer_visit_time_s(hardware_, precision_, policy_, spec, spec.kind == LayerKind::kHead ? batch.logit_rows : batch.rows);
+            time_s = outer_visit_time_s(hardware_, precision_, policy_, spec, spec.kind == LayerKind::kHead ? batch.logit_rows : batch.rows,
+                                        is_chosen ? hits_of(spec.num_experts).of_batch[b] : 1);
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
           const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
                                          ? batch.rows - static_cast<double>(hidden_.resident_rows) : 0;
-          if (hidden_rows > 0 && layer > 0) start_s = std::max(start_s, load_hidden(hidden_rows, stored_s_[b]));
+          if (hidden_rows > 0 && layer > 0) start_s = std::max(start_s, load_hidden(hidden_rows, buffers_ > 1 ? stored_s_[b] : last_stored_s_));
           if (buffers_ > 1 && !on_gpu_) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);
           double end_s = std::max(start_s, host_s_) + time_s;
           compute_free_s_ = end_s;
@@ -114,7 +132,7 @@ class Timeline {
             pending_ = Pending{layer, b, uploaded_s, block_times_[b].after_s, hidden_rows};
           } else {
             results_s_[b] = on_gpu_ && spec.kind == LayerKind::kHead ? read_logits(spec, batch.logit_rows, end_s) : end_s;
-            if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = store_hidden(hidden_rows, end_s);
+            if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = last_stored_s_ = store_hidden(hidden_rows, end_s);
           }
           if (uses_cache) {
             store_cache(batch, end_s, ring(cache_base + cache_acquired_));
@@ -122,11 +140,10 @@ class Timeline {
           }
         }
         if (!pending_) release_weights(layer, b, num_batches);
-        const WeightLayout::Layer& weights = weights_.layers[layer];
         // Loads ahead: the cache of the next visits, then a piece of a later layer.
         if (layer > 0 || b + 1 == num_batches)
           while (cache_issued_ < std::min<int64_t>(cache_acquired_ + buffers_ - 1, cache_visits())) issue_cache(load, cache_base);
-        if (weights.ring_index >= 0 && buffers_ > 1) prefetch_weights(static_cast<int64_t>(b), static_cast<int64_t>(num_batches), weights.ring_index);
+        prefetch_weights(static_cast<int64_t>(b), static_cast<int64_t>(num_batches), layer);
       }
     }
     finish_pending(num_batches);
@@ -135,7 +152,6 @@ class Timeline {
   }
 
  private:
-  int64_t num_ring() const { return static_cast<int64_t>(ring_layers_.size()); }
   size_t ring(int64_t key) const { return static_cast<size_t>(key % buffers_); }
   bool staged(size_t batch) const { return std::find(staged_batches_.begin(), staged_batches_.end(), batch) != staged_batches_.end(); }
   int64_t cache_visits() const { return static_cast<int64_t>(staged_batches_.size()) * cache_.num_layers; }
@@ -151,13 +167,51 @@ class Timeline {
     compute_free_s_ = std::max({compute_free_s_, visit.uploaded_s, host_s_}) + visit.time_s;
     busy_[LaneKind::kCompute] += visit.time_s;
     results_s_[visit.batch] = compute_free_s_;
-    if (visit.hidden_rows > 0) stored_s_[visit.batch] = store_hidden(visit.hidden_rows, compute_free_s_);
+    if (visit.hidden_rows > 0) stored_s_[visit.batch] = last_stored_s_ = store_hidden(visit.hidden_rows, compute_free_s_);
     release_weights(visit.layer, visit.batch, num_batches);
   }
   /// One lane computes in order, so the last visit's end covers the earlier ones.
   void release_weights(size_t layer, size_t batch, size_t num_batches) {
-    const int64_t ring_index = weights_.layers[layer].ring_index;
-    if (ring_index >= 0 && batch + 1 == num_batches) weight_free_s_[ring(step_ * num_ring() + ring_index)] = compute_free_s_;
+    const int64_t number = order_.number_of(step_, static_cast<int64_t>(layer));
+    if (number >= 0 && batch + 1 == num_batches) weight_free_s_[ring(number)] = compute_free_s_;
+  }
+
+  /// Of units of so many experts, in this step: the share that is expected to be chosen, by any row and by those of each micro-batch, and the share of a chosen one's experts.
+  struct HitShares {
+    int64_t num_experts = 0;
+    double whole = 0, experts = 0;
+    std::vector<double> of_batch;
+  };
+  const HitShares& hits_of(int64_t num_experts) {
+    const auto known = std::find_if(hits_.begin(), hits_.end(), [&](const HitShares& hit) { return hit.num_experts == num_experts; });
+    if (known != hits_.end()) return *known;
+    const Mixture& mixture = model_.config().mixture;
+    HitShares hit{num_experts, unit_hit_share(mixture, num_experts, rows_), 0, {}};
+    hit.experts = expert_hit_share(mixture, rows_) / hit.whole;
+    for (double rows : batch_rows_) hit.of_batch.push_back(unit_hit_share(mixture, num_experts, rows));
+    hits_.push_back(std::move(hit));
+    return hits_.back();
+  }
+  /// The host waits for what the block's rows choose: as many units as are expected, evenly spread.
+  void choose(size_t first_unit) {
+    host_s_ = std::max(host_s_, compute_free_s_);
+    first_unit_ = first_unit;
+    units_.clear();
+    std::vector<bool> wanted;
+    auto happens = [](double& carry, double share) {
+      carry += share;
+      const bool whole = carry >= 1;
+      if (whole) carry -= 1;
+      return whole;
+    };
+    for (size_t layer = first_unit; layer < weights_.layers.size() && model_.layers()[layer].kind == LayerKind::kExperts; ++layer) {
+      const HitShares& hit = hits_of(model_.layers()[layer].num_experts);
+      ChosenUnit unit{happens(unit_carry_, hit.whole), {}};
+      for (size_t b = 0; unit.wanted && b < batch_rows_.size(); ++b) unit.wanted_by.push_back(happens(batch_carries_[b], hit.of_batch[b] / hit.whole));
+      wanted.push_back(unit.wanted);
+      units_.push_back(std::move(unit));
+    }
+    order_.choose(static_cast<int64_t>(first_unit), wanted);
   }
 
   /// A piece of work in the disk read lane; returns when it is done.
@@ -265,11 +319,25 @@ class Timeline {
     return std::max(ready_s, lookup_free_s_);
   }
 
-  void issue_weights(int64_t key, double share) {
-    const auto layer = static_cast<size_t>(ring_layers_[static_cast<size_t>(key % num_ring())]);
-    load_resident(first_loads_.before_streaming(key));
+  /// An object of the ring, as WeightStore has it.
+  struct Loading {
+    int64_t number = 0;
+    StreamOrder::Object object;
+    double share = 1;  ///< of the layer's bytes: of a unit's experts those that are chosen
+    int64_t pieces_issued = 0;
+  };
+  Loading take() {
+    Loading loading{order_.taken(), order_.take(), 1, 0};
+    const LayerSpec& layer = model_.layers()[static_cast<size_t>(loading.object.layer)];
+    if (layer.kind == LayerKind::kExperts && order_.chooses()) loading.share = hits_of(layer.num_experts).experts;
+    return loading;
+  }
+  void issue_weights(const Loading& loading, double share) {
+    const auto layer = static_cast<size_t>(loading.object.layer);
+    const int64_t key = loading.number;
+    load_resident(first_loads_.before_streaming(loading.object.place));
     const WeightLayout::Layer& placed = weights_.layers[layer];
-    const double from_disk = share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
+    const double from_disk = share * loading.share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
     if (!on_gpu_) {
       weight_ready_s_[ring(key)] = read(from_disk, free_s);
       return;
@@ -284,16 +352,18 @@ class Timeline {
     weight_ready_s_[ring(key)] = std::max(ready_s, free_s);
   }
   double acquire_weights(size_t layer) {
-    const int64_t wanted = step_ * num_ring() + weights_.layers[layer].ring_index;
-    while (issued_key_ < wanted) issue_weights(++issued_key_, 1);
+    int64_t wanted = order_.number_of(step_, static_cast<int64_t>(layer));
+    for (; wanted < 0; wanted = order_.number_of(step_, static_cast<int64_t>(layer))) issue_weights(take(), 1);
     return weight_ready_s_[ring(wanted)];
   }
-  void prefetch_weights(int64_t piece, int64_t num_pieces, int64_t ring_index) {
-    const int64_t furthest = step_ * num_ring() + ring_index + buffers_ - 1;
-    while (issued_key_ + 1 < furthest) issue_weights(++issued_key_, 1);
-    if (issued_key_ >= furthest) return;
-    issue_weights(furthest, 1.0 / static_cast<double>(num_pieces));
-    if (piece + 1 == num_pieces) issued_key_ = furthest;
+  void prefetch_weights(int64_t piece, int64_t num_pieces, size_t layer) {
+    const int64_t own = order_.number_of(step_, static_cast<int64_t>(layer)), furthest = own + buffers_ - 1;
+    if (own < 0 || buffers_ < 2) return;
+    while (order_.taken() < furthest && order_.next()) issue_weights(take(), 1);
+    if (order_.taken() == furthest && order_.next()) loading_ = take();
+    if (!loading_) return;
+    for (; loading_->pieces_issued <= piece; ++loading_->pieces_issued) issue_weights(*loading_, 1.0 / static_cast<double>(num_pieces));
+    if (loading_->pieces_issued == num_pieces) loading_.reset();
   }
   void issue_cache(const StepLoad& load, int64_t base) {
     const BatchLoad& batch = load.batches[staged_batches_[static_cast<size_t>(cache_issued_) % staged_batches_.size()]];
@@ -320,7 +390,8 @@ class Timeline {
   WeightLayout weights_;
   CacheLayout cache_;
   HiddenLayout hidden_;
-  std::vector<int64_t> ring_layers_;
+  StreamOrder order_;
+  std::optional<Loading> loading_;  ///< the newest object, while some of its pieces are not issued
   double lookup_share_ = 0;
   FirstLoads first_loads_;
   std::vector<double> resident_ready_s_, host_ready_s_;  ///< a layer
@@ -336,7 +407,21 @@ class Timeline {
   };
   std::vector<Bounce> bounces_;  ///< of weights, a buffer
   std::vector<double> results_s_, stored_s_;                           ///< a batch
-  int64_t step_ = 0, issued_key_ = -1;
+  double last_stored_s_ = 0;                                           ///< of any: what frees a single buffer
+  int64_t step_ = 0;
+  double rows_ = 0;                 ///< of this step
+  std::vector<double> batch_rows_;  ///< and of its batches
+  std::vector<HitShares> hits_;     ///< of this step, as they are asked for
+  /// A unit of experts of the block under way, in a step that loads those that are chosen.
+  struct ChosenUnit {
+    bool wanted = false;
+    std::vector<bool> wanted_by;    ///< a batch
+  };
+  size_t first_unit_ = 0;
+  std::vector<ChosenUnit> units_;
+  static constexpr double kHalf = 0.5;
+  double unit_carry_ = kHalf;       ///< what is expected, less what happened
+  std::vector<double> batch_carries_;
   std::vector<size_t> staged_batches_;  ///< of this step: whose cache is partly on disk
   int64_t cache_issued_ = 0, cache_acquired_ = 0, cache_keys_ = 0;  ///< visits of this step, and of those before
   std::vector<double> cache_ready_;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/units.h"
+#include "plan/expert_loading.h"
 #include "plan/policy_sizes.h"
 #include "schedule/cache_store.h"
 #include "schedule/weight_store.h"
@@ -125,6 +126,7 @@ std::vector<Tier> attention_tiers_of(const Budgets& budgets, const PolicyRequest
 
 Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
                      const PolicyRequest& request, DType kv_dtype) {
+  refuse_loading_of_experts(model, request);
   const bool on_gpu = budgets.gpu_bytes > 0;
   const Fractions in_gpu{1, 0, 0}, in_ram{0, 1, 0}, on_disk{0, 0, 1};
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
@@ -158,6 +160,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
     if (!shares) policy.prefix_pages = 0;
     if (request.block) policy.set_block(*request.block);
+    policy.max_choosing_rows = request.max_choosing_rows.value_or(choosing_rows_by_rule(model));
     policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
     policy.activations = request.activations.value_or(on_gpu ? in_gpu : in_ram);
     // Both orders of filling memory: cache first, or weights first.

@@ -23,6 +23,7 @@ struct Budgets {
 struct PolicyRequest {
   std::optional<int64_t> micro_batch_size, num_micro_batches, max_rows;
   std::optional<int> buffers;
+  std::optional<int64_t> max_choosing_rows;  ///< of a mixture alone
   std::optional<Fractions> weights, kv_cache, activations;
   std::optional<Tier> attention_tier;  ///< beside a GPU
   int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches

@@ -10,10 +10,12 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "plan/expert_loading.h"
 #include "plan/placement_program.h"
 #include "plan/policy_sizes.h"
 #include "plan/smallest_budget.h"
 #include "schedule/cache_store.h"
+#include "schedule/expert_hits.h"
 #include "schedule/hidden_store.h"
 #include "schedule/weight_store.h"
 
@@ -147,6 +149,7 @@ class Search {
       policy.attention_tier = policy.compute_tier;
       policy.weights = policy.kv_cache = policy.activations = on_gpu() ? kInGpu : kInRam;
       const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
+      policy.max_choosing_rows = choosing_rows_on_disk(policy);
       for (Tier tier : tiers) {
         policy.attention_tier = tier;
         const std::vector<StepClass> classes = compute_classes(policy, walk);
@@ -205,6 +208,21 @@ class Search {
     return classes;
   }
 
+  static double rows_of_step(const StepLoad& step) {
+    double rows = 0;
+    for (const BatchLoad& batch : step.batches) rows += batch.rows;
+    return rows;
+  }
+  /// As the request says, or as is best where all weights stream: what the linear program counts with.
+  int64_t choosing_rows_on_disk(Policy policy) {
+    if (in_.request.max_choosing_rows) return *in_.request.max_choosing_rows;
+    auto [known, is_new] = choosing_rows_.try_emplace(policy.num_micro_batches, 0);
+    policy.weights = kOnDisk;
+    policy.max_rows = kMaxSearchedRows;
+    if (is_new) known->second = choosing_rows(in_.model, in_.hardware, precision_, policy);
+    return known->second;
+  }
+
   /// What a step computes: the processor of the policy, and the one beside a GPU that attends.
   struct ComputeTimes {
     double processor_s = 0, attention_s = 0;
@@ -213,6 +231,7 @@ class Search {
   ComputeTimes compute_times(const Policy& policy, const StepLoad& step) const {
     ComputeTimes times;
     const auto num_blocks = static_cast<double>(in_.model.num_blocks());
+    const bool chooses = rows_of_step(step) <= static_cast<double>(policy.max_choosing_rows);
     for (const BatchLoad& batch : step.batches) {
       if (batch.rows == 0) continue;
       const BlockTimes block = block_times(in_.model, in_.hardware, precision_, policy, batch.block);
@@ -220,7 +239,9 @@ class Search {
       times.attention_s += num_blocks * block.attention_s;
       for (const LayerSpec& layer : in_.model.layers()) {
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
-        if (layer.cache < 0 && rows > 0) times.processor_s += outer_visit_time_s(in_.hardware, precision_, policy, layer, rows);
+        if (layer.cache >= 0 || rows <= 0) continue;
+        const double hit = chooses && layer.kind == LayerKind::kExperts ? unit_hit_share(in_.model.config().mixture, layer.num_experts, rows) : 1;
+        times.processor_s += hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
       }
     }
     return times;
@@ -333,7 +354,10 @@ class Search {
       if (layer.kind == LayerKind::kHead) logit_row_bytes += logit_bytes_down(layer, 1, in_.workload.reads_logits);
     for (size_t i = 0; i < compute.size(); ++i) {
       Affine read_s, write_s;
-      read_s.of(TensorKind::kWeights, Tier::kDisk) = weight_bytes / disk.read_bytes_per_s;
+      const double rows = hidden_rows[i] / counts[i];
+      // What is on disk of a mixture are experts first.
+      const double hit = rows <= static_cast<double>(policy.max_choosing_rows) ? expert_hit_share(in_.model.config().mixture, rows) : 1;
+      read_s.of(TensorKind::kWeights, Tier::kDisk) = hit * weight_bytes / disk.read_bytes_per_s;
       read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_pages[i] / counts[i] * page_bytes / disk.read_bytes_per_s;
       read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
       write_s.of(TensorKind::kKvCache, Tier::kDisk) = written_pages[i] / counts[i] * page_bytes / disk.write_bytes_per_s;
@@ -427,8 +451,19 @@ class Search {
     return policy.kv_cache == cache || policy.weights.disk == 0;
   }
 
-  void consider(const Policy& policy, double program_time_s) {
-    const Prediction prediction = predict(in_.model, in_.hardware, precision_, policy, in_.workload, walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort));
+  /// With all experts loaded ahead too, where that makes a difference.
+  void consider(Policy policy, double program_time_s) {
+    const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
+    policy.max_choosing_rows = in_.request.max_choosing_rows.value_or(choosing_rows(in_.model, in_.hardware, precision_, policy));
+    judge(policy, walk, program_time_s);
+    const auto most = static_cast<double>(policy.max_choosing_rows);
+    if (in_.request.max_choosing_rows || std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return rows_of_step(step) <= most; })) return;
+    policy.max_choosing_rows = 0;
+    judge(policy, walk, program_time_s);
+  }
+
+  void judge(const Policy& policy, const SlotWalk& walk, double program_time_s) {
+    const Prediction prediction = predict(in_.model, in_.hardware, precision_, policy, in_.workload, walk);
     plan_.candidates.push_back({policy, prediction.time_s});
     if (best_ && prediction.time_s >= best_->time_s) return;
     best_ = plan_.candidates.back();
@@ -444,6 +479,7 @@ class Search {
   std::set<std::pair<int64_t, int64_t>> sizes_seen_;
   std::vector<size_t> step_class_;  ///< a step of the walk: its class
   size_t last_class_ = 0;
+  std::map<int64_t, int64_t> choosing_rows_;  ///< where all weights stream, by the number of micro-batches
   std::optional<Candidate> best_;
   Plan plan_;
 };
@@ -453,6 +489,7 @@ class Search {
 Plan make_plan(const PlanInput& input) {
   refuse_experts_on_gpu(input.model, input.budgets.gpu_bytes > 0);
   refuse_codes_on_gpu(input.model, input.budgets.gpu_bytes > 0);
+  refuse_loading_of_experts(input.model, input.request);
   return Search(input).run();
 }
 

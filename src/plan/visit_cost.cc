@@ -1,6 +1,7 @@
 #include "plan/visit_cost.h"
 
 #include "base/error.h"
+#include "schedule/expert_hits.h"
 
 namespace flexgen {
 
@@ -51,10 +52,10 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
   return {visit_time_s(processor, precision, before), visit_time_s(hardware.cpu, precision, attention), visit_time_s(processor, precision, after)};
 }
 
-double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows) {
+double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows, double hit_share) {
   ComputeAmount amount;
-  amount.rows = layer.row_share * rows;
-  amount.flops = layer.linear_flops_per_row * rows;
+  amount.rows = product_rows(layer, rows);
+  amount.flops = layer.linear_flops_per_row * rows / hit_share;
   amount.logits = layer.kind == LayerKind::kHead && !policy.on_gpu() ? static_cast<double>(layer.vocab_count) * rows : 0;
   return visit_time_s(processor_of(hardware, policy), precision, amount);
 }

@@ -36,8 +36,9 @@ struct BlockTimes {
 };
 BlockTimes block_times(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const ComputeAmount& whole);
 
-/// Seconds of a visit of `rows` rows to a layer that does not attend: the embedding, a unit of experts, or a chunk of the head, whose logits a GPU leaves to the processor beside it.
-double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows);
+/// Seconds of a visit of `rows` rows to a layer that does not attend: the embedding, a unit of experts, or a chunk of the head, whose logits a GPU leaves to the processor beside it. `hit_share`: of
+/// such micro-batches, how many visit the unit, where those of which no row has chosen one of its experts leave it out.
+double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows, double hit_share = 1);
 
 /// What a chunk of the head on a GPU sends down: the largest of each of its rows, and the logits if they are read.
 double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "model/scratch.h"
+#include "schedule/expert_hits.h"
 
 namespace flexgen {
 
@@ -20,6 +21,7 @@ Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, L
       exchange_(exchange),
       cpu_kernels_(cpu_kernels),
       schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
+      choices_(model, policy.num_micro_batches),
       plans_(static_cast<size_t>(policy.num_micro_batches)) {}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
@@ -53,6 +55,7 @@ void Executor::run_step(StepSource& source, int64_t step) {
 void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_visit) {
   const int64_t num_layers = schedule_.num_layers();
   int64_t active = 0;
+  choices_.forget();
   for (int64_t n = first_visit; n < end_visit; ++n) {
     Visit visit = schedule_[n];
     visit.pass = pass_;
@@ -67,10 +70,13 @@ void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_vis
     }
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
     if (!plan || layer.cache < 0) flush(source);
-    if (plan && (layer.kind != LayerKind::kHead || !plan->logit_rows.empty())) {
-      bool needed_later = visit.layer + 1 < num_layers &&
-                          (!plan->logit_rows.empty() ||
-                           model_.layers()[static_cast<size_t>(visit.layer + 1)].kind != LayerKind::kHead);
+    if (visit.layer == 0 && visit.last_of_layer()) begin_pass(visit);
+    if (layer.kind == LayerKind::kExperts && choices_.chooses()) {
+      if (!choices_.knows(visit.layer)) learn_choices(visit);
+      if (!choices_.is_wanted(visit.layer)) continue;  // nobody chose one of its experts
+    }
+    if (takes_place(visit) == TakesPlace::kYes) {
+      const bool needed_later = is_needed_later(visit);
       // Only once every micro-batch is planned is it known whether one is alone.
       bool alone = visit.group_size() == 1;
       forward(source, visit, plan, alone, needed_later);
@@ -79,10 +85,45 @@ void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_vis
     if (!pending_) weights_.commit(visit, last_done_);
     cache_.prefetch(visit, plans_);
     weights_.prefetch(visit);
-    hidden_.prefetch(visit, plans_, num_layers - 1);
+    hidden_.prefetch(visit, plans_, num_layers - 1, [this](const Visit& next) { return takes_place(next); });
   }
   flush(source);
   ++pass_;
+}
+
+void Executor::begin_pass(const Visit& visit) {
+  int64_t rows = 0;
+  for (int64_t batch = visit.group_first; batch < visit.group_end; ++batch)
+    if (const auto& plan = plans_[static_cast<size_t>(batch)]) rows += plan->num_rows();
+  choices_.begin_pass(rows <= policy_.max_choosing_rows);
+  weights_.begin_pass(visit.pass, choices_.chooses());
+}
+
+void Executor::learn_choices(const Visit& visit) {
+  last_done_.wait();
+  std::vector<int64_t> num_rows;
+  for (int64_t batch = visit.group_first; batch < visit.group_end; ++batch) {
+    const auto& plan = plans_[static_cast<size_t>(batch)];
+    num_rows.push_back(plan ? plan->num_rows() : 0);
+  }
+  choices_.learn(visit.layer, visit.group_first, num_rows);
+  weights_.choose(visit.layer, choices_.rows_of_expert());
+}
+
+TakesPlace Executor::takes_place(const Visit& visit) const {
+  const auto& plan = plans_[static_cast<size_t>(visit.batch)];
+  const LayerKind kind = model_.layers()[static_cast<size_t>(visit.layer)].kind;
+  if (!plan || (kind == LayerKind::kHead && plan->logit_rows.empty())) return TakesPlace::kNo;
+  if (kind != LayerKind::kExperts || !choices_.chooses()) return TakesPlace::kYes;
+  if (!choices_.knows(visit.layer)) return TakesPlace::kNotKnown;
+  return choices_.is_wanted_by(visit.batch, visit.layer) ? TakesPlace::kYes : TakesPlace::kNo;
+}
+
+bool Executor::is_needed_later(Visit visit) const {
+  // Where choices are not known yet, some unit of the block will be visited.
+  while (++visit.layer < schedule_.num_layers())
+    if (takes_place(visit) != TakesPlace::kNo) return true;
+  return false;
 }
 
 VisitInput Executor::Leases::input() const {
@@ -116,17 +157,7 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   if (layer.kind == LayerKind::kEmbed) leases->embed_rows = weights_.lookup(visit, plan->tokens, &work.after);
   for (const auto* events : {&leases->weights.after, &leases->hidden.after}) work.after.insert(work.after.end(), events->begin(), events->end());
 
-  VisitWork amount = model_.work(visit.layer, plan->num_rows(), leases->cache.slots,
-                                 static_cast<int64_t>(plan->logit_rows.size()), cache_.layout().geometry.dtype);
-  work_done_.linear_flops += amount.linear_flops;
-  work_done_.attention_flops += amount.attention_flops;
-  work_done_.kv_read_bytes += amount.kv_read_bytes;
-  if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += amount.kv_read_bytes;
-  work.amount = {amount.linear_flops, layer.row_share * static_cast<double>(layer.kind == LayerKind::kHead ? static_cast<int64_t>(plan->logit_rows.size()) : plan->num_rows()),
-                 amount.kv_read_bytes, amount.decode_kv_bytes, amount.decode_context, amount.chunk_attention_flops,
-                 layer.kind == LayerKind::kHead ? static_cast<double>(layer.vocab_count) * static_cast<double>(plan->logit_rows.size()) : 0};
-  ++work_done_.visits;
-  if (visit.layer == 0) work_done_.rows += plan->num_rows();
+  work.amount = amount_of(*leases);
 
   if (layer.cache >= 0 && policy_.attention_beside()) {
     forward_beside(source, leases, std::move(work), std::exchange(leases->cache.after, {}));
@@ -137,6 +168,29 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   else forward_whole(leases, std::move(work));
   if (layer.cache >= 0) cache_.commit(visit, *plan, last_done_);
   if (layer.kind == LayerKind::kEmbed) weights_.commit_lookup(visit.batch, last_done_);
+}
+
+ComputeAmount Executor::amount_of(const Leases& leases) {
+  const Visit& visit = leases.visit;
+  const BatchPlan& plan = *leases.plan;
+  const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
+  const bool is_head = layer.kind == LayerKind::kHead;
+  const auto logit_rows = static_cast<int64_t>(plan.logit_rows.size());
+  VisitWork work = model_.work(visit.layer, plan.num_rows(), leases.cache.slots, logit_rows, cache_.layout().geometry.dtype);
+  double rows = product_rows(layer, static_cast<double>(is_head ? logit_rows : plan.num_rows()));
+  if (layer.kind == LayerKind::kExperts && choices_.chooses()) {  // not as expected, but as it is
+    const ExpertChoices::Products products = choices_.products_of(visit.batch, visit.layer);
+    work.linear_flops = layer.linear_flops_per_row / layer.row_share / static_cast<double>(layer.num_experts) * products.rows;
+    rows = products.rows_each;
+  }
+  work_done_.linear_flops += work.linear_flops;
+  work_done_.attention_flops += work.attention_flops;
+  work_done_.kv_read_bytes += work.kv_read_bytes;
+  if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += work.kv_read_bytes;
+  ++work_done_.visits;
+  if (visit.layer == 0) work_done_.rows += plan.num_rows();
+  return {work.linear_flops, rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops,
+          is_head ? static_cast<double>(layer.vocab_count * logit_rows) : 0};
 }
 
 void Executor::computed(const Leases& leases, const Event& done) {
@@ -164,6 +218,8 @@ void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
     const Visit& visit = leases->visit;
     model_.forward(visit.layer, leases->weights.views, leases->input(), cache_.layout().geometry, leases->hidden.rows, scratch_.data(), kernels_,
                    leases->plan->sink.get());
+    if (policy_.max_choosing_rows > 0 && model_.chooses_experts(visit.layer))
+      model_.count_choices(leases->plan->num_rows(), leases->hidden.rows, choices_.rows_of_expert(visit.batch));
     copy_out(*leases);
   };
   computed(*leases, lanes_.compute->submit(std::move(work)));

@@ -17,6 +17,7 @@
 #include "schedule/batch_plan.h"
 #include "schedule/cache_store.h"
 #include "schedule/exchange.h"
+#include "schedule/expert_choices.h"
 #include "schedule/hidden_store.h"
 #include "schedule/lanes.h"
 #include "schedule/weight_store.h"
@@ -40,11 +41,21 @@ class Executor {
   /// any lane, after the drain.
   void run(StepSource& source, const std::atomic<bool>& stop);
   const WorkDone& work_done() const { return work_done_; }
+  /// Simulations: rows choose their experts at random. Before run().
+  void imagine_choices(uint64_t seed) { choices_.imagine(seed); }
 
  private:
   /// One step of the block: all layers, all micro-batches, group by group.
   void run_step(StepSource& source, int64_t step);
   void run_pass(StepSource& source, int64_t first_visit, int64_t end_visit);
+  /// Every micro-batch of the pass is planned: decides whether it loads all experts, or those that are chosen.
+  void begin_pass(const Visit& visit);
+  /// Before the first visit of a block's experts, in a pass that loads those that are chosen: waits until all of the block's rows have chosen. That is the one thing that the host thread waits for
+  /// beside the tokens of the step before.
+  void learn_choices(const Visit& visit);
+  TakesPlace takes_place(const Visit& visit) const;
+  /// Whether the micro-batch has visits of later layers of this process.
+  bool is_needed_later(Visit visit) const;
   /// What a visit works with, kept until all its work is over.
   struct Leases {
     Visit visit;
@@ -66,6 +77,8 @@ class Executor {
   void flush(StepSource& source);
   /// The visit's part in the compute lane is enqueued up to `done`.
   void computed(const Leases& leases, const Event& done);
+  /// What the visit computes; counts it as work done.
+  ComputeAmount amount_of(const Leases& leases);
   void copy_in(const Leases& leases);
   void copy_out(const Leases& leases);
 
@@ -80,6 +93,7 @@ class Executor {
   Exchange* exchange_;
   Kernels* cpu_kernels_;
   Schedule schedule_;
+  ExpertChoices choices_;
   int64_t pass_ = 0;  ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before

@@ -48,8 +48,6 @@ HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_p
   stored_.resize(static_cast<size_t>(layout_.num_batches));
   for (auto* events : {&computed_, &sent_}) events->resize(static_cast<size_t>(layout_.num_batches));
   FLEXGEN_CHECK(layout_.disk_rows == 0 || file_ != nullptr);
-  const auto num_layers = static_cast<int64_t>(model.layers().size());
-  while (first_head_layer_ < num_layers && model.layers()[static_cast<size_t>(first_head_layer_)].kind != LayerKind::kHead) ++first_head_layer_;
 }
 
 Staged HiddenStore::moves(bool write, const Visit& visit, const BatchPlan& plan, int64_t key) {
@@ -177,18 +175,20 @@ void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, 
   stored_[batch] = stager_.store(key, done, std::move(what));
 }
 
-void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer) {
+void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer, const std::function<TakesPlace(const Visit&)>& takes_place) {
   if (layout_.host_rows + layout_.disk_rows == 0) return;
   if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
   int64_t active = std::count_if(plans.begin() + visit.group_first, plans.begin() + visit.group_end, [](const auto& plan) { return plan != nullptr; });
   if (active < 2) return;
   Visit next = visit;
-  // The producer of a micro-batch's next load is its visit of the layer before: at most active - 1 visits ahead.
+  // The producer of a micro-batch's next load is its visit before that: at most active - 1 visits ahead.
   for (int64_t ahead = 0; ahead < std::min<int64_t>(stager_.count() - 1, active - 1);) {
     next.advance();
     if (next.layer > last_layer) return;
+    const TakesPlace wanted = takes_place(next);
+    if (wanted == TakesPlace::kNotKnown) return;
+    if (wanted == TakesPlace::kNo) continue;
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
-    if (!plan || (next.layer >= first_head_layer_ && plan->logit_rows.empty())) continue;
     ++ahead;
     const Held& held = held_[static_cast<size_t>(next.batch)];
     if (!staged(*plan) || (held.step == next.step && held.layer == next.layer)) continue;

@@ -4,6 +4,7 @@
 // buffers, except when the next visit is of the same micro-batch, which takes them over in place. Between pipeline stages they come from the stage before
 // and go on to the next one. Host thread only.
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -58,7 +59,8 @@ class HiddenStore {
   /// `alone`: no other micro-batch is active in this pass, so the rows can stay where they are.
   HiddenLease acquire(const Visit& visit, const BatchPlan& plan, bool alone);
   void commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done);
-  void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer);
+  /// Loads what the next visits need, up to the first of which it is not known whether it `takes_place`.
+  void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer, const std::function<TakesPlace(const Visit&)>& takes_place);
 
  private:
   bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.resident_rows; }
@@ -77,7 +79,6 @@ class HiddenStore {
   Stager stager_;
   std::vector<Event> computed_, sent_;  ///< a batch: its newest visit, and its newest message to the next stage
   int64_t next_key_ = 0;
-  int64_t first_head_layer_ = 0;
   struct Held {
     int64_t step = -1, layer = -1, key = -1;
     bool committed = false;  ///< its compute was enqueued

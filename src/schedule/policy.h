@@ -19,6 +19,8 @@ struct Policy {
   int64_t num_groups = 1;         ///< pipeline stages: groups of micro-batches that go through the layers one after the other
   int64_t max_rows = 256;         ///< tokens of one micro-batch in one step, at most
   int64_t max_logit_rows = 256;   ///< of these, positions whose logits are computed, at most
+  /// Of a mixture's experts a pass of so many rows at most loads those that its rows choose, once that is known; a larger one loads all, ahead of their use.
+  int64_t max_choosing_rows = 0;
   int buffers = 3;                ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
   Fractions weights, kv_cache, activations;
   Tier compute_tier = Tier::kCpu;    ///< kGpu where a device computes; gpu shares are 0 else

@@ -22,6 +22,9 @@ struct Visit {
   bool operator==(const Visit&) const = default;
 };
 
+/// Whether a visit that lies ahead will take place: one that does not costs nothing.
+enum class TakesPlace { kYes, kNo, kNotKnown };
+
 class Schedule {
  public:
   Schedule(int64_t num_layers, int64_t num_batches, int64_t num_groups = 1)

@@ -1,6 +1,7 @@
 #include "schedule/weight_store.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <numeric>
 
@@ -26,6 +27,23 @@ int64_t grain_of(const WeightSpec& weight) {
   return is_transposed(weight.dtype) ? weight.rows : std::min(weight.rows, std::lcm(kWeightGrainRows, weight.codes->grain_rows));
 }
 
+/// Of the weights that are placed, the shares of experts and those of all others, which go to the faster tiers first: each step reads them whole, and of experts a small step reads the chosen ones.
+struct PlacedShares {
+  Fractions others, experts;
+};
+PlacedShares placed_shares(const Fractions& shares, double other_bytes, double expert_bytes) {
+  if (expert_bytes <= 0 || shares.gpu >= 1 || shares.cpu >= 1 || shares.disk >= 1) return {shares, shares};
+  const double bytes = other_bytes + expert_bytes;
+  auto within = [](double part, double whole) { return whole > 0 ? std::clamp(part / whole, 0.0, 1.0) : 0; };
+  auto filled_up = [](double gpu, double cpu) {
+    const double disk = 1 - gpu - cpu;
+    return Fractions{gpu, disk < 1e-9 ? 1 - gpu : cpu, disk < 1e-9 ? 0 : disk};
+  };
+  const double other_gpu = std::min(other_bytes, shares.gpu * bytes), other_cpu = std::min(other_bytes - other_gpu, shares.cpu * bytes);
+  return {filled_up(within(other_gpu, other_bytes), within(other_cpu, other_bytes)),
+          filled_up(within(shares.gpu * bytes - other_gpu, expert_bytes), within(shares.cpu * bytes - other_cpu, expert_bytes))};
+}
+
 /// Those that are not done; a failed one stays, for whoever waits.
 const std::vector<Event>& pending(std::vector<Event>& events) {
   std::erase_if(events, [](const Event& event) { return event.done() && !event.error(); });
@@ -44,20 +62,25 @@ AlignedExtent AlignedExtent::around(int file, int64_t offset, int64_t bytes) {
 }
 
 WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_tier(policy.compute_tier) {
-  std::vector<PlacedObject> objects;
+  std::array<std::vector<PlacedObject>, 2> objects;  // of experts the second
+  std::array<double, 2> bytes{};
   for (const LayerSpec& layer : model.layers())
     for (const WeightUse& use : layer.uses) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
-      if (!use.lookup && !weight.always_resident)
-        objects.push_back({use.rows, weight.row_bytes(), grain_of(weight)});
+      if (use.lookup || weight.always_resident) continue;
+      const size_t kind = layer.kind == LayerKind::kExperts ? 1 : 0;
+      objects[kind].push_back({use.rows, weight.row_bytes(), grain_of(weight)});
+      bytes[kind] += static_cast<double>(use.rows * weight.row_bytes());
     }
-  std::vector<RowSplit> splits = place(objects, policy.weights);
+  const PlacedShares shares = placed_shares(policy.weights, bytes[0], bytes[1]);
+  const std::array<std::vector<RowSplit>, 2> splits{place(objects[0], shares.others), place(objects[1], shares.experts)};
   const bool on_gpu = policy.on_gpu();
 
   // A tensor used twice whole (a norm shared by the head's chunks) is kept once.
   std::map<int, int64_t> resident_whole;
-  size_t next_object = 0;
+  std::array<size_t, 2> next_object{};
   for (const LayerSpec& spec : model.layers()) {
+    const size_t kind = spec.kind == LayerKind::kExperts ? 1 : 0;
     Layer layer;
     layer.host_at = host_bytes;
     for (const WeightUse& wanted : spec.uses) {
@@ -90,7 +113,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       } else if (weight.always_resident) {
         use.resident_rows = wanted.rows;
       } else {
-        const StagedSplit split = staged_split(splits[next_object++], compute_tier);
+        const StagedSplit split = staged_split(splits[kind][next_object[kind]++], compute_tier);
         use.resident_rows = split.resident;
         use.host_rows = split.host;
         use.streamed_rows = split.disk;
@@ -183,9 +206,11 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
   }
   lookup_in_use_.resize(static_cast<size_t>(policy.num_micro_batches));
 
+  std::vector<int64_t> streamed;
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer)
-    if (layout_.layers[layer].ring_index >= 0) ring_layers_.push_back(static_cast<int64_t>(layer));
-  first_loads_ = FirstLoads(model, ring_layers_);
+    if (layout_.layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
+  order_ = StreamOrder(model, streamed, policy.buffers, policy.max_choosing_rows > 0);
+  first_loads_ = FirstLoads(model, std::move(streamed));
   resident_ready_.resize(layout_.layers.size());
   host_ready_.resize(layout_.layers.size());
   load_resident(first_loads_.at_start());
@@ -241,20 +266,30 @@ void WeightStore::load_resident_gpu(int64_t layer) {
   }
 }
 
-int64_t WeightStore::key(int64_t pass, int64_t layer) const {
-  return pass * layout_.num_streamed_layers + layout_.layers[static_cast<size_t>(layer)].ring_index;
+void WeightStore::choose(int64_t first_unit, std::span<const int32_t> rows_of_expert) {
+  rows_of_expert_.assign(rows_of_expert.begin(), rows_of_expert.end());
+  std::vector<bool> wanted;
+  for (auto layer = static_cast<size_t>(first_unit); layer < model_.layers().size() && model_.layers()[layer].kind == LayerKind::kExperts; ++layer)
+    wanted.push_back(layer + 1 == model_.layers().size() || model_.layers()[layer].rows_that_chose(rows_of_expert) > 0);
+  order_.choose(first_unit, wanted);
 }
 
-void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
-  int64_t layer = ring_layers_[static_cast<size_t>(key % layout_.num_streamed_layers)];
+bool WeightStore::is_wanted(const Loading& loading, size_t use) const {
+  const LayerSpec& layer = model_.layers()[static_cast<size_t>(loading.object.layer)];
+  if (layer.uses[use].lookup) return false;
+  return layer.kind != LayerKind::kExperts || !loading.chosen_alone || rows_of_expert_[static_cast<size_t>(layer.expert_of_use(use))] > 0;
+}
+
+void WeightStore::issue(const Loading& loading, int64_t num_pieces) {
+  const int64_t layer = loading.object.layer, key = loading.number, piece = loading.pieces_issued;
   const WeightLayout::Layer& placed = layout_.layers[static_cast<size_t>(layer)];
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(layer)];
-  load_resident(first_loads_.before_streaming(key));
+  load_resident(first_loads_.before_streaming(loading.object.place));
   if (!stager_.holds(key)) stager_.start(key);
   Staged what;
   what.name = "load weights";
   what.copies_after = pending(host_ready_[static_cast<size_t>(layer)]);
-  what.visit = {key / layout_.num_streamed_layers, layer, 0};  // the pass, strictly
+  what.visit = {loading.object.pass, layer, 0};  // the pass, strictly
   // The piece [from, to) of what the disk gives, and of what RAM gives a GPU, cut at aligned offsets whatever tensor lies there.
   auto part = [&](int64_t bytes) {
     const int64_t share = round_up(ceil_div(bytes, num_pieces), 1 << 20);
@@ -266,7 +301,7 @@ void WeightStore::issue(int64_t key, int64_t piece, int64_t num_pieces) {
   const bool on_gpu = layout_.compute_tier == Tier::kGpu;
   for (size_t i = 0; i < spec.uses.size(); ++i) {
     const WeightLayout::Use& use = placed.uses[i];
-    if (use.lookup) continue;
+    if (!is_wanted(loading, i)) continue;
     const int64_t row_bytes = model_.weights()[static_cast<size_t>(spec.uses[i].weight)].row_bytes();
     std::byte* rows = stager_.data(key) + use.staged_at;
     const int64_t host_first = use.host_at - use.host.skip - placed.host_at;  // of the extent in the layer's part
@@ -298,10 +333,10 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   const std::byte* staged = nullptr;
   load_resident(first_loads_.before_visit(visit.layer));
   if (layout.ring_index >= 0) {
-    int64_t wanted = key(visit.pass, visit.layer);
-    while (issued_key_ < wanted) {  // not prefetched: the start of the run, or a single buffer
-      FLEXGEN_CHECK(pieces_issued_ == 0);
-      issue(++issued_key_, 0, 1);
+    int64_t wanted = order_.number_of(visit.pass, visit.layer);
+    for (; wanted < 0; wanted = order_.number_of(visit.pass, visit.layer)) {  // not prefetched: the start of the run, a single buffer, or experts that were just chosen
+      FLEXGEN_CHECK(!loading_ && order_.next() && order_.next()->pass <= visit.pass, "layer {} of pass {} is not to be loaded", visit.layer, visit.pass);
+      issue(take(), 1);
     }
     lease.after = stager_.ready(wanted);
     staged = stager_.data(wanted);
@@ -328,29 +363,23 @@ WeightLease WeightStore::acquire(const Visit& visit) {
 }
 
 void WeightStore::commit(const Visit& visit, const Event& done) {
-  const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
-  if (layout.ring_index < 0) return;
   // One lane computes in order, so the last visit's event covers the earlier ones. (A head that nobody visited may not be there.)
-  const int64_t used = key(visit.pass, visit.layer);
-  if (visit.last_of_layer() && stager_.holds(used)) stager_.use(used, done);
+  const int64_t used = order_.number_of(visit.pass, visit.layer);
+  if (visit.last_of_layer() && used >= 0) stager_.use(used, done);
 }
 
 void WeightStore::prefetch(const Visit& visit) {
-  if (layout_.num_streamed_layers == 0 || stager_.count() < 2) return;
-  const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
-  if (layout.ring_index < 0) return;
-  // The buffer after the newest ones was freed by the layer before this one.
-  int64_t furthest = key(visit.pass, visit.layer) + stager_.count() - 1;
-  while (issued_key_ + 1 < furthest) {  // start of the run: fill the ring
-    issue(++issued_key_, 0, 1);
-  }
-  if (issued_key_ >= furthest) return;
+  if (stager_.count() < 2) return;
+  const int64_t own = order_.number_of(visit.pass, visit.layer);
+  if (own < 0) return;
+  // The buffer after the newest ones was freed by the object before this one.
+  const int64_t furthest = own + stager_.count() - 1;
+  while (order_.taken() < furthest && order_.next()) issue(take(), 1);  // start of the run, or experts that were just chosen: fill the ring
+  if (order_.taken() == furthest && order_.next()) loading_ = take();
+  if (!loading_) return;
   // Visits that the executor skipped at the start of a pass left their pieces to this one.
-  while (pieces_issued_ <= visit.batch - visit.group_first) issue(furthest, pieces_issued_++, visit.group_size());
-  if (pieces_issued_ == visit.group_size()) {
-    issued_key_ = furthest;
-    pieces_issued_ = 0;
-  }
+  for (; loading_->pieces_issued <= visit.batch - visit.group_first; ++loading_->pieces_issued) issue(*loading_, visit.group_size());
+  if (loading_->pieces_issued == visit.group_size()) loading_.reset();
 }
 
 WeightStore::FoundRow WeightStore::find_row(const WeightUse& table, const WeightLayout::Use& own, int32_t row) const {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
 #include "schedule/stager.h"
+#include "schedule/stream_order.h"
 #include "schedule/visit.h"
 
 namespace flexgen {
@@ -30,7 +32,7 @@ struct AlignedExtent {
 };
 
 /// Which rows of each layer's weights are where; pure arithmetic over the model, shared with the planner. Rows in order: resident in the tier
-/// that computes, then (where that is a GPU) in RAM, then on disk; the latter two pass through the staging buffers.
+/// that computes, then (where that is a GPU) in RAM, then on disk; the latter two pass through the staging buffers. A mixture's experts take of the faster tiers what its other weights leave.
 ///
 /// On a CPU the disk fills memory directly, so everything lies there as aligned supersets; in a GPU rows are packed, at multiples of kDeviceAlignment.
 class WeightLayout {
@@ -96,6 +98,12 @@ class WeightStore {
   /// computing begins with the first layer and not with the last; loading the first layers begins here.
   WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes);
 
+  /// The rows of a pass are known: it loads all experts, ahead of their use, or (`chooses`) of each block those that choose() names.
+  void begin_pass(int64_t pass, bool chooses) { order_.begin_pass(pass, chooses); }
+  /// In a pass that chooses, before the block's first unit of experts is acquired: how many rows chose each expert [E]. Units of which none was chosen are not to be acquired, but for a pipeline stage's last layer; of the others the
+  /// chosen experts are loaded, and what the views of the rest show means nothing.
+  void choose(int64_t first_unit, std::span<const int32_t> rows_of_expert);
+
   /// The layer's weights for a visit; issues what was not prefetched.
   WeightLease acquire(const Visit& visit);
   /// Called after the visit's compute was enqueued.
@@ -112,8 +120,21 @@ class WeightStore {
   const WeightLayout& layout() const { return layout_; }
 
  private:
-  int64_t key(int64_t pass, int64_t layer) const;
-  void issue(int64_t key, int64_t piece, int64_t num_pieces);
+  /// An object of the ring, of which the first pieces are issued.
+  struct Loading {
+    int64_t number = 0;
+    StreamOrder::Object object;
+    bool chosen_alone = false;  ///< of experts those that were chosen
+    int64_t pieces_issued = 0;
+  };
+  Loading take() {
+    const int64_t number = order_.taken();
+    return {number, order_.take(), order_.chooses(), 0};
+  }
+  /// Issues the next piece of `num_pieces`.
+  void issue(const Loading& loading, int64_t num_pieces);
+  /// Whether what the object's layer reads as uses[use] is to be loaded.
+  bool is_wanted(const Loading& loading, size_t use) const;
   /// Issues the loads of these layers' resident shares.
   void load_resident(std::span<const int64_t> layers);
   void load_in_place(int64_t layer);
@@ -133,9 +154,9 @@ class WeightStore {
   Stager stager_;
   StagingRing load_ring_;
   int64_t load_key_ = 0;
-  int64_t issued_key_ = -1;          ///< every key up to this one is fully issued
-  int64_t pieces_issued_ = 0;        ///< of key issued_key_ + 1
-  std::vector<int64_t> ring_layers_; ///< layer of each ring index
+  StreamOrder order_;
+  std::optional<Loading> loading_;   ///< the newest object, while some of its pieces are not issued
+  std::vector<int32_t> rows_of_expert_;  ///< of the block under way, in a pass that chooses
   FirstLoads first_loads_;
   std::vector<std::vector<Event>> resident_ready_, host_ready_;  ///< a layer: its loads into the compute tier, and into RAM beside a GPU; none once they are done
   std::vector<std::span<std::byte>> lookup_memory_, lookup_bounce_;  ///< a batch

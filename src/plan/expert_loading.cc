@@ -1,0 +1,119 @@
+#include "plan/expert_loading.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "schedule/expert_hits.h"
+#include "schedule/weight_store.h"
+
+namespace flexgen {
+namespace {
+
+/// Where nothing was measured.
+constexpr double kHalfChosen = 0.5;
+
+int64_t batches_of_a_pass(const Policy& policy) { return ceil_div(policy.num_micro_batches, policy.num_groups); }
+
+/// Layers that differ in nothing but their place, and what is read of them in a pass.
+struct AlikeLayers {
+  const LayerSpec* one = nullptr;
+  double count = 0, bytes = 0;
+};
+
+/// A pass's sparse blocks, attention without what depends on the length of texts.
+class SparseBlocks {
+ public:
+  SparseBlocks(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy)
+      : mixture_(model.config().mixture), hardware_(hardware), precision_(precision), policy_(policy) {
+    const WeightLayout layout(model, policy);
+    for (size_t i = 0; i < model.layers().size(); ++i) {
+      const LayerSpec& layer = model.layers()[i];
+      const bool is_unit = layer.kind == LayerKind::kExperts;
+      if (!is_unit && !model.chooses_experts(static_cast<int64_t>(i))) continue;
+      std::vector<AlikeLayers>& kinds = is_unit ? units_ : attention_;
+      auto alike = std::find_if(kinds.begin(), kinds.end(), [&](const AlikeLayers& kind) {
+        return kind.one->num_experts == layer.num_experts && kind.one->linear_flops_per_row == layer.linear_flops_per_row;
+      });
+      if (alike == kinds.end()) alike = kinds.insert(kinds.end(), AlikeLayers{&layer, 0, 0});
+      alike->count += 1;
+      alike->bytes += static_cast<double>(layout.layers[i].streamed_bytes);
+    }
+  }
+
+  bool is_faster_chosen(int64_t rows_of_pass) const {
+    const auto rows = static_cast<double>(rows_of_pass);
+    const double batches = std::min(rows, static_cast<double>(batches_of_a_pass(policy_))), each = rows / batches;
+    double attend_s = 0, attention_read_s = 0, waits_s = 0, all_s = 0, all_read_s = 0, chosen_s = 0, chosen_read_s = 0;
+    for (const AlikeLayers& of : attention_) {
+      attend_s += of.count * batches * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each);
+      attention_read_s += read_s(of.count, of.bytes);
+      waits_s += of.count * processor_of(hardware_, policy_).visit_s;
+    }
+    for (const AlikeLayers& of : units_) {
+      const double hit = unit_hit_share(mixture_, of.one->num_experts, each);
+      all_s += of.count * batches * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each);
+      chosen_s += of.count * batches * hit * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each, hit);
+      all_read_s += read_s(of.count, of.bytes);
+      chosen_read_s += read_s(of.count * unit_hit_share(mixture_, of.one->num_experts, rows), of.bytes * expert_hit_share(mixture_, rows));
+    }
+    if (policy_.buffers == 1) return chosen_s + chosen_read_s + waits_s < all_s + all_read_s;
+    // While it is not known what to read, nothing is read.
+    return attend_s + waits_s + std::max(chosen_s, attention_read_s + chosen_read_s) < std::max(attend_s + all_s, attention_read_s + all_read_s);
+  }
+
+ private:
+  double read_s(double count, double bytes) const { return bytes > 0 ? count * hardware_.disk.request_s + bytes / hardware_.disk.read_bytes_per_s : 0; }
+
+  const Mixture& mixture_;
+  const HardwareProfile& hardware_;
+  const Precision& precision_;
+  const Policy& policy_;
+  std::vector<AlikeLayers> attention_, units_;
+};
+
+}  // namespace
+
+int64_t choosing_rows(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy) {
+  if (!model.config().is_mixture()) return 0;
+  const SparseBlocks blocks(model, hardware, precision, policy);
+  const int64_t most = policy.max_rows * batches_of_a_pass(policy);
+  int64_t low = 0, high = 1;  // the more rows, the less is saved
+  while (high <= most && blocks.is_faster_chosen(high)) {
+    low = high;
+    high *= 2;
+  }
+  high = std::min(high, most + 1);
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (blocks.is_faster_chosen(middle) ? low : high) = middle;
+  }
+  return low;
+}
+
+int64_t choosing_rows_by_rule(const Model& model) {
+  const Mixture& mixture = model.config().mixture;
+  if (!model.config().is_mixture() || mixture.experts_per_row >= mixture.num_experts) return 0;
+  const double miss = 1 - static_cast<double>(mixture.experts_per_row) / static_cast<double>(mixture.num_experts);
+  return static_cast<int64_t>(std::log(1 - kHalfChosen) / std::log(miss));
+}
+
+void refuse_loading_of_experts(const Model& model, const PolicyRequest& request) {
+  if (request.max_choosing_rows && !model.config().is_mixture()) fail_user("--load-experts: this model ({}) is no mixture of experts; leave it out", model.config().model_type);
+}
+
+std::string experts_text(const Model& model, const Policy& policy) {
+  const Mixture& mixture = model.config().mixture;
+  if (!model.config().is_mixture()) return "";
+  const int64_t most = policy.max_rows * batches_of_a_pass(policy), rows = std::min(policy.max_choosing_rows, most);
+  if (rows == 0) return "each step loads all experts, ahead of their use";
+  const std::string share = fmt::format("of {} {} {:.0f}% of them are expected to be chosen", rows, rows == 1 ? "token" : "tokens", 100 * expert_hit_share(mixture, static_cast<double>(rows)));
+  if (rows == most) return fmt::format("each step loads the experts that its tokens choose, once that is known ({})", share);
+  return fmt::format("steps of up to {} {} load the experts that these choose, once that is known ({}); larger ones load all, ahead of their use", rows, rows == 1 ? "token" : "tokens", share);
+}
+
+}  // namespace flexgen

@@ -1,0 +1,18 @@
+#pragma once
+// How many experts some row of a pass is expected to choose, if rows choose independently and no expert is chosen more often than another. What visits are said to take and how
+// the planner loads experts go by it. Pure functions.
+
+#include "model/model.h"
+
+namespace flexgen {
+
+/// The share of a block's experts that `rows` rows choose: 1 - (1 - k/E)^rows.
+double expert_hit_share(const Mixture& mixture, double rows);
+
+/// The same of units of `num_experts` experts: a row chooses none of these with the chance C(E - n, k) / C(E, k).
+double unit_hit_share(const Mixture& mixture, int64_t num_experts, double rows);
+
+/// Rows that each product of a visit of `rows` rows multiplies: of experts, the mean over those that some row chooses.
+double product_rows(const LayerSpec& layer, double rows);
+
+}  // namespace flexgen

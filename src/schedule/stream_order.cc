@@ -1,0 +1,64 @@
+#include "schedule/stream_order.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace flexgen {
+
+StreamOrder::StreamOrder(const Model& model, std::vector<int64_t> streamed, int64_t buffers, bool chooses)
+    : streamed_(std::move(streamed)), index_(model.layers().size(), -1), choices_(streamed_.size(), Choice::kUnknown), buffers_(buffers), chooses_(chooses) {
+  for (size_t i = 0; i < streamed_.size(); ++i) {
+    const auto layer = static_cast<size_t>(streamed_[i]);
+    index_[layer] = static_cast<int64_t>(i);
+    is_unit_.push_back(model.layers()[layer].kind == LayerKind::kExperts);
+  }
+}
+
+void StreamOrder::begin_pass(int64_t pass, bool chooses) {
+  pass_ = pass;
+  chooses_ = chooses;
+  std::fill(choices_.begin(), choices_.end(), Choice::kUnknown);
+}
+
+void StreamOrder::choose(int64_t first_layer, const std::vector<bool>& wanted) {
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const int64_t index = index_[static_cast<size_t>(first_layer) + i];
+    if (index >= 0) choices_[static_cast<size_t>(index)] = wanted[i] ? Choice::kWanted : Choice::kNotWanted;
+  }
+}
+
+std::optional<StreamOrder::Object> StreamOrder::next() {
+  if (streamed_.empty()) return std::nullopt;
+  for (;; ++place_) {
+    const auto index = static_cast<size_t>(place_ % size());
+    const Object object{place_ / size(), streamed_[index], place_};
+    if (!is_unit_[index]) return object;
+    if (object.pass < pass_) continue;  // nobody came for it
+    if (!chooses_) return object;
+    if (object.pass > pass_ || choices_[index] == Choice::kUnknown) return std::nullopt;
+    if (choices_[index] == Choice::kWanted) return object;
+  }
+}
+
+StreamOrder::Object StreamOrder::take() {
+  const std::optional<Object> object = next();
+  FLEXGEN_CHECK(object.has_value(), "what is loaded next is not known yet");
+  ++place_;
+  kept_.push_back(object->place);
+  if (static_cast<int64_t>(kept_.size()) > buffers_) {
+    kept_.pop_front();
+    ++first_kept_;
+  }
+  return *object;
+}
+
+int64_t StreamOrder::number_of(int64_t pass, int64_t layer) const {
+  const int64_t index = index_[static_cast<size_t>(layer)];
+  if (index < 0) return -1;
+  const auto known = std::find(kept_.begin(), kept_.end(), pass * size() + index);
+  return known == kept_.end() ? -1 : first_kept_ + (known - kept_.begin());
+}
+
+}  // namespace flexgen

@@ -1,0 +1,53 @@
+#pragma once
+// StreamOrder: which layer's streamed rows are loaded next, and as which object of the ring of staging buffers. A pass loads its layers in order: units of experts all of them, ahead of their use,
+// or, in a pass that chooses, those of which some row has chosen an expert, once that is known. WeightStore loads by it, and the cost model counts time by it. Pure.
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "model/model.h"
+
+namespace flexgen {
+
+class StreamOrder {
+ public:
+  struct Object {
+    int64_t pass = 0, layer = 0;
+    int64_t place = 0;  ///< among the streamed layers of all passes, loaded or not
+  };
+
+  StreamOrder() = default;
+  /// `streamed`: the layers with rows that do not stay in memory, in order; `buffers`: of the ring. `chooses`: what the first pass is taken for until it begins.
+  StreamOrder(const Model& model, std::vector<int64_t> streamed, int64_t buffers, bool chooses);
+
+  /// It is known how the pass loads experts. Later ones are taken for such too, until they begin.
+  void begin_pass(int64_t pass, bool chooses);
+  bool chooses() const { return chooses_; }
+  /// In the pass under way, which chooses: which of the units first_layer, first_layer + 1, ... are wanted.
+  void choose(int64_t first_layer, const std::vector<bool>& wanted);
+
+  /// What is to be loaded next; nothing while that is not known.
+  std::optional<Object> next();
+  /// Takes next(), which there must be; it becomes object number taken() of the ring.
+  Object take();
+  int64_t taken() const { return first_kept_ + static_cast<int64_t>(kept_.size()); }
+  /// The number of a layer's object in a pass; -1 where it was not taken, or so long ago that another has its buffer.
+  int64_t number_of(int64_t pass, int64_t layer) const;
+
+ private:
+  enum class Choice : uint8_t { kUnknown, kWanted, kNotWanted };
+  int64_t size() const { return static_cast<int64_t>(streamed_.size()); }
+
+  std::vector<int64_t> streamed_;
+  std::vector<int64_t> index_;    ///< a layer: where it is in streamed_, or -1
+  std::vector<bool> is_unit_;     ///< a streamed layer
+  std::vector<Choice> choices_;   ///< a streamed layer, in the pass under way
+  int64_t buffers_ = 1, pass_ = -1, place_ = 0;
+  bool chooses_ = false;
+  std::deque<int64_t> kept_;      ///< places of the objects that were taken last, a buffer each
+  int64_t first_kept_ = 0;        ///< number of the first of these
+};
+
+}  // namespace flexgen

@@ -1,0 +1,66 @@
+// Which weights lie where.
+
+#include <gtest/gtest.h>
+
+#include "schedule/weight_store.h"
+
+namespace flexgen::weight_layout_test {
+namespace {
+
+struct Bytes {
+  double resident = 0, streamed = 0;
+  double share() const { return resident / (resident + streamed); }
+};
+
+/// Of experts, and of all other weights that are placed.
+std::pair<Bytes, Bytes> bytes_of(const Model& model, const Fractions& weights) {
+  Policy policy;
+  policy.weights = weights;
+  const WeightLayout layout(model, policy);
+  Bytes experts, others;
+  for (size_t i = 0; i < layout.layers.size(); ++i)
+    for (size_t u = 0; u < layout.layers[i].uses.size(); ++u) {
+      const WeightUse& use = model.layers()[i].uses[u];
+      const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
+      if (use.lookup || weight.always_resident) continue;
+      Bytes& of = model.layers()[i].kind == LayerKind::kExperts ? experts : others;
+      of.resident += static_cast<double>(layout.layers[i].uses[u].resident_rows * weight.row_bytes());
+      of.streamed += static_cast<double>(layout.layers[i].uses[u].streamed_rows * weight.row_bytes());
+    }
+  return {experts, others};
+}
+
+/// A small step reads of experts those that are chosen, and of other weights all: these are in memory first.
+TEST(WeightLayout, ExpertsTakeWhatOtherWeightsLeave) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "olmoe", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 4, "num_experts": 8,
+    "num_experts_per_tok": 2, "vocab_size": 1024, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const auto [all, all_others] = bytes_of(*model, {0, 0, 1});
+  const double bytes = all.streamed + all_others.streamed, other_share = all_others.streamed / bytes;
+  ASSERT_GT(other_share, 0.1);
+  ASSERT_LT(other_share, 0.3);
+  for (double share : {0.05, other_share / 2, other_share, 0.4, 0.75, 0.99, 1.0}) {
+    const auto [experts, others] = bytes_of(*model, {0, share, 1 - share});
+    EXPECT_NEAR((experts.resident + others.resident) / bytes, share, 0.01);
+    EXPECT_NEAR(others.share(), std::min(1.0, share / other_share), 0.02) << share;
+    if (share > other_share) {
+      EXPECT_EQ(others.streamed, 0) << share;
+    }
+    if (share < other_share) {
+      EXPECT_EQ(experts.resident, 0) << share;
+    }
+    if (share == 1) {
+      EXPECT_EQ(experts.streamed, 0);
+    }
+  }
+  // Experts share evenly, so that the disk has the same to do for each block.
+  Policy policy;
+  policy.weights = {0, 0.5, 0.5};
+  const WeightLayout layout(*model, policy);
+  for (size_t i = 0; i < layout.layers.size(); ++i) {
+    if (model->layers()[i].kind != LayerKind::kExperts) continue;
+    for (const WeightLayout::Use& use : layout.layers[i].uses) EXPECT_NEAR(static_cast<double>(use.streamed_rows) / static_cast<double>(use.streamed_rows + use.resident_rows), 0.5 / (1 - other_share), 0.1);
+  }
+}
+
+}  // namespace
+}  // namespace flexgen::weight_layout_test
