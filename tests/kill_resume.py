@@ -43,29 +43,27 @@ KINDS.append(MIXTURE)
 ARRANGED = [kind for kind in KINDS if "--in-order" in kind or "--error-output" in kind]
 
 
-def make_model(source, directory):
-    """A fixture with a tokenizer of about its vocabulary and room for longer sequences."""
-    shutil.copytree(os.path.join(source, "tests/fixtures/models/llama"), directory)
+def copy_fixture(source, name, directory, **changes):
+    """A fixture with a tokenizer, and room for longer sequences; its config.json with these changes. Returns the config as it was."""
+    shutil.copytree(os.path.join(source, "tests/fixtures/models", name), directory)
     shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), directory)
     path = os.path.join(directory, "config.json")
     with open(path) as file:
         config = json.load(file)
-    config["max_position_embeddings"] = 256
     with open(path, "w") as file:
-        json.dump(config, file)
+        json.dump({**config, "max_position_embeddings": 256, **changes}, file)
+    return config
+
+
+def make_model(source, directory):
+    """A fixture whose vocabulary is about the tokenizer's."""
+    copy_fixture(source, "llama", directory)
 
 
 def make_mixture(source, directory):
     """A fixture with experts, its table of tokens repeated until it is as large as the tokenizer's."""
-    shutil.copytree(os.path.join(source, "tests/fixtures/models/qwen3_moe"), directory)
-    shutil.copy(os.path.join(source, "tests/fixtures/tokenizers/gpt2-like/tokenizer.json"), directory)
-    path = os.path.join(directory, "config.json")
-    with open(path) as file:
-        config = json.load(file)
-    old, new = config["vocab_size"], 448
-    config.update(max_position_embeddings=256, vocab_size=new)
-    with open(path, "w") as file:
-        json.dump(config, file)
+    new = 448
+    old = copy_fixture(source, "qwen3_moe", directory, vocab_size=new)["vocab_size"]
     path = os.path.join(directory, "model.safetensors")
     data = read(path)
     size = int.from_bytes(data[:8], "little")

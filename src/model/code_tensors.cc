@@ -81,8 +81,7 @@ class Finder {
   }
 
   const TensorLocation& needed(const std::string& tensor) const {
-    const TensorLocation* at = checkpoint_.find(tensor);
-    if (!at) at = checkpoint_.find_coded(tensor);
+    const TensorLocation* at = optional(tensor);
     if (!at) refuse(tensor, "is missing; fetch the checkpoint again");
     return *at;
   }

@@ -73,7 +73,7 @@ class Timeline {
       batch_rows_.push_back(batch.rows);
     }
     if (active == 0) return;
-    const bool chooses = rows_ <= static_cast<double>(policy_.max_choosing_rows);
+    const bool chooses = policy_.chooses_experts(rows_);
     staged_batches_.clear();
     for (size_t b = 0; b < num_batches; ++b)
       if (!cache_.all_resident() && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);

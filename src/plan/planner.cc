@@ -231,7 +231,7 @@ class Search {
   ComputeTimes compute_times(const Policy& policy, const StepLoad& step) const {
     ComputeTimes times;
     const auto num_blocks = static_cast<double>(in_.model.num_blocks());
-    const bool chooses = rows_of_step(step) <= static_cast<double>(policy.max_choosing_rows);
+    const bool chooses = policy.chooses_experts(rows_of_step(step));
     for (const BatchLoad& batch : step.batches) {
       if (batch.rows == 0) continue;
       const BlockTimes block = block_times(in_.model, in_.hardware, precision_, policy, batch.block);
@@ -356,7 +356,7 @@ class Search {
       Affine read_s, write_s;
       const double rows = hidden_rows[i] / counts[i];
       // What is on disk of a mixture are experts first.
-      const double hit = rows <= static_cast<double>(policy.max_choosing_rows) ? expert_hit_share(in_.model.config().mixture, rows) : 1;
+      const double hit = policy.chooses_experts(rows) ? expert_hit_share(in_.model.config().mixture, rows) : 1;
       read_s.of(TensorKind::kWeights, Tier::kDisk) = hit * weight_bytes / disk.read_bytes_per_s;
       read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_pages[i] / counts[i] * page_bytes / disk.read_bytes_per_s;
       read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
@@ -456,8 +456,7 @@ class Search {
     const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
     policy.max_choosing_rows = in_.request.max_choosing_rows.value_or(choosing_rows(in_.model, in_.hardware, precision_, policy));
     judge(policy, walk, program_time_s);
-    const auto most = static_cast<double>(policy.max_choosing_rows);
-    if (in_.request.max_choosing_rows || std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return rows_of_step(step) <= most; })) return;
+    if (in_.request.max_choosing_rows || std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); })) return;
     policy.max_choosing_rows = 0;
     judge(policy, walk, program_time_s);
   }

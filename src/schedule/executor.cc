@@ -95,7 +95,7 @@ void Executor::begin_pass(const Visit& visit) {
   int64_t rows = 0;
   for (int64_t batch = visit.group_first; batch < visit.group_end; ++batch)
     if (const auto& plan = plans_[static_cast<size_t>(batch)]) rows += plan->num_rows();
-  choices_.begin_pass(rows <= policy_.max_choosing_rows);
+  choices_.begin_pass(policy_.chooses_experts(static_cast<double>(rows)));
   weights_.begin_pass(visit.pass, choices_.chooses());
 }
 

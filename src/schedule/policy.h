@@ -29,6 +29,8 @@ struct Policy {
   int64_t prefix_pages = 0;           ///< and for what sequences of any micro-batch have in common; 0: nothing is shared
 
   bool on_gpu() const { return compute_tier == Tier::kGpu; }
+  /// Whether a pass of so many rows loads the experts that they choose.
+  bool chooses_experts(double rows) const { return rows <= static_cast<double>(max_choosing_rows); }
   bool attention_beside() const { return attention_tier != compute_tier; }
   BlockShape block() const {
     return {micro_batch_size, num_micro_batches, max_rows, max_logit_rows, pages_per_micro_batch, num_groups, prefix_pages};

@@ -46,9 +46,9 @@ HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace flexgen::dot_product {
 namespace {
 
-constexpr int64_t kLanes = 16;             ///< rows of W in a vector
-constexpr int64_t kStep = 2 * kLanes;      ///< columns that are turned at once
-constexpr int kRowsAtOnce = 8;            ///< rows of x that go through a packed chunk together
+constexpr int64_t kLanes = 16;         ///< rows of W in a vector
+constexpr int64_t kStep = 2 * kLanes;  ///< columns that are turned at once
+constexpr int kRowsAtOnce = 8;         ///< rows of x that go through a packed chunk together
 
 /// v[i] had 16 words of row i; afterwards it has word i of 16 rows.
 HWY_INLINE void transpose(__m512i (&v)[16]) {

@@ -36,12 +36,6 @@ class PhiMoe : public Decoder {
   }
 
   MixtureNames mixture_names() const override { return kMixtralNames; }
-
-  std::vector<WantedWeight> head(const ModelConfig& m) const override {
-    std::vector<WantedWeight> weights = Decoder::head(m);
-    if (m.logit_bias) weights.push_back(WantedWeight::vector("lm_head.bias", m.vocab_size, Role::kOutputBias));
-    return weights;
-  }
 };
 
 }  // namespace

@@ -28,7 +28,10 @@ std::vector<WantedWeight> Decoder::block(const ModelConfig& m, int64_t index) co
   return w.gated(name(names.gate), name(names.up), name(names.down), m.mixture.shared_size);
 }
 
-std::vector<WantedWeight> Decoder::head(const ModelConfig& m) const { return WeightList(m, "").norm(Role::kFinalNorm, "norm"); }
+std::vector<WantedWeight> Decoder::head(const ModelConfig& m) const {
+  WeightList weights = WeightList(m, "").norm(Role::kFinalNorm, "norm");
+  return m.logit_bias ? weights.add(WantedWeight::vector("lm_head.bias", m.vocab_size, Role::kOutputBias)) : weights;
+}
 
 void Decoder::forward_embed(const LayerContext& c, const EmbedScratch&) const {
   const ModelConfig& m = c.config;

@@ -1,5 +1,5 @@
-// Hunyuan with experts (Tencent 2025: A13B): attention as in the dense ones (hunyuan_dense.cc), in each block experts and a part that all rows use.
-// Files give some numbers once a layer; they must be the same in all.
+// Hunyuan (Tencent 2025), dense and with experts (A13B): Llama with an RMSNorm of each head of q and k after they are turned, and a base of the angles that a fixed alpha
+// stretches (NTK-aware scaling). With experts each block has some, and a part that all rows use; files give some numbers once a layer, which must be the same in all.
 //
 //   p = softmax(Wrouter x);  h += shared(x) + sum over the k largest of p_e / (their sum) * expert_e(x)
 
@@ -14,6 +14,44 @@
 namespace flexgen {
 namespace {
 
+/// What both have in common.
+void read_hunyuan(ConfigFields& fields, ModelConfig& m) {
+  read_heads(fields, m);
+  read_gated(fields, m);
+  read_rms_norm(fields, m, 1e-5);
+  m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
+  m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
+  m.qk_norm = QkNorm::kHead;
+  m.norm_after_rope = true;
+  fields.only("use_qk_norm", true);
+  fields.only("pretraining_tp", 1);
+  fields.harmless({"eod_token_id"});
+  m.ropes = {read_rope(fields, m, {.has_alpha = true})};
+  set_all_blocks(m);
+}
+
+/// Of a block all but what follows attention.
+WeightList hunyuan_attention(const ModelConfig& m, int64_t index) {
+  return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention("query_layernorm", "key_layernorm").norm(Role::kNorm2, "post_attention_layernorm");
+}
+
+class HunyuanDense : public Decoder {
+ public:
+  std::span<const std::string_view> model_types() const override {
+    static constexpr std::string_view kTypes[]{"hunyuan_v1_dense"};
+    return kTypes;
+  }
+  bool brings_own_code() const override { return true; }
+
+  void read_config(ConfigFields& fields, ModelConfig& m) const override {
+    read_hunyuan(fields, m);
+  }
+
+  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
+    return hunyuan_attention(m, index).feed_forward();
+  }
+};
+
 class HunyuanMoe : public Decoder {
  public:
   std::span<const std::string_view> model_types() const override {
@@ -23,15 +61,7 @@ class HunyuanMoe : public Decoder {
   bool brings_own_code() const override { return true; }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    read_heads(fields, m);
-    read_gated(fields, m);
-    read_rms_norm(fields, m, 1e-5);
-    m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
-    m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
-    m.qk_norm = QkNorm::kHead;
-    m.norm_after_rope = true;
-    fields.only("use_qk_norm", true);
-    fields.only("pretraining_tp", 1);
+    read_hunyuan(fields, m);
 
     Mixture& mixture = m.mixture;
     mixture.num_experts = of_all_layers(fields, m, "num_experts", 1, 1 << 14);
@@ -45,16 +75,11 @@ class HunyuanMoe : public Decoder {
     fields.only("use_mixed_mlp_moe", true);
     fields.only("moe_layer_num_skipped", 0);
     fields.only("norm_topk_prob", true);
-    fields.harmless({"eod_token_id", "moe_drop_tokens", "moe_random_routing_dropped_token", "num_experts_per_tok"});
-    m.ropes = {read_rope(fields, m, {.has_alpha = true})};
-    set_all_blocks(m);
+    fields.harmless({"moe_drop_tokens", "moe_random_routing_dropped_token", "num_experts_per_tok"});
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index))
-        .norm(Role::kNorm1, "input_layernorm")
-        .attention("query_layernorm", "key_layernorm")
-        .norm(Role::kNorm2, "post_attention_layernorm")
+    return hunyuan_attention(m, index)
         .router("mlp.gate.wg")
         .gated("mlp.shared_mlp.gate_proj", "mlp.shared_mlp.up_proj", "mlp.shared_mlp.down_proj", m.mixture.shared_size);
   }
@@ -74,6 +99,11 @@ class HunyuanMoe : public Decoder {
 };
 
 }  // namespace
+
+const Architecture& hunyuan_dense_architecture() {
+  static const HunyuanDense architecture;
+  return architecture;
+}
 
 const Architecture& hunyuan_moe_architecture() {
   static const HunyuanMoe architecture;
