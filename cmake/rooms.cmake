@@ -38,7 +38,7 @@ set(FLEXGEN_COLD $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 # Files of a room are compiled several at a time: what they include is then instantiated once, not in each. Off, each file by itself, is for
 # who changes one at a time, and shows a file that does not include what it needs.
 option(FLEXGEN_UNITY "Compile several files of a room at a time" ON)
-set(FLEXGEN_UNITY_FILES 10 CACHE STRING "So many; 0: all files of a room, which shows names that are there twice")
+set(FLEXGEN_UNITY_FILES 20 CACHE STRING "So many; 0: all files of a room, which shows names that are there twice")
 function(flexgen_together target)
   if(FLEXGEN_UNITY AND NOT ROOM_APART)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${FLEXGEN_UNITY_FILES})

@@ -10,15 +10,15 @@
 namespace flexgen {
 namespace {
 
-enum class Value { kNone, kAny, kChoice, kFile, kFolder };
+enum class Completes { kNone, kAny, kChoice, kFile, kFolder };
 
-Value value_of(const FlagSpec& flag) {
-  if (flag.type.empty()) return Value::kNone;
-  if (!flag.choices.empty()) return Value::kChoice;
-  if (flag.type.starts_with("DIR")) return Value::kFolder;
+Completes completes(const FlagSpec& flag) {
+  if (flag.type.empty()) return Completes::kNone;
+  if (!flag.choices.empty()) return Completes::kChoice;
+  if (flag.type.starts_with("DIR")) return Completes::kFolder;
   for (const char* kind : {"FILE", ".jsonl", ".html"})
-    if (flag.type.find(kind) != std::string::npos) return Value::kFile;
-  return Value::kAny;
+    if (flag.type.find(kind) != std::string::npos) return Completes::kFile;
+  return Completes::kAny;
 }
 
 std::vector<std::string> command_names(const ProgramSpec& program) {
@@ -53,12 +53,12 @@ std::string bash_script(const ProgramSpec& program) {
       names.insert(names.end(), flag.names.begin(), flag.names.end());
       const std::string pattern = fmt::format("{}", fmt::join(flag.names, "|"));
       if (pattern.empty()) continue;
-      switch (value_of(flag)) {
-        case Value::kNone: break;
-        case Value::kChoice: text += fmt::format("        {}) COMPREPLY=($(compgen -W {} -- \"$word\")); return ;;\n", pattern, quoted(fmt::format("{}", fmt::join(flag.choices, " ")))); break;
-        case Value::kFolder: text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- \"$word\")); return ;;\n", pattern); break;
-        case Value::kFile: text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n", pattern); break;
-        case Value::kAny: text += fmt::format("        {}) return ;;\n", pattern); break;
+      switch (completes(flag)) {
+        case Completes::kNone: break;
+        case Completes::kChoice: text += fmt::format("        {}) COMPREPLY=($(compgen -W {} -- \"$word\")); return ;;\n", pattern, quoted(fmt::format("{}", fmt::join(flag.choices, " ")))); break;
+        case Completes::kFolder: text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- \"$word\")); return ;;\n", pattern); break;
+        case Completes::kFile: text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n", pattern); break;
+        case Completes::kAny: text += fmt::format("        {}) return ;;\n", pattern); break;
       }
     }
     text += fmt::format("      esac\n      case $word in\n        -*) COMPREPLY=($(compgen -W {} -- \"$word\")) ;;\n        *) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")) ;;\n      esac ;;\n",
@@ -80,12 +80,12 @@ std::string zsh_text(const std::string& text) {
 
 std::string zsh_flag(const FlagSpec& flag) {
   std::string value;
-  switch (value_of(flag)) {
-    case Value::kNone: break;
-    case Value::kChoice: value = fmt::format(":value:({})", fmt::join(flag.choices, " ")); break;
-    case Value::kFolder: value = ":folder:_files -/"; break;
-    case Value::kFile: value = ":file:_files"; break;
-    case Value::kAny: value = ":" + zsh_text(flag.type) + ":"; break;
+  switch (completes(flag)) {
+    case Completes::kNone: break;
+    case Completes::kChoice: value = fmt::format(":value:({})", fmt::join(flag.choices, " ")); break;
+    case Completes::kFolder: value = ":folder:_files -/"; break;
+    case Completes::kFile: value = ":file:_files"; break;
+    case Completes::kAny: value = ":" + zsh_text(flag.type) + ":"; break;
   }
   if (flag.names.empty()) return fmt::format("    '{}:{}:_files' \\\n", flag.repeatable ? "*" : "1", zsh_text(flag.positional));
   std::string lines;
@@ -122,12 +122,12 @@ std::string fish_script(const ProgramSpec& program) {
       if (flag.names.empty()) continue;
       text += fmt::format("complete -c flexgen -n '__fish_seen_subcommand_from {}'", command.name);
       for (const std::string& name : flag.names) text += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
-      switch (value_of(flag)) {
-        case Value::kNone: break;
-        case Value::kChoice: text += fmt::format(" -x -a {}", text_of(fmt::format("{}", fmt::join(flag.choices, " ")))); break;
-        case Value::kFolder: text += " -x -a '(__fish_complete_directories)'"; break;
-        case Value::kFile: text += " -r"; break;
-        case Value::kAny: text += " -x"; break;
+      switch (completes(flag)) {
+        case Completes::kNone: break;
+        case Completes::kChoice: text += fmt::format(" -x -a {}", text_of(fmt::format("{}", fmt::join(flag.choices, " ")))); break;
+        case Completes::kFolder: text += " -x -a '(__fish_complete_directories)'"; break;
+        case Completes::kFile: text += " -r"; break;
+        case Completes::kAny: text += " -x"; break;
       }
       text += " -d " + text_of(flag.description) + "\n";
     }
