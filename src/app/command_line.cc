@@ -11,6 +11,7 @@
 #include "app/command_definitions.h"
 #include "app/command_spec.h"
 #include "app/config_file.h"
+#include "app/named_files.h"
 #include "base/error.h"
 #include "base/nearest.h"
 
@@ -129,6 +130,7 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 CommandDefinition& find_command(const Definitions& definitions, const std::string& name) {
   for (const auto& definition : definitions)
     if (definition->app.get_name() == name) return *definition;
+  if (name == "version") fail_user("there is no command 'version'; flexgen --version says it");
   std::vector<std::string> names = names_of(definitions);
   names.insert(names.end(), {"help", "completion"});
   fail_user("there is no command '{}'{}\nUsage: flexgen COMMAND [FLAGS]; flexgen --help lists the commands.", name, did_you_mean(name, names));
@@ -143,7 +145,8 @@ std::optional<std::string> text_for(const Definitions& definitions, const std::v
   if (words[0] == "completion") return completion_script(spec_of(definitions), one_more("bash, zsh or fish"));
   if (words[0] == "man-page") return words.size() < 2 ? program_man_page(spec_of(definitions), kVersion) : command_man_page(spec_of(find_command(definitions, one_more("one command"))), kVersion);
   if (words[0] != "help") return std::nullopt;
-  return words.size() < 2 ? program_help(spec_of(definitions), false) : command_help(spec_of(find_command(definitions, one_more("one command"))), false);
+  // What these two do is said there.
+  return words.size() < 2 || (words.size() == 2 && (words[1] == "help" || words[1] == "completion")) ? program_help(spec_of(definitions), false) : command_help(spec_of(find_command(definitions, one_more("one command"))), false);
 }
 
 /// A value for a flag that was not typed, and where it comes from.
@@ -189,8 +192,9 @@ std::vector<StandIn> from_file(const Definitions& definitions, CommandDefinition
     if (meant == definitions.end()) fail_user("{}: there is no command '{}'{}", where, entry.command, did_you_mean(entry.command, names_of(definitions)));
     const std::string flag = dashed("--" + entry.key);
     CLI::Option* option = (*meant)->app.get_option_no_throw(flag);
-    if (!option || flag == "--config") {
-      const std::vector<std::string> others = option ? std::vector<std::string>() : commands_with(flag, definitions);
+    if (flag == "--config" || flag == "--help" || flag == "--help-all" || flag == "--version") fail_user("{}: '{}' is for the command line alone", where, entry.key);
+    if (!option) {
+      const std::vector<std::string> others = commands_with(flag, definitions);
       fail_user("{}: '{}' is no flag of {}{}", where, entry.key, (*meant)->app.get_name(),
                 others.empty() ? did_you_mean(flag, flags_of((*meant)->app)) : fmt::format(", but of {}; put it below [{}]", fmt::join(others, ", "), others.front()));
     }
@@ -243,6 +247,7 @@ void refuse_twice(const std::vector<std::string>& words, const CLI::App& app) {
 /// Whether `words` give `option` by one of its names, or by its place.
 bool gives_option(const std::vector<std::string>& words, const CLI::Option& option, const CLI::App& app) {
   for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == "--") return option.get_positional() && i + 1 < words.size();
     const std::string name = words[i].substr(0, std::min(words[i].find('='), words[i].size()));
     if (name.size() < 2 || name[0] != '-') {
       if (option.get_positional()) return true;
@@ -306,6 +311,13 @@ std::vector<std::string> plain_words(const std::vector<std::string>& words, cons
   return plain;
 }
 
+/// Words that were not understood. CLI11 counts the "--" that ends the flags among them.
+std::vector<std::string> unknown_words(const CLI::App& app) {
+  std::vector<std::string> words = app.remaining();
+  if (const auto mark = std::find(words.begin(), words.end(), "--"); mark != words.end()) words.erase(mark);
+  return words;
+}
+
 /// What is wrong with words that were not understood.
 std::string unknown_text(const Definitions& definitions, const CommandDefinition& command, const std::vector<std::string>& words, const std::vector<std::string>& typed) {
   auto after_json = [&](const std::string& word) {
@@ -353,7 +365,7 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
   std::string config;
   for (const StandIn& stand_in : stand_ins)
     if (first_long_name(*stand_in.option) == "--config") config = stand_in.values.front();
-  for (size_t i = 0; i < words.size(); ++i) {
+  for (size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
     if (words[i] == "--config" && i + 1 < words.size()) config = words[i + 1];
     if (words[i].starts_with("--config=")) config = words[i].substr(std::string("--config=").size());
   }
@@ -369,12 +381,13 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
     return message;
   };
   auto refuse_unknown = [&] {
-    if (const std::vector<std::string> unknown = command.app.remaining(); !unknown.empty()) fail_user("{}", unknown_text(definitions, command, unknown, typed));
+    if (const std::vector<std::string> unknown = unknown_words(command.app); !unknown.empty()) fail_user("{}", unknown_text(definitions, command, unknown, typed));
   };
   try {
     command.app.parse(words);
     refuse_unknown();
     const Command options = command.finish();
+    check_named_files(command.app);
     if (general) *general = command.general;
     return options;
   } catch (const CLI::ParseError& error) {
@@ -383,6 +396,19 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
   } catch (const Error& error) {
     fail_user("{}", with_origin(error.what()));
   }
+}
+
+/// Flags alone: names the one that no command has, which may be a typo of --version.
+[[noreturn]] void refuse_without_command(const Definitions& definitions, const std::vector<std::string>& arguments) {
+  std::vector<std::string> known{"-V", "--version", "-h"};
+  for (const auto& definition : definitions)
+    for (std::string& flag : flags_of(definition->app)) known.push_back(std::move(flag));
+  for (const std::string& word : arguments) {
+    if (!word.starts_with('-') || word == "--") continue;
+    const std::string flag = dashed(word.substr(0, word.find('=')));
+    if (std::find(known.begin(), known.end(), flag) == known.end()) fail_user("unknown argument: {}{}", word, did_you_mean(flag, {"--version", "--help", "--help-all"}));
+  }
+  fail_user("say a command");
 }
 
 }  // namespace
@@ -401,7 +427,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
   if (arguments.empty()) return CommandText{kExitUsage, program_help(spec_of(definitions), false)};
   std::string help = "flexgen --help lists the commands.";
   try {
-    if (at >= arguments.size()) fail_user("say a command");
+    if (at >= arguments.size()) refuse_without_command(definitions, arguments);
     if (const auto text = text_for(definitions, {arguments.begin() + static_cast<std::ptrdiff_t>(at), arguments.end()})) return CommandText{kExitDone, *text};
     help.clear();
     CommandDefinition& command = find_command(definitions, arguments[at]);
@@ -415,6 +441,7 @@ std::variant<Command, CommandText> parse_command_line(const std::vector<std::str
     help = fmt::format("flexgen {} --help lists its flags, --help-all all of them.", arguments[at]);
     return parse_command(definitions, command, words, environment, general);
   } catch (const Error& error) {
+    if (std::string(error.what()).ends_with("--help lists the commands.")) help.clear();
     return CommandText{kExitUsage, fmt::format("flexgen: {}\n{}{}", error.what(), help, help.empty() ? "" : "\n")};
   }
 }

@@ -307,6 +307,41 @@ TEST(Options, UnknownArgumentsAreListedAsGiven) {
   EXPECT_THAT(said(words_of("run-batch --foo bar -m m extra"), kExitUsage), HasSubstr("unknown arguments: --foo bar extra\n")) << "before what is missing";
 }
 
+TEST(Options, TwoDashesEndTheFlags) {
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --top-k").prompt, "--top-k");
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m --temperature 0.5 -- --help").prompt, "--help");
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m x --").prompt, "x");
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --").prompt, "--");
+  EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--").input, parsed<RunBatchOptions>(kBatch).input);
+  EXPECT_THAT(said(words_of("generate -m m -- a --b"), kExitUsage), testing::StartsWith("flexgen: generate: unknown argument: --b\n"));
+  EXPECT_THAT(said(words_of("generate -m m --"), kExitUsage), HasSubstr("--prompt is required"));
+}
+
+TEST(Options, WordsBeforeAnyCommandAreNamed) {
+  EXPECT_THAT(said({"--verison"}, kExitUsage), testing::StartsWith("flexgen: unknown argument: --verison; did you mean --version?\n"));
+  EXPECT_THAT(said({"--quiet"}, kExitUsage), testing::StartsWith("flexgen: say a command\n"));
+  EXPECT_THAT(said({"version"}, kExitUsage), HasSubstr("flexgen --version says it"));
+  EXPECT_EQ(said({"help", "help"}, kExitDone), said({"help"}, kExitDone));
+  const std::string twice = said({"help", "generat"}, kExitUsage);
+  EXPECT_THAT(twice, HasSubstr("did you mean generate?"));
+  EXPECT_EQ(twice.find("lists the commands"), twice.rfind("lists the commands"));
+}
+
+// A summary, a trace or a picture would take the place of answers, or of the input.
+TEST(Options, FilesThatWouldOverwriteEachOtherAreRefused) {
+  const std::string batch = "run-batch -m m -i no-such-folder/in.jsonl -o no-such-folder/out.jsonl ";
+  const std::pair<std::string, const char*> wrong[] = {{"--json=no-such-folder/out.jsonl", "a file of --output too"},
+                                                       {"--trace no-such-folder/in.jsonl", "a file of --input too"},
+                                                       {"--trace no-such-folder/../no-such-folder/out.jsonl", "a file of --output too"},
+                                                       {"--json=no-such-folder/out.jsonl.job", "a file of the job of --output too"},
+                                                       {"--trace t --json=t", "--trace t: that is a file of --json too"},
+                                                       {"--error-output e --trace e", "a file of --error-output too"},
+                                                       {"--json=no-such-folder/x.json", "--json no-such-folder/x.json: cannot write it"},
+                                                       {"--json=.", "--json .: cannot write it"}};
+  for (const auto& [flags, message] : wrong) EXPECT_THAT(said(words_of(batch + flags), kExitUsage), HasSubstr(message)) << flags;
+  EXPECT_EQ(parsed<RunBatchOptions>(batch + "--trace /dev/null --json=/dev/null").json_file, "/dev/null");
+}
+
 TEST(Options, SpellingsOfOtherPrograms) {
   auto options = parsed<RunBatchOptions>("run-batch --input-file in --output-file out --model m --served-model-name n --cpu_memory 1GiB");
   EXPECT_EQ(options.input, "in");
@@ -435,7 +470,8 @@ TEST(Options, AFileStandsInForFlags) {
   EXPECT_THAT(general.notes, testing::ElementsAre(HasSubstr("--threads 4 (from ")));
   struct {
     const char *text, *message;
-  } kWrong[] = {{"cpu-memroy = 1", "line 1: 'cpu-memroy' is no flag of run-batch; did you mean --cpu-memory?"},
+  } kWrong[] = {{"help = true", "line 1: 'help' is for the command line alone"},
+                {"cpu-memroy = 1", "line 1: 'cpu-memroy' is no flag of run-batch; did you mean --cpu-memory?"},
                 {"[run-bach]\nthreads = 1", "did you mean run-batch?"},
                 {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"},
                 {"threads = \"two\"", "job.toml: threads)"},
