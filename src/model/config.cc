@@ -224,6 +224,7 @@ ModelConfig load_config(const std::string& directory, const std::vector<std::str
   std::string generation_json;
   try {
     if (file_is_there(generation.string())) generation_json = read_text(generation);
+    if (file_is_there(generation.string()) && generation_json.empty()) fail_user("{}: it is empty", generation.string());
   } catch (const Error& error) {
     spdlog::warn("{}; the file is left out, and the tokens that end an answer are config.json's", error.what());
   }

@@ -4,9 +4,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "io/test_folder.h"
 #include "model/model.h"
@@ -458,6 +461,13 @@ TEST(Config, LoadNamesWhatIsNotThere) {
   EXPECT_THAT(load_config(folder.path().string()).eos, ElementsAre(2));
   folder.put("generation_config.json", R"({"eos_token_id": 4})");
   EXPECT_THAT(load_config(folder.path().string()).eos, ElementsAre(4));
+  std::ostringstream told;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("told", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
+  folder.put("generation_config.json", "");
+  EXPECT_THAT(load_config(folder.path().string()).eos, ElementsAre(2));
+  spdlog::set_default_logger(usual);
+  EXPECT_THAT(told.str(), HasSubstr("generation_config.json: it is empty"));
 }
 
 /// Numbers of parameters as the models' authors count them.

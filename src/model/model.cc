@@ -94,6 +94,29 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
   return fitting[0];
 }
 
+/// Whether two tensors of files say the same; reads both up to where they differ.
+bool same_values(const Checkpoint& checkpoint, const TensorLocation& a, const TensorLocation& b) {
+  if (a.shape != b.shape) return false;
+  constexpr int64_t kPiece = 1 << 20;
+  const std::shared_ptr<File> first = File::open(checkpoint.files()[static_cast<size_t>(a.file)], FileMode::kRead), second = File::open(checkpoint.files()[static_cast<size_t>(b.file)], FileMode::kRead);
+  const int64_t count = std::accumulate(a.shape.begin(), a.shape.end(), int64_t{1}, std::multiplies<>());
+  std::vector<std::byte> ours, theirs;
+  for (int64_t at = 0; at < count; at += kPiece) {
+    const int64_t part = std::min(kPiece, count - at);
+    ours.resize(static_cast<size_t>(size_bytes(a.dtype, part)));
+    theirs.resize(static_cast<size_t>(size_bytes(b.dtype, part)));
+    first->read(a.offset + size_bytes(a.dtype, at), ours);
+    second->read(b.offset + size_bytes(b.dtype, at), theirs);
+    if (a.dtype == b.dtype) {
+      if (ours != theirs) return false;
+    } else {
+      for (int64_t i = 0; i < part; ++i)
+        if (load_float(ours.data(), a.dtype, i) != load_float(theirs.data(), b.dtype, i)) return false;
+    }
+  }
+  return true;
+}
+
 /// Adds weights to a model as layers ask for them; a tensor that is asked for twice is one weight.
 class Builder {
  public:
@@ -125,6 +148,17 @@ class Builder {
     return spec;
   }
 
+  /// Whether a model that says it is tied has an output matrix of its own, with other values than the table's: transformers 5 does not tie it then.
+  bool has_own_output() const {
+    if (!tied_ || checkpoint_.stamps().empty()) return false;
+    const TensorLocation* table = checkpoint_.find(prefix_.whole() + table_);
+    const auto is_plain = [](const TensorLocation* tensor) { return tensor && tensor->stored_as.empty() && !is_quantized(tensor->dtype); };
+    for (const std::string& name : {prefix_.wrapper + output_, prefix_.whole() + output_, output_})
+      if (const TensorLocation* output = checkpoint_.find(name)) return is_plain(table) && is_plain(output) && table != output && !same_values(checkpoint_, *table, *output);
+    return false;
+  }
+  void untie() { tied_ = false; }
+
   /// Names of tensors that no layer asked for.
   std::vector<std::string> unused() const {
     std::vector<std::string> names;
@@ -150,7 +184,7 @@ class Builder {
         if (std::optional<FoundCodes> codes = find_codes(checkpoint_, quantization_, name, wanted, directory_)) return index_of_codes(name, wanted, std::move(*codes));
       fail_user("{}: the tensor '{}' is missing (or has a dtype other than F32, F16 and BF16); {}", directory_, names.front(),
                 wanted.role == Role::kOutput ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
-                                             : advice_on_missing());
+                                             : advice_on_missing(names.front()));
     }
     const TensorLocation& location = *checkpoint_.find(*there);
     used_.insert(*there);
@@ -186,9 +220,12 @@ class Builder {
     return known->second;
   }
 
-  std::string advice_on_missing() const {
+  /// Shows the name that ends most as the missing one does: how a wrapper named it, say.
+  std::string advice_on_missing(const std::string& missing) const {
     if (checkpoint_.tensors().empty()) return "the checkpoint holds no tensor that flexgen can use: fetch it again";
-    return fmt::format("the checkpoint has names such as '{}': check that config.json belongs to it, or fetch it again", printable(checkpoint_.tensors().begin()->first));
+    const auto common_end = [&](const std::string& name) { return std::mismatch(name.rbegin(), name.rend(), missing.rbegin(), missing.rend()).first - name.rbegin(); };
+    const auto nearest = std::max_element(checkpoint_.tensors().begin(), checkpoint_.tensors().end(), [&](const auto& a, const auto& b) { return common_end(a.first) < common_end(b.first); });
+    return fmt::format("the checkpoint has names such as '{}': check that config.json belongs to it, or fetch it again", printable(nearest->first));
   }
 
   const Checkpoint& checkpoint_;
@@ -297,6 +334,11 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   model->fingerprint_ = checkpoint.fingerprint();
 
   Builder builder(checkpoint, directory, architecture, config);
+  if (builder.has_own_output()) {
+    spdlog::warn("{}: config.json says that embeddings and output matrix are one (tie_word_embeddings), but the checkpoint holds both, and they differ: they are not tied, as in transformers 5", directory);
+    model->config_.tied_embeddings = false;
+    builder.untie();
+  }
   model->layers_.push_back(builder.layer(LayerKind::kEmbed, 0, architecture.embed(config)));
   const int64_t unit = config.is_mixture() ? experts_in_unit(architecture, config) : 0;
   for (int64_t i = 0; i < config.num_layers; ++i) {

@@ -9,6 +9,7 @@
 #include <spdlog/spdlog.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <sstream>
@@ -328,6 +329,36 @@ TEST(Model, TiedEmbeddingsAreOneWeightUnderEitherName) {
     EXPECT_EQ(model->weights()[static_cast<size_t>(lookup.weight)].name, name);
     EXPECT_FALSE(model->weights()[static_cast<size_t>(lookup.weight)].always_resident);
   }
+}
+
+// As transformers 5: config.json is wrong then.
+TEST(Model, TiedEmbeddingsThatDifferAreNotTied) {
+  TinyCheckpoint checkpoint(kTied);
+  TensorToWrite output = checkpoint.tensor("model.embed_tokens.weight");
+  output.name = "lm_head.weight";
+  checkpoint.tensors.push_back(output);
+  auto names = [](const Model& model) {
+    const auto& weights = model.weights();
+    return std::pair(weights[static_cast<size_t>(model.layers().front().uses[0].weight)].name, weights[static_cast<size_t>(model.layers().back().uses.back().weight)].name);
+  };
+  const std::unique_ptr<Model> same = checkpoint.load();
+  EXPECT_TRUE(same->config().tied_embeddings);
+  EXPECT_EQ(names(*same), std::pair(std::string("model.embed_tokens.weight"), std::string("model.embed_tokens.weight")));
+
+  const std::string folder = checkpoint.folder.path().string();
+  const TensorLocation head = *Checkpoint::open(folder).find("lm_head.weight");
+  std::fstream(checkpoint.folder.file("model.safetensors"), std::ios::in | std::ios::out | std::ios::binary).seekp(head.offset + head.bytes - 1).put('\1');
+  const std::unique_ptr<Model> other = Model::load(folder);
+  EXPECT_FALSE(other->config().tied_embeddings);
+  EXPECT_EQ(names(*other), std::pair(std::string("model.embed_tokens.weight"), std::string("lm_head.weight")));
+}
+
+// What a wrapper put into the middle is seen.
+TEST(Model, AMissingTensorsMessageShowsTheNameThatIsNearest) {
+  TinyCheckpoint checkpoint(kLlama);
+  for (TensorToWrite& tensor : checkpoint.tensors)
+    if (const size_t at = tensor.name.find("self_attn"); at != std::string::npos) tensor.name.insert(at, "_orig_mod.");
+  EXPECT_THAT(checkpoint.error(), AllOf(HasSubstr("'model.layers.0.self_attn."), HasSubstr("names such as 'model.layers.0._orig_mod.self_attn.")));
 }
 
 TEST(Model, PrefixesOfAllKinds) {
