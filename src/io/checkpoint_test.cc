@@ -228,7 +228,7 @@ TEST(Checkpoint, BadDirectoriesAreRefusedByName) {
       {"a variant", {{"model.fp16.safetensors", tensor}}, {"model.fp16.safetensors", "rename"}},
       {"Mistral's layout", {{"consolidated.safetensors", tensor}}, {"consolidated.safetensors", "Mistral"}},
       {"an adapter", {{"adapter_model.safetensors", tensor}}, {"adapter", "merge"}},
-      {"a GGUF", {{"model.Q4_K_M.gguf", "GGUF"}}, {"model.Q4_K_M.gguf", "llama.cpp"}},
+      {"a GGUF", {{"model.Q4_K_M.gguf", "GGUF"}}, {"model.Q4_K_M.gguf", "give the file itself"}},
       {"TensorFlow", {{"tf_model.h5", "x"}}, {"tf_model.h5", "TensorFlow"}},
       {"a name of its own", {{"weights.safetensors", tensor}}, {"weights.safetensors", "rename"}},
       {"a download under way", {{"model.safetensors.incomplete", "x"}}, {"not finished"}},
@@ -277,6 +277,10 @@ TEST(Checkpoint, ShardsInAFolderAndShardsWithoutAnIndex) {
   below.put("weights/a.safetensors", first);
   below.put("model.safetensors.index.json", R"({"weight_map":{"t":"weights/a.safetensors"}})");
   EXPECT_NE(Checkpoint::open(below.path()).find("t"), nullptr);
+  // As Python reads JSON, and as it joins paths.
+  below.put("model.safetensors.index.json", R"({"metadata":{"total_size":NaN},"weight_map":{"t":"./weights/a.safetensors","u":"weights/./a.safetensors"}})");
+  EXPECT_NE(Checkpoint::open(below.path()).find("t"), nullptr);
+  EXPECT_EQ(Checkpoint::open(below.path()).files().size(), 1u);
 
   TestFolder no_index;
   no_index.put("model-00001-of-00002.safetensors", first);

@@ -4,7 +4,11 @@
 
 namespace flexgen {
 
-std::string with_python_numbers_quoted(std::string_view text) {
+namespace {
+
+/// `instead` of a number: a text between quotes, or another number.
+template <typename Instead>
+std::string with_python_numbers(std::string_view text, Instead instead) {
   static constexpr std::array<std::string_view, 3> kNumbers{"-Infinity", "Infinity", "NaN"};
   std::string out;
   out.reserve(text.size());
@@ -26,10 +30,20 @@ std::string with_python_numbers_quoted(std::string_view text) {
       out += c;
       continue;
     }
-    out.append("\"").append(number).append("\"");
+    out += instead(number);
     i += number.size() - 1;
   }
   return out;
+}
+
+}  // namespace
+
+std::string with_python_numbers_quoted(std::string_view text) {
+  return with_python_numbers(text, [](std::string_view number) { return "\"" + std::string(number) + "\""; });
+}
+
+std::string with_large_numbers_for_python(std::string_view text) {
+  return with_python_numbers(text, [](std::string_view number) { return number.front() == '-' ? "-1e308" : "1e308"; });
 }
 
 }  // namespace flexgen

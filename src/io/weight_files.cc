@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "io/file.h"
+#include "io/python_json.h"
 #include "io/whole_file.h"
 
 namespace flexgen {
@@ -21,7 +22,7 @@ bool stays_inside(const std::string& name) {
   if (name.empty() || name.find('\0') != std::string::npos) return false;
   const fs::path path(name);
   if (path.is_absolute() || !path.has_filename()) return false;
-  return std::none_of(path.begin(), path.end(), [](const fs::path& part) { return part == ".." || part == "."; });
+  return std::none_of(path.begin(), path.end(), [](const fs::path& part) { return part == ".."; });
 }
 
 WeightFiles read_index(File& file) {
@@ -29,7 +30,7 @@ WeightFiles read_index(File& file) {
   if (size > kMaxIndexBytes) fail_user("{}: {} bytes are too many for an index of shards", file.path(), size);
   std::string text(static_cast<size_t>(size), '\0');
   file.read(0, std::as_writable_bytes(std::span(text)));
-  const nlohmann::json json = parse_checked_json(text, 8, file.path(), "the index");
+  const nlohmann::json json = parse_checked_json(with_python_numbers_quoted(text), 8, file.path(), "the index");
   auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
   if (weight_map == json.end() || !weight_map->is_object())
     fail_user("{}: the index has no weight_map; the file is broken, fetch it again", file.path());
@@ -38,7 +39,7 @@ WeightFiles read_index(File& file) {
     const std::string shard_name = shard.is_string() ? shard.get<std::string>() : "";
     if (!stays_inside(shard_name))
       fail_user("{}: the shard of tensor '{}' is no file name; the file is broken, fetch it again", file.path(), printable(name));
-    index[shard_name].push_back(name);
+    index[fs::path(shard_name).lexically_normal().string()].push_back(name);  // "./a" is "a"
   }
   if (index.empty()) fail_user("{}: the weight_map is empty; the file is broken, fetch it again", file.path());
   return index;
@@ -109,8 +110,10 @@ WeightFiles shards_without_index(const fs::path& folder, const std::vector<std::
     if (const std::string name = first([&](const std::string& name) { return name.ends_with(end) && name != "training_args.bin"; }); !name.empty())
       fail_user("{} holds its weights as PyTorch pickles them ({}) and not as safetensors; convert them once with transformers: "
                 "AutoModelForCausalLM.from_pretrained('{}').save_pretrained('{}')", where, name, where, where);
+  if (const std::string name = first([](const std::string& name) { return name.ends_with(".gguf"); }); !name.empty())
+    fail_user("{} holds its weights as a GGUF ({}): give the file itself, --model '{}'", where, name, (folder / name).string());
   for (const auto& [end, program] : std::initializer_list<std::pair<const char*, const char*>>{
-           {".gguf", "llama.cpp"}, {".h5", "TensorFlow"}, {".msgpack", "Flax"}, {".onnx", "ONNX"}, {".ot", "rust-bert"}, {".npz", "MLX"}})
+           {".h5", "TensorFlow"}, {".msgpack", "Flax"}, {".onnx", "ONNX"}, {".ot", "rust-bert"}, {".npz", "MLX"}})
     if (const std::string name = first([&, end = end](const std::string& name) { return name.ends_with(end); }); !name.empty())
       fail_user("{} holds weights for {} ({}) and none as safetensors; fetch the safetensors of the same model", where, program, name);
   if (const std::string name = first([](const std::string& name) { return name.ends_with(".safetensors"); }); !name.empty())

@@ -8,6 +8,7 @@
 #include "io/checked_json.h"
 #include "io/gguf.h"
 #include "io/lfs_pointer.h"
+#include "io/python_json.h"
 #include "io/whole_file.h"
 #include "text/chat_harmony.h"
 #include "text/gguf_tokenizer.h"
@@ -44,7 +45,7 @@ using Templates = std::map<std::string, std::string>;
 Templates templates_in(const fs::path& path) {
   Templates templates;
   if (!file_is_there(path.string())) return templates;
-  const Json json = parse_checked_json(read_text(path), kMaxJsonDepth, path.string(), "the text");
+  const Json json = parse_checked_json(with_large_numbers_for_python(read_text(path)), kMaxJsonDepth, path.string(), "the text");
   const auto field = json.is_object() ? json.find("chat_template") : json.end();
   if (!json.is_object() || field == json.end() || field->is_null()) return templates;
   if (field->is_string()) {

@@ -92,18 +92,18 @@ const std::vector<TokenizerClass>& classes() {
 
 /// Classes of transformers that make their own steps, and that flexgen doesn't have.
 constexpr std::string_view kOtherClasses[] = {
-    "AlbertTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertTokenizer",
+    "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertTokenizer",
     "BertTokenizerLegacy", "BertweetTokenizer", "BigBirdTokenizer", "BioGptTokenizer", "BlenderbotSmallTokenizer", "BlenderbotTokenizer",
     "ByT5Tokenizer", "CLIPTokenizer", "CTRLTokenizer", "CamembertTokenizer", "CanineTokenizer", "ClvpTokenizer", "ConvBertTokenizer",
-    "CpmAntTokenizer", "CpmTokenizer", "DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DebertaTokenizer",
-    "DebertaV2Tokenizer", "DiaTokenizer", "DistilBertTokenizer", "EsmTokenizer", "EsmcTokenizer", "FNetTokenizer", "FSMTTokenizer",
+    "CpmAntTokenizer", "CpmTokenizer", "DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer", "DebertaTokenizer",
+    "DebertaV2Tokenizer", "DiaTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "EsmTokenizer", "EsmcTokenizer", "FNetTokenizer", "FSMTTokenizer",
     "FastSpeech2ConformerTokenizer", "FlaubertTokenizer", "FunnelTokenizer", "GPTNeoXJapaneseTokenizer", "GPTSw3Tokenizer",
-    "HerbertTokenizer", "LasrTokenizer", "LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "LayoutXLMTokenizer", "LukeTokenizer",
+    "HerbertTokenizer", "LEDTokenizer", "LasrTokenizer", "LayoutLMTokenizer", "LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "LayoutXLMTokenizer", "LongformerTokenizer", "LukeTokenizer", "LxmertTokenizer",
     "M2M100Tokenizer", "MBart50Tokenizer", "MBartTokenizer", "MLukeTokenizer", "MPNetTokenizer", "MarianTokenizer", "MarkupLMTokenizer",
-    "MgpstrTokenizer", "MistralCommonBackend", "MyT5Tokenizer", "NllbTokenizer", "NougatTokenizer", "OpenAIGPTTokenizer", "PLBartTokenizer",
-    "ParakeetTokenizer", "PegasusTokenizer", "PerceiverTokenizer", "PhobertTokenizer", "Pop2PianoTokenizer", "ProphetNetTokenizer",
+    "MgpstrTokenizer", "MistralCommonBackend", "MobileBertTokenizer", "MvpTokenizer", "MyT5Tokenizer", "NllbTokenizer", "NougatTokenizer", "OpenAIGPTTokenizer", "PLBartTokenizer",
+    "ParakeetTokenizer", "PegasusTokenizer", "PerceiverTokenizer", "PhobertTokenizer", "Pop2PianoTokenizer", "ProphetNetTokenizer", "RagTokenizer",
     "ReformerTokenizer", "RemBertTokenizer", "RoCBertTokenizer", "RoFormerTokenizer", "RobertaTokenizer", "SeamlessM4TTokenizer",
-    "Siglip2Tokenizer", "SiglipTokenizer", "Speech2TextTokenizer", "SpeechT5Tokenizer", "SplinterTokenizer", "T5Tokenizer",
+    "Siglip2Tokenizer", "SiglipTokenizer", "Speech2TextTokenizer", "SpeechT5Tokenizer", "SplinterTokenizer", "SqueezeBertTokenizer", "T5Tokenizer",
     "TapasTokenizer", "Tipsv2Tokenizer", "UdopTokenizer", "VideoPrismTokenizer", "VitsTokenizer", "Wav2Vec2CTCTokenizer",
     "Wav2Vec2PhonemeCTCTokenizer", "WhisperTokenizer", "XGLMTokenizer", "XLMRobertaTokenizer", "XLMTokenizer", "XLNetTokenizer"};
 
@@ -139,6 +139,11 @@ bool is_own_class(const std::string& name) {
   return std::any_of(classes().begin(), classes().end(), [&](const TokenizerClass& entry) { return entry.name == name; }) ||
          std::find(std::begin(kOtherClasses), std::end(kOtherClasses), name) != std::end(kOtherClasses);
 }
+/// The class by its own name (transformers has others for some), if it makes its own steps; else "".
+std::string own_class(const std::string& name) {
+  const std::string real = name == "Phi3Tokenizer" ? "LlamaTokenizer" : name;
+  return is_own_class(real) ? real : "";
+}
 bool is_plain_class(const std::string& name) {
   return name == "PreTrainedTokenizer" || name == "TokenizersBackend" || name == "PythonBackend" || name == "BloomTokenizer";
 }
@@ -154,14 +159,13 @@ std::string choose_tokenizer_class(const ClassHints& hints, const std::string& d
     if (named == "LlamaTokenizer" && !often_wrong && hints.byte_level_file) return "";
     if (!named.empty() && listed && *listed != named) {
       if (listed->empty()) return "";
-      const std::string chosen = often_wrong ? *listed : named;
-      return is_own_class(chosen) ? chosen : "";
+      return own_class(often_wrong ? *listed : named);
     }
   } else if (!often_wrong && !listed && !is_own_class(named) && !is_plain_class(named)) {
     fail_user("{}: tokenizer_config.json wants the checkpoint's own Python code (auto_map); save it in a common form with that code: "
               "AutoTokenizer.from_pretrained(dir, trust_remote_code=True).save_pretrained(dir)", directory);
   }
-  if (!named.empty()) return is_own_class(named) ? named : "";
+  if (!named.empty()) return own_class(named);
   return listed.value_or("");
 }
 

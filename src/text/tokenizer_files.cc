@@ -14,6 +14,7 @@
 #include "io/checked_json.h"
 #include "io/gguf.h"
 #include "io/lfs_pointer.h"
+#include "io/python_json.h"
 #include "io/whole_file.h"
 #include "text/base64.h"
 #include "text/gguf_tokenizer.h"
@@ -52,7 +53,10 @@ Json parse_object(const std::string& text, const std::string& source) {
   return json;
 }
 
-Json read_object(const fs::path& path) { return file_is_there(path.string()) ? parse_object(read_file(path), path.string()) : Json::object(); }
+/// One that Python reads: NaN and Infinity may stand where nothing is read (model_max_length).
+Json read_object(const fs::path& path) {
+  return file_is_there(path.string()) ? parse_object(with_large_numbers_for_python(read_file(path)), path.string()) : Json::object();
+}
 
 /// {"content": ..., flags}; a missing `normalized` is the opposite of special, as in PyPI tokenizers.
 AddedToken token_of(const Json& json, const std::string& source) {

@@ -86,6 +86,8 @@ TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
       {"gpt2-like", "parts", "config.json", R"({"model_type": "llama"})", "save_pretrained"},
       {"gpt2-like", "parts", "tokenizer.model", "x", "tokenizer.model"},
       {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizerFast"})", "BertTokenizer"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BartTokenizer"})", "BartTokenizer"},
+      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "MobileBertTokenizerFast"})", "MobileBertTokenizer"},
       {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
       {"gpt2-like", "whole", "tokenizer_config.json", R"({"fix_mistral_regex": true})", "fix_mistral_regex"},
       {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
@@ -121,6 +123,37 @@ TEST(TokenizerFiles, LinksThatLeadNowhereAreToldByName) {
       std::filesystem::create_symlink(target, std::filesystem::path(folder.path()) / name);
       expect_refused(folder, name);
     }
+}
+
+// json.load takes NaN and Infinity, which some tools write.
+TEST(TokenizerFiles, NumbersThatPythonAloneReadsAreHarmlessWhereNothingIsRead) {
+  TestFolder folder;
+  write_tokenizer(folder, base_tokenizer("gpt2-like"), true);
+  const std::vector<int32_t> ids = Tokenizer::load(folder.path().string())->encode("Hello NaN", true);
+  folder.put("tokenizer_config.json", R"({"model_max_length": Infinity, "padding": NaN, "note": "\"NaN"})");
+  folder.put("config.json", R"({"model_type": "llama", "attention_dropout": NaN, "x": -Infinity})");
+  EXPECT_EQ(Tokenizer::load(folder.path().string())->encode("Hello NaN", true), ids);
+  folder.put("tokenizer_config.json", R"({"bos_token": NaN})");
+  expect_refused(folder, "bos_token");
+}
+
+TEST(TokenizerFiles, PhiThreesClassIsLlamas) {
+  const Json llama = [] {
+    for (const Json& entry : folders())
+      if (entry["files"].contains("tokenizer_config.json") && entry["files"]["tokenizer_config.json"].value("tokenizer_class", Json()) == "LlamaTokenizer" && entry["form"] == "whole") return entry;
+    return Json();
+  }();
+  ASSERT_TRUE(llama.is_object());
+  TestFolder folder;
+  Json tokenizer_json = base_tokenizer(llama["base"]);
+  tokenizer_json.merge_patch(llama["patch"]);
+  write_tokenizer(folder, tokenizer_json, true);
+  for (const auto& [name, content] : llama["files"].items()) folder.put(name, content.dump());
+  Json config = llama["files"]["tokenizer_config.json"];
+  config["tokenizer_class"] = "Phi3TokenizerFast";
+  folder.put("tokenizer_config.json", config.dump());
+  const auto tokenizer = Tokenizer::load(folder.path().string());
+  for (const Json& c : llama["cases"]) EXPECT_EQ(tokenizer->encode(c["text"].get<std::string>(), true), c["ids"].get<std::vector<int32_t>>()) << c["text"];
 }
 
 TEST(TokenizerFiles, PiecesThatCannotBeReadAreToldByName) {
