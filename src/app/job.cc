@@ -94,11 +94,17 @@ class ManifestFields {
     return texts;
   }
   std::map<std::string, std::array<int64_t, 4>> stamps(const char* name) {
-    try {
-      return field(name).get<std::map<std::string, std::array<int64_t, 4>>>();
-    } catch (const nlohmann::json::exception&) {
-      damaged(fmt::format("'{}' is not what the job file says of weight files", name));
+    const auto& files = field(name);
+    if (!files.is_object()) damaged(fmt::format("'{}' is {}, where an object must be", name, shown(files)));
+    std::map<std::string, std::array<int64_t, 4>> stamps;
+    for (const auto& [file, stamp] : files.items()) {
+      std::array<int64_t, 4>& numbers = stamps[file];
+      const auto is_whole = [](const nlohmann::json& number) { return number.is_number_integer() && (!number.is_number_unsigned() || number.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX)); };
+      if (!stamp.is_array() || stamp.size() != numbers.size() || !std::all_of(stamp.begin(), stamp.end(), is_whole) || stamp[2].get<int64_t>() < 0)
+        damaged(fmt::format("'{}' says {} of '{}', where four whole numbers must be (device, inode, size, time)", name, shown(stamp), printable(file)));
+      std::transform(stamp.begin(), stamp.end(), numbers.begin(), [](const nlohmann::json& number) { return number.get<int64_t>(); });
     }
+    return stamps;
   }
   bool has(const char* name) const { return json_.contains(name); }
   void finish() const {
@@ -294,8 +300,14 @@ void Job::open_and_lock() {
     descriptor_ = ::open(output_.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | O_NONBLOCK);
     if (descriptor_ < 0 && errno == ENOENT) {
       descriptor_ = ::open(output_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-      if (descriptor_ < 0 && errno == EEXIST) continue;
-      created_ = descriptor_ >= 0;
+      if (descriptor_ < 0 && errno == EEXIST) {
+        // Something is there by that name: another process was first, or it is a link to a file that is not there yet, which is then made.
+        struct stat named {};
+        if (lstat(output_.c_str(), &named) != 0 || !S_ISLNK(named.st_mode)) continue;
+        descriptor_ = ::open(output_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+      } else {
+        created_ = descriptor_ >= 0;
+      }
     }
     if (descriptor_ < 0)
       fail_user("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));

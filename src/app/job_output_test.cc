@@ -151,6 +151,21 @@ TEST_F(JobOutput, ARecordHasTheCustomIdOfItsLine) {
   }
 }
 
+// Found by trying: it was looked for without end.
+TEST_F(JobOutput, ALinkToAFileThatIsNotThereYetMakesIt) {
+  const std::string target = directory_.file("answers.jsonl");
+  fs::remove(out_);
+  fs::remove(manifest());
+  fs::create_symlink(target, out_);
+  run();
+  EXPECT_TRUE(fs::is_symlink(out_));
+  EXPECT_EQ(meaning(read_text(target)), meaning(whole_));
+  fs::remove(out_);
+  fs::remove(manifest());
+  fs::create_symlink(directory_.file("no-folder/answers.jsonl"), out_);
+  EXPECT_THAT(error_of(), AllOf(HasSubstr(out_), HasSubstr("cannot write the output")));
+}
+
 TEST_F(JobOutput, RepeatedRecordsStay) {
   const auto lines = half();
   const std::string text = joined(lines) + lines[0] + "\n" + nlohmann::json::parse(lines[1]).dump() + "\n";
@@ -270,6 +285,10 @@ TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
   refused(with("options", OrderedJson{{"backend", 5}}), "'backend'");
   refused(with("input_sha256", nullptr), "'input_sha256'");
   refused(with("more", 1), "'more'");
+  for (const OrderedJson& stamp : {OrderedJson({1, 2, 3}), OrderedJson({1, 2, 3, 4, 5}), OrderedJson({1e300, 2, 3, 4}), OrderedJson({1, 2.5, 3, 4}), OrderedJson({1, 2, -3, 4}), OrderedJson({1, 2, 3, 18446744073709551615u}),
+                                   OrderedJson({true, 2, 3, 4}), OrderedJson(nullptr), OrderedJson("1")})
+    refused(with("model_files", OrderedJson{{"model.safetensors", stamp}}), "'model.safetensors'");
+  refused(with("model_files", OrderedJson::array()), "'model_files'");
   OrderedJson changed = good;
   changed["created"] = good["created"].get<int64_t>() + 1;
   refused(changed.dump(), "checksum");

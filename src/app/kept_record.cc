@@ -69,7 +69,11 @@ class RecordReader : public nlohmann::json_sax<Json> {
           {"response", Place::kResponse}, {"error", Place::kError}, {kChecksum, Place::kChecksum}}};
       for (const auto& [field, place] : kFields)
         if (name == field) place_ = place;
-      if (place_ == Place::kOther) return refuse(fmt::format("has a field '{}', which no record has", printable(name)));
+      if (place_ == Place::kOther) {
+        place_ = Place::kUnknown;
+        unknown_ = printable(name);
+        return true;
+      }
       if (seen_[static_cast<size_t>(place_)]) return refuse(fmt::format("has the field '{}' twice", name));
       seen_[static_cast<size_t>(place_)] = true;
     } else if (top.place == Place::kResponse && name == "body") {
@@ -91,7 +95,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
     if (!has_id_) return static_cast<void>(refuse("has no id of a record (batch_req_ and 24 hex digits)"));
     if (!has_custom_id_) return static_cast<void>(refuse("has no custom_id"));
     if (has_response_ == has_error_) return static_cast<void>(refuse("has neither a response nor an error, or both"));
-    record.has_checksum = seen_[static_cast<size_t>(Place::kChecksum)];
+    record.has_checksum = has_checksum_;
     if (record.has_checksum && checksum_ != hex()) {
       refuse("is damaged: what it says does not fit its checksum");
       problem_.kind = NoRecord::kDamaged;
@@ -104,7 +108,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
   KeptRecord record;
 
  private:
-  enum class Place { kOther, kTop, kId, kCustomId, kResponse, kError, kChecksum, kBody, kCreated, kModel, kUsage, kTokens, kCount };
+  enum class Place { kOther, kUnknown, kTop, kId, kCustomId, kResponse, kError, kChecksum, kBody, kCreated, kModel, kUsage, kTokens, kCount };
   enum class Kind { kNull, kBoolean, kNumber, kInteger, kText, kArray, kObject };
   struct Frame {
     bool object = false;
@@ -140,7 +144,9 @@ class RecordReader : public nlohmann::json_sax<Json> {
   }
   bool value(Kind kind, uint64_t bits) {
     if (depth_ == 0) return refuse("is no JSON object");
+    if (place_ == Place::kUnknown && kind != Kind::kNull) return refuse_unknown();  // a null says nothing
     if (depth_ == 1) {
+      has_checksum_ |= place_ == Place::kChecksum && kind != Kind::kNull;
       has_custom_id_ |= place_ == Place::kCustomId && kind == Kind::kText;
       has_response_ |= place_ == Place::kResponse && kind == Kind::kObject;
       has_error_ |= place_ == Place::kError && kind == Kind::kObject;
@@ -154,6 +160,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
   }
   bool enter(bool object) {
     if (depth_ == 0 && !object) return refuse("is no JSON object");
+    if (place_ == Place::kUnknown) return refuse_unknown();
     if (depth_ == kMaxDepth) return refuse("is nested deeper than a record");
     frames_[depth_] = {object, depth_ == 0 ? Place::kTop : place_, 0, 0};
     ++depth_;
@@ -167,6 +174,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
     record.content = mixed(done.hash);
     return true;
   }
+  bool refuse_unknown() { return refuse(fmt::format("has a field '{}', which no record has", unknown_)); }
   bool refuse(std::string reason) {
     if (problem_.reason.empty()) problem_ = {NoRecord::kForeign, std::move(reason)};
     return false;
@@ -177,9 +185,9 @@ class RecordReader : public nlohmann::json_sax<Json> {
   size_t depth_ = 0;
   Place place_ = Place::kOther;  ///< of the value that comes next
   std::array<bool, static_cast<size_t>(Place::kCount)> seen_{};
-  bool has_id_ = false, has_custom_id_ = false, has_response_ = false, has_error_ = false;
+  bool has_id_ = false, has_custom_id_ = false, has_response_ = false, has_error_ = false, has_checksum_ = false;
   bool broken_syntax_ = false;
-  std::string checksum_;
+  std::string checksum_, unknown_;
   NoRecord problem_;
 };
 
