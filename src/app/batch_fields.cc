@@ -77,7 +77,7 @@ const std::map<std::string, Field>& own_fields(Endpoint endpoint) {
       {"chat_template_content_format", {[](const Json& value) { return value == "auto"; }, "content is given as the template takes it; leave it out"}},
       {"include_reasoning", {is_true, "thoughts are always given, in reasoning_content; leave it out"}}, {"functions", {is_empty, "is not supported; give tools"}},
       {"function_call", {is_none, "is not supported; give tool_choice"}}, {"audio", {never, "answers are text; leave it out"}}, {"prediction", {never, kNotBuilt}},
-      {"web_search_options", {never, kNotBuilt}}, {"verbosity", {never, kNotBuilt}}};
+      {"web_search_options", {never, kNotBuilt}}, {"verbosity", {[](const Json& value) { return value == "medium"; }, kNotBuilt}}};
   return endpoint == Endpoint::kChat ? chat : text;
 }
 
@@ -88,7 +88,7 @@ std::optional<std::string> refuse_field(const std::string& name, const Json& val
   const auto& own = own_fields(endpoint);
   auto found = own.find(name);
   if (found == own.end()) found = fields().find(name);
-  if (found == fields().end()) return "is not known; leave it out";
+  if (found == fields().end()) return kUnknownField;
   if (found->second.changes_nothing(value)) return std::nullopt;
   return found->second.otherwise;
 }

@@ -9,7 +9,9 @@ namespace flexgen {
 
 enum class Endpoint { kText, kChat };  ///< /v1/completions, /v1/chat/completions
 
-/// Why a field that flexgen does not honour is refused: because of its name, or as its value is not the one that changes nothing. Nothing for a field that may stay.
+inline constexpr const char* kUnknownField = "is not known; leave it out";
+
+/// Why a field that flexgen does not honour is refused: because of its name, or as its value is not the one that changes nothing; kUnknownField if nobody has it. Nothing for a field that may stay.
 /// Null is always left out.
 std::optional<std::string> refuse_field(const std::string& name, const nlohmann::json& value, Endpoint endpoint);
 

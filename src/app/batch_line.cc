@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -18,6 +20,7 @@
 #include "app/special_tokens.h"
 #include "app/tool_choice.h"
 #include "base/error.h"
+#include "base/nearest.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -60,6 +63,18 @@ const std::set<std::string>& honoured_fields() {
   return kFields;
 }
 
+/// What to do with a field that is not known: what it may be a typo of, or what other programs mean by it.
+std::string advice_on_field(const std::string& name, const std::set<std::string>& own) {
+  static const std::map<std::string, const char*> kForeign = {
+      {"extra_body", "its fields stand in the body itself"}, {"max_new_tokens", "it is max_tokens here"}, {"num_predict", "it is max_tokens here"}, {"max_length", "max_tokens counts the tokens of the answer"},
+      {"stop_sequences", "it is stop here"}, {"num_return_sequences", "it is n here"}, {"do_sample", "temperature 0 takes the likeliest token each time"}, {"input", "it is prompt here"}};
+  if (const auto found = kForeign.find(name); found != kForeign.end()) return found->second;
+  std::vector<std::string> names(honoured_fields().begin(), honoured_fields().end());
+  names.insert(names.end(), own.begin(), own.end());
+  const std::string near = name.size() <= kQuotedBytes ? nearest_name(name, names) : "";
+  return near.empty() ? "leave it out" : fmt::format("did you mean '{}'?", near);
+}
+
 void check_names(const Json& body, Endpoint endpoint) {
   static const std::set<std::string> kOfText = {"prompt", "echo", "best_of"};
   static const std::set<std::string> kOfChat = {"messages", "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
@@ -70,6 +85,7 @@ void check_names(const Json& body, Endpoint endpoint) {
     const std::optional<std::string> why = refuse_field(name, value, endpoint);
     if (!why) continue;
     const std::string path = LineBody::path(name.substr(0, kQuotedBytes));
+    if (*why == kUnknownField) refuse("unsupported_parameter", path, fmt::format("body has the field {}, which is not known; {}", quote_text(name), advice_on_field(name, own)));
     if (why->starts_with("must")) refuse_value(path, fmt::format("{}, not {}", *why, shown_value(value)));
     if (why->starts_with("is ")) refuse("unsupported_parameter", path, fmt::format("body has the field {}, which {}", quote_text(name), *why));
     refuse("unsupported_parameter", path, fmt::format("{}: {}", path, *why));
@@ -197,6 +213,10 @@ void parse_seed(const LineBody& body, BatchRequest* request) {
   request->seeded = seed != nullptr;
   if (!seed) {
     request->params.seed = seed_of(request->custom_id);
+    return;
+  }
+  if (seed->is_number_float() && std::floor(seed->get<double>()) == seed->get<double>() && std::abs(seed->get<double>()) < 9e15) {
+    request->params.seed = static_cast<uint64_t>(static_cast<int64_t>(seed->get<double>()));
     return;
   }
   if (!seed->is_number_integer()) refuse_value("body.seed", "must be an integer, not " + shown_value(*seed));
@@ -439,10 +459,18 @@ bool is_bare(const Json& line) {
   return (line.contains("prompt") || line.contains("messages")) && !line.contains("body") && !line.contains("method") && !line.contains("url");
 }
 
+/// A byte order mark, which files that were joined have in their middle.
+std::string_view without_mark_before(std::string_view line) {
+  if (line.starts_with("\xef\xbb\xbf")) line.remove_prefix(3);
+  return line;
+}
+
 /// Checked; empty if there is none.
 std::string parse_custom_id(const Json& object, bool needed) {
   const auto id = object.find("custom_id");
   if (id == object.end() && !needed) return "";
+  if (id == object.end() && !object.contains("body") && !object.contains("method") && !object.contains("url"))
+    refuse("invalid_custom_id", "custom_id", "the line has neither prompt nor messages, nor custom_id, method, url and body; lines like {\"prompt\": \"...\"} will do");
   if (id == object.end() || !id->is_string() || id->get_ref<const std::string&>().empty())
     refuse("invalid_custom_id", "custom_id", "custom_id is missing, or not a text; give every line one of its own");
   if (id->get_ref<const std::string&>().size() > kMaxCustomIdBytes)
@@ -497,6 +525,7 @@ Endpoint check_endpoint(const Json& json) {
 }  // namespace
 
 std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, const ModelLimits& limits) {
+  line = without_mark_before(line);
   std::string custom_id;
   bool bare = false;
   try {
@@ -544,7 +573,7 @@ std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoin
 }
 
 std::string custom_id_of(std::string_view line) {
-  const LineJson parsed = read_line_json(line, {1, 1, 1});
+  const LineJson parsed = read_line_json(without_mark_before(line), {1, 1, 1});
   return parse_custom_id(parsed.line, false);
 }
 

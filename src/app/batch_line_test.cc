@@ -141,7 +141,7 @@ TEST(BatchLine, FieldsThatChangeNothingMayStay) {
                             R"("structured_outputs": null)", R"("allowed_token_ids": null)", R"("truncate_prompt_tokens": null)", R"("prompt_logprobs": null)", R"("logprob_token_ids": null)",
                             R"("return_token_ids": false)", R"("return_tokens_as_token_ids": false)", R"("request_id": "r")", R"("cache_salt": "s")", R"("kv_transfer_params": null)",
                             R"("vllm_xargs": {})", R"("thinking_token_budget": -1)", R"("prompt_embeds": null)", R"("detokenize": true)", R"("truncation_side": "left")", R"("echo": false)",
-                            R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("tools": [])", R"("nobody_knows": null)"}) {
+                            R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("n": 1.0)", R"("top_k": 0.0)", R"("response_format": {"type": "text", "json_schema": null})", R"("tools": [])", R"("nobody_knows": null)"}) {
     const auto plain = good(R"("prompt": "x", "temperature": 0)"), same = good(R"("prompt": "x", "temperature": 0, )" + std::string(field));
     EXPECT_EQ(same.params.keeps_logits(), plain.params.keeps_logits()) << field;
     EXPECT_EQ(same.params.max_tokens, plain.params.max_tokens) << field;
@@ -341,6 +341,32 @@ TEST(BatchLine, ABodyAloneIsARequest) {
   EXPECT_EQ(error(R"({"prompt": "x", "prompt": "y"})").code, "invalid_json");
   EXPECT_EQ(error(R"({"prompt": "x", "url": "/v1/completions"})").code, "invalid_custom_id");  // a request that lacks parts
   EXPECT_EQ(error(R"({"prompt": null})").param, "prompt");
+  // Of files that were joined.
+  EXPECT_EQ(std::get<BatchRequest>(bare("\xef\xbb\xbf{\"prompt\": \"x\"}")).prompts.size(), 1u);
+  for (const char* other : {R"({"text": "x"})", R"({"instruction": "x", "output": "y"})", R"({"requests": []})"}) {
+    EXPECT_EQ(error(other).code, "invalid_custom_id");
+    EXPECT_THAT(error(other).message, testing::HasSubstr("neither prompt nor messages"));
+  }
+}
+
+TEST(BatchLine, UnknownFieldsAreToldWithWhatIsMeant) {
+  const auto message = [](const std::string& fields) { return std::get<LineError>(parse_batch_line(R"({"prompt": "x", )" + fields + "}", kLimits)).message; };
+  EXPECT_THAT(message(R"("temprature": 0)"), testing::HasSubstr("'temprature', which is not known; did you mean 'temperature'?"));
+  EXPECT_THAT(message(R"("Top-P": 1)"), testing::HasSubstr("did you mean 'top_p'?"));
+  EXPECT_THAT(message(R"("max_new_tokens": 5)"), testing::HasSubstr("it is max_tokens here"));
+  EXPECT_THAT(message(R"("extra_body": {"top_k": 5})"), testing::HasSubstr("stand in the body itself"));
+  EXPECT_THAT(message(R"("label": 5)"), testing::HasSubstr("leave it out"));
+}
+
+// Tables whose column has gaps, and some programs, write 64.0.
+TEST(BatchLine, WholeNumbersMayBeWrittenWithAPoint) {
+  const BatchRequest request = good(R"("prompt": "x", "max_tokens": 64.0, "top_k": 1e1, "seed": -7.0, "logprobs": 2.0)");
+  EXPECT_EQ(request.params.max_tokens, 64);
+  EXPECT_EQ(request.params.top_k, 10);
+  EXPECT_EQ(request.params.seed, good(R"("prompt": "x", "seed": -7)").params.seed);
+  EXPECT_EQ(request.params.top_logprobs, 2);
+  for (const char* fields : {R"("max_tokens": 64.5)", R"("max_tokens": 1e300)", R"("seed": 1e300)", R"("seed": 0.5)", R"("n": -1.0)"})
+    EXPECT_TRUE(std::holds_alternative<LineError>(parse_batch_line(R"({"prompt": "x", )" + std::string(fields) + "}", kLimits))) << fields;
 }
 
 TEST(BatchLine, DeepNestingIsHarmless) {

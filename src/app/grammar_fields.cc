@@ -64,16 +64,16 @@ std::optional<Asked> response_format(const LineJson& line, const LineBody& body)
   if (!type || !type->text()) refuse_value(path, R"(must be an object with "type": "text", "json_object" or "json_schema")");
   const std::string& name = type->text()->bytes;
   const bool has_schema = name == "json_schema";
-  for (const auto& [field, ignored] : value->dict()->items())
-    if (const std::string& text = field.text()->bytes; text != "type" && !(has_schema && text == "json_schema")) refuse_value(path, fmt::format("has the field {}, which is not supported", quote_text(text)));
+  for (const auto& [field, inner] : value->dict()->items())
+    if (const std::string& text = field.text()->bytes; !inner.none() && text != "type" && !(has_schema && text == "json_schema")) refuse_value(path, fmt::format("has the field {}, which is not supported", quote_text(text)));
   if (name == "text") return std::nullopt;
   if (name == "json_object") return Asked{{GrammarKind::kJsonObject, "", {}, true}, path};
   if (!has_schema) refuse_value(path, fmt::format("has the type {}; text, json_object and json_schema are supported", quote_text(name)));
   const Value* outer = grammar_member(*value, "json_schema");
   const Value* schema = outer ? grammar_member(*outer, "schema") : nullptr;
   if (!schema) refuse_value(path, R"(must be {"type": "json_schema", "json_schema": {"name": text, "schema": {...}}})");
-  for (const auto& [field, ignored] : outer->dict()->items())
-    if (const std::string& text = field.text()->bytes; text != "name" && text != "description" && text != "schema" && text != "strict")
+  for (const auto& [field, inner] : outer->dict()->items())
+    if (const std::string& text = field.text()->bytes; !inner.none() && text != "name" && text != "description" && text != "schema" && text != "strict")
       refuse_value(path, fmt::format("json_schema has the field {}, which is not supported", quote_text(text)));
   return asked_schema(*schema, path);
 }

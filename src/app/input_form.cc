@@ -79,6 +79,11 @@ bool has_bare_returns_only(std::string_view text) {
   return text.find('\n') == std::string_view::npos && cr != std::string_view::npos && cr + 1 < text.size();
 }
 
+/// Bytes that no text has.
+bool is_binary(std::string_view text) {
+  return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 && !is_space(c) && c != '\f' && c != '\v' && c != '\x1b'; });
+}
+
 /// The first line of a table: names with commas, semicolons or tabs between them.
 bool begins_a_table(std::string_view text) {
   text = text.substr(0, text.find_first_of("\r\n"));
@@ -88,8 +93,9 @@ bool begins_a_table(std::string_view text) {
     for (size_t at = 0; names && at <= text.size();) {
       const size_t end = std::min(text.find(between, at), text.size());
       std::string_view name = text.substr(at, end - at);
-      if (name.size() > 1 && name.front() == '"' && name.back() == '"') name = name.substr(1, name.size() - 2);
-      names = !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.'; });
+      const bool quoted = name.size() > 1 && name.front() == '"' && name.back() == '"';
+      if (quoted) name = name.substr(1, name.size() - 2);
+      names = !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [&](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.' || (quoted && c != '"'); });
       at = end + 1;
     }
     if (names) return true;
@@ -205,9 +211,9 @@ PackedForm packed_form(std::string_view front) {
   if (front.starts_with("\x28\xb5\x2f\xfd") || (front.size() > 3 && (front[0] & 0xf0) == 0x50 && front.substr(1).starts_with("\x2a\x4d\x18"))) return PackedForm::kZstd;
   if (front.starts_with("\xff\xfe") && !front.starts_with("\xff\xfe\0\0"sv)) return PackedForm::kUtf16Little;
   if (front.starts_with("\xfe\xff")) return PackedForm::kUtf16Big;
-  // Without its mark: what JSON begins with, in two bytes.
-  if (front.size() > 3 && (front[0] == '{' || front[0] == '[') && front[1] == '\0' && front[2] != '\0' && front[3] == '\0') return PackedForm::kUtf16Little;
-  if (front.size() > 3 && front[0] == '\0' && (front[1] == '{' || front[1] == '[') && front[2] == '\0' && front[3] != '\0') return PackedForm::kUtf16Big;
+  // Without its mark: two characters of ASCII, with which any JSON or table begins.
+  if (front.size() > 3 && front[0] != '\0' && front[1] == '\0' && front[2] != '\0' && front[3] == '\0') return PackedForm::kUtf16Little;
+  if (front.size() > 3 && front[0] == '\0' && front[1] != '\0' && front[2] == '\0' && front[3] != '\0') return PackedForm::kUtf16Big;
   return PackedForm::kPlain;
 }
 
@@ -253,6 +259,7 @@ std::string other_form(std::string_view front, const std::string& path) {
       {"\xff\xd8\xff", "it is a picture, no prompts"},
       {"\xff\xfe\0\0"sv, "it is in UTF-32; write it as UTF-8 (iconv -f UTF-32 -t UTF-8)"},
       {"\0\0\xfe\xff"sv, "it is in UTF-32; write it as UTF-8 (iconv -f UTF-32 -t UTF-8)"},
+      {"\x1e{", "it is a JSON text sequence, with an RS character before each record; take these out (tr -d '\\036')"},
       {"version https://git-lfs.github.com/", "it is a Git LFS pointer, not the file itself; get that with git lfs pull"}};
   for (const auto& [magic, sentence] : kFormats)
     if (front.starts_with(magic)) return std::string(sentence);
@@ -263,14 +270,18 @@ std::string other_form(std::string_view front, const std::string& path) {
   if (front.starts_with("ARROW1") || front.starts_with("FEA1")) return with_pandas("it is an Arrow table", "read_feather(\"table.feather\")");
   if (front.size() > 262 && front.substr(257).starts_with("ustar")) return "it is a tar archive; unpack it (tar -xf)";
   if (packed_form(front) == PackedForm::kGzip || packed_form(front) == PackedForm::kZstd) return "it is compressed twice; unpack it once";
+  if (front.size() > 7 && ((front[0] != '\0' && front.substr(1).starts_with("\0\0\0"sv) && front[4] != '\0' && front.substr(5).starts_with("\0\0\0"sv)) || front.starts_with("\0\0\0{"sv) || front.starts_with("\0\0\0["sv)))
+    return "it is in UTF-32; write it as UTF-8 (iconv -f UTF-32 -t UTF-8)";
   // A bad first line is no reason to refuse the lines behind it.
   const std::string_view text = trimmed(without_mark(front));
   if (has_object_line(text)) return "";
   if (text.starts_with('<')) return "it is XML or HTML; write its prompts as JSONL";
-  if (text.starts_with("{'")) return "its objects are written as Python prints them, with single quotes; write them with json.dumps()";
+  if (text.starts_with("{'") || (text.starts_with('[') && trimmed(text.substr(1)).starts_with("{'"))) return "its objects are written as Python prints them, with single quotes; write them with json.dumps()";
   if (text.starts_with('{') || text.starts_with('[')) return "";
   if (ending == ".csv" || ending == ".tsv" || begins_a_table(text)) return text.empty() ? "" : "it is a table (CSV); flexgen map answers one prompt for each of its rows";
   if (ending == ".yaml" || ending == ".yml") return "it is YAML; write it as JSONL";
+  if (is_binary(text)) return "it is no text; a file of requests has a JSON object a line, like {\"prompt\": \"...\"}";
+  if (!text.empty() && (ending == ".txt" || ending == ".md")) return "it is text and not JSON; write each prompt as a line {\"prompt\": \"...\"}";
   return "";
 }
 

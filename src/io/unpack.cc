@@ -2,6 +2,7 @@
 
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <cstdint>
 
@@ -94,6 +95,8 @@ class Unzstd : public ByteSource {
         asked_at_end_ = in_.size == 0;
       }
       left_ = ZSTD_decompressStream(stream_, &out, &in_);
+      if (ZSTD_isError(left_) && ZSTD_getErrorCode(left_) == ZSTD_error_frameParameter_windowTooLarge)
+        fail_user("{} was compressed with a window of more than 128 MiB (zstd --long), which takes too much memory; unpack it (zstd -d --long=31)", path_);
       if (ZSTD_isError(left_)) fail_damaged(path_, "zstd", ZSTD_getErrorName(left_));
     }
     asked_at_end_ = false;

@@ -59,6 +59,8 @@ TEST(Unpack, WhatIsCutOffOrDamagedIsNoEnd) {
   flipped[flipped.size() - 6] ^= 1;  // in its checksum
   EXPECT_THAT(error_of(gunzip, flipped), HasSubstr("damaged"));
   EXPECT_THAT(error_of(unzstd, zst + std::string(1000, 'x')), HasSubstr("damaged"));
+  // A frame of zstd --long=31: its head asks for a window of 2 GiB. Nothing is damaged.
+  EXPECT_THAT(error_of(unzstd, std::string("\x28\xb5\x2f\xfd\x00\xa8", 6) + std::string(20, '\0')), HasSubstr("--long"));
   EXPECT_THAT(error_of(gunzip, gz + "notes"), HasSubstr("behind its gzip data"));
 }
 
