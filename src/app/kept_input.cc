@@ -56,7 +56,14 @@ bool KeptInput::take(int from, const std::atomic<bool>& stop) {
   if (stopped_) return false;
   struct stat info {};
   if (fstat(descriptor_, &info) != 0) fail_io("cannot look at {}: {}", arrived_, std::strerror(errno));
-  if (info.st_size > 0) return !kept || !same_as_kept();
+  if (info.st_size > 0) {
+    if (!kept) return true;
+    if (same_as_kept()) return false;
+    const std::string manifest = kept_.substr(0, kept_.size() - path_for("").size()) + ".job";
+    if (!file_is_there(manifest))
+      fail_user("{} holds other requests than those that came, and there is no job ({}) that kept it; move it away, or give another output", kept_, manifest);
+    return true;
+  }
   if (!kept) fail_user("standard input is empty, and there are no requests in {}; pipe them into flexgen, or name their file after --input", kept_);
   spdlog::info("standard input is empty: going on with the requests in {}", kept_);
   return false;

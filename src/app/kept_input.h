@@ -12,7 +12,8 @@ class KeptInput {
   static std::string path_for(const std::string& output) { return output + ".input"; }
 
   /// Reads all of `descriptor`. Nothing is changed that is there: what came is beside it until keep(). If the same came as is kept, or nothing (or it is a terminal) and there is
-  /// a kept file, that is used. Ends early once `stop` is set, then stopped(). Throws Error{user} if there is nothing to read, Error{io}.
+  /// a kept file, that is used. Ends early once `stop` is set, then stopped(). Throws Error{user} if there is nothing to read, or the file that is there
+  /// says something else and no job has kept it, Error{io}.
   KeptInput(const std::string& output, int descriptor, const std::atomic<bool>& stop);
   /// What was not kept is removed.
   ~KeptInput();

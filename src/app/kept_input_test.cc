@@ -58,6 +58,11 @@ TEST_F(KeptInputTest, IsThereOnceItIsKept) {
   // The same again, or nothing: that is used. Something else takes its place once the job begins.
   piped(text, [&](KeptInput& input) { EXPECT_EQ(input.path(), kept_); });
   piped("", [&](KeptInput& input) { EXPECT_EQ(input.path(), kept_); });
+  // A file of that name that no job has kept is somebody's.
+  piped("other", [](KeptInput&) { ADD_FAILURE(); });
+  EXPECT_THAT(error_, testing::HasSubstr("no job"));
+  EXPECT_EQ(read_text(kept_), text);
+  write_text(out_ + ".job", "");
   piped("other", [&](KeptInput& input) {
     EXPECT_EQ(read_text(input.path()), "other");
     EXPECT_EQ(read_text(kept_), text);

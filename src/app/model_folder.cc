@@ -82,6 +82,8 @@ fs::path snapshot_of(const fs::path& root, const std::string& revision) {
   if (meant.empty() && revision.empty() && refs.empty()) meant = snapshots;
   if (meant.size() == 1) return root / "snapshots" / meant.front();
   if (snapshots.empty()) fail_user("{} is a Hub cache entry without a snapshot: its download was not finished; fetch the model again", root.string());
+  if (is_there(root / "refs" / wanted))
+    fail_user("{}: refs/{} says '{}', of which there is no snapshot; there is {}: name that with --revision, or fetch the model again", root.string(), printable(wanted), printable(commit), fmt::join(snapshots, ", "));
   fail_user("{} is a Hub cache entry without the revision '{}'; it has {}", root.string(), printable(wanted),
             fmt::join(refs.empty() ? snapshots : refs, ", "));
 }
@@ -166,19 +168,35 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
   fail_user("{} is a file; a model is a folder as Hugging Face lays it out, with config.json, safetensors and a tokenizer", where);
 }
 
+/// The id whose files an entry of the cache has.
+std::string id_of_entry(const std::string& entry) {
+  std::string id = entry.substr(kCachePrefix.size());
+  for (size_t at; (at = id.find("--")) != std::string::npos;) id.replace(at, 2, "/");
+  return id;
+}
+
 /// ORG/NAME or NAME, and the revision of an address that has one; nothing if `text` cannot be an id of the Hub.
 struct HubId {
   std::string id, revision;
 };
 std::optional<HubId> hub_id_of(std::string text) {
-  for (std::string_view before : {"https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://"})
-    if (text.starts_with(before)) text.erase(0, before.size());
+  const bool is_address = text.find("://") != std::string::npos || text.starts_with("huggingface.co/") || text.starts_with("hf.co/");
+  for (std::string_view before : {"https://", "http://", "www.", "huggingface.co/", "hf.co/", "hf://"})
+    if (is_address && text.starts_with(before)) text.erase(0, before.size());
+  if (is_address) text.erase(std::min(text.find_first_of("?#"), text.size()));
   text = without_end_slashes(text);
   std::string revision;
   if (const size_t tree = text.find("/tree/"); tree != std::string::npos) {
     revision = text.substr(tree + std::string_view("/tree/").size());
     text.erase(tree);
   }
+  for (std::string_view of_file : {"/blob/", "/resolve/", "/raw/"})  // the address of a file: its model's
+    if (const size_t at = text.find(of_file); is_address && at != std::string::npos) {
+      revision = text.substr(at + of_file.size());
+      revision.erase(std::min(revision.find('/'), revision.size()));
+      text.erase(at);
+    }
+  if (text.starts_with(kCachePrefix) && text.find('/') == std::string::npos) text = id_of_entry(text);  // an entry's name, as ls shows it
   if (const size_t at = text.find('@'); at != std::string::npos) {
     if (revision.empty()) revision = text.substr(at + 1);
     text.erase(at);
@@ -193,13 +211,6 @@ std::string cache_entry_of(const std::string& id) {
   std::string name(kCachePrefix);
   for (char c : id) c == '/' ? name += "--" : name += c;
   return name;
-}
-
-/// The id whose files an entry of the cache has.
-std::string id_of_entry(const std::string& entry) {
-  std::string id = entry.substr(kCachePrefix.size());
-  for (size_t at; (at = id.find("--")) != std::string::npos;) id.replace(at, 2, "/");
-  return id;
 }
 
 /// "; did you mean ...?" of the models that the cache has.

@@ -59,6 +59,10 @@ TEST_F(ModelFolder, HubIdsAndCacheRootsAreFoundInTheLocalCache) {
   EXPECT_EQ(find("me/tiny/"), main);
   EXPECT_EQ(find("https://huggingface.co/me/tiny/tree/v1.0"), old);
   EXPECT_EQ(find("hf://me/tiny@v1.0"), old);
+  // As people copy them.
+  for (const char* address : {"huggingface.co/me/tiny", "https://www.huggingface.co/me/tiny/", "https://huggingface.co/me/tiny?library=transformers#usage", "https://hf.co/me/tiny/blob/main/config.json", "models--me--tiny"})
+    EXPECT_EQ(find(address), main) << address;
+  EXPECT_EQ(find("https://huggingface.co/me/tiny/resolve/v1.0/model.safetensors?download=true"), old);
   EXPECT_EQ(find("me/tiny@v1.0", "v1.0"), old);
   EXPECT_EQ(find(at("hub/models--me--tiny")), main);
   EXPECT_EQ(find("me/tiny", "v1.0"), old);
@@ -72,6 +76,8 @@ TEST_F(ModelFolder, ACacheThatHasNotWhatIsAskedFor) {
   put_entry();
   EXPECT_THAT(refusal("me/tiny", "v2"), AllOf(HasSubstr("'v2'"), HasSubstr("main, v1.0")));
   EXPECT_THAT(refusal("me/tiny", "../../x"), HasSubstr("not the name of a branch"));
+  put("hub/models--me--tiny/refs/gone", "3333cccc");
+  EXPECT_THAT(refusal("me/tiny", "gone"), AllOf(HasSubstr("refs/gone says '3333cccc'"), HasSubstr("2222bbbb"), Not(HasSubstr("it has"))));
   EXPECT_THAT(refusal("me/tiny@v1.0", "main"), HasSubstr("names another one, v1.0"));
   EXPECT_THAT(refusal("me/other"), AllOf(HasSubstr("downloads nothing"), HasSubstr("hf download me/other"), Not(HasSubstr("did you mean"))));
   EXPECT_THAT(refusal("me/Tinny"), HasSubstr("did you mean me/tiny? flexgen downloads nothing"));
