@@ -48,13 +48,35 @@ std::string read_text(File& file, int64_t offset, int64_t bytes) {
   return text;
 }
 
+/// What a file is that was saved under the name of weights; empty if its first bytes do not tell.
+std::string known_form(std::string_view start) {
+  using namespace std::string_view_literals;
+  static constexpr std::pair<std::string_view, std::string_view> kForms[]{
+      {"GGUF", "a GGUF; name it so (.gguf), and give the file itself as the model"},
+      {"PK\x03\x04", "what PyTorch saves (or another zip archive); convert it with transformers: from_pretrained(...).save_pretrained(NEW_FOLDER)"},
+      {"\x80\x02", "a pickle, as older PyTorch saves; convert it with transformers: from_pretrained(...).save_pretrained(NEW_FOLDER)"},
+      {"\x1f\x8b", "compressed (gzip); unpack it"},
+      {"\x28\xb5\x2f\xfd", "compressed (zstd); unpack it"},
+      {"\x89HDF", "an HDF5 file (Keras); fetch the safetensors of the same model"},
+      {"/annex/objects/", "a pointer of git-annex; get the file itself (git annex get)"},
+      {"<", "a web page: an error or a log-in page was saved in place of the weights; fetch them again"},
+      {"{", "JSON: an error message was saved in place of the weights, or an index; fetch them again"},
+      {"\0\0\0\0\0\0\0\0"sv, "zeros at its beginning: it was not written to its end; fetch it again"}};
+  for (const auto& [magic, form] : kForms)
+    if (start.starts_with(magic)) return std::string(form);
+  return "";
+}
+
 /// The JSON text of a safetensors file.
 std::string read_header(File& file) {
   const int64_t size = file.size();
   if (size < 8) fail_user("{}: {} bytes are no safetensors file; it is truncated, fetch it again", file.path(), size);
   uint64_t length = 0;
   file.read(0, {reinterpret_cast<std::byte*>(&length), sizeof length});
-  if (length > static_cast<uint64_t>(kMaxHeaderBytes) && is_lfs_pointer(read_text(file, 0, std::min<int64_t>(size, 64)))) refuse_lfs_pointer(file.path());
+  const std::string start = read_text(file, 0, std::min<int64_t>(size, 64));
+  if (is_lfs_pointer(start)) refuse_lfs_pointer(file.path());
+  // Before '{' there are eight bytes in a safetensors file.
+  if (const std::string form = start.size() > 8 && start[8] == '{' ? "" : known_form(start); !form.empty()) fail_user("{} is no safetensors file but {}", file.path(), form);
   if (length > static_cast<uint64_t>(kMaxHeaderBytes))
     fail_user("{}: a header of {} bytes, where the safetensors format allows {}; it is of another format or broken", file.path(),
               length, kMaxHeaderBytes);

@@ -7,7 +7,10 @@
 namespace flexgen {
 
 /// Whether a file that begins so is a pointer.
-inline bool is_lfs_pointer(std::string_view start) { return start.starts_with("version https://git-lfs.github.com/spec/"); }
+inline bool is_lfs_pointer(std::string_view start) {
+  if (start.starts_with("\xef\xbb\xbf")) start.remove_prefix(3);
+  return start.starts_with("version https://git-lfs.github.com/spec/") || start.starts_with("version https://hawser.github.com/spec/");  // its first name
+}
 
 /// Throws Error{user} that says so of `path`, and what to do.
 [[noreturn]] void refuse_lfs_pointer(const std::string& path);
