@@ -479,6 +479,8 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
       fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);
     refuse_other_lines();
     refuse_contradictions(found);
+    if (found.model_name != identity_.model_name)
+      spdlog::warn("answers go on to name the model '{}', as when this job began, and not '{}'", printable(found.model_name), printable(identity_.model_name));
     identity_.model_name = found.model_name;
     identity_.created_s = found.created_s;
     identity_.model_files = found.model_files;

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -149,6 +150,18 @@ TEST_F(JobOutput, ARecordHasTheCustomIdOfItsLine) {
     lines[at] = record.dump();
     expect_refused(joined(lines), HasSubstr(fmt::format("line {} of the output", at + 1)), lines[at]);
   }
+}
+
+TEST_F(JobOutput, TheModelKeepsTheNameThatItHadAndThatIsTold) {
+  std::ostringstream told;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("told", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
+  write_text(out_, joined(half()));
+  model_.name = "another";
+  EXPECT_NO_THROW(run());
+  spdlog::set_default_logger(usual);
+  EXPECT_THAT(told.str(), AllOf(HasSubstr("'fake'"), HasSubstr("not 'another'")));
+  EXPECT_EQ(sorted_lines(read_text(out_)), lines_);
 }
 
 // Found by trying: it was looked for without end.
