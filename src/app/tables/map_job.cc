@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "io/byte_source.h"
+#include "io/checked_json.h"
 #include "io/whole_file.h"
 #include "model/model.h"
 
@@ -96,12 +97,9 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
 }
 
 void MapJob::read_schema() {
-  OrderedJson schema;
-  try {
-    schema = OrderedJson::parse(file_of(options_.json_schema, "--json-schema"));
-  } catch (const OrderedJson::exception& error) {
-    fail_user("--json-schema {}: {}", options_.json_schema, error.what());
-  }
+  const std::string text = file_of(options_.json_schema, "--json-schema");
+  parse_checked_json(text, 200, "--json-schema " + options_.json_schema, "it", "correct it");
+  const OrderedJson schema = OrderedJson::parse(text);
   const auto properties = schema.is_object() ? schema.find("properties") : schema.end();
   if (!schema.is_object() || properties == schema.end() || !properties->is_object() || properties->empty())
     fail_user("--json-schema {}: it must be the schema of an object with properties; each of these becomes a column", options_.json_schema);

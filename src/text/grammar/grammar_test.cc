@@ -137,6 +137,9 @@ TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
     }
   }
   EXPECT_THROW(honoured_schema(std::string(100'000, '[')), Error);
+  // Which of two would count?
+  EXPECT_THROW(honoured_schema(R"({"type": "string", "type": "integer"})"), Error);
+  EXPECT_THROW(honoured_schema(R"({"const": 1e999})"), Error);
 }
 
 TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
@@ -356,12 +357,8 @@ bool is_too_deep(std::string_view json) {
 std::string honoured_schema(std::string_view json) {
   if (json.size() > kMaxSchemaBytes) fail_user("it is larger than {}", format_bytes(static_cast<int64_t>(kMaxSchemaBytes)));
   if (is_too_deep(json)) fail_user("it is nested more than {} levels deep", kMaxSchemaDepth);
-  OrderedJson schema;
-  try {
-    schema = OrderedJson::parse(json);
-  } catch (const OrderedJson::exception& error) {
-    fail_user("it is not JSON: {}", error.what());
-  }
+  parse_checked_json(std::string(json), 4 * kMaxSchemaDepth + 1, "the schema", "it", "correct it");
+  OrderedJson schema = OrderedJson::parse(json);
   SchemaReader().read(schema);
   // Notes may hold anything, and xgrammar reads some.
   return schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
