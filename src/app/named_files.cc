@@ -35,8 +35,8 @@ bool is_same(const std::string& a, const std::string& b) {
   if (there && other_there) return S_ISREG(first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
   if (there || other_there) return false;
   std::error_code failed;
-  const fs::path plain = fs::weakly_canonical(a, failed);
-  return !failed && plain == fs::weakly_canonical(b, failed) && !failed;
+  const fs::path plain = fs::weakly_canonical(fs::absolute(a, failed), failed);
+  return !failed && plain == fs::weakly_canonical(fs::absolute(b, failed), failed) && !failed;
 }
 
 void check_writable(const NamedFile& file) {
