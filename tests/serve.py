@@ -239,6 +239,7 @@ def small_calls(server, name):
     check(server.ask("/detokenize", {"tokens": tokens["tokens"]})["prompt"].endswith("seven wizards"), "other words")
     written = server.ask("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]})["tokens"]
     check(server.ask("/detokenize", {"tokens": written})["prompt"] == "[user] Hi\n[assistant]", written)
+    check(server.ask("/tokenize", {"prompt": ""})["tokens"] == [], "an empty text has tokens")
     # Longer than an answer's prompt may be.
     check(server.ask("/tokenize", {"prompt": "one two " * 500})["count"] > 256, "it was cut")
     drawn = [server.ask("/v1/completions", {"prompt": "x", "max_tokens": 20, "temperature": 1})["choices"][0]["text"] for _ in range(4)]
@@ -264,6 +265,9 @@ def refusals(server, name):
             ("/v1/nothing", ok, 404, "not_found", None)]:
         error = server.ask(path, body, status)["error"]
         check(error["code"] == code and error["param"] == param and error["message"] and error["type"], f"{path} {body}: {error}")
+    server.stream("/v1/completions", {**ok, "stream_options": {"include_usage": None}})  # null says nothing
+    error = json.loads(server.call("POST", "/v1/completions", raw=b"{")[2])["error"]
+    check("of the body" in error["message"], error)
     for raw in [b"{", b"[]", b'{"prompt": "x"}, "url": {"a": 1}', b"\xff\xfe", b"", b'{"prompt": "x", "prompt": "y"}', b"[" * 100000]:
         status, _, text = server.call("POST", "/v1/completions", raw=raw)
         check(status == 400 and json.loads(text)["error"]["message"], f"{raw[:50]}: {status} {text}")
@@ -314,6 +318,42 @@ def garbage(server, rng):
     check(server.call("GET", "/health")[0] == 200, "garbage has ended it")
 
 
+def framing(server):
+    """Bytes that are no request of their own are not taken for one, whatever came before them: each of these gets one answer, its connection's last."""
+    hidden = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(hidden) + hidden
+    for data, status in [
+            # A body that nobody wants, with a request in it.
+            (b"POST /nothing HTTP/1.1\r\n" + length, b"404"),
+            (b"POST /health HTTP/1.1\r\n" + length, b"405"),
+            (b"POST /v1/files HTTP/1.1\r\n" + length, b"404"),
+            (b"POST /nothing HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(hidden) + hidden + b"\r\n0\r\n\r\n", b"404"),
+            # A head that is none.
+            (b"GET /health\r\n" + hidden, b"400"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + hidden, b"400"),
+            (b"BREW /pot HTTP/1.1\r\nHost: x\r\n\r\n" + hidden, b"400"),
+            (b"POST /tokenize HTTP/1.1\r\nContent-Length : 2\r\n\r\n{}" + hidden, b"400"),
+            (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}" + hidden, b"400"),
+            (b"GET /health HTTP/1.1\r\n: x\r\n\r\n" + hidden, b"400"),
+            # A body whose chunks are framed wrong.
+            (b'POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{"prompt": "xy"}' + hidden, b"400"),
+            (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + hidden, b"400"),
+            (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;" + b"x" * 100000 + b"\r\n{}\r\n0\r\n\r\n", b"400"),
+            # More than is read of a head.
+            (b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\n\r\n", b"431"),
+            (b"GET /health HTTP/1.1\r\n" + b"X-A: %s\r\n" % (b"y" * 1000) * 100 + b"\r\n", b"431")]:
+        answer = exchange(server.port, data)
+        check(answer.startswith(b"HTTP/1.1 " + status) and answer.count(b"HTTP/1.1 ") == 1 and answer.count(b"Connection: close") == 1, f"{data[:80]} gets {answer[:600]}, not one {status}")
+    # A proxy's form of the same.
+    answer = exchange(server.port, b"GET http://127.0.0.1/health HTTP/1.1\r\nConnection: close\r\n\r\n")
+    check(answer.startswith(b"HTTP/1.1 200"), answer)
+    # After an answer that took its body the connection goes on.
+    body = b'{"prompt": "x"}'
+    asked = b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    answer = exchange(server.port, asked * 2 + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+    check(answer.count(b"HTTP/1.1 200") == 3, answer)
+
+
 def hang_ups(server):
     server.settle()
     before = server.metric("vllm:generation_tokens_total")
@@ -341,12 +381,36 @@ def hang_ups(server):
 
 def keys(test):
     with Server(test.binary, test.model, "--api-key", "first", "--api-key", "second key") as server:
-        for headers, status in [({}, 401), ({"Authorization": "Bearer wrong"}, 401), ({"Authorization": "Bearer "}, 401), ({"Authorization": "first"}, 401), ({"Authorization": "Bearer first"}, 200),
+        for headers, status in [({}, 401), ({"Authorization": "Bearer wrong"}, 401), ({"Authorization": "Bearer "}, 401), ({"Authorization": "first"}, 401), ({"Authorization": "Bearer first"}, 200), ({"Authorization": "bearer first"}, 200),
                                 ({"Authorization": "Bearer second key"}, 200)]:
             got, said, text = server.call("GET", "/v1/models", headers=headers)
             check(got == status and (status == 200 or json.loads(text)["error"]["code"] == "invalid_api_key"), f"{headers}: {got} {text}")
         check(server.call("GET", "/health")[0] == 200, "health needs a key")
         check(server.call("POST", "/v1/completions", {"prompt": "x"})[0] == 401, "an answer needs none")
+
+
+def crowds(test):
+    """Where no more connections are taken, each that gets its turn is answered; who only holds one loses it."""
+    with Server(test.binary, test.model, "--max-connections", "4") as server:
+        held = [socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) for _ in range(10)]
+        check(server.call("GET", "/health")[0] == 200, "idle connections keep a call out")
+        for one in held:
+            one.close()
+        statuses = []
+
+        def client():
+            for _ in range(4):
+                try:
+                    statuses.append(server.call("POST", "/v1/completions", {"prompt": "x", "max_tokens": 3})[0])
+                except OSError as error:
+                    statuses.append(error)
+
+        clients = [threading.Thread(target=client) for _ in range(24)]
+        for one in clients:
+            one.start()
+        for one in clients:
+            one.join()
+        check(statuses == [200] * 96, f"{len(statuses)}: {[one for one in statuses if one != 200][:5]}")
 
 
 def back_pressure(test):
@@ -438,9 +502,11 @@ def main():
             small_calls(server, "model")
             refusals(server, "model")
             garbage(server, rng)
+            framing(server)
             hang_ups(server)
             sleeps(server)
         keys(test)
+        crowds(test)
         back_pressure(test)
         ends(test)
     print("serve.py: all holds")

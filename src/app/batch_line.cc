@@ -502,6 +502,7 @@ void take_streaming(Json& json, CallBody* call) {
     for (const auto& [name, value] : options->items()) {
       const bool known = name == "include_usage" || name == "include_obfuscation" || name == "continuous_usage_stats";
       if (!known) refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options has the field {}, which is not known", quote_text(name)));
+      if (value.is_null()) continue;
       if (!value.is_boolean()) refuse_value("body.stream_options", fmt::format("has {} for {}; it must be true or false", shown_value(value), quote_text(name)));
       if (name != "include_usage" && value == true) refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options: {} is not supported; leave it out", quote_text(name)));
     }
@@ -556,7 +557,11 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
 std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits) {
   try {
     LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
-    if (!alone.syntax_error.empty()) refuse("invalid_json", "", alone.syntax_error);
+    if (!alone.syntax_error.empty()) {
+      constexpr std::string_view kLine = " of the line: ";
+      if (const size_t at = alone.syntax_error.find(kLine); at != std::string::npos) alone.syntax_error.replace(at, kLine.size(), " of the body: ");
+      refuse("invalid_json", "", alone.syntax_error);
+    }
     if (!alone.line.is_object()) refuse("invalid_json", "", "the body is not a JSON object");
     LineJson parsed = read_line_json(fmt::format(R"({{"body":{}}})", body), {kMaxPromptsPerLine, limits.max_positions, limits.vocab_size});
     check_json(parsed);

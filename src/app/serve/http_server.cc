@@ -6,10 +6,12 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -17,6 +19,7 @@
 #include <httplib.h>
 
 #include "app/serve/api_error.h"
+#include "app/serve/chunk_frames.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -31,6 +34,7 @@ constexpr double kLingerS = 2;                  // for a client that sends on wh
 constexpr int64_t kLingerBytes = int64_t{64} << 20;
 constexpr size_t kMaxParts = 16;                // of a form
 constexpr int kBacklog = 1024;
+constexpr int kHeadersTooLong = 431;
 constexpr double kStopPollS = 0.2;              // in which a waiting connection notices that the server stops
 
 Clock::duration seconds(double s) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s)); }
@@ -40,28 +44,37 @@ class Connection : public httplib::Stream {
  public:
   Connection(socket_t socket, const HttpLimits& limits) : socket_(socket), limits_(limits) {}
 
-  /// Until a request begins; false if none does.
+  /// Until a request begins; false if none does. One that is there already, or is about to come, is read whatever `stops` says.
   bool await_request(const std::function<bool()>& stops) {
     if (at_ < end_) return true;
-    for (const auto until = Clock::now() + seconds(limits_.idle_s); Clock::now() < until && !stops();)
+    const auto until = Clock::now() + seconds(limits_.idle_s);
+    do {
       if (wait_for(POLLIN, kStopPollS)) return true;
+    } while (Clock::now() < until && !stops());
     return false;
   }
   void begin_request() {
     headers_left_ = limits_.header_bytes;
     in_headers_ = true;
-    refused_ = false;
+    refused_ = wrote_ = false;
+    chunks_.reset();
     deadline_ = Clock::now() + seconds(limits_.read_s);
     body_since_ = 0;
   }
   /// The handler is called: what is read from now on is the body.
-  void begin_body() {
+  void begin_body(bool in_chunks) {
     in_headers_ = false;
+    if (in_chunks) chunks_.emplace();
     deadline_ = Clock::now() + seconds(limits_.read_s);
   }
   /// The rest of the body is not wanted.
   void refuse_rest() { refused_ = true; }
   bool refused() const { return refused_; }
+  /// No head of a request was read that could be understood, so nobody knows where the next one begins.
+  bool in_headers() const { return in_headers_; }
+  bool headers_too_long() const { return headers_left_ < 0; }
+  /// Whether anything was said to the request.
+  bool wrote() const { return wrote_; }
   /// Takes what a refused client still sends, so that it reads the answer before it learns that nobody listens.
   void linger() {
     ::shutdown(socket_, SHUT_WR);
@@ -87,11 +100,16 @@ class Connection : public httplib::Stream {
       refused_ = true;
       return -1;
     }
+    if (chunks_ && !chunks_->take({buffer_ + at_, count})) {
+      refused_ = true;
+      return -1;
+    }
     std::memcpy(data, buffer_ + at_, count);
     at_ += count;
     return static_cast<ssize_t>(count);
   }
   ssize_t write(const char* data, size_t size) override {
+    wrote_ = true;
     for (size_t sent = 0; sent < size;) {
       if (!wait_for(POLLOUT, limits_.write_s)) return -1;
       const ssize_t count = ::send(socket_, data + sent, size - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -149,7 +167,8 @@ class Connection : public httplib::Stream {
   size_t at_ = 0, end_ = 0;
   Clock::time_point deadline_{};
   int64_t headers_left_ = 0, body_since_ = 0;
-  bool in_headers_ = true, refused_ = false;
+  bool in_headers_ = true, refused_ = false, wrote_ = false;
+  std::optional<ChunkFrames> chunks_;  ///< of a body that comes in them
 };
 
 thread_local Connection* connection_here = nullptr;  // of this thread; the library hands it to nobody
@@ -188,6 +207,26 @@ class ConnectionThreads : public httplib::TaskQueue {
   std::condition_variable ended_;
 };
 
+/// The answer is the connection's last.
+void say_close(const httplib::Request& request, httplib::Response& response) {
+  if (request.get_header_value("Connection") != "close") response.set_header("Connection", "close");  // else the library says so
+}
+
+/// RFC 9110's token. "Content-Length " is none: whoever passes it on may read it as the field that flexgen does not see in it.
+bool is_field_name(const std::string& name) {
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || std::strchr("!#$%&'*+-.^_`|~", c); }) && name.find('\0') == std::string::npos;
+}
+
+/// A proxy is asked with the whole address; what is asked for is its path.
+void take_path_of_address(httplib::Request& request) {
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (!request.path.starts_with(scheme)) continue;
+    const size_t slash = request.path.find('/', scheme.size());
+    request.path = slash == std::string::npos ? "/" : request.path.substr(slash);
+    return;
+  }
+}
+
 bool is_number(const std::string& text) { return !text.empty() && text.size() < 19 && text.find_first_not_of("0123456789") == std::string::npos; }
 
 class Call : public HttpCall {
@@ -203,6 +242,7 @@ class Call : public HttpCall {
     std::string text;
     check_length(most_bytes);
     if (!reader_) return text;
+    took_body_ = true;
     bool too_long = false;
     const bool whole = (*reader_)([&](const char* data, size_t size) {
       too_long = std::ssize(text) + static_cast<int64_t>(size) > most_bytes;
@@ -216,6 +256,7 @@ class Call : public HttpCall {
   bool form(int64_t most_bytes, const std::function<void(const HttpPart&)>& part, const std::function<void(std::string_view)>& piece) override {
     if (!request_.is_multipart_form_data() || !reader_) return false;
     check_length(most_bytes);
+    took_body_ = true;
     int64_t bytes = 0;
     size_t parts = 0;
     bool too_long = false;
@@ -247,6 +288,8 @@ class Call : public HttpCall {
     return true;
   }
   bool gone() const override { return connection_here->gone(); }
+  /// A body that nobody took would be read as the next request.
+  bool leaves_body() const { return reader_ && !took_body_; }
 
   void answer(int status, const std::string& type, std::string body, const std::vector<std::pair<std::string, std::string>>& headers) override {
     response_.status = status;
@@ -289,13 +332,15 @@ class Call : public HttpCall {
   const httplib::Request& request_;
   httplib::Response& response_;
   const httplib::ContentReader* reader_;
+  bool took_body_ = false;
 };
 
 }  // namespace
 
 class HttpServer::Impl : public httplib::Server {
  public:
-  Impl(const HttpLimits& limits, std::function<void(HttpCall&)> handler) : limits_(limits), handler_(std::move(handler)) {
+  Impl(const HttpLimits& limits, std::function<void(HttpCall&)> handler, std::function<std::string(int)> own_errors)
+      : limits_(limits), handler_(std::move(handler)), own_errors_(std::move(own_errors)) {
     new_task_queue = [this] { return new ConnectionThreads(limits_.connections, count_); };
     set_tcp_nodelay(true);
     // The library would let two servers share a port.
@@ -305,6 +350,14 @@ class HttpServer::Impl : public httplib::Server {
     });
     set_keep_alive_timeout(static_cast<time_t>(limits_.idle_s));  // what answers say
     set_keep_alive_max_count(1 << 20);
+    set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
+      if (connection_here->in_headers()) {
+        if (connection_here->headers_too_long()) response.status = kHeadersTooLong;
+        connection_here->refuse_rest();
+        say_close(request, response);
+      }
+      if (response.body.empty()) response.set_content(own_errors_(response.status), "application/json");
+    });
     set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) { return before_body(request, response); });
     Post(".*", [this](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader) { handle(request, response, &reader); });
   }
@@ -323,22 +376,27 @@ class HttpServer::Impl : public httplib::Server {
     auto& changed = const_cast<httplib::Request&>(request);  // the library's own, which it goes on with
     changed.ranges.clear();                   // answers are given whole
     changed.headers.erase("Accept-Encoding");  // and plain: they are streamed as they come
+    take_path_of_address(changed);
     const auto refuse = [&](int status) {
       connection_here->refuse_rest();
       response.status = status;
-      response.set_header("Connection", "close");
       return HandlerResponse::Handled;
     };
     const std::string length = request.get_header_value("Content-Length");
     std::string coding = request.get_header_value("Transfer-Encoding");
     std::transform(coding.begin(), coding.end(), coding.begin(), [](unsigned char c) { return std::tolower(c); });
     if (request.path.size() > kMaxPathBytes) return refuse(414);
+    for (const auto& [name, value] : request.headers)
+      if (!is_field_name(name)) return refuse(400);
     if (request.get_header_value_count("Content-Length") > 1 || (!length.empty() && !is_number(length)) || (!length.empty() && !coding.empty())) return refuse(400);
     if (!coding.empty() && coding != "chunked") return refuse(501);
-    connection_here->begin_body();
+    connection_here->begin_body(!coding.empty());
     const bool has_body = !coding.empty() || (!length.empty() && std::stoll(length) > 0);
     if (request.method == "POST" && has_body) return HandlerResponse::Unhandled;
-    if (has_body) return refuse(400);  // nobody reads it, and it is no request
+    if (has_body) {  // nobody reads it, and it is no request
+      say_close(request, response);
+      return refuse(400);
+    }
     handle(request, response, nullptr);
     return HandlerResponse::Handled;
   }
@@ -346,7 +404,8 @@ class HttpServer::Impl : public httplib::Server {
   void handle(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader) {
     Call call(request, response, reader);
     handler_(call);
-    if (connection_here->refused() || stopping) response.set_header("Connection", "close");
+    if (call.leaves_body()) connection_here->refuse_rest();
+    if (connection_here->refused() || stopping) say_close(request, response);
   }
 
   bool process_and_close_socket(socket_t socket) override {
@@ -364,7 +423,10 @@ class HttpServer::Impl : public httplib::Server {
         connection->begin_request();
         good = process_request(*connection, stopping, closed, nullptr);
       } while (good && !closed && !connection->refused() && !stopping);
-      if (connection->refused()) connection->linger();
+      if (connection->refused()) {
+        if (connection->headers_too_long() && !connection->wrote()) say_headers_too_long(*connection);
+        connection->linger();
+      }
     } catch (const std::exception& error) {
       spdlog::error("a connection was given up: {}", error.what());
     }
@@ -376,18 +438,24 @@ class HttpServer::Impl : public httplib::Server {
     return good;
   }
 
+  /// Where not even the first line ended within them, which the library says nothing to.
+  void say_headers_too_long(Connection& connection) const {
+    const std::string body = own_errors_(kHeadersTooLong);
+    const std::string answer = fmt::format("HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}", kHeadersTooLong,
+                                           "Request Header Fields Too Large", body.size(), body);
+    connection.write(answer.data(), answer.size());
+  }
+
   HttpLimits limits_;
   std::function<void(HttpCall&)> handler_;
+  std::function<std::string(int)> own_errors_;
   std::atomic<int64_t> count_{0};
   std::mutex mutex_;
   std::set<socket_t> sockets_;  ///< of all connections
 };
 
 HttpServer::HttpServer(const std::string& host, int port, const HttpLimits& limits, std::function<void(HttpCall&)> handler, std::function<std::string(int)> own_errors)
-    : impl_(std::make_unique<Impl>(limits, std::move(handler))) {
-  impl_->set_error_handler([own_errors = std::move(own_errors)](const httplib::Request&, httplib::Response& response) {
-    if (response.body.empty()) response.set_content(own_errors(response.status), "application/json");
-  });
+    : impl_(std::make_unique<Impl>(limits, std::move(handler), std::move(own_errors))) {
   port_ = port == 0 ? impl_->bind_to_any_port(host) : impl_->bind_to_port(host, port) ? port : -1;
   if (port_ <= 0) fail_user("cannot listen on {} port {}: {}; give another --host or --port, or end what listens there", host, port, std::strerror(errno));
   impl_->widen_backlog();

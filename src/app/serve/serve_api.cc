@@ -39,9 +39,10 @@ OrderedJson model_json(const ServeContext& context) {
 void ServeApi::check_key(const HttpCall& call) const {
   if (keys_.empty()) return;
   const std::string given = call.header("Authorization");
-  static constexpr std::string_view kScheme = "Bearer ";
+  static constexpr std::string_view kScheme = "bearer ";  // in any case (RFC 9110, 11.1)
   bool right = false;
-  if (given.starts_with(kScheme))
+  const bool has_scheme = given.size() > kScheme.size() && std::equal(kScheme.begin(), kScheme.end(), given.begin(), [](char wanted, char c) { return wanted == (c | 0x20); });
+  if (has_scheme)
     for (const std::string& key : keys_) right |= same_secret(std::string_view(given).substr(kScheme.size()), key);
   if (!right) throw ApiError{401, "the API key is missing or wrong; send 'Authorization: Bearer KEY' with one of the server's --api-key", "invalid_api_key"};
 }
@@ -114,6 +115,7 @@ void ServeApi::handle(HttpCall& call) {
 
 std::string ServeApi::refusal(int status) {
   switch (status) {
+    case 431: return ApiError{status, "the request's line and headers are too long", "headers_too_long"}.body();
     case 414: return ApiError{status, "the path is too long", "path_too_long"}.body();
     case 501: return ApiError{status, "this transfer encoding is not supported; send the body as it is, or chunked", "unsupported_encoding"}.body();
     default: return ApiError{status, status < 500 ? "this is no HTTP request that can be understood" : "the call has failed", "bad_request"}.body();

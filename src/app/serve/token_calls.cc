@@ -35,7 +35,9 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
     texts = json["return_token_strs"].get<bool>();
     json.erase("return_token_strs");
   }
-  // Whatever is too long for an answer may be counted.
+  // Whatever is too long or too short for an answer may be counted.
+  const bool is_empty = json.contains("prompt") && json["prompt"] == "";
+  if (is_empty) json["prompt"] = "x";  // the other fields are checked as ever
   ModelLimits limits = limits_now(context);
   limits.max_positions = std::numeric_limits<int32_t>::max();
   json["max_tokens"] = 1;
@@ -43,7 +45,8 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
   if (const LineError* error = std::get_if<LineError>(&parsed)) throw api_error_of(*error);
   const std::vector<BatchPrompt>& prompts = std::get<CallBody>(parsed).request.prompts;
   if (prompts.size() != 1) throw ApiError{400, "prompt must be one text", "invalid_value", "prompt"};
-  const std::vector<int32_t>& tokens = prompts.front().tokens;
+  const bool adds = !json.contains("add_special_tokens") || json["add_special_tokens"] != false;
+  const std::vector<int32_t> tokens = is_empty ? context.limits.tokenizer->encode("", adds) : prompts.front().tokens;
   nlohmann::ordered_json answer{{"count", tokens.size()}, {"max_model_len", context.limits.max_positions}, {"tokens", tokens}, {"token_strs", nullptr}};
   if (texts) {
     answer["token_strs"] = nlohmann::ordered_json::array();
