@@ -145,6 +145,32 @@ def ends_of_batches(test, rng):
         check(page["has_more"] and len(page["data"]) == 2 and len(rest["data"]) == 3, f"{page} {rest}")
 
 
+def spoilt_state(test):
+    """Records that somebody has spoilt are left out, and told; the server begins, with what is whole."""
+    state = test.path("spoilt")
+    with Server(test.binary, test.model, "--state", state) as server:
+        files = [upload(server, lines_of([("/v1/completions", {"prompt": f"x {number}", "max_tokens": 2})]))["id"] for number in range(4)]
+        batches = [create(server, file)["id"] for file in files]
+        for batch in batches:
+            until(server, batch, over, "it does not end")
+
+    def spoil(path, **changes):
+        with open(os.path.join(state, path)) as file:
+            record = json.load(file)
+        with open(os.path.join(state, path), "w") as file:
+            json.dump({**record, **changes}, file)
+
+    for number, changes in enumerate(({"filename": 7}, {"purpose": None}, {"created_at": "today"})):
+        spoil(f"files/{files[number]}.json", **changes)
+    for number, changes in enumerate(({"created_at": "today"}, {"endpoint": None, "status": "in_progress"}, {"id": 7})):
+        spoil(f"batches/{batches[number]}/batch.json", **changes)
+    with Server(test.binary, test.model, "--state", state) as server:
+        check([one["id"] for one in get(server, "/v1/batches")["data"]] == batches[3:], "another batch is there")
+        check([one["id"] for one in get(server, "/v1/files")["data"] if one["purpose"] == "batch"] == files[3:], "another file is there")
+        check(all(os.path.exists(os.path.join(state, "files", f"{file}.data")) for file in files), "the content of a file was removed")
+        check(sum("that is whole; it is left out" in said for said in server.said) == 6, server.said)
+
+
 def limits(test):
     with Server(test.binary, test.model) as server:
         get(server, "/v1/batches", 404)
@@ -159,6 +185,7 @@ def main():
         rng = random.Random(3)
         killed_and_resumed(test, rng)
         ends_of_batches(test, rng)
+        spoilt_state(test)
         limits(test)
     print("serve_batches.py: all holds")
 

@@ -49,12 +49,12 @@ BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer) : d
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     const std::string id = entry.path().filename().string();
     const auto json = Json::parse(read_file_if_there(folder(id) + "/" + kFile), nullptr, false);
-    if (!json.is_object() || json.value("id", "") != id || !json.contains("status") || !json["status"].is_string()) {
+    if (!has_texts(json, {"id", "status", "endpoint", "input_file_id"}) || !has_time(json) || json["id"] != id) {
       spdlog::warn("{}: no batch that is whole; it is left out", entry.path().string());
       continue;
     }
     batches_[id] = json;
-    if (!is_over(json)) unfinished.emplace_back(json.value("created_at", int64_t{0}), id);
+    if (!is_over(json)) unfinished.emplace_back(json["created_at"].get<int64_t>(), id);
   }
   std::sort(unfinished.begin(), unfinished.end());
   for (const auto& [created, id] : unfinished) queue_.push_back(id);

@@ -45,6 +45,12 @@ void replace_file(const std::string& path, const std::string& text) {
   sync_directory_of(path);
 }
 
+bool has_texts(const nlohmann::json& record, std::initializer_list<const char*> names) {
+  return record.is_object() && std::all_of(names.begin(), names.end(), [&](const char* name) { return record.contains(name) && record[name].is_string(); });
+}
+
+bool has_time(const nlohmann::json& record) { return record.contains("created_at") && record["created_at"].is_number_integer(); }
+
 std::string StoredFile::json() const {
   return json_text({{"id", id}, {"object", "file"}, {"bytes", bytes}, {"created_at", created_s}, {"filename", name}, {"purpose", purpose}, {"status", "processed"}, {"expires_at", nullptr}});
 }
@@ -57,14 +63,15 @@ FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
     if (!name.ends_with(".json")) continue;
     const std::string id = name.substr(0, name.size() - 5);
     const auto json = nlohmann::json::parse(read_whole_file(about(id)), nullptr, false);
-    if (!json.is_object() || !fs::exists(path(id))) {
+    if (!has_texts(json, {"filename", "purpose"}) || !has_time(json) || !fs::exists(path(id))) {
       spdlog::warn("{}/{}: no file that is whole; it is left out", directory_, name);
       continue;
     }
-    files_[id] = {id, json.value("filename", ""), json.value("purpose", ""), static_cast<int64_t>(fs::file_size(path(id))), json.value("created_at", int64_t{0})};
+    files_[id] = {id, json["filename"], json["purpose"], static_cast<int64_t>(fs::file_size(path(id))), json["created_at"]};
   }
+  // What nobody finished goes; the content of a record that cannot be read stays.
   for (const std::string& name : names)
-    if (name.ends_with(".new") || (name.ends_with(".data") && !files_.contains(name.substr(0, name.size() - 5)))) {
+    if (name.ends_with(".new") || (name.ends_with(".data") && !fs::exists(about(name.substr(0, name.size() - 5))))) {
       std::error_code ignored;
       fs::remove(fs::path(directory_) / name, ignored);
     }

@@ -3,8 +3,10 @@
 // Thread-safe.
 
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <mutex>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -62,6 +64,10 @@ class FileStore {
   mutable std::mutex mutex_;
   std::map<std::string, StoredFile> files_;
 };
+
+/// Whether a record of the state, which others may have changed, is an object with these members as texts; whether it has the time at which it was created.
+bool has_texts(const nlohmann::json& record, std::initializer_list<const char*> names);
+bool has_time(const nlohmann::json& record);
 
 /// With the folders above it, where they are not there. Throws Error{user}.
 void make_state_folder(const std::string& directory);
