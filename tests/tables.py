@@ -172,6 +172,12 @@ def shown(tables):
     flags = ["--prompt-template", "Q: {{ words }}\nA:", "--examples", tables.path("ex.jsonl"), "--shots", "2", "--dry-run", "2"]
     out = tables.run("s.csv", "s.out.csv", *flags)[0]
     check(out.count("\n\nQ: alpha 0\nA:\n") == 1 and out.count("A: ") == 4 and out == tables.run("s.csv", "s.out.csv", *flags)[0], out)
+    tables.write("mark.j2", "\ufeffQ: {{ words }}\r\nA:")  # as editors on Windows write it
+    check(tables.run("s.csv", "s.out.csv", "--template", tables.path("mark.j2"), *flags[2:])[0] == out, "a file's byte order mark or line ends are in the prompts")
+    # A table with pandas' index: its column has no name, and stays.
+    tables.write("index.csv", ",words\n0,one\n1,two\n")
+    tables.run("index.csv", "index.out.csv", "--prompt-template", "{{ row[''] }} {{ words }}", "--max-tokens", "2")
+    check([row[:2] for row in tables.rows("index.out.csv")] == [["", "words"], ["0", "one"], ["1", "two"]], tables.rows("index.out.csv"))
     chat = tables.run("s.csv", "s.out.csv", *flags, "--chat", "--system", "Short.")[0]
     check(chat.count("[system] Short.") == 2 and chat.count("[assistant] ") == 4 and not os.path.exists(tables.path("s.out.csv.lines.jsonl")), chat)
     summary = json.loads(tables.run("s.csv", "s.out.csv", *flags[:-2], "--max-tokens", "3", "--json")[0])

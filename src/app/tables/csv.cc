@@ -45,8 +45,11 @@ CsvReader::CsvReader(ByteSource& source, char delimiter, std::string path) : sou
   check_text(columns_);
   std::set<std::string> seen;
   for (size_t i = 0; i < columns_.size(); ++i) {
-    if (columns_[i].empty()) fail_user("{}: column {} of the header has no name; the first line must name all columns", path_, i + 1);
-    if (!seen.insert(columns_[i]).second) fail_user("{}: two columns are named '{}'; rename one", path_, columns_[i]);
+    // One without a name is what pandas writes its index into.
+    if (columns_.size() == 1 && columns_[i].empty()) fail_user("{}: the first line is empty; it must name the columns", path_);
+    if (seen.insert(columns_[i]).second) continue;
+    if (columns_[i].empty()) fail_user("{}: column {} of the header is not the only one without a name; name all but one", path_, i + 1);
+    fail_user("{}: two columns are named '{}'; rename one", path_, columns_[i]);
   }
 }
 

@@ -12,6 +12,7 @@
 #include "app/answer_json.h"
 #include "app/batch_line.h"
 #include "app/chat_source.h"
+#include "app/grammar_fields.h"
 #include "app/sha256.h"
 #include "app/tables/table_writer.h"
 #include "base/error.h"
@@ -34,6 +35,7 @@ constexpr int64_t kMaxRecordBytes = int64_t{1} << 30;
 std::string file_of(const std::string& path, const char* flag) {
   std::string text = read_whole_file(path, kMaxTextFileBytes);
   if (!is_utf8(text)) fail_user("{} {}: this file is not UTF-8", flag, path);
+  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // an editor's, and no part of a prompt
   return text;
 }
 
@@ -81,10 +83,12 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
   }
   const bool has_shots = !shots.shots.empty();
   prompts_.emplace(source, options.template_file.empty() ? "--prompt-template" : options.template_file, std::move(shots), options.system);
-  // An answer ends where the next example would begin.
-  if (has_shots && !options.chat && !prompts_->places_shots() && options.choices.empty() && !fields_.contains("stop")) fields_["stop"] = {"\n\n"};
+  // An answer ends where the next example would begin. JSON ends by itself, and may have empty lines in it.
+  if (has_shots && !options.chat && !prompts_->places_shots() && options.choices.empty() && options.json_schema.empty() && !fields_.contains("stop")) fields_["stop"] = {"\n\n"};
   if (!options.json_schema.empty()) read_schema();
   if (options.json_schema.empty() || options.keeps_answer) added_.push_back(options.output_column);
+  if (!added_.empty() && std::find(schema_fields_.begin(), schema_fields_.end(), added_.front()) != schema_fields_.end())
+    fail_user("--output-column {}: --json-schema {} has a property of this name, which becomes a column too; give another name", options.output_column, options.json_schema);
   added_.insert(added_.end(), schema_fields_.begin(), schema_fields_.end());
   const Truncation truncation = truncation_of(options.truncate);
   if (options.choices.empty() && truncation == Truncation::kLeft) fields_["truncate_prompt_tokens"] = -1;
@@ -104,6 +108,11 @@ void MapJob::read_schema() {
   if (!schema.is_object() || properties == schema.end() || !properties->is_object() || properties->empty())
     fail_user("--json-schema {}: it must be the schema of an object with properties; each of these becomes a column", options_.json_schema);
   for (const auto& [name, property] : properties->items()) schema_fields_.push_back(name);
+  try {
+    if (options_.dry_run == 0) schema_grammar(schema.dump());  // each row's line would be refused for the same
+  } catch (const Error& error) {
+    fail_user("--json-schema {}: {}", options_.json_schema, error.what());
+  }
   fields_["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"name", "row"}, {"schema", schema}}}};
 }
 

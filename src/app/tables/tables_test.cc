@@ -60,6 +60,11 @@ TEST(Csv, ReadsWhatTheStandardHas) {
   EXPECT_EQ(rows_of("a,b\r1,2\r"), (Rows{{"a", "b"}, {"1", "2"}}));
 }
 
+TEST(Csv, OneColumnMayHaveNoName) {  // as pandas writes a table with its index
+  EXPECT_EQ(rows_of(",b\n0,x\n"), (Rows{{"", "b"}, {"0", "x"}}));
+  EXPECT_EQ(rows_of(csv_row({"a", ""}, {}) + csv_row({"1", "2"}, {})), (Rows{{"a", ""}, {"1", "2"}}));
+}
+
 TEST(Csv, NamesTheRowThatIsWrong) {
   EXPECT_THAT(why_not("a,b\n1,2\n3\n"), testing::HasSubstr("t.csv row 2 (line 3) has 1 fields"));
   EXPECT_THAT(why_not("a,b\n\"1\n\n\",2\n3,4,5\n"), testing::HasSubstr("row 2 (line 5) has 3 fields"));
@@ -68,7 +73,8 @@ TEST(Csv, NamesTheRowThatIsWrong) {
   EXPECT_THAT(why_not("a,b\n1,2\"\n"), testing::HasSubstr("field 2 has a double quote"));
   EXPECT_THAT(why_not("a,b\n1,\xff\n"), testing::HasSubstr("row 1 (line 2): column 2 is not UTF-8"));
   EXPECT_THAT(why_not("a,b,a\n"), testing::HasSubstr("two columns are named 'a'"));
-  EXPECT_THAT(why_not("a,,c\n"), testing::HasSubstr("column 2 of the header has no name"));
+  EXPECT_THAT(why_not(",b,\n"), testing::HasSubstr("column 3 of the header is not the only one without a name"));
+  EXPECT_THAT(why_not("\na\n"), testing::HasSubstr("the first line is empty"));
   EXPECT_THAT(why_not(""), testing::HasSubstr("is empty"));
   EXPECT_THAT(why_not("a,b\n1,\"" + std::string(kMaxRowBytes, 'x')), testing::HasSubstr("has more than 64.0 MiB"));
 }
