@@ -40,7 +40,10 @@ def a_schema(rng, depth=0):
     if kind == "pattern":
         return {"type": "string", "pattern": rng.choice(["^[A-Z]{2,4}-[0-9]{1,3}$", "^(foo|bar)?x$", "^.{2}[^a-y ]$", "^\\d\\w\\S$"])}
     if kind == "several":
-        return {"type": rng.sample(["boolean", "null"], 2)}
+        # Each with the keywords that speak of it.
+        types = rng.sample(["boolean", "null", "string", "integer", "array"], rng.randrange(2, 6))
+        keywords = {"string": {"maxLength": 5}, "integer": {"minimum": 0, "maximum": 99}, "array": {"maxItems": 2, "items": {"type": ["null", "boolean"]}}}
+        return {"type": types} | {name: value for one in types for name, value in keywords.get(one, {}).items()}
     if kind == "array":
         least = rng.randrange(3)
         return {"type": "array", "items": inner(), "minItems": least, "maxItems": least + rng.randrange(3)}
@@ -115,11 +118,13 @@ def check_table(options, folder):
     table, output, schema = folder / "t.jsonl", folder / "out.jsonl", folder / "s.json"
     schema.write_text(json.dumps({"type": "object", "properties": {"kind": {"enum": ["a", "b"]}, "n": {"type": "integer", "minimum": 0, "maximum": 5}}, "required": ["kind", "n"]}))
 
-    def ask(rows, *flags):
+    def ask(rows, *flags, code=0):
         table.write_text("".join(json.dumps(row) + "\n" for row in rows))
         ran = subprocess.run([options.flexgen, "map", "--model", pathlib.Path(options.source) / "demo/model", "-i", table, "-o", output, "--prompt-template", "{{ q }} =>", "--json-schema", schema, "--cpu-memory", "256MiB",
                               "--hardware", "generic", "--overwrite", *flags], capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == code, ran.stderr
+        if code != 0:
+            return ran.stderr
         return ran.stdout, [json.loads(line) for line in output.read_text().splitlines()]
 
     rows = [{"q": f"number {number}"} for number in range(4)]
@@ -129,6 +134,17 @@ def check_table(options, folder):
     said = ask(rows, "--answer-column", "right")[0]
     for part in ("kind: accuracy 1.000 (4 of 4)", "n: accuracy 0.750 (3 of 4)", "fields right: 7 of 8"):
         assert part in said, said
+    # JSON may have empty lines, so they end none, whatever stands between examples.
+    examples = folder / "ex.jsonl"
+    examples.write_text(json.dumps({"q": "number 9", "right": {"kind": "a", "n": 1}}) + "\n")
+    ask(rows, "--examples", examples, "--shots", "1", "--answer-column", "right")
+    assert '"stop"' not in (folder / "out.jsonl.lines.jsonl").read_text(), "empty lines end JSON"
+    # What no row could be asked for is refused before any is.
+    said = ask(rows, "--output-column", "kind", code=1)
+    assert "has a property of this name" in said, said
+    schema.write_text(json.dumps({"type": "object", "properties": {"kind": {"type": "string", "format": "uri"}}}))
+    said = ask(rows, code=1)
+    assert "'format' is not supported" in said and len(said.splitlines()) == 1, said
 
 
 def text_of(record):

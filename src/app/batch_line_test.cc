@@ -138,7 +138,9 @@ TEST(BatchLine, FieldsThatChangeNothingMayStay) {
                             R"("stream_options": {"include_usage": false})", R"("stop_token_ids": [])", R"("stop": [])", R"("store": false)", R"("metadata": {})", R"("metadata": {"a": "b"})",
                             R"("service_tier": "auto")", R"("user": "u")", R"("safety_identifier": "u")", R"("prompt_cache_key": "k")", R"("bad_words": [])", R"("logit_bias": {})",
                             R"("logit_bias": {"5": 0})", R"("presence_penalty": 0)", R"("best_of": 1)", R"("priority": 0)", R"("guided_json": null)", R"("guided_choice": [])",
-                            R"("structured_outputs": null)", R"("allowed_token_ids": null)", R"("truncate_prompt_tokens": null)", R"("prompt_logprobs": null)", R"("logprob_token_ids": null)",
+                            R"("structured_outputs": null)",
+                            R"("structured_outputs": {"json": null, "disable_fallback": false, "disable_any_whitespace": false, "disable_additional_properties": false})",
+                            R"("allowed_token_ids": null)", R"("truncate_prompt_tokens": null)", R"("prompt_logprobs": null)", R"("logprob_token_ids": null)",
                             R"("return_token_ids": false)", R"("return_tokens_as_token_ids": false)", R"("request_id": "r")", R"("cache_salt": "s")", R"("kv_transfer_params": null)",
                             R"("vllm_xargs": {})", R"("thinking_token_budget": -1)", R"("prompt_embeds": null)", R"("detokenize": true)", R"("truncation_side": "left")", R"("echo": false)",
                             R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("n": 1.0)", R"("top_k": 0.0)", R"("response_format": {"type": "text", "json_schema": null})", R"("tools": [])", R"("nobody_knows": null)"}) {

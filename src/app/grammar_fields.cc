@@ -125,7 +125,7 @@ void add_structured(const LineJson& line, const LineBody& body, std::vector<Aske
       all->push_back(asked_choice(std::move(choices), at));
     } else if (name == "json_object" && shown == "true") all->push_back({{GrammarKind::kJsonObject, "", {}, true}, at});
     else if (name == "disable_any_whitespace" && (shown == "true" || shown == "false")) compact = shown == "true";
-    else if ((name == "json_object" || name == "disable_fallback") && shown == "false") continue;
+    else if ((name == "json_object" || name == "disable_fallback" || name == "disable_additional_properties") && shown == "false") continue;
     else refuse_value(at, "is not supported: json, regex, choice, grammar, json_object and disable_any_whitespace are");
   }
   for (size_t i = before; i < all->size(); ++i) (*all)[i].spec.any_whitespace = !compact;

@@ -127,7 +127,8 @@ TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
       {R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})", "leads to itself"}, {R"({"$ref": "#", "type": "object"})", "'type'"},
       {R"({"type": "object", "required": ["a"]})", "'a'"}, {R"({"type": "string", "format": "iri"})", "'format'"}, {R"({"allOf": [{}, {}]})", "'allOf'"},
       {R"({"type": "integer", "enum": [1, "a"]})", "'enum'"}, {R"({"type": "string", "maxLength": 1000000000})", "'maxLength'"}, {R"({"type": "str"})", "'type'"}, {R"([1])", "array"},
-      {R"({"type": "string", "pattern": "é"})", "'pattern'"}, {R"({"minLength": 1, "minItems": 1})", "beside keywords"}, {"{", "not JSON"}, {"false", "false"}};
+      {R"({"type": "string", "pattern": "é"})", "'pattern'"}, {R"({"minLength": 1, "minItems": 1})", "beside keywords"}, {"{", "not JSON"}, {"false", "false"},
+      {R"({"type": ["string", "null"], "minimum": 1})", "'minimum' with these types"}, {R"({"const": 12345678901234567890123})", "12345678901234567890123"}, {R"({"enum": [-9223372036854775809]})", "64 bits"}};
   for (const auto& [json, part] : cases) {
     try {
       honoured_schema(json);
@@ -148,6 +149,36 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
   EXPECT_EQ(honoured_schema(R"({"oneOf": [{"type": "string"}, {"enum": [1, null]}]})"), R"({"anyOf":[{"type":"string"},{"enum":[1,null]}]})");
   EXPECT_EQ(honoured_schema(R"({"oneOf": [{"type": "integer"}, {"const": 1.5}]})"), R"({"oneOf":[{"type":"integer"},{"const":1.5}]})") << "1.0 is an integer";
   EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"]})"), R"({"anyOf":[{"type":"array","items":{}},{"type":"null"}]})");
+  EXPECT_EQ(honoured_schema(R"({"type": ["string", "number", "integer", "null"], "title": "t", "maximum": 5, "maxLength": 3})"),
+            R"({"title":"t","anyOf":[{"type":"string","maxLength":3},{"type":"number","maximum":5},{"type":"integer","maximum":5},{"type":"null"}]})")
+      << "each keyword speaks of its type";
+  EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"], "items": {"type": ["object", "null"], "properties": {"a": true}}})"),
+            R"({"anyOf":[{"type":"array","items":{"anyOf":[{"type":"object","properties":{"a":{}},"additionalProperties":false},{"type":"null"}]}},{"type":"null"}]})");
+  for (const char* number : {"18446744073709551615", "-9223372036854775808", "1.5", "1e+300"}) {
+    const std::string schema = fmt::format(R"({{"const":{},"title":"12345678901234567890123"}})", number);
+    EXPECT_EQ(honoured_schema(schema), schema);
+  }
+}
+
+TEST(JsonSchema, ThatOnlyValuesWithoutAnEndFitIsRefused) {
+  for (const char* json :
+       {R"({"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]})", R"({"type": "array", "minItems": 1, "items": {"$ref": "#"}})", R"({"type": "array", "minItems": 1, "prefixItems": [{"$ref": "#"}]})",
+        R"({"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1})", R"({"type": "object", "properties": {"n": {"$ref": "#"}}, "minProperties": 1})", R"({"anyOf": [{"$ref": "#"}]})",
+        R"({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"type": "array", "minItems": 2, "prefixItems": [{}], "items": {"$ref": "#/$defs/a"}}}})"})
+    try {
+      honoured_schema(json);
+      ADD_FAILURE() << json;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("without an end")) << json;
+    }
+  for (const char* json :
+       {R"({"type": "object", "properties": {"n": {"$ref": "#"}, "m": {}}, "required": ["m"], "minProperties": 1})", R"({"type": "array", "items": {"$ref": "#"}})", R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})",
+        R"({"type": ["object", "null"], "properties": {"n": {"$ref": "#"}}, "required": ["n"]})", R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]}, "b": {"enum": [1]}}})"})
+    EXPECT_NO_THROW(honoured_schema(json)) << json;
+  // A chain of definitions in any order.
+  std::string chain = R"({"$ref": "#/$defs/d0", "$defs": {)";
+  for (int i = 0; i < 1500; ++i) chain += fmt::format(R"("d{}": {{"properties": {{"n": {{"$ref": "#/$defs/d{}"}}}}, "required": ["n"]}}, )", i, i + 1);
+  EXPECT_NO_THROW(honoured_schema(chain + R"("d1500": {"type": "null"}}})"));
 }
 
 /// What tokens of the two common kinds add to a text.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -51,6 +52,7 @@ class SchemaReader {
         at = chains_[at];
       }
     }
+    check_ends(root);
   }
 
  private:
@@ -204,17 +206,7 @@ class SchemaReader {
     }
     if (types.empty()) return;
     if (!schema.contains("type")) schema["type"] = types.front();
-    if (types.size() > 1) {
-      for (const auto& [name, value] : schema.items())
-        if (name != "type" && !is_note(name)) refuse_keyword(place, name, "with several types is not supported; write them as anyOf");
-      // As alternatives, each of which is narrowed by itself.
-      OrderedJson options = OrderedJson::array();
-      for (const std::string& type : types) options.push_back({{"type", type}});
-      schema.erase("type");
-      schema["anyOf"] = std::move(options);
-      for (size_t i = 0; i < types.size(); ++i) narrow(schema["anyOf"][i], types[i]);
-      return;
-    }
+    if (types.size() > 1) return visit_types(schema, types, place, depth);
     const std::string& type = types.front();
     if (type == "string") visit_string(schema, place);
     else if (type == "array") visit_array(schema, place, depth);
@@ -223,6 +215,88 @@ class SchemaReader {
       for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
         if (schema.contains(name)) visit_bound(schema, name, place);
     narrow(schema, type);
+  }
+
+  /// As alternatives of one type each, with the keywords that speak of it.
+  void visit_types(OrderedJson& schema, const std::vector<std::string>& types, const std::string& place, int depth) {
+    OrderedJson options = OrderedJson::array(), notes = OrderedJson::object();
+    for (const std::string& type : types) options.push_back({{"type", type}});
+    for (const auto& [name, value] : schema.items()) {
+      if (is_note(name)) notes[name] = value;
+      if (is_note(name) || name == "type") continue;
+      bool speaks = false;
+      for (size_t i = 0; i < types.size(); ++i)
+        if (kKeywordsOfType.at(types[i]).contains(name)) {
+          options[i][name] = value;
+          speaks = true;
+        }
+      if (!speaks) refuse_keyword(place, name, "with these types is not supported");
+    }
+    schema = std::move(notes);
+    schema["anyOf"] = std::move(options);
+    visit_all(schema["anyOf"], place + "/anyOf", depth + 1);
+  }
+
+  /// Whether a value fits that has an end, where those of `ending` (targets of references) have one.
+  static bool ends(const OrderedJson& schema, const std::set<std::string>& ending) {
+    const auto all_of = [&](const auto& schemas) { return std::all_of(schemas.begin(), schemas.end(), [&](const OrderedJson& one) { return ends(one, ending); }); };
+    if (!schema.is_object()) return true;
+    if (schema.contains("$ref")) return ending.contains(schema["$ref"].get<std::string>());
+    for (const char* name : {"anyOf", "oneOf"})
+      if (schema.contains(name)) return std::any_of(schema[name].begin(), schema[name].end(), [&](const OrderedJson& one) { return ends(one, ending); });
+    if (schema.contains("allOf")) return all_of(schema["allOf"]);
+    if (schema.contains("minItems") && schema["minItems"] > 0) {
+      const OrderedJson first = schema.value("prefixItems", OrderedJson::array());
+      const auto least = schema["minItems"].get<size_t>();
+      for (size_t i = 0; i < std::min(least, first.size()); ++i)
+        if (!ends(first[i], ending)) return false;
+      if (least > first.size() && schema.contains("items") && !ends(schema["items"], ending)) return false;
+    }
+    if (schema.contains("required"))
+      for (const OrderedJson& name : schema["required"])
+        if (!ends(schema["properties"][name.get<std::string>()], ending)) return false;
+    if (!schema.contains("minProperties") || schema["minProperties"] == 0) return true;
+    if (schema.contains("properties")) {
+      const OrderedJson& properties = schema["properties"];
+      return std::count_if(properties.begin(), properties.end(), [&](const OrderedJson& one) { return ends(one, ending); }) >= schema["minProperties"].get<int64_t>();
+    }
+    return (!schema.contains("additionalProperties") || ends(schema["additionalProperties"], ending)) && (!schema.contains("patternProperties") || all_of(schema["patternProperties"]));
+  }
+
+  static void add_targets(const OrderedJson& schema, std::set<std::string>* targets) {
+    if (schema.is_object() && schema.contains("$ref") && schema["$ref"].is_string()) targets->insert(schema["$ref"].get<std::string>());
+    if (schema.is_structured())
+      for (const auto& [name, value] : schema.items()) add_targets(value, targets);
+  }
+
+  /// Refuses schemas that only values without an end fit: an object that must hold one like itself. Such an answer would go on until max_tokens.
+  void check_ends(const OrderedJson& root) const {
+    std::map<std::string, const OrderedJson*> targets;
+    std::map<std::string, std::set<std::string>> seen_in;  // a target: those that lie around references to it
+    std::vector<std::string> to_look_at;
+    std::set<std::string> ending;
+    for (const auto& [place, target] : references_) {
+      const OrderedJson::json_pointer pointer(target.substr(1));
+      if (targets.contains(target)) continue;
+      if (!root.contains(pointer)) {  // the place of a schema that was written in another way
+        ending.insert(target);
+        continue;
+      }
+      targets[target] = &root.at(pointer);
+      to_look_at.push_back(target);
+      std::set<std::string> within;
+      add_targets(*targets[target], &within);
+      for (const std::string& one : within) seen_in[one].insert(target);
+    }
+    while (!to_look_at.empty()) {
+      const std::string target = std::move(to_look_at.back());
+      to_look_at.pop_back();
+      if (ending.contains(target) || !ends(*targets[target], ending)) continue;
+      ending.insert(target);
+      to_look_at.insert(to_look_at.end(), seen_in[target].begin(), seen_in[target].end());
+    }
+    for (const auto& [target, schema] : targets)
+      if (!ending.contains(target)) fail(target, "only values without an end fit: each must hold another like itself");
   }
 
   /// xgrammar makes nothing that a schema does not name; without names, anything.
@@ -352,6 +426,28 @@ bool is_too_deep(std::string_view json) {
   return false;
 }
 
+/// A whole number that no 64 bits hold would be read as another one.
+void check_whole_numbers(std::string_view json) {
+  bool in_text = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (in_text) {
+      if (json[i] == '\\') ++i;
+      else if (json[i] == '"') in_text = false;
+      continue;
+    }
+    if (json[i] == '"') in_text = true;
+    if (json[i] != '-' && (json[i] < '0' || json[i] > '9')) continue;
+    const std::string_view number = json.substr(i, json.find_first_not_of("0123456789+-.eE", i) - i);
+    i += number.size() - 1;
+    if (number.find_first_of(".eE") != std::string_view::npos) continue;
+    int64_t small = 0;
+    uint64_t large = 0;
+    const char* const end = number.data() + number.size();
+    if (std::from_chars(number.data(), end, small).ec == std::errc::result_out_of_range && std::from_chars(number.data(), end, large).ec != std::errc())
+      fail_user("it has the number {}{}, which 64 bits do not hold", number.substr(0, 40), number.size() > 40 ? "..." : "");
+  }
+}
+
 }  // namespace
 
 std::string honoured_schema(std::string_view json) {
@@ -359,6 +455,7 @@ std::string honoured_schema(std::string_view json) {
   if (is_too_deep(json)) fail_user("it is nested more than {} levels deep", kMaxSchemaDepth);
   parse_checked_json(std::string(json), 4 * kMaxSchemaDepth + 1, "the schema", "it", "correct it");
   OrderedJson schema = OrderedJson::parse(json);
+  check_whole_numbers(json);
   SchemaReader().read(schema);
   // Notes may hold anything, and xgrammar reads some.
   return schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
