@@ -99,10 +99,13 @@ Json rope_scaling_of(GgufFields& fields) {
   for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"}) fields.only(name, 1.0);
   fields.only("rope.scaling.yarn_beta_fast", 32.0);
   fields.only("rope.scaling.yarn_beta_slow", 1.0);
-  if (!type || *type == "none" || !factor || *factor == 1 || *factor == 0) return nullptr;
-  Json scaling{{"rope_type", *type}, {"factor", *factor}};
-  if (*type == "yarn" && original) scaling["original_max_position_embeddings"] = *original;
-  else if (*type != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", GgufFields::shown_value(*type)));
+  const Json kind = type ? *type : Json("linear");  // as llama.cpp reads files from before there were types
+  if (kind == "none" || !factor || *factor == 1 || *factor == 0) return nullptr;
+  if (factor->is_array()) fields.refuse("rope.scaling.factor", "differs from layer to layer, which flexgen does not do");
+  Json scaling{{"rope_type", kind}, {"factor", *factor}};
+  if (kind == "yarn" && original) scaling["original_max_position_embeddings"] = *original;
+  else if (kind == "yarn") fields.refuse("rope.scaling.original_context_length", "is missing, which yarn needs; convert the model anew with llama.cpp");
+  else if (kind != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", GgufFields::shown_value(kind)));
   return scaling;
 }
 

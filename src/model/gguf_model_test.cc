@@ -72,6 +72,22 @@ TEST(GgufModel, FieldsBecomeAConfig) {
   EXPECT_EQ(loaded->files(), std::vector<std::string>{path});
 }
 
+TEST(GgufModel, AnglesAreScaledLinearlyWhereNoTypeIsGiven) {  // files from before there were types, as llama.cpp reads them
+  TestFolder folder;
+  const auto frequency = [&](const auto& add) {
+    TestGguf gguf = fields("llama");
+    add(gguf);
+    add_tensors(gguf);
+    return load_gguf_model(folder.put("m.gguf", gguf.bytes())).config.ropes[0].inverse_frequencies[1];
+  };
+  const float plain = frequency([](TestGguf&) {});
+  EXPECT_FLOAT_EQ(frequency([](TestGguf& gguf) { gguf.real("llama.rope.scale_linear", 4); }), plain / 4);
+  EXPECT_FLOAT_EQ(frequency([](TestGguf& gguf) { gguf.real("llama.rope.scaling.factor", 4); }), plain / 4);
+  EXPECT_FLOAT_EQ(frequency([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "linear").real("llama.rope.scaling.factor", 4); }), plain / 4);
+  EXPECT_FLOAT_EQ(frequency([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "none").real("llama.rope.scaling.factor", 4); }), plain);
+  EXPECT_FLOAT_EQ(frequency([](TestGguf& gguf) { gguf.real("llama.rope.scale_linear", 1); }), plain);
+}
+
 TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   TestFolder folder;
   const auto with = [&](const auto& add, const std::string& architecture = "llama", const std::vector<std::string>& ignored = {}) {
@@ -87,6 +103,7 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_THAT(with(nothing, "llama", {"llama.block_count"}), HasSubstr("a field that flexgen reads"));
   EXPECT_THAT(with(nothing, "llama", {"llama.none"}), HasSubstr("no such field"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.rope.dimension_count", 16); }), HasSubstr("'llama.rope.dimension_count' is 16 of the 32"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "yarn").real("llama.rope.scaling.factor", 2); }), HasSubstr("original_context_length"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 2); }), HasSubstr("longrope"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.attention.key_length", 32).number("llama.attention.value_length", 16); }), HasSubstr("value_length"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_factors_long.weight", {1}, 0, "1234"); }), HasSubstr("rope_factors_long.weight"));
