@@ -7,6 +7,7 @@ Usage: serve_batches.py FLEXGEN_BINARY SOURCE_DIR"""
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -175,6 +176,19 @@ def limits(test):
     with Server(test.binary, test.model) as server:
         get(server, "/v1/batches", 404)
     with Server(test.binary, test.model, "--state", test.path("small"), "--max-file", "2KiB") as server:
+        # However little of it comes at a time.
+        form = b'--edge\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n--edge--\r\n'
+        head = b"POST /v1/files HTTP/1.1\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=edge\r\nContent-Length: %d\r\n\r\n" % len(form)
+        for pieces in ([head, form[:3], form[3:]], [head + form[:1], form[1:20], form[20:]], [head] + [form[i:i + 1] for i in range(len(form))]):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.02 if len(pieces) < 9 else 0.001)
+                answer = connection.recv(65536)
+            check(answer.startswith(b"HTTP/1.1 200"), f"{pieces[1]}: {answer}")
+            file = json.loads(answer.partition(b"\r\n\r\n")[2])
+            get(server, f"/v1/files/{file['id']}", method="DELETE")
         upload(server, "x" * 3000, status=413)
         check(get(server, "/v1/files")["data"] == [] and os.listdir(test.path("small/files")) == [], "something is left of it")
 

@@ -33,6 +33,7 @@ constexpr size_t kMaxPathBytes = 512;           // the library matches patterns 
 constexpr double kLingerS = 2;                  // for a client that sends on while it is refused
 constexpr int64_t kLingerBytes = int64_t{64} << 20;
 constexpr size_t kMaxParts = 16;                // of a form
+constexpr int64_t kMaxBoundaryBytes = 70 + 4;   // of a form's first line (RFC 2046)
 constexpr int kBacklog = 1024;
 constexpr int kHeadersTooLong = 431;
 constexpr double kStopPollS = 0.2;              // in which a waiting connection notices that the server stops
@@ -67,6 +68,8 @@ class Connection : public httplib::Stream {
     if (in_chunks) chunks_.emplace();
     deadline_ = Clock::now() + seconds(limits_.read_s);
   }
+  /// The next read gives so many bytes at once, unless the client sends fewer.
+  void gather(size_t bytes) { gathered_ = std::min(bytes, kSocketBytes); }
   /// The rest of the body is not wanted.
   void refuse_rest() { refused_ = true; }
   bool refused() const { return refused_; }
@@ -94,7 +97,9 @@ class Connection : public httplib::Stream {
   bool is_readable() const override { return at_ < end_ || wait_for(POLLIN, seconds_left()); }
   bool is_writable() const override { return !gone(); }
   ssize_t read(char* data, size_t size) override {
-    if (at_ == end_ && !fill()) return -1;
+    while (end_ - at_ < std::max<size_t>(1, gathered_))
+      if (!fill()) return -1;
+    gathered_ = 0;
     const size_t count = std::min(size, end_ - at_);
     if (in_headers_ && (headers_left_ -= static_cast<int64_t>(count)) < 0) {
       refused_ = true;
@@ -139,10 +144,11 @@ class Connection : public httplib::Stream {
       refused_ = true;
       return false;
     }
-    const ssize_t count = ::recv(socket_, buffer_, sizeof buffer_, 0);
+    std::memmove(buffer_, buffer_ + at_, end_ - at_);
+    end_ -= std::exchange(at_, 0);
+    const ssize_t count = ::recv(socket_, buffer_ + end_, sizeof buffer_ - end_, 0);
     if (count <= 0) return false;
-    at_ = 0;
-    end_ = static_cast<size_t>(count);
+    end_ += static_cast<size_t>(count);
     // Time goes by bytes, so that a long body over a slow line comes through and one that trickles does not.
     if (!in_headers_ && (body_since_ += count) > (1 << 20)) {
       body_since_ = 0;
@@ -164,7 +170,7 @@ class Connection : public httplib::Stream {
   socket_t socket_;
   const HttpLimits& limits_;
   char buffer_[kSocketBytes];
-  size_t at_ = 0, end_ = 0;
+  size_t at_ = 0, end_ = 0, gathered_ = 0;
   Clock::time_point deadline_{};
   int64_t headers_left_ = 0, body_since_ = 0;
   bool in_headers_ = true, refused_ = false, wrote_ = false;
@@ -257,6 +263,9 @@ class Call : public HttpCall {
     if (!request_.is_multipart_form_data() || !reader_) return false;
     check_length(most_bytes);
     took_body_ = true;
+    // The library looks for a form's first line in the first bytes that come, however few.
+    const std::string length = request_.get_header_value("Content-Length");
+    if (!length.empty()) connection_here->gather(static_cast<size_t>(std::min<int64_t>(std::stoll(length), kMaxBoundaryBytes)));
     int64_t bytes = 0;
     size_t parts = 0;
     bool too_long = false;
