@@ -54,6 +54,14 @@ ToolCall call_of(const Value& value) {
 
 Value parsed(std::string_view json) { return jinja::parse_json_value(trimmed(json), kMaxValues); }
 
+/// Where the JSON that stands at `at`, behind blanks or at once, ends, whatever its texts hold: a mark within one is none. `at` itself where there is none.
+size_t behind_json(std::string_view text, size_t at) {
+  const size_t begin = std::min(text.find_first_not_of(" \t\r\n", at), text.size());
+  const std::string_view rest = text.substr(begin);
+  const size_t end = rest.starts_with('{') || rest.starts_with('[') ? end_of_json(rest) : std::string_view::npos;
+  return end == std::string_view::npos ? at : begin + end;
+}
+
 /// The calls of a text, and where they begin.
 struct Found {
   size_t begin = 0;
@@ -64,7 +72,7 @@ Found hermes_calls(std::string_view text) {
   Found found{text.find(kCall), {}};
   for (size_t at = found.begin; at != std::string_view::npos; at = text.find(kCall, at)) {
     at += kCall.size();
-    const size_t end = std::min(text.find(kCallEnd, at), text.size());
+    const size_t end = std::min(text.find(kCallEnd, behind_json(text, at)), text.size());
     found.calls.push_back(call_of(parsed(text.substr(at, end - at))));
     at = end;
   }
@@ -90,7 +98,9 @@ Found mistral_calls(std::string_view text) {
   Found found{text.find(kCalls), {}};
   for (size_t at = found.begin; at != std::string_view::npos;) {
     at += kCalls.size();
-    const size_t next = text.find(kCalls, at);
+    const bool is_list = jinja::strip(text.substr(at), "", true, false).starts_with('[');
+    const size_t first = text.find('{', at);
+    const size_t next = text.find(kCalls, is_list ? behind_json(text, at) : first < text.find(kCalls, at) ? behind_json(text, first) : at);
     const std::string_view part = trimmed(text.substr(at, next == std::string_view::npos ? next : next - at));
     if (part.starts_with('[')) {
       const Value list = parsed(part.substr(0, end_of_json(part)));

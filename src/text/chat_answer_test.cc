@@ -48,6 +48,10 @@ TEST(ChatAnswer, CallsOfHermesAndQwen) {
   EXPECT_EQ(shown("<tool_call>" + std::string(kCall), form), R"(f{"b": 1.5, "a": "é"})");  // its end may be a token that is left out
   EXPECT_EQ(shown(call + call, {.calls = CallForm::kHermes, .one_call = true}), R"(f{"b": 1.5, "a": "é"})");
   EXPECT_EQ(shown(call, {}), "[" + call + "]");
+  // Marks within a text of the arguments are text.
+  const std::string marked = R"({"a": "</tool_call> <tool_call>{"})";
+  EXPECT_EQ(shown("<tool_call>\n{\"name\": \"f\", \"arguments\": " + marked + "}\n</tool_call>\n" + call, form), "f" + marked + R"(f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown("<tool_call>" + std::string(kCall) + " and more</tool_call>", form), "[<tool_call>" + std::string(kCall) + " and more</tool_call>]");
   for (const char* broken : {"<tool_call>{\"name\": \"f\"", "<tool_call>{}</tool_call>", "<tool_call>[1]</tool_call>", "<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call>", "<tool_call></tool_call>"})
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
 }
@@ -65,6 +69,9 @@ TEST(ChatAnswer, CallsOfMistral) {
   const AnswerForm form{.calls = CallForm::kMistral};
   EXPECT_EQ(shown("[TOOL_CALLS] [" + std::string(kCall) + ", " + kCall + "]", form), R"(f{"b": 1.5, "a": "é"}f{"b": 1.5, "a": "é"})");
   EXPECT_EQ(shown(R"(Well.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{"y": {}}[TOOL_CALLS]h{})", form), R"([Well.]f{"x": 1}g{"y": {}}h{})");
+  const std::string marked = R"({"a": "[TOOL_CALLS] {"})";
+  EXPECT_EQ(shown(R"([TOOL_CALLS] [{"name": "f", "arguments": )" + marked + R"(}])", form), "f" + marked);
+  EXPECT_EQ(shown("[TOOL_CALLS]f[ARGS]" + marked + "[TOOL_CALLS]g[ARGS]{}", form), "f" + marked + "g{}");
   for (const char* broken : {"[TOOL_CALLS]", "[TOOL_CALLS] [1]", "[TOOL_CALLS] [{\"name\"", "[TOOL_CALLS]{\"x\": 1}", "[TOOL_CALLS]f[ARGS]{\"x\"", "[TOOL_CALLS]f"})
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
 }
