@@ -119,6 +119,38 @@ TEST_F(Grammars, MaskTokensOfSeveralBytes) {
   EXPECT_TRUE(may_come(matcher->mask(), 'b'));
 }
 
+/// Bytes, and tokens of several that begin or end within characters, as byte-level tokenizers have them.
+class Pieces : public Bytes {
+ public:
+  std::string token_bytes(int32_t token) const override { return token < 257 ? Bytes::token_bytes(token) : kPieces[static_cast<size_t>(token - 257)]; }
+  int64_t vocab_size() const override { return 257 + std::ssize(kPieces); }
+
+ private:
+  const std::vector<std::string> kPieces{"\xb6lf", "\xb6\xd0", "\xd0\xb0\xd1", "\x80\xd0\xb0", "\xb8\xad\xe4", "\xb8\xad\"", "\xad\n", "\xad\xad", "\x98\x80\xf0", "\x80x", "\xe4\xb8", "\xf0\x9f", "\x9f\x98\x80", "a\xd0", "\xd0\xb0\xd0\xb0", "\xb0\xd0\xb0"};
+};
+
+/// In the mask are the tokens that can come, and no others.
+TEST_F(Grammars, MasksHoldWithinCharacters) {
+  const Pieces pieces;
+  const int64_t vocab = pieces.vocab_size();
+  const auto of_pieces = GrammarCompiler::create(pieces, vocab, {256}, 1 << 20);
+  const std::vector<GrammarSpec> specs{{Kind::kRegex, "[а-я]{1,200}", {}}, {Kind::kRegex, "[\\u4e00-\\u9fff]{0,3000}1", {}}, {Kind::kRegex, "[а-я]*", {}}, {Kind::kRegex, "([а-я]{0,200},){0,200}", {}}, {Kind::kRegex, "[\U0001f600-\U0001f64f]{200}", {}},
+                                       {Kind::kRegex, ".{0,300}", {}}, {Kind::kEbnf, "root ::= \"a\" [а-я中]{0,300}", {}}, schema(R"({"type": "string", "maxLength": 300})"), schema(R"({"type": "string", "pattern": "^[^a]{0,200}$"})")};
+  for (const GrammarSpec& spec : specs)
+    for (const std::string start : {"\xd0", "а", "а\xd1", "\xe4", "\xe4\xb8", "中\xe4\xb8", "\xf0", "\xf0\x9f\x98", "😀\xf0\x9f", "a\xd0", "aа\xe4\xb8", "\"\xe4\xb8", "\"а\xf0\x9f"}) {
+      const auto at_start = [&]() -> std::unique_ptr<GrammarMatcher> {
+        auto matcher = of_pieces->start(spec);
+        for (const unsigned char byte : start)
+          if (!matcher->accept(byte)) return nullptr;
+        return matcher;
+      };
+      const auto matcher = at_start();
+      if (!matcher) continue;
+      const TokenMask mask = matcher->mask();
+      for (int32_t token = 0; token < vocab; ++token) EXPECT_EQ(may_come(mask, token), at_start()->accept(token)) << spec.text << ": " << token << " behind " << testing::PrintToString(start);
+    }
+}
+
 TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"not": {}})", "'not'"}, {R"({"if": {}})", "'if'"}, {R"({"type": "array", "uniqueItems": true})", "'uniqueItems'"}, {R"({"type": "array", "contains": {}})", "'contains'"},

@@ -81,11 +81,27 @@ xgrammar::Grammar grammar_of(const GrammarSpec& spec) {
   fail_user("cannot be followed whole: {}", xgrammar_warnings.front());
 }
 
+/// Whether a text ends within a character; its last three bytes tell.
+bool ends_in_character(std::string_view text) {
+  for (size_t i = 1; i <= std::min<size_t>(3, text.size()); ++i) {
+    const auto byte = static_cast<unsigned char>(text[text.size() - i]);
+    if ((byte & 0xc0) != 0x80) return byte >= 0xc0 && i < (byte >= 0xf0 ? 4u : byte >= 0xe0 ? 3u : 2u);
+  }
+  return false;
+}
+
 class XgrammarMatcher : public GrammarMatcher {
  public:
-  explicit XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, int64_t vocab_size) : matcher_(grammar), vocab_size_(vocab_size) {}
+  /// `tokens`: of the compiler. `tries_out`: masks may hold tokens that cannot come, and each is tried.
+  XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, int64_t vocab_size, xgrammar::TokenizerInfo tokens, bool tries_out)
+      : matcher_(grammar), vocab_size_(vocab_size), tokens_(std::move(tokens)), tries_out_(tries_out) {}
 
-  bool accept(int32_t token) override { return !matcher_.IsTerminated() && matcher_.AcceptToken(token); }
+  bool accept(int32_t token) override {
+    if (matcher_.IsTerminated() || !matcher_.AcceptToken(token)) return false;
+    tail_ += tokens_.GetDecodedVocab()[static_cast<size_t>(token)];
+    if (tail_.size() > 3) tail_.erase(0, tail_.size() - 3);
+    return true;
+  }
 
   TokenMask mask() override {
     TokenMask words(static_cast<size_t>(xgrammar::GetBitmaskSize(static_cast<int>(vocab_size_))), 0);
@@ -93,14 +109,27 @@ class XgrammarMatcher : public GrammarMatcher {
     int64_t shape = std::ssize(words);
     DLTensor tensor{words.data(), {kDLCPU, 0}, 1, xgrammar::GetBitmaskDLType(), &shape, nullptr, 0};
     if (!matcher_.FillNextTokenBitmask(&tensor)) std::fill(words.begin(), words.end(), ~uint32_t{0});
+    if (tries_out_ && ends_in_character(tail_)) try_out(words);
     return words;
   }
 
   bool ended() const override { return matcher_.IsTerminated(); }
 
  private:
+  /// Where a class of characters is repeated more than 128 times ([а-я]{0,200}), xgrammar 0.2.8 lets any bytes follow those that end a character that had begun. There are few such states, and few tokens that go on there.
+  void try_out(TokenMask& words) {
+    for (int32_t token = 0; token < vocab_size_; ++token) {
+      if (!may_come(words, token)) continue;
+      if (matcher_.AcceptToken(token)) matcher_.Rollback(1);
+      else words[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32));
+    }
+  }
+
   xgrammar::GrammarMatcher matcher_;
   int64_t vocab_size_;
+  xgrammar::TokenizerInfo tokens_;
+  bool tries_out_;
+  std::string tail_;  ///< the last bytes of the answer
 };
 
 class XgrammarCompiler : public GrammarCompiler {
@@ -127,7 +156,9 @@ class XgrammarCompiler : public GrammarCompiler {
       bytes_ -= kept_.back().bytes;
       kept_.pop_back();
     }
-    return std::make_unique<XgrammarMatcher>(kept_.front().grammar, vocab_size_);
+    // Of schemas, patterns have ASCII's characters alone.
+    const bool tries_out = spec.kind == GrammarSpec::Kind::kRegex || spec.kind == GrammarSpec::Kind::kEbnf;
+    return std::make_unique<XgrammarMatcher>(kept_.front().grammar, vocab_size_, tokens_, tries_out);
   }
 
  private:
