@@ -191,6 +191,12 @@ TEST_P(BadBodies, GiveAnError) {
   EXPECT_THAT(error.message, HasSubstr(GetParam().message));
 }
 
+TEST(BatchLine, LongRegularExpressionsAreRefused) {  // they take long to compile
+  auto parsed = parse_batch_line(line_with(R"("prompt": "x", "guided_regex": ")" + std::string(20'000, '.') + '"'), kLimits);
+  ASSERT_EQ(parsed.index(), 1u);
+  EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("guided_regex is longer than"));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     BatchLine, BadBodies,
     testing::Values(

@@ -20,7 +20,7 @@ namespace {
 using jinja::Value;
 using GrammarKind = GrammarSpec::Kind;
 
-constexpr size_t kMaxGrammarChoices = 1024, kMaxGrammarBytes = 64 << 10, kKeptGrammars = 32;
+constexpr size_t kMaxGrammarChoices = 1024, kMaxGrammarBytes = 64 << 10, kMaxRegexBytes = 16 << 10, kKeptGrammars = 32;
 
 const Value* grammar_member(const Value& dict, std::string_view name) {
   const Value* found = dict.dict() ? dict.dict()->find(name) : nullptr;
@@ -43,7 +43,8 @@ Asked asked_schema(const Value& schema, const std::string& path) {
 
 Asked asked_text(GrammarKind kind, const std::string& text, const std::string& path) {
   if (text.empty()) refuse_value(path, "is empty");
-  if (text.size() > kMaxGrammarBytes) refuse_value(path, fmt::format("is longer than {} bytes", kMaxGrammarBytes));
+  const size_t most = kind == GrammarKind::kRegex ? kMaxRegexBytes : kMaxGrammarBytes;
+  if (text.size() > most) refuse_value(path, fmt::format("is longer than {} bytes", most));
   return {{kind, text, {}, true}, path};
 }
 

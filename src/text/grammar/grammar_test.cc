@@ -175,6 +175,24 @@ TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
   EXPECT_THROW(honoured_schema(R"({"const": 1e999})"), Error);
 }
 
+TEST(JsonSchema, WhatTakesTooLongToCompileIsRefused) {
+  const auto properties = [](int count, const auto& schema) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += fmt::format(R"({}"p{}": {})", i > 0 ? ", " : "", i, schema(i));
+    return "{\"type\": \"object\", \"properties\": {" + text + "}";
+  };
+  const auto string_to = [](int most) { return fmt::format(R"({{"type": "string", "maxLength": {}}})", most); };
+  EXPECT_THROW(honoured_schema(properties(200, string_to) + "}"), Error);
+  EXPECT_NO_THROW(honoured_schema(properties(80, string_to) + "}"));
+  EXPECT_NO_THROW(honoured_schema(properties(1000, [&](int) { return string_to(100); }) + "}"));
+  const auto anything = [](int) { return "{}"; };
+  for (const char* count : {R"(, "minProperties": 50})", R"(, "maxProperties": 50})"}) {
+    EXPECT_THROW(honoured_schema(properties(100, anything) + count), Error) << count;
+    EXPECT_NO_THROW(honoured_schema(properties(60, anything) + count)) << count;
+  }
+  EXPECT_NO_THROW(honoured_schema(properties(100, anything) + R"(, "minProperties": 1})"));
+}
+
 TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
   EXPECT_EQ(honoured_schema(R"({"properties": {"b": true, "a": {"minLength": 1}}})"),
             R"({"properties":{"b":{},"a":{"minLength":1,"type":"string"}},"type":"object","additionalProperties":false})");

@@ -39,6 +39,10 @@ const std::map<std::string, std::string, std::less<>> kSchemaFormats{
     {"ipv4", kByteNumberPattern + "(\\." + kByteNumberPattern + "){3}"},
     {"uuid", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"}};
 
+// What xgrammar takes seconds or gigabytes for: it writes out a state for each character of a short string, once for each pair of bounds, and for each number of properties that may have come.
+constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 4096;
+constexpr size_t kMaxCountedProperties = 64;
+
 class SchemaReader {
  public:
   void read(OrderedJson& root) {
@@ -337,8 +341,13 @@ class SchemaReader {
       }
   }
 
-  static void visit_string(OrderedJson& schema, const std::string& place) {
+  void visit_string(OrderedJson& schema, const std::string& place) {
     visit_counts(schema, "minLength", "maxLength", place);
+    if (schema.contains("minLength") || schema.contains("maxLength")) {
+      const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", least);
+      if (lengths_.emplace(least, most).second) length_states_ += std::min(most, kMaxUnrolled);
+      if (length_states_ > kMaxLengthStates) fail(place, "strings have too many different bounds of their length; give several the same");
+    }
     if (schema.contains("pattern")) visit_pattern(schema["pattern"], "pattern", place);
     if (schema.contains("format")) {
       const auto format = schema["format"].is_string() ? kSchemaFormats.find(schema["format"].get_ref<const std::string&>()) : kSchemaFormats.end();
@@ -381,6 +390,9 @@ class SchemaReader {
       if (more) refuse_keyword(place, schema.contains("patternProperties") ? "patternProperties" : "propertyNames", "beside 'properties' is not supported");
       // A further one could bear a name that has a schema of its own.
       schema["additionalProperties"] = false;
+      for (const char* count : {"minProperties", "maxProperties"})
+        if (schema.contains(count) && schema[count] > 1 && schema["properties"].size() > kMaxCountedProperties)
+          refuse_keyword(place, count, fmt::format("beside more than {} 'properties' is not supported", kMaxCountedProperties));
       if (schema.contains("minProperties") && schema["minProperties"] > schema["properties"].size()) refuse_keyword(place, "minProperties", "of more than 'properties' has is not supported");
       return;
     }
@@ -404,7 +416,8 @@ class SchemaReader {
   std::set<std::string> places_;
   std::vector<std::pair<std::string, std::string>> references_;
   std::map<std::string, std::string> chains_;
-  int64_t parts_ = 0;
+  std::set<std::pair<int64_t, int64_t>> lengths_;  ///< of strings, from and to
+  int64_t parts_ = 0, length_states_ = 0;
 };
 
 /// Stops before the tree is deeper than it may be.
