@@ -185,7 +185,9 @@ def limits(test):
                 for piece in pieces:
                     connection.sendall(piece)
                     time.sleep(0.02 if len(pieces) < 9 else 0.001)
-                answer = connection.recv(65536)
+                answer = b""
+                while piece := connection.recv(65536):
+                    answer += piece
             check(answer.startswith(b"HTTP/1.1 200"), f"{pieces[1]}: {answer}")
             file = json.loads(answer.partition(b"\r\n\r\n")[2])
             get(server, f"/v1/files/{file['id']}", method="DELETE")
