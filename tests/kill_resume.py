@@ -160,6 +160,8 @@ class Test:
         kind, model = self.kind.format(errors=self.errors_of(output)).split(), self.model
         if self.kind == MIXTURE:
             kind, model = ["--load-experts", self.rng.choice(["auto", "all", "chosen"])], self.mixture
+            if self.rng.random() < 0.5:
+                kind += ["--expert-statistics", os.path.join(self.work, "experts.json")]
         named = [] if "-i" in kind else ["-i", source or self.input]
         command = [self.binary, "run-batch", "--model", model, *named, "-o", output, "--hardware", "generic", "--cpu-memory", "64MiB",
                    "--disk-dir", self.spill, "--disk-space", "256MiB", "--threads", "1", *placement.split(), *kind, *more]

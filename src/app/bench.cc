@@ -95,6 +95,7 @@ std::string checkpoint_of(const BenchOptions& options) {
   namespace fs = std::filesystem;
   const std::string& model = options.model;
   if (is_gguf(model)) {
+    if (options.expert_skew) fail_user("--expert-skew: {} is a checkpoint, whose routers choose; leave it out", model);
     if (options.load_format == "dummy") fail_user("--load-format dummy: {} is a GGUF; name a shape, or give a config.json", model);
     return model;
   }
@@ -102,6 +103,7 @@ std::string checkpoint_of(const BenchOptions& options) {
   const std::string config = config_text(model);
   const bool dummy = options.load_format == "dummy" || (options.load_format == "auto" && !is_directory);
   if (!dummy && !is_directory) fail_user("--model {} with --load-format checkpoint: it is no directory", model);
+  if (!dummy && options.expert_skew) fail_user("--expert-skew: {} is a checkpoint, whose routers choose; leave it out, or give --load-format dummy", model);
   if (!dummy) return model;
 
   fs::path root = options.dummy_directory;
@@ -158,6 +160,7 @@ int bench_together(const BenchOptions& flags, Team& team) {
     if (!team.is_root()) directory = checkpoint_of(flags);
     EngineOptions options = team.engine_options(flags.engine, directory);
     options.load_tokenizer = false;
+    options.expert_skew = flags.expert_skew;
     Engine engine(options);
     team.agree({{"model", engine.model().fingerprint()}});
     SyntheticLoad load(flags, engine.model().config());
@@ -263,6 +266,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   print_table(flags, fmt::format("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised)));
   nlohmann::ordered_json json;
   json["model"] = flags.model;
+  if (flags.expert_skew) json["expert_skew"] = *flags.expert_skew;
   json["num_prompts"] = flags.num_prompts;
   json["prompt_len"] = {flags.prompt_len.first, flags.prompt_len.second};
   json["gen_len"] = {flags.gen_len.first, flags.gen_len.second};
@@ -307,7 +311,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
   }
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
-                    {"max_rows", engine.policy().max_rows}, {"max_choosing_rows", engine.policy().max_choosing_rows}, {"buffers", engine.policy().buffers},
+                    {"max_rows", engine.policy().max_rows}, {"max_choosing_rows", engine.policy().max_choosing_rows}, {"hottest_first", engine.policy().hottest_first}, {"buffers", engine.policy().buffers},
                     {"weights", engine.policy().weights.to_string()}, {"kv_cache", engine.policy().kv_cache.to_string()},
                     {"activations", engine.policy().activations.to_string()}};
   for (const LaneReport& lane : report.lanes)
@@ -327,6 +331,7 @@ int bench_command(const BenchOptions& given) {
   check_peers(flags.peers);
   EngineOptions options = engine_options(flags.engine, checkpoint_of(flags));
   options.load_tokenizer = false;
+  options.expert_skew = flags.expert_skew;
   PeerJob job;
   nlohmann::ordered_json json = bench_alone(flags, options, &job);
   const bool to_file = !flags.json_file.empty();

@@ -14,6 +14,7 @@ namespace {
 constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
 constexpr const char* kModelOrShapeHelp = "checkpoint directory, a GGUF file, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
 constexpr const char* kSkipTokenizer = "do without the tokenizer: prompts are token ids, and answers give token ids and no text (so it is anyway for a model without tokenizer files)";
+constexpr double kMostSkew = 4;
 constexpr int64_t kManyBytes = int64_t{1} << 40;
 
 /// For commands whose answers may end early; what is not said here is what is kept, or all of max_tokens.
@@ -240,6 +241,7 @@ class BenchDefinition : public CommandDefinition {
     whole_within("--shared-prefix", options_.shared_prefix, 0, kManyTokens, "of these tokens, the first N are the same in all prompts of a group")->capture_default_str();
     whole_within("--prefix-groups", options_.prefix_groups, 1, kManyTokens, "groups of as many prompts each, every one with a shared prefix of its own")->capture_default_str();
     whole("--seed", options_.seed, 0, "of weights, prompts and lengths")->capture_default_str();
+    real("--expert-skew", skew_, 0.0, kMostSkew, "of a mixture with dummy weights: experts are drawn, the n-th most frequent one of a block as often as 1 / n^S; 0: all alike (default: the routers choose, whose weights are random)", "S");
     json(options_.json, options_.json_file, "the figures");
     flag("--no-efficiency", options_.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
     flag("--simulate", options_.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
@@ -249,6 +251,8 @@ class BenchDefinition : public CommandDefinition {
   }
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
+    if (given("--expert-skew")) options_.expert_skew = skew_;
+    if (options_.expert_skew && !options_.peers.names.empty()) fail_user("--expert-skew: the routers of other programs (--peers) choose; leave one of them out");
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
     if (options_.shared_prefix >= options_.prompt_len.first)
@@ -275,6 +279,7 @@ class BenchDefinition : public CommandDefinition {
 
   BenchOptions options_;
   RawEngineFlags engine_;
+  double skew_ = 0;
   std::string prompt_len_ = "512", gen_len_ = "32";
 };
 
@@ -325,12 +330,15 @@ class PlanDefinition : public CommandDefinition {
     add_expected_tokens(*this, options_.expected_tokens, "all of its max_tokens, or --gen-len");
     whole("--seed", options_.seed, 0, "of the lengths")->capture_default_str();
     choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of a shape's weights")->capture_default_str();
+    real("--expert-skew", skew_, 0.0, kMostSkew, "of a mixture: the n-th most frequent expert of a block is expected to be chosen as often as 1 / n^S; 0: all alike (default: as --expert-statistics has it, else all alike)", "S");
     json(options_.json, options_.json_file, "the plan");
     text("--plot", options_.plot_file, "write a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone", "FILE.html");
     add_engine_flags(*this, &engine_);
   }
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
+    if (given("--expert-skew")) options_.expert_skew = skew_;
+    if (options_.expert_skew && !options_.engine.expert_statistics.empty()) fail_user("--expert-skew: --expert-statistics says how often experts are chosen; leave one of them out");
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
     const std::string& plot = options_.plot_file;
@@ -344,6 +352,7 @@ class PlanDefinition : public CommandDefinition {
  private:
   PlanOptions options_;
   RawEngineFlags engine_;
+  double skew_ = 0;
   std::string prompt_len_ = "512", gen_len_ = "32";
 };
 

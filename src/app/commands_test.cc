@@ -554,6 +554,47 @@ TEST(PlanCommand, SaysHowExpertsAreLoaded) {
   EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }), testing::HasSubstr("\nexperts: each step loads all experts, ahead of their use\n"));
 }
 
+/// A benchmark of dummy weights draws experts and counts them, and a plan goes by what was counted.
+TEST(PlanCommand, GoesByHowOftenExpertsWereChosen) {
+  TemporaryDirectory directory;
+  PlanOptions plan = plan_of_opt_1_3b({4, 4}, {32, 32}, 1, 24 * kMiB);
+  plan.model = directory.file("config.json");
+  write_text(plan.model, R"({"model_type": "olmoe", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 8, "num_experts": 32, "num_experts_per_tok": 2,
+    "vocab_size": 1000, "max_position_embeddings": 256})");
+  plan.json = true;
+  auto planned = [&] { return Json::parse(stdout_of([&] { EXPECT_EQ(plan_command(plan), kExitDone); })); };
+  const Json alike = planned();
+  plan.expert_skew = 1.2;
+  const Json skewed = planned();
+  EXPECT_LT(skewed["predicted"]["disk_read_bytes"], alike["predicted"]["disk_read_bytes"]);
+  EXPECT_EQ(skewed["policy"]["hottest_first"], false);
+  plan.expert_skew.reset();
+  setenv("FLEXGEN_CACHE_DIR", directory.path().c_str(), 1);
+  plan.engine.expert_statistics = "auto";
+  const Json nothing_yet = planned();
+  EXPECT_THAT(nothing_yet["notes"].dump(), testing::HasSubstr("no run has counted experts in "));
+  EXPECT_EQ(nothing_yet["predicted"]["disk_read_bytes"], alike["predicted"]["disk_read_bytes"]);
+
+  BenchOptions bench;
+  bench.model = plan.model;
+  bench.engine = plan.engine;
+  bench.prompt_len = {4, 4};
+  bench.gen_len = {60, 60};
+  bench.num_prompts = 2;
+  bench.no_efficiency = bench.json = true;
+  bench.expert_skew = 1.2;
+  const Json measured = Json::parse(stdout_of([&] { EXPECT_EQ(bench_command(bench), kExitDone); }));
+  EXPECT_EQ(measured["expert_skew"], 1.2);
+  EXPECT_EQ(measured["policy"]["hottest_first"], false);
+  const Json counted = planned();
+  EXPECT_EQ(counted["policy"]["hottest_first"], true);
+  EXPECT_LT(counted["predicted"]["disk_read_bytes"], skewed["predicted"]["disk_read_bytes"]);
+  unsetenv("FLEXGEN_CACHE_DIR");
+
+  bench.model = (std::filesystem::path(directory.path()) / "dummy-config-bf16").string();  // a checkpoint by now
+  EXPECT_THAT(said([&] { bench_command(bench); }), testing::HasSubstr("--expert-skew: "));
+}
+
 TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
   TemporaryDirectory directory;
   PlanOptions options = plan_of_opt_1_3b({}, {}, 0, 2 * kGiB);

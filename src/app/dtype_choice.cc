@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "engine/expert_statistics.h"
 #include "model/prepared_weights.h"
 
 namespace flexgen {
@@ -41,6 +42,7 @@ MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model,
 std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model) {
   std::unique_ptr<Model> model = open_model();
   model->set_attention_sparsity(options.attention_sparsity);
+  learn_expert_chances(options, *model, false);
   imagine_prepared_weights(*model, weight_dtype_of(options));
   check_backend_reads(options, *model);
   return model;

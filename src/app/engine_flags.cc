@@ -47,6 +47,7 @@ void add_placement_flags(CommandDefinition& command, RawEngineFlags* raw) {
   command.text("--activations", raw->activations, "percentages gpu:cpu:disk", "G:C:D");
   command.choice("--attention-on", raw->attention_on, {"auto", "gpu", "cpu"}, "with --backend cuda: gpu, cpu (beside the KV cache in RAM and on disk), or auto", "WHERE");
   command.choice("--load-experts", raw->load_experts, {"auto", "all", "chosen"}, "of a mixture of experts, what a step loads of those that are not in memory: all, ahead of their use; those that its tokens choose (chosen), once that is known; or auto, by what is expected to take less time", "WHICH");
+  command.text("--expert-statistics", raw->flags.expert_statistics, "of a mixture of experts, a file of how often each is chosen: plans and placement in memory go by what is counted there, and runs add their counts; auto: kept with the hardware profile (default: none)", "FILE|auto");
   command.whole_within("--micro-batch-size", raw->micro_batch_size, 1, kMost, "sequences that go through a layer together");
   command.whole_within("--num-micro-batches", raw->num_micro_batches, 1, kMost, "micro-batches in flight");
   command.whole_within("--max-rows", raw->max_rows, 1, kMost, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts");
@@ -130,6 +131,7 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
   if (flags.policy.attention_tier == Tier::kCpu && flags.policy.kv_cache && flags.policy.kv_cache->gpu > 0)
     fail_user("--attention-on cpu: attends beside a KV cache in RAM and on disk, so --kv-cache {} can have no share in GPU memory", raw.kv_cache);
   if (given("--load-experts") && raw.load_experts != "auto") flags.policy.max_choosing_rows = raw.load_experts == "all" ? 0 : std::numeric_limits<int64_t>::max();
+  if (given("--expert-statistics") && flags.expert_statistics.empty()) fail_user("--expert-statistics is empty; give a file, or auto");
   if (given("--micro-batch-size")) flags.policy.micro_batch_size = raw.micro_batch_size;
   if (given("--num-micro-batches")) flags.policy.num_micro_batches = raw.num_micro_batches;
   if (given("--buffers")) flags.policy.buffers = raw.buffers;

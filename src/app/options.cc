@@ -9,9 +9,12 @@
 
 #include "app/cache_directory.h"
 #include "app/machine.h"
+#include "app/sha256.h"
+#include "app/synthetic_job.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "io/gguf.h"
 #include "io/transfer.h"
 #include "io/whole_file.h"
 
@@ -26,6 +29,17 @@ std::vector<std::string> split_list(const std::string& text) {
   }
   return parts;
 }
+
+namespace {
+
+/// Beside the hardware profile, under a name that the config gives: the same for a shape and for dummy weights of it.
+std::string own_statistics_file(const std::string& model) {
+  const std::string directory = cache_directory();
+  if (directory.empty()) fail_user("--expert-statistics auto: there is no place to keep counts (HOME is not set); set FLEXGEN_CACHE_DIR to a directory, or give a file");
+  return fmt::format("{}/experts-{}.json", directory, Sha256::hex(Sha256::of(is_gguf(model) ? std::filesystem::absolute(model).string() : config_text(model)), 8));
+}
+
+}  // namespace
 
 EngineOptions engine_options(const EngineFlags& flags, const std::string& model_directory) {
   EngineOptions options;
@@ -52,6 +66,7 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.disk_bytes_per_s = static_cast<double>(flags.disk_bytes_per_s);
   options.policy = flags.policy;
   options.planner = flags.planner;
+  if (!flags.expert_statistics.empty()) options.expert_statistics_file = flags.expert_statistics == "auto" ? own_statistics_file(model_directory) : flags.expert_statistics;
   options.trace_file = flags.trace_file;
   options.budgets.cpu_bytes = flags.cpu_memory_bytes;
   options.budgets.gpu_bytes = flags.gpu_memory_bytes;

@@ -3,6 +3,7 @@
 // reading a --config file in parse_command_line(), and free memory and disk space in engine_options().
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -57,6 +58,7 @@ struct EngineFlags {
   std::string hardware;      ///< a profile's file, "generic", or empty: this machine's own
   std::string planner = "search";
   std::string prefix_sharing = "auto";
+  std::string expert_statistics;  ///< a file, "auto" (in the cache directory), or empty: nothing is counted
   std::string trace_file;
 
   bool shares_prefixes() const { return prefix_sharing == "auto"; }
@@ -148,6 +150,7 @@ struct BenchOptions {
   uint64_t seed = 0;
   bool json = false;
   std::string json_file;
+  std::optional<double> expert_skew;  ///< of a mixture with dummy weights; nothing: its routers choose
   bool no_efficiency = false;        ///< the machine's peaks are not measured, and the run not compared with them
   bool simulate = false;             ///< the same job on simulated lanes of the profile too
   PeerFlags peers;                   ///< the same job by other programs too
@@ -226,6 +229,7 @@ struct PlanOptions {
   uint64_t seed = 0;
   bool json = false;
   std::string json_file;
+  std::optional<double> expert_skew;  ///< of a mixture; nothing: experts are taken to be chosen alike, or as they were counted
   std::string plot_file;          ///< HTML, or SVG if it is called so; empty: none
   EngineFlags engine;
 };

@@ -177,7 +177,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
                     Wrong{"--backend tpu", "tpu"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
                     Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},
-                    Wrong{"--load-experts some", "--load-experts"}, Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
+                    Wrong{"--load-experts some", "--load-experts"}, Wrong{"--expert-statistics=", "--expert-statistics"}, Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
 
 TEST(Options, Gpu) {
   auto result = parse("run-batch -m m -i in -o out --backend cuda --gpu-memory 16GiB --weights 20:80:0 --attention-on cpu");
@@ -195,6 +195,21 @@ TEST(Options, LoadExperts) {
   EXPECT_EQ(rows("--load-experts auto"), std::nullopt);
   EXPECT_EQ(rows("--load-experts all"), 0);
   EXPECT_EQ(rows("--load-experts chosen"), std::numeric_limits<int64_t>::max());
+}
+
+TEST(Options, HowExpertsAreChosen) {
+  EXPECT_EQ(parsed<RunBatchOptions>("run-batch -m m -i in -o out").engine.expert_statistics, "");
+  EXPECT_EQ(parsed<RunBatchOptions>("run-batch -m m -i in -o out --expert-statistics hits.json").engine.expert_statistics, "hits.json");
+  EXPECT_EQ(parsed<BenchOptions>("bench -m m").expert_skew, std::nullopt);
+  EXPECT_EQ(parsed<BenchOptions>("bench -m m --expert-skew 0 --expert-statistics auto").expert_skew, 0);
+  EXPECT_EQ(parsed<PlanOptions>("plan -m m --expert-skew 0.5").expert_skew, 0.5);
+  for (const auto& [line, why] : {std::pair("bench -m m --expert-skew 5", "--expert-skew"), {"bench -m m --expert-skew 1 --peers accelerate", "the routers of other programs"},
+                                  {"plan -m m --expert-skew 1 --expert-statistics auto", "leave one of them out"}, {"run-batch -m m -i in -o out --expert-skew 1", "--expert-skew"}}) {
+    auto result = parse(line);
+    ASSERT_EQ(result.index(), 1u) << line;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
+    EXPECT_THAT(std::get<CommandText>(result).text, testing::HasSubstr(why)) << line;
+  }
 }
 
 TEST(Options, Map) {

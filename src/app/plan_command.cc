@@ -105,9 +105,12 @@ int plan_command(const PlanOptions& given) {
   options.model = find_model_or_shape(given.model, given.engine.model.revision);
   EngineOptions engine = engine_options(options.engine, options.model);
   const auto open_model = [&] { return planned_model(options); };
+  engine.expert_skew = options.expert_skew;
   const std::vector<DtypePair> allowed = allowed_dtypes(options.engine);
   std::unique_ptr<Model> model = open_model();
   std::vector<std::string> notes;
+  if (!engine.expert_statistics_file.empty() && !file_is_there(engine.expert_statistics_file))
+    notes.push_back(fmt::format("no run has counted experts in {} yet: each is taken to be chosen as often as another", engine.expert_statistics_file));
   const Workload workload = planned_job(options, *model, notes);
 
   std::vector<DtypePair> planned = allowed;

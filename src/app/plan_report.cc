@@ -194,7 +194,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
   auto policy_json = [&](const Policy& policy) {
     OrderedJson json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
               {"weights", policy.weights.to_string()}, {"kv_cache", policy.kv_cache.to_string()}, {"activations", policy.activations.to_string()}};
-    if (input.model.config().is_mixture()) json["max_choosing_rows"] = policy.max_choosing_rows;
+    if (input.model.config().is_mixture()) json.update({{"max_choosing_rows", policy.max_choosing_rows}, {"hottest_first", policy.hottest_first}});
     if (policy.on_gpu()) json["attention_on"] = policy.attention_beside() ? "cpu" : "gpu";
     return json;
   };

@@ -8,10 +8,13 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "engine/engine.h"
+#include "engine/expert_statistics.h"
 #include "engine/list_source.h"
 #include "engine/simulate.h"
 #include "io/faulty_file.h"
@@ -79,6 +82,10 @@ class ChosenExperts : public testing::TestWithParam<Shape> {
     RunReport report;
     double expert_bytes = 0;  ///< that a pass over all of them reads
     int64_t units = 0;
+    double resident_bytes = 0, predicted_bytes = 0;
+    bool hottest_first = false;
+    /// Of what the disk read, what it read more than once.
+    double streamed_bytes() const { return disk_bytes(report) - resident_bytes; }
   };
 
   Outcome run(const std::vector<Request>& requests, int64_t max_choosing_rows, const Fractions& weights = {0, 0, 1}, int64_t micro_batch_size = 1, int64_t num_micro_batches = 1, int buffers = 3) {
@@ -95,6 +102,9 @@ class ChosenExperts : public testing::TestWithParam<Shape> {
     options.policy.num_micro_batches = num_micro_batches;
     options.policy.buffers = buffers;
     options.policy.max_choosing_rows = max_choosing_rows;
+    options.expert_skew = skew_;
+    options.expert_statistics_file = statistics_;
+    options.planner = planner_;
     Engine engine(options);
     engine.prepare(workload_of(requests));
     Outcome outcome;
@@ -106,6 +116,9 @@ class ChosenExperts : public testing::TestWithParam<Shape> {
       outcome.expert_bytes += static_cast<double>(layout.layers[i].streamed_bytes);
       ++outcome.units;
     }
+    outcome.resident_bytes = static_cast<double>(layout.resident_bytes);
+    outcome.predicted_bytes = engine.plan().prediction.disk_read_bytes;
+    outcome.hottest_first = engine.policy().hottest_first;
     ListSource source(requests);
     MapSink sink;
     outcome.report = engine.run(source, sink, std::atomic<bool>{false});
@@ -120,6 +133,9 @@ class ChosenExperts : public testing::TestWithParam<Shape> {
   }
 
   FileSystem* files_ = nullptr;
+  std::optional<double> skew_;
+  std::string statistics_;  ///< a file
+  std::string planner_ = "search";
   static constexpr double kShare = 2.0 / 32;
 };
 
@@ -170,6 +186,56 @@ TEST_P(ChosenExperts, AreSimulated) {
     const RunReport simulated = simulate(*model, policy, DType::kBF16, MachineSpeeds{}, source);
     EXPECT_NEAR(disk_bytes(simulated) / disk_bytes(real.report), 1, 0.3) << batches;
   }
+}
+
+/// Once it was counted which experts are chosen most often, those are in memory, and a small step finds most of its experts there. Answers are the same.
+TEST_P(ChosenExperts, TheHottestAreInMemory) {
+  const auto requests = requests_of({40, 40}, 2);
+  const Fractions half{0, 0.5, 0.5};
+  skew_ = 1.2;
+  const Outcome uncounted = run(requests, kChosen, half, 2, 1);
+  statistics_ = fmt::format("{}/hottest-{}-{}.json", process_folder(), GetParam().family, GetParam().expert_size);
+  const Outcome first = run(requests, kChosen, half, 2, 1), second = run(requests, kChosen, half, 2, 1);
+  EXPECT_FALSE(first.hottest_first);
+  EXPECT_EQ(first.streamed_bytes(), uncounted.streamed_bytes());
+  EXPECT_TRUE(second.hottest_first);
+  EXPECT_LT(second.streamed_bytes(), 0.6 * first.streamed_bytes());
+  for (const Outcome* of : {&first, &second}) {
+    EXPECT_EQ(of->tokens, uncounted.tokens);
+    EXPECT_NEAR(of->predicted_bytes / disk_bytes(of->report), 1, 0.15);
+  }
+  planner_ = "first-rule";
+  const Outcome all = run(requests, kAll, half, 1, 2), chosen = run(requests, kChosen, half, 1, 2, 1);
+  EXPECT_TRUE(all.hottest_first && chosen.hottest_first);
+  EXPECT_EQ(all.tokens, uncounted.tokens);
+  EXPECT_EQ(chosen.tokens, uncounted.tokens);
+  // Four runs have counted: of each row and sparse block as many experts as it uses.
+  const auto model = Model::of_shape(parse_config(config_of(GetParam()), "", "config.json"), DType::kBF16);
+  const ExpertCounts counts = read_expert_counts(statistics_, model->config());
+  for (int64_t block = 0; block < model->config().num_layers; ++block) {
+    const std::vector<int64_t>& own = counts[static_cast<size_t>(block)];
+    EXPECT_EQ(std::accumulate(own.begin(), own.end(), int64_t{0}), model->config().is_sparse(block) ? 4 * 2 * uncounted.report.work.rows : 0) << block;
+  }
+}
+
+/// Drawn experts are hit as often as chances say, by real rows and by imagined ones.
+TEST_P(ChosenExperts, SkewIsWhatIsExpected) {
+  const auto requests = requests_of({60, 50, 60}, 2);
+  skew_ = 1;
+  const Outcome real = run(requests, kChosen, {0, 0, 1}, 3, 1);
+  const auto model = Model::of_shape(parse_config(config_of(GetParam()), "", "config.json"), DType::kBF16);
+  model->draw_experts_by(ExpertChances::zipf(model->config(), 1));
+  Policy policy;
+  policy.micro_batch_size = 3;
+  policy.max_rows = policy.max_logit_rows = 16;
+  policy.pages_per_micro_batch = 12;
+  policy.weights = {0, 0, 1};
+  policy.kv_cache = policy.activations = {0, 1, 0};
+  policy.max_choosing_rows = kChosen;
+  ListSource source(requests);
+  const RunReport simulated = simulate(*model, policy, DType::kBF16, MachineSpeeds{}, source);
+  EXPECT_NEAR(disk_bytes(simulated) / disk_bytes(real.report), 1, 0.08);
+  EXPECT_NEAR(real.predicted_bytes / disk_bytes(real.report), 1, 0.08);
 }
 
 /// The host waits for a layer that fails: it must learn of it.

@@ -251,7 +251,10 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
     plain.kv_cache_rotation = rotation;
     plain.matmul_dtype = matmul_dtype;
     const bool is_mixture = model->config().is_mixture();
-    if (is_mixture) plain.policy.max_choosing_rows = 0;
+    if (is_mixture) {
+      plain.policy.max_choosing_rows = 0;
+      plain.expert_statistics_file = fmt::format("{}/crown-experts-{}.json", process_folder(), name);  // runs count, and some of them place by it
+    }
     if (weight_dtype != "auto") plain.disk_directory = process_folder();
     if (attention) {  // its own tokens, from its own memory
       plain.backend = device;
@@ -270,13 +273,17 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
       options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
       options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
       options.policy.buffers = 1 + static_cast<int>(random() % 4);
-      if (is_mixture) options.policy.max_choosing_rows = random_choosing_rows(random);
+      if (is_mixture) {
+        options.policy.max_choosing_rows = random_choosing_rows(random);
+        if (random() % 3 == 0) options.expert_statistics_file.clear();
+        else if (random() % 2 == 0) options.planner = "first-rule";  // the hottest experts first, whatever that gains
+      }
       if (!device.empty()) on_device(device, attention, random, &options);
       std::string what = fmt::format(
-          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {} choosing rows {}{}", name,
+          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {} choosing rows {}{}{}", name,
           dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
           options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
-          *options.policy.buffers, options.threads, options.policy.max_choosing_rows.value_or(0),
+          *options.policy.buffers, options.threads, options.policy.max_choosing_rows.value_or(0), options.expert_statistics_file.empty() ? "" : " counted, " + options.planner,
           device.empty() ? "" : *options.policy.attention_tier == Tier::kGpu ? " on " + device : " on " + device + ", attention on the cpu");
       expect_same(expected, shares ? run_sharing(options, requests, page_tokens, random, &shared_tokens) : run(options, requests), what);
       if (testing::Test::HasFailure()) return;

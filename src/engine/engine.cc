@@ -14,6 +14,7 @@
 #include "dist/measure_link.h"
 #include "dist/message.h"
 #include "dist/network_lane.h"
+#include "engine/expert_statistics.h"
 #include "engine/stage_plan.h"
 #include "engine/stage_steps.h"
 #include "engine/watched_steps.h"
@@ -186,6 +187,7 @@ Engine::Engine(EngineOptions options)
   if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory))) tokenizer_ = Tokenizer::load(options_.model_directory);
   device_ = make_device(options_);
   refuse_experts_on_gpu(*model_, device_ != nullptr);
+  learn_expert_chances(options_, *model_, true);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);
   if (device_) open_device();
@@ -399,11 +401,25 @@ class WatchedSink : public CompletionSink {
 
 }  // namespace
 
+void Engine::keep_counts(const ExpertCounts& counts) const {
+  try {
+    add_expert_counts(options_.expert_statistics_file, model_->config(), counts);
+  } catch (const Error& error) {  // answers are more than counts
+    spdlog::warn("{}; which experts this run chose is not kept", error.what());
+  }
+}
+
 RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
   Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_, exchange_.get(), cpu_kernels_.get());
   RunReport report;
+  ExpertCounts counts;
+  if (!options_.expert_statistics_file.empty()) {
+    counts = no_counts(*model_);
+    executor.count_choices_in(&counts);
+  }
   executor.run(source, stop);
   watch_->check_bytes();
+  if (!counts.empty()) keep_counts(counts);
   report.elapsed_s = seconds_since(start_);
   report.work = executor.work_done();
   report.lanes = lane_reports();

@@ -44,6 +44,8 @@ struct EngineOptions {
   double disk_bytes_per_s = 0;      ///< what the job's disk lanes may move together; 0: all that the disk gives
   PolicyRequest policy;
   std::string planner = "search";   ///< "search" or "first-rule"
+  std::string expert_statistics_file;  ///< of a mixture: what is counted there says which experts are chosen most often, and each run adds its own counts; empty: none
+  std::optional<double> expert_skew;   ///< of a mixture with dummy weights: experts are drawn by ExpertChances::zipf(), and none is chosen
   std::string trace_file;           ///< empty: none
   Trace::Process trace_process{1, "flexgen", 0};  ///< this process in a trace of several
   StageLink stages;                 ///< the pipeline that this engine is a stage of; all its engines take the same steps together
@@ -147,6 +149,7 @@ class Engine {
   void prepare_stage(const Workload& workload);
   Plan staged_plan() const;
   RunReport run_steps(StepSource& source, const std::atomic<bool>& stop);
+  void keep_counts(const ExpertCounts& counts) const;
   std::vector<LaneReport> lane_reports() const;
   void open_device();
   /// Makes the matrices anew: all in this type, or those alone that the checkpoint holds transposed.

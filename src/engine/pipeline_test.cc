@@ -15,6 +15,7 @@
 #include "base/units.h"
 #include "dist/local_ports.h"
 #include "engine/engine.h"
+#include "engine/expert_statistics.h"
 #include "engine/grammar_requests.h"
 #include "engine/list_source.h"
 #include "engine/stage_steps.h"
@@ -154,7 +155,12 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
   plain.kv_cache_dtype = kv_dtype;
   plain.backend = backend;
   plain.attention_sparsity = sparsity;
-  if (parse_config(config, "", name).is_mixture()) plain.policy.max_choosing_rows = 0;
+  const bool is_mixture = parse_config(config, "", name).is_mixture();
+  const std::string counts = fmt::format("{}/pipeline-experts-{}-{}.json", process_folder(), name, weight_dtype);
+  if (is_mixture) {
+    plain.policy.max_choosing_rows = 0;
+    plain.expert_statistics_file = counts;
+  }
   std::mt19937 random(seed);
   auto requests = random_requests(random, 21);
   if (grammars) {
@@ -185,6 +191,7 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
       // Each rank as it likes: all experts, those that are chosen, or by the rows.
       if (parsed.is_mixture()) own.policy.max_choosing_rows = std::array{int64_t{0}, std::numeric_limits<int64_t>::max(), int64_t{6}}[random() % 3];
     }
+    const ExpertCounts counted = is_mixture ? read_expert_counts(counts, parsed) : ExpertCounts{};
     const std::string what = fmt::format("{} round {}: stages {} of {} x {}", name, round, options[0].stage_split, batches, batch_size);
     const Outcome outcome = run(options, requests);
     for (const std::string& error : outcome.errors) ASSERT_EQ(error, "") << what;
@@ -197,6 +204,11 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
       EXPECT_EQ(outcome.reports[rank].work.rows, outcome.reports[0].work.rows);
     }
     EXPECT_EQ(next, blocks);
+    if (is_mixture) {  // each stage adds its own blocks' choices, and as many as one process has
+      const ExpertCounts now = read_expert_counts(counts, parsed);
+      for (size_t block = 0; block < now.size(); ++block)
+        for (size_t expert = 0; expert < now[block].size(); ++expert) EXPECT_EQ(now[block][expert] * (round + 1), counted[block][expert] * (round + 2)) << what << " block " << block;
+    }
     if (testing::Test::HasFailure()) return;
   }
 }

@@ -47,7 +47,7 @@ BlockShape read_block(MessageReader& in) {
 
 void write(MessageWriter& out, const Policy& policy) {
   write(out, policy.block());
-  out.add(policy.max_choosing_rows).add(static_cast<int64_t>(policy.buffers)).add(static_cast<uint8_t>(policy.compute_tier)).add(static_cast<uint8_t>(policy.attention_tier));
+  out.add(policy.max_choosing_rows).add(policy.hottest_first).add(static_cast<int64_t>(policy.buffers)).add(static_cast<uint8_t>(policy.compute_tier)).add(static_cast<uint8_t>(policy.attention_tier));
   for (const Fractions& share : {policy.weights, policy.kv_cache, policy.activations}) out.add(share.gpu).add(share.cpu).add(share.disk);
 }
 
@@ -55,6 +55,7 @@ Policy read_policy(MessageReader& in) {
   Policy policy;
   policy.set_block(read_block(in));
   policy.max_choosing_rows = in.value<int64_t>();
+  policy.hottest_first = in.value<bool>();
   policy.buffers = static_cast<int>(in.value<int64_t>());
   policy.compute_tier = static_cast<Tier>(in.value<uint8_t>());
   policy.attention_tier = static_cast<Tier>(in.value<uint8_t>());

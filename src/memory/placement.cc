@@ -38,4 +38,29 @@ std::vector<RowSplit> place(std::span<const PlacedObject> objects, const Fractio
   return splits;
 }
 
+std::vector<RowSplit> place_in_order(std::span<const PlacedObject> objects, std::span<const std::vector<size_t>> groups, const Fractions& fractions) {
+  std::vector<RowSplit> splits(objects.size());
+  double owed_gpu = 0, owed_fast = 0;
+  for (const std::vector<size_t>& group : groups) {
+    double bytes = 0;
+    for (size_t i : group) bytes += static_cast<double>(objects[i].rows * objects[i].row_bytes);
+    owed_gpu += bytes * fractions.gpu;
+    owed_fast += bytes * (fractions.gpu + fractions.cpu);
+    for (size_t i : group) {
+      const PlacedObject& object = objects[i];
+      auto cut = [&](double owed, bool everything) {
+        if (everything) return object.rows;
+        const auto grains = static_cast<int64_t>(std::llround(std::max(0.0, owed / static_cast<double>(object.row_bytes * object.grain_rows))));
+        return std::min(object.rows, grains * object.grain_rows);
+      };
+      const int64_t gpu = cut(owed_gpu, fractions.gpu >= 1);
+      const int64_t fast = fractions.cpu <= 0 ? gpu : std::max(gpu, cut(owed_fast, fractions.disk <= 0));
+      owed_gpu -= static_cast<double>(gpu * object.row_bytes);
+      owed_fast -= static_cast<double>(fast * object.row_bytes);
+      splits[i] = {gpu, fast - gpu, object.rows - fast};
+    }
+  }
+  return splits;
+}
+
 }  // namespace flexgen

@@ -35,4 +35,8 @@ StagedSplit staged_split(const RowSplit& split, Tier compute_tier);
 /// rounding would turn a "10%" into nothing.)
 std::vector<RowSplit> place(std::span<const PlacedObject> objects, const Fractions& fractions);
 
+/// The same, where some objects deserve the faster tiers more: each of `groups` (indices of objects, the most deserving first; all objects are in one of them) gets the fractions, and
+/// fills the faster tiers in that order, so that at most one object a tier is cut but for rounding, whose error is carried from group to group.
+std::vector<RowSplit> place_in_order(std::span<const PlacedObject> objects, std::span<const std::vector<size_t>> groups, const Fractions& fractions);
+
 }  // namespace flexgen

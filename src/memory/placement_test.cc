@@ -54,5 +54,46 @@ TEST(Placement, WholeSharesAreExact) {
   for (const RowSplit& split : place(objects, {1, 0, 0})) EXPECT_EQ(split.cpu + split.disk, 0);
 }
 
+TEST(Placement, InOrderFillsTheFasterTiersWithWholeObjects) {
+  std::mt19937 random(8);
+  for (int round = 0; round < 300; ++round) {
+    const double a = static_cast<double>(random() % 101) / 100, b = static_cast<double>(random() % 101) / 100;
+    const Fractions fractions{std::min(a, b), std::abs(a - b), 1 - std::max(a, b)};
+    std::vector<PlacedObject> objects;
+    std::vector<std::vector<size_t>> groups(1 + random() % 4);
+    for (std::vector<size_t>& group : groups) {
+      for (size_t i = 0; i < 1 + random() % 12; ++i) {
+        group.push_back(objects.size());
+        objects.push_back({64, 32, 16});
+      }
+      std::shuffle(group.begin(), group.end(), random);
+    }
+    const std::vector<RowSplit> splits = place_in_order(objects, groups, fractions);
+    for (const std::vector<size_t>& group : groups) {
+      RowSplit sum;
+      int cut = 0;
+      bool faster_is_full = false;
+      for (size_t i : group) {
+        const RowSplit& split = splits[i];
+        EXPECT_EQ(split.gpu + split.cpu + split.disk, 64);
+        sum = {sum.gpu + split.gpu, sum.cpu + split.cpu, sum.disk + split.disk};
+        cut += std::max({split.gpu, split.cpu, split.disk}) < 64;
+        if (faster_is_full) {
+          EXPECT_EQ(split.disk, 64) << "a later one is in a faster tier";
+        }
+        faster_is_full = faster_is_full || split.disk > 0;
+      }
+      const auto rows = static_cast<double>(64 * group.size());
+      EXPECT_LE(cut, 2);
+      EXPECT_NEAR(static_cast<double>(sum.gpu), rows * fractions.gpu, 17);
+      EXPECT_NEAR(static_cast<double>(sum.cpu), rows * fractions.cpu, 33);
+    }
+  }
+  const std::vector<PlacedObject> objects{{37, 10, 16}, {5, 3, 16}};
+  const std::vector<std::vector<size_t>> groups{{1, 0}};
+  for (const RowSplit& split : place_in_order(objects, groups, {0, 1, 0})) EXPECT_EQ(split.disk, 0);
+  for (const RowSplit& split : place_in_order(objects, groups, {0, 0, 1})) EXPECT_EQ(split.cpu, 0);
+}
+
 }  // namespace
 }  // namespace flexgen::placement_test

@@ -3,6 +3,7 @@
 // know, by name.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,8 @@
 #include "model/quantization.h"
 
 namespace flexgen {
+
+class ExpertChances;
 
 enum class NormKind { kRms, kLayer };
 
@@ -52,6 +55,7 @@ struct Mixture {
   float scale = 1;              ///< and then multiplied by this
   std::optional<ClampedGate> clamped;  ///< experts have one matrix whose rows are of gate and up in turn, and gate so; none: as other feed-forward parts
   std::vector<bool> sparse;     ///< [num_layers]: which blocks have experts
+  std::shared_ptr<const ExpertChances> drawn = nullptr;  ///< experts are not chosen but drawn (Model::draw_experts_by())
 };
 
 struct ModelConfig {

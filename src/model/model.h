@@ -15,6 +15,7 @@
 #include "io/sector_sums.h"
 #include "model/code_tensors.h"
 #include "model/config.h"
+#include "model/expert_chances.h"
 #include "model/weight_list.h"
 #include "tensor/weight_view.h"
 
@@ -146,6 +147,13 @@ class Model {
   /// Throws Error{user} where scores depend on distances (ALiBi).
   void set_attention_sparsity(double share);
 
+  /// From now on it is known how often experts are chosen: expected hits go by it, and where it was counted, placement may. Answers do not. Before anything else uses the model, which is a mixture.
+  void set_expert_chances(std::shared_ptr<const ExpertChances> chances) { expert_chances_ = std::move(chances); }
+  /// Null where nothing is known: then each expert is taken to be chosen as often as another.
+  const ExpertChances* expert_chances() const { return expert_chances_.get(); }
+  /// For dummy weights, whose routers know nothing: from now on a row's experts are drawn by these chances, and by the row alone. Their weights are the router's still.
+  void draw_experts_by(std::shared_ptr<const ExpertChances> chances) { config_.mixture.drawn = std::move(chances); }
+
   const ModelConfig& config() const { return config_; }
   const std::vector<std::string>& files() const { return files_; }
   /// Opens files()[file] for streaming; one that has sums is checked by them as it is read.
@@ -212,6 +220,7 @@ class Model {
   static std::unique_ptr<Model> build(const ModelConfig& config, const Checkpoint& checkpoint, const std::string& name);
 
   ModelConfig config_;
+  std::shared_ptr<const ExpertChances> expert_chances_;
   std::vector<std::string> files_;
   std::vector<FileStamp> stamps_;
   std::map<size_t, SummedData> sums_;  ///< of a file, where it has them

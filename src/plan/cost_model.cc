@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -65,13 +66,13 @@ class Timeline {
     const size_t num_batches = load.batches.size();
     int64_t active = 0;
     rows_ = 0;
-    batch_rows_.clear();
-    hits_.clear();
+    const std::vector<double> rows_before = std::exchange(batch_rows_, {});
     for (const BatchLoad& batch : load.batches) {
       active += batch.rows > 0 ? 1 : 0;
       rows_ += batch.rows;
       batch_rows_.push_back(batch.rows);
     }
+    if (batch_rows_ != rows_before) hits_.clear();
     if (active == 0) return;
     const bool chooses = policy_.chooses_experts(rows_);
     staged_batches_.clear();
@@ -110,7 +111,7 @@ class Timeline {
             }
           } else {
             time_s = outer_visit_time_s(hardware_, precision_, policy_, spec, spec.kind == LayerKind::kHead ? batch.logit_rows : batch.rows,
-                                        is_chosen ? hits_of(spec.num_experts).of_batch[b] : 1);
+                                        is_chosen ? hits_of(layer).of_batch[b] : 1);
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
           const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
@@ -176,21 +177,24 @@ class Timeline {
     if (number >= 0 && batch + 1 == num_batches) weight_free_s_[ring(number)] = compute_free_s_;
   }
 
-  /// Of units of so many experts, in this step: the share that is expected to be chosen, by any row and by those of each micro-batch, and the share of a chosen one's experts.
+  /// Of a unit, in this step: the chance that it is chosen, by any row and by those of each micro-batch, and the share of its streamed bytes that a chosen one reads.
   struct HitShares {
-    int64_t num_experts = 0;
-    double whole = 0, experts = 0;
+    double whole = 0, bytes = 0;
     std::vector<double> of_batch;
   };
-  const HitShares& hits_of(int64_t num_experts) {
-    const auto known = std::find_if(hits_.begin(), hits_.end(), [&](const HitShares& hit) { return hit.num_experts == num_experts; });
-    if (known != hits_.end()) return *known;
-    const Mixture& mixture = model_.config().mixture;
-    HitShares hit{num_experts, unit_hit_share(mixture, num_experts, rows_), 0, {}};
-    hit.experts = expert_hit_share(mixture, rows_) / hit.whole;
-    for (double rows : batch_rows_) hit.of_batch.push_back(unit_hit_share(mixture, num_experts, rows));
-    hits_.push_back(std::move(hit));
-    return hits_.back();
+  const HitShares& hits_of(size_t layer) {
+    const LayerSpec& unit = model_.layers()[layer];
+    // Where nothing is known of experts, units of as many are alike.
+    const int64_t key = model_.expert_chances() ? static_cast<int64_t>(layer) : -unit.num_experts;
+    auto [known, is_new] = hits_.try_emplace(key);
+    HitShares& hit = known->second;
+    if (!is_new) return hit;
+    const WeightLayout::Layer& placed = weights_.layers[layer];
+    hit.whole = unit_hit_share(model_, unit, rows_);
+    if (hit.whole > 0 && !model_.expert_chances()) hit.bytes = expert_hit_share(model_, rows_) / hit.whole;
+    else if (hit.whole > 0 && placed.streamed_bytes > 0) hit.bytes = chosen_bytes(model_, unit, placed, rows_) / static_cast<double>(placed.streamed_bytes) / hit.whole;
+    for (double rows : batch_rows_) hit.of_batch.push_back(unit_hit_share(model_, unit, rows));
+    return hit;
   }
   /// The host waits for what the block's rows choose: as many units as are expected, evenly spread.
   void choose(size_t first_unit) {
@@ -205,7 +209,7 @@ class Timeline {
       return whole;
     };
     for (size_t layer = first_unit; layer < weights_.layers.size() && model_.layers()[layer].kind == LayerKind::kExperts; ++layer) {
-      const HitShares& hit = hits_of(model_.layers()[layer].num_experts);
+      const HitShares& hit = hits_of(layer);
       ChosenUnit unit{happens(unit_carry_, hit.whole), {}};
       for (size_t b = 0; unit.wanted && b < batch_rows_.size(); ++b) unit.wanted_by.push_back(happens(batch_carries_[b], hit.of_batch[b] / hit.whole));
       wanted.push_back(unit.wanted);
@@ -323,13 +327,13 @@ class Timeline {
   struct Loading {
     int64_t number = 0;
     StreamOrder::Object object;
-    double share = 1;  ///< of the layer's bytes: of a unit's experts those that are chosen
+    double share = 1;  ///< of the layer's bytes: of a unit those of experts that are chosen
     int64_t pieces_issued = 0;
   };
   Loading take() {
     Loading loading{order_.taken(), order_.take(), 1, 0};
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(loading.object.layer)];
-    if (layer.kind == LayerKind::kExperts && order_.chooses()) loading.share = hits_of(layer.num_experts).experts;
+    if (layer.kind == LayerKind::kExperts && order_.chooses()) loading.share = hits_of(static_cast<size_t>(loading.object.layer)).bytes;
     return loading;
   }
   void issue_weights(const Loading& loading, double share) {
@@ -411,7 +415,7 @@ class Timeline {
   int64_t step_ = 0;
   double rows_ = 0;                 ///< of this step
   std::vector<double> batch_rows_;  ///< and of its batches
-  std::vector<HitShares> hits_;     ///< of this step, as they are asked for
+  std::map<int64_t, HitShares> hits_;  ///< of steps with these rows, as they are asked for
   /// A unit of experts of the block under way, in a step that loads those that are chosen.
   struct ChosenUnit {
     bool wanted = false;

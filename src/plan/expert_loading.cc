@@ -19,18 +19,18 @@ constexpr double kHalfChosen = 0.5;
 
 int64_t batches_of_a_pass(const Policy& policy) { return ceil_div(policy.num_micro_batches, policy.num_groups); }
 
-/// Layers that differ in nothing but their place, and what is read of them in a pass.
+/// Layers that differ in nothing but their place and how often they are chosen, and what is read of them in a pass.
 struct AlikeLayers {
   const LayerSpec* one = nullptr;
   double count = 0, bytes = 0;
+  std::vector<size_t> layers;
 };
 
 /// A pass's sparse blocks, attention without what depends on the length of texts.
 class SparseBlocks {
  public:
   SparseBlocks(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy)
-      : mixture_(model.config().mixture), hardware_(hardware), precision_(precision), policy_(policy) {
-    const WeightLayout layout(model, policy);
+      : model_(model), hardware_(hardware), precision_(precision), policy_(policy), layout_(model, policy) {
     for (size_t i = 0; i < model.layers().size(); ++i) {
       const LayerSpec& layer = model.layers()[i];
       const bool is_unit = layer.kind == LayerKind::kExperts;
@@ -39,9 +39,10 @@ class SparseBlocks {
       auto alike = std::find_if(kinds.begin(), kinds.end(), [&](const AlikeLayers& kind) {
         return kind.one->num_experts == layer.num_experts && kind.one->linear_flops_per_row == layer.linear_flops_per_row;
       });
-      if (alike == kinds.end()) alike = kinds.insert(kinds.end(), AlikeLayers{&layer, 0, 0});
+      if (alike == kinds.end()) alike = kinds.insert(kinds.end(), AlikeLayers{&layer, 0, 0, {}});
       alike->count += 1;
-      alike->bytes += static_cast<double>(layout.layers[i].streamed_bytes);
+      alike->bytes += static_cast<double>(layout_.layers[i].streamed_bytes);
+      alike->layers.push_back(i);
     }
   }
 
@@ -55,11 +56,11 @@ class SparseBlocks {
       waits_s += of.count * processor_of(hardware_, policy_).visit_s;
     }
     for (const AlikeLayers& of : units_) {
-      const double hit = unit_hit_share(mixture_, of.one->num_experts, each);
+      const double hit = mean_hit_share(of, each);
       all_s += of.count * batches * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each);
       chosen_s += of.count * batches * hit * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each, hit);
       all_read_s += read_s(of.count, of.bytes);
-      chosen_read_s += read_s(of.count * unit_hit_share(mixture_, of.one->num_experts, rows), of.bytes * expert_hit_share(mixture_, rows));
+      chosen_read_s += read_s(of.count * mean_hit_share(of, rows), all_chosen_bytes(of, rows));
     }
     if (policy_.buffers == 1) return chosen_s + chosen_read_s + waits_s < all_s + all_read_s;
     // While it is not known what to read, nothing is read.
@@ -67,12 +68,26 @@ class SparseBlocks {
   }
 
  private:
+  // Where nothing is known of experts, one layer says it of all.
+  double mean_hit_share(const AlikeLayers& of, double rows) const {
+    if (!model_.expert_chances()) return unit_hit_share(model_, *of.one, rows);
+    double sum = 0;
+    for (size_t layer : of.layers) sum += unit_hit_share(model_, model_.layers()[layer], rows);
+    return sum / of.count;
+  }
+  double all_chosen_bytes(const AlikeLayers& of, double rows) const {
+    if (!model_.expert_chances()) return of.bytes * expert_hit_share(model_, rows);
+    double sum = 0;
+    for (size_t layer : of.layers) sum += chosen_bytes(model_, model_.layers()[layer], layout_.layers[layer], rows);
+    return sum;
+  }
   double read_s(double count, double bytes) const { return bytes > 0 ? count * hardware_.disk.request_s + bytes / hardware_.disk.read_bytes_per_s : 0; }
 
-  const Mixture& mixture_;
+  const Model& model_;
   const HardwareProfile& hardware_;
   const Precision& precision_;
   const Policy& policy_;
+  const WeightLayout layout_;
   std::vector<AlikeLayers> attention_, units_;
 };
 
@@ -102,18 +117,20 @@ int64_t choosing_rows_by_rule(const Model& model) {
   return static_cast<int64_t>(std::log(1 - kHalfChosen) / std::log(miss));
 }
 
+bool knows_hottest(const Model& model) { return model.expert_chances() && model.expert_chances()->are_counted(); }
+
 void refuse_loading_of_experts(const Model& model, const PolicyRequest& request) {
   if (request.max_choosing_rows && !model.config().is_mixture()) fail_user("--load-experts: this model ({}) is no mixture of experts; leave it out", model.config().model_type);
 }
 
 std::string experts_text(const Model& model, const Policy& policy) {
-  const Mixture& mixture = model.config().mixture;
   if (!model.config().is_mixture()) return "";
   const int64_t most = policy.max_rows * batches_of_a_pass(policy), rows = std::min(policy.max_choosing_rows, most);
-  if (rows == 0) return "each step loads all experts, ahead of their use";
-  const std::string share = fmt::format("of {} {} {:.0f}% of them are expected to be chosen", rows, rows == 1 ? "token" : "tokens", 100 * expert_hit_share(mixture, static_cast<double>(rows)));
-  if (rows == most) return fmt::format("each step loads the experts that its tokens choose, once that is known ({})", share);
-  return fmt::format("steps of up to {} {} load the experts that these choose, once that is known ({}); larger ones load all, ahead of their use", rows, rows == 1 ? "token" : "tokens", share);
+  const std::string placed = policy.hottest_first ? "; in memory are those that were chosen most often" : "";
+  if (rows == 0) return "each step loads all experts, ahead of their use" + placed;
+  const std::string share = fmt::format("of {} {} {:.0f}% of them are expected to be chosen", rows, rows == 1 ? "token" : "tokens", 100 * expert_hit_share(model, static_cast<double>(rows)));
+  if (rows == most) return fmt::format("each step loads the experts that its tokens choose, once that is known ({}){}", share, placed);
+  return fmt::format("steps of up to {} {} load the experts that these choose, once that is known ({}); larger ones load all, ahead of their use{}", rows, rows == 1 ? "token" : "tokens", share, placed);
 }
 
 }  // namespace flexgen

@@ -14,6 +14,9 @@ int64_t choosing_rows(const Model& model, const HardwareProfile& hardware, const
 /// The same where nothing was measured: at so many rows half of the experts are expected to be chosen.
 int64_t choosing_rows_by_rule(const Model& model);
 
+/// Whether it was counted which experts are chosen most often, so that they can be placed first (Policy::hottest_first).
+bool knows_hottest(const Model& model);
+
 /// Throws Error{user} where the request says how experts are loaded and the model has none.
 void refuse_loading_of_experts(const Model& model, const PolicyRequest& request);
 

@@ -73,6 +73,35 @@ TEST(ChoosingRows, ThePlanTakesWhatIsFaster) {
   EXPECT_EQ(many_chosen.policy.max_choosing_rows, 1 << 20);
 }
 
+ExpertCounts counts_of(const Model& model, double exponent) {
+  const auto chances = ExpertChances::zipf(model.config(), exponent);
+  ExpertCounts counts(static_cast<size_t>(model.config().num_layers));
+  for (size_t block = 0; block < counts.size(); ++block)
+    for (double chance : chances->of_block(static_cast<int64_t>(block))) counts[block].push_back(static_cast<int64_t>(1e6 * chance));
+  return counts;
+}
+
+/// Where choices spread unevenly fewer experts are hit, so that more rows may choose; and where it is known which, small steps find most of them in memory.
+TEST(ChoosingRows, GoByHowOftenExpertsAreChosen) {
+  const HardwareProfile hardware = HardwareProfile::uniform(4e11, 2e10, 1e9, 1e9);
+  const auto alike = mixture(), skewed = mixture(), counted = mixture();
+  skewed->set_expert_chances(ExpertChances::zipf(skewed->config(), 1));
+  counted->set_expert_chances(ExpertChances::of_counts(counted->config(), counts_of(*counted, 1)));
+  const Precision precision = Precision::of(*alike, DType::kBF16, DType::kBF16);
+  EXPECT_GT(choosing_rows(*skewed, hardware, precision, policy_on_disk(*skewed, 64)), choosing_rows(*alike, hardware, precision, policy_on_disk(*alike, 64)));
+  const Workload workload = job_of(1, 32, 32);
+  auto plan = [&](const Model& model) { return make_plan({model, workload, {192 * kMiB, 0}, {}, DType::kBF16, DType::kBF16, hardware, 20}); };
+  const Plan even = plan(*skewed), hottest = plan(*counted);
+  EXPECT_FALSE(even.policy.hottest_first);
+  EXPECT_TRUE(hottest.policy.hottest_first);
+  EXPECT_LT(hottest.prediction.disk_read_bytes, 0.9 * even.prediction.disk_read_bytes);
+  EXPECT_LT(hottest.prediction.time_s, even.prediction.time_s);
+  EXPECT_LE(memory_plan(*counted, hottest.policy, workload, DType::kBF16).bytes(Tier::kCpu), 192 * kMiB);
+  EXPECT_THAT(experts_text(*counted, hottest.policy), testing::EndsWith("; in memory are those that were chosen most often"));
+  EXPECT_TRUE(choose_policy(*counted, workload, {192 * kMiB, 0}, {}, DType::kBF16).hottest_first);
+  EXPECT_FALSE(choose_policy(*skewed, workload, {192 * kMiB, 0}, {}, DType::kBF16).hottest_first);
+}
+
 TEST(ChoosingRows, OfADenseModelAreNone) {
   const auto model = Model::of_shape(parse_config(*shape_config_json("opt-125m"), "", "opt-125m"), DType::kBF16);
   Policy policy = policy_on_disk(*model, 4);

@@ -160,6 +160,7 @@ Policy choose_policy(const Model& model, const Workload& workload, const Budgets
     }
     if (!shares) policy.prefix_pages = 0;
     if (request.block) policy.set_block(*request.block);
+    policy.hottest_first = knows_hottest(model);
     policy.max_choosing_rows = request.max_choosing_rows.value_or(choosing_rows_by_rule(model));
     policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
     policy.activations = request.activations.value_or(on_gpu ? in_gpu : in_ram);

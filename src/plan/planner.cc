@@ -49,6 +49,7 @@ class Search {
         try_block(size, count);
       }
     refine();
+    try_hottest_first();
     if (!best_) {
       // Few rows, one buffer, one sequence at a time: what fits if anything does.
       for (const Policy& policy : smallest_policies(in_.model, in_.workload, in_.budgets, in_.request, in_.kv))
@@ -240,7 +241,7 @@ class Search {
       for (const LayerSpec& layer : in_.model.layers()) {
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
         if (layer.cache >= 0 || rows <= 0) continue;
-        const double hit = chooses && layer.kind == LayerKind::kExperts ? unit_hit_share(in_.model.config().mixture, layer.num_experts, rows) : 1;
+        const double hit = chooses && layer.kind == LayerKind::kExperts ? unit_hit_share(in_.model, layer, rows) : 1;
         times.processor_s += hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
       }
     }
@@ -356,7 +357,7 @@ class Search {
       Affine read_s, write_s;
       const double rows = hidden_rows[i] / counts[i];
       // What is on disk of a mixture are experts first.
-      const double hit = policy.chooses_experts(rows) ? expert_hit_share(in_.model.config().mixture, rows) : 1;
+      const double hit = policy.chooses_experts(rows) ? expert_hit_share(in_.model, rows) : 1;
       read_s.of(TensorKind::kWeights, Tier::kDisk) = hit * weight_bytes / disk.read_bytes_per_s;
       read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_pages[i] / counts[i] * page_bytes / disk.read_bytes_per_s;
       read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
@@ -441,6 +442,13 @@ class Search {
         }
       if (best_->time_s > 0.999 * from.time_s) return;
     }
+  }
+  /// The experts that are chosen most often in RAM, where that is known, if it should take less time: small steps read less, but units then differ in what they read.
+  void try_hottest_first() {
+    if (!best_ || !knows_hottest(in_.model) || best_->policy.weights.cpu <= 0 || best_->policy.weights.disk <= 0) return;
+    Policy policy = best_->policy;
+    policy.hottest_first = true;
+    if (make_fit(policy)) consider(policy, plan_.program_time_s);
   }
   bool make_fit_weights(Policy& policy) const {
     if (in_.request.weights) return fits(policy);

@@ -218,8 +218,14 @@ void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
     const Visit& visit = leases->visit;
     model_.forward(visit.layer, leases->weights.views, leases->input(), cache_.layout().geometry, leases->hidden.rows, scratch_.data(), kernels_,
                    leases->plan->sink.get());
-    if (policy_.max_choosing_rows > 0 && model_.chooses_experts(visit.layer))
-      model_.count_choices(leases->plan->num_rows(), leases->hidden.rows, choices_.rows_of_expert(visit.batch));
+    if ((policy_.max_choosing_rows > 0 || counts_) && model_.chooses_experts(visit.layer)) {
+      const std::span<int32_t> rows_of_expert = choices_.rows_of_expert(visit.batch);
+      model_.count_choices(leases->plan->num_rows(), leases->hidden.rows, rows_of_expert);
+      if (counts_) {
+        std::vector<int64_t>& all = (*counts_)[static_cast<size_t>(model_.layers()[static_cast<size_t>(visit.layer)].index)];
+        for (size_t expert = 0; expert < rows_of_expert.size(); ++expert) all[expert] += rows_of_expert[expert];
+      }
+    }
     copy_out(*leases);
   };
   computed(*leases, lanes_.compute->submit(std::move(work)));

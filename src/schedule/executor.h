@@ -43,6 +43,8 @@ class Executor {
   const WorkDone& work_done() const { return work_done_; }
   /// Simulations: rows choose their experts at random. Before run().
   void imagine_choices(uint64_t seed) { choices_.imagine(seed); }
+  /// From run() on adds to `counts` which experts the rows choose; a list [E] for each sparse block of this process must be there. To be read after run().
+  void count_choices_in(ExpertCounts* counts) { counts_ = counts; }
 
  private:
   /// One step of the block: all layers, all micro-batches, group by group.
@@ -94,6 +96,7 @@ class Executor {
   Kernels* cpu_kernels_;
   Schedule schedule_;
   ExpertChoices choices_;
+  ExpertCounts* counts_ = nullptr;  ///< the compute lane's
   int64_t pass_ = 0;  ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before

@@ -13,7 +13,7 @@ void ExpertChoices::learn(int64_t first_unit, int64_t first_batch, std::span<con
   for (size_t i = 0; i < num_rows.size(); ++i) {
     const std::span<int32_t> own = rows_of_expert(first_batch + static_cast<int64_t>(i));
     if (num_rows[i] == 0) std::fill(own.begin(), own.end(), 0);
-    else if (imagined_) draw(num_rows[i], own);
+    else if (imagined_) draw(layer(first_unit).index, num_rows[i], own);
     for (size_t expert = 0; expert < own.size(); ++expert) all_[expert] += own[expert];
   }
   first_unit_ = end_unit_ = first_unit;
@@ -29,9 +29,17 @@ ExpertChoices::Products ExpertChoices::products_of(int64_t batch, int64_t unit) 
   return {rows, rows / static_cast<double>(std::max<ptrdiff_t>(1, chosen))};
 }
 
-void ExpertChoices::draw(int64_t num_rows, std::span<int32_t> rows_of_expert) {
+void ExpertChoices::draw(int64_t block, int64_t num_rows, std::span<int32_t> rows_of_expert) {
   std::fill(rows_of_expert.begin(), rows_of_expert.end(), 0);
   const int64_t num_experts = std::ssize(rows_of_expert), per_row = model_.config().mixture.experts_per_row;
+  if (const ExpertChances* chances = model_.config().mixture.drawn ? model_.config().mixture.drawn.get() : model_.expert_chances()) {
+    std::vector<int32_t> row(static_cast<size_t>(per_row));
+    for (int64_t at = 0; at < num_rows; ++at) {
+      draw_experts(chances->of_block(block), (*imagined_)(), row);
+      for (int32_t expert : row) ++rows_of_expert[static_cast<size_t>(expert)];
+    }
+    return;
+  }
   std::vector<int64_t> row(static_cast<size_t>(per_row));
   for (int64_t at = 0; at < num_rows; ++at)
     for (int64_t i = 0; i < per_row; ++i) {

@@ -16,7 +16,7 @@ class ExpertChoices {
  public:
   ExpertChoices(const Model& model, int64_t num_batches);
 
-  /// Simulations, in which nothing is computed: rows choose at random, each expert alike.
+  /// Simulations, in which nothing is computed: rows choose at random, by what is known of their choices (Model::draw_experts_by(), expert_chances()), else each expert alike.
   void imagine(uint64_t seed) { imagined_ = std::make_unique<std::mt19937_64>(seed); }
 
   /// Compute lane: how many rows of the micro-batch chose each expert [E].
@@ -46,7 +46,7 @@ class ExpertChoices {
  private:
   bool is_last(int64_t unit) const { return unit + 1 == static_cast<int64_t>(model_.layers().size()); }
   const LayerSpec& layer(int64_t unit) const { return model_.layers()[static_cast<size_t>(unit)]; }
-  void draw(int64_t num_rows, std::span<int32_t> rows_of_expert);
+  void draw(int64_t block, int64_t num_rows, std::span<int32_t> rows_of_expert);
 
   const Model& model_;
   std::vector<std::vector<int32_t>> rows_of_expert_;  ///< a batch

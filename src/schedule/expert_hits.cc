@@ -1,6 +1,7 @@
 #include "schedule/expert_hits.h"
 
 #include <cmath>
+#include <numeric>
 
 namespace flexgen {
 
@@ -15,6 +16,57 @@ double unit_hit_share(const Mixture& mixture, int64_t num_experts, double rows) 
     log_miss += std::log(others / static_cast<double>(mixture.num_experts - i));
   }
   return -std::expm1(rows * log_miss);
+}
+
+namespace {
+
+/// Of an expert that a row chooses with this chance.
+double hit_share(double chance, double rows) { return chance >= 1 ? 1 : -std::expm1(rows * std::log1p(-chance)); }
+
+}  // namespace
+
+double expert_hit_share(const Model& model, double rows) {
+  const ModelConfig& config = model.config();
+  if (!model.expert_chances()) return expert_hit_share(config.mixture, rows);
+  if (rows <= 0) return 0;
+  double sum = 0, count = 0;
+  for (int64_t block = 0; block < config.num_layers; ++block)
+    for (double chance : model.expert_chances()->of_block(block)) {
+      sum += hit_share(chance, rows);
+      ++count;
+    }
+  return sum / count;
+}
+
+double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) {
+  const Mixture& mixture = model.config().mixture;
+  if (!model.expert_chances()) return unit_hit_share(mixture, unit.num_experts, rows);
+  const std::span<const double> chances = model.expert_chances()->of_block(unit.index).subspan(static_cast<size_t>(unit.first_expert), static_cast<size_t>(unit.num_experts));
+  const double sum = std::accumulate(chances.begin(), chances.end(), 0.0);
+  if (rows <= 0 || sum <= 0) return 0;
+  if (unit.num_experts == 1) return hit_share(sum, rows);
+  // As in a mixture of so many experts that theirs are chosen as often as these.
+  const double of = static_cast<double>(mixture.experts_per_row) * static_cast<double>(unit.num_experts) / sum;
+  double log_miss = 0;
+  for (int64_t i = 0; i < mixture.experts_per_row; ++i) {
+    const double others = of - static_cast<double>(unit.num_experts + i);
+    if (others <= 0) return 1;
+    log_miss += std::log(others / (of - static_cast<double>(i)));
+  }
+  return -std::expm1(rows * log_miss);
+}
+
+double chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows) {
+  if (!model.expert_chances()) return expert_hit_share(model.config().mixture, rows) * static_cast<double>(placed.streamed_bytes);
+  if (rows <= 0) return 0;
+  const std::span<const double> chances = model.expert_chances()->of_block(unit.index);
+  double sum = 0;
+  for (size_t i = 0; i < placed.uses.size(); ++i) {
+    int64_t bytes = placed.uses[i].streamed.bytes;
+    for (const WeightLayout::Beside& beside : placed.uses[i].beside) bytes += beside.streamed.bytes;
+    if (bytes > 0) sum += hit_share(chances[static_cast<size_t>(unit.expert_of_use(i))], rows) * static_cast<double>(bytes);
+  }
+  return sum;
 }
 
 double product_rows(const LayerSpec& layer, double rows) {

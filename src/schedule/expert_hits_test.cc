@@ -1,5 +1,6 @@
 #include "schedule/expert_hits.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,6 +52,57 @@ TEST(ExpertHits, AtTheEdges) {
   mixture.experts_per_row = 8;
   EXPECT_EQ(expert_hit_share(mixture, 1), 1);
   EXPECT_EQ(product_rows(LayerSpec{}, 7), 7);
+}
+
+/// By chances that differ, against experts that are drawn with them.
+TEST(ExpertHits, GoByTheModelsChances) {
+  for (const auto& [expert_size, exponent] : {std::pair(512, 1.0), std::pair(96, 1.0), std::pair(96, 0.0)}) {
+    const auto model = Model::of_shape(parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 256, "moe_intermediate_size": {}, "head_dim": 64,
+      "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "vocab_size": 1024, "max_position_embeddings": 64}})", expert_size), "", "config.json"), DType::kBF16);
+    const double alike = expert_hit_share(*model, 3);
+    EXPECT_DOUBLE_EQ(alike, expert_hit_share(model->config().mixture, 3));
+    model->set_expert_chances(ExpertChances::zipf(model->config(), exponent));
+    if (exponent == 0) {
+      EXPECT_NEAR(expert_hit_share(*model, 3), alike, 1e-9);
+    } else {
+      EXPECT_LT(expert_hit_share(*model, 3), 0.9 * alike);
+    }
+    Policy policy;
+    policy.weights = {0, 0.3, 0.7};
+    const WeightLayout layout(*model, policy);
+    for (int rows : {1, 5}) {
+      constexpr int kTries = 3000;
+      std::vector<double> hit_units(model->layers().size()), bytes(model->layers().size());
+      double hit_experts = 0;
+      std::vector<int32_t> row(4);
+      uint64_t seed = 0;
+      for (int i = 0; i < kTries; ++i)
+        for (int64_t block : {0, 1}) {
+          std::vector<int32_t> counts(32);
+          for (int r = 0; r < rows; ++r) {
+            draw_experts(model->expert_chances()->of_block(block), ++seed * 7919, row);
+            for (int32_t expert : row) ++counts[static_cast<size_t>(expert)];
+          }
+          hit_experts += static_cast<double>(32 - std::count(counts.begin(), counts.end(), 0)) / 64 / kTries;
+          for (size_t layer = 0; layer < model->layers().size(); ++layer) {
+            const LayerSpec& unit = model->layers()[layer];
+            if (unit.kind != LayerKind::kExperts || unit.index != block) continue;
+            hit_units[layer] += unit.rows_that_chose(counts) > 0 ? 1.0 / kTries : 0;
+            for (size_t use = 0; use < unit.uses.size(); ++use)
+              if (counts[static_cast<size_t>(unit.expert_of_use(use))] > 0) bytes[layer] += static_cast<double>(layout.layers[layer].uses[use].streamed.bytes) / kTries;
+          }
+        }
+      EXPECT_NEAR(expert_hit_share(*model, rows), hit_experts, 0.01);
+      for (size_t layer = 0; layer < model->layers().size(); ++layer) {
+        const LayerSpec& unit = model->layers()[layer];
+        if (unit.kind != LayerKind::kExperts) continue;
+        EXPECT_NEAR(unit_hit_share(*model, unit, rows), hit_units[layer], 0.05) << unit.num_experts << " experts, " << rows << " rows, layer " << layer;
+        EXPECT_NEAR(chosen_bytes(*model, unit, layout.layers[layer], rows), bytes[layer], 0.03 * static_cast<double>(layout.layers[layer].streamed_bytes));
+      }
+      EXPECT_EQ(expert_hit_share(*model, 0), 0);
+      EXPECT_EQ(unit_hit_share(*model, model->layers()[2], 0), 0);
+    }
+  }
 }
 
 }  // namespace

@@ -21,6 +21,8 @@ struct Policy {
   int64_t max_logit_rows = 256;   ///< of these, positions whose logits are computed, at most
   /// Of a mixture's experts a pass of so many rows at most loads those that its rows choose, once that is known; a larger one loads all, ahead of their use.
   int64_t max_choosing_rows = 0;
+  /// Of a mixture whose choices were counted (Model::expert_chances()), the experts of a block that are chosen most often get the faster tiers whole; else all get the same share of these.
+  bool hottest_first = false;
   int buffers = 3;                ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
   Fractions weights, kv_cache, activations;
   Tier compute_tier = Tier::kCpu;    ///< kGpu where a device computes; gpu shares are 0 else

@@ -62,5 +62,44 @@ TEST(WeightLayout, ExpertsTakeWhatOtherWeightsLeave) {
   }
 }
 
+/// Experts that are chosen most often are in memory whole, as many of each block.
+TEST(WeightLayout, TheHottestExpertsComeFirst) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 3, "intermediate_size": 256, "moe_intermediate_size": 128, "head_dim": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 1024, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  Policy policy;
+  policy.weights = {0, 0.6, 0.4};
+  const WeightLayout even(*model, policy);
+  policy.hottest_first = true;
+  EXPECT_EQ(WeightLayout(*model, policy).resident_bytes, even.resident_bytes) << "nothing was counted";
+  model->set_expert_chances(ExpertChances::of_counts(model->config(), {{1, 9, 2, 8, 3, 7, 4, 6}, {}, {8, 7, 6, 5, 4, 3, 2, 1}}));
+  const WeightLayout layout(*model, policy);
+  EXPECT_NEAR(static_cast<double>(layout.resident_bytes), static_cast<double>(even.resident_bytes), 0.01 * static_cast<double>(even.resident_bytes));
+  EXPECT_NEAR(static_cast<double>(layout.streamed_bytes_per_step), static_cast<double>(even.streamed_bytes_per_step), 0.01 * static_cast<double>(even.streamed_bytes_per_step));
+  for (int64_t block : {0, 2}) {
+    std::vector<double> resident(8), all(8);
+    for (size_t i = 0; i < layout.layers.size(); ++i) {
+      const LayerSpec& layer = model->layers()[i];
+      if (layer.kind != LayerKind::kExperts || layer.index != block) continue;
+      for (size_t use = 0; use < layer.uses.size(); ++use) {
+        const auto expert = static_cast<size_t>(layer.expert_of_use(use));
+        resident[expert] += static_cast<double>(layout.layers[i].uses[use].resident_rows);
+        all[expert] += static_cast<double>(layer.uses[use].rows);
+      }
+    }
+    size_t whole = 0, cut = 0;
+    double before = 1;
+    for (int32_t expert : model->expert_chances()->hottest_first(block)) {
+      const double share = resident[static_cast<size_t>(expert)] / all[static_cast<size_t>(expert)];
+      EXPECT_LE(share, before);
+      before = share;
+      whole += share == 1;
+      cut += share > 0 && share < 1;
+    }
+    EXPECT_GE(whole, 2U);
+    EXPECT_LE(whole, 6U);
+    EXPECT_LE(cut, 1U);
+  }
+}
+
 }  // namespace
 }  // namespace flexgen::weight_layout_test

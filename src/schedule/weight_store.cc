@@ -44,6 +44,29 @@ PlacedShares placed_shares(const Fractions& shares, double other_bytes, double e
           filled_up(within(shares.gpu * bytes - other_gpu, expert_bytes), within(shares.cpu * bytes - other_cpu, expert_bytes))};
 }
 
+/// Experts' objects, as many to an expert and one expert after the other, by the experts' blocks: those that are chosen most often first.
+std::vector<std::vector<size_t>> hottest_first(const Model& model) {
+  std::vector<std::vector<size_t>> groups;
+  std::vector<size_t> first_object;  // of the block's experts, in the order of their numbers, and the end
+  size_t object = 0;
+  for (size_t i = 0; i < model.layers().size(); ++i) {
+    const LayerSpec& layer = model.layers()[i];
+    if (layer.kind != LayerKind::kExperts) continue;
+    for (size_t use = 0; use < layer.uses.size(); ++use) {
+      if (static_cast<size_t>(layer.expert_of_use(use)) == first_object.size()) first_object.push_back(object);
+      if (!model.weights()[static_cast<size_t>(layer.uses[use].weight)].always_resident) ++object;
+    }
+    const bool is_last = i + 1 == model.layers().size() || model.layers()[i + 1].kind != LayerKind::kExperts;
+    if (!is_last) continue;
+    first_object.push_back(object);
+    std::vector<size_t>& group = groups.emplace_back();
+    for (int32_t expert : model.expert_chances()->hottest_first(layer.index))
+      for (size_t own = first_object[static_cast<size_t>(expert)]; own < first_object[static_cast<size_t>(expert) + 1]; ++own) group.push_back(own);
+    first_object.clear();
+  }
+  return groups;
+}
+
 /// Those that are not done; a failed one stays, for whoever waits.
 const std::vector<Event>& pending(std::vector<Event>& events) {
   std::erase_if(events, [](const Event& event) { return event.done() && !event.error(); });
@@ -73,7 +96,8 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       bytes[kind] += static_cast<double>(use.rows * weight.row_bytes());
     }
   const PlacedShares shares = placed_shares(policy.weights, bytes[0], bytes[1]);
-  const std::array<std::vector<RowSplit>, 2> splits{place(objects[0], shares.others), place(objects[1], shares.experts)};
+  const bool in_order = policy.hottest_first && model.expert_chances() != nullptr;
+  const std::array<std::vector<RowSplit>, 2> splits{place(objects[0], shares.others), in_order ? place_in_order(objects[1], hottest_first(model), shares.experts) : place(objects[1], shares.experts)};
   const bool on_gpu = policy.on_gpu();
 
   // A tensor used twice whole (a norm shared by the head's chunks) is kept once.

@@ -32,7 +32,8 @@ struct AlignedExtent {
 };
 
 /// Which rows of each layer's weights are where; pure arithmetic over the model, shared with the planner. Rows in order: resident in the tier
-/// that computes, then (where that is a GPU) in RAM, then on disk; the latter two pass through the staging buffers. A mixture's experts take of the faster tiers what its other weights leave.
+/// that computes, then (where that is a GPU) in RAM, then on disk; the latter two pass through the staging buffers. A mixture's experts take of the faster tiers what its other weights leave,
+/// evenly or (Policy::hottest_first) expert after expert.
 ///
 /// On a CPU the disk fills memory directly, so everything lies there as aligned supersets; in a GPU rows are packed, at multiples of kDeviceAlignment.
 class WeightLayout {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "model/expert_chances.h"
 #include "model/parts/feed_forward.h"
 #include "model/parts/norm.h"
 
@@ -61,6 +62,13 @@ void choose_as_sparse_mixer(float nearness, std::span<const float> logits, int32
   }
 }
 
+/// The same for the same row in the same block, whatever its neighbours are. FNV-1a.
+uint64_t seed_of(const std::byte* row, int64_t bytes, int64_t block) {
+  uint64_t hash = 0xcbf29ce484222325u ^ static_cast<uint64_t>(block);
+  for (int64_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<uint64_t>(row[i])) * 0x100000001b3u;
+  return hash;
+}
+
 }  // namespace
 
 void choose_experts_of_row(const Mixture& mixture, std::span<float> logits, std::span<const float> bias, int32_t* experts, float* weights) {
@@ -90,6 +98,8 @@ void choose_experts(const LayerContext& c, const BlockScratch& s) {
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t at = (first + i) * k;
       choose_experts_of_row(m.mixture, std::span(s.router + i * E, static_cast<size_t>(E)), bias, kept.experts + at, kept.weights + at);
+      if (m.mixture.drawn)
+        draw_experts(m.mixture.drawn->of_block(c.layer.index), seed_of(kept.x + (first + i) * row_bytes, row_bytes, c.layer.index), {kept.experts + at, static_cast<size_t>(k)});
     }
   }
   if (c.has(Role::kUp)) add_feed_forward(c, s, kept.x);
