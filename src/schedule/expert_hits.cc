@@ -42,18 +42,23 @@ double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) {
   const Mixture& mixture = model.config().mixture;
   if (!model.expert_chances()) return unit_hit_share(mixture, unit.num_experts, rows);
   const std::span<const double> chances = model.expert_chances()->of_block(unit.index).subspan(static_cast<size_t>(unit.first_expert), static_cast<size_t>(unit.num_experts));
-  const double sum = std::accumulate(chances.begin(), chances.end(), 0.0);
-  if (rows <= 0 || sum <= 0) return 0;
-  if (unit.num_experts == 1) return hit_share(sum, rows);
-  // As in a mixture of so many experts that theirs are chosen as often as these.
-  const double of = static_cast<double>(mixture.experts_per_row) * static_cast<double>(unit.num_experts) / sum;
-  double log_miss = 0;
-  for (int64_t i = 0; i < mixture.experts_per_row; ++i) {
-    const double others = of - static_cast<double>(unit.num_experts + i);
-    if (others <= 0) return 1;
-    log_miss += std::log(others / (of - static_cast<double>(i)));
+  const auto count = static_cast<double>(unit.num_experts);
+  const double mean = std::accumulate(chances.begin(), chances.end(), 0.0) / count;
+  if (rows <= 0 || mean <= 0) return 0;
+  double log_miss = 0;  // of one row, if each expert were chosen whatever else is
+  for (double chance : chances) {
+    if (chance >= 1) return 1;
+    log_miss += std::log1p(-chance);
   }
-  return -std::expm1(rows * log_miss);
+  // But who chooses others does not choose these: as in a mixture of so many experts that all are chosen as often as these on average.
+  const double of = static_cast<double>(mixture.experts_per_row) / mean;
+  double log_miss_of_these = 0;
+  for (int64_t i = 0; i < mixture.experts_per_row; ++i) {
+    const double others = of - count - static_cast<double>(i);
+    if (others <= 0) return 1;
+    log_miss_of_these += std::log(others / (of - static_cast<double>(i)));
+  }
+  return -std::expm1(rows * (log_miss + log_miss_of_these - count * std::log1p(-mean)));
 }
 
 double chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows) {
