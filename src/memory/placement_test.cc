@@ -62,7 +62,7 @@ TEST(Placement, InOrderFillsTheFasterTiersWithWholeObjects) {
     std::vector<PlacedObject> objects;
     std::vector<std::vector<size_t>> groups(1 + random() % 4);
     for (std::vector<size_t>& group : groups) {
-      for (size_t i = 0; i < 1 + random() % 12; ++i) {
+      for (auto left = 1 + random() % 12; left > 0; --left) {
         group.push_back(objects.size());
         objects.push_back({64, 32, 16});
       }
