@@ -73,8 +73,11 @@ TEST(WeightLayout, TheHottestExpertsComeFirst) {
   EXPECT_EQ(WeightLayout(*model, policy).resident_bytes, even.resident_bytes) << "nothing was counted";
   model->set_expert_chances(ExpertChances::of_counts(model->config(), {{1, 9, 2, 8, 3, 7, 4, 6}, {}, {8, 7, 6, 5, 4, 3, 2, 1}}));
   const WeightLayout layout(*model, policy);
-  EXPECT_NEAR(static_cast<double>(layout.resident_bytes), static_cast<double>(even.resident_bytes), 0.01 * static_cast<double>(even.resident_bytes));
-  EXPECT_NEAR(static_cast<double>(layout.streamed_bytes_per_step), static_cast<double>(even.streamed_bytes_per_step), 0.01 * static_cast<double>(even.streamed_bytes_per_step));
+  // Fewer matrices are cut, each of which has a sector twice.
+  for (const auto& [bytes, even_bytes] : {std::pair(layout.resident_bytes, even.resident_bytes), {layout.streamed_bytes_per_step, even.streamed_bytes_per_step}}) {
+    EXPECT_LE(bytes, even_bytes);
+    EXPECT_GE(static_cast<double>(bytes), 0.95 * static_cast<double>(even_bytes));
+  }
   for (int64_t block : {0, 2}) {
     std::vector<double> resident(8), all(8);
     for (size_t i = 0; i < layout.layers.size(); ++i) {
