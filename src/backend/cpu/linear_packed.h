@@ -11,6 +11,8 @@
 #include "backend/cpu/float_product.h"
 #include "backend/cpu/linear_tiles.h"
 #include "backend/cpu/product_tile.h"
+#include "backend/cpu/unit_shares.h"
+#include "backend/cpu/weight_order.h"
 #include "backend/cpu/worker_team.h"
 #include "base/units.h"
 
@@ -71,7 +73,7 @@ class LinearPacked {
  public:
   /// `team` must outlive it, and is not shared with anyone who works at the same time.
   explicit LinearPacked(WorkerTeam& team)
-      : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), converted_(static_cast<size_t>(team.size())) {}
+      : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), shares_(team.size()), converted_(static_cast<size_t>(team.size())) {}
 
   /// As Kernels::linear, x of Product::kElements.
   void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
@@ -89,6 +91,10 @@ class LinearPacked {
   static constexpr int64_t kTileRows = Product::kTileRows;
   /// So many multiplications and additions take about as long as a byte from memory.
   static constexpr double kFlopsPerByte = 16;
+  /// Up to so many rows of x a product waits for memory.
+  static constexpr int64_t kRowsThatWait = 16;
+  /// Bytes that a worker asks for before the product that reads them: what its second cache has room for beside a tile and its rows of x.
+  static constexpr int64_t kMostAhead = 512 * 1024;
 
   struct Worker {
     typename Product::Scratch scratch;
@@ -99,23 +105,38 @@ class LinearPacked {
     const int64_t cols = weight.cols, weight_bytes = weight.rows * row_bytes(weight.dtype, cols);
     const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
     const int team = team_.workers_for(std::max(flops, kFlopsPerByte * static_cast<double>(weight_bytes)));
-    const TileUnits units(std::ssize(tiles_), num_rows, team);
-    team_.run(team, units.count(), [&](int64_t unit, int worker) {
-      const auto [first_tile, end_tile, first, rows] = units[unit];
+    const ProductUnits units(std::ssize(tiles_), num_rows, team);
+    shares_.start(units.count(), team);
+    ask_ahead(weight, num_rows);
+    team_.run(team, units.count(), [&](int64_t, int worker) {
+      const UnitShares::Unit mine = shares_.take(worker);
+      const auto [t, first, rows] = units[mine.unit];
       if (rows == 0) return;
+      const LinearTile& tile = tiles_[static_cast<size_t>(t)];
+      const int64_t next = mine.next < 0 ? t : units[mine.next].tile;
       float* const product = workers_[static_cast<size_t>(worker)].product;
-      for (int64_t t = first_tile; t < end_tile; ++t) {
-        const LinearTile& tile = tiles_[static_cast<size_t>(t)];
-        run_tile(worker, tile, t + 1 < end_tile ? &tiles_[static_cast<size_t>(t + 1)] : nullptr, weight, x + size_bytes(Product::kElements, first * cols), rows);
-        vector_rows::add_product(product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate, y + first * weight.rows + tile.first_row, weight.rows);
-      }
+      run_tile(worker, tile, next == t ? nullptr : &tiles_[static_cast<size_t>(next)], weight, x + size_bytes(Product::kElements, first * cols), rows);
+      vector_rows::add_product(product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate, y + first * weight.rows + tile.first_row, weight.rows);
     });
   }
 
-  /// The worker's product becomes that of the rows and the tile; `next` is fetched from memory meanwhile, if there is one.
+  /// Tells the workers what they will read once this product is done: each the beginning of its share of the weight that comes next.
+  void ask_ahead(const WeightView& weight, int64_t num_rows) {
+    const WeightOrder::Place next = order_.next_after(weight);
+    // Where rows are many, memory waits for the workers.
+    const bool wanted = num_rows <= kRowsThatWait;
+    const int64_t num_tiles = ceil_div(next.rows, kTileRows);
+    for (int worker = 0; worker < team_.size(); ++worker) {
+      const int64_t first = UnitShares::first_of(worker, num_tiles, team_.size()) * kTileRows, end = std::min(next.rows, UnitShares::first_of(worker + 1, num_tiles, team_.size()) * kTileRows);
+      team_.set_ahead(worker, next.data + first * next.row_bytes, wanted ? std::min(kMostAhead, (end - first) * next.row_bytes) : 0);
+    }
+  }
+
+  /// The worker's product becomes that of the rows and the tile; meanwhile `next` is fetched from memory, or where there is none, what was asked ahead.
   void run_tile(int worker, const LinearTile& tile, const LinearTile* next, const WeightView& weight, const std::byte* x, int64_t num_rows) {
     Worker& mine = workers_[static_cast<size_t>(worker)];
-    const int64_t cols = weight.cols, next_bytes = next == nullptr ? 0 : next->num_rows * row_bytes(weight.dtype, cols);
+    const int64_t cols = weight.cols, tile_bytes = tile.num_rows * row_bytes(weight.dtype, cols);
+    const WorkerTeam::Stretch fetched = next == nullptr ? team_.take_ahead(worker, tile_bytes) : WorkerTeam::Stretch{next->data, next->num_rows * row_bytes(weight.dtype, cols)};
     const std::byte* data = tile.data;
     DType dtype = weight.dtype;
     if (!Product::packs(dtype)) {
@@ -124,11 +145,13 @@ class LinearPacked {
       data = rows;
       dtype = Product::kElements;
     }
-    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, next == nullptr ? nullptr : next->data, next_bytes}, mine.scratch, mine.product);
+    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes}, mine.scratch, mine.product);
   }
 
   WorkerTeam& team_;
   hwy::AlignedUniquePtr<Worker[]> workers_;
+  UnitShares shares_;
+  WeightOrder order_;
   std::vector<std::vector<std::byte>> converted_;  ///< of a worker: a tile [kTileRows, K] of a type that is not packed as it lies
   std::vector<LinearTile> tiles_;
   std::vector<float> bias_;

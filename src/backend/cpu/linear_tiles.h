@@ -60,6 +60,28 @@ class TileUnits {
   int64_t num_tiles_, num_rows_, run_, num_runs_, parts_, part_rows_;
 };
 
+/// A unit is a tile by itself, times all rows of x or a part of them.
+class ProductUnits {
+ public:
+  ProductUnits(int64_t num_tiles, int64_t num_rows, int num_workers) : num_tiles_(num_tiles), num_rows_(num_rows) {
+    parts_ = std::clamp<int64_t>(4 * num_workers / std::max<int64_t>(num_tiles, 1), 1, ceil_div(num_rows, 24));
+    part_rows_ = ceil_div(num_rows, parts_);
+  }
+  int64_t count() const { return num_tiles_ * parts_; }
+
+  /// Rows [first_row, first_row + num_rows); no rows: the unit is empty.
+  struct Unit {
+    int64_t tile, first_row, num_rows;
+  };
+  Unit operator[](int64_t unit) const {
+    const int64_t first_row = unit % parts_ * part_rows_;
+    return {unit / parts_, first_row, std::max<int64_t>(0, std::min(part_rows_, num_rows_ - first_row))};
+  }
+
+ private:
+  int64_t num_tiles_, num_rows_, parts_, part_rows_;
+};
+
 /// The bias [rows] in `floats`; null if it is empty.
 inline const float* bias_floats(const WeightView& bias, int64_t rows, std::vector<float>* floats) {
   if (bias.empty()) return nullptr;

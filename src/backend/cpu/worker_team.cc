@@ -31,6 +31,9 @@ constexpr std::chrono::milliseconds kLostCore{1};
 /// On a quiet machine spinning saves the wake-ups between products. Where others want the cores, every microsecond of it is theirs.
 constexpr std::chrono::microseconds kQuietSpin{1000}, kContendedSpin{2};
 
+/// Bytes that a worker without work asks memory for between two looks.
+constexpr int64_t kAskedAtOnce = 512;
+
 std::chrono::nanoseconds cpu_time() {
   timespec time{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
@@ -39,7 +42,7 @@ std::chrono::nanoseconds cpu_time() {
 
 }  // namespace
 
-WorkerTeam::WorkerTeam(int num_threads) {
+WorkerTeam::WorkerTeam(int num_threads) : ahead_(static_cast<size_t>(std::max(num_threads, 0))) {
   FLEXGEN_CHECK(num_threads >= 1, "{} threads", num_threads);
   threads_.reserve(static_cast<size_t>(num_threads - 1));
   try {
@@ -97,13 +100,16 @@ void WorkerTeam::note_lost_core(Clock::time_point now) {
   contended_until_.store(at + window, std::memory_order_relaxed);
 }
 
-bool WorkerTeam::spin(std::atomic<uint32_t>& word, uint32_t value, bool until_equal) {
+bool WorkerTeam::spin(int worker, std::atomic<uint32_t>& word, uint32_t value, bool until_equal) {
   const auto done = [&] { return (word.load(std::memory_order_acquire) == value) == until_equal; };
   const Clock::time_point begin = Clock::now();
   Clock::time_point before = begin;
   while (true) {
     for (int i = 0; i < 16; ++i) {
       if (done()) return true;
+      // So few at a time that they hardly delay looking again, and so many that memory is busy.
+      const Stretch ahead = take_ahead(worker, kAskedAtOnce);
+      for (int64_t at = 0; at < ahead.bytes; at += 64) __builtin_prefetch(ahead.data + at, 0, 2);  // the nearest cache is too small for what is under way
       hwy::Pause();
     }
     const Clock::time_point now = Clock::now();
@@ -134,7 +140,7 @@ bool WorkerTeam::take_unit(int worker) {
 }
 
 void WorkerTeam::wait_for_end() {
-  if (spin(unfinished_, 0, true)) return;
+  if (spin(0, unfinished_, 0, true)) return;
   caller_sleeps_ = 1;
   while (const uint32_t left = unfinished_.load()) futex_wait(unfinished_, left);
   caller_sleeps_ = 0;
@@ -145,7 +151,7 @@ void WorkerTeam::loop(int worker) {
     const uint32_t seen = round_.load();
     if (closing_) return;
     work(worker);
-    if (spin(round_, seen, false)) continue;
+    if (spin(worker, round_, seen, false)) continue;
     ++sleepers_;
     futex_wait(round_, seen);
     --sleepers_;

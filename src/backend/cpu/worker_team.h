@@ -1,10 +1,12 @@
 #pragma once
 // WorkerTeam: the threads of the cpu backend. Units of work are dealt out one by one to whoever is free, so that a worker whose core is taken away
 // holds up no more than the unit it has. Whoever has nothing to do spins for a millisecond and then sleeps, or sleeps at once
-// where another program has lately had a core: others get their share.
+// where another program has lately had a core: others get their share. Whoever spins may ask memory meanwhile for what its next work will read.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -30,6 +32,28 @@ class WorkerTeam {
   int workers_for(double flops) const {
     constexpr double kAloneFlops = 4e6;  // about 20 microseconds of one core
     return flops < kAloneFlops ? 1 : size();
+  }
+
+  /// What this worker will read next, as far as is known: bytes that may lie anywhere, as asking for them is no access. It asks for them while it has nothing to do. From the thread of run().
+  void set_ahead(int worker, const std::byte* data, int64_t bytes) {
+    Ahead& ahead = ahead_[static_cast<size_t>(worker)];
+    const auto at = reinterpret_cast<uintptr_t>(data);
+    ahead.end.store(0, std::memory_order_relaxed);
+    ahead.at.store(at, std::memory_order_relaxed);
+    ahead.end.store(at + static_cast<uintptr_t>(bytes), std::memory_order_relaxed);
+  }
+  struct Stretch {
+    const std::byte* data = nullptr;
+    int64_t bytes = 0;
+  };
+  /// Takes up to so many of these bytes off, for a unit of the worker that asks for them while it works. From within that unit.
+  Stretch take_ahead(int worker, int64_t bytes) {
+    Ahead& ahead = ahead_[static_cast<size_t>(worker)];
+    const uintptr_t at = ahead.at.load(std::memory_order_relaxed), end = ahead.end.load(std::memory_order_relaxed);
+    if (at >= end) return {};
+    const auto count = static_cast<uintptr_t>(std::min<int64_t>(bytes, static_cast<int64_t>(end - at)));
+    ahead.at.store(at + count, std::memory_order_relaxed);
+    return {reinterpret_cast<const std::byte*>(at), static_cast<int64_t>(count)};
   }
 
   /// Calls work(unit, worker) for each unit in [0, num_units), in no set order; worker is in [0, size()), the calling thread is number 0. Returns when all are done.
@@ -58,10 +82,16 @@ class WorkerTeam {
   void work(int worker);
   bool take_unit(int worker);
   /// Waits for a short while until `word` is `value`, or is not; false if it is time to sleep.
-  bool spin(std::atomic<uint32_t>& word, uint32_t value, bool until_equal);
+  bool spin(int worker, std::atomic<uint32_t>& word, uint32_t value, bool until_equal);
   void note_lost_core(Clock::time_point now);
   void wait_for_end();
 
+  /// Where a worker's bytes ahead begin and end: two words, that are read and written apart, as a wrong one costs no more than a read that nobody wanted.
+  struct alignas(64) Ahead {
+    std::atomic<uintptr_t> at = 0, end = 0;
+  };
+
+  std::vector<Ahead> ahead_;
   std::vector<std::thread> threads_;
   // Of the round under way; set by run(), read by who holds one of its units, which keeps the round from ending.
   Job job_;

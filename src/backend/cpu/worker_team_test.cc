@@ -109,6 +109,31 @@ TEST(WorkerTeam, AnErrorOfAUnitIsThrownAndTheTeamGoesOn) {
   EXPECT_EQ(done, 10);
 }
 
+TEST(WorkerTeam, BytesAheadAreTakenInOrderAndByWhoeverHasNothingToDo) {
+  WorkerTeam alone(1);
+  const auto* const memory = reinterpret_cast<const std::byte*>(uintptr_t{4096});  // nobody reads it
+  alone.set_ahead(0, memory, 1000);
+  WorkerTeam::Stretch part = alone.take_ahead(0, 600);
+  EXPECT_EQ(part.data, memory);
+  EXPECT_EQ(part.bytes, 600);
+  part = alone.take_ahead(0, 600);
+  EXPECT_EQ(part.data, memory + 600);
+  EXPECT_EQ(part.bytes, 400);
+  EXPECT_EQ(alone.take_ahead(0, 600).bytes, 0);
+
+  // One that waits asks for all of them.
+  WorkerTeam team(2);
+  const std::vector<std::byte> much(1 << 16);
+  for (int round = 0; round < 100; ++round) {
+    team.set_ahead(1, much.data(), std::ssize(much));
+    team.run(2, 2, [&](int64_t, int) {});
+    const auto end = std::chrono::steady_clock::now() + 10ms;
+    while (std::chrono::steady_clock::now() < end) continue;
+    if (team.take_ahead(1, 1).bytes == 0) return;
+  }
+  FAIL() << "nobody asked for what is ahead";
+}
+
 TEST(WorkerTeam, SleepsWhenIdle) {
   WorkerTeam team(4);
   team.run(4, 100, [](int64_t, int) {});
