@@ -17,6 +17,7 @@ namespace {
 [[noreturn]] void refuse() { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 }  // namespace
 bool is_supported() { return false; }
+void pack_rows(const std::byte*, int64_t, int64_t, std::byte*) { refuse(); }
 void pack_chunk(const ProductTile&, int64_t, int64_t, PackedChunk*) { refuse(); }
 void multiply(const std::byte*, int64_t, int64_t, const PackedChunk&, int64_t, Place, float*, float*) { refuse(); }
 void multiply_few(const std::byte*, int64_t, const ProductTile&, float*) { refuse(); }
@@ -129,10 +130,10 @@ HWY_INLINE void multiply_rows(const std::byte* x, int64_t x_bytes, const uint32_
     }
 }
 
-/// kRows rows of x times the tile, half of its rows after the other.
+/// kRows packed rows of x times the tile, half of its rows after the other.
 template <int kRows>
 HWY_INLINE void multiply_tile(const std::byte* x, const ProductTile& tile, float* y) {
-  const int64_t cols = tile.cols, x_bytes = 2 * cols, of_part = sum_columns(cols), steps = (cols + kStep - 1) / kStep;
+  const int64_t cols = tile.cols, of_part = sum_columns(cols), steps = (cols + kStep - 1) / kStep;
   Fetch fetch(tile);
   for (int64_t half = 0; half < 2; ++half, y += kLanes) {
     for (int64_t begin = 0; begin < cols; begin += of_part) {
@@ -145,17 +146,17 @@ HWY_INLINE void multiply_tile(const std::byte* x, const ProductTile& tile, float
         const int64_t num_pairs = std::min<int64_t>(kLanes, (end - column) / 2);
         __m512i v[16];
         read_pairs(tile, half * kLanes, column, num_pairs, v);
-        const std::byte* const at = x + 2 * column;
+        const std::byte* const at = x + 2 * column * kRows;
         if (num_pairs == kLanes) {
 #pragma GCC unroll 16
           for (int i = 0; i < 16; ++i)
 #pragma GCC unroll 16
-            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + m * x_bytes + 4 * i), reinterpret_cast<__m512bh>(v[i]));
+            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + 4 * (i * kRows + m)), reinterpret_cast<__m512bh>(v[i]));
         } else {
           alignas(64) uint32_t w[16][kLanes];
           for (int i = 0; i < 16; ++i) _mm512_store_si512(w[i], v[i]);
           for (int64_t i = 0; i < num_pairs; ++i)
-            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + m * x_bytes + 4 * i), reinterpret_cast<__m512bh>(_mm512_load_si512(w[i])));
+            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + 4 * (i * kRows + m)), reinterpret_cast<__m512bh>(_mm512_load_si512(w[i])));
         }
       }
 #pragma GCC unroll 16
@@ -174,6 +175,16 @@ HWY_INLINE void with_constant(int64_t num_rows, const Work& work) {
 }
 
 }  // namespace
+
+void pack_rows(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed) {
+  const auto there = static_cast<__mmask16>((1u << num_rows) - 1);
+  for (int64_t column = 0; column < cols; column += kStep) {
+    const int64_t num_pairs = std::min<int64_t>(kLanes, (cols - column) / 2);
+    __m512i v[16];
+    read_pairs({x, cols, num_rows, nullptr, 0}, 0, column, num_pairs, v);
+    for (int64_t i = 0; i < num_pairs; ++i, packed += 4 * num_rows) _mm512_mask_storeu_epi32(packed, there, v[i]);
+  }
+}
 
 void pack_chunk(const ProductTile& tile, int64_t first, int64_t count, PackedChunk* chunk) {
   Fetch fetch(tile);

@@ -14,7 +14,7 @@ namespace flexgen::dot_product {
 
 inline constexpr int64_t kTileRows = 32;   ///< rows of W that go through together: two vectors
 inline constexpr int64_t kMaxChunk = 512;  ///< columns packed at a time; they stay in the nearest cache
-inline constexpr int64_t kFewRows = 8;     ///< up to so many rows of x a tile is used as it is read; for more it is packed first
+inline constexpr int64_t kFewRows = 16;    ///< up to so many rows of x a tile is used as it is read; for more it is packed first
 inline constexpr int64_t kColumnGrain = 2; ///< a row has a multiple of so many columns
 
 /// Columns of a part, for rows of `cols`: a multiple of kMaxChunk. (The order of oneDNN's sums, so that answers are those of before.)
@@ -22,6 +22,10 @@ inline constexpr int64_t sum_columns(int64_t cols) { return cols <= 1024 ? 512 :
 
 /// Whether this machine has the instructions.
 bool is_supported();
+
+/// Packs x [num_rows <= kFewRows, cols] bf16 as [pair of columns, row]: what is multiplied together lies together. As rows lie, where they are a multiple of 4 KiB their columns are in the same few places of the
+/// nearest cache.
+void pack_rows(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed);
 
 /// A chunk of a tile as multiply() reads it.
 struct PackedChunk {
@@ -40,7 +44,7 @@ struct Place {
 /// Both are 64-byte aligned.
 void multiply(const std::byte* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, Place place, float* part, float* y);
 
-/// y [num_rows <= kFewRows, kTileRows] f32, 64-byte aligned = x [num_rows, cols] bf16 times the whole tile.
+/// y [num_rows <= kFewRows, kTileRows] f32, 64-byte aligned = x, as pack_rows() leaves it, times the whole tile.
 void multiply_few(const std::byte* x, int64_t num_rows, const ProductTile& tile, float* y);
 
 }  // namespace flexgen::dot_product

@@ -41,6 +41,27 @@ TEST(DotProduct, PacksPairsOfColumnsSideBySide) {
     }
 }
 
+/// Rows of x times a tile, as LinearPacked does it.
+void multiply(const std::byte* x, int64_t num_rows, const ProductTile& tile, DotRows::Scratch& scratch, float* y) {
+  std::vector<std::byte> packed(static_cast<size_t>(2 * num_rows * tile.cols));
+  if (num_rows <= DotRows::kPackedRows) DotRows::pack(x, num_rows, tile.cols, packed.data());
+  DotRows::multiply(num_rows <= DotRows::kPackedRows ? packed.data() : x, num_rows, DType::kBF16, tile, scratch, y);
+}
+
+TEST(DotProduct, PacksRowsSideBySide) {
+  if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";
+  for (const int64_t cols : {2, 100, 128})
+    for (const int64_t num_rows : {1, 5, 8, 16}) {
+      const std::vector<uint16_t> x = random_halves(num_rows * cols, 4);
+      std::vector<uint16_t> packed(x.size() + 1, 7);
+      dot_product::pack_rows(bytes(x), num_rows, cols, reinterpret_cast<std::byte*>(packed.data()));
+      for (int64_t r = 0; r < num_rows; ++r)
+        for (int64_t k = 0; k < cols; ++k)
+          ASSERT_EQ(packed[static_cast<size_t>((k / 2 * num_rows + r) * 2 + k % 2)], x[static_cast<size_t>(r * cols + k)]) << num_rows << " rows: " << r << " " << k;
+      EXPECT_EQ(packed.back(), 7) << "written beyond the rows";
+    }
+}
+
 /// Columns of one part and of several, that fill steps and chunks and that do not.
 constexpr int64_t kColumns[] = {2, 64, 100, 576, 1024, 1042, 1104, 3072};
 
@@ -50,7 +71,8 @@ TEST(DotProduct, SumsWhatItSays) {
   for (const int64_t cols : kColumns) {
     const std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(kTileRows * cols, 2);
     const auto y = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
-    dot_product::multiply_few(bytes(x), kRows, {bytes(w), cols, kTileRows, nullptr, 0}, y.get());
+    auto scratch = hwy::MakeUniqueAligned<DotRows::Scratch>();
+    multiply(bytes(x), kRows, {bytes(w), cols, kTileRows, nullptr, 0}, *scratch, y.get());
     for (int64_t t = 0; t < kRows; ++t)
       for (int64_t r = 0; r < kTileRows; ++r) {
         double sum = 0;
@@ -69,10 +91,10 @@ TEST(DotProduct, HasOneAnswerForAnyNumberOfRows) {
     for (const int64_t tile_rows : {kTileRows, int64_t{9}}) {
       const std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(tile_rows * cols, 2);
       const ProductTile tile = {bytes(w), cols, tile_rows, bytes(w), std::ssize(w) * 2};
-      DotRows::multiply(bytes(x), kRows, DType::kBF16, tile, *scratch, all.get());
+      multiply(bytes(x), kRows, tile, *scratch, all.get());
       for (int64_t rows = 1; rows <= kRows; ++rows)
         for (const int64_t first : {int64_t{0}, kRows - rows}) {
-          DotRows::multiply(bytes(x) + 2 * first * cols, rows, DType::kBF16, tile, *scratch, some.get());
+          multiply(bytes(x) + 2 * first * cols, rows, tile, *scratch, some.get());
           ASSERT_EQ(std::memcmp(some.get(), all.get() + first * kTileRows, static_cast<size_t>(rows * kTileRows) * sizeof(float)), 0) << cols << " columns, " << rows << " rows from " << first;
         }
     }
@@ -89,7 +111,7 @@ TEST(DotProduct, GivesTheBitsOfOneDnn) {
   const auto ours = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)), theirs = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
   for (const int64_t cols : {64, 528, 576, 1024, 1040, 4096, 11008, 14336}) {
     std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(kTileRows * cols, 2);
-    DotRows::multiply(bytes(x), kRows, DType::kBF16, {bytes(w), cols, kTileRows, nullptr, 0}, *scratch, ours.get());
+    multiply(bytes(x), kRows, {bytes(w), cols, kTileRows, nullptr, 0}, *scratch, ours.get());
     const memory::desc x_desc({kRows, cols}, memory::data_type::bf16, memory::format_tag::ab), w_desc({cols, kTileRows}, memory::data_type::bf16, memory::format_tag::ba);
     const memory::desc y_desc({kRows, kTileRows}, memory::data_type::f32, memory::format_tag::ab);
     dnnl::matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine))

@@ -30,7 +30,10 @@ struct FloatRows {
   struct Scratch {
     float_product::PackedChunk chunk;
   };
-  /// y [num_rows, kTileRows] f32, 64-byte aligned = x [num_rows, cols] times the tile, of a type that packs.
+  /// Up to so many rows of x go through tiles as pack() leaves them.
+  static constexpr int64_t kPackedRows = 0;
+  static void pack(const std::byte*, int64_t, int64_t, std::byte*) {}
+  /// y [num_rows, kTileRows] f32, 64-byte aligned = x [num_rows, cols], packed if there are so few rows, times the tile, of a type that packs.
   static void multiply(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch& scratch, float* y) {
     int64_t fetched = 0;
     for (int64_t column = 0, count = 0; column < tile.cols; column += count) {
@@ -54,6 +57,8 @@ struct DotRows {
     alignas(64) float part[kMaxProductRows * kTileRows];  ///< sums of columns that are not all there yet
   };
   /// As FloatRows'.
+  static constexpr int64_t kPackedRows = dot_product::kFewRows;
+  static void pack(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed) { dot_product::pack_rows(x, num_rows, cols, packed); }
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
     if (num_rows <= dot_product::kFewRows) return dot_product::multiply_few(x, num_rows, tile, y);
     const int64_t cols = tile.cols, of_part = dot_product::sum_columns(cols);
@@ -73,7 +78,7 @@ class LinearPacked {
  public:
   /// `team` must outlive it, and is not shared with anyone who works at the same time.
   explicit LinearPacked(WorkerTeam& team)
-      : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), shares_(team.size()), converted_(static_cast<size_t>(team.size())) {}
+      : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), shares_(team.size()), converted_(static_cast<size_t>(team.size())), packed_(static_cast<size_t>(team.size())) {}
 
   /// As Kernels::linear, x of Product::kElements.
   void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
@@ -106,6 +111,7 @@ class LinearPacked {
     const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
     const int team = team_.workers_for(std::max(flops, kFlopsPerByte * static_cast<double>(weight_bytes)));
     const ProductUnits units(std::ssize(tiles_), num_rows, team);
+    ++round_;
     shares_.start(units.count(), team);
     ask_ahead(weight, num_rows);
     team_.run(team, units.count(), [&](int64_t, int worker) {
@@ -115,9 +121,20 @@ class LinearPacked {
       const LinearTile& tile = tiles_[static_cast<size_t>(t)];
       const int64_t next = mine.next < 0 ? t : units[mine.next].tile;
       float* const product = workers_[static_cast<size_t>(worker)].product;
-      run_tile(worker, tile, next == t ? nullptr : &tiles_[static_cast<size_t>(next)], weight, x + size_bytes(Product::kElements, first * cols), rows);
+      run_tile(worker, tile, next == t ? nullptr : &tiles_[static_cast<size_t>(next)], weight, rows_of(worker, x + size_bytes(Product::kElements, first * cols), rows, cols), rows);
       vector_rows::add_product(product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate, y + first * weight.rows + tile.first_row, weight.rows);
     });
+  }
+
+  /// Few rows as the product wants them, once a round by each worker for itself: to have them from another's cache takes longer.
+  const std::byte* rows_of(int worker, const std::byte* x, int64_t num_rows, int64_t cols) {
+    if (num_rows > Product::kPackedRows || num_rows == 1) return x;
+    PackedRows& mine = packed_[static_cast<size_t>(worker)];
+    if (mine.round == round_ && mine.from == x) return mine.rows.data();
+    if (const auto bytes = static_cast<size_t>(size_bytes(Product::kElements, num_rows * cols)); mine.rows.size() < bytes) mine.rows.resize(bytes);
+    Product::pack(x, num_rows, cols, mine.rows.data());
+    mine.round = round_, mine.from = x;
+    return mine.rows.data();
   }
 
   /// Tells the workers what they will read once this product is done: each the beginning of its share of the weight that comes next.
@@ -153,6 +170,13 @@ class LinearPacked {
   UnitShares shares_;
   WeightOrder order_;
   std::vector<std::vector<std::byte>> converted_;  ///< of a worker: a tile [kTileRows, K] of a type that is not packed as it lies
+  struct alignas(64) PackedRows {
+    int64_t round = 0;
+    const std::byte* from = nullptr;
+    std::vector<std::byte> rows;
+  };
+  std::vector<PackedRows> packed_;                  ///< of a worker
+  int64_t round_ = 0;                               ///< a panel's
   std::vector<LinearTile> tiles_;
   std::vector<float> bias_;
 };
