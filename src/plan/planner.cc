@@ -24,6 +24,8 @@ namespace {
 
 constexpr Fractions kInGpu{1, 0, 0}, kInRam{0, 1, 0}, kOnDisk{0, 0, 1};
 constexpr int64_t kMaxSearchedBlock = 4096, kMaxSearchedRows = 4096;
+/// Up to so many rows a step may well take all prompts of a micro-batch at once; more hardly save any time.
+constexpr double kFewPromptRows = 2048;
 constexpr size_t kMaxClasses = 10;
 
 /// Shares as flags can say them: tenths of a percent, rounded so that faster tiers never get more.
@@ -93,8 +95,11 @@ class Search {
     const double even = even_rows(in_.workload, micro_batch_size * num_micro_batches) / static_cast<double>(num_micro_batches);
     const double all = std::ceil((in_.workload.computed_prompt_tokens() + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
     std::set<int64_t> rows;
-    for (double factor : {1.02, 1.4, 2.5})
-      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(even * factor, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxSearchedRows, round_up(micro_batch_size, 16))));
+    const auto add = [&](double count) {
+      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(count, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxSearchedRows, round_up(micro_batch_size, 16))));
+    };
+    for (double factor : {1.02, 1.4, 2.5}) add(even * factor);
+    if (all <= kFewPromptRows) add(all);  // a small job's prompts in one step: none of them read the weights again
     return {rows.begin(), rows.end()};
   }
 

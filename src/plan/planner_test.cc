@@ -85,6 +85,15 @@ TEST(Planner, IsAtLeastAsGoodAsTheFirstRule) {
     }
 }
 
+TEST(Planner, TakesThePromptsOfASmallJobInOneStepWhereThatSavesReadingWeights) {
+  // Up to 128 rows a product takes as long as reading its weight.
+  HardwareProfile hardware = HardwareProfile::generic();
+  for (MatmulRates& rates : hardware.cpu.matmul) rates.points = {{1, 4e9}, {128, 512e9}, {256, 512e9}};
+  const Job job = job_of("opt-1.3b", 1, {128, 128}, {32, 32});
+  const Plan plan = make_plan({*job.model, job.workload, {20 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware});
+  EXPECT_GE(plan.policy.max_rows, 128);
+}
+
 TEST(Planner, ExplicitFlagsWin) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job job = job_of("opt-1.3b", 60, {30, 90}, {10, 20});
