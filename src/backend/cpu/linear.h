@@ -29,7 +29,7 @@ class Linear {
       64;  ///< rows of W in a tile; the width oneDNN blocks by itself
   static constexpr int64_t kMaxPanel = 256;
   static constexpr int64_t kPanelGrain = 16;  ///< panels are multiples of this
-  static constexpr int64_t kFewRows = dot_product::kFewRows;  ///< up to these oneDNN copies the weights for hardly any rows
+  static constexpr int64_t kFewRows = 24;  ///< up to these oneDNN copies the weights for hardly any rows
   static constexpr int64_t kShortRow = 1024;  ///< up to so many columns oneDNN's panels differ in bits, so rows of x are padded to one size
   static constexpr int64_t kOnlyPanel = 64;   ///< where sizes disagree: between few rows and many
 
