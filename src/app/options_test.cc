@@ -491,7 +491,7 @@ TEST(Options, AFileStandsInForFlags) {
                 {"[generate]\ntop-kk = 1", "'top-kk' is no flag of generate"},
                 {"threads = \"two\"", "job.toml: threads)"},
                 {"max-tokens = 4", "'max-tokens' is no flag of run-batch, but of map, generate, chat, eval; put it below [map]"},
-                {"config = \"x\"", "'config' is no flag"},
+                {"config = \"x\"", "'config' is for the command line alone"},
                 {"threads = 1\nthreads = 2", "line 2: this is no TOML"},
                 {"cpu-memory = \"1GiB\"\ncpu_memory = \"2GiB\"", "line 2: --cpu-memory is there twice"},
                 {"\nthreads = [1, 2]", "--threads takes one value"},
