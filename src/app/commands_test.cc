@@ -32,6 +32,7 @@ const std::string kModel = std::string(FLEXGEN_SOURCE_DIR) + "/../shared/models/
 
 template <typename Call>
 std::string stdout_of(Call call) {
+  setup_logging();  // to standard error, as in the program
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   auto captured = [] {
@@ -89,7 +90,6 @@ TEST(InspectCommand, SaysHowMuchOfAMixtureATokenUses) {
 }
 
 TEST(InspectCommand, ShowsShippedFormats) {
-  setup_logging();  // to standard error, as in the program
   const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
   for (auto [name, dtype] : std::map<std::string, std::string>{{"fp8", "fp8"}, {"packed4", "int4-packed"}, {"gptq", "int4-gptq"}, {"awq", "int4-awq"}, {"mxfp4", "fp4-scaled"}}) {
     const Json json = Json::parse(stdout_of([&] { inspect_command({fixtures + name, true}); }));
