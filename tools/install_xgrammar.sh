@@ -61,6 +61,8 @@ done
 echo "Compiling xgrammar $version (about a minute of a core, once)"
 flags=(-std=c++17 -O1 -DNDEBUG -w -fPIC -DXGRAMMAR_ENABLE_CPPTRACE=0 -DXGRAMMAR_ENABLE_INTERNAL_CHECK=0 -DXGRAMMAR_LOG_CUSTOMIZE=1
   -I"$work" -I"$sources/cpp" -I"$sources/include" -I"$sources/3rdparty/picojson" -I"$sources/3rdparty/dlpack/include")
+# As in CMakeLists.txt: GCC is spared freeing memory over and over.
+${CXX:-c++} --version | grep -q 'Free Software' && flags+=(--param ggc-min-expand=1000 --param ggc-min-heapsize=1048576)
 ${CXX:-c++} "${flags[@]}" -c "$work/convert.cc" -o "$work/convert.o" &
 ${CXX:-c++} "${flags[@]}" -c "$work/match.cc" -o "$work/match.o"
 wait $!

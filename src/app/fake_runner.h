@@ -107,6 +107,16 @@ inline std::vector<std::string> sorted_lines(const std::string& text) {
   return lines;
 }
 
+/// As sorted_lines, but for the second in which the job began: another job with the same answers may have begun in the next.
+inline std::vector<std::string> sorted_answers(std::string text) {
+  const std::string_view key = R"("created":)";
+  for (size_t at = text.find(key); at != std::string::npos; at = text.find(key, at)) {
+    at += key.size();
+    text.erase(at, text.find_first_not_of("0123456789", at) - at);
+  }
+  return sorted_lines(text);
+}
+
 /// What the Error says that `action` throws; empty if it throws none.
 template <typename Action>
 std::string message_of(const Action& action) {

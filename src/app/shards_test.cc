@@ -78,7 +78,7 @@ class Parts : public testing::Test {
 TEST_F(Parts, MergeToTheWhole) {
   for (int64_t i = 0; i < 3; ++i) run_shard(i, 3);
   EXPECT_EQ(merge_shards(in_, out_, {}).lines, 23);
-  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(read_text(whole_)));
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
   EXPECT_EQ(merge_shards(in_, directory_.file("b"), {shard_output(out_, {2, 3}), shard_output(out_, {0, 3}), shard_output(out_, {1, 3})}).lines, 23);
   EXPECT_EQ(read_text(directory_.file("b")), read_text(out_));  // in the input's order, whatever the shards' order
 }
@@ -124,7 +124,7 @@ TEST_F(Parts, LinesThatShareStayTogether) {
   EXPECT_EQ(shards_of_group.size(), 6U);
   for (const auto& [group, shards] : shards_of_group) EXPECT_EQ(shards.size(), 1U) << group;
   EXPECT_EQ(merge_shards(in_, out_, {}).lines, 48);
-  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(read_text(whole_)));
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
 }
 
 /// A rank a thread, each a whole replica.
@@ -177,7 +177,7 @@ TEST_F(Replicas, LinesThatShareStayTogether) {
 TEST_F(Replicas, ShareTheLines) {
   std::vector<FakeRunner> runners(3);
   for (const std::string& error : run(runners)) EXPECT_EQ(error, "");
-  EXPECT_EQ(sorted_lines(read_text(out_)), sorted_lines(read_text(whole_)));
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
   EXPECT_FALSE(outcome_.stopped);
   std::multiset<int64_t> keys;
   for (const FakeRunner& runner : runners)
@@ -200,11 +200,11 @@ TEST_F(Replicas, AFailureEndsAllAndKeepsAnswers) {
     other->before_next = [&](int64_t served) { if (served == 1) failing.wait(); };
   const auto errors = run(runners);
   EXPECT_THAT(errors[1], HasSubstr("the disk is gone"));
-  const auto kept = sorted_lines(read_text(out_)), all = sorted_lines(read_text(whole_));
+  const auto kept = sorted_answers(read_text(out_)), all = sorted_answers(read_text(whole_));
   EXPECT_TRUE(std::includes(all.begin(), all.end(), kept.begin(), kept.end()));
   std::vector<FakeRunner> others(2);
   for (const std::string& error : run(others)) EXPECT_EQ(error, "");
-  EXPECT_EQ(sorted_lines(read_text(out_)), all);
+  EXPECT_EQ(sorted_answers(read_text(out_)), all);
 }
 
 TEST_F(Replicas, AnotherInputIsRefused) {
