@@ -3,7 +3,6 @@
 // Tarlow and Minka 2014). So a draw goes chunk by chunk over the vocabulary and keeps nothing, on any backend. The noise of an id depends on the draw's key and the id
 // alone: counter-based random bits, by two rounds of an integer hash. Pure functions.
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -27,7 +26,11 @@ constexpr uint32_t token_bits(const Draw& draw, uint32_t id) { return scramble(s
 
 /// Bits as a number in (0, 1): small ones keep all of their bits, as the largest noise comes from them.
 inline constexpr float kLargestBelowOne = 0x1.fffffep-1f;
-constexpr float fraction_of(uint32_t bits) { return std::min((static_cast<float>(bits) + 0.5f) * 0x1p-32f, kLargestBelowOne); }
+constexpr float fraction_of(uint32_t bits) {
+  // Not std::min(): on a GPU it would take the address of a constant that is the host's, which compiles to a trap.
+  const float fraction = (static_cast<float>(bits) + 0.5f) * 0x1p-32f;
+  return fraction < kLargestBelowOne ? fraction : kLargestBelowOne;
+}
 
 /// What is compared of a logit.
 inline float drawn_value(const Draw& draw, uint32_t id, float logit) {
