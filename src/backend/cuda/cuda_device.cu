@@ -157,10 +157,14 @@ void call_closure(const Work& work, cudaStream_t) {
   if (work.run) work.run();
 }
 
-/// For copy lanes: between pinned RAM and device memory.
+/// For copy lanes: between pinned RAM and device memory. In pieces, as a direction has one engine, which finishes what it has begun: small copies of another
+/// lane wait for no more than a piece, a millisecond or so.
 void enqueue_copies(const Work& work, cudaStream_t stream) {
+  constexpr int64_t kPiece = 32 * kMiB;
   for (const Copy& copy : work.copies)
-    check_cuda(cudaMemcpyAsync(copy.to, copy.from, static_cast<size_t>(copy.bytes), cudaMemcpyDefault, stream), "copying between RAM and the GPU");
+    for (int64_t done = 0; done < copy.bytes; done += kPiece)
+      check_cuda(cudaMemcpyAsync(copy.to + done, copy.from + done, static_cast<size_t>(std::min(kPiece, copy.bytes - done)), cudaMemcpyDefault, stream),
+                 "copying between RAM and the GPU");
 }
 
 class CudaDevice : public Device {

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "backend/cuda/copy_words.h"
 #include "backend/cuda/cublas_product.h"
 #include "backend/cuda/cuda_call.h"
 #include "backend/cuda/device_runtime.h"
@@ -9,47 +10,56 @@
 namespace flexgen {
 namespace {
 
+/// RAM that is locked, and that kernels read and write where it is.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(int64_t bytes) {
+    check_cuda(cudaHostAlloc(reinterpret_cast<void**>(&data_), static_cast<size_t>(bytes), cudaHostAllocMapped), "allocating pinned memory for arguments");
+    check_cuda(cudaHostGetDevicePointer(reinterpret_cast<void**>(&on_device_), data_, 0), "mapping pinned memory");
+  }
+  ~PinnedMemory() { cudaFreeHost(data_); }
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  std::byte* data() const { return data_; }
+  std::byte* on_device() const { return on_device_; }
+
+ private:
+  std::byte *data_ = nullptr, *on_device_ = nullptr;
+};
+
 /// Small host data on its way to kernels: a ring of pinned RAM and device memory in segments. A segment is used again once the copies out of it are over, which
-/// they are long before, unless the GPU is whole segments behind.
+/// they are long before, unless the GPU is whole segments behind. A kernel copies: see copy_words.h.
 class UploadRing {
  public:
-  // Two segments that follow one another have more than kLargestUpload between them, so five hold kUploadLife.
-  static constexpr int kSegments = 6;
-  static_assert(kUploadLife == 2 * kLargestUpload);
-  static constexpr int64_t kBytes = kSegments * kLargestUpload;
-
+  static constexpr int64_t kBytes = UploadPlaces::kBytes;
   UploadRing(std::byte* device, cudaStream_t stream) : device_(device), stream_(stream) {
-    check_cuda(cudaHostAlloc(reinterpret_cast<void**>(&host_), kBytes, cudaHostAllocDefault), "allocating pinned memory for arguments");
     for (cudaEvent_t& event : left_) check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
   }
   ~UploadRing() {
     cudaStreamSynchronize(stream_);
     for (cudaEvent_t event : left_) cudaEventDestroy(event);
-    cudaFreeHost(host_);
   }
 
   std::byte* upload(const void* data, int64_t bytes) {
     FLEXGEN_CHECK(bytes <= kLargestUpload, "{} bytes", bytes);
-    if (used_ + bytes > kLargestUpload) {
-      check_cuda(cudaEventRecord(left_[segment_], stream_), "recording an event");
-      segment_ = (segment_ + 1) % kSegments;
-      used_ = 0;
+    const auto [at, segment, left] = places_.next(bytes);
+    if (left >= 0) {
+      check_cuda(cudaEventRecord(left_[left], stream_), "recording an event");
       // An event that nobody recorded yet counts as over, and so is its segment.
-      check_cuda(cudaEventSynchronize(left_[segment_]), "waiting for arguments to be copied");
+      check_cuda(cudaEventSynchronize(left_[segment]), "waiting for arguments to be copied");
     }
-    const int64_t at = segment_ * kLargestUpload + used_;
-    used_ += round_up(bytes, 256);
-    std::memcpy(host_ + at, data, static_cast<size_t>(bytes));
-    check_cuda(cudaMemcpyAsync(device_ + at, host_ + at, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_), "copying arguments");
+    std::memcpy(host_.data() + at, data, static_cast<size_t>(bytes));
+    launch_copy(host_.on_device() + at, bytes, device_ + at, stream_);
+    check_cuda(cudaGetLastError(), "copying arguments");
     return device_ + at;
   }
 
  private:
-  std::byte *host_ = nullptr, *device_;
+  PinnedMemory host_{kBytes};
+  std::byte* device_;
   cudaStream_t stream_;
-  cudaEvent_t left_[kSegments] = {};
-  int segment_ = 0;
-  int64_t used_ = 0;
+  cudaEvent_t left_[UploadPlaces::kSegments] = {};
+  UploadPlaces places_;
 };
 
 /// Device memory that frees itself.
@@ -77,8 +87,11 @@ class CudaRuntime : public DeviceRuntime {
   std::byte* upload(const void* data, int64_t bytes) override { return ring_.upload(data, bytes); }
   void multiply(const MatrixProduct& product) override { product_.multiply(product, memory_.data(), stream_); }
   void download(const void* from, int64_t bytes, void* to) override {
-    check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_), "copying a result");
+    FLEXGEN_CHECK(bytes <= kLargestDownload, "{} bytes", bytes);
+    launch_copy(static_cast<const std::byte*>(from), bytes, result_.on_device(), stream_);
+    check_cuda(cudaGetLastError(), "copying a result");
     check_cuda(cudaStreamSynchronize(stream_), "waiting for a result");
+    std::memcpy(to, result_.data(), static_cast<size_t>(bytes));
   }
   void check_launch(const char* what) override { check_cuda(cudaGetLastError(), what); }
 
@@ -86,6 +99,7 @@ class CudaRuntime : public DeviceRuntime {
   cudaStream_t stream_;
   DeviceMemory memory_;
   UploadRing ring_;
+  PinnedMemory result_{kLargestDownload};
   CublasProduct product_;
 };
 

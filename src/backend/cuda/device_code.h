@@ -95,6 +95,12 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, Stream, Argum
 FLEXGEN_CODE int lane() { return thread() % kWarp; }
 FLEXGEN_CODE int warp() { return thread() / kWarp; }
 
+/// Calls body(i) for the elements of a grid-wide loop.
+template <typename Body>
+FLEXGEN_CODE void for_elements(int64_t count, Body body) {
+  for (int64_t i = block_x() * num_threads() + thread(); i < count; i += num_blocks_x() * num_threads()) body(i);
+}
+
 FLEXGEN_CODE float not_a_number() { return std::bit_cast<float>(0x7fc00000u); }
 FLEXGEN_CODE float minus_infinity() { return std::bit_cast<float>(0xff800000u); }
 FLEXGEN_CODE float largest_float() { return std::bit_cast<float>(0x7f7fffffu); }

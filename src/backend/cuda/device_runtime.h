@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "backend/cuda/device_code.h"
+#include "backend/cuda/upload_places.h"
 #include "backend/kernels.h"
 #include "base/units.h"
 
@@ -29,19 +30,21 @@ class DeviceRuntime {
   virtual Stream stream() = 0;
   /// Scratch that whatever is enqueued may use until the next that is: kDeviceWorkspaceBytes at 256 bytes.
   virtual std::byte* workspace() = 0;
-  /// A copy on the device, in place before whatever is enqueued next and valid for what is enqueued until kUploadLife more have been uploaded. At most kLargestUpload.
+  /// A copy on the device, in place before whatever is enqueued next and valid for what is enqueued until uploads that spend kUploadLife more
+  /// (upload_spends()) have followed. At most kLargestUpload. At 256 bytes.
   virtual std::byte* upload(const void* data, int64_t bytes) = 0;
-  /// Enqueues the product. A row's bits depend on n, k, bias or not, accumulate or not, and the row. May use the first kProductWorkspaceBytes.
+  /// Enqueues the product. A row's bits depend on n, k, bias or not, accumulate or not, and the row. May use the first kProductWorkspaceBytes and the last kCheckBytes.
   virtual void multiply(const MatrixProduct& product) = 0;
-  /// Waits for all that is enqueued and copies to the host.
+  /// Waits for all that is enqueued and copies to the host; at most kLargestDownload, at 16 bytes, of memory that goes on to the next multiple of 16.
   virtual void download(const void* from, int64_t bytes, void* to) = 0;
   /// Throws Error{device} if the last launch was refused; `what` is for the message.
   virtual void check_launch(const char* what) = 0;
 };
 
 inline constexpr int64_t kProductWorkspaceBytes = 32 * kMiB, kBiasBytes = 1 * kMiB, kPaddedRowsBytes = 4 * kMiB, kMatrixBytes = 64 * kMiB;
-inline constexpr int64_t kDeviceWorkspaceBytes = kProductWorkspaceBytes + kBiasBytes + kPaddedRowsBytes + kMatrixBytes;
-inline constexpr int64_t kLargestUpload = 4 * kMiB, kUploadLife = 2 * kLargestUpload;
+inline constexpr int64_t kCheckBytes = 64 * kMiB;  ///< in which products are tried when they are first met
+inline constexpr int64_t kDeviceWorkspaceBytes = kProductWorkspaceBytes + kBiasBytes + kPaddedRowsBytes + kMatrixBytes + kCheckBytes;
+inline constexpr int64_t kLargestDownload = 256;
 inline constexpr int64_t kLargestHead = 128;  ///< elements; of all models that flexgen knows
 
 /// The kernels of device_kernels.h over a runtime, for act types bf16 and fp16. Two files, as they take long to compile.

@@ -2,6 +2,7 @@
 
 #include <deque>
 
+#include "backend/cuda/copy_words.h"
 #include "backend/cuda/device_kernels.h"
 
 namespace flexgen {
@@ -18,10 +19,13 @@ class EmulatedRuntime : public DeviceRuntime {
   std::byte* upload(const void* data, int64_t bytes) override {
     FLEXGEN_CHECK(bytes <= kLargestUpload, "{} bytes", bytes);
     if (num_uploads_ != nullptr) ++*num_uploads_;
-    uploads_.emplace_back(static_cast<const std::byte*>(data), static_cast<const std::byte*>(data) + bytes);
-    uploaded_since_first_ += bytes;
-    while (uploaded_since_first_ - std::ssize(uploads_.front()) > kUploadLife) {  // all that came after it
-      uploaded_since_first_ -= std::ssize(uploads_.front());
+    std::vector<std::byte> pinned(static_cast<const std::byte*>(data), static_cast<const std::byte*>(data) + bytes);
+    pinned.resize(static_cast<size_t>(upload_spends(bytes)));
+    uploads_.emplace_back(pinned.size());
+    launch_copy(pinned.data(), bytes, uploads_.back().data(), {});
+    spent_since_first_ += upload_spends(bytes);
+    while (spent_since_first_ - std::ssize(uploads_.front()) > kUploadLife) {  // all that came after it
+      spent_since_first_ -= std::ssize(uploads_.front());
       uploads_.pop_front();
     }
     return uploads_.back().data();
@@ -45,7 +49,12 @@ class EmulatedRuntime : public DeviceRuntime {
       }
   }
 
-  void download(const void* from, int64_t bytes, void* to) override { std::memcpy(to, from, static_cast<size_t>(bytes)); }
+  void download(const void* from, int64_t bytes, void* to) override {
+    FLEXGEN_CHECK(bytes <= kLargestDownload && reinterpret_cast<uintptr_t>(from) % 16 == 0);
+    alignas(16) std::byte result[kLargestDownload];
+    launch_copy(static_cast<const std::byte*>(from), bytes, result, {});
+    std::memcpy(to, result, static_cast<size_t>(bytes));
+  }
   void check_launch(const char*) override {}
 
  private:
@@ -68,7 +77,7 @@ class EmulatedRuntime : public DeviceRuntime {
 
   Workspace workspace_;
   std::deque<std::vector<std::byte>> uploads_;
-  int64_t uploaded_since_first_ = 0;  ///< the bytes of uploads_
+  int64_t spent_since_first_ = 0;  ///< by uploads_
   int64_t* num_uploads_;
 };
 

@@ -15,14 +15,14 @@ class KeptUploads {
 
   /// As DeviceRuntime::upload(): a copy that kernels may write to.
   std::byte* upload(const void* data, int64_t bytes) {
-    uploaded_ += bytes;
+    spent_ += upload_spends(bytes);
     return runtime_.upload(data, bytes);
   }
 
-  /// A copy for reading, good while up to kLargestUpload more are uploaded: the one that was sent before, if that is there.
+  /// A copy for reading, good while uploads that spend up to kLargestUpload follow: the one that was sent before, if that is there.
   const std::byte* upload_once(const std::vector<std::byte>& data) {
     if (data.empty()) return nullptr;
-    std::erase_if(kept_, [&](const Kept& kept) { return uploaded_ - kept.uploaded > kUploadLife - kLargestUpload; });
+    std::erase_if(kept_, [&](const Kept& kept) { return spent_ - kept.spent > kUploadLife - kLargestUpload; });
     const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.data == data; });
     if (found != kept_.end()) {
       std::rotate(found, found + 1, kept_.end());
@@ -35,7 +35,7 @@ class KeptUploads {
       all -= std::ssize(kept_.front().data);
       kept_.erase(kept_.begin());
     }
-    if (all <= kMostKept) kept_.push_back({data, at, uploaded_});
+    if (all <= kMostKept) kept_.push_back({data, at, spent_});
     return at;
   }
 
@@ -44,11 +44,11 @@ class KeptUploads {
   struct Kept {
     std::vector<std::byte> data;
     const std::byte* at;
-    int64_t uploaded;  ///< in all, with it
+    int64_t spent;  ///< in all, with it
   };
   DeviceRuntime& runtime_;
   std::vector<Kept> kept_;  ///< last used last
-  int64_t uploaded_ = 0;
+  int64_t spent_ = 0;
 };
 
 }  // namespace flexgen::inline FLEXGEN_SIDE

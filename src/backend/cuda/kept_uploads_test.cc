@@ -6,7 +6,6 @@
 
 #include <cstring>
 #include <map>
-#include <memory>
 #include <random>
 
 #include "backend/cuda/emulated_kernels.h"
@@ -14,36 +13,38 @@
 namespace flexgen::kept_uploads_test {
 namespace {
 
-/// Remembers every upload, and what is left of it.
-class CountingRuntime : public DeviceRuntime {
+/// The real ring's places, and what uploads have spent. The least that a ring promises is kUploadLife, which the real one exceeds.
+class RingRuntime : public DeviceRuntime {
  public:
   Stream stream() override { return {}; }
   std::byte* workspace() override { return nullptr; }
   std::byte* upload(const void* data, int64_t bytes) override {
-    auto& memory = uploads.emplace_back(std::make_unique<std::vector<std::byte>>(static_cast<size_t>(bytes)));
-    std::memcpy(memory->data(), data, static_cast<size_t>(bytes));
-    ends[memory->data()] = uploaded += bytes;
-    return memory->data();
+    std::byte* at = memory.data() + places.next(bytes).at;
+    std::memcpy(at, data, static_cast<size_t>(bytes));
+    ends[at] = spent += upload_spends(bytes);
+    ++num_uploads;
+    return at;
   }
   void multiply(const MatrixProduct&) override {}
   void download(const void*, int64_t, void*) override {}
   void check_launch(const char*) override {}
 
-  std::vector<std::unique_ptr<std::vector<std::byte>>> uploads;
-  std::map<const std::byte*, int64_t> ends;  ///< how much was uploaded in all, with this one
-  int64_t uploaded = 0;
+  std::vector<std::byte> memory = std::vector<std::byte>(static_cast<size_t>(UploadPlaces::kBytes));
+  UploadPlaces places;
+  std::map<const std::byte*, int64_t> ends;  ///< how much was spent in all, with what was last put there
+  int64_t spent = 0, num_uploads = 0;
 };
 
 std::vector<std::byte> bytes_of(int64_t count, uint8_t value) { return std::vector<std::byte>(static_cast<size_t>(count), std::byte{value}); }
 
 TEST(KeptUploads, SendsWhatRepeatsOnce) {
-  CountingRuntime runtime;
+  RingRuntime runtime;
   KeptUploads uploads(runtime);
   const std::byte* first = uploads.upload_once(bytes_of(100, 1));
   EXPECT_NE(uploads.upload_once(bytes_of(100, 2)), first);
   EXPECT_NE(uploads.upload_once(bytes_of(99, 1)), first);
   EXPECT_EQ(uploads.upload_once(bytes_of(100, 1)), first);
-  EXPECT_EQ(runtime.uploads.size(), 3u);
+  EXPECT_EQ(runtime.num_uploads, 3);
   // What kernels may write to is never shared.
   const std::vector<std::byte> same = bytes_of(100, 1);
   EXPECT_NE(uploads.upload(same.data(), 100), first);
@@ -52,7 +53,7 @@ TEST(KeptUploads, SendsWhatRepeatsOnce) {
 }
 
 TEST(KeptUploads, NeverGivesWhatMayBeGone) {
-  CountingRuntime runtime;
+  RingRuntime runtime;
   KeptUploads uploads(runtime);
   std::mt19937 random(3);
   int64_t asked = 0;
@@ -65,19 +66,57 @@ TEST(KeptUploads, NeverGivesWhatMayBeGone) {
     ++asked;
     const std::byte* at = uploads.upload_once(data);
     // With the largest upload still to come before it is read.
-    ASSERT_LE(runtime.uploaded - runtime.ends.at(at), kUploadLife - kLargestUpload);
+    ASSERT_LE(runtime.spent - runtime.ends.at(at), kUploadLife - kLargestUpload);
     ASSERT_EQ(0, std::memcmp(at, data.data(), data.size()));
   }
-  EXPECT_LT(std::ssize(runtime.uploads), asked / 2);
+  EXPECT_LT(runtime.num_uploads, asked / 2);
+}
+
+/// Small ones spend more of the ring than their bytes.
+TEST(KeptUploads, SmallOnesSpendWholePlaces) {
+  RingRuntime runtime;
+  KeptUploads uploads(runtime);
+  const std::vector<std::byte> repeated = bytes_of(20, 1), other = bytes_of(20, 2);
+  for (int i = 0; i < 200000; ++i) {
+    uploads.upload(other.data(), 20);
+    if (i % 1000 != 0) continue;
+    const std::byte* at = uploads.upload_once(repeated);
+    ASSERT_LE(runtime.spent - runtime.ends.at(at), kUploadLife - kLargestUpload);
+    ASSERT_EQ(0, std::memcmp(at, repeated.data(), repeated.size())) << "after " << i;
+  }
+}
+
+/// Whatever the sizes, an upload is there until others have spent kUploadLife.
+TEST(UploadPlaces, LastAsLongAsPromised) {
+  UploadPlaces places;
+  std::mt19937 random(5);
+  struct Upload {
+    int64_t at, bytes, spent;
+  };
+  std::vector<Upload> all;
+  int64_t spent = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const int64_t bytes = 1 + static_cast<int64_t>(random()) % (i % 3 == 0 ? kLargestUpload : i % 3 == 1 ? kLargestUpload / 2 + 300 : 5000);
+    const int64_t at = places.next(bytes).at;
+    ASSERT_EQ(at % 256, 0);
+    ASSERT_LE(at + upload_spends(bytes), UploadPlaces::kBytes);
+    spent += upload_spends(bytes);
+    for (const Upload& old : all)
+      if (spent - old.spent <= kUploadLife) {
+        ASSERT_TRUE(at + bytes <= old.at || old.at + old.bytes <= at) << "upload " << i;
+      }
+    all.push_back({at, bytes, spent});
+    std::erase_if(all, [&](const Upload& old) { return spent - old.spent > kUploadLife; });
+  }
 }
 
 TEST(KeptUploads, LargeOnesAreNotKept) {
-  CountingRuntime runtime;
+  RingRuntime runtime;
   KeptUploads uploads(runtime);
   const std::byte* small = uploads.upload_once(bytes_of(10, 1));
   uploads.upload_once(bytes_of(kLargestUpload, 2));
   uploads.upload_once(bytes_of(kLargestUpload, 2));
-  EXPECT_EQ(runtime.uploads.size(), 3u);
+  EXPECT_EQ(runtime.num_uploads, 3);
   EXPECT_NE(uploads.upload_once(bytes_of(10, 1)), small);
 }
 

@@ -19,12 +19,6 @@ FLEXGEN_CODE float activation_value(float x, Activation activation) {
   return x;
 }
 
-/// Calls body(i) for the elements of a grid-wide loop.
-template <typename Body>
-FLEXGEN_CODE void for_elements(int64_t count, Body body) {
-  for (int64_t i = block_x() * num_threads() + thread(); i < count; i += num_blocks_x() * num_threads()) body(i);
-}
-
 /// out[t] = (accumulate ? out[t] : 0) + rows[t]. Grid: T.
 FLEXGEN_KERNEL void gather(const std::byte* const* rows, DType dtype, int64_t cols, bool accumulate, float* out) {
   const std::byte* row = rows[block_x()];
