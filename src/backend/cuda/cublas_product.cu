@@ -3,19 +3,58 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
+#include "backend/cuda/cuda_call.h"
 #include "base/error.h"
 
 namespace flexgen {
 namespace {
 
-constexpr int64_t kPlannedRows = 256;  ///< what the heuristic is asked for
+constexpr int64_t kPlannedRows[] = {256, 64, 512, 16};  ///< what the heuristic is asked for, until it has an algorithm that is good for all
+constexpr int kCandidates = 16;                          ///< that it is asked for each time
+constexpr int64_t kSupportedRows[] = {1, 2, 3, 7, 8, 16, 33, 64, 100, 128, 200, 256, 384, 511, 512};
+/// Rows of the product that others are compared with, as far as scratch goes, and those that are computed apart.
+constexpr int64_t kWholeRows = 512;
+constexpr int64_t kPartRows[] = {1, 7, 33, 200};
+constexpr int kHashThreads = 256;
 
 void check(cublasStatus_t status, const std::string& what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   throw Error(ErrorKind::kDevice, fmt::format("GPU: cuBLASLt: {}: status {}; finished answers are kept, run the same command again to go on", what,
                                               static_cast<int>(status)));
+}
+
+struct Candidate {  // nvcc 13.0 fails at a std::vector of cuBLASLt's own type, a struct without a name
+  cublasLtMatmulAlgo_t algorithm;
+};
+
+/// Numbers of no pattern from -1 to 1.
+__global__ void fill_rows(uint16_t* x, int64_t count, bool is_bf16) {
+  for_elements(count, [&](int64_t i) {
+    auto bits = static_cast<uint32_t>(i) * 2654435761u;
+    bits = (bits ^ bits >> 15) * 2246822519u;
+    bits ^= bits >> 13;
+    const float value = static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-31f;
+    x[i] = is_bf16 ? Bf16::from_float(value) : F16::from_float(value);
+  });
+}
+
+/// Of row block_x() of y a sum of all its bits, by place; kept in sums, or if is_kept compared with what is there. Counts what differs. Grid: rows.
+__global__ void hash_rows(const float* y, int64_t cols, int64_t stride, bool is_kept, unsigned long long* sums, uint32_t* different) {
+  __shared__ unsigned long long sum;
+  if (thread() == 0) sum = 0;
+  sync_block();
+  unsigned long long mine = 0;
+  for (int64_t i = thread(); i < cols; i += num_threads())
+    mine += __float_as_uint(y[block_x() * stride + i]) * (2 * static_cast<unsigned long long>(i) + 1) * 0x9e3779b97f4a7c15ull;
+  atomicAdd(&sum, mine);
+  sync_block();
+  if (thread() != 0) return;
+  if (!is_kept) sums[block_x()] = sum;
+  else if (sums[block_x()] != sum) atomicAdd(different, 1u);
 }
 
 }  // namespace
@@ -40,6 +79,7 @@ struct CublasProduct::Library {
     find("cublasLtMatmulPreferenceDestroy", destroy_preference);
     find("cublasLtMatmulPreferenceSetAttribute", set_preference);
     find("cublasLtMatmulAlgoGetHeuristic", heuristic);
+    find("cublasLtMatmulAlgoCheck", check_algorithm);
     find("cublasLtMatmul", multiply);
     check(create(&context), "creating a context");
   }
@@ -63,13 +103,14 @@ struct CublasProduct::Library {
   decltype(&cublasLtMatmulPreferenceDestroy) destroy_preference;
   decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
+  decltype(&cublasLtMatmulAlgoCheck) check_algorithm;
   decltype(&cublasLtMatmul) multiply;
   cublasLtHandle_t context = nullptr;
 };
 
 /// One kind of product. cuBLASLt sees matrices by columns: W [n, k] by rows is [k, n] transposed, x is [k, rows], y is [n, rows].
 struct CublasProduct::Plan {
-  Plan(Library& lib, DType act, const MatrixProduct& p) : library(lib) {
+  Plan(Library& lib, DType act, const MatrixProduct& p, std::byte* workspace, cudaStream_t stream) : library(lib) {
     const cudaDataType_t type = act == DType::kBF16 ? CUDA_R_16BF : CUDA_R_16F;
     element = type;
     check(library.create_product(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
@@ -84,6 +125,45 @@ struct CublasProduct::Plan {
     }
     check(library.create_layout(&w, type, static_cast<uint64_t>(p.k), static_cast<uint64_t>(p.n), p.k), "describing a weight");
 
+    alignment = p.y_stride % 4 == 0 ? 16 : 4;
+    int seen = 0;
+    for (const int64_t rows : kPlannedRows)
+      for (const Candidate& candidate : candidates(p, rows)) {
+        ++seen;
+        algorithm = candidate.algorithm;
+        if (supports_all_rows(p) && gives_rows_alike(p, workspace, stream)) return;
+      }
+    throw Error(ErrorKind::kDevice, fmt::format("GPU: of {} algorithms that cuBLASLt has for a product with a {} x {} matrix none gives a row the same result whatever the "
+                                                "number of rows: update the CUDA toolkit's libcublas, or use --backend cpu", seen, p.n, p.k));
+  }
+  ~Plan() {
+    library.destroy_layout(w);
+    library.destroy_product(description);
+  }
+
+  uint32_t alignment = 4;  ///< of y, bytes
+
+  void set_bias(const float* bias) { check(library.set_product(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "setting a bias"); }
+  cublasLtMatrixLayout_t rows_layout(cudaDataType_t type, int64_t cols, int64_t rows, int64_t stride) {
+    cublasLtMatrixLayout_t layout = nullptr;
+    check(library.create_layout(&layout, type, static_cast<uint64_t>(cols), static_cast<uint64_t>(rows), stride), "describing rows");
+    return layout;
+  }
+
+  /// The product with what was chosen; x [k] and y [n] of num_rows rows each.
+  cublasStatus_t multiply(const MatrixProduct& p, std::byte* workspace, cudaStream_t stream) {
+    const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
+    cublasLtMatrixLayout_t x = rows_layout(element, p.k, p.num_rows, p.k), y = rows_layout(CUDA_R_32F, p.n, p.num_rows, p.y_stride);
+    const cublasStatus_t status = library.multiply(library.context, description, &one, p.weight, w, p.x, x, &beta, p.y, y, p.y, y, &algorithm, workspace,
+                                                   static_cast<size_t>(kProductWorkspaceBytes), stream);
+    library.destroy_layout(x);
+    library.destroy_layout(y);
+    return status;
+  }
+
+ private:
+  /// What the heuristic takes to be best for so many rows, best first.
+  std::vector<Candidate> candidates(const MatrixProduct& p, int64_t rows) {
     cublasLtMatmulPreference_t preference = nullptr;
     check(library.create_preference(&preference), "choosing an algorithm");
     auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
@@ -93,35 +173,67 @@ struct CublasProduct::Plan {
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));  // k in one piece
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t{16});
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t{16});
-    alignment = p.y_stride % 4 == 0 ? 16 : 4;
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
-    cublasLtMatrixLayout_t x = rows_layout(type, p.k, kPlannedRows, p.k), y = rows_layout(CUDA_R_32F, p.n, kPlannedRows, p.y_stride);
-    cublasLtMatmulHeuristicResult_t result{};
+    cublasLtMatrixLayout_t x = rows_layout(element, p.k, rows, p.k), y = rows_layout(CUDA_R_32F, p.n, rows, p.y_stride);
+    cublasLtMatmulHeuristicResult_t results[kCandidates] = {};
     int found = 0;
-    const cublasStatus_t status = library.heuristic(library.context, description, w, x, y, y, preference, 1, &result, &found);
+    const cublasStatus_t status = library.heuristic(library.context, description, w, x, y, y, preference, kCandidates, results, &found);
     library.destroy_layout(x);
     library.destroy_layout(y);
     library.destroy_preference(preference);
-    check(status, fmt::format("choosing an algorithm for {} x {}", p.n, p.k));
-    if (found == 0) throw Error(ErrorKind::kDevice, fmt::format("GPU: cuBLASLt has no algorithm for a product with a {} x {} matrix on this GPU", p.n, p.k));
-    algorithm = result.algo;
-  }
-  ~Plan() {
-    library.destroy_layout(w);
-    library.destroy_product(description);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, fmt::format("choosing an algorithm for {} x {}", p.n, p.k));
+    std::vector<Candidate> algorithms;
+    for (int i = 0; i < found; ++i)
+      if (results[i].state == CUBLAS_STATUS_SUCCESS) algorithms.push_back({results[i].algo});
+    return algorithms;
   }
 
-  void set_bias(const float* bias) { check(library.set_product(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "setting a bias"); }
-  cublasLtMatrixLayout_t rows_layout(cudaDataType_t type, int64_t cols, int64_t rows, int64_t stride) {
-    cublasLtMatrixLayout_t layout = nullptr;
-    check(library.create_layout(&layout, type, static_cast<uint64_t>(cols), static_cast<uint64_t>(rows), stride), "describing rows");
-    return layout;
+  bool supports_all_rows(const MatrixProduct& p) {
+    for (const int64_t rows : kSupportedRows) {
+      cublasLtMatrixLayout_t x = rows_layout(element, p.k, rows, p.k), y = rows_layout(CUDA_R_32F, p.n, rows, p.y_stride);
+      cublasLtMatmulHeuristicResult_t result{};
+      const cublasStatus_t status = library.check_algorithm(library.context, description, w, x, y, y, &algorithm, &result);
+      library.destroy_layout(x);
+      library.destroy_layout(y);
+      if (status != CUBLAS_STATUS_SUCCESS || result.state != CUBLAS_STATUS_SUCCESS || static_cast<int64_t>(result.workspaceSize) > kProductWorkspaceBytes) return false;
+    }
+    return true;
+  }
+
+  /// Multiplies rows of its own with the weight, in kCheckBytes at the end of the workspace: all at once, and a few from somewhere among them.
+  bool gives_rows_alike(MatrixProduct p, std::byte* workspace, cudaStream_t stream) {
+    std::byte* scratch = workspace + kDeviceWorkspaceBytes - kCheckBytes;
+    auto* different = reinterpret_cast<uint32_t*>(scratch);
+    auto* sums = reinterpret_cast<unsigned long long*>(scratch + 256);
+    constexpr int64_t kHead = 256 + round_up(8 * kWholeRows, 256);
+    p.y_stride = round_up(p.n, 4) + p.y_stride % 4;  // as aligned as the real one
+    const int64_t whole = std::min(kWholeRows, (kCheckBytes - kHead - 256) / (2 * p.k + 4 * p.y_stride));
+    FLEXGEN_CHECK(whole > 0, "a product with a {} x {} matrix", p.n, p.k);
+    std::byte* const x = scratch + kHead;
+    p.y = reinterpret_cast<float*>(x + round_up(2 * whole * p.k, 256));
+    fill_rows<<<512, kHashThreads, 0, stream>>>(reinterpret_cast<uint16_t*>(x), whole * p.k, element == CUDA_R_16BF);
+    check_cuda(cudaMemsetAsync(different, 0, sizeof *different, stream), "checking an algorithm");
+    auto computes = [&](int64_t first, int64_t rows, bool is_kept) {
+      check_cuda(cudaMemsetAsync(p.y, 0, static_cast<size_t>(4 * rows * p.y_stride), stream), "checking an algorithm");  // which products may add to
+      p.x = x + 2 * first * p.k;
+      p.num_rows = rows;
+      if (multiply(p, workspace, stream) != CUBLAS_STATUS_SUCCESS) return false;
+      hash_rows<<<static_cast<unsigned>(rows), kHashThreads, 0, stream>>>(p.y, p.n, p.y_stride, is_kept, sums + first, different);
+      check_cuda(cudaGetLastError(), "checking an algorithm");
+      return true;
+    };
+    if (!computes(0, whole, false)) return false;
+    for (const int64_t rows : kPartRows)
+      if (rows < whole && !computes(std::min<int64_t>(3 * rows, whole - rows), rows, true)) return false;
+    uint32_t count = 0;
+    check_cuda(cudaMemcpyAsync(&count, different, sizeof count, cudaMemcpyDeviceToHost, stream), "checking an algorithm");
+    check_cuda(cudaStreamSynchronize(stream), "checking an algorithm");
+    return count == 0;
   }
 
   Library& library;
   cudaDataType_t element;
-  uint32_t alignment = 4;
   cublasLtMatmulDesc_t description = nullptr;
   cublasLtMatrixLayout_t w = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
@@ -130,23 +242,17 @@ struct CublasProduct::Plan {
 CublasProduct::CublasProduct(DType act) : act_(act), library_(std::make_unique<Library>()) {}
 CublasProduct::~CublasProduct() { plans_.clear(); }
 
-CublasProduct::Plan& CublasProduct::plan(const MatrixProduct& p) {
-  std::unique_ptr<Plan>& entry = plans_[{p.n, p.k, p.bias != nullptr, p.accumulate, p.y_stride % 4 == 0}];
-  if (!entry) entry = std::make_unique<Plan>(*library_, act_, p);
+CublasProduct::Plan& CublasProduct::plan(const MatrixProduct& p, std::byte* workspace, cudaStream_t stream) {
+  std::unique_ptr<Plan>& entry = plans_[{p.n, p.k, p.y_stride, p.bias != nullptr, p.accumulate}];
+  if (!entry) entry = std::make_unique<Plan>(*library_, act_, p, workspace, stream);
   return *entry;
 }
 
 void CublasProduct::multiply(const MatrixProduct& p, std::byte* workspace, cudaStream_t stream) {
-  Plan& how = plan(p);
+  Plan& how = plan(p, workspace, stream);
   FLEXGEN_CHECK(reinterpret_cast<uintptr_t>(p.y) % how.alignment == 0, "rows of {} at {}", p.n, static_cast<const void*>(p.y));
   if (p.bias != nullptr) how.set_bias(p.bias);
-  const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
-  cublasLtMatrixLayout_t x = how.rows_layout(how.element, p.k, p.num_rows, p.k), y = how.rows_layout(CUDA_R_32F, p.n, p.num_rows, p.y_stride);
-  const cublasStatus_t status = library_->multiply(library_->context, how.description, &one, p.weight, how.w, p.x, x, &beta, p.y, y, p.y, y, &how.algorithm, workspace,
-                                                   static_cast<size_t>(kProductWorkspaceBytes), stream);
-  library_->destroy_layout(x);
-  library_->destroy_layout(y);
-  check(status, fmt::format("a product of {} rows with a {} x {} matrix", p.num_rows, p.n, p.k));
+  check(how.multiply(p, workspace, stream), fmt::format("a product of {} rows with a {} x {} matrix", p.num_rows, p.n, p.k));
 }
 
 }  // namespace flexgen

@@ -1,8 +1,9 @@
 #pragma once
 // CublasProduct: matrix products by cuBLASLt, which is loaded when first needed, so that the program starts where it is not installed. One thread.
 //
-// One answer: of a product of given n, k, bias and accumulation the algorithm is chosen once, by cuBLASLt's heuristic for a fixed number of rows and without
-// splitting k, and used for every number of rows. Its tiles then add up each element in the same order whatever the other rows are.
+// One answer: of a product of given n, k, rows of y, bias and accumulation the algorithm is chosen once and used for every number of rows. It is the first of
+// those that cuBLASLt's heuristic gives for a fixed number of rows, without splitting k, that is there for 1 to 512 rows, and that gives rows the same bits
+// alone, a few together and hundreds together, which is tried on the device when a product is first met.
 
 #include <cuda_runtime.h>
 
@@ -20,17 +21,18 @@ class CublasProduct {
   explicit CublasProduct(DType act);
   ~CublasProduct();
 
-  /// Enqueues the product; workspace: kProductWorkspaceBytes.
+  /// Enqueues the product; workspace: kDeviceWorkspaceBytes, of which the first kProductWorkspaceBytes and the last kCheckBytes are used. Waits for the stream the first time.
+  /// Throws Error{device} if there is no algorithm as above.
   void multiply(const MatrixProduct& product, std::byte* workspace, cudaStream_t stream);
 
  private:
   struct Library;
   struct Plan;
-  Plan& plan(const MatrixProduct& product);
+  Plan& plan(const MatrixProduct& product, std::byte* workspace, cudaStream_t stream);
 
   DType act_;
   std::unique_ptr<Library> library_;
-  std::map<std::tuple<int64_t, int64_t, bool, bool, bool>, std::unique_ptr<Plan>> plans_;  ///< by n, k, bias, accumulate, rows of y at 16 bytes
+  std::map<std::tuple<int64_t, int64_t, int64_t, bool, bool>, std::unique_ptr<Plan>> plans_;  ///< by n, k, y_stride, bias, accumulate
 };
 
 }  // namespace flexgen
