@@ -207,7 +207,21 @@ class DeviceKernels : public Kernels {
   }
 
   void convert(const std::byte* x, DType from, int64_t num_rows, int64_t cols, std::byte* out, DType to, int64_t out_stride) {
+    const bool aligned = (reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(out)) % 16 == 0;
+    const int64_t count = num_rows * cols;
+    if (aligned && to == Half::kType && out_stride == cols && count % 8 == 0)
+      return run("convert", convert_words<Half>, {blocks_for(count / 8)}, kRowThreads, x, from, count / 8, out);
     run("convert", convert_elements, {blocks_for(num_rows * out_stride)}, kRowThreads, x, from, num_rows, cols, out, to, out_stride);
+  }
+
+  /// Rows of a quantized type as rows of Half with `padded` elements; out at 16 bytes.
+  void unpack(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, std::byte* out, int64_t padded) {
+    const auto at = reinterpret_cast<uintptr_t>(rows);
+    if (!is_grouped(from) || cols % kQuantGroup != 0 || at % 4 != 0)
+      return run("unpack", unpack_rows, {num_rows}, threads_for(padded), rows, from, cols, out, Half::kType, padded);
+    const int64_t stride = row_bytes(from, cols);
+    const bool is_wide = (at | static_cast<uintptr_t>(stride)) % 8 == 0;
+    run("unpack", unpack_groups<Half>, {num_rows}, threads_for((from == DType::kInt4 ? cols / 2 : cols) / 8), rows, stride, from, cols, is_wide, out);
   }
 
   /// Rows [first, first + count) of the weight as [count, padded] of the act type: where they lie if they lie so, else put together in the workspace.
@@ -221,7 +235,7 @@ class DeviceKernels : public Kernels {
       if (from >= to) continue;
       if (from == first && to == first + count && weight.dtype == Half::kType && padded == weight.cols && reinterpret_cast<uintptr_t>(data) % 16 == 0) return data;
       std::byte* out = dense + (from - first) * padded * 2;
-      if (is_quantized(weight.dtype)) run("unpack", unpack_rows, {to - from}, threads_for(padded), data, weight.dtype, weight.cols, out, Half::kType, padded);
+      if (is_quantized(weight.dtype)) unpack(data, weight.dtype, to - from, weight.cols, out, padded);
       else convert(data, weight.dtype, to - from, weight.cols, out, Half::kType, padded);
     }
     FLEXGEN_CHECK(piece_first == weight.rows, "pieces hold {} rows of {}", piece_first, weight.rows);

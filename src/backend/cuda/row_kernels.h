@@ -87,6 +87,78 @@ FLEXGEN_KERNEL void unpack_rows(const std::byte* x, DType from, int64_t cols, st
     store_element(out, to, block_x() * out_stride + column, column < cols ? load_in_any_row(row, from, cols, column) : 0.0f);
 }
 
+/// Eight elements of an unquantized type from the eight at `at`, which lie at 16 bytes.
+FLEXGEN_CODE void load_eight(const std::byte* at, DType dtype, float (&out)[8]) {
+  const Words4 words = load128(at);
+  if (dtype == DType::kF32) {
+    const Words4 rest = load128(at + 16);
+    FLEXGEN_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      out[i] = std::bit_cast<float>(words.word[i]);
+      out[4 + i] = std::bit_cast<float>(rest.word[i]);
+    }
+    return;
+  }
+FLEXGEN_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t half = words.word[i / 2] >> 16 * (i % 2) & 0xffffu;
+    out[i] = dtype == DType::kBF16 ? Bf16::to_float(half) : F16::to_float(half);
+  }
+}
+
+template <typename Half>
+FLEXGEN_CODE void store_eight(std::byte* at, const float (&values)[8]) {
+  Words4 words;
+FLEXGEN_UNROLL
+  for (int i = 0; i < 4; ++i) words.word[i] = Half::pack(values[2 * i], values[2 * i + 1]);
+  *reinterpret_cast<Words4*>(at) = words;
+}
+
+/// convert_elements() to Half of 8 num_eights elements in a row, both sides at 16 bytes.
+template <typename Half>
+FLEXGEN_KERNEL void convert_words(const std::byte* x, DType from, int64_t num_eights, std::byte* out) {
+  const int64_t step = from == DType::kF32 ? 32 : 16;
+  for_elements(num_eights, [&](int64_t i) {
+    float values[8];
+    load_eight(x + i * step, from, values);
+    store_eight<Half>(out + 16 * i, values);
+  });
+}
+
+/// The values of eight codes, a byte each.
+template <typename Half>
+FLEXGEN_CODE void store_codes(std::byte* at, Words2 codes, GroupScale scale) {
+  float values[8];
+FLEXGEN_UNROLL
+  for (int i = 0; i < 8; ++i) values[i] = scale.value(codes.word[i / 4] >> 8 * (i % 4) & 0xffu);
+  store_eight<Half>(at, values);
+}
+
+/// unpack_rows() of int4 or int8 to Half, of whole groups, without padding; x, rows of `stride` bytes, at 4 bytes, at 8 if is_wide, and out at 16. A thread reads 8 bytes of codes at a
+/// time and the scale of their group once; of int4 these are two stretches of 8 elements, 32 apart. Grid: rows.
+template <typename Half>
+FLEXGEN_KERNEL void unpack_groups(const std::byte* x, int64_t stride, DType from, int64_t cols, bool is_wide, std::byte* out) {
+  const std::byte* const row = x + block_x() * stride;
+  std::byte* const to = out + block_x() * cols * 2;
+  const bool is_int4 = from == DType::kInt4;
+  const auto num_codes = static_cast<int>(code_bytes(from, cols)), group_bytes = is_int4 ? 32 : 64;
+  const std::byte* const parameters = row + num_codes;
+  for (int first = 8 * thread(); first < num_codes; first += 8 * num_threads()) {
+    Words2 codes;
+    if (is_wide) codes = load64(row + first);
+    else codes = {load32(row + first), load32(row + first + 4)};
+    const int group = first / group_bytes;
+    const GroupScale scale = read_group_scale_word(parameters + 4 * group);
+    std::byte* const at = to + 2 * (group * static_cast<int>(kQuantGroup) + first % group_bytes);
+    if (!is_int4) {
+      store_codes<Half>(at, codes, scale);
+      continue;
+    }
+    store_codes<Half>(at, {codes.word[0] & 0x0f0f0f0fu, codes.word[1] & 0x0f0f0f0fu}, scale);
+    store_codes<Half>(at + 64, {codes.word[0] >> 4 & 0x0f0f0f0fu, codes.word[1] >> 4 & 0x0f0f0f0fu}, scale);
+  }
+}
+
 /// Rows of an unquantized type as rows of a quantized one; *is_bad becomes 1 if one is not finite. Grid: rows; a group of 64 a warp.
 FLEXGEN_KERNEL void quantize_rows(const std::byte* x, DType from, int64_t cols, std::byte* out, DType to, uint32_t* is_bad) {
   FLEXGEN_SHARED float values[kRowThreads / kWarp][kQuantGroup];
