@@ -123,45 +123,51 @@ struct CublasProduct::Plan {
       check(library.set_product(description, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_type, sizeof bias_type), "describing a product");
       set_bias(p.bias);
     }
-    check(library.create_layout(&w, type, static_cast<uint64_t>(p.k), static_cast<uint64_t>(p.n), p.k), "describing a weight");
-
     alignment = p.y_stride % 4 == 0 ? 16 : 4;
     int seen = 0;
     for (const int64_t rows : kPlannedRows)
       for (const Candidate& candidate : candidates(p, rows)) {
         ++seen;
         algorithm = candidate.algorithm;
-        if (supports_all_rows(p) && gives_rows_alike(p, workspace, stream)) return;
+        if (supports_all(p) && gives_same_bits(p, workspace, stream)) return;
       }
     throw Error(ErrorKind::kDevice, fmt::format("GPU: of {} algorithms that cuBLASLt has for a product with a {} x {} matrix none gives a row the same result whatever the "
-                                                "number of rows: update the CUDA toolkit's libcublas, or use --backend cpu", seen, p.n, p.k));
+                                                "number of rows: update the CUDA toolkit's libcublas, or use --backend cpu", seen, p.y_stride, p.k));
   }
-  ~Plan() {
-    library.destroy_layout(w);
-    library.destroy_product(description);
-  }
+  ~Plan() { library.destroy_product(description); }
 
   uint32_t alignment = 4;  ///< of y, bytes
 
   void set_bias(const float* bias) { check(library.set_product(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "setting a bias"); }
-  cublasLtMatrixLayout_t rows_layout(cudaDataType_t type, int64_t cols, int64_t rows, int64_t stride) {
+  cublasLtMatrixLayout_t rows_layout(cudaDataType_t type, int64_t cols, int64_t rows, int64_t stride) const {
     cublasLtMatrixLayout_t layout = nullptr;
-    check(library.create_layout(&layout, type, static_cast<uint64_t>(cols), static_cast<uint64_t>(rows), stride), "describing rows");
+    check(library.create_layout(&layout, type, static_cast<uint64_t>(cols), static_cast<uint64_t>(rows), stride), "describing a matrix");
     return layout;
   }
 
-  /// The product with what was chosen; x [k] and y [n] of num_rows rows each.
+  /// The product with what was chosen.
   cublasStatus_t multiply(const MatrixProduct& p, std::byte* workspace, cudaStream_t stream) {
     const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
-    cublasLtMatrixLayout_t x = rows_layout(element, p.k, p.num_rows, p.k), y = rows_layout(CUDA_R_32F, p.n, p.num_rows, p.y_stride);
-    const cublasStatus_t status = library.multiply(library.context, description, &one, p.weight, w, p.x, x, &beta, p.y, y, p.y, y, &algorithm, workspace,
-                                                   static_cast<size_t>(kProductWorkspaceBytes), stream);
-    library.destroy_layout(x);
-    library.destroy_layout(y);
-    return status;
+    const Layouts l(*this, p, p.n, p.num_rows);
+    return library.multiply(library.context, description, &one, p.weight, l.w, p.x, l.x, &beta, p.y, l.y, p.y, l.y, &algorithm, workspace,
+                            static_cast<size_t>(kProductWorkspaceBytes), stream);
   }
 
  private:
+  /// How the matrices of a product with n rows of the weight lie.
+  struct Layouts {
+    Layouts(const Plan& plan, const MatrixProduct& p, int64_t n, int64_t rows)
+        : library(plan.library), w(plan.rows_layout(plan.element, p.k, n, p.k)), x(plan.rows_layout(plan.element, p.k, rows, p.k)),
+          y(plan.rows_layout(CUDA_R_32F, n, rows, p.y_stride)) {}
+    ~Layouts() {
+      for (cublasLtMatrixLayout_t layout : {w, x, y}) library.destroy_layout(layout);
+    }
+    Layouts(const Layouts&) = delete;
+    Layouts& operator=(const Layouts&) = delete;
+    Library& library;
+    cublasLtMatrixLayout_t w, x, y;
+  };
+
   /// What the heuristic takes to be best for so many rows, best first.
   std::vector<Candidate> candidates(const MatrixProduct& p, int64_t rows) {
     cublasLtMatmulPreference_t preference = nullptr;
@@ -175,57 +181,70 @@ struct CublasProduct::Plan {
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t{16});
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
-    cublasLtMatrixLayout_t x = rows_layout(element, p.k, rows, p.k), y = rows_layout(CUDA_R_32F, p.n, rows, p.y_stride);
+    const Layouts l(*this, p, p.y_stride, rows);
     cublasLtMatmulHeuristicResult_t results[kCandidates] = {};
     int found = 0;
-    const cublasStatus_t status = library.heuristic(library.context, description, w, x, y, y, preference, kCandidates, results, &found);
-    library.destroy_layout(x);
-    library.destroy_layout(y);
+    const cublasStatus_t status = library.heuristic(library.context, description, l.w, l.x, l.y, l.y, preference, kCandidates, results, &found);
     library.destroy_preference(preference);
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, fmt::format("choosing an algorithm for {} x {}", p.n, p.k));
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, fmt::format("choosing an algorithm for {} x {}", p.y_stride, p.k));
     std::vector<Candidate> algorithms;
     for (int i = 0; i < found; ++i)
       if (results[i].state == CUBLAS_STATUS_SUCCESS) algorithms.push_back({results[i].algo});
     return algorithms;
   }
 
-  bool supports_all_rows(const MatrixProduct& p) {
-    for (const int64_t rows : kSupportedRows) {
-      cublasLtMatrixLayout_t x = rows_layout(element, p.k, rows, p.k), y = rows_layout(CUDA_R_32F, p.n, rows, p.y_stride);
-      cublasLtMatmulHeuristicResult_t result{};
-      const cublasStatus_t status = library.check_algorithm(library.context, description, w, x, y, y, &algorithm, &result);
-      library.destroy_layout(x);
-      library.destroy_layout(y);
-      if (status != CUBLAS_STATUS_SUCCESS || result.state != CUBLAS_STATUS_SUCCESS || static_cast<int64_t>(result.workspaceSize) > kProductWorkspaceBytes) return false;
-    }
+  /// Whether it is there for the whole matrix and its pieces with all numbers of rows.
+  bool supports_all(const MatrixProduct& p) {
+    const int64_t all = p.y_stride, piece = matrix_piece_rows(p.k), last = all % piece;
+    for (const int64_t n : {all, std::min(all, piece), last == 0 ? all : last})
+      for (const int64_t rows : kSupportedRows) {
+        const Layouts l(*this, p, n, rows);
+        cublasLtMatmulHeuristicResult_t result{};
+        const cublasStatus_t status = library.check_algorithm(library.context, description, l.w, l.x, l.y, l.y, &algorithm, &result);
+        if (status != CUBLAS_STATUS_SUCCESS || result.state != CUBLAS_STATUS_SUCCESS || static_cast<int64_t>(result.workspaceSize) > kProductWorkspaceBytes) return false;
+      }
     return true;
   }
 
-  /// Multiplies rows of its own with the weight, in kCheckBytes at the end of the workspace: all at once, and a few from somewhere among them.
-  bool gives_rows_alike(MatrixProduct p, std::byte* workspace, cudaStream_t stream) {
-    std::byte* scratch = workspace + kDeviceWorkspaceBytes - kCheckBytes;
+  /// Multiplies rows of its own with the matrix' first piece, in kCheckBytes at the end of the workspace: all at once, a few from somewhere among them, and with half
+  /// of the piece. The piece is the same wherever the matrix lies, and so is what is chosen.
+  bool gives_same_bits(MatrixProduct p, std::byte* workspace, cudaStream_t stream) {
+    const int64_t all = p.y_stride, piece = std::min(all, matrix_piece_rows(p.k)), half = std::min(piece, round_up(ceil_div(piece, 2), 64));
+    FLEXGEN_CHECK(p.n >= piece, "{} of {} rows", p.n, all);
+    p.y_stride = round_up(piece, 4) + all % 4;  // as aligned as the real one
+    std::byte* const scratch = workspace + kDeviceWorkspaceBytes - kCheckBytes;
     auto* different = reinterpret_cast<uint32_t*>(scratch);
-    auto* sums = reinterpret_cast<unsigned long long*>(scratch + 256);
-    constexpr int64_t kHead = 256 + round_up(8 * kWholeRows, 256);
-    p.y_stride = round_up(p.n, 4) + p.y_stride % 4;  // as aligned as the real one
+    auto* sums = reinterpret_cast<unsigned long long*>(scratch + 256);  // of whole rows, then of their first half
+    constexpr int64_t kHead = 256 + round_up(2 * 8 * kWholeRows, 256);
     const int64_t whole = std::min(kWholeRows, (kCheckBytes - kHead - 256) / (2 * p.k + 4 * p.y_stride));
-    FLEXGEN_CHECK(whole > 0, "a product with a {} x {} matrix", p.n, p.k);
+    FLEXGEN_CHECK(whole > 0, "a product with a {} x {} matrix", all, p.k);
     std::byte* const x = scratch + kHead;
     p.y = reinterpret_cast<float*>(x + round_up(2 * whole * p.k, 256));
     fill_rows<<<512, kHashThreads, 0, stream>>>(reinterpret_cast<uint16_t*>(x), whole * p.k, element == CUDA_R_16BF);
     check_cuda(cudaMemsetAsync(different, 0, sizeof *different, stream), "checking an algorithm");
-    auto computes = [&](int64_t first, int64_t rows, bool is_kept) {
+    auto hash = [&](int64_t first, int64_t cols, bool is_kept) {
+      unsigned long long* const to = sums + first + (cols == piece ? 0 : kWholeRows);
+      hash_rows<<<static_cast<unsigned>(p.num_rows), kHashThreads, 0, stream>>>(p.y, cols, p.y_stride, is_kept, to, different);
+      check_cuda(cudaGetLastError(), "checking an algorithm");
+    };
+    auto computes = [&](int64_t first, int64_t rows, int64_t n) {
       check_cuda(cudaMemsetAsync(p.y, 0, static_cast<size_t>(4 * rows * p.y_stride), stream), "checking an algorithm");  // which products may add to
       p.x = x + 2 * first * p.k;
       p.num_rows = rows;
-      if (multiply(p, workspace, stream) != CUBLAS_STATUS_SUCCESS) return false;
-      hash_rows<<<static_cast<unsigned>(rows), kHashThreads, 0, stream>>>(p.y, p.n, p.y_stride, is_kept, sums + first, different);
-      check_cuda(cudaGetLastError(), "checking an algorithm");
-      return true;
+      p.n = n;
+      return multiply(p, workspace, stream) == CUBLAS_STATUS_SUCCESS;
     };
-    if (!computes(0, whole, false)) return false;
-    for (const int64_t rows : kPartRows)
-      if (rows < whole && !computes(std::min<int64_t>(3 * rows, whole - rows), rows, true)) return false;
+    if (!computes(0, whole, piece)) return false;
+    hash(0, piece, false);
+    if (half < piece) hash(0, half, false);
+    for (const int64_t rows : kPartRows) {
+      if (rows >= whole) continue;
+      const int64_t first = std::min<int64_t>(3 * rows, whole - rows);
+      for (const int64_t n : {piece, half}) {
+        if (!computes(first, rows, n)) return false;
+        hash(first, n, true);
+      }
+    }
     uint32_t count = 0;
     check_cuda(cudaMemcpyAsync(&count, different, sizeof count, cudaMemcpyDeviceToHost, stream), "checking an algorithm");
     check_cuda(cudaStreamSynchronize(stream), "checking an algorithm");
@@ -235,7 +254,6 @@ struct CublasProduct::Plan {
   Library& library;
   cudaDataType_t element;
   cublasLtMatmulDesc_t description = nullptr;
-  cublasLtMatrixLayout_t w = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
 };
 
@@ -243,7 +261,7 @@ CublasProduct::CublasProduct(DType act) : act_(act), library_(std::make_unique<L
 CublasProduct::~CublasProduct() { plans_.clear(); }
 
 CublasProduct::Plan& CublasProduct::plan(const MatrixProduct& p, std::byte* workspace, cudaStream_t stream) {
-  std::unique_ptr<Plan>& entry = plans_[{p.n, p.k, p.y_stride, p.bias != nullptr, p.accumulate}];
+  std::unique_ptr<Plan>& entry = plans_[{p.y_stride, p.k, p.bias != nullptr, p.accumulate}];
   if (!entry) entry = std::make_unique<Plan>(*library_, act_, p, workspace, stream);
   return *entry;
 }

@@ -1,9 +1,10 @@
 #pragma once
 // CublasProduct: matrix products by cuBLASLt, which is loaded when first needed, so that the program starts where it is not installed. One thread.
 //
-// One answer: of a product of given n, k, rows of y, bias and accumulation the algorithm is chosen once and used for every number of rows. It is the first of
-// those that cuBLASLt's heuristic gives for a fixed number of rows, without splitting k, that is there for 1 to 512 rows, and that gives rows the same bits
-// alone, a few together and hundreds together, which is tried on the device when a product is first met.
+// One answer: of a product with a matrix of given rows and k, bias and accumulation the algorithm is chosen once and used for every number of rows, and for
+// pieces of the matrix as for the whole. It is the first of those that cuBLASLt's heuristic gives for a fixed number of rows, without splitting k, that is there for 1 to
+// 512 rows and all pieces, and that gives rows the same bits alone, a few together and hundreds together, with a piece and with half of it, which is tried on the
+// device when a product is first met.
 
 #include <cuda_runtime.h>
 
@@ -32,7 +33,7 @@ class CublasProduct {
 
   DType act_;
   std::unique_ptr<Library> library_;
-  std::map<std::tuple<int64_t, int64_t, int64_t, bool, bool>, std::unique_ptr<Plan>> plans_;  ///< by n, k, y_stride, bias, accumulate
+  std::map<std::tuple<int64_t, int64_t, bool, bool>, std::unique_ptr<Plan>> plans_;  ///< by y_stride, k, bias, accumulate
 };
 
 }  // namespace flexgen

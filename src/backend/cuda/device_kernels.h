@@ -4,8 +4,8 @@
 // All pointers are the device's, but for spans of pointers, slots, positions and frequencies, which are the host's and copied before a function returns.
 // One thread. Functions return when their work is enqueued; convert_rows() waits for it, as it has something to say.
 //
-// One answer: kernels' launch shapes depend on the model's dimensions alone; matrices are multiplied in pieces whose size depends on their columns alone
-// (a piece that lies in several places or in another type is put together in the workspace first), by one algorithm each (see DeviceRuntime::multiply()).
+// One answer: kernels' launch shapes depend on the model's dimensions alone. A matrix is multiplied where it lies if it lies in one place as it is needed, else
+// piece by piece as they are put together in the workspace; by one algorithm either way, which takes no notice of the cuts (see DeviceRuntime::multiply()).
 
 #include <algorithm>
 #include <bit>
@@ -59,8 +59,9 @@ class DeviceKernels : public Kernels {
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     if (num_rows == 0 || weight.rows == 0) return;
     const int64_t cols = weight.cols, padded = round_up(cols, 8);
-    const int64_t piece = std::max<int64_t>(64, std::min(kMatrixBytes / (2 * padded), kBiasBytes / 4) / 64 * 64);
-    FLEXGEN_CHECK(piece * padded * 2 <= kMatrixBytes, "a matrix of {} columns", cols);
+    FLEXGEN_CHECK(matrix_piece_rows(padded) * padded * 2 <= kMatrixBytes, "a matrix of {} columns", cols);
+    const bool is_whole = weight.pieces.size() == 1 && lies_as_needed(weight.data(), weight.dtype, cols, padded) && (bias.empty() || weight.rows <= kBiasBytes / 4);
+    const int64_t piece = is_whole ? weight.rows : matrix_piece_rows(padded);
     const bool pad_x = padded != cols || reinterpret_cast<uintptr_t>(x) % 16 != 0;
     const int64_t panel = pad_x ? std::max<int64_t>(1, kPaddedRowsBytes / (2 * padded)) : num_rows;
     for (int64_t first = 0; first < weight.rows; first += piece) {
@@ -224,6 +225,10 @@ class DeviceKernels : public Kernels {
     run("unpack", unpack_groups<Half>, {num_rows}, threads_for((from == DType::kInt4 ? cols / 2 : cols) / 8), rows, stride, from, cols, is_wide, out);
   }
 
+  static bool lies_as_needed(const std::byte* data, DType dtype, int64_t cols, int64_t padded) {
+    return dtype == Half::kType && padded == cols && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  }
+
   /// Rows [first, first + count) of the weight as [count, padded] of the act type: where they lie if they lie so, else put together in the workspace.
   const std::byte* dense_rows(const WeightView& weight, int64_t first, int64_t count, int64_t padded) {
     std::byte* const dense = runtime_->workspace() + kProductWorkspaceBytes + kBiasBytes + kPaddedRowsBytes;
@@ -233,7 +238,7 @@ class DeviceKernels : public Kernels {
       const std::byte* data = piece.data + (from - piece_first) * row_bytes(weight.dtype, weight.cols);
       piece_first += piece.rows;
       if (from >= to) continue;
-      if (from == first && to == first + count && weight.dtype == Half::kType && padded == weight.cols && reinterpret_cast<uintptr_t>(data) % 16 == 0) return data;
+      if (from == first && to == first + count && lies_as_needed(data, weight.dtype, weight.cols, padded)) return data;
       std::byte* out = dense + (from - first) * padded * 2;
       if (is_quantized(weight.dtype)) unpack(data, weight.dtype, to - from, weight.cols, out, padded);
       else convert(data, weight.dtype, to - from, weight.cols, out, Half::kType, padded);

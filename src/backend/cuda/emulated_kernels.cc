@@ -33,8 +33,10 @@ class EmulatedRuntime : public DeviceRuntime {
 
   void multiply(const MatrixProduct& p) override {
     FLEXGEN_CHECK(p.k % 8 == 0 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0);
+    FLEXGEN_CHECK(p.n == p.y_stride || p.n == matrix_piece_rows(p.k) || p.n == p.y_stride % matrix_piece_rows(p.k), "{} of {} rows", p.n, p.y_stride);
     // What the product may use as scratch is not the caller's to keep anything in.
     std::memset(workspace_.get(), 0xff, 4096);
+    std::memset(workspace_.get() + kDeviceWorkspaceBytes - kCheckBytes, 0xff, 4096);
     std::vector<float> x = floats(p.x, p.num_rows * p.k), w = floats(p.weight, p.n * p.k);
     for (int64_t t = 0; t < p.num_rows; ++t)
       for (int64_t n = 0; n < p.n; ++n) {

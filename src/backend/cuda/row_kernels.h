@@ -141,15 +141,15 @@ FLEXGEN_KERNEL void unpack_groups(const std::byte* x, int64_t stride, DType from
   const std::byte* const row = x + block_x() * stride;
   std::byte* const to = out + block_x() * cols * 2;
   const bool is_int4 = from == DType::kInt4;
-  const auto num_codes = static_cast<int>(code_bytes(from, cols)), group_bytes = is_int4 ? 32 : 64;
+  const int num_codes = static_cast<int>(is_int4 ? cols / 2 : cols), group_shift = is_int4 ? 5 : 6;  // bytes of a group's codes
   const std::byte* const parameters = row + num_codes;
   for (int first = 8 * thread(); first < num_codes; first += 8 * num_threads()) {
     Words2 codes;
     if (is_wide) codes = load64(row + first);
     else codes = {load32(row + first), load32(row + first + 4)};
-    const int group = first / group_bytes;
+    const int group = first >> group_shift;
     const GroupScale scale = read_group_scale_word(parameters + 4 * group);
-    std::byte* const at = to + 2 * (group * static_cast<int>(kQuantGroup) + first % group_bytes);
+    std::byte* const at = to + 2 * (group * static_cast<int>(kQuantGroup) + first - (group << group_shift));
     if (!is_int4) {
       store_codes<Half>(at, codes, scale);
       continue;
