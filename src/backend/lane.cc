@@ -1,5 +1,6 @@
 #include "backend/lane.h"
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <memory>
@@ -12,18 +13,21 @@ LaneStats Lane::stats() const {
   std::lock_guard lock(stats_mutex_);
   LaneStats stats = stats_;
   if (under_way_ > 0)
-    stats.busy_s += std::chrono::duration<double>(Clock::now() - busy_since_).count();
+    stats.busy_s += std::max(0.0, std::chrono::duration<double>(Clock::now() - busy_since_).count());
   return stats;
 }
 
 void Lane::begin_busy(Clock::time_point now) {
   std::lock_guard lock(stats_mutex_);
-  if (under_way_++ == 0) busy_since_ = now;
+  // Work may be said to have begun before the last piece was over: that time is counted already.
+  if (under_way_++ == 0) busy_since_ = std::max(now, busy_until_);
 }
 
 void Lane::end_busy(Clock::time_point now) {
   std::lock_guard lock(stats_mutex_);
-  if (--under_way_ == 0) stats_.busy_s += std::chrono::duration<double>(now - busy_since_).count();
+  if (--under_way_ > 0) return;
+  busy_until_ = std::max(now, busy_since_);
+  stats_.busy_s += std::chrono::duration<double>(busy_until_ - busy_since_).count();
 }
 
 void Lane::account(const Work& work, Clock::time_point start, Clock::time_point end) {

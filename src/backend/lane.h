@@ -75,6 +75,7 @@ class Lane {
   using Clock = std::chrono::steady_clock;
   /// Adds one finished piece of work that ran from `start` to `end`. Work may overlap work.
   void account(const Work& work, Clock::time_point start, Clock::time_point end);
+  /// busy_s is the union of what lies between the two, whatever the order in which they are told.
   void begin_busy(Clock::time_point now);
   void end_busy(Clock::time_point now);
   /// Adds one piece of work that took `duration_s` of virtual time.
@@ -92,7 +93,7 @@ class Lane {
   LaneStats stats_;
   std::function<double(const Work&)> cost_;
   int under_way_ = 0;
-  Clock::time_point busy_since_{};
+  Clock::time_point busy_since_{}, busy_until_{};
   std::condition_variable idle_;
   int64_t outstanding_ = 0;
   std::exception_ptr first_error_;

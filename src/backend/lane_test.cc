@@ -40,5 +40,28 @@ TEST(Lane, NothingRunsAfterAPieceThatWaitedForWhatFailed) {
   EXPECT_EQ(runs, 0);
 }
 
+/// A lane on a device learns of beginnings in one thread and of ends in another.
+TEST(Lane, BusyTimeIsAUnion) {
+  class Told : public Lane {
+   public:
+    Told() : Lane("told", nullptr) {}
+    Event submit(Work) override { return {}; }
+    void begin(int s) { begin_busy(Clock::time_point(std::chrono::seconds(s))); }
+    void end(int s) { end_busy(Clock::time_point(std::chrono::seconds(s))); }
+  } lane;
+  lane.begin(10);
+  lane.end(14);
+  lane.begin(12);  // which was enqueued while the first was under way, and told when it was over
+  lane.end(16);
+  EXPECT_EQ(lane.stats().busy_s, 6);
+  lane.begin(15);
+  lane.end(15);  // its end was seen late
+  lane.begin(20);
+  lane.begin(21);
+  lane.end(22);
+  lane.end(25);
+  EXPECT_EQ(lane.stats().busy_s, 11);
+}
+
 }  // namespace
 }  // namespace flexgen::lane_test
