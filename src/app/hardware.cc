@@ -244,7 +244,7 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
   const bool on_gpu = engine.device() != nullptr;
   if (flags.hardware.empty() && !takes_own_profile(engine, flags)) return;
   MeasuredTypes types;
-  types.add(engine.precision());
+  types.add(engine.processor_precision());
   FileSystem files;
   HardwareProfile profile = profile_for(flags,
                                         {.types = std::move(types),

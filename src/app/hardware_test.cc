@@ -10,6 +10,8 @@
 
 #include "app/agreed_times.h"
 #include "app/fake_runner.h"
+#include "base/units.h"
+#include "model/dummy_checkpoint.h"
 
 namespace flexgen::hardware_test {
 namespace {
@@ -185,6 +187,34 @@ TEST_F(OwnProfile, WritersAtOnceLeaveAWholeOne) {
     });
   for (std::thread& writer : writers) writer.join();
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_.file("cache")), {}), 1);
+}
+
+/// A GPU that computes in fp16, as it does for every OPT checkpoint: the processor beside it cannot, and is measured in what it computes in.
+TEST(SetHardware, MeasuresTheProcessorInItsOwnType) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks";
+#endif
+  const TemporaryDirectory directory;
+  setenv("FLEXGEN_CACHE_DIR", directory.file("cache").c_str(), 1);
+  const std::string model = directory.file("model");
+  ensure_dummy_checkpoint(model, R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 128,
+    "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true, "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})", DType::kF16, 3, nullptr);
+  EngineOptions options;
+  options.model_directory = model;
+  options.load_tokenizer = false;
+  options.backend = "emulated-gpu-cuda";
+  options.budgets = {64 * kMiB, 0, 16 * kMiB};
+  options.threads = 1;
+  EngineFlags flags;
+  flags.backend = options.backend;
+  Engine engine(options);
+  ASSERT_EQ(engine.compute_dtype(), DType::kF16);
+  set_hardware(engine, flags);
+  const HardwareProfile kept = load_profile(profile_path(1));
+  EXPECT_NE(kept.cpu.matmul.front().compute, DType::kF16);
+  EXPECT_GT(kept.cpu.matmul.front().points.back().per_s, 0);
+  ASSERT_TRUE(engine.hardware().gpu.has_value());
+  unsetenv("FLEXGEN_CACHE_DIR");
 }
 
 TEST(DirectoryLock, SaysThatItWaitsAndGivesUp) {

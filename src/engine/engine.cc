@@ -237,6 +237,13 @@ void Engine::open_device() {
 
 Precision Engine::precision() const { return precision_of(options_, *model_, device_.get()); }
 
+Precision Engine::processor_precision() const {
+  Precision precision = this->precision();
+  // A GPU may compute in fp16, which no processor here multiplies.
+  if (cpu_kernels_) precision.compute = cpu_kernels_->act_dtype();
+  return precision;
+}
+
 void Engine::keep_own_layers() {
   Port& port = *options_.stages.port;
   whole_model_ = std::make_unique<Model>(*model_);

@@ -127,6 +127,8 @@ class Engine {
   const MemoryPlan& memory() const { return memory_; }
   /// Of the tier that computes.
   Kernels& kernels() { return *kernels_; }
+  /// What the processor beside a device computes in and on, or the processor alone.
+  Precision processor_precision() const;
   /// Null where the CPU computes.
   Device* device() const { return device_.get(); }
   Lanes& lanes() { return lanes_; }
