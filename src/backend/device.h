@@ -33,14 +33,15 @@ class Device {
 
   /// Device memory of exactly `bytes`, aligned to kDeviceAlignment at least; freed with deallocate() or the device. Error{device} if there is not enough.
   virtual std::byte* allocate(int64_t bytes) = 0;
-  virtual void deallocate(std::byte* memory) = 0;
+  /// Destructors call this and unpin(). After a fault of the device neither can do anything, and says nothing: the fault was told to whoever waited.
+  virtual void deallocate(std::byte* memory) noexcept = 0;
   /// Locks RAM that is already there (the engine's arena), so that copies from and to it run at full speed and asynchronously. Undone with unpin().
   virtual void pin(std::span<std::byte> ram) = 0;
-  virtual void unpin(std::span<std::byte> ram) = 0;
+  virtual void unpin(std::span<std::byte> ram) noexcept = 0;
 
   /// Runs Work::run, which calls this device's kernels; they enqueue and return.
   virtual std::unique_ptr<Lane> make_compute_lane(std::string lane_name, Trace* trace) = 0;
-  /// Does Work::copies, all from RAM to the device or all from the device to RAM. Two of them, one a direction, overlap each other and compute.
+  /// Does Work::copies, all from RAM to the device, all from the device to RAM, or all within the device. Two of them, one a direction, overlap each other and compute.
   virtual std::unique_ptr<Lane> make_copy_lane(std::string lane_name, Trace* trace) = 0;
   /// Pointers that the kernels get (views, pages, rows, scratch) are device addresses; the arrays that list them (spans, positions, draws) lie in RAM and may
   /// change as soon as a kernel's function has returned. The kernels are called from the compute lane.

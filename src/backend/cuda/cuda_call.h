@@ -12,4 +12,9 @@ namespace flexgen {
 /// Throws where `status` is not cudaSuccess; `what` was tried.
 void check_cuda(cudaError_t status, const std::string& what);
 
+/// For destructors, where nothing can be done: whoever waits for the work is told of a fault.
+inline void try_cuda(cudaError_t status) noexcept {
+  if (status != cudaSuccess) cudaGetLastError();  // so that nobody takes it for an error of what comes next
+}
+
 }  // namespace flexgen

@@ -9,11 +9,13 @@
 #include <thread>
 #include <vector>
 
+#include "backend/copy_pieces.h"
 #include "backend/cuda/cuda_call.h"
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda_status.h"
 #include "backend/device.h"
 #include "backend/driver_signs.h"
+#include "base/thread.h"
 #include "base/units.h"
 
 namespace flexgen {
@@ -49,17 +51,17 @@ class StreamLane final : public QueueLane {
   using Enqueue = void (*)(const Work&, cudaStream_t);
   StreamLane(std::string name, Trace* trace, int ordinal, cudaStream_t stream, Enqueue enqueue)
       : QueueLane(std::move(name), trace), ordinal_(ordinal), stream_(stream), enqueue_(enqueue) {
-    finisher_ = std::thread([this] { finish_loop(); });
-    start();
+    finisher_ = start_thread("the lane '" + this->name() + "'", [this] { finish_loop(); });
+    try {
+      start();
+    } catch (...) {
+      end_finisher();
+      throw;
+    }
   }
   ~StreamLane() override {
     stop();
-    {
-      std::lock_guard lock(mutex_);
-      closing_ = true;
-      changed_.notify_all();
-    }
-    finisher_.join();
+    end_finisher();
     for (cudaEvent_t event : idle_events_) cudaEventDestroy(event);
   }
 
@@ -92,6 +94,15 @@ class StreamLane final : public QueueLane {
     std::lock_guard lock(mutex_);
     under_way_.push_back({std::move(work), event, now, over});
     changed_.notify_all();
+  }
+
+  void end_finisher() {
+    {
+      std::lock_guard lock(mutex_);
+      closing_ = true;
+      changed_.notify_all();
+    }
+    finisher_.join();
   }
 
   void finish_loop() {
@@ -157,14 +168,16 @@ void call_closure(const Work& work, cudaStream_t) {
   if (work.run) work.run();
 }
 
-/// For copy lanes: between pinned RAM and device memory. In pieces, as a direction has one engine, which finishes what it has begun: small copies of another
-/// lane wait for no more than a piece, a millisecond or so.
+/// For copy lanes: between pinned RAM and device memory, or within that. In pieces, as a direction has one engine, which finishes what it has begun: small copies of
+/// another lane wait for no more than a piece, a millisecond or so.
 void enqueue_copies(const Work& work, cudaStream_t stream) {
   constexpr int64_t kPiece = 32 * kMiB;
   for (const Copy& copy : work.copies)
-    for (int64_t done = 0; done < copy.bytes; done += kPiece)
-      check_cuda(cudaMemcpyAsync(copy.to + done, copy.from + done, static_cast<size_t>(std::min(kPiece, copy.bytes - done)), cudaMemcpyDefault, stream),
-                 "copying between RAM and the GPU");
+    for_each_piece(copy, [&](const Copy& locked) {
+      for (int64_t done = 0; done < locked.bytes; done += kPiece)
+        check_cuda(cudaMemcpyAsync(locked.to + done, locked.from + done, static_cast<size_t>(std::min(kPiece, locked.bytes - done)), cudaMemcpyDefault, stream),
+                   "copying between RAM and the GPU");
+    });
 }
 
 class CudaDevice : public Device {
@@ -197,21 +210,28 @@ class CudaDevice : public Device {
     allocated_.push_back(memory);
     return memory;
   }
-  void deallocate(std::byte* memory) override {
-    choose();
+  void deallocate(std::byte* memory) noexcept override {
     FLEXGEN_CHECK(std::erase(allocated_, memory) == 1);
-    check_cuda(cudaFree(memory), "freeing GPU memory");
+    try_cuda(cudaSetDevice(ordinal_));
+    try_cuda(cudaFree(memory));
   }
   void pin(std::span<std::byte> ram) override {
-    if (ram.empty()) return;
     choose();
-    check_cuda(cudaHostRegister(ram.data(), ram.size(), cudaHostRegisterPortable),
-               fmt::format("locking {} of RAM for fast copies (see ulimit -l)", format_bytes(static_cast<int64_t>(ram.size()))));
+    int64_t done = 0;
+    try {
+      for_each_piece(Copy{ram.data(), ram.data(), std::ssize(ram)}, [&](const Copy& piece) {
+        check_cuda(cudaHostRegister(piece.to, static_cast<size_t>(piece.bytes), cudaHostRegisterPortable),
+                   fmt::format("locking {} of RAM for fast copies, after {} (see ulimit -l)", format_bytes(std::ssize(ram)), format_bytes(done)));
+        done += piece.bytes;
+      });
+    } catch (...) {
+      unpin(ram.first(static_cast<size_t>(done)));
+      throw;
+    }
   }
-  void unpin(std::span<std::byte> ram) override {
-    if (ram.empty()) return;
-    choose();
-    check_cuda(cudaHostUnregister(ram.data()), "unlocking RAM");
+  void unpin(std::span<std::byte> ram) noexcept override {
+    try_cuda(cudaSetDevice(ordinal_));
+    for_each_piece(Copy{ram.data(), ram.data(), std::ssize(ram)}, [&](const Copy& piece) { try_cuda(cudaHostUnregister(piece.to)); });
   }
 
   std::unique_ptr<Lane> make_compute_lane(std::string lane_name, Trace* trace) override {

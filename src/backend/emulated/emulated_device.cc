@@ -9,7 +9,7 @@
 namespace flexgen {
 namespace {
 
-/// Copies between RAM and the device's memory, in its thread.
+/// Copies between RAM and the device's memory, or within that, in its thread.
 class EmulatedCopyLane : public QueueLane {
  public:
   EmulatedCopyLane(std::string name, Trace* trace, const EmulatedMemory& memory) : QueueLane(std::move(name), trace), memory_(memory) { start(); }
@@ -21,11 +21,12 @@ class EmulatedCopyLane : public QueueLane {
     const auto begin = Clock::now();
     begin_busy(begin);
     for (const Copy& copy : work.copies) {
-      const bool up = memory_.touches(copy.to, copy.bytes);
-      FLEXGEN_CHECK(up != memory_.touches(copy.from, copy.bytes), "{}: one end of a copy lies in RAM, the other in device memory", work.name);
-      FLEXGEN_CHECK(up == memory_.touches(work.copies.front().to, 1), "{}: copies in both directions", work.name);
-      std::byte* to = up ? memory_.behind(copy.to, copy.bytes, work.name) : copy.to;
-      const std::byte* from = up ? copy.from : memory_.behind(copy.from, copy.bytes, work.name);
+      const bool to_device = memory_.touches(copy.to, copy.bytes), from_device = memory_.touches(copy.from, copy.bytes);
+      FLEXGEN_CHECK(to_device || from_device, "{}: one end of a copy lies in device memory, or both do", work.name);
+      const Copy& first = work.copies.front();
+      FLEXGEN_CHECK(to_device == memory_.touches(first.to, 1) && from_device == memory_.touches(first.from, 1), "{}: copies in several directions", work.name);
+      std::byte* to = to_device ? memory_.behind(copy.to, copy.bytes, work.name) : copy.to;
+      const std::byte* from = from_device ? memory_.behind(copy.from, copy.bytes, work.name) : copy.from;
       std::memcpy(to, from, static_cast<size_t>(copy.bytes));
     }
     const auto end = Clock::now();
@@ -46,9 +47,9 @@ class EmulatedDevice : public Device {
   int64_t total_bytes() const override { return memory_.total_bytes(); }
   int64_t free_bytes() const override { return memory_.free_bytes(); }
   std::byte* allocate(int64_t bytes) override { return memory_.allocate(bytes); }
-  void deallocate(std::byte* memory) override { memory_.deallocate(memory); }
+  void deallocate(std::byte* memory) noexcept override { memory_.deallocate(memory); }
   void pin(std::span<std::byte>) override {}
-  void unpin(std::span<std::byte>) override {}
+  void unpin(std::span<std::byte>) noexcept override {}
 
   std::unique_ptr<Lane> make_compute_lane(std::string lane_name, Trace* trace) override { return std::make_unique<ThreadLane>(std::move(lane_name), trace); }
   std::unique_ptr<Lane> make_copy_lane(std::string lane_name, Trace* trace) override {
