@@ -254,7 +254,7 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
                                         files);
   if (on_gpu && !profile.gpu) {
     const DevicePeaks peaks = measure_device_peaks(*engine.device(), engine.model(), engine.kernels());
-    profile.gpu = gpu_of(peaks.matmul_flops_per_s, peaks.memory_bytes_per_s);
+    profile.gpu = gpu_of(peaks.visit_flops_per_s, peaks.memory_bytes_per_s);
     profile.h2d_bytes_per_s = peaks.h2d_bytes_per_s;
     profile.d2h_bytes_per_s = peaks.d2h_bytes_per_s;
   }

@@ -10,6 +10,7 @@
 
 #include "backend/cuda_status.h"
 #include "backend/device.h"
+#include "backend/random_numbers.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "tensor/group_quant.h"
@@ -33,10 +34,12 @@ class Bench {
     work.run = body;
     compute_->submit(std::move(work)).wait();
   }
-  void upload(const std::byte* from, std::byte* to, int64_t bytes) {
+  void upload(const std::byte* from, std::byte* to, int64_t bytes) { copy(from, to, bytes, 1); }
+  /// The same copy so many times.
+  void copy(const std::byte* from, std::byte* to, int64_t bytes, int times) {
     Work work;
-    work.name = "upload";
-    work.copies = {{from, to, bytes}};
+    work.name = "copy";
+    work.copies.assign(static_cast<size_t>(times), {from, to, bytes});
     up_->submit(std::move(work)).wait();
   }
 
@@ -72,17 +75,13 @@ void bench_copy_lane(benchmark::State& state) {
   device->unpin(ram);
 }
 
-/// The speed of the GPU's memory: a conversion of f32 to the act type that touches far more than the caches hold.
+/// The speed of the GPU's memory, read and written: copies within it of far more than the caches hold.
 void bench_memory(benchmark::State& state) {
   Bench bench;
-  const int64_t count = int64_t{512} * kMiB / 4;
-  auto* from = reinterpret_cast<float*>(bench.allocate(4 * count));
-  std::byte* to = bench.allocate(2 * count);
-  for (auto _ : state)
-    bench.run([&] {
-      for (int i = 0; i < 10; ++i) bench.kernels().to_act(from, count, to);
-    });
-  state.counters["GB/s"] = benchmark::Counter(10 * 6e-9 * static_cast<double>(count) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  const int64_t bytes = 512 * kMiB;
+  std::byte *from = bench.allocate(bytes), *to = bench.allocate(bytes);
+  for (auto _ : state) bench.copy(from, to, bytes, 10);
+  state.counters["GB/s"] = benchmark::Counter(10 * 2e-9 * static_cast<double>(bytes) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
 /// Arguments: slots, context, query heads, bits of the cache, percent of positions; 8 kv heads of 128. The bytes are those of the cache.
@@ -126,8 +125,8 @@ void bench_product(benchmark::State& state) {
   std::byte* w = bench.allocate(n * row_bytes(type, k));
   std::byte* x = bench.allocate(2 * t * k);
   auto* y = reinterpret_cast<float*>(bench.allocate(4 * t * n));
-  std::vector<std::byte> zeros(static_cast<size_t>(n * row_bytes(type, k)));
-  bench.upload(zeros.data(), w, n * row_bytes(type, k));
+  bench.upload(random_numbers(n * row_bytes(type, k)).data(), w, n * row_bytes(type, k));
+  bench.upload(random_numbers(2 * t * k).data(), x, 2 * t * k);
   const WeightView weight{type, n, k, {{w, n}}};
   for (auto _ : state)
     bench.run([&] {

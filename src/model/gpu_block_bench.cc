@@ -10,6 +10,7 @@
 
 #include "backend/cuda_status.h"
 #include "backend/device.h"
+#include "backend/random_numbers.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "model/model.h"
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int64_t kPast = 511, kPageTokens = 64, kVisits = 50;
 
-/// A block of a shape with its weights, cache and rows on the GPU, all zeros; every row is a sequence's next token.
+/// A block of a shape with its weights, cache and rows on the GPU, random numbers of little size; every row is a sequence's next token.
 class BlockOnGpu {
  public:
   BlockOnGpu(const std::string& shape, int64_t rows)
@@ -28,15 +29,15 @@ class BlockOnGpu {
         model_(Model::of_shape(parse_config(*shape_config_json(shape), "", shape), act_)), geometry_(model_->kv_geometry(act_, kPageTokens)) {
     for (const WeightUse& use : model_->layers()[1].uses) {
       const WeightSpec& spec = model_->weights()[static_cast<size_t>(use.weight)];
-      views_.push_back({spec.dtype, use.rows, spec.cols, {{zeros(use.rows * spec.row_bytes()), use.rows}}});
+      views_.push_back({spec.dtype, use.rows, spec.cols, {{numbers(use.rows * spec.row_bytes()), use.rows}}});
     }
     const int64_t pages_each = ceil_div(kPast + 1, kPageTokens);
-    std::byte* cache = zeros(rows * pages_each * geometry_.page_bytes());
+    std::byte* cache = numbers(rows * pages_each * geometry_.page_bytes());
     for (int64_t i = 0; i < rows * pages_each; ++i) pages_.push_back(cache + i * geometry_.page_bytes());
     for (int64_t row = 0; row < rows; ++row) slots_.push_back({row, 1, kPast, pages_.data() + row * pages_each, 0});
     positions_.assign(static_cast<size_t>(rows), static_cast<int32_t>(kPast));
-    hidden_ = reinterpret_cast<float*>(zeros(4 * rows * model_->config().hidden_size));
-    scratch_ = zeros(model_->scratch_bytes(rows, 1));
+    hidden_ = reinterpret_cast<float*>(numbers(4 * rows * model_->config().hidden_size));
+    scratch_ = numbers(model_->scratch_bytes(rows, 1));
   }
   BlockOnGpu(const BlockOnGpu&) = delete;
   BlockOnGpu& operator=(const BlockOnGpu&) = delete;
@@ -63,14 +64,15 @@ class BlockOnGpu {
   }
 
  private:
-  std::byte* zeros(int64_t bytes) {
+  /// Products of zeros take less power than a job's, and so less time.
+  std::byte* numbers(int64_t bytes) {
     constexpr int64_t kPiece = 64 * kMiB;
-    static const std::vector<std::byte> nothing(static_cast<size_t>(kPiece));
+    static const std::vector<std::byte> numbers = random_numbers(kPiece);
     std::byte* memory = device_->allocate(bytes);
     for (int64_t at = 0; at < bytes; at += kPiece) {
       Work copy;
-      copy.name = "zeros";
-      copy.copies = {{nothing.data(), memory + at, std::min(kPiece, bytes - at)}};
+      copy.name = "numbers";
+      copy.copies = {{numbers.data(), memory + at, std::min(kPiece, bytes - at)}};
       up_->submit(std::move(copy)).wait();
     }
     return memory;
