@@ -263,6 +263,10 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   print_table(flags, prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, flags.engine, report);
   if (peaks) print_table(flags, bound_table(*peaks, bound, report));
+  if (engine.device()) {
+    const int64_t used = engine.device()->total_bytes() - engine.device()->free_bytes(), planned_there = engine.memory().bytes(Tier::kGpu) + engine.device()->kernel_bytes();
+    print_table(flags, fmt::format("GPU memory in use {}: {} planned, and {} of the context, code and other programs\n", format_bytes(used), format_bytes(planned_there), format_bytes(used - planned_there)));
+  }
   print_table(flags, fmt::format("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised)));
   nlohmann::ordered_json json;
   json["model"] = flags.model;

@@ -96,7 +96,7 @@ int doctor_command(const DoctorOptions& options) {
   nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", cpu.cores}, {"threads", cpu.threads()}, {"cpu_quota", cpu.quota ? nlohmann::ordered_json(*cpu.quota) : nlohmann::ordered_json()},
                               {"memory_total_bytes", memory.total_bytes}, {"memory_usable_bytes", memory.usable_bytes()},
                               {"memory_cgroup_limit_bytes", memory.cgroup_limit_bytes ? nlohmann::ordered_json(*memory.cgroup_limit_bytes) : nlohmann::ordered_json()},
-                              {"fixed_overhead_bytes", kFixedOverheadBytes}, {"disk_directory", options.disk_directory},
+                              {"fixed_overhead_bytes", kFixedOverheadBytes}, {"gpu_overhead_bytes", kGpuOverheadBytes}, {"disk_directory", options.disk_directory},
                               {"disk_engine", disk->engine_name()}, {"disk_direct", file->direct()},
                               {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}},
                               {"cuda_toolkit", cuda.toolkit}, {"cuda_driver", cuda.driver}, {"cublas", cuda.cublas}, {"gpus", cuda.devices}, {"gpu_problem", cuda.problem}};
@@ -106,8 +106,9 @@ int doctor_command(const DoctorOptions& options) {
   }
   print_result("processor   {} core{}{}; {} thread{} will compute; {}; bf16 arithmetic: {}\n", cpu.cores, cpu.cores == 1 ? "" : "s",
              cpu.quota ? fmt::format(", of which a cgroup allows the time of {:g}", *cpu.quota) : "", cpu.threads(), cpu.threads() == 1 ? "" : "s", cpu_features(), cpu_has_bf16() ? "yes" : "no");
-  print_result("memory      {}{}, usable {}; flexgen takes up to {} beside --cpu-memory\n", format_bytes(memory.total_bytes),
-             memory.cgroup_limit_bytes ? fmt::format(" (a cgroup allows {})", format_bytes(*memory.cgroup_limit_bytes)) : "", format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes));
+  print_result("memory      {}{}, usable {}; flexgen takes up to {} beside --cpu-memory{}\n", format_bytes(memory.total_bytes),
+             memory.cgroup_limit_bytes ? fmt::format(" (a cgroup allows {})", format_bytes(*memory.cgroup_limit_bytes)) : "", format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes),
+             cuda.devices.empty() ? "" : fmt::format(", {} with a GPU", format_bytes(kGpuOverheadBytes)));
   print_result("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
              disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
   print_result("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, not yet run on a GPU", cuda.toolkit));

@@ -109,9 +109,9 @@ MemoryStatus read_memory_status(const std::string& root) {
   return status;
 }
 
-int64_t default_cpu_memory_bytes(const MemoryStatus& status) {
+int64_t default_cpu_memory_bytes(const MemoryStatus& status, int64_t overhead_bytes) {
   int64_t usable = status.usable_bytes();
-  return std::max<int64_t>(0, std::min(usable / 5 * 4, usable - kFixedOverheadBytes));
+  return std::max<int64_t>(0, std::min(usable / 5 * 4, usable - overhead_bytes));
 }
 
 int64_t peak_rss_bytes() { return field("/proc/self/status", "VmHWM").value_or(0); }

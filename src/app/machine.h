@@ -24,8 +24,11 @@ MemoryStatus read_memory_status(const std::string& root = "");
 /// What a process takes beyond --cpu-memory: code, libraries, threads' stacks, tables, the lines under way.
 inline constexpr int64_t kFixedOverheadBytes = int64_t{150} << 20;
 
-/// --cpu-memory where the user gave none: 80% of what is usable, and room for the fixed overhead.
-int64_t default_cpu_memory_bytes(const MemoryStatus& status);
+/// The same with a GPU: the driver's and cuBLASLt's code and tables too, and 24 MiB of arguments on their way.
+inline constexpr int64_t kGpuOverheadBytes = int64_t{600} << 20;
+
+/// --cpu-memory where the user gave none: 80% of what is usable, and room for what a process takes beyond it.
+int64_t default_cpu_memory_bytes(const MemoryStatus& status, int64_t overhead_bytes = kFixedOverheadBytes);
 
 /// Largest resident size of this process so far, bytes.
 int64_t peak_rss_bytes();

@@ -61,6 +61,7 @@ TEST_F(Machine, Cgroup1WithoutLimit) {
 TEST_F(Machine, SmallMemoryLeavesTheOverhead) {
   write("/proc/meminfo", "MemTotal: 1048576 kB\nMemAvailable: 307200 kB\n");
   EXPECT_EQ(default_cpu_memory_bytes(status()), 150 * kMiB);
+  EXPECT_EQ(default_cpu_memory_bytes(status(), kGpuOverheadBytes), 0);
   write("/proc/meminfo", "");
   EXPECT_EQ(default_cpu_memory_bytes(status()), 0);
 }

@@ -30,6 +30,8 @@ class Device {
   virtual int64_t free_bytes() const = 0;
   /// Device memory that make_kernels() takes for itself: part of what --gpu-memory promises, beside what is allocated.
   virtual int64_t kernel_bytes() const { return 0; }
+  /// Of free_bytes(), what must stay free: the driver, libraries and displays take more while a job runs.
+  virtual int64_t margin_bytes() const { return 0; }
 
   /// Device memory of exactly `bytes`, aligned to kDeviceAlignment at least; freed with deallocate() or the device. Error{device} if there is not enough.
   virtual std::byte* allocate(int64_t bytes) = 0;

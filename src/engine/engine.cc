@@ -14,6 +14,7 @@
 #include "dist/measure_link.h"
 #include "dist/message.h"
 #include "dist/network_lane.h"
+#include "engine/device_budget.h"
 #include "engine/expert_statistics.h"
 #include "engine/stage_plan.h"
 #include "engine/stage_steps.h"
@@ -24,8 +25,6 @@
 namespace flexgen {
 namespace {
 
-/// Device memory left to the driver, libraries and displays where no budget was given: a twentieth, and at least this.
-constexpr int64_t kDeviceMarginBytes = 512 * kMiB;
 /// What is assumed of a GPU that the profile does not tell of.
 constexpr double kAssumedGpuFlops = 4e13, kAssumedGpuBytes = 3e11;
 /// How stages are compared before the job is known: by visits of so many rows, with weights in this share of a budget, as the cache wants the rest.
@@ -222,17 +221,9 @@ void Engine::open_device() {
   if (options_.matmul_dtype != "auto") fail_user("--matmul-dtype {}: products in integers are for the cpu backend; leave it out", options_.matmul_dtype);
   kernels_ = device_->make_kernels(compute_dtype_);
   cpu_kernels_ = make_kernels_beside(options_, compute_dtype_);
-  int64_t& budget = options_.budgets.gpu_bytes;
-  // The kernels have taken theirs by now: it is part of the promise.
-  const int64_t taken = options_.budgets.gpu_kernel_bytes = device_->kernel_bytes();
-  const int64_t free = device_->free_bytes() + taken;
-  if (budget > free)
-    fail_user("--gpu-memory {}: of the {} of {}, {} are free; lower it, or end what else uses the GPU", format_bytes(budget), format_bytes(device_->total_bytes()),
-              device_->name(), format_bytes(free));
-  if (budget == 0) budget = emulated(options_) ? free : free - std::max(kDeviceMarginBytes, free / 20);
-  if (budget <= taken)
-    fail_user("--gpu-memory {}: the kernels alone take {} of the {} free on {}; raise it, or end what else uses the GPU", format_bytes(std::max<int64_t>(0, budget)), format_bytes(taken),
-              format_bytes(free), device_->name());
+  // The kernels have taken theirs by now.
+  options_.budgets.gpu_kernel_bytes = device_->kernel_bytes();
+  options_.budgets.gpu_bytes = device_budget(options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes()});
 }
 
 Precision Engine::precision() const { return precision_of(options_, *model_, device_.get()); }

@@ -180,6 +180,9 @@ void enqueue_copies(const Work& work, cudaStream_t stream) {
     });
 }
 
+/// For kernels, cuBLASLt's among them, that are loaded when they are first called, the local memory of those that need more than others, and displays.
+constexpr int64_t kMarginBytes = 512 * kMiB;
+
 class CudaDevice : public Device {
  public:
   explicit CudaDevice(int ordinal) : ordinal_(ordinal) {
@@ -201,6 +204,7 @@ class CudaDevice : public Device {
   int64_t total_bytes() const override { return static_cast<int64_t>(memory_info().second); }
   int64_t free_bytes() const override { return static_cast<int64_t>(memory_info().first); }
   int64_t kernel_bytes() const override { return cuda_kernel_bytes(); }
+  int64_t margin_bytes() const override { return kMarginBytes; }
 
   std::byte* allocate(int64_t bytes) override {
     choose();
