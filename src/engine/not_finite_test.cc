@@ -152,6 +152,13 @@ TEST_P(NotFinite, OverflowEndsAll) {
   expect_none(run(poisoned(opt_, "model.decoder.layers.1.fc1.weight", INFINITY, [](int64_t i) { return i % 3 == 0; }), GetParam()), "f16");
 }
 
+/// fp16 ends at 65,504: what bf16 and f32 hold is infinite there, and an answer that saw it is none.
+TEST_P(NotFinite, OverflowOfHalfPrecisionEndsAll) {
+  const std::string large = poisoned(opt_, "model.decoder.layers.1.fc1.weight", 60000.0f, [](int64_t i) { return i % 3 == 0; });
+  if (GetParam() == std::string("emulated-gpu-cuda")) return expect_none(run(large, GetParam()), "fp16 activations");
+  for (const auto& [key, completion] : run(large, GetParam())) EXPECT_EQ(completion.reason, FinishReason::kLength) << key;
+}
+
 TEST_P(NotFinite, NoTypeOfCacheHidesIt) {
   for (const char* kv : {"bf16", "int8", "int4"})
     expect_none(run(poisoned(llama_, "model.layers.0.self_attn.k_proj.weight", NAN, [](int64_t i) { return i == 60; }), GetParam(), "auto", kv), kv);
