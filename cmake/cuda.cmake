@@ -1,8 +1,8 @@
 # The CUDA backend: built if a toolkit (12 or 13) is found, else its stub (src/backend/no_cuda). FLEXGEN_CUDA_FOUND says which.
 
 set(FLEXGEN_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (if nvcc is found), ON, OFF")
-# Code for 7.5 and 8.0 (which 8.6 and 8.9 run too), and PTX for what comes later, 9.0 included. For the GPU at hand alone: native.
-set(FLEXGEN_CUDA_ARCHITECTURES "75-real;80-real;80-virtual" CACHE STRING "GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES")
+# Code for 7.5, 8.0 (which 8.6 and 8.9 run too) and 9.0, and PTX for what comes later. For the GPU at hand alone: native.
+set(FLEXGEN_CUDA_ARCHITECTURES "75-real;80-real;90" CACHE STRING "GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES")
 set(FLEXGEN_CUDA_FOUND FALSE)
 
 if(FLEXGEN_CUDA AND NOT FLEXGEN_SANITIZE AND NOT FLEXGEN_FUZZ)
