@@ -45,6 +45,9 @@ function(flexgen_together target)
   endif()
 endfunction()
 
+# Tests that are carried to another machine are run from the folder that their fixtures lie in: tools/gpu_check pack says `.`.
+set(FLEXGEN_TEST_SOURCE_DIR ${CMAKE_SOURCE_DIR} CACHE STRING "Where tests look for tests/fixtures and demo")
+
 # flexgen_files(VARIABLE FOLDER PATTERN ...): the files of a folder that patterns name.
 function(flexgen_files variable folder)
   set(all)
@@ -69,6 +72,7 @@ function(flexgen_room)
   # What needs the CUDA toolkit are .cu files; no_cuda/ stands in for them.
   if(FLEXGEN_CUDA_FOUND)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${dir}/*.cu)
+    list(FILTER cuda_sources EXCLUDE REGEX "_main\\.cu$")
     list(APPEND sources ${cuda_sources})
     list(FILTER sources EXCLUDE REGEX "/no_cuda/")
   endif()
@@ -105,7 +109,7 @@ function(flexgen_room)
     add_executable(${ROOM_NAME}_test ${tests})
     target_link_libraries(${ROOM_NAME}_test PRIVATE ${library} GTest::gmock GTest::gtest_main)
     target_compile_definitions(${ROOM_NAME}_test PRIVATE
-      FLEXGEN_SOURCE_DIR="${CMAKE_SOURCE_DIR}" FLEXGEN_BINARY_DIR="${CMAKE_BINARY_DIR}")
+      FLEXGEN_SOURCE_DIR="${FLEXGEN_TEST_SOURCE_DIR}" FLEXGEN_BINARY_DIR="${CMAKE_BINARY_DIR}")
     target_compile_options(${ROOM_NAME}_test PRIVATE ${FLEXGEN_COLD})
     flexgen_precompiled(${ROOM_NAME}_test flexgen_test_pch)
     flexgen_together(${ROOM_NAME}_test)
