@@ -274,7 +274,7 @@ class BenchDefinition : public CommandDefinition {
     text("--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
     wholes("--peer-batch", peers.batch_sizes, 1, 1 << 20, ',', "batch sizes that accelerate tries; the fastest counts", "N,...")->capture_default_str()->needs(option);
     whole("--peer-rounds", peers.rounds, 0, "batches that are run, the others are counted at their time; 0: all")->capture_default_str()->needs(option);
-    text("--peer-policy", peers.policy, "flexllmgen's own flags (default: those of its published runs of the model)", "TEXT")->needs(option);
+    text("--peer-policy", peers.policy, "flexllmgen's own flags, or several sets of them with a semicolon between: the fastest counts (default: those of its published runs of the model)", "TEXT")->needs(option);
   }
 
   BenchOptions options_;

@@ -104,46 +104,69 @@ FLEXGEN_POLICIES = {
 }
 
 
+def random_weights(np, tensor_class):
+    """Its dummy weights are ones, on which sums overflow: normal numbers instead, which the processor and the GPU work on as they do on real ones."""
+    load = tensor_class.load_from_np
+    pool = (0.02 * np.random.default_rng(0).standard_normal((1 << 20) + 7)).astype(np.float16)
+    tensor_class.load_from_np = lambda self, array: load(self, np.resize(pool, array.shape) if array.dtype == np.float16 and array.ndim > 1 else array)
+
+
 def run_flexllmgen(job):
+    import gc
+
     import numpy as np
 
     package = installed("flexllmgen", "flexgen")
     module = lambda name: importlib.import_module(f"{package}.{name}")
     if not job["model"].startswith("opt-"):
         raise SystemExit(f"flexllmgen: it runs OPT alone, not {job['model']}")
-    text = job["policy"] or FLEXGEN_POLICIES.get(job["model"])
-    if not text:
+    texts = job["policy"] or FLEXGEN_POLICIES.get(job["model"])
+    if not texts:
         raise SystemExit(f"flexllmgen: no published settings for {job['model']}; give --peer-policy '--gpu-batch-size N --num-gpu-batches N --percent ...'")
     parser = argparse.ArgumentParser(prog="--peer-policy")
     module("flex_opt").add_parser_arguments(parser)
-    flags = parser.parse_args(shlex.split(text))
+    policies = [(text.strip(), parser.parse_args(shlex.split(text))) for text in texts.split(";") if text.strip()]
     import torch
 
     torch.cuda.set_per_process_memory_fraction(min(1.0, job["gpu_memory_bytes"] / torch.cuda.get_device_properties(0).total_memory))
     backend, utils, flex_opt = module("pytorch_backend"), module("utils"), module("flex_opt")
+    random_weights(np, backend.TorchTensor)
     groups = lambda dim: module("compression").CompressionConfig(num_bits=4, group_size=64, group_dim=dim, symmetric=False)
-    policy = flex_opt.Policy(flags.gpu_batch_size, flags.num_gpu_batches, *flags.percent, flags.overlap, flags.sep_layer, flags.pin_weight, flags.cpu_cache_compute,
-                             flags.attn_sparsity, flags.compress_weight, groups(0), flags.compress_cache, groups(2))
     config = module("opt_config").get_opt_config(job["model"])
-    if hasattr(utils, "ExecutionEnv"):
-        env = utils.ExecutionEnv.create(job["offload_directory"])
-        model = flex_opt.OptLM(config, env, "_DUMMY_", policy)
-    else:
-        gpu, cpu, disk = backend.TorchDevice("cuda:0"), backend.TorchDevice("cpu"), backend.TorchDisk(job["offload_directory"])
-        env = utils.Env(gpu=gpu, cpu=cpu, disk=disk, mixed=backend.TorchMixedDevice([gpu, cpu, disk]))
-        model = flex_opt.OptLM(config, env, "_DUMMY_", policy)
-        model.init_all_weights()
-    size = flags.gpu_batch_size * flags.num_gpu_batches
 
-    def run_batch(batch):
-        rows, tokens = padded(job, (batch * size)[:size], config.pad_token_id)  # the block is always full
-        model.generate(np.array(rows), max_new_tokens=tokens, verbose=0)
+    def run_policy(text, flags):
+        policy = flex_opt.Policy(flags.gpu_batch_size, flags.num_gpu_batches, *flags.percent, flags.overlap, flags.sep_layer, flags.pin_weight, flags.cpu_cache_compute,
+                                 flags.attn_sparsity, flags.compress_weight, groups(0), flags.compress_cache, groups(2))
+        if hasattr(utils, "ExecutionEnv"):
+            env = utils.ExecutionEnv.create(job["offload_directory"])
+        else:
+            gpu, cpu, disk = backend.TorchDevice("cuda:0"), backend.TorchDevice("cpu"), backend.TorchDisk(job["offload_directory"])
+            env = utils.Env(gpu=gpu, cpu=cpu, disk=disk, mixed=backend.TorchMixedDevice([gpu, cpu, disk]))
+        try:
+            model = flex_opt.OptLM(config, env, "_DUMMY_", policy)
+            if not hasattr(utils, "ExecutionEnv"):
+                model.init_all_weights()
+            size = flags.gpu_batch_size * flags.num_gpu_batches
 
-    try:
-        model.generate(np.full((size, 32), 7), max_new_tokens=1, verbose=0)  # as its own benchmark warms up
-        return [dict(run_job(job, size, run_batch), settings=text)]
-    finally:
-        env.disk.close_copy_threads()
+            def run_batch(batch):
+                rows, tokens = padded(job, (batch * size)[:size], config.pad_token_id)  # the block is always full
+                model.generate(np.array(rows), max_new_tokens=tokens, verbose=0)
+
+            model.generate(np.full((size, 32), 7), max_new_tokens=1, verbose=0)  # as its own benchmark warms up
+            return dict(run_job(job, size, run_batch), settings=text)
+        finally:
+            env.disk.close_copy_threads()
+
+    results = []
+    for text, flags in policies:
+        try:
+            results.append(run_policy(text, flags))
+            print(f"flexllmgen: {text}: {results[-1]['time_s']:.1f} s", file=sys.stderr)
+        except torch.cuda.OutOfMemoryError:
+            print(f"flexllmgen: {text} does not fit the GPU", file=sys.stderr)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return results
 
 
 PEERS = {
@@ -165,7 +188,7 @@ def main():
         job = json.load(file)
     results = run(job)
     if not results:
-        raise SystemExit(f"{name}: no batch size of {job['batch_sizes']} fits")
+        raise SystemExit(f"{name}: nothing of what was tried fits ({job['policy'] if name == 'flexllmgen' else 'batches of ' + str(job['batch_sizes'])})")
     best = min(results, key=lambda result: result["time_s"])
     print("RESULT " + json.dumps(dict(best, name=name, version=version_of(*packages[:1] if name == "accelerate" else packages))))
 

@@ -1,0 +1,63 @@
+"""Tests, each in a process of its own: a fault ends one, not all. A test passes only if it ran."""
+import concurrent.futures
+import re
+import subprocess
+import time
+
+TELLING = re.compile(r"Failure|error:|what\(\)|GPU:|Which|differs? |tolerance|at [0-9]+|trace|terminate|needs a GPU|=========")
+
+
+def listed(kit, program, pattern):
+    """Names of a program's tests, as --gtest_filter takes them."""
+    done = subprocess.run([kit[program], "--gtest_list_tests", f"--gtest_filter={pattern}"], capture_output=True, text=True, cwd=kit.tree, env=kit.environment)
+    names, suite = [], ""
+    for line in done.stdout.splitlines():
+        if line[:1] == " ":
+            names.append(suite + line.split("#")[0].strip())
+        elif line.split("#")[0].strip().endswith("."):
+            suite = line.split("#")[0].strip()
+    return names
+
+
+def judged(status, lines):
+    """Empty if the one test ran and passed, else what became of it."""
+    if status == 124:
+        return "stopped in time"
+    if any("[  SKIPPED ]" in line for line in lines):
+        return "skipped"
+    if status != 0:
+        return f"ended with status {status}"
+    return "" if any(line.startswith("[  PASSED  ] 1 test") for line in lines) else "did not run"
+
+
+def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200):
+    """Runs the tests that match, several at a time, each with `prefix` before it. `proof`: a line that the output must have too."""
+    names = listed(call.kit, program, pattern)
+    if not names:
+        return {"status": "failed", "why": f"{program} has no test that matches {pattern}"}
+    end = time.monotonic() + min(limit_s, call.left_s())
+    failures = []
+
+    def run_one(name):
+        left = end - time.monotonic()
+        if left < 3:
+            return name, "no time was left", []
+        words = [*prefix, call.kit[program], f"--gtest_filter={name}"]
+        status, lines = call.run_program("-".join([*(prefix[2:3] if prefix else []), program, name]), words, min(each_s, left))
+        why = judged(status, lines)
+        if not why and proof and not any(proof in line for line in lines):
+            why = f"does not say '{proof}'"
+        return name, why, lines
+
+    with concurrent.futures.ThreadPoolExecutor(call.jobs) as pool:
+        for name, why, lines in pool.map(run_one, names):
+            if not why:
+                continue
+            failures.append({"test": name, "why": why, "says": [line.strip()[:300] for line in lines if TELLING.search(line)][:4]})
+            if len(failures) <= 12:
+                call.show([f"{why}: {name}", *("  " + line for line in failures[-1]["says"])])
+    passed = len(names) - len(failures)
+    result = {"status": "failed" if failures else "passed", "tests": len(names), "passed": passed}
+    if failures:
+        result.update(why=f"{passed} of {len(names)} passed", failures=failures)
+    return result
