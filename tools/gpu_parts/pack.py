@@ -1,8 +1,9 @@
-"""Packs programs, their libraries and what tests and jobs read into one file."""
+"""Packs programs with their libraries into one file, and what tests and the demo read into another, for machines that do not have the source either."""
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import programs
 
@@ -10,7 +11,9 @@ LIMIT = 25_000_000
 # Taken along apart, in case that machine's C library is older than this one's; where it is not, its own are used.
 C_LIBRARY = ["ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0", "libgcc_s.so.1", "libstdc++.so.6", "libresolv.so.2"]
 PEERS = ["flexgen==0.1.8"]  # FlexGen as its authors published it; what it imports beside is PyTorch, transformers, NumPy, attrs, tqdm
-TREE = ["tests/fixtures", "demo", "tools/gpu_check", "tools/gpu_parts", "bench/t4.json"]
+SCRIPTS = ["tools/gpu_check", "tools/gpu_parts", "bench/t4.json"]
+READ = ["tests/fixtures/models", "demo"]
+UNREAD = ("__pycache__", "quantized-*", "train_demo_model.py")  # by no part
 
 
 def libraries_of(paths):
@@ -28,44 +31,56 @@ def libraries_of(paths):
     return found
 
 
-def pack(file=None):
-    # The programs find their libraries beside themselves (DT_RPATH, which holds for libraries' libraries too), the tests what they read in the bundle.
-    programs.compile_here(os.environ.get("FLEXGEN_CUDA_ARCHITECTURES", "80-real;90-real"), "-DFLEXGEN_TEST_SOURCE_DIR=.", "-DCMAKE_BUILD_RPATH=$ORIGIN/lib;$ORIGIN/../lib",
-                          "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags")
-    file = os.path.abspath(file or os.path.join(programs.STATE, "bundle.tar.xz"))
-    stage = os.path.join(programs.STATE, "stage")
-    bundle = os.path.join(stage, "bundle")
-    shutil.rmtree(stage, ignore_errors=True)
-    for folder in ("src", "lib", "glibc", "bench"):
+def copy_in(names, bundle):
+    for name in names:
+        source, copy = os.path.join(programs.ROOT, name), os.path.join(bundle, name)
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+        if os.path.isdir(source):
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*UNREAD))
+        else:
+            shutil.copy(source, copy)
+
+
+def stage_programs(bundle):
+    for folder in ("src", "lib", "glibc"):
         os.makedirs(os.path.join(bundle, folder))
     built = [programs.path_in(programs.BUILD, name) for name in programs.NAMES]
     for name, path in zip(programs.NAMES, built):
         subprocess.run(["strip", "-o", programs.path_in(bundle, name), path], check=True)
     for name, path in libraries_of(built).items():
         shutil.copy(os.path.realpath(path), os.path.join(bundle, "glibc" if name in C_LIBRARY else "lib", name))
-    for name in TREE:
-        source, copy = os.path.join(programs.ROOT, name), os.path.join(bundle, name)
-        os.makedirs(os.path.dirname(copy), exist_ok=True)
-        if os.path.isdir(source):
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, copy)
+    copy_in(SCRIPTS, bundle)
     wheels = os.path.join(bundle, "wheels")
     if subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", wheels, *PEERS]).returncode != 0:
         print(f"without {' '.join(PEERS)}, which pip cannot get: the peers' parts need it there")
     with open(os.path.join(bundle, "commit"), "w") as out:
         out.write(subprocess.run(["git", "-C", programs.ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout)
-    os.makedirs(os.path.dirname(file), exist_ok=True)
-    # The programs share most of their code: a large window finds it.
+
+
+def compress(stage, file):
+    """Megabytes of the file. The programs share most of their code: a large window finds it."""
     with open(file, "wb") as out:
         tar = subprocess.Popen(["tar", "-C", stage, "--sort=name", "-cf", "-", "bundle"], stdout=subprocess.PIPE)
         subprocess.run(["xz", "--lzma2=preset=6,dict=128MiB", "-c"], stdin=tar.stdout, stdout=out, check=True)
         if tar.wait() != 0:
             raise SystemExit("tar failed")
-    shutil.rmtree(stage)
-    size = os.path.getsize(file)
-    print(f"{file}: {size / 1e6:.1f} MB")
+    print(f"{file}: {os.path.getsize(file) / 1e6:.1f} MB")
+    return os.path.getsize(file)
+
+
+def pack(folder=None):
+    # The programs find their libraries beside themselves (DT_RPATH, which holds for libraries' libraries too), the tests what they read in the folder that they run in.
+    programs.compile_here(os.environ.get("FLEXGEN_CUDA_ARCHITECTURES", "80-real;90-real"), "-DFLEXGEN_TEST_SOURCE_DIR=.", "-DCMAKE_BUILD_RPATH=$ORIGIN/lib;$ORIGIN/../lib",
+                          "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags")
+    folder = os.path.abspath(folder or programs.STATE)
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory() as stage:
+        stage_programs(os.path.join(stage, "bundle"))
+        size = compress(stage, os.path.join(folder, "bundle.tar.xz"))
+    with tempfile.TemporaryDirectory() as stage:
+        copy_in(READ, os.path.join(stage, "bundle"))
+        compress(stage, os.path.join(folder, "tree.tar.xz"))
     if size > LIMIT:
-        print(f"that is more than {LIMIT / 1e6:.0f} MB")
+        print(f"bundle.tar.xz has more than {LIMIT / 1e6:.0f} MB")
         return 1
     return 0

@@ -172,7 +172,7 @@ def peers(model, gib, limit_s, policies, *flags):
     run_job = job(f"peers-{model}", model, gib, limit_s, "--peers", "accelerate,flexllmgen", "--peer-python", os.environ.get("PYTHON", "python3"), f"--peer-policy={policies}", *flags)
 
     def run(call):
-        wheels = sorted(glob.glob(os.path.join(call.kit.tree, "wheels", "*.whl")))
+        wheels = sorted(glob.glob(os.path.join(call.kit.folder, "wheels", "*.whl")))
         before = call.kit.environment
         call.kit.environment = dict(before, PYTHONPATH=":".join([*wheels, *filter(None, [before.get("PYTHONPATH")])]), HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
         try:

@@ -85,6 +85,8 @@ def find(folder=None):
     if folder:
         return Kit(folder, folder if os.path.isdir(os.path.join(folder, "tests", "fixtures")) else ROOT)
     if os.path.exists(os.path.join(ROOT, "flexgen")):
+        if not os.path.isdir(os.path.join(ROOT, "tests", "fixtures")):
+            print("without tree.tar.xz, which has what the golden models' tests and the demo read: unpack it beside bundle.tar.xz", file=sys.stderr)
         return Kit(ROOT, ROOT)
     packed = os.path.join(STATE, "bundle.tar.xz")
     if os.path.exists(packed):
@@ -93,6 +95,6 @@ def find(folder=None):
             shutil.rmtree(unpacked, ignore_errors=True)
             subprocess.run(["tar", "-C", STATE, "-xJf", packed], check=True)
             os.utime(unpacked)
-        return Kit(unpacked, unpacked)
+        return Kit(unpacked, ROOT)
     compile_here(os.environ.get("FLEXGEN_CUDA_ARCHITECTURES", "native"))
     return Kit(BUILD, ROOT)
