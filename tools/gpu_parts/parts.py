@@ -162,7 +162,13 @@ def job(name, model, gib, limit_s, *flags):
         if shutil.disk_usage(folder).free < gib * GIB and not glob.glob(os.path.join(folder, f"*{model}*")):
             return {"status": "failed", "why": f"{folder} has less than {gib} GiB free"}
         out = figures_file(call, name)
-        words = [call.kit["flexgen"], "bench", "--model", model, "--backend", "cuda", "--dummy-dir", folder, "--json", out, *flags]
+        spill = os.environ.get("SPILL_DIR", os.path.join(call.work, "spill"))
+        if "--disk-dir" not in flags and "int4" in flags:  # prepared weights are kept there
+            os.makedirs(spill, exist_ok=True)
+            extra = ("--disk-dir", spill)
+        else:
+            extra = ()
+        words = [call.kit["flexgen"], "bench", "--model", model, "--backend", "cuda", "--dummy-dir", folder, "--json", out, *flags, *extra]
         return program(call, name, words, limit_s, 34, out)
     return run
 
@@ -217,9 +223,9 @@ PARTS = {
     "job-8b-int4": Part(job("job-8b-int4", "llama-3.1-8b", 16, 200, "--gpu-memory", "4GiB", "--cpu-memory", "40GiB", *SHAPE, "--num-prompts", "256", "--weight-dtype", "int4",
                             "--kv-cache-dtype", "int4"), "the same in int4, 4 GiB"),
     "job-13b": Part(job("job-13b", "opt-13b", 25, 400, "--gpu-memory", "8GiB", *RAM, *SHAPE, "--num-prompts", "144"), "opt-13b, 8 GiB"),
-    "job-30b": Part(job("job-30b", "opt-30b", 56, 540, "--gpu-memory", "16GiB", *RAM, *SHAPE, "--num-prompts", "144"), "opt-30b, 16 GiB, FlexGen's own shape"),
-    "job-30b-int4": Part(job("job-30b-int4", "opt-30b", 56, 540, "--gpu-memory", "16GiB", *RAM, *SHAPE, "--num-prompts", "144", "--weight-dtype", "int4", "--kv-cache-dtype", "int4"),
-                         "the same in int4"),
+    "job-30b": Part(job("job-30b", "opt-30b", 56, 540, "--gpu-memory", "16GiB", *RAM, *SHAPE, "--num-prompts", "288", "--attention-on", "gpu"), "opt-30b, 16 GiB, FlexGen's own shape"),
+    "job-30b-int4": Part(job("job-30b-int4", "opt-30b", 56, 540, "--gpu-memory", "16GiB", *RAM, *SHAPE, "--num-prompts", "576", "--weight-dtype", "int4", "--kv-cache-dtype", "int4"),
+                         "the same in int4; SPILL_DIR: where its weights of 17 GB are kept"),
     "peers-1.3b": Part(peers("opt-1.3b", 3, 240, PEER_POLICIES["opt-1.3b"], "--dtype", "f16", "--gpu-memory", "4GiB", "--cpu-memory", "40GiB", *SHAPE, "--num-prompts", "128"),
                        "opt-1.3b under 4 GiB, by Accelerate and FlexGen too (PYTHON, default python3, has them; wheels that pack found come along)"),
     "peers-6.7b": Part(peers("opt-6.7b", 13, 480, PEER_POLICIES["opt-6.7b"], "--dtype", "f16", "--gpu-memory", "16GiB", *RAM, *SHAPE, "--num-prompts", "128"), "opt-6.7b under 16 GiB"),
