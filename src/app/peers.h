@@ -16,7 +16,7 @@ struct PeerFlags {
   std::string python = "python3";  ///< that has them
   std::vector<int64_t> batch_sizes{8, 32};  ///< that are tried; the fastest counts
   int64_t rounds = 1;              ///< batches that are run, the others are counted at their time; 0: all
-  std::string policy;              ///< flexllmgen's own flags; empty: those of its published runs
+  std::string policy;              ///< flexllmgen's own flags, sets of them separated by semicolons; empty: those of its published runs
 };
 
 struct PeerJob {

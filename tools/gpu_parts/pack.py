@@ -47,8 +47,13 @@ def stage_programs(bundle):
     built = [programs.path_in(programs.BUILD, name) for name in programs.NAMES]
     for name, path in zip(programs.NAMES, built):
         subprocess.run(["strip", "-o", programs.path_in(bundle, name), path], check=True)
-    for name, path in libraries_of(built).items():
-        shutil.copy(os.path.realpath(path), os.path.join(bundle, "glibc" if name in C_LIBRARY else "lib", name))
+    libraries = libraries_of(built)
+    for name, path in libraries.items():
+        if name not in C_LIBRARY:
+            shutil.copy(os.path.realpath(path), os.path.join(bundle, "lib", name))
+    for name in C_LIBRARY:  # all of it: the driver's library asks for parts that the programs do not
+        path = libraries.get(name) or os.path.join(os.path.dirname(libraries["libc.so.6"]), name)
+        shutil.copy(os.path.realpath(path), os.path.join(bundle, "glibc", name))
     copy_in(SCRIPTS, bundle)
     wheels = os.path.join(bundle, "wheels")
     if subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", wheels, *PEERS]).returncode != 0:

@@ -193,9 +193,8 @@ RAM = ("--cpu-memory", os.environ.get("CPU_MEMORY", "90GiB"))
 # FlexGen's own settings for this shape on 16 GB first, then larger blocks: its fastest counts.
 PEER_POLICIES = {
     "opt-1.3b": "--gpu-batch-size 32 --num-gpu-batches 1 --percent 100 0 100 0 100 0; --gpu-batch-size 32 --num-gpu-batches 4 --percent 100 0 0 100 0 100 --cpu-cache-compute",
-    "opt-6.7b": "--gpu-batch-size 2 --num-gpu-batches 1 --percent 100 0 100 0 100 0; --gpu-batch-size 16 --num-gpu-batches 1 --percent 20 80 100 0 100 0; "
-                "--gpu-batch-size 32 --num-gpu-batches 4 --percent 40 60 0 100 0 100; --gpu-batch-size 32 --num-gpu-batches 4 --percent 40 60 0 100 0 100 --cpu-cache-compute",
-    "opt-30b": "--gpu-batch-size 48 --num-gpu-batches 3 --percent 20 80 0 100 0 100 --cpu-cache-compute",
+    "opt-6.7b": "--gpu-batch-size 2 --num-gpu-batches 1 --percent 100 0 100 0 100 0; --gpu-batch-size 32 --num-gpu-batches 4 --percent 60 40 0 100 0 100; "
+                "--gpu-batch-size 32 --num-gpu-batches 4 --percent 60 40 0 100 0 100 --cpu-cache-compute",
 }
 
 PARTS = {
