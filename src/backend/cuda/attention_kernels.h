@@ -114,7 +114,7 @@ FLEXGEN_UNROLL
   template <typename Key>
   FLEXGEN_CODE void score(const CacheOnDevice& cache, Key key, float (&scores)[kTile / 8][4]) const {
     const int pair = lane() % 4;
-    const bool quantized = kKind != RowKind::kHalf && is_quantized(cache.dtype);
+    const bool quantized = has_codes(kKind, cache.dtype);
 FLEXGEN_UNROLL
     for (int n = 0; n < kTile / 8; ++n) {
       const std::byte* at = key(8 * n + lane() / 4);
@@ -199,7 +199,7 @@ FLEXGEN_UNROLL
       for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
 
     bool has_infinite = false;
-    const bool partly_seen = any_in_warp(!all_seen), quantized = kKind != RowKind::kHalf && is_quantized(cache.dtype);
+    const bool partly_seen = any_in_warp(!all_seen), quantized = has_codes(kKind, cache.dtype);
 FLEXGEN_UNROLL
     for (int step = 0; step < kTile / 16; ++step) {
       // Position i of the lane: 0 and 1 are columns 2 pair + {0, 1} of product 2 step, 2 and 3 those of the next.
@@ -363,18 +363,24 @@ FLEXGEN_ROLLED
   });
 }
 
-/// How a generated row's positions are cut: split i takes [first + ..., ...), aligned to kSplit. With `kept`, positions are indices into the chosen.
+/// In how many splits positions [first, last] are cut: at multiples of kSplit, but that a last one of up to half of it belongs to the one before it.
+constexpr int64_t num_splits(int64_t first, int64_t last) {
+  const int64_t splits = last / kSplit - first / kSplit + 1;
+  return splits > 1 && last % kSplit < kSplit / 2 ? splits - 1 : splits;
+}
+
+/// The positions of a generated row's split. With `kept`, positions are indices into the chosen.
 struct SplitRange {
   int first, last;  ///< inclusive
   FLEXGEN_CODE SplitRange(const GeneratedRow& row, int position, int split) {
     const int from = row.kept > 0 ? 0 : position + 1 - row.visible, to = row.kept > 0 ? row.kept - 1 : position;
     const int start = (from / kSplit + split) * kSplit;
     first = start > from ? start : from;
-    last = start + kSplit - 1 < to ? start + kSplit - 1 : to;
+    last = split == row.num_splits - 1 ? to : start + kSplit - 1;
   }
 };
 
-/// Generated rows. Grid: (most splits, G * ceil(A / G / 16), rows). A row with one split is finished here; else [sum, maximum, H values] a head go
+/// Generated rows over a cache of any kind. Grid: (most splits, G * ceil(A / G / 16), rows). A row with one split is finished here; else [sum, maximum, H values] a head go
 /// to partials [first_partial + split][A][2 + H].
 template <typename Half, int kGroups, RowKind kKind>
 FLEXGEN_KERNEL void attend_generated(AttentionOnDevice a, const GeneratedRow* generated, const int32_t* chosen, float* partials) {

@@ -15,9 +15,13 @@ struct SlotOnDevice {
 /// How rows of the cache are read.
 enum class RowKind {
   kHalf,       ///< elements of the act type, in words of 8 and 16 bytes
-  kQuantized,  ///< int4 or int8 codes, in words of 4 bytes
+  kInt4,       ///< codes, in words of 4 bytes
+  kInt8,
   kAny,        ///< any other type, head size or alignment: element by element
 };
+
+/// Whether rows of this kind have codes, of `dtype` where it may have any.
+FLEXGEN_CODE constexpr bool has_codes(RowKind kind, DType dtype) { return kind == RowKind::kAny ? is_quantized(dtype) : kind != RowKind::kHalf; }
 
 /// The cache of one layer for the slots of a visit.
 struct CacheOnDevice {
@@ -124,9 +128,9 @@ FLEXGEN_CODE void unpack_codes(uint32_t codes, DType dtype, uint32_t* out) {
 template <RowKind kKind>
 FLEXGEN_CODE GroupScale scale_of_group(const std::byte* row, const CacheOnDevice& cache, int group) {
   if (row == nullptr || 64 * group >= cache.head_size) return {0, 0};
-  if (kKind == RowKind::kHalf || !is_quantized(cache.dtype)) return {1, 0};
+  if (!has_codes(kKind, cache.dtype)) return {1, 0};
   const std::byte* parameters = row + code_bytes(cache.dtype, cache.head_size) + 4 * group;
-  GroupScale scale = kKind == RowKind::kQuantized ? read_group_scale_word(parameters) : read_group_scale(parameters);
+  GroupScale scale = kKind != RowKind::kAny ? read_group_scale_word(parameters) : read_group_scale(parameters);
   scale.minimum = fmaf(code_center(cache.dtype), scale.step, scale.minimum);
   return scale;
 }
@@ -143,7 +147,7 @@ FLEXGEN_CODE void load_key_share(const std::byte* row, const CacheOnDevice& cach
       const Words4 words = load128(row + 128 * group + 64 * i + 16 * pair);
       for (int j = 0; j < 4; ++j) out[4 * i + j] = words.word[j];
     }
-  } else if (cache.dtype == DType::kInt4) {
+  } else if constexpr (kKind == RowKind::kInt4) {
     for (int i = 0; i < 2; ++i) {
       const uint32_t codes = load32(row + 32 * group + 8 * pair + 4 * i);
       unpack_codes<Half>(codes & 0x0f0f0f0fu, cache.dtype, out + 2 * i);
@@ -167,7 +171,7 @@ FLEXGEN_CODE void load_value_share(const std::byte* row, const CacheOnDevice& ca
       out[2 * i] = words.word[0];
       out[2 * i + 1] = words.word[1];
     }
-  } else if (cache.dtype == DType::kInt4) {
+  } else if constexpr (kKind == RowKind::kInt4) {
     const uint32_t codes = load32(row + 32 * group + 4 * lane_row);
     unpack_codes<Half>(codes & 0x0f0f0f0fu, cache.dtype, out);
     unpack_codes<Half>((codes >> 4) & 0x0f0f0f0fu, cache.dtype, out + 2);

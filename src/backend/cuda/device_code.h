@@ -22,6 +22,7 @@
 #define FLEXGEN_SHARED __shared__
 #define FLEXGEN_UNROLL _Pragma("unroll")
 #define FLEXGEN_ROLLED _Pragma("unroll 1")
+#define FLEXGEN_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)  // of a block, and of blocks that an SM is to hold
 #else
 #include "backend/cuda/block_emulator.h"
 #define FLEXGEN_SIDE on_host
@@ -31,6 +32,7 @@
 #define FLEXGEN_RARE inline
 #define FLEXGEN_UNROLL
 #define FLEXGEN_ROLLED
+#define FLEXGEN_BOUNDS(threads, blocks)
 #endif
 
 namespace flexgen::inline FLEXGEN_SIDE {
@@ -180,6 +182,61 @@ struct alignas(16) Words4 {
 };
 FLEXGEN_CODE Words2 load64(const std::byte* at) { return *reinterpret_cast<const Words2*>(at); }
 FLEXGEN_CODE Words4 load128(const std::byte* at) { return *reinterpret_cast<const Words4*>(at); }
+
+// Copies from global to shared memory that a thread does not wait for (cp.async; before Ampere they are over when they return). A thread groups those it
+// started with close_copies(), and waits for all of its groups but the newest kLater with wait_for_copies(); others see them after a barrier.
+
+/// 16 bytes, both ends at 16; `is_there` false: zeros, and nothing is read.
+FLEXGEN_CODE void start_copy16(std::byte* to, const std::byte* from, bool is_there = true) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(is_there ? 16 : 0) : "memory");
+#else
+  *reinterpret_cast<Words4*>(to) = is_there ? load128(from) : Words4{};
+#endif
+}
+/// 4 bytes at 4.
+FLEXGEN_CODE void start_copy4(std::byte* to, const std::byte* from, bool is_there) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(is_there ? 4 : 0) : "memory");
+#else
+  *reinterpret_cast<uint32_t*>(to) = is_there ? load32(from) : 0u;
+#endif
+}
+FLEXGEN_CODE void close_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kLater>
+FLEXGEN_CODE void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLater) : "memory");
+#endif
+}
+
+/// 1 / x to the last bit but one; 0 where that is below 2^-126.
+FLEXGEN_CODE float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1 / x;
+#endif
+}
+
+/// Bytes of the 8 that lie in `low` and `high`, as the digits of `selector` name them, lowest first.
+template <uint32_t kSelector>
+FLEXGEN_CODE uint32_t pick_bytes(uint32_t low, uint32_t high) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(low, high, kSelector);
+#else
+  const uint64_t both = low | static_cast<uint64_t>(high) << 32;
+  uint32_t picked = 0;
+  for (uint32_t i = 0; i < 4; ++i) picked |= static_cast<uint32_t>(both >> 8 * ((kSelector >> 4 * i) & 7u) & 0xffu) << 8 * i;
+  return picked;
+#endif
+}
 
 /// A float that lies at 2 bytes past its alignment, as a checkpoint's may.
 FLEXGEN_CODE float load_unaligned_float(const std::byte* at) {

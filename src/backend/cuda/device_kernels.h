@@ -15,6 +15,7 @@
 
 #include "backend/cuda/attention_kernels.h"
 #include "backend/cuda/device_runtime.h"
+#include "backend/cuda/generated_attention.h"
 #include "backend/cuda/kept_uploads.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/kernels.h"
@@ -279,7 +280,7 @@ class DeviceKernels : public Kernels {
     const uintptr_t alignment = is_quantized(geometry.dtype) ? 4 : 16;
     const bool aligned = std::all_of(pages.begin(), pages.end(), [&](const std::byte* page) { return reinterpret_cast<uintptr_t>(page) % alignment == 0; });
     const bool wide = aligned && geometry.head_size % kQuantGroup == 0;
-    const RowKind kind = wide && is_quantized(geometry.dtype) ? RowKind::kQuantized : wide && geometry.dtype == Half::kType ? RowKind::kHalf : RowKind::kAny;
+    const RowKind kind = wide && geometry.dtype == DType::kInt4 ? RowKind::kInt4 : wide && geometry.dtype == DType::kInt8 ? RowKind::kInt8 : wide && geometry.dtype == Half::kType ? RowKind::kHalf : RowKind::kAny;
     // Pages first: by them KeptUploads tells layers apart at once.
     const auto page_part = blob.add(pages);
     return {blob.add(on_device), page_part, kind};
@@ -303,10 +304,12 @@ class DeviceKernels : public Kernels {
     void (*prompts)(AttentionOnDevice, const PromptTile*, int);
     void (*generated)(AttentionOnDevice, const GeneratedRow*, const int32_t*, float*);
     void (*score)(AttentionOnDevice, const GeneratedRow*, float*);
+    int generated_heads;  ///< query heads of a block of `generated`
   };
   template <int kGroups, RowKind kKind>
   static constexpr AttentionKernels attention_kernels() {
-    return {attend_prompts<Half, kGroups, kKind>, attend_generated<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>};
+    if constexpr (kKind == RowKind::kAny) return {attend_prompts<Half, kGroups, kKind>, attend_generated<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>, kWarpRows};
+    else return {attend_prompts<Half, kGroups, kKind>, attend_generated_staged<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>, kGeneratedHeads};
   }
 
   /// What a call of attention() has to do for its generated rows, a batch at a time as the workspace holds them.
@@ -318,8 +321,8 @@ class DeviceKernels : public Kernels {
 
   template <int kGroups>
   void attend_group(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& g, const AttentionRule& rule, std::byte* out) {
-    static constexpr AttentionKernels kKernels[] = {attention_kernels<kGroups, RowKind::kHalf>(), attention_kernels<kGroups, RowKind::kQuantized>(),
-                                                    attention_kernels<kGroups, RowKind::kAny>()};
+    static constexpr AttentionKernels kKernels[] = {attention_kernels<kGroups, RowKind::kHalf>(), attention_kernels<kGroups, RowKind::kInt4>(),
+                                                    attention_kernels<kGroups, RowKind::kInt8>(), attention_kernels<kGroups, RowKind::kAny>()};
     const int64_t group = g.query_heads / g.kv_heads;
     std::vector<PromptTile> tiles;
     std::vector<GeneratedBatch> dense, sparse;
@@ -352,7 +355,7 @@ class DeviceKernels : public Kernels {
     if (!tiles.empty())
       run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(task_base),
           static_cast<int>(tiles.size()));
-    const int64_t head_blocks = g.kv_heads * ceil_div(group, kWarpRows);
+    const int64_t head_blocks = g.kv_heads * ceil_div(group, kernels.generated_heads);
     for (const auto& [batch, part] : batches) {
       const GeneratedRow* rows = part.on(task_base);
       const int64_t num_rows = std::ssize(batch->rows);
@@ -361,7 +364,7 @@ class DeviceKernels : public Kernels {
       auto* chosen = batch->scores > 0 ? reinterpret_cast<int32_t*>(scores + batch->scores) : nullptr;
       if (chosen != nullptr) {
         const int64_t score_blocks = ceil_div(batch->most_visible, kTile * kAttentionWarps) + 1;  // one more, as tiles start at multiples of 32
-        run("scores of generated rows", kernels.score, {score_blocks, head_blocks, num_rows}, kThreads, a, rows, scores);
+        run("scores of generated rows", kernels.score, {score_blocks, g.kv_heads * ceil_div(group, kWarpRows), num_rows}, kThreads, a, rows, scores);
         run("choice of positions", choose_generated, {g.kv_heads, num_rows}, kRowThreads, a, rows, scores, chosen);
       }
       run("attention of generated rows", kernels.generated, {batch->most_splits, head_blocks, num_rows}, kThreads, a, rows, chosen, partials);
@@ -374,7 +377,7 @@ class DeviceKernels : public Kernels {
     const int64_t first = is_sparse ? 0 : position + 1 - visible, last = is_sparse ? kept - 1 : position;
     row.visible = static_cast<int32_t>(visible);
     row.kept = static_cast<int32_t>(kept);
-    row.num_splits = static_cast<int32_t>(last / kSplit - first / kSplit + 1);
+    row.num_splits = static_cast<int32_t>(num_splits(first, last));
     const int64_t partials = row.num_splits > 1 ? row.num_splits : 0, scores = is_sparse ? g.query_heads * visible : 0, chosen = g.kv_heads * kept;
     auto bytes = [&](int64_t p, int64_t s, int64_t c) { return 4 * (p * g.query_heads * (2 + g.head_size) + s + c); };
     if (bytes(partials, scores, chosen) > kDeviceWorkspaceBytes)

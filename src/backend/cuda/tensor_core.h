@@ -1,9 +1,10 @@
 #pragma once
-// The one tensor core instruction the kernels use, with the register layout that PTX gives it ("Matrix Fragments for mma.m16n8k16").
+// The tensor core instruction the kernels use, with the register layout that PTX gives it ("Matrix Fragments for mma.m16n8k16").
 // Of lane l, with row = l / 4 and pair = l % 4:
 //     a [16, 16]: a[0] holds (row, 2 pair + {0, 1}), a[1] the same of row + 8, a[2] (row, 2 pair + 8 + {0, 1}), a[3] the same of row + 8;
 //     b [16, 8]:  b[0] holds (2 pair + {0, 1}, column row), b[1] (2 pair + 8 + {0, 1}, column row);
 //     d [16, 8]:  d[0], d[1] hold (row, 2 pair + {0, 1}), d[2], d[3] the same of row + 8.
+// And what brings matrices from shared memory into these registers.
 // Device code: all 32 lanes of a warp together.
 
 #include "backend/cuda/device_code.h"
@@ -38,6 +39,17 @@ FLEXGEN_CODE void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint
 #endif
 }
 
+/// Four matrices of 8 x 8 from shared memory: lane 8 i + r says where row r of matrix i is, 16 bytes at 16. Of matrix i a lane gets the elements 2 pair + {0, 1} of
+/// row `row` (kTurned: of column `row`, rows 2 pair + {0, 1}).
+template <bool kTurned>
+FLEXGEN_CODE void load_matrices(const std::byte* row, uint32_t (&out)[4]) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (kTurned)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
+}
+
 #else
 
 template <typename Half>
@@ -66,6 +78,25 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
       for (int k = 0; k < 16; ++k)
         for (int column = 0; column < 8; ++column) sums[row][column] += left[row][k] * right[k][column];
     for_results([](float& sum, float& d) { d = sum; });
+  });
+}
+
+template <bool kTurned>
+inline void load_matrices(const std::byte* row, uint32_t (&out)[4]) {
+  struct Mine {
+    const std::byte* row;
+    uint32_t* out;
+  } mine{row, out};
+  emulator::together(&mine, [](void* const* lanes) {
+    auto element = [&](int matrix, int r, int column) -> uint32_t {
+      return load16(static_cast<const Mine*>(lanes[8 * matrix + r])->row + 2 * column);
+    };
+    for (int l = 0; l < kWarp; ++l)
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        const int row = l / 4, pair = 2 * (l % 4);
+        static_cast<const Mine*>(lanes[l])->out[matrix] = kTurned ? element(matrix, pair, row) | element(matrix, pair + 1, row) << 16
+                                                                  : element(matrix, row, pair) | element(matrix, row, pair + 1) << 16;
+      }
   });
 }
 

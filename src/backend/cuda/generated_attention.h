@@ -1,0 +1,439 @@
+#pragma once
+// Attention of generated rows over a cache in the act type or in codes: as attend_generated() (attention_kernels.h), but keys and values come through shared
+// memory, by copies that a warp starts stages ahead, so that enough bytes are under way to use the memory's bandwidth; every kind of cache has code of its own.
+//
+// A warp computes up to 8 query heads of a kv head over tiles of 32 positions: scores as Q K^T, whose registers are, rounded, those of the weights in V^T P^T. Codes
+// become 16-bit numbers by setting the bits of an exponent (Kim et al. 2022, "Who Says Elephants Can't Run"); what that adds to every code, and scales and minimums, are applied in fp32.
+
+#include "backend/cuda/attention_kernels.h"
+
+namespace flexgen::inline FLEXGEN_SIDE {
+
+inline constexpr int kStageRows = 16;     ///< positions of a stage, of keys or of values
+inline constexpr int kGeneratedHeads = 8; ///< query heads of a block
+
+/// How a row of a cache of this kind lies; heads are 64 * kGroups elements.
+template <typename Half, int kGroups, RowKind kKind>
+struct RowShape {
+  static constexpr bool kHasCodes = kKind != RowKind::kHalf;
+  static constexpr int kCodeBytes = kKind == RowKind::kInt4 ? 32 : 64;  ///< of a group
+  static constexpr int kBytes = kGroups * (kHasCodes ? kCodeBytes + 4 : 128);
+  static constexpr int kStageBytes = kStageRows * kBytes;
+  /// As many as make 48 KiB a block, the most that needs no asking for.
+  static constexpr int kStages = kStageBytes > 3500 ? 3 : kStageBytes > 2100 ? 5 : 6;
+  /// Codes are multiplied plus this: int4 codes as they are made, int8 codes so that they are small.
+  static constexpr float kOffset = kKind == RowKind::kInt8 ? -128.0f : Half::kType == DType::kBF16 ? 128.0f : 1024.0f;
+  /// A value is taken as so many steps from the middle, whose part needs no rounding of the weight.
+  static constexpr float kCenter = kKind == RowKind::kInt8 ? 128.0f : 8.0f;
+};
+
+// ---------------------------------------------------------------- codes to 16 bits
+
+/// The codes of 8 int4 in a word, as pairs plus kOffset: of bytes 0 and 2, low halves; of 1 and 3; the same of high halves.
+template <typename Half>
+FLEXGEN_CODE void spread_int4(uint32_t codes, uint32_t (&out)[4]) {
+  constexpr uint32_t kExponent = Half::kType == DType::kBF16 ? 0x43004300u : 0x64006400u;
+  out[0] = (codes & 0x000f000fu) | kExponent;
+  out[1] = (codes >> 8 & 0x000f000fu) | kExponent;
+  out[2] = (codes >> 4 & 0x000f000fu) | kExponent;
+  out[3] = (codes >> 12 & 0x000f000fu) | kExponent;
+}
+
+/// Byte kByte of two words as a pair, less 128.
+template <typename Half, int kByte>
+FLEXGEN_CODE uint32_t pair_of_bytes(uint32_t low, uint32_t high) {
+  // 2^23 and a whole number: the number is the low bits.
+  constexpr uint32_t kSelector = 0x7440u | kByte;
+  auto code = [](uint32_t word) { return std::bit_cast<float>(pick_bytes<kSelector>(word, 0x4b000000u)) - 8388736.0f; };
+  return Half::pack(code(low), code(high));
+}
+
+// ---------------------------------------------------------------- one warp
+
+/// A warp's part of a split: its query heads, running softmax and result. Lane l has the head `head` = l / 4, and of sums over the head those of heads 2 pair + {0, 1}.
+template <typename Half, int kGroups, RowKind kKind>
+struct GeneratedWarp {
+  using Shape = RowShape<Half, kGroups, kKind>;
+  static constexpr int kHead = 64 * kGroups;
+
+  uint32_t q[4 * kGroups][2];
+  float out[4 * kGroups][4] = {};  ///< products of 16 columns and 8 heads
+  float maximum = minus_infinity(), sum = 0;
+  float q_sum[kGroups] = {};       ///< codes: of the query over a group
+  float minimums[kGroups] = {};    ///< codes: the lane's part of what finish() adds to a group's columns
+
+  /// Two elements of a query's step, which go with words 0 and 1 of b (`high`) of keys.
+  static FLEXGEN_CODE int key_column(int step, int high, int i) {
+    const int pair = lane() % 4, group = 64 * (step / 4), t = step % 4;
+    if (kKind == RowKind::kHalf) return 16 * step + 8 * high + 2 * pair + i;
+    if (kKind == RowKind::kInt4) return group + 32 * (t % 2) + 8 * pair + 4 * (t / 2) + high + 2 * i;
+    return group + 4 * key_word(t) + 2 * high + i;
+  }
+  /// int8: the word of a group's codes of which step t takes four; so that lanes of a warp meet in few banks.
+  static FLEXGEN_CODE int key_word(int t) {
+    const int pair = lane() % 4;
+    return pair % 2 + 2 * t + 8 * (pair / 2);
+  }
+  /// Column of the head of element i of product m of `out`.
+  static FLEXGEN_CODE int value_column(int m, int i) {
+    const int row = lane() / 4, group = 64 * (m / 4), t = m % 4, second = i / 2;
+    if (kKind == RowKind::kHalf) return 16 * m + row + 8 * second;
+    if (kKind == RowKind::kInt4) return group + 32 * (t % 2) + 4 * row + 2 * (t / 2) + second;
+    return group + 32 * (t / 2) + 4 * row + 2 * (t % 2) + second;
+  }
+
+  /// `query`: of the lane's head, or null.
+  FLEXGEN_CODE void start(const float* query) {
+FLEXGEN_UNROLL
+    for (int step = 0; step < 4 * kGroups; ++step)
+FLEXGEN_UNROLL
+      for (int high = 0; high < 2; ++high) {
+        auto element = [&](int i) { return query == nullptr ? 0.0f : query[key_column(step, high, i)]; };
+        const uint32_t both = q[step][high] = Half::pack(element(0), element(1));
+        if (Shape::kHasCodes) q_sum[step / 4] += Half::to_float(both & 0xffffu) + Half::to_float(both >> 16);
+      }
+    if (!Shape::kHasCodes) return;
+FLEXGEN_UNROLL
+    for (float& total : q_sum) {
+      total += shuffle_xor(total, 1);
+      total += shuffle_xor(total, 2);
+    }
+  }
+
+  /// What a step and a minimum of a group are, from its parameters; `shift` steps are added to the minimum.
+  static FLEXGEN_CODE GroupScale unpack_scale(uint32_t parameters, float shift) {
+    const float scale = Bf16::to_float(parameters & 0xffffu), step = scale == 0 ? 0.0f : reciprocal(scale);
+    return {step, fmaf(shift, step, Bf16::to_float(parameters >> 16))};
+  }
+  /// Codes: writes scales [kGroups][kStageRows] of a stage.
+  static FLEXGEN_CODE void unpack_scales(const std::byte* stage, float shift, GroupScale* scales) {
+    for (int i = lane(); i < kGroups * kStageRows; i += kWarp)
+      scales[i] = unpack_scale(load32(stage + i % kStageRows * Shape::kBytes + kGroups * Shape::kCodeBytes + 4 * (i / kStageRows)), shift);
+    sync_warp();
+  }
+
+  /// Where 16 bytes lie of a row of a stage in the act type: moved, so that eight rows' fall into different banks.
+  static FLEXGEN_CODE int half_at(int row, int chunk) { return row * Shape::kBytes + 16 * (chunk ^ (row & 7)); }
+
+  /// Scores of a stage's 16 positions: [2 products of 8][4], of which the first two of each four are used.
+  FLEXGEN_CODE void score(const std::byte* stage, const GroupScale* scales, float (*scores)[4]) const {
+    const int pair = lane() % 4;
+FLEXGEN_UNROLL
+    for (int n = 0; n < 2; ++n) {
+FLEXGEN_UNROLL
+      for (int i = 0; i < 4; ++i) scores[n][i] = 0;
+FLEXGEN_UNROLL
+      for (int group = 0; group < kGroups; ++group) {
+        uint32_t keys[4][2];
+        load_keys(stage, 8 * n, group, keys);
+        float products[4];
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) products[i] = Shape::kHasCodes ? 0.0f : scores[n][i];
+FLEXGEN_UNROLL
+        for (int t = 0; t < 4; ++t) {
+          const uint32_t a[4] = {q[4 * group + t][0], 0, q[4 * group + t][1], 0};
+          multiply_add<Half>(products, a, keys[t]);
+        }
+FLEXGEN_UNROLL
+        for (int i = 0; i < (Shape::kHasCodes ? 2 : 4); ++i) {
+          if (!Shape::kHasCodes) {
+            scores[n][i] = products[i];
+          } else {
+            const GroupScale scale = scales[group * kStageRows + 8 * n + 2 * pair + i];
+            scores[n][i] += fmaf(products[i], scale.step, q_sum[group] * scale.minimum);
+          }
+        }
+      }
+    }
+  }
+
+  /// Of 8 keys from row `first` on, b of the four products of a group.
+  static FLEXGEN_CODE void load_keys(const std::byte* stage, int first, int group, uint32_t (&keys)[4][2]) {
+    const int row = lane() / 4, pair = lane() % 4;
+    if constexpr (kKind == RowKind::kHalf) {
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        uint32_t words[4];
+        load_matrices<false>(stage + half_at(first + lane() % 8, 8 * group + 4 * half + lane() / 8), words);
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) keys[2 * half + i / 2][i % 2] = words[i];
+      }
+    } else if constexpr (kKind == RowKind::kInt4) {
+      const std::byte* at = stage + (first + row) * Shape::kBytes + 32 * group + 8 * pair;
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        uint32_t codes[4];
+        spread_int4<Half>(load32(at + 4 * half), codes);
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) keys[2 * half + i / 2][i % 2] = codes[i];
+      }
+    } else {
+      const std::byte* at = stage + (first + row) * Shape::kBytes + 64 * group;
+FLEXGEN_UNROLL
+      for (int t = 0; t < 4; ++t) {
+        const uint32_t word = load32(at + 4 * key_word(t));
+        keys[t][0] = pair_of_bytes<Half, 0>(word, word >> 8);
+        keys[t][1] = pair_of_bytes<Half, 2>(word, word >> 8);
+      }
+    }
+  }
+
+  /// Takes the scores of the tile of positions [first, first + 32), of which [from, to] are seen, into the softmax; scores become weights.
+  FLEXGEN_CODE void take_scores(const AttentionOnDevice& a, int first, int from, int to, int own, float slope, float (&p)[kTile / 8][4]) {
+    float largest = maximum;
+FLEXGEN_UNROLL
+    for (int n = 0; n < kTile / 8; ++n)
+FLEXGEN_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const int position = first + 8 * n + 2 * (lane() % 4) + i;
+        p[n][i] = position >= from && position <= to ? finish_score(a, p[n][i], slope, position - own) : minus_infinity();
+        largest = fmaxf(largest, p[n][i]);
+      }
+    largest = fmaxf(largest, shuffle_xor(largest, 1));
+    largest = fmaxf(largest, shuffle_xor(largest, 2));
+    // What has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
+    const float base = largest == minus_infinity() ? 0.0f : largest, factor = exp2f(maximum - base);
+    maximum = largest;
+    float total = 0;
+FLEXGEN_UNROLL
+    for (int n = 0; n < kTile / 8; ++n)
+FLEXGEN_UNROLL
+      for (int i = 0; i < 2; ++i) total += p[n][i] = exp2f(p[n][i] - base);
+    sum = sum * factor + total;  // of the lane's positions; finish() adds the four lanes'
+FLEXGEN_UNROLL
+    for (float& x : minimums) x *= factor;
+    const float factors[2] = {shuffle(factor, 8 * (lane() % 4)), shuffle(factor, 8 * (lane() % 4) + 4)};
+FLEXGEN_UNROLL
+    for (auto& product : out)
+FLEXGEN_UNROLL
+      for (int i = 0; i < 4; ++i) product[i] *= factors[i % 2];
+  }
+
+  /// Adds the values of a stage, weighted: p [2][4] as score() has them.
+  FLEXGEN_CODE void add_values(const std::byte* stage, const GroupScale* scales, const float (*p)[4]) {
+    const int pair = lane() % 4;
+FLEXGEN_UNROLL
+    for (int group = 0; group < kGroups; ++group) {
+      uint32_t weights[2];
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (!Shape::kHasCodes) {
+          weights[half] = Half::pack(p[half][0], p[half][1]);
+        } else {
+          const GroupScale* mine = scales + group * kStageRows + 8 * half + 2 * pair;
+          const GroupScale low = mine[0], high = mine[1];
+          const uint32_t both = weights[half] = Half::pack(p[half][0] * low.step, p[half][1] * high.step);
+          minimums[group] = fmaf(p[half][0], low.minimum, minimums[group]);
+          minimums[group] = fmaf(p[half][1], high.minimum, minimums[group]);
+          if constexpr (Shape::kOffset + Shape::kCenter != 0)
+            minimums[group] = fmaf(-(Shape::kOffset + Shape::kCenter), Half::to_float(both & 0xffffu) + Half::to_float(both >> 16), minimums[group]);
+        }
+      }
+      uint32_t values[4][4];
+      load_values(stage, group, values);
+FLEXGEN_UNROLL
+      for (int t = 0; t < 4; ++t) multiply_add<Half>(out[4 * group + t], values[t], weights);
+    }
+  }
+
+  /// a of the four products of a group: 16 columns by the stage's 16 positions each.
+  static FLEXGEN_CODE void load_values(const std::byte* stage, int group, uint32_t (&values)[4][4]) {
+    const int row = lane() / 4, pair = lane() % 4;
+    if constexpr (kKind == RowKind::kHalf) {
+FLEXGEN_UNROLL
+      for (int t = 0; t < 4; ++t) load_matrices<true>(stage + half_at(lane() % 8 + 8 * (lane() / 16), 8 * group + 2 * t + lane() / 8 % 2), values[t]);
+    } else {
+FLEXGEN_UNROLL
+      for (int half = 0; half < 2; ++half) {  // positions 2 pair + {0, 1}, and these plus 8
+        const std::byte* at = stage + (2 * pair + 8 * half) * Shape::kBytes + Shape::kCodeBytes * group + 4 * row;
+        if constexpr (kKind == RowKind::kInt4) {
+          const uint32_t low = load32(at), high = load32(at + Shape::kBytes);
+FLEXGEN_UNROLL
+          for (int two = 0; two < 2; ++two) {
+            uint32_t codes[4];  // of columns 2 two, 2 two + 1, and these plus 32
+            spread_int4<Half>(two == 0 ? pick_bytes<0x5410>(low, high) : pick_bytes<0x7632>(low, high), codes);
+FLEXGEN_UNROLL
+            for (int i = 0; i < 4; ++i) values[2 * two + i / 2][2 * half + i % 2] = codes[i];
+          }
+        } else {
+FLEXGEN_UNROLL
+          for (int two = 0; two < 2; ++two) {
+            const uint32_t low = load32(at + 32 * two), high = load32(at + Shape::kBytes + 32 * two);
+            values[2 * two][2 * half] = pair_of_bytes<Half, 0>(low, high);
+            values[2 * two][2 * half + 1] = pair_of_bytes<Half, 1>(low, high);
+            values[2 * two + 1][2 * half] = pair_of_bytes<Half, 2>(low, high);
+            values[2 * two + 1][2 * half + 1] = pair_of_bytes<Half, 3>(low, high);
+          }
+        }
+      }
+    }
+  }
+
+  /// After the last tile: sums that four lanes have parts of.
+  FLEXGEN_CODE void finish() {
+    sum += shuffle_xor(sum, 1);
+    sum += shuffle_xor(sum, 2);
+    if (!Shape::kHasCodes) return;
+FLEXGEN_UNROLL
+    for (int group = 0; group < kGroups; ++group) {
+      float total = minimums[group];
+      total += shuffle_xor(total, 1);
+      total += shuffle_xor(total, 2);
+      const float of_heads[2] = {shuffle(total, 8 * (lane() % 4)), shuffle(total, 8 * (lane() % 4) + 4)};
+FLEXGEN_UNROLL
+      for (int t = 0; t < 4; ++t)
+FLEXGEN_UNROLL
+        for (int i = 0; i < 4; ++i) out[4 * group + t][i] += of_heads[i % 2];
+    }
+  }
+};
+
+// ---------------------------------------------------------------- copies to stages
+
+/// The rows of a split, as a warp's lanes copy them to stages together.
+template <typename Half, int kGroups, RowKind kKind>
+struct StageCopier {
+  using Warp = GeneratedWarp<Half, kGroups, kKind>;
+  using Shape = RowShape<Half, kGroups, kKind>;
+  const CacheOnDevice& cache;
+  int first_page, head, first, last;  ///< positions, or with `chosen` indices into it, inclusive
+  const int32_t* chosen;              ///< or null
+
+  /// Keys (which 0) or values (1) of positions [from, from + 16); zeros for those not in the split.
+  FLEXGEN_CODE void start(std::byte* stage, int which, int from) const {
+    if (chosen == nullptr && from >= first && from + kStageRows - 1 <= last && cache.page_tokens % kStageRows == 0) {
+      const std::byte* rows = cache.row(first_page, which, head, from);
+      constexpr int kChunks = Shape::kStageBytes / 16;
+FLEXGEN_UNROLL
+      for (int j = 0; j < (kChunks + kWarp - 1) / kWarp; ++j) {
+        const int i = lane() + kWarp * j;
+        if (kChunks % kWarp != 0 && i >= kChunks) break;
+        const int to = Shape::kHasCodes ? 16 * i : Warp::half_at(i / (8 * kGroups), i % (8 * kGroups));
+        start_copy16(stage + to, rows + 16 * i);
+      }
+      return;
+    }
+    // Two lanes a row.
+    const int row = lane() / 2, index = from + row;
+    const bool is_there = index >= first && index <= last;
+    const std::byte* at = is_there ? cache.row(first_page, which, head, chosen != nullptr ? chosen[index] : index) : nullptr;
+    if constexpr (!Shape::kHasCodes) {
+FLEXGEN_UNROLL
+      for (int chunk = lane() % 2; chunk < 8 * kGroups; chunk += 2) start_copy16(stage + Warp::half_at(row, chunk), is_there ? at + 16 * chunk : stage, is_there);
+    } else {
+FLEXGEN_UNROLL
+      for (int word = lane() % 2; word < Shape::kBytes / 4; word += 2) start_copy4(stage + row * Shape::kBytes + 4 * word, is_there ? at + 4 * word : stage, is_there);
+    }
+  }
+};
+
+// ---------------------------------------------------------------- the kernel
+
+/// As attend_generated(). Grid: (most splits, G * ceil(A / G / 8), rows).
+template <typename Half, int kGroups, RowKind kKind>
+FLEXGEN_KERNEL void FLEXGEN_BOUNDS(kAttentionWarps * kWarp, 4)
+    attend_generated_staged(AttentionOnDevice a, const GeneratedRow* generated, const int32_t* chosen, float* partials) {
+  using Shape = RowShape<Half, kGroups, kKind>;
+  constexpr int kHead = 64 * kGroups, kRow = kHead + 4, kStages = Shape::kStages;  // kRow: heads 2 pair fall into different banks
+  constexpr int kRing = kStages * Shape::kStageBytes, kRings = kAttentionWarps * kRing, kMerge = kAttentionWarps * kGeneratedHeads * (kRow + 2) * 4;
+  alignas(16) FLEXGEN_SHARED std::byte memory[kRings > kMerge ? kRings : kMerge];
+  FLEXGEN_SHARED GroupScale all_scales[kAttentionWarps][Shape::kHasCodes ? kGroups * kStageRows : 1];
+
+  const GeneratedRow task = generated[block_z()];
+  const int split = static_cast<int>(block_x());
+  if (split >= task.num_splits) return;
+  const SlotOnDevice slot = a.slots[task.slot];
+  const int group = a.cache.query_heads / a.cache.kv_heads, head_tiles = (group + kGeneratedHeads - 1) / kGeneratedHeads;
+  const int head = static_cast<int>(block_y()) / head_tiles, first_member = static_cast<int>(block_y()) % head_tiles * kGeneratedHeads;
+  const int count = group - first_member < kGeneratedHeads ? group - first_member : kGeneratedHeads, query_head = head * group + first_member;
+  const int64_t at = (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + query_head) * kHead;
+  const int own = slot.past + task.row, mine = lane() / 4;
+  const SplitRange range(task, own, split);
+  const StageCopier<Half, kGroups, kKind> copier{a.cache, slot.first_page, head, range.first, range.last,
+                                                 chosen == nullptr ? nullptr : chosen + task.chosen + static_cast<int64_t>(head) * task.kept};
+
+  // Stages of a tile: keys of its halves, values of its halves. Tile t, counted from position 0, is warp t % 4's.
+  const int first_tile = range.first / kTile + (warp() + kAttentionWarps - range.first / kTile % kAttentionWarps) % kAttentionWarps;
+  const int num_stages = first_tile * kTile > range.last ? 0 : 4 * ((range.last / kTile - first_tile) / kAttentionWarps + 1);
+  std::byte* const ring = memory + warp() * kRing;
+  int started = 0, start_at = 0, read_at = 0;  // start_at, read_at: bytes within the ring
+  auto start_stage = [&] {
+    if (started < num_stages)
+      copier.start(ring + start_at, started / 2 % 2, (first_tile + started / 4 * kAttentionWarps) * kTile + started % 2 * kStageRows);
+    close_copies();
+    ++started;
+    start_at = start_at + Shape::kStageBytes == kRing ? 0 : start_at + Shape::kStageBytes;
+  };
+  auto next_stage = [&]() -> const std::byte* {
+    wait_for_copies<kStages - 2>();
+    sync_warp();  // all see the stage, and are done with the one before it
+    const std::byte* stage = ring + read_at;
+    read_at = read_at + Shape::kStageBytes == kRing ? 0 : read_at + Shape::kStageBytes;
+    start_stage();
+    return stage;
+  };
+FLEXGEN_UNROLL
+  for (int i = 0; i < kStages - 1; ++i) start_stage();
+
+  GeneratedWarp<Half, kGroups, kKind> state;
+  state.start(mine < count ? a.q + at + static_cast<int64_t>(mine) * kHead : nullptr);
+  const float slope = a.slopes != nullptr && mine < count ? a.slopes[query_head + mine] : 0.0f;
+  GroupScale* const scales = all_scales[warp()];
+FLEXGEN_ROLLED
+  for (int first = first_tile * kTile; first <= range.last; first += kAttentionWarps * kTile) {
+    float p[kTile / 8][4];
+FLEXGEN_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::byte* stage = next_stage();
+      if (Shape::kHasCodes) state.unpack_scales(stage, -Shape::kOffset, scales);
+      state.score(stage, scales, p + 2 * half);
+    }
+    state.take_scores(a, first, range.first, range.last, own, slope, p);
+FLEXGEN_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::byte* stage = next_stage();
+      if (Shape::kHasCodes) state.unpack_scales(stage, Shape::kCenter, scales);
+      state.add_values(stage, scales, p + 2 * half);
+    }
+  }
+  state.finish();
+  wait_for_copies<0>();
+  sync_block();
+
+  // The warps' results, put together in their order.
+  auto* totals = reinterpret_cast<float*>(memory);  // [warps][8][kRow], then sums and maximums [warps][8]
+  float *sums = totals + kAttentionWarps * kGeneratedHeads * kRow, *maximums = sums + kAttentionWarps * kGeneratedHeads;
+  if (lane() % 4 == 0) {
+    sums[warp() * kGeneratedHeads + mine] = state.sum;
+    maximums[warp() * kGeneratedHeads + mine] = state.maximum;
+  }
+FLEXGEN_UNROLL
+  for (int m = 0; m < 4 * kGroups; ++m)
+FLEXGEN_UNROLL
+    for (int i = 0; i < 4; ++i) totals[(warp() * kGeneratedHeads + 2 * (lane() % 4) + i % 2) * kRow + state.value_column(m, i)] = state.out[m][i];
+  sync_block();
+  for (int i = thread(); i < count * kHead; i += num_threads()) {
+    const int r = i / kHead, column = i % kHead;
+    float maximum = minus_infinity(), sum = 0, total = 0;
+    for (int w = 0; w < kAttentionWarps; ++w) maximum = fmaxf(maximum, maximums[w * kGeneratedHeads + r]);
+    const float base = maximum == minus_infinity() ? 0.0f : maximum;
+FLEXGEN_UNROLL
+    for (int w = 0; w < kAttentionWarps; ++w) {
+      const float factor = exp2f(maximums[w * kGeneratedHeads + r] - base);
+      sum += sums[w * kGeneratedHeads + r] * factor;
+      total += totals[(w * kGeneratedHeads + r) * kRow + column] * factor;
+    }
+    if (task.num_splits == 1) {
+      a.out[at + i] = Half::from_float(total / (sum + sink_weight(a, query_head + r, maximum)));
+      continue;
+    }
+    float* partial = partials + (static_cast<int64_t>(task.first_partial + split) * a.cache.query_heads + query_head + r) * (2 + kHead);
+    if (column == 0) {
+      partial[0] = sum;
+      partial[1] = maximum;
+    }
+    partial[2 + column] = total;
+  }
+}
+
+}  // namespace flexgen::inline FLEXGEN_SIDE
