@@ -225,6 +225,17 @@ FLEXGEN_CODE float reciprocal(float x) {
 #endif
 }
 
+/// 2^x to the last bits; 0 below 2^-126.
+FLEXGEN_CODE float power_of_2(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
 /// Bytes of the 8 that lie in `low` and `high`, as the digits of `selector` name them, lowest first.
 template <uint32_t kSelector>
 FLEXGEN_CODE uint32_t pick_bytes(uint32_t low, uint32_t high) {

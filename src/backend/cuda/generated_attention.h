@@ -50,13 +50,18 @@ FLEXGEN_CODE uint32_t pair_of_bytes(uint32_t low, uint32_t high) {
 
 // ---------------------------------------------------------------- one warp
 
+/// Of two positions that follow one another.
+struct alignas(16) TwoScales {
+  GroupScale scale[2];
+};
+
 /// A warp's part of a split: its query heads, running softmax and result. Lane l has the head `head` = l / 4, and of sums over the head those of heads 2 pair + {0, 1}.
 template <typename Half, int kGroups, RowKind kKind>
 struct GeneratedWarp {
   using Shape = RowShape<Half, kGroups, kKind>;
   static constexpr int kHead = 64 * kGroups;
 
-  uint32_t q[4 * kGroups][2];
+  uint32_t q[2 * kGroups][4];      ///< step 2 j in words 0 and 2, step 2 j + 1 in 1 and 3: of a product by either, the other's rows are not used
   float out[4 * kGroups][4] = {};  ///< products of 16 columns and 8 heads
   float maximum = minus_infinity(), sum = 0;
   float q_sum[kGroups] = {};       ///< codes: of the query over a group
@@ -89,7 +94,7 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
       for (int high = 0; high < 2; ++high) {
         auto element = [&](int i) { return query == nullptr ? 0.0f : query[key_column(step, high, i)]; };
-        const uint32_t both = q[step][high] = Half::pack(element(0), element(1));
+        const uint32_t both = q[step / 2][2 * high + step % 2] = Half::pack(element(0), element(1));
         if (Shape::kHasCodes) q_sum[step / 4] += Half::to_float(both & 0xffffu) + Half::to_float(both >> 16);
       }
     if (!Shape::kHasCodes) return;
@@ -100,50 +105,45 @@ FLEXGEN_UNROLL
     }
   }
 
-  /// What a step and a minimum of a group are, from its parameters; `shift` steps are added to the minimum.
-  static FLEXGEN_CODE GroupScale unpack_scale(uint32_t parameters, float shift) {
-    const float scale = Bf16::to_float(parameters & 0xffffu), step = scale == 0 ? 0.0f : reciprocal(scale);
-    return {step, fmaf(shift, step, Bf16::to_float(parameters >> 16))};
-  }
-  /// Codes: writes scales [kGroups][kStageRows] of a stage.
-  static FLEXGEN_CODE void unpack_scales(const std::byte* stage, float shift, GroupScale* scales) {
-    for (int i = lane(); i < kGroups * kStageRows; i += kWarp)
-      scales[i] = unpack_scale(load32(stage + i % kStageRows * Shape::kBytes + kGroups * Shape::kCodeBytes + 4 * (i / kStageRows)), shift);
+  /// Codes: writes scales [kGroups][kStageRows / 2] of a stage; `shift` steps are added to minimums.
+  static FLEXGEN_CODE void unpack_scales(const std::byte* stage, float shift, TwoScales* scales) {
+    static_assert(kGroups * kStageRows <= kWarp);
+    const int row = lane() % kStageRows, group = lane() / kStageRows;
+    if (group < kGroups) {
+      const uint32_t parameters = load32(stage + row * Shape::kBytes + kGroups * Shape::kCodeBytes + 4 * group);
+      const float scale = Bf16::to_float(parameters & 0xffffu), step = scale == 0 ? 0.0f : reciprocal(scale);
+      reinterpret_cast<GroupScale*>(scales)[lane()] = {step, fmaf(shift, step, Bf16::to_float(parameters >> 16))};
+    }
     sync_warp();
   }
 
   /// Where 16 bytes lie of a row of a stage in the act type: moved, so that eight rows' fall into different banks.
   static FLEXGEN_CODE int half_at(int row, int chunk) { return row * Shape::kBytes + 16 * (chunk ^ (row & 7)); }
 
-  /// Scores of a stage's 16 positions: [2 products of 8][4], of which the first two of each four are used.
-  FLEXGEN_CODE void score(const std::byte* stage, const GroupScale* scales, float (*scores)[4]) const {
+  /// Scores of a stage's 16 positions: [2 products of 8][2].
+  FLEXGEN_CODE void score(const std::byte* stage, const TwoScales* scales, float (*scores)[2]) const {
     const int pair = lane() % 4;
 FLEXGEN_UNROLL
     for (int n = 0; n < 2; ++n) {
-FLEXGEN_UNROLL
-      for (int i = 0; i < 4; ++i) scores[n][i] = 0;
+      float even[4] = {}, odd[4] = {}, total[2] = {};
 FLEXGEN_UNROLL
       for (int group = 0; group < kGroups; ++group) {
         uint32_t keys[4][2];
         load_keys(stage, 8 * n, group, keys);
-        float products[4];
 FLEXGEN_UNROLL
-        for (int i = 0; i < 4; ++i) products[i] = Shape::kHasCodes ? 0.0f : scores[n][i];
+        for (int t = 0; t < 4; ++t) multiply_add<Half>(t % 2 == 0 ? even : odd, q[2 * group + t / 2], keys[t]);
+        if (!Shape::kHasCodes) continue;
+        const TwoScales of_positions = scales[group * (kStageRows / 2) + 4 * n + pair];
 FLEXGEN_UNROLL
-        for (int t = 0; t < 4; ++t) {
-          const uint32_t a[4] = {q[4 * group + t][0], 0, q[4 * group + t][1], 0};
-          multiply_add<Half>(products, a, keys[t]);
+        for (int i = 0; i < 2; ++i) {
+          const GroupScale scale = of_positions.scale[i];
+          total[i] += fmaf(even[i] + odd[2 + i], scale.step, q_sum[group] * scale.minimum);
         }
 FLEXGEN_UNROLL
-        for (int i = 0; i < (Shape::kHasCodes ? 2 : 4); ++i) {
-          if (!Shape::kHasCodes) {
-            scores[n][i] = products[i];
-          } else {
-            const GroupScale scale = scales[group * kStageRows + 8 * n + 2 * pair + i];
-            scores[n][i] += fmaf(products[i], scale.step, q_sum[group] * scale.minimum);
-          }
-        }
+        for (int i = 0; i < 4; ++i) even[i] = odd[i] = 0;
       }
+FLEXGEN_UNROLL
+      for (int i = 0; i < 2; ++i) scores[n][i] = Shape::kHasCodes ? total[i] : even[i] + odd[2 + i];
     }
   }
 
@@ -160,10 +160,11 @@ FLEXGEN_UNROLL
       }
     } else if constexpr (kKind == RowKind::kInt4) {
       const std::byte* at = stage + (first + row) * Shape::kBytes + 32 * group + 8 * pair;
+      const Words2 words = Shape::kBytes % 8 == 0 ? load64(at) : Words2{{load32(at), load32(at + 4)}};
 FLEXGEN_UNROLL
       for (int half = 0; half < 2; ++half) {
         uint32_t codes[4];
-        spread_int4<Half>(load32(at + 4 * half), codes);
+        spread_int4<Half>(words.word[half], codes);
 FLEXGEN_UNROLL
         for (int i = 0; i < 4; ++i) keys[2 * half + i / 2][i % 2] = codes[i];
       }
@@ -179,26 +180,32 @@ FLEXGEN_UNROLL
   }
 
   /// Takes the scores of the tile of positions [first, first + 32), of which [from, to] are seen, into the softmax; scores become weights.
-  FLEXGEN_CODE void take_scores(const AttentionOnDevice& a, int first, int from, int to, int own, float slope, float (&p)[kTile / 8][4]) {
-    float largest = maximum;
+  FLEXGEN_CODE void take_scores(const AttentionOnDevice& a, int first, int from, int to, int own, float slope, float (&p)[kTile / 8][2]) {
+    const int mine = first + 2 * (lane() % 4);
 FLEXGEN_UNROLL
     for (int n = 0; n < kTile / 8; ++n)
 FLEXGEN_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const int position = first + 8 * n + 2 * (lane() % 4) + i;
-        p[n][i] = position >= from && position <= to ? finish_score(a, p[n][i], slope, position - own) : minus_infinity();
-        largest = fmaxf(largest, p[n][i]);
-      }
+      for (int i = 0; i < 2; ++i) p[n][i] = finish_score(a, p[n][i], slope, mine + 8 * n + i - own);
+    if (first < from || first + kTile - 1 > to) {
+FLEXGEN_UNROLL
+      for (int n = 0; n < kTile / 8; ++n)
+FLEXGEN_UNROLL
+        for (int i = 0; i < 2; ++i)
+          if (mine + 8 * n + i < from || mine + 8 * n + i > to) p[n][i] = minus_infinity();
+    }
+    float largest = maximum;
+FLEXGEN_UNROLL
+    for (int n = 0; n < kTile / 8; ++n) largest = fmaxf(largest, fmaxf(p[n][0], p[n][1]));
     largest = fmaxf(largest, shuffle_xor(largest, 1));
     largest = fmaxf(largest, shuffle_xor(largest, 2));
     // What has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
-    const float base = largest == minus_infinity() ? 0.0f : largest, factor = exp2f(maximum - base);
+    const float base = largest == minus_infinity() ? 0.0f : largest, factor = power_of_2(maximum - base);
     maximum = largest;
     float total = 0;
 FLEXGEN_UNROLL
     for (int n = 0; n < kTile / 8; ++n)
 FLEXGEN_UNROLL
-      for (int i = 0; i < 2; ++i) total += p[n][i] = exp2f(p[n][i] - base);
+      for (int i = 0; i < 2; ++i) total += p[n][i] = power_of_2(p[n][i] - base);
     sum = sum * factor + total;  // of the lane's positions; finish() adds the four lanes'
 FLEXGEN_UNROLL
     for (float& x : minimums) x *= factor;
@@ -209,8 +216,8 @@ FLEXGEN_UNROLL
       for (int i = 0; i < 4; ++i) product[i] *= factors[i % 2];
   }
 
-  /// Adds the values of a stage, weighted: p [2][4] as score() has them.
-  FLEXGEN_CODE void add_values(const std::byte* stage, const GroupScale* scales, const float (*p)[4]) {
+  /// Adds the values of a stage, weighted: p [2][2] as score() has them.
+  FLEXGEN_CODE void add_values(const std::byte* stage, const TwoScales* scales, const float (*p)[2]) {
     const int pair = lane() % 4;
 FLEXGEN_UNROLL
     for (int group = 0; group < kGroups; ++group) {
@@ -220,8 +227,8 @@ FLEXGEN_UNROLL
         if constexpr (!Shape::kHasCodes) {
           weights[half] = Half::pack(p[half][0], p[half][1]);
         } else {
-          const GroupScale* mine = scales + group * kStageRows + 8 * half + 2 * pair;
-          const GroupScale low = mine[0], high = mine[1];
+          const TwoScales of_positions = scales[group * (kStageRows / 2) + 4 * half + pair];
+          const GroupScale low = of_positions.scale[0], high = of_positions.scale[1];
           const uint32_t both = weights[half] = Half::pack(p[half][0] * low.step, p[half][1] * high.step);
           minimums[group] = fmaf(p[half][0], low.minimum, minimums[group]);
           minimums[group] = fmaf(p[half][1], high.minimum, minimums[group]);
@@ -298,11 +305,16 @@ struct StageCopier {
   const CacheOnDevice& cache;
   int first_page, head, first, last;  ///< positions, or with `chosen` indices into it, inclusive
   const int32_t* chosen;              ///< or null
+  int64_t of_head, to_values;         ///< bytes: from a page's start to the head's keys, and on to its values
+
+  FLEXGEN_CODE StageCopier(const CacheOnDevice& cache, int first_page, int head, const SplitRange& range, const int32_t* chosen)
+      : cache(cache), first_page(first_page), head(head), first(range.first), last(range.last), chosen(chosen),
+        of_head(static_cast<int64_t>(head) * cache.page_tokens * Shape::kBytes), to_values(static_cast<int64_t>(cache.kv_heads) * cache.page_tokens * Shape::kBytes) {}
 
   /// Keys (which 0) or values (1) of positions [from, from + 16); zeros for those not in the split.
   FLEXGEN_CODE void start(std::byte* stage, int which, int from) const {
-    if (chosen == nullptr && from >= first && from + kStageRows - 1 <= last && cache.page_tokens % kStageRows == 0) {
-      const std::byte* rows = cache.row(first_page, which, head, from);
+    if (chosen == nullptr && from >= first && from + kStageRows - 1 <= last && cache.page_shift >= 4) {  // one stretch of a page
+      const std::byte* rows = cache.pages[first_page + (from >> cache.page_shift)] + of_head + (which == 0 ? 0 : to_values) + (from & (cache.page_tokens - 1)) * Shape::kBytes;
       constexpr int kChunks = Shape::kStageBytes / 16;
 FLEXGEN_UNROLL
       for (int j = 0; j < (kChunks + kWarp - 1) / kWarp; ++j) {
@@ -337,7 +349,7 @@ FLEXGEN_KERNEL void FLEXGEN_BOUNDS(kAttentionWarps * kWarp, 4)
   constexpr int kHead = 64 * kGroups, kRow = kHead + 4, kStages = Shape::kStages;  // kRow: heads 2 pair fall into different banks
   constexpr int kRing = kStages * Shape::kStageBytes, kRings = kAttentionWarps * kRing, kMerge = kAttentionWarps * kGeneratedHeads * (kRow + 2) * 4;
   alignas(16) FLEXGEN_SHARED std::byte memory[kRings > kMerge ? kRings : kMerge];
-  FLEXGEN_SHARED GroupScale all_scales[kAttentionWarps][Shape::kHasCodes ? kGroups * kStageRows : 1];
+  FLEXGEN_SHARED TwoScales all_scales[kAttentionWarps][Shape::kHasCodes ? kGroups * kStageRows / 2 : 1];
 
   const GeneratedRow task = generated[block_z()];
   const int split = static_cast<int>(block_x());
@@ -349,8 +361,8 @@ FLEXGEN_KERNEL void FLEXGEN_BOUNDS(kAttentionWarps * kWarp, 4)
   const int64_t at = (static_cast<int64_t>(slot.first_row + task.row) * a.cache.query_heads + query_head) * kHead;
   const int own = slot.past + task.row, mine = lane() / 4;
   const SplitRange range(task, own, split);
-  const StageCopier<Half, kGroups, kKind> copier{a.cache, slot.first_page, head, range.first, range.last,
-                                                 chosen == nullptr ? nullptr : chosen + task.chosen + static_cast<int64_t>(head) * task.kept};
+  const StageCopier<Half, kGroups, kKind> copier(a.cache, slot.first_page, head, range,
+                                                 chosen == nullptr ? nullptr : chosen + task.chosen + static_cast<int64_t>(head) * task.kept);
 
   // Stages of a tile: keys of its halves, values of its halves. Tile t, counted from position 0, is warp t % 4's.
   const int first_tile = range.first / kTile + (warp() + kAttentionWarps - range.first / kTile % kAttentionWarps) % kAttentionWarps;
@@ -378,10 +390,10 @@ FLEXGEN_UNROLL
   GeneratedWarp<Half, kGroups, kKind> state;
   state.start(mine < count ? a.q + at + static_cast<int64_t>(mine) * kHead : nullptr);
   const float slope = a.slopes != nullptr && mine < count ? a.slopes[query_head + mine] : 0.0f;
-  GroupScale* const scales = all_scales[warp()];
+  TwoScales* const scales = all_scales[warp()];
 FLEXGEN_ROLLED
   for (int first = first_tile * kTile; first <= range.last; first += kAttentionWarps * kTile) {
-    float p[kTile / 8][4];
+    float p[kTile / 8][2];
 FLEXGEN_UNROLL
     for (int half = 0; half < 2; ++half) {
       const std::byte* stage = next_stage();
@@ -419,7 +431,7 @@ FLEXGEN_UNROLL
     const float base = maximum == minus_infinity() ? 0.0f : maximum;
 FLEXGEN_UNROLL
     for (int w = 0; w < kAttentionWarps; ++w) {
-      const float factor = exp2f(maximums[w * kGeneratedHeads + r] - base);
+      const float factor = power_of_2(maximums[w * kGeneratedHeads + r] - base);
       sum += sums[w * kGeneratedHeads + r] * factor;
       total += totals[(w * kGeneratedHeads + r) * kRow + column] * factor;
     }
