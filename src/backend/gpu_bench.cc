@@ -84,37 +84,64 @@ void bench_memory(benchmark::State& state) {
   state.counters["GB/s"] = benchmark::Counter(10 * 2e-9 * static_cast<double>(bytes) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
-/// Arguments: slots, context, query heads, bits of the cache, percent of positions; 8 kv heads of 128. The bytes are those of the cache.
-void bench_decode_attention(benchmark::State& state) {
-  Bench bench;
-  const int64_t slots = state.range(0), past = state.range(1), pages_each = ceil_div(past + 1, 64);
-  const DType act = bench.kernels().act_dtype();
-  const KvGeometry geometry{state.range(3) == 4 ? DType::kInt4 : state.range(3) == 8 ? DType::kInt8 : act, state.range(2), 8, 128, 64};
-  std::vector<std::byte> page(static_cast<size_t>(geometry.page_bytes()));
-  std::vector<float> row(128);
-  for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
-  for (int64_t at = 0; at < geometry.page_bytes(); at += row_bytes(geometry.dtype, 128)) store_row(row.data(), 128, geometry.dtype, page.data() + at);
-  std::byte* cache = bench.allocate(slots * pages_each * geometry.page_bytes());
+/// A cache of so many slots and tokens each, heads of 128, pages of 64 tokens, all rows the same.
+struct BenchCache {
+  KvGeometry geometry;
   std::vector<std::byte*> pages;
-  for (int64_t i = 0; i < slots * pages_each; ++i) {
-    pages.push_back(cache + i * geometry.page_bytes());
-    bench.upload(page.data(), pages.back(), geometry.page_bytes());
+  int64_t pages_each;
+
+  BenchCache(Bench& bench, int64_t slots, int64_t tokens, int64_t query_heads, int64_t kv_heads, int64_t bits)
+      : geometry{bits == 4 ? DType::kInt4 : bits == 8 ? DType::kInt8 : bench.kernels().act_dtype(), query_heads, kv_heads, 128, 64}, pages_each(ceil_div(tokens, int64_t{64})) {
+    std::vector<std::byte> page(static_cast<size_t>(geometry.page_bytes()));
+    std::vector<float> row(128);
+    for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
+    for (int64_t at = 0; at < geometry.page_bytes(); at += row_bytes(geometry.dtype, 128)) store_row(row.data(), 128, geometry.dtype, page.data() + at);
+    std::byte* cache = bench.allocate(slots * pages_each * geometry.page_bytes());
+    for (int64_t i = 0; i < slots * pages_each; ++i) {
+      pages.push_back(cache + i * geometry.page_bytes());
+      bench.upload(page.data(), pages.back(), geometry.page_bytes());
+    }
   }
+};
+
+/// Calls attention() for `rows` new tokens of each slot, 20 times a round.
+void bench_attention(benchmark::State& state, Bench& bench, const BenchCache& cache, int64_t slots, int64_t past, int64_t rows, int64_t dense_until, double sparsity) {
   std::vector<AttentionSlot> views;
-  for (int64_t s = 0; s < slots; ++s) views.push_back({s, 1, past, pages.data() + s * pages_each, 0});
-  const int64_t q_size = slots * geometry.query_heads * 128;
+  for (int64_t s = 0; s < slots; ++s)
+    views.push_back({s * rows, rows, past, cache.pages.data() + s * cache.pages_each, dense_until});
+  const int64_t q_size = slots * rows * cache.geometry.query_heads * 128;
   std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
   auto* q_there = reinterpret_cast<float*>(bench.allocate(4 * q_size));
   bench.upload(reinterpret_cast<const std::byte*>(q.data()), reinterpret_cast<std::byte*>(q_there), 4 * q_size);
   std::byte* out = bench.allocate(2 * q_size);
-  const AttentionRule rule{0.088f, 0, static_cast<double>(state.range(4)) / 100};
+  const AttentionRule rule{0.088f, 0, sparsity};
   for (auto _ : state)
     bench.run([&] {
-      for (int i = 0; i < 20; ++i) bench.kernels().attention(q_there, views, geometry, rule, out);
+      for (int i = 0; i < 20; ++i) bench.kernels().attention(q_there, views, cache.geometry, rule, out);
     });
+}
+
+/// Arguments: slots, context, query heads, kv heads, bits of the cache, percent of positions. The bytes are those of the cache.
+void bench_decode_attention(benchmark::State& state) {
+  Bench bench;
+  const int64_t slots = state.range(0), past = state.range(1);
+  const BenchCache cache(bench, slots, past + 1, state.range(2), state.range(3), state.range(4));
+  bench_attention(state, bench, cache, slots, past, 1, 0, static_cast<double>(state.range(5)) / 100);
   const double calls = 20 * static_cast<double>(state.iterations());
-  state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(slots * (past + 1) * 16 * row_bytes(geometry.dtype, 128)), benchmark::Counter::kIsRate);
+  const int64_t bytes = slots * (past + 1) * 2 * cache.geometry.kv_heads * row_bytes(cache.geometry.dtype, 128);
+  state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(bytes), benchmark::Counter::kIsRate);
   state.counters["tokens/s"] = benchmark::Counter(calls * static_cast<double>(slots), benchmark::Counter::kIsRate);
+}
+
+/// Arguments: prompts, tokens each, query heads, kv heads, bits of the cache. Operations are those of what a token sees.
+void bench_prompt_attention(benchmark::State& state) {
+  Bench bench;
+  const int64_t slots = state.range(0), tokens = state.range(1), query_heads = state.range(2);
+  const BenchCache cache(bench, slots, tokens, query_heads, state.range(3), state.range(4));
+  bench_attention(state, bench, cache, slots, 0, tokens, tokens, 1);
+  const double calls = 20 * static_cast<double>(state.iterations());
+  state.counters["TFLOP/s"] = benchmark::Counter(
+      1e-12 * calls * static_cast<double>(slots * query_heads * 4 * 128 * tokens * (tokens + 1) / 2), benchmark::Counter::kIsRate);
 }
 
 /// Arguments: N, K, T, bits of the weight.
@@ -138,13 +165,23 @@ void bench_product(benchmark::State& state) {
 BENCHMARK(bench_copy_lane)->ArgNames({"MiB", "up"})->Args({256, 1})->Args({256, 0})->Args({16, 1})->Args({16, 0})->Args({1, 1})->Args({1, 0})->UseRealTime();
 BENCHMARK(bench_memory)->UseRealTime();
 BENCHMARK(bench_decode_attention)
-    ->ArgNames({"slots", "past", "A", "bits", "percent"})
-    ->Args({64, 2047, 32, 16, 100})
-    ->Args({64, 2047, 32, 8, 100})
-    ->Args({64, 2047, 32, 4, 100})
-    ->Args({64, 2047, 8, 16, 100})
-    ->Args({64, 2047, 8, 4, 100})
-    ->Args({64, 2047, 32, 16, 10})
+    ->ArgNames({"slots", "past", "A", "G", "bits", "percent"})
+    ->Args({64, 2047, 32, 8, 16, 100})
+    ->Args({64, 2047, 32, 8, 8, 100})
+    ->Args({64, 2047, 32, 8, 4, 100})
+    ->Args({64, 2047, 8, 8, 16, 100})
+    ->Args({64, 2047, 8, 8, 4, 100})
+    ->Args({64, 2047, 32, 32, 16, 100})
+    ->Args({64, 2047, 32, 32, 4, 100})
+    ->Args({64, 527, 32, 32, 16, 100})
+    ->Args({64, 2047, 32, 8, 16, 10})
+    ->UseRealTime();
+BENCHMARK(bench_prompt_attention)
+    ->ArgNames({"slots", "tokens", "A", "G", "bits"})
+    ->Args({8, 512, 32, 8, 16})
+    ->Args({2, 2048, 32, 8, 16})
+    ->Args({2, 2048, 32, 32, 16})
+    ->Args({2, 2048, 32, 8, 4})
     ->UseRealTime();
 BENCHMARK(bench_product)
     ->ArgNames({"N", "K", "T", "bits"})
