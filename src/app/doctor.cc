@@ -111,7 +111,7 @@ int doctor_command(const DoctorOptions& options) {
              cuda.devices.empty() ? "" : fmt::format(", {} with a GPU", format_bytes(kGpuOverheadBytes)));
   print_result("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
              disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
-  print_result("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, not yet run on a GPU", cuda.toolkit));
+  print_result("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, changed since they last ran on a GPU (docs/gpu.md)", cuda.toolkit));
   for (size_t i = 0; i < cuda.devices.size(); ++i) print_result("gpu {}       {}\n", i, cuda.devices[i]);
   if (cuda.devices.empty()) print_result("gpu         none; {}\n", cuda.problem);
   if (!cuda.toolkit.empty()) print_result("            driver: {}; cuBLASLt: {}\n", cuda.driver.empty() ? "absent" : "for CUDA " + cuda.driver, cuda.cublas.empty() ? "not found" : cuda.cublas);
