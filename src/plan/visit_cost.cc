@@ -1,5 +1,7 @@
 #include "plan/visit_cost.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "schedule/expert_hits.h"
 
@@ -49,7 +51,9 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
   before.flops = whole.rows * model.attention_input_flops_per_row();
   ComputeAmount after = before;
   after.flops = whole.flops - before.flops;
-  return {visit_time_s(processor, precision, before), visit_time_s(hardware.cpu, precision, attention), visit_time_s(processor, precision, after)};
+  // A profile's attention was measured on a cache that large processors hold in their own caches. That of a GPU's job lies in RAM.
+  const double attention_s = std::max(visit_time_s(hardware.cpu, precision, attention), attention.decode_kv_bytes / hardware.ram_read_bytes_per_s);
+  return {visit_time_s(processor, precision, before), attention_s, visit_time_s(processor, precision, after)};
 }
 
 double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows, double hit_share) {
