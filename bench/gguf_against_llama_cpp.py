@@ -114,7 +114,7 @@ def main():
     parser.add_argument("--json", default="")
     args = parser.parse_args()
     with Server(args):
-        with open(args.text, encoding="utf-8") as file:
+        with open(args.text, encoding="utf-8", newline="") as file:  # as it is: llama-perplexity reads bytes
             tokens = post("/tokenize", {"content": file.read(), "add_special": False})["tokens"]
         result = {"answers": answers(args, tokens)}
     result["perplexity"] = perplexity(args, tokens)
