@@ -100,6 +100,34 @@ struct RopeRule {
   bool interleaved = false;                    ///< pairs are (2i, 2i + 1), as in the paper; else (i, i + R/2), as Llama's checkpoints have them
 };
 
+/// How a router's logits become the scores that experts are chosen by.
+enum class RouterScore {
+  kSoftmax, kSigmoid,
+  kSparseMixer,  ///< the logits themselves; the weight of each of two choices is softmax over the logits near it (Liu et al. 2024)
+};
+
+/// Which experts of a mixture a row uses, and with which weights, by its router's logits.
+struct RouterRule {
+  int64_t num_experts = 0;      ///< E; 0: the model is no mixture
+  int64_t experts_per_row = 0;  ///< k
+  RouterScore score = RouterScore::kSoftmax;
+  float nearness = 0;           ///< of kSparseMixer: a logit s is near the largest, m, up to (m - s) / max(|s|, m)
+  bool normalized = false;      ///< a row's weights are divided by their sum
+  float scale = 1;              ///< and then multiplied by this
+};
+
+/// One of the experts that a row uses.
+struct ExpertChoice {
+  int32_t expert = 0;
+  float weight = 0;
+};
+
+/// One of the rows that use an expert.
+struct WeightedRow {
+  int32_t row = 0;
+  float weight = 0;
+};
+
 class Kernels {
  public:
   virtual ~Kernels() = default;
@@ -160,6 +188,16 @@ class Kernels {
   /// out[t] = the largest of the row x[t], x [T, cols] f32, and the first place where it is; -infinity is a value like others. draws [T], or none: of rows
   /// that are drawn, drawn_value() of each element, whose ids are first_id, first_id + 1, ...
   virtual void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) = 0;
+
+  /// Of logits [T, E] f32, which are changed, and a bias [E] of any type or none, which is added to the scores for the choice alone: the experts of each row, [T, k], the best first
+  /// (choose_experts_of_row() in backend/routing.h). `choices` lie in RAM, also for a GPU, which is done with all that was enqueued when this returns.
+  virtual void choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) = 0;
+  /// out [rows, D] act = these rows of x [T, D] act, packed. `rows` lie in RAM, as in add_rows().
+  virtual void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) = 0;
+  /// Of y [T, D] f32 each of these rows += its weight times its row of x [rows, D] f32. No row is there twice.
+  virtual void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) = 0;
+  /// y[t] += factor * sigmoid(gates[t]) * x[t], both [T, D] f32.
+  virtual void add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) = 0;
 
   /// Multiplies each of the vectors of `head_size` (a power of two) in x [T, num_heads, H] f32 by the Hadamard matrix over sqrt(H), in place: spreads
   /// outliers over all elements, and keeps every q.k if both are rotated (QuaRot: Ashkboos et al. 2024).

@@ -457,6 +457,66 @@ void add_gate_cases(std::vector<OperationCase>& cases) {
                      }});
 }
 
+/// Clear choices, as backends' exponentials differ in the last bits: logits are different steps of a quarter, and so are biases of sigmoids that are all but alike.
+void add_routing_cases(std::vector<OperationCase>& cases) {
+  struct Router {
+    const char* name;
+    RouterRule rule;
+    bool has_bias = false;
+  };
+  for (const Router& router : {Router{"softmax", {8, 2}}, Router{"softmax_normalized", {.num_experts = 130, .experts_per_row = 9, .normalized = true, .scale = 2.5f}},
+                               Router{"sigmoid", {.num_experts = 64, .experts_per_row = 6, .score = RouterScore::kSigmoid, .normalized = true}, true},
+                               Router{"sparse_mixer", {.num_experts = 40, .experts_per_row = 2, .score = RouterScore::kSparseMixer, .nearness = 0.3f}}, Router{"all", {3, 3}}})
+    cases.push_back({fmt::format("choose_experts_{}", router.name), [=](Kernels& kernels, Rng& rng) {
+                       const RouterRule& rule = router.rule;
+                       const int64_t rows = 7, E = rule.num_experts;
+                       Floats logits, bias, out;
+                       auto add_steps = [&](Floats& to, float step, int64_t first) {
+                         std::vector<int64_t> steps(static_cast<size_t>(E));
+                         std::iota(steps.begin(), steps.end(), first);
+                         std::shuffle(steps.begin(), steps.end(), rng);
+                         for (int64_t at : steps) to.push_back(step * static_cast<float>(at));
+                       };
+                       for (int64_t t = 0; t < rows; ++t) add_steps(logits, router.has_bias ? 0x1p-9f : 0.25f, -E / 3);
+                       add_steps(bias, 0.25f, 0);
+                       const TestWeight bias_weight = TestWeight::vector(bias, DType::kBF16);
+                       std::vector<ExpertChoice> choices(static_cast<size_t>(rows * rule.experts_per_row));
+                       kernels.choose_experts(logits.data(), rows, router.has_bias ? bias_weight : WeightView(), rule, choices.data());
+                       for (const ExpertChoice& choice : choices) out.insert(out.end(), {static_cast<float>(choice.expert), choice.weight});
+                       return out;
+                     }});
+  for (int64_t cols : {1, 33, 600})
+    for (int64_t count : {0, 1, 20, 300}) {
+      const std::string size = fmt::format("_{}_{}", count, cols);
+      const int64_t rows = 700;
+      auto rows_of = [=](Rng& rng) {
+        std::vector<WeightedRow> all(static_cast<size_t>(rows));
+        for (size_t i = 0; i < all.size(); ++i) all[i] = {static_cast<int32_t>(i), static_cast<float>(pick(rng, 1, 16)) / 8};
+        std::shuffle(all.begin(), all.end(), rng);
+        all.resize(static_cast<size_t>(count));
+        return all;
+      };
+      cases.push_back({"pick_rows" + size, [=](Kernels& kernels, Rng& rng) {
+                         const std::vector<WeightedRow> picked = rows_of(rng);
+                         const Bytes x = encode(random_floats(rng, rows * cols), kernels.act_dtype());
+                         return act_output(kernels, count * cols, [&](std::byte* to) { kernels.pick_rows(x.data(), picked, cols, to); });
+                       }});
+      cases.push_back({"add_rows" + size, [=](Kernels& kernels, Rng& rng) {
+                         const std::vector<WeightedRow> picked = rows_of(rng);
+                         const Floats x = random_floats(rng, count * cols);
+                         Floats y = random_floats(rng, rows * cols);
+                         kernels.add_rows(x.data(), picked, cols, y.data());
+                         return y;
+                       }});
+      cases.push_back({"add_gated_rows" + size, [=](Kernels& kernels, Rng& rng) {
+                         const Floats x = random_floats(rng, count * cols), gates = random_floats(rng, count, 4);
+                         Floats y = random_floats(rng, count * cols);
+                         kernels.add_gated_rows(x.data(), count, cols, gates.data(), 0.22f, y.data());
+                         return y;
+                       }});
+    }
+}
+
 const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
@@ -466,6 +526,7 @@ const std::vector<OperationCase>& operation_cases() {
     add_attention_cases(all);
     add_choice_cases(all);
     add_gate_cases(all);
+    add_routing_cases(all);
     return all;
   }();
   return cases;
@@ -959,6 +1020,33 @@ TEST_P(BackendTest, NanStaysNan) {
     kernels_->linear(encode(clean, act).data(), rows, TestWeight(w, DType::kBF16, 20, cols), {}, false, y.data());
     for (int64_t t = 0; t < rows; ++t)
       for (int64_t n = 0; n < 20; ++n) EXPECT_EQ(std::isnan(y[static_cast<size_t>(t * 20 + n)]), n == 3) << t;
+  }
+}
+
+// Equal scores, NaN and infinities: the same experts by every backend.
+TEST_P(BackendTest, ChoosesAmongScoresThatAreNoOrder) {
+  const int64_t E = 70, k = 5;
+  const std::vector<float> values{NAN, INFINITY, -INFINITY, 3, 3, -1};
+  Rng rng(29);
+  for (RouterScore score : {RouterScore::kSoftmax, RouterScore::kSigmoid, RouterScore::kSparseMixer}) {
+    const RouterRule rule{.num_experts = E, .experts_per_row = score == RouterScore::kSparseMixer ? 2 : k, .score = score, .nearness = 0.1f, .normalized = score == RouterScore::kSigmoid};
+    const int64_t rows = 40;
+    Floats logits(static_cast<size_t>(rows * E), 0.5f);
+    for (int64_t t = 0; t < rows; ++t)
+      for (int64_t i = 0; i < t % 8; ++i) logits[static_cast<size_t>(t * E + pick(rng, 0, E - 1))] = values[static_cast<size_t>(pick(rng, 0, 5))];
+    Floats same = logits, apart = logits;
+    std::vector<ExpertChoice> choices(static_cast<size_t>(rows * rule.experts_per_row)), expected = choices, one_by_one = choices;
+    kernels_->choose_experts(logits.data(), rows, {}, rule, choices.data());
+    for (int64_t t = 0; t < rows; ++t) kernels_->choose_experts(apart.data() + t * E, 1, {}, rule, one_by_one.data() + t * rule.experts_per_row);
+    EXPECT_EQ(std::memcmp(choices.data(), one_by_one.data(), choices.size() * sizeof(ExpertChoice)), 0);
+    make_reference_kernels()->choose_experts(same.data(), rows, {}, rule, expected.data());
+    for (size_t i = 0; i < choices.size(); ++i) {
+      EXPECT_EQ(choices[i].expert, expected[i].expert) << i;
+      EXPECT_EQ(std::isnan(choices[i].weight), std::isnan(expected[i].weight)) << i;
+      if (!std::isnan(expected[i].weight)) {
+        EXPECT_NEAR(choices[i].weight, expected[i].weight, 1e-5) << i;
+      }
+    }
   }
 }
 

@@ -121,6 +121,30 @@ class StagedKernels : public Kernels {
     std::byte* to = call.in_out(reinterpret_cast<std::byte*>(out), num_rows * static_cast<int64_t>(sizeof(Largest)));
     call.run([&] { kernels_->largest(from, num_rows, cols, draws, first_id, reinterpret_cast<Largest*>(to)); });
   }
+  void choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) override {
+    Call call(*this);
+    const WeightView b = call.in(bias);
+    float* to = call.in_out(logits, num_rows * rule.num_experts);
+    call.run([&] { kernels_->choose_experts(to, num_rows, b, rule, choices); });
+  }
+  void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) override {
+    Call call(*this);
+    const std::byte* from = call.in(x, act_bytes(rows_up_to(rows) * cols));
+    std::byte* to = call.in_out(out, act_bytes(std::ssize(rows) * cols));
+    call.run([&] { kernels_->pick_rows(from, rows, cols, to); });
+  }
+  void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) override {
+    Call call(*this);
+    const float* from = call.in(x, std::ssize(rows) * cols);
+    float* to = call.in_out(y, rows_up_to(rows) * cols);
+    call.run([&] { kernels_->add_rows(from, rows, cols, to); });
+  }
+  void add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) override {
+    Call call(*this);
+    const float *from = call.in(x, num_rows * cols), *by = call.in(gates, num_rows);
+    float* to = call.in_out(y, num_rows * cols);
+    call.run([&] { kernels_->add_gated_rows(from, num_rows, cols, by, factor, to); });
+  }
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     Call call(*this);
     float* to = call.in_out(x, num_rows * num_heads * head_size);
@@ -201,6 +225,11 @@ class StagedKernels : public Kernels {
   };
 
   int64_t act_bytes(int64_t count) const { return size_bytes(act_dtype(), count); }
+  static int64_t rows_up_to(std::span<const WeightedRow> rows) {
+    int64_t end = 0;
+    for (const WeightedRow& row : rows) end = std::max<int64_t>(end, row.row + 1);
+    return end;
+  }
   static int64_t num_rows(std::span<const AttentionSlot> slots) {
     int64_t rows = 0;
     for (const AttentionSlot& slot : slots) rows = std::max(rows, slot.first_row + slot.num_rows);

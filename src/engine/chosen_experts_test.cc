@@ -203,7 +203,7 @@ TEST_P(ChosenExperts, TheHottestAreInMemory) {
   for (const Outcome* of : {&first, &second}) {
     EXPECT_EQ(of->tokens, uncounted.tokens);
     // The second is predicted by few counted rows, so that experts which none of them chose are still expected now and then.
-    EXPECT_NEAR(of->predicted_bytes / disk_bytes(of->report), 1, of == &first ? 0.15 : 0.4);
+    EXPECT_NEAR(of->predicted_bytes / disk_bytes(of->report), 1, of == &first ? 0.15 : 0.5);
   }
   planner_ = "first-rule";
   const Outcome all = run(requests, kAll, half, 1, 2), chosen = run(requests, kChosen, half, 1, 2, 1);

@@ -185,7 +185,6 @@ Engine::Engine(EngineOptions options)
   checkpoint_files_ = model_->files();
   if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory))) tokenizer_ = Tokenizer::load(options_.model_directory);
   device_ = make_device(options_);
-  refuse_experts_on_gpu(*model_, device_ != nullptr);
   learn_expert_chances(options_, *model_, true);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
   kv_dtype_ = kv_dtype_of(options_.kv_cache_dtype, compute_dtype_);

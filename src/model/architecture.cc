@@ -95,15 +95,6 @@ std::vector<WantedWeight> Architecture::expert(const ModelConfig& config, int64_
   return WeightList(config, expert_start(index, names.part, expert)).gated(names.gate, names.up, names.down, config.mixture.expert_size);
 }
 
-ExpertRows ExpertRows::behind(float* stream, const ModelConfig& config, int64_t num_rows) {
-  const int64_t values = num_rows * config.hidden_size, choices = num_rows * config.mixture.experts_per_row;
-  float* const x = stream + values;
-  auto* const experts = reinterpret_cast<int32_t*>(x + values);
-  return {reinterpret_cast<std::byte*>(x), experts, reinterpret_cast<float*>(experts + choices)};
-}
-
-int64_t ExpertRows::floats_per_row(const ModelConfig& config) { return config.hidden_size + round_up(2 * config.mixture.experts_per_row, 16); }
-
 void append_and_attend(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
   if (m.rotate_keys) {

@@ -41,17 +41,8 @@ struct SizeFields {
   int64_t usual_heads = 0, usual_vocab = 0, usual_positions = 0;
 };
 
-/// What a mixture's sparse block leaves to its experts behind the stream [T, D] of a micro-batch, each part of all its rows: what they read, and which experts
-/// a row has chosen with which weights.
-struct ExpertRows {
-  std::byte* x;      ///< [T, D] act, normalized
-  int32_t* experts;  ///< [T, k]
-  float* weights;    ///< [T, k]
-
-  static ExpertRows behind(float* stream, const ModelConfig& config, int64_t num_rows);
-  /// As many as an x of 4 bytes needs; whole cache lines, so that rows are cut at aligned addresses.
-  static int64_t floats_per_row(const ModelConfig& config);
-};
+/// What a mixture's sparse block leaves to its experts behind the stream [T, D] of a micro-batch: the rows that they read, [T, D] act, normalized, where an act may be as wide as 4 bytes.
+inline std::byte* expert_rows(float* stream, const ModelConfig& config, int64_t num_rows) { return reinterpret_cast<std::byte*>(stream + num_rows * config.hidden_size); }
 
 /// What a mixture's tensors are called, behind "layers.7." or "layers.7.PART.experts.3."; a bias and a shared part where the config has them.
 struct MixtureNames {

@@ -159,7 +159,7 @@ int64_t ModelConfig::widest_ffn() const {
   return std::max(all_sparse ? 0 : ffn_size, mixture.shared_size);
 }
 
-int64_t ModelConfig::kept_row_floats() const { return hidden_size + (is_mixture() ? ExpertRows::floats_per_row(*this) : 0); }
+int64_t ModelConfig::kept_row_floats() const { return (is_mixture() ? 2 : 1) * hidden_size; }
 
 ModelConfig parse_config(const std::string& config_json, const std::string& generation_json, const std::string& source_name,
                          const std::vector<std::string>& ignored_fields) {

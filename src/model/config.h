@@ -34,25 +34,13 @@ struct BlockAttention {
   std::vector<float> sinks;  ///< [num_heads], AttentionRule::sinks; read from the checkpoint. Empty: none
 };
 
-/// How a router's logits become the scores that experts are chosen by.
-enum class RouterScore {
-  kSoftmax, kSigmoid,
-  kSparseMixer,  ///< the logits themselves; the weight of each of two choices is softmax over the logits near it (Liu et al. 2024)
-};
-
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
-struct Mixture {
-  int64_t num_experts = 0;      ///< E; 0: the model is none
-  int64_t experts_per_row = 0;  ///< k
+struct Mixture : RouterRule {
   int64_t expert_size = 0;      ///< F of each
   int64_t shared_size = 0;      ///< F of a part that all rows use beside their experts; 0: none
   bool shared_gate = false;     ///< what that gives is multiplied by the sigmoid of a product of its own
-  RouterScore score = RouterScore::kSoftmax;
   bool choice_bias = false;     ///< a bias is added to the scores, for the choice alone
   bool logit_bias = false;      ///< a bias is added to the logits
-  float nearness = 0;           ///< of kSparseMixer: a logit s is near the largest, m, up to (m - s) / max(|s|, m)
-  bool normalized = false;      ///< a row's weights are divided by their sum
-  float scale = 1;              ///< and then multiplied by this
   std::optional<ClampedGate> clamped;  ///< experts have one matrix whose rows are of gate and up in turn, and gate so; none: as other feed-forward parts
   std::vector<bool> sparse;     ///< [num_layers]: which blocks have experts
   std::shared_ptr<const ExpertChances> drawn = nullptr;  ///< experts are not chosen but drawn (Model::draw_experts_by())
@@ -110,7 +98,7 @@ struct ModelConfig {
   bool is_sparse(int64_t block) const { return is_mixture() && mixture.sparse[static_cast<size_t>(block)]; }
   /// The widest feed-forward part that all rows go through.
   int64_t widest_ffn() const;
-  /// What a micro-batch keeps of a row from layer to layer, in floats: the stream, and in a mixture what its experts need (ExpertRows).
+  /// What a micro-batch keeps of a row from layer to layer, in floats: the stream, and in a mixture what its experts read (expert_rows()).
   int64_t kept_row_floats() const;
   NormRule norm_rule() const { return {norm_epsilon, norm_offset}; }
   /// What attention and feed-forward add is made apart from the stream, as something is done to it first.

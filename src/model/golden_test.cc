@@ -71,10 +71,11 @@ class WholeModel {
     std::byte* scratch = memory.data();
     while (reinterpret_cast<uintptr_t>(scratch) % 64 != 0) ++scratch;
 
+    std::vector<ExpertChoice> choices(static_cast<size_t>(T * config.mixture.experts_per_row));
     Sink sink(T, config.vocab_size);
     for (size_t layer = 0; layer < model_->layers().size(); ++layer) {
       const LayerSpec& spec = model_->layers()[layer];
-      VisitInput input{T, positions, {}, {}, {}};
+      VisitInput input{T, positions, {}, {}, {}, choices};
       std::vector<WeightView> views;
       for (const WeightUse& use : spec.uses) views.push_back(view_of(use));
       std::vector<const std::byte*> embed_rows;

@@ -596,12 +596,6 @@ bool Model::chooses_experts(int64_t layer) const {
   return spec.kind == LayerKind::kBlock && config_.is_sparse(spec.index);
 }
 
-void Model::count_choices(int64_t num_rows, float* hidden, std::span<int32_t> rows_of_expert) const {
-  std::fill(rows_of_expert.begin(), rows_of_expert.end(), 0);
-  const int32_t* experts = ExpertRows::behind(hidden, config_, num_rows).experts;
-  for (int64_t i = 0; i < num_rows * config_.mixture.experts_per_row; ++i) ++rows_of_expert[static_cast<size_t>(experts[i])];
-}
-
 void Model::forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
                                      std::byte* scratch_memory, Kernels& kernels, const AttentionInputs& to) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];

@@ -93,6 +93,8 @@ struct VisitInput {
   std::span<const AttentionSlot> slots;            ///< pages of this layer (blocks only)
   std::span<const std::byte* const> embed_rows;    ///< [T] rows of the embedding table (embed layer only)
   std::span<const int32_t> logit_rows;             ///< rows of T that want logits (head only)
+  /// [T, k] of a mixture, in RAM also for a GPU: the block that attends writes what its rows have chosen, its experts read it.
+  std::span<ExpertChoice> choices;
 };
 
 /// Receives logits as the head computes them. Called in the compute lane, or in that of the processor beside a GPU; takes_largest() and draws() from any thread.
@@ -187,7 +189,7 @@ class Model {
   VisitWork mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
-  /// updated by blocks and experts, read by the head; in a mixture [T, kept_row_floats()] floats, the stream first (ExpertRows). weights: one view per LayerSpec::uses entry (empty view for
+  /// updated by blocks and experts, read by the head; in a mixture [T, kept_row_floats()] floats, the stream first (expert_rows()). weights: one view per LayerSpec::uses entry (empty view for
   /// lookups, with its dtype). scratch: scratch_bytes(), 64-byte aligned. sink: head only; accept() is called for panels of rows in order.
   void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
                const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,
@@ -195,8 +197,6 @@ class Model {
 
   /// Whether rows choose their experts in this layer: it is a sparse block's that attends.
   bool chooses_experts(int64_t layer) const;
-  /// After the forward() of such a layer: how many of the rows chose each expert, to rows_of_expert [E].
-  void count_choices(int64_t num_rows, float* hidden, std::span<int32_t> rows_of_expert) const;
 
   // The same in parts, for visits that a device and the processor beside it do together.
 

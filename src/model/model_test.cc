@@ -153,7 +153,7 @@ TEST(Model, ExpertsAreLayersOfTheirOwn) {
   EXPECT_EQ(experts.uses.size(), 15u);
   EXPECT_DOUBLE_EQ(experts.row_share, 0.4);
   EXPECT_DOUBLE_EQ(experts.linear_flops_per_row, 2 * 2 * 3 * 64 * 32);  // two experts
-  EXPECT_EQ(config.kept_row_floats(), 2 * 64 + 16);
+  EXPECT_EQ(config.kept_row_floats(), 2 * 64);
   // The router is no part of what streams, nor of what other types are made of.
   const WeightUse& router = *std::find_if(model->layers()[1].uses.begin(), model->layers()[1].uses.end(), [](const WeightUse& use) { return use.role == Role::kRouter; });
   EXPECT_TRUE(model->weights()[static_cast<size_t>(router.weight)].always_resident);

@@ -62,7 +62,7 @@ struct BlockScratch {
     if (config.fused_qkv) fused = scratch.floats(rows * (q_width + 2 * kv_width));
     if (config.parallel) beside = scratch.acts(rows * config.hidden_size);
     if (config.adds_apart() || config.mixture.shared_gate) branch = scratch.floats(panel * config.hidden_size);
-    if (config.is_mixture()) router = scratch.floats(panel * config.mixture.num_experts);
+    if (config.is_mixture()) router = scratch.floats(rows * config.mixture.num_experts);
     if (config.mixture.shared_gate) shared_gate = scratch.floats(panel);
   }
   std::byte* act;         ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
@@ -73,7 +73,7 @@ struct BlockScratch {
   float* fused = nullptr;       ///< [T, (A + 2 G) * H]: q, k and v of one product
   std::byte* beside = nullptr;  ///< [T, D] act: what a feed-forward part beside attention reads
   float* branch = nullptr;      ///< [panel, D]: what is to be added to the stream
-  float* router = nullptr;      ///< [panel, E]: a mixture's logits
+  float* router = nullptr;      ///< [T, E]: a mixture's logits, as its choices are of the whole visit too
   float* shared_gate = nullptr; ///< [panel]
 };
 
@@ -90,16 +90,12 @@ struct ExpertScratch {
     }
     inner = scratch.acts(panel * size);
     out = scratch.floats(panel * config.hidden_size);
-    chosen_by = reinterpret_cast<int32_t*>(scratch.floats(rows));
-    weights = scratch.floats(rows);
   }
   std::byte* x;             ///< [panel, D] act
   float *gate = nullptr, *up = nullptr;  ///< [panel, F]
   float* pairs = nullptr;   ///< [panel, F, 2]: both, where one matrix makes them
   std::byte* inner;         ///< [panel, F] act
   float* out;               ///< [panel, D]
-  int32_t* chosen_by;       ///< rows that chose an expert, at most [T]
-  float* weights;           ///< and its weight in each
 };
 
 /// For a panel of rows that want logits, of a chunk of the vocabulary.

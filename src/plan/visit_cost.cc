@@ -32,11 +32,6 @@ const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy
   return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
 }
 
-void refuse_experts_on_gpu(const Model& model, bool on_gpu) {
-  if (on_gpu && model.config().is_mixture())
-    fail_user("a mixture of experts ({}) runs on a CPU alone: take --backend cpu, and leave --gpu-memory out", model.config().model_type);
-}
-
 void refuse_codes_on_gpu(const Model& model, bool on_gpu) {
   for (const WeightSpec& weight : model.weights())
     if (on_gpu && weight.codes)

@@ -133,6 +133,7 @@ VisitInput Executor::Leases::input() const {
   input.slots = cache.slots;
   input.embed_rows = embed_rows;
   input.logit_rows = plan->logit_rows;
+  input.choices = hidden.choices;
   return input;
 }
 
@@ -212,20 +213,22 @@ void Executor::copy_out(const Leases& leases) {
   if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, reinterpret_cast<float*>(leases.hidden.resident));
 }
 
+void Executor::count_choices(const Leases& leases) {
+  const Visit& visit = leases.visit;
+  if ((policy_.max_choosing_rows == 0 && !counts_) || !model_.chooses_experts(visit.layer)) return;
+  choices_.count(visit.batch, leases.hidden.choices);
+  if (!counts_) return;
+  const std::span<const int32_t> rows_of_expert = choices_.rows_of_expert(visit.batch);
+  std::vector<int64_t>& all = (*counts_)[static_cast<size_t>(model_.layers()[static_cast<size_t>(visit.layer)].index)];
+  for (size_t expert = 0; expert < rows_of_expert.size(); ++expert) all[expert] += rows_of_expert[expert];
+}
+
 void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
   work.run = [this, leases] {
     copy_in(*leases);
-    const Visit& visit = leases->visit;
-    model_.forward(visit.layer, leases->weights.views, leases->input(), cache_.layout().geometry, leases->hidden.rows, scratch_.data(), kernels_,
+    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), cache_.layout().geometry, leases->hidden.rows, scratch_.data(), kernels_,
                    leases->plan->sink.get());
-    if ((policy_.max_choosing_rows > 0 || counts_) && model_.chooses_experts(visit.layer)) {
-      const std::span<int32_t> rows_of_expert = choices_.rows_of_expert(visit.batch);
-      model_.count_choices(leases->plan->num_rows(), leases->hidden.rows, rows_of_expert);
-      if (counts_) {
-        std::vector<int64_t>& all = (*counts_)[static_cast<size_t>(model_.layers()[static_cast<size_t>(visit.layer)].index)];
-        for (size_t expert = 0; expert < rows_of_expert.size(); ++expert) all[expert] += rows_of_expert[expert];
-      }
-    }
+    count_choices(*leases);
     copy_out(*leases);
   };
   computed(*leases, lanes_.compute->submit(std::move(work)));
@@ -330,6 +333,7 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   after.run = [this, leases, attended_at = pair.device, result_dtype] {
     model_.forward_after_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, attended_at,
                                    result_dtype);
+    count_choices(*leases);
     copy_out(*leases);
   };
   flush(source);  // only now: this visit's first stage goes before the last one's last

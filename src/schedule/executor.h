@@ -79,6 +79,8 @@ class Executor {
   void flush(StepSource& source);
   /// The visit's part in the compute lane is enqueued up to `done`.
   void computed(const Leases& leases, const Event& done);
+  /// In the compute lane, after a visit's attention: counts which experts its rows chose, where that is asked for.
+  void count_choices(const Leases& leases);
   /// What the visit computes; counts it as work done.
   ComputeAmount amount_of(const Leases& leases);
   void copy_in(const Leases& leases);

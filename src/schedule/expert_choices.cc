@@ -8,6 +8,12 @@ ExpertChoices::ExpertChoices(const Model& model, int64_t num_batches)
     : model_(model), rows_of_expert_(static_cast<size_t>(num_batches), std::vector<int32_t>(static_cast<size_t>(model.config().mixture.num_experts))),
       all_(static_cast<size_t>(model.config().mixture.num_experts)) {}
 
+void ExpertChoices::count(int64_t batch, std::span<const ExpertChoice> choices) {
+  const std::span<int32_t> rows = rows_of_expert(batch);
+  std::fill(rows.begin(), rows.end(), 0);
+  for (const ExpertChoice& choice : choices) ++rows[static_cast<size_t>(choice.expert)];
+}
+
 void ExpertChoices::learn(int64_t first_unit, int64_t first_batch, std::span<const int64_t> num_rows) {
   std::fill(all_.begin(), all_.end(), 0);
   for (size_t i = 0; i < num_rows.size(); ++i) {

@@ -19,7 +19,9 @@ class ExpertChoices {
   /// Simulations, in which nothing is computed: rows choose at random, by what is known of their choices (Model::draw_experts_by(), expert_chances()), else each expert alike.
   void imagine(uint64_t seed) { imagined_ = std::make_unique<std::mt19937_64>(seed); }
 
-  /// Compute lane: how many rows of the micro-batch chose each expert [E].
+  /// Compute lane: the micro-batch's rows have chosen so, which is counted.
+  void count(int64_t batch, std::span<const ExpertChoice> choices);
+  /// Compute lane, too: how many rows of the micro-batch chose each expert [E].
   std::span<int32_t> rows_of_expert(int64_t batch) { return rows_of_expert_[static_cast<size_t>(batch)]; }
 
   /// What was learnt in the last pass means nothing any more.

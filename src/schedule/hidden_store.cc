@@ -25,13 +25,15 @@ HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
   file_stride = round_up(disk_rows * row_bytes, kDirectAlignment);
   buffer_bytes = host_rows + disk_rows > 0 ? round_up(policy.max_rows * row_bytes, kDirectAlignment) : 0;
   if (policy.on_gpu()) bounce_bytes = file_stride;
+  choices_per_row = model.config().mixture.experts_per_row;
+  choice_bytes = policy.max_rows * choices_per_row * static_cast<int64_t>(sizeof(ExpertChoice));
   if (policy.on_gpu() && policy.num_groups > 1) message_bytes = policy.max_rows * stream_row_bytes;
 }
 
 int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
   int64_t bytes = 0;
   if (tier == compute_tier) bytes += num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
-  if (tier == Tier::kCpu) bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(message_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
+  if (tier == Tier::kCpu) bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes) + Arena::footprint(message_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
   return bytes;
 }
 
@@ -41,6 +43,7 @@ HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_p
   for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
     resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
     host_.push_back(arenas.cpu->allocate(layout_.host_bytes));
+    choices_.push_back(arenas.cpu->allocate(layout_.choice_bytes));
     messages_.push_back(arenas.cpu->allocate(layout_.message_bytes));
   }
   stager_ = Stager(layout_.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
@@ -138,6 +141,7 @@ Event HiddenStore::send(const Visit& visit, const BatchPlan& plan, const std::by
 HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool alone) {
   auto batch = static_cast<size_t>(visit.batch);
   HiddenLease lease;
+  lease.choices = {reinterpret_cast<ExpertChoice*>(choices_[batch].data()), static_cast<size_t>(plan.num_rows() * layout_.choices_per_row)};
   if (!staged(plan)) {
     lease.rows = reinterpret_cast<float*>(resident_[batch].data());
     if (visit.layer == 0) lease.after = {sent_[batch]};

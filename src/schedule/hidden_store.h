@@ -35,6 +35,8 @@ class HiddenLayout {
   int64_t buffer_bytes = 0;    ///< one staging buffer, in the compute tier; 0 if everything is resident
   int64_t bounce_bytes = 0;    ///< the RAM behind it, if that is a GPU
   int64_t file_stride = 0;     ///< disk of one micro-batch
+  int64_t choices_per_row = 0; ///< Mixture::experts_per_row; choices stay in RAM
+  int64_t choice_bytes = 0;    ///< RAM of one micro-batch for them
   int64_t message_bytes = 0;   ///< RAM of one micro-batch for messages between pipeline stages whose rows lie in a GPU
 
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
@@ -43,6 +45,7 @@ class HiddenLayout {
 
 struct HiddenLease {
   float* rows = nullptr;  ///< [T, ModelConfig::kept_row_floats], the stream [T, D] first
+  std::span<ExpertChoice> choices;  ///< VisitInput::choices
   /// Rows that live in the compute tier but not in the staging buffer: copied in before the visit and out after it.
   std::byte* resident = nullptr;
   int64_t copy_in_bytes = 0, copy_out_bytes = 0;
@@ -75,7 +78,7 @@ class HiddenStore {
   Lanes& lanes_;
   StageLink link_;
   std::shared_ptr<File> file_;
-  std::vector<std::span<std::byte>> resident_, host_, messages_;  ///< a batch
+  std::vector<std::span<std::byte>> resident_, host_, choices_, messages_;  ///< a batch
   Stager stager_;
   std::vector<Event> computed_, sent_;  ///< a batch: its newest visit, and its newest message to the next stage
   int64_t next_key_ = 0;

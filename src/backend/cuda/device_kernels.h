@@ -17,7 +17,7 @@
 #include "backend/cuda/device_runtime.h"
 #include "backend/cuda/generated_attention.h"
 #include "backend/cuda/kept_uploads.h"
-#include "backend/cuda/row_kernels.h"
+#include "backend/cuda/routing_kernels.h"
 #include "backend/kernels.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -136,6 +136,29 @@ class DeviceKernels : public Kernels {
     run("largest", find_largest, {num_rows}, threads_for(cols), x, cols, on_device, static_cast<uint32_t>(first_id), out);
   }
 
+  void choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) override {
+    const int64_t row_bytes = rule.experts_per_row * static_cast<int64_t>(sizeof(ExpertChoice)), panel = std::max<int64_t>(1, kLargestDownload / row_bytes);
+    for (int64_t first = 0; first < num_rows; first += panel) {
+      const int64_t rows = std::min(panel, num_rows - first);
+      auto* found = reinterpret_cast<ExpertChoice*>(runtime_->workspace());
+      run("choose_experts", choose_of_rows, {rows}, kWarp, logits + first * rule.num_experts, bias.empty() ? nullptr : bias.data(), bias.dtype, rule, found);
+      runtime_->download(found, rows * row_bytes, choices + first * rule.experts_per_row);
+    }
+  }
+  void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) override {
+    for_packed(rows, [&](const PackedRows& packed, int64_t first, int64_t count) {
+      run("pick_rows", pack_rows, {count}, threads_for(cols), reinterpret_cast<const uint16_t*>(x), packed, cols, reinterpret_cast<uint16_t*>(out) + first * cols);
+    });
+  }
+  void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) override {
+    for_packed(rows, [&](const PackedRows& packed, int64_t first, int64_t count) {
+      run("add_rows", add_packed_rows, {count}, threads_for(cols), x + first * cols, packed, cols, y);
+    });
+  }
+  void add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) override {
+    run("add_gated_rows", add_rows_by_gates, {num_rows}, threads_for(cols), x, gates, factor, cols, y);
+  }
+
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     FLEXGEN_CHECK(head_size <= kLargestHadamard && std::has_single_bit(static_cast<uint64_t>(head_size)), "heads of {}", head_size);
     run("hadamard", transform_hadamard, {num_rows * num_heads}, threads_for(head_size), x, static_cast<int>(head_size));
@@ -202,6 +225,17 @@ class DeviceKernels : public Kernels {
   /// Of a block that owns a row: by its length alone.
   static int threads_for(int64_t cols) { return static_cast<int>(std::clamp<int64_t>(round_up(cols, kWarp), kWarp, kRowThreads)); }
   static int64_t blocks_for(int64_t count) { return std::min<int64_t>(ceil_div(count, kRowThreads), 4096); }
+
+  /// Calls body(packed, first, count) with the rows, as many at a time as go with a kernel's arguments.
+  template <typename Body>
+  static void for_packed(std::span<const WeightedRow> rows, const Body& body) {
+    for (int64_t first = 0; first < std::ssize(rows); first += kMostPackedRows) {
+      PackedRows packed;
+      const int64_t count = std::min(kMostPackedRows, std::ssize(rows) - first);
+      std::copy_n(rows.begin() + first, count, packed.rows);
+      body(packed, first, count);
+    }
+  }
 
   void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out, DType type) {
     run("layer_norm", layer_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, bias.empty() ? nullptr : bias.data(), bias.dtype,

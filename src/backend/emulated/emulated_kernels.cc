@@ -76,6 +76,22 @@ class EmulatedKernels : public Kernels {
     std::byte* to = bytes(reinterpret_cast<const std::byte*>(out), num_rows * static_cast<int64_t>(sizeof(Largest)), "largest: out");
     kernels_->largest(floats(x, num_rows * cols, "largest: x"), num_rows, cols, draws, first_id, reinterpret_cast<Largest*>(to));
   }
+  void choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) override {
+    in_ram(choices, num_rows * rule.experts_per_row * static_cast<int64_t>(sizeof(ExpertChoice)), "choose_experts: choices");
+    kernels_->choose_experts(floats(logits, num_rows * rule.num_experts, "choose_experts: logits"), num_rows, view(bias), rule, choices);
+  }
+  void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) override {
+    in_ram(rows.data(), std::ssize(rows) * static_cast<int64_t>(sizeof(WeightedRow)), "pick_rows: rows");
+    kernels_->pick_rows(acts(x, rows_up_to(rows) * cols, "pick_rows: x"), rows, cols, acts(out, std::ssize(rows) * cols, "pick_rows: out"));
+  }
+  void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) override {
+    in_ram(rows.data(), std::ssize(rows) * static_cast<int64_t>(sizeof(WeightedRow)), "add_rows: rows");
+    kernels_->add_rows(floats(x, std::ssize(rows) * cols, "add_rows: x"), rows, cols, floats(y, rows_up_to(rows) * cols, "add_rows: y"));
+  }
+  void add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) override {
+    kernels_->add_gated_rows(floats(x, num_rows * cols, "add_gated_rows: x"), num_rows, cols, floats(gates, num_rows, "add_gated_rows: gates"), factor,
+                             floats(y, num_rows * cols, "add_gated_rows: y"));
+  }
   void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) override {
     kernels_->hadamard(floats(x, num_rows * num_heads * head_size, "hadamard: x"), num_rows, num_heads, head_size);
   }
@@ -101,6 +117,11 @@ class EmulatedKernels : public Kernels {
     WeightView behind = weight;
     for (WeightPiece& piece : behind.pieces) piece.data = bytes(piece.data, piece.rows * row_bytes(weight.dtype, weight.cols), "a weight");
     return behind;
+  }
+  static int64_t rows_up_to(std::span<const WeightedRow> rows) {
+    int64_t end = 0;
+    for (const WeightedRow& row : rows) end = std::max<int64_t>(end, row.row + 1);
+    return end;
   }
   void in_ram(const void* address, int64_t count, const char* what) const {
     FLEXGEN_CHECK(!memory_.touches(static_cast<const std::byte*>(address), count), "{} must lie in RAM", what);

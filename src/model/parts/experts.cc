@@ -1,9 +1,6 @@
 #include "model/parts/experts.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
+#include <numeric>
 #include <vector>
 
 #include "base/error.h"
@@ -14,112 +11,73 @@
 namespace flexgen {
 namespace {
 
-void softmax(std::span<float> x) {
-  const float most = *std::max_element(x.begin(), x.end());
-  float sum = 0;
-  for (float& value : x) sum += value = std::exp(value - most);
-  for (float& value : x) value /= sum;
-}
-
-/// A bias [E] of any type as floats.
-std::vector<float> floats_of(const LayerContext& c, const WeightView& vector) {
-  std::vector<float> values;
-  if (vector.empty()) return values;
-  values.resize(static_cast<size_t>(vector.cols));
-  const std::byte* const row[]{vector.data()};
-  c.kernels.gather_rows(row, vector.dtype, vector.cols, false, values.data());
-  return values;
-}
-
-/// The largest of `scores` that is none of `taken`. NaN is chosen last, and then like others: what is not finite is found in the logits of the answer.
-template <typename Score>
-int32_t largest_left(int64_t num_experts, std::span<const int32_t> taken, const Score& score_of) {
-  int32_t best = -1;
-  float best_score = 0;
-  for (int32_t expert = 0; expert < num_experts; ++expert) {
-    if (std::find(taken.begin(), taken.end(), expert) != taken.end()) continue;
-    const float score = score_of(static_cast<size_t>(expert));
-    if (best >= 0 && !(score > best_score) && (!std::isnan(best_score) || std::isnan(score))) continue;
-    best = expert;
-    best_score = score;
-  }
-  return best;
-}
-
-/// RouterScore::kSparseMixer.
-void choose_as_sparse_mixer(float nearness, std::span<const float> logits, int32_t* experts, float* weights) {
-  for (int64_t i = 0; i < 2; ++i) {
-    const std::span<const int32_t> taken(experts, static_cast<size_t>(i));
-    experts[i] = largest_left(std::ssize(logits), taken, [&](size_t expert) { return logits[expert]; });
-    const float most = logits[static_cast<size_t>(experts[i])];
-    float sum = 0;
-    for (size_t expert = 0; expert < logits.size(); ++expert) {
-      if (std::find(taken.begin(), taken.end(), static_cast<int32_t>(expert)) != taken.end()) continue;
-      const float score = logits[expert], distance = (most - score) / std::max(std::abs(score), most);
-      if (!(distance > nearness)) sum += std::exp(score - most);
-    }
-    weights[i] = 1 / sum;
-  }
-}
-
-/// The same for the same row in the same block, whatever its neighbours are. FNV-1a.
-uint64_t seed_of(const std::byte* row, int64_t bytes, int64_t block) {
+/// The same for the same choices in the same block, which differ from row to row. FNV-1a.
+uint64_t seed_of(std::span<const ExpertChoice> choices, int64_t block) {
   uint64_t hash = 0xcbf29ce484222325u ^ static_cast<uint64_t>(block);
-  for (int64_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<uint64_t>(row[i])) * 0x100000001b3u;
+  for (const std::byte byte : std::as_bytes(choices)) hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001b3u;
   return hash;
 }
 
-}  // namespace
-
-void choose_experts_of_row(const Mixture& mixture, std::span<float> logits, std::span<const float> bias, int32_t* experts, float* weights) {
-  const int64_t k = mixture.experts_per_row;
-  if (mixture.score == RouterScore::kSparseMixer) return choose_as_sparse_mixer(mixture.nearness, logits, experts, weights);
-  if (mixture.score == RouterScore::kSoftmax) softmax(logits);
-  else for (float& value : logits) value = 1 / (1 + std::exp(-value));
-  float sum = 0;
-  for (int64_t i = 0; i < k; ++i) {
-    experts[i] = largest_left(std::ssize(logits), {experts, static_cast<size_t>(i)}, [&](size_t expert) { return logits[expert] + (bias.empty() ? 0 : bias[expert]); });
-    weights[i] = logits[static_cast<size_t>(experts[i])];
-    sum += weights[i];
+/// Model::draw_experts_by(), for each row.
+void draw_choices(const LayerContext& c) {
+  const auto k = static_cast<size_t>(c.config.mixture.experts_per_row);
+  std::vector<int32_t> experts(k);
+  for (size_t first = 0; first < c.in.choices.size(); first += k) {
+    const std::span<ExpertChoice> row = c.in.choices.subspan(first, k);
+    draw_experts(c.config.mixture.drawn->of_block(c.layer.index), seed_of(row, c.layer.index), experts);
+    for (size_t i = 0; i < k; ++i) row[i].expert = experts[i];
   }
-  for (int64_t i = 0; i < k; ++i) weights[i] *= mixture.normalized ? mixture.scale / std::max(sum, std::numeric_limits<float>::min()) : mixture.scale;
 }
 
-void choose_experts(const LayerContext& c, const BlockScratch& s) {
-  const ModelConfig& m = c.config;
-  const int64_t T = c.in.num_rows, E = m.mixture.num_experts, k = m.mixture.experts_per_row, row_bytes = size_bytes(c.kernels.act_dtype(), m.hidden_size);
-  const ExpertRows kept = ExpertRows::behind(c.hidden, m, T);
-  normalize(c, Role::kNorm2, c.hidden, T, kept.x);
-  const std::vector<float> bias = m.mixture.choice_bias ? floats_of(c, c[Role::kRouterBias]) : std::vector<float>();
-  const WeightView logit_bias = m.mixture.logit_bias ? c[Role::kRouterBias] : WeightView();
-  for (int64_t first = 0; first < T; first += kFfnPanelRows) {
-    const int64_t rows = std::min(kFfnPanelRows, T - first);
-    c.kernels.linear(kept.x + first * row_bytes, rows, c[Role::kRouter], logit_bias, false, s.router);
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t at = (first + i) * k;
-      choose_experts_of_row(m.mixture, std::span(s.router + i * E, static_cast<size_t>(E)), bias, kept.experts + at, kept.weights + at);
-      if (m.mixture.drawn)
-        draw_experts(m.mixture.drawn->of_block(c.layer.index), seed_of(kept.x + (first + i) * row_bytes, row_bytes, c.layer.index), {kept.experts + at, static_cast<size_t>(k)});
-    }
+/// For each expert of a layer the rows that chose it, in their order.
+class RowsOfExperts {
+ public:
+  explicit RowsOfExperts(const LayerContext& c) : ends_(static_cast<size_t>(c.layer.num_experts) + 1) {
+    const std::span<const ExpertChoice> choices = c.in.choices;
+    const auto k = static_cast<size_t>(c.config.mixture.experts_per_row);
+    auto number_of = [&](const ExpertChoice& choice) { return choice.expert - c.layer.first_expert; };
+    auto is_here = [&](const ExpertChoice& choice) { return number_of(choice) >= 0 && number_of(choice) < c.layer.num_experts; };
+    for (const ExpertChoice& choice : choices)
+      if (is_here(choice)) ++ends_[static_cast<size_t>(number_of(choice)) + 1];
+    std::partial_sum(ends_.begin(), ends_.end(), ends_.begin());
+    rows_.resize(ends_.back());
+    for (size_t i = 0; i < choices.size(); ++i)  // what was an expert's begin becomes its end
+      if (is_here(choices[i])) rows_[ends_[static_cast<size_t>(number_of(choices[i]))]++] = {static_cast<int32_t>(i / k), c.config.residual_scale * choices[i].weight};
   }
-  if (c.has(Role::kUp)) add_feed_forward(c, s, kept.x);
+
+  std::span<const WeightedRow> of(int64_t number) const {
+    const size_t begin = number == 0 ? 0 : ends_[static_cast<size_t>(number) - 1];
+    return std::span(rows_).subspan(begin, ends_[static_cast<size_t>(number)] - begin);
+  }
+
+ private:
+  std::vector<size_t> ends_;
+  std::vector<WeightedRow> rows_;
+};
+
+}  // namespace
+
+void choose_experts(const LayerContext& c, const BlockScratch& s) {
+  const Mixture& mixture = c.config.mixture;
+  const int64_t T = c.in.num_rows;
+  FLEXGEN_CHECK(std::ssize(c.in.choices) == T * mixture.experts_per_row, "{} choices of {} rows", c.in.choices.size(), T);
+  std::byte* const x = expert_rows(c.hidden, c.config, T);
+  normalize(c, Role::kNorm2, c.hidden, T, x);
+  c.kernels.linear(x, T, c[Role::kRouter], mixture.logit_bias ? c[Role::kRouterBias] : WeightView(), false, s.router);
+  if (c.has(Role::kUp)) add_feed_forward(c, s, x);
+  // Last, as one waits for it.
+  c.kernels.choose_experts(s.router, T, mixture.choice_bias ? c[Role::kRouterBias] : WeightView(), mixture, c.in.choices.data());
+  if (mixture.drawn) draw_choices(c);
 }
 
 void add_experts(const LayerContext& c, const ExpertScratch& s) {
   const ModelConfig& m = c.config;
-  const int64_t T = c.in.num_rows, D = m.hidden_size, F = m.mixture.expert_size, k = m.mixture.experts_per_row;
-  const int64_t row_bytes = size_bytes(c.kernels.act_dtype(), D);
-  const ExpertRows kept = ExpertRows::behind(c.hidden, m, T);
+  const int64_t D = m.hidden_size, F = m.mixture.expert_size;
+  const std::byte* const x = expert_rows(c.hidden, m, c.in.num_rows);
+  const RowsOfExperts rows_of(c);
   Kernels& kernels = c.kernels;
   const size_t each = c.w.size() / static_cast<size_t>(c.layer.num_experts);
   for (int64_t number = 0; number < c.layer.num_experts; ++number) {
-    int64_t count = 0;
-    for (int64_t row = 0; row < T; ++row)
-      for (int64_t i = row * k; i < (row + 1) * k; ++i) {
-        if (kept.experts[i] != c.layer.first_expert + number) continue;
-        s.chosen_by[count] = static_cast<int32_t>(row);
-        s.weights[count++] = m.residual_scale * kept.weights[i];
-      }
     auto bias = [&](Role role) -> const WeightView& {  // or none
       static const WeightView kNone;
       for (size_t i = static_cast<size_t>(number) * each; i < (static_cast<size_t>(number) + 1) * each; ++i)
@@ -131,9 +89,12 @@ void add_experts(const LayerContext& c, const ExpertScratch& s) {
       FLEXGEN_CHECK(!found.empty(), "an expert without one of its matrices");
       return found;
     };
-    for (int64_t first = 0; first < count; first += kFfnPanelRows) {
-      const int64_t rows = std::min(kFfnPanelRows, count - first);
-      for (int64_t i = 0; i < rows; ++i) std::memcpy(s.x + i * row_bytes, kept.x + s.chosen_by[first + i] * row_bytes, static_cast<size_t>(row_bytes));
+    std::span<const WeightedRow> left = rows_of.of(number);
+    while (!left.empty()) {
+      const std::span<const WeightedRow> panel = left.first(std::min<size_t>(kFfnPanelRows, left.size()));
+      const int64_t rows = std::ssize(panel);
+      left = left.subspan(panel.size());
+      kernels.pick_rows(x, panel, D, s.x);
       if (m.mixture.clamped) {
         kernels.linear(s.x, rows, weight(Role::kGateUp), bias(Role::kGateUpBias), false, s.pairs);
         kernels.clamped_gate(s.pairs, rows * F, *m.mixture.clamped, s.inner);
@@ -143,7 +104,7 @@ void add_experts(const LayerContext& c, const ExpertScratch& s) {
         kernels.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
       }
       kernels.linear(s.inner, rows, weight(Role::kDown), bias(Role::kDownBias), false, s.out);
-      for (int64_t i = 0; i < rows; ++i) kernels.add_scaled(s.out + i * D, D, s.weights[first + i], c.hidden + s.chosen_by[first + i] * D);
+      kernels.add_rows(s.out, panel, D, c.hidden);
     }
   }
 }

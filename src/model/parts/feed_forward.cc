@@ -1,7 +1,5 @@
 #include "model/parts/feed_forward.h"
 
-#include <cmath>
-
 #include "model/parts/attention.h"
 
 namespace flexgen {
@@ -12,10 +10,7 @@ void add_gated(const LayerContext& c, const BlockScratch& s, const std::byte* x,
   const int64_t D = c.config.hidden_size;
   c.kernels.linear(x, rows, c[Role::kSharedGate], {}, false, s.shared_gate);
   c.kernels.linear(s.inner, rows, c[Role::kDown], {}, false, s.branch);
-  for (int64_t i = 0; i < rows; ++i) {
-    const float gate = 1 / (1 + std::exp(-s.shared_gate[i]));
-    c.kernels.add_scaled(s.branch + i * D, D, c.config.residual_scale * gate, c.hidden + (first + i) * D);
-  }
+  c.kernels.add_gated_rows(s.branch, rows, D, s.shared_gate, c.config.residual_scale, c.hidden + first * D);
 }
 
 }  // namespace

@@ -1,0 +1,120 @@
+#pragma once
+// Kernels of a mixture of experts: a router's logits become choices, as backend/routing.h has them; rows are packed for an expert, and what it made of them is added to where they came from.
+// A row's bits depend on the row alone. Device code.
+
+#include "backend/cuda/row_kernels.h"
+
+namespace flexgen::inline FLEXGEN_SIDE {
+
+/// An expert and what it is chosen by; -1: none.
+struct ScoredExpert {
+  float score = 0;
+  int32_t expert = -1;
+};
+
+/// The one that is chosen first: of equal scores that with the lower number, NaN last.
+FLEXGEN_CODE ScoredExpert chosen_first(ScoredExpert a, ScoredExpert b) {
+  if (a.expert < 0 || b.expert < 0) return a.expert < 0 ? b : a;
+  const bool a_is_nan = a.score != a.score, b_is_nan = b.score != b.score;
+  if (a_is_nan != b_is_nan) return a_is_nan ? b : a;
+  if (a_is_nan || a.score == b.score) return a.expert < b.expert ? a : b;
+  return a.score > b.score ? a : b;
+}
+
+FLEXGEN_CODE bool is_chosen(const ExpertChoice* choices, int count, int expert) {
+  for (int i = 0; i < count; ++i)
+    if (choices[i].expert == expert) return true;
+  return false;
+}
+
+/// Of the experts that are none of the `count` in choices, the one that is chosen next; in every lane. A lane asks for the scores of its own experts alone.
+template <typename Score>
+FLEXGEN_CODE int next_choice(int num_experts, const ExpertChoice* choices, int count, Score score_of) {
+  ScoredExpert best;
+  for (int expert = lane(); expert < num_experts; expert += kWarp)
+    if (!is_chosen(choices, count, expert)) best = chosen_first(best, {score_of(expert), expert});
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    const float score = shuffle_xor(best.score, mask);
+    best = chosen_first(best, {score, shuffle_xor(best.expert, mask)});
+  }
+  return best.expert;
+}
+
+/// RouterScore::kSparseMixer, for a row of a warp.
+FLEXGEN_CODE void choose_nearby(const float* logits, const RouterRule& rule, ExpertChoice* choices) {
+  const int num_experts = static_cast<int>(rule.num_experts);
+  for (int i = 0; i < 2; ++i) {
+    const int best = next_choice(num_experts, choices, i, [&](int expert) { return logits[expert]; });
+    const float most = logits[best];
+    float sum = 0;
+    for (int expert = lane(); expert < num_experts; expert += kWarp) {
+      if (is_chosen(choices, i, expert)) continue;
+      const float score = logits[expert], size = fabsf(score);
+      const float distance = (most - score) / (size < most ? most : size);
+      if (!(distance > rule.nearness)) sum += expf(score - most);
+    }
+    sum = sum_of_warp(sum);
+    if (lane() == 0) choices[i] = {best, 1 / sum};
+    sync_warp();
+  }
+}
+
+/// The choices [T, k] of rows of logits [T, E], which become scores. Grid: T, a warp each.
+FLEXGEN_KERNEL void choose_of_rows(float* logits, const std::byte* bias, DType bias_type, RouterRule rule, ExpertChoice* choices) {
+  const int num_experts = static_cast<int>(rule.num_experts), per_row = static_cast<int>(rule.experts_per_row);
+  logits += block_x() * num_experts;
+  choices += block_x() * per_row;
+  if (rule.score == RouterScore::kSparseMixer) return choose_nearby(logits, rule, choices);
+  if (rule.score == RouterScore::kSoftmax) {
+    float most = minus_infinity(), sum = 0;
+    for (int expert = lane(); expert < num_experts; expert += kWarp) most = fmaxf(most, logits[expert]);
+    most = maximum_of_warp(most);
+    for (int expert = lane(); expert < num_experts; expert += kWarp) sum += logits[expert] = expf(logits[expert] - most);
+    sum = sum_of_warp(sum);
+    for (int expert = lane(); expert < num_experts; expert += kWarp) logits[expert] /= sum;
+  } else {
+    for (int expert = lane(); expert < num_experts; expert += kWarp) logits[expert] = 1 / (1 + expf(-logits[expert]));
+  }
+  sync_warp();  // every lane reads the scores of those that are chosen
+  float sum = 0;
+  for (int i = 0; i < per_row; ++i) {
+    const int best = next_choice(num_experts, choices, i, [&](int expert) { return bias == nullptr ? logits[expert] : logits[expert] + load_element(bias, bias_type, expert); });
+    sum += logits[best];
+    if (lane() == 0) choices[i].expert = best;
+    sync_warp();
+  }
+  constexpr float kSmallestNormal = 1.17549435e-38f;
+  const float factor = !rule.normalized ? rule.scale : rule.scale / (sum < kSmallestNormal ? kSmallestNormal : sum);
+  for (int i = lane(); i < per_row; i += kWarp) choices[i].weight = logits[choices[i].expert] * factor;
+}
+
+/// As many as go to a kernel with its arguments, which takes no copy of its own.
+inline constexpr int64_t kMostPackedRows = 256;
+struct PackedRows {
+  WeightedRow rows[kMostPackedRows];
+};
+
+/// out [rows, cols] = the rows of x, elements of two bytes. Grid: rows.
+FLEXGEN_KERNEL void pack_rows(const uint16_t* x, PackedRows packed, int64_t cols, uint16_t* out) {
+  x += packed.rows[block_x()].row * cols;
+  out += block_x() * cols;
+  for (int64_t d = thread(); d < cols; d += num_threads()) out[d] = x[d];
+}
+
+/// Of y the rows += their weight times x [rows, cols]. Grid: rows.
+FLEXGEN_KERNEL void add_packed_rows(const float* x, PackedRows packed, int64_t cols, float* y) {
+  const WeightedRow to = packed.rows[block_x()];
+  x += block_x() * cols;
+  y += to.row * cols;
+  for (int64_t d = thread(); d < cols; d += num_threads()) y[d] += to.weight * x[d];
+}
+
+/// Row by row y += factor * sigmoid(gate) * x. Grid: T.
+FLEXGEN_KERNEL void add_rows_by_gates(const float* x, const float* gates, float factor, int64_t cols, float* y) {
+  const float weight = factor * (1 / (1 + expf(-gates[block_x()])));
+  x += block_x() * cols;
+  y += block_x() * cols;
+  for (int64_t d = thread(); d < cols; d += num_threads()) y[d] += weight * x[d];
+}
+
+}  // namespace flexgen::inline FLEXGEN_SIDE

@@ -1,0 +1,76 @@
+#include "backend/routing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace flexgen {
+namespace {
+
+void softmax_of_row(std::span<float> x) {
+  const float most = *std::max_element(x.begin(), x.end());
+  float sum = 0;
+  for (float& value : x) sum += value = std::exp(value - most);
+  for (float& value : x) value /= sum;
+}
+
+bool is_taken(std::span<const ExpertChoice> taken, int32_t expert) {
+  return std::any_of(taken.begin(), taken.end(), [&](const ExpertChoice& choice) { return choice.expert == expert; });
+}
+
+/// The largest of the scores that is none of `taken`.
+template <typename Score>
+int32_t largest_left(int64_t num_experts, std::span<const ExpertChoice> taken, const Score& score_of) {
+  int32_t best = -1;
+  float best_score = 0;
+  for (int32_t expert = 0; expert < num_experts; ++expert) {
+    if (is_taken(taken, expert)) continue;
+    const float score = score_of(static_cast<size_t>(expert));
+    if (best >= 0 && !(score > best_score) && (!std::isnan(best_score) || std::isnan(score))) continue;
+    best = expert;
+    best_score = score;
+  }
+  return best;
+}
+
+/// RouterScore::kSparseMixer.
+void choose_as_sparse_mixer(float nearness, std::span<const float> logits, ExpertChoice* choices) {
+  for (size_t i = 0; i < 2; ++i) {
+    const std::span<const ExpertChoice> taken(choices, i);
+    const int32_t best = largest_left(std::ssize(logits), taken, [&](size_t expert) { return logits[expert]; });
+    const float most = logits[static_cast<size_t>(best)];
+    float sum = 0;
+    for (size_t expert = 0; expert < logits.size(); ++expert) {
+      if (is_taken(taken, static_cast<int32_t>(expert))) continue;
+      const float score = logits[expert], distance = (most - score) / std::max(std::abs(score), most);
+      if (!(distance > nearness)) sum += std::exp(score - most);
+    }
+    choices[i] = {best, 1 / sum};
+  }
+}
+
+}  // namespace
+
+void choose_experts_of_row(const RouterRule& rule, std::span<float> logits, std::span<const float> bias, ExpertChoice* choices) {
+  const auto k = static_cast<size_t>(rule.experts_per_row);
+  if (rule.score == RouterScore::kSparseMixer) return choose_as_sparse_mixer(rule.nearness, logits, choices);
+  if (rule.score == RouterScore::kSoftmax) softmax_of_row(logits);
+  else for (float& value : logits) value = 1 / (1 + std::exp(-value));
+  float sum = 0;
+  for (size_t i = 0; i < k; ++i) {
+    const int32_t best = largest_left(std::ssize(logits), {choices, i}, [&](size_t expert) { return logits[expert] + (bias.empty() ? 0 : bias[expert]); });
+    choices[i] = {best, logits[static_cast<size_t>(best)]};
+    sum += choices[i].weight;
+  }
+  for (size_t i = 0; i < k; ++i) choices[i].weight *= rule.normalized ? rule.scale / std::max(sum, std::numeric_limits<float>::min()) : rule.scale;
+}
+
+void choose_experts_by_row(const RouterRule& rule, float* logits, int64_t num_rows, const WeightView& bias, ExpertChoice* choices) {
+  std::vector<float> values(bias.empty() ? 0 : static_cast<size_t>(bias.cols));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = load_float(bias.data(), bias.dtype, static_cast<int64_t>(i));
+  for (int64_t row = 0; row < num_rows; ++row)
+    choose_experts_of_row(rule, {logits + row * rule.num_experts, static_cast<size_t>(rule.num_experts)}, values, choices + row * rule.experts_per_row);
+}
+
+}  // namespace flexgen
