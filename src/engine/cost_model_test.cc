@@ -290,6 +290,33 @@ TEST(CostModel, AgreesOnAttentionBesideAGpu) {
   }
 }
 
+/// Experts on a GPU, with attention there or beside it: of what is in the RAM beside it, too, those alone are copied that are chosen.
+TEST(CostModel, AgreesOnExpertsOnAGpu) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
+    "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [0], "vocab_size": 32000,
+    "max_position_embeddings": 2048})", "", "config.json"), DType::kBF16);
+  HardwareProfile hardware = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
+  hardware.gpu = gpu_of(2e13, 2.5e11);
+  hardware.gpu->logit_s = 0;
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(3, {1, 4}, {30, 60})};
+  std::mt19937_64 random(14);
+  for (int i = 0; i < 40; ++i) {
+    auto shares = [&] {
+      const double gpu = static_cast<double>(random() % 3) / 4, cpu = static_cast<double>(random() % 3) / 4;
+      return Fractions{gpu, std::min(cpu, 1 - gpu), std::max(0.0, 1 - gpu - cpu)};
+    };
+    Policy policy;
+    policy.compute_tier = Tier::kGpu;
+    policy.attention_tier = i % 4 == 3 ? Tier::kCpu : Tier::kGpu;
+    draw_sizes(random, 100, &policy);
+    policy.max_choosing_rows = i % 2 ? 1 << 20 : 0;
+    policy.weights = shares();
+    policy.kv_cache = policy.attention_beside() ? Fractions{0, 1, 0} : shares();
+    policy.activations = shares();
+    expect_agreement(*model, hardware, policy, jobs[static_cast<size_t>(i / 2) % 2], i);
+  }
+}
+
 TEST(CostModel, TheLastSequencesAreSharedOutAsTheBatcherDoes) {
   const auto model = shape("opt-1.3b");
   for (int64_t count : {5, 8, 11}) {

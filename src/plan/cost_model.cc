@@ -177,9 +177,9 @@ class Timeline {
     if (number >= 0 && batch + 1 == num_batches) weight_free_s_[ring(number)] = compute_free_s_;
   }
 
-  /// Of a unit, in this step: the chance that it is chosen, by any row and by those of each micro-batch, and the share of its streamed bytes that a chosen one reads.
+  /// Of a unit, in this step: the chance that it is chosen, by any row and by those of each micro-batch, and the share of its bytes that a chosen one reads from disk, and copies from the RAM beside a GPU.
   struct HitShares {
-    double whole = 0, bytes = 0;
+    double whole = 0, disk = 0, host = 0;
     std::vector<double> of_batch;
   };
   const HitShares& hits_of(size_t layer) {
@@ -191,8 +191,13 @@ class Timeline {
     if (!is_new) return hit;
     const WeightLayout::Layer& placed = weights_.layers[layer];
     hit.whole = unit_hit_share(model_, unit, rows_);
-    if (hit.whole > 0 && !model_.expert_chances()) hit.bytes = expert_hit_share(model_, rows_) / hit.whole;
-    else if (hit.whole > 0 && placed.streamed_bytes > 0) hit.bytes = chosen_bytes(model_, unit, placed, rows_) / static_cast<double>(placed.streamed_bytes) / hit.whole;
+    if (hit.whole > 0 && !model_.expert_chances()) {
+      hit.disk = hit.host = expert_hit_share(model_, rows_) / hit.whole;
+    } else if (hit.whole > 0) {
+      const ChosenBytes chosen = chosen_bytes(model_, unit, placed, rows_);
+      if (placed.streamed_bytes > 0) hit.disk = chosen.disk / static_cast<double>(placed.streamed_bytes) / hit.whole;
+      if (placed.host_bytes > 0) hit.host = chosen.host / static_cast<double>(placed.host_bytes) / hit.whole;
+    }
     for (double rows : batch_rows_) hit.of_batch.push_back(unit_hit_share(model_, unit, rows));
     return hit;
   }
@@ -327,13 +332,17 @@ class Timeline {
   struct Loading {
     int64_t number = 0;
     StreamOrder::Object object;
-    double share = 1;  ///< of the layer's bytes: of a unit those of experts that are chosen
+    double disk_share = 1, host_share = 1;  ///< of the layer's bytes: of a unit those of experts that are chosen
     int64_t pieces_issued = 0;
   };
   Loading take() {
-    Loading loading{order_.taken(), order_.take(), 1, 0};
+    Loading loading{order_.taken(), order_.take()};
     const LayerSpec& layer = model_.layers()[static_cast<size_t>(loading.object.layer)];
-    if (layer.kind == LayerKind::kExperts && order_.chooses()) loading.share = hits_of(static_cast<size_t>(loading.object.layer)).bytes;
+    if (layer.kind == LayerKind::kExperts && order_.chooses()) {
+      const HitShares& hit = hits_of(static_cast<size_t>(loading.object.layer));
+      loading.disk_share = hit.disk;
+      loading.host_share = hit.host;
+    }
     return loading;
   }
   void issue_weights(const Loading& loading, double share) {
@@ -341,12 +350,12 @@ class Timeline {
     const int64_t key = loading.number;
     load_resident(first_loads_.before_streaming(loading.object.place));
     const WeightLayout::Layer& placed = weights_.layers[layer];
-    const double from_disk = share * loading.share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
+    const double from_disk = share * loading.disk_share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
     if (!on_gpu_) {
       weight_ready_s_[ring(key)] = read(from_disk, free_s);
       return;
     }
-    double ready_s = copy(LaneKind::kH2d, share * static_cast<double>(placed.host_bytes), std::max(free_s, host_ready_s_[layer]));
+    double ready_s = copy(LaneKind::kH2d, share * loading.host_share * static_cast<double>(placed.host_bytes), std::max(free_s, host_ready_s_[layer]));
     if (from_disk > 0) {
       // The pieces of a layer have a place each in its bounce buffer: they wait for the layer that had it before, not for each other.
       Bounce& bounce = bounces_[ring(key)];

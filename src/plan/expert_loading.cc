@@ -19,10 +19,11 @@ constexpr double kHalfChosen = 0.5;
 
 int64_t batches_of_a_pass(const Policy& policy) { return ceil_div(policy.num_micro_batches, policy.num_groups); }
 
-/// Layers that differ in nothing but their place and how often they are chosen, and what is read of them in a pass.
+/// Layers that differ in nothing but their place and how often they are chosen, and what a pass loads of them.
 struct AlikeLayers {
   const LayerSpec* one = nullptr;
-  double count = 0, bytes = 0;
+  double count = 0;
+  ChosenBytes bytes;
   std::vector<size_t> layers;
 };
 
@@ -39,9 +40,10 @@ class SparseBlocks {
       auto alike = std::find_if(kinds.begin(), kinds.end(), [&](const AlikeLayers& kind) {
         return kind.one->num_experts == layer.num_experts && kind.one->linear_flops_per_row == layer.linear_flops_per_row;
       });
-      if (alike == kinds.end()) alike = kinds.insert(kinds.end(), AlikeLayers{&layer, 0, 0, {}});
+      if (alike == kinds.end()) alike = kinds.insert(kinds.end(), AlikeLayers{&layer, 0, {}, {}});
       alike->count += 1;
-      alike->bytes += static_cast<double>(layout_.layers[i].streamed_bytes);
+      alike->bytes.disk += static_cast<double>(layout_.layers[i].streamed_bytes);
+      alike->bytes.host += static_cast<double>(layout_.layers[i].host_bytes);
       alike->layers.push_back(i);
     }
   }
@@ -75,13 +77,23 @@ class SparseBlocks {
     for (size_t layer : of.layers) sum += unit_hit_share(model_, model_.layers()[layer], rows);
     return sum / of.count;
   }
-  double all_chosen_bytes(const AlikeLayers& of, double rows) const {
-    if (!model_.expert_chances()) return of.bytes * expert_hit_share(model_, rows);
-    double sum = 0;
-    for (size_t layer : of.layers) sum += chosen_bytes(model_, model_.layers()[layer], layout_.layers[layer], rows);
+  ChosenBytes all_chosen_bytes(const AlikeLayers& of, double rows) const {
+    const double hit = expert_hit_share(model_, rows);
+    if (!model_.expert_chances()) return {of.bytes.disk * hit, of.bytes.host * hit};
+    ChosenBytes sum;
+    for (size_t layer : of.layers) {
+      const ChosenBytes of_layer = chosen_bytes(model_, model_.layers()[layer], layout_.layers[layer], rows);
+      sum.disk += of_layer.disk;
+      sum.host += of_layer.host;
+    }
     return sum;
   }
-  double read_s(double count, double bytes) const { return bytes > 0 ? count * hardware_.disk.request_s + bytes / hardware_.disk.read_bytes_per_s : 0; }
+  /// Until so many layers are there: to a GPU all goes over the bus, while the disk reads what comes next.
+  double read_s(double count, const ChosenBytes& bytes) const {
+    const double disk_s = bytes.disk > 0 ? count * hardware_.disk.request_s + bytes.disk / hardware_.disk.read_bytes_per_s : 0;
+    if (!policy_.on_gpu() || bytes.disk + bytes.host <= 0) return disk_s;
+    return std::max(disk_s, count * hardware_.copy_s + (bytes.disk + bytes.host) / hardware_.h2d_bytes_per_s);
+  }
 
   const Model& model_;
   const HardwareProfile& hardware_;

@@ -61,15 +61,21 @@ double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) {
   return -std::expm1(rows * (log_miss + log_miss_of_these - count * std::log1p(-mean)));
 }
 
-double chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows) {
-  if (!model.expert_chances()) return expert_hit_share(model.config().mixture, rows) * static_cast<double>(placed.streamed_bytes);
-  if (rows <= 0) return 0;
+ChosenBytes chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows) {
+  if (!model.expert_chances()) {
+    const double hit = expert_hit_share(model.config().mixture, rows);
+    return {hit * static_cast<double>(placed.streamed_bytes), hit * static_cast<double>(placed.host_bytes)};
+  }
+  ChosenBytes sum;
+  if (rows <= 0) return sum;
   const std::span<const double> chances = model.expert_chances()->of_block(unit.index);
-  double sum = 0;
   for (size_t i = 0; i < placed.uses.size(); ++i) {
     int64_t bytes = placed.uses[i].streamed.bytes;
     for (const WeightLayout::Beside& beside : placed.uses[i].beside) bytes += beside.streamed.bytes;
-    if (bytes > 0) sum += hit_share(chances[static_cast<size_t>(unit.expert_of_use(i))], rows) * static_cast<double>(bytes);
+    if (bytes + placed.uses[i].host.bytes == 0) continue;
+    const double hit = hit_share(chances[static_cast<size_t>(unit.expert_of_use(i))], rows);
+    sum.disk += hit * static_cast<double>(bytes);
+    sum.host += hit * static_cast<double>(placed.uses[i].host.bytes);
   }
   return sum;
 }

@@ -17,8 +17,11 @@ double unit_hit_share(const Mixture& mixture, int64_t num_experts, double rows);
 double expert_hit_share(const Model& model, double rows);
 /// Whether they choose any of the unit's experts.
 double unit_hit_share(const Model& model, const LayerSpec& unit, double rows);
-/// Of the bytes that a pass over a unit reads from disk, those of experts that they choose; `placed` is the unit's layout.
-double chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows);
+/// Of the bytes that a pass over a unit reads from disk, and of those that it copies from RAM to a GPU, those of experts that they choose; `placed` is the unit's layout.
+struct ChosenBytes {
+  double disk = 0, host = 0;
+};
+ChosenBytes chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows);
 
 /// Rows that each product of a visit of `rows` rows multiplies: of experts, the mean over those that some row chooses.
 double product_rows(const LayerSpec& layer, double rows);

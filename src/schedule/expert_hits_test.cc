@@ -97,7 +97,7 @@ TEST(ExpertHits, GoByTheModelsChances) {
         const LayerSpec& unit = model->layers()[layer];
         if (unit.kind != LayerKind::kExperts) continue;
         EXPECT_NEAR(unit_hit_share(*model, unit, rows), hit_units[layer], 0.05) << unit.num_experts << " experts, " << rows << " rows, layer " << layer;
-        EXPECT_NEAR(chosen_bytes(*model, unit, layout.layers[layer], rows), bytes[layer], 0.03 * static_cast<double>(layout.layers[layer].streamed_bytes));
+        EXPECT_NEAR(chosen_bytes(*model, unit, layout.layers[layer], rows).disk, bytes[layer], 0.03 * static_cast<double>(layout.layers[layer].streamed_bytes));
       }
       EXPECT_EQ(expert_hit_share(*model, 0), 0);
       EXPECT_EQ(unit_hit_share(*model, model->layers()[2], 0), 0);
