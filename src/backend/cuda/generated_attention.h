@@ -97,11 +97,12 @@ FLEXGEN_UNROLL
         const uint32_t both = q[step / 2][2 * high + step % 2] = Half::pack(element(0), element(1));
         if (Shape::kHasCodes) q_sum[step / 4] += Half::to_float(both & 0xffffu) + Half::to_float(both >> 16);
       }
-    if (!Shape::kHasCodes) return;
+    if constexpr (Shape::kHasCodes) {
 FLEXGEN_UNROLL
-    for (float& total : q_sum) {
-      total += shuffle_xor(total, 1);
-      total += shuffle_xor(total, 2);
+      for (float& total : q_sum) {
+        total += shuffle_xor(total, 1);
+        total += shuffle_xor(total, 2);
+      }
     }
   }
 
@@ -280,17 +281,18 @@ FLEXGEN_UNROLL
   FLEXGEN_CODE void finish() {
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
-    if (!Shape::kHasCodes) return;
+    if constexpr (Shape::kHasCodes) {
 FLEXGEN_UNROLL
-    for (int group = 0; group < kGroups; ++group) {
-      float total = minimums[group];
-      total += shuffle_xor(total, 1);
-      total += shuffle_xor(total, 2);
-      const float of_heads[2] = {shuffle(total, 8 * (lane() % 4)), shuffle(total, 8 * (lane() % 4) + 4)};
+      for (int group = 0; group < kGroups; ++group) {
+        float total = minimums[group];
+        total += shuffle_xor(total, 1);
+        total += shuffle_xor(total, 2);
+        const float of_heads[2] = {shuffle(total, 8 * (lane() % 4)), shuffle(total, 8 * (lane() % 4) + 4)};
 FLEXGEN_UNROLL
-      for (int t = 0; t < 4; ++t)
+        for (int t = 0; t < 4; ++t)
 FLEXGEN_UNROLL
-        for (int i = 0; i < 4; ++i) out[4 * group + t][i] += of_heads[i % 2];
+          for (int i = 0; i < 4; ++i) out[4 * group + t][i] += of_heads[i % 2];
+      }
     }
   }
 };
