@@ -2,10 +2,10 @@
 // Attention over paged, ragged slots on tensor cores: online softmax (FlashAttention-2: Dao 2023), the query heads of a kv head as the rows of one product
 // (so that keys and values are read once for all of them), generated tokens with their context split over blocks (Flash-Decoding: Dao et al. 2023).
 //
-// A warp computes 16 rows, a row being one query head of one new token, of one slot and kv head. Keys and values go from the cache
-// straight into tensor core registers, whatever their type; nothing is staged. A row's tiles of 32 positions start at multiples of 32,
-// so its bits do not depend on pages, chunks, or the rows beside it. Prompt rows and generated rows are computed by different kernels; which it is
-// depends on the position alone (AttentionSlot::dense_until).
+// Prompt rows and generated rows are computed by different kernels; which it is depends on the position alone (AttentionSlot::dense_until). Here: what they share,
+// sparse rows, and generated rows over a cache of any type (generated_attention.h has those over the usual ones, prompt_attention.h prompts), whose keys and values
+// go from the cache straight into tensor core registers. A warp computes 16 rows, query heads of one new token, of one slot and kv head. A row's tiles of 32
+// positions start at multiples of 32, so its bits do not depend on pages, chunks, or the rows beside it.
 
 #include "backend/cuda/cache_rows.h"
 #include "backend/cuda/tensor_core.h"
@@ -44,7 +44,7 @@ FLEXGEN_CODE float finish_score(const AttentionOnDevice& a, float x, float slope
   return a.slopes == nullptr ? x : x + slope * kLog2E * static_cast<float>(distance);
 }
 
-/// Sixteen rows of prompt tokens: entries [first, first + count) of a slot's new rows times the query heads of a kv head.
+/// Up to 64 rows of prompt tokens: entries [first, first + count) of a slot's new rows times the query heads of a kv head.
 struct PromptTile {
   int32_t slot = 0, first = 0, count = 0;
 };
@@ -159,7 +159,6 @@ FLEXGEN_UNROLL
     score(cache, key, p);
 
     float factor[2];
-    bool all_seen = true;
 FLEXGEN_UNROLL
     for (int half = 0; half < 2; ++half) {
       float largest = maximum[half];
@@ -169,7 +168,6 @@ FLEXGEN_UNROLL
         for (int i = 0; i < 2; ++i) {
           const int position = first + 8 * n + 2 * pair + i;
           const bool seen = position >= first_visible[half] && position <= last_visible[half];
-          all_seen &= seen;
           float& x = p[n][2 * half + i];
           x = seen ? finish_score(a, x, slope[half], position - own[half]) : minus_infinity();
           largest = fmaxf(largest, x);
@@ -198,8 +196,7 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
       for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
 
-    bool has_infinite = false;
-    const bool partly_seen = any_in_warp(!all_seen), quantized = has_codes(kKind, cache.dtype);
+    const bool quantized = has_codes(kKind, cache.dtype);
 FLEXGEN_UNROLL
     for (int step = 0; step < kTile / 16; ++step) {
       // Position i of the lane: 0 and 1 are columns 2 pair + {0, 1} of product 2 step, 2 and 3 those of the next.
@@ -216,14 +213,9 @@ FLEXGEN_UNROLL
           load_value_share<Half, kKind>(at[i], cache, group, lane() / 4, v[i]);
           if (!quantized) {
             steps[i] = 1;
-            if (partly_seen) has_infinite |= leave_out_infinite(v[i]);
             continue;
           }
-          GroupScale scale = scale_of_group<kKind>(at[i], cache, group);
-          if (partly_seen && !(is_finite(scale.step) && is_finite(scale.minimum))) {
-            scale = {0, 0};
-            has_infinite = true;
-          }
+          const GroupScale scale = scale_of_group<kKind>(at[i], cache, group);
           steps[i] = scale.step;
 FLEXGEN_UNROLL
           for (int half = 0; half < 2; ++half) minimums[group][half] += weight(i, half) * scale.minimum;
@@ -247,49 +239,6 @@ FLEXGEN_UNROLL
           multiply_add<Half>(out[8 * group + column], weights, b);
           if (quantized) multiply_add<Half>(out[8 * group + column], rests, b);
         }
-      }
-    }
-    if (any_in_warp(has_infinite)) add_infinite(cache, first, p, value);
-  }
-
-  /// Sets infinities and NaN to zero: in a tile that some rows see in part they would turn a weight of zero into NaN.
-  FLEXGEN_CODE static bool leave_out_infinite(uint32_t (&pairs)[4]) {
-    constexpr uint32_t kExponent = Half::kType == DType::kBF16 ? 0x7f80u : 0x7c00u;
-    bool found = false;
-    for (uint32_t& both : pairs) {
-      if ((both & kExponent) == kExponent) both &= 0xffff0000u, found = true;
-      if ((both >> 16 & kExponent) == kExponent) both &= 0x0000ffffu, found = true;
-    }
-    return found;
-  }
-
-  /// What leave_out_infinite() left out, for the rows that do see it.
-  template <typename Value>
-  FLEXGEN_CODE void add_infinite(const CacheOnDevice& cache, int first, const float (&p)[kTile / 8][4], Value value) {
-FLEXGEN_ROLLED
-    for (int i = 0; i < kTile; ++i) {
-      const std::byte* at = value(i);
-FLEXGEN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float weight = 0;
-FLEXGEN_UNROLL
-        for (int n = 0; n < kTile / 8; ++n)
-FLEXGEN_UNROLL
-          for (int odd = 0; odd < 2; ++odd) {
-            const float there = shuffle(p[n][2 * half + odd], lane() / 4 * 4 + i % 8 / 2);
-            if (i == 8 * n + i % 8 && i % 2 == odd) weight = there;
-          }
-        const int position = first + i;
-        if (at == nullptr || position < first_visible[half] || position > last_visible[half]) continue;
-FLEXGEN_UNROLL
-        for (int product = 0; product < 8 * kGroups; ++product)
-FLEXGEN_UNROLL
-          for (int odd = 0; odd < 2; ++odd) {
-            const int column = 64 * (product / 8) + value_element(2 * (lane() % 4) + odd, product % 8);
-            if (column >= cache.head_size) continue;
-            const float x = Half::to_float(Half::from_float(load_in_any_row(at, cache.dtype, cache.head_size, column)));
-            if (!is_finite(x)) out[product][2 * half + odd] += weight * x;
-          }
       }
     }
   }
@@ -322,46 +271,6 @@ FLEXGEN_UNROLL
       }
   }
 };
-
-/// Prompt rows. Grid: (ceil(num_tiles / 4), G); a tile a warp.
-template <typename Half, int kGroups, RowKind kKind>
-FLEXGEN_KERNEL void attend_prompts(AttentionOnDevice a, const PromptTile* tiles, int num_tiles) {
-  const int index = static_cast<int>(block_x()) * kAttentionWarps + warp();
-  if (index >= num_tiles) return;
-  const PromptTile tile = tiles[index];
-  const SlotOnDevice slot = a.slots[tile.slot];
-  const int head = static_cast<int>(block_y()), group = a.cache.query_heads / a.cache.kv_heads, head_size = a.cache.head_size;
-  // Entry e of the slot is query head e % group of its new row e / group.
-  auto at = [&](int r) {
-    const int entry = tile.first + r;
-    return (static_cast<int64_t>(slot.first_row + entry / group) * a.cache.query_heads + head * group + entry % group) * head_size;
-  };
-  WarpRows<Half, kGroups, kKind> rows;
-  rows.start(head_size, [&](int r) { return r < tile.count ? a.q + at(r) : nullptr; });
-  auto first_seen = [&](int position) { return a.window > 0 && position >= a.window ? position + 1 - a.window : 0; };
-  for (int half = 0; half < 2; ++half) {
-    // Rows beyond the last see what the last does: their results are dropped, and no tile seems to be seen in part because of them.
-    const int r = rows.row(half), position = slot.past + (tile.first + (r < tile.count ? r : tile.count - 1)) / group;
-    rows.first_visible[half] = first_seen(position);
-    rows.last_visible[half] = position;
-    rows.own[half] = position;
-    if (a.slopes != nullptr) rows.slope[half] = a.slopes[head * group + (tile.first + r) % group];
-  }
-  const int first = first_seen(slot.past + tile.first / group), last = slot.past + (tile.first + tile.count - 1) / group;
-FLEXGEN_ROLLED
-  for (int from = first / kTile * kTile; from <= last; from += kTile) {
-    auto cached = [&](int which, int i) {
-      const int position = from + i;
-      return position >= first && position <= last ? a.cache.row(slot.first_page, which, head, position) : nullptr;
-    };
-    rows.attend(a, from, [&](int i) { return cached(0, i); }, [&](int i) { return cached(1, i); });
-  }
-  rows.finish();
-  rows.for_results(head_size, [&](int half, int column, float x) {
-    const int r = rows.row(half);
-    if (r < tile.count) a.out[at(r) + column] = Half::from_float(x / (rows.sum[half] + sink_weight(a, head * group + (tile.first + r) % group, rows.maximum[half])));
-  });
-}
 
 /// In how many splits positions [first, last] are cut: at multiples of kSplit, but that a last one of up to half of it belongs to the one before it.
 constexpr int64_t num_splits(int64_t first, int64_t last) {

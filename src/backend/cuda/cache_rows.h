@@ -51,9 +51,20 @@ struct GroupScale {
   FLEXGEN_CODE float value(uint32_t code) const { return fmaf(static_cast<float>(code), step, minimum); }
 };
 
+/// Those of two positions that follow one another.
+struct alignas(16) TwoScales {
+  GroupScale scale[2];
+};
+
 FLEXGEN_CODE GroupScale group_scale(uint32_t scale_bits, uint32_t minimum_bits) {
   const float scale = Bf16::to_float(scale_bits);
   return {scale == 0 ? 0.0f : 1 / scale, Bf16::to_float(minimum_bits)};
+}
+
+/// Both in a word, the scale in its low half; the step is right but for its last bit.
+FLEXGEN_CODE GroupScale fast_group_scale(uint32_t both) {
+  const float scale = Bf16::to_float(both & 0xffffu);
+  return {scale == 0 ? 0.0f : reciprocal(scale), Bf16::to_float(both >> 16)};
 }
 
 /// `parameters`: the scale and the minimum of a group, 2 bytes each, which lie anywhere: rows of odd sizes exist.
@@ -116,12 +127,20 @@ FLEXGEN_UNROLL
     out[i] = Half::pack(load_alone(row, dtype, head_size, group, element(2 * i)), load_alone(row, dtype, head_size, group, element(2 * i + 1)));
 }
 
+/// Byte kByte of two words as a pair of Half, less `center`.
+template <typename Half, int kByte>
+FLEXGEN_CODE uint32_t pair_of_bytes(uint32_t low, uint32_t high, float center) {
+  // 2^23 and a whole number: the number is the low bits.
+  constexpr uint32_t kSelector = 0x7440u | kByte;
+  auto code = [&](uint32_t word) { return std::bit_cast<float>(pick_bytes<kSelector>(word, 0x4b000000u)) - (8388608.0f + center); };
+  return Half::pack(code(low), code(high));
+}
+
 /// Four codes, a byte each, less code_center() as two pairs of Half, which holds them exactly.
 template <typename Half>
 FLEXGEN_CODE void unpack_codes(uint32_t codes, DType dtype, uint32_t* out) {
-  auto code = [&](int i) { return static_cast<float>((codes >> 8 * i) & 0xffu) - code_center(dtype); };
-  out[0] = Half::pack(code(0), code(1));
-  out[1] = Half::pack(code(2), code(3));
+  out[0] = pair_of_bytes<Half, 0>(codes, codes >> 8, code_center(dtype));
+  out[1] = pair_of_bytes<Half, 2>(codes, codes >> 8, code_center(dtype));
 }
 
 /// What the elements that load_*_share() gives of a row's group stand for: times step plus minimum; itself where the cache is not quantized. Row null, or a group beyond it: zeros.
@@ -130,7 +149,7 @@ FLEXGEN_CODE GroupScale scale_of_group(const std::byte* row, const CacheOnDevice
   if (row == nullptr || 64 * group >= cache.head_size) return {0, 0};
   if (!has_codes(kKind, cache.dtype)) return {1, 0};
   const std::byte* parameters = row + code_bytes(cache.dtype, cache.head_size) + 4 * group;
-  GroupScale scale = kKind != RowKind::kAny ? read_group_scale_word(parameters) : read_group_scale(parameters);
+  GroupScale scale = kKind != RowKind::kAny ? fast_group_scale(load32(parameters)) : read_group_scale(parameters);
   scale.minimum = fmaf(code_center(cache.dtype), scale.step, scale.minimum);
   return scale;
 }

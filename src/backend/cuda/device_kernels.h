@@ -17,7 +17,9 @@
 #include "backend/cuda/device_runtime.h"
 #include "backend/cuda/generated_attention.h"
 #include "backend/cuda/kept_uploads.h"
+#include "backend/cuda/prompt_attention.h"
 #include "backend/cuda/routing_kernels.h"
+#include "backend/cuda/row_kernels.h"
 #include "backend/kernels.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -335,7 +337,7 @@ class DeviceKernels : public Kernels {
   }
 
   struct AttentionKernels {
-    void (*prompts)(AttentionOnDevice, const PromptTile*, int);
+    void (*prompts)(AttentionOnDevice, const PromptTile*);
     void (*generated)(AttentionOnDevice, const GeneratedRow*, const int32_t*, float*);
     void (*score)(AttentionOnDevice, const GeneratedRow*, float*);
     int generated_heads;  ///< query heads of a block of `generated`
@@ -363,8 +365,9 @@ class DeviceKernels : public Kernels {
     for (size_t s = 0; s < slots.size(); ++s) {
       const AttentionSlot& slot = slots[s];
       const int64_t prompt_rows = std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows);
-      for (int64_t first = 0; first < prompt_rows * group; first += kWarpRows)
-        tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(kWarpRows, prompt_rows * group - first))});
+      // The last first: they take longest.
+      for (int64_t first = round_up(prompt_rows * group, kPromptRows) - kPromptRows; first >= 0; first -= kPromptRows)
+        tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(kPromptRows, prompt_rows * group - first))});
       for (int64_t row = prompt_rows; row < slot.num_rows; ++row) {
         const int64_t position = slot.past + row;
         add_generated(rule.is_sparse(slot, position) ? sparse : dense, {static_cast<int32_t>(s), static_cast<int32_t>(row)}, position, rule.is_sparse(slot, position), g, rule);
@@ -387,8 +390,7 @@ class DeviceKernels : public Kernels {
                         .slopes = rule.slopes.empty() ? nullptr : slopes.on(task_base), .sinks = rule.sinks.empty() ? nullptr : sinks.on(task_base)};
     constexpr int kThreads = kAttentionWarps * kWarp;
     if (!tiles.empty())
-      run("attention of prompts", kernels.prompts, {ceil_div(std::ssize(tiles), kAttentionWarps), g.kv_heads}, kThreads, a, tile_part.on(task_base),
-          static_cast<int>(tiles.size()));
+      run("attention of prompts", kernels.prompts, {std::ssize(tiles), g.kv_heads}, kThreads, a, tile_part.on(task_base));
     const int64_t head_blocks = g.kv_heads * ceil_div(group, kernels.generated_heads);
     for (const auto& [batch, part] : batches) {
       const GeneratedRow* rows = part.on(task_base);

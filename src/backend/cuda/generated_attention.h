@@ -39,21 +39,7 @@ FLEXGEN_CODE void spread_int4(uint32_t codes, uint32_t (&out)[4]) {
   out[3] = (codes >> 12 & 0x000f000fu) | kExponent;
 }
 
-/// Byte kByte of two words as a pair, less 128.
-template <typename Half, int kByte>
-FLEXGEN_CODE uint32_t pair_of_bytes(uint32_t low, uint32_t high) {
-  // 2^23 and a whole number: the number is the low bits.
-  constexpr uint32_t kSelector = 0x7440u | kByte;
-  auto code = [](uint32_t word) { return std::bit_cast<float>(pick_bytes<kSelector>(word, 0x4b000000u)) - 8388736.0f; };
-  return Half::pack(code(low), code(high));
-}
-
 // ---------------------------------------------------------------- one warp
-
-/// Of two positions that follow one another.
-struct alignas(16) TwoScales {
-  GroupScale scale[2];
-};
 
 /// A warp's part of a split: its query heads, running softmax and result. Lane l has the head `head` = l / 4, and of sums over the head those of heads 2 pair + {0, 1}.
 template <typename Half, int kGroups, RowKind kKind>
@@ -111,9 +97,8 @@ FLEXGEN_UNROLL
     static_assert(kGroups * kStageRows <= kWarp);
     const int row = lane() % kStageRows, group = lane() / kStageRows;
     if (group < kGroups) {
-      const uint32_t parameters = load32(stage + row * Shape::kBytes + kGroups * Shape::kCodeBytes + 4 * group);
-      const float scale = Bf16::to_float(parameters & 0xffffu), step = scale == 0 ? 0.0f : reciprocal(scale);
-      reinterpret_cast<GroupScale*>(scales)[lane()] = {step, fmaf(shift, step, Bf16::to_float(parameters >> 16))};
+      const GroupScale scale = fast_group_scale(load32(stage + row * Shape::kBytes + kGroups * Shape::kCodeBytes + 4 * group));
+      reinterpret_cast<GroupScale*>(scales)[lane()] = {scale.step, fmaf(shift, scale.step, scale.minimum)};
     }
     sync_warp();
   }
@@ -174,8 +159,8 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
       for (int t = 0; t < 4; ++t) {
         const uint32_t word = load32(at + 4 * key_word(t));
-        keys[t][0] = pair_of_bytes<Half, 0>(word, word >> 8);
-        keys[t][1] = pair_of_bytes<Half, 2>(word, word >> 8);
+        keys[t][0] = pair_of_bytes<Half, 0>(word, word >> 8, Shape::kCenter);
+        keys[t][1] = pair_of_bytes<Half, 2>(word, word >> 8, Shape::kCenter);
       }
     }
   }
@@ -217,12 +202,13 @@ FLEXGEN_UNROLL
       for (int i = 0; i < 4; ++i) product[i] *= factors[i % 2];
   }
 
-  /// Adds the values of a stage, weighted: p [2][2] as score() has them.
+  /// Adds the values of a stage, weighted: p [2][2] as score() has them. A step of int4 is so large that a rounded weight is as good as it gets; of int8 a value is
+  /// up to 128 steps, and a weight is rounded twice: itself, and what the first rounding left.
   FLEXGEN_CODE void add_values(const std::byte* stage, const TwoScales* scales, const float (*p)[2]) {
     const int pair = lane() % 4;
 FLEXGEN_UNROLL
     for (int group = 0; group < kGroups; ++group) {
-      uint32_t weights[2];
+      uint32_t weights[2], rests[2] = {};
 FLEXGEN_UNROLL
       for (int half = 0; half < 2; ++half) {
         if constexpr (!Shape::kHasCodes) {
@@ -230,7 +216,9 @@ FLEXGEN_UNROLL
         } else {
           const TwoScales of_positions = scales[group * (kStageRows / 2) + 4 * half + pair];
           const GroupScale low = of_positions.scale[0], high = of_positions.scale[1];
-          const uint32_t both = weights[half] = Half::pack(p[half][0] * low.step, p[half][1] * high.step);
+          const float x = p[half][0] * low.step, y = p[half][1] * high.step;
+          const uint32_t both = weights[half] = Half::pack(x, y);
+          if (kKind == RowKind::kInt8) rests[half] = Half::pack(x - Half::to_float(both & 0xffffu), y - Half::to_float(both >> 16));
           minimums[group] = fmaf(p[half][0], low.minimum, minimums[group]);
           minimums[group] = fmaf(p[half][1], high.minimum, minimums[group]);
           if constexpr (Shape::kOffset + Shape::kCenter != 0)
@@ -240,7 +228,10 @@ FLEXGEN_UNROLL
       uint32_t values[4][4];
       load_values(stage, group, values);
 FLEXGEN_UNROLL
-      for (int t = 0; t < 4; ++t) multiply_add<Half>(out[4 * group + t], values[t], weights);
+      for (int t = 0; t < 4; ++t) {
+        multiply_add<Half>(out[4 * group + t], values[t], weights);
+        if (kKind == RowKind::kInt8) multiply_add<Half>(out[4 * group + t], values[t], rests);
+      }
     }
   }
 
@@ -267,10 +258,10 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
           for (int two = 0; two < 2; ++two) {
             const uint32_t low = load32(at + 32 * two), high = load32(at + Shape::kBytes + 32 * two);
-            values[2 * two][2 * half] = pair_of_bytes<Half, 0>(low, high);
-            values[2 * two][2 * half + 1] = pair_of_bytes<Half, 1>(low, high);
-            values[2 * two + 1][2 * half] = pair_of_bytes<Half, 2>(low, high);
-            values[2 * two + 1][2 * half + 1] = pair_of_bytes<Half, 3>(low, high);
+            values[2 * two][2 * half] = pair_of_bytes<Half, 0>(low, high, Shape::kCenter);
+            values[2 * two][2 * half + 1] = pair_of_bytes<Half, 1>(low, high, Shape::kCenter);
+            values[2 * two + 1][2 * half] = pair_of_bytes<Half, 2>(low, high, Shape::kCenter);
+            values[2 * two + 1][2 * half + 1] = pair_of_bytes<Half, 3>(low, high, Shape::kCenter);
           }
         }
       }
