@@ -36,12 +36,20 @@ FLEXGEN_CODE float sink_weight(const AttentionOnDevice& a, int query_head, float
   return a.sinks == nullptr ? 0.0f : exp2f(a.sinks[query_head] * kLog2E - maximum);
 }
 
-/// A product of a query and a key as an exponent of 2. `slope`: of the query head; `distance`: the key's position less the row's own.
-FLEXGEN_CODE float finish_score(const AttentionOnDevice& a, float x, float slope, int distance) {
+/// Products of queries and keys x [kCount] as exponents of 2. slope(i): of the query head of x[i]; distance(i): the key's position less the row's own.
+template <int kCount, typename Slope, typename Distance>
+FLEXGEN_CODE void finish_scores(const AttentionOnDevice& a, float* x, Slope slope, Distance distance) {
   constexpr float kLog2E = 1.4426950408889634f;
-  x *= a.scale_log2;
-  if (a.soft_cap != 0) x = a.soft_cap * kLog2E * tanhf(x / (a.soft_cap * kLog2E));
-  return a.slopes == nullptr ? x : x + slope * kLog2E * static_cast<float>(distance);
+FLEXGEN_UNROLL
+  for (int i = 0; i < kCount; ++i) x[i] *= a.scale_log2;
+  if (a.soft_cap != 0) {
+FLEXGEN_UNROLL
+    for (int i = 0; i < kCount; ++i) x[i] = a.soft_cap * kLog2E * tanhf(x[i] / (a.soft_cap * kLog2E));
+  }
+  if (a.slopes != nullptr) {
+FLEXGEN_UNROLL
+    for (int i = 0; i < kCount; ++i) x[i] += slope(i) * kLog2E * static_cast<float>(distance(i));
+  }
 }
 
 /// Up to 64 rows of prompt tokens: entries [first, first + count) of a slot's new rows times the query heads of a kv head.
@@ -158,6 +166,7 @@ FLEXGEN_UNROLL
     float p[kTile / 8][4];
     score(cache, key, p);
 
+    finish_scores<4 * kTile / 8>(a, p[0], [&](int i) { return slope[i / 2 % 2]; }, [&](int i) { return first + 8 * (i / 4) + 2 * pair + i % 2 - own[i / 2 % 2]; });
     float factor[2];
 FLEXGEN_UNROLL
     for (int half = 0; half < 2; ++half) {
@@ -169,7 +178,7 @@ FLEXGEN_UNROLL
           const int position = first + 8 * n + 2 * pair + i;
           const bool seen = position >= first_visible[half] && position <= last_visible[half];
           float& x = p[n][2 * half + i];
-          x = seen ? finish_score(a, x, slope[half], position - own[half]) : minus_infinity();
+          if (!seen) x = minus_infinity();
           largest = fmaxf(largest, x);
         }
       largest = fmaxf(largest, shuffle_xor(largest, 1));
@@ -410,11 +419,12 @@ FLEXGEN_KERNEL void score_generated(AttentionOnDevice a, const GeneratedRow* gen
   rows.score(a.cache, [&](int i) -> const std::byte* {
     return from + i >= first && from + i <= position ? a.cache.row(slot.first_page, 0, head, from + i) : nullptr;
   }, tile);
+  finish_scores<4 * kTile / 8>(a, tile[0], [](int) { return 0.0f; }, [](int) { return 0; });
   for (int n = 0; n < kTile / 8; ++n)
     for (int i = 0; i < 4; ++i) {
       const int r = rows.row(i / 2), seen = from + 8 * n + 2 * (lane() % 4) + i % 2;
       if (r < count && seen >= first && seen <= position)
-        scores[task.scores + static_cast<int64_t>(query_head + r) * task.visible + seen - first] = finish_score(a, tile[n][i], 0, 0);
+        scores[task.scores + static_cast<int64_t>(query_head + r) * task.visible + seen - first] = tile[n][i];
     }
 }
 

@@ -168,10 +168,7 @@ FLEXGEN_UNROLL
   /// Takes the scores of the tile of positions [first, first + 32), of which [from, to] are seen, into the softmax; scores become weights.
   FLEXGEN_CODE void take_scores(const AttentionOnDevice& a, int first, int from, int to, int own, float slope, float (&p)[kTile / 8][2]) {
     const int mine = first + 2 * (lane() % 4);
-FLEXGEN_UNROLL
-    for (int n = 0; n < kTile / 8; ++n)
-FLEXGEN_UNROLL
-      for (int i = 0; i < 2; ++i) p[n][i] = finish_score(a, p[n][i], slope, mine + 8 * n + i - own);
+    finish_scores<2 * kTile / 8>(a, p[0], [&](int) { return slope; }, [&](int i) { return mine + 8 * (i / 2) + i % 2 - own; });
     if (first < from || first + kTile - 1 > to) {
 FLEXGEN_UNROLL
       for (int n = 0; n < kTile / 8; ++n)

@@ -31,6 +31,11 @@ struct PromptTileData {
   TwoScales scales[kGroups][kTile / 2];              ///< codes: what they stand for; positions 2 i and 2 i + 1 together
   /// Where 16 bytes lie of a position: moved, so that eight positions' fall into different banks.
   static FLEXGEN_CODE int at(int position, int chunk) { return position * kRowBytes + 16 * (chunk ^ (position & 7)); }
+  // at() of what a lane reads, as few offsets that differ from lane to lane and what is added to them.
+  /// Keys: of position 8 n + lane % 8, chunk 4 j + lane / 8.
+  static FLEXGEN_CODE int key_at(const int (&offsets)[2], int n, int j) { return offsets[j % 2] + 8 * n * kRowBytes + 128 * (j / 2); }
+  /// Values: of position 16 step + lane % 16, chunk 2 j + lane / 16.
+  static FLEXGEN_CODE int value_at(const int (&offsets)[4], int step, int j) { return offsets[j % 4] + 16 * step * kRowBytes + 128 * (j / 4); }
 };
 
 /// Running softmax of a warp's 16 rows. Of lane l, index 0 belongs to row l / 4, index 1 to row l / 4 + 8.
@@ -46,11 +51,15 @@ struct PromptWarp {
   float q_sum[kGroups][2] = {};           ///< codes: of the row's query over a group, which keys' minimums are multiplied with
   float minimums[kGroups][2] = {};        ///< codes: the lane's part of the weighted minimums of values; finish() adds them
 
+  int key_offsets[2], value_offsets[4];
+
   FLEXGEN_CODE static int row(int half) { return lane() / 4 + 8 * half; }
 
   /// query(r): the query of row r, or null.
   template <typename Query>
   FLEXGEN_CODE void start(int head_size, Query query) {
+    for (int j = 0; j < 2; ++j) key_offsets[j] = Data::at(lane() % 8, 4 * j + lane() / 8);
+    for (int j = 0; j < 4; ++j) value_offsets[j] = Data::at(lane() % 16, 2 * j + lane() / 16);
 FLEXGEN_UNROLL
     for (int half = 0; half < 2; ++half) {
       const float* x = query(row(half));
@@ -85,7 +94,7 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
         for (int step = 4 * group; step < 4 * group + 4; step += 2) {
           uint32_t words[4];
-          load_matrices<false>(keys.rows + Data::at(8 * n + lane() % 8, 2 * step + lane() / 8), words);
+          load_matrices<false>(keys.rows + Data::key_at(key_offsets, n, step / 2), words);
           const uint32_t low[2] = {words[0], words[1]}, high[2] = {words[2], words[3]};
           multiply_add<Half>(products, q[step], low);
           multiply_add<Half>(products, q[step + 1], high);
@@ -107,20 +116,19 @@ FLEXGEN_UNROLL
     const bool with_codes = has_codes(kKind, a.cache.dtype);
     float p[kTile / 8][4];
     score(with_codes, keys, p);
+    auto position_of = [&](int i) { return first + 8 * (i / 4) + 2 * (lane() % 4) + i % 2; };
+    finish_scores<4 * kTile / 8>(a, p[0], [&](int i) { return slope[i / 2 % 2]; }, [&](int i) { return position_of(i) - last_visible[i / 2 % 2]; });
+    if (!all_seen) {
+FLEXGEN_UNROLL
+      for (int i = 0; i < 4 * kTile / 8; ++i)
+        if (position_of(i) < first_visible[i / 2 % 2] || position_of(i) > last_visible[i / 2 % 2]) p[i / 4][i % 4] = minus_infinity();
+    }
     float factor[2];
 FLEXGEN_UNROLL
     for (int half = 0; half < 2; ++half) {
       float largest = maximum[half];
 FLEXGEN_UNROLL
-      for (int n = 0; n < kTile / 8; ++n)
-FLEXGEN_UNROLL
-        for (int i = 0; i < 2; ++i) {
-          const int position = first + 8 * n + 2 * (lane() % 4) + i;
-          float& x = p[n][2 * half + i];
-          x = finish_score(a, x, slope[half], position - last_visible[half]);
-          if (!all_seen && (position < first_visible[half] || position > last_visible[half])) x = minus_infinity();
-          largest = fmaxf(largest, x);
-        }
+      for (int n = 0; n < kTile / 8; ++n) largest = fmaxf(largest, fmaxf(p[n][2 * half], p[n][2 * half + 1]));
       largest = fmaxf(largest, shuffle_xor(largest, 1));
       largest = fmaxf(largest, shuffle_xor(largest, 2));
       // A row that has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
@@ -145,26 +153,44 @@ FLEXGEN_UNROLL
         for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
     }
     if (with_codes) add_coded_values(first, all_seen, p, values);
-    else add_values(a.cache.head_size, first, all_seen, p, values);
+    else if (all_seen) add_values(p, values);
+    else add_values_in_part(a.cache.head_size, first, p, values);
   }
 
   /// Adds the weighted values of the tile.
-  FLEXGEN_CODE void add_values(int head_size, int first, bool all_seen, const float (&p)[kTile / 8][4], const Data& values) {
+  FLEXGEN_CODE void add_values(const float (&p)[kTile / 8][4], const Data& values) {
+FLEXGEN_UNROLL
+    for (int step = 0; step < kTile / 16; ++step) {
+      uint32_t weights[4];
+      pack_weights(p, step, weights);
+FLEXGEN_UNROLL
+      for (int column = 0; column < 8 * kGroups; column += 2) {
+        uint32_t words[4];
+        load_matrices<true>(values.rows + Data::value_at(value_offsets, step, column / 2), words);
+        multiply(column, weights, words);
+      }
+    }
+  }
+  /// The same where some rows do not see all of it.
+  FLEXGEN_CODE void add_values_in_part(int head_size, int first, const float (&p)[kTile / 8][4], const Data& values) {
     bool has_infinite = false;
 FLEXGEN_UNROLL
     for (int step = 0; step < kTile / 16; ++step) {
       uint32_t weights[4];
-FLEXGEN_UNROLL
-      for (int i = 0; i < 4; ++i) weights[i] = Half::pack(p[2 * step + i / 2][2 * (i % 2)], p[2 * step + i / 2][2 * (i % 2) + 1]);
+      pack_weights(p, step, weights);
 FLEXGEN_UNROLL
       for (int column = 0; column < 8 * kGroups; column += 2) {
         uint32_t words[4];
-        load_matrices<true>(values.rows + Data::at(16 * step + lane() % 16, column + lane() / 16), words);
-        if (!all_seen) has_infinite |= leave_out_infinite<Half>(words);
+        load_matrices<true>(values.rows + Data::value_at(value_offsets, step, column / 2), words);
+        has_infinite |= leave_out_infinite<Half>(words);
         multiply(column, weights, words);
       }
     }
-    if (!all_seen && any_in_warp(has_infinite)) add_infinite(head_size, first, p, values);
+    if (any_in_warp(has_infinite)) add_infinite(head_size, first, p, values);
+  }
+  static FLEXGEN_CODE void pack_weights(const float (&p)[kTile / 8][4], int step, uint32_t (&weights)[4]) {
+FLEXGEN_UNROLL
+    for (int i = 0; i < 4; ++i) weights[i] = Half::pack(p[2 * step + i / 2][2 * (i % 2)], p[2 * step + i / 2][2 * (i % 2) + 1]);
   }
   FLEXGEN_CODE void multiply(int column, const uint32_t (&weights)[4], const uint32_t (&words)[4]) {
     const uint32_t low[2] = {words[0], words[1]}, high[2] = {words[2], words[3]};
@@ -196,7 +222,7 @@ FLEXGEN_UNROLL
 FLEXGEN_UNROLL
         for (int column = 8 * group; column < 8 * group + 8; column += 2) {
           uint32_t words[4];
-          load_matrices<true>(values.rows + Data::at(16 * step + lane() % 16, column + lane() / 16), words);
+          load_matrices<true>(values.rows + Data::value_at(value_offsets, step, column / 2), words);
           multiply(column, weights, words);
           if (kKind != RowKind::kInt4) multiply(column, rests, words);
         }
@@ -258,64 +284,81 @@ FLEXGEN_UNROLL
   }
 };
 
-/// Brings the rows of a block's tiles to shared memory, by all of its threads.
+/// Brings the rows of a block's tiles to shared memory, by all of its threads: elements of the act type by copies that nobody waits for, codes through registers.
 template <typename Half, int kGroups, RowKind kKind>
 struct PromptTileLoader {
   using Data = PromptTileData<kGroups>;
   static constexpr int kChunks = 8 * kGroups;  ///< of 16 bytes, of a row in shared memory
+  /// So many threads a row, each with chunks that many apart; so many rows a thread.
+  static constexpr int kTogether = kKind == RowKind::kInt4 ? kChunks / 2 : kChunks, kRowsAtOnce = kAttentionWarps * kWarp / kTogether, kRowsEach = kTile / kRowsAtOnce;
+  static constexpr bool kHasCodes = kKind == RowKind::kInt4 || kKind == RowKind::kInt8;
   const CacheOnDevice& cache;
   int first_page, head, first, last;  ///< positions that are there, inclusive
+  uint32_t codes[2][kRowsEach][3];    ///< of keys and values: two words, and the parameters of their group
 
-  /// Positions [from, from + 32); zeros for those that are not there. In place after wait_for_copies() and sync_block().
-  FLEXGEN_CODE void start(Data& keys, Data& values, int from) const {
-    // So many threads a row, each with chunks that many apart.
-    constexpr int kTogether = kKind == RowKind::kInt4 ? kChunks / 2 : kChunks, kRowsAtOnce = kAttentionWarps * kWarp / kTogether;
-    const int part = thread() % kTogether;
-    const int64_t to_values = static_cast<int64_t>(cache.kv_heads) * cache.page_tokens * cache.row_bytes;
+  /// Begins with positions [from, from + 32). Of those that are not there the nearest that is is read, and zeros are placed.
+  FLEXGEN_CODE void start(Data& keys, Data& values, int from) {
+    const int64_t of_head = static_cast<int64_t>(head) * cache.page_tokens, to_values = static_cast<int64_t>(cache.kv_heads) * cache.page_tokens * cache.row_bytes;
+    const std::byte* rows[kRowsEach];
 FLEXGEN_UNROLL
-    for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
-      const int position = i * kRowsAtOnce + thread() / kTogether;
-      const bool is_there = from + position >= first && from + position <= last;
-      const std::byte* row = is_there ? cache.row(first_page, 0, head, from + position) : nullptr;
-      bring(keys, position, part, row);
-      bring(values, position, part, is_there ? row + to_values : nullptr);
+    for (int i = 0; i < kRowsEach; ++i) {
+      const int position = from + row_of(i), there = position < first ? first : position > last ? last : position;
+      rows[i] = cache.page_shift >= 0 ? cache.pages[first_page + (there >> cache.page_shift)] + (of_head + (there & (cache.page_tokens - 1))) * cache.row_bytes
+                                      : cache.row(first_page, 0, head, there);
+    }
+FLEXGEN_UNROLL
+    for (int i = 0; i < kRowsEach; ++i)
+FLEXGEN_UNROLL
+      for (int which = 0; which < 2; ++which) {
+        const std::byte* row = rows[i] + (which == 0 ? 0 : to_values);
+        Data& to = which == 0 ? keys : values;
+        const int part = thread() % kTogether;
+        if constexpr (kKind == RowKind::kHalf) {
+          start_copy16(to.rows + Data::at(row_of(i), part), row + 16 * part, is_there(from, i));
+        } else if constexpr (kHasCodes) {
+          for (int word = 0; word < 2; ++word) codes[which][i][word] = load32(row + 8 * part + 4 * word);
+          codes[which][i][2] = load32(row + kGroups * (kKind == RowKind::kInt4 ? 32 : 64) + 4 * (part * kGroups / kTogether));
+        } else {
+          Words4 words{};
+          if (is_there(from, i)) load_share_slowly<Half>(row, cache.dtype, cache.head_size, part / 8, [&](int j) { return 8 * (part % 8) + j; }, words.word);
+          store(to, i, part, words);
+          if (is_quantized(cache.dtype) && part % 8 == 0) set_scale(to, i, part / 8, scale_of_group<kKind>(is_there(from, i) ? row : nullptr, cache, part / 8));
+        }
+      }
+    close_copies();
+  }
+  /// Ends it: all is in place after wait_for_copies() and sync_block().
+  FLEXGEN_CODE void place(Data& keys, Data& values, int from) const {
+    if constexpr (kHasCodes) {
+FLEXGEN_UNROLL
+      for (int i = 0; i < kRowsEach; ++i)
+FLEXGEN_UNROLL
+        for (int which = 0; which < 2; ++which) place_codes(which == 0 ? keys : values, i, codes[which][i], is_there(from, i));
     }
   }
 
  private:
-  FLEXGEN_CODE void bring(Data& to, int position, int part, const std::byte* row) const {
-    if constexpr (kKind == RowKind::kHalf) {
-      start_copy16(to.rows + Data::at(position, part), row != nullptr ? row + 16 * part : to.rows, row != nullptr);
-    } else if constexpr (kKind == RowKind::kInt4) {
-      // Eight bytes of codes: eight elements, and the eight that lie 32 further.
-      Words4 low{}, high{};
+  static FLEXGEN_CODE int row_of(int i) { return i * kRowsAtOnce + thread() / kTogether; }
+  FLEXGEN_CODE bool is_there(int from, int i) const { return from + row_of(i) >= first && from + row_of(i) <= last; }
+
+  static FLEXGEN_CODE void place_codes(Data& to, int i, const uint32_t (&from)[3], bool is_there) {
+    constexpr DType kType = kKind == RowKind::kInt4 ? DType::kInt4 : DType::kInt8;
+    const int part = thread() % kTogether;
+    // int4: eight elements, and the eight that lie 32 further.
 FLEXGEN_UNROLL
-      for (int i = 0; i < 2 && row != nullptr; ++i) {
-        const uint32_t codes = load32(row + 8 * part + 4 * i);
-        unpack_codes<Half>(codes & 0x0f0f0f0fu, DType::kInt4, low.word + 2 * i);
-        unpack_codes<Half>(codes >> 4 & 0x0f0f0f0fu, DType::kInt4, high.word + 2 * i);
-      }
-      store(to, position, 8 * (part / 4) + part % 4, low);
-      store(to, position, 8 * (part / 4) + part % 4 + 4, high);
-      if (part % 4 == 0) store_scale(to, position, part / 4, row);
-    } else {
-      Words4 words{};
-      if (row != nullptr) {
-        if constexpr (kKind == RowKind::kInt8) {
+    for (int high = 0; high < (kKind == RowKind::kInt4 ? 2 : 1); ++high) {
+      Words4 words;
 FLEXGEN_UNROLL
-          for (int i = 0; i < 2; ++i) unpack_codes<Half>(load32(row + 8 * part + 4 * i), DType::kInt8, words.word + 2 * i);
-        } else {
-          load_share_slowly<Half>(row, cache.dtype, cache.head_size, part / 8, [&](int j) { return 8 * (part % 8) + j; }, words.word);
-        }
-      }
-      store(to, position, part, words);
-      if (has_codes(kKind, cache.dtype) && part % 8 == 0) store_scale(to, position, part / 8, row);
+      for (int word = 0; word < 2; ++word) unpack_codes<Half>(kKind == RowKind::kInt4 ? from[word] >> 4 * high & 0x0f0f0f0fu : from[word], kType, words.word + 2 * word);
+      store(to, i, kKind == RowKind::kInt4 ? 8 * (part / 4) + part % 4 + 4 * high : part, words);
     }
+    if (part % (kTogether / kGroups) != 0) return;
+    GroupScale scale = fast_group_scale(from[2]);
+    scale.minimum = fmaf(code_center(kType), scale.step, scale.minimum);
+    set_scale(to, i, part / (kTogether / kGroups), is_there ? scale : GroupScale{0, 0});
   }
-  static FLEXGEN_CODE void store(Data& to, int position, int chunk, const Words4& words) { *reinterpret_cast<Words4*>(to.rows + Data::at(position, chunk)) = words; }
-  FLEXGEN_CODE void store_scale(Data& to, int position, int group, const std::byte* row) const {
-    to.scales[group][position / 2].scale[position % 2] = scale_of_group<kKind>(row, cache, group);
-  }
+  static FLEXGEN_CODE void store(Data& to, int i, int chunk, const Words4& words) { *reinterpret_cast<Words4*>(to.rows + Data::at(row_of(i), chunk)) = words; }
+  static FLEXGEN_CODE void set_scale(Data& to, int i, int group, GroupScale scale) { to.scales[group][row_of(i) / 2].scale[row_of(i) % 2] = scale; }
 };
 
 /// Prompt rows. Grid: (tiles, G).
@@ -338,13 +381,9 @@ FLEXGEN_KERNEL void FLEXGEN_BOUNDS(kAttentionWarps * kWarp, kGroups == 1 ? 3 : 2
   const int warp_first = first_seen(position_of(first_entry)), warp_last = count > 0 ? position_of(first_entry + count - 1) : -1;
   const int all_first = first_seen(warp_last), all_last = position_of(first_entry);
 
-  const PromptTileLoader<Half, kGroups, kKind> loader{a.cache, slot.first_page, head, first, last};
-  auto start_tile = [&](int from) {
-    const int buffer = from / kTile % 2;
-    if (from <= last) loader.start(keys[buffer], values[buffer], from);
-    close_copies();
-  };
-  start_tile(first / kTile * kTile);
+  const int first_tile = first / kTile * kTile;
+  PromptTileLoader<Half, kGroups, kKind> loader{a.cache, slot.first_page, head, first, last, {}};
+  loader.start(keys[0], values[0], first_tile);
 
   PromptWarp<Half, kGroups, kKind> rows;
   rows.start(head_size, [&](int r) { return r < count ? a.q + at(r) : nullptr; });
@@ -355,13 +394,16 @@ FLEXGEN_KERNEL void FLEXGEN_BOUNDS(kAttentionWarps * kWarp, kGroups == 1 ? 3 : 2
     rows.last_visible[half] = position;
     if (a.slopes != nullptr) rows.slope[half] = a.slopes[head * group + (first_entry + r) % group];
   }
+  loader.place(keys[0], values[0], first_tile);
+  int now = 0;
 FLEXGEN_ROLLED
-  for (int from = first / kTile * kTile; from <= last; from += kTile) {
+  for (int from = first_tile; from <= last; from += kTile, now ^= 1) {
     wait_for_copies<0>();
     sync_block();  // all see the tile, and are done with the one before it
-    start_tile(from + kTile);
-    if (from > warp_last || from + kTile <= warp_first) continue;
-    rows.attend(a, from, from >= all_first && from + kTile - 1 <= all_last, keys[from / kTile % 2], values[from / kTile % 2]);
+    const bool has_next = from + kTile <= last;
+    if (has_next) loader.start(keys[now ^ 1], values[now ^ 1], from + kTile);
+    if (from <= warp_last && from + kTile > warp_first) rows.attend(a, from, from >= all_first && from + kTile - 1 <= all_last, keys[now], values[now]);
+    if (has_next) loader.place(keys[now ^ 1], values[now ^ 1], from + kTile);
   }
   rows.finish();
 FLEXGEN_UNROLL
