@@ -313,8 +313,7 @@ class DeviceKernels : public Kernels {
       on_device.push_back({static_cast<int32_t>(slot.first_row), static_cast<int32_t>(slot.num_rows), static_cast<int32_t>(slot.past), static_cast<int32_t>(pages.size())});
       pages.insert(pages.end(), slot.pages, slot.pages + num_pages(slot, geometry));
     }
-    const uintptr_t alignment = is_quantized(geometry.dtype) ? 4 : 16;
-    const bool aligned = std::all_of(pages.begin(), pages.end(), [&](const std::byte* page) { return reinterpret_cast<uintptr_t>(page) % alignment == 0; });
+    const bool aligned = std::all_of(pages.begin(), pages.end(), [](const std::byte* page) { return reinterpret_cast<uintptr_t>(page) % 16 == 0; });
     const bool wide = aligned && geometry.head_size % kQuantGroup == 0;
     const RowKind kind = wide && geometry.dtype == DType::kInt4 ? RowKind::kInt4 : wide && geometry.dtype == DType::kInt8 ? RowKind::kInt8 : wide && geometry.dtype == Half::kType ? RowKind::kHalf : RowKind::kAny;
     // Pages first: by them KeptUploads tells layers apart at once.

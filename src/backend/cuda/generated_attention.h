@@ -318,13 +318,15 @@ FLEXGEN_UNROLL
     // Two lanes a row.
     const int row = lane() / 2, index = from + row;
     const bool is_there = index >= first && index <= last;
-    const std::byte* at = is_there ? cache.row(first_page, which, head, chosen != nullptr ? chosen[index] : index) : nullptr;
+    // What is not there is not read, but named by an address that could be.
+    const std::byte* at = is_there ? cache.row(first_page, which, head, chosen != nullptr ? chosen[index] : index) : reinterpret_cast<const std::byte*>(cache.pages);
+    const int step = is_there ? 1 : 0;
     if constexpr (!Shape::kHasCodes) {
 FLEXGEN_UNROLL
-      for (int chunk = lane() % 2; chunk < 8 * kGroups; chunk += 2) start_copy16(stage + Warp::half_at(row, chunk), is_there ? at + 16 * chunk : stage, is_there);
+      for (int chunk = lane() % 2; chunk < 8 * kGroups; chunk += 2) start_copy16(stage + Warp::half_at(row, chunk), at + 16 * chunk * step, is_there);
     } else {
 FLEXGEN_UNROLL
-      for (int word = lane() % 2; word < Shape::kBytes / 4; word += 2) start_copy4(stage + row * Shape::kBytes + 4 * word, is_there ? at + 4 * word : stage, is_there);
+      for (int word = lane() % 2; word < Shape::kBytes / 4; word += 2) start_copy4(stage + row * Shape::kBytes + 4 * word, at + 4 * word * step, is_there);
     }
   }
 };
