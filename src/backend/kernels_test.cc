@@ -76,9 +76,8 @@ Bytes encode_rows(const Floats& values, DType dtype, int64_t cols) {
 /// alignment.
 class TestWeight {
  public:
-  TestWeight(const Floats& values, DType dtype, int64_t rows, int64_t cols,
-             std::vector<int64_t> cuts = {}) {
-    Bytes bytes = encode_rows(values, dtype, cols);
+  TestWeight(const Floats& values, DType dtype, int64_t rows, int64_t cols, std::vector<int64_t> cuts = {}) : TestWeight(encode_rows(values, dtype, cols), dtype, rows, cols, std::move(cuts)) {}
+  TestWeight(const Bytes& bytes, DType dtype, int64_t rows, int64_t cols, std::vector<int64_t> cuts = {}) {
     cuts.push_back(rows);
     std::sort(cuts.begin(), cuts.end());
     view_ = {dtype, rows, cols, {}};
@@ -257,6 +256,49 @@ void add_linear_cases(std::vector<OperationCase>& cases) {
                                           accumulate, y.data());
                            return y;
                          }});
+}
+
+/// Rows of blocks: any codes, and scales that leave the values about as large as other weights.
+Bytes random_blocks(Rng& rng, DType dtype, int64_t rows, int64_t cols) {
+  const QuantBlock block = quant_block(dtype);
+  Bytes bytes(static_cast<size_t>(rows * row_bytes(dtype, cols)));
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(pick(rng, 0, 255));
+  std::vector<int64_t> halves{0};
+  if (dtype == DType::kQ4_1 || dtype == DType::kQ5_1 || dtype == DType::kQ4_K || dtype == DType::kQ5_K) halves = {0, 2};
+  else if (dtype == DType::kQ2_K) halves = {80, 82};
+  else if (dtype == DType::kQ3_K || dtype == DType::kQ6_K) halves = {block.bytes - 2};
+  for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(block.bytes)) {
+    if (dtype == DType::kMXFP4) bytes[at] = static_cast<std::byte>(pick(rng, 120, 127));
+    else
+      for (int64_t half : halves) {
+        const auto bits = static_cast<uint16_t>(pick(rng, 0, 1) << 15 | pick(rng, block.elements == kLongestBlock ? 0x0c00 : 0x1c00, 0x1fff));  // of either sign, below 2^-7
+        std::memcpy(bytes.data() + at + half, &bits, sizeof bits);
+      }
+  }
+  return bytes;
+}
+
+/// As GGUF files have them.
+void add_block_cases(std::vector<OperationCase>& cases) {
+  for (int number = static_cast<int>(DType::kQ4_0); number <= static_cast<int>(kLastBlockedDType); ++number) {
+    const auto dtype = static_cast<DType>(number);
+    for (int64_t k : {int64_t{256}, int64_t{1536}})
+      cases.push_back({fmt::format("linear_3x37x{}_{}", k, dtype_name(dtype)), [=](Kernels& kernels, Rng& rng) {
+                         const Bytes x = encode(random_floats(rng, 3 * k), kernels.act_dtype());
+                         const TestWeight weight(random_blocks(rng, dtype, 37, k), dtype, 37, k, random_cuts(rng, 37, 2));
+                         Floats y = random_floats(rng, 3 * 37);
+                         kernels.linear(x.data(), 3, weight, WeightView{}, true, y.data());
+                         return y;
+                       }});
+    cases.push_back({fmt::format("gather_rows_512_{}", dtype_name(dtype)), [=](Kernels& kernels, Rng& rng) {
+                       const Bytes table = random_blocks(rng, dtype, 9, 512);
+                       std::vector<const std::byte*> rows;
+                       for (int i = 0; i < 20; ++i) rows.push_back(table.data() + pick(rng, 0, 8) * row_bytes(dtype, 512));
+                       Floats out(20 * 512, NAN);
+                       kernels.gather_rows(rows, dtype, 512, false, out.data());
+                       return out;
+                     }});
+  }
 }
 
 void add_row_cases(std::vector<OperationCase>& cases) {
@@ -521,6 +563,7 @@ const std::vector<OperationCase>& operation_cases() {
   static const std::vector<OperationCase> cases = [] {
     std::vector<OperationCase> all;
     add_linear_cases(all);
+    add_block_cases(all);
     add_row_cases(all);
     add_element_cases(all);
     add_attention_cases(all);
@@ -659,102 +702,123 @@ TEST(CpuKernelsTest, Int8ProductsAgreeWithReferenceWhateverRowsAndCuts) {
   }
 }
 
-/// Weights in blocks, as GGUF files have them: where they are looked up, converted and multiplied they are what dequantize_row() says, to the bit.
-TEST(CpuKernelsTest, BlocksAreReadAsTheyLie) {
-  std::vector<std::unique_ptr<Kernels>> all;
-  all.push_back(make_reference_kernels());
-  for (CpuKernelOptions options : {CpuKernelOptions{1, DType::kF32}, {3, DType::kF32}, {2, DType::kBF16}})
-    if (options.compute_dtype != DType::kBF16 || cpu_has_bf16()) all.push_back(make_cpu_kernels(options));
+/// Weights in blocks, as GGUF files have them: where they are looked up, converted and multiplied they are what dequantize_row() says, to the bit, in whatever pieces they lie.
+void expect_blocks_as_they_lie(Kernels& kernels, bool converts_alone) {
   Rng rng(11);
-  constexpr int64_t kRows = 70, kCols = 512, kTokens = 33;
+  constexpr int64_t kRows = 70, kCols = 512, kTokens = 5;
   for (int number = static_cast<int>(DType::kQ4_0); number <= static_cast<int>(kLastBlockedDType); ++number) {
     const auto dtype = static_cast<DType>(number);
     SCOPED_TRACE(dtype_name(dtype));
     const int64_t stride = row_bytes(dtype, kCols);
-    Bytes rows(static_cast<size_t>(kRows * stride));
-    for (std::byte& byte : rows) byte = static_cast<std::byte>(pick(rng, 0, 63));  // scales are finite then
+    const Bytes rows = random_blocks(rng, dtype, kRows, kCols);
     Floats values(static_cast<size_t>(kRows * kCols));
     for (int64_t row = 0; row < kRows; ++row) dequantize_row(rows.data() + row * stride, dtype, kCols, values.data() + row * kCols);
     ASSERT_TRUE(std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }));
     const WeightView blocks{dtype, kRows, kCols, {{rows.data(), 41}, {rows.data() + 41 * stride, kRows - 41}}};
     const TestWeight plain(values, DType::kF32, kRows, kCols);
-    for (size_t k = 0; k < all.size(); ++k) {
-      SCOPED_TRACE(k);
-      Kernels& kernels = *all[k];
-      const std::vector<const std::byte*> wanted{rows.data() + 5 * stride, rows.data()};
-      Floats found(2 * kCols);
-      kernels.gather_rows(wanted, dtype, kCols, false, found.data());
-      EXPECT_TRUE(std::equal(found.begin(), found.begin() + kCols, values.begin() + 5 * kCols));
-      EXPECT_TRUE(std::equal(found.begin() + kCols, found.end(), values.begin()));
-      for (DType to : {DType::kF32, DType::kBF16, DType::kInt8, DType::kInt4}) {
-        Bytes converted(static_cast<size_t>(kRows * row_bytes(to, kCols)));
-        EXPECT_TRUE(kernels.convert_rows(rows.data(), dtype, kRows, kCols, to, GroupRange::kMinMax, converted.data()));
-        EXPECT_EQ(converted, encode_rows(values, to, kCols)) << dtype_name(to);
-      }
-      const Bytes x = encode(random_floats(rng, kTokens * kCols), kernels.act_dtype());
-      Floats from_blocks(static_cast<size_t>(kTokens * kRows)), from_plain = from_blocks;
-      kernels.linear(x.data(), kTokens, blocks, {}, false, from_blocks.data());
-      kernels.linear(x.data(), kTokens, plain, {}, false, from_plain.data());
-      EXPECT_EQ(from_blocks, from_plain);
+    const std::vector<const std::byte*> wanted{rows.data() + 5 * stride, rows.data()};
+    Floats found(2 * kCols);
+    kernels.gather_rows(wanted, dtype, kCols, false, found.data());
+    EXPECT_TRUE(std::equal(found.begin(), found.begin() + kCols, values.begin() + 5 * kCols));
+    EXPECT_TRUE(std::equal(found.begin() + kCols, found.end(), values.begin()));
+    for (DType to : {DType::kF32, DType::kBF16, DType::kF16, DType::kInt8, DType::kInt4}) {
+      if (converts_alone && to != kernels.act_dtype()) continue;  // a GPU prepares no weights
+      Bytes converted(static_cast<size_t>(kRows * row_bytes(to, kCols)));
+      EXPECT_TRUE(kernels.convert_rows(rows.data(), dtype, kRows, kCols, to, GroupRange::kMinMax, converted.data()));
+      EXPECT_EQ(converted, encode_rows(values, to, kCols)) << dtype_name(to);
     }
+    const Bytes x = encode(random_floats(rng, kTokens * kCols), kernels.act_dtype());
+    Floats from_blocks(static_cast<size_t>(kTokens * kRows)), from_plain = from_blocks;
+    kernels.linear(x.data(), kTokens, blocks, {}, false, from_blocks.data());
+    kernels.linear(x.data(), kTokens, plain, {}, false, from_plain.data());
+    EXPECT_EQ(from_blocks, from_plain);
   }
 }
+TEST_P(BackendTest, BlocksAreReadAsTheyLie) { expect_blocks_as_they_lie(*kernels_, !backend().name.starts_with("cpu")); }
+TEST(ReferenceKernelsTest, BlocksAreReadAsTheyLie) { expect_blocks_as_they_lie(*make_reference_kernels(), false); }
 
-/// Weights whose scales are tensors of their own: they are multiplied as what decode_rows() makes of them, to the bit, in whatever pieces they lie.
-TEST(CpuKernelsTest, CodesAreReadAsTheyLie) {
-  std::vector<std::unique_ptr<Kernels>> all;
-  all.push_back(make_reference_kernels());
-  for (CpuKernelOptions options : {CpuKernelOptions{1, DType::kF32}, {3, DType::kF32}, {2, DType::kBF16}})
-    if (options.compute_dtype != DType::kBF16 || cpu_has_bf16()) all.push_back(make_cpu_kernels(options));
-  Rng rng(12);
-  constexpr int64_t kRows = 200;
+/// A matrix whose scales are tensors of their own, and the memory it lies in: any codes but NaN, in the usual format.
+class TestCodes {
+ public:
+  TestCodes(Rng& rng, DType dtype, int64_t rows, int64_t cols, bool ordered, int64_t cut) : format_(usual_format(dtype, rows, cols)) {
+    format_.has_order = ordered;
+    format_.has_zeros |= dtype == DType::kPacked4;
+    for (int part = 0; part < kNumCodeParts; ++part) {
+      Bytes& bytes = beside_[static_cast<size_t>(part)];
+      bytes.resize(static_cast<size_t>(beside_bytes(format_, dtype, static_cast<CodePart>(part), rows, cols)));
+      for (std::byte& byte : bytes) byte = static_cast<std::byte>(pick(rng, 0, 255));
+    }
+    const int64_t num_scales = std::ssize(beside_[kScales]) / scale_bytes(format_.scale_type);
+    for (int64_t i = 0; i < num_scales; ++i) {  // a 64th to a 16th
+      const float scale = static_cast<float>(pick(rng, 64, 255)) / 4096;
+      std::byte* const at = beside_[kScales].data() + i * scale_bytes(format_.scale_type);
+      if (format_.scale_type == ScaleType::kE4M3) *at = static_cast<std::byte>(pick(rng, 0x30, 0x40));
+      else if (format_.scale_type == ScaleType::kF32) std::memcpy(at, &scale, sizeof scale);
+      else std::memcpy(at, encode({scale}, format_.scale_type == ScaleType::kF16 ? DType::kF16 : DType::kBF16).data(), 2);
+    }
+    for (int64_t column = 0; ordered && column < cols; ++column) {
+      const auto group = static_cast<int32_t>(pick(rng, -1, static_cast<int>(format_.num_groups - 1)));
+      std::memcpy(beside_[kOrder].data() + 4 * column, &group, sizeof group);
+    }
+    if (format_.has_global) beside_[kGlobal] = encode({3.0f}, DType::kF32);
+    const int64_t stride = row_bytes(dtype, cols);
+    codes_.resize(static_cast<size_t>(rows * stride));
+    for (std::byte& byte : codes_) byte = static_cast<std::byte>(dtype == DType::kFp8 ? pick(rng, 0, 126) | pick(rng, 0, 1) << 7 : pick(rng, 0, 255));
+    const auto piece_of = [&](int64_t first, int64_t count) {
+      WeightPiece piece{codes_.data() + first * stride, count};
+      const int64_t per_word = codes_per_word(dtype);
+      const int64_t skipped[kNumCodeParts] = {first / format_.scale_rows * format_.num_groups * scale_bytes(format_.scale_type), first / per_word * format_.num_groups * 4, 0, 0};
+      for (size_t part = 0; part < beside_.size(); ++part) piece.beside[part] = beside_[part].empty() ? nullptr : beside_[part].data() + skipped[part];
+      return piece;
+    };
+    values_.resize(static_cast<size_t>(rows * cols));
+    decode_rows(format_, dtype, piece_of(0, rows), 0, rows, cols, values_.data());
+    view_ = {dtype, rows, cols, {piece_of(0, rows)}, &format_};
+    if (!is_transposed(dtype) && cut > 0) view_.pieces = {piece_of(0, cut), piece_of(cut, rows - cut)};
+  }
+  TestCodes(const TestCodes&) = delete;
+  operator const WeightView&() const { return view_; }
+  const Floats& values() const { return values_; }  ///< as decode_rows() has them
+
+ private:
+  CodeFormat format_;
+  Bytes codes_;
+  std::array<Bytes, kNumCodeParts> beside_;
+  Floats values_;
+  WeightView view_;
+};
+
+/// Calls body(dtype, cols, ordered) for what such matrices may be.
+template <typename Body>
+void for_codes(const Body& body) {
   for (int number = static_cast<int>(DType::kFp8); number <= static_cast<int>(kLastDType); ++number)
     for (int64_t cols : {int64_t{512}, int64_t{328}})  // the last group is not whole
       for (bool ordered : {false, true}) {
         const auto dtype = static_cast<DType>(number);
-        if (ordered && (codes_per_word(dtype) == 1 || dtype == DType::kAwq4)) continue;
-        SCOPED_TRACE(fmt::format("{} of {} columns{}", dtype_name(dtype), cols, ordered ? ", ordered" : ""));
-        CodeFormat format = usual_format(dtype, kRows, cols);
-        format.has_order = ordered;
-        format.has_zeros |= dtype == DType::kPacked4;
-        std::array<Bytes, kNumCodeParts> beside;
-        for (int part = 0; part < kNumCodeParts; ++part) {
-          Bytes& bytes = beside[static_cast<size_t>(part)];
-          bytes.resize(static_cast<size_t>(beside_bytes(format, dtype, static_cast<CodePart>(part), kRows, cols)));
-          for (std::byte& byte : bytes) byte = static_cast<std::byte>(pick(rng, 0, 63));  // scales are finite then
-        }
-        for (int64_t column = 0; ordered && column < cols; ++column) {
-          const auto group = static_cast<int32_t>(pick(rng, 0, static_cast<int>(format.num_groups - 1)));
-          std::memcpy(beside[kOrder].data() + 4 * column, &group, sizeof group);
-        }
-        if (format.has_global) beside[kGlobal] = encode({3.0f}, DType::kF32);
-        const int64_t stride = row_bytes(dtype, cols);
-        Bytes codes(static_cast<size_t>(kRows * stride));
-        for (std::byte& byte : codes) byte = static_cast<std::byte>(pick(rng, 0, dtype == DType::kFp8 ? 126 : 255));
-        const auto piece_of = [&](int64_t first, int64_t rows) {
-          WeightPiece piece{codes.data() + first * stride, rows};
-          const int64_t per_word = codes_per_word(dtype);
-          const int64_t skipped[kNumCodeParts] = {first / format.scale_rows * format.num_groups * scale_bytes(format.scale_type), first / per_word * format.num_groups * 4, 0, 0};
-          for (size_t part = 0; part < beside.size(); ++part) piece.beside[part] = beside[part].empty() ? nullptr : beside[part].data() + skipped[part];
-          return piece;
-        };
-        Floats values(static_cast<size_t>(kRows * cols));
-        decode_rows(format, dtype, piece_of(0, kRows), 0, kRows, cols, values.data());
-        ASSERT_TRUE(std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }));
-        WeightView view{dtype, kRows, cols, {piece_of(0, kRows)}, &format};
-        if (!is_transposed(dtype)) view.pieces = {piece_of(0, 128), piece_of(128, kRows - 128)};
-        const TestWeight plain(values, DType::kF32, kRows, cols);
-        for (size_t k = 0; k < all.size(); ++k)
-          for (int64_t tokens : {1, 33}) {
-            SCOPED_TRACE(k);
-            const Bytes x = encode(random_floats(rng, tokens * cols), all[k]->act_dtype());
-            Floats from_codes(static_cast<size_t>(tokens * kRows)), from_plain = from_codes;
-            all[k]->linear(x.data(), tokens, view, {}, false, from_codes.data());
-            all[k]->linear(x.data(), tokens, plain, {}, false, from_plain.data());
-            EXPECT_EQ(from_codes, from_plain);
-          }
+        if (!ordered || (codes_per_word(dtype) > 1 && dtype != DType::kAwq4)) body(dtype, cols, ordered);
       }
 }
+
+/// Weights whose scales are tensors of their own: they are multiplied as what decode_rows() makes of them, to the bit, in whatever pieces they lie.
+void expect_codes_as_they_lie(Kernels& kernels) {
+  Rng rng(12);
+  for_codes([&](DType dtype, int64_t cols, bool ordered) {
+    SCOPED_TRACE(fmt::format("{} of {} columns{}", dtype_name(dtype), cols, ordered ? ", ordered" : ""));
+    const int64_t rows = 200;
+    const TestCodes codes(rng, dtype, rows, cols, ordered, 128);
+    ASSERT_TRUE(std::all_of(codes.values().begin(), codes.values().end(), [](float value) { return std::isfinite(value); }));
+    const TestWeight plain(codes.values(), DType::kF32, rows, cols);
+    for (int64_t tokens : {1, 33}) {
+      const Bytes x = encode(random_floats(rng, tokens * cols), kernels.act_dtype());
+      Floats from_codes(static_cast<size_t>(tokens * rows)), from_plain = from_codes;
+      kernels.linear(x.data(), tokens, codes, {}, false, from_codes.data());
+      kernels.linear(x.data(), tokens, plain, {}, false, from_plain.data());
+      EXPECT_EQ(from_codes, from_plain);
+    }
+  });
+}
+TEST_P(BackendTest, CodesAreReadAsTheyLie) { expect_codes_as_they_lie(*kernels_); }
+TEST(ReferenceKernelsTest, CodesAreReadAsTheyLie) { expect_codes_as_they_lie(*make_reference_kernels()); }
 
 TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
   Rng rng(8);

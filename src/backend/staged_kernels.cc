@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "tensor/code_format.h"
 
 namespace flexgen {
 namespace {
@@ -183,7 +184,12 @@ class StagedKernels : public Kernels {
     const float* in(const float* data, int64_t count) { return reinterpret_cast<const float*>(place(as_bytes(data), 4 * count)); }
     WeightView in(const WeightView& weight) {
       WeightView there = weight;
-      for (WeightPiece& piece : there.pieces) piece.data = place(piece.data, piece.rows * row_bytes(weight.dtype, weight.cols));
+      for (WeightPiece& piece : there.pieces) {
+        piece.data = place(piece.data, piece.rows * row_bytes(weight.dtype, weight.cols));
+        for (int part = 0; part < kNumCodeParts; ++part)
+          if (const std::byte*& beside = piece.beside[static_cast<size_t>(part)])
+            beside = place(beside, beside_bytes(*weight.format, weight.dtype, static_cast<CodePart>(part), piece.rows, weight.cols));
+      }
       return there;
     }
     /// The same, copied back by run().

@@ -41,7 +41,7 @@ struct CodeFormat {
   bool has_zeros = false, has_order = false, has_global = false;
   bool zeros_less_one = false;  ///< GPTQ's first form
 
-  int64_t group_of(int64_t column) const { return scale_columns == 0 ? 0 : column / scale_columns; }
+  constexpr int64_t group_of(int64_t column) const { return scale_columns == 0 ? 0 : column / scale_columns; }
 };
 
 /// Whether a row's codes do not lie together, so that such a matrix is never cut.
@@ -60,12 +60,12 @@ inline constexpr int64_t codes_per_word(DType dtype) {
 
 namespace codes {
 
-#define FLEXGEN_CODE [[gnu::always_inline]] inline
+#define FLEXGEN_SCALED_CODE [[gnu::always_inline]] inline
 
 // Without branches, so that loops of these become vectors: a number whose exponent bits are 0 is read with a leading one, which is then taken off.
 
 /// OCP FP8 E4M3: no infinities, 0x7f and 0xff are NaN.
-FLEXGEN_CODE float e4m3_value(uint8_t code) {
+FLEXGEN_SCALED_CODE constexpr float e4m3_value(uint8_t code) {
   const uint32_t magnitude = code & 0x7fu, sign = static_cast<uint32_t>(code & 0x80u) << 24;
   const uint32_t small = magnitude < 8 ? 0xffffffffu : 0u, nan = magnitude == 0x7fu ? 0x7fc00000u : 0u;
   const uint32_t bits = (magnitude << 20) + (120u << 23) + (small & 1u << 23);
@@ -74,7 +74,7 @@ FLEXGEN_CODE float e4m3_value(uint8_t code) {
 }
 
 /// OCP FP4 E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
-FLEXGEN_CODE float e2m1_value(uint32_t code) {
+FLEXGEN_SCALED_CODE constexpr float e2m1_value(uint32_t code) {
   const uint32_t magnitude = code & 7u, small = magnitude < 2 ? 0xffffffffu : 0u;
   const uint32_t bits = (magnitude << 22) + (126u << 23) + (small & 1u << 23);
   const float value = std::bit_cast<float>(bits) - std::bit_cast<float>(small & 0x3f800000u);
@@ -82,24 +82,24 @@ FLEXGEN_CODE float e2m1_value(uint32_t code) {
 }
 
 /// OCP E8M0: 2^(code - 127); 0xff is NaN.
-FLEXGEN_CODE float e8m0_value(uint8_t code) {
+FLEXGEN_SCALED_CODE constexpr float e8m0_value(uint8_t code) {
   return std::bit_cast<float>(code == 0 ? 0x00400000u : code == 0xffu ? 0x7fc00000u : static_cast<uint32_t>(code) << 23);
 }
 
-FLEXGEN_CODE uint32_t word_at(const std::byte* words, int64_t index) {
+FLEXGEN_SCALED_CODE uint32_t word_at(const std::byte* words, int64_t index) {
   uint32_t word;
   std::memcpy(&word, words + 4 * index, sizeof word);
   return word;
 }
 
 /// Of bf16.
-FLEXGEN_CODE float half_value(const std::byte* halves, int64_t index) {
+FLEXGEN_SCALED_CODE float half_value(const std::byte* halves, int64_t index) {
   uint16_t bits;
   std::memcpy(&bits, halves + 2 * index, sizeof bits);
   return float_from_bf16(bits);
 }
 
-FLEXGEN_CODE float scale_at(const std::byte* scales, ScaleType type, int64_t index) {
+FLEXGEN_SCALED_CODE float scale_at(const std::byte* scales, ScaleType type, int64_t index) {
   switch (type) {
     case ScaleType::kF32: return std::bit_cast<float>(word_at(scales, index));
     case ScaleType::kF16: return load_float(scales, DType::kF16, index);
@@ -111,14 +111,14 @@ FLEXGEN_CODE float scale_at(const std::byte* scales, ScaleType type, int64_t ind
 }
 
 /// The group that `order` has a column in; -1 in it: none was chosen, and groups follow each other. num_groups: one that is not there.
-FLEXGEN_CODE int64_t ordered_group(const CodeFormat& format, const std::byte* order, int64_t column) {
+FLEXGEN_SCALED_CODE int64_t ordered_group(const CodeFormat& format, const std::byte* order, int64_t column) {
   const auto group = static_cast<int32_t>(word_at(order, column));
   if (group == -1) return format.group_of(column);
   return group < 0 || group >= format.num_groups ? format.num_groups : group;
 }
 
 /// Scale of group `group` of a row of a piece; codes that lie by rows.
-FLEXGEN_CODE float row_scale(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
+FLEXGEN_SCALED_CODE float row_scale(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
   const int64_t stored = format.scale_rows == 0 ? 0 : row / format.scale_rows;
   const float scale = scale_at(piece.beside[kScales], format.scale_type, stored * format.num_groups + group);
   return format.has_global ? scale / scale_at(piece.beside[kGlobal], ScaleType::kF32, 0) : scale;
@@ -126,7 +126,7 @@ FLEXGEN_CODE float row_scale(const CodeFormat& format, const WeightPiece& piece,
 
 /// Zero point likewise.
 template <DType kType>
-FLEXGEN_CODE float row_zero(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
+FLEXGEN_SCALED_CODE float row_zero(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
   if constexpr (kType == DType::kPacked4 || kType == DType::kPacked8) {
     constexpr int64_t kPerWord = codes_per_word(kType), kBits = 32 / kPerWord;
     if (!format.has_zeros) return kBits == 4 ? 8.0f : 128.0f;
@@ -139,7 +139,7 @@ FLEXGEN_CODE float row_zero(const CodeFormat& format, const WeightPiece& piece, 
 
 /// Code `column` of a row as a number.
 template <DType kType>
-FLEXGEN_CODE float row_code(const uint8_t* row, int64_t column) {
+FLEXGEN_SCALED_CODE float row_code(const uint8_t* row, int64_t column) {
   if constexpr (kType == DType::kFp8)
     return e4m3_value(row[column]);
   else if constexpr (kType == DType::kCodes8)
@@ -154,7 +154,7 @@ FLEXGEN_CODE float row_code(const uint8_t* row, int64_t column) {
 
 /// Codes [first, first + count) of a row as numbers; `first` is even.
 template <DType kType>
-FLEXGEN_CODE void row_codes(const uint8_t* row, int64_t first, int64_t count, float* out) {
+FLEXGEN_SCALED_CODE void row_codes(const uint8_t* row, int64_t first, int64_t count, float* out) {
   if constexpr (kType == DType::kPacked4 || kType == DType::kFp4) {
     const uint8_t* bytes = row + first / 2;
     for (int64_t i = 0; i < count / 2; ++i) {
@@ -170,7 +170,7 @@ FLEXGEN_CODE void row_codes(const uint8_t* row, int64_t first, int64_t count, fl
 
 /// put(as, column, count, values) for parts of a row of a piece, in order; codes that lie by rows.
 template <DType kType, typename Put>
-FLEXGEN_CODE void unpack_row(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t as, int64_t cols, const Put& put) {
+FLEXGEN_SCALED_CODE void unpack_row(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t as, int64_t cols, const Put& put) {
   constexpr int64_t kSpan = 256;
   alignas(64) float values[kSpan];
   const auto* bytes = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(kType, cols);
@@ -202,11 +202,11 @@ FLEXGEN_CODE void unpack_row(const CodeFormat& format, const WeightPiece& piece,
 }
 
 /// Where of a word's codes that of a row is, in AWQ's order.
-FLEXGEN_CODE int64_t awq_place(int64_t row) { return row % 8 / 2 + row % 2 * 4; }
+FLEXGEN_SCALED_CODE int64_t awq_place(int64_t row) { return row % 8 / 2 + row % 2 * 4; }
 
 /// Zero point of a row in a group, of types that lie by columns.
 template <DType kType>
-FLEXGEN_CODE float column_zero(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
+FLEXGEN_SCALED_CODE float column_zero(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t group) {
   constexpr int64_t kPerWord = codes_per_word(kType), kBits = 32 / kPerWord;
   uint32_t word = word_at(piece.beside[kZeros], group * (format.stored_rows / kPerWord) + row / kPerWord);
   if (format.zeros_less_one) word += kBits == 4 ? 0x11111111u : 0x01010101u;  // as a whole, as they were made
@@ -218,7 +218,7 @@ inline constexpr int64_t kColumnPart = 64, kRowPart = 16;  ///< columns, and row
 
 /// Words of columns [column, column + count) of some rows, up to kRowPart, copied together, as each lies in a place far from the next.
 template <DType kType>
-FLEXGEN_CODE void column_words(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t column, int64_t count,
+FLEXGEN_SCALED_CODE void column_words(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t column, int64_t count,
                                uint32_t* words) {
   constexpr int64_t kPerWord = codes_per_word(kType);
   if constexpr (kType == DType::kAwq4) {
@@ -233,7 +233,7 @@ FLEXGEN_CODE void column_words(const CodeFormat& format, const WeightPiece& piec
 
 /// Of these the codes of row first + row.
 template <DType kType>
-FLEXGEN_CODE void column_codes(const uint32_t* words, int64_t first, int64_t row, int64_t count, float* values) {
+FLEXGEN_SCALED_CODE void column_codes(const uint32_t* words, int64_t first, int64_t row, int64_t count, float* values) {
   constexpr int64_t kPerWord = codes_per_word(kType), kBits = 32 / kPerWord;
   constexpr uint32_t kMask = (1u << kBits) - 1;
   if constexpr (kType == DType::kAwq4) {
@@ -250,7 +250,7 @@ FLEXGEN_CODE void column_codes(const uint32_t* words, int64_t first, int64_t row
 
 /// put(row, column, count, values) for parts of rows [first, first + num_rows) of a piece, `row` counted from the first; types that lie by columns.
 template <DType kType, typename Put>
-FLEXGEN_CODE void unpack_columns(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, const Put& put) {
+FLEXGEN_SCALED_CODE void unpack_columns(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, const Put& put) {
   const int64_t groups = format.num_groups, size = format.scale_columns == 0 ? cols : format.scale_columns;
   std::vector<float> all_scales(static_cast<size_t>((groups + 1) * num_rows), std::numeric_limits<float>::quiet_NaN()), all_zeros(all_scales.size(), 0.0f);
   float *const scales = all_scales.data(), *const zeros = all_zeros.data();
@@ -286,7 +286,7 @@ FLEXGEN_CODE void unpack_columns(const CodeFormat& format, const WeightPiece& pi
 
 /// put(row, column, count, values) for parts of rows [first, first + num_rows) of a piece, `row` counted from the first.
 template <DType kType, typename Put>
-FLEXGEN_CODE void unpack_rows(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, const Put& put) {
+FLEXGEN_SCALED_CODE void unpack_rows(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, const Put& put) {
   if constexpr (is_transposed(kType)) {
     unpack_columns<kType>(format, piece, first, num_rows, cols, put);
   } else {
@@ -294,7 +294,7 @@ FLEXGEN_CODE void unpack_rows(const CodeFormat& format, const WeightPiece& piece
   }
 }
 
-#undef FLEXGEN_CODE
+#undef FLEXGEN_SCALED_CODE
 
 /// Calls use.operator()<dtype>() for a type with scales of its own.
 template <typename Use>

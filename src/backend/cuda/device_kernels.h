@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "backend/cuda/attention_kernels.h"
+#include "backend/cuda/block_rows.h"
+#include "backend/cuda/code_rows.h"
 #include "backend/cuda/device_runtime.h"
 #include "backend/cuda/generated_attention.h"
 #include "backend/cuda/kept_uploads.h"
@@ -23,6 +25,7 @@
 #include "backend/kernels.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "tensor/block_formats.h"
 
 namespace flexgen::inline FLEXGEN_SIDE {
 
@@ -41,7 +44,8 @@ class DeviceKernels : public Kernels {
       const int64_t num = std::min(most, count - first);
       auto* pointers = reinterpret_cast<const std::byte* const*>(
           uploads_.upload(rows.data() + first, num * static_cast<int64_t>(sizeof(std::byte*))));
-      run("gather", gather, {num}, threads_for(cols), pointers, dtype, cols, accumulate, out + first * cols);
+      if (!is_blocked(dtype)) run("gather", gather, {num}, threads_for(cols), pointers, dtype, cols, accumulate, out + first * cols);
+      blocks::with_format(dtype, [&]<DType kType>() { run("gather", gather_blocks<kType>, {num}, threads_for(cols / 8), pointers, cols, accumulate, out + first * cols); });
     }
   }
 
@@ -92,6 +96,11 @@ class DeviceKernels : public Kernels {
   bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
     // Weights are prepared by the cpu backend (engine.cc), which searches ranges; here rows of the cache's kind alone are quantized.
     FLEXGEN_CHECK(range == GroupRange::kMinMax);
+    FLEXGEN_CHECK(!is_scaled(from) && (!is_blocked(from) || to == Half::kType), "rows of {} as {}", dtype_name(from), dtype_name(to));
+    if (is_blocked(from)) {
+      unpack(rows, from, num_rows, cols, out, cols);
+      return true;
+    }
     if (!is_quantized(to)) {
       convert(rows, from, num_rows, cols, out, to, cols);
       return true;
@@ -254,12 +263,27 @@ class DeviceKernels : public Kernels {
 
   /// Rows of a quantized type as rows of Half with `padded` elements; out at 16 bytes.
   void unpack(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, std::byte* out, int64_t padded) {
+    if (is_blocked(from))
+      return blocks::with_format(from, [&]<DType kType>() { run("unpack", unpack_blocks<Half, kType>, {num_rows}, threads_for(cols / 8), rows, cols, out); });
     const auto at = reinterpret_cast<uintptr_t>(rows);
     if (!is_grouped(from) || cols % kQuantGroup != 0 || at % 4 != 0)
       return run("unpack", unpack_rows, {num_rows}, threads_for(padded), rows, from, cols, out, Half::kType, padded);
     const int64_t stride = row_bytes(from, cols);
     const bool is_wide = (at | static_cast<uintptr_t>(stride)) % 8 == 0;
     run("unpack", unpack_groups<Half>, {num_rows}, threads_for((from == DType::kInt4 ? cols / 2 : cols) / 8), rows, stride, from, cols, is_wide, out);
+  }
+
+  /// Rows [first, first + num_rows) of a piece whose scales are tensors of their own, likewise.
+  void unpack_codes(const WeightView& weight, const WeightPiece& piece, int64_t first, int64_t num_rows, std::byte* out, int64_t padded) {
+    const CodesOnDevice codes{piece.data, piece.beside[kScales], piece.beside[kZeros], piece.beside[kOrder], piece.beside[kGlobal], *weight.format, first, num_rows, weight.cols, padded};
+    codes::with_codes(weight.dtype, [&]<DType kType>() {
+      if constexpr (is_transposed(kType)) {
+        FLEXGEN_CHECK(kType != DType::kAwq4 || (first % 8 == 0 && num_rows % 8 == 0), "rows {} and {} more", first, num_rows);
+        run("unpack", unpack_code_columns<Half, kType>, {ceil_div(num_rows, kCodeTile), ceil_div(padded, kCodeTile)}, kRowThreads, codes, out);
+      } else {
+        run("unpack", unpack_code_rows<Half, kType>, {num_rows}, threads_for(padded / 8), codes, out);
+      }
+    });
   }
 
   static bool lies_as_needed(const std::byte* data, DType dtype, int64_t cols, int64_t padded) {
@@ -272,12 +296,14 @@ class DeviceKernels : public Kernels {
     int64_t piece_first = 0;
     for (const WeightPiece& piece : weight.pieces) {
       const int64_t from = std::max(first, piece_first), to = std::min(first + count, piece_first + piece.rows);
-      const std::byte* data = piece.data + (from - piece_first) * row_bytes(weight.dtype, weight.cols);
+      const std::byte* data = piece.data + (from - piece_first) * row_bytes(weight.dtype, weight.cols);  // of rows that lie together
+      const int64_t in_piece = from - piece_first;
       piece_first += piece.rows;
       if (from >= to) continue;
       if (from == first && to == first + count && lies_as_needed(data, weight.dtype, weight.cols, padded)) return data;
       std::byte* out = dense + (from - first) * padded * 2;
-      if (is_quantized(weight.dtype)) unpack(data, weight.dtype, to - from, weight.cols, out, padded);
+      if (is_scaled(weight.dtype)) unpack_codes(weight, piece, in_piece, to - from, out, padded);
+      else if (is_quantized(weight.dtype)) unpack(data, weight.dtype, to - from, weight.cols, out, padded);
       else convert(data, weight.dtype, to - from, weight.cols, out, Half::kType, padded);
     }
     FLEXGEN_CHECK(piece_first == weight.rows, "pieces hold {} rows of {}", piece_first, weight.rows);

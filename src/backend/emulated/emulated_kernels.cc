@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tensor/code_format.h"
 
 namespace flexgen {
 namespace {
@@ -115,7 +116,12 @@ class EmulatedKernels : public Kernels {
   std::byte* acts(const std::byte* address, int64_t count, const char* what) const { return bytes(address, size_bytes(act_dtype(), count), what); }
   WeightView view(const WeightView& weight) const {
     WeightView behind = weight;
-    for (WeightPiece& piece : behind.pieces) piece.data = bytes(piece.data, piece.rows * row_bytes(weight.dtype, weight.cols), "a weight");
+    for (WeightPiece& piece : behind.pieces) {
+      piece.data = bytes(piece.data, piece.rows * row_bytes(weight.dtype, weight.cols), "a weight");
+      for (int part = 0; part < kNumCodeParts; ++part)
+        if (const std::byte*& beside = piece.beside[static_cast<size_t>(part)])
+          beside = bytes(beside, beside_bytes(*weight.format, weight.dtype, static_cast<CodePart>(part), piece.rows, weight.cols), "what lies beside a weight");
+    }
     return behind;
   }
   static int64_t rows_up_to(std::span<const WeightedRow> rows) {
