@@ -44,7 +44,6 @@ std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::fu
   model->set_attention_sparsity(options.attention_sparsity);
   learn_expert_chances(options, *model, false);
   imagine_prepared_weights(*model, weight_dtype_of(options));
-  check_backend_reads(options, *model);
   return model;
 }
 

@@ -347,24 +347,28 @@ INSTANTIATE_TEST_SUITE_P(Families, FamilyCrown, testing::ValuesIn(kFamilies), fa
 class QuantizedCrown : public testing::TestWithParam<const char*> {
  protected:
   std::string directory_ = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + GetParam();
-  void run_crown(int rounds, unsigned seed, const std::string& backend, const std::string& weight_dtype, const std::string& matmul_dtype = "auto") {
-    crown_of(directory_, GetParam(), DType::kBF16, rounds, seed, backend, "auto", weight_dtype, 1, "none", matmul_dtype, "", std::nullopt, false);
+  void run_crown(int rounds, unsigned seed, const std::string& backend, const std::string& weight_dtype, const std::string& matmul_dtype = "auto", const std::string& device = "",
+                 std::optional<Tier> attention = std::nullopt) {
+    crown_of(directory_, GetParam(), DType::kBF16, rounds, seed, backend, "auto", weight_dtype, 1, "none", matmul_dtype, device, attention, false);
+  }
+  void run_on_cuda(const std::string& device, int rounds) {
+    for (Tier attention : {Tier::kGpu, Tier::kCpu}) run_crown(rounds, 75, "cpu", "auto", "auto", device, attention);
   }
 };
 TEST_P(QuantizedCrown, AsTheyLie) { run_crown(10, 71, "cpu", "auto"); }
 TEST_P(QuantizedCrown, Reference) { run_crown(3, 72, "reference", "auto"); }
 TEST_P(QuantizedCrown, QuantizedAgain) { run_crown(3, 73, "cpu", "int4", "int8"); }
-TEST_P(QuantizedCrown, DevicesAreRefused) {
-  for (const char* backend : {"emulated-gpu", "emulated-gpu-cuda"}) {
-    EngineOptions options = plain_options(directory_);
-    options.backend = backend;
-    options.budgets.gpu_bytes = 256 * kMiB;
-    EXPECT_NE(error_of(ErrorKind::kUser, [&] { Engine engine(options); }).find("for the CPU alone"), std::string::npos);
-  }
+TEST_P(QuantizedCrown, Device) { run_crown(10, 74, "cpu", "auto", "auto", "emulated-gpu"); }
+/// Its own kernels, attention on either side; on an emulated block of threads, and where there is one on a GPU.
+TEST_P(QuantizedCrown, CudaEmulated) { run_on_cuda("emulated-gpu-cuda", 2); }
+class QuantizedOnGpu : public QuantizedCrown {};
+TEST_P(QuantizedOnGpu, AsTheyLie) {
+  if (cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
+  run_on_cuda("cuda", 5);
 }
-INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown,
-                         testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss"),
-                         family_of);
+const auto kFormats = testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss");
+INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown, kFormats, family_of);
+INSTANTIATE_TEST_SUITE_P(Gpu, QuantizedOnGpu, kFormats, family_of);
 
 // And with experts that are loaded as they are chosen, or all.
 TEST(Crown, ManyUnits) { crown("many-units", kManyUnits, DType::kBF16, 60, 71); }

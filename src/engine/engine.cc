@@ -34,8 +34,6 @@ constexpr double kAssumedThreadFlops = 2e11, kAssumedRows = 256;
 /// What the emulated device has, where no budget was given.
 constexpr int64_t kEmulatedBytes = kGiB;
 
-bool emulated(const EngineOptions& options) { return options.backend.starts_with("emulated-gpu"); }
-
 /// Null where the CPU computes.
 std::unique_ptr<Device> make_device(const EngineOptions& options) {
   const int64_t asked = options.budgets.gpu_bytes;
@@ -166,19 +164,6 @@ Precision precision_of(const EngineOptions& options, const Model& model, const D
   return precision;
 }
 
-void check_backend_reads(const EngineOptions& options, const Model& model) {
-  if (options.backend != "cuda" && !emulated(options)) return;
-  for (const WeightSpec& weight : model.weights())
-    if (is_scaled(weight.dtype))
-      fail_user("--backend {}: the weights are {} as the checkpoint has them ('{}'), which are read for the CPU alone; add --weight-dtype int4, int8 or bf16, or leave --backend out", options.backend,
-                dtype_name(weight.dtype), weight.name);
-  if (options.backend == "emulated-gpu" || options.backend == "emulated-gpu-reference") return;
-  for (const WeightSpec& weight : model.weights())
-    if (is_blocked(weight.dtype))
-      fail_user("--backend {}: the weights are {} as a GGUF has them ('{}'), which the GPU's kernels do not read yet; add --weight-dtype int4, int8 or bf16, or leave --backend out", options.backend,
-                dtype_name(weight.dtype), weight.name);
-}
-
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory, options_.ignored_config_fields);
@@ -195,7 +180,6 @@ Engine::Engine(EngineOptions options)
   weight_range_ = choose_weight_range(options_, dtype);
   const bool other_dtype = dtype && !has_dtype(*model_, *dtype);
   if (other_dtype || has_turned_weights(*model_)) prepare_weights(other_dtype ? dtype : std::nullopt);
-  check_backend_reads(options_, *model_);
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
     fail_user("--attention-sparsity {}: give a share above 0 and up to 1", options_.attention_sparsity);
   if (options_.kv_cache_rotation == "hadamard") model_->rotate_keys();

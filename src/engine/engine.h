@@ -87,8 +87,6 @@ DType kv_dtype_of(const std::string& name, DType compute_dtype);
 std::optional<DType> weight_dtype_of(const EngineOptions& options);
 /// The arithmetic and the types of a run, whether its weights are prepared already or not.
 Precision precision_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
-/// Throws Error{user} where the backend's kernels do not read what the model's weights are by now.
-void check_backend_reads(const EngineOptions& options, const Model& model);
 
 class Engine {
  public:

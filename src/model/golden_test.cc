@@ -447,13 +447,14 @@ std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
                          testing::Combine(kModels, testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})), name_of);
-// As shipped (tools/make_format_fixtures.py): what transformers computes with the dequantized weights. For the CPU alone.
+// As shipped (tools/make_format_fixtures.py): what transformers computes with the dequantized weights.
+const auto kShipped = testing::Values("quantized-fp8", "quantized-fp8-experts", "quantized-fp8-modelopt", "quantized-fp8-channel", "quantized-int8-channel", "quantized-packed4",
+                                      "quantized-packed4-zeros", "quantized-packed4-experts", "quantized-packed8", "quantized-nvfp4", "quantized-mxfp4", "quantized-gptq", "quantized-gptq8-v2",
+                                      "quantized-awq", "quantized-autoround", "quantized-gpt_oss");
 INSTANTIATE_TEST_SUITE_P(Quantized, GoldenTest,
-                         testing::Combine(testing::Values("quantized-fp8", "quantized-fp8-experts", "quantized-fp8-modelopt", "quantized-fp8-channel", "quantized-int8-channel", "quantized-packed4",
-                                                          "quantized-packed4-zeros", "quantized-packed4-experts", "quantized-packed8", "quantized-nvfp4", "quantized-mxfp4", "quantized-gptq", "quantized-gptq8-v2",
-                                                          "quantized-awq", "quantized-autoround", "quantized-gpt_oss"),
-                                          testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
-                         name_of);
+                         testing::Combine(kShipped, testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})), name_of);
+INSTANTIATE_TEST_SUITE_P(EmulatedQuantized, GoldenTest, testing::Combine(kShipped, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
+INSTANTIATE_TEST_SUITE_P(GpuQuantized, GoldenTest, testing::Combine(kShipped, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);
 // The GPU's kernels: on an emulated block of threads, and where there is one, on a GPU.
 INSTANTIATE_TEST_SUITE_P(Emulated, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);
@@ -470,8 +471,24 @@ TEST(TrainedModel, ContinuesAsTransformersDoes) {
   }
 }
 
-/// A checkpoint of ours as llama.cpp converts it, in F32: q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole, Llama 3's scaling as divisors.
-std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors) {
+/// Rows of whole blocks of 32 in q8_0.
+std::string as_q8_0(const std::vector<float>& values) {
+  std::string bytes;
+  for (size_t first = 0; first < values.size(); first += 32) {
+    float largest = 0;
+    for (size_t i = first; i < first + 32; ++i) largest = std::max(largest, std::abs(values[i]));
+    const uint16_t half = f16_from_float(largest / 127);
+    const float scale = float_from_f16(half);
+    bytes.push_back(static_cast<char>(half & 0xffu));
+    bytes.push_back(static_cast<char>(half >> 8));
+    for (size_t i = first; i < first + 32; ++i)
+      bytes.push_back(static_cast<char>(scale == 0 ? 0 : static_cast<int>(std::clamp(std::nearbyint(values[i] / scale), -127.0f, 127.0f))));
+  }
+  return bytes;
+}
+
+/// A checkpoint of ours as llama.cpp converts it, in F32, or matrices whose rows are whole blocks in q8_0: q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole, Llama 3's scaling as divisors.
+std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors, bool in_q8_0 = false) {
   static const std::vector<std::pair<std::string, std::string>> names{
       {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}, {"model.layers", "blk"}, {"input_layernorm", "attn_norm"}, {"self_attn.q_proj", "attn_q"},
       {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"}, {"self_attn.qkv_proj", "attn_qkv"}, {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
@@ -532,7 +549,9 @@ std::string as_gguf(const std::string& directory, const nlohmann::json& config, 
     }
     if (is_gemma && name.ends_with("norm.weight"))
       for (float& value : values) value += 1;
-    gguf.tensor(other, std::vector<uint64_t>(at.shape.rbegin(), at.shape.rend()), 0, TestGguf::floats(values));
+    const std::vector<uint64_t> shape(at.shape.rbegin(), at.shape.rend());
+    if (in_q8_0 && shape.size() == 2 && shape[0] % 32 == 0) gguf.tensor(other, shape, 8, as_q8_0(values));
+    else gguf.tensor(other, shape, 0, TestGguf::floats(values));
   }
   return gguf.bytes();
 }
@@ -564,6 +583,28 @@ TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
   EXPECT_EQ(from_gguf.model().config().eos, std::vector<int32_t>{2});
   const auto all = [](size_t) { return 1000; };
   EXPECT_LE(difference_of(from_gguf.run(golden.prompts, all), from_folder.run(golden.prompts, all)).largest, 1e-4f);
+}
+
+/// Quantized matrices, the embedding among them, by the GPU's kernels: what the reference makes of the same file, and for whatever cuts the same bits.
+TEST(Gguf, BlocksAreReadByAGpuToo) {
+  const Golden golden = load_golden("llama");
+  TestFolder folder;
+  const std::string gguf = folder.put("m.gguf", as_gguf(fixture("llama"), nlohmann::json::parse(read_whole(fixture("llama") + "/config.json")), "llama", {}, true));
+  const auto all = [](size_t) { return 1000; };
+  const auto reference = make_reference_kernels();
+  WholeModel expected(gguf, *reference, DType::kF32);
+  EXPECT_EQ(expected.model().weights().front().dtype, DType::kQ8_0);
+  const std::vector<float> logits = expected.run(golden.prompts, all);
+  for (const char* name : {"cuda_emulated", "cuda"})
+    for (DType dtype : {DType::kBF16, DType::kF16}) {
+      if (name == std::string("cuda") && cuda_status().devices.empty()) continue;
+      const Backend backend{name, dtype};
+      const auto kernels = make_kernels(backend);
+      WholeModel whole(gguf, *kernels, dtype), in_pieces(gguf, *kernels, dtype, 7);
+      const std::vector<float> found = whole.run(golden.prompts, all);
+      EXPECT_LE(difference_of(found, logits).largest, tolerance(backend, golden).largest) << name << " " << dtype_name(dtype);
+      EXPECT_EQ(in_pieces.run(golden.prompts, all), found);
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GgufTest,

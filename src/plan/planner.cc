@@ -499,13 +499,11 @@ class Search {
 }  // namespace
 
 Plan make_plan(const PlanInput& input) {
-  refuse_codes_on_gpu(input.model, input.budgets.gpu_bytes > 0);
   refuse_loading_of_experts(input.model, input.request);
   return Search(input).run();
 }
 
 Plan plan_by_first_rule(const PlanInput& input) {
-  refuse_codes_on_gpu(input.model, input.budgets.gpu_bytes > 0);
   Plan plan;
   plan.policy = choose_policy(input.model, input.workload, input.budgets, input.request, input.kv);
   plan.prediction = predict(input.model, input.hardware, Precision::of(input.model, input.compute, input.kv), plan.policy, input.workload);

@@ -32,12 +32,6 @@ const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy
   return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
 }
 
-void refuse_codes_on_gpu(const Model& model, bool on_gpu) {
-  for (const WeightSpec& weight : model.weights())
-    if (on_gpu && weight.codes)
-      fail_user("the weights are {} as the checkpoint has them ('{}'), which are read for the CPU alone: add --weight-dtype int4, int8 or bf16, or leave --gpu-memory out", dtype_name(weight.dtype), weight.name);
-}
-
 BlockTimes block_times(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const ComputeAmount& whole) {
   const ComputeProfile& processor = processor_of(hardware, policy);
   if (!policy.attention_beside()) return {visit_time_s(processor, precision, whole), 0, 0};

@@ -25,9 +25,6 @@ double visit_time_s(const ComputeProfile& processor, const Precision& precision,
 /// The processor that a policy computes on. Throws Error{user} if it is a GPU and the profile has none.
 const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy);
 
-/// Throws Error{user} for weights whose scales are tensors of their own on a GPU.
-void refuse_codes_on_gpu(const Model& model, bool on_gpu);
-
 /// Seconds of a block's visit: the whole in compute_s, or with attention beside a GPU what comes before it, attention on the other processor, and what follows.
 struct BlockTimes {
   double compute_s = 0, attention_s = 0, after_s = 0;

@@ -162,7 +162,6 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       use.streamed_at = layer.streamed_bytes;
       layer.streamed_bytes += use.streamed.bytes;
       use.staged_at = on_gpu ? layer.staged_bytes : use.streamed_at + use.streamed.skip;
-      FLEXGEN_CHECK(!weight.codes || !on_gpu, "{} cannot be read by a GPU", weight.name);
       if (!wanted.lookup) layer.staged_bytes += on_gpu ? round_up((use.host_rows + use.streamed_rows) * row_bytes, kDeviceAlignment) : use.streamed.bytes;
       if (weight.codes) place_beside(*weight.codes, wanted, &use, &layer);
       layer.uses.push_back(use);
@@ -178,17 +177,29 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
 }
 
 void WeightLayout::place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer) {
+  const bool on_gpu = compute_tier == Tier::kGpu;
   for (const TensorBeside& tensor : tensors.beside) {
     Beside& placed = use->beside.emplace_back();
-    const auto [first, bytes] = tensor.range(wanted.row_first, use->resident_rows);
-    placed.resident = AlignedExtent::around(tensor.file, first, bytes);
-    placed.resident_at = resident_bytes + placed.resident.skip;
-    resident_bytes += placed.resident.bytes;
-    const auto [next, rest] = tensor.range(wanted.row_first + use->resident_rows, use->streamed_rows);
-    placed.streamed = AlignedExtent::around(tensor.file, next, rest);
+    int64_t row = wanted.row_first;
+    const auto extent_of = [&](int64_t rows, int64_t* bytes) {
+      const auto [first, count] = tensor.range(row, rows);
+      row += rows;
+      *bytes = count;
+      return AlignedExtent::around(tensor.file, first, count);
+    };
+    placed.resident = extent_of(use->resident_rows, &placed.resident_wanted);
+    placed.host = extent_of(use->host_rows, &placed.host_wanted);
+    placed.streamed = extent_of(use->streamed_rows, &placed.streamed_wanted);
+    if (tensor.rows_each == 0 && placed.host_wanted > 0) placed.streamed = {}, placed.streamed_wanted = 0;
+    placed.resident_at = resident_bytes + (on_gpu ? 0 : placed.resident.skip);
+    resident_bytes += on_gpu ? round_up(placed.resident_wanted, kDeviceAlignment) : placed.resident.bytes;
+    if (on_gpu) load_buffer_bytes = std::max(load_buffer_bytes, std::min(placed.resident.bytes, kLoadPiece));
+    placed.host_at = layer->host_at + layer->host_bytes + placed.host.skip;
+    layer->host_bytes += placed.host.bytes;
     placed.streamed_at = layer->streamed_bytes;
     layer->streamed_bytes += placed.streamed.bytes;
-    layer->staged_bytes += placed.streamed.bytes;
+    placed.staged_at = on_gpu ? layer->staged_bytes : placed.streamed_at + placed.streamed.skip;
+    layer->staged_bytes += on_gpu ? round_up(placed.host_wanted + placed.streamed_wanted, kDeviceAlignment) : placed.streamed.bytes;
   }
 }
 
@@ -260,7 +271,10 @@ void WeightStore::load_in_place(int64_t layer) {
   for (const WeightLayout::Use& use : layout_.layers[static_cast<size_t>(layer)].uses) {
     if (layout_.compute_tier == Tier::kCpu) add(use.resident, resident_, use.resident_at);
     add(use.host, host_, use.host_at);
-    for (const WeightLayout::Beside& beside : use.beside) add(beside.resident, resident_, beside.resident_at);
+    for (const WeightLayout::Beside& beside : use.beside) {
+      if (layout_.compute_tier == Tier::kCpu) add(beside.resident, resident_, beside.resident_at);
+      add(beside.host, host_, beside.host_at);
+    }
   }
   if (work.transfers.empty()) return;
   (layout_.compute_tier == Tier::kCpu ? resident_ready_ : host_ready_)[static_cast<size_t>(layer)].push_back(lanes_.disk_read->submit(std::move(work)));
@@ -269,24 +283,27 @@ void WeightStore::load_in_place(int64_t layer) {
 /// Piece by piece through RAM.
 void WeightStore::load_resident_gpu(int64_t layer) {
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(layer)];
-  for (size_t i = 0; i < spec.uses.size(); ++i) {
-    const WeightLayout::Use& use = layout_.layers[static_cast<size_t>(layer)].uses[i];
-    const int64_t row_bytes = model_.weights()[static_cast<size_t>(spec.uses[i].weight)].row_bytes();
-    for (int64_t from = 0; from < use.resident.bytes; from += layout_.load_buffer_bytes) {
-      const int64_t to = std::min(from + layout_.load_buffer_bytes, use.resident.bytes), key = load_key_++;
+  const auto load = [&](const AlignedExtent& extent, int64_t wanted, int64_t at) {
+    for (int64_t from = 0; from < extent.bytes; from += layout_.load_buffer_bytes) {
+      const int64_t to = std::min(from + layout_.load_buffer_bytes, extent.bytes), key = load_key_++;
       Work read, copy;
       read.name = copy.name = kLoadResident;
       read.layer = copy.layer = layer;
       read.after = load_ring_.start(key);
       StagingBuffer& buffer = load_ring_.at(key);
-      read.transfers.push_back({files_[static_cast<size_t>(use.resident.file)], false, use.resident.offset + from, buffer.data.data(), to - from, {}});
+      read.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset + from, buffer.data.data(), to - from, {}});
       read.bytes = static_cast<double>(to - from);
       copy.after = {lanes_.disk_read->submit(std::move(read))};
-      copy_rows(&copy.copies, use.resident, use.resident_rows * row_bytes, from, to, buffer.data.data(), resident_.data() + use.resident_at);
+      copy_rows(&copy.copies, extent, wanted, from, to, buffer.data.data(), resident_.data() + at);
       copy.bytes = bytes_of(copy.copies);
       buffer.in_use = {lanes_.h2d->submit(std::move(copy))};
       resident_ready_[static_cast<size_t>(layer)].push_back(buffer.in_use.front());
     }
+  };
+  for (size_t i = 0; i < spec.uses.size(); ++i) {
+    const WeightLayout::Use& use = layout_.layers[static_cast<size_t>(layer)].uses[i];
+    load(use.resident, use.resident_rows * model_.weights()[static_cast<size_t>(spec.uses[i].weight)].row_bytes(), use.resident_at);
+    for (const WeightLayout::Beside& beside : use.beside) load(beside.resident, beside.resident_wanted, beside.resident_at);
   }
 }
 
@@ -320,32 +337,29 @@ void WeightStore::issue(const Loading& loading, int64_t num_pieces) {
     const int64_t from = std::min(bytes, piece * share);
     return std::pair{from, std::min(bytes, from + share)};
   };
-  const auto [from, to] = part(placed.streamed_bytes);
+  const auto [from, until] = part(placed.streamed_bytes);
   const auto [host_from, host_to] = part(placed.host_bytes);
   const bool on_gpu = layout_.compute_tier == Tier::kGpu;
+  // Of what lies in `host` and `streamed`, after each other at `to` in a GPU's memory.
+  const auto bring = [&](const AlignedExtent& host, int64_t host_wanted, int64_t host_at, const AlignedExtent& streamed, int64_t streamed_wanted, int64_t streamed_at, std::byte* to) {
+    const int64_t host_first = host_at - host.skip - placed.host_at;  // of the extent in the layer's part
+    int64_t begin = std::max(host_from, host_first), end = std::min(host_to, host_first + host.bytes);
+    if (begin < end) copy_rows(&what.copies, host, host_wanted, begin - host_first, end - host_first, host_.data() + placed.host_at + begin, to);
+    begin = std::max(from, streamed_at), end = std::min(until, streamed_at + streamed.bytes);
+    if (begin >= end) return;
+    std::byte* const landed = stager_.landing(key) + begin;
+    what.transfers.push_back({files_[static_cast<size_t>(streamed.file)], false, streamed.offset + begin - streamed_at, landed, end - begin, {}});
+    what.disk_bytes += static_cast<double>(end - begin);
+    if (on_gpu) copy_rows(&what.bounce_copies, streamed, streamed_wanted, begin - streamed_at, end - streamed_at, landed, to + host_wanted);
+  };
   for (size_t i = 0; i < spec.uses.size(); ++i) {
     const WeightLayout::Use& use = placed.uses[i];
     if (!is_wanted(loading, i)) continue;
     const int64_t row_bytes = model_.weights()[static_cast<size_t>(spec.uses[i].weight)].row_bytes();
-    std::byte* rows = stager_.data(key) + use.staged_at;
-    const int64_t host_first = use.host_at - use.host.skip - placed.host_at;  // of the extent in the layer's part
-    int64_t begin = std::max(host_from, host_first), end = std::min(host_to, host_first + use.host.bytes);
-    if (begin < end)
-      copy_rows(&what.copies, use.host, use.host_rows * row_bytes, begin - host_first, end - host_first, host_.data() + placed.host_at + begin, rows);
-
-    const auto read = [&](const AlignedExtent& extent, int64_t at) {
-      begin = std::max(from, at), end = std::min(to, at + extent.bytes);
-      if (begin >= end) return static_cast<std::byte*>(nullptr);
-      std::byte* landed = stager_.landing(key) + begin;
-      what.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset + begin - at, landed, end - begin, {}});
-      what.disk_bytes += static_cast<double>(end - begin);
-      return landed;
-    };
-    for (const WeightLayout::Beside& beside : use.beside) read(beside.streamed, beside.streamed_at);
-    const std::byte* landed = read(use.streamed, use.streamed_at);
-    if (on_gpu && landed)
-      copy_rows(&what.bounce_copies, use.streamed, use.streamed_rows * row_bytes, begin - use.streamed_at, end - use.streamed_at, landed,
-                rows + use.host_rows * row_bytes);
+    std::byte* const staged = stager_.data(key);
+    for (const WeightLayout::Beside& beside : use.beside)
+      bring(beside.host, beside.host_wanted, beside.host_at, beside.streamed, beside.streamed_wanted, beside.streamed_at, staged + beside.staged_at);
+    bring(use.host, use.host_rows * row_bytes, use.host_at, use.streamed, use.streamed_rows * row_bytes, use.streamed_at, staged + use.staged_at);
   }
   stager_.load(key, std::move(what));
 }
@@ -377,8 +391,8 @@ WeightLease WeightStore::acquire(const Visit& visit) {
         view.pieces.push_back({staged + use.staged_at, use.host_rows + use.streamed_rows});
       for (size_t part = 0; part < use.beside.size(); ++part) {
         const WeightLayout::Beside& beside = use.beside[part];
-        if (use.resident_rows > 0 && beside.resident.bytes > 0) view.pieces.front().beside[part] = resident_.data() + beside.resident_at;
-        if (use.streamed_rows > 0 && beside.streamed.bytes > 0) view.pieces.back().beside[part] = staged + beside.streamed_at + beside.streamed.skip;
+        if (beside.resident_wanted > 0) view.pieces.front().beside[part] = resident_.data() + beside.resident_at;
+        if (beside.host_wanted + beside.streamed_wanted > 0) view.pieces.back().beside[part] = staged + beside.staged_at;
       }
     }
     lease.views.push_back(std::move(view));

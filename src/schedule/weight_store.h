@@ -38,10 +38,11 @@ struct AlignedExtent {
 /// On a CPU the disk fills memory directly, so everything lies there as aligned supersets; in a GPU rows are packed, at multiples of kDeviceAlignment.
 class WeightLayout {
  public:
-  /// A tensor beside a quantized matrix's codes: what of it belongs to the resident rows, and to the streamed ones. Only on a CPU.
+  /// A tensor beside a quantized matrix's codes: what of it belongs to the rows that lie there. One that belongs to all rows is in RAM or on disk, not both.
   struct Beside {
-    AlignedExtent resident, streamed;
-    int64_t resident_at = 0, streamed_at = 0;  ///< of the first byte wanted in the resident memory; of the extent's first where the disk's bytes land
+    AlignedExtent resident, host, streamed;
+    int64_t resident_wanted = 0, host_wanted = 0, streamed_wanted = 0;  ///< bytes
+    int64_t resident_at = 0, host_at = 0, streamed_at = 0, staged_at = 0;  ///< as Use has them
   };
   struct Use {
     int64_t resident_rows = 0, host_rows = 0, streamed_rows = 0;
