@@ -14,6 +14,8 @@ SOURCE = os.path.abspath(sys.argv[1])
 TESTS = """#!/bin/sh
 case "$*" in
 *--gtest_list_tests*) printf 'Gpu/Suite.\\n'; for t in $FAKE_TESTS; do printf '  %s/bf16  # GetParam() = 1\\n' $t; done ;;
+*:*Crashes*) kill -ABRT $$ ;;
+*:*:*) echo '[  PASSED  ] 3 tests.' ;;
 *Passes*) echo '[  PASSED  ] 1 test.' ;;
 *Skips*) echo 'needs a GPU: none'; echo '[  SKIPPED ] Gpu/Suite.Skips/bf16'; echo '[  PASSED  ] 0 tests.' ;;
 *Fails*) echo 'kernels_test.cc:5: Failure'; exit 1 ;;
@@ -78,6 +80,15 @@ def test_each_by_itself(machine):
     why = {failure["test"]: failure["why"] for failure in kept["failures"]}
     assert why == {"Gpu/Suite.Crashes/bf16": "ended with status -6", "Gpu/Suite.Fails/bf16": "ended with status 1", "Gpu/Suite.Skips/bf16": "skipped",
                    "Gpu/Suite.Nothing/bf16": "did not run"}, why
+
+
+def test_in_company(machine):
+    status, says, results = machine.check("model", FAKE_TESTS="Passes PassesToo PassesAlso")
+    assert status == 0 and results["parts"]["model"]["passed"] == 3, says
+    assert [name for name in tarfile.open(f"{machine.out}/logs.tar.gz").getnames() if "model_test" in name] == ["logs/model_test-Gpu-Suite.Passes-bf16-and-others.txt"], says
+    status, says, results = machine.check("model", FAKE_TESTS="Passes PassesToo Crashes")
+    kept = results["parts"]["model"]
+    assert status == 1 and (kept["tests"], kept["passed"]) == (3, 2) and [failure["test"] for failure in kept["failures"]] == ["Gpu/Suite.Crashes/bf16"], says
 
 
 def test_a_skip_fails_everywhere(machine):

@@ -202,7 +202,7 @@ PARTS = {
     "memory": Part(memory, "how fast RAM can be had", needs_gpu=False),
     "doctor": Part(doctor, "what flexgen itself sees"),
     "backend": Part(lambda call: tests.run_tests(call, "backend_test", "Gpu*", 200), "the table of operations and the kernels' other tests"),
-    "model": Part(lambda call: tests.run_tests(call, "model_test", "Gpu*", 300), "the golden models"),
+    "model": Part(lambda call: tests.run_tests(call, "model_test", "Gpu*", 300, together=8), "the golden models"),
     "engine": Part(lambda call: tests.run_tests(call, "engine_test", "Gpu*", 240), "the crown test"),
     "explain": Part(explain, "the first operations that failed in backend, under memcheck"),
     "memcheck": Part(sanitizer("memcheck", "Gpu*AgreesWithReference*:Gpu*LongContexts*", "ERROR SUMMARY: 0 errors", 240), "compute-sanitizer on the table of operations"),

@@ -1,4 +1,4 @@
-"""Tests, each in a process of its own: a fault ends one, not all. A test passes only if it ran."""
+"""Tests, each in a process of its own, or several that are quick: what did not pass in company runs again by itself, as a fault ends its process. A test passes only if it ran."""
 import concurrent.futures
 import re
 import subprocess
@@ -19,43 +19,49 @@ def listed(kit, program, pattern):
     return names
 
 
-def judged(status, lines):
-    """Empty if the one test ran and passed, else what became of it."""
+def judged(status, lines, count=1):
+    """Empty if the tests of a process, `count`, ran and passed, else what became of it."""
     if status == 124:
         return "stopped in time"
     if any("[  SKIPPED ]" in line for line in lines):
         return "skipped"
     if status != 0:
         return f"ended with status {status}"
-    return "" if any(line.startswith("[  PASSED  ] 1 test") for line in lines) else "did not run"
+    return "" if any(line.startswith(f"[  PASSED  ] {count} test") for line in lines) else "did not run"
 
 
-def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200):
-    """Runs the tests that match, several at a time, each with `prefix` before it. `proof`: a line that the output must have too."""
+def run_tests(call, program, pattern, limit_s, prefix=(), proof=None, each_s=200, together=1):
+    """Runs the tests that match, several processes at a time, each with `prefix` before it and with up to `together` tests. `proof`: a line that the output must have too."""
     names = listed(call.kit, program, pattern)
     if not names:
         return {"status": "failed", "why": f"{program} has no test that matches {pattern}"}
     end = time.monotonic() + min(limit_s, call.left_s())
     failures = []
 
-    def run_one(name):
+    def run_process(tests):
         left = end - time.monotonic()
         if left < 3:
-            return name, "no time was left", []
-        words = [*prefix, call.kit[program], f"--gtest_filter={name}"]
-        status, lines = call.run_program("-".join([*(prefix[2:3] if prefix else []), program, name]), words, min(each_s, left))
-        why = judged(status, lines)
+            return "no time was left", []
+        words = [*prefix, call.kit[program], f"--gtest_filter={':'.join(tests)}"]
+        status, lines = call.run_program("-".join([*(prefix[2:3] if prefix else []), program, tests[0], *(["and-others"] if len(tests) > 1 else [])]), words, min(each_s, left))
+        why = judged(status, lines, len(tests))
         if not why and proof and not any(proof in line for line in lines):
             why = f"does not say '{proof}'"
-        return name, why, lines
+        return why, lines
 
+    def run_group(tests):
+        """Name, why and lines of each that failed."""
+        if len(tests) > 1 and not run_process(tests)[0]:
+            return []
+        return [(name, why, lines) for name in tests for why, lines in [run_process([name])] if why]
+
+    groups = [names[at:at + together] for at in range(0, len(names), together)]
     with concurrent.futures.ThreadPoolExecutor(call.jobs) as pool:
-        for name, why, lines in pool.map(run_one, names):
-            if not why:
-                continue
-            failures.append({"test": name, "why": why, "says": [line.strip()[:300] for line in lines if TELLING.search(line)][:4]})
-            if len(failures) <= 12:
-                call.show([f"{why}: {name}", *("  " + line for line in failures[-1]["says"])])
+        for group in pool.map(run_group, groups):
+            for name, why, lines in group:
+                failures.append({"test": name, "why": why, "says": [line.strip()[:300] for line in lines if TELLING.search(line)][:4]})
+                if len(failures) <= 12:
+                    call.show([f"{why}: {name}", *("  " + line for line in failures[-1]["says"])])
     passed = len(names) - len(failures)
     result = {"status": "failed" if failures else "passed", "tests": len(names), "passed": passed}
     if failures:
