@@ -244,6 +244,7 @@ FLEXGEN_UNROLL
             if (i == 8 * n + i % 8 && i % 2 == odd) weight = there;
           }
         if (first + i < first_visible[half] || first + i > last_visible[half]) continue;
+        weight = Half::to_float(Half::from_float(weight));  // as add_values() has it: one that rounds to zero makes NaN of an infinity there too
         for_results(head_size, half, [&](int column, float& x) {
           const float value = Half::to_float(load16(values.rows + Data::at(i, column / 8) + 2 * (column % 8)));
           if (!is_finite(value)) x += weight * value;
