@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-import urllib.request
+
+from llama_server import LlamaServer
 
 SHOTS, TOKENS = 10, 3
 
@@ -66,31 +67,13 @@ def flexgen(args, texts, sharing):
 
 def llama_cpp(args, texts, slots):
     """Seconds from the first request to the last answer, and prompt tokens that it computed."""
-    port = 18437
     context = slots * (max(len(text) for text in texts) // 2 + 64)
-    server = subprocess.Popen([os.path.join(args.llama_bin, "llama-server"), "-m", args.gguf, "-np", str(slots), "-c", str(context), "-t", str(os.cpu_count()), "--port", str(port), "-fa", "on",
-                               "-b", "2048", "-ub", "512"], env=dict(os.environ, LD_LIBRARY_PATH=args.llama_bin), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def ask(text):
-        body = json.dumps({"prompt": text, "n_predict": TOKENS, "temperature": 0, "cache_prompt": True}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)["timings"]["prompt_n"]
-
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read()
-                break
-            except OSError:
-                time.sleep(0.1)
+    with LlamaServer(args.llama_bin, args.gguf, 18437, "-np", slots, "-c", context, "-t", os.cpu_count(), "-fa", "on", "-b", 2048, "-ub", 512) as server:
+        ask = lambda text: server.post("/completion", {"prompt": text, "n_predict": TOKENS, "temperature": 0, "cache_prompt": True})["timings"]["prompt_n"]
         start = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(slots) as pool:
             computed = sum(pool.map(ask, texts))
         return time.monotonic() - start, computed
-    finally:
-        server.kill()
-        server.wait()
 
 
 def main():

@@ -3,8 +3,8 @@
 
     bench/gguf_against_llama_cpp.py --flexgen build/release/flexgen --llama-bin DIR --gguf FILE --text wikitext-2-test.raw [--json OUT.json]
 
-Answers: prompts are stretches of the text, continued greedily. Where two answers part, the two tokens' logprobs in flexgen say by how much: a margin below `--rounding` is what the two
-programs' sums may differ by. Perplexity: chunks of 512 tokens, of which llama.cpp scores the second half; flexgen scores the same positions of the same token ids (`echo` with `logprobs`)."""
+Answers: prompts are stretches of the text, continued greedily. Where two answers part, the two tokens' logprobs in flexgen say by how much (`margins`): a small one is what the two
+programs' rounding makes. Perplexity: chunks of 512 tokens, of which llama.cpp scores the second half; flexgen scores the same positions of the same token ids (`echo` with `logprobs`)."""
 import argparse
 import json
 import math
@@ -13,39 +13,11 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
+
+from llama_server import LlamaServer
 
 WINDOW = 512
 PORT = 18173
-
-
-def post(path, body):
-    request = urllib.request.Request(f"http://127.0.0.1:{PORT}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        return json.load(answer)
-
-
-class Server:
-    def __init__(self, args):
-        self.process = subprocess.Popen([os.path.join(args.llama_bin, "llama-server"), "-m", args.gguf, "--port", str(PORT), "-np", "1", "-c", "2048", "-t", str(args.threads), "--no-webui"],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5)
-                return
-            except OSError:
-                if self.process.poll() is not None:
-                    sys.exit("llama-server has ended")
-                time.sleep(0.2)
-        sys.exit("llama-server does not answer")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
 
 
 def flexgen_records(args, bodies):
@@ -61,11 +33,11 @@ def flexgen_records(args, bodies):
     return [records[str(i)] for i in range(len(bodies))]
 
 
-def answers(args, tokens):
+def answers(args, server, tokens):
     """Where the greedy answers of both part, if they do."""
     stretch = len(tokens) // args.prompts
     prompts = [tokens[i * stretch:i * stretch + args.prompt_tokens] for i in range(args.prompts)]
-    theirs = [post("/completion", {"prompt": prompt, "n_predict": args.answer_tokens, "temperature": 0, "ignore_eos": True, "return_tokens": True, "cache_prompt": False})["tokens"] for prompt in prompts]
+    theirs = [server.post("/completion", {"prompt": prompt, "n_predict": args.answer_tokens, "temperature": 0, "ignore_eos": True, "return_tokens": True, "cache_prompt": False})["tokens"] for prompt in prompts]
     body = {"max_tokens": args.answer_tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     ours = [choice["token_ids"] for choice in flexgen_records(args, [{**body, "prompt": prompt} for prompt in prompts])]
     parted = [(i, next(at for at in range(args.answer_tokens) if a[at] != b[at])) for i, (a, b) in enumerate(zip(ours, theirs)) if a != b]
@@ -113,10 +85,10 @@ def main():
     parser.add_argument("--flexgen-flags", default="")
     parser.add_argument("--json", default="")
     args = parser.parse_args()
-    with Server(args):
+    with LlamaServer(args.llama_bin, args.gguf, PORT, "-np", 1, "-c", 2048, "-t", args.threads, "--no-webui") as server:
         with open(args.text, encoding="utf-8", newline="") as file:  # as it is: llama-perplexity reads bytes
-            tokens = post("/tokenize", {"content": file.read(), "add_special": False})["tokens"]
-        result = {"answers": answers(args, tokens)}
+            tokens = server.post("/tokenize", {"content": file.read(), "add_special": False})["tokens"]
+        result = {"answers": answers(args, server, tokens)}
     result["perplexity"] = perplexity(args, tokens)
     print(json.dumps(result, indent=1))
     if args.json:

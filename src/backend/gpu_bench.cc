@@ -10,6 +10,7 @@
 
 #include "backend/cuda_status.h"
 #include "backend/device.h"
+#include "backend/gpu_session.h"
 #include "backend/random_numbers.h"
 #include "base/error.h"
 #include "base/units.h"
@@ -17,37 +18,6 @@
 
 namespace flexgen {
 namespace {
-
-/// A device with its lanes, and memory of it that is freed at the end.
-class Bench {
- public:
-  Bench() : device_(make_cuda_device(0)), compute_(device_->make_compute_lane("compute", nullptr)), up_(device_->make_copy_lane("up", nullptr)),
-            kernels_(device_->make_kernels(device_->best_compute_dtype(DType::kBF16))) {}
-
-  Kernels& kernels() { return *kernels_; }
-  std::byte* allocate(int64_t bytes) { return device_->allocate(bytes); }
-  /// Runs the body in the compute lane and waits for what it enqueued.
-  template <typename Body>
-  void run(const Body& body) {
-    Work work;
-    work.name = "bench";
-    work.run = body;
-    compute_->submit(std::move(work)).wait();
-  }
-  void upload(const std::byte* from, std::byte* to, int64_t bytes) { copy(from, to, bytes, 1); }
-  /// The same copy so many times.
-  void copy(const std::byte* from, std::byte* to, int64_t bytes, int times) {
-    Work work;
-    work.name = "copy";
-    work.copies.assign(static_cast<size_t>(times), {from, to, bytes});
-    up_->submit(std::move(work)).wait();
-  }
-
- private:
-  std::unique_ptr<Device> device_;
-  std::unique_ptr<Lane> compute_, up_;
-  std::unique_ptr<Kernels> kernels_;
-};
 
 /// Copies of `bytes` each, many under way, through a copy lane. Arguments: MiB a copy, 1: to the device, 0: back.
 void bench_copy_lane(benchmark::State& state) {
@@ -77,10 +47,10 @@ void bench_copy_lane(benchmark::State& state) {
 
 /// The speed of the GPU's memory, read and written: copies within it of far more than the caches hold.
 void bench_memory(benchmark::State& state) {
-  Bench bench;
+  GpuSession gpu;
   const int64_t bytes = 512 * kMiB;
-  std::byte *from = bench.allocate(bytes), *to = bench.allocate(bytes);
-  for (auto _ : state) bench.copy(from, to, bytes, 10);
+  std::byte *from = gpu.allocate(bytes), *to = gpu.allocate(bytes);
+  for (auto _ : state) gpu.upload(from, to, bytes, 10);
   state.counters["GB/s"] = benchmark::Counter(10 * 2e-9 * static_cast<double>(bytes) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
@@ -90,43 +60,43 @@ struct BenchCache {
   std::vector<std::byte*> pages;
   int64_t pages_each;
 
-  BenchCache(Bench& bench, int64_t slots, int64_t tokens, int64_t query_heads, int64_t kv_heads, int64_t bits)
-      : geometry{bits == 4 ? DType::kInt4 : bits == 8 ? DType::kInt8 : bench.kernels().act_dtype(), query_heads, kv_heads, 128, 64}, pages_each(ceil_div(tokens, int64_t{64})) {
+  BenchCache(GpuSession& gpu, int64_t slots, int64_t tokens, int64_t query_heads, int64_t kv_heads, int64_t bits)
+      : geometry{bits == 4 ? DType::kInt4 : bits == 8 ? DType::kInt8 : gpu.kernels().act_dtype(), query_heads, kv_heads, 128, 64}, pages_each(ceil_div(tokens, int64_t{64})) {
     std::vector<std::byte> page(static_cast<size_t>(geometry.page_bytes()));
     std::vector<float> row(128);
     for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
     for (int64_t at = 0; at < geometry.page_bytes(); at += row_bytes(geometry.dtype, 128)) store_row(row.data(), 128, geometry.dtype, page.data() + at);
-    std::byte* cache = bench.allocate(slots * pages_each * geometry.page_bytes());
+    std::byte* cache = gpu.allocate(slots * pages_each * geometry.page_bytes());
     for (int64_t i = 0; i < slots * pages_each; ++i) {
       pages.push_back(cache + i * geometry.page_bytes());
-      bench.upload(page.data(), pages.back(), geometry.page_bytes());
+      gpu.upload(page.data(), pages.back(), geometry.page_bytes());
     }
   }
 };
 
 /// Calls attention() for `rows` new tokens of each slot, 20 times a round.
-void bench_attention(benchmark::State& state, Bench& bench, const BenchCache& cache, int64_t slots, int64_t past, int64_t rows, int64_t dense_until, double sparsity) {
+void bench_attention(benchmark::State& state, GpuSession& gpu, const BenchCache& cache, int64_t slots, int64_t past, int64_t rows, int64_t dense_until, double sparsity) {
   std::vector<AttentionSlot> views;
   for (int64_t s = 0; s < slots; ++s)
     views.push_back({s * rows, rows, past, cache.pages.data() + s * cache.pages_each, dense_until});
   const int64_t q_size = slots * rows * cache.geometry.query_heads * 128;
   std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
-  auto* q_there = reinterpret_cast<float*>(bench.allocate(4 * q_size));
-  bench.upload(reinterpret_cast<const std::byte*>(q.data()), reinterpret_cast<std::byte*>(q_there), 4 * q_size);
-  std::byte* out = bench.allocate(2 * q_size);
+  auto* q_there = reinterpret_cast<float*>(gpu.allocate(4 * q_size));
+  gpu.upload(reinterpret_cast<const std::byte*>(q.data()), reinterpret_cast<std::byte*>(q_there), 4 * q_size);
+  std::byte* out = gpu.allocate(2 * q_size);
   const AttentionRule rule{0.088f, 0, sparsity};
   for (auto _ : state)
-    bench.run([&] {
-      for (int i = 0; i < 20; ++i) bench.kernels().attention(q_there, views, cache.geometry, rule, out);
+    gpu.run([&] {
+      for (int i = 0; i < 20; ++i) gpu.kernels().attention(q_there, views, cache.geometry, rule, out);
     });
 }
 
 /// Arguments: slots, context, query heads, kv heads, bits of the cache, percent of positions. The bytes are those of the cache.
 void bench_decode_attention(benchmark::State& state) {
-  Bench bench;
+  GpuSession gpu;
   const int64_t slots = state.range(0), past = state.range(1);
-  const BenchCache cache(bench, slots, past + 1, state.range(2), state.range(3), state.range(4));
-  bench_attention(state, bench, cache, slots, past, 1, 0, static_cast<double>(state.range(5)) / 100);
+  const BenchCache cache(gpu, slots, past + 1, state.range(2), state.range(3), state.range(4));
+  bench_attention(state, gpu, cache, slots, past, 1, 0, static_cast<double>(state.range(5)) / 100);
   const double calls = 20 * static_cast<double>(state.iterations());
   const int64_t bytes = slots * (past + 1) * 2 * cache.geometry.kv_heads * row_bytes(cache.geometry.dtype, 128);
   state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(bytes), benchmark::Counter::kIsRate);
@@ -135,10 +105,10 @@ void bench_decode_attention(benchmark::State& state) {
 
 /// Arguments: prompts, tokens each, query heads, kv heads, bits of the cache. Operations are those of what a token sees.
 void bench_prompt_attention(benchmark::State& state) {
-  Bench bench;
+  GpuSession gpu;
   const int64_t slots = state.range(0), tokens = state.range(1), query_heads = state.range(2);
-  const BenchCache cache(bench, slots, tokens, query_heads, state.range(3), state.range(4));
-  bench_attention(state, bench, cache, slots, 0, tokens, tokens, 1);
+  const BenchCache cache(gpu, slots, tokens, query_heads, state.range(3), state.range(4));
+  bench_attention(state, gpu, cache, slots, 0, tokens, tokens, 1);
   const double calls = 20 * static_cast<double>(state.iterations());
   state.counters["TFLOP/s"] = benchmark::Counter(
       1e-12 * calls * static_cast<double>(slots * query_heads * 4 * 128 * tokens * (tokens + 1) / 2), benchmark::Counter::kIsRate);
@@ -146,18 +116,18 @@ void bench_prompt_attention(benchmark::State& state) {
 
 /// Arguments: N, K, T, bits of the weight.
 void bench_product(benchmark::State& state) {
-  Bench bench;
+  GpuSession gpu;
   const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
-  const DType type = state.range(3) == 4 ? DType::kInt4 : bench.kernels().act_dtype();
-  std::byte* w = bench.allocate(n * row_bytes(type, k));
-  std::byte* x = bench.allocate(2 * t * k);
-  auto* y = reinterpret_cast<float*>(bench.allocate(4 * t * n));
-  bench.upload(random_numbers(n * row_bytes(type, k)).data(), w, n * row_bytes(type, k));
-  bench.upload(random_numbers(2 * t * k).data(), x, 2 * t * k);
+  const DType type = state.range(3) == 4 ? DType::kInt4 : gpu.kernels().act_dtype();
+  std::byte* w = gpu.allocate(n * row_bytes(type, k));
+  std::byte* x = gpu.allocate(2 * t * k);
+  auto* y = reinterpret_cast<float*>(gpu.allocate(4 * t * n));
+  gpu.upload(random_numbers(n * row_bytes(type, k)).data(), w, n * row_bytes(type, k));
+  gpu.upload(random_numbers(2 * t * k).data(), x, 2 * t * k);
   const WeightView weight{type, n, k, {{w, n}}};
   for (auto _ : state)
-    bench.run([&] {
-      for (int i = 0; i < 20; ++i) bench.kernels().linear(x, t, weight, {}, false, y);
+    gpu.run([&] {
+      for (int i = 0; i < 20; ++i) gpu.kernels().linear(x, t, weight, {}, false, y);
     });
   state.counters["TFLOP/s"] = benchmark::Counter(20 * 2e-12 * static_cast<double>(n * k * t) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "backend/cuda_status.h"
-#include "backend/device.h"
+#include "backend/gpu_session.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "tensor/group_quant.h"
@@ -22,34 +22,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMostRows = 512;
 
-struct Gpu {
-  explicit Gpu(DType act)
-      : device(make_cuda_device(0)), compute(device->make_compute_lane("compute", nullptr)), up(device->make_copy_lane("up", nullptr)), down(device->make_copy_lane("down", nullptr)),
-        kernels(device->make_kernels(act)) {}
-  void run(std::function<void()> body) {
-    Work work;
-    work.name = "shapes";
-    work.run = std::move(body);
-    compute->submit(std::move(work)).wait();
-  }
-  static void copy(Lane& lane, const void* from, void* to, int64_t bytes) {
-    Work work;
-    work.name = "copy";
-    work.copies = {{static_cast<const std::byte*>(from), static_cast<std::byte*>(to), bytes}};
-    lane.submit(std::move(work)).wait();
-  }
-  std::unique_ptr<Device> device;
-  std::unique_ptr<Lane> compute, up, down;
-  std::unique_ptr<Kernels> kernels;
-};
-
 /// Memory of the GPU, freed at the end.
 struct Block {
-  Block(Gpu& gpu, int64_t bytes) : gpu(gpu), at(gpu.device->allocate(bytes)) {}
-  ~Block() { gpu.device->deallocate(at); }
+  Block(GpuSession& gpu, int64_t bytes) : gpu(gpu), at(gpu.allocate(bytes)) {}
+  ~Block() { gpu.device().deallocate(at); }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
-  Gpu& gpu;
+  GpuSession& gpu;
   std::byte* at;
 };
 
@@ -71,12 +50,12 @@ std::vector<uint16_t> halves(int64_t count, DType act, float scale, uint32_t see
 /// One weight of a shape with its input and its output.
 class Product {
  public:
-  Product(Gpu& gpu, DType act, const Shape& shape)
+  Product(GpuSession& gpu, DType act, const Shape& shape)
       : gpu_(gpu), act_(act), shape_(shape), w_(gpu, 2 * shape.n * shape.k), x_(gpu, 2 * kMostRows * shape.k), bias_(gpu, 2 * shape.n), y_(gpu, 4 * kMostRows * shape.n) {
     const std::vector<uint16_t> w = halves(shape.n * shape.k, act, 0.02f, 1), x = halves(kMostRows * shape.k, act, 1, 2), bias = halves(shape.n, act, 1, 3);
-    Gpu::copy(*gpu.up, w.data(), w_.at, 2 * shape.n * shape.k);
-    Gpu::copy(*gpu.up, x.data(), x_.at, 2 * kMostRows * shape.k);
-    Gpu::copy(*gpu.up, bias.data(), bias_.at, 2 * shape.n);
+    gpu.upload(w.data(), w_.at, 2 * shape.n * shape.k);
+    gpu.upload(x.data(), x_.at, 2 * kMostRows * shape.k);
+    gpu.upload(bias.data(), bias_.at, 2 * shape.n);
   }
 
   /// Whether every part of the rows gives the bits that all of them together give. Throws Error where the backend refuses the shape.
@@ -105,18 +84,18 @@ class Product {
     store_row(values.data(), shape_.k, DType::kInt4, codes.data());
     for (int64_t r = 1; r < shape_.n; ++r) std::memcpy(codes.data() + r * row, codes.data(), static_cast<size_t>(row));
     const Block quantized(gpu_, shape_.n * row);
-    Gpu::copy(*gpu_.up, codes.data(), quantized.at, shape_.n * row);
+    gpu_.upload(codes.data(), quantized.at, shape_.n * row);
     print_times(" | int4", {DType::kInt4, shape_.n, shape_.k, {{quantized.at, shape_.n}}});
   }
 
  private:
   std::vector<float> product(int64_t first, int64_t rows) {
     const std::vector<float> start(static_cast<size_t>(kMostRows * shape_.n), 0.5f);
-    Gpu::copy(*gpu_.up, start.data(), y_.at, 4 * kMostRows * shape_.n);
+    gpu_.upload(start.data(), y_.at, 4 * kMostRows * shape_.n);
     const WeightView weight{act_, shape_.n, shape_.k, {{w_.at, shape_.n}}}, bias = shape_.with_bias ? WeightView{act_, 1, shape_.n, {{bias_.at, 1}}} : WeightView{};
-    gpu_.run([&] { gpu_.kernels->linear(x_.at + 2 * first * shape_.k, rows, weight, bias, shape_.accumulate, reinterpret_cast<float*>(y_.at)); });
+    gpu_.run([&] { gpu_.kernels().linear(x_.at + 2 * first * shape_.k, rows, weight, bias, shape_.accumulate, reinterpret_cast<float*>(y_.at)); });
     std::vector<float> y(static_cast<size_t>(rows * shape_.n));
-    Gpu::copy(*gpu_.down, y_.at, y.data(), 4 * rows * shape_.n);
+    gpu_.download(y_.at, y.data(), 4 * rows * shape_.n);
     return y;
   }
 
@@ -127,7 +106,7 @@ class Product {
       for (int round = 0; round < 4; ++round) {
         const auto begin = Clock::now();
         gpu_.run([&] {
-          for (int i = 0; i < 10; ++i) gpu_.kernels->linear(x_.at, rows, weight, {}, false, reinterpret_cast<float*>(y_.at));
+          for (int i = 0; i < 10; ++i) gpu_.kernels().linear(x_.at, rows, weight, {}, false, reinterpret_cast<float*>(y_.at));
         });
         if (round > 0) best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count() / 10);
       }
@@ -135,14 +114,14 @@ class Product {
     }
   }
 
-  Gpu& gpu_;
+  GpuSession& gpu_;
   DType act_;
   Shape shape_;
   Block w_, x_, bias_, y_;
 };
 
 /// True if its bits are right. A shape that is refused is said, and counts as wrong.
-bool check(Gpu& gpu, DType act, const Shape& shape) {
+bool check(GpuSession& gpu, DType act, const Shape& shape) {
   std::printf("%-4s n %6ld k %6ld%s%s:", std::string(dtype_name(act)).c_str(), static_cast<long>(shape.n), static_cast<long>(shape.k), shape.with_bias ? " bias" : "",
               shape.accumulate ? " add" : "");
   bool right = false;
@@ -167,7 +146,7 @@ int check_all() {
   }
   int wrong = 0;
   for (const DType act : {DType::kBF16, DType::kF16}) {
-    Gpu gpu(act);
+    GpuSession gpu(act);
     const bool f16 = act == DType::kF16;
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{4096, 4096}, {1024, 4096}, {14336, 4096}, {4096, 14336}, {7168, 7168}, {28672, 7168}, {7168, 28672}, {12568, 7168},
                                {57344, 4096}, {768, 768}, {3072, 768}, {1, 2048}, {8, 4096}, {60, 2048}}) {

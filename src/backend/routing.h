@@ -12,7 +12,13 @@ namespace flexgen {
 /// chosen last, and then like others: what is not finite is found in the logits of the answer.
 void choose_experts_of_row(const RouterRule& rule, std::span<float> logits, std::span<const float> bias, ExpertChoice* choices);
 
-/// Kernels::choose_experts(), row by row.
-void choose_experts_by_row(const RouterRule& rule, float* logits, int64_t num_rows, const WeightView& bias, ExpertChoice* choices);
+/// What backends whose memory the processor reads do alike of a mixture's operations.
+class HostKernels : public Kernels {
+ public:
+  void choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) override;
+  void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) override;
+  void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) override;
+  void add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) override;
+};
 
 }  // namespace flexgen

@@ -28,7 +28,7 @@ namespace {
 /// Elements below which waking the team costs more than it saves.
 constexpr int64_t kElementsPerUnit = 16384;
 
-class CpuKernels : public Kernels {
+class CpuKernels : public HostKernels {
  public:
   CpuKernels(DType compute_dtype, int num_threads, bool int8_products)
       : act_dtype_(compute_dtype), team_(num_threads), sparse_(static_cast<size_t>(num_threads)) {
@@ -136,20 +136,6 @@ class CpuKernels : public Kernels {
     for_rows(num_rows * num_groups, width, [&](int64_t from, int64_t count) {
       for (int64_t group = from; group < from + count; ++group) std::copy_n(x + group * group_width + first, width, out + group * width);
     });
-  }
-
-  void choose_experts(float* logits, int64_t num_rows, const WeightView& bias, const RouterRule& rule, ExpertChoice* choices) override {
-    choose_experts_by_row(rule, logits, num_rows, bias, choices);
-  }
-  void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) override {
-    const int64_t bytes = size_bytes(act_dtype(), cols);
-    for (size_t i = 0; i < rows.size(); ++i) std::memcpy(out + static_cast<int64_t>(i) * bytes, x + rows[i].row * bytes, static_cast<size_t>(bytes));
-  }
-  void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) override {
-    for (size_t i = 0; i < rows.size(); ++i) add_scaled(x + static_cast<int64_t>(i) * cols, cols, rows[i].weight, y + rows[i].row * cols);
-  }
-  void add_gated_rows(const float* x, int64_t num_rows, int64_t cols, const float* gates, float factor, float* y) override {
-    for (int64_t t = 0; t < num_rows; ++t) add_scaled(x + t * cols, cols, factor * (1 / (1 + std::exp(-gates[t]))), y + t * cols);
   }
 
   void rope(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const int32_t* positions, const RopeRule& rule) override {

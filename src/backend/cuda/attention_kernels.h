@@ -52,6 +52,45 @@ FLEXGEN_UNROLL
   }
 }
 
+/// What is subtracted from scores for a maximum of theirs: that of a row that has seen nothing yet is -infinity, which must not be subtracted from itself.
+FLEXGEN_CODE float subtracted(float maximum) { return maximum == minus_infinity() ? 0.0f : maximum; }
+
+// Of a warp's 16 rows, of which a lane has two in a tensor core's layout: products of eight columns each, eight a group, and what the rows' values have in minimums.
+
+/// Both by the rows' factors.
+template <int kProducts, int kGroups>
+FLEXGEN_CODE void rescale(float (&out)[kProducts][4], float (&minimums)[kGroups][2], const float (&factor)[2]) {
+FLEXGEN_UNROLL
+  for (auto& product : out)
+FLEXGEN_UNROLL
+    for (int i = 0; i < 4; ++i) product[i] *= factor[i / 2];
+FLEXGEN_UNROLL
+  for (auto& of_group : minimums)
+FLEXGEN_UNROLL
+    for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
+}
+
+/// Adds the minimums, of which the four lanes of a row have parts.
+template <int kProducts, int kGroups>
+FLEXGEN_CODE void add_minimums(float (&out)[kProducts][4], const float (&minimums)[kGroups][2]) {
+FLEXGEN_UNROLL
+  for (int group = 0; group < kGroups; ++group)
+FLEXGEN_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float total = sum_of_four(minimums[group][half]);
+FLEXGEN_UNROLL
+      for (int product = 8 * group; product < 8 * group + 8; ++product)
+FLEXGEN_UNROLL
+        for (int i = 0; i < 2; ++i) out[product][2 * half + i] += total;
+    }
+}
+
+/// What rounding x and y to `packed` left.
+template <typename Half>
+FLEXGEN_CODE uint32_t pack_rest(float x, float y, uint32_t packed) {
+  return Half::pack(x - Half::to_float(packed & 0xffffu), y - Half::to_float(packed >> 16));
+}
+
 /// Up to 64 rows of prompt tokens: entries [first, first + count) of a slot's new rows times the query heads of a kv head.
 struct PromptTile {
   int32_t slot = 0, first = 0, count = 0;
@@ -107,8 +146,7 @@ FLEXGEN_UNROLL
           const uint32_t both = q[4 * group + i / 2][2 * (i % 2) + half];
           total += Half::to_float(both & 0xffffu) + Half::to_float(both >> 16);
         }
-        total += shuffle_xor(total, 1);
-        q_sum[group][half] = total + shuffle_xor(total, 2);
+        q_sum[group][half] = sum_of_four(total);
         minimums[group][half] = 0;
       }
     }
@@ -181,10 +219,8 @@ FLEXGEN_UNROLL
           if (!seen) x = minus_infinity();
           largest = fmaxf(largest, x);
         }
-      largest = fmaxf(largest, shuffle_xor(largest, 1));
-      largest = fmaxf(largest, shuffle_xor(largest, 2));
-      // A row that has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
-      const float base = largest == minus_infinity() ? 0.0f : largest;
+      largest = maximum_of_four(largest);
+      const float base = subtracted(largest);
       factor[half] = exp2f(maximum[half] - base);
       maximum[half] = largest;
       float total = 0;
@@ -192,18 +228,9 @@ FLEXGEN_UNROLL
       for (int n = 0; n < kTile / 8; ++n)
 FLEXGEN_UNROLL
         for (int i = 0; i < 2; ++i) total += p[n][2 * half + i] = exp2f(p[n][2 * half + i] - base);
-      total += shuffle_xor(total, 1);
-      total += shuffle_xor(total, 2);
-      sum[half] = sum[half] * factor[half] + total;
+      sum[half] = sum[half] * factor[half] + sum_of_four(total);
     }
-FLEXGEN_UNROLL
-    for (auto& product : out)
-FLEXGEN_UNROLL
-      for (int i = 0; i < 4; ++i) product[i] *= factor[i / 2];
-FLEXGEN_UNROLL
-    for (auto& of_group : minimums)
-FLEXGEN_UNROLL
-      for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
+    rescale(out, minimums, factor);
 
     const bool quantized = has_codes(kKind, cache.dtype);
 FLEXGEN_UNROLL
@@ -236,7 +263,7 @@ FLEXGEN_UNROLL
           const int low = 2 * (i / 2), half = i % 2;
           const float x = weight(low, half) * steps[low], y = weight(low + 1, half) * steps[low + 1];
           weights[i] = Half::pack(x, y);
-          rests[i] = Half::pack(x - Half::to_float(weights[i] & 0xffffu), y - Half::to_float(weights[i] >> 16));
+          rests[i] = pack_rest<Half>(x, y, weights[i]);
         }
 FLEXGEN_UNROLL
         for (int column = 0; column < 8; ++column) {
@@ -253,20 +280,7 @@ FLEXGEN_UNROLL
   }
 
   /// After the last tile: adds the weighted minimums of values, which the four lanes of a row have parts of.
-  FLEXGEN_CODE void finish() {
-FLEXGEN_UNROLL
-    for (int group = 0; group < kGroups; ++group)
-FLEXGEN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float total = minimums[group][half];
-        total += shuffle_xor(total, 1);
-        total += shuffle_xor(total, 2);
-FLEXGEN_UNROLL
-        for (int column = 0; column < 8; ++column)
-FLEXGEN_UNROLL
-          for (int i = 0; i < 2; ++i) out[8 * group + column][2 * half + i] += total;
-      }
-  }
+  FLEXGEN_CODE void finish() { add_minimums(out, minimums); }
 
   /// Calls body(half, column, value) for every element of the result that is this lane's, column counted within the head.
   template <typename Body>
@@ -297,6 +311,26 @@ struct SplitRange {
     last = split == row.num_splits - 1 ? to : start + kSplit - 1;
   }
 };
+
+/// A weighted sum of values, the sum of the weights, and the maximum of the scores that these are relative to.
+struct SplitSums {
+  float value, weight, maximum;
+};
+
+/// Of a query head of a generated row element `column`: to `out` if the row has one split, else to partials [first_partial + split][A][2 + H], for merge_splits().
+template <typename Half>
+FLEXGEN_CODE void store_of_split(const AttentionOnDevice& a, const GeneratedRow& row, int split, int query_head, int column, const SplitSums& sums, uint16_t* out, float* partials) {
+  if (row.num_splits == 1) {
+    *out = Half::from_float(sums.value / (sums.weight + sink_weight(a, query_head, sums.maximum)));
+    return;
+  }
+  float* partial = partials + (static_cast<int64_t>(row.first_partial + split) * a.cache.query_heads + query_head) * (2 + a.cache.head_size);
+  if (column == 0) {
+    partial[0] = sums.weight;
+    partial[1] = sums.maximum;
+  }
+  partial[2 + column] = sums.value;
+}
 
 /// Generated rows over a cache of any kind. Grid: (most splits, G * ceil(A / G / 16), rows). A row with one split is finished here; else [sum, maximum, H values] a head go
 /// to partials [first_partial + split][A][2 + H].
@@ -347,7 +381,7 @@ FLEXGEN_ROLLED
       const int r = rows.row(half);
       const float there = turn == 0 ? minus_infinity() : maximum[r];
       both_maximum[half] = fmaxf(there, rows.maximum[half]);
-      const float base = both_maximum[half] == minus_infinity() ? 0.0f : both_maximum[half];
+      const float base = subtracted(both_maximum[half]);
       mine[half] = exp2f(rows.maximum[half] - base);
       theirs[half] = exp2f(there - base);
       both_sum[half] = (turn == 0 ? 0.0f : sum[r] * theirs[half]) + rows.sum[half] * mine[half];
@@ -365,16 +399,7 @@ FLEXGEN_ROLLED
   sync_block();
   for (int i = thread(); i < count * head_size; i += num_threads()) {
     const int r = i / head_size, column = i - r * head_size;
-    if (task.num_splits == 1) {
-      a.out[at + i] = Half::from_float(total[r][column] / (sum[r] + sink_weight(a, query_head + r, maximum[r])));
-      continue;
-    }
-    float* partial = partials + (static_cast<int64_t>(task.first_partial + split) * a.cache.query_heads + query_head + r) * (2 + head_size);
-    if (column == 0) {
-      partial[0] = sum[r];
-      partial[1] = maximum[r];
-    }
-    partial[2 + column] = total[r][column];
+    store_of_split<Half>(a, task, split, query_head + r, column, {total[r][column], sum[r], maximum[r]}, a.out + at + i, partials);
   }
 }
 

@@ -108,6 +108,16 @@ FLEXGEN_CODE float minus_infinity() { return std::bit_cast<float>(0xff800000u); 
 FLEXGEN_CODE float largest_float() { return std::bit_cast<float>(0x7f7fffffu); }
 FLEXGEN_CODE bool is_finite(float x) { return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u; }
 
+/// The sum of the values of four lanes, 4 i to 4 i + 3, in each of them: these have parts of one row of a tensor core's result.
+FLEXGEN_CODE float sum_of_four(float value) {
+  value += shuffle_xor(value, 1);
+  return value + shuffle_xor(value, 2);
+}
+FLEXGEN_CODE float maximum_of_four(float value) {
+  value = fmaxf(value, shuffle_xor(value, 1));
+  return fmaxf(value, shuffle_xor(value, 2));
+}
+
 /// The sum of the lanes' values, in every lane; always added in the same order.
 FLEXGEN_CODE float sum_of_warp(float value) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);

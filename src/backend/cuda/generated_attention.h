@@ -85,10 +85,7 @@ FLEXGEN_UNROLL
       }
     if constexpr (Shape::kHasCodes) {
 FLEXGEN_UNROLL
-      for (float& total : q_sum) {
-        total += shuffle_xor(total, 1);
-        total += shuffle_xor(total, 2);
-      }
+      for (float& total : q_sum) total = sum_of_four(total);
     }
   }
 
@@ -179,10 +176,8 @@ FLEXGEN_UNROLL
     float largest = maximum;
 FLEXGEN_UNROLL
     for (int n = 0; n < kTile / 8; ++n) largest = fmaxf(largest, fmaxf(p[n][0], p[n][1]));
-    largest = fmaxf(largest, shuffle_xor(largest, 1));
-    largest = fmaxf(largest, shuffle_xor(largest, 2));
-    // What has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
-    const float base = largest == minus_infinity() ? 0.0f : largest, factor = power_of_2(maximum - base);
+    largest = maximum_of_four(largest);
+    const float base = subtracted(largest), factor = power_of_2(maximum - base);
     maximum = largest;
     float total = 0;
 FLEXGEN_UNROLL
@@ -215,7 +210,7 @@ FLEXGEN_UNROLL
           const GroupScale low = of_positions.scale[0], high = of_positions.scale[1];
           const float x = p[half][0] * low.step, y = p[half][1] * high.step;
           const uint32_t both = weights[half] = Half::pack(x, y);
-          if (kKind == RowKind::kInt8) rests[half] = Half::pack(x - Half::to_float(both & 0xffffu), y - Half::to_float(both >> 16));
+          if (kKind == RowKind::kInt8) rests[half] = pack_rest<Half>(x, y, both);
           minimums[group] = fmaf(p[half][0], low.minimum, minimums[group]);
           minimums[group] = fmaf(p[half][1], high.minimum, minimums[group]);
           if constexpr (Shape::kOffset + Shape::kCenter != 0)
@@ -267,14 +262,11 @@ FLEXGEN_UNROLL
 
   /// After the last tile: sums that four lanes have parts of.
   FLEXGEN_CODE void finish() {
-    sum += shuffle_xor(sum, 1);
-    sum += shuffle_xor(sum, 2);
+    sum = sum_of_four(sum);
     if constexpr (Shape::kHasCodes) {
 FLEXGEN_UNROLL
       for (int group = 0; group < kGroups; ++group) {
-        float total = minimums[group];
-        total += shuffle_xor(total, 1);
-        total += shuffle_xor(total, 2);
+        const float total = sum_of_four(minimums[group]);
         const float of_heads[2] = {shuffle(total, 8 * (lane() % 4)), shuffle(total, 8 * (lane() % 4) + 4)};
 FLEXGEN_UNROLL
         for (int t = 0; t < 4; ++t)
@@ -420,23 +412,14 @@ FLEXGEN_UNROLL
     const int r = i / kHead, column = i % kHead;
     float maximum = minus_infinity(), sum = 0, total = 0;
     for (int w = 0; w < kAttentionWarps; ++w) maximum = fmaxf(maximum, maximums[w * kGeneratedHeads + r]);
-    const float base = maximum == minus_infinity() ? 0.0f : maximum;
+    const float base = subtracted(maximum);
 FLEXGEN_UNROLL
     for (int w = 0; w < kAttentionWarps; ++w) {
       const float factor = power_of_2(maximums[w * kGeneratedHeads + r] - base);
       sum += sums[w * kGeneratedHeads + r] * factor;
       total += totals[(w * kGeneratedHeads + r) * kRow + column] * factor;
     }
-    if (task.num_splits == 1) {
-      a.out[at + i] = Half::from_float(total / (sum + sink_weight(a, query_head + r, maximum)));
-      continue;
-    }
-    float* partial = partials + (static_cast<int64_t>(task.first_partial + split) * a.cache.query_heads + query_head + r) * (2 + kHead);
-    if (column == 0) {
-      partial[0] = sum;
-      partial[1] = maximum;
-    }
-    partial[2 + column] = total;
+    store_of_split<Half>(a, task, split, query_head + r, column, {total, sum, maximum}, a.out + at + i, partials);
   }
 }
 

@@ -73,10 +73,7 @@ FLEXGEN_UNROLL
           q_sum[step / 4][half] += Half::to_float(both & 0xffffu) + Half::to_float(both >> 16);
         }
 FLEXGEN_UNROLL
-      for (auto& of_group : q_sum) {
-        of_group[half] += shuffle_xor(of_group[half], 1);
-        of_group[half] += shuffle_xor(of_group[half], 2);
-      }
+      for (auto& of_group : q_sum) of_group[half] = sum_of_four(of_group[half]);
     }
   }
 
@@ -129,10 +126,8 @@ FLEXGEN_UNROLL
       float largest = maximum[half];
 FLEXGEN_UNROLL
       for (int n = 0; n < kTile / 8; ++n) largest = fmaxf(largest, fmaxf(p[n][2 * half], p[n][2 * half + 1]));
-      largest = fmaxf(largest, shuffle_xor(largest, 1));
-      largest = fmaxf(largest, shuffle_xor(largest, 2));
-      // A row that has seen nothing yet has a maximum of -infinity, which must not be subtracted from itself.
-      const float base = largest == minus_infinity() ? 0.0f : largest;
+      largest = maximum_of_four(largest);
+      const float base = subtracted(largest);
       factor[half] = power_of_2(maximum[half] - base);
       maximum[half] = largest;
       float total = 0;
@@ -142,37 +137,15 @@ FLEXGEN_UNROLL
         for (int i = 0; i < 2; ++i) total += p[n][2 * half + i] = power_of_2(p[n][2 * half + i] - base);
       sum[half] = sum[half] * factor[half] + total;  // of the lane's positions; finish() adds the four lanes'
     }
-    if (any_in_warp(factor[0] != 1 || factor[1] != 1)) {
-FLEXGEN_UNROLL
-      for (auto& product : out)
-FLEXGEN_UNROLL
-        for (int i = 0; i < 4; ++i) product[i] *= factor[i / 2];
-FLEXGEN_UNROLL
-      for (auto& of_group : minimums)
-FLEXGEN_UNROLL
-        for (int half = 0; half < 2; ++half) of_group[half] *= factor[half];
-    }
+    if (any_in_warp(factor[0] != 1 || factor[1] != 1)) rescale(out, minimums, factor);
     if (with_codes) add_coded_values(first, all_seen, p, values);
-    else if (all_seen) add_values(p, values);
-    else add_values_in_part(a.cache.head_size, first, p, values);
+    else if (all_seen) add_values<true>(p, values);
+    else if (any_in_warp(add_values<false>(p, values))) add_infinite(a.cache.head_size, first, p, values);
   }
 
-  /// Adds the weighted values of the tile.
-  FLEXGEN_CODE void add_values(const float (&p)[kTile / 8][4], const Data& values) {
-FLEXGEN_UNROLL
-    for (int step = 0; step < kTile / 16; ++step) {
-      uint32_t weights[4];
-      pack_weights(p, step, weights);
-FLEXGEN_UNROLL
-      for (int column = 0; column < 8 * kGroups; column += 2) {
-        uint32_t words[4];
-        load_matrices<true>(values.rows + Data::value_at(value_offsets, step, column / 2), words);
-        multiply(column, weights, words);
-      }
-    }
-  }
-  /// The same where some rows do not see all of it.
-  FLEXGEN_CODE void add_values_in_part(int head_size, int first, const float (&p)[kTile / 8][4], const Data& values) {
+  /// Adds the weighted values of the tile. Where some rows do not see all of it, what is not finite is left out; returns whether the lane met such.
+  template <bool kAllSeen>
+  FLEXGEN_CODE bool add_values(const float (&p)[kTile / 8][4], const Data& values) {
     bool has_infinite = false;
 FLEXGEN_UNROLL
     for (int step = 0; step < kTile / 16; ++step) {
@@ -182,11 +155,11 @@ FLEXGEN_UNROLL
       for (int column = 0; column < 8 * kGroups; column += 2) {
         uint32_t words[4];
         load_matrices<true>(values.rows + Data::value_at(value_offsets, step, column / 2), words);
-        has_infinite |= leave_out_infinite<Half>(words);
+        if constexpr (!kAllSeen) has_infinite |= leave_out_infinite<Half>(words);
         multiply(column, weights, words);
       }
     }
-    if (any_in_warp(has_infinite)) add_infinite(head_size, first, p, values);
+    return has_infinite;
   }
   static FLEXGEN_CODE void pack_weights(const float (&p)[kTile / 8][4], int step, uint32_t (&weights)[4]) {
 FLEXGEN_UNROLL
@@ -217,7 +190,7 @@ FLEXGEN_UNROLL
           }
           const float low = p[n][2 * half] * scales.scale[0].step, high = p[n][2 * half + 1] * scales.scale[1].step;
           weights[i] = Half::pack(low, high);
-          rests[i] = Half::pack(low - Half::to_float(weights[i] & 0xffffu), high - Half::to_float(weights[i] >> 16));
+          rests[i] = pack_rest<Half>(low, high, weights[i]);
         }
 FLEXGEN_UNROLL
         for (int column = 8 * group; column < 8 * group + 8; column += 2) {
@@ -256,22 +229,8 @@ FLEXGEN_UNROLL
   /// After the last tile: sums that four lanes have parts of.
   FLEXGEN_CODE void finish() {
 FLEXGEN_UNROLL
-    for (float& x : sum) {
-      x += shuffle_xor(x, 1);
-      x += shuffle_xor(x, 2);
-    }
-FLEXGEN_UNROLL
-    for (int group = 0; group < kGroups; ++group)
-FLEXGEN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float total = minimums[group][half];
-        total += shuffle_xor(total, 1);
-        total += shuffle_xor(total, 2);
-FLEXGEN_UNROLL
-        for (int product = 8 * group; product < 8 * group + 8; ++product)
-FLEXGEN_UNROLL
-          for (int i = 0; i < 2; ++i) out[product][2 * half + i] += total;
-      }
+    for (float& x : sum) x = sum_of_four(x);
+    add_minimums(out, minimums);
   }
 
   /// Calls body(column, element) for every element of the lane's row `half`.
