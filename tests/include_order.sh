@@ -18,7 +18,7 @@ for room in $rooms; do
   done < <(grep -rnE '^#include "[a-z_]+/' "$room" || true)
 done
 # CUDA and MPI stay in their own rooms.
-if grep -rnE '#include <(cuda|cublas|cudnn|nccl|mpi)' . | grep -vE '^\./(backend/cuda|dist/mpi)/'; then failed=1; fi
+if grep -rnE '#include <(cuda|cublas|cudnn|nccl|mpi)' . | grep -vE '^\./(backend/cuda|net/mpi)/'; then failed=1; fi
 # Threads are WorkerTeam's: OpenMP's would spin beside them.
 if grep -rnE '#pragma omp|omp_get' .; then failed=1; fi
 exit $failed

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "dist/world.h"
+#include "net/world.h"
 
 namespace flexgen {
 namespace {

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/units.h"
-#include "dist/world.h"
+#include "net/world.h"
 
 namespace flexgen {
 namespace {

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "app/line_order.h"
-#include "dist/port.h"
+#include "net/port.h"
 
 namespace flexgen {
 

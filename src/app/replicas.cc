@@ -1,7 +1,7 @@
 #include "app/replicas.h"
 
 #include "base/error.h"
-#include "dist/message.h"
+#include "net/message.h"
 
 namespace flexgen {
 

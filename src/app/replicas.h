@@ -12,7 +12,7 @@
 #include "app/choice_store.h"
 #include "app/line_set.h"
 #include "app/record_text.h"
-#include "dist/port.h"
+#include "net/port.h"
 
 namespace flexgen {
 

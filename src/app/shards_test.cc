@@ -13,7 +13,7 @@
 #include "app/fake_runner.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "dist/local_ports.h"
+#include "net/local_ports.h"
 
 namespace flexgen::shards_test {
 namespace {

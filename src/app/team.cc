@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "base/units.h"
-#include "dist/message.h"
+#include "net/message.h"
 
 namespace flexgen {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "app/options.h"
 #include "base/report.h"
-#include "dist/world.h"
+#include "net/world.h"
 #include "engine/engine.h"
 
 namespace flexgen {

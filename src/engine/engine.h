@@ -14,8 +14,8 @@
 
 #include "engine/batcher.h"
 #include "backend/device.h"
-#include "dist/port.h"
-#include "dist/simulated_ports.h"
+#include "net/port.h"
+#include "net/simulated_ports.h"
 #include "io/file_system.h"
 #include "plan/planner.h"
 #include "schedule/executor.h"

@@ -13,7 +13,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "dist/local_ports.h"
+#include "net/local_ports.h"
 #include "engine/engine.h"
 #include "engine/expert_statistics.h"
 #include "engine/grammar_requests.h"

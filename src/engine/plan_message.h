@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "dist/message.h"
+#include "net/message.h"
 #include "engine/logit_reader.h"
 #include "schedule/batch_plan.h"
 

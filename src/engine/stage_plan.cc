@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "dist/message.h"
+#include "net/message.h"
 #include "engine/predict_pipeline.h"
 #include "plan/expert_loading.h"
 #include "plan/policy_sizes.h"

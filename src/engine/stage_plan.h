@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "dist/simulated_ports.h"
+#include "net/simulated_ports.h"
 #include "plan/planner.h"
 
 namespace flexgen {

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "dist/port.h"
+#include "net/port.h"
 #include "engine/batcher.h"
 #include "engine/plan_message.h"
 

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "dist/port.h"
+#include "net/port.h"
 #include "io/file_system.h"
 #include "memory/arena.h"
 #include "schedule/batch_plan.h"

@@ -1,11 +1,11 @@
-#include "dist/measure_link.h"
+#include "net/measure_link.h"
 
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <thread>
 
-#include "dist/local_ports.h"
+#include "net/local_ports.h"
 
 namespace flexgen::measure_link_test {
 namespace {

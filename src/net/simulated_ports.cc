@@ -1,4 +1,4 @@
-#include "dist/simulated_ports.h"
+#include "net/simulated_ports.h"
 
 #include <algorithm>
 

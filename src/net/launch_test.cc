@@ -4,8 +4,8 @@
 #include <map>
 
 #include "base/error.h"
-#include "dist/message.h"
-#include "dist/world.h"
+#include "net/message.h"
+#include "net/world.h"
 
 namespace flexgen::launch_test {
 namespace {

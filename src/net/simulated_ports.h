@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "backend/virtual_clock.h"
-#include "dist/port.h"
+#include "net/port.h"
 
 namespace flexgen {
 

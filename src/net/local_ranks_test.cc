@@ -1,6 +1,6 @@
 // Which ranks of a job are on this machine, and which of them are stopped.
 
-#include "dist/local_ranks.h"
+#include "net/local_ranks.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

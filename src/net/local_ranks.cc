@@ -1,4 +1,4 @@
-#include "dist/local_ranks.h"
+#include "net/local_ranks.h"
 
 #include <charconv>
 #include <filesystem>

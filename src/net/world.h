@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "dist/port.h"
+#include "net/port.h"
 
 namespace flexgen {
 

@@ -1,11 +1,11 @@
-#include "dist/measure_link.h"
+#include "net/measure_link.h"
 
 #include <algorithm>
 #include <chrono>
 #include <thread>
 
 #include "base/clock.h"
-#include "dist/message.h"
+#include "net/message.h"
 
 namespace flexgen {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "dist/port.h"
-#include "dist/simulated_ports.h"
+#include "net/port.h"
+#include "net/simulated_ports.h"
 
 namespace flexgen {
 

@@ -1,7 +1,7 @@
-#include "dist/port.h"
+#include "net/port.h"
 
 #include "base/error.h"
-#include "dist/message.h"
+#include "net/message.h"
 
 namespace flexgen {
 

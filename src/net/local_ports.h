@@ -9,7 +9,7 @@
 #include <mutex>
 #include <tuple>
 
-#include "dist/port.h"
+#include "net/port.h"
 
 namespace flexgen {
 

@@ -1,4 +1,4 @@
-#include "dist/network_lane.h"
+#include "net/network_lane.h"
 
 namespace flexgen {
 

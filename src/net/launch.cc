@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "dist/world.h"
+#include "net/world.h"
 
 namespace flexgen {
 

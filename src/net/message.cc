@@ -1,4 +1,4 @@
-#include "dist/message.h"
+#include "net/message.h"
 
 #include "base/error.h"
 

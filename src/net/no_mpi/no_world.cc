@@ -1,7 +1,7 @@
 // A build without MPI: jobs of one process alone.
 
 #include "base/error.h"
-#include "dist/world.h"
+#include "net/world.h"
 
 namespace flexgen {
 

@@ -21,10 +21,10 @@
 
 #include "base/error.h"
 #include "base/thread.h"
-#include "dist/local_ranks.h"
+#include "net/local_ranks.h"
 #include "base/report.h"
-#include "dist/message.h"
-#include "dist/world.h"
+#include "net/message.h"
+#include "net/world.h"
 
 namespace flexgen {
 namespace {

@@ -1,4 +1,4 @@
-#include "dist/local_ports.h"
+#include "net/local_ports.h"
 
 #include <algorithm>
 
