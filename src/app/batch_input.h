@@ -14,7 +14,7 @@
 
 #include "app/batch_line.h"
 #include "app/input_text.h"
-#include "engine/shared_prefixes.h"
+#include "generation/shared_prefixes.h"
 #include "io/spilled_records.h"
 #include "plan/workload.h"
 

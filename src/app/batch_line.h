@@ -12,7 +12,7 @@
 #include <variant>
 #include <vector>
 
-#include "engine/request.h"
+#include "generation/request.h"
 #include "text/chat_answer.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"

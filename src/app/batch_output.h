@@ -9,7 +9,7 @@
 
 #include "app/answer_json.h"
 #include "app/batch_input.h"
-#include "engine/request.h"
+#include "generation/request.h"
 
 namespace flexgen {
 

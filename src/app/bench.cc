@@ -25,7 +25,7 @@
 #include "base/log.h"
 #include "base/report.h"
 #include "base/units.h"
-#include "engine/simulate.h"
+#include "pipeline/simulate.h"
 #include "io/gguf.h"
 #include "io/whole_file.h"
 #include "model/dummy_checkpoint.h"

@@ -12,7 +12,7 @@
 #include "app/team.h"
 #include "base/error.h"
 #include "base/report.h"
-#include "engine/batcher.h"
+#include "generation/batcher.h"
 #include "text/chat_answer.h"
 #include "text/jinja/value.h"
 

@@ -5,7 +5,7 @@
 
 #include "app/answer_json.h"
 #include "app/batch_line.h"
-#include "engine/request.h"
+#include "generation/request.h"
 
 namespace flexgen {
 

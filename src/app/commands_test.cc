@@ -20,7 +20,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
-#include "engine/list_source.h"
+#include "generation/list_source.h"
 #include "model/poisoned_checkpoint.h"
 
 namespace flexgen::commands_test {

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/request.h"
+#include "generation/request.h"
 
 namespace flexgen {
 

@@ -24,7 +24,7 @@
 #include "base/error.h"
 #include "base/thread.h"
 #include "base/units.h"
-#include "engine/logit_reader.h"
+#include "generation/logit_reader.h"
 #include "model/model.h"
 #include "schedule/cache_store.h"
 

@@ -16,11 +16,11 @@
 #include "net/network_lane.h"
 #include "engine/device_budget.h"
 #include "engine/expert_statistics.h"
-#include "engine/stage_plan.h"
-#include "engine/stage_steps.h"
+#include "pipeline/stage_plan.h"
+#include "pipeline/stage_steps.h"
 #include "engine/watched_steps.h"
 #include "model/prepared_weights.h"
-#include "plan/stage_split.h"
+#include "pipeline/stage_split.h"
 
 namespace flexgen {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "engine/engine.h"
+#include "engine/engine_options.h"
 #include "model/expert_chances.h"
 
 namespace flexgen {

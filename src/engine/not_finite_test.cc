@@ -9,7 +9,7 @@
 
 #include "base/units.h"
 #include "engine/engine.h"
-#include "engine/list_source.h"
+#include "generation/list_source.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 #include "model/poisoned_checkpoint.h"

@@ -12,8 +12,8 @@
 
 #include "base/units.h"
 #include "engine/engine.h"
-#include "engine/list_source.h"
-#include "engine/test_params.h"
+#include "generation/list_source.h"
+#include "generation/test_params.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 

@@ -1,6 +1,6 @@
 // The simulated executor against the real one, and against what arithmetic says of simple cases.
 
-#include "engine/simulate.h"
+#include "pipeline/simulate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,8 +10,9 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "engine/list_source.h"
-#include "plan/stage_split.h"
+#include "engine/engine.h"
+#include "generation/list_source.h"
+#include "pipeline/stage_split.h"
 #include "plan/memory_plan.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"

@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "engine/batcher.h"
+#include "generation/batcher.h"
 #include "plan/drift.h"
 #include "schedule/lanes.h"
 

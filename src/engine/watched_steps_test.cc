@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/list_source.h"
+#include "generation/list_source.h"
 #include "plan/policy_sizes.h"
 
 namespace flexgen::watched_steps_test {

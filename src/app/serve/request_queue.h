@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "app/serve/ticket.h"
-#include "engine/batcher.h"
+#include "generation/batcher.h"
 #include "engine/engine.h"
 
 namespace flexgen {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "engine/request.h"
+#include "generation/request.h"
 
 namespace flexgen {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/request.h"
+#include "generation/request.h"
 
 namespace flexgen {
 

@@ -1,0 +1,294 @@
+#include "generation/batcher.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "generation/shared_prefixes.h"
+
+namespace flexgen {
+
+Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
+                 std::span<float> logit_store, RequestSource& source, CompletionSink& sink)
+    : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink),
+      prefixes_({cache.prefix_resident_pages, cache.prefix_host_pages, cache.prefix_disk_pages}, cache.geometry.page_tokens), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
+  size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
+  for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
+    MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
+                     PagePool({cache.resident_pages, cache.host_pages, cache.disk_pages}),
+                     logit_store.subspan(static_cast<size_t>(i) * share, share), nullptr, {}, nullptr};
+    batches_.push_back(std::move(batch));
+  }
+}
+
+void Batcher::set_limits(int64_t max_rows, int64_t max_slots) {
+  row_limit_ = std::clamp<int64_t>(max_rows, 1, policy_.max_rows);
+  slot_limit_ = std::clamp<int64_t>(max_slots, 1, policy_.micro_batch_size);
+}
+
+std::optional<double> Batcher::answer_share() const {
+  const int64_t most = counters_.answer_max_tokens;
+  if (counters_.sequences < std::max(kEnoughAnswers, policy_.block_size()) || most == 0) return std::nullopt;
+  return std::min(1.0, static_cast<double>(counters_.answer_tokens) / static_cast<double>(most));
+}
+
+bool Batcher::idle() const {
+  if (active_ > 0 || waiting_ || source_.remaining() > 0) return false;
+  return std::all_of(batches_.begin(), batches_.end(), [](const MicroBatch& batch) { return !batch.plan; });
+}
+
+bool Batcher::finished() {
+  if (!idle()) return false;
+  if (!source_.is_open()) return true;
+  source_.wait();
+  return idle() && !source_.is_open();
+}
+
+void Batcher::settle() {
+  for (MicroBatch& batch : batches_)
+    if (batch.plan && batch.plan->done.done() && !batch.plan->done.error()) take_results(batch);
+}
+
+std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
+  MicroBatch& batch = batches_[static_cast<size_t>(batch_index)];
+  if (batch.plan) {
+    batch.plan->done.wait();
+    take_results(batch);
+  }
+  drop_cancelled(batch);
+  refill(batch);
+
+  auto plan = std::make_shared<BatchPlan>();
+  plan->step = step;
+  plan->batch = batch_index;
+  std::vector<LogitReader::Row> wanted;
+  int64_t rows_left = row_limit_;
+  int64_t logits_left = policy_.max_logit_rows;
+  auto add = [&](size_t index, int64_t num_rows) {
+    Slot& slot = batch.slots[index];
+    const SamplingParams& params = slot.request.params;
+    bool scores = params.scores_prompt();
+    SlotRows rows{plan->num_rows(), 0, slot.past, {}, slot.request.sparse_prompt ? 0 : slot.prompt_size()};
+    for (int64_t at = slot.past; at < slot.past + num_rows && rows_left > 0; ++at) {
+      bool samples = at + 1 == slot.size() && params.max_tokens > 0;
+      bool scored = scores && at + 1 < slot.prompt_size();
+      if ((samples || scored) && logits_left-- == 0) {
+        logits_left = 0;
+        break;
+      }
+      if (samples || scored) {
+        plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
+        wanted.push_back({static_cast<int32_t>(index), at + 1, scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params,
+                          params.edits_logits() || params.grammar, {}, {}, {}});
+        LogitReader::Row& row = wanted.back();
+        if (scored) row.params.top_logprobs = params.top_prompt_logprobs();
+        else row.logprob_ids = params.logprob_token_ids;
+        if (samples && slot.follower) row.mask = masks_->next(slot.follower, params.grammar, {slot.tokens.begin() + slot.prompt_size(), slot.tokens.end()});
+        if (samples && params.edits_logits()) row.edits = slot.edits.next(std::span(slot.tokens).subspan(slot.request.prompt.size()));
+      }
+      plan->tokens.push_back(slot.tokens[static_cast<size_t>(at)]);
+      plan->positions.push_back(static_cast<int32_t>(at));
+      ++rows.num_rows;
+      --rows_left;
+    }
+    if (rows.num_rows == 0) return;
+    int64_t pages = ceil_div(slot.past + rows.num_rows, cache_.geometry.page_tokens);
+    rows.pages.assign(slot.pages.begin(), slot.pages.begin() + pages);
+    share_filled(slot, rows.num_rows, step, batch_index);
+    plan->slots.push_back(std::move(rows));
+  };
+  batch.planned_slots.clear();
+  // Sequences that generate go on first: one row each. Prompts share what is left, oldest slot first.
+  // Who waits for others' pages started after those who write them, and may read them in the same plan.
+  std::vector<size_t> oldest_first;
+  for (size_t i = 0; i < batch.slots.size(); ++i)
+    if (batch.slots[i].active) oldest_first.push_back(i);
+  std::sort(oldest_first.begin(), oldest_first.end(), [&](size_t a, size_t b) { return batch.slots[a].number < batch.slots[b].number; });
+  for (bool generating : {true, false})
+    for (size_t i : oldest_first) {
+      if (rows_left == 0) break;
+      Slot& slot = batch.slots[i];
+      bool generates = slot.size() - slot.past == 1 && slot.past > 0;
+      if (generates != generating || !can_read_prefix(slot, step, batch_index)) continue;
+      size_t before = plan->slots.size();
+      add(i, slot.size() - slot.past);
+      if (plan->slots.size() > before) batch.planned_slots.push_back(static_cast<int32_t>(i));
+    }
+  if (plan->num_rows() == 0) return nullptr;
+  if (!wanted.empty()) {
+    const bool head_here = model_.layers().back().kind == LayerKind::kHead;
+    batch.reader = head_here ? std::make_shared<LogitReader>(std::move(wanted), model_.config().vocab_size, batch.logit_store)
+                             : std::make_shared<LogitReader>(std::move(wanted));
+    plan->sink = batch.reader;
+  }
+  batch.plan = plan;
+  return plan;
+}
+
+void Batcher::take_results(MicroBatch& batch) {
+  std::shared_ptr<BatchPlan> plan = std::exchange(batch.plan, nullptr);
+  for (size_t i = 0; i < plan->slots.size(); ++i) {
+    Slot& slot = batch.slots[static_cast<size_t>(batch.planned_slots[i])];
+    int64_t prompt_rows = std::min(slot.past + plan->slots[i].num_rows, slot.prompt_size()) - std::min(slot.past, slot.prompt_size());
+    counters_.prompt_tokens += prompt_rows;
+    slot.past += plan->slots[i].num_rows;
+  }
+  if (batch.reader) {
+    for (size_t i = 0; i < batch.reader->rows().size(); ++i) {
+      const LogitReader::Row& row = batch.reader->rows()[i];
+      Slot& slot = batch.slots[static_cast<size_t>(row.slot)];
+      if (!slot.active) continue;  // ended by an earlier row
+      const TokenLogprob& result = batch.reader->results()[i];
+      if (result.not_finite >= 0 || result.none_left) {
+        slot.completion.prompt_tokens = slot.prompt_size();
+        slot.completion.failed_position = row.position;
+        slot.completion.not_finite_entry = result.not_finite;
+        finish(batch, slot, result.none_left ? FinishReason::kDeadEnd : FinishReason::kNotFinite);
+        continue;
+      }
+      if (row.target >= 0) slot.completion.prompt_logprobs.push_back(result);
+      else take_token(batch, slot, result);
+    }
+    batch.reader.reset();
+  }
+  for (Slot& slot : batch.slots)
+    if (slot.active && slot.request.params.max_tokens == 0 && slot.past == slot.size())
+      finish(batch, slot, FinishReason::kLength);
+}
+
+void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result) {
+  const SamplingParams& params = slot.request.params;
+  Completion& completion = slot.completion;
+  slot.tokens.push_back(result.token);
+  completion.tokens.push_back(result.token);
+  ++counters_.generated_tokens;
+  if (params.top_logprobs >= 0) completion.logprobs.push_back(result);
+
+  const auto holds = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), result.token) != ids.end(); };
+  const bool eos = !params.ignore_eos && holds(model_.config().eos), stops = eos || holds(params.stop_token_ids);
+  const bool string_found = slot.text && (stops ? slot.text->add_last(result.token) : slot.text->add(result.token));
+  if (stops || string_found) {
+    if (string_found) completion.stop_string = slot.text->found();
+    else if (!eos) completion.stop_token = result.token;
+    finish(batch, slot, FinishReason::kStop);
+    return;
+  }
+  const auto generated = static_cast<int64_t>(completion.tokens.size());
+  if (slot.request.ends_after > 0 && generated >= slot.request.ends_after) finish(batch, slot, FinishReason::kStop);
+  else if (generated >= params.max_tokens) finish(batch, slot, FinishReason::kLength);
+  else if (slot.text && sink_.follows_text()) sink_.follow(completion, slot.text->settled());
+}
+
+void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
+  if (slot.text) slot.completion.text = slot.text->take();
+  slot.completion.reason = reason;
+  slot.active = false;
+  --active_;
+  if (reason != FinishReason::kCancelled) {
+    ++counters_.sequences;
+    counters_.answer_tokens += static_cast<int64_t>(slot.completion.tokens.size());
+    counters_.answer_max_tokens += slot.request.params.max_tokens;
+  }
+  prefixes_.give_back(slot.prefix);
+  batch.pool.give_back({slot.pages.begin() + std::ssize(slot.prefix.pages), slot.pages.end()});
+  Completion completion = std::move(slot.completion);
+  slot = Slot{};
+  sink_.accept(std::move(completion));
+}
+
+void Batcher::drop_cancelled(MicroBatch& batch) {
+  if (waiting_ && source_.is_cancelled(waiting_->key)) {
+    Completion completion{.key = waiting_->key, .reason = FinishReason::kCancelled};
+    waiting_.reset();
+    sink_.accept(std::move(completion));
+  }
+  for (Slot& slot : batch.slots) {
+    if (!slot.active || !source_.is_cancelled(slot.request.key)) continue;
+    // Others may wait for pages that it was to fill.
+    if (slot.past < std::ssize(slot.prefix.pages) * cache_.geometry.page_tokens) continue;
+    finish(batch, slot, FinishReason::kCancelled);
+  }
+}
+
+int64_t Batcher::pages_for(const Request& request) const {
+  // The last generated token never enters the cache.
+  int64_t tokens = static_cast<int64_t>(request.prompt.size()) + std::max<int64_t>(request.params.max_tokens, 1) - 1;
+  return ceil_div(std::max<int64_t>(tokens, 1), cache_.geometry.page_tokens);
+}
+
+void Batcher::refill(MicroBatch& batch) {
+  // Micro-batches share evenly what there is to do, also when it is less than the block.
+  int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0);
+  int64_t fair = ceil_div(total, static_cast<int64_t>(batches_.size()));
+  auto here = std::count_if(batch.slots.begin(), batch.slots.end(), [](const Slot& slot) { return slot.active; });
+  for (Slot& slot : batch.slots) {
+    if (slot.active) continue;
+    if (here >= std::min(fair, slot_limit_)) return;
+    if (!waiting_) waiting_ = source_.next();
+    if (!waiting_) return;
+    int64_t pages = pages_for(*waiting_);
+    FLEXGEN_CHECK(pages <= cache_.num_pages(), "sequence of {} pages in a pool of {}", pages,
+                  cache_.num_pages());
+    if (!start(batch, slot)) return;
+    ++here;
+  }
+}
+
+int64_t Batcher::prefix_pages_for(const Request& request) const {
+  if (!request.may_share()) return 0;
+  const int64_t page = cache_.geometry.page_tokens;
+  return std::min(request.shared_tokens / page, shareable_pages(std::ssize(request.prompt), page));
+}
+
+bool Batcher::can_read_prefix(const Slot& slot, int64_t step, int64_t batch) const {
+  return slot.prefix.known == 0 || prefixes_.is_readable(slot.prefix.pages[static_cast<size_t>(slot.prefix.known) - 1], step, batch);
+}
+
+void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int64_t batch) {
+  const int64_t page = cache_.geometry.page_tokens;
+  const int64_t filled = std::min((slot.past + num_rows) / page, std::ssize(slot.prefix.pages));
+  for (int64_t i = std::max(slot.prefix.known, slot.past / page); i < filled; ++i) prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
+}
+
+bool Batcher::start(MicroBatch& batch, Slot& slot) {
+  FLEXGEN_CHECK(!waiting_->prompt.empty());
+  const int64_t pages = pages_for(*waiting_), shareable = prefix_pages_for(*waiting_);
+  if (pages - shareable > batch.pool.free_pages()) return false;  // before the prefix makes room for itself
+  PrefixPath prefix = prefixes_.take(waiting_->prompt, shareable);
+  const int64_t own = pages - std::ssize(prefix.pages);
+  if (own > batch.pool.free_pages()) {
+    prefixes_.give_back(prefix);
+    return false;
+  }
+  slot.request = std::move(*waiting_);
+  waiting_.reset();
+  slot.active = true;
+  ++active_;
+  slot.number = num_started_++;
+  slot.pages = prefix.pages;
+  for (int32_t& page : slot.pages) page += static_cast<int32_t>(cache_.num_pages());
+  const std::vector<int32_t> own_pages = batch.pool.take(own);
+  slot.pages.insert(slot.pages.end(), own_pages.begin(), own_pages.end());
+  slot.tokens = slot.request.prompt;
+  slot.past = slot.completion.cached_tokens = prefix.known * cache_.geometry.page_tokens;
+  slot.prefix = std::move(prefix);
+  counters_.prompt_tokens += slot.past;
+  counters_.shared_prompt_tokens += slot.past;
+  slot.completion.key = slot.request.key;
+  const SamplingParams& params = slot.request.params;
+  if (params.scores_prompt())
+    slot.completion.prompt_logprobs.push_back(
+        {slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
+  if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params);
+  if (params.grammar && params.max_tokens > 0) {
+    FLEXGEN_CHECK(tokenizer_ && !model_.config().eos.empty(), "a grammar without a tokenizer or an end token");
+    if (!masks_) masks_ = std::make_unique<GrammarMasks>(*tokenizer_, model_.config().vocab_size, model_.config().eos);
+    slot.follower = std::make_shared<GrammarMasks::Follower>();
+  }
+  if (params.edits_logits()) slot.edits = LogitEdits(slot.request, model_.config().eos, model_.config().vocab_size);
+  return true;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,97 @@
+#include "generation/prefix_pages.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <xxhash.h>
+
+#include "base/error.h"
+
+namespace flexgen {
+
+PrefixPages::PrefixPages(std::vector<int64_t> tiers, int64_t page_tokens)
+    : page_tokens_(page_tokens), pool_(tiers), pages_(static_cast<size_t>(std::accumulate(tiers.begin(), tiers.end(), int64_t{0}))) {}
+
+uint64_t PrefixPages::hash_of(int32_t before, std::span<const int32_t> tokens) {
+  return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), static_cast<uint64_t>(static_cast<int64_t>(before)));
+}
+
+int32_t PrefixPages::find(int32_t before, std::span<const int32_t> tokens) const {
+  const auto [begin, end] = by_tokens_.equal_range(hash_of(before, tokens));
+  for (auto entry = begin; entry != end; ++entry) {
+    const Page& page = pages_[static_cast<size_t>(entry->second)];
+    if (page.before == before && std::equal(tokens.begin(), tokens.end(), page.tokens.begin(), page.tokens.end())) return entry->second;
+  }
+  return -1;
+}
+
+PrefixPath PrefixPages::take(std::span<const int32_t> prompt, int64_t most_pages) {
+  PrefixPath path;
+  const auto tokens_of = [&](int64_t page) { return prompt.subspan(static_cast<size_t>(page * page_tokens_), static_cast<size_t>(page_tokens_)); };
+  const auto last = [&] { return path.pages.empty() ? -1 : path.pages.back(); };
+  while (std::ssize(path.pages) < most_pages) {
+    const int32_t page = find(last(), tokens_of(std::ssize(path.pages)));
+    if (page < 0) break;
+    use(page);
+    path.pages.push_back(page);
+  }
+  path.known = std::ssize(path.pages);
+  const int64_t wanted = most_pages - path.known;
+  // A page is idle only with all that follow it, and these fell idle before it: none is left without the one before.
+  while (pool_.free_pages() < wanted && oldest_ >= 0) drop(oldest_);
+  for (int32_t page : pool_.take(std::min(wanted, pool_.free_pages()))) {
+    const auto tokens = tokens_of(std::ssize(path.pages));
+    pages_[static_cast<size_t>(page)] = Page{last(), {tokens.begin(), tokens.end()}, 1};
+    by_tokens_.emplace(hash_of(last(), tokens), page);
+    path.pages.push_back(page);
+  }
+  return path;
+}
+
+void PrefixPages::give_back(const PrefixPath& path) {
+  for (auto page = path.pages.rbegin(); page != path.pages.rend(); ++page) release(*page);
+}
+
+void PrefixPages::set_planned(int32_t page, int64_t step, int64_t batch) {
+  Page& of = pages_[static_cast<size_t>(page)];
+  of.planned_step = step;
+  of.planned_batch = batch;
+}
+
+bool PrefixPages::is_readable(int32_t page, int64_t step, int64_t batch) const {
+  const Page& of = pages_[static_cast<size_t>(page)];
+  return of.planned_step >= 0 && (of.planned_step < step || of.planned_batch == batch);
+}
+
+void PrefixPages::use(int32_t page) {
+  if (pages_[static_cast<size_t>(page)].users++ == 0) unlink(page);
+}
+
+void PrefixPages::release(int32_t page) {
+  Page& of = pages_[static_cast<size_t>(page)];
+  FLEXGEN_CHECK(of.users > 0, "page {}", page);
+  if (--of.users > 0) return;
+  of.older = newest_;
+  of.newer = -1;
+  (newest_ >= 0 ? pages_[static_cast<size_t>(newest_)].newer : oldest_) = page;
+  newest_ = page;
+  if (of.planned_step < 0) drop(page);
+}
+
+void PrefixPages::drop(int32_t page) {
+  unlink(page);
+  Page& of = pages_[static_cast<size_t>(page)];
+  const auto [begin, end] = by_tokens_.equal_range(hash_of(of.before, of.tokens));
+  by_tokens_.erase(std::find_if(begin, end, [page](const auto& entry) { return entry.second == page; }));
+  of = Page{};
+  pool_.give_back({page});
+}
+
+void PrefixPages::unlink(int32_t page) {
+  Page& of = pages_[static_cast<size_t>(page)];
+  (of.older >= 0 ? pages_[static_cast<size_t>(of.older)].newer : oldest_) = of.newer;
+  (of.newer >= 0 ? pages_[static_cast<size_t>(of.newer)].older : newest_) = of.older;
+  of.older = of.newer = -1;
+}
+
+}  // namespace flexgen

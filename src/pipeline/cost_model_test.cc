@@ -1,0 +1,365 @@
+// The cost model against simulate(): the same costs, but lengths instead of a batcher, and a few recurrences instead of stores and executor.
+
+#include "plan/cost_model.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/units.h"
+#include "generation/list_source.h"
+#include "generation/share_requests.h"
+#include "pipeline/simulate.h"
+#include "model/dummy_checkpoint.h"
+#include "plan/policy_sizes.h"
+
+namespace flexgen::cost_model_test {
+namespace {
+
+std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated) {
+  std::mt19937_64 random(11);
+  auto draw = [&](std::pair<int64_t, int64_t> range) { return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1)); };
+  std::vector<Request> requests(static_cast<size_t>(count));
+  for (Request& request : requests) {
+    request.prompt.resize(static_cast<size_t>(draw(prompt)));
+    for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % 50000);
+    request.params.max_tokens = draw(generated);
+    request.params.temperature = 0;
+    request.params.ignore_eos = true;
+  }
+  return requests;
+}
+
+Workload job_of(const std::vector<Request>& requests) {
+  Workload workload;
+  for (const Request& request : requests)
+    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false, request.ends_after > 0 ? std::optional(request.ends_after) : std::nullopt);
+  workload.reads_logits = std::any_of(requests.begin(), requests.end(), [](const Request& request) { return request.params.top_logprobs >= 0; });
+  return workload;
+}
+
+/// The same, but answers end after the tokens that they were to have, of a larger max_tokens.
+std::vector<Request> ending_early(std::vector<Request> requests, std::pair<int64_t, int64_t> unused) {
+  std::mt19937_64 random(13);
+  for (Request& request : requests) {
+    request.ends_after = request.params.max_tokens;
+    request.params.max_tokens += unused.first + static_cast<int64_t>(random() % static_cast<uint64_t>(unused.second - unused.first + 1));
+  }
+  return requests;
+}
+
+std::unique_ptr<Model> shape(const char* name) { return Model::of_shape(parse_config(*shape_config_json(name), "", name), DType::kBF16); }
+
+HardwareProfile small_machine() {
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 5e9}, {16, 85e9}, {17, 36e9}, {64, 136e9}, {256, 150e9}}}};
+  hardware.disk.compute_slowdown = 0.3;
+  return hardware;
+}
+
+struct Case {
+  int64_t micro_batch_size, num_micro_batches, max_rows;
+  int buffers;
+  double weights, cache, activations;  ///< in RAM
+  double pages = 1;                    ///< of those that every slot needs for the longest sequence
+  int64_t max_choosing_rows = 0;
+};
+
+struct Ratio {
+  double time = 0, read_bytes = 0;
+};
+/// Prediction over simulation.
+Ratio ratios(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
+  const Precision precision = Precision::of(model, DType::kF32, DType::kBF16);
+  Policy policy;
+  policy.micro_batch_size = c.micro_batch_size;
+  policy.num_micro_batches = c.num_micro_batches;
+  policy.max_rows = c.max_rows;
+  policy.max_logit_rows = c.micro_batch_size;
+  policy.buffers = c.buffers;
+  policy.max_choosing_rows = c.max_choosing_rows;
+  policy.weights = {0, c.weights, 1 - c.weights};
+  policy.kv_cache = {0, c.cache, 1 - c.cache};
+  policy.activations = {0, c.activations, 1 - c.activations};
+  const Workload workload = job_of(requests);
+  const int64_t longest = ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
+  policy.pages_per_micro_batch = std::max(longest, static_cast<int64_t>(c.pages * static_cast<double>(c.micro_batch_size * longest)));
+  ListSource source(requests);
+  const RunReport simulated = simulate(model, policy, precision, hardware, source);
+  const Prediction predicted = predict(model, hardware, precision, policy, workload, walk_slots(model, policy, DType::kBF16, workload, effort));
+  EXPECT_GE(predicted.time_s, predicted.busy[LaneKind::kCompute]);
+  EXPECT_LE(predicted.bound_s, predicted.time_s * 1.0001);
+  EXPECT_EQ(predicted.generated_tokens, static_cast<double>(simulated.generated_tokens));
+  double read_bytes = 0;
+  for (const LaneReport& lane : simulated.lanes)
+    if (lane.name == "disk read" || lane.name == "disk lookup") read_bytes += lane.stats.bytes;
+  return {predicted.time_s / simulated.elapsed_s, predicted.disk_read_bytes / read_bytes};
+}
+double ratio(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {
+  return ratios(model, c, hardware, requests, effort).time;
+}
+
+TEST(CostModel, AgreesWithTheSimulatedExecutor) {
+  const auto model = shape("opt-1.3b");
+  std::mt19937_64 random(5);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(40, {64, 64}, {16, 16}), requests_of(30, {1, 8}, {1, 40})};
+  for (int i = 0; i < 40; ++i) {
+    Case c{static_cast<int64_t>(1 + random() % 12), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    const double r = ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
+    EXPECT_GT(r, 0.95) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+    EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
+/// Blocks of several layers, of which one has a cache.
+TEST(CostModel, AgreesOnExperts) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
+    "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [0], "vocab_size": 32000,
+    "max_position_embeddings": 2048})", "", "config.json"), DType::kBF16);
+  std::mt19937_64 random(7);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40})};
+  for (int i = 0; i < 20; ++i) {
+    Case c{static_cast<int64_t>(1 + random() % 12), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
+        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+}
+
+/// Experts that are loaded as they are chosen: at random in the simulation, as expected in the cost model.
+TEST(CostModel, AgreesOnChosenExperts) {
+  std::mt19937_64 random(8);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40}), requests_of(3, {1, 4}, {30, 60})};
+  for (int64_t expert_size : {256, 1024}) {  // units of several experts, and of one
+    const auto model = Model::of_shape(parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": {},
+      "head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [], "vocab_size": 32000,
+      "max_position_embeddings": 2048}})", expert_size), "", "config.json"), DType::kBF16);
+    for (int i = 0; i < 20; ++i) {
+      Case c{static_cast<int64_t>(1 + random() % 6), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+      c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+      c.max_choosing_rows = i % 3 == 0 ? 1 << 20 : static_cast<int64_t>(random() % 40);
+      const Ratio r = ratios(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
+      const std::string text = fmt::format("{}: {} x {} rows {} choosing {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows, c.max_choosing_rows, c.buffers, c.weights, c.cache, c.activations);
+      EXPECT_NEAR(r.time, 1, 0.07) << text;
+      EXPECT_NEAR(r.read_bytes, 1, 0.07) << text;
+    }
+  }
+}
+
+TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
+  const auto model = shape("opt-1.3b");
+  std::mt19937_64 random(6);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{ending_early(requests_of(40, {20, 90}, {3, 20}), {0, 80}), ending_early(requests_of(40, {64, 64}, {16, 16}), {48, 48}),
+                                               ending_early(requests_of(30, {1, 8}, {1, 40}), {60, 60})};
+  for (int i = 0; i < 30; ++i) {
+    Case c{static_cast<int64_t>(2 + random() % 11), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    c.pages = i % 3 ? 1 : 0.5;  // slots wait for pages that nobody will write
+    EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
+        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+  }
+  // With all of their max_tokens they would take several times as long.
+  std::vector<Request> all = jobs[1];
+  for (Request& request : all) request.ends_after = 0;
+  const Policy policy = policy_of_sizes(*model, job_of(all), DType::kBF16, 8, 1, 2, 64);
+  const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
+  auto time_s = [&](const std::vector<Request>& requests) { return predict(*model, small_machine(), precision, policy, job_of(requests)).time_s; };
+  EXPECT_GT(time_s(all), 2 * time_s(jobs[1]));
+}
+
+/// What prompts have in common is computed once, by the first of them, and the others wait for it.
+TEST(CostModel, KnowsWhatIsShared) {
+  const auto model = shape("opt-1.3b");
+  const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
+  const int64_t page = CacheLayout::page_tokens(*model, DType::kBF16);
+  std::mt19937_64 random(21);
+  for (int i = 0; i < 30; ++i) {
+    // Groups whose prompts share up to 8 pages, the last of which some share with the next group as well.
+    std::vector<Request> requests = requests_of(36, {1, 20}, {3, 20});
+    const size_t group = 1 + random() % 12;
+    std::vector<int32_t> prefix;
+    for (size_t r = 0; r < requests.size(); ++r) {
+      if (r % group == 0) {
+        prefix.resize(std::min(prefix.size(), static_cast<size_t>(page) * (random() % 3)));
+        while (prefix.size() < static_cast<size_t>(page) * (2 + group % 7)) prefix.push_back(static_cast<int32_t>(random() % 50000));
+      }
+      requests[r].prompt.insert(requests[r].prompt.begin(), prefix.begin(), prefix.end());
+    }
+    const Workload apart = workload_of(requests), workload = share_prefixes(requests, page);
+    EXPECT_GT(workload.total_prefix_tokens, 0);
+    auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+    const auto size = static_cast<int64_t>(2 + random() % 8), count = static_cast<int64_t>(1 + random() % 3);
+    Policy policy = policy_of_sizes(*model, workload, DType::kBF16, size, count, static_cast<int>(1 + random() % 3), size + static_cast<int64_t>(random() % 200));
+    policy.weights = {0, share(), 0};
+    policy.kv_cache = {0, share(), 0};
+    policy.activations = {0, share(), 0};
+    for (Fractions* of : {&policy.weights, &policy.kv_cache, &policy.activations}) of->disk = 1 - of->cpu;
+    ListSource source(requests);
+    const RunReport simulated = simulate(*model, policy, precision, small_machine(), source);
+    const SlotWalk walk = walk_slots(*model, policy, DType::kBF16, workload);
+    const Prediction predicted = predict(*model, small_machine(), precision, policy, workload, walk);
+    double kv_read_bytes = 0;
+    for (const StepLoad& step : walk.steps)
+      for (const BatchLoad& load : step.batches) kv_read_bytes += step.count * load.block.kv_read_bytes * static_cast<double>(model->num_blocks());
+    const std::string text = fmt::format("{}: groups of {}, {} x {} rows {} buffers {}, {} {} {}; {} pages for prefixes", i, group, size, count, policy.max_rows, policy.buffers,
+                                         policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(), policy.prefix_pages);
+    EXPECT_NEAR(predicted.time_s / simulated.elapsed_s, 1, 0.15) << text;
+    EXPECT_NEAR(kv_read_bytes / simulated.work.kv_read_bytes, 1, 0.1) << text;
+    EXPECT_NEAR(static_cast<double>(simulated.shared_prompt_tokens), workload.total_shared_tokens, 0.1 * workload.total_shared_tokens) << text;
+    Policy alone = policy_of_sizes(*model, apart, DType::kBF16, size, count, policy.buffers, policy.max_rows);
+    alone.weights = policy.weights;
+    alone.kv_cache = policy.kv_cache;
+    alone.activations = policy.activations;
+    if (group > 5) {
+      EXPECT_LT(predicted.time_s, predict(*model, small_machine(), precision, alone, apart).time_s) << text;
+    }
+  }
+}
+
+void draw_sizes(std::mt19937_64& random, uint64_t more_rows, Policy* policy) {
+  policy->micro_batch_size = 1 + static_cast<int64_t>(random() % 12);
+  policy->num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
+  policy->max_rows = policy->micro_batch_size + static_cast<int64_t>(random() % more_rows);
+  policy->max_logit_rows = policy->micro_batch_size;
+  policy->buffers = 1 + static_cast<int>(random() % 3);
+}
+
+/// Cost model and simulated executor within 10%, with pages for every sequence.
+void expect_agreement(const Model& model, const HardwareProfile& hardware, Policy policy, const std::vector<Request>& requests, int round) {
+  const Precision precision = Precision::of(model, DType::kBF16, DType::kBF16);
+  const Workload workload = job_of(requests);
+  policy.pages_per_micro_batch = policy.micro_batch_size * ceil_div(workload.longest_sequence, CacheLayout::page_tokens(model, DType::kBF16));
+  ListSource source(requests);
+  const RunReport simulated = simulate(model, policy, precision, hardware, source);
+  const Prediction predicted = predict(model, hardware, precision, policy, workload);
+  const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", round, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers,
+                                       policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
+  EXPECT_GT(predicted.time_s / simulated.elapsed_s, 0.9) << text;
+  EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
+}
+
+TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
+  const auto model = shape("opt-1.3b");
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.gpu = hardware.cpu;
+  hardware.gpu->matmul.front().points = {{1, 3e11}, {64, 8e12}, {1024, 2e13}};
+  hardware.gpu->attention.front().points = {{1, 2e11}};
+  hardware.gpu->logit_s = 0;
+  std::vector<Request> requests = requests_of(40, {20, 90}, {3, 20});
+  std::mt19937_64 random(9);
+  for (int i = 0; i < 40; ++i) {
+    if (i == 20)  // whose logits go over the bus
+      for (Request& request : requests) request.params.top_logprobs = 0;
+    auto shares = [&] {
+      const double gpu = static_cast<double>(random() % 3) / 4, cpu = static_cast<double>(random() % 3) / 4;
+      return Fractions{gpu, std::min(cpu, 1 - gpu), std::max(0.0, 1 - gpu - cpu)};
+    };
+    Policy policy;
+    policy.compute_tier = policy.attention_tier = Tier::kGpu;
+    draw_sizes(random, 100, &policy);
+    policy.weights = shares();
+    policy.kv_cache = shares();
+    policy.activations = shares();
+    expect_agreement(*model, hardware, policy, requests, i);
+  }
+}
+
+TEST(CostModel, AgreesOnAttentionBesideAGpu) {
+  const auto model = shape("opt-1.3b");
+  HardwareProfile hardware = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
+  hardware.gpu = gpu_of(2e13, 2.5e11);
+  const std::vector<Request> requests = requests_of(40, {20, 300}, {3, 40});
+  std::mt19937_64 random(13);
+  for (int i = 0; i < 30; ++i) {
+    auto half = [&] { return static_cast<double>(random() % 3) / 2; };
+    Policy policy;
+    policy.compute_tier = Tier::kGpu;
+    policy.attention_tier = Tier::kCpu;
+    draw_sizes(random, 200, &policy);
+    const double weights = half(), cache = half(), activations = half();
+    policy.weights = i % 3 ? Fractions{weights, 1 - weights, 0} : Fractions{0.25, 0.5, 0.25};
+    policy.kv_cache = {0, i % 2 ? 1 : cache, i % 2 ? 0 : 1 - cache};
+    policy.activations = {activations, 1 - activations, 0};
+    expect_agreement(*model, hardware, policy, requests, i);
+  }
+}
+
+/// Experts on a GPU, with attention there or beside it: of what is in the RAM beside it, too, those alone are copied that are chosen.
+TEST(CostModel, AgreesOnExpertsOnAGpu) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
+    "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [0], "vocab_size": 32000,
+    "max_position_embeddings": 2048})", "", "config.json"), DType::kBF16);
+  HardwareProfile hardware = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
+  hardware.gpu = gpu_of(2e13, 2.5e11);
+  hardware.gpu->logit_s = 0;
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(3, {1, 4}, {30, 60})};
+  std::mt19937_64 random(14);
+  for (int i = 0; i < 40; ++i) {
+    auto shares = [&] {
+      const double gpu = static_cast<double>(random() % 3) / 4, cpu = static_cast<double>(random() % 3) / 4;
+      return Fractions{gpu, std::min(cpu, 1 - gpu), std::max(0.0, 1 - gpu - cpu)};
+    };
+    Policy policy;
+    policy.compute_tier = Tier::kGpu;
+    policy.attention_tier = i % 4 == 3 ? Tier::kCpu : Tier::kGpu;
+    draw_sizes(random, 100, &policy);
+    policy.max_choosing_rows = i % 2 ? 1 << 20 : 0;
+    policy.weights = shares();
+    policy.kv_cache = policy.attention_beside() ? Fractions{0, 1, 0} : shares();
+    policy.activations = shares();
+    expect_agreement(*model, hardware, policy, jobs[static_cast<size_t>(i / 2) % 2], i);
+  }
+}
+
+TEST(CostModel, TheLastSequencesAreSharedOutAsTheBatcherDoes) {
+  const auto model = shape("opt-1.3b");
+  for (int64_t count : {5, 8, 11}) {
+    const std::vector<Request> requests = requests_of(count, {16, 64}, {2, 6});
+    for (int64_t size : {1, 2, 3})
+      for (int64_t batches : {2, 3}) EXPECT_NEAR(ratio(*model, {size, batches, 128, 3, 0.5, 0.5, 1}, small_machine(), requests), 1, 0.01) << count << ": " << size << " x " << batches;
+  }
+  const Workload workload = job_of(requests_of(8, {16, 64}, {2, 6}));
+  Policy policy;
+  policy.micro_batch_size = policy.num_micro_batches = 2;
+  policy.max_rows = 128;
+  policy.pages_per_micro_batch = 20;
+  for (const StepLoad& step : walk_slots(*model, policy, DType::kBF16, workload, 60000).steps) EXPECT_GT(step.batches[0].rows + step.batches[1].rows, 0);
+}
+
+TEST(CostModel, WalksLongJobsInPart) {
+  const auto model = shape("opt-1.3b");
+  const std::vector<Request> requests = requests_of(600, {20, 90}, {10, 30});
+  const Case c{32, 2, 128, 2, 0.3, 0.5, 1};
+  EXPECT_NEAR(ratio(*model, c, small_machine(), requests), 1, 0.06);
+  EXPECT_NEAR(ratio(*model, c, small_machine(), requests, 1000), 1, 0.08);  // slots that stand for several
+  EXPECT_NEAR(ratio(*model, c, small_machine(), ending_early(requests, {0, 60})), 1, 0.06);
+}
+
+/// A slot that stands for several reads what they share once, as they do.
+TEST(CostModel, WalksSharersInPart) {
+  const auto model = shape("opt-1.3b");
+  const int64_t page = CacheLayout::page_tokens(*model, DType::kBF16);
+  std::vector<Request> requests = requests_of(512, {1, 20}, {16, 16});
+  for (Request& request : requests) request.prompt.insert(request.prompt.begin(), static_cast<size_t>(40 * page), 7);
+  const Workload workload = share_prefixes(requests, page);
+  const Policy policy = policy_of_sizes(*model, workload, DType::kBF16, 64, 1, 2, 256);
+  const auto bytes_a_token = [&](double effort) {
+    double bytes = 0, rows = 0;
+    for (const StepLoad& step : walk_slots(*model, policy, DType::kBF16, workload, effort).steps) {
+      if (step.prompts) continue;
+      bytes += step.count * step.batches[0].block.kv_read_bytes;
+      rows += step.count * step.batches[0].rows;
+    }
+    return bytes / rows;
+  };
+  EXPECT_NEAR(bytes_a_token(400) / bytes_a_token(1e6), 1, 0.1);
+}
+
+}  // namespace
+}  // namespace flexgen::cost_model_test
