@@ -84,6 +84,7 @@ function(flexgen_room)
     list(REMOVE_ITEM cold ${hot} "")
     list(REMOVE_ITEM sources ${cold} "")
     add_library(${library} STATIC ${sources})
+    set_target_properties(${library} PROPERTIES LINKER_LANGUAGE CXX)  # where all files are cold it has none of its own
     target_include_directories(${library} PUBLIC ${CMAKE_SOURCE_DIR}/src)
     target_link_libraries(${library} PUBLIC ${ROOM_DEPS})
     flexgen_precompiled(${library} flexgen_pch)

@@ -16,10 +16,10 @@
 #include "engine/engine.h"
 #include "engine/expert_statistics.h"
 #include "generation/list_source.h"
-#include "pipeline/simulate.h"
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
+#include "pipeline/simulate.h"
 
 namespace flexgen::chosen_experts_test {
 namespace {

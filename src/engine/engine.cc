@@ -11,16 +11,16 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "engine/device_budget.h"
+#include "engine/expert_statistics.h"
+#include "engine/watched_steps.h"
+#include "model/prepared_weights.h"
 #include "net/measure_link.h"
 #include "net/message.h"
 #include "net/network_lane.h"
-#include "engine/device_budget.h"
-#include "engine/expert_statistics.h"
 #include "pipeline/stage_plan.h"
-#include "pipeline/stage_steps.h"
-#include "engine/watched_steps.h"
-#include "model/prepared_weights.h"
 #include "pipeline/stage_split.h"
+#include "pipeline/stage_steps.h"
 
 namespace flexgen {
 namespace {

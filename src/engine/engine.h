@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
+#include "backend/device.h"
 #include "engine/engine_options.h"
 #include "generation/batcher.h"
 #include "generation/run_report.h"
-#include "backend/device.h"
+#include "io/file_system.h"
 #include "net/port.h"
 #include "net/simulated_ports.h"
-#include "io/file_system.h"
 #include "plan/planner.h"
 #include "schedule/executor.h"
 

@@ -13,17 +13,17 @@
 
 #include "base/error.h"
 #include "base/units.h"
-#include "net/local_ports.h"
 #include "engine/engine.h"
 #include "engine/expert_statistics.h"
 #include "generation/grammar_requests.h"
 #include "generation/list_source.h"
-#include "pipeline/stage_steps.h"
 #include "generation/test_params.h"
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 #include "model/poisoned_checkpoint.h"
+#include "net/local_ports.h"
+#include "pipeline/stage_steps.h"
 
 namespace flexgen::pipeline_test {
 namespace {

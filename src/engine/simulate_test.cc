@@ -12,10 +12,10 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "generation/list_source.h"
-#include "pipeline/stage_split.h"
-#include "plan/memory_plan.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
+#include "pipeline/stage_split.h"
+#include "plan/memory_plan.h"
 
 namespace flexgen::simulate_test {
 namespace {

@@ -10,8 +10,8 @@
 #include "base/units.h"
 #include "generation/list_source.h"
 #include "generation/share_requests.h"
-#include "pipeline/simulate.h"
 #include "model/dummy_checkpoint.h"
+#include "pipeline/simulate.h"
 #include "plan/policy_sizes.h"
 
 namespace flexgen::cost_model_test {

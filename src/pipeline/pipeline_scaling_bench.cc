@@ -14,9 +14,9 @@
 #include "base/error.h"
 #include "generation/list_source.h"
 #include "pipeline/simulate.h"
+#include "pipeline/stage_split.h"
 #include "plan/first_rule.h"
 #include "plan/policy_sizes.h"
-#include "pipeline/stage_split.h"
 
 namespace flexgen {
 namespace {

@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "net/message.h"
 #include "generation/logit_reader.h"
+#include "net/message.h"
 #include "schedule/batch_plan.h"
 
 namespace flexgen {

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "base/units.h"
-#include "pipeline/stage_plan.h"
 #include "model/dummy_checkpoint.h"
+#include "pipeline/stage_plan.h"
 #include "pipeline/stage_split.h"
 
 namespace flexgen::predict_pipeline_test {

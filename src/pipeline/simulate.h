@@ -2,9 +2,9 @@
 // simulate(): a whole job on virtual clocks. The batcher, the stores and the executor are the ones of a real run; only the lanes are simulated, so
 // nothing is computed, read or allocated, and what comes out is the time that this schedule takes on a machine of these speeds.
 
-#include "net/simulated_ports.h"
 #include "generation/batcher.h"
 #include "generation/run_report.h"
+#include "net/simulated_ports.h"
 #include "plan/visit_cost.h"
 
 namespace flexgen {

@@ -8,9 +8,9 @@
 #include "base/units.h"
 #include "net/message.h"
 #include "pipeline/predict_pipeline.h"
+#include "pipeline/stage_split.h"
 #include "plan/expert_loading.h"
 #include "plan/policy_sizes.h"
-#include "pipeline/stage_split.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {

@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "net/port.h"
 #include "generation/batcher.h"
+#include "net/port.h"
 #include "pipeline/plan_message.h"
 
 namespace flexgen {

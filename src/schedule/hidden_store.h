@@ -9,9 +9,9 @@
 #include <span>
 #include <vector>
 
-#include "net/port.h"
 #include "io/file_system.h"
 #include "memory/arena.h"
+#include "net/port.h"
 #include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"

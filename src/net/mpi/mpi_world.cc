@@ -20,9 +20,9 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "base/report.h"
 #include "base/thread.h"
 #include "net/local_ranks.h"
-#include "base/report.h"
 #include "net/message.h"
 #include "net/world.h"
 

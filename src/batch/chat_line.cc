@@ -1,0 +1,130 @@
+#include "batch/chat_line.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+namespace flexgen {
+namespace {
+
+using jinja::Value;
+
+constexpr const char* kMessages = "body.messages";
+constexpr const char* kTools = "body.tools";
+
+/// A member that is there and not null.
+const Value* member(const Value& dict, std::string_view name) {
+  const Value* found = dict.dict()->find(name);
+  return found && !found->none() ? found : nullptr;
+}
+
+/// A list of objects; null if it is not there.
+const Value* list_of_objects(const LineJson& line, const LineBody& body, const char* name) {
+  const std::string path = LineBody::path(name);
+  const Value* value = line.value(name);
+  if (!value && !body.find(name)) return nullptr;
+  if (!value || !value->list()) refuse_value(path, fmt::format("must be a list of objects, not {}", shown_value(*body.find(name))));
+  size_t index = 0;
+  for (const Value& item : value->list()->items) {
+    if (!item.dict()) refuse_value(path, fmt::format("must be a list of objects; its item {} is none", index));
+    ++index;
+  }
+  return value;
+}
+
+void check_part(const Value& part, const std::string& where) {
+  if (!part.dict()) refuse_value(kMessages, fmt::format("{}: a part of the content is no object", where));
+  const Value* type = member(part, "type");
+  const std::string name = type && type->text() ? type->text()->bytes : "";
+  if (name != "text") refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has a part of the type {}; only \"text\" is supported", kMessages, where, quote_text(name)));
+  const Value* text = member(part, "text");
+  if (!text || !text->text()) refuse_value(kMessages, fmt::format("{}: a part of the type \"text\" has no text", where));
+}
+
+void check_call(const Value& call, const std::string& where) {
+  const Value* function = call.dict() ? member(call, "function") : nullptr;
+  const Value* name = function && function->dict() ? member(*function, "name") : nullptr;
+  const Value* arguments = function && function->dict() ? member(*function, "arguments") : nullptr;
+  if (!name || !name->text() || (arguments && !arguments->text() && !arguments->dict()))
+    refuse_value(kMessages, fmt::format("{}: an item of tool_calls is no object with \"function\": {{\"name\": text, \"arguments\": text of JSON}}", where));
+}
+
+void check_message(const Value& message, const std::string& where) {
+  const Value* role = member(message, "role");
+  if (!role || !role->text() || role->text()->bytes.empty()) refuse_value(kMessages, fmt::format("{}: role is missing, or not a text", where));
+  const Value *content = member(message, "content"), *calls = member(message, "tool_calls");
+  for (const char* name : {"function_call", "audio"})
+    if (member(message, name)) refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has the field '{}', which is not supported", kMessages, where, name));
+  if (!content && !calls && role->text()->bytes != "assistant") refuse_value(kMessages, fmt::format("{}: content is missing", where));
+  if (content && !content->text() && !content->list()) refuse_value(kMessages, fmt::format("{}: content must be a text or a list of parts", where));
+  if (content && content->list())
+    for (const Value& part : content->list()->items) check_part(part, where);
+  if (calls && !calls->list()) refuse_value(kMessages, fmt::format("{}: tool_calls must be a list", where));
+  if (calls)
+    for (const Value& call : calls->list()->items) check_call(call, where);
+}
+
+void check_tools(const Value& tools) {
+  for (const Value& tool : tools.list()->items) {
+    const Value *type = member(tool, "type"), *function = member(tool, "function");
+    if (!type || !type->text() || type->text()->bytes != "function") refuse("unsupported_parameter", kTools, fmt::format("{}: only tools of the type \"function\" are supported", kTools));
+    const Value* name = function && function->dict() ? member(*function, "name") : nullptr;
+    if (!name || !name->text()) refuse_value(kTools, "has a tool that is no {\"type\": \"function\", \"function\": {\"name\": text, ...}}");
+  }
+}
+
+/// chat_template_kwargs, and what is given by a field of its own.
+void set_variables(const LineJson& line, const LineBody& body, Conversation* conversation) {
+  constexpr const char* kPath = "body.chat_template_kwargs";
+  const nlohmann::json* effort = body.find("reasoning_effort");
+  if (effort && !effort->is_string()) refuse_value("body.reasoning_effort", fmt::format("must be a string, not {}", shown_value(*effort)));
+  const Value* given = line.value("chat_template_kwargs");
+  if (const nlohmann::json* field = body.find("chat_template_kwargs"); field && !(given && given->dict()))
+    refuse_value(kPath, fmt::format("must be an object, not {}", shown_value(*field)));
+  static constexpr std::array kOwnFields{"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"};
+  if (given)
+    for (const auto& [name, value] : given->dict()->items()) {
+      const std::string& text = name.text()->bytes;
+      if (std::find(kOwnFields.begin(), kOwnFields.end(), text) != kOwnFields.end()) refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
+      conversation->variables.emplace_back(text, value);
+    }
+  if (effort) conversation->variables.emplace_back("reasoning_effort", effort->get<std::string>());  // the first of a name counts
+}
+
+}  // namespace
+
+Conversation parse_conversation(const LineJson& line, const LineBody& body) {
+  Conversation conversation;
+  const Value* messages = list_of_objects(line, body, "messages");
+  if (!messages) refuse_value(kMessages, "is missing");
+  if (messages->list()->items.empty()) refuse_value(kMessages, "is empty");
+  size_t index = 0;
+  for (const Value& message : messages->list()->items) check_message(message, fmt::format("messages[{}]", index++));
+  conversation.messages = *messages;
+  if (const Value* tools = list_of_objects(line, body, "tools"); tools && !tools->list()->items.empty()) {
+    check_tools(*tools);
+    conversation.tools = *tools;
+  }
+  if (const Value* documents = list_of_objects(line, body, "documents")) conversation.documents = *documents;
+  set_variables(line, body, &conversation);
+  conversation.continue_final_message = body.flag("continue_final_message");
+  conversation.add_generation_prompt = body.flag("add_generation_prompt", !conversation.continue_final_message);
+  if (conversation.continue_final_message && conversation.add_generation_prompt)
+    refuse_value("body.continue_final_message", "is true, and so is add_generation_prompt; the text goes on with the last message or begins a new one, so give one");
+  return conversation;
+}
+
+std::string texts_of(const Conversation& conversation) {
+  std::string text;
+  for (const Value& message : conversation.messages.list()->items) {
+    const Value* content = member(message, "content");
+    if (!content) continue;
+    if (content->text()) text += content->text()->bytes;
+    else
+      for (const Value& part : content->list()->items) text += member(part, "text")->text()->bytes;
+  }
+  return text;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,64 @@
+#pragma once
+// RewrittenFile: a new text for a file, written beside it and put in its place at once, so that a crash leaves the old one or the new one whole. One thread.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "batch/record_text.h"
+#include "io/write_all.h"
+
+namespace flexgen {
+
+/// Brings the entries of a path's folder to the disk, where its file system can.
+void sync_directory_of(const std::string& path);
+
+class RewrittenFile {
+ public:
+  /// A link's target is rewritten, not the link. `write`: as write_all() takes it. Throws Error{io}.
+  RewrittenFile(const std::string& path, WriteCall write);
+  /// What was not put in its place is removed.
+  ~RewrittenFile();
+  RewrittenFile(const RewrittenFile&) = delete;
+  RewrittenFile& operator=(const RewrittenFile&) = delete;
+
+  void add(std::string_view text);
+  /// A record, to its line end.
+  void add(RecordText& record);
+  /// `bytes` bytes of another file, and a line feed.
+  void add_line(int from, int64_t offset, int64_t bytes, const std::string& from_path);
+  /// Brings it to the disk. Nothing may be added after.
+  void finish();
+  /// Takes the place of the old file. After finish().
+  void replace();
+
+  int64_t size() const { return size_; }
+  /// Of the new file, for reading and appending; the caller's from now on.
+  int release();
+
+ private:
+  void flush();
+  [[noreturn]] void fail(int error) const;
+
+  std::string path_, temporary_;
+  WriteCall write_;
+  int descriptor_ = -1;
+  std::string buffer_, piece_;
+  int64_t size_ = 0;
+  bool replaced_ = false;
+};
+
+/// Bytes of a file as a record's text.
+class FilePart : public RecordText {
+ public:
+  FilePart(int descriptor, std::string path, int64_t offset, int64_t bytes) : descriptor_(descriptor), path_(std::move(path)), offset_(offset), bytes_(bytes) {}
+  size_t read(char* data, size_t room) override;
+  void rewind() override { at_ = 0; }
+
+ private:
+  int descriptor_;
+  std::string path_;
+  int64_t offset_, bytes_, at_ = 0;
+};
+
+}  // namespace flexgen

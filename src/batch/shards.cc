@@ -1,0 +1,201 @@
+#include "batch/shards.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "base/error.h"
+#include "batch/job.h"
+#include "batch/line_index.h"
+#include "batch/rewritten_file.h"
+#include "io/spilled_records.h"
+#include "io/transfer.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<int64_t> number(std::string_view text) {
+  int64_t value = 0;
+  auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || error != std::errc() || rest != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+/// Stem and extension: "answers" and ".jsonl".
+std::pair<std::string, std::string> split_name(const std::string& output) {
+  const std::string extension = fs::path(output).extension().string();
+  return {output.substr(0, output.size() - extension.size()), extension};
+}
+
+/// The outputs of all shards beside `output`; the number of shards is what the names say.
+std::vector<std::string> find_parts(const std::string& output) {
+  const auto [stem, extension] = split_name(output);
+  fs::path directory = fs::path(output).parent_path();
+  if (directory.empty()) directory = ".";
+  const std::string prefix = fs::path(stem).filename().string() + ".";
+  std::map<int64_t, std::vector<int64_t>> found;  // count -> indices
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(directory, failed)) {
+    std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix) || !name.ends_with(extension) || name.size() <= prefix.size() + extension.size()) continue;
+    name = name.substr(prefix.size(), name.size() - prefix.size() - extension.size());
+    const size_t at = name.find("-of-");
+    if (at == std::string::npos) continue;
+    const auto index = number(std::string_view(name).substr(0, at)), count = number(std::string_view(name).substr(at + 4));
+    if (index && count && *index >= 0 && *index < *count) found[*count].push_back(*index);
+  }
+  if (found.empty()) fail_user("there are no shards of {} (files like {}) beside it; name them after the options", output, shard_output(output, {0, 4}));
+  if (found.size() > 1)
+    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output, found.begin()->first,
+              found.rbegin()->first);
+  std::vector<std::string> parts;
+  for (int64_t i = 0; i < found.begin()->first; ++i) parts.push_back(shard_output(output, {i, found.begin()->first}));
+  return parts;
+}
+
+/// Options without the shard, and the shard.
+std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdentity& identity) {
+  auto options = identity.options;
+  std::string shard;
+  if (auto found = options.find("shard"); found != options.end()) {
+    shard = found->second;
+    options.erase(found);
+  }
+  return {options, shard};
+}
+
+}  // namespace
+
+Shard parse_shard(const std::string& text) {
+  return parse_shard(text, [](const char* name) -> const char* { return std::getenv(name); });
+}
+
+Shard parse_shard(const std::string& text, const std::function<const char*(const char*)>& variable) {
+  if (text.empty()) return {};
+  auto from = [&](const char* name) -> std::optional<int64_t> {
+    const char* value = variable(name);
+    return value ? number(value) : std::nullopt;
+  };
+  Shard shard;
+  const size_t slash = text.find('/');
+  const std::string_view first = std::string_view(text).substr(0, slash);
+  std::optional<int64_t> index, count;
+  if (slash != std::string::npos) count = number(std::string_view(text).substr(slash + 1));
+  if (first == "auto") {
+    // A Slurm array may begin anywhere and leave numbers out: its tasks are those from MIN in steps of STEP.
+    const auto task = from("SLURM_ARRAY_TASK_ID");
+    if (task) {
+      const int64_t least = from("SLURM_ARRAY_TASK_MIN").value_or(0), step = std::max<int64_t>(1, from("SLURM_ARRAY_TASK_STEP").value_or(1));
+      index = (*task - least) / step;
+      if (slash == std::string::npos) count = from("SLURM_ARRAY_TASK_COUNT");
+    } else {
+      index = from("JOB_COMPLETION_INDEX");
+      if (index && !count) fail_user("--shard {}: a Kubernetes Job does not tell its number of completions; say --shard auto/N", text);
+    }
+    if (!index) fail_user("--shard {}: this is no task of a Slurm array and no pod of an indexed Kubernetes Job; say --shard I/N", text);
+  } else {
+    index = number(first);
+  }
+  if (!index || !count || *count < 1 || *index < 0 || *index >= *count)
+    fail_user("--shard {}: give I/N, like 0/4 for the first of four parts (or auto, or auto/4){}", text,
+              index && count ? fmt::format("; {} of {} is none", *index, *count) : "");
+  return {*index, *count};
+}
+
+std::string shard_output(const std::string& output, const Shard& shard) {
+  if (shard.count == 1) return output;
+  const auto [stem, extension] = split_name(output);
+  return fmt::format("{}.{}-of-{}{}", stem, shard.index, shard.count, extension);
+}
+
+MergeOutcome merge_shards(const std::string& input_path, const std::string& output, std::vector<std::string> parts, const std::string& error_output) {
+  if (parts.empty()) parts = find_parts(output);
+  for (const std::string& part : parts)
+    for (const std::string& made : {output, error_output})
+      if (std::error_code none; fs::equivalent(part, made, none)) fail_user("{} is both a shard and the output; give another output", made);
+  if (std::error_code none; !error_output.empty() && (fs::equivalent(output, error_output, none) || output == error_output || fs::equivalent(input_path, error_output, none)))
+    fail_user("the error output {} is the output or the input as well; give another", error_output);
+  // Only the lines' ids are of interest: whether they are good was decided by the runs.
+  const std::string directory = spill_directory(output);
+  const BatchInput input = BatchInput::scan(input_path, {}, std::atomic<bool>{false}, directory);
+  struct Where {
+    size_t part = 0;
+    bool error = false;
+    int64_t offset = -1, bytes = 0;
+  };
+  const SpillPlace spill{directory, "the index of the shards"};
+  LineIndex index(input, directory);
+  SpilledRecords<Where> records(spill);
+  for (int64_t i = 0; i < input.num_lines(); ++i) records.push_back({});
+  std::optional<JobIdentity> first;
+  std::map<std::string, std::string> shards;  // shard -> part
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const std::string& part = parts[p];
+    std::ifstream in(part, std::ios::binary);
+    if (const int error = errno; !in)
+      fail_user("cannot read the shard {}: {}{}", part, std::strerror(error), error == ENOENT ? "; run it, or name the shards after the options" : file_advice(part, error));
+    const JobIdentity identity = read_job_file(part + ".job", fmt::format("run the shard again, or leave {} out", part));
+    if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
+    if (!first) first = identity;
+    const auto [options, shard] = apart(identity);
+    if (identity.model_fingerprint != first->model_fingerprint || options != apart(*first).first)
+      fail_user("the shards {} and {} are of another model or other options; merge only shards of one job", parts[0], part);
+    if (auto [same, is_new] = shards.try_emplace(shard, part); !is_new) fail_user("{} and {} are both shard {}", same->second, part, shard);
+    int64_t offset = 0, line_number = 0;
+    for (std::string line; std::getline(in, line); offset += static_cast<int64_t>(line.size()) + 1) {
+      ++line_number;
+      std::string_view text = line;
+      if (line_number == 1 && text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+      if (is_blank(text)) continue;
+      const auto read = read_record(text);
+      if (const auto* problem = std::get_if<NoRecord>(&read))
+        fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", line_number, part, problem->reason);
+      const std::optional<int64_t> found = index.find(std::get<KeptRecord>(read).id);
+      if (!found) fail_user("line {} of the shard {} answers no line of {}", line_number, part, input_path);
+      const Where where = records[*found];
+      if (where.offset >= 0)
+        fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(*found).number, parts[where.part], part);
+      records.set(*found, {p, std::get<KeptRecord>(read).answer_tokens < 0, offset + static_cast<int64_t>(line.size() - text.size()), static_cast<int64_t>(text.size())});
+    }
+    if (in.bad()) fail_io("cannot read the shard {}: {}", part, std::strerror(errno));
+  }
+  int64_t missing = 0, first_missing = 0;
+  for (int64_t i = 0; i < records.size(); ++i)
+    if (records[i].offset < 0 && missing++ == 0) first_missing = input.line(i).number;
+  if (missing > 0)
+    fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge", missing,
+              records.size(), input_path, parts.size(), first_missing);
+
+  RewrittenFile answers(output, ::write);
+  std::optional<RewrittenFile> errors;
+  if (!error_output.empty()) errors.emplace(error_output, ::write);
+  std::vector<std::ifstream> files;
+  for (const std::string& part : parts) files.emplace_back(part, std::ios::binary);
+  std::string record;
+  for (int64_t i = 0; i < records.size(); ++i) {
+    const Where where = records[i];
+    record.resize(static_cast<size_t>(where.bytes));
+    files[where.part].seekg(where.offset);
+    files[where.part].read(record.data(), where.bytes);
+    if (!files[where.part]) fail_io("cannot read the shard {} again", parts[where.part]);
+    RewrittenFile& file = errors && where.error ? *errors : answers;
+    file.add(record);
+    file.add("\n");
+  }
+  answers.finish();
+  if (errors) errors->finish();
+  if (errors) errors->replace();
+  answers.replace();
+  return {records.size()};
+}
+
+}  // namespace flexgen

@@ -1,0 +1,231 @@
+// Shards and replicas, on a runner without a model.
+
+#include "batch/shards.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <latch>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "batch/fake_runner.h"
+#include "net/local_ports.h"
+
+namespace flexgen::shards_test {
+namespace {
+
+using testing::HasSubstr;
+
+const ByteTokenizer kTokenizer;
+const std::atomic<bool> kGoOn{false};
+
+Shard shard_with(const std::string& text, const std::map<std::string, std::string>& variables = {}) {
+  return parse_shard(text, [&](const char* name) -> const char* {
+    auto found = variables.find(name);
+    return found == variables.end() ? nullptr : found->second.c_str();
+  });
+}
+
+TEST(Shards, AreReadFromTheFlagOrTheScheduler) {
+  EXPECT_EQ(shard_with("").count, 1);
+  EXPECT_EQ(shard_with("1/4").index, 1);
+  EXPECT_EQ(shard_with("1/4").count, 4);
+  const std::map<std::string, std::string> slurm{{"SLURM_ARRAY_TASK_ID", "7"}, {"SLURM_ARRAY_TASK_COUNT", "3"}, {"SLURM_ARRAY_TASK_MIN", "5"}, {"SLURM_ARRAY_TASK_STEP", "2"}};
+  EXPECT_EQ(shard_with("auto", slurm).index, 1);
+  EXPECT_EQ(shard_with("auto", slurm).count, 3);
+  EXPECT_EQ(shard_with("auto/4", {{"JOB_COMPLETION_INDEX", "3"}}).index, 3);
+  for (const char* bad : {"4/4", "-1/4", "1", "1/", "/4", "a/b", "1/0", "auto", "auto/4"}) EXPECT_THROW(shard_with(bad), Error) << bad;
+  EXPECT_THROW(shard_with("auto", {{"JOB_COMPLETION_INDEX", "3"}}), Error);
+  EXPECT_EQ(shard_output("dir.x/out.jsonl", {1, 4}), "dir.x/out.1-of-4.jsonl");
+  EXPECT_EQ(shard_output("out", {0, 2}), "out.0-of-2");
+  EXPECT_EQ(shard_output("out.jsonl", {0, 1}), "out.jsonl");
+}
+
+class Parts : public testing::Test {
+ protected:
+  Parts() {
+    spdlog::set_level(spdlog::level::err);
+    std::string text;
+    for (int i = 0; i < 23; ++i)
+      text += i % 7 == 3 ? "broken\n" : fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"line {}","n":{}}}}})", i, i, 1 + i % 3) + "\n" + (i % 5 ? "" : "\n");
+    write_text(in_, text);
+    FakeRunner runner;
+    run_batch({in_, whole_}, model_, runner, kGoOn);
+  }
+  void run_shard(int64_t index, int64_t count, int64_t stop_after = -1) {
+    FakeRunner runner;
+    runner.stop_after = stop_after;
+    run_batch({in_, shard_output(out_, {index, count}), false, {}, {index, count}}, model_, runner, kGoOn);
+  }
+  std::string merge_error(std::vector<std::string> parts = {}) {
+    try {
+      merge_shards(in_, out_, std::move(parts));
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  TemporaryDirectory directory_;
+  std::string in_ = directory_.file("in.jsonl"), out_ = directory_.file("out.jsonl"), whole_ = directory_.file("whole.jsonl");
+  BatchModel model_{{256, 1000, &kTokenizer}, "fake", "f00d", {{"backend", "fake"}}};
+};
+
+TEST_F(Parts, MergeToTheWhole) {
+  for (int64_t i = 0; i < 3; ++i) run_shard(i, 3);
+  EXPECT_EQ(merge_shards(in_, out_, {}).lines, 23);
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
+  EXPECT_EQ(merge_shards(in_, directory_.file("b"), {shard_output(out_, {2, 3}), shard_output(out_, {0, 3}), shard_output(out_, {1, 3})}).lines, 23);
+  EXPECT_EQ(read_text(directory_.file("b")), read_text(out_));  // in the input's order, whatever the shards' order
+}
+
+TEST_F(Parts, MissingAndDoubledAnswersAreNamed) {
+  run_shard(0, 2);
+  EXPECT_THAT(merge_error(), HasSubstr("1-of-2"));
+  run_shard(1, 2, 2);
+  EXPECT_THAT(merge_error(), HasSubstr("have no answer in the 2 shards, the first is line"));
+  EXPECT_FALSE(std::filesystem::exists(out_));
+  run_shard(1, 2);
+  EXPECT_EQ(merge_error(), "");
+  const std::string first = shard_output(out_, {0, 2}), copy = directory_.file("copy.jsonl");
+  std::filesystem::copy_file(first, copy);
+  std::filesystem::copy_file(first + ".job", copy + ".job");
+  EXPECT_THAT(merge_error({first, copy}), HasSubstr("are both shard 0/2"));
+  write_text(first, read_text(first) + read_text(first));
+  EXPECT_THAT(merge_error(), HasSubstr("answered twice"));
+}
+
+TEST_F(Parts, OtherJobsAreRefused) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  model_.fingerprint = "beef";
+  run_shard(0, 3);
+  EXPECT_THAT(merge_error(), HasSubstr("others that say"));
+  EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {0, 3})}), HasSubstr("another model or other options"));
+  write_text(in_, read_text(in_) + "more\n");
+  EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {1, 2})}), HasSubstr("another input"));
+}
+
+TEST_F(Parts, LinesThatShareStayTogether) {
+  std::string text;
+  for (int i = 0; i < 48; ++i) text += fmt::format(R"({{"custom_id":"group {} line {}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}{}","max_tokens":2}}}})", i / 8, i, std::string(96, static_cast<char>('a' + i / 8)), i) + "\n";
+  write_text(in_, text);
+  FakeRunner runner;
+  run_batch({in_, whole_, true}, model_, runner, kGoOn);
+  std::map<char, std::set<int64_t>> shards_of_group;
+  for (int64_t shard = 0; shard < 3; ++shard) {
+    run_shard(shard, 3);
+    const std::string records = read_text(shard_output(out_, {shard, 3}));
+    for (size_t at = records.find("group "); at != std::string::npos; at = records.find("group ", at + 1)) shards_of_group[records[at + 6]].insert(shard);
+  }
+  EXPECT_EQ(shards_of_group.size(), 6U);
+  for (const auto& [group, shards] : shards_of_group) EXPECT_EQ(shards.size(), 1U) << group;
+  EXPECT_EQ(merge_shards(in_, out_, {}).lines, 48);
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
+}
+
+/// A rank a thread, each a whole replica.
+class Replicas : public Parts {
+ protected:
+  /// What each rank threw; its runner has what it served.
+  std::vector<std::string> run(std::vector<FakeRunner>& runners) {
+    const auto count = static_cast<int>(runners.size());
+    LocalPorts ports(count);
+    Leads leads;
+    for (int rank = 1; rank < count; ++rank) leads.push_back(rank);
+    std::vector<std::string> errors(runners.size());
+    std::vector<std::thread> threads;
+    for (int rank = 0; rank < count; ++rank)
+      threads.emplace_back([&, rank] {
+        const auto index = static_cast<size_t>(rank);
+        const BatchReplicas replicas{&ports.port(rank), leads};
+        std::atomic<bool> stop{false};
+        try {
+          if (rank == 0) outcome_ = run_batch({in_, out_}, model_, runners[0], stop, replicas);
+          else serve_batch({in_, out_}, model_, runners[index], stop, replicas, [&stop] { stop = true; });
+        } catch (const std::exception& error) {
+          errors[index] = error.what();
+          ports.port(rank).abort(error.what());
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    return errors;
+  }
+  BatchOutcome outcome_;
+};
+
+TEST_F(Replicas, LinesThatShareStayTogether) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) {
+    const std::string prompt = std::string(20, static_cast<char>('a' + i % 10)) + std::to_string(i);  // groups of four, which lie apart
+    text += fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}"}}}})", i, prompt) + "\n";
+  }
+  write_text(in_, text);
+  std::vector<FakeRunner> runners(3);
+  EXPECT_EQ(run(runners), std::vector<std::string>(3));
+  EXPECT_EQ(outcome_.answered, 40);
+  std::map<int32_t, std::set<size_t>> servers;  // of a group
+  for (size_t i = 0; i < runners.size(); ++i)
+    for (const Request& request : runners[i].served) servers[request.prompt.front()].insert(i);
+  EXPECT_EQ(servers.size(), 10u);
+  for (const auto& [group, by] : servers) EXPECT_EQ(by.size(), 1u) << group;
+}
+
+TEST_F(Replicas, ShareTheLines) {
+  std::vector<FakeRunner> runners(3);
+  for (const std::string& error : run(runners)) EXPECT_EQ(error, "");
+  EXPECT_EQ(sorted_answers(read_text(out_)), sorted_answers(read_text(whole_)));
+  EXPECT_FALSE(outcome_.stopped);
+  std::multiset<int64_t> keys;
+  for (const FakeRunner& runner : runners)
+    for (const Request& request : runner.served) keys.insert(request.key);
+  EXPECT_EQ(keys.size(), std::set<int64_t>(keys.begin(), keys.end()).size());  // nothing twice
+  // And again: nothing is left to do.
+  std::vector<FakeRunner> more(2);
+  for (const std::string& error : run(more)) EXPECT_EQ(error, "");
+  for (const FakeRunner& runner : more) EXPECT_TRUE(runner.served.empty());
+  EXPECT_EQ(outcome_.kept, 23);
+}
+
+TEST_F(Replicas, AFailureEndsAllAndKeepsAnswers) {
+  std::vector<FakeRunner> runners(3);
+  // The others stop at one request each until rank 1 is about to fail; else they may take all there is before it gets two.
+  std::latch failing(1);
+  runners[1].fail_after = 2;
+  runners[1].before_next = [&](int64_t served) { if (served == 2) failing.count_down(); };
+  for (FakeRunner* other : {&runners[0], &runners[2]})
+    other->before_next = [&](int64_t served) { if (served == 1) failing.wait(); };
+  const auto errors = run(runners);
+  EXPECT_THAT(errors[1], HasSubstr("the disk is gone"));
+  const auto kept = sorted_answers(read_text(out_)), all = sorted_answers(read_text(whole_));
+  EXPECT_TRUE(std::includes(all.begin(), all.end(), kept.begin(), kept.end()));
+  std::vector<FakeRunner> others(2);
+  for (const std::string& error : run(others)) EXPECT_EQ(error, "");
+  EXPECT_EQ(sorted_answers(read_text(out_)), all);
+}
+
+TEST_F(Replicas, AnotherInputIsRefused) {
+  const std::string other = directory_.file("other.jsonl");
+  write_text(other, read_text(in_) + "x\n");
+  LocalPorts ports(2);
+  std::string error;
+  std::thread replica([&] {
+    FakeRunner runner;
+    try {
+      serve_batch({other, out_}, model_, runner, kGoOn, {&ports.port(1), {1}}, [] {});
+    } catch (const Error& caught) {
+      error = caught.what();
+      ports.port(1).abort(error);
+    }
+  });
+  FakeRunner runner;
+  EXPECT_THROW(run_batch({in_, out_}, model_, runner, kGoOn, {&ports.port(0), {1}}), Error);
+  replica.join();
+  EXPECT_THAT(error, HasSubstr("differs from that of rank 0"));
+}
+
+}  // namespace
+}  // namespace flexgen::shards_test

@@ -1,0 +1,80 @@
+#include "batch/tool_choice.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "batch/grammar_fields.h"
+#include "text/grammar/call_grammar.h"
+#include "text/jinja/print.h"
+
+namespace flexgen {
+namespace {
+
+using jinja::Value;
+
+constexpr const char* kToolChoicePath = "body.tool_choice";
+constexpr const char* kToolsPath = "body.tools";
+
+const Value* set_member(const Value& dict, std::string_view name) {
+  const Value* found = dict.dict() ? dict.dict()->find(name) : nullptr;
+  return found && !found->none() ? found : nullptr;
+}
+
+/// `all`: of all functions; else of strict ones.
+CallableFunction callable(const Value& tool, bool all) {
+  const Value& function = *set_member(tool, "function");
+  CallableFunction callable{set_member(function, "name")->text()->bytes, "", true};
+  const Value* strict = set_member(function, "strict");
+  if (strict && !strict->is<bool>()) refuse_value(kToolsPath, fmt::format("has the function {} with another value of strict than true and false", quote_text(callable.name)));
+  callable.strict = all || (strict && jinja::truth(*strict));
+  if (const Value* parameters = set_member(function, "parameters")) callable.parameters = jinja::to_json(*parameters, {});
+  return callable;
+}
+
+/// The function that {"type": "function", "function": {"name": ...}} names.
+std::string chosen_name(const nlohmann::json& choice) {
+  const bool is_function = choice.is_object() && choice.value("type", nlohmann::json()) == "function" && choice.contains("function") && choice["function"].is_object() &&
+                           choice["function"].value("name", nlohmann::json()).is_string();
+  if (!is_function)
+    refuse("unsupported_parameter", kToolChoicePath,
+           fmt::format(R"({} must be "none", "auto", "required" or {{"type": "function", "function": {{"name": ...}}}}, not {})", kToolChoicePath, shown_value(choice)));
+  return choice["function"]["name"].get<std::string>();
+}
+
+}  // namespace
+
+ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& body, CallForm form, const Tokenizer* tokenizer) {
+  const nlohmann::json* given = body.find("tool_choice");
+  const bool one_call = !body.flag("parallel_tool_calls", true);
+  ToolChoice choice;
+  const bool has_tools = !conversation.tools.none();
+  if (given && *given != "none" && !has_tools) refuse_value(kToolChoicePath, "needs tools");
+  choice.calls = has_tools && !(given && *given == "none");
+  if (!choice.calls) return choice;
+  choice.forced = given && *given != "auto";
+  const std::string name = choice.forced && *given != "required" ? chosen_name(*given) : "";
+  WantedCalls wanted{{}, form, one_call || !name.empty(), choice.forced};
+  bool any_strict = false;
+  for (const Value& tool : conversation.tools.list()->items) {
+    CallableFunction function = callable(tool, choice.forced);
+    any_strict |= function.strict;
+    if (name.empty() || function.name == name) wanted.functions.push_back(std::move(function));
+  }
+  if (wanted.functions.empty()) refuse_value(kToolChoicePath, fmt::format("names the function {}, which is not in tools", quote_text(name)));
+  if (!choice.forced && !any_strict) return choice;
+  const char* path = choice.forced ? kToolChoicePath : kToolsPath;
+  const std::string what = choice.forced ? "" : "has a function with strict, which ";
+  refuse_beside_grammar(body, path);
+  try {
+    choice.grammar = kept_grammar(call_grammar(wanted, tokenizer));
+  } catch (const Error& error) {
+    const std::string why = error.what();
+    refuse_value(path, why.starts_with("has ") ? why : what + why);
+  }
+  return choice;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,21 @@
+#pragma once
+// ToolChoice: which tools an answer must or may call, as a grammar: tool_choice, parallel_tool_calls, and functions that are strict. Pure functions; any thread.
+
+#include <memory>
+
+#include "batch/line_body.h"
+#include "text/chat_template.h"
+#include "text/grammar/grammar.h"
+
+namespace flexgen {
+
+struct ToolChoice {
+  bool calls = false;   ///< the answer may call tools
+  bool forced = false;  ///< it must
+  std::shared_ptr<const GrammarSpec> grammar = nullptr;  ///< null: calls are as the model writes them
+};
+
+/// `form`: how the model writes calls. `tokenizer`: null for planning. Throws Refusal for what cannot be honoured.
+ToolChoice parse_tool_choice(const Conversation& conversation, const LineBody& body, CallForm form, const Tokenizer* tokenizer);
+
+}  // namespace flexgen

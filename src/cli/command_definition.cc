@@ -1,0 +1,132 @@
+// What all commands are defined with.
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/nearest.h"
+#include "cli/command_definitions.h"
+
+namespace flexgen {
+namespace {
+
+/// "cpu, cuda and reference".
+std::string listed(const std::vector<std::string>& names) {
+  if (names.size() < 2) return fmt::format("{}", fmt::join(names, ""));
+  return fmt::format("{} and {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back());
+}
+
+std::string not_among(const std::string& text, const std::vector<std::string>& among) { return fmt::format("there is no '{}', but {}{}", text, listed(among), did_you_mean(text, among)); }
+
+/// A decimal number. CLI11 alone takes octal and hexadecimal ones, and NaN passes for a number within any range.
+template <typename T>
+bool parse_number(const std::string& text, T* value) {
+  const size_t digits = text.find_first_not_of('-');
+  if (digits != std::string::npos && text[digits] == '0' && digits + 1 < text.size() && text[digits + 1] >= '0' && text[digits + 1] <= '9') return false;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, *value);
+  return error == std::errc() && rest == end;
+}
+
+}  // namespace
+
+CommandDefinition::CommandDefinition(std::string name, std::string description) : app(std::move(description), std::move(name)) {
+  app.set_help_flag();
+  app.allow_extras();  // cli/command_line.cc says what is wrong with them
+}
+
+void CommandDefinition::begin_group(std::string name, bool is_advanced) {
+  group_ = std::move(name);
+  group_is_advanced_ = is_advanced;
+}
+
+CLI::Option* CommandDefinition::added(CLI::Option* option, const std::string& type) {
+  option->group(group_);
+  if (!type.empty()) option->type_name(type);
+  if (group_is_advanced_) advanced.insert(option);
+  if (option->get_items_expected_max() == 1) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  return option;
+}
+
+CLI::Option* CommandDefinition::text(const std::string& names, std::string& value, const std::string& description, const std::string& type) {
+  return added(app.add_option(names, value, description), type);
+}
+
+CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type) {
+  CLI::Option* option = added(app.add_option(names, values, description), type);
+  return option->get_positional() ? option : option->expected(1)->take_all();
+}
+
+CLI::Option* CommandDefinition::flag(const std::string& names, bool& value, const std::string& description) { return added(app.add_flag(names, value, description), ""); }
+
+CLI::Validator CommandDefinition::whole_number(uint64_t low, uint64_t high) {
+  return CLI::Validator(
+      [low, high](std::string& text) -> std::string {
+        uint64_t value = 0;
+        const bool whole = parse_number(text, &value);
+        if (whole && value >= low && value <= high) return "";
+        // An end that nobody comes near says nothing.
+        const bool shows_end = high <= uint64_t{1} << 20 || (whole && value > high);
+        return fmt::format("'{}' is not a whole number from {}{}", text, low, shows_end ? fmt::format(" to {}", high) : "");
+      },
+      "");
+}
+
+CLI::Option* CommandDefinition::real(const std::string& names, double& value, double low, double high, const std::string& description, const std::string& type) {
+  return added(app.add_option(names, value, description), type)
+      ->check(CLI::Validator(
+          [low, high](std::string& text) -> std::string {
+            double number = 0;
+            if (parse_number(text, &number) && std::isfinite(number) && number >= low && number <= high) return "";
+            return fmt::format("'{}' is not a number from {} to {}", text, low, high);
+          },
+          ""));
+}
+
+CLI::Option* CommandDefinition::choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description, const std::string& type) {
+  CLI::Option* option = added(app.add_option(names, value, description), type);
+  choices[option] = among;
+  return option->check(CLI::Validator(
+      [among = std::move(among)](std::string& text) { return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among); }, ""));
+}
+
+CLI::Option* CommandDefinition::choice_list(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description) {
+  CLI::Option* option = added(app.add_option(names, value, description), "NAME[,NAME]");
+  choices[option] = among;
+  return option->check(CLI::Validator(
+      [among = std::move(among)](std::string& text) {
+        std::vector<std::string> seen;
+        for (const std::string& name : split_list(text)) {
+          if (std::find(among.begin(), among.end(), name) == among.end()) return not_among(name, among);
+          if (std::find(seen.begin(), seen.end(), name) != seen.end()) return fmt::format("'{}' is there twice", name);
+          seen.push_back(name);
+        }
+        return std::string();
+      },
+      ""));
+}
+
+void CommandDefinition::json(bool& on, std::string& file, const std::string& what) {
+  CLI::Option* option = app.add_flag("--json", json_value_, "print " + what + " as JSON, or write it to FILE");
+  option->group(group_);
+  option->each([&on, &file](const std::string& value) {
+    on = true;
+    file = value == "true" ? "" : value;
+  });
+  option->type_name("[=FILE]");
+}
+
+void CommandDefinition::add_general_flags() {
+  begin_group("General");
+  text("--config", general.config_file, "TOML file with flags: keys such as cpu-memory, for one command alone under [run-batch]", "FILE");
+  CLI::Option* quiet = flag("-q,--quiet", general.quiet, "errors and warnings alone: no progress, no tables");
+  CLI::Option* verbose = flag("-v,--verbose", general.verbose, "as --log-level debug");
+  CLI::Option* level = choice("--log-level", general.log_level, {"debug", "info", "warning", "error"}, "the least that is worth a line", "LEVEL")->capture_default_str();
+  quiet->excludes(verbose)->excludes(level);
+  verbose->excludes(level);
+}
+
+}  // namespace flexgen

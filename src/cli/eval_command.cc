@@ -1,0 +1,210 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/report.h"
+#include "base/units.h"
+#include "batch/batch_input.h"
+#include "batch/special_tokens.h"
+#include "cli/commands.h"
+#include "cli/evaluation.h"
+#include "cli/json_output.h"
+#include "cli/plan_table.h"
+#include "cli/progress.h"
+#include "cli/stop_signals.h"
+#include "generation/list_source.h"
+#include "generation/share_requests.h"
+#include "io/checked_json.h"
+#include "io/lfs_pointer.h"
+#include "io/whole_file.h"
+#include "setup/hardware.h"
+#include "setup/model_folder.h"
+#include "setup/team.h"
+#include "text/unicode.h"
+
+namespace flexgen {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr int kMaxTaskDepth = 64;
+
+class Collect : public CompletionSink {
+ public:
+  explicit Collect(size_t count) : completions(count) {}
+  void accept(Completion completion) override { completions[static_cast<size_t>(completion.key)] = std::move(completion); }
+  std::vector<Completion> completions;  ///< by key
+};
+
+std::string read_file(const std::string& path, const char* flag) {
+  const std::string text = read_whole_file(path);
+  if (text.empty()) fail_user("{} {}: this file is empty", flag, path);
+  if (is_lfs_pointer(text)) refuse_lfs_pointer(path);
+  return text;
+}
+
+/// Runs all requests as one job. False if a signal ended it.
+bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, OrderedJson& figures) {
+  const Workload workload = options.engine.shares_prefixes() ? share_prefixes(requests, CacheLayout::page_tokens(engine.model(), engine.kv_dtype())) : workload_of(requests);
+  set_hardware(engine, options.engine);
+  engine.prepare(workload);
+  print_note("{}", plan_table(engine));
+  ListSource source(std::move(requests));
+  StopSignals signals;
+  RunReport report;
+  {
+    ProgressDisplay display([&] { return engine.progress(); });
+    report = engine.run(source, collect, signals.stop());
+  }
+  print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
+  doubt_if_faster(engine, options.engine, report);
+  figures["elapsed_s"] = report.elapsed_s;
+  if (report.stopped) print_note("stopped by a signal; an evaluation begins anew\n");
+  return !report.stopped;
+}
+
+bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
+  const std::string text = read_file(options.perplexity_file, "--perplexity");
+  for (size_t at = 0; at < text.size();) {
+    const size_t length = utf8_length(text, at);
+    if (length == 0) fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
+    at += length;
+  }
+  const Tokenizer& tokenizer = *engine.tokenizer();
+  const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokenizer.encode("", true);
+  std::vector<int32_t> tokens = tokenizer.encode(text, false);
+  if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back()) warn_of_two_bos(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
+  if (options.text_tokens > 0 && static_cast<int64_t>(tokens.size()) > options.text_tokens) tokens.resize(static_cast<size_t>(options.text_tokens));
+  const auto prefix_size = static_cast<int64_t>(prefix.size()), num_tokens = static_cast<int64_t>(tokens.size());
+  if (prefix_size + num_tokens < 2) fail_user("--perplexity {}: a text of {} tokens has nothing to be predicted", options.perplexity_file, num_tokens);
+
+  const int64_t positions = engine.model().config().max_positions;
+  const int64_t window = options.window > 0 ? options.window : std::min<int64_t>(positions, 1024);
+  if (window > positions) fail_user("--window {}: the model takes {} positions", window, positions);
+  const int64_t stride = options.stride > 0 ? options.stride : std::max<int64_t>(1, window / 2);
+  const int64_t own = window - prefix_size;  // a window's tokens of the text
+  if (own < 1 || stride > own - (prefix.empty() ? 1 : 0))
+    fail_user("--stride {}: windows of {} tokens ({} put before each text) leave room for strides up to {}", stride, window, prefix_size, own - (prefix.empty() ? 1 : 0));
+
+  const std::vector<ScoreWindow> windows = score_windows(num_tokens, own, stride, !prefix.empty());
+  std::vector<Request> requests;
+  for (const ScoreWindow& w : windows) {
+    Request request;
+    request.key = static_cast<int64_t>(requests.size());
+    request.prompt = prefix;
+    request.prompt.insert(request.prompt.end(), tokens.begin() + w.begin, tokens.begin() + w.end);
+    request.sparse_prompt = true;
+    request.params.max_tokens = 0;
+    request.params.temperature = 0;
+    request.params.echo = true;
+    request.params.top_logprobs = 0;
+    requests.push_back(std::move(request));
+  }
+  Collect collect(requests.size());
+  if (!run_all(options, engine, std::move(requests), collect, figures)) return false;
+
+  check_answered(collect.completions, "windows");
+  Perplexity result;
+  for (size_t i = 0; i < windows.size(); ++i)
+    for (int64_t at = windows[i].first_scored; at < windows[i].end; ++at, ++result.tokens)
+      result.log_likelihood += collect.completions[i].prompt_logprobs.at(static_cast<size_t>(prefix_size + at - windows[i].begin)).logprob;
+  result.bytes = static_cast<int64_t>(tokenizer.decode(std::span(tokens).subspan(prefix.empty() ? 1 : 0), false).size());
+  if (!std::isfinite(result.value())) fail_io("--perplexity {}: the model gives a token of the text no probability, so its perplexity is infinite", options.perplexity_file);
+  figures["perplexity"] = result.value();
+  figures["tokens_scored"] = result.tokens;
+  figures["nats_per_token"] = -result.log_likelihood / static_cast<double>(result.tokens);
+  figures["bits_per_byte"] = result.bits_per_byte();
+  figures["window"] = window;
+  figures["stride"] = stride;
+  return true;
+}
+
+/// What the task file gives: prompts and references.
+struct Task {
+  std::vector<Request> requests;
+  std::vector<std::string> references;
+};
+
+Task read_task(const EvalOptions& options, const Engine& engine) {
+  Task task;
+  std::istringstream file(read_file(options.task_file, "--task"));
+  const ModelConfig& config = engine.model().config();
+  std::string line;
+  int64_t doubled_bos = 0;
+  for (int64_t number = 1; std::getline(file, line); ++number) {
+    if (is_blank(line)) continue;
+    if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
+    const nlohmann::json json = parse_checked_json(line, 64, fmt::format("--task {} line {}", options.task_file, number), "this line", "correct it");
+    auto bad = [&](const std::string& why) { fail_user("--task {} line {}: {}", options.task_file, number, why); };
+    if (!json.is_object()) bad("no JSON object");
+    if (!json.contains(options.prompt_field) || !json[options.prompt_field].is_string())
+      bad(fmt::format("no text '{}' (--prompt-field names the member that has the prompt)", options.prompt_field));
+    if (!json.contains(options.answer_field))
+      bad(fmt::format("no '{}' (--answer-field names the member that has the reference)", options.answer_field));
+    Request request;
+    request.key = static_cast<int64_t>(task.requests.size());
+    request.prompt = engine.tokenizer()->encode(json[options.prompt_field].get<std::string>(), !options.no_special_tokens);
+    if (!options.no_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) ++doubled_bos;
+    request.params.max_tokens = options.max_tokens;
+    request.params.temperature = 0;
+    request.params.stop = options.stop;
+    const auto size = static_cast<int64_t>(request.prompt.size());
+    if (size == 0) bad("the prompt is empty, and this model puts no token before a text");
+    if (size + options.max_tokens > config.max_positions)
+      bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens, config.max_positions));
+    if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size) bad("the tokenizer gives an id that the model's vocabulary does not have");
+    task.requests.push_back(std::move(request));
+    const OrderedJson& answer = json[options.answer_field];
+    task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());
+  }
+  if (task.requests.empty()) fail_user("--task {}: it has no lines", options.task_file);
+  if (doubled_bos > 0) warn_of_two_bos(*engine.tokenizer(), fmt::format("--task {}: {} of {} prompts", options.task_file, doubled_bos, task.requests.size()));
+  return task;
+}
+
+bool exact_match(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
+  Task task = read_task(options, engine);
+  Collect collect(task.requests.size());
+  if (!run_all(options, engine, std::move(task.requests), collect, figures)) return false;
+  check_answered(collect.completions, "lines");
+  TaskScore score;
+  for (size_t i = 0; i < task.references.size(); ++i) score.add(collect.completions[i].text, task.references[i]);
+  auto percent = [](int64_t part, int64_t whole) { return 100.0 * static_cast<double>(part) / static_cast<double>(whole); };
+  figures["lines"] = score.lines;
+  figures["exact"] = score.exact;
+  figures["exact_percent"] = percent(score.exact, score.lines);
+  if (score.fields > 0) {
+    figures["fields"] = score.fields;
+    figures["fields_right"] = score.fields_right;
+    figures["fields_percent"] = percent(score.fields_right, score.fields);
+  }
+  return true;
+}
+
+}  // namespace
+
+int eval_command(const EvalOptions& given) {
+  require_alone({}, "eval");
+  EvalOptions options = given;
+  options.model = find_model(given.model, given.engine.model.revision);
+  Engine engine(engine_options(options.engine, options.model));
+  OrderedJson figures;
+  figures["model"] = options.model;
+  figures["weight_dtype"] = options.engine.weight_dtype;
+  figures["weight_quantization"] = options.engine.weight_quantization;
+  figures["matmul_dtype"] = options.engine.matmul_dtype;
+  figures["kv_cache_dtype"] = dtype_name(engine.kv_dtype());
+  figures["kv_cache_rotation"] = options.engine.kv_cache_rotation;
+  figures["attention_sparsity"] = options.engine.attention_sparsity;
+  if (!(options.perplexity_file.empty() ? exact_match(options, engine, figures) : perplexity(options, engine, figures))) return kExitStopped;
+  if (options.json) put_json(figures.dump(1), options.json_file);
+  if (!options.json || !options.json_file.empty())
+    for (const auto& [name, value] : figures.items()) print_result("{} {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+  return kExitDone;
+}
+
+}  // namespace flexgen

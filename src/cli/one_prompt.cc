@@ -1,0 +1,30 @@
+#include "cli/one_prompt.h"
+
+#include <ctime>
+#include <utility>
+
+#include "base/error.h"
+
+namespace flexgen {
+
+jinja::Value chat_message(const char* role, std::string content) { return jinja::make_dict({{"role", role}, {"content", std::move(content)}}); }
+
+std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, AnswerForm* form) {
+  Conversation conversation;
+  conversation.messages = jinja::make_list(std::move(messages));
+  std::string text = chat.render(conversation, std::time(nullptr));
+  chat.tell_form(conversation, text, form);
+  return text;
+}
+
+void check_prompt_tokens(std::span<const int32_t> tokens, int64_t vocab_size) {
+  for (const int32_t id : tokens)
+    if (id >= vocab_size) fail_user("the tokenizer gives the id {}, the model's vocabulary has {}", id, vocab_size);
+}
+
+void check_stop_token_ids(std::span<const int32_t> ids, int64_t vocab_size) {
+  for (const int32_t id : ids)
+    if (id >= vocab_size) fail_user("--stop-token-id {}: the model has ids from 0 to {}", id, vocab_size - 1);
+}
+
+}  // namespace flexgen

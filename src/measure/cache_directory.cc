@@ -1,0 +1,24 @@
+#include "measure/cache_directory.h"
+
+#include <cstdlib>
+#include <filesystem>
+
+namespace flexgen {
+
+std::string cache_directory(const std::function<const char*(const char*)>& variable) {
+  namespace fs = std::filesystem;
+  auto path_of = [&](const char* name) {
+    const char* text = variable(name);
+    return fs::path(text ? text : "");
+  };
+  if (const fs::path own = path_of("FLEXGEN_CACHE_DIR"); !own.empty()) return fs::absolute(own).string();
+  if (const fs::path caches = path_of("XDG_CACHE_HOME"); caches.is_absolute()) return (caches / "flexgen").string();
+  if (const fs::path home = path_of("HOME"); home.is_absolute()) return (home / ".cache" / "flexgen").string();
+  return "";
+}
+
+std::string cache_directory() {
+  return cache_directory([](const char* name) -> const char* { return std::getenv(name); });
+}
+
+}  // namespace flexgen

@@ -1,0 +1,119 @@
+#include "serve/answer_stream.h"
+
+#include "batch/chat_output.h"
+#include "text/chat_answer.h"
+#include "text/unicode.h"
+
+namespace flexgen {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr std::chrono::seconds kQuiet{10};
+
+std::string digits_of(const RecordId& id) { return record_id_text(id).substr(kRecordIdPrefix.size()); }
+
+/// What of `whole` comes after its first `sent` bytes, which are counted then.
+std::string rest_after(const std::optional<std::string>& whole, size_t& sent) {
+  if (!whole || whole->size() <= sent) return "";
+  return whole->substr(std::exchange(sent, whole->size()));
+}
+
+}  // namespace
+
+AnswerStream::AnswerStream(const RecordContext& record, const RecordId& id, const CallBody& call, int64_t copies, const HttpWrite& write)
+    : record_(record), call_(call), copies_(copies), write_(write), rest_(call.request), states_(static_cast<size_t>(call.request.num_sequences() / copies)), totals_(states_.size()) {
+  const bool chat = call.request.chat.has_value();
+  before_ = json_text({{"id", (chat ? "chatcmpl-" : "cmpl-") + digits_of(id)}, {"object", chat ? "chat.completion.chunk" : "text_completion"}, {"created", record.created_s}, {"model", record.model_name}});
+  before_.back() = ',';
+  before_ += R"("choices":[)";
+  after_ = call.stream_usage ? R"(],"usage":null})" : "]}";
+  rest_.params.echo = rest_.gives_prompt_token_ids = false;
+  rest_.params.prompt_logprobs = -1;
+}
+
+void AnswerStream::event(std::string_view json) {
+  writes_ = writes_ && write_(fmt::format("data: {}\n\n", json));
+  written_at_ = std::chrono::steady_clock::now();
+}
+
+void AnswerStream::chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const std::string& delta) {
+  const BatchPrompt& prompt = request.prompts[static_cast<size_t>(prompt_of(sequence))];
+  for (int64_t index = sequence * copies_; index < (sequence + 1) * copies_; ++index) {
+    std::string text = before_;
+    write_piece(record_, request, prompt, {completion, index, states_[static_cast<size_t>(sequence)].characters, reason, delta}, [&](std::string_view piece) { text += piece; });
+    event(text + after_);
+  }
+}
+
+void AnswerStream::add(const AnswerPiece& piece) {
+  State& state = states_[static_cast<size_t>(piece.sequence)];
+  const Completion& completion = piece.completion;
+  const char* reason = !piece.ended ? nullptr : completion.reason == FinishReason::kStop ? "stop" : "length";
+  Total& total = totals_[static_cast<size_t>(piece.sequence)];
+  total.generated_tokens += std::ssize(completion.tokens);
+  if (piece.ended) {
+    total.reason = reason;
+    total.prompt_tokens = std::ssize(call_.request.prompts[static_cast<size_t>(prompt_of(piece.sequence))].tokens);
+    total.cached_tokens = completion.cached_tokens;
+  }
+  if (call_.request.chat) {
+    add_to_conversation(state, piece, reason);
+  } else {
+    const bool says = !completion.text.empty() || !completion.logprobs.empty() || piece.ended || (rest_.gives_token_ids && !completion.tokens.empty());
+    if (!says) return;
+    chunk(state.began ? rest_ : call_.request, piece.sequence, completion, reason, "");
+    state.began = true;
+  }
+  if (call_.request.params.top_logprobs >= 0 && record_.tokenizer) state.characters += count_characters(record_.tokenizer->decode(completion.tokens, call_.request.params.skip_special_tokens));
+}
+
+void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, const char* reason) {
+  const AnswerForm& form = *call_.request.chat;
+  if (!state.began) {
+    Completion none;
+    none.prompt_logprobs = piece.completion.prompt_logprobs;
+    chunk(call_.request, piece.sequence, none, nullptr, R"({"role":"assistant","content":""})");
+    state.began = true;
+  }
+  state.text += piece.completion.text;
+  AnswerForm read_as = form;
+  read_as.thinks = begins_with_thought(state.text, form);  // text that was sent stays text
+  const ChatAnswer answer = piece.ended ? read_chat_answer(state.text, read_as) : settled_chat_answer(state.text, form);
+  OrderedJson delta = OrderedJson::object();
+  if (const std::string thoughts = rest_after(answer.reasoning, state.thoughts); !thoughts.empty()) delta["reasoning_content"] = thoughts;
+  if (const std::string content = rest_after(answer.content, state.content); !content.empty()) delta["content"] = content;
+  if (!answer.calls.empty()) {
+    delta["tool_calls"] = OrderedJson::parse(tool_calls_json(call_.request, answer, true));
+    reason = "tool_calls";
+  }
+  const bool says = !delta.empty() || reason || !piece.completion.logprobs.empty() || (rest_.gives_token_ids && !piece.completion.tokens.empty());
+  if (says) chunk(rest_, piece.sequence, piece.completion, reason, json_text(delta));
+}
+
+void AnswerStream::stay_alive() {
+  if (std::chrono::steady_clock::now() - written_at_ < kQuiet) return;
+  writes_ = writes_ && write_(": waiting\n\n");
+  written_at_ = std::chrono::steady_clock::now();
+}
+
+void AnswerStream::finish() {
+  if (call_.stream_usage) {
+    LineUsage usage;
+    for (const BatchPrompt& prompt : call_.request.prompts) usage.prompt_tokens += std::ssize(prompt.tokens);
+    int64_t last_prompt = -1;
+    for (size_t i = 0; i < totals_.size(); ++i) {
+      usage.completion_tokens += copies_ * totals_[i].generated_tokens;
+      if (const int64_t prompt = prompt_of(static_cast<int64_t>(i)); std::exchange(last_prompt, prompt) != prompt) usage.cached_tokens += totals_[i].cached_tokens;
+    }
+    event(fmt::format(R"({}],"usage":{}}})", before_, usage_json(usage)));
+  }
+  event("[DONE]");
+}
+
+void AnswerStream::fail(const ApiError& error) {
+  event(error.body());
+  event("[DONE]");
+}
+
+}  // namespace flexgen

@@ -1,0 +1,62 @@
+#pragma once
+// AnswerStream: an answer as server-sent events, in OpenAI's chunks. One thread.
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "batch/batch_output.h"
+#include "serve/api_error.h"
+#include "serve/http_server.h"
+#include "serve/ticket.h"
+
+namespace flexgen {
+
+class AnswerStream {
+ public:
+  /// `copies`: choices of each sequence. `call` must outlive it.
+  AnswerStream(const RecordContext& record, const RecordId& id, const CallBody& call, int64_t copies, const HttpWrite& write);
+
+  /// Whether the client still takes what is written.
+  bool writes() const { return writes_; }
+  void add(const AnswerPiece& piece);
+  /// A comment now and then, so that nobody on the way takes a quiet connection for a dead one.
+  void stay_alive();
+  /// The end: the usage, if it is wanted.
+  void finish();
+  /// The end where there is no answer.
+  void fail(const ApiError& error);
+
+  /// Of a sequence.
+  struct Total {
+    const char* reason = "stop";
+    int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
+  };
+  const std::vector<Total>& totals() const { return totals_; }
+
+ private:
+  /// How far a sequence is.
+  struct State {
+    bool began = false;
+    std::string text;                 ///< of a conversation's answer, so far
+    size_t thoughts = 0, content = 0; ///< bytes of it that were sent
+    int64_t characters = 0;           ///< that the tokens so far make
+  };
+  void event(std::string_view json);
+  void chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const std::string& delta);
+  void add_to_conversation(State& state, const AnswerPiece& piece, const char* reason);
+  int64_t prompt_of(int64_t sequence) const { return sequence * copies_ / call_.request.best_of; }
+
+  const RecordContext record_;
+  const CallBody& call_;
+  int64_t copies_;
+  HttpWrite write_;
+  bool writes_ = true;
+  std::string before_, after_;  ///< around the choice of a chunk
+  BatchRequest rest_;           ///< the request as pieces after the first of a choice show it
+  std::vector<State> states_;
+  std::vector<Total> totals_;
+  std::chrono::steady_clock::time_point written_at_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace flexgen

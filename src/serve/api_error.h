@@ -1,0 +1,26 @@
+#pragma once
+// ApiError: an answer that says what is wrong, in OpenAI's form. Pure data.
+
+#include <string>
+#include <utility>
+
+#include "batch/batch_line.h"
+
+namespace flexgen {
+
+/// Thrown by whatever serves a call; becomes {"error": {message, type, param, code}}.
+struct ApiError {
+  int status = 400;
+  std::string message;
+  std::string code = {};   ///< empty: null
+  std::string param = {};  ///< the field at fault; empty: null
+  int retry_after_s = 0;   ///< after which it may be tried again; 0: not said
+
+  /// {"error": ...}
+  std::string body() const;
+};
+
+/// What is said of a line that is no good, for a call whose body it is.
+ApiError api_error_of(const LineError& error);
+
+}  // namespace flexgen

@@ -1,0 +1,140 @@
+#include "serve/file_store.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "batch/answer_json.h"
+#include "batch/rewritten_file.h"
+#include "io/whole_file.h"
+#include "io/write_all.h"
+#include "serve/new_id.h"
+
+namespace flexgen {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_file(const std::string& path, const char* what) { fail_io("{}: cannot {}: {}; free some space, or look after the disk", path, what, std::strerror(errno)); }
+
+}  // namespace
+
+void make_state_folder(const std::string& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) fail_user("--state: {} cannot be made: {}; give another folder", directory, error.message());
+}
+
+void replace_file(const std::string& path, const std::string& text) {
+  const std::string next = path + ".new";
+  const int descriptor = ::open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (descriptor < 0) fail_file(next, "be made");
+  errno = write_all(descriptor, text);
+  const bool good = errno == 0 && ::fsync(descriptor) == 0;
+  ::close(descriptor);
+  if (!good) fail_file(next, "be written");
+  if (::rename(next.c_str(), path.c_str()) != 0) fail_file(path, "be replaced");
+  sync_directory_of(path);
+}
+
+bool has_texts(const nlohmann::json& record, std::initializer_list<const char*> names) {
+  return record.is_object() && std::all_of(names.begin(), names.end(), [&](const char* name) { return record.contains(name) && record[name].is_string(); });
+}
+
+bool has_time(const nlohmann::json& record) { return record.contains("created_at") && record["created_at"].is_number_integer(); }
+
+std::string StoredFile::json() const {
+  return json_text({{"id", id}, {"object", "file"}, {"bytes", bytes}, {"created_at", created_s}, {"filename", name}, {"purpose", purpose}, {"status", "processed"}, {"expires_at", nullptr}});
+}
+
+FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
+  make_state_folder(directory_);
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) names.push_back(entry.path().filename().string());
+  for (const std::string& name : names) {
+    if (!name.ends_with(".json")) continue;
+    const std::string id = name.substr(0, name.size() - 5);
+    const auto json = nlohmann::json::parse(read_whole_file(about(id)), nullptr, false);
+    if (!has_texts(json, {"filename", "purpose"}) || !has_time(json) || !fs::exists(path(id))) {
+      spdlog::warn("{}/{}: no file that is whole; it is left out", directory_, name);
+      continue;
+    }
+    files_[id] = {id, json["filename"], json["purpose"], static_cast<int64_t>(fs::file_size(path(id))), json["created_at"]};
+  }
+  // What nobody finished goes; the content of a record that cannot be read stays.
+  for (const std::string& name : names)
+    if (name.ends_with(".new") || (name.ends_with(".data") && !fs::exists(about(name.substr(0, name.size() - 5))))) {
+      std::error_code ignored;
+      fs::remove(fs::path(directory_) / name, ignored);
+    }
+}
+
+StoredFile FileStore::keep(StoredFile file) {
+  replace_file(about(file.id), file.json());
+  std::lock_guard guard(mutex_);
+  return files_[file.id] = std::move(file);
+}
+
+FileStore::Upload::Upload(FileStore& store) : store_(store), id_(new_id("file-")) {
+  descriptor_ = ::open(store_.path(id_).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (descriptor_ < 0) fail_file(store_.path(id_), "be made");
+}
+
+FileStore::Upload::~Upload() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!finished_) ::unlink(store_.path(id_).c_str());
+}
+
+void FileStore::Upload::write(std::string_view piece) {
+  errno = write_all(descriptor_, piece);
+  if (errno != 0) fail_file(store_.path(id_), "be written");
+  bytes_ += std::ssize(piece);
+}
+
+StoredFile FileStore::Upload::finish(const std::string& name, const std::string& purpose) {
+  if (::fsync(descriptor_) != 0) fail_file(store_.path(id_), "be written");
+  finished_ = true;
+  return store_.keep({id_, name, purpose, bytes_, std::time(nullptr)});
+}
+
+StoredFile FileStore::adopt(const std::string& id, const std::string& from, const std::string& name, const std::string& purpose) {
+  if (const std::optional<StoredFile> there = find(id)) return *there;
+  ::unlink(path(id).c_str());
+  if (::link(from.c_str(), path(id).c_str()) != 0) fail_file(path(id), "be made");
+  sync_directory_of(path(id));
+  return keep({id, name, purpose, static_cast<int64_t>(fs::file_size(from)), std::time(nullptr)});
+}
+
+std::optional<StoredFile> FileStore::find(const std::string& id) const {
+  std::lock_guard guard(mutex_);
+  const auto found = files_.find(id);
+  return found == files_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::vector<StoredFile> FileStore::all() const {
+  std::vector<StoredFile> files;
+  {
+    std::lock_guard guard(mutex_);
+    for (const auto& [id, file] : files_) files.push_back(file);
+  }
+  std::stable_sort(files.begin(), files.end(), [](const StoredFile& a, const StoredFile& b) { return a.created_s < b.created_s; });
+  return files;
+}
+
+bool FileStore::remove(const std::string& id) {
+  std::lock_guard guard(mutex_);
+  if (files_.erase(id) == 0) return false;
+  ::unlink(about(id).c_str());
+  ::unlink(path(id).c_str());
+  return true;
+}
+
+}  // namespace flexgen

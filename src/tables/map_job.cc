@@ -1,0 +1,285 @@
+#include "tables/map_job.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/units.h"
+#include "batch/answer_json.h"
+#include "batch/batch_line.h"
+#include "batch/chat_source.h"
+#include "batch/grammar_fields.h"
+#include "io/byte_source.h"
+#include "io/checked_json.h"
+#include "io/whole_file.h"
+#include "model/model.h"
+#include "tables/table_writer.h"
+
+namespace flexgen {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr int64_t kMaxTextFileBytes = 16 << 20;  // of a template or a schema
+constexpr size_t kMaxMapColumns = 65536;
+constexpr int64_t kMaxRecordBytes = int64_t{1} << 30;
+
+std::string file_of(const std::string& path, const char* flag) {
+  std::string text = read_whole_file(path, kMaxTextFileBytes);
+  if (!is_utf8(text)) fail_user("{} {}: this file is not UTF-8", flag, path);
+  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);  // an editor's, and no part of a prompt
+  return text;
+}
+
+std::string without_blanks(const std::string& text) {
+  constexpr const char* kBlanks = " \t\r\n\f\v";
+  const size_t begin = text.find_first_not_of(kBlanks);
+  return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
+}
+
+std::string hash_of_file(const std::string& path) {
+  FileBytes bytes(File::open(path, FileMode::kRead));
+  Sha256 hash;
+  std::string piece(1 << 20, '\0');
+  while (const size_t count = bytes.read(piece.data(), piece.size())) hash.add(std::string_view(piece).substr(0, count));
+  return Sha256::hex(hash.digest());
+}
+
+struct stat status_of(const std::string& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) info.st_ino = 0;
+  return info;
+}
+
+/// Chat templates are told when the lines were last changed, which is when the table was.
+void give_time_of(const std::string& from, const std::string& to) {
+  const struct stat info = status_of(from);
+  const timespec times[2] = {info.st_atim, info.st_mtim};
+  if (utimensat(AT_FDCWD, to.c_str(), times, 0) != 0) spdlog::debug("{}: its time cannot be set", to);
+}
+
+Truncation truncation_of(const std::string& name) { return name == "left" ? Truncation::kLeft : name == "right" ? Truncation::kRight : Truncation::kRefuse; }
+
+}  // namespace
+
+MapFiles::MapFiles(const std::string& output) : lines(output + ".lines.jsonl"), answers(output + ".answers.jsonl"), written(output + ".written") {}
+
+MapJob::MapJob(const MapOptions& options, const std::string& model)
+    : options_(options), files_(options.output), input_kind_(table_kind_of(options.input, "--input", true)), output_kind_(options.output.empty() ? input_kind_ : table_kind_of(options.output, "--output", false)) {
+  fields_ = OrderedJson::parse(options.sampling_json);
+  const std::string source = options.template_file.empty() ? options.prompt_template : file_of(options.template_file, "--template");
+  Shots shots;
+  if (!options.examples.empty()) {
+    TableReader examples(options.examples, table_kind_of(options.examples, "--examples", true));
+    shots = choose_shots(examples, options.answer_column.empty() ? options.output_column : options.answer_column, options.shots, options.balanced, options.seed);
+  }
+  const bool has_shots = !shots.shots.empty();
+  prompts_.emplace(source, options.template_file.empty() ? "--prompt-template" : options.template_file, std::move(shots), options.system);
+  // An answer ends where the next example would begin. JSON ends by itself, and may have empty lines in it.
+  if (has_shots && !options.chat && !prompts_->places_shots() && options.choices.empty() && options.json_schema.empty() && !fields_.contains("stop")) fields_["stop"] = {"\n\n"};
+  if (!options.json_schema.empty()) read_schema();
+  if (options.json_schema.empty() || options.keeps_answer) added_.push_back(options.output_column);
+  if (!added_.empty() && std::find(schema_fields_.begin(), schema_fields_.end(), added_.front()) != schema_fields_.end())
+    fail_user("--output-column {}: --json-schema {} has a property of this name, which becomes a column too; give another name", options.output_column, options.json_schema);
+  added_.insert(added_.end(), schema_fields_.begin(), schema_fields_.end());
+  const Truncation truncation = truncation_of(options.truncate);
+  if (options.choices.empty() && truncation == Truncation::kLeft) fields_["truncate_prompt_tokens"] = -1;
+  const bool dry = options.dry_run > 0, counts_tokens = !dry && (!options.choices.empty() || truncation == Truncation::kRight);
+  const bool writes_chat = options.chat && (dry || !options.choices.empty());
+  if (counts_tokens || writes_chat) tokenizer_ = Tokenizer::load(model);
+  if (writes_chat) chat_ = require_chat_template("--chat", model, options.chat_template, *tokenizer_);
+  if (counts_tokens) max_positions_ = Model::load(model, options.engine.model.ignored_config_fields)->config().max_positions;
+  if (!options.choices.empty() && !dry) choices_.emplace(options.choices, *tokenizer_, max_positions_, truncation);
+}
+
+void MapJob::read_schema() {
+  const std::string text = file_of(options_.json_schema, "--json-schema");
+  parse_checked_json(text, 200, "--json-schema " + options_.json_schema, "it", "correct it");
+  const OrderedJson schema = OrderedJson::parse(text);
+  const auto properties = schema.is_object() ? schema.find("properties") : schema.end();
+  if (!schema.is_object() || properties == schema.end() || !properties->is_object() || properties->empty())
+    fail_user("--json-schema {}: it must be the schema of an object with properties; each of these becomes a column", options_.json_schema);
+  for (const auto& [name, property] : properties->items()) schema_fields_.push_back(name);
+  try {
+    if (options_.dry_run == 0) schema_grammar(schema.dump());  // each row's line would be refused for the same
+  } catch (const Error& error) {
+    fail_user("--json-schema {}: {}", options_.json_schema, error.what());
+  }
+  fields_["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"name", "row"}, {"schema", schema}}}};
+}
+
+std::string MapJob::conversation_text(const std::vector<Message>& messages) const {
+  std::vector<jinja::Value> values;
+  for (const Message& message : messages) values.push_back(jinja::make_dict({{"role", message.role}, {"content", message.content}}));
+  Conversation conversation;
+  conversation.messages = jinja::make_list(std::move(values));
+  return chat_->render(conversation, status_of(options_.input).st_mtim.tv_sec);
+}
+
+void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {
+  (*body)["prompt"] = text;
+  if (options_.truncate != "right") return;
+  std::vector<int32_t> tokens = tokenizer_->encode(text, true);
+  const int64_t room = max_positions_ - fields_.value("max_tokens", int64_t{0});
+  if (std::ssize(tokens) <= room || room < 1) return;
+  tokens.resize(static_cast<size_t>(room));
+  (*body)["prompt"] = tokens;
+}
+
+OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const {
+  OrderedJson body;
+  std::string asked;  // for the seed
+  if (options_.chat) {
+    const std::vector<Message> messages = prompts_->messages(table, row);
+    if (choices_) return choices_->fields(conversation_text(messages), true);
+    body["messages"] = OrderedJson::array();
+    for (const Message& message : messages) body["messages"].push_back({{"role", message.role}, {"content", message.content}});
+    asked = body.dump();
+  } else {
+    asked = prompts_->text(table, row);
+    if (choices_) return choices_->fields(asked, false);
+    set_prompt(asked, &body);
+  }
+  body.update(fields_);
+  // Rows draw each for themselves, wherever they stand in the table.
+  if (fields_.value("temperature", 0.0) > 0) body["seed"] = seed_of(fmt::format("{} {}", options_.seed, asked)) >> 1;
+  return body;
+}
+
+std::string MapJob::shown_prompts(int64_t count) const {
+  TableReader table(options_.input, input_kind_);
+  TableRow row;
+  std::string shown;
+  for (int64_t i = 0; i < count && table.next(&row); ++i)
+    shown += fmt::format("row {}:\n{}\n\n", row.number, options_.chat ? conversation_text(prompts_->messages(table, row)) : prompts_->text(table, row));
+  return shown;
+}
+
+void MapJob::check_output() const {
+  std::error_code none;
+  for (const std::string& read : {options_.input, options_.examples, options_.template_file, options_.json_schema})
+    if (!read.empty() && std::filesystem::equivalent(read, options_.output, none)) fail_user("--output {}: this is what {} is read from; give another name", options_.output, read);
+  if (options_.overwrite || !file_is_there(options_.output)) return;
+  const std::string left = without_blanks(read_file_if_there(files_.written, 4096));
+  if (left.empty()) fail_user("--output {}: this file is there already, and is not of this job; give another name, or --overwrite", options_.output);
+  if (left != hash_of_file(options_.output)) fail_user("--output {}: this table was changed since this job wrote it; move it away, or give --overwrite", options_.output);
+}
+
+/// Refuses a row that has a column of an answer's name; of JSONL, collects the names of columns.
+void MapJob::take_columns(const TableReader& table, const TableRow& row) {
+  const auto refuse_taken = [&](const std::string& place, const std::string& name) {
+    fail_user("{}: there is a column '{}' already, where answers would go; {}", place, name, schema_fields_.empty() ? "name another one with --output-column" : "rename it, or the schema's property");
+  };
+  const jinja::Dict* dict = row.object.dict();
+  if (!dict) {
+    if (!columns_.empty()) return;
+    columns_ = table.columns();
+    for (const std::string& name : added_)
+      if (std::find(columns_.begin(), columns_.end(), name) != columns_.end()) refuse_taken(table.path(), name);
+    const bool has_answers = std::find(columns_.begin(), columns_.end(), options_.answer_column) != columns_.end();
+    if (!options_.examples.empty()) has_answers_ = has_answers;
+    if (judges() && !has_answers)
+      fail_user("--answer-column: {} has no column '{}'", table.path(), options_.answer_column);
+    return;
+  }
+  for (const std::string& name : added_)
+    if (dict->find(std::string_view(name))) refuse_taken(table.place(row), name);
+  if (row.number == 1 && !options_.examples.empty()) has_answers_ = dict->find(std::string_view(options_.answer_column)) != nullptr;
+  if (judges() && !dict->find(std::string_view(options_.answer_column))) fail_user("{}: there is no '{}', which --answer-column names", table.place(row), options_.answer_column);
+  if (output_kind_ == TableKind::kJsonl) return;
+  for (const auto& [key, value] : dict->items()) {
+    const std::string& name = key.text()->bytes;
+    if (std::find(columns_.begin(), columns_.end(), name) != columns_.end()) continue;
+    if (columns_.size() == kMaxMapColumns) fail_user("{}: rows have more than {} different names; write JSONL", table.place(row), kMaxMapColumns);
+    columns_.push_back(name);
+  }
+}
+
+bool MapJob::write_lines(const std::atomic<bool>& stop) {
+  TableReader table(options_.input, input_kind_);
+  RewrittenFile lines(files_.lines, ::write);
+  TableRow row;
+  columns_.clear();
+  int64_t rows = 0;
+  for (; table.next(&row); ++rows) {
+    if (stop) return false;
+    take_columns(table, row);
+    lines.add(json_text(body_of(table, row)) + "\n");
+  }
+  if (rows == 0) fail_user("{} has no rows", options_.input);
+  fingerprint_ = table.fingerprint();
+  lines.finish();
+  lines.replace();
+  give_time_of(options_.input, files_.lines);
+  return true;
+}
+
+std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
+  if (record.at("response").is_null()) return std::nullopt;
+  const nlohmann::json& choices = record.at("response").at("body").at("choices");
+  if (choices_) return std::vector<OrderedJson>{choices_->chosen(nlohmann::json::parse(line), choices)};
+  const nlohmann::json& choice = choices.at(0);
+  const nlohmann::json& said = options_.chat ? choice.at("message").at("content") : choice.at("text");
+  const std::string text = said.is_string() ? without_blanks(said.get<std::string>()) : "";
+  std::vector<OrderedJson> values;
+  if (schema_fields_.empty() || options_.keeps_answer) values.emplace_back(text);
+  if (schema_fields_.empty()) return values;
+  const OrderedJson object = OrderedJson::parse(text, nullptr, false);
+  if (!object.is_object()) return std::nullopt;
+  for (const std::string& name : schema_fields_) values.push_back(object.contains(name) ? object[name] : OrderedJson());
+  return values;
+}
+
+void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<OrderedJson>>& answers, MapOutcome* outcome) const {
+  const OrderedJson expected = OrderedJson::parse(cell_text(*value_of(row, columns_, options_.answer_column)), nullptr, false);
+  if (!expected.is_object()) fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row), options_.answer_column);
+  const size_t first = answers ? answers->size() - schema_fields_.size() : 0;  // behind the whole answer, where that is kept
+  for (size_t i = 0; i < schema_fields_.size(); ++i) {
+    const std::string right = without_blanks(cell_text(expected.contains(schema_fields_[i]) ? expected[schema_fields_[i]] : OrderedJson()));
+    outcome->fields[i].second.add(right, answers ? std::optional(without_blanks(cell_text((*answers)[first + i]))) : std::nullopt);
+  }
+}
+
+MapOutcome MapJob::write_table() const {
+  MapOutcome outcome;
+  if (judges() && schema_fields_.empty()) outcome.metrics.emplace(options_.positive_label);
+  if (judges())
+    for (const std::string& name : schema_fields_) outcome.fields.emplace_back(name, Metrics(""));
+  TableReader table(options_.input, input_kind_);
+  FileBytes line_bytes(File::open(files_.lines, FileMode::kRead)), record_bytes(File::open(files_.answers, FileMode::kRead));
+  LineReader lines(line_bytes, kMaxRecordBytes, files_.lines), records(record_bytes, kMaxRecordBytes, files_.answers);
+  RewrittenFile file(options_.output, ::write);
+  CsvForm form;
+  if (input_kind_ != TableKind::kJsonl) form = table.form();
+  TableWriter writer(file, output_kind_, form, columns_, added_);
+  TableRow row;
+  std::string line, text;
+  for (; table.next(&row); ++outcome.rows) {
+    if (!lines.next(&line) || !records.next(&text)) fail_user("{} has other rows than it had when this job began; run the same command again", options_.input);
+    const nlohmann::json record = nlohmann::json::parse(text);
+    std::optional<std::vector<OrderedJson>> answers = answers_of(record, line);
+    outcome.unanswered += !answers;
+    outcome.unread += !answers && !record.at("response").is_null();
+    if (outcome.metrics) {
+      const std::string expected = without_blanks(cell_text(*value_of(row, columns_, options_.answer_column)));
+      outcome.metrics->add(expected, answers ? std::optional(without_blanks(cell_text(answers->front()))) : std::nullopt);
+    }
+    if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
+    writer.add(row, answers ? *answers : std::vector<OrderedJson>(added_.size()));
+  }
+  if (table.fingerprint() != fingerprint_) fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
+  file.finish();
+  file.replace();
+  write_whole_file(files_.written, hash_of_file(options_.output) + "\n");
+  return outcome;
+}
+
+}  // namespace flexgen

@@ -1,0 +1,79 @@
+#pragma once
+// MapJob: a table as a batch job: the lines that are made of its rows, and the table that is made of the lines' records. The files of it lie beside the output, so that a job that was stopped goes on.
+// One thread; memory grows with no number of rows.
+
+#include <atomic>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tables/choice_prompt.h"
+#include "tables/map_options.h"
+#include "tables/metrics.h"
+#include "tables/row_prompt.h"
+#include "tables/table_reader.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace flexgen {
+
+/// What a job with `output` keeps beside it.
+struct MapFiles {
+  explicit MapFiles(const std::string& output);
+  std::string lines;    ///< a batch line a row
+  std::string answers;  ///< their records, and beside them the job's manifest
+  std::string written;  ///< the SHA-256 of the table as the job left it
+};
+
+/// What became of the rows.
+struct MapOutcome {
+  int64_t rows = 0, unanswered = 0, unread = 0;  ///< unread: of the unanswered, those whose answer does not fit the schema
+  std::optional<Metrics> metrics;
+  std::vector<std::pair<std::string, Metrics>> fields;  ///< with a schema: of each of its properties
+};
+
+class MapJob {
+ public:
+  /// Reads templates, examples, schema and what is needed of the model's tokenizer. `model`: its folder. Throws Error{user}.
+  MapJob(const MapOptions& options, const std::string& model);
+
+  /// The first `count` prompts, as the model gets them but for its special tokens.
+  std::string shown_prompts(int64_t count) const;
+  /// Throws Error{user} if the output is a table that this job did not leave so, unless it may be overwritten.
+  void check_output() const;
+  /// Writes the lines. False if `stop` was set before that was done. Throws Error{user} with the row's number for a table, or a template, that is broken.
+  bool write_lines(const std::atomic<bool>& stop);
+  /// Once all lines have their records, in their order: writes the table, whole or not at all.
+  MapOutcome write_table() const;
+  const MapFiles& files() const { return files_; }
+
+ private:
+  nlohmann::ordered_json body_of(const TableReader& table, const TableRow& row) const;
+  void set_prompt(const std::string& text, nlohmann::ordered_json* body) const;
+  std::string conversation_text(const std::vector<Message>& messages) const;
+  void take_columns(const TableReader& table, const TableRow& row);
+  void read_schema();
+  /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
+  bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
+  void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<nlohmann::ordered_json>>& answers, MapOutcome* outcome) const;
+  /// A value for each added column; nothing if there is no answer that can be read.
+  std::optional<std::vector<nlohmann::ordered_json>> answers_of(const nlohmann::json& record, const std::string& line) const;
+
+  const MapOptions& options_;
+  MapFiles files_;
+  TableKind input_kind_, output_kind_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::shared_ptr<const ChatTemplate> chat_;
+  int64_t max_positions_ = 0;
+  std::optional<ChoicePrompts> choices_;
+  std::optional<RowPrompts> prompts_;
+  nlohmann::ordered_json fields_;          ///< of all bodies alike
+  std::vector<std::string> added_, schema_fields_;  ///< columns
+  std::vector<std::string> columns_;       ///< of a table with a header; of JSONL all names that come up, where the output has a header
+  bool has_answers_ = true;                ///< the table has the column of right answers, or is to have it
+  std::string fingerprint_;                ///< of the table that the lines were made of
+};
+
+}  // namespace flexgen

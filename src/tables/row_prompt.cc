@@ -1,0 +1,94 @@
+#include "tables/row_prompt.h"
+
+#include <cctype>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+constexpr const char* kRowName = "row";
+constexpr const char* kExamplesName = "examples";
+
+jinja::Template compiled(const std::string& source, const std::string& name) {
+  try {
+    return jinja::Template(source);
+  } catch (const jinja::TemplateError& error) {
+    fail_user("{} line {}: {}", name, error.line(), error.what());
+  }
+}
+
+/// A row as a dict, its columns by their names.
+jinja::Value dict_of_row(const TableRow& row, const std::vector<std::string>& columns) {
+  if (row.object.dict()) return row.object;
+  std::vector<jinja::Dict::Item> items;
+  for (size_t i = 0; i < columns.size(); ++i) items.emplace_back(columns[i], row.cells[i]);
+  return jinja::make_dict(std::move(items));
+}
+
+/// "a, b, c and 4 more".
+std::string names_of_columns(const jinja::Dict& row) {
+  constexpr size_t kNamedColumns = 20;
+  std::string names;
+  const size_t count = row.items().size();
+  for (size_t i = 0; i < std::min(count, kNamedColumns); ++i) names += (i > 0 ? ", " : "") + row.items()[i].first.text()->bytes;
+  return count > kNamedColumns ? fmt::format("{} and {} more", names, count - kNamedColumns) : names;
+}
+
+}  // namespace
+
+std::string_view gap_behind(std::string_view text) { return text.empty() || std::isspace(static_cast<unsigned char>(text.back())) ? "" : " "; }
+
+RowPrompts::RowPrompts(const std::string& source, std::string name, Shots shots, std::string system)
+    : name_(std::move(name)), template_(compiled(source, name_)), shots_(std::move(shots)), system_(std::move(system)), places_shots_(!shots_.shots.empty() && template_.mentions(kExamplesName)) {
+  if (template_.mentions("strftime_now")) fail_user("{} uses strftime_now: prompts would change from day to day; write the date out, or have it in a column", name_);
+  std::vector<jinja::Value> examples;
+  for (const Shot& shot : shots_.shots) {
+    if (places_shots_) examples.push_back(dict_of_row(shot.row, shots_.columns));
+    else shot_texts_.push_back(write_out(fmt::format("--examples row {}", shot.row.number), shot.row, shots_.columns));
+  }
+  examples_ = jinja::make_list(std::move(examples));
+}
+
+std::string RowPrompts::write_out(const std::string& place, const TableRow& row, const std::vector<std::string>& columns) const {
+  const jinja::Value dict = dict_of_row(row, columns);
+  std::vector<std::pair<std::string, jinja::Value>> variables;
+  for (const auto& [name, value] : dict.dict()->items()) {
+    if (!template_.mentions(name.text()->bytes)) continue;
+    if (name.text()->bytes == kRowName || (places_shots_ && name.text()->bytes == kExamplesName))
+      fail_user("{}: the template uses '{}', which is a column, and also what templates call {}; rename the column", place, name.text()->bytes,
+                name.text()->bytes == kRowName ? "the whole row" : "the examples");
+    variables.emplace_back(name.text()->bytes, value);
+  }
+  variables.emplace_back(kRowName, dict);
+  if (places_shots_) variables.emplace_back(kExamplesName, examples_);
+  try {
+    return template_.render(variables, 0, true);
+  } catch (const jinja::TemplateError& error) {
+    fail_user("{}: {} line {}: {}{}", place, name_, error.line(), error.what(), error.raised() ? "" : fmt::format("; the columns are {}", names_of_columns(*dict.dict())));
+  }
+}
+
+std::string RowPrompts::text(const TableReader& table, const TableRow& row) const {
+  std::string text;
+  for (size_t i = 0; i < shot_texts_.size(); ++i) {
+    text += shot_texts_[i];
+    text += gap_behind(shot_texts_[i]);
+    text += shots_.shots[i].answer;
+    text += "\n\n";
+  }
+  return text + write_out(table.place(row), row, table.columns());
+}
+
+std::vector<Message> RowPrompts::messages(const TableReader& table, const TableRow& row) const {
+  std::vector<Message> messages;
+  if (!system_.empty()) messages.push_back({"system", system_});
+  for (size_t i = 0; i < shot_texts_.size(); ++i) {
+    messages.push_back({"user", shot_texts_[i]});
+    messages.push_back({"assistant", shots_.shots[i].answer});
+  }
+  messages.push_back({"user", write_out(table.place(row), row, table.columns())});
+  return messages;
+}
+
+}  // namespace flexgen

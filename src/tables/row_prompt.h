@@ -1,0 +1,46 @@
+#pragma once
+// RowPrompts: what is asked of the model for a row of a table: the template written out, with the examples before it. One thread.
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tables/shots.h"
+#include "tables/table_reader.h"
+#include "text/jinja/template.h"
+
+namespace flexgen {
+
+struct Message {
+  std::string role, content;
+};
+
+class RowPrompts {
+ public:
+  /// `source`: the template, `name` for messages. `shots`: none if it is empty. `system`: what a conversation begins with; empty: nothing. Throws Error{user} for a template that is broken.
+  RowPrompts(const std::string& source, std::string name, Shots shots, std::string system);
+
+  /// Whether the template has a place for the examples itself (it uses `examples`).
+  bool places_shots() const { return places_shots_; }
+  /// As one text: where the template has no place for them, each example is the template's text for it, its answer, and a blank line.
+  /// Throws Error{user} with the row and the template's line, for a name that is no column above all.
+  std::string text(const TableReader& table, const TableRow& row) const;
+  /// As a conversation: examples are questions and answers in it, unless the template has a place for them.
+  std::vector<Message> messages(const TableReader& table, const TableRow& row) const;
+
+ private:
+  std::string write_out(const std::string& place, const TableRow& row, const std::vector<std::string>& columns) const;
+
+  std::string name_;
+  jinja::Template template_;
+  Shots shots_;
+  std::vector<std::string> shot_texts_;  ///< the template for each of them, where it has no place for them
+  std::string system_;
+  bool places_shots_ = false;
+  jinja::Value examples_;
+};
+
+/// What comes before an answer, so that it stands apart from what was asked: a blank, unless one is there.
+std::string_view gap_behind(std::string_view text);
+
+}  // namespace flexgen

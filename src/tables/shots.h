@@ -1,0 +1,26 @@
+#pragma once
+// Shots: the examples that every prompt of a table shows, chosen once from a table of examples, in memory that goes by their number alone. One thread.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tables/table_reader.h"
+
+namespace flexgen {
+
+struct Shot {
+  TableRow row;
+  std::string answer;  ///< what its answer column says
+};
+
+struct Shots {
+  std::vector<Shot> shots;
+  std::vector<std::string> columns;  ///< of their table, as TableReader has it
+};
+
+/// `count` rows of `table`, in an order that seed, row numbers and count alone decide. `balanced`: as many of each answer (a remainder goes to the first by name). Throws Error{user} if a row has no
+/// such column, there are too few rows, or balanced ones have too many answers or too few rows of one.
+Shots choose_shots(TableReader& table, const std::string& answer_column, int64_t count, bool balanced, uint64_t seed);
+
+}  // namespace flexgen

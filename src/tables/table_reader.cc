@@ -1,0 +1,131 @@
+#include "tables/table_reader.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "text/jinja/json_values.h"
+#include "text/jinja/print.h"
+
+namespace flexgen {
+namespace {
+
+constexpr size_t kLinePieceBytes = 256 << 10;
+constexpr int64_t kMaxRowValues = 200'000;  // of a row of JSONL
+
+std::string ending_of(std::filesystem::path path, bool may_be_packed) {
+  const auto lower = [](std::string text) {
+    for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return text;
+  };
+  std::string ending = lower(path.extension().string());
+  if (may_be_packed && (ending == ".gz" || ending == ".zst")) ending = lower(path.stem().extension().string());
+  return ending;
+}
+
+}  // namespace
+
+TableKind table_kind_of(const std::string& path, const char* flag, bool may_be_packed) {
+  const std::string ending = ending_of(path, may_be_packed);
+  if (ending == ".csv") return TableKind::kCsv;
+  if (ending == ".tsv" || ending == ".tab") return TableKind::kTsv;
+  if (ending == ".jsonl" || ending == ".ndjson") return TableKind::kJsonl;
+  if (ending == ".parquet") fail_user("{} {}: Parquet is read and written by tools/parquet_table.py alone: python3 tools/parquet_table.py FROM TO converts between it and .jsonl or .csv (needs PyPI pyarrow)", flag, path);
+  if (ending == ".xlsx" || ending == ".xls" || ending == ".ods") fail_user("{} {}: a spreadsheet; save it as CSV (UTF-8) in the program that made it", flag, path);
+  fail_user("{} {}: the name must end in .csv, .tsv or .jsonl{}, which says what the table is", flag, path, may_be_packed ? " (also with .gz or .zst behind it)" : "");
+}
+
+bool LineReader::next(std::string* line) {
+  line->clear();
+  bool any = false;
+  for (;;) {
+    if (at_ == filled_) {
+      if (buffer_.empty()) buffer_.resize(kLinePieceBytes);
+      at_ = 0;
+      filled_ = source_.read(buffer_.data(), buffer_.size());
+      if (filled_ == 0) break;
+    }
+    if (!any) ++number_;
+    any = true;
+    const char* from = buffer_.data() + at_;
+    const void* end = std::memchr(from, '\n', filled_ - at_);
+    const size_t count = end ? static_cast<size_t>(static_cast<const char*>(end) - from) : filled_ - at_;
+    if (std::ssize(*line) + static_cast<int64_t>(count) > most_) fail_user("{} line {} is longer than {}", path_, number_, format_bytes(most_));
+    line->append(from, count);
+    at_ += count + (end ? 1 : 0);
+    if (end) break;
+  }
+  if (line->ends_with('\r')) line->pop_back();
+  return any;
+}
+
+size_t TableReader::HashedBytes::read(char* data, size_t room) {
+  const size_t count = source.read(data, room);
+  hash.add({data, count});
+  return count;
+}
+
+TableReader::TableReader(const std::string& path, TableKind kind) : path_(path), kind_(kind), file_(File::open(path, FileMode::kRead)), bytes_(file_.text()) {
+  const std::string_view front = file_.text().front();
+  if (front.starts_with("PAR1")) fail_user("{} is a Parquet file, whatever its name says; python3 tools/parquet_table.py converts it", path);
+  if (front.starts_with("PK\x03\x04")) fail_user("{} is a zip archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)", path);
+  if (kind == TableKind::kJsonl) lines_.emplace(bytes_, kMaxRowBytes, path);
+  else csv_.emplace(bytes_, kind == TableKind::kTsv ? '\t' : ',', path);
+}
+
+const std::vector<std::string>& TableReader::columns() const {
+  static const std::vector<std::string> kNone;
+  return csv_ ? csv_->columns() : kNone;
+}
+
+std::string TableReader::place(const TableRow& row) const { return fmt::format("{} row {}", path_, row.number); }
+
+bool TableReader::next(TableRow* row) {
+  if (lines_) return next_object(row);
+  if (!csv_->read(&row->cells)) return false;
+  row->number = csv_->number();
+  return true;
+}
+
+bool TableReader::next_object(TableRow* row) {
+  std::string& line = row->json;
+  size_t begin = 0;
+  do {
+    if (!lines_->next(&line)) return false;
+    if (lines_->number() == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
+    begin = line.find_first_not_of(" \t\r");
+  } while (begin == std::string::npos);
+  line.erase(line.find_last_not_of(" \t\r") + 1);
+  line.erase(0, begin);
+  row->number = ++number_;
+  const auto refuse_row = [&](const std::string& why) { fail_user("{} row {} (line {}): {}", path_, row->number, lines_->number(), why); };
+  if (!is_utf8(line)) refuse_row("it is not UTF-8");
+  try {
+    row->object = jinja::parse_json_value(line, kMaxRowValues);
+  } catch (const jinja::Failure& failure) {
+    refuse_row(failure.what());
+  }
+  if (!row->object.dict()) refuse_row("it is no JSON object; a row is one, like {\"name\": \"value\"}");
+  return true;
+}
+
+std::optional<jinja::Value> value_of(const TableRow& row, const std::vector<std::string>& columns, const std::string& name) {
+  if (const jinja::Dict* dict = row.object.dict()) {
+    const jinja::Value* found = dict->find(std::string_view(name));
+    return found ? std::optional(*found) : std::nullopt;
+  }
+  const auto column = std::find(columns.begin(), columns.end(), name);
+  if (column == columns.end()) return std::nullopt;
+  return jinja::Value(row.cells[static_cast<size_t>(column - columns.begin())]);
+}
+
+std::string cell_text(const jinja::Value& value) {
+  if (value.none()) return "";
+  if (const jinja::Text* text = value.text()) return text->bytes;
+  return jinja::to_json(value, {});
+}
+
+}  // namespace flexgen

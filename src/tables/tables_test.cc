@@ -1,0 +1,194 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "io/test_folder.h"
+#include "io/whole_file.h"
+#include "tables/csv.h"
+#include "tables/metrics.h"
+#include "tables/row_prompt.h"
+#include "tables/shots.h"
+#include "tables/table_reader.h"
+#include "tables/table_writer.h"
+
+namespace flexgen::tables_test {
+namespace {
+
+using Rows = std::vector<std::vector<std::string>>;
+
+/// Gives few bytes at a time, so that every place is once the end of a piece.
+class SlowText : public ByteSource {
+ public:
+  SlowText(std::string text, size_t most) : text_(std::move(text)), most_(most) {}
+  size_t read(char* data, size_t room) override {
+    const size_t count = text_.copy(data, std::min(room, most_), at_);
+    at_ += count;
+    return count;
+  }
+
+ private:
+  std::string text_;
+  size_t most_, at_ = 0;
+};
+
+Rows rows_of(const std::string& text, char delimiter = ',', size_t piece = 1) {
+  SlowText source(text, piece);
+  CsvReader reader(source, delimiter, "t.csv");
+  Rows rows{reader.columns()};
+  for (std::vector<std::string> row; reader.read(&row);) rows.push_back(row);
+  return rows;
+}
+
+std::string why_not(const std::string& text, char delimiter = ',') {
+  try {
+    rows_of(text, delimiter);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Csv, ReadsWhatTheStandardHas) {
+  const Rows expected{{"a", "b"}, {"1", "x, y"}, {"", "line\r\nend \"q\""}, {" s ", ""}};
+  const std::string text = "a,b\n1,\"x, y\"\n\"\",\"line\r\nend \"\"q\"\"\"\n s ,\n";
+  EXPECT_EQ(rows_of(text), expected);
+  EXPECT_EQ(rows_of(text, ',', 1 << 20), expected);
+  EXPECT_EQ(rows_of("\xef\xbb\xbf" "a,b\r\n1,\"x, y\"\r\n\"\",\"line\r\nend \"\"q\"\"\"\r\n\r\n s ,"), expected);
+  EXPECT_EQ(rows_of("a\tb\n5\" disk\t,\n", '\t'), (Rows{{"a", "b"}, {"5\" disk", ","}}));
+  EXPECT_EQ(rows_of("a\n\nx\n"), (Rows{{"a"}, {""}, {"x"}})) << "in one column a blank line is an empty field";
+  EXPECT_EQ(rows_of("a,b\r1,2\r"), (Rows{{"a", "b"}, {"1", "2"}}));
+}
+
+TEST(Csv, OneColumnMayHaveNoName) {  // as pandas writes a table with its index
+  EXPECT_EQ(rows_of(",b\n0,x\n"), (Rows{{"", "b"}, {"0", "x"}}));
+  EXPECT_EQ(rows_of(csv_row({"a", ""}, {}) + csv_row({"1", "2"}, {})), (Rows{{"a", ""}, {"1", "2"}}));
+}
+
+TEST(Csv, NamesTheRowThatIsWrong) {
+  EXPECT_THAT(why_not("a,b\n1,2\n3\n"), testing::HasSubstr("t.csv row 2 (line 3) has 1 fields"));
+  EXPECT_THAT(why_not("a,b\n\"1\n\n\",2\n3,4,5\n"), testing::HasSubstr("row 2 (line 5) has 3 fields"));
+  EXPECT_THAT(why_not("a,b\n1,\"2\n3,4\n"), testing::HasSubstr("row 1 (line 2): a double quote is opened that nothing closes"));
+  EXPECT_THAT(why_not("a,b\n1,\"2\"x\n"), testing::HasSubstr("row 1 (line 2): text comes after the double quote that closes field 2"));
+  EXPECT_THAT(why_not("a,b\n1,2\"\n"), testing::HasSubstr("field 2 has a double quote"));
+  EXPECT_THAT(why_not("a,b\n1,\xff\n"), testing::HasSubstr("row 1 (line 2): column 2 is not UTF-8"));
+  EXPECT_THAT(why_not("a,b,a\n"), testing::HasSubstr("two columns are named 'a'"));
+  EXPECT_THAT(why_not(",b,\n"), testing::HasSubstr("column 3 of the header is not the only one without a name"));
+  EXPECT_THAT(why_not("\na\n"), testing::HasSubstr("the first line is empty"));
+  EXPECT_THAT(why_not(""), testing::HasSubstr("is empty"));
+  EXPECT_THAT(why_not("a,b\n1,\"" + std::string(kMaxRowBytes, 'x')), testing::HasSubstr("has more than 64.0 MiB"));
+}
+
+TEST(Csv, WhatIsWrittenIsReadAsItWas) {
+  for (const char delimiter : {',', '\t'})
+    for (const bool crlf : {false, true}) {
+      const CsvForm form{delimiter, crlf, false};
+      const Rows rows{{"a", "b"}, {"", "\t,"}, {"\"", "x\ny\r\nz\r"}, {"\xc3\xa4", " "}};
+      std::string text;
+      for (const auto& row : rows) text += csv_row(row, form);
+      EXPECT_EQ(rows_of(text, delimiter), rows);
+    }
+  EXPECT_EQ(csv_row({""}, {}), "\"\"\n");
+  EXPECT_EQ(rows_of(csv_row({"\xef\xbb\xbf" "a"}, {})), (Rows{{"\xef\xbb\xbf" "a"}})) << "a name that begins as a byte order mark does";
+}
+
+TEST(Tables, KindsGoByTheName) {
+  EXPECT_EQ(table_kind_of("a.b.CSV", "-i", false), TableKind::kCsv);
+  EXPECT_EQ(table_kind_of("t.jsonl.zst", "-i", true), TableKind::kJsonl);
+  EXPECT_THROW(table_kind_of("t.csv.gz", "-o", false), Error);
+  try {
+    table_kind_of("t.parquet", "--input", true);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("tools/parquet_table.py"));
+  }
+}
+
+/// The rows of `text` once they were read and written with an answer.
+std::string answered(const TestFolder& folder, const std::string& name, const std::string& text, const std::string& output, const std::vector<std::string>& columns = {}) {
+  TableReader table(folder.put(name, text), table_kind_of(name, "-i", true));
+  RewrittenFile file(folder.file(output), ::write);
+  const bool header = table_kind_of(name, "-i", true) != TableKind::kJsonl;
+  TableWriter writer(file, table_kind_of(output, "-o", false), header ? table.form() : CsvForm(), header ? table.columns() : columns, {"answer"});
+  for (TableRow row; table.next(&row);) writer.add(row, {row.number % 2 ? nlohmann::ordered_json("ja, \"so\"") : nlohmann::ordered_json()});
+  file.finish();
+  file.replace();
+  return read_whole_file(folder.file(output));
+}
+
+TEST(Tables, RowsStayAsTheyWere) {
+  const TestFolder folder;
+  EXPECT_EQ(answered(folder, "t.csv", "a,b\r\n1,\"x\ny\"\r\n2,\r\n", "o.csv"), "a,b,answer\r\n1,\"x\ny\",\"ja, \"\"so\"\"\"\r\n2,,\r\n");
+  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.50, \"l\": [1, {}]}\n\n{}\n", "o.jsonl"), "{\"n\": 1.50, \"l\": [1, {}], \"answer\": \"ja, \\\"so\\\"\"}\n{\"answer\": null}\n");
+  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.5, \"l\": [1]}\n{\"s\": \"x\", \"n\": null}\n", "o.tsv", {"n", "l", "s"}), "n\tl\ts\tanswer\n1.5\t[1]\t\t\"ja, \"\"so\"\"\"\n\t\tx\t\n");
+  EXPECT_EQ(answered(folder, "t.tsv", "a\tb\n1\t2\n", "o.jsonl"), "{\"a\": \"1\", \"b\": \"2\", \"answer\": \"ja, \\\"so\\\"\"}\n");
+}
+
+Shots shots_of(const TestFolder& folder, const std::string& text, int64_t count, bool balanced, uint64_t seed = 0) {
+  TableReader table(folder.put("ex.csv", text), TableKind::kCsv);
+  return choose_shots(table, "label", count, balanced, seed);
+}
+
+TEST(Tables, ExamplesAreChosenOnceAndAlike) {
+  const TestFolder folder;
+  std::string text = "q,label\n";
+  for (int i = 0; i < 200; ++i) text += fmt::format("{},{}\n", i, i % 20 == 0 ? "yes" : "no");
+  const auto numbers = [&](const Shots& shots) {
+    std::vector<int64_t> found;
+    for (const Shot& shot : shots.shots) found.push_back(shot.row.number);
+    return found;
+  };
+  EXPECT_EQ(numbers(shots_of(folder, text, 6, false)), numbers(shots_of(folder, text, 6, false)));
+  EXPECT_NE(numbers(shots_of(folder, text, 6, false)), numbers(shots_of(folder, text, 6, false, 1)));
+  int yes = 0;
+  const Shots balanced = shots_of(folder, text, 5, true);
+  for (const Shot& shot : balanced.shots) yes += shot.answer == "yes";
+  EXPECT_EQ(balanced.shots.size(), 5u);
+  EXPECT_EQ(yes, 2);
+  EXPECT_THROW(shots_of(folder, text, 30, true), Error) << "there are ten of yes";
+  EXPECT_THROW(shots_of(folder, text, 1, true), Error);
+  EXPECT_THROW(shots_of(folder, text, 201, false), Error);
+}
+
+TEST(Tables, PromptsShowExamples) {
+  const TestFolder folder;
+  const Shots shots = shots_of(folder, "q,label\n1,one\n", 1, false);
+  TableReader table(folder.put("t.csv", "q,a b\n2,z\n"), TableKind::kCsv);
+  TableRow row;
+  ASSERT_TRUE(table.next(&row));
+  EXPECT_EQ(RowPrompts("{{ q }}:", "p", shots, "").text(table, row), "1: one\n\n2:");
+  EXPECT_EQ(RowPrompts("{% for e in examples %}{{ e.q }}={{ e.label }};{% endfor %}{{ q }}{{ row['a b'] }}", "p", shots, "").text(table, row), "1=one;2z");
+  const std::vector<Message> messages = RowPrompts("{{ q }}?", "p", shots, "Be short.").messages(table, row);
+  ASSERT_EQ(messages.size(), 4u);
+  EXPECT_EQ(messages[2].role + messages[2].content, "assistantone");
+  try {
+    RowPrompts("{{ q }}\n{{ qq }}", "p.j2", Shots(), "").text(table, row);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("t.csv row 1: p.j2 line 2: 'qq' is undefined"), testing::HasSubstr("q, a b")));
+  }
+}
+
+TEST(Tables, MetricsAsTheyAreDefined) {
+  // scikit-learn: accuracy_score, precision_recall_fscore_support of these.
+  const std::vector<std::pair<std::string, std::optional<std::string>>> answers{{"yes", "yes"}, {"yes", "no"}, {"no", "no"}, {"no", "yes"}, {"no", "no"}, {"yes", std::nullopt}};
+  Metrics binary("yes"), macro("");
+  for (const auto& [expected, answer] : answers) {
+    binary.add(expected, answer);
+    macro.add(expected, answer);
+  }
+  EXPECT_DOUBLE_EQ(binary.accuracy(), 0.5);
+  EXPECT_DOUBLE_EQ(binary.scores()->precision, 0.5);
+  EXPECT_DOUBLE_EQ(binary.scores()->recall, 1.0 / 3);
+  EXPECT_DOUBLE_EQ(binary.scores()->f1, 0.4);
+  EXPECT_DOUBLE_EQ(macro.scores()->precision, (0.5 + 2.0 / 3) / 2);
+  EXPECT_DOUBLE_EQ(macro.scores()->f1, (0.4 + 2.0 / 3) / 2);
+  EXPECT_EQ(macro.json()["right"], 3);
+  Metrics other("maybe");
+  other.add("yes", "yes");
+  EXPECT_FALSE(other.scores());
+  EXPECT_THAT(other.sentence(), testing::HasSubstr("no row has the right answer 'maybe'"));
+}
+
+}  // namespace
+}  // namespace flexgen::tables_test
