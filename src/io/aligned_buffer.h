@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <memory>
 
-#include "io/file.h"
-
 namespace flexgen {
+
+/// O_DIRECT wants offsets, lengths and addresses in multiples of this.
+inline constexpr int64_t kDirectAlignment = 4096;
 
 class AlignedBuffer {
  public:

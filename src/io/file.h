@@ -10,10 +10,9 @@
 #include <span>
 #include <string>
 
-namespace flexgen {
+#include "io/aligned_buffer.h"
 
-/// O_DIRECT wants offsets, lengths and addresses in multiples of this.
-inline constexpr int64_t kDirectAlignment = 4096;
+namespace flexgen {
 
 enum class FileMode {
   kRead,         ///< through the page cache: headers, JSON

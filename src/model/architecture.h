@@ -12,7 +12,7 @@
 
 #include "model/config.h"
 #include "model/config_fields.h"
-#include "model/model.h"
+#include "model/layer.h"
 #include "model/scratch.h"
 #include "model/weight_list.h"
 

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "plan/first_rule.h"
+#include "plan/policy_request.h"
 #include "plan/visit_cost.h"
 
 namespace flexgen {

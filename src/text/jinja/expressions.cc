@@ -1,3 +1,4 @@
+#include "text/jinja/access.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/syntax.h"
 

@@ -6,7 +6,7 @@
 #include <cstdio>
 
 #include "text/jinja/characters.h"
-#include "text/jinja/operators.h"
+#include "text/jinja/access.h"
 
 namespace flexgen::jinja {
 namespace {

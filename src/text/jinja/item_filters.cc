@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "text/jinja/access.h"
 #include "text/jinja/characters.h"
 #include "text/jinja/filters.h"
 #include "text/jinja/methods.h"

@@ -19,13 +19,6 @@ Value negate(const Value& value);
 /// `item in container`
 bool contains(const Value& container, const Value& item);
 
-/// value.name, as Jinja looks it up: Python's attributes and methods first, then items.
-Value get_attribute(const Value& value, std::string_view name);
-/// value[key]: items first.
-Value get_item(const Value& value, const Value& key);
-/// value[start:stop:stride]; None: left out.
-Value get_slice(const Value& value, const Value& start, const Value& stop, const Value& stride);
-
 /// Characters that HTML gives a meaning, written out.
 std::string escaped_html(std::string_view text);
 

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "text/jinja/characters.h"
-#include "text/jinja/print.h"
 
 namespace flexgen::jinja {
 namespace {
@@ -21,7 +20,7 @@ void append_key(std::string& out, const Value& key) {
     out.append("i").append(std::to_string(*integer)).append(";");
   } else if (const double* number = key.get<double>()) {
     if (*number == std::floor(*number) && std::abs(*number) < 0x1p62) out.append("i").append(std::to_string(static_cast<int64_t>(*number))).append(";");
-    else out.append("f").append(repr(key)).append(";");
+    else out.append("f").append(fmt::format("{}", *number)).append(";");
   } else if (const LargeInt* large = key.large()) {
     out.append("i").append(large->digits).append(";");
   } else if (const List* list = key.list(); list && list->form == List::Form::kTuple) {
