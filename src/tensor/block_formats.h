@@ -40,12 +40,42 @@ FLEXGEN_BLOCK_CODE void scale_and_minimum(const uint8_t* packed, int i, float* s
   *minimum = static_cast<float>(t);
 }
 
+/// Whether a block's elements are 16 values at most, which its codes of four bits choose from.
+constexpr bool has_sixteen_values(DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 || dtype == DType::kIQ4_NL || dtype == DType::kMXFP4; }
+
+/// use(codes, value_of) for such a block: the 16 bytes of its codes, and what a code means.
+template <DType kType, typename Use>
+FLEXGEN_BLOCK_CODE void with_values(const uint8_t* p, const Use& use) {
+  if constexpr (kType == DType::kQ4_0) {
+    use(p + 2, [d = half_at(p)](int q) { return d * static_cast<float>(q - 8); });
+  } else if constexpr (kType == DType::kQ4_1) {
+    use(p + 4, [d = half_at(p), m = half_at(p + 2)](int q) { return d * static_cast<float>(q) + m; });
+  } else if constexpr (kType == DType::kIQ4_NL) {
+    constexpr float kTable[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    use(p + 2, [&, d = half_at(p)](int q) { return d * kTable[q]; });
+  } else {
+    static_assert(kType == DType::kMXFP4);
+    constexpr float kTable[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice e2m1's values; its -0 is 0
+    const uint32_t e = p[0];
+    use(p + 1, [&, d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23)](int q) { return d * kTable[q]; });
+  }
+}
+
+/// What each code of such a block means, [16]; returns its codes.
+template <DType kType>
+FLEXGEN_BLOCK_CODE const uint8_t* sixteen_values(const uint8_t* p, float* values) {
+  const uint8_t* codes = nullptr;
+  with_values<kType>(p, [&](const uint8_t* at, const auto& value_of) {
+    codes = at;
+    for (int q = 0; q < 16; ++q) values[q] = value_of(q);
+  });
+  return codes;
+}
+
 template <DType kType>
 FLEXGEN_BLOCK_CODE void unpack(const uint8_t* p, float* out) {
-  if constexpr (kType == DType::kQ4_0) {
-    halves(p + 2, 0, out, [d = half_at(p)](int q) { return d * static_cast<float>(q - 8); });
-  } else if constexpr (kType == DType::kQ4_1) {
-    halves(p + 4, 0, out, [d = half_at(p), m = half_at(p + 2)](int q) { return d * static_cast<float>(q) + m; });
+  if constexpr (has_sixteen_values(kType)) {
+    with_values<kType>(p, [&](const uint8_t* codes, const auto& value_of) { halves(codes, 0, out, value_of); });
   } else if constexpr (kType == DType::kQ5_0) {
     halves(p + 6, word_at(p + 2), out, [d = half_at(p)](int q) { return d * static_cast<float>(q - 16); });
   } else if constexpr (kType == DType::kQ5_1) {
@@ -53,13 +83,6 @@ FLEXGEN_BLOCK_CODE void unpack(const uint8_t* p, float* out) {
   } else if constexpr (kType == DType::kQ8_0) {
     const float d = half_at(p);
     for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(static_cast<int8_t>(p[2 + i]));
-  } else if constexpr (kType == DType::kIQ4_NL) {
-    constexpr float kTable[16]{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    halves(p + 2, 0, out, [&, d = half_at(p)](int q) { return d * kTable[q]; });
-  } else if constexpr (kType == DType::kMXFP4) {
-    constexpr float kTable[16]{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // twice e2m1's values; its -0 is 0
-    const uint32_t e = p[0];
-    halves(p + 1, 0, out, [&, d = std::bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23)](int q) { return d * kTable[q]; });
   } else if constexpr (kType == DType::kQ2_K) {
     const float d = half_at(p + 80), m = half_at(p + 82);
     for (int part = 0; part < 16; ++part) {

@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "tensor/dtype.h"
@@ -122,6 +123,24 @@ FLEXGEN_SCALED_CODE float row_scale(const CodeFormat& format, const WeightPiece&
   const int64_t stored = format.scale_rows == 0 ? 0 : row / format.scale_rows;
   const float scale = scale_at(piece.beside[kScales], format.scale_type, stored * format.num_groups + group);
   return format.has_global ? scale / scale_at(piece.beside[kGlobal], ScaleType::kF32, 0) : scale;
+}
+
+/// Scales of groups [first, first + count) of it: a loop for each type, as a vector wants.
+FLEXGEN_SCALED_CODE void row_scales(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t first, int64_t count, float* out) {
+  const int64_t stored = format.scale_rows == 0 ? 0 : row / format.scale_rows, at = stored * format.num_groups + first;
+  auto fill = [&](auto type) {
+    for (int64_t i = 0; i < count; ++i) out[i] = scale_at(piece.beside[kScales], decltype(type)::value, at + i);
+  };
+  switch (format.scale_type) {
+    case ScaleType::kF32: fill(std::integral_constant<ScaleType, ScaleType::kF32>()); break;
+    case ScaleType::kF16: fill(std::integral_constant<ScaleType, ScaleType::kF16>()); break;
+    case ScaleType::kBF16: fill(std::integral_constant<ScaleType, ScaleType::kBF16>()); break;
+    case ScaleType::kE4M3: fill(std::integral_constant<ScaleType, ScaleType::kE4M3>()); break;
+    case ScaleType::kE8M0: fill(std::integral_constant<ScaleType, ScaleType::kE8M0>()); break;
+  }
+  if (!format.has_global) return;
+  const float global = scale_at(piece.beside[kGlobal], ScaleType::kF32, 0);
+  for (int64_t i = 0; i < count; ++i) out[i] /= global;
 }
 
 /// Zero point likewise.

@@ -39,20 +39,61 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n
 }
 
 #if HWY_TARGET != HWY_SCALAR
-/// The elements of a whole group of four bits: the sixteen that its codes may mean are computed and rounded once, and then looked up byte by byte.
+/// The sixteen elements that codes of four bits may mean, computed and rounded once for all codes of a group, their bytes apart: codes are looked up byte by byte.
+struct FourBitTable {
+  alignas(16) uint8_t lower[16], upper[16];
+
+  /// Of value(i), a vector of floats: what codes i, i + 1, ... mean.
+  template <typename Value>
+  explicit HWY_INLINE FourBitTable(const Value& value) {
+    const hn::ScalableTag<float> d;
+    alignas(64) uint16_t values[16];
+    for (size_t i = 0; i < 16; i += hn::Lanes(d)) store(d, value(i), reinterpret_cast<hwy::bfloat16_t*>(values + i));
+    const hn::Full128<uint8_t> half;
+    const auto first = hn::Load(half, reinterpret_cast<const uint8_t*>(values)), second = hn::Load(half, reinterpret_cast<const uint8_t*>(values + 8));
+    hn::Store(hn::ConcatEven(half, second, first), half, lower);
+    hn::Store(hn::ConcatOdd(half, second, first), half, upper);
+  }
+};
+
+/// The elements of kBytes bytes, 8 or 16 of them: of each byte that of its lower half, then that of its upper half.
+template <int64_t kBytes>
+HWY_INLINE void look_up_pairs(const FourBitTable& table, const uint8_t* codes, hwy::bfloat16_t* out) {
+  const hn::CappedTag<uint8_t, kBytes> db;
+  const hn::Repartition<uint16_t, decltype(db)> dw;
+  const auto lower = hn::Load(hn::Full128<uint8_t>(), table.lower), upper = hn::Load(hn::Full128<uint8_t>(), table.upper);
+  const auto both = hn::LoadU(db, codes), low = hn::And(both, hn::Set(db, 15)), high = hn::ShiftRight<4>(both);
+  const auto low0 = hn::TableLookupBytes(lower, low), low1 = hn::TableLookupBytes(upper, low);
+  const auto high0 = hn::TableLookupBytes(lower, high), high1 = hn::TableLookupBytes(upper, high);
+  const auto first_low = hn::BitCast(dw, hn::InterleaveLower(db, low0, low1)), last_low = hn::BitCast(dw, hn::InterleaveUpper(db, low0, low1));
+  const auto first_high = hn::BitCast(dw, hn::InterleaveLower(db, high0, high1)), last_high = hn::BitCast(dw, hn::InterleaveUpper(db, high0, high1));
+  auto* to = reinterpret_cast<uint16_t*>(out);
+  hn::StoreU(hn::InterleaveLower(dw, first_low, first_high), dw, to);
+  hn::StoreU(hn::InterleaveUpper(dw, first_low, first_high), dw, to + kBytes / 2);
+  hn::StoreU(hn::InterleaveLower(dw, last_low, last_high), dw, to + kBytes);
+  hn::StoreU(hn::InterleaveUpper(dw, last_low, last_high), dw, to + kBytes * 3 / 2);
+}
+
+/// The elements of 16 bytes: those of the lower halves, then those of the upper ones.
+HWY_INLINE void look_up_halves(const FourBitTable& table, const uint8_t* codes, hwy::bfloat16_t* out) {
+  const hn::Full128<uint8_t> db;
+  const auto lower = hn::Load(db, table.lower), upper = hn::Load(db, table.upper), both = hn::LoadU(db, codes);
+  auto* to = reinterpret_cast<uint8_t*>(out);
+  for (int64_t part = 0; part < 2; ++part) {
+    const auto code = part == 0 ? hn::And(both, hn::Set(db, 15)) : hn::ShiftRight<4>(both);
+    const auto low = hn::TableLookupBytes(lower, code), high = hn::TableLookupBytes(upper, code);
+    hn::StoreU(hn::InterleaveLower(db, low, high), db, to + 32 * part);
+    hn::StoreU(hn::InterleaveUpper(db, low, high), db, to + 32 * part + 16);
+  }
+}
+
+/// The elements of a whole group of four bits.
 HWY_INLINE void unpack_whole_group(const uint8_t* codes, hn::Vec<hn::ScalableTag<float>> step, hn::Vec<hn::ScalableTag<float>> minimum, hwy::bfloat16_t* out) {
   const hn::ScalableTag<float> d;
-  alignas(64) uint16_t values[16];
-  for (size_t i = 0; i < 16; i += hn::Lanes(d))
-    store(d, hn::MulAdd(hn::Iota(d, static_cast<float>(i)), step, minimum), reinterpret_cast<hwy::bfloat16_t*>(values + i));
-  const hn::Full128<uint8_t> half;
-  const auto first = hn::Load(half, reinterpret_cast<const uint8_t*>(values)), second = hn::Load(half, reinterpret_cast<const uint8_t*>(values + 8));
-  alignas(16) uint8_t bytes[2][16];  // lower and upper
-  hn::Store(hn::ConcatEven(half, second, first), half, bytes[0]);
-  hn::Store(hn::ConcatOdd(half, second, first), half, bytes[1]);
+  const FourBitTable table([&](size_t i) HWY_ATTR { return hn::MulAdd(hn::Iota(d, static_cast<float>(i)), step, minimum); });
   const hn::CappedTag<uint8_t, kQuantGroup / 2> db;
   constexpr auto kLanes = static_cast<int64_t>(hn::MaxLanes(db));
-  const auto lower = hn::LoadDup128(db, bytes[0]), upper = hn::LoadDup128(db, bytes[1]);
+  const auto lower = hn::LoadDup128(db, table.lower), upper = hn::LoadDup128(db, table.upper);
   auto* to = reinterpret_cast<uint8_t*>(out);
   for (int64_t i = 0; i < kQuantGroup / 2; i += kLanes) {
     const auto both = hn::LoadU(db, codes + i);

@@ -101,6 +101,12 @@ HWY_NOINLINE void unpack_blocks(const void* row, int64_t cols, T* out) {
   for (int64_t first = 0; first < cols; first += kShape.elements, block += kShape.bytes) {
     if constexpr (std::is_same_v<T, float>) {
       blocks::unpack<kType>(block, out + first);
+#if HWY_TARGET != HWY_SCALAR
+    } else if constexpr (blocks::has_sixteen_values(kType) && std::is_same_v<T, hwy::bfloat16_t>) {
+      alignas(64) float values[16];
+      const uint8_t* const codes = blocks::sixteen_values<kType>(block, values);
+      look_up_halves(FourBitTable([&](size_t i) HWY_ATTR { return hn::Load(d, values + i); }), codes, out + first);
+#endif
     } else {
       alignas(64) float values[kShape.elements];
       blocks::unpack<kType>(block, values);
@@ -132,10 +138,41 @@ bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
   return good;
 }
 
+#if HWY_TARGET != HWY_SCALAR
+/// A row of codes of four bits in groups of `size` columns, a multiple of 16: what the codes of a group mean is computed once, as unpack_row() would.
+template <DType kType>
+HWY_INLINE void unpack_pairs(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
+  const Floats d;
+  alignas(64) constexpr uint8_t kAll[8] = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe};  // each code once, in order
+  alignas(64) float numbers[16];
+  codes::row_codes<kType>(kAll, 0, 16, numbers);
+  const auto* at = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(kType, cols);
+  constexpr int64_t kScales = 64;
+  alignas(64) float scales[kScales];
+  for (int64_t group = 0; group < cols / size; ++group) {
+    if (group % kScales == 0) codes::row_scales(format, piece, row, group, std::min(kScales, cols / size - group), scales);
+    const auto zero = hn::Set(d, codes::row_zero<kType>(format, piece, row, group)), scale = hn::Set(d, scales[group % kScales]);
+    const FourBitTable table([&](size_t i) HWY_ATTR { return hn::Mul(hn::Sub(hn::Load(d, numbers + i), zero), scale); });
+    int64_t done = 0;
+    for (; done + 32 <= size; done += 32, at += 16, out += 32) look_up_pairs<16>(table, at, out);
+    if (done < size) look_up_pairs<8>(table, at, out), at += 8, out += 16;
+  }
+}
+#endif
+
 /// A function for each type of codes and of elements, as compilers look at one at a time.
 template <DType kType, typename T>
 HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, T* out) {
   const Floats d;
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr ((kType == DType::kFp4 || kType == DType::kPacked4) && std::is_same_v<T, hwy::bfloat16_t>) {
+    const int64_t size = format.scale_columns == 0 ? cols : format.scale_columns;
+    if (!format.has_order && size % 16 == 0 && cols % size == 0) {
+      for (int64_t row = 0; row < num_rows; ++row) unpack_pairs<kType>(format, piece, first + row, cols, size, out + row * cols);
+      return;
+    }
+  }
+#endif
   codes::unpack_rows<kType>(format, piece, first, num_rows, cols, [&](int64_t row, int64_t column, int64_t count, const float* values) HWY_ATTR {
     T* const to = out + row * cols + column;
     for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, values + i, n), to + i, n); });
