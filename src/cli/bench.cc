@@ -140,7 +140,7 @@ nlohmann::ordered_json prediction_json(const Plan& plan) {
   nlohmann::ordered_json json{{"time_s", predicted.time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
                               {"program_time_s", plan.program_time_s}, {"planning_s", plan.planning_s}};
   if (predicted.load_time_s) json["load_time_s"] = *predicted.load_time_s;
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) json["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   return json;
 }
 
@@ -208,7 +208,7 @@ int bench_together(const BenchOptions& flags, Team& team) {
       json["prompt_tokens_per_s"] = static_cast<double>(report.prompt_tokens) / report.elapsed_s;
       json["steps"] = report.work.steps;
       for (const LaneReport& lane : report.lanes)
-        json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+        json["lanes"][lane.name()] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
       write_json(flags, json);
     }
   }
@@ -312,14 +312,14 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     const RunReport simulated = simulate(engine.model(), engine.policy(), engine.precision(), engine.hardware(), again);
     print_table(flags, fmt::format("simulated: {}\n", format_duration(simulated.elapsed_s)));
     json["simulated"]["time_s"] = simulated.elapsed_s;
-    for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name] = lane.stats.busy_s;
+    for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name()] = lane.stats.busy_s;
   }
   json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
                     {"max_rows", engine.policy().max_rows}, {"max_choosing_rows", engine.policy().max_choosing_rows}, {"hottest_first", engine.policy().hottest_first}, {"buffers", engine.policy().buffers},
                     {"weights", engine.policy().weights.to_string()}, {"kv_cache", engine.policy().kv_cache.to_string()},
                     {"activations", engine.policy().activations.to_string()}};
   for (const LaneReport& lane : report.lanes)
-    json["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+    json["lanes"][lane.name()] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
   if (!flags.peers.names.empty()) *job = peer_job(flags, options, engine);
   return json;
 }

@@ -475,7 +475,7 @@ TEST_F(Commands, Doctor) {
 TEST(LanePeaks, BoundIsTheBusiestResource) {
   RunReport report;
   report.elapsed_s = 100;
-  report.lanes = {{"compute", {60, 0, 1}}, {"disk read", {90, 140e9, 1}}, {"disk lookup", {1, 10e9, 1}}, {"disk write", {10, 5e9, 1}}};
+  report.lanes = {{LaneKind::kCompute, {60, 0, 1}}, {LaneKind::kDiskRead, {90, 140e9, 1}}, {LaneKind::kDiskLookup, {1, 10e9, 1}}, {LaneKind::kDiskWrite, {10, 5e9, 1}}};
   report.work.linear_flops = 40e12;
   report.work.kv_read_bytes = 100e9;
   Bound bound = bound_of(report, {1e12, 20e9, 2e9, 1e9});
@@ -487,7 +487,7 @@ TEST(LanePeaks, BoundIsTheBusiestResource) {
 
   LanePeaks peaks{0, 20e9, 2e9, 1e9};
   peaks.device = DevicePeaks{1e13, 2e11, 1e10, 5e9};
-  report.lanes.insert(report.lanes.end(), {{"h2d", {90, 900e9, 1}}, {"h2d small", {1, 10e9, 1}}, {"d2h", {10, 50e9, 1}}});
+  report.lanes.insert(report.lanes.end(), {{LaneKind::kH2d, {90, 900e9, 1}}, {LaneKind::kH2dSmall, {1, 10e9, 1}}, {LaneKind::kD2h, {10, 50e9, 1}}});
   report.work.beside_kv_read_bytes = 40e9;
   bound = bound_of(report, peaks);
   EXPECT_DOUBLE_EQ(bound.compute_s, 4 + 0.3);

@@ -23,7 +23,7 @@ void add_report(const RunReport& report, nlohmann::ordered_json* json) {
   (*json)["prompt_tokens_per_s"] = per_s(report.prompt_tokens);
   (*json)["generated_tokens_per_s"] = per_s(report.generated_tokens);
   for (const LaneReport& lane : report.lanes)
-    (*json)["lanes"][lane.name] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
+    (*json)["lanes"][lane.name()] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};
 }
 
 }  // namespace flexgen

@@ -104,8 +104,8 @@ const char* lane_words(LaneKind kind, const Policy& policy) {
     case LaneKind::kH2d: return "bus to the GPU";
     case LaneKind::kD2h: return "bus from the GPU";
     case LaneKind::kCpu: return "processor";
+    default: return "";  // plans have no time for the others
   }
-  return "";
 }
 
 /// What a lane belongs to, with its article.
@@ -171,7 +171,7 @@ class Bars {
 void draw_lanes(const PlanReport& report, Bars* bars) {
   const Prediction& predicted = report.plan.prediction;
   bars->bar("the job", 1, format_duration(predicted.time_s), "free");
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) {
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) {
     const auto kind = static_cast<LaneKind>(lane);
     const double busy_s = predicted.busy[kind];
     if (busy_s <= 0) continue;  // the machine lacks it, or the job does not need it

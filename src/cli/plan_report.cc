@@ -161,7 +161,7 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
   text += fmt::format("  the busiest lane alone takes {} (efficiency {:.2f}); the linear program said {}\n", format_duration(predicted.busy[predicted.busy.busiest()]),
                       predicted.busy[predicted.busy.busiest()] / predicted.time_s, report.plan.program_time_s > 0 ? format_duration(report.plan.program_time_s) : "nothing");
   text += "lanes:\n";
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane)
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane)
     if (predicted.busy.seconds[lane] > 0)
       text += fmt::format("  {:<12} {:>10}  {:>3.0f}%\n", lane_name(static_cast<LaneKind>(lane)), format_duration(predicted.busy.seconds[lane]), 100 * predicted.busy.seconds[lane] / predicted.time_s);
   text += "bytes:\n";
@@ -216,7 +216,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
                        {"disk_read_bytes", predicted.disk_read_bytes}, {"disk_write_bytes", predicted.disk_write_bytes}};
   if (report.unshared_time_s > 0) json["predicted"]["time_without_sharing_s"] = report.unshared_time_s;
   if (predicted.load_time_s) json["predicted"]["load_time_s"] = *predicted.load_time_s;
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   for (const MemoryItem& item : report.memory.items)
     if (item.bytes > 0) json["bytes"].push_back({{"tier", item.tier == Tier::kDisk ? "disk" : item.tier == Tier::kCpu ? "cpu" : "gpu"}, {"what", item.name}, {"bytes", item.bytes}});
   json["binding"] = report.binding;

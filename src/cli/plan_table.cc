@@ -59,10 +59,10 @@ std::string prediction_table(const Prediction& predicted, const RunReport& repor
   if (std::llround(predicted.generated_tokens) != report.generated_tokens)
     text += fmt::format("  {:<12} {:>10.0f} {:>10}   {:+.0f}%\n", "tokens", predicted.generated_tokens, report.generated_tokens,
                         predicted.generated_tokens > 0 ? 100 * (static_cast<double>(report.generated_tokens) / predicted.generated_tokens - 1) : 0.0);
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane)
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane)
     for (const LaneReport& measured : report.lanes)
-      if (measured.name == lane_name(static_cast<LaneKind>(lane)) && (predicted.busy.seconds[lane] > 0 || measured.stats.busy_s > 0))
-        text += row(measured.name, predicted.busy.seconds[lane], measured.stats.busy_s);
+      if (measured.kind == static_cast<LaneKind>(lane) && (predicted.busy.seconds[lane] > 0 || measured.stats.busy_s > 0))
+        text += row(measured.name(), predicted.busy.seconds[lane], measured.stats.busy_s);
   return text;
 }
 

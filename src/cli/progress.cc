@@ -58,9 +58,9 @@ LaneLoad bottleneck(const Progress& before, const Progress& now) {
   for (const LaneReport& lane : now.lanes) {
     LaneStats old;
     for (const LaneReport& other : before.lanes)
-      if (other.name == lane.name) old = other.stats;
+      if (other.kind == lane.kind && other.rank == lane.rank) old = other.stats;
     double busy = std::clamp((lane.stats.busy_s - old.busy_s) / elapsed, 0.0, 1.0);
-    if (busy > busiest.busy) busiest = {lane.name, busy, (lane.stats.bytes - old.bytes) / elapsed};
+    if (busy > busiest.busy) busiest = {lane.name(), busy, (lane.stats.bytes - old.bytes) / elapsed};
   }
   return busiest;
 }
@@ -129,7 +129,7 @@ std::string report_table(const RunReport& report) {
     std::string moved;
     if (lane.stats.bytes > 0 && lane.stats.busy_s > 0)
       moved = fmt::format("{} at {}", format_bytes(std::llround(lane.stats.bytes)), bandwidth(lane.stats.bytes / lane.stats.busy_s));
-    table += row(lane.name, fmt::format("{:.0f}% busy", share * 100), moved);
+    table += row(lane.name(), fmt::format("{:.0f}% busy", share * 100), moved);
   }
   return table;
 }

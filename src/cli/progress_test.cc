@@ -19,7 +19,7 @@ Progress half_done() {
   now.generated_tokens_done = 2000;
   now.generated_tokens_total = 8000;
   now.elapsed_s = 100;
-  now.lanes = {{"compute", {60, 0, 10}}, {"disk read", {97, 1.7e11, 10}}};
+  now.lanes = {{LaneKind::kCompute, {60, 0, 10}}, {LaneKind::kDiskRead, {97, 1.7e11, 10}}};
   return now;
 }
 
@@ -85,7 +85,7 @@ TEST(Progress, Table) {
   report.prompt_tokens = 32768;
   report.generated_tokens = 8192;
   report.elapsed_s = 100;
-  report.lanes = {{"compute", {62, 0, 5}}, {"disk read", {97, 1.34e11, 5}}, {"disk write", {}}};
+  report.lanes = {{LaneKind::kCompute, {62, 0, 5}}, {LaneKind::kDiskRead, {97, 1.34e11, 5}}, {LaneKind::kDiskWrite, {}}};
   std::string table = report_table(report);
   EXPECT_THAT(table, HasSubstr("327.7 tokens/s"));
   EXPECT_THAT(table, HasSubstr("81.9 tokens/s"));

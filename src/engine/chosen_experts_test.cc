@@ -71,7 +71,7 @@ Workload workload_of(const std::vector<Request>& requests) {
 double disk_bytes(const RunReport& report) {
   double bytes = 0;
   for (const LaneReport& lane : report.lanes)
-    if (lane.name == "disk read") bytes += lane.stats.bytes;
+    if (lane.kind == LaneKind::kDiskRead) bytes += lane.stats.bytes;
   return bytes;
 }
 

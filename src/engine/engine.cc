@@ -326,23 +326,23 @@ void Engine::prepare_stage(const Workload& workload) {
     gpu_arena_ = std::make_unique<Arena>(std::span(device_->allocate(bytes), static_cast<size_t>(bytes)));
     device_->pin(arena_->memory());
     pinned_ = std::shared_ptr<void>(nullptr, [device = device_.get(), memory = arena_->memory()](void*) { device->unpin(memory); });
-    lanes_.compute = device_->make_compute_lane("compute", trace_.get());
-    lanes_.h2d = device_->make_copy_lane("h2d", trace_.get());
-    lanes_.h2d_small = device_->make_copy_lane("h2d small", trace_.get());
-    lanes_.d2h = device_->make_copy_lane("d2h", trace_.get());
-    lanes_.cpu = std::make_unique<ThreadLane>("cpu", trace_.get());
+    lanes_.compute = device_->make_compute_lane(lane_name(LaneKind::kCompute), trace_.get());
+    lanes_.h2d = device_->make_copy_lane(lane_name(LaneKind::kH2d), trace_.get());
+    lanes_.h2d_small = device_->make_copy_lane(lane_name(LaneKind::kH2dSmall), trace_.get());
+    lanes_.d2h = device_->make_copy_lane(lane_name(LaneKind::kD2h), trace_.get());
+    lanes_.cpu = std::make_unique<ThreadLane>(lane_name(LaneKind::kCpu), trace_.get());
   } else {
-    lanes_.compute = std::make_unique<ThreadLane>("compute", trace_.get());
+    lanes_.compute = std::make_unique<ThreadLane>(lane_name(LaneKind::kCompute), trace_.get());
   }
   const Arenas arenas{arena_.get(), gpu_arena_.get()};
   AsyncDiskOptions disk;
   if (options_.disk_bytes_per_s > 0) disk.pacer = std::make_shared<Pacer>(options_.disk_bytes_per_s);
-  lanes_.disk_read = std::make_unique<DiskLane>("disk read", trace_.get(), disk);
-  lanes_.disk_lookup = std::make_unique<DiskLane>("disk lookup", trace_.get(), disk);
-  lanes_.disk_write = std::make_unique<DiskLane>("disk write", trace_.get(), disk);
+  lanes_.disk_read = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskRead), trace_.get(), disk);
+  lanes_.disk_lookup = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskLookup), trace_.get(), disk);
+  lanes_.disk_write = std::make_unique<DiskLane>(lane_name(LaneKind::kDiskWrite), trace_.get(), disk);
   if (options_.stages.num_stages() > 1) {
-    lanes_.network_send = std::make_unique<NetworkLane>("network send", trace_.get(), NetworkLane::Direction::kSend);
-    lanes_.network_receive = std::make_unique<NetworkLane>("network receive", trace_.get(), NetworkLane::Direction::kReceive);
+    lanes_.network_send = std::make_unique<NetworkLane>(lane_name(LaneKind::kNetworkSend), trace_.get(), NetworkLane::Direction::kSend);
+    lanes_.network_receive = std::make_unique<NetworkLane>(lane_name(LaneKind::kNetworkReceive), trace_.get(), NetworkLane::Direction::kReceive);
   }
 
   set_expected_costs(lanes_, hardware_, precision(), policy_);
@@ -449,7 +449,7 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
 
 std::vector<LaneReport> Engine::lane_reports() const {
   std::vector<LaneReport> reports;
-  for (const Lane* lane : lanes_.all()) reports.push_back({lane->name(), lane->stats()});
+  for (const auto& [kind, lane] : lanes_.all()) reports.push_back({kind, lane->stats()});
   return reports;
 }
 

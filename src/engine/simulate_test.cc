@@ -47,10 +47,10 @@ Workload plain_workload(const std::vector<Request>& requests) {
   return workload;
 }
 
-const LaneReport& lane(const RunReport& report, const std::string& name) {
+const LaneReport& lane(const RunReport& report, LaneKind kind) {
   for (const LaneReport& lane : report.lanes)
-    if (lane.name == name) return lane;
-  ADD_FAILURE() << "no lane " << name;
+    if (lane.kind == kind) return lane;
+  ADD_FAILURE() << "no lane " << lane_name(kind);
   return report.lanes.front();
 }
 
@@ -89,10 +89,10 @@ TEST(Simulate, DoesTheWorkOfARealRun) {
     EXPECT_EQ(simulated.work.visits, real.work.visits);
     EXPECT_EQ(simulated.work.linear_flops, real.work.linear_flops);
     EXPECT_EQ(simulated.work.kv_read_bytes, real.work.kv_read_bytes);
-    EXPECT_EQ(lane(simulated, "disk write").stats.bytes, lane(real, "disk write").stats.bytes);
+    EXPECT_EQ(lane(simulated, LaneKind::kDiskWrite).stats.bytes, lane(real, LaneKind::kDiskWrite).stats.bytes);
     // Alignment of the tensors in the file differs: a sector at either end of a piece.
-    const double sectors = 2.0 * kDirectAlignment * static_cast<double>(lane(real, "disk read").stats.operations) * 16;
-    EXPECT_NEAR(lane(simulated, "disk read").stats.bytes, lane(real, "disk read").stats.bytes, sectors);
+    const double sectors = 2.0 * kDirectAlignment * static_cast<double>(lane(real, LaneKind::kDiskRead).stats.operations) * 16;
+    EXPECT_NEAR(lane(simulated, LaneKind::kDiskRead).stats.bytes, lane(real, LaneKind::kDiskRead).stats.bytes, sectors);
     ++checked;
   }
   EXPECT_EQ(checked, 4);
@@ -128,10 +128,10 @@ TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
     const RunReport simulated = simulate(*model, engine.policy(), engine.kv_dtype(), {}, again);
     EXPECT_EQ(simulated.work.visits, real.work.visits);
     EXPECT_EQ(simulated.work.linear_flops, real.work.linear_flops);
-    EXPECT_EQ(lane(simulated, "disk write").stats.bytes, lane(real, "disk write").stats.bytes);
-    for (const char* name : {"h2d", "d2h"}) EXPECT_EQ(lane(simulated, name).stats.bytes, lane(real, name).stats.bytes) << name;
-    EXPECT_EQ(lane(simulated, "cpu").stats.operations, lane(real, "cpu").stats.operations);
-    EXPECT_GT(lane(real, "h2d").stats.bytes, 0);
+    EXPECT_EQ(lane(simulated, LaneKind::kDiskWrite).stats.bytes, lane(real, LaneKind::kDiskWrite).stats.bytes);
+    for (LaneKind kind : {LaneKind::kH2d, LaneKind::kD2h}) EXPECT_EQ(lane(simulated, kind).stats.bytes, lane(real, kind).stats.bytes) << lane_name(kind);
+    EXPECT_EQ(lane(simulated, LaneKind::kCpu).stats.operations, lane(real, LaneKind::kCpu).stats.operations);
+    EXPECT_GT(lane(real, LaneKind::kH2d).stats.bytes, 0);
     ++checked;
   }
   EXPECT_EQ(checked, 4);
@@ -164,7 +164,7 @@ TEST_F(Shape8B, BusiestLaneIsTheTime) {
     EXPECT_GE(report.elapsed_s, busiest);
     EXPECT_LT(report.elapsed_s, 1.05 * busiest);
     EXPECT_LE(report.elapsed_s, sum);
-    EXPECT_NEAR(lane(report, "compute").stats.busy_s,
+    EXPECT_NEAR(lane(report, LaneKind::kCompute).stats.busy_s,
                 report.work.linear_flops / speeds.flops_per_s + report.work.kv_read_bytes / speeds.ram_bytes_per_s +
                     static_cast<double>(report.work.visits) * speeds.visit_overhead_s,
                 1e-6 * report.elapsed_s);
@@ -177,8 +177,8 @@ TEST_F(Shape8B, OneBufferDoesNotOverlap) {
   const RunReport overlapped = run(policy, speeds);
   policy.buffers = 1;
   const RunReport serial = run(policy, speeds);
-  const double sum = lane(serial, "compute").stats.busy_s + lane(serial, "disk read").stats.busy_s;
-  EXPECT_GT(serial.elapsed_s, 0.95 * sum - lane(serial, "disk lookup").stats.busy_s);
+  const double sum = lane(serial, LaneKind::kCompute).stats.busy_s + lane(serial, LaneKind::kDiskRead).stats.busy_s;
+  EXPECT_GT(serial.elapsed_s, 0.95 * sum - lane(serial, LaneKind::kDiskLookup).stats.busy_s);
   EXPECT_LT(overlapped.elapsed_s, 0.9 * serial.elapsed_s);
 }
 
@@ -187,7 +187,7 @@ TEST_F(Shape8B, ComputingBeginsBeforeAllWeightsAreThere) {
   const Policy policy = this->policy(40 * kGiB);
   ASSERT_EQ(policy.weights.disk, 0);
   const RunReport report = run(policy, {1e12, 3e10, 1e9, 1e9});
-  const double compute_s = lane(report, "compute").stats.busy_s, read_s = lane(report, "disk read").stats.busy_s;
+  const double compute_s = lane(report, LaneKind::kCompute).stats.busy_s, read_s = lane(report, LaneKind::kDiskRead).stats.busy_s;
   EXPECT_GT(read_s, 14);
   EXPECT_LT(report.elapsed_s, compute_s + 0.75 * read_s);
   HardwareProfile hardware = HardwareProfile::uniform(1e12, 30e9, 1e9, 1e9);
@@ -196,7 +196,7 @@ TEST_F(Shape8B, ComputingBeginsBeforeAllWeightsAreThere) {
   const RunReport of_profile = simulate(*model_, policy, precision, hardware, source);
   const Prediction predicted = predict(*model_, hardware, precision, policy, plain_workload(requests_));
   EXPECT_NEAR(predicted.time_s / of_profile.elapsed_s, 1, 0.02);
-  EXPECT_NEAR(predicted.loaded_bytes, lane(of_profile, "disk read").stats.bytes, 1);
+  EXPECT_NEAR(predicted.loaded_bytes, lane(of_profile, LaneKind::kDiskRead).stats.bytes, 1);
   // What loading adds is what nothing overlaps; with weights in place the rest is left.
   ASSERT_TRUE(predicted.load_time_s);
   EXPECT_GT(*predicted.load_time_s, 0);
@@ -204,7 +204,7 @@ TEST_F(Shape8B, ComputingBeginsBeforeAllWeightsAreThere) {
   ListSource again(requests_);
   const SimulatedRank rank{model_.get(), policy, {}, &hardware, precision, true};
   const RunReport in_place = simulate_pipeline({&rank, 1}, LinkSpeed{}, DType::kBF16, again).whole;
-  EXPECT_EQ(lane(in_place, "disk read").stats.busy_s, 0);
+  EXPECT_EQ(lane(in_place, LaneKind::kDiskRead).stats.busy_s, 0);
   EXPECT_NEAR((predicted.time_s - *predicted.load_time_s) / in_place.elapsed_s, 1, 0.02);
 }
 
@@ -272,7 +272,7 @@ TEST_F(OnGpu, H200KeepsASmallModelWhole) {
   ListSource source(requests_);
   const RunReport report = simulate(*model, policy, DType::kBF16, h200(), source);
   // The weights come from the disk once.
-  EXPECT_LT(report.elapsed_s, 1.1 * (lane(report, "compute").stats.busy_s + lane(report, "disk read").stats.busy_s));
+  EXPECT_LT(report.elapsed_s, 1.1 * (lane(report, LaneKind::kCompute).stats.busy_s + lane(report, LaneKind::kDiskRead).stats.busy_s));
 }
 
 TEST_F(OnGpu, LogitsOfGreedyTokensStayThere) {
@@ -281,7 +281,7 @@ TEST_F(OnGpu, LogitsOfGreedyTokensStayThere) {
   auto down_bytes = [&](int64_t top_logprobs) {
     for (Request& request : requests_) request.params.top_logprobs = top_logprobs;
     ListSource source(requests_);
-    return lane(simulate(*model, policy, DType::kBF16, h200(), source), "d2h").stats.bytes;
+    return lane(simulate(*model, policy, DType::kBF16, h200(), source), LaneKind::kD2h).stats.bytes;
   };
   int64_t head_chunks = 0;
   for (const LayerSpec& layer : model->layers()) head_chunks += layer.kind == LayerKind::kHead;
@@ -310,9 +310,9 @@ TEST_F(OnGpu, AttentionBesideTheGpuSparesTheBus) {
   const RunReport on_gpu = run();
   policy.attention_tier = Tier::kCpu;
   const RunReport beside = run();
-  EXPECT_LT(lane(beside, "h2d").stats.bytes, 0.8 * lane(on_gpu, "h2d").stats.bytes);
+  EXPECT_LT(lane(beside, LaneKind::kH2d).stats.bytes, 0.8 * lane(on_gpu, LaneKind::kH2d).stats.bytes);
   // The GPU has another micro-batch's work while the processor attends.
-  EXPECT_LT(beside.elapsed_s, 0.9 * (lane(beside, "compute").stats.busy_s + lane(beside, "cpu").stats.busy_s));
+  EXPECT_LT(beside.elapsed_s, 0.9 * (lane(beside, LaneKind::kCompute).stats.busy_s + lane(beside, LaneKind::kCpu).stats.busy_s));
   EXPECT_LT(beside.elapsed_s, on_gpu.elapsed_s);
   // One buffer: first one, then the other.
   policy.buffers = 1;
@@ -463,7 +463,7 @@ TEST_F(SimulatedPipeline, AProfileIsThatOfOneProcess) {
   const RunReport pipeline = simulate_pipeline({&rank, 1}, LinkSpeed{}, DType::kBF16, again).whole;
   EXPECT_EQ(pipeline.elapsed_s, one.elapsed_s);
   ASSERT_EQ(pipeline.lanes.size(), one.lanes.size());
-  for (size_t lane = 0; lane < one.lanes.size(); ++lane) EXPECT_EQ(pipeline.lanes[lane].stats.busy_s, one.lanes[lane].stats.busy_s) << one.lanes[lane].name;
+  for (size_t lane = 0; lane < one.lanes.size(); ++lane) EXPECT_EQ(pipeline.lanes[lane].stats.busy_s, one.lanes[lane].stats.busy_s) << one.lanes[lane].name();
 }
 
 TEST_F(SimulatedPipeline, LargeMessagesAskFirst) {

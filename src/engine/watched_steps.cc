@@ -35,20 +35,18 @@ void WatchedSteps::look(int64_t step) {
   if (passed_s < kLookEveryS || step - looked_step_ < kLookEverySteps) return;
   const Stretch sums = read_lanes();
   Stretch stretch{passed_s, {}, {}};
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane) {
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) {
     stretch.busy.seconds[lane] = sums.busy.seconds[lane] - before_.busy.seconds[lane];
     stretch.expected.seconds[lane] = scale_.seconds[lane] * (sums.expected.seconds[lane] - before_.expected.seconds[lane]);
   }
   before_ = sums;
   looked_at_ = now;
   looked_step_ = step;
-  std::string what;
-  const std::optional<HardwareProfile> seen = drifted(hardware_, policy_, stretch, &what);
-  if (!seen) return;
-  for (size_t lane = 0; lane < kNumLaneKinds; ++lane)
-    if (stretch.busy.seconds[lane] > 0 && stretch.expected.seconds[lane] > 0 && what.find(lane_name(static_cast<LaneKind>(lane))) != std::string::npos)
-      scale_.seconds[lane] *= stretch.busy.seconds[lane] / stretch.expected.seconds[lane];
-  hardware_ = *seen;
+  const std::optional<Drift> drift = drift_of(hardware_, policy_, stretch);
+  if (!drift) return;
+  const std::string what = drift->to_string();
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) scale_.seconds[lane] *= drift->factors.seconds[lane];
+  hardware_ = drift->hardware;
   // Sequences under way end by themselves.
   const Workload rest = rest_of(workload_, source_.remaining(), batcher_.answer_share());
   if (rest.num_sequences == 0) return;

@@ -5,14 +5,17 @@
 #include <string>
 #include <vector>
 
-#include "backend/lane.h"
 #include "schedule/executor.h"
+#include "schedule/lanes.h"
 
 namespace flexgen {
 
+/// What a lane did so far.
 struct LaneReport {
-  std::string name;
+  LaneKind kind{};
   LaneStats stats;
+  int rank = -1;  ///< in a report of several ranks: whose it is
+  std::string name() const { return rank < 0 ? lane_name(kind) : std::to_string(rank) + ": " + lane_name(kind); }
 };
 
 struct RunReport {

@@ -74,6 +74,8 @@ double disk_write_peak(FileSystem& files, const std::string& directory) {
   return static_cast<double>(kBlock * kBlocks) / best;
 }
 
+bool reads_disk(LaneKind kind) { return kind == LaneKind::kDiskRead || kind == LaneKind::kDiskLookup; }
+
 }  // namespace
 
 double measure_disk_read(const Model& model, FileSystem& files, double time_s, double share) {
@@ -116,8 +118,8 @@ void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, 
   peaks.disk_read_bytes_per_s = std::max(peaks.disk_read_bytes_per_s, again);
   for (const LaneReport& lane : report.lanes) {
     if (lane.stats.busy_s < 1) continue;
-    double& peak = lane.name == "disk write" ? peaks.disk_write_bytes_per_s : peaks.disk_read_bytes_per_s;
-    if (lane.name.starts_with("disk")) peak = std::max(peak, static_cast<double>(lane.stats.bytes) / lane.stats.busy_s);
+    double* peak = lane.kind == LaneKind::kDiskWrite ? &peaks.disk_write_bytes_per_s : reads_disk(lane.kind) ? &peaks.disk_read_bytes_per_s : nullptr;
+    if (peak) *peak = std::max(*peak, static_cast<double>(lane.stats.bytes) / lane.stats.busy_s);
   }
   if (allowed > 0)
     for (double* peak : {&peaks.disk_read_bytes_per_s, &peaks.disk_write_bytes_per_s}) *peak = std::min(*peak, allowed);
@@ -137,13 +139,10 @@ Bound bound_of(const RunReport& report, const LanePeaks& peaks) {
   bound.cpu_s = report.work.beside_kv_read_bytes / peaks.ram_read_bytes_per_s;
   bound.compute_s = report.work.linear_flops / matmul + (report.work.kv_read_bytes - report.work.beside_kv_read_bytes) / memory;
   for (const LaneReport& lane : report.lanes) {
-    if (peaks.device && lane.name.starts_with("h2d")) bound.h2d_s += lane.stats.bytes / peaks.device->h2d_bytes_per_s;
-    if (peaks.device && lane.name == "d2h") bound.d2h_s += lane.stats.bytes / peaks.device->d2h_bytes_per_s;
-    if (lane.name.starts_with("disk write")) {
-      if (peaks.disk_write_bytes_per_s > 0) bound.disk_write_s += lane.stats.bytes / peaks.disk_write_bytes_per_s;
-    } else if (lane.name.starts_with("disk")) {
-      bound.disk_read_s += lane.stats.bytes / peaks.disk_read_bytes_per_s;
-    }
+    if (peaks.device && (lane.kind == LaneKind::kH2d || lane.kind == LaneKind::kH2dSmall)) bound.h2d_s += lane.stats.bytes / peaks.device->h2d_bytes_per_s;
+    if (peaks.device && lane.kind == LaneKind::kD2h) bound.d2h_s += lane.stats.bytes / peaks.device->d2h_bytes_per_s;
+    if (lane.kind == LaneKind::kDiskWrite && peaks.disk_write_bytes_per_s > 0) bound.disk_write_s += lane.stats.bytes / peaks.disk_write_bytes_per_s;
+    if (reads_disk(lane.kind)) bound.disk_read_s += lane.stats.bytes / peaks.disk_read_bytes_per_s;
   }
   return bound;
 }

@@ -93,7 +93,7 @@ Ratio ratios(const Model& model, const Case& c, const HardwareProfile& hardware,
   EXPECT_EQ(predicted.generated_tokens, static_cast<double>(simulated.generated_tokens));
   double read_bytes = 0;
   for (const LaneReport& lane : simulated.lanes)
-    if (lane.name == "disk read" || lane.name == "disk lookup") read_bytes += lane.stats.bytes;
+    if (lane.kind == LaneKind::kDiskRead || lane.kind == LaneKind::kDiskLookup) read_bytes += lane.stats.bytes;
   return {predicted.time_s / simulated.elapsed_s, predicted.disk_read_bytes / read_bytes};
 }
 double ratio(const Model& model, const Case& c, const HardwareProfile& hardware, const std::vector<Request>& requests, double effort = 60000) {

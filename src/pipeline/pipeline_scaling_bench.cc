@@ -81,7 +81,7 @@ std::optional<Result> run(const std::string& shape, const HardwareProfile& hardw
   double busy_s = 0;
   for (const RunReport& rank : report.ranks)
     for (const LaneReport& lane : rank.lanes)
-      if (lane.stats.busy_s > busy_s) busiest = lane.name, busy_s = lane.stats.busy_s;
+      if (lane.stats.busy_s > busy_s) busiest = lane.name(), busy_s = lane.stats.busy_s;
   Result result;
   result.tokens_per_s = static_cast<double>(report.whole.generated_tokens) / report.whole.elapsed_s;
   result.utilisation = report.utilisation();

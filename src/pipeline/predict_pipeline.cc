@@ -54,9 +54,9 @@ Prediction simulated(std::span<const SimulatedRank> ranks, const std::vector<Lin
   const WeightLayout weights(*ranks.front().model, ranks.front().policy);
   prediction.loaded_bytes = static_cast<double>(weights.resident_bytes + weights.host_bytes);
   prediction.steps = static_cast<double>(report.whole.work.steps);
-  for (size_t kind = 0; kind < kNumLaneKinds; ++kind)
+  for (size_t kind = 0; kind < kNumPlannedLanes; ++kind)
     for (const LaneReport& lane : report.ranks.front().lanes) {
-      if (lane.name != lane_name(static_cast<LaneKind>(kind))) continue;
+      if (lane.kind != static_cast<LaneKind>(kind)) continue;
       prediction.busy.seconds[kind] = lane.stats.busy_s;
       if (static_cast<LaneKind>(kind) == LaneKind::kDiskRead) prediction.disk_read_bytes = lane.stats.bytes;
       if (static_cast<LaneKind>(kind) == LaneKind::kDiskWrite) prediction.disk_write_bytes = lane.stats.bytes;
@@ -106,7 +106,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   go_on(prediction.steps, of[1].steps);
   go_on(prediction.disk_read_bytes, of[1].disk_read_bytes);
   go_on(prediction.disk_write_bytes, of[1].disk_write_bytes);
-  for (size_t kind = 0; kind < kNumLaneKinds; ++kind) go_on(prediction.busy.seconds[kind], of[1].busy.seconds[kind]);
+  for (size_t kind = 0; kind < kNumPlannedLanes; ++kind) go_on(prediction.busy.seconds[kind], of[1].busy.seconds[kind]);
   return prediction;
 }
 

@@ -72,9 +72,9 @@ class SimulatedProcess {
     RunReport report;
     executor_.imagine_choices(kChoiceSeed);
     executor_.run(source, std::atomic<bool>{false});
-    for (const Lane* lane : lanes_.all()) {
+    for (const auto& [kind, lane] : lanes_.all()) {
       clock_.now_s = std::max(clock_.now_s, static_cast<const SimulatedLane*>(lane)->free_at_s());
-      report.lanes.push_back({lane->name(), lane->stats()});
+      report.lanes.push_back({kind, lane->stats()});
     }
     report.elapsed_s = clock_.now_s;
     report.work = executor_.work_done();
@@ -84,20 +84,20 @@ class SimulatedProcess {
  private:
   static Lanes lanes_of(const Policy& policy, LaneCosts costs, VirtualClock& clock, const StageLink& link, const LinkSpeed& speed) {
     Lanes lanes;
-    auto simulated = [&clock](const char* name, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(name, clock, std::move(cost)); };
-    lanes.compute = simulated("compute", std::move(costs.compute));
+    auto simulated = [&clock](LaneKind kind, SimulatedLane::Cost cost) { return std::make_unique<SimulatedLane>(lane_name(kind), clock, std::move(cost)); };
+    lanes.compute = simulated(LaneKind::kCompute, std::move(costs.compute));
     if (policy.on_gpu()) {
-      lanes.h2d_small = simulated("h2d small", costs.h2d);
-      lanes.h2d = simulated("h2d", std::move(costs.h2d));
-      lanes.d2h = simulated("d2h", std::move(costs.d2h));
-      lanes.cpu = simulated("cpu", std::move(costs.cpu));
+      lanes.h2d_small = simulated(LaneKind::kH2dSmall, costs.h2d);
+      lanes.h2d = simulated(LaneKind::kH2d, std::move(costs.h2d));
+      lanes.d2h = simulated(LaneKind::kD2h, std::move(costs.d2h));
+      lanes.cpu = simulated(LaneKind::kCpu, std::move(costs.cpu));
     }
-    lanes.disk_read = simulated("disk read", std::move(costs.disk_read));
-    lanes.disk_lookup = simulated("disk lookup", std::move(costs.disk_lookup));
-    lanes.disk_write = simulated("disk write", std::move(costs.disk_write));
+    lanes.disk_read = simulated(LaneKind::kDiskRead, std::move(costs.disk_read));
+    lanes.disk_lookup = simulated(LaneKind::kDiskLookup, std::move(costs.disk_lookup));
+    lanes.disk_write = simulated(LaneKind::kDiskWrite, std::move(costs.disk_write));
     if (link.num_stages() > 1) {  // when a message is there, the port knows
-      lanes.network_send = simulated("network send", [speed](const Work& work) { return work.bytes / speed.bytes_per_s; });
-      lanes.network_receive = simulated("network receive", [](const Work&) { return 0.0; });
+      lanes.network_send = simulated(LaneKind::kNetworkSend, [speed](const Work& work) { return work.bytes / speed.bytes_per_s; });
+      lanes.network_receive = simulated(LaneKind::kNetworkReceive, [](const Work&) { return 0.0; });
     }
     return lanes;
   }

@@ -446,11 +446,6 @@ class Timeline {
 
 }  // namespace
 
-const char* lane_name(LaneKind kind) {
-  constexpr const char* kNames[] = {"compute", "disk read", "disk lookup", "disk write", "h2d", "d2h", "cpu"};
-  return kNames[static_cast<size_t>(kind)];
-}
-
 LaneKind LaneTimes::busiest() const { return static_cast<LaneKind>(std::max_element(seconds.begin(), seconds.end()) - seconds.begin()); }
 
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
@@ -458,7 +453,7 @@ Prediction predict(const Model& model, const HardwareProfile& hardware, const Pr
   Timeline timeline(model, hardware, precision, policy, precision.kv, workload.reads_logits, false),
       in_place(model, hardware, precision, policy, precision.kv, workload.reads_logits, true);
   // The sums so far: time, steps, bytes, the bound, and every lane's busy time.
-  using Sums = std::array<double, 5 + kNumLaneKinds>;
+  using Sums = std::array<double, 5 + kNumPlannedLanes>;
   auto sums_of = [](const Timeline& of, double steps, double bound_s) {
     Sums sums{of.now_s(), steps, of.read_bytes(), of.write_bytes(), bound_s};
     std::copy(of.busy().seconds.begin(), of.busy().seconds.end(), sums.begin() + 5);
@@ -484,7 +479,7 @@ Prediction predict(const Model& model, const HardwareProfile& hardware, const Pr
         by_rows.front().second = loading;  // no step's pace
       }
       after = read_sums(1, 0);
-      for (size_t lane = 0; lane < kNumLaneKinds; ++lane) after[4] = std::max(after[4], after[5 + lane] - before[5 + lane]);
+      for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) after[4] = std::max(after[4], after[5 + lane] - before[5 + lane]);
       add(total, before, after, 1);
     }
     if (left > 0) add(total, before, after, left);

@@ -8,16 +8,13 @@
 
 #include "plan/slot_walk.h"
 #include "plan/visit_cost.h"
+#include "schedule/lanes.h"
 
 namespace flexgen {
 
-enum class LaneKind { kCompute, kDiskRead, kDiskLookup, kDiskWrite, kH2d, kD2h, kCpu };
-inline constexpr int kNumLaneKinds = 7;
-/// As the lanes of an engine are called.
-const char* lane_name(LaneKind kind);
-
+/// Seconds of each lane that plans have a time for.
 struct LaneTimes {
-  std::array<double, kNumLaneKinds> seconds{};
+  std::array<double, kNumPlannedLanes> seconds{};
   double& operator[](LaneKind kind) { return seconds[static_cast<size_t>(kind)]; }
   double operator[](LaneKind kind) const { return seconds[static_cast<size_t>(kind)]; }
   LaneKind busiest() const;

@@ -22,18 +22,25 @@ void slow_down(ComputeProfile& processor, double factor) {
 
 }  // namespace
 
-std::optional<HardwareProfile> drifted(const HardwareProfile& hardware, const Policy& policy, const Stretch& stretch, std::string* what) {
-  HardwareProfile now = hardware;
+std::string Drift::to_string() const {
+  std::string text;
+  for (size_t lane = 0; lane < kNumPlannedLanes; ++lane)
+    if (factors.seconds[lane] != 1) text += fmt::format("{}{} takes {:.2f} times what was expected", text.empty() ? "" : ", ", lane_name(static_cast<LaneKind>(lane)), factors.seconds[lane]);
+  return text;
+}
+
+std::optional<Drift> drift_of(const HardwareProfile& hardware, const Policy& policy, const Stretch& stretch) {
+  Drift drift{hardware, {}};
+  drift.factors.seconds.fill(1);
+  HardwareProfile& now = drift.hardware;
   bool off = false;
-  what->clear();
   auto factor_of = [&](LaneKind kind) {
     const double busy = stretch.busy[kind], expected = stretch.expected[kind];
     if (busy <= 0 || expected <= 0 || std::max(busy, expected) < kMatters * stretch.time_s) return 1.0;
     const double factor = busy / expected;
     if (factor < kTolerance && factor > 1 / kTolerance) return 1.0;
     off = true;
-    *what += fmt::format("{}{} takes {:.2f} times what was expected", what->empty() ? "" : ", ", lane_name(kind), factor);
-    return factor;
+    return drift.factors[kind] = factor;
   };
   slow_down(policy.on_gpu() ? *now.gpu : now.cpu, factor_of(LaneKind::kCompute));
   now.disk.read_bytes_per_s /= factor_of(LaneKind::kDiskRead);
@@ -41,7 +48,7 @@ std::optional<HardwareProfile> drifted(const HardwareProfile& hardware, const Po
   now.h2d_bytes_per_s /= factor_of(LaneKind::kH2d);
   now.d2h_bytes_per_s /= factor_of(LaneKind::kD2h);
   if (!off) return std::nullopt;
-  return now;
+  return drift;
 }
 
 StepLimits limits_for(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& rest, const StepLimits& now) {

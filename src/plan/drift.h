@@ -15,9 +15,17 @@ struct Stretch {
   LaneTimes busy, expected;
 };
 
-/// The profile as the stretch shows it to be; nothing if all lanes that matter (busy for a quarter of the time) are within 25% of it.
-/// `what` says which lanes are off and by how much.
-std::optional<HardwareProfile> drifted(const HardwareProfile& hardware, const Policy& policy, const Stretch& stretch, std::string* what);
+/// What a stretch showed of the machine.
+struct Drift {
+  HardwareProfile hardware;  ///< as the stretch shows it to be
+  LaneTimes factors{};       ///< by which each lane takes longer than was expected; 1: as expected, or of no matter
+
+  /// Which lanes are off and by how much, for people.
+  std::string to_string() const;
+};
+
+/// Nothing if all lanes that matter (busy for a quarter of the time) are within 25% of the profile.
+std::optional<Drift> drift_of(const HardwareProfile& hardware, const Policy& policy, const Stretch& stretch);
 
 struct StepLimits {
   int64_t max_rows = 0, max_slots = 0;  ///< of a micro-batch

@@ -21,15 +21,16 @@ TEST(Drift, LanesThatMatterAreTakenAsTheyAre) {
   stretch.expected[LaneKind::kCompute] = 55;
   stretch.busy[LaneKind::kDiskWrite] = 9;
   stretch.expected[LaneKind::kDiskWrite] = 1;  // nine times slower, and nobody waits for it
-  std::string what;
-  EXPECT_FALSE(drifted(hardware, {}, stretch, &what)) << what;
+  EXPECT_FALSE(drift_of(hardware, {}, stretch));
   stretch.expected[LaneKind::kDiskRead] = 45;
-  const auto now = drifted(hardware, {}, stretch, &what);
-  ASSERT_TRUE(now);
-  EXPECT_NEAR(now->disk.read_bytes_per_s, hardware.disk.read_bytes_per_s / 2, 1);
-  EXPECT_EQ(now->disk.write_bytes_per_s, hardware.disk.write_bytes_per_s);
-  EXPECT_EQ(now->cpu.visit_s, hardware.cpu.visit_s);
-  EXPECT_THAT(what, testing::HasSubstr("disk read takes 2.00 times"));
+  const auto drift = drift_of(hardware, {}, stretch);
+  ASSERT_TRUE(drift);
+  EXPECT_NEAR(drift->hardware.disk.read_bytes_per_s, hardware.disk.read_bytes_per_s / 2, 1);
+  EXPECT_EQ(drift->hardware.disk.write_bytes_per_s, hardware.disk.write_bytes_per_s);
+  EXPECT_EQ(drift->hardware.cpu.visit_s, hardware.cpu.visit_s);
+  EXPECT_EQ(drift->factors[LaneKind::kDiskRead], 2);
+  EXPECT_EQ(drift->factors[LaneKind::kDiskWrite], 1);
+  EXPECT_EQ(drift->to_string(), "disk read takes 2.00 times what was expected");
 }
 
 TEST(Drift, LimitsStayWithinThePolicyAndNeverCostTime) {

@@ -34,7 +34,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
     pending_.reset();
     source.failed(error);
   }
-  for (Lane* lane : lanes_.all()) {
+  for (const auto& [kind, lane] : lanes_.all()) {
     try {
       lane->drain();
     } catch (...) {

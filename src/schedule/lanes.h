@@ -9,6 +9,16 @@
 
 namespace flexgen {
 
+/// What a lane of an engine is for. The first kNumPlannedLanes are those that plans have a time for.
+enum class LaneKind { kCompute, kDiskRead, kDiskLookup, kDiskWrite, kH2d, kD2h, kCpu, kH2dSmall, kNetworkSend, kNetworkReceive };
+inline constexpr int kNumPlannedLanes = 7;
+
+/// As reports, traces and plans call it.
+constexpr const char* lane_name(LaneKind kind) {
+  constexpr const char* kNames[] = {"compute", "disk read", "disk lookup", "disk write", "h2d", "d2h", "cpu", "h2d small", "network send", "network receive"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
 struct Lanes {
   std::unique_ptr<Lane> compute;      ///< of the tier that computes
   std::unique_ptr<Lane> disk_read;    ///< streamed weights and cache
@@ -21,12 +31,17 @@ struct Lanes {
   std::unique_ptr<Lane> d2h;          ///< GPU memory to RAM
   std::unique_ptr<Lane> cpu;          ///< the processor beside the GPU: attention that runs there, reading logits
 
+  struct Entry {
+    LaneKind kind;
+    Lane* lane;
+  };
   /// Those that are there.
-  std::vector<Lane*> all() const {
-    std::vector<Lane*> lanes;
-    for (Lane* lane : {compute.get(), disk_read.get(), disk_lookup.get(), disk_write.get(), h2d.get(), h2d_small.get(), d2h.get(), cpu.get(),
-                       network_send.get(), network_receive.get()})
-      if (lane) lanes.push_back(lane);
+  std::vector<Entry> all() const {
+    std::vector<Entry> lanes;
+    for (const Entry entry : {Entry{LaneKind::kCompute, compute.get()}, {LaneKind::kDiskRead, disk_read.get()}, {LaneKind::kDiskLookup, disk_lookup.get()},
+                              {LaneKind::kDiskWrite, disk_write.get()}, {LaneKind::kH2d, h2d.get()}, {LaneKind::kH2dSmall, h2d_small.get()}, {LaneKind::kD2h, d2h.get()},
+                              {LaneKind::kCpu, cpu.get()}, {LaneKind::kNetworkSend, network_send.get()}, {LaneKind::kNetworkReceive, network_receive.get()}})
+      if (entry.lane) lanes.push_back(entry);
     return lanes;
   }
 };

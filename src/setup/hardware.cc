@@ -220,7 +220,7 @@ void doubt_if_faster(const RunReport& report, const std::string& path) {
     if (expected_s < report.elapsed_s || busy_s <= 0 || expected_s < kMuchFaster * busy_s) continue;
     std::optional<HardwareProfile> profile = kept_profile(path);
     if (!profile || profile->confirmed || !profile->doubt.empty()) return;
-    profile->doubt = fmt::format("{} {:.1f} times as fast as its profile says, in {}", kFasterRun, expected_s / busy_s, lane.name);
+    profile->doubt = fmt::format("{} {:.1f} times as fast as its profile says, in {}", kFasterRun, expected_s / busy_s, lane.name());
     spdlog::warn("this machine's profile is too slow: {}; the next run measures anew", profile->doubt);
     return keep(*profile, path);
   }

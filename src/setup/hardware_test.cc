@@ -111,7 +111,7 @@ TEST_F(OwnProfile, MeasuredUnderLoadIsNotKeptForGood) {
 TEST_F(OwnProfile, ARunThatWasTwiceAsFastMeasuresAnew) {
   RunReport report;
   report.elapsed_s = 10;
-  report.lanes = {{"compute", {.busy_s = 9}}, {"disk read", {.busy_s = 1}}};
+  report.lanes = {{LaneKind::kCompute, {.busy_s = 9}}, {LaneKind::kDiskRead, {.busy_s = 1}}};
   report.lanes[0].stats.expected_s = 17;
   report.lanes[1].stats.expected_s = 8;  // far off, but the run did not wait for it
   take(path(2));

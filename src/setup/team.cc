@@ -48,13 +48,13 @@ std::vector<std::byte> encode(const Progress& progress, const RunReport* report)
     out.add(report->work.linear_flops).add(report->work.attention_flops).add(report->work.kv_read_bytes).add(report->work.steps).add(report->work.visits).add(report->work.rows);
   }
   out.add(static_cast<int64_t>(lanes.size()));
-  for (const LaneReport& lane : lanes) out.add(lane.name).add(lane.stats.busy_s).add(lane.stats.bytes).add(lane.stats.operations);
+  for (const LaneReport& lane : lanes) out.add(static_cast<int64_t>(lane.kind)).add(lane.stats.busy_s).add(lane.stats.bytes).add(lane.stats.operations);
   return out.take();
 }
 
 std::vector<LaneReport> named(int rank, const std::vector<LaneReport>& lanes) {
   std::vector<LaneReport> named = lanes;
-  for (LaneReport& lane : named) lane.name = fmt::format("{}: {}", rank, lane.name);
+  for (LaneReport& lane : named) lane.rank = rank;
   return named;
 }
 
@@ -100,7 +100,7 @@ struct Team::Board : std::enable_shared_from_this<Board> {
     progress.lanes.clear();
     for (auto count = in.value<int64_t>(); count > 0; --count) {
       LaneReport& lane = progress.lanes.emplace_back();
-      lane.name = in.text();
+      lane.kind = static_cast<LaneKind>(in.value<int64_t>());
       lane.stats.busy_s = in.value<double>();
       lane.stats.bytes = in.value<double>();
       lane.stats.operations = in.value<int64_t>();
