@@ -35,26 +35,22 @@ namespace {
 
 class SyntheticLoad : public RequestSource, public CompletionSink {
  public:
-  SyntheticLoad(const BenchOptions& options, const ModelConfig& config) : vocab_(config.vocab_size), random_(options.seed) {
+  SyntheticLoad(const BenchOptions& options, const ModelConfig& config)
+      : vocab_(config.vocab_size), seed_(options.seed), prefixes_(options.shared_prefix, options.prefix_groups, options.num_prompts), shares_(options.engine.shares_prefixes()), random_(options.seed) {
     lengths_ = synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, config, random_);
-    seed_ = options.seed;
-    prefix_ = options.shared_prefix;
-    groups_ = options.prefix_groups;
-    shares_ = options.engine.shares_prefixes();
-    for (size_t i = 0; i < lengths_.size(); ++i) {
-      const int64_t prefix = shared_tokens(i) / kSharedGrain * kSharedGrain;
-      workload.add(lengths_[i].first, lengths_[i].second, false, false, {}, {prefix, i > 0 && group_of(i - 1) == group_of(i) ? prefix : 0});
+    const auto whole = [](int64_t tokens) { return tokens / kSharedGrain * kSharedGrain; };
+    for (int64_t i = 0; i < std::ssize(lengths_); ++i) {
+      const auto [prompt_tokens, max_tokens] = lengths_[static_cast<size_t>(i)];
+      workload.add(prompt_tokens, max_tokens, false, false, {}, {whole(shared_tokens(i)), shares_ && i > 0 ? whole(prefixes_.common_tokens(i - 1, i)) : 0});
     }
   }
   std::optional<Request> next() override {
     if (at_ == lengths_.size()) return std::nullopt;
     Request request;
     request.key = static_cast<int64_t>(at_);
-    // A group's prefix is drawn anew for each of its prompts, so that none is kept.
-    std::mt19937_64 of_group(seed_ + 1 + static_cast<uint64_t>(group_of(at_)));
-    for (int64_t i = 0; i < prefix_; ++i) request.prompt.push_back(static_cast<int32_t>(of_group() % static_cast<uint64_t>(vocab_)));
-    request.shared_tokens = shared_tokens(at_);
-    for (int64_t i = prefix_; i < lengths_[at_].first; ++i) request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
+    request.prompt = prefixes_.draw(request.key, seed_, vocab_);
+    request.shared_tokens = shared_tokens(request.key);
+    for (int64_t i = std::ssize(request.prompt); i < lengths_[at_].first; ++i) request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
     request.params.max_tokens = lengths_[at_].second;
     request.params.temperature = 0;
     request.params.ignore_eos = true;
@@ -72,18 +68,13 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
   Workload workload;
 
  private:
-  /// Groups of prompts in a row.
-  int64_t group_of(size_t prompt) const { return static_cast<int64_t>(prompt) * groups_ / std::ssize(lengths_); }
-  /// Of a prompt, the tokens that another one begins with too.
-  int64_t shared_tokens(size_t prompt) const {
-    const bool with_before = prompt > 0 && group_of(prompt - 1) == group_of(prompt), with_next = prompt + 1 < lengths_.size() && group_of(prompt + 1) == group_of(prompt);
-    return shares_ && (with_before || with_next) ? prefix_ : 0;
-  }
+  /// Of a prompt, the tokens that are computed once for it and others.
+  int64_t shared_tokens(int64_t prompt) const { return shares_ ? prefixes_.shared_tokens(prompt) : 0; }
 
   int64_t vocab_;
-  uint64_t seed_ = 0;
-  int64_t prefix_ = 0, groups_ = 1;
-  bool shares_ = true;
+  uint64_t seed_;
+  PrefixLevels prefixes_;
+  bool shares_;
   std::mt19937_64 random_;
   std::vector<std::pair<int64_t, int64_t>> lengths_;
   size_t at_ = 0;

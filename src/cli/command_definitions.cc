@@ -3,6 +3,7 @@
 #include "cli/command_definitions.h"
 
 #include <charconv>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -238,8 +239,9 @@ class BenchDefinition : public CommandDefinition {
     text("--prompt-len", prompt_len_, "tokens per prompt, or a range like 64:512", "N|A:B")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate, or a range", "N|A:B")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
-    whole_within("--shared-prefix", options_.shared_prefix, 0, kManyTokens, "of these tokens, the first N are the same in all prompts of a group")->capture_default_str();
-    whole_within("--prefix-groups", options_.prefix_groups, 1, kManyTokens, "groups of as many prompts each, every one with a shared prefix of its own")->capture_default_str();
+    wholes("--shared-prefix", options_.shared_prefix, 0, kManyTokens, ',', "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on", "N,...");
+    wholes("--prefix-groups", options_.prefix_groups, 1, kManyTokens, ',',
+           "groups of as many prompts each, every one with a shared prefix of its own (default: one); with several prefixes a number for each: of groups inside each group of the one before", "G,...");
     whole("--seed", options_.seed, 0, "of weights, prompts and lengths")->capture_default_str();
     real("--expert-skew", skew_, 0.0, kMostSkew, "of a mixture with dummy weights: experts are drawn, the n-th most frequent one of a block as often as 1 / n^S; 0: all alike (default: the routers choose, whose weights are random)", "S");
     json(options_.json, options_.json_file, "the figures");
@@ -255,15 +257,29 @@ class BenchDefinition : public CommandDefinition {
     if (options_.expert_skew && !options_.peers.names.empty()) fail_user("--expert-skew: the routers of other programs (--peers) choose; leave one of them out");
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
-    if (options_.shared_prefix >= options_.prompt_len.first)
-      fail_user("--shared-prefix {}: the shortest prompt has {} tokens and must have one of its own; give a longer --prompt-len", options_.shared_prefix, options_.prompt_len.first);
-    if (given("--prefix-groups") && options_.shared_prefix == 0) fail_user("--prefix-groups {}: say how much the prompts of a group share with --shared-prefix", options_.prefix_groups);
-    if (options_.prefix_groups > options_.num_prompts)
-      fail_user("--prefix-groups {}: more than the {} prompts; give a larger --num-prompts", options_.prefix_groups, options_.num_prompts);
+    check_prefixes();
     return options_;
   }
 
  private:
+  void check_prefixes() {
+    std::vector<int64_t>&tokens = options_.shared_prefix, &groups = options_.prefix_groups;
+    const std::string prefix = fmt::format("--shared-prefix {}", fmt::join(tokens, ",")), among = fmt::format("--prefix-groups {}", fmt::join(groups, ","));
+    int64_t shared = 0, in_all = 1;
+    for (int64_t each : tokens) {
+      shared += each;
+      if (shared >= options_.prompt_len.first)
+        fail_user("{}: the shortest prompt has {} tokens and must have one of its own; give a longer --prompt-len", prefix, options_.prompt_len.first);
+    }
+    if (!groups.empty() && shared == 0) fail_user("{}: say how much the prompts of a group share with --shared-prefix", among);
+    if (groups.empty() && tokens.size() == 1) groups = {1};
+    if (groups.size() < tokens.size()) fail_user("{}: say for each of the {} how many groups have it, with --prefix-groups as in 1,8", prefix, tokens.size());
+    if (groups.size() > tokens.size()) fail_user("{}: more numbers than --shared-prefix has ({}); give one for each", among, tokens.size());
+    for (int64_t each : groups) {
+      if (each > options_.num_prompts / in_all) fail_user("{}: more groups than the {} prompts; give a larger --num-prompts", among, options_.num_prompts);
+      in_all *= each;
+    }
+  }
   void add_peer_flags() {
     begin_group("The same job by other programs", true);
     PeerFlags& peers = options_.peers;

@@ -595,6 +595,23 @@ TEST(PlanCommand, GoesByHowOftenExpertsWereChosen) {
   EXPECT_THAT(said([&] { bench_command(bench); }), testing::HasSubstr("--expert-skew: "));
 }
 
+/// What prompts have in common is computed once on each level: 4 prompts of 64 + 64 + 4 tokens in 2 groups of 2.
+TEST_F(Commands, BenchSharesPrefixesWithinPrefixes) {
+  BenchOptions bench;
+  bench.model = kModel;
+  bench.engine = engine_;
+  bench.prompt_len = {132, 132};
+  bench.gen_len = {2, 2};
+  bench.num_prompts = 4;
+  bench.no_efficiency = bench.json = true;
+  bench.shared_prefix = {64, 64};
+  bench.prefix_groups = {1, 2};
+  auto shared = [&] { return Json::parse(stdout_of([&] { EXPECT_EQ(bench_command(bench), kExitDone); }))["shared_prompt_tokens"].get<int64_t>(); };
+  EXPECT_EQ(shared(), 3 * 64 + 2 * 64);
+  bench.engine.prefix_sharing = "off";
+  EXPECT_EQ(shared(), 0);
+}
+
 TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
   TemporaryDirectory directory;
   PlanOptions options = plan_of_opt_1_3b({}, {}, 0, 2 * kGiB);

@@ -66,7 +66,7 @@ struct BenchOptions {
   std::string dummy_directory;       ///< empty: in the user's cache directory
   std::pair<int64_t, int64_t> prompt_len{512, 512}, gen_len{32, 32};
   int64_t num_prompts = 128;
-  int64_t shared_prefix = 0, prefix_groups = 1;  ///< first tokens that all prompts of a group have; groups of prompts in a row
+  std::vector<int64_t> shared_prefix, prefix_groups;  ///< as PrefixLevels takes them, as many of each; empty: prompts have nothing in common
   uint64_t seed = 0;
   bool json = false;
   std::string json_file;

@@ -152,6 +152,36 @@ TEST(Options, BenchDoctorInspect) {
   EXPECT_EQ(parsed<InspectOptions>("inspect dir").model, "dir");
 }
 
+TEST(Options, PrefixesInLevels) {
+  const std::string bench = "bench -m m --prompt-len 64:100 --num-prompts 10 ";
+  EXPECT_TRUE(parsed<BenchOptions>(bench).shared_prefix.empty() && parsed<BenchOptions>(bench).prefix_groups.empty());
+  EXPECT_EQ(parsed<BenchOptions>(bench + "--shared-prefix 63").prefix_groups, std::vector<int64_t>{1});
+  EXPECT_EQ(parsed<BenchOptions>(bench + "--shared-prefix 63 --prefix-groups 10").prefix_groups, std::vector<int64_t>{10});
+  const auto nested = parsed<BenchOptions>(bench + "--shared-prefix 32,16 --prefix-groups 2,5");
+  EXPECT_EQ(nested.shared_prefix, (std::vector<int64_t>{32, 16}));
+  EXPECT_EQ(nested.prefix_groups, (std::vector<int64_t>{2, 5}));
+  const std::pair<const char*, const char*> wrong[] = {
+      {"--shared-prefix 64", "--shared-prefix 64: the shortest prompt has 64 tokens"},
+      {"--shared-prefix 32,32 --prefix-groups 1,2", "--shared-prefix 32,32: the shortest prompt has 64 tokens"},
+      {"--shared-prefix 2147483648,2147483648,2147483648 --prefix-groups 1,1,1", "the shortest prompt has 64 tokens"},
+      {"--shared-prefix 32 --prefix-groups 11", "--prefix-groups 11: more groups than the 10 prompts"},
+      {"--shared-prefix 32,16 --prefix-groups 3,4", "--prefix-groups 3,4: more groups than the 10 prompts"},
+      {"--shared-prefix 32,16 --prefix-groups 2147483648,2147483648", "more groups than the 10 prompts"},
+      {"--shared-prefix 32,16", "--shared-prefix 32,16: say for each of the 2 how many groups have it, with --prefix-groups"},
+      {"--shared-prefix 32,16 --prefix-groups 2", "--shared-prefix 32,16: say for each of the 2"},
+      {"--shared-prefix 32 --prefix-groups 1,8", "--prefix-groups 1,8: more numbers than --shared-prefix has (1)"},
+      {"--prefix-groups 2", "--prefix-groups 2: say how much the prompts of a group share with --shared-prefix"},
+      {"--shared-prefix 32,x", "--shared-prefix"},
+      {"--shared-prefix 32 --prefix-groups 0", "--prefix-groups"},
+  };
+  for (const auto& [flags, message] : wrong) {
+    const auto result = parse(bench + flags);
+    ASSERT_EQ(result.index(), 1u) << flags;
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << flags;
+    EXPECT_THAT(std::get<CommandText>(result).text, HasSubstr(message)) << flags;
+  }
+}
+
 struct Wrong {
   const char *flags, *message;
   friend std::ostream& operator<<(std::ostream& out, const Wrong& wrong) { return out << wrong.flags; }

@@ -1,5 +1,6 @@
 #include "setup/synthetic_job.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 
@@ -31,6 +32,46 @@ std::vector<std::pair<int64_t, int64_t>> synthetic_lengths(const std::pair<int64
     lengths.emplace_back(prompt_tokens, draw(gen));
   }
   return lengths;
+}
+
+PrefixLevels::PrefixLevels(const std::vector<int64_t>& tokens, const std::vector<int64_t>& groups, int64_t num_prompts) : num_prompts_(num_prompts) {
+  FLEXGEN_CHECK(tokens.size() == groups.size(), "{} prefixes, {} groups", tokens.size(), groups.size());
+  int64_t in_all = 1;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    in_all *= groups[i];
+    levels_.push_back({tokens[i], in_all});
+  }
+  FLEXGEN_CHECK(in_all <= num_prompts, "{} groups of {} prompts", in_all, num_prompts);
+}
+
+int64_t PrefixLevels::tokens() const {
+  int64_t sum = 0;
+  for (const Level& level : levels_) sum += level.tokens;
+  return sum;
+}
+
+int64_t PrefixLevels::common_tokens(int64_t a, int64_t b) const {
+  int64_t common = 0;
+  for (const Level& level : levels_) {
+    if (group_of(level, a) != group_of(level, b)) break;
+    common += level.tokens;
+  }
+  return common;
+}
+
+int64_t PrefixLevels::shared_tokens(int64_t prompt) const {
+  return std::max(prompt > 0 ? common_tokens(prompt - 1, prompt) : 0, prompt + 1 < num_prompts_ ? common_tokens(prompt, prompt + 1) : 0);
+}
+
+std::vector<int32_t> PrefixLevels::draw(int64_t prompt, uint64_t seed, int64_t vocab_size) const {
+  std::vector<int32_t> drawn;
+  uint64_t before = seed + 1;  // the groups of a level have seeds after those of the level before
+  for (const Level& level : levels_) {
+    std::mt19937_64 of_group(before + static_cast<uint64_t>(group_of(level, prompt)));
+    for (int64_t i = 0; i < level.tokens; ++i) drawn.push_back(static_cast<int32_t>(of_group() % static_cast<uint64_t>(vocab_size)));
+    before += static_cast<uint64_t>(level.groups);
+  }
+  return drawn;
 }
 
 }  // namespace flexgen
