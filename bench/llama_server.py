@@ -1,6 +1,7 @@
 """llama.cpp's server, for the scripts that put it beside flexgen."""
 import json
 import os
+import signal
 import subprocess
 import time
 import urllib.request
@@ -9,12 +10,13 @@ STARTS_S = 60
 
 
 class LlamaServer:
-    """The server of a GGUF while a `with` block lasts. `flags`: its own."""
+    """The server of a GGUF while a `with` block lasts. `flags`: its own. `wrapper`: a command that starts it."""
 
-    def __init__(self, folder, gguf, port, *flags):
+    def __init__(self, folder, gguf, port, *flags, wrapper=()):
         self.url = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen([os.path.join(folder, "llama-server"), "-m", gguf, "--port", str(port), *map(str, flags)], env=dict(os.environ, LD_LIBRARY_PATH=folder),
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # A group of processes of its own, as a wrapper may stay beside what it started.
+        self.process = subprocess.Popen([*wrapper, os.path.join(folder, "llama-server"), "-m", gguf, "--port", str(port), *map(str, flags)], env=dict(os.environ, LD_LIBRARY_PATH=folder),
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def __enter__(self):
         end = time.monotonic() + STARTS_S
@@ -28,8 +30,16 @@ class LlamaServer:
         raise SystemExit(f"llama-server does not answer at {self.url}")
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        for stop in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, stop)
+                self.process.wait(10)
+                return
+            except ProcessLookupError:
+                self.process.wait()
+                return
+            except subprocess.TimeoutExpired:
+                pass
 
     def post(self, path, body):
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})

@@ -2,11 +2,13 @@
 """Writes a Llama checkpoint (bf16 safetensors) as a GGUF file for llama.cpp, without a tokenizer: for benchmarks of dummy weights.
 
     python3 bench/make_gguf.py CHECKPOINT_DIR OUT.gguf       # needs PyPI gguf, numpy
+
+With --vocabulary the file has made-up pieces as many as the model has tokens: llama-server starts with no less, and takes token ids.
 """
+import argparse
 import json
 import os
 import struct
-import sys
 
 import gguf
 import numpy as np
@@ -16,8 +18,27 @@ NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.
          "post_attention_layernorm": "ffn_norm"}
 
 
+def add_vocabulary(writer, size):
+    """As SentencePiece has it: unknown, beginning, end, the bytes, and then pieces that no text has."""
+    special = [("<unk>", gguf.TokenType.UNKNOWN), ("<s>", gguf.TokenType.CONTROL), ("</s>", gguf.TokenType.CONTROL)]
+    tokens = special + [(f"<0x{byte:02X}>", gguf.TokenType.BYTE) for byte in range(256)]
+    tokens += [(f"t{i}", gguf.TokenType.NORMAL) for i in range(len(tokens), size)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_scores([-float(i) for i in range(size)])
+    writer.add_token_types([kind for _, kind in tokens])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+
+
 def main():
-    directory, out = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory")
+    parser.add_argument("out")
+    parser.add_argument("--vocabulary", action="store_true")
+    args = parser.parse_args()
+    directory, out = args.directory, args.out
     config = json.load(open(os.path.join(directory, "config.json")))
     path = os.path.join(directory, "model.safetensors")
     with open(path, "rb") as file:
@@ -36,7 +57,10 @@ def main():
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_tokenizer_model("no_vocab")
+    if args.vocabulary:
+        add_vocabulary(writer, config["vocab_size"])
+    else:
+        writer.add_tokenizer_model("no_vocab")
     for name, entry in header.items():
         if name == "__metadata__":
             continue
