@@ -15,6 +15,12 @@ else
   mkdir "$group"
   echo "$bytes" >"$group/memory.limit_in_bytes"
 fi
-cleanup() { rmdir "$group" 2>/dev/null || true; }
+# A signal that ends this script as well as the command may reach it first.
+cleanup() {
+  for _ in {1..50}; do
+    rmdir "$group" 2>/dev/null && break
+    sleep 0.1
+  done
+}
 trap cleanup EXIT
 bash -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$group" "$@"
