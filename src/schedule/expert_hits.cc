@@ -70,12 +70,15 @@ ChosenBytes chosen_bytes(const Model& model, const LayerSpec& unit, const Weight
   if (rows <= 0) return sum;
   const std::span<const double> chances = model.expert_chances()->of_block(unit.index);
   for (size_t i = 0; i < placed.uses.size(); ++i) {
-    int64_t bytes = placed.uses[i].streamed.bytes;
-    for (const WeightLayout::Beside& beside : placed.uses[i].beside) bytes += beside.streamed.bytes;
-    if (bytes + placed.uses[i].host.bytes == 0) continue;
+    int64_t disk_bytes = placed.uses[i].streamed.bytes, host_bytes = placed.uses[i].host.bytes;
+    for (const WeightLayout::Beside& beside : placed.uses[i].beside) {
+      disk_bytes += beside.streamed.bytes;
+      host_bytes += beside.host.bytes;
+    }
+    if (disk_bytes + host_bytes == 0) continue;
     const double hit = hit_share(chances[static_cast<size_t>(unit.expert_of_use(i))], rows);
-    sum.disk += hit * static_cast<double>(bytes);
-    sum.host += hit * static_cast<double>(placed.uses[i].host.bytes);
+    sum.disk += hit * static_cast<double>(disk_bytes);
+    sum.host += hit * static_cast<double>(host_bytes);
   }
   return sum;
 }

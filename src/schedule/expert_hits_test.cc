@@ -105,5 +105,30 @@ TEST(ExpertHits, GoByTheModelsChances) {
   }
 }
 
+/// Of an expert whose matrices are codes with scales beside them, all is read that is chosen: from disk, and from the RAM beside a GPU.
+TEST(ExpertHits, ScalesGoWithTheirCodes) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "gpt_oss", "hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64, "quantization_config": {"quant_method": "mxfp4"}})", "", "config.json"), DType::kBF16);
+  model->set_expert_chances(ExpertChances::zipf(model->config(), 0));
+  Policy policy;
+  policy.compute_tier = policy.attention_tier = Tier::kGpu;
+  policy.weights = {0.2, 0.4, 0.4};
+  const WeightLayout layout(*model, policy);
+  int units = 0;
+  for (size_t layer = 0; layer < model->layers().size(); ++layer) {
+    const LayerSpec& unit = model->layers()[layer];
+    if (unit.kind != LayerKind::kExperts) continue;
+    ++units;
+    const WeightLayout::Layer& placed = layout.layers[layer];
+    ASSERT_TRUE(!placed.uses.front().beside.empty() && placed.host_bytes > 0 && placed.streamed_bytes > 0) << layer;
+    // As rows choose all experts alike, each byte is as likely to be chosen.
+    const double hit = expert_hit_share(*model, 3);
+    const ChosenBytes chosen = chosen_bytes(*model, unit, placed, 3);
+    EXPECT_NEAR(chosen.host, hit * static_cast<double>(placed.host_bytes), 1e-6 * static_cast<double>(placed.host_bytes)) << layer;
+    EXPECT_NEAR(chosen.disk, hit * static_cast<double>(placed.streamed_bytes), 1e-6 * static_cast<double>(placed.streamed_bytes)) << layer;
+  }
+  EXPECT_GT(units, 0);
+}
+
 }  // namespace
 }  // namespace flexgen::expert_hits_test
