@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the demo's job under limits that are too small, over a range of them: address space (ulimit -v) and processes (ulimit -u). Each run must end with success, or with exit status 1 and one
-sentence that names what ran out, never by a signal and never without an end; and the output it leaves must be gone on with by a run without limits, to the same answers.
+"""Runs the demo's job under limits that are too small, over a range of them: address space (ulimit -v), processes (-u), open files (-n), the size of files (-f) and the stack (-s). Each run must end with
+success, as those with a small stack must, or with exit status 1 and one sentence that names what ran out, never by a signal and never without an end; and the output it leaves must be gone on with by
+a run without limits, to the same answers.
 
 Usage: limits.py FLEXGEN_BINARY SOURCE_DIR [--long]"""
 
@@ -15,7 +16,7 @@ import tempfile
 MIB = 1 << 20
 LINES = 12
 RUN_LIMIT_S = 120
-NAMES = ("memory", "address space", "thread", "processes")
+NAMES = ("memory", "address space", "thread", "processes", "Too many open files", "File too large")
 
 
 def run(command, limits=(), user=None):
@@ -88,6 +89,25 @@ def main():
                 check(f"{processes} processes, 12 threads", [(resource.RLIMIT_NPROC, processes)], 12, user)
         else:
             print("without root: limits of processes are not tried")
+        for files in range(3, 32, 1 if long_form else 4):
+            check(f"{files} open files", [(resource.RLIMIT_NOFILE, files)], 2)
+        for size in (0, 100, 1000, 4096, 1 << 14, 1 << 20):
+            check(f"files of {size} bytes", [(resource.RLIMIT_FSIZE, size)], 2)
+        # What is told goes to files too.
+        for command in (["inspect", model, "--json=" + os.path.join(work, "told.json")], [*command_of(binary, model, requests, work, os.path.join(work, "none"), 1)[1:], "--json=" + os.path.join(work, "told.json")],
+                        ["plan", "--model", model, "-i", requests, "--hardware", "generic", "--plot", os.path.join(work, "plan.html")]):
+            status, errors = run([binary, *command], [(resource.RLIMIT_FSIZE, 64)])
+            if status != 1 or "File too large" not in errors:
+                failed += 1
+                print(f"FAILED {command[0]} where files have 64 bytes: exit status {status}\n{errors}")
+        # Of a stack of less than 32 KiB the loader itself takes all.
+        for kib in (32, 64, 128, 256, 1024):
+            status, errors = run(command_of(binary, model, requests, work, reference + ".stack", 2), [(resource.RLIMIT_STACK, kib << 10)])
+            good = status == 0 and sorted(open(reference + ".stack")) == expected
+            print(f"{'ok    ' if good else 'FAILED'} {kib} KiB of stack: exit status {status}", flush=True)
+            if not good:
+                failed += 1
+                print(errors)
     sys.exit(f"{failed} failed" if failed else 0)
 
 

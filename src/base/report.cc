@@ -48,6 +48,7 @@ void prepare_standard_streams() {
     }
   }
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 bool write_if_possible(int descriptor, std::string_view text) {

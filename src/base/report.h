@@ -10,7 +10,7 @@
 namespace flexgen {
 
 /// First of all in main: opens those of the descriptors 0 to 2 that are closed, so that no file of ours gets their numbers and with them the warnings; and
-/// lets the write to a pipe that nobody reads fail instead of ending the process. A closed stdout gets a file that cannot be written: results must not vanish.
+/// lets a write to a pipe that nobody reads, or beyond the limit on a file's size (ulimit -f), fail instead of ending the process. A closed stdout gets a file that cannot be written: results must not vanish.
 void prepare_standard_streams();
 
 /// Writes all of `text`, or what a terminal or pipe takes: what nobody reads (a full disk, a closed pipe, a terminal that is gone) is dropped, and one that

@@ -1,6 +1,8 @@
 #pragma once
 // Threads that start or say why not. Thread-safe.
 
+#include <cstdint>
+#include <functional>
 #include <future>
 #include <string_view>
 #include <system_error>
@@ -31,5 +33,12 @@ auto start_async(std::string_view what, Work&& work) {
     fail_thread(what, error);
   }
 }
+
+/// Of the stack of each thread: what systems give a process by default.
+inline constexpr int64_t kStackBytes = int64_t{8} << 20;
+
+/// Threads that are started from now on have kStackBytes of stack at least, whatever `ulimit -s` says, which is where the C library takes their size from. Returns work(), which has as much:
+/// it is called here, or, where the limit is lower, in a thread of its own, which alone hears signals then. For the first thread, before it starts others. Throws Error{user} as start_thread() does.
+int with_enough_stack(const std::function<int()>& work);
 
 }  // namespace flexgen

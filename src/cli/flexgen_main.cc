@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "base/log.h"
 #include "base/report.h"
 #include "cli/commands.h"
+#include "base/thread.h"
 
 namespace {
 
@@ -30,29 +32,42 @@ int dispatch(const flexgen::Command& command) {
   return std::visit(run, command);
 }
 
+int run(const std::vector<std::string>& words) {
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry; ++entry) environment.emplace_back(*entry);
+  flexgen::GeneralFlags general;
+  auto parsed = flexgen::parse_command_line(words, environment, &general);
+  if (const auto* text = std::get_if<flexgen::CommandText>(&parsed)) {
+    if (text->exit_code == 0) flexgen::write_result(text->text);
+    else flexgen::write_note(text->text);
+    return text->exit_code;
+  }
+  flexgen::setup_logging(general.quiet ? "warning" : general.verbose ? "debug" : general.log_level);
+  for (const std::string& warning : general.warnings) spdlog::warn("{}", warning);
+  for (const std::string& note : general.notes) spdlog::debug("{}", note);
+  return dispatch(std::get<flexgen::Command>(parsed));
+}
+
+/// Its exit code; says what went wrong.
+int guarded(const std::function<int()>& work) {
+  try {
+    return work();
+  } catch (const std::exception& error) {
+    flexgen::write_note(fmt::format("flexgen: {}\n", flexgen::sentence_of(error)));
+    return flexgen::kExitFailed;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   flexgen::prepare_standard_streams();
   flexgen::end_with_a_sentence();
   flexgen::save_address_space();
-  flexgen::setup_logging();
-  try {
-    std::vector<std::string> environment;
-    for (char** entry = environ; *entry; ++entry) environment.emplace_back(*entry);
-    flexgen::GeneralFlags general;
-    auto parsed = flexgen::parse_command_line({argv + 1, argv + argc}, environment, &general);
-    if (const auto* text = std::get_if<flexgen::CommandText>(&parsed)) {
-      if (text->exit_code == 0) flexgen::write_result(text->text);
-      else flexgen::write_note(text->text);
-      return text->exit_code;
-    }
-    flexgen::setup_logging(general.quiet ? "warning" : general.verbose ? "debug" : general.log_level);
-    for (const std::string& warning : general.warnings) spdlog::warn("{}", warning);
-    for (const std::string& note : general.notes) spdlog::debug("{}", note);
-    return dispatch(std::get<flexgen::Command>(parsed));
-  } catch (const std::exception& error) {
-    flexgen::write_note(fmt::format("flexgen: {}\n", flexgen::sentence_of(error)));
-    return flexgen::kExitFailed;
-  }
+  return guarded([&] {
+    return flexgen::with_enough_stack([&] {
+      flexgen::setup_logging();
+      return guarded([&] { return run({argv + 1, argv + argc}); });
+    });
+  });
 }

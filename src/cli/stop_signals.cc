@@ -47,8 +47,6 @@ StopSignals::StopSignals(std::string_view said) {
     // Under nohup a job outlives its terminal.
     if (signal.number == SIGHUP && signal.before.sa_handler == SIG_IGN) sigaction(signal.number, &signal.before, nullptr);
   }
-  // A file size limit shall be an error of the write, not the end of the process.
-  signal(SIGXFSZ, SIG_IGN);
 }
 
 StopSignals::~StopSignals() {
