@@ -116,6 +116,17 @@ def arranged(batch):
         fail("shards that were merged have other records than one job")
 
 
+def keeps_input(pid, folder):
+    """Whether the process has a file without a name, or with one of its own, open in the folder."""
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith(os.path.realpath(folder) + "/"):
+                return True
+        except OSError:
+            pass
+    return False
+
+
 def piped(batch):
     text = "".join(json.dumps(request(str(number), f"number {number}")) + "\n" for number in range(6)).encode()
     said = batch.run("-", "piped.out", stdin=b"", code=1)
@@ -140,7 +151,7 @@ def piped(batch):
     process.stdin.write(text)
     process.stdin.flush()
     begin = time.monotonic()
-    while not os.path.exists(batch.path("waiting.out.input.tmp")) and time.monotonic() < begin + 20:
+    while not keeps_input(process.pid, batch.work) and time.monotonic() < begin + 20:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     if process.wait(20) != 75 or any(name.startswith("waiting.") for name in os.listdir(batch.work)):

@@ -165,7 +165,13 @@ def spoilt_state(test):
         spoil(f"files/{files[number]}.json", **changes)
     for number, changes in enumerate(({"created_at": "today"}, {"endpoint": None, "status": "in_progress"}, {"id": 7})):
         spoil(f"batches/{batches[number]}/batch.json", **changes)
+    foreign = [os.path.join(state, "files", name) for name in ("mine.data", "mine.new", "file-mine.data")]
+    torn = os.path.join(state, "files", f"file-{'0' * 24}.data")
+    for path in [*foreign, torn]:
+        with open(path, "w") as file:
+            file.write("x")
     with Server(test.binary, test.model, "--state", state) as server:
+        check(all(map(os.path.exists, foreign)) and not os.path.exists(torn), "what is not the server's was removed, or an upload that was not finished stays")
         check([one["id"] for one in get(server, "/v1/batches")["data"]] == batches[3:], "another batch is there")
         check([one["id"] for one in get(server, "/v1/files")["data"] if one["purpose"] == "batch"] == files[3:], "another file is there")
         check(all(os.path.exists(os.path.join(state, "files", f"{file}.data")) for file in files), "the content of a file was removed")

@@ -155,6 +155,18 @@ def refused(tables):
         check(word in said and len(said.splitlines()) == 1 and not [name for name in os.listdir(tables.work) if name.startswith("bad.out")], f"{content!r}: {said}")
     tables.write("there.csv", "mine\n")
     check("is there already" in tables.run("r.csv", "there.csv", *ASK, code=1)[1] and tables.read("there.csv") == b"mine\n", "a table that is there is written over")
+    # So are files beside it that no job has written.
+    for beside in ("lines.jsonl", "written", "answers.jsonl", "answers.jsonl.job"):
+        tables.write(f"mine.csv.{beside}", "mine\n")
+        said = tables.run("r.csv", "mine.csv", *ASK, code=1)[1]
+        check(beside in said and tables.read(f"mine.csv.{beside}") == b"mine\n" and not os.path.exists(tables.path("mine.csv")), f"a file that is there, {beside}, is written over: {said}")
+        for name in os.listdir(tables.work):
+            if name.startswith("mine.csv"):
+                os.remove(tables.path(name))
+    for end in (".tmp", ".lines.jsonl.tmp", ".answers.jsonl.tmp", ".answers.jsonl.job.tmp", ".written.tmp"):
+        tables.write("kept.csv" + end, "mine\n")
+    tables.run("r.csv", "kept.csv", *ASK)
+    check(all(tables.read(name) == b"mine\n" for name in os.listdir(tables.work) if name.startswith("kept.csv") and name.endswith(".tmp")), "a file that is no job's is written over")
     check("tools/parquet_table.py" in tables.run("r.parquet", "x.csv", *ASK, code=1)[1], "Parquet")
     # A row that has not enough positions: an empty cell, or its end of the text.
     tables.write("long.csv", "a\nshort\n" + "word " * 400 + "\n")

@@ -139,12 +139,13 @@ TEST_F(ArrangedOutput, AFullDiskChangesNothing) {
     }
     return ::write(descriptor, data, std::min(bytes, most));
   };
+  const auto entries = std::distance(fs::directory_iterator(directory_.path()), fs::directory_iterator());
   for (int64_t bytes = 0; bytes < static_cast<int64_t>(whole.size()); bytes += 500) {
     room = bytes;
     EXPECT_THAT(error_of(true, errors_), HasSubstr("cannot write")) << bytes;
     EXPECT_EQ(read_text(out_), whole);
     EXPECT_FALSE(fs::exists(errors_));
-    EXPECT_FALSE(fs::exists(out_ + ".tmp"));
+    EXPECT_EQ(std::distance(fs::directory_iterator(directory_.path()), fs::directory_iterator()), entries);
   }
   calls_ = {};
   run(true, errors_);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "batch/input_form.h"
 #include "batch/unpacked_file.h"
+#include "io/transfer.h"
 
 namespace flexgen {
 namespace {
@@ -30,7 +31,7 @@ InputText InputText::open(const std::string& path, const std::string& directory,
   UnpackedFile unpacked(input.file_);
   FrontBytes& front = unpacked.text();
   const std::string other = other_form(front.front(), path);
-  if (!other.empty()) fail_user("the input {} is no file of requests: {}", path, other);
+  if (!other.empty()) fail_user("the input {} is no file of requests: {}", shown_name(path), other);
   const TextForm form = text_form(front.front(), front.front().size() < UnpackedFile::kFrontBytes);
   std::vector<std::string> told = unpacked.told();
   if (told.empty() && form == TextForm::kLines) {
@@ -39,12 +40,12 @@ InputText InputText::open(const std::string& path, const std::string& directory,
   }
   std::unique_ptr<ByteSource> laid_out;
   if (form == TextForm::kCarriageReturns) laid_out = returns_as_line_ends(front);
-  else if (form != TextForm::kLines) laid_out = values_as_lines(front, form, path);
+  else if (form != TextForm::kLines) laid_out = values_as_lines(front, form, shown_name(path));
   if (laid_out) told.emplace_back(name_of(form));
   ByteSource& lines = laid_out ? *laid_out : front;
   std::string all;
   for (const std::string& what : told) all += (all.empty() ? "" : ": ") + what;
-  spdlog::info("{} is {}", path, all);
+  spdlog::info("{} is {}", shown_name(path), all);
 
   input.lines_ = std::make_shared<TemporaryFile>(directory, "the input's lines");
   std::string piece(UnpackedFile::kFrontBytes, '\0');

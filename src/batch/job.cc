@@ -455,6 +455,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     for (const char* ending : {".gz", ".zst", ".xz", ".bz2", ".zip"})
       if (std::error_code none; std::filesystem::exists(output_ + ending, none) && std::filesystem::exists(manifest_, none))
         spdlog::warn("there is {0}{1}, but no {0}: the job begins anew; to go on with what is in there, stop and unpack it", output_, ending);
+    if (!overwrite) refuse_other_manifest();
     return start_over();
   }
   try {
@@ -492,6 +493,13 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     if (!overwrite || error.kind() != ErrorKind::kUser) throw;
     start_over();
   }
+}
+
+void Job::refuse_other_manifest() const {
+  const std::string text = read_file_if_there(manifest_, kMaxManifestBytes);
+  // What a power cut left of one of ours is zeros.
+  if (text.find_first_not_of('\0') == std::string::npos || text.find("\"flexgen_job\"") != std::string::npos) return;
+  fail_user("{} is there, where this job's own file would be, and is none of flexgen's; nothing was changed. Move it away, give another output, or --overwrite to lose it", manifest_);
 }
 
 void Job::forget_records() {
@@ -568,17 +576,11 @@ void Job::write_manifest(const std::string& path) const {
   const auto to_text = [&] { return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; };
   json["checksum"] = content_checksum(to_text());
   const std::string text = to_text();
-  std::string temporary = path + ".tmp";
-  int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  int error = descriptor < 0 ? errno : write_all(descriptor, text, calls_.write);
-  if (error == 0 && fsync(descriptor) != 0) error = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
-  if (error != 0) {
-    ::unlink(temporary.c_str());
-    fail_io("cannot write the job file {}: {}{}; nothing was started", path, std::strerror(error), file_advice(path, error));
-  }
-  sync_directory_of(path);
+  NewFile file(path);
+  int error = write_all(file.descriptor(), text, calls_.write);
+  if (error == 0 && fsync(file.descriptor()) != 0) error = errno;
+  if (error == 0) error = file.replace();
+  if (error != 0) fail_io("cannot write the job file {}: {}{}; nothing was started", path, std::strerror(error), file_advice(path, error));
 }
 
 void Job::start() {

@@ -136,6 +136,7 @@ class Job {
   void check_as_left() const;
   void use_output(RewrittenFile& file);
   void refuse_other_lines() const;
+  void refuse_other_manifest() const;
   void refuse_contradictions(const JobIdentity& begun) const;
   [[noreturn]] void refuse_two_answers(const RecordId& id) const;
   void write_manifest(const std::string& path) const;

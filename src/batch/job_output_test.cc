@@ -320,6 +320,26 @@ TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
   EXPECT_EQ(run().kept, 7);
 }
 
+TEST_F(JobOutput, FilesBesideItThatAreNotTheJobsStay) {
+  fs::remove(out_);
+  // Of a job that has nothing yet its own file may be anything of flexgen's, torn too.
+  for (const std::string& text : {std::string(), std::string(100, '\0'), std::string("{\"flexgen_job\": 1, \"input")}) {
+    write_text(manifest(), text);
+    EXPECT_EQ(error_of(), "");
+    fs::remove(out_);
+  }
+  write_text(manifest(), "my notes");
+  EXPECT_THAT(error_of(), AllOf(HasSubstr(manifest()), HasSubstr("none of flexgen's")));
+  EXPECT_EQ(read_text(manifest()), "my notes");
+  EXPECT_FALSE(fs::exists(out_));
+  EXPECT_EQ(error_of(true), "");
+  for (const char* end : {".tmp", ".job.tmp"}) write_text(out_ + end, "mine");
+  fs::remove(out_);
+  fs::remove(manifest());
+  EXPECT_EQ(error_of(), "");
+  for (const char* end : {".tmp", ".job.tmp"}) EXPECT_EQ(read_text(out_ + end), "mine");
+}
+
 TEST_F(JobOutput, AnyTimeOfTheInputWill) {
   for (int64_t seconds : {int64_t{-5000000000}, int64_t{-1}, int64_t{0}, int64_t{4000000000}, int64_t{1} << 40}) EXPECT_GE(created_of(seconds), 0);
   const timespec times[2] = {{-100, 0}, {-100, 0}};

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,7 +25,7 @@ constexpr size_t kFilePieceBytes = 1 << 20;
 
 }  // namespace
 
-KeptInput::KeptInput(const std::string& output, int descriptor, const std::atomic<bool>& stop) : kept_(path_for(output)), arrived_(kept_ + ".tmp"), path_(kept_) {
+KeptInput::KeptInput(const std::string& output, int descriptor, const std::atomic<bool>& stop) : kept_(path_for(output)), path_(kept_) {
   const bool kept = file_is_there(kept_);
   if (isatty(descriptor)) {
     if (kept) {
@@ -35,27 +34,17 @@ KeptInput::KeptInput(const std::string& output, int descriptor, const std::atomi
     }
     spdlog::info("reading requests from the terminal, up to Ctrl-D");
   }
-  descriptor_ = ::open(arrived_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail_user("cannot keep standard input as {}: {}{}", arrived_, std::strerror(errno), file_advice(arrived_, errno));
-  if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    ::close(std::exchange(descriptor_, -1));
-    fail_user("another flexgen process is reading requests for {}; wait for it, stop it, or give another output", output);
-  }
-  try {
-    if (take(descriptor, stop)) path_ = arrived_;
-    else give_up();
-  } catch (...) {
-    give_up();
-    throw;
-  }
+  arrived_.emplace(kept_);
+  if (take(descriptor, stop)) path_ = arrived_->opened_by();
+  else arrived_.reset();
 }
 
 bool KeptInput::take(int from, const std::atomic<bool>& stop) {
-  const bool kept = file_is_there(kept_);
   read_all(from, stop);
   if (stopped_) return false;
+  const bool kept = file_is_there(kept_);
   struct stat info {};
-  if (fstat(descriptor_, &info) != 0) fail_io("cannot look at {}: {}", arrived_, std::strerror(errno));
+  if (fstat(arrived_->descriptor(), &info) != 0) fail_io("cannot look at standard input as it is kept: {}", std::strerror(errno));
   if (info.st_size > 0) {
     if (!kept) return true;
     if (same_as_kept()) return false;
@@ -69,17 +58,9 @@ bool KeptInput::take(int from, const std::atomic<bool>& stop) {
   return false;
 }
 
-KeptInput::~KeptInput() { give_up(); }
-
-void KeptInput::give_up() {
-  if (descriptor_ < 0) return;
-  ::unlink(arrived_.c_str());
-  ::close(std::exchange(descriptor_, -1));
-}
-
 void KeptInput::read_all(int from, const std::atomic<bool>& stop) {
-  const auto fail = [&](int error) { fail_io("cannot keep standard input as {}: {}{}", arrived_, std::strerror(error), file_advice(arrived_, error)); };
-  if (ftruncate(descriptor_, 0) != 0) fail(errno);
+  const auto fail = [&](int error) { fail_io("cannot keep standard input as {}: {}{}", kept_, std::strerror(error), file_advice(kept_, error)); };
+  const int descriptor = arrived_->descriptor();
   std::vector<char> piece(kFilePieceBytes);
   for (;;) {
     // A read would go on after a signal; this does not.
@@ -91,25 +72,25 @@ void KeptInput::read_all(int from, const std::atomic<bool>& stop) {
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (got < 0) fail_io("cannot read standard input: {}", std::strerror(errno));
     if (got == 0) break;
-    if (const int error = write_all(descriptor_, {piece.data(), static_cast<size_t>(got)})) fail(error);
+    if (const int error = write_all(descriptor, {piece.data(), static_cast<size_t>(got)})) fail(error);
   }
   // A file's time goes into the answers (Job): -i - <FILE gives those of -i FILE.
   struct stat info {};
   if (fstat(from, &info) == 0 && S_ISREG(info.st_mode)) {
     const timespec times[2]{info.st_atim, info.st_mtim};
-    if (futimens(descriptor_, times) != 0) spdlog::debug("{} keeps its own time: {}", arrived_, std::strerror(errno));
+    if (futimens(descriptor, times) != 0) spdlog::debug("{} keeps its own time: {}", kept_, std::strerror(errno));
   }
-  if (fsync(descriptor_) != 0) fail(errno);
+  if (fsync(descriptor) != 0) fail(errno);
 }
 
 bool KeptInput::same_as_kept() const {
   const int kept = ::open(kept_.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat old {}, now {};
-  bool same = kept >= 0 && fstat(kept, &old) == 0 && fstat(descriptor_, &now) == 0 && old.st_size == now.st_size;
+  bool same = kept >= 0 && fstat(kept, &old) == 0 && fstat(arrived_->descriptor(), &now) == 0 && old.st_size == now.st_size;
   std::vector<char> a(kFilePieceBytes), b(kFilePieceBytes);
   for (int64_t at = 0; same && at < now.st_size; at += static_cast<int64_t>(kFilePieceBytes)) {
     const auto bytes = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kFilePieceBytes), now.st_size - at));
-    FilePart first(kept, kept_, at, static_cast<int64_t>(bytes)), second(descriptor_, arrived_, at, static_cast<int64_t>(bytes));
+    FilePart first(kept, kept_, at, static_cast<int64_t>(bytes)), second(arrived_->descriptor(), "standard input", at, static_cast<int64_t>(bytes));
     read_fully(first, a.data(), bytes);
     read_fully(second, b.data(), bytes);
     same = std::memcmp(a.data(), b.data(), bytes) == 0;
@@ -119,11 +100,10 @@ bool KeptInput::same_as_kept() const {
 }
 
 void KeptInput::keep() {
-  if (descriptor_ < 0) return;
-  if (::rename(arrived_.c_str(), kept_.c_str()) != 0) fail_io("cannot keep standard input as {}: {}", kept_, std::strerror(errno));
-  sync_directory_of(kept_);
+  if (!arrived_) return;
+  if (const int error = arrived_->replace()) fail_io("cannot keep standard input as {}: {}{}", kept_, std::strerror(error), file_advice(kept_, error));
   path_ = kept_;
-  ::close(std::exchange(descriptor_, -1));
+  arrived_.reset();
 }
 
 }  // namespace flexgen

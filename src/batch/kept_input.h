@@ -2,7 +2,10 @@
 // KeptInput: requests that come through standard input, kept in a file beside the output, as a job that may be continued reads its input again. One thread.
 
 #include <atomic>
+#include <optional>
 #include <string>
+
+#include "io/new_file.h"
 
 namespace flexgen {
 
@@ -11,15 +14,10 @@ class KeptInput {
   /// Where the requests for `output` are kept.
   static std::string path_for(const std::string& output) { return output + ".input"; }
 
-  /// Reads all of `descriptor`. Nothing is changed that is there: what came is beside it until keep(). If the same came as is kept, or nothing (or it is a terminal) and there is
+  /// Reads all of `descriptor`. Nothing is changed that is there: what came is beside it, without a name, until keep(). If the same came as is kept, or nothing (or it is a terminal) and there is
   /// a kept file, that is used. Ends early once `stop` is set, then stopped(). Throws Error{user} if there is nothing to read, or the file that is there
   /// says something else and no job has kept it, Error{io}.
   KeptInput(const std::string& output, int descriptor, const std::atomic<bool>& stop);
-  /// What was not kept is removed.
-  ~KeptInput();
-  KeptInput(const KeptInput&) = delete;
-  KeptInput& operator=(const KeptInput&) = delete;
-
   /// The file with the requests, until keep().
   const std::string& path() const { return path_; }
   bool stopped() const { return stopped_; }
@@ -31,10 +29,9 @@ class KeptInput {
   bool take(int from, const std::atomic<bool>& stop);
   void read_all(int from, const std::atomic<bool>& stop);
   bool same_as_kept() const;
-  void give_up();
 
-  std::string kept_, arrived_, path_;
-  int descriptor_ = -1;  ///< of arrived_; -1: there is none
+  std::string kept_, path_;
+  std::optional<NewFile> arrived_;  ///< what came, until it is kept
   bool stopped_ = false;
 };
 

@@ -53,6 +53,7 @@ TEST_F(KeptInputTest, IsThereOnceItIsKept) {
     EXPECT_FALSE(fs::exists(kept_));
   });
   EXPECT_TRUE(fs::is_empty(directory_.path()));  // the job was refused
+  write_text(kept_ + ".tmp", "mine");
   piped(text, [&](KeptInput& input) { input.keep(); });
   EXPECT_EQ(read_text(kept_), text);
   // The same again, or nothing: that is used. Something else takes its place once the job begins.
@@ -71,7 +72,8 @@ TEST_F(KeptInputTest, IsThereOnceItIsKept) {
     EXPECT_EQ(input.path(), kept_);
   });
   EXPECT_EQ(read_text(kept_), "other");
-  EXPECT_EQ(std::distance(fs::directory_iterator(directory_.path()), fs::directory_iterator()), 2);
+  EXPECT_EQ(read_text(kept_ + ".tmp"), "mine");
+  EXPECT_EQ(std::distance(fs::directory_iterator(directory_.path()), fs::directory_iterator()), 3);
   EXPECT_EQ(error_, "");
 }
 

@@ -1,6 +1,5 @@
 #include "batch/rewritten_file.h"
 
-#include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <utility>
 
 #include "base/error.h"
@@ -21,40 +19,18 @@ constexpr size_t kRewriteBytes = 256 << 10;
 
 }  // namespace
 
-void sync_directory_of(const std::string& path) {
-  std::string directory = std::filesystem::absolute(path).parent_path().string();
-  int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;  // a file system that can't: nothing more to be done
-  fsync(descriptor);
-  ::close(descriptor);
-}
-
-RewrittenFile::RewrittenFile(const std::string& path, WriteCall write) : path_(path), write_(std::move(write)), piece_(kRewriteBytes, '\0') {
-  std::error_code none;
-  if (const auto real = std::filesystem::canonical(path, none); !none) path_ = real.string();
-  temporary_ = path_ + ".tmp";
+RewrittenFile::RewrittenFile(const std::string& path, WriteCall write) : file_(path), write_(std::move(write)), piece_(kRewriteBytes, '\0') {
   struct stat old {};
-  const bool exists = stat(path_.c_str(), &old) == 0;
-  descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail(errno);
-  if (exists && fchmod(descriptor_, old.st_mode & 07777) != 0) {
+  if (stat(file_.path().c_str(), &old) == 0 && fchmod(file_.descriptor(), old.st_mode & 07777) != 0) {
     // Another owner's file: the new one has this process' mode.
   }
   // Nobody else may have it: it will be the output.
-  if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
-    ::close(std::exchange(descriptor_, -1));
-    fail_io("cannot lock {}: {}; is another flexgen process rewriting {}?", temporary_, std::strerror(error), path_);
-  }
-}
-
-RewrittenFile::~RewrittenFile() {
-  if (!replaced_ && descriptor_ >= 0) ::unlink(temporary_.c_str());
-  if (descriptor_ >= 0) ::close(descriptor_);
+  if (flock(file_.descriptor(), LOCK_EX | LOCK_NB) != 0)
+    fail_io("cannot lock a new {}: {}; give an output on a file system with file locks", file_.path(), std::strerror(errno));
 }
 
 void RewrittenFile::fail(int error) const {
-  fail_io("cannot write {}: {}{}; {} is as it was: run the same command again", temporary_, std::strerror(error), file_advice(temporary_, error), path_);
+  fail_io("cannot write a new {}: {}{}; what is there is as it was: run the same command again", file_.path(), std::strerror(error), file_advice(file_.path(), error));
 }
 
 void RewrittenFile::add(std::string_view text) {
@@ -74,22 +50,20 @@ void RewrittenFile::add_line(int from, int64_t offset, int64_t bytes, const std:
 }
 
 void RewrittenFile::flush() {
-  if (const int error = write_all(descriptor_, buffer_, write_)) fail(error);
+  if (const int error = write_all(file_.descriptor(), buffer_, write_)) fail(error);
   buffer_.clear();
 }
 
 void RewrittenFile::finish() {
   flush();
-  if (fsync(descriptor_) != 0) fail(errno);
+  if (fsync(file_.descriptor()) != 0) fail(errno);
 }
 
 void RewrittenFile::replace() {
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
-  replaced_ = true;
-  sync_directory_of(path_);
+  if (const int error = file_.replace()) fail(error);
 }
 
-int RewrittenFile::release() { return std::exchange(descriptor_, -1); }
+int RewrittenFile::release() { return file_.release(); }
 
 size_t FilePart::read(char* data, size_t room) {
   const auto wanted = static_cast<size_t>(std::min(static_cast<int64_t>(room), bytes_ - at_));

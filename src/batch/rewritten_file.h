@@ -1,27 +1,20 @@
 #pragma once
-// RewrittenFile: a new text for a file, written beside it and put in its place at once, so that a crash leaves the old one or the new one whole. One thread.
+// RewrittenFile: a new text for an output (NewFile), which is locked and written in pieces, and takes its place at once: a crash leaves the old one or the new one whole. One thread.
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "batch/record_text.h"
+#include "io/new_file.h"
 #include "io/write_all.h"
 
 namespace flexgen {
-
-/// Brings the entries of a path's folder to the disk, where its file system can.
-void sync_directory_of(const std::string& path);
 
 class RewrittenFile {
  public:
   /// A link's target is rewritten, not the link. `write`: as write_all() takes it. Throws Error{io}.
   RewrittenFile(const std::string& path, WriteCall write);
-  /// What was not put in its place is removed.
-  ~RewrittenFile();
-  RewrittenFile(const RewrittenFile&) = delete;
-  RewrittenFile& operator=(const RewrittenFile&) = delete;
-
   void add(std::string_view text);
   /// A record, to its line end.
   void add(RecordText& record);
@@ -40,12 +33,10 @@ class RewrittenFile {
   void flush();
   [[noreturn]] void fail(int error) const;
 
-  std::string path_, temporary_;
+  NewFile file_;
   WriteCall write_;
-  int descriptor_ = -1;
   std::string buffer_, piece_;
   int64_t size_ = 0;
-  bool replaced_ = false;
 };
 
 /// Bytes of a file as a record's text.

@@ -73,6 +73,16 @@ std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdenti
   return {options, shard};
 }
 
+/// Throws Error{user} where a merge would replace something that is not records.
+void refuse_other_text(const std::string& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return;
+  const OutputScan scan = scan_output(descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
+  ::close(descriptor);
+  if (scan.foreign.count > 0)
+    fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output", scan.foreign.numbers.front(), path, scan.foreign.reason);
+}
+
 }  // namespace
 
 Shard parse_shard(const std::string& text) {
@@ -175,6 +185,8 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge", missing,
               records.size(), input_path, parts.size(), first_missing);
 
+  refuse_other_text(output);
+  if (!error_output.empty()) refuse_other_text(error_output);
   RewrittenFile answers(output, ::write);
   std::optional<RewrittenFile> errors;
   if (!error_output.empty()) errors.emplace(error_output, ::write);

@@ -109,6 +109,15 @@ TEST_F(Parts, OtherJobsAreRefused) {
   EXPECT_THAT(merge_error({shard_output(out_, {0, 2}), shard_output(out_, {1, 2})}), HasSubstr("another input"));
 }
 
+TEST_F(Parts, NoOtherTextIsReplaced) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  write_text(out_, "my notes\n");
+  EXPECT_THAT(merge_error(), HasSubstr("would be lost"));
+  EXPECT_EQ(read_text(out_), "my notes\n");
+  write_text(out_, read_text(whole_));  // records, as an earlier merge leaves them
+  EXPECT_EQ(merge_error(), "");
+}
+
 TEST_F(Parts, LinesThatShareStayTogether) {
   std::string text;
   for (int i = 0; i < 48; ++i) text += fmt::format(R"({{"custom_id":"group {} line {}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}{}","max_tokens":2}}}})", i / 8, i, std::string(96, static_cast<char>('a' + i / 8)), i) + "\n";

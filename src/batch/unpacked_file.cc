@@ -1,6 +1,7 @@
 #include "batch/unpacked_file.h"
 
 #include "batch/input_form.h"
+#include "io/transfer.h"
 #include "io/unpack.h"
 
 namespace flexgen {
@@ -22,13 +23,14 @@ const char* name_of(PackedForm form) {
 UnpackedFile::UnpackedFile(const std::shared_ptr<File>& file) {
   sources_.push_back(std::make_unique<FileBytes>(file));
   look();
+  const std::string name = shown_name(file->path());
   // Compression is taken off first, then UTF-16.
   for (int round = 0; round < 2; ++round) {
     const PackedForm form = packed_form(front_->front());
     const bool compressed = form == PackedForm::kGzip || form == PackedForm::kZstd;
     if (form == PackedForm::kPlain || (round > 0 && compressed)) break;
-    if (compressed) sources_.push_back(form == PackedForm::kGzip ? gunzip(*front_, file->path()) : unzstd(*front_, file->path()));
-    else sources_.push_back(utf8_of_utf16(*front_, form == PackedForm::kUtf16Big, file->path()));
+    if (compressed) sources_.push_back(form == PackedForm::kGzip ? gunzip(*front_, name) : unzstd(*front_, name));
+    else sources_.push_back(utf8_of_utf16(*front_, form == PackedForm::kUtf16Big, name));
     told_.emplace_back(name_of(form));
     look();
     if (!compressed) break;

@@ -1,12 +1,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/error.h"
@@ -18,8 +18,8 @@
 #include "cli/commands.h"
 #include "cli/json_output.h"
 #include "cli/plan_report.h"
+#include "io/temporary_file.h"
 #include "io/whole_file.h"
-#include "io/write_all.h"
 #include "model/prepared_weights.h"
 #include "setup/dtype_choice.h"
 #include "setup/hardware.h"
@@ -40,23 +40,21 @@ constexpr int64_t kTextBytesPerToken = 4;  // English text; other languages and 
 /// Standard input as a file without a name, since planning reads it more than once.
 class PipedInput {
  public:
-  PipedInput() : file_(std::tmpfile()) {
-    if (!file_) fail_io("cannot keep standard input in a temporary file: {}", std::strerror(errno));
-    std::vector<char> piece(1 << 20);
+  PipedInput() : file_("", "standard input (TMPDIR names the directory)") {
+    std::vector<std::byte> piece(1 << 20);
+    int64_t size = 0;
     for (ssize_t n; (n = ::read(STDIN_FILENO, piece.data(), piece.size())) != 0;) {
       if (n < 0 && errno != EINTR) fail_user("cannot read the job from standard input: {}", std::strerror(errno));
-      const int error = n > 0 ? write_all(fileno(file_), {piece.data(), static_cast<size_t>(n)}) : 0;
-      if (error != 0) fail_io("cannot keep standard input in a temporary file: {}; TMPDIR names the directory for those", std::strerror(error));
+      if (n < 0) continue;
+      file_.write(size, std::span(piece).first(static_cast<size_t>(n)));
+      size += n;
     }
   }
-  ~PipedInput() { std::fclose(file_); }
-  PipedInput(const PipedInput&) = delete;
-  PipedInput& operator=(const PipedInput&) = delete;
 
-  std::string path() const { return fmt::format("/proc/self/fd/{}", fileno(file_)); }
+  std::string path() const { return file_.opened_by(); }
 
  private:
-  std::FILE* file_;
+  TemporaryFile file_;
 };
 
 /// What the job is; `notes` gets what was estimated or left out.

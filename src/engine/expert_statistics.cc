@@ -1,12 +1,6 @@
 #include "engine/expert_statistics.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +8,7 @@
 #include "base/log.h"
 #include "io/checked_json.h"
 #include "io/directory_lock.h"
+#include "io/new_file.h"
 #include "io/whole_file.h"
 
 namespace flexgen {
@@ -47,16 +42,6 @@ ExpertCounts counts_from(const std::string& text, const std::string& path, const
   }
   if (!fits) fail_user("{}{}: the counts are of another model (this one has {} blocks and {} experts); give each model a file of its own", kFlag, path, config.num_layers, config.mixture.num_experts);
   return counts;
-}
-
-void write_beside_and_rename(const std::string& path, const std::string& text) {
-  static std::atomic<int> number{0};  // of this process's threads
-  const std::string temporary = fmt::format("{}.{}-{}", path, getpid(), number++);
-  write_whole_file(temporary, text);
-  if (std::rename(temporary.c_str(), path.c_str()) == 0) return;
-  const int error = errno;
-  ::unlink(temporary.c_str());
-  fail_io("{}{}: cannot be written: {}", kFlag, path, std::strerror(error));
 }
 
 }  // namespace
@@ -102,7 +87,7 @@ void add_expert_counts(const std::string& path, const ModelConfig& config, const
     for (size_t expert = 0; expert < counts[block].size(); ++expert) all[block][expert] = std::min(kMostCounted, all[block][expert] + counts[block][expert]);
     json["blocks"].push_back(all[block]);
   }
-  write_beside_and_rename(path, json.dump() + "\n");
+  replace_whole_file(path, json.dump() + "\n");
 }
 
 }  // namespace flexgen

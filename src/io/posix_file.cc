@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
+#include "io/new_file.h"
 #include "io/transfer.h"
 
 namespace flexgen {
@@ -131,10 +132,12 @@ std::shared_ptr<File> File::open(const std::string& path, FileMode mode) {
     direct = false;
     return open_once(name, flags);
   };
-  int descriptor = spill ? open_any(folder_of(path), O_RDWR | O_TMPFILE) : -1;
-  if (descriptor < 0) {
-    descriptor = open_any(path, write ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY);
-    if (descriptor >= 0 && spill) ::unlink(path.c_str());  // a file system without O_TMPFILE: at once, while it is empty
+  int descriptor = spill ? open_any(folder_of(path), O_RDWR | O_TMPFILE) : open_any(path, write ? O_RDWR | O_CREAT | O_TRUNC : O_RDONLY);
+  if (descriptor < 0 && spill) {  // a file system without O_TMPFILE
+    std::string name;
+    descriptor = create_beside(path, O_RDWR | O_NONBLOCK, &name);
+    if (descriptor >= 0) ::unlink(name.c_str());
+    direct = want_direct;  // set below, if it works
   }
   if (descriptor < 0) throw file_error(path, what, errno);
   struct stat info {};

@@ -22,6 +22,8 @@ class TemporaryFile {
 
   /// Throws Error{io} that says what to do: a disk that is full, for one.
   void write(int64_t offset, std::span<const std::byte> bytes);
+  /// By which it can be opened as long as this is there.
+  std::string opened_by() const;
   /// Bytes that were written.
   void read(int64_t offset, std::span<std::byte> bytes) const;
 

@@ -42,6 +42,8 @@ std::string folder_of(const std::string& path) {
   return ignored ? path : absolute.parent_path().string();
 }
 
+std::string shown_name(const std::string& path) { return path.starts_with("/proc/self/fd/") ? "standard input" : path; }
+
 std::string file_advice(const std::string& path, int error) {
   switch (error) {
     case ENOSPC:

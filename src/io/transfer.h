@@ -45,5 +45,7 @@ std::string file_advice(const std::string& path, int error);
 
 /// The folder of `path`, for advice.
 std::string folder_of(const std::string& path);
+/// How messages name it: what is read by its descriptor came through standard input.
+std::string shown_name(const std::string& path);
 
 }  // namespace flexgen

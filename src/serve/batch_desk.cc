@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "batch/answer_json.h"
+#include "io/new_file.h"
 #include "io/whole_file.h"
 #include "serve/api_error.h"
 #include "serve/list_page.h"
@@ -85,7 +86,7 @@ void BatchDesk::change(const std::string& id, Change change) {
   std::lock_guard guard(mutex_);
   Json next = batches_.at(id);
   change(next);
-  replace_file(folder(id) + "/" + kFile, json_text(next));
+  replace_whole_file(folder(id) + "/" + kFile, json_text(next), true);
   batches_[id] = std::move(next);
 }
 
@@ -115,7 +116,7 @@ std::string BatchDesk::create(const nlohmann::json& body) {
   const std::string text = json_text(batch);
   std::lock_guard guard(mutex_);
   fs::create_directory(folder(id));
-  replace_file(folder(id) + "/" + kFile, text);
+  replace_whole_file(folder(id) + "/" + kFile, text, true);
   batches_[id] = std::move(batch);
   queue_.push_back(id);
   changed_.notify_all();

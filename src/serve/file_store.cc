@@ -14,6 +14,8 @@
 #include "base/log.h"
 #include "batch/answer_json.h"
 #include "batch/rewritten_file.h"
+#include "io/new_file.h"
+#include "serve/new_id.h"
 #include "io/whole_file.h"
 #include "io/write_all.h"
 #include "serve/new_id.h"
@@ -23,6 +25,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kFilePrefix = "file-", kDataEnd = ".data";
+
+/// "file-<24 hex digits>.data", as an upload is called.
+bool is_own_name(std::string_view name) {
+  constexpr size_t kIdDigits = 24;
+  return name.size() == kFilePrefix.size() + kIdDigits + kDataEnd.size() && name.starts_with(kFilePrefix) && name.ends_with(kDataEnd) &&
+         name.substr(kFilePrefix.size(), kIdDigits).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
 [[noreturn]] void fail_file(const std::string& path, const char* what) { fail_io("{}: cannot {}: {}; free some space, or look after the disk", path, what, std::strerror(errno)); }
 
 }  // namespace
@@ -31,18 +42,6 @@ void make_state_folder(const std::string& directory) {
   std::error_code error;
   fs::create_directories(directory, error);
   if (error) fail_user("--state: {} cannot be made: {}; give another folder", directory, error.message());
-}
-
-void replace_file(const std::string& path, const std::string& text) {
-  const std::string next = path + ".new";
-  const int descriptor = ::open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (descriptor < 0) fail_file(next, "be made");
-  errno = write_all(descriptor, text);
-  const bool good = errno == 0 && ::fsync(descriptor) == 0;
-  ::close(descriptor);
-  if (!good) fail_file(next, "be written");
-  if (::rename(next.c_str(), path.c_str()) != 0) fail_file(path, "be replaced");
-  sync_directory_of(path);
 }
 
 bool has_texts(const nlohmann::json& record, std::initializer_list<const char*> names) {
@@ -69,21 +68,21 @@ FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
     }
     files_[id] = {id, json["filename"], json["purpose"], static_cast<int64_t>(fs::file_size(path(id))), json["created_at"]};
   }
-  // What nobody finished goes; the content of a record that cannot be read stays.
+  // An upload that was not finished goes; the content of a record that cannot be read stays, and so does what is not ours.
   for (const std::string& name : names)
-    if (name.ends_with(".new") || (name.ends_with(".data") && !fs::exists(about(name.substr(0, name.size() - 5))))) {
+    if (is_own_name(name) && !fs::exists(about(name.substr(0, name.size() - kDataEnd.size())))) {
       std::error_code ignored;
       fs::remove(fs::path(directory_) / name, ignored);
     }
 }
 
 StoredFile FileStore::keep(StoredFile file) {
-  replace_file(about(file.id), file.json());
+  replace_whole_file(about(file.id), file.json(), true);
   std::lock_guard guard(mutex_);
   return files_[file.id] = std::move(file);
 }
 
-FileStore::Upload::Upload(FileStore& store) : store_(store), id_(new_id("file-")) {
+FileStore::Upload::Upload(FileStore& store) : store_(store), id_(new_id(std::string(kFilePrefix))) {
   descriptor_ = ::open(store_.path(id_).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (descriptor_ < 0) fail_file(store_.path(id_), "be made");
 }

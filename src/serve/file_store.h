@@ -72,7 +72,4 @@ bool has_time(const nlohmann::json& record);
 /// With the folders above it, where they are not there. Throws Error{user}.
 void make_state_folder(const std::string& directory);
 
-/// Replaces the whole file, or leaves it as it was; on the disk when it returns. Throws Error{io}.
-void replace_file(const std::string& path, const std::string& text);
-
 }  // namespace flexgen

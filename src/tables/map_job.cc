@@ -29,6 +29,8 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMaxTextFileBytes = 16 << 20;  // of a template or a schema
+constexpr int64_t kMaxMarkBytes = 4096;       // of the file that says what was written
+constexpr size_t kHashDigits = 64;
 constexpr size_t kMaxMapColumns = 65536;
 constexpr int64_t kMaxRecordBytes = int64_t{1} << 30;
 
@@ -167,8 +169,13 @@ void MapJob::check_output() const {
   std::error_code none;
   for (const std::string& read : {options_.input, options_.examples, options_.template_file, options_.json_schema})
     if (!read.empty() && std::filesystem::equivalent(read, options_.output, none)) fail_user("--output {}: this is what {} is read from; give another name", options_.output, read);
-  if (options_.overwrite || !file_is_there(options_.output)) return;
-  const std::string left = without_blanks(read_file_if_there(files_.written, 4096));
+  if (options_.overwrite) return;
+  const std::string left = without_blanks(read_file_if_there(files_.written, kMaxMarkBytes));
+  const bool begun = file_is_there(files_.written), is_mark = left.empty() || (left.size() == kHashDigits && left.find_first_not_of("0123456789abcdef") == std::string::npos);
+  if (!is_mark) fail_user("--output {}: {} is there, where this job's own file would be, and is none of flexgen's; move it away, give another name, or --overwrite", options_.output, files_.written);
+  if (!begun && file_is_there(files_.lines) && !file_is_there(files_.answers + ".job"))
+    fail_user("--output {}: {} is there, where this job's own lines would be, and no job has written it; move it away, give another name, or --overwrite", options_.output, files_.lines);
+  if (!file_is_there(options_.output)) return;
   if (left.empty()) fail_user("--output {}: this file is there already, and is not of this job; give another name, or --overwrite", options_.output);
   if (left != hash_of_file(options_.output)) fail_user("--output {}: this table was changed since this job wrote it; move it away, or give --overwrite", options_.output);
 }
@@ -217,6 +224,7 @@ bool MapJob::write_lines(const std::atomic<bool>& stop) {
   if (rows == 0) fail_user("{} has no rows", options_.input);
   fingerprint_ = table.fingerprint();
   lines.finish();
+  if (!file_is_there(files_.written)) write_whole_file(files_.written, "");  // from now on what is beside the table is this job's
   lines.replace();
   give_time_of(options_.input, files_.lines);
   return true;
@@ -278,7 +286,7 @@ MapOutcome MapJob::write_table() const {
   if (table.fingerprint() != fingerprint_) fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
   file.finish();
   file.replace();
-  write_whole_file(files_.written, hash_of_file(options_.output) + "\n");
+  replace_whole_file(files_.written, hash_of_file(options_.output) + "\n");
   return outcome;
 }
 
