@@ -455,8 +455,14 @@ MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes&
 }
 
 void add_rates(HardwareProfile& profile, const HardwareProfile& more) {
-  profile.cpu.matmul.insert(profile.cpu.matmul.end(), more.cpu.matmul.begin(), more.cpu.matmul.end());
-  profile.cpu.attention.insert(profile.cpu.attention.end(), more.cpu.attention.begin(), more.cpu.attention.end());
+  const auto add = [](auto& all, const auto& rates) {
+    for (const auto& one : rates) {
+      std::erase_if(all, [&](const auto& old) { return same_kind(old, one); });
+      all.push_back(one);
+    }
+  };
+  add(profile.cpu.matmul, more.cpu.matmul);
+  add(profile.cpu.attention, more.cpu.attention);
   if (!more.doubt.empty()) profile.doubt = more.doubt;
   profile.others_share = std::max(profile.others_share, more.others_share);
   profile.load_average = std::max(profile.load_average, more.load_average);

@@ -12,10 +12,12 @@ namespace {
 
 using OrderedJson = nlohmann::ordered_json;
 
+/// Seconds that so many units take together.
+double whole_s(const RatePoint& point) { return point.x / point.per_s; }
+
 /// Seconds a unit at x: linear in x * seconds, the time of the whole, between the points; constant before the first.
 double unit_s(const std::vector<RatePoint>& points, double x) {
   FLEXGEN_CHECK(!points.empty());
-  auto whole_s = [](const RatePoint& point) { return point.x / point.per_s; };
   if (x <= points.front().x || points.size() == 1) {
     // A visit of fewer rows than were measured takes what the fewest take: its weights are read all the same.
     return x > 0 && x < points.front().x ? whole_s(points.front()) / x : 1 / points.front().per_s;
@@ -98,6 +100,8 @@ OrderedJson compute_json(const ComputeProfile& compute) {
 
 /// Beyond these a number is a mistake: a unit taken for another, or a broken file.
 constexpr double kMostFlops = 1e18, kMostBytes_s = 1e14, kShortest_s = 1e-15, kLongest_s = 1e4, kLargestSize = 1e9;
+constexpr double kMostLoad = 1e6;   // programs that wait for a processor
+constexpr double kMostSpread = 10;  // of times that only noise can have turned around
 enum Least { kFrom0, kAbove0 };
 
 /// Reads fields of one object, and knows where it is.
@@ -139,6 +143,11 @@ class Fields {
     if (!at(name).is_boolean()) fail_user("{}: '{}' must be true or false", where_, name);
     return at(name).get<bool>();
   }
+  int64_t whole(const char* name, int64_t most) const {
+    const double value = number(name, kAbove0, 1, static_cast<double>(most));
+    if (value != std::floor(value)) fail_user("{}: '{}' is {}, and must be a whole number", where_, name, value);
+    return static_cast<int64_t>(value);
+  }
   DType dtype(const char* name) const {
     auto found = dtype_of_name(text(name));
     if (found && is_shipped(*found) && name != std::string_view("weights")) found.reset();
@@ -155,8 +164,11 @@ class Fields {
       if (pair) point = {entry[0].get<double>(), entry[1].get<double>()};
       if (!pair || !std::isfinite(point.x) || !std::isfinite(point.per_s) || point.x <= 0 || point.per_s <= 0 || (!points.empty() && point.x <= points.back().x))
         fail_user("{}: '{}' must be a list of [size, per second], both above 0, sizes ascending", where_, name);
-      if (point.x > kLargestSize || point.per_s < 1 || point.per_s > most)
-        fail_user("{}: '{}' has [{}, {}], which no machine has: sizes can be up to {:g}, and from 1 to {:g} a second", where_, name, point.x, point.per_s, kLargestSize, most);
+      if (point.x < 1 || point.x > kLargestSize || point.per_s < 1 || point.per_s > most)
+        fail_user("{}: '{}' has [{}, {}], which no machine has: sizes can be from 1 to {:g}, and from 1 to {:g} a second", where_, name, point.x, point.per_s, kLargestSize, most);
+      if (!points.empty() && kMostSpread * whole_s(point) < whole_s(points.back()))
+        fail_user("{}: '{}' has [{}, {}] and [{}, {}], which contradict each other: the larger size would take less than a {:g}th of the smaller one's time", where_, name, points.back().x,
+                  points.back().per_s, point.x, point.per_s, kMostSpread);
       points.push_back(point);
     }
     return points;
@@ -184,17 +196,27 @@ ComputeProfile compute_from(const nlohmann::json& json, const std::string& where
   for (const nlohmann::json& entry : fields.at("matmul")) {
     Fields rates(entry, where + " matmul");
     rates.only({"compute", "weights", "width", "rows_to_flops_per_s"});
+    if (rates.dtype("compute") == DType::kInt4) fail_user("{}: 'compute' is 'int4', in which nothing is multiplied; int8 is the narrowest", rates.where());
     compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s", kMostFlops), rates.has("width") ? rates.number("width", kAbove0, 1, kLargestSize) : kUsualWidth});
+    const MatmulRates& last = compute.matmul.back();
+    if (std::any_of(compute.matmul.begin(), compute.matmul.end() - 1, [&](const MatmulRates& other) { return same_kind(other, last); }))
+      fail_user("{}: compute '{}', weights '{}', width {} is there twice; remove one of them", rates.where(), dtype_name(last.compute), dtype_name(last.weights), last.width);
   }
   for (const nlohmann::json& entry : fields.at("attention")) {
     Fields rates(entry, where + " attention");
     rates.only({"cache", "queries_per_kv_head", "context_to_bytes_per_s", "chunk_flops_per_s"});
     compute.attention.push_back({rates.dtype("cache"), rates.number("queries_per_kv_head", kAbove0, 1, 1e6), rates.points("context_to_bytes_per_s", kMostBytes_s), rates.number("chunk_flops_per_s", kAbove0, 1, kMostFlops)});
+    const AttentionRates& last = compute.attention.back();
+    if (std::any_of(compute.attention.begin(), compute.attention.end() - 1, [&](const AttentionRates& other) { return same_kind(other, last); }))
+      fail_user("{}: cache '{}', queries_per_kv_head {} is there twice; remove one of them", rates.where(), dtype_name(last.cache), last.queries_per_kv_head);
   }
   return compute;
 }
 
 }  // namespace
+
+bool same_kind(const MatmulRates& a, const MatmulRates& b) { return a.compute == b.compute && a.weights == b.weights && a.width == b.width; }
+bool same_kind(const AttentionRates& a, const AttentionRates& b) { return a.cache == b.cache && a.queries_per_kv_head == b.queries_per_kv_head; }
 
 double ComputeProfile::matmul_s(DType compute, DType weights, double width, double rows, double flops) const {
   if (flops <= 0 || rows <= 0) return 0;
@@ -288,13 +310,13 @@ HardwareProfile profile_from_json(const std::string& text, const std::string& so
   fields.only({"format", "method", "name", "measured", "load", "doubt", "confirmed", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
   if (const double format = fields.number("format", kFrom0, 0, 1e18); format != 1) fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, format);
   HardwareProfile profile;
-  profile.method = fields.has("method") ? static_cast<int>(fields.number("method", kAbove0, 1, 1e6)) : 1;
+  profile.method = fields.has("method") ? static_cast<int>(fields.whole("method", 1'000'000)) : 1;
   profile.name = fields.text("name");
   profile.measured = fields.has("measured") ? fields.text("measured") : "";
   if (fields.has("load")) {
     const Fields load(fields.at("load"), source + ": load");
     load.only({"average", "others_share"});
-    profile.load_average = load.number("average", kFrom0, 0, 1e12);
+    profile.load_average = load.number("average", kFrom0, 0, kMostLoad);
     profile.others_share = load.share("others_share");
   }
   if (fields.has("doubt")) profile.doubt = fields.text("doubt");

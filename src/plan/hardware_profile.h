@@ -35,6 +35,10 @@ struct AttentionRates {
   double chunk_flops_per_s = 1e11; ///< prompt chunks: q.k and weights times v
 };
 
+/// Whether they are rates of the same thing: a profile has each once.
+bool same_kind(const MatmulRates& a, const MatmulRates& b);
+bool same_kind(const AttentionRates& a, const AttentionRates& b);
+
 /// One processor: the host's cores, or a GPU.
 struct ComputeProfile {
   std::vector<MatmulRates> matmul;
@@ -92,7 +96,7 @@ struct HardwareProfile {
 };
 
 std::string to_json(const HardwareProfile& profile);
-/// Throws Error{user} naming `source` and the field for what is missing, not finite, not positive or beyond what any machine does.
+/// Throws Error{user} naming `source` and the field for what is missing, not finite, not positive, beyond what any machine does, or contradicts itself.
 HardwareProfile profile_from_json(const std::string& text, const std::string& source);
 
 /// dtype by the name that dtype_name() gives; nothing for others.

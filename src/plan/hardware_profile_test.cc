@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "base/error.h"
 
 namespace flexgen::hardware_profile_test {
@@ -125,6 +127,41 @@ TEST(HardwareProfile, WrongFilesAreRefusedByName) {
   refused("\"format\": 1,", "\"format\": 1, \"confirmed\": 1,", "'confirmed' must be true or false");
   refused("\"format\": 1,", "\"format\": 1, \"load\": {\"average\": -1, \"others_share\": 0},", "load: 'average'");
   refused("\"cache\": \"bf16\"", "\"cache\": " + std::string(100000, '['), "nested too deep");
+  refused("\"format\": 1,", "\"format\": 1, \"load\": {\"average\": 1e9, \"others_share\": 0},", "load: 'average'");
+  refused(fmt::format("\"method\": {}", kMeasuringMethod), "\"method\": 1.5", "'method' is 1.5, and must be a whole number");
+  refused("\"compute\": \"f32\"", "\"compute\": \"int4\"", "'compute' is 'int4'");
+}
+
+TEST(HardwareProfile, RatesThatCannotBeAreRefusedByName) {
+  const auto refused = [](const std::function<void(ComputeProfile&)>& change, const std::string& why) {
+    HardwareProfile profile = with_gpu();
+    change(*profile.gpu);
+    try {
+      profile_from_json(to_json(profile), "file.json");
+      ADD_FAILURE() << "accepted: " << why;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("file.json: gpu"), testing::HasSubstr(why)));
+    }
+  };
+  const auto rows = [&](std::vector<RatePoint> points, const std::string& why) {
+    refused([&](ComputeProfile& gpu) { gpu.matmul.front().points = points; }, why);
+  };
+  rows({{0.5, 1e9}, {16, 1e10}}, "'rows_to_flops_per_s' has [0.5, 1000000000], which no machine has: sizes can be from 1");
+  rows({{1e-300, 1e9}}, "sizes can be from 1");
+  rows({{0, 1e9}}, "both above 0");
+  rows({{1, 1e9}, {1e12, 1e10}}, "sizes can be from 1 to 1e+09");
+  rows({{16, 1e10}, {1, 1e9}}, "sizes ascending");
+  rows({{1, 1e9}, {1, 1e10}}, "sizes ascending");
+  rows({{1, 1e3}, {16, 1e12}}, "'rows_to_flops_per_s' has [1, 1000] and [16, 1000000000000], which contradict each other");
+  refused([](ComputeProfile& gpu) { gpu.attention.back().points = {{64, 1e3}, {1024, 1e13}}; }, "'context_to_bytes_per_s' has [64, 1000] and");
+  refused([](ComputeProfile& gpu) { gpu.attention.back().points.front().x = 0.25; }, "'context_to_bytes_per_s' has [0.25,");
+  refused([](ComputeProfile& gpu) { gpu.attention.back().queries_per_kv_head = 0.5; }, "'queries_per_kv_head' is 0.5");
+  refused([](ComputeProfile& gpu) { gpu.matmul.front().width = 0.5; }, "'width' is 0.5");
+  refused([](ComputeProfile& gpu) { gpu.matmul.push_back(gpu.matmul.front()); }, "compute 'f32', weights 'bf16', width 2048 is there twice");
+  refused([](ComputeProfile& gpu) { gpu.attention.push_back(gpu.attention.front()); }, "cache 'bf16', queries_per_kv_head 1 is there twice");
+}
+
+TEST(HardwareProfile, WrongTextIsRefused) {
   EXPECT_THROW(profile_from_json("[]", "x"), Error);
   EXPECT_THROW(profile_from_json("{", "x"), Error);
 }
