@@ -2,10 +2,12 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "batch/input_form.h"
 #include "batch/unpacked_file.h"
 #include "io/transfer.h"
@@ -56,6 +58,24 @@ InputText InputText::open(const std::string& path, const std::string& directory,
     input.size_ += static_cast<int64_t>(count);
   }
   return input;
+}
+
+size_t InputTextBytes::read(char* data, size_t room) {
+  const auto count = static_cast<size_t>(std::min(static_cast<int64_t>(room), text_.size() - at_));
+  if (count > 0) text_.read(at_, std::as_writable_bytes(std::span(data, count)));
+  at_ += static_cast<int64_t>(count);
+  return count;
+}
+
+std::string read_unpacked_text(const std::string& path, int64_t most_bytes) {
+  UnpackedFile unpacked(File::open(path, FileMode::kRead));
+  std::string text, piece(UnpackedFile::kFrontBytes, '\0');
+  while (const size_t count = unpacked.text().read(piece.data(), piece.size())) {
+    text.append(piece, 0, count);
+    if (std::ssize(text) > most_bytes) fail_user("{}: its text has more than {}; give less of it", path, format_bytes(most_bytes));
+  }
+  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+  return text;
 }
 
 void InputText::read(int64_t offset, std::span<std::byte> data) const {

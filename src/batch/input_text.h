@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "io/byte_source.h"
 #include "io/file.h"
 #include "io/temporary_file.h"
 
@@ -29,5 +30,20 @@ class InputText {
   std::shared_ptr<TemporaryFile> lines_;  ///< null: the lines are those of the file
   int64_t size_ = 0;
 };
+
+/// All of it from its start. `text` must live as long.
+class InputTextBytes : public ByteSource {
+ public:
+  explicit InputTextBytes(const InputText& text) : text_(text) {}
+  size_t read(char* data, size_t room) override;
+
+ private:
+  const InputText& text_;
+  int64_t at_ = 0;
+};
+
+/// A text that is no requests, as UTF-8 without a byte order mark, whether it is compressed (gzip, zstd), in UTF-16, or neither. Throws Error{user} for one that is broken or has more than `most_bytes`,
+/// Error{io}.
+std::string read_unpacked_text(const std::string& path, int64_t most_bytes);
 
 }  // namespace flexgen

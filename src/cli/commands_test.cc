@@ -424,6 +424,31 @@ TEST_F(Eval, TaskCountsLinesAndFields) {
   EXPECT_EQ(figures["fields_right"], 9);
   options_.limit = 1;
   EXPECT_EQ(run(options_)["lines"], 1);
+  options_.limit = 0;
+  // In any form that a batch file may have.
+  const Json first = {{"q", prompt}, {"a", right}}, second = {{"q", prompt}, {"a", wrong}};
+  std::string wide = "\xff\xfe";
+  for (char c : first.dump() + "\n" + second.dump()) wide += std::string{c, '\0'};
+  for (const std::string& text : {Json{first, second}.dump(), Json{first, second}.dump(1), first.dump(1) + second.dump(1), "\xef\xbb\xbf" + first.dump() + "\r\n" + second.dump(),
+                                  gzipped(first.dump() + "\n" + second.dump() + "\n"), wide}) {
+    write_text(options_.task_file, text);
+    const Json again = run(options_);
+    EXPECT_EQ(again["lines"], 2);
+    EXPECT_EQ(again["fields_right"], 9);
+  }
+  write_text(options_.task_file, gzipped(first.dump()).substr(0, 40));
+  EXPECT_THROW(eval_command(options_), Error);
+}
+
+TEST_F(Eval, ATextInAnyForm) {
+  const std::string text = "Inv. 427050 | dated Sep 7, 2016 | amount due EUR 212.84 | by Rokar Office | paid\n";
+  options_.perplexity_file = directory_.file("text");
+  write_text(options_.perplexity_file, text);
+  const Json figures = run(options_);
+  for (const std::string& form : {gzipped(text), "\xef\xbb\xbf" + text}) {
+    write_text(options_.perplexity_file, form);
+    EXPECT_EQ(run(options_)["perplexity"], figures["perplexity"]);
+  }
 }
 
 TEST_F(Eval, WhatCannotBeMeasuredIsRefusedByName) {

@@ -2,8 +2,20 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
+#include "batch/batch_input.h"
+#include "batch/input_text.h"
+#include "batch/special_tokens.h"
+#include "cli/commands.h"
+#include "cli/evaluation.h"
+#include "cli/json_output.h"
+#include "cli/plan_table.h"
+#include "cli/progress.h"
+#include "cli/stop_signals.h"
+#include "setup/hardware.h"
+#include "setup/model_folder.h"
+#include "setup/team.h"
+#include "tables/table_reader.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
@@ -32,6 +44,7 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kMaxTaskDepth = 64;
+constexpr int64_t kMaxTaskLineBytes = 64 << 20, kMaxTextBytes = int64_t{1} << 32;
 
 class Collect : public CompletionSink {
  public:
@@ -40,12 +53,7 @@ class Collect : public CompletionSink {
   std::vector<Completion> completions;  ///< by key
 };
 
-std::string read_file(const std::string& path, const char* flag) {
-  const std::string text = read_whole_file(path);
-  if (text.empty()) fail_user("{} {}: this file is empty", flag, path);
-  if (is_lfs_pointer(text)) refuse_lfs_pointer(path);
-  return text;
-}
+[[noreturn]] void refuse_empty(const char* flag, const std::string& path) { fail_user("{} {}: this file is empty", flag, path); }
 
 /// Runs all requests as one job. False if a signal ended it.
 bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, OrderedJson& figures) {
@@ -68,7 +76,9 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
 }
 
 bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
-  const std::string text = read_file(options.perplexity_file, "--perplexity");
+  const std::string text = read_unpacked_text(options.perplexity_file, kMaxTextBytes);
+  if (text.empty()) refuse_empty("--perplexity", options.perplexity_file);
+  if (is_lfs_pointer(text)) refuse_lfs_pointer(options.perplexity_file);
   for (size_t at = 0; at < text.size();) {
     const size_t length = utf8_length(text, at);
     if (length == 0) fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
@@ -131,14 +141,19 @@ struct Task {
 
 Task read_task(const EvalOptions& options, const Engine& engine) {
   Task task;
-  std::istringstream file(read_file(options.task_file, "--task"));
+  const InputText text = InputText::open(options.task_file, "", false);
+  if (text.size() == 0) refuse_empty("--task", options.task_file);
+  InputTextBytes bytes(text);
+  LineReader lines(bytes, kMaxTaskLineBytes, "--task " + options.task_file);
   const ModelConfig& config = engine.model().config();
   std::string line;
   int64_t doubled_bos = 0;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
+  while (lines.next(&line)) {
+    const int64_t number = lines.number();
+    if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
     if (is_blank(line)) continue;
     if (options.limit > 0 && static_cast<int64_t>(task.requests.size()) == options.limit) break;
-    const nlohmann::json json = parse_checked_json(line, 64, fmt::format("--task {} line {}", options.task_file, number), "this line", "correct it");
+    const nlohmann::json json = parse_checked_json(line, kMaxTaskDepth, fmt::format("--task {} line {}", options.task_file, number), "this line", "correct it");
     auto bad = [&](const std::string& why) { fail_user("--task {} line {}: {}", options.task_file, number, why); };
     if (!json.is_object()) bad("no JSON object");
     if (!json.contains(options.prompt_field) || !json[options.prompt_field].is_string())

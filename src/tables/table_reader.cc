@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "batch/input_form.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "text/jinja/json_values.h"
@@ -26,16 +27,24 @@ std::string ending_of(std::filesystem::path path, bool may_be_packed) {
   return ending;
 }
 
+/// JSON that is laid out otherwise (an array, objects over several lines) as an object a line; null: it is so already.
+std::unique_ptr<ByteSource> laid_out(TableKind kind, FrontBytes& text, const std::string& path) {
+  if (kind != TableKind::kJsonl) return nullptr;
+  const TextForm form = text_form(text.front(), text.front().size() < UnpackedFile::kFrontBytes);
+  if (form == TextForm::kLines) return nullptr;
+  return form == TextForm::kCarriageReturns ? returns_as_line_ends(text) : values_as_lines(text, form, path);
+}
+
 }  // namespace
 
 TableKind table_kind_of(const std::string& path, const char* flag, bool may_be_packed) {
   const std::string ending = ending_of(path, may_be_packed);
   if (ending == ".csv") return TableKind::kCsv;
   if (ending == ".tsv" || ending == ".tab") return TableKind::kTsv;
-  if (ending == ".jsonl" || ending == ".ndjson") return TableKind::kJsonl;
+  if (ending == ".jsonl" || ending == ".ndjson" || (may_be_packed && ending == ".json")) return TableKind::kJsonl;
   if (ending == ".parquet") fail_user("{} {}: Parquet is read and written by tools/parquet_table.py alone: python3 tools/parquet_table.py FROM TO converts between it and .jsonl or .csv (needs PyPI pyarrow)", flag, path);
   if (ending == ".xlsx" || ending == ".xls" || ending == ".ods") fail_user("{} {}: a spreadsheet; save it as CSV (UTF-8) in the program that made it", flag, path);
-  fail_user("{} {}: the name must end in .csv, .tsv or .jsonl{}, which says what the table is", flag, path, may_be_packed ? " (also with .gz or .zst behind it)" : "");
+  fail_user("{} {}: the name must end in .csv, .tsv or .jsonl{}, which says what the table is", flag, path, may_be_packed ? " (also .json, and with .gz or .zst behind it)" : "");
 }
 
 bool LineReader::next(std::string* line) {
@@ -68,7 +77,11 @@ size_t TableReader::HashedBytes::read(char* data, size_t room) {
   return count;
 }
 
-TableReader::TableReader(const std::string& path, TableKind kind) : path_(path), kind_(kind), file_(File::open(path, FileMode::kRead)), bytes_(file_.text()) {
+TableReader::TableReader(const std::string& path, TableKind kind) : path_(path), kind_(kind), file_(File::open(path, FileMode::kRead)), laid_out_(laid_out(kind, file_.text(), path)), bytes_(laid_out_ ? *laid_out_ : file_.text()) {
+  if (laid_out_) {
+    lines_.emplace(bytes_, kMaxRowBytes, path);
+    return;
+  }
   const std::string_view front = file_.text().front();
   if (front.starts_with("PAR1")) fail_user("{} is a Parquet file, whatever its name says; python3 tools/parquet_table.py converts it", path);
   if (front.starts_with("PK\x03\x04")) fail_user("{} is a zip archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)", path);

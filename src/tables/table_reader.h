@@ -71,6 +71,7 @@ class TableReader {
   std::string path_;
   TableKind kind_;
   UnpackedFile file_;
+  std::unique_ptr<ByteSource> laid_out_;  ///< null: rows are those of the file
   HashedBytes bytes_;
   std::optional<CsvReader> csv_;
   std::optional<LineReader> lines_;

@@ -92,6 +92,24 @@ TEST(Csv, WhatIsWrittenIsReadAsItWas) {
   EXPECT_EQ(rows_of(csv_row({"\xef\xbb\xbf" "a"}, {})), (Rows{{"\xef\xbb\xbf" "a"}})) << "a name that begins as a byte order mark does";
 }
 
+TEST(Tables, RowsOfJsonInAnyForm) {
+  TestFolder folder;
+  const std::string first = R"({"a": 1})", second = R"({"a": [2, {"b": null}]})";
+  for (const std::string& text : {first + "\n" + second, "[" + first + ", " + second + "]", "[\n  " + first + ",\n  {\n\"a\": [2,\n {\"b\": null}]}\n]\n", "\xef\xbb\xbf[" + first + "," + second + "]", first + second,
+                                  first + "\r" + second}) {
+    TableReader table(folder.put("t.json", text), TableKind::kJsonl);
+    TableRow row;
+    std::string rows;
+    while (table.next(&row)) rows += fmt::format("{}:{};", row.number, cell_text(*value_of(row, {}, "a")));
+    EXPECT_EQ(rows, R"(1:1;2:[2, {"b": null}];)") << text;
+  }
+  TableReader broken(folder.put("t.json", "[" + first + ", " + second), TableKind::kJsonl);
+  TableRow row;
+  EXPECT_THROW(while (broken.next(&row)), Error);
+  EXPECT_EQ(table_kind_of("t.json.gz", "-i", true), TableKind::kJsonl);
+  EXPECT_THROW(table_kind_of("t.json", "-o", false), Error);
+}
+
 TEST(Tables, KindsGoByTheName) {
   EXPECT_EQ(table_kind_of("a.b.CSV", "-i", false), TableKind::kCsv);
   EXPECT_EQ(table_kind_of("t.jsonl.zst", "-i", true), TableKind::kJsonl);
