@@ -339,6 +339,10 @@ def framing(server):
             (b'POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{"prompt": "xy"}' + hidden, b"400"),
             (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + hidden, b"400"),
             (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;" + b"x" * 100000 + b"\r\n{}\r\n0\r\n\r\n", b"400"),
+            (b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + hidden, b"400"),
+            # Fields behind it that are none.
+            (b'POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{"prompt": "x"}\r\n0\r\n' + hidden, b"400"),
+            (b'POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{"prompt": "x"}\r\n0\r\nA: ' + b"x" * 100000 + b"\r\n\r\n" + hidden, b"400"),
             # More than is read of a head.
             (b"GET /" + b"a" * 200000 + b" HTTP/1.1\r\n\r\n", b"431"),
             (b"GET /health HTTP/1.1\r\n" + b"X-A: %s\r\n" % (b"y" * 1000) * 100 + b"\r\n", b"431")]:
@@ -352,6 +356,17 @@ def framing(server):
     asked = b"POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     answer = exchange(server.port, asked * 2 + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
     check(answer.count(b"HTTP/1.1 200") == 3, answer)
+    # What clients and proxies may send: fields behind a body, sizes in any letters, extensions, a line end between two requests, an Expect in any letters.
+    head = b"POST /tokenize HTTP/1.1\r\n"
+    for asked in (head + b"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\nf\r\n%s\r\n0\r\nX-Sum: a: b\r\nContent-Length: 7\r\n\r\n" % body,
+                  head + b"TRANSFER-ENCODING: Chunked\r\n\r\n000F;name=value;other=\"a; b\"\r\n%s\r\n000;last\r\n\r\n" % body,
+                  head + b"transfer-encoding:chunked\r\n\r\n5 ; x\r\n%s\r\na\t\r\n%s\r\n0\r\n\r\n" % (body[:5], body[5:]),
+                  b"\r\n" + head + b"Content-Length: %d\r\n\r\n%s\r\n" % (len(body), body)):
+        answer = exchange(server.port, asked * 2 + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+        check(answer.count(b"HTTP/1.1 200") == 3 == answer.count(b"HTTP/1.1 "), f"{asked} gets {answer}")
+    for word in (b"100-continue", b"100-Continue"):
+        answer = exchange(server.port, head + b"Expect: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (word, len(body), body))
+        check(answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200"), f"Expect: {word} gets {answer}")
 
 
 def hang_ups(server):

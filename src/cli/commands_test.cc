@@ -20,6 +20,7 @@
 #include "batch/fake_runner.h"
 #include "cli/plan_table.h"
 #include "generation/list_source.h"
+#include "io/packed_bytes.h"
 #include "measure/lane_peaks.h"
 #include "model/poisoned_checkpoint.h"
 

@@ -47,11 +47,13 @@ class Connection : public httplib::Stream {
 
   /// Until a request begins; false if none does. One that is there already, or is about to come, is read whatever `stops` says.
   bool await_request(const std::function<bool()>& stops) {
-    if (at_ < end_) return true;
     const auto until = Clock::now() + seconds(limits_.idle_s);
     do {
-      if (wait_for(POLLIN, kStopPollS)) return true;
-    } while (Clock::now() < until && !stops());
+      // A line end before a request is none of it: some clients send one behind a body (RFC 9112, 2.2).
+      while (at_ < end_ && (buffer_[at_] == '\r' || buffer_[at_] == '\n')) ++at_;
+      if (at_ < end_) return true;
+      if (wait_for(POLLIN, kStopPollS) && receive() <= 0) return false;
+    } while (at_ < end_ || (Clock::now() < until && !stops()));
     return false;
   }
   void begin_request() {
@@ -100,15 +102,16 @@ class Connection : public httplib::Stream {
     while (end_ - at_ < std::max<size_t>(1, gathered_))
       if (!fill()) return -1;
     gathered_ = 0;
-    const size_t count = std::min(size, end_ - at_);
-    if (in_headers_ && (headers_left_ -= static_cast<int64_t>(count)) < 0) {
-      refused_ = true;
-      return -1;
+    bool is_taken = false;
+    while (chunks_ && !is_taken && chunks_->behind_body()) {
+      if (at_ == end_ && !fill()) return -1;
+      if (!chunks_->take({buffer_ + at_, 1})) return refuse();
+      is_taken = !chunks_->in_field();
+      if (!is_taken) ++at_;
     }
-    if (chunks_ && !chunks_->take({buffer_ + at_, count})) {
-      refused_ = true;
-      return -1;
-    }
+    const size_t count = is_taken ? 1 : std::min(size, end_ - at_);
+    if (in_headers_ && (headers_left_ -= static_cast<int64_t>(count)) < 0) return refuse();
+    if (chunks_ && !is_taken && !chunks_->take({buffer_ + at_, count})) return refuse();
     std::memcpy(data, buffer_ + at_, count);
     at_ += count;
     return static_cast<ssize_t>(count);
@@ -128,6 +131,10 @@ class Connection : public httplib::Stream {
   socket_t socket() const override { return socket_; }
 
  private:
+  ssize_t refuse() {
+    refused_ = true;
+    return -1;
+  }
   double seconds_left() const { return std::chrono::duration<double>(deadline_ - Clock::now()).count(); }
   bool wait_for(short what, double time_s) const {
     pollfd poll{socket_, what, 0};
@@ -144,17 +151,22 @@ class Connection : public httplib::Stream {
       refused_ = true;
       return false;
     }
-    std::memmove(buffer_, buffer_ + at_, end_ - at_);
-    end_ -= std::exchange(at_, 0);
-    const ssize_t count = ::recv(socket_, buffer_ + end_, sizeof buffer_ - end_, 0);
+    const ssize_t count = receive();
     if (count <= 0) return false;
-    end_ += static_cast<size_t>(count);
     // Time goes by bytes, so that a long body over a slow line comes through and one that trickles does not.
     if (!in_headers_ && (body_since_ += count) > (1 << 20)) {
       body_since_ = 0;
       deadline_ = Clock::now() + seconds(limits_.read_s);
     }
     return true;
+  }
+  /// What is there; 0 or less if the client is gone.
+  ssize_t receive() {
+    std::memmove(buffer_, buffer_ + at_, end_ - at_);
+    end_ -= std::exchange(at_, 0);
+    const ssize_t count = ::recv(socket_, buffer_ + end_, sizeof buffer_ - end_, 0);
+    end_ += static_cast<size_t>(std::max<ssize_t>(0, count));
+    return count;
   }
   void address(int (*of)(int, sockaddr*, socklen_t*), std::string& ip, int& port) const {
     sockaddr_storage storage{};
@@ -397,17 +409,29 @@ class HttpServer::Impl : public httplib::Server {
     if (request.path.size() > kMaxPathBytes) return refuse(414);
     for (const auto& [name, value] : request.headers)
       if (!is_field_name(name)) return refuse(400);
-    if (request.get_header_value_count("Content-Length") > 1 || (!length.empty() && !is_number(length)) || (!length.empty() && !coding.empty())) return refuse(400);
+    if (request.get_header_value_count("Transfer-Encoding") > 1 || request.get_header_value_count("Content-Length") > 1 || (!length.empty() && !is_number(length)) || (!length.empty() && !coding.empty())) return refuse(400);
     if (!coding.empty() && coding != "chunked") return refuse(501);
     connection_here->begin_body(!coding.empty());
     const bool has_body = !coding.empty() || (!length.empty() && std::stoll(length) > 0);
-    if (request.method == "POST" && has_body) return HandlerResponse::Unhandled;
+    if (request.method == "POST" && has_body) {
+      welcome_body(request);
+      return HandlerResponse::Unhandled;
+    }
     if (has_body) {  // nobody reads it, and it is no request
       say_close(request, response);
       return refuse(400);
     }
     handle(request, response, nullptr);
     return HandlerResponse::Handled;
+  }
+
+  /// The client waits for leave to send the body. The library gives it where the word is in small letters.
+  static void welcome_body(const httplib::Request& request) {
+    static constexpr std::string_view kWord = "100-continue", kLeave = "HTTP/1.1 100 Continue\r\n\r\n";
+    std::string expected = request.get_header_value("Expect");
+    if (expected == kWord || request.version == "HTTP/1.0") return;
+    std::transform(expected.begin(), expected.end(), expected.begin(), [](unsigned char c) { return std::tolower(c); });
+    if (expected == kWord) connection_here->write(kLeave.data(), kLeave.size());
   }
 
   void handle(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader) {
