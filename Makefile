@@ -1,10 +1,11 @@
 # The commands of the README. CMake and its presets do the work; this installs what is missing first.
 
-.PHONY: help setup build install test demo asan tsan fuzz torture clean
+.PHONY: help setup build install install-library test demo asan tsan fuzz torture clean
 
 help:
 	@echo "make build  build the program alone: build/release/flexgen"
 	@echo "make install  the program, man pages and completions to PREFIX (default /usr/local), below DESTDIR if that is given"
+	@echo "make install-library  the engine for programs of others (examples/hello_engine.cc), in the same places"
 	@echo "make demo   build, then run the main job: a few hundred invoice lines to JSON, from disk, in a small RAM budget"
 	@echo "make test   build and run all tests"
 	@echo "make asan   the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
@@ -20,7 +21,10 @@ build: setup
 	@cmake --build --preset release --target flexgen
 
 install: build
-	@DESTDIR=$(DESTDIR) cmake --install build/release --prefix $(or $(PREFIX),/usr/local)
+	@DESTDIR=$(DESTDIR) cmake --install build/release --component program --prefix $(or $(PREFIX),/usr/local)
+
+install-library: build
+	@DESTDIR=$(DESTDIR) cmake --install build/release --component library --prefix $(or $(PREFIX),/usr/local)
 
 test: setup
 	@cmake --preset release >/dev/null

@@ -6,7 +6,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "install: $*" >&2; exit 1; }
 
-DESTDIR=$work cmake --install "$build" --prefix /opt/flexgen >/dev/null
+DESTDIR=$work cmake --install "$build" --component program --prefix /opt/flexgen >/dev/null
 prefix=$work/opt/flexgen
 [ "$(find "$work" -mindepth 1 -maxdepth 1)" = "$work/opt" ] || fail "something lies outside of the prefix"
 "$prefix/bin/flexgen" --version | grep -q '^flexgen ' || fail "the installed program does not run"
