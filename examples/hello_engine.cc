@@ -1,15 +1,21 @@
-// flexgen as a library: opens a checkpoint, plans for a budget of RAM, answers prompts as they end. Built as CMakeLists.txt beside it says.
+// flexgen as a library: opens a checkpoint, plans for a budget of RAM, answers prompts. Built as CMakeLists.txt beside it says.
 // Usage: hello_engine MODEL PROMPT...
 #include <atomic>
 #include <cstdio>
-#include <exception>
-#include <vector>
+#include <deque>
 
 #include "engine/engine.h"
 #include "generation/list_source.h"
 
-struct Printer : flexgen::CompletionSink {
-  void accept(flexgen::Completion completion) override { std::printf("%d:%s\n", static_cast<int>(completion.key), completion.text.c_str()); }
+struct Prompts : flexgen::RequestSource, flexgen::CompletionSink {
+  std::optional<flexgen::Request> next() override {
+    if (waiting.empty()) return std::nullopt;
+    flexgen::Request request = std::move(waiting.front());
+    return waiting.pop_front(), request;
+  }
+  int64_t remaining() const override { return std::ssize(waiting); }
+  void accept(flexgen::Completion done) override { std::printf("%d:%s\n", static_cast<int>(done.key), done.text.c_str()); }  // as answers end
+  std::deque<flexgen::Request> waiting;
 };
 
 int main(int argc, char** argv) try {
@@ -19,10 +25,10 @@ int main(int argc, char** argv) try {
   options.budgets.cpu_bytes = int64_t{64} << 20;
   flexgen::Engine engine(options);
 
-  std::vector<flexgen::Request> requests;
+  Prompts prompts;
   flexgen::Workload workload;  // what the plan is made for
   for (int i = 2; i < argc; ++i) {
-    flexgen::Request& request = requests.emplace_back();
+    flexgen::Request& request = prompts.waiting.emplace_back();
     request.key = i - 1;
     request.prompt = engine.tokenizer()->encode(argv[i], true);
     request.params.temperature = 0;
@@ -30,10 +36,7 @@ int main(int argc, char** argv) try {
     workload.add(std::ssize(request.prompt), request.params.max_tokens, request.params.keeps_logits(), false);
   }
   engine.prepare(workload);  // takes all memory of the run
-  flexgen::ListSource source(std::move(requests));
-  Printer printer;
-  engine.run(source, printer, std::atomic<bool>{false});
+  engine.run(prompts, prompts, std::atomic<bool>{false});
 } catch (const std::exception& error) {  // flexgen::Error says what is wrong, where, and what to do
-  std::fprintf(stderr, "%s\n", error.what());
-  return 1;
+  return std::fprintf(stderr, "%s\n", error.what()), 1;
 }
