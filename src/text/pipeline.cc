@@ -96,7 +96,7 @@ Behavior behavior_of(const Json& json, const std::string& source) {
 }
 
 /// Cuts one piece at the matches of a regex.
-std::vector<Piece> split(const Piece& piece, const Regex& regex, Behavior behavior, bool invert) {
+std::vector<TextPiece> split(const TextPiece& piece, const Regex& regex, Behavior behavior, bool invert) {
   struct Part {
     size_t begin, end;
     bool match;
@@ -128,7 +128,7 @@ std::vector<Piece> split(const Piece& piece, const Regex& regex, Behavior behavi
     previous_match = part.match;
     open = part.match;
   }
-  std::vector<Piece> pieces;
+  std::vector<TextPiece> pieces;
   for (const Part& part : kept)
     if (part.end > part.begin)  // an empty match cuts, and leaves nothing of its own
       pieces.push_back({piece.text.substr(part.begin, part.end - part.begin), piece.first && part.begin == 0});
@@ -136,10 +136,10 @@ std::vector<Piece> split(const Piece& piece, const Regex& regex, Behavior behavi
 }
 
 PreTokenizer splitter(std::shared_ptr<Regex> regex, Behavior behavior, bool invert) {
-  return [regex, behavior, invert](std::vector<Piece> pieces, size_t) {
-    std::vector<Piece> result;
-    for (const Piece& piece : pieces)
-      for (Piece& part : split(piece, *regex, behavior, invert)) result.push_back(std::move(part));
+  return [regex, behavior, invert](std::vector<TextPiece> pieces, size_t) {
+    std::vector<TextPiece> result;
+    for (const TextPiece& piece : pieces)
+      for (TextPiece& part : split(piece, *regex, behavior, invert)) result.push_back(std::move(part));
     return result;
   };
 }
@@ -148,12 +148,12 @@ PreTokenizer byte_level(const Json& json, const std::string& source) {
   bool add_space = json_flag(json, "add_prefix_space", true), use_regex = json_flag(json, "use_regex", true);
   PreTokenizer cut;
   if (use_regex) cut = splitter(std::make_shared<Regex>(kGpt2Pattern, source), Behavior::kIsolated, false);
-  return [add_space, cut, source](std::vector<Piece> pieces, size_t limit) {
-    for (Piece& piece : pieces)
+  return [add_space, cut, source](std::vector<TextPiece> pieces, size_t limit) {
+    for (TextPiece& piece : pieces)
       if (add_space && !piece.text.empty() && piece.text[0] != ' ') piece.text.insert(0, " ");
     if (cut) pieces = cut(std::move(pieces), limit);
     size_t bytes = 0;
-    for (Piece& piece : pieces) {
+    for (TextPiece& piece : pieces) {
       piece.text = bytes_to_alphabet(piece.text);
       if ((bytes += piece.text.size()) > limit) fail_growth(source, limit);
     }
@@ -178,9 +178,9 @@ PreTokenizer metaspace(const Json& json, const std::string& source) {
   PreTokenizer cut;
   if (json_flag(json, "split", true))
     cut = splitter(std::make_shared<Regex>(escape_regex(mark), source), Behavior::kMergedWithNext, false);
-  return [mark, scheme, cut, source](std::vector<Piece> pieces, size_t limit) {
+  return [mark, scheme, cut, source](std::vector<TextPiece> pieces, size_t limit) {
     size_t bytes = 0;
-    for (Piece& piece : pieces) {
+    for (TextPiece& piece : pieces) {
       piece.text = replace_all(piece.text, " ", mark, limit, source);
       bool wanted = scheme == "always" || (scheme == "first" && piece.first);
       if (wanted && !piece.text.starts_with(mark)) piece.text.insert(0, mark);
@@ -336,13 +336,13 @@ Normalizer normalizer_step(const Json& json, ChainLimits& limits, const std::str
 }
 
 PreTokenizer pre_tokenizer_step(const Json& json, ChainLimits& limits, const std::string& source) {
-  if (json.is_null()) return [](std::vector<Piece> pieces, size_t) { return pieces; };
+  if (json.is_null()) return [](std::vector<TextPiece> pieces, size_t) { return pieces; };
   limits.step("pre-tokenizer", source);
   const std::string type = type_of(json, source);
   if (type == "Sequence") {
     std::vector<PreTokenizer> steps;
     for (const Json& step : json_list(json, "pretokenizers", source)) steps.push_back(pre_tokenizer_step(step, limits, source));
-    return [steps](std::vector<Piece> pieces, size_t limit) {
+    return [steps](std::vector<TextPiece> pieces, size_t limit) {
       for (const PreTokenizer& step : steps) pieces = step(std::move(pieces), limit);
       return pieces;
     };
@@ -363,7 +363,7 @@ PreTokenizer pre_tokenizer_step(const Json& json, ChainLimits& limits, const std
   fail_user("{}: the pre-tokenizer '{}' is not supported", source, printable(type));
 }
 
-Decoder strip_decoder(const Json& json, const std::string& source) {
+TokenDecoder strip_decoder(const Json& json, const std::string& source) {
   std::string content = json_text(json, "content", source);
   auto count = [&](const char* name) {
     const Json& value = json_field(json, name, source);
@@ -383,15 +383,15 @@ Decoder strip_decoder(const Json& json, const std::string& source) {
   };
 }
 
-Decoder decoder_step(const Json& json, ChainLimits& limits, const std::string& source) {
+TokenDecoder decoder_step(const Json& json, ChainLimits& limits, const std::string& source) {
   constexpr size_t kUnlimited = std::string::npos;  // the lengths of the Replace steps bound it
   limits.step("decoder", source);
   const std::string type = type_of(json, source);
   if (type == "Sequence") {
-    std::vector<Decoder> steps;
+    std::vector<TokenDecoder> steps;
     for (const Json& step : json_list(json, "decoders", source)) steps.push_back(decoder_step(step, limits, source));
     return [steps](std::vector<std::string> tokens) {
-      for (const Decoder& step : steps) tokens = step(std::move(tokens));
+      for (const TokenDecoder& step : steps) tokens = step(std::move(tokens));
       return tokens;
     };
   }
@@ -492,7 +492,7 @@ PreTokenizer make_pre_tokenizer(const Json& json, const std::string& source) {
   return pre_tokenizer_step(json, limits, source);
 }
 
-Decoder make_decoder(const Json& json, const std::string& source) {
+TokenDecoder make_decoder(const Json& json, const std::string& source) {
   if (json.is_null())
     return [](std::vector<std::string> tokens) {
       for (size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, " ");

@@ -26,19 +26,19 @@ class GrowthLimit {
 using Normalizer = std::function<std::string(std::string text, size_t limit)>;
 
 /// A stretch of text on its way to the model.
-struct Piece {
+struct TextPiece {
   std::string text;
   bool first = false;  ///< it is the beginning of the input
 };
 /// The same with all pieces together.
-using PreTokenizer = std::function<std::vector<Piece>(std::vector<Piece>, size_t limit)>;
-using Decoder = std::function<std::vector<std::string>(std::vector<std::string>)>;
+using PreTokenizer = std::function<std::vector<TextPiece>(std::vector<TextPiece>, size_t limit)>;
+using TokenDecoder = std::function<std::vector<std::string>(std::vector<std::string>)>;
 
 /// json may be null: the identity. `source` is for messages.
 Normalizer make_normalizer(const nlohmann::json& json, const std::string& source);
 PreTokenizer make_pre_tokenizer(const nlohmann::json& json, const std::string& source);
 /// The parts it returns are joined to the text. A null json joins the tokens with spaces.
-Decoder make_decoder(const nlohmann::json& json, const std::string& source);
+TokenDecoder make_decoder(const nlohmann::json& json, const std::string& source);
 
 /// Whether a step is_meant: `chain` itself or, where it is a sequence, one of its `list` ("normalizers", "pretokenizers", "decoders"), however deep.
 bool any_step(const nlohmann::json& chain, const char* list, const std::function<bool(const nlohmann::json& step)>& is_meant);

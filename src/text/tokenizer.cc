@@ -177,7 +177,7 @@ class JsonTokenizer : public Tokenizer {
         text, split_special_tokens_,
         [&](size_t begin, size_t end) {
           size_t bytes = 0;
-          for (const Piece& piece : pre_tokenizer_({{text.substr(begin, end - begin), first && begin == 0}}, limit.left())) {
+          for (const TextPiece& piece : pre_tokenizer_({{text.substr(begin, end - begin), first && begin == 0}}, limit.left())) {
             model_->encode(piece.text, out);
             bytes += piece.text.size();
           }
@@ -189,7 +189,7 @@ class JsonTokenizer : public Tokenizer {
   std::unique_ptr<TokenModel> model_;
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
-  Decoder decoder_;
+  TokenDecoder decoder_;
   bool bytes_by_alphabet_, bytes_by_fallback_;  ///< how the decoder writes bytes
   AddedTokens added_;
   bool split_special_tokens_;

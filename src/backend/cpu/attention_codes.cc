@@ -46,7 +46,7 @@ void CodesScores(const AttentionTask&, int64_t, int64_t, float*, int64_t, float*
 // products of pairs of 16-bit numbers, whose sums are of 32 bits and exact.
 using Words = hn::CappedTag<int16_t, 16>;
 using Wide = hn::RepartitionToWide<Words>;
-using Sums = hn::RebindToFloat<Wide>;
+using SumLanes = hn::RebindToFloat<Wide>;
 constexpr auto kWords = static_cast<int64_t>(hn::MaxLanes(Words()));
 constexpr int64_t kLanes = kWords / 2;
 
@@ -158,10 +158,10 @@ void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t he
   using C = Codes<kBits>;
   const Words d;
   const Wide di;
-  const Sums df;
+  const SumLanes df;
   const int64_t groups = head_size / kQuantGroup;
   for (int64_t t = begin & ~int64_t{3}; t < end; t += 4) {
-    hn::Vec<Sums> of[kRows][4];
+    hn::Vec<SumLanes> of[kRows][4];
     ahead.fetch(keys.at[t], t, t + 4, C::row_bytes(head_size));
     // Two keys share the loads of the queries.
 #pragma GCC unroll 1
@@ -263,7 +263,7 @@ HWY_INLINE void mix_codes_part(const SpanRows& values, int64_t offset, int64_t b
   using C = Codes<kBits>;
   const Words d;
   const Wide di;
-  const Sums df;
+  const SumLanes df;
   constexpr int kParts = kTo - kFrom, kSums = (kToHalf - kFromHalf) * kParts;
   hn::Vec<Wide> low[kRows][kSums], high[kRows][kSums];
 #pragma GCC unroll 4

@@ -20,9 +20,9 @@ HWY_BEFORE_NAMESPACE();
 namespace flexgen::HWY_NAMESPACE {
 
 /// The codes of a group as floats: low halves of its bytes, high halves, whole bytes.
-enum class Codes { kLow, kHigh, kBytes };
+enum class CodeBytes { kLow, kHigh, kBytes };
 
-template <Codes kCodes>
+template <CodeBytes kCodes>
 HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n) {
   const hn::ScalableTag<float> d;
   const hn::RebindToSigned<decltype(d)> di;
@@ -33,8 +33,8 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n
     p = part;
   }
   auto code = hn::PromoteTo(di, hn::LoadU(bytes, p));
-  if constexpr (kCodes == Codes::kLow) code = hn::And(code, hn::Set(di, 15));
-  if constexpr (kCodes == Codes::kHigh) code = hn::ShiftRight<4>(code);
+  if constexpr (kCodes == CodeBytes::kLow) code = hn::And(code, hn::Set(di, 15));
+  if constexpr (kCodes == CodeBytes::kHigh) code = hn::ShiftRight<4>(code);
   return hn::ConvertTo(d, code);
 }
 
@@ -143,13 +143,13 @@ HWY_INLINE void unpack_row(const std::byte* row, DType dtype, int64_t cols, T* o
         const uint8_t* at = codes + first / 2 + i;
         const auto low = static_cast<size_t>(std::min(lanes, half - i));
         const auto high = static_cast<size_t>(std::min(lanes, count - half - i));  // an odd group has one less up there
-        store(d, hn::MulAdd(load_codes<Codes::kLow>(at, low), step, minimum), out + first + i, low);
-        store(d, hn::MulAdd(load_codes<Codes::kHigh>(at, high), step, minimum), out + first + half + i, high);
+        store(d, hn::MulAdd(load_codes<CodeBytes::kLow>(at, low), step, minimum), out + first + i, low);
+        store(d, hn::MulAdd(load_codes<CodeBytes::kHigh>(at, high), step, minimum), out + first + half + i, high);
       }
     } else {
       for (int64_t i = 0; i < count; i += lanes) {
         const auto n = static_cast<size_t>(std::min(lanes, count - i));
-        store(d, hn::MulAdd(load_codes<Codes::kBytes>(codes + first + i, n), step, minimum), out + first + i, n);
+        store(d, hn::MulAdd(load_codes<CodeBytes::kBytes>(codes + first + i, n), step, minimum), out + first + i, n);
       }
     }
   }
