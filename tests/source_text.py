@@ -117,8 +117,8 @@ def kind_of(head, brackets):
     words = [word for word in head if word != "inline"]
     if brackets > 0:
         return "code", ""
-    if words[:1] == ["namespace"]:
-        return "namespace", "".join(words[1:])
+    if "namespace" in [word for _, word in outer(head)]:  # a macro may stand before it
+        return "namespace", "".join(words[words.index("namespace") + 1 :])
     if words == ["extern", '""']:
         return "namespace", None
     name = type_of(head)

@@ -6,6 +6,7 @@
 
 namespace flexgen {
 
+/// The GPU tier in words. Pure data.
 struct CudaStatus {
   std::string toolkit;               ///< "13.0": what this program was built with; empty: without
   std::string driver;                ///< "13.1": the newest CUDA the driver knows; empty: no driver

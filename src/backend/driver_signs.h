@@ -7,6 +7,7 @@
 
 namespace flexgen {
 
+/// What was seen of the driver and its devices. Pure data.
 struct DriverSigns {
   bool library = false;                 ///< libcuda.so.1 can be loaded
   bool module = false;                  ///< the kernel has the driver; seen from inside a container too

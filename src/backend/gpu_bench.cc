@@ -54,14 +54,20 @@ void bench_memory(benchmark::State& state) {
   state.counters["GB/s"] = benchmark::Counter(10 * 2e-9 * static_cast<double>(bytes) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
+/// How many heads of queries and of keys, and the bits of an element of the cache.
+struct BenchHeads {
+  int64_t queries = 0, keys = 0, bits = 16;
+  DType cache_type(DType act) const { return bits == 4 ? DType::kInt4 : bits == 8 ? DType::kInt8 : act; }
+};
+
 /// A cache of so many slots and tokens each, heads of 128, pages of 64 tokens, all rows the same.
 struct BenchCache {
   KvGeometry geometry;
   std::vector<std::byte*> pages;
   int64_t pages_each;
 
-  BenchCache(GpuSession& gpu, int64_t slots, int64_t tokens, int64_t query_heads, int64_t kv_heads, int64_t bits)
-      : geometry{bits == 4 ? DType::kInt4 : bits == 8 ? DType::kInt8 : gpu.kernels().act_dtype(), query_heads, kv_heads, 128, 64}, pages_each(ceil_div(tokens, int64_t{64})) {
+  BenchCache(GpuSession& gpu, int64_t slots, int64_t tokens, const BenchHeads& heads)
+      : geometry{heads.cache_type(gpu.kernels().act_dtype()), heads.queries, heads.keys, 128, 64}, pages_each(ceil_div(tokens, int64_t{64})) {
     std::vector<std::byte> page(static_cast<size_t>(geometry.page_bytes()));
     std::vector<float> row(128);
     for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
@@ -95,7 +101,7 @@ void bench_attention(benchmark::State& state, GpuSession& gpu, const BenchCache&
 void bench_decode_attention(benchmark::State& state) {
   GpuSession gpu;
   const int64_t slots = state.range(0), past = state.range(1);
-  const BenchCache cache(gpu, slots, past + 1, state.range(2), state.range(3), state.range(4));
+  const BenchCache cache(gpu, slots, past + 1, {state.range(2), state.range(3), state.range(4)});
   bench_attention(state, gpu, cache, slots, past, 1, 0, static_cast<double>(state.range(5)) / 100);
   const double calls = 20 * static_cast<double>(state.iterations());
   const int64_t bytes = slots * (past + 1) * 2 * cache.geometry.kv_heads * row_bytes(cache.geometry.dtype, 128);
@@ -107,7 +113,7 @@ void bench_decode_attention(benchmark::State& state) {
 void bench_prompt_attention(benchmark::State& state) {
   GpuSession gpu;
   const int64_t slots = state.range(0), tokens = state.range(1), query_heads = state.range(2);
-  const BenchCache cache(gpu, slots, tokens, query_heads, state.range(3), state.range(4));
+  const BenchCache cache(gpu, slots, tokens, {query_heads, state.range(3), state.range(4)});
   bench_attention(state, gpu, cache, slots, 0, tokens, tokens, 1);
   const double calls = 20 * static_cast<double>(state.iterations());
   state.counters["TFLOP/s"] = benchmark::Counter(

@@ -11,6 +11,7 @@
 
 namespace flexgen {
 
+/// The device with its compute lane, copy lanes and kernels, made and destroyed in the right order.
 class GpuSession {
  public:
   /// GPU 0. Throws Error where there is none, or it does not compute in `act`.

@@ -78,6 +78,7 @@ struct Largest {
   int32_t at = 0;
 };
 
+/// max(x, 0); its square; GELU (Hendrycks and Gimpel 2016), exact and by tanh; x * sigmoid(x).
 enum class Activation { kRelu, kReluSquared, kGelu, kGeluTanh, kSilu };
 
 /// gpt-oss's gate: of a gate g and what it gates, u:  g sigmoid(alpha g) (u + 1),  g at most `limit`, u from -limit to limit.
@@ -217,6 +218,7 @@ class Kernels {
 /// fp32 throughout, plain loops: the judge of every other backend.
 std::unique_ptr<Kernels> make_reference_kernels(bool int8_products = false);
 
+/// What the kernels of the processor compute with.
 struct CpuKernelOptions {
   int num_threads = 0;                   ///< 0: all cores
   DType compute_dtype = DType::kBF16;    ///< kBF16 needs cpu_has_bf16(); kF32 else

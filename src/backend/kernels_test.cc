@@ -737,10 +737,10 @@ void expect_blocks_as_they_lie(Kernels& kernels, bool converts_alone) {
 TEST_P(BackendTest, BlocksAreReadAsTheyLie) { expect_blocks_as_they_lie(*kernels_, !backend().name.starts_with("cpu")); }
 TEST(ReferenceKernelsTest, BlocksAreReadAsTheyLie) { expect_blocks_as_they_lie(*make_reference_kernels(), false); }
 
-/// A matrix whose scales are tensors of their own, and the memory it lies in: any codes but NaN, in the usual format.
+/// A matrix whose scales are tensors of their own, and the memory it lies in: any codes but NaN, in the usual format; in two pieces where it may be cut.
 class TestCodes {
  public:
-  TestCodes(Rng& rng, DType dtype, int64_t rows, int64_t cols, bool ordered, int64_t cut) : format_(usual_format(dtype, rows, cols)) {
+  TestCodes(Rng& rng, DType dtype, int64_t rows, int64_t cols, bool ordered) : format_(usual_format(dtype, rows, cols)) {
     format_.has_order = ordered;
     format_.has_zeros |= dtype == DType::kPacked4;
     for (int part = 0; part < kNumCodeParts; ++part) {
@@ -774,7 +774,8 @@ class TestCodes {
     values_.resize(static_cast<size_t>(rows * cols));
     decode_rows(format_, dtype, piece_of(0, rows), 0, rows, cols, values_.data());
     view_ = {dtype, rows, cols, {piece_of(0, rows)}, &format_};
-    if (!is_transposed(dtype) && cut > 0) view_.pieces = {piece_of(0, cut), piece_of(cut, rows - cut)};
+    constexpr int64_t kCut = 128;
+    if (!is_transposed(dtype)) view_.pieces = {piece_of(0, kCut), piece_of(kCut, rows - kCut)};
   }
   TestCodes(const TestCodes&) = delete;
   operator const WeightView&() const { return view_; }
@@ -805,7 +806,7 @@ void expect_codes_as_they_lie(Kernels& kernels) {
   for_codes([&](DType dtype, int64_t cols, bool ordered) {
     SCOPED_TRACE(fmt::format("{} of {} columns{}", dtype_name(dtype), cols, ordered ? ", ordered" : ""));
     const int64_t rows = 200;
-    const TestCodes codes(rng, dtype, rows, cols, ordered, 128);
+    const TestCodes codes(rng, dtype, rows, cols, ordered);
     ASSERT_TRUE(std::all_of(codes.values().begin(), codes.values().end(), [](float value) { return std::isfinite(value); }));
     const TestWeight plain(codes.values(), DType::kF32, rows, cols);
     for (int64_t tokens : {1, 33}) {

@@ -17,6 +17,7 @@
 
 namespace flexgen {
 
+/// What a lane has done since it was made.
 struct LaneStats {
   double busy_s = 0;  ///< time in which at least one piece of work was under way
   double bytes = 0;

@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// What failed: what the user asked for, the system's files and memory, a GPU, another process of the job.
 enum class ErrorKind { kUser, kIo, kDevice, kPeer };
 
 /// A failure that is not our bug. The message says what is wrong, where, and what the user can do.

@@ -44,6 +44,7 @@ inline constexpr int64_t kMaxPromptsPerLine = 2048;
 inline constexpr int64_t kMaxChoicesPerPrompt = 128;
 inline constexpr size_t kMaxCustomIdBytes = 512;
 
+/// One prompt of a line, as text and in tokens. Pure data.
 struct BatchPrompt {
   std::string text;  ///< as given; for echo alone, and empty for a prompt of token ids
   std::vector<int32_t> tokens;

@@ -10,9 +10,11 @@
 
 namespace flexgen {
 
+/// How the bytes of a file are packed, by its first ones; UTF-8 as it is: kPlain.
 enum class PackedForm { kPlain, kGzip, kZstd, kUtf16Little, kUtf16Big };
 PackedForm packed_form(std::string_view front);
 
+/// How the requests lie in the text.
 enum class TextForm {
   kLines,            ///< a request a line, good or bad
   kCarriageReturns,  ///< the same with lines that end with CR alone

@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// A line that is given out, and what its prompts share with others. Pure data; counts are tokens.
 struct LineToDo {
   int64_t line = 0;           ///< as BatchInput::line() counts them
   int64_t num_sequences = 0;  ///< that are computed

@@ -11,6 +11,7 @@
 
 namespace flexgen {
 
+/// What was found in an output. Pure data.
 struct OutputScan {
   /// Lines of one kind: how many there are, and the first of them.
   struct Lines {

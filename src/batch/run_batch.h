@@ -24,6 +24,7 @@ class BatchRunner {
   virtual RunReport run(RequestSource& source, CompletionSink& sink, const std::atomic<bool>& stop) = 0;
 };
 
+/// What a job's answers depend on besides its lines, and what its lines may ask for.
 struct BatchModel {
   ModelLimits limits;
   std::string name;
@@ -36,6 +37,7 @@ struct BatchModel {
 
 struct BatchOutcome;
 
+/// Where a job reads and writes, and how it goes about it.
 struct BatchFiles {
   std::string input, output;
   bool overwrite = false;
@@ -50,6 +52,7 @@ struct BatchFiles {
   std::function<void()> before_start = {};  ///< called once nothing can be refused any more, before anything changes on the disk; may be empty
 };
 
+/// How far a job is: counts of lines, and the report of this run.
 struct BatchOutcome {
   int64_t lines = 0;       ///< in the input
   int64_t kept = 0;        ///< of these, done by an earlier run

@@ -19,6 +19,7 @@ Shard parse_shard(const std::string& text, const std::function<const char*(const
 /// "answers.jsonl" -> "answers.1-of-4.jsonl"; `output` itself if there is one shard.
 std::string shard_output(const std::string& output, const Shard& shard);
 
+/// What merging did.
 struct MergeOutcome {
   int64_t lines = 0;  ///< records in the merged output
 };

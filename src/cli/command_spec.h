@@ -7,6 +7,7 @@
 
 namespace flexgen {
 
+/// One flag of a command, or what stands at a place of its own.
 struct FlagSpec {
   std::vector<std::string> names;  ///< "-m", "--model"; empty: it has no name, only a place
   std::string positional;          ///< what it is called where its place names it ("prompt"); empty: it needs a name
@@ -24,6 +25,7 @@ struct CommandSpec {
   std::vector<FlagSpec> flags;
 };
 
+/// All commands, in the order in which help lists them.
 struct ProgramSpec {
   std::string description;
   std::vector<CommandSpec> commands;

@@ -11,6 +11,7 @@ namespace flexgen {
 
 inline constexpr const char* kPeers[] = {"accelerate", "flexllmgen"};
 
+/// Which peers run, and how.
 struct PeerFlags {
   std::vector<std::string> names;  ///< of kPeers
   std::string python = "python3";  ///< that has them
@@ -19,6 +20,7 @@ struct PeerFlags {
   std::string policy;              ///< flexllmgen's own flags, sets of them separated by semicolons; empty: those of its published runs
 };
 
+/// The job as a peer is told it: prompts in tokens, budgets in bytes.
 struct PeerJob {
   std::string model;       ///< as it was asked for: for flexllmgen the name of a shape
   std::string checkpoint;  ///< directory
@@ -29,6 +31,7 @@ struct PeerJob {
   int64_t cpu_bytes = 0, gpu_bytes = 0;  ///< the latter 0: on the processor alone
 };
 
+/// The best that a peer did: tokens are the job's, times in seconds.
 struct PeerResult {
   std::string name, version, settings;
   int64_t batch = 0, batches = 0, batches_run = 0;

@@ -11,6 +11,7 @@
 
 namespace flexgen {
 
+/// A change of the machine or the job, planned for.
 struct WhatIf {
   std::string change;    ///< "+8 GiB RAM"
   double time_s = 0;     ///< of the job then; 0: it would not run
@@ -19,6 +20,7 @@ struct WhatIf {
   bool helps(double planned_s) const { return time_s > 0 && planned_s > 1.03 * time_s; }
 };
 
+/// Another policy that fits, and its predicted time.
 struct Alternative {
   Policy policy;
   double time_s = 0;

@@ -24,6 +24,7 @@
 
 namespace flexgen {
 
+/// Where requests come from. Asked by the thread of the batcher; an open source is filled by others.
 class RequestSource {
  public:
   virtual ~RequestSource() = default;
@@ -41,6 +42,7 @@ class RequestSource {
   virtual int64_t done_before() const { return 0; }
 };
 
+/// Where answers go. Called by the thread of the batcher.
 class CompletionSink {
  public:
   virtual ~CompletionSink() = default;
@@ -51,6 +53,7 @@ class CompletionSink {
   virtual void follow(const Completion& /*so_far*/, std::string_view /*text*/) {}
 };
 
+/// What was done so far; any thread may read it.
 struct TokenCounters {
   std::atomic<int64_t> sequences{0}, prompt_tokens{0}, generated_tokens{0};  ///< prompt_tokens: that are in the cache, whoever computed them
   std::atomic<int64_t> shared_prompt_tokens{0};  ///< of these, not computed, as other sequences had computed them

@@ -34,6 +34,7 @@ struct LogitEdit {
   float penalty = 0;     ///< is taken off
 };
 
+/// What is generated for a prompt, and when that ends.
 struct SamplingParams : ChoiceParams {
   int64_t max_tokens = 16;    ///< 0 with echo: score the prompt only
   int64_t min_tokens = 0;     ///< nothing ends an answer before it has so many tokens and one more
@@ -75,6 +76,7 @@ struct Request {
   bool may_share() const { return !params.scores_prompt() && !sparse_prompt; }
 };
 
+/// A token with its log-probability, by the logits as the model gave them.
 struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0;  ///< NaN for the first token of a prompt
@@ -93,6 +95,7 @@ inline int64_t logprob_bytes(const SamplingParams& params, int64_t prompt_tokens
   return tokens * (kListBytes + kHeapBytes + most * static_cast<int64_t>(sizeof(std::pair<int32_t, float>)));
 }
 
+/// Why an answer ended.
 enum class FinishReason {
   kStop,
   kLength,

@@ -15,6 +15,7 @@
 
 namespace flexgen {
 
+/// A read or a write of consecutive bytes of a file.
 struct DiskTransfer {
   std::shared_ptr<File> file;
   bool write = false;
@@ -27,6 +28,7 @@ struct DiskTransfer {
   std::function<void(std::exception_ptr)> done;
 };
 
+/// How a disk is driven.
 struct AsyncDiskOptions {
   enum class Engine { kAuto, kIoUring, kThreads } engine = Engine::kAuto;
   int depth = 32;                      ///< blocks in flight at most

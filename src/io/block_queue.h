@@ -24,6 +24,7 @@ struct TransferState {
   bool block_done(std::exception_ptr block_error);
 };
 
+/// A piece of a transfer, small enough for one system call.
 struct Block {
   std::shared_ptr<TransferState> state;
   Piece piece;

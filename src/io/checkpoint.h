@@ -16,6 +16,7 @@
 
 namespace flexgen {
 
+/// Where a tensor's bytes lie, and what they are.
 struct TensorLocation {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
@@ -25,6 +26,7 @@ struct TensorLocation {
   std::string stored_as = {};  ///< of a type that has no DType of its own, what safetensors calls it: "I32", "F8_E4M3"; dtype says nothing then
 };
 
+/// A tensor of a file that is made, without its bytes.
 struct TensorToWrite {
   std::string name;
   DType dtype = DType::kF32;

@@ -15,6 +15,7 @@
 
 namespace flexgen {
 
+/// What is made to fail.
 enum class FileOperation { kOpen, kRead, kWrite, kPreallocate };
 
 /// One rule: operations of this kind, on files whose path contains `path_part`, that touch [begin, end), except the

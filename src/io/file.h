@@ -14,6 +14,7 @@
 
 namespace flexgen {
 
+/// How a file is opened.
 enum class FileMode {
   kRead,         ///< through the page cache: headers, JSON
   kReadDirect,   ///< O_DIRECT, for streamed weights; falls back to buffered + POSIX_FADV_DONTNEED where the file system refuses

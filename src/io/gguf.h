@@ -12,6 +12,7 @@
 
 namespace flexgen {
 
+/// A tensor as the file's list of tensors has it.
 struct GgufTensor {
   std::string name;
   DType dtype = DType::kF32;
@@ -19,6 +20,7 @@ struct GgufTensor {
   int64_t offset = 0, bytes = 0;  ///< from the start of the file; within it, and apart from all others
 };
 
+/// What stands before a GGUF's tensors.
 struct GgufHead {
   nlohmann::json metadata = nlohmann::json::object();  ///< by name; texts as the file has them, of whatever bytes
   std::vector<GgufTensor> tensors;                     ///< by offset

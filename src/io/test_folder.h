@@ -16,6 +16,7 @@
 
 namespace flexgen {
 
+/// A new folder, removed with all that is in it.
 class TestFolder {
  public:
   explicit TestFolder(const std::filesystem::path& place = std::filesystem::temp_directory_path()) {

@@ -9,6 +9,7 @@
 
 namespace flexgen {
 
+/// Gathers fields and tensors, and writes them as a file.
 class TestGguf {
  public:
   TestGguf& text(const std::string& name, const std::string& value) { return field(name, 8, packed(value)); }

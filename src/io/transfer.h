@@ -21,6 +21,7 @@ struct Piece {
   int stalls = 0;          ///< system calls in a row that moved nothing
 };
 
+/// What is to be done with a piece after a system call: nothing, the next call, tell the error.
 enum class Outcome { kOver, kAgain, kFailed };
 
 /// Asks the file's hook how many bytes the next system call may move. An errno, or 0 with *bytes set (a multiple of

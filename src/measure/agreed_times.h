@@ -10,6 +10,7 @@ namespace flexgen {
 /// Times within this factor count as the same.
 inline constexpr double kAgree = 1.2;
 
+/// What was measured: of each thing the mean of its two shortest times, or the median where these do not agree.
 struct AgreedTimes {
   std::vector<double> times_s;
   double apart = 1;    ///< by which factor the two shortest times of one thing differ; the largest of all things

@@ -30,6 +30,7 @@ double measure_disk_read(const Model& model, FileSystem& files, double time_s, d
 /// A job that may have no more than `allowed` bytes/s (0: all) is judged by that.
 void settle_disk_peaks(LanePeaks& peaks, const RunReport& report, double again, double allowed);
 
+/// How long each of a machine's resources is busy with a job's work at its peak, in seconds: no run is faster than the busiest.
 struct Bound {
   double compute_s = 0, disk_read_s = 0, disk_write_s = 0;
   double h2d_s = 0, d2h_s = 0, cpu_s = 0;  ///< with a GPU: the bus, and attention on the processor beside it

@@ -7,6 +7,7 @@
 
 namespace flexgen {
 
+/// The memory of this machine and of the process's cgroup, as it was when it was read.
 struct MemoryStatus {
   int64_t total_bytes = 0;
   int64_t available_bytes = 0;                   ///< what a process could take now without swapping
@@ -33,6 +34,7 @@ int64_t default_cpu_memory_bytes(const MemoryStatus& status, int64_t overhead_by
 /// Largest resident size of this process so far, bytes.
 int64_t peak_rss_bytes();
 
+/// The processors that this process may use, as it was when that was read.
 struct CpuStatus {
   int cores = 1;               ///< that this process may run on: of the machine those that its affinity (taskset, cpusets) allows
   std::optional<double> quota; ///< processors' worth of time that the process's cgroup, or one above, may use; none: no limit

@@ -27,6 +27,7 @@ struct MeasuredTypes {
 /// The hidden size of the block that is measured for models of this one: heads of 128 divide it.
 int64_t measured_width(double hidden_size);
 
+/// What is measured, and with what.
 struct MeasureOptions {
   MeasuredTypes types;
   int threads = 0;

@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// A matrix, or anything else of rows, that may lie in several tiers.
 struct PlacedObject {
   int64_t rows = 0;
   int64_t row_bytes = 0;

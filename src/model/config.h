@@ -15,6 +15,7 @@ namespace flexgen {
 
 class ExpertChances;
 
+/// RMSNorm (Zhang and Sennrich 2019) and LayerNorm (Ba et al. 2016).
 enum class NormKind { kRms, kLayer };
 
 /// What of q and k is normalized: each head by itself, or all of a token's heads together.

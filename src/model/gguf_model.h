@@ -9,6 +9,7 @@
 
 namespace flexgen {
 
+/// What a GGUF holds, as if it were a folder of Hugging Face's.
 struct GgufModel {
   ModelConfig config;
   Checkpoint checkpoint;

@@ -14,6 +14,7 @@
 
 namespace flexgen {
 
+/// What is made of a checkpoint's matrices, and where it is kept.
 struct PrepareOptions {
   std::optional<DType> dtype;       ///< of all matrices; none: each stays what it is, and only those that are stored transposed are made
   GroupRange range = GroupRange::kMinMax;  ///< of quantized types

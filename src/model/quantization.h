@@ -20,6 +20,7 @@ struct QuantizationScheme {
   bool operator==(const QuantizationScheme&) const = default;
 };
 
+/// The `quantization_config` of a checkpoint. Pure data.
 struct Quantization {
   enum class Method : uint8_t { kNone, kFp8, kModelOpt, kCompressedTensors, kGptq, kAwq, kMxfp4 };
   Method method = Method::kNone;

@@ -8,6 +8,7 @@
 
 namespace flexgen {
 
+/// A rank of the same job, as a process of this machine.
 struct LocalRank {
   int rank = 0;
   int pid = 0;

@@ -11,6 +11,7 @@
 
 namespace flexgen {
 
+/// What a launcher has told this process, by its environment.
 struct Launch {
   std::string launcher;  ///< "mpirun", "srun", for messages
   int size = 1;          ///< processes of the job; 0: the launcher did not say
@@ -34,6 +35,7 @@ class World {
   virtual void leave() = 0;
 };
 
+/// How a world is watched over.
 struct WorldOptions {
   /// A rank that is not heard of for so long is given up, and the job with it.
   double timeout_s = 20;

@@ -42,6 +42,7 @@ struct SimulatedRank {
   bool weights_in_place = false;  ///< the resident ones, before the clock starts, as where published figures start
 };
 
+/// What the ranks of a simulated pipeline have done, in virtual time.
 struct PipelineReport {
   RunReport whole;                ///< time of the slowest rank; tokens of the first
   std::vector<RunReport> ranks;

@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// What a stage knows of the job, the others and its own machine.
 struct StagePlanInput {
   StageLink link;
   const Model& model;        ///< the stage's own layers

@@ -27,6 +27,7 @@ struct Drift {
 /// Nothing if all lanes that matter (busy for a quarter of the time) are within 25% of the profile.
 std::optional<Drift> drift_of(const HardwareProfile& hardware, const Policy& policy, const Stretch& stretch);
 
+/// How much a step may do, as Batcher::set_limits() takes it.
 struct StepLimits {
   int64_t max_rows = 0, max_slots = 0;  ///< of a micro-batch
 };

@@ -124,122 +124,149 @@ std::vector<Tier> attention_tiers_of(const Budgets& budgets, const PolicyRequest
   return {Tier::kGpu, Tier::kCpu};
 }
 
-Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
-                     const PolicyRequest& request, DType kv_dtype) {
-  refuse_loading_of_experts(model, request);
-  const bool on_gpu = budgets.gpu_bytes > 0;
-  const Fractions in_gpu{1, 0, 0}, in_ram{0, 1, 0}, on_disk{0, 0, 1};
-  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  int64_t smallest_cpu = kNone, smallest_disk = kNone, smallest_gpu = kNone;
-  auto fits = [&](const Policy& policy) {
-    MemoryPlan plan = memory_plan(model, policy, workload, kv_dtype);
-    const bool disk_ok = plan.bytes(Tier::kDisk) <= budgets.disk_bytes, gpu_ok = plan.bytes(Tier::kGpu) <= budgets.gpu_plan_bytes();
-    if (!disk_ok) smallest_disk = std::min(smallest_disk, plan.bytes(Tier::kDisk));
-    else if (!gpu_ok) smallest_gpu = std::min(smallest_gpu, plan.bytes(Tier::kGpu));
-    else smallest_cpu = std::min(smallest_cpu, plan.bytes(Tier::kCpu));
-    return disk_ok && gpu_ok && plan.bytes(Tier::kCpu) <= budgets.cpu_bytes;
-  };
-  const std::vector<Tier> attention_tiers = attention_tiers_of(budgets, request);
+namespace {
 
-  std::optional<Policy> best;
-  double best_time_s = 0;
-  auto consider = [&](const Policy& policy) {
-    double time_s = rough_time_s(model, workload, policy, kv_dtype);
-    if (!best || time_s < best_time_s) {
-      best = policy;
-      best_time_s = time_s;
-    }
-  };
+/// Goes through blocks, orders of filling memory and buffers, and keeps the policy that is fastest by rough_time_s(). For one search.
+class RuleSearch {
+ public:
+  RuleSearch(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype)
+      : model_(model), workload_(workload), budgets_(budgets), request_(request), kv_dtype_(kv_dtype), attention_tiers_(attention_tiers_of(budgets, request)) {}
 
-  bool shares = true;  // prefixes, where the job has some: that saves time, not the last bytes
-  auto try_rows = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows, StepRows step_rows) {
-    Policy policy = sized(model, workload, kv_dtype, micro_batch_size, num_micro_batches, request.num_stages, buffers, most_rows, step_rows);
-    if (request.max_rows) {
-      policy = policy_of_sizes(model, workload, kv_dtype, micro_batch_size, num_micro_batches, buffers, *request.max_rows);
-      policy.num_groups = request.num_stages;
+  /// Throws Error{user} with the smallest budget that would do.
+  Policy choose() {
+    std::vector<int> buffer_counts{3, 2};
+    if (request_.buffers) buffer_counts = {*request_.buffers};
+    // Few rows a visit cost speed and little memory is won, so they come last.
+    for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
+      for (int buffers : buffer_counts) {
+        try_blocks(buffers, most_rows);
+        if (best_) return *best_;
+      }
+    // Last resort, and the truth about the smallest budget.
+    for (bool with_prefixes : {true, false}) {
+      shares_ = with_prefixes;
+      try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.buffers.value_or(1), 16);
+      if (best_) return *best_;
     }
-    if (!shares) policy.prefix_pages = 0;
-    if (request.block) policy.set_block(*request.block);
-    policy.hottest_first = knows_hottest(model);
-    policy.max_choosing_rows = request.max_choosing_rows.value_or(choosing_rows_by_rule(model));
+    refuse();
+  }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+  void try_blocks(int buffers, int64_t most_rows) {
+    std::vector<int64_t> counts{request_.num_stages, 2 * request_.num_stages, 4 * request_.num_stages};
+    if (request_.num_micro_batches) counts = {*request_.num_micro_batches};
+    for (int64_t count : counts) {
+      if (request_.micro_batch_size || request_.block) {
+        try_sizes(request_.micro_batch_size.value_or(1), count, buffers, most_rows);
+        continue;
+      }
+      for (int64_t block : block_candidates(workload_))
+        if (block >= count || count == counts.front()) try_sizes(std::max<int64_t>(1, ceil_div(block, count)), count, buffers, most_rows);
+    }
+  }
+
+  void try_sizes(int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows) {
+    for (StepRows step_rows : {StepRows::kEven, StepRows::kMany}) {
+      Policy policy = sized(model_, workload_, kv_dtype_, micro_batch_size, num_micro_batches, request_.num_stages, buffers, most_rows, step_rows);
+      if (request_.max_rows) {
+        policy = policy_of_sizes(model_, workload_, kv_dtype_, micro_batch_size, num_micro_batches, buffers, *request_.max_rows);
+        policy.num_groups = request_.num_stages;
+      }
+      try_placements(policy);
+    }
+  }
+
+  /// Both orders of filling memory: cache first, or weights first.
+  void try_placements(Policy policy) {
+    const bool on_gpu = budgets_.gpu_bytes > 0;
+    const Fractions in_gpu{1, 0, 0}, in_ram{0, 1, 0}, on_disk{0, 0, 1};
+    if (!shares_) policy.prefix_pages = 0;
+    if (request_.block) policy.set_block(*request_.block);
+    policy.hottest_first = knows_hottest(model_);
+    policy.max_choosing_rows = request_.max_choosing_rows.value_or(choosing_rows_by_rule(model_));
     policy.compute_tier = on_gpu ? Tier::kGpu : Tier::kCpu;
-    policy.activations = request.activations.value_or(on_gpu ? in_gpu : in_ram);
-    // Both orders of filling memory: cache first, or weights first.
-    for (Tier attention_tier : attention_tiers)
+    policy.activations = request_.activations.value_or(on_gpu ? in_gpu : in_ram);
+    for (Tier attention_tier : attention_tiers_)
       for (bool cache_first : {true, false}) {
         policy.attention_tier = attention_tier;
-        policy.weights = request.weights.value_or(on_disk);
-        policy.kv_cache = request.kv_cache.value_or(budgets.disk_bytes > 0 ? on_disk : in_ram);
-        // One tier after the other takes as much of a kind as fits.
-        auto fill = [&](std::optional<Fractions> fixed, Fractions Policy::* kind, Tier fastest) {
-          if (fixed) return;
-          const Fractions before = policy.*kind;
-          double gpu = 0;
-          if (fastest == Tier::kGpu) {
-            gpu = std::max(0.0, largest_share([&](double share) {
-              policy.*kind = {share, before.cpu * (1 - share), before.disk * (1 - share)};
-              return fits(policy);
-            }));
-          }
-          const double left = 1 - gpu;
-          const double cpu = largest_share([&](double share) {
-            policy.*kind = {gpu, left * share, left * (1 - share)};
-            return fits(policy);
-          });
-          policy.*kind = cpu < 0 ? Fractions{gpu, before.cpu * left, before.disk * left} : Fractions{gpu, left * cpu, left * (1 - cpu)};
-        };
-        const Tier weights_in = policy.compute_tier, cache_in = attention_tier;
-        if (cache_first) fill(request.kv_cache, &Policy::kv_cache, cache_in);
-        fill(request.weights, &Policy::weights, weights_in);
-        if (!cache_first) fill(request.kv_cache, &Policy::kv_cache, cache_in);
+        policy.weights = request_.weights.value_or(on_disk);
+        policy.kv_cache = request_.kv_cache.value_or(budgets_.disk_bytes > 0 ? on_disk : in_ram);
+        if (cache_first) fill(request_.kv_cache, &Policy::kv_cache, attention_tier, policy);
+        fill(request_.weights, &Policy::weights, policy.compute_tier, policy);
+        if (!cache_first) fill(request_.kv_cache, &Policy::kv_cache, attention_tier, policy);
         if (fits(policy)) consider(policy);
       }
-  };
+  }
 
-  auto try_sizes = [&](int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t most_rows) {
-    for (StepRows step_rows : {StepRows::kEven, StepRows::kMany}) try_rows(micro_batch_size, num_micro_batches, buffers, most_rows, step_rows);
-  };
+  /// One tier after the other takes as much of a kind as fits.
+  void fill(const std::optional<Fractions>& fixed, Fractions Policy::* kind, Tier fastest, Policy& policy) {
+    if (fixed) return;
+    const Fractions before = policy.*kind;
+    double gpu = 0;
+    if (fastest == Tier::kGpu) {
+      gpu = std::max(0.0, largest_share([&](double share) {
+        policy.*kind = {share, before.cpu * (1 - share), before.disk * (1 - share)};
+        return fits(policy);
+      }));
+    }
+    const double left = 1 - gpu;
+    const double cpu = largest_share([&](double share) {
+      policy.*kind = {gpu, left * share, left * (1 - share)};
+      return fits(policy);
+    });
+    policy.*kind = cpu < 0 ? Fractions{gpu, before.cpu * left, before.disk * left} : Fractions{gpu, left * cpu, left * (1 - cpu)};
+  }
 
-  std::vector<int64_t> blocks = block_candidates(workload);
-  std::vector<int64_t> counts{request.num_stages, 2 * request.num_stages, 4 * request.num_stages};
+  bool fits(const Policy& policy) {
+    const MemoryPlan plan = memory_plan(model_, policy, workload_, kv_dtype_);
+    const bool disk_ok = plan.bytes(Tier::kDisk) <= budgets_.disk_bytes, gpu_ok = plan.bytes(Tier::kGpu) <= budgets_.gpu_plan_bytes();
+    if (!disk_ok) smallest_disk_ = std::min(smallest_disk_, plan.bytes(Tier::kDisk));
+    else if (!gpu_ok) smallest_gpu_ = std::min(smallest_gpu_, plan.bytes(Tier::kGpu));
+    else smallest_cpu_ = std::min(smallest_cpu_, plan.bytes(Tier::kCpu));
+    return disk_ok && gpu_ok && plan.bytes(Tier::kCpu) <= budgets_.cpu_bytes;
+  }
+
+  void consider(const Policy& policy) {
+    const double time_s = rough_time_s(model_, workload_, policy, kv_dtype_);
+    if (best_ && time_s >= best_time_s_) return;
+    best_ = policy;
+    best_time_s_ = time_s;
+  }
+
+  [[noreturn]] void refuse() const {
+    if (smallest_cpu_ == kNone && smallest_gpu_ != kNone)
+      fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets_.gpu_bytes),
+                format_bytes(smallest_gpu_ + budgets_.gpu_kernel_bytes), smallest_gpu_ + budgets_.gpu_kernel_bytes);
+    if (smallest_cpu_ == kNone)
+      fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least --disk-space {}", format_bytes(smallest_disk_),
+                budgets_.disk_bytes > 0 ? "--disk-space is " + format_bytes(budgets_.disk_bytes) : std::string("there is no --disk-dir"),
+                ceil_div(smallest_disk_, kMiB) * kMiB);
+    fail_user("this job cannot run within --cpu-memory {}: the smallest budget that would do is {} ({} bytes){}", format_bytes(budgets_.cpu_bytes),
+              format_bytes(smallest_cpu_), smallest_cpu_, budgets_.disk_bytes == 0 ? "; with --disk-dir the KV cache could go to disk" : "");
+  }
+
+  const Model& model_;
+  const Workload& workload_;
+  const Budgets& budgets_;
+  const PolicyRequest& request_;
+  DType kv_dtype_;
+  std::vector<Tier> attention_tiers_;
+  std::optional<Policy> best_;
+  double best_time_s_ = 0;
+  bool shares_ = true;  ///< prefixes, where the job has some: that saves time, not the last bytes
+  int64_t smallest_cpu_ = kNone, smallest_disk_ = kNone, smallest_gpu_ = kNone;  ///< bytes of a tier that would do, where the others have enough
+};
+
+}  // namespace
+
+Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype) {
+  refuse_loading_of_experts(model, request);
   if (request.num_micro_batches && *request.num_micro_batches < request.num_stages)
     fail_user("--num-micro-batches {} with {} pipeline stages: each stage works on another micro-batch, so there must be as many at least",
               *request.num_micro_batches, request.num_stages);
-  if (request.num_micro_batches) counts = {*request.num_micro_batches};
-  std::vector<int> buffer_counts{3, 2};
-  if (request.buffers) buffer_counts = {*request.buffers};
-  // Few rows a visit cost speed and little memory is won, so they come last.
-  for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
-    for (int buffers : buffer_counts) {
-      for (int64_t count : counts) {
-        if (request.micro_batch_size || request.block) {
-          try_sizes(request.micro_batch_size.value_or(1), count, buffers, most_rows);
-          continue;
-        }
-        for (int64_t block : blocks)
-          if (block >= count || count == counts.front())
-            try_sizes(std::max<int64_t>(1, ceil_div(block, count)), count, buffers, most_rows);
-      }
-      if (best) return *best;
-    }
-
-  // Last resort, and the truth about the smallest budget.
-  for (bool with_prefixes : {true, false}) {
-    shares = with_prefixes;
-    try_sizes(request.micro_batch_size.value_or(1), request.num_micro_batches.value_or(request.num_stages), request.buffers.value_or(1), 16);
-    if (best) return *best;
-  }
-  if (smallest_cpu == kNone && smallest_gpu != kNone)
-    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets.gpu_bytes),
-              format_bytes(smallest_gpu + budgets.gpu_kernel_bytes), smallest_gpu + budgets.gpu_kernel_bytes);
-  if (smallest_cpu == kNone)
-    fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least "
-              "--disk-space {}", format_bytes(smallest_disk),
-              budgets.disk_bytes > 0 ? "--disk-space is " + format_bytes(budgets.disk_bytes) : std::string("there is no --disk-dir"),
-              ceil_div(smallest_disk, kMiB) * kMiB);
-  fail_user("this job cannot run within --cpu-memory {}: the smallest budget that would do is {} ({} bytes){}",
-            format_bytes(budgets.cpu_bytes), format_bytes(smallest_cpu), smallest_cpu,
-            budgets.disk_bytes == 0 ? "; with --disk-dir the KV cache could go to disk" : "");
+  return RuleSearch(model, workload, budgets, request, kv_dtype).choose();
 }
 
 }  // namespace flexgen

@@ -57,6 +57,7 @@ struct ComputeProfile {
 /// A GPU by two figures: products of 16-bit matrices at full speed, or, with few rows, as fast as its memory gives the matrices.
 ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s);
 
+/// How fast a disk is for reads and writes of many blocks in flight.
 struct DiskProfile {
   double read_bytes_per_s = 2e9, write_bytes_per_s = 1e9;
   double request_s = 100e-6;        ///< of one piece of work, beside its bytes

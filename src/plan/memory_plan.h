@@ -12,6 +12,7 @@
 
 namespace flexgen {
 
+/// One use of memory or disk.
 struct MemoryItem {
   std::string name;
   Tier tier = Tier::kCpu;

@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// What has shares of the tiers.
 enum class TensorKind { kWeights, kKvCache, kActivations };
 inline constexpr int kNumTensorKinds = 3;
 
@@ -36,6 +37,7 @@ struct PlacementProgram {
   std::array<std::array<bool, kNumTiers>, kNumTensorKinds> allowed{};
 };
 
+/// The solution: a share of each tier for each kind, and the time that the program gives the job.
 struct Placement {
   std::array<Fractions, kNumTensorKinds> shares;
   double time_s = 0;

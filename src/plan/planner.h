@@ -19,6 +19,7 @@ struct Candidate {
   bool judged = true;    ///< by the cost model; else by the linear program alone, as it was clearly slower
 };
 
+/// A policy, what is expected of it, and how it was found.
 struct Plan {
   Policy policy;
   Prediction prediction;
@@ -29,6 +30,7 @@ struct Plan {
   double planning_s = 0;              ///< processor time
 };
 
+/// What a policy is chosen for. All that is referred to must live as long.
 struct PlanInput {
   const Model& model;
   const Workload& workload;

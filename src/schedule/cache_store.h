@@ -74,6 +74,7 @@ class CacheLayout {
   }
 };
 
+/// The pages that a visit may read and append to, until it commits.
 struct CacheLease {
   /// For each slot of the plan its page pointers; AttentionSlot::pages points into these.
   std::shared_ptr<std::vector<std::vector<std::byte*>>> pages;

@@ -43,6 +43,7 @@ class HiddenLayout {
   int64_t file_bytes() const { return num_batches * file_stride; }
 };
 
+/// The rows that a visit may read and write, until it commits.
 struct HiddenLease {
   float* rows = nullptr;  ///< [T, ModelConfig::kept_row_floats], the stream [T, D] first
   std::span<ExpertChoice> choices;  ///< VisitInput::choices

@@ -86,6 +86,7 @@ class WeightLayout {
   void place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer);
 };
 
+/// The weights that a visit may read, until it commits.
 struct WeightLease {
   std::vector<WeightView> views;  ///< one per use; empty for lookups
   std::vector<Event> after;       ///< compute must wait for these

@@ -14,6 +14,7 @@
 
 namespace flexgen {
 
+/// What is known of a file that was uploaded or made, besides its content; times in seconds since 1970.
 struct StoredFile {
   std::string id, name, purpose;
   int64_t bytes = 0, created_s = 0;

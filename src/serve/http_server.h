@@ -13,6 +13,7 @@
 
 namespace flexgen {
 
+/// What one client, and all of them, may take of the server.
 struct HttpLimits {
   int64_t connections = 1024;        ///< at a time; further ones wait to be accepted
   int64_t header_bytes = 64 << 10;   ///< of a request, all of them together

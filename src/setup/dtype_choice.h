@@ -21,6 +21,7 @@ struct DtypePair {
   bool operator==(const DtypePair&) const = default;
 };
 
+/// A pair of types that was looked at, and how long the job would take with it.
 struct JudgedPair {
   DtypePair types;
   double time_s = 0;  ///< of the job as planned; 0: no policy fits

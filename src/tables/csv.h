@@ -20,6 +20,7 @@ struct CsvForm {
 /// What a row may hold, so that a quote that is never closed does not take the rest of a large file into memory.
 inline constexpr int64_t kMaxRowBytes = 64 << 20;
 
+/// The rows of a table, one after the other.
 class CsvReader {
  public:
   /// Reads the header. `source` must live as long; `path` names the table in errors. Throws Error{user} for an empty table, a column without a name or with that of another, and as read() does.

@@ -11,6 +11,7 @@
 
 namespace flexgen {
 
+/// A message of a conversation, as chat templates take it.
 struct Message {
   std::string role, content;
 };

@@ -9,6 +9,7 @@
 
 namespace flexgen {
 
+/// An example: a row and its answer.
 struct Shot {
   TableRow row;
   std::string answer;  ///< what its answer column says

@@ -15,10 +15,12 @@
 
 namespace flexgen {
 
+/// CSV, TSV and lines of JSON objects.
 enum class TableKind { kCsv, kTsv, kJsonl };
 /// By the name's ending, before that of a compression if `may_be_packed`. Throws Error{user} that says which there are and how others are converted; `flag` is for the message.
 TableKind table_kind_of(const std::string& path, const char* flag, bool may_be_packed);
 
+/// A row of a table of any kind.
 struct TableRow {
   int64_t number = 0;              ///< from 1
   std::vector<std::string> cells;  ///< of a table with a header, in its order

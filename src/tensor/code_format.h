@@ -29,6 +29,7 @@
 
 namespace flexgen {
 
+/// The element type of scales; kE8M0 is a power of two (OCP Microscaling Formats 1.0).
 enum class ScaleType : uint8_t { kF32, kF16, kBF16, kE4M3, kE8M0 };
 inline constexpr int64_t scale_bytes(ScaleType type) { return type == ScaleType::kF32 ? 4 : type == ScaleType::kF16 || type == ScaleType::kBF16 ? 2 : 1; }
 

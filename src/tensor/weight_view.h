@@ -16,6 +16,7 @@ struct CodeFormat;
 /// The tensors beside a matrix's codes (tensor/code_format.h): scales, zero points, which group a column is in, a factor of all scales.
 enum CodePart { kScales, kZeros, kOrder, kGlobal, kNumCodeParts };
 
+/// Consecutive rows of a weight that lie in one place.
 struct WeightPiece {
   const std::byte* data = nullptr;  ///< [rows, cols] elements; 2-byte alignment at least, but any where they are blocks or codes
   int64_t rows = 0;

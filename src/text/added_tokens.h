@@ -16,6 +16,7 @@
 
 namespace flexgen {
 
+/// A token with its flags, as tokenizer.json's `added_tokens` has them.
 struct AddedToken {
   std::string content;
   bool special = false;      ///< decode() may leave it out

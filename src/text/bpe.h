@@ -12,6 +12,7 @@
 
 namespace flexgen {
 
+/// The fields of a tokenizer.json's BPE model besides vocabulary and merges.
 struct BpeOptions {
   bool byte_fallback = false, ignore_merges = false, fuse_unknown = false;
   std::optional<std::string> unknown_token;

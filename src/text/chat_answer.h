@@ -21,6 +21,7 @@ enum class CallForm {
 /// These are read alike.
 inline bool is_mistral(CallForm form) { return form == CallForm::kMistral || form == CallForm::kMistralNamed || form == CallForm::kMistralNumbered; }
 
+/// How answers to a prompt are to be read.
 struct AnswerForm {
   CallForm calls = CallForm::kNone;
   bool thinks = false;             ///< thoughts stand before </think>
@@ -35,6 +36,7 @@ CallForm call_form_of(std::string_view template_source);
 /// Whether a prompt ends within a thought.
 bool ends_in_thought(std::string_view prompt);
 
+/// A call of a function that the model asks for.
 struct ToolCall {
   std::string name;
   std::string arguments;  ///< JSON

@@ -9,6 +9,7 @@
 
 namespace flexgen {
 
+/// A message of an answer. Views into the answer's text.
 struct HarmonyMessage {
   std::string_view channel;    ///< "analysis", "commentary", "final"; empty: the header has none
   std::string_view recipient;  ///< "functions.f"; empty: the user
@@ -16,6 +17,7 @@ struct HarmonyMessage {
   bool ended = false;          ///< something stands behind it
 };
 
+/// An answer as messages. Views into its text.
 struct HarmonyAnswer {
   std::vector<HarmonyMessage> messages;
   std::string_view rest;  ///< a header that does not end, or text that has none

@@ -8,6 +8,7 @@
 
 namespace flexgen {
 
+/// The tokens that stand before and behind every text.
 struct PostProcessor {
   std::vector<int32_t> before, behind;
 };

@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// What a tokenizer's class is given from tokenizer_config.json.
 struct ClassOptions {
   bool add_prefix_space = false, legacy = false;
   std::string unknown_token;

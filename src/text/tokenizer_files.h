@@ -20,6 +20,7 @@ struct ExpectedId {
   const char* file;
 };
 
+/// A checkpoint's tokenizer as one tokenizer.json would say it, and what such a file has no place for.
 struct TokenizerFiles {
   std::string source;               ///< the file that messages name
   nlohmann::json json;              ///< as in a tokenizer.json: model, normalizer, pre_tokenizer, post_processor, decoder

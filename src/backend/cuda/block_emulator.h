@@ -7,6 +7,7 @@
 
 namespace flexgen::emulator {
 
+/// threadIdx or blockIdx.
 struct Index {
   int64_t x = 0, y = 0, z = 0;
 };

@@ -39,6 +39,7 @@ namespace flexgen::inline FLEXGEN_SIDE {
 
 inline constexpr int kWarp = 32;
 
+/// How many blocks of threads a kernel is launched in.
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
@@ -71,6 +72,7 @@ void launch(void (*kernel)(Parameters...), Grid grid, int threads, Stream stream
 
 #else
 
+/// Stands in for cudaStream_t: emulated kernels are over when launch() returns.
 struct Stream {};
 
 inline int thread() { return emulator::thread(); }
@@ -158,6 +160,7 @@ struct Bf16 {
   }
 };
 
+/// The other one, with the same members.
 struct F16 {
   static constexpr DType kType = DType::kF16;
   static FLEXGEN_CODE float to_float(uint32_t low16) {
@@ -184,9 +187,11 @@ struct F16 {
 /// Reads of any alignment that the type has by itself, and of 4, 8 and 16 bytes where the address allows.
 FLEXGEN_CODE uint16_t load16(const std::byte* at) { return *reinterpret_cast<const uint16_t*>(at); }
 FLEXGEN_CODE uint32_t load32(const std::byte* at) { return *reinterpret_cast<const uint32_t*>(at); }
+/// 8 bytes that are read or written at once.
 struct alignas(8) Words2 {
   uint32_t word[2];
 };
+/// 16 bytes that are read or written at once.
 struct alignas(16) Words4 {
   uint32_t word[4];
 };

@@ -90,6 +90,7 @@ FLEXGEN_KERNEL void choose_of_rows(float* logits, const std::byte* bias, DType b
 
 /// As many as go to a kernel with its arguments, which takes no copy of its own.
 inline constexpr int64_t kMostPackedRows = 256;
+/// Rows as an argument of a kernel, by value.
 struct PackedRows {
   WeightedRow rows[kMostPackedRows];
 };

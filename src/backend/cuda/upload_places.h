@@ -13,6 +13,7 @@ inline constexpr int64_t kLargestUpload = 4 * kMiB, kUploadLife = 2 * kLargestUp
 /// What an upload of so many bytes spends of the ring: each begins at 256 bytes, as kernels read whole words.
 constexpr int64_t upload_spends(int64_t bytes) { return round_up(bytes, 256); }
 
+/// Gives each upload its place in the ring, and knows when a segment may be used again.
 class UploadPlaces {
  public:
   // What goes into a segment and what comes first in the next one spend more than kLargestUpload together, as else it would have gone into the former: any two

@@ -11,6 +11,7 @@
 
 namespace flexgen::jinja {
 
+/// The arguments of one call by their places; lives as long as the Args that it was made of.
 class Bound {
  public:
   /// Throws for too many arguments, unknown names, and if one of the first `required` is missing.

@@ -31,6 +31,7 @@ std::string capitalized(std::string_view text);
 /// str.title(): each run of letters capitalized.
 std::string titled(std::string_view text);
 
+/// By Unicode's categories: L*, Nd, all others.
 enum class CharacterClass { kLetter, kDigit, kOther };
 CharacterClass class_of(uint32_t codepoint);
 bool is_upper(uint32_t codepoint);

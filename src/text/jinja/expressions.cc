@@ -151,7 +151,7 @@ Value Call::call(Run& run, const Value* caller) const {
 }
 
 Value Applied::value(Run& run) const {
-  if (!run.strict || !takes_undefined(name)) return apply_to(run, of->evaluate(run));
+  if (!run.strict || !takes_undefined(operation.name)) return apply_to(run, of->evaluate(run));
   run.strict = false;
   const Value self = of->evaluate(run);
   run.strict = true;
@@ -161,8 +161,8 @@ Value Applied::value(Run& run) const {
 Value Applied::apply_to(Run& run, const Value& self) const {
   Args args = arguments.evaluate(run);
   run.line = line;
-  if (!apply) fail("there is no {} named '{}'", kind, name);
-  return apply(run, self, args);
+  if (!operation.apply) fail("there is no {} named '{}'", operation.kind, operation.name);
+  return operation.apply(run, self, args);
 }
 
 void Target::assign(Run& run, const Value& value) const {

@@ -19,6 +19,7 @@ class SyntaxError : public Failure {
   int line_;
 };
 
+/// A word of a template.
 struct Token {
   enum class Kind { kData, kPrintBegin, kPrintEnd, kBlockBegin, kBlockEnd, kName, kText, kInt, kFloat, kOperator, kEnd };
   Kind kind;

@@ -182,7 +182,7 @@ class Parser {
     --loops_;
     if (skip_name("else")) otherwise = body_until("endfor");
     else ++at_;
-    return std::make_unique<For>(line, number_of(kLoopName), std::move(target), std::move(items), std::move(test), std::move(body), std::move(otherwise));
+    return std::make_unique<For>(line, number_of(kLoopName), For::Source{std::move(target), std::move(items), std::move(test)}, std::move(body), std::move(otherwise));
   }
 
   std::unique_ptr<const Statement> set_statement(int line) {
@@ -580,7 +580,7 @@ class Parser {
     const Operation found = find_filter(name);
     Arguments given;
     if (here().is_operator("(")) given = arguments();
-    return std::make_unique<const Applied>(line, "filter", std::move(name), found, std::move(of), std::move(given));
+    return std::make_unique<const Applied>(line, Applied::Operator{"filter", std::move(name), found}, std::move(of), std::move(given));
   }
 
   ExpressionPtr test(ExpressionPtr of) {
@@ -598,7 +598,7 @@ class Parser {
       int links = 0;
       given.positional.push_back(postfix(primary(), links));
     }
-    ExpressionPtr result = std::make_unique<Applied>(line, "test", std::move(name), found, std::move(of), std::move(given));
+    ExpressionPtr result = std::make_unique<Applied>(line, Applied::Operator{"test", std::move(name), found}, std::move(of), std::move(given));
     if (negated) result = std::make_unique<Not>(line, std::move(result));
     return result;
   }

@@ -9,6 +9,7 @@
 
 namespace flexgen::jinja {
 
+/// A parsed template.
 struct Syntax {
   Block body;
   std::vector<std::string> names;  ///< of variables, by their numbers

@@ -129,14 +129,14 @@ Flow If::act(Run& run) const {
 }
 
 Flow For::act(Run& run) const {
-  Value iterated = items->evaluate(run);
+  Value iterated = source.items->evaluate(run);
   run.line = line;
   std::vector<Value> values = items_of(iterated);
-  if (test) {
+  if (source.test) {
     const Inner inner(run);
     std::erase_if(values, [&](const Value& item) {
-      target.assign(run, item);
-      return !truth(test->evaluate(run));
+      source.target.assign(run, item);
+      return !truth(source.test->evaluate(run));
     });
   }
   if (values.empty()) {
@@ -148,7 +148,7 @@ Flow For::act(Run& run) const {
   for (; !state->ended(); state->advance()) {
     const Inner inner(run);
     run.scope->set(loop, std::static_pointer_cast<Object>(state));
-    target.assign(run, state->item());
+    source.target.assign(run, state->item());
     const Flow flow = run_block(run, body);
     step(1);
     if (flow == Flow::kBreak) break;

@@ -7,18 +7,21 @@
 
 namespace flexgen::jinja {
 
+/// Text between the tags.
 struct Data : Statement {
   Data(int at_line, std::string data) : Statement(at_line), text(std::move(data)) {}
   Flow act(Run& run) const override;
   const std::string text;
 };
 
+/// {{ expression }}
 struct Print : Statement {
   Print(int at_line, ExpressionPtr printed) : Statement(at_line), expression(std::move(printed)) {}
   Flow act(Run& run) const override;
   const ExpressionPtr expression;
 };
 
+/// {% set target = expression %}
 struct Set : Statement {
   Set(int at_line, Target set_target, ExpressionPtr set_value) : Statement(at_line), target(std::move(set_target)), expression(std::move(set_value)) {}
   Flow act(Run& run) const override;
@@ -38,6 +41,7 @@ struct FilteredBlock : Statement {
   const Block body;
 };
 
+/// {% if %}, with elif and else.
 struct If : Statement {
   If(int at_line, std::vector<std::pair<ExpressionPtr, Block>> if_branches, Block if_none) : Statement(at_line), branches(std::move(if_branches)), otherwise(std::move(if_none)) {}
   Flow act(Run& run) const override;
@@ -45,13 +49,17 @@ struct If : Statement {
   const Block otherwise;
 };
 
+/// {% for target in items if test %}, with else.
 struct For : Statement {
-  For(int at_line, int loop_name, Target loop_target, ExpressionPtr iterated, ExpressionPtr condition, Block loop_body, Block if_empty)
-      : Statement(at_line), loop(loop_name), target(std::move(loop_target)), items(std::move(iterated)), test(std::move(condition)), body(std::move(loop_body)), otherwise(std::move(if_empty)) {}
+  struct Source {
+    Target target;
+    ExpressionPtr items, test;  ///< test may be null
+  };
+  For(int at_line, int loop_name, Source of, Block loop_body, Block if_empty)
+      : Statement(at_line), loop(loop_name), source(std::move(of)), body(std::move(loop_body)), otherwise(std::move(if_empty)) {}
   Flow act(Run& run) const override;
   const int loop;  ///< the name `loop`
-  const Target target;
-  const ExpressionPtr items, test;  ///< test may be null
+  const Source source;
   const Block body, otherwise;
 };
 
@@ -64,6 +72,7 @@ struct Signature {
   int caller = -1, varargs = -1, kwargs = -1;  ///< these names, where the body reads them
 };
 
+/// {% macro name(parameters) %}
 struct MacroStatement : Statement {
   MacroStatement(int at_line, int macro_name, Signature macro_signature) : Statement(at_line), name(macro_name), signature(std::move(macro_signature)) {}
   Flow act(Run& run) const override;
@@ -71,6 +80,7 @@ struct MacroStatement : Statement {
   const Signature signature;
 };
 
+/// {% call(parameters) macro() %}: the block is the macro's caller().
 struct CallBlock : Statement {
   CallBlock(int at_line, std::unique_ptr<const Call> called, Signature caller) : Statement(at_line), call(std::move(called)), signature(std::move(caller)) {}
   Flow act(Run& run) const override;
@@ -86,6 +96,7 @@ struct With : Statement {
   const Block body;
 };
 
+/// {% break %} and {% continue %}
 struct Jump : Statement {
   Jump(int at_line, Flow where) : Statement(at_line), flow(where) {}
   Flow act(Run&) const override { return flow; }

@@ -11,6 +11,7 @@
 
 namespace flexgen::jinja {
 
+/// What has a value. Errors in it name its line.
 struct Expression {
   explicit Expression(int at_line) : line(at_line) {}
   virtual ~Expression() = default;
@@ -30,6 +31,7 @@ using ExpressionPtr = std::unique_ptr<const Expression>;
 /// What a statement does to the loop around it.
 enum class Flow { kOn, kBreak, kContinue };
 
+/// What is carried out, and may print or jump.
 struct Statement {
   explicit Statement(int at_line) : line(at_line) {}
   virtual ~Statement() = default;
@@ -48,6 +50,7 @@ using Block = std::vector<std::unique_ptr<const Statement>>;
 /// Ends early at a break or a continue.
 Flow run_block(Run& run, const Block& block);
 
+/// What stands in the parentheses of a call, not yet computed.
 struct Arguments {
   std::vector<ExpressionPtr> positional;
   std::vector<std::pair<std::string, ExpressionPtr>> named;
@@ -56,18 +59,21 @@ struct Arguments {
   Args evaluate(Run& run) const;
 };
 
+/// A number, a text, none, true or false.
 struct Constant : Expression {
   Constant(int at_line, Value constant) : Expression(at_line), constant_(std::move(constant)) {}
   Value value(Run&) const override { return constant_; }
   const Value constant_;
 };
 
+/// A variable, by its number in Syntax::names; undefined if nothing set it.
 struct Name : Expression {
   Name(int at_line, int name_number) : Expression(at_line), number(name_number) {}
   Value value(Run& run) const override;
   const int number;
 };
 
+/// [a, b], or (a, b) as a tuple.
 struct ListLiteral : Expression {
   ListLiteral(int at_line, List::Form list_form, std::vector<ExpressionPtr> list_items) : Expression(at_line), form(list_form), items(std::move(list_items)) {}
   Value value(Run& run) const override;
@@ -75,6 +81,7 @@ struct ListLiteral : Expression {
   const std::vector<ExpressionPtr> items;
 };
 
+/// {a: b, c: d}
 struct DictLiteral : Expression {
   DictLiteral(int at_line, std::vector<std::pair<ExpressionPtr, ExpressionPtr>> dict_items) : Expression(at_line), items(std::move(dict_items)) {}
   Value value(Run& run) const override;
@@ -97,6 +104,7 @@ struct Logical : Expression {
   const std::vector<ExpressionPtr> items;
 };
 
+/// not x
 struct Not : Expression {
   Not(int at_line, ExpressionPtr negated) : Expression(at_line), of(std::move(negated)) {}
   Value value(Run& run) const override { return !truth(of->evaluate(run)); }
@@ -128,6 +136,7 @@ struct Concatenation : Expression {
   const std::vector<ExpressionPtr> items;
 };
 
+/// +x and -x
 struct Signed : Expression {
   Signed(int at_line, bool minus, ExpressionPtr operand) : Expression(at_line), negative(minus), of(std::move(operand)) {}
   Value value(Run& run) const override;
@@ -135,6 +144,7 @@ struct Signed : Expression {
   const ExpressionPtr of;
 };
 
+/// x.name: an attribute, or else the item of that name.
 struct AttributeOf : Expression {
   AttributeOf(int at_line, ExpressionPtr object, std::string attribute) : Expression(at_line), of(std::move(object)), name(std::move(attribute)) {}
   Value value(Run& run) const override;
@@ -142,12 +152,14 @@ struct AttributeOf : Expression {
   const std::string name;
 };
 
+/// x[key]: an item, or else the attribute of that name.
 struct ItemOf : Expression {
   ItemOf(int at_line, ExpressionPtr object, ExpressionPtr index) : Expression(at_line), of(std::move(object)), key(std::move(index)) {}
   Value value(Run& run) const override;
   const ExpressionPtr of, key;
 };
 
+/// x[start:stop:stride]
 struct SliceOf : Expression {
   SliceOf(int at_line, ExpressionPtr object, ExpressionPtr from, ExpressionPtr to, ExpressionPtr by)
       : Expression(at_line), of(std::move(object)), start(std::move(from)), stop(std::move(to)), stride(std::move(by)) {}
@@ -155,6 +167,7 @@ struct SliceOf : Expression {
   const ExpressionPtr of, start, stop, stride;  ///< bounds may be null
 };
 
+/// callee(arguments)
 struct Call : Expression {
   Call(int at_line, ExpressionPtr function, Arguments call_arguments) : Expression(at_line), callee(std::move(function)), arguments(std::move(call_arguments)) {}
   Value value(Run& run) const override { return call(run, nullptr); }
@@ -166,13 +179,17 @@ struct Call : Expression {
 
 /// Filters and tests. An unknown one is an error when it is applied: a template may ask first whether there is one.
 struct Applied : Expression {
-  Applied(int at_line, const char* operation_kind, std::string operation_name, Operation operation, ExpressionPtr operand, Arguments operation_arguments)
-      : Expression(at_line), kind(operation_kind), name(std::move(operation_name)), apply(operation), of(std::move(operand)), arguments(std::move(operation_arguments)) {}
+  /// What is applied: the kind for messages ("filter", "test"), the name, the function or null.
+  struct Operator {
+    const char* kind;
+    std::string name;
+    Operation apply;
+  };
+  Applied(int at_line, Operator applied, ExpressionPtr operand, Arguments operation_arguments)
+      : Expression(at_line), operation(std::move(applied)), of(std::move(operand)), arguments(std::move(operation_arguments)) {}
   Value value(Run& run) const override;
   Value apply_to(Run& run, const Value& self) const;
-  const char* const kind;
-  const std::string name;
-  const Operation apply;
+  const Operator operation;
   const ExpressionPtr of;  ///< null: of a filter block
   const Arguments arguments;
 };

@@ -23,6 +23,7 @@ class Dict;
 struct Undefined {
   std::shared_ptr<const std::string> why;
 };
+/// Python's None.
 struct None {};
 
 /// Valid UTF-8. `markup`: came from the filters safe or escape; what is added to it is escaped.
