@@ -34,6 +34,7 @@ constexpr const char* kChat = "is a field of /v1/chat/completions; leave it out"
 constexpr const char* kOfText = "is a field of /v1/completions; leave it out";
 
 const std::map<std::string, Field>& fields() {
+  // clang-format off
   static const std::map<std::string, Field> all = {
       // Who asks, for whom and how urgently: no part of an answer.
       {"user", {any_text, kText}}, {"safety_identifier", {any_text, kText}}, {"prompt_cache_key", {any_text, kText}}, {"prompt_cache_retention", {any_text, kText}},
@@ -61,6 +62,7 @@ const std::map<std::string, Field>& fields() {
       {"mm_processor_kwargs", {is_empty, kNotBuilt}}, {"kv_transfer_params", {is_empty, kNotBuilt}}, {"ec_transfer_params", {is_empty, kNotBuilt}},
       {"return_tokens_as_token_ids", {is_false, kNotBuilt}}, {"return_token_offsets", {is_false, kNotBuilt}},
       {"return_mm_kwargs", {is_true, kNotBuilt}}, {"routed_experts_prompt_start", {is_zero, kNotBuilt}}, {"flat_logprobs", {is_false, kNotBuilt}}};
+  // clang-format on
   return all;
 }
 

@@ -55,11 +55,13 @@ void check_bounds(const LineJson& json) {
 
 /// The fields of both endpoints that are honoured.
 const std::set<std::string>& honoured_fields() {
+  // clang-format off
   static const std::set<std::string> kFields = {
       "max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
       "skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens", "truncate_prompt_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids", "return_token_ids",
       "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words", "response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
       "structured_outputs"};
+  // clang-format on
   return kFields;
 }
 

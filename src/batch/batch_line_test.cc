@@ -132,6 +132,7 @@ TEST(BatchLine, PromptLogprobs) {
 
 // As vLLM and OpenAI have them.
 TEST(BatchLine, FieldsThatChangeNothingMayStay) {
+  // clang-format off
   for (const char* field : {R"("suffix": "")", R"("response_format": {"type": "text"})", R"("repetition_penalty": 1.0)", R"("min_p": 0.0)", R"("min_tokens": 0)",
                             R"("skip_special_tokens": true)", R"("spaces_between_special_tokens": true)", R"("include_stop_str_in_output": false)", R"("use_beam_search": false)",
                             R"("length_penalty": 1.0)", R"("early_stopping": false)", R"("add_special_tokens": true)", R"("logprobs": false)", R"("stream_options": {})",
@@ -144,6 +145,7 @@ TEST(BatchLine, FieldsThatChangeNothingMayStay) {
                             R"("return_token_ids": false)", R"("return_tokens_as_token_ids": false)", R"("request_id": "r")", R"("cache_salt": "s")", R"("kv_transfer_params": null)",
                             R"("vllm_xargs": {})", R"("thinking_token_budget": -1)", R"("prompt_embeds": null)", R"("detokenize": true)", R"("truncation_side": "left")", R"("echo": false)",
                             R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("n": 1.0)", R"("top_k": 0.0)", R"("response_format": {"type": "text", "json_schema": null})", R"("tools": [])", R"("nobody_knows": null)"}) {
+  // clang-format on
     const auto plain = good(R"("prompt": "x", "temperature": 0)"), same = good(R"("prompt": "x", "temperature": 0, )" + std::string(field));
     EXPECT_EQ(same.params.keeps_logits(), plain.params.keeps_logits()) << field;
     EXPECT_EQ(same.params.max_tokens, plain.params.max_tokens) << field;

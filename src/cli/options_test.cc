@@ -58,11 +58,13 @@ TEST(Options, RunBatch) {
 }
 
 TEST(Options, NumbersAreDecimalFiniteAndInRange) {
+  // clang-format off
   for (const char* wrong :
        {"--threads 0x10", "--threads 010", "--threads -1", "--threads 0", "--threads 1e99", "--threads 99999999999999999999", "--threads nan", "--max-rows 9223372036854775807",
         "--micro-batch-size 9223372036854775808", "--attention-sparsity nan", "--attention-sparsity inf", "--attention-sparsity -nan", "--attention-sparsity 0x1p-1", "--rank-timeout nan",
         "--rank-timeout inf", "--rank-timeout 1e400", "--rank-timeout 0", "--cpu-memory 0x10", "--cpu-memory -1GiB", "--cpu-memory 1e30GiB", "--cpu-memory \xef\xbc\x96GiB", "--cpu-memory nan",
         "--cpu-memory inf", "--disk-bandwidth 0", "--disk-bandwidth -5", "--weights 0:40:70", "--weights 0:nan:100", "--weights 0:-10:110", "--weights 0:inf:0", "--expected-tokens 0x10"}) {
+  // clang-format on
     const auto result = parse(kBatch + wrong);
     ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << wrong;

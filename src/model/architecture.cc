@@ -13,6 +13,7 @@
 namespace flexgen {
 
 // The families, a line each: of family X the class behind X_architecture() in families/.
+// clang-format off
 #define FLEXGEN_FAMILIES(family) \
   family(opt)                    \
   family(llama)                  \
@@ -46,6 +47,7 @@ namespace flexgen {
   family(gpt_oss)                \
   family(phimoe)                 \
   family(hunyuan_moe)
+// clang-format on
 
 #define FLEXGEN_DECLARE(name) const Architecture& name##_architecture();
 FLEXGEN_FAMILIES(FLEXGEN_DECLARE)

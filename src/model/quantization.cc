@@ -34,6 +34,7 @@ void name_layer_lists(ConfigFields& fields) {
 
 /// How a checkpoint was made, and for which kernels: of no account for what it holds.
 void name_makers_fields(ConfigFields& fields) {
+  // clang-format off
   fields.harmless({"dataset", "tokenizer", "damp_percent", "damp_auto_increment", "true_sequential", "static_groups", "meta", "model_name_or_path",
                    "model_file_base_name", "quantizer", "act_group_aware", "batch_size", "pad_token_id", "max_input_length", "cache_block_outputs",
                    "model_seqlen", "use_exllama", "use_cuda_fp16", "exllama_config", "disable_exllama", "backend", "do_fuse", "fuse_max_seq_len",
@@ -42,6 +43,7 @@ void name_makers_fields(ConfigFields& fields) {
                    "enable_norm_bias_tuning", "enable_torch_compile", "autoround_version", "scale_dtype", "sampler", "train_bs", "n_blocks", "nblocks",
                    "multimodal", "super_bits", "super_group_size", "mse", "provider", "producer", "version", "quantization_status",
                    "global_compression_ratio", "calib_data", "static_kv_dtype"});
+  // clang-format on
 }
 
 /// -1, or a number of columns.

@@ -7,7 +7,9 @@
 namespace flexgen {
 namespace {
 
+// clang-format off
 enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe, kGptOss, kGlm4Moe, kMiniMaxM2 };
+// clang-format on
 
 struct Shape {
   const char* name;

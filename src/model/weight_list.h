@@ -12,6 +12,7 @@ struct ModelConfig;
 
 /// What a weight is for: by this the parts of a model (model/parts/) find it among a layer's. A bias comes right after its weight.
 enum class Role : uint8_t {
+  // clang-format off
   kOther,  ///< the family knows it by its place in the list
   kTokens,
   kPositions,  ///< rows that are added to the embedding, by position
@@ -31,6 +32,7 @@ enum class Role : uint8_t {
   kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
   kFinalNorm, kFinalNormBias,
   kOutput, kOutputBias,
+  // clang-format on
 };
 constexpr Role bias_of(Role weight) { return static_cast<Role>(static_cast<uint8_t>(weight) + 1); }
 

@@ -11,8 +11,10 @@ namespace flexgen {
 /// kInt8, kInt4: rows of codes in groups that share a scale and a minimum (tensor/group_quant.h), made here. From kQ4_0 on: rows of blocks as GGUF files
 /// have them (tensor/block_formats.h), read only. From kFp8 on: codes whose scales are tensors of their own (tensor/code_format.h), read only.
 enum class DType : uint8_t {
+  // clang-format off
   kF32, kF16, kBF16, kInt8, kInt4, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kIQ4_NL, kMXFP4,
   kFp8, kCodes8, kPacked4, kPacked8, kGptq4, kGptq8, kAwq4, kFp4
+  // clang-format on
 };
 inline constexpr DType kLastBlockedDType = DType::kMXFP4, kLastDType = DType::kFp4;
 

@@ -71,6 +71,7 @@ void make_gemma(Json& tokenizer, const ClassOptions& options) {
 
 const std::vector<TokenizerClass>& classes() {
   constexpr const char* kEnd = "<|endoftext|>";
+  // clang-format off
   static const std::vector<TokenizerClass> table{
       {"GPT2Tokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
       {"CodeGenTokenizer", true, false, false, false, false, {{"unk_token", kEnd}, {"bos_token", kEnd}, {"eos_token", kEnd}}, make_gpt2},
@@ -87,6 +88,7 @@ const std::vector<TokenizerClass>& classes() {
         {"suffix_token", "▁<SUF>"}, {"eot_token", "▁<EOT>"}, {"fill_token", "<FILL_ME>"}}, make_code_llama},
       {"GemmaTokenizer", false, true, false, false, false,
        {{"unk_token", "<unk>"}, {"bos_token", "<bos>"}, {"eos_token", "<eos>"}, {"pad_token", "<pad>"}, {"mask_token", "<mask>"}}, make_gemma}};
+  // clang-format on
   return table;
 }
 

@@ -6,6 +6,8 @@
 // sparse rows, and generated rows over a cache of any type (generated_attention.h has those over the usual ones, prompt_attention.h prompts), whose keys and values
 // go from the cache straight into tensor core registers. A warp computes 16 rows, query heads of one new token, of one slot and kv head. A row's tiles of 32
 // positions start at multiples of 32, so its bits do not depend on pages, chunks, or the rows beside it.
+// FLEXGEN_UNROLL stands before loops that are no blocks, which clang-format 14 takes apart.
+// clang-format off
 
 #include "backend/cuda/cache_rows.h"
 #include "backend/cuda/tensor_core.h"

@@ -4,6 +4,8 @@
 //
 // A warp computes up to 8 query heads of a kv head over tiles of 32 positions: scores as Q K^T, whose registers are, rounded, those of the weights in V^T P^T. Codes
 // become 16-bit numbers by setting the bits of an exponent (Kim et al. 2022, "Who Says Elephants Can't Run"); what that adds to every code, and scales and minimums, are applied in fp32.
+// FLEXGEN_UNROLL stands before loops that are no blocks, which clang-format 14 takes apart.
+// clang-format off
 
 #include "backend/cuda/attention_kernels.h"
 

@@ -4,6 +4,8 @@
 //
 // A warp has 16 rows, a row being one query head of one new token; a block 64 that follow one another, of one slot and kv head. A row's tiles of 32 positions start at
 // multiples of 32, so its bits do not depend on pages, chunks, or the rows beside it.
+// FLEXGEN_UNROLL stands before loops that are no blocks, which clang-format 14 takes apart.
+// clang-format off
 
 #include "backend/cuda/attention_kernels.h"
 

@@ -249,10 +249,12 @@ Value attr(Run&, const Value& self, Args& args) {
 }  // namespace
 
 Operation item_filter(std::string_view name) {
+  // clang-format off
   static const std::map<std::string_view, Operation, std::less<>> kFilters = {
       {"length", length}, {"count", length}, {"first", first}, {"last", last}, {"list", list}, {"reverse", reverse}, {"items", items}, {"join", join_filter}, {"sum", sum},
       {"dictsort", dictsort}, {"sort", sort}, {"unique", unique}, {"min", extreme<false>}, {"max", extreme<true>}, {"map", map}, {"batch", batch}, {"attr", attr},
       {"select", select<true, false>}, {"reject", select<false, false>}, {"selectattr", select<true, true>}, {"rejectattr", select<false, true>}};
+  // clang-format on
   const auto found = kFilters.find(name);
   return found == kFilters.end() ? nullptr : found->second;
 }

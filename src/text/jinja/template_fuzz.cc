@@ -12,6 +12,7 @@ namespace {
 
 using namespace flexgen::jinja;
 
+// clang-format off
 const char* const kPieces[] = {
     "{{ ", " }}", "{% if ", "{% elif ", "{% else %}", "{% endif %}", "{% for x in ", "{% for k, v in ", "{% endfor %}", "{% set x = ", "{% set ns.a = ", "{% set y %}", "{% endset %}",
     "{% macro f(a, b=1) %}", "{% endmacro %}", "{% call f(1) %}", "{% endcall %}", "{% filter upper %}", "{% endfilter %}", "{% with a = 1 %}", "{% endwith %}", "{% break %}", "{% continue %}",
@@ -23,6 +24,7 @@ const char* const kPieces[] = {
     "|default('x')", "|indent(3)", "|replace('a', 'aa')", "|int", "|float", "|round(2)", "|dictsort", "|items", "|batch(2)", "|truncate(9)", "|safe", "|e", "|reverse", "|sum", "|min", "|trim", "|title",
     ".items()", ".keys()", ".get('a')", ".split(", ".strip()", ".replace('a', 'b')", ".format(", ".join(", ".upper()", ".startswith('a')", ".a", ".role", ".content", ".find('a')", ".partition('a')",
     ".splitlines()", ".center(9)", ".zfill(5)", ".rsplit(none, 1)", ".title()", "*", "**"};
+// clang-format on
 
 std::string made_of(const uint8_t* data, size_t size) {
   std::string source;

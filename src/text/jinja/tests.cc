@@ -68,6 +68,7 @@ Value has_case(Run& run, const Value& self, Args& args) {
 }  // namespace
 
 Operation find_test(std::string_view name) {
+  // clang-format off
   static const std::map<std::string_view, Operation, std::less<>> kTests = {
       {"defined", alone<is_defined>}, {"undefined", alone<is_undefined>}, {"none", alone<is_none>}, {"boolean", alone<is_boolean>}, {"true", alone<is_true>}, {"false", alone<is_false>},
       {"integer", alone<is_integer>}, {"float", alone<is_float>}, {"number", alone<is_number>}, {"string", alone<is_text>}, {"mapping", alone<is_mapping>}, {"escaped", alone<is_escaped>},
@@ -76,6 +77,7 @@ Operation find_test(std::string_view name) {
       {"in", against<is_in>}, {"eq", against<equal>}, {"equalto", against<equal>}, {"==", against<equal>}, {"ne", against<is_not_equal>}, {"!=", against<is_not_equal>},
       {"lt", against<is_less>}, {"lessthan", against<is_less>}, {"<", against<is_less>}, {"le", against<is_at_most>}, {"<=", against<is_at_most>},
       {"gt", against<is_greater>}, {"greaterthan", against<is_greater>}, {">", against<is_greater>}, {"ge", against<is_at_least>}, {">=", against<is_at_least>}};
+  // clang-format on
   const auto found = kTests.find(name);
   return found == kTests.end() ? nullptr : found->second;
 }

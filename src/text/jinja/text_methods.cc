@@ -303,6 +303,7 @@ std::string replaced(std::string_view text, std::string_view old, std::string_vi
 }
 
 Operation text_method(std::string_view name) {
+  // clang-format off
   static const std::map<std::string_view, Operation, std::less<>> kMethods = {
       {"strip", strip_method<true, true>}, {"lstrip", strip_method<true, false>}, {"rstrip", strip_method<false, true>},
       {"split", split_method<false>}, {"rsplit", split_method<true>}, {"splitlines", splitlines},
@@ -315,6 +316,7 @@ Operation text_method(std::string_view name) {
       {"ljust", justify<0>}, {"center", justify<1>}, {"rjust", justify<2>}, {"zfill", zfill}, {"expandtabs", expandtabs},
       {"isalpha", all_are<is_letter>}, {"isdigit", all_are<is_digit>}, {"isdecimal", all_are<is_digit>}, {"isnumeric", all_are<is_digit>},
       {"isalnum", all_are<is_letter_or_digit>}, {"isspace", all_are<is_python_space>}, {"isupper", case_is<true>}, {"islower", case_is<false>}, {"isascii", is_ascii}};
+  // clang-format on
   const auto found = kMethods.find(name);
   return found == kMethods.end() ? nullptr : found->second;
 }

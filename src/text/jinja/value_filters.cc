@@ -251,11 +251,13 @@ Value wordcount(Run&, const Value& self, Args& args) {
 }  // namespace
 
 Operation value_filter(std::string_view name) {
+  // clang-format off
   static const std::map<std::string_view, Operation, std::less<>> kFilters = {
       {"upper", map_text<to_upper>}, {"lower", map_text<to_lower>}, {"capitalize", map_text<capitalized>}, {"title", map_text<title_words>}, {"trim", trim},
       {"replace", replace_filter}, {"center", center}, {"default", default_filter}, {"d", default_filter}, {"string", string_filter}, {"safe", safe}, {"escape", escape}, {"e", escape},
       {"format", format_filter}, {"indent", indent}, {"int", int_filter}, {"float", float_filter}, {"abs", abs_filter}, {"round", round_filter}, {"tojson", tojson},
       {"truncate", truncate}, {"wordcount", wordcount}};
+  // clang-format on
   const auto found = kFilters.find(name);
   return found == kFilters.end() ? nullptr : found->second;
 }
