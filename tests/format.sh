@@ -10,7 +10,10 @@ git rev-parse --is-inside-work-tree >/dev/null 2>&1 || skip "this is no git chec
 # It must be able to fail.
 if "$format" --style=file --assume-filename=src/base/error.h --dry-run --Werror 2>/dev/null <<<'int  f( ) ;'; then echo "format: what is wrong is taken for right"; exit 1; fi
 
-failed=$(git ls-files -z '*.cc' '*.h' '*.cu' | xargs -0 -n 16 -P "$(nproc)" "$format" --style=file --dry-run --Werror 2>&1 | sed -n 's/: error: code should be clang-formatted.*//p' || true)
+places() { "$format" --style=file --dry-run --Werror "$@" 2>&1 | sed -n 's/: error: code should be clang-formatted.*//p'; }
+export -f places
+export format
+failed=$(git ls-files -z '*.cc' '*.h' '*.cu' | xargs -0 -n 16 -P "$(nproc)" bash -c 'found=$(places "$@"); printf "%s\n" "$found"' places | sed '/^$/d')
 if [ -n "$failed" ]; then
   echo "format: these places are not as .clang-format has them; tools/format.sh formats:"
   head -n 50 <<<"$failed"
