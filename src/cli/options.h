@@ -29,6 +29,7 @@ struct GeneralFlags {
   std::vector<std::string> warnings, notes;  ///< about the command line, for the log; notes: where flags come from that were not typed
 };
 
+/// What `flexgen generate` was given.
 struct GenerateOptions {
   std::string model, prompt;  ///< prompt "-": from stdin
   SamplingParams params;
@@ -43,6 +44,7 @@ struct GenerateOptions {
   std::string json_file;      ///< empty: stdout; so in all options
 };
 
+/// What `flexgen chat` was given.
 struct ChatOptions {
   std::string model;
   std::string system;             ///< what a conversation begins with; empty: nothing
@@ -52,6 +54,7 @@ struct ChatOptions {
   EngineFlags engine;
 };
 
+/// What `flexgen inspect` was given.
 struct InspectOptions {
   std::string model;
   bool json = false;
@@ -59,6 +62,7 @@ struct InspectOptions {
   ModelFlags model_flags = {};
 };
 
+/// What `flexgen bench` was given.
 struct BenchOptions {
   std::string model;                 ///< a directory, a config.json, or the name of a shape
   std::string load_format = "auto";  ///< "auto", "dummy", "checkpoint"
@@ -94,6 +98,7 @@ struct EvalOptions {
   bool no_special_tokens = false;  ///< the tokenizer puts none before a text
 };
 
+/// What `flexgen merge` was given.
 struct MergeOptions {
   std::string input, output, error_output;
   std::vector<std::string> parts;  ///< empty: those beside the output
@@ -101,6 +106,7 @@ struct MergeOptions {
   std::string json_file;
 };
 
+/// What `flexgen doctor` was given.
 struct DoctorOptions {
   std::string disk_directory = ".";
   bool json = false;
@@ -112,6 +118,7 @@ struct DoctorOptions {
   int threads = 0;
 };
 
+/// What `flexgen plan` was given.
 struct PlanOptions {
   std::string model;              ///< a directory, a config.json, or the name of a shape
   std::string dtype = "bf16";     ///< of a shape's weights

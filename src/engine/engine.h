@@ -24,6 +24,7 @@
 
 namespace flexgen {
 
+/// How far a run is.
 struct Progress {
   int64_t sequences_done = 0, sequences_total = 0;
   int64_t sequences_before = 0;  ///< done by earlier runs of the same job, and in none of the other figures

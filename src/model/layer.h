@@ -10,6 +10,7 @@
 
 namespace flexgen {
 
+/// What a layer does.
 enum class LayerKind {
   kEmbed,    ///< looks rows up in a table; reads the rest of its weights whole
   kBlock,    ///< one transformer layer; of a mixture's sparse block what comes before its experts

@@ -23,6 +23,7 @@ constexpr int64_t kMaxFileBytes = 16 * kMiB;
 /// Fields that change nothing about what a model computes, whatever they hold. Found in public checkpoints; none is read by the classes of transformers that
 /// compute these families, or it is read for training, printing or storage alone.
 void name_harmless_fields(ConfigFields& fields) {
+  // clang-format off
   fields.harmless({"_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
                    "attn_implementation", "_flash_attn_2_enabled", "use_flash_attn", "use_flash_attn_2", "use_flash_attention", "use_flash_attention_2",
                    "flash_attention", "use_sdpa", "use_fused_rope", "use_fused_rms_norm", "use_fused_mlp", "use_cache_quantization", "use_cache_kernel",
@@ -52,6 +53,7 @@ void name_harmless_fields(ConfigFields& fields) {
                    "epsilon_cutoff", "eta_cutoff", "guidance_scale", "renormalize_logits", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
                    "encoder_repetition_penalty", "bad_words_ids", "num_return_sequences", "remove_invalid_values", "exponential_decay_length_penalty",
                    "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids", "cache_implementation"});
+  // clang-format on
 }
 
 /// Fields that would mean another computation, but not with these values.

@@ -20,6 +20,7 @@ struct LaneTimes {
   LaneKind busiest() const;
 };
 
+/// What a job is expected to take; times in seconds.
 struct Prediction {
   double time_s = 0;       ///< of the whole job, the loading of resident weights included
   std::optional<double> load_time_s;  ///< of these, what loading resident weights adds: what computing does not overlap; not told apart for pipelines
