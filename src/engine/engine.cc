@@ -1,25 +1,25 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
 #include <thread>
 
-#include <unistd.h>
-
+#include "backend/backends.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "engine/device_budget.h"
 #include "engine/expert_statistics.h"
+#include "engine/watched_sink.h"
 #include "engine/watched_steps.h"
+#include "io/spill_file.h"
 #include "model/prepared_weights.h"
 #include "net/measure_link.h"
-#include "net/message.h"
 #include "net/network_lane.h"
+#include "pipeline/agree_on_split.h"
+#include "pipeline/stage_commands.h"
 #include "pipeline/stage_plan.h"
-#include "pipeline/stage_split.h"
 #include "pipeline/stage_steps.h"
 
 namespace flexgen {
@@ -31,29 +31,16 @@ constexpr double kAssumedGpuFlops = 4e13, kAssumedGpuBytes = 3e11;
 constexpr double kSplitRows = 128, kWeightShare = 0.5;
 /// What the first rule takes a core for, and rows.
 constexpr double kAssumedThreadFlops = 2e11, kAssumedRows = 256;
-/// What the emulated device has, where no budget was given.
-constexpr int64_t kEmulatedBytes = kGiB;
 
 /// Null where the CPU computes.
 std::unique_ptr<Device> make_device(const EngineOptions& options) {
   const int64_t asked = options.budgets.gpu_bytes;
-  if (options.backend == "cuda") return make_cuda_device(0);
-  if (options.backend == "emulated-gpu") return make_emulated_device(EmulatedKernels::kCpu, options.threads, asked > 0 ? asked : kEmulatedBytes);
-  if (options.backend == "emulated-gpu-reference") return make_emulated_device(EmulatedKernels::kReference, 1, asked > 0 ? asked : kEmulatedBytes);
-  if (options.backend == "emulated-gpu-cuda") return make_emulated_device(EmulatedKernels::kCuda, 1, asked > 0 ? asked : kEmulatedBytes);
+  if (const Backend& backend = find_backend(options.backend); backend.make_device) return backend.make_device(options.threads, asked);
   if (asked > 0) fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
   if (options.policy.attention_tier) fail_user("--attention-on: the backend '{}' computes on the processor alone; leave it out", options.backend);
   for (const auto& share : {options.policy.weights, options.policy.kv_cache, options.policy.activations})
     if (share && share->gpu > 0) fail_user("a share in GPU memory ({}) needs a GPU that computes: --backend cuda", share->to_string());
   return nullptr;
-}
-
-GroupRange choose_weight_range(const EngineOptions& options, std::optional<DType> dtype) {
-  const std::string& name = options.weight_quantization;
-  if (name == "auto") return dtype == DType::kInt4 ? GroupRange::kMse : GroupRange::kMinMax;
-  if (name != "minmax" && name != "mse") fail_user("--weight-quantization {}: auto, minmax or mse", name);
-  if (!dtype || !is_quantized(*dtype)) fail_user("--weight-quantization {}: the weights are not quantized; add --weight-dtype int4 or int8", name);
-  return name == "mse" ? GroupRange::kMse : GroupRange::kMinMax;
 }
 
 /// Whether every matrix has this type already.
@@ -66,47 +53,13 @@ std::unique_ptr<Kernels> make_kernels(const EngineOptions& options, DType dtype)
   if (!int8_products && options.matmul_dtype != "auto") fail_user("--matmul-dtype {}: auto or int8", options.matmul_dtype);
   if (int8_products && options.weight_dtype != "int4" && options.weight_dtype != "int8")
     fail_user("--matmul-dtype int8: only int4 and int8 weights are multiplied in integers; add --weight-dtype int4 or int8");
-  if (options.backend == "reference") return make_reference_kernels(int8_products);
-  if (options.backend == "cpu") return make_cpu_kernels({options.threads, dtype, int8_products});
-  fail_user("--backend {}: there are cpu, reference and cuda", options.backend);
+  return find_backend(options.backend).make_processor_kernels({options.threads, dtype, int8_products});
 }
 
 /// Of the processor beside a device: what it attends with, and quantizes weights.
 std::unique_ptr<Kernels> make_kernels_beside(const EngineOptions& options, DType device_dtype) {
-  if (options.backend == "emulated-gpu-reference") return make_reference_kernels();
   const bool bf16 = device_dtype == DType::kBF16 && cpu_has_bf16();
-  return make_cpu_kernels({options.threads, bf16 ? DType::kBF16 : DType::kF32});
-}
-
-/// What the first stage asks of the others.
-enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
-
-void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {}) {
-  MessageWriter message;
-  message.add(static_cast<uint8_t>(command)).add(workload.num_sequences).add(workload.longest_sequence).add(workload.total_prompt_tokens)
-      .add(workload.total_prefix_tokens).add(workload.total_shared_tokens).add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.keeps_logits).add(workload.scores_prompts)
-      .add(workload.reads_logits);
-  for (int stage = 1; stage < stages.num_stages(); ++stage) stages.port->send(stage, Channel::kControl, message.bytes()).wait();
-}
-
-std::pair<StageCommand, Workload> next_command(const StageLink& stages) {
-  std::vector<std::byte> bytes;
-  stages.port->receive(0, Channel::kControl, &bytes).wait();
-  MessageReader in(bytes);
-  std::pair<StageCommand, Workload> result;
-  result.first = static_cast<StageCommand>(in.value<uint8_t>());
-  Workload& workload = result.second;
-  workload.num_sequences = in.value<int64_t>();
-  workload.longest_sequence = in.value<int64_t>();
-  workload.total_prompt_tokens = in.value<double>();
-  workload.total_prefix_tokens = in.value<double>();
-  workload.total_shared_tokens = in.value<double>();
-  workload.total_max_tokens = in.value<double>();
-  workload.total_generated_tokens = in.value<double>();
-  workload.keeps_logits = in.value<bool>();
-  workload.scores_prompts = in.value<bool>();
-  workload.reads_logits = in.value<bool>();
-  return result;
+  return find_backend(options.backend).make_processor_kernels({options.threads, bf16 ? DType::kBF16 : DType::kF32});
 }
 
 /// A profile that tells nothing of the GPU there is gets assumed speeds.
@@ -114,55 +67,7 @@ void assume_gpu(const Device* device, HardwareProfile& hardware) {
   if (device && !hardware.gpu) hardware.gpu = gpu_of(kAssumedGpuFlops, kAssumedGpuBytes);
 }
 
-/// The same for all processes of a machine, containers included; empty if it cannot be told.
-std::string machine_id() {
-  std::string id;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
-  return id;
-}
-
-/// A preallocated file; `what` is for messages.
-std::shared_ptr<File> spill_file(FileSystem& files, const std::string& directory, const char* what, int64_t bytes) {
-  if (bytes == 0) return nullptr;
-  std::string path = fmt::format("{}/flexgen-{}-{}.spill", directory, what, getpid());
-  std::shared_ptr<File> file = files.open(path, FileMode::kSpill);
-  file->preallocate(bytes);
-  return file;
-}
-
 }  // namespace
-
-DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device) {
-  if (options.backend == "reference") return DType::kF32;
-  if (options.compute_dtype == "bf16") return DType::kBF16;
-  if (options.compute_dtype == "f32") return DType::kF32;
-  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
-  if (device) return device->best_compute_dtype(model.weights().front().dtype);
-  bool wide = model.weights().front().dtype == DType::kF32;
-  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
-}
-
-DType kv_dtype_of(const std::string& name, DType compute_dtype) {
-  if (name == "auto") return compute_dtype;
-  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
-    if (name == dtype_name(dtype)) return dtype;
-  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
-}
-
-std::optional<DType> weight_dtype_of(const EngineOptions& options) {
-  if (options.weight_dtype == "auto") return std::nullopt;
-  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
-  for (auto [name, dtype] : known)
-    if (options.weight_dtype == name) return dtype;
-  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
-}
-
-Precision precision_of(const EngineOptions& options, const Model& model, const Device* device) {
-  const DType compute = compute_dtype_of(options, model, device);
-  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
-  if (const auto weights = weight_dtype_of(options)) precision.weights = *weights;
-  return precision;
-}
 
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
@@ -177,7 +82,7 @@ Engine::Engine(EngineOptions options)
   else kernels_ = make_kernels(options_, compute_dtype_);
   if (options_.stages.num_stages() > 1) keep_own_layers();
   const std::optional<DType> dtype = weight_dtype_of(options_);
-  weight_range_ = choose_weight_range(options_, dtype);
+  weight_range_ = weight_range_of(options_, dtype);
   const bool other_dtype = dtype && !has_dtype(*model_, *dtype);
   if (other_dtype || has_turned_weights(*model_)) prepare_weights(other_dtype ? dtype : std::nullopt);
   if (!(options_.attention_sparsity > 0 && options_.attention_sparsity <= 1))
@@ -233,38 +138,15 @@ void Engine::keep_own_layers() {
   } else {
     mine.flops_per_s = kAssumedThreadFlops * static_cast<double>(options_.threads > 0 ? static_cast<unsigned>(options_.threads) : std::thread::hardware_concurrency());
   }
-  const std::string id = machine_id();
-  MessageWriter own;
-  own.add(mine.cpu_bytes).add(mine.flops_per_s).add(mine.disk_bytes_per_s).add(static_cast<uint8_t>(compute_dtype_)).add(id).add(options_.planner);
-  std::vector<StageResources> ranks;
-  std::vector<std::string> ids;
-  for (const std::string& text : all_gather(port, own.text())) {
-    MessageReader in(text);
-    StageResources& rank = ranks.emplace_back();
-    rank.cpu_bytes = in.value<int64_t>();
-    rank.flops_per_s = in.value<double>();
-    rank.disk_bytes_per_s = in.value<double>();
-    const auto dtype = static_cast<DType>(in.value<uint8_t>());
-    if (dtype != compute_dtype_)
-      fail_user("{} would compute in {}, this process ({}) in {}, as their processors differ; give all --compute-dtype f32",
-                port.describe(static_cast<int>(ranks.size()) - 1), dtype_name(dtype), port.describe(port.rank()), dtype_name(compute_dtype_));
-    ids.push_back(in.text());
-    if (const std::string planner = in.text(); planner != options_.planner)
-      fail_user("{} plans by '{}', this process ({}) by '{}'; give all the same --planner", port.describe(static_cast<int>(ranks.size()) - 1), planner,
-                port.describe(port.rank()), options_.planner);
-  }
+  const SplitAgreement agreed = agree_on_split(port, *model_, {mine, compute_dtype_, options_.planner, options_.stage_split, search ? kSplitRows : kAssumedRows});
   // Stages of one machine share its disk.
-  auto sharers = [&](const std::string& of) { return of.empty() ? 1.0 : static_cast<double>(std::count(ids.begin(), ids.end(), of)); };
-  if (search)
-    for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank].disk_bytes_per_s /= sharers(ids[rank]);
-  for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= sharers(id);
-  const std::vector<int64_t> split = options_.stage_split.empty() ? split_blocks(*model_, ranks, search ? kSplitRows : kAssumedRows)
-                                                                  : parse_split(options_.stage_split, "--stages", port.size(), model_->num_blocks());
+  for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= agreed.disk_sharers;
+  const std::vector<int64_t>& split = agreed.blocks;
   int64_t first = 0;
   for (int rank = 0; rank < port.rank(); ++rank) first += split[static_cast<size_t>(rank)];
   model_->keep_blocks(first, split[static_cast<size_t>(port.rank())]);
   // The first rule measures nothing.
-  links_ = search ? measure_links(port) : std::vector(ranks.size(), LinkSpeed{hardware_.link_bytes_per_s, hardware_.link_s});
+  links_ = search ? measure_links(port) : std::vector(split.size(), LinkSpeed{hardware_.link_bytes_per_s, hardware_.link_s});
 }
 
 Plan Engine::staged_plan() const {
@@ -358,29 +240,6 @@ void Engine::prepare_stage(const Workload& workload) {
   if (gpu_arena_)
     FLEXGEN_CHECK(gpu_arena_->used() == gpu_arena_->capacity(), "planned {} bytes of the GPU, took {}", gpu_arena_->capacity(), gpu_arena_->used());
 }
-
-namespace {
-
-/// Hands on what cannot have seen a byte of a file that was written to meanwhile.
-class WatchedSink : public CompletionSink {
- public:
-  WatchedSink(CompletionSink& sink, FileWatch& watch) : sink_(sink), watch_(watch) {}
-  void accept(Completion completion) override {
-    watch_.check_bytes();
-    sink_.accept(std::move(completion));
-  }
-  bool follows_text() const override { return sink_.follows_text(); }
-  void follow(const Completion& so_far, std::string_view text) override {
-    watch_.check_bytes();
-    sink_.follow(so_far, text);
-  }
-
- private:
-  CompletionSink& sink_;
-  FileWatch& watch_;
-};
-
-}  // namespace
 
 void Engine::keep_counts(const ExpertCounts& counts) const {
   try {

@@ -14,6 +14,7 @@
 
 #include "backend/device.h"
 #include "engine/engine_options.h"
+#include "engine/run_types.h"
 #include "generation/batcher.h"
 #include "generation/run_report.h"
 #include "io/file_system.h"
@@ -33,14 +34,6 @@ struct Progress {
   double elapsed_s = 0;
   std::vector<LaneReport> lanes;
 };
-
-/// The arithmetic of a run, and the type of its cache, as the options' names and the model's weights give them. Throws Error{user} for unknown names.
-DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
-DType kv_dtype_of(const std::string& name, DType compute_dtype);
-/// The type that the matrices are to have; nothing if they are to be used as they are.
-std::optional<DType> weight_dtype_of(const EngineOptions& options);
-/// The arithmetic and the types of a run, whether its weights are prepared already or not.
-Precision precision_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
 
 class Engine {
  public:

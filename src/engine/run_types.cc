@@ -1,0 +1,50 @@
+#include "engine/run_types.h"
+
+#include <utility>
+
+#include "backend/backends.h"
+#include "base/error.h"
+
+namespace flexgen {
+
+DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device) {
+  if (find_backend(options.backend).in_fp32_alone) return DType::kF32;
+  if (options.compute_dtype == "bf16") return DType::kBF16;
+  if (options.compute_dtype == "f32") return DType::kF32;
+  // The checkpoint's precision class: 16 bits in, fp32 accumulated; fp32 stays fp32.
+  if (device) return device->best_compute_dtype(model.weights().front().dtype);
+  bool wide = model.weights().front().dtype == DType::kF32;
+  return !wide && cpu_has_bf16() ? DType::kBF16 : DType::kF32;
+}
+
+DType kv_dtype_of(const std::string& name, DType compute_dtype) {
+  if (name == "auto") return compute_dtype;
+  for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4})
+    if (name == dtype_name(dtype)) return dtype;
+  fail_user("--kv-cache-dtype {}: auto, bf16, int8 or int4", name);
+}
+
+std::optional<DType> weight_dtype_of(const EngineOptions& options) {
+  if (options.weight_dtype == "auto") return std::nullopt;
+  const std::pair<const char*, DType> known[] = {{"bf16", DType::kBF16}, {"fp16", DType::kF16}, {"int8", DType::kInt8}, {"int4", DType::kInt4}};
+  for (auto [name, dtype] : known)
+    if (options.weight_dtype == name) return dtype;
+  fail_user("--weight-dtype {}: auto, bf16, fp16, int8 or int4", options.weight_dtype);
+}
+
+Precision precision_of(const EngineOptions& options, const Model& model, const Device* device) {
+  const DType compute = compute_dtype_of(options, model, device);
+  Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
+  if (const auto weights = weight_dtype_of(options)) precision.weights = *weights;
+  return precision;
+}
+
+GroupRange weight_range_of(const EngineOptions& options, std::optional<DType> weights) {
+  const std::string& name = options.weight_quantization;
+  if (name == "auto") return weights == DType::kInt4 ? GroupRange::kMse : GroupRange::kMinMax;
+  if (name != "minmax" && name != "mse") fail_user("--weight-quantization {}: auto, minmax or mse", name);
+  if (!weights || !is_quantized(*weights)) fail_user("--weight-quantization {}: the weights are not quantized; add --weight-dtype int4 or int8", name);
+  return name == "mse" ? GroupRange::kMse : GroupRange::kMinMax;
+}
+
+}  // namespace flexgen

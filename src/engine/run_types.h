@@ -1,0 +1,24 @@
+#pragma once
+// The types of a run: what its options' names mean for a model. Pure functions; Error{user} for unknown names.
+
+#include <optional>
+#include <string>
+
+#include "backend/device.h"
+#include "engine/engine_options.h"
+#include "model/model.h"
+#include "plan/hardware_profile.h"
+
+namespace flexgen {
+
+/// The arithmetic of a run, and the type of its cache, as the options' names and the model's weights give them.
+DType compute_dtype_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
+DType kv_dtype_of(const std::string& name, DType compute_dtype);
+/// The type that the matrices are to have; nothing if they are to be used as they are.
+std::optional<DType> weight_dtype_of(const EngineOptions& options);
+/// The arithmetic and the types of a run, whether its weights are prepared already or not.
+Precision precision_of(const EngineOptions& options, const Model& model, const Device* device = nullptr);
+/// How the ranges of int4 and int8 weights are chosen; `weights`: weight_dtype_of(). Error{user} too for a way that is given where no weights are quantized.
+GroupRange weight_range_of(const EngineOptions& options, std::optional<DType> weights);
+
+}  // namespace flexgen

@@ -1,0 +1,19 @@
+#pragma once
+// What the first stage of a pipeline asks of the others, and the job with it. Host thread of the stage.
+
+#include <cstdint>
+#include <utility>
+
+#include "net/port.h"
+#include "plan/workload.h"
+
+namespace flexgen {
+
+enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
+
+/// First stage: to all others; nothing with one stage. Of the workload all but the lengths of sequences goes along. Throws Error{peer}.
+void command_stages(const StageLink& stages, StageCommand command, const Workload& workload = {});
+/// Later stages: waits for the next one.
+std::pair<StageCommand, Workload> next_command(const StageLink& stages);
+
+}  // namespace flexgen
