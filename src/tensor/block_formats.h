@@ -40,6 +40,19 @@ FLEXGEN_BLOCK_CODE void scale_and_minimum(const uint8_t* packed, int i, float* s
   *minimum = static_cast<float>(t);
 }
 
+/// Part `i` of 8 in q4_k: 32 elements scale q - minimum, q the lower halves of 32 bytes where `i` is even, the upper ones where it is odd.
+struct Part {
+  float scale, minimum;
+  const uint8_t* codes;
+};
+FLEXGEN_BLOCK_CODE Part q4_k_part(const uint8_t* p, int i) {
+  Part part{0, 0, p + 16 + i / 2 * 32};
+  scale_and_minimum(p + 4, i, &part.scale, &part.minimum);
+  part.scale *= half_at(p);
+  part.minimum *= half_at(p + 2);
+  return part;
+}
+
 /// Whether a block's elements are 16 values at most, which its codes of four bits choose from.
 constexpr bool has_sixteen_values(DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 || dtype == DType::kIQ4_NL || dtype == DType::kMXFP4; }
 
@@ -102,15 +115,10 @@ FLEXGEN_BLOCK_CODE void unpack(const uint8_t* p, float* out) {
       for (int i = 0; i < 16; ++i) out[part * 16 + i] = scale * static_cast<float>((codes[i] >> shift & 3) - ((mask[i] >> bit & 1) ^ 1) * 4);
     }
   } else if constexpr (kType == DType::kQ4_K) {
-    const float d = half_at(p), m = half_at(p + 2);
     for (int part = 0; part < 8; ++part) {
-      float scale, minimum;
-      scale_and_minimum(p + 4, part, &scale, &minimum);
-      scale *= d;
-      minimum *= m;
-      const uint8_t* codes = p + 16 + part / 2 * 32;
+      const Part of = q4_k_part(p, part);
       const int shift = part % 2 * 4;
-      for (int i = 0; i < 32; ++i) out[part * 32 + i] = scale * static_cast<float>(codes[i] >> shift & 15) - minimum;
+      for (int i = 0; i < 32; ++i) out[part * 32 + i] = of.scale * static_cast<float>(of.codes[i] >> shift & 15) - of.minimum;
     }
   } else if constexpr (kType == DType::kQ5_K) {
     const float d = half_at(p), m = half_at(p + 2);

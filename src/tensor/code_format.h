@@ -268,17 +268,23 @@ FLEXGEN_SCALED_CODE void column_codes(const uint32_t* words, int64_t first, int6
   }
 }
 
+/// Scales and zero points of rows [first, first + num_rows) of a piece, [G, num_rows]; types that lie by columns.
+template <DType kType>
+FLEXGEN_SCALED_CODE void column_groups(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, float* scales, float* zeros) {
+  for (int64_t group = 0; group < format.num_groups; ++group)
+    for (int64_t row = 0; row < num_rows; ++row) {
+      scales[group * num_rows + row] = scale_at(piece.beside[kScales], format.scale_type, group * format.stored_rows + first + row);
+      zeros[group * num_rows + row] = column_zero<kType>(format, piece, first + row, group);
+    }
+}
+
 /// put(row, column, count, values) for parts of rows [first, first + num_rows) of a piece, `row` counted from the first; types that lie by columns.
 template <DType kType, typename Put>
 FLEXGEN_SCALED_CODE void unpack_columns(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, const Put& put) {
   const int64_t groups = format.num_groups, size = format.scale_columns == 0 ? cols : format.scale_columns;
   std::vector<float> all_scales(static_cast<size_t>((groups + 1) * num_rows), std::numeric_limits<float>::quiet_NaN()), all_zeros(all_scales.size(), 0.0f);
   float *const scales = all_scales.data(), *const zeros = all_zeros.data();
-  for (int64_t group = 0; group < groups; ++group)
-    for (int64_t row = 0; row < num_rows; ++row) {
-      scales[group * num_rows + row] = scale_at(piece.beside[kScales], format.scale_type, group * format.stored_rows + first + row);
-      zeros[group * num_rows + row] = column_zero<kType>(format, piece, first + row, group);
-    }
+  column_groups<kType>(format, piece, first, num_rows, scales, zeros);
   alignas(64) float values[kColumnPart];
   uint32_t words[(kRowPart / 4 + 1) * kColumnPart];  // of 16 rows 16 or 8 words of each row, or 3 of each column
   int64_t group_at[kColumnPart];                     // where in scales and zeros a column's group begins

@@ -74,17 +74,21 @@ HWY_INLINE void look_up_pairs(const FourBitTable& table, const uint8_t* codes, h
   hn::StoreU(hn::InterleaveUpper(dw, last_low, last_high), dw, to + kBytes * 3 / 2);
 }
 
-/// The elements of 16 bytes: those of the lower halves, then those of the upper ones.
-HWY_INLINE void look_up_halves(const FourBitTable& table, const uint8_t* codes, hwy::bfloat16_t* out) {
+/// The elements of 16 codes, a byte each.
+HWY_INLINE void look_up_codes(const FourBitTable& table, hn::Vec<hn::Full128<uint8_t>> codes, hwy::bfloat16_t* out) {
   const hn::Full128<uint8_t> db;
-  const auto lower = hn::Load(db, table.lower), upper = hn::Load(db, table.upper), both = hn::LoadU(db, codes);
+  const auto low = hn::TableLookupBytes(hn::Load(db, table.lower), codes), high = hn::TableLookupBytes(hn::Load(db, table.upper), codes);
   auto* to = reinterpret_cast<uint8_t*>(out);
-  for (int64_t part = 0; part < 2; ++part) {
-    const auto code = part == 0 ? hn::And(both, hn::Set(db, 15)) : hn::ShiftRight<4>(both);
-    const auto low = hn::TableLookupBytes(lower, code), high = hn::TableLookupBytes(upper, code);
-    hn::StoreU(hn::InterleaveLower(db, low, high), db, to + 32 * part);
-    hn::StoreU(hn::InterleaveUpper(db, low, high), db, to + 32 * part + 16);
-  }
+  hn::StoreU(hn::InterleaveLower(db, low, high), db, to);
+  hn::StoreU(hn::InterleaveUpper(db, low, high), db, to + 16);
+}
+
+/// The elements of 16 bytes: 16 of the lower halves at `low_out`, 16 of the upper ones at `high_out`.
+HWY_INLINE void look_up_halves(const FourBitTable& low, const FourBitTable& high, const uint8_t* codes, hwy::bfloat16_t* low_out, hwy::bfloat16_t* high_out) {
+  const hn::Full128<uint8_t> db;
+  const auto both = hn::LoadU(db, codes);
+  look_up_codes(low, hn::And(both, hn::Set(db, 15)), low_out);
+  look_up_codes(high, hn::ShiftRight<4>(both), high_out);
 }
 
 /// The elements of a whole group of four bits.

@@ -105,7 +105,17 @@ HWY_NOINLINE void unpack_blocks(const void* row, int64_t cols, T* out) {
     } else if constexpr (blocks::has_sixteen_values(kType) && std::is_same_v<T, hwy::bfloat16_t>) {
       alignas(64) float values[16];
       const uint8_t* const codes = blocks::sixteen_values<kType>(block, values);
-      look_up_halves(FourBitTable([&](size_t i) HWY_ATTR { return hn::Load(d, values + i); }), codes, out + first);
+      const FourBitTable table([&](size_t i) HWY_ATTR { return hn::Load(d, values + i); });
+      look_up_halves(table, table, codes, out + first, out + first + 16);
+    } else if constexpr (kType == DType::kQ4_K && std::is_same_v<T, hwy::bfloat16_t>) {
+      for (int part = 0; part < 8; part += 2) {
+        const blocks::Part low = blocks::q4_k_part(block, part), high = blocks::q4_k_part(block, part + 1);
+        auto table_of = [&](const blocks::Part& of) HWY_ATTR {
+          return FourBitTable([&](size_t i) HWY_ATTR { return hn::Sub(hn::Mul(hn::Set(d, of.scale), hn::Iota(d, static_cast<float>(i))), hn::Set(d, of.minimum)); });
+        };
+        const FourBitTable low_table = table_of(low), high_table = table_of(high);
+        for (int i = 0; i < 32; i += 16) look_up_halves(low_table, high_table, low.codes + i, out + first + part * 32 + i, out + first + part * 32 + 32 + i);
+      }
 #endif
     } else {
       alignas(64) float values[kShape.elements];
@@ -158,6 +168,35 @@ HWY_INLINE void unpack_pairs(const CodeFormat& format, const WeightPiece& piece,
     if (done < size) look_up_pairs<8>(table, at, out), at += 8, out += 16;
   }
 }
+
+/// Rows of codes of four bits that lie by columns, in groups of `size` columns, a multiple of 64, likewise.
+template <DType kType>
+HWY_INLINE void look_up_columns(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
+  const Floats d;
+  std::vector<float> scales(static_cast<size_t>(format.num_groups * num_rows)), zeros(scales.size());
+  codes::column_groups<kType>(format, piece, first, num_rows, scales.data(), zeros.data());
+  uint32_t words[(codes::kRowPart / 4 + 1) * codes::kColumnPart];  // as unpack_columns() has them
+  for (int64_t column = 0; column < cols; column += codes::kColumnPart) {
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const int64_t part = row / codes::kRowPart * codes::kRowPart, at = column / size * num_rows + row;
+      if (row == part) codes::column_words<kType>(format, piece, first + part, std::min(num_rows - part, codes::kRowPart), column, codes::kColumnPart, words);
+      const auto zero = hn::Set(d, zeros[static_cast<size_t>(at)]), scale = hn::Set(d, scales[static_cast<size_t>(at)]);
+      const FourBitTable table([&](size_t i) HWY_ATTR { return hn::Mul(hn::Sub(hn::Iota(d, static_cast<float>(i)), zero), scale); });
+      hwy::bfloat16_t* const to = out + row * cols + column;
+      if constexpr (kType == DType::kGptq4) {
+        alignas(16) uint32_t of_row[codes::kColumnPart / 8];  // a word's codes in the order of the columns, so bytes of two
+        for (int64_t i = 0; i < codes::kColumnPart / 8; ++i) of_row[i] = words[i * codes::kRowPart + row - part];
+        for (int64_t i = 0; i < codes::kColumnPart; i += 32) look_up_pairs<16>(table, reinterpret_cast<const uint8_t*>(of_row) + i / 2, to + i);
+      } else {
+        const uint32_t* const of_row = words + ((first + row) / 8 - (first + part) / 8) * codes::kColumnPart;
+        const auto shift = static_cast<uint32_t>(4 * codes::awq_place(first + row));
+        alignas(64) uint8_t one_each[codes::kColumnPart];
+        for (int64_t i = 0; i < codes::kColumnPart; ++i) one_each[i] = static_cast<uint8_t>(of_row[i] >> shift & 15);
+        for (int64_t i = 0; i < codes::kColumnPart; i += 16) look_up_codes(table, hn::Load(hn::Full128<uint8_t>(), one_each + i), to + i);
+      }
+    }
+  }
+}
 #endif
 
 /// A function for each type of codes and of elements, as compilers look at one at a time.
@@ -171,6 +210,9 @@ HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& 
       for (int64_t row = 0; row < num_rows; ++row) unpack_pairs<kType>(format, piece, first + row, cols, size, out + row * cols);
       return;
     }
+  } else if constexpr ((kType == DType::kGptq4 || kType == DType::kAwq4) && std::is_same_v<T, hwy::bfloat16_t>) {
+    const int64_t size = format.scale_columns == 0 ? cols : format.scale_columns;
+    if (!format.has_order && size % codes::kColumnPart == 0 && cols % size == 0) return look_up_columns<kType>(format, piece, first, num_rows, cols, size, out);
   }
 #endif
   codes::unpack_rows<kType>(format, piece, first, num_rows, cols, [&](int64_t row, int64_t column, int64_t count, const float* values) HWY_ATTR {
