@@ -17,11 +17,19 @@ constexpr int64_t kMaxWidth = 100'000, kMaxDigits = 1'000;
 struct FormatSpec {
   std::string fill = " ";
   char align = '\0';  ///< < > ^ =
-  char sign = '-';    ///< - + or a blank
-  bool alternate = false, zero = false;
+  char sign = '\0';   ///< - + or a blank
+  bool alternate = false, zero = false, no_minus_zero = false;
   char grouping = '\0';
   int64_t width = 0, digits = -1;
   char type = '\0';
+
+  bool is_one_of(std::string_view types) const { return type != '\0' && types.find(type) != std::string_view::npos; }
+  /// Zeros before the digits of a number, unless they have another place.
+  void take_zero() {
+    if (!zero) return;
+    fill = "0";
+    if (align == '\0') align = '=';
+  }
 };
 
 int64_t read_number(std::string_view text, size_t& at, int64_t most) {
@@ -46,33 +54,60 @@ std::string padded(std::string_view text, const FormatSpec& form, char otherwise
   return out.take();
 }
 
-/// Digits with the form's sign, groups of three, and zeros up to the width.
-std::string dressed(std::string digits, bool negative, const std::string& prefix, const FormatSpec& form) {
+/// Whole digits in groups, with zeros before them up to `least` characters, which are grouped like them.
+std::string grouped(std::string_view digits, char between, size_t group, int64_t least) {
+  std::string text;  // last first
+  int64_t left = least;
+  for (size_t end = digits.size();; --left) {
+    const auto wanted = static_cast<size_t>(std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(group), std::max<int64_t>(static_cast<int64_t>(end), left))));
+    for (size_t i = 0; i < wanted; ++i) text += end > 0 ? digits[--end] : '0';
+    left -= static_cast<int64_t>(wanted);
+    if (end == 0 && left <= 0) break;
+    text += between;
+  }
+  std::reverse(text.begin(), text.end());
+  return text;
+}
+
+/// Digits with the form's sign, groups, and what fills them up to the width.
+std::string dressed(const std::string& digits, bool negative, const std::string& prefix, const FormatSpec& form) {
+  const std::string sign = (negative ? "-" : form.sign == '\0' || form.sign == '-' ? "" : std::string(1, form.sign)) + prefix;
+  std::string number = digits;
   if (form.grouping) {
-    size_t end = digits.find_first_not_of("0123456789");
-    if (end == std::string::npos) end = digits.size();
-    for (size_t at = end; at > 3; at -= 3) digits.insert(at - 3, 1, form.grouping);
+    const size_t whole = form.is_one_of("xXob") ? digits.size() : std::min(digits.find_first_not_of("0123456789"), digits.size());
+    const bool zeros = form.align == '=' && form.fill == "0";
+    const int64_t least = zeros ? form.width - std::ssize(sign) - static_cast<int64_t>(digits.size() - whole) : 0;
+    if (whole > 0) number = grouped(std::string_view(digits).substr(0, whole), form.grouping, form.is_one_of("xXob") ? 4 : 3, least) + digits.substr(whole);
   }
-  const std::string sign = (negative ? "-" : form.sign == '-' ? "" : std::string(1, form.sign)) + prefix;
-  const bool zeros = form.zero && !form.align;
-  if (zeros || form.align == '=') {
-    const int64_t missing = form.width - std::ssize(sign) - std::ssize(digits);
-    if (missing > 0) digits.insert(0, std::string(static_cast<size_t>(missing), zeros ? '0' : form.fill[0]));
-    return sign + digits;
-  }
-  return padded(sign + digits, form, '>');
+  if (form.align != '=') return padded(sign + number, form, '>');
+  GrowingText out;
+  out.add(sign);
+  for (int64_t missing = form.width - std::ssize(sign) - std::ssize(number); missing > 0; --missing) out.add(form.fill);
+  out.add(number);
+  return out.take();
+}
+
+std::string with_least_digits(std::string digits, const FormatSpec& form) {
+  if (form.digits > std::ssize(digits)) digits.insert(0, static_cast<size_t>(form.digits - std::ssize(digits)), '0');
+  return digits;
+}
+
+/// A whole number that 64 bits do not hold: "-123".
+std::string large_number(std::string_view text, const FormatSpec& form) {
+  if (form.is_one_of("xXobc")) fail("a whole number does not fit 64 bits");
+  const bool negative = text.starts_with('-');
+  return dressed(with_least_digits(std::string(text.substr(negative ? 1 : 0)), form), negative, "", form);
 }
 
 std::string whole_number(const Value& value, const FormatSpec& form) {
-  if (value.large()) return padded(value.large()->digits, form, '>');
+  if (value.large()) return large_number(value.large()->digits, form);
   const int64_t number = *value.integer();
   const uint64_t size = number < 0 ? 0 - static_cast<uint64_t>(number) : static_cast<uint64_t>(number);
-  const int base = form.type == 'x' || form.type == 'X' ? 16 : form.type == 'o' ? 8 : form.type == 'b' ? 2 : 10;
+  const int base = form.is_one_of("xX") ? 16 : form.type == 'o' ? 8 : form.type == 'b' ? 2 : 10;
   char buffer[72];
   std::string digits(buffer, std::to_chars(buffer, buffer + sizeof buffer, size, base).ptr);
   if (form.type == 'X') digits = to_upper(digits);
-  if (form.digits > std::ssize(digits)) digits.insert(0, static_cast<size_t>(form.digits - std::ssize(digits)), '0');
-  return dressed(std::move(digits), number < 0, form.alternate && base != 10 ? std::string("0") + form.type : "", form);
+  return dressed(with_least_digits(std::move(digits), form), number < 0, form.alternate && base != 10 ? std::string("0") + form.type : "", form);
 }
 
 std::string real_number(double number, const FormatSpec& form) {
@@ -90,8 +125,32 @@ std::string real_number(double number, const FormatSpec& form) {
     digits.pop_back();
     if (type == '\0' && digits.find_first_of(".en") == std::string::npos) digits += ".0";
   }
+  const bool is_zero = form.no_minus_zero && digits.substr(0, digits.find_first_of("eE")).find_first_not_of("0.") == std::string::npos;
   if (percent) digits += '%';
-  return dressed(std::move(digits), std::signbit(number) && !std::isnan(number), "", form);
+  return dressed(digits, std::signbit(number) && !std::isnan(number) && !is_zero, "", form);
+}
+
+/// chr().
+std::string character(int64_t codepoint) {
+  if (codepoint < 0 || codepoint > 0x10ffff) fail("%c arg not in range(0x110000)");
+  if (codepoint >= 0xd800 && codepoint <= 0xdfff) fail("the code point {} is half of a surrogate pair, and no character", codepoint);
+  std::string text;
+  append_utf8(text, static_cast<uint32_t>(codepoint));
+  return text;
+}
+
+/// ascii(): repr() with escapes for all that is not ASCII.
+std::string ascii(const Value& value) {
+  const std::string text = repr(value);
+  GrowingText out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t bytes = character_bytes(text, at);
+    const uint32_t c = codepoint_at(text, at);
+    if (c < 0x80) out.add(std::string_view(text).substr(at, bytes));
+    else out.add(c < 0x100 ? fmt::format("\\x{:02x}", c) : c < 0x10000 ? fmt::format("\\u{:04x}", c) : fmt::format("\\U{:08x}", c));
+    at += bytes;
+  }
+  return out.take();
 }
 
 std::string text_field(std::string_view text, const FormatSpec& form, char otherwise) {
@@ -102,25 +161,30 @@ std::string text_field(std::string_view text, const FormatSpec& form, char other
 std::string percent_field(const Value& value, FormatSpec form) {
   switch (form.type) {
     case 's': return text_field(str(value), form, '>');
-    case 'r':
-    case 'a': return text_field(repr(value), form, '>');
+    case 'r': return text_field(repr(value), form, '>');
+    case 'a': return text_field(ascii(value), form, '>');
     case 'c':
       if (value.text() && count_characters(value.text()->bytes) == 1) return padded(value.text()->bytes, form, '>');
-      fail("%c requires a single character");
+      if (const auto codepoint = value.integer()) return padded(character(*codepoint), form, '>');
+      if (value.large()) fail("%c arg not in range(0x110000)");
+      fail("%c requires int or char, not {}", type_name(value));
     case 'd':
     case 'i':
     case 'u':
+      if (!value.is_number()) fail("%{} format: a real number is required, not {}", form.type, type_name(value));
       form.type = 'd';
-      if (!value.is_number()) fail("%d format: a real number is required, not {}", type_name(value));
+      form.take_zero();
       if (const double* number = value.get<double>()) {
-        if (!(std::abs(*number) < 0x1p62)) fail("%d format: the number is out of range");
+        if (!std::isfinite(*number)) fail("cannot convert float {} to integer", std::isnan(*number) ? "NaN" : "infinity");
+        if (std::abs(*number) >= 0x1p62) return large_number(fmt::format("{:.0f}", *number), form);
         return whole_number(static_cast<int64_t>(*number), form);
       }
       return whole_number(value, form);
     case 'x':
     case 'X':
     case 'o':
-      if (!value.integer()) fail("%{} format: an integer is required, not {}", form.type, type_name(value));
+      if (!value.integer() && !value.large()) fail("%{} format: an integer is required, not {}", form.type, type_name(value));
+      form.take_zero();
       return whole_number(value, form);
     case 'e':
     case 'E':
@@ -129,18 +193,20 @@ std::string percent_field(const Value& value, FormatSpec form) {
     case 'g':
     case 'G':
       if (!value.is_number()) fail("must be real number, not {}", type_name(value));
+      form.take_zero();
       return real_number(*value.number(), form);
     default: fail("unsupported format character '{}'", form.type);
   }
 }
 
-/// [[fill]align][sign][#][0][width][,][.digits][type]
+/// [[fill]align][sign][z][#][0][width][grouping][.digits][type]
 FormatSpec read_brace_form(std::string_view text) {
   FormatSpec form;
   size_t at = 0;
   constexpr std::string_view kAligns = "<>^=";
   const auto aligns = [&](size_t place) { return place < text.size() && kAligns.find(text[place]) != std::string_view::npos; };
-  if (!text.empty() && aligns(character_bytes(text, 0))) {
+  const bool fills = !text.empty() && aligns(character_bytes(text, 0));
+  if (fills) {
     at = character_bytes(text, 0);
     form.fill = std::string(text.substr(0, at));
     form.align = text[at++];
@@ -149,10 +215,15 @@ FormatSpec read_brace_form(std::string_view text) {
   }
   const auto takes = [&](std::string_view letters) { return at < text.size() && letters.find(text[at]) != std::string_view::npos; };
   if (takes("+- ")) form.sign = text[at++];
+  if (takes("z")) form.no_minus_zero = text[at++] == 'z';
   if (takes("#")) form.alternate = text[at++] == '#';
-  if (takes("0")) form.zero = text[at++] == '0';
+  if (!fills && takes("0")) form.zero = text[at++] == '0';
   form.width = read_number(text, at, kMaxWidth);
   if (takes(",_")) form.grouping = text[at++];
+  if (takes(",_")) {
+    if (text[at] == form.grouping) fail("Cannot specify '{0}' with '{0}'.", form.grouping);
+    fail("Cannot specify both ',' and '_'.");
+  }
   if (takes(".")) {
     ++at;
     if (!takes("0123456789")) fail("Format specifier missing precision");
@@ -160,25 +231,37 @@ FormatSpec read_brace_form(std::string_view text) {
   }
   if (takes("sdfFeEgGxXob%nc")) form.type = text[at++];
   if (at != text.size()) fail("Invalid format specifier '{}'", text);
+  if (form.grouping && (form.is_one_of("snc") || (form.grouping == ',' && form.is_one_of("xXob")))) fail("Cannot specify '{}' with '{}'.", form.grouping, form.type);
   return form;
+}
+
+std::string brace_number(const Value& value, FormatSpec form) {
+  const bool real = value.is<double>();
+  if (form.type == 's' || (real && form.is_one_of("dxXobc"))) fail("Unknown format code '{}' for object of type '{}'", form.type, type_name(value));
+  form.take_zero();
+  if (form.type == 'n') form.type = real ? 'g' : 'd';
+  if (real || form.is_one_of("fFeEgG%")) return real_number(*value.number(), form);
+  if (form.digits >= 0) fail("Precision not allowed in integer format specifier");
+  if (form.no_minus_zero) fail("Negative zero coercion (z) not allowed in integer format specifier");
+  if (form.type != 'c') return whole_number(value, form);
+  if (form.sign) fail("Sign not allowed with integer format specifier 'c'");
+  if (form.alternate) fail("Alternate form (#) not allowed with integer format specifier 'c'");
+  if (!value.integer()) fail("%c arg not in range(0x110000)");
+  return dressed(character(*value.integer()), false, "", form);
 }
 
 std::string brace_field(const Value& value, std::string_view spec) {
   if (spec.empty()) return str(value);
   FormatSpec form = read_brace_form(spec);
-  if (value.is_number() && !value.is<bool>()) {
-    const bool real = value.is<double>();
-    if (form.type == 's' || form.type == 'c' || (real && std::string_view("dxXob").find(form.type) != std::string_view::npos && form.type))
-      fail("Unknown format code '{}' for object of type '{}'", form.type, type_name(value));
-    if (form.type == 'n') form.type = real ? 'g' : 'd';
-    if (real || (form.type && std::string_view("fFeEgG%").find(form.type) != std::string_view::npos)) return real_number(*value.number(), form);
-    if (form.digits >= 0) fail("Precision not allowed in integer format specifier");
-    return whole_number(value, form);
-  }
-  if (value.is<bool>() && form.type && form.type != 's') return whole_number(*value.integer(), form);
-  if (!value.text() && !value.is<bool>()) fail("unsupported format string passed to {}.__format__", type_name(value));
-  if ((form.type && form.type != 's') || form.align == '=' || form.grouping) fail("Unknown format code for object of type '{}': '{}'", type_name(value), spec);
-  if (form.zero && !form.align) form.fill = "0";
+  if (value.is_number()) return brace_number(value, form);
+  if (!value.text()) fail("unsupported format string passed to {}.__format__", type_name(value));
+  if (form.type && form.type != 's') fail("Unknown format code '{}' for object of type 'str'", form.type);
+  if (form.grouping) fail("Cannot specify '{}' with 's'.", form.grouping);
+  if (form.sign) fail("Sign not allowed in string format specifier");
+  if (form.no_minus_zero) fail("Negative zero coercion (z) not allowed in string format specifier");
+  if (form.alternate) fail("Alternate form (#) not allowed in string format specifier");
+  if (form.align == '=') fail("'=' alignment not allowed in string format specifier");
+  if (form.zero) form.fill = "0";
   return text_field(str(value), form, '<');
 }
 
@@ -245,10 +328,19 @@ std::string format_percent(std::string_view text, const Value& value) {
     out.add(text.substr(at, sign - at));
     if (sign == text.size()) break;
     at = sign + 1;
+    if (at < text.size() && text[at] == '%') {
+      out.add("%");
+      ++at;
+      continue;
+    }
     std::optional<Value> named;
     if (at < text.size() && text[at] == '(') {
-      const size_t end = text.find(')', at);
-      if (end == std::string_view::npos) fail("incomplete format key");
+      size_t end = at;
+      for (int open = 0; end < text.size(); ++end) {  // the name may have pairs of its own
+        open += text[end] == '(' ? 1 : text[end] == ')' ? -1 : 0;
+        if (open == 0) break;
+      }
+      if (end == text.size()) fail("incomplete format key");
       if (!value.dict()) fail("format requires a mapping");
       named = get_item(value, text.substr(at + 1, end - at - 1));
       by_name = true;
@@ -258,7 +350,7 @@ std::string format_percent(std::string_view text, const Value& value) {
     for (; at < text.size() && std::string_view("-+ #0").find(text[at]) != std::string_view::npos; ++at) {
       if (text[at] == '-') form.align = '<';
       else if (text[at] == '+') form.sign = '+';
-      else if (text[at] == ' ' && form.sign == '-') form.sign = ' ';
+      else if (text[at] == ' ' && form.sign == '\0') form.sign = ' ';
       else if (text[at] == '#') form.alternate = true;
       else if (text[at] == '0') form.zero = true;
     }
@@ -282,8 +374,7 @@ std::string format_percent(std::string_view text, const Value& value) {
     while (at < text.size() && (text[at] == 'l' || text[at] == 'h' || text[at] == 'L')) ++at;
     if (at == text.size()) fail("incomplete format");
     form.type = text[at++];
-    if (form.type == '%') out.add("%");
-    else out.add(percent_field(named ? *named : take(), form));
+    out.add(percent_field(named ? *named : take(), form));
   }
   if (!by_name && !value.dict() && !(list && !tuple) && next < (tuple ? list->items.size() : 1)) fail("not all arguments converted during string formatting");
   return out.take();
@@ -326,6 +417,7 @@ std::string format_braces(std::string_view text, const Args& args) {
     const std::string_view spec = colon < field.size() ? field.substr(colon + 1) : "";
     Value value = Field(args, next).find(name);
     if (conversion == 'r') value = repr(value);
+    else if (conversion == 'a') value = ascii(value);
     else if (conversion == 's') value = str(value);
     else if (conversion) fail("Unknown conversion specifier '{}'", conversion);
     if (spec.find('{') == std::string_view::npos) {
