@@ -38,6 +38,33 @@ void add_choice_flags(CommandDefinition& command, ChoiceParams* params) {
 
 void add_stop_flag(CommandDefinition& command, SamplingParams* params) { command.texts("--stop", params->stop, "end before this text (may be given several times)", "TEXT"); }
 
+/// "a, b" is a and b: a list as people write it, without the blanks around its parts. One in double quotes (two of them stand for one) is what is between them.
+std::vector<std::string> parts_of_list(const std::string& text, const char* flag) {
+  constexpr const char* kBlanks = " \t\r\n";
+  const auto begin_of = [&](size_t at) { return std::min(text.find_first_not_of(kBlanks, at), text.size()); };
+  std::vector<std::string> parts;
+  for (size_t at = 0;; ++at) {
+    at = begin_of(at);
+    std::string part;
+    size_t end = std::min(text.find(',', at), text.size());
+    if (at < text.size() && text[at] == '"') {
+      for (++at; at < text.size() && (text[at] != '"' || text.compare(at, 2, "\"\"") == 0); ++at) {
+        if (text[at] == '"') ++at;
+        part += text[at];
+      }
+      if (at >= text.size()) fail_user("{} {}: a double quote is opened that nothing closes", flag, text);
+      end = begin_of(at + 1);
+      if (end < text.size() && text[end] != ',') fail_user("{} {}: text comes after the double quote that closes '{}'; put a comma between", flag, text, part);
+    } else {
+      part = text.substr(at, end - at);
+      part.erase(part.find_last_not_of(kBlanks) + 1);
+    }
+    parts.push_back(std::move(part));
+    if (end == text.size()) return parts;
+    at = end;
+  }
+}
+
 /// "64" or "64:512".
 std::pair<int64_t, int64_t> length_range(const std::string& text, const char* flag) {
   std::pair<int64_t, int64_t> range{0, 0};
@@ -120,7 +147,7 @@ class MapDefinition : public CommandDefinition {
     options_.keeps_answer = given("--output-column");
     if (!options_.examples.empty() && options_.shots == 0) fail_user("--examples {}: say how many with --shots", options_.examples);
     if (!options_.json_schema.empty() && !options_.positive_label.empty()) fail_user("--positive-label {}: with --json-schema there are several answers a row; leave it out", options_.positive_label);
-    check_choices();
+    read_choices();
     if (options_.chat && options_.truncate == "right") fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
     options_.sampling_json = sampling();
     return options_;
@@ -132,7 +159,7 @@ class MapDefinition : public CommandDefinition {
     CLI::Option* examples = text("--examples", options_.examples, "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
     CLI::Option* shots = whole_within("--shots", options_.shots, 1, 10000, "so many of them, chosen once, before each prompt: as the template has them, or else written by it one after the other", "K")->needs(examples);
     flag("--balanced", options_.balanced, "as many examples of each answer")->needs(shots);
-    CLI::Option* choices = texts("--choices", options_.choices, "answer with one of these, by the sum of their tokens' logprobs", "TEXT,...")->delimiter(',');
+    CLI::Option* choices = texts("--choices", options_.choices, "answer with one of these, by the sum of their tokens' logprobs; blanks around one are left out, and one in double quotes may have commas and blanks", "TEXT,...");
     CLI::Option* schema = text("--json-schema", options_.json_schema, "answer with JSON that fits this schema; its properties become columns", "FILE");
     schema->excludes(choices);
     CLI::Option* answers = text("--answer-column", options_.answer_column, "the column with the right answers (with --json-schema as a JSON object): say how many are right, and precision, recall and F1", "NAME");
@@ -151,6 +178,13 @@ class MapDefinition : public CommandDefinition {
     whole("--seed", options_.seed, 0, "of the choice of examples, and of random numbers")->capture_default_str();
     add_stop_flag(*this, &params_);
     whole_within("--min-tokens", params_.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
+  }
+  void read_choices() {
+    std::vector<std::string> all;
+    for (const std::string& list : options_.choices)
+      for (std::string& choice : parts_of_list(list, "--choices")) all.push_back(std::move(choice));
+    options_.choices = std::move(all);
+    check_choices();
   }
   void check_choices() const {
     if (options_.choices.empty()) return;

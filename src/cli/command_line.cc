@@ -326,6 +326,9 @@ std::string unknown_text(const Definitions& definitions, const CommandDefinition
   };
   const std::string& name = command.app.get_name();
   std::string text = fmt::format("{}: unknown argument{}: {}", name, words.size() > 1 ? "s" : "", fmt::join(words, " "));
+  const auto mark = std::find(typed.begin(), typed.end(), "--");
+  if (mark != typed.end() && std::all_of(words.begin(), words.end(), [&](const std::string& word) { return std::find(typed.begin(), mark, word) == mark; }))
+    return text + fmt::format("\n  behind -- each word is a value, and there is no place for {}; put a text of several words in quotes", words.size() > 1 ? "these" : "this one");
   for (const std::string& word : words) {
     if (!word.starts_with('-')) {
       if (after_json(word)) text += fmt::format("\n  --json takes a file as --json={}", word);

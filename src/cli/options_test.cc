@@ -252,6 +252,14 @@ TEST(Options, Map) {
   EXPECT_EQ(parsed<MapOptions>(map + "-t p.j2 --choices A,B --answer-column a --positive-label A").choices, (std::vector<std::string>{"A", "B"}));
   EXPECT_TRUE(parsed<MapOptions>(map + "-t p.j2 --json-schema s --output-column a").keeps_answer);
   EXPECT_EQ(parsed<MapOptions>("map -m m -i t.csv -t p.j2 --dry-run 2").dry_run, 2);
+  for (const auto& [list, choices] : {std::pair<std::string, std::vector<std::string>>{"a, b", {"a", "b"}}, {" a ,b\t", {"a", "b"}}, {R"("a, b",c)", {"a, b", "c"}}, {R"(" a" , "say ""hi""")", {" a", R"(say "hi")"}},
+                                      {R"(5" disk,"5"" disk ")", {R"(5" disk)", R"(5" disk )"}}})
+    EXPECT_EQ(std::get<MapOptions>(std::get<Command>(parse_command_line({"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", list}))).choices, choices) << list;
+  for (const char* wrong : {"a,,b", "a,", "\"a,b", "\"a\"b,c", "a, a", ",", "\"\",a"}) {
+    const auto result = parse_command_line({"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", wrong});
+    ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
+    EXPECT_THAT(std::get<CommandText>(result).text, testing::HasSubstr("--choices")) << wrong;
+  }
   for (const char* wrong : {"", "-t p --prompt-template x", "-t p --choices A", "-t p --choices A,A", "-t p --choices A,B --max-tokens 4", "-t p --choices A,B --json-schema s", "-t p --examples e", "-t p --shots 3",
                             "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right", "-t p --truncate middle", "-t p --json-schema s --answer-column a --positive-label A", "-t p --dry-run 2 --json",
                             "-t p --min-tokens 200"})
@@ -356,6 +364,13 @@ TEST(Options, UnknownArgumentsAreListedAsGiven) {
 
 TEST(Options, TwoDashesEndTheFlags) {
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --top-k").prompt, "--top-k");
+  const auto both = parsed<GenerateOptions>("generate -m m --top-k 3 -- --top-k");
+  EXPECT_EQ(both.prompt, "--top-k");
+  EXPECT_EQ(both.params.top_k, 3);
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --").prompt, "--");
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m x --").prompt, "x");
+  const std::string more = said(words_of("generate -m m -- --top-k --planner 3"), kExitUsage);
+  EXPECT_THAT(more, testing::AllOf(HasSubstr("unknown arguments: --planner 3\n"), HasSubstr("behind -- each word is a value"), testing::Not(HasSubstr("did you mean"))));
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m --temperature 0.5 -- --help").prompt, "--help");
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m x --").prompt, "x");
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --").prompt, "--");
