@@ -610,10 +610,9 @@ void Job::start() {
 }
 
 void Job::fail_write(const char* what, int error) const {
-  const std::string remedy = error == ENOSPC || error == EDQUOT || error == EFBIG
-                                 ? std::string("make room")
-                                 : fmt::format("mend the disk (see dmesg), or copy the output and {} to another and name that as the output",
-                                               manifest_);
+  const std::string remedy = error == EFBIG                       ? "raise the limit on the size of files (ulimit -f)"
+                             : error == ENOSPC || error == EDQUOT ? "make room"
+                                                                  : fmt::format("mend the disk (see dmesg), or copy the output and {} to another and name that as the output", manifest_);
   fail_io("{} the output {}: {}; finished answers are kept: {}, and run the same command again", what, output_, std::strerror(error),
           remedy);
 }
