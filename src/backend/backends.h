@@ -11,6 +11,7 @@
 
 namespace flexgen {
 
+/// What computes, by the name that --backend takes. Its functions may be called from any thread.
 struct Backend {
   std::string_view name;
   /// Null: the processor computes. `memory_bytes`: of the device, that were asked for; 0: none were. Throws Error{user} that says what is missing.

@@ -71,6 +71,7 @@ class LineBroker : public RequestSource, public CompletionSink {
     auto found = under_way_.find(index);
     FLEXGEN_CHECK(found != under_way_.end() && choice < found->second.line.num_sequences, "key {}", completion.key);
     UnderWay& work = found->second;
+    if (completion.reason == FinishReason::kLength && work.request.params.grammar) work.num_cut_off += work.copies;
     if (has_no_answer(completion.reason)) {
       if (!work.failure || choice < work.failed_choice) {  // the first choice's, whichever comes first
         work.failure = no_answer_error(work.request, completion, choice);
@@ -106,6 +107,8 @@ class LineBroker : public RequestSource, public CompletionSink {
   }
 
   int64_t answered() const { return answered_; }
+  /// RunReport::cut_off.
+  int64_t cut_off() const { return cut_off_; }
 
  private:
   struct UnderWay {
@@ -114,6 +117,7 @@ class LineBroker : public RequestSource, public CompletionSink {
     BatchRequest request;  ///< without its prompts
     int64_t copies = 1;    ///< choices of each sequence
     int64_t num_back = 0, completion_tokens = 0;
+    int64_t num_cut_off = 0;   ///< choices that max_tokens ended before their grammar did
     int64_t shared_tokens = 0;  ///< of its prompts, what each has in common with the one before it
     std::optional<LineError> failure;  ///< of the first choice that has no answer
     int64_t failed_choice = 0;
@@ -136,6 +140,7 @@ class LineBroker : public RequestSource, public CompletionSink {
       append_(sealed);
     }
     ++answered_;
+    if (!work.failure) cut_off_ += work.num_cut_off;
   }
 
   void begin(const LineToDo& drawn) {
@@ -190,7 +195,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   bool open_ = false;  ///< next_line_ is being given out
   BatchRequest open_request_;
   std::shared_ptr<const BatchPrompt> next_prompt_;
-  int64_t answered_ = 0;
+  int64_t answered_ = 0, cut_off_ = 0;
   std::unordered_map<int64_t, UnderWay> under_way_;
   std::unordered_map<int64_t, std::shared_ptr<const BatchPrompt>> shown_;  ///< of the sequences under way, by their keys
 };
@@ -322,6 +327,7 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
   LineBroker broker(input, lines, shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)), stop,
                     [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory, model.page_tokens);
   outcome.report = runner.run(broker, broker, stop);
+  outcome.report.cut_off = broker.cut_off();
   outcome.answered = broker.answered();
   outcome.stopped = outcome.report.stopped;
   sender.finish();
@@ -454,6 +460,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
       if (collector) replicas.world->abort(fmt::format("{}: {}", replicas.world->describe(0), error.what()));
       throw;
     }
+    outcome.report.cut_off = broker.cut_off();
     outcome.answered = broker.answered();
     outcome.stopped = outcome.report.stopped;
     if (collector) {

@@ -60,6 +60,20 @@ class RunBatch : public testing::Test {
   BatchModel model_{{256, 1000, &kTokenizer}, "fake", "f00d", {{"backend", "fake"}}};
 };
 
+TEST_F(RunBatch, AnswersThatAreCutOffUnderAGrammarAreCounted) {
+  write_text(in_, line("a", R"("prompt":"one","n":2,"temperature":0,"guided_choice":["x","y"])") + line("b", R"("prompt":"one","n":2,"temperature":0,"guided_choice":["x","y"])") +
+                      line("c", R"("prompt":"two")") + line("d", R"("prompt":"three","guided_choice":["x","y"])"));
+  const BatchInput input = BatchInput::scan(in_, model_.limits, kGoOn);
+  if (!input.line(0).good()) GTEST_SKIP() << "built without grammars";
+  FakeRunner runner;
+  runner.change = [](const Request& request, Completion& completion) {
+    if (request.prompt.front() != 't' || request.prompt.size() == 3) completion.reason = FinishReason::kLength;
+  };
+  const BatchOutcome outcome = run(runner);
+  EXPECT_EQ(outcome.answered, 4);
+  EXPECT_EQ(outcome.report.cut_off, 4);  // two choices of two lines that ask for the same; the line without a grammar may end where it will
+}
+
 TEST_F(RunBatch, AnswersEveryLineOnce) {
   FakeRunner runner;
   BatchOutcome outcome = run(runner);

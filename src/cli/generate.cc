@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/report.h"
 #include "batch/chat_source.h"
 #include "batch/grammar_fields.h"
@@ -144,6 +145,8 @@ int generate_command(const GenerateOptions& options) {
   if (options.stats) print_note("{}{}", report_table(report), prediction_table(engine.plan().prediction, report));
   doubt_if_faster(engine, options.engine, report);
   check_answered({&one.completion, 1}, "answers");
+  if (one.completion.reason == FinishReason::kLength && !options.json_schema.empty())
+    spdlog::warn("the answer was cut off by --max-tokens before the schema ended and may not parse; raise it, or bound what may be said (maxLength, maxItems)");
   if (options.json) put_json(answer_json(options, form, one.completion, report), options.json_file);
   return kExitDone;
 }

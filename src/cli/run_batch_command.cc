@@ -144,7 +144,7 @@ void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) 
 /// What --json gives: the run in figures.
 nlohmann::ordered_json summary_of(const BatchOutcome& outcome, const std::string& output) {
   nlohmann::ordered_json json{{"output", output}, {"lines", outcome.lines}, {"answered", outcome.answered}, {"done_before", outcome.kept}, {"bad", outcome.failed},
-                              {"without_answer", outcome.without_answer}, {"stopped", outcome.stopped}};
+                              {"without_answer", outcome.without_answer}, {"cut_off", outcome.report.cut_off}, {"stopped", outcome.stopped}};
   add_report(outcome.report, &json);
   return json;
 }
@@ -165,6 +165,9 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
              outcome.without_answer > 0 ? fmt::format(", {} without an answer, as their error records say", format_count(outcome.without_answer)) : "");
+  if (const int64_t count = outcome.report.cut_off; count > 0)
+    spdlog::warn("{}: {} {} of this run that must follow a schema or grammar {} cut off by max_tokens (finish_reason \"length\") and may not parse; raise max_tokens, or bound what may be said "
+                 "(maxLength, maxItems)", output, format_count(count), count == 1 ? "answer" : "answers", count == 1 ? "was" : "were");
   nlohmann::ordered_json summary = summary_of(outcome, output);
   if (end && !outcome.stopped) end(&summary);
   if (options.json) put_json(summary.dump(1), options.json_file);

@@ -19,6 +19,7 @@ struct SplitInput {
   double rows = 0;           ///< as split_blocks() takes them
 };
 
+/// How all stages have agreed to split the model.
 struct SplitAgreement {
   std::vector<int64_t> blocks;  ///< a stage
   double disk_sharers = 1;      ///< stages on this machine

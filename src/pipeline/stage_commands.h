@@ -9,6 +9,7 @@
 
 namespace flexgen {
 
+/// What the first stage tells the others to do next.
 enum class StageCommand : uint8_t { kPrepare, kRun, kDismiss };
 
 /// First stage: to all others; nothing with one stage. Of the workload all but the lengths of sequences goes along. Throws Error{peer}.

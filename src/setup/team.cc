@@ -44,7 +44,7 @@ std::vector<std::byte> encode(const Progress& progress, const RunReport* report)
   out.add(progress.sequences_done).add(progress.prompt_tokens_done).add(progress.generated_tokens_done).add(progress.elapsed_s);
   const std::vector<LaneReport>& lanes = report ? report->lanes : progress.lanes;
   if (report) {
-    out.add(report->elapsed_s).add(report->sequences).add(report->prompt_tokens).add(report->generated_tokens).add(report->shared_prompt_tokens).add(report->stopped);
+    out.add(report->elapsed_s).add(report->sequences).add(report->prompt_tokens).add(report->generated_tokens).add(report->shared_prompt_tokens).add(report->cut_off).add(report->stopped);
     out.add(report->work.linear_flops).add(report->work.attention_flops).add(report->work.kv_read_bytes).add(report->work.steps).add(report->work.visits).add(report->work.rows);
   }
   out.add(static_cast<int64_t>(lanes.size()));
@@ -92,7 +92,7 @@ struct Team::Board : std::enable_shared_from_this<Board> {
     if (final) {
       RunReport& report = entry.report;
       report.elapsed_s = in.value<double>();
-      for (int64_t* field : {&report.sequences, &report.prompt_tokens, &report.generated_tokens, &report.shared_prompt_tokens}) *field = in.value<int64_t>();
+      for (int64_t* field : {&report.sequences, &report.prompt_tokens, &report.generated_tokens, &report.shared_prompt_tokens, &report.cut_off}) *field = in.value<int64_t>();
       report.stopped = in.value<bool>();
       for (double* field : {&report.work.linear_flops, &report.work.attention_flops, &report.work.kv_read_bytes}) *field = in.value<double>();
       for (int64_t* field : {&report.work.steps, &report.work.visits, &report.work.rows}) *field = in.value<int64_t>();
@@ -262,6 +262,7 @@ RunReport Team::share_report(const RunReport& own) {
       merged.prompt_tokens += other.prompt_tokens;
       merged.generated_tokens += other.generated_tokens;
       merged.shared_prompt_tokens += other.shared_prompt_tokens;
+      merged.cut_off += other.cut_off;
       merged.stopped = merged.stopped || other.stopped;
       merged.work.rows += other.work.rows;
       merged.work.steps = std::max(merged.work.steps, other.work.steps);
