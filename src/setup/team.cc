@@ -38,6 +38,9 @@ int share_of_cores(int local_size) {
   return cpu.threads();
 }
 
+/// Where a rank writes its part of a trace: a name that is nobody else's.
+std::string own_trace(const std::string& trace_file, int rank) { return fmt::format("{}.rank{}-{}.tmp", trace_file, rank, getpid()); }
+
 std::vector<std::byte> encode(const Progress& progress, const RunReport* report) {
   MessageWriter out;
   out.add(report != nullptr);
@@ -170,7 +173,7 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   options.stage_split = stage_split_;
   const int rank = world_port_->rank();
   if (!options.trace_file.empty()) {
-    if (rank > 0) options.trace_file += fmt::format(".rank{}", rank);
+    if (rank > 0) options.trace_file = own_trace(options.trace_file, rank);
     options.trace_process = {rank + 1, fmt::format("{}{}", world_port_->describe(rank), num_replicas() > 1 ? fmt::format(", replica {}", replica()) : ""), wall_clock_s() - start_s_};
   }
   return options;
@@ -281,7 +284,7 @@ void Team::join_traces(const std::string& trace_file) {
   if (trace_file.empty()) return;
   constexpr int64_t kChunkBytes = 1 << 20;
   if (!is_root()) {
-    const std::string own = fmt::format("{}.rank{}", trace_file, world_port_->rank());
+    const std::string own = own_trace(trace_file, world_port_->rank());
     std::ifstream in(own, std::ios::binary);
     std::string chunk(static_cast<size_t>(kChunkBytes), '\0');
     for (std::streamsize n = 1; n > 0;) {
