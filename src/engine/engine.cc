@@ -227,7 +227,7 @@ void Engine::prepare_stage(const Workload& workload) {
     lanes_.network_receive = std::make_unique<NetworkLane>(lane_name(LaneKind::kNetworkReceive), trace_.get(), NetworkLane::Direction::kReceive);
   }
 
-  set_expected_costs(lanes_, hardware_, precision(), policy_);
+  set_expected_costs(lanes_, *model_, hardware_, precision(), policy_);
   weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
   watch_ = model_->watch_files();
   cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);

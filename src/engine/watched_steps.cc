@@ -69,8 +69,10 @@ Workload rest_of(const Workload& job, int64_t sequences_left, const std::optiona
   return rest;
 }
 
-void set_expected_costs(Lanes& lanes, const HardwareProfile& hardware, const Precision& precision, const Policy& policy) {
-  lanes.compute->set_cost([processor = processor_of(hardware, policy), precision](const Work& work) { return visit_time_s(processor, precision, work.amount); });
+void set_expected_costs(Lanes& lanes, const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy) {
+  lanes.compute->set_cost([&model, processor = processor_of(hardware, policy), precision](const Work& work) {
+    return layer_visit_time_s(processor, precision, model.layers()[static_cast<size_t>(work.layer)], work.amount);
+  });
   auto disk = [request_s = hardware.disk.request_s](double bytes_per_s) { return [request_s, bytes_per_s](const Work& work) { return request_s + work.bytes / bytes_per_s; }; };
   lanes.disk_read->set_cost(disk(hardware.disk.read_bytes_per_s));
   lanes.disk_write->set_cost(disk(hardware.disk.write_bytes_per_s));

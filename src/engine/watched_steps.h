@@ -47,7 +47,7 @@ class WatchedSteps : public StepSource {
 /// What is left of a job: the sequences that were not begun, with answers as long as the batcher's so far, or as the job expects them.
 Workload rest_of(const Workload& job, int64_t sequences_left, const std::optional<double>& answer_share);
 
-/// Tells the lanes what their work should take on this machine.
-void set_expected_costs(Lanes& lanes, const HardwareProfile& hardware, const Precision& precision, const Policy& policy);
+/// Tells the lanes what their work should take on this machine. The model must outlive them.
+void set_expected_costs(Lanes& lanes, const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy);
 
 }  // namespace flexgen

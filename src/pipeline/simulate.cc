@@ -163,16 +163,16 @@ LaneCosts costs_of(const Policy& policy, const MachineSpeeds& speeds) {
   return costs;
 }
 
-/// The profile must outlive the costs.
-LaneCosts costs_of(const Policy& policy, const Precision& precision, const HardwareProfile& hardware) {
+/// The model and the profile must outlive the costs.
+LaneCosts costs_of(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware) {
   // Disk time that compute, and write time that reading, has not been slowed down for yet.
   auto unpaid_disk_s = std::make_shared<double>(0), unpaid_write_s = std::make_shared<double>(0);
   const DiskProfile& disk = hardware.disk;
   const double slowdown = policy.buffers > 1 ? disk.compute_slowdown : 0;
   const ComputeProfile& processor = processor_of(hardware, policy);
   LaneCosts costs;
-  costs.compute = [&processor, precision, slowdown, unpaid_disk_s](const Work& work) {
-    return visit_time_s(processor, precision, work.amount) + slowdown * std::exchange(*unpaid_disk_s, 0);
+  costs.compute = [&model, &processor, precision, slowdown, unpaid_disk_s](const Work& work) {
+    return layer_visit_time_s(processor, precision, model.layers()[static_cast<size_t>(work.layer)], work.amount) + slowdown * std::exchange(*unpaid_disk_s, 0);
   };
   costs.cpu = [&hardware, precision](const Work& work) { return visit_time_s(hardware.cpu, precision, work.amount); };
   costs.h2d = [&hardware](const Work& work) { return hardware.copy_s + work.bytes / hardware.h2d_bytes_per_s; };
@@ -230,7 +230,7 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, std::vect
     const auto number = static_cast<int>(index);
     StageLink stage{ranks.size() > 1 ? &ports.port(number) : nullptr};
     try {
-      LaneCosts costs = rank.hardware ? costs_of(rank.policy, rank.precision, *rank.hardware) : costs_of(rank.policy, rank.speeds);
+      LaneCosts costs = rank.hardware ? costs_of(*rank.model, rank.policy, rank.precision, *rank.hardware) : costs_of(rank.policy, rank.speeds);
       if (rank.weights_in_place) put_weights_in_place(costs);
       SimulatedProcess process(*rank.model, rank.policy, kv_dtype, std::move(costs), ports.clock(number), stage, ports.link(number));
       if (index > 0) {
@@ -273,7 +273,7 @@ PipelineReport simulate_pipeline(std::span<const SimulatedRank> ranks, std::vect
 }
 
 RunReport simulate(const Model& model, const Policy& policy, const Precision& precision, const HardwareProfile& hardware, RequestSource& source) {
-  return simulate(model, policy, precision.kv, costs_of(policy, precision, hardware), source);
+  return simulate(model, policy, precision.kv, costs_of(model, policy, precision, hardware), source);
 }
 
 }  // namespace flexgen

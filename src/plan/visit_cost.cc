@@ -27,6 +27,13 @@ double visit_time_s(const ComputeProfile& processor, const Precision& precision,
          processor.chunk_attention_s(precision.kv, precision.queries_per_kv_head, amount.chunk_attention_flops) + processor.logit_s * amount.logits;
 }
 
+double layer_visit_time_s(const ComputeProfile& processor, const Precision& precision, const LayerSpec& layer, const ComputeAmount& amount) {
+  const double time_s = visit_time_s(processor, precision, amount);
+  if (layer.kind != LayerKind::kExperts || amount.rows <= 0) return time_s;
+  const double expert_flops = layer.linear_flops_per_row / layer.row_share / static_cast<double>(layer.num_experts) * amount.rows;
+  return time_s + std::max(0.0, kVisitsOfAnExpert * amount.flops / expert_flops - 1) * processor.visit_s;
+}
+
 const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy) {
   if (policy.on_gpu() && !hardware.gpu) fail_user("the hardware profile '{}' has no GPU, but the policy computes on one", hardware.name);
   return policy.on_gpu() ? *hardware.gpu : hardware.cpu;
@@ -50,7 +57,7 @@ double outer_visit_time_s(const HardwareProfile& hardware, const Precision& prec
   amount.rows = product_rows(layer, rows);
   amount.flops = layer.linear_flops_per_row * rows / hit_share;
   amount.logits = layer.kind == LayerKind::kHead && !policy.on_gpu() ? static_cast<double>(layer.vocab_count) * rows : 0;
-  return visit_time_s(processor_of(hardware, policy), precision, amount);
+  return layer_visit_time_s(processor_of(hardware, policy), precision, layer, amount);
 }
 
 double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits) {

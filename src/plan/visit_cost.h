@@ -22,6 +22,11 @@ struct Precision {
 /// Seconds of one visit on the lane that computes.
 double visit_time_s(const ComputeProfile& processor, const Precision& precision, const ComputeAmount& amount);
 
+/// What starting an expert's products takes, of HardwareProfile's visit_s: some six kernels, where a block's visit starts some fifteen.
+inline constexpr double kVisitsOfAnExpert = 0.4;
+/// The same of a visit to `layer`, in which amount.rows rows go through each matrix. Experts are started one by one.
+double layer_visit_time_s(const ComputeProfile& processor, const Precision& precision, const LayerSpec& layer, const ComputeAmount& amount);
+
 /// The processor that a policy computes on. Throws Error{user} if it is a GPU and the profile has none.
 const ComputeProfile& processor_of(const HardwareProfile& hardware, const Policy& policy);
 
