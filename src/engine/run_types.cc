@@ -35,7 +35,10 @@ std::optional<DType> weight_dtype_of(const EngineOptions& options) {
 Precision precision_of(const EngineOptions& options, const Model& model, const Device* device) {
   const DType compute = compute_dtype_of(options, model, device);
   Precision precision = Precision::of(model, options.matmul_dtype == "int8" ? DType::kInt8 : compute, kv_dtype_of(options.kv_cache_dtype, compute));
-  if (const auto weights = weight_dtype_of(options)) precision.weights = *weights;
+  if (const auto weights = weight_dtype_of(options)) {
+    precision.weights = *weights;
+    precision.experts.reset();
+  }
   return precision;
 }
 

@@ -432,6 +432,7 @@ void MeasuredTypes::add(const Precision& precision) {
     if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
   };
   add_to(matmul, std::pair(precision.compute, precision.weights));
+  if (precision.experts) add_to(matmul, std::pair(precision.compute, *precision.experts));
   add_to(caches, precision.kv);
   add_to(widths, measured_width(precision.width));
 }

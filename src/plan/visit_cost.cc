@@ -7,17 +7,26 @@
 
 namespace flexgen {
 
+namespace {
+
+/// The type of a layer's matrices; norms may have another.
+std::optional<DType> matrix_type(const Model& model, const LayerSpec& layer) {
+  for (const WeightUse& use : layer.uses) {
+    const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
+    if (!weight.always_resident && weight.rows > 1) return weight.dtype;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 Precision Precision::of(const Model& model, DType compute, DType kv) {
   Precision precision{compute, model.weights().front().dtype, kv,
                       static_cast<double>(model.config().num_heads) / static_cast<double>(model.config().num_kv_heads),
                       static_cast<double>(model.config().hidden_size)};
-  // The type of the matrices; norms may have another.
-  for (const WeightUse& use : model.layers()[static_cast<size_t>(model.layer_of_cache(0))].uses) {
-    const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
-    if (weight.always_resident || weight.rows == 1) continue;
-    precision.weights = weight.dtype;
-    break;
-  }
+  precision.weights = matrix_type(model, model.layers()[static_cast<size_t>(model.layer_of_cache(0))]).value_or(precision.weights);
+  const auto experts = std::find_if(model.layers().begin(), model.layers().end(), [](const LayerSpec& layer) { return layer.kind == LayerKind::kExperts; });
+  if (experts != model.layers().end()) precision.experts = matrix_type(model, *experts);
   return precision;
 }
 
@@ -28,8 +37,10 @@ double visit_time_s(const ComputeProfile& processor, const Precision& precision,
 }
 
 double layer_visit_time_s(const ComputeProfile& processor, const Precision& precision, const LayerSpec& layer, const ComputeAmount& amount) {
-  const double time_s = visit_time_s(processor, precision, amount);
-  if (layer.kind != LayerKind::kExperts || amount.rows <= 0) return time_s;
+  if (layer.kind != LayerKind::kExperts || amount.rows <= 0) return visit_time_s(processor, precision, amount);
+  Precision of_experts = precision;
+  of_experts.weights = precision.experts.value_or(precision.weights);
+  const double time_s = visit_time_s(processor, of_experts, amount);
   const double expert_flops = layer.linear_flops_per_row / layer.row_share / static_cast<double>(layer.num_experts) * amount.rows;
   return time_s + std::max(0.0, kVisitsOfAnExpert * amount.flops / expert_flops - 1) * processor.visit_s;
 }

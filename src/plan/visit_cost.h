@@ -2,6 +2,8 @@
 // What a visit takes on a processor of a profile. The cost model and simulate() both ask here, so that they differ in what overlaps and in
 // nothing else. Pure functions.
 
+#include <optional>
+
 #include "backend/lane.h"
 #include "model/model.h"
 #include "plan/hardware_profile.h"
@@ -15,6 +17,7 @@ struct Precision {
   DType compute = DType::kF32, weights = DType::kBF16, kv = DType::kBF16;
   double queries_per_kv_head = 1;
   double width = kUsualWidth;  ///< the model's hidden size
+  std::optional<DType> experts = {};  ///< weights of a mixture's experts, where they are of another type than the others, as gpt-oss's are
 
   static Precision of(const Model& model, DType compute, DType kv);
 };

@@ -58,5 +58,24 @@ TEST(VisitCost, ExpertsAreStartedOneByOne) {
   EXPECT_NEAR(outer_visit_time_s(hardware, precision, policy, attention, 100) - hardware.gpu->matmul_s(precision.compute, precision.weights, precision.width, 100, attention.linear_flops_per_row * 100), 1e-3, 1e-9);
 }
 
+/// gpt-oss as it is shipped: attention in 16 bits, experts in four, which are unpacked for each product.
+TEST(VisitCost, ExpertsHaveAWeightTypeOfTheirOwn) {
+  const auto model = Model::of_shape(parse_config(*shape_config_json("gpt-oss-20b"), "", "gpt-oss-20b"), DType::kBF16);
+  const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
+  EXPECT_EQ(precision.weights, DType::kBF16);
+  EXPECT_EQ(precision.experts, DType::kFp4);
+  EXPECT_EQ(Precision::of(*Model::of_shape(parse_config(*shape_config_json("opt-1.3b"), "", "opt-1.3b"), DType::kBF16), DType::kBF16, DType::kBF16).experts, std::nullopt);
+  HardwareProfile hardware = HardwareProfile::uniform(1e12, 1e11, 1e9, 1e9);
+  const Policy policy;
+  auto seconds = [&](LayerKind kind) {
+    const auto layer = std::find_if(model->layers().begin(), model->layers().end(), [&](const LayerSpec& each) { return each.kind == kind; });
+    return outer_visit_time_s(hardware, precision, policy, *layer, 256);
+  };
+  const double experts_s = seconds(LayerKind::kExperts), head_s = seconds(LayerKind::kHead);
+  hardware.cpu.matmul.push_back({DType::kF32, DType::kFp4, {{1, 1e11}, {2, 1e11}}});
+  EXPECT_GT(seconds(LayerKind::kExperts), 8 * experts_s);
+  EXPECT_EQ(seconds(LayerKind::kHead), head_s);
+}
+
 }  // namespace
 }  // namespace flexgen
