@@ -298,6 +298,100 @@ RecordFate fate_of(const KeptRecord& record, const Job& job, const BatchInput& i
   return {RecordFate::kStays, record.name == line.name ? "" : line_name(line.number)};
 }
 
+/// What is told before the start: what is kept, what is computed once, and what of the input may not be what was meant.
+void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Job& job, const BatchInput& input, const LineOrder& lines, const ExpectedAnswers& expected, const Workload& workload,
+                      const BatchOutcome& outcome) {
+  if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
+  if (lines.num_same() > 0)
+    spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once", format_count(lines.num_same()));
+  if (job.continued())
+    spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
+  if (!expected.shares.empty() && workload.num_sequences > 0)
+    spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
+                 100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(expected.num_known));
+  if (const int64_t doubled = input.doubled_bos_lines(); doubled > 0)
+    warn_of_two_bos(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
+                    "put \"add_special_tokens\": false into the line's body");
+  if (const int64_t open = input.open_ended_lines(); open > 0)
+    spdlog::warn("{}: {} of {} lines give no max_completion_tokens, so each answer may take all of the model's {} positions that its prompt leaves, and memory is set aside for that; "
+                 "give one to have more sequences in flight", files.input, format_count(open), format_count(input.num_lines()), format_count(model.limits.max_positions));
+  if (const int64_t unread = input.unread_call_lines(); unread > 0)
+    spdlog::warn("{}: {} of {} lines have tools, and this model's chat template writes calls in a form that is not read: calls stay in the answers' text", files.input, format_count(unread),
+                 format_count(input.num_lines()));
+}
+
+/// Puts the error records of lines that are bad and have none behind the others; how many they are. `wanted`: how many to look for.
+int64_t append_bad_lines(const BatchFiles& files, const BatchInput& input, const LineSet& in_shard, int64_t wanted, const std::atomic<bool>& stop, Job& job) {
+  int64_t shown = 0;
+  for (int64_t i = 0; i < input.num_lines() && shown < wanted && !stop; ++i) {
+    const InputLine line = input.line(i);
+    if (line.good() || !in_shard.contains(i) || kept_record(job, input, line)) continue;
+    const LineError error = std::get<LineError>(input.read(line));
+    if (++shown <= kShownErrors) spdlog::warn("{} line {}: {}", files.input, line.number, error.message);
+    job.append(error_record(line, error));
+  }
+  if (shown > kShownErrors) spdlog::warn("{} more lines are bad; their error records say why", format_count(shown - kShownErrors));
+  return shown;
+}
+
+/// Moves answers of lines that an edited input has no more into a file of their own.
+void set_aside_other_answers(const BatchFiles& files, const BatchInput& input, const LineSet& in_shard, const std::string& directory, Job& job) {
+  LineIndex index(input, directory);
+  const int64_t removed = job.rewrite([&](const KeptRecord& record) { return fate_of(record, job, input, index, in_shard); });
+  if (removed > 0)
+    spdlog::warn("{} of the answers in {} {} of lines that are not in {} any more: moved to {}.removed", format_count(removed), files.output, removed == 1 ? "is" : "are", files.input,
+                 files.output);
+}
+
+/// Puts the records into the order of the lines, and errors into their own file, as was asked for. False: stopped before that was done.
+bool arrange(const BatchFiles& files, const BatchInput& input, const std::string& directory, const std::atomic<bool>& stop, Job& job) {
+  LineIndex index(input, directory);
+  const auto line_of = [&](const RecordId& id) {
+    const std::optional<int64_t> line = index.find(id);
+    FLEXGEN_CHECK(line);
+    return *line;
+  };
+  return job.arrange(files.in_order, line_of, stop);
+}
+
+/// What is known of the lines before the start.
+struct LinesToDo {
+  LineSet todo;
+  /// What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
+  /// are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
+  ExpectedAnswers expected;
+  int64_t bad_to_do = 0, sequences_before = 0;
+  int64_t moved = 0, known = 0;  ///< kept answers whose line has another name now; answers of an edited input that are any line's
+};
+
+/// Goes through all lines. False: stopped.
+bool count_kept(const BatchInput& input, const LineSet& in_shard, const Job& job, const std::atomic<bool>& stop, LinesToDo& left, BatchOutcome& outcome) {
+  for (int64_t i = 0; i < input.num_lines(); ++i) {
+    if (stop) return false;
+    const InputLine line = input.line(i);
+    const bool ours = in_shard.contains(i);
+    const std::optional<DoneLine> done = ours ? kept_record(job, input, line) : std::nullopt;
+    if (job.input_edited())
+      if (const auto any = job.done(line.id)) left.known += any->answer_tokens.has_value();
+    left.todo.add(ours && !done && line.good());
+    if (!ours) continue;
+    ++outcome.lines;
+    if (!line.good()) ++outcome.failed;
+    if (!done) {
+      left.bad_to_do += !line.good();
+      continue;
+    }
+    ++outcome.kept;
+    left.sequences_before += line.num_sequences;
+    const std::optional<int64_t> tokens = done->answer_tokens;
+    left.moved += line.good() && done->name != line.name;
+    if (line.good() && !tokens) ++outcome.without_answer;
+    outcome.kept_answers += tokens.has_value();
+    if (tokens && line.max_tokens > 0) left.expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
+  }
+  return true;
+}
+
 }  // namespace
 
 BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas,
@@ -353,36 +447,12 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (files.shard.count > 1) options["shard"] = fmt::format("{}/{}", files.shard.index, files.shard.count);
   job.match({input.fingerprint(), model.fingerprint, options, model.name, created_of(input.modified_s()), model.files, model.folder}, files.overwrite);
   const LineSet in_shard = lines_of_shard(input, files.shard, directory);
-  LineSet todo(directory);
-  // What the kept answers took, as shares of their max_tokens: with one max_tokens for all lines that is their lengths, and where short and long ones
-  // are asked for it takes neither for the other. Those that were under way when the job stopped, the longer ones, are not among them.
-  ExpectedAnswers expected{files.expected_tokens, {}};
-  int64_t bad_to_do = 0, sequences_before = 0, moved = 0, known = 0;
-  for (int64_t i = 0; i < input.num_lines(); ++i) {
-    if (stop) return end_before_the_start();
-    const InputLine line = input.line(i);
-    const bool ours = in_shard.contains(i);
-    const std::optional<DoneLine> done = ours ? kept_record(job, input, line) : std::nullopt;
-    if (job.input_edited())
-      if (const auto any = job.done(line.id)) known += any->answer_tokens.has_value();
-    todo.add(ours && !done && line.good());
-    if (!ours) continue;
-    ++outcome.lines;
-    if (!line.good()) ++outcome.failed;
-    if (!done) {
-      bad_to_do += !line.good();
-      continue;
-    }
-    ++outcome.kept;
-    sequences_before += line.num_sequences;
-    const std::optional<int64_t> tokens = done->answer_tokens;
-    moved += line.good() && done->name != line.name;
-    if (line.good() && !tokens) ++outcome.without_answer;
-    outcome.kept_answers += tokens.has_value();
-    if (tokens && line.max_tokens > 0) expected.add(static_cast<float>(*tokens) / static_cast<float>(line.max_tokens * line.num_sequences));
-  }
+  LinesToDo left{LineSet(directory), {files.expected_tokens, {}}};
+  if (!count_kept(input, in_shard, job, stop, left, outcome)) return end_before_the_start();
+  LineSet& todo = left.todo;
+  ExpectedAnswers& expected = left.expected;
   if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
-  if (job.input_edited() && known == 0 && job.num_answers() > 0) job.refuse_other_input(files.overwrite);
+  if (job.input_edited() && left.known == 0 && job.num_answers() > 0) job.refuse_other_input(files.overwrite);
   if (outcome.kept != job.num_done() && job.continued() && !job.input_edited())
     fail_user("{} of the {} records in {} answer no line of {}{}; give another output, or remove those records",
               job.num_done() - outcome.kept, job.num_done(), files.output, files.shard.count > 1 ? "this shard's part of " : "", files.input);
@@ -390,23 +460,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   const size_t num_replicas = replicas.leads.size() + 1;
   const LineOrder lines(input, todo, files.share_prefixes, directory);
   const Workload workload = share_of(workload_of(input, lines, expected, model.page_tokens), num_replicas);
-  if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
-  if (lines.num_same() > 0)
-    spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once", format_count(lines.num_same()));
-  if (job.continued())
-    spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
-  if (!expected.shares.empty() && workload.num_sequences > 0)
-    spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
-                 100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(expected.num_known));
-  if (const int64_t doubled = input.doubled_bos_lines(); doubled > 0)
-    warn_of_two_bos(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
-                    "put \"add_special_tokens\": false into the line's body");
-  if (const int64_t open = input.open_ended_lines(); open > 0)
-    spdlog::warn("{}: {} of {} lines give no max_completion_tokens, so each answer may take all of the model's {} positions that its prompt leaves, and memory is set aside for that; "
-                 "give one to have more sequences in flight", files.input, format_count(open), format_count(input.num_lines()), format_count(model.limits.max_positions));
-  if (const int64_t unread = input.unread_call_lines(); unread > 0)
-    spdlog::warn("{}: {} of {} lines have tools, and this model's chat template writes calls in a form that is not read: calls stay in the answers' text", files.input, format_count(unread),
-                 format_count(input.num_lines()));
+  say_what_is_left(files, model, job, input, lines, expected, workload, outcome);
   if (num_replicas > 1)
     tell_replicas(*replicas.world, replicas.leads, {job.identity().model_name, job.identity().created_s, input.fingerprint(), expected.shares}, todo);
   if (workload.num_sequences > 0) {
@@ -417,23 +471,9 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
 
   // From here on things change on the disk.
   if (files.before_start) files.before_start();
-  if (job.input_edited() && (outcome.kept < job.num_done() || moved > 0)) {
-    LineIndex index(input, directory);
-    const int64_t removed = job.rewrite([&](const KeptRecord& record) { return fate_of(record, job, input, index, in_shard); });
-    if (removed > 0)
-      spdlog::warn("{} of the answers in {} {} of lines that are not in {} any more: moved to {}.removed", format_count(removed), files.output, removed == 1 ? "is" : "are", files.input,
-                   files.output);
-  }
+  if (job.input_edited() && (outcome.kept < job.num_done() || left.moved > 0)) set_aside_other_answers(files, input, in_shard, directory, job);
   job.start();
-  int64_t shown = 0;
-  for (int64_t i = 0; i < input.num_lines() && shown < bad_to_do && !stop; ++i) {
-    const InputLine line = input.line(i);
-    if (line.good() || !in_shard.contains(i) || kept_record(job, input, line)) continue;
-    const LineError error = std::get<LineError>(input.read(line));
-    if (++shown <= kShownErrors) spdlog::warn("{} line {}: {}", files.input, line.number, error.message);
-    job.append(error_record(line, error));
-  }
-  if (shown > kShownErrors) spdlog::warn("{} more lines are bad; their error records say why", format_count(shown - kShownErrors));
+  const int64_t shown = append_bad_lines(files, input, in_shard, left.bad_to_do, stop, job);
   if (workload.num_sequences > 0) {
     std::mutex lock;
     int64_t without_answer = 0;
@@ -453,7 +493,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
                       [&](RecordText& record) {
                         std::lock_guard guard(lock);
                         append(record);
-                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, model.page_tokens, sequences_before);
+                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, model.page_tokens, left.sequences_before);
     try {
       outcome.report = runner.run(broker, broker, stop);
     } catch (const std::exception& error) {
@@ -472,17 +512,9 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     outcome.answered -= without_answer;
     outcome.without_answer += without_answer;
   }
-  outcome.stopped = outcome.stopped || shown < bad_to_do;
+  outcome.stopped = outcome.stopped || shown < left.bad_to_do;
   job.sync();
-  if (!outcome.stopped && (files.in_order || !files.error_output.empty())) {
-    LineIndex index(input, directory);
-    const auto line_of = [&](const RecordId& id) {
-      const std::optional<int64_t> line = index.find(id);
-      FLEXGEN_CHECK(line);
-      return *line;
-    };
-    outcome.stopped = !job.arrange(files.in_order, line_of, stop);
-  }
+  if (!outcome.stopped && (files.in_order || !files.error_output.empty())) outcome.stopped = !arrange(files, input, directory, stop, job);
   return outcome;
 }
 
