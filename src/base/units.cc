@@ -27,7 +27,7 @@ int64_t parse_size_bytes(std::string_view text) {
     if (power == std::string_view::npos) refuse();
     std::string_view suffix = std::string_view(unit).substr(1);
     double base = suffix == "b" ? 1000.0 : 1024.0;
-    if (suffix != "" && suffix != "b" && suffix != "ib") refuse();
+    if (!suffix.empty() && suffix != "b" && suffix != "ib") refuse();
     scale = std::pow(base, static_cast<double>(power + 1));
   }
   double bytes = number * scale;

@@ -7,7 +7,7 @@
 
 namespace flexgen {
 
-SharedPrefixes::SharedPrefixes(int64_t page_tokens, SpillPlace place) : page_tokens_(page_tokens), begins_(place), hashes_(place) {}
+SharedPrefixes::SharedPrefixes(int64_t page_tokens, const SpillPlace& place) : page_tokens_(page_tokens), begins_(place), hashes_(place) {}
 
 void SharedPrefixes::add(std::span<const int32_t> prompt) {
   begins_.push_back(hashes_.size());

@@ -30,7 +30,7 @@ constexpr int64_t shareable_pages(int64_t prompt_tokens, int64_t page_tokens) { 
 
 class SharedPrefixes {
  public:
-  explicit SharedPrefixes(int64_t page_tokens, SpillPlace place = {});
+  explicit SharedPrefixes(int64_t page_tokens, const SpillPlace& place = {});
 
   /// The next prompt; one that must not share is given as an empty one.
   void add(std::span<const int32_t> prompt);

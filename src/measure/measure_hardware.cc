@@ -175,8 +175,10 @@ AttentionRates measure_attention(Kernels& kernels, DType cache, int64_t group, b
   };
   const std::vector<double> times =
       doubt.take(agreed_times(contexts.size(), [&](size_t i) { return mean_time_s(time_s / 3, [&] { attend(contexts[i]); }); }), "attention");
-  for (size_t i = 0; i < contexts.size(); ++i)
-    rates.points.push_back({static_cast<double>(contexts[i]), static_cast<double>(slots_of(contexts[i]) * contexts[i] / kPage * geometry.page_bytes()) / times[i]});
+  for (size_t i = 0; i < contexts.size(); ++i) {
+    const int64_t pages = slots_of(contexts[i]) * contexts[i] / kPage;
+    rates.points.push_back({static_cast<double>(contexts[i]), static_cast<double>(pages * geometry.page_bytes()) / times[i]});
+  }
   std::vector<AttentionSlot> chunks;
   for (int64_t i = 0; i < 2; ++i) chunks.push_back({i * 128, 128, 128, &pointers[static_cast<size_t>(i * 256 / kPage)]});
   const double spent_s = median_time_s(time_s, [&] { kernels.attention(reinterpret_cast<const float*>(q.data()), chunks, geometry, rule, out.data()); });
@@ -318,8 +320,8 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
     to_write = files.open(options.directory + "/flexgen-measure.tmp", FileMode::kSpill);
     to_write->preallocate(bytes);
     DiskLoad writing({to_write}, true);
-    const auto blocks = static_cast<double>(bytes / DiskLoad::kBlock);
-    double written = 0;
+    const int64_t blocks = bytes / DiskLoad::kBlock;
+    int64_t written = 0;
     writing.run([&] { return ++written > blocks; });  // once over everything: what is read later has been written
     disk.write_bytes_per_s = bytes_per_s(writing, "writing the disk");
     if (to_read.empty()) {
@@ -440,14 +442,14 @@ void MeasuredTypes::add(const Precision& precision) {
 MeasuredTypes missing_types(const HardwareProfile& profile, const MeasuredTypes& types) {
   MeasuredTypes missing;
   missing.widths = types.widths;
-  for (auto [compute, weights] : types.matmul) {
+  for (const auto& pair : types.matmul) {
     auto known = [&](int64_t width) {
       return std::any_of(profile.cpu.matmul.begin(), profile.cpu.matmul.end(), [&](const MatmulRates& rates) {
         const double ratio = rates.width / static_cast<double>(width);
-        return rates.compute == compute && rates.weights == weights && ratio < kNearWidth && ratio > 1 / kNearWidth;
+        return std::pair{rates.compute, rates.weights} == pair && ratio < kNearWidth && ratio > 1 / kNearWidth;
       });
     };
-    if (!std::all_of(types.widths.begin(), types.widths.end(), known)) missing.matmul.push_back({compute, weights});
+    if (!std::all_of(types.widths.begin(), types.widths.end(), known)) missing.matmul.push_back(pair);
   }
   for (DType cache : types.caches)
     if (std::none_of(profile.cpu.attention.begin(), profile.cpu.attention.end(), [&](const AttentionRates& rates) { return rates.cache == cache; }))

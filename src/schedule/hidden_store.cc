@@ -105,7 +105,7 @@ Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte*
   work.start = [link = link_, message, bytes](double at_s) {
     return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(message, bytes), at_s);
   };
-  const Event received = lanes_.network_receive->submit(std::move(work));
+  Event received = lanes_.network_receive->submit(std::move(work));
   if (!on_gpu) return received;
   copy.after = std::move(free);
   copy.after.push_back(received);

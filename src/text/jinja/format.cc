@@ -406,10 +406,10 @@ std::string format_braces(std::string_view text, const Args& args) {
     }
     const std::string_view field = text.substr(at + 1, end - at - 2);
     at = end;
-    const size_t colon = std::min(field.find(":"), field.size());
+    const size_t colon = std::min(field.find(':'), field.size());
     std::string_view name = field.substr(0, colon);
     char conversion = '\0';
-    if (const size_t mark = name.find("!"); mark != std::string_view::npos) {
+    if (const size_t mark = name.find('!'); mark != std::string_view::npos) {
       if (mark + 2 != name.size()) fail("a format's conversion is one letter behind '!'");
       conversion = name[mark + 1];
       name = name.substr(0, mark);

@@ -10,7 +10,7 @@ namespace {
 /// A macro, with the variables that were there when it was made. `signature` belongs to the template, which outlives the run.
 class Macro : public Function {
  public:
-  Macro(const Signature& signature, std::shared_ptr<Scope> scope) : signature_(signature), scope_(std::move(scope)) {}
+  Macro(const Signature& signature, const std::shared_ptr<Scope>& scope) : signature_(signature), scope_(scope) {}
   const char* type_name() const override { return "Macro"; }
   std::optional<Value> attribute(std::string_view name) const override {
     if (name == "name") return Value(signature_.name);
