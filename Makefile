@@ -1,6 +1,6 @@
 # The commands of the README. CMake and its presets do the work; this installs what is missing first.
 
-.PHONY: help setup build install install-library test demo asan tsan fuzz torture clean
+.PHONY: help setup build install install-library test demo asan tsan fuzz torture tidy clean
 
 help:
 	@echo "make build  build the program alone: build/release/flexgen"
@@ -11,6 +11,7 @@ help:
 	@echo "make asan   the tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan   the tests under ThreadSanitizer"
 	@echo "make torture  3,000 spoilt checkpoints, 2,000 hostile lines, 300 kills; about half an hour (SEED=N repeats one)"
+	@echo "make tidy   clang-tidy over all but tests; needs clang-tidy 14 (make test does a part)"
 	@echo "make fuzz   the fuzz targets, FUZZ_SECONDS each (default 60); needs clang"
 
 setup:
@@ -41,6 +42,9 @@ asan tsan: setup
 
 fuzz: setup
 	@tools/fuzz.sh $(or $(FUZZ_SECONDS),60)
+
+tidy: setup
+	@tests/tidy.sh . build --all
 
 torture: build
 	@tools/torture.sh build/release/flexgen $(SEED)
