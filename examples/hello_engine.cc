@@ -1,5 +1,4 @@
-// flexgen as a library: opens a checkpoint, plans for a budget of RAM, answers prompts. Built as CMakeLists.txt beside it says.
-// Usage: hello_engine MODEL PROMPT...
+// flexgen as a library: opens a checkpoint, plans for a budget of RAM, answers prompts (hello_engine MODEL PROMPT...). CMakeLists.txt builds it.
 #include <atomic>
 #include <cstdio>
 #include <deque>
