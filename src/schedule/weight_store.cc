@@ -337,15 +337,14 @@ void WeightStore::issue(const Loading& loading, int64_t num_pieces) {
     const int64_t from = std::min(bytes, piece * share);
     return std::pair{from, std::min(bytes, from + share)};
   };
-  const auto [from, until] = part(placed.streamed_bytes);
-  const auto [host_from, host_to] = part(placed.host_bytes);
+  const auto disk_part = part(placed.streamed_bytes), host_part = part(placed.host_bytes);
   const bool on_gpu = layout_.compute_tier == Tier::kGpu;
   // Of what lies in `host` and `streamed`, after each other at `to` in a GPU's memory.
   const auto bring = [&](const AlignedExtent& host, int64_t host_wanted, int64_t host_at, const AlignedExtent& streamed, int64_t streamed_wanted, int64_t streamed_at, std::byte* to) {
     const int64_t host_first = host_at - host.skip - placed.host_at;  // of the extent in the layer's part
-    int64_t begin = std::max(host_from, host_first), end = std::min(host_to, host_first + host.bytes);
+    int64_t begin = std::max(host_part.first, host_first), end = std::min(host_part.second, host_first + host.bytes);
     if (begin < end) copy_rows(&what.copies, host, host_wanted, begin - host_first, end - host_first, host_.data() + placed.host_at + begin, to);
-    begin = std::max(from, streamed_at), end = std::min(until, streamed_at + streamed.bytes);
+    begin = std::max(disk_part.first, streamed_at), end = std::min(disk_part.second, streamed_at + streamed.bytes);
     if (begin >= end) return;
     std::byte* const landed = stager_.landing(key) + begin;
     what.transfers.push_back({files_[static_cast<size_t>(streamed.file)], false, streamed.offset + begin - streamed_at, landed, end - begin, {}});
