@@ -4,7 +4,6 @@
 #include <deque>
 
 #include "engine/engine.h"
-#include "generation/list_source.h"
 
 struct Prompts : flexgen::RequestSource, flexgen::CompletionSink {
   std::optional<flexgen::Request> next() override {
