@@ -97,6 +97,10 @@ std::vector<WantedWeight> Architecture::expert(const ModelConfig& config, int64_
   return WeightList(config, expert_start(index, names.part, expert)).gated(names.gate, names.up, names.down, config.mixture.expert_size);
 }
 
+StateSpec Architecture::state(const ModelConfig& config, int64_t index) const {
+  return {.heads = config.num_kv_heads, .head_size = config.head_size, .window = config.attention[static_cast<size_t>(index)].window};
+}
+
 void append_and_attend(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
   if (m.rotate_keys) {

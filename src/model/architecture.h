@@ -14,6 +14,7 @@
 #include "model/config_fields.h"
 #include "model/layer.h"
 #include "model/scratch.h"
+#include "model/state_spec.h"
 #include "model/weight_list.h"
 
 namespace flexgen {
@@ -70,6 +71,8 @@ class Architecture {
 
   virtual std::vector<WantedWeight> embed(const ModelConfig& config) const = 0;
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
+  /// What a block keeps of every sequence; most: keys and values of the config's heads, within the block's window.
+  virtual StateSpec state(const ModelConfig& config, int64_t index) const;
   virtual MixtureNames mixture_names() const { return {}; }
   /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles.
   virtual std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;

@@ -30,6 +30,7 @@ struct LayerSpec {
   LayerKind kind = LayerKind::kBlock;
   int64_t index = 0;             ///< which block of the whole model it is part of; or which chunk of the head
   int64_t cache = -1;            ///< which of the model's caches it reads and writes: one a block, from 0 on in a pipeline stage too; -1: none
+  int64_t state = -1;            ///< what it keeps there of a sequence: index into Model::states(); -1: nothing
   std::vector<WeightUse> uses;   ///< order is the architecture's own; forward() gets views in this order
   int64_t vocab_first = 0, vocab_count = 0;  ///< head chunks
   int64_t first_expert = 0, num_experts = 0;  ///< experts

@@ -302,6 +302,13 @@ void check_cut(const WeightSpec& weight, int64_t first, int64_t count, const std
               weight.codes->grain_rows);
 }
 
+/// What no family's attention computes with yet is refused by name.
+StateSpec checked_state(const StateSpec& state, const ModelConfig& config, int64_t block, const std::string& directory) {
+  if (state.kind != StateSpec::Kind::kPaged || state.rows != 2 || state.heads != config.num_kv_heads || state.head_size != config.head_size)
+    fail_user("{}: layer {} keeps {}; flexgen computes with keys and values of {} heads of {} alone", directory, block, state.to_string(), config.num_kv_heads, config.head_size);
+  return state;
+}
+
 /// Rows of the output matrix in a chunk: about a block's matrices or less, so that it streams through the same buffers, and
 /// chunks of about the same size.
 int64_t head_chunk_rows(const ModelConfig& config, const std::vector<WantedWeight>& block) {
@@ -343,6 +350,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   const int64_t unit = config.is_mixture() ? experts_in_unit(architecture, config) : 0;
   for (int64_t i = 0; i < config.num_layers; ++i) {
     model->layers_.push_back(builder.layer(LayerKind::kBlock, i, architecture.block(config, i)));
+    model->layers_.back().state = model->index_of_state(checked_state(architecture.state(config, i), config, i, directory));
     if (!config.is_sparse(i)) continue;
     const int64_t all = config.mixture.num_experts, num_units = ceil_div(all, unit);
     for (int64_t u = 0; u < num_units; ++u) model->layers_.push_back(builder.experts(i, u * all / num_units, (u + 1) * all / num_units, config));
@@ -453,12 +461,31 @@ void Model::count_blocks() {
     layers_[layer].cache = num_blocks_++;
     auto work_of = [&](int64_t of) {
       const LayerSpec& block = layers_[static_cast<size_t>(of)];
-      return std::pair(config_.attention[static_cast<size_t>(block.index)].window, block.linear_flops_per_row);
+      return std::pair(block.state, block.linear_flops_per_row);
     };
     auto known = std::find_if(kinds_.begin(), kinds_.end(), [&](const auto& kind) { return work_of(kind.first) == work_of(static_cast<int64_t>(layer)); });
     if (known == kinds_.end()) kinds_.emplace_back(static_cast<int64_t>(layer), 1);
     else ++known->second;
   }
+}
+
+int64_t Model::index_of_state(const StateSpec& state) {
+  const auto known = std::find(states_.begin(), states_.end(), state);
+  if (known != states_.end()) return known - states_.begin();
+  states_.push_back(state);
+  return std::ssize(states_) - 1;
+}
+
+void Model::declare_state(int64_t index, const StateSpec& state) {
+  const auto layer = std::find_if(layers_.begin(), layers_.end(), [&](const LayerSpec& each) { return each.kind == LayerKind::kBlock && each.index == index; });
+  FLEXGEN_CHECK(layer != layers_.end(), "block {}", index);
+  layer->state = index_of_state(state);
+  // One that no layer has any more would be given memory.
+  std::vector<StateSpec> used;
+  std::swap(used, states_);
+  for (LayerSpec& each : layers_)
+    if (each.state >= 0) each.state = index_of_state(used[static_cast<size_t>(each.state)]);
+  count_blocks();
 }
 
 VisitWork Model::mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const {
@@ -499,8 +526,9 @@ void Model::rotate_keys() {
   config_.rotate_keys = true;
 }
 
-KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens) const {
-  return {dtype, config_.num_heads, config_.num_kv_heads, config_.head_size, page_tokens};
+KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens, int64_t state) const {
+  const StateSpec& spec = states_[static_cast<size_t>(state)];
+  return {dtype, config_.num_heads, spec.heads, spec.head_size, page_tokens};
 }
 
 int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
@@ -519,9 +547,15 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   VisitWork work;
   work.linear_flops = spec.linear_flops_per_row * static_cast<double>(spec.kind == LayerKind::kHead ? num_logit_rows : num_rows);
   if (spec.kind != LayerKind::kBlock) return work;
-  const AttentionRule rule = attention_rule(config_, spec.index);
+  const StateSpec& state = states_[static_cast<size_t>(spec.state)];
+  if (state.kind == StateSpec::Kind::kFixed) {
+    work.kv_read_bytes = static_cast<double>(std::ssize(slots) * state.fixed_bytes);
+    return work;
+  }
+  AttentionRule rule = attention_rule(config_, spec.index);
+  rule.window = state.window;
   const int64_t window = rule.window > 0 ? rule.window : std::numeric_limits<int64_t>::max();
-  const auto token_bytes = static_cast<double>(2 * config_.num_kv_heads * row_bytes(kv_dtype, config_.head_size));
+  const auto token_bytes = static_cast<double>(state.page_bytes(kv_dtype, 1));
   double decoding_slots = 0, decode_positions = 0;
   for (const AttentionSlot& slot : slots) {
     const VisitWork before = work;

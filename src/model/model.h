@@ -17,6 +17,7 @@
 #include "model/config.h"
 #include "model/expert_chances.h"
 #include "model/layer.h"
+#include "model/state_spec.h"
 #include "model/weight_list.h"
 #include "tensor/weight_view.h"
 
@@ -128,19 +129,23 @@ class Model {
   int64_t blocks_before() const { return blocks_before_; }
   /// How many blocks layers() has, whatever the number of layers of each: as many as caches.
   int64_t num_blocks() const { return num_blocks_; }
+  /// What the layers of the whole model keep of sequences, each kind once, in the order of the first layer that does: the same list in every pipeline stage.
+  const std::vector<StateSpec>& states() const { return states_; }
+  /// Of the model's block `index`, from now on. It cannot compute with another state: for those who plan, move and count it. Before anything else uses the model.
+  void declare_state(int64_t index, const StateSpec& state);
   /// Which of layers() attends with this cache.
   int64_t layer_of_cache(int64_t cache) const;
   /// Of a block's products, those that compute q, k and v.
   double attention_input_flops_per_row() const;
 
-  /// KvGeometry of one layer for pages of `page_tokens`.
-  KvGeometry kv_geometry(DType dtype, int64_t page_tokens) const;
+  /// KvGeometry of a layer with this state, for pages of `page_tokens`.
+  KvGeometry kv_geometry(DType dtype, int64_t page_tokens, int64_t state = 0) const;
   /// Bytes of scratch that forward() needs for visits of at most max_rows rows, max_logit_rows of which want logits: exact for
   /// kernels whose act_dtype() takes 4 bytes, enough for those with 2.
   int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
   VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots,
                  int64_t num_logit_rows, DType kv_dtype) const;
-  /// The mean over the blocks, which may have other windows each.
+  /// The mean over the blocks, which may keep something else each.
   VisitWork mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
@@ -171,6 +176,8 @@ class Model {
   Model() = default;
   /// Numbers the caches, and counts what the blocks have in common.
   void count_blocks();
+  /// Index into states_, where it is added if it is new.
+  int64_t index_of_state(const StateSpec& state);
   /// `name` for messages.
   static std::unique_ptr<Model> build(const ModelConfig& config, const Checkpoint& checkpoint, const std::string& name);
 
@@ -182,6 +189,7 @@ class Model {
   std::string fingerprint_;
   std::vector<WeightSpec> weights_;
   std::vector<LayerSpec> layers_;
+  std::vector<StateSpec> states_;
   int64_t layers_before_ = 0, blocks_before_ = 0, num_blocks_ = 0;
   std::vector<std::pair<int64_t, int64_t>> kinds_;  ///< of blocks with the same work: the first one's layer, and how many there are
 };
