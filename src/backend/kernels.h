@@ -46,7 +46,7 @@ struct AttentionSlot {
   int64_t first_row = 0;
   int64_t num_rows = 0;
   int64_t past = 0;                  ///< tokens already in the cache
-  std::byte* const* pages = nullptr;  ///< page p holds positions [p * page_tokens, (p + 1) * page_tokens)
+  std::byte* const* pages = nullptr;  ///< page p holds positions [p * page_tokens, (p + 1) * page_tokens); null where the window hides all of it from all rows
   /// Rows at this position and later are sparse where the rule asks for it: generated tokens. Prompts are read densely.
   int64_t dense_until = std::numeric_limits<int64_t>::max();
   /// Positions from 0 on that lie in the same pages as those of the slot before it in the visit: whole pages, at most `past` of either. They may be read once for both.

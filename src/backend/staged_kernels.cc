@@ -245,7 +245,7 @@ class StagedKernels : public Kernels {
     std::vector<AttentionSlot> there(slots.begin(), slots.end());
     for (AttentionSlot& slot : there) {
       std::vector<std::byte*>& mine = pages.emplace_back();
-      for (int64_t page = 0; page < ceil_div(slot.past + slot.num_rows, geometry.page_tokens); ++page) mine.push_back(call.in_out(slot.pages[page], geometry.page_bytes()));
+      for (int64_t page = 0; page < ceil_div(slot.past + slot.num_rows, geometry.page_tokens); ++page) mine.push_back(slot.pages[page] ? call.in_out(slot.pages[page], geometry.page_bytes()) : nullptr);
       slot.pages = mine.data();
     }
     return there;

@@ -69,6 +69,13 @@ std::string config_of_family(const std::string& name) {
   return config.dump();
 }
 
+/// Heads so large that a page has 16 tokens: answers move past windows by several pages. Some layers have a window, all have one, or they take turns with sinks.
+const char* kSomeWindows = R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
+  "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 20, "sliding_window_pattern": 3, "eos_token_id": 5, "bos_token_id": 1})";
+const char* kAllWindows = R"({"model_type": "mistral", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
+  "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 9, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+  "eos_token_id": 5, "bos_token_id": 1})";
+
 /// More units than a row chooses experts.
 const char* kManyUnits = R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
   "moe_intermediate_size": 56, "num_experts": 12, "num_experts_per_tok": 2, "mlp_only_layers": [1], "norm_topk_prob": true, "vocab_size": 331, "max_position_embeddings": 256,
@@ -233,13 +240,15 @@ void on_device(const std::string& device, std::optional<Tier> attention, std::mt
 }
 
 void crown_of(const std::string& directory, const char* name, DType dtype, int rounds, unsigned seed, const std::string& backend, const std::string& kv_dtype, const std::string& weight_dtype, double sparsity,
-              const std::string& rotation, const std::string& matmul_dtype, const std::string& device, std::optional<Tier> attention, bool shares, bool grammars = false) {
+              const std::string& rotation, const std::string& matmul_dtype, const std::string& device, std::optional<Tier> attention, bool shares, bool grammars = false,
+              int64_t answers_times = 1) {
   std::mt19937 random(seed);
   int64_t shared_tokens = 0, ended = 0;
   for (int round = 0; round < rounds;) {
     const std::unique_ptr<Model> model = Model::load(directory);
     const int64_t page_tokens = CacheLayout::page_tokens(*model, kv_dtype_of(kv_dtype, backend == "reference" ? DType::kF32 : dtype == DType::kF32 || !cpu_has_bf16() ? DType::kF32 : DType::kBF16));
     auto requests = shares ? related_requests_of(random, page_tokens) : random_requests(random, 200);
+    for (Request& request : requests) request.params.max_tokens *= answers_times;
     EngineOptions plain = plain_options(directory);
     if (grammars) {
       write_ascii_tokenizer(directory, static_cast<int32_t>(model->config().vocab_size), model->config().eos.front());
@@ -387,6 +396,30 @@ TEST(Crown, Int4WeightsInIntegers) { crown("llama", kLlama, DType::kBF16, 30, 17
 TEST(Crown, Int8WeightsInIntegers) { crown("opt", kOpt, DType::kF16, 20, 18, "cpu", "auto", "int8", 1, "none", "int8"); }
 TEST(Crown, ReferenceInIntegers) { crown("llama", kLlama, DType::kBF16, 5, 19, "reference", "auto", "int4", 1, "none", "int8"); }
 
+// And with windows that answers move past, whose pages others then have: long ones, in pages of 16 tokens.
+struct Windows {
+  std::string backend = "cpu", kv_dtype = "auto";
+  double sparsity = 1;
+  std::string device = "";
+  std::optional<Tier> attention = std::nullopt;
+  bool shares = false;
+  int64_t answers_times = 7;
+};
+void crown_windows(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const Windows& o = {}) {
+  crown_of(make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype), name, dtype, rounds, seed, o.backend, o.kv_dtype, "auto", o.sparsity, "none", "auto", o.device, o.attention,
+           o.shares, false, o.answers_times);
+}
+TEST(Crown, Windows) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 30, 81); }
+TEST(Crown, WindowsF32) { crown_windows("some-windows", kSomeWindows, DType::kF32, 10, 82); }
+TEST(Crown, WindowsInAllLayers) { crown_windows("all-windows", kAllWindows, DType::kBF16, 20, 83); }
+TEST(Crown, WindowsInt4Cache) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 10, 84, {.kv_dtype = "int4"}); }
+TEST(Crown, WindowsSparse) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 10, 85, {.sparsity = 0.3}); }
+TEST(Crown, WindowsReference) { crown_windows("all-windows", kAllWindows, DType::kBF16, 5, 86, {.backend = "reference"}); }
+TEST(Crown, WindowsSharing) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 20, 87, {.shares = true}); }
+TEST(Crown, WindowsInAllLayersSharing) { crown_windows("all-windows", kAllWindows, DType::kBF16, 10, 88, {.shares = true}); }
+TEST(Crown, WindowsDevice) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 15, 89, {.device = "emulated-gpu"}); }
+TEST(Crown, WindowsSharingOnDevice) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 10, 90, {.device = "emulated-gpu", .shares = true}); }
+
 // And with sparse attention.
 TEST(Crown, Sparse) { crown("llama", kLlama, DType::kBF16, 20, 11, "cpu", "auto", "auto", 0.1); }
 TEST(Crown, SparseRotatedInt4) { crown("wide", kWideHeads, DType::kBF16, 20, 12, "cpu", "int4", "int4", 0.2, "hadamard"); }
@@ -472,6 +505,7 @@ TEST_P(CudaCrown, ManyUnits) { run_crown("many-units", kManyUnits, DType::kBF16,
 TEST_P(CudaCrown, ManyUnitsInt4Weights) { run_crown("many-units", kManyUnits, DType::kBF16, 50, {"auto", "int4", "none", 1}); }
 TEST_P(CudaCrown, SharingBf16) { crown_sharing("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 46, "cpu", "auto", 1, GetParam().device, GetParam().attention); }
 TEST_P(CudaCrown, SharingInt4CacheSparse) { crown_sharing("wide", kWideHeads, DType::kBF16, is_emulated() ? 2 : 20, 47, "cpu", "int4", 0.2, GetParam().device, GetParam().attention); }
+TEST_P(CudaCrown, Windows) { crown_windows("some-windows", kSomeWindows, DType::kBF16, is_emulated() ? 1 : 20, 91, {.device = GetParam().device, .attention = GetParam().attention, .answers_times = 2}); }
 TEST_P(CudaCrown, Grammars) { crown_grammars("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 48, "cpu", "auto", false, GetParam().device, GetParam().attention); }
 std::string attention_of(const testing::TestParamInfo<CudaCase>& info) { return info.param.attention == Tier::kGpu ? "AttentionOnTheGpu" : "AttentionOnTheCpu"; }
 INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated-gpu-cuda", Tier::kGpu}, CudaCase{"emulated-gpu-cuda", Tier::kCpu}), attention_of);

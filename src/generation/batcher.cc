@@ -13,12 +13,12 @@ namespace flexgen {
 Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
                  std::span<float> logit_store, RequestSource& source, CompletionSink& sink)
     : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink),
-      prefixes_({cache.prefix_resident_pages, cache.prefix_host_pages, cache.prefix_disk_pages}, cache.geometry.page_tokens), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
+      prefixes_({cache.groups.front().prefix.begin(), cache.groups.front().prefix.end()}, cache.tokens_per_page), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
   size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
   for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
-    MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
-                     PagePool({cache.resident_pages, cache.host_pages, cache.disk_pages}),
+    MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)), {}, cache.pages_per_micro_batch,
                      logit_store.subspan(static_cast<size_t>(i) * share, share), nullptr, {}, nullptr};
+    for (const CacheLayout::Group& group : cache.groups) batch.pools.emplace_back(std::vector<int64_t>(group.own.begin(), group.own.end()));
     batches_.push_back(std::move(batch));
   }
 }
@@ -94,8 +94,7 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
       --rows_left;
     }
     if (rows.num_rows == 0) return;
-    int64_t pages = ceil_div(slot.past + rows.num_rows, cache_.geometry.page_tokens);
-    rows.pages.assign(slot.pages.begin(), slot.pages.begin() + pages);
+    rows.pages = pages_of(batch, slot, rows.num_rows);
     share_filled(slot, rows.num_rows, step, batch_index);
     plan->slots.push_back(std::move(rows));
   };
@@ -134,6 +133,7 @@ void Batcher::take_results(MicroBatch& batch) {
     int64_t prompt_rows = std::min(slot.past + plan->slots[i].num_rows, slot.prompt_size()) - std::min(slot.past, slot.prompt_size());
     counters_.prompt_tokens += prompt_rows;
     slot.past += plan->slots[i].num_rows;
+    give_back_passed(batch, slot);
   }
   if (batch.reader) {
     for (size_t i = 0; i < batch.reader->rows().size(); ++i) {
@@ -192,7 +192,8 @@ void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
     counters_.answer_max_tokens += slot.request.params.max_tokens;
   }
   prefixes_.give_back(slot.prefix);
-  batch.pool.give_back({slot.pages.begin() + std::ssize(slot.prefix.pages), slot.pages.end()});
+  for (size_t state = 0; state < slot.own.size(); ++state) batch.pools[state].give_back(slot.own[state].ids);
+  batch.unreserved += slot.reserved;
   Completion completion = std::move(slot.completion);
   slot = Slot{};
   sink_.accept(std::move(completion));
@@ -207,7 +208,7 @@ void Batcher::drop_cancelled(MicroBatch& batch) {
   for (Slot& slot : batch.slots) {
     if (!slot.active || !source_.is_cancelled(slot.request.key)) continue;
     // Others may wait for pages that it was to fill.
-    if (slot.past < std::ssize(slot.prefix.pages) * cache_.geometry.page_tokens) continue;
+    if (slot.past < std::ssize(slot.prefix.pages) * cache_.tokens_per_page) continue;
     finish(batch, slot, FinishReason::kCancelled);
   }
 }
@@ -215,7 +216,7 @@ void Batcher::drop_cancelled(MicroBatch& batch) {
 int64_t Batcher::pages_for(const Request& request) const {
   // The last generated token never enters the cache.
   int64_t tokens = static_cast<int64_t>(request.prompt.size()) + std::max<int64_t>(request.params.max_tokens, 1) - 1;
-  return ceil_div(std::max<int64_t>(tokens, 1), cache_.geometry.page_tokens);
+  return ceil_div(std::max<int64_t>(tokens, 1), cache_.tokens_per_page);
 }
 
 void Batcher::refill(MicroBatch& batch) {
@@ -229,8 +230,7 @@ void Batcher::refill(MicroBatch& batch) {
     if (!waiting_) waiting_ = source_.next();
     if (!waiting_) return;
     int64_t pages = pages_for(*waiting_);
-    FLEXGEN_CHECK(pages <= cache_.num_pages(), "sequence of {} pages in a pool of {}", pages,
-                  cache_.num_pages());
+    FLEXGEN_CHECK(pages <= cache_.pages_per_micro_batch, "sequence of {} pages in a pool of {}", pages, cache_.pages_per_micro_batch);
     if (!start(batch, slot)) return;
     ++here;
   }
@@ -238,8 +238,37 @@ void Batcher::refill(MicroBatch& batch) {
 
 int64_t Batcher::prefix_pages_for(const Request& request) const {
   if (!request.may_share()) return 0;
-  const int64_t page = cache_.geometry.page_tokens;
+  const int64_t page = cache_.tokens_per_page;
   return std::min(request.shared_tokens / page, shareable_pages(std::ssize(request.prompt), page));
+}
+
+void Batcher::give_back_passed(MicroBatch& batch, Slot& slot) {
+  for (size_t i = 0; i < slot.own.size(); ++i) {
+    SlotPages& mine = slot.own[i];
+    const int64_t passed = cache_.groups[i].state.first_page(slot.past, cache_.tokens_per_page) - mine.first;
+    if (passed <= 0) continue;
+    const auto end = mine.ids.begin() + std::min(passed, std::ssize(mine.ids));
+    batch.pools[i].give_back({mine.ids.begin(), end});
+    mine.first += end - mine.ids.begin();
+    mine.ids.erase(mine.ids.begin(), end);
+  }
+}
+
+std::vector<SlotPages> Batcher::pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows) {
+  std::vector<SlotPages> all;
+  for (size_t i = 0; i < slot.own.size(); ++i) {
+    const CacheLayout::Group& group = cache_.groups[i];
+    SlotPages& mine = slot.own[i];
+    const int64_t first = group.state.first_page(slot.past, cache_.tokens_per_page), end = group.state.end_page(slot.past + num_rows, cache_.tokens_per_page);
+    while (mine.first + std::ssize(mine.ids) < end) mine.ids.push_back(batch.pools[i].take_one());
+    SlotPages& seen = all.emplace_back(SlotPages{first, {}});
+    seen.ids.reserve(static_cast<size_t>(end - first));
+    for (int64_t page = first; page < std::min(end, std::ssize(slot.prefix.pages)); ++page)
+      seen.ids.push_back(static_cast<int32_t>(group.num_pages()) + slot.prefix.pages[static_cast<size_t>(page)]);
+    for (int64_t page = std::max(first, mine.first); page < end; ++page) seen.ids.push_back(mine.ids[static_cast<size_t>(page - mine.first)]);
+    FLEXGEN_CHECK(std::ssize(seen.ids) == end - first, "{} of the pages [{}, {})", seen.ids.size(), first, end);
+  }
+  return all;
 }
 
 bool Batcher::can_read_prefix(const Slot& slot, int64_t step, int64_t batch) const {
@@ -247,7 +276,7 @@ bool Batcher::can_read_prefix(const Slot& slot, int64_t step, int64_t batch) con
 }
 
 void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int64_t batch) {
-  const int64_t page = cache_.geometry.page_tokens;
+  const int64_t page = cache_.tokens_per_page;
   const int64_t filled = std::min((slot.past + num_rows) / page, std::ssize(slot.prefix.pages));
   for (int64_t i = std::max(slot.prefix.known, slot.past / page); i < filled; ++i) prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
 }
@@ -255,10 +284,10 @@ void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int
 bool Batcher::start(MicroBatch& batch, Slot& slot) {
   FLEXGEN_CHECK(!waiting_->prompt.empty());
   const int64_t pages = pages_for(*waiting_), shareable = prefix_pages_for(*waiting_);
-  if (pages - shareable > batch.pool.free_pages()) return false;  // before the prefix makes room for itself
+  if (pages - shareable > batch.unreserved) return false;  // before the prefix makes room for itself
   PrefixPath prefix = prefixes_.take(waiting_->prompt, shareable);
   const int64_t own = pages - std::ssize(prefix.pages);
-  if (own > batch.pool.free_pages()) {
+  if (own > batch.unreserved) {
     prefixes_.give_back(prefix);
     return false;
   }
@@ -267,12 +296,17 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   slot.active = true;
   ++active_;
   slot.number = num_started_++;
-  slot.pages = prefix.pages;
-  for (int32_t& page : slot.pages) page += static_cast<int32_t>(cache_.num_pages());
-  const std::vector<int32_t> own_pages = batch.pool.take(own);
-  slot.pages.insert(slot.pages.end(), own_pages.begin(), own_pages.end());
+  slot.reserved = own;
+  batch.unreserved -= own;
+  const int64_t page_tokens = cache_.tokens_per_page;
+  for (size_t i = 0; i < cache_.groups.size(); ++i) {
+    const StateSpec& state = cache_.groups[i].state;
+    const int64_t in_the_end = state.end_page(pages * page_tokens, page_tokens), first = std::min(std::ssize(prefix.pages), in_the_end);
+    SlotPages& mine = slot.own.emplace_back(SlotPages{first, {}});
+    if (state.takes_all_at_start(in_the_end - first, page_tokens)) mine.ids = batch.pools[i].take(in_the_end - first);
+  }
   slot.tokens = slot.request.prompt;
-  slot.past = slot.completion.cached_tokens = prefix.known * cache_.geometry.page_tokens;
+  slot.past = slot.completion.cached_tokens = prefix.known * cache_.tokens_per_page;
   slot.prefix = std::move(prefix);
   counters_.prompt_tokens += slot.past;
   counters_.shared_prompt_tokens += slot.past;

@@ -89,7 +89,8 @@ class Batcher : public StepSource {
     Request request;
     std::vector<int32_t> tokens;  ///< prompt and what was generated
     int64_t past = 0;             ///< of these, how many are in the cache
-    std::vector<int32_t> pages;   ///< all it will ever need: those of `prefix`, then its own
+    std::vector<SlotPages> own;   ///< a state: its own pages that it has, after those of `prefix`. A window that moves on takes and gives back; else all it will ever need
+    int64_t reserved = 0;         ///< own pages that it would have in the end if nothing was given back: of MicroBatch::unreserved
     PrefixPath prefix;
     int64_t number = 0;           ///< sequences are numbered as they start
     std::unique_ptr<AnswerText> text;  ///< null without a tokenizer
@@ -102,7 +103,8 @@ class Batcher : public StepSource {
   };
   struct MicroBatch {
     std::vector<Slot> slots;
-    PagePool pool;
+    std::vector<PagePool> pools;  ///< a state
+    int64_t unreserved = 0;       ///< of Policy::pages_per_micro_batch. Within these all pools suffice (StateSpec::most_pages())
     std::span<float> logit_store;
     std::shared_ptr<BatchPlan> plan;      ///< the newest, results not taken yet
     std::vector<int32_t> planned_slots;   ///< slot of each SlotRows of the plan
@@ -115,6 +117,10 @@ class Batcher : public StepSource {
   void refill(MicroBatch& batch);
   /// Frees the slots that nobody waits for any more.
   void drop_cancelled(MicroBatch& batch);
+  /// Pages that the slot's next rows are behind go back.
+  void give_back_passed(MicroBatch& batch, Slot& slot);
+  /// All of the slot's pages that its next `num_rows` rows see and write, of each state; takes what is lacking.
+  std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
   /// False, and nothing has changed, if there are too few pages.
   bool start(MicroBatch& batch, Slot& slot);
   int64_t pages_for(const Request& request) const;

@@ -44,7 +44,16 @@ std::vector<int32_t> PagePool::take(int64_t count) {
   return pages;
 }
 
-void PagePool::give_back(const std::vector<int32_t>& pages) {
+int32_t PagePool::take_one() {
+  const auto tier = std::find_if(free_.begin(), free_.end(), [](const auto& ids) { return !ids.empty(); });
+  FLEXGEN_CHECK(tier != free_.end());
+  const int32_t page = tier->back();
+  tier->pop_back();
+  return page;
+}
+
+void PagePool::give_back(std::span<const int32_t> pages) {
+  if (pages.empty()) return;
   for (int32_t page : pages) {
     const auto tier = std::upper_bound(ends_.begin(), ends_.end(), page) - ends_.begin();
     free_[static_cast<size_t>(tier)].push_back(page);

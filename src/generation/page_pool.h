@@ -2,6 +2,7 @@
 // PagePool: which cache pages of a micro-batch are free. Host thread only.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace flexgen {
@@ -15,7 +16,9 @@ class PagePool {
   /// `count` pages for one sequence in the order of its positions, from all tiers in the pool's proportion. The slowest come
   /// first: positions at the front are written once and then only read, while the tail grows in the fastest.
   std::vector<int32_t> take(int64_t count);
-  void give_back(const std::vector<int32_t>& pages);
+  /// One page, of the fastest tier that has one: for sequences that take pages as they grow.
+  int32_t take_one();
+  void give_back(std::span<const int32_t> pages);
 
  private:
   std::vector<int64_t> sizes_, ends_;       ///< a tier: its pages, and the id after its last

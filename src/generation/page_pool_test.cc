@@ -7,6 +7,17 @@
 namespace flexgen::page_pool_test {
 namespace {
 
+TEST(PagePool, GivesSinglePagesOfTheFastestTier) {
+  PagePool pool({2, 3});
+  std::vector<int32_t> pages;
+  for (int i = 0; i < 5; ++i) pages.push_back(pool.take_one());
+  EXPECT_EQ(pages, (std::vector<int32_t>{0, 1, 2, 3, 4}));
+  pool.give_back(std::vector<int32_t>{3, 1});
+  EXPECT_EQ(pool.take_one(), 1);
+  EXPECT_EQ(pool.take_one(), 3);
+  EXPECT_EQ(pool.free_pages(), 0);
+}
+
 TEST(PagePool, GivesEachPageOnceInProportionAndDiskFirst) {
   PagePool pool({6, 18});
   auto pages = pool.take(8);

@@ -84,7 +84,7 @@ void PrefixPages::drop(int32_t page) {
   const auto [begin, end] = by_tokens_.equal_range(hash_of(of.before, of.tokens));
   by_tokens_.erase(std::find_if(begin, end, [page](const auto& entry) { return entry.second == page; }));
   of = Page{};
-  pool_.give_back({page});
+  pool_.give_back({&page, 1});
 }
 
 void PrefixPages::unlink(int32_t page) {

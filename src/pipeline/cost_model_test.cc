@@ -244,6 +244,36 @@ void expect_agreement(const Model& model, const HardwareProfile& hardware, Polic
   EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
 }
 
+/// Layers whose windows sequences move past: their pages go back, to the tier that they are from.
+TEST(CostModel, AgreesOnWindows) {
+  const auto model = Model::of_shape(parse_config(R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})", "", "windows"), DType::kBF16);
+  std::mt19937_64 random(15);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(30, {20, 400}, {10, 90}), requests_of(20, {300, 300}, {100, 100}), requests_of(30, {1, 60}, {1, 250})};
+  HardwareProfile gpu = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
+  gpu.gpu = gpu_of(2e13, 2.5e11);
+  gpu.gpu->logit_s = 0;
+  for (int i = 0; i < 24; ++i) {
+    Case c{static_cast<int64_t>(1 + random() % 8), static_cast<int64_t>(1 + random() % 3), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 200);
+    const std::vector<Request>& job = jobs[static_cast<size_t>(i) % jobs.size()];
+    const Ratio r = ratios(*model, c, small_machine(), job);
+    const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows, c.buffers, c.weights, c.cache, c.activations);
+    EXPECT_NEAR(r.time, 1, 0.05) << text;
+    EXPECT_NEAR(r.read_bytes, 1, 0.05) << text;
+    Policy policy;
+    policy.compute_tier = policy.attention_tier = Tier::kGpu;
+    draw_sizes(random, 200, &policy);
+    const double in_gpu = share() / 2, in_ram = share() / 2;
+    policy.kv_cache = {in_gpu, in_ram, 1 - in_gpu - in_ram};
+    policy.weights = {share(), 0, 0};
+    policy.weights.cpu = 1 - policy.weights.gpu;
+    policy.activations = {1, 0, 0};
+    expect_agreement(*model, gpu, policy, job, i);
+  }
+}
+
 TEST(CostModel, AgreesOnAGpuOfThreeTiers) {
   const auto model = shape("opt-1.3b");
   HardwareProfile hardware = HardwareProfile::generic();

@@ -11,7 +11,10 @@ std::vector<std::byte> encode(const PlanMessage& message) {
   const BatchPlan& plan = *message.plan;
   out.add(plan.step).add(plan.batch).add(plan.tokens).add(plan.positions).add(plan.logit_rows);
   out.add(static_cast<int64_t>(plan.slots.size()));
-  for (const SlotRows& slot : plan.slots) out.add(slot.first_row).add(slot.num_rows).add(slot.past).add(slot.dense_until).add(slot.pages);
+  for (const SlotRows& slot : plan.slots) {
+    out.add(slot.first_row).add(slot.num_rows).add(slot.past).add(slot.dense_until).add(static_cast<int64_t>(slot.pages.size()));
+    for (const SlotPages& pages : slot.pages) out.add(pages.first).add(pages.ids);
+  }
   FLEXGEN_CHECK(message.wanted.size() == plan.logit_rows.size());
   // What a LogitReader asks of a row's parameters, and no more.
   for (const LogitReader::Row& row : message.wanted) {
@@ -38,7 +41,10 @@ PlanMessage decode_plan(std::span<const std::byte> bytes) {
   for (auto count = in.value<int64_t>(); count > 0; --count) {
     SlotRows& slot = plan.slots.emplace_back();
     for (int64_t* field : {&slot.first_row, &slot.num_rows, &slot.past, &slot.dense_until}) *field = in.value<int64_t>();
-    slot.pages = in.values<int32_t>();
+    for (auto states = in.value<int64_t>(); states > 0; --states) {
+      const auto first = in.value<int64_t>();
+      slot.pages.push_back({first, in.values<int32_t>()});
+    }
   }
   for (size_t i = 0; i < plan.logit_rows.size(); ++i) {
     LogitReader::Row& row = message.wanted.emplace_back();

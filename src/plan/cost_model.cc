@@ -75,9 +75,10 @@ class Timeline {
     if (batch_rows_ != rows_before) hits_.clear();
     if (active == 0) return;
     const bool chooses = policy_.chooses_experts(rows_);
-    staged_batches_.clear();
-    for (size_t b = 0; b < num_batches; ++b)
-      if (!cache_.all_resident() && load.batches[b].rows > 0 && passing_pages(load.batches[b]) > 0) staged_batches_.push_back(b);
+    cache_visits_.clear();
+    for (int64_t cache = 0; cache < cache_.num_caches() && !cache_.all_resident(); ++cache)
+      for (size_t b = 0; b < num_batches; ++b)
+        if (stages_cache(load.batches[b], cache)) cache_visits_.push_back({cache, b});
     cache_issued_ = cache_acquired_ = 0;
     cache_ready_.clear();
     block_times_.clear();
@@ -103,7 +104,7 @@ class Timeline {
           double time_s = block_times_[b].compute_s, cache_ready_s = 0;
           bool uses_cache = false;
           if (spec.cache >= 0) {
-            uses_cache = staged(b);
+            uses_cache = !cache_.all_resident() && stages_cache(batch, spec.cache);
             if (uses_cache) {
               while (cache_issued_ <= cache_acquired_) issue_cache(load, cache_base);
               cache_ready_s = cache_ready_[static_cast<size_t>(cache_acquired_)];
@@ -136,14 +137,14 @@ class Timeline {
             if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = last_stored_s_ = store_hidden(hidden_rows, end_s);
           }
           if (uses_cache) {
-            store_cache(batch, end_s, ring(cache_base + cache_acquired_));
+            store_cache(batch, spec.cache, end_s, ring(cache_base + cache_acquired_));
             ++cache_acquired_;
           }
         }
         if (!pending_) release_weights(layer, b, num_batches);
         // Loads ahead: the cache of the next visits, then a piece of a later layer.
         if (layer > 0 || b + 1 == num_batches)
-          while (cache_issued_ < std::min<int64_t>(cache_acquired_ + buffers_ - 1, cache_visits())) issue_cache(load, cache_base);
+          while (cache_issued_ < std::min<int64_t>(cache_acquired_ + buffers_ - 1, std::ssize(cache_visits_))) issue_cache(load, cache_base);
         prefetch_weights(static_cast<int64_t>(b), static_cast<int64_t>(num_batches), layer);
       }
     }
@@ -154,8 +155,8 @@ class Timeline {
 
  private:
   size_t ring(int64_t key) const { return static_cast<size_t>(key % buffers_); }
-  bool staged(size_t batch) const { return std::find(staged_batches_.begin(), staged_batches_.end(), batch) != staged_batches_.end(); }
-  int64_t cache_visits() const { return static_cast<int64_t>(staged_batches_.size()) * cache_.num_layers; }
+  const PageMoves& moves_of(const BatchLoad& batch, int64_t cache) const { return batch.moves[static_cast<size_t>(cache_.group_of[static_cast<size_t>(cache)])]; }
+  bool stages_cache(const BatchLoad& batch, int64_t cache) const { return batch.rows > 0 && moves_of(batch, cache).passing() > 0; }
 
   /// The stage of a visit that follows attention beside the GPU.
   struct Pending {
@@ -272,7 +273,6 @@ class Timeline {
     }
     return cpu_free_s_;
   }
-  double passing_pages(const BatchLoad& batch) const { return batch.old_disk_pages + batch.dirty_disk_pages + batch.old_host_pages + batch.dirty_host_pages; }
   double load_hidden(double rows, double after_s) {
     const auto row_bytes = static_cast<double>(hidden_.row_bytes);
     const double on_host = std::min(rows, static_cast<double>(hidden_.host_rows)), on_disk = rows - on_host;
@@ -288,12 +288,13 @@ class Timeline {
     return on_disk > 0 ? write(on_disk * row_bytes, after_s) : after_s;
   }
   /// Pages that a visit wrote go back; buffer `at` is free then.
-  void store_cache(const BatchLoad& batch, double after_s, size_t at) {
-    const auto page_bytes = static_cast<double>(cache_.page_stride);
+  void store_cache(const BatchLoad& batch, int64_t cache, double after_s, size_t at) {
+    const auto page_bytes = static_cast<double>(cache_.group_of_cache(cache).page_stride);
+    const PageMoves& moves = moves_of(batch, cache);
     double free_s = after_s;
-    if (cache_.tier == Tier::kGpu) free_s = copy(LaneKind::kD2h, (batch.dirty_disk_pages + batch.dirty_host_pages) * page_bytes, after_s);
+    if (cache_.tier == Tier::kGpu) free_s = copy(LaneKind::kD2h, (moves.dirty_disk + moves.dirty_host) * page_bytes, after_s);
     double written_s = free_s;
-    if (batch.dirty_disk_pages > 0) written_s = write(batch.dirty_disk_pages * page_bytes, free_s);
+    if (moves.dirty_disk > 0) written_s = write(moves.dirty_disk * page_bytes, free_s);
     if (cache_.tier != Tier::kGpu) free_s = written_s;
     cache_free_s_[at] = free_s;
     cache_bounce_free_s_[at] = written_s;
@@ -379,16 +380,17 @@ class Timeline {
     if (loading_->pieces_issued == num_pieces) loading_.reset();
   }
   void issue_cache(const StepLoad& load, int64_t base) {
-    const BatchLoad& batch = load.batches[staged_batches_[static_cast<size_t>(cache_issued_) % staged_batches_.size()]];
+    const CacheVisit& visit = cache_visits_[static_cast<size_t>(cache_issued_)];
+    const PageMoves& moves = moves_of(load.batches[visit.batch], visit.cache);
     const double free_s = cache_free_s_[ring(base + cache_issued_)];
-    const auto page_bytes = static_cast<double>(cache_.page_stride);
+    const auto page_bytes = static_cast<double>(cache_.group_of_cache(visit.cache).page_stride);
     double ready_s = free_s;
     if (cache_.tier != Tier::kGpu) {
-      if (batch.old_disk_pages > 0) ready_s = read(batch.old_disk_pages * page_bytes, free_s);
+      if (moves.old_disk > 0) ready_s = read(moves.old_disk * page_bytes, free_s);
     } else {
-      ready_s = copy(LaneKind::kH2d, batch.old_host_pages * page_bytes, free_s);
-      if (batch.old_disk_pages > 0)
-        ready_s = copy(LaneKind::kH2d, batch.old_disk_pages * page_bytes, std::max(free_s, read(batch.old_disk_pages * page_bytes, cache_bounce_free_s_[ring(base + cache_issued_)])));
+      ready_s = copy(LaneKind::kH2d, moves.old_host * page_bytes, free_s);
+      if (moves.old_disk > 0)
+        ready_s = copy(LaneKind::kH2d, moves.old_disk * page_bytes, std::max(free_s, read(moves.old_disk * page_bytes, cache_bounce_free_s_[ring(base + cache_issued_)])));
     }
     cache_ready_.push_back(ready_s);
     ++cache_issued_;
@@ -435,7 +437,11 @@ class Timeline {
   static constexpr double kHalf = 0.5;
   double unit_carry_ = kHalf;       ///< what is expected, less what happened
   std::vector<double> batch_carries_;
-  std::vector<size_t> staged_batches_;  ///< of this step: whose cache is partly on disk
+  struct CacheVisit {
+    int64_t cache;
+    size_t batch;
+  };
+  std::vector<CacheVisit> cache_visits_;  ///< of this step, in its order: for which pages pass through a buffer
   int64_t cache_issued_ = 0, cache_acquired_ = 0, cache_keys_ = 0;  ///< visits of this step, and of those before
   std::vector<double> cache_ready_;
   std::vector<BlockTimes> block_times_;  ///< of this step, a batch

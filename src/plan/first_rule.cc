@@ -75,13 +75,14 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
                           waves * (workload.mean_generated() + 1));
   double parameters = 0;
   for (const WeightSpec& weight : model.weights()) parameters += static_cast<double>(weight.rows * weight.cols);
-  double active_tokens = std::min(sequences, static_cast<double>(policy.block_size())) *
-                         (workload.mean_prompt() + workload.mean_generated() / 2);
-  double kv_bytes = active_tokens * static_cast<double>(cache.geometry.page_bytes()) /
-                    static_cast<double>(cache.geometry.page_tokens) * static_cast<double>(cache.num_layers);
-  const auto pages = static_cast<double>(std::max<int64_t>(1, cache.num_pages()));
-  const double disk_share = static_cast<double>(cache.disk_pages) / pages;
-  const double bus_share = cache.tier == Tier::kGpu ? 1 - static_cast<double>(cache.resident_pages) / pages : 0;
+  double sequence_bytes = 0;
+  for (const CacheLayout::Group& group : cache.groups)
+    sequence_bytes += static_cast<double>(group.num_layers) * group.state.bytes(kv_dtype, workload.mean_prompt() + workload.mean_generated() / 2);
+  const double kv_bytes = std::min(sequences, static_cast<double>(policy.block_size())) * sequence_bytes;
+  const auto bytes_in = [&](CacheLayout::Share share) { return static_cast<double>(cache.share_bytes(share)); };
+  const double all_bytes = std::max(1.0, bytes_in(CacheLayout::Share::kResident) + bytes_in(CacheLayout::Share::kHost) + bytes_in(CacheLayout::Share::kDisk));
+  const double disk_share = bytes_in(CacheLayout::Share::kDisk) / all_bytes;
+  const double bus_share = cache.tier == Tier::kGpu ? 1 - bytes_in(CacheLayout::Share::kResident) / all_bytes : 0;
   const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step * policy.num_groups) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
   const double bus_s = policy.on_gpu() ? (static_cast<double>(weights.staged_bytes_per_step * policy.num_groups) + kv_bytes * bus_share) / kBusBytesPerSecond : 0;
   const double beside_s = policy.attention_beside() ? kv_bytes / kRamBytesPerSecond : 0;

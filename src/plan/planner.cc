@@ -319,7 +319,6 @@ class Search {
     Policy streamed = policy;
     streamed.weights = streamed.kv_cache = streamed.activations = kOnDisk;
     const WeightLayout weights(in_.model, streamed);
-    const CacheLayout cache(in_.model, streamed, in_.kv);
     const HiddenLayout hidden(in_.model, streamed);
     const auto weight_bytes = static_cast<double>(weights.streamed_bytes_per_step);
     // What each tier holds with one kind in another tier, beside everything on disk.
@@ -341,19 +340,18 @@ class Search {
     program.allowed = {{{on_gpu(), true, true}, {on_gpu() && !beside, true, spill}, {on_gpu(), true, spill}}};
 
     // Means over the steps of each class of what a cache and activations wholly on disk would move.
-    std::vector<double> read_pages(compute.size()), written_pages(compute.size()), hidden_rows(compute.size()), logit_rows(compute.size()),
+    std::vector<double> read_cache_bytes(compute.size()), written_cache_bytes(compute.size()), hidden_rows(compute.size()), logit_rows(compute.size()),
         counts(compute.size());
     for (size_t i = 0; i < walk.steps.size(); ++i) {
       const size_t at = step_class_[i];
       counts[at] += walk.steps[i].count;
       for (const BatchLoad& batch : walk.steps[i].batches) {
-        read_pages[at] += walk.steps[i].count * batch.old_pages;
-        written_pages[at] += walk.steps[i].count * batch.dirty_pages;
+        read_cache_bytes[at] += walk.steps[i].count * batch.old_bytes;
+        written_cache_bytes[at] += walk.steps[i].count * batch.dirty_bytes;
         hidden_rows[at] += walk.steps[i].count * batch.rows;
         logit_rows[at] += walk.steps[i].count * batch.logit_rows;
       }
     }
-    const double page_bytes = static_cast<double>(cache.page_stride) * static_cast<double>(cache.num_layers);
     const double row_bytes = policy.num_micro_batches > 1 ? static_cast<double>(hidden.row_bytes) * static_cast<double>(in_.model.layers().size()) : 0;
     double logit_row_bytes = 0;
     for (const LayerSpec& layer : in_.model.layers())
@@ -364,9 +362,9 @@ class Search {
       // What is on disk of a mixture are experts first.
       const double hit = policy.chooses_experts(rows) ? expert_hit_share(in_.model, rows) : 1;
       read_s.of(TensorKind::kWeights, Tier::kDisk) = hit * weight_bytes / disk.read_bytes_per_s;
-      read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_pages[i] / counts[i] * page_bytes / disk.read_bytes_per_s;
+      read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_cache_bytes[i] / counts[i] / disk.read_bytes_per_s;
       read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
-      write_s.of(TensorKind::kKvCache, Tier::kDisk) = written_pages[i] / counts[i] * page_bytes / disk.write_bytes_per_s;
+      write_s.of(TensorKind::kKvCache, Tier::kDisk) = written_cache_bytes[i] / counts[i] / disk.write_bytes_per_s;
       write_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.write_bytes_per_s;
       StepClass step = compute[i];
       Affine up_s, down_s;  // to a GPU and back: whatever is not there, over the bus
@@ -376,8 +374,8 @@ class Search {
           up_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.h2d_bytes_per_s;
           down_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.d2h_bytes_per_s;
           if (beside) continue;
-          up_s.of(TensorKind::kKvCache, tier) = read_pages[i] / counts[i] * page_bytes / in_.hardware.h2d_bytes_per_s;
-          down_s.of(TensorKind::kKvCache, tier) = written_pages[i] / counts[i] * page_bytes / in_.hardware.d2h_bytes_per_s;
+          up_s.of(TensorKind::kKvCache, tier) = read_cache_bytes[i] / counts[i] / in_.hardware.h2d_bytes_per_s;
+          down_s.of(TensorKind::kKvCache, tier) = written_cache_bytes[i] / counts[i] / in_.hardware.d2h_bytes_per_s;
         }
       if (beside) {  // q, k and v go down and results come up, wherever the cache is
         const ModelConfig& config = in_.model.config();

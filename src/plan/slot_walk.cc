@@ -17,20 +17,21 @@ namespace {
 struct Slot {
   bool active = false, scored = false, finished = false;
   int64_t prompt = 0, answer = 0, generated = 0, past = 0;  ///< answer: what it will have generated in the end
-  int64_t disk_pages = 0, host_pages = 0, resident_pages = 0;  ///< its own
-  int64_t prefix_pages = 0;  ///< before these
+  int64_t prefix_pages = 0;  ///< before its own
+  int64_t reserved = 0;      ///< own pages that it would have in the end
   size_t number = 0;         ///< of those that its micro-batch began: the oldest go first
   size_t sequence = 0;       ///< of the job's
+  std::vector<WalkedPages> own;  ///< a state
   int64_t size() const { return prompt + generated; }
   bool generates() const { return size() - past == 1 && past > 0; }
 };
 
 struct MicroBatch {
   std::vector<Slot> slots;
-  int64_t free_resident = 0, free_host = 0, free_disk = 0;
+  std::vector<WalkedPool> pools;  ///< a state
+  int64_t unreserved = 0;
   std::vector<int32_t> shared;  ///< a sequence that it began: prefix tokens in common with the one that it began before
   int32_t shared_since = 0;     ///< the least that neighbours in the job's order share since then
-  int64_t free() const { return free_resident + free_host + free_disk; }
 };
 
 /// The walker of a job whose slots stand for `scale` each.
@@ -43,15 +44,13 @@ class Walker {
     batches_.resize(static_cast<size_t>(policy.num_micro_batches));
     for (MicroBatch& batch : batches_) {
       batch.slots.resize(static_cast<size_t>(std::max<int64_t>(1, policy.micro_batch_size / scale)));
-      batch.free_resident = cache_.resident_pages / scale;
-      batch.free_host = cache_.host_pages / scale;
-      batch.free_disk = ceil_div(cache_.num_pages(), scale) - batch.free_resident - batch.free_host;
+      batch.unreserved = ceil_div(cache_.pages_per_micro_batch, scale);
+      for (const CacheLayout::Group& group : cache_.groups) batch.pools.emplace_back(group, scale);
     }
-    auto share = [](int64_t part, int64_t whole) { return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, whole)); };
-    disk_share_ = share(cache_.disk_pages, cache_.num_pages());
-    host_share_ = share(cache_.host_pages, cache_.host_pages + cache_.resident_pages);
-    prefix_disk_share_ = share(cache_.prefix_disk_pages, cache_.prefix_pages());
-    prefix_host_share_ = share(cache_.prefix_host_pages, cache_.prefix_pages());
+    for (const CacheLayout::Group& group : cache_.groups) {
+      const double pages = static_cast<double>(std::max<int64_t>(1, group.prefix_pages()));
+      states_.push_back({static_cast<double>(group.num_layers * group.page_stride), static_cast<double>(group.prefix[2]) / pages, static_cast<double>(group.prefix[1]) / pages, 0});
+    }
   }
 
   bool done() const { return active_ == 0 && next_ == sequences_.size(); }
@@ -65,7 +64,7 @@ class Walker {
   }
 
  private:
-  int64_t page() const { return cache_.geometry.page_tokens; }
+  int64_t page() const { return cache_.tokens_per_page; }
 
   void refill(MicroBatch& batch) {
     const int64_t total = active_ + static_cast<int64_t>(sequences_.size() - next_);
@@ -78,22 +77,13 @@ class Walker {
       const int64_t prefix = cache_.prefix_pages() > 0 ? sequence.prefix / page() : 0, shared = std::min<int64_t>(prefix, sequence.shared / page()) * page();
       const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.max_tokens, 1) - 1), page()) - prefix;
       // A share of a pool may be too small for one sequence where the whole is not.
-      if (pages > batch.free() && here > 0) return;
-      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, 0, 0, 0, prefix, batch.shared.size(), next_};
+      if (pages > batch.unreserved && here > 0) return;
+      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_, {}};
+      for (size_t i = 0; i < batch.pools.size(); ++i) slot.own.emplace_back(cache_.groups[i], page(), prefix, pages, batch.pools[i]);
+      batch.unreserved -= pages;
       find_writer(next_, shared);
       for (MicroBatch& each : batches_) each.shared_since = std::min(each.shared_since, sequence.shared);
       batch.shared.push_back(std::exchange(batch.shared_since, std::numeric_limits<int32_t>::max()));
-      // As PagePool does: from the slowest tier to the fastest.
-      auto take = [](double share, int64_t left, int64_t here_free, int64_t faster_free) {
-        const auto wanted = std::min<int64_t>(std::llround(share * static_cast<double>(left)), std::max<int64_t>(0, here_free));
-        return std::max(wanted, left - faster_free);
-      };
-      slot.disk_pages = take(disk_share_, pages, batch.free_disk, batch.free_host + batch.free_resident);
-      slot.host_pages = take(host_share_, pages - slot.disk_pages, batch.free_host, batch.free_resident);
-      slot.resident_pages = pages - slot.disk_pages - slot.host_pages;
-      batch.free_resident -= slot.resident_pages;
-      batch.free_host -= slot.host_pages;
-      batch.free_disk -= slot.disk_pages;
       ++next_;
       ++active_;
       ++here;
@@ -104,9 +94,8 @@ class Walker {
   void release_finished(MicroBatch& batch) {
     for (Slot& slot : batch.slots) {
       if (!slot.active || !slot.finished) continue;
-      batch.free_resident += slot.resident_pages;
-      batch.free_host += slot.host_pages;
-      batch.free_disk += slot.disk_pages;
+      for (size_t i = 0; i < batch.pools.size(); ++i) slot.own[i].give_back(batch.pools[i]);
+      batch.unreserved += slot.reserved;
       slot.active = false;
       --active_;
     }
@@ -134,6 +123,11 @@ class Walker {
       if (slot.active) order_.push_back(&slot);
     std::sort(order_.begin(), order_.end(), [](const Slot* a, const Slot* b) { return a->number < b->number; });
     BatchLoad load;
+    load.moves.resize(cache_.groups.size());
+    for (size_t i = 0; i < batch.pools.size(); ++i) {
+      for (Slot* slot : order_) slot->own[i].pass(slot->past, batch.pools[i]);
+      states_[i].prefixes_read = distinct_prefix_pages(order_, batch, cache_.groups[i].state) / scale_;  // read once a visit, however many slots a slot stands for
+    }
     attention_.clear();
     int64_t rows_left = max_rows_, logits_left = max_logit_rows_;
     const Slot* before = nullptr;  // in the plan
@@ -161,22 +155,16 @@ class Walker {
         load.rows += static_cast<double>(rows);
         load.logit_rows += static_cast<double>(logits);
         if (!generating) *prompts = true;
-        const auto own = [&](int64_t pages) { return std::max<int64_t>(0, pages - slot.prefix_pages); };
-        const int64_t old = own(ceil_div(slot.past, page())), clean = own(slot.past / page()), used = own(ceil_div(slot.past + rows, page()));
-        load.old_pages += static_cast<double>(old);
-        load.dirty_pages += static_cast<double>(used - clean);
         // What it adds to a prefix.
         const auto added = static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
-        load.dirty_pages += added;
-        load.dirty_disk_pages += added * prefix_disk_share_;
-        load.dirty_host_pages += added * prefix_host_share_;
-        // The first pages are on disk, the next in RAM beside a GPU.
-        auto on_disk = [&](int64_t count) { return std::min(slot.disk_pages, count); };
-        auto on_host = [&](int64_t count) { return std::clamp<int64_t>(count - slot.disk_pages, 0, slot.host_pages); };
-        load.old_disk_pages += static_cast<double>(on_disk(old));
-        load.dirty_disk_pages += static_cast<double>(on_disk(used) - on_disk(clean));
-        load.old_host_pages += static_cast<double>(on_host(old));
-        load.dirty_host_pages += static_cast<double>(on_host(used) - on_host(clean));
+        for (size_t i = 0; i < batch.pools.size(); ++i) {
+          double old_pages = 0, dirty_pages = added;
+          slot.own[i].advance(slot.past, rows, batch.pools[i], load.moves[i], &old_pages, &dirty_pages);
+          load.moves[i].dirty_disk += added * states_[i].prefix_disk_share;
+          load.moves[i].dirty_host += added * states_[i].prefix_host_share;
+          load.old_bytes += old_pages * states_[i].bytes_a_page;
+          load.dirty_bytes += dirty_pages * states_[i].bytes_a_page;
+        }
         slot.past += rows;
         if (Written& own = written_[slot.sequence]; own.step == kNever && slot.past >= slot.prefix_pages * page()) own = {own.writer, own.shared, step_, number};
         if (slot.past < slot.size()) continue;
@@ -184,15 +172,19 @@ class Walker {
         slot.finished = slot.generated >= slot.answer;
       }
     if (load.rows == 0) return load;
-    const double prefixes = distinct_prefix_pages(batch) / scale_;  // read once a visit, however many slots a slot stands for
-    load.old_pages += prefixes;
-    load.old_disk_pages += prefixes * prefix_disk_share_;
-    load.old_host_pages += prefixes * prefix_host_share_;
-    const VisitWork work = model_.mean_block_work(static_cast<int64_t>(load.rows), attention_, cache_.geometry.dtype);
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const double prefixes = states_[i].prefixes_read;
+      load.old_bytes += prefixes * states_[i].bytes_a_page;
+      load.moves[i].old_disk += prefixes * states_[i].prefix_disk_share;
+      load.moves[i].old_host += prefixes * states_[i].prefix_host_share;
+    }
+    const VisitWork work = model_.mean_block_work(static_cast<int64_t>(load.rows), attention_, cache_.dtype);
     load.block = {work.linear_flops, load.rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops, 0};
     for (double* amount : {&load.rows, &load.logit_rows, &load.block.flops, &load.block.rows, &load.block.kv_read_bytes, &load.block.decode_kv_bytes,
-                           &load.block.chunk_attention_flops, &load.old_disk_pages, &load.dirty_disk_pages, &load.old_host_pages, &load.dirty_host_pages, &load.old_pages, &load.dirty_pages})
+                           &load.block.chunk_attention_flops, &load.old_bytes, &load.dirty_bytes})
       *amount *= scale_;
+    for (PageMoves& moves : load.moves)
+      for (auto pages : kPageMoves) moves.*pages *= scale_;
     return load;
   }
 
@@ -214,22 +206,33 @@ class Walker {
     return shared + static_cast<int64_t>(static_cast<double>(most - shared) * (1 - 1 / scale_));
   }
 
-  double distinct_prefix_pages(const MicroBatch& batch) {
+  /// Prefix pages that the slots see together, in layers with this state. `by_start`: the oldest first.
+  double distinct_prefix_pages(const std::vector<Slot*>& by_start, const MicroBatch& batch, const StateSpec& state) const {
     if (cache_.prefix_pages() == 0) return 0;
-    by_start_.clear();
-    for (const Slot& slot : batch.slots)
-      if (slot.active && slot.prefix_pages > 0) by_start_.push_back(&slot);
-    std::sort(by_start_.begin(), by_start_.end(), [](const Slot* a, const Slot* b) { return a->number < b->number; });
-    int64_t pages = 0;
-    for (size_t i = 0; i < by_start_.size(); ++i) pages += by_start_[i]->prefix_pages - (i > 0 ? shared_prefix(batch, *by_start_[i - 1], *by_start_[i]) / page() : 0);
+    int64_t pages = 0, first_before = 0;
+    const Slot* before = nullptr;
+    for (const Slot* slot : by_start) {
+      if (slot->prefix_pages == 0) continue;
+      const int64_t first = std::min(slot->prefix_pages, state.first_page(slot->past, page()));
+      pages += slot->prefix_pages - first;
+      if (before) pages -= std::max<int64_t>(0, shared_prefix(batch, *before, *slot) / page() - std::max(first, first_before));
+      before = slot;
+      first_before = first;
+    }
     return static_cast<double>(pages);
   }
 
   const Model& model_;
   CacheLayout cache_;
   std::vector<SequenceLength> sequences_;
-  double scale_, disk_share_ = 0, host_share_ = 0, prefix_disk_share_ = 0, prefix_host_share_ = 0, rows_done_ = 0;
-  std::vector<const Slot*> by_start_;
+  /// Of each of Model::states().
+  struct OfState {
+    double bytes_a_page = 0;  ///< in all layers together
+    double prefix_disk_share = 0, prefix_host_share = 0;
+    double prefixes_read = 0;  ///< pages that the visit under way reads
+  };
+  std::vector<OfState> states_;
+  double scale_, rows_done_ = 0;
   std::vector<Slot*> order_;
   static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
   /// Of a sequence that began: when the rows of its prefix were planned.
@@ -251,7 +254,9 @@ bool alike(const StepLoad& a, const StepLoad& b) {
   if (a.prompts != b.prompts) return false;
   for (size_t i = 0; i < a.batches.size(); ++i) {
     const BatchLoad &x = a.batches[i], &y = b.batches[i];
-    if (!near(x.rows, y.rows) || !near(x.block.kv_read_bytes, y.block.kv_read_bytes) || !near(x.old_disk_pages, y.old_disk_pages) || !near(x.logit_rows, y.logit_rows)) return false;
+    if (!near(x.rows, y.rows) || !near(x.block.kv_read_bytes, y.block.kv_read_bytes) || !near(x.logit_rows, y.logit_rows)) return false;
+    for (size_t state = 0; state < x.moves.size(); ++state)
+      if (!near(x.moves[state].old_disk, y.moves[state].old_disk)) return false;
   }
   return true;
 }
@@ -271,12 +276,10 @@ void join(StepLoad& mean, const StepLoad& step) {
     mix(x.block.decode_kv_bytes, y.block.decode_kv_bytes);
     mix(x.block.decode_context, y.block.decode_context);
     mix(x.block.chunk_attention_flops, y.block.chunk_attention_flops);
-    mix(x.old_disk_pages, y.old_disk_pages);
-    mix(x.dirty_disk_pages, y.dirty_disk_pages);
-    mix(x.old_host_pages, y.old_host_pages);
-    mix(x.dirty_host_pages, y.dirty_host_pages);
-    mix(x.old_pages, y.old_pages);
-    mix(x.dirty_pages, y.dirty_pages);
+    mix(x.old_bytes, y.old_bytes);
+    mix(x.dirty_bytes, y.dirty_bytes);
+    for (size_t state = 0; state < x.moves.size(); ++state)
+      for (auto pages : kPageMoves) mix(x.moves[state].*pages, y.moves[state].*pages);
   }
   ++mean.count;
   mean.rows_done = step.rows_done;

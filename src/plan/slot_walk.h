@@ -7,6 +7,7 @@
 
 #include "backend/lane.h"
 #include "model/model.h"
+#include "plan/walked_pages.h"
 #include "plan/workload.h"
 #include "schedule/policy.h"
 
@@ -16,10 +17,8 @@ namespace flexgen {
 struct BatchLoad {
   double rows = 0, logit_rows = 0;
   ComputeAmount block;        ///< of one transformer layer
-  double old_disk_pages = 0;  ///< of a layer: read, as they hold tokens from before
-  double dirty_disk_pages = 0;///< of a layer: written back
-  double old_host_pages = 0, dirty_host_pages = 0;  ///< the same of those in RAM beside a GPU
-  double old_pages = 0, dirty_pages = 0;  ///< the same wherever they are
+  std::vector<PageMoves> moves;             ///< of a layer with each of Model::states()
+  double old_bytes = 0, dirty_bytes = 0;    ///< of such pages wherever they are, in all layers together
 };
 
 /// `count` steps in a row that are alike (within some percent: their mean).

@@ -12,11 +12,17 @@
 
 namespace flexgen {
 
+/// Pages of one slot in the layers of one state (Model::states()), in the order of its positions: page `first` and those that follow it.
+struct SlotPages {
+  int64_t first = 0;         ///< not 0: those before are behind the window
+  std::vector<int32_t> ids;  ///< as CacheLayout counts them
+};
+
 /// The rows of one slot: prompt chunk or generated token.
 struct SlotRows {
   int64_t first_row = 0, num_rows = 0;
   int64_t past = 0;            ///< tokens already in the cache
-  std::vector<int32_t> pages;  ///< ids (CacheLayout) that hold [0, past + num_rows); those of its own rows are of no other slot that writes
+  std::vector<SlotPages> pages;  ///< a state: what of [0, past + num_rows) its rows see and write; those of its own rows are of no other slot that writes
   int64_t dense_until = 0;     ///< as in AttentionSlot: the prompt's size, or 0
 };
 

@@ -7,52 +7,76 @@
 
 namespace flexgen {
 int64_t CacheLayout::page_tokens(const Model& model, DType dtype) {
+  const auto largest_page = [&](int64_t tokens) {
+    int64_t bytes = 0;
+    for (const StateSpec& state : model.states())
+      if (state.kind == StateSpec::Kind::kPaged) bytes = std::max(bytes, state.page_bytes(dtype, tokens));
+    return bytes;
+  };
   int64_t tokens = 16;
-  while (tokens < 64 && model.kv_geometry(dtype, tokens).page_bytes() < 32 * kKiB) tokens *= 2;
+  while (tokens < 64 && largest_page(tokens) < 32 * kKiB) tokens *= 2;
   return tokens;
 }
 
-CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType dtype)
-    : geometry(model.kv_geometry(dtype, page_tokens(model, dtype))),
-      num_layers(model.num_blocks()),
-      num_batches(policy.num_micro_batches),
-      page_stride(round_up(geometry.page_bytes(), kDirectAlignment)),
-      tier(policy.attention_tier) {
-  for (const LayerSpec& layer : model.layers()) cache_of.push_back(layer.cache);
-  const auto split_of = [&](int64_t pages) {
-    const PlacedObject pool{pages, page_stride, 1};
-    return staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
-  };
-  const StagedSplit own = split_of(policy.pages_per_micro_batch), prefix = split_of(policy.prefix_pages);
-  resident_pages = own.resident;
-  host_pages = own.host;
-  disk_pages = own.disk;
-  prefix_resident_pages = prefix.resident;
-  prefix_host_pages = prefix.host;
-  prefix_disk_pages = prefix.disk;
-  // A visit may want all of the micro-batch's and all that is shared.
-  buffer_bytes = (host_pages + disk_pages + prefix_host_pages + prefix_disk_pages) * page_stride;
-  if (tier == Tier::kGpu) bounce_bytes = (disk_pages + prefix_disk_pages) * page_stride;
+CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType kv_dtype)
+    : dtype(kv_dtype), tokens_per_page(page_tokens(model, kv_dtype)), num_batches(policy.num_micro_batches), pages_per_micro_batch(policy.pages_per_micro_batch), tier(policy.attention_tier) {
+  const bool shares = std::all_of(model.states().begin(), model.states().end(), [](const StateSpec& state) { return state.can_share(); });
+  for (const StateSpec& state : model.states()) {
+    Group& group = groups.emplace_back();
+    group.state = state;
+    group.geometry = model.kv_geometry(dtype, tokens_per_page, std::ssize(groups) - 1);
+    group.page_stride = round_up(state.page_bytes(dtype, tokens_per_page), kDirectAlignment);
+    const auto split_of = [&](int64_t pages) -> std::array<int64_t, kNumShares> {
+      const PlacedObject pool{pages, group.page_stride, 1};
+      const StagedSplit split = staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
+      return {split.resident, split.host, split.disk};
+    };
+    group.own = split_of(state.most_pages(policy.micro_batch_size, policy.max_rows, pages_per_micro_batch, tokens_per_page));
+    if (shares) group.prefix = split_of(policy.prefix_pages);
+  }
+  for (const LayerSpec& layer : model.layers()) {
+    cache_of.push_back(layer.cache);
+    if (layer.cache < 0) continue;
+    group_of.push_back(layer.state);
+    layer_in_group_.push_back(groups[static_cast<size_t>(layer.state)].num_layers++);
+  }
+  std::array<int64_t, kNumShares> end{};
+  for (Group& group : groups) {
+    for (size_t share = 0; share < kNumShares; ++share) {
+      group.begins[share] = end[share];
+      end[share] += group.num_layers * layer_pages(group, static_cast<Share>(share)) * group.page_stride;
+    }
+    if (group.num_layers == 0) continue;
+    // A visit may want all of the micro-batch's and all that is shared.
+    buffer_bytes = std::max(buffer_bytes, group.staged_pages() * group.page_stride);
+    if (tier == Tier::kGpu) bounce_bytes = std::max(bounce_bytes, (group.own[2] + group.prefix[2]) * group.page_stride);
+  }
 }
 
-CacheLayout::Place CacheLayout::place_of(int64_t batch, int64_t page) const {
-  const bool prefix = is_prefix(page);
-  const auto place = [&](Share share, int64_t own_pages) -> Place { return {share, prefix ? num_batches * own_pages + page : batch * own_pages + page}; };
-  if (prefix) page -= num_pages();
-  const int64_t resident = prefix ? prefix_resident_pages : resident_pages, host = prefix ? prefix_host_pages : host_pages;
-  if (page < resident) return place(Share::kResident, resident_pages);
-  page -= resident;
-  if (page < host) return place(Share::kHost, host_pages);
-  page -= host;
-  return place(Share::kDisk, disk_pages);
+int64_t CacheLayout::share_bytes(Share share) const {
+  int64_t bytes = 0;
+  for (const Group& group : groups) bytes += group.num_layers * layer_pages(group, share) * group.page_stride;
+  return bytes;
 }
 
-int64_t CacheLayout::shared_positions(const SlotRows& a, const SlotRows& b) const {
+CacheLayout::Place CacheLayout::place_of(int64_t group_index, int64_t batch, int64_t page) const {
+  const Group& group = groups[static_cast<size_t>(group_index)];
+  const bool prefix = group.is_prefix(page);
+  if (prefix) page -= group.num_pages();
+  const auto& pages = prefix ? group.prefix : group.own;
+  size_t share = 0;
+  for (; share + 1 < kNumShares && page >= pages[share]; ++share) page -= pages[share];
+  return {static_cast<Share>(share), (prefix ? num_batches : batch) * group.own[share] + page};
+}
+
+int64_t CacheLayout::shared_positions(int64_t group, const SlotRows& a, const SlotRows& b) const {
   if (tier != Tier::kCpu) return 0;  // a GPU's kernels go slot by slot
-  const int64_t most = std::min(a.past, b.past) / geometry.page_tokens;
+  const SlotPages &of_a = a.pages[static_cast<size_t>(group)], &of_b = b.pages[static_cast<size_t>(group)];
+  if (of_a.first > 0 || of_b.first > 0 || !groups[static_cast<size_t>(group)].state.can_share()) return 0;
+  const int64_t most = std::min(a.past, b.past) / tokens_per_page;
   int64_t pages = 0;
-  while (pages < most && a.pages[static_cast<size_t>(pages)] == b.pages[static_cast<size_t>(pages)]) ++pages;
-  return pages * geometry.page_tokens;
+  while (pages < most && of_a.ids[static_cast<size_t>(pages)] == of_b.ids[static_cast<size_t>(pages)]) ++pages;
+  return pages * tokens_per_page;
 }
 
 int64_t CacheLayout::buffers_arena_bytes(const Policy& policy, Tier of_tier) const {
@@ -74,27 +98,33 @@ CacheStore::CacheStore(const Model& model, const Policy& policy, DType dtype, st
   resident_ = arenas.of(layout_.tier).allocate(layout_.share_bytes(CacheLayout::Share::kResident));
   host_ = arenas.cpu->allocate(layout_.share_bytes(CacheLayout::Share::kHost));
   stager_ = Stager(layout_.tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
-  writes_.resize(static_cast<size_t>(layout_.num_layers));
+  writes_.resize(static_cast<size_t>(layout_.num_caches()));
   FLEXGEN_CHECK(layout_.file_bytes() == 0 || file_ != nullptr);
 }
 
-const CacheStore::Passing& CacheStore::passing(const BatchPlan& plan) {
-  auto& [step, what] = passing_.try_emplace(plan.batch, -1, Passing{}).first->second;
+const CacheStore::Passing& CacheStore::passing(int64_t group_index, const BatchPlan& plan) {
+  auto& [step, what] = passing_.try_emplace({group_index, plan.batch}, -1, Passing{}).first->second;
   if (step == plan.step) return what;
   step = plan.step;
   what = {};
+  const CacheLayout::Group& group = layout_.groups[static_cast<size_t>(group_index)];
+  const StateSpec& state = group.state;
+  const int64_t page_tokens = layout_.tokens_per_page;
   Passing::Places fresh;  // empty before this step: what reads them reads what it writes
-  for (const SlotRows& slot : plan.slots)
-    for (size_t i = 0; i < slot.pages.size(); ++i) {
-      const CacheLayout::Place place = layout_.place_of(plan.batch, slot.pages[i]);
+  for (const SlotRows& slot : plan.slots) {
+    const SlotPages& mine = slot.pages[static_cast<size_t>(group_index)];
+    const int64_t first_later = state.first_page(slot.past + slot.num_rows, page_tokens);
+    for (int64_t i = 0; i < std::ssize(mine.ids); ++i) {
+      const int64_t id = mine.ids[static_cast<size_t>(i)], page = mine.first + i;
+      const CacheLayout::Place place = layout_.place_of(group_index, plan.batch, id);
       if (place.share == CacheLayout::Share::kResident) continue;
-      int64_t begin = static_cast<int64_t>(i) * layout_.geometry.page_tokens;
-      int64_t end = begin + layout_.geometry.page_tokens;
       what.pages.push_back(place);
-      if (begin < slot.past) what.old.push_back(place);
+      if (state.page_begin(page, page_tokens) < slot.past) what.old.push_back(place);
       else fresh.push_back(place);
-      if (end > slot.past) what.dirty.push_back(place);
+      // What this step writes, unless no later one sees it.
+      if (state.page_end(page, page_tokens) > slot.past && (page >= first_later || group.is_prefix(id))) what.dirty.push_back(place);
     }
+  }
   const auto settle = [](Passing::Places& places) {
     std::sort(places.begin(), places.end());
     places.erase(std::unique(places.begin(), places.end()), places.end());
@@ -105,7 +135,7 @@ const CacheStore::Passing& CacheStore::passing(const BatchPlan& plan) {
   return what;
 }
 
-bool CacheStore::uses_ring(const BatchPlan* plan) { return plan && !layout_.all_resident() && !passing(*plan).pages.empty(); }
+bool CacheStore::uses_ring(const Visit& visit, const BatchPlan* plan) { return plan && !layout_.all_resident() && !passing(group_of(visit), *plan).pages.empty(); }
 
 Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, const Passing::Places& wanted, int64_t key) {
   Staged result;
@@ -113,7 +143,7 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
   result.visit = visit;
   std::byte* data = stager_.data(key);
   std::byte* landing = stager_.landing(key);
-  const int64_t stride = layout_.page_stride;
+  const int64_t stride = layout_.group_of_cache(cache_of(visit)).page_stride;
   const bool on_gpu = layout_.tier == Tier::kGpu;
   int64_t at = 0;
   for (const CacheLayout::Place& page : wanted) {
@@ -149,7 +179,7 @@ void CacheStore::wait_for_earlier_stores(const Visit& visit, Staged* what) {
 }
 
 void CacheStore::issue(const Visit& visit, const BatchPlan& plan) {
-  const Passing& what = passing(plan);
+  const Passing& what = passing(group_of(visit), plan);
   int64_t key = next_key_++;
   keys_[{visit.layer, visit.batch}] = key;
   stager_.start(key);
@@ -171,7 +201,8 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
   lease.pages = std::make_shared<std::vector<std::vector<std::byte*>>>();
   std::byte* buffer = nullptr;
   const Passing* what = nullptr;
-  if (uses_ring(&plan)) {
+  const int64_t group = group_of(visit), stride = layout_.groups[static_cast<size_t>(group)].page_stride;
+  if (uses_ring(visit, &plan)) {
     auto known = keys_.find({visit.layer, visit.batch});
     if (known == keys_.end()) {
       issue(visit, plan);
@@ -179,31 +210,32 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
     }
     lease.after = stager_.ready(known->second);
     buffer = stager_.data(known->second);
-    what = &passing(plan);
+    what = &passing(group, plan);
   }
   for (const SlotRows& slot : plan.slots) {
-    auto& pages = lease.pages->emplace_back();
-    pages.reserve(slot.pages.size());
-    for (int32_t page : slot.pages) {
-      const CacheLayout::Place place = layout_.place_of(visit.batch, page);
+    const SlotPages& mine = slot.pages[static_cast<size_t>(group)];
+    auto& pages = lease.pages->emplace_back(static_cast<size_t>(mine.first), nullptr);
+    pages.reserve(static_cast<size_t>(mine.first) + mine.ids.size());
+    for (int32_t page : mine.ids) {
+      const CacheLayout::Place place = layout_.place_of(group, visit.batch, page);
       if (place.share == CacheLayout::Share::kResident) {
         pages.push_back(resident_.data() + layout_.offset_of(cache_of(visit), place));
       } else {
         const auto at = std::lower_bound(what->pages.begin(), what->pages.end(), place) - what->pages.begin();
-        pages.push_back(buffer + at * layout_.page_stride);
+        pages.push_back(buffer + at * stride);
       }
     }
   }
   for (size_t i = 0; i < plan.slots.size(); ++i) {
     const SlotRows& slot = plan.slots[i];
-    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, (*lease.pages)[i].data(), slot.dense_until, i > 0 ? layout_.shared_positions(plan.slots[i - 1], slot) : 0});
+    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, (*lease.pages)[i].data(), slot.dense_until, i > 0 ? layout_.shared_positions(group, plan.slots[i - 1], slot) : 0});
   }
   return lease;
 }
 
 void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& done) {
-  if (!uses_ring(&plan)) return;
-  const Passing& what = passing(plan);
+  if (!uses_ring(visit, &plan)) return;
+  const Passing& what = passing(group_of(visit), plan);
   const int64_t key = keys_.at({visit.layer, visit.batch});
   stager_.use(key, done);
   if (what.dirty.empty()) return;
@@ -225,7 +257,7 @@ void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<Ba
     if (next.layer >= std::ssize(layout_.cache_of)) return;
     if (cache_of(next) < 0) continue;
     const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
-    if (!uses_ring(plan)) continue;
+    if (!uses_ring(next, plan)) continue;
     ++ahead;
     if (!keys_.contains({next.layer, next.batch})) issue(next, *plan);
   }

@@ -1,8 +1,10 @@
 #pragma once
-// CacheStore: keys and values in pages, some in the memory of the tier where attention runs, the rest (where that is a GPU) in RAM and in a preallocated
+// CacheStore: what layers keep of sequences (StateSpec), in pages, some in the memory of the tier where attention runs, the rest (where that is a GPU) in RAM and in a preallocated
 // spill file. A visit gets pointers to all pages of its slots: resident pages in place, others in a staging buffer
 // that was filled ahead; of these, pages it wrote to go back afterwards. Host thread only.
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <span>
@@ -18,65 +20,84 @@
 
 namespace flexgen {
 
-/// Pure arithmetic over the model, shared with the planner. A micro-batch has a pool of page ids
-/// resident in the tier where attention runs, then (if that is a GPU) in RAM, then on disk; an id stands for that page in every layer. The ids after these, in the same order of
-/// tiers, are of prefix pages, which all micro-batches have in common.
+/// Pure arithmetic over the model, shared with the planner. For each of Model::states() a micro-batch has a pool of page ids
+/// resident in the tier where attention runs, then (if that is a GPU) in RAM, then on disk; an id stands for that page in every layer that keeps such a state. The ids after these, in the
+/// same order of tiers, are of prefix pages, which all micro-batches have in common. Layers with a window have fewer pages: none that all sequences are past.
 class CacheLayout {
  public:
   CacheLayout(const Model& model, const Policy& policy, DType dtype);
 
-  /// Tokens a page holds: a function of the model alone, since results depend on it in their last bits.
+  /// Tokens a page holds, in all layers: a function of the model alone, since results depend on it in their last bits.
   static int64_t page_tokens(const Model& model, DType dtype);
 
-  KvGeometry geometry;
-  int64_t num_layers = 0, num_batches = 0;  ///< layers that have a cache
-  std::vector<int64_t> cache_of;            ///< of each of the model's layers, LayerSpec::cache
-  int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
-  Tier tier = Tier::kCpu;   ///< Policy::attention_tier
-  int64_t resident_pages = 0, host_pages = 0, disk_pages = 0;  ///< of a micro-batch
-  int64_t prefix_resident_pages = 0, prefix_host_pages = 0, prefix_disk_pages = 0;
-  int64_t buffer_bytes = 0;               ///< one staging buffer, in `tier`
-  int64_t bounce_bytes = 0;               ///< the RAM behind it, if that is a GPU
+  /// Where a page rests: in which share, and at which of a layer's places there.
+  enum class Share { kResident, kHost, kDisk };
+  static constexpr size_t kNumShares = 3;
+  struct Place {
+    Share share = Share::kResident;
+    int64_t index = 0;
+    auto operator<=>(const Place&) const = default;
+  };
 
-  int64_t num_pages() const { return resident_pages + host_pages + disk_pages; }
-  int64_t prefix_pages() const { return prefix_resident_pages + prefix_host_pages + prefix_disk_pages; }
-  bool is_prefix(int64_t page) const { return page >= num_pages(); }
-  bool all_resident() const { return host_pages + disk_pages + prefix_host_pages + prefix_disk_pages == 0; }
+  /// The layers that keep the same state.
+  struct Group {
+    StateSpec state;
+    KvGeometry geometry;
+    int64_t num_layers = 0;   ///< of this process; a pipeline stage may have none
+    int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
+    std::array<int64_t, kNumShares> own{}, prefix{};  ///< pages a layer in each share: of a micro-batch, and of prefixes
+    std::array<int64_t, kNumShares> begins{};         ///< bytes from the start of a share to this group's
+
+    int64_t num_pages() const { return own[0] + own[1] + own[2]; }
+    int64_t prefix_pages() const { return prefix[0] + prefix[1] + prefix[2]; }
+    bool is_prefix(int64_t page) const { return page >= num_pages(); }
+    /// Those that pass through staging buffers.
+    int64_t staged_pages() const { return own[1] + own[2] + prefix[1] + prefix[2]; }
+  };
+
+  DType dtype = DType::kBF16;
+  int64_t tokens_per_page = 0;
+  int64_t num_batches = 0;
+  int64_t pages_per_micro_batch = 0;  ///< Policy's: pages that its sequences may have together where nothing is given back
+  std::vector<Group> groups;          ///< a state of the model
+  std::vector<int64_t> cache_of;      ///< of each of the model's layers, LayerSpec::cache
+  std::vector<int64_t> group_of;      ///< of each cache, index into groups
+  Tier tier = Tier::kCpu;             ///< Policy::attention_tier
+  int64_t buffer_bytes = 0;           ///< one staging buffer, in `tier`
+  int64_t bounce_bytes = 0;           ///< the RAM behind it, if that is a GPU
+
+  int64_t num_caches() const { return std::ssize(group_of); }
+  const Group& group_of_cache(int64_t cache) const { return groups[static_cast<size_t>(group_of[static_cast<size_t>(cache)])]; }
+  int64_t prefix_pages() const { return groups.front().prefix_pages(); }
+  bool all_resident() const {
+    return std::all_of(groups.begin(), groups.end(), [](const Group& group) { return group.staged_pages() == 0; });
+  }
   /// Memory of a tier: pages and staging buffers.
   int64_t arena_bytes(const Policy& policy, Tier of_tier) const;
   /// Of that, the staging buffers.
   int64_t buffers_arena_bytes(const Policy& policy, Tier of_tier) const;
   int64_t file_bytes() const { return share_bytes(Share::kDisk); }
 
-  /// Where a page rests: in which share, and at which of a layer's places there.
-  enum class Share { kResident, kHost, kDisk };
-  struct Place {
-    Share share = Share::kResident;
-    int64_t index = 0;
-    auto operator<=>(const Place&) const = default;
-  };
-  Place place_of(int64_t batch, int64_t page) const;
+  Place place_of(int64_t group, int64_t batch, int64_t page) const;
   /// AttentionSlot::shared of `b`, which comes after `a` in a plan.
-  int64_t shared_positions(const SlotRows& a, const SlotRows& b) const;
-  /// Bytes from the start of its share; `layer` of those that have a cache.
-  int64_t offset_of(int64_t layer, const Place& place) const { return (layer * layer_pages(place.share) + place.index) * page_stride; }
+  int64_t shared_positions(int64_t group, const SlotRows& a, const SlotRows& b) const;
+  /// Bytes from the start of its share.
+  int64_t offset_of(int64_t cache, const Place& place) const {
+    const Group& group = group_of_cache(cache);
+    return group.begins[static_cast<size_t>(place.share)] + (layer_in_group_[static_cast<size_t>(cache)] * layer_pages(group, place.share) + place.index) * group.page_stride;
+  }
   /// Bytes of a share, all layers together.
-  int64_t share_bytes(Share share) const { return num_layers * layer_pages(share) * page_stride; }
+  int64_t share_bytes(Share share) const;
 
  private:
-  int64_t layer_pages(Share share) const {
-    switch (share) {
-      case Share::kResident: return num_batches * resident_pages + prefix_resident_pages;
-      case Share::kHost: return num_batches * host_pages + prefix_host_pages;
-      case Share::kDisk: break;
-    }
-    return num_batches * disk_pages + prefix_disk_pages;
-  }
+  int64_t layer_pages(const Group& group, Share share) const { return num_batches * group.own[static_cast<size_t>(share)] + group.prefix[static_cast<size_t>(share)]; }
+
+  std::vector<int64_t> layer_in_group_;  ///< of each cache
 };
 
 /// The pages that a visit may read and append to, until it commits.
 struct CacheLease {
-  /// For each slot of the plan its page pointers; AttentionSlot::pages points into these.
+  /// For each slot of the plan its page pointers, null for those behind the window; AttentionSlot::pages points into these.
   std::shared_ptr<std::vector<std::vector<std::byte*>>> pages;
   std::vector<AttentionSlot> slots;
   std::vector<Event> after;
@@ -89,6 +110,8 @@ class CacheStore {
              Lanes& lanes);
 
   const CacheLayout& layout() const { return layout_; }
+  /// Of the visit's layer; nothing where it has no cache. Any thread.
+  KvGeometry geometry_of(const Visit& visit) const { return cache_of(visit) < 0 ? KvGeometry{} : layout_.group_of_cache(cache_of(visit)).geometry; }
 
   CacheLease acquire(const Visit& visit, const BatchPlan& plan);
   /// Called after the visit's compute was enqueued: writes the pages it changed back to disk.
@@ -105,9 +128,11 @@ class CacheStore {
     Places dirty;          ///< those that this step writes to
     int64_t num_host = 0;  ///< of `pages`, the first so many are in RAM
   };
-  const Passing& passing(const BatchPlan& plan);
-  bool uses_ring(const BatchPlan* plan);
+  const Passing& passing(int64_t group, const BatchPlan& plan);
+  /// Whether something passes through a buffer for a visit that carries out `plan`; null: it does not take place.
+  bool uses_ring(const Visit& visit, const BatchPlan* plan);
   int64_t cache_of(const Visit& visit) const { return layout_.cache_of[static_cast<size_t>(visit.layer)]; }
+  int64_t group_of(const Visit& visit) const { return layout_.group_of[static_cast<size_t>(cache_of(visit))]; }
   void begin_step(int64_t step);
   void issue(const Visit& visit, const BatchPlan& plan);
   /// A page may have been written in an earlier step, by this slot or by the one that had it before: a load must see that, and a store come after it,
@@ -129,7 +154,7 @@ class CacheStore {
   int64_t next_key_ = 0;
   int64_t step_ = -1;
   std::vector<std::vector<Write>> writes_;               ///< a layer: stores that may still be under way
-  std::map<int64_t, std::pair<int64_t, Passing>> passing_;  ///< a batch: (step, what of its plan passes)
+  std::map<std::pair<int64_t, int64_t>, std::pair<int64_t, Passing>> passing_;  ///< a group and batch: (step, what of its plan passes)
 };
 
 }  // namespace flexgen

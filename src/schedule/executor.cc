@@ -177,7 +177,7 @@ ComputeAmount Executor::amount_of(const Leases& leases) {
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
   const bool is_head = layer.kind == LayerKind::kHead;
   const auto logit_rows = static_cast<int64_t>(plan.logit_rows.size());
-  VisitWork work = model_.work(visit.layer, plan.num_rows(), leases.cache.slots, logit_rows, cache_.layout().geometry.dtype);
+  VisitWork work = model_.work(visit.layer, plan.num_rows(), leases.cache.slots, logit_rows, cache_.layout().dtype);
   double rows = product_rows(layer, static_cast<double>(is_head ? logit_rows : plan.num_rows()));
   if (layer.kind == LayerKind::kExperts && choices_.chooses()) {  // not as expected, but as it is
     const ExpertChoices::Products products = choices_.products_of(visit.batch, visit.layer);
@@ -226,7 +226,7 @@ void Executor::count_choices(const Leases& leases) {
 void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
   work.run = [this, leases] {
     copy_in(*leases);
-    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), cache_.layout().geometry, leases->hidden.rows, scratch_.data(), kernels_,
+    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), cache_.geometry_of(leases->visit), leases->hidden.rows, scratch_.data(), kernels_,
                    leases->plan->sink.get());
     count_choices(*leases);
     copy_out(*leases);
@@ -318,7 +318,7 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   attend.after.push_back(lanes_.d2h->submit(std::move(down)));
   attend.amount = whole;
   attend.amount.flops = 0;
-  attend.run = [this, leases, on_host, result] { model_.attend(leases->visit.layer, leases->input(), cache_.layout().geometry, on_host, result, *cpu_kernels_); };
+  attend.run = [this, leases, on_host, result] { model_.attend(leases->visit.layer, leases->input(), cache_.geometry_of(leases->visit), on_host, result, *cpu_kernels_); };
   const Event attended = lanes_.cpu->submit(std::move(attend));
   cache_.commit(leases->visit, *leases->plan, attended);
   // Over q, which is not needed there any more.

@@ -141,7 +141,7 @@ class EmulatedKernels : public Kernels {
         num_rows = std::max(num_rows, slot.first_row + slot.num_rows);
         const int64_t count = (slot.past + slot.num_rows + geometry.page_tokens - 1) / geometry.page_tokens;
         kernels.in_ram(slot.pages, count * static_cast<int64_t>(sizeof(std::byte*)), "the list of pages");
-        for (int64_t page = 0; page < count; ++page) pages[i].push_back(kernels.bytes(slot.pages[page], geometry.page_bytes(), "a page of the cache"));
+        for (int64_t page = 0; page < count; ++page) pages[i].push_back(slot.pages[page] ? kernels.bytes(slot.pages[page], geometry.page_bytes(), "a page of the cache") : nullptr);
         slot.pages = pages[i].data();
       }
     }
