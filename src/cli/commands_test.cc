@@ -90,6 +90,13 @@ TEST(InspectCommand, SaysHowMuchOfAMixtureATokenUses) {
   EXPECT_EQ(json["parameters_per_token"], rest + 2 * 2 * expert);
 }
 
+TEST(InspectCommand, SaysWhatWindowsKeep) {
+  const std::string model = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/gemma3";
+  const Json json = Json::parse(stdout_of([&] { inspect_command({model, true}); }));
+  EXPECT_EQ(json["kv_bytes_per_token"], 3 * 2 * 2 * 16 * 2);
+  EXPECT_EQ(json["kv_bytes_per_token_of_windows"], (Json{{"9", 2 * 2 * 2 * 16 * 2}}));
+}
+
 TEST(InspectCommand, ShowsShippedFormats) {
   const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
   for (auto [name, dtype] : std::map<std::string, std::string>{{"fp8", "fp8"}, {"packed4", "int4-packed"}, {"gptq", "int4-gptq"}, {"awq", "int4-awq"}, {"mxfp4", "fp4-scaled"}}) {

@@ -46,7 +46,14 @@ int inspect_command(const InspectOptions& options) {
   std::vector<std::pair<int64_t, std::string>> types;  ///< those with the most bytes first
   for (const auto& [type, size] : of_type) types.emplace_back(size, dtype_name(type));
   std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-  const int64_t kv_bytes = config.num_layers * model->kv_geometry(DType::kBF16, 1).page_bytes();
+  int64_t kv_bytes = 0;
+  std::map<int64_t, int64_t> windowed;  ///< a window: bytes of a token in its layers
+  for (const LayerSpec& layer : model->layers()) {
+    if (layer.state < 0) continue;
+    const StateSpec& state = model->states()[static_cast<size_t>(layer.state)];
+    kv_bytes += state.page_bytes(DType::kBF16, 1);
+    if (state.window > 0) windowed[state.window] += state.page_bytes(DType::kBF16, 1);
+  }
   const std::string& dtype = types.front().second;
   if (options.json) {
     nlohmann::ordered_json json{{"model_type", config.model_type}, {"dtype", dtype}, {"layers", config.num_layers},
@@ -55,6 +62,7 @@ int inspect_command(const InspectOptions& options) {
                                 {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
                                 {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
     for (const auto& [size, name] : types) json["dtypes"][name] = size;
+    for (const auto& [window, size] : windowed) json["kv_bytes_per_token_of_windows"][std::to_string(window)] = size;
     if (config.is_mixture()) {
       json["experts"] = config.mixture.num_experts;
       json["experts_per_token"] = config.mixture.experts_per_row;
@@ -74,6 +82,7 @@ int inspect_command(const InspectOptions& options) {
                  format_count(std::llround(used)));
   for (const auto& [part, size] : parts) print_result("  {:>10}  {}\n", format_bytes(size), part);
   print_result("  {:>10}  KV cache a token in 16 bits\n", format_bytes(kv_bytes));
+  for (const auto& [window, size] : windowed) print_result("  {:>10}  of these in layers that keep the last {} tokens of a sequence\n", format_bytes(size), format_count(window));
   return kExitDone;
 }
 
