@@ -265,10 +265,16 @@ std::string brace_field(const Value& value, std::string_view spec) {
   return text_field(str(value), form, '<');
 }
 
+/// Which arguments fields without a name take; in one text fields are numbered or not.
+struct FieldNumbers {
+  size_t next = 0;
+  bool given = false;
+};
+
 /// A field's name: an index or a name, then .attributes and [items].
 class Field {
  public:
-  Field(const Args& args, size_t& next) : args_(args), next_(next) {}
+  Field(const Args& args, FieldNumbers& numbers) : args_(args), numbers_(numbers) {}
 
   Value find(std::string_view name) {
     const size_t end = std::min(name.find_first_of(".["), name.size());
@@ -293,7 +299,8 @@ class Field {
   Value first(std::string_view name) {
     size_t index = 0;
     if (name.empty()) {
-      index = next_++;
+      if (numbers_.given) fail("cannot switch from manual field specification to automatic field numbering");
+      index = numbers_.next++;
     } else {
       const auto [rest, error] = std::from_chars(name.data(), name.data() + name.size(), index);
       if (error != std::errc() || rest != name.data() + name.size()) {
@@ -301,13 +308,15 @@ class Field {
           if (own == name) return value;
         fail("format() is given no argument '{}'", name);
       }
+      if (numbers_.next > 0) fail("cannot switch from automatic field numbering to manual field specification");
+      numbers_.given = true;
     }
     if (index >= args_.positional.size()) fail("Replacement index {} out of range for positional args tuple", index);
     return args_.positional[index];
   }
 
   const Args& args_;
-  size_t& next_;
+  FieldNumbers& numbers_;
 };
 
 }  // namespace
@@ -371,6 +380,7 @@ std::string format_percent(std::string_view text, const Value& value) {
       ++at;
       form.digits = std::max<int64_t>(0, number(kMaxDigits));
     }
+    if (form.align == '<') form.zero = false;  // zeros behind a number would be another number
     while (at < text.size() && (text[at] == 'l' || text[at] == 'h' || text[at] == 'L')) ++at;
     if (at == text.size()) fail("incomplete format");
     form.type = text[at++];
@@ -382,7 +392,7 @@ std::string format_percent(std::string_view text, const Value& value) {
 
 std::string format_braces(std::string_view text, const Args& args) {
   GrowingText out;
-  size_t next = 0;
+  FieldNumbers numbers;
   for (size_t at = 0; at < text.size();) {
     const char c = text[at];
     const bool twice = at + 1 < text.size() && text[at + 1] == c;
@@ -415,7 +425,7 @@ std::string format_braces(std::string_view text, const Args& args) {
       name = name.substr(0, mark);
     }
     const std::string_view spec = colon < field.size() ? field.substr(colon + 1) : "";
-    Value value = Field(args, next).find(name);
+    Value value = Field(args, numbers).find(name);
     if (conversion == 'r') value = repr(value);
     else if (conversion == 'a') value = ascii(value);
     else if (conversion == 's') value = str(value);
@@ -433,7 +443,7 @@ std::string format_braces(std::string_view text, const Args& args) {
       }
       const size_t close = spec.find('}', i);
       if (close == std::string_view::npos || spec.substr(i + 1, close - i - 1).find('{') != std::string_view::npos) fail("Max string recursion exceeded");
-      inner += str(Field(args, next).find(spec.substr(i + 1, close - i - 1)));
+      inner += str(Field(args, numbers).find(spec.substr(i + 1, close - i - 1)));
       i = close + 1;
     }
     out.add(brace_field(value, inner));
