@@ -44,7 +44,7 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kMaxTaskDepth = 64;
-constexpr int64_t kMaxTaskLineBytes = 64 << 20, kMaxTextBytes = int64_t{1} << 32;
+constexpr int64_t kMaxTaskLineBytes = 64 << 20, kMaxEvalTextBytes = int64_t{1} << 32;
 
 class Collect : public CompletionSink {
  public:
@@ -76,7 +76,7 @@ bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> re
 }
 
 bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures) {
-  const std::string text = read_unpacked_text(options.perplexity_file, kMaxTextBytes);
+  const std::string text = read_unpacked_text(options.perplexity_file, kMaxEvalTextBytes);
   if (text.empty()) refuse_empty("--perplexity", options.perplexity_file);
   if (is_lfs_pointer(text)) refuse_lfs_pointer(options.perplexity_file);
   for (size_t at = 0; at < text.size();) {
