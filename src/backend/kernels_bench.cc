@@ -275,7 +275,7 @@ void linear_shapes(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"N", "K", "T"})->Unit(benchmark::kMillisecond)->UseRealTime();
   // Of an 8B model, of SmolLM2-135M, of qwen3-0.6b, and a small one.
   for (auto [n, k] : {std::pair{4096, 4096}, {14336, 4096}, {4096, 14336}, {576, 576}, {1536, 576}, {576, 1536}, {3072, 1024}, {1024, 3072}, {128, 128}})
-    for (int64_t t : {1, 2, 4, 8, 16, 32, 64, 128, 200, 256, 512, 1024}) bench->Args({n, k, t});
+    for (int64_t t : {1, 2, 4, 8, 16, 24, 32, 64, 128, 200, 256, 512, 1024}) bench->Args({n, k, t});
 }
 BENCHMARK(bench_linear)->Apply(linear_shapes);
 BENCHMARK(bench_plain_onednn)->Apply(linear_shapes);

@@ -45,12 +45,19 @@ void check_room_for_onednn() {
   munmap(room, kRoom);
 }
 
+/// Each of oneDNN's ISA values has the bits of those it includes.
+bool has_amx() {
+  constexpr auto kNeeded = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kNeeded) == kNeeded;
+}
+
 }  // namespace
 
 Linear::Linear(WorkerTeam& team)
     : team_(team),
       engine_(dnnl::engine::kind::cpu, 0),
       stream_(engine_),
+      few_rows_(has_amx() ? kFewRowsOfAmx : kFewRows),
       scratch_(static_cast<size_t>(team.size())) {
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
   if (dot_product::is_supported()) packed_ = std::make_unique<LinearPacked<DotRows>>(team);
@@ -138,7 +145,7 @@ bool Linear::packed_agrees(int64_t cols) {
   multiply(product(kOnlyPanel, cols), 0, x.data(), w.data(), expected.data());
   const WeightView weight{kType, kTileRows, cols, {{w.data(), kTileRows}}};
   bool agrees = true;
-  for (int64_t rows = 1; rows <= kOnlyPanel && agrees; rows += rows < 2 * kFewRows ? 1 : kFewRows) {
+  for (int64_t rows = 1; rows <= kOnlyPanel && agrees; rows += rows < kFewRowsOfAmx ? 1 : dot_product::kBlockRows) {
     packed_->run(x.data(), rows, weight, {}, false, actual.data());
     agrees = std::equal(actual.begin(), actual.begin() + rows * kTileRows, expected.begin());
   }
@@ -165,7 +172,7 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
                  const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
-  if (packed_ && (num_rows <= kFewRows || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols)) return packed_->run(x, num_rows, weight, bias, accumulate, y);
+  if (packed_ && (num_rows <= few_rows_ || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols)) return packed_->run(x, num_rows, weight, bias, accumulate, y);
 
   const std::vector<Panel> panels = cut_rows(num_rows, cols);
   std::vector<Product*> products;

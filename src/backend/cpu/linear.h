@@ -1,5 +1,5 @@
 #pragma once
-// Linear: x W^T of the cpu backend in bf16: oneDNN on tiles of fixed shapes, weights used where they lie; for few rows of x or short ones our own product, where that gives the same bits.
+// Linear: x W^T of the cpu backend in bf16: our own product where that gives oneDNN's bits and is faster; else oneDNN on tiles of fixed shapes, weights used where they lie.
 // A tile is `kTileRows` rows of W times one panel of rows of x; a tile runs in one thread, tiles
 // run in parallel. So a result does not depend on the number of rows, of threads, or on where W is
 // cut. Not for two threads at once.
@@ -29,7 +29,7 @@ class Linear {
       64;  ///< rows of W in a tile; the width oneDNN blocks by itself
   static constexpr int64_t kMaxPanel = 256;
   static constexpr int64_t kPanelGrain = 16;  ///< panels are multiples of this
-  static constexpr int64_t kFewRows = 24;  ///< up to these oneDNN copies the weights for hardly any rows
+  static constexpr int64_t kFewRows = 128, kFewRowsOfAmx = 24;  ///< up to these oneDNN is the slower, as it copies the weights; AMX, which it uses and we don't, is the faster for more
   static constexpr int64_t kShortRow = 1024;  ///< up to so many columns oneDNN's panels differ in bits, so rows of x are padded to one size
   static constexpr int64_t kOnlyPanel = 64;   ///< where sizes disagree: between few rows and many
 
@@ -64,6 +64,7 @@ class Linear {
   WorkerTeam& team_;
   dnnl::engine engine_;
   dnnl::stream stream_;
+  int64_t few_rows_;  ///< up to so many rows of any length are packed_'s
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K
   std::map<std::pair<int64_t, int64_t>, bool> agrees_;                        ///< by panel, K
   std::map<int64_t, bool> packed_agrees_;                                     ///< by K

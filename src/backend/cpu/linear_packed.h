@@ -21,6 +21,9 @@ namespace flexgen {
 /// Rows of x at a time: a chunk of their columns stays in the second cache.
 inline constexpr int64_t kMaxProductRows = 256;
 
+/// Who packs rows of x for a product: nobody; each worker for itself, as few rows are had from another's cache later than they are packed; or the workers together, each some of them.
+enum class RowPacking { kNone, kByEach, kTogether };
+
 /// Products in fp32, of weights in fp32 and bf16 as they lie.
 struct FloatRows {
   static constexpr DType kElements = DType::kF32;
@@ -30,10 +33,12 @@ struct FloatRows {
   struct Scratch {
     float_product::PackedChunk chunk;
   };
-  /// Up to so many rows of x go through tiles as pack() leaves them.
-  static constexpr int64_t kPackedRows = 0;
-  static void pack(const std::byte*, int64_t, int64_t, std::byte*) {}
-  /// y [num_rows, kTileRows] f32, 64-byte aligned = x [num_rows, cols], packed if there are so few rows, times the tile, of a type that packs.
+  /// How rows [num_rows, cols] of x go through tiles.
+  static RowPacking packing(int64_t, int64_t) { return RowPacking::kNone; }
+  /// They are packed in so many pieces.
+  static int64_t pack_pieces(int64_t, int64_t) { return 0; }
+  static void pack(const std::byte*, int64_t, int64_t, int64_t, std::byte*) {}
+  /// y [num_rows, kTileRows] f32, 64-byte aligned = x [num_rows, cols], packed as packing() says, times the tile, of a type that packs.
   static void multiply(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, Scratch& scratch, float* y) {
     int64_t fetched = 0;
     for (int64_t column = 0, count = 0; column < tile.cols; column += count) {
@@ -52,26 +57,20 @@ struct DotRows {
   static constexpr int64_t kTileRows = dot_product::kTileRows;
   static bool packs(DType dtype) { return dtype == DType::kBF16; }
 
-  struct Scratch {
-    dot_product::PackedChunk chunk;
-    alignas(64) float part[kMaxProductRows * kTileRows];  ///< sums of columns that are not all there yet
-  };
-  /// As FloatRows'.
-  static constexpr int64_t kPackedRows = dot_product::kFewRows;
-  static void pack(const std::byte* x, int64_t num_rows, int64_t cols, std::byte* packed) { dot_product::pack_rows(x, num_rows, cols, packed); }
+  using Scratch = dot_product::Scratch;
+  /// As FloatRows'. Rows of few columns, each in places of its own in the nearest cache, need no packing.
+  static RowPacking packing(int64_t num_rows, int64_t cols) {
+    constexpr int64_t kRowsOfEach = 16, kShortRow = 1024;
+    if (num_rows == 1) return RowPacking::kNone;
+    return num_rows <= kRowsOfEach ? RowPacking::kByEach : cols > kShortRow ? RowPacking::kTogether : RowPacking::kNone;
+  }
+  static int64_t pack_pieces(int64_t num_rows, int64_t cols) { return dot_product::num_block_pairs(num_rows, cols); }
+  static void pack(const std::byte* x, int64_t num_rows, int64_t cols, int64_t piece, std::byte* packed) { dot_product::pack_rows(x, num_rows, cols, piece, packed); }
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
-    if (num_rows <= dot_product::kFewRows) return dot_product::multiply_few(x, num_rows, tile, y);
-    const int64_t cols = tile.cols, of_part = dot_product::sum_columns(cols);
-    ProductTile fetching = tile;
-    for (int64_t column = 0; column < cols; column += dot_product::kMaxChunk) {
-      const int64_t count = std::min(dot_product::kMaxChunk, cols - column), end = column + count, fetched = tile.next_bytes * column / cols;
-      if (tile.next != nullptr) fetching.next = tile.next + fetched;
-      fetching.next_bytes = tile.next_bytes * end / cols - fetched;
-      dot_product::pack_chunk(fetching, column, count, &scratch.chunk);
-      dot_product::multiply(x + size_bytes(DType::kBF16, column), cols, num_rows, scratch.chunk, count, {column % of_part == 0, end % of_part == 0 || end == cols, column < of_part}, scratch.part, y);
-    }
+    dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch, y);
   }
 };
+static_assert(dot_product::kMaxRows == kMaxProductRows);
 
 template <typename Product>
 class LinearPacked {
@@ -88,12 +87,15 @@ class LinearPacked {
     if (!Product::packs(weight.dtype))
       for (std::vector<std::byte>& rows : converted_)
         if (const auto size = static_cast<size_t>(size_bytes(Product::kElements, kTileRows * weight.cols)); rows.size() < size) rows.resize(size);
-    for (int64_t row = 0; row < num_rows; row += kMaxProductRows)
-      run_panel(x + size_bytes(Product::kElements, row * weight.cols), std::min(kMaxProductRows, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
+    // Panels of one size: a last one of few rows would read all of W for them.
+    const int64_t panel = round_up(ceil_div(num_rows, ceil_div(num_rows, kMaxProductRows)), kRowGrain);
+    for (int64_t row = 0; row < num_rows; row += panel)
+      run_panel(x + size_bytes(Product::kElements, row * weight.cols), std::min(panel, num_rows - row), weight, bias_data, accumulate, y + row * weight.rows);
   }
 
  private:
   static constexpr int64_t kTileRows = Product::kTileRows;
+  static constexpr int64_t kRowGrain = 8;
   /// So many multiplications and additions take about as long as a byte from memory.
   static constexpr double kFlopsPerByte = 16;
   /// Up to so many rows of x a product waits for memory.
@@ -114,27 +116,46 @@ class LinearPacked {
     ++round_;
     shares_.start(units.count(), team);
     ask_ahead(weight, num_rows);
+    pack_together(x, units, cols, team);
     team_.run(team, units.count(), [&](int64_t, int worker) {
       const UnitShares::Unit mine = shares_.take(worker);
-      const auto [t, first, rows] = units[mine.unit];
+      const int64_t t = units.tile_of(mine.unit), part = units.part_of(mine.unit);
+      const auto [first, rows] = units.part(part);
       if (rows == 0) return;
       const LinearTile& tile = tiles_[static_cast<size_t>(t)];
-      const int64_t next = mine.next < 0 ? t : units[mine.next].tile;
+      const int64_t next = mine.next < 0 ? t : units.tile_of(mine.next);
       float* const product = workers_[static_cast<size_t>(worker)].product;
-      run_tile(worker, tile, next == t ? nullptr : &tiles_[static_cast<size_t>(next)], weight, rows_of(worker, x + size_bytes(Product::kElements, first * cols), rows, cols), rows);
+      run_tile(worker, tile, next == t ? nullptr : &tiles_[static_cast<size_t>(next)], weight, rows_of(worker, x, units, part, cols), rows);
       vector_rows::add_product(product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate, y + first * weight.rows + tile.first_row, weight.rows);
     });
   }
 
-  /// Few rows as the product wants them, once a round by each worker for itself: to have them from another's cache takes longer.
-  const std::byte* rows_of(int worker, const std::byte* x, int64_t num_rows, int64_t cols) {
-    if (num_rows > Product::kPackedRows || num_rows == 1) return x;
+  /// The panel's rows [num_rows, cols] packed part by part, where that is the workers' common task.
+  void pack_together(const std::byte* x, const ProductUnits& units, int64_t cols, int team) {
+    const int64_t part_rows = units.part_rows(), pieces = Product::pack_pieces(part_rows, cols);
+    if (Product::packing(part_rows, cols) != RowPacking::kTogether) return;
+    if (const auto bytes = static_cast<size_t>(size_bytes(Product::kElements, units.num_rows() * cols)); together_.size() < bytes) together_.resize(bytes);
+    team_.run(team, units.num_parts() * pieces, [&](int64_t unit, int) {
+      const auto [first, rows] = units.part(unit / pieces);
+      const int64_t piece = unit % pieces, at = size_bytes(Product::kElements, first * cols);
+      if (Product::packing(rows, cols) == RowPacking::kTogether && piece < Product::pack_pieces(rows, cols)) Product::pack(x + at, rows, cols, piece, together_.data() + at);
+    });
+  }
+
+  /// The rows of a unit as the product wants them; each worker packs a part at most once a round.
+  const std::byte* rows_of(int worker, const std::byte* x, const ProductUnits& units, int64_t part, int64_t cols) {
+    const auto [first, rows] = units.part(part);
+    const int64_t at = size_bytes(Product::kElements, first * cols);
+    const RowPacking packing = Product::packing(rows, cols);
+    if (packing == RowPacking::kNone) return x + at;
+    if (packing == RowPacking::kTogether) return together_.data() + at;
     PackedRows& mine = packed_[static_cast<size_t>(worker)];
-    if (mine.round == round_ && mine.from == x) return mine.rows.data();
-    if (const auto bytes = static_cast<size_t>(size_bytes(Product::kElements, num_rows * cols)); mine.rows.size() < bytes) mine.rows.resize(bytes);
-    Product::pack(x, num_rows, cols, mine.rows.data());
-    mine.round = round_, mine.from = x;
-    return mine.rows.data();
+    if (mine.round != round_) mine.round = round_, mine.parts = 0;
+    if (const auto bytes = static_cast<size_t>(size_bytes(Product::kElements, units.num_rows() * cols)); mine.rows.size() < bytes) mine.rows.resize(bytes);
+    if ((mine.parts >> part & 1) == 0)
+      for (int64_t piece = 0; piece < Product::pack_pieces(rows, cols); ++piece) Product::pack(x + at, rows, cols, piece, mine.rows.data() + at);
+    mine.parts |= uint64_t{1} << part;
+    return mine.rows.data() + at;
   }
 
   /// Tells the workers what they will read once this product is done: each the beginning of its share of the weight that comes next.
@@ -162,7 +183,8 @@ class LinearPacked {
       data = rows;
       dtype = Product::kElements;
     }
-    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes}, mine.scratch, mine.product);
+    const bool as_it_lies = data == tile.data;
+    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes, as_it_lies, as_it_lies && next != nullptr}, mine.scratch, mine.product);
   }
 
   WorkerTeam& team_;
@@ -172,10 +194,11 @@ class LinearPacked {
   std::vector<std::vector<std::byte>> converted_;  ///< of a worker: a tile [kTileRows, K] of a type that is not packed as it lies
   struct alignas(64) PackedRows {
     int64_t round = 0;
-    const std::byte* from = nullptr;
+    uint64_t parts = 0;  ///< a bit for each part of the rows that is packed
     std::vector<std::byte> rows;
   };
   std::vector<PackedRows> packed_;                  ///< of a worker
+  std::vector<std::byte> together_;                 ///< the rows of a panel, packed by all
   int64_t round_ = 0;                               ///< a panel's
   std::vector<LinearTile> tiles_;
   std::vector<float> bias_;

@@ -68,15 +68,21 @@ class ProductUnits {
     part_rows_ = ceil_div(num_rows, parts_);
   }
   int64_t count() const { return num_tiles_ * parts_; }
+  int64_t num_rows() const { return num_rows_; }
+  int64_t num_parts() const { return parts_; }
+  /// Of the first part; the others have no more.
+  int64_t part_rows() const { return part_rows_; }
 
   /// Rows [first_row, first_row + num_rows); no rows: the unit is empty.
-  struct Unit {
-    int64_t tile, first_row, num_rows;
+  struct Part {
+    int64_t first_row, num_rows;
   };
-  Unit operator[](int64_t unit) const {
-    const int64_t first_row = unit % parts_ * part_rows_;
-    return {unit / parts_, first_row, std::max<int64_t>(0, std::min(part_rows_, num_rows_ - first_row))};
+  Part part(int64_t part) const {
+    const int64_t first_row = part * part_rows_;
+    return {first_row, std::max<int64_t>(0, std::min(part_rows_, num_rows_ - first_row))};
   }
+  int64_t tile_of(int64_t unit) const { return unit / parts_; }
+  int64_t part_of(int64_t unit) const { return unit % parts_; }
 
  private:
   int64_t num_tiles_, num_rows_, parts_, part_rows_;

@@ -12,6 +12,8 @@ struct ProductTile {
   int64_t cols = 0, num_rows = 0;
   const std::byte* next = nullptr;
   int64_t next_bytes = 0;
+  bool in_memory = false;      ///< `rows` are where the weight lies, and so are not in a cache by themselves
+  bool next_is_alike = false;  ///< `next` are rows of as many columns of the same type
 };
 
 }  // namespace flexgen
