@@ -1,6 +1,7 @@
 #include "batch/shard_lines.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 
@@ -42,7 +43,7 @@ int64_t ShardSplit::cut_pieces() {
   int64_t before = 0;
   for (int64_t place = 0; place < order_.size(); ++place) {
     const LineCost cost = order_[place].cost;
-    const auto cut = static_cast<int64_t>(static_cast<double>(before) * static_cast<double>(num_shards_) / static_cast<double>(std::max<int64_t>(1, tokens_)) + 0.5);
+    const auto cut = static_cast<int64_t>(std::llround(static_cast<double>(before) * static_cast<double>(num_shards_) / static_cast<double>(std::max<int64_t>(1, tokens_))));
     if (cut > 0 && cut < num_shards_) {
       const auto ideal = static_cast<int64_t>(static_cast<double>(tokens_) * static_cast<double>(cut) / static_cast<double>(num_shards_));
       const int64_t loses = cost.shared + std::abs(before - ideal);
