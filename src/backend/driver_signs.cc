@@ -49,7 +49,8 @@ DriverSigns read_driver_signs(const std::string& root) {
   std::error_code error;
   for (fs::directory_iterator it(root + "/dev", error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    const bool numbered = name.size() > 6 && name.starts_with("nvidia") && std::all_of(name.begin() + 6, name.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const bool numbered =
+        name.size() > 6 && name.starts_with("nvidia") && std::all_of(name.begin() + 6, name.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (numbered || name == "nvidiactl") signs.files.push_back(it->path().string());
   }
   std::sort(signs.files.begin(), signs.files.end());
@@ -61,21 +62,28 @@ DriverSigns read_driver_signs(const std::string& root) {
 std::string why_no_gpu(const DriverSigns& signs, bool no_device) {
   constexpr const char* kStartWithGpus = "start it with the NVIDIA container runtime (docker run --gpus all; in Kubernetes the resource nvidia.com/gpu)";
   if (!signs.library) {
-    if (signs.module && signs.container) return fmt::format("the NVIDIA driver of this machine is not there inside this container (no libcuda.so.1): {}", kStartWithGpus);
-    if (signs.module) return "the NVIDIA driver's library is missing (no libcuda.so.1), though its kernel module is loaded: install the rest of the driver, or add the library's folder to LD_LIBRARY_PATH";
+    if (signs.module && signs.container)
+      return fmt::format("the NVIDIA driver of this machine is not there inside this container (no libcuda.so.1): {}", kStartWithGpus);
+    if (signs.module)
+      return "the NVIDIA driver's library is missing (no libcuda.so.1), though its kernel module is loaded: install the rest of the driver, or add the library's folder to LD_LIBRARY_PATH";
     if (signs.gpu) return "there is an NVIDIA GPU, but no driver (no libcuda.so.1): install the NVIDIA driver";
-    return fmt::format("there is no NVIDIA driver (no libcuda.so.1), and no NVIDIA GPU is seen{}: use --backend cpu", signs.container ? fmt::format("; if this container's machine has one, {}", kStartWithGpus) : "");
+    return fmt::format("there is no NVIDIA driver (no libcuda.so.1), and no NVIDIA GPU is seen{}: use --backend cpu",
+                       signs.container ? fmt::format("; if this container's machine has one, {}", kStartWithGpus) : "");
   }
   if (!signs.forbidden.empty())
-    return fmt::format("no permission to open {}: this user needs to read and write them (see their group, often video or render; in a container {})", fmt::join(signs.forbidden, ", "), kStartWithGpus);
+    return fmt::format("no permission to open {}: this user needs to read and write them (see their group, often video or render; in a container {})",
+                       fmt::join(signs.forbidden, ", "), kStartWithGpus);
   if (!signs.module && signs.driver_version == 0)
     return "the NVIDIA driver's library is there, but its kernel module is not loaded: modprobe nvidia, or restart the machine if the driver or the kernel was updated";
   if (signs.files.empty() && signs.module)
-    return signs.container ? fmt::format("this container has no /dev/nvidia* files: {}", kStartWithGpus) : std::string("there are no /dev/nvidia* files, though the driver is loaded: run nvidia-smi or nvidia-modprobe once as root");
+    return signs.container ? fmt::format("this container has no /dev/nvidia* files: {}", kStartWithGpus)
+                           : std::string("there are no /dev/nvidia* files, though the driver is loaded: run nvidia-smi or nvidia-modprobe once as root");
   if (signs.driver_version > 0 && signs.driver_version / 1000 < signs.built_for / 1000)
-    return fmt::format("the NVIDIA driver is too old: it is for CUDA {}, and this program was built with CUDA {}: update it, or build with an older toolkit", version_name(signs.driver_version),
-                       version_name(signs.built_for));
-  if (no_device && !signs.visible_devices.empty()) return fmt::format("CUDA_VISIBLE_DEVICES{} hides all GPUs, or names none that is there: unset it, or name one that nvidia-smi -L shows", signs.visible_devices);
+    return fmt::format("the NVIDIA driver is too old: it is for CUDA {}, and this program was built with CUDA {}: update it, or build with an older toolkit",
+                       version_name(signs.driver_version), version_name(signs.built_for));
+  if (no_device && !signs.visible_devices.empty())
+    return fmt::format("CUDA_VISIBLE_DEVICES{} hides all GPUs, or names none that is there: unset it, or name one that nvidia-smi -L shows",
+                       signs.visible_devices);
   return "";
 }
 

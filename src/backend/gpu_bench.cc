@@ -81,10 +81,10 @@ struct BenchCache {
 };
 
 /// Calls attention() for `rows` new tokens of each slot, 20 times a round.
-void bench_attention(benchmark::State& state, GpuSession& gpu, const BenchCache& cache, int64_t slots, int64_t past, int64_t rows, int64_t dense_until, double sparsity) {
+void bench_attention(benchmark::State& state, GpuSession& gpu, const BenchCache& cache, int64_t slots, int64_t past, int64_t rows, int64_t dense_until,
+                     double sparsity) {
   std::vector<AttentionSlot> views;
-  for (int64_t s = 0; s < slots; ++s)
-    views.push_back({s * rows, rows, past, cache.pages.data() + s * cache.pages_each, dense_until});
+  for (int64_t s = 0; s < slots; ++s) views.push_back({s * rows, rows, past, cache.pages.data() + s * cache.pages_each, dense_until});
   const int64_t q_size = slots * rows * cache.geometry.query_heads * 128;
   std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
   auto* q_there = reinterpret_cast<float*>(gpu.allocate(4 * q_size));
@@ -116,8 +116,8 @@ void bench_prompt_attention(benchmark::State& state) {
   const BenchCache cache(gpu, slots, tokens, {query_heads, state.range(3), state.range(4)});
   bench_attention(state, gpu, cache, slots, 0, tokens, tokens, 1);
   const double calls = 20 * static_cast<double>(state.iterations());
-  state.counters["TFLOP/s"] = benchmark::Counter(
-      1e-12 * calls * static_cast<double>(slots * query_heads * 4 * 128 * tokens * (tokens + 1) / 2), benchmark::Counter::kIsRate);
+  state.counters["TFLOP/s"] =
+      benchmark::Counter(1e-12 * calls * static_cast<double>(slots * query_heads * 4 * 128 * tokens * (tokens + 1) / 2), benchmark::Counter::kIsRate);
 }
 
 /// Arguments: N, K, T, bits of the weight.
@@ -135,7 +135,8 @@ void bench_product(benchmark::State& state) {
     gpu.run([&] {
       for (int i = 0; i < 20; ++i) gpu.kernels().linear(x, t, weight, {}, false, y);
     });
-  state.counters["TFLOP/s"] = benchmark::Counter(20 * 2e-12 * static_cast<double>(n * k * t) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["TFLOP/s"] =
+      benchmark::Counter(20 * 2e-12 * static_cast<double>(n * k * t) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
 BENCHMARK(bench_copy_lane)->ArgNames({"MiB", "up"})->Args({256, 1})->Args({256, 0})->Args({16, 1})->Args({16, 0})->Args({1, 1})->Args({1, 0})->UseRealTime();

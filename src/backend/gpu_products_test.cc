@@ -48,7 +48,8 @@ std::vector<Word> random_matrix(std::mt19937& random, int64_t rows, int64_t cols
   return words;
 }
 
-void expect_sums(const Shape& shape, DType act, const std::byte* x, const std::byte* weight, const std::vector<float>& bias, int64_t rows, const std::vector<float>& y) {
+void expect_sums(const Shape& shape, DType act, const std::byte* x, const std::byte* weight, const std::vector<float>& bias, int64_t rows,
+                 const std::vector<float>& y) {
   std::vector<float> w(static_cast<size_t>(shape.k));
   for (int64_t i = 0; i < 40; ++i) {
     const int64_t t = i * 131 % rows, n = (i * 7919 + shape.n - 1) % shape.n;
@@ -75,8 +76,15 @@ TEST_P(GpuProducts, RowsOfRealShapesAreTheSameInAnyCompanyAndCut) {
   }
   constexpr int64_t kRows = 300;
   std::mt19937 random(11);
-  for (const Shape& shape : {Shape{4096, 4096, act, false}, {14336, 4096, act, false}, {28672, 8192, act, false}, {8192, 28672, act, true}, {57344, 8192, act, false},
-                             {50272, 7168, act, false}, {7168, 28672, DType::kInt4, true}, {28672, 7168, DType::kInt8, true}, {1001, 768, act, true}}) {
+  for (const Shape& shape : {Shape{4096, 4096, act, false},
+                             {14336, 4096, act, false},
+                             {28672, 8192, act, false},
+                             {8192, 28672, act, true},
+                             {57344, 8192, act, false},
+                             {50272, 7168, act, false},
+                             {7168, 28672, DType::kInt4, true},
+                             {28672, 7168, DType::kInt8, true},
+                             {1001, 768, act, true}}) {
     SCOPED_TRACE(fmt::format("{} x {} {}", shape.n, shape.k, dtype_name(shape.dtype)));
     std::vector<Word> x = random_matrix(random, kRows, shape.k, act), w = random_matrix(random, shape.n, shape.k, shape.dtype);
     std::vector<float> bias_values(static_cast<size_t>(shape.n));
@@ -88,7 +96,8 @@ TEST_P(GpuProducts, RowsOfRealShapesAreTheSameInAnyCompanyAndCut) {
     std::vector<float> y(static_cast<size_t>(kRows * shape.n)), part;
     kernels->linear(bytes_in(x), kRows, whole, bias, false, y.data());
     expect_sums(shape, act, bytes_in(x), bytes_in(w), bias_values, kRows, y);
-    for (const auto& [row, count, is_cut] : {std::tuple<int64_t, int64_t, bool>{0, kRows, true}, {299, 1, false}, {17, 1, true}, {5, 33, false}, {101, 7, true}}) {
+    for (const auto& [row, count, is_cut] :
+         {std::tuple<int64_t, int64_t, bool>{0, kRows, true}, {299, 1, false}, {17, 1, true}, {5, 33, false}, {101, 7, true}}) {
       part.assign(static_cast<size_t>(count * shape.n), 0);
       kernels->linear(bytes_in(x) + size_bytes(act, row * shape.k), count, is_cut ? cut : whole, bias, false, part.data());
       ASSERT_EQ(0, std::memcmp(y.data() + row * shape.n, part.data(), part.size() * sizeof(float))) << count << " rows from " << row << (is_cut ? ", cut" : "");

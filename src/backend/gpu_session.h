@@ -39,8 +39,8 @@ class GpuSession {
 
  private:
   GpuSession(std::unique_ptr<Device> device, std::optional<DType> act)
-      : device_(std::move(device)), compute_(device_->make_compute_lane("compute", nullptr)), up_(device_->make_copy_lane("up", nullptr)), down_(device_->make_copy_lane("down", nullptr)),
-        kernels_(device_->make_kernels(act.value_or(device_->best_compute_dtype(DType::kBF16)))) {}
+      : device_(std::move(device)), compute_(device_->make_compute_lane("compute", nullptr)), up_(device_->make_copy_lane("up", nullptr)),
+        down_(device_->make_copy_lane("down", nullptr)), kernels_(device_->make_kernels(act.value_or(device_->best_compute_dtype(DType::kBF16)))) {}
 
   static void copy(Lane& lane, const Copy& one, int times) {
     Work work;

@@ -51,7 +51,8 @@ std::vector<uint16_t> halves(int64_t count, DType act, float scale, uint32_t see
 class Product {
  public:
   Product(GpuSession& gpu, DType act, const Shape& shape)
-      : gpu_(gpu), act_(act), shape_(shape), w_(gpu, 2 * shape.n * shape.k), x_(gpu, 2 * kMostRows * shape.k), bias_(gpu, 2 * shape.n), y_(gpu, 4 * kMostRows * shape.n) {
+      : gpu_(gpu), act_(act), shape_(shape), w_(gpu, 2 * shape.n * shape.k), x_(gpu, 2 * kMostRows * shape.k), bias_(gpu, 2 * shape.n),
+        y_(gpu, 4 * kMostRows * shape.n) {
     const std::vector<uint16_t> w = halves(shape.n * shape.k, act, 0.02f, 1), x = halves(kMostRows * shape.k, act, 1, 2), bias = halves(shape.n, act, 1, 3);
     gpu.upload(w.data(), w_.at, 2 * shape.n * shape.k);
     gpu.upload(x.data(), x_.at, 2 * kMostRows * shape.k);
@@ -92,7 +93,8 @@ class Product {
   std::vector<float> product(int64_t first, int64_t rows) {
     const std::vector<float> start(static_cast<size_t>(kMostRows * shape_.n), 0.5f);
     gpu_.upload(start.data(), y_.at, 4 * kMostRows * shape_.n);
-    const WeightView weight{act_, shape_.n, shape_.k, {{w_.at, shape_.n}}}, bias = shape_.with_bias ? WeightView{act_, 1, shape_.n, {{bias_.at, 1}}} : WeightView{};
+    const WeightView weight{act_, shape_.n, shape_.k, {{w_.at, shape_.n}}},
+        bias = shape_.with_bias ? WeightView{act_, 1, shape_.n, {{bias_.at, 1}}} : WeightView{};
     gpu_.run([&] { gpu_.kernels().linear(x_.at + 2 * first * shape_.k, rows, weight, bias, shape_.accumulate, reinterpret_cast<float*>(y_.at)); });
     std::vector<float> y(static_cast<size_t>(rows * shape_.n));
     gpu_.download(y_.at, y.data(), 4 * rows * shape_.n);
@@ -122,8 +124,8 @@ class Product {
 
 /// True if its bits are right. A shape that is refused is said, and counts as wrong.
 bool check(GpuSession& gpu, DType act, const Shape& shape) {
-  std::printf("%-4s n %6ld k %6ld%s%s:", std::string(dtype_name(act)).c_str(), static_cast<long>(shape.n), static_cast<long>(shape.k), shape.with_bias ? " bias" : "",
-              shape.accumulate ? " add" : "");
+  std::printf("%-4s n %6ld k %6ld%s%s:", std::string(dtype_name(act)).c_str(), static_cast<long>(shape.n), static_cast<long>(shape.k),
+              shape.with_bias ? " bias" : "", shape.accumulate ? " add" : "");
   bool right = false;
   try {
     Product product(gpu, act, shape);
@@ -148,8 +150,20 @@ int check_all() {
   for (const DType act : {DType::kBF16, DType::kF16}) {
     GpuSession gpu(act);
     const bool f16 = act == DType::kF16;
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{4096, 4096}, {1024, 4096}, {14336, 4096}, {4096, 14336}, {7168, 7168}, {28672, 7168}, {7168, 28672}, {12568, 7168},
-                               {57344, 4096}, {768, 768}, {3072, 768}, {1, 2048}, {8, 4096}, {60, 2048}}) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{4096, 4096},
+                               {1024, 4096},
+                               {14336, 4096},
+                               {4096, 14336},
+                               {7168, 7168},
+                               {28672, 7168},
+                               {7168, 28672},
+                               {12568, 7168},
+                               {57344, 4096},
+                               {768, 768},
+                               {3072, 768},
+                               {1, 2048},
+                               {8, 4096},
+                               {60, 2048}}) {
       if (!check(gpu, act, {n, k, f16, f16 && n == 7168})) ++wrong;
     }
   }

@@ -45,7 +45,7 @@ struct KvGeometry {
 struct AttentionSlot {
   int64_t first_row = 0;
   int64_t num_rows = 0;
-  int64_t past = 0;                  ///< tokens already in the cache
+  int64_t past = 0;                   ///< tokens already in the cache
   std::byte* const* pages = nullptr;  ///< page p holds positions [p * page_tokens, (p + 1) * page_tokens); null where the window hides all of it from all rows
   /// Rows at this position and later are sparse where the rule asks for it: generated tokens. Prompts are read densely.
   int64_t dense_until = std::numeric_limits<int64_t>::max();
@@ -103,7 +103,8 @@ struct RopeRule {
 
 /// How a router's logits become the scores that experts are chosen by.
 enum class RouterScore {
-  kSoftmax, kSigmoid,
+  kSoftmax,
+  kSigmoid,
   kSparseMixer,  ///< the logits themselves; the weight of each of two choices is softmax over the logits near it (Liu et al. 2024)
 };
 
@@ -112,9 +113,9 @@ struct RouterRule {
   int64_t num_experts = 0;      ///< E; 0: the model is no mixture
   int64_t experts_per_row = 0;  ///< k
   RouterScore score = RouterScore::kSoftmax;
-  float nearness = 0;           ///< of kSparseMixer: a logit s is near the largest, m, up to (m - s) / max(|s|, m)
-  bool normalized = false;      ///< a row's weights are divided by their sum
-  float scale = 1;              ///< and then multiplied by this
+  float nearness = 0;       ///< of kSparseMixer: a logit s is near the largest, m, up to (m - s) / max(|s|, m)
+  bool normalized = false;  ///< a row's weights are divided by their sum
+  float scale = 1;          ///< and then multiplied by this
 };
 
 /// One of the experts that a row uses.
@@ -139,28 +140,23 @@ class Kernels {
 
   /// out[t] = (accumulate ? out[t] : 0) + rows[t] for T = rows.size() rows of `cols` elements of `dtype`;
   /// out [T, cols] f32. Embedding lookup: the rows may lie anywhere.
-  virtual void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols,
-                           bool accumulate, float* out) = 0;
+  virtual void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols, bool accumulate, float* out) = 0;
 
   /// x [T, D] f32 -> out [T, D] act; weight [D], bias [D] or empty; LayerNorm (Ba et al. 2016), variance over D.
-  virtual void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                          const WeightView& bias, const NormRule& rule, std::byte* out) = 0;
+  virtual void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
+                          std::byte* out) = 0;
   /// The same, in place on f32 (post-norm models keep the normalized residual stream).
-  virtual void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                              const WeightView& bias, const NormRule& rule) = 0;
+  virtual void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) = 0;
   /// x [T, D] f32 -> out [T, D] act; x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019).
-  virtual void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                        const NormRule& rule, std::byte* out) = 0;
+  virtual void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) = 0;
   /// In place on x f32 with rows of `row_stride` elements: each row holds `num_heads` vectors of `head_size`,
   /// each normalized by itself with weight [head_size] (Qwen3's q and k norm).
-  virtual void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                              const WeightView& weight, const NormRule& rule) = 0;
+  virtual void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) = 0;
 
   /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, quantized ones too, bias [N] or
   /// empty. The reduction over K is in fp32 (Kernels of 16-bit backends may round W to bf16 first). Kernels made with int8_products
   /// quantize rows of x that meet a quantized W to int8 first (backend/symmetric_quant.h) and sum in integers within a group.
-  virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
-                      const WeightView& bias, bool accumulate, float* y) = 0;
+  virtual void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) = 0;
 
   /// Rows [num_rows, cols] of an unquantized or a blocked type as rows of another, which is not blocked; `range` is for quantized ones. False if one that was to be quantized is not
   /// finite. Every backend makes the same bytes.
@@ -169,8 +165,7 @@ class Kernels {
   /// out [T, N] act = activation(x [T, N] f32).
   virtual void activate(const float* x, int64_t count, Activation activation, std::byte* out) = 0;
   /// out [T, F] act = activation(gate [T, F]) * up [T, F].
-  virtual void gated_activate(const float* gate, const float* up, int64_t count, Activation activation,
-                              std::byte* out) = 0;
+  virtual void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) = 0;
   /// out [count] act of x [count, 2] f32, pairs of a gate and what it gates. NaN stays NaN.
   virtual void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) = 0;
   /// out act = x f32, element by element.
@@ -205,14 +200,11 @@ class Kernels {
   virtual void hadamard(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size) = 0;
 
   /// Writes the new keys and values into the slots' pages. k, v [T, G, H] f32.
-  virtual void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
-                         const KvGeometry& geometry) = 0;
+  virtual void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots, const KvGeometry& geometry) = 0;
   /// Each new token attends to its slot's positions up to and including its own, as the rule says; the pages
   /// already hold the new tokens. q [T, A, H] f32; out [T, A, H] act. Softmax in fp32. A sparse row (FlexGen, section 5) scores all
   /// positions and then attends to those alone that choose_positions() (backend/sparse_positions.h) takes for each kv head.
-  virtual void attention(const float* q, std::span<const AttentionSlot> slots,
-                         const KvGeometry& geometry, const AttentionRule& rule,
-                         std::byte* out) = 0;
+  virtual void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry, const AttentionRule& rule, std::byte* out) = 0;
 };
 
 /// fp32 throughout, plain loops: the judge of every other backend.
@@ -220,9 +212,9 @@ std::unique_ptr<Kernels> make_reference_kernels(bool int8_products = false);
 
 /// What the kernels of the processor compute with.
 struct CpuKernelOptions {
-  int num_threads = 0;                   ///< 0: all cores
-  DType compute_dtype = DType::kBF16;    ///< kBF16 needs cpu_has_bf16(); kF32 else
-  bool int8_products = false;            ///< see Kernels::linear
+  int num_threads = 0;                 ///< 0: all cores
+  DType compute_dtype = DType::kBF16;  ///< kBF16 needs cpu_has_bf16(); kF32 else
+  bool int8_products = false;          ///< see Kernels::linear
 };
 /// oneDNN for products in bf16, Highway for the rest. Throws Error{user} if the compute dtype is not to be had.
 std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options);

@@ -60,8 +60,7 @@ class ArenaBytes {
 };
 
 void count_flops(benchmark::State& state, int64_t t, int64_t n, int64_t k) {
-  state.counters["GFLOP/s"] = benchmark::Counter(
-      2e-9 * static_cast<double>(t * n * k * state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(2e-9 * static_cast<double>(t * n * k * state.iterations()), benchmark::Counter::kIsRate);
 }
 
 /// Copies of a weight of so many bytes that together are too large for any cache: 1 GiB of them, and 64 at most.
@@ -140,23 +139,17 @@ void bench_shipped_linear(benchmark::State& state) {
 void bench_plain_onednn(benchmark::State& state) {
   using dnnl::memory;
   const int64_t n = state.range(0), k = state.range(1), t = state.range(2);
-  const auto type =
-      compute_dtype() == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32;
-  std::vector<std::byte> x = random_elements(compute_dtype(), t * k),
-                         w = random_elements(compute_dtype(), n * k);
+  const auto type = compute_dtype() == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32;
+  std::vector<std::byte> x = random_elements(compute_dtype(), t * k), w = random_elements(compute_dtype(), n * k);
   std::vector<float> y(static_cast<size_t>(t * n));
   dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   dnnl::stream stream(engine);
-  memory::desc x_desc({t, k}, type, memory::format_tag::ab),
-      w_desc({k, n}, type, memory::format_tag::ba);
+  memory::desc x_desc({t, k}, type, memory::format_tag::ab), w_desc({k, n}, type, memory::format_tag::ba);
   memory::desc y_desc({t, n}, memory::data_type::f32, memory::format_tag::ab);
-  dnnl::matmul matmul(
-      dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine));
-  memory x_memory(x_desc, engine, x.data()), w_memory(w_desc, engine, w.data()),
-      y_memory(y_desc, engine, y.data());
+  dnnl::matmul matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine));
+  memory x_memory(x_desc, engine, x.data()), w_memory(w_desc, engine, w.data()), y_memory(y_desc, engine, y.data());
   auto run = [&] {
-    matmul.execute(
-        stream, {{DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, y_memory}});
+    matmul.execute(stream, {{DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, y_memory}});
     stream.wait();
   };
   omp_set_num_threads(usable_cores());  // one, where a kernel of ours has run before
@@ -179,27 +172,20 @@ void bench_attention(benchmark::State& state) {
   for (size_t i = 0; i < row.size(); ++i) row[i] = std::sin(static_cast<float>(i * i));
   const int64_t stride = row_bytes(dtype, 128);
   for (int64_t at = 0; at < geometry.page_bytes(); at += stride) store_row(row.data(), 128, dtype, cache.data() + at);
-  for (int64_t page = 1; page < slots * pages_per_slot; ++page)
-    std::copy_n(cache.data(), geometry.page_bytes(), cache.data() + page * geometry.page_bytes());
+  for (int64_t page = 1; page < slots * pages_per_slot; ++page) std::copy_n(cache.data(), geometry.page_bytes(), cache.data() + page * geometry.page_bytes());
   std::vector<std::byte*> pages;
-  for (int64_t p = 0; p < slots * pages_per_slot; ++p)
-    pages.push_back(cache.data() + p * geometry.page_bytes());
+  for (int64_t p = 0; p < slots * pages_per_slot; ++p) pages.push_back(cache.data() + p * geometry.page_bytes());
   std::vector<AttentionSlot> views;
-  for (int64_t s = 0; s < slots; ++s)
-    views.push_back({s * rows, rows, past, pages.data() + s * pages_per_slot, 0});
+  for (int64_t s = 0; s < slots; ++s) views.push_back({s * rows, rows, past, pages.data() + s * pages_per_slot, 0});
   const int64_t q_size = slots * rows * geometry.query_heads * geometry.head_size;
   std::vector<float> q(static_cast<size_t>(q_size), 0.01f);
   std::vector<std::byte> out(static_cast<size_t>(size_bytes(kernels->act_dtype(), q_size)));
   for (auto _ : state) kernels->attention(q.data(), views, geometry, {0.088f, 0, static_cast<double>(state.range(5)) / 100}, out.data());
   const auto calls = static_cast<double>(state.iterations());
-  const auto pairs =
-      static_cast<double>(slots * geometry.query_heads) *
-      (static_cast<double>(rows * past) + static_cast<double>(rows * (rows + 1)) / 2);
-  state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(cache_bytes),
-                                                 benchmark::Counter::kIsRate);
+  const auto pairs = static_cast<double>(slots * geometry.query_heads) * (static_cast<double>(rows * past) + static_cast<double>(rows * (rows + 1)) / 2);
+  state.counters["KV GB/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(cache_bytes), benchmark::Counter::kIsRate);
   state.counters["tokens/s"] = benchmark::Counter(calls * static_cast<double>(slots * rows), benchmark::Counter::kIsRate);
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(1e-9 * calls * pairs * 4 * 128, benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(1e-9 * calls * pairs * 4 * 128, benchmark::Counter::kIsRate);
 }
 
 /// Arguments: slots, context that all of them have in common, query heads, bits of the cache; a page and a row of its own each, 8 kv heads of 128. Beside it what
@@ -228,7 +214,8 @@ void bench_shared_attention(benchmark::State& state) {
   for (auto _ : state) kernels->attention(q.data(), views, geometry, {0.088f, 0, 1}, out.data());
   const auto calls = static_cast<double>(state.iterations());
   state.counters["tokens/s"] = benchmark::Counter(calls * static_cast<double>(slots), benchmark::Counter::kIsRate);
-  state.counters["GFLOP/s"] = benchmark::Counter(1e-9 * calls * static_cast<double>(slots * geometry.query_heads * (shared + 17)) * 4 * 128, benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(1e-9 * calls * static_cast<double>(slots * geometry.query_heads * (shared + 17)) * 4 * 128, benchmark::Counter::kIsRate);
 }
 
 /// Arguments: bits, 1 for the searched range (GroupRange::kMse); rows of 4096 bf16. What preparing weights can hope for, beside the disk.
@@ -241,8 +228,7 @@ void bench_quantize(benchmark::State& state) {
   std::vector<std::byte> out(static_cast<size_t>(kRows * row_bytes(dtype, kCols)));
   for (auto _ : state)
     if (!kernels->convert_rows(rows.data(), DType::kBF16, kRows, kCols, dtype, range, out.data())) std::abort();
-  state.counters["GB/s"] =
-      benchmark::Counter(1e-9 * static_cast<double>(rows.size()) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(rows.size()) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
 /// Choosing tokens of 32 rows of 128256 logits. Argument: 1 for drawn ones.
@@ -266,9 +252,7 @@ void bench_memory_read(benchmark::State& state) {
   const ArenaBytes memory(kGiB);
   WorkerTeam team(usable_cores());
   for (auto _ : state) benchmark::DoNotOptimize(sum_of_words(team, memory.data(), kGiB));
-  state.counters["GB/s"] =
-      benchmark::Counter(1e-9 * static_cast<double>(kGiB) * static_cast<double>(state.iterations()),
-                         benchmark::Counter::kIsRate);
+  state.counters["GB/s"] = benchmark::Counter(1e-9 * static_cast<double>(kGiB) * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
@@ -301,7 +285,7 @@ BENCHMARK(bench_attention)
     ->Args({64, 2047, 1, 32, 16, 100})  // generation, 4 query heads a kv head
     ->Args({64, 2047, 1, 32, 8, 100})
     ->Args({64, 2047, 1, 32, 4, 100})
-    ->Args({64, 2047, 1, 8, 16, 100})   // generation, no sharing
+    ->Args({64, 2047, 1, 8, 16, 100})  // generation, no sharing
     ->Args({64, 2047, 1, 8, 4, 100})
     ->Args({64, 2047, 1, 32, 16, 10})  // sparse
     ->Args({64, 2047, 1, 32, 4, 10})

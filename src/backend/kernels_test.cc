@@ -30,9 +30,7 @@ using Rng = std::mt19937;
 using Floats = std::vector<float>;
 using Bytes = std::vector<std::byte>;
 
-int64_t pick(Rng& rng, int64_t low, int64_t high) {
-  return std::uniform_int_distribution<int64_t>(low, high)(rng);
-}
+int64_t pick(Rng& rng, int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(rng); }
 
 /// Normal values that bf16 holds exactly, so that every backend starts from the same numbers.
 Floats random_floats(Rng& rng, int64_t count, float scale = 1) {
@@ -48,8 +46,7 @@ Bytes encode(const Floats& values, DType dtype) {
     if (dtype == DType::kF32) {
       std::memcpy(bytes.data() + 4 * i, &values[i], 4);
     } else {
-      uint16_t half =
-          dtype == DType::kBF16 ? bf16_from_float(values[i]) : f16_from_float(values[i]);
+      uint16_t half = dtype == DType::kBF16 ? bf16_from_float(values[i]) : f16_from_float(values[i]);
       std::memcpy(bytes.data() + 2 * i, &half, 2);
     }
   }
@@ -58,8 +55,7 @@ Bytes encode(const Floats& values, DType dtype) {
 
 Floats decode(const Bytes& bytes, DType dtype) {
   Floats values(bytes.size() / static_cast<size_t>(size_bytes(dtype, 1)));
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] = load_float(bytes.data(), dtype, static_cast<int64_t>(i));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = load_float(bytes.data(), dtype, static_cast<int64_t>(i));
   return values;
 }
 
@@ -67,8 +63,7 @@ Floats decode(const Bytes& bytes, DType dtype) {
 Bytes encode_rows(const Floats& values, DType dtype, int64_t cols) {
   const auto rows = static_cast<int64_t>(values.size()) / cols;
   Bytes bytes(static_cast<size_t>(rows * row_bytes(dtype, cols)));
-  for (int64_t row = 0; row < rows; ++row)
-    store_row(values.data() + row * cols, cols, dtype, bytes.data() + row * row_bytes(dtype, cols));
+  for (int64_t row = 0; row < rows; ++row) store_row(values.data() + row * cols, cols, dtype, bytes.data() + row * row_bytes(dtype, cols));
   return bytes;
 }
 
@@ -76,7 +71,8 @@ Bytes encode_rows(const Floats& values, DType dtype, int64_t cols) {
 /// alignment.
 class TestWeight {
  public:
-  TestWeight(const Floats& values, DType dtype, int64_t rows, int64_t cols, std::vector<int64_t> cuts = {}) : TestWeight(encode_rows(values, dtype, cols), dtype, rows, cols, std::move(cuts)) {}
+  TestWeight(const Floats& values, DType dtype, int64_t rows, int64_t cols, std::vector<int64_t> cuts = {})
+      : TestWeight(encode_rows(values, dtype, cols), dtype, rows, cols, std::move(cuts)) {}
   TestWeight(const Bytes& bytes, DType dtype, int64_t rows, int64_t cols, std::vector<int64_t> cuts = {}) {
     cuts.push_back(rows);
     std::sort(cuts.begin(), cuts.end());
@@ -84,17 +80,14 @@ class TestWeight {
     int64_t first = 0;
     for (int64_t cut : cuts) {
       if (cut == first) continue;
-      auto from = static_cast<size_t>(first * row_bytes(dtype, cols)),
-           to = static_cast<size_t>(cut * row_bytes(dtype, cols));
+      auto from = static_cast<size_t>(first * row_bytes(dtype, cols)), to = static_cast<size_t>(cut * row_bytes(dtype, cols));
       auto& memory = memory_.emplace_back(std::make_unique<Bytes>(to - from + 2));
       std::memcpy(memory->data() + 2, bytes.data() + from, to - from);
       view_.pieces.push_back({memory->data() + 2, cut - first});
       first = cut;
     }
   }
-  static TestWeight vector(const Floats& values, DType dtype) {
-    return {values, dtype, 1, static_cast<int64_t>(values.size())};
-  }
+  static TestWeight vector(const Floats& values, DType dtype) { return {values, dtype, 1, static_cast<int64_t>(values.size())}; }
   operator const WeightView&() const { return view_; }
 
  private:
@@ -152,30 +145,32 @@ Floats sinks_of(const AttentionShape& shape) {
 struct AttentionInput {
   Floats q, k, v;
   AttentionInput(Rng& rng, const AttentionShape& shape, int64_t tokens)
-      : q(random_floats(rng, tokens * shape.query_heads * shape.head_size)),
-        k(random_floats(rng, tokens * shape.kv_heads * shape.head_size)),
+      : q(random_floats(rng, tokens * shape.query_heads * shape.head_size)), k(random_floats(rng, tokens * shape.kv_heads * shape.head_size)),
         v(random_floats(rng, tokens * shape.kv_heads * shape.head_size)) {}
 };
 
 /// Attention over whole sequences fed in chunks: chunks[i] of sequence i are its chunk lengths; all
 /// sequences' chunk number c share a call. Returns [sequence][token, A, H].
-std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& shape,
-                                     const std::vector<AttentionInput>& inputs,
+std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& shape, const std::vector<AttentionInput>& inputs,
                                      const std::vector<std::vector<int64_t>>& chunks) {
   const KvGeometry geometry = shape.geometry();
   Floats slopes;
   const Floats sinks = sinks_of(shape);
-  for (int64_t head = 0; shape.alibi && head < shape.query_heads; ++head) slopes.push_back(std::exp2(-8 * static_cast<float>(head + 1) / static_cast<float>(shape.query_heads)));
-  const AttentionRule rule{.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .soft_cap = shape.soft_cap, .slopes = slopes, .sinks = sinks};
-  const int64_t q_size = shape.query_heads * shape.head_size,
-                kv_size = shape.kv_heads * shape.head_size;
+  for (int64_t head = 0; shape.alibi && head < shape.query_heads; ++head)
+    slopes.push_back(std::exp2(-8 * static_cast<float>(head + 1) / static_cast<float>(shape.query_heads)));
+  const AttentionRule rule{.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)),
+                           .window = shape.window,
+                           .sparsity = shape.sparsity,
+                           .soft_cap = shape.soft_cap,
+                           .slopes = slopes,
+                           .sinks = sinks};
+  const int64_t q_size = shape.query_heads * shape.head_size, kv_size = shape.kv_heads * shape.head_size;
   std::vector<Sequence> sequences;
   std::vector<int64_t> past(inputs.size(), 0);
   std::vector<Floats> results(inputs.size());
   size_t rounds = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    sequences.emplace_back(geometry,
-                           std::accumulate(chunks[i].begin(), chunks[i].end(), int64_t{0}));
+    sequences.emplace_back(geometry, std::accumulate(chunks[i].begin(), chunks[i].end(), int64_t{0}));
     rounds = std::max(rounds, chunks[i].size());
   }
   for (size_t round = 0; round < rounds; ++round) {
@@ -191,14 +186,11 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
       auto append = [&](Floats& to, const Floats& from, int64_t size) {
         to.insert(to.end(), from.begin() + past[i] * size, from.begin() + (past[i] + count) * size);
       };
-      append(q, inputs[i].q, q_size), append(k, inputs[i].k, kv_size),
-          append(v, inputs[i].v, kv_size);
+      append(q, inputs[i].q, q_size), append(k, inputs[i].k, kv_size), append(v, inputs[i].v, kv_size);
       rows += count;
     }
     kernels.append_kv(k.data(), v.data(), slots, geometry);
-    Floats out = act_output(kernels, rows * q_size, [&](std::byte* to) {
-      kernels.attention(q.data(), slots, geometry, rule, to);
-    });
+    Floats out = act_output(kernels, rows * q_size, [&](std::byte* to) { kernels.attention(q.data(), slots, geometry, rule, to); });
     for (size_t s = 0; s < slots.size(); ++s) {
       results[owner[s]].insert(results[owner[s]].end(), out.begin() + slots[s].first_row * q_size,
                                out.begin() + (slots[s].first_row + slots[s].num_rows) * q_size);
@@ -210,8 +202,7 @@ std::vector<Floats> attend_in_chunks(Kernels& kernels, const AttentionShape& sha
 
 std::vector<int64_t> random_chunks(Rng& rng, int64_t tokens, int64_t longest) {
   std::vector<int64_t> chunks;
-  for (int64_t at = 0; at < tokens; at += chunks.back())
-    chunks.push_back(std::min(tokens - at, pick(rng, 1, longest)));
+  for (int64_t at = 0; at < tokens; at += chunks.back()) chunks.push_back(std::min(tokens - at, pick(rng, 1, longest)));
   return chunks;
 }
 
@@ -233,29 +224,19 @@ void add_linear_cases(std::vector<OperationCase>& cases) {
   struct Shape {
     int64_t rows, n, k;
   };
-  for (Shape shape : {Shape{1, 1, 1},
-                      {1, 37, 20},
-                      {3, 64, 64},
-                      {17, 65, 33},
-                      {32, 200, 128},
-                      {70, 129, 257},
-                      {300, 130, 512},
-                      {5, 2048, 96}})
+  for (Shape shape : {Shape{1, 1, 1}, {1, 37, 20}, {3, 64, 64}, {17, 65, 33}, {32, 200, 128}, {70, 129, 257}, {300, 130, 512}, {5, 2048, 96}})
     for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32, DType::kInt8, DType::kInt4})
       for (bool accumulate : {false, true})
-        cases.push_back({fmt::format("linear_{}x{}x{}_{}{}", shape.rows, shape.n, shape.k,
-                                     dtype_name(dtype), accumulate ? "_add" : ""),
-                         [=](Kernels& kernels, Rng& rng) {
-                           auto [t, n, k] = shape;
-                           Bytes x = encode(random_floats(rng, t * k), kernels.act_dtype());
-                           TestWeight weight(random_floats(rng, n * k), dtype, n, k,
-                                             random_cuts(rng, n, 2));
-                           TestWeight bias = TestWeight::vector(random_floats(rng, n), is_quantized(dtype) ? DType::kBF16 : dtype);
-                           Floats y = random_floats(rng, t * n);
-                           kernels.linear(x.data(), t, weight, accumulate ? WeightView{} : bias,
-                                          accumulate, y.data());
-                           return y;
-                         }});
+        cases.push_back(
+            {fmt::format("linear_{}x{}x{}_{}{}", shape.rows, shape.n, shape.k, dtype_name(dtype), accumulate ? "_add" : ""), [=](Kernels& kernels, Rng& rng) {
+               auto [t, n, k] = shape;
+               Bytes x = encode(random_floats(rng, t * k), kernels.act_dtype());
+               TestWeight weight(random_floats(rng, n * k), dtype, n, k, random_cuts(rng, n, 2));
+               TestWeight bias = TestWeight::vector(random_floats(rng, n), is_quantized(dtype) ? DType::kBF16 : dtype);
+               Floats y = random_floats(rng, t * n);
+               kernels.linear(x.data(), t, weight, accumulate ? WeightView{} : bias, accumulate, y.data());
+               return y;
+             }});
 }
 
 /// Rows of blocks: any codes, and scales that leave the values about as large as other weights.
@@ -271,7 +252,8 @@ Bytes random_blocks(Rng& rng, DType dtype, int64_t rows, int64_t cols) {
     if (dtype == DType::kMXFP4) bytes[at] = static_cast<std::byte>(pick(rng, 120, 127));
     else
       for (int64_t half : halves) {
-        const auto bits = static_cast<uint16_t>(pick(rng, 0, 1) << 15 | pick(rng, block.elements == kLongestBlock ? 0x0c00 : 0x1c00, 0x1fff));  // of either sign, below 2^-7
+        const auto bits =
+            static_cast<uint16_t>(pick(rng, 0, 1) << 15 | pick(rng, block.elements == kLongestBlock ? 0x0c00 : 0x1c00, 0x1fff));  // of either sign, below 2^-7
         std::memcpy(bytes.data() + at + half, &bits, sizeof bits);
       }
   }
@@ -304,14 +286,11 @@ void add_block_cases(std::vector<OperationCase>& cases) {
 void add_row_cases(std::vector<OperationCase>& cases) {
   for (int64_t cols : {1, 15, 64, 100, 4096})
     for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
-      auto name = [&](const char* what) {
-        return fmt::format("{}_{}_{}", what, cols, dtype_name(dtype));
-      };
+      auto name = [&](const char* what) { return fmt::format("{}_{}_{}", what, cols, dtype_name(dtype)); };
       cases.push_back({name("gather_rows"), [=](Kernels& kernels, Rng& rng) {
                          Bytes table = encode(random_floats(rng, 9 * cols), dtype);
                          std::vector<const std::byte*> rows;
-                         for (int i = 0; i < 20; ++i)
-                           rows.push_back(table.data() + size_bytes(dtype, pick(rng, 0, 8) * cols));
+                         for (int i = 0; i < 20; ++i) rows.push_back(table.data() + size_bytes(dtype, pick(rng, 0, 8) * cols));
                          Floats out(static_cast<size_t>(20 * cols), NAN);
                          kernels.gather_rows(rows, dtype, cols, false, out.data());
                          std::reverse(rows.begin(), rows.end());
@@ -334,9 +313,7 @@ void add_row_cases(std::vector<OperationCase>& cases) {
                          for (float& value : x) value += 2;
                          TestWeight weight = TestWeight::vector(random_floats(rng, cols), dtype);
                          TestWeight bias = TestWeight::vector(random_floats(rng, cols), dtype);
-                         Floats out = act_output(kernels, 11 * cols, [&](std::byte* to) {
-                           kernels.layer_norm(x.data(), 11, cols, weight, bias, 1e-5f, to);
-                         });
+                         Floats out = act_output(kernels, 11 * cols, [&](std::byte* to) { kernels.layer_norm(x.data(), 11, cols, weight, bias, 1e-5f, to); });
                          Floats y = x;
                          kernels.layer_norm_f32(x.data(), 11, cols, weight, WeightView{}, 1e-5f);
                          kernels.layer_norm_f32(y.data(), 11, cols, weight, bias, {1e-5f, 1});
@@ -345,12 +322,8 @@ void add_row_cases(std::vector<OperationCase>& cases) {
       cases.push_back({name("rms_norm"), [=](Kernels& kernels, Rng& rng) {
                          Floats x = random_floats(rng, 12 * cols, 3);
                          TestWeight weight = TestWeight::vector(random_floats(rng, cols), dtype);
-                         Floats out = act_output(kernels, 12 * cols, [&](std::byte* to) {
-                           kernels.rms_norm(x.data(), 12, cols, weight, 1e-6f, to);
-                         });
-                         Floats more = act_output(kernels, 12 * cols, [&](std::byte* to) {
-                           kernels.rms_norm(x.data(), 12, cols, weight, {1e-6f, 1}, to);
-                         });
+                         Floats out = act_output(kernels, 12 * cols, [&](std::byte* to) { kernels.rms_norm(x.data(), 12, cols, weight, 1e-6f, to); });
+                         Floats more = act_output(kernels, 12 * cols, [&](std::byte* to) { kernels.rms_norm(x.data(), 12, cols, weight, {1e-6f, 1}, to); });
                          kernels.rms_norm_heads(x.data(), 4, 3, cols, weight, 1e-6f);
                          return flatten({out, more, x});
                        }});
@@ -365,32 +338,28 @@ void add_element_cases(std::vector<OperationCase>& cases) {
                                                       {"silu", Activation::kSilu}};
   for (int64_t count : {1, 77, 70000})
     for (auto [kind_name, kind] : kinds)
-      cases.push_back(
-          {fmt::format("{}_{}", kind_name, count), [=, kind = kind](Kernels& kernels, Rng& rng) {
-             Floats x = random_floats(rng, count, 4), up = random_floats(rng, count);
-             for (size_t i = 0; i < x.size(); i += 97) x[i] *= 50;  // far into the flat ends
-             Floats plain = act_output(kernels, count, [&](std::byte* to) {
-               kernels.activate(x.data(), count, kind, to);
-             });
-             Floats gated = act_output(kernels, count, [&](std::byte* to) {
-               kernels.gated_activate(x.data(), up.data(), count, kind, to);
-             });
-             return flatten({plain, gated});
-           }});
+      cases.push_back({fmt::format("{}_{}", kind_name, count), [=, kind = kind](Kernels& kernels, Rng& rng) {
+                         Floats x = random_floats(rng, count, 4), up = random_floats(rng, count);
+                         for (size_t i = 0; i < x.size(); i += 97) x[i] *= 50;  // far into the flat ends
+                         Floats plain = act_output(kernels, count, [&](std::byte* to) { kernels.activate(x.data(), count, kind, to); });
+                         Floats gated = act_output(kernels, count, [&](std::byte* to) { kernels.gated_activate(x.data(), up.data(), count, kind, to); });
+                         return flatten({plain, gated});
+                       }});
   for (int64_t head_size : {2, 16, 64, 80, 96, 128})
-   for (auto [turned, interleaved] : {std::pair(head_size, false), std::pair(head_size, true), std::pair(head_size / 4 * 2, false), std::pair(head_size / 4 * 2, true)})
-    if (turned > 0) cases.push_back({fmt::format("rope_{}_{}{}", head_size, turned, interleaved ? "_interleaved" : ""), [=, turned = turned, interleaved = interleaved](Kernels& kernels, Rng& rng) {
-                       const int64_t rows = 40, heads = 3;
-                       Floats x = random_floats(rng, rows * heads * head_size), frequencies;
-                       std::vector<int32_t> positions;
-                       for (int64_t t = 0; t < rows; ++t)
-                         positions.push_back(static_cast<int32_t>(pick(rng, 0, 131071)));
-                       for (int64_t i = 0; i < turned / 2; ++i)
-                         frequencies.push_back(static_cast<float>(std::pow(
-                             5e5, -2.0 * static_cast<double>(i) / static_cast<double>(turned))));
-                       kernels.rope(x.data(), rows, heads, head_size, positions.data(), {frequencies, 1.1f, interleaved});
-                       return x;
-                     }});
+    for (auto [turned, interleaved] :
+         {std::pair(head_size, false), std::pair(head_size, true), std::pair(head_size / 4 * 2, false), std::pair(head_size / 4 * 2, true)})
+      if (turned > 0)
+        cases.push_back({fmt::format("rope_{}_{}{}", head_size, turned, interleaved ? "_interleaved" : ""),
+                         [=, turned = turned, interleaved = interleaved](Kernels& kernels, Rng& rng) {
+                           const int64_t rows = 40, heads = 3;
+                           Floats x = random_floats(rng, rows * heads * head_size), frequencies;
+                           std::vector<int32_t> positions;
+                           for (int64_t t = 0; t < rows; ++t) positions.push_back(static_cast<int32_t>(pick(rng, 0, 131071)));
+                           for (int64_t i = 0; i < turned / 2; ++i)
+                             frequencies.push_back(static_cast<float>(std::pow(5e5, -2.0 * static_cast<double>(i) / static_cast<double>(turned))));
+                           kernels.rope(x.data(), rows, heads, head_size, positions.data(), {frequencies, 1.1f, interleaved});
+                           return x;
+                         }});
   for (int64_t count : {1, 77, 70000}) {
     cases.push_back({fmt::format("add_scaled_{}", count), [=](Kernels& kernels, Rng& rng) {
                        Floats x = random_floats(rng, count), y = random_floats(rng, count);
@@ -413,33 +382,50 @@ void add_element_cases(std::vector<OperationCase>& cases) {
                      }});
   cases.push_back({"to_act", [](Kernels& kernels, Rng& rng) {
                      Floats x = random_floats(rng, 1001);
-                     return act_output(kernels, 1001,
-                                       [&](std::byte* to) { kernels.to_act(x.data(), 1001, to); });
+                     return act_output(kernels, 1001, [&](std::byte* to) { kernels.to_act(x.data(), 1001, to); });
                    }});
 }
 
 const std::vector<AttentionShape>& attention_shapes() {
-  static const std::vector<AttentionShape> shapes = {
-      {DType::kBF16, 8, 2, 128, 16, 0}, {DType::kBF16, 4, 4, 64, 32, 0},
-      {DType::kF32, 4, 4, 64, 7, 0},    {DType::kF16, 6, 2, 80, 64, 0},
-      {DType::kBF16, 3, 1, 96, 128, 0}, {DType::kF32, 2, 1, 16, 1, 0},
-      {DType::kBF16, 5, 5, 20, 48, 0},  {DType::kBF16, 8, 8, 128, 16, 9},
-      {DType::kF16, 40, 1, 33, 24, 70}, {DType::kF32, 1, 1, 1, 5, 3},
-      {DType::kInt4, 8, 2, 128, 64, 0}, {DType::kInt4, 3, 3, 80, 16, 0},
-      {DType::kInt8, 4, 1, 64, 32, 0},  {DType::kInt4, 4, 2, 33, 24, 50},
-      {DType::kBF16, 8, 2, 128, 16, 0, 0.1}, {DType::kInt4, 10, 2, 64, 32, 0, 0.2},
-      {DType::kInt8, 3, 1, 96, 16, 60, 0.3}, {DType::kF32, 4, 4, 20, 7, 0, 0.05},
-      {DType::kBF16, 8, 2, 128, 16, 40, 1, 2}, {DType::kBF16, 3, 1, 96, 64, 0, 0.3, 0.5}, {DType::kInt4, 4, 2, 64, 32, 0, 1, 1}, {DType::kInt8, 4, 1, 128, 16, 0, 0.3, 2},
-      {DType::kF32, 2, 1, 16, 8, 0, 1, 3}, {DType::kBF16, 6, 3, 128, 32, 0, 1, 0, true}, {DType::kInt4, 4, 4, 64, 32, 0, 1, 0, true}, {DType::kInt8, 5, 1, 64, 16, 0, 1, 0, true},
-      {DType::kF16, 3, 3, 20, 7, 0, 1, 0, true},
-      {DType::kBF16, 8, 2, 64, 16, 9, 1, 0, false, true}, {DType::kF32, 6, 3, 20, 7, 0, 1, 0, false, true}, {DType::kInt4, 8, 2, 64, 32, 0, 1, 0, false, true},
-      {DType::kF32, 6, 2, 64, 32, 30, 0.3, 0, false, true}, {DType::kBF16, 6, 2, 64, 64, 0, 0.3, 0, false, true}, {DType::kF16, 4, 2, 33, 24, 50, 1, 0, false, true}};
+  static const std::vector<AttentionShape> shapes = {{DType::kBF16, 8, 2, 128, 16, 0},
+                                                     {DType::kBF16, 4, 4, 64, 32, 0},
+                                                     {DType::kF32, 4, 4, 64, 7, 0},
+                                                     {DType::kF16, 6, 2, 80, 64, 0},
+                                                     {DType::kBF16, 3, 1, 96, 128, 0},
+                                                     {DType::kF32, 2, 1, 16, 1, 0},
+                                                     {DType::kBF16, 5, 5, 20, 48, 0},
+                                                     {DType::kBF16, 8, 8, 128, 16, 9},
+                                                     {DType::kF16, 40, 1, 33, 24, 70},
+                                                     {DType::kF32, 1, 1, 1, 5, 3},
+                                                     {DType::kInt4, 8, 2, 128, 64, 0},
+                                                     {DType::kInt4, 3, 3, 80, 16, 0},
+                                                     {DType::kInt8, 4, 1, 64, 32, 0},
+                                                     {DType::kInt4, 4, 2, 33, 24, 50},
+                                                     {DType::kBF16, 8, 2, 128, 16, 0, 0.1},
+                                                     {DType::kInt4, 10, 2, 64, 32, 0, 0.2},
+                                                     {DType::kInt8, 3, 1, 96, 16, 60, 0.3},
+                                                     {DType::kF32, 4, 4, 20, 7, 0, 0.05},
+                                                     {DType::kBF16, 8, 2, 128, 16, 40, 1, 2},
+                                                     {DType::kBF16, 3, 1, 96, 64, 0, 0.3, 0.5},
+                                                     {DType::kInt4, 4, 2, 64, 32, 0, 1, 1},
+                                                     {DType::kInt8, 4, 1, 128, 16, 0, 0.3, 2},
+                                                     {DType::kF32, 2, 1, 16, 8, 0, 1, 3},
+                                                     {DType::kBF16, 6, 3, 128, 32, 0, 1, 0, true},
+                                                     {DType::kInt4, 4, 4, 64, 32, 0, 1, 0, true},
+                                                     {DType::kInt8, 5, 1, 64, 16, 0, 1, 0, true},
+                                                     {DType::kF16, 3, 3, 20, 7, 0, 1, 0, true},
+                                                     {DType::kBF16, 8, 2, 64, 16, 9, 1, 0, false, true},
+                                                     {DType::kF32, 6, 3, 20, 7, 0, 1, 0, false, true},
+                                                     {DType::kInt4, 8, 2, 64, 32, 0, 1, 0, false, true},
+                                                     {DType::kF32, 6, 2, 64, 32, 30, 0.3, 0, false, true},
+                                                     {DType::kBF16, 6, 2, 64, 64, 0, 0.3, 0, false, true},
+                                                     {DType::kF16, 4, 2, 33, 24, 50, 1, 0, false, true}};
   return shapes;
 }
 
 std::string shape_name(const AttentionShape& s) {
-  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}_cap{}{}{}", dtype_name(s.dtype), s.query_heads,
-                     s.kv_heads, s.head_size, s.page_tokens, s.window, s.sparsity, s.soft_cap, s.alibi ? "_alibi" : "", s.has_sinks ? "_sinks" : "");
+  return fmt::format("{}_a{}_g{}_h{}_page{}_window{}_sparsity{}_cap{}{}{}", dtype_name(s.dtype), s.query_heads, s.kv_heads, s.head_size, s.page_tokens,
+                     s.window, s.sparsity, s.soft_cap, s.alibi ? "_alibi" : "", s.has_sinks ? "_sinks" : "");
 }
 
 TEST(HadamardTest, IsItsDefinition) {
@@ -506,9 +492,10 @@ void add_routing_cases(std::vector<OperationCase>& cases) {
     RouterRule rule;
     bool has_bias = false;
   };
-  for (const Router& router : {Router{"softmax", {8, 2}}, Router{"softmax_normalized", {.num_experts = 130, .experts_per_row = 9, .normalized = true, .scale = 2.5f}},
-                               Router{"sigmoid", {.num_experts = 64, .experts_per_row = 6, .score = RouterScore::kSigmoid, .normalized = true}, true},
-                               Router{"sparse_mixer", {.num_experts = 40, .experts_per_row = 2, .score = RouterScore::kSparseMixer, .nearness = 0.3f}}, Router{"all", {3, 3}}})
+  for (const Router& router :
+       {Router{"softmax", {8, 2}}, Router{"softmax_normalized", {.num_experts = 130, .experts_per_row = 9, .normalized = true, .scale = 2.5f}},
+        Router{"sigmoid", {.num_experts = 64, .experts_per_row = 6, .score = RouterScore::kSigmoid, .normalized = true}, true},
+        Router{"sparse_mixer", {.num_experts = 40, .experts_per_row = 2, .score = RouterScore::kSparseMixer, .nearness = 0.3f}}, Router{"all", {3, 3}}})
     cases.push_back({fmt::format("choose_experts_{}", router.name), [=](Kernels& kernels, Rng& rng) {
                        const RouterRule& rule = router.rule;
                        const int64_t rows = 7, E = rule.num_experts;
@@ -665,16 +652,13 @@ void expect_same_bits_of_rows_and_cuts(Kernels& kernels, int64_t largest_k = 204
       for (int round = 0; round < 6; ++round) {
         TestWeight cut(w, dtype, n, k, random_cuts(rng, n, round));
         Floats parts = start;
-        const int64_t longest =
-            std::vector<int64_t>{1, 16, 40, 100, 290, 300}[static_cast<size_t>(round)];
+        const int64_t longest = std::vector<int64_t>{1, 16, 40, 100, 290, 300}[static_cast<size_t>(round)];
         int64_t first = 0;
         for (int64_t count : random_chunks(rng, rows, longest)) {
-          kernels.linear(x.data() + size_bytes(act, first * k), count, cut, bias, true,
-                           parts.data() + first * n);
+          kernels.linear(x.data() + size_bytes(act, first * k), count, cut, bias, true, parts.data() + first * n);
           first += count;
         }
-        ASSERT_EQ(0, std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)))
-            << "round " << round;
+        ASSERT_EQ(0, std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float))) << "round " << round;
       }
     }
 }
@@ -683,7 +667,8 @@ void expect_same_bits_of_rows_and_cuts(Kernels& kernels, int64_t largest_k = 204
 TEST_P(BackendTest, LinearAgreesWithReference) { expect_agreement(*kernels_, *make_reference_kernels(), backend().is_bf16, begins_with("linear")); }
 TEST_P(BackendTest, AttentionAgreesWithReference) { expect_agreement(*kernels_, *make_reference_kernels(), backend().is_bf16, begins_with("attention")); }
 TEST_P(BackendTest, OtherOperationsAgreeWithReference) {
-  expect_agreement(*kernels_, *make_reference_kernels(), backend().is_bf16, [](std::string_view name) { return !name.starts_with("linear") && !name.starts_with("attention"); });
+  expect_agreement(*kernels_, *make_reference_kernels(), backend().is_bf16,
+                   [](std::string_view name) { return !name.starts_with("linear") && !name.starts_with("attention"); });
 }
 
 TEST_P(BackendTest, LinearRowsAndCutsGiveTheSameBits) {
@@ -767,7 +752,8 @@ class TestCodes {
     const auto piece_of = [&](int64_t first, int64_t count) {
       WeightPiece piece{codes_.data() + first * stride, count};
       const int64_t per_word = codes_per_word(dtype);
-      const int64_t skipped[kNumCodeParts] = {first / format_.scale_rows * format_.num_groups * scale_bytes(format_.scale_type), first / per_word * format_.num_groups * 4, 0, 0};
+      const int64_t skipped[kNumCodeParts] = {first / format_.scale_rows * format_.num_groups * scale_bytes(format_.scale_type),
+                                              first / per_word * format_.num_groups * 4, 0, 0};
       for (size_t part = 0; part < beside_.size(); ++part) piece.beside[part] = beside_[part].empty() ? nullptr : beside_[part].data() + skipped[part];
       return piece;
     };
@@ -838,10 +824,8 @@ TEST_P(BackendTest, AttentionChunksPagesAndNeighboursGiveTheSameBits) {
     for (int64_t longest : {1, 5, 60}) {
       // Pages of whole sixteens and others may be computed by different kernels, as a model's never change.
       shape.page_tokens = shape.page_tokens % 16 == 0 ? 16 * pick(rng, 1, 7) : pick(rng, 0, 6) * 16 + pick(rng, 1, 15);
-      auto parts =
-          attend_in_chunks(*kernels_, shape, {inputs[0]}, {random_chunks(rng, first_tokens, longest)});
-      ASSERT_EQ(0, std::memcmp(whole[0].data(), parts[0].data(), whole[0].size() * sizeof(float)))
-          << "chunks up to " << longest;
+      auto parts = attend_in_chunks(*kernels_, shape, {inputs[0]}, {random_chunks(rng, first_tokens, longest)});
+      ASSERT_EQ(0, std::memcmp(whole[0].data(), parts[0].data(), whole[0].size() * sizeof(float))) << "chunks up to " << longest;
     }
   }
 }
@@ -879,7 +863,10 @@ TEST_P(BackendTest, SlotsThatSharePagesGiveTheSameBits) {
       int64_t rows = 0;
       for (size_t i = 0; i < 20; ++i) {
         const size_t trunk = i / 5 % 2;
-        const int64_t shared = i % 7 == 6 ? 0 : i % 3 == 1 ? part : 2 * part, own = static_cast<int64_t>(1 + i * 13 % 90), count = i % 4 == 2 ? std::min<int64_t>(3, own) : 1;
+        const int64_t shared = i % 7 == 6   ? 0
+                               : i % 3 == 1 ? part
+                                            : 2 * part,
+                      own = static_cast<int64_t>(1 + i * 13 % 90), count = i % 4 == 2 ? std::min<int64_t>(3, own) : 1;
         const int64_t tokens = shared * page_tokens + own;
         AttentionInput input(rng, shape, tokens);
         std::copy_n(trunks[trunk].k.begin(), shared * page_tokens * kv_size, input.k.begin());
@@ -897,7 +884,9 @@ TEST_P(BackendTest, SlotsThatSharePagesGiveTheSameBits) {
         if (i > 0) {
           const AttentionSlot& before = slots[i - 1];
           AttentionSlot& slot = slots[i];
-          while (slot.shared + page_tokens <= std::min(before.past, slot.past) && before.pages[slot.shared / page_tokens] == slot.pages[slot.shared / page_tokens]) slot.shared += page_tokens;
+          while (slot.shared + page_tokens <= std::min(before.past, slot.past) &&
+                 before.pages[slot.shared / page_tokens] == slot.pages[slot.shared / page_tokens])
+            slot.shared += page_tokens;
         }
         rows += count;
       }
@@ -911,44 +900,48 @@ TEST_P(BackendTest, SlotsThatSharePagesGiveTheSameBits) {
 TEST_P(BackendTest, LongContextsAgreeWithReference) {
   auto reference = make_reference_kernels();
   Rng rng(15);
-  for (AttentionShape shape : {AttentionShape{DType::kBF16, 4, 2, 64, 32, 0}, {DType::kInt4, 3, 1, 64, 48, 0}, {DType::kBF16, 20, 1, 16, 16, 700},
-                               {DType::kInt8, 2, 1, 128, 64, 0, 0.02}, {DType::kBF16, 2, 2, 100, 64, 0, 0.6}, {DType::kBF16, 8, 2, 64, 64, 0, 1, 0, false, true}})
-   for (const int64_t tokens : {1400, 1100}) {
-    if (tokens != 1400 && !backend().name.starts_with("cuda")) continue;  // others cut nothing
-    SCOPED_TRACE(fmt::format("{}, {} tokens", shape_name(shape), tokens));
-    const KvGeometry geometry = shape.geometry();
-    const Floats sinks = sinks_of(shape);
-    const int64_t rows = 3, q_size = shape.query_heads * shape.head_size;
-    AttentionInput input(rng, shape, tokens);
-    for (float& x : input.k) x *= 2;  // some positions stand out, as they do in models
-    std::vector<Floats> results;
-    for (Kernels* kernels : {reference.get(), kernels_.get()}) {
-      Sequence sequence(geometry, tokens);
-      const AttentionSlot whole{0, tokens, 0, sequence.pages.data()}, last{0, rows, tokens - rows, sequence.pages.data(), tokens - rows + 1};
-      kernels->append_kv(input.k.data(), input.v.data(), {&whole, 1}, geometry);
-      results.push_back(act_output(*kernels, rows * q_size, [&](std::byte* to) {
-        kernels->attention(input.q.data(), {&last, 1}, geometry, {.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .sinks = sinks}, to);
-      }));
+  for (AttentionShape shape : {AttentionShape{DType::kBF16, 4, 2, 64, 32, 0},
+                               {DType::kInt4, 3, 1, 64, 48, 0},
+                               {DType::kBF16, 20, 1, 16, 16, 700},
+                               {DType::kInt8, 2, 1, 128, 64, 0, 0.02},
+                               {DType::kBF16, 2, 2, 100, 64, 0, 0.6},
+                               {DType::kBF16, 8, 2, 64, 64, 0, 1, 0, false, true}})
+    for (const int64_t tokens : {1400, 1100}) {
+      if (tokens != 1400 && !backend().name.starts_with("cuda")) continue;  // others cut nothing
+      SCOPED_TRACE(fmt::format("{}, {} tokens", shape_name(shape), tokens));
+      const KvGeometry geometry = shape.geometry();
+      const Floats sinks = sinks_of(shape);
+      const int64_t rows = 3, q_size = shape.query_heads * shape.head_size;
+      AttentionInput input(rng, shape, tokens);
+      for (float& x : input.k) x *= 2;  // some positions stand out, as they do in models
+      std::vector<Floats> results;
+      for (Kernels* kernels : {reference.get(), kernels_.get()}) {
+        Sequence sequence(geometry, tokens);
+        const AttentionSlot whole{0, tokens, 0, sequence.pages.data()}, last{0, rows, tokens - rows, sequence.pages.data(), tokens - rows + 1};
+        kernels->append_kv(input.k.data(), input.v.data(), {&whole, 1}, geometry);
+        results.push_back(act_output(*kernels, rows * q_size, [&](std::byte* to) {
+          kernels->attention(input.q.data(), {&last, 1}, geometry,
+                             {.scale = 1 / std::sqrt(static_cast<float>(shape.head_size)), .window = shape.window, .sparsity = shape.sparsity, .sinks = sinks},
+                             to);
+        }));
+      }
+      // fp32 backends multiply quantized caches in integers of 16 bits (see expect_agreement()); over 1400 positions most of that averages out, so the bound is
+      // tighter than there.
+      const double tolerance = backend().is_bf16 ? 0x1p-6 : is_quantized(shape.dtype) ? 0x1p-13 : 1e-5;
+      for (size_t i = 0; i < results[0].size(); ++i) ASSERT_NEAR(results[0][i], results[1][i], tolerance * (0.5 + std::abs(results[0][i]))) << "at " << i;
     }
-    // fp32 backends multiply quantized caches in integers of 16 bits (see expect_agreement()); over 1400 positions most of that averages out, so the bound is
-    // tighter than there.
-    const double tolerance = backend().is_bf16 ? 0x1p-6 : is_quantized(shape.dtype) ? 0x1p-13 : 1e-5;
-    for (size_t i = 0; i < results[0].size(); ++i) ASSERT_NEAR(results[0][i], results[1][i], tolerance * (0.5 + std::abs(results[0][i]))) << "at " << i;
-  }
 }
 
 TEST_P(BackendTest, LaterPositionsNeverReachEarlierRows) {
   Rng rng(9);
   const AttentionShape shape{DType::kF32, 4, 2, 64, 16, 0};
   AttentionInput input(rng, shape, 90), poisoned = input;
-  const int64_t kv_size = shape.kv_heads * shape.head_size,
-                q_size = shape.query_heads * shape.head_size, bad = 71;
+  const int64_t kv_size = shape.kv_heads * shape.head_size, q_size = shape.query_heads * shape.head_size, bad = 71;
   std::fill_n(poisoned.k.begin() + bad * kv_size, kv_size, NAN);
   std::fill_n(poisoned.v.begin() + bad * kv_size, kv_size, INFINITY);
   auto clean = attend_in_chunks(*kernels_, shape, {input}, {{90}})[0];
   auto dirty = attend_in_chunks(*kernels_, shape, {poisoned}, {{90}})[0];
-  EXPECT_EQ(0, std::memcmp(clean.data(), dirty.data(),
-                           static_cast<size_t>(bad * q_size) * sizeof(float)));
+  EXPECT_EQ(0, std::memcmp(clean.data(), dirty.data(), static_cast<size_t>(bad * q_size) * sizeof(float)));
 }
 
 TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
@@ -959,19 +952,12 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
   TestWeight weight = TestWeight::vector(random_floats(rng, cols), DType::kBF16);
   using Operation = std::function<void(int64_t first, int64_t count, std::byte * out)>;
   const Operation operations[] = {
+      [&](int64_t first, int64_t count, std::byte* out) { kernels_->layer_norm(x.data() + first * cols, count, cols, weight, weight, 1e-5f, out); },
+      [&](int64_t first, int64_t count, std::byte* out) { kernels_->rms_norm(x.data() + first * cols, count, cols, weight, 1e-5f, out); },
       [&](int64_t first, int64_t count, std::byte* out) {
-        kernels_->layer_norm(x.data() + first * cols, count, cols, weight, weight, 1e-5f, out);
+        kernels_->gated_activate(x.data() + first * cols, up.data() + first * cols, count * cols, Activation::kSilu, out);
       },
-      [&](int64_t first, int64_t count, std::byte* out) {
-        kernels_->rms_norm(x.data() + first * cols, count, cols, weight, 1e-5f, out);
-      },
-      [&](int64_t first, int64_t count, std::byte* out) {
-        kernels_->gated_activate(x.data() + first * cols, up.data() + first * cols, count * cols,
-                                 Activation::kSilu, out);
-      },
-      [&](int64_t first, int64_t count, std::byte* out) {
-        kernels_->activate(x.data() + first * cols, count * cols, Activation::kGeluTanh, out);
-      },
+      [&](int64_t first, int64_t count, std::byte* out) { kernels_->activate(x.data() + first * cols, count * cols, Activation::kGeluTanh, out); },
       [&](int64_t first, int64_t count, std::byte* out) { kernels_->clamped_gate(pairs.data() + 2 * first * cols, count * cols, {}, out); }};
   for (const Operation& operation : operations) {
     Bytes whole(static_cast<size_t>(size_bytes(act, rows * cols))), parts = whole;
@@ -1096,7 +1082,11 @@ TEST_P(BackendTest, ChoosesAmongScoresThatAreNoOrder) {
   const std::vector<float> values{NAN, INFINITY, -INFINITY, 3, 3, -1};
   Rng rng(29);
   for (RouterScore score : {RouterScore::kSoftmax, RouterScore::kSigmoid, RouterScore::kSparseMixer}) {
-    const RouterRule rule{.num_experts = E, .experts_per_row = score == RouterScore::kSparseMixer ? 2 : k, .score = score, .nearness = 0.1f, .normalized = score == RouterScore::kSigmoid};
+    const RouterRule rule{.num_experts = E,
+                          .experts_per_row = score == RouterScore::kSparseMixer ? 2 : k,
+                          .score = score,
+                          .nearness = 0.1f,
+                          .normalized = score == RouterScore::kSigmoid};
     const int64_t rows = 40;
     Floats logits(static_cast<size_t>(rows * E), 0.5f);
     for (int64_t t = 0; t < rows; ++t)
@@ -1133,7 +1123,9 @@ TEST_P(BackendTest, NanInTheCacheReachesWhoeverSeesIt) {
       where[static_cast<size_t>(bad * (what == 2 ? q_size : kv_size) + shape.head_size / 3)] = NAN;
       const Floats out = attend_in_chunks(*kernels_, shape, {input}, {{tokens}})[0], plain = attend_in_chunks(*reference, shape, {input}, {{tokens}})[0];
       for (int64_t t = 0; t < tokens; ++t) {
-        auto has_nan = [&](const Floats& values) { return std::any_of(values.begin() + t * q_size, values.begin() + (t + 1) * q_size, [](float x) { return std::isnan(x); }); };
+        auto has_nan = [&](const Floats& values) {
+          return std::any_of(values.begin() + t * q_size, values.begin() + (t + 1) * q_size, [](float x) { return std::isnan(x); });
+        };
         const bool sees = what == 2 ? t == bad : t >= bad && (shape.window == 0 || t - bad < shape.window);
         // A sparse row uses few of the values.
         if (what == 1 && shape.sparsity < 1 && t > bad) continue;
@@ -1178,8 +1170,9 @@ INSTANTIATE_TEST_SUITE_P(Cpu, BackendTest, testing::Range<size_t>(0, 4), backend
 INSTANTIATE_TEST_SUITE_P(CudaEmulated, BackendTest, testing::Range<size_t>(4, 5), backend_name);
 INSTANTIATE_TEST_SUITE_P(Gpu, BackendTest, testing::Range<size_t>(5, 7), backend_name);
 
-constexpr const char* kInOrderTest[] = {"linear_17x65x33", "gather_rows_100", "layer_norm_4096_f32", "rms_norm_100", "rope_96", "gelu_77", "largest_5000",
-                                        "attention_bf16_a5", "attention_bf16_a4", "attention_int8_a4", "attention_int4_a4", "attention_int8_a3", "attention_f16_a6"};
+constexpr const char* kInOrderTest[] = {"linear_17x65x33",   "gather_rows_100",   "layer_norm_4096_f32", "rms_norm_100",      "rope_96",
+                                        "gelu_77",           "largest_5000",      "attention_bf16_a5",   "attention_bf16_a4", "attention_int8_a4",
+                                        "attention_int4_a4", "attention_int8_a3", "attention_f16_a6"};
 
 class CudaEmulatedTest : public testing::Test {
  protected:
@@ -1193,7 +1186,8 @@ class CudaEmulatedTest : public testing::Test {
 TEST_F(CudaEmulatedTest, Fp16AgreesWithReference) {
   auto kernels = make_emulated_cuda_kernels(DType::kF16);
   auto reference = make_reference_kernels();
-  for (const char* prefix : {"linear_17x65x33", "rms_norm_100", "gelu_77", "to_act", "attention_f16_a6", "attention_int8_a4"}) expect_agreement(*kernels, *reference, true, begins_with(prefix));
+  for (const char* prefix : {"linear_17x65x33", "rms_norm_100", "gelu_77", "to_act", "attention_f16_a6", "attention_int8_a4"})
+    expect_agreement(*kernels, *reference, true, begins_with(prefix));
 }
 
 // A result that depends on which thread of a block goes first between two barriers is a race, or a barrier forgotten.
@@ -1263,7 +1257,8 @@ TEST(CpuKernelsTest, Int8ProductsOfIntegersAreExact) {
         for (int64_t t = 0; t < rows; ++t)
           for (int64_t r = 0; r < n; ++r) {
             int64_t sum = 3;
-            for (int64_t c = 0; c < k; ++c) sum += static_cast<int64_t>(x[static_cast<size_t>(t * k + c)]) * static_cast<int64_t>(w[static_cast<size_t>(r * k + c)]);
+            for (int64_t c = 0; c < k; ++c)
+              sum += static_cast<int64_t>(x[static_cast<size_t>(t * k + c)]) * static_cast<int64_t>(w[static_cast<size_t>(r * k + c)]);
             ASSERT_EQ(y[static_cast<size_t>(t * n + r)], static_cast<float>(sum)) << t << " " << r;
           }
       }
@@ -1305,16 +1300,13 @@ TEST(CpuKernelsTest, RoundsToBf16AsDTypeDoes) {
   if (!cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
   auto kernels = make_cpu_kernels({1, DType::kBF16});
   Rng rng(12);
-  Floats x = {NAN,       -NAN,   INFINITY,
-              -INFINITY, 0.0f,   -0.0f,
-              3.4e38f,   1e-40f, std::bit_cast<float>(0x7f800001u)};
+  Floats x = {NAN, -NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 3.4e38f, 1e-40f, std::bit_cast<float>(0x7f800001u)};
   for (int i = 0; i < 10000; ++i) {
     auto bits = static_cast<uint32_t>(rng());
     x.push_back(std::bit_cast<float>(i % 2 == 0 ? bits : (bits & 0xffff0000u) | 0x8000u));
   }
   std::vector<uint16_t> out(x.size());
-  kernels->to_act(x.data(), static_cast<int64_t>(x.size()),
-                  reinterpret_cast<std::byte*>(out.data()));
+  kernels->to_act(x.data(), static_cast<int64_t>(x.size()), reinterpret_cast<std::byte*>(out.data()));
   for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(out[i], bf16_from_float(x[i])) << x[i];
 }
 
@@ -1337,25 +1329,20 @@ TEST_F(ReferenceTest, LinearOfSmallIntegersIsExact) {
 
 TEST_F(ReferenceTest, NormsMatchClosedForms) {
   Floats x = {1, 2, 3, 4}, out(4);
-  TestWeight weight = TestWeight::vector({1, 1, 2, 1}, DType::kF32),
-             bias = TestWeight::vector({0, 1, 0, 0}, DType::kF32);
+  TestWeight weight = TestWeight::vector({1, 1, 2, 1}, DType::kF32), bias = TestWeight::vector({0, 1, 0, 0}, DType::kF32);
   kernels_->layer_norm(x.data(), 1, 4, weight, bias, 0, bytes(out.data()));
   const float a = 1 / std::sqrt(5.0f);  // deviations -1.5 .. 1.5 over sqrt(5) / 2
-  for (auto [actual, expected] :
-       {std::pair{out[0], -3 * a}, {out[1], -a + 1}, {out[2], 2 * a}, {out[3], 3 * a}})
-    EXPECT_NEAR(actual, expected, 1e-6);
+  for (auto [actual, expected] : {std::pair{out[0], -3 * a}, {out[1], -a + 1}, {out[2], 2 * a}, {out[3], 3 * a}}) EXPECT_NEAR(actual, expected, 1e-6);
   kernels_->rms_norm(x.data(), 1, 4, weight, 0, bytes(out.data()));
-  for (size_t i = 0; i < 4; ++i)
-    EXPECT_NEAR(out[i], x[i] / std::sqrt(7.5) * (i == 2 ? 2 : 1), 1e-6);
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(out[i], x[i] / std::sqrt(7.5) * (i == 2 ? 2 : 1), 1e-6);
 }
 
 TEST_F(ReferenceTest, ActivationsMatchKnownValues) {
   const Floats x = {-1, 0, 1, 3};
-  const std::pair<Activation, std::vector<double>> expected[] = {
-      {Activation::kRelu, {0, 0, 1, 3}},
-      {Activation::kGelu, {-0.15865525393145707, 0, 0.8413447460685429, 2.99595030590511}},
-      {Activation::kGeluTanh, {-0.15880800939172324, 0, 0.8411919906082768, 2.996362607918227}},
-      {Activation::kSilu, {-0.2689414213699951, 0, 0.7310585786300049, 2.8577223804673}}};
+  const std::pair<Activation, std::vector<double>> expected[] = {{Activation::kRelu, {0, 0, 1, 3}},
+                                                                 {Activation::kGelu, {-0.15865525393145707, 0, 0.8413447460685429, 2.99595030590511}},
+                                                                 {Activation::kGeluTanh, {-0.15880800939172324, 0, 0.8411919906082768, 2.996362607918227}},
+                                                                 {Activation::kSilu, {-0.2689414213699951, 0, 0.7310585786300049, 2.8577223804673}}};
   for (const auto& [kind, values] : expected) {
     Floats out(4);
     kernels_->activate(x.data(), 4, kind, bytes(out.data()));
@@ -1419,20 +1406,15 @@ TEST_F(ReferenceTest, AttentionIsSoftmaxOverAllowedPositions) {
         long double total = 0;
         for (int64_t s = 0; s < tokens; ++s) {
           long double dot = 0;
-          for (int64_t d = 0; d < 10; ++d)
-            dot += static_cast<long double>(query[d]) *
-                   input.k[static_cast<size_t>((s * 2 + head / 3) * 10 + d)];
+          for (int64_t d = 0; d < 10; ++d) dot += static_cast<long double>(query[d]) * input.k[static_cast<size_t>((s * 2 + head / 3) * 10 + d)];
           bool allowed = s <= t && (window == 0 || s > t - window);
           weights.push_back(allowed ? std::exp(dot / std::sqrt(10.0L)) : 0);
           total += weights.back();
         }
         for (int64_t d = 0; d < 10; ++d) {
           long double expected = 0;
-          for (int64_t s = 0; s < tokens; ++s)
-            expected += weights[static_cast<size_t>(s)] / total *
-                        input.v[static_cast<size_t>((s * 2 + head / 3) * 10 + d)];
-          ASSERT_NEAR(actual[static_cast<size_t>((t * 6 + head) * 10 + d)],
-                      static_cast<double>(expected), 1e-5);
+          for (int64_t s = 0; s < tokens; ++s) expected += weights[static_cast<size_t>(s)] / total * input.v[static_cast<size_t>((s * 2 + head / 3) * 10 + d)];
+          ASSERT_NEAR(actual[static_cast<size_t>((t * 6 + head) * 10 + d)], static_cast<double>(expected), 1e-5);
         }
       }
   }

@@ -12,8 +12,7 @@ namespace flexgen {
 LaneStats Lane::stats() const {
   std::lock_guard lock(stats_mutex_);
   LaneStats stats = stats_;
-  if (under_way_ > 0)
-    stats.busy_s += std::max(0.0, std::chrono::duration<double>(Clock::now() - busy_since_).count());
+  if (under_way_ > 0) stats.busy_s += std::max(0.0, std::chrono::duration<double>(Clock::now() - busy_since_).count());
   return stats;
 }
 
@@ -37,8 +36,7 @@ void Lane::account(const Work& work, Clock::time_point start, Clock::time_point 
     ++stats_.operations;
     if (cost_) stats_.expected_s += cost_(work);
   }
-  if (trace_)
-    trace_->add(name_, work.name, work.step, work.layer, work.batch, work.bytes, start, end);
+  if (trace_) trace_->add(name_, work.name, work.step, work.layer, work.batch, work.bytes, start, end);
 }
 
 void Lane::account_virtual(const Work& work, double duration_s) {
@@ -150,8 +148,7 @@ void ThreadLane::perform(Work work, const Event& event) {
   finish(event, error);
 }
 
-DiskLane::DiskLane(std::string name, Trace* trace, const AsyncDiskOptions& options)
-    : QueueLane(std::move(name), trace), disk_(AsyncDisk::make(options)) {
+DiskLane::DiskLane(std::string name, Trace* trace, const AsyncDiskOptions& options) : QueueLane(std::move(name), trace), disk_(AsyncDisk::make(options)) {
   start();
 }
 

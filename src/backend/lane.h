@@ -34,26 +34,26 @@ struct Copy {
 
 /// What a piece of compute costs, for cost models and simulations. Pure data.
 struct ComputeAmount {
-  double flops = 0;                 ///< of matrix products
-  double rows = 0;                  ///< that go through them together
-  double kv_read_bytes = 0;         ///< keys and values that attention reads
-  double decode_kv_bytes = 0;       ///< of these, for single new tokens
-  double decode_context = 0;        ///< positions that such a token reads, on average
-  double chunk_attention_flops = 0; ///< attention of prompt chunks
-  double logits = 0;                ///< that are folded into choices
+  double flops = 0;                  ///< of matrix products
+  double rows = 0;                   ///< that go through them together
+  double kv_read_bytes = 0;          ///< keys and values that attention reads
+  double decode_kv_bytes = 0;        ///< of these, for single new tokens
+  double decode_context = 0;         ///< positions that such a token reads, on average
+  double chunk_attention_flops = 0;  ///< attention of prompt chunks
+  double logits = 0;                 ///< that are folded into choices
 };
 
 /// One piece of work for a lane.
 struct Work {
-  std::vector<Event> after;               ///< starts when all of these are done; fails with the first that failed
-  std::function<void()> run;              ///< compute lanes: runs in the lane's thread
-  std::function<Event(double)> start;     ///< network lanes: begins a message, done when its event is; told when (simulations)
-  std::vector<DiskTransfer> transfers;    ///< disk lanes: all must be done (their `done` is the lane's)
-  std::vector<Copy> copies;               ///< copy lanes of a device: all in one direction
-  double bytes = 0;                       ///< moved, for the statistics
-  ComputeAmount amount;                   ///< compute lanes: what the work costs
-  const char* name = "";                  ///< for the trace; a literal
-  int64_t step = 0, layer = 0, batch = 0; ///< for the trace
+  std::vector<Event> after;                ///< starts when all of these are done; fails with the first that failed
+  std::function<void()> run;               ///< compute lanes: runs in the lane's thread
+  std::function<Event(double)> start;      ///< network lanes: begins a message, done when its event is; told when (simulations)
+  std::vector<DiskTransfer> transfers;     ///< disk lanes: all must be done (their `done` is the lane's)
+  std::vector<Copy> copies;                ///< copy lanes of a device: all in one direction
+  double bytes = 0;                        ///< moved, for the statistics
+  ComputeAmount amount;                    ///< compute lanes: what the work costs
+  const char* name = "";                   ///< for the trace; a literal
+  int64_t step = 0, layer = 0, batch = 0;  ///< for the trace
 };
 
 class Lane {

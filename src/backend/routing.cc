@@ -57,7 +57,8 @@ void choose_experts_of_row(const RouterRule& rule, std::span<float> logits, std:
   const auto k = static_cast<size_t>(rule.experts_per_row);
   if (rule.score == RouterScore::kSparseMixer) return choose_as_sparse_mixer(rule.nearness, logits, choices);
   if (rule.score == RouterScore::kSoftmax) softmax_of_row(logits);
-  else for (float& value : logits) value = 1 / (1 + std::exp(-value));
+  else
+    for (float& value : logits) value = 1 / (1 + std::exp(-value));
   float sum = 0;
   for (size_t i = 0; i < k; ++i) {
     const int32_t best = largest_left(std::ssize(logits), {choices, i}, [&](size_t expert) { return logits[expert] + (bias.empty() ? 0 : bias[expert]); });

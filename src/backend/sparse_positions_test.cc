@@ -33,7 +33,8 @@ TEST(SparsePositions, AsASortWouldChoose) {
   std::mt19937 random(4);
   for (int round = 0; round < 200; ++round) {
     std::vector<float> shares(1 + random() % 300);
-    for (float& share : shares) share = round % 2 == 0 ? static_cast<float>(random() % 50) / 50 : std::ldexp(static_cast<float>(random() % 1000), -static_cast<int>(random() % 30));
+    for (float& share : shares)
+      share = round % 2 == 0 ? static_cast<float>(random() % 50) / 50 : std::ldexp(static_cast<float>(random() % 1000), -static_cast<int>(random() % 30));
     const auto kept = static_cast<int64_t>(1 + random() % shares.size());
     std::vector<int32_t> expected(shares.size() - 1);
     std::iota(expected.begin(), expected.end(), 0);

@@ -13,11 +13,8 @@ namespace {
 class StagedKernels : public Kernels {
  public:
   StagedKernels(std::unique_ptr<Device> device, DType dtype)
-      : device_(std::move(device)),
-        compute_(device_->make_compute_lane("compute", nullptr)),
-        up_(device_->make_copy_lane("up", nullptr)),
-        down_(device_->make_copy_lane("down", nullptr)),
-        kernels_(device_->make_kernels(dtype)) {}
+      : device_(std::move(device)), compute_(device_->make_compute_lane("compute", nullptr)), up_(device_->make_copy_lane("up", nullptr)),
+        down_(device_->make_copy_lane("down", nullptr)), kernels_(device_->make_kernels(dtype)) {}
 
   std::string_view name() const override { return kernels_->name(); }
   DType act_dtype() const override { return kernels_->act_dtype(); }
@@ -29,7 +26,8 @@ class StagedKernels : public Kernels {
     float* to = call.in_out(out, std::ssize(rows) * cols);
     call.run([&] { kernels_->gather_rows(on_device, dtype, cols, accumulate, to); });
   }
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out) override {
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
+                  std::byte* out) override {
     Call call(*this);
     const float* from = call.in(x, num_rows * cols);
     const WeightView w = call.in(weight), b = call.in(bias);
@@ -241,11 +239,13 @@ class StagedKernels : public Kernels {
     for (const AttentionSlot& slot : slots) rows = std::max(rows, slot.first_row + slot.num_rows);
     return rows;
   }
-  static std::vector<AttentionSlot> stage(Call& call, std::span<const AttentionSlot> slots, const KvGeometry& geometry, std::deque<std::vector<std::byte*>>& pages) {
+  static std::vector<AttentionSlot> stage(Call& call, std::span<const AttentionSlot> slots, const KvGeometry& geometry,
+                                          std::deque<std::vector<std::byte*>>& pages) {
     std::vector<AttentionSlot> there(slots.begin(), slots.end());
     for (AttentionSlot& slot : there) {
       std::vector<std::byte*>& mine = pages.emplace_back();
-      for (int64_t page = 0; page < ceil_div(slot.past + slot.num_rows, geometry.page_tokens); ++page) mine.push_back(slot.pages[page] ? call.in_out(slot.pages[page], geometry.page_bytes()) : nullptr);
+      for (int64_t page = 0; page < ceil_div(slot.past + slot.num_rows, geometry.page_tokens); ++page)
+        mine.push_back(slot.pages[page] ? call.in_out(slot.pages[page], geometry.page_bytes()) : nullptr);
       slot.pages = mine.data();
     }
     return there;

@@ -18,8 +18,7 @@ constexpr int kTracksPerLane = 10000;
 }  // namespace
 
 Trace::Trace(const std::string& path, const Process& process) : path_(path), file_(std::fopen(path.c_str(), "we")), process_(process) {
-  if (!file_)
-    fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(errno));
+  if (!file_) fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(errno));
   write("[\n" + fmt::format(R"({{"ph":"M","pid":{},"name":"process_name","args":{{"name":"{}"}}}})", process.number, process.name));
 }
 
@@ -34,8 +33,8 @@ void Trace::write(const std::string& text) {
   spdlog::warn("the trace {} cannot be written: {}; the run goes on without it", path_, std::strerror(errno));
 }
 
-void Trace::add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch,
-                double bytes, Clock::time_point start, Clock::time_point end) {
+void Trace::add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch, double bytes, Clock::time_point start,
+                Clock::time_point end) {
   auto nanoseconds = [&](Clock::time_point t) {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(t - origin_).count() + static_cast<int64_t>(1e9 * process_.start_s);
   };
@@ -43,9 +42,11 @@ void Trace::add(const std::string& lane, const char* name, int64_t step, int64_t
   const int64_t start_ns = std::max<int64_t>(0, nanoseconds(start)), end_ns = std::max(start_ns, nanoseconds(end));
   const int track = free_track(lane, start_ns, end_ns);
   // In microseconds, to the nanosecond: slices that meet must not overlap by a rounding.
-  write(fmt::format(",\n" R"({{"ph":"X","pid":{},"tid":{},"name":"{}","ts":{}.{:03},"dur":{}.{:03},)"
-                    R"("args":{{"step":{},"layer":{},"batch":{},"bytes":{:.0f}}}}})",
-                    process_.number, track, name, start_ns / 1000, start_ns % 1000, (end_ns - start_ns) / 1000, (end_ns - start_ns) % 1000, step, layer, batch, bytes));
+  write(fmt::format(
+      ",\n"
+      R"({{"ph":"X","pid":{},"tid":{},"name":"{}","ts":{}.{:03},"dur":{}.{:03},)"
+      R"("args":{{"step":{},"layer":{},"batch":{},"bytes":{:.0f}}}}})",
+      process_.number, track, name, start_ns / 1000, start_ns % 1000, (end_ns - start_ns) / 1000, (end_ns - start_ns) % 1000, step, layer, batch, bytes));
 }
 
 int Trace::free_track(const std::string& lane, int64_t start_ns, int64_t end_ns) {
@@ -56,8 +57,12 @@ int Trace::free_track(const std::string& lane, int64_t start_ns, int64_t end_ns)
   const int track = tracks.number * kTracksPerLane + static_cast<int>(best);
   if (best == tracks.ends_ns.size()) {
     tracks.ends_ns.push_back(end_ns);
-    write(fmt::format(",\n" R"({{"ph":"M","pid":{0},"tid":{1},"name":"thread_name","args":{{"name":"{2}"}}}})" ",\n" R"({{"ph":"M","pid":{0},"tid":{1},"name":"thread_sort_index","args":{{"sort_index":{1}}}}})",
-                      process_.number, track, best == 0 ? lane : fmt::format("{} {}", lane, best + 1)));
+    write(
+        fmt::format(",\n"
+                    R"({{"ph":"M","pid":{0},"tid":{1},"name":"thread_name","args":{{"name":"{2}"}}}})"
+                    ",\n"
+                    R"({{"ph":"M","pid":{0},"tid":{1},"name":"thread_sort_index","args":{{"sort_index":{1}}}}})",
+                    process_.number, track, best == 0 ? lane : fmt::format("{} {}", lane, best + 1)));
   }
   tracks.ends_ns[best] = end_ns;
   return track;

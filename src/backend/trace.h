@@ -27,8 +27,7 @@ class Trace {
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
 
-  void add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch,
-           double bytes, Clock::time_point start, Clock::time_point end);
+  void add(const std::string& lane, const char* name, int64_t step, int64_t layer, int64_t batch, double bytes, Clock::time_point start, Clock::time_point end);
 
  private:
   /// A lane's number, and for each of its tracks the end of the last slice there, in nanoseconds from the file's beginning.

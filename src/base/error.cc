@@ -6,8 +6,7 @@
 namespace flexgen {
 
 void check_failed(const char* file, int line, const char* condition, const std::string& message) {
-  std::fprintf(stderr, "flexgen: %s:%d: internal check failed: %s %s\nThis is a bug in flexgen.\n", file, line,
-               condition, message.c_str());
+  std::fprintf(stderr, "flexgen: %s:%d: internal check failed: %s %s\nThis is a bug in flexgen.\n", file, line, condition, message.c_str());
   std::abort();
 }
 

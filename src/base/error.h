@@ -32,15 +32,14 @@ template <typename... Args>
   throw Error(ErrorKind::kIo, fmt::format(format, std::forward<Args>(args)...));
 }
 
-[[noreturn]] void check_failed(const char* file, int line, const char* condition,
-                               const std::string& message);
+[[noreturn]] void check_failed(const char* file, int line, const char* condition, const std::string& message);
 
 }  // namespace flexgen
 
 /// Aborts when `condition` is false: an invariant of our own code is broken. Extra arguments are a fmt
 /// format string and its values: FLEXGEN_CHECK(n < size, "n {} size {}", n, size).
-#define FLEXGEN_CHECK(condition, ...)                                                            \
-  do {                                                                                           \
-    if (!(condition)) [[unlikely]]                                                               \
-      ::flexgen::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));    \
+#define FLEXGEN_CHECK(condition, ...)                                                         \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]]                                                            \
+      ::flexgen::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)

@@ -43,9 +43,10 @@ std::string sentence_of(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
     rlimit limit{};
     if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-      return fmt::format("out of memory: the address space of this process is limited to {} (ulimit -v); raise that limit (code, libraries and stacks take some hundred MiB of it "
-                         "beside --cpu-memory), or give a lower --cpu-memory and fewer --threads; finished answers are kept",
-                         format_bytes(static_cast<int64_t>(limit.rlim_cur)));
+      return fmt::format(
+          "out of memory: the address space of this process is limited to {} (ulimit -v); raise that limit (code, libraries and stacks take some hundred MiB of it "
+          "beside --cpu-memory), or give a lower --cpu-memory and fewer --threads; finished answers are kept",
+          format_bytes(static_cast<int64_t>(limit.rlim_cur)));
     return "out of memory: the system gives this process no more; lower --cpu-memory, or end other programs; finished answers are kept";
   }
   if (const auto* failed = dynamic_cast<const std::system_error*>(&error); failed != nullptr && failed->code() == std::errc::resource_unavailable_try_again)

@@ -48,7 +48,9 @@ std::string nearest_name(std::string_view word, const std::vector<std::string>& 
   }
   if (!best.empty()) return best;
   for (const std::string& name : names)
-    if (wanted.size() >= kShortestBeginning + static_cast<size_t>(wanted.starts_with("--") ? 2 : 0) && folded(name).starts_with(wanted) && (best.empty() || name.size() < best.size())) best = name;
+    if (wanted.size() >= kShortestBeginning + static_cast<size_t>(wanted.starts_with("--") ? 2 : 0) && folded(name).starts_with(wanted) &&
+        (best.empty() || name.size() < best.size()))
+      best = name;
   return best;
 }
 

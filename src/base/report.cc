@@ -82,7 +82,9 @@ int terminal_width(int descriptor) {
 std::string folded(std::string_view text, int width) {
   constexpr size_t kLeastWidth = 20, kStep = 2;  // narrower ones are no terminals to read on
   if (width < static_cast<int>(kLeastWidth)) return std::string(text);
-  const auto columns_of = [](std::string_view part) { return static_cast<size_t>(std::count_if(part.begin(), part.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; })); };
+  const auto columns_of = [](std::string_view part) {
+    return static_cast<size_t>(std::count_if(part.begin(), part.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  };
   std::string out;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
@@ -123,8 +125,7 @@ void write_result(std::string_view text) {
       poll(&ready, 1, -1);
       continue;
     }
-    if (n <= 0)
-      fail_io("cannot write the result to standard output: {}; give it a file or a program that takes all of it", std::strerror(n < 0 ? errno : EIO));
+    if (n <= 0) fail_io("cannot write the result to standard output: {}; give it a file or a program that takes all of it", std::strerror(n < 0 ? errno : EIO));
     text.remove_prefix(static_cast<size_t>(n));
   }
 }

@@ -10,7 +10,6 @@
 #include <chrono>
 #include <string>
 
-
 namespace flexgen::report_test {
 namespace {
 

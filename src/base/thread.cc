@@ -31,8 +31,9 @@ std::string thread_limits() {
 }  // namespace
 
 void fail_thread(std::string_view what, const std::system_error& error) {
-  fail_user("cannot start a thread for {}: the system has no more threads for this process ({}): {}; give fewer --threads, end other processes, or raise the limit",
-            what, error.code().message(), thread_limits());
+  fail_user(
+      "cannot start a thread for {}: the system has no more threads for this process ({}): {}; give fewer --threads, end other processes, or raise the limit",
+      what, error.code().message(), thread_limits());
 }
 
 int with_enough_stack(const std::function<int()>& work) {
@@ -40,7 +41,8 @@ int with_enough_stack(const std::function<int()>& work) {
   pthread_attr_t attributes;
   size_t bytes = 0;
   if (pthread_getattr_default_np(&attributes) == 0) {
-    if (pthread_attr_getstacksize(&attributes, &bytes) == 0 && bytes < kEnough && pthread_attr_setstacksize(&attributes, kEnough) == 0) pthread_setattr_default_np(&attributes);
+    if (pthread_attr_getstacksize(&attributes, &bytes) == 0 && bytes < kEnough && pthread_attr_setstacksize(&attributes, kEnough) == 0)
+      pthread_setattr_default_np(&attributes);
     pthread_attr_destroy(&attributes);
   }
   rlimit limit{};

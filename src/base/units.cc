@@ -9,9 +9,7 @@
 namespace flexgen {
 
 int64_t parse_size_bytes(std::string_view text) {
-  auto refuse = [&] {
-    fail_user("'{}' is not a size; write it like 6GiB, 512MiB, 1.5TB or a number of bytes", text);
-  };
+  auto refuse = [&] { fail_user("'{}' is not a size; write it like 6GiB, 512MiB, 1.5TB or a number of bytes", text); };
   double number = 0;
   const char* end = text.data() + text.size();
   auto [rest, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
@@ -60,8 +58,7 @@ std::string format_duration(double seconds) {
 
 std::string format_count(int64_t count) {
   std::string digits = std::to_string(count);
-  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > (count < 0 ? 1 : 0); at -= 3)
-    digits.insert(static_cast<size_t>(at), ",");
+  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > (count < 0 ? 1 : 0); at -= 3) digits.insert(static_cast<size_t>(at), ",");
   return digits;
 }
 

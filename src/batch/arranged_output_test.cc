@@ -28,7 +28,10 @@ class ArrangedOutput : public testing::Test {
   ArrangedOutput() {
     spdlog::set_level(spdlog::level::err);
     for (int i = 0; i < 9; ++i)
-      text_ += i % 4 == 3 ? "broken\n" : fmt::format(R"({{"custom_id":"{}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}"}}}})" "\n", i, i);
+      text_ += i % 4 == 3 ? "broken\n"
+                          : fmt::format(R"({{"custom_id":"{}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}"}}}})"
+                                        "\n",
+                                        i, i);
     write_text(in_, text_);
   }
   BatchOutcome run(bool in_order, const std::string& errors, int64_t stop_after = -1, bool overwrite = false) {
@@ -40,7 +43,9 @@ class ArrangedOutput : public testing::Test {
     files.error_output = errors;
     return run_batch(files, model_, runner, kGoOn);
   }
-  std::string error_of(bool in_order, const std::string& errors, bool overwrite = false) { return message_of([&] { run(in_order, errors, -1, overwrite); }); }
+  std::string error_of(bool in_order, const std::string& errors, bool overwrite = false) {
+    return message_of([&] { run(in_order, errors, -1, overwrite); });
+  }
   static std::string ids(const std::string& path) {
     std::string all;
     std::istringstream in(read_text(path));
@@ -73,7 +78,8 @@ TEST_F(ArrangedOutput, ErrorsApart) {
   run(false, errors_);
   EXPECT_EQ(ids(out_), "8 6 5 4 2 1 0");
   EXPECT_EQ(ids(errors_), "4! 8!");
-  struct stat before {}, after {};
+  struct stat before {
+  }, after{};
   stat(out_.c_str(), &before);
   EXPECT_EQ(run(false, errors_).kept, 9);
   stat(out_.c_str(), &after);

@@ -68,18 +68,31 @@ const std::map<std::string, Field>& fields() {
 
 /// Fields of the other endpoint, and those that mean something else there.
 const std::map<std::string, Field>& own_fields(Endpoint endpoint) {
-  static const std::map<std::string, Field> text = {
-      {"messages", {never, kChat}}, {"top_logprobs", {never, "is a field of /v1/chat/completions; here logprobs is the number itself"}}, {"tools", {is_empty, kChat}},
-      {"tool_choice", {is_none, kChat}}, {"parallel_tool_calls", {is_false, kChat}}, {"chat_template", {never, kChat}}, {"chat_template_kwargs", {is_empty, kChat}},
-      {"add_generation_prompt", {never, kChat}}, {"continue_final_message", {is_false, kChat}}, {"documents", {is_empty, kChat}}, {"reasoning_effort", {never, kChat}},
-      {"modalities", {only_text, kChat}}};
+  static const std::map<std::string, Field> text = {{"messages", {never, kChat}},
+                                                    {"top_logprobs", {never, "is a field of /v1/chat/completions; here logprobs is the number itself"}},
+                                                    {"tools", {is_empty, kChat}},
+                                                    {"tool_choice", {is_none, kChat}},
+                                                    {"parallel_tool_calls", {is_false, kChat}},
+                                                    {"chat_template", {never, kChat}},
+                                                    {"chat_template_kwargs", {is_empty, kChat}},
+                                                    {"add_generation_prompt", {never, kChat}},
+                                                    {"continue_final_message", {is_false, kChat}},
+                                                    {"documents", {is_empty, kChat}},
+                                                    {"reasoning_effort", {never, kChat}},
+                                                    {"modalities", {only_text, kChat}}};
   static const std::map<std::string, Field> chat = {
-      {"best_of", {is_one, kOfText}}, {"echo", {is_false, kOfText}}, {"modalities", {only_text, "answers are text; leave it out"}},
+      {"best_of", {is_one, kOfText}},
+      {"echo", {is_false, kOfText}},
+      {"modalities", {only_text, "answers are text; leave it out"}},
       {"chat_template", {never, "a line has no template of its own; give the file with --chat-template"}},
       {"chat_template_content_format", {[](const Json& value) { return value == "auto"; }, "content is given as the template takes it; leave it out"}},
-      {"include_reasoning", {is_true, "thoughts are always given, in reasoning_content; leave it out"}}, {"functions", {is_empty, "is not supported; give tools"}},
-      {"function_call", {is_none, "is not supported; give tool_choice"}}, {"audio", {never, "answers are text; leave it out"}}, {"prediction", {never, kNotBuilt}},
-      {"web_search_options", {never, kNotBuilt}}, {"verbosity", {[](const Json& value) { return value == "medium"; }, kNotBuilt}}};
+      {"include_reasoning", {is_true, "thoughts are always given, in reasoning_content; leave it out"}},
+      {"functions", {is_empty, "is not supported; give tools"}},
+      {"function_call", {is_none, "is not supported; give tool_choice"}},
+      {"audio", {never, "answers are text; leave it out"}},
+      {"prediction", {never, kNotBuilt}},
+      {"web_search_options", {never, kNotBuilt}},
+      {"verbosity", {[](const Json& value) { return value == "medium"; }, kNotBuilt}}};
   return endpoint == Endpoint::kChat ? chat : text;
 }
 

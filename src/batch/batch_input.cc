@@ -119,10 +119,12 @@ void BatchInput::in_shared_order(const std::function<void(const PlacedPrompt&)>&
       const int64_t first = line_anywhere(line).same_as;
       return first < 0 ? line : first;
     };
-  prompts_.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {
-    take(placed);
-    return true;
-  }, same_as);
+  prompts_.order([](int64_t) { return true; },
+                 [&](const PlacedPrompt& placed) {
+                   take(placed);
+                   return true;
+                 },
+                 same_as);
 }
 
 void BatchInput::find_duplicates(const std::atomic<bool>& stop) {
@@ -196,7 +198,7 @@ BatchInput BatchInput::scan(const std::string& path, const ModelLimits& limits, 
 void BatchInput::read_file(const std::atomic<bool>& stop) {
   const int64_t size = text_.size();
   Sha256 hash;
-  std::string chunk, line;      // `line`: the part of the current line that lies in earlier chunks
+  std::string chunk, line;  // `line`: the part of the current line that lies in earlier chunks
   int64_t number = 1, line_start = 0, line_bytes = 0;
   auto end_line = [&](std::string_view rest) {
     line_bytes += static_cast<int64_t>(rest.size());
@@ -244,8 +246,10 @@ std::string BatchInput::read_text(const InputLine& line) const {
   std::string text(static_cast<size_t>(line.bytes), '\0');
   text_.read(line.offset, std::as_writable_bytes(std::span(text)));
   if (shortened(Sha256::of(text)) != line.text_id)
-    fail_io("{} changed while the job ran (line {}); finished answers are kept. Restore the file and run the same "
-            "command again", path_, line.number);
+    fail_io(
+        "{} changed while the job ran (line {}); finished answers are kept. Restore the file and run the same "
+        "command again",
+        path_, line.number);
   return text;
 }
 
@@ -270,7 +274,8 @@ std::variant<BatchRequest, LineError> BatchInput::read(const InputLine& line) co
   LineError error;
   if (line.duplicate_of) {
     error.code = "duplicate_custom_id";
-    error.message = custom_id.empty() ? fmt::format("the line has no custom_id, and '{}', which it would get, is that of line {}; give it another", line_name(line.number), line.duplicate_of)
+    error.message = custom_id.empty() ? fmt::format("the line has no custom_id, and '{}', which it would get, is that of line {}; give it another",
+                                                    line_name(line.number), line.duplicate_of)
                                       : fmt::format("custom_id '{}' is that of line {} already; only the first one is answered", custom_id, line.duplicate_of);
     error.param = "custom_id";
     custom_id.clear();

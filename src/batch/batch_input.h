@@ -41,22 +41,22 @@ int64_t shared_tokens_of(std::span<const int32_t> a, std::span<const int32_t> b)
 
 /// A line that is not blank.
 struct InputLine {
-  int64_t number = 0;        ///< from 1, blank lines counted; in a file whose lines are not its own, of the request
-  int64_t offset = 0;        ///< bytes from the start of the text
-  int64_t bytes = 0;         ///< without the line end
-  RecordId id{};             ///< that of the text, unless an earlier line has the same text or custom_id
-  RecordId text_id{};        ///< hash of its text
-  RecordId name{};           ///< hash_of_name() of the custom_id that its answer has; of good lines
-  int64_t duplicate_of = 0;  ///< number of the line that has the same custom_id; 0: none
-  int64_t num_sequences = 0; ///< 0: a bad line
-  int64_t copies = 1;        ///< of these, so many in a row are the same, as nothing is drawn
-  int64_t same_as = -1;      ///< index of the first line that has the same choices; -1: no other line has
-  int64_t prompt_tokens = 0; ///< of all sequences
+  int64_t number = 0;         ///< from 1, blank lines counted; in a file whose lines are not its own, of the request
+  int64_t offset = 0;         ///< bytes from the start of the text
+  int64_t bytes = 0;          ///< without the line end
+  RecordId id{};              ///< that of the text, unless an earlier line has the same text or custom_id
+  RecordId text_id{};         ///< hash of its text
+  RecordId name{};            ///< hash_of_name() of the custom_id that its answer has; of good lines
+  int64_t duplicate_of = 0;   ///< number of the line that has the same custom_id; 0: none
+  int64_t num_sequences = 0;  ///< 0: a bad line
+  int64_t copies = 1;         ///< of these, so many in a row are the same, as nothing is drawn
+  int64_t same_as = -1;       ///< index of the first line that has the same choices; -1: no other line has
+  int64_t prompt_tokens = 0;  ///< of all sequences
   int64_t longest_prompt = 0;
-  int64_t max_tokens = 0;    ///< of each sequence
-  int64_t logprob_bytes = 0; ///< logprob_bytes() of its longest sequence
-  int64_t inside_prefix = 0; ///< shared_tokens_of() its first sequence and its second, copies left out
-  int64_t inside_shared = 0; ///< of each further one and the one before it, in all
+  int64_t max_tokens = 0;     ///< of each sequence
+  int64_t logprob_bytes = 0;  ///< logprob_bytes() of its longest sequence
+  int64_t inside_prefix = 0;  ///< shared_tokens_of() its first sequence and its second, copies left out
+  int64_t inside_shared = 0;  ///< of each further one and the one before it, in all
   bool keeps_logits = false, scored = false, wants_logprobs = false;
 
   bool good() const { return num_sequences > 0; }
@@ -143,7 +143,7 @@ class BatchInput {
   int64_t modified_s_ = 0, num_estimated_ = 0;
   bool stopped_ = false;
   int64_t doubled_bos_lines_ = 0, open_ended_lines_ = 0, unread_call_lines_ = 0;
-  RecordSorter<NamedLine> named_;        ///< of all lines with a custom_id, until the duplicates are found
+  RecordSorter<NamedLine> named_;  ///< of all lines with a custom_id, until the duplicates are found
   RecordSorter<Duplicate> duplicates_;
   RecordSorter<AnsweredLine> answered_;  ///< until the same ones are found
   RecordSorter<SameLine> same_;
@@ -153,8 +153,8 @@ class BatchInput {
 
 /// How long answers are expected to be, where not all are to take all of their max_tokens.
 struct ExpectedAnswers {
-  int64_t tokens = 0;         ///< of each, as far as max_tokens allows; 0: as `shares` has it
-  std::vector<float> shares = {};  ///< of its max_tokens that an answer takes: those of known answers, in turn; empty: all
+  int64_t tokens = 0;                 ///< of each, as far as max_tokens allows; 0: as `shares` has it
+  std::vector<float> shares = {};     ///< of its max_tokens that an answer takes: those of known answers, in turn; empty: all
   int64_t num_known = 0, stride = 1;  ///< answers that add() was given; every stride-th is in `shares`
   static constexpr size_t kMaxShares = 16384;
 

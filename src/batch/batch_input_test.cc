@@ -37,11 +37,8 @@ std::string line(const std::string& id, const std::string& body) {
 TEST(BatchInput, ReadsLinesInEveryShape) {
   TemporaryDirectory directory;
   std::string path = directory.file("in.jsonl");
-  std::string text = "\xef\xbb\xbf" + line("a", R"("prompt":"xyz","n":2,"max_tokens":5,"top_p":0.9)") + "\r\n" +
-                     "\n  \t\r\n" +
-                     "broken\n" +
-                     line("b", R"("prompt":["p","qq"],"temperature":0)") + "\n" +
-                     line("a", R"("prompt":"again")") + "\n" +
+  std::string text = "\xef\xbb\xbf" + line("a", R"("prompt":"xyz","n":2,"max_tokens":5,"top_p":0.9)") + "\r\n" + "\n  \t\r\n" + "broken\n" +
+                     line("b", R"("prompt":["p","qq"],"temperature":0)") + "\n" + line("a", R"("prompt":"again")") + "\n" +
                      line("c", R"("prompt":"end","echo":true,"logprobs":1)");  // no line end
   write_text(path, text);
   BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
@@ -79,7 +76,8 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
 
   // Two sequences of 5 tokens at most, two of 16, one of 16.
   auto expecting = [&](ExpectedAnswers expected) {
-    const Workload some = workload_where(input, [](const InputLine&) { return true; }, expected);
+    const Workload some = workload_where(
+        input, [](const InputLine&) { return true; }, expected);
     EXPECT_EQ(some.longest_sequence, work.longest_sequence);
     EXPECT_EQ(some.total_max_tokens, work.total_generated_tokens);
     return some.total_generated_tokens;
@@ -87,7 +85,7 @@ TEST(BatchInput, ReadsLinesInEveryShape) {
   EXPECT_EQ(expecting({8, {}}), 2 * 5 + 2 * 8 + 8);
   EXPECT_EQ(expecting({100, {0.5f}}), 10 + 32 + 16);
   EXPECT_EQ(expecting({0, {0.8f, 0.25f}}), 2 * 4 + 2 * 4 + 13);  // line by line, in turn
-  EXPECT_EQ(expecting({0, {0}}), 5);                              // a token at least
+  EXPECT_EQ(expecting({0, {0}}), 5);                             // a token at least
 }
 
 /// Ids, custom_ids or errors, and prompts of all lines.
@@ -97,8 +95,9 @@ std::vector<std::string> all_lines(const std::string& path, const std::string& d
   for (int64_t i = 0; i < input.num_lines(); ++i) {
     const auto read = input.read(input.line(i));
     const auto* request = std::get_if<BatchRequest>(&read);
-    all.push_back(request ? fmt::format("{} {} {} {}", record_id_text(input.line(i).id), request->custom_id, request->params.seed, request->prompts[0].tokens.size())
-                          : std::get<LineError>(read).message);
+    all.push_back(
+        request ? fmt::format("{} {} {} {}", record_id_text(input.line(i).id), request->custom_id, request->params.seed, request->prompts[0].tokens.size())
+                : std::get<LineError>(read).message);
   }
   return all;
 }
@@ -108,7 +107,9 @@ TEST(BatchInput, AnyFormGivesTheSameLines) {
   TemporaryDirectory directory;
   const std::string path = directory.file("in.jsonl");
   std::vector<std::string> requests;
-  for (int i = 0; i < 3000; ++i) requests.push_back(i == 7 ? "{\"custom_id\":\"b\"}" : line(fmt::format("{}", i), fmt::format(R"("prompt":"{}")", std::string(static_cast<size_t>(i % 700), 'x') + "y")));
+  for (int i = 0; i < 3000; ++i)
+    requests.push_back(i == 7 ? "{\"custom_id\":\"b\"}"
+                              : line(fmt::format("{}", i), fmt::format(R"("prompt":"{}")", std::string(static_cast<size_t>(i % 700), 'x') + "y")));
   const auto joined = [&](const std::string& between) {
     std::string text = requests[0];
     for (size_t i = 1; i < requests.size(); ++i) text += between + requests[i];
@@ -120,10 +121,15 @@ TEST(BatchInput, AnyFormGivesTheSameLines) {
   const auto expected = all_lines(path);
   const std::string fingerprint = BatchInput::scan(path, kLimits, kGoOn).fingerprint();
   ASSERT_EQ(expected.size(), 3000u);
-  const std::vector<std::pair<std::string, std::string>> forms{
-      {"gzip", gzipped(text)}, {"zstd", zstd_packed(text)}, {"UTF-16", wide(u"\xfeff" + units(text), false)}, {"UTF-16 big", wide(u"\xfeff" + units(text), true)},
-      {"UTF-16 in gzip", gzipped(wide(u"\xfeff" + units(text), false))}, {"CR", joined("\r") + "\r"}, {"array", "[" + joined(", ") + "]"}, {"array in lines", "[\n" + joined(",\r\n") + "\n]\n"},
-      {"array in zstd", zstd_packed("[" + joined(",") + "]")}};
+  const std::vector<std::pair<std::string, std::string>> forms{{"gzip", gzipped(text)},
+                                                               {"zstd", zstd_packed(text)},
+                                                               {"UTF-16", wide(u"\xfeff" + units(text), false)},
+                                                               {"UTF-16 big", wide(u"\xfeff" + units(text), true)},
+                                                               {"UTF-16 in gzip", gzipped(wide(u"\xfeff" + units(text), false))},
+                                                               {"CR", joined("\r") + "\r"},
+                                                               {"array", "[" + joined(", ") + "]"},
+                                                               {"array in lines", "[\n" + joined(",\r\n") + "\n]\n"},
+                                                               {"array in zstd", zstd_packed("[" + joined(",") + "]")}};
   for (const auto& [name, bytes] : forms) {
     write_text(path, bytes);
     EXPECT_EQ(all_lines(path, directory.path()), expected) << name;
@@ -157,8 +163,8 @@ TEST(BatchInput, IdsGoByContent) {
 TEST(BatchInput, BareBodiesAreNamedByTheirLines) {
   TemporaryDirectory directory;
   const std::string path = directory.file("in.jsonl");
-  write_text(path, "{\"prompt\":\"x\"}\n\n{\"prompt\":\"x\"}\n{\"prompt\":\"x\",\"custom_id\":\"mine\"}\n{\"prompt\":\"x\",\"seed\":5}\n" + line("line-8", R"("prompt":"x")") + "\n" +
-                       line("line-3", R"("prompt":"x")") + "\n{\"prompt\":\"z\"}\n{\"prompt\":5}\n");
+  write_text(path, "{\"prompt\":\"x\"}\n\n{\"prompt\":\"x\"}\n{\"prompt\":\"x\",\"custom_id\":\"mine\"}\n{\"prompt\":\"x\",\"seed\":5}\n" +
+                       line("line-8", R"("prompt":"x")") + "\n" + line("line-3", R"("prompt":"x")") + "\n{\"prompt\":\"z\"}\n{\"prompt\":5}\n");
   const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
   ASSERT_EQ(input.num_lines(), 8);
   const auto request = [&](int64_t i) { return std::get<BatchRequest>(input.read(input.line(i))); };
@@ -250,8 +256,8 @@ TEST(LineOrder, SharersStayTogetherAndTellWhatTheyShare) {
   const std::string path = directory.file("in.jsonl");
   const std::string head(40, 'h'), deep = head + std::string(40, 'd');
   auto prompt = [](const std::string& text) { return fmt::format(R"("prompt":"{}","max_tokens":4)", text); };
-  write_text(path, line("0", prompt(deep + "a")) + "\n" + line("1", prompt("alone")) + "\n" + line("2", prompt(head + "b")) + "\n" + line("bad", R"("prompt":7)") + "\n" +
-                       line("4", prompt(deep + "c")) + "\n" + line("5", prompt(deep + "d")) + "\n" +
+  write_text(path, line("0", prompt(deep + "a")) + "\n" + line("1", prompt("alone")) + "\n" + line("2", prompt(head + "b")) + "\n" +
+                       line("bad", R"("prompt":7)") + "\n" + line("4", prompt(deep + "c")) + "\n" + line("5", prompt(deep + "d")) + "\n" +
                        line("6", prompt(deep + "e") + R"(,"logprobs":1,"echo":true)") + "\n");
   const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
   LineSet good, left;
@@ -289,7 +295,8 @@ TEST(LineOrder, SharersStayTogetherAndTellWhatTheyShare) {
 TEST(LineOrder, ChoicesAndPromptsOfALineShareToo) {
   TemporaryDirectory directory;
   const std::string path = directory.file("in.jsonl"), head(40, 'h');
-  write_text(path, line("0", fmt::format(R"("prompt":"{}","n":3)", head)) + "\n" + line("1", fmt::format(R"("prompt":["{0}a","{0}b","c"])", std::string(20, 'x'))) + "\n");
+  write_text(path, line("0", fmt::format(R"("prompt":"{}","n":3)", head)) + "\n" +
+                       line("1", fmt::format(R"("prompt":["{0}a","{0}b","c"])", std::string(20, 'x'))) + "\n");
   const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
   EXPECT_EQ(input.line(0).inside_prefix, 32);
   EXPECT_EQ(input.line(0).inside_shared, 64);
@@ -307,10 +314,12 @@ TEST(LineOrder, ChoicesAndPromptsOfALineShareToo) {
 TEST(LineOrder, OfLinesThatAskForTheSameOneIsGivenOut) {
   TemporaryDirectory directory;
   const std::string path = directory.file("in.jsonl"), head(40, 'h');
-  auto asked = [&](const std::string& id, const std::string& end, const std::string& more = R"(,"temperature":0)") { return line(id, fmt::format(R"("prompt":"{}{}"{})", head, end, more)) + "\n"; };
+  auto asked = [&](const std::string& id, const std::string& end, const std::string& more = R"(,"temperature":0)") {
+    return line(id, fmt::format(R"("prompt":"{}{}"{})", head, end, more)) + "\n";
+  };
   // 1 to 4 have all whole pages in common; 0, 2 and 6 are the same, whatever their seeds, and so would 5 be, were it not drawn.
-  write_text(path, asked("0", "a") + asked("1", "b") + asked("2", "a", R"(,"seed":3,"temperature":0)") + asked("3", "b", R"(,"temperature":0,"echo":true)") + asked("4", "c") + asked("5", "a", "") +
-                       asked("6", "a") + asked("6", "a"));
+  write_text(path, asked("0", "a") + asked("1", "b") + asked("2", "a", R"(,"seed":3,"temperature":0)") + asked("3", "b", R"(,"temperature":0,"echo":true)") +
+                       asked("4", "c") + asked("5", "a", "") + asked("6", "a") + asked("6", "a"));
   const BatchInput input = BatchInput::scan(path, kLimits, kGoOn);
   EXPECT_EQ(input.line(0).same_as, 0);
   EXPECT_EQ(input.line(1).same_as, -1);

@@ -49,7 +49,8 @@ void check_json(const LineJson& json) {
 /// A number that no double can hold, and a field that is too large to be kept whole.
 void check_bounds(const LineJson& json) {
   if (json.overflow) refuse_value(json.overflow->first, fmt::format("is {}, which is out of range", quote_text(json.overflow->second)));
-  if (json.too_large_value) refuse_value(*json.too_large_value, fmt::format("is too large: it may hold {} values, {} levels deep", kMaxFieldValues, jinja::kMaxValueDepth));
+  if (json.too_large_value)
+    refuse_value(*json.too_large_value, fmt::format("is too large: it may hold {} values, {} levels deep", kMaxFieldValues, jinja::kMaxValueDepth));
   if (json.too_large) refuse_value(*json.too_large, fmt::format("is too large: prompts apart, a line may hold {} values", kMaxLineValues));
 }
 
@@ -67,9 +68,14 @@ const std::set<std::string>& honoured_fields() {
 
 /// What to do with a field that is not known: what it may be a typo of, or what other programs mean by it.
 std::string advice_on_field(const std::string& name, const std::set<std::string>& own) {
-  static const std::map<std::string, const char*> kForeign = {
-      {"extra_body", "its fields stand in the body itself"}, {"max_new_tokens", "it is max_tokens here"}, {"num_predict", "it is max_tokens here"}, {"max_length", "max_tokens counts the tokens of the answer"},
-      {"stop_sequences", "it is stop here"}, {"num_return_sequences", "it is n here"}, {"do_sample", "temperature 0 takes the likeliest token each time"}, {"input", "it is prompt here"}};
+  static const std::map<std::string, const char*> kForeign = {{"extra_body", "its fields stand in the body itself"},
+                                                              {"max_new_tokens", "it is max_tokens here"},
+                                                              {"num_predict", "it is max_tokens here"},
+                                                              {"max_length", "max_tokens counts the tokens of the answer"},
+                                                              {"stop_sequences", "it is stop here"},
+                                                              {"num_return_sequences", "it is n here"},
+                                                              {"do_sample", "temperature 0 takes the likeliest token each time"},
+                                                              {"input", "it is prompt here"}};
   if (const auto found = kForeign.find(name); found != kForeign.end()) return found->second;
   std::vector<std::string> names(honoured_fields().begin(), honoured_fields().end());
   names.insert(names.end(), own.begin(), own.end());
@@ -79,15 +85,24 @@ std::string advice_on_field(const std::string& name, const std::set<std::string>
 
 void check_names(const Json& body, Endpoint endpoint) {
   static const std::set<std::string> kOfText = {"prompt", "echo", "best_of"};
-  static const std::set<std::string> kOfChat = {"messages", "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
-                                                "reasoning_effort", "top_logprobs"};
+  static const std::set<std::string> kOfChat = {"messages",
+                                                "tools",
+                                                "tool_choice",
+                                                "parallel_tool_calls",
+                                                "documents",
+                                                "chat_template_kwargs",
+                                                "add_generation_prompt",
+                                                "continue_final_message",
+                                                "reasoning_effort",
+                                                "top_logprobs"};
   const std::set<std::string>& own = endpoint == Endpoint::kChat ? kOfChat : kOfText;
   for (const auto& [name, value] : body.items()) {
     if (honoured_fields().contains(name) || own.contains(name)) continue;
     const std::optional<std::string> why = refuse_field(name, value, endpoint);
     if (!why) continue;
     const std::string path = LineBody::path(name.substr(0, kQuotedBytes));
-    if (*why == kUnknownField) refuse("unsupported_parameter", path, fmt::format("body has the field {}, which is not known; {}", quote_text(name), advice_on_field(name, own)));
+    if (*why == kUnknownField)
+      refuse("unsupported_parameter", path, fmt::format("body has the field {}, which is not known; {}", quote_text(name), advice_on_field(name, own)));
     if (why->starts_with("must")) refuse_value(path, fmt::format("{}, not {}", *why, shown_value(value)));
     if (why->starts_with("is ")) refuse("unsupported_parameter", path, fmt::format("body has the field {}, which {}", quote_text(name), *why));
     refuse("unsupported_parameter", path, fmt::format("{}: {}", path, *why));
@@ -155,7 +170,7 @@ BatchPrompt text_prompt(std::string&& text, const char* path, bool add, const Li
   BatchPrompt prompt;
   if (std::ssize(text) > kMaxTextBytes)
     refuse_value(path, fmt::format("has a text of {}; one prompt may have {}, so give longer ones as token ids", format_bytes(std::ssize(text)),
-                                            format_bytes(kMaxTextBytes)));
+                                   format_bytes(kMaxTextBytes)));
   if (limits.tokenizer) {
     try {
       prompt.tokens = limits.tokenizer->encode(text, add);
@@ -192,7 +207,8 @@ std::vector<BatchPrompt> parse_prompts(PromptField&& field, const LineBody& body
   if (field.no_id)
     refuse_value(path, fmt::format("holds {}, which is not a token id; the model has ids from 0 to {}", shown_value(*field.no_id), limits.vocab_size - 1));
   std::vector<BatchPrompt> prompts;
-  for (std::string& text : field.texts) prompts.push_back(text_prompt(std::move(text), kPromptPath, body.flag("add_special_tokens", true), body, params, limits));
+  for (std::string& text : field.texts)
+    prompts.push_back(text_prompt(std::move(text), kPromptPath, body.flag("add_special_tokens", true), body, params, limits));
   for (PromptField::Ids& ids : field.ids) {
     const int64_t most = parse_truncation(body, params, limits);
     check_length(kPromptPath, std::min(ids.count, most), params.max_tokens, limits);
@@ -247,7 +263,8 @@ std::vector<std::pair<int32_t, float>> parse_logit_bias(const LineBody& body, co
       refuse_value(path, fmt::format("has the name {}, which is not a token id; the model has ids from 0 to {}", quote_text(name), limits.vocab_size - 1));
     if (!bias.is_number()) refuse_value(path, fmt::format("has {} for token {}; a bias is a number", shown_value(bias), token));
     const float clamped = std::clamp(bias.get<float>(), -100.0f, 100.0f);
-    if (std::any_of(biases.begin(), biases.end(), [&](const auto& entry) { return entry.first == token; })) refuse_value(path, fmt::format("has token {} twice", token));
+    if (std::any_of(biases.begin(), biases.end(), [&](const auto& entry) { return entry.first == token; }))
+      refuse_value(path, fmt::format("has token {} twice", token));
     if (clamped != 0) biases.emplace_back(token, clamped);
   }
   return biases;
@@ -325,13 +342,17 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
     }
     limits.chat->tell_form(conversation, text, &*request->chat);
     if (request->chat->channels && request->params.grammar && !choice.grammar)
-      refuse_value(kMessagesPath, "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
+      refuse_value(kMessagesPath,
+                   "are answered in this model's channels, and a grammar has no place for these; force a call with tool_choice, or leave the grammar out");
     // Marks of calls and channels may be special tokens.
     if (is_mistral(request->chat->calls) || request->chat->channels || choice.grammar) request->params.skip_special_tokens = false;
     if (request->params.grammar && request->chat->begins_in_thought && (choice.forced || !choice.grammar))
-      refuse_value(kMessagesPath, "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");
+      refuse_value(kMessagesPath,
+                   "begin an answer with thoughts, which a grammar has no place for; turn thinking off in chat_template_kwargs, or leave the grammar out");
   } else if (limits.tokenizer || limits.text_bytes_per_token == 0) {
-    refuse("unsupported_endpoint", kMessagesPath, fmt::format("a conversation needs the model's chat template: {}", limits.no_chat.empty() ? "the model has none; give one with --chat-template FILE" : limits.no_chat));
+    refuse("unsupported_endpoint", kMessagesPath,
+           fmt::format("a conversation needs the model's chat template: {}",
+                       limits.no_chat.empty() ? "the model has none; give one with --chat-template FILE" : limits.no_chat));
   } else {
     text = texts_of(conversation);
   }
@@ -371,14 +392,16 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   const bool chat = endpoint == Endpoint::kChat;
   check_names(json, endpoint);
   check_bounds(line);
-  if (chat && line.prompt.form != PromptField::Form::kNone) refuse("unsupported_parameter", kPromptPath, "body has the field 'prompt', which is a field of /v1/completions; leave it out");
+  if (chat && line.prompt.form != PromptField::Form::kNone)
+    refuse("unsupported_parameter", kPromptPath, "body has the field 'prompt', which is a field of /v1/completions; leave it out");
   LineBody body(json);
   BatchRequest request;
   request.custom_id = std::move(custom_id);
   SamplingParams& params = request.params;
   request.n = body.integer("n", 1, 1, kMaxChoicesPerPrompt);
   request.best_of = body.integer("best_of", request.n, 1, kMaxChoicesPerPrompt);
-  if (request.best_of < request.n) refuse_value("body.best_of", fmt::format("is {}, less than n ({}); the n best of so many are answered", request.best_of, request.n));
+  if (request.best_of < request.n)
+    refuse_value("body.best_of", fmt::format("is {}, less than n ({}); the n best of so many are answered", request.best_of, request.n));
   params.max_tokens = parse_max_tokens(body, chat ? -1 : 16);
   request.open_ended = params.max_tokens < 0;  // as long as the model's positions allow
   if (request.open_ended) params.max_tokens = 1;
@@ -411,7 +434,8 @@ BatchRequest parse_body(LineJson&& line, std::string custom_id, Endpoint endpoin
   if (chat) parse_chat(line, body, limits, &request);
   else request.prompts = parse_prompts(std::move(line.prompt), body, params, limits);
   if (params.grammar && !limits.has_text()) refuse_value("body", "asks for an answer that follows a grammar, but the model has no tokenizer");
-  if (params.grammar && !limits.ends_answers) refuse_value("body", "asks for an answer that follows a grammar, but the model's config.json names no end token (eos_token_id)");
+  if (params.grammar && !limits.ends_answers)
+    refuse_value("body", "asks for an answer that follows a grammar, but the model's config.json names no end token (eos_token_id)");
   if (request.open_ended) params.max_tokens = limits.max_positions - std::ssize(request.prompts.front().tokens);
   parse_edits(body, limits, params);
   for (const BatchPrompt& prompt : request.prompts)
@@ -447,9 +471,7 @@ uint64_t seed_of(std::string_view name) {
   return seed;
 }
 
-LineError line_too_long() {
-  return {"", "line_too_long", fmt::format("the line is longer than {}; use more lines", format_bytes(kMaxLineBytes)), ""};
-}
+LineError line_too_long() { return {"", "line_too_long", fmt::format("the line is longer than {}; use more lines", format_bytes(kMaxLineBytes)), ""}; }
 
 namespace {
 
@@ -472,7 +494,8 @@ std::string parse_custom_id(const Json& object, bool needed) {
   const auto id = object.find("custom_id");
   if (id == object.end() && !needed) return "";
   if (id == object.end() && !object.contains("body") && !object.contains("method") && !object.contains("url"))
-    refuse("invalid_custom_id", "custom_id", "the line has neither prompt nor messages, nor custom_id, method, url and body; lines like {\"prompt\": \"...\"} will do");
+    refuse("invalid_custom_id", "custom_id",
+           "the line has neither prompt nor messages, nor custom_id, method, url and body; lines like {\"prompt\": \"...\"} will do");
   if (id == object.end() || !id->is_string() || id->get_ref<const std::string&>().empty())
     refuse("invalid_custom_id", "custom_id", "custom_id is missing, or not a text; give every line one of its own");
   if (id->get_ref<const std::string&>().size() > kMaxCustomIdBytes)
@@ -503,10 +526,13 @@ void take_streaming(Json& json, CallBody* call) {
     if (!options->is_object()) refuse_value("body.stream_options", "must be an object, not " + shown_value(*options));
     for (const auto& [name, value] : options->items()) {
       const bool known = name == "include_usage" || name == "include_obfuscation" || name == "continuous_usage_stats";
-      if (!known) refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options has the field {}, which is not known", quote_text(name)));
+      if (!known)
+        refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options has the field {}, which is not known", quote_text(name)));
       if (value.is_null()) continue;
-      if (!value.is_boolean()) refuse_value("body.stream_options", fmt::format("has {} for {}; it must be true or false", shown_value(value), quote_text(name)));
-      if (name != "include_usage" && value == true) refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options: {} is not supported; leave it out", quote_text(name)));
+      if (!value.is_boolean())
+        refuse_value("body.stream_options", fmt::format("has {} for {}; it must be true or false", shown_value(value), quote_text(name)));
+      if (name != "include_usage" && value == true)
+        refuse("unsupported_parameter", "body.stream_options", fmt::format("body.stream_options: {} is not supported; leave it out", quote_text(name)));
     }
     call->stream_usage = LineBody(*options).flag("include_usage");
   }
@@ -516,11 +542,13 @@ void take_streaming(Json& json, CallBody* call) {
 Endpoint check_endpoint(const Json& json) {
   for (const auto& [name, value] : json.items())
     if (name != "custom_id" && name != "method" && name != "url" && name != "body")
-      refuse("unsupported_parameter", name.substr(0, kQuotedBytes), fmt::format("the line has the field {}, which is not part of the batch format", quote_text(name)));
+      refuse("unsupported_parameter", name.substr(0, kQuotedBytes),
+             fmt::format("the line has the field {}, which is not part of the batch format", quote_text(name)));
   if (!json.contains("method") || json["method"] != "POST") refuse_value("method", "must be \"POST\"");
   if (!json.contains("url") || !json["url"].is_string()) refuse_value("url", "is missing, or not a text");
   const auto& url = json["url"].get_ref<const std::string&>();
-  if (url != kChatUrl && url != kTextUrl) refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only {} and {} are", quote_text(url), kTextUrl, kChatUrl));
+  if (url != kChatUrl && url != kTextUrl)
+    refuse("unsupported_endpoint", "url", fmt::format("url {} is not known; only {} and {} are", quote_text(url), kTextUrl, kChatUrl));
   if (!json.contains("body")) refuse_value("body", "is missing");
   return url == kChatUrl ? Endpoint::kChat : Endpoint::kText;
 }

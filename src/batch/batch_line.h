@@ -25,13 +25,13 @@ enum class Endpoint;
 struct ModelLimits {
   int64_t vocab_size = 0;
   int64_t max_positions = 0;
-  const Tokenizer* tokenizer = nullptr;  ///< null: only prompts of token ids
-  int64_t text_bytes_per_token = 0;  ///< for planning without a tokenizer: a text counts as a token for every so many bytes; 0: it is refused
+  const Tokenizer* tokenizer = nullptr;                ///< null: only prompts of token ids
+  int64_t text_bytes_per_token = 0;                    ///< for planning without a tokenizer: a text counts as a token for every so many bytes; 0: it is refused
   std::shared_ptr<const ChatTemplate> chat = nullptr;  ///< null: conversations are refused, but for planning
-  std::string no_chat = "";  ///< why there is none, where more can be said than that the model has none
-  std::time_t now = 0;       ///< the time that a chat template may tell
-  std::optional<Endpoint> endpoint = std::nullopt;  ///< the one that all lines must be for; nothing: lines say
-  bool ends_answers = true;  ///< the model has end tokens
+  std::string no_chat = "";                            ///< why there is none, where more can be said than that the model has none
+  std::time_t now = 0;                                 ///< the time that a chat template may tell
+  std::optional<Endpoint> endpoint = std::nullopt;     ///< the one that all lines must be for; nothing: lines say
+  bool ends_answers = true;                            ///< the model has end tokens
 
   /// Whether texts have tokens, counted or real.
   bool has_text() const { return tokenizer || text_bytes_per_token > 0; }
@@ -57,15 +57,15 @@ struct BatchRequest {
   std::string custom_id;  ///< empty: the line is a bare body without one; then its seed, unless `seeded`, is not that of its own either
   std::vector<BatchPrompt> prompts;
   int64_t n = 1, best_of = 1;
-  SamplingParams params;  ///< as the line has them; seed: of sequence 0
-  bool seeded = false;    ///< the line gave the seed: every prompt starts from it
+  SamplingParams params;                                         ///< as the line has them; seed: of sequence 0
+  bool seeded = false;                                           ///< the line gave the seed: every prompt starts from it
   bool gives_token_ids = false, gives_prompt_token_ids = false;  ///< in the answer
-  std::optional<AnswerForm> chat = std::nullopt;  ///< a conversation's line: how its answer is read
-  bool open_ended = false;    ///< it gave no max_tokens: an answer may take all positions that are left
-  bool unread_calls = false;  ///< it has tools, and how the model writes calls is not known: they stay in the text
-  bool estimated = false; ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
-  int64_t doubled_bos = 0;  ///< prompts whose text begins with the token that the tokenizer puts before it
-  std::optional<std::array<uint8_t, 12>> answers_id;  ///< hash of all that its choices depend on, where nothing is drawn and all is known
+  std::optional<AnswerForm> chat = std::nullopt;                 ///< a conversation's line: how its answer is read
+  bool open_ended = false;                                       ///< it gave no max_tokens: an answer may take all positions that are left
+  bool unread_calls = false;                                     ///< it has tools, and how the model writes calls is not known: they stay in the text
+  bool estimated = false;                                        ///< its texts were not tokenized: ModelLimits::text_bytes_per_token
+  int64_t doubled_bos = 0;                                       ///< prompts whose text begins with the token that the tokenizer puts before it
+  std::optional<std::array<uint8_t, 12>> answers_id;             ///< hash of all that its choices depend on, where nothing is drawn and all is known
 
   /// Whether a record shows something of its prompts.
   bool shows_prompt() const { return params.echo || gives_prompt_token_ids; }
@@ -87,7 +87,7 @@ struct LineError {
                           ///< unsupported_parameter, invalid_value, context_length_exceeded, line_too_long,
                           ///< not_finite, dead_end (of a good line: batch_output.h)
   std::string message;
-  std::string param;      ///< the field at fault, "body.max_tokens"; may be empty
+  std::string param;  ///< the field at fault, "body.max_tokens"; may be empty
 };
 
 /// A request of OpenAI's batch format, or its body alone ({"prompt": ...}, with or without a custom_id beside it).

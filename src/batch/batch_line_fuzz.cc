@@ -11,8 +11,10 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const flexgen::ByteTokenizer tokenizer;
   static const auto chat = std::make_shared<const flexgen::ChatTemplate>(
-      std::map<std::string, std::string>{{"default", "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}<think>"}}, "fuzz",
-      flexgen::ChatTemplate::SpecialTokens());
+      std::map<std::string, std::string>{
+          {"default",
+           "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}<think>"}},
+      "fuzz", flexgen::ChatTemplate::SpecialTokens());
   flexgen::ModelLimits limits{257, 100, &tokenizer};
   limits.chat = chat;
   auto parsed = flexgen::parse_batch_line({reinterpret_cast<const char*>(data), size}, limits);

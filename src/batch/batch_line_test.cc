@@ -19,9 +19,7 @@ using testing::HasSubstr;
 const ByteTokenizer kTokenizer;
 const ModelLimits kLimits{256, 100, &kTokenizer};
 
-std::string line_with(const std::string& body) {
-  return R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {)" + body + "}}";
-}
+std::string line_with(const std::string& body) { return R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {)" + body + "}}"; }
 BatchRequest good(const std::string& body) {
   auto parsed = parse_batch_line(line_with(body), kLimits);
   if (auto* error = std::get_if<LineError>(&parsed)) ADD_FAILURE() << body << ": " << error->message;
@@ -96,7 +94,8 @@ TEST(BatchLine, WhatEndsAnAnswer) {
 
 TEST(BatchLine, WhatChangesTheLogits) {
   const SamplingParams params = good(R"("prompt": "x", "repetition_penalty": 1.25, "presence_penalty": -0.5, "frequency_penalty": 2, "min_p": 0.1,
-    "logit_bias": {"5": -1000, "7": 0, "9": 2.5}, "bad_words": ["ab", " c"])").params;
+    "logit_bias": {"5": -1000, "7": 0, "9": 2.5}, "bad_words": ["ab", " c"])")
+                                    .params;
   EXPECT_EQ(params.repetition_penalty, 1.25);
   EXPECT_EQ(params.presence_penalty, -0.5);
   EXPECT_EQ(params.frequency_penalty, 2);
@@ -145,7 +144,7 @@ TEST(BatchLine, FieldsThatChangeNothingMayStay) {
                             R"("return_token_ids": false)", R"("return_tokens_as_token_ids": false)", R"("request_id": "r")", R"("cache_salt": "s")", R"("kv_transfer_params": null)",
                             R"("vllm_xargs": {})", R"("thinking_token_budget": -1)", R"("prompt_embeds": null)", R"("detokenize": true)", R"("truncation_side": "left")", R"("echo": false)",
                             R"("stream": false)", R"("top_k": 0)", R"("top_k": -1)", R"("top_p": 1)", R"("seed": null)", R"("n": 1)", R"("n": 1.0)", R"("top_k": 0.0)", R"("response_format": {"type": "text", "json_schema": null})", R"("tools": [])", R"("nobody_knows": null)"}) {
-  // clang-format on
+    // clang-format on
     const auto plain = good(R"("prompt": "x", "temperature": 0)"), same = good(R"("prompt": "x", "temperature": 0, )" + std::string(field));
     EXPECT_EQ(same.params.keeps_logits(), plain.params.keeps_logits()) << field;
     EXPECT_EQ(same.params.max_tokens, plain.params.max_tokens) << field;
@@ -208,8 +207,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": ["a", 5])", "invalid_value", "mix"}, BadBody{R"("prompt": [5, "a"])", "invalid_value", "token id"},
         BadBody{R"("prompt": [256])", "invalid_value", "256"}, BadBody{R"("prompt": [-1])", "invalid_value", "-1"},
         BadBody{R"("prompt": [1.5])", "invalid_value", "1.5"}, BadBody{R"("prompt": [[1], 2])", "invalid_value", "mix"},
-        BadBody{R"("prompt": "x", "max_tokens": 0)", "invalid_value", "echo"},
-        BadBody{R"("prompt": "x", "max_tokens": -1)", "invalid_value", "max_tokens"},
+        BadBody{R"("prompt": "x", "max_tokens": 0)", "invalid_value", "echo"}, BadBody{R"("prompt": "x", "max_tokens": -1)", "invalid_value", "max_tokens"},
         BadBody{R"("prompt": "x", "max_tokens": 16.5)", "invalid_value", "max_tokens"},
         BadBody{R"("prompt": "x", "max_tokens": 99999999999999999999)", "invalid_value", "max_tokens"},
         BadBody{R"("prompt": "x", "max_tokens": 18446744073709551615)", "invalid_value", "max_tokens"},
@@ -218,13 +216,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "temperature": "hot")", "invalid_value", "'hot'"},
         BadBody{R"("prompt": "x", "temperature": 1e999)", "invalid_value", "body.temperature is '1e999', which is out of range"},
         BadBody{R"("prompt": [1, -1e400])", "invalid_value", "body.prompt is '-1e400', which is out of range"},
-        BadBody{R"("prompt": [1, 2.0])", "invalid_value", "2.0, which is not a token id"},
-        BadBody{R"("prompt": [NaN])", "invalid_json", "JSON has no NaN"}, BadBody{R"("prompt": "x", "top_p": -Infinity)", "invalid_json", "Infinity"},
-        BadBody{R"("prompt": "x", "max_tokens": -0)", "invalid_value", "is 0"}, BadBody{R"("prompt": "x", "max_tokens": 2147483647)", "context_length_exceeded", "2147483648 together"},
-        BadBody{R"("prompt": "x", "max_tokens": 2147483648)", "invalid_value", "max_tokens"}, BadBody{R"("prompt": "x", "seed": 1e-3)", "invalid_value", "seed"},
-        BadBody{R"("prompt": "x", "seed": 18446744073709551616)", "invalid_value", "seed"}, BadBody{R"("prompt": {"a": ["x"]})", "invalid_value", "body.prompt must be"},
-        BadBody{R"("prompt": [{"a": 5}])", "invalid_value", "an object, which is not a token id"}, BadBody{R"("prompt": [[1, [2]]])", "invalid_value", "an array"},
-        BadBody{R"("prompt": [["a"]])", "invalid_value", "'a'"}, BadBody{R"("prompt": ["a", {}])", "invalid_value", "mix"}, BadBody{R"("prompt": true)", "invalid_value", "body.prompt"},
+        BadBody{R"("prompt": [1, 2.0])", "invalid_value", "2.0, which is not a token id"}, BadBody{R"("prompt": [NaN])", "invalid_json", "JSON has no NaN"},
+        BadBody{R"("prompt": "x", "top_p": -Infinity)", "invalid_json", "Infinity"}, BadBody{R"("prompt": "x", "max_tokens": -0)", "invalid_value", "is 0"},
+        BadBody{R"("prompt": "x", "max_tokens": 2147483647)", "context_length_exceeded", "2147483648 together"},
+        BadBody{R"("prompt": "x", "max_tokens": 2147483648)", "invalid_value", "max_tokens"},
+        BadBody{R"("prompt": "x", "seed": 1e-3)", "invalid_value", "seed"}, BadBody{R"("prompt": "x", "seed": 18446744073709551616)", "invalid_value", "seed"},
+        BadBody{R"("prompt": {"a": ["x"]})", "invalid_value", "body.prompt must be"},
+        BadBody{R"("prompt": [{"a": 5}])", "invalid_value", "an object, which is not a token id"},
+        BadBody{R"("prompt": [[1, [2]]])", "invalid_value", "an array"}, BadBody{R"("prompt": [["a"]])", "invalid_value", "'a'"},
+        BadBody{R"("prompt": ["a", {}])", "invalid_value", "mix"}, BadBody{R"("prompt": true)", "invalid_value", "body.prompt"},
         BadBody{R"("prompt": null)", "invalid_value", "missing"}, BadBody{R"("prompt": "x", "prompt": [1])", "invalid_json", "'prompt' comes twice"},
         BadBody{R"("prompt": "x", "top_p": 0)", "invalid_value", "top_p"}, BadBody{R"("prompt": "x", "top_k": -2)", "invalid_value", "top_k"},
         BadBody{R"("prompt": "x", "seed": 1.5)", "invalid_value", "seed"}, BadBody{R"("prompt": "x", "stop": [""])", "invalid_value", "stop"},
@@ -234,12 +234,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "logprobs": 21)", "invalid_value", "logprobs"}, BadBody{R"("prompt": "x", "logprobs": true)", "invalid_value", "logprobs"},
         BadBody{R"("prompt": "x", "echo": 1)", "invalid_value", "echo"}, BadBody{R"("prompt": "x", "stream": true)", "unsupported_parameter", "stream"},
         BadBody{R"("prompt": "x", "stream_options": {"include_usage": true})", "unsupported_parameter", "stream_options"},
-        BadBody{R"("prompt": "x", "n": 3, "best_of": 2)", "invalid_value", "less than n (3)"}, BadBody{R"("prompt": "x", "best_of": 129)", "invalid_value", "best_of"},
+        BadBody{R"("prompt": "x", "n": 3, "best_of": 2)", "invalid_value", "less than n (3)"},
+        BadBody{R"("prompt": "x", "best_of": 129)", "invalid_value", "best_of"},
         BadBody{R"("prompt": "x", "presence_penalty": 2.5)", "invalid_value", "presence_penalty"},
         BadBody{R"("prompt": "x", "frequency_penalty": "no")", "invalid_value", "frequency_penalty"},
         BadBody{R"("prompt": "x", "repetition_penalty": 0)", "invalid_value", "repetition_penalty"},
-        BadBody{R"("prompt": "x", "min_p": 1.5)", "invalid_value", "min_p"},
-        BadBody{R"("prompt": "x", "logit_bias": {"256": 1})", "invalid_value", "'256'"},
+        BadBody{R"("prompt": "x", "min_p": 1.5)", "invalid_value", "min_p"}, BadBody{R"("prompt": "x", "logit_bias": {"256": 1})", "invalid_value", "'256'"},
         BadBody{R"("prompt": "x", "logit_bias": {"x": 1})", "invalid_value", "'x'"},
         BadBody{R"("prompt": "x", "logit_bias": {"5": "1"})", "invalid_value", "token 5"},
         BadBody{R"("prompt": "x", "logit_bias": {"5": 1, "05": 2})", "invalid_value", "twice"},
@@ -263,10 +263,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadBody{R"("prompt": "x", "structured_outputs": {"choice": ["a"], "tag": 1})", "invalid_value", "structured_outputs.tag"},
         BadBody{R"("prompt": "x", "messages": [{"role": "user"}])", "unsupported_parameter", "chat"},
         BadBody{R"("prompt": "x", "logprobs": 1, "top_logprobs": 5)", "unsupported_parameter", "logprobs is the number"},
-        BadBody{R"("prompt": "x", "store": true)", "unsupported_parameter", "store"},
-        BadBody{R"("prompt": "x", "metadata": 5)", "invalid_value", "metadata"},
-        BadBody{R"("prompt": "x", "suffix": "y")", "unsupported_parameter", "suffix"},
-        BadBody{R"("prompt": "x", "model": 5)", "invalid_value", "model"},
+        BadBody{R"("prompt": "x", "store": true)", "unsupported_parameter", "store"}, BadBody{R"("prompt": "x", "metadata": 5)", "invalid_value", "metadata"},
+        BadBody{R"("prompt": "x", "suffix": "y")", "unsupported_parameter", "suffix"}, BadBody{R"("prompt": "x", "model": 5)", "invalid_value", "model"},
         BadBody{R"("prompt": "x", "max_token": 5)", "unsupported_parameter", "'max_token'"},
         BadBody{R"("prompt": "x", "n": 1, "n": 2)", "invalid_json", "twice"}));
 
@@ -289,7 +287,8 @@ TEST(BatchLine, BadLines) {
       {R"({"custom_id": "a", "url": "/v1/completions", )" + body, "invalid_value", "a"},
       {R"({"custom_id": "a", "method": "POST", )" + body, "invalid_value", "a"},
       {R"({"custom_id": "a", "method": "POST", "url": "/v1/embeddings", )" + body, "unsupported_endpoint", "a"},
-      {R"({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "x"}]}})", "unsupported_endpoint", "a"},
+      {R"({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "x"}]}})",
+       "unsupported_endpoint", "a"},
       {R"({"custom_id": "a", "method": "POST", "url": "/v1/completions"})", "invalid_value", "a"},
       {R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": []})", "invalid_value", "a"},
       {R"({"custom_id": "a", "extra": 1, "method": "POST", "url": "/v1/completions", )" + body, "unsupported_parameter", "a"},
@@ -306,9 +305,11 @@ TEST(BatchLine, BadLines) {
 TEST(BatchLine, AnswersAreTheSameOnlyUnderTheSameGrammar) {
   if (why_no_grammars()) GTEST_SKIP() << *why_no_grammars();
   std::set<std::array<uint8_t, 12>> ids;
-  const std::vector<const char*> asked = {R"("structured_outputs": {"choice": ["a", "b"]})", R"("structured_outputs": {"choice": ["b", "a"]})", R"("structured_outputs": {"choice": ["ab"]})",
-                                          R"("structured_outputs": {"regex": "ab"})", R"("structured_outputs": {"json_object": true})", R"("structured_outputs": {"json_object": true, "disable_any_whitespace": true})",
-                                          R"("structured_outputs": {"json": {"type": "object"}})", R"("response_format": {"type": "text"})"};
+  const std::vector<const char*> asked = {
+      R"("structured_outputs": {"choice": ["a", "b"]})",       R"("structured_outputs": {"choice": ["b", "a"]})",
+      R"("structured_outputs": {"choice": ["ab"]})",           R"("structured_outputs": {"regex": "ab"})",
+      R"("structured_outputs": {"json_object": true})",        R"("structured_outputs": {"json_object": true, "disable_any_whitespace": true})",
+      R"("structured_outputs": {"json": {"type": "object"}})", R"("response_format": {"type": "text"})"};
   for (const char* field : asked) ids.insert(good(std::string(R"("prompt": "x", "temperature": 0, )") + field).answers_id.value());
   EXPECT_EQ(ids.size(), asked.size());
   const std::string choice = std::string(R"("prompt": "x", "temperature": 0, )") + asked[0];
@@ -398,10 +399,12 @@ TEST(BatchLine, MinusZeroIsZero) {
 }
 
 TEST(BatchLine, ANumberOutOfRangeDoesNotHideTheCustomId) {
-  auto parsed = parse_batch_line(R"({"body": {"prompt": "a \"1e999", "top_p": 1e999, "x": 1E+400}, "custom_id": "last", "method": "POST", "url": "/v1/completions"})", kLimits);
+  auto parsed = parse_batch_line(
+      R"({"body": {"prompt": "a \"1e999", "top_p": 1e999, "x": 1E+400}, "custom_id": "last", "method": "POST", "url": "/v1/completions"})", kLimits);
   EXPECT_EQ(std::get<LineError>(parsed).custom_id, "last");
   EXPECT_EQ(std::get<LineError>(parsed).param, "body.x");  // a field that is not known comes first
-  parsed = parse_batch_line(R"({"body": {"prompt": "a", "top_p": )" + std::string(400, '9') + R"(.0}, "custom_id": "last", "method": "POST", "url": "/v1/completions"})", kLimits);
+  parsed = parse_batch_line(
+      R"({"body": {"prompt": "a", "top_p": )" + std::string(400, '9') + R"(.0}, "custom_id": "last", "method": "POST", "url": "/v1/completions"})", kLimits);
   EXPECT_EQ(std::get<LineError>(parsed).custom_id, "last");
   EXPECT_EQ(std::get<LineError>(parsed).param, "body.top_p");
 }
@@ -411,12 +414,18 @@ TEST(BatchLine, LongLinesTakeLinearTime) {
     std::string before, item, after, code;
   };
   const std::vector<Case> cases = {
-      {R"("prompt": "x", "x": [)", "{}", "]", "unsupported_parameter"},  {R"("prompt": "x", "stop": [)", "{}", "]", "invalid_value"},
-      {R"("prompt": "x", "logit_bias": [)", "[]", "]", "invalid_value"}, {R"("prompt": "x", "user": {"a": [)", "1", "]}", "invalid_value"},
-      {R"("prompt": [)", "{}", "]", "invalid_value"},                    {R"("prompt": [)", "[]", "]", "invalid_value"},
-      {R"("prompt": [)", "[1]", "]", "invalid_value"},                   {R"("prompt": [)", "1", "]", "context_length_exceeded"},
-      {R"("prompt": [[)", "1", "]]", "context_length_exceeded"},         {R"("prompt": [)", "\"\"", "]", "invalid_value"},
-      {R"("prompt": [)", "1e400", "]", "invalid_value"},                 {R"("prompt": [{"a": [)", "[1]", "]}]", "invalid_value"},
+      {R"("prompt": "x", "x": [)", "{}", "]", "unsupported_parameter"},
+      {R"("prompt": "x", "stop": [)", "{}", "]", "invalid_value"},
+      {R"("prompt": "x", "logit_bias": [)", "[]", "]", "invalid_value"},
+      {R"("prompt": "x", "user": {"a": [)", "1", "]}", "invalid_value"},
+      {R"("prompt": [)", "{}", "]", "invalid_value"},
+      {R"("prompt": [)", "[]", "]", "invalid_value"},
+      {R"("prompt": [)", "[1]", "]", "invalid_value"},
+      {R"("prompt": [)", "1", "]", "context_length_exceeded"},
+      {R"("prompt": [[)", "1", "]]", "context_length_exceeded"},
+      {R"("prompt": [)", "\"\"", "]", "invalid_value"},
+      {R"("prompt": [)", "1e400", "]", "invalid_value"},
+      {R"("prompt": [{"a": [)", "[1]", "]}]", "invalid_value"},
   };
   for (const Case& c : cases) {
     auto seconds = [&](size_t bytes) {

@@ -30,11 +30,13 @@ BatchModel batch_model_of(const RunBatchOptions& options, const EngineOptions& c
   described.fingerprint = model_fingerprint(options.model, model.fingerprint(), engine.checkpoint_files());
   for (size_t i = 0; i < engine.checkpoint_files().size(); ++i) {
     const FileStamp& stamp = model.stamps()[i];
-    described.files[std::filesystem::path(engine.checkpoint_files()[i]).filename().string()] = {static_cast<int64_t>(stamp.device), static_cast<int64_t>(stamp.inode), stamp.size,
-                                                                                               stamp.written_ns};
+    described.files[std::filesystem::path(engine.checkpoint_files()[i]).filename().string()] = {
+        static_cast<int64_t>(stamp.device), static_cast<int64_t>(stamp.inode), stamp.size, stamp.written_ns};
   }
-  described.options = {{"backend", options.engine.backend}, {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
-                       {"weight dtype", chosen.weight_dtype}, {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
+  described.options = {{"backend", options.engine.backend},
+                       {"compute dtype", std::string(dtype_name(engine.compute_dtype()))},
+                       {"weight dtype", chosen.weight_dtype},
+                       {"KV cache dtype", std::string(dtype_name(engine.kv_dtype()))}};
   if (!engine.tokenizer()) described.options["tokenizer"] = "none";
   if (!options.chat_template.empty()) described.options["chat template"] = Sha256::hex(Sha256::of(read_whole_file(options.chat_template)));
   if (engine.device()) described.options[kAttentionOn] = !engine.attention_tier() ? kLeftToThePlan : *engine.attention_tier() == Tier::kCpu ? "cpu" : "gpu";

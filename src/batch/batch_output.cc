@@ -60,7 +60,8 @@ void write_logprobs(const Tokenizer* tokenizer, std::span<const Stretch> stretch
   static constexpr std::pair<const char*, Item> kLists[] = {
       {"tokens", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return OrderedJson(text_of_token(tokens, s.entries[i].token)); }},
       {"token_logprobs", [](const Tokenizer*, const Stretch& s, size_t i) { return logprob_json(s.entries[i].logprob); }},
-      {"top_logprobs", [](const Tokenizer* tokens, const Stretch& s, size_t i) { return std::isnan(s.entries[i].logprob) ? OrderedJson(nullptr) : top_logprobs(tokens, s.entries[i], s.most); }},
+      {"top_logprobs", [](const Tokenizer* tokens, const Stretch& s,
+                          size_t i) { return std::isnan(s.entries[i].logprob) ? OrderedJson(nullptr) : top_logprobs(tokens, s.entries[i], s.most); }},
       {"text_offset", [](const Tokenizer*, const Stretch& s, size_t i) { return OrderedJson(s.offsets[i]); }}};
   Pieces pieces(write);
   for (const auto& [name, item] : kLists) {
@@ -104,8 +105,8 @@ void write_ids(std::span<const int32_t> ids, const WritePiece& write) {
 }
 
 /// The logprobs of the prompt, if it is echoed, and of the answer, whose text goes from `begin` to `end`.
-std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion, int64_t begin,
-                                  int64_t end) {
+std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters,
+                                  const Completion& completion, int64_t begin, int64_t end) {
   const bool skip = request.params.skip_special_tokens;
   std::vector<Stretch> stretches;
   std::vector<int64_t> offsets;
@@ -122,9 +123,12 @@ std::vector<Stretch> stretches_of(const RecordContext& context, const BatchReque
 }
 
 /// What comes behind an answer's text and logprobs, in either form. `reason`: null if the answer goes on.
-void write_rest_of_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const char* reason, const WritePiece& write) {
+void write_rest_of_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                          const char* reason, const WritePiece& write) {
   // As vLLM has it: what of the request ended the answer; null for the model's own end tokens.
-  const OrderedJson stop_reason = !completion.stop_string.empty() ? OrderedJson(completion.stop_string) : completion.stop_token ? OrderedJson(*completion.stop_token) : OrderedJson(nullptr);
+  const OrderedJson stop_reason = !completion.stop_string.empty() ? OrderedJson(completion.stop_string)
+                                  : completion.stop_token         ? OrderedJson(*completion.stop_token)
+                                                                  : OrderedJson(nullptr);
   write(fmt::format(R"(,"finish_reason":{},"stop_reason":)", reason ? fmt::format("\"{}\"", reason) : "null"));
   write(json_text(stop_reason));
   if (request.gives_token_ids) {
@@ -147,8 +151,8 @@ std::string echo_of(const RecordContext& context, const BatchRequest& request, c
   return context.tokenizer->decode(prompt.tokens, request.params.skip_special_tokens);
 }
 
-void write_logprobs_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters, const Completion& completion, int64_t begin, int64_t end,
-                       const WritePiece& write) {
+void write_logprobs_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters,
+                       const Completion& completion, int64_t begin, int64_t end, const WritePiece& write) {
   write(R"(,"logprobs":)");
   if (request.params.top_logprobs < 0) write("null");
   else if (request.chat) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
@@ -182,7 +186,8 @@ AnswerFrame around_choices(const std::string& text) {
 
 }  // namespace
 
-void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write) {
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index,
+                  const WritePiece& write) {
   write(choice_front(index));
   write_unnumbered_choice(context, request, prompt, completion, write);
 }
@@ -193,11 +198,13 @@ void write_piece(const RecordContext& context, const BatchRequest& request, cons
   if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
   else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
   const int64_t prompt_characters = count_characters(prompt_text);
-  write_logprobs_of(context, request, prompt, prompt_characters, piece.completion, prompt_characters + piece.characters_before, std::numeric_limits<int64_t>::max(), write);
+  write_logprobs_of(context, request, prompt, prompt_characters, piece.completion, prompt_characters + piece.characters_before,
+                    std::numeric_limits<int64_t>::max(), write);
   write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
 }
 
-void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write) {
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                             const WritePiece& write) {
   const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
   if (request.chat) {
     if (write_chat_message(request, completion, write)) reason = "tool_calls";
@@ -230,8 +237,7 @@ AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const
   return around_choices(to_line(record));
 }
 
-std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,
-                          std::span<const Completion> completions) {
+std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request, std::span<const Completion> completions) {
   FLEXGEN_CHECK(static_cast<int64_t>(completions.size()) == request.num_sequences());
   int64_t prompt_tokens = 0, completion_tokens = 0;
   for (const BatchPrompt& prompt : request.prompts) prompt_tokens += static_cast<int64_t>(prompt.tokens.size());
@@ -239,7 +245,8 @@ std::string answer_record(const RecordContext& context, const RecordId& id, cons
   for (size_t i = 0; i < completions.size(); ++i) {
     const auto index = static_cast<int64_t>(i);
     if (i > 0) choices += ',';
-    write_choice(context, request, request.prompts[static_cast<size_t>(index / request.n)], completions[i], index, [&](std::string_view piece) { choices += piece; });
+    write_choice(context, request, request.prompts[static_cast<size_t>(index / request.n)], completions[i], index,
+                 [&](std::string_view piece) { choices += piece; });
     completion_tokens += static_cast<int64_t>(completions[i].tokens.size());
   }
   const AnswerFrame frame = answer_frame(context, id, request, {prompt_tokens, 0, completion_tokens});
@@ -252,14 +259,18 @@ LineError no_answer_error(const BatchRequest& request, const Completion& complet
   if (completion.reason == FinishReason::kDeadEnd) {
     const bool follows = request.params.grammar != nullptr;
     return {request.custom_id, kDeadEndCode,
-            fmt::format("choice {}: {} {}, so there is no answer: {}", choice, follows ? "none of the model's tokens goes on with what the schema or grammar asks for at" : "every token is forbidden for", token,
-                        follows ? "the tokenizer cannot write a character that must come there; leave it out, or allow another" : "take some out of bad_words, or lower min_tokens"),
+            fmt::format("choice {}: {} {}, so there is no answer: {}", choice,
+                        follows ? "none of the model's tokens goes on with what the schema or grammar asks for at" : "every token is forbidden for", token,
+                        follows ? "the tokenizer cannot write a character that must come there; leave it out, or allow another"
+                                : "take some out of bad_words, or lower min_tokens"),
             ""};
   }
-  return {request.custom_id, kNotFiniteCode,
-          fmt::format("choice {}: the logits for {} are not finite (vocabulary entry {}), so there is no answer: a weight is NaN or infinite, or values overflow; "
-                      "check the checkpoint, or compute with more range (--compute-dtype f32)", choice, token, completion.not_finite_entry),
-          ""};
+  return {
+      request.custom_id, kNotFiniteCode,
+      fmt::format("choice {}: the logits for {} are not finite (vocabulary entry {}), so there is no answer: a weight is NaN or infinite, or values overflow; "
+                  "check the checkpoint, or compute with more range (--compute-dtype f32)",
+                  choice, token, completion.not_finite_entry),
+      ""};
 }
 
 bool is_no_answer_record(std::string_view record) {
@@ -273,8 +284,10 @@ std::string error_record(const InputLine& line, const LineError& error) {
   record["id"] = record_id_text(line.id);
   record["custom_id"] = error.custom_id;
   record["response"] = nullptr;
-  record["error"] = {{"code", error.code}, {"message", error.message},
-                     {"param", error.param.empty() ? OrderedJson(nullptr) : OrderedJson(error.param)}, {"line", line.number}};
+  record["error"] = {{"code", error.code},
+                     {"message", error.message},
+                     {"param", error.param.empty() ? OrderedJson(nullptr) : OrderedJson(error.param)},
+                     {"line", line.number}};
   return with_checksum(to_line(record));
 }
 

@@ -21,10 +21,12 @@ struct RecordContext {
 };
 
 /// Writes choice `index` of a line as it stands in the line's record. `prompt` is the one that it answers; it is looked at where request.shows_prompt().
-void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index, const WritePiece& write);
+void write_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, int64_t index,
+                  const WritePiece& write);
 
 /// The same without the index, which is written before it.
-void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion, const WritePiece& write);
+void write_unnumbered_choice(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const Completion& completion,
+                             const WritePiece& write);
 
 /// Tokens of a line: of all its prompts, each once, of these what they have in common with prompts before them, and of all its answers.
 struct LineUsage {
@@ -55,8 +57,7 @@ AnswerFrame body_frame(const RecordContext& context, const RecordId& id, const B
 AnswerFrame answer_frame(const RecordContext& context, const RecordId& id, const BatchRequest& request, const LineUsage& usage);
 
 /// The whole record; completions in the order of the choices.
-std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request,
-                          std::span<const Completion> completions);
+std::string answer_record(const RecordContext& context, const RecordId& id, const BatchRequest& request, std::span<const Completion> completions);
 
 /// Why a line has no answer one of whose completions has_no_answer().
 LineError no_answer_error(const BatchRequest& request, const Completion& completion, int64_t choice);

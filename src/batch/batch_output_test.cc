@@ -29,12 +29,15 @@ Completion completion_of(const std::string& text) {
 
 TEST(BatchOutput, Answer) {
   Completion completion = completion_of("yes");
-  EXPECT_EQ(answer_record(kContext, kId, request_of(R"("prompt":"Is it?")"), std::span(&completion, 1)),
-            with_checksum(R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
-            R"("request_id":"req_0123456789abcdef00112233","body":{"id":"cmpl-0123456789abcdef00112233",)"
-            R"("object":"text_completion","created":1700000000,"model":"opt-125m","choices":[{"index":0,"text":"yes",)"
-            R"("logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":0}}}},)"
-            R"("error":null})" "\n"));
+  EXPECT_EQ(
+      answer_record(kContext, kId, request_of(R"("prompt":"Is it?")"), std::span(&completion, 1)),
+      with_checksum(
+          R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"a","response":{"status_code":200,)"
+          R"("request_id":"req_0123456789abcdef00112233","body":{"id":"cmpl-0123456789abcdef00112233",)"
+          R"("object":"text_completion","created":1700000000,"model":"opt-125m","choices":[{"index":0,"text":"yes",)"
+          R"("logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{"prompt_tokens":6,"completion_tokens":3,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":0}}}},)"
+          R"("error":null})"
+          "\n"));
 }
 
 TEST(BatchOutput, ErrorLine) {
@@ -43,7 +46,8 @@ TEST(BatchOutput, ErrorLine) {
   line.id = kId;
   EXPECT_EQ(error_record(line, {"line-7", "invalid_json", "not valid JSON", ""}),
             with_checksum(R"({"id":"batch_req_0123456789abcdef00112233","custom_id":"line-7","response":null,)"
-            R"("error":{"code":"invalid_json","message":"not valid JSON","param":null,"line":7}})" "\n"));
+                          R"("error":{"code":"invalid_json","message":"not valid JSON","param":null,"line":7}})"
+                          "\n"));
 }
 
 TEST(BatchOutput, SeveralPromptsAndChoices) {
@@ -72,9 +76,8 @@ TEST(BatchOutput, EchoWithLogprobs) {
   auto json = nlohmann::json::parse(answer_record(kContext, kId, request, std::span(&completion, 1)));
   const auto& choice = json["response"]["body"]["choices"][0];
   EXPECT_EQ(choice["text"], "abcd");
-  EXPECT_EQ(choice["logprobs"].dump(),
-            R"({"text_offset":[0,1,2,3],"token_logprobs":[null,-0.1,-2.5,-9999.0],"tokens":["a","b","c","d"],)"
-            R"("top_logprobs":[null,{"b":-0.1},{"c":-2.5,"x":-0.5},{"d":-9999.0,"e":0.0}]})");
+  EXPECT_EQ(choice["logprobs"].dump(), R"({"text_offset":[0,1,2,3],"token_logprobs":[null,-0.1,-2.5,-9999.0],"tokens":["a","b","c","d"],)"
+                                       R"("top_logprobs":[null,{"b":-0.1},{"c":-2.5,"x":-0.5},{"d":-9999.0,"e":0.0}]})");
 }
 
 TEST(BatchOutput, EchoOfTokenIdsIsTheirText) {

@@ -18,7 +18,10 @@ using namespace flexgen;
 using Json = nlohmann::json;
 using fuzz::any_value, fuzz::one_of, fuzz::schema_of;
 
-std::string name_of(FuzzChoices& choose) { return one_of(choose, {"add", "f", "a.b-c_d", "x y", "", "é", "functions.f", "add\"", "<|call|>", "0123456789012345678901234567890123456789012345678901234567890123456789"}); }
+std::string name_of(FuzzChoices& choose) {
+  return one_of(choose, {"add", "f", "a.b-c_d", "x y", "", "é", "functions.f", "add\"", "<|call|>",
+                         "0123456789012345678901234567890123456789012345678901234567890123456789"});
+}
 
 Json tool_of(FuzzChoices& choose) {
   if (choose.rarely()) return any_value(choose);
@@ -38,7 +41,10 @@ Json message_of(FuzzChoices& choose) {
     case 2: message["content"] = any_value(choose); break;
     default: message["content"] = one_of(choose, {"Hi", "", "<think>", "<|end|>", "[TOOL_CALLS]", "é"}); break;
   }
-  if (choose.below(4) == 0) message["tool_calls"] = Json::array({{{"id", "c"}, {"type", "function"}, {"function", {{"name", name_of(choose)}, {"arguments", choose.flag() ? Json("{\"x\": 1}") : any_value(choose)}}}}});
+  if (choose.below(4) == 0)
+    message["tool_calls"] = Json::array({{{"id", "c"},
+                                          {"type", "function"},
+                                          {"function", {{"name", name_of(choose)}, {"arguments", choose.flag() ? Json("{\"x\": 1}") : any_value(choose)}}}}});
   if (choose.below(8) == 0) message[one_of(choose, {"name", "reasoning_content", "tool_call_id", "audio", "refusal"})] = any_value(choose);
   return message;
 }
@@ -53,18 +59,23 @@ Json items_of(FuzzChoices& choose, Json (*make)(FuzzChoices&)) {
 void add_grammar(FuzzChoices& choose, Json& body) {
   switch (choose.below(7)) {
     case 0: body["response_format"] = {{"type", one_of(choose, {"json_object", "text", "json_schema", "x"})}}; break;
-    case 1: body["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"name", "s"}, {"schema", schema_of(choose, 3)}, {"strict", any_value(choose)}}}}; break;
+    case 1:
+      body["response_format"] = {{"type", "json_schema"}, {"json_schema", {{"name", "s"}, {"schema", schema_of(choose, 3)}, {"strict", any_value(choose)}}}};
+      break;
     case 2: body["guided_json"] = choose.flag() ? schema_of(choose, 3) : Json(schema_of(choose, 2).dump(-1, ' ', false, Json::error_handler_t::replace)); break;
     case 3: body["guided_regex"] = one_of(choose, {"a+", "(a|b){2}", "[", "", "a{99999}", "\\p{L}"}); break;
     case 4: body["guided_choice"] = Json::array({name_of(choose), any_value(choose)}); break;
     case 5: body["guided_grammar"] = one_of(choose, {"root ::= \"a\"", "root ::= root", "x", "root ::= [a-z]* \"\\n\"", "root ::= (\"a\" | root){3}"}); break;
-    default: body["structured_outputs"] = {{one_of(choose, {"json", "regex", "choice", "grammar", "json_object", "disable_any_whitespace"}), choose.flag() ? schema_of(choose, 2) : any_value(choose)}}; break;
+    default:
+      body["structured_outputs"] = {{one_of(choose, {"json", "regex", "choice", "grammar", "json_object", "disable_any_whitespace"}),
+                                     choose.flag() ? schema_of(choose, 2) : any_value(choose)}};
+      break;
   }
 }
 
 void add_number(FuzzChoices& choose, Json& body) {
-  const char* name = one_of(choose, {"max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs",
-                                     "presence_penalty", "repetition_penalty", "truncate_prompt_tokens"});
+  const char* name = one_of(choose, {"max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "n", "best_of",
+                                     "logprobs", "top_logprobs", "prompt_logprobs", "presence_penalty", "repetition_penalty", "truncate_prompt_tokens"});
   body[name] = choose.rarely() ? any_value(choose) : choose.flag() ? Json(choose.byte()) : Json(choose.byte() / 128.0);
 }
 
@@ -77,12 +88,20 @@ void add_field(FuzzChoices& choose, bool chat, Json& body) {
       if (chat) body["tools"] = items_of(choose, tool_of);
       break;
     case 4:
-      if (chat) body["tool_choice"] = choose.flag() ? Json(one_of(choose, {"auto", "none", "required", "x"})) : Json({{"type", "function"}, {"function", {{"name", name_of(choose)}}}});
+      if (chat)
+        body["tool_choice"] =
+            choose.flag() ? Json(one_of(choose, {"auto", "none", "required", "x"})) : Json({{"type", "function"}, {"function", {{"name", name_of(choose)}}}});
       break;
-    case 5: body[one_of(choose, {"parallel_tool_calls", "stream", "add_generation_prompt", "continue_final_message", "echo", "ignore_eos", "return_token_ids", "logprobs"})] = choose.rarely() ? any_value(choose) : Json(choose.flag()); break;
+    case 5:
+      body[one_of(choose, {"parallel_tool_calls", "stream", "add_generation_prompt", "continue_final_message", "echo", "ignore_eos", "return_token_ids",
+                           "logprobs"})] = choose.rarely() ? any_value(choose) : Json(choose.flag());
+      break;
     case 6: body["stream_options"] = {{one_of(choose, {"include_usage", "include_obfuscation", "x"}), choose.flag()}}; break;
     case 7: body["stop"] = choose.flag() ? Json(name_of(choose)) : Json::array({name_of(choose), any_value(choose)}); break;
-    case 8: body[one_of(choose, {"logit_bias", "chat_template_kwargs", "metadata"})] = {{one_of(choose, {"5", "-1", "enable_thinking", "messages", "x"}), any_value(choose)}}; break;
+    case 8:
+      body[one_of(choose, {"logit_bias", "chat_template_kwargs", "metadata"})] = {
+          {one_of(choose, {"5", "-1", "enable_thinking", "messages", "x"}), any_value(choose)}};
+      break;
     case 9: body[one_of(choose, {"bad_words", "stop_token_ids", "logprob_token_ids", "documents"})] = Json::array({any_value(choose), 7}); break;
     case 10: body[one_of(choose, {"model", "user", "reasoning_effort", "service_tier", "frequency_penalty", "x"})] = any_value(choose); break;
     default: add_number(choose, body); break;
@@ -92,17 +111,52 @@ void add_field(FuzzChoices& choose, bool chat, Json& body) {
 std::string body_of(FuzzChoices& choose, bool chat) {
   Json body = Json::object();
   if (chat) body["messages"] = choose.rarely() ? any_value(choose) : items_of(choose, message_of);
-  else body["prompt"] = choose.rarely() ? any_value(choose) : choose.flag() ? Json("Hi") : Json::array({choose.flag() ? Json("a") : Json(choose.byte()), choose.flag() ? Json("b") : Json(choose.byte())});
+  else
+    body["prompt"] = choose.rarely() ? any_value(choose)
+                     : choose.flag() ? Json("Hi")
+                                     : Json::array({choose.flag() ? Json("a") : Json(choose.byte()), choose.flag() ? Json("b") : Json(choose.byte())});
   for (size_t i = choose.below(8); i > 0; --i) add_field(choose, chat, body);
   std::string text = body.dump(-1, ' ', false, Json::error_handler_t::replace);
-  for (size_t i = choose.rarely() ? choose.below(6) : 0; i > 0; --i) text[(choose.byte() * 256u + choose.byte()) % text.size()] = static_cast<char>(choose.byte());
+  for (size_t i = choose.rarely() ? choose.below(6) : 0; i > 0; --i)
+    text[(choose.byte() * 256u + choose.byte()) % text.size()] = static_cast<char>(choose.byte());
   return text;
 }
 
 std::string answer_of(FuzzChoices& choose) {
-  static const char* const kPieces[] = {"<tool_call>", "</tool_call>", "\n", "{\"name\": \"add\", \"arguments\": {\"x\": 1}}", "{\"name\": \"add\", \"parameters\": {}}", "[TOOL_CALLS]", "add", "[ARGS]", "[CALL_ID]",
-                                        "123456789", "{\"x\": 1}", "<|channel|>", "analysis", "final", "commentary", " to=functions.add ", "<|constrain|>json", "<|message|>", "<|end|>", "<|start|>assistant",
-                                        "<|call|>", "<|return|>", "<think>", "</think>", " ", "text", "é", "{", "}", "[", "]", ",", "<|", "<"};
+  static const char* const kPieces[] = {"<tool_call>",
+                                        "</tool_call>",
+                                        "\n",
+                                        "{\"name\": \"add\", \"arguments\": {\"x\": 1}}",
+                                        "{\"name\": \"add\", \"parameters\": {}}",
+                                        "[TOOL_CALLS]",
+                                        "add",
+                                        "[ARGS]",
+                                        "[CALL_ID]",
+                                        "123456789",
+                                        "{\"x\": 1}",
+                                        "<|channel|>",
+                                        "analysis",
+                                        "final",
+                                        "commentary",
+                                        " to=functions.add ",
+                                        "<|constrain|>json",
+                                        "<|message|>",
+                                        "<|end|>",
+                                        "<|start|>assistant",
+                                        "<|call|>",
+                                        "<|return|>",
+                                        "<think>",
+                                        "</think>",
+                                        " ",
+                                        "text",
+                                        "é",
+                                        "{",
+                                        "}",
+                                        "[",
+                                        "]",
+                                        ",",
+                                        "<|",
+                                        "<"};
   std::string text;
   for (size_t i = choose.below(24); i > 0; --i) text += kPieces[choose.below(std::size(kPieces))];
   return text;
@@ -130,10 +184,12 @@ void check_answer(const std::string& text, const AnswerForm& form) {
 
 std::shared_ptr<const ChatTemplate> template_number(size_t number) {
   static const auto kTemplates = [] {
-    const std::string front = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}";
+    const std::string front =
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}{{ tools | tojson if tools }}";
     std::vector<std::shared_ptr<const ChatTemplate>> made;
-    for (const char* end : {"{# <tool_call> #}", "{# <|start_header_id|>\"parameters\": #}", "{# [TOOL_CALLS] \"arguments\" #}", "{# [TOOL_CALLS][ARGS] #}", "{# [TOOL_CALLS][CALL_ID][ARGS] #}",
-                            "<|start|>assistant{# <|channel|><|message|> #}", "<|start|>assistant<|channel|>final<|message|>", "<tool_call><think>", "<think></think>", ""})
+    for (const char* end : {"{# <tool_call> #}", "{# <|start_header_id|>\"parameters\": #}", "{# [TOOL_CALLS] \"arguments\" #}", "{# [TOOL_CALLS][ARGS] #}",
+                            "{# [TOOL_CALLS][CALL_ID][ARGS] #}", "<|start|>assistant{# <|channel|><|message|> #}",
+                            "<|start|>assistant<|channel|>final<|message|>", "<tool_call><think>", "<think></think>", ""})
       made.push_back(std::make_shared<const ChatTemplate>(std::map<std::string, std::string>{{"default", front + end}}, "fuzz", ChatTemplate::SpecialTokens()));
     return made;
   }();

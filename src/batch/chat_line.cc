@@ -37,7 +37,8 @@ void check_part(const Value& part, const std::string& where) {
   if (!part.dict()) refuse_value(kMessages, fmt::format("{}: a part of the content is no object", where));
   const Value* type = member(part, "type");
   const std::string name = type && type->text() ? type->text()->bytes : "";
-  if (name != "text") refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has a part of the type {}; only \"text\" is supported", kMessages, where, quote_text(name)));
+  if (name != "text")
+    refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has a part of the type {}; only \"text\" is supported", kMessages, where, quote_text(name)));
   const Value* text = member(part, "text");
   if (!text || !text->text()) refuse_value(kMessages, fmt::format("{}: a part of the type \"text\" has no text", where));
 }
@@ -55,7 +56,8 @@ void check_message(const Value& message, const std::string& where) {
   if (!role || !role->text() || role->text()->bytes.empty()) refuse_value(kMessages, fmt::format("{}: role is missing, or not a text", where));
   const Value *content = member(message, "content"), *calls = member(message, "tool_calls");
   for (const char* name : {"function_call", "audio"})
-    if (member(message, name)) refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has the field '{}', which is not supported", kMessages, where, name));
+    if (member(message, name))
+      refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has the field '{}', which is not supported", kMessages, where, name));
   if (!content && !calls && role->text()->bytes != "assistant") refuse_value(kMessages, fmt::format("{}: content is missing", where));
   if (content && !content->text() && !content->list()) refuse_value(kMessages, fmt::format("{}: content must be a text or a list of parts", where));
   if (content && content->list())
@@ -68,7 +70,8 @@ void check_message(const Value& message, const std::string& where) {
 void check_tools(const Value& tools) {
   for (const Value& tool : tools.list()->items) {
     const Value *type = member(tool, "type"), *function = member(tool, "function");
-    if (!type || !type->text() || type->text()->bytes != "function") refuse("unsupported_parameter", kTools, fmt::format("{}: only tools of the type \"function\" are supported", kTools));
+    if (!type || !type->text() || type->text()->bytes != "function")
+      refuse("unsupported_parameter", kTools, fmt::format("{}: only tools of the type \"function\" are supported", kTools));
     const Value* name = function && function->dict() ? member(*function, "name") : nullptr;
     if (!name || !name->text()) refuse_value(kTools, "has a tool that is no {\"type\": \"function\", \"function\": {\"name\": text, ...}}");
   }
@@ -86,7 +89,8 @@ void set_variables(const LineJson& line, const LineBody& body, Conversation* con
   if (given)
     for (const auto& [name, value] : given->dict()->items()) {
       const std::string& text = name.text()->bytes;
-      if (std::find(kOwnFields.begin(), kOwnFields.end(), text) != kOwnFields.end()) refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
+      if (std::find(kOwnFields.begin(), kOwnFields.end(), text) != kOwnFields.end())
+        refuse_value(kPath, fmt::format("holds {}, which is a field of the body; give it there", quote_text(text)));
       conversation->variables.emplace_back(text, value);
     }
   if (effort) conversation->variables.emplace_back("reasoning_effort", effort->get<std::string>());  // the first of a name counts
@@ -111,7 +115,8 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
   conversation.continue_final_message = body.flag("continue_final_message");
   conversation.add_generation_prompt = body.flag("add_generation_prompt", !conversation.continue_final_message);
   if (conversation.continue_final_message && conversation.add_generation_prompt)
-    refuse_value("body.continue_final_message", "is true, and so is add_generation_prompt; the text goes on with the last message or begins a new one, so give one");
+    refuse_value("body.continue_final_message",
+                 "is true, and so is add_generation_prompt; the text goes on with the last message or begins a new one, so give one");
   return conversation;
 }
 

@@ -61,13 +61,18 @@ TEST(ChatLine, ConversationsAreWrittenOutAndNoTokenIsPutBefore) {
 TEST(ChatLine, FieldsOfTheConversation) {
   EXPECT_EQ(prompt_of(good(kHello + R"(, "chat_template_kwargs": {"mood": "glad"})")), "<s>[user]Hi[assistant]glad");
   EXPECT_EQ(prompt_of(good(kHello + R"(, "add_generation_prompt": false)")), "<s>[user]Hi");
-  EXPECT_EQ(prompt_of(good(R"("messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am"}], "continue_final_message": true)")), "<s>[user]Hi[assistant]I am");
-  EXPECT_EQ(prompt_of(good(R"("messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])")), "<s>[user]a\nb[assistant]");
+  EXPECT_EQ(prompt_of(good(R"("messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am"}], "continue_final_message": true)")),
+            "<s>[user]Hi[assistant]I am");
+  EXPECT_EQ(prompt_of(good(R"("messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])")),
+            "<s>[user]a\nb[assistant]");
   // Tools keep the order of their members.
-  const std::string tools = R"([{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"z": 1, "a": {"deep": [[[[[[[[1]]]]]]]]}}}}])";
+  const std::string tools =
+      R"([{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"z": 1, "a": {"deep": [[[[[[[[1]]]]]]]]}}}}])";
   EXPECT_EQ(prompt_of(good(kHello + R"(, "tools": )" + tools)), "<s>" + tools + "[user]Hi[assistant]");
   EXPECT_EQ(prompt_of(good(kHello + R"(, "tools": [], "tool_choice": "none")")), "<s>[user]Hi[assistant]");
-  const BatchRequest sampled = good(kHello + R"(, "n": 3, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "temperature": 0, "seed": 5, "reasoning_effort": "low", "user": "u", "stream": false)");
+  const BatchRequest sampled = good(
+      kHello +
+      R"(, "n": 3, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "temperature": 0, "seed": 5, "reasoning_effort": "low", "user": "u", "stream": false)");
   EXPECT_EQ(sampled.num_sequences(), 3);
   EXPECT_EQ(sampled.params.top_logprobs, 2);
   EXPECT_THAT(sampled.params.stop, ElementsAre("x"));
@@ -75,7 +80,9 @@ TEST(ChatLine, FieldsOfTheConversation) {
 }
 
 TEST(ChatLine, BareBodiesAreConversationsToo) {
-  auto parsed = parse_batch_line("{" + kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": {"b": {"c": {"d": {"e": {}}}}}}}}]})", limits_with(kTemplate));
+  auto parsed =
+      parse_batch_line("{" + kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": {"b": {"c": {"d": {"e": {}}}}}}}}]})",
+                       limits_with(kTemplate));
   ASSERT_EQ(parsed.index(), 0u) << std::get<LineError>(parsed).message;
   EXPECT_THAT(prompt_of(std::get<BatchRequest>(parsed)), HasSubstr("[user]Hi"));
   parsed = parse_batch_line(R"({"messages": [{"role": "user"}]})", limits_with(kTemplate));
@@ -95,17 +102,21 @@ TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
            {R"("messages": [{"content": "Hi"}])", "invalid_value", "messages[0]: role is missing"},
            {R"("messages": [{"role": "user", "content": "a"}, {"role": "user"}])", "invalid_value", "messages[1]: content is missing"},
            {R"("messages": [{"role": "user", "content": 5}])", "invalid_value", "must be a text or a list of parts"},
-           {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])", "unsupported_parameter", "type 'image_url'; only \"text\" is supported"},
+           {R"("messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])", "unsupported_parameter",
+            "type 'image_url'; only \"text\" is supported"},
            {R"("messages": [{"role": "user", "content": [{"type": "text"}]}])", "invalid_value", "has no text"},
            {R"("messages": [{"role": "assistant", "function_call": {"name": "f"}}])", "unsupported_parameter", "'function_call'"},
            {R"("messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}])", "invalid_value", "tool_calls"},
            {kHello + R"(, "tools": [{"type": "web_search"}])", "unsupported_parameter", "only tools of the type"},
            {kHello + R"(, "tools": [{"type": "function"}])", "invalid_value", "body.tools"},
-           {kHello + ", " + tool + R"(, "tool_choice": "required")", "invalid_value", "body.tool_choice cannot be honoured: how this model's chat template writes calls is not known"},
+           {kHello + ", " + tool + R"(, "tool_choice": "required")", "invalid_value",
+            "body.tool_choice cannot be honoured: how this model's chat template writes calls is not known"},
            {kHello + ", " + tool + R"(, "tool_choice": "some")", "unsupported_parameter", "not 'some'"},
            {kHello + ", " + tool + R"(, "tool_choice": {"type": "allowed_tools"})", "unsupported_parameter", "\"required\" or {"},
-           {kHello + ", " + tool + R"(, "tool_choice": {"type": "function", "function": {"name": "g"}})", "invalid_value", "names the function 'g', which is not in tools"},
-           {kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": true}}])", "invalid_value", "body.tools has a function with strict, which cannot be honoured"},
+           {kHello + ", " + tool + R"(, "tool_choice": {"type": "function", "function": {"name": "g"}})", "invalid_value",
+            "names the function 'g', which is not in tools"},
+           {kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": true}}])", "invalid_value",
+            "body.tools has a function with strict, which cannot be honoured"},
            {kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": 1}}])", "invalid_value", "strict"},
            {kHello + R"(, "tool_choice": "auto")", "invalid_value", "needs tools"},
            {kHello + R"(, "response_format": {"type": "json_schema", "json_schema": {}})", "invalid_value", "response_format"},
@@ -139,7 +150,8 @@ TEST(ChatLine, LargeOnesAreRefusedWithinBounds) {
   std::string many = "\"messages\": [", deep = "\"messages\": [{\"role\": \"user\", \"content\": ";
   for (int i = 0; i < 100'000; ++i) many += (i > 0 ? "," : "") + std::string(R"({"role":"user","content":"x"})");
   EXPECT_THAT(bad(many + "]").message, HasSubstr("is too large"));
-  EXPECT_THAT(bad(deep + std::string(5000, '[') + std::string(5000, ']') + "}]").message, HasSubstr("is too large: it may hold 200000 values, 100 levels deep"));
+  EXPECT_THAT(bad(deep + std::string(5000, '[') + std::string(5000, ']') + "}]").message,
+              HasSubstr("is too large: it may hold 200000 values, 100 levels deep"));
   EXPECT_EQ(bad(deep + "1e999}]").message, "body.messages is '1e999', which is out of range");
 }
 
@@ -153,9 +165,12 @@ TEST(ChatLine, WithoutATokenizerTextsAreCountedForAPlan) {
 
 TEST(ChatLine, ForcedCallsAreGrammars) {
   if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
-  const ModelLimits hermes = limits_with("{{ messages[0].content }}{# <tool_call> #}"), thinks = limits_with("{{ messages[0].content }}<think>{# <tool_call> </think> #}");
-  const std::string tools = kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"const": 5}}, "required": ["x"]}}}, )"
-                                     R"({"type": "function", "function": {"name": "g"}}])";
+  const ModelLimits hermes = limits_with("{{ messages[0].content }}{# <tool_call> #}"),
+                    thinks = limits_with("{{ messages[0].content }}<think>{# <tool_call> </think> #}");
+  const std::string tools =
+      kHello +
+      R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"const": 5}}, "required": ["x"]}}}, )"
+      R"({"type": "function", "function": {"name": "g"}}])";
   const std::string strict = kHello + R"(, "tools": [{"type": "function", "function": {"name": "f", "strict": true}}])";
   const auto grammar = [&](const std::string& body) { return good(tools + body, hermes).params.grammar; };
   EXPECT_EQ(grammar(""), nullptr);
@@ -188,7 +203,8 @@ class ChatRecord : public testing::Test {
     completion.reason = reason;
     for (char c : text) completion.tokens.push_back(static_cast<unsigned char>(c));
     for (int32_t token : completion.tokens) completion.logprobs.push_back({token, -0.5f, {{token, -0.5f}, {65, -1.25f}}});
-    const std::string line = answer_record({"model", 7, &kTokenizer}, RecordId{}, request, std::vector<Completion>(static_cast<size_t>(request.num_sequences()), completion));
+    const std::string line =
+        answer_record({"model", 7, &kTokenizer}, RecordId{}, request, std::vector<Completion>(static_cast<size_t>(request.num_sequences()), completion));
     EXPECT_EQ(read_record(std::string_view(line).substr(0, line.size() - 1)).index(), 0u) << line;
     return Json::parse(line);
   }
@@ -212,7 +228,10 @@ TEST_F(ChatRecord, HasOpenAIsForm) {
 TEST_F(ChatRecord, HasLogprobsInTheFormOfChat) {
   const Json logprobs = record(good(kHello + R"(, "logprobs": true, "top_logprobs": 2)"), "ab")["response"]["body"]["choices"][0]["logprobs"];
   ASSERT_EQ(logprobs["content"].size(), 2u);
-  EXPECT_EQ(logprobs["content"][1], Json::parse(R"({"token": "b", "logprob": -0.5, "bytes": [98], "top_logprobs": [{"token": "b", "logprob": -0.5, "bytes": [98]}, {"token": "A", "logprob": -1.25, "bytes": [65]}]})"));
+  EXPECT_EQ(
+      logprobs["content"][1],
+      Json::parse(
+          R"({"token": "b", "logprob": -0.5, "bytes": [98], "top_logprobs": [{"token": "b", "logprob": -0.5, "bytes": [98]}, {"token": "A", "logprob": -1.25, "bytes": [65]}]})"));
   EXPECT_TRUE(record(good(kHello + R"(, "logprobs": true)"), "a")["response"]["body"]["choices"][0]["logprobs"]["content"][0]["top_logprobs"].empty());
 }
 
@@ -242,18 +261,24 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   // A prompt that ends within a thought.
   const BatchRequest begun = good(kHello + R"(, "chat_template_kwargs": {"begin": true})", qwen);
   EXPECT_TRUE(begun.chat->begins_in_thought);
-  EXPECT_EQ(record(begun, "hm")["response"]["body"]["choices"][0]["message"], Json::parse(R"({"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm"})"));
+  EXPECT_EQ(record(begun, "hm")["response"]["body"]["choices"][0]["message"],
+            Json::parse(R"({"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm"})"));
   // Mistral's mark is a special token, so these stay in the text; its templates want names of nine characters.
   const BatchRequest mistral = good(kHello + tool, limits_with("{{ messages[0].content }}{# [TOOL_CALLS] #}"));
   EXPECT_FALSE(mistral.params.skip_special_tokens);
-  EXPECT_EQ(record(mistral, R"([TOOL_CALLS] [{"name": "f", "arguments": {}}])")["response"]["body"]["choices"][0]["message"]["tool_calls"][0]["id"].get<std::string>().size(), 9u);
+  EXPECT_EQ(record(mistral, R"([TOOL_CALLS] [{"name": "f", "arguments": {}}])")["response"]["body"]["choices"][0]["message"]["tool_calls"][0]["id"]
+                .get<std::string>()
+                .size(),
+            9u);
   EXPECT_FALSE(mistral.unread_calls);
   // gpt-oss: channels, by marks that are special tokens.
   const ModelLimits harmony = limits_with("{{ messages[0].content }}{# <|channel|> <|message|> #}<|start|>assistant");
   const BatchRequest channels = good(kHello + tool, harmony);
   EXPECT_FALSE(channels.params.skip_special_tokens);
   EXPECT_EQ(channels.chat->begun, "<|start|>assistant");
-  const Json said = record(channels, R"(<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x":1})")["response"]["body"]["choices"][0];
+  const Json said =
+      record(channels, R"(<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x":1})")
+          ["response"]["body"]["choices"][0];
   EXPECT_EQ(said["message"]["reasoning_content"], "hm");
   EXPECT_EQ(said["message"]["tool_calls"][0]["function"], Json::parse(R"({"name": "f", "arguments": "{\"x\": 1}"})"));
   EXPECT_EQ(said["finish_reason"], "tool_calls");

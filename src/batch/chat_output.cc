@@ -35,7 +35,9 @@ OrderedJson calls_of(const BatchRequest& request, const ChatAnswer& answer, bool
   for (size_t i = 0; i < answer.calls.size(); ++i) {
     OrderedJson call;
     if (numbered) call["index"] = i;
-    call.update({{"id", call_id(request, answer.calls[i], i)}, {"type", "function"}, {"function", {{"name", answer.calls[i].name}, {"arguments", answer.calls[i].arguments}}}});
+    call.update({{"id", call_id(request, answer.calls[i], i)},
+                 {"type", "function"},
+                 {"function", {{"name", answer.calls[i].name}, {"arguments", answer.calls[i].arguments}}}});
     calls.push_back(std::move(call));
   }
   return calls;

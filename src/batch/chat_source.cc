@@ -22,9 +22,11 @@ void add_chat_template(const std::string& model, const std::string& file, ModelL
   limits->no_chat = std::move(source.why_not);
 }
 
-std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& who, const std::string& model, const std::string& file, const Tokenizer& tokenizer) {
+std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& who, const std::string& model, const std::string& file,
+                                                          const Tokenizer& tokenizer) {
   const ChatSource source = find_chat_template(model, file, &tokenizer);
-  if (!source.chat) fail_user("{} needs the model's chat template: {}", who, source.why_not.empty() ? model + " has none; give one with --chat-template FILE" : source.why_not);
+  if (!source.chat)
+    fail_user("{} needs the model's chat template: {}", who, source.why_not.empty() ? model + " has none; give one with --chat-template FILE" : source.why_not);
   return source.chat;
 }
 

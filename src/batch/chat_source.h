@@ -23,6 +23,7 @@ ChatSource find_chat_template(const std::string& model, const std::string& file,
 void add_chat_template(const std::string& model, const std::string& file, ModelLimits* limits);
 
 /// The same for a flag or command, `who`, that cannot go on without it.
-std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& who, const std::string& model, const std::string& file, const Tokenizer& tokenizer);
+std::shared_ptr<const ChatTemplate> require_chat_template(const std::string& who, const std::string& model, const std::string& file,
+                                                          const Tokenizer& tokenizer);
 
 }  // namespace flexgen

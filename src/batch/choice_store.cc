@@ -134,7 +134,8 @@ size_t ChoiceStore::read(const Line& line, int64_t offset, char* data, size_t ro
   }
   const int64_t within = offset % kBlockBytes;
   const int64_t count = std::min({static_cast<int64_t>(room), kBlockBytes - within, line.bytes_in_file - offset});
-  file_->read(line.blocks[static_cast<size_t>(offset / kBlockBytes)] * kBlockBytes + within, std::as_writable_bytes(std::span(data, static_cast<size_t>(count))));
+  file_->read(line.blocks[static_cast<size_t>(offset / kBlockBytes)] * kBlockBytes + within,
+              std::as_writable_bytes(std::span(data, static_cast<size_t>(count))));
   return static_cast<size_t>(count);
 }
 

@@ -42,9 +42,9 @@ class ChoiceStore {
   };
   struct Line {
     int64_t num_choices = 0;
-    std::vector<Where> where;      ///< of each choice; of a line with many they are in many_, from first_where on
+    std::vector<Where> where;  ///< of each choice; of a line with many they are in many_, from first_where on
     int64_t first_where = -1;
-    std::string tail;              ///< what is not in the file yet
+    std::string tail;  ///< what is not in the file yet
     int64_t bytes_in_file = 0;
     std::vector<int64_t> blocks;
   };

@@ -48,7 +48,9 @@ class EditedInput : public testing::Test {
     for (const Request& request : runner.served) served_.push_back(kTokenizer.decode(request.prompt, true));
     return outcome;
   }
-  std::string error_of(bool overwrite = false) { return message_of([&] { run(overwrite); }); }
+  std::string error_of(bool overwrite = false) {
+    return message_of([&] { run(overwrite); });
+  }
   static std::map<std::string, std::string> records_in(const std::string& path) {
     std::map<std::string, std::string> all;
     for (const std::string& text : sorted_lines(read_text(path))) EXPECT_TRUE(all.emplace(Json::parse(text)["custom_id"].get<std::string>(), text).second);

@@ -18,10 +18,10 @@ namespace flexgen {
 class FakeRunner : public BatchRunner {
  public:
   int64_t stop_after = -1, fail_after = -1;
-  bool backwards = false;  ///< completions come back last first
-  std::function<bool(const Request&)> not_finite;  ///< whose logits are not finite; empty: nobody's
+  bool backwards = false;                                   ///< completions come back last first
+  std::function<bool(const Request&)> not_finite;           ///< whose logits are not finite; empty: nobody's
   std::function<void(const Request&, Completion&)> change;  ///< what is done to completions; empty: nothing
-  std::function<void(int64_t)> before_next;  ///< is told how many it has served; may wait
+  std::function<void(int64_t)> before_next;                 ///< is told how many it has served; may wait
   std::vector<Workload> prepared;
   std::vector<Request> served;
 

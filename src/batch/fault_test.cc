@@ -30,12 +30,13 @@ const std::atomic<bool> kGoOn{false};
 /// Ends the process if it lives too long: a hang shall be a failure with a name.
 class Watchdog {
  public:
-  explicit Watchdog(std::chrono::seconds limit) : thread_([this, limit] {
-    std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, limit, [&] { return over_; })) return;
-    std::fprintf(stderr, "%s hangs\n", testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::abort();
-  }) {}
+  explicit Watchdog(std::chrono::seconds limit)
+      : thread_([this, limit] {
+          std::unique_lock lock(mutex_);
+          if (changed_.wait_for(lock, limit, [&] { return over_; })) return;
+          std::fprintf(stderr, "%s hangs\n", testing::UnitTest::GetInstance()->current_test_info()->name());
+          std::abort();
+        }) {}
   ~Watchdog() {
     {
       std::lock_guard lock(mutex_);
@@ -80,9 +81,7 @@ class RealRunner : public BatchRunner {
   Engine engine_;
 };
 
-int64_t entries(const char* directory) {
-  return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator());
-}
+int64_t entries(const char* directory) { return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator()); }
 
 class JobFault : public testing::Test {
  protected:
@@ -98,7 +97,9 @@ class JobFault : public testing::Test {
       std::string prompt;
       for (uint64_t token = 1 + random() % 30; token > 0; --token) prompt += fmt::format("{}{}", prompt.empty() ? "" : ",", 3 + random() % 400);
       text += fmt::format(R"({{"custom_id":"{}","method":"POST","url":"/v1/completions","body":{{"prompt":[{}],"max_tokens":{},)"
-                          R"("temperature":{},"seed":{}}}}})" "\n", i, prompt, 1 + random() % 20, i % 2, i);
+                          R"("temperature":{},"seed":{}}}}})"
+                          "\n",
+                          i, prompt, 1 + random() % 20, i % 2, i);
     }
     write_text(in_, text);
     run();
@@ -177,9 +178,7 @@ class JobFault : public testing::Test {
     EXPECT_GE(num_left_, kGoodLines / 2);
     EXPECT_LT(num_left_, kGoodLines);
   }
-  static bool is_record(const void* data, size_t bytes) {
-    return std::string_view(static_cast<const char*>(data), bytes).starts_with(R"({"id")");
-  }
+  static bool is_record(const void* data, size_t bytes) { return std::string_view(static_cast<const char*>(data), bytes).starts_with(R"({"id")"); }
 
   static constexpr size_t kGoodLines = 60;
   Watchdog watchdog_{std::chrono::seconds(300)};
@@ -262,8 +261,7 @@ TEST_F(JobFault, PermissionsAndNamesOfWeightsMayChange) {
 }
 
 TEST_F(JobFault, ShortTransfersAreFinished) {
-  for (FileOperation operation : {FileOperation::kRead, FileOperation::kWrite})
-    plan_->add({.operation = operation, .error = 0, .keep_bytes = 5000});
+  for (FileOperation operation : {FileOperation::kRead, FileOperation::kWrite}) plan_->add({.operation = operation, .error = 0, .keep_bytes = 5000});
   run();
   EXPECT_GT(plan_->injected(), 100);
   EXPECT_EQ(sorted_lines(read_text(out_)), expected_);
@@ -353,8 +351,7 @@ TEST_F(JobFault, LostAnswersAreNotCalledDone) {
   job.start();
   job.append("{}\n");
   while (!told) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { job.sync(); }),
-              AllOf(HasSubstr(out_), HasSubstr("Input/output error"), HasSubstr("dmesg")));
+  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { job.sync(); }), AllOf(HasSubstr(out_), HasSubstr("Input/output error"), HasSubstr("dmesg")));
 }
 
 TEST_F(JobFault, AnyFaultAnywhere) {

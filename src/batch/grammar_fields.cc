@@ -66,7 +66,8 @@ std::optional<Asked> response_format(const LineJson& line, const LineBody& body)
   const std::string& name = type->text()->bytes;
   const bool has_schema = name == "json_schema";
   for (const auto& [field, inner] : value->dict()->items())
-    if (const std::string& text = field.text()->bytes; !inner.none() && text != "type" && !(has_schema && text == "json_schema")) refuse_value(path, fmt::format("has the field {}, which is not supported", quote_text(text)));
+    if (const std::string& text = field.text()->bytes; !inner.none() && text != "type" && !(has_schema && text == "json_schema"))
+      refuse_value(path, fmt::format("has the field {}, which is not supported", quote_text(text)));
   if (name == "text") return std::nullopt;
   if (name == "json_object") return Asked{{GrammarKind::kJsonObject, "", {}, true}, path};
   if (!has_schema) refuse_value(path, fmt::format("has the type {}; text, json_object and json_schema are supported", quote_text(name)));
@@ -116,7 +117,8 @@ void add_structured(const LineJson& line, const LineBody& body, std::vector<Aske
     if (field.none()) continue;
     const std::string shown = grammar_json(field);
     if (name == "json") all->push_back(asked_schema(field, at));
-    else if ((name == "regex" || name == "grammar") && field.text()) all->push_back(asked_text(name == "regex" ? GrammarKind::kRegex : GrammarKind::kEbnf, field.text()->bytes, at));
+    else if ((name == "regex" || name == "grammar") && field.text())
+      all->push_back(asked_text(name == "regex" ? GrammarKind::kRegex : GrammarKind::kEbnf, field.text()->bytes, at));
     else if (name == "choice" && field.list()) {
       std::vector<std::string> choices;
       for (const Value& choice : field.list()->items) {

@@ -81,7 +81,8 @@ bool has_bare_returns_only(std::string_view text) {
 
 /// Bytes that no text has.
 bool is_binary(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 && !is_space(c) && c != '\f' && c != '\v' && c != '\x1b'; });
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x20 && !is_space(c) && c != '\f' && c != '\v' && c != '\x1b'; });
 }
 
 /// The first line of a table: names with commas, semicolons or tabs between them.
@@ -95,7 +96,9 @@ bool begins_a_table(std::string_view text) {
       std::string_view name = text.substr(at, end - at);
       const bool quoted = name.size() > 1 && name.front() == '"' && name.back() == '"';
       if (quoted) name = name.substr(1, name.size() - 2);
-      names = !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [&](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.' || (quoted && c != '"'); });
+      names = !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [&](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-' || c == '.' || (quoted && c != '"');
+      });
       at = end + 1;
     }
     if (names) return true;
@@ -208,7 +211,8 @@ class ReturnsAsLineEnds : public ByteSource {
 PackedForm packed_form(std::string_view front) {
   if (front.starts_with("\x1f\x8b")) return PackedForm::kGzip;
   // A skippable frame may come first (pzstd writes one).
-  if (front.starts_with("\x28\xb5\x2f\xfd") || (front.size() > 3 && (front[0] & 0xf0) == 0x50 && front.substr(1).starts_with("\x2a\x4d\x18"))) return PackedForm::kZstd;
+  if (front.starts_with("\x28\xb5\x2f\xfd") || (front.size() > 3 && (front[0] & 0xf0) == 0x50 && front.substr(1).starts_with("\x2a\x4d\x18")))
+    return PackedForm::kZstd;
   if (front.starts_with("\xff\xfe") && !front.starts_with("\xff\xfe\0\0"sv)) return PackedForm::kUtf16Little;
   if (front.starts_with("\xfe\xff")) return PackedForm::kUtf16Big;
   // Without its mark: two characters of ASCII, with which any JSON or table begins.
@@ -237,13 +241,16 @@ TextForm text_form(std::string_view front, bool whole) {
 }
 
 std::string other_form(std::string_view front, const std::string& path) {
-  static const std::string kPandas = "write its rows as JSONL, for example with pandas: {}.to_json(\"prompts.jsonl\", orient=\"records\", lines=True); lines like {\"prompt\": \"...\"} will do";
+  static const std::string kPandas =
+      "write its rows as JSONL, for example with pandas: {}.to_json(\"prompts.jsonl\", orient=\"records\", lines=True); lines like {\"prompt\": \"...\"} will do";
   const auto with_pandas = [](const char* what, const char* reader) {
     std::string advice = kPandas;
     return std::string(what) + "; " + advice.replace(advice.find("{}"), 2, reader);
   };
   static constexpr std::pair<std::string_view, std::string_view> kFormats[]{
-      {"\xfd""7zXZ\0"sv, "it is compressed with xz; unpack it (xz -dk)"},
+      {"\xfd"
+       "7zXZ\0"sv,
+       "it is compressed with xz; unpack it (xz -dk)"},
       {"\x04\x22\x4d\x18", "it is compressed with lz4; unpack it (lz4 -dk)"},
       {"7z\xbc\xaf\x27\x1c", "it is a 7z archive; unpack it (7z x)"},
       {"Rar!\x1a\x07", "it is a RAR archive; unpack it"},
@@ -254,7 +261,9 @@ std::string other_form(std::string_view front, const std::string& path) {
       {"\x93NUMPY", "it is a NumPy array; write its rows as JSONL"},
       {"Obj\x01", "it is an Avro file; write its rows as JSONL"},
       {"GGUF\x03\0\0\0"sv, "it is a model (GGUF), no prompts"},
-      {"\x7f""ELF", "it is a program, no prompts"},
+      {"\x7f"
+       "ELF",
+       "it is a program, no prompts"},
       {"\x89PNG", "it is a picture, no prompts"},
       {"\xff\xd8\xff", "it is a picture, no prompts"},
       {"\xff\xfe\0\0"sv, "it is in UTF-32; write it as UTF-8 (iconv -f UTF-32 -t UTF-8)"},
@@ -264,21 +273,25 @@ std::string other_form(std::string_view front, const std::string& path) {
   for (const auto& [magic, sentence] : kFormats)
     if (front.starts_with(magic)) return std::string(sentence);
   const std::string ending = std::filesystem::path(path).extension().string();
-  if (front.starts_with("PK\x03\x04")) return ending == ".xlsx" ? with_pandas("it is an Excel table", "read_excel(\"table.xlsx\")") : "it is a zip archive; unpack it (unzip)";
+  if (front.starts_with("PK\x03\x04"))
+    return ending == ".xlsx" ? with_pandas("it is an Excel table", "read_excel(\"table.xlsx\")") : "it is a zip archive; unpack it (unzip)";
   if (front.starts_with("BZh") && front.substr(4).starts_with("1AY&SY")) return "it is compressed with bzip2; unpack it (bunzip2 -k)";
   if (front.starts_with("PAR1")) return with_pandas("it is Parquet", "read_parquet(\"table.parquet\")");
   if (front.starts_with("ARROW1") || front.starts_with("FEA1")) return with_pandas("it is an Arrow table", "read_feather(\"table.feather\")");
   if (front.size() > 262 && front.substr(257).starts_with("ustar")) return "it is a tar archive; unpack it (tar -xf)";
   if (packed_form(front) == PackedForm::kGzip || packed_form(front) == PackedForm::kZstd) return "it is compressed twice; unpack it once";
-  if (front.size() > 7 && ((front[0] != '\0' && front.substr(1).starts_with("\0\0\0"sv) && front[4] != '\0' && front.substr(5).starts_with("\0\0\0"sv)) || front.starts_with("\0\0\0{"sv) || front.starts_with("\0\0\0["sv)))
+  if (front.size() > 7 && ((front[0] != '\0' && front.substr(1).starts_with("\0\0\0"sv) && front[4] != '\0' && front.substr(5).starts_with("\0\0\0"sv)) ||
+                           front.starts_with("\0\0\0{"sv) || front.starts_with("\0\0\0["sv)))
     return "it is in UTF-32; write it as UTF-8 (iconv -f UTF-32 -t UTF-8)";
   // A bad first line is no reason to refuse the lines behind it.
   const std::string_view text = trimmed(without_mark(front));
   if (has_object_line(text)) return "";
   if (text.starts_with('<')) return "it is XML or HTML; write its prompts as JSONL";
-  if (text.starts_with("{'") || (text.starts_with('[') && trimmed(text.substr(1)).starts_with("{'"))) return "its objects are written as Python prints them, with single quotes; write them with json.dumps()";
+  if (text.starts_with("{'") || (text.starts_with('[') && trimmed(text.substr(1)).starts_with("{'")))
+    return "its objects are written as Python prints them, with single quotes; write them with json.dumps()";
   if (text.starts_with('{') || text.starts_with('[')) return "";
-  if (ending == ".csv" || ending == ".tsv" || begins_a_table(text)) return text.empty() ? "" : "it is a table (CSV); flexgen map answers one prompt for each of its rows";
+  if (ending == ".csv" || ending == ".tsv" || begins_a_table(text))
+    return text.empty() ? "" : "it is a table (CSV); flexgen map answers one prompt for each of its rows";
   if (ending == ".yaml" || ending == ".yml") return "it is YAML; write it as JSONL";
   if (is_binary(text)) return "it is no text; a file of requests has a JSON object a line, like {\"prompt\": \"...\"}";
   if (!text.empty() && (ending == ".txt" || ending == ".md")) return "it is text and not JSON; write each prompt as a line {\"prompt\": \"...\"}";

@@ -86,23 +86,42 @@ TEST(InputForm, PackedFormsAreTold) {
   EXPECT_EQ(packed_form(wide(units(kRequest), true)), PackedForm::kUtf16Big);
   EXPECT_EQ(packed_form(wide(units("\n " + kRequest), false)), PackedForm::kUtf16Little);
   EXPECT_EQ(packed_form(wide(units("\n " + kRequest), true)), PackedForm::kUtf16Big);
-  for (const std::string& text : {kRequest, std::string(), "\xef\xbb\xbf" + kRequest, std::string("{"), std::string("P*M")}) EXPECT_EQ(packed_form(text), PackedForm::kPlain);
+  for (const std::string& text : {kRequest, std::string(), "\xef\xbb\xbf" + kRequest, std::string("{"), std::string("P*M")})
+    EXPECT_EQ(packed_form(text), PackedForm::kPlain);
 }
 
 TEST(InputForm, WhatIsNoneIsNamed) {
   using namespace std::string_literals;
-  const std::vector<std::pair<std::string, std::string>> forms{
-      {"id,prompt\n1,hello\n", "CSV"}, {"prompt;answer\nwhat, ever;x\n", "CSV"}, {"\"id\"\t\"text\"\n", "CSV"}, {"PAR1\x15\x04", "Parquet"}, {"\xfd""7zXZ\0\0"s, "xz"},
-      {"BZh91AY&SY", "bzip2"}, {"PK\x03\x04", "zip"}, {"%PDF-1.7", "PDF"}, {"<html>", "HTML"}, {"<?xml version", "XML"}, {"ARROW1\0\0"s, "Arrow"},
-      {"{'prompt': 'x'}\n", "json.dumps"}, {"\xff\xfe\0\0{\0\0\0"s, "UTF-32"}, {"GGUF\3\0\0\0"s, "GGUF"}, {gzipped("x"), "twice"}, {"{\0\0\0\"\0\0\0"s, "UTF-32"}, {"\0\0\0{\0\0\0\""s, "UTF-32"},
-      {"\"my prompt\",\"max tokens\"\n\"a, b\",3\n", "CSV"}, {"[{'prompt': 'x'}]", "json.dumps"}, {"\x1e{\"prompt\": 1}\n", "RS character"},
-      {"\x80\x04\x95\x01\0"s, "no text"}, {std::string(100, '\0'), "no text"}};
+  const std::vector<std::pair<std::string, std::string>> forms{{"id,prompt\n1,hello\n", "CSV"},
+                                                               {"prompt;answer\nwhat, ever;x\n", "CSV"},
+                                                               {"\"id\"\t\"text\"\n", "CSV"},
+                                                               {"PAR1\x15\x04", "Parquet"},
+                                                               {"\xfd"
+                                                                "7zXZ\0\0"s,
+                                                                "xz"},
+                                                               {"BZh91AY&SY", "bzip2"},
+                                                               {"PK\x03\x04", "zip"},
+                                                               {"%PDF-1.7", "PDF"},
+                                                               {"<html>", "HTML"},
+                                                               {"<?xml version", "XML"},
+                                                               {"ARROW1\0\0"s, "Arrow"},
+                                                               {"{'prompt': 'x'}\n", "json.dumps"},
+                                                               {"\xff\xfe\0\0{\0\0\0"s, "UTF-32"},
+                                                               {"GGUF\3\0\0\0"s, "GGUF"},
+                                                               {gzipped("x"), "twice"},
+                                                               {"{\0\0\0\"\0\0\0"s, "UTF-32"},
+                                                               {"\0\0\0{\0\0\0\""s, "UTF-32"},
+                                                               {"\"my prompt\",\"max tokens\"\n\"a, b\",3\n", "CSV"},
+                                                               {"[{'prompt': 'x'}]", "json.dumps"},
+                                                               {"\x1e{\"prompt\": 1}\n", "RS character"},
+                                                               {"\x80\x04\x95\x01\0"s, "no text"},
+                                                               {std::string(100, '\0'), "no text"}};
   for (const auto& [front, word] : forms) EXPECT_THAT(other_form(front, "in.jsonl"), HasSubstr(word));
   EXPECT_THAT(other_form("prompt\nhello\n", "in.csv"), HasSubstr("CSV"));
   EXPECT_THAT(other_form("- prompt: hello\n", "in.yaml"), HasSubstr("YAML"));
   EXPECT_THAT(other_form("hello\n", "in.txt"), HasSubstr("text and not JSON"));
-  for (const std::string& text : {kRequest, "[" + kRequest + "]", kPretty, std::string(), "\xef\xbb\xbf" + kRequest, "no json, at all\n"s, "id,prompt\n" + kRequest, "<b>\n" + kRequest,
-                                  "{'a': 1}\n" + kRequest, "hello\n"s})
+  for (const std::string& text : {kRequest, "[" + kRequest + "]", kPretty, std::string(), "\xef\xbb\xbf" + kRequest, "no json, at all\n"s,
+                                  "id,prompt\n" + kRequest, "<b>\n" + kRequest, "{'a': 1}\n" + kRequest, "hello\n"s})
     EXPECT_EQ(other_form(text, "in.jsonl"), "") << text;
   EXPECT_EQ(other_form(kRequest, "in.csv"), "");
 }

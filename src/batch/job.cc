@@ -35,9 +35,9 @@ constexpr int kManifestVersion = 1;
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
 bool same_file(const std::string& a, const std::string& b) {
-  struct stat first {}, second {};
-  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
+  struct stat first {
+  }, second{};
+  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
 /// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.
@@ -48,7 +48,8 @@ std::string written_since(const JobIdentity& begun, const JobIdentity& now) {
     const auto& [device, inode, size, written] = found->second;
     if (device == then[0] && inode == then[1]) return name;
     if (size != then[2] || written != then[3])
-      spdlog::warn("{} is another file than when this job began, last written at another time; going on, as its header and samples of its bytes are the same", name);
+      spdlog::warn("{} is another file than when this job began, last written at another time; going on, as its header and samples of its bytes are the same",
+                   name);
   }
   return "";
 }
@@ -99,7 +100,9 @@ class ManifestFields {
     std::map<std::string, std::array<int64_t, 4>> stamps;
     for (const auto& [file, stamp] : files.items()) {
       std::array<int64_t, 4>& numbers = stamps[file];
-      const auto is_whole = [](const nlohmann::json& number) { return number.is_number_integer() && (!number.is_number_unsigned() || number.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX)); };
+      const auto is_whole = [](const nlohmann::json& number) {
+        return number.is_number_integer() && (!number.is_number_unsigned() || number.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX));
+      };
       if (!stamp.is_array() || stamp.size() != numbers.size() || !std::all_of(stamp.begin(), stamp.end(), is_whole) || stamp[2].get<int64_t>() < 0)
         damaged(fmt::format("'{}' says {} of '{}', where four whole numbers must be (device, inode, size, time)", name, shown(stamp), printable(file)));
       std::transform(stamp.begin(), stamp.end(), numbers.begin(), [](const nlohmann::json& number) { return number.get<int64_t>(); });
@@ -130,8 +133,7 @@ class ManifestFields {
 }  // namespace
 
 JobIdentity read_job_file(const std::string& path, const std::string& advice) {
-  if (!file_is_there(path))
-    fail_user("there is no job file {} that says what the answers beside it are from; {}", path, advice);
+  if (!file_is_there(path)) fail_user("there is no job file {} that says what the answers beside it are from; {}", path, advice);
   const std::string text = read_whole_file(path, kMaxManifestBytes);
   ManifestFields fields(path, text, advice);
   if (const int64_t version = fields.integer("flexgen_job", 0, 1'000'000); version != kManifestVersion)
@@ -275,7 +277,8 @@ void Job::open_error_output(const std::string& path, const std::string& input) {
   errors_.descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (errors_.descriptor < 0 && errno != ENOENT) fail_user("cannot read the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
   struct stat info {};
-  if (errors_.descriptor >= 0 && (fstat(errors_.descriptor, &info) != 0 || !S_ISREG(info.st_mode))) fail_user("the error output {} is not a regular file; give one", path);
+  if (errors_.descriptor >= 0 && (fstat(errors_.descriptor, &info) != 0 || !S_ISREG(info.st_mode)))
+    fail_user("the error output {} is not a regular file; give one", path);
   const std::string folder = folder_of(path);
   if (access(folder.c_str(), W_OK | X_OK) != 0) fail_user("cannot write the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
 }
@@ -309,9 +312,9 @@ void Job::open_and_lock() {
         created_ = descriptor_ >= 0;
       }
     }
-    if (descriptor_ < 0)
-      fail_user("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));
-    struct stat info {}, named {};
+    if (descriptor_ < 0) fail_user("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));
+    struct stat info {
+    }, named{};
     if (fstat(descriptor_, &info) != 0 || !S_ISREG(info.st_mode)) {
       ::close(descriptor_);
       fail_user("the output {} is not a regular file; a job that may be continued needs one", output_);
@@ -319,8 +322,7 @@ void Job::open_and_lock() {
     if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
       int error = errno;
       ::close(descriptor_);
-      if (error == EWOULDBLOCK)
-        fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", output_);
+      if (error == EWOULDBLOCK) fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", output_);
       fail_io("cannot lock the output {}: {}; give one on a file system with file locks", output_, std::strerror(error));
     }
     // Its last owner may have removed it between our open() and our lock.
@@ -390,7 +392,8 @@ std::string line_list(const OutputScan::Lines& lines, const char* between, const
 /// Where there are more than the first.
 std::string such_lines(const OutputScan::Lines& lines) {
   if (lines.count < 2) return "";
-  return fmt::format(" ({} such lines{}: {})", lines.count, lines.count > static_cast<int64_t>(lines.numbers.size()) ? ", the first" : "", line_list(lines, ", ", ""));
+  return fmt::format(" ({} such lines{}: {})", lines.count, lines.count > static_cast<int64_t>(lines.numbers.size()) ? ", the first" : "",
+                     line_list(lines, ", ", ""));
 }
 
 }  // namespace
@@ -398,12 +401,15 @@ std::string such_lines(const OutputScan::Lines& lines) {
 void Job::refuse_other_lines() const {
   const auto refuse = [](const OutputScan& scan, const char* what, const std::string& path) {
     if (scan.foreign.count > 0)
-      fail_user("line {} of the {} {} {}, so it is no record of this job{}; nothing was changed. Mend or remove it, give another output, or --overwrite to lose all that "
-                "is in this one", scan.foreign.numbers.front(), what, path, scan.foreign.reason, such_lines(scan.foreign));
+      fail_user(
+          "line {} of the {} {} {}, so it is no record of this job{}; nothing was changed. Mend or remove it, give another output, or --overwrite to lose all that "
+          "is in this one",
+          scan.foreign.numbers.front(), what, path, scan.foreign.reason, such_lines(scan.foreign));
     if (scan.damaged.count > 0)
-      fail_user("line {} of the {} {} {}{}; it is not taken for an answer, and nothing was changed. If nobody changed it on purpose, look after the disk and the memory; "
-                "remove such lines (sed -i '{}' {}), and the same command answers them again", scan.damaged.numbers.front(), what, path, scan.damaged.reason,
-                such_lines(scan.damaged), line_list(scan.damaged, ";", "d"), path);
+      fail_user(
+          "line {} of the {} {} {}{}; it is not taken for an answer, and nothing was changed. If nobody changed it on purpose, look after the disk and the memory; "
+          "remove such lines (sed -i '{}' {}), and the same command answers them again",
+          scan.damaged.numbers.front(), what, path, scan.damaged.reason, such_lines(scan.damaged), line_list(scan.damaged, ";", "d"), path);
   };
   refuse(scan_, "output", output_);
   refuse(errors_.scan, "error output", errors_.path);
@@ -418,9 +424,13 @@ void Job::refuse_two_answers(const RecordId& id) const {
     if (record.id == id) lines.push_back(place.number);
   });
   if (lines.size() < 2)
-    fail_user("the output {} and the error output {} have records of the same line that differ; nothing was changed. Remove the one that is wrong, or give another error output", output_, errors_.path);
-  fail_user("lines {} and {} of the output {} answer the same line of the input, and differ; nothing was changed. Remove the one that is wrong, give another output, or "
-            "--overwrite to lose all that is in this one", lines.front(), lines.back(), output_);
+    fail_user(
+        "the output {} and the error output {} have records of the same line that differ; nothing was changed. Remove the one that is wrong, or give another error output",
+        output_, errors_.path);
+  fail_user(
+      "lines {} and {} of the output {} answer the same line of the input, and differ; nothing was changed. Remove the one that is wrong, give another output, or "
+      "--overwrite to lose all that is in this one",
+      lines.front(), lines.back(), output_);
 }
 
 void Job::refuse_name(const RecordId& id, int64_t line) const {
@@ -428,20 +438,25 @@ void Job::refuse_name(const RecordId& id, int64_t line) const {
   scan_output(descriptor_, output_, false, [&](const KeptRecord& record, const RecordPlace& place) {
     if (record.id == id && number == 0) number = place.number;
   });
-  fail_user("line {} of the output {} has the id of line {} of the input but another custom_id, so it was changed; nothing was changed now. Mend or remove it, give another output, or --overwrite "
-            "to lose all that is in this one", number, output_, line);
+  fail_user(
+      "line {} of the output {} has the id of line {} of the input but another custom_id, so it was changed; nothing was changed now. Mend or remove it, give another output, or --overwrite "
+      "to lose all that is in this one",
+      number, output_, line);
 }
 
 void Job::refuse_contradictions(const JobIdentity& begun) const {
   if (other_line_ > 0)
-    fail_user("line {} of the output {} has another 'created' or 'model' than the answers before it; remove it, or give another output, or --overwrite to lose what is in {}",
-              other_line_, output_, output_);
+    fail_user(
+        "line {} of the output {} has another 'created' or 'model' than the answers before it; remove it, or give another output, or --overwrite to lose what is in {}",
+        other_line_, output_, output_);
   if (first_created_ && *first_created_ != begun.created_s)
-    fail_user("the job file {} says created {}, the answers in {} say {}; one of them was changed: mend it, or give another output, or --overwrite to lose what is in {}",
-              manifest_, begun.created_s, output_, *first_created_, output_);
+    fail_user(
+        "the job file {} says created {}, the answers in {} say {}; one of them was changed: mend it, or give another output, or --overwrite to lose what is in {}",
+        manifest_, begun.created_s, output_, *first_created_, output_);
   if (first_created_ && first_model_ != begun.model_name)
-    fail_user("the job file {} says model '{}', the answers in {} say '{}'; one of them was changed: mend it, or give another output, or --overwrite to lose what is in {}",
-              manifest_, begun.model_name, output_, first_model_, output_);
+    fail_user(
+        "the job file {} says model '{}', the answers in {} say '{}'; one of them was changed: mend it, or give another output, or --overwrite to lose what is in {}",
+        manifest_, begun.model_name, output_, first_model_, output_);
 }
 
 void Job::match(const JobIdentity& wanted, bool overwrite) {
@@ -460,12 +475,14 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
   }
   try {
     if (scan_.size == 0 && !file_is_there(manifest_))
-      fail_user("the error output {} is not empty, and there is no job {} that it could be of; give another error output, or --overwrite to lose what is in it", errors_.path, output_);
+      fail_user("the error output {} is not empty, and there is no job {} that it could be of; give another error output, or --overwrite to lose what is in it",
+                errors_.path, output_);
     JobIdentity found = read_job_file(manifest_, fmt::format("give another output, or --overwrite to lose what is in {}", output_));
     std::string difference;
     if (found.model_fingerprint != wanted.model_fingerprint)
-      difference = found.model_folder.empty() || found.model_folder == wanted.model_folder ? "another model (or this one was changed since)"
-                                                                                            : fmt::format("another model ({}; this one is {})", found.model_folder, wanted.model_folder);
+      difference = found.model_folder.empty() || found.model_folder == wanted.model_folder
+                       ? "another model (or this one was changed since)"
+                       : fmt::format("another model ({}; this one is {})", found.model_folder, wanted.model_folder);
     else
       for (const auto& [name, value] : wanted.options) {
         auto old = found.options.find(name);
@@ -476,8 +493,7 @@ void Job::match(const JobIdentity& wanted, bool overwrite) {
     if (difference.empty() && found.options.size() != wanted.options.size()) difference = "other options";
     if (const std::string name = written_since(found, wanted); difference.empty() && !name.empty())
       difference = fmt::format("another model: its file {} was written to since", name);
-    if (!difference.empty())
-      fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);
+    if (!difference.empty()) fail_user("the output {} has answers from {}; give another output, or --overwrite to lose them", output_, difference);
     refuse_other_lines();
     refuse_contradictions(found);
     if (found.model_name != identity_.model_name)
@@ -499,7 +515,9 @@ void Job::refuse_other_manifest() const {
   const std::string text = read_file_if_there(manifest_, kMaxManifestBytes);
   // What a power cut left of one of ours is zeros.
   if (text.find_first_not_of('\0') == std::string::npos || text.find("\"flexgen_job\"") != std::string::npos) return;
-  fail_user("{} is there, where this job's own file would be, and is none of flexgen's; nothing was changed. Move it away, give another output, or --overwrite to lose it", manifest_);
+  fail_user(
+      "{} is there, where this job's own file would be, and is none of flexgen's; nothing was changed. Move it away, give another output, or --overwrite to lose it",
+      manifest_);
 }
 
 void Job::forget_records() {
@@ -511,7 +529,9 @@ void Job::forget_records() {
 
 void Job::refuse_other_input(bool overwrite) {
   if (!overwrite)
-    fail_user("the output {} has answers from another input: none of its {} records answers a line of this one; give another output, or --overwrite to lose them", output_, num_done());
+    fail_user(
+        "the output {} has answers from another input: none of its {} records answers a line of this one; give another output, or --overwrite to lose them",
+        output_, num_done());
   forget_records();
 }
 
@@ -546,7 +566,8 @@ int64_t Job::rewrite(const std::function<RecordFate(const KeptRecord&)>& fate) {
   });
   if (errors_.descriptor >= 0)
     scan_output(errors_.descriptor, errors_.path, false, [&](const KeptRecord& record, const RecordPlace& place) {
-      if (const auto kind = fate(record).kind; kind == RecordFate::kRemoved || kind == RecordFate::kForgotten) removed_errors.add(record, errors_.descriptor, place, errors_.path);
+      if (const auto kind = fate(record).kind; kind == RecordFate::kRemoved || kind == RecordFate::kForgotten)
+        removed_errors.add(record, errors_.descriptor, place, errors_.path);
     });
   next.finish();
   const int64_t count = removed.keep();
@@ -587,8 +608,7 @@ void Job::start() {
   FLEXGEN_CHECK(matched_ && !started_);
   if (!continued_) {
     // The manifest goes first: were the process killed here, old answers must not look like those of the new job.
-    if (::unlink(manifest_.c_str()) != 0 && errno != ENOENT)
-      fail_io("cannot replace the job file {}: {}", manifest_, std::strerror(errno));
+    if (::unlink(manifest_.c_str()) != 0 && errno != ENOENT) fail_io("cannot replace the job file {}: {}", manifest_, std::strerror(errno));
     sync_directory_of(manifest_);
   }
   check_as_left();
@@ -610,11 +630,11 @@ void Job::start() {
 }
 
 void Job::fail_write(const char* what, int error) const {
-  const std::string remedy = error == EFBIG                       ? "raise the limit on the size of files (ulimit -f)"
-                             : error == ENOSPC || error == EDQUOT ? "make room"
-                                                                  : fmt::format("mend the disk (see dmesg), or copy the output and {} to another and name that as the output", manifest_);
-  fail_io("{} the output {}: {}; finished answers are kept: {}, and run the same command again", what, output_, std::strerror(error),
-          remedy);
+  const std::string remedy = error == EFBIG ? "raise the limit on the size of files (ulimit -f)"
+                             : error == ENOSPC || error == EDQUOT
+                                 ? "make room"
+                                 : fmt::format("mend the disk (see dmesg), or copy the output and {} to another and name that as the output", manifest_);
+  fail_io("{} the output {}: {}; finished answers are kept: {}, and run the same command again", what, output_, std::strerror(error), remedy);
 }
 
 void Job::append(std::string_view record) {
@@ -693,11 +713,15 @@ void Job::fail_touched(const OutputState& state) {
     fail_io("{}", touched_);
   };
   if (state.kind == OutputState::kShorter)
-    fail("was cut from {} bytes to {} by another program while the job ran, so answers are lost; what is left of it was not touched. Run the same command again: it answers "
-         "what is missing", size_, state.size);
+    fail(
+        "was cut from {} bytes to {} by another program while the job ran, so answers are lost; what is left of it was not touched. Run the same command again: it answers "
+        "what is missing",
+        size_, state.size);
   if (state.kind == OutputState::kLonger)
-    fail("has {} bytes, of which this job wrote {}: another program writes to it too. Nothing of that was touched; take out what is not this job's, and run the same command "
-         "again", state.size, size_);
+    fail(
+        "has {} bytes, of which this job wrote {}: another program writes to it too. Nothing of that was touched; take out what is not this job's, and run the same command "
+        "again",
+        state.size, size_);
   if (state.kind == OutputState::kMoved)
     fail("was moved to {} while the job ran; the answers so far are there. Move it back, and run the same command again", state.now_at);
   const std::string what = state.kind == OutputState::kReplaced ? "was replaced by another file (which was left alone)"
@@ -711,8 +735,9 @@ void Job::fail_touched(const OutputState& state) {
     problem = error.what();
   }
   if (saved.empty()) fail("{} while the job ran, and its answers could not be saved elsewhere ({})", what, problem);
-  touched_ = fmt::format("the output {} {} while the job ran; its answers were saved as {} (with {}.job). Move both back to {} and {}, and run the same command again", output_,
-                         what, saved, saved, output_, manifest_);
+  touched_ =
+      fmt::format("the output {} {} while the job ran; its answers were saved as {} (with {}.job). Move both back to {} and {}, and run the same command again",
+                  output_, what, saved, saved, output_, manifest_);
   fail_io("{}", touched_);
 }
 
@@ -755,7 +780,8 @@ bool Job::arrange(bool in_order, const std::function<int64_t(const RecordId&)>& 
     places.drain([&](const Place& place) {
       if (place.rank == last) return !stop;  // the same record again
       last = place.rank;
-      (split && place.error ? *apart : *next).add_line(place.apart ? errors_.descriptor : descriptor_, place.offset, place.bytes, place.apart ? errors_.path : output_);
+      (split && place.error ? *apart : *next)
+          .add_line(place.apart ? errors_.descriptor : descriptor_, place.offset, place.bytes, place.apart ? errors_.path : output_);
       return !stop;
     });
     if (stop) return false;
@@ -766,7 +792,10 @@ bool Job::arrange(bool in_order, const std::function<int64_t(const RecordId&)>& 
     std::error_code none;
     const bool as_left = errors_.descriptor < 0 ? !std::filesystem::exists(errors_.path, none)
                                                 : look_at_output(errors_.path, errors_.descriptor, errors_.scan.size).kind == OutputState::kAsLeft;
-    if (!as_left) fail_io("another program changed the error output {} while the job ran, so it was left alone; the errors are in {}. Move it away, and run the same command again", errors_.path, output_);
+    if (!as_left)
+      fail_io(
+          "another program changed the error output {} while the job ran, so it was left alone; the errors are in {}. Move it away, and run the same command again",
+          errors_.path, output_);
     apart->replace();
   } else if (next) {
     next->finish();

@@ -2,8 +2,8 @@
 // Job: the output file of a batch and its manifest, safe against a crash at any byte (docs/job_files.md). append() and
 // the rest are for one thread; a thread of its own brings the file to the disk every second.
 
-#include <array>
 #include <unistd.h>
+#include <array>
 
 #include <atomic>
 #include <condition_variable>
@@ -51,8 +51,8 @@ struct OutputCalls {
 struct RecordFate {
   enum Kind {
     kStays,
-    kDropped,  ///< its line gets another one
-    kRemoved,  ///< it answers a line that is no longer there, and goes to OUT.removed
+    kDropped,    ///< its line gets another one
+    kRemoved,    ///< it answers a line that is no longer there, and goes to OUT.removed
     kForgotten,  ///< it is the error of a line that is no longer there: dropped, or moved if it is in the error output
   } kind = kStays;
   std::string custom_id = {};  ///< that it gets; empty: it has the right one
@@ -63,7 +63,7 @@ struct DoneLine {
   std::optional<int64_t> answer_tokens;  ///< that its answers took, in all; nothing for an error record
   RecordId name{};                       ///< hash_of_name() of the record's custom_id
   bool has_checksum = false;
-  bool as_written = false;               ///< as RecordPlace has it
+  bool as_written = false;  ///< as RecordPlace has it
 };
 
 /// Reads a manifest. Throws Error{user} that ends with `advice` if it is missing, damaged or of another format, Error{io} if it cannot be read.
@@ -126,7 +126,7 @@ class Job {
     int64_t answer_tokens = -1;  ///< -1: an error record
     uint64_t content = 0;        ///< KeptRecord::content
     bool has_checksum = false, as_written = false;
-    bool apart = false;          ///< it lies in the error output
+    bool apart = false;  ///< it lies in the error output
     friend bool operator<(const Done& a, const Done& b) { return a.id < b.id; }
   };
   void open_and_lock();
@@ -161,16 +161,16 @@ class Job {
     int64_t answer_at = 0;  ///< a line of it that has an answer; 0: none
   } errors_;
   int64_t num_answers_ = 0;
-  int64_t repeated_ = 0;            ///< records that say what another one says
+  int64_t repeated_ = 0;                 ///< records that say what another one says
   std::optional<RecordId> two_answers_;  ///< a line with two records that differ
   // What the first answer says of the job.
   std::optional<int64_t> first_created_;
   std::string first_model_;
-  int64_t other_line_ = 0;          ///< the first answer that differs from the first one in them; 0: none
-  int64_t size_ = 0;                ///< what this process has made of the output
-  std::string touched_;             ///< what others did to it, once that was noticed
+  int64_t other_line_ = 0;  ///< the first answer that differs from the first one in them; 0: none
+  int64_t size_ = 0;        ///< what this process has made of the output
+  std::string touched_;     ///< what others did to it, once that was noticed
 
-  std::vector<char> piece_;         ///< of the record that is being written
+  std::vector<char> piece_;  ///< of the record that is being written
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -1,10 +1,10 @@
 // What users and their tools do to an output between two starts and during one: what says the same is kept, what cannot be this job's is refused and left
 // alone byte for byte, and nothing that others put there is ever lost.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -32,7 +32,9 @@ class JobOutput : public testing::Test {
     spdlog::set_level(spdlog::level::err);
     std::string text = "broken\n";
     for (int i = 0; i < 6; ++i)
-      text += fmt::format(R"({{"custom_id":"é{}","method":"POST","url":"/v1/completions","body":{{"prompt":"text ü {}","logprobs":1,"n":{}}}}})" "\n", i, i, 1 + i % 2);
+      text += fmt::format(R"({{"custom_id":"é{}","method":"POST","url":"/v1/completions","body":{{"prompt":"text ü {}","logprobs":1,"n":{}}}}})"
+                          "\n",
+                          i, i, 1 + i % 2);
     write_text(in_, text);
     run();
     whole_ = read_text(out_);
@@ -43,7 +45,9 @@ class JobOutput : public testing::Test {
     FakeRunner runner;
     return run_batch({in_, out_, overwrite, calls_}, model_, runner, kGoOn);
   }
-  std::string error_of(bool overwrite = false) { return message_of([&] { run(overwrite); }); }
+  std::string error_of(bool overwrite = false) {
+    return message_of([&] { run(overwrite); });
+  }
   std::string manifest() const { return out_ + ".job"; }
   /// The first half of the records, in the file's order.
   std::vector<std::string> half() const {
@@ -121,19 +125,22 @@ TEST_F(JobOutput, SavedAgainByAnotherToolIsKept) {
   expect_kept(each([](const OrderedJson& json) { return json.dump(-1, ' ', true); }), 4, "escapes");
   expect_kept(each([](const OrderedJson& json) { return nlohmann::json::parse(json.dump()).dump(); }), 4, "sorted keys");
   expect_kept(each([](const OrderedJson& json) {
-    std::string text = json.dump(1, ' ');
-    std::erase(text, '\n');
-    return text;
-  }), 4, "spaces");
+                std::string text = json.dump(1, ' ');
+                std::erase(text, '\n');
+                return text;
+              }),
+              4, "spaces");
   expect_kept(each([](OrderedJson json) {
-    json.erase("checksum");
-    return json.dump();
-  }), 4, "without its checksums, as an earlier flexgen wrote it");
+                json.erase("checksum");
+                return json.dump();
+              }),
+              4, "without its checksums, as an earlier flexgen wrote it");
   expect_kept(each([](OrderedJson json) {
-    for (const char* name : {"response", "error"})
-      if (json[name].is_null()) json.erase(name);
-    return json.dump();
-  }), 4, "nulls left out");
+                for (const char* name : {"response", "error"})
+                  if (json[name].is_null()) json.erase(name);
+                return json.dump();
+              }),
+              4, "nulls left out");
   auto shuffled = lines;
   std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(3));
   expect_kept(joined(shuffled), 4, "another order");
@@ -261,7 +268,8 @@ TEST_F(JobOutput, DamagedRecordsAreNotTaken) {
   std::string text = plain;
   text.replace(text.find("txet"), 1, "T");
   const int64_t line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(text.find("Txet")), '\n');
-  expect_refused(text, AllOf(HasSubstr(fmt::format("line {} ", line)), HasSubstr("checksum"), HasSubstr(fmt::format("sed -i '{}d'", line))), "a changed letter");
+  expect_refused(text, AllOf(HasSubstr(fmt::format("line {} ", line)), HasSubstr("checksum"), HasSubstr(fmt::format("sed -i '{}d'", line))),
+                 "a changed letter");
 }
 
 TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
@@ -287,9 +295,11 @@ TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
     json[name] = value;
     return json.dump();
   };
-  for (const OrderedJson& value : {OrderedJson(-1), OrderedJson(1e300), OrderedJson(1.5), OrderedJson("1"), OrderedJson(nullptr), OrderedJson(true), OrderedJson(253402300800), OrderedJson(18446744073709551615u), OrderedJson(OrderedJson::array({1}))})
+  for (const OrderedJson& value : {OrderedJson(-1), OrderedJson(1e300), OrderedJson(1.5), OrderedJson("1"), OrderedJson(nullptr), OrderedJson(true),
+                                   OrderedJson(253402300800), OrderedJson(18446744073709551615u), OrderedJson(OrderedJson::array({1}))})
     refused(with("created", value), "'created'");
-  for (const OrderedJson& value : {OrderedJson(-1), OrderedJson(0.5), OrderedJson("1"), OrderedJson(1e30), OrderedJson(nullptr)}) refused(with("flexgen_job", value), "'flexgen_job'");
+  for (const OrderedJson& value : {OrderedJson(-1), OrderedJson(0.5), OrderedJson("1"), OrderedJson(1e30), OrderedJson(nullptr)})
+    refused(with("flexgen_job", value), "'flexgen_job'");
   refused(with("flexgen_job", 2), "format 2");
   refused(with("model", 5), "'model'");
   refused(with("model", "other"), "says model 'other'");
@@ -298,8 +308,9 @@ TEST_F(JobOutput, AbsurdJobFilesAreRefusedByName) {
   refused(with("options", OrderedJson{{"backend", 5}}), "'backend'");
   refused(with("input_sha256", nullptr), "'input_sha256'");
   refused(with("more", 1), "'more'");
-  for (const OrderedJson& stamp : {OrderedJson({1, 2, 3}), OrderedJson({1, 2, 3, 4, 5}), OrderedJson({1e300, 2, 3, 4}), OrderedJson({1, 2.5, 3, 4}), OrderedJson({1, 2, -3, 4}), OrderedJson({1, 2, 3, 18446744073709551615u}),
-                                   OrderedJson({true, 2, 3, 4}), OrderedJson(nullptr), OrderedJson("1")})
+  for (const OrderedJson& stamp :
+       {OrderedJson({1, 2, 3}), OrderedJson({1, 2, 3, 4, 5}), OrderedJson({1e300, 2, 3, 4}), OrderedJson({1, 2.5, 3, 4}), OrderedJson({1, 2, -3, 4}),
+        OrderedJson({1, 2, 3, 18446744073709551615u}), OrderedJson({true, 2, 3, 4}), OrderedJson(nullptr), OrderedJson("1")})
     refused(with("model_files", OrderedJson{{"model.safetensors", stamp}}), "'model.safetensors'");
   refused(with("model_files", OrderedJson::array()), "'model_files'");
   OrderedJson changed = good;
@@ -397,9 +408,10 @@ TEST_F(TouchedOutput, RemovedWithItsFolder) {
 TEST_F(TouchedOutput, ReplacedLeavesTheOther) {
   write_text(rescued(), "an older one");
   EXPECT_THAT(error_after([&] {
-    write_text(directory_.file("new"), "mine\n");
-    fs::rename(directory_.file("new"), out_);
-  }), AllOf(HasSubstr("was replaced by another file"), HasSubstr(rescued() + "-2")));
+                write_text(directory_.file("new"), "mine\n");
+                fs::rename(directory_.file("new"), out_);
+              }),
+              AllOf(HasSubstr("was replaced by another file"), HasSubstr(rescued() + "-2")));
   EXPECT_EQ(read_text(out_), "mine\n");
   EXPECT_EQ(read_text(rescued()), "an older one");
   EXPECT_EQ(sorted_lines(read_text(rescued() + "-2")).size(), 4u);
@@ -417,7 +429,7 @@ TEST_F(TouchedOutput, MovedIsFound) {
 
 TEST_F(TouchedOutput, CutOrGrownIsNotTouchedFurther) {
   for (uintmax_t bytes : {uintmax_t{0}, uintmax_t{100}}) {
-    EXPECT_THAT(error_after([&] { fs::resize_file(out_, bytes); }), AllOf(HasSubstr("was cut from"), HasSubstr("un the same command again")) );
+    EXPECT_THAT(error_after([&] { fs::resize_file(out_, bytes); }), AllOf(HasSubstr("was cut from"), HasSubstr("un the same command again")));
     EXPECT_EQ(fs::file_size(out_), bytes);
     expect_goes_on(0);
   }

@@ -85,7 +85,8 @@ TEST_F(KeptInputTest, NothingIsNothingToDo) {
 
 TEST_F(KeptInputTest, AStopIsHeard) {
   std::atomic<bool> stop{true};
-  piped("x", [](KeptInput& input) { EXPECT_TRUE(input.stopped()); }, stop);
+  piped(
+      "x", [](KeptInput& input) { EXPECT_TRUE(input.stopped()); }, stop);
   EXPECT_TRUE(fs::is_empty(directory_.path()));
 }
 

@@ -65,8 +65,8 @@ class RecordReader : public nlohmann::json_sax<Json> {
     top.key = text_hash(name);
     place_ = Place::kOther;
     if (depth_ == 1 && (!any_ || name == kChecksum)) {
-      static constexpr std::array<std::pair<std::string_view, Place>, 5> kFields{{{"id", Place::kId}, {"custom_id", Place::kCustomId},
-          {"response", Place::kResponse}, {"error", Place::kError}, {kChecksum, Place::kChecksum}}};
+      static constexpr std::array<std::pair<std::string_view, Place>, 5> kFields{
+          {{"id", Place::kId}, {"custom_id", Place::kCustomId}, {"response", Place::kResponse}, {"error", Place::kError}, {kChecksum, Place::kChecksum}}};
       for (const auto& [field, place] : kFields)
         if (name == field) place_ = place;
       if (place_ == Place::kOther) {

@@ -12,11 +12,13 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using testing::HasSubstr;
 
-const std::string kBare = R"({"id":"batch_req_00112233445566778899aabb","custom_id":"é\"\n","response":{"status_code":200,"request_id":"req_0",)"
-                          R"("body":{"id":"cmpl-0","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"a \"b\" ü\u2028","logprobs":)"
-                          R"({"tokens":["a"],"token_logprobs":[-0.12345678],"top_logprobs":[{"a":-0.12345678,"b":-9999.0}],"text_offset":[0]},"finish_reason":"stop"}],)"
-                          R"("usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}},"error":null})";
-const std::string kErrorRecord = R"({"id":"batch_req_ff112233445566778899aabb","custom_id":"line-7","response":null,"error":{"code":"c","message":"m","param":null,"line":7}})";
+const std::string kBare =
+    R"({"id":"batch_req_00112233445566778899aabb","custom_id":"é\"\n","response":{"status_code":200,"request_id":"req_0",)"
+    R"("body":{"id":"cmpl-0","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"a \"b\" ü\u2028","logprobs":)"
+    R"({"tokens":["a"],"token_logprobs":[-0.12345678],"top_logprobs":[{"a":-0.12345678,"b":-9999.0}],"text_offset":[0]},"finish_reason":"stop"}],)"
+    R"("usage":{"prompt_tokens":3,"completion_tokens":5,"total_tokens":8}}},"error":null})";
+const std::string kErrorRecord =
+    R"({"id":"batch_req_ff112233445566778899aabb","custom_id":"line-7","response":null,"error":{"code":"c","message":"m","param":null,"line":7}})";
 
 std::string sealed(const std::string& record) {
   std::string line = with_checksum(record + "\n");

@@ -34,12 +34,11 @@ int64_t LineBody::integer(const char* name, int64_t otherwise, int64_t least, in
   const Json* value = find(name);
   if (!value) return otherwise;
   // 64.0 is as good as 64: tables whose column has gaps are written so.
-  if (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>() && value->get<double>() >= static_cast<double>(least) && value->get<double>() <= static_cast<double>(most) &&
-      std::abs(value->get<double>()) < 9e15)
+  if (value->is_number_float() && std::floor(value->get<double>()) == value->get<double>() && value->get<double>() >= static_cast<double>(least) &&
+      value->get<double>() <= static_cast<double>(most) && std::abs(value->get<double>()) < 9e15)
     return static_cast<int64_t>(value->get<double>());
-  bool in_range = value->is_number_unsigned()
-                      ? value->get<uint64_t>() <= static_cast<uint64_t>(most) && static_cast<int64_t>(value->get<uint64_t>()) >= least
-                      : value->is_number_integer() && value->get<int64_t>() >= least && value->get<int64_t>() <= most;
+  bool in_range = value->is_number_unsigned() ? value->get<uint64_t>() <= static_cast<uint64_t>(most) && static_cast<int64_t>(value->get<uint64_t>()) >= least
+                                              : value->is_number_integer() && value->get<int64_t>() >= least && value->get<int64_t>() <= most;
   if (!in_range) refuse_value(path(name), fmt::format("must be an integer from {} to {}, not {}", least, most, shown_value(*value)));
   return value->get<int64_t>();
 }

@@ -15,9 +15,10 @@ using Form = PromptField::Form;
 
 constexpr size_t kQuotedBytes = 100;  // of a text that is no prompt: more than messages show
 /// Fields of a body whose order counts: templates write them out.
-constexpr std::array<std::string_view, 7> kValueFields{"messages", "tools", "documents", "chat_template_kwargs", "response_format", "guided_json", "structured_outputs"};
+constexpr std::array<std::string_view, 7> kValueFields{"messages",        "tools",       "documents",         "chat_template_kwargs",
+                                                       "response_format", "guided_json", "structured_outputs"};
 constexpr std::array<std::string_view, 6> kLineFields{"custom_id", "method", "url", "body", "prompt", "messages"};
-constexpr int kOutOfRange = 406;      // nlohmann's number for what no double can hold
+constexpr int kOutOfRange = 406;  // nlohmann's number for what no double can hold
 
 /// Takes the values of body.prompt. Level 0 is the field itself, 1 what its list holds, 2 what those lists hold.
 class PromptReader {
@@ -293,8 +294,8 @@ class LineJsonReader : public nlohmann::json_sax<Json> {
   int64_t passed_over_ = 0;          ///< of these, the innermost that are not built
   bool in_prompt_ = false;
   bool waits_for_value_ = false, in_value_ = false, value_is_object_ = false;  ///< a field of kValueFields
-  std::optional<jinja::ValueBuilder> builder_;  ///< null within a field: it is passed over
-  int64_t prompt_objects_ = 0;       ///< within the prompt, the outermost object and what is open in it
+  std::optional<jinja::ValueBuilder> builder_;                                 ///< null within a field: it is passed over
+  int64_t prompt_objects_ = 0;                                                 ///< within the prompt, the outermost object and what is open in it
   int64_t num_values_ = 0;
   bool overflow_ = false;
 };

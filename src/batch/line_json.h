@@ -33,20 +33,20 @@ struct PromptField {
   Form form = Form::kNone;  ///< kNone: missing or null
   int64_t count = 0;        ///< items of the list; the first LineBounds::prompts are kept
   std::vector<std::string> texts;
-  std::vector<Ids> ids;     ///< kIds: one
+  std::vector<Ids> ids;                 ///< kIds: one
   std::optional<nlohmann::json> no_id;  ///< the first thing in a list of ids that is none; an empty array or object if it was one
 };
 
 struct LineJson {
-  nlohmann::json line;       ///< body.prompt is null in it; of a field in `values`, whether it is a list or an object, and empty
+  nlohmann::json line;  ///< body.prompt is null in it; of a field in `values`, whether it is a list or an object, and empty
   PromptField prompt;
   /// body.messages and its like, in their order; lists and objects alone.
   std::vector<std::pair<std::string, jinja::Value>> values;
-  std::string syntax_error;  ///< not JSON: why; the rest is not set
-  bool too_deep = false;     ///< nested more than kMaxLineDepth levels
-  std::optional<std::string> twice;      ///< a field of the line or of its body that comes twice
+  std::string syntax_error;                    ///< not JSON: why; the rest is not set
+  bool too_deep = false;                       ///< nested more than kMaxLineDepth levels
+  std::optional<std::string> twice;            ///< a field of the line or of its body that comes twice
   std::optional<std::string> too_large_value;  ///< "body.messages": it has more values than kMaxFieldValues, or is nested too deep
-  std::optional<std::string> too_large;  ///< "body.stop": where the tree ends, as the line has more values than kMaxLineValues
+  std::optional<std::string> too_large;        ///< "body.stop": where the tree ends, as the line has more values than kMaxLineValues
   /// "body.temperature", "1e999": the first number that is too large for a double. It and its like are 0 above.
   std::optional<std::pair<std::string, std::string>> overflow;
 
@@ -54,8 +54,8 @@ struct LineJson {
   const jinja::Value* value(std::string_view name) const;
 };
 
-inline constexpr int kMaxLineDepth = 8;  // {body: {prompt: [[id]]}} needs 4
-inline constexpr int64_t kMaxLineValues = 4096;  ///< prompts and `values` apart
+inline constexpr int kMaxLineDepth = 8;              // {body: {prompt: [[id]]}} needs 4
+inline constexpr int64_t kMaxLineValues = 4096;      ///< prompts and `values` apart
 inline constexpr int64_t kMaxFieldValues = 200'000;  ///< of a field of `values`
 
 LineJson read_line_json(std::string_view text, const LineBounds& bounds);

@@ -5,7 +5,8 @@
 
 namespace flexgen {
 
-LineOrder::LineOrder(const BatchInput& input, const LineSet& lines, bool shares, const std::string& directory) : lines_({directory, "the order of the lines"}), same_({directory, "the order of the lines"}), shares_(shares) {
+LineOrder::LineOrder(const BatchInput& input, const LineSet& lines, bool shares, const std::string& directory)
+    : lines_({directory, "the order of the lines"}), same_({directory, "the order of the lines"}), shares_(shares) {
   if (!shares) {
     LineWalk walk(input, lines);
     while (const std::optional<int64_t> line = walk.next()) add({*line, input.line(*line).num_sequences});

@@ -93,6 +93,8 @@ class SharedLines : public LineQueue {
 
 std::unique_ptr<LineQueue> own_lines(const LineOrder& lines) { return std::make_unique<OwnLines>(lines); }
 
-std::unique_ptr<LineQueue> shared_lines(const LineOrder& lines, Port& port, int num_replicas) { return std::make_unique<SharedLines>(lines, port, num_replicas); }
+std::unique_ptr<LineQueue> shared_lines(const LineOrder& lines, Port& port, int num_replicas) {
+  return std::make_unique<SharedLines>(lines, port, num_replicas);
+}
 
 }  // namespace flexgen

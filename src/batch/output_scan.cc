@@ -20,7 +20,8 @@ class FileLines : public ByteSource {
  public:
   /// Once `stop` is set it ends, wherever it is.
   FileLines(int descriptor, const std::string& path, int64_t end, const std::atomic<bool>& stop)
-      : descriptor_(descriptor), path_(path), end_(end), stop_(stop), chunk_(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kScanBytes), std::max<int64_t>(end, 1))), '\0') {}
+      : descriptor_(descriptor), path_(path), end_(end), stop_(stop),
+        chunk_(static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(kScanBytes), std::max<int64_t>(end, 1))), '\0') {}
 
   /// Whether another line begins, which may be empty.
   bool begin_line() {
@@ -110,7 +111,7 @@ bool begins_as_ours(std::string_view text) {
   static constexpr size_t kDigits = 2 * std::tuple_size_v<RecordId>;
   for (size_t i = 0; i < std::min(text.size(), kStart.size() + kDigits + kNext.size()); ++i) {
     const char c = text[i];
-    if (i < kStart.size() ? c != kStart[i]
+    if (i < kStart.size()             ? c != kStart[i]
         : i < kStart.size() + kDigits ? !((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))
                                       : c != kNext[i - kStart.size() - kDigits])
       return false;
@@ -124,7 +125,9 @@ std::string other_format(std::string_view start) {
   if (start.starts_with("\x1f\x8b")) return "is compressed (gzip)";
   if (start.starts_with("\x28\xb5\x2f\xfd")) return "is compressed (zstd)";
   if (start.starts_with("BZh")) return "is compressed (bzip2)";
-  if (start.starts_with("\xfd""7zXZ")) return "is compressed (xz)";
+  if (start.starts_with("\xfd"
+                        "7zXZ"))
+    return "is compressed (xz)";
   if (start.starts_with("PK\x03\x04")) return "is a zip archive";
   if (start.starts_with("\xff\xfe") || start.starts_with("\xfe\xff") || start.starts_with("{\0"sv)) return "is in UTF-16, where UTF-8 is needed";
   if (start.starts_with("[")) return "begins a JSON array, where each line must be one object";
@@ -138,7 +141,8 @@ void OutputScan::Lines::add(int64_t number, const std::string& why) {
   if (numbers.size() < kNamed) numbers.push_back(number);
 }
 
-OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, const RecordPlace&)>& take) {
+OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop,
+                       const std::function<void(const KeptRecord&, const RecordPlace&)>& take) {
   struct stat info {};
   if (fstat(descriptor, &info) != 0) fail_io("cannot read the output {}: {}", path, std::strerror(errno));
   OutputScan scan;

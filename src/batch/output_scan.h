@@ -25,8 +25,8 @@ struct OutputScan {
   int64_t keep = 0;             ///< bytes at its front that stay: all but a torn record at its end and a tail of zeros
   bool needs_line_end = false;  ///< the last of the bytes that stay is no line feed
   bool stopped = false;
-  Lines foreign;                ///< neither a record nor blank
-  Lines damaged;                ///< records that do not fit their checksums
+  Lines foreign;  ///< neither a record nor blank
+  Lines damaged;  ///< records that do not fit their checksums
 };
 
 /// Where a record lies.
@@ -37,6 +37,7 @@ struct RecordPlace {
 };
 
 /// Calls `take` with each record; a last line without a line end may be a record too. Ends early, with what it has, once `stop` is set (within a line, too). Throws Error{io}.
-OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop, const std::function<void(const KeptRecord&, const RecordPlace&)>& take);
+OutputScan scan_output(int descriptor, const std::string& path, const std::atomic<bool>& stop,
+                       const std::function<void(const KeptRecord&, const RecordPlace&)>& take);
 
 }  // namespace flexgen

@@ -53,7 +53,8 @@ int copy_all(int from, int to) {
 
 OutputState look_at_output(const std::string& path, int descriptor, int64_t size) {
   OutputState state;
-  struct stat own {}, named {};
+  struct stat own {
+  }, named{};
   if (fstat(descriptor, &own) != 0) fail_io("cannot look at the output {}: {}", path, std::strerror(errno));
   state.size = own.st_size;
   const bool found = ::stat(path.c_str(), &named) == 0;

@@ -10,9 +10,9 @@ namespace flexgen {
 struct OutputState {
   enum Kind {
     kAsLeft,
-    kGone,     ///< no file has its name
-    kReplaced, ///< its name is another file's now
-    kMoved,    ///< it has another name, `now_at`
+    kGone,      ///< no file has its name
+    kReplaced,  ///< its name is another file's now
+    kMoved,     ///< it has another name, `now_at`
     kShorter,
     kLonger,
   } kind = kAsLeft;

@@ -30,7 +30,8 @@ RewrittenFile::RewrittenFile(const std::string& path, WriteCall write) : file_(p
 }
 
 void RewrittenFile::fail(int error) const {
-  fail_io("cannot write a new {}: {}{}; what is there is as it was: run the same command again", file_.path(), std::strerror(error), file_advice(file_.path(), error));
+  fail_io("cannot write a new {}: {}{}; what is there is as it was: run the same command again", file_.path(), std::strerror(error),
+          file_advice(file_.path(), error));
 }
 
 void RewrittenFile::add(std::string_view text) {
@@ -71,7 +72,8 @@ size_t FilePart::read(char* data, size_t room) {
   for (;;) {
     const ssize_t n = pread(descriptor_, data, wanted, offset_ + at_);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) fail_io("cannot read {}: {}; see dmesg, and copy the file to another disk", path_, n < 0 ? std::strerror(errno) : "it was cut by another program");
+    if (n <= 0)
+      fail_io("cannot read {}: {}; see dmesg, and copy the file to another disk", path_, n < 0 ? std::strerror(errno) : "it was cut by another program");
     at_ += n;
     return static_cast<size_t>(n);
   }

@@ -36,10 +36,10 @@ class LineBroker : public RequestSource, public CompletionSink {
  public:
   using Append = std::function<void(RecordText&)>;
   /// `directory`: where finished choices wait for the others of their line. `queue` gives lines of `lines`. Once `stop` is set, lines that get another one's choices are left for the next run.
-  LineBroker(const BatchInput& input, const LineOrder& lines, std::unique_ptr<LineQueue> queue, const std::atomic<bool>& stop, Append append, const RecordContext& context,
-             const std::string& directory, int64_t page_tokens, int64_t done_before = 0)
-      : input_(input), lines_(lines), done_before_(done_before), queue_(std::move(queue)), stop_(stop), append_(std::move(append)), context_(context), choices_(directory),
-        page_tokens_(page_tokens) {}
+  LineBroker(const BatchInput& input, const LineOrder& lines, std::unique_ptr<LineQueue> queue, const std::atomic<bool>& stop, Append append,
+             const RecordContext& context, const std::string& directory, int64_t page_tokens, int64_t done_before = 0)
+      : input_(input), lines_(lines), done_before_(done_before), queue_(std::move(queue)), stop_(stop), append_(std::move(append)), context_(context),
+        choices_(directory), page_tokens_(page_tokens) {}
 
   std::optional<Request> next() override {
     if (!open_ || next_choice_ == next_sequences_) {
@@ -60,9 +60,7 @@ class LineBroker : public RequestSource, public CompletionSink {
     return request;
   }
 
-  int64_t remaining() const override {
-    return queue_->sequences_left() + (open_ ? (next_sequences_ - next_choice_) / next_copies_ : 0);
-  }
+  int64_t remaining() const override { return queue_->sequences_left() + (open_ ? (next_sequences_ - next_choice_) / next_copies_ : 0); }
 
   int64_t done_before() const override { return done_before_; }
 
@@ -117,8 +115,8 @@ class LineBroker : public RequestSource, public CompletionSink {
     BatchRequest request;  ///< without its prompts
     int64_t copies = 1;    ///< choices of each sequence
     int64_t num_back = 0, completion_tokens = 0;
-    int64_t num_cut_off = 0;   ///< choices that max_tokens ended before their grammar did
-    int64_t shared_tokens = 0;  ///< of its prompts, what each has in common with the one before it
+    int64_t num_cut_off = 0;           ///< choices that max_tokens ended before their grammar did
+    int64_t shared_tokens = 0;         ///< of its prompts, what each has in common with the one before it
     std::optional<LineError> failure;  ///< of the first choice that has no answer
     int64_t failed_choice = 0;
     std::vector<float> means;  ///< mean logprobs of its sequences, where the best are chosen by them
@@ -135,7 +133,8 @@ class LineBroker : public RequestSource, public CompletionSink {
     } else {
       const int64_t cached_tokens = shares(work.request) ? whole_pages(usage_tokens) + work.shared_tokens : 0;
       AnswerFrame frame = answer_frame(context_, line.id, work.request, {line.prompt_tokens / work.request.best_of, cached_tokens, work.completion_tokens});
-      const std::unique_ptr<RecordText> record = choices_.record(index, std::move(frame.before), std::move(frame.after), best_choices(work.request, work.means));
+      const std::unique_ptr<RecordText> record =
+          choices_.record(index, std::move(frame.before), std::move(frame.after), best_choices(work.request, work.means));
       SealedRecord sealed(*record);
       append_(sealed);
     }
@@ -192,7 +191,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   int64_t next_line_ = 0, next_choice_ = 0, next_sequences_ = 0, next_copies_ = 1;
   int64_t page_tokens_;
   std::vector<int64_t> shared_tokens_;  ///< of the open line, a prompt: Request::shared_tokens
-  bool open_ = false;  ///< next_line_ is being given out
+  bool open_ = false;                   ///< next_line_ is being given out
   BatchRequest open_request_;
   std::shared_ptr<const BatchPrompt> next_prompt_;
   int64_t answered_ = 0, cut_off_ = 0;
@@ -233,8 +232,8 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
     return !text.empty();
   };
   bool whole_tokenizer = false;
-  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-                           "merges.txt", "special_tokens_map.json", "added_tokens.json"})
+  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+                           "special_tokens_map.json", "added_tokens.json"})
     if (add_file(name, false) && name == std::string_view("tokenizer.json")) whole_tokenizer = true;
   // These are read where there is no tokenizer.json.
   for (const char* name : {"tokenizer.model", "tekken.json"})
@@ -279,8 +278,7 @@ std::optional<DoneLine> kept_record(const Job& job, const BatchInput& input, con
     if (done->name == line.name) return done;
     // A line that is named by its number has moved: its record gets the new name.
     if (line.name == hash_of_name(line_name(line.number))) return done->as_written ? done : std::nullopt;
-  } else if (line.good() ? done->name == line.name
-                         : done->has_checksum || done->name == hash_of_name(std::get<LineError>(input.read(line)).custom_id)) {
+  } else if (line.good() ? done->name == line.name : done->has_checksum || done->name == hash_of_name(std::get<LineError>(input.read(line)).custom_id)) {
     return done;
   }
   job.refuse_name(line.id, line.number);
@@ -299,13 +297,13 @@ RecordFate fate_of(const KeptRecord& record, const Job& job, const BatchInput& i
 }
 
 /// What is told before the start: what is kept, what is computed once, and what of the input may not be what was meant.
-void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Job& job, const BatchInput& input, const LineOrder& lines, const ExpectedAnswers& expected, const Workload& workload,
-                      const BatchOutcome& outcome) {
+void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Job& job, const BatchInput& input, const LineOrder& lines,
+                      const ExpectedAnswers& expected, const Workload& workload, const BatchOutcome& outcome) {
   if (job.input_edited()) spdlog::info("{} was changed since the job began: lines that are as they were keep their answers", files.input);
   if (lines.num_same() > 0)
-    spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once", format_count(lines.num_same()));
-  if (job.continued())
-    spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
+    spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once",
+                 format_count(lines.num_same()));
+  if (job.continued()) spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
   if (!expected.shares.empty() && workload.num_sequences > 0)
     spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
                  100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(expected.num_known));
@@ -313,11 +311,13 @@ void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Jo
     warn_of_two_bos(*model.limits.tokenizer, fmt::format("{}: the prompt of {} {}", files.input, format_count(doubled), doubled == 1 ? "line" : "lines"),
                     "put \"add_special_tokens\": false into the line's body");
   if (const int64_t open = input.open_ended_lines(); open > 0)
-    spdlog::warn("{}: {} of {} lines give no max_completion_tokens, so each answer may take all of the model's {} positions that its prompt leaves, and memory is set aside for that; "
-                 "give one to have more sequences in flight", files.input, format_count(open), format_count(input.num_lines()), format_count(model.limits.max_positions));
+    spdlog::warn(
+        "{}: {} of {} lines give no max_completion_tokens, so each answer may take all of the model's {} positions that its prompt leaves, and memory is set aside for that; "
+        "give one to have more sequences in flight",
+        files.input, format_count(open), format_count(input.num_lines()), format_count(model.limits.max_positions));
   if (const int64_t unread = input.unread_call_lines(); unread > 0)
-    spdlog::warn("{}: {} of {} lines have tools, and this model's chat template writes calls in a form that is not read: calls stay in the answers' text", files.input, format_count(unread),
-                 format_count(input.num_lines()));
+    spdlog::warn("{}: {} of {} lines have tools, and this model's chat template writes calls in a form that is not read: calls stay in the answers' text",
+                 files.input, format_count(unread), format_count(input.num_lines()));
 }
 
 /// Puts the error records of lines that are bad and have none behind the others; how many they are. `wanted`: how many to look for.
@@ -339,8 +339,8 @@ void set_aside_other_answers(const BatchFiles& files, const BatchInput& input, c
   LineIndex index(input, directory);
   const int64_t removed = job.rewrite([&](const KeptRecord& record) { return fate_of(record, job, input, index, in_shard); });
   if (removed > 0)
-    spdlog::warn("{} of the answers in {} {} of lines that are not in {} any more: moved to {}.removed", format_count(removed), files.output, removed == 1 ? "is" : "are", files.input,
-                 files.output);
+    spdlog::warn("{} of the answers in {} {} of lines that are not in {} any more: moved to {}.removed", format_count(removed), files.output,
+                 removed == 1 ? "is" : "are", files.input, files.output);
 }
 
 /// Puts the records into the order of the lines, and errors into their own file, as was asked for. False: stopped before that was done.
@@ -410,16 +410,17 @@ BatchOutcome serve_batch(const BatchFiles& files, const BatchModel& model, Batch
     return outcome;
   }
   if (job.input_fingerprint != input.fingerprint())
-    fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input, job.input_fingerprint,
-              input.fingerprint());
+    fail_user("the input {} differs from that of rank 0; all replicas must read the same file (theirs has SHA-256 {}, this one {})", files.input,
+              job.input_fingerprint, input.fingerprint());
   const size_t num_replicas = replicas.leads.size() + 1;
   std::map<std::string, std::string> options = model.options;
   const LineOrder lines(input, todo, files.share_prefixes, directory);
   runner.prepare(share_of(workload_of(input, lines, {files.expected_tokens, job.answer_shares}, model.page_tokens), num_replicas), options);
   Event end = hear_the_end(*replicas.world, std::move(request_stop));
   RecordSender sender(*replicas.world);
-  LineBroker broker(input, lines, shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)), stop,
-                    [&](RecordText& record) { sender.send(record); }, {job.model_name, job.created_s, model.limits.tokenizer}, directory, model.page_tokens);
+  LineBroker broker(
+      input, lines, shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)), stop, [&](RecordText& record) { sender.send(record); },
+      {job.model_name, job.created_s, model.limits.tokenizer}, directory, model.page_tokens);
   outcome.report = runner.run(broker, broker, stop);
   outcome.report.cut_off = broker.cut_off();
   outcome.answered = broker.answered();
@@ -454,8 +455,8 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   if (expected.num_known < Batcher::kEnoughAnswers || expected.tokens > 0) expected.shares.clear();
   if (job.input_edited() && left.known == 0 && job.num_answers() > 0) job.refuse_other_input(files.overwrite);
   if (outcome.kept != job.num_done() && job.continued() && !job.input_edited())
-    fail_user("{} of the {} records in {} answer no line of {}{}; give another output, or remove those records",
-              job.num_done() - outcome.kept, job.num_done(), files.output, files.shard.count > 1 ? "this shard's part of " : "", files.input);
+    fail_user("{} of the {} records in {} answer no line of {}{}; give another output, or remove those records", job.num_done() - outcome.kept, job.num_done(),
+              files.output, files.shard.count > 1 ? "this shard's part of " : "", files.input);
 
   const size_t num_replicas = replicas.leads.size() + 1;
   const LineOrder lines(input, todo, files.share_prefixes, directory);
@@ -489,11 +490,13 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
     std::unique_ptr<RecordCollector> collector;
     if (num_replicas > 1) collector = std::make_unique<RecordCollector>(*replicas.world, replicas.leads, lock, append, directory);
     std::unique_ptr<LineQueue> queue = num_replicas > 1 ? shared_lines(lines, *replicas.world, static_cast<int>(num_replicas)) : own_lines(lines);
-    LineBroker broker(input, lines, std::move(queue), stop,
-                      [&](RecordText& record) {
-                        std::lock_guard guard(lock);
-                        append(record);
-                      }, {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, model.page_tokens, left.sequences_before);
+    LineBroker broker(
+        input, lines, std::move(queue), stop,
+        [&](RecordText& record) {
+          std::lock_guard guard(lock);
+          append(record);
+        },
+        {job.identity().model_name, job.identity().created_s, model.limits.tokenizer}, directory, model.page_tokens, left.sequences_before);
     try {
       outcome.report = runner.run(broker, broker, stop);
     } catch (const std::exception& error) {

@@ -31,7 +31,7 @@ struct BatchModel {
   std::string fingerprint;
   std::map<std::string, std::string> options;  ///< answer-relevant, as in JobIdentity
   decltype(JobIdentity::model_files) files = {};
-  std::string folder = {};  ///< as in JobIdentity
+  std::string folder = {};             ///< as in JobIdentity
   int64_t page_tokens = kSharedGrain;  ///< of the KV cache: what sequences share are whole pages
 };
 
@@ -43,24 +43,24 @@ struct BatchFiles {
   bool overwrite = false;
   OutputCalls calls = {};  ///< for tests
   Shard shard = {};
-  int64_t expected_tokens = 0;  ///< of an answer, on average, for planning alone; 0: as the answers that are kept, else all of its max_tokens
-  bool share_prefixes = true;   ///< what prompts have in common is computed once
-  BatchInput* lines = nullptr;  ///< the input, if it was read already; null: it is read now
-  bool in_order = false;        ///< at the end, records are put into the order of the lines
+  int64_t expected_tokens = 0;    ///< of an answer, on average, for planning alone; 0: as the answers that are kept, else all of its max_tokens
+  bool share_prefixes = true;     ///< what prompts have in common is computed once
+  BatchInput* lines = nullptr;    ///< the input, if it was read already; null: it is read now
+  bool in_order = false;          ///< at the end, records are put into the order of the lines
   std::string error_output = {};  ///< where error records go at the end; empty: they stay with the answers
   std::function<void(const BatchOutcome&)> progress = {};  ///< told how far the job is at its start and after each record, from whichever thread; may be empty
-  std::function<void()> before_start = {};  ///< called once nothing can be refused any more, before anything changes on the disk; may be empty
+  std::function<void()> before_start = {};                 ///< called once nothing can be refused any more, before anything changes on the disk; may be empty
 };
 
 /// How far a job is: counts of lines, and the report of this run.
 struct BatchOutcome {
-  int64_t lines = 0;       ///< in the input
-  int64_t kept = 0;        ///< of these, done by an earlier run
-  int64_t kept_answers = 0;  ///< of these, not errors
-  int64_t answered = 0;    ///< by this run
-  int64_t failed = 0;      ///< bad lines, of this run and earlier ones
+  int64_t lines = 0;           ///< in the input
+  int64_t kept = 0;            ///< of these, done by an earlier run
+  int64_t kept_answers = 0;    ///< of these, not errors
+  int64_t answered = 0;        ///< by this run
+  int64_t failed = 0;          ///< bad lines, of this run and earlier ones
   int64_t without_answer = 0;  ///< good lines one of whose completions has_no_answer(), of this run and earlier ones
-  bool stopped = false;    ///< something is left to do
+  bool stopped = false;        ///< something is left to do
   RunReport report;
 };
 
@@ -71,7 +71,8 @@ struct BatchReplicas {
 };
 
 /// Throws Error; finished answers are kept then. With replicas: on rank 0.
-BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop, const BatchReplicas& replicas = {});
+BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRunner& runner, const std::atomic<bool>& stop,
+                       const BatchReplicas& replicas = {});
 
 /// The part of another replica's first stage: answers lines until there are none, and sends the records to rank 0. `request_stop` sets `stop`; any thread.
 /// Of the outcome, answered, stopped and report are set.

@@ -40,9 +40,7 @@ class RunBatch : public testing::Test {
     write_text(in_, text_);
   }
 
-  BatchOutcome run(FakeRunner& runner, bool overwrite = false) {
-    return run_batch({in_, out_, overwrite}, model_, runner, kGoOn);
-  }
+  BatchOutcome run(FakeRunner& runner, bool overwrite = false) { return run_batch({in_, out_, overwrite}, model_, runner, kGoOn); }
   BatchOutcome run() {
     FakeRunner runner;
     return run(runner);
@@ -61,8 +59,9 @@ class RunBatch : public testing::Test {
 };
 
 TEST_F(RunBatch, AnswersThatAreCutOffUnderAGrammarAreCounted) {
-  write_text(in_, line("a", R"("prompt":"one","n":2,"temperature":0,"guided_choice":["x","y"])") + line("b", R"("prompt":"one","n":2,"temperature":0,"guided_choice":["x","y"])") +
-                      line("c", R"("prompt":"two")") + line("d", R"("prompt":"three","guided_choice":["x","y"])"));
+  write_text(in_, line("a", R"("prompt":"one","n":2,"temperature":0,"guided_choice":["x","y"])") +
+                      line("b", R"("prompt":"one","n":2,"temperature":0,"guided_choice":["x","y"])") + line("c", R"("prompt":"two")") +
+                      line("d", R"("prompt":"three","guided_choice":["x","y"])"));
   const BatchInput input = BatchInput::scan(in_, model_.limits, kGoOn);
   if (!input.line(0).good()) GTEST_SKIP() << "built without grammars";
   FakeRunner runner;
@@ -161,8 +160,9 @@ TEST_F(RunBatch, TheBestOfManyAreAnswered) {
 // Where nothing is drawn, lines and choices that ask for the same are computed once.
 TEST_F(RunBatch, WhatIsTheSameIsComputedOnce) {
   const std::string asked = R"("prompt":["same","other"],"n":2,"temperature":0)";
-  write_text(in_, line("a", asked) + line("drawn", R"("prompt":["same","other"],"n":2)") + line("b", asked) + R"({"n":2,"temperature":0,"seed":4,"prompt":["same","other"]})" + "\n" +
-                       line("longer", asked + R"(,"max_tokens":17)") + line("best", R"("prompt":"same","n":2,"best_of":3,"temperature":0)"));
+  write_text(in_, line("a", asked) + line("drawn", R"("prompt":["same","other"],"n":2)") + line("b", asked) +
+                      R"({"n":2,"temperature":0,"seed":4,"prompt":["same","other"]})" + "\n" + line("longer", asked + R"(,"max_tokens":17)") +
+                      line("best", R"("prompt":"same","n":2,"best_of":3,"temperature":0)"));
   FakeRunner runner;
   runner.backwards = true;
   EXPECT_EQ(run(runner).answered, 6);

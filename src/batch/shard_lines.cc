@@ -8,7 +8,8 @@
 namespace flexgen {
 
 ShardSplit::ShardSplit(int64_t num_shards, const std::string& directory)
-    : num_shards_(num_shards), order_({directory, "the order of the lines"}), in_turns_(static_cast<size_t>(num_shards)), last_(static_cast<size_t>(num_shards), -1) {}
+    : num_shards_(num_shards), order_({directory, "the order of the lines"}), in_turns_(static_cast<size_t>(num_shards)),
+      last_(static_cast<size_t>(num_shards), -1) {}
 
 void ShardSplit::add(int64_t line, const LineCost& cost) {
   const int64_t place = order_.size(), shared = place > 0 ? cost.shared : 0;
@@ -43,7 +44,8 @@ int64_t ShardSplit::cut_pieces() {
   int64_t before = 0;
   for (int64_t place = 0; place < order_.size(); ++place) {
     const LineCost cost = order_[place].cost;
-    const auto cut = static_cast<int64_t>(std::llround(static_cast<double>(before) * static_cast<double>(num_shards_) / static_cast<double>(std::max<int64_t>(1, tokens_))));
+    const auto cut =
+        static_cast<int64_t>(std::llround(static_cast<double>(before) * static_cast<double>(num_shards_) / static_cast<double>(std::max<int64_t>(1, tokens_))));
     if (cut > 0 && cut < num_shards_) {
       const auto ideal = static_cast<int64_t>(static_cast<double>(tokens_) * static_cast<double>(cut) / static_cast<double>(num_shards_));
       const int64_t loses = cost.shared + std::abs(before - ideal);
@@ -55,7 +57,8 @@ int64_t ShardSplit::cut_pieces() {
     before += cost.tokens - cost.shared;
   }
   // A line may be larger than a share: the shard before it has nothing.
-  for (int64_t cut = num_shards_ - 1; cut > 0; --cut) cuts_[static_cast<size_t>(cut)] = std::min(cuts_[static_cast<size_t>(cut)], cuts_[static_cast<size_t>(cut) + 1]);
+  for (int64_t cut = num_shards_ - 1; cut > 0; --cut)
+    cuts_[static_cast<size_t>(cut)] = std::min(cuts_[static_cast<size_t>(cut)], cuts_[static_cast<size_t>(cut) + 1]);
   int64_t largest = 0;
   for (size_t shard = 0; shard + 1 < cuts_.size(); ++shard) {
     int64_t tokens = 0;

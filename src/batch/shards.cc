@@ -55,8 +55,8 @@ std::vector<std::string> find_parts(const std::string& output) {
   }
   if (found.empty()) fail_user("there are no shards of {} (files like {}) beside it; name them after the options", output, shard_output(output, {0, 4}));
   if (found.size() > 1)
-    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output, found.begin()->first,
-              found.rbegin()->first);
+    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output,
+              found.begin()->first, found.rbegin()->first);
   std::vector<std::string> parts;
   for (int64_t i = 0; i < found.begin()->first; ++i) parts.push_back(shard_output(output, {i, found.begin()->first}));
   return parts;
@@ -80,7 +80,8 @@ void refuse_other_text(const std::string& path) {
   const OutputScan scan = scan_output(descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
   ::close(descriptor);
   if (scan.foreign.count > 0)
-    fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output", scan.foreign.numbers.front(), path, scan.foreign.reason);
+    fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
+              scan.foreign.numbers.front(), path, scan.foreign.reason);
 }
 
 }  // namespace
@@ -132,7 +133,8 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   for (const std::string& part : parts)
     for (const std::string& made : {output, error_output})
       if (std::error_code none; fs::equivalent(part, made, none)) fail_user("{} is both a shard and the output; give another output", made);
-  if (std::error_code none; !error_output.empty() && (fs::equivalent(output, error_output, none) || output == error_output || fs::equivalent(input_path, error_output, none)))
+  if (std::error_code none;
+      !error_output.empty() && (fs::equivalent(output, error_output, none) || output == error_output || fs::equivalent(input_path, error_output, none)))
     fail_user("the error output {} is the output or the input as well; give another", error_output);
   // Only the lines' ids are of interest: whether they are good was decided by the runs.
   const std::string directory = spill_directory(output);
@@ -152,7 +154,8 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     const std::string& part = parts[p];
     std::ifstream in(part, std::ios::binary);
     if (const int error = errno; !in)
-      fail_user("cannot read the shard {}: {}{}", part, std::strerror(error), error == ENOENT ? "; run it, or name the shards after the options" : file_advice(part, error));
+      fail_user("cannot read the shard {}: {}{}", part, std::strerror(error),
+                error == ENOENT ? "; run it, or name the shards after the options" : file_advice(part, error));
     const JobIdentity identity = read_job_file(part + ".job", fmt::format("run the shard again, or leave {} out", part));
     if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
     if (!first) first = identity;
@@ -168,13 +171,15 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
       if (is_blank(text)) continue;
       const auto read = read_record(text);
       if (const auto* problem = std::get_if<NoRecord>(&read))
-        fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", line_number, part, problem->reason);
+        fail_user("line {} of the shard {} {}, so it is no whole record; run the shard again, which mends it or says what to do", line_number, part,
+                  problem->reason);
       const std::optional<int64_t> found = index.find(std::get<KeptRecord>(read).id);
       if (!found) fail_user("line {} of the shard {} answers no line of {}", line_number, part, input_path);
       const Where where = records[*found];
       if (where.offset >= 0)
         fail_user("line {} of the input is answered twice: in {} and in {}; remove one of the records", input.line(*found).number, parts[where.part], part);
-      records.set(*found, {p, std::get<KeptRecord>(read).answer_tokens < 0, offset + static_cast<int64_t>(line.size() - text.size()), static_cast<int64_t>(text.size())});
+      records.set(*found, {p, std::get<KeptRecord>(read).answer_tokens < 0, offset + static_cast<int64_t>(line.size() - text.size()),
+                           static_cast<int64_t>(text.size())});
     }
     if (in.bad()) fail_io("cannot read the shard {}: {}", part, std::strerror(errno));
   }
@@ -182,8 +187,8 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
   for (int64_t i = 0; i < records.size(); ++i)
     if (records[i].offset < 0 && missing++ == 0) first_missing = input.line(i).number;
   if (missing > 0)
-    fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge", missing,
-              records.size(), input_path, parts.size(), first_missing);
+    fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge",
+              missing, records.size(), input_path, parts.size(), first_missing);
 
   refuse_other_text(output);
   if (!error_output.empty()) refuse_other_text(error_output);

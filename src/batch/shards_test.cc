@@ -34,7 +34,8 @@ TEST(Shards, AreReadFromTheFlagOrTheScheduler) {
   EXPECT_EQ(shard_with("").count, 1);
   EXPECT_EQ(shard_with("1/4").index, 1);
   EXPECT_EQ(shard_with("1/4").count, 4);
-  const std::map<std::string, std::string> slurm{{"SLURM_ARRAY_TASK_ID", "7"}, {"SLURM_ARRAY_TASK_COUNT", "3"}, {"SLURM_ARRAY_TASK_MIN", "5"}, {"SLURM_ARRAY_TASK_STEP", "2"}};
+  const std::map<std::string, std::string> slurm{
+      {"SLURM_ARRAY_TASK_ID", "7"}, {"SLURM_ARRAY_TASK_COUNT", "3"}, {"SLURM_ARRAY_TASK_MIN", "5"}, {"SLURM_ARRAY_TASK_STEP", "2"}};
   EXPECT_EQ(shard_with("auto", slurm).index, 1);
   EXPECT_EQ(shard_with("auto", slurm).count, 3);
   EXPECT_EQ(shard_with("auto/4", {{"JOB_COMPLETION_INDEX", "3"}}).index, 3);
@@ -51,7 +52,10 @@ class Parts : public testing::Test {
     spdlog::set_level(spdlog::level::err);
     std::string text;
     for (int i = 0; i < 23; ++i)
-      text += i % 7 == 3 ? "broken\n" : fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"line {}","n":{}}}}})", i, i, 1 + i % 3) + "\n" + (i % 5 ? "" : "\n");
+      text += i % 7 == 3
+                  ? "broken\n"
+                  : fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"line {}","n":{}}}}})", i, i, 1 + i % 3) +
+                        "\n" + (i % 5 ? "" : "\n");
     write_text(in_, text);
     FakeRunner runner;
     run_batch({in_, whole_}, model_, runner, kGoOn);
@@ -120,7 +124,10 @@ TEST_F(Parts, NoOtherTextIsReplaced) {
 
 TEST_F(Parts, LinesThatShareStayTogether) {
   std::string text;
-  for (int i = 0; i < 48; ++i) text += fmt::format(R"({{"custom_id":"group {} line {}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}{}","max_tokens":2}}}})", i / 8, i, std::string(96, static_cast<char>('a' + i / 8)), i) + "\n";
+  for (int i = 0; i < 48; ++i)
+    text += fmt::format(R"({{"custom_id":"group {} line {}","method":"POST","url":"/v1/completions","body":{{"prompt":"{}{}","max_tokens":2}}}})", i / 8, i,
+                        std::string(96, static_cast<char>('a' + i / 8)), i) +
+            "\n";
   write_text(in_, text);
   FakeRunner runner;
   run_batch({in_, whole_, true}, model_, runner, kGoOn);
@@ -204,9 +211,13 @@ TEST_F(Replicas, AFailureEndsAllAndKeepsAnswers) {
   // The others stop at one request each until rank 1 is about to fail; else they may take all there is before it gets two.
   std::latch failing(1);
   runners[1].fail_after = 2;
-  runners[1].before_next = [&](int64_t served) { if (served == 2) failing.count_down(); };
+  runners[1].before_next = [&](int64_t served) {
+    if (served == 2) failing.count_down();
+  };
   for (FakeRunner* other : {&runners[0], &runners[2]})
-    other->before_next = [&](int64_t served) { if (served == 1) failing.wait(); };
+    other->before_next = [&](int64_t served) {
+      if (served == 1) failing.wait();
+    };
   const auto errors = run(runners);
   EXPECT_THAT(errors[1], HasSubstr("the disk is gone"));
   const auto kept = sorted_answers(read_text(out_)), all = sorted_answers(read_text(whole_));

@@ -28,7 +28,8 @@ CallableFunction callable(const Value& tool, bool all) {
   const Value& function = *set_member(tool, "function");
   CallableFunction callable{set_member(function, "name")->text()->bytes, "", true};
   const Value* strict = set_member(function, "strict");
-  if (strict && !strict->is<bool>()) refuse_value(kToolsPath, fmt::format("has the function {} with another value of strict than true and false", quote_text(callable.name)));
+  if (strict && !strict->is<bool>())
+    refuse_value(kToolsPath, fmt::format("has the function {} with another value of strict than true and false", quote_text(callable.name)));
   callable.strict = all || (strict && jinja::truth(*strict));
   if (const Value* parameters = set_member(function, "parameters")) callable.parameters = jinja::to_json(*parameters, {});
   return callable;
@@ -36,11 +37,12 @@ CallableFunction callable(const Value& tool, bool all) {
 
 /// The function that {"type": "function", "function": {"name": ...}} names.
 std::string chosen_name(const nlohmann::json& choice) {
-  const bool is_function = choice.is_object() && choice.value("type", nlohmann::json()) == "function" && choice.contains("function") && choice["function"].is_object() &&
-                           choice["function"].value("name", nlohmann::json()).is_string();
+  const bool is_function = choice.is_object() && choice.value("type", nlohmann::json()) == "function" && choice.contains("function") &&
+                           choice["function"].is_object() && choice["function"].value("name", nlohmann::json()).is_string();
   if (!is_function)
     refuse("unsupported_parameter", kToolChoicePath,
-           fmt::format(R"({} must be "none", "auto", "required" or {{"type": "function", "function": {{"name": ...}}}}, not {})", kToolChoicePath, shown_value(choice)));
+           fmt::format(R"({} must be "none", "auto", "required" or {{"type": "function", "function": {{"name": ...}}}}, not {})", kToolChoicePath,
+                       shown_value(choice)));
   return choice["function"]["name"].get<std::string>();
 }
 

@@ -10,8 +10,8 @@
 namespace flexgen {
 
 struct ToolChoice {
-  bool calls = false;   ///< the answer may call tools
-  bool forced = false;  ///< it must
+  bool calls = false;                                    ///< the answer may call tools
+  bool forced = false;                                   ///< it must
   std::shared_ptr<const GrammarSpec> grammar = nullptr;  ///< null: calls are as the model writes them
 };
 

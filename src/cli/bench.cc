@@ -36,7 +36,8 @@ namespace {
 class SyntheticLoad : public RequestSource, public CompletionSink {
  public:
   SyntheticLoad(const BenchOptions& options, const ModelConfig& config)
-      : vocab_(config.vocab_size), seed_(options.seed), prefixes_(options.shared_prefix, options.prefix_groups, options.num_prompts), shares_(options.engine.shares_prefixes()), random_(options.seed) {
+      : vocab_(config.vocab_size), seed_(options.seed), prefixes_(options.shared_prefix, options.prefix_groups, options.num_prompts),
+        shares_(options.engine.shares_prefixes()), random_(options.seed) {
     lengths_ = synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, config, random_);
     const auto whole = [](int64_t tokens) { return tokens / kSharedGrain * kSharedGrain; };
     for (int64_t i = 0; i < std::ssize(lengths_); ++i) {
@@ -50,7 +51,8 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
     request.key = static_cast<int64_t>(at_);
     request.prompt = prefixes_.draw(request.key, seed_, vocab_);
     request.shared_tokens = shared_tokens(request.key);
-    for (int64_t i = std::ssize(request.prompt); i < lengths_[at_].first; ++i) request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
+    for (int64_t i = std::ssize(request.prompt); i < lengths_[at_].first; ++i)
+      request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
     request.params.max_tokens = lengths_[at_].second;
     request.params.temperature = 0;
     request.params.ignore_eos = true;
@@ -62,8 +64,10 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
   /// Sequences that ended early as their logits were not finite have not done the work that is measured.
   void check_finite() const {
     if (not_finite_ > 0)
-      fail_io("{} of {} sequences have logits that are not finite and were not finished, so there are no figures: a weight is NaN or infinite, or values overflow; check the "
-              "checkpoint, or compute with more range (--compute-dtype f32)", not_finite_, lengths_.size());
+      fail_io(
+          "{} of {} sequences have logits that are not finite and were not finished, so there are no figures: a weight is NaN or infinite, or values overflow; check the "
+          "checkpoint, or compute with more range (--compute-dtype f32)",
+          not_finite_, lengths_.size());
   }
   Workload workload;
 
@@ -106,13 +110,17 @@ std::string checkpoint_of(const BenchOptions& options) {
   std::replace(name.begin(), name.end(), '/', '-');  // of the id of a model in the Hub's cache
   std::string directory = (root / fmt::format("dummy-{}-{}", name, options.dtype)).string();
   DType dtype = options.dtype == "f32" ? DType::kF32 : options.dtype == "f16" ? DType::kF16 : DType::kBF16;
-  parse_config(config, "", is_directory ? (fs::path(model) / "config.json").string() : model, options.engine.model.ignored_config_fields);  // what is wrong is said of the file that was given
+  parse_config(config, "", is_directory ? (fs::path(model) / "config.json").string() : model,
+               options.engine.model.ignored_config_fields);  // what is wrong is said of the file that was given
   int64_t announced = 0;
-  ensure_dummy_checkpoint(directory, config, dtype, 1, [&](int64_t done, int64_t total) {
-    if (done - announced < 2 * kGiB && done < total) return;
-    announced = done;
-    spdlog::info("writing dummy weights to {}: {} of {}", directory, format_bytes(done), format_bytes(total));
-  }, options.engine.model.ignored_config_fields);
+  ensure_dummy_checkpoint(
+      directory, config, dtype, 1,
+      [&](int64_t done, int64_t total) {
+        if (done - announced < 2 * kGiB && done < total) return;
+        announced = done;
+        spdlog::info("writing dummy weights to {}: {} of {}", directory, format_bytes(done), format_bytes(total));
+      },
+      options.engine.model.ignored_config_fields);
   return directory;
 }
 
@@ -128,8 +136,11 @@ void print_table(const BenchOptions& flags, const std::string& text) {
 
 nlohmann::ordered_json prediction_json(const Plan& plan) {
   const Prediction& predicted = plan.prediction;
-  nlohmann::ordered_json json{{"time_s", predicted.time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
-                              {"program_time_s", plan.program_time_s}, {"planning_s", plan.planning_s}};
+  nlohmann::ordered_json json{{"time_s", predicted.time_s},
+                              {"steps", predicted.steps},
+                              {"bound_s", predicted.bound_s},
+                              {"program_time_s", plan.program_time_s},
+                              {"planning_s", plan.planning_s}};
   if (predicted.load_time_s) json["load_time_s"] = *predicted.load_time_s;
   for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) json["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   return json;
@@ -171,15 +182,21 @@ int bench_together(const BenchOptions& flags, Team& team) {
       report = engine.follow();
     }
     const Policy& policy = engine.policy();
-    json["policy"] = {{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"num_groups", policy.num_groups},
-                      {"max_rows", policy.max_rows}, {"buffers", policy.buffers}};
+    json["policy"] = {{"micro_batch_size", policy.micro_batch_size},
+                      {"num_micro_batches", policy.num_micro_batches},
+                      {"num_groups", policy.num_groups},
+                      {"max_rows", policy.max_rows},
+                      {"buffers", policy.buffers}};
     const std::vector<std::string> blocks = all_gather(team.world(), std::to_string(engine.blocks().second));
     json["stages"] = fmt::format("{}", fmt::join(blocks, ":"));
     predicted = engine.plan().prediction;
     json["predicted"] = prediction_json(engine.plan());
     for (const Candidate& tried : engine.plan().candidates)
-      json["predicted"]["candidates"].push_back({{"micro_batch_size", tried.policy.micro_batch_size}, {"num_micro_batches", tried.policy.num_micro_batches},
-                                                 {"num_groups", tried.policy.num_groups}, {"max_rows", tried.policy.max_rows}, {"time_s", tried.time_s}});
+      json["predicted"]["candidates"].push_back({{"micro_batch_size", tried.policy.micro_batch_size},
+                                                 {"num_micro_batches", tried.policy.num_micro_batches},
+                                                 {"num_groups", tried.policy.num_groups},
+                                                 {"max_rows", tried.policy.max_rows},
+                                                 {"time_s", tried.time_s}});
     for (const LinkSpeed& link : engine.links())
       json["links"].push_back({{"bytes_per_s", link.bytes_per_s}, {"delay_s", link.delay_s}, {"large_delay_s", link.large_delay_s}});
     own = report;
@@ -255,8 +272,10 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   doubt_if_faster(engine, flags.engine, report);
   if (peaks) print_table(flags, bound_table(*peaks, bound, report));
   if (engine.device()) {
-    const int64_t used = engine.device()->total_bytes() - engine.device()->free_bytes(), planned_there = engine.memory().bytes(Tier::kGpu) + engine.device()->kernel_bytes();
-    print_table(flags, fmt::format("GPU memory in use {}: {} planned, and {} of the context, code and other programs\n", format_bytes(used), format_bytes(planned_there), format_bytes(used - planned_there)));
+    const int64_t used = engine.device()->total_bytes() - engine.device()->free_bytes(),
+                  planned_there = engine.memory().bytes(Tier::kGpu) + engine.device()->kernel_bytes();
+    print_table(flags, fmt::format("GPU memory in use {}: {} planned, and {} of the context, code and other programs\n", format_bytes(used),
+                                   format_bytes(planned_there), format_bytes(used - planned_there)));
   }
   print_table(flags, fmt::format("peak RSS {}: {} planned and {} beside it\n", format_bytes(peak), format_bytes(promised), format_bytes(peak - promised)));
   nlohmann::ordered_json json;
@@ -277,8 +296,10 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     json["bound_s"] = bound.seconds();
     json["bound_lane"] = bound.busiest();
     json["bounds_s"] = {{"compute", bound.compute_s}, {"disk_read", bound.disk_read_s}, {"disk_write", bound.disk_write_s}};
-    json["peaks"] = {{"matmul_flops_per_s", peaks->matmul_flops_per_s}, {"ram_read_bytes_per_s", peaks->ram_read_bytes_per_s},
-                     {"disk_read_bytes_per_s", peaks->disk_read_bytes_per_s}, {"disk_write_bytes_per_s", peaks->disk_write_bytes_per_s}};
+    json["peaks"] = {{"matmul_flops_per_s", peaks->matmul_flops_per_s},
+                     {"ram_read_bytes_per_s", peaks->ram_read_bytes_per_s},
+                     {"disk_read_bytes_per_s", peaks->disk_read_bytes_per_s},
+                     {"disk_write_bytes_per_s", peaks->disk_write_bytes_per_s}};
   }
   if (engine.device()) {
     json["gpu"] = engine.device()->name();
@@ -287,8 +308,10 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
   }
   if (peaks && peaks->device) {
     json["bounds_s"].update({{"h2d", bound.h2d_s}, {"d2h", bound.d2h_s}, {"cpu", bound.cpu_s}});
-    json["peaks"].update({{"gpu_matmul_flops_per_s", peaks->device->matmul_flops_per_s}, {"gpu_memory_bytes_per_s", peaks->device->memory_bytes_per_s},
-                          {"h2d_bytes_per_s", peaks->device->h2d_bytes_per_s}, {"d2h_bytes_per_s", peaks->device->d2h_bytes_per_s}});
+    json["peaks"].update({{"gpu_matmul_flops_per_s", peaks->device->matmul_flops_per_s},
+                          {"gpu_memory_bytes_per_s", peaks->device->memory_bytes_per_s},
+                          {"h2d_bytes_per_s", peaks->device->h2d_bytes_per_s},
+                          {"d2h_bytes_per_s", peaks->device->d2h_bytes_per_s}});
   }
   json["peak_rss_bytes"] = peak;
   json["planned_cpu_bytes"] = promised;
@@ -305,9 +328,14 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
     json["simulated"]["time_s"] = simulated.elapsed_s;
     for (const LaneReport& lane : simulated.lanes) json["simulated"]["lanes"][lane.name()] = lane.stats.busy_s;
   }
-  json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size}, {"num_micro_batches", engine.policy().num_micro_batches},
-                    {"max_rows", engine.policy().max_rows}, {"max_choosing_rows", engine.policy().max_choosing_rows}, {"hottest_first", engine.policy().hottest_first}, {"buffers", engine.policy().buffers},
-                    {"weights", engine.policy().weights.to_string()}, {"kv_cache", engine.policy().kv_cache.to_string()},
+  json["policy"] = {{"micro_batch_size", engine.policy().micro_batch_size},
+                    {"num_micro_batches", engine.policy().num_micro_batches},
+                    {"max_rows", engine.policy().max_rows},
+                    {"max_choosing_rows", engine.policy().max_choosing_rows},
+                    {"hottest_first", engine.policy().hottest_first},
+                    {"buffers", engine.policy().buffers},
+                    {"weights", engine.policy().weights.to_string()},
+                    {"kv_cache", engine.policy().kv_cache.to_string()},
                     {"activations", engine.policy().activations.to_string()}};
   for (const LaneReport& lane : report.lanes)
     json["lanes"][lane.name()] = {{"busy_s", lane.stats.busy_s}, {"bytes", lane.stats.bytes}, {"operations", lane.stats.operations}};

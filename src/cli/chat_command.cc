@@ -57,7 +57,8 @@ class Talk : public RequestSource, public CompletionSink {
     if (completion.reason == FinishReason::kCancelled) print_note("(stopped)\n");
     if (completion.reason == FinishReason::kLength) {
       const bool full = most_generated_ < options_.params.max_tokens;
-      print_note("{}\n", full ? fmt::format("(cut off: the conversation has its {} tokens; /clear begins a new one)", most_tokens_) : fmt::format("(cut off after --max-tokens {})", most_generated_));
+      print_note("{}\n", full ? fmt::format("(cut off: the conversation has its {} tokens; /clear begins a new one)", most_tokens_)
+                              : fmt::format("(cut off after --max-tokens {})", most_generated_));
     }
     const ChatAnswer answer = read_chat_answer(completion.text, form_);
     std::vector<jinja::Dict::Item> message{{"role", "assistant"}, {"content", answer.content.value_or("")}};
@@ -102,7 +103,9 @@ class Talk : public RequestSource, public CompletionSink {
     check_prompt_tokens(request.prompt, vocab_size_);
     // Nothing is dropped in silence: who wants to go on begins anew, or gives more room.
     if (size >= most_tokens_)
-      fail_user("with this the conversation has {} tokens, and there is room for {} (--max-model-len), the answer included; nothing of it was sent. Say less, or begin a new one with /clear", size, most_tokens_);
+      fail_user(
+          "with this the conversation has {} tokens, and there is room for {} (--max-model-len), the answer included; nothing of it was sent. Say less, or begin a new one with /clear",
+          size, most_tokens_);
     most_generated_ = request.params.max_tokens = std::min(request.params.max_tokens, most_tokens_ - size);
     // The next turn begins with the same tokens.
     if (options_.engine.shares_prefixes()) request.shared_tokens = size;

@@ -44,8 +44,11 @@ std::string bash_script(const ProgramSpec& program) {
       "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
       "    case ${COMP_WORDS[i]} in -*) ;; *) command=${COMP_WORDS[i]}; break ;; esac\n"
       "  done\n";
-  text += fmt::format("  local commands={}\n  case $command in\n    '') COMPREPLY=($(compgen -W \"$commands --help --help-all --version\" -- \"$word\")); return ;;\n", quoted(fmt::format("{}", fmt::join(command_names(program), " "))));
-  text += "    help) COMPREPLY=($(compgen -W \"$commands\" -- \"$word\")); return ;;\n    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$word\")); return ;;\n";
+  text += fmt::format(
+      "  local commands={}\n  case $command in\n    '') COMPREPLY=($(compgen -W \"$commands --help --help-all --version\" -- \"$word\")); return ;;\n",
+      quoted(fmt::format("{}", fmt::join(command_names(program), " "))));
+  text +=
+      "    help) COMPREPLY=($(compgen -W \"$commands\" -- \"$word\")); return ;;\n    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- \"$word\")); return ;;\n";
   for (const CommandSpec& command : program.commands) {
     text += "    " + command.name + ")\n      case $before in\n";
     std::vector<std::string> names;
@@ -55,14 +58,22 @@ std::string bash_script(const ProgramSpec& program) {
       if (pattern.empty()) continue;
       switch (completes(flag)) {
         case Completes::kNone: break;
-        case Completes::kChoice: text += fmt::format("        {}) COMPREPLY=($(compgen -W {} -- \"$word\")); return ;;\n", pattern, quoted(fmt::format("{}", fmt::join(flag.choices, " ")))); break;
-        case Completes::kFolder: text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- \"$word\")); return ;;\n", pattern); break;
-        case Completes::kFile: text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n", pattern); break;
+        case Completes::kChoice:
+          text += fmt::format("        {}) COMPREPLY=($(compgen -W {} -- \"$word\")); return ;;\n", pattern,
+                              quoted(fmt::format("{}", fmt::join(flag.choices, " "))));
+          break;
+        case Completes::kFolder:
+          text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- \"$word\")); return ;;\n", pattern);
+          break;
+        case Completes::kFile:
+          text += fmt::format("        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n", pattern);
+          break;
         case Completes::kAny: text += fmt::format("        {}) return ;;\n", pattern); break;
       }
     }
-    text += fmt::format("      esac\n      case $word in\n        -*) COMPREPLY=($(compgen -W {} -- \"$word\")) ;;\n        *) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")) ;;\n      esac ;;\n",
-                        quoted(fmt::format("{}", fmt::join(names, " "))));
+    text += fmt::format(
+        "      esac\n      case $word in\n        -*) COMPREPLY=($(compgen -W {} -- \"$word\")) ;;\n        *) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$word\")) ;;\n      esac ;;\n",
+        quoted(fmt::format("{}", fmt::join(names, " "))));
   }
   return text + "  esac\n}\ncomplete -F _flexgen flexgen\n";
 }
@@ -94,11 +105,13 @@ std::string zsh_flag(const FlagSpec& flag) {
 }
 
 std::string zsh_script(const ProgramSpec& program) {
-  std::string text = "#compdef flexgen\n# Completion of flexgen for zsh: put this file as _flexgen into a folder of $fpath.\n_flexgen() {\n  local -a commands\n  commands=(\n";
+  std::string text =
+      "#compdef flexgen\n# Completion of flexgen for zsh: put this file as _flexgen into a folder of $fpath.\n_flexgen() {\n  local -a commands\n  commands=(\n";
   for (const CommandSpec& command : program.commands) text += fmt::format("    '{}:{}'\n", command.name, zsh_text(command.description));
-  text += "    'help:say what a command does'\n    'completion:print completions for a shell'\n  )\n"
-          "  if (( CURRENT == 2 )); then _describe command commands; return; fi\n  local command=${words[2]}\n  shift words; (( CURRENT-- ))\n  case $command in\n"
-          "    help) _describe command commands ;;\n    completion) _values shell bash zsh fish ;;\n";
+  text +=
+      "    'help:say what a command does'\n    'completion:print completions for a shell'\n  )\n"
+      "  if (( CURRENT == 2 )); then _describe command commands; return; fi\n  local command=${words[2]}\n  shift words; (( CURRENT-- ))\n  case $command in\n"
+      "    help) _describe command commands ;;\n    completion) _values shell bash zsh fish ;;\n";
   for (const CommandSpec& command : program.commands) {
     text += "  " + command.name + ") _arguments -s \\\n";
     for (const FlagSpec& flag : command.flags) text += zsh_flag(flag);
@@ -114,8 +127,10 @@ std::string fish_script(const ProgramSpec& program) {
     return out + "'";
   };
   std::string text = "# Completion of flexgen for fish: put this file as flexgen.fish into ~/.config/fish/completions.\n";
-  for (const CommandSpec& command : program.commands) text += fmt::format("complete -c flexgen -n __fish_use_subcommand -f -a {} -d {}\n", command.name, text_of(command.description));
-  text += "complete -c flexgen -n __fish_use_subcommand -f -a help -d 'say what a command does'\ncomplete -c flexgen -n __fish_use_subcommand -f -a completion -d 'print completions for a shell'\n";
+  for (const CommandSpec& command : program.commands)
+    text += fmt::format("complete -c flexgen -n __fish_use_subcommand -f -a {} -d {}\n", command.name, text_of(command.description));
+  text +=
+      "complete -c flexgen -n __fish_use_subcommand -f -a help -d 'say what a command does'\ncomplete -c flexgen -n __fish_use_subcommand -f -a completion -d 'print completions for a shell'\n";
   text += "complete -c flexgen -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'\n";
   for (const CommandSpec& command : program.commands)
     for (const FlagSpec& flag : command.flags) {

@@ -19,7 +19,9 @@ std::string listed(const std::vector<std::string>& names) {
   return fmt::format("{} and {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back());
 }
 
-std::string not_among(const std::string& text, const std::vector<std::string>& among) { return fmt::format("there is no '{}', but {}{}", text, listed(among), did_you_mean(text, among)); }
+std::string not_among(const std::string& text, const std::vector<std::string>& among) {
+  return fmt::format("there is no '{}', but {}{}", text, listed(among), did_you_mean(text, among));
+}
 
 /// A decimal number. CLI11 alone takes octal and hexadecimal ones, and NaN passes for a number within any range.
 template <typename T>
@@ -60,7 +62,9 @@ CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std:
   return option->get_positional() ? option : option->expected(1)->take_all();
 }
 
-CLI::Option* CommandDefinition::flag(const std::string& names, bool& value, const std::string& description) { return added(app.add_flag(names, value, description), ""); }
+CLI::Option* CommandDefinition::flag(const std::string& names, bool& value, const std::string& description) {
+  return added(app.add_flag(names, value, description), "");
+}
 
 CLI::Validator CommandDefinition::whole_number(uint64_t low, uint64_t high) {
   return CLI::Validator(
@@ -75,7 +79,8 @@ CLI::Validator CommandDefinition::whole_number(uint64_t low, uint64_t high) {
       "");
 }
 
-CLI::Option* CommandDefinition::real(const std::string& names, double& value, double low, double high, const std::string& description, const std::string& type) {
+CLI::Option* CommandDefinition::real(const std::string& names, double& value, double low, double high, const std::string& description,
+                                     const std::string& type) {
   return added(app.add_option(names, value, description), type)
       ->check(CLI::Validator(
           [low, high](std::string& text) -> std::string {
@@ -86,11 +91,15 @@ CLI::Option* CommandDefinition::real(const std::string& names, double& value, do
           ""));
 }
 
-CLI::Option* CommandDefinition::choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description, const std::string& type) {
+CLI::Option* CommandDefinition::choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description,
+                                       const std::string& type) {
   CLI::Option* option = added(app.add_option(names, value, description), type);
   choices[option] = among;
   return option->check(CLI::Validator(
-      [among = std::move(among)](std::string& text) { return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among); }, ""));
+      [among = std::move(among)](std::string& text) {
+        return std::find(among.begin(), among.end(), text) != among.end() ? std::string() : not_among(text, among);
+      },
+      ""));
 }
 
 CLI::Option* CommandDefinition::choice_list(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description) {
@@ -124,7 +133,8 @@ void CommandDefinition::add_general_flags() {
   text("--config", general.config_file, "TOML file with flags: keys such as cpu-memory, for one command alone under [run-batch]", "FILE");
   CLI::Option* quiet = flag("-q,--quiet", general.quiet, "errors and warnings alone: no progress, no tables");
   CLI::Option* verbose = flag("-v,--verbose", general.verbose, "as --log-level debug");
-  CLI::Option* level = choice("--log-level", general.log_level, {"debug", "info", "warning", "error"}, "the least that is worth a line", "LEVEL")->capture_default_str();
+  CLI::Option* level =
+      choice("--log-level", general.log_level, {"debug", "info", "warning", "error"}, "the least that is worth a line", "LEVEL")->capture_default_str();
   quiet->excludes(verbose)->excludes(level);
   verbose->excludes(level);
 }

@@ -2,8 +2,8 @@
 
 #include "cli/command_definitions.h"
 
-#include <charconv>
 #include <fmt/ranges.h>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -13,21 +13,26 @@ namespace flexgen {
 namespace {
 
 constexpr const char* kNoSpecialTokens = "the tokenizer puts no token (BOS) before a text, as where a chat template has written it out already";
-constexpr const char* kModelOrShapeHelp = "checkpoint directory, a GGUF file, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
-constexpr const char* kSkipTokenizer = "do without the tokenizer: prompts are token ids, and answers give token ids and no text (so it is anyway for a model without tokenizer files)";
+constexpr const char* kModelOrShapeHelp =
+    "checkpoint directory, a GGUF file, the id of a model in the Hub's local cache, a config.json, or a shape such as opt-6.7b or llama-3.1-8b";
+constexpr const char* kSkipTokenizer =
+    "do without the tokenizer: prompts are token ids, and answers give token ids and no text (so it is anyway for a model without tokenizer files)";
 constexpr double kMostSkew = 4;
 constexpr int64_t kManyBytes = int64_t{1} << 40;
 
 /// For commands whose answers may end early; what is not said here is what is kept, or all of max_tokens.
 void add_expected_tokens(CommandDefinition& command, int64_t& tokens, const std::string& otherwise) {
-  command.whole_within("--expected-tokens", tokens, 1, kManyTokens, "tokens that an answer takes on average, for planning alone: memory is kept for all of its max_tokens (default: " + otherwise + ")");
+  command.whole_within("--expected-tokens", tokens, 1, kManyTokens,
+                       "tokens that an answer takes on average, for planning alone: memory is kept for all of its max_tokens (default: " + otherwise + ")");
 }
 
 void add_team_flags(CommandDefinition& command, TeamFlags* flags) {
   command.begin_group("Several processes (started by mpirun or srun)", true);
-  command.whole_within("--pipeline-stages", flags->pipeline_stages, 1, 1 << 16, "processes that share the model's layers (default: all); more processes make replicas, which share the lines", "P");
+  command.whole_within("--pipeline-stages", flags->pipeline_stages, 1, 1 << 16,
+                       "processes that share the model's layers (default: all); more processes make replicas, which share the lines", "P");
   command.text("--stages", flags->stage_split, "blocks of the model for each stage, like 10:22 (default: by their budgets and threads)", "N:N:...");
-  command.real("--rank-timeout", flags->rank_timeout_s, 1.0, 86400.0, "seconds after which a silent process is given up, and the job with it", "S")->capture_default_str();
+  command.real("--rank-timeout", flags->rank_timeout_s, 1.0, 86400.0, "seconds after which a silent process is given up, and the job with it", "S")
+      ->capture_default_str();
 }
 
 void add_choice_flags(CommandDefinition& command, ChoiceParams* params) {
@@ -36,7 +41,9 @@ void add_choice_flags(CommandDefinition& command, ChoiceParams* params) {
   command.whole_within("--top-k", params->top_k, 0, kManyTokens, "from the k likeliest tokens; 0: all", "K")->capture_default_str();
 }
 
-void add_stop_flag(CommandDefinition& command, SamplingParams* params) { command.texts("--stop", params->stop, "end before this text (may be given several times)", "TEXT"); }
+void add_stop_flag(CommandDefinition& command, SamplingParams* params) {
+  command.texts("--stop", params->stop, "end before this text (may be given several times)", "TEXT");
+}
 
 /// "a, b" is a and b: a list as people write it, without the blanks around its parts. One in double quotes (two of them stand for one) is what is between them.
 std::vector<std::string> parts_of_list(const std::string& text, const char* flag) {
@@ -85,9 +92,14 @@ class RunBatchDefinition : public CommandDefinition {
  public:
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
     add_model(*this, &options_.model, &engine_.flags.model);
-    text("-i,--input,--input-file", options_.input, "JSONL file of requests to /v1/completions and /v1/chat/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input", "IN.jsonl")->required();
+    text(
+        "-i,--input,--input-file", options_.input,
+        "JSONL file of requests to /v1/completions and /v1/chat/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input",
+        "IN.jsonl")
+        ->required();
     text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
-    text("--error-output", options_.error_output, "at the end, put the records of lines that have no answer there, as OpenAI does (default: they stay among the answers)", "FILE");
+    text("--error-output", options_.error_output,
+         "at the end, put the records of lines that have no answer there, as OpenAI does (default: they stay among the answers)", "FILE");
     flag("--in-order", options_.in_order, "at the end, put the records into the order of the lines");
     flag("--overwrite", options_.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
     flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any line is bad (without it, if lines are bad and none is answered)");
@@ -96,7 +108,10 @@ class RunBatchDefinition : public CommandDefinition {
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
     json(options_.json, options_.json_file, "a summary of the run");
     flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
-    text("--shard", options_.shard, "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts", "I/N");
+    text(
+        "--shard", options_.shard,
+        "do part I (from 0) of N of the lines, into OUT.I-of-N.jsonl; 'auto' takes both from a Slurm array, 'auto/N' I from a Slurm array or a Kubernetes indexed Job; flexgen merge joins the parts",
+        "I/N");
     add_expected_tokens(*this, options_.expected_tokens, "as the answers that an earlier run has left, if there are 32; else all of its max_tokens");
     add_engine_flags(*this, &engine_);
     add_team_flags(*this, &options_.team);
@@ -123,12 +138,17 @@ class MapDefinition : public CommandDefinition {
   MapDefinition() : CommandDefinition("map", "answer a prompt for each row of a table; run it again after a stop, and it goes on") {
     add_model(*this, &options_.model, &engine_.flags.model);
     text("-i,--input,--input-file", options_.input, "the table: .csv, .tsv or .jsonl (also .gz, .zst, UTF-16)", "TABLE")->required();
-    text("-o,--output,--output-file", options_.output, "the same rows with the answers, written once all are there: .csv, .tsv or .jsonl; the job's files lie beside it", "TABLE");
-    CLI::Option* file = text("-t,--template", options_.template_file, "the prompt of a row, in Jinja: {{ name }} is the row's column 'name', {{ row['a name'] }} any, {% for e in examples %} the examples", "FILE");
+    text("-o,--output,--output-file", options_.output,
+         "the same rows with the answers, written once all are there: .csv, .tsv or .jsonl; the job's files lie beside it", "TABLE");
+    CLI::Option* file =
+        text("-t,--template", options_.template_file,
+             "the prompt of a row, in Jinja: {{ name }} is the row's column 'name', {{ row['a name'] }} any, {% for e in examples %} the examples", "FILE");
     text("--prompt-template", options_.prompt_template, "the same, as a text", "TEXT")->excludes(file);
-    text("--output-column", options_.output_column, "where answers go (with --json-schema: the whole answer as well, if this is given)", "NAME")->capture_default_str();
+    text("--output-column", options_.output_column, "where answers go (with --json-schema: the whole answer as well, if this is given)", "NAME")
+        ->capture_default_str();
     whole_within("--dry-run", options_.dry_run, 1, kManyTokens, "print the first N prompts and do nothing more; the model is not loaded");
-    flag("--overwrite", options_.overwrite, "replace an output that is there, and answers of another table, template or model (a job that matches goes on all the same)");
+    flag("--overwrite", options_.overwrite,
+         "replace an output that is there, and answers of another table, template or model (a job that matches goes on all the same)");
     flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any row cannot be asked (without it, if none can)");
     json(options_.json, options_.json_file, "a summary of the run, with the figures of --answer-column,");
     add_expected_tokens(*this, options_.expected_tokens, "as the answers that an earlier run has left, if there are 32; else all of --max-tokens");
@@ -146,9 +166,11 @@ class MapDefinition : public CommandDefinition {
     if (options_.dry_run > 0 && options_.json) fail_user("--dry-run prints prompts alone; leave --json out");
     options_.keeps_answer = given("--output-column");
     if (!options_.examples.empty() && options_.shots == 0) fail_user("--examples {}: say how many with --shots", options_.examples);
-    if (!options_.json_schema.empty() && !options_.positive_label.empty()) fail_user("--positive-label {}: with --json-schema there are several answers a row; leave it out", options_.positive_label);
+    if (!options_.json_schema.empty() && !options_.positive_label.empty())
+      fail_user("--positive-label {}: with --json-schema there are several answers a row; leave it out", options_.positive_label);
     read_choices();
-    if (options_.chat && options_.truncate == "right") fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
+    if (options_.chat && options_.truncate == "right")
+      fail_user("--truncate right: a conversation would lose its end, where the model begins to speak; use left, or a template that cuts its texts");
     options_.sampling_json = sampling();
     return options_;
   }
@@ -156,15 +178,27 @@ class MapDefinition : public CommandDefinition {
  private:
   void add_asking() {
     begin_group("What is asked, and how answers are read");
-    CLI::Option* examples = text("--examples", options_.examples, "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
-    CLI::Option* shots = whole_within("--shots", options_.shots, 1, 10000, "so many of them, chosen once, before each prompt: as the template has them, or else written by it one after the other", "K")->needs(examples);
+    CLI::Option* examples =
+        text("--examples", options_.examples, "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
+    CLI::Option* shots =
+        whole_within("--shots", options_.shots, 1, 10000,
+                     "so many of them, chosen once, before each prompt: as the template has them, or else written by it one after the other", "K")
+            ->needs(examples);
     flag("--balanced", options_.balanced, "as many examples of each answer")->needs(shots);
-    CLI::Option* choices = texts("--choices", options_.choices, "answer with one of these, by the sum of their tokens' logprobs; blanks around one are left out, and one in double quotes may have commas and blanks", "TEXT,...");
+    CLI::Option* choices = texts(
+        "--choices", options_.choices,
+        "answer with one of these, by the sum of their tokens' logprobs; blanks around one are left out, and one in double quotes may have commas and blanks",
+        "TEXT,...");
     CLI::Option* schema = text("--json-schema", options_.json_schema, "answer with JSON that fits this schema; its properties become columns", "FILE");
     schema->excludes(choices);
-    CLI::Option* answers = text("--answer-column", options_.answer_column, "the column with the right answers (with --json-schema as a JSON object): say how many are right, and precision, recall and F1", "NAME");
-    text("--positive-label", options_.positive_label, "precision, recall and F1 are of this answer (default: the mean of those of all)", "TEXT")->needs(answers);
-    choice("--truncate", options_.truncate, {"left", "right", "refuse"}, "what a prompt loses that the model has not enough positions for: its beginning, its end, or the row its answer")->capture_default_str();
+    CLI::Option* answers =
+        text("--answer-column", options_.answer_column,
+             "the column with the right answers (with --json-schema as a JSON object): say how many are right, and precision, recall and F1", "NAME");
+    text("--positive-label", options_.positive_label, "precision, recall and F1 are of this answer (default: the mean of those of all)", "TEXT")
+        ->needs(answers);
+    choice("--truncate", options_.truncate, {"left", "right", "refuse"},
+           "what a prompt loses that the model has not enough positions for: its beginning, its end, or the row its answer")
+        ->capture_default_str();
     CLI::Option* chat = flag("--chat", options_.chat, "a prompt is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what each conversation begins with", "TEXT")->needs(chat);
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
@@ -226,7 +260,8 @@ class GenerateDefinition : public CommandDefinition {
     begin_group("Sampling");
     add_sampling_flags(*this, &params);
     flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
-    text("--json-schema", options_.json_schema, "the answer is JSON that follows the schema in this file; what a schema may have is in docs/structured_answers.md", "FILE");
+    text("--json-schema", options_.json_schema,
+         "the answer is JSON that follows the schema in this file; what a schema may have is in docs/structured_answers.md", "FILE");
     CLI::Option* chat = flag("--chat", options_.chat, "the text is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what the conversation begins with", "TEXT")->needs(chat);
     text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
@@ -238,9 +273,12 @@ class GenerateDefinition : public CommandDefinition {
     options_.engine = checked_engine_flags(engine_, app);
     refuse_empty_stops(options_.params.stop);
     if (options_.chat && options_.no_special_tokens) fail_user("--no-special-tokens: a chat template writes all tokens out itself; leave it out, or --chat");
-    if (options_.stats && (general.quiet || general.log_level == "warning" || general.log_level == "error")) fail_user("--stats: nothing is said with --quiet; leave one of them out");
-    if (!options_.json_schema.empty() && (options_.params.min_tokens > 0 || options_.params.ignore_eos)) fail_user("--json-schema: the schema says where the answer ends; leave --min-tokens and --ignore-eos out");
-    if (options_.params.min_tokens > options_.params.max_tokens) fail_user("--min-tokens {}: more than --max-tokens ({})", options_.params.min_tokens, options_.params.max_tokens);
+    if (options_.stats && (general.quiet || general.log_level == "warning" || general.log_level == "error"))
+      fail_user("--stats: nothing is said with --quiet; leave one of them out");
+    if (!options_.json_schema.empty() && (options_.params.min_tokens > 0 || options_.params.ignore_eos))
+      fail_user("--json-schema: the schema says where the answer ends; leave --min-tokens and --ignore-eos out");
+    if (options_.params.min_tokens > options_.params.max_tokens)
+      fail_user("--min-tokens {}: more than --max-tokens ({})", options_.params.min_tokens, options_.params.max_tokens);
     return options_;
   }
 
@@ -267,17 +305,26 @@ class BenchDefinition : public CommandDefinition {
   BenchDefinition() : CommandDefinition("bench", "measure a model or a shape, with the bound and the efficiency") {
     text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|GGUF|ID|SHAPE")->required();
     add_model_flags(*this, &engine_.flags.model);
-    choice("--load-format", options_.load_format, {"auto", "dummy", "checkpoint"}, "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")->capture_default_str();
+    choice("--load-format", options_.load_format, {"auto", "dummy", "checkpoint"},
+           "checkpoint: real weights; dummy: random ones, written once and kept; auto: checkpoint if there is one")
+        ->capture_default_str();
     choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of dummy weights: bf16, f16, f32")->capture_default_str();
-    text("--dummy-dir", options_.dummy_directory, "where dummy weights are kept (default: FLEXGEN_CACHE_DIR, flexgen in XDG_CACHE_HOME, or ~/.cache/flexgen)", "DIR");
+    text("--dummy-dir", options_.dummy_directory, "where dummy weights are kept (default: FLEXGEN_CACHE_DIR, flexgen in XDG_CACHE_HOME, or ~/.cache/flexgen)",
+         "DIR");
     text("--prompt-len", prompt_len_, "tokens per prompt, or a range like 64:512", "N|A:B")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate, or a range", "N|A:B")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
-    wholes("--shared-prefix", options_.shared_prefix, 0, kManyTokens, ',', "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on", "N,...");
-    wholes("--prefix-groups", options_.prefix_groups, 1, kManyTokens, ',',
-           "groups of as many prompts each, every one with a shared prefix of its own (default: one); with several prefixes a number for each: of groups inside each group of the one before", "G,...");
+    wholes("--shared-prefix", options_.shared_prefix, 0, kManyTokens, ',',
+           "of these tokens, the first N are the same in all prompts of a group; N,M,...: the next M in all prompts of a group inside it, and so on", "N,...");
+    wholes(
+        "--prefix-groups", options_.prefix_groups, 1, kManyTokens, ',',
+        "groups of as many prompts each, every one with a shared prefix of its own (default: one); with several prefixes a number for each: of groups inside each group of the one before",
+        "G,...");
     whole("--seed", options_.seed, 0, "of weights, prompts and lengths")->capture_default_str();
-    real("--expert-skew", skew_, 0.0, kMostSkew, "of a mixture with dummy weights: experts are drawn, the n-th most frequent one of a block as often as 1 / n^S; 0: all alike (default: the routers choose, whose weights are random)", "S");
+    real(
+        "--expert-skew", skew_, 0.0, kMostSkew,
+        "of a mixture with dummy weights: experts are drawn, the n-th most frequent one of a block as often as 1 / n^S; 0: all alike (default: the routers choose, whose weights are random)",
+        "S");
     json(options_.json, options_.json_file, "the figures");
     flag("--no-efficiency", options_.no_efficiency, "do not measure what the machine gives at most, nor compare the run with it: some ten seconds less");
     flag("--simulate", options_.simulate, "afterwards run the same job on simulated lanes at the speeds of the profile, as a second opinion on the prediction");
@@ -288,7 +335,8 @@ class BenchDefinition : public CommandDefinition {
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
     if (given("--expert-skew")) options_.expert_skew = skew_;
-    if (options_.expert_skew && !options_.peers.names.empty()) fail_user("--expert-skew: the routers of other programs (--peers) choose; leave one of them out");
+    if (options_.expert_skew && !options_.peers.names.empty())
+      fail_user("--expert-skew: the routers of other programs (--peers) choose; leave one of them out");
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
     check_prefixes();
@@ -318,13 +366,22 @@ class BenchDefinition : public CommandDefinition {
     begin_group("The same job by other programs", true);
     PeerFlags& peers = options_.peers;
     const std::vector<std::string> names(std::begin(kPeers), std::end(kPeers));
-    CLI::Option* option = texts("--peers", peers.names, "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)", "NAME,...")->delimiter(',');
+    CLI::Option* option =
+        texts("--peers", peers.names,
+              "run it by these too, afterwards, and compare: accelerate (Hugging Face), flexllmgen (FlexGen as published; OPT shapes, --backend cuda)",
+              "NAME,...")
+            ->delimiter(',');
     choices[option] = names;
     option->check(CLI::IsMember(names).description(""));
     text("--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
-    wholes("--peer-batch", peers.batch_sizes, 1, 1 << 20, ',', "batch sizes that accelerate tries; the fastest counts", "N,...")->capture_default_str()->needs(option);
+    wholes("--peer-batch", peers.batch_sizes, 1, 1 << 20, ',', "batch sizes that accelerate tries; the fastest counts", "N,...")
+        ->capture_default_str()
+        ->needs(option);
     whole("--peer-rounds", peers.rounds, 0, "batches that are run, the others are counted at their time; 0: all")->capture_default_str()->needs(option);
-    text("--peer-policy", peers.policy, "flexllmgen's own flags, or several sets of them with a semicolon between: the fastest counts (default: those of its published runs of the model)", "TEXT")->needs(option);
+    text("--peer-policy", peers.policy,
+         "flexllmgen's own flags, or several sets of them with a semicolon between: the fastest counts (default: those of its published runs of the model)",
+         "TEXT")
+        ->needs(option);
   }
 
   BenchOptions options_;
@@ -340,13 +397,16 @@ class EvalDefinition : public CommandDefinition {
     json(options_.json, options_.json_file, "the figures");
     begin_group("Perplexity of a text");
     CLI::Option* perplexity = text("--perplexity", options_.perplexity_file, "a UTF-8 text", "FILE");
-    whole_within("--window", options_.window, 1, kManyBytes, "tokens that go through the model together (default: its positions, up to 1024)")->needs(perplexity);
+    whole_within("--window", options_.window, 1, kManyBytes, "tokens that go through the model together (default: its positions, up to 1024)")
+        ->needs(perplexity);
     whole_within("--stride", options_.stride, 1, kManyBytes, "tokens between windows (default: half a window); those before are context")->needs(perplexity);
     whole_within("--text-tokens", options_.text_tokens, 1, kManyBytes, "use the first N tokens of the text (default: all)")->needs(perplexity);
     begin_group("Exact match");
     CLI::Option* task = text("--task", options_.task_file, "JSONL with prompt and answer", "FILE")->excludes(perplexity);
     text("--prompt-field", options_.prompt_field, "member that has the prompt", "NAME")->capture_default_str()->needs(task);
-    text("--answer-field", options_.answer_field, "member that has the reference; if it is a JSON object, its members are counted too", "NAME")->capture_default_str()->needs(task);
+    text("--answer-field", options_.answer_field, "member that has the reference; if it is a JSON object, its members are counted too", "NAME")
+        ->capture_default_str()
+        ->needs(task);
     whole_within("--max-tokens", options_.max_tokens, 1, kManyTokens, "tokens to generate at most")->capture_default_str()->needs(task);
     texts("--stop", options_.stop, "end before this text (may be given several times)", "TEXT")->needs(task);
     whole_within("--limit", options_.limit, 1, kManyBytes, "use the first N lines (default: all)")->needs(task);
@@ -380,7 +440,10 @@ class PlanDefinition : public CommandDefinition {
     add_expected_tokens(*this, options_.expected_tokens, "all of its max_tokens, or --gen-len");
     whole("--seed", options_.seed, 0, "of the lengths")->capture_default_str();
     choice("--dtype", options_.dtype, {"bf16", "f16", "f32"}, "of a shape's weights")->capture_default_str();
-    real("--expert-skew", skew_, 0.0, kMostSkew, "of a mixture: the n-th most frequent expert of a block is expected to be chosen as often as 1 / n^S; 0: all alike (default: as --expert-statistics has it, else all alike)", "S");
+    real(
+        "--expert-skew", skew_, 0.0, kMostSkew,
+        "of a mixture: the n-th most frequent expert of a block is expected to be chosen as often as 1 / n^S; 0: all alike (default: as --expert-statistics has it, else all alike)",
+        "S");
     json(options_.json, options_.json_file, "the plan");
     text("--plot", options_.plot_file, "write a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone", "FILE.html");
     add_engine_flags(*this, &engine_);
@@ -388,11 +451,13 @@ class PlanDefinition : public CommandDefinition {
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
     if (given("--expert-skew")) options_.expert_skew = skew_;
-    if (options_.expert_skew && !options_.engine.expert_statistics.empty()) fail_user("--expert-skew: --expert-statistics says how often experts are chosen; leave one of them out");
+    if (options_.expert_skew && !options_.engine.expert_statistics.empty())
+      fail_user("--expert-skew: --expert-statistics says how often experts are chosen; leave one of them out");
     options_.prompt_len = length_range(prompt_len_, "--prompt-len");
     options_.gen_len = length_range(gen_len_, "--gen-len");
     const std::string& plot = options_.plot_file;
-    if (given("--plot") && !plot.ends_with(".html") && !plot.ends_with(".htm") && !plot.ends_with(".svg")) fail_user("--plot {}: give a name that ends in .html (a page) or .svg (a picture)", plot);
+    if (given("--plot") && !plot.ends_with(".html") && !plot.ends_with(".htm") && !plot.ends_with(".svg"))
+      fail_user("--plot {}: give a name that ends in .html (a page) or .svg (a picture)", plot);
     if (!options_.input.empty())
       for (const char* flag : {"--prompt-len", "--gen-len", "--num-prompts", "--seed"})
         if (given(flag)) fail_user("{}: the lengths come from --input {}; leave one of them out", flag, options_.input);
@@ -426,7 +491,8 @@ class DoctorDefinition : public CommandDefinition {
   DoctorDefinition() : CommandDefinition("doctor", "say what this machine offers: CPU features, memory, disk speed") {
     text("--disk-dir", options_.disk_directory, "the disk to measure; up to 1 GiB is written there for a moment", "DIR")->capture_default_str();
     json(options_.json, options_.json_file, "it");
-    flag("--measure", options_.measure, "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
+    flag("--measure", options_.measure,
+         "measure every lane as the engine uses it (under a minute; nothing else should run), and keep the profile for the planner");
     flag("--disk-only", options_.disk_only, "with --measure: the disk alone (some 15 s), the rest as it is kept");
     text("-m,--model", options_.model, "with --measure: read this checkpoint's files, as a job will", "DIR|GGUF|ID");
     add_model_flags(*this, &options_.model_flags);
@@ -435,7 +501,8 @@ class DoctorDefinition : public CommandDefinition {
   Command finish() override {
     // What comes from the environment may be meant for other commands.
     auto typed = [&](const char* flag) { return given(flag) && !stand_ins.contains(flag); };
-    if (!options_.measure && (typed("--model") || typed("--threads") || typed("--disk-only"))) fail_user("doctor: --model, --threads and --disk-only go with --measure");
+    if (!options_.measure && (typed("--model") || typed("--threads") || typed("--disk-only")))
+      fail_user("doctor: --model, --threads and --disk-only go with --measure");
     for (const char* flag : {"--revision", "--ignore-config-field"})
       if (typed(flag) && options_.model.empty()) fail_user("doctor: {} goes with --model", flag);
     return options_;
@@ -467,7 +534,8 @@ void add_model(CommandDefinition& command, std::string* model, ModelFlags* flags
 
 void add_model_flags(CommandDefinition& command, ModelFlags* flags) {
   command.text("--revision", flags->revision, "of a model in the Hub's cache: a branch, a tag or a commit (default: main)", "NAME");
-  command.texts("--ignore-config-field", flags->ignored_config_fields, "a field of config.json that flexgen does not know and that changes nothing; NAME.INNER in an object (may be given several times)", "NAME");
+  command.texts("--ignore-config-field", flags->ignored_config_fields,
+                "a field of config.json that flexgen does not know and that changes nothing; NAME.INNER in an object (may be given several times)", "NAME");
 }
 
 std::vector<std::unique_ptr<CommandDefinition>> define_commands() {

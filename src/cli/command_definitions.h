@@ -37,13 +37,15 @@ class CommandDefinition {
   CLI::Option* texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type);
   /// Whole numbers, from 0 on; `delimiter`: between several of one word, 0: none.
   template <typename T>
-  CLI::Option* wholes(const std::string& names, std::vector<T>& values, uint64_t low, uint64_t high, char delimiter, const std::string& description, const std::string& type) {
+  CLI::Option* wholes(const std::string& names, std::vector<T>& values, uint64_t low, uint64_t high, char delimiter, const std::string& description,
+                      const std::string& type) {
     CLI::Option* option = added(app.add_option(names, values, description), type)->expected(1)->take_all()->check(whole_number(low, high));
     return delimiter ? option->delimiter(delimiter) : option;
   }
   CLI::Option* flag(const std::string& names, bool& value, const std::string& description);
   CLI::Option* real(const std::string& names, double& value, double low, double high, const std::string& description, const std::string& type = "X");
-  CLI::Option* choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description, const std::string& type = "NAME");
+  CLI::Option* choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description,
+                      const std::string& type = "NAME");
   /// One or several of `among`, with commas between, none twice.
   CLI::Option* choice_list(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description);
   template <typename T>
@@ -70,7 +72,8 @@ class CommandDefinition {
 };
 
 // What several commands say of their flags.
-inline constexpr const char* kModelHelp = "checkpoint directory as Hugging Face lays it out, a GGUF file, or the id of a model in the Hub's local cache; nothing is downloaded";
+inline constexpr const char* kModelHelp =
+    "checkpoint directory as Hugging Face lays it out, a GGUF file, or the id of a model in the Hub's local cache; nothing is downloaded";
 inline constexpr const char* kChatTemplate = "write conversations out by this Jinja template (default: the model's own)";
 inline constexpr int64_t kManyTokens = int64_t{1} << 31;
 /// --model of a command that needs a checkpoint, and what stands beside it.

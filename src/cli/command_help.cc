@@ -87,7 +87,8 @@ std::string usage_of(const CommandSpec& command) {
   for (const FlagSpec& flag : command.flags)
     if (flag.required && flag.positional.empty()) text += fmt::format(" {} {}", flag.names.front(), flag.type);
   for (const FlagSpec& flag : command.flags)
-    if (!flag.positional.empty()) text += flag.required ? " " + upper(flag.positional) : fmt::format(" [{}{}]", upper(flag.positional), flag.repeatable ? "..." : "");
+    if (!flag.positional.empty())
+      text += flag.required ? " " + upper(flag.positional) : fmt::format(" [{}{}]", upper(flag.positional), flag.repeatable ? "..." : "");
   return text;
 }
 
@@ -126,8 +127,9 @@ std::string man_exit_codes() {
   return text;
 }
 
-constexpr const char* kVariables = "Every flag can be given as an environment variable (--cpu-memory as FLEXGEN_CPU_MEMORY) or in a TOML file (--config FILE: cpu-memory = \"6GiB\"). "
-                                   "The command line comes before the environment, and that before the file.";
+constexpr const char* kVariables =
+    "Every flag can be given as an environment variable (--cpu-memory as FLEXGEN_CPU_MEMORY) or in a TOML file (--config FILE: cpu-memory = \"6GiB\"). "
+    "The command line comes before the environment, and that before the file.";
 
 }  // namespace
 
@@ -143,7 +145,8 @@ std::string command_help(const CommandSpec& command, bool all) {
     }
     if (!lines.empty()) text += "\n" + group + ":\n" + lines;
   }
-  if (hidden) text += "\n" + wrapped(fmt::format("flexgen {} --help-all shows the flags for placement, batching and precision too.", command.name), 0, 0) + "\n";
+  if (hidden)
+    text += "\n" + wrapped(fmt::format("flexgen {} --help-all shows the flags for placement, batching and precision too.", command.name), 0, 0) + "\n";
   return text + "\n" + wrapped(kVariables, 0, 0) + "\n\n" + exit_codes();
 }
 
@@ -154,8 +157,10 @@ std::string program_help(const ProgramSpec& program, bool all) {
     head.resize(16, ' ');
     text += head + wrapped(command.description, 16, 16) + "\n";
   }
-  text += "\nflexgen help COMMAND, or flexgen COMMAND --help, lists the flags of a command;\n--help-all lists all of them. flexgen --version says which version this is.\n"
-          "flexgen completion bash, zsh or fish prints completions for a shell.\n\n" + exit_codes();
+  text +=
+      "\nflexgen help COMMAND, or flexgen COMMAND --help, lists the flags of a command;\n--help-all lists all of them. flexgen --version says which version this is.\n"
+      "flexgen completion bash, zsh or fish prints completions for a shell.\n\n" +
+      exit_codes();
   if (all)
     for (const CommandSpec& command : program.commands) text += "\n\n" + command_help(command, true);
   return text;
@@ -175,7 +180,8 @@ std::string command_man_page(const CommandSpec& command, const std::string& vers
     text += ".SS \"" + roff(group) + "\"\n";
     for (const FlagSpec& flag : command.flags)
       if (flag.group == group)
-        text += fmt::format(".TP\n.B {}\n{}{}\n", roff(names_of(flag)), roff(facts_of(flag)), flag.variable.empty() ? "" : fmt::format("\n(environment: {})", roff(flag.variable)));
+        text += fmt::format(".TP\n.B {}\n{}{}\n", roff(names_of(flag)), roff(facts_of(flag)),
+                            flag.variable.empty() ? "" : fmt::format("\n(environment: {})", roff(flag.variable)));
   }
   return text + ".SH ENVIRONMENT\n" + roff(kVariables) + "\n" + man_exit_codes() + ".SH SEE ALSO\n.BR flexgen (1)\n";
 }

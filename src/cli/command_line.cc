@@ -143,10 +143,14 @@ std::optional<std::string> text_for(const Definitions& definitions, const std::v
     return words[1];
   };
   if (words[0] == "completion") return completion_script(spec_of(definitions), one_more("bash, zsh or fish"));
-  if (words[0] == "man-page") return words.size() < 2 ? program_man_page(spec_of(definitions), kVersion) : command_man_page(spec_of(find_command(definitions, one_more("one command"))), kVersion);
+  if (words[0] == "man-page")
+    return words.size() < 2 ? program_man_page(spec_of(definitions), kVersion)
+                            : command_man_page(spec_of(find_command(definitions, one_more("one command"))), kVersion);
   if (words[0] != "help") return std::nullopt;
   // What these two do is said there.
-  return words.size() < 2 || (words.size() == 2 && (words[1] == "help" || words[1] == "completion")) ? program_help(spec_of(definitions), false) : command_help(spec_of(find_command(definitions, one_more("one command"))), false);
+  return words.size() < 2 || (words.size() == 2 && (words[1] == "help" || words[1] == "completion"))
+             ? program_help(spec_of(definitions), false)
+             : command_help(spec_of(find_command(definitions, one_more("one command"))), false);
 }
 
 /// A value for a flag that was not typed, and where it comes from.
@@ -156,7 +160,8 @@ struct StandIn {
   std::string origin;  ///< "FLEXGEN_THREADS", "job.toml: threads"
 };
 
-std::vector<StandIn> from_environment(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& environment, std::vector<std::string>* warnings) {
+std::vector<StandIn> from_environment(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& environment,
+                                      std::vector<std::string>* warnings) {
   std::vector<std::string> known = kOtherVariables;
   for (const auto& definition : definitions)
     for (const CLI::Option* option : definition->app.get_options())
@@ -166,7 +171,8 @@ std::vector<StandIn> from_environment(const Definitions& definitions, CommandDef
     const size_t end = std::min(entry.find('='), entry.size());
     const std::string name = entry.substr(0, end), value = entry.substr(std::min(end + 1, entry.size()));
     if (!name.starts_with(kVariablePrefix)) continue;
-    if (std::find(known.begin(), known.end(), name) == known.end()) warnings->push_back(fmt::format("the environment variable {} is none that flexgen knows{}", name, did_you_mean(name, known)));
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      warnings->push_back(fmt::format("the environment variable {} is none that flexgen knows{}", name, did_you_mean(name, known)));
     if (value.empty()) continue;
     for (CLI::Option* option : command.app.get_options())
       if (variable_of(*option) == name) found.push_back({option, {value}, name});
@@ -178,7 +184,8 @@ std::vector<StandIn> from_environment(const Definitions& definitions, CommandDef
 std::vector<std::string> commands_with(const std::string& flag, const Definitions& definitions) {
   std::vector<std::string> names;
   for (const auto& definition : definitions)
-    if (const std::vector<std::string> flags = flags_of(definition->app); std::find(flags.begin(), flags.end(), flag) != flags.end()) names.push_back(definition->app.get_name());
+    if (const std::vector<std::string> flags = flags_of(definition->app); std::find(flags.begin(), flags.end(), flag) != flags.end())
+      names.push_back(definition->app.get_name());
   return names;
 }
 
@@ -188,15 +195,18 @@ std::vector<StandIn> from_file(const Definitions& definitions, CommandDefinition
   const std::string& name = command.app.get_name();
   for (const ConfigEntry& entry : read_config_file(path)) {
     const std::string where = fmt::format("--config {}: line {}", path, entry.line);
-    const auto meant = std::find_if(definitions.begin(), definitions.end(), [&](const auto& other) { return other->app.get_name() == (entry.command.empty() ? name : entry.command); });
+    const auto meant = std::find_if(definitions.begin(), definitions.end(),
+                                    [&](const auto& other) { return other->app.get_name() == (entry.command.empty() ? name : entry.command); });
     if (meant == definitions.end()) fail_user("{}: there is no command '{}'{}", where, entry.command, did_you_mean(entry.command, names_of(definitions)));
     const std::string flag = dashed("--" + entry.key);
     CLI::Option* option = (*meant)->app.get_option_no_throw(flag);
-    if (flag == "--config" || flag == "--help" || flag == "--help-all" || flag == "--version") fail_user("{}: '{}' is for the command line alone", where, entry.key);
+    if (flag == "--config" || flag == "--help" || flag == "--help-all" || flag == "--version")
+      fail_user("{}: '{}' is for the command line alone", where, entry.key);
     if (!option) {
       const std::vector<std::string> others = commands_with(flag, definitions);
       fail_user("{}: '{}' is no flag of {}{}", where, entry.key, (*meant)->app.get_name(),
-                others.empty() ? did_you_mean(flag, flags_of((*meant)->app)) : fmt::format(", but of {}; put it below [{}]", fmt::join(others, ", "), others.front()));
+                others.empty() ? did_you_mean(flag, flags_of((*meant)->app))
+                               : fmt::format(", but of {}; put it below [{}]", fmt::join(others, ", "), others.front()));
     }
     if (meant->get() != &command) continue;
     std::vector<StandIn>& part = entry.command.empty() ? common : own;
@@ -230,7 +240,8 @@ bool takes_next_word(const std::string& word, const CLI::App& app) {
 void refuse_twice(const std::vector<std::string>& words, const CLI::App& app) {
   std::set<const CLI::Option*> seen;
   const std::vector<const CLI::Option*> options = app.get_options();
-  const auto by_place = std::find_if(options.begin(), options.end(), [](const CLI::Option* option) { return option->get_positional() && !option->get_lnames().empty(); });
+  const auto by_place =
+      std::find_if(options.begin(), options.end(), [](const CLI::Option* option) { return option->get_positional() && !option->get_lnames().empty(); });
   for (size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
     const std::string& word = words[i];
     if (word.size() < 2 || word[0] != '-') {
@@ -240,7 +251,8 @@ void refuse_twice(const std::vector<std::string>& words, const CLI::App& app) {
     const CLI::Option* option = app.get_option_no_throw(word.starts_with("--") ? word.substr(0, word.find('=')) : word.substr(0, 2));
     if (takes_next_word(word, app)) ++i;
     const bool has_value = option && (!is_flag(*option) || option->get_name() == "--json");
-    if (has_value && option->get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll && !seen.insert(option).second) fail_user("{} is given twice; give it once", first_long_name(*option));
+    if (has_value && option->get_multi_option_policy() != CLI::MultiOptionPolicy::TakeAll && !seen.insert(option).second)
+      fail_user("{} is given twice; give it once", first_long_name(*option));
   }
 }
 
@@ -284,7 +296,8 @@ std::vector<std::string> words_of(const std::vector<StandIn>& stand_ins, const s
       for (const std::string& value : stand_in.values) words.insert(words.end(), {name, value});
     }
     command.stand_ins.insert(name);
-    command.general.notes.push_back(fmt::format("{} {} (from {})", name, name == "--api-key" ? "(not shown)" : fmt::format("{}", fmt::join(stand_in.values, " ")), stand_in.origin));
+    command.general.notes.push_back(
+        fmt::format("{} {} (from {})", name, name == "--api-key" ? "(not shown)" : fmt::format("{}", fmt::join(stand_in.values, " ")), stand_in.origin));
   }
   return words;
 }
@@ -319,7 +332,8 @@ std::vector<std::string> unknown_words(const CLI::App& app) {
 }
 
 /// What is wrong with words that were not understood.
-std::string unknown_text(const Definitions& definitions, const CommandDefinition& command, const std::vector<std::string>& words, const std::vector<std::string>& typed) {
+std::string unknown_text(const Definitions& definitions, const CommandDefinition& command, const std::vector<std::string>& words,
+                         const std::vector<std::string>& typed) {
   auto after_json = [&](const std::string& word) {
     const auto json = std::find(typed.begin(), typed.end(), "--json");
     return json != typed.end() && json + 1 != typed.end() && json[1] == word;
@@ -328,7 +342,8 @@ std::string unknown_text(const Definitions& definitions, const CommandDefinition
   std::string text = fmt::format("{}: unknown argument{}: {}", name, words.size() > 1 ? "s" : "", fmt::join(words, " "));
   const auto mark = std::find(typed.begin(), typed.end(), "--");
   if (mark != typed.end() && std::all_of(words.begin(), words.end(), [&](const std::string& word) { return std::find(typed.begin(), mark, word) == mark; }))
-    return text + fmt::format("\n  behind -- each word is a value, and there is no place for {}; put a text of several words in quotes", words.size() > 1 ? "these" : "this one");
+    return text + fmt::format("\n  behind -- each word is a value, and there is no place for {}; put a text of several words in quotes",
+                              words.size() > 1 ? "these" : "this one");
   for (const std::string& word : words) {
     if (!word.starts_with('-')) {
       if (after_json(word)) text += fmt::format("\n  --json takes a file as --json={}", word);
@@ -355,13 +370,17 @@ std::string parse_error_text(const CLI::ParseError& error) {
   const std::string text = error.what();
   const std::string name = text.substr(0, std::min({text.find(':'), text.find(' '), text.size()}));
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error)) return name + " needs a value";
-  if (dynamic_cast<const CLI::ConversionError*>(&error)) return text.find("--") == std::string::npos ? text : fmt::format("{}: this value cannot be read", text.substr(text.find("--"), text.find_first_of(" =", text.find("--")) - text.find("--")));
+  if (dynamic_cast<const CLI::ConversionError*>(&error))
+    return text.find("--") == std::string::npos
+               ? text
+               : fmt::format("{}: this value cannot be read", text.substr(text.find("--"), text.find_first_of(" =", text.find("--")) - text.find("--")));
   for (const auto& [theirs, ours] : {std::pair<std::string, std::string>{" requires ", " goes with "}, {" excludes ", " cannot be combined with "}})
     if (const size_t at = text.find(theirs); at != std::string::npos) return text.substr(0, at) + ours + text.substr(at + theirs.size());
   return text;
 }
 
-Command parse_command(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& typed, const std::vector<std::string>& environment, GeneralFlags* general) {
+Command parse_command(const Definitions& definitions, CommandDefinition& command, const std::vector<std::string>& typed,
+                      const std::vector<std::string>& environment, GeneralFlags* general) {
   std::vector<std::string> words = plain_words(typed, command.app);
   refuse_twice(words, command.app);
   std::vector<StandIn> stand_ins = from_environment(definitions, command, environment, &command.general.warnings);
@@ -379,12 +398,14 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
   std::reverse(words.begin(), words.end());
   auto with_origin = [&](const std::string& message) {
     for (const StandIn& stand_in : stand_ins)
-      if (const std::string name = first_long_name(*stand_in.option); command.stand_ins.contains(name) && (message.starts_with(name + ":") || message.starts_with(name + " ")))
+      if (const std::string name = first_long_name(*stand_in.option);
+          command.stand_ins.contains(name) && (message.starts_with(name + ":") || message.starts_with(name + " ")))
         return fmt::format("{} (from {})", message, stand_in.origin);
     return message;
   };
   auto refuse_unknown = [&] {
-    if (const std::vector<std::string> unknown = unknown_words(command.app); !unknown.empty()) fail_user("{}", unknown_text(definitions, command, unknown, typed));
+    if (const std::vector<std::string> unknown = unknown_words(command.app); !unknown.empty())
+      fail_user("{}", unknown_text(definitions, command, unknown, typed));
   };
   try {
     command.app.parse(words);
@@ -409,14 +430,16 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
   for (const std::string& word : arguments) {
     if (!word.starts_with('-') || word == "--") continue;
     const std::string flag = dashed(word.substr(0, word.find('=')));
-    if (std::find(known.begin(), known.end(), flag) == known.end()) fail_user("unknown argument: {}{}", word, did_you_mean(flag, {"--version", "--help", "--help-all"}));
+    if (std::find(known.begin(), known.end(), flag) == known.end())
+      fail_user("unknown argument: {}{}", word, did_you_mean(flag, {"--version", "--help", "--help-all"}));
   }
   fail_user("say a command");
 }
 
 }  // namespace
 
-std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments, const std::vector<std::string>& environment, GeneralFlags* general) {
+std::variant<Command, CommandText> parse_command_line(const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
+                                                      GeneralFlags* general) {
   const Definitions definitions = define_commands();
   // Flags before the command are as good as after it.
   size_t at = 0;

@@ -14,10 +14,10 @@ struct FlagSpec {
   std::string type;                ///< "DIR"; empty: it takes no value
   std::string description, default_value, group;
   std::vector<std::string> choices;  ///< the values that there are; empty: any
-  std::string variable;            ///< the environment variable that stands in for it; empty: none
+  std::string variable;              ///< the environment variable that stands in for it; empty: none
   bool required = false;
-  bool repeatable = false;         ///< may be given several times
-  bool advanced = false;           ///< shown by --help-all alone
+  bool repeatable = false;  ///< may be given several times
+  bool advanced = false;    ///< shown by --help-all alone
 };
 
 struct CommandSpec {

@@ -99,7 +99,8 @@ TEST(InspectCommand, SaysWhatWindowsKeep) {
 
 TEST(InspectCommand, ShowsShippedFormats) {
   const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
-  for (auto [name, dtype] : std::map<std::string, std::string>{{"fp8", "fp8"}, {"packed4", "int4-packed"}, {"gptq", "int4-gptq"}, {"awq", "int4-awq"}, {"mxfp4", "fp4-scaled"}}) {
+  for (auto [name, dtype] :
+       std::map<std::string, std::string>{{"fp8", "fp8"}, {"packed4", "int4-packed"}, {"gptq", "int4-gptq"}, {"awq", "int4-awq"}, {"mxfp4", "fp4-scaled"}}) {
     const Json json = Json::parse(stdout_of([&] { inspect_command({fixtures + name, true}); }));
     EXPECT_EQ(json["parameters"], 2 * 208 * 64 + 64 + 2 * (2 * 64 + 2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64)) << name;
     EXPECT_TRUE(json["dtypes"].contains(dtype)) << json["dtypes"];
@@ -133,7 +134,8 @@ TEST_F(Commands, LogitsThatAreNotFiniteAreNoAnswer) {
   EXPECT_THAT(said([&] { eval_command(eval); }), testing::HasSubstr("1 of 1 windows have logits that are not finite"));
   eval.perplexity_file.clear();
   eval.task_file = directory_.file("task");
-  write_text(eval.task_file, R"({"prompt": "Once", "answer": "x"})" "\n");
+  write_text(eval.task_file, R"({"prompt": "Once", "answer": "x"})"
+                             "\n");
   EXPECT_THAT(said([&] { eval_command(eval); }), testing::HasSubstr("1 of 1 lines have logits that are not finite"));
   BenchOptions bench;
   bench.model = model;
@@ -142,7 +144,8 @@ TEST_F(Commands, LogitsThatAreNotFiniteAreNoAnswer) {
   bench.num_prompts = 2;
   bench.no_efficiency = true;
   EXPECT_THAT(said([&] { bench_command(bench); }), testing::HasSubstr("2 of 2 sequences"));
-  write_text(in, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Once"}})" "\n");
+  write_text(in, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Once"}})"
+                 "\n");
   RunBatchOptions batch;
   batch.model = model;
   batch.input = in;
@@ -155,8 +158,11 @@ TEST_F(Commands, LogitsThatAreNotFiniteAreNoAnswer) {
 TEST_F(Commands, BatchIsTheSameUnderEveryPolicyAndAfterAStop) {
   std::string in = directory_.file("in.jsonl"), text;
   for (int i = 0; i < 12; ++i)
-    text += fmt::format(R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"Once upon {}","max_tokens":{},"temperature":{},"n":{},"logprobs":{},"echo":{}}}}})",
-                        i, std::string(static_cast<size_t>(i), 'a'), 3 + i, i % 2, 1 + i % 2, i % 3 ? "null" : "2", i % 4 == 0) + "\n";
+    text +=
+        fmt::format(
+            R"({{"custom_id":"r{}","method":"POST","url":"/v1/completions","body":{{"prompt":"Once upon {}","max_tokens":{},"temperature":{},"n":{},"logprobs":{},"echo":{}}}}})",
+            i, std::string(static_cast<size_t>(i), 'a'), 3 + i, i % 2, 1 + i % 2, i % 3 ? "null" : "2", i % 4 == 0) +
+        "\n";
   write_text(in, text + "oops\n");
   RunBatchOptions options;
   options.model = kModel;
@@ -195,7 +201,8 @@ class CachedModel : public testing::Test {
     const fs::path entry = directory_.file("models--me--demo"), snapshot = entry / "snapshots/0123abcd";
     fs::create_directories(snapshot);
     fs::create_directories(entry / "refs");
-    for (const char* name : {"model.safetensors", "tokenizer.json", "generation_config.json"}) fs::create_symlink(std::string(FLEXGEN_SOURCE_DIR) + "/demo/model/" + name, snapshot / name);
+    for (const char* name : {"model.safetensors", "tokenizer.json", "generation_config.json"})
+      fs::create_symlink(std::string(FLEXGEN_SOURCE_DIR) + "/demo/model/" + name, snapshot / name);
     Json config = Json::parse(read_text(std::string(FLEXGEN_SOURCE_DIR) + "/demo/model/config.json"));
     config["my_note"] = 1;
     config["my_other_note"] = 1;
@@ -216,7 +223,8 @@ class CachedModel : public testing::Test {
 TEST_F(CachedModel, EveryCommandFindsItAndIgnoresTheField) {
   const std::string text = directory_.file("text"), requests = directory_.file("in.jsonl"), dummies = directory_.file("dummies");
   write_text(text, "Inv. 427050 | dated Sep 7, 2016 | amount due EUR 212.84");
-  write_text(requests, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Inv.","max_tokens":2}})" "\n");
+  write_text(requests, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Inv.","max_tokens":2}})"
+                       "\n");
   const auto with = [&](auto options) {
     options.model = "me/demo";
     if constexpr (requires { options.engine; }) options.engine = engine_;
@@ -257,7 +265,8 @@ TEST_F(CachedModel, EveryCommandFindsItAndIgnoresTheField) {
   };
   run_all([](std::function<int()> command) { stdout_of([&] { EXPECT_EQ(command(), kExitDone); }); });
   EXPECT_EQ(Json::parse(read_text(directory_.file("out.jsonl")))["response"]["body"]["model"], "me/demo");
-  EXPECT_THAT(Json::parse(read_text(directory_.file("out.jsonl.job")))["model_folder"].get<std::string>(), testing::EndsWith("models--me--demo/snapshots/0123abcd"));
+  EXPECT_THAT(Json::parse(read_text(directory_.file("out.jsonl.job")))["model_folder"].get<std::string>(),
+              testing::EndsWith("models--me--demo/snapshots/0123abcd"));
   EXPECT_TRUE(std::filesystem::exists(dummies + "/dummy-me-demo-bf16/config.json"));
 
   engine_.model.ignored_config_fields = {"my_note"};
@@ -273,14 +282,16 @@ TEST_F(CachedModel, AJobGoesOnWithTheSameIgnoredFieldsAlone) {
   batch.engine = engine_;
   batch.input = directory_.file("in.jsonl");
   batch.output = directory_.file("out.jsonl");
-  write_text(batch.input, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Inv.","max_tokens":2}})" "\n");
+  write_text(batch.input, R"({"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"Inv.","max_tokens":2}})"
+                          "\n");
   stdout_of([&] { EXPECT_EQ(run_batch_command(batch), kExitDone); });
   EXPECT_EQ(Json::parse(read_text(batch.output + ".job"))["options"]["list of ignored config fields"], "my_note, my_other_note");
   batch.engine.model.ignored_config_fields = {"my_note", "my_other_note", "my_note"};
   stdout_of([&] { EXPECT_EQ(run_batch_command(batch), kExitDone); });  // in another order
   // The fields are of no consequence to the fingerprint here: the file is the same.
   batch.engine.model.ignored_config_fields = {"my_note", "my_other_note", "use_cache"};
-  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::AllOf(testing::HasSubstr("another list of ignored config fields"), testing::HasSubstr("my_note, my_other_note instead of")));
+  EXPECT_THAT(said([&] { run_batch_command(batch); }),
+              testing::AllOf(testing::HasSubstr("another list of ignored config fields"), testing::HasSubstr("my_note, my_other_note instead of")));
   // Another folder is told.
   const std::string other = directory_.file("other");
   std::filesystem::copy(directory_.file("models--me--demo/snapshots/0123abcd"), other);
@@ -289,7 +300,8 @@ TEST_F(CachedModel, AJobGoesOnWithTheSameIgnoredFieldsAlone) {
   write_text(other + "/config.json", config.dump());
   batch.model = other;
   batch.engine.model = {"", {"my_note"}};
-  EXPECT_THAT(said([&] { run_batch_command(batch); }), testing::AllOf(testing::HasSubstr("another model ("), testing::HasSubstr("snapshots/0123abcd; this one is " + other)));
+  EXPECT_THAT(said([&] { run_batch_command(batch); }),
+              testing::AllOf(testing::HasSubstr("another model ("), testing::HasSubstr("snapshots/0123abcd; this one is " + other)));
 }
 
 /// The demo's model without its tokenizer.
@@ -345,7 +357,8 @@ TEST(WithoutTokenizer, PromptsOfTokenIdsAreAnswered) {
   batch.model = bare;
   batch.output = directory.file("texts.jsonl");
   stdout_of([&] { run_batch_command(batch); });
-  for (const std::string& text : sorted_lines(read_text(batch.output))) EXPECT_THAT(Json::parse(text)["error"]["message"].get<std::string>(), testing::HasSubstr("the model has no tokenizer"));
+  for (const std::string& text : sorted_lines(read_text(batch.output)))
+    EXPECT_THAT(Json::parse(text)["error"]["message"].get<std::string>(), testing::HasSubstr("the model has no tokenizer"));
 
   GenerateOptions generate{bare, "Inv.", {}, batch.engine};
   EXPECT_THAT(said([&] { generate_command(generate); }), testing::HasSubstr("no tokenizer"));
@@ -437,8 +450,8 @@ TEST_F(Eval, TaskCountsLinesAndFields) {
   const Json first = {{"q", prompt}, {"a", right}}, second = {{"q", prompt}, {"a", wrong}};
   std::string wide = "\xff\xfe";
   for (char c : first.dump() + "\n" + second.dump()) wide += std::string{c, '\0'};
-  for (const std::string& text : {Json{first, second}.dump(), Json{first, second}.dump(1), first.dump(1) + second.dump(1), "\xef\xbb\xbf" + first.dump() + "\r\n" + second.dump(),
-                                  gzipped(first.dump() + "\n" + second.dump() + "\n"), wide}) {
+  for (const std::string& text : {Json{first, second}.dump(), Json{first, second}.dump(1), first.dump(1) + second.dump(1),
+                                  "\xef\xbb\xbf" + first.dump() + "\r\n" + second.dump(), gzipped(first.dump() + "\n" + second.dump() + "\n"), wide}) {
     write_text(options_.task_file, text);
     const Json again = run(options_);
     EXPECT_EQ(again["lines"], 2);
@@ -487,7 +500,9 @@ TEST_F(Eval, WhatCannotBeMeasuredIsRefusedByName) {
   text.stride = 10;
   EXPECT_THAT(refusal(text), HasSubstr("--stride"));
   task.task_file = directory_.file("task");
-  for (auto [line, what] : {std::pair{"{\"prompt\": \"a\", \"answer\": 1}\nnonsense", "line 2"}, {"{\"answer\": 1}", "--prompt-field"}, {"{\"prompt\": \"a\"}", "--answer-field"}}) {
+  for (auto [line, what] : {std::pair{"{\"prompt\": \"a\", \"answer\": 1}\nnonsense", "line 2"},
+                            {"{\"answer\": 1}", "--prompt-field"},
+                            {"{\"prompt\": \"a\"}", "--answer-field"}}) {
     write_text(task.task_file, line);
     EXPECT_THAT(refusal(task), HasSubstr(what));
   }
@@ -508,7 +523,8 @@ TEST_F(Commands, Doctor) {
 TEST(LanePeaks, BoundIsTheBusiestResource) {
   RunReport report;
   report.elapsed_s = 100;
-  report.lanes = {{LaneKind::kCompute, {60, 0, 1}}, {LaneKind::kDiskRead, {90, 140e9, 1}}, {LaneKind::kDiskLookup, {1, 10e9, 1}}, {LaneKind::kDiskWrite, {10, 5e9, 1}}};
+  report.lanes = {
+      {LaneKind::kCompute, {60, 0, 1}}, {LaneKind::kDiskRead, {90, 140e9, 1}}, {LaneKind::kDiskLookup, {1, 10e9, 1}}, {LaneKind::kDiskWrite, {10, 5e9, 1}}};
   report.work.linear_flops = 40e12;
   report.work.kv_read_bytes = 100e9;
   Bound bound = bound_of(report, {1e12, 20e9, 2e9, 1e9});
@@ -577,14 +593,18 @@ TEST(PlanCommand, SaysHowExpertsAreLoaded) {
   TemporaryDirectory directory;
   PlanOptions options = plan_of_opt_1_3b({4, 4}, {32, 32}, 1, 96 * kMiB);
   options.model = directory.file("config.json");
-  write_text(options.model, R"({"model_type": "olmoe", "hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 8, "num_experts": 32, "num_experts_per_tok": 2,
+  write_text(
+      options.model,
+      R"({"model_type": "olmoe", "hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 8, "num_experts": 32, "num_experts_per_tok": 2,
     "vocab_size": 1000, "max_position_embeddings": 256})");
-  EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }), testing::ContainsRegex("\nexperts: (steps of up to [0-9]+ tokens load the experts|each step loads the experts that)"));
+  EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }),
+              testing::ContainsRegex("\nexperts: (steps of up to [0-9]+ tokens load the experts|each step loads the experts that)"));
   options.json = true;
   EXPECT_GT(Json::parse(stdout_of([&] { plan_command(options); }))["policy"]["max_choosing_rows"], 0);
   options.json = false;
   options.engine.policy.max_choosing_rows = 0;
-  EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }), testing::HasSubstr("\nexperts: each step loads all experts, ahead of their use\n"));
+  EXPECT_THAT(stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); }),
+              testing::HasSubstr("\nexperts: each step loads all experts, ahead of their use\n"));
 }
 
 /// A benchmark of dummy weights draws experts and counts them, and a plan goes by what was counted.
@@ -592,7 +612,9 @@ TEST(PlanCommand, GoesByHowOftenExpertsWereChosen) {
   TemporaryDirectory directory;
   PlanOptions plan = plan_of_opt_1_3b({4, 4}, {32, 32}, 1, 24 * kMiB);
   plan.model = directory.file("config.json");
-  write_text(plan.model, R"({"model_type": "olmoe", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 8, "num_experts": 32, "num_experts_per_tok": 2,
+  write_text(
+      plan.model,
+      R"({"model_type": "olmoe", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 8, "num_experts": 32, "num_experts_per_tok": 2,
     "vocab_size": 1000, "max_position_embeddings": 256})");
   plan.json = true;
   auto planned = [&] { return Json::parse(stdout_of([&] { EXPECT_EQ(plan_command(plan), kExitDone); })); };
@@ -668,7 +690,8 @@ TEST(PlanCommand, EstimatesTextsWithoutATokenizerAndSaysSo) {
   EXPECT_EQ(both["job"]["sequences"], 2);
   EXPECT_EQ(both["job"]["prompt_tokens"], 103);
   ASSERT_EQ(both["notes"].size(), 2U);
-  EXPECT_THAT(both["notes"][1].get<std::string>(), testing::StartsWith("1 of 3 lines cannot be answered and are left out, the first is line 2: not valid JSON"));
+  EXPECT_THAT(both["notes"][1].get<std::string>(),
+              testing::StartsWith("1 of 3 lines cannot be answered and are left out, the first is line 2: not valid JSON"));
   options.json = false;
   EXPECT_THAT(stdout_of([&] { plan_command(options); }), testing::HasSubstr("note: no tokenizer: counted a token for every 4 bytes of text"));
 }
@@ -691,7 +714,8 @@ TEST(PlanCommand, SaysWhatSharingGains) {
   const Json apart = Json::parse(stdout_of([&] { plan_command(options); }));
   const double gain = apart["predicted"]["time_s"].get<double>() / shared["predicted"]["time_s"].get<double>();
   EXPECT_GT(gain, 3);
-  EXPECT_NEAR(shared["predicted"]["time_without_sharing_s"].get<double>(), apart["predicted"]["time_s"].get<double>(), 0.03 * apart["predicted"]["time_s"].get<double>());
+  EXPECT_NEAR(shared["predicted"]["time_without_sharing_s"].get<double>(), apart["predicted"]["time_s"].get<double>(),
+              0.03 * apart["predicted"]["time_s"].get<double>());
   EXPECT_FALSE(apart["predicted"].contains("time_without_sharing_s"));
   EXPECT_EQ(shared["job"]["shared_prompt_tokens"], 63 * 640);
   const std::string says = "f 41,024 prompt tokens 40,320 are shared; computed once: ";
@@ -707,7 +731,8 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   PlanOptions options = plan_of_opt_1_3b({32, 96}, {8, 8}, 100, 2 * kGiB);
   options.plot_file = directory.path() + "/plan.html";
   const std::string text = stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });
-  for (const char* part : {"predicted: ", "disk read", "weights, resident", "binding: ", "times slower", "what would help:", "RAM"}) EXPECT_NE(text.find(part), std::string::npos) << part;
+  for (const char* part : {"predicted: ", "disk read", "weights, resident", "binding: ", "times slower", "what would help:", "RAM"})
+    EXPECT_NE(text.find(part), std::string::npos) << part;
   std::ifstream page(options.plot_file);
   const std::string html{std::istreambuf_iterator<char>(page), {}};
   EXPECT_EQ(html.find("<script"), std::string::npos);
@@ -717,8 +742,10 @@ TEST(PlanCommand, SaysWhatItDoesAndWhatWouldHelp) {
   EXPECT_EQ(pictures, 4U);
   EXPECT_THAT(html, testing::ContainsRegex("<h1>[0-9][^<]*, bound by (the disk|the processor|no part)"));
   EXPECT_LT(html.find("What would help"), html.find("<svg")) << "at the top";
-  for (const char* absent : {"GPU", "bus to", "bus from"}) EXPECT_EQ(html.substr(0, html.find("The plan</h2>")).find(absent), std::string::npos) << "this machine has no " << absent;
-  for (const char* part : {"prefers-color-scheme:dark", "name=\"viewport\"", "RAM: ", "<title>weights, resident: "}) EXPECT_NE(html.find(part), std::string::npos) << part;
+  for (const char* absent : {"GPU", "bus to", "bus from"})
+    EXPECT_EQ(html.substr(0, html.find("The plan</h2>")).find(absent), std::string::npos) << "this machine has no " << absent;
+  for (const char* part : {"prefers-color-scheme:dark", "name=\"viewport\"", "RAM: ", "<title>weights, resident: "})
+    EXPECT_NE(html.find(part), std::string::npos) << part;
   options.plot_file = directory.path() + "/plan.svg";
   stdout_of([&] { EXPECT_EQ(plan_command(options), kExitDone); });
   const std::string svg = read_text(options.plot_file);

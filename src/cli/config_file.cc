@@ -1,7 +1,7 @@
 #include "cli/config_file.h"
 
-#include <algorithm>
 #include <toml++/toml.h>
+#include <algorithm>
 
 #include <fmt/format.h>
 
@@ -35,8 +35,7 @@ void add_entries(const toml::table& table, const std::string& command, const std
     ConfigEntry entry{command, name, {}, line_of(key.source())};
     if (const toml::array* array = node.as_array())
       for (const toml::node& item : *array) entry.values.push_back(typed(item, where));
-    else
-      entry.values.push_back(typed(node, where));
+    else entry.values.push_back(typed(node, where));
     entries->push_back(std::move(entry));
   }
 }

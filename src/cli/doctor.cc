@@ -47,7 +47,8 @@ int doctor_command(const DoctorOptions& options) {
     measure.types = all_types();
     measure.threads = options.threads;
     measure.directory = options.disk_directory;
-    if (!options.model.empty()) measure.read_files = Model::load(find_model(options.model, options.model_flags.revision), options.model_flags.ignored_config_fields)->files();
+    if (!options.model.empty())
+      measure.read_files = Model::load(find_model(options.model, options.model_flags.revision), options.model_flags.ignored_config_fields)->files();
     measure.progress = [](const std::string& what) { spdlog::info("measuring {}", what); };
     FileSystem files;
     const std::string path = profile_path(options.threads);
@@ -57,7 +58,8 @@ int doctor_command(const DoctorOptions& options) {
       const std::optional<HardwareProfile> known = kept_profile(path);
       if (!known) fail_user("doctor --disk-only: there is no usable profile of this machine with so many threads; leave --disk-only out");
       profile = *known;
-      if (profile.method < kMeasuringMethod) fail_user("doctor --disk-only: this machine was measured by an earlier version, all of which must be done anew; leave --disk-only out");
+      if (profile.method < kMeasuringMethod)
+        fail_user("doctor --disk-only: this machine was measured by an earlier version, all of which must be done anew; leave --disk-only out");
       measure.types = {};
       const HardwareProfile measured = measure_hardware(measure, files);
       profile.disk = measured.disk;
@@ -93,28 +95,48 @@ int doctor_command(const DoctorOptions& options) {
   const JobMemory buffer(8 * kTransfer);
   double write = pass(*disk, file, buffer.data(), true), read = pass(*disk, file, buffer.data(), false);
   const CudaStatus cuda = cuda_status();
-  nlohmann::ordered_json json{{"cpu", cpu_features()}, {"bf16", cpu_has_bf16()}, {"cores", cpu.cores}, {"threads", cpu.threads()}, {"cpu_quota", cpu.quota ? nlohmann::ordered_json(*cpu.quota) : nlohmann::ordered_json()},
-                              {"memory_total_bytes", memory.total_bytes}, {"memory_usable_bytes", memory.usable_bytes()},
-                              {"memory_cgroup_limit_bytes", memory.cgroup_limit_bytes ? nlohmann::ordered_json(*memory.cgroup_limit_bytes) : nlohmann::ordered_json()},
-                              {"fixed_overhead_bytes", kFixedOverheadBytes}, {"gpu_overhead_bytes", kGpuOverheadBytes}, {"disk_directory", options.disk_directory},
-                              {"disk_engine", disk->engine_name()}, {"disk_direct", file->direct()},
-                              {"disk_read_bytes_per_s", read}, {"disk_write_bytes_per_s", write}, {"backends", {"cpu", "reference"}},
-                              {"cuda_toolkit", cuda.toolkit}, {"cuda_driver", cuda.driver}, {"cublas", cuda.cublas}, {"gpus", cuda.devices}, {"gpu_problem", cuda.problem}};
+  nlohmann::ordered_json json{
+      {"cpu", cpu_features()},
+      {"bf16", cpu_has_bf16()},
+      {"cores", cpu.cores},
+      {"threads", cpu.threads()},
+      {"cpu_quota", cpu.quota ? nlohmann::ordered_json(*cpu.quota) : nlohmann::ordered_json()},
+      {"memory_total_bytes", memory.total_bytes},
+      {"memory_usable_bytes", memory.usable_bytes()},
+      {"memory_cgroup_limit_bytes", memory.cgroup_limit_bytes ? nlohmann::ordered_json(*memory.cgroup_limit_bytes) : nlohmann::ordered_json()},
+      {"fixed_overhead_bytes", kFixedOverheadBytes},
+      {"gpu_overhead_bytes", kGpuOverheadBytes},
+      {"disk_directory", options.disk_directory},
+      {"disk_engine", disk->engine_name()},
+      {"disk_direct", file->direct()},
+      {"disk_read_bytes_per_s", read},
+      {"disk_write_bytes_per_s", write},
+      {"backends", {"cpu", "reference"}},
+      {"cuda_toolkit", cuda.toolkit},
+      {"cuda_driver", cuda.driver},
+      {"cublas", cuda.cublas},
+      {"gpus", cuda.devices},
+      {"gpu_problem", cuda.problem}};
   if (options.json) {
     put_json(json.dump(1), options.json_file);
     return kExitDone;
   }
   print_result("processor   {} core{}{}; {} thread{} will compute; {}; bf16 arithmetic: {}\n", cpu.cores, cpu.cores == 1 ? "" : "s",
-             cpu.quota ? fmt::format(", of which a cgroup allows the time of {:g}", *cpu.quota) : "", cpu.threads(), cpu.threads() == 1 ? "" : "s", cpu_features(), cpu_has_bf16() ? "yes" : "no");
+               cpu.quota ? fmt::format(", of which a cgroup allows the time of {:g}", *cpu.quota) : "", cpu.threads(), cpu.threads() == 1 ? "" : "s",
+               cpu_features(), cpu_has_bf16() ? "yes" : "no");
   print_result("memory      {}{}, usable {}; flexgen takes up to {} beside --cpu-memory{}\n", format_bytes(memory.total_bytes),
-             memory.cgroup_limit_bytes ? fmt::format(" (a cgroup allows {})", format_bytes(*memory.cgroup_limit_bytes)) : "", format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes),
-             cuda.devices.empty() ? "" : fmt::format(", {} with a GPU", format_bytes(kGpuOverheadBytes)));
-  print_result("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9,
-             disk->engine_name(), file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
-  print_result("backends    cpu, reference{}\n", cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, changed since they last ran on a GPU (docs/gpu.md)", cuda.toolkit));
+               memory.cgroup_limit_bytes ? fmt::format(" (a cgroup allows {})", format_bytes(*memory.cgroup_limit_bytes)) : "",
+               format_bytes(memory.usable_bytes()), format_bytes(kFixedOverheadBytes),
+               cuda.devices.empty() ? "" : fmt::format(", {} with a GPU", format_bytes(kGpuOverheadBytes)));
+  print_result("disk        {}: read {:.2f} GB/s, write {:.2f} GB/s ({}, {})\n", options.disk_directory, read / 1e9, write / 1e9, disk->engine_name(),
+               file->direct() ? "direct" : "through the page cache: the file system refuses O_DIRECT");
+  print_result("backends    cpu, reference{}\n",
+               cuda.toolkit.empty() ? "" : fmt::format("; kernels for CUDA {}, changed since they last ran on a GPU (docs/gpu.md)", cuda.toolkit));
   for (size_t i = 0; i < cuda.devices.size(); ++i) print_result("gpu {}       {}\n", i, cuda.devices[i]);
   if (cuda.devices.empty()) print_result("gpu         none; {}\n", cuda.problem);
-  if (!cuda.toolkit.empty()) print_result("            driver: {}; cuBLASLt: {}\n", cuda.driver.empty() ? "absent" : "for CUDA " + cuda.driver, cuda.cublas.empty() ? "not found" : cuda.cublas);
+  if (!cuda.toolkit.empty())
+    print_result("            driver: {}; cuBLASLt: {}\n", cuda.driver.empty() ? "absent" : "for CUDA " + cuda.driver,
+                 cuda.cublas.empty() ? "not found" : cuda.cublas);
   return kExitDone;
 }
 

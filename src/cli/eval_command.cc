@@ -3,24 +3,12 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "batch/batch_input.h"
-#include "batch/input_text.h"
-#include "batch/special_tokens.h"
-#include "cli/commands.h"
-#include "cli/evaluation.h"
-#include "cli/json_output.h"
-#include "cli/plan_table.h"
-#include "cli/progress.h"
-#include "cli/stop_signals.h"
-#include "setup/hardware.h"
-#include "setup/model_folder.h"
-#include "setup/team.h"
-#include "tables/table_reader.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/report.h"
 #include "base/units.h"
 #include "batch/batch_input.h"
+#include "batch/input_text.h"
 #include "batch/special_tokens.h"
 #include "cli/commands.h"
 #include "cli/evaluation.h"
@@ -36,6 +24,7 @@
 #include "setup/hardware.h"
 #include "setup/model_folder.h"
 #include "setup/team.h"
+#include "tables/table_reader.h"
 #include "text/unicode.h"
 
 namespace flexgen {
@@ -57,7 +46,8 @@ class Collect : public CompletionSink {
 
 /// Runs all requests as one job. False if a signal ended it.
 bool run_all(const EvalOptions& options, Engine& engine, std::vector<Request> requests, Collect& collect, OrderedJson& figures) {
-  const Workload workload = options.engine.shares_prefixes() ? share_prefixes(requests, CacheLayout::page_tokens(engine.model(), engine.kv_dtype())) : workload_of(requests);
+  const Workload workload =
+      options.engine.shares_prefixes() ? share_prefixes(requests, CacheLayout::page_tokens(engine.model(), engine.kv_dtype())) : workload_of(requests);
   set_hardware(engine, options.engine);
   engine.prepare(workload);
   print_note("{}", plan_table(engine));
@@ -87,7 +77,8 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   const Tokenizer& tokenizer = *engine.tokenizer();
   const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokenizer.encode("", true);
   std::vector<int32_t> tokens = tokenizer.encode(text, false);
-  if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back()) warn_of_two_bos(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
+  if (!prefix.empty() && !tokens.empty() && tokens.front() == prefix.back())
+    warn_of_two_bos(tokenizer, fmt::format("--perplexity {}: the text", options.perplexity_file));
   if (options.text_tokens > 0 && static_cast<int64_t>(tokens.size()) > options.text_tokens) tokens.resize(static_cast<size_t>(options.text_tokens));
   const auto prefix_size = static_cast<int64_t>(prefix.size()), num_tokens = static_cast<int64_t>(tokens.size());
   if (prefix_size + num_tokens < 2) fail_user("--perplexity {}: a text of {} tokens has nothing to be predicted", options.perplexity_file, num_tokens);
@@ -98,7 +89,8 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   const int64_t stride = options.stride > 0 ? options.stride : std::max<int64_t>(1, window / 2);
   const int64_t own = window - prefix_size;  // a window's tokens of the text
   if (own < 1 || stride > own - (prefix.empty() ? 1 : 0))
-    fail_user("--stride {}: windows of {} tokens ({} put before each text) leave room for strides up to {}", stride, window, prefix_size, own - (prefix.empty() ? 1 : 0));
+    fail_user("--stride {}: windows of {} tokens ({} put before each text) leave room for strides up to {}", stride, window, prefix_size,
+              own - (prefix.empty() ? 1 : 0));
 
   const std::vector<ScoreWindow> windows = score_windows(num_tokens, own, stride, !prefix.empty());
   std::vector<Request> requests;
@@ -123,7 +115,8 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
     for (int64_t at = windows[i].first_scored; at < windows[i].end; ++at, ++result.tokens)
       result.log_likelihood += collect.completions[i].prompt_logprobs.at(static_cast<size_t>(prefix_size + at - windows[i].begin)).logprob;
   result.bytes = static_cast<int64_t>(tokenizer.decode(std::span(tokens).subspan(prefix.empty() ? 1 : 0), false).size());
-  if (!std::isfinite(result.value())) fail_io("--perplexity {}: the model gives a token of the text no probability, so its perplexity is infinite", options.perplexity_file);
+  if (!std::isfinite(result.value()))
+    fail_io("--perplexity {}: the model gives a token of the text no probability, so its perplexity is infinite", options.perplexity_file);
   figures["perplexity"] = result.value();
   figures["tokens_scored"] = result.tokens;
   figures["nats_per_token"] = -result.log_likelihood / static_cast<double>(result.tokens);
@@ -158,8 +151,7 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
     if (!json.is_object()) bad("no JSON object");
     if (!json.contains(options.prompt_field) || !json[options.prompt_field].is_string())
       bad(fmt::format("no text '{}' (--prompt-field names the member that has the prompt)", options.prompt_field));
-    if (!json.contains(options.answer_field))
-      bad(fmt::format("no '{}' (--answer-field names the member that has the reference)", options.answer_field));
+    if (!json.contains(options.answer_field)) bad(fmt::format("no '{}' (--answer-field names the member that has the reference)", options.answer_field));
     Request request;
     request.key = static_cast<int64_t>(task.requests.size());
     request.prompt = engine.tokenizer()->encode(json[options.prompt_field].get<std::string>(), !options.no_special_tokens);
@@ -170,8 +162,10 @@ Task read_task(const EvalOptions& options, const Engine& engine) {
     const auto size = static_cast<int64_t>(request.prompt.size());
     if (size == 0) bad("the prompt is empty, and this model puts no token before a text");
     if (size + options.max_tokens > config.max_positions)
-      bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens, config.max_positions));
-    if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size) bad("the tokenizer gives an id that the model's vocabulary does not have");
+      bad(fmt::format("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", size, options.max_tokens,
+                      config.max_positions));
+    if (*std::max_element(request.prompt.begin(), request.prompt.end()) >= config.vocab_size)
+      bad("the tokenizer gives an id that the model's vocabulary does not have");
     task.requests.push_back(std::move(request));
     const OrderedJson& answer = json[options.answer_field];
     task.references.push_back(answer.is_string() ? answer.get<std::string>() : answer.dump());

@@ -40,14 +40,17 @@ double Perplexity::bits_per_byte() const { return -log_likelihood / std::log(2.0
 void check_answered(std::span<const Completion> completions, std::string_view what) {
   for (const Completion& completion : completions)
     if (completion.reason == FinishReason::kDeadEnd)
-      fail_user("none of the model's tokens may be token {} of the answer, so there is none: the tokenizer cannot write a character that the schema wants there, or all tokens are forbidden",
-                completion.failed_position - completion.prompt_tokens + 1);
+      fail_user(
+          "none of the model's tokens may be token {} of the answer, so there is none: the tokenizer cannot write a character that the schema wants there, or all tokens are forbidden",
+          completion.failed_position - completion.prompt_tokens + 1);
   const auto bad = [](const Completion& completion) { return completion.reason == FinishReason::kNotFinite; };
   const auto first = std::find_if(completions.begin(), completions.end(), bad);
   if (first == completions.end()) return;
-  fail_io("{} of {} {} have logits that are not finite (first: number {}, token {}, vocabulary entry {}), so there is no figure: a weight is NaN or infinite, or values "
-          "overflow; check the checkpoint, or compute with more range (--compute-dtype f32)",
-          std::count_if(first, completions.end(), bad), completions.size(), what, first - completions.begin() + 1, first->failed_position + 1, first->not_finite_entry);
+  fail_io(
+      "{} of {} {} have logits that are not finite (first: number {}, token {}, vocabulary entry {}), so there is no figure: a weight is NaN or infinite, or values "
+      "overflow; check the checkpoint, or compute with more range (--compute-dtype f32)",
+      std::count_if(first, completions.end(), bad), completions.size(), what, first - completions.begin() + 1, first->failed_position + 1,
+      first->not_finite_entry);
 }
 
 void TaskScore::add(std::string_view answer, std::string_view reference) {

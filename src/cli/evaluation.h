@@ -38,8 +38,8 @@ void check_answered(std::span<const Completion> completions, std::string_view wh
 
 /// How answers compare with references.
 struct TaskScore {
-  int64_t lines = 0, exact = 0;         ///< equal once blanks at both ends are cut
-  int64_t fields = 0, fields_right = 0; ///< of references that are JSON objects: members, and those the answer has with an equal value
+  int64_t lines = 0, exact = 0;          ///< equal once blanks at both ends are cut
+  int64_t fields = 0, fields_right = 0;  ///< of references that are JSON objects: members, and those the answer has with an equal value
 
   void add(std::string_view answer, std::string_view reference);
 };

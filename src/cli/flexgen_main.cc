@@ -9,8 +9,8 @@
 #include "base/last_words.h"
 #include "base/log.h"
 #include "base/report.h"
-#include "cli/commands.h"
 #include "base/thread.h"
+#include "cli/commands.h"
 
 namespace {
 

@@ -35,7 +35,8 @@ namespace {
 class OneRequest : public RequestSource, public CompletionSink {
  public:
   /// `before_text`: called once, before the first piece is written.
-  OneRequest(Request request, bool writes, std::function<void()> before_text) : request_(std::move(request)), writes_(writes), before_text_(std::move(before_text)) {}
+  OneRequest(Request request, bool writes, std::function<void()> before_text)
+      : request_(std::move(request)), writes_(writes), before_text_(std::move(before_text)) {}
   std::optional<Request> next() override { return std::exchange(request_, std::nullopt); }
   int64_t remaining() const override { return request_ ? 1 : 0; }
   bool follows_text() const override { return writes_; }
@@ -109,14 +110,17 @@ int generate_command(const GenerateOptions& options) {
   Engine engine(engine_options(options.engine, model));
   std::string text = options.prompt == "-" ? prompt_of_stdin() : options.prompt;
   AnswerForm form;
-  if (options.chat) text = conversation_text(*require_chat_template("--chat", model, options.chat_template, *engine.tokenizer()), options, std::move(text), &form);
+  if (options.chat)
+    text = conversation_text(*require_chat_template("--chat", model, options.chat_template, *engine.tokenizer()), options, std::move(text), &form);
   const bool adds_special_tokens = !options.no_special_tokens && !options.chat;
   Request request;
   request.params = options.params;
   if (!options.json_schema.empty()) request.params.grammar = grammar_of_file(options.json_schema, engine);
   if (form.channels) request.params.skip_special_tokens = false;  // they are marks
-  if (request.params.grammar && form.channels) fail_user("--json-schema: the chat template has answers in channels, for which a schema has no place; leave --chat or --json-schema out");
-  if (request.params.grammar && form.begins_in_thought) fail_user("--json-schema: the chat template has an answer begin with thoughts, which a schema has no place for; leave --chat or --json-schema out");
+  if (request.params.grammar && form.channels)
+    fail_user("--json-schema: the chat template has answers in channels, for which a schema has no place; leave --chat or --json-schema out");
+  if (request.params.grammar && form.begins_in_thought)
+    fail_user("--json-schema: the chat template has an answer begin with thoughts, which a schema has no place for; leave --chat or --json-schema out");
   request.prompt = engine.tokenizer()->encode(text, adds_special_tokens);
   if (adds_special_tokens && begins_with_two_bos(*engine.tokenizer(), request.prompt)) warn_of_two_bos(*engine.tokenizer(), "the prompt");
   if (request.prompt.empty()) fail_user("the prompt is empty, and this model puts no token before a text");
@@ -125,8 +129,8 @@ int generate_command(const GenerateOptions& options) {
   check_stop_token_ids(request.params.stop_token_ids, config.vocab_size);
   check_prompt_tokens(request.prompt, config.vocab_size);
   if (prompt_size + request.params.max_tokens > config.max_positions)
-    fail_user("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", prompt_size,
-              request.params.max_tokens, config.max_positions);
+    fail_user("the prompt has {} tokens and --max-tokens is {}: together more than the {} that the model takes", prompt_size, request.params.max_tokens,
+              config.max_positions);
   Workload workload;
   workload.add(prompt_size, request.params.max_tokens, request.params.keeps_logits(), false);
   set_hardware(engine, options.engine);

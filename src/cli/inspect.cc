@@ -27,8 +27,11 @@ int inspect_command(const InspectOptions& options) {
   for (const LayerSpec& layer : model->layers())
     for (const WeightUse& use : layer.uses) {
       const WeightSpec& weight = model->weights()[static_cast<size_t>(use.weight)];
-      const char* part = weight.always_resident ? "norms, biases, positions" : layer.kind == LayerKind::kBlock ? "blocks" : layer.kind == LayerKind::kExperts ? "experts"
-                         : layer.kind == LayerKind::kEmbed ? "embeddings" : "head";
+      const char* part = weight.always_resident              ? "norms, biases, positions"
+                         : layer.kind == LayerKind::kBlock   ? "blocks"
+                         : layer.kind == LayerKind::kExperts ? "experts"
+                         : layer.kind == LayerKind::kEmbed   ? "embeddings"
+                                                             : "head";
       part_of.try_emplace(use.weight, part);
       share_of.try_emplace(use.weight, layer.row_share);
     }
@@ -56,11 +59,13 @@ int inspect_command(const InspectOptions& options) {
   }
   const std::string& dtype = types.front().second;
   if (options.json) {
-    nlohmann::ordered_json json{{"model_type", config.model_type}, {"dtype", dtype}, {"layers", config.num_layers},
-                                {"hidden_size", config.hidden_size}, {"heads", config.num_heads}, {"kv_heads", config.num_kv_heads},
-                                {"head_size", config.head_size}, {"ffn_size", config.ffn_size}, {"vocab_size", config.vocab_size},
-                                {"max_positions", config.max_positions}, {"parameters", parameters}, {"bytes", bytes},
-                                {"kv_bytes_per_token", kv_bytes}, {"parts", parts}};
+    nlohmann::ordered_json json{{"model_type", config.model_type}, {"dtype", dtype},
+                                {"layers", config.num_layers},     {"hidden_size", config.hidden_size},
+                                {"heads", config.num_heads},       {"kv_heads", config.num_kv_heads},
+                                {"head_size", config.head_size},   {"ffn_size", config.ffn_size},
+                                {"vocab_size", config.vocab_size}, {"max_positions", config.max_positions},
+                                {"parameters", parameters},        {"bytes", bytes},
+                                {"kv_bytes_per_token", kv_bytes},  {"parts", parts}};
     for (const auto& [size, name] : types) json["dtypes"][name] = size;
     for (const auto& [window, size] : windowed) json["kv_bytes_per_token_of_windows"][std::to_string(window)] = size;
     if (config.is_mixture()) {
@@ -72,8 +77,8 @@ int inspect_command(const InspectOptions& options) {
     return kExitDone;
   }
   print_result("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,
-             config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size,
-             format_count(config.vocab_size), format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
+               config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size, format_count(config.vocab_size),
+               format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
   std::vector<std::string> shown;
   for (const auto& [size, name] : types) shown.push_back(types.size() == 1 ? name : fmt::format("{} ({})", name, format_bytes(size)));
   print_result("  {} parameters in {}, {}\n", format_count(parameters), fmt::join(shown, ", "), format_bytes(bytes));
@@ -82,7 +87,8 @@ int inspect_command(const InspectOptions& options) {
                  format_count(std::llround(used)));
   for (const auto& [part, size] : parts) print_result("  {:>10}  {}\n", format_bytes(size), part);
   print_result("  {:>10}  KV cache a token in 16 bits\n", format_bytes(kv_bytes));
-  for (const auto& [window, size] : windowed) print_result("  {:>10}  of these in layers that keep the last {} tokens of a sequence\n", format_bytes(size), format_count(window));
+  for (const auto& [window, size] : windowed)
+    print_result("  {:>10}  of these in layers that keep the last {} tokens of a sequence\n", format_bytes(size), format_count(window));
   return kExitDone;
 }
 

@@ -36,10 +36,12 @@ void tell_table(const MapOptions& options, const MapFiles& files, const MapOutco
   if (outcome.metrics) (*summary)["metrics"] = outcome.metrics->json();
   for (const auto& [name, metrics] : outcome.fields) (*summary)["metrics"][name] = metrics.json();
   if (const int64_t errors = outcome.unanswered - outcome.unread; errors > 0)
-    spdlog::warn("{}: {} of {} rows have no answer, and empty cells; their records in {} say why", options.output, format_count(errors), format_count(outcome.rows), files.answers);
+    spdlog::warn("{}: {} of {} rows have no answer, and empty cells; their records in {} say why", options.output, format_count(errors),
+                 format_count(outcome.rows), files.answers);
   if (outcome.unread > 0)
-    spdlog::warn("{}: the answers of {} of {} rows are no JSON object, as where one is cut off by --max-tokens; their cells are empty, and what was said is in {}", options.output,
-                 format_count(outcome.unread), format_count(outcome.rows), files.answers);
+    spdlog::warn(
+        "{}: the answers of {} of {} rows are no JSON object, as where one is cut off by --max-tokens; their cells are empty, and what was said is in {}",
+        options.output, format_count(outcome.unread), format_count(outcome.rows), files.answers);
   print_note("{}: {} rows, {} with an answer\n", options.output, format_count(outcome.rows), format_count(outcome.rows - outcome.unanswered));
   // JSON on stdout has them already.
   if (options.json && options.json_file.empty()) return;
@@ -71,7 +73,8 @@ int map_command(const MapOptions& options) {
       return kExitStopped;
     }
   }
-  return run_batch_then(batch_of(options, model, job.files()), [&](nlohmann::ordered_json* summary) { tell_table(options, job.files(), job.write_table(), summary); });
+  return run_batch_then(batch_of(options, model, job.files()),
+                        [&](nlohmann::ordered_json* summary) { tell_table(options, job.files(), job.write_table(), summary); });
 }
 
 }  // namespace flexgen

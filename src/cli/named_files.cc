@@ -30,7 +30,8 @@ void add_files(const CLI::App& command, const std::string& flag, std::vector<Nam
 }
 
 bool is_same(const std::string& a, const std::string& b) {
-  struct stat first {}, second {};
+  struct stat first {
+  }, second{};
   const bool there = stat(a.c_str(), &first) == 0, other_there = stat(b.c_str(), &second) == 0;
   if (there && other_there) return S_ISREG(first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
   if (there || other_there) return false;
@@ -58,11 +59,13 @@ void check_named_files(const CLI::App& command) {
   add_files(command, "--output", &others);
   for (size_t i = 0, outputs = others.size(); i < outputs; ++i)
     for (const char* end : {".job", ".input", ".removed"}) others.push_back({"the job of --output", others[i].path + end});
-  for (const char* flag : {"--error-output", "--input", "shards", "--config", "--hardware", "--chat-template", "--template", "--json-schema", "--examples", "--perplexity", "--task"})
+  for (const char* flag : {"--error-output", "--input", "shards", "--config", "--hardware", "--chat-template", "--template", "--json-schema", "--examples",
+                           "--perplexity", "--task"})
     add_files(command, flag, &others);
   for (size_t i = 0; i < written.size(); ++i) {
     const auto check = [&](const NamedFile& other) {
-      if (is_same(written[i].path, other.path)) fail_user("{} {}: that is a file of {} too, of which nothing would be left; give another", written[i].flag, written[i].path, other.flag);
+      if (is_same(written[i].path, other.path))
+        fail_user("{} {}: that is a file of {} too, of which nothing would be left; give another", written[i].flag, written[i].path, other.flag);
     };
     for (const NamedFile& other : others) check(other);
     for (size_t j = 0; j < i; ++j) check(written[j]);

@@ -37,8 +37,9 @@ const std::string kBatch = "run-batch --model m -i in -o out ";
 
 TEST(Options, RunBatch) {
   auto options = parsed<RunBatchOptions>(
-      kBatch + "--overwrite --cpu-memory 6GiB --disk-dir /tmp --disk-space 1.5TB --disk-bandwidth 500MB --weights 0:40:60 --kv-cache 0:0:100 --activations "
-               "0:100:0 --micro-batch-size 8 --num-micro-batches 4 --buffers 2 --backend cpu --compute-dtype bf16 --threads 2 --trace t.json");
+      kBatch +
+      "--overwrite --cpu-memory 6GiB --disk-dir /tmp --disk-space 1.5TB --disk-bandwidth 500MB --weights 0:40:60 --kv-cache 0:0:100 --activations "
+      "0:100:0 --micro-batch-size 8 --num-micro-batches 4 --buffers 2 --backend cpu --compute-dtype bf16 --threads 2 --trace t.json");
   EXPECT_EQ(options.model, "m");
   EXPECT_EQ(options.input, "in");
   EXPECT_EQ(options.output, "out");
@@ -64,7 +65,7 @@ TEST(Options, NumbersAreDecimalFiniteAndInRange) {
         "--micro-batch-size 9223372036854775808", "--attention-sparsity nan", "--attention-sparsity inf", "--attention-sparsity -nan", "--attention-sparsity 0x1p-1", "--rank-timeout nan",
         "--rank-timeout inf", "--rank-timeout 1e400", "--rank-timeout 0", "--cpu-memory 0x10", "--cpu-memory -1GiB", "--cpu-memory 1e30GiB", "--cpu-memory \xef\xbc\x96GiB", "--cpu-memory nan",
         "--cpu-memory inf", "--disk-bandwidth 0", "--disk-bandwidth -5", "--weights 0:40:70", "--weights 0:nan:100", "--weights 0:-10:110", "--weights 0:inf:0", "--expected-tokens 0x10"}) {
-  // clang-format on
+    // clang-format on
     const auto result = parse(kBatch + wrong);
     ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << wrong;
@@ -74,8 +75,9 @@ TEST(Options, NumbersAreDecimalFiniteAndInRange) {
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--rank-timeout 2.5").team.rank_timeout_s, 2.5);
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch + "--attention-sparsity 1e-1").engine.attention_sparsity, 0.1);
   EXPECT_EQ(parsed<PlanOptions>("plan --model m --seed 18446744073709551615").seed, 18446744073709551615U);
-  for (const char* wrong : {"plan --model m --prompt-len 0x10", "plan --model m --prompt-len 99999999999", "plan --model m --seed -1", "generate -m m text --temperature nan",
-                            "generate -m m text --top-p nan", "generate -m m text --top-k 1e1", "bench -m m --peers accelerate --peer-batch 8,0x10"})
+  for (const char* wrong :
+       {"plan --model m --prompt-len 0x10", "plan --model m --prompt-len 99999999999", "plan --model m --seed -1", "generate -m m text --temperature nan",
+        "generate -m m text --top-p nan", "generate -m m text --top-k 1e1", "bench -m m --peers accelerate --peer-batch 8,0x10"})
     EXPECT_TRUE(std::holds_alternative<CommandText>(parse(wrong))) << wrong;
 }
 
@@ -95,8 +97,9 @@ TEST(Options, ListsOfTypesToChooseFrom) {
   EXPECT_TRUE(options.engine.chooses_dtypes());
   EXPECT_EQ(split_list(options.engine.kv_cache_dtype), (std::vector<std::string>{"auto", "int8", "int4"}));
   EXPECT_FALSE(parsed<RunBatchOptions>(kBatch + "--disk-dir /tmp --weight-dtype int4").engine.chooses_dtypes());
-  for (const std::string wrong : {"--weight-dtype bf16,int5", "--weight-dtype bf16,", "--weight-dtype int4,int4", "--kv-cache-dtype bf16,fp16", "--weight-dtype auto,int4 --matmul-dtype int8",
-                                  "--weight-dtype auto,int4 --planner first-rule", "--kv-cache-dtype bf16,int4 --shard 0/2", "--kv-cache-dtype bf16,int4 --backend cuda"}) {
+  for (const std::string wrong : {"--weight-dtype bf16,int5", "--weight-dtype bf16,", "--weight-dtype int4,int4", "--kv-cache-dtype bf16,fp16",
+                                  "--weight-dtype auto,int4 --matmul-dtype int8", "--weight-dtype auto,int4 --planner first-rule",
+                                  "--kv-cache-dtype bf16,int4 --shard 0/2", "--kv-cache-dtype bf16,int4 --backend cuda"}) {
     auto result = parse(kBatch + "--disk-dir /tmp " + wrong);
     ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage) << wrong;
@@ -114,8 +117,8 @@ TEST(Options, WhatIsLeftOutIsChosenLater) {
 }
 
 TEST(Options, Generate) {
-  auto result = parse_command_line({"generate", "--model", "m", "Once upon", "--max-tokens", "5", "--temperature", "0.7", "--top-p",
-                                    "0.9", "--top-k", "40", "--seed", "3", "--stop", "a b", "--stop", "c"});
+  auto result = parse_command_line({"generate", "--model", "m", "Once upon", "--max-tokens", "5", "--temperature", "0.7", "--top-p", "0.9", "--top-k", "40",
+                                    "--seed", "3", "--stop", "a b", "--stop", "c"});
   auto options = std::get<GenerateOptions>(std::get<Command>(result));
   EXPECT_EQ(options.prompt, "Once upon");
   EXPECT_EQ(options.params.max_tokens, 5);
@@ -134,8 +137,9 @@ TEST(Options, ExpectedTokensAreForCommandsWhoseAnswersMayEndEarly) {
   EXPECT_EQ(parsed<RunBatchOptions>(kBatch).expected_tokens, 0);
   EXPECT_EQ(parsed<PlanOptions>("plan -m m -i in --expected-tokens 40").expected_tokens, 40);
   EXPECT_EQ(parsed<PlanOptions>("plan -m opt-6.7b --gen-len 64:512 --expected-tokens 40").expected_tokens, 40);
-  for (const std::string& line : {kBatch + "--expected-tokens 0", kBatch + "--expected-tokens -3", kBatch + "--expected-tokens 1.5", std::string("plan -m m --expected-tokens 0"),
-                                  std::string("bench -m m --expected-tokens 40"), std::string("generate -m m x --expected-tokens 40"), std::string("eval -m m --task t --expected-tokens 40")}) {
+  for (const std::string& line : {kBatch + "--expected-tokens 0", kBatch + "--expected-tokens -3", kBatch + "--expected-tokens 1.5",
+                                  std::string("plan -m m --expected-tokens 0"), std::string("bench -m m --expected-tokens 40"),
+                                  std::string("generate -m m x --expected-tokens 40"), std::string("eval -m m --task t --expected-tokens 40")}) {
     auto result = parse(line);
     ASSERT_EQ(result.index(), 1u) << line;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
@@ -200,16 +204,19 @@ TEST_P(WrongFlags, AreRefused) {
 INSTANTIATE_TEST_SUITE_P(
     Options, WrongFlags,
     testing::Values(Wrong{"--cpu-memory six", "--cpu-memory"}, Wrong{"--cpu-memory 0", "--cpu-memory"}, Wrong{"--cpu-memory -1GiB", "--cpu-memory"},
-                    Wrong{"--gpu-memory 8GiB", "no GPU computes"}, Wrong{"--backend cuda --gpu-memory 0", "--gpu-memory"}, Wrong{"--attention-on cpu", "no GPU computes"},
-                    Wrong{"--backend cuda --attention-on cpu --kv-cache 10:90:0", "--attention-on"}, Wrong{"--backend cuda --attention-on disk", "--attention-on"},
-                    Wrong{"--weights 50:30:20", "--backend cuda"}, Wrong{"--weights 0:50:60", "--weights"},
-                    Wrong{"--weights 0:100", "--weights"}, Wrong{"--kv-cache 0:nan:0", "--kv-cache"}, Wrong{"--activations 100", "--activations"},
-                    Wrong{"--kv-cache 0:50:50", "--disk-dir"}, Wrong{"--activations 0:0:100", "--disk-dir"},
-                    Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-bandwidth 0", "--disk-bandwidth"}, Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
+                    Wrong{"--gpu-memory 8GiB", "no GPU computes"}, Wrong{"--backend cuda --gpu-memory 0", "--gpu-memory"},
+                    Wrong{"--attention-on cpu", "no GPU computes"}, Wrong{"--backend cuda --attention-on cpu --kv-cache 10:90:0", "--attention-on"},
+                    Wrong{"--backend cuda --attention-on disk", "--attention-on"}, Wrong{"--weights 50:30:20", "--backend cuda"},
+                    Wrong{"--weights 0:50:60", "--weights"}, Wrong{"--weights 0:100", "--weights"}, Wrong{"--kv-cache 0:nan:0", "--kv-cache"},
+                    Wrong{"--activations 100", "--activations"}, Wrong{"--kv-cache 0:50:50", "--disk-dir"}, Wrong{"--activations 0:0:100", "--disk-dir"},
+                    Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-bandwidth 0", "--disk-bandwidth"},
+                    Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
                     Wrong{"--backend tpu", "tpu"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
-                    Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"}, Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},
-                    Wrong{"--load-experts some", "--load-experts"}, Wrong{"--expert-statistics=", "--expert-statistics"}, Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
+                    Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"},
+                    Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},
+                    Wrong{"--load-experts some", "--load-experts"}, Wrong{"--expert-statistics=", "--expert-statistics"},
+                    Wrong{"--kv-cache-rotation turn", "--kv-cache-rotation"}, Wrong{"--no-such-flag", "--no-such-flag"}));
 
 TEST(Options, Gpu) {
   auto result = parse("run-batch -m m -i in -o out --backend cuda --gpu-memory 16GiB --weights 20:80:0 --attention-on cpu");
@@ -235,8 +242,10 @@ TEST(Options, HowExpertsAreChosen) {
   EXPECT_EQ(parsed<BenchOptions>("bench -m m").expert_skew, std::nullopt);
   EXPECT_EQ(parsed<BenchOptions>("bench -m m --expert-skew 0 --expert-statistics auto").expert_skew, 0);
   EXPECT_EQ(parsed<PlanOptions>("plan -m m --expert-skew 0.5").expert_skew, 0.5);
-  for (const auto& [line, why] : {std::pair("bench -m m --expert-skew 5", "--expert-skew"), {"bench -m m --expert-skew 1 --peers accelerate", "the routers of other programs"},
-                                  {"plan -m m --expert-skew 1 --expert-statistics auto", "leave one of them out"}, {"run-batch -m m -i in -o out --expert-skew 1", "--expert-skew"}}) {
+  for (const auto& [line, why] : {std::pair("bench -m m --expert-skew 5", "--expert-skew"),
+                                  {"bench -m m --expert-skew 1 --peers accelerate", "the routers of other programs"},
+                                  {"plan -m m --expert-skew 1 --expert-statistics auto", "leave one of them out"},
+                                  {"run-batch -m m -i in -o out --expert-skew 1", "--expert-skew"}}) {
     auto result = parse(line);
     ASSERT_EQ(result.index(), 1u) << line;
     EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
@@ -252,26 +261,52 @@ TEST(Options, Map) {
   EXPECT_EQ(parsed<MapOptions>(map + "-t p.j2 --choices A,B --answer-column a --positive-label A").choices, (std::vector<std::string>{"A", "B"}));
   EXPECT_TRUE(parsed<MapOptions>(map + "-t p.j2 --json-schema s --output-column a").keeps_answer);
   EXPECT_EQ(parsed<MapOptions>("map -m m -i t.csv -t p.j2 --dry-run 2").dry_run, 2);
-  for (const auto& [list, choices] : {std::pair<std::string, std::vector<std::string>>{"a, b", {"a", "b"}}, {" a ,b\t", {"a", "b"}}, {R"("a, b",c)", {"a, b", "c"}}, {R"(" a" , "say ""hi""")", {" a", R"(say "hi")"}},
+  for (const auto& [list, choices] : {std::pair<std::string, std::vector<std::string>>{"a, b", {"a", "b"}},
+                                      {" a ,b\t", {"a", "b"}},
+                                      {R"("a, b",c)", {"a, b", "c"}},
+                                      {R"(" a" , "say ""hi""")", {" a", R"(say "hi")"}},
                                       {R"(5" disk,"5"" disk ")", {R"(5" disk)", R"(5" disk )"}}})
-    EXPECT_EQ(std::get<MapOptions>(std::get<Command>(parse_command_line({"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", list}))).choices, choices) << list;
+    EXPECT_EQ(
+        std::get<MapOptions>(std::get<Command>(parse_command_line({"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", list}))).choices,
+        choices)
+        << list;
   for (const char* wrong : {"a,,b", "a,", "\"a,b", "\"a\"b,c", "a, a", ",", "\"\",a"}) {
     const auto result = parse_command_line({"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", wrong});
     ASSERT_TRUE(std::holds_alternative<CommandText>(result)) << wrong;
     EXPECT_THAT(std::get<CommandText>(result).text, testing::HasSubstr("--choices")) << wrong;
   }
-  for (const char* wrong : {"", "-t p --prompt-template x", "-t p --choices A", "-t p --choices A,A", "-t p --choices A,B --max-tokens 4", "-t p --choices A,B --json-schema s", "-t p --examples e", "-t p --shots 3",
-                            "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right", "-t p --truncate middle", "-t p --json-schema s --answer-column a --positive-label A", "-t p --dry-run 2 --json",
-                            "-t p --min-tokens 200"})
+  for (const char* wrong :
+       {"", "-t p --prompt-template x", "-t p --choices A", "-t p --choices A,A", "-t p --choices A,B --max-tokens 4", "-t p --choices A,B --json-schema s",
+        "-t p --examples e", "-t p --shots 3", "-t p --balanced", "-t p --positive-label A", "-t p --system s", "-t p --chat --truncate right",
+        "-t p --truncate middle", "-t p --json-schema s --answer-column a --positive-label A", "-t p --dry-run 2 --json", "-t p --min-tokens 200"})
     EXPECT_TRUE(std::holds_alternative<CommandText>(parse(map + wrong))) << wrong;
   EXPECT_TRUE(std::holds_alternative<CommandText>(parse("map -m m -i t.csv -t p.j2"))) << "no output";
 }
 
 TEST(Options, WrongCommands) {
-  for (const char* line : {"", "fly", "run-batch", "run-batch --model m -i in", "run-batch --model m -i in -o -", "generate --model m", "generate -m m a b",
-                           "generate -m m x --temperature 3", "generate -m m x --top-p 0", "generate -m m x --max-tokens 0", "inspect",
-                           "plan -m m --plot plan.png", "plan -m m --plot plan", "bench -m m --prompt-len 0", "bench -m m --prompt-len 5:4", "bench -m m --gen-len a", "bench -m m --gen-len 5:", "doctor x",
-                           "eval -m m", "eval --task t", "eval -m m --task t --perplexity p", "eval -m m --task t --window 5", "eval -m m --perplexity p --max-tokens 5",
+  for (const char* line : {"",
+                           "fly",
+                           "run-batch",
+                           "run-batch --model m -i in",
+                           "run-batch --model m -i in -o -",
+                           "generate --model m",
+                           "generate -m m a b",
+                           "generate -m m x --temperature 3",
+                           "generate -m m x --top-p 0",
+                           "generate -m m x --max-tokens 0",
+                           "inspect",
+                           "plan -m m --plot plan.png",
+                           "plan -m m --plot plan",
+                           "bench -m m --prompt-len 0",
+                           "bench -m m --prompt-len 5:4",
+                           "bench -m m --gen-len a",
+                           "bench -m m --gen-len 5:",
+                           "doctor x",
+                           "eval -m m",
+                           "eval --task t",
+                           "eval -m m --task t --perplexity p",
+                           "eval -m m --task t --window 5",
+                           "eval -m m --perplexity p --max-tokens 5",
                            "eval -m m --perplexity p --stride 0"}) {
     auto result = parse(line);
     ASSERT_EQ(result.index(), 1u) << line;
@@ -317,7 +352,8 @@ TEST(Options, HelpAndVersion) {
     EXPECT_GE(all.size(), text.size());
   }
   const std::string some = said({"run-batch", "--help"}, kExitDone), all = said({"run-batch", "--help-all"}, kExitDone);
-  for (const char* common : {"Memory and disk", "--cpu-memory SIZE", "--overwrite", "--help-all", "FLEXGEN_CPU_MEMORY", "--log-level debug|info"}) EXPECT_THAT(some, HasSubstr(common));
+  for (const char* common : {"Memory and disk", "--cpu-memory SIZE", "--overwrite", "--help-all", "FLEXGEN_CPU_MEMORY", "--log-level debug|info"})
+    EXPECT_THAT(some, HasSubstr(common));
   for (const char* rare : {"--micro-batch-size", "--kv-cache-rotation", "--rank-timeout", "Placement"}) {
     EXPECT_THAT(some, testing::Not(HasSubstr(rare)));
     EXPECT_THAT(all, HasSubstr(rare));
@@ -370,7 +406,8 @@ TEST(Options, TwoDashesEndTheFlags) {
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --").prompt, "--");
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m x --").prompt, "x");
   const std::string more = said(words_of("generate -m m -- --top-k --planner 3"), kExitUsage);
-  EXPECT_THAT(more, testing::AllOf(HasSubstr("unknown arguments: --planner 3\n"), HasSubstr("behind -- each word is a value"), testing::Not(HasSubstr("did you mean"))));
+  EXPECT_THAT(more, testing::AllOf(HasSubstr("unknown arguments: --planner 3\n"), HasSubstr("behind -- each word is a value"),
+                                   testing::Not(HasSubstr("did you mean"))));
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m --temperature 0.5 -- --help").prompt, "--help");
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m x --").prompt, "x");
   EXPECT_EQ(parsed<GenerateOptions>("generate -m m -- --").prompt, "--");
@@ -436,14 +473,17 @@ TEST(Options, AFlagThatTakesOneValueIsRefusedIfItIsThereTwice) {
 }
 
 TEST(Options, EveryCommandWithAModelTakesItsRevisionAndFieldsToIgnore) {
-  for (const char* line : {"run-batch -m m -i in -o out", "generate -m m x", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "doctor --measure -m m"}) {
+  for (const char* line :
+       {"run-batch -m m -i in -o out", "generate -m m x", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "doctor --measure -m m"}) {
     auto result = parse(std::string(line) + " --revision v1 --ignore-config-field a --ignore-config-field b.c");
     ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
-    const ModelFlags flags = std::visit([&](const auto& options) -> ModelFlags {
-      if constexpr (requires { options.engine; }) return options.engine.model;
-      else if constexpr (requires { options.model_flags; }) return options.model_flags;
-      else return {};
-    }, std::get<Command>(result));
+    const ModelFlags flags = std::visit(
+        [&](const auto& options) -> ModelFlags {
+          if constexpr (requires { options.engine; }) return options.engine.model;
+          else if constexpr (requires { options.model_flags; }) return options.model_flags;
+          else return {};
+        },
+        std::get<Command>(result));
     EXPECT_EQ(flags.revision, "v1") << line;
     EXPECT_THAT(flags.ignored_config_fields, testing::ElementsAre("a", "b.c")) << line;
   }
@@ -451,16 +491,19 @@ TEST(Options, EveryCommandWithAModelTakesItsRevisionAndFieldsToIgnore) {
 }
 
 TEST(Options, JsonIsTheSameEverywhere) {
-  for (const char* line : {"run-batch -m m -i in -o out", "generate -m m x", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "merge -i i -o o", "doctor"})
+  for (const char* line :
+       {"run-batch -m m -i in -o out", "generate -m m x", "inspect m", "bench -m m", "eval -m m --task t", "plan -m m", "merge -i i -o o", "doctor"})
     for (const char* json : {" --json", " --json=f"}) {
       auto result = parse(std::string(line) + json);
       ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
-      std::visit([&](const auto& options) {
-        if constexpr (requires { options.json; }) {
-          EXPECT_TRUE(options.json) << line;
-          EXPECT_EQ(options.json_file, std::string(json) == " --json" ? "" : "f") << line;
-        } else ADD_FAILURE() << line;
-      }, std::get<Command>(result));
+      std::visit(
+          [&](const auto& options) {
+            if constexpr (requires { options.json; }) {
+              EXPECT_TRUE(options.json) << line;
+              EXPECT_EQ(options.json_file, std::string(json) == " --json" ? "" : "f") << line;
+            } else ADD_FAILURE() << line;
+          },
+          std::get<Command>(result));
     }
   EXPECT_EQ(parsed<InspectOptions>("inspect --json dir").model, "dir");
   EXPECT_EQ(parsed<PlanOptions>("plan -m m --json f").json_file, "f");
@@ -473,7 +516,8 @@ TEST(Options, TheEnvironmentStandsInForFlags) {
     if (auto* text = std::get_if<CommandText>(&result)) ADD_FAILURE() << text->text;
     return std::get<RunBatchOptions>(std::get<Command>(result));
   };
-  const std::vector<std::string> environment{"FLEXGEN_MODEL=m", "FLEXGEN_CPU_MEMORY=2GiB", "FLEXGEN_OVERWRITE=yes", "FLEXGEN_EFFICIENCY=0", "FLEXGEN_QUIET=1", "HOME=/x", "FLEXGEN_THREADS=", "FLEXGEN_STOP=x"};
+  const std::vector<std::string> environment{"FLEXGEN_MODEL=m", "FLEXGEN_CPU_MEMORY=2GiB", "FLEXGEN_OVERWRITE=yes", "FLEXGEN_EFFICIENCY=0", "FLEXGEN_QUIET=1",
+                                             "HOME=/x",         "FLEXGEN_THREADS=",        "FLEXGEN_STOP=x"};
   GeneralFlags general;
   auto options = with({"run-batch", "-i", "in", "-o", "out"}, environment, &general);
   EXPECT_EQ(options.model, "m");
@@ -514,7 +558,9 @@ TEST(Options, AFileStandsInForFlags) {
     words.insert(words.end(), {"--config", file(text)});
     return parse_command_line(words, environment);
   };
-  auto result = parse_with("model = \"m\"\ncpu-memory = \"1GiB\"\nthreads = 3\n[run-batch]\noverwrite = true\nkv_cache = \"0:100:0\"\n[generate]\nmax-tokens = 5\n", {"run-batch", "-i", "in", "-o", "out", "--threads", "4"}, {"FLEXGEN_CPU_MEMORY=2GiB"});
+  auto result =
+      parse_with("model = \"m\"\ncpu-memory = \"1GiB\"\nthreads = 3\n[run-batch]\noverwrite = true\nkv_cache = \"0:100:0\"\n[generate]\nmax-tokens = 5\n",
+                 {"run-batch", "-i", "in", "-o", "out", "--threads", "4"}, {"FLEXGEN_CPU_MEMORY=2GiB"});
   ASSERT_EQ(result.index(), 0u) << std::get<CommandText>(result).text;
   auto options = std::get<RunBatchOptions>(std::get<Command>(result));
   EXPECT_EQ(options.model, "m");

@@ -59,7 +59,9 @@ Ended run_script(const std::string& python, std::vector<std::string> arguments) 
   for (ssize_t count = 0; !failed && ((count = ::read(ends[0], bytes, sizeof(bytes))) > 0 || (count < 0 && errno == EINTR));)
     if (count > 0) ended.output.append(bytes, static_cast<size_t>(count));
   ::close(ends[0]);
-  if (failed) fail_user("--peer-python {}: {}{}", python, std::strerror(failed), failed == EAGAIN ? "; no more processes are allowed (ulimit -u, pids.max of the cgroup)" : "");
+  if (failed)
+    fail_user("--peer-python {}: {}{}", python, std::strerror(failed),
+              failed == EAGAIN ? "; no more processes are allowed (ulimit -u, pids.max of the cgroup)" : "");
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
@@ -75,9 +77,17 @@ class JobFile {
     std::string name = (std::filesystem::path(job.directory) / "flexgen_peers_XXXXXX").string();
     if (mkdtemp(name.data()) == nullptr) fail_io("{}: {}", job.directory, std::strerror(errno));
     directory_ = name;
-    const nlohmann::json json{{"model", job.model}, {"checkpoint", job.checkpoint}, {"dtype", job.dtype}, {"offload_directory", directory_}, {"prompts", job.prompts},
-                              {"max_tokens", job.max_tokens}, {"cpu_memory_bytes", job.cpu_bytes}, {"gpu_memory_bytes", job.gpu_bytes},
-                              {"batch_sizes", flags.batch_sizes}, {"rounds", flags.rounds}, {"policy", flags.policy}};
+    const nlohmann::json json{{"model", job.model},
+                              {"checkpoint", job.checkpoint},
+                              {"dtype", job.dtype},
+                              {"offload_directory", directory_},
+                              {"prompts", job.prompts},
+                              {"max_tokens", job.max_tokens},
+                              {"cpu_memory_bytes", job.cpu_bytes},
+                              {"gpu_memory_bytes", job.gpu_bytes},
+                              {"batch_sizes", flags.batch_sizes},
+                              {"rounds", flags.rounds},
+                              {"policy", flags.policy}};
     std::ofstream out(path());
     out << json;
     if (!out.flush()) fail_io("cannot write {}", path());
@@ -100,7 +110,8 @@ void check_peers(const PeerFlags& flags) {
   for (const std::string& name : flags.names) {
     const Ended ended = run_script(flags.python, {"check", name});
     if (ended.status == kMissing) fail_user("--peers {}: {}", name, ended.output.substr(0, ended.output.find('\n')));
-    if (ended.status != 0) fail_user("--peer-python {}: it ended with status {} when asked for {}; give a Python of at least 3.9", flags.python, ended.status, name);
+    if (ended.status != 0)
+      fail_user("--peer-python {}: it ended with status {} when asked for {}; give a Python of at least 3.9", flags.python, ended.status, name);
   }
 }
 
@@ -111,7 +122,8 @@ PeerResult run_peer(const PeerFlags& flags, const std::string& name, const PeerJ
   const size_t mark = ended.output.rfind(kMark);
   if (ended.status != 0 || mark == std::string::npos) fail_user("--peers {}: it ended with status {}; what it says is above", name, ended.status);
   const nlohmann::json json = nlohmann::json::parse(ended.output.substr(mark + kMark.size()));
-  return {json.at("name"), json.at("version"), json.at("settings"), json.at("batch"), json.at("batches"), json.at("batches_run"), json.at("run_s"), json.at("time_s")};
+  return {json.at("name"),    json.at("version"),     json.at("settings"), json.at("batch"),
+          json.at("batches"), json.at("batches_run"), json.at("run_s"),    json.at("time_s")};
 }
 
 std::string peers_table(double our_time_s, int64_t generated_tokens, const std::vector<PeerResult>& results) {
@@ -119,16 +131,23 @@ std::string peers_table(double our_time_s, int64_t generated_tokens, const std::
   std::string text = fmt::format("  {:<22}{:>14}{:>20}{:>12}\n", "the same job", "time", "generated/s", "ours is");
   text += fmt::format("  {:<22}{:>14}{:>20.2f}\n", "flexgen", format_duration(our_time_s), speed(our_time_s));
   for (const PeerResult& result : results)
-    text += fmt::format("  {:<22}{:>14}{:>20.2f}{:>11.1f}x   batches of {}, {} of {} run; {}\n", result.name + " " + result.version, format_duration(result.time_s),
-                        speed(result.time_s), result.time_s / our_time_s, result.batch, result.batches_run, result.batches, result.settings);
+    text +=
+        fmt::format("  {:<22}{:>14}{:>20.2f}{:>11.1f}x   batches of {}, {} of {} run; {}\n", result.name + " " + result.version, format_duration(result.time_s),
+                    speed(result.time_s), result.time_s / our_time_s, result.batch, result.batches_run, result.batches, result.settings);
   return text;
 }
 
 nlohmann::ordered_json peers_json(const std::vector<PeerResult>& results, int64_t generated_tokens) {
   auto json = nlohmann::ordered_json::array();
   for (const PeerResult& result : results)
-    json.push_back({{"name", result.name}, {"version", result.version}, {"settings", result.settings}, {"batch", result.batch}, {"batches", result.batches},
-                    {"batches_run", result.batches_run}, {"run_s", result.run_s}, {"time_s", result.time_s},
+    json.push_back({{"name", result.name},
+                    {"version", result.version},
+                    {"settings", result.settings},
+                    {"batch", result.batch},
+                    {"batches", result.batches},
+                    {"batches_run", result.batches_run},
+                    {"run_s", result.run_s},
+                    {"time_s", result.time_s},
                     {"generated_tokens_per_s", static_cast<double>(generated_tokens) / result.time_s}});
   return json;
 }

@@ -13,11 +13,11 @@ inline constexpr const char* kPeers[] = {"accelerate", "flexllmgen"};
 
 /// Which peers run, and how.
 struct PeerFlags {
-  std::vector<std::string> names;  ///< of kPeers
-  std::string python = "python3";  ///< that has them
+  std::vector<std::string> names;           ///< of kPeers
+  std::string python = "python3";           ///< that has them
   std::vector<int64_t> batch_sizes{8, 32};  ///< that are tried; the fastest counts
-  int64_t rounds = 1;              ///< batches that are run, the others are counted at their time; 0: all
-  std::string policy;              ///< flexllmgen's own flags, sets of them separated by semicolons; empty: those of its published runs
+  int64_t rounds = 1;                       ///< batches that are run, the others are counted at their time; 0: all
+  std::string policy;                       ///< flexllmgen's own flags, sets of them separated by semicolons; empty: those of its published runs
 };
 
 /// The job as a peer is told it: prompts in tokens, budgets in bytes.

@@ -37,8 +37,10 @@ class Peers : public testing::Test {
 };
 
 TEST_F(Peers, TheJobGoesThereAndTheResultComesBack) {
-  python_is("cp \"$5\" " + folder_.file("seen.json") + "\necho loading\n"
-            "echo 'RESULT {\"name\": \"accelerate\", \"version\": \"1.2\", \"settings\": \"all on cpu\", \"batch\": 8, \"batches\": 4, \"batches_run\": 1, \"run_s\": 5, \"time_s\": 20}'");
+  python_is(
+      "cp \"$5\" " + folder_.file("seen.json") +
+      "\necho loading\n"
+      "echo 'RESULT {\"name\": \"accelerate\", \"version\": \"1.2\", \"settings\": \"all on cpu\", \"batch\": 8, \"batches\": 4, \"batches_run\": 1, \"run_s\": 5, \"time_s\": 20}'");
   const PeerResult result = run_peer(flags_, "accelerate", job_);
   EXPECT_EQ(result.time_s, 20);
   std::ifstream in(folder_.file("seen.json"));

@@ -63,7 +63,8 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   Workload workload;
   if (options.input.empty()) {
     std::mt19937_64 random(options.seed);
-    for (auto [prompt, gen] : synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, model.config(), random)) workload.add(prompt, gen, false, false, expected(0, gen));
+    for (auto [prompt, gen] : synthetic_lengths(options.prompt_len, options.gen_len, options.num_prompts, model.config(), random))
+      workload.add(prompt, gen, false, false, expected(0, gen));
     return workload;
   }
   std::unique_ptr<Tokenizer> tokenizer;
@@ -71,7 +72,7 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
   if (has_weights && !options.skip_tokenizer && has_tokenizer_files(options.model)) tokenizer = Tokenizer::load(options.model);
   const std::atomic<bool> never{false};
   const ModelLimits limits = has_weights ? limits_of(options.model, options.chat_template, model.config(), tokenizer.get())
-                                           : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, kTextBytesPerToken};
+                                         : ModelLimits{model.config().vocab_size, model.config().max_positions, nullptr, kTextBytesPerToken};
   std::optional<PipedInput> piped;
   if (options.input == "-") piped.emplace();
   const BatchInput input = BatchInput::scan(piped ? piped->path() : options.input, limits, never);
@@ -88,11 +89,11 @@ Workload planned_job(const PlanOptions& options, const Model& model, std::vector
     notes.push_back(fmt::format("no tokenizer: counted a token for every {} bytes of text, in {} of {} lines", kTextBytesPerToken,
                                 format_count(input.num_estimated()), format_count(input.num_lines())));
   if (input.open_ended_lines() > 0)
-    notes.push_back(fmt::format("{} of {} lines give no max_completion_tokens: each answer may take all positions that its prompt leaves", format_count(input.open_ended_lines()),
-                                format_count(input.num_lines())));
+    notes.push_back(fmt::format("{} of {} lines give no max_completion_tokens: each answer may take all positions that its prompt leaves",
+                                format_count(input.open_ended_lines()), format_count(input.num_lines())));
   if (bad > 0)
-    notes.push_back(fmt::format("{} of {} lines cannot be answered and are left out, the first is {}", format_count(bad),
-                                format_count(input.num_lines()), why));
+    notes.push_back(
+        fmt::format("{} of {} lines cannot be answered and are left out, the first is {}", format_count(bad), format_count(input.num_lines()), why));
   return workload;
 }
 
@@ -143,7 +144,8 @@ int plan_command(const PlanOptions& given) {
   if (options.json) put_json(report_json(report, input), options.json_file);
   if (!options.json || !options.json_file.empty()) print_result("{}", report_text(report, input));
   if (options.plot_file.empty()) return kExitDone;
-  write_whole_file(options.plot_file, options.plot_file.ends_with(".svg") ? report_svg(report, input, options.model) : report_page(report, input, options.model));
+  write_whole_file(options.plot_file,
+                   options.plot_file.ends_with(".svg") ? report_svg(report, input, options.model) : report_page(report, input, options.model));
   return kExitDone;
 }
 

@@ -62,8 +62,11 @@ double unshared_time_s(const PlanInput& input) {
 
 std::string policy_text(const Policy& policy) {
   return fmt::format("{} x {} sequences, {} tokens a micro-batch, {} buffers, weights {}, KV cache {}, activations {}{}", policy.micro_batch_size,
-                     policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(),
-                     !policy.on_gpu() ? "" : policy.attention_beside() ? ", attention on the CPU beside the GPU" : ", attention on the GPU");
+                     policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(),
+                     policy.activations.to_string(),
+                     !policy.on_gpu()            ? ""
+                     : policy.attention_beside() ? ", attention on the CPU beside the GPU"
+                                                 : ", attention on the GPU");
 }
 
 PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
@@ -112,10 +115,10 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   const int64_t more = std::max<int64_t>(kGiB, input.budgets.cpu_bytes <= 12 * kGiB ? 8 * kGiB : input.budgets.cpu_bytes);
   what_if("+" + format_bytes(more) + " RAM", [&](auto&, auto&, Budgets& budgets, auto&, auto&) { budgets.cpu_bytes += more; });
   const DType weights = Precision::of(input.model, input.compute, input.kv).weights;
-  if (row_bytes(input.kv, 64) > row_bytes(DType::kInt4, 64))
-    what_if("int4 cache", [&](auto&, auto&, auto&, auto&, DType& kv) { kv = DType::kInt4; });
+  if (row_bytes(input.kv, 64) > row_bytes(DType::kInt4, 64)) what_if("int4 cache", [&](auto&, auto&, auto&, auto&, DType& kv) { kv = DType::kInt4; });
   if (row_bytes(weights, kLongestBlock) > row_bytes(DType::kInt4, kLongestBlock)) {
-    what_if("int4 weights", [&](auto&, const Model*& model, auto&, auto&, auto&) { model = variants.with_weights ? variants.with_weights(DType::kInt4) : nullptr; });
+    what_if("int4 weights",
+            [&](auto&, const Model*& model, auto&, auto&, auto&) { model = variants.with_weights ? variants.with_weights(DType::kInt4) : nullptr; });
     if (row_bytes(input.kv, 64) > row_bytes(DType::kInt4, 64))
       what_if("int4 weights and cache", [&](auto&, const Model*& model, auto&, auto&, DType& kv) {
         model = variants.with_weights ? variants.with_weights(DType::kInt4) : nullptr;
@@ -136,19 +139,23 @@ PlanReport make_report(const PlanInput& input, const PlanVariants& variants) {
   if (input.budgets.disk_bytes == 0)
     what_if("KV cache on disk too (--disk-dir)", [&](auto&, auto&, Budgets& budgets, auto&, auto&) { budgets.disk_bytes = 1000 * kGiB; });
   else if (disk_space_used(input, report.memory) >= kShortOfDiskSpace)
-    what_if("+" + format_bytes(input.budgets.disk_bytes) + " disk space (--disk-space)", [&](auto&, auto&, Budgets& budgets, auto&, auto&) { budgets.disk_bytes *= 2; });
+    what_if("+" + format_bytes(input.budgets.disk_bytes) + " disk space (--disk-space)",
+            [&](auto&, auto&, Budgets& budgets, auto&, auto&) { budgets.disk_bytes *= 2; });
   std::stable_sort(report.what_ifs.begin(), report.what_ifs.end(), [](const WhatIf& a, const WhatIf& b) { return a.time_s < b.time_s; });
   return report;
 }
 
-std::string sharing_text(const PlanReport& report, const PlanInput& input) { return sharing_text(input.workload, report.unshared_time_s / report.plan.prediction.time_s); }
+std::string sharing_text(const PlanReport& report, const PlanInput& input) {
+  return sharing_text(input.workload, report.unshared_time_s / report.plan.prediction.time_s);
+}
 
 std::string report_text(const PlanReport& report, const PlanInput& input) {
   const Prediction& predicted = report.plan.prediction;
   const Workload& job = input.workload;
-  std::string text = fmt::format("job: {} sequences, {} prompt and up to {} generated tokens{}\n", format_count(job.num_sequences),
-                                 format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_max_tokens)),
-                                 job.expects_early_ends() ? fmt::format(", {} expected ({})", format_count(static_cast<int64_t>(job.total_generated_tokens)), expectation_text(job)) : "");
+  std::string text = fmt::format(
+      "job: {} sequences, {} prompt and up to {} generated tokens{}\n", format_count(job.num_sequences),
+      format_count(static_cast<int64_t>(job.total_prompt_tokens)), format_count(static_cast<int64_t>(job.total_max_tokens)),
+      job.expects_early_ends() ? fmt::format(", {} expected ({})", format_count(static_cast<int64_t>(job.total_generated_tokens)), expectation_text(job)) : "");
   if (const std::string sharing = sharing_text(report, input); !sharing.empty()) text += sharing + '\n';
   for (const std::string& note : report.notes) text += "note: " + note + "\n";
   text += fmt::format("machine: {}; {} for RAM, {} for spilled data on disk\n", input.hardware.name, format_bytes(input.budgets.cpu_bytes),
@@ -156,14 +163,16 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
   if (!report.dtypes.judged.empty()) text += fmt::format("types: {}\n", choice_text(report.dtypes));
   text += fmt::format("policy: {}\n", policy_text(report.plan.policy));
   if (const std::string experts = experts_text(input.model, report.plan.policy); !experts.empty()) text += "experts: " + experts + "\n";
-  text += fmt::format("predicted: {}, {:.1f} generated and {:.1f} prompt tokens/s, {:.0f} steps\n", format_duration(predicted.time_s), tokens_per_s(input, predicted.time_s),
-                      job.total_prompt_tokens / predicted.time_s, predicted.steps);
-  text += fmt::format("  the busiest lane alone takes {} (efficiency {:.2f}); the linear program said {}\n", format_duration(predicted.busy[predicted.busy.busiest()]),
-                      predicted.busy[predicted.busy.busiest()] / predicted.time_s, report.plan.program_time_s > 0 ? format_duration(report.plan.program_time_s) : "nothing");
+  text += fmt::format("predicted: {}, {:.1f} generated and {:.1f} prompt tokens/s, {:.0f} steps\n", format_duration(predicted.time_s),
+                      tokens_per_s(input, predicted.time_s), job.total_prompt_tokens / predicted.time_s, predicted.steps);
+  text += fmt::format("  the busiest lane alone takes {} (efficiency {:.2f}); the linear program said {}\n",
+                      format_duration(predicted.busy[predicted.busy.busiest()]), predicted.busy[predicted.busy.busiest()] / predicted.time_s,
+                      report.plan.program_time_s > 0 ? format_duration(report.plan.program_time_s) : "nothing");
   text += "lanes:\n";
   for (size_t lane = 0; lane < kNumPlannedLanes; ++lane)
     if (predicted.busy.seconds[lane] > 0)
-      text += fmt::format("  {:<12} {:>10}  {:>3.0f}%\n", lane_name(static_cast<LaneKind>(lane)), format_duration(predicted.busy.seconds[lane]), 100 * predicted.busy.seconds[lane] / predicted.time_s);
+      text += fmt::format("  {:<12} {:>10}  {:>3.0f}%\n", lane_name(static_cast<LaneKind>(lane)), format_duration(predicted.busy.seconds[lane]),
+                          100 * predicted.busy.seconds[lane] / predicted.time_s);
   text += "bytes:\n";
   for (auto [tier, name] : {std::pair{Tier::kGpu, "gpu"}, {Tier::kCpu, "RAM"}, {Tier::kDisk, "disk"}}) {
     if (report.memory.bytes(tier) == 0) continue;
@@ -192,39 +201,57 @@ std::string report_text(const PlanReport& report, const PlanInput& input) {
 std::string report_json(const PlanReport& report, const PlanInput& input) {
   using OrderedJson = nlohmann::ordered_json;
   auto policy_json = [&](const Policy& policy) {
-    OrderedJson json{{"micro_batch_size", policy.micro_batch_size}, {"num_micro_batches", policy.num_micro_batches}, {"max_rows", policy.max_rows}, {"buffers", policy.buffers},
-              {"weights", policy.weights.to_string()}, {"kv_cache", policy.kv_cache.to_string()}, {"activations", policy.activations.to_string()}};
+    OrderedJson json{{"micro_batch_size", policy.micro_batch_size},
+                     {"num_micro_batches", policy.num_micro_batches},
+                     {"max_rows", policy.max_rows},
+                     {"buffers", policy.buffers},
+                     {"weights", policy.weights.to_string()},
+                     {"kv_cache", policy.kv_cache.to_string()},
+                     {"activations", policy.activations.to_string()}};
     if (input.model.config().is_mixture()) json.update({{"max_choosing_rows", policy.max_choosing_rows}, {"hottest_first", policy.hottest_first}});
     if (policy.on_gpu()) json["attention_on"] = policy.attention_beside() ? "cpu" : "gpu";
     return json;
   };
   const Prediction& predicted = report.plan.prediction;
   OrderedJson json;
-  json["job"] = {{"sequences", input.workload.num_sequences}, {"prompt_tokens", input.workload.total_prompt_tokens}, {"shared_prompt_tokens", input.workload.total_shared_tokens}, {"max_tokens", input.workload.total_max_tokens},
+  json["job"] = {{"sequences", input.workload.num_sequences},
+                 {"prompt_tokens", input.workload.total_prompt_tokens},
+                 {"shared_prompt_tokens", input.workload.total_shared_tokens},
+                 {"max_tokens", input.workload.total_max_tokens},
                  {"generated_tokens", input.workload.total_generated_tokens}};
   for (const std::string& note : report.notes) json["notes"].push_back(note);
   json["hardware"] = input.hardware.name;
   json["cpu_memory_bytes"] = input.budgets.cpu_bytes;
   json["disk_space_bytes"] = input.budgets.disk_bytes;
   for (const JudgedPair& judged : report.dtypes.judged)
-    json["dtypes"].push_back({{"weights", judged.types.weights}, {"kv_cache", judged.types.kv_cache}, {"time_s", judged.time_s},
-                              {"chosen", judged.types == report.dtypes.types}});
+    json["dtypes"].push_back(
+        {{"weights", judged.types.weights}, {"kv_cache", judged.types.kv_cache}, {"time_s", judged.time_s}, {"chosen", judged.types == report.dtypes.types}});
   json["policy"] = policy_json(report.plan.policy);
-  json["predicted"] = {{"time_s", predicted.time_s}, {"steps", predicted.steps}, {"bound_s", predicted.bound_s},
-                       {"program_time_s", report.plan.program_time_s}, {"generated_tokens_per_s", tokens_per_s(input, predicted.time_s)},
+  json["predicted"] = {{"time_s", predicted.time_s},
+                       {"steps", predicted.steps},
+                       {"bound_s", predicted.bound_s},
+                       {"program_time_s", report.plan.program_time_s},
+                       {"generated_tokens_per_s", tokens_per_s(input, predicted.time_s)},
                        {"prompt_tokens_per_s", input.workload.total_prompt_tokens / predicted.time_s},
-                       {"disk_read_bytes", predicted.disk_read_bytes}, {"disk_write_bytes", predicted.disk_write_bytes}};
+                       {"disk_read_bytes", predicted.disk_read_bytes},
+                       {"disk_write_bytes", predicted.disk_write_bytes}};
   if (report.unshared_time_s > 0) json["predicted"]["time_without_sharing_s"] = report.unshared_time_s;
   if (predicted.load_time_s) json["predicted"]["load_time_s"] = *predicted.load_time_s;
   for (size_t lane = 0; lane < kNumPlannedLanes; ++lane) json["predicted"]["lanes"][lane_name(static_cast<LaneKind>(lane))] = predicted.busy.seconds[lane];
   for (const MemoryItem& item : report.memory.items)
-    if (item.bytes > 0) json["bytes"].push_back({{"tier", item.tier == Tier::kDisk ? "disk" : item.tier == Tier::kCpu ? "cpu" : "gpu"}, {"what", item.name}, {"bytes", item.bytes}});
+    if (item.bytes > 0)
+      json["bytes"].push_back({{"tier", item.tier == Tier::kDisk  ? "disk"
+                                        : item.tier == Tier::kCpu ? "cpu"
+                                                                  : "gpu"},
+                               {"what", item.name},
+                               {"bytes", item.bytes}});
   json["binding"] = report.binding;
   json["planning_s"] = report.plan.planning_s;
   json["complete"] = report.plan.complete;
   json["candidates"] = report.plan.candidates.size();
   json["alternatives"] = OrderedJson::array();
-  for (const Alternative& other : report.alternatives) json["alternatives"].push_back({{"policy", policy_json(other.policy)}, {"time_s", other.time_s}, {"why", other.why}});
+  for (const Alternative& other : report.alternatives)
+    json["alternatives"].push_back({{"policy", policy_json(other.policy)}, {"time_s", other.time_s}, {"why", other.why}});
   json["what_if"] = OrderedJson::array();
   for (const WhatIf& change : report.what_ifs)
     json["what_if"].push_back({{"change", change.change}, {"time_s", change.time_s}, {"speedup", predicted.time_s / change.time_s}, {"policy", change.policy}});

@@ -13,9 +13,9 @@ namespace flexgen {
 
 /// A change of the machine or the job, planned for.
 struct WhatIf {
-  std::string change;    ///< "+8 GiB RAM"
-  double time_s = 0;     ///< of the job then; 0: it would not run
-  std::string policy;    ///< in short
+  std::string change;  ///< "+8 GiB RAM"
+  double time_s = 0;   ///< of the job then; 0: it would not run
+  std::string policy;  ///< in short
   /// Whether it is worth a change: a few percent are within what a prediction may be off.
   bool helps(double planned_s) const { return time_s > 0 && planned_s > 1.03 * time_s; }
 };
@@ -24,17 +24,17 @@ struct WhatIf {
 struct Alternative {
   Policy policy;
   double time_s = 0;
-  std::string why;       ///< what it waits for
+  std::string why;  ///< what it waits for
 };
 
 struct PlanReport {
   Plan plan;
   MemoryPlan memory;
-  std::string binding;   ///< "disk read: 60% of the weights stream, as RAM is full"
+  std::string binding;  ///< "disk read: 60% of the weights stream, as RAM is full"
   std::vector<Alternative> alternatives;
   std::vector<WhatIf> what_ifs;
-  double unshared_time_s = 0;  ///< of the job with --prefix-sharing off, planned for that; 0: it shares nothing, or would not run
-  DtypeChoice dtypes;    ///< judged: empty if there was nothing to choose
+  double unshared_time_s = 0;      ///< of the job with --prefix-sharing off, planned for that; 0: it shares nothing, or would not run
+  DtypeChoice dtypes;              ///< judged: empty if there was nothing to choose
   std::vector<std::string> notes;  ///< on the job: what was estimated or left out
 };
 

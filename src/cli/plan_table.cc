@@ -15,9 +15,10 @@ std::string plan_table(const Engine& engine) {
   std::string text = fmt::format(
       "policy: {} x {} sequences, up to {} tokens a micro-batch and step, {} buffers\n"
       "  placement (gpu:cpu:disk): weights {}, KV cache {}, activations {}\n",
-      policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(),
-      policy.kv_cache.to_string(), policy.activations.to_string());
-  if (policy.on_gpu()) text += fmt::format("  {} computes; attention runs {}\n", engine.device()->name(), policy.attention_beside() ? "on the processor beside it" : "there too");
+      policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(),
+      policy.activations.to_string());
+  if (policy.on_gpu())
+    text += fmt::format("  {} computes; attention runs {}\n", engine.device()->name(), policy.attention_beside() ? "on the processor beside it" : "there too");
   if (const std::string experts = experts_text(engine.model(), policy); !experts.empty()) text += "  experts: " + experts + '\n';
   constexpr std::array kTierNames{"GPU", "RAM", "disk"};
   for (const MemoryItem& item : engine.memory().items)
@@ -25,21 +26,22 @@ std::string plan_table(const Engine& engine) {
   if (policy.on_gpu()) text += fmt::format("  {:<5} {:>10}  in all\n", "GPU", format_bytes(engine.memory().bytes(Tier::kGpu)));
   text += fmt::format("  {:<5} {:>10}  in all\n", "RAM", format_bytes(engine.memory().bytes(Tier::kCpu)));
   for (size_t rank = 0; rank < engine.links().size(); ++rank)
-    text += fmt::format("  link  {:>8.3g} MB/s  from stage {} to {}, after {:.2f} ms\n", engine.links()[rank].bytes_per_s / 1e6, rank, (rank + 1) % engine.links().size(),
-                        engine.links()[rank].delay_s * 1e3);
+    text += fmt::format("  link  {:>8.3g} MB/s  from stage {} to {}, after {:.2f} ms\n", engine.links()[rank].bytes_per_s / 1e6, rank,
+                        (rank + 1) % engine.links().size(), engine.links()[rank].delay_s * 1e3);
   if (const std::string sharing = sharing_text(engine.workload()); !sharing.empty()) text += sharing + '\n';
   const Prediction& predicted = engine.plan().prediction;
   if (predicted.time_s <= 0) return text;  // a later stage: the first has it
-  text += fmt::format("predicted: {} if answers take {}, {:.0f} in all ({} busiest: {}; {})\n", format_duration(predicted.time_s), expectation_text(engine.workload()),
-                      predicted.generated_tokens, lane_name(predicted.busy.busiest()), format_duration(predicted.busy[predicted.busy.busiest()]),
-                      engine.hardware().name);
+  text += fmt::format("predicted: {} if answers take {}, {:.0f} in all ({} busiest: {}; {})\n", format_duration(predicted.time_s),
+                      expectation_text(engine.workload()), predicted.generated_tokens, lane_name(predicted.busy.busiest()),
+                      format_duration(predicted.busy[predicted.busy.busiest()]), engine.hardware().name);
   const bool whole = engine.blocks().second == engine.model().config().num_layers;  // what one stage holds says little of all
   return whole ? text + plan_advice(engine.workload(), engine.plan()) : text;
 }
 
 std::string sharing_text(const Workload& workload, double times_faster) {
   if (workload.total_shared_tokens == 0) return "";
-  return fmt::format("of {} prompt tokens {} are shared; computed once{}", format_count(std::llround(workload.total_prompt_tokens)), format_count(std::llround(workload.total_shared_tokens)),
+  return fmt::format("of {} prompt tokens {} are shared; computed once{}", format_count(std::llround(workload.total_prompt_tokens)),
+                     format_count(std::llround(workload.total_shared_tokens)),
                      times_faster > 0 ? fmt::format(": {:.1f} times faster than without", times_faster) : "");
 }
 
@@ -70,16 +72,16 @@ std::string plan_advice(const Workload& workload, const Plan& plan) {
   const Policy& policy = plan.policy;
   const Prediction& predicted = plan.prediction;
   std::string text;
-  if (policy.weights.disk <= 0 && policy.kv_cache.disk <= 0)
-    text += "note: everything fits in memory; no offloading is needed for this job\n";
+  if (policy.weights.disk <= 0 && policy.kv_cache.disk <= 0) text += "note: everything fits in memory; no offloading is needed for this job\n";
   const double streamed = predicted.disk_read_bytes > 0 ? 1 - predicted.loaded_bytes / predicted.disk_read_bytes : 0;
   const double read_s = streamed * predicted.busy[LaneKind::kDiskRead], compute_s = predicted.busy[LaneKind::kCompute];
   if (read_s > 3 * compute_s && policy.block_size() < workload.num_sequences)
-    text += fmt::format("note: the block of {} sequences is too small for this machine: it reads for {} and computes for {}; more memory, or --kv-cache-dtype int4, allows a larger one\n",
-                        policy.block_size(), format_duration(read_s), format_duration(compute_s));
+    text += fmt::format(
+        "note: the block of {} sequences is too small for this machine: it reads for {} and computes for {}; more memory, or --kv-cache-dtype int4, allows a larger one\n",
+        policy.block_size(), format_duration(read_s), format_duration(compute_s));
   else if (read_s > 3 * compute_s && predicted.steps > 1)
-    text += fmt::format("note: {} sequences are too few for this machine: it reads for {} and computes for {}; more prompts in one job cost little\n", workload.num_sequences,
-                        format_duration(read_s), format_duration(compute_s));
+    text += fmt::format("note: {} sequences are too few for this machine: it reads for {} and computes for {}; more prompts in one job cost little\n",
+                        workload.num_sequences, format_duration(read_s), format_duration(compute_s));
   return text;
 }
 

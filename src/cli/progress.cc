@@ -28,9 +28,7 @@ void draw_over(int descriptor, const std::string& text, size_t& drawn) {
 double share_done(const Progress& progress) {
   double tokens = progress.prompt_tokens_total + progress.generated_tokens_total;
   double by_tokens = tokens > 0 ? static_cast<double>(progress.prompt_tokens_done + progress.generated_tokens_done) / tokens : 0;
-  double by_sequences = progress.sequences_total > 0
-                            ? static_cast<double>(progress.sequences_done) / static_cast<double>(progress.sequences_total)
-                            : 0;
+  double by_sequences = progress.sequences_total > 0 ? static_cast<double>(progress.sequences_done) / static_cast<double>(progress.sequences_total) : 0;
   return std::clamp(std::max(by_tokens, by_sequences), 0.0, 1.0);
 }
 
@@ -96,10 +94,10 @@ std::string progress_bar(const Progress& before, const Progress& now, int width)
 }
 
 std::string progress_line(const Progress& before, const Progress& now) {
-  std::string text = fmt::format("{} of {} sequences done; {} prompt and {} generated tokens/s; {} left",
-                                 format_count(now.sequences_before + now.sequences_done), format_count(now.sequences_before + now.sequences_total),
-                                 format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
-                                 format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)), eta(now));
+  std::string text =
+      fmt::format("{} of {} sequences done; {} prompt and {} generated tokens/s; {} left", format_count(now.sequences_before + now.sequences_done),
+                  format_count(now.sequences_before + now.sequences_total), format_count(rate(static_cast<double>(now.prompt_tokens_done), now.elapsed_s)),
+                  format_count(rate(static_cast<double>(now.generated_tokens_done), now.elapsed_s)), eta(now));
   LaneLoad lane = bottleneck(before, now);
   if (!lane.name.empty()) {
     text += fmt::format("; bottleneck {} ({:.0f}% busy", lane.name, lane.busy * 100);
@@ -115,12 +113,12 @@ std::string report_table(const RunReport& report) {
     line.erase(line.find_last_not_of(' ') + 1);
     return line + "\n";
   };
-  auto per_s = [&](int64_t tokens) {
-    return fmt::format("{:.1f} tokens/s", report.elapsed_s > 0 ? static_cast<double>(tokens) / report.elapsed_s : 0.0);
-  };
+  auto per_s = [&](int64_t tokens) { return fmt::format("{:.1f} tokens/s", report.elapsed_s > 0 ? static_cast<double>(tokens) / report.elapsed_s : 0.0); };
   std::string table = row("sequences", format_count(report.sequences), report.stopped ? "stopped before the end" : "");
   table += row("prompt tokens", format_count(report.prompt_tokens), per_s(report.prompt_tokens));
-  if (report.shared_prompt_tokens > 0) table += row("  of these shared", format_count(report.shared_prompt_tokens), fmt::format("{} computed", format_count(report.prompt_tokens - report.shared_prompt_tokens)));
+  if (report.shared_prompt_tokens > 0)
+    table += row("  of these shared", format_count(report.shared_prompt_tokens),
+                 fmt::format("{} computed", format_count(report.prompt_tokens - report.shared_prompt_tokens)));
   table += row("generated tokens", format_count(report.generated_tokens), per_s(report.generated_tokens));
   table += row("time", format_duration(report.elapsed_s), "");
   for (const LaneReport& lane : report.lanes) {

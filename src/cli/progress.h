@@ -15,7 +15,7 @@ namespace flexgen {
 /// What a lane did between two snapshots.
 struct LaneLoad {
   std::string name;
-  double busy = 0;              ///< share of the time
+  double busy = 0;  ///< share of the time
   double bytes_per_s = 0;
 };
 /// The busiest lane between `before` and `now`: what the run waits for. Empty name if nothing ran.

@@ -39,7 +39,8 @@ TEST(Progress, BottleneckIsThatOfTheWindow) {
 }
 
 TEST(Progress, Bar) {
-  EXPECT_EQ(progress_bar({}, half_done(), 200), "[" + std::string(20, '#') + std::string(20, '-') + "]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s  disk read 97%");
+  EXPECT_EQ(progress_bar({}, half_done(), 200),
+            "[" + std::string(20, '#') + std::string(20, '-') + "]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s  disk read 97%");
   EXPECT_EQ(progress_bar({}, half_done(), 80), "[#########----------]  50%  100/256  100 prompt + 20 generated tok/s  ETA 1m 40s");
   EXPECT_EQ(progress_bar({}, half_done(), 60), "[" + std::string(16, '#') + std::string(16, '-') + "]  50%  100/256  ETA 1m 40s");
   EXPECT_EQ(progress_bar({}, half_done(), 12), "ETA 1m 40s") << "goes last";

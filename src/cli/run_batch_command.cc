@@ -46,8 +46,9 @@ class EngineRunner : public BatchRunner {
     if (attention != options.end() && attention->second != kLeftToThePlan) {
       const bool beside = attention->second == "cpu";
       if (beside && flags_.policy.kv_cache && flags_.policy.kv_cache->gpu > 0)
-        fail_user("--kv-cache {}: this job began with attention beside a KV cache in RAM and on disk, so it can have no share in GPU memory; leave it out, or --overwrite",
-                  flags_.policy.kv_cache->to_string());
+        fail_user(
+            "--kv-cache {}: this job began with attention beside a KV cache in RAM and on disk, so it can have no share in GPU memory; leave it out, or --overwrite",
+            flags_.policy.kv_cache->to_string());
       engine_.set_attention_tier(beside ? Tier::kCpu : Tier::kGpu);
     }
     // Before the budget is taken: this needs memory of its own.
@@ -103,7 +104,8 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& en
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{engine.load_tokenizer && has_tokenizer_files(options.model) ? Tokenizer::load(options.model) : nullptr, {}};
   const std::unique_ptr<Model> model = Model::load(options.model, options.engine.model.ignored_config_fields);
-  read.lines = BatchInput::scan(options.input, limits_of(options.model, options.chat_template, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
+  read.lines = BatchInput::scan(options.input, limits_of(options.model, options.chat_template, model->config(), read.tokenizer.get()), stop,
+                                spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
   const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
@@ -143,8 +145,14 @@ void leave_tokenizer_out(const RunBatchOptions& options, EngineOptions& chosen) 
 
 /// What --json gives: the run in figures.
 nlohmann::ordered_json summary_of(const BatchOutcome& outcome, const std::string& output) {
-  nlohmann::ordered_json json{{"output", output}, {"lines", outcome.lines}, {"answered", outcome.answered}, {"done_before", outcome.kept}, {"bad", outcome.failed},
-                              {"without_answer", outcome.without_answer}, {"cut_off", outcome.report.cut_off}, {"stopped", outcome.stopped}};
+  nlohmann::ordered_json json{{"output", output},
+                              {"lines", outcome.lines},
+                              {"answered", outcome.answered},
+                              {"done_before", outcome.kept},
+                              {"bad", outcome.failed},
+                              {"without_answer", outcome.without_answer},
+                              {"cut_off", outcome.report.cut_off},
+                              {"stopped", outcome.stopped}};
   add_report(outcome.report, &json);
   return json;
 }
@@ -166,8 +174,10 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
              format_count(outcome.kept), format_count(outcome.failed),
              outcome.without_answer > 0 ? fmt::format(", {} without an answer, as their error records say", format_count(outcome.without_answer)) : "");
   if (const int64_t count = outcome.report.cut_off; count > 0)
-    spdlog::warn("{}: {} {} of this run that must follow a schema or grammar {} cut off by max_tokens (finish_reason \"length\") and may not parse; raise max_tokens, or bound what may be said "
-                 "(maxLength, maxItems)", output, format_count(count), count == 1 ? "answer" : "answers", count == 1 ? "was" : "were");
+    spdlog::warn(
+        "{}: {} {} of this run that must follow a schema or grammar {} cut off by max_tokens (finish_reason \"length\") and may not parse; raise max_tokens, or bound what may be said "
+        "(maxLength, maxItems)",
+        output, format_count(count), count == 1 ? "answer" : "answers", count == 1 ? "was" : "were");
   nlohmann::ordered_json summary = summary_of(outcome, output);
   if (end && !outcome.stopped) end(&summary);
   if (options.json) put_json(summary.dump(1), options.json_file);
@@ -210,7 +220,8 @@ int run_alone(const RunBatchOptions& given, const BatchEnd& end = {}) {
   files.lines = read.lines ? &*read.lines : nullptr;
   const BatchOutcome outcome = run_batch(files, model, runner, signals.stop());
   runner.judge_profile();
-  return tell(outcome, options, output, outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "", end);
+  return tell(outcome, options, output,
+              outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "", end);
 }
 
 int run_together(const RunBatchOptions& options, Team& team) {

@@ -53,7 +53,8 @@ class Doorman {
     stops_();
     queue_.close();
     server_.stop();
-    for (const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(patience_s_); !ended_ && std::chrono::steady_clock::now() < until;) std::this_thread::sleep_for(kStopPoll);
+    for (const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(patience_s_); !ended_ && std::chrono::steady_clock::now() < until;)
+      std::this_thread::sleep_for(kStopPoll);
     if (!ended_) queue_.abandon("the server ends before the answer is there; ask again");
   }
 
@@ -86,14 +87,16 @@ class StateLock {
 };
 
 struct State {
-  State(const std::string& directory, BatchDesk::Answer answer) : lock(directory), files(directory + "/files"), batches(directory + "/batches", files, std::move(answer)) {}
+  State(const std::string& directory, BatchDesk::Answer answer)
+      : lock(directory), files(directory + "/files"), batches(directory + "/batches", files, std::move(answer)) {}
   StateLock lock;
   FileStore files;
   BatchDesk batches;
 };
 
 /// How a batch is answered: as a job of run-batch, by an engine that is there already.
-BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, const std::string& folder, const std::string& name, const EngineOptions& chosen, const Engine& engine, int64_t max_positions) {
+BatchDesk::Answer answer_by(RequestQueue& queue, const ServeOptions& options, const std::string& folder, const std::string& name, const EngineOptions& chosen,
+                            const Engine& engine, int64_t max_positions) {
   RunBatchOptions job;
   job.model = folder;
   job.served_model_name = name;
@@ -144,8 +147,10 @@ int serve_command(const ServeOptions& options) {
     files.emplace(FileCalls{state->files, state->batches, options.max_file_bytes});
   }
   std::unique_ptr<HttpServer> server;
-  ServeApi api(context, options.api_keys, [&] { return server->connections(); }, files ? &*files : nullptr);
-  server = std::make_unique<HttpServer>(options.host, options.port, http, [&](HttpCall& call) { api.handle(call); }, &ServeApi::refusal);
+  ServeApi api(
+      context, options.api_keys, [&] { return server->connections(); }, files ? &*files : nullptr);
+  server = std::make_unique<HttpServer>(
+      options.host, options.port, http, [&](HttpCall& call) { api.handle(call); }, &ServeApi::refusal);
   if (options.api_keys.empty() && options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1")
     spdlog::warn("--host {}: whoever reaches this address may use the server; give an --api-key", options.host);
   std::exception_ptr failure;
@@ -162,7 +167,8 @@ int serve_command(const ServeOptions& options) {
     std::thread& thread;
     ~Joined() {
       server.stop();
-      for (const auto until = std::chrono::steady_clock::now() + kLastWords; server.connections() > 0 && std::chrono::steady_clock::now() < until;) std::this_thread::sleep_for(kStopPoll);
+      for (const auto until = std::chrono::steady_clock::now() + kLastWords; server.connections() > 0 && std::chrono::steady_clock::now() < until;)
+        std::this_thread::sleep_for(kStopPoll);
       server.hang_up();
       thread.join();
     }

@@ -36,7 +36,13 @@ struct Shape {
 std::string config_of(const Shape& shape) {
   std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + shape.family + "/config.json");
   nlohmann::json config = nlohmann::json::parse(in);
-  config.update({{"hidden_size", 256}, {"num_attention_heads", 4}, {"num_key_value_heads", 2}, {"num_hidden_layers", 3}, {"num_experts_per_tok", 2}, {"vocab_size", 331}, {"max_position_embeddings", 256}});
+  config.update({{"hidden_size", 256},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"num_hidden_layers", 3},
+                 {"num_experts_per_tok", 2},
+                 {"vocab_size", 331},
+                 {"max_position_embeddings", 256}});
   const bool is_qwen = config.contains("moe_intermediate_size");
   if (is_qwen) config["head_dim"] = 64;
   config[is_qwen ? "moe_intermediate_size" : "intermediate_size"] = shape.expert_size;
@@ -88,7 +94,8 @@ class ChosenExperts : public testing::TestWithParam<Shape> {
     double streamed_bytes() const { return disk_bytes(report) - resident_bytes; }
   };
 
-  Outcome run(const std::vector<Request>& requests, int64_t max_choosing_rows, const Fractions& weights = {0, 0, 1}, int64_t micro_batch_size = 1, int64_t num_micro_batches = 1, int buffers = 3) {
+  Outcome run(const std::vector<Request>& requests, int64_t max_choosing_rows, const Fractions& weights = {0, 0, 1}, int64_t micro_batch_size = 1,
+              int64_t num_micro_batches = 1, int buffers = 3) {
     EngineOptions options;
     options.model_directory = fmt::format("{}/chosen-{}-{}", process_folder(), GetParam().family, GetParam().expert_size);
     ensure_dummy_checkpoint(options.model_directory, config_of(GetParam()), DType::kBF16, 29, nullptr);
@@ -254,20 +261,24 @@ TEST_P(ChosenExperts, AFailingDiskEndsTheRun) {
 }
 
 std::string name_of(const testing::TestParamInfo<Shape>& info) { return fmt::format("{}_{}", info.param.family, info.param.experts_a_unit); }
-INSTANTIATE_TEST_SUITE_P(Shapes, ChosenExperts, testing::Values(Shape{"olmoe", 256, 1}, Shape{"olmoe", 64, 4}, Shape{"qwen3_moe", 256, 1}, Shape{"qwen3_moe", 64, 4}), name_of);
+INSTANTIATE_TEST_SUITE_P(Shapes, ChosenExperts,
+                         testing::Values(Shape{"olmoe", 256, 1}, Shape{"olmoe", 64, 4}, Shape{"qwen3_moe", 256, 1}, Shape{"qwen3_moe", 64, 4}), name_of);
 
 TEST(LoadingOfExperts, IsRefusedWhereThereAreNone) {
   EngineOptions options;
   options.model_directory = process_folder() + "/chosen-dense";
-  ensure_dummy_checkpoint(options.model_directory, R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 128, "vocab_size": 300, "max_position_embeddings": 256, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})", DType::kBF16, 3, nullptr);
+  ensure_dummy_checkpoint(options.model_directory,
+                          R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 128, "vocab_size": 300, "max_position_embeddings": 256, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1})",
+                          DType::kBF16, 3, nullptr);
   options.load_tokenizer = false;
   options.budgets = {256 * kMiB, 0};
   options.policy.max_choosing_rows = kChosen;
   for (const char* planner : {"search", "first-rule"}) {
     options.planner = planner;
     Engine engine(options);
-    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { engine.prepare(workload_of(requests_of({4}, 2))); }), testing::HasSubstr("--load-experts: this model (llama) is no mixture of experts"));
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { engine.prepare(workload_of(requests_of({4}, 2))); }),
+                testing::HasSubstr("--load-experts: this model (llama) is no mixture of experts"));
   }
 }
 

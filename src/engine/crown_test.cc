@@ -27,9 +27,7 @@ namespace {
 
 class MapSink : public CompletionSink {
  public:
-  void accept(Completion completion) override {
-    EXPECT_TRUE(completions.emplace(completion.key, std::move(completion)).second);
-  }
+  void accept(Completion completion) override { EXPECT_TRUE(completions.emplace(completion.key, std::move(completion)).second); }
   std::map<int64_t, Completion> completions;
 };
 
@@ -70,14 +68,17 @@ std::string config_of_family(const std::string& name) {
 }
 
 /// Heads so large that a page has 16 tokens: answers move past windows by several pages. Some layers have a window, all have one, or they take turns with sinks.
-const char* kSomeWindows = R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
+const char* kSomeWindows =
+    R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
   "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 20, "sliding_window_pattern": 3, "eos_token_id": 5, "bos_token_id": 1})";
-const char* kAllWindows = R"({"model_type": "mistral", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
+const char* kAllWindows =
+    R"({"model_type": "mistral", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
   "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 9, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
   "eos_token_id": 5, "bos_token_id": 1})";
 
 /// More units than a row chooses experts.
-const char* kManyUnits = R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
+const char* kManyUnits =
+    R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
   "moe_intermediate_size": 56, "num_experts": 12, "num_experts_per_tok": 2, "mlp_only_layers": [1], "norm_topk_prob": true, "vocab_size": 331, "max_position_embeddings": 256,
   "eos_token_id": 5, "bos_token_id": 1})";
 
@@ -113,7 +114,8 @@ std::map<int64_t, Completion> run(const EngineOptions& options, const std::vecto
 std::vector<Request> related_requests_of(std::mt19937& random, int64_t page_tokens) { return related_requests(random, 8 + random() % 12, page_tokens); }
 
 /// The same requests, what they have in common computed once; in a third of the cases with too little room for it.
-std::map<int64_t, Completion> run_sharing(const EngineOptions& options, std::vector<Request> requests, int64_t page_tokens, std::mt19937& random, int64_t* shared_tokens) {
+std::map<int64_t, Completion> run_sharing(const EngineOptions& options, std::vector<Request> requests, int64_t page_tokens, std::mt19937& random,
+                                          int64_t* shared_tokens) {
   Workload workload = share_prefixes(requests, page_tokens);
   const double shareable = workload.total_shared_tokens;
   const bool too_little = random() % 3 == 0;
@@ -158,8 +160,7 @@ Fractions random_fractions(std::mt19937& random) {
   }
 }
 
-void expect_same(const std::map<int64_t, Completion>& expected, const std::map<int64_t, Completion>& actual,
-                 const std::string& what) {
+void expect_same(const std::map<int64_t, Completion>& expected, const std::map<int64_t, Completion>& actual, const std::string& what) {
   ASSERT_EQ(actual.size(), expected.size()) << what;
   for (const auto& [key, completion] : expected) {
     const Completion& other = actual.at(key);
@@ -197,7 +198,9 @@ void expect_grammars_followed(const std::vector<Request>& requests, const std::m
         fits = false;
         Regex("\\A(?:" + grammar->text + ")\\z", "test").for_each(text, [&](size_t, size_t) { fits = true; });
         break;
-      case GrammarSpec::Kind::kEbnf: fits = std::count(text.begin(), text.end(), '(') == std::count(text.begin(), text.end(), ')') && std::count(text.begin(), text.end(), 'x') == 1; break;
+      case GrammarSpec::Kind::kEbnf:
+        fits = std::count(text.begin(), text.end(), '(') == std::count(text.begin(), text.end(), ')') && std::count(text.begin(), text.end(), 'x') == 1;
+        break;
       default: fits = nlohmann::json::parse(text, nullptr, false).is_object(); break;
     }
     EXPECT_TRUE(fits) << request.key << ": " << text;
@@ -239,14 +242,16 @@ void on_device(const std::string& device, std::optional<Tier> attention, std::mt
   if (beside) cache = {0, cache.gpu + cache.cpu, cache.disk};
 }
 
-void crown_of(const std::string& directory, const char* name, DType dtype, int rounds, unsigned seed, const std::string& backend, const std::string& kv_dtype, const std::string& weight_dtype, double sparsity,
-              const std::string& rotation, const std::string& matmul_dtype, const std::string& device, std::optional<Tier> attention, bool shares, bool grammars = false,
-              int64_t answers_times = 1) {
+void crown_of(const std::string& directory, const char* name, DType dtype, int rounds, unsigned seed, const std::string& backend, const std::string& kv_dtype,
+              const std::string& weight_dtype, double sparsity, const std::string& rotation, const std::string& matmul_dtype, const std::string& device,
+              std::optional<Tier> attention, bool shares, bool grammars = false, int64_t answers_times = 1) {
   std::mt19937 random(seed);
   int64_t shared_tokens = 0, ended = 0;
   for (int round = 0; round < rounds;) {
     const std::unique_ptr<Model> model = Model::load(directory);
-    const int64_t page_tokens = CacheLayout::page_tokens(*model, kv_dtype_of(kv_dtype, backend == "reference" ? DType::kF32 : dtype == DType::kF32 || !cpu_has_bf16() ? DType::kF32 : DType::kBF16));
+    const int64_t page_tokens = CacheLayout::page_tokens(*model, kv_dtype_of(kv_dtype, backend == "reference"                    ? DType::kF32
+                                                                                       : dtype == DType::kF32 || !cpu_has_bf16() ? DType::kF32
+                                                                                                                                 : DType::kBF16));
     auto requests = shares ? related_requests_of(random, page_tokens) : random_requests(random, 200);
     for (Request& request : requests) request.params.max_tokens *= answers_times;
     EngineOptions plain = plain_options(directory);
@@ -290,12 +295,14 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
         else if (random() % 2 == 0) options.planner = "first-rule";  // the hottest experts first, whatever that gains
       }
       if (!device.empty()) on_device(device, attention, random, &options);
-      std::string what = fmt::format(
-          "{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {} choosing rows {}{}{}", name,
-          dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
-          options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
-          *options.policy.buffers, options.threads, options.policy.max_choosing_rows.value_or(0), options.expert_statistics_file.empty() ? "" : " counted, " + options.planner,
-          device.empty() ? "" : *options.policy.attention_tier == Tier::kGpu ? " on " + device : " on " + device + ", attention on the cpu");
+      std::string what = fmt::format("{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {} choosing rows {}{}{}",
+                                     name, dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
+                                     options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
+                                     *options.policy.buffers, options.threads, options.policy.max_choosing_rows.value_or(0),
+                                     options.expert_statistics_file.empty() ? "" : " counted, " + options.planner,
+                                     device.empty()                                 ? ""
+                                     : *options.policy.attention_tier == Tier::kGpu ? " on " + device
+                                                                                    : " on " + device + ", attention on the cpu");
       expect_same(expected, shares ? run_sharing(options, requests, page_tokens, random, &shared_tokens) : run(options, requests), what);
       if (testing::Test::HasFailure()) return;
     }
@@ -309,9 +316,9 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
 }
 
 void crown(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
-           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1,
-           const std::string& rotation = "none", const std::string& matmul_dtype = "auto", const std::string& device = "",
-           std::optional<Tier> attention = std::nullopt, bool shares = false, bool grammars = false) {
+           const std::string& kv_dtype = "auto", const std::string& weight_dtype = "auto", double sparsity = 1, const std::string& rotation = "none",
+           const std::string& matmul_dtype = "auto", const std::string& device = "", std::optional<Tier> attention = std::nullopt, bool shares = false,
+           bool grammars = false) {
   const std::string directory = make_checkpoint(fmt::format("{}-{}{}", name, dtype_name(dtype), grammars ? "-grammars" : ""), config, dtype);
   crown_of(directory, name, dtype, rounds, seed, backend, kv_dtype, weight_dtype, sparsity, rotation, matmul_dtype, device, attention, shares, grammars);
 }
@@ -344,9 +351,7 @@ TEST_P(FamilyCrown, Int8InIntegersSparse) {
   const bool by_distance = !parse_config(config_, "", "config.json").alibi_slopes.empty();  // which are lost among chosen positions
   crown(GetParam(), config_.c_str(), DType::kBF16, 3, 63, "cpu", "int8", "int8", by_distance ? 1 : 0.2, "none", "int8");
 }
-TEST_P(FamilyCrown, Device) {
-  crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu");
-}
+TEST_P(FamilyCrown, Device) { crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu"); }
 std::string family_of(const testing::TestParamInfo<const char*>& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');
@@ -358,8 +363,8 @@ INSTANTIATE_TEST_SUITE_P(Families, FamilyCrown, testing::ValuesIn(kFamilies), fa
 class QuantizedCrown : public testing::TestWithParam<const char*> {
  protected:
   std::string directory_ = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-" + GetParam();
-  void run_crown(int rounds, unsigned seed, const std::string& backend, const std::string& weight_dtype, const std::string& matmul_dtype = "auto", const std::string& device = "",
-                 std::optional<Tier> attention = std::nullopt) {
+  void run_crown(int rounds, unsigned seed, const std::string& backend, const std::string& weight_dtype, const std::string& matmul_dtype = "auto",
+                 const std::string& device = "", std::optional<Tier> attention = std::nullopt) {
     crown_of(directory_, GetParam(), DType::kBF16, rounds, seed, backend, "auto", weight_dtype, 1, "none", matmul_dtype, device, attention, false);
   }
   void run_on_cuda(const std::string& device, int rounds) {
@@ -377,7 +382,8 @@ TEST_P(QuantizedOnGpu, AsTheyLie) {
   if (cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
   run_on_cuda("cuda", 5);
 }
-const auto kFormats = testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts", "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss");
+const auto kFormats = testing::Values("fp8", "fp8-experts", "fp8-modelopt", "fp8-channel", "int8-channel", "packed4", "packed4-zeros", "packed4-experts",
+                                      "packed8", "nvfp4", "mxfp4", "gptq", "gptq8-v2", "awq", "autoround", "gpt_oss");
 INSTANTIATE_TEST_SUITE_P(Formats, QuantizedCrown, kFormats, family_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, QuantizedOnGpu, kFormats, family_of);
 
@@ -406,8 +412,8 @@ struct Windows {
   int64_t answers_times = 7;
 };
 void crown_windows(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const Windows& o = {}) {
-  crown_of(make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype), name, dtype, rounds, seed, o.backend, o.kv_dtype, "auto", o.sparsity, "none", "auto", o.device, o.attention,
-           o.shares, false, o.answers_times);
+  crown_of(make_checkpoint(fmt::format("{}-{}", name, dtype_name(dtype)), config, dtype), name, dtype, rounds, seed, o.backend, o.kv_dtype, "auto", o.sparsity,
+           "none", "auto", o.device, o.attention, o.shares, false, o.answers_times);
 }
 TEST(Crown, Windows) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 30, 81); }
 TEST(Crown, WindowsF32) { crown_windows("some-windows", kSomeWindows, DType::kF32, 10, 82); }
@@ -427,9 +433,11 @@ TEST(Crown, SparseF32) { crown("opt", kOpt, DType::kF32, 10, 13, "cpu", "int8", 
 TEST(Crown, ReferenceSparse) { crown("opt", kOpt, DType::kBF16, 5, 14, "reference", "auto", "auto", 0.1); }
 
 // And with prefixes that are computed once: the tokens of prompts that are computed one by one.
-void crown_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu", const std::string& kv_dtype = "auto",
-                   double sparsity = 1, const std::string& device = "", std::optional<Tier> attention = std::nullopt, const std::string& matmul_dtype = "auto") {
-  crown(name, config, dtype, rounds, seed, backend, kv_dtype, matmul_dtype == "int8" ? "int4" : "auto", sparsity, "none", matmul_dtype, device, attention, true);
+void crown_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
+                   const std::string& kv_dtype = "auto", double sparsity = 1, const std::string& device = "", std::optional<Tier> attention = std::nullopt,
+                   const std::string& matmul_dtype = "auto") {
+  crown(name, config, dtype, rounds, seed, backend, kv_dtype, matmul_dtype == "int8" ? "int4" : "auto", sparsity, "none", matmul_dtype, device, attention,
+        true);
 }
 TEST(Crown, SharingBf16) { crown_sharing("llama", kLlama, DType::kBF16, 40, 51); }
 TEST(Crown, SharingWideHeads) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 52); }
@@ -446,10 +454,12 @@ TEST(Crown, SharingOnDevice) { crown_sharing("llama", kLlama, DType::kBF16, 30, 
 TEST(Crown, SharingOnDeviceInt4Sparse) { crown_sharing("wide", kWideHeads, DType::kBF16, 20, 62, "cpu", "int4", 0.2, "emulated-gpu"); }
 
 // And with sequences that follow grammars beside plain ones.
-void crown_grammars(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu", const std::string& kv_dtype = "auto", bool shares = false,
-                    const std::string& device = "", std::optional<Tier> attention = std::nullopt, const std::string& matmul_dtype = "auto") {
+void crown_grammars(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& backend = "cpu",
+                    const std::string& kv_dtype = "auto", bool shares = false, const std::string& device = "", std::optional<Tier> attention = std::nullopt,
+                    const std::string& matmul_dtype = "auto") {
   if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
-  crown(name, config, dtype, rounds, seed, backend, kv_dtype, matmul_dtype == "int8" ? "int4" : "auto", 1, "none", matmul_dtype, device, attention, shares, true);
+  crown(name, config, dtype, rounds, seed, backend, kv_dtype, matmul_dtype == "int8" ? "int4" : "auto", 1, "none", matmul_dtype, device, attention, shares,
+        true);
 }
 TEST(Crown, Grammars) { crown_grammars("llama", kLlama, DType::kBF16, 40, 71); }
 TEST(Crown, GrammarsF32) { crown_grammars("llama", kLlama, DType::kF32, 20, 72); }
@@ -475,16 +485,16 @@ TEST(Crown, DeviceOptF16) { crown_on_device("opt", kOpt, DType::kF16, 40, 33); }
 TEST(Crown, DeviceWideHeadsInt4Cache) { crown_on_device("wide", kWideHeads, DType::kBF16, 20, 34, {"int4", "auto", "hadamard", 1}); }
 TEST(Crown, DeviceInt4Weights) { crown_on_device("llama", kLlama, DType::kBF16, 20, 35, {"auto", "int4", "none", 1}); }
 TEST(Crown, DeviceInt8WeightsInt8CacheSparse) { crown_on_device("opt", kOpt, DType::kF16, 20, 36, {"int8", "int8", "none", 0.2}); }
-TEST(Crown, DeviceReference) {
-  crown("opt", kOpt, DType::kBF16, 10, 37, "reference", "auto", "auto", 1, "none", "auto", "emulated-gpu-reference");
-}
+TEST(Crown, DeviceReference) { crown("opt", kOpt, DType::kBF16, 10, 37, "reference", "auto", "auto", 1, "none", "auto", "emulated-gpu-reference"); }
 
 // And with the GPU's own kernels: on an emulated block of threads, and where there is one, on a GPU. Their sums have another order than the processor's, so each side's
 // attention has tokens of its own.
 struct CudaCase {
   const char* device;
   Tier attention;
-  friend std::ostream& operator<<(std::ostream& out, const CudaCase& of) { return out << of.device << ", attention on the " << (of.attention == Tier::kGpu ? "GPU" : "CPU"); }
+  friend std::ostream& operator<<(std::ostream& out, const CudaCase& of) {
+    return out << of.device << ", attention on the " << (of.attention == Tier::kGpu ? "GPU" : "CPU");
+  }
 };
 class CudaCrown : public testing::TestWithParam<CudaCase> {
  protected:
@@ -493,7 +503,8 @@ class CudaCrown : public testing::TestWithParam<CudaCase> {
     if (!is_emulated() && cuda_status().devices.empty()) GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
   }
   static void run_crown(const char* name, const char* config, DType dtype, unsigned seed, const OnDevice& o = {}) {
-    crown(name, config, dtype, is_emulated() ? 3 : 20, seed, "cpu", o.kv_dtype, o.weight_dtype, o.sparsity, o.rotation, "auto", GetParam().device, GetParam().attention);
+    crown(name, config, dtype, is_emulated() ? 3 : 20, seed, "cpu", o.kv_dtype, o.weight_dtype, o.sparsity, o.rotation, "auto", GetParam().device,
+          GetParam().attention);
   }
 };
 TEST_P(CudaCrown, LlamaBf16) { run_crown("llama", kLlama, DType::kBF16, 41); }
@@ -503,12 +514,24 @@ TEST_P(CudaCrown, Int4Weights) { run_crown("llama", kLlama, DType::kBF16, 44, {"
 TEST_P(CudaCrown, Int8WeightsInt8CacheSparse) { run_crown("opt", kOpt, DType::kF16, 45, {"int8", "int8", "none", 0.2}); }
 TEST_P(CudaCrown, ManyUnits) { run_crown("many-units", kManyUnits, DType::kBF16, 49); }
 TEST_P(CudaCrown, ManyUnitsInt4Weights) { run_crown("many-units", kManyUnits, DType::kBF16, 50, {"auto", "int4", "none", 1}); }
-TEST_P(CudaCrown, SharingBf16) { crown_sharing("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 46, "cpu", "auto", 1, GetParam().device, GetParam().attention); }
-TEST_P(CudaCrown, SharingInt4CacheSparse) { crown_sharing("wide", kWideHeads, DType::kBF16, is_emulated() ? 2 : 20, 47, "cpu", "int4", 0.2, GetParam().device, GetParam().attention); }
-TEST_P(CudaCrown, Windows) { crown_windows("some-windows", kSomeWindows, DType::kBF16, is_emulated() ? 1 : 20, 91, {.device = GetParam().device, .attention = GetParam().attention, .answers_times = 2}); }
-TEST_P(CudaCrown, Grammars) { crown_grammars("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 48, "cpu", "auto", false, GetParam().device, GetParam().attention); }
-std::string attention_of(const testing::TestParamInfo<CudaCase>& info) { return info.param.attention == Tier::kGpu ? "AttentionOnTheGpu" : "AttentionOnTheCpu"; }
-INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated-gpu-cuda", Tier::kGpu}, CudaCase{"emulated-gpu-cuda", Tier::kCpu}), attention_of);
+TEST_P(CudaCrown, SharingBf16) {
+  crown_sharing("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 46, "cpu", "auto", 1, GetParam().device, GetParam().attention);
+}
+TEST_P(CudaCrown, SharingInt4CacheSparse) {
+  crown_sharing("wide", kWideHeads, DType::kBF16, is_emulated() ? 2 : 20, 47, "cpu", "int4", 0.2, GetParam().device, GetParam().attention);
+}
+TEST_P(CudaCrown, Windows) {
+  crown_windows("some-windows", kSomeWindows, DType::kBF16, is_emulated() ? 1 : 20, 91,
+                {.device = GetParam().device, .attention = GetParam().attention, .answers_times = 2});
+}
+TEST_P(CudaCrown, Grammars) {
+  crown_grammars("llama", kLlama, DType::kBF16, is_emulated() ? 2 : 20, 48, "cpu", "auto", false, GetParam().device, GetParam().attention);
+}
+std::string attention_of(const testing::TestParamInfo<CudaCase>& info) {
+  return info.param.attention == Tier::kGpu ? "AttentionOnTheGpu" : "AttentionOnTheCpu";
+}
+INSTANTIATE_TEST_SUITE_P(Emulated, CudaCrown, testing::Values(CudaCase{"emulated-gpu-cuda", Tier::kGpu}, CudaCase{"emulated-gpu-cuda", Tier::kCpu}),
+                         attention_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, CudaCrown, testing::Values(CudaCase{"cuda", Tier::kGpu}, CudaCase{"cuda", Tier::kCpu}), attention_of);
 
 }  // namespace

@@ -22,7 +22,8 @@ TEST(DeviceBudget, LeavesTheMargin) {
   EXPECT_EQ(device_budget(4 * kGiB, kCard), 4 * kGiB);
   EXPECT_EQ(device_budget(most, kCard), most);
   // All that is free would be accepted, and fail when code is loaded in the middle of the job.
-  EXPECT_THAT([&] { device_budget(15 * kGiB, kCard); }, ThrowsMessage<Error>(AllOf(HasSubstr("--gpu-memory 15.0 GiB"), HasSubstr("15.1 GiB are free"), HasSubstr("512 MiB stay so"), HasSubstr("lower it to 14.6 GiB"))));
+  EXPECT_THAT([&] { device_budget(15 * kGiB, kCard); }, ThrowsMessage<Error>(AllOf(HasSubstr("--gpu-memory 15.0 GiB"), HasSubstr("15.1 GiB are free"),
+                                                                                   HasSubstr("512 MiB stay so"), HasSubstr("lower it to 14.6 GiB"))));
 }
 
 TEST(DeviceBudget, WithoutOneIsWhatIsFreeLessTheMarginOrATwentieth) {
@@ -33,7 +34,11 @@ TEST(DeviceBudget, WithoutOneIsWhatIsFreeLessTheMarginOrATwentieth) {
 
 TEST(DeviceBudget, KernelsAreNotAll) {
   EXPECT_THAT([] { device_budget(kGiB / 8, kCard); }, ThrowsMessage<Error>(HasSubstr("the kernels alone take 128 MiB")));
-  EXPECT_THAT([] { device_budget(0, {"full", 16 * kGiB, 0, kGiB / 8, kGiB / 2}); }, ThrowsMessage<Error>(HasSubstr("--gpu-memory 0 B: the kernels alone take 128 MiB of the 128 MiB free on full")));
+  EXPECT_THAT(
+      [] {
+        device_budget(0, {"full", 16 * kGiB, 0, kGiB / 8, kGiB / 2});
+      },
+      ThrowsMessage<Error>(HasSubstr("--gpu-memory 0 B: the kernels alone take 128 MiB of the 128 MiB free on full")));
 }
 
 }  // namespace

@@ -36,7 +36,8 @@ constexpr double kAssumedThreadFlops = 2e11, kAssumedRows = 256;
 std::unique_ptr<Device> make_device(const EngineOptions& options) {
   const int64_t asked = options.budgets.gpu_bytes;
   if (const Backend& backend = find_backend(options.backend); backend.make_device) return backend.make_device(options.threads, asked);
-  if (asked > 0) fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
+  if (asked > 0)
+    fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
   if (options.policy.attention_tier) fail_user("--attention-on: the backend '{}' computes on the processor alone; leave it out", options.backend);
   for (const auto& share : {options.policy.weights, options.policy.kv_cache, options.policy.activations})
     if (share && share->gpu > 0) fail_user("a share in GPU memory ({}) needs a GPU that computes: --backend cuda", share->to_string());
@@ -69,11 +70,11 @@ void assume_gpu(const Device* device, HardwareProfile& hardware) {
 
 }  // namespace
 
-Engine::Engine(EngineOptions options)
-    : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
+Engine::Engine(EngineOptions options) : options_(std::move(options)), files_(options_.files ? options_.files : &real_files_) {
   model_ = Model::load(options_.model_directory, options_.ignored_config_fields);
   checkpoint_files_ = model_->files();
-  if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory))) tokenizer_ = Tokenizer::load(options_.model_directory);
+  if (options_.load_tokenizer && (options_.needs_tokenizer || has_tokenizer_files(options_.model_directory)))
+    tokenizer_ = Tokenizer::load(options_.model_directory);
   device_ = make_device(options_);
   learn_expert_chances(options_, *model_, true);
   compute_dtype_ = compute_dtype_of(options_, *model_, device_.get());
@@ -101,7 +102,8 @@ void Engine::prepare_weights(std::optional<DType> dtype) {
   const std::string& directory = options_.disk_directory.empty() ? options_.kept_directory : options_.disk_directory;
   if (directory.empty())
     fail_user("{}: its files hold matrices transposed, which are turned once and kept on disk; say where with --disk-dir", options_.model_directory);
-  use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_, {dtype, weight_range_, directory, options_.budgets.cpu_bytes, options_.prepare_progress});
+  use_prepared_weights(*model_, device_ ? *cpu_kernels_ : *kernels_, *files_,
+                       {dtype, weight_range_, directory, options_.budgets.cpu_bytes, options_.prepare_progress});
   if (whole_model_) imagine_prepared_weights(*whole_model_, dtype);
 }
 
@@ -111,7 +113,8 @@ void Engine::open_device() {
   cpu_kernels_ = make_kernels_beside(options_, compute_dtype_);
   // The kernels have taken theirs by now.
   options_.budgets.gpu_kernel_bytes = device_->kernel_bytes();
-  options_.budgets.gpu_bytes = device_budget(options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes()});
+  options_.budgets.gpu_bytes = device_budget(
+      options_.budgets.gpu_bytes, {device_->name(), device_->total_bytes(), device_->free_bytes(), device_->kernel_bytes(), device_->margin_bytes()});
 }
 
 Precision Engine::precision() const { return precision_of(options_, *model_, device_.get()); }
@@ -136,9 +139,11 @@ void Engine::keep_own_layers() {
     mine.flops_per_s = 1 / (device_ ? *hardware_.gpu : hardware_.cpu).matmul_s(precision.compute, precision.weights, precision.width, kSplitRows, 1);
     mine.disk_bytes_per_s = hardware_.disk.read_bytes_per_s;
   } else {
-    mine.flops_per_s = kAssumedThreadFlops * static_cast<double>(options_.threads > 0 ? static_cast<unsigned>(options_.threads) : std::thread::hardware_concurrency());
+    mine.flops_per_s =
+        kAssumedThreadFlops * static_cast<double>(options_.threads > 0 ? static_cast<unsigned>(options_.threads) : std::thread::hardware_concurrency());
   }
-  const SplitAgreement agreed = agree_on_split(port, *model_, {mine, compute_dtype_, options_.planner, options_.stage_split, search ? kSplitRows : kAssumedRows});
+  const SplitAgreement agreed =
+      agree_on_split(port, *model_, {mine, compute_dtype_, options_.planner, options_.stage_split, search ? kSplitRows : kAssumedRows});
   // Stages of one machine share its disk.
   for (double* speed : {&hardware_.disk.read_bytes_per_s, &hardware_.disk.write_bytes_per_s}) *speed /= agreed.disk_sharers;
   const std::vector<int64_t>& split = agreed.blocks;
@@ -150,7 +155,8 @@ void Engine::keep_own_layers() {
 }
 
 Plan Engine::staged_plan() const {
-  return plan_stages({options_.stages, *model_, *whole_model_, workload_, options_.budgets, options_.policy, precision(), hardware_, links_, options_.planner == "search"});
+  return plan_stages(
+      {options_.stages, *model_, *whole_model_, workload_, options_.budgets, options_.policy, precision(), hardware_, links_, options_.planner == "search"});
 }
 
 void Engine::prepare(const Workload& workload) {

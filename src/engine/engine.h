@@ -48,7 +48,7 @@ class Engine {
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   DType compute_dtype() const { return compute_dtype_; }
   DType kv_dtype() const { return kv_dtype_; }
-  int threads() const { return options_.threads; }  ///< that it may use; 0: all cores
+  int threads() const { return options_.threads; }           ///< that it may use; 0: all cores
   GroupRange weight_range() const { return weight_range_; }  ///< of weights that are quantized
 
   /// What the planner knows of this machine; HardwareProfile::generic() if it is never said. Before prepare(); with several stages while they are constructed.
@@ -109,7 +109,7 @@ class Engine {
   std::vector<LinkSpeed> links_;                // between them
   std::vector<std::string> checkpoint_files_;
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<Device> device_;          // before all that it made
+  std::unique_ptr<Device> device_;                  // before all that it made
   std::unique_ptr<Kernels> kernels_, cpu_kernels_;  // cpu_kernels_: of the processor beside a device
   DType compute_dtype_ = DType::kBF16, kv_dtype_ = DType::kBF16;
   GroupRange weight_range_ = GroupRange::kMinMax;
@@ -119,8 +119,8 @@ class Engine {
   Policy policy_;
   MemoryPlan memory_;
   std::unique_ptr<Trace> trace_;
-  std::unique_ptr<Arena> arena_, gpu_arena_;   // outlive the lanes that write into them
-  std::shared_ptr<void> pinned_;   // unlocks the RAM that the device copies from and to, when the lanes are gone
+  std::unique_ptr<Arena> arena_, gpu_arena_;  // outlive the lanes that write into them
+  std::shared_ptr<void> pinned_;              // unlocks the RAM that the device copies from and to, when the lanes are gone
   Lanes lanes_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<FileWatch> watch_;  // the files that weights are read from

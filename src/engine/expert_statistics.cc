@@ -40,7 +40,9 @@ ExpertCounts counts_from(const std::string& text, const std::string& path, const
     if (!fits) break;
     for (const nlohmann::json& count : block) own.push_back(count_from(count, path));
   }
-  if (!fits) fail_user("{}{}: the counts are of another model (this one has {} blocks and {} experts); give each model a file of its own", kFlag, path, config.num_layers, config.mixture.num_experts);
+  if (!fits)
+    fail_user("{}{}: the counts are of another model (this one has {} blocks and {} experts); give each model a file of its own", kFlag, path,
+              config.num_layers, config.mixture.num_experts);
   return counts;
 }
 
@@ -49,20 +51,23 @@ ExpertCounts counts_from(const std::string& text, const std::string& path, const
 void learn_expert_chances(const EngineOptions& options, Model& model, bool draws) {
   const ModelConfig& config = model.config();
   if (options.expert_statistics_file.empty() && !options.expert_skew) return;
-  if (!config.is_mixture()) fail_user("{}: this model ({}) is no mixture of experts; leave it out", options.expert_skew ? "--expert-skew" : "--expert-statistics", config.model_type);
+  if (!config.is_mixture())
+    fail_user("{}: this model ({}) is no mixture of experts; leave it out", options.expert_skew ? "--expert-skew" : "--expert-statistics", config.model_type);
   if (options.expert_skew) {
     const auto chances = ExpertChances::zipf(config, *options.expert_skew);
     model.set_expert_chances(chances);
     if (draws) model.draw_experts_by(chances);
   }
   if (options.expert_statistics_file.empty()) return;
-  if (const ExpertCounts counts = read_expert_counts(options.expert_statistics_file, config); !counts.empty()) model.set_expert_chances(ExpertChances::of_counts(config, counts));
+  if (const ExpertCounts counts = read_expert_counts(options.expert_statistics_file, config); !counts.empty())
+    model.set_expert_chances(ExpertChances::of_counts(config, counts));
 }
 
 ExpertCounts no_counts(const Model& model) {
   ExpertCounts counts(static_cast<size_t>(model.config().num_layers));
   for (size_t layer = 0; layer < model.layers().size(); ++layer)
-    if (model.chooses_experts(static_cast<int64_t>(layer))) counts[static_cast<size_t>(model.layers()[layer].index)].resize(static_cast<size_t>(model.config().mixture.num_experts));
+    if (model.chooses_experts(static_cast<int64_t>(layer)))
+      counts[static_cast<size_t>(model.layers()[layer].index)].resize(static_cast<size_t>(model.config().mixture.num_experts));
   return counts;
 }
 
@@ -81,7 +86,11 @@ void add_expert_counts(const std::string& path, const ModelConfig& config, const
   });
   ExpertCounts all = read_expert_counts(path, config);
   all.resize(counts.size());
-  nlohmann::ordered_json json{{"format", 1}, {"model_type", config.model_type}, {"experts", config.mixture.num_experts}, {"experts_per_token", config.mixture.experts_per_row}, {"blocks", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json{{"format", 1},
+                              {"model_type", config.model_type},
+                              {"experts", config.mixture.num_experts},
+                              {"experts_per_token", config.mixture.experts_per_row},
+                              {"blocks", nlohmann::ordered_json::array()}};
   for (size_t block = 0; block < all.size(); ++block) {
     all[block].resize(std::max(all[block].size(), counts[block].size()));
     for (size_t expert = 0; expert < counts[block].size(); ++expert) all[block][expert] = std::min(kMostCounted, all[block][expert] + counts[block][expert]);

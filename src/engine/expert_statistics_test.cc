@@ -18,8 +18,12 @@ using testing::HasSubstr;
 
 /// Three blocks, the second of them dense.
 ModelConfig config_of(int64_t experts = 4) {
-  return parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
-    "moe_intermediate_size": 32, "num_experts": {}, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 331, "max_position_embeddings": 256}})", experts), "", "config.json");
+  return parse_config(
+      fmt::format(
+          R"({{"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
+    "moe_intermediate_size": 32, "num_experts": {}, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 331, "max_position_embeddings": 256}})",
+          experts),
+      "", "config.json");
 }
 
 TEST(ExpertStatistics, AddUp) {
@@ -46,11 +50,13 @@ TEST(ExpertStatistics, AreDistrusted) {
     write_whole_file(path, text);
     return error_of(ErrorKind::kUser, [&] { read_expert_counts(path, config_of()); });
   };
-  for (const char* text : {"", "{", "[1]", R"({"blocks": []})", R"({"format": 2, "blocks": [[], [], []]})", R"({"format": 1, "blocks": 3})", R"({"format": 1, "blocks": [[[[1]]], [], []]})",
-                           R"({"format": 1, "blocks": [1, [], []]})", R"({"format": 1, "blocks": [[1, 2, 3, -4], [], []]})", R"({"format": 1, "blocks": [[1, 2, 3, 0.5], [], []]})",
-                           R"({"format": 1, "blocks": [[1, 2, 3, 9223372036854775807], [], []]})"})
+  for (const char* text :
+       {"", "{", "[1]", R"({"blocks": []})", R"({"format": 2, "blocks": [[], [], []]})", R"({"format": 1, "blocks": 3})",
+        R"({"format": 1, "blocks": [[[[1]]], [], []]})", R"({"format": 1, "blocks": [1, [], []]})", R"({"format": 1, "blocks": [[1, 2, 3, -4], [], []]})",
+        R"({"format": 1, "blocks": [[1, 2, 3, 0.5], [], []]})", R"({"format": 1, "blocks": [[1, 2, 3, 9223372036854775807], [], []]})"})
     EXPECT_THAT(error(text), HasSubstr("--expert-statistics " + path)) << text;
-  for (const char* text : {R"({"format": 1, "blocks": [[1, 2, 3, 4], []]})", R"({"format": 1, "blocks": [[1, 2, 3], [], []]})", R"({"format": 1, "blocks": [[], [1, 2, 3, 4], []]})"})
+  for (const char* text : {R"({"format": 1, "blocks": [[1, 2, 3, 4], []]})", R"({"format": 1, "blocks": [[1, 2, 3], [], []]})",
+                           R"({"format": 1, "blocks": [[], [1, 2, 3, 4], []]})"})
     EXPECT_THAT(error(text), HasSubstr("the counts are of another model (this one has 3 blocks and 4 experts)")) << text;
   EXPECT_THAT(error_of(ErrorKind::kIo, [&] { read_expert_counts(folder.path(), config_of()); }), HasSubstr(std::string(folder.path())));
 }
@@ -60,9 +66,11 @@ TEST(ExpertStatistics, AreOfMixtures) {
   EngineOptions options;
   learn_expert_chances(options, *dense, true);
   options.expert_statistics_file = "experts.json";
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { learn_expert_chances(options, *dense, true); }), HasSubstr("--expert-statistics: this model (opt) is no mixture of experts"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { learn_expert_chances(options, *dense, true); }),
+              HasSubstr("--expert-statistics: this model (opt) is no mixture of experts"));
   options.expert_skew = 1;
-  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { learn_expert_chances(options, *dense, true); }), HasSubstr("--expert-skew: this model (opt) is no mixture of experts"));
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { learn_expert_chances(options, *dense, true); }),
+              HasSubstr("--expert-skew: this model (opt) is no mixture of experts"));
 }
 
 /// What was counted says more of a model than a law.

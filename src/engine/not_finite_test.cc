@@ -55,7 +55,8 @@ std::vector<Request> requests() {
   return all;
 }
 
-std::map<int64_t, Completion> run(const std::string& directory, const std::string& backend, const std::string& compute_dtype = "auto", const std::string& kv_dtype = "auto") {
+std::map<int64_t, Completion> run(const std::string& directory, const std::string& backend, const std::string& compute_dtype = "auto",
+                                  const std::string& kv_dtype = "auto") {
   EngineOptions options;
   options.model_directory = directory;
   options.load_tokenizer = false;
@@ -130,7 +131,8 @@ TEST_P(NotFinite, TheLastRowOfTheHeadEndsAll) {
 }
 
 TEST_P(NotFinite, AWeightOfAnyMatrixEndsAll) {
-  for (const char* name : {"input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "mlp.gate_proj.weight", "mlp.down_proj.weight"})
+  for (const char* name : {"input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "mlp.gate_proj.weight",
+                           "mlp.down_proj.weight"})
     expect_none(run(poisoned(llama_, fmt::format("model.layers.1.{}", name), NAN, [](int64_t i) { return i == 60; }), GetParam()), name);
   // Behind a ReLU, which a maximum with zero would let swallow it.
   for (const char* name : {"fc1.weight", "fc1.bias", "self_attn.v_proj.weight"})
@@ -140,10 +142,19 @@ TEST_P(NotFinite, AWeightOfAnyMatrixEndsAll) {
 /// Codes and scales that are NaN, as checkpoints are shipped quantized.
 TEST_P(NotFinite, ACodeOrAScaleEndsAll) {
   const std::string fixtures = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/quantized-";
-  const std::vector<std::pair<const char*, const char*>> places{{"fp8", "weight"}, {"fp8", "weight_scale_inv"}, {"fp8-modelopt", "weight_scale"}, {"fp8-channel", "weight_scale"}, {"int8-channel", "weight_scale"},
-                                                                {"packed4", "weight_scale"}, {"nvfp4", "weight_scale"}, {"nvfp4", "weight_global_scale"}, {"gptq", "scales"}, {"awq", "scales"}};
+  const std::vector<std::pair<const char*, const char*>> places{{"fp8", "weight"},
+                                                                {"fp8", "weight_scale_inv"},
+                                                                {"fp8-modelopt", "weight_scale"},
+                                                                {"fp8-channel", "weight_scale"},
+                                                                {"int8-channel", "weight_scale"},
+                                                                {"packed4", "weight_scale"},
+                                                                {"nvfp4", "weight_scale"},
+                                                                {"nvfp4", "weight_global_scale"},
+                                                                {"gptq", "scales"},
+                                                                {"awq", "scales"}};
   for (const auto& [fixture, tensor] : places)
-    expect_none(run(poisoned(fixtures + fixture, fmt::format("model.layers.1.self_attn.v_proj.{}", tensor), NAN, [](int64_t i) { return i == 0; }), GetParam()), fmt::format("{} {}", fixture, tensor));
+    expect_none(run(poisoned(fixtures + fixture, fmt::format("model.layers.1.self_attn.v_proj.{}", tensor), NAN, [](int64_t i) { return i == 0; }), GetParam()),
+                fmt::format("{} {}", fixture, tensor));
 }
 
 TEST_P(NotFinite, OverflowEndsAll) {

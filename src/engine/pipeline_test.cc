@@ -71,14 +71,15 @@ EngineOptions plain_options(const std::string& directory) {
 
 struct Outcome {
   std::map<int64_t, Completion> completions;
-  std::vector<RunReport> reports;      ///< a rank
-  std::vector<std::string> errors;     ///< a rank: what it threw, or empty
+  std::vector<RunReport> reports;   ///< a rank
+  std::vector<std::string> errors;  ///< a rank: what it threw, or empty
   std::vector<std::pair<int64_t, int64_t>> blocks;
-  Plan plan;                           ///< the first rank's
+  Plan plan;  ///< the first rank's
 };
 
 /// A thread a rank. `options` has one entry a rank.
-Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requests, const std::atomic<bool>* stop = nullptr, std::optional<Workload> workload = {}) {
+Outcome run(std::vector<EngineOptions> options, const std::vector<Request>& requests, const std::atomic<bool>* stop = nullptr,
+            std::optional<Workload> workload = {}) {
   const auto count = static_cast<int>(options.size());
   LocalPorts ports(count);
   Outcome outcome;
@@ -207,7 +208,8 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
     if (is_mixture) {  // each stage adds its own blocks' choices, and as many as one process has
       const ExpertCounts now = read_expert_counts(counts, parsed);
       for (size_t block = 0; block < now.size(); ++block)
-        for (size_t expert = 0; expert < now[block].size(); ++expert) EXPECT_EQ(now[block][expert] * (round + 1), counted[block][expert] * (round + 2)) << what << " block " << block;
+        for (size_t expert = 0; expert < now[block].size(); ++expert)
+          EXPECT_EQ(now[block][expert] * (round + 1), counted[block][expert] * (round + 2)) << what << " block " << block;
     }
     if (testing::Test::HasFailure()) return;
   }
@@ -226,15 +228,19 @@ const char* kWindowsAndAngles = R"({"model_type": "gemma3_text", "hidden_size": 
 TEST(Pipeline, BlocksThatDiffer) { pipeline("gemma3", kWindowsAndAngles, DType::kBF16, 6, 9); }
 
 /// Blocks of several layers: stages are cut between blocks, and what a block's experts need does not leave its stage.
-const char* kMixture = R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 2, "intermediate_size": 96,
+const char* kMixture =
+    R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 2, "intermediate_size": 96,
   "moe_intermediate_size": 48, "num_experts": 6, "num_experts_per_tok": 2, "mlp_only_layers": [2], "norm_topk_prob": true, "vocab_size": 331, "max_position_embeddings": 256,
   "eos_token_id": 5, "bos_token_id": 1})";
 TEST(Pipeline, Experts) { pipeline("qwen3_moe", kMixture, DType::kBF16, 8, 10); }
 TEST(Pipeline, ExpertsInt4) { pipeline("qwen3_moe", kMixture, DType::kBF16, 4, 11, "int4", "int4"); }
 /// A stage that ends in experts sends a micro-batch's rows on after the last unit that it visits.
 TEST(Pipeline, ManyUnits) {
-  pipeline("many-units", R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 56, "num_experts": 12,
-    "num_experts_per_tok": 2, "vocab_size": 331, "max_position_embeddings": 256, "eos_token_id": 5, "bos_token_id": 1})", DType::kBF16, 12, 12);
+  pipeline(
+      "many-units",
+      R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 56, "num_experts": 12,
+    "num_experts_per_tok": 2, "vocab_size": 331, "max_position_embeddings": 256, "eos_token_id": 5, "bos_token_id": 1})",
+      DType::kBF16, 12, 12);
 }
 
 /// What prompts have in common is computed once on all stages.

@@ -17,9 +17,12 @@ constexpr int64_t kFixedBytes = 300000, kLatent = 160;
 
 /// Six blocks: two with a fixed state a sequence, two with a latent a position, two with keys and values.
 std::unique_ptr<Model> pretended_model() {
-  auto model = Model::of_shape(parse_config(R"({"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64,
+  auto model = Model::of_shape(
+      parse_config(R"({"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64,
     "intermediate_size": 1408, "vocab_size": 2000, "max_position_embeddings": 2048, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
-    "eos_token_id": 5, "bos_token_id": 1})", "", "pretended"), DType::kBF16);
+    "eos_token_id": 5, "bos_token_id": 1})",
+                   "", "pretended"),
+      DType::kBF16);
   for (int64_t block : {0, 3}) model->declare_state(block, {.kind = StateSpec::Kind::kFixed, .fixed_bytes = kFixedBytes});
   for (int64_t block : {1, 4}) model->declare_state(block, {.heads = 1, .head_size = kLatent, .rows = 1});
   return model;

@@ -104,7 +104,8 @@ TEST(Simulate, DoesTheWorkOfARealRunOnADevice) {
   auto requests = requests_of(23, {1, 60}, {1, 9}, 300);
   for (size_t i = 0; i < 3; ++i) requests[4 * i].params.top_logprobs = 1;  // whose logits go down, with their neighbours'
   int checked = 0;
-  for (auto [attention, batches, buffers] : {std::tuple(Tier::kGpu, 1, 1), std::tuple(Tier::kGpu, 3, 3), std::tuple(Tier::kCpu, 3, 2), std::tuple(Tier::kCpu, 1, 1)}) {
+  for (auto [attention, batches, buffers] :
+       {std::tuple(Tier::kGpu, 1, 1), std::tuple(Tier::kGpu, 3, 3), std::tuple(Tier::kCpu, 3, 2), std::tuple(Tier::kCpu, 1, 1)}) {
     EngineOptions options;
     options.model_directory = directory;
     options.backend = "emulated-gpu";
@@ -144,9 +145,7 @@ class Shape8B : public testing::Test {
     ListSource source(requests_);
     return simulate(*model_, policy, DType::kBF16, speeds, source);
   }
-  Policy policy(int64_t cpu_bytes) {
-    return choose_policy(*model_, plain_workload(requests_), {cpu_bytes, 0}, {}, DType::kBF16);
-  }
+  Policy policy(int64_t cpu_bytes) { return choose_policy(*model_, plain_workload(requests_), {cpu_bytes, 0}, {}, DType::kBF16); }
   std::unique_ptr<Model> model_;
   std::vector<Request> requests_ = requests_of(64, {64, 192}, {32, 32}, 128256);
 };
@@ -445,8 +444,8 @@ TEST_F(SimulatedPipeline, GroupsKeepTheRanksBusy) {
 
 TEST_F(SimulatedPipeline, SlowLinksCost) {
   const double fast = run(2, 8, 4, 2).whole.elapsed_s;
-  const double slow = run(2, 8, 4, 2, {12.5e6, 10e-3}).whole.elapsed_s;    // 100 Mbit/s, 10 ms
-  const double slowest = run(2, 8, 4, 2, {12.5e6, 10}).whole.elapsed_s;    // each step waits for its way there and back
+  const double slow = run(2, 8, 4, 2, {12.5e6, 10e-3}).whole.elapsed_s;  // 100 Mbit/s, 10 ms
+  const double slowest = run(2, 8, 4, 2, {12.5e6, 10}).whole.elapsed_s;  // each step waits for its way there and back
   EXPECT_LT(fast, slow);
   EXPECT_GT(slowest, slow + 32 * 10);
 }

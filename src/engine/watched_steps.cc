@@ -5,18 +5,21 @@
 
 namespace flexgen {
 
-WatchedSteps::WatchedSteps(Batcher& batcher, const RequestSource& source, const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy,
-                           const Workload& workload, const Lanes& lanes)
-    : batcher_(batcher), source_(source), model_(model), hardware_(hardware), precision_(precision), policy_(policy), workload_(workload), lanes_(lanes),
-      limits_{policy.max_rows, policy.micro_batch_size}, looked_at_(Clock::now()) {
+WatchedSteps::WatchedSteps(Batcher& batcher, const RequestSource& source, const Model& model, const HardwareProfile& hardware, const Precision& precision,
+                           const Policy& policy, const Workload& workload, const Lanes& lanes)
+    : batcher_(batcher), source_(source), model_(model), hardware_(hardware), precision_(precision), policy_(policy), workload_(workload),
+      lanes_(lanes), limits_{policy.max_rows, policy.micro_batch_size}, looked_at_(Clock::now()) {
   scale_.seconds.fill(1);
   before_ = read_lanes();
 }
 
 Stretch WatchedSteps::read_lanes() const {
   Stretch sums;
-  for (auto [kind, lane] : {std::pair{LaneKind::kCompute, lanes_.compute.get()}, {LaneKind::kDiskRead, lanes_.disk_read.get()}, {LaneKind::kDiskWrite, lanes_.disk_write.get()},
-                            {LaneKind::kH2d, lanes_.h2d.get()}, {LaneKind::kD2h, lanes_.d2h.get()}}) {
+  for (auto [kind, lane] : {std::pair{LaneKind::kCompute, lanes_.compute.get()},
+                            {LaneKind::kDiskRead, lanes_.disk_read.get()},
+                            {LaneKind::kDiskWrite, lanes_.disk_write.get()},
+                            {LaneKind::kH2d, lanes_.h2d.get()},
+                            {LaneKind::kD2h, lanes_.d2h.get()}}) {
     if (!lane) continue;
     const LaneStats stats = lane->stats();
     sums.busy[kind] = stats.busy_s;
@@ -55,7 +58,8 @@ void WatchedSteps::look(int64_t step) {
     spdlog::info("step {}: {}; planned anew, the steps stay as they are", step, what);
     return;
   }
-  spdlog::info("step {}: {}; planned anew: {} tokens and {} sequences a micro-batch instead of {} and {}", step, what, limits.max_rows, limits.max_slots, limits_.max_rows, limits_.max_slots);
+  spdlog::info("step {}: {}; planned anew: {} tokens and {} sequences a micro-batch instead of {} and {}", step, what, limits.max_rows, limits.max_slots,
+               limits_.max_rows, limits_.max_slots);
   limits_ = limits;
   batcher_.set_limits(limits.max_rows, limits.max_slots);
 }
@@ -64,7 +68,8 @@ Workload rest_of(const Workload& job, int64_t sequences_left, const std::optiona
   Workload rest = job;
   rest.num_sequences = sequences_left;
   const double share = static_cast<double>(sequences_left) / static_cast<double>(std::max<int64_t>(1, job.num_sequences));
-  for (double* total : {&rest.total_prompt_tokens, &rest.total_prefix_tokens, &rest.total_shared_tokens, &rest.total_max_tokens, &rest.total_generated_tokens}) *total *= share;
+  for (double* total : {&rest.total_prompt_tokens, &rest.total_prefix_tokens, &rest.total_shared_tokens, &rest.total_max_tokens, &rest.total_generated_tokens})
+    *total *= share;
   if (answer_share) rest.expect(*answer_share);
   return rest;
 }
@@ -73,11 +78,15 @@ void set_expected_costs(Lanes& lanes, const Model& model, const HardwareProfile&
   lanes.compute->set_cost([&model, processor = processor_of(hardware, policy), precision](const Work& work) {
     return layer_visit_time_s(processor, precision, model.layers()[static_cast<size_t>(work.layer)], work.amount);
   });
-  auto disk = [request_s = hardware.disk.request_s](double bytes_per_s) { return [request_s, bytes_per_s](const Work& work) { return request_s + work.bytes / bytes_per_s; }; };
+  auto disk = [request_s = hardware.disk.request_s](double bytes_per_s) {
+    return [request_s, bytes_per_s](const Work& work) { return request_s + work.bytes / bytes_per_s; };
+  };
   lanes.disk_read->set_cost(disk(hardware.disk.read_bytes_per_s));
   lanes.disk_write->set_cost(disk(hardware.disk.write_bytes_per_s));
-  if (lanes.h2d) lanes.h2d->set_cost([copy_s = hardware.copy_s, bytes_per_s = hardware.h2d_bytes_per_s](const Work& work) { return copy_s + work.bytes / bytes_per_s; });
-  if (lanes.d2h) lanes.d2h->set_cost([copy_s = hardware.copy_s, bytes_per_s = hardware.d2h_bytes_per_s](const Work& work) { return copy_s + work.bytes / bytes_per_s; });
+  if (lanes.h2d)
+    lanes.h2d->set_cost([copy_s = hardware.copy_s, bytes_per_s = hardware.h2d_bytes_per_s](const Work& work) { return copy_s + work.bytes / bytes_per_s; });
+  if (lanes.d2h)
+    lanes.d2h->set_cost([copy_s = hardware.copy_s, bytes_per_s = hardware.d2h_bytes_per_s](const Work& work) { return copy_s + work.bytes / bytes_per_s; });
 }
 
 }  // namespace flexgen

@@ -12,8 +12,8 @@ namespace flexgen {
 
 class WatchedSteps : public StepSource {
  public:
-  WatchedSteps(Batcher& batcher, const RequestSource& source, const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
-               const Lanes& lanes);
+  WatchedSteps(Batcher& batcher, const RequestSource& source, const Model& model, const HardwareProfile& hardware, const Precision& precision,
+               const Policy& policy, const Workload& workload, const Lanes& lanes);
 
   std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) override {
     if (batch == 0) look(step);
@@ -38,8 +38,8 @@ class WatchedSteps : public StepSource {
   const Workload& workload_;
   const Lanes& lanes_;
   StepLimits limits_;
-  Stretch before_;            ///< sums at the last look
-  LaneTimes scale_;           ///< what the lanes' own expectations (of the first profile) are multiplied by
+  Stretch before_;   ///< sums at the last look
+  LaneTimes scale_;  ///< what the lanes' own expectations (of the first profile) are multiplied by
   Clock::time_point looked_at_;
   int64_t looked_step_ = 0;
 };

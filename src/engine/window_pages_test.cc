@@ -33,8 +33,14 @@ std::vector<Request> random_lengths(std::mt19937& random, int64_t count, int64_t
 
 /// Two layers of three have a window; pages of 16 tokens.
 std::unique_ptr<Model> model_of(int64_t window) {
-  return Model::of_shape(parse_config(fmt::format(R"({{"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "head_dim": 128, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "vocab_size": 300, "max_position_embeddings": 4096, "sliding_window": {}, "sliding_window_pattern": 3}})", window), "", "windows"), DType::kBF16);
+  return Model::of_shape(
+      parse_config(
+          fmt::format(
+              R"({{"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "head_dim": 128, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 300, "max_position_embeddings": 4096, "sliding_window": {}, "sliding_window_pattern": 3}})",
+              window),
+          "", "windows"),
+      DType::kBF16);
 }
 
 /// What each page holds, as the plans write it: (sequence, position) of each of its tokens.
@@ -97,7 +103,8 @@ TEST(WindowPages, ARowFindsAllThatItSeesAndNoSlotHoldsMore) {
         }
         for (const SlotRows& slot : plan->slots) {
           const int64_t sequence = sequence_of.at({batch, slot.pages[1].ids.front()});
-          for (WrittenPages& pages : written) ASSERT_TRUE(pages.holds(batch, slot, sequence)) << "round " << round << " step " << step << " window " << window << " past " << slot.past;
+          for (WrittenPages& pages : written)
+            ASSERT_TRUE(pages.holds(batch, slot, sequence)) << "round " << round << " step " << step << " window " << window << " past " << slot.past;
           EXPECT_LE((std::ssize(slot.pages[0].ids) - 2) * 16 + 2, window - 1 + slot.num_rows);  // no page but sees one of them
           passed += slot.pages[0].first;
         }

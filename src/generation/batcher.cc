@@ -10,14 +10,20 @@
 
 namespace flexgen {
 
-Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
-                 std::span<float> logit_store, RequestSource& source, CompletionSink& sink)
+Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer, std::span<float> logit_store,
+                 RequestSource& source, CompletionSink& sink)
     : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink),
-      prefixes_({cache.groups.front().prefix.begin(), cache.groups.front().prefix.end()}, cache.tokens_per_page), row_limit_(policy.max_rows), slot_limit_(policy.micro_batch_size) {
+      prefixes_({cache.groups.front().prefix.begin(), cache.groups.front().prefix.end()}, cache.tokens_per_page), row_limit_(policy.max_rows),
+      slot_limit_(policy.micro_batch_size) {
   size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
   for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
-    MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)), {}, cache.pages_per_micro_batch,
-                     logit_store.subspan(static_cast<size_t>(i) * share, share), nullptr, {}, nullptr};
+    MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
+                     {},
+                     cache.pages_per_micro_batch,
+                     logit_store.subspan(static_cast<size_t>(i) * share, share),
+                     nullptr,
+                     {},
+                     nullptr};
     for (const CacheLayout::Group& group : cache.groups) batch.pools.emplace_back(std::vector<int64_t>(group.own.begin(), group.own.end()));
     batches_.push_back(std::move(batch));
   }
@@ -80,8 +86,14 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
       }
       if (samples || scored) {
         plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
-        wanted.push_back({static_cast<int32_t>(index), at + 1, scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params,
-                          params.edits_logits() || params.grammar, {}, {}, {}});
+        wanted.push_back({static_cast<int32_t>(index),
+                          at + 1,
+                          scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1,
+                          params,
+                          params.edits_logits() || params.grammar,
+                          {},
+                          {},
+                          {}});
         LogitReader::Row& row = wanted.back();
         if (scored) row.params.top_logprobs = params.top_prompt_logprobs();
         else row.logprob_ids = params.logprob_token_ids;
@@ -154,8 +166,7 @@ void Batcher::take_results(MicroBatch& batch) {
     batch.reader.reset();
   }
   for (Slot& slot : batch.slots)
-    if (slot.active && slot.request.params.max_tokens == 0 && slot.past == slot.size())
-      finish(batch, slot, FinishReason::kLength);
+    if (slot.active && slot.request.params.max_tokens == 0 && slot.past == slot.size()) finish(batch, slot, FinishReason::kLength);
 }
 
 void Batcher::take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result) {
@@ -278,7 +289,8 @@ bool Batcher::can_read_prefix(const Slot& slot, int64_t step, int64_t batch) con
 void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int64_t batch) {
   const int64_t page = cache_.tokens_per_page;
   const int64_t filled = std::min((slot.past + num_rows) / page, std::ssize(slot.prefix.pages));
-  for (int64_t i = std::max(slot.prefix.known, slot.past / page); i < filled; ++i) prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
+  for (int64_t i = std::max(slot.prefix.known, slot.past / page); i < filled; ++i)
+    prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
 }
 
 bool Batcher::start(MicroBatch& batch, Slot& slot) {
@@ -312,9 +324,7 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   counters_.shared_prompt_tokens += slot.past;
   slot.completion.key = slot.request.key;
   const SamplingParams& params = slot.request.params;
-  if (params.scores_prompt())
-    slot.completion.prompt_logprobs.push_back(
-        {slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
+  if (params.scores_prompt()) slot.completion.prompt_logprobs.push_back({slot.request.prompt.front(), std::numeric_limits<float>::quiet_NaN(), {}});
   if (tokenizer_) slot.text = std::make_unique<AnswerText>(*tokenizer_, params);
   if (params.grammar && params.max_tokens > 0) {
     FLEXGEN_CHECK(tokenizer_ && !model_.config().eos.empty(), "a grammar without a tokenizer or an end token");

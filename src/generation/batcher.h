@@ -56,16 +56,16 @@ class CompletionSink {
 /// What was done so far; any thread may read it.
 struct TokenCounters {
   std::atomic<int64_t> sequences{0}, prompt_tokens{0}, generated_tokens{0};  ///< prompt_tokens: that are in the cache, whoever computed them
-  std::atomic<int64_t> shared_prompt_tokens{0};  ///< of these, not computed, as other sequences had computed them
-  std::atomic<int64_t> answer_tokens{0}, answer_max_tokens{0};  ///< of sequences that are done: generated, and the most that might have been
+  std::atomic<int64_t> shared_prompt_tokens{0};                              ///< of these, not computed, as other sequences had computed them
+  std::atomic<int64_t> answer_tokens{0}, answer_max_tokens{0};               ///< of sequences that are done: generated, and the most that might have been
 };
 
 class Batcher : public StepSource {
  public:
   /// `logit_store`: V floats for each slot of the block if anything samples, else empty. `tokenizer` may be null (then
   /// there are no texts and no stop strings).
-  Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer,
-          std::span<float> logit_store, RequestSource& source, CompletionSink& sink);
+  Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer, std::span<float> logit_store, RequestSource& source,
+          CompletionSink& sink);
 
   std::shared_ptr<BatchPlan> next(int64_t step, int64_t batch) override;
   /// Where nothing is left to do and the source is open, waits for it.
@@ -89,10 +89,11 @@ class Batcher : public StepSource {
     Request request;
     std::vector<int32_t> tokens;  ///< prompt and what was generated
     int64_t past = 0;             ///< of these, how many are in the cache
-    std::vector<SlotPages> own;   ///< a state: its own pages that it has, after those of `prefix`. A window that moves on takes and gives back; else all it will ever need
-    int64_t reserved = 0;         ///< own pages that it would have in the end if nothing was given back: of MicroBatch::unreserved
+    std::vector<SlotPages>
+        own;  ///< a state: its own pages that it has, after those of `prefix`. A window that moves on takes and gives back; else all it will ever need
+    int64_t reserved = 0;  ///< own pages that it would have in the end if nothing was given back: of MicroBatch::unreserved
     PrefixPath prefix;
-    int64_t number = 0;           ///< sequences are numbered as they start
+    int64_t number = 0;                ///< sequences are numbered as they start
     std::unique_ptr<AnswerText> text;  ///< null without a tokenizer
     LogitEdits edits;
     std::shared_ptr<GrammarMasks::Follower> follower;  ///< null without a grammar
@@ -106,8 +107,8 @@ class Batcher : public StepSource {
     std::vector<PagePool> pools;  ///< a state
     int64_t unreserved = 0;       ///< of Policy::pages_per_micro_batch. Within these all pools suffice (StateSpec::most_pages())
     std::span<float> logit_store;
-    std::shared_ptr<BatchPlan> plan;      ///< the newest, results not taken yet
-    std::vector<int32_t> planned_slots;   ///< slot of each SlotRows of the plan
+    std::shared_ptr<BatchPlan> plan;     ///< the newest, results not taken yet
+    std::vector<int32_t> planned_slots;  ///< slot of each SlotRows of the plan
     std::shared_ptr<LogitReader> reader;
   };
 

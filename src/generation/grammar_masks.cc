@@ -46,7 +46,8 @@ struct GrammarMasks::Worker {
   }
 };
 
-GrammarMasks::GrammarMasks(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends) : worker_(new Worker{tokenizer, vocab_size, std::move(ends), {}, {}, {}, {}, false, {}}) {
+GrammarMasks::GrammarMasks(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends)
+    : worker_(new Worker{tokenizer, vocab_size, std::move(ends), {}, {}, {}, {}, false, {}}) {
   worker_->thread = start_thread("the masks of grammars", [worker = worker_.get()] { worker->run(); });
 }
 
@@ -59,9 +60,11 @@ GrammarMasks::~GrammarMasks() {
   worker_->thread.join();
 }
 
-std::shared_future<TokenMask> GrammarMasks::next(const std::shared_ptr<Follower>& follower, std::shared_ptr<const GrammarSpec> grammar, std::vector<int32_t> answer) {
-  std::packaged_task<TokenMask()> task(
-      [worker = worker_.get(), follower, grammar = std::move(grammar), answer = std::move(answer)] { return worker->mask_behind(*follower, *grammar, answer); });
+std::shared_future<TokenMask> GrammarMasks::next(const std::shared_ptr<Follower>& follower, std::shared_ptr<const GrammarSpec> grammar,
+                                                 std::vector<int32_t> answer) {
+  std::packaged_task<TokenMask()> task([worker = worker_.get(), follower, grammar = std::move(grammar), answer = std::move(answer)] {
+    return worker->mask_behind(*follower, *grammar, answer);
+  });
   std::shared_future<TokenMask> mask = task.get_future().share();
   {
     std::lock_guard lock(worker_->mutex);

@@ -31,7 +31,12 @@ inline void write_ascii_tokenizer(const std::string& directory, int32_t vocab_si
   for (const char first : std::string("\"{}[]:,0123abcdefxyz"))
     for (const char second : std::string("\":,}]a01bcxe{[")) add({first, second});
   const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  std::ofstream(directory + "/tokenizer.json") << Json{{"version", "1.0"}, {"added_tokens", added}, {"normalizer", nullptr}, {"pre_tokenizer", byte_level}, {"post_processor", nullptr}, {"decoder", byte_level},
+  std::ofstream(directory + "/tokenizer.json") << Json{{"version", "1.0"},
+                                                       {"added_tokens", added},
+                                                       {"normalizer", nullptr},
+                                                       {"pre_tokenizer", byte_level},
+                                                       {"post_processor", nullptr},
+                                                       {"decoder", byte_level},
                                                        {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
 }
 
@@ -39,7 +44,11 @@ inline void write_ascii_tokenizer(const std::string& directory, int32_t vocab_si
 inline const std::vector<GrammarSpec>& grammars_in_turn() {
   using Kind = GrammarSpec::Kind;
   static const std::vector<GrammarSpec> grammars{
-      {Kind::kJsonSchema, honoured_schema(R"({"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["x", "y", null]}}, "required": ["a"]})"), {}, true},
+      {Kind::kJsonSchema,
+       honoured_schema(
+           R"({"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["x", "y", null]}}, "required": ["a"]})"),
+       {},
+       true},
       {Kind::kRegex, "[a-c]{2,5}x?", {}, true},
       {Kind::kChoice, "", {"a\u00e9"}, true},  // the tokenizer writes the "a" alone
       {Kind::kEbnf, "root ::= \"(\" root \")\" | \"x\" | \"y\" root", {}, true},

@@ -24,11 +24,11 @@ class LogitEdits {
 
   const Request* request_ = nullptr;
   int64_t vocab_size_ = 0;
-  std::vector<int32_t> ends_;                   ///< cannot be chosen before min_tokens
-  std::vector<LogitEdit> edits_;                ///< of biases and penalties
-  std::unordered_map<int32_t, size_t> places_;  ///< in edits_
-  std::unordered_map<int32_t, int64_t> counts_; ///< in the answer
-  size_t counted_ = 0;                          ///< of the answer
+  std::vector<int32_t> ends_;                    ///< cannot be chosen before min_tokens
+  std::vector<LogitEdit> edits_;                 ///< of biases and penalties
+  std::unordered_map<int32_t, size_t> places_;   ///< in edits_
+  std::unordered_map<int32_t, int64_t> counts_;  ///< in the answer
+  size_t counted_ = 0;                           ///< of the answer
 };
 
 }  // namespace flexgen

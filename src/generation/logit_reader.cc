@@ -50,8 +50,7 @@ LogitReader::LogitReader(std::vector<Row> rows, int64_t vocab_size, std::span<fl
   }
 }
 
-void LogitReader::accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits,
-                         int64_t stride, const Largest* largest) {
+void LogitReader::accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits, int64_t stride, const Largest* largest) {
   for (int64_t i = 0; i < num; ++i) {
     auto row = static_cast<size_t>(first + i);
     fold(states_[row], rows_[row], logits ? logits + i * stride : nullptr, vocab_first, vocab_count, largest ? largest + i : nullptr);
@@ -87,8 +86,7 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
     if (logits) state.best_logit = logits[best.at];
   }
   if (!logits) return;
-  if (row.target >= vocab_first && row.target < vocab_first + count)
-    state.target_logit = logits[row.target - vocab_first];
+  if (row.target >= vocab_first && row.target < vocab_first + count) state.target_logit = logits[row.target - vocab_first];
   if (row.params.top_logprobs < 0) return;
 
   const float most = state.draw.inverse_temperature > 0 ? logits[vector_rows::largest_at(logits, count)] : best.value;
@@ -103,8 +101,7 @@ void LogitReader::fold(State& state, const Row& row, const float* logits, int64_
   auto wanted = row.logprob_ids.empty() ? static_cast<size_t>(row.params.top_logprobs) : 0;
   for (int64_t i = 0; i < count && wanted > 0; ++i) {
     if (state.top.size() == wanted && logits[i] <= state.top.back().second) continue;
-    auto place = std::upper_bound(state.top.begin(), state.top.end(), logits[i],
-                                  [](float value, const auto& entry) { return value > entry.second; });
+    auto place = std::upper_bound(state.top.begin(), state.top.end(), logits[i], [](float value, const auto& entry) { return value > entry.second; });
     state.top.insert(place, {static_cast<int32_t>(vocab_first + i), logits[i]});
     if (state.top.size() > wanted) state.top.pop_back();
   }

@@ -19,13 +19,13 @@ class LogitReader : public LogitSink {
  public:
   struct Row {
     int32_t slot = 0;
-    int64_t position = 0;       ///< of the token that these logits predict
-    int32_t target = -1;        ///< the token that is known to come (prompt scoring), -1: choose one
+    int64_t position = 0;  ///< of the token that these logits predict
+    int32_t target = -1;   ///< the token that is known to come (prompt scoring), -1: choose one
     ChoiceParams params;
-    bool edited = false;        ///< `edits` or a `mask` there are, here or elsewhere in the sequence: such rows are kept whole
-    std::vector<LogitEdit> edits;  ///< each token once
+    bool edited = false;                      ///< `edits` or a `mask` there are, here or elsewhere in the sequence: such rows are kept whole
+    std::vector<LogitEdit> edits;             ///< each token once
     std::shared_future<TokenMask> mask = {};  ///< of the tokens that may be chosen; none: all
-    std::vector<int32_t> logprob_ids;  ///< with params.top_logprobs >= 0: TokenLogprob::top is of these; empty: of the best
+    std::vector<int32_t> logprob_ids;         ///< with params.top_logprobs >= 0: TokenLogprob::top is of these; empty: of the best
 
     bool is_stored() const { return target < 0 && (params.cuts() || edited); }
   };
@@ -36,8 +36,7 @@ class LogitReader : public LogitSink {
   /// For a stage without the head: set_results() gets what another process read.
   explicit LogitReader(std::vector<Row> rows) : rows_(std::move(rows)) {}
 
-  void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits,
-              int64_t stride, const Largest* largest) override;
+  void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits, int64_t stride, const Largest* largest) override;
   /// Of rows that choose among all tokens and want no logprobs.
   bool takes_largest(int64_t first, int64_t num) const override;
   std::vector<Draw> draws(int64_t first, int64_t num) const override;
@@ -51,13 +50,13 @@ class LogitReader : public LogitSink {
  private:
   struct State {
     Draw draw;
-    Largest best{0, -1};             ///< of the draw's values so far; `at`: its id
+    Largest best{0, -1};  ///< of the draw's values so far; `at`: its id
     float best_logit = 0, target_logit = 0;
-    double maximum = 0, sum = 0;     ///< running log-sum-exp, for logprobs
+    double maximum = 0, sum = 0;  ///< running log-sum-exp, for logprobs
     float* stored = nullptr;
     std::vector<std::pair<int32_t, float>> top;  ///< best first
-    int64_t seen = 0;                ///< vocabulary entries so far
-    int32_t not_finite = -1;         ///< as in TokenLogprob
+    int64_t seen = 0;                            ///< vocabulary entries so far
+    int32_t not_finite = -1;                     ///< as in TokenLogprob
   };
   void fold(State& state, const Row& row, const float* logits, int64_t vocab_first, int64_t count, const Largest* largest);
   void finish(size_t row);

@@ -36,16 +36,16 @@ struct LogitEdit {
 
 /// What is generated for a prompt, and when that ends.
 struct SamplingParams : ChoiceParams {
-  int64_t max_tokens = 16;    ///< 0 with echo: score the prompt only
-  int64_t min_tokens = 0;     ///< nothing ends an answer before it has so many tokens and one more
-  bool echo = false;          ///< prompt logprobs too (if asked for), and the prompt's text before the answer
+  int64_t max_tokens = 16;  ///< 0 with echo: score the prompt only
+  int64_t min_tokens = 0;   ///< nothing ends an answer before it has so many tokens and one more
+  bool echo = false;        ///< prompt logprobs too (if asked for), and the prompt's text before the answer
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool include_stop = false;  ///< what ended the answer is left in its text
   bool skip_special_tokens = true;
-  bool ignore_eos = false;    ///< benchmarks: always generate max_tokens
-  int64_t prompt_logprobs = -1;            ///< as top_logprobs, of the prompt's tokens
-  std::vector<int32_t> logprob_token_ids;  ///< with top_logprobs: of generated tokens these take the place of the best
+  bool ignore_eos = false;                             ///< benchmarks: always generate max_tokens
+  int64_t prompt_logprobs = -1;                        ///< as top_logprobs, of the prompt's tokens
+  std::vector<int32_t> logprob_token_ids;              ///< with top_logprobs: of generated tokens these take the place of the best
   double repetition_penalty = 1;                       ///< LogitEdit::repetition of all tokens of the prompt and of the answer so far
   double presence_penalty = 0, frequency_penalty = 0;  ///< are taken off the tokens of the answer so far: once, and as often as they are there
   std::vector<std::pair<int32_t, float>> logit_bias;   ///< each token once
@@ -79,10 +79,10 @@ struct Request {
 /// A token with its log-probability, by the logits as the model gave them.
 struct TokenLogprob {
   int32_t token = 0;
-  float logprob = 0;  ///< NaN for the first token of a prompt
+  float logprob = 0;                           ///< NaN for the first token of a prompt
   std::vector<std::pair<int32_t, float>> top;  ///< best first
-  int32_t not_finite = -1;  ///< the first vocabulary entry whose logit was NaN or +infinity: then nothing else is to be believed; -1: none
-  bool none_left = false;   ///< edits or a grammar's mask left no token to choose: there is none
+  int32_t not_finite = -1;                     ///< the first vocabulary entry whose logit was NaN or +infinity: then nothing else is to be believed; -1: none
+  bool none_left = false;                      ///< edits or a grammar's mask left no token to choose: there is none
 };
 
 /// Bytes that the logprobs of one sequence take until it is done, at the most.
@@ -110,12 +110,12 @@ struct Completion {
   std::vector<int32_t> tokens;  ///< generated (eos and stop-string tokens included)
   std::string text;             ///< generated text, cut before what ended it (empty without a tokenizer)
   FinishReason reason = FinishReason::kLength;
-  std::string stop_string;             ///< kStop: the stop string that ended it; empty: none did
-  std::optional<int32_t> stop_token;   ///< kStop: the one of stop_token_ids that ended it
+  std::string stop_string;            ///< kStop: the stop string that ended it; empty: none did
+  std::optional<int32_t> stop_token;  ///< kStop: the one of stop_token_ids that ended it
   int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;           ///< of these, not computed, as other sequences had them in the cache
-  int64_t failed_position = -1;        ///< has_no_answer(): of the token that could not be chosen or scored
-  int32_t not_finite_entry = -1;       ///< kNotFinite: the vocabulary entry
+  int64_t cached_tokens = 0;                  ///< of these, not computed, as other sequences had them in the cache
+  int64_t failed_position = -1;               ///< has_no_answer(): of the token that could not be chosen or scored
+  int32_t not_finite_entry = -1;              ///< kNotFinite: the vocabulary entry
   std::vector<TokenLogprob> prompt_logprobs;  ///< where the prompt is scored
   std::vector<TokenLogprob> logprobs;
 };

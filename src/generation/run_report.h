@@ -19,11 +19,11 @@ struct LaneReport {
 };
 
 struct RunReport {
-  double elapsed_s = 0;          ///< of run(), the loading of resident weights included
+  double elapsed_s = 0;  ///< of run(), the loading of resident weights included
   int64_t sequences = 0, prompt_tokens = 0, generated_tokens = 0;
   int64_t shared_prompt_tokens = 0;  ///< of prompt_tokens: not computed, as other sequences had them in the cache
-  int64_t cut_off = 0;           ///< choices that must follow a grammar and whose max_tokens ended first; whoever hands them out counts them, the engine does not
-  bool stopped = false;          ///< ended by the stop flag before all was done
+  int64_t cut_off = 0;   ///< choices that must follow a grammar and whose max_tokens ended first; whoever hands them out counts them, the engine does not
+  bool stopped = false;  ///< ended by the stop flag before all was done
   WorkDone work;
   std::vector<LaneReport> lanes;
 };

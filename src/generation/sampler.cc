@@ -33,13 +33,11 @@ Draw draw_of(const ChoiceParams& params, int64_t position) {
 
 int32_t sample(std::span<const float> logits, const ChoiceParams& params, int64_t position) {
   auto vocab = static_cast<int64_t>(logits.size());
-  const bool cut_k = params.top_k > 0 && params.top_k < vocab, cut_p = params.top_p < 1, cut_m = params.min_p > 0;
+  const bool cut_k = params.top_k > 0 && params.top_k < vocab, cut_p = params.top_p<1, cut_m = params.min_p> 0;
   const Draw draw = draw_of(params, position);
   if (draw.inverse_temperature == 0 || !(cut_k || cut_p || cut_m)) return vector_rows::largest(logits.data(), vocab, draw, 0).at;
   const double top = *std::max_element(logits.begin(), logits.end());
-  auto weight = [&](int32_t id) {
-    return std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) - top) / params.temperature);
-  };
+  auto weight = [&](int32_t id) { return std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) - top) / params.temperature); };
   auto better = [&](int32_t a, int32_t b) {
     float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
     return x > y || (x == y && a < b);

@@ -59,8 +59,8 @@ TEST(Sampler, MinPLeavesOutWhatIsUnlikelyBesideTheBest) {
   EXPECT_EQ(half.size(), 2u);
   EXPECT_NEAR(half[0] / 20000.0, 0.5 / 0.8, 0.02);
   EXPECT_EQ(chosen(0.2, 1, 1, 0).size(), 3u);
-  EXPECT_EQ(chosen(0.2, 0.5, 1, 0).size(), 2u);   // after temperature: 0.09 of 0.25
-  EXPECT_EQ(chosen(0.2, 1, 0.6, 0).size(), 2u);   // of what is left: 0.5 / 0.95 is not yet 0.6
+  EXPECT_EQ(chosen(0.2, 0.5, 1, 0).size(), 2u);  // after temperature: 0.09 of 0.25
+  EXPECT_EQ(chosen(0.2, 1, 0.6, 0).size(), 2u);  // of what is left: 0.5 / 0.95 is not yet 0.6
   EXPECT_EQ(chosen(0.2, 1, 1, 2).size(), 2u);
   EXPECT_EQ(chosen(1, 1, 1, 0).size(), 1u);
 }
@@ -145,8 +145,7 @@ TEST(LogitReader, ChunksOfTheVocabularyGiveWhatTheWholeGives) {
     std::vector<float> store(kVocab);
     LogitReader reader(rows, kVocab, store);
     for (int64_t at = 0; at < kVocab; at += chunk)
-      for (int64_t row = 0; row < 4; ++row)
-        reader.accept(row, 1, at, std::min(chunk, kVocab - at), logits.data() + row * kVocab + at, kVocab, nullptr);
+      for (int64_t row = 0; row < 4; ++row) reader.accept(row, 1, at, std::min(chunk, kVocab - at), logits.data() + row * kVocab + at, kVocab, nullptr);
     results.push_back(reader.results());
   }
   for (const auto& result : results) {

@@ -28,12 +28,13 @@ Workload share_prefixes(std::vector<Request>& requests, int64_t page_tokens) {
   for (const Request& request : requests) prompts.add(request.may_share() ? std::span<const int32_t>(request.prompt) : std::span<const int32_t>());
   std::vector<Request> ordered;
   std::vector<PrefixTokens> prefixes;
-  prompts.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {
-    if (!prefixes.empty()) prefixes.back().prefix = std::max(prefixes.back().prefix, placed.shared_tokens);
-    prefixes.push_back({placed.shared_tokens, placed.shared_tokens});
-    ordered.push_back(std::move(requests[static_cast<size_t>(placed.prompt)]));
-    return true;
-  });
+  prompts.order([](int64_t) { return true; },
+                [&](const PlacedPrompt& placed) {
+                  if (!prefixes.empty()) prefixes.back().prefix = std::max(prefixes.back().prefix, placed.shared_tokens);
+                  prefixes.push_back({placed.shared_tokens, placed.shared_tokens});
+                  ordered.push_back(std::move(requests[static_cast<size_t>(placed.prompt)]));
+                  return true;
+                });
   requests = std::move(ordered);
   Workload workload;
   for (size_t i = 0; i < requests.size(); ++i) {

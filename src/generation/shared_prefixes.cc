@@ -84,7 +84,8 @@ void SharedPrefixes::split(std::vector<Entry>& entries, const Range& range, cons
   begin->shared_pages = shared_by_first;
   for (auto group = begin; group != end;) {
     const auto group_end = std::find_if(group, end, [&](const Entry& entry) { return entry.key != group->key; });
-    if (group_end - group > 1 && pages_of(group->prompt) > shared) more->push_back({static_cast<size_t>(group - entries.begin()), static_cast<size_t>(group_end - entries.begin()), shared, range.level + 1});
+    if (group_end - group > 1 && pages_of(group->prompt) > shared)
+      more->push_back({static_cast<size_t>(group - entries.begin()), static_cast<size_t>(group_end - entries.begin()), shared, range.level + 1});
     group = group_end;
   }
 }

@@ -40,10 +40,11 @@ class SharedPrefixes {
   /// Gives the wanted prompts in order until `take` returns false: where the first of those that share stands among all, the others follow it. Without anything in common
   /// that is the order in which they were added. `same_as`: the first prompt that is the same as this one to the last token; those stay together where all of their
   /// whole pages are the same. Empty: it is not known.
-  void order(const std::function<bool(int64_t prompt)>& wanted, const std::function<bool(const PlacedPrompt&)>& take, const std::function<int64_t(int64_t prompt)>& same_as = {});
+  void order(const std::function<bool(int64_t prompt)>& wanted, const std::function<bool(const PlacedPrompt&)>& take,
+             const std::function<int64_t(int64_t prompt)>& same_as = {});
 
-  static constexpr int64_t kMaxPages = 8192;                ///< of a prompt; those after them are taken as its own
-  static constexpr int kMaxLevels = 16;                     ///< of prefixes within prefixes; deeper ones are taken as the prompts' own
+  static constexpr int64_t kMaxPages = 8192;                 ///< of a prompt; those after them are taken as its own
+  static constexpr int kMaxLevels = 16;                      ///< of prefixes within prefixes; deeper ones are taken as the prompts' own
   static constexpr int64_t kMostAtATime = int64_t{1} << 20;  ///< prompts, so 24 MiB; of more, each part is put in order by itself
 
  private:
@@ -64,7 +65,7 @@ class SharedPrefixes {
   int64_t pages_of(int64_t prompt) { return (prompt + 1 < begins_.size() ? begins_[prompt + 1] : hashes_.size()) - begins_[prompt]; }
 
   int64_t page_tokens_;
-  SpilledRecords<int64_t> begins_;   ///< a prompt: of its pages' hashes
+  SpilledRecords<int64_t> begins_;  ///< a prompt: of its pages' hashes
   SpilledRecords<uint32_t> hashes_;
   std::vector<uint32_t> common_, other_;
 };

@@ -14,7 +14,8 @@ namespace {
 
 using Prompts = std::vector<std::vector<int32_t>>;
 
-std::vector<PlacedPrompt> order_of(const Prompts& prompts, int64_t page_tokens, const std::function<bool(int64_t)>& wanted = [](int64_t) { return true; }) {
+std::vector<PlacedPrompt> order_of(
+    const Prompts& prompts, int64_t page_tokens, const std::function<bool(int64_t)>& wanted = [](int64_t) { return true; }) {
   SharedPrefixes prefixes(page_tokens);
   for (const auto& prompt : prompts) prefixes.add(prompt);
   std::vector<PlacedPrompt> order;
@@ -48,7 +49,8 @@ TEST(SharedPrefixes, WithNothingInCommonTheOrderStays) {
 
 TEST(SharedPrefixes, SharersFollowTheFirstOfThemNestedOnesToo) {
   // 0, 3, 6 share one page, of these 0 and 6 another two; 1 and 4 are the same; 2 and 5 are alone.
-  const Prompts prompts{prompt_of({1, 2, 3, 4}), prompt_of({9, 8}), prompt_of({5}), prompt_of({1, 7}), prompt_of({9, 8}), prompt_of({6}), prompt_of({1, 2, 3, 5})};
+  const Prompts prompts{prompt_of({1, 2, 3, 4}), prompt_of({9, 8}), prompt_of({5}),         prompt_of({1, 7}),
+                        prompt_of({9, 8}),       prompt_of({6}),    prompt_of({1, 2, 3, 5})};
   const auto order = order_of(prompts, 4);
   EXPECT_EQ(order, (std::vector<PlacedPrompt>{{0, 0}, {6, 12}, {3, 4}, {1, 0}, {4, 8}, {2, 0}, {5, 0}}));
   EXPECT_EQ(prefixes_of(order), (std::vector<SharedPrefix>{{4, 0, 3}, {12, 0, 2}, {8, 3, 2}}));
@@ -60,10 +62,12 @@ TEST(SharedPrefixes, TheSamePromptsStayTogether) {
   for (const auto& prompt : prompts) prefixes.add(prompt);
   std::vector<PlacedPrompt> order;
   const std::vector<int64_t> same_as{0, 1, 2, 0, 4, 5, 1, 5};  // in their last tokens
-  prefixes.order([](int64_t) { return true; }, [&](const PlacedPrompt& placed) {
-    order.push_back(placed);
-    return true;
-  }, [&](int64_t prompt) { return same_as[static_cast<size_t>(prompt)]; });
+  prefixes.order([](int64_t) { return true; },
+                 [&](const PlacedPrompt& placed) {
+                   order.push_back(placed);
+                   return true;
+                 },
+                 [&](int64_t prompt) { return same_as[static_cast<size_t>(prompt)]; });
   EXPECT_EQ(order, (std::vector<PlacedPrompt>{{0, 0}, {3, 8}, {1, 8}, {6, 8}, {4, 4}, {2, 0}, {5, 0}, {7, 0}}));
 }
 
@@ -106,7 +110,8 @@ TEST(SharedPrefixes, EveryPageIsComputedOnce) {
     // Each prefix that is told is that of its prompts and of no neighbour of theirs.
     for (const SharedPrefix& prefix : prefixes_of(order)) {
       const auto at = [&](int64_t place) { return prompts[static_cast<size_t>(order[static_cast<size_t>(place)].prompt)]; };
-      for (int64_t place = prefix.first; place < prefix.first + prefix.count; ++place) EXPECT_GE(common_tokens(at(prefix.first), at(place), page_tokens), place == prefix.first ? 0 : prefix.tokens);
+      for (int64_t place = prefix.first; place < prefix.first + prefix.count; ++place)
+        EXPECT_GE(common_tokens(at(prefix.first), at(place), page_tokens), place == prefix.first ? 0 : prefix.tokens);
       if (prefix.first > 0) {
         EXPECT_LT(common_tokens(at(prefix.first), at(prefix.first - 1), page_tokens), prefix.tokens);
       }

@@ -19,7 +19,7 @@ namespace flexgen {
 struct DiskTransfer {
   std::shared_ptr<File> file;
   bool write = false;
-  int64_t offset = 0;          ///< aligned to kDirectAlignment if the file is direct, as are data and bytes
+  int64_t offset = 0;  ///< aligned to kDirectAlignment if the file is direct, as are data and bytes
   std::byte* data = nullptr;
   int64_t bytes = 0;
   /// A read may run past the end of the file by less than kDirectAlignment (aligned superset of a
@@ -31,8 +31,8 @@ struct DiskTransfer {
 /// How a disk is driven.
 struct AsyncDiskOptions {
   enum class Engine { kAuto, kIoUring, kThreads } engine = Engine::kAuto;
-  int depth = 32;                      ///< blocks in flight at most
-  int64_t block_bytes = 1 << 20;       ///< transfers are cut into blocks of this size (rounded up to kDirectAlignment)
+  int depth = 32;                          ///< blocks in flight at most
+  int64_t block_bytes = 1 << 20;           ///< transfers are cut into blocks of this size (rounded up to kDirectAlignment)
   std::shared_ptr<Pacer> pacer = nullptr;  ///< to keep to, with other disks perhaps; null: as fast as the disk gives
 };
 

@@ -34,9 +34,7 @@ using testing::HasSubstr;
 class AsyncDiskTest : public testing::TestWithParam<Engine> {
  protected:
   /// Null (and the test skipped) where the kernel has no io_uring.
-  std::unique_ptr<AsyncDisk> make_disk(int depth = 8, int64_t block_bytes = 64 * kKiB) {
-    return AsyncDisk::make({GetParam(), depth, block_bytes});
-  }
+  std::unique_ptr<AsyncDisk> make_disk(int depth = 8, int64_t block_bytes = 64 * kKiB) { return AsyncDisk::make({GetParam(), depth, block_bytes}); }
   void SetUp() override {
     try {
       make_disk();
@@ -59,9 +57,7 @@ void run(AsyncDisk& disk, DiskTransfer transfer) {
   over.get();
 }
 
-TEST_P(AsyncDiskTest, EngineIsTheOneAskedFor) {
-  EXPECT_EQ(make_disk()->engine_name(), GetParam() == Engine::kThreads ? "threads" : "io_uring");
-}
+TEST_P(AsyncDiskTest, EngineIsTheOneAskedFor) { EXPECT_EQ(make_disk()->engine_name(), GetParam() == Engine::kThreads ? "threads" : "io_uring"); }
 
 /// Writes and reads 16 MiB with two disks that share a pacer, at the same time; what was read is what was written. Seconds for both.
 double paced_pass_s(TestFolder& folder, Engine engine, double bytes_per_s) {
@@ -171,7 +167,10 @@ TEST_P(AsyncDiskTest, ReadMayRunPastTheEndByLessThanASector) {
       AlignedBuffer buffer(superset + kDirectAlignment);
       run(*disk, {file, false, 0, buffer.data(), superset, {}});
       EXPECT_EQ(std::string(reinterpret_cast<char*>(buffer.data()), content.size()), content);
-      EXPECT_THAT(error_of(ErrorKind::kIo, [&] { run(*disk, {file, false, 0, buffer.data(), superset + kDirectAlignment, {}}); }),
+      EXPECT_THAT(error_of(ErrorKind::kIo,
+                           [&] {
+                             run(*disk, {file, false, 0, buffer.data(), superset + kDirectAlignment, {}});
+                           }),
                   AllOf(HasSubstr(path), HasSubstr(fmt::format("ends at byte {}", size)), HasSubstr("truncated")));
     }
   }
@@ -201,8 +200,7 @@ TEST_P(AsyncDiskTest, BlocksStartInOrderAndAtMostDepthAreInFlight) {
     auto file = std::make_shared<Watch>(File::open(path, FileMode::kReadDirect), plan);
     {
       auto disk = make_disk(depth, 64 * kKiB);
-      for (int i = 0; i < 4; ++i)
-        disk->submit({file, false, i * kMiB, buffer.data() + i * kMiB, kMiB, [](std::exception_ptr) {}});
+      for (int i = 0; i < 4; ++i) disk->submit({file, false, i * kMiB, buffer.data() + i * kMiB, kMiB, [](std::exception_ptr) {}});
     }
     ASSERT_EQ(file->offsets.size(), 64u);
     EXPECT_LE(file->most, depth);
@@ -220,8 +218,7 @@ TEST_P(AsyncDiskTest, DestructorWaitsForEverything) {
   std::atomic<int> done = 0;
   {
     auto disk = make_disk(2, 4096);
-    for (int i = 0; i < 50; ++i)
-      disk->submit({file, false, 0, buffer.data() + i * kMiB, kMiB, [&](std::exception_ptr error) { done += error ? 1000 : 1; }});
+    for (int i = 0; i < 50; ++i) disk->submit({file, false, 0, buffer.data() + i * kMiB, kMiB, [&](std::exception_ptr error) { done += error ? 1000 : 1; }});
   }
   EXPECT_EQ(done, 50);
 }
@@ -275,8 +272,7 @@ TEST_P(AsyncDiskTest, ShortTransfersAreContinued) {
     SCOPED_TRACE(keep);
     auto plan = std::make_shared<FaultPlan>();
     FaultyFileSystem files(plan);
-    for (FileOperation operation : {FileOperation::kRead, FileOperation::kWrite})
-      plan->add({.operation = operation, .error = 0, .keep_bytes = keep});
+    for (FileOperation operation : {FileOperation::kRead, FileOperation::kWrite}) plan->add({.operation = operation, .error = 0, .keep_bytes = keep});
     auto file = files.open(folder_.file("data"), FileMode::kWriteDirect);
     const std::string content = random_text(400 * kKiB, random());
     AlignedBuffer source(400 * kKiB), sink(400 * kKiB);
@@ -301,9 +297,12 @@ TEST_P(AsyncDiskTest, ErrorsNameFileOffsetAndReason) {
   auto file = files.open(path, FileMode::kReadDirect);
   AlignedBuffer buffer(kMiB);
   auto disk = make_disk(4, 64 * kKiB);
-  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { run(*disk, {file, false, 0, buffer.data(), kMiB, {}}); }),
-              AllOf(HasSubstr(path), HasSubstr("cannot read 65536 bytes"), HasSubstr(std::to_string(576 * kKiB)),
-                    HasSubstr("Input/output error"), HasSubstr("dmesg")));
+  EXPECT_THAT(
+      error_of(ErrorKind::kIo,
+               [&] {
+                 run(*disk, {file, false, 0, buffer.data(), kMiB, {}});
+               }),
+      AllOf(HasSubstr(path), HasSubstr("cannot read 65536 bytes"), HasSubstr(std::to_string(576 * kKiB)), HasSubstr("Input/output error"), HasSubstr("dmesg")));
   EXPECT_EQ(plan->injected(), 1);
   run(*disk, {file, false, 0, buffer.data(), 512 * kKiB, {}});  // the disk goes on
 }
@@ -316,7 +315,10 @@ TEST_P(AsyncDiskTest, AFullDiskIsNamed) {
   AlignedBuffer buffer(kMiB);
   std::memset(buffer.data(), 1, kMiB);
   auto disk = make_disk();
-  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { run(*disk, {file, true, 0, buffer.data(), kMiB, {}}); }),
+  EXPECT_THAT(error_of(ErrorKind::kIo,
+                       [&] {
+                         run(*disk, {file, true, 0, buffer.data(), kMiB, {}});
+                       }),
               AllOf(HasSubstr("spill: cannot write"), HasSubstr("No space left"), HasSubstr(folder_.path().string() + " is full")));
   run(*disk, {file, true, 0, buffer.data(), kMiB, {}});
 }
@@ -340,10 +342,8 @@ TEST_P(AsyncDiskTest, PassingErrorsAreRetriedAndLastingOnesReported) {
 
 /// From here on io_uring_enter() fails in all threads of this process. False where that cannot be had.
 bool refuse_io_uring(int error) {
-  sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-                          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
-                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error)),
-                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
+                          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<uint32_t>(error)), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
   sock_fprog program{static_cast<unsigned short>(std::size(filter)), filter};
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0;
 }
@@ -385,12 +385,10 @@ TEST_P(AsyncDiskTest, AClosedDescriptorIsAnErrorFromTheKernelItself) {
     using FaultyFile::FaultyFile;
     int descriptor() const override { return 1 << 28; }
   };
-  auto file = std::make_shared<Closed>(File::open(folder_.put("data", std::string(9999, 'x')), FileMode::kRead),
-                                       std::make_shared<FaultPlan>());
+  auto file = std::make_shared<Closed>(File::open(folder_.put("data", std::string(9999, 'x')), FileMode::kRead), std::make_shared<FaultPlan>());
   AlignedBuffer buffer(8192);
   auto disk = make_disk();
-  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { run(*disk, {file, false, 0, buffer.data(), 8192, {}}); }),
-              HasSubstr("Bad file descriptor"));
+  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { run(*disk, {file, false, 0, buffer.data(), 8192, {}}); }), HasSubstr("Bad file descriptor"));
 }
 
 TEST_P(AsyncDiskTest, RandomFaultsNeverLoseACallbackOrLie) {
@@ -401,8 +399,11 @@ TEST_P(AsyncDiskTest, RandomFaultsNeverLoseACallbackOrLie) {
     auto plan = std::make_shared<FaultPlan>();
     FaultyFileSystem files(plan);
     for (int i = 0; i < 4; ++i)
-      plan->add({.operation = FileOperation::kRead, .error = i % 2 ? EIO : 0, .keep_bytes = static_cast<int64_t>(random() % 9000 + 1),
-                 .skip = static_cast<int64_t>(random() % 40), .times = static_cast<int64_t>(random() % 5)});
+      plan->add({.operation = FileOperation::kRead,
+                 .error = i % 2 ? EIO : 0,
+                 .keep_bytes = static_cast<int64_t>(random() % 9000 + 1),
+                 .skip = static_cast<int64_t>(random() % 40),
+                 .times = static_cast<int64_t>(random() % 5)});
     auto file = files.open(path, FileMode::kReadDirect);
     constexpr int64_t kPiece = 128 * kKiB;
     AlignedBuffer buffer(2 * kMiB);

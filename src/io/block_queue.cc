@@ -11,9 +11,7 @@ namespace {
 
 constexpr int64_t kMaxBlock = kGiB;  // a system call takes no more than 2 GiB
 
-int64_t sane_block(int64_t bytes) {
-  return std::clamp(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment), kDirectAlignment, kMaxBlock);
-}
+int64_t sane_block(int64_t bytes) { return std::clamp(round_up(std::max<int64_t>(bytes, 1), kDirectAlignment), kDirectAlignment, kMaxBlock); }
 
 }  // namespace
 
@@ -33,8 +31,7 @@ bool BlockQueue::push(DiskTransfer transfer) {
   const auto address = reinterpret_cast<uintptr_t>(transfer.data);
   FLEXGEN_CHECK(!transfer.file->direct() || (transfer.offset % kDirectAlignment == 0 && transfer.bytes % kDirectAlignment == 0 &&
                                              address % static_cast<uintptr_t>(kDirectAlignment) == 0),
-                "{}: direct transfer of {} bytes at {}, memory at {:#x}", transfer.file->path(), transfer.bytes,
-                transfer.offset, address);
+                "{}: direct transfer of {} bytes at {}, memory at {:#x}", transfer.file->path(), transfer.bytes, transfer.offset, address);
   auto state = std::make_shared<TransferState>();
   // An empty transfer is one empty block, so that its callback comes from the disk's thread like any other.
   const int64_t blocks = std::max<int64_t>(ceil_div(transfer.bytes, block_bytes_), 1);
@@ -52,8 +49,9 @@ std::optional<Block> BlockQueue::cut_next() {
   const std::shared_ptr<TransferState>& state = transfers_.front();
   const DiskTransfer& transfer = state->transfer;
   const int64_t bytes = std::min(block_bytes_, transfer.bytes - cut_), end = transfer.offset + transfer.bytes;
-  Block block{state, {transfer.file.get(), transfer.write, transfer.data + cut_, transfer.offset + cut_, bytes,
-                      transfer.write ? end : std::max<int64_t>(end - kDirectAlignment + 1, 0)}};
+  Block block{state,
+              {transfer.file.get(), transfer.write, transfer.data + cut_, transfer.offset + cut_, bytes,
+               transfer.write ? end : std::max<int64_t>(end - kDirectAlignment + 1, 0)}};
   cut_ += bytes;
   if (cut_ == transfer.bytes) {
     transfers_.pop_front();

@@ -45,9 +45,7 @@ class FileBytes : public ByteSource {
 class FrontBytes : public ByteSource {
  public:
   /// Looks at the first `most` bytes. `rest` must live as long.
-  FrontBytes(ByteSource& rest, size_t most) : rest_(rest), front_(most, '\0') {
-    front_.resize(read_fully(rest, front_.data(), most));
-  }
+  FrontBytes(ByteSource& rest, size_t most) : rest_(rest), front_(most, '\0') { front_.resize(read_fully(rest, front_.data(), most)); }
   /// Until the first read().
   std::string_view front() const { return std::string_view(front_).substr(at_); }
   /// Leaves out bytes of front(). Before the first read().

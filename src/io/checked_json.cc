@@ -81,13 +81,11 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
-nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name,
-                                  const std::string& what, const std::string& advice) {
+nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name, const std::string& what, const std::string& advice) {
   if (is_lfs_pointer(text)) refuse_lfs_pointer(file_name);
   Json root;
   CheckedBuilder builder(root, max_depth);
-  if (!Json::sax_parse(text, &builder))
-    fail_user("{}: {} {}; {}", file_name, what, builder.problem(), advice);
+  if (!Json::sax_parse(text, &builder)) fail_user("{}: {} {}; {}", file_name, what, builder.problem(), advice);
   return root;
 }
 

@@ -9,8 +9,7 @@ namespace flexgen {
 
 /// Throws Error{user} "FILE: WHAT is not JSON ...", or is nested deeper than `max_depth`, or names a key twice in one
 /// object, or has a number that is out of range; the message ends with `advice` (last-wins parsers and first-wins parsers would read two different files).
-nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name,
-                                  const std::string& what,
+nlohmann::json parse_checked_json(const std::string& text, int max_depth, const std::string& file_name, const std::string& what,
                                   const std::string& advice = "the file is broken, fetch it again");
 
 /// Whether arrays and objects are nested deeper than that in a text that is JSON (whatever it is otherwise): comparing and writing values go as deep into the stack.

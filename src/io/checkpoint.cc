@@ -76,10 +76,10 @@ std::string read_header(File& file) {
   const std::string start = read_text(file, 0, std::min<int64_t>(size, 64));
   if (is_lfs_pointer(start)) refuse_lfs_pointer(file.path());
   // Before '{' there are eight bytes in a safetensors file.
-  if (const std::string form = start.size() > 8 && start[8] == '{' ? "" : known_form(start); !form.empty()) fail_user("{} is no safetensors file but {}", file.path(), form);
+  if (const std::string form = start.size() > 8 && start[8] == '{' ? "" : known_form(start); !form.empty())
+    fail_user("{} is no safetensors file but {}", file.path(), form);
   if (length > static_cast<uint64_t>(kMaxHeaderBytes))
-    fail_user("{}: a header of {} bytes, where the safetensors format allows {}; it is of another format or broken", file.path(),
-              length, kMaxHeaderBytes);
+    fail_user("{}: a header of {} bytes, where the safetensors format allows {}; it is of another format or broken", file.path(), length, kMaxHeaderBytes);
   if (length > static_cast<uint64_t>(size - 8))
     fail_user("{}: a header of {} bytes in a file of {}; it is truncated, fetch it again", file.path(), length, size);
   return read_text(file, 8, static_cast<int64_t>(length));
@@ -106,8 +106,7 @@ Checkpoint Checkpoint::open(const std::string& directory, FileSystem& file_syste
   const fs::path root(directory);
   std::error_code ignored;
   if (!file_is_there(directory)) fail_user("there is no directory {}; --model takes a folder as Hugging Face lays it out", directory);
-  if (!fs::is_directory(root, ignored))
-    fail_user("{} is no directory; --model takes a folder as Hugging Face lays it out", directory);
+  if (!fs::is_directory(root, ignored)) fail_user("{} is no directory; --model takes a folder as Hugging Face lays it out", directory);
   const WeightFiles shards = find_weight_files(root, file_system);
 
   Checkpoint checkpoint;
@@ -163,14 +162,17 @@ Checkpoint Checkpoint::open_gguf(const std::string& path, nlohmann::json* metada
     if (const int64_t count = gguf_id_or(head.metadata, "split.count", 1, part); std::max<int64_t>(1, count) != std::ssize(parts))
       fail_user("{}: it says that the model has {} parts, and its name says {}; keep the names that the parts came with", part, count, parts.size());
     if (const int64_t number = gguf_id_or(head.metadata, "split.no", 0, part); number != std::ssize(checkpoint.files_))
-      fail_user("{}: it says that it is part {}, and its name says {}; keep the names that the parts came with", part, number + 1, checkpoint.files_.size() + 1);
+      fail_user("{}: it says that it is part {}, and its name says {}; keep the names that the parts came with", part, number + 1,
+                checkpoint.files_.size() + 1);
     if (checkpoint.files_.empty()) *metadata = std::move(head.metadata);
     fingerprint.add(fs::path(part).filename().string());
     fingerprint.add(std::to_string(file->size()));
     fingerprint.add(read_text(*file, 0, std::min(head.data_start, file->size())));
     if (file->size() > head.data_start) add_samples(fingerprint, *file, head.data_start);
     for (const GgufTensor& tensor : head.tensors)
-      if (!checkpoint.tensors_.try_emplace(tensor.name, TensorLocation{tensor.dtype, tensor.shape, static_cast<int>(checkpoint.files_.size()), tensor.offset, tensor.bytes}).second)
+      if (!checkpoint.tensors_
+               .try_emplace(tensor.name, TensorLocation{tensor.dtype, tensor.shape, static_cast<int>(checkpoint.files_.size()), tensor.offset, tensor.bytes})
+               .second)
         fail_user("{}: tensor '{}' is in another part too; the model is broken, fetch it again", part, printable(tensor.name));
     checkpoint.files_.push_back(part);
   }

@@ -75,9 +75,7 @@ class Checkpoint {
 
 /// Parses one safetensors header: `header` is the JSON text, `data_start` = 8 + its length. Exposed for
 /// the fuzz target. `file_name` is for messages. Tensors that have no DType go to *coded.
-std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header,
-                                                               int64_t data_start, int64_t file_bytes,
-                                                               const std::string& file_name,
+std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header, int64_t data_start, int64_t file_bytes, const std::string& file_name,
                                                                std::map<std::string, TensorLocation>* coded = nullptr);
 
 /// What such a file starts with, up to its data: the length of the header and the header. Quantized tensors stand in it as rows of

@@ -27,10 +27,9 @@ std::string safetensors(const std::string& header, const std::string& data) {
   return file + header + data;
 }
 
-constexpr const char* kGood =
-    R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
-    R"("b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]},"scalar":{"dtype":"F16","shape":[],"data_offsets":[32,34]},)"
-    R"("ids":{"dtype":"I64","shape":[1],"data_offsets":[34,42]},"none":{"dtype":"F32","shape":[0,7],"data_offsets":[42,42]}})";
+constexpr const char* kGood = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+                              R"("b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]},"scalar":{"dtype":"F16","shape":[],"data_offsets":[32,34]},)"
+                              R"("ids":{"dtype":"I64","shape":[1],"data_offsets":[34,42]},"none":{"dtype":"F32","shape":[0,7],"data_offsets":[42,42]}})";
 constexpr int64_t kGoodBytes = 42;
 
 TEST(SafetensorsHeader, FindsTensorsAndKeepsIntegersApart) {
@@ -64,8 +63,7 @@ std::string one(const std::string& dtype, const std::string& shape, const std::s
 }
 
 std::string two(const std::string& first, const std::string& second) {
-  return R"({"x":{"dtype":"U8","shape":[8],"data_offsets":)" + first + R"(},"y":{"dtype":"U8","shape":[8],"data_offsets":)" + second +
-         "}}";
+  return R"({"x":{"dtype":"U8","shape":[8],"data_offsets":)" + first + R"(},"y":{"dtype":"U8","shape":[8],"data_offsets":)" + second + "}}";
 }
 
 std::vector<Lie> lies() {
@@ -80,8 +78,7 @@ std::vector<Lie> lies() {
       {"deep nesting", deep, 4, "nested too deep"},
       {"deep objects", R"({"t":{"a":{"b":{"c":{"d":1}}}}})", 4, "nested too deep"},
       {"huge number", one("\"F32\"", "[1e999]", "[0,4]"), 4, "out of range"},
-      {"tensor twice", R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1,
-       "names 't' twice"},
+      {"tensor twice", R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1, "names 't' twice"},
       {"key twice", R"({"t":{"dtype":"U8","dtype":"F32","shape":[1],"data_offsets":[0,1]}})", 1, "names 'dtype' twice"},
       {"metadata no map", R"({"__metadata__":[]})", 0, "__metadata__"},
       {"metadata numbers", R"({"__metadata__":{"a":1}})", 0, "__metadata__"},
@@ -112,8 +109,8 @@ std::vector<Lie> lies() {
       {"hole", two("[0,8]", "[9,17]"), 17, "leaves a hole"},
       {"hole at the start", one("\"F32\"", "[1]", "[1,5]"), 5, "leaves a hole"},
       {"tail", one("\"F32\"", "[1]", "[0,4]"), 5, "describes 4 bytes of tensors, the file holds 5"},
-      {"empty tensor inside another",
-       R"({"x":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"y":{"dtype":"U8","shape":[0],"data_offsets":[3,3]}})", 8, "overlaps"},
+      {"empty tensor inside another", R"({"x":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"y":{"dtype":"U8","shape":[0],"data_offsets":[3,3]}})", 8,
+       "overlaps"},
       {"data without tensors", "{}", 1, "holds 1"},
   };
 }
@@ -214,7 +211,9 @@ TEST(Checkpoint, BadDirectoriesAreRefusedByName) {
       {"zip", {{"model.safetensors", "PK\x03\x04" + std::string(50, '\0')}}, {"PyTorch"}},
       {"gzip", {{"model.safetensors", "\x1f\x8b\x08" + std::string(50, '\0')}}, {"gzip"}},
       {"zeros", {{"model.safetensors", std::string(50, '\0')}}, {"zeros"}},
-      {"a pointer with a mark", {{"model.safetensors", "\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 4997\n"}}, {"git lfs pull"}},
+      {"a pointer with a mark",
+       {{"model.safetensors", "\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 4997\n"}},
+       {"git lfs pull"}},
       {"huge header", {{"model.safetensors", huge}}, {"header of 18446744073709551615 bytes"}},
       {"header over the limit", {{"model.safetensors", over}}, {"header of 100000256 bytes"}},
       {"header longer than the file", {{"model.safetensors", good_file().substr(0, 100)}}, {"in a file of 100", "truncated"}},
@@ -255,8 +254,8 @@ TEST(Checkpoint, BadDirectoriesAreRefusedByName) {
 TEST(Checkpoint, OneTensorInTwoShardsIsTheIndexsOrRefused) {
   TestFolder folder;
   folder.put("s.safetensors", safetensors(one("\"F32\"", "[1]", "[0,4]"), "AAAA"));
-  folder.put("z.safetensors", safetensors(
-      R"({"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"u":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "AAAABBBB"));
+  folder.put("z.safetensors",
+             safetensors(R"({"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"u":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", "AAAABBBB"));
   for (const char* shard : {"s.safetensors", "z.safetensors"}) {
     folder.put("model.safetensors.index.json", fmt::format(R"({{"weight_map":{{"t":"{}","u":"z.safetensors","v":"s.safetensors"}}}})", shard));
     const Checkpoint checkpoint = Checkpoint::open(folder.path());

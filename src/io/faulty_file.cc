@@ -44,13 +44,11 @@ int64_t FaultPlan::injected() const {
   return injected_;
 }
 
-FaultyFile::FaultyFile(std::shared_ptr<File> file, std::shared_ptr<FaultPlan> plan)
-    : file_(std::move(file)), plan_(std::move(plan)) {}
+FaultyFile::FaultyFile(std::shared_ptr<File> file, std::shared_ptr<FaultPlan> plan) : file_(std::move(file)), plan_(std::move(plan)) {}
 
 void FaultyFile::preallocate(int64_t bytes) {
   int64_t allowed = bytes;
-  if (int error = plan_->decide(FileOperation::kPreallocate, path(), 0, &allowed))
-    throw file_error(path(), "reserve " + format_bytes(bytes), error);
+  if (int error = plan_->decide(FileOperation::kPreallocate, path(), 0, &allowed)) throw file_error(path(), "reserve " + format_bytes(bytes), error);
   file_->preallocate(bytes);
 }
 

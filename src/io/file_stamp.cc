@@ -31,7 +31,8 @@ bool FileStamp::may_differ(const FileStamp& later) const {
   return changed_ns != later.changed_ns && !status_alone;
 }
 
-FileWatch::FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps) : paths_(std::move(paths)), stamps_(std::move(stamps)), descriptors_(paths_.size(), -1) {
+FileWatch::FileWatch(std::vector<std::string> paths, std::vector<FileStamp> stamps)
+    : paths_(std::move(paths)), stamps_(std::move(stamps)), descriptors_(paths_.size(), -1) {
   FLEXGEN_CHECK(paths_.size() == stamps_.size());
   try {
     for (size_t i = 0; i < paths_.size(); ++i) {
@@ -64,8 +65,10 @@ void FileWatch::check_bytes() {
     // A file that got another name has another time of change, too.
     const bool renamed_alone = now.size == stamps_[i].size && now.written_ns == stamps_[i].written_ns && !is_named(i);
     if (stamps_[i].may_differ(now) && !renamed_alone)
-      fail_io("{}: was written to while it was in use{}. Answers that were given before are of the old file and are kept; all others are given up, as they may have seen "
-              "both: {}", paths_[i], now.size != stamps_[i].size ? " and has another size" : "", kRemedy);
+      fail_io(
+          "{}: was written to while it was in use{}. Answers that were given before are of the old file and are kept; all others are given up, as they may have seen "
+          "both: {}",
+          paths_[i], now.size != stamps_[i].size ? " and has another size" : "", kRemedy);
     stamps_[i] = now;
   }
 }

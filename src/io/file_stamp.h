@@ -9,8 +9,8 @@ namespace flexgen {
 
 struct FileStamp {
   uint64_t device = 0, inode = 0;
-  int64_t size = 0, written_ns = 0;   ///< st_mtim
-  int64_t changed_ns = 0;             ///< st_ctim: cannot be set back
+  int64_t size = 0, written_ns = 0;  ///< st_mtim
+  int64_t changed_ns = 0;            ///< st_ctim: cannot be set back
   uint64_t mode = 0, owner = 0, links = 0;
 
   /// Throws Error{io} naming `path`.

@@ -76,8 +76,7 @@ TEST(File, UnalignedWritesOfThreadsDoNotTearEachOther) {
       for (int i = t; i < kPieces; i += kThreads) file->write(i * kPiece, bytes_of(piece));
     });
   for (std::thread& thread : threads) thread.join();
-  for (int i = 0; i < kPieces; ++i)
-    ASSERT_EQ(read_text(*file, i * kPiece, kPiece), std::string(kPiece, static_cast<char>('a' + i % kThreads))) << i;
+  for (int i = 0; i < kPieces; ++i) ASSERT_EQ(read_text(*file, i * kPiece, kPiece), std::string(kPiece, static_cast<char>('a' + i % kThreads))) << i;
 }
 
 TEST(File, EndingEarlyIsAnErrorThatSaysWhere) {
@@ -96,8 +95,7 @@ TEST(File, EndingEarlyIsAnErrorThatSaysWhere) {
 
 TEST(File, OpenRefusesWhatIsNoFile) {
   TestFolder folder;
-  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open(folder.file("none"), FileMode::kRead); }),
-              AllOf(HasSubstr("none"), HasSubstr("No such file")));
+  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open(folder.file("none"), FileMode::kRead); }), AllOf(HasSubstr("none"), HasSubstr("No such file")));
   for (FileMode mode : {FileMode::kRead, FileMode::kReadDirect})
     EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open(folder.path(), mode); }), HasSubstr("directory"));
   error_of(ErrorKind::kIo, [&] { File::open(folder.path(), FileMode::kWriteDirect); });
@@ -158,8 +156,7 @@ TEST(File, PreallocateTakesRealBlocksAndKeepsContent) {
 class SmallDisk : public testing::Test {
  protected:
   void SetUp() override {
-    if (mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, "size=16m") != 0)
-      GTEST_SKIP() << "mounting a tmpfs needs root: " << std::strerror(errno);
+    if (mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, "size=16m") != 0) GTEST_SKIP() << "mounting a tmpfs needs root: " << std::strerror(errno);
     mounted_ = true;
   }
   void TearDown() override {
@@ -172,8 +169,8 @@ class SmallDisk : public testing::Test {
 TEST_F(SmallDisk, PreallocateSaysHowMuchIsMissingAndTakesNothing) {
   auto file = File::open(folder_.file("spill"), FileMode::kWriteDirect);
   EXPECT_THAT(error_of(ErrorKind::kIo, [&] { file->preallocate(20 * kMiB); }),
-              AllOf(HasSubstr("spill"), HasSubstr(folder_.path().string() + " has 16.0"), HasSubstr("16.0"),
-                    HasSubstr(std::to_string(4 * kMiB) + " bytes"), HasSubstr("--disk-dir")));
+              AllOf(HasSubstr("spill"), HasSubstr(folder_.path().string() + " has 16.0"), HasSubstr("16.0"), HasSubstr(std::to_string(4 * kMiB) + " bytes"),
+                    HasSubstr("--disk-dir")));
   EXPECT_EQ(file->size(), 0);
   file->preallocate(16 * kMiB);  // all of it is still there
 }

@@ -17,11 +17,11 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::string_view kGgufMagic = "GGUF";
-constexpr int64_t kMaxGgufHead = int64_t{1} << 28;      // the longest tokenizers take some 20 MB
-constexpr int64_t kMaxGgufValues = 16'000'000;          // a value takes far more memory than it may take of the file
+constexpr int64_t kMaxGgufHead = int64_t{1} << 28;  // the longest tokenizers take some 20 MB
+constexpr int64_t kMaxGgufValues = 16'000'000;      // a value takes far more memory than it may take of the file
 constexpr int64_t kMaxGgufTensors = 1'000'000;
 constexpr int64_t kMaxGgufElements = int64_t{1} << 48;
-constexpr int kMaxGgufDepth = 3;                        // of lists
+constexpr int kMaxGgufDepth = 3;  // of lists
 constexpr uint32_t kMaxGgufShape = 4;
 
 struct GgmlType {
@@ -30,14 +30,13 @@ struct GgmlType {
   std::optional<DType> dtype;
 };
 /// ggml's types, with ours where they are read.
-constexpr GgmlType kGgmlTypes[]{
-    // clang-format off
+constexpr GgmlType kGgmlTypes[]{// clang-format off
     {0, "F32", DType::kF32}, {1, "F16", DType::kF16}, {2, "Q4_0", DType::kQ4_0}, {3, "Q4_1", DType::kQ4_1}, {6, "Q5_0", DType::kQ5_0}, {7, "Q5_1", DType::kQ5_1},
     {8, "Q8_0", DType::kQ8_0}, {9, "Q8_1", {}}, {10, "Q2_K", DType::kQ2_K}, {11, "Q3_K", DType::kQ3_K}, {12, "Q4_K", DType::kQ4_K}, {13, "Q5_K", DType::kQ5_K},
     {14, "Q6_K", DType::kQ6_K}, {15, "Q8_K", {}}, {16, "IQ2_XXS", {}}, {17, "IQ2_XS", {}}, {18, "IQ3_XXS", {}}, {19, "IQ1_S", {}}, {20, "IQ4_NL", DType::kIQ4_NL},
     {21, "IQ3_S", {}}, {22, "IQ2_S", {}}, {23, "IQ4_XS", {}}, {24, "I8", {}}, {25, "I16", {}}, {26, "I32", {}}, {27, "I64", {}}, {28, "F64", {}}, {29, "IQ1_M", {}},
     {30, "BF16", DType::kBF16}, {34, "TQ1_0", {}}, {35, "TQ2_0", {}}, {39, "MXFP4", DType::kMXFP4}, {40, "NVFP4", {}}, {41, "Q1_0", {}}};
-    // clang-format on
+                                // clang-format on
 
 /// Types of metadata.
 enum class ValueType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kText, kList, kU64, kI64, kF64 };
@@ -45,10 +44,18 @@ enum class ValueType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool,
 /// Bytes of a value at least.
 int64_t least_bytes(ValueType type) {
   switch (type) {
-    case ValueType::kU8: case ValueType::kI8: case ValueType::kBool: return 1;
-    case ValueType::kU16: case ValueType::kI16: return 2;
-    case ValueType::kU32: case ValueType::kI32: case ValueType::kF32: return 4;
-    case ValueType::kText: case ValueType::kU64: case ValueType::kI64: case ValueType::kF64: return 8;
+    case ValueType::kU8:
+    case ValueType::kI8:
+    case ValueType::kBool: return 1;
+    case ValueType::kU16:
+    case ValueType::kI16: return 2;
+    case ValueType::kU32:
+    case ValueType::kI32:
+    case ValueType::kF32: return 4;
+    case ValueType::kText:
+    case ValueType::kU64:
+    case ValueType::kI64:
+    case ValueType::kF64: return 8;
     case ValueType::kList: return 12;
   }
   return 0;
@@ -148,7 +155,9 @@ class GgufReader {
 GgufTensor read_gguf_tensor(GgufReader& in, const std::string& file) {
   GgufTensor tensor;
   tensor.name = in.text();
-  const auto refuse = [&](const std::string& why) { fail_user("{}: the tensor '{}' {}; the file is broken, fetch it again", file, printable(tensor.name), why); };
+  const auto refuse = [&](const std::string& why) {
+    fail_user("{}: the tensor '{}' {}; the file is broken, fetch it again", file, printable(tensor.name), why);
+  };
   const auto dimensions = in.number<uint32_t>();
   if (dimensions < 1 || dimensions > kMaxGgufShape) refuse(fmt::format("has {} dimensions", dimensions));
   int64_t elements = 1;
@@ -162,7 +171,8 @@ GgufTensor read_gguf_tensor(GgufReader& in, const std::string& file) {
   const auto* known = std::find_if(std::begin(kGgmlTypes), std::end(kGgmlTypes), [&](const GgmlType& one) { return one.id == type; });
   if (known == std::end(kGgmlTypes)) fail_user("{}: the tensor '{}' has the type {}, which is none that flexgen knows", file, printable(tensor.name), type);
   if (!known->dtype)
-    fail_user("{}: the tensor '{}' is {}, which flexgen does not read; fetch a file in F16, BF16, Q8_0, Q4_K_M or another of the usual types", file, printable(tensor.name), known->name);
+    fail_user("{}: the tensor '{}' is {}, which flexgen does not read; fetch a file in F16, BF16, Q8_0, Q4_K_M or another of the usual types", file,
+              printable(tensor.name), known->name);
   tensor.dtype = *known->dtype;
   if (is_blocked(tensor.dtype) && tensor.shape.back() % quant_block(tensor.dtype).elements != 0)
     refuse(fmt::format("has rows of {} elements, and {} comes in blocks of {}", tensor.shape.back(), known->name, quant_block(tensor.dtype).elements));
@@ -173,7 +183,9 @@ GgufTensor read_gguf_tensor(GgufReader& in, const std::string& file) {
   return tensor;
 }
 
-[[noreturn]] void fail_field(const std::string& source, const std::string& name, const char* what) { fail_user("{}: the field '{}' is no {}; the file is broken, fetch it again", source, name, what); }
+[[noreturn]] void fail_field(const std::string& source, const std::string& name, const char* what) {
+  fail_user("{}: the field '{}' is no {}; the file is broken, fetch it again", source, name, what);
+}
 
 }  // namespace
 
@@ -217,7 +229,10 @@ GgufHead read_gguf_head(File& file, bool with_lists) {
   if (magic != kGgufMagic) fail_user("{} is no GGUF", file.path());
   const auto version = in.number<uint32_t>();
   if (version != 2 && version != 3)
-    fail_user("{}: GGUF version {}; flexgen reads 2 and 3{}", file.path(), version, version > 0xffffu ? ", with the least byte first" : version == 1 ? ": convert the model anew with llama.cpp" : "");
+    fail_user("{}: GGUF version {}; flexgen reads 2 and 3{}", file.path(), version,
+              version > 0xffffu ? ", with the least byte first"
+              : version == 1    ? ": convert the model anew with llama.cpp"
+                                : "");
   const auto num_tensors = in.number<uint64_t>(), num_fields = in.number<uint64_t>();
   if (num_tensors > static_cast<uint64_t>(kMaxGgufTensors)) in.refuse(fmt::format("{} tensors", num_tensors));
 
@@ -229,7 +244,9 @@ GgufHead read_gguf_head(File& file, bool with_lists) {
     head.metadata[name] = in.value(type, with_lists);
   }
   const Json* alignment_field = gguf_field(head.metadata, "general.alignment");
-  const int64_t alignment = alignment_field && alignment_field->is_number_unsigned() && *alignment_field <= 1u << 20 ? alignment_field->get<int64_t>() : alignment_field ? 0 : 32;
+  const int64_t alignment = alignment_field && alignment_field->is_number_unsigned() && *alignment_field <= 1u << 20 ? alignment_field->get<int64_t>()
+                            : alignment_field                                                                        ? 0
+                                                                                                                     : 32;
   if (alignment < 8 || !std::has_single_bit(static_cast<uint64_t>(alignment))) fail_field(file.path(), "general.alignment", "power of two from 8 on");
 
   std::set<std::string> names;
@@ -241,11 +258,15 @@ GgufHead read_gguf_head(File& file, bool with_lists) {
   std::sort(head.tensors.begin(), head.tensors.end(), [](const GgufTensor& a, const GgufTensor& b) { return a.offset < b.offset; });
   int64_t end = 0;
   for (GgufTensor& tensor : head.tensors) {
-    const auto refuse = [&](const std::string& why) { fail_user("{}: the tensor '{}' {}; the file is broken, fetch it again", file.path(), printable(tensor.name), why); };
+    const auto refuse = [&](const std::string& why) {
+      fail_user("{}: the tensor '{}' {}; the file is broken, fetch it again", file.path(), printable(tensor.name), why);
+    };
     if (tensor.offset % alignment != 0) refuse(fmt::format("lies at {}, which is no multiple of {}", tensor.offset, alignment));
     if (tensor.offset < end) refuse("overlaps with another");
     end = tensor.offset + tensor.bytes;
-    if (end > file.size() - head.data_start) refuse(fmt::format("ends at byte {} of the data, but the file holds {}; the file is truncated", end, std::max<int64_t>(0, file.size() - head.data_start)));
+    if (end > file.size() - head.data_start)
+      refuse(
+          fmt::format("ends at byte {} of the data, but the file holds {}; the file is truncated", end, std::max<int64_t>(0, file.size() - head.data_start)));
     tensor.offset += head.data_start;
   }
   return head;

@@ -16,7 +16,7 @@ namespace flexgen {
 struct GgufTensor {
   std::string name;
   DType dtype = DType::kF32;
-  std::vector<int64_t> shape;  ///< outermost first, as safetensors has it; rows hold whole blocks
+  std::vector<int64_t> shape;     ///< outermost first, as safetensors has it; rows hold whole blocks
   int64_t offset = 0, bytes = 0;  ///< from the start of the file; within it, and apart from all others
 };
 
@@ -42,7 +42,7 @@ nlohmann::json gguf_metadata(const std::string& path, bool with_lists);
 
 /// What `name` has; null if there is none. Throws Error{user} naming `source` and the field where it is of another kind.
 const nlohmann::json* gguf_field(const nlohmann::json& metadata, const std::string& name);
-std::string gguf_text(const nlohmann::json& metadata, const std::string& name, const std::string& source);  ///< must be there
+std::string gguf_text(const nlohmann::json& metadata, const std::string& name, const std::string& source);                 ///< must be there
 int64_t gguf_id_or(const nlohmann::json& metadata, const std::string& name, int64_t fallback, const std::string& source);  ///< an index into a list
 bool gguf_flag_or(const nlohmann::json& metadata, const std::string& name, bool fallback, const std::string& source);
 

@@ -41,7 +41,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const flexgen::GgufTensor& tensor : head.tensors) {
       int64_t count = 1;
       for (int64_t dimension : tensor.shape) count *= dimension;
-      if (tensor.offset < end || tensor.bytes <= 0 || tensor.offset + tensor.bytes > file.size() || flexgen::row_bytes(tensor.dtype, count) != tensor.bytes) std::abort();
+      if (tensor.offset < end || tensor.bytes <= 0 || tensor.offset + tensor.bytes > file.size() || flexgen::row_bytes(tensor.dtype, count) != tensor.bytes)
+        std::abort();
       end = tensor.offset + tensor.bytes;
     }
   } catch (const flexgen::Error&) {

@@ -72,8 +72,10 @@ Rate pass(AsyncDisk& disk, const std::shared_ptr<File>& file, bool write, int64_
 
 /// GB/s of fio's direct read of the file; 0 where there is no fio.
 double fio_gb_per_s(const std::string& path) {
-  const std::string command = fmt::format("fio --name=read --filename='{}' --rw=read --bs=1M --direct=1 --ioengine=io_uring "
-                                          "--iodepth={} --readonly --output-format=json 2>/dev/null", path, kDepth);
+  const std::string command = fmt::format(
+      "fio --name=read --filename='{}' --rw=read --bs=1M --direct=1 --ioengine=io_uring "
+      "--iodepth={} --readonly --output-format=json 2>/dev/null",
+      path, kDepth);
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return 0;
   std::string text(1 << 16, '\0');

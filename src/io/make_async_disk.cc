@@ -17,8 +17,10 @@ std::unique_ptr<AsyncDisk> make_unpaced(const AsyncDiskOptions& options) {
   int error = 0;
   if (auto disk = make_uring_disk(options, &error)) return disk;
   if (options.engine == Engine::kIoUring)
-    fail_io("io_uring is not to be had ({}); allow it (sysctl kernel.io_uring_disabled=0, and in the container's seccomp "
-            "profile), or use the thread engine", std::strerror(error));
+    fail_io(
+        "io_uring is not to be had ({}); allow it (sysctl kernel.io_uring_disabled=0, and in the container's seccomp "
+        "profile), or use the thread engine",
+        std::strerror(error));
   return make_thread_disk(options);
 }
 

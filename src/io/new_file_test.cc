@@ -22,7 +22,9 @@ class NewFileTest : public testing::TestWithParam<bool> {
   void write(NewFile& file, const std::string& text) { ASSERT_EQ(::write(file.descriptor(), text.data(), text.size()), std::ssize(text)); }
   int64_t entries() const { return std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()); }
   /// Where flexgen, or another program, could want to put something beside it.
-  std::vector<std::string> neighbours() const { return {path_ + ".tmp", path_ + fmt::format(".{}-0.tmp", getpid()), path_ + fmt::format(".{}-1.tmp", getpid())}; }
+  std::vector<std::string> neighbours() const {
+    return {path_ + ".tmp", path_ + fmt::format(".{}-0.tmp", getpid()), path_ + fmt::format(".{}-1.tmp", getpid())};
+  }
 
   TestFolder folder_;
   std::string path_ = folder_.file("out.jsonl");

@@ -12,7 +12,8 @@ namespace {
 
 class PacedDisk : public AsyncDisk {
  public:
-  PacedDisk(std::unique_ptr<AsyncDisk> disk, std::shared_ptr<Pacer> pacer) : disk_(std::move(disk)), pacer_(std::move(pacer)), thread_(start_thread("reading and writing files at a limited speed", [this] { loop(); })) {}
+  PacedDisk(std::unique_ptr<AsyncDisk> disk, std::shared_ptr<Pacer> pacer)
+      : disk_(std::move(disk)), pacer_(std::move(pacer)), thread_(start_thread("reading and writing files at a limited speed", [this] { loop(); })) {}
   ~PacedDisk() override {
     queue_.close();
     thread_.join();

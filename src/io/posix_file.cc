@@ -83,10 +83,9 @@ void PosixFile::preallocate(int64_t bytes) {
   const auto free_bytes = static_cast<int64_t>(space.f_bavail * space.f_frsize);
   const int64_t missing = needed - free_bytes;
   if (missing <= 0)
-    throw file_error(path_, fmt::format("{} ({} seem to be free, but a part is kept for the file system itself)", what,
-                                        format_bytes(free_bytes)), error);
-  fail_io("{}: cannot {}: {} has {} free, {} bytes ({}) are missing; free some space there, or use another directory (--disk-dir)",
-          path_, what, folder_of(path_), format_bytes(free_bytes), missing, format_bytes(missing));
+    throw file_error(path_, fmt::format("{} ({} seem to be free, but a part is kept for the file system itself)", what, format_bytes(free_bytes)), error);
+  fail_io("{}: cannot {}: {} has {} free, {} bytes ({}) are missing; free some space there, or use another directory (--disk-dir)", path_, what,
+          folder_of(path_), format_bytes(free_bytes), missing, format_bytes(missing));
 }
 
 /// Where there is no fallocate, blocks are only had by writing them.

@@ -21,10 +21,9 @@ constexpr int64_t kMaxElements = int64_t{1} << 48;
 /// Bits an element takes; 0 for a dtype the format does not know.
 int dtype_bits(const std::string& name) {
   static constexpr std::pair<std::string_view, int> kBits[] = {
-      {"F64", 64},    {"I64", 64},    {"U64", 64},    {"C64", 64},    {"F32", 32}, {"I32", 32},    {"U32", 32},
-      {"F16", 16},    {"BF16", 16},   {"I16", 16},    {"U16", 16},    {"I8", 8},   {"U8", 8},      {"BOOL", 8},
-      {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
-      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
+      {"F64", 64},    {"I64", 64},        {"U64", 64},        {"C64", 64},    {"F32", 32},    {"I32", 32}, {"U32", 32},    {"F16", 16},
+      {"BF16", 16},   {"I16", 16},        {"U16", 16},        {"I8", 8},      {"U8", 8},      {"BOOL", 8}, {"F8_E4M3", 8}, {"F8_E5M2", 8},
+      {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
   for (const auto& [known, bits] : kBits)
     if (known == name) return bits;
   return 0;
@@ -40,8 +39,7 @@ std::optional<DType> usable_dtype(const std::string& name) {
 /// The checks of one tensor's entry; messages name file and tensor.
 class EntryReader {
  public:
-  EntryReader(const std::string& file_name, const std::string& tensor, const Json& entry)
-      : file_name_(file_name), tensor_(tensor), entry_(entry) {
+  EntryReader(const std::string& file_name, const std::string& tensor, const Json& entry) : file_name_(file_name), tensor_(tensor), entry_(entry) {
     if (!entry.is_object()) refuse("is not described by an object");
   }
 
@@ -104,36 +102,30 @@ struct Range {
 
 /// The tensors must tile the data: no overlap, no hole (a hole could hide anything), no tail.
 void check_tiling(std::vector<Range> ranges, int64_t data_bytes, const std::string& file_name) {
-  std::sort(ranges.begin(), ranges.end(),
-            [](const Range& a, const Range& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   int64_t end = 0;
   for (const Range& range : ranges) {
     if (range.begin != end)
-      fail_user("{}: tensor '{}' begins at byte {} of the data, where {}: {} was expected; the file is broken, fetch it again",
-                file_name, printable(range.name), range.begin,
-                range.begin < end ? "it overlaps another tensor" : "it leaves a hole", end);
+      fail_user("{}: tensor '{}' begins at byte {} of the data, where {}: {} was expected; the file is broken, fetch it again", file_name,
+                printable(range.name), range.begin, range.begin < end ? "it overlaps another tensor" : "it leaves a hole", end);
     end = range.end;
   }
   if (end != data_bytes)
-    fail_user("{}: the header describes {} bytes of tensors, the file holds {}; it is truncated or broken, fetch it again",
-              file_name, end, data_bytes);
+    fail_user("{}: the header describes {} bytes of tensors, the file holds {}; it is truncated or broken, fetch it again", file_name, end, data_bytes);
 }
 
 }  // namespace
 
-std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header, int64_t data_start,
-                                                               int64_t file_bytes, const std::string& file_name,
+std::map<std::string, TensorLocation> parse_safetensors_header(const std::string& header, int64_t data_start, int64_t file_bytes, const std::string& file_name,
                                                                std::map<std::string, TensorLocation>* coded) {
-  if (header.empty() || header.front() != '{')
-    fail_user("{}: the safetensors header is not a JSON object; the file is broken or of another format", file_name);
+  if (header.empty() || header.front() != '{') fail_user("{}: the safetensors header is not a JSON object; the file is broken or of another format", file_name);
   const Json json = parse_checked_json(header, kMaxDepth, file_name, "the safetensors header");
   const int64_t data_bytes = file_bytes - data_start;
   std::vector<Range> ranges;
   std::map<std::string, TensorLocation> tensors;
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") {
-      const bool texts = entry.is_object() &&
-                         std::all_of(entry.begin(), entry.end(), [](const Json& value) { return value.is_string(); });
+      const bool texts = entry.is_object() && std::all_of(entry.begin(), entry.end(), [](const Json& value) { return value.is_string(); });
       if (!texts) fail_user("{}: __metadata__ of the safetensors header is not a map of texts; the file is broken", file_name);
       continue;
     }

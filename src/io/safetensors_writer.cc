@@ -46,8 +46,8 @@ std::string header_text(const std::vector<TensorToWrite>& tensors, int64_t* data
       if (!tensor.stored_as.empty()) dtype = tensor.stored_as;
     }
     const int64_t bytes = bytes_of(tensor);
-    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() > 1 ? "," : "",
-                        nlohmann::json(tensor.name).dump(), dtype, fmt::join(shape, ","), at, at + bytes);
+    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() > 1 ? "," : "", nlohmann::json(tensor.name).dump(),
+                        dtype, fmt::join(shape, ","), at, at + bytes);
     at += bytes;
   }
   text += "}";
@@ -133,8 +133,8 @@ struct SafetensorsWriter::State {
     wait_until_free(buffers[current]);
   }
   void append(const std::byte* data, int64_t bytes) {
-    FLEXGEN_CHECK(bytes >= 0 && submitted + filled + bytes <= total, "{}: {} bytes more than the {} announced", path,
-                  submitted + filled + bytes - total, total);
+    FLEXGEN_CHECK(bytes >= 0 && submitted + filled + bytes <= total, "{}: {} bytes more than the {} announced", path, submitted + filled + bytes - total,
+                  total);
     while (bytes > 0) {
       const int64_t size = std::min(bytes, kBufferBytes - filled);
       std::memcpy(buffers[current].memory.data() + filled, data, static_cast<size_t>(size));
@@ -146,8 +146,8 @@ struct SafetensorsWriter::State {
   }
 };
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors,
-                                     FileSystem* file_system, const std::map<std::string, std::string>& metadata)
+SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorToWrite>& tensors, FileSystem* file_system,
+                                     const std::map<std::string, std::string>& metadata)
     : state_(std::make_unique<State>()) {
   State& state = *state_;
   int64_t data_bytes = 0;
@@ -155,8 +155,7 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<
   state.path = path;
   state.partial = path + ".partial";
   state.total = static_cast<int64_t>(head.size()) + data_bytes;
-  state.file = file_system ? file_system->open(state.partial, FileMode::kWriteDirect)
-                           : File::open(state.partial, FileMode::kWriteDirect);
+  state.file = file_system ? file_system->open(state.partial, FileMode::kWriteDirect) : File::open(state.partial, FileMode::kWriteDirect);
   state.file->preallocate(state.total);
   state.disk = AsyncDisk::make({});
   append(head.data(), static_cast<int64_t>(head.size()));
@@ -164,22 +163,17 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<
 
 SafetensorsWriter::~SafetensorsWriter() = default;
 
-void SafetensorsWriter::append(const void* data, int64_t bytes) {
-  state_->append(static_cast<const std::byte*>(data), bytes);
-}
+void SafetensorsWriter::append(const void* data, int64_t bytes) { state_->append(static_cast<const std::byte*>(data), bytes); }
 
 void SafetensorsWriter::close() {
   State& state = *state_;
-  FLEXGEN_CHECK(!state.closed && state.submitted + state.filled == state.total, "{}: {} of {} bytes", state.path,
-                state.submitted + state.filled, state.total);
+  FLEXGEN_CHECK(!state.closed && state.submitted + state.filled == state.total, "{}: {} of {} bytes", state.path, state.submitted + state.filled, state.total);
   if (state.filled > 0) state.submit_current();
   for (State::Buffer& buffer : state.buffers) state.wait_until_free(buffer);
   const int descriptor = state.file->descriptor();
-  if (ftruncate(descriptor, state.total) != 0)
-    throw file_error(state.partial, fmt::format("cut it to {} bytes", state.total), errno);
+  if (ftruncate(descriptor, state.total) != 0) throw file_error(state.partial, fmt::format("cut it to {} bytes", state.total), errno);
   if (fsync(descriptor) != 0) throw file_error(state.partial, "write it to the disk", errno);
-  if (std::rename(state.partial.c_str(), state.path.c_str()) != 0)
-    throw file_error(state.path, "give the finished file its name", errno);
+  if (std::rename(state.partial.c_str(), state.path.c_str()) != 0) throw file_error(state.path, "give the finished file its name", errno);
   state.closed = true;
   sync_folder(state.path);
 }

@@ -28,7 +28,8 @@ uint64_t sum_of_sums(const uint32_t* sums, size_t count, uint64_t seed) { return
 class CheckedFile : public DescriptorFile {
  public:
   CheckedFile(std::shared_ptr<File> file, const SummedData& data)
-      : file_(std::move(file)), data_(data), num_sectors_(ceil_div(data.bytes, kSectorBytes)), left_(num_sectors_), checked_(static_cast<size_t>(num_sectors_)) {}
+      : file_(std::move(file)), data_(data), num_sectors_(ceil_div(data.bytes, kSectorBytes)), left_(num_sectors_),
+        checked_(static_cast<size_t>(num_sectors_)) {}
 
   const std::string& path() const override { return file_->path(); }
   int64_t size() const override { return file_->size(); }
@@ -90,12 +91,14 @@ class CheckedFile : public DescriptorFile {
 
   /// Bytes [begin, end), counted from the start of the data.
   [[noreturn]] void fail(int64_t begin, int64_t end) const {
-    struct stat ours {}, named {};
+    struct stat ours {
+    }, named{};
     const bool removed = fstat(descriptor(), &ours) == 0 && stat(path().c_str(), &named) == 0 && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev &&
                          ::unlink(path().c_str()) == 0;
-    fail_io("{}: the bytes from {} to {} are not those that were written when it was made: the file is damaged, or another program changed it. {}: the same command "
-            "makes it anew from the checkpoint. Should that happen again, the disk or the memory of this machine is failing",
-            path(), data_.start + begin, data_.start + end - 1, removed ? "It was removed" : "Remove it");
+    fail_io(
+        "{}: the bytes from {} to {} are not those that were written when it was made: the file is damaged, or another program changed it. {}: the same command "
+        "makes it anew from the checkpoint. Should that happen again, the disk or the memory of this machine is failing",
+        path(), data_.start + begin, data_.start + end - 1, removed ? "It was removed" : "Remove it");
   }
 
   const std::shared_ptr<File> file_;

@@ -49,7 +49,9 @@ TemporaryFile& TemporaryFile::operator=(TemporaryFile&& other) noexcept {
 std::string TemporaryFile::opened_by() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
 
 void TemporaryFile::fail(const char* what, int error) const {
-  const char* advice = error == EFBIG ? "raise the limit on the size of files (ulimit -f)" : error == ENOSPC || error == EDQUOT ? "make room there" : "check that disk (see dmesg) and the directory's permissions";
+  const char* advice = error == EFBIG                       ? "raise the limit on the size of files (ulimit -f)"
+                       : error == ENOSPC || error == EDQUOT ? "make room there"
+                                                            : "check that disk (see dmesg) and the directory's permissions";
   fail_io("cannot {} {} in {}: {}; {}, and run the same command again", what, purpose_, directory_, std::strerror(error), advice);
 }
 

@@ -54,8 +54,6 @@ class ThreadDisk : public AsyncDisk {
 
 }  // namespace
 
-std::unique_ptr<AsyncDisk> make_thread_disk(const AsyncDiskOptions& options) {
-  return std::make_unique<ThreadDisk>(options);
-}
+std::unique_ptr<AsyncDisk> make_thread_disk(const AsyncDiskOptions& options) { return std::make_unique<ThreadDisk>(options); }
 
 }  // namespace flexgen

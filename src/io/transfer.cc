@@ -23,8 +23,7 @@ bool is_there(const std::string& path) {
 }
 
 Error transfer_error(const Piece& piece, int error) {
-  return file_error(piece.file->path(), fmt::format("{} {} bytes at offset {}", piece.write ? "write" : "read",
-                                                    piece.bytes, piece.offset), error);
+  return file_error(piece.file->path(), fmt::format("{} {} bytes at offset {}", piece.write ? "write" : "read", piece.bytes, piece.offset), error);
 }
 
 /// Whether the file has nothing against the bytes that were just read.
@@ -46,44 +45,28 @@ std::string shown_name(const std::string& path) { return path.starts_with("/proc
 
 std::string file_advice(const std::string& path, int error) {
   switch (error) {
-    case ENOSPC:
-      return fmt::format("; the disk that holds {} is full: free some space there, or use another directory (--disk-dir)", folder_of(path));
-    case EDQUOT:
-      return fmt::format("; the disk quota for {} is used up: free some space there, or use another directory", folder_of(path));
-    case EFBIG:
-      return "; no file may be so large here: raise the limit (ulimit -f), or use a file system without one";
-    case EIO:
-      return "; the disk reports a failure (see dmesg): copy or fetch the file to another disk; for a spill file, use another --disk-dir";
+    case ENOSPC: return fmt::format("; the disk that holds {} is full: free some space there, or use another directory (--disk-dir)", folder_of(path));
+    case EDQUOT: return fmt::format("; the disk quota for {} is used up: free some space there, or use another directory", folder_of(path));
+    case EFBIG: return "; no file may be so large here: raise the limit (ulimit -f), or use a file system without one";
+    case EIO: return "; the disk reports a failure (see dmesg): copy or fetch the file to another disk; for a spill file, use another --disk-dir";
     case EMFILE:
-    case ENFILE:
-      return "; too many files are open: raise the limit (ulimit -n), or close what holds them";
+    case ENFILE: return "; too many files are open: raise the limit (ulimit -n), or close what holds them";
     case EACCES:
-    case EPERM:
-      return "; this user may not: check the permissions of it and of its directories (ls -ld), or use another path or user";
-    case EROFS:
-      return "; that file system is mounted to be read only: use another directory";
-    case ENOENT:
-      return fmt::format("; check the path{}", is_there(folder_of(path)) ? "" : fmt::format(": there is no directory {}", folder_of(path)));
-    case EISDIR:
-      return "; it is a directory, where a file must be: check the path";
-    case ENOTDIR:
-      return "; a part of the path that must be a directory is a file: check the path";
-    case ELOOP:
-      return "; its symbolic links lead to each other: mend them, or use another path";
-    case ENAMETOOLONG:
-      return "; use a shorter name";
+    case EPERM: return "; this user may not: check the permissions of it and of its directories (ls -ld), or use another path or user";
+    case EROFS: return "; that file system is mounted to be read only: use another directory";
+    case ENOENT: return fmt::format("; check the path{}", is_there(folder_of(path)) ? "" : fmt::format(": there is no directory {}", folder_of(path)));
+    case EISDIR: return "; it is a directory, where a file must be: check the path";
+    case ENOTDIR: return "; a part of the path that must be a directory is a file: check the path";
+    case ELOOP: return "; its symbolic links lead to each other: mend them, or use another path";
+    case ENAMETOOLONG: return "; use a shorter name";
     case ENXIO:
-    case ENODEV:
-      return "; it is no regular file: check the path";
-    case ESTALE:
-      return "; the file server has lost it: mount its file system again";
-    case ETXTBSY:
-      return "; it is a program that runs: use another path";
+    case ENODEV: return "; it is no regular file: check the path";
+    case ESTALE: return "; the file server has lost it: mount its file system again";
+    case ETXTBSY: return "; it is a program that runs: use another path";
     case EAGAIN:
     case ENOMEM:
       return "; the kernel, or the memory limit of this container, has no memory left for the request itself: lower --cpu-memory, or end other programs";
-    default:
-      return "";
+    default: return "";
   }
 }
 
@@ -133,10 +116,9 @@ Outcome advance(Piece& piece, int64_t result, std::exception_ptr* error) {
     }
     if (piece.offset + done >= size) {
       if (size >= piece.needed_end) return checked(piece, done, error) ? Outcome::kOver : Outcome::kFailed;
-      *error = std::make_exception_ptr(Error(
-          ErrorKind::kIo, fmt::format("{}: ends at byte {}, but byte {} is needed; the file is truncated or was changed "
-                                      "during the run: fetch it again",
-                                      piece.file->path(), size, piece.needed_end - 1)));
+      *error = std::make_exception_ptr(Error(ErrorKind::kIo, fmt::format("{}: ends at byte {}, but byte {} is needed; the file is truncated or was changed "
+                                                                         "during the run: fetch it again",
+                                                                         piece.file->path(), size, piece.needed_end - 1)));
       return Outcome::kFailed;
     }
   }

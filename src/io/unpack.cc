@@ -184,6 +184,8 @@ class Utf8OfUtf16 : public ByteSource {
 
 std::unique_ptr<ByteSource> gunzip(ByteSource& packed, const std::string& path) { return std::make_unique<Gunzip>(packed, path); }
 std::unique_ptr<ByteSource> unzstd(ByteSource& packed, const std::string& path) { return std::make_unique<Unzstd>(packed, path); }
-std::unique_ptr<ByteSource> utf8_of_utf16(ByteSource& wide, bool big_endian, const std::string& path) { return std::make_unique<Utf8OfUtf16>(wide, big_endian, path); }
+std::unique_ptr<ByteSource> utf8_of_utf16(ByteSource& wide, bool big_endian, const std::string& path) {
+  return std::make_unique<Utf8OfUtf16>(wide, big_endian, path);
+}
 
 }  // namespace flexgen

@@ -47,8 +47,8 @@ class Ring {
     if (int result = io_uring_queue_init(static_cast<unsigned>(depth) + 1, &ring_, 0); result < 0) return -result;
     made_ = true;
     io_uring_probe* probe = io_uring_get_probe_ring(&ring_);  // null before Linux 5.6, which also lacks our operations
-    const bool able = probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_READ) &&
-                      io_uring_opcode_supported(probe, IORING_OP_WRITE) && io_uring_opcode_supported(probe, IORING_OP_POLL_ADD);
+    const bool able = probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_READ) && io_uring_opcode_supported(probe, IORING_OP_WRITE) &&
+                      io_uring_opcode_supported(probe, IORING_OP_POLL_ADD);
     if (probe) io_uring_free_probe(probe);
     if (!able) return ENOSYS;
     // A sandbox may allow the set-up and refuse the work.
@@ -68,8 +68,7 @@ class Ring {
 
 class UringDisk : public AsyncDisk {
  public:
-  UringDisk(std::unique_ptr<Ring> ring, int depth, int64_t block_bytes)
-      : ring_(std::move(ring)), queue_(block_bytes), in_flight_(static_cast<size_t>(depth)) {
+  UringDisk(std::unique_ptr<Ring> ring, int depth, int64_t block_bytes) : ring_(std::move(ring)), queue_(block_bytes), in_flight_(static_cast<size_t>(depth)) {
     for (size_t place = in_flight_.size(); place-- > 0;) free_.push_back(place);
     thread_ = start_thread("reading and writing files", [this] { loop(); });
   }

@@ -32,13 +32,11 @@ WeightFiles read_index(File& file) {
   file.read(0, std::as_writable_bytes(std::span(text)));
   const nlohmann::json json = parse_checked_json(with_python_numbers_quoted(text), 8, file.path(), "the index");
   auto weight_map = json.is_object() ? json.find("weight_map") : json.end();
-  if (weight_map == json.end() || !weight_map->is_object())
-    fail_user("{}: the index has no weight_map; the file is broken, fetch it again", file.path());
+  if (weight_map == json.end() || !weight_map->is_object()) fail_user("{}: the index has no weight_map; the file is broken, fetch it again", file.path());
   WeightFiles index;
   for (const auto& [name, shard] : weight_map->items()) {
     const std::string shard_name = shard.is_string() ? shard.get<std::string>() : "";
-    if (!stays_inside(shard_name))
-      fail_user("{}: the shard of tensor '{}' is no file name; the file is broken, fetch it again", file.path(), printable(name));
+    if (!stays_inside(shard_name)) fail_user("{}: the shard of tensor '{}' is no file name; the file is broken, fetch it again", file.path(), printable(name));
     index[fs::path(shard_name).lexically_normal().string()].push_back(name);  // "./a" is "a"
   }
   if (index.empty()) fail_user("{}: the weight_map is empty; the file is broken, fetch it again", file.path());
@@ -96,20 +94,24 @@ WeightFiles shards_without_index(const fs::path& folder, const std::vector<std::
   };
   const std::string where = folder.string();
   const std::string variant = first([](const std::string& name) { return name.starts_with("model.") && name.ends_with(".safetensors"); });
-  if (!variant.empty())
-    fail_user("{} holds {}, a variant of the weights, and no model.safetensors: rename it to model.safetensors to use it", where, variant);
+  if (!variant.empty()) fail_user("{} holds {}, a variant of the weights, and no model.safetensors: rename it to model.safetensors to use it", where, variant);
   const std::string variant_index = first([](const std::string& name) { return name.starts_with("model.safetensors.index.") && name.ends_with(".json"); });
   if (!variant_index.empty())
     fail_user("{} holds {}, the index of a variant of the weights: rename it to model.safetensors.index.json to use it", where, variant_index);
   if (const std::string name = first([](const std::string& name) { return name.starts_with("consolidated") && name.ends_with(".safetensors"); }); !name.empty())
-    fail_user("{} holds its weights as {}, in Mistral's own layout with other tensor names: fetch model-*.safetensors of the same model, which Hugging Face's "
-              "layout has", where, name);
-  if (const std::string name = first([](const std::string& name) { return name == "adapter_model.safetensors" || name == "adapter_config.json"; }); !name.empty())
+    fail_user(
+        "{} holds its weights as {}, in Mistral's own layout with other tensor names: fetch model-*.safetensors of the same model, which Hugging Face's "
+        "layout has",
+        where, name);
+  if (const std::string name = first([](const std::string& name) { return name == "adapter_model.safetensors" || name == "adapter_config.json"; });
+      !name.empty())
     fail_user("{} holds {}, an adapter (LoRA), and no weights of its own: merge it into its base model first (peft: merge_and_unload())", where, name);
   for (const char* end : {".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"})
     if (const std::string name = first([&](const std::string& name) { return name.ends_with(end) && name != "training_args.bin"; }); !name.empty())
-      fail_user("{} holds its weights as PyTorch pickles them ({}) and not as safetensors; convert them once with transformers: "
-                "AutoModelForCausalLM.from_pretrained('{}').save_pretrained('{}')", where, name, where, where);
+      fail_user(
+          "{} holds its weights as PyTorch pickles them ({}) and not as safetensors; convert them once with transformers: "
+          "AutoModelForCausalLM.from_pretrained('{}').save_pretrained('{}')",
+          where, name, where, where);
   if (const std::string name = first([](const std::string& name) { return name.ends_with(".gguf"); }); !name.empty())
     fail_user("{} holds its weights as a GGUF ({}): give the file itself, --model '{}'", where, name, (folder / name).string());
   for (const auto& [end, program] : std::initializer_list<std::pair<const char*, const char*>>{
@@ -117,8 +119,10 @@ WeightFiles shards_without_index(const fs::path& folder, const std::vector<std::
     if (const std::string name = first([&, end = end](const std::string& name) { return name.ends_with(end); }); !name.empty())
       fail_user("{} holds weights for {} ({}) and none as safetensors; fetch the safetensors of the same model", where, program, name);
   if (const std::string name = first([](const std::string& name) { return name.ends_with(".safetensors"); }); !name.empty())
-    fail_user("{} holds {}, but neither model.safetensors nor model.safetensors.index.json, by which Hugging Face's checkpoints are known; if it holds the "
-              "whole model, rename it to model.safetensors", where, name);
+    fail_user(
+        "{} holds {}, but neither model.safetensors nor model.safetensors.index.json, by which Hugging Face's checkpoints are known; if it holds the "
+        "whole model, rename it to model.safetensors",
+        where, name);
   for (const char* end : {".incomplete", ".part", ".partial", ".aria2", ".tmp"})
     if (const std::string name = first([&, end = end](const std::string& name) { return name.ends_with(end); }); !name.empty())
       fail_user("{} holds {}: a download that was not finished; fetch the checkpoint again", where, name);

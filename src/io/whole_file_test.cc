@@ -63,7 +63,8 @@ TEST(WholeFile, SaysWhyAndWhatToDo) {
 
 // Whatever the system says, no advice sends a user to fetch a file that is whole.
 TEST(WholeFile, NoErrorOfOpeningIsABrokenFile) {
-  for (int error : {EACCES, EPERM, EISDIR, ENOTDIR, ENOSPC, EDQUOT, EROFS, EMFILE, ENFILE, ELOOP, ENAMETOOLONG, ENOENT, ENXIO, ENODEV, ESTALE, ETXTBSY, ENOMEM}) {
+  for (int error :
+       {EACCES, EPERM, EISDIR, ENOTDIR, ENOSPC, EDQUOT, EROFS, EMFILE, ENFILE, ELOOP, ENAMETOOLONG, ENOENT, ENXIO, ENODEV, ESTALE, ETXTBSY, ENOMEM}) {
     const std::string text = file_error("/tmp/x", "open it", error).what();
     EXPECT_THAT(text, AllOf(HasSubstr("/tmp/x: cannot open it: "), HasSubstr("; "))) << error;
     EXPECT_EQ(text.find("fetch"), std::string::npos) << text;

@@ -20,7 +20,6 @@ struct AgreedTimes {
 /// Times of `count` things, each by measure_s(i) in seconds, round after round, so that what disturbs one is over by
 /// its next turn. A thing is measured until its two shortest times agree, at most `most_rounds` times (two at least):
 /// what disturbs makes slower, never faster. Its time is then their mean, or else the middle one of all.
-AgreedTimes agreed_times(size_t count, const std::function<double(size_t)>& measure_s, double agree = kAgree,
-                         int most_rounds = 6);
+AgreedTimes agreed_times(size_t count, const std::function<double(size_t)>& measure_s, double agree = kAgree, int most_rounds = 6);
 
 }  // namespace flexgen

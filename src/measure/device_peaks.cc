@@ -81,8 +81,8 @@ class LockedRam {
 class Measuring {
  public:
   Measuring(Device& device, Kernels& kernels, int64_t copied)
-      : device_(device), kernels_(kernels), copied_(copied), ram_(copied), host_(ram_.allocate(copied).data()), locked_(device, ram_.memory()), up_(device.make_copy_lane("peak", nullptr)),
-        down_(device.make_copy_lane("peak", nullptr)), compute_(device.make_compute_lane("peak", nullptr)) {
+      : device_(device), kernels_(kernels), copied_(copied), ram_(copied), host_(ram_.allocate(copied).data()), locked_(device, ram_.memory()),
+        up_(device.make_copy_lane("peak", nullptr)), down_(device.make_copy_lane("peak", nullptr)), compute_(device.make_compute_lane("peak", nullptr)) {
     const std::vector<std::byte> numbers = random_numbers(copied);
     std::copy(numbers.begin(), numbers.end(), host_);
   }
@@ -113,7 +113,8 @@ class Measuring {
         });
       };
       // As many as a millisecond has, for a GPU that needs tens of microseconds to be told of one.
-      const double one_s = best_time_s(*compute_, 1, [&] { return calls(1); }, kTimeS / 4);
+      const double one_s = best_time_s(
+          *compute_, 1, [&] { return calls(1); }, kTimeS / 4);
       const int count = static_cast<int>(std::clamp(1e-3 / one_s, 1.0, 32.0));
       const double time_s = count == 1 ? one_s : best_time_s(*compute_, count, [&] { return calls(count); });
       flops += 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.cols) * static_cast<double>(use.rows);
@@ -145,7 +146,8 @@ DevicePeaks measure_device_peaks(Device& device, const Model& model, Kernels& ke
   for (int64_t num_rows : {256, 1024}) {
     peaks.visit_flops_per_s = std::max(peaks.visit_flops_per_s, measuring.products(model, num_rows, std::nullopt));
     // A model in 16 bits is the same again.
-    const bool packed = std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) { return !weight.always_resident && is_quantized(weight.dtype); });
+    const bool packed = std::any_of(model.weights().begin(), model.weights().end(),
+                                    [](const WeightSpec& weight) { return !weight.always_resident && is_quantized(weight.dtype); });
     if (packed) peaks.matmul_flops_per_s = std::max(peaks.matmul_flops_per_s, measuring.products(model, num_rows, kernels.act_dtype()));
     peaks.matmul_flops_per_s = std::max(peaks.matmul_flops_per_s, peaks.visit_flops_per_s);
   }

@@ -7,10 +7,10 @@
 namespace flexgen {
 
 struct DevicePeaks {
-  double matmul_flops_per_s = 0;   ///< matrices of the model's shapes in 16 bits, or in its own type if that is faster, at the best of some numbers of rows
-  double memory_bytes_per_s = 0;   ///< read and written by large copies within the device
+  double matmul_flops_per_s = 0;  ///< matrices of the model's shapes in 16 bits, or in its own type if that is faster, at the best of some numbers of rows
+  double memory_bytes_per_s = 0;  ///< read and written by large copies within the device
   double h2d_bytes_per_s = 0, d2h_bytes_per_s = 0;  ///< large copies of pinned RAM, one direction at a time
-  double visit_flops_per_s = 0;    ///< the model's own matrices, unpacked if they are quantized
+  double visit_flops_per_s = 0;                     ///< the model's own matrices, unpacked if they are quantized
 };
 
 /// Takes a second or two, and about 300 MiB of the device's memory and of RAM.

@@ -10,10 +10,10 @@
 namespace flexgen {
 
 struct LanePeaks {
-  double matmul_flops_per_s = 0;    ///< the model's own matrices, weights from RAM, at the best of some numbers of rows
+  double matmul_flops_per_s = 0;  ///< the model's own matrices, weights from RAM, at the best of some numbers of rows
   double ram_read_bytes_per_s = 0;
-  double disk_read_bytes_per_s = 0; ///< the checkpoint's own files through the disk read lane
-  double disk_write_bytes_per_s = 0;///< 0 if not measured
+  double disk_read_bytes_per_s = 0;                  ///< the checkpoint's own files through the disk read lane
+  double disk_write_bytes_per_s = 0;                 ///< 0 if not measured
   std::optional<DevicePeaks> device = std::nullopt;  ///< where a GPU computes; matmul_flops_per_s is not measured then
 };
 

@@ -10,10 +10,10 @@ namespace flexgen {
 /// The memory of this machine and of the process's cgroup, as it was when it was read.
 struct MemoryStatus {
   int64_t total_bytes = 0;
-  int64_t available_bytes = 0;                   ///< what a process could take now without swapping
-  std::optional<int64_t> cgroup_limit_bytes;     ///< the tightest limit of the process's cgroup and those above
-  std::optional<int64_t> cgroup_available_bytes; ///< that limit less what is in use, page cache apart
-  int cgroup_version = 0;                        ///< 0: none found
+  int64_t available_bytes = 0;                    ///< what a process could take now without swapping
+  std::optional<int64_t> cgroup_limit_bytes;      ///< the tightest limit of the process's cgroup and those above
+  std::optional<int64_t> cgroup_available_bytes;  ///< that limit less what is in use, page cache apart
+  int cgroup_version = 0;                         ///< 0: none found
 
   /// The smaller of both.
   int64_t usable_bytes() const;
@@ -36,9 +36,9 @@ int64_t peak_rss_bytes();
 
 /// The processors that this process may use, as it was when that was read.
 struct CpuStatus {
-  int cores = 1;               ///< that this process may run on: of the machine those that its affinity (taskset, cpusets) allows
-  std::optional<double> quota; ///< processors' worth of time that the process's cgroup, or one above, may use; none: no limit
-  int asked = 0;               ///< OMP_NUM_THREADS, where someone set it; 0: nobody did
+  int cores = 1;                ///< that this process may run on: of the machine those that its affinity (taskset, cpusets) allows
+  std::optional<double> quota;  ///< processors' worth of time that the process's cgroup, or one above, may use; none: no limit
+  int asked = 0;                ///< OMP_NUM_THREADS, where someone set it; 0: nobody did
 
   /// How many threads compute where nobody says: at most one a core, and no more than the quota lets run at once.
   int threads() const;

@@ -7,11 +7,11 @@ namespace flexgen {
 
 /// Since some fixed moment, in seconds of one processor.
 struct CpuTimes {
-  bool known = false;      ///< false where /proc/stat says nothing
+  bool known = false;  ///< false where /proc/stat says nothing
   double wall_s = 0;
-  double busy_s = 0;       ///< of the processors that this process may use: by anyone, other guests of the host included
-  double own_s = 0;        ///< by this process
-  double load_average = 0; ///< of the last minute
+  double busy_s = 0;        ///< of the processors that this process may use: by anyone, other guests of the host included
+  double own_s = 0;         ///< by this process
+  double load_average = 0;  ///< of the last minute
 };
 
 /// `root` stands before /proc: for tests, which get own_s = 0 and wall_s = 0, and all processors.

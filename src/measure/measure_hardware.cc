@@ -81,16 +81,18 @@ std::string block_config(int64_t width) {
   const int64_t heads = width / (width < 1024 ? 64 : 128);
   return fmt::format(R"({{"model_type": "llama", "hidden_size": {}, "num_hidden_layers": 1, "num_attention_heads": {}, "num_key_value_heads": {},
   "intermediate_size": {}, "vocab_size": 1024, "max_position_embeddings": 8192, "hidden_act": "silu", "rms_norm_eps": 1e-5,
-  "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1}})", width, heads, heads, 4 * width);
+  "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": 5, "bos_token_id": 1}})",
+                     width, heads, heads, 4 * width);
 }
 constexpr int64_t kWeightBytes = 100 * kMiB;  ///< more than caches hold; those of one block in bf16 are more
-constexpr double kNearWidth = 1.25;  ///< widths within this factor count as the same
-constexpr int64_t kSlotRows = 16;  ///< of each slot in a visit that is measured: hardly any attention
+constexpr double kNearWidth = 1.25;           ///< widths within this factor count as the same
+constexpr int64_t kSlotRows = 16;             ///< of each slot in a visit that is measured: hardly any attention
 
 class BlockVisits {
  public:
   BlockVisits(Kernels& kernels, int64_t width, DType weights, DType cache, int64_t max_rows)
-      : kernels_(kernels), model_(Model::of_shape(parse_config(block_config(is_blocked(weights) ? round_up(width, kLongestBlock) : width), "", "measurement"), DType::kBF16)),
+      : kernels_(kernels),
+        model_(Model::of_shape(parse_config(block_config(is_blocked(weights) ? round_up(width, kLongestBlock) : width), "", "measurement"), DType::kBF16)),
         geometry_(model_->kv_geometry(cache, CacheLayout::page_tokens(*model_, cache))) {
     for (int64_t bytes = 0; bytes < kWeightBytes;) {
       std::vector<WeightView>& views = copies_.emplace_back();
@@ -148,7 +150,8 @@ MatmulRates measure_matmul(Kernels& kernels, int64_t width, DType compute, DType
   MatmulRates rates{compute, weights, {}, static_cast<double>(width)};
   visits.visit(16);  // generates code, wakes the team
   const double time_s = quick ? 0.04 : 0.07;
-  std::vector<double> times = doubt.take(agreed_times(sizes.size(), [&](size_t i) { return mean_time_s(time_s, [&] { visits.visit(sizes[i]); }); }), "matrix products");
+  std::vector<double> times =
+      doubt.take(agreed_times(sizes.size(), [&](size_t i) { return mean_time_s(time_s, [&] { visits.visit(sizes[i]); }); }), "matrix products");
   // Fewer rows never take longer: if they seem to, they were disturbed.
   for (size_t i = times.size() - 1; i > 0; --i) times[i - 1] = std::min(times[i - 1], times[i]);
   for (size_t i = 0; i < sizes.size(); ++i) rates.points.push_back({static_cast<double>(sizes[i]), visits.flops(sizes[i]) / times[i]});
@@ -201,19 +204,22 @@ double measure_logit_s() {
   const JobMemory logits(4 * kVocab * kRows);
   SamplingParams greedy;
   greedy.temperature = 0;
-  return median_time_s(0.1, [&] {
-    std::vector<LogitReader::Row> rows(kRows);
-    for (auto& row : rows) row.params = greedy;
-    LogitReader reader(std::move(rows), kVocab, {});
-    reader.accept(0, kRows, 0, kVocab, reinterpret_cast<const float*>(logits.data()), kVocab, nullptr);
-  }) / static_cast<double>(kVocab * kRows);
+  return median_time_s(0.1,
+                       [&] {
+                         std::vector<LogitReader::Row> rows(kRows);
+                         for (auto& row : rows) row.params = greedy;
+                         LogitReader reader(std::move(rows), kVocab, {});
+                         reader.accept(0, kRows, 0, kVocab, reinterpret_cast<const float*>(logits.data()), kVocab, nullptr);
+                       }) /
+         static_cast<double>(kVocab * kRows);
 }
 
 /// Keeps a lane full of transfers over some files, round and round, until told to stop.
 class DiskLoad {
  public:
   static constexpr int64_t kBlock = 8 * kMiB, kSlots = 8;
-  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write) : files_(std::move(files)), write_(write), memory_(kBlock * kSlots), lane_("measure", nullptr, {}) {}
+  DiskLoad(std::vector<std::shared_ptr<File>> files, bool write)
+      : files_(std::move(files)), write_(write), memory_(kBlock * kSlots), lane_("measure", nullptr, {}) {}
   /// Bytes a second while `until` is false.
   double run(const std::function<bool()>& until) {
     Event slots[kSlots];
@@ -248,7 +254,8 @@ class DiskLoad {
     uint64_t random = 7;
     for (int64_t n = 0; n < kCount; ++n) {
       random = random * 6364136223846793005U + 1442695040888963407U;
-      work.transfers.push_back({files_.front(), write_, static_cast<int64_t>((random >> 33) % static_cast<uint64_t>(blocks)) * kBytes, memory_.data() + n * kBytes, kBytes, {}});
+      work.transfers.push_back(
+          {files_.front(), write_, static_cast<int64_t>((random >> 33) % static_cast<uint64_t>(blocks)) * kBytes, memory_.data() + n * kBytes, kBytes, {}});
     }
     lane_.submit(std::move(work)).wait();
     return seconds_since(start) / kCount;
@@ -284,7 +291,11 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
   }
   std::optional<DiskLoad> reading;
   auto bytes_per_s = [&](DiskLoad& load, const char* name) {
-    return 1 / doubt.take(agreed_times(1, [&](size_t) { return 1 / load.run_for(time_s / 2); }, kDisksAgree, kDiskRounds), name).front();
+    return 1 / doubt
+                   .take(agreed_times(
+                             1, [&](size_t) { return 1 / load.run_for(time_s / 2); }, kDisksAgree, kDiskRounds),
+                         name)
+                   .front();
   };
   auto measure_reading = [&] {
     reading.emplace(to_read, false);
@@ -348,7 +359,13 @@ DiskProfile measure_disk(const MeasureOptions& options, FileSystem& files, Kerne
 
 MeasuredTypes all_types() {
   const DType compute = cpu_has_bf16() ? DType::kBF16 : DType::kF32;
-  MeasuredTypes types{{{compute, DType::kBF16}, {compute, DType::kInt8}, {compute, DType::kInt4}, {DType::kInt8, DType::kInt8}, {DType::kInt8, DType::kInt4}, {DType::kF32, DType::kF32}}, {compute, DType::kInt8, DType::kInt4}};
+  MeasuredTypes types{{{compute, DType::kBF16},
+                       {compute, DType::kInt8},
+                       {compute, DType::kInt4},
+                       {DType::kInt8, DType::kInt8},
+                       {DType::kInt8, DType::kInt4},
+                       {DType::kF32, DType::kF32}},
+                      {compute, DType::kInt8, DType::kInt4}};
   if (compute == DType::kF32) types.caches.push_back(DType::kBF16);
   types.widths = {256, 768, kUsualWidth};
   return types;
@@ -398,8 +415,7 @@ HardwareProfile measure_hardware(const MeasureOptions& options, FileSystem& file
   profile.disk = measure_disk(options, files, kernels_of(compute), compute, weights, doubt);
   if (profile.others_share > kOthersMatter)
     profile.doubt = fmt::format("other programs took {:.0f}% of the processor time that measuring wanted", 100 * profile.others_share);
-  else if (!doubt.what.empty())
-    profile.doubt = fmt::format("{} took up to {:.1f} times as long in one round as in another", doubt.what, doubt.apart);
+  else if (!doubt.what.empty()) profile.doubt = fmt::format("{} took up to {:.1f} times as long in one round as in another", doubt.what, doubt.apart);
   return profile;
 }
 

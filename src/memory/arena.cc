@@ -28,9 +28,7 @@ void touch(std::byte* memory, int64_t bytes) {
   constexpr int64_t kStretch = 32 * kMiB;
   const int64_t stretches = ceil_div(bytes, kStretch);
   WorkerTeam team(static_cast<int>(std::min<int64_t>(usable_cores(), ceil_div(stretches, 4))));
-  team.run(team.size(), stretches, [&](int64_t i, int) {
-    touch_stretch(memory + i * kStretch, std::min(kStretch, bytes - i * kStretch), bytes);
-  });
+  team.run(team.size(), stretches, [&](int64_t i, int) { touch_stretch(memory + i * kStretch, std::min(kStretch, bytes - i * kStretch), bytes); });
 }
 
 }  // namespace
@@ -39,8 +37,7 @@ Arena::Arena(int64_t bytes, Use use) : capacity_(round_up(bytes, kPage)) {
   if (capacity_ == 0) return;
   void* memory = mmap(nullptr, static_cast<size_t>(capacity_), use == Use::kMemory ? PROT_READ | PROT_WRITE : PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED)
-    fail_user("cannot take {} of memory: {}; lower --cpu-memory", format_bytes(bytes), std::strerror(errno));
+  if (memory == MAP_FAILED) fail_user("cannot take {} of memory: {}; lower --cpu-memory", format_bytes(bytes), std::strerror(errno));
   base_ = static_cast<std::byte*>(memory);
   if (use == Use::kAddressesOnly) return;
   madvise(memory, static_cast<size_t>(capacity_), MADV_HUGEPAGE);
@@ -52,8 +49,7 @@ Arena::Arena(int64_t bytes, Use use) : capacity_(round_up(bytes, kPage)) {
   }
 }
 
-Arena::Arena(std::span<std::byte> memory)
-    : base_(memory.data()), own_(false), capacity_(round_down(static_cast<int64_t>(memory.size()), kPage)) {}
+Arena::Arena(std::span<std::byte> memory) : base_(memory.data()), own_(false), capacity_(round_down(static_cast<int64_t>(memory.size()), kPage)) {}
 
 Arena::~Arena() {
   if (base_ && own_) munmap(base_, static_cast<size_t>(capacity_));

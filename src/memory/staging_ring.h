@@ -28,9 +28,7 @@ class StagingRing {
   StagingRing() = default;
   StagingRing(std::span<std::byte> memory, int count, int64_t buffer_bytes) {
     FLEXGEN_CHECK(static_cast<int64_t>(memory.size()) >= count * buffer_bytes);
-    for (int i = 0; i < count; ++i)
-      buffers_.push_back({memory.subspan(static_cast<size_t>(i * buffer_bytes),
-                                         static_cast<size_t>(buffer_bytes)), -1, {}, {}});
+    for (int i = 0; i < count; ++i) buffers_.push_back({memory.subspan(static_cast<size_t>(i * buffer_bytes), static_cast<size_t>(buffer_bytes)), -1, {}, {}});
   }
 
   int count() const { return static_cast<int>(buffers_.size()); }
@@ -46,14 +44,10 @@ class StagingRing {
     target.ready.clear();
     return wait_for;
   }
-  StagingBuffer& at(int64_t key) {
-    return buffers_[static_cast<size_t>(key % static_cast<int64_t>(buffers_.size()))];
-  }
+  StagingBuffer& at(int64_t key) { return buffers_[static_cast<size_t>(key % static_cast<int64_t>(buffers_.size()))]; }
 
  private:
-  const StagingBuffer& buffer(int64_t key) const {
-    return buffers_[static_cast<size_t>(key % static_cast<int64_t>(buffers_.size()))];
-  }
+  const StagingBuffer& buffer(int64_t key) const { return buffers_[static_cast<size_t>(key % static_cast<int64_t>(buffers_.size()))]; }
   std::vector<StagingBuffer> buffers_;
 };
 

@@ -8,9 +8,7 @@
 namespace flexgen {
 
 Fractions Fractions::parse(std::string_view text, std::string_view flag) {
-  auto refuse = [&] {
-    fail_user("{} {}: give three percentages gpu:cpu:disk that add up to 100, like 0:40:60", flag, text);
-  };
+  auto refuse = [&] { fail_user("{} {}: give three percentages gpu:cpu:disk that add up to 100, like 0:40:60", flag, text); };
   std::array<double, 3> percent{};
   const char* at = text.data();
   const char* end = at + text.size();

@@ -43,7 +43,9 @@ struct SizeFields {
 };
 
 /// What a mixture's sparse block leaves to its experts behind the stream [T, D] of a micro-batch: the rows that they read, [T, D] act, normalized, where an act may be as wide as 4 bytes.
-inline std::byte* expert_rows(float* stream, const ModelConfig& config, int64_t num_rows) { return reinterpret_cast<std::byte*>(stream + num_rows * config.hidden_size); }
+inline std::byte* expert_rows(float* stream, const ModelConfig& config, int64_t num_rows) {
+  return reinterpret_cast<std::byte*>(stream + num_rows * config.hidden_size);
+}
 
 /// What a mixture's tensors are called, behind "layers.7." or "layers.7.PART.experts.3."; a bias and a shared part where the config has them.
 struct MixtureNames {

@@ -25,15 +25,8 @@ std::string stem_of(const std::string& name) {
 class Finder {
  public:
   Finder(const Checkpoint& checkpoint, const Quantization& quantization, const std::string& name, const WantedWeight& wanted, const std::string& source)
-      : checkpoint_(checkpoint),
-        quantization_(quantization),
-        name_(name),
-        stem_(stem_of(name)),
-        wanted_(wanted),
-        source_(source),
-        slice_rows_(wanted.part_of > 0 ? wanted.part_of : wanted.rows),
-        rows_(slice_rows_ * std::max<int64_t>(wanted.slices, 1)),
-        cols_(wanted.cols) {}
+      : checkpoint_(checkpoint), quantization_(quantization), name_(name), stem_(stem_of(name)), wanted_(wanted), source_(source),
+        slice_rows_(wanted.part_of > 0 ? wanted.part_of : wanted.rows), rows_(slice_rows_ * std::max<int64_t>(wanted.slices, 1)), cols_(wanted.cols) {}
 
   std::optional<FoundCodes> find() {
     if (wanted_.mxfp4) return blocks_and_scales();

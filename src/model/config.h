@@ -29,21 +29,21 @@ struct Rope {
 
 /// What the attention of one block may have of its own.
 struct BlockAttention {
-  int64_t window = 0;  ///< tokens that a token sees, itself included; 0: all
-  int rope = -1;       ///< index into ModelConfig::ropes; -1: nothing is turned
-  float scale = 0;     ///< of scores; 0: the model's
+  int64_t window = 0;        ///< tokens that a token sees, itself included; 0: all
+  int rope = -1;             ///< index into ModelConfig::ropes; -1: nothing is turned
+  float scale = 0;           ///< of scores; 0: the model's
   std::vector<float> sinks;  ///< [num_heads], AttentionRule::sinks; read from the checkpoint. Empty: none
 };
 
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
 struct Mixture : RouterRule {
-  int64_t expert_size = 0;      ///< F of each
-  int64_t shared_size = 0;      ///< F of a part that all rows use beside their experts; 0: none
-  bool shared_gate = false;     ///< what that gives is multiplied by the sigmoid of a product of its own
-  bool choice_bias = false;     ///< a bias is added to the scores, for the choice alone
-  bool logit_bias = false;      ///< a bias is added to the logits
+  int64_t expert_size = 0;             ///< F of each
+  int64_t shared_size = 0;             ///< F of a part that all rows use beside their experts; 0: none
+  bool shared_gate = false;            ///< what that gives is multiplied by the sigmoid of a product of its own
+  bool choice_bias = false;            ///< a bias is added to the scores, for the choice alone
+  bool logit_bias = false;             ///< a bias is added to the logits
   std::optional<ClampedGate> clamped;  ///< experts have one matrix whose rows are of gate and up in turn, and gate so; none: as other feed-forward parts
-  std::vector<bool> sparse;     ///< [num_layers]: which blocks have experts
+  std::vector<bool> sparse;            ///< [num_layers]: which blocks have experts
   std::shared_ptr<const ExpertChances> drawn = nullptr;  ///< experts are not chosen but drawn (Model::draw_experts_by())
 };
 
@@ -60,29 +60,29 @@ struct ModelConfig {
   NormKind norm = NormKind::kRms;
   bool norm_bias = false;
   float norm_epsilon = 1e-5f;
-  float norm_offset = 0;       ///< 1 where the checkpoint has a norm's weights less one
+  float norm_offset = 0;  ///< 1 where the checkpoint has a norm's weights less one
   QkNorm qk_norm = QkNorm::kNone;
   bool norm_after_rope = false;  ///< q and k are normalized after they are turned
-  bool branch_norms = false;   ///< what attention and feed-forward add is normalized before it is added
+  bool branch_norms = false;     ///< what attention and feed-forward add is normalized before it is added
   // Attention
   bool qkv_bias = false, output_bias = false;
-  bool fused_qkv = false;      ///< q, k and v come from one matrix (Role::kQkv)
-  float attention_scale = 0;   ///< of scores; 0: 1 / sqrt(head_size)
-  float attention_cap = 0;     ///< AttentionRule::soft_cap
+  bool fused_qkv = false;           ///< q, k and v come from one matrix (Role::kQkv)
+  float attention_scale = 0;        ///< of scores; 0: 1 / sqrt(head_size)
+  float attention_cap = 0;          ///< AttentionRule::soft_cap
   std::vector<float> alibi_slopes;  ///< [num_heads]; empty: none
   bool rope_interleaved = false;
   std::vector<Rope> ropes;
   std::vector<BlockAttention> attention;  ///< [num_layers]
   // Feed-forward
   Activation activation = Activation::kSilu;
-  bool gated_ffn = false;      ///< down(act(gate x) * up x) instead of down(act(up x))
+  bool gated_ffn = false;  ///< down(act(gate x) * up x) instead of down(act(up x))
   bool mlp_bias = false;
   Mixture mixture;
   // The residual stream
-  bool parallel = false;       ///< attention and feed-forward read the same stream
-  bool separate_norms = false; ///< Falcon: which of two names the norms have
+  bool parallel = false;                      ///< attention and feed-forward read the same stream
+  bool separate_norms = false;                ///< Falcon: which of two names the norms have
   float embed_scale = 1, residual_scale = 1;  ///< of what the embedding gives; of what attention and feed-forward add
-  bool logit_bias = false;     ///< the output matrix has one, where the file says so and not the family
+  bool logit_bias = false;                    ///< the output matrix has one, where the file says so and not the family
   float logit_scale = 1, logit_cap = 0;       ///< logits x become scale * x, with a cap cap * tanh(scale * x / cap)
   // OPT
   int64_t embed_size = 0;  ///< word_embed_proj_dim; = hidden_size in all others, and in OPT but for opt-350m
@@ -111,8 +111,8 @@ struct ModelConfig {
 /// `ignored_fields`: fields of config.json that flexgen does not know and the user takes for harmless.
 ModelConfig load_config(const std::string& directory, const std::vector<std::string>& ignored_fields = {});
 /// The same from JSON texts; `generation_json` may be empty.
-ModelConfig parse_config(const std::string& config_json, const std::string& generation_json,
-                         const std::string& source_name, const std::vector<std::string>& ignored_fields = {});
+ModelConfig parse_config(const std::string& config_json, const std::string& generation_json, const std::string& source_name,
+                         const std::vector<std::string>& ignored_fields = {});
 /// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b/13b/70b, llama-3.1-8b/70b/405b,
 /// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b, smollm2-135m, gemma-2-2b/9b, gemma-3-4b/12b/27b, phi-4,
 /// mixtral-8x7b/8x22b, qwen3-30b-a3b/235b-a22b, gpt-oss-20b/120b, glm-4.5-air, minimax-m2. Null if the name is unknown.

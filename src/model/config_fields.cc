@@ -17,9 +17,7 @@ std::string shown(const nlohmann::json& value) { return printable(value.dump());
 
 }  // namespace
 
-void ConfigFields::refuse(const std::string& name, const std::string& why) const {
-  fail_user("{}: '{}' {}", source_, printable(name), why);
-}
+void ConfigFields::refuse(const std::string& name, const std::string& why) const { fail_user("{}: '{}' {}", source_, printable(name), why); }
 
 const nlohmann::json* ConfigFields::find(const std::string& name) {
   seen_.insert(name);
@@ -30,8 +28,7 @@ const nlohmann::json* ConfigFields::find(const std::string& name) {
 int64_t ConfigFields::integer(const std::string& name, int64_t low, int64_t high) {
   const nlohmann::json* value = find(name);
   if (!value) refuse(name, "is missing; fetch the file again");
-  if (!value->is_number_integer())
-    refuse(name, fmt::format("is {}; it must be a whole number", shown(*value)));
+  if (!value->is_number_integer()) refuse(name, fmt::format("is {}; it must be a whole number", shown(*value)));
   // A number beyond int64 wraps to a negative one, or is caught by the bound.
   bool fits = !value->is_number_unsigned() || value->get<uint64_t>() <= static_cast<uint64_t>(high);
   if (!fits || value->get<int64_t>() < low || value->get<int64_t>() > high)
@@ -39,8 +36,7 @@ int64_t ConfigFields::integer(const std::string& name, int64_t low, int64_t high
   return value->get<int64_t>();
 }
 
-int64_t ConfigFields::integer_or(const std::string& name, int64_t fallback, int64_t low,
-                                 int64_t high) {
+int64_t ConfigFields::integer_or(const std::string& name, int64_t fallback, int64_t low, int64_t high) {
   return find(name) ? integer(name, low, high) : fallback;
 }
 
@@ -48,20 +44,16 @@ double ConfigFields::positive(const std::string& name, double high) {
   const nlohmann::json* value = find(name);
   if (!value) refuse(name, "is missing; fetch the file again");
   double number = value->is_number() ? value->get<double>() : NAN;
-  if (!(number > 0 && number <= high))
-    refuse(name, fmt::format("is {}; it must be a number above 0, and at most {}", shown(*value), high));
+  if (!(number > 0 && number <= high)) refuse(name, fmt::format("is {}; it must be a number above 0, and at most {}", shown(*value), high));
   return number;
 }
 
-double ConfigFields::positive_or(const std::string& name, double fallback, double high) {
-  return find(name) ? positive(name, high) : fallback;
-}
+double ConfigFields::positive_or(const std::string& name, double fallback, double high) { return find(name) ? positive(name, high) : fallback; }
 
 bool ConfigFields::flag_or(const std::string& name, bool fallback) {
   const nlohmann::json* value = find(name);
   if (!value) return fallback;
-  if (!value->is_boolean())
-    refuse(name, fmt::format("is {}; it must be true or false", shown(*value)));
+  if (!value->is_boolean()) refuse(name, fmt::format("is {}; it must be true or false", shown(*value)));
   return value->get<bool>();
 }
 
@@ -74,8 +66,7 @@ std::string ConfigFields::text_or(const std::string& name, const std::string& fa
 
 void ConfigFields::only(const std::string& name, const nlohmann::json& supported) {
   const nlohmann::json* value = find(name);
-  if (value && *value != supported)
-    refuse(name, fmt::format("is {}; flexgen supports only {} here", shown(*value), supported.dump()));
+  if (value && *value != supported) refuse(name, fmt::format("is {}; flexgen supports only {} here", shown(*value), supported.dump()));
 }
 
 ConfigFields ConfigFields::inner(const nlohmann::json& object, const std::string& name) {
@@ -97,9 +88,7 @@ void ConfigFields::neutral(const std::string& name, std::initializer_list<nlohma
   refuse(name, fmt::format("is {}; flexgen supports only {} here", shown(*value), fmt::join(supported, " or ")));
 }
 
-void ConfigFields::harmless(std::initializer_list<const char*> names) {
-  harmless_.insert(names.begin(), names.end());
-}
+void ConfigFields::harmless(std::initializer_list<const char*> names) { harmless_.insert(names.begin(), names.end()); }
 
 void ConfigFields::finish() const {
   for (const std::string& name : ignored_) {
@@ -109,7 +98,8 @@ void ConfigFields::finish() const {
   }
   for (const auto& [name, value] : json_.items())
     if (!value.is_null() && !seen_.contains(name) && !harmless_.contains(name) && !ignored_.contains(name))
-      refuse(name, fmt::format("is a field that flexgen does not know; if it does not change what the model computes, give --ignore-config-field {}", printable(path_ + name)));
+      refuse(name, fmt::format("is a field that flexgen does not know; if it does not change what the model computes, give --ignore-config-field {}",
+                               printable(path_ + name)));
 }
 
 }  // namespace flexgen

@@ -50,7 +50,7 @@ class ConfigFields {
 
  private:
   const nlohmann::json& json_;
-  std::string source_, path_;  // path_: "outer." of an inner object, else empty
+  std::string source_, path_;                                 // path_: "outer." of an inner object, else empty
   std::set<std::string> ignored_, seen_, harmless_, opened_;  // opened_: objects that are read field by field
 };
 

@@ -46,10 +46,8 @@ void DecodedRows::read(int file, int64_t offset, std::byte* to, int64_t bytes) c
 }
 
 void DecodedRows::read_block() {
-  if (is_transposed(weight_.dtype))
-    read_columns();
-  else
-    read_rows();
+  if (is_transposed(weight_.dtype)) read_columns();
+  else read_rows();
 }
 
 void DecodedRows::read_rows() {

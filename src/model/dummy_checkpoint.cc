@@ -62,8 +62,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   const std::string recipe = fmt::format("{}\ndtype {} seed {}\n", config_json, dtype_name(dtype), seed);
   const bool there = file_is_there((root / "model.safetensors").string());
   if (there && read_file_if_there((root / "dummy_recipe.txt").string()) == recipe) return;
-  if (there && !file_is_there((root / "dummy_recipe.txt").string()))
-    fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
+  if (there && !file_is_there((root / "dummy_recipe.txt").string())) fail_user("{} holds a checkpoint that is no dummy; give another --dummy-dir", directory);
 
   ModelConfig config = parse_config(config_json, "", directory + "/config.json", ignored_config_fields);
   std::vector<TensorToWrite> tensors = Model::expected_tensors(config, dtype);
@@ -74,8 +73,8 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   if (failed) fail_io("cannot create {}: {}", directory, failed.message());
   fs::space_info space = fs::space(root, failed);
   if (!failed && static_cast<int64_t>(space.available) < total + 64 * kMiB)
-    fail_io("{} has {} free, the dummy checkpoint takes {}; give another --dummy-dir", directory,
-            format_bytes(static_cast<int64_t>(space.available)), format_bytes(total));
+    fail_io("{} has {} free, the dummy checkpoint takes {}; give another --dummy-dir", directory, format_bytes(static_cast<int64_t>(space.available)),
+            format_bytes(total));
   fs::remove(root / "dummy_recipe.txt", failed);
 
   SafetensorsWriter writer((root / "model.safetensors").string(), tensors);

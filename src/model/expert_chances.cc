@@ -43,7 +43,8 @@ std::vector<double> chances_of(const std::vector<double>& weights, double sum) {
 
 }  // namespace
 
-ExpertChances::ExpertChances(const ModelConfig& config, const std::vector<std::vector<double>>& weights, bool counted) : blocks_(static_cast<size_t>(config.num_layers)), counted_(counted) {
+ExpertChances::ExpertChances(const ModelConfig& config, const std::vector<std::vector<double>>& weights, bool counted)
+    : blocks_(static_cast<size_t>(config.num_layers)), counted_(counted) {
   const Mixture& mixture = config.mixture;
   for (int64_t i = 0; i < config.num_layers; ++i) {
     if (!config.is_sparse(i)) continue;

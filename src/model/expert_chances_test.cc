@@ -16,8 +16,12 @@ namespace {
 
 /// Three blocks, the second of them dense.
 ModelConfig config_of(int64_t experts, int64_t per_row) {
-  return parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
-    "moe_intermediate_size": 32, "num_experts": {}, "num_experts_per_tok": {}, "mlp_only_layers": [1], "vocab_size": 331, "max_position_embeddings": 256}})", experts, per_row), "", "config.json");
+  return parse_config(
+      fmt::format(
+          R"({{"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 96,
+    "moe_intermediate_size": 32, "num_experts": {}, "num_experts_per_tok": {}, "mlp_only_layers": [1], "vocab_size": 331, "max_position_embeddings": 256}})",
+          experts, per_row),
+      "", "config.json");
 }
 double sum(std::span<const double> values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 

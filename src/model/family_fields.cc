@@ -17,8 +17,7 @@ void split_heads(ConfigFields& fields, ModelConfig& m, const std::string& hidden
 void read_heads(ConfigFields& fields, ModelConfig& m, int64_t head_size, int64_t kv_heads) {
   m.head_size = fields.integer_or("head_dim", fields.contains("head_dim") ? 0 : head_size, 1, 1 << 16);
   if (m.head_size == 0) split_heads(fields, m, "hidden_size", "num_attention_heads");
-  if (m.num_heads * m.head_size > (1 << 20))
-    fields.refuse("head_dim", fmt::format("is {}, which is absurd with {} heads", m.head_size, m.num_heads));
+  if (m.num_heads * m.head_size > (1 << 20)) fields.refuse("head_dim", fmt::format("is {}, which is absurd with {} heads", m.head_size, m.num_heads));
   const int64_t usual = kv_heads == 0 || fields.contains("num_key_value_heads") ? m.num_heads : kv_heads;
   m.num_kv_heads = fields.integer_or("num_key_value_heads", usual, 1, m.num_heads);
   if (m.num_kv_heads > m.num_heads || m.num_heads % m.num_kv_heads != 0)
@@ -47,7 +46,9 @@ void read_gated(ConfigFields& fields, ModelConfig& m, const std::string& activat
 
 void read_experts(ConfigFields& fields, ModelConfig& m, const ExpertFields& names) {
   Mixture& mixture = m.mixture;
-  auto size = [&](const char* name, int64_t usual, int64_t high) { return usual > 0 ? fields.integer_or(name, usual, 1, high) : fields.integer(name, 1, high); };
+  auto size = [&](const char* name, int64_t usual, int64_t high) {
+    return usual > 0 ? fields.integer_or(name, usual, 1, high) : fields.integer(name, 1, high);
+  };
   const bool other_name = names.count_too != nullptr && !fields.find(names.count) && fields.find(names.count_too);
   mixture.num_experts = size(other_name ? names.count_too : names.count, names.usual_count, 1 << 14);
   mixture.experts_per_row = size(names.per_row, names.usual_per_row, 1 << 14);
@@ -78,7 +79,9 @@ std::vector<float> alibi_slopes(int64_t num_heads, double most) {
   return slopes;
 }
 
-int64_t read_window(ConfigFields& fields, int64_t usual) { return fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : usual, 1, 1 << 30); }
+int64_t read_window(ConfigFields& fields, int64_t usual) {
+  return fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : usual, 1, 1 << 30);
+}
 
 int64_t read_window_pattern(ConfigFields& fields, int64_t usual) {
   return fields.integer_or("sliding_window_pattern", fields.integer_or("_sliding_window_pattern", usual, 1, 1 << 20), 1, 1 << 20);

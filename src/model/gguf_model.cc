@@ -25,8 +25,13 @@ struct GgufFamily {
   /// Norms' weights are as they are used, where Hugging Face's are less one.
   bool whole_norms = false;
 };
-constexpr GgufFamily kGgufFamilies[]{{"llama", "llama", true}, {"qwen2", "qwen2"}, {"qwen3", "qwen3"}, {"phi3", "phi3"},
-                                     {"gemma", "gemma", false, true}, {"gemma2", "gemma2", false, true}, {"gemma3", "gemma3_text", false, true}};
+constexpr GgufFamily kGgufFamilies[]{{"llama", "llama", true},
+                                     {"qwen2", "qwen2"},
+                                     {"qwen3", "qwen3"},
+                                     {"phi3", "phi3"},
+                                     {"gemma", "gemma", false, true},
+                                     {"gemma2", "gemma2", false, true},
+                                     {"gemma3", "gemma3_text", false, true}};
 
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
@@ -65,10 +70,12 @@ class GgufFields {
   void finish() const {
     for (const auto& [name, value] : metadata_.items())
       if (name.starts_with(start_) && !seen_.contains(name) && !ignored_.contains(name))
-        fail_user("{}: '{}' is {}, a field that flexgen does not know; if it changes nothing: --ignore-config-field {}", source_, printable(name), shown_value(value), printable(name));
+        fail_user("{}: '{}' is {}, a field that flexgen does not know; if it changes nothing: --ignore-config-field {}", source_, printable(name),
+                  shown_value(value), printable(name));
     for (const std::string& name : ignored_)
       if (!metadata_.contains(name) || seen_.contains(name))
-        fail_user("--ignore-config-field {}: {} {}; leave it out", printable(name), source_, metadata_.contains(name) ? "has it as a field that flexgen reads" : "has no such field");
+        fail_user("--ignore-config-field {}: {} {}; leave it out", printable(name), source_,
+                  metadata_.contains(name) ? "has it as a field that flexgen reads" : "has no such field");
   }
   const std::string& source() const { return source_; }
   static std::string shown_value(const Json& value) { return printable(value.dump(-1, ' ', true, Json::error_handler_t::replace)); }
@@ -86,7 +93,8 @@ Json end_tokens(const Json& metadata, const std::string& source) {
     if (const int64_t id = gguf_id_or(metadata, std::string("tokenizer.ggml.") + name, -1, source); id >= 0) ids.insert(id);
   if (const Json* tokens = gguf_field(metadata, "tokenizer.ggml.tokens"); tokens && tokens->is_array())
     for (size_t id = 0; id < tokens->size(); ++id)
-      for (const char* known : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>"})
+      for (const char* known : {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
+                                "<|eom_id|>", "<EOT>", "_<EOT>"})
         if ((*tokens)[id] == known) ids.insert(static_cast<int64_t>(id));
   return ids;
 }
@@ -129,8 +137,10 @@ void read_gemma(GgufFields& fields, const GgufFamily& family, Json& config) {
 Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& fields, const Checkpoint& checkpoint) {
   const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
   const TensorLocation* embedding = checkpoint.find("token_embd.weight");
-  if (!embedding || embedding->shape.size() != 2) fail_user("{}: the tensor 'token_embd.weight' is missing, or no matrix; the file is no language model, or broken", fields.source());
-  Json config{{"model_type", family.model_type}, {"vocab_size", embedding->shape[0]}, {"tie_word_embeddings", !has("output.weight")}, {"torch_dtype", "bfloat16"}};
+  if (!embedding || embedding->shape.size() != 2)
+    fail_user("{}: the tensor 'token_embd.weight' is missing, or no matrix; the file is no language model, or broken", fields.source());
+  Json config{
+      {"model_type", family.model_type}, {"vocab_size", embedding->shape[0]}, {"tie_word_embeddings", !has("output.weight")}, {"torch_dtype", "bfloat16"}};
   const auto needed = [&](const char* name, const char* as) {
     const std::optional<int64_t> value = fields.integer(name);
     if (!value || *value == 0) fields.refuse(name, "is missing, or 0; convert the model anew with llama.cpp");
@@ -152,18 +162,21 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
   for (const char* name : {"expert_count", "expert_used_count"}) fields.only(name, 0);
   fields.only("attention.causal", true);
 
-  const std::optional<int64_t> key = fields.integer("attention.key_length"), value = fields.integer("attention.value_length"), turned = fields.integer("rope.dimension_count");
+  const std::optional<int64_t> key = fields.integer("attention.key_length"), value = fields.integer("attention.value_length"),
+                               turned = fields.integer("rope.dimension_count");
   if (key.value_or(0) != value.value_or(key.value_or(0))) fields.refuse("attention.value_length", "is not that of keys, which flexgen does not do");
   const int64_t head = key.value_or(hidden / heads);
   if (key || family.whole_norms || family.model_type == std::string_view("qwen3")) config["head_dim"] = head;
   if (turned && *turned != head) {
-    if (family.model_type != std::string_view("phi3")) fields.refuse("rope.dimension_count", fmt::format("is {} of the {} elements of a head; this family turns all", *turned, head));
+    if (family.model_type != std::string_view("phi3"))
+      fields.refuse("rope.dimension_count", fmt::format("is {} of the {} elements of a head; this family turns all", *turned, head));
     config["partial_rotary_factor"] = static_cast<double>(*turned) / static_cast<double>(head);
   }
   if (family.model_type == std::string_view("llama")) {
     config["attention_bias"] = has("blk.0.attn_q.bias");
     config["mlp_bias"] = has("blk.0.ffn_gate.bias");
-  } else if (family.model_type == std::string_view("phi3") || family.model_type == std::string_view("gemma2") || family.model_type == std::string_view("gemma3_text")) {
+  } else if (family.model_type == std::string_view("phi3") || family.model_type == std::string_view("gemma2") ||
+             family.model_type == std::string_view("gemma3_text")) {
     fields.copy("attention.sliding_window", config, "sliding_window");
   }
   if (family.model_type == std::string_view("gemma2") || family.model_type == std::string_view("gemma3_text")) read_gemma(fields, family, config);
@@ -178,10 +191,19 @@ std::string block_part(const std::string& part, bool has_branch_norms) {
   if (dot == std::string::npos) return "";
   const std::string stem = part.substr(0, dot), kind = part.substr(dot);
   if (kind != ".weight" && kind != ".bias") return "";
-  static const std::map<std::string, std::string> kNames{
-      {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"}, {"attn_k", "self_attn.k_proj"}, {"attn_v", "self_attn.v_proj"}, {"attn_qkv", "self_attn.qkv_proj"},
-      {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"}, {"ffn_gate", "mlp.gate_proj"}, {"ffn_up", "mlp.up_proj"},
-      {"ffn_down", "mlp.down_proj"}, {"post_attention_norm", "post_attention_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"}};
+  static const std::map<std::string, std::string> kNames{{"attn_norm", "input_layernorm"},
+                                                         {"attn_q", "self_attn.q_proj"},
+                                                         {"attn_k", "self_attn.k_proj"},
+                                                         {"attn_v", "self_attn.v_proj"},
+                                                         {"attn_qkv", "self_attn.qkv_proj"},
+                                                         {"attn_output", "self_attn.o_proj"},
+                                                         {"attn_q_norm", "self_attn.q_norm"},
+                                                         {"attn_k_norm", "self_attn.k_norm"},
+                                                         {"ffn_gate", "mlp.gate_proj"},
+                                                         {"ffn_up", "mlp.up_proj"},
+                                                         {"ffn_down", "mlp.down_proj"},
+                                                         {"post_attention_norm", "post_attention_layernorm"},
+                                                         {"post_ffw_norm", "post_feedforward_layernorm"}};
   if (stem == "ffn_norm") return (has_branch_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm") + kind;
   const auto found = kNames.find(stem);
   return found == kNames.end() ? "" : found->second + kind;
@@ -221,15 +243,20 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
   Json metadata;
   Checkpoint checkpoint = Checkpoint::open_gguf(path, &metadata);
   const std::string architecture = gguf_text(metadata, "general.architecture", path);
-  const auto* family = std::find_if(std::begin(kGgufFamilies), std::end(kGgufFamilies), [&](const GgufFamily& one) { return one.architecture == architecture; });
+  const auto* family =
+      std::find_if(std::begin(kGgufFamilies), std::end(kGgufFamilies), [&](const GgufFamily& one) { return one.architecture == architecture; });
   if (family == std::end(kGgufFamilies)) {
     std::vector<std::string> known;
     for (const GgufFamily& one : kGgufFamilies) known.push_back(one.architecture);
-    fail_user("{}: its general.architecture is '{}'; of GGUF files flexgen reads {}. The model's own checkpoint, with safetensors, may be of a family that flexgen knows", path, printable(architecture),
-              fmt::join(known, ", "));
+    fail_user(
+        "{}: its general.architecture is '{}'; of GGUF files flexgen reads {}. The model's own checkpoint, with safetensors, may be of a family that flexgen knows",
+        path, printable(architecture), fmt::join(known, ", "));
   }
   for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
-    if (checkpoint.find(name)) fail_user("{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint", path, name);
+    if (checkpoint.find(name))
+      fail_user(
+          "{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint",
+          path, name);
   GgufFields fields(metadata, path, architecture, ignored_fields);
   const Json config_json = config_of_gguf(metadata, *family, fields, checkpoint);
   fields.finish();

@@ -22,9 +22,16 @@ constexpr uint64_t kWidth = 64, kTokens = 5;
 
 TestGguf fields(const std::string& architecture) {
   TestGguf gguf;
-  gguf.text("general.architecture", architecture).number(architecture + ".embedding_length", kWidth).number(architecture + ".block_count", 1).number(architecture + ".feed_forward_length", kWidth)
-      .number(architecture + ".context_length", 128).number(architecture + ".attention.head_count", 2).number(architecture + ".attention.head_count_kv", 1)
-      .real(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f).texts("tokenizer.ggml.tokens", {"a", "b", "<|im_end|>", "c", "</s>"}).number("tokenizer.ggml.eos_token_id", 4)
+  gguf.text("general.architecture", architecture)
+      .number(architecture + ".embedding_length", kWidth)
+      .number(architecture + ".block_count", 1)
+      .number(architecture + ".feed_forward_length", kWidth)
+      .number(architecture + ".context_length", 128)
+      .number(architecture + ".attention.head_count", 2)
+      .number(architecture + ".attention.head_count_kv", 1)
+      .real(architecture + ".attention.layer_norm_rms_epsilon", 1e-5f)
+      .texts("tokenizer.ggml.tokens", {"a", "b", "<|im_end|>", "c", "</s>"})
+      .number("tokenizer.ggml.eos_token_id", 4)
       .number("tokenizer.ggml.bos_token_id", 1);
   return gguf;
 }
@@ -38,7 +45,8 @@ void add_tensors(TestGguf& gguf, bool norms_in_blocks = false) {
   vector("blk.0.attn_norm.weight");
   if (norms_in_blocks) gguf.tensor("blk.0.ffn_norm.weight", {kWidth}, 8, std::string(68, '\0'));
   else vector("blk.0.ffn_norm.weight");
-  for (const char* name : {"blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"}) matrix(name, kWidth);
+  for (const char* name : {"blk.0.attn_q.weight", "blk.0.attn_output.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"})
+    matrix(name, kWidth);
   matrix("blk.0.attn_k.weight", kWidth / 2);
   matrix("blk.0.attn_v.weight", kWidth / 2);
 }
@@ -103,9 +111,11 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_THAT(with(nothing, "llama", {"llama.block_count"}), HasSubstr("a field that flexgen reads"));
   EXPECT_THAT(with(nothing, "llama", {"llama.none"}), HasSubstr("no such field"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.rope.dimension_count", 16); }), HasSubstr("'llama.rope.dimension_count' is 16 of the 32"));
-  EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "yarn").real("llama.rope.scaling.factor", 2); }), HasSubstr("original_context_length"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "yarn").real("llama.rope.scaling.factor", 2); }),
+              HasSubstr("original_context_length"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.text("llama.rope.scaling.type", "longrope").real("llama.rope.scaling.factor", 2); }), HasSubstr("longrope"));
-  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.attention.key_length", 32).number("llama.attention.value_length", 16); }), HasSubstr("value_length"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.attention.key_length", 32).number("llama.attention.value_length", 16); }),
+              HasSubstr("value_length"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_factors_long.weight", {1}, 0, "1234"); }), HasSubstr("rope_factors_long.weight"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {1}, 0, "1234"); }), HasSubstr("[16] in F32"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.tensor("rope_freqs.weight", {16}, 0, std::string(64, '\0')); }), HasSubstr("the divisor 0"));

@@ -144,8 +144,7 @@ class WholeModel {
     std::vector<Draw> draws(int64_t, int64_t) const override { return {}; }
     Sink(int64_t rows, int64_t vocab) : vocab(vocab), logits(static_cast<size_t>(rows * vocab), NAN) {}
     void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* from, int64_t stride, const Largest*) override {
-      for (int64_t i = 0; i < num; ++i)
-        std::copy_n(from + i * stride, vocab_count, logits.data() + (first + i) * vocab + vocab_first);
+      for (int64_t i = 0; i < num; ++i) std::copy_n(from + i * stride, vocab_count, logits.data() + (first + i) * vocab + vocab_first);
       filled += num * vocab_count;
     }
     int64_t vocab, filled = 0;
@@ -300,7 +299,8 @@ TEST_P(GoldenTest, LogitsAtEveryPosition) {
   const Tolerance allowed = tolerance(backend_, golden_);
   RecordProperty("largest_error_e6", static_cast<int>(1e6f * error.largest));
   if (std::getenv("FLEXGEN_SHOW_ERRORS"))
-    std::printf("largest error %.2e, mean %.2e; of the deviation: %.4f, %.4f\n", error.largest, error.mean, error.largest / golden_.deviation, error.mean / golden_.deviation);
+    std::printf("largest error %.2e, mean %.2e; of the deviation: %.4f, %.4f\n", error.largest, error.mean, error.largest / golden_.deviation,
+                error.mean / golden_.deviation);
   EXPECT_LE(error.largest, allowed.largest);
   EXPECT_LE(error.mean, allowed.mean);
 }
@@ -333,8 +333,7 @@ TEST_P(SensitivityTest, OtherConfigOtherLogits) {
   const Golden golden = load_golden(change.name);
   TestFolder folder;
   for (const auto& entry : std::filesystem::directory_iterator(fixture(change.name)))
-    if (entry.path().filename().string().starts_with("model"))
-      std::filesystem::copy(entry.path(), folder.path() / entry.path().filename());
+    if (entry.path().filename().string().starts_with("model")) std::filesystem::copy(entry.path(), folder.path() / entry.path().filename());
   nlohmann::json config = nlohmann::json::parse(read_whole(fixture(change.name) + "/config.json"));
   config.merge_patch(nlohmann::json::parse(change.patch));
   folder.put("config.json", config.dump());
@@ -343,69 +342,71 @@ TEST_P(SensitivityTest, OtherConfigOtherLogits) {
   EXPECT_GT(difference_of(model.run(golden.prompts, [](size_t) { return 1000; }), golden.logits).largest, 3e-4f);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Fields, SensitivityTest,
-    testing::Values(Change{"opt", R"({"activation_function": "gelu"})"}, Change{"opt", R"({"num_attention_heads": 2})"},
-                    Change{"opt", R"({"_remove_final_layer_norm": true})"}, Change{"mistral", R"({"sliding_window": 10})"},
-                    Change{"mistral", R"({"sliding_window": null})"}, Change{"llama3-tied", R"({"rope_scaling": {"factor": 7.0}})"},
-                    Change{"llama3-tied", R"({"rope_scaling": {"low_freq_factor": 1.5}})"},
-                    Change{"llama3-tied", R"({"rope_scaling": {"high_freq_factor": 5.0}})"},
-                    Change{"llama3-tied", R"({"rope_scaling": {"original_max_position_embeddings": 48}})"},
-                    Change{"llama-biases", R"({"rope_scaling": null})"}, Change{"llama-biases", R"({"attention_bias": false})"},
-                    Change{"llama-biases", R"({"mlp_bias": false})"}, Change{"llama-biases", R"({"hidden_act": "silu"})"},
-                    Change{"llama", R"({"rms_norm_eps": 0.001})"}, Change{"qwen2", R"({"rope_theta": 900000.0})"},
-                    Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 0})"},
-                    Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 1})"},
-                    Change{"qwen3", R"({"rope_theta": 900000.0})"}));
+INSTANTIATE_TEST_SUITE_P(Fields, SensitivityTest,
+                         testing::Values(Change{"opt", R"({"activation_function": "gelu"})"}, Change{"opt", R"({"num_attention_heads": 2})"},
+                                         Change{"opt", R"({"_remove_final_layer_norm": true})"}, Change{"mistral", R"({"sliding_window": 10})"},
+                                         Change{"mistral", R"({"sliding_window": null})"}, Change{"llama3-tied", R"({"rope_scaling": {"factor": 7.0}})"},
+                                         Change{"llama3-tied", R"({"rope_scaling": {"low_freq_factor": 1.5}})"},
+                                         Change{"llama3-tied", R"({"rope_scaling": {"high_freq_factor": 5.0}})"},
+                                         Change{"llama3-tied", R"({"rope_scaling": {"original_max_position_embeddings": 48}})"},
+                                         Change{"llama-biases", R"({"rope_scaling": null})"}, Change{"llama-biases", R"({"attention_bias": false})"},
+                                         Change{"llama-biases", R"({"mlp_bias": false})"}, Change{"llama-biases", R"({"hidden_act": "silu"})"},
+                                         Change{"llama", R"({"rms_norm_eps": 0.001})"}, Change{"qwen2", R"({"rope_theta": 900000.0})"},
+                                         Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 0})"},
+                                         Change{"qwen2", R"({"use_sliding_window": true, "sliding_window": 20, "max_window_layers": 1})"},
+                                         Change{"qwen3", R"({"rope_theta": 900000.0})"}));
 INSTANTIATE_TEST_SUITE_P(Quantized, SensitivityTest,
                          testing::Values(Change{"quantized-gptq", R"({"quantization_config": {"checkpoint_format": "gptq_v2"}})"},
                                          Change{"quantized-gptq8-v2", R"({"quantization_config": {"checkpoint_format": "gptq"}})"},
                                          Change{"quantized-autoround", R"({"quantization_config": {"packing_format": "auto_round:gptqmodel"}})"}));
 INSTANTIATE_TEST_SUITE_P(
     Families, SensitivityTest,
-    testing::Values(Change{"gemma", R"({"hidden_act": "silu"})"}, Change{"gemma2", R"({"attn_logit_softcapping": 2.2})"},
-                    Change{"gemma2", R"({"attn_logit_softcapping": null})"}, Change{"gemma2", R"({"final_logit_softcapping": 8.5})"},
-                    Change{"gemma2", R"({"query_pre_attn_scalar": 25})"}, Change{"gemma2", R"({"sliding_window": 10})"},
-                    Change{"gemma2", R"({"layer_types": ["full_attention", "full_attention", "sliding_attention"]})"},
-                    Change{"gemma3", R"({"rope_parameters": {"full_attention": {"factor": 7.0}}})"},
-                    Change{"gemma3", R"({"rope_parameters": {"sliding_attention": {"rope_theta": 9000.0}}})"},
-                    Change{"gemma3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
-                    Change{"phi3", R"({"original_max_position_embeddings": 40})"}, Change{"phi3", R"({"sliding_window": 19})"},
-                    Change{"phi3", R"({"rope_parameters": {"short_factor": [1.0, 1.5, 2.0, 2.9]}})"},
-                    Change{"phi3-partial", R"({"partial_rotary_factor": 0.75, "rope_parameters": {"partial_rotary_factor": 0.75}})"},
-                    Change{"olmo3", R"({"rope_parameters": {"full_attention": {"factor": 5.0}}})"},
-                    Change{"olmo3", R"({"rope_parameters": {"full_attention": {"beta_fast": 2.0}}})"},
-                    Change{"olmo3", R"({"rope_parameters": {"full_attention": {"beta_slow": 0.5}}})"},
-                    Change{"olmo3", R"({"rope_parameters": {"full_attention": {"attention_factor": 1.2}}})"},
-                    Change{"olmo3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
-                    Change{"granite", R"({"embedding_multiplier": 5.0})"}, Change{"granite", R"({"attention_multiplier": 0.25})"},
-                    Change{"granite", R"({"residual_multiplier": 0.45})"}, Change{"granite", R"({"logits_scaling": 2.9})"},
-                    Change{"smollm3", R"({"no_rope_layers": [0, 1, 1]})"}, Change{"smollm3", R"({"use_sliding_window": false, "layer_types": null})"},
-                    Change{"glm", R"({"rope_parameters": {"partial_rotary_factor": 0.75}})"}, Change{"starcoder2", R"({"sliding_window": 19})"},
-                    Change{"starcoder2", R"({"norm_epsilon": 0.001})"}, Change{"stablelm", R"({"rope_parameters": {"partial_rotary_factor": 0.25}})"},
-                    Change{"stablelm", R"({"use_qkv_bias": false})"}, Change{"cohere", R"({"logit_scale": 0.31})"},
-                    Change{"cohere2", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
-                    Change{"gpt_neox", R"({"rope_parameters": {"partial_rotary_factor": 0.25}})"}, Change{"gpt_neox", R"({"use_parallel_residual": false})"},
-                    Change{"exaone4", R"({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]})"},
-                    Change{"nemotron", R"({"hidden_act": "relu"})"}, Change{"nemotron", R"({"rope_parameters": {"partial_rotary_factor": 1.0}})"},
-                    Change{"gptj", R"({"rotary_dim": 8})"}, Change{"gpt2", R"({"activation_function": "gelu"})"}, Change{"gpt2", R"({"layer_norm_epsilon": 0.001})"},
-                    Change{"gpt2-scales", R"({"scale_attn_weights": true})"}, Change{"gpt2-scales", R"({"scale_attn_by_inverse_layer_idx": false})"}, Change{"falcon", R"({"activation": "relu"})"},
-                    Change{"mpt", R"({"attn_config": {"alibi_bias_max": 6}})"}, Change{"mpt", R"({"attn_config": {"softmax_scale": 0.3}})"},
-                    Change{"ministral", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
-                    Change{"ministral3", R"({"rope_parameters": {"mscale": 2.0}})"},
-                    Change{"ernie4_5", R"({"use_bias": false})"}, Change{"hunyuan_dense", R"({"rope_parameters": {"alpha": 45.0}})"},
-                    Change{"qwen3_moe", R"({"num_experts_per_tok": 2})"}, Change{"qwen3_moe", R"({"norm_topk_prob": false})"}, Change{"mixtral", R"({"num_experts_per_tok": 1})"},
-                    Change{"mixtral", R"({"sliding_window": 19})"}, Change{"olmoe", R"({"norm_topk_prob": true})"}, Change{"qwen2_moe", R"({"norm_topk_prob": true})"},
-                    Change{"glm4_moe", R"({"routed_scaling_factor": 2.0})"}, Change{"glm4_moe", R"({"norm_topk_prob": false})"}, Change{"glm4_moe", R"({"use_qk_norm": false})"},
-                    Change{"minimax_m2", R"({"rotary_dim": 16, "rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"dots1", R"({"routed_scaling_factor": 1.4})"}, Change{"ernie4_5_moe", R"({"moe_k": 1})"},
-                    Change{"gpt_oss", R"({"swiglu_alpha": 1.4})"}, Change{"gpt_oss", R"({"swiglu_limit": 0.9})"}, Change{"gpt_oss", R"({"num_experts_per_tok": 1})"},
-                    Change{"gpt_oss", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"gpt_oss", R"({"attention_bias": false})"},
-                    Change{"gpt_oss", R"({"rope_parameters": {"truncate": true}})"},
-                    Change{"granitemoe", R"({"embedding_multiplier": 5.0})"}, Change{"granitemoe", R"({"attention_multiplier": 0.25})"}, Change{"granitemoe", R"({"residual_multiplier": 0.45})"},
-                    Change{"granitemoe", R"({"logits_scaling": 2.9})"}, Change{"granitemoe", R"({"num_experts_per_tok": 1})"}, Change{"granitemoeshared", R"({"shared_intermediate_size": 0})"},
-                    Change{"phimoe", R"({"router_jitter_noise": 0.1})"}, Change{"phimoe", R"({"rope_parameters": {"short_mscale": 1.1}})"}, Change{"phimoe", R"({"sliding_window": 19})"},
-                    Change{"phimoe", R"({"lm_head_bias": false})"}, Change{"phimoe", R"({"attention_bias": false})"}, Change{"phimoe", R"({"rms_norm_eps": 0.01})"},
-                    Change{"hunyuan_moe", R"({"moe_topk": 1})"}, Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}));
+    testing::Values(
+        Change{"gemma", R"({"hidden_act": "silu"})"}, Change{"gemma2", R"({"attn_logit_softcapping": 2.2})"},
+        Change{"gemma2", R"({"attn_logit_softcapping": null})"}, Change{"gemma2", R"({"final_logit_softcapping": 8.5})"},
+        Change{"gemma2", R"({"query_pre_attn_scalar": 25})"}, Change{"gemma2", R"({"sliding_window": 10})"},
+        Change{"gemma2", R"({"layer_types": ["full_attention", "full_attention", "sliding_attention"]})"},
+        Change{"gemma3", R"({"rope_parameters": {"full_attention": {"factor": 7.0}}})"},
+        Change{"gemma3", R"({"rope_parameters": {"sliding_attention": {"rope_theta": 9000.0}}})"},
+        Change{"gemma3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
+        Change{"phi3", R"({"original_max_position_embeddings": 40})"}, Change{"phi3", R"({"sliding_window": 19})"},
+        Change{"phi3", R"({"rope_parameters": {"short_factor": [1.0, 1.5, 2.0, 2.9]}})"},
+        Change{"phi3-partial", R"({"partial_rotary_factor": 0.75, "rope_parameters": {"partial_rotary_factor": 0.75}})"},
+        Change{"olmo3", R"({"rope_parameters": {"full_attention": {"factor": 5.0}}})"},
+        Change{"olmo3", R"({"rope_parameters": {"full_attention": {"beta_fast": 2.0}}})"},
+        Change{"olmo3", R"({"rope_parameters": {"full_attention": {"beta_slow": 0.5}}})"},
+        Change{"olmo3", R"({"rope_parameters": {"full_attention": {"attention_factor": 1.2}}})"},
+        Change{"olmo3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"granite", R"({"embedding_multiplier": 5.0})"},
+        Change{"granite", R"({"attention_multiplier": 0.25})"}, Change{"granite", R"({"residual_multiplier": 0.45})"},
+        Change{"granite", R"({"logits_scaling": 2.9})"}, Change{"smollm3", R"({"no_rope_layers": [0, 1, 1]})"},
+        Change{"smollm3", R"({"use_sliding_window": false, "layer_types": null})"}, Change{"glm", R"({"rope_parameters": {"partial_rotary_factor": 0.75}})"},
+        Change{"starcoder2", R"({"sliding_window": 19})"}, Change{"starcoder2", R"({"norm_epsilon": 0.001})"},
+        Change{"stablelm", R"({"rope_parameters": {"partial_rotary_factor": 0.25}})"}, Change{"stablelm", R"({"use_qkv_bias": false})"},
+        Change{"cohere", R"({"logit_scale": 0.31})"}, Change{"cohere2", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
+        Change{"gpt_neox", R"({"rope_parameters": {"partial_rotary_factor": 0.25}})"}, Change{"gpt_neox", R"({"use_parallel_residual": false})"},
+        Change{"exaone4", R"({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]})"}, Change{"nemotron", R"({"hidden_act": "relu"})"},
+        Change{"nemotron", R"({"rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"gptj", R"({"rotary_dim": 8})"},
+        Change{"gpt2", R"({"activation_function": "gelu"})"}, Change{"gpt2", R"({"layer_norm_epsilon": 0.001})"},
+        Change{"gpt2-scales", R"({"scale_attn_weights": true})"}, Change{"gpt2-scales", R"({"scale_attn_by_inverse_layer_idx": false})"},
+        Change{"falcon", R"({"activation": "relu"})"}, Change{"mpt", R"({"attn_config": {"alibi_bias_max": 6}})"},
+        Change{"mpt", R"({"attn_config": {"softmax_scale": 0.3}})"},
+        Change{"ministral", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
+        Change{"ministral3", R"({"rope_parameters": {"mscale": 2.0}})"}, Change{"ernie4_5", R"({"use_bias": false})"},
+        Change{"hunyuan_dense", R"({"rope_parameters": {"alpha": 45.0}})"}, Change{"qwen3_moe", R"({"num_experts_per_tok": 2})"},
+        Change{"qwen3_moe", R"({"norm_topk_prob": false})"}, Change{"mixtral", R"({"num_experts_per_tok": 1})"}, Change{"mixtral", R"({"sliding_window": 19})"},
+        Change{"olmoe", R"({"norm_topk_prob": true})"}, Change{"qwen2_moe", R"({"norm_topk_prob": true})"},
+        Change{"glm4_moe", R"({"routed_scaling_factor": 2.0})"}, Change{"glm4_moe", R"({"norm_topk_prob": false})"},
+        Change{"glm4_moe", R"({"use_qk_norm": false})"}, Change{"minimax_m2", R"({"rotary_dim": 16, "rope_parameters": {"partial_rotary_factor": 1.0}})"},
+        Change{"dots1", R"({"routed_scaling_factor": 1.4})"}, Change{"ernie4_5_moe", R"({"moe_k": 1})"}, Change{"gpt_oss", R"({"swiglu_alpha": 1.4})"},
+        Change{"gpt_oss", R"({"swiglu_limit": 0.9})"}, Change{"gpt_oss", R"({"num_experts_per_tok": 1})"},
+        Change{"gpt_oss", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"gpt_oss", R"({"attention_bias": false})"},
+        Change{"gpt_oss", R"({"rope_parameters": {"truncate": true}})"}, Change{"granitemoe", R"({"embedding_multiplier": 5.0})"},
+        Change{"granitemoe", R"({"attention_multiplier": 0.25})"}, Change{"granitemoe", R"({"residual_multiplier": 0.45})"},
+        Change{"granitemoe", R"({"logits_scaling": 2.9})"}, Change{"granitemoe", R"({"num_experts_per_tok": 1})"},
+        Change{"granitemoeshared", R"({"shared_intermediate_size": 0})"}, Change{"phimoe", R"({"router_jitter_noise": 0.1})"},
+        Change{"phimoe", R"({"rope_parameters": {"short_mscale": 1.1}})"}, Change{"phimoe", R"({"sliding_window": 19})"},
+        Change{"phimoe", R"({"lm_head_bias": false})"}, Change{"phimoe", R"({"attention_bias": false})"}, Change{"phimoe", R"({"rms_norm_eps": 0.01})"},
+        Change{"hunyuan_moe", R"({"moe_topk": 1})"}, Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}));
 
 /// Greedy continuations agree wherever the reference was sure. Returns how many tokens were compared.
 size_t compare_greedy(WholeModel& model, const Golden& golden, float least_margin) {
@@ -434,29 +435,36 @@ TEST_P(GoldenTest, GreedyContinuation) {
   EXPECT_GE(compared, 12u) << "of 24: the fixture has too few clear margins to mean anything";
 }
 
-const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3",
-                                     "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere",
-                                     "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
-                                     "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2",
-                                     "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "minimax_m2", "dots1",
-                                     "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe");
+const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3",
+                                     "phi3", "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm",
+                                     "stablelm-parallel", "cohere", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5",
+                                     "hunyuan_dense", "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential",
+                                     "mpt", "ministral", "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe",
+                                     "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
-                         testing::Combine(kModels, testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})), name_of);
+                         testing::Combine(kModels,
+                                          testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
+                         name_of);
 // As shipped (tools/make_format_fixtures.py): what transformers computes with the dequantized weights.
-const auto kShipped = testing::Values("quantized-fp8", "quantized-fp8-experts", "quantized-fp8-modelopt", "quantized-fp8-channel", "quantized-int8-channel", "quantized-packed4",
-                                      "quantized-packed4-zeros", "quantized-packed4-experts", "quantized-packed8", "quantized-nvfp4", "quantized-mxfp4", "quantized-gptq", "quantized-gptq8-v2",
-                                      "quantized-awq", "quantized-autoround", "quantized-gpt_oss");
+const auto kShipped = testing::Values("quantized-fp8", "quantized-fp8-experts", "quantized-fp8-modelopt", "quantized-fp8-channel", "quantized-int8-channel",
+                                      "quantized-packed4", "quantized-packed4-zeros", "quantized-packed4-experts", "quantized-packed8", "quantized-nvfp4",
+                                      "quantized-mxfp4", "quantized-gptq", "quantized-gptq8-v2", "quantized-awq", "quantized-autoround", "quantized-gpt_oss");
 INSTANTIATE_TEST_SUITE_P(Quantized, GoldenTest,
-                         testing::Combine(kShipped, testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})), name_of);
-INSTANTIATE_TEST_SUITE_P(EmulatedQuantized, GoldenTest, testing::Combine(kShipped, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
-INSTANTIATE_TEST_SUITE_P(GpuQuantized, GoldenTest, testing::Combine(kShipped, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);
+                         testing::Combine(kShipped,
+                                          testing::Values(Backend{"reference", DType::kF32}, Backend{"cpu", DType::kF32}, Backend{"cpu", DType::kBF16})),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(EmulatedQuantized, GoldenTest,
+                         testing::Combine(kShipped, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
+INSTANTIATE_TEST_SUITE_P(GpuQuantized, GoldenTest, testing::Combine(kShipped, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})),
+                         name_of);
 // The GPU's kernels: on an emulated block of threads, and where there is one, on a GPU.
-INSTANTIATE_TEST_SUITE_P(Emulated, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
+INSTANTIATE_TEST_SUITE_P(Emulated, GoldenTest,
+                         testing::Combine(kModels, testing::Values(Backend{"cuda_emulated", DType::kBF16}, Backend{"cuda_emulated", DType::kF16})), name_of);
 INSTANTIATE_TEST_SUITE_P(Gpu, GoldenTest, testing::Combine(kModels, testing::Values(Backend{"cuda", DType::kBF16}, Backend{"cuda", DType::kF16})), name_of);
 
 TEST(TrainedModel, ContinuesAsTransformersDoes) {
@@ -488,12 +496,26 @@ std::string as_q8_0(const std::vector<float>& values) {
 }
 
 /// A checkpoint of ours as llama.cpp converts it, in F32, or matrices whose rows are whole blocks in q8_0: q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole, Llama 3's scaling as divisors.
-std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors, bool in_q8_0 = false) {
-  static const std::vector<std::pair<std::string, std::string>> names{
-      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}, {"model.layers", "blk"}, {"input_layernorm", "attn_norm"}, {"self_attn.q_proj", "attn_q"},
-      {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"}, {"self_attn.qkv_proj", "attn_qkv"}, {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
-      {"self_attn.k_norm", "attn_k_norm"}, {"mlp.gate_up_proj", "ffn_up"}, {"mlp.gate_proj", "ffn_gate"}, {"mlp.up_proj", "ffn_up"}, {"mlp.down_proj", "ffn_down"},
-      {"pre_feedforward_layernorm", "ffn_norm"}, {"post_feedforward_layernorm", "post_ffw_norm"}};
+std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors,
+                    bool in_q8_0 = false) {
+  static const std::vector<std::pair<std::string, std::string>> names{{"model.embed_tokens", "token_embd"},
+                                                                      {"model.norm", "output_norm"},
+                                                                      {"lm_head", "output"},
+                                                                      {"model.layers", "blk"},
+                                                                      {"input_layernorm", "attn_norm"},
+                                                                      {"self_attn.q_proj", "attn_q"},
+                                                                      {"self_attn.k_proj", "attn_k"},
+                                                                      {"self_attn.v_proj", "attn_v"},
+                                                                      {"self_attn.qkv_proj", "attn_qkv"},
+                                                                      {"self_attn.o_proj", "attn_output"},
+                                                                      {"self_attn.q_norm", "attn_q_norm"},
+                                                                      {"self_attn.k_norm", "attn_k_norm"},
+                                                                      {"mlp.gate_up_proj", "ffn_up"},
+                                                                      {"mlp.gate_proj", "ffn_gate"},
+                                                                      {"mlp.up_proj", "ffn_up"},
+                                                                      {"mlp.down_proj", "ffn_down"},
+                                                                      {"pre_feedforward_layernorm", "ffn_norm"},
+                                                                      {"post_feedforward_layernorm", "post_ffw_norm"}};
   const bool is_gemma = architecture.starts_with("gemma"), branch_norms = is_gemma && architecture != "gemma";
   TestGguf gguf;
   gguf.text("general.architecture", architecture).number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2);
@@ -518,11 +540,13 @@ std::string as_gguf(const std::string& directory, const nlohmann::json& config, 
   real("attn_logit_softcapping", "attn_logit_softcapping");
   real("final_logit_softcapping", "final_logit_softcapping");
   if (config.contains("partial_rotary_factor"))
-    gguf.number(start + "rope.dimension_count", static_cast<uint32_t>(config.at("partial_rotary_factor").get<double>() * config.at("hidden_size").get<double>() / config.at("num_attention_heads").get<double>()));
+    gguf.number(start + "rope.dimension_count", static_cast<uint32_t>(config.at("partial_rotary_factor").get<double>() *
+                                                                      config.at("hidden_size").get<double>() / config.at("num_attention_heads").get<double>()));
   nlohmann::json rope = config.value("rope_parameters", nlohmann::json());
   if (rope.contains("full_attention")) rope = rope.at("full_attention");
   gguf.real(start + "rope.freq_base", rope.is_null() ? config.at("rope_theta").get<float>() : rope.at("rope_theta").get<float>());
-  if (rope.is_object() && rope.value("rope_type", "") == "linear") gguf.text(start + "rope.scaling.type", "linear").real(start + "rope.scaling.factor", rope.at("factor").get<float>());
+  if (rope.is_object() && rope.value("rope_type", "") == "linear")
+    gguf.text(start + "rope.scaling.type", "linear").real(start + "rope.scaling.factor", rope.at("factor").get<float>());
   if (!rope_factors.empty()) gguf.tensor("rope_freqs.weight", {rope_factors.size()}, 0, TestGguf::floats(rope_factors));
 
   const Checkpoint checkpoint = Checkpoint::open(directory);
@@ -539,7 +563,8 @@ std::string as_gguf(const std::string& directory, const nlohmann::json& config, 
     for (const auto& [from, to] : names) replace(from, to);
     const bool is_q = name.find("q_proj") != std::string::npos, is_k = name.find("k_proj") != std::string::npos;
     if (architecture == "llama" && (is_q || is_k)) {
-      const auto heads = config.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = at.shape[0], cols = at.shape.size() == 1 ? 1 : at.shape[1], half = rows / heads / 2;
+      const auto heads = config.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = at.shape[0],
+                 cols = at.shape.size() == 1 ? 1 : at.shape[1], half = rows / heads / 2;
       std::vector<float> turned(values.size());
       for (int64_t head = 0; head < heads; ++head)
         for (int64_t pair = 0; pair < half; ++pair)
@@ -575,7 +600,9 @@ TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
   std::vector<float> factors;
   if (const nlohmann::json scaling = config.value("rope_scaling", nlohmann::json()); scaling.is_object())
     for (size_t i = 0; i < ours.ropes[0].inverse_frequencies.size(); ++i)
-      factors.push_back(static_cast<float>(std::pow(config.at("rope_theta").get<double>(), -2.0 * static_cast<double>(i) / static_cast<double>(ours.head_size)) / ours.ropes[0].inverse_frequencies[i]));
+      factors.push_back(
+          static_cast<float>(std::pow(config.at("rope_theta").get<double>(), -2.0 * static_cast<double>(i) / static_cast<double>(ours.head_size)) /
+                             ours.ropes[0].inverse_frequencies[i]));
   const std::string gguf = folder.put("m.gguf", as_gguf(folder.path(), config, GetParam().architecture, factors));
 
   std::unique_ptr<Kernels> kernels = make_reference_kernels();
@@ -589,7 +616,8 @@ TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
 TEST(Gguf, BlocksAreReadByAGpuToo) {
   const Golden golden = load_golden("llama");
   TestFolder folder;
-  const std::string gguf = folder.put("m.gguf", as_gguf(fixture("llama"), nlohmann::json::parse(read_whole(fixture("llama") + "/config.json")), "llama", {}, true));
+  const std::string gguf =
+      folder.put("m.gguf", as_gguf(fixture("llama"), nlohmann::json::parse(read_whole(fixture("llama") + "/config.json")), "llama", {}, true));
   const auto all = [](size_t) { return 1000; };
   const auto reference = make_reference_kernels();
   WholeModel expected(gguf, *reference, DType::kF32);
@@ -608,10 +636,13 @@ TEST(Gguf, BlocksAreReadByAGpuToo) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GgufTest,
-                         testing::Values(GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"}, GgufCase{"llama3-tied", "llama"}, GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"},
-                                         GgufCase{"gemma", "gemma"}, GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
+                         testing::Values(GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"},
+                                         GgufCase{"llama3-tied", "llama"}, GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"}, GgufCase{"gemma", "gemma"},
+                                         GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
                                          GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"},
-                                         GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"}, GgufCase{"phi3-partial", "phi3"}));
+                                         GgufCase{"phi3", "phi3",
+                                                  R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
+                                         GgufCase{"phi3-partial", "phi3"}));
 
 }  // namespace
 }  // namespace flexgen::golden_test

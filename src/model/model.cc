@@ -98,7 +98,8 @@ NamePrefix find_prefix(const Checkpoint& checkpoint, const Architecture& archite
 bool same_values(const Checkpoint& checkpoint, const TensorLocation& a, const TensorLocation& b) {
   if (a.shape != b.shape) return false;
   constexpr int64_t kPiece = 1 << 20;
-  const std::shared_ptr<File> first = File::open(checkpoint.files()[static_cast<size_t>(a.file)], FileMode::kRead), second = File::open(checkpoint.files()[static_cast<size_t>(b.file)], FileMode::kRead);
+  const std::shared_ptr<File> first = File::open(checkpoint.files()[static_cast<size_t>(a.file)], FileMode::kRead),
+                              second = File::open(checkpoint.files()[static_cast<size_t>(b.file)], FileMode::kRead);
   const int64_t count = std::accumulate(a.shape.begin(), a.shape.end(), int64_t{1}, std::multiplies<>());
   std::vector<std::byte> ours, theirs;
   for (int64_t at = 0; at < count; at += kPiece) {
@@ -121,8 +122,9 @@ bool same_values(const Checkpoint& checkpoint, const TensorLocation& a, const Te
 class Builder {
  public:
   Builder(const Checkpoint& checkpoint, const std::string& directory, const Architecture& architecture, const ModelConfig& config)
-      : checkpoint_(checkpoint), architecture_(architecture), quantization_(config.quantization), directory_(directory), prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings),
-        table_(table_name(architecture, config)), output_(architecture.output_name()) {}
+      : checkpoint_(checkpoint), architecture_(architecture), quantization_(config.quantization), directory_(directory),
+        prefix_(find_prefix(checkpoint, architecture, config, directory)), tied_(config.tied_embeddings), table_(table_name(architecture, config)),
+        output_(architecture.output_name()) {}
 
   LayerSpec layer(LayerKind kind, int64_t index, const std::vector<WantedWeight>& wanted) {
     LayerSpec layer;
@@ -154,7 +156,8 @@ class Builder {
     const TensorLocation* table = checkpoint_.find(prefix_.whole() + table_);
     const auto is_plain = [](const TensorLocation* tensor) { return tensor && tensor->stored_as.empty() && !is_quantized(tensor->dtype); };
     for (const std::string& name : {prefix_.wrapper + output_, prefix_.whole() + output_, output_})
-      if (const TensorLocation* output = checkpoint_.find(name)) return is_plain(table) && is_plain(output) && table != output && !same_values(checkpoint_, *table, *output);
+      if (const TensorLocation* output = checkpoint_.find(name))
+        return is_plain(table) && is_plain(output) && table != output && !same_values(checkpoint_, *table, *output);
     return false;
   }
   void untie() { tied_ = false; }
@@ -181,7 +184,8 @@ class Builder {
     auto there = std::find_if(names.begin(), names.end(), [&](const std::string& name) { return checkpoint_.find(name) != nullptr; });
     if (there == names.end()) {
       for (const std::string& name : names)
-        if (std::optional<FoundCodes> codes = find_codes(checkpoint_, quantization_, name, wanted, directory_)) return index_of_codes(name, wanted, std::move(*codes));
+        if (std::optional<FoundCodes> codes = find_codes(checkpoint_, quantization_, name, wanted, directory_))
+          return index_of_codes(name, wanted, std::move(*codes));
       fail_user("{}: the tensor '{}' is missing (or has a dtype other than F32, F16 and BF16); {}", directory_, names.front(),
                 wanted.role == Role::kOutput ? "if this model shares its embeddings with the output, config.json must say tie_word_embeddings: true"
                                              : advice_on_missing(names.front()));
@@ -193,7 +197,8 @@ class Builder {
       fail_user("{}: the tensor '{}' has the shape [{}], config.json asks for [{}]; they do not belong together", directory_, *there,
                 fmt::join(location.shape, ", "), fmt::join(shape, ", "));
     if (is_quantized(location.dtype) && wanted.always_resident())
-      fail_user("{}: the tensor '{}' is {}, where flexgen reads F32, F16 and BF16 (norms, biases, small tables)", directory_, *there, dtype_name(location.dtype));
+      fail_user("{}: the tensor '{}' is {}, where flexgen reads F32, F16 and BF16 (norms, biases, small tables)", directory_, *there,
+                dtype_name(location.dtype));
     // A part of a tensor is a weight of its own, which lies within the tensor.
     const bool is_vector = wanted.kind == WantedWeight::Kind::kVector;
     const int64_t count = is_vector ? wanted.cols : wanted.rows, stride = is_vector || wanted.turned ? 1 : wanted.cols;
@@ -223,8 +228,11 @@ class Builder {
   /// Shows the name that ends most as the missing one does: how a wrapper named it, say.
   std::string advice_on_missing(const std::string& missing) const {
     if (checkpoint_.tensors().empty()) return "the checkpoint holds no tensor that flexgen can use: fetch it again";
-    const auto common_end = [&](const std::string& name) { return std::mismatch(name.rbegin(), name.rend(), missing.rbegin(), missing.rend()).first - name.rbegin(); };
-    const auto nearest = std::max_element(checkpoint_.tensors().begin(), checkpoint_.tensors().end(), [&](const auto& a, const auto& b) { return common_end(a.first) < common_end(b.first); });
+    const auto common_end = [&](const std::string& name) {
+      return std::mismatch(name.rbegin(), name.rend(), missing.rbegin(), missing.rend()).first - name.rbegin();
+    };
+    const auto nearest = std::max_element(checkpoint_.tensors().begin(), checkpoint_.tensors().end(),
+                                          [&](const auto& a, const auto& b) { return common_end(a.first) < common_end(b.first); });
     return fmt::format("the checkpoint has names such as '{}': check that config.json belongs to it, or fetch it again", printable(nearest->first));
   }
 
@@ -250,8 +258,7 @@ int64_t logits_of_panel(const LayerContext& c, const LayerSpec& spec, const Head
   const int64_t rows = std::min(kLogitPanelRows, static_cast<int64_t>(c.in.logit_rows.size()) - first), D = c.config.hidden_size;
   std::vector<const std::byte*> wanted;
   wanted.reserve(static_cast<size_t>(rows));
-  for (int64_t i = first; i < first + rows; ++i)
-    wanted.push_back(reinterpret_cast<const std::byte*>(c.hidden + c.in.logit_rows[static_cast<size_t>(i)] * D));
+  for (int64_t i = first; i < first + rows; ++i) wanted.push_back(reinterpret_cast<const std::byte*>(c.hidden + c.in.logit_rows[static_cast<size_t>(i)] * D));
   c.kernels.gather_rows(wanted, DType::kF32, D, false, s.x);
   const std::byte* act = architecture_of(c.config).forward_head(c, s, rows);
   FLEXGEN_CHECK(spec.kind == LayerKind::kHead);
@@ -298,14 +305,16 @@ int64_t experts_in_unit(const Architecture& architecture, const ModelConfig& con
 /// Chunks of a quantized output matrix begin where its rows can be read alone.
 void check_cut(const WeightSpec& weight, int64_t first, int64_t count, const std::string& directory) {
   if (weight.codes && (first % weight.codes->grain_rows != 0 || (is_transposed(weight.dtype) && count != weight.rows)))
-    fail_user("{}: the output matrix '{}' is {}, of which {} rows are read together; flexgen does not read such ones, take a checkpoint whose output matrix is not quantized", directory, weight.name, dtype_name(weight.dtype),
-              weight.codes->grain_rows);
+    fail_user(
+        "{}: the output matrix '{}' is {}, of which {} rows are read together; flexgen does not read such ones, take a checkpoint whose output matrix is not quantized",
+        directory, weight.name, dtype_name(weight.dtype), weight.codes->grain_rows);
 }
 
 /// What no family's attention computes with yet is refused by name.
 StateSpec checked_state(const StateSpec& state, const ModelConfig& config, int64_t block, const std::string& directory) {
   if (state.kind != StateSpec::Kind::kPaged || state.rows != 2 || state.heads != config.num_kv_heads || state.head_size != config.head_size)
-    fail_user("{}: layer {} keeps {}; flexgen computes with keys and values of {} heads of {} alone", directory, block, state.to_string(), config.num_kv_heads, config.head_size);
+    fail_user("{}: layer {} keeps {}; flexgen computes with keys and values of {} heads of {} alone", directory, block, state.to_string(), config.num_kv_heads,
+              config.head_size);
   return state;
 }
 
@@ -342,7 +351,9 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
 
   Builder builder(checkpoint, directory, architecture, config);
   if (builder.has_own_output()) {
-    spdlog::warn("{}: config.json says that embeddings and output matrix are one (tie_word_embeddings), but the checkpoint holds both, and they differ: they are not tied, as in transformers 5", directory);
+    spdlog::warn(
+        "{}: config.json says that embeddings and output matrix are one (tie_word_embeddings), but the checkpoint holds both, and they differ: they are not tied, as in transformers 5",
+        directory);
     model->config_.tied_embeddings = false;
     builder.untie();
   }
@@ -385,7 +396,7 @@ std::vector<TensorToWrite> Model::expected_tensors(const ModelConfig& config, DT
     for (const WantedWeight& weight : wanted) {
       const std::string name = (weight.role == Role::kOutputBias ? "" : prefix) + weight.name;
       if (weight.slice > 0) continue;  // in the tensor of the first
-      if (weight.mxfp4) {  // bytes
+      if (weight.mxfp4) {              // bytes
         std::vector<int64_t> sizes = weight.shape();
         sizes.back() /= 32;
         tensors.push_back({name + "_scales", DType::kCodes8, sizes});
@@ -596,8 +607,8 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   return work;
 }
 
-void Model::forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, const KvGeometry& geometry,
-                    float* hidden, std::byte* scratch_memory, Kernels& kernels, LogitSink* sink) const {
+void Model::forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, const KvGeometry& geometry, float* hidden,
+                    std::byte* scratch_memory, Kernels& kernels, LogitSink* sink) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   FLEXGEN_CHECK(weights.size() == spec.uses.size(), "{} views for {} uses", weights.size(), spec.uses.size());
   const Architecture& architecture = architecture_of(config_);
@@ -630,8 +641,8 @@ bool Model::chooses_experts(int64_t layer) const {
   return spec.kind == LayerKind::kBlock && config_.is_sparse(spec.index);
 }
 
-void Model::forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
-                                     std::byte* scratch_memory, Kernels& kernels, const AttentionInputs& to) const {
+void Model::forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch_memory,
+                                     Kernels& kernels, const AttentionInputs& to) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   FLEXGEN_CHECK(spec.kind == LayerKind::kBlock);
   Scratch scratch(scratch_memory);
@@ -648,8 +659,8 @@ void Model::attend(int64_t layer, const VisitInput& input, const KvGeometry& geo
   append_and_attend({config_, layers_[static_cast<size_t>(layer)], {}, input, geometry, nullptr, kernels}, s);
 }
 
-void Model::forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden,
-                                    std::byte* scratch_memory, Kernels& kernels, const std::byte* attended, DType dtype) const {
+void Model::forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch_memory,
+                                    Kernels& kernels, const std::byte* attended, DType dtype) const {
   const LayerSpec& spec = layers_[static_cast<size_t>(layer)];
   FLEXGEN_CHECK(spec.kind == LayerKind::kBlock);
   Scratch scratch(scratch_memory);

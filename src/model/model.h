@@ -59,8 +59,7 @@ class LogitSink {
   virtual ~LogitSink() = default;
   /// logits [num, vocab_count] f32, row stride `stride`; row i belongs to logit_rows[first + i]. `largest`: what Kernels::largest() says of each row with its
   /// draw, `at` counted from vocab_first; null: it is for the sink to find. With it, logits are null where takes_largest().
-  virtual void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count,
-                      const float* logits, int64_t stride, const Largest* largest) = 0;
+  virtual void accept(int64_t first, int64_t num, int64_t vocab_first, int64_t vocab_count, const float* logits, int64_t stride, const Largest* largest) = 0;
   /// Whether `largest` tells all there is to know of these rows. A GPU's logits then stay there.
   virtual bool takes_largest(int64_t first, int64_t num) const = 0;
   /// How each of these rows is drawn; empty: none is.
@@ -71,7 +70,8 @@ class LogitSink {
 struct VisitWork {
   double linear_flops = 0;     ///< 2 * rows * weights; the head's rows are those that want logits
   double attention_flops = 0;  ///< 4 * A * H * sum over new tokens of the positions each attends to
-  double kv_read_bytes = 0;    ///< keys and values that attention reads: once a slot, and what a single new token shares with the slot before it (AttentionSlot::shared) not again
+  double kv_read_bytes =
+      0;  ///< keys and values that attention reads: once a slot, and what a single new token shares with the slot before it (AttentionSlot::shared) not again
   // Single new tokens are limited by reading, prompt chunks by arithmetic.
   double decode_kv_bytes = 0;        ///< of kv_read_bytes, those for slots with one new token
   double decode_context = 0;         ///< positions that such a token reads, on average
@@ -143,17 +143,15 @@ class Model {
   /// Bytes of scratch that forward() needs for visits of at most max_rows rows, max_logit_rows of which want logits: exact for
   /// kernels whose act_dtype() takes 4 bytes, enough for those with 2.
   int64_t scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const;
-  VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots,
-                 int64_t num_logit_rows, DType kv_dtype) const;
+  VisitWork work(int64_t layer, int64_t num_rows, std::span<const AttentionSlot> slots, int64_t num_logit_rows, DType kv_dtype) const;
   /// The mean over the blocks, which may keep something else each.
   VisitWork mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const;
 
   /// Runs one layer. hidden [T, hidden_size] f32 is the residual stream, written by the embed layer,
   /// updated by blocks and experts, read by the head; in a mixture [T, kept_row_floats()] floats, the stream first (expert_rows()). weights: one view per LayerSpec::uses entry (empty view for
   /// lookups, with its dtype). scratch: scratch_bytes(), 64-byte aligned. sink: head only; accept() is called for panels of rows in order.
-  void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input,
-               const KvGeometry& geometry, float* hidden, std::byte* scratch, Kernels& kernels,
-               LogitSink* sink) const;
+  void forward(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, const KvGeometry& geometry, float* hidden, std::byte* scratch,
+               Kernels& kernels, LogitSink* sink) const;
 
   /// Whether rows choose their experts in this layer: it is a sparse block's that attends.
   bool chooses_experts(int64_t layer) const;
@@ -165,12 +163,12 @@ class Model {
   void forward_before_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch,
                                 Kernels& kernels, const AttentionInputs& to) const;
   void attend(int64_t layer, const VisitInput& input, const KvGeometry& geometry, const AttentionInputs& from, std::byte* out, Kernels& kernels) const;
-  void forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch,
-                               Kernels& kernels, const std::byte* attended, DType dtype) const;
+  void forward_after_attention(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, float* hidden, std::byte* scratch, Kernels& kernels,
+                               const std::byte* attended, DType dtype) const;
   /// A panel of the head: of input.logit_rows those from `first` on, kLogitPanelRows or what is left; logits [rows, vocab_count] f32.
   /// Returns how many rows that is.
-  int64_t forward_logits(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, int64_t first, float* hidden,
-                         std::byte* scratch, Kernels& kernels, float* logits) const;
+  int64_t forward_logits(int64_t layer, std::span<const WeightView> weights, const VisitInput& input, int64_t first, float* hidden, std::byte* scratch,
+                         Kernels& kernels, float* logits) const;
 
  private:
   Model() = default;

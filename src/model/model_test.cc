@@ -96,12 +96,15 @@ TEST(Model, WeightsTakeTheBytesOfTheirTensors) {
 }
 
 TEST(Model, BlocksWithTheSameWindowCountTogether) {
-  const auto config = parse_config(R"({"model_type": "gemma3_text", "hidden_size": 32, "num_hidden_layers": 6, "intermediate_size": 48, "head_dim": 16, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 4096, "sliding_window": 100})", "", "config.json");
+  const auto config = parse_config(
+      R"({"model_type": "gemma3_text", "hidden_size": 32, "num_hidden_layers": 6, "intermediate_size": 48, "head_dim": 16, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 4096, "sliding_window": 100})",
+      "", "config.json");
   const auto model = Model::of_shape(config, DType::kBF16);
   const AttentionSlot slots[]{{0, 1, 999, nullptr}};
   const double token_bytes = 2 * 2 * 16 * 2;
-  const VisitWork first = model->work(1, 1, slots, 0, DType::kBF16), last = model->work(6, 1, slots, 0, DType::kBF16), mean = model->mean_block_work(1, slots, DType::kBF16);
+  const VisitWork first = model->work(1, 1, slots, 0, DType::kBF16), last = model->work(6, 1, slots, 0, DType::kBF16),
+                  mean = model->mean_block_work(1, slots, DType::kBF16);
   EXPECT_EQ(first.kv_read_bytes, 100 * token_bytes);
   EXPECT_EQ(last.kv_read_bytes, 1000 * token_bytes);
   EXPECT_DOUBLE_EQ(mean.kv_read_bytes, (5 * first.kv_read_bytes + last.kv_read_bytes) / 6);
@@ -136,14 +139,16 @@ TEST(Model, LayersSayWhichCacheTheyHave) {
 
 /// A mixture's sparse block is the layer that attends, and then units of experts no larger than that; a dense one stays whole.
 TEST(Model, ExpertsAreLayersOfTheirOwn) {
-  const auto config = parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "moe_intermediate_size": 32, "head_dim": 16,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 100, "max_position_embeddings": 64})", "",
-                                   "config.json");
+  const auto config = parse_config(
+      R"({"model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "moe_intermediate_size": 32, "head_dim": 16,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 5, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 100, "max_position_embeddings": 64})",
+      "", "config.json");
   auto model = Model::of_shape(config, DType::kBF16);
   // Attention has 12288 elements, the dense block 18432 more, an expert 6144: five experts fit.
   std::vector<LayerKind> kinds;
   for (const LayerSpec& layer : model->layers()) kinds.push_back(layer.kind);
-  const std::vector<LayerKind> start{LayerKind::kEmbed, LayerKind::kBlock, LayerKind::kExperts, LayerKind::kBlock, LayerKind::kBlock, LayerKind::kExperts, LayerKind::kHead};
+  const std::vector<LayerKind> start{LayerKind::kEmbed, LayerKind::kBlock,   LayerKind::kExperts, LayerKind::kBlock,
+                                     LayerKind::kBlock, LayerKind::kExperts, LayerKind::kHead};
   EXPECT_EQ(kinds, start);
   EXPECT_EQ(model->num_blocks(), 3);
   const LayerSpec& experts = model->layers()[2];
@@ -155,7 +160,8 @@ TEST(Model, ExpertsAreLayersOfTheirOwn) {
   EXPECT_DOUBLE_EQ(experts.linear_flops_per_row, 2 * 2 * 3 * 64 * 32);  // two experts
   EXPECT_EQ(config.kept_row_floats(), 2 * 64);
   // The router is no part of what streams, nor of what other types are made of.
-  const WeightUse& router = *std::find_if(model->layers()[1].uses.begin(), model->layers()[1].uses.end(), [](const WeightUse& use) { return use.role == Role::kRouter; });
+  const WeightUse& router =
+      *std::find_if(model->layers()[1].uses.begin(), model->layers()[1].uses.end(), [](const WeightUse& use) { return use.role == Role::kRouter; });
   EXPECT_TRUE(model->weights()[static_cast<size_t>(router.weight)].always_resident);
   model->keep_blocks(2, 1);
   EXPECT_EQ(model->layers_before(), 4);
@@ -166,8 +172,10 @@ TEST(Model, ExpertsAreLayersOfTheirOwn) {
 
 /// Without a dense block there is less room for a unit, and units are of about the same size.
 TEST(Model, ExpertsAreCutIntoUnits) {
-  const auto config = parse_config(R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 4, "num_experts": 5,
-    "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64})", "", "config.json");
+  const auto config =
+      parse_config(R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 4, "num_experts": 5,
+    "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64})",
+                   "", "config.json");
   const auto model = Model::of_shape(config, DType::kBF16);
   std::vector<std::pair<int64_t, int64_t>> units;
   for (const LayerSpec& layer : model->layers())
@@ -184,8 +192,11 @@ const WeightSpec& weight_named(const Model& model, const std::string& name) {
 
 /// A tensor for all experts of a block is listed expert by expert, and those part by part.
 TEST(Model, ExpertsMayBeInOneTensor) {
-  const auto granite = Model::of_shape(parse_config(R"({"model_type": "granitemoe", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 4,
-    "num_local_experts": 3, "vocab_size": 100, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const auto granite =
+      Model::of_shape(parse_config(R"({"model_type": "granitemoe", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 4,
+    "num_local_experts": 3, "vocab_size": 100, "max_position_embeddings": 64})",
+                                   "", "config.json"),
+                      DType::kBF16);
   const std::string both = "model.layers.0.block_sparse_moe.input_linear.weight";
   const WeightSpec& first = weight_named(*granite, both + "[0][0:32]");
   EXPECT_EQ(first.rows, 32);
@@ -195,8 +206,11 @@ TEST(Model, ExpertsMayBeInOneTensor) {
   const std::string down = "model.layers.0.block_sparse_moe.output_linear.weight";
   EXPECT_EQ(weight_named(*granite, down + "[1]").offset, weight_named(*granite, down + "[0]").offset + 2 * 64 * 32);
 
-  const auto oss = Model::of_shape(parse_config(R"({"model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const auto oss = Model::of_shape(
+      parse_config(R"({"model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64})",
+                   "", "config.json"),
+      DType::kBF16);
   const std::string pairs = "model.layers.0.mlp.experts.gate_up_proj";
   const WeightSpec& turned = weight_named(*oss, pairs + "[1]");  // stored [in, out]
   EXPECT_EQ(turned.turned_of, 64);
@@ -209,7 +223,8 @@ TEST(Model, ExpertsMayBeInOneTensor) {
   EXPECT_EQ(bias.offset, weight_named(*oss, pairs + "_bias[0]").offset + 2 * 2 * 64);
 }
 
-const char* const kMxfp4 = R"({"model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+const char* const kMxfp4 =
+    R"({"model_type": "gpt_oss", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
     "num_local_experts": 3, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64, "quantization_config": {"quant_method": "mxfp4"}})";
 
 /// gpt-oss as it is shipped: codes [out, in] where 16 bits are [in, out], with scales in a tensor of their own.
@@ -339,7 +354,8 @@ TEST(Model, TiedEmbeddingsThatDifferAreNotTied) {
   checkpoint.tensors.push_back(output);
   auto names = [](const Model& model) {
     const auto& weights = model.weights();
-    return std::pair(weights[static_cast<size_t>(model.layers().front().uses[0].weight)].name, weights[static_cast<size_t>(model.layers().back().uses.back().weight)].name);
+    return std::pair(weights[static_cast<size_t>(model.layers().front().uses[0].weight)].name,
+                     weights[static_cast<size_t>(model.layers().back().uses.back().weight)].name);
   };
   const std::unique_ptr<Model> same = checkpoint.load();
   EXPECT_TRUE(same->config().tied_embeddings);
@@ -373,8 +389,8 @@ TEST(Model, PrefixesOfAllKinds) {
 }
 
 TEST(Model, MissingTensorsAreNamed) {
-  for (const char* name : {"model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight",
-                           "lm_head.weight"}) {
+  for (const char* name :
+       {"model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.1.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"}) {
     TinyCheckpoint checkpoint(kLlama);
     checkpoint.drop(name);
     EXPECT_THAT(checkpoint.error(), AllOf(HasSubstr(std::string("'") + name + "'"), HasSubstr("missing"), HasSubstr(checkpoint.folder.path().string())));
@@ -446,8 +462,7 @@ TEST(Model, MixedDtypesKeepTheirOwn) {
   TinyCheckpoint checkpoint(kLlama);
   checkpoint.tensor("model.norm.weight").dtype = DType::kF32;
   std::unique_ptr<Model> model = checkpoint.load();
-  for (const WeightSpec& weight : model->weights())
-    EXPECT_EQ(weight.dtype, weight.name == "model.norm.weight" ? DType::kF32 : DType::kBF16) << weight.name;
+  for (const WeightSpec& weight : model->weights()) EXPECT_EQ(weight.dtype, weight.name == "model.norm.weight" ? DType::kF32 : DType::kBF16) << weight.name;
 }
 
 TEST(Model, WorkOfABlock) {

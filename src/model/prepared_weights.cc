@@ -10,8 +10,8 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/thread.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "base/units.h"
 #include "io/aligned_buffer.h"
 #include "io/checkpoint.h"
@@ -28,7 +28,9 @@ std::string prepared_folder(const Model& model, const PrepareOptions& options) {
   if (!options.dtype) return fmt::format("flexgen-{}-turned", model.fingerprint());
   const bool mse = is_quantized(*options.dtype) && options.range == GroupRange::kMse;
   // What GPTQ's zero points mean is said by config.json alone.
-  const bool second_gptq = std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) { return (weight.dtype == DType::kGptq4 || weight.dtype == DType::kGptq8) && !weight.codes->format.zeros_less_one; });
+  const bool second_gptq = std::any_of(model.weights().begin(), model.weights().end(), [](const WeightSpec& weight) {
+    return (weight.dtype == DType::kGptq4 || weight.dtype == DType::kGptq8) && !weight.codes->format.zeros_less_one;
+  });
   return fmt::format("flexgen-{}-{}{}{}", model.fingerprint(), dtype_name(*options.dtype), mse ? "-mse" : "", second_gptq ? "-gptq2" : "");
 }
 
@@ -108,7 +110,7 @@ class RowReader {
  public:
   struct Piece {
     int weight = 0;
-    int64_t first_row = 0, num_rows = 0;    ///< as the file has them
+    int64_t first_row = 0, num_rows = 0;      ///< as the file has them
     int64_t panel_first = 0, panel_rows = 0;  ///< of a transposed matrix: the columns of these rows that are wanted
   };
   RowReader(const Model& model, FileSystem& files, const std::vector<int>& weights, int64_t piece_bytes, int64_t panel_bytes)
@@ -116,11 +118,13 @@ class RowReader {
     for (const std::string& path : model.files()) files_.push_back(files.open(path, FileMode::kReadDirect));
     for (int index : weights) {
       const WeightSpec& weight = spec(index);
-      const int64_t stored = weight.turned_of > 0 ? weight.cols : weight.rows, bytes = stored_row_bytes(weight), rows = std::max<int64_t>(1, piece_bytes / bytes);
+      const int64_t stored = weight.turned_of > 0 ? weight.cols : weight.rows, bytes = stored_row_bytes(weight),
+                    rows = std::max<int64_t>(1, piece_bytes / bytes);
       FLEXGEN_CHECK(bytes <= piece_bytes, "a row of {} bytes", bytes);
       const int64_t panel = weight.turned_of > 0 ? panel_rows(weight, panel_bytes) : weight.rows;
       for (int64_t first = 0; first < weight.rows; first += panel)
-        for (int64_t row = 0; row < stored; row += rows) pieces_.push_back({index, row, std::min(rows, stored - row), first, std::min(panel, weight.rows - first)});
+        for (int64_t row = 0; row < stored; row += rows)
+          pieces_.push_back({index, row, std::min(rows, stored - row), first, std::min(panel, weight.rows - first)});
     }
     start(0);
   }
@@ -177,8 +181,7 @@ bool turn_piece(const WeightSpec& weight, const RowReader::Piece& piece, const s
   std::byte* const to = panel + size_bytes(weight.dtype, piece.first_row);
   if (weight.dtype == DType::kF32)
     turn(reinterpret_cast<const uint32_t*>(rows), piece.num_rows, piece.panel_rows, weight.turned_of, reinterpret_cast<uint32_t*>(to), weight.cols);
-  else
-    turn(reinterpret_cast<const uint16_t*>(rows), piece.num_rows, piece.panel_rows, weight.turned_of, reinterpret_cast<uint16_t*>(to), weight.cols);
+  else turn(reinterpret_cast<const uint16_t*>(rows), piece.num_rows, piece.panel_rows, weight.turned_of, reinterpret_cast<uint16_t*>(to), weight.cols);
   return piece.first_row + piece.num_rows == weight.cols;
 }
 

@@ -16,10 +16,10 @@ namespace flexgen {
 
 /// What is made of a checkpoint's matrices, and where it is kept.
 struct PrepareOptions {
-  std::optional<DType> dtype;       ///< of all matrices; none: each stays what it is, and only those that are stored transposed are made
+  std::optional<DType> dtype;              ///< of all matrices; none: each stays what it is, and only those that are stored transposed are made
   GroupRange range = GroupRange::kMinMax;  ///< of quantized types
-  std::string directory;            ///< where the file is, or is put
-  int64_t memory_bytes = 64 << 20;  ///< for buffers, at most; 512 KiB at least are used
+  std::string directory;                   ///< where the file is, or is put
+  int64_t memory_bytes = 64 << 20;         ///< for buffers, at most; 512 KiB at least are used
   /// (bytes of the checkpoint done, in all); called now and then, from the caller's thread.
   std::function<void(int64_t, int64_t)> progress;
 };

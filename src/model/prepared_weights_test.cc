@@ -104,7 +104,8 @@ TEST_F(PreparedWeights, ShippedFormatsAreQuantizedAgain) {
       for (DType dtype : {DType::kBF16, DType::kInt4}) {
         SCOPED_TRACE(fmt::format("{} as {}, {} bytes of memory", name, dtype_name(dtype), memory));
         const std::unique_ptr<Model> model = Model::load(fixture);
-        use_prepared_weights(*model, *kernels_, real_, {dtype, GroupRange::kMinMax, (folder_.path() / fmt::format("shipped-{}", memory)).string(), memory, nullptr});
+        use_prepared_weights(*model, *kernels_, real_,
+                             {dtype, GroupRange::kMinMax, (folder_.path() / fmt::format("shipped-{}", memory)).string(), memory, nullptr});
         const std::unique_ptr<Model> imagined = Model::load(fixture);
         imagine_prepared_weights(*imagined, dtype);
         int matrices = 0;
@@ -144,8 +145,11 @@ TEST_F(PreparedWeights, TransposedMatricesAreTurned) {
         SCOPED_TRACE(fmt::format("{} as {}, {} bytes of memory", dtype_name(stored), dtype ? dtype_name(*dtype) : "itself", memory));
         std::unique_ptr<Model> model = Model::load(checkpoint_);
         std::pair<int64_t, int64_t> told;
-        use_prepared_weights(*model, *kernels_, real_, {dtype, GroupRange::kMinMax, (folder_.path() / fmt::format("turned-{}", memory)).string(), memory,
-                                                        [&](int64_t done, int64_t total) { told = {done, total}; }});
+        use_prepared_weights(
+            *model, *kernels_, real_,
+            {dtype, GroupRange::kMinMax, (folder_.path() / fmt::format("turned-{}", memory)).string(), memory, [&](int64_t done, int64_t total) {
+               told = {done, total};
+             }});
         EXPECT_FALSE(has_turned_weights(*model));
         EXPECT_GT(told.first, 0);
         EXPECT_EQ(told.first, told.second);
@@ -301,11 +305,13 @@ TEST_F(PreparedWeights, DamagedBytesAreFoundAndTheFileIsMadeAnew) {
     const size_t data = 8 + *reinterpret_cast<const uint64_t*>(content.data());
     ASSERT_EQ(data % 4096, 0u);
     std::vector<std::pair<size_t, std::string>> damages{{data, std::string(content.size() - data, '\0')}};  // zeros
-    for (size_t at : {data, data + 4095, data + 4096, (data + content.size()) / 2, content.size() - 13, content.size() - 1}) {  // a bit; the last ones are of the sums
+    for (size_t at :
+         {data, data + 4095, data + 4096, (data + content.size()) / 2, content.size() - 13, content.size() - 1}) {  // a bit; the last ones are of the sums
       std::string flipped(1, static_cast<char>(content[at] ^ 4));
       damages.emplace_back(at, flipped);
     }
-    if (content.size() >= data + 3 * 4096) damages.emplace_back(data, content.substr(data + 4096, 4096) + content.substr(data, 4096));  // two sectors change places
+    if (content.size() >= data + 3 * 4096)
+      damages.emplace_back(data, content.substr(data + 4096, 4096) + content.substr(data, 4096));  // two sectors change places
     for (const auto& [at, bytes] : damages) {
       SCOPED_TRACE(at);
       overwrite(path, bytes, at, bytes.size());
@@ -341,7 +347,8 @@ TEST_F(PreparedWeights, AnotherModelsFilesAreNotTaken) {
     ++other;
   }
   // One layer's file in the place of another's.
-  fs::copy_file(folder_.path() / "a" / std::next(whole.begin())->first, folder_.path() / "a" / std::next(whole.begin(), 2)->first, fs::copy_options::overwrite_existing);
+  fs::copy_file(folder_.path() / "a" / std::next(whole.begin())->first, folder_.path() / "a" / std::next(whole.begin(), 2)->first,
+                fs::copy_options::overwrite_existing);
   prepare();
   EXPECT_EQ(contents(folder_.path() / "a"), whole);
 }

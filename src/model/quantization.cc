@@ -84,11 +84,9 @@ void read_fp8(ConfigFields& fields, Quantization& quantization) {
   const std::string inputs = fields.text_or("activation_scheme", "dynamic");
   if (inputs != "dynamic" && inputs != "static") fields.refuse("activation_scheme", fmt::format("is '{}'; dynamic and static are known", printable(inputs)));
   QuantizationScheme scheme{.bits = 8, .is_float = true, .scale_rows = 0};
-  if (fields.find("weight_block_size"))
-    std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
-  else if (!fields.contains("weight_block_size"))
-    scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
-  fields.harmless({"scale_fmt", "dequantize"});      // scales have a type of their own in the files
+  if (fields.find("weight_block_size")) std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
+  else if (!fields.contains("weight_block_size")) scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
+  fields.harmless({"scale_fmt", "dequantize"});                                                    // scales have a type of their own in the files
   quantization.schemes.push_back(scheme);
   tell_of_inputs(fields, inputs == "static");
 }

@@ -59,12 +59,12 @@ void name_harmless_fields(ConfigFields& fields) {
 /// Fields that would mean another computation, but not with these values.
 void name_neutral_fields(ConfigFields& fields) {
   for (const char* name : {"rope_interleaved", "use_qk_norm", "qk_norm", "qk_layernorm", "use_moe", "parallel_attn", "use_parallel_residual", "alibi",
-                           "use_alibi", "scale_embeddings", "use_mup", "use_sliding_window", "multi_query", "use_mla", "use_bias",
-                           "layer_norm_bias", "add_bias_linear", "use_logn_attn", "use_dynamic_ntk"})
+                           "use_alibi", "scale_embeddings", "use_mup", "use_sliding_window", "multi_query", "use_mla", "use_bias", "layer_norm_bias",
+                           "add_bias_linear", "use_logn_attn", "use_dynamic_ntk"})
     fields.neutral(name, {false});
   for (const char* name : {"is_causal", "causal", "use_rope", "use_rotary"}) fields.neutral(name, {true});
-  for (const char* name : {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "embedding_scale", "residual_scale",
-                           "rotary_pct", "rotary_percentage", "scale_emb", "scale_depth"})
+  for (const char* name : {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "embedding_scale", "residual_scale", "rotary_pct",
+                           "rotary_percentage", "scale_emb", "scale_depth"})
     fields.neutral(name, {1, 1.0});
   for (const char* name : {"num_nextn_predict_layers", "num_mtp_layers", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok",
                            "attention_logit_cap", "num_key_value_shared_layers"})
@@ -75,8 +75,7 @@ void name_neutral_fields(ConfigFields& fields) {
 void refuse_other_computations(ConfigFields& fields, const Architecture& architecture) {
   if (fields.find("auto_map") && !architecture.brings_own_code())
     fields.refuse("auto_map", "is there: the model brings code of its own, which flexgen does not run");
-  for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_bfloat16"})
-    fields.only(name, false);
+  for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_bfloat16"}) fields.only(name, false);
   fields.find("is_decoder");  // true or false, these models are
   fields.only("cross_attention_hidden_size", nullptr);
   fields.only("pruned_heads", Json::object());
@@ -128,7 +127,8 @@ bool holds_text_model(const Json& json) {
 Json text_part(const Json& json, const std::string& source) {
   Json text = json.at("text_config");
   if (!text.is_object() || !text.contains("model_type")) fail_user("{}: 'text_config' must be an object with a model_type", source);
-  for (const char* name : {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "compression_config", "auto_map"})
+  for (const char* name :
+       {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "compression_config", "auto_map"})
     if (json.contains(name) && !text.contains(name)) text[name] = json.at(name);
   text.erase("architectures");
   spdlog::info("{}: a '{}' takes images too; flexgen runs its text part, {}, alone", source, json.at("model_type").get<std::string>(),
@@ -136,9 +136,7 @@ Json text_part(const Json& json, const std::string& source) {
   return text;
 }
 
-std::string read_text(const std::filesystem::path& path) {
-  return read_whole_file(path.string(), kMaxFileBytes);
-}
+std::string read_text(const std::filesystem::path& path) { return read_whole_file(path.string(), kMaxFileBytes); }
 
 /// NVIDIA's Model Optimizer long wrote what it did into a file of its own, hf_quant_config.json: as the field that config.json has since.
 std::string with_model_optimizer_file(const std::filesystem::path& root, const std::string& config_json) {
@@ -164,8 +162,7 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
   ModelConfig config;
   config.model_type = fields.text_or("model_type", "");
   const Architecture* architecture = find_architecture(config.model_type);
-  if (!architecture)
-    fields.refuse("model_type", fmt::format("is '{}'; flexgen knows {}", printable(config.model_type), known_model_types()));
+  if (!architecture) fields.refuse("model_type", fmt::format("is '{}'; flexgen knows {}", printable(config.model_type), known_model_types()));
   refuse_other_computations(fields, *architecture);
 
   const SizeFields names = architecture->size_fields();
@@ -211,10 +208,8 @@ ModelConfig load_config(const std::string& directory, const std::vector<std::str
   const fs::path root(directory);
   std::error_code ignored;
   if (!file_is_there(directory)) fail_user("there is no directory {}; a model is a folder as Hugging Face lays it out", directory);
-  if (!fs::is_directory(root, ignored))
-    fail_user("{} is no directory; a model is a folder as Hugging Face lays it out", directory);
-  if (!file_is_there((root / "config.json").string()))
-    fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out", directory);
+  if (!fs::is_directory(root, ignored)) fail_user("{} is no directory; a model is a folder as Hugging Face lays it out", directory);
+  if (!file_is_there((root / "config.json").string())) fail_user("{} holds no config.json; a model is a folder as Hugging Face lays it out", directory);
   const fs::path generation = root / "generation_config.json";
   std::string generation_json;
   try {

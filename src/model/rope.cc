@@ -38,7 +38,8 @@ double scale_as_yarn(ConfigFields& rope, int64_t original, int64_t* max_position
   // Some files keep the old context in max_position_embeddings.
   *max_positions = std::max<int64_t>(*max_positions, std::llround(std::min(1e9, factor * static_cast<double>(original))));
   const double fast = rope.positive_or("beta_fast", 32, kLargest), slow = rope.positive_or("beta_slow", 1, kLargest);
-  const double all_dim = rope.find("mscale_all_dim") ? rope.positive("mscale_all_dim", kLargest) : 0, own = rope.find("mscale") ? rope.positive("mscale", kLargest) : 0;
+  const double all_dim = rope.find("mscale_all_dim") ? rope.positive("mscale_all_dim", kLargest) : 0,
+               own = rope.find("mscale") ? rope.positive("mscale", kLargest) : 0;
   auto mscale = [&](double of) { return factor <= 1 ? 1.0 : 0.1 * of * std::log(factor) + 1.0; };
   const double fallback = own != 0 && all_dim != 0 ? mscale(own) / mscale(all_dim) : mscale(1);
   const auto dim = static_cast<double>(2 * frequencies.size());
@@ -88,7 +89,8 @@ Parameters find_parameters(ConfigFields& fields, const RopeFields& names) {
   const std::string type(names.layer_type);
   if (parameters && !type.empty()) {
     for (const auto& [key, value] : found.object.items())
-      if (key != "full_attention" && key != "sliding_attention") fields.refuse(found.name, fmt::format("must have an object for full_attention and one for sliding_attention, and has '{}'", key));
+      if (key != "full_attention" && key != "sliding_attention")
+        fields.refuse(found.name, fmt::format("must have an object for full_attention and one for sliding_attention, and has '{}'", key));
     nlohmann::json inner = found.object.contains(type) ? found.object[type] : nlohmann::json();
     if (inner.is_null()) inner = nlohmann::json::object();
     if (!inner.is_object()) fields.refuse(found.name, "must hold objects");
@@ -108,8 +110,7 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
   ConfigFields rope = fields.inner(parameters.object, name);
   if (rope.find("rope_theta")) {
     const double inner = rope.positive("rope_theta", kLargest);
-    if (fields.find(names.theta_name) && inner != theta)
-      fields.refuse(names.theta_name, fmt::format("contradicts the one in '{}'; remove one of them", name));
+    if (fields.find(names.theta_name) && inner != theta) fields.refuse(names.theta_name, fmt::format("contradicts the one in '{}'; remove one of them", name));
     theta = inner;
   }
   if (!names.may_be_partial) rope.only("partial_rotary_factor", 1.0);
@@ -138,8 +139,8 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
   Rope result;
   auto stop_at = [&](int64_t positions) {
     if (positions >= config.max_positions) return;
-    spdlog::info("{}: '{}' of type {} has other rules for sequences of more than {} tokens, which flexgen does not do: they may have up to so many", fields.source(),
-                 name, kind, positions);
+    spdlog::info("{}: '{}' of type {} has other rules for sequences of more than {} tokens, which flexgen does not do: they may have up to so many",
+                 fields.source(), name, kind, positions);
     config.max_positions = positions;
   };
   if (kind == "linear") {

@@ -12,17 +12,17 @@ namespace flexgen {
 /// What a family takes where the file says nothing, and what its fields are called.
 struct RopeFields {
   double theta = 10000;
-  bool may_be_partial = false;      ///< a share of a head's elements may be turned alone
-  double partial = 1;               ///< that share
+  bool may_be_partial = false;  ///< a share of a head's elements may be turned alone
+  double partial = 1;           ///< that share
   const char* theta_name = "rope_theta";
   const char* partial_name = "partial_rotary_factor";
-  std::string_view layer_type = {}; ///< rope_parameters has an object for each kind of layer: which one; else rope_scaling is of full_attention
-  int64_t original = 0;             ///< original_max_position_embeddings; 0: as the scaling says, or max_position_embeddings
-  bool has_alpha = false;           ///< "dynamic" scaling with a field alpha is a longer base for all sequences (Hunyuan)
-  bool grows_queries = false;       ///< queries beyond the old context are multiplied (llama_4_scaling_beta): not done, so sequences end there
-  bool has_mscales = false;         ///< the scale of "longrope" is short_mscale (Phi-3.5-MoE)
-  const char* usual = nullptr;      ///< rope_parameters where the file has none, as JSON; null: nothing is scaled
-  bool su_is_longrope = false;      ///< the types "su" and "yarn" of old files mean longrope (Phi-3)
+  std::string_view layer_type = {};  ///< rope_parameters has an object for each kind of layer: which one; else rope_scaling is of full_attention
+  int64_t original = 0;              ///< original_max_position_embeddings; 0: as the scaling says, or max_position_embeddings
+  bool has_alpha = false;            ///< "dynamic" scaling with a field alpha is a longer base for all sequences (Hunyuan)
+  bool grows_queries = false;        ///< queries beyond the old context are multiplied (llama_4_scaling_beta): not done, so sequences end there
+  bool has_mscales = false;          ///< the scale of "longrope" is short_mscale (Phi-3.5-MoE)
+  const char* usual = nullptr;       ///< rope_parameters where the file has none, as JSON; null: nothing is scaled
+  bool su_is_longrope = false;       ///< the types "su" and "yarn" of old files mean longrope (Phi-3)
 };
 
 /// Inverse frequencies and scale, scaling applied: "default", "linear" (Chen et al. 2023), "llama3", "yarn" (Peng et al. 2023); "dynamic" and "longrope"

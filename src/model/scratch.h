@@ -65,16 +65,16 @@ struct BlockScratch {
     if (config.is_mixture()) router = scratch.floats(rows * config.mixture.num_experts);
     if (config.mixture.shared_gate) shared_gate = scratch.floats(panel);
   }
-  std::byte* act;         ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
-  float *q, *k, *v;       ///< [T, A*H], [T, G*H], [T, G*H]
-  float* up;              ///< [panel, F]
-  float* gate = nullptr;  ///< [panel, F]
-  std::byte* inner;       ///< [panel, F] act
-  float* fused = nullptr;       ///< [T, (A + 2 G) * H]: q, k and v of one product
-  std::byte* beside = nullptr;  ///< [T, D] act: what a feed-forward part beside attention reads
-  float* branch = nullptr;      ///< [panel, D]: what is to be added to the stream
-  float* router = nullptr;      ///< [T, E]: a mixture's logits, as its choices are of the whole visit too
-  float* shared_gate = nullptr; ///< [panel]
+  std::byte* act;                ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
+  float *q, *k, *v;              ///< [T, A*H], [T, G*H], [T, G*H]
+  float* up;                     ///< [panel, F]
+  float* gate = nullptr;         ///< [panel, F]
+  std::byte* inner;              ///< [panel, F] act
+  float* fused = nullptr;        ///< [T, (A + 2 G) * H]: q, k and v of one product
+  std::byte* beside = nullptr;   ///< [T, D] act: what a feed-forward part beside attention reads
+  float* branch = nullptr;       ///< [panel, D]: what is to be added to the stream
+  float* router = nullptr;       ///< [T, E]: a mixture's logits, as its choices are of the whole visit too
+  float* shared_gate = nullptr;  ///< [panel]
 };
 
 /// For T rows that meet a unit of experts; an expert's rows go through it in panels.
@@ -91,11 +91,11 @@ struct ExpertScratch {
     inner = scratch.acts(panel * size);
     out = scratch.floats(panel * config.hidden_size);
   }
-  std::byte* x;             ///< [panel, D] act
+  std::byte* x;                          ///< [panel, D] act
   float *gate = nullptr, *up = nullptr;  ///< [panel, F]
-  float* pairs = nullptr;   ///< [panel, F, 2]: both, where one matrix makes them
-  std::byte* inner;         ///< [panel, F] act
-  float* out;               ///< [panel, D]
+  float* pairs = nullptr;                ///< [panel, F, 2]: both, where one matrix makes them
+  std::byte* inner;                      ///< [panel, F] act
+  float* out;                            ///< [panel, D]
 };
 
 /// For a panel of rows that want logits, of a chunk of the vocabulary.

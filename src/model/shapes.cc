@@ -131,7 +131,8 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     if (shape.family == Family::kGptOss) {
       json["sliding_window"] = 128;
       json["quantization_config"] = {{"quant_method", "mxfp4"}};
-      json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 32.0}, {"beta_fast", 32.0}, {"beta_slow", 1.0}, {"truncate", false}, {"original_max_position_embeddings", 4096}};
+      json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 32.0},    {"beta_fast", 32.0},
+                              {"beta_slow", 1.0},    {"truncate", false}, {"original_max_position_embeddings", 4096}};
     }
     if (shape.family == Family::kGlm4Moe) {
       json["moe_intermediate_size"] = shape.expert_size;
@@ -159,8 +160,11 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     json["rms_norm_eps"] = traits.norm_epsilon;
     json["rope_theta"] = traits.rope_theta;
     if (traits.rope_factor != 0)
-      json["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", traits.rope_factor}, {"low_freq_factor", 1.0},
-                              {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
+      json["rope_scaling"] = {{"rope_type", "llama3"},
+                              {"factor", traits.rope_factor},
+                              {"low_freq_factor", 1.0},
+                              {"high_freq_factor", 4.0},
+                              {"original_max_position_embeddings", 8192}};
     // transformers takes a window of 4096 where a mistral says nothing; v0.3 has none.
     if (shape.family == Family::kMistral) json["sliding_window"] = nullptr;
     return json.dump(2);

@@ -26,7 +26,9 @@ struct StateSpec {
   int64_t fixed_bytes = 0;           ///< kFixed
   bool operator==(const StateSpec&) const = default;
 
-  int64_t page_bytes(DType dtype, int64_t page_tokens) const { return kind == Kind::kFixed ? fixed_bytes : rows * heads * page_tokens * row_bytes(dtype, head_size); }
+  int64_t page_bytes(DType dtype, int64_t page_tokens) const {
+    return kind == Kind::kFixed ? fixed_bytes : rows * heads * page_tokens * row_bytes(dtype, head_size);
+  }
   /// Of a sequence of so many positions.
   double bytes(DType dtype, double positions) const {
     if (kind == Kind::kFixed) return static_cast<double>(fixed_bytes);
@@ -42,7 +44,9 @@ struct StateSpec {
   int64_t end_page(int64_t tokens, int64_t page_tokens) const { return kind == Kind::kFixed ? 1 : ceil_div(tokens, page_tokens); }
 
   /// Whether a sequence has no more pages at its end than it has while it waits in its middle. It takes them all when it starts; a longer one as its window moves on.
-  bool takes_all_at_start(int64_t pages, int64_t page_tokens) const { return window == 0 || pages <= 1 + ceil_div(std::max<int64_t>(window - 2, 0), page_tokens); }
+  bool takes_all_at_start(int64_t pages, int64_t page_tokens) const {
+    return window == 0 || pages <= 1 + ceil_div(std::max<int64_t>(window - 2, 0), page_tokens);
+  }
   /// Pages that `slots` sequences have together at the most, while they compute up to `new_rows` rows together and no two of them wait for each other's pages; `pages` if all of theirs were kept.
   /// With r new rows a sequence sees window - 1 + r positions, which lie in 1 + ceil((window - 2 + r) / page_tokens) pages where they lie worst.
   int64_t most_pages(int64_t slots, int64_t new_rows, int64_t pages, int64_t page_tokens) const {
@@ -54,7 +58,8 @@ struct StateSpec {
 
   std::string to_string() const {
     if (kind == Kind::kFixed) return fmt::format("{} a sequence", format_bytes(fixed_bytes));
-    return fmt::format("{} of {} heads of {}{}", rows == 2 ? "keys and values" : "a row a position", heads, head_size, window > 0 ? fmt::format(", window {}", window) : "");
+    return fmt::format("{} of {} heads of {}{}", rows == 2 ? "keys and values" : "a row a position", heads, head_size,
+                       window > 0 ? fmt::format(", window {}", window) : "");
   }
 };
 

@@ -20,9 +20,7 @@ WeightList& WeightList::norm(Role role, const std::string& name, int64_t size) {
   return *this;
 }
 
-WeightList& WeightList::linear(Role role, const std::string& name, int64_t rows, int64_t cols, bool bias) {
-  return part(role, name, 0, rows, 0, cols, bias);
-}
+WeightList& WeightList::linear(Role role, const std::string& name, int64_t rows, int64_t cols, bool bias) { return part(role, name, 0, rows, 0, cols, bias); }
 
 WeightList& WeightList::part(Role role, const std::string& name, int64_t first, int64_t rows, int64_t of_rows, int64_t cols, bool bias) {
   auto add_part = [&](WantedWeight weight) {
@@ -97,6 +95,8 @@ WeightList& WeightList::gated(const std::string& gate, const std::string& up, co
 
 std::string layer_start(int64_t index) { return "layers." + std::to_string(index) + "."; }
 
-std::string expert_start(int64_t index, const std::string& part, int64_t expert) { return layer_start(index) + part + ".experts." + std::to_string(expert) + "."; }
+std::string expert_start(int64_t index, const std::string& part, int64_t expert) {
+  return layer_start(index) + part + ".experts." + std::to_string(expert) + ".";
+}
 
 }  // namespace flexgen

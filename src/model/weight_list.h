@@ -58,10 +58,16 @@ struct WantedWeight {
   /// The checkpoint has codes and scales in its place, NAME_blocks [..., rows, cols / 32, 16] and NAME_scales [..., rows, cols / 32]: MXFP4 as gpt-oss is shipped.
   bool mxfp4 = false;
 
-  static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kMatrix, std::move(name), rows, cols, role}; }
-  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallMatrix, std::move(name), rows, cols, role}; }
+  static WantedWeight matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) {
+    return {Kind::kMatrix, std::move(name), rows, cols, role};
+  }
+  static WantedWeight small_matrix(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) {
+    return {Kind::kSmallMatrix, std::move(name), rows, cols, role};
+  }
   static WantedWeight vector(std::string name, int64_t size, Role role = Role::kOther) { return {Kind::kVector, std::move(name), 1, size, role}; }
-  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) { return {Kind::kSmallTable, std::move(name), rows, cols, role}; }
+  static WantedWeight small_table(std::string name, int64_t rows, int64_t cols, Role role = Role::kOther) {
+    return {Kind::kSmallTable, std::move(name), rows, cols, role};
+  }
   static WantedWeight table(std::string name, int64_t rows, int64_t cols) { return {Kind::kTable, std::move(name), rows, cols, Role::kTokens}; }
 
   bool always_resident() const { return kind != Kind::kMatrix && kind != Kind::kTable; }

@@ -20,7 +20,8 @@ std::optional<Launch> launched(const std::function<const char*(const char*)>& va
   if (variable("PMI_RANK")) return Launch{variable("SLURM_STEP_ID") ? "srun" : "PMI", number("PMI_SIZE")};
   // A batch script runs under no launcher, though the job's variables are there; a step's processes have a rank in it.
   if (variable("SLURM_STEP_ID") && variable("SLURM_PROCID") && tasks > 1)
-    fail_user("srun started {} tasks that cannot find each other; start them with srun --mpi=pmix (or mpirun in a batch script), or one task with --shard", tasks);
+    fail_user("srun started {} tasks that cannot find each other; start them with srun --mpi=pmix (or mpirun in a batch script), or one task with --shard",
+              tasks);
   return std::nullopt;
 }
 

@@ -12,8 +12,8 @@ void deliver(const std::vector<std::byte>& message, const Inbox& inbox, const Ev
   if (inbox.any) {
     *inbox.any = message;
   } else if (inbox.exact.size() != message.size()) {
-    done.finish(std::make_exception_ptr(
-        Error(ErrorKind::kPeer, fmt::format("a message of {} bytes came where {} were expected", message.size(), inbox.exact.size()))));
+    done.finish(
+        std::make_exception_ptr(Error(ErrorKind::kPeer, fmt::format("a message of {} bytes came where {} were expected", message.size(), inbox.exact.size()))));
     return;
   } else {
     std::copy(message.begin(), message.end(), inbox.exact.begin());

@@ -66,7 +66,9 @@ TEST(MeasureLink, ThreeRanks) {
 
 TEST(MeasureLink, OfTimes) {
   const LinkSpeed known{12.5e6, 10e-3, 65536, 20e-3};
-  auto there_and_back = [&](size_t bytes) { return static_cast<double>(bytes) / known.bytes_per_s + known.delay_of(static_cast<double>(bytes)) + known.delay_s; };
+  auto there_and_back = [&](size_t bytes) {
+    return static_cast<double>(bytes) / known.bytes_per_s + known.delay_of(static_cast<double>(bytes)) + known.delay_s;
+  };
   const LinkSpeed seen = link_of_times(20e-3, there_and_back(kHalfBytes), there_and_back(kWholeBytes));
   EXPECT_NEAR(seen.bytes_per_s, known.bytes_per_s, 1);
   EXPECT_NEAR(seen.delay_s, known.delay_s, 1e-9);

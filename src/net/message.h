@@ -16,8 +16,7 @@ namespace flexgen {
 class MessageWriter {
  public:
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  MessageWriter& add(T value) {
+  requires std::is_arithmetic_v<T> MessageWriter& add(T value) {
     append(&value, sizeof(value));
     return *this;
   }
@@ -27,8 +26,7 @@ class MessageWriter {
     return *this;
   }
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  MessageWriter& add(const std::vector<T>& values) {
+  requires std::is_arithmetic_v<T> MessageWriter& add(const std::vector<T>& values) {
     add(static_cast<int64_t>(values.size()));
     append(values.data(), values.size() * sizeof(T));
     return *this;
@@ -49,8 +47,7 @@ class MessageReader {
   explicit MessageReader(const std::string& text) : bytes_(std::as_bytes(std::span(text))) {}
 
   template <typename T>
-    requires std::is_arithmetic_v<T>
-  T value() {
+  requires std::is_arithmetic_v<T> T value() {
     T value;
     std::memcpy(&value, take(sizeof(T)), sizeof(T));
     return value;

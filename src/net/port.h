@@ -63,9 +63,7 @@ class SubPort : public Port {
   int rank() const override { return port_.rank() - first_; }
   int size() const override { return count_; }
   std::string describe(int rank) const override { return port_.describe(first_ + rank); }
-  Event send(int peer, Channel channel, std::span<const std::byte> bytes, double at_s) override {
-    return port_.send(first_ + peer, channel, bytes, at_s);
-  }
+  Event send(int peer, Channel channel, std::span<const std::byte> bytes, double at_s) override { return port_.send(first_ + peer, channel, bytes, at_s); }
   Event receive(int peer, Channel channel, Inbox inbox, double at_s) override { return port_.receive(first_ + peer, channel, inbox, at_s); }
   Event draw(int64_t* ticket) override { return port_.draw(ticket); }
   void abort(const std::string& reason) override { port_.abort(reason); }

@@ -21,7 +21,12 @@ std::string machine_id() {
 SplitAgreement agree_on_split(Port& port, const Model& model, const SplitInput& input) {
   const std::string id = machine_id();
   MessageWriter own;
-  own.add(input.mine.cpu_bytes).add(input.mine.flops_per_s).add(input.mine.disk_bytes_per_s).add(static_cast<uint8_t>(input.compute_dtype)).add(id).add(input.planner);
+  own.add(input.mine.cpu_bytes)
+      .add(input.mine.flops_per_s)
+      .add(input.mine.disk_bytes_per_s)
+      .add(static_cast<uint8_t>(input.compute_dtype))
+      .add(id)
+      .add(input.planner);
   std::vector<StageResources> ranks;
   std::vector<std::string> ids;
   for (const std::string& text : all_gather(port, own.text())) {
@@ -42,7 +47,8 @@ SplitAgreement agree_on_split(Port& port, const Model& model, const SplitInput& 
   auto sharers = [&](const std::string& of) { return of.empty() ? 1.0 : static_cast<double>(std::count(ids.begin(), ids.end(), of)); };
   if (input.planner == "search")
     for (size_t rank = 0; rank < ranks.size(); ++rank) ranks[rank].disk_bytes_per_s /= sharers(ids[rank]);
-  return {input.stage_split.empty() ? split_blocks(model, ranks, input.rows) : parse_split(input.stage_split, "--stages", port.size(), model.num_blocks()), sharers(id)};
+  return {input.stage_split.empty() ? split_blocks(model, ranks, input.rows) : parse_split(input.stage_split, "--stages", port.size(), model.num_blocks()),
+          sharers(id)};
 }
 
 }  // namespace flexgen

@@ -13,10 +13,10 @@ namespace flexgen {
 /// What a stage tells the others.
 struct SplitInput {
   StageResources mine;
-  DType compute_dtype;       ///< must be the same on all
-  std::string planner;       ///< must be the same on all; "search": speeds were measured, and stages of one machine share its disk's
-  std::string stage_split;   ///< "10:22"; empty: by what the stages bring
-  double rows = 0;           ///< as split_blocks() takes them
+  DType compute_dtype;      ///< must be the same on all
+  std::string planner;      ///< must be the same on all; "search": speeds were measured, and stages of one machine share its disk's
+  std::string stage_split;  ///< "10:22"; empty: by what the stages bring
+  double rows = 0;          ///< as split_blocks() takes them
 };
 
 /// How all stages have agreed to split the model.

@@ -19,7 +19,9 @@ namespace {
 
 std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated) {
   std::mt19937_64 random(11);
-  auto draw = [&](std::pair<int64_t, int64_t> range) { return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1)); };
+  auto draw = [&](std::pair<int64_t, int64_t> range) {
+    return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1));
+  };
   std::vector<Request> requests(static_cast<size_t>(count));
   for (Request& request : requests) {
     request.prompt.resize(static_cast<size_t>(draw(prompt)));
@@ -34,7 +36,8 @@ std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prom
 Workload job_of(const std::vector<Request>& requests) {
   Workload workload;
   for (const Request& request : requests)
-    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false, request.ends_after > 0 ? std::optional(request.ends_after) : std::nullopt);
+    workload.add(static_cast<int64_t>(request.prompt.size()), request.params.max_tokens, false, false,
+                 request.ends_after > 0 ? std::optional(request.ends_after) : std::nullopt);
   workload.reads_logits = std::any_of(requests.begin(), requests.end(), [](const Request& request) { return request.params.top_logprobs >= 0; });
   return workload;
 }
@@ -109,16 +112,21 @@ TEST(CostModel, AgreesWithTheSimulatedExecutor) {
     Case c{static_cast<int64_t>(1 + random() % 12), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
     c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
     const double r = ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
-    EXPECT_GT(r, 0.95) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
-    EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+    EXPECT_GT(r, 0.95) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " "
+                       << c.weights << " " << c.cache << " " << c.activations;
+    EXPECT_LT(r, 1.05) << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " "
+                       << c.weights << " " << c.cache << " " << c.activations;
   }
 }
 
 /// Blocks of several layers, of which one has a cache.
 TEST(CostModel, AgreesOnExperts) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
+  const auto model = Model::of_shape(
+      parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
     "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [0], "vocab_size": 32000,
-    "max_position_embeddings": 2048})", "", "config.json"), DType::kBF16);
+    "max_position_embeddings": 2048})",
+                   "", "config.json"),
+      DType::kBF16);
   std::mt19937_64 random(7);
   auto share = [&] { return static_cast<double>(random() % 5) / 4; };
   const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40})};
@@ -126,7 +134,8 @@ TEST(CostModel, AgreesOnExperts) {
     Case c{static_cast<int64_t>(1 + random() % 12), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
     c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
     EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
-        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " "
+        << c.cache << " " << c.activations;
   }
 }
 
@@ -136,15 +145,21 @@ TEST(CostModel, AgreesOnChosenExperts) {
   auto share = [&] { return static_cast<double>(random() % 5) / 4; };
   const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40}), requests_of(3, {1, 4}, {30, 60})};
   for (int64_t expert_size : {256, 1024}) {  // units of several experts, and of one
-    const auto model = Model::of_shape(parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": {},
+    const auto model = Model::of_shape(
+        parse_config(
+            fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": {},
       "head_dim": 128, "num_attention_heads": 8, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [], "vocab_size": 32000,
-      "max_position_embeddings": 2048}})", expert_size), "", "config.json"), DType::kBF16);
+      "max_position_embeddings": 2048}})",
+                        expert_size),
+            "", "config.json"),
+        DType::kBF16);
     for (int i = 0; i < 20; ++i) {
       Case c{static_cast<int64_t>(1 + random() % 6), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
       c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
       c.max_choosing_rows = i % 3 == 0 ? 1 << 20 : static_cast<int64_t>(random() % 40);
       const Ratio r = ratios(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
-      const std::string text = fmt::format("{}: {} x {} rows {} choosing {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows, c.max_choosing_rows, c.buffers, c.weights, c.cache, c.activations);
+      const std::string text = fmt::format("{}: {} x {} rows {} choosing {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows,
+                                           c.max_choosing_rows, c.buffers, c.weights, c.cache, c.activations);
       EXPECT_NEAR(r.time, 1, 0.07) << text;
       EXPECT_NEAR(r.read_bytes, 1, 0.07) << text;
     }
@@ -155,14 +170,16 @@ TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
   const auto model = shape("opt-1.3b");
   std::mt19937_64 random(6);
   auto share = [&] { return static_cast<double>(random() % 5) / 4; };
-  const std::vector<std::vector<Request>> jobs{ending_early(requests_of(40, {20, 90}, {3, 20}), {0, 80}), ending_early(requests_of(40, {64, 64}, {16, 16}), {48, 48}),
+  const std::vector<std::vector<Request>> jobs{ending_early(requests_of(40, {20, 90}, {3, 20}), {0, 80}),
+                                               ending_early(requests_of(40, {64, 64}, {16, 16}), {48, 48}),
                                                ending_early(requests_of(30, {1, 8}, {1, 40}), {60, 60})};
   for (int i = 0; i < 30; ++i) {
     Case c{static_cast<int64_t>(2 + random() % 11), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
     c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
     c.pages = i % 3 ? 1 : 0.5;  // slots wait for pages that nobody will write
     EXPECT_NEAR(ratio(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]), 1, 0.05)
-        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " " << c.cache << " " << c.activations;
+        << i << ": " << c.micro_batch_size << "x" << c.num_micro_batches << " rows " << c.max_rows << " buffers " << c.buffers << " " << c.weights << " "
+        << c.cache << " " << c.activations;
   }
   // With all of their max_tokens they would take several times as long.
   std::vector<Request> all = jobs[1];
@@ -195,7 +212,8 @@ TEST(CostModel, KnowsWhatIsShared) {
     EXPECT_GT(workload.total_prefix_tokens, 0);
     auto share = [&] { return static_cast<double>(random() % 5) / 4; };
     const auto size = static_cast<int64_t>(2 + random() % 8), count = static_cast<int64_t>(1 + random() % 3);
-    Policy policy = policy_of_sizes(*model, workload, DType::kBF16, size, count, static_cast<int>(1 + random() % 3), size + static_cast<int64_t>(random() % 200));
+    Policy policy =
+        policy_of_sizes(*model, workload, DType::kBF16, size, count, static_cast<int>(1 + random() % 3), size + static_cast<int64_t>(random() % 200));
     policy.weights = {0, share(), 0};
     policy.kv_cache = {0, share(), 0};
     policy.activations = {0, share(), 0};
@@ -207,8 +225,9 @@ TEST(CostModel, KnowsWhatIsShared) {
     double kv_read_bytes = 0;
     for (const StepLoad& step : walk.steps)
       for (const BatchLoad& load : step.batches) kv_read_bytes += step.count * load.block.kv_read_bytes * static_cast<double>(model->num_blocks());
-    const std::string text = fmt::format("{}: groups of {}, {} x {} rows {} buffers {}, {} {} {}; {} pages for prefixes", i, group, size, count, policy.max_rows, policy.buffers,
-                                         policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(), policy.prefix_pages);
+    const std::string text =
+        fmt::format("{}: groups of {}, {} x {} rows {} buffers {}, {} {} {}; {} pages for prefixes", i, group, size, count, policy.max_rows, policy.buffers,
+                    policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string(), policy.prefix_pages);
     EXPECT_NEAR(predicted.time_s / simulated.elapsed_s, 1, 0.15) << text;
     EXPECT_NEAR(kv_read_bytes / simulated.work.kv_read_bytes, 1, 0.1) << text;
     EXPECT_NEAR(static_cast<double>(simulated.shared_prompt_tokens), workload.total_shared_tokens, 0.1 * workload.total_shared_tokens) << text;
@@ -238,19 +257,24 @@ void expect_agreement(const Model& model, const HardwareProfile& hardware, Polic
   ListSource source(requests);
   const RunReport simulated = simulate(model, policy, precision, hardware, source);
   const Prediction predicted = predict(model, hardware, precision, policy, workload);
-  const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", round, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers,
-                                       policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
+  const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", round, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows,
+                                       policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
   EXPECT_GT(predicted.time_s / simulated.elapsed_s, 0.9) << text;
   EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1.1) << text;
 }
 
 /// Layers whose windows sequences move past: their pages go back, to the tier that they are from.
 TEST(CostModel, AgreesOnWindows) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})", "", "windows"), DType::kBF16);
+  const auto model = Model::of_shape(
+      parse_config(
+          R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})",
+          "", "windows"),
+      DType::kBF16);
   std::mt19937_64 random(15);
   auto share = [&] { return static_cast<double>(random() % 5) / 4; };
-  const std::vector<std::vector<Request>> jobs{requests_of(30, {20, 400}, {10, 90}), requests_of(20, {300, 300}, {100, 100}), requests_of(30, {1, 60}, {1, 250})};
+  const std::vector<std::vector<Request>> jobs{requests_of(30, {20, 400}, {10, 90}), requests_of(20, {300, 300}, {100, 100}),
+                                               requests_of(30, {1, 60}, {1, 250})};
   HardwareProfile gpu = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
   gpu.gpu = gpu_of(2e13, 2.5e11);
   gpu.gpu->logit_s = 0;
@@ -259,7 +283,8 @@ TEST(CostModel, AgreesOnWindows) {
     c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 200);
     const std::vector<Request>& job = jobs[static_cast<size_t>(i) % jobs.size()];
     const Ratio r = ratios(*model, c, small_machine(), job);
-    const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows, c.buffers, c.weights, c.cache, c.activations);
+    const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows, c.buffers,
+                                         c.weights, c.cache, c.activations);
     EXPECT_NEAR(r.time, 1, 0.05) << text;
     EXPECT_NEAR(r.read_bytes, 1, 0.05) << text;
     Policy policy;
@@ -322,9 +347,12 @@ TEST(CostModel, AgreesOnAttentionBesideAGpu) {
 
 /// Experts on a GPU, with attention there or beside it: of what is in the RAM beside it, too, those alone are copied that are chosen.
 TEST(CostModel, AgreesOnExpertsOnAGpu) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
+  const auto model = Model::of_shape(
+      parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512,
     "head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 4, "num_experts": 32, "num_experts_per_tok": 4, "mlp_only_layers": [0], "vocab_size": 32000,
-    "max_position_embeddings": 2048})", "", "config.json"), DType::kBF16);
+    "max_position_embeddings": 2048})",
+                   "", "config.json"),
+      DType::kBF16);
   HardwareProfile hardware = HardwareProfile::uniform(1e12, 4e10, 2e9, 1e9);
   hardware.gpu = gpu_of(2e13, 2.5e11);
   hardware.gpu->logit_s = 0;
@@ -352,7 +380,8 @@ TEST(CostModel, TheLastSequencesAreSharedOutAsTheBatcherDoes) {
   for (int64_t count : {5, 8, 11}) {
     const std::vector<Request> requests = requests_of(count, {16, 64}, {2, 6});
     for (int64_t size : {1, 2, 3})
-      for (int64_t batches : {2, 3}) EXPECT_NEAR(ratio(*model, {size, batches, 128, 3, 0.5, 0.5, 1}, small_machine(), requests), 1, 0.01) << count << ": " << size << " x " << batches;
+      for (int64_t batches : {2, 3})
+        EXPECT_NEAR(ratio(*model, {size, batches, 128, 3, 0.5, 0.5, 1}, small_machine(), requests), 1, 0.01) << count << ": " << size << " x " << batches;
   }
   const Workload workload = job_of(requests_of(8, {16, 64}, {2, 6}));
   Policy policy;

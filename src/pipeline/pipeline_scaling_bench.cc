@@ -37,7 +37,8 @@ struct Result {
   std::string text;
 };
 
-std::optional<Result> run(const std::string& shape, const HardwareProfile& hardware, int num_ranks, int64_t micro_batch_size, int64_t batches_a_group, Tier attention) {
+std::optional<Result> run(const std::string& shape, const HardwareProfile& hardware, int num_ranks, int64_t micro_batch_size, int64_t batches_a_group,
+                          Tier attention) {
   const ModelConfig config = parse_config(*shape_config_json(shape), "", shape);
   const auto whole = Model::of_shape(config, DType::kBF16);
   const std::vector<StageResources> equal(static_cast<size_t>(num_ranks), StageResources{kRamBytes, 1e13, 2e9});
@@ -87,15 +88,16 @@ std::optional<Result> run(const std::string& shape, const HardwareProfile& hardw
   result.utilisation = report.utilisation();
   char speed[64];
   std::snprintf(speed, sizeof(speed), "%.2f | %.2f", result.tokens_per_s, result.utilisation);
-  result.text = std::to_string(micro_batch_size) + " x " + std::to_string(batches) + " | " + ranks.front().policy.weights.to_string() + ", " + ranks.front().policy.kv_cache.to_string() +
-                " | " + (attention == Tier::kGpu ? "GPU" : "CPU") + " | " + speed + " | " + busiest + " |";
+  result.text = std::to_string(micro_batch_size) + " x " + std::to_string(batches) + " | " + ranks.front().policy.weights.to_string() + ", " +
+                ranks.front().policy.kv_cache.to_string() + " | " + (attention == Tier::kGpu ? "GPU" : "CPU") + " | " + speed + " | " + busiest + " |";
   return result;
 }
 
 void scale(const std::string& shape, const HardwareProfile& hardware, bool all) {
-  std::printf("\n%s, 16 bits, %lld prompt and %lld generated tokens, simulated: %s, 16 GB of GPU memory, 208 GB of RAM, 10 Gbit/s between ranks\n\n", shape.c_str(),
-              static_cast<long long>(kPrompt), static_cast<long long>(kGenerated), hardware.name.c_str());
-  std::printf("| ranks | block | weights, cache (gpu:cpu:disk) | attention | generated tokens/s | utilisation | busiest lane | FlexGen published |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+  std::printf("\n%s, 16 bits, %lld prompt and %lld generated tokens, simulated: %s, 16 GB of GPU memory, 208 GB of RAM, 10 Gbit/s between ranks\n\n",
+              shape.c_str(), static_cast<long long>(kPrompt), static_cast<long long>(kGenerated), hardware.name.c_str());
+  std::printf(
+      "| ranks | block | weights, cache (gpu:cpu:disk) | attention | generated tokens/s | utilisation | busiest lane | FlexGen published |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
   for (int num_ranks : {1, 2, 4, 8, 16}) {
     std::string published = "-";
     for (const Published& known : kPublished)

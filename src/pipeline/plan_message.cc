@@ -18,8 +18,17 @@ std::vector<std::byte> encode(const PlanMessage& message) {
   FLEXGEN_CHECK(message.wanted.size() == plan.logit_rows.size());
   // What a LogitReader asks of a row's parameters, and no more.
   for (const LogitReader::Row& row : message.wanted) {
-    out.add(row.slot).add(row.position).add(row.target).add(row.params.temperature).add(row.params.top_p).add(row.params.top_k).add(row.params.min_p).add(row.params.seed)
-        .add(row.params.top_logprobs).add(row.edited).add(static_cast<int64_t>(row.edits.size()));
+    out.add(row.slot)
+        .add(row.position)
+        .add(row.target)
+        .add(row.params.temperature)
+        .add(row.params.top_p)
+        .add(row.params.top_k)
+        .add(row.params.min_p)
+        .add(row.params.seed)
+        .add(row.params.top_logprobs)
+        .add(row.edited)
+        .add(static_cast<int64_t>(row.edits.size()));
     out.add(row.logprob_ids).add(row.mask.valid() ? row.mask.get() : TokenMask());
     for (const LogitEdit& edit : row.edits) out.add(edit.token).add(edit.bias).add(edit.repetition).add(edit.penalty);
   }

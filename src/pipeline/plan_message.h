@@ -21,8 +21,8 @@ struct PlanMessage {
     kEnd,   ///< the run is over
   };
   Kind kind = Kind::kStep;
-  std::shared_ptr<BatchPlan> plan;      ///< kPlan; without a sink
-  std::vector<LogitReader::Row> wanted; ///< kPlan: one a logit row
+  std::shared_ptr<BatchPlan> plan;       ///< kPlan; without a sink
+  std::vector<LogitReader::Row> wanted;  ///< kPlan: one a logit row
 };
 
 std::vector<std::byte> encode(const PlanMessage& message);

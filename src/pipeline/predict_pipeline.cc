@@ -71,7 +71,8 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   double layers = 0;
   for (const SimulatedRank& rank : ranks) layers += static_cast<double>(rank.model->layers().size());
   const double visits_a_step = layers * static_cast<double>(policy.num_micro_batches);
-  const double all_steps = steps_of(policy, static_cast<double>(workload.num_sequences), workload.computed_prompt_tokens() + workload.total_generated_tokens, workload.total_generated_tokens);
+  const double all_steps = steps_of(policy, static_cast<double>(workload.num_sequences), workload.computed_prompt_tokens() + workload.total_generated_tokens,
+                                    workload.total_generated_tokens);
   const std::vector<SequenceLength>& lengths = workload.sample;
   if (workload.sample_stride == 1 && all_steps * visits_a_step <= most_visits) {
     Part whole(workload.reads_logits);

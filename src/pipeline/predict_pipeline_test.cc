@@ -49,7 +49,8 @@ class PredictPipeline : public testing::Test {
 TEST_F(PredictPipeline, PartsSayWhatTheWholeTakes) {
   int checked = 0;
   for (const Workload& job : {workload(400, 100, 16), workload(24, 40, 200)}) {
-    const Prediction whole = predict_pipeline(ranks(8, 4), links_, DType::kBF16, job, 1e9), parts = predict_pipeline(ranks(8, 4), links_, DType::kBF16, job, 3000);
+    const Prediction whole = predict_pipeline(ranks(8, 4), links_, DType::kBF16, job, 1e9),
+                     parts = predict_pipeline(ranks(8, 4), links_, DType::kBF16, job, 3000);
     EXPECT_GT(whole.time_s, 0);
     EXPECT_GT(whole.busy[LaneKind::kDiskRead], 0);
     EXPECT_GT(whole.loaded_bytes, 0);
@@ -67,7 +68,8 @@ TEST_F(PredictPipeline, AnswersMayEndBeforeTheirMaxTokens) {
   for (const SequenceLength& length : workload(400, 100, 16).sample) early.add(length.prompt, length.max_tokens + 24, false, false, length.generated);
   const Workload all = workload(400, 100, 16);
   for (double most_visits : {1e9, 3000.0}) {
-    const Prediction ends = predict_pipeline(ranks(8, 4), links_, DType::kBF16, early, most_visits), same = predict_pipeline(ranks(8, 4), links_, DType::kBF16, all, most_visits);
+    const Prediction ends = predict_pipeline(ranks(8, 4), links_, DType::kBF16, early, most_visits),
+                     same = predict_pipeline(ranks(8, 4), links_, DType::kBF16, all, most_visits);
     // The same tokens: only the pages differ that nobody writes, and so which of the others are on disk.
     EXPECT_NEAR(ends.time_s, same.time_s, 0.1 * same.time_s);
     EXPECT_EQ(ends.generated_tokens, all.total_generated_tokens);

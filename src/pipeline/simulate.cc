@@ -58,8 +58,7 @@ class SimulatedProcess {
                    const LinkSpeed& speed = {})
       : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link, speed)),
         ram_(arena_bytes(model, policy, kv_dtype, Tier::kCpu), Arena::Use::kAddressesOnly),
-        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly),
-        weights_(model, policy, files_, arenas_, lanes_),
+        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly), weights_(model, policy, files_, arenas_, lanes_),
         cache_(model, policy, kv_dtype, files_.open("cache", FileMode::kWriteDirect), arenas_, lanes_),
         hidden_(model, policy, files_.open("activations", FileMode::kWriteDirect), arenas_, lanes_, link),
         exchange_(policy.on_gpu() ? std::make_unique<Exchange>(model, policy, arenas_) : nullptr),

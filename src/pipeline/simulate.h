@@ -11,15 +11,15 @@ namespace flexgen {
 
 /// What the lanes of a machine give.
 struct MachineSpeeds {
-  double flops_per_s = 1e12;         ///< of matrix products
-  double ram_bytes_per_s = 20e9;     ///< decode attention reads keys and values at this
+  double flops_per_s = 1e12;      ///< of matrix products
+  double ram_bytes_per_s = 20e9;  ///< decode attention reads keys and values at this
   double disk_read_bytes_per_s = 2e9;
   double disk_write_bytes_per_s = 1e9;
-  double visit_overhead_s = 20e-6;   ///< host and kernel starts of one visit
-  double disk_latency_s = 100e-6;    ///< of one request; requests in a queue overlap it
+  double visit_overhead_s = 20e-6;  ///< host and kernel starts of one visit
+  double disk_latency_s = 100e-6;   ///< of one request; requests in a queue overlap it
   // Of a GPU, for policies whose compute tier it is.
   double gpu_flops_per_s = 60e12;
-  double gpu_bytes_per_s = 250e9;    ///< of its memory
+  double gpu_bytes_per_s = 250e9;  ///< of its memory
   double h2d_bytes_per_s = 12e9, d2h_bytes_per_s = 12e9;
   double copy_latency_s = 10e-6;
 };
@@ -34,8 +34,8 @@ RunReport simulate(const Model& model, const Policy& policy, const Precision& pr
 
 /// One rank of a simulated pipeline.
 struct SimulatedRank {
-  const Model* model;   ///< its own blocks (Model::keep_blocks)
-  Policy policy;        ///< all ranks' have one BlockShape, with as many groups as there are ranks at least
+  const Model* model;  ///< its own blocks (Model::keep_blocks)
+  Policy policy;       ///< all ranks' have one BlockShape, with as many groups as there are ranks at least
   MachineSpeeds speeds;
   const HardwareProfile* hardware = nullptr;  ///< if there is one, everything takes what it says of runs in this precision, and `speeds` mean nothing
   Precision precision;
@@ -44,7 +44,7 @@ struct SimulatedRank {
 
 /// What the ranks of a simulated pipeline have done, in virtual time.
 struct PipelineReport {
-  RunReport whole;                ///< time of the slowest rank; tokens of the first
+  RunReport whole;  ///< time of the slowest rank; tokens of the first
   std::vector<RunReport> ranks;
   /// The share of the time in which a rank's busiest lane works, averaged over the ranks.
   double utilisation() const;

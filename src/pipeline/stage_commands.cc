@@ -8,8 +8,16 @@ namespace flexgen {
 
 void command_stages(const StageLink& stages, StageCommand command, const Workload& workload) {
   MessageWriter message;
-  message.add(static_cast<uint8_t>(command)).add(workload.num_sequences).add(workload.longest_sequence).add(workload.total_prompt_tokens)
-      .add(workload.total_prefix_tokens).add(workload.total_shared_tokens).add(workload.total_max_tokens).add(workload.total_generated_tokens).add(workload.keeps_logits).add(workload.scores_prompts)
+  message.add(static_cast<uint8_t>(command))
+      .add(workload.num_sequences)
+      .add(workload.longest_sequence)
+      .add(workload.total_prompt_tokens)
+      .add(workload.total_prefix_tokens)
+      .add(workload.total_shared_tokens)
+      .add(workload.total_max_tokens)
+      .add(workload.total_generated_tokens)
+      .add(workload.keeps_logits)
+      .add(workload.scores_prompts)
       .add(workload.reads_logits);
   for (int stage = 1; stage < stages.num_stages(); ++stage) stages.port->send(stage, Channel::kControl, message.bytes()).wait();
 }

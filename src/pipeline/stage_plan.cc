@@ -35,19 +35,30 @@ void all_or_none(Port& port, Work work) {
 }
 
 void write(MessageWriter& out, const BlockShape& shape) {
-  out.add(shape.micro_batch_size).add(shape.num_micro_batches).add(shape.max_rows).add(shape.max_logit_rows).add(shape.pages_per_micro_batch).add(shape.num_groups).add(shape.prefix_pages);
+  out.add(shape.micro_batch_size)
+      .add(shape.num_micro_batches)
+      .add(shape.max_rows)
+      .add(shape.max_logit_rows)
+      .add(shape.pages_per_micro_batch)
+      .add(shape.num_groups)
+      .add(shape.prefix_pages);
 }
 
 BlockShape read_block(MessageReader& in) {
   BlockShape shape;
-  for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch, &shape.num_groups, &shape.prefix_pages})
+  for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch,
+                         &shape.num_groups, &shape.prefix_pages})
     *field = in.value<int64_t>();
   return shape;
 }
 
 void write(MessageWriter& out, const Policy& policy) {
   write(out, policy.block());
-  out.add(policy.max_choosing_rows).add(policy.hottest_first).add(static_cast<int64_t>(policy.buffers)).add(static_cast<uint8_t>(policy.compute_tier)).add(static_cast<uint8_t>(policy.attention_tier));
+  out.add(policy.max_choosing_rows)
+      .add(policy.hottest_first)
+      .add(static_cast<int64_t>(policy.buffers))
+      .add(static_cast<uint8_t>(policy.compute_tier))
+      .add(static_cast<uint8_t>(policy.attention_tier));
   for (const Fractions& share : {policy.weights, policy.kv_cache, policy.activations}) out.add(share.gpu).add(share.cpu).add(share.disk);
 }
 
@@ -182,7 +193,8 @@ class StagePlanner {
 
 }  // namespace
 
-std::vector<BlockShape> block_candidates(const Model& model, const Workload& workload, DType kv, const PolicyRequest& request, const BlockShape& agreed, int64_t num_stages) {
+std::vector<BlockShape> block_candidates(const Model& model, const Workload& workload, DType kv, const PolicyRequest& request, const BlockShape& agreed,
+                                         int64_t num_stages) {
   const int64_t slots = agreed.micro_batch_size * agreed.num_micro_batches, rows = agreed.max_rows * agreed.num_micro_batches;
   std::vector<int64_t> counts{agreed.num_micro_batches};
   if (!request.num_micro_batches)

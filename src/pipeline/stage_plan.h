@@ -17,11 +17,11 @@ struct StagePlanInput {
   const Model& whole;        ///< all, in the types in which the stages have them
   const Workload& workload;  ///< the lengths of its sequences are wanted on the first stage alone
   Budgets budgets;
-  PolicyRequest request;     ///< what the user fixed wins
+  PolicyRequest request;  ///< what the user fixed wins
   Precision precision;
   const HardwareProfile& hardware;
   const std::vector<LinkSpeed>& links;  ///< a stage: to the next, and from the last to the first
-  bool search = true;        ///< else the first rule's block is taken, and only judged
+  bool search = true;                   ///< else the first rule's block is taken, and only judged
 };
 
 /// All stages must call it, at the same time. Throws Error{user} on all of them if one cannot do any block that honours the request within its budgets. The
@@ -29,6 +29,7 @@ struct StagePlanInput {
 Plan plan_stages(const StagePlanInput& input);
 
 /// Blocks of as many slots and rows as `agreed`, which comes first, in 1 to 4 micro-batches a stage, and in groups as few or as many as there can be.
-std::vector<BlockShape> block_candidates(const Model& model, const Workload& workload, DType kv, const PolicyRequest& request, const BlockShape& agreed, int64_t num_stages);
+std::vector<BlockShape> block_candidates(const Model& model, const Workload& workload, DType kv, const PolicyRequest& request, const BlockShape& agreed,
+                                         int64_t num_stages);
 
 }  // namespace flexgen

@@ -22,7 +22,8 @@ std::vector<int64_t> split_blocks(const Model& model, std::span<const StageResou
       const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
       if (!use.lookup) bytes += static_cast<double>(use.rows) * static_cast<double>(weight.stored_bytes()) / static_cast<double>(weight.rows);
     }
-    if (layer.kind != LayerKind::kEmbed && layer.kind != LayerKind::kHead) block_bytes += bytes / static_cast<double>(num_blocks), block_flops += layer.linear_flops_per_row / static_cast<double>(num_blocks);
+    if (layer.kind != LayerKind::kEmbed && layer.kind != LayerKind::kHead)
+      block_bytes += bytes / static_cast<double>(num_blocks), block_flops += layer.linear_flops_per_row / static_cast<double>(num_blocks);
     if (layer.kind == LayerKind::kHead) head_bytes += bytes, head_flops += layer.linear_flops_per_row;
   }
   auto time_s = [&](size_t rank, int64_t blocks) {

@@ -13,9 +13,9 @@ namespace flexgen {
 
 /// What a rank brings.
 struct StageResources {
-  int64_t cpu_bytes = 0;           ///< its RAM budget
-  double flops_per_s = 1e12;       ///< of matrix products
-  double disk_bytes_per_s = 1.5e9; ///< what does not fit is read at this
+  int64_t cpu_bytes = 0;            ///< its RAM budget
+  double flops_per_s = 1e12;        ///< of matrix products
+  double disk_bytes_per_s = 1.5e9;  ///< what does not fit is read at this
 };
 
 /// Blocks of each rank, one at least, in all the model's: so that the slowest rank is as fast as can be. A rank's time for a pass is that of its products

@@ -45,9 +45,11 @@ class Timeline {
         double resident = static_cast<double>(embed.uses[i].resident_rows + embed.uses[i].host_rows);
         for (size_t layer = 0; layer < model.layers().size(); ++layer)
           for (size_t use = 0; model.layers()[layer].kind == LayerKind::kHead && use < weights_.layers[layer].uses.size(); ++use)
-            if (model.layers()[layer].uses[use].weight == table) 
+            if (model.layers()[layer].uses[use].weight == table)
               resident += static_cast<double>(weights_.layers[layer].uses[use].resident_rows + weights_.layers[layer].uses[use].host_rows);
-        lookup_share_ = (on_gpu_ ? weights_.lookup_bounce_bytes : weights_.lookup_row_bytes) > 0 ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size)) : 0;
+        lookup_share_ = (on_gpu_ ? weights_.lookup_bounce_bytes : weights_.lookup_row_bytes) > 0
+                            ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size))
+                            : 0;
       }
     resident_ready_s_.assign(weights_.layers.size(), 0);
     host_ready_s_.assign(weights_.layers.size(), 0);
@@ -82,7 +84,8 @@ class Timeline {
     cache_issued_ = cache_acquired_ = 0;
     cache_ready_.clear();
     block_times_.clear();
-    for (const BatchLoad& batch : load.batches) block_times_.push_back(batch.rows > 0 ? block_times(model_, hardware_, precision_, policy_, batch.block) : BlockTimes{});
+    for (const BatchLoad& batch : load.batches)
+      block_times_.push_back(batch.rows > 0 ? block_times(model_, hardware_, precision_, policy_, batch.block) : BlockTimes{});
     const int64_t cache_base = cache_keys_;
     const bool alone = num_batches == 1;
     for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
@@ -94,7 +97,8 @@ class Timeline {
         const BatchLoad& batch = load.batches[b];
         if (layer == 0) host_s_ = std::max(host_s_, results_s_[b]);
         if (layer == 0 && b + 1 == num_batches) order_.begin_pass(step_, chooses);
-        const bool visited = batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0) && (!is_chosen || units_[layer - first_unit_].wanted_by[b]);
+        const bool visited =
+            batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0) && (!is_chosen || units_[layer - first_unit_].wanted_by[b]);
         const bool beside = beside_ && visited && spec.cache >= 0;
         if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
         if (visited) {
@@ -116,7 +120,8 @@ class Timeline {
             if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
           }
           const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
-                                         ? batch.rows - static_cast<double>(hidden_.resident_rows) : 0;
+                                         ? batch.rows - static_cast<double>(hidden_.resident_rows)
+                                         : 0;
           if (hidden_rows > 0 && layer > 0) start_s = std::max(start_s, load_hidden(hidden_rows, buffers_ > 1 ? stored_s_[b] : last_stored_s_));
           if (buffers_ > 1 && !on_gpu_) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);
           double end_s = std::max(start_s, host_s_) + time_s;
@@ -155,7 +160,9 @@ class Timeline {
 
  private:
   size_t ring(int64_t key) const { return static_cast<size_t>(key % buffers_); }
-  const PageMoves& moves_of(const BatchLoad& batch, int64_t cache) const { return batch.moves[static_cast<size_t>(cache_.group_of[static_cast<size_t>(cache)])]; }
+  const PageMoves& moves_of(const BatchLoad& batch, int64_t cache) const {
+    return batch.moves[static_cast<size_t>(cache_.group_of[static_cast<size_t>(cache)])];
+  }
   bool stages_cache(const BatchLoad& batch, int64_t cache) const { return batch.rows > 0 && moves_of(batch, cache).passing() > 0; }
 
   /// The stage of a visit that follows attention beside the GPU.
@@ -318,7 +325,8 @@ class Timeline {
   double look_up(double rows) {
     load_resident(first_loads_.before_lookup());
     double ready_s = 0;
-    for (int64_t layer : first_loads_.lookup_layers()) ready_s = std::max({ready_s, resident_ready_s_[static_cast<size_t>(layer)], host_ready_s_[static_cast<size_t>(layer)]});
+    for (int64_t layer : first_loads_.lookup_layers())
+      ready_s = std::max({ready_s, resident_ready_s_[static_cast<size_t>(layer)], host_ready_s_[static_cast<size_t>(layer)]});
     if (lookup_share_ <= 0) return ready_s;
     const auto vocabulary = static_cast<double>(model_.config().vocab_size);
     const double distinct = lookup_share_ * vocabulary * -std::expm1(rows * std::log1p(-1 / vocabulary));
@@ -390,7 +398,8 @@ class Timeline {
     } else {
       ready_s = copy(LaneKind::kH2d, moves.old_host * page_bytes, free_s);
       if (moves.old_disk > 0)
-        ready_s = copy(LaneKind::kH2d, moves.old_disk * page_bytes, std::max(free_s, read(moves.old_disk * page_bytes, cache_bounce_free_s_[ring(base + cache_issued_)])));
+        ready_s = copy(LaneKind::kH2d, moves.old_disk * page_bytes,
+                       std::max(free_s, read(moves.old_disk * page_bytes, cache_bounce_free_s_[ring(base + cache_issued_)])));
     }
     cache_ready_.push_back(ready_s);
     ++cache_issued_;
@@ -413,35 +422,35 @@ class Timeline {
 
   double host_s_ = 0, compute_free_s_ = 0, read_free_s_ = 0, write_free_s_ = 0, lookup_free_s_ = 0;
   double h2d_free_s_ = 0, h2d_small_free_s_ = 0, d2h_free_s_ = 0, cpu_free_s_ = 0;
-  double unpaid_disk_s_ = 0;   ///< disk time that compute has not been slowed down for yet
-  double unpaid_write_s_ = 0;  ///< write time that reading has not been slowed down for yet
+  double unpaid_disk_s_ = 0;                                                                 ///< disk time that compute has not been slowed down for yet
+  double unpaid_write_s_ = 0;                                                                ///< write time that reading has not been slowed down for yet
   std::vector<double> weight_free_s_, weight_ready_s_, cache_free_s_, cache_bounce_free_s_;  ///< a buffer
   struct Bounce {
     int64_t key = -1;
     double free_s = 0, copied_s = 0;  ///< of what had it before; of what has it
   };
-  std::vector<Bounce> bounces_;  ///< of weights, a buffer
-  std::vector<double> results_s_, stored_s_;                           ///< a batch
-  double last_stored_s_ = 0;                                           ///< of any: what frees a single buffer
+  std::vector<Bounce> bounces_;               ///< of weights, a buffer
+  std::vector<double> results_s_, stored_s_;  ///< a batch
+  double last_stored_s_ = 0;                  ///< of any: what frees a single buffer
   int64_t step_ = 0;
-  double rows_ = 0;                 ///< of this step
-  std::vector<double> batch_rows_;  ///< and of its batches
+  double rows_ = 0;                    ///< of this step
+  std::vector<double> batch_rows_;     ///< and of its batches
   std::map<int64_t, HitShares> hits_;  ///< of steps with these rows, as they are asked for
   /// A unit of experts of the block under way, in a step that loads those that are chosen.
   struct ChosenUnit {
     bool wanted = false;
-    std::vector<bool> wanted_by;    ///< a batch
+    std::vector<bool> wanted_by;  ///< a batch
   };
   size_t first_unit_ = 0;
   std::vector<ChosenUnit> units_;
   static constexpr double kHalf = 0.5;
-  double unit_carry_ = kHalf;       ///< what is expected, less what happened
+  double unit_carry_ = kHalf;  ///< what is expected, less what happened
   std::vector<double> batch_carries_;
   struct CacheVisit {
     int64_t cache;
     size_t batch;
   };
-  std::vector<CacheVisit> cache_visits_;  ///< of this step, in its order: for which pages pass through a buffer
+  std::vector<CacheVisit> cache_visits_;                            ///< of this step, in its order: for which pages pass through a buffer
   int64_t cache_issued_ = 0, cache_acquired_ = 0, cache_keys_ = 0;  ///< visits of this step, and of those before
   std::vector<double> cache_ready_;
   std::vector<BlockTimes> block_times_;  ///< of this step, a batch

@@ -22,13 +22,13 @@ struct LaneTimes {
 
 /// What a job is expected to take; times in seconds.
 struct Prediction {
-  double time_s = 0;       ///< of the whole job, the loading of resident weights included
+  double time_s = 0;                  ///< of the whole job, the loading of resident weights included
   std::optional<double> load_time_s;  ///< of these, what loading resident weights adds: what computing does not overlap; not told apart for pipelines
   double steps = 0;
   double generated_tokens = 0;  ///< that the job is expected to generate
-  LaneTimes busy;          ///< of each lane, in all
+  LaneTimes busy;               ///< of each lane, in all
   double disk_read_bytes = 0, disk_write_bytes = 0;
-  double loaded_bytes = 0;      ///< of what is read, resident weights, once
+  double loaded_bytes = 0;  ///< of what is read, resident weights, once
   /// The sum over the steps of the busiest lane's time: what a linear program sees.
   double bound_s = 0;
 };

@@ -25,7 +25,8 @@ void slow_down(ComputeProfile& processor, double factor) {
 std::string Drift::to_string() const {
   std::string text;
   for (size_t lane = 0; lane < kNumPlannedLanes; ++lane)
-    if (factors.seconds[lane] != 1) text += fmt::format("{}{} takes {:.2f} times what was expected", text.empty() ? "" : ", ", lane_name(static_cast<LaneKind>(lane)), factors.seconds[lane]);
+    if (factors.seconds[lane] != 1)
+      text += fmt::format("{}{} takes {:.2f} times what was expected", text.empty() ? "" : ", ", lane_name(static_cast<LaneKind>(lane)), factors.seconds[lane]);
   return text;
 }
 
@@ -51,7 +52,8 @@ std::optional<Drift> drift_of(const HardwareProfile& hardware, const Policy& pol
   return drift;
 }
 
-StepLimits limits_for(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& rest, const StepLimits& now) {
+StepLimits limits_for(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& rest,
+                      const StepLimits& now) {
   auto time_s = [&](const StepLimits& limits) {
     Policy limited = policy;
     limited.max_rows = limits.max_rows;

@@ -33,6 +33,7 @@ struct StepLimits {
 };
 
 /// The limits, within what the policy has memory for, under which the rest of a job takes the least time; `now` if none is better by 3%.
-StepLimits limits_for(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& rest, const StepLimits& now);
+StepLimits limits_for(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& rest,
+                      const StepLimits& now);
 
 }  // namespace flexgen

@@ -132,7 +132,8 @@ int64_t choosing_rows_by_rule(const Model& model) {
 bool knows_hottest(const Model& model) { return model.expert_chances() && model.expert_chances()->are_counted(); }
 
 void refuse_loading_of_experts(const Model& model, const PolicyRequest& request) {
-  if (request.max_choosing_rows && !model.config().is_mixture()) fail_user("--load-experts: this model ({}) is no mixture of experts; leave it out", model.config().model_type);
+  if (request.max_choosing_rows && !model.config().is_mixture())
+    fail_user("--load-experts: this model ({}) is no mixture of experts; leave it out", model.config().model_type);
 }
 
 std::string experts_text(const Model& model, const Policy& policy) {
@@ -140,9 +141,11 @@ std::string experts_text(const Model& model, const Policy& policy) {
   const int64_t most = policy.max_rows * batches_of_a_pass(policy), rows = std::min(policy.max_choosing_rows, most);
   const std::string placed = policy.hottest_first ? "; in memory are those that were chosen most often" : "";
   if (rows == 0) return "each step loads all experts, ahead of their use" + placed;
-  const std::string share = fmt::format("of {} {} {:.0f}% of them are expected to be chosen", rows, rows == 1 ? "token" : "tokens", 100 * expert_hit_share(model, static_cast<double>(rows)));
+  const std::string share = fmt::format("of {} {} {:.0f}% of them are expected to be chosen", rows, rows == 1 ? "token" : "tokens",
+                                        100 * expert_hit_share(model, static_cast<double>(rows)));
   if (rows == most) return fmt::format("each step loads the experts that its tokens choose, once that is known ({}){}", share, placed);
-  return fmt::format("steps of up to {} {} load the experts that these choose, once that is known ({}); larger ones load all, ahead of their use{}", rows, rows == 1 ? "token" : "tokens", share, placed);
+  return fmt::format("steps of up to {} {} load the experts that these choose, once that is known ({}); larger ones load all, ahead of their use{}", rows,
+                     rows == 1 ? "token" : "tokens", share, placed);
 }
 
 }  // namespace flexgen

@@ -12,9 +12,14 @@ namespace flexgen::expert_loading_test {
 namespace {
 
 std::unique_ptr<Model> mixture(int64_t experts_per_row = 4) {
-  return Model::of_shape(parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512, "head_dim": 128,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "num_experts": 64, "num_experts_per_tok": {}, "mlp_only_layers": [0], "vocab_size": 8000, "max_position_embeddings": 2048}})", experts_per_row),
-                                      "", "config.json"), DType::kBF16);
+  return Model::of_shape(
+      parse_config(
+          fmt::format(
+              R"({{"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "moe_intermediate_size": 512, "head_dim": 128,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "num_experts": 64, "num_experts_per_tok": {}, "mlp_only_layers": [0], "vocab_size": 8000, "max_position_embeddings": 2048}})",
+              experts_per_row),
+          "", "config.json"),
+      DType::kBF16);
 }
 
 Workload job_of(int64_t sequences, int64_t prompt, int64_t generated) {
@@ -48,7 +53,8 @@ TEST(ChoosingRows, AreWhereTheCostModelHasThem) {
     for (int64_t sequences : {int64_t{1}, (most + 1) / 2}) EXPECT_LT(time_s(sequences, most), time_s(sequences, 0)) << sequences;
     EXPECT_LT(time_s(2 * most, 0), 1.02 * time_s(2 * most, 4 * most)) << most;
     EXPECT_EQ(time_s(2 * most, most), time_s(2 * most, 0)) << "larger steps load all";
-    EXPECT_LT(choosing_rows(*model, HardwareProfile::uniform(4e11, 2e10, 4 * disk_bytes_per_s, disk_bytes_per_s), precision, policy_on_disk(*model, 64)), most) << "with a faster disk";
+    EXPECT_LT(choosing_rows(*model, HardwareProfile::uniform(4e11, 2e10, 4 * disk_bytes_per_s, disk_bytes_per_s), precision, policy_on_disk(*model, 64)), most)
+        << "with a faster disk";
   }
 }
 
@@ -116,10 +122,12 @@ TEST(ChoosingRows, AreSaid) {
   Policy policy = policy_on_disk(*model, 64);
   EXPECT_EQ(experts_text(*model, policy), "each step loads all experts, ahead of their use");
   policy.max_choosing_rows = 10;
-  EXPECT_EQ(experts_text(*model, policy),
-            "steps of up to 10 tokens load the experts that these choose, once that is known (of 10 tokens 48% of them are expected to be chosen); larger ones load all, ahead of their use");
+  EXPECT_EQ(
+      experts_text(*model, policy),
+      "steps of up to 10 tokens load the experts that these choose, once that is known (of 10 tokens 48% of them are expected to be chosen); larger ones load all, ahead of their use");
   policy.max_choosing_rows = 1;
-  EXPECT_THAT(experts_text(*model, policy), testing::HasSubstr("steps of up to 1 token load the experts that these choose, once that is known (of 1 token 6% "));
+  EXPECT_THAT(experts_text(*model, policy),
+              testing::HasSubstr("steps of up to 1 token load the experts that these choose, once that is known (of 1 token 6% "));
   policy.max_choosing_rows = 1 << 20;
   EXPECT_THAT(experts_text(*model, policy), testing::StartsWith("each step loads the experts that its tokens choose, once that is known (of 256 tokens 100%"));
 }

@@ -28,8 +28,8 @@ constexpr int64_t kMaxBlock = 1024, kMaxBlockRows = 4096;
 /// that would be so few that the matrix units suffer.
 enum class StepRows { kEven, kMany };
 
-Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size,
-             int64_t num_micro_batches, int64_t num_stages, int buffers, int64_t most_rows, StepRows step_rows) {
+Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int64_t num_stages, int buffers,
+             int64_t most_rows, StepRows step_rows) {
   Policy policy;
   policy.num_groups = num_stages;
   policy.micro_batch_size = micro_batch_size;
@@ -71,8 +71,7 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   double sequences = static_cast<double>(std::max<int64_t>(1, workload.num_sequences));
   double rows = workload.computed_prompt_tokens() + workload.total_generated_tokens;
   double waves = std::max(1.0, sequences / static_cast<double>(policy.block_size()));
-  double steps = std::max(rows / static_cast<double>(policy.max_rows * policy.num_micro_batches),
-                          waves * (workload.mean_generated() + 1));
+  double steps = std::max(rows / static_cast<double>(policy.max_rows * policy.num_micro_batches), waves * (workload.mean_generated() + 1));
   double parameters = 0;
   for (const WeightSpec& weight : model.weights()) parameters += static_cast<double>(weight.rows * weight.cols);
   double sequence_bytes = 0;
@@ -84,7 +83,8 @@ double rough_time_s(const Model& model, const Workload& workload, const Policy& 
   const double disk_share = bytes_in(CacheLayout::Share::kDisk) / all_bytes;
   const double bus_share = cache.tier == Tier::kGpu ? 1 - bytes_in(CacheLayout::Share::kResident) / all_bytes : 0;
   const double disk_s = (static_cast<double>(weights.streamed_bytes_per_step * policy.num_groups) + 1.1 * kv_bytes * disk_share) / kDiskBytesPerSecond;
-  const double bus_s = policy.on_gpu() ? (static_cast<double>(weights.staged_bytes_per_step * policy.num_groups) + kv_bytes * bus_share) / kBusBytesPerSecond : 0;
+  const double bus_s =
+      policy.on_gpu() ? (static_cast<double>(weights.staged_bytes_per_step * policy.num_groups) + kv_bytes * bus_share) / kBusBytesPerSecond : 0;
   const double beside_s = policy.attention_beside() ? kv_bytes / kRamBytesPerSecond : 0;
   // Visits of few rows use the matrix units badly: on a CPU two thirds of their speed at 32 rows, nine tenths at 128.
   const double lost_rows = policy.on_gpu() ? 256 : 16;
@@ -202,15 +202,15 @@ class RuleSearch {
   }
 
   /// One tier after the other takes as much of a kind as fits.
-  void fill(const std::optional<Fractions>& fixed, Fractions Policy::* kind, Tier fastest, Policy& policy) {
+  void fill(const std::optional<Fractions>& fixed, Fractions Policy::*kind, Tier fastest, Policy& policy) {
     if (fixed) return;
     const Fractions before = policy.*kind;
     double gpu = 0;
     if (fastest == Tier::kGpu) {
       gpu = std::max(0.0, largest_share([&](double share) {
-        policy.*kind = {share, before.cpu * (1 - share), before.disk * (1 - share)};
-        return fits(policy);
-      }));
+                       policy.*kind = {share, before.cpu * (1 - share), before.disk * (1 - share)};
+                       return fits(policy);
+                     }));
     }
     const double left = 1 - gpu;
     const double cpu = largest_share([&](double share) {
@@ -241,7 +241,8 @@ class RuleSearch {
       fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes)", format_bytes(budgets_.gpu_bytes),
                 format_bytes(smallest_gpu_ + budgets_.gpu_kernel_bytes), smallest_gpu_ + budgets_.gpu_kernel_bytes);
     if (smallest_cpu_ == kNone)
-      fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least --disk-space {}", format_bytes(smallest_disk_),
+      fail_user("the policy needs {} of disk for spilled cache and activations, but {}; give --disk-dir and at least --disk-space {}",
+                format_bytes(smallest_disk_),
                 budgets_.disk_bytes > 0 ? "--disk-space is " + format_bytes(budgets_.disk_bytes) : std::string("there is no --disk-dir"),
                 ceil_div(smallest_disk_, kMiB) * kMiB);
     fail_user("this job cannot run within --cpu-memory {}: the smallest budget that would do is {} ({} bytes){}", format_bytes(budgets_.cpu_bytes),
@@ -256,7 +257,7 @@ class RuleSearch {
   std::vector<Tier> attention_tiers_;
   std::optional<Policy> best_;
   double best_time_s_ = 0;
-  bool shares_ = true;  ///< prefixes, where the job has some: that saves time, not the last bytes
+  bool shares_ = true;                                                           ///< prefixes, where the job has some: that saves time, not the last bytes
   int64_t smallest_cpu_ = kNone, smallest_disk_ = kNone, smallest_gpu_ = kNone;  ///< bytes of a tier that would do, where the others have enough
 };
 

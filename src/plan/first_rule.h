@@ -14,7 +14,6 @@ namespace flexgen {
 std::vector<Tier> attention_tiers_of(const Budgets& budgets, const PolicyRequest& request);
 
 /// Throws Error{user} if nothing that honours the request fits the budgets.
-Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets,
-                     const PolicyRequest& request, DType kv_dtype);
+Policy choose_policy(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype);
 
 }  // namespace flexgen

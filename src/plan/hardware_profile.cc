@@ -48,7 +48,8 @@ const MatmulRates& rates_of(const std::vector<MatmulRates>& all, DType compute, 
   auto distance = [&](const MatmulRates& rates) { return std::abs(std::log(rates.width / width)); };
   // What others quantized and was not measured is taken for int8 or int4, which are unpacked too: the one of about the size.
   if (is_shipped(weights) && std::none_of(all.begin(), all.end(), [&](const MatmulRates& rates) { return rates.weights == weights; }))
-    weights = 2 * row_bytes(weights, kLongestBlock) > row_bytes(DType::kInt8, kLongestBlock) + row_bytes(DType::kInt4, kLongestBlock) ? DType::kInt8 : DType::kInt4;
+    weights =
+        2 * row_bytes(weights, kLongestBlock) > row_bytes(DType::kInt8, kLongestBlock) + row_bytes(DType::kInt4, kLongestBlock) ? DType::kInt8 : DType::kInt4;
   for (const MatmulRates& rates : all) {
     // Not measured: the nearest is another 16-bit type, or the same weights computed otherwise.
     const bool same_size = row_bytes(rates.weights, kLongestBlock) == row_bytes(weights, kLongestBlock);
@@ -91,10 +92,15 @@ OrderedJson points_json(const std::vector<RatePoint>& points) {
 OrderedJson compute_json(const ComputeProfile& compute) {
   OrderedJson json{{"visit_s", compute.visit_s}, {"logit_s", compute.logit_s}, {"matmul", OrderedJson::array()}, {"attention", OrderedJson::array()}};
   for (const MatmulRates& rates : compute.matmul)
-    json["matmul"].push_back({{"compute", dtype_name(rates.compute)}, {"weights", dtype_name(rates.weights)}, {"width", rates.width}, {"rows_to_flops_per_s", points_json(rates.points)}});
+    json["matmul"].push_back({{"compute", dtype_name(rates.compute)},
+                              {"weights", dtype_name(rates.weights)},
+                              {"width", rates.width},
+                              {"rows_to_flops_per_s", points_json(rates.points)}});
   for (const AttentionRates& rates : compute.attention)
-    json["attention"].push_back({{"cache", dtype_name(rates.cache)}, {"queries_per_kv_head", rates.queries_per_kv_head},
-                                 {"context_to_bytes_per_s", points_json(rates.points)}, {"chunk_flops_per_s", rates.chunk_flops_per_s}});
+    json["attention"].push_back({{"cache", dtype_name(rates.cache)},
+                                 {"queries_per_kv_head", rates.queries_per_kv_head},
+                                 {"context_to_bytes_per_s", points_json(rates.points)},
+                                 {"chunk_flops_per_s", rates.chunk_flops_per_s}});
   return json;
 }
 
@@ -121,7 +127,8 @@ class Fields {
     const double number = value.is_number() ? value.get<double>() : std::nan("");
     if (!std::isfinite(number) || number < 0 || (number == 0 && least == kAbove0))
       fail_user("{}: '{}' must be a number {} 0", where_, name, least == kFrom0 ? "from" : "above");
-    if (number > most || (number > 0 && number < smallest)) fail_user("{}: '{}' is {}, which no machine has: it can be from {:g} to {:g}", where_, name, number, smallest, most);
+    if (number > most || (number > 0 && number < smallest))
+      fail_user("{}: '{}' is {}, which no machine has: it can be from {:g} to {:g}", where_, name, number, smallest, most);
     return number;
   }
   double bytes_per_s(const char* name) const { return number(name, kAbove0, 1, kMostBytes_s); }
@@ -162,13 +169,15 @@ class Fields {
       const bool pair = entry.is_array() && entry.size() == 2 && entry[0].is_number() && entry[1].is_number();
       RatePoint point;
       if (pair) point = {entry[0].get<double>(), entry[1].get<double>()};
-      if (!pair || !std::isfinite(point.x) || !std::isfinite(point.per_s) || point.x <= 0 || point.per_s <= 0 || (!points.empty() && point.x <= points.back().x))
+      if (!pair || !std::isfinite(point.x) || !std::isfinite(point.per_s) || point.x <= 0 || point.per_s <= 0 ||
+          (!points.empty() && point.x <= points.back().x))
         fail_user("{}: '{}' must be a list of [size, per second], both above 0, sizes ascending", where_, name);
       if (point.x < 1 || point.x > kLargestSize || point.per_s < 1 || point.per_s > most)
-        fail_user("{}: '{}' has [{}, {}], which no machine has: sizes can be from 1 to {:g}, and from 1 to {:g} a second", where_, name, point.x, point.per_s, kLargestSize, most);
+        fail_user("{}: '{}' has [{}, {}], which no machine has: sizes can be from 1 to {:g}, and from 1 to {:g} a second", where_, name, point.x, point.per_s,
+                  kLargestSize, most);
       if (!points.empty() && kMostSpread * whole_s(point) < whole_s(points.back()))
-        fail_user("{}: '{}' has [{}, {}] and [{}, {}], which contradict each other: the larger size would take less than a {:g}th of the smaller one's time", where_, name, points.back().x,
-                  points.back().per_s, point.x, point.per_s, kMostSpread);
+        fail_user("{}: '{}' has [{}, {}] and [{}, {}], which contradict each other: the larger size would take less than a {:g}th of the smaller one's time",
+                  where_, name, points.back().x, points.back().per_s, point.x, point.per_s, kMostSpread);
       points.push_back(point);
     }
     return points;
@@ -197,15 +206,18 @@ ComputeProfile compute_from(const nlohmann::json& json, const std::string& where
     Fields rates(entry, where + " matmul");
     rates.only({"compute", "weights", "width", "rows_to_flops_per_s"});
     if (rates.dtype("compute") == DType::kInt4) fail_user("{}: 'compute' is 'int4', in which nothing is multiplied; int8 is the narrowest", rates.where());
-    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s", kMostFlops), rates.has("width") ? rates.number("width", kAbove0, 1, kLargestSize) : kUsualWidth});
+    compute.matmul.push_back({rates.dtype("compute"), rates.dtype("weights"), rates.points("rows_to_flops_per_s", kMostFlops),
+                              rates.has("width") ? rates.number("width", kAbove0, 1, kLargestSize) : kUsualWidth});
     const MatmulRates& last = compute.matmul.back();
     if (std::any_of(compute.matmul.begin(), compute.matmul.end() - 1, [&](const MatmulRates& other) { return same_kind(other, last); }))
-      fail_user("{}: compute '{}', weights '{}', width {} is there twice; remove one of them", rates.where(), dtype_name(last.compute), dtype_name(last.weights), last.width);
+      fail_user("{}: compute '{}', weights '{}', width {} is there twice; remove one of them", rates.where(), dtype_name(last.compute),
+                dtype_name(last.weights), last.width);
   }
   for (const nlohmann::json& entry : fields.at("attention")) {
     Fields rates(entry, where + " attention");
     rates.only({"cache", "queries_per_kv_head", "context_to_bytes_per_s", "chunk_flops_per_s"});
-    compute.attention.push_back({rates.dtype("cache"), rates.number("queries_per_kv_head", kAbove0, 1, 1e6), rates.points("context_to_bytes_per_s", kMostBytes_s), rates.number("chunk_flops_per_s", kAbove0, 1, kMostFlops)});
+    compute.attention.push_back({rates.dtype("cache"), rates.number("queries_per_kv_head", kAbove0, 1, 1e6),
+                                 rates.points("context_to_bytes_per_s", kMostBytes_s), rates.number("chunk_flops_per_s", kAbove0, 1, kMostFlops)});
     const AttentionRates& last = compute.attention.back();
     if (std::any_of(compute.attention.begin(), compute.attention.end() - 1, [&](const AttentionRates& other) { return same_kind(other, last); }))
       fail_user("{}: cache '{}', queries_per_kv_head {} is there twice; remove one of them", rates.where(), dtype_name(last.cache), last.queries_per_kv_head);
@@ -233,7 +245,8 @@ double ComputeProfile::decode_attention_s(DType cache, double queries_per_kv_hea
 double ComputeProfile::chunk_attention_s(DType cache, double queries_per_kv_head, double flops) const {
   if (flops <= 0) return 0;
   auto [below, above] = rates_around(attention, cache, queries_per_kv_head);
-  return flops * between(queries_per_kv_head, below->queries_per_kv_head, above->queries_per_kv_head, 1 / below->chunk_flops_per_s, 1 / above->chunk_flops_per_s);
+  return flops *
+         between(queries_per_kv_head, below->queries_per_kv_head, above->queries_per_kv_head, 1 / below->chunk_flops_per_s, 1 / above->chunk_flops_per_s);
 }
 
 ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s) {
@@ -293,9 +306,12 @@ std::string to_json(const HardwareProfile& profile) {
   json["cpu"] = compute_json(profile.cpu);
   if (profile.gpu) json["gpu"] = compute_json(*profile.gpu);
   json["ram_read_bytes_per_s"] = profile.ram_read_bytes_per_s;
-  json["disk"] = {{"read_bytes_per_s", profile.disk.read_bytes_per_s}, {"write_bytes_per_s", profile.disk.write_bytes_per_s},
-                  {"request_s", profile.disk.request_s}, {"lookup_s", profile.disk.lookup_s},
-                  {"write_share_of_read", profile.disk.write_share_of_read}, {"compute_slowdown", profile.disk.compute_slowdown}};
+  json["disk"] = {{"read_bytes_per_s", profile.disk.read_bytes_per_s},
+                  {"write_bytes_per_s", profile.disk.write_bytes_per_s},
+                  {"request_s", profile.disk.request_s},
+                  {"lookup_s", profile.disk.lookup_s},
+                  {"write_share_of_read", profile.disk.write_share_of_read},
+                  {"compute_slowdown", profile.disk.compute_slowdown}};
   json["h2d_bytes_per_s"] = profile.h2d_bytes_per_s;
   json["d2h_bytes_per_s"] = profile.d2h_bytes_per_s;
   json["copy_s"] = profile.copy_s;
@@ -307,8 +323,10 @@ std::string to_json(const HardwareProfile& profile) {
 HardwareProfile profile_from_json(const std::string& text, const std::string& source) {
   const nlohmann::json json = parse_checked_json(text, 8, source, "the hardware profile", "write it anew with `flexgen doctor --measure`");
   Fields fields(json, source);
-  fields.only({"format", "method", "name", "measured", "load", "doubt", "confirmed", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s", "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
-  if (const double format = fields.number("format", kFrom0, 0, 1e18); format != 1) fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, format);
+  fields.only({"format", "method", "name", "measured", "load", "doubt", "confirmed", "cpu", "gpu", "ram_read_bytes_per_s", "disk", "h2d_bytes_per_s",
+               "d2h_bytes_per_s", "copy_s", "link_bytes_per_s", "link_s"});
+  if (const double format = fields.number("format", kFrom0, 0, 1e18); format != 1)
+    fail_user("{}: format {}; this version reads format 1: measure anew with `flexgen doctor --measure`", source, format);
   HardwareProfile profile;
   profile.method = fields.has("method") ? static_cast<int>(fields.whole("method", 1'000'000)) : 1;
   profile.name = fields.text("name");
@@ -333,7 +351,8 @@ HardwareProfile profile_from_json(const std::string& text, const std::string& so
   profile.disk.write_share_of_read = disk.share("write_share_of_read");
   profile.disk.compute_slowdown = disk.share("compute_slowdown");
   // What only machines with a GPU or several ranks have may be left out.
-  for (auto [name, value] : {std::pair{"h2d_bytes_per_s", &profile.h2d_bytes_per_s}, {"d2h_bytes_per_s", &profile.d2h_bytes_per_s}, {"link_bytes_per_s", &profile.link_bytes_per_s}})
+  for (auto [name, value] :
+       {std::pair{"h2d_bytes_per_s", &profile.h2d_bytes_per_s}, {"d2h_bytes_per_s", &profile.d2h_bytes_per_s}, {"link_bytes_per_s", &profile.link_bytes_per_s}})
     if (fields.has(name)) *value = fields.bytes_per_s(name);
   for (auto [name, value] : {std::pair{"copy_s", &profile.copy_s}, {"link_s", &profile.link_s}})
     if (fields.has(name)) *value = fields.time_s(name, kAbove0);

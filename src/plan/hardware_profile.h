@@ -31,8 +31,8 @@ struct MatmulRates {
 struct AttentionRates {
   DType cache = DType::kBF16;
   double queries_per_kv_head = 1;
-  std::vector<RatePoint> points;   ///< generated tokens: tokens of context -> bytes of keys and values a second
-  double chunk_flops_per_s = 1e11; ///< prompt chunks: q.k and weights times v
+  std::vector<RatePoint> points;    ///< generated tokens: tokens of context -> bytes of keys and values a second
+  double chunk_flops_per_s = 1e11;  ///< prompt chunks: q.k and weights times v
 };
 
 /// Whether they are rates of the same thing: a profile has each once.
@@ -43,8 +43,8 @@ bool same_kind(const AttentionRates& a, const AttentionRates& b);
 struct ComputeProfile {
   std::vector<MatmulRates> matmul;
   std::vector<AttentionRates> attention;
-  double visit_s = 20e-6;           ///< host and kernel starts of one visit
-  double logit_s = 1e-9;            ///< turning one logit into a choice, on the lane that computes it
+  double visit_s = 20e-6;  ///< host and kernel starts of one visit
+  double logit_s = 1e-9;   ///< turning one logit into a choice, on the lane that computes it
 
   /// Seconds for products of `flops` in a visit of `rows` rows to a model of hidden size `width`: linear between the points (in the time a FLOP takes), and beyond the
   /// last. Of the widths that were measured with these types the nearest counts.
@@ -60,8 +60,8 @@ ComputeProfile gpu_of(double flops_per_s, double memory_bytes_per_s);
 /// How fast a disk is for reads and writes of many blocks in flight.
 struct DiskProfile {
   double read_bytes_per_s = 2e9, write_bytes_per_s = 1e9;
-  double request_s = 100e-6;        ///< of one piece of work, beside its bytes
-  double lookup_s = 10e-6;          ///< of one small read among many
+  double request_s = 100e-6;  ///< of one piece of work, beside its bytes
+  double lookup_s = 10e-6;    ///< of one small read among many
   /// How much of a second of writing is taken from reading: 1 if both share one limit, 0 if neither knows of the other.
   double write_share_of_read = 0.5;
   /// Seconds of compute lost for a second of disk traffic at full speed, 0 to 1: memory and cores are shared.
@@ -75,19 +75,19 @@ DiskProfile limited(const DiskProfile& disk, double bytes_per_s);
 inline constexpr int kMeasuringMethod = 6;
 
 struct HardwareProfile {
-  std::string name = "generic";     ///< of the machine, for people
-  int method = kMeasuringMethod;    ///< by which it was measured
-  std::string measured;             ///< when and where; empty: never was
-  double load_average = 0;          ///< of the machine when measuring began
-  double others_share = 0;          ///< of the processor time that measuring wanted, 0 to 1: taken by other programs
-  std::string doubt;                ///< why it may not be this machine's speed; empty: nothing speaks against it
-  bool confirmed = false;           ///< measured anew after a run had been faster, with much the same result
+  std::string name = "generic";   ///< of the machine, for people
+  int method = kMeasuringMethod;  ///< by which it was measured
+  std::string measured;           ///< when and where; empty: never was
+  double load_average = 0;        ///< of the machine when measuring began
+  double others_share = 0;        ///< of the processor time that measuring wanted, 0 to 1: taken by other programs
+  std::string doubt;              ///< why it may not be this machine's speed; empty: nothing speaks against it
+  bool confirmed = false;         ///< measured anew after a run had been faster, with much the same result
   ComputeProfile cpu;
   std::optional<ComputeProfile> gpu;
   double ram_read_bytes_per_s = 20e9;
   DiskProfile disk;
   double h2d_bytes_per_s = 12e9, d2h_bytes_per_s = 12e9;  ///< pinned copies
-  double copy_s = 20e-6;            ///< of one copy, beside its bytes
+  double copy_s = 20e-6;                                  ///< of one copy, beside its bytes
   double link_bytes_per_s = 1.25e9, link_s = 50e-6;       ///< to the next rank of a pipeline
 
   /// Uniform speeds, for tests and what-if: a machine with no GPU.

@@ -116,7 +116,8 @@ TEST(HardwareProfile, WrongFilesAreRefusedByName) {
   refused("\"format\": 1", "\"format\": 2", "format 2");
   refused("\"visit_s\"", "\"visits\"", "cpu: the field 'visits' is unknown");
   const std::string ram = "\"ram_read_bytes_per_s\": 25000000000.0";
-  for (const char* value : {"1e15", "0", "-0.5", "1e-3", "\"fast\"", "null", "[1]", "true"}) refused(ram, fmt::format("\"ram_read_bytes_per_s\": {}", value), "'ram_read_bytes_per_s'");
+  for (const char* value : {"1e15", "0", "-0.5", "1e-3", "\"fast\"", "null", "[1]", "true"})
+    refused(ram, fmt::format("\"ram_read_bytes_per_s\": {}", value), "'ram_read_bytes_per_s'");
   refused(ram, "\"ram_read_bytes_per_s\": 1e999", "a number that is out of range, 1e999");
   refused(ram, "\"ram_read_bytes_per_s\": NaN", "is not JSON");
   refused(ram, ram + ", " + ram, "names 'ram_read_bytes_per_s' twice");

@@ -47,17 +47,16 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
   if (policy.on_gpu()) {
     const int64_t lookup = weights.lookup_arena_bytes(policy, cpu), host = Arena::footprint(weights.host_bytes);
     plan.items.insert(plan.items.end(), {
-        {"weights in RAM", cpu, host},
-        {"weights, bounce buffers", cpu, weights.arena_bytes(policy, cpu) - host - lookup},
-        {"embedding rows on their way", cpu, lookup},
-        {"activations in RAM", cpu, hidden.arena_bytes(policy, cpu)},
-        {"logits and attention on their way", compute, exchange.arena_bytes(policy, compute)},
-        {"logits and attention on their way", cpu, exchange.arena_bytes(policy, cpu)},
-    });
+                                            {"weights in RAM", cpu, host},
+                                            {"weights, bounce buffers", cpu, weights.arena_bytes(policy, cpu) - host - lookup},
+                                            {"embedding rows on their way", cpu, lookup},
+                                            {"activations in RAM", cpu, hidden.arena_bytes(policy, cpu)},
+                                            {"logits and attention on their way", compute, exchange.arena_bytes(policy, compute)},
+                                            {"logits and attention on their way", cpu, exchange.arena_bytes(policy, cpu)},
+                                        });
     if (cache.tier == compute) {
       const int64_t buffers = cache.buffers_arena_bytes(policy, cpu);
-      plan.items.insert(plan.items.end(), {{"KV cache in RAM", cpu, cache.arena_bytes(policy, cpu) - buffers},
-                                           {"KV cache, bounce buffers", cpu, buffers}});
+      plan.items.insert(plan.items.end(), {{"KV cache in RAM", cpu, cache.arena_bytes(policy, cpu) - buffers}, {"KV cache, bounce buffers", cpu, buffers}});
     }
   }
   plan.items.push_back({"KV cache spill", Tier::kDisk, cache.file_bytes()});

@@ -53,7 +53,8 @@ std::optional<Placement> solve(const PlacementProgram& program) {
     for (int tier = 0; tier < kNumTiers; ++tier) {
       const auto column = static_cast<size_t>(kind * kNumTiers + tier);
       high[column] = program.allowed[static_cast<size_t>(kind)][static_cast<size_t>(tier)] ? 1 : 0;
-      if (const auto& fixed = program.fixed[static_cast<size_t>(kind)]) low[column] = high[column] = std::array{fixed->gpu, fixed->cpu, fixed->disk}[static_cast<size_t>(tier)];
+      if (const auto& fixed = program.fixed[static_cast<size_t>(kind)])
+        low[column] = high[column] = std::array{fixed->gpu, fixed->cpu, fixed->disk}[static_cast<size_t>(tier)];
     }
   Rows rows;
   for (int kind = 0; kind < kNumTensorKinds; ++kind) {

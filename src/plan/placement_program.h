@@ -31,7 +31,7 @@ struct StepClass {
 
 struct PlacementProgram {
   std::vector<StepClass> steps;
-  std::array<Affine, kNumTiers> bytes;                    ///< taken of each tier
+  std::array<Affine, kNumTiers> bytes;  ///< taken of each tier
   std::array<double, kNumTiers> capacity{};
   std::array<std::optional<Fractions>, kNumTensorKinds> fixed;
   std::array<std::array<bool, kNumTiers>, kNumTensorKinds> allowed{};

@@ -37,11 +37,11 @@ Fractions rounded(const Fractions& shares) {
 
 class Search {
  public:
-  explicit Search(const PlanInput& input)
-      : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()) {}
+  explicit Search(const PlanInput& input) : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()) {}
 
   Plan run() {
-    if (on_gpu() && !in_.hardware.gpu) fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
+    if (on_gpu() && !in_.hardware.gpu)
+      fail_user("the hardware profile '{}' has no GPU; leave --gpu-memory out, or give the profile of a machine with one", in_.hardware.name);
     // Large blocks first: they use every byte read for more sequences.
     for (int64_t block : blocks())
       for (int64_t count : counts()) {
@@ -96,7 +96,8 @@ class Search {
     const double all = std::ceil((in_.workload.computed_prompt_tokens() + static_cast<double>(micro_batch_size)) / static_cast<double>(num_micro_batches));
     std::set<int64_t> rows;
     const auto add = [&](double count) {
-      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(count, all))), 16), round_up(micro_batch_size, 16), std::max(kMaxSearchedRows, round_up(micro_batch_size, 16))));
+      rows.insert(std::clamp(round_up(static_cast<int64_t>(std::ceil(std::min(count, all))), 16), round_up(micro_batch_size, 16),
+                             std::max(kMaxSearchedRows, round_up(micro_batch_size, 16))));
     };
     for (double factor : {1.02, 1.4, 2.5}) add(even * factor);
     if (all <= kFewPromptRows) add(all);  // a small job's prompts in one step: none of them read the weights again
@@ -105,7 +106,8 @@ class Search {
 
   bool fits(const Policy& policy) const {
     const MemoryPlan plan = memory_plan(in_.model, policy, in_.workload, in_.kv);
-    return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_plan_bytes() && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes && plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
+    return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_plan_bytes() && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes &&
+           plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
   }
 
   std::vector<Fractions> ends() const {
@@ -262,7 +264,9 @@ class Search {
     policy.weights = in_.request.weights.value_or(rounded(placement->of(TensorKind::kWeights)));
     policy.kv_cache = in_.request.kv_cache.value_or(rounded(placement->of(TensorKind::kKvCache)));
     const Fractions activations = placement->of(TensorKind::kActivations);
-    policy.activations = in_.request.activations.value_or(activations.gpu >= 0.5 ? kInGpu : !on_gpu() && activations.cpu >= 0.5 ? kInRam : rounded(activations));
+    policy.activations = in_.request.activations.value_or(activations.gpu >= 0.5                ? kInGpu
+                                                          : !on_gpu() && activations.cpu >= 0.5 ? kInRam
+                                                                                                : rounded(activations));
     if (best_ && placement->time_s > 1.1 * best_->time_s && !in_.thorough) {
       plan_.candidates.push_back({policy, placement->time_s, false});
       return;
@@ -274,7 +278,7 @@ class Search {
   /// Moves shares to slower tiers until the policy fits, and back as far as it does. False if it cannot.
   bool make_fit(Policy& policy) const {
     // The largest share that a tier can have of a kind, taken from the next slower one.
-    auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::* kind, double Fractions::* fast, double Fractions::* slow) {
+    auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::*kind, double Fractions::*fast, double Fractions::*slow) {
       if (fixed) return;
       const Fractions before = policy.*kind;
       const double both = before.*fast + before.*slow;
@@ -297,10 +301,10 @@ class Search {
       set(low);
     };
     const bool spill = in_.budgets.disk_bytes > 0;
-    auto in_ram = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind, bool may_spill) {
+    auto in_ram = [&](const std::optional<Fractions>& fixed, Fractions Policy::*kind, bool may_spill) {
       if (may_spill) largest(fixed, kind, &Fractions::cpu, &Fractions::disk);
     };
-    auto in_gpu = [&](const std::optional<Fractions>& fixed, Fractions Policy::* kind) {
+    auto in_gpu = [&](const std::optional<Fractions>& fixed, Fractions Policy::*kind) {
       if (on_gpu() && !(kind == &Policy::kv_cache && policy.attention_beside())) largest(fixed, kind, &Fractions::gpu, &Fractions::cpu);
     };
     // Weights take up what is left, then the cache; a share that is too large gives way in the same order.
@@ -324,7 +328,8 @@ class Search {
     // What each tier holds with one kind in another tier, beside everything on disk.
     const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
     for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program.bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
-    for (auto [kind, fractions] : {std::pair{TensorKind::kWeights, &Policy::weights}, {TensorKind::kKvCache, &Policy::kv_cache}, {TensorKind::kActivations, &Policy::activations}})
+    for (auto [kind, fractions] :
+         {std::pair{TensorKind::kWeights, &Policy::weights}, {TensorKind::kKvCache, &Policy::kv_cache}, {TensorKind::kActivations, &Policy::activations}})
       for (const Fractions& end : kind == TensorKind::kKvCache ? cache_ends(policy) : ends()) {
         if (end.disk > 0) continue;
         Policy moved = streamed;
@@ -333,7 +338,8 @@ class Search {
         for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
           program.bytes[static_cast<size_t>(tier)].of(kind, end.gpu > 0 ? Tier::kGpu : Tier::kCpu) = static_cast<double>(plan.bytes(tier) - base.bytes(tier));
       }
-    program.capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes), static_cast<double>(in_.budgets.disk_bytes)};
+    program.capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes),
+                        static_cast<double>(in_.budgets.disk_bytes)};
     program.fixed = {in_.request.weights, in_.request.kv_cache, in_.request.activations};
     const bool spill = in_.budgets.disk_bytes > 0;
     const bool beside = policy.attention_beside();
@@ -427,8 +433,10 @@ class Search {
       const Candidate from = *best_;
       auto with_rows = [&](double factor) {
         if (in_.request.max_rows) return;
-        const int64_t rows = std::max(round_up(static_cast<int64_t>(static_cast<double>(from.policy.max_rows) * factor), 16), round_up(from.policy.micro_batch_size, 16));
-        Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, from.policy.micro_batch_size, from.policy.num_micro_batches, from.policy.buffers, rows);
+        const int64_t rows =
+            std::max(round_up(static_cast<int64_t>(static_cast<double>(from.policy.max_rows) * factor), 16), round_up(from.policy.micro_batch_size, 16));
+        Policy policy =
+            policy_of_sizes(in_.model, in_.workload, in_.kv, from.policy.micro_batch_size, from.policy.num_micro_batches, from.policy.buffers, rows);
         policy.weights = from.policy.weights;
         policy.kv_cache = from.policy.kv_cache;
         policy.activations = from.policy.activations;
@@ -467,7 +475,9 @@ class Search {
     const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
     policy.max_choosing_rows = in_.request.max_choosing_rows.value_or(choosing_rows(in_.model, in_.hardware, precision_, policy));
     judge(policy, walk, program_time_s);
-    if (in_.request.max_choosing_rows || std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); })) return;
+    if (in_.request.max_choosing_rows ||
+        std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); }))
+      return;
     policy.max_choosing_rows = 0;
     judge(policy, walk, program_time_s);
   }

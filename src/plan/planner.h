@@ -15,8 +15,8 @@ namespace flexgen {
 /// A policy that was looked at.
 struct Candidate {
   Policy policy;
-  double time_s = 0;     ///< predicted
-  bool judged = true;    ///< by the cost model; else by the linear program alone, as it was clearly slower
+  double time_s = 0;   ///< predicted
+  bool judged = true;  ///< by the cost model; else by the linear program alone, as it was clearly slower
 };
 
 /// A policy, what is expected of it, and how it was found.
@@ -35,11 +35,11 @@ struct PlanInput {
   const Model& model;
   const Workload& workload;
   Budgets budgets;
-  PolicyRequest request;     ///< what the user fixed wins
+  PolicyRequest request;  ///< what the user fixed wins
   DType compute = DType::kF32, kv = DType::kBF16;
   const HardwareProfile& hardware;
   double time_limit_s = 4;
-  bool thorough = false;     ///< judges slow candidates too, for pictures
+  bool thorough = false;  ///< judges slow candidates too, for pictures
 };
 
 /// Throws Error{user} if nothing that honours the request fits the budgets: it names what is short, and the smallest budget that would do.

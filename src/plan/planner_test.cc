@@ -60,7 +60,9 @@ struct Job {
 Job job_of(const std::string& shape, int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated, uint64_t seed = 3) {
   Job job{Model::of_shape(parse_config(*shape_config_json(shape), "", shape), DType::kBF16), {}};
   std::mt19937_64 random(seed);
-  auto draw = [&](std::pair<int64_t, int64_t> range) { return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1)); };
+  auto draw = [&](std::pair<int64_t, int64_t> range) {
+    return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1));
+  };
   for (int64_t i = 0; i < count; ++i) {
     const int64_t prompt_tokens = draw(prompt);
     job.workload.add(prompt_tokens, draw(generated), false, false);
@@ -142,7 +144,8 @@ TEST(Planner, AttendsBesideTheGpuWhereTheBusIsSlowerThanTheProcessor) {
   for (const Candidate& candidate : on_gpu.candidates) EXPECT_EQ(candidate.policy.attention_tier, Tier::kGpu);
   for (const Candidate& candidate : beside.candidates) EXPECT_EQ(candidate.policy.attention_tier, Tier::kCpu);
   // Both were looked at.
-  EXPECT_TRUE(std::any_of(free.candidates.begin(), free.candidates.end(), [](const Candidate& candidate) { return candidate.policy.attention_tier == Tier::kGpu; }));
+  EXPECT_TRUE(
+      std::any_of(free.candidates.begin(), free.candidates.end(), [](const Candidate& candidate) { return candidate.policy.attention_tier == Tier::kGpu; }));
   for (const Plan* plan : {&free, &on_gpu, &beside}) {
     const MemoryPlan memory = memory_plan(*job.model, plan->policy, job.workload, DType::kBF16);
     EXPECT_LE(memory.bytes(Tier::kGpu), kSmallGpu.gpu_bytes);
@@ -225,7 +228,9 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   Workload later_stage = shared;
   later_stage.sample.clear();
   EXPECT_EQ(prefix_pages(later_stage, page, 64), 8 * 64);
-  auto plan_of = [&](const Workload& workload, int64_t cpu) { return make_plan({*job.model, workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware}); };
+  auto plan_of = [&](const Workload& workload, int64_t cpu) {
+    return make_plan({*job.model, workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
+  };
   for (int64_t cpu : {kGiB, 4 * kGiB}) {
     const Plan together = plan_of(shared, cpu);
     EXPECT_LE(memory_plan(*job.model, together.policy, shared, DType::kBF16).bytes(Tier::kCpu), cpu);
@@ -251,7 +256,8 @@ TEST(Planner, ExpectedAnswersChangeTimeAndNotMemory) {
   EXPECT_EQ(early.workload.longest_sequence, all.workload.longest_sequence);
   EXPECT_EQ(early.workload.total_generated_tokens, 200 * 24);
   for (int64_t size : {1, 7, 40})
-    EXPECT_EQ(policy_of_sizes(*early.model, early.workload, DType::kBF16, size, 2, 2, 64).pages_per_micro_batch, policy_of_sizes(*all.model, all.workload, DType::kBF16, size, 2, 2, 64).pages_per_micro_batch);
+    EXPECT_EQ(policy_of_sizes(*early.model, early.workload, DType::kBF16, size, 2, 2, 64).pages_per_micro_batch,
+              policy_of_sizes(*all.model, all.workload, DType::kBF16, size, 2, 2, 64).pages_per_micro_batch);
   auto plan_of = [&](const Job& job, int64_t cpu) { return make_plan({*job.model, job.workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware}); };
   const Plan plan = plan_of(early, kGiB);
   EXPECT_LE(memory_plan(*early.model, plan.policy, early.workload, DType::kBF16).bytes(Tier::kCpu), kGiB);
@@ -298,7 +304,9 @@ TEST(Planner, PlansForAGpuWithinAnyBudgetThatSuffices) {
     if (random() % 4 == 0) request.kv_cache = request.attention_tier == Tier::kCpu ? Fractions{0, 1, 0} : Fractions{0.5, 0.5, 0};
     const DType kv = std::array{DType::kBF16, DType::kInt4}[random() % 2];
     const int64_t disk = random() % 2 ? 50 * kGiB : 0;
-    auto plan_with = [&](int64_t gpu, int64_t cpu) { return make_plan({*job.model, job.workload, {cpu, disk, gpu}, request, DType::kBF16, kv, hardware, 0.5}); };
+    auto plan_with = [&](int64_t gpu, int64_t cpu) {
+      return make_plan({*job.model, job.workload, {cpu, disk, gpu}, request, DType::kBF16, kv, hardware, 0.5});
+    };
     // First what it takes of the GPU, then what it takes of RAM beside that or a little more.
     std::string message;
     auto refusal = [&](int64_t gpu, int64_t cpu) {
@@ -325,10 +333,15 @@ TEST(Planner, PlansForAGpuWithinAnyBudgetThatSuffices) {
       const MemoryPlan memory = memory_plan(*job.model, plan.policy, job.workload, kv);
       EXPECT_LE(memory.bytes(Tier::kGpu), gpu);
       EXPECT_LE(memory.bytes(Tier::kCpu), cpu);
-      if (request.attention_tier) { EXPECT_EQ(plan.policy.attention_tier, *request.attention_tier); }
-      if (request.kv_cache) { EXPECT_EQ(plan.policy.kv_cache, *request.kv_cache); }
+      if (request.attention_tier) {
+        EXPECT_EQ(plan.policy.attention_tier, *request.attention_tier);
+      }
+      if (request.kv_cache) {
+        EXPECT_EQ(plan.policy.kv_cache, *request.kv_cache);
+      }
       beside += plan.policy.attention_beside();
-    }) << i << ": " << message;
+    }) << i
+       << ": " << message;
   }
   EXPECT_GT(beside, 3);
 }
@@ -363,7 +376,8 @@ TEST(Planner, SmallestBudgetWorksAndLessDoesNot) {
     EXPECT_NO_THROW({
       const Plan plan = plan_with(smallest);
       EXPECT_LE(memory_plan(*job.model, plan.policy, job.workload, kv).bytes(Tier::kCpu), smallest);
-    }) << i << ": " << message;
+    }) << i
+       << ": " << message;
     EXPECT_THROW(plan_with(smallest / 100 * 98), Error) << i << ": " << message;
   }
 }

@@ -12,8 +12,8 @@ namespace flexgen {
 /// Memory that a run may take, in bytes.
 struct Budgets {
   int64_t cpu_bytes = 0;
-  int64_t disk_bytes = 0;  ///< for spill files; 0: none (the checkpoint itself is not counted)
-  int64_t gpu_bytes = 0;   ///< 0: the CPU computes; else a GPU does
+  int64_t disk_bytes = 0;        ///< for spill files; 0: none (the checkpoint itself is not counted)
+  int64_t gpu_bytes = 0;         ///< 0: the CPU computes; else a GPU does
   int64_t gpu_kernel_bytes = 0;  ///< of gpu_bytes, what the GPU's kernels take for themselves (Device::kernel_bytes)
   /// What is left of the GPU for what a MemoryPlan lists.
   int64_t gpu_plan_bytes() const { return gpu_bytes - gpu_kernel_bytes; }
@@ -26,8 +26,8 @@ struct PolicyRequest {
   std::optional<int64_t> max_choosing_rows;  ///< of a mixture alone
   std::optional<Fractions> weights, kv_cache, activations;
   std::optional<Tier> attention_tier;  ///< beside a GPU
-  int64_t num_stages = 1;           ///< of the pipeline: so many groups of micro-batches
-  std::optional<BlockShape> block;  ///< agreed on by the stages: everything that they must have in common
+  int64_t num_stages = 1;              ///< of the pipeline: so many groups of micro-batches
+  std::optional<BlockShape> block;     ///< agreed on by the stages: everything that they must have in common
 };
 
 }  // namespace flexgen

@@ -8,7 +8,8 @@
 
 namespace flexgen {
 
-Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t max_rows) {
+Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int buffers,
+                       int64_t max_rows) {
   Policy policy;
   policy.micro_batch_size = micro_batch_size;
   policy.num_micro_batches = num_micro_batches;
@@ -24,7 +25,8 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   // Some sequences take longer than those that began with them, and keep their prefixes.
   const int64_t page_tokens = CacheLayout::page_tokens(model, kv_dtype);
   const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
-  policy.prefix_pages = std::min(prefix_pages(workload, page_tokens, workload.num_sequences), prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));
+  policy.prefix_pages = std::min(prefix_pages(workload, page_tokens, workload.num_sequences),
+                                 prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));
   return policy;
 }
 
@@ -33,7 +35,8 @@ int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequ
   const auto page = static_cast<double>(page_tokens);
   const double all_new = workload.total_prefix_tokens - workload.total_shared_tokens;
   if (workload.sample.empty())  // a later stage, which knows the means alone
-    return static_cast<int64_t>(std::ceil(std::min(all_new, workload.mean_prefix() + static_cast<double>(sequences) * all_new / static_cast<double>(workload.num_sequences)) / page));
+    return static_cast<int64_t>(
+        std::ceil(std::min(all_new, workload.mean_prefix() + static_cast<double>(sequences) * all_new / static_cast<double>(workload.num_sequences)) / page));
   // All of the first one's prefix, and of each further one what the one before it has not.
   const std::vector<SequenceLength>& sample = workload.sample;
   const auto stride = static_cast<double>(workload.sample_stride);

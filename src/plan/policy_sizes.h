@@ -9,7 +9,8 @@ namespace flexgen {
 
 /// Slots, rows and the logit rows and cache pages that they need: pages for what sequences of the mean length (with all of their max_tokens) have of their own and a tenth more, for the
 /// longest sequence at least, and for the prefixes of the sequences that are in the block together.
-Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int buffers, int64_t max_rows);
+Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int buffers,
+                       int64_t max_rows);
 
 /// Pages of the distinct prefixes that `sequences` sequences in a row of the job's order have together, at the most.
 int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequences);

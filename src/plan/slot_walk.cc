@@ -17,11 +17,11 @@ namespace {
 struct Slot {
   bool active = false, scored = false, finished = false;
   int64_t prompt = 0, answer = 0, generated = 0, past = 0;  ///< answer: what it will have generated in the end
-  int64_t prefix_pages = 0;  ///< before its own
-  int64_t reserved = 0;      ///< own pages that it would have in the end
-  size_t number = 0;         ///< of those that its micro-batch began: the oldest go first
-  size_t sequence = 0;       ///< of the job's
-  std::vector<WalkedPages> own;  ///< a state
+  int64_t prefix_pages = 0;                                 ///< before its own
+  int64_t reserved = 0;                                     ///< own pages that it would have in the end
+  size_t number = 0;                                        ///< of those that its micro-batch began: the oldest go first
+  size_t sequence = 0;                                      ///< of the job's
+  std::vector<WalkedPages> own;                             ///< a state
   int64_t size() const { return prompt + generated; }
   bool generates() const { return size() - past == 1 && past > 0; }
 };
@@ -49,7 +49,8 @@ class Walker {
     }
     for (const CacheLayout::Group& group : cache_.groups) {
       const double pages = static_cast<double>(std::max<int64_t>(1, group.prefix_pages()));
-      states_.push_back({static_cast<double>(group.num_layers * group.page_stride), static_cast<double>(group.prefix[2]) / pages, static_cast<double>(group.prefix[1]) / pages, 0});
+      states_.push_back({static_cast<double>(group.num_layers * group.page_stride), static_cast<double>(group.prefix[2]) / pages,
+                         static_cast<double>(group.prefix[1]) / pages, 0});
     }
   }
 
@@ -78,7 +79,8 @@ class Walker {
       const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.max_tokens, 1) - 1), page()) - prefix;
       // A share of a pool may be too small for one sequence where the whole is not.
       if (pages > batch.unreserved && here > 0) return;
-      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_, {}};
+      slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_,
+                  {}};
       for (size_t i = 0; i < batch.pools.size(); ++i) slot.own.emplace_back(cache_.groups[i], page(), prefix, pages, batch.pools[i]);
       batch.unreserved -= pages;
       find_writer(next_, shared);
@@ -126,7 +128,8 @@ class Walker {
     load.moves.resize(cache_.groups.size());
     for (size_t i = 0; i < batch.pools.size(); ++i) {
       for (Slot* slot : order_) slot->own[i].pass(slot->past, batch.pools[i]);
-      states_[i].prefixes_read = distinct_prefix_pages(order_, batch, cache_.groups[i].state) / scale_;  // read once a visit, however many slots a slot stands for
+      states_[i].prefixes_read =
+          distinct_prefix_pages(order_, batch, cache_.groups[i].state) / scale_;  // read once a visit, however many slots a slot stands for
     }
     attention_.clear();
     int64_t rows_left = max_rows_, logits_left = max_logit_rows_;
@@ -156,7 +159,8 @@ class Walker {
         load.logit_rows += static_cast<double>(logits);
         if (!generating) *prompts = true;
         // What it adds to a prefix.
-        const auto added = static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
+        const auto added =
+            static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
         for (size_t i = 0; i < batch.pools.size(); ++i) {
           double old_pages = 0, dirty_pages = added;
           slot.own[i].advance(slot.past, rows, batch.pools[i], load.moves[i], &old_pages, &dirty_pages);
@@ -166,7 +170,8 @@ class Walker {
           load.dirty_bytes += dirty_pages * states_[i].bytes_a_page;
         }
         slot.past += rows;
-        if (Written& own = written_[slot.sequence]; own.step == kNever && slot.past >= slot.prefix_pages * page()) own = {own.writer, own.shared, step_, number};
+        if (Written& own = written_[slot.sequence]; own.step == kNever && slot.past >= slot.prefix_pages * page())
+          own = {own.writer, own.shared, step_, number};
         if (slot.past < slot.size()) continue;
         if (slot.generated < slot.answer) ++slot.generated;
         slot.finished = slot.generated >= slot.answer;

@@ -16,23 +16,23 @@ namespace flexgen {
 /// One micro-batch in one step. No rows: it is idle.
 struct BatchLoad {
   double rows = 0, logit_rows = 0;
-  ComputeAmount block;        ///< of one transformer layer
-  std::vector<PageMoves> moves;             ///< of a layer with each of Model::states()
-  double old_bytes = 0, dirty_bytes = 0;    ///< of such pages wherever they are, in all layers together
+  ComputeAmount block;                    ///< of one transformer layer
+  std::vector<PageMoves> moves;           ///< of a layer with each of Model::states()
+  double old_bytes = 0, dirty_bytes = 0;  ///< of such pages wherever they are, in all layers together
 };
 
 /// `count` steps in a row that are alike (within some percent: their mean).
 struct StepLoad {
   double count = 1;
   std::vector<BatchLoad> batches;
-  double rows_done = 0;       ///< by the end of these steps, since the start
-  bool prompts = false;       ///< some rows were of prompts
+  double rows_done = 0;  ///< by the end of these steps, since the start
+  bool prompts = false;  ///< some rows were of prompts
 };
 
 struct SlotWalk {
   std::vector<StepLoad> steps;
-  double rows = 0;            ///< that were walked
-  bool whole = true;          ///< else the job goes on as in the middle third of the walk
+  double rows = 0;    ///< that were walked
+  bool whole = true;  ///< else the job goes on as in the middle third of the walk
 };
 
 /// Rows (tokens that enter the model) of a whole job, as it is expected to be.

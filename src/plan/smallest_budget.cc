@@ -71,8 +71,9 @@ void refuse_budget(const Model& model, const Workload& workload, const Budgets& 
     }
   }
   if (!least_gpu.items.empty() && gpu > budgets.gpu_plan_bytes())
-    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes): {}{}", format_bytes(budgets.gpu_bytes), format_bytes(gpu + budgets.gpu_kernel_bytes),
-              gpu + budgets.gpu_kernel_bytes, largest_items(least_gpu, Tier::kGpu), budgets.gpu_kernel_bytes > 0 ? "; the kernels' own " + format_bytes(budgets.gpu_kernel_bytes) : "");
+    fail_user("this job cannot run within --gpu-memory {}: the smallest budget that would do is {} ({} bytes): {}{}", format_bytes(budgets.gpu_bytes),
+              format_bytes(gpu + budgets.gpu_kernel_bytes), gpu + budgets.gpu_kernel_bytes, largest_items(least_gpu, Tier::kGpu),
+              budgets.gpu_kernel_bytes > 0 ? "; the kernels' own " + format_bytes(budgets.gpu_kernel_bytes) : "");
   if (least_ram.items.empty())
     fail_user("the policy needs {} of disk for spilled cache and activations ({}), but {}; give --disk-dir and at least --disk-space {}", format_bytes(disk),
               largest_items(least_disk, Tier::kDisk),

@@ -63,7 +63,8 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
   return {visit_time_s(processor, precision, before), attention_s, visit_time_s(processor, precision, after)};
 }
 
-double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows, double hit_share) {
+double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows,
+                          double hit_share) {
   ComputeAmount amount;
   amount.rows = product_rows(layer, rows);
   amount.flops = layer.linear_flops_per_row * rows / hit_share;

@@ -16,7 +16,7 @@ struct Precision {
   /// kInt8 for products in integers.
   DType compute = DType::kF32, weights = DType::kBF16, kv = DType::kBF16;
   double queries_per_kv_head = 1;
-  double width = kUsualWidth;  ///< the model's hidden size
+  double width = kUsualWidth;         ///< the model's hidden size
   std::optional<DType> experts = {};  ///< weights of a mixture's experts, where they are of another type than the others, as gpt-oss's are
 
   static Precision of(const Model& model, DType compute, DType kv);
@@ -41,7 +41,8 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
 
 /// Seconds of a visit of `rows` rows to a layer that does not attend: the embedding, a unit of experts, or a chunk of the head, whose logits a GPU leaves to the processor beside it. `hit_share`: of
 /// such micro-batches, how many visit the unit, where those of which no row has chosen one of its experts leave it out.
-double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows, double hit_share = 1);
+double outer_visit_time_s(const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const LayerSpec& layer, double rows,
+                          double hit_share = 1);
 
 /// What a chunk of the head on a GPU sends down: the largest of each of its rows, and the logits if they are read.
 double logit_bytes_down(const LayerSpec& head, double rows, bool reads_logits);

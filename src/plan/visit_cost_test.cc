@@ -33,8 +33,12 @@ TEST(VisitCost, AttentionBesideAGpuReadsNoFasterThanRam) {
 
 /// An expert's products are started one after the other, so a unit of many small ones takes longer than its bytes and FLOPs.
 TEST(VisitCost, ExpertsAreStartedOneByOne) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 1, "intermediate_size": 512, "moe_intermediate_size": 64, "head_dim": 64,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "vocab_size": 1000, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const auto model = Model::of_shape(
+      parse_config(
+          R"({"model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 1, "intermediate_size": 512, "moe_intermediate_size": 64, "head_dim": 64,
+    "num_attention_heads": 16, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "vocab_size": 1000, "max_position_embeddings": 64})",
+          "", "config.json"),
+      DType::kBF16);
   const auto unit = std::find_if(model->layers().begin(), model->layers().end(), [](const LayerSpec& layer) { return layer.kind == LayerKind::kExperts; });
   ASSERT_GT(unit->num_experts, 8);
   HardwareProfile hardware = HardwareProfile::uniform(1e12, 1e11, 1e9, 1e9);
@@ -44,7 +48,8 @@ TEST(VisitCost, ExpertsAreStartedOneByOne) {
   Policy policy;
   policy.compute_tier = policy.attention_tier = Tier::kGpu;
   auto starts = [&](double rows, double hit_share) {
-    const double products_s = hardware.gpu->matmul_s(precision.compute, precision.weights, precision.width, product_rows(*unit, rows), unit->linear_flops_per_row * rows / hit_share);
+    const double products_s =
+        hardware.gpu->matmul_s(precision.compute, precision.weights, precision.width, product_rows(*unit, rows), unit->linear_flops_per_row * rows / hit_share);
     return (outer_visit_time_s(hardware, precision, policy, *unit, rows, hit_share) - products_s) / 1e-3;
   };
   const auto all = static_cast<double>(unit->num_experts);
@@ -55,7 +60,9 @@ TEST(VisitCost, ExpertsAreStartedOneByOne) {
   EXPECT_NEAR(starts(1, hit), std::max(1.0, kVisitsOfAnExpert * all / 8 / hit), 1e-6 * all);
   const LayerSpec& attention = model->layers()[1];
   ASSERT_EQ(attention.kind, LayerKind::kBlock);
-  EXPECT_NEAR(outer_visit_time_s(hardware, precision, policy, attention, 100) - hardware.gpu->matmul_s(precision.compute, precision.weights, precision.width, 100, attention.linear_flops_per_row * 100), 1e-3, 1e-9);
+  EXPECT_NEAR(outer_visit_time_s(hardware, precision, policy, attention, 100) -
+                  hardware.gpu->matmul_s(precision.compute, precision.weights, precision.width, 100, attention.linear_flops_per_row * 100),
+              1e-3, 1e-9);
 }
 
 /// gpt-oss as it is shipped: attention in 16 bits, experts in four, which are unpacked for each product.
@@ -64,7 +71,8 @@ TEST(VisitCost, ExpertsHaveAWeightTypeOfTheirOwn) {
   const Precision precision = Precision::of(*model, DType::kBF16, DType::kBF16);
   EXPECT_EQ(precision.weights, DType::kBF16);
   EXPECT_EQ(precision.experts, DType::kFp4);
-  EXPECT_EQ(Precision::of(*Model::of_shape(parse_config(*shape_config_json("opt-1.3b"), "", "opt-1.3b"), DType::kBF16), DType::kBF16, DType::kBF16).experts, std::nullopt);
+  EXPECT_EQ(Precision::of(*Model::of_shape(parse_config(*shape_config_json("opt-1.3b"), "", "opt-1.3b"), DType::kBF16), DType::kBF16, DType::kBF16).experts,
+            std::nullopt);
   HardwareProfile hardware = HardwareProfile::uniform(1e12, 1e11, 1e9, 1e9);
   const Policy policy;
   auto seconds = [&](LayerKind kind) {

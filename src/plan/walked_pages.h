@@ -18,7 +18,7 @@ struct PageMoves {
   double old_host = 0, dirty_host = 0;  ///< those in RAM beside a GPU
   double passing() const { return old_disk + dirty_disk + old_host + dirty_host; }
 };
-inline constexpr double PageMoves::* kPageMoves[] = {&PageMoves::old_disk, &PageMoves::dirty_disk, &PageMoves::old_host, &PageMoves::dirty_host};
+inline constexpr double PageMoves::*kPageMoves[] = {&PageMoves::old_disk, &PageMoves::dirty_disk, &PageMoves::old_host, &PageMoves::dirty_host};
 
 /// A micro-batch's free pages in each share; where one of its slots stands for `scale`, so many fewer.
 struct WalkedPool {
@@ -36,7 +36,9 @@ struct WalkedPool {
       faster_free -= free[share];
       const double part = static_cast<double>(sizes[share]) / static_cast<double>(std::max<int64_t>(1, faster_size));
       faster_size -= sizes[share];
-      taken[share] = share == 0 ? left : std::max(std::min<int64_t>(std::llround(part * static_cast<double>(left)), std::max<int64_t>(0, free[share])), left - faster_free);
+      taken[share] = share == 0
+                         ? left
+                         : std::max(std::min<int64_t>(std::llround(part * static_cast<double>(left)), std::max<int64_t>(0, free[share])), left - faster_free);
       free[share] -= taken[share];
       left -= taken[share];
     }
@@ -61,7 +63,8 @@ struct WalkedPool {
 class WalkedPages {
  public:
   /// Of a sequence that would have `pages` pages of its own in the end, after those of its prefix.
-  WalkedPages(const CacheLayout::Group& group, int64_t page_tokens, int64_t prefix, int64_t pages, WalkedPool& pool) : group_(&group), page_tokens_(page_tokens), prefix_(prefix), first_(prefix) {
+  WalkedPages(const CacheLayout::Group& group, int64_t page_tokens, int64_t prefix, int64_t pages, WalkedPool& pool)
+      : group_(&group), page_tokens_(page_tokens), prefix_(prefix), first_(prefix) {
     const int64_t count = group.state.end_page((prefix + pages) * page_tokens, page_tokens) - prefix;
     takes_all_ = group.state.takes_all_at_start(count, page_tokens);
     if (takes_all_) held_ = pool.take(count);
@@ -70,7 +73,8 @@ class WalkedPages {
   /// What a step moves whose rows are [past, past + rows): adds to `moves`, and to the pages, wherever they are, that it reads and writes.
   void advance(int64_t past, int64_t rows, WalkedPool& pool, PageMoves& moves, double* old_pages, double* dirty_pages) {
     const StateSpec& state = group_->state;
-    const int64_t first = own(state.first_page(past, page_tokens_)), old_end = past > 0 ? own(state.end_page(past, page_tokens_)) : 0, end = own(state.end_page(past + rows, page_tokens_));
+    const int64_t first = own(state.first_page(past, page_tokens_)), old_end = past > 0 ? own(state.end_page(past, page_tokens_)) : 0,
+                  end = own(state.end_page(past + rows, page_tokens_));
     // The first that is not full before; of those that it writes none is written back that no later step sees.
     int64_t dirty = state.kind == StateSpec::Kind::kFixed ? 0 : own(past / page_tokens_);
     dirty = std::min(end, std::max(dirty, own(state.first_page(past + rows, page_tokens_))));
@@ -117,8 +121,8 @@ class WalkedPages {
   const CacheLayout::Group* group_;
   int64_t page_tokens_, prefix_;
   bool takes_all_ = true;
-  WalkedPool::Counts held_{};   ///< in each share
-  int64_t first_;               ///< of a window that moves on: the page that `shares_` begins with
+  WalkedPool::Counts held_{};  ///< in each share
+  int64_t first_;              ///< of a window that moves on: the page that `shares_` begins with
   std::deque<uint8_t> shares_;
 };
 

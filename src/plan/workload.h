@@ -13,9 +13,9 @@ struct SequenceLength {
   int32_t prompt = 0;
   int32_t max_tokens = 0;  ///< that may be generated
   int32_t generated = 0;   ///< that are expected to be
-  bool scored = false;  ///< wants the logprobs of its prompt
-  int32_t prefix = 0;   ///< of the prompt, in whole pages that other sequences have too
-  int32_t shared = 0;   ///< of these, so many that the sequence before it has: they are not computed again
+  bool scored = false;     ///< wants the logprobs of its prompt
+  int32_t prefix = 0;      ///< of the prompt, in whole pages that other sequences have too
+  int32_t shared = 0;      ///< of these, so many that the sequence before it has: they are not computed again
 };
 
 /// What a sequence has in common with others of its job, whose order is such that sharers stay together.
@@ -25,7 +25,7 @@ struct PrefixTokens {
 
 struct Workload {
   int64_t num_sequences = 0;
-  int64_t longest_sequence = 0;       ///< largest prompt + max_tokens
+  int64_t longest_sequence = 0;  ///< largest prompt + max_tokens
   double total_prompt_tokens = 0;
   double total_prefix_tokens = 0;     ///< of these, in pages that several sequences have
   double total_shared_tokens = 0;     ///< and of these, not computed
@@ -45,9 +45,7 @@ struct Workload {
   double mean_computed_prompt() const { return num_sequences ? computed_prompt_tokens() / static_cast<double>(num_sequences) : 0; }
   double mean_prefix() const { return num_sequences ? total_prefix_tokens / static_cast<double>(num_sequences) : 0; }
   double mean_max_tokens() const { return num_sequences ? total_max_tokens / static_cast<double>(num_sequences) : 0; }
-  double mean_generated() const {
-    return num_sequences ? total_generated_tokens / static_cast<double>(num_sequences) : 0;
-  }
+  double mean_generated() const { return num_sequences ? total_generated_tokens / static_cast<double>(num_sequences) : 0; }
   /// Whether some answer is expected to end before its max_tokens.
   bool expects_early_ends() const { return total_generated_tokens < total_max_tokens; }
   /// Counts one more sequence in; whether logprobs of answers are wanted, `reads_logits` must be told. `expected_tokens`: that it will generate, as far as max_tokens allows; nothing: all of them.

@@ -21,18 +21,18 @@ struct SlotPages {
 /// The rows of one slot: prompt chunk or generated token.
 struct SlotRows {
   int64_t first_row = 0, num_rows = 0;
-  int64_t past = 0;            ///< tokens already in the cache
+  int64_t past = 0;              ///< tokens already in the cache
   std::vector<SlotPages> pages;  ///< a state: what of [0, past + num_rows) its rows see and write; those of its own rows are of no other slot that writes
-  int64_t dense_until = 0;     ///< as in AttentionSlot: the prompt's size, or 0
+  int64_t dense_until = 0;       ///< as in AttentionSlot: the prompt's size, or 0
 };
 
 struct BatchPlan {
   int64_t step = 0, batch = 0;
   std::vector<int32_t> tokens, positions;  ///< [T]
   std::vector<SlotRows> slots;
-  std::vector<int32_t> logit_rows;   ///< rows of T that want logits
-  std::shared_ptr<LogitSink> sink;   ///< gets them; null if there are none
-  Event done;                        ///< set by the executor: all visits of this plan are over
+  std::vector<int32_t> logit_rows;  ///< rows of T that want logits
+  std::shared_ptr<LogitSink> sink;  ///< gets them; null if there are none
+  Event done;                       ///< set by the executor: all visits of this plan are over
 
   int64_t num_rows() const { return static_cast<int64_t>(tokens.size()); }
 };

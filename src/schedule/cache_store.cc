@@ -19,7 +19,8 @@ int64_t CacheLayout::page_tokens(const Model& model, DType dtype) {
 }
 
 CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType kv_dtype)
-    : dtype(kv_dtype), tokens_per_page(page_tokens(model, kv_dtype)), num_batches(policy.num_micro_batches), pages_per_micro_batch(policy.pages_per_micro_batch), tier(policy.attention_tier) {
+    : dtype(kv_dtype), tokens_per_page(page_tokens(model, kv_dtype)), num_batches(policy.num_micro_batches),
+      pages_per_micro_batch(policy.pages_per_micro_batch), tier(policy.attention_tier) {
   const bool shares = std::all_of(model.states().begin(), model.states().end(), [](const StateSpec& state) { return state.can_share(); });
   for (const StateSpec& state : model.states()) {
     Group& group = groups.emplace_back();
@@ -92,8 +93,7 @@ int64_t CacheLayout::arena_bytes(const Policy& policy, Tier of_tier) const {
   return bytes;
 }
 
-CacheStore::CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file,
-                       const Arenas& arenas, Lanes& lanes)
+CacheStore::CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes)
     : layout_(model, policy, dtype), file_(std::move(file)) {
   resident_ = arenas.of(layout_.tier).allocate(layout_.share_bytes(CacheLayout::Share::kResident));
   host_ = arenas.cpu->allocate(layout_.share_bytes(CacheLayout::Share::kHost));
@@ -135,7 +135,9 @@ const CacheStore::Passing& CacheStore::passing(int64_t group_index, const BatchP
   return what;
 }
 
-bool CacheStore::uses_ring(const Visit& visit, const BatchPlan* plan) { return plan && !layout_.all_resident() && !passing(group_of(visit), *plan).pages.empty(); }
+bool CacheStore::uses_ring(const Visit& visit, const BatchPlan* plan) {
+  return plan && !layout_.all_resident() && !passing(group_of(visit), *plan).pages.empty();
+}
 
 Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, const Passing::Places& wanted, int64_t key) {
   Staged result;
@@ -159,11 +161,9 @@ Staged CacheStore::moves(bool write, const Visit& visit, const Passing& what, co
     if (on_gpu) write ? add_copy(&result.bounce_copies, staged, landed, stride) : add_copy(&result.bounce_copies, landed, staged, stride);
     result.disk_bytes += static_cast<double>(stride);
     auto& transfers = result.transfers;
-    if (!transfers.empty() && transfers.back().offset + transfers.back().bytes == offset &&
-        transfers.back().data + transfers.back().bytes == landed)
+    if (!transfers.empty() && transfers.back().offset + transfers.back().bytes == offset && transfers.back().data + transfers.back().bytes == landed)
       transfers.back().bytes += stride;
-    else
-      transfers.push_back({file_, write, offset, landed, stride, {}});
+    else transfers.push_back({file_, write, offset, landed, stride, {}});
   }
   return result;
 }
@@ -228,7 +228,8 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
   }
   for (size_t i = 0; i < plan.slots.size(); ++i) {
     const SlotRows& slot = plan.slots[i];
-    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, (*lease.pages)[i].data(), slot.dense_until, i > 0 ? layout_.shared_positions(group, plan.slots[i - 1], slot) : 0});
+    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, (*lease.pages)[i].data(), slot.dense_until,
+                           i > 0 ? layout_.shared_positions(group, plan.slots[i - 1], slot) : 0});
   }
   return lease;
 }

@@ -43,8 +43,8 @@ class CacheLayout {
   struct Group {
     StateSpec state;
     KvGeometry geometry;
-    int64_t num_layers = 0;   ///< of this process; a pipeline stage may have none
-    int64_t page_stride = 0;  ///< bytes a page takes, a multiple of kDirectAlignment
+    int64_t num_layers = 0;                           ///< of this process; a pipeline stage may have none
+    int64_t page_stride = 0;                          ///< bytes a page takes, a multiple of kDirectAlignment
     std::array<int64_t, kNumShares> own{}, prefix{};  ///< pages a layer in each share: of a micro-batch, and of prefixes
     std::array<int64_t, kNumShares> begins{};         ///< bytes from the start of a share to this group's
 
@@ -84,13 +84,16 @@ class CacheLayout {
   /// Bytes from the start of its share.
   int64_t offset_of(int64_t cache, const Place& place) const {
     const Group& group = group_of_cache(cache);
-    return group.begins[static_cast<size_t>(place.share)] + (layer_in_group_[static_cast<size_t>(cache)] * layer_pages(group, place.share) + place.index) * group.page_stride;
+    return group.begins[static_cast<size_t>(place.share)] +
+           (layer_in_group_[static_cast<size_t>(cache)] * layer_pages(group, place.share) + place.index) * group.page_stride;
   }
   /// Bytes of a share, all layers together.
   int64_t share_bytes(Share share) const;
 
  private:
-  int64_t layer_pages(const Group& group, Share share) const { return num_batches * group.own[static_cast<size_t>(share)] + group.prefix[static_cast<size_t>(share)]; }
+  int64_t layer_pages(const Group& group, Share share) const {
+    return num_batches * group.own[static_cast<size_t>(share)] + group.prefix[static_cast<size_t>(share)];
+  }
 
   std::vector<int64_t> layer_in_group_;  ///< of each cache
 };
@@ -106,8 +109,7 @@ struct CacheLease {
 class CacheStore {
  public:
   /// `file` is the preallocated spill file (null if the layout has no disk pages).
-  CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, const Arenas& arenas,
-             Lanes& lanes);
+  CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes);
 
   const CacheLayout& layout() const { return layout_; }
   /// Of the visit's layer; nothing where it has no cache. Any thread.
@@ -121,12 +123,12 @@ class CacheStore {
   void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans);
 
  private:
-  struct Passing {         ///< what of a plan goes through a staging buffer
+  struct Passing {                                   ///< what of a plan goes through a staging buffer
     using Places = std::vector<CacheLayout::Place>;  ///< in ascending order, each once
-    Places pages;          ///< pages that are not resident; index = place in the buffer
-    Places old;            ///< those that hold tokens from before this step
-    Places dirty;          ///< those that this step writes to
-    int64_t num_host = 0;  ///< of `pages`, the first so many are in RAM
+    Places pages;                                    ///< pages that are not resident; index = place in the buffer
+    Places old;                                      ///< those that hold tokens from before this step
+    Places dirty;                                    ///< those that this step writes to
+    int64_t num_host = 0;                            ///< of `pages`, the first so many are in RAM
   };
   const Passing& passing(int64_t group, const BatchPlan& plan);
   /// Whether something passes through a buffer for a visit that carries out `plan`; null: it does not take place.
@@ -153,7 +155,7 @@ class CacheStore {
   std::map<std::pair<int64_t, int64_t>, int64_t> keys_;  ///< (layer, batch) of this step -> ring key
   int64_t next_key_ = 0;
   int64_t step_ = -1;
-  std::vector<std::vector<Write>> writes_;               ///< a layer: stores that may still be under way
+  std::vector<std::vector<Write>> writes_;                                      ///< a layer: stores that may still be under way
   std::map<std::pair<int64_t, int64_t>, std::pair<int64_t, Passing>> passing_;  ///< a group and batch: (step, what of its plan passes)
 };
 

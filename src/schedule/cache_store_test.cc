@@ -91,7 +91,8 @@ TEST(CacheLayout, EveryPageOfALayerHasItsPlaceAndPrefixPagesHaveOneForAll) {
     EXPECT_TRUE(places.insert(layout.place_of(0, 0, page)).second);
     EXPECT_EQ(layout.place_of(0, 0, page), layout.place_of(0, 2, page));
   }
-  for (const CacheLayout::Place& place : places) EXPECT_LE(layout.offset_of(layout.num_caches() - 1, place) + layout.groups[0].page_stride, layout.share_bytes(place.share));
+  for (const CacheLayout::Place& place : places)
+    EXPECT_LE(layout.offset_of(layout.num_caches() - 1, place) + layout.groups[0].page_stride, layout.share_bytes(place.share));
 }
 
 /// One slot writes a prefix's page and another reads it in the same plan: it is not loaded, and stored once. In the next step another micro-batch loads it, once for both of its
@@ -142,7 +143,8 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
 }
 
 /// Two blocks with a window of 100 and one without; pages of 16 tokens.
-constexpr const char* kWindows = R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "head_dim": 128, "num_attention_heads": 4,
+constexpr const char* kWindows =
+    R"({"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96, "head_dim": 128, "num_attention_heads": 4,
   "num_key_value_heads": 4, "vocab_size": 300, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})";
 
 /// Every byte of a share is of one page of one layer, and layers with a window have no more pages than sequences see while they compute a plan's rows.

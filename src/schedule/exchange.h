@@ -15,10 +15,10 @@ class ExchangeLayout {
   ExchangeLayout(const Model& model, const Policy& policy);
 
   static constexpr int kLogitBuffers = 2;
-  int64_t logits_bytes = 0;            ///< one of kLogitBuffers in the GPU, with as much RAM behind it: a panel [rows, vocab_count] f32, and the largest of its rows
-  int64_t largest_offset = 0;          ///< of the latter there
-  int64_t attention_bytes = 0;         ///< one of Policy::buffers in the GPU: q, k, v [T, ...] f32; the result comes back over q
-  int64_t attention_host_bytes = 0;    ///< the RAM behind it: q, k, v and the result
+  int64_t logits_bytes = 0;     ///< one of kLogitBuffers in the GPU, with as much RAM behind it: a panel [rows, vocab_count] f32, and the largest of its rows
+  int64_t largest_offset = 0;   ///< of the latter there
+  int64_t attention_bytes = 0;  ///< one of Policy::buffers in the GPU: q, k, v [T, ...] f32; the result comes back over q
+  int64_t attention_host_bytes = 0;  ///< the RAM behind it: q, k, v and the result
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
 };
 

@@ -8,27 +8,16 @@
 
 namespace flexgen {
 
-Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights,
-                   CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch, Exchange* exchange, Kernels* cpu_kernels)
-    : model_(model),
-      policy_(policy),
-      kernels_(kernels),
-      lanes_(lanes),
-      weights_(weights),
-      cache_(cache),
-      hidden_(hidden),
-      scratch_(scratch),
-      exchange_(exchange),
-      cpu_kernels_(cpu_kernels),
-      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
-      choices_(model, policy.num_micro_batches),
-      plans_(static_cast<size_t>(policy.num_micro_batches)) {}
+Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights, CacheStore& cache, HiddenStore& hidden,
+                   std::span<std::byte> scratch, Exchange* exchange, Kernels* cpu_kernels)
+    : model_(model), policy_(policy), kernels_(kernels), lanes_(lanes), weights_(weights), cache_(cache), hidden_(hidden), scratch_(scratch),
+      exchange_(exchange), cpu_kernels_(cpu_kernels), schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
+      choices_(model, policy.num_micro_batches), plans_(static_cast<size_t>(policy.num_micro_batches)) {}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   std::exception_ptr error;
   try {
-    for (int64_t step = 0; !stop.load(std::memory_order_relaxed) && !source.finished(); ++step)
-      run_step(source, step);
+    for (int64_t step = 0; !stop.load(std::memory_order_relaxed) && !source.finished(); ++step) run_step(source, step);
   } catch (...) {
     error = std::current_exception();
     pending_.reset();
@@ -190,7 +179,12 @@ ComputeAmount Executor::amount_of(const Leases& leases) {
   if (policy_.attention_beside()) work_done_.beside_kv_read_bytes += work.kv_read_bytes;
   ++work_done_.visits;
   if (visit.layer == 0) work_done_.rows += plan.num_rows();
-  return {work.linear_flops, rows, work.kv_read_bytes, work.decode_kv_bytes, work.decode_context, work.chunk_attention_flops,
+  return {work.linear_flops,
+          rows,
+          work.kv_read_bytes,
+          work.decode_kv_bytes,
+          work.decode_context,
+          work.chunk_attention_flops,
           is_head ? static_cast<double>(layer.vocab_count * logit_rows) : 0};
 }
 
@@ -226,8 +220,8 @@ void Executor::count_choices(const Leases& leases) {
 void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
   work.run = [this, leases] {
     copy_in(*leases);
-    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), cache_.geometry_of(leases->visit), leases->hidden.rows, scratch_.data(), kernels_,
-                   leases->plan->sink.get());
+    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), cache_.geometry_of(leases->visit), leases->hidden.rows, scratch_.data(),
+                   kernels_, leases->plan->sink.get());
     count_choices(*leases);
     copy_out(*leases);
   };
@@ -256,8 +250,7 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
     panel.after.insert(panel.after.end(), pair.device_free.begin(), pair.device_free.end());
     panel.amount.flops = whole.flops * share;
     panel.amount.rows = static_cast<double>(rows);
-    panel.run = [this, leases, first, rows, &layer, logits = reinterpret_cast<float*>(pair.device), largest,
-                 draws = leases->plan->sink->draws(first, rows)] {
+    panel.run = [this, leases, first, rows, &layer, logits = reinterpret_cast<float*>(pair.device), largest, draws = leases->plan->sink->draws(first, rows)] {
       if (first == 0) copy_in(*leases);
       model_.forward_logits(leases->visit.layer, leases->weights.views, leases->input(), first, leases->hidden.rows, scratch_.data(), kernels_, logits);
       // Whether or not the logits go down, as whoever rounds otherwise might draw otherwise: neighbours must not change a token.
@@ -318,7 +311,9 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   attend.after.push_back(lanes_.d2h->submit(std::move(down)));
   attend.amount = whole;
   attend.amount.flops = 0;
-  attend.run = [this, leases, on_host, result] { model_.attend(leases->visit.layer, leases->input(), cache_.geometry_of(leases->visit), on_host, result, *cpu_kernels_); };
+  attend.run = [this, leases, on_host, result] {
+    model_.attend(leases->visit.layer, leases->input(), cache_.geometry_of(leases->visit), on_host, result, *cpu_kernels_);
+  };
   const Event attended = lanes_.cpu->submit(std::move(attend));
   cache_.commit(leases->visit, *leases->plan, attended);
   // Over q, which is not needed there any more.

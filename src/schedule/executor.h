@@ -34,8 +34,8 @@ struct WorkDone {
 class Executor {
  public:
   /// `exchange` where a GPU computes; `cpu_kernels` of the processor beside it, if attention runs there.
-  Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights,
-           CacheStore& cache, HiddenStore& hidden, std::span<std::byte> scratch, Exchange* exchange = nullptr, Kernels* cpu_kernels = nullptr);
+  Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights, CacheStore& cache, HiddenStore& hidden,
+           std::span<std::byte> scratch, Exchange* exchange = nullptr, Kernels* cpu_kernels = nullptr);
 
   /// Runs steps until the source is finished or `stop` is set, then drains the lanes. Throws the first error of
   /// any lane, after the drain.
@@ -98,15 +98,15 @@ class Executor {
   Kernels* cpu_kernels_;
   Schedule schedule_;
   ExpertChoices choices_;
-  ExpertCounts* counts_ = nullptr;  ///< the compute lane's
-  int64_t pass_ = 0;  ///< passes begun that had something to do
+  ExpertCounts* counts_ = nullptr;                 ///< the compute lane's
+  int64_t pass_ = 0;                               ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
-  Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
+  Event last_done_;                                ///< of the newest visit; the compute lane is in order, so it covers all before
   struct Pending {
     std::shared_ptr<Leases> leases;
     Exchange::Pair pair;
-    Work work;         ///< the stage after attention
-    Event uploaded;    ///< the result of attention is on the device
+    Work work;       ///< the stage after attention
+    Event uploaded;  ///< the result of attention is on the device
   };
   std::optional<Pending> pending_;
   WorkDone work_done_;

@@ -41,7 +41,8 @@ double expert_hit_share(const Model& model, double rows) {
 double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) {
   const Mixture& mixture = model.config().mixture;
   if (!model.expert_chances()) return unit_hit_share(mixture, unit.num_experts, rows);
-  const std::span<const double> chances = model.expert_chances()->of_block(unit.index).subspan(static_cast<size_t>(unit.first_expert), static_cast<size_t>(unit.num_experts));
+  const std::span<const double> chances =
+      model.expert_chances()->of_block(unit.index).subspan(static_cast<size_t>(unit.first_expert), static_cast<size_t>(unit.num_experts));
   const auto count = static_cast<double>(unit.num_experts);
   const double mean = std::accumulate(chances.begin(), chances.end(), 0.0) / count;
   if (rows <= 0 || mean <= 0) return 0;

@@ -57,8 +57,14 @@ TEST(ExpertHits, AtTheEdges) {
 /// By chances that differ, against experts that are drawn with them.
 TEST(ExpertHits, GoByTheModelsChances) {
   for (const auto& [expert_size, exponent] : {std::pair(512, 1.0), std::pair(96, 1.0), std::pair(96, 0.0)}) {
-    const auto model = Model::of_shape(parse_config(fmt::format(R"({{"model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 256, "moe_intermediate_size": {}, "head_dim": 64,
-      "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "vocab_size": 1024, "max_position_embeddings": 64}})", expert_size), "", "config.json"), DType::kBF16);
+    const auto model = Model::of_shape(
+        parse_config(
+            fmt::format(
+                R"({{"model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 2, "intermediate_size": 256, "moe_intermediate_size": {}, "head_dim": 64,
+      "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 32, "num_experts_per_tok": 4, "vocab_size": 1024, "max_position_embeddings": 64}})",
+                expert_size),
+            "", "config.json"),
+        DType::kBF16);
     const double alike = expert_hit_share(*model, 3);
     EXPECT_DOUBLE_EQ(alike, expert_hit_share(model->config().mixture, 3));
     model->set_expert_chances(ExpertChances::zipf(model->config(), exponent));
@@ -89,7 +95,8 @@ TEST(ExpertHits, GoByTheModelsChances) {
             if (unit.kind != LayerKind::kExperts || unit.index != block) continue;
             hit_units[layer] += unit.rows_that_chose(counts) > 0 ? 1.0 / kTries : 0;
             for (size_t use = 0; use < unit.uses.size(); ++use)
-              if (counts[static_cast<size_t>(unit.expert_of_use(use))] > 0) bytes[layer] += static_cast<double>(layout.layers[layer].uses[use].streamed.bytes) / kTries;
+              if (counts[static_cast<size_t>(unit.expert_of_use(use))] > 0)
+                bytes[layer] += static_cast<double>(layout.layers[layer].uses[use].streamed.bytes) / kTries;
           }
         }
       EXPECT_NEAR(expert_hit_share(*model, rows), hit_experts, 0.01);
@@ -107,8 +114,12 @@ TEST(ExpertHits, GoByTheModelsChances) {
 
 /// Of an expert whose matrices are codes with scales beside them, all is read that is chosen: from disk, and from the RAM beside a GPU.
 TEST(ExpertHits, ScalesGoWithTheirCodes) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "gpt_oss", "hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64, "quantization_config": {"quant_method": "mxfp4"}})", "", "config.json"), DType::kBF16);
+  const auto model = Model::of_shape(
+      parse_config(
+          R"({"model_type": "gpt_oss", "hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 128, "head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 64, "quantization_config": {"quant_method": "mxfp4"}})",
+          "", "config.json"),
+      DType::kBF16);
   model->set_expert_chances(ExpertChances::zipf(model->config(), 0));
   Policy policy;
   policy.compute_tier = policy.attention_tier = Tier::kGpu;

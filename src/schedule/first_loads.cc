@@ -6,7 +6,8 @@
 
 namespace flexgen {
 
-FirstLoads::FirstLoads(const Model& model, std::vector<int64_t> streamed) : order_(model.layers().size()), streamed_(std::move(streamed)), position_(order_.size()) {
+FirstLoads::FirstLoads(const Model& model, std::vector<int64_t> streamed)
+    : order_(model.layers().size()), streamed_(std::move(streamed)), position_(order_.size()) {
   std::vector<int> tables;
   for (const LayerSpec& layer : model.layers())
     for (const WeightUse& use : layer.uses)

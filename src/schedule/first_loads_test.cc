@@ -16,7 +16,8 @@ std::vector<int64_t> given(std::span<const int64_t> layers) { return {layers.beg
 std::unique_ptr<Model> small_model(bool tied) {
   const std::string config = R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 128, "vocab_size": 300, "max_position_embeddings": 256, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "eos_token_id": 5, "bos_token_id": 1, "tie_word_embeddings": )" + std::string(tied ? "true}" : "false}");
+    "eos_token_id": 5, "bos_token_id": 1, "tie_word_embeddings": )" +
+                             std::string(tied ? "true}" : "false}");
   return Model::of_shape(parse_config(config, "", "test"), DType::kBF16);
 }
 

@@ -10,8 +10,7 @@ namespace flexgen {
 
 HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
     : row_bytes(model.config().kept_row_floats() * static_cast<int64_t>(sizeof(float))),
-      stream_row_bytes(model.config().hidden_size * static_cast<int64_t>(sizeof(float))),
-      compute_tier(policy.compute_tier),
+      stream_row_bytes(model.config().hidden_size * static_cast<int64_t>(sizeof(float))), compute_tier(policy.compute_tier),
       num_batches(policy.num_micro_batches) {
   // Cut where the disk share starts at an aligned address of the staging buffer.
   int64_t grain = kDirectAlignment / std::gcd(row_bytes, kDirectAlignment);
@@ -33,12 +32,13 @@ HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
 int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
   int64_t bytes = 0;
   if (tier == compute_tier) bytes += num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
-  if (tier == Tier::kCpu) bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes) + Arena::footprint(message_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
+  if (tier == Tier::kCpu)
+    bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes) + Arena::footprint(message_bytes)) +
+             Arena::footprint(policy.buffers * bounce_bytes);
   return bytes;
 }
 
-HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas,
-                         Lanes& lanes, StageLink link)
+HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes, StageLink link)
     : layout_(model, policy), lanes_(lanes), link_(link), file_(std::move(file)) {
   for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
     resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
@@ -102,9 +102,7 @@ Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte*
   }
   work.after = free;
   if (on_gpu) work.after.insert(work.after.end(), {computed_[batch], sent_[batch]});
-  work.start = [link = link_, message, bytes](double at_s) {
-    return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(message, bytes), at_s);
-  };
+  work.start = [link = link_, message, bytes](double at_s) { return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(message, bytes), at_s); };
   Event received = lanes_.network_receive->submit(std::move(work));
   if (!on_gpu) return received;
   copy.after = std::move(free);
@@ -132,9 +130,7 @@ Event HiddenStore::send(const Visit& visit, const BatchPlan& plan, const std::by
     work.after = {lanes_.d2h->submit(std::move(copy))};
     message = messages_[batch].data();
   }
-  work.start = [link = link_, message, bytes](double at_s) {
-    return link.port->send(link.stage() + 1, Channel::kHidden, std::span(message, bytes), at_s);
-  };
+  work.start = [link = link_, message, bytes](double at_s) { return link.port->send(link.stage() + 1, Channel::kHidden, std::span(message, bytes), at_s); };
   return lanes_.network_send->submit(std::move(work));
 }
 
@@ -179,7 +175,8 @@ void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, 
   stored_[batch] = stager_.store(key, done, std::move(what));
 }
 
-void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer, const std::function<TakesPlace(const Visit&)>& takes_place) {
+void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer,
+                           const std::function<TakesPlace(const Visit&)>& takes_place) {
   if (layout_.host_rows + layout_.disk_rows == 0) return;
   if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
   int64_t active = std::count_if(plans.begin() + visit.group_first, plans.begin() + visit.group_end, [](const auto& plan) { return plan != nullptr; });

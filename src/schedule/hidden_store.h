@@ -30,14 +30,14 @@ class HiddenLayout {
   Tier compute_tier = Tier::kCpu;
   int64_t resident_rows = 0, host_rows = 0, disk_rows = 0;  ///< of a micro-batch's max_rows; host: RAM beside a GPU
   int64_t num_batches = 0;
-  int64_t resident_bytes = 0;  ///< of one micro-batch, in the compute tier
-  int64_t host_bytes = 0;      ///< of one micro-batch, in RAM beside a GPU
-  int64_t buffer_bytes = 0;    ///< one staging buffer, in the compute tier; 0 if everything is resident
-  int64_t bounce_bytes = 0;    ///< the RAM behind it, if that is a GPU
-  int64_t file_stride = 0;     ///< disk of one micro-batch
-  int64_t choices_per_row = 0; ///< Mixture::experts_per_row; choices stay in RAM
-  int64_t choice_bytes = 0;    ///< RAM of one micro-batch for them
-  int64_t message_bytes = 0;   ///< RAM of one micro-batch for messages between pipeline stages whose rows lie in a GPU
+  int64_t resident_bytes = 0;   ///< of one micro-batch, in the compute tier
+  int64_t host_bytes = 0;       ///< of one micro-batch, in RAM beside a GPU
+  int64_t buffer_bytes = 0;     ///< one staging buffer, in the compute tier; 0 if everything is resident
+  int64_t bounce_bytes = 0;     ///< the RAM behind it, if that is a GPU
+  int64_t file_stride = 0;      ///< disk of one micro-batch
+  int64_t choices_per_row = 0;  ///< Mixture::experts_per_row; choices stay in RAM
+  int64_t choice_bytes = 0;     ///< RAM of one micro-batch for them
+  int64_t message_bytes = 0;    ///< RAM of one micro-batch for messages between pipeline stages whose rows lie in a GPU
 
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
   int64_t file_bytes() const { return num_batches * file_stride; }
@@ -45,7 +45,7 @@ class HiddenLayout {
 
 /// The rows that a visit may read and write, until it commits.
 struct HiddenLease {
-  float* rows = nullptr;  ///< [T, ModelConfig::kept_row_floats], the stream [T, D] first
+  float* rows = nullptr;            ///< [T, ModelConfig::kept_row_floats], the stream [T, D] first
   std::span<ExpertChoice> choices;  ///< VisitInput::choices
   /// Rows that live in the compute tier but not in the staging buffer: copied in before the visit and out after it.
   std::byte* resident = nullptr;
@@ -55,8 +55,7 @@ struct HiddenLease {
 
 class HiddenStore {
  public:
-  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes,
-              StageLink link = {});
+  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes, StageLink link = {});
 
   const HiddenLayout& layout() const { return layout_; }
 
@@ -64,7 +63,8 @@ class HiddenStore {
   HiddenLease acquire(const Visit& visit, const BatchPlan& plan, bool alone);
   void commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done);
   /// Loads what the next visits need, up to the first of which it is not known whether it `takes_place`.
-  void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer, const std::function<TakesPlace(const Visit&)>& takes_place);
+  void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer,
+                const std::function<TakesPlace(const Visit&)>& takes_place);
 
  private:
   bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.resident_rows; }
@@ -87,7 +87,7 @@ class HiddenStore {
     int64_t step = -1, layer = -1, key = -1;
     bool committed = false;  ///< its compute was enqueued
   };
-  std::vector<Held> held_;      ///< a batch: the visit whose buffer was issued last
+  std::vector<Held> held_;              ///< a batch: the visit whose buffer was issued last
   std::vector<Stager::Stored> stored_;  ///< a batch: its last store
 };
 

@@ -23,10 +23,10 @@ struct Policy {
   int64_t max_choosing_rows = 0;
   /// Of a mixture whose choices were counted (Model::expert_chances()), the experts of a block that are chosen most often get the faster tiers whole; else all get the same share of these.
   bool hottest_first = false;
-  int buffers = 3;                ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
+  int buffers = 3;  ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
   Fractions weights, kv_cache, activations;
-  Tier compute_tier = Tier::kCpu;    ///< kGpu where a device computes; gpu shares are 0 else
-  Tier attention_tier = Tier::kCpu;  ///< compute_tier, or kCpu beside a device: then the cache has no gpu share
+  Tier compute_tier = Tier::kCpu;     ///< kGpu where a device computes; gpu shares are 0 else
+  Tier attention_tier = Tier::kCpu;   ///< compute_tier, or kCpu beside a device: then the cache has no gpu share
   int64_t pages_per_micro_batch = 1;  ///< cache pages (of every layer) for the sequences of a micro-batch
   int64_t prefix_pages = 0;           ///< and for what sequences of any micro-batch have in common; 0: nothing is shared
 
@@ -34,9 +34,7 @@ struct Policy {
   /// Whether a pass of so many rows loads the experts that they choose.
   bool chooses_experts(double rows) const { return rows <= static_cast<double>(max_choosing_rows); }
   bool attention_beside() const { return attention_tier != compute_tier; }
-  BlockShape block() const {
-    return {micro_batch_size, num_micro_batches, max_rows, max_logit_rows, pages_per_micro_batch, num_groups, prefix_pages};
-  }
+  BlockShape block() const { return {micro_batch_size, num_micro_batches, max_rows, max_logit_rows, pages_per_micro_batch, num_groups, prefix_pages}; }
   void set_block(const BlockShape& shape) {
     micro_batch_size = shape.micro_batch_size;
     num_micro_batches = shape.num_micro_batches;

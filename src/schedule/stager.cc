@@ -18,10 +18,8 @@ void append(std::vector<Event>* events, const std::vector<Event>& more) { events
 
 void add_copy(std::vector<Copy>* copies, const std::byte* from, std::byte* to, int64_t bytes) {
   if (bytes == 0) return;
-  if (!copies->empty() && copies->back().from + copies->back().bytes == from && copies->back().to + copies->back().bytes == to)
-    copies->back().bytes += bytes;
-  else
-    copies->push_back({from, to, bytes});
+  if (!copies->empty() && copies->back().from + copies->back().bytes == from && copies->back().to + copies->back().bytes == to) copies->back().bytes += bytes;
+  else copies->push_back({from, to, bytes});
 }
 
 double bytes_of(const std::vector<Copy>& copies) {

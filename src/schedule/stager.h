@@ -16,14 +16,14 @@ namespace flexgen {
 
 /// What fills or empties a buffer, or a part of one.
 struct Staged {
-  const char* name = "";  ///< for the trace; a literal
-  Visit visit;            ///< for the trace
+  const char* name = "";                ///< for the trace; a literal
+  Visit visit;                          ///< for the trace
   std::vector<DiskTransfer> transfers;  ///< between disk and landing(); `bytes` of them in disk_bytes
   double disk_bytes = 0;
-  std::vector<Event> disk_after;        ///< beside the buffer's own events
-  std::vector<Copy> copies;             ///< between RAM at large and data(), GPU only
+  std::vector<Event> disk_after;  ///< beside the buffer's own events
+  std::vector<Copy> copies;       ///< between RAM at large and data(), GPU only
   std::vector<Event> copies_after;
-  std::vector<Copy> bounce_copies;      ///< between landing() and data(), GPU only: what the transfers read or will write
+  std::vector<Copy> bounce_copies;  ///< between landing() and data(), GPU only: what the transfers read or will write
 };
 
 class Stager {

@@ -41,13 +41,13 @@ class StreamOrder {
   int64_t size() const { return static_cast<int64_t>(streamed_.size()); }
 
   std::vector<int64_t> streamed_;
-  std::vector<int64_t> index_;    ///< a layer: where it is in streamed_, or -1
-  std::vector<bool> is_unit_;     ///< a streamed layer
-  std::vector<Choice> choices_;   ///< a streamed layer, in the pass under way
+  std::vector<int64_t> index_;   ///< a layer: where it is in streamed_, or -1
+  std::vector<bool> is_unit_;    ///< a streamed layer
+  std::vector<Choice> choices_;  ///< a streamed layer, in the pass under way
   int64_t buffers_ = 1, pass_ = -1, place_ = 0;
   bool chooses_ = false;
-  std::deque<int64_t> kept_;      ///< places of the objects that were taken last, a buffer each
-  int64_t first_kept_ = 0;        ///< number of the first of these
+  std::deque<int64_t> kept_;  ///< places of the objects that were taken last, a buffer each
+  int64_t first_kept_ = 0;    ///< number of the first of these
 };
 
 }  // namespace flexgen

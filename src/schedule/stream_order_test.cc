@@ -13,8 +13,11 @@ using testing::ElementsAre;
 
 /// embed, twice a block and three units of an expert each, a head.
 std::unique_ptr<Model> mixture() {
-  return Model::of_shape(parse_config(R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "num_experts": 3,
-    "num_experts_per_tok": 1, "vocab_size": 64, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  return Model::of_shape(
+      parse_config(R"({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "num_experts": 3,
+    "num_experts_per_tok": 1, "vocab_size": 64, "max_position_embeddings": 64})",
+                   "", "config.json"),
+      DType::kBF16);
 }
 
 struct Streamed {

@@ -10,7 +10,7 @@ namespace flexgen {
 struct Visit {
   int64_t step = 0, layer = 0, batch = 0;
   int64_t group_first = 0, group_end = 1;  ///< the micro-batches of its group
-  int64_t pass = 0;  ///< a group's way through the layers; counted by the executor, as idle groups make none
+  int64_t pass = 0;                        ///< a group's way through the layers; counted by the executor, as idle groups make none
   bool last_of_layer() const { return batch + 1 == group_end; }
   int64_t group_size() const { return group_end - group_first; }
   /// Steps on to the next visit of the pass; layer may run past the last.
@@ -27,8 +27,7 @@ enum class TakesPlace { kYes, kNo, kNotKnown };
 
 class Schedule {
  public:
-  Schedule(int64_t num_layers, int64_t num_batches, int64_t num_groups = 1)
-      : num_layers_(num_layers), num_batches_(num_batches), num_groups_(num_groups) {}
+  Schedule(int64_t num_layers, int64_t num_batches, int64_t num_groups = 1) : num_layers_(num_layers), num_batches_(num_batches), num_groups_(num_groups) {}
 
   /// Visit number n >= 0; the order has no end, the work has. Its `pass` is 0.
   Visit operator[](int64_t n) const {

@@ -32,8 +32,11 @@ std::pair<Bytes, Bytes> bytes_of(const Model& model, const Fractions& weights) {
 
 /// A small step reads of experts those that are chosen, and of other weights all: these are in memory first.
 TEST(WeightLayout, ExpertsTakeWhatOtherWeightsLeave) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "olmoe", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 4, "num_experts": 8,
-    "num_experts_per_tok": 2, "vocab_size": 1024, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const auto model = Model::of_shape(
+      parse_config(R"({"model_type": "olmoe", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 4, "num_experts": 8,
+    "num_experts_per_tok": 2, "vocab_size": 1024, "max_position_embeddings": 64})",
+                   "", "config.json"),
+      DType::kBF16);
   const auto [all, all_others] = bytes_of(*model, {0, 0, 1});
   const double bytes = all.streamed + all_others.streamed, other_share = all_others.streamed / bytes;
   ASSERT_GT(other_share, 0.1);
@@ -58,14 +61,19 @@ TEST(WeightLayout, ExpertsTakeWhatOtherWeightsLeave) {
   const WeightLayout layout(*model, policy);
   for (size_t i = 0; i < layout.layers.size(); ++i) {
     if (model->layers()[i].kind != LayerKind::kExperts) continue;
-    for (const WeightLayout::Use& use : layout.layers[i].uses) EXPECT_NEAR(static_cast<double>(use.streamed_rows) / static_cast<double>(use.streamed_rows + use.resident_rows), 0.5 / (1 - other_share), 0.1);
+    for (const WeightLayout::Use& use : layout.layers[i].uses)
+      EXPECT_NEAR(static_cast<double>(use.streamed_rows) / static_cast<double>(use.streamed_rows + use.resident_rows), 0.5 / (1 - other_share), 0.1);
   }
 }
 
 /// Experts that are chosen most often are in memory whole, as many of each block.
 TEST(WeightLayout, TheHottestExpertsComeFirst) {
-  const auto model = Model::of_shape(parse_config(R"({"model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 3, "intermediate_size": 256, "moe_intermediate_size": 128, "head_dim": 64, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 1024, "max_position_embeddings": 64})", "", "config.json"), DType::kBF16);
+  const auto model = Model::of_shape(
+      parse_config(
+          R"({"model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 3, "intermediate_size": 256, "moe_intermediate_size": 128, "head_dim": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_experts": 8, "num_experts_per_tok": 2, "mlp_only_layers": [1], "vocab_size": 1024, "max_position_embeddings": 64})",
+          "", "config.json"),
+      DType::kBF16);
   Policy policy;
   policy.weights = {0, 0.6, 0.4};
   const WeightLayout even(*model, policy);
@@ -74,7 +82,8 @@ TEST(WeightLayout, TheHottestExpertsComeFirst) {
   model->set_expert_chances(ExpertChances::of_counts(model->config(), {{1, 9, 2, 8, 3, 7, 4, 6}, {}, {8, 7, 6, 5, 4, 3, 2, 1}}));
   const WeightLayout layout(*model, policy);
   // Fewer matrices are cut, each of which has a sector twice.
-  for (const auto& [bytes, even_bytes] : {std::pair(layout.resident_bytes, even.resident_bytes), {layout.streamed_bytes_per_step, even.streamed_bytes_per_step}}) {
+  for (const auto& [bytes, even_bytes] :
+       {std::pair(layout.resident_bytes, even.resident_bytes), {layout.streamed_bytes_per_step, even.streamed_bytes_per_step}}) {
     EXPECT_LE(bytes, even_bytes);
     EXPECT_GE(static_cast<double>(bytes), 0.95 * static_cast<double>(even_bytes));
   }

@@ -97,7 +97,8 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
     }
   const PlacedShares shares = placed_shares(policy.weights, bytes[0], bytes[1]);
   const bool in_order = policy.hottest_first && model.expert_chances() != nullptr;
-  const std::array<std::vector<RowSplit>, 2> splits{place(objects[0], shares.others), in_order ? place_in_order(objects[1], hottest_first(model), shares.experts) : place(objects[1], shares.experts)};
+  const std::array<std::vector<RowSplit>, 2> splits{
+      place(objects[0], shares.others), in_order ? place_in_order(objects[1], hottest_first(model), shares.experts) : place(objects[1], shares.experts)};
   const bool on_gpu = policy.on_gpu();
 
   // A tensor used twice whole (a norm shared by the head's chunks) is kept once.
@@ -115,8 +116,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       if (wanted.lookup) {
         bool tied = std::any_of(model.layers().begin(), model.layers().end(), [&](const LayerSpec& other) {
           return other.kind == LayerKind::kHead &&
-                 std::any_of(other.uses.begin(), other.uses.end(),
-                             [&](const WeightUse& u) { return u.weight == wanted.weight; });
+                 std::any_of(other.uses.begin(), other.uses.end(), [&](const WeightUse& u) { return u.weight == wanted.weight; });
         });
         // Looked-up rows cost next to nothing to read, so the table takes RAM only if everything does, or if it is smaller than
         // the room for rows on their way in. It takes a GPU's memory only if everything does.
@@ -213,7 +213,8 @@ int64_t WeightLayout::lookup_arena_bytes(const Policy& policy, Tier tier) const 
 int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
   int64_t bytes = lookup_arena_bytes(policy, tier);
   if (tier == compute_tier) bytes += Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
-  if (tier == Tier::kCpu) bytes += Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes);
+  if (tier == Tier::kCpu)
+    bytes += Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes);
   return bytes;
 }
 
@@ -340,7 +341,8 @@ void WeightStore::issue(const Loading& loading, int64_t num_pieces) {
   const auto disk_part = part(placed.streamed_bytes), host_part = part(placed.host_bytes);
   const bool on_gpu = layout_.compute_tier == Tier::kGpu;
   // Of what lies in `host` and `streamed`, after each other at `to` in a GPU's memory.
-  const auto bring = [&](const AlignedExtent& host, int64_t host_wanted, int64_t host_at, const AlignedExtent& streamed, int64_t streamed_wanted, int64_t streamed_at, std::byte* to) {
+  const auto bring = [&](const AlignedExtent& host, int64_t host_wanted, int64_t host_at, const AlignedExtent& streamed, int64_t streamed_wanted,
+                         int64_t streamed_at, std::byte* to) {
     const int64_t host_first = host_at - host.skip - placed.host_at;  // of the extent in the layer's part
     int64_t begin = std::max(host_part.first, host_first), end = std::min(host_part.second, host_first + host.bytes);
     if (begin < end) copy_rows(&what.copies, host, host_wanted, begin - host_first, end - host_first, host_.data() + placed.host_at + begin, to);
@@ -371,7 +373,8 @@ WeightLease WeightStore::acquire(const Visit& visit) {
   load_resident(first_loads_.before_visit(visit.layer));
   if (layout.ring_index >= 0) {
     int64_t wanted = order_.number_of(visit.pass, visit.layer);
-    for (; wanted < 0; wanted = order_.number_of(visit.pass, visit.layer)) {  // not prefetched: the start of the run, a single buffer, or experts that were just chosen
+    for (; wanted < 0;
+         wanted = order_.number_of(visit.pass, visit.layer)) {  // not prefetched: the start of the run, a single buffer, or experts that were just chosen
       FLEXGEN_CHECK(!loading_ && order_.next() && order_.next()->pass <= visit.pass, "layer {} of pass {} is not to be loaded", visit.layer, visit.pass);
       issue(take(), 1);
     }
@@ -384,10 +387,8 @@ WeightLease WeightStore::acquire(const Visit& visit) {
     const WeightSpec& weight = model_.weights()[static_cast<size_t>(spec.uses[i].weight)];
     WeightView view{weight.dtype, spec.uses[i].rows, weight.cols, {}, weight.codes ? &weight.codes->format : nullptr};
     if (!use.lookup) {
-      if (use.resident_rows > 0)
-        view.pieces.push_back({resident_.data() + use.resident_at, use.resident_rows});
-      if (use.host_rows + use.streamed_rows > 0)
-        view.pieces.push_back({staged + use.staged_at, use.host_rows + use.streamed_rows});
+      if (use.resident_rows > 0) view.pieces.push_back({resident_.data() + use.resident_at, use.resident_rows});
+      if (use.host_rows + use.streamed_rows > 0) view.pieces.push_back({staged + use.staged_at, use.host_rows + use.streamed_rows});
       for (size_t part = 0; part < use.beside.size(); ++part) {
         const WeightLayout::Beside& beside = use.beside[part];
         if (beside.resident_wanted > 0) view.pieces.front().beside[part] = resident_.data() + beside.resident_at;
@@ -440,8 +441,7 @@ WeightStore::FoundRow WeightStore::find_row(const WeightUse& table, const Weight
   return found;
 }
 
-std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<const int32_t> tokens,
-                                                  std::vector<Event>* after) {
+std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<const int32_t> tokens, std::vector<Event>* after) {
   const LayerSpec& embed = model_.layers()[static_cast<size_t>(visit.layer)];
   size_t at = 0;
   while (!embed.uses[at].lookup) ++at;
@@ -502,8 +502,6 @@ std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<
   return rows;
 }
 
-void WeightStore::commit_lookup(int64_t batch, const Event& done) {
-  lookup_in_use_[static_cast<size_t>(batch)] = done;
-}
+void WeightStore::commit_lookup(int64_t batch, const Event& done) { lookup_in_use_[static_cast<size_t>(batch)] = done; }
 
 }  // namespace flexgen

@@ -41,35 +41,35 @@ class WeightLayout {
   /// A tensor beside a quantized matrix's codes: what of it belongs to the rows that lie there. One that belongs to all rows is in RAM or on disk, not both.
   struct Beside {
     AlignedExtent resident, host, streamed;
-    int64_t resident_wanted = 0, host_wanted = 0, streamed_wanted = 0;  ///< bytes
+    int64_t resident_wanted = 0, host_wanted = 0, streamed_wanted = 0;     ///< bytes
     int64_t resident_at = 0, host_at = 0, streamed_at = 0, staged_at = 0;  ///< as Use has them
   };
   struct Use {
     int64_t resident_rows = 0, host_rows = 0, streamed_rows = 0;
     AlignedExtent resident, host, streamed;  ///< of the checkpoint's file
-    int64_t resident_at = 0;           ///< of the first resident row in the resident memory
-    int64_t host_at = 0;               ///< of the first row in RAM
-    int64_t streamed_at = 0;           ///< of the extent's first byte where the disk's bytes land
-    int64_t staged_at = 0;             ///< of the first host or streamed row in the staging buffer
-    std::vector<Beside> beside;        ///< as CodeTensors has them; none of other weights
+    int64_t resident_at = 0;                 ///< of the first resident row in the resident memory
+    int64_t host_at = 0;                     ///< of the first row in RAM
+    int64_t streamed_at = 0;                 ///< of the extent's first byte where the disk's bytes land
+    int64_t staged_at = 0;                   ///< of the first host or streamed row in the staging buffer
+    std::vector<Beside> beside;              ///< as CodeTensors has them; none of other weights
     bool lookup = false;
   };
   struct Layer {
     std::vector<Use> uses;
-    int64_t streamed_bytes = 0;        ///< what a pass over the layer reads from disk
+    int64_t streamed_bytes = 0;           ///< what a pass over the layer reads from disk
     int64_t host_at = 0, host_bytes = 0;  ///< its part of the RAM beside a GPU, extents one after the other
-    int64_t staged_bytes = 0;          ///< of the staging buffer; on a GPU also (but for some padding) what a pass copies to it
-    int64_t ring_index = -1;           ///< which of the staged layers this is; -1: all of it is resident
+    int64_t staged_bytes = 0;             ///< of the staging buffer; on a GPU also (but for some padding) what a pass copies to it
+    int64_t ring_index = -1;              ///< which of the staged layers this is; -1: all of it is resident
   };
 
   WeightLayout(const Model& model, const Policy& policy);
   std::vector<Layer> layers;
   Tier compute_tier = Tier::kCpu;
-  int64_t resident_bytes = 0;        ///< in the compute tier
-  int64_t host_bytes = 0;            ///< in RAM beside a GPU, lookup tables included
-  int64_t buffer_bytes = 0;          ///< one staging buffer, in the compute tier
-  int64_t bounce_bytes = 0;          ///< the RAM behind it, if that is a GPU
-  int64_t load_buffer_bytes = 0;     ///< one of kLoadBuffers through which a GPU's resident share is loaded at the start
+  int64_t resident_bytes = 0;     ///< in the compute tier
+  int64_t host_bytes = 0;         ///< in RAM beside a GPU, lookup tables included
+  int64_t buffer_bytes = 0;       ///< one staging buffer, in the compute tier
+  int64_t bounce_bytes = 0;       ///< the RAM behind it, if that is a GPU
+  int64_t load_buffer_bytes = 0;  ///< one of kLoadBuffers through which a GPU's resident share is loaded at the start
   int64_t num_streamed_layers = 0;
   int64_t streamed_bytes_per_step = 0;  ///< from disk
   int64_t staged_bytes_per_step = 0;    ///< through the staging buffers; on a GPU: host to device
@@ -116,8 +116,7 @@ class WeightStore {
   void prefetch(const Visit& visit);
 
   /// Pointers to the embedding rows of `tokens` for the batch's next embed visit; `after` gets what to wait for.
-  std::vector<const std::byte*> lookup(const Visit& visit, std::span<const int32_t> tokens,
-                                       std::vector<Event>* after);
+  std::vector<const std::byte*> lookup(const Visit& visit, std::span<const int32_t> tokens, std::vector<Event>* after);
   /// Called after the embed visit was enqueued: its staged rows are in use until `done`.
   void commit_lookup(int64_t batch, const Event& done);
   const WeightLayout& layout() const { return layout_; }
@@ -158,12 +157,13 @@ class WeightStore {
   StagingRing load_ring_;
   int64_t load_key_ = 0;
   StreamOrder order_;
-  std::optional<Loading> loading_;   ///< the newest object, while some of its pieces are not issued
+  std::optional<Loading> loading_;       ///< the newest object, while some of its pieces are not issued
   std::vector<int32_t> rows_of_expert_;  ///< of the block under way, in a pass that chooses
   FirstLoads first_loads_;
-  std::vector<std::vector<Event>> resident_ready_, host_ready_;  ///< a layer: its loads into the compute tier, and into RAM beside a GPU; none once they are done
+  std::vector<std::vector<Event>> resident_ready_,
+      host_ready_;  ///< a layer: its loads into the compute tier, and into RAM beside a GPU; none once they are done
   std::vector<std::span<std::byte>> lookup_memory_, lookup_bounce_;  ///< a batch
-  std::vector<Event> lookup_in_use_;                 ///< a batch
+  std::vector<Event> lookup_in_use_;                                 ///< a batch
 };
 
 }  // namespace flexgen

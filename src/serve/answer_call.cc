@@ -103,7 +103,9 @@ void answer_in_pieces(HttpCall& call, CallBody&& given, const RecordContext& rec
   const Timer timer;
   auto body = std::make_shared<CallBody>(std::move(given));
   const BatchRequest& request = body->request;
-  if (request.chooses()) throw ApiError{400, "best_of: with stream all sequences are choices, so it cannot be more than n; lower it, or leave stream out", "invalid_value", "best_of"};
+  if (request.chooses())
+    throw ApiError{400, "best_of: with stream all sequences are choices, so it cannot be more than n; lower it, or leave stream out", "invalid_value",
+                   "best_of"};
   const std::shared_ptr<Ticket> ticket = context.queue.submit(sequences_of(request, context.shares_prefixes), true);
   call.stream("text/event-stream", [&context, ticket, body, record, id, timer](const HttpWrite& write, const HttpGone& gone) {
     AnswerStream stream(record, id, *body, copies_of(body->request), write);
@@ -130,7 +132,8 @@ void answer_in_pieces(HttpCall& call, CallBody&& given, const RecordContext& rec
       return;
     }
     stream.finish();
-    for (const AnswerStream::Total& total : stream.totals()) context.metrics.count_sequence(total.reason, total.prompt_tokens, total.cached_tokens, total.generated_tokens);
+    for (const AnswerStream::Total& total : stream.totals())
+      context.metrics.count_sequence(total.reason, total.prompt_tokens, total.cached_tokens, total.generated_tokens);
     timer.count(*ticket, context.metrics);
   });
 }

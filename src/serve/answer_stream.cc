@@ -22,9 +22,13 @@ std::string rest_after(const std::optional<std::string>& whole, size_t& sent) {
 }  // namespace
 
 AnswerStream::AnswerStream(const RecordContext& record, const RecordId& id, const CallBody& call, int64_t copies, const HttpWrite& write)
-    : record_(record), call_(call), copies_(copies), write_(write), rest_(call.request), states_(static_cast<size_t>(call.request.num_sequences() / copies)), totals_(states_.size()) {
+    : record_(record), call_(call), copies_(copies), write_(write), rest_(call.request), states_(static_cast<size_t>(call.request.num_sequences() / copies)),
+      totals_(states_.size()) {
   const bool chat = call.request.chat.has_value();
-  before_ = json_text({{"id", (chat ? "chatcmpl-" : "cmpl-") + digits_of(id)}, {"object", chat ? "chat.completion.chunk" : "text_completion"}, {"created", record.created_s}, {"model", record.model_name}});
+  before_ = json_text({{"id", (chat ? "chatcmpl-" : "cmpl-") + digits_of(id)},
+                       {"object", chat ? "chat.completion.chunk" : "text_completion"},
+                       {"created", record.created_s},
+                       {"model", record.model_name}});
   before_.back() = ',';
   before_ += R"("choices":[)";
   after_ = call.stream_usage ? R"(],"usage":null})" : "]}";
@@ -41,7 +45,8 @@ void AnswerStream::chunk(const BatchRequest& request, int64_t sequence, const Co
   const BatchPrompt& prompt = request.prompts[static_cast<size_t>(prompt_of(sequence))];
   for (int64_t index = sequence * copies_; index < (sequence + 1) * copies_; ++index) {
     std::string text = before_;
-    write_piece(record_, request, prompt, {completion, index, states_[static_cast<size_t>(sequence)].characters, reason, delta}, [&](std::string_view piece) { text += piece; });
+    write_piece(record_, request, prompt, {completion, index, states_[static_cast<size_t>(sequence)].characters, reason, delta},
+                [&](std::string_view piece) { text += piece; });
     event(text + after_);
   }
 }
@@ -65,7 +70,8 @@ void AnswerStream::add(const AnswerPiece& piece) {
     chunk(state.began ? rest_ : call_.request, piece.sequence, completion, reason, "");
     state.began = true;
   }
-  if (call_.request.params.top_logprobs >= 0 && record_.tokenizer) state.characters += count_characters(record_.tokenizer->decode(completion.tokens, call_.request.params.skip_special_tokens));
+  if (call_.request.params.top_logprobs >= 0 && record_.tokenizer)
+    state.characters += count_characters(record_.tokenizer->decode(completion.tokens, call_.request.params.skip_special_tokens));
 }
 
 void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, const char* reason) {
@@ -104,7 +110,8 @@ void AnswerStream::finish() {
     int64_t last_prompt = -1;
     for (size_t i = 0; i < totals_.size(); ++i) {
       usage.completion_tokens += copies_ * totals_[i].generated_tokens;
-      if (const int64_t prompt = prompt_of(static_cast<int64_t>(i)); std::exchange(last_prompt, prompt) != prompt) usage.cached_tokens += totals_[i].cached_tokens;
+      if (const int64_t prompt = prompt_of(static_cast<int64_t>(i)); std::exchange(last_prompt, prompt) != prompt)
+        usage.cached_tokens += totals_[i].cached_tokens;
     }
     event(fmt::format(R"({}],"usage":{}}})", before_, usage_json(usage)));
   }

@@ -38,9 +38,9 @@ class AnswerStream {
   /// How far a sequence is.
   struct State {
     bool began = false;
-    std::string text;                 ///< of a conversation's answer, so far
-    size_t thoughts = 0, content = 0; ///< bytes of it that were sent
-    int64_t characters = 0;           ///< that the tokens so far make
+    std::string text;                  ///< of a conversation's answer, so far
+    size_t thoughts = 0, content = 0;  ///< bytes of it that were sent
+    int64_t characters = 0;            ///< that the tokens so far make
   };
   void event(std::string_view json);
   void chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const std::string& delta);

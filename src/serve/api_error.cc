@@ -25,8 +25,6 @@ std::string ApiError::body() const {
   return json_text({{"error", {{"message", message}, {"type", type_of(status)}, {"param", text_or_null(param)}, {"code", text_or_null(code)}}}});
 }
 
-ApiError api_error_of(const LineError& error) {
-  return {error.code == "line_too_long" ? 413 : 400, error.message, error.code, error.param};
-}
+ApiError api_error_of(const LineError& error) { return {error.code == "line_too_long" ? 413 : 400, error.message, error.code, error.param}; }
 
 }  // namespace flexgen

@@ -36,7 +36,10 @@ nlohmann::ordered_json counts_of(const BatchOutcome& outcome) {
 }
 
 void check_metadata(const nlohmann::json& metadata) {
-  const auto refuse = [] { throw ApiError{400, fmt::format("metadata must be an object of at most {} texts, each of at most {} bytes", kMaxMetadata, kMaxMetadataBytes), "invalid_value", "metadata"}; };
+  const auto refuse = [] {
+    throw ApiError{400, fmt::format("metadata must be an object of at most {} texts, each of at most {} bytes", kMaxMetadata, kMaxMetadataBytes),
+                   "invalid_value", "metadata"};
+  };
   if (!metadata.is_object() || metadata.size() > kMaxMetadata) refuse();
   for (const auto& [name, value] : metadata.items())
     if (!value.is_string() || name.size() > kMaxMetadataBytes || value.get_ref<const std::string&>().size() > kMaxMetadataBytes) refuse();
@@ -93,24 +96,36 @@ void BatchDesk::change(const std::string& id, Change change) {
 std::string BatchDesk::create(const nlohmann::json& body) {
   for (const auto& [name, value] : body.items())
     if (name != "input_file_id" && name != "endpoint" && name != "completion_window" && name != "metadata" && !value.is_null())
-      throw ApiError{400, fmt::format("the body has the field '{}', which is not supported; leave it out", name.substr(0, 80)), "unsupported_parameter", name.substr(0, 80)};
+      throw ApiError{400, fmt::format("the body has the field '{}', which is not supported; leave it out", name.substr(0, 80)), "unsupported_parameter",
+                     name.substr(0, 80)};
   const std::string input = text_field(body, "input_file_id"), endpoint = text_field(body, "endpoint");
   if (endpoint != "/v1/completions" && endpoint != "/v1/chat/completions")
-    throw ApiError{400, fmt::format("endpoint is '{}'; /v1/completions and /v1/chat/completions are supported", endpoint.substr(0, 100)), "invalid_value", "endpoint"};
+    throw ApiError{400, fmt::format("endpoint is '{}'; /v1/completions and /v1/chat/completions are supported", endpoint.substr(0, 100)), "invalid_value",
+                   "endpoint"};
   if (const std::string window = text_field(body, "completion_window"); window != "24h")
     throw ApiError{400, "completion_window must be \"24h\"; a batch ends when all of it is answered, and never expires", "invalid_value", "completion_window"};
   const std::optional<StoredFile> file = files_.find(input);
   if (!file) throw ApiError{404, fmt::format("there is no file '{}'", input.substr(0, 100)), "not_found", "input_file_id"};
-  if (file->purpose != "batch") throw ApiError{400, fmt::format("the file '{}' was uploaded for '{}', not for \"batch\"", input, file->purpose), "invalid_value", "input_file_id"};
+  if (file->purpose != "batch")
+    throw ApiError{400, fmt::format("the file '{}' was uploaded for '{}', not for \"batch\"", input, file->purpose), "invalid_value", "input_file_id"};
   Json metadata = nullptr;
   if (body.contains("metadata") && !body["metadata"].is_null()) {
     check_metadata(body["metadata"]);
     metadata = body["metadata"];
   }
   const std::string id = new_id("batch_");
-  Json batch{{"id", id}, {"object", "batch"}, {"endpoint", endpoint}, {"errors", nullptr}, {"input_file_id", input}, {"completion_window", "24h"}, {"status", "validating"},
-             {"output_file_id", nullptr}, {"error_file_id", nullptr}, {"created_at", std::time(nullptr)}};
-  for (const char* time : {"in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"}) batch[time] = nullptr;
+  Json batch{{"id", id},
+             {"object", "batch"},
+             {"endpoint", endpoint},
+             {"errors", nullptr},
+             {"input_file_id", input},
+             {"completion_window", "24h"},
+             {"status", "validating"},
+             {"output_file_id", nullptr},
+             {"error_file_id", nullptr},
+             {"created_at", std::time(nullptr)}};
+  for (const char* time : {"in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"})
+    batch[time] = nullptr;
   batch["request_counts"] = {{"total", 0}, {"completed", 0}, {"failed", 0}};
   batch["metadata"] = std::move(metadata);
   const std::string text = json_text(batch);
@@ -232,7 +247,8 @@ void BatchDesk::finish(const std::string& id, const BatchOutcome& outcome) {
     if (outcome.stopped && !cancelled) return;  // the next start goes on
   }
   if (!outcome.stopped && outcome.failed == outcome.lines) {
-    const std::string message = outcome.lines == 0 ? "the file has no lines" : fmt::format("none of its {} lines can be answered; the error file says why", outcome.lines);
+    const std::string message =
+        outcome.lines == 0 ? "the file has no lines" : fmt::format("none of its {} lines can be answered; the error file says why", outcome.lines);
     change(id, [&](Json& batch) { batch["request_counts"] = counts_of(outcome); });
     return fail(id, outcome.lines == 0 ? "empty_file" : "no_good_line", message);
   }

@@ -66,7 +66,7 @@ class BatchDesk {
   std::condition_variable changed_;
   std::map<std::string, Json> batches_;
   std::deque<std::string> queue_;
-  std::string running_;                ///< the batch under way; empty: none
+  std::string running_;  ///< the batch under way; empty: none
   std::atomic<bool> stop_running_{false};
   bool stopping_ = false;
   std::thread thread_;

@@ -58,9 +58,7 @@ class ChunkFrames {
       case State::kExtension:
         if (c == '\r') state_ = State::kSizeLf;
         return c != '\n' && ++extension_ <= kMaxExtension;
-      case State::kSizeLf:
-        digits_ = 0;
-        return expect(c, '\n', left_ == 0 ? State::kLastCr : State::kData);
+      case State::kSizeLf: digits_ = 0; return expect(c, '\n', left_ == 0 ? State::kLastCr : State::kData);
       case State::kDataCr: return expect(c, '\r', State::kDataLf);
       case State::kDataLf: return expect(c, '\n', State::kSize);
       case State::kLastCr:

@@ -20,13 +20,16 @@ bool is_framed(const std::string& body) {
 }
 
 TEST(ChunkFrames, BodiesInChunks) {
-  for (const char* body : {"0\r\n\r\n", "1\r\na\r\n0\r\n\r\n", "2\r\n{}\r\n00\r\n\r\n", "A;name=value\r\n0123456789\r\n0\r\n\r\n", "a ; x\r\n0123456789\r\n0\r\n\r\n", "3\r\na\r\n\r\n1\r\n\n\r\n0\r\n\r\n"})
+  for (const char* body : {"0\r\n\r\n", "1\r\na\r\n0\r\n\r\n", "2\r\n{}\r\n00\r\n\r\n", "A;name=value\r\n0123456789\r\n0\r\n\r\n",
+                           "a ; x\r\n0123456789\r\n0\r\n\r\n", "3\r\na\r\n\r\n1\r\n\n\r\n0\r\n\r\n"})
     EXPECT_TRUE(is_framed(body)) << body;
 }
 
 TEST(ChunkFrames, WhatIsNoneIsTold) {
-  for (const char* body : {"\r\n", "g\r\n", "-1\r\na", "+1\r\na\r\n", " 1\r\na\r\n", "0x1\r\na\r\n", "1\na\n0\n\n", "1\r\nab\r\n0\r\n\r\n", "2\r\na\r\n0\r\n\r\n", "1\r\na\n", "0\r\nName\r\n\r\n", "0\r\n: value\r\n\r\n", "0\r\nName : value\r\n\r\n", "0\r\n Name: value\r\n\r\n", "0\r\nName: value\n\n", "0\r\nGET / HTTP/1.1\r\n\r\n", "1;\n", "ffffffffffffffff\r\n",
-                           "1\r\naGET / HTTP/1.1\r\n\r\n"})
+  for (const char* body :
+       {"\r\n", "g\r\n", "-1\r\na", "+1\r\na\r\n", " 1\r\na\r\n", "0x1\r\na\r\n", "1\na\n0\n\n", "1\r\nab\r\n0\r\n\r\n", "2\r\na\r\n0\r\n\r\n", "1\r\na\n",
+        "0\r\nName\r\n\r\n", "0\r\n: value\r\n\r\n", "0\r\nName : value\r\n\r\n", "0\r\n Name: value\r\n\r\n", "0\r\nName: value\n\n",
+        "0\r\nGET / HTTP/1.1\r\n\r\n", "1;\n", "ffffffffffffffff\r\n", "1\r\naGET / HTTP/1.1\r\n\r\n"})
     EXPECT_FALSE(is_framed(body)) << body;
 }
 

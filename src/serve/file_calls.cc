@@ -27,7 +27,8 @@ int64_t page_of(const HttpCall& call, int64_t usual, int64_t most) {
   if (text.empty()) return usual;
   int64_t limit = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), limit);
-  if (error != std::errc() || end != text.data() + text.size() || limit < 1 || limit > most) throw ApiError{400, fmt::format("limit must be an integer from 1 to {}", most), "invalid_value", "limit"};
+  if (error != std::errc() || end != text.data() + text.size() || limit < 1 || limit > most)
+    throw ApiError{400, fmt::format("limit must be an integer from 1 to {}", most), "invalid_value", "limit"};
   return limit;
 }
 
@@ -43,11 +44,14 @@ void upload(HttpCall& call, const FileCalls& calls) {
   };
   const auto piece = [&](std::string_view text) {
     if (part_name == "file") return file->write(text);
-    if (part_name != "purpose") throw ApiError{400, fmt::format("the form has the field '{}', which is not supported; leave it out", part_name.substr(0, 80)), "unsupported_parameter", part_name.substr(0, 80)};
+    if (part_name != "purpose")
+      throw ApiError{400, fmt::format("the form has the field '{}', which is not supported; leave it out", part_name.substr(0, 80)), "unsupported_parameter",
+                     part_name.substr(0, 80)};
     purpose += text;
     if (std::ssize(purpose) > kMaxFieldBytes) throw ApiError{400, "purpose must be \"batch\"", "invalid_value", "purpose"};
   };
-  if (!call.form(calls.most_file_bytes, part, piece)) throw ApiError{400, "the body must be a form (multipart/form-data) with the fields file and purpose", "invalid_value"};
+  if (!call.form(calls.most_file_bytes, part, piece))
+    throw ApiError{400, "the body must be a form (multipart/form-data) with the fields file and purpose", "invalid_value"};
   if (!file) throw ApiError{400, "file is missing", "invalid_value", "file"};
   if (purpose != "batch") throw ApiError{400, fmt::format("purpose is '{}'; \"batch\" is supported", purpose.substr(0, 80)), "invalid_value", "purpose"};
   call.answer(200, kJsonType, file->finish(file_name, purpose).json());
@@ -127,7 +131,8 @@ bool FileCalls::handle(HttpCall& call) const {
     else throw wrong_method(call);
   } else if (path == kBatches) {
     if (call.method() == "POST") create_batch(call, batches);
-    else if (call.method() == "GET") call.answer(200, kJsonType, batches.list(call.query("after"), static_cast<size_t>(page_of(call, kUsualBatchPage, kMaxBatchPage))));
+    else if (call.method() == "GET")
+      call.answer(200, kJsonType, batches.list(call.query("after"), static_cast<size_t>(page_of(call, kUsualBatchPage, kMaxBatchPage))));
     else throw wrong_method(call);
   } else if (path.starts_with(std::string(kFiles) + "/")) {
     handle_file(call, *this);

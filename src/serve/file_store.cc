@@ -15,7 +15,6 @@
 #include "batch/answer_json.h"
 #include "batch/rewritten_file.h"
 #include "io/new_file.h"
-#include "serve/new_id.h"
 #include "io/whole_file.h"
 #include "io/write_all.h"
 #include "serve/new_id.h"
@@ -34,7 +33,9 @@ bool is_own_name(std::string_view name) {
          name.substr(kFilePrefix.size(), kIdDigits).find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-[[noreturn]] void fail_file(const std::string& path, const char* what) { fail_io("{}: cannot {}: {}; free some space, or look after the disk", path, what, std::strerror(errno)); }
+[[noreturn]] void fail_file(const std::string& path, const char* what) {
+  fail_io("{}: cannot {}: {}; free some space, or look after the disk", path, what, std::strerror(errno));
+}
 
 }  // namespace
 
@@ -51,7 +52,14 @@ bool has_texts(const nlohmann::json& record, std::initializer_list<const char*> 
 bool has_time(const nlohmann::json& record) { return record.contains("created_at") && record["created_at"].is_number_integer(); }
 
 std::string StoredFile::json() const {
-  return json_text({{"id", id}, {"object", "file"}, {"bytes", bytes}, {"created_at", created_s}, {"filename", name}, {"purpose", purpose}, {"status", "processed"}, {"expires_at", nullptr}});
+  return json_text({{"id", id},
+                    {"object", "file"},
+                    {"bytes", bytes},
+                    {"created_at", created_s},
+                    {"filename", name},
+                    {"purpose", purpose},
+                    {"status", "processed"},
+                    {"expires_at", nullptr}});
 }
 
 FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {

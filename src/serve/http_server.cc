@@ -29,14 +29,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kSocketBytes = 16 << 10;
-constexpr size_t kMaxPathBytes = 512;           // the library matches patterns by recursion
-constexpr double kLingerS = 2;                  // for a client that sends on while it is refused
+constexpr size_t kMaxPathBytes = 512;  // the library matches patterns by recursion
+constexpr double kLingerS = 2;         // for a client that sends on while it is refused
 constexpr int64_t kLingerBytes = int64_t{64} << 20;
-constexpr size_t kMaxParts = 16;                // of a form
-constexpr int64_t kMaxBoundaryBytes = 70 + 4;   // of a form's first line (RFC 2046)
+constexpr size_t kMaxParts = 16;               // of a form
+constexpr int64_t kMaxBoundaryBytes = 70 + 4;  // of a form's first line (RFC 2046)
 constexpr int kBacklog = 1024;
 constexpr int kHeadersTooLong = 431;
-constexpr double kStopPollS = 0.2;              // in which a waiting connection notices that the server stops
+constexpr double kStopPollS = 0.2;  // in which a waiting connection notices that the server stops
 
 Clock::duration seconds(double s) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s)); }
 
@@ -232,7 +232,8 @@ void say_close(const httplib::Request& request, httplib::Response& response) {
 
 /// RFC 9110's token. "Content-Length " is none: whoever passes it on may read it as the field that flexgen does not see in it.
 bool is_field_name(const std::string& name) {
-  return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || std::strchr("!#$%&'*+-.^_`|~", c); }) && name.find('\0') == std::string::npos;
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || std::strchr("!#$%&'*+-.^_`|~", c); }) &&
+         name.find('\0') == std::string::npos;
 }
 
 /// A proxy is asked with the whole address; what is asked for is its path.
@@ -249,7 +250,8 @@ bool is_number(const std::string& text) { return !text.empty() && text.size() < 
 
 class Call : public HttpCall {
  public:
-  Call(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader) : request_(request), response_(response), reader_(reader) {}
+  Call(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader* reader)
+      : request_(request), response_(response), reader_(reader) {}
 
   const std::string& method() const override { return request_.method; }
   const std::string& path() const override { return request_.path; }
@@ -380,7 +382,8 @@ class HttpServer::Impl : public httplib::Server {
       if (response.body.empty()) response.set_content(own_errors_(response.status), "application/json");
     });
     set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) { return before_body(request, response); });
-    Post(".*", [this](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader) { handle(request, response, &reader); });
+    Post(".*",
+         [this](const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader) { handle(request, response, &reader); });
   }
   int64_t count() const { return count_; }
   std::atomic<bool> stopping{false}, ended{false};
@@ -395,8 +398,8 @@ class HttpServer::Impl : public httplib::Server {
  private:
   HandlerResponse before_body(const httplib::Request& request, httplib::Response& response) {
     auto& changed = const_cast<httplib::Request&>(request);  // the library's own, which it goes on with
-    changed.ranges.clear();                   // answers are given whole
-    changed.headers.erase("Accept-Encoding");  // and plain: they are streamed as they come
+    changed.ranges.clear();                                  // answers are given whole
+    changed.headers.erase("Accept-Encoding");                // and plain: they are streamed as they come
     take_path_of_address(changed);
     const auto refuse = [&](int status) {
       connection_here->refuse_rest();
@@ -409,7 +412,9 @@ class HttpServer::Impl : public httplib::Server {
     if (request.path.size() > kMaxPathBytes) return refuse(414);
     for (const auto& [name, value] : request.headers)
       if (!is_field_name(name)) return refuse(400);
-    if (request.get_header_value_count("Transfer-Encoding") > 1 || request.get_header_value_count("Content-Length") > 1 || (!length.empty() && !is_number(length)) || (!length.empty() && !coding.empty())) return refuse(400);
+    if (request.get_header_value_count("Transfer-Encoding") > 1 || request.get_header_value_count("Content-Length") > 1 ||
+        (!length.empty() && !is_number(length)) || (!length.empty() && !coding.empty()))
+      return refuse(400);
     if (!coding.empty() && coding != "chunked") return refuse(501);
     connection_here->begin_body(!coding.empty());
     const bool has_body = !coding.empty() || (!length.empty() && std::stoll(length) > 0);
@@ -474,8 +479,8 @@ class HttpServer::Impl : public httplib::Server {
   /// Where not even the first line ended within them, which the library says nothing to.
   void say_headers_too_long(Connection& connection) const {
     const std::string body = own_errors_(kHeadersTooLong);
-    const std::string answer = fmt::format("HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}", kHeadersTooLong,
-                                           "Request Header Fields Too Large", body.size(), body);
+    const std::string answer = fmt::format("HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+                                           kHeadersTooLong, "Request Header Fields Too Large", body.size(), body);
     connection.write(answer.data(), answer.size());
   }
 
@@ -487,7 +492,8 @@ class HttpServer::Impl : public httplib::Server {
   std::set<socket_t> sockets_;  ///< of all connections
 };
 
-HttpServer::HttpServer(const std::string& host, int port, const HttpLimits& limits, std::function<void(HttpCall&)> handler, std::function<std::string(int)> own_errors)
+HttpServer::HttpServer(const std::string& host, int port, const HttpLimits& limits, std::function<void(HttpCall&)> handler,
+                       std::function<std::string(int)> own_errors)
     : impl_(std::make_unique<Impl>(limits, std::move(handler), std::move(own_errors))) {
   port_ = port == 0 ? impl_->bind_to_any_port(host) : impl_->bind_to_port(host, port) ? port : -1;
   if (port_ <= 0) fail_user("cannot listen on {} port {}: {}; give another --host or --port, or end what listens there", host, port, std::strerror(errno));

@@ -15,11 +15,11 @@ namespace flexgen {
 
 /// What one client, and all of them, may take of the server.
 struct HttpLimits {
-  int64_t connections = 1024;        ///< at a time; further ones wait to be accepted
-  int64_t header_bytes = 64 << 10;   ///< of a request, all of them together
-  double read_s = 60;                ///< for the headers, and a megabyte of the body
-  double write_s = 60;               ///< a client that takes nothing for so long is gone
-  double idle_s = 15;                ///< between two requests of a connection
+  int64_t connections = 1024;       ///< at a time; further ones wait to be accepted
+  int64_t header_bytes = 64 << 10;  ///< of a request, all of them together
+  double read_s = 60;               ///< for the headers, and a megabyte of the body
+  double write_s = 60;              ///< a client that takes nothing for so long is gone
+  double idle_s = 15;               ///< between two requests of a connection
 };
 
 /// Writes a piece; false: the client is gone.
@@ -56,7 +56,8 @@ class HttpServer {
  public:
   /// `own_errors`: the body for what is refused before a handler sees it, as JSON.
   /// Binds. Throws Error{user} if that is not possible. Port 0: any that is free.
-  HttpServer(const std::string& host, int port, const HttpLimits& limits, std::function<void(HttpCall&)> handler, std::function<std::string(int status)> own_errors);
+  HttpServer(const std::string& host, int port, const HttpLimits& limits, std::function<void(HttpCall&)> handler,
+             std::function<std::string(int status)> own_errors);
   ~HttpServer();
   int port() const { return port_; }
   /// Until stop(), and all connections have ended.

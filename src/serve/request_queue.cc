@@ -10,7 +10,7 @@
 namespace flexgen {
 namespace {
 
-constexpr int kRetryS = 2;                           // a slot falls free sooner or later; nobody knows when
+constexpr int kRetryS = 2;                                // a slot falls free sooner or later; nobody knows when
 constexpr std::chrono::milliseconds kBatchStopPoll{100};  // in which a batch notices its stop
 
 }  // namespace
@@ -20,9 +20,13 @@ std::shared_ptr<Ticket> RequestQueue::submit(std::vector<Request> sequences, boo
   std::lock_guard guard(mutex_);
   if (!open_) throw ApiError{503, "the server is about to end", "shutting_down"};
   if (count > most_waiting_)
-    throw ApiError{413, fmt::format("the request asks for {} sequences, and {} may wait (--max-queue); send them in several requests, or as a batch", count, most_waiting_), "too_many_sequences"};
+    throw ApiError{
+        413,
+        fmt::format("the request asks for {} sequences, and {} may wait (--max-queue); send them in several requests, or as a batch", count, most_waiting_),
+        "too_many_sequences"};
   if (std::ssize(waiting_) + count > most_waiting_)
-    throw ApiError{429, fmt::format("{} sequences wait already, and there may be {}; try again later", waiting_.size(), most_waiting_), "queue_full", "", kRetryS};
+    throw ApiError{429, fmt::format("{} sequences wait already, and there may be {}; try again later", waiting_.size(), most_waiting_), "queue_full", "",
+                   kRetryS};
   auto ticket = std::make_shared<Ticket>(count, follows);
   for (int64_t i = 0; i < count; ++i) {
     Request& request = sequences[static_cast<size_t>(i)];

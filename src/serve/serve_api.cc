@@ -31,7 +31,11 @@ bool same_secret(std::string_view a, std::string_view b) {
 }
 
 OrderedJson model_json(const ServeContext& context) {
-  return {{"id", context.model_name}, {"object", "model"}, {"created", context.started_s}, {"owned_by", "flexgen"}, {"max_model_len", context.limits.max_positions}};
+  return {{"id", context.model_name},
+          {"object", "model"},
+          {"created", context.started_s},
+          {"owned_by", "flexgen"},
+          {"max_model_len", context.limits.max_positions}};
 }
 
 }  // namespace
@@ -41,7 +45,8 @@ void ServeApi::check_key(const HttpCall& call) const {
   const std::string given = call.header("Authorization");
   static constexpr std::string_view kScheme = "bearer ";  // in any case (RFC 9110, 11.1)
   bool right = false;
-  const bool has_scheme = given.size() > kScheme.size() && std::equal(kScheme.begin(), kScheme.end(), given.begin(), [](char wanted, char c) { return wanted == (c | 0x20); });
+  const bool has_scheme =
+      given.size() > kScheme.size() && std::equal(kScheme.begin(), kScheme.end(), given.begin(), [](char wanted, char c) { return wanted == (c | 0x20); });
   if (has_scheme)
     for (const std::string& key : keys_) right |= same_secret(std::string_view(given).substr(kScheme.size()), key);
   if (!right) throw ApiError{401, "the API key is missing or wrong; send 'Authorization: Bearer KEY' with one of the server's --api-key", "invalid_api_key"};
@@ -84,7 +89,8 @@ void ServeApi::dispatch(HttpCall& call) {
     return detokenize_call(call, context_);
   }
   if (files_ && files_->handle(call)) return;
-  if (!files_ && (path.starts_with("/v1/files") || path.starts_with("/v1/batches"))) throw ApiError{404, "this server keeps no files and batches; give it a folder for them with --state DIR", "not_found"};
+  if (!files_ && (path.starts_with("/v1/files") || path.starts_with("/v1/batches")))
+    throw ApiError{404, "this server keeps no files and batches; give it a folder for them with --state DIR", "not_found"};
   throw ApiError{404, fmt::format("there is no {}; see docs/serve.md for what there is", path.substr(0, 200)), "not_found"};
 }
 

@@ -13,9 +13,9 @@
 namespace flexgen {
 
 struct ServeContext {
-  ModelLimits limits;        ///< of one sequence: max_positions is what the cache takes
+  ModelLimits limits;  ///< of one sequence: max_positions is what the cache takes
   std::string model_name;
-  int64_t started_s = 0;     ///< when the server began, in Unix time
+  int64_t started_s = 0;  ///< when the server began, in Unix time
   int64_t most_body_bytes = kMaxLineBytes;
   bool shares_prefixes = true;
   RequestQueue& queue;

@@ -19,7 +19,8 @@ Workload load_to_plan_for(const ServeOptions& options, const ModelConfig& config
   // Where sequences are short, what is expected of them is too.
   const int64_t prompt = options.prompt_len > 0 ? options.prompt_len : std::max<int64_t>(1, std::min<int64_t>(512, longest / 2));
   const int64_t generated = options.gen_len > 0 ? options.gen_len : std::max<int64_t>(1, std::min<int64_t>(256, longest / 4));
-  if (prompt + generated > longest) fail_user("--prompt-len {} and --gen-len {}: together more than the {} tokens of the longest sequence (--max-model-len)", prompt, generated, longest);
+  if (prompt + generated > longest)
+    fail_user("--prompt-len {} and --gen-len {}: together more than the {} tokens of the longest sequence (--max-model-len)", prompt, generated, longest);
   Workload load;
   const bool shares = options.engine.shares_prefixes();
   // Each keeps its prompt for those that may have it too, so that what calls have in common is computed once; how much that is nobody knows.

@@ -41,7 +41,8 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
   ModelLimits limits = limits_now(context);
   limits.max_positions = std::numeric_limits<int32_t>::max();
   json["max_tokens"] = 1;
-  auto parsed = parse_call_body(json.dump(-1, ' ', false, Json::error_handler_t::replace), json.contains("messages") ? Endpoint::kChat : Endpoint::kText, "tokenize", limits);
+  auto parsed = parse_call_body(json.dump(-1, ' ', false, Json::error_handler_t::replace), json.contains("messages") ? Endpoint::kChat : Endpoint::kText,
+                                "tokenize", limits);
   if (const LineError* error = std::get_if<LineError>(&parsed)) throw api_error_of(*error);
   const std::vector<BatchPrompt>& prompts = std::get<CallBody>(parsed).request.prompts;
   if (prompts.size() != 1) throw ApiError{400, "prompt must be one text", "invalid_value", "prompt"};
@@ -58,13 +59,17 @@ void tokenize_call(HttpCall& call, const ServeContext& context) {
 void detokenize_call(HttpCall& call, const ServeContext& context) {
   const Json json = object_of(call, context);
   for (const auto& [name, value] : json.items())
-    if (name != "model" && name != "tokens") throw ApiError{400, fmt::format("the body has the field '{}', which is not known; leave it out", name.substr(0, 80)), "unsupported_parameter", name.substr(0, 80)};
+    if (name != "model" && name != "tokens")
+      throw ApiError{400, fmt::format("the body has the field '{}', which is not known; leave it out", name.substr(0, 80)), "unsupported_parameter",
+                     name.substr(0, 80)};
   const auto found = json.find("tokens");
-  if (found == json.end() || !found->is_array() || std::ssize(*found) > kMostTokens) throw ApiError{400, fmt::format("tokens must be a list of at most {} token ids", kMostTokens), "invalid_value", "tokens"};
+  if (found == json.end() || !found->is_array() || std::ssize(*found) > kMostTokens)
+    throw ApiError{400, fmt::format("tokens must be a list of at most {} token ids", kMostTokens), "invalid_value", "tokens"};
   std::vector<int32_t> tokens;
   for (const Json& id : *found) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(context.limits.vocab_size))
-      throw ApiError{400, fmt::format("tokens holds what is not a token id; the model has ids from 0 to {}", context.limits.vocab_size - 1), "invalid_value", "tokens"};
+      throw ApiError{400, fmt::format("tokens holds what is not a token id; the model has ids from 0 to {}", context.limits.vocab_size - 1), "invalid_value",
+                     "tokens"};
     tokens.push_back(static_cast<int32_t>(id.get<uint64_t>()));
   }
   call.answer(200, "application/json", json_text({{"prompt", context.limits.tokenizer->decode(tokens, false)}}));

@@ -47,8 +47,8 @@ std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::fu
   return model;
 }
 
-DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model, const Workload& workload,
-                          const HardwareProfile& hardware) {
+DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model,
+                          const Workload& workload, const HardwareProfile& hardware) {
   FLEXGEN_CHECK(!pairs.empty());
   struct Candidate {
     JudgedPair judged;
@@ -65,7 +65,8 @@ DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypeP
     Candidate candidate{{pair, 0}, row_bytes(precision.weights, 64) + row_bytes(precision.kv, 64), nullptr};
     try {
       candidate.judged.time_s = make_plan({*model, workload, options.budgets, options.policy, precision.compute, precision.kv, hardware,
-                                           kPlanningTimeS / static_cast<double>(pairs.size())}).prediction.time_s;
+                                           kPlanningTimeS / static_cast<double>(pairs.size())})
+                                    .prediction.time_s;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kUser) throw;
       candidate.why_not = std::current_exception();
@@ -95,7 +96,8 @@ void set_fastest_dtypes(const EngineFlags& flags, const Workload& workload, Engi
   const std::unique_ptr<Model> model = open_model();
   FileSystem files;
   const HardwareProfile hardware = profile_for(
-      flags, {.types = types_to_measure(options, *model, pairs), .threads = flags.threads, .read_files = model->files(), .directory = flags.disk_directory}, files);
+      flags, {.types = types_to_measure(options, *model, pairs), .threads = flags.threads, .read_files = model->files(), .directory = flags.disk_directory},
+      files);
   const DtypeChoice choice = choose_dtypes(options, pairs, open_model, workload, hardware);
   spdlog::info("{}", choice_text(choice));
   options = with_types(options, choice.types);
@@ -111,7 +113,8 @@ std::string choice_text(const DtypeChoice& choice) {
     const std::string name = fmt::format("{} and {}", judged.types.weights, judged.types.kv_cache);
     others.push_back(judged.time_s > 0 ? fmt::format("{} {:.2f}x the time", name, judged.time_s / chosen_s) : fmt::format("{} does not fit", name));
   }
-  return fmt::format("weights {} and KV cache {}: {} planned ({})", choice.types.weights, choice.types.kv_cache, format_duration(chosen_s), fmt::join(others, "; "));
+  return fmt::format("weights {} and KV cache {}: {} planned ({})", choice.types.weights, choice.types.kv_cache, format_duration(chosen_s),
+                     fmt::join(others, "; "));
 }
 
 }  // namespace flexgen

@@ -45,8 +45,8 @@ MeasuredTypes types_to_measure(const EngineOptions& options, const Model& model,
 std::unique_ptr<Model> model_to_plan(const EngineOptions& options, const std::function<std::unique_ptr<Model>()>& open_model);
 
 /// Plans the job with each of `pairs` in a few seconds altogether. Throws Error{user} if none fits: of the narrowest, what is short.
-DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model, const Workload& workload,
-                          const HardwareProfile& hardware);
+DtypeChoice choose_dtypes(const EngineOptions& options, const std::vector<DtypePair>& pairs, const std::function<std::unique_ptr<Model>()>& open_model,
+                          const Workload& workload, const HardwareProfile& hardware);
 
 /// For a checkpoint that is to be run: with this machine's profile, or that of --hardware; sets the types of `options`, and says which. Nothing if
 /// no flag has a list.

@@ -35,8 +35,10 @@ namespace {
 /// Beside the hardware profile, under a name that the config gives: the same for a shape and for dummy weights of it.
 std::string own_statistics_file(const std::string& model) {
   const std::string directory = cache_directory();
-  if (directory.empty()) fail_user("--expert-statistics auto: there is no place to keep counts (HOME is not set); set FLEXGEN_CACHE_DIR to a directory, or give a file");
-  return fmt::format("{}/experts-{}.json", directory, Sha256::hex(Sha256::of(is_gguf(model) ? std::filesystem::absolute(model).string() : config_text(model)), 8));
+  if (directory.empty())
+    fail_user("--expert-statistics auto: there is no place to keep counts (HOME is not set); set FLEXGEN_CACHE_DIR to a directory, or give a file");
+  return fmt::format("{}/experts-{}.json", directory,
+                     Sha256::hex(Sha256::of(is_gguf(model) ? std::filesystem::absolute(model).string() : config_text(model)), 8));
 }
 
 }  // namespace
@@ -59,29 +61,34 @@ EngineOptions engine_options(const EngineFlags& flags, const std::string& model_
   options.kv_cache_rotation = flags.kv_cache_rotation;
   options.attention_sparsity = flags.attention_sparsity;
   if (flags.attention_sparsity < 1)
-    spdlog::info("attention sparsity {}: generated tokens use the values of this share of their positions; answers differ from those without it", flags.attention_sparsity);
+    spdlog::info("attention sparsity {}: generated tokens use the values of this share of their positions; answers differ from those without it",
+                 flags.attention_sparsity);
   options.threads = flags.threads > 0 || flags.backend == "reference" ? flags.threads : default_threads();
   options.disk_directory = flags.disk_directory;
   if (const std::string kept = cache_directory(); !kept.empty()) options.kept_directory = kept + "/weights";
   options.disk_bytes_per_s = static_cast<double>(flags.disk_bytes_per_s);
   options.policy = flags.policy;
   options.planner = flags.planner;
-  if (!flags.expert_statistics.empty()) options.expert_statistics_file = flags.expert_statistics == "auto" ? own_statistics_file(model_directory) : flags.expert_statistics;
+  if (!flags.expert_statistics.empty())
+    options.expert_statistics_file = flags.expert_statistics == "auto" ? own_statistics_file(model_directory) : flags.expert_statistics;
   options.trace_file = flags.trace_file;
   options.budgets.cpu_bytes = flags.cpu_memory_bytes;
   options.budgets.gpu_bytes = flags.gpu_memory_bytes;
-  if (options.budgets.cpu_bytes == 0) options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status(), flags.backend == "cuda" ? kGpuOverheadBytes : kFixedOverheadBytes);
+  if (options.budgets.cpu_bytes == 0)
+    options.budgets.cpu_bytes = default_cpu_memory_bytes(read_memory_status(), flags.backend == "cuda" ? kGpuOverheadBytes : kFixedOverheadBytes);
   if (!flags.disk_directory.empty()) {
     std::error_code error;
     if (!file_is_there(flags.disk_directory)) fail_user("--disk-dir {}: there is no such directory; make it first", flags.disk_directory);
     if (!std::filesystem::is_directory(flags.disk_directory, error)) fail_user("--disk-dir {}: this is no directory; give one", flags.disk_directory);
     if (access(flags.disk_directory.c_str(), W_OK | X_OK) != 0)
-      fail_user("--disk-dir {}: this directory cannot be written to: {}{}", flags.disk_directory, std::strerror(errno), file_advice(flags.disk_directory, errno));
+      fail_user("--disk-dir {}: this directory cannot be written to: {}{}", flags.disk_directory, std::strerror(errno),
+                file_advice(flags.disk_directory, errno));
     auto space = std::filesystem::space(flags.disk_directory, error);
     if (error) fail_io("--disk-dir {}: {}", flags.disk_directory, error.message());
     options.budgets.disk_bytes = flags.disk_space_bytes ? flags.disk_space_bytes : static_cast<int64_t>(space.available / 10 * 9);
   }
-  spdlog::debug("budgets: {} of RAM, {} for spilled data on disk; {} threads", format_bytes(options.budgets.cpu_bytes), format_bytes(options.budgets.disk_bytes), options.threads);
+  spdlog::debug("budgets: {} of RAM, {} for spilled data on disk; {} threads", format_bytes(options.budgets.cpu_bytes),
+                format_bytes(options.budgets.disk_bytes), options.threads);
   return options;
 }
 

@@ -11,7 +11,7 @@ namespace flexgen {
 
 /// Which files a model is read from, and how: the flags beside --model.
 struct ModelFlags {
-  std::string revision;  ///< of a model in the Hub's cache: a branch, a tag or a commit; empty: main
+  std::string revision;                            ///< of a model in the Hub's cache: a branch, a tag or a commit; empty: main
   std::vector<std::string> ignored_config_fields;  ///< of config.json, that flexgen does not know and the user takes for harmless
 };
 
@@ -20,7 +20,8 @@ struct EngineFlags {
   ModelFlags model;
   std::string backend = "cpu";
   std::string compute_dtype = "auto", matmul_dtype = "auto";
-  std::string weight_dtype = "auto", kv_cache_dtype = "auto";  ///< a list ("bf16,int4"): of these the planner takes what it finds fastest (setup/dtype_choice.h)
+  std::string weight_dtype = "auto",
+              kv_cache_dtype = "auto";  ///< a list ("bf16,int4"): of these the planner takes what it finds fastest (setup/dtype_choice.h)
   std::string weight_quantization = "auto";
   std::string kv_cache_rotation = "none";
   double attention_sparsity = 1;
@@ -31,7 +32,7 @@ struct EngineFlags {
   std::string disk_directory;
   int64_t disk_bytes_per_s = 0;  ///< that reads and writes may take together; 0: all
   PolicyRequest policy;
-  std::string hardware;      ///< a profile's file, "generic", or empty: this machine's own
+  std::string hardware;  ///< a profile's file, "generic", or empty: this machine's own
   std::string planner = "search";
   std::string prefix_sharing = "auto";
   std::string expert_statistics;  ///< a file, "auto" (in the cache directory), or empty: nothing is counted

@@ -40,7 +40,8 @@ std::string rates_line(const std::vector<RatePoint>& points, double unit) {
 
 void compute_lines(std::string& text, const char* name, const ComputeProfile& compute) {
   for (const MatmulRates& rates : compute.matmul)
-    text += fmt::format("{} {} weights in {}, hidden size {:.0f}, GFLOP/s at rows a visit:{}\n", name, dtype_name(rates.weights), dtype_name(rates.compute), rates.width, rates_line(rates.points, 1e9));
+    text += fmt::format("{} {} weights in {}, hidden size {:.0f}, GFLOP/s at rows a visit:{}\n", name, dtype_name(rates.weights), dtype_name(rates.compute),
+                        rates.width, rates_line(rates.points, 1e9));
   for (const AttentionRates& rates : compute.attention)
     text += fmt::format("{} attention, {} cache, {:g} query heads a kv head, GB/s at context:{}; prompts {:.3g} GFLOP/s\n", name, dtype_name(rates.cache),
                         rates.queries_per_kv_head, rates_line(rates.points, 1e9), rates.chunk_flops_per_s / 1e9);
@@ -92,13 +93,15 @@ bool alike(const HardwareProfile& a, const HardwareProfile& b) {
   auto near = [](double x, double y) { return x < kAlike * y && y < kAlike * x; };
   for (const MatmulRates& one : a.cpu.matmul)
     for (const MatmulRates& other : b.cpu.matmul)
-      if (one.compute == other.compute && one.weights == other.weights && one.width == other.width && !near(one.points.back().per_s, other.points.back().per_s)) return false;
+      if (one.compute == other.compute && one.weights == other.weights && one.width == other.width && !near(one.points.back().per_s, other.points.back().per_s))
+        return false;
   return near(a.disk.read_bytes_per_s, b.disk.read_bytes_per_s);
 }
 
 void say_doubt(const HardwareProfile& profile) {
   if (!profile.doubt.empty())
-    spdlog::warn("this machine's profile is in doubt: {}; this run is planned with it, and the next one measures anew (load average {:.1f})", profile.doubt, profile.load_average);
+    spdlog::warn("this machine's profile is in doubt: {}; this run is planned with it, and the next one measures anew (load average {:.1f})", profile.doubt,
+                 profile.load_average);
 }
 
 void keep(const HardwareProfile& profile, const std::string& path) {
@@ -106,7 +109,9 @@ void keep(const HardwareProfile& profile, const std::string& path) {
   try {
     save_profile(profile, path);
   } catch (const Error& error) {
-    spdlog::warn("{}; going on without keeping it, so the next run measures again: set FLEXGEN_CACHE_DIR to a directory that can be written, or give --hardware FILE", error.what());
+    spdlog::warn(
+        "{}; going on without keeping it, so the next run measures again: set FLEXGEN_CACHE_DIR to a directory that can be written, or give --hardware FILE",
+        error.what());
   }
 }
 
@@ -114,13 +119,15 @@ HardwareProfile measured_anew(const std::string& path, const std::optional<Hardw
   constexpr const char* kBetter = "(`flexgen doctor --measure` does it better, in under a minute)";
   const std::optional<OtherThreads> other = known || path.empty() ? std::nullopt : measured_with_other_threads(path);
   if (other) {
-    spdlog::info("this machine was measured with {}, not with this number: measuring what these compute, quickly, once; its disk's speed is kept {}", other->threads, kBetter);
+    spdlog::info("this machine was measured with {}, not with this number: measuring what these compute, quickly, once; its disk's speed is kept {}",
+                 other->threads, kBetter);
     measure.read_files.clear();
     measure.directory.clear();
   } else if (!known) {
     spdlog::info("this machine was never measured: doing so quickly, once {}", kBetter);
   } else if (known->method < kMeasuringMethod) {
-    spdlog::info("this machine was measured by an earlier version, in a way that misleads this one, and must be measured anew: doing so quickly, once {}", kBetter);
+    spdlog::info("this machine was measured by an earlier version, in a way that misleads this one, and must be measured anew: doing so quickly, once {}",
+                 kBetter);
   } else {
     spdlog::info("this machine's profile is in doubt ({}): measuring anew, quickly {}", known->doubt, kBetter);
   }
@@ -189,7 +196,8 @@ std::optional<HardwareProfile> kept_profile(const std::string& path) {
 
 HardwareProfile own_profile(const MeasureOptions& wanted, const std::string& path, const Measure& measure_with) {
   if (path.empty())
-    spdlog::warn("there is no place to keep this machine's profile (HOME is not set): every run measures anew, quickly; set FLEXGEN_CACHE_DIR to a directory, or give --hardware FILE");
+    spdlog::warn(
+        "there is no place to keep this machine's profile (HOME is not set): every run measures anew, quickly; set FLEXGEN_CACHE_DIR to a directory, or give --hardware FILE");
   const std::unique_ptr<DirectoryLock> lock = path.empty() ? nullptr : lock_to_measure(path);
   MeasureOptions measure = wanted;
   measure.quick = true;
@@ -233,7 +241,8 @@ void doubt_if_faster(const Engine& engine, const EngineFlags& flags, const RunRe
 HardwareProfile profile_for(const EngineFlags& flags, const MeasureOptions& wanted, FileSystem& files) {
   HardwareProfile profile = flags.hardware == "generic" ? HardwareProfile::generic()
                             : !flags.hardware.empty()   ? load_profile(flags.hardware)
-                                                        : own_profile(wanted, profile_path(wanted.threads), [&](const MeasureOptions& options) { return measure_hardware(options, files); });
+                                                        : own_profile(wanted, profile_path(wanted.threads),
+                                                                      [&](const MeasureOptions& options) { return measure_hardware(options, files); });
   if (!flags.hardware.empty() && !profile.doubt.empty()) spdlog::warn("--hardware {}: these speeds are in doubt: {}", flags.hardware, profile.doubt);
   spdlog::debug("the machine's profile is '{}', from {}", profile.name, flags.hardware.empty() ? profile_path(wanted.threads) : flags.hardware);
   if (flags.disk_bytes_per_s > 0) profile.disk = limited(profile.disk, static_cast<double>(flags.disk_bytes_per_s));
@@ -265,15 +274,17 @@ std::string profile_table(const HardwareProfile& profile) {
   std::string text = fmt::format("{}{}\n", profile.name, profile.measured.empty() ? " (assumed, not measured)" : " (measured " + profile.measured + ")");
   if (!profile.doubt.empty()) text += fmt::format("IN DOUBT: {}; measured anew by the next run\n", profile.doubt);
   if (!profile.measured.empty())
-    text += fmt::format("while measuring: load average {:.1f}, {:.0f}% of the wanted processor time taken by other programs\n", profile.load_average, 100 * profile.others_share);
+    text += fmt::format("while measuring: load average {:.1f}, {:.0f}% of the wanted processor time taken by other programs\n", profile.load_average,
+                        100 * profile.others_share);
   compute_lines(text, "cpu", profile.cpu);
   if (profile.gpu) compute_lines(text, "gpu", *profile.gpu);
   text += fmt::format("RAM read {:.1f} GB/s; a visit starts in {:.0f} us; a million logits take {:.2f} ms\n", profile.ram_read_bytes_per_s / 1e9,
                       profile.cpu.visit_s * 1e6, profile.cpu.logit_s * 1e9);
-  text += fmt::format("disk read {:.2f} GB/s, write {:.2f} GB/s; a request {:.0f} us, a small one among many {:.1f} us; writing takes {:.0f}% of reading's time; "
-                      "a second of it costs compute {:.2f} s\n",
-                      profile.disk.read_bytes_per_s / 1e9, profile.disk.write_bytes_per_s / 1e9, profile.disk.request_s * 1e6, profile.disk.lookup_s * 1e6,
-                      100 * profile.disk.write_share_of_read, profile.disk.compute_slowdown);
+  text += fmt::format(
+      "disk read {:.2f} GB/s, write {:.2f} GB/s; a request {:.0f} us, a small one among many {:.1f} us; writing takes {:.0f}% of reading's time; "
+      "a second of it costs compute {:.2f} s\n",
+      profile.disk.read_bytes_per_s / 1e9, profile.disk.write_bytes_per_s / 1e9, profile.disk.request_s * 1e6, profile.disk.lookup_s * 1e6,
+      100 * profile.disk.write_share_of_read, profile.disk.compute_slowdown);
   if (profile.gpu) text += fmt::format("to the GPU {:.1f} GB/s, back {:.1f} GB/s\n", profile.h2d_bytes_per_s / 1e9, profile.d2h_bytes_per_s / 1e9);
   return text;
 }

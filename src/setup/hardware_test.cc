@@ -121,7 +121,8 @@ TEST_F(OwnProfile, ARunThatWasTwiceAsFastMeasuresAnew) {
   testing::internal::CaptureStderr();
   testing::internal::CaptureStdout();
   doubt_if_faster(report, path(2));
-  EXPECT_THAT(testing::internal::GetCapturedStderr() + testing::internal::GetCapturedStdout(), AllOf(HasSubstr("8.0 times as fast"), HasSubstr("next run measures anew")));
+  EXPECT_THAT(testing::internal::GetCapturedStderr() + testing::internal::GetCapturedStdout(),
+              AllOf(HasSubstr("8.0 times as fast"), HasSubstr("next run measures anew")));
   take(path(2));  // as before: this machine is like that
   EXPECT_EQ(measured_, 1);
   doubt_if_faster(report, path(2));
@@ -150,7 +151,8 @@ TEST_F(OwnProfile, DamagedOnesAreMeasuredAnew) {
   std::string negative = good, infinite = good, unsorted = good;
   negative.replace(negative.find("78000000000.0"), 13, "-1");
   infinite.replace(infinite.find("78000000000.0"), 13, "1e999");
-  for (const std::string& text : {std::string(), good.substr(0, good.size() / 2), std::string("[]"), std::string(100000, '['), negative, infinite, std::string(1000, '\0')}) {
+  for (const std::string& text :
+       {std::string(), good.substr(0, good.size() / 2), std::string("[]"), std::string(100000, '['), negative, infinite, std::string(1000, '\0')}) {
     write_text(path(2), text);
     EXPECT_EQ(rate(take(path(2))), 78e9);
     EXPECT_EQ(measured_, 1);
@@ -198,7 +200,8 @@ TEST(SetHardware, MeasuresTheProcessorInItsOwnType) {
   setenv("FLEXGEN_CACHE_DIR", directory.file("cache").c_str(), 1);
   const std::string model = directory.file("model");
   ensure_dummy_checkpoint(model, R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 128,
-    "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true, "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})", DType::kF16, 3, nullptr);
+    "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true, "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})",
+                          DType::kF16, 3, nullptr);
   EngineOptions options;
   options.model_directory = model;
   options.load_tokenizer = false;

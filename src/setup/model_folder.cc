@@ -83,13 +83,14 @@ fs::path snapshot_of(const fs::path& root, const std::string& revision) {
   if (meant.size() == 1) return root / "snapshots" / meant.front();
   if (snapshots.empty()) fail_user("{} is a Hub cache entry without a snapshot: its download was not finished; fetch the model again", root.string());
   if (is_there(root / "refs" / wanted))
-    fail_user("{}: refs/{} says '{}', of which there is no snapshot; there is {}: name that with --revision, or fetch the model again", root.string(), printable(wanted), printable(commit), fmt::join(snapshots, ", "));
-  fail_user("{} is a Hub cache entry without the revision '{}'; it has {}", root.string(), printable(wanted),
-            fmt::join(refs.empty() ? snapshots : refs, ", "));
+    fail_user("{}: refs/{} says '{}', of which there is no snapshot; there is {}: name that with --revision, or fetch the model again", root.string(),
+              printable(wanted), printable(commit), fmt::join(snapshots, ", "));
+  fail_user("{} is a Hub cache entry without the revision '{}'; it has {}", root.string(), printable(wanted), fmt::join(refs.empty() ? snapshots : refs, ", "));
 }
 
 bool is_cache_entry(const fs::path& folder) {
-  return is_folder(folder / "snapshots") || (folder.filename().string().starts_with(kCachePrefix) && (is_folder(folder / "blobs") || is_folder(folder / "refs")));
+  return is_folder(folder / "snapshots") ||
+         (folder.filename().string().starts_with(kCachePrefix) && (is_folder(folder / "blobs") || is_folder(folder / "refs")));
 }
 
 std::string without_end_slashes(std::string path) {
@@ -105,8 +106,10 @@ std::string with_home(const std::string& path) {
 }
 
 std::string convert_advice(const std::string& what, const std::string& folder) {
-  return fmt::format("{}: flexgen reads safetensors as Hugging Face lays them out. Convert once with transformers: "
-                     "AutoModelForCausalLM.from_pretrained('{}').save_pretrained(NEW_FOLDER), and the tokenizer likewise", what, folder);
+  return fmt::format(
+      "{}: flexgen reads safetensors as Hugging Face lays them out. Convert once with transformers: "
+      "AutoModelForCausalLM.from_pretrained('{}').save_pretrained(NEW_FOLDER), and the tokenizer likewise",
+      what, folder);
 }
 
 /// A folder without config.json: says what it is instead.
@@ -124,14 +127,18 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
     const auto json = nlohmann::json::parse(start_of(folder / "adapter_config.json", 1 << 20), nullptr, false);
     if (json.is_object() && json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string())
       base = printable(json["base_model_name_or_path"].get<std::string>());
-    fail_user("{} is an adapter (LoRA), not a whole model: merge it into {} first, with peft: "
-              "AutoPeftModelForCausalLM.from_pretrained('{}').merge_and_unload().save_pretrained(NEW_FOLDER)", where, base, where);
+    fail_user(
+        "{} is an adapter (LoRA), not a whole model: merge it into {} first, with peft: "
+        "AutoPeftModelForCausalLM.from_pretrained('{}').merge_and_unload().save_pretrained(NEW_FOLDER)",
+        where, base, where);
   }
   if (const std::string gguf = first_with(".gguf"); !gguf.empty())
     fail_user("{} holds a GGUF ({}) and no config.json: give the file itself, --model '{}'", where, gguf, (folder / gguf).string());
   if (there("params.json") || !first_with("consolidated.safetensors").empty() || !first_with(".pth").empty())
-    fail_user("{} is a checkpoint in Meta's or Mistral's own layout (params.json, consolidated.*), without config.json: give the same model in Hugging Face's "
-              "layout", where);
+    fail_user(
+        "{} is a checkpoint in Meta's or Mistral's own layout (params.json, consolidated.*), without config.json: give the same model in Hugging Face's "
+        "layout",
+        where);
   if (there("model_index.json")) fail_user("{} is a diffusers pipeline, not a language model", where);
   if (const std::string pipeline = first_with(".nemo") + first_with(".onnx") + first_with("openvino_model.xml"); !pipeline.empty())
     fail_user("{} holds {} and no config.json: it is a model of another program; give the checkpoint with safetensors", where, pipeline);
@@ -153,14 +160,14 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
 [[noreturn]] void refuse_file(const fs::path& path) {
   const std::string where = path.string(), start = start_of(path, 512);
   std::error_code failed;
-  if (!fs::is_regular_file(path, failed)) fail_user("{} is neither a folder nor a file (a pipe or a device); a model is a folder as Hugging Face lays it out", where);
+  if (!fs::is_regular_file(path, failed))
+    fail_user("{} is neither a folder nor a file (a pipe or a device); a model is a folder as Hugging Face lays it out", where);
   const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
   if (is_lfs_pointer(start)) refuse_lfs_pointer(where);
   if (where.ends_with(".gguf")) fail_user("{} is called a GGUF, and does not begin as one; it is broken or was not fetched whole: fetch it again", where);
   if (where.ends_with(".safetensors") || where.ends_with(".json") || where.ends_with(".bin") || where.ends_with(".model"))
     if (is_there(parent / "config.json")) fail_user("{} is a file of a checkpoint: give its folder, --model '{}'", where, parent.string());
-  if (where.ends_with(".safetensors"))
-    fail_user("{} is a file of weights alone: a model is a folder that has config.json and a tokenizer too", where);
+  if (where.ends_with(".safetensors")) fail_user("{} is a file of weights alone: a model is a folder that has config.json and a tokenizer too", where);
   for (const char* end : {".bin", ".pt", ".pth", ".ckpt"})
     if (where.ends_with(end)) fail_user("{}", convert_advice(where + " holds weights as PyTorch pickles them", parent.string()));
   for (const char* end : {".zip", ".tar", ".gz", ".tgz", ".zst", ".xz"})
@@ -262,8 +269,10 @@ std::string find_model_folder(const std::string& model, const std::string& revis
   const fs::path entry = fs::path(hub_cache) / cache_entry_of(id);
   if (!file_is_there(entry.string())) {
     const std::string near = shape_config_json(id) ? " (plan and bench know it as a shape)" : near_id(id, hub_cache);
-    fail_user("{}: there is no such folder, and no model of that id in the Hub cache {}{}{} flexgen downloads nothing by itself: fetch it with "
-              "`hf download {}`, or give the folder of a checkpoint", printable(model), hub_cache, near, near.ends_with('?') ? "" : ".", id);
+    fail_user(
+        "{}: there is no such folder, and no model of that id in the Hub cache {}{}{} flexgen downloads nothing by itself: fetch it with "
+        "`hf download {}`, or give the folder of a checkpoint",
+        printable(model), hub_cache, near, near.ends_with('?') ? "" : ".", id);
   }
   return find_model_folder(snapshot_of(entry, revision.empty() ? hub->revision : revision).string(), "", hub_cache);
 }
@@ -285,7 +294,8 @@ std::string find_model_or_shape(const std::string& model, const std::string& rev
     return find_model(model, revision);
   } catch (const Error& error) {
     if (model.empty() || is_there(model)) throw;
-    throw Error(error.kind(), fmt::format("{}. The name of a shape would do as well: {}{}", error.what(), fmt::join(known_shapes(), ", "), did_you_mean(model, known_shapes())));
+    throw Error(error.kind(), fmt::format("{}. The name of a shape would do as well: {}{}", error.what(), fmt::join(known_shapes(), ", "),
+                                          did_you_mean(model, known_shapes())));
   }
 }
 

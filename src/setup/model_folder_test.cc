@@ -60,7 +60,8 @@ TEST_F(ModelFolder, HubIdsAndCacheRootsAreFoundInTheLocalCache) {
   EXPECT_EQ(find("https://huggingface.co/me/tiny/tree/v1.0"), old);
   EXPECT_EQ(find("hf://me/tiny@v1.0"), old);
   // As people copy them.
-  for (const char* address : {"huggingface.co/me/tiny", "https://www.huggingface.co/me/tiny/", "https://huggingface.co/me/tiny?library=transformers#usage", "https://hf.co/me/tiny/blob/main/config.json", "models--me--tiny"})
+  for (const char* address : {"huggingface.co/me/tiny", "https://www.huggingface.co/me/tiny/", "https://huggingface.co/me/tiny?library=transformers#usage",
+                              "https://hf.co/me/tiny/blob/main/config.json", "models--me--tiny"})
     EXPECT_EQ(find(address), main) << address;
   EXPECT_EQ(find("https://huggingface.co/me/tiny/resolve/v1.0/model.safetensors?download=true"), old);
   EXPECT_EQ(find("me/tiny@v1.0", "v1.0"), old);
@@ -131,7 +132,9 @@ TEST_F(ModelFolder, ShapesAndConfigFilesAreForCommandsWithoutWeights) {
   EXPECT_EQ(find_model_or_shape(at("m/config.json"), ""), at("m/config.json"));
   EXPECT_EQ(find_model_or_shape(at("m"), ""), at("m"));
   put("x.gguf", "GGUF");
-  const auto said = [](const std::string& model, const std::string& revision) { return error_of(ErrorKind::kUser, [&] { find_model_or_shape(model, revision); }); };
+  const auto said = [](const std::string& model, const std::string& revision) {
+    return error_of(ErrorKind::kUser, [&] { find_model_or_shape(model, revision); });
+  };
   EXPECT_EQ(find_model_or_shape(at("x.gguf"), ""), at("x.gguf"));
   EXPECT_TRUE(is_checkpoint(at("x.gguf")));
   EXPECT_TRUE(is_checkpoint(at("m")));

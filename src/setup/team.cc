@@ -32,7 +32,8 @@ int share_of_cores(int local_size) {
   CpuStatus cpu = read_cpu_status();
   const int sharers = std::max(1, local_size);
   cpu_set_t launcher;
-  const int of_launcher = sched_getaffinity(getppid(), sizeof(launcher), &launcher) == 0 ? CPU_COUNT(&launcher) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const int of_launcher =
+      sched_getaffinity(getppid(), sizeof(launcher), &launcher) == 0 ? CPU_COUNT(&launcher) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   if (cpu.cores >= of_launcher) cpu.cores = std::max(1, cpu.cores / sharers);
   if (cpu.quota) cpu.quota = *cpu.quota / sharers;
   return cpu.threads();
@@ -47,8 +48,19 @@ std::vector<std::byte> encode(const Progress& progress, const RunReport* report)
   out.add(progress.sequences_done).add(progress.prompt_tokens_done).add(progress.generated_tokens_done).add(progress.elapsed_s);
   const std::vector<LaneReport>& lanes = report ? report->lanes : progress.lanes;
   if (report) {
-    out.add(report->elapsed_s).add(report->sequences).add(report->prompt_tokens).add(report->generated_tokens).add(report->shared_prompt_tokens).add(report->cut_off).add(report->stopped);
-    out.add(report->work.linear_flops).add(report->work.attention_flops).add(report->work.kv_read_bytes).add(report->work.steps).add(report->work.visits).add(report->work.rows);
+    out.add(report->elapsed_s)
+        .add(report->sequences)
+        .add(report->prompt_tokens)
+        .add(report->generated_tokens)
+        .add(report->shared_prompt_tokens)
+        .add(report->cut_off)
+        .add(report->stopped);
+    out.add(report->work.linear_flops)
+        .add(report->work.attention_flops)
+        .add(report->work.kv_read_bytes)
+        .add(report->work.steps)
+        .add(report->work.visits)
+        .add(report->work.rows);
   }
   out.add(static_cast<int64_t>(lanes.size()));
   for (const LaneReport& lane : lanes) out.add(static_cast<int64_t>(lane.kind)).add(lane.stats.busy_s).add(lane.stats.bytes).add(lane.stats.operations);
@@ -95,7 +107,8 @@ struct Team::Board : std::enable_shared_from_this<Board> {
     if (final) {
       RunReport& report = entry.report;
       report.elapsed_s = in.value<double>();
-      for (int64_t* field : {&report.sequences, &report.prompt_tokens, &report.generated_tokens, &report.shared_prompt_tokens, &report.cut_off}) *field = in.value<int64_t>();
+      for (int64_t* field : {&report.sequences, &report.prompt_tokens, &report.generated_tokens, &report.shared_prompt_tokens, &report.cut_off})
+        *field = in.value<int64_t>();
       report.stopped = in.value<bool>();
       for (double* field : {&report.work.linear_flops, &report.work.attention_flops, &report.work.kv_read_bytes}) *field = in.value<double>();
       for (int64_t* field : {&report.work.steps, &report.work.visits, &report.work.rows}) *field = in.value<int64_t>();
@@ -140,20 +153,15 @@ std::unique_ptr<Team> Team::join(const TeamFlags& flags) {
 Team::Team(std::unique_ptr<World> world, const TeamFlags& flags) : Team(world->port(), world->local_size(), flags) { world_ = std::move(world); }
 
 Team::Team(Port& world, int local_size, const TeamFlags& flags)
-    : world_port_(&world),
-      local_size_(local_size),
-      num_stages_(stages_of(flags, world.size())),
-      stages_(world, world.rank() / num_stages_ * num_stages_, num_stages_),
-      stage_split_(flags.stage_split) {
+    : world_port_(&world), local_size_(local_size), num_stages_(stages_of(flags, world.size())),
+      stages_(world, world.rank() / num_stages_ * num_stages_, num_stages_), stage_split_(flags.stage_split) {
   MessageWriter time;
   time.add(wall_clock_s());
   const std::vector<std::string> times = all_gather(world, time.text());
   start_s_ = MessageReader(times.front()).value<double>();
 }
 
-Team::~Team() {
-  stop_sharing();
-}
+Team::~Team() { stop_sharing(); }
 
 std::vector<int> Team::other_leads() const {
   std::vector<int> leads;
@@ -174,7 +182,8 @@ EngineOptions Team::engine_options(const EngineFlags& flags, const std::string& 
   const int rank = world_port_->rank();
   if (!options.trace_file.empty()) {
     if (rank > 0) options.trace_file = own_trace(options.trace_file, rank);
-    options.trace_process = {rank + 1, fmt::format("{}{}", world_port_->describe(rank), num_replicas() > 1 ? fmt::format(", replica {}", replica()) : ""), wall_clock_s() - start_s_};
+    options.trace_process = {rank + 1, fmt::format("{}{}", world_port_->describe(rank), num_replicas() > 1 ? fmt::format(", replica {}", replica()) : ""),
+                             wall_clock_s() - start_s_};
   }
   return options;
 }
@@ -187,7 +196,8 @@ void Team::agree(const std::vector<std::pair<std::string, std::string>>& facts) 
     MessageReader first(all[0]), other(all[rank]);
     while (!first.at_end() && !other.at_end()) {
       const std::string name = first.text(), value = first.text(), other_name = other.text(), other_value = other.text();
-      if (name != other_name) fail_user("{} is another flexgen than {}; all ranks must run the same", world_port_->describe(static_cast<int>(rank)), world_port_->describe(0));
+      if (name != other_name)
+        fail_user("{} is another flexgen than {}; all ranks must run the same", world_port_->describe(static_cast<int>(rank)), world_port_->describe(0));
       if (value != other_value)
         fail_user("{} has another {} than {}: {} instead of {}; all ranks must have the same", world_port_->describe(static_cast<int>(rank)), name,
                   world_port_->describe(0), other_value, value);

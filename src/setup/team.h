@@ -20,8 +20,8 @@ namespace flexgen {
 
 /// How several processes, started by mpirun or srun, share a command.
 struct TeamFlags {
-  int pipeline_stages = 0;     ///< processes a pipeline; 0: all. More processes than that make replicas
-  std::string stage_split;     ///< "10:22": blocks of each stage; empty: by their budgets
+  int pipeline_stages = 0;  ///< processes a pipeline; 0: all. More processes than that make replicas
+  std::string stage_split;  ///< "10:22": blocks of each stage; empty: by their budgets
   double rank_timeout_s = 20;
 };
 

@@ -23,7 +23,10 @@ SplitTokens split_tokens(const Tokenizer& tokenizer, const std::string& prompt, 
   for (const std::string& choice : choices) {
     split.choices.push_back(tokenizer.encode(prompt + (chat ? "" : std::string(gap_behind(prompt))) + choice, !chat));
     const std::vector<int32_t>& whole = split.choices.back();
-    common = static_cast<size_t>(std::mismatch(whole.begin(), whole.end(), split.prompt.begin(), split.prompt.begin() + static_cast<std::ptrdiff_t>(std::min(common, split.prompt.size()))).second - split.prompt.begin());
+    common = static_cast<size_t>(std::mismatch(whole.begin(), whole.end(), split.prompt.begin(),
+                                               split.prompt.begin() + static_cast<std::ptrdiff_t>(std::min(common, split.prompt.size())))
+                                     .second -
+                                 split.prompt.begin());
   }
   split.prompt.resize(common);
   for (std::vector<int32_t>& whole : split.choices) whole.erase(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(common));

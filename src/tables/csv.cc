@@ -61,8 +61,8 @@ bool CsvReader::read(std::vector<std::string>* fields) {
   } while (blank_ && columns_.size() > 1);
   check_text(*fields);
   if (fields->size() != columns_.size())
-    fail_user("{} has {} fields, and there are {} columns; put fields with {} or line ends in them into double quotes", place(), fields->size(), columns_.size(),
-              form_.delimiter == '\t' ? "tabs" : "commas");
+    fail_user("{} has {} fields, and there are {} columns; put fields with {} or line ends in them into double quotes", place(), fields->size(),
+              columns_.size(), form_.delimiter == '\t' ? "tabs" : "commas");
   return true;
 }
 
@@ -116,7 +116,8 @@ bool CsvReader::read_record(std::vector<std::string>* fields) {
       if (state == State::kQuoted) to = std::find_if(from, end, [](char d) { return d == '"' || d == '\n' || d == '\r'; });
       else to = std::find_if(from, end, [&](char d) { return d == '"' || d == '\n' || d == '\r' || d == form_.delimiter; });
       bytes += to - from;
-      if (bytes > kMaxRowBytes) fail_user("{} has more than {}{}", place(), format_bytes(kMaxRowBytes), state == State::kQuoted ? "; is a double quote not closed?" : "; split it");
+      if (bytes > kMaxRowBytes)
+        fail_user("{} has more than {}{}", place(), format_bytes(kMaxRowBytes), state == State::kQuoted ? "; is a double quote not closed?" : "; split it");
       field.append(from, to);
       at_ += static_cast<size_t>(to - from);
       if (to != from) continue;
@@ -145,7 +146,8 @@ bool CsvReader::read_record(std::vector<std::string>* fields) {
       continue;
     }
     if (state == State::kQuoteInQuoted) {
-      if (c != '"') fail_user("{}: text comes after the double quote that closes field {}; write a double quote within a field twice", place(), fields->size() + 1);
+      if (c != '"')
+        fail_user("{}: text comes after the double quote that closes field {}; write a double quote within a field twice", place(), fields->size() + 1);
       field += '"';
       state = State::kQuoted;
       continue;
@@ -156,7 +158,9 @@ bool CsvReader::read_record(std::vector<std::string>* fields) {
         continue;
       }
       // Tables with tabs are written with bare quotes inside of fields as often as not.
-      if (form_.delimiter != '\t') fail_user("{}: field {} has a double quote and does not begin with one; put the field into double quotes, and write those within it twice", place(), fields->size() + 1);
+      if (form_.delimiter != '\t')
+        fail_user("{}: field {} has a double quote and does not begin with one; put the field into double quotes, and write those within it twice", place(),
+                  fields->size() + 1);
     }
     field += c;
     state = State::kPlain;

@@ -49,8 +49,8 @@ class CsvReader {
   int64_t number_ = -1, line_ = 1, record_line_ = 1;  ///< number_: of the record that is read; -1: the header
   std::string buffer_;
   size_t at_ = 0, filled_ = 0;
-  bool blank_ = false;       ///< the record was a line end alone
-  bool after_cr_ = false;    ///< the last byte taken was a CR that ended a line: a LF belongs to it
+  bool blank_ = false;     ///< the record was a line end alone
+  bool after_cr_ = false;  ///< the last byte taken was a CR that ended a line: a LF belongs to it
 };
 
 /// A field as it stands in a table: in quotes where it has to be. `alone`: the only one of its row; an empty one is quoted then, as a blank line would be passed over.

@@ -29,7 +29,7 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kMaxTextFileBytes = 16 << 20;  // of a template or a schema
-constexpr int64_t kMaxMarkBytes = 4096;       // of the file that says what was written
+constexpr int64_t kMaxMarkBytes = 4096;          // of the file that says what was written
 constexpr size_t kHashDigits = 64;
 constexpr size_t kMaxMapColumns = 65536;
 constexpr int64_t kMaxRecordBytes = int64_t{1} << 30;
@@ -75,22 +75,26 @@ Truncation truncation_of(const std::string& name) { return name == "left" ? Trun
 MapFiles::MapFiles(const std::string& output) : lines(output + ".lines.jsonl"), answers(output + ".answers.jsonl"), written(output + ".written") {}
 
 MapJob::MapJob(const MapOptions& options, const std::string& model)
-    : options_(options), files_(options.output), input_kind_(table_kind_of(options.input, "--input", true)), output_kind_(options.output.empty() ? input_kind_ : table_kind_of(options.output, "--output", false)) {
+    : options_(options), files_(options.output), input_kind_(table_kind_of(options.input, "--input", true)),
+      output_kind_(options.output.empty() ? input_kind_ : table_kind_of(options.output, "--output", false)) {
   fields_ = OrderedJson::parse(options.sampling_json);
   const std::string source = options.template_file.empty() ? options.prompt_template : file_of(options.template_file, "--template");
   Shots shots;
   if (!options.examples.empty()) {
     TableReader examples(options.examples, table_kind_of(options.examples, "--examples", true));
-    shots = choose_shots(examples, options.answer_column.empty() ? options.output_column : options.answer_column, options.shots, options.balanced, options.seed);
+    shots =
+        choose_shots(examples, options.answer_column.empty() ? options.output_column : options.answer_column, options.shots, options.balanced, options.seed);
   }
   const bool has_shots = !shots.shots.empty();
   prompts_.emplace(source, options.template_file.empty() ? "--prompt-template" : options.template_file, std::move(shots), options.system);
   // An answer ends where the next example would begin. JSON ends by itself, and may have empty lines in it.
-  if (has_shots && !options.chat && !prompts_->places_shots() && options.choices.empty() && options.json_schema.empty() && !fields_.contains("stop")) fields_["stop"] = {"\n\n"};
+  if (has_shots && !options.chat && !prompts_->places_shots() && options.choices.empty() && options.json_schema.empty() && !fields_.contains("stop"))
+    fields_["stop"] = {"\n\n"};
   if (!options.json_schema.empty()) read_schema();
   if (options.json_schema.empty() || options.keeps_answer) added_.push_back(options.output_column);
   if (!added_.empty() && std::find(schema_fields_.begin(), schema_fields_.end(), added_.front()) != schema_fields_.end())
-    fail_user("--output-column {}: --json-schema {} has a property of this name, which becomes a column too; give another name", options.output_column, options.json_schema);
+    fail_user("--output-column {}: --json-schema {} has a property of this name, which becomes a column too; give another name", options.output_column,
+              options.json_schema);
   added_.insert(added_.end(), schema_fields_.begin(), schema_fields_.end());
   const Truncation truncation = truncation_of(options.truncate);
   if (options.choices.empty() && truncation == Truncation::kLeft) fields_["truncate_prompt_tokens"] = -1;
@@ -168,22 +172,29 @@ std::string MapJob::shown_prompts(int64_t count) const {
 void MapJob::check_output() const {
   std::error_code none;
   for (const std::string& read : {options_.input, options_.examples, options_.template_file, options_.json_schema})
-    if (!read.empty() && std::filesystem::equivalent(read, options_.output, none)) fail_user("--output {}: this is what {} is read from; give another name", options_.output, read);
+    if (!read.empty() && std::filesystem::equivalent(read, options_.output, none))
+      fail_user("--output {}: this is what {} is read from; give another name", options_.output, read);
   if (options_.overwrite) return;
   const std::string left = without_blanks(read_file_if_there(files_.written, kMaxMarkBytes));
-  const bool begun = file_is_there(files_.written), is_mark = left.empty() || (left.size() == kHashDigits && left.find_first_not_of("0123456789abcdef") == std::string::npos);
-  if (!is_mark) fail_user("--output {}: {} is there, where this job's own file would be, and is none of flexgen's; move it away, give another name, or --overwrite", options_.output, files_.written);
+  const bool begun = file_is_there(files_.written),
+             is_mark = left.empty() || (left.size() == kHashDigits && left.find_first_not_of("0123456789abcdef") == std::string::npos);
+  if (!is_mark)
+    fail_user("--output {}: {} is there, where this job's own file would be, and is none of flexgen's; move it away, give another name, or --overwrite",
+              options_.output, files_.written);
   if (!begun && file_is_there(files_.lines) && !file_is_there(files_.answers + ".job"))
-    fail_user("--output {}: {} is there, where this job's own lines would be, and no job has written it; move it away, give another name, or --overwrite", options_.output, files_.lines);
+    fail_user("--output {}: {} is there, where this job's own lines would be, and no job has written it; move it away, give another name, or --overwrite",
+              options_.output, files_.lines);
   if (!file_is_there(options_.output)) return;
   if (left.empty()) fail_user("--output {}: this file is there already, and is not of this job; give another name, or --overwrite", options_.output);
-  if (left != hash_of_file(options_.output)) fail_user("--output {}: this table was changed since this job wrote it; move it away, or give --overwrite", options_.output);
+  if (left != hash_of_file(options_.output))
+    fail_user("--output {}: this table was changed since this job wrote it; move it away, or give --overwrite", options_.output);
 }
 
 /// Refuses a row that has a column of an answer's name; of JSONL, collects the names of columns.
 void MapJob::take_columns(const TableReader& table, const TableRow& row) {
   const auto refuse_taken = [&](const std::string& place, const std::string& name) {
-    fail_user("{}: there is a column '{}' already, where answers would go; {}", place, name, schema_fields_.empty() ? "name another one with --output-column" : "rename it, or the schema's property");
+    fail_user("{}: there is a column '{}' already, where answers would go; {}", place, name,
+              schema_fields_.empty() ? "name another one with --output-column" : "rename it, or the schema's property");
   };
   const jinja::Dict* dict = row.object.dict();
   if (!dict) {
@@ -193,14 +204,14 @@ void MapJob::take_columns(const TableReader& table, const TableRow& row) {
       if (std::find(columns_.begin(), columns_.end(), name) != columns_.end()) refuse_taken(table.path(), name);
     const bool has_answers = std::find(columns_.begin(), columns_.end(), options_.answer_column) != columns_.end();
     if (!options_.examples.empty()) has_answers_ = has_answers;
-    if (judges() && !has_answers)
-      fail_user("--answer-column: {} has no column '{}'", table.path(), options_.answer_column);
+    if (judges() && !has_answers) fail_user("--answer-column: {} has no column '{}'", table.path(), options_.answer_column);
     return;
   }
   for (const std::string& name : added_)
     if (dict->find(std::string_view(name))) refuse_taken(table.place(row), name);
   if (row.number == 1 && !options_.examples.empty()) has_answers_ = dict->find(std::string_view(options_.answer_column)) != nullptr;
-  if (judges() && !dict->find(std::string_view(options_.answer_column))) fail_user("{}: there is no '{}', which --answer-column names", table.place(row), options_.answer_column);
+  if (judges() && !dict->find(std::string_view(options_.answer_column)))
+    fail_user("{}: there is no '{}', which --answer-column names", table.place(row), options_.answer_column);
   if (output_kind_ == TableKind::kJsonl) return;
   for (const auto& [key, value] : dict->items()) {
     const std::string& name = key.text()->bytes;
@@ -248,7 +259,9 @@ std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json&
 
 void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<OrderedJson>>& answers, MapOutcome* outcome) const {
   const OrderedJson expected = OrderedJson::parse(cell_text(*value_of(row, columns_, options_.answer_column)), nullptr, false);
-  if (!expected.is_object()) fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row), options_.answer_column);
+  if (!expected.is_object())
+    fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row),
+              options_.answer_column);
   const size_t first = answers ? answers->size() - schema_fields_.size() : 0;  // behind the whole answer, where that is kept
   for (size_t i = 0; i < schema_fields_.size(); ++i) {
     const std::string right = without_blanks(cell_text(expected.contains(schema_fields_[i]) ? expected[schema_fields_[i]] : OrderedJson()));
@@ -283,7 +296,8 @@ MapOutcome MapJob::write_table() const {
     if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
     writer.add(row, answers ? *answers : std::vector<OrderedJson>(added_.size()));
   }
-  if (table.fingerprint() != fingerprint_) fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
+  if (table.fingerprint() != fingerprint_)
+    fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);
   file.finish();
   file.replace();
   replace_whole_file(files_.written, hash_of_file(options_.output) + "\n");

@@ -57,7 +57,8 @@ class MapJob {
   void read_schema();
   /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
   bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
-  void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<nlohmann::ordered_json>>& answers, MapOutcome* outcome) const;
+  void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<nlohmann::ordered_json>>& answers,
+                    MapOutcome* outcome) const;
   /// A value for each added column; nothing if there is no answer that can be read.
   std::optional<std::vector<nlohmann::ordered_json>> answers_of(const nlohmann::json& record, const std::string& line) const;
 
@@ -69,11 +70,11 @@ class MapJob {
   int64_t max_positions_ = 0;
   std::optional<ChoicePrompts> choices_;
   std::optional<RowPrompts> prompts_;
-  nlohmann::ordered_json fields_;          ///< of all bodies alike
+  nlohmann::ordered_json fields_;                   ///< of all bodies alike
   std::vector<std::string> added_, schema_fields_;  ///< columns
-  std::vector<std::string> columns_;       ///< of a table with a header; of JSONL all names that come up, where the output has a header
-  bool has_answers_ = true;                ///< the table has the column of right answers, or is to have it
-  std::string fingerprint_;                ///< of the table that the lines were made of
+  std::vector<std::string> columns_;                ///< of a table with a header; of JSONL all names that come up, where the output has a header
+  bool has_answers_ = true;                         ///< the table has the column of right answers, or is to have it
+  std::string fingerprint_;                         ///< of the table that the lines were made of
 };
 
 }  // namespace flexgen

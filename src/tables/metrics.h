@@ -26,7 +26,7 @@ class Metrics {
   double accuracy() const;
   struct Scores {
     double precision = 0, recall = 0, f1 = 0;  ///< as usual 0 where nothing was answered so
-    size_t labels = 0;   ///< that they are the mean of
+    size_t labels = 0;                         ///< that they are the mean of
   };
   /// None where there are too many labels, or no row has the positive one.
   std::optional<Scores> scores() const;

@@ -40,8 +40,10 @@ std::string names_of_columns(const jinja::Dict& row) {
 std::string_view gap_behind(std::string_view text) { return text.empty() || std::isspace(static_cast<unsigned char>(text.back())) ? "" : " "; }
 
 RowPrompts::RowPrompts(const std::string& source, std::string name, Shots shots, std::string system)
-    : name_(std::move(name)), template_(compiled(source, name_)), shots_(std::move(shots)), system_(std::move(system)), places_shots_(!shots_.shots.empty() && template_.mentions(kExamplesName)) {
-  if (template_.mentions("strftime_now")) fail_user("{} uses strftime_now: prompts would change from day to day; write the date out, or have it in a column", name_);
+    : name_(std::move(name)), template_(compiled(source, name_)), shots_(std::move(shots)), system_(std::move(system)),
+      places_shots_(!shots_.shots.empty() && template_.mentions(kExamplesName)) {
+  if (template_.mentions("strftime_now"))
+    fail_user("{} uses strftime_now: prompts would change from day to day; write the date out, or have it in a column", name_);
   std::vector<jinja::Value> examples;
   for (const Shot& shot : shots_.shots) {
     if (places_shots_) examples.push_back(dict_of_row(shot.row, shots_.columns));
@@ -65,7 +67,8 @@ std::string RowPrompts::write_out(const std::string& place, const TableRow& row,
   try {
     return template_.render(variables, 0, true);
   } catch (const jinja::TemplateError& error) {
-    fail_user("{}: {} line {}: {}{}", place, name_, error.line(), error.what(), error.raised() ? "" : fmt::format("; the columns are {}", names_of_columns(*dict.dict())));
+    fail_user("{}: {} line {}: {}{}", place, name_, error.line(), error.what(),
+              error.raised() ? "" : fmt::format("; the columns are {}", names_of_columns(*dict.dict())));
   }
 }
 

@@ -39,7 +39,8 @@ Shots choose_shots(TableReader& table, const std::string& answer_column, int64_t
     if (!value) fail_user("{}: there is no column '{}', which has the answers of examples; name it with --answer-column", table.place(row), answer_column);
     std::string answer = cell_text(*value);
     std::vector<ShotCandidate>& heap = by_answer[balanced ? answer : ""];
-    if (std::ssize(by_answer) > count) fail_user("--balanced: {} has more than {} different answers in '{}'; raise --shots, or leave --balanced out", table.path(), count, answer_column);
+    if (std::ssize(by_answer) > count)
+      fail_user("--balanced: {} has more than {} different answers in '{}'; raise --shots, or leave --balanced out", table.path(), count, answer_column);
     keep_first(heap, {seed_of(fmt::format("{} {}", seed, row.number)), {row, std::move(answer)}}, static_cast<size_t>(count));
   }
   if (rows < count) fail_user("--shots {}: {} has {} rows", count, table.path(), rows);
@@ -48,7 +49,9 @@ Shots choose_shots(TableReader& table, const std::string& answer_column, int64_t
   int64_t index = 0;
   for (auto& [answer, heap] : by_answer) {
     const int64_t wanted = count / answers + (index++ < count % answers ? 1 : 0);
-    if (std::ssize(heap) < wanted) fail_user("--balanced: {} has {} rows with '{}' in '{}', and {} are needed; lower --shots, or leave --balanced out", table.path(), heap.size(), answer, answer_column, wanted);
+    if (std::ssize(heap) < wanted)
+      fail_user("--balanced: {} has {} rows with '{}' in '{}', and {} are needed; lower --shots, or leave --balanced out", table.path(), heap.size(), answer,
+                answer_column, wanted);
     std::sort_heap(heap.begin(), heap.end(), ranks_before);
     for (int64_t i = 0; i < wanted; ++i) chosen.push_back(std::move(heap[static_cast<size_t>(i)]));
   }

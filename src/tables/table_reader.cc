@@ -5,9 +5,9 @@
 #include <cstring>
 #include <filesystem>
 
-#include "batch/input_form.h"
 #include "base/error.h"
 #include "base/units.h"
+#include "batch/input_form.h"
 #include "text/jinja/json_values.h"
 #include "text/jinja/print.h"
 
@@ -42,9 +42,14 @@ TableKind table_kind_of(const std::string& path, const char* flag, bool may_be_p
   if (ending == ".csv") return TableKind::kCsv;
   if (ending == ".tsv" || ending == ".tab") return TableKind::kTsv;
   if (ending == ".jsonl" || ending == ".ndjson" || (may_be_packed && ending == ".json")) return TableKind::kJsonl;
-  if (ending == ".parquet") fail_user("{} {}: Parquet is read and written by tools/parquet_table.py alone: python3 tools/parquet_table.py FROM TO converts between it and .jsonl or .csv (needs PyPI pyarrow)", flag, path);
-  if (ending == ".xlsx" || ending == ".xls" || ending == ".ods") fail_user("{} {}: a spreadsheet; save it as CSV (UTF-8) in the program that made it", flag, path);
-  fail_user("{} {}: the name must end in .csv, .tsv or .jsonl{}, which says what the table is", flag, path, may_be_packed ? " (also .json, and with .gz or .zst behind it)" : "");
+  if (ending == ".parquet")
+    fail_user(
+        "{} {}: Parquet is read and written by tools/parquet_table.py alone: python3 tools/parquet_table.py FROM TO converts between it and .jsonl or .csv (needs PyPI pyarrow)",
+        flag, path);
+  if (ending == ".xlsx" || ending == ".xls" || ending == ".ods")
+    fail_user("{} {}: a spreadsheet; save it as CSV (UTF-8) in the program that made it", flag, path);
+  fail_user("{} {}: the name must end in .csv, .tsv or .jsonl{}, which says what the table is", flag, path,
+            may_be_packed ? " (also .json, and with .gz or .zst behind it)" : "");
 }
 
 bool LineReader::next(std::string* line) {
@@ -77,7 +82,9 @@ size_t TableReader::HashedBytes::read(char* data, size_t room) {
   return count;
 }
 
-TableReader::TableReader(const std::string& path, TableKind kind) : path_(path), kind_(kind), file_(File::open(path, FileMode::kRead)), laid_out_(laid_out(kind, file_.text(), path)), bytes_(laid_out_ ? *laid_out_ : file_.text()) {
+TableReader::TableReader(const std::string& path, TableKind kind)
+    : path_(path), kind_(kind), file_(File::open(path, FileMode::kRead)), laid_out_(laid_out(kind, file_.text(), path)),
+      bytes_(laid_out_ ? *laid_out_ : file_.text()) {
   if (laid_out_) {
     lines_.emplace(bytes_, kMaxRowBytes, path);
     return;

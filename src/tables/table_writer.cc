@@ -53,7 +53,8 @@ std::string TableWriter::object_line(const TableRow& row, const std::vector<nloh
     for (size_t i = 0; i < columns_.size(); ++i) line += fmt::format("{}{}: {}", i > 0 ? ", " : "", json_of_text(columns_[i]), json_of_text(row.cells[i]));
   }
   bool first = dict ? dict->items().empty() : columns_.empty();
-  for (size_t i = 0; i < added_.size(); ++i) line += fmt::format("{}{}: {}", std::exchange(first, false) ? "" : ", ", json_of_text(added_[i]), json_text(answers[i]));
+  for (size_t i = 0; i < added_.size(); ++i)
+    line += fmt::format("{}{}: {}", std::exchange(first, false) ? "" : ", ", json_of_text(added_[i]), json_text(answers[i]));
   return line + "}\n";
 }
 

@@ -54,7 +54,9 @@ TEST(Csv, ReadsWhatTheStandardHas) {
   const std::string text = "a,b\n1,\"x, y\"\n\"\",\"line\r\nend \"\"q\"\"\"\n s ,\n";
   EXPECT_EQ(rows_of(text), expected);
   EXPECT_EQ(rows_of(text, ',', 1 << 20), expected);
-  EXPECT_EQ(rows_of("\xef\xbb\xbf" "a,b\r\n1,\"x, y\"\r\n\"\",\"line\r\nend \"\"q\"\"\"\r\n\r\n s ,"), expected);
+  EXPECT_EQ(rows_of("\xef\xbb\xbf"
+                    "a,b\r\n1,\"x, y\"\r\n\"\",\"line\r\nend \"\"q\"\"\"\r\n\r\n s ,"),
+            expected);
   EXPECT_EQ(rows_of("a\tb\n5\" disk\t,\n", '\t'), (Rows{{"a", "b"}, {"5\" disk", ","}}));
   EXPECT_EQ(rows_of("a\n\nx\n"), (Rows{{"a"}, {""}, {"x"}})) << "in one column a blank line is an empty field";
   EXPECT_EQ(rows_of("a,b\r1,2\r"), (Rows{{"a", "b"}, {"1", "2"}}));
@@ -89,14 +91,19 @@ TEST(Csv, WhatIsWrittenIsReadAsItWas) {
       EXPECT_EQ(rows_of(text, delimiter), rows);
     }
   EXPECT_EQ(csv_row({""}, {}), "\"\"\n");
-  EXPECT_EQ(rows_of(csv_row({"\xef\xbb\xbf" "a"}, {})), (Rows{{"\xef\xbb\xbf" "a"}})) << "a name that begins as a byte order mark does";
+  EXPECT_EQ(rows_of(csv_row({"\xef\xbb\xbf"
+                             "a"},
+                            {})),
+            (Rows{{"\xef\xbb\xbf"
+                   "a"}}))
+      << "a name that begins as a byte order mark does";
 }
 
 TEST(Tables, RowsOfJsonInAnyForm) {
   TestFolder folder;
   const std::string first = R"({"a": 1})", second = R"({"a": [2, {"b": null}]})";
-  for (const std::string& text : {first + "\n" + second, "[" + first + ", " + second + "]", "[\n  " + first + ",\n  {\n\"a\": [2,\n {\"b\": null}]}\n]\n", "\xef\xbb\xbf[" + first + "," + second + "]", first + second,
-                                  first + "\r" + second}) {
+  for (const std::string& text : {first + "\n" + second, "[" + first + ", " + second + "]", "[\n  " + first + ",\n  {\n\"a\": [2,\n {\"b\": null}]}\n]\n",
+                                  "\xef\xbb\xbf[" + first + "," + second + "]", first + second, first + "\r" + second}) {
     TableReader table(folder.put("t.json", text), TableKind::kJsonl);
     TableRow row;
     std::string rows;
@@ -123,7 +130,8 @@ TEST(Tables, KindsGoByTheName) {
 }
 
 /// The rows of `text` once they were read and written with an answer.
-std::string answered(const TestFolder& folder, const std::string& name, const std::string& text, const std::string& output, const std::vector<std::string>& columns = {}) {
+std::string answered(const TestFolder& folder, const std::string& name, const std::string& text, const std::string& output,
+                     const std::vector<std::string>& columns = {}) {
   TableReader table(folder.put(name, text), table_kind_of(name, "-i", true));
   RewrittenFile file(folder.file(output), ::write);
   const bool header = table_kind_of(name, "-i", true) != TableKind::kJsonl;
@@ -137,8 +145,10 @@ std::string answered(const TestFolder& folder, const std::string& name, const st
 TEST(Tables, RowsStayAsTheyWere) {
   const TestFolder folder;
   EXPECT_EQ(answered(folder, "t.csv", "a,b\r\n1,\"x\ny\"\r\n2,\r\n", "o.csv"), "a,b,answer\r\n1,\"x\ny\",\"ja, \"\"so\"\"\"\r\n2,,\r\n");
-  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.50, \"l\": [1, {}]}\n\n{}\n", "o.jsonl"), "{\"n\": 1.50, \"l\": [1, {}], \"answer\": \"ja, \\\"so\\\"\"}\n{\"answer\": null}\n");
-  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.5, \"l\": [1]}\n{\"s\": \"x\", \"n\": null}\n", "o.tsv", {"n", "l", "s"}), "n\tl\ts\tanswer\n1.5\t[1]\t\t\"ja, \"\"so\"\"\"\n\t\tx\t\n");
+  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.50, \"l\": [1, {}]}\n\n{}\n", "o.jsonl"),
+            "{\"n\": 1.50, \"l\": [1, {}], \"answer\": \"ja, \\\"so\\\"\"}\n{\"answer\": null}\n");
+  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.5, \"l\": [1]}\n{\"s\": \"x\", \"n\": null}\n", "o.tsv", {"n", "l", "s"}),
+            "n\tl\ts\tanswer\n1.5\t[1]\t\t\"ja, \"\"so\"\"\"\n\t\tx\t\n");
   EXPECT_EQ(answered(folder, "t.tsv", "a\tb\n1\t2\n", "o.jsonl"), "{\"a\": \"1\", \"b\": \"2\", \"answer\": \"ja, \\\"so\\\"\"}\n");
 }
 
@@ -189,7 +199,8 @@ TEST(Tables, PromptsShowExamples) {
 
 TEST(Tables, MetricsAsTheyAreDefined) {
   // scikit-learn: accuracy_score, precision_recall_fscore_support of these.
-  const std::vector<std::pair<std::string, std::optional<std::string>>> answers{{"yes", "yes"}, {"yes", "no"}, {"no", "no"}, {"no", "yes"}, {"no", "no"}, {"yes", std::nullopt}};
+  const std::vector<std::pair<std::string, std::optional<std::string>>> answers{{"yes", "yes"}, {"yes", "no"}, {"no", "no"},
+                                                                                {"no", "yes"},  {"no", "no"},  {"yes", std::nullopt}};
   Metrics binary("yes"), macro("");
   for (const auto& [expected, answer] : answers) {
     binary.add(expected, answer);

@@ -160,16 +160,11 @@ FLEXGEN_SCALED_CODE float row_zero(const CodeFormat& format, const WeightPiece& 
 /// Code `column` of a row as a number.
 template <DType kType>
 FLEXGEN_SCALED_CODE float row_code(const uint8_t* row, int64_t column) {
-  if constexpr (kType == DType::kFp8)
-    return e4m3_value(row[column]);
-  else if constexpr (kType == DType::kCodes8)
-    return static_cast<float>(static_cast<int8_t>(row[column]));
-  else if constexpr (kType == DType::kPacked8)
-    return static_cast<float>(row[column]);
-  else if constexpr (kType == DType::kPacked4)
-    return static_cast<float>(row[column / 2] >> (column % 2 * 4) & 15);
-  else
-    return e2m1_value(row[column / 2] >> (column % 2 * 4) & 15u);
+  if constexpr (kType == DType::kFp8) return e4m3_value(row[column]);
+  else if constexpr (kType == DType::kCodes8) return static_cast<float>(static_cast<int8_t>(row[column]));
+  else if constexpr (kType == DType::kPacked8) return static_cast<float>(row[column]);
+  else if constexpr (kType == DType::kPacked4) return static_cast<float>(row[column / 2] >> (column % 2 * 4) & 15);
+  else return e2m1_value(row[column / 2] >> (column % 2 * 4) & 15u);
 }
 
 /// Codes [first, first + count) of a row as numbers; `first` is even.
@@ -239,7 +234,7 @@ inline constexpr int64_t kColumnPart = 64, kRowPart = 16;  ///< columns, and row
 /// Words of columns [column, column + count) of some rows, up to kRowPart, copied together, as each lies in a place far from the next.
 template <DType kType>
 FLEXGEN_SCALED_CODE void column_words(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t column, int64_t count,
-                               uint32_t* words) {
+                                      uint32_t* words) {
   constexpr int64_t kPerWord = codes_per_word(kType);
   if constexpr (kType == DType::kAwq4) {
     const int64_t stride = format.stored_rows / kPerWord, begin = first / kPerWord, end = (first + num_rows + kPerWord - 1) / kPerWord;

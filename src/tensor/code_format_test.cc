@@ -79,10 +79,8 @@ Matrix with_every_scale(DType dtype, ScaleType type, Bytes row, int64_t cols) {
 Bytes every_code(int64_t bits) {
   Bytes bytes;
   for (int64_t code = 0; code < 1 << bits; ++code) {
-    if (bits == 8)
-      bytes.push_back(static_cast<std::byte>(code));
-    else if (code % 2 == 0)
-      bytes.push_back(static_cast<std::byte>(code | (code + 1) << 4));
+    if (bits == 8) bytes.push_back(static_cast<std::byte>(code));
+    else if (code % 2 == 0) bytes.push_back(static_cast<std::byte>(code | (code + 1) << 4));
   }
   return bytes;
 }

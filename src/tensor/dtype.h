@@ -41,7 +41,8 @@ struct QuantBlock {
 inline constexpr int64_t kLongestBlock = 256;
 /// Of a blocked type.
 inline constexpr QuantBlock quant_block(DType dtype) {
-  constexpr QuantBlock kShapes[]{{32, 18}, {32, 20}, {32, 22}, {32, 24}, {32, 34}, {256, 84}, {256, 110}, {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}};
+  constexpr QuantBlock kShapes[]{{32, 18},   {32, 20},   {32, 22},   {32, 24},   {32, 34}, {256, 84},
+                                 {256, 110}, {256, 144}, {256, 176}, {256, 210}, {32, 18}, {32, 17}};
   return kShapes[static_cast<int>(dtype) - static_cast<int>(DType::kQ4_0)];
 }
 
@@ -56,7 +57,9 @@ inline constexpr int64_t code_row_bytes(DType dtype, int64_t cols) {
   switch (dtype) {
     case DType::kPacked4: return (cols + 7) / 8 * 4;
     case DType::kPacked8: return (cols + 3) / 4 * 4;
-    case DType::kGptq4: case DType::kAwq4: case DType::kFp4: return (cols + 1) / 2;
+    case DType::kGptq4:
+    case DType::kAwq4:
+    case DType::kFp4: return (cols + 1) / 2;
     default: return cols;
   }
 }
@@ -78,9 +81,7 @@ inline constexpr uint16_t bf16_from_float(float value) {
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
-inline constexpr float float_from_bf16(uint16_t bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
+inline constexpr float float_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
 /// IEEE 754 binary16, all values including subnormals, infinities and NaN; rounds to nearest even.
 uint16_t f16_from_float(float value);

@@ -19,7 +19,7 @@ TEST(DType, EveryHalfSurvivesTheWayToFloatAndBack) {
 }
 
 TEST(DType, RoundsToNearestEven) {
-  EXPECT_EQ(bf16_from_float(1.0f + 0x1p-8f), 0x3f80);        // half way, even below
+  EXPECT_EQ(bf16_from_float(1.0f + 0x1p-8f), 0x3f80);            // half way, even below
   EXPECT_EQ(bf16_from_float(1.0f + 0x1p-8f + 0x1p-7f), 0x3f82);  // half way, even above
   EXPECT_EQ(f16_from_float(1.0f + 0x1p-11f), 0x3c00);
   EXPECT_EQ(f16_from_float(1.0f + 0x1p-11f + 0x1p-10f), 0x3c02);

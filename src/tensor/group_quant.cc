@@ -104,11 +104,10 @@ bool quantize_row(const float* x, int64_t cols, DType dtype, std::byte* out, Gro
     }
     finite &= std::isfinite(largest - smallest);
     if (!finite) return;
-    const GroupParameters rounded = range == GroupRange::kMse ? least_error(group, count, smallest, largest, levels) : parameters_for(smallest, largest, levels);
+    const GroupParameters rounded =
+        range == GroupRange::kMse ? least_error(group, count, smallest, largest, levels) : parameters_for(smallest, largest, levels);
     const float scale = float_from_bf16(rounded.scale), minimum = float_from_bf16(rounded.minimum);
-    auto code = [&](int64_t i) {
-      return i < count ? static_cast<unsigned>(std::nearbyint(std::clamp((group[i] - minimum) * scale, 0.0f, levels))) : 0u;
-    };
+    auto code = [&](int64_t i) { return i < count ? static_cast<unsigned>(std::nearbyint(std::clamp((group[i] - minimum) * scale, 0.0f, levels))) : 0u; };
     if (dtype == DType::kInt8) {
       for (int64_t i = 0; i < count; ++i) codes[i] = static_cast<std::byte>(code(i));
     } else {

@@ -20,7 +20,8 @@ enum CodePart { kScales, kZeros, kOrder, kGlobal, kNumCodeParts };
 struct WeightPiece {
   const std::byte* data = nullptr;  ///< [rows, cols] elements; 2-byte alignment at least, but any where they are blocks or codes
   int64_t rows = 0;
-  std::array<const std::byte*, kNumCodeParts> beside = {};  ///< of a type with scales of its own: where each begins for the piece's first row; null: there is none
+  std::array<const std::byte*, kNumCodeParts> beside =
+      {};  ///< of a type with scales of its own: where each begins for the piece's first row; null: there is none
 };
 
 /// A matrix [rows, cols] = [out features, in features], or a vector as [1, cols]. The pieces are in row

@@ -60,8 +60,8 @@ void AddedTokens::finish(const std::function<std::string(const std::string&)>& n
   normalized_.finish();
 }
 
-void AddedTokens::scan(const TokenMatcher& matcher, const std::vector<int32_t>& ids, std::string_view text, bool skip_special,
-                       const OnText& on_text, const OnToken& on_token) const {
+void AddedTokens::scan(const TokenMatcher& matcher, const std::vector<int32_t>& ids, std::string_view text, bool skip_special, const OnText& on_text,
+                       const OnToken& on_token) const {
   size_t done = 0;
   size_t spaces_begin = 0, spaces_end = 0;  // the run that rstrip walked last, so that none is walked twice
   matcher.for_each(text, [&](size_t begin, size_t end, size_t pattern) {

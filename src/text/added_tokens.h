@@ -54,8 +54,8 @@ class AddedTokens {
   }
 
  private:
-  void scan(const TokenMatcher& matcher, const std::vector<int32_t>& ids, std::string_view text, bool skip_special,
-            const OnText& on_text, const OnToken& on_token) const;
+  void scan(const TokenMatcher& matcher, const std::vector<int32_t>& ids, std::string_view text, bool skip_special, const OnText& on_text,
+            const OnToken& on_token) const;
 
   std::map<int32_t, AddedToken> tokens_;
   std::unordered_map<std::string, int32_t> ids_;

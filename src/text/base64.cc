@@ -13,7 +13,8 @@ std::optional<std::string> base64_bytes(const std::string& text) {
   if (text.size() % 4 != 0) return std::nullopt;
   std::string bytes;
   for (size_t at = 0; at < text.size(); at += 4) {
-    const size_t padding = at + 4 < text.size() ? 0 : static_cast<size_t>(text[at + 3] == '=') + static_cast<size_t>(text[at + 3] == '=' && text[at + 2] == '=');
+    const size_t padding =
+        at + 4 < text.size() ? 0 : static_cast<size_t>(text[at + 3] == '=') + static_cast<size_t>(text[at + 3] == '=' && text[at + 2] == '=');
     uint32_t group = 0;
     for (size_t i = 0; i < 4; ++i) {
       const size_t digit = i + padding >= 4 ? 0 : kBase64Digits.find(text[at + i]);

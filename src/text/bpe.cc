@@ -8,8 +8,8 @@
 
 namespace flexgen {
 
-Bpe::Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges,
-         const BpeOptions& options, const std::string& source)
+Bpe::Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges, const BpeOptions& options,
+         const std::string& source)
     : vocab_(std::move(vocab)), options_(options) {
   int32_t rank = 0;
   for (const auto& [left, right] : merges) {
@@ -68,9 +68,8 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& out) const {
       add(*token);
       continue;
     }
-    bool bytes = !byte_tokens_.empty() && std::all_of(character.begin(), character.end(), [&](char c) {
-      return byte_tokens_[static_cast<unsigned char>(c)] >= 0;
-    });
+    bool bytes =
+        !byte_tokens_.empty() && std::all_of(character.begin(), character.end(), [&](char c) { return byte_tokens_[static_cast<unsigned char>(c)] >= 0; });
     if (bytes) {
       for (char c : character) add(byte_tokens_[static_cast<unsigned char>(c)]);
     } else if (unknown_) {
@@ -109,8 +108,7 @@ void Bpe::encode(std::string_view word, std::vector<int32_t>& out) const {
     consider(left.previous);
     consider(best.position);
   }
-  for (int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[static_cast<size_t>(i)].next)
-    out.push_back(symbols[static_cast<size_t>(i)].token);
+  for (int32_t i = symbols.empty() ? -1 : 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) out.push_back(symbols[static_cast<size_t>(i)].token);
 }
 
 }  // namespace flexgen

@@ -21,8 +21,8 @@ struct BpeOptions {
 class Bpe : public TokenModel {
  public:
   /// Throws Error{user} naming `source` for merges of tokens that the vocabulary lacks.
-  Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges,
-      const BpeOptions& options, const std::string& source);
+  Bpe(std::unordered_map<std::string, int32_t> vocab, const std::vector<std::pair<std::string, std::string>>& merges, const BpeOptions& options,
+      const std::string& source);
 
   /// Appends the tokens of `word` (valid UTF-8) to `out`.
   void encode(std::string_view word, std::vector<int32_t>& out) const override;
@@ -34,9 +34,7 @@ class Bpe : public TokenModel {
   struct Merge {
     int32_t rank, result;
   };
-  static uint64_t key(int32_t left, int32_t right) {
-    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
-  }
+  static uint64_t key(int32_t left, int32_t right) { return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right); }
 
   std::unordered_map<std::string, int32_t> vocab_;
   std::unordered_map<uint64_t, Merge> merges_;

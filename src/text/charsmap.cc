@@ -34,7 +34,8 @@ Charsmap::Charsmap(std::string_view bytes, const std::string& source) {
   uint32_t trie_bytes = 0;
   if (bytes.size() >= sizeof trie_bytes) std::memcpy(&trie_bytes, bytes.data(), sizeof trie_bytes);
   const std::string_view rest = bytes.substr(std::min(bytes.size(), sizeof trie_bytes));
-  if (trie_bytes < sizeof(uint32_t) || trie_bytes % sizeof(uint32_t) != 0 || trie_bytes > rest.size() || sanitize_utf8(rest.substr(trie_bytes)) != rest.substr(trie_bytes))
+  if (trie_bytes < sizeof(uint32_t) || trie_bytes % sizeof(uint32_t) != 0 || trie_bytes > rest.size() ||
+      sanitize_utf8(rest.substr(trie_bytes)) != rest.substr(trie_bytes))
     fail_user("{}: its table of characters is broken; fetch the file again", source);
   units_.resize(trie_bytes / sizeof(uint32_t));
   std::memcpy(units_.data(), rest.data(), trie_bytes);

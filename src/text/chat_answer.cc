@@ -198,7 +198,9 @@ CallForm call_form_of(std::string_view source) {
 
 bool ends_in_thought(std::string_view prompt) { return jinja::strip(prompt, "", false, true).ends_with(kThink); }
 
-bool begins_with_thought(std::string_view text, const AnswerForm& form) { return form.thinks && (form.begins_in_thought || jinja::strip(text, "", true, false).starts_with(kThink)); }
+bool begins_with_thought(std::string_view text, const AnswerForm& form) {
+  return form.thinks && (form.begins_in_thought || jinja::strip(text, "", true, false).starts_with(kThink));
+}
 
 ChatAnswer settled_chat_answer(std::string_view text, const AnswerForm& form) {
   ChatAnswer settled;

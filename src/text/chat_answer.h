@@ -10,10 +10,10 @@ namespace flexgen {
 
 /// How calls are written.
 enum class CallForm {
-  kNone,     ///< not at all, or in a way that is not known: they stay in the text
-  kHermes,   ///< <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen)
-  kLlama,    ///< {"name": ..., "parameters": {...}} (Llama 3)
-  kMistral,  ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}]
+  kNone,             ///< not at all, or in a way that is not known: they stay in the text
+  kHermes,           ///< <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen)
+  kLlama,            ///< {"name": ..., "parameters": {...}} (Llama 3)
+  kMistral,          ///< [TOOL_CALLS] [{"name": ..., "arguments": {...}}]
   kMistralNamed,     ///< [TOOL_CALLS]name[ARGS]{...}
   kMistralNumbered,  ///< [TOOL_CALLS]name[CALL_ID]123456789[ARGS]{...}
   kHarmony,          ///< messages to functions (text/chat_harmony.h)

@@ -52,7 +52,8 @@ TEST(ChatAnswer, CallsOfHermesAndQwen) {
   const std::string marked = R"({"a": "</tool_call> <tool_call>{"})";
   EXPECT_EQ(shown("<tool_call>\n{\"name\": \"f\", \"arguments\": " + marked + "}\n</tool_call>\n" + call, form), "f" + marked + R"(f{"b": 1.5, "a": "é"})");
   EXPECT_EQ(shown("<tool_call>" + std::string(kCall) + " and more</tool_call>", form), "[<tool_call>" + std::string(kCall) + " and more</tool_call>]");
-  for (const char* broken : {"<tool_call>{\"name\": \"f\"", "<tool_call>{}</tool_call>", "<tool_call>[1]</tool_call>", "<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call>", "<tool_call></tool_call>"})
+  for (const char* broken : {"<tool_call>{\"name\": \"f\"", "<tool_call>{}</tool_call>", "<tool_call>[1]</tool_call>",
+                             "<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call>", "<tool_call></tool_call>"})
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
 }
 
@@ -68,11 +69,13 @@ TEST(ChatAnswer, CallsOfLlama) {
 TEST(ChatAnswer, CallsOfMistral) {
   const AnswerForm form{.calls = CallForm::kMistral};
   EXPECT_EQ(shown("[TOOL_CALLS] [" + std::string(kCall) + ", " + kCall + "]", form), R"(f{"b": 1.5, "a": "é"}f{"b": 1.5, "a": "é"})");
-  EXPECT_EQ(shown(R"(Well.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{"y": {}}[TOOL_CALLS]h{})", form), R"([Well.]f{"x": 1}g{"y": {}}h{})");
+  EXPECT_EQ(shown(R"(Well.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{"y": {}}[TOOL_CALLS]h{})", form),
+            R"([Well.]f{"x": 1}g{"y": {}}h{})");
   const std::string marked = R"({"a": "[TOOL_CALLS] {"})";
   EXPECT_EQ(shown(R"([TOOL_CALLS] [{"name": "f", "arguments": )" + marked + R"(}])", form), "f" + marked);
   EXPECT_EQ(shown("[TOOL_CALLS]f[ARGS]" + marked + "[TOOL_CALLS]g[ARGS]{}", form), "f" + marked + "g{}");
-  for (const char* broken : {"[TOOL_CALLS]", "[TOOL_CALLS] [1]", "[TOOL_CALLS] [{\"name\"", "[TOOL_CALLS]{\"x\": 1}", "[TOOL_CALLS]f[ARGS]{\"x\"", "[TOOL_CALLS]f"})
+  for (const char* broken :
+       {"[TOOL_CALLS]", "[TOOL_CALLS] [1]", "[TOOL_CALLS] [{\"name\"", "[TOOL_CALLS]{\"x\": 1}", "[TOOL_CALLS]f[ARGS]{\"x\"", "[TOOL_CALLS]f"})
     EXPECT_EQ(shown(broken, form), "[" + std::string(broken) + "]");
 }
 
@@ -83,8 +86,15 @@ const std::string kAnalysis = "<|channel|>analysis<|message|>hm < 3<|end|>", kNe
 /// What is settled grows, and never says what the end does not.
 TEST(ChatAnswer, WhatIsSettledStays) {
   const AnswerForm thinks{.thinks = true}, begun{.thinks = true, .begins_in_thought = true}, plain;
-  const std::string channels = kAnalysis + kNext + "<|channel|>commentary<|message|>so <|end|>" + kNext + kAnalysis + kNext + "<|channel|>final<|message|>a < b <|en";
-  for (const auto& [text, form] : {std::pair{channels.c_str(), kChannels}, {"plain text", kChannels}, {"<think>a < b</th</think>\nyes", thinks}, {"a < b</think>yes", begun}, {"  <think>unended </thin", thinks}, {"just <think text", thinks}, {"plain", plain}}) {
+  const std::string channels =
+      kAnalysis + kNext + "<|channel|>commentary<|message|>so <|end|>" + kNext + kAnalysis + kNext + "<|channel|>final<|message|>a < b <|en";
+  for (const auto& [text, form] : {std::pair{channels.c_str(), kChannels},
+                                   {"plain text", kChannels},
+                                   {"<think>a < b</th</think>\nyes", thinks},
+                                   {"a < b</think>yes", begun},
+                                   {"  <think>unended </thin", thinks},
+                                   {"just <think text", thinks},
+                                   {"plain", plain}}) {
     const ChatAnswer whole = read_chat_answer(text, form);
     ChatAnswer before;
     for (size_t size = 0; size <= std::string_view(text).size(); ++size) {
@@ -129,7 +139,8 @@ TEST(ChatAnswer, ChannelsOfHarmony) {
 
 TEST(ChatAnswer, TheMessageThatAPromptBegins) {
   EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|><|start|>assistant"), "<|start|>assistant");
-  EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>Ye"), "<|start|>assistant<|channel|>final<|message|>");
+  EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>Ye"),
+            "<|start|>assistant<|channel|>final<|message|>");
   EXPECT_EQ(begun_harmony_message("<|start|>user<|message|>Hi<|end|>"), "");
   EXPECT_EQ(begun_harmony_message("Hi"), "");
 }

@@ -14,7 +14,7 @@ struct HarmonyMessage {
   std::string_view channel;    ///< "analysis", "commentary", "final"; empty: the header has none
   std::string_view recipient;  ///< "functions.f"; empty: the user
   std::string_view text;
-  bool ended = false;          ///< something stands behind it
+  bool ended = false;  ///< something stands behind it
 };
 
 /// An answer as messages. Views into its text.

@@ -177,7 +177,8 @@ std::string before_tag(std::string text, std::string_view final_text) {
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(const Templates& templates, std::string source, SpecialTokens special_tokens) : source_(std::move(source)), special_tokens_(std::move(special_tokens)) {
+ChatTemplate::ChatTemplate(const Templates& templates, std::string source, SpecialTokens special_tokens)
+    : source_(std::move(source)), special_tokens_(std::move(special_tokens)) {
   for (const auto& [name, text] : templates) {
     try {
       templates_.emplace(name, Named{jinja::Template(text), text.find("</think>") != std::string::npos, call_form_of(text)});
@@ -240,7 +241,8 @@ bool ChatTemplate::finds_parts(const Named& named) const {
   probe.messages = jinja::make_list({jinja::make_dict({{"role", "user"}, {"content", jinja::make_list({part})}})});
   try {
     const std::string text = run(named, probe.messages, probe, 0);
-    return text.find(kNeedle) != std::string::npos && text.find(std::string("'") + kNeedle) == std::string::npos && text.find(std::string("\"") + kNeedle) == std::string::npos;
+    return text.find(kNeedle) != std::string::npos && text.find(std::string("'") + kNeedle) == std::string::npos &&
+           text.find(std::string("\"") + kNeedle) == std::string::npos;
   } catch (const Error&) {
     return false;
   }

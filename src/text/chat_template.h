@@ -17,11 +17,11 @@ namespace flexgen {
 
 /// A conversation as a request has it.
 struct Conversation {
-  jinja::Value messages;   ///< a list of dicts
-  jinja::Value tools, documents;  ///< lists; None: there are none
+  jinja::Value messages;                                        ///< a list of dicts
+  jinja::Value tools, documents;                                ///< lists; None: there are none
   std::vector<std::pair<std::string, jinja::Value>> variables;  ///< more for the template; they come before special tokens of the same name
-  bool add_generation_prompt = true;     ///< the text ends where the assistant begins to speak
-  bool continue_final_message = false;   ///< the text ends within the last message
+  bool add_generation_prompt = true;                            ///< the text ends where the assistant begins to speak
+  bool continue_final_message = false;                          ///< the text ends within the last message
 };
 
 class ChatTemplate {

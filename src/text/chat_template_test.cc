@@ -10,7 +10,8 @@ namespace flexgen::chat_template_test {
 namespace {
 
 const ChatTemplate::SpecialTokens kTokens{{"bos_token", "<s>"}, {"eos_token", "</s>"}};
-constexpr const char* kPlain = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+constexpr const char* kPlain =
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
 Conversation conversation(const std::string& messages) {
   Conversation result;
@@ -20,7 +21,9 @@ Conversation conversation(const std::string& messages) {
 
 const Conversation kHello = conversation(R"([{"role": "user", "content": "Hello"}])");
 
-std::string rendered(const TestFolder& folder, const Conversation& asked = kHello) { return ChatTemplate::load(folder.path().string(), kTokens)->render(asked, 0); }
+std::string rendered(const TestFolder& folder, const Conversation& asked = kHello) {
+  return ChatTemplate::load(folder.path().string(), kTokens)->render(asked, 0);
+}
 
 std::string rendered(const char* source, const Conversation& asked) { return ChatTemplate({{"default", source}}, "a file", kTokens).render(asked, 0); }
 
@@ -77,20 +80,26 @@ TEST(ChatTemplate, BrokenOnesAreToldByFileAndLine) {
   EXPECT_NE(refusal(load).find("'rag' and none named 'default'"), std::string::npos) << refusal(load);
   folder.put("chat_template.jinja", "version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 1345\n");
   EXPECT_NE(refusal(load).find("git lfs pull"), std::string::npos);
-  EXPECT_EQ(refusal([&] { rendered("{% for m in messages %}\n{{ m.content.x.y }}{% endfor %}", kHello); }), "the chat template of a file, line 2: 'str object' has no attribute 'x'");
+  EXPECT_EQ(refusal([&] { rendered("{% for m in messages %}\n{{ m.content.x.y }}{% endfor %}", kHello); }),
+            "the chat template of a file, line 2: 'str object' has no attribute 'x'");
   EXPECT_EQ(refusal([&] { rendered("{{ raise_exception('No user here') }}", kHello); }), "the chat template refuses the conversation: No user here");
 }
 
 TEST(ChatTemplate, MessagesAreHandedOverAsTransformersDoes) {
   // Members that are null are left out.
-  EXPECT_EQ(rendered("{{ messages[0] }}", conversation(R"([{"role": "assistant", "content": null, "tool_calls": null, "name": "x"}])")), "{'role': 'assistant', 'name': 'x'}");
+  EXPECT_EQ(rendered("{{ messages[0] }}", conversation(R"([{"role": "assistant", "content": null, "tool_calls": null, "name": "x"}])")),
+            "{'role': 'assistant', 'name': 'x'}");
   // Thoughts go by each of their names.
-  EXPECT_EQ(rendered("{{ messages[0].reasoning_content }},{{ messages[0].thinking }}", conversation(R"([{"role": "assistant", "content": "", "reasoning": "hm"}])")), "hm,hm");
+  EXPECT_EQ(
+      rendered("{{ messages[0].reasoning_content }},{{ messages[0].thinking }}", conversation(R"([{"role": "assistant", "content": "", "reasoning": "hm"}])")),
+      "hm,hm");
   // Arguments of calls are what their JSON says.
   EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments.b }}",
                      conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"b\": [1, 2.50]}"}}]}])")),
             "[1, 2.5]");
-  EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments }}", conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "no json"}}]}])")), "no json");
+  EXPECT_EQ(rendered("{{ messages[0].tool_calls[0].function.arguments }}",
+                     conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "no json"}}]}])")),
+            "no json");
   std::string deep = std::string(98, '[') + std::string(98, ']');
   EXPECT_NE(refusal([&] {
               rendered("x", conversation(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{\"a\": )" + deep + R"(}"}}]}])"));

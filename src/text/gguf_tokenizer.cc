@@ -16,10 +16,8 @@ namespace {
 using Json = nlohmann::json;
 using PieceKind = SentencePieceModel::Kind;
 
-constexpr const char* kWordsPattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kDigitPattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kWordsPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kDigitPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kTekkenPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
@@ -71,7 +69,8 @@ class GgufTokenizer {
   void read_pieces() {
     const Json& tokens = list("tokenizer.ggml.tokens");
     const Json* types = gguf_field(metadata_, "tokenizer.ggml.token_type");
-    if (types && (!types->is_array() || types->size() != tokens.size())) fail_user("{}: the field 'tokenizer.ggml.token_type' has not one for each token; the file is broken, fetch it again", path_);
+    if (types && (!types->is_array() || types->size() != tokens.size()))
+      fail_user("{}: the field 'tokenizer.ggml.token_type' has not one for each token; the file is broken, fetch it again", path_);
     std::unordered_set<std::string> seen;
     for (size_t id = 0; id < tokens.size(); ++id) {
       SentencePieceModel::Piece piece;
@@ -99,7 +98,8 @@ class GgufTokenizer {
     if (split == std::end(kGgufSplits)) {
       std::vector<std::string> known;
       for (const GgufSplit& one : kGgufSplits) known.push_back(one.name);
-      fail_user("{}: the field 'tokenizer.ggml.pre' is '{}', a way to split texts that flexgen does not know ({}); give the model's own checkpoint", path_, printable(name), fmt::join(known, ", "));
+      fail_user("{}: the field 'tokenizer.ggml.pre' is '{}', a way to split texts that flexgen does not know ({}); give the model's own checkpoint", path_,
+                printable(name), fmt::join(known, ", "));
     }
     begins_ = split->begins;
     out_.json["model"] = {{"type", "BPE"}, {"vocab", vocabulary()}, {"merges", list("tokenizer.ggml.merges")}, {"ignore_merges", split->ignores_merges}};
@@ -115,7 +115,8 @@ class GgufTokenizer {
   /// SentencePiece's pieces, merged by their scores.
   void make_pieces() {
     const Json& scores = list("tokenizer.ggml.scores");
-    if (scores.size() != pieces_.pieces.size()) fail_user("{}: the field 'tokenizer.ggml.scores' has not one for each token; the file is broken, fetch it again", path_);
+    if (scores.size() != pieces_.pieces.size())
+      fail_user("{}: the field 'tokenizer.ggml.scores' has not one for each token; the file is broken, fetch it again", path_);
     for (size_t id = 0; id < scores.size(); ++id) {
       if (!scores[id].is_number()) fail_user("{}: the token {} has no score; the file is broken, fetch it again", path_, id);
       pieces_.pieces[id].score = scores[id].get<float>();
@@ -126,7 +127,8 @@ class GgufTokenizer {
     const bool leads = gguf_flag_or(metadata_, "tokenizer.ggml.add_space_prefix", true, path_);
     out_.json["model"] = {{"type", "BPE"}, {"vocab", vocabulary()}, {"merges", std::move(merges)}, {"fuse_unk", true}, {"byte_fallback", true}};
     if (const std::string unknown = token_of("unknown_token_id"); !unknown.empty()) out_.json["model"]["unk_token"] = unknown;
-    Json normalizers = Json::array({replace_step("String", " ", "▁")}), decoders = Json::array({replace_step("String", "▁", " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+    Json normalizers = Json::array({replace_step("String", " ", "▁")}),
+         decoders = Json::array({replace_step("String", "▁", " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
     if (leads) {
       normalizers.push_back(replace_step("Regex", R"(\A▁)", "▁▁"));  // Metaspace puts none before one
       out_.json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "always"}, {"split", false}};
@@ -139,7 +141,8 @@ class GgufTokenizer {
   /// The text of a token by the field that holds its id; empty if it is not there.
   std::string token_of(const std::string& name) const {
     const int64_t id = gguf_id_or(metadata_, "tokenizer.ggml." + name, -1, path_);
-    if (id >= std::ssize(pieces_.pieces)) fail_user("{}: the field 'tokenizer.ggml.{}' is {}, and there are {} tokens; the file is broken, fetch it again", path_, name, id, pieces_.pieces.size());
+    if (id >= std::ssize(pieces_.pieces))
+      fail_user("{}: the field 'tokenizer.ggml.{}' is {}, and there are {} tokens; the file is broken, fetch it again", path_, name, id, pieces_.pieces.size());
     return id < 0 ? "" : pieces_.pieces[static_cast<size_t>(id)].text;
   }
 
@@ -157,8 +160,11 @@ class GgufTokenizer {
     if (gguf_flag_or(metadata_, "tokenizer.ggml.add_bos_token", begins_, path_)) out_.begin_token = token_of("bos_token_id");
     if (gguf_flag_or(metadata_, "tokenizer.ggml.add_eos_token", false, path_)) out_.end_token = token_of("eos_token_id");
     out_.eos = token_of("eos_token_id");
-    constexpr std::pair<const char*, const char*> kNames[]{{"bos_token", "bos_token_id"}, {"eos_token", "eos_token_id"}, {"unk_token", "unknown_token_id"},
-                                                           {"sep_token", "seperator_token_id"}, {"pad_token", "padding_token_id"}};
+    constexpr std::pair<const char*, const char*> kNames[]{{"bos_token", "bos_token_id"},
+                                                           {"eos_token", "eos_token_id"},
+                                                           {"unk_token", "unknown_token_id"},
+                                                           {"sep_token", "seperator_token_id"},
+                                                           {"pad_token", "padding_token_id"}};
     for (const auto& [name, field] : kNames)
       if (const std::string text = token_of(field); !text.empty()) out_.special_tokens.emplace_back(name, text);
   }

@@ -16,17 +16,27 @@ using testing::HasSubstr;
 
 TestGguf byte_level(const std::string& pre) {
   TestGguf gguf;
-  gguf.text("general.architecture", "llama").text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre)
-      .texts("tokenizer.ggml.tokens", {"a", "b", "Ġ", "ab", "Ġab", "1", "11", "<|end|>", "<tool>"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {1, 1, 1, 1, 1, 1, 1, 3, 4})
-      .texts("tokenizer.ggml.merges", {"a b", "Ġ ab", "1 1"}).number("tokenizer.ggml.bos_token_id", 7).number("tokenizer.ggml.eos_token_id", 7);
+  gguf.text("general.architecture", "llama")
+      .text("tokenizer.ggml.model", "gpt2")
+      .text("tokenizer.ggml.pre", pre)
+      .texts("tokenizer.ggml.tokens", {"a", "b", "Ġ", "ab", "Ġab", "1", "11", "<|end|>", "<tool>"})
+      .numbers<int32_t>("tokenizer.ggml.token_type", 5, {1, 1, 1, 1, 1, 1, 1, 3, 4})
+      .texts("tokenizer.ggml.merges", {"a b", "Ġ ab", "1 1"})
+      .number("tokenizer.ggml.bos_token_id", 7)
+      .number("tokenizer.ggml.eos_token_id", 7);
   return gguf;
 }
 
 TestGguf pieces() {
   TestGguf gguf;
-  gguf.text("general.architecture", "llama").text("tokenizer.ggml.model", "llama").texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "▁", "a", "b", "ab", "▁a", "▁ab"})
-      .numbers<int32_t>("tokenizer.ggml.token_type", 5, {2, 3, 3, 6, 1, 1, 1, 1, 1, 1}).numbers<float>("tokenizer.ggml.scores", 6, {0, 0, 0, 0, -9, -9, -9, -3, -2, -1})
-      .number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2).number("tokenizer.ggml.unknown_token_id", 0);
+  gguf.text("general.architecture", "llama")
+      .text("tokenizer.ggml.model", "llama")
+      .texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "▁", "a", "b", "ab", "▁a", "▁ab"})
+      .numbers<int32_t>("tokenizer.ggml.token_type", 5, {2, 3, 3, 6, 1, 1, 1, 1, 1, 1})
+      .numbers<float>("tokenizer.ggml.scores", 6, {0, 0, 0, 0, -9, -9, -9, -3, -2, -1})
+      .number("tokenizer.ggml.bos_token_id", 1)
+      .number("tokenizer.ggml.eos_token_id", 2)
+      .number("tokenizer.ggml.unknown_token_id", 0);
   return gguf;
 }
 
@@ -51,7 +61,8 @@ TEST(GgufTokenizer, PiecesMergeByScore) {
   EXPECT_THAT(tokenizer->encode(" ab", false), ElementsAre(4, 9));  // its own blank, and the text's
   EXPECT_THAT(tokenizer->encode("ab</s>ab", false), ElementsAre(9, 2, 9));
   EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{1, 9, 3, 9}, true), "ab! ab");
-  const auto bare = Tokenizer::load(folder.put("m.gguf", pieces().flag("tokenizer.ggml.add_space_prefix", false).flag("tokenizer.ggml.add_bos_token", false).bytes()));
+  const auto bare =
+      Tokenizer::load(folder.put("m.gguf", pieces().flag("tokenizer.ggml.add_space_prefix", false).flag("tokenizer.ggml.add_bos_token", false).bytes()));
   EXPECT_THAT(bare->encode("ab ab", true), ElementsAre(7, 9));
   EXPECT_EQ(bare->decode(std::vector<int32_t>{9}, true), " ab");
 }
@@ -60,7 +71,9 @@ TEST(GgufTokenizer, ChatTemplates) {
   TestFolder folder;
   const auto load = [&](const TestGguf& gguf) { return ChatTemplate::load(folder.put("m.gguf", gguf.bytes()), {{"eos_token", "<|end|>"}}); };
   EXPECT_EQ(load(byte_level("smollm")), nullptr);
-  const auto chat = load(byte_level("smollm").text("tokenizer.chat_template", "{{ messages[0].content + eos_token }}").texts("tokenizer.chat_templates", {"tool_use"})
+  const auto chat = load(byte_level("smollm")
+                             .text("tokenizer.chat_template", "{{ messages[0].content + eos_token }}")
+                             .texts("tokenizer.chat_templates", {"tool_use"})
                              .text("tokenizer.chat_template.tool_use", "tools"));
   ASSERT_TRUE(chat);
   Conversation conversation;
@@ -79,7 +92,9 @@ TEST(GgufTokenizer, WhatIsNotKnownIsRefusedByName) {
   EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {1, 1})), HasSubstr("token_type"));
   EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<int32_t>("tokenizer.ggml.token_type", 5, {9})), HasSubstr("unknown type 9"));
   EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1, 2})), HasSubstr("scores"));
-  EXPECT_THAT(refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1}).number("tokenizer.ggml.bos_token_id", 5)), HasSubstr("bos_token_id"));
+  EXPECT_THAT(
+      refusal(with("llama").texts("tokenizer.ggml.tokens", {"a"}).numbers<float>("tokenizer.ggml.scores", 6, {1}).number("tokenizer.ggml.bos_token_id", 5)),
+      HasSubstr("bos_token_id"));
 }
 
 }  // namespace

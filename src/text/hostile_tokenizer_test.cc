@@ -69,9 +69,8 @@ TEST_F(HostileTokenizer, NestingIsBounded) {
       close += "]}";
     }
     const std::string whole = letters().dump();
-    expect_error("nested", [&] {
-      Tokenizer::from_json(whole.substr(0, whole.size() - 1) + ",\"" + field + "\":" + open + deep + close + "}", "tokenizer.json");
-    });
+    expect_error("nested",
+                 [&] { Tokenizer::from_json(whole.substr(0, whole.size() - 1) + ",\"" + field + "\":" + open + deep + close + "}", "tokenizer.json"); });
   }
 }
 
@@ -123,8 +122,8 @@ TEST_F(HostileTokenizer, TemplatesAreBounded) {
     expect_error("template", [&] { make(json); });
   }
   for (const Json& id : {Json(-1), Json(1e9), Json("x"), Json(uint64_t{1} << 63), Json(nullptr)}) {
-    json["post_processor"] = {{"type", "TemplateProcessing"}, {"single", Json::array({token, text})},
-                              {"special_tokens", {{"<s>", {{"ids", Json::array({id})}}}}}};
+    json["post_processor"] = {
+        {"type", "TemplateProcessing"}, {"single", Json::array({token, text})}, {"special_tokens", {{"<s>", {{"ids", Json::array({id})}}}}}};
     expect_error("has the id", [&] { make(json); });
   }
 }
@@ -174,7 +173,8 @@ TEST_F(HostileTokenizer, LongUnigramPiecesAreLinearOrRefused) {
   json["model"] = {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", pieces}};
   const std::string text(200'000, 'a');
   EXPECT_EQ(make(json)->encode(text, false).size(), text.size() / 200);
-  for (int length = 300; length <= 8000; length += 100) json["model"]["vocab"].push_back(Json::array({std::string(static_cast<size_t>(length), 'a') + "b", -1}));
+  for (int length = 300; length <= 8000; length += 100)
+    json["model"]["vocab"].push_back(Json::array({std::string(static_cast<size_t>(length), 'a') + "b", -1}));
   expect_error("too many steps", [&] { make(json)->encode(text, false); });
   EXPECT_EQ(make(json)->encode(std::string(300, 'a') + "b", false).size(), 1u);
   // Nothing is known: one token for all.
@@ -269,7 +269,9 @@ TEST_F(HostileTokenizer, MarksInTheWrongOrderAreSorted) {
   EXPECT_EQ(sorted.size(), text.size());
   EXPECT_EQ(sorted.substr(0, 5), "a\xcc\xa7\xcc\xa7");
   normalize_unicode(text, true, true);
-  EXPECT_EQ(normalize_unicode("e\xcc\x81\xef\xac\x81", true, true), "\xc3\xa9" "fi");
+  EXPECT_EQ(normalize_unicode("e\xcc\x81\xef\xac\x81", true, true),
+            "\xc3\xa9"
+            "fi");
   EXPECT_EQ(normalize_unicode("\xea\xb0\x81", false, false), "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8");
 }
 

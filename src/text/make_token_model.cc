@@ -36,8 +36,7 @@ std::unique_ptr<TokenModel> make_bpe(const Json& model, const std::string& sourc
   if (auto dropout = model.find("dropout"); dropout != model.end() && dropout->is_number() && dropout->get<double>() != 0)
     fail_user("{}: the model has a dropout of {}, so one text has many encodings; set it to null", source, shown(*dropout));
   for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (model.contains(name) && !model[name].is_null() && model[name] != "")
-      fail_user("{}: '{}' is not supported", source, name);
+    if (model.contains(name) && !model[name].is_null() && model[name] != "") fail_user("{}: '{}' is not supported", source, name);
   std::unordered_map<std::string, int32_t> vocab = read_vocab(model, source);
   std::vector<std::pair<std::string, std::string>> merges;
   const Json& merges_json = json_field(model, "merges", source);
@@ -76,7 +75,8 @@ std::unique_ptr<TokenModel> make_unigram(const Json& model, const std::string& s
   if (pieces.size() > kMaxTokenId) fail_user("{}: the vocabulary has {} pieces; flexgen takes {}", source, pieces.size(), kMaxTokenId);
   std::optional<int32_t> unknown;
   if (auto id = model.find("unk_id"); id != model.end() && !id->is_null()) {
-    if (!id->is_number_integer() || id->get<int64_t>() < 0 || id->get<uint64_t>() > kMaxTokenId) fail_user("{}: the field 'unk_id' is {}, not an id", source, shown(*id));
+    if (!id->is_number_integer() || id->get<int64_t>() < 0 || id->get<uint64_t>() > kMaxTokenId)
+      fail_user("{}: the field 'unk_id' is {}, not an id", source, shown(*id));
     unknown = id->get<int32_t>();
   }
   return std::make_unique<Unigram>(std::move(pieces), unknown, json_flag(model, "byte_fallback", false), source);

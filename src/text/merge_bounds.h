@@ -6,7 +6,7 @@
 
 namespace flexgen {
 
-inline constexpr size_t kMaxMergedBytes = 4096;                 ///< of one token
-inline constexpr uint64_t kMaxMergeWork = uint64_t{1} << 32;    ///< the sum of the squares
+inline constexpr size_t kMaxMergedBytes = 4096;               ///< of one token
+inline constexpr uint64_t kMaxMergeWork = uint64_t{1} << 32;  ///< the sum of the squares
 
 }  // namespace flexgen

@@ -21,9 +21,9 @@ constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}
 
 std::string type_of(const Json& json, const std::string& source) { return json_text(json, "type", source); }
 
-constexpr size_t kMaxSteps = 64;         ///< of a normalizer, a pre-tokenizer or a decoder, nested ones counted
+constexpr size_t kMaxSteps = 64;          ///< of a normalizer, a pre-tokenizer or a decoder, nested ones counted
 constexpr double kMaxReplaceGrowth = 64;  ///< of all Replace steps together, by their lengths
-constexpr size_t kMaxPrepend = 1024;     ///< bytes
+constexpr size_t kMaxPrepend = 1024;      ///< bytes
 
 /// What a chain of steps has used up while it's made.
 struct ChainLimits {
@@ -36,18 +36,16 @@ struct ChainLimits {
   void replace(size_t from, size_t to, const char* kind, const std::string& source) {
     growth *= std::max(1.0, static_cast<double>(to) / static_cast<double>(std::max<size_t>(1, from)));
     if (growth > kMaxReplaceGrowth)
-      fail_user("{}: the Replace steps of the {} make a text up to {:.3g} times longer; flexgen allows {}", source, kind, growth,
-                kMaxReplaceGrowth);
+      fail_user("{}: the Replace steps of the {} make a text up to {:.3g} times longer; flexgen allows {}", source, kind, growth, kMaxReplaceGrowth);
   }
   void prepend(size_t bytes, const std::string& source) {
-    if ((prepended += bytes) > kMaxPrepend)
-      fail_user("{}: the normalizer puts {} bytes before every text; flexgen allows {}", source, prepended, kMaxPrepend);
+    if ((prepended += bytes) > kMaxPrepend) fail_user("{}: the normalizer puts {} bytes before every text; flexgen allows {}", source, prepended, kMaxPrepend);
   }
 };
 
 [[noreturn]] void fail_growth(const std::string& source, size_t limit) {
-  fail_user("{}: its steps make a text longer than {} bytes, which is {} times the text and {} KiB; shorten the text, or fetch the file again",
-            source, limit, GrowthLimit::kFactor, GrowthLimit::kBase / 1024);
+  fail_user("{}: its steps make a text longer than {} bytes, which is {} times the text and {} KiB; shorten the text, or fetch the file again", source, limit,
+            GrowthLimit::kFactor, GrowthLimit::kBase / 1024);
 }
 
 /// `from` is not empty.
@@ -76,10 +74,8 @@ std::string replace_matches(const std::string& text, const Regex& regex, const s
 /// The regex of a {"String": ...} or {"Regex": ...} pattern.
 std::shared_ptr<Regex> pattern_of(const Json& json, const std::string& source) {
   const Json& pattern = json_field(json, "pattern", source);
-  if (pattern.is_object() && pattern.contains("String"))
-    return std::make_shared<Regex>(escape_regex(json_text(pattern, "String", source)), source);
-  if (pattern.is_object() && pattern.contains("Regex"))
-    return std::make_shared<Regex>(json_text(pattern, "Regex", source), source);
+  if (pattern.is_object() && pattern.contains("String")) return std::make_shared<Regex>(escape_regex(json_text(pattern, "String", source)), source);
+  if (pattern.is_object() && pattern.contains("Regex")) return std::make_shared<Regex>(json_text(pattern, "Regex", source), source);
   fail_user("{}: a pattern is neither a String nor a Regex", source);
 }
 
@@ -171,13 +167,13 @@ std::string metaspace_mark(const Json& json, const std::string& source) {
 
 PreTokenizer metaspace(const Json& json, const std::string& source) {
   std::string mark = metaspace_mark(json, source);
-  std::string scheme = json.contains("prepend_scheme") ? json_text(json, "prepend_scheme", source)
-                       : json_flag(json, "add_prefix_space", true) ? "always" : "never";
+  std::string scheme = json.contains("prepend_scheme")             ? json_text(json, "prepend_scheme", source)
+                       : json_flag(json, "add_prefix_space", true) ? "always"
+                                                                   : "never";
   if (scheme != "always" && scheme != "never" && scheme != "first")
     fail_user("{}: the Metaspace prepend_scheme '{}' is not supported", source, printable(scheme));
   PreTokenizer cut;
-  if (json_flag(json, "split", true))
-    cut = splitter(std::make_shared<Regex>(escape_regex(mark), source), Behavior::kMergedWithNext, false);
+  if (json_flag(json, "split", true)) cut = splitter(std::make_shared<Regex>(escape_regex(mark), source), Behavior::kMergedWithNext, false);
   return [mark, scheme, cut, source](std::vector<TextPiece> pieces, size_t limit) {
     size_t bytes = 0;
     for (TextPiece& piece : pieces) {
@@ -469,13 +465,18 @@ bool any_step(const Json& chain, const char* list, const std::function<bool(cons
 }
 
 void refuse_dropped_start(const Json& normalizer, const Json& pre_tokenizer, const std::string& source) {
-  if (!any_step(pre_tokenizer, "pretokenizers", [](const Json& step) { return step.value("type", Json()) == "Metaspace" && step.value("prepend_scheme", Json()) == "first"; })) return;
+  if (!any_step(pre_tokenizer, "pretokenizers",
+                [](const Json& step) { return step.value("type", Json()) == "Metaspace" && step.value("prepend_scheme", Json()) == "first"; }))
+    return;
   if (any_step(normalizer, "normalizers", [](const Json& step) {
         const Json type = step.value("type", Json());
-        return type == "Precompiled" || (type == "Strip" && step.value("strip_left", Json()) != false) || (type == "Replace" && step.value("content", Json()) == "");
+        return type == "Precompiled" || (type == "Strip" && step.value("strip_left", Json()) != false) ||
+               (type == "Replace" && step.value("content", Json()) == "");
       }))
-    fail_user("{}: Metaspace with prepend_scheme 'first' puts no mark before a text whose start the normalizer (Strip, Precompiled, Replace by nothing) has dropped, which flexgen does not follow; "
-              "set prepend_scheme to 'always' if the model was trained so", source);
+    fail_user(
+        "{}: Metaspace with prepend_scheme 'first' puts no mark before a text whose start the normalizer (Strip, Precompiled, Replace by nothing) has dropped, which flexgen does not follow; "
+        "set prepend_scheme to 'always' if the model was trained so",
+        source);
 }
 
 Normalizer make_normalizer(const Json& json, const std::string& source) {

@@ -52,8 +52,7 @@ PostProcessor read_post_processor(const Json& json, const std::string& source) {
   const std::string type = json_text(json, "type", source);
   if (adds_nothing(json, source)) return {};
   if (type == "TemplateProcessing") return read_template(json, source);
-  if (type == "RobertaProcessing" || type == "BertProcessing")
-    return {{pair_id(json, "cls", source)}, {pair_id(json, "sep", source)}};
+  if (type == "RobertaProcessing" || type == "BertProcessing") return {{pair_id(json, "cls", source)}, {pair_id(json, "sep", source)}};
   if (type != "Sequence") fail_user("{}: the post-processor '{}' is not supported", source, printable(type));
   PostProcessor result;
   int adding = 0;

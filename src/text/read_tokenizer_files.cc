@@ -34,9 +34,7 @@ using Json = nlohmann::json;
 constexpr int kMaxDepth = 100;
 constexpr const char* kStandardTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 
-bool is_standard(const std::string& name) {
-  return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), name) != std::end(kStandardTokens);
-}
+bool is_standard(const std::string& name) { return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), name) != std::end(kStandardTokens); }
 
 /// The largest tokenizers take some 35 MB.
 constexpr int64_t kMaxFileBytes = int64_t{1} << 28;
@@ -129,12 +127,12 @@ class Reader {
 
   fs::path root_;
   std::string directory_;
-  bool whole_ = false;         ///< there is a tokenizer.json
+  bool whole_ = false;                        ///< there is a tokenizer.json
   std::optional<SentencePieceModel> pieces_;  ///< there is a tokenizer.model, and neither that nor vocab.json and merges.txt
   std::optional<Tekken> tekken_;              ///< there is a tekken.json, and nothing else
   Json config_, model_config_;
   const TokenizerClass* class_ = nullptr;
-  std::map<int64_t, AddedToken> decoder_;        ///< added_tokens_decoder, or what stands for it
+  std::map<int64_t, AddedToken> decoder_;         ///< added_tokens_decoder, or what stands for it
   std::map<std::string, AddedToken> by_content_;  ///< the same
   Names names_;                                   ///< bos_token and so on, the standard ones first
   std::vector<Named> extra_;
@@ -157,23 +155,29 @@ void Reader::choose_class() {
     hints.remote_code = map->is_array() || (map->is_object() && map->contains("AutoTokenizer") && !(*map)["AutoTokenizer"].is_null());
   hints.byte_level_file = whole_ && read_file(root_ / "tokenizer.json").find("\"ByteLevel\"") != std::string::npos;
   std::string name = choose_tokenizer_class(hints, directory_);
-  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty() && !pieces_ && !tekken_) name = "GPT2Tokenizer";
+  if (name.empty() && !whole_ && hints.declared.empty() && hints.config_class.empty() && hints.model_type.empty() && !pieces_ && !tekken_)
+    name = "GPT2Tokenizer";
   class_ = find_tokenizer_class(name, directory_);
   if (whole_) return;
   if (pieces_ || tekken_) {
     if (class_ && (tekken_ || !class_->reads_pieces))
-      fail_user("{} is all there is, and its tokenizer class {} does not read that; make a tokenizer.json with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or "
-                "copy it from where the model is from", out_.source, class_->name);
+      fail_user(
+          "{} is all there is, and its tokenizer class {} does not read that; make a tokenizer.json with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or "
+          "copy it from where the model is from",
+          out_.source, class_->name);
     return;
   }
   if (!class_ || !class_->reads_vocab_json)
-    fail_user("{} has vocab.json and merges.txt, but no tokenizer.json, and {} does not say by which rule to read them; make a tokenizer.json "
-              "with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or copy it from where the model is from",
-              directory_, class_ ? fmt::format("its class {}", class_->name) : "tokenizer_config.json");
+    fail_user(
+        "{} has vocab.json and merges.txt, but no tokenizer.json, and {} does not say by which rule to read them; make a tokenizer.json "
+        "with AutoTokenizer.from_pretrained(dir).save_pretrained(dir), or copy it from where the model is from",
+        directory_, class_ ? fmt::format("its class {}", class_->name) : "tokenizer_config.json");
   for (const char* other : {"tokenizer.model", "tekken.json", "tiktoken.model"})
     if (has(other))
-      fail_user("{} has no tokenizer.json, and {} beside vocab.json; transformers would read {}, which flexgen does not; make a tokenizer.json with "
-                "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)", directory_, other, other);
+      fail_user(
+          "{} has no tokenizer.json, and {} beside vocab.json; transformers would read {}, which flexgen does not; make a tokenizer.json with "
+          "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)",
+          directory_, other, other);
 }
 
 void Reader::refuse_other_settings() const {
@@ -245,8 +249,10 @@ void Reader::make_steps_of_pieces() {
   const Json* legacy_value = config_.contains("legacy") ? &config_["legacy"] : nullptr;
   const bool legacy = !legacy_value || *legacy_value == true;
   if (!legacy && model.begins_with_blank && (model.drops_extra_blanks || !model.charsmap.empty()))
-    fail_user("{}: with legacy: false in tokenizer_config.json, whether a blank is put before a text depends on what its normalizer drops there, which flexgen does not follow; set legacy to "
-              "true if the model was trained so", out_.source);
+    fail_user(
+        "{}: with legacy: false in tokenizer_config.json, whether a blank is put before a text depends on what its normalizer drops there, which flexgen does not follow; set legacy to "
+        "true if the model was trained so",
+        out_.source);
   std::vector<std::string> symbols;
   for (const SentencePieceModel::Piece& piece : model.pieces)
     if (piece.kind == SentencePieceModel::Kind::kUserDefined) symbols.push_back(piece.text);
@@ -258,7 +264,9 @@ void Reader::make_steps_of_pieces() {
     bpe["ignore_merges"] = !symbols.empty();
   }
 
-  const auto replace = [](const char* kind, const char* from, const char* to) { return Json{{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; };
+  const auto replace = [](const char* kind, const char* from, const char* to) {
+    return Json{{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}};
+  };
   Json normalizers = Json::array(), cuts = Json::array(), decoders = Json::array({replace("String", "▁", " ")});
   if (!model.charsmap.empty()) normalizers.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", base64_text(model.charsmap)}});
   if (model.drops_extra_blanks) {
@@ -269,7 +277,9 @@ void Reader::make_steps_of_pieces() {
   if (model.begins_with_blank && legacy) normalizers.push_back(replace("Regex", R"(\A▁)", "▁▁"));  // Metaspace puts none before one
   if (model.begins_with_blank) cuts.push_back({{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", legacy ? "always" : "first"}, {"split", false}});
   if (!symbols.empty()) {
-    const auto length = [](const std::string& text) { return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }); };
+    const auto length = [](const std::string& text) {
+      return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
+    };
     std::stable_sort(symbols.begin(), symbols.end(), [&](const std::string& a, const std::string& b) { return length(a) > length(b); });
     std::string pattern;
     for (const std::string& symbol : symbols) pattern += (pattern.empty() ? "" : "|") + escape_regex(symbol);
@@ -302,9 +312,9 @@ Json bare(Json step) {
 
 /// What most files for LlamaTokenizer have: by another way nearly what the class does, so there is nothing to warn of.
 bool is_common_llama_step(const Json& step) {
-  static const Json prepend = {{"type", "Sequence"},
-                               {"normalizers", {{{"type", "Prepend"}, {"prepend", "▁"}},
-                                                {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
+  static const Json prepend = {
+      {"type", "Sequence"},
+      {"normalizers", {{{"type", "Prepend"}, {"prepend", "▁"}}, {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}}}}};
   return step == prepend || (step.is_object() && step.value("type", Json()) == "Metaspace");
 }
 
@@ -317,7 +327,9 @@ void Reader::take_class_steps() {
   Json made;
   const Json& model = json_field(out_.json, "model", out_.source);
   if (std::string type = model.is_object() && model.contains("type") ? json_text(model, "type", out_.source) : "BPE"; type != "BPE")
-    fail_user("{}: the model '{}' is not supported; {} takes a BPE. Set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json if tokenizer.json is right", out_.source, printable(type), class_->name);
+    fail_user(
+        "{}: the model '{}' is not supported; {} takes a BPE. Set tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json if tokenizer.json is right",
+        out_.source, printable(type), class_->name);
   json_field(model, "vocab", out_.source), json_field(model, "merges", out_.source);
   Json& old = out_.json["model"];
   made["model"] = {{"type", "BPE"}};
@@ -331,9 +343,10 @@ void Reader::take_class_steps() {
     const bool common = bare(file_step) == bare(made[step]) || is_common_llama_step(file_step);
     const bool absent = file_step.is_null() && std::string_view(class_->name).find("Llama") != std::string_view::npos;
     if (whole_ && !common && !absent && step != std::string("decoder"))
-      out_.warnings.push_back(fmt::format(
-          "{}: the {} is not used: the tokenizer class is {}, which brings its own in transformers 5, and so here. If tokenizer.json is right, set "
-          "tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json", out_.source, step, class_->name));
+      out_.warnings.push_back(
+          fmt::format("{}: the {} is not used: the tokenizer class is {}, which brings its own in transformers 5, and so here. If tokenizer.json is right, set "
+                      "tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json",
+                      out_.source, step, class_->name));
   }
   out_.json = std::move(made);
 }
@@ -431,8 +444,7 @@ void Reader::read_names() {
     else if (const char* content = default_of(name)) named = Named{special_of(content), true};
     if (!named) continue;
     // A name stands for the token of that content that is listed, with its flags.
-    if (auto listed = by_content_.find(named->token.content); found != config_.end() && listed != by_content_.end())
-      named = Named{listed->second, false};
+    if (auto listed = by_content_.find(named->token.content); found != config_.end() && listed != by_content_.end()) named = Named{listed->second, false};
     names_.emplace_back(name, *named);
   }
   auto set = [&](const std::string& key, const Named& named) {
@@ -508,8 +520,10 @@ void Reader::add_tokens() {
   for (const auto& [name, named] : names_)
     if (consider(named) && !is_standard(name) && config_.contains(name)) ++new_names;
   if (new_names > 1)
-    fail_user("{}: {} tokens beside the usual ones are named, but not listed with their ids; write all files anew with "
-              "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)", path("tokenizer_config.json"), new_names);
+    fail_user(
+        "{}: {} tokens beside the usual ones are named, but not listed with their ids; write all files anew with "
+        "AutoTokenizer.from_pretrained(dir).save_pretrained(dir)",
+        path("tokenizer_config.json"), new_names);
   for (const Named& named : extra_) consider(named);
   for (AddedToken& token : later) {
     if (is_named(token.content)) token.special = true;
@@ -542,8 +556,10 @@ void Reader::set_template() {
     if (const Named* eos = find_name("eos_token"); eos && with_end) out_.end_token = eos->token.content;
   }
   if (tekken_ && out_.begin_token.empty())
-    out_.warnings.push_back(fmt::format("{}: no token is put before a text, as in transformers 5; models of Mistral want one, so begin prompts with <s>, or set bos_token and add_bos_token in "
-                                        "tokenizer_config.json", out_.source));
+    out_.warnings.push_back(fmt::format(
+        "{}: no token is put before a text, as in transformers 5; models of Mistral want one, so begin prompts with <s>, or set bos_token and add_bos_token in "
+        "tokenizer_config.json",
+        out_.source));
   if (whole_ && says("add_bos_token")) out_.says_begin = begins;
   if (whole_ && says("add_eos_token")) out_.says_end = ends;
 }
@@ -560,8 +576,10 @@ TokenizerFiles Reader::read() {
   if (!whole_ && !parts && !pieces_ && !tekken_) {
     for (const char* other : {"tiktoken.model", "spiece.model", "sentencepiece.bpe.model"})
       if (has(other))
-        fail_user("{0} holds {1}, which flexgen does not read, and no tokenizer.json; make one with transformers 5: "
-                  "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"", directory_, other);
+        fail_user(
+            "{0} holds {1}, which flexgen does not read, and no tokenizer.json; make one with transformers 5: "
+            "python -c \"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
+            directory_, other);
     fail_user("{} has no tokenizer: it holds neither tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model", directory_);
   }
   config_ = read_object(root_ / "tokenizer_config.json");
@@ -577,12 +595,13 @@ TokenizerFiles Reader::read() {
   else if (!pieces_) read_vocab_and_merges();
   out_.split_special_tokens = json_flag(config_, "split_special_tokens", false);
   const Json type = model_config_.value("model_type", Json());
-  const bool opt_without_config = !whole_ && !pieces_ && !tekken_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") && json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
+  const bool opt_without_config = !whole_ && !pieces_ && !tekken_ && !has("tokenizer_config.json") && (type.is_null() || type == "opt") &&
+                                  json_field(out_.json["model"], "vocab", out_.source).value("</s>", Json()) == 2;
   if (opt_without_config) {
     // Old folders of OPT have nothing else. transformers would take GPT-2's tokens and none before a text.
     out_.warnings.push_back(fmt::format("{} has no tokenizer_config.json; taken for OPT's, with </s> before every text", directory_));
-    config_ = {{"bos_token", "</s>"}, {"eos_token", "</s>"}, {"unk_token", "</s>"}, {"pad_token", "<pad>"}, {"add_bos_token", true},
-               {"extra_special_tokens", {"<s>", "<unk>"}}};
+    config_ = {{"bos_token", "</s>"},  {"eos_token", "</s>"},   {"unk_token", "</s>"},
+               {"pad_token", "<pad>"}, {"add_bos_token", true}, {"extra_special_tokens", {"<s>", "<unk>"}}};
   }
   read_decoder();
   if (pieces_) read_pieces();
@@ -601,7 +620,8 @@ TokenizerFiles Reader::read() {
 
 bool has_tokenizer_files(const std::string& directory) {
   if (is_gguf(directory)) return gguf_metadata(directory, false).contains("tokenizer.ggml.tokens");
-  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"})
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+                           "tekken.json", "tiktoken.model"})
     if (file_is_there((fs::path(directory) / name).string())) return true;
   return false;
 }

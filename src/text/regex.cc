@@ -98,8 +98,7 @@ void Regex::for_each(std::string_view text, const std::function<void(size_t, siz
     const size_t last_place = std::min(text.size(), at + kPlacesPerCall);
     pcre2_set_offset_limit(scope.context, last_place);
     auto search = [&](uint32_t options) {
-      return pcre2_match(state_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, options | PCRE2_NO_UTF_CHECK, scope.data,
-                         scope.context);
+      return pcre2_match(state_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, options | PCRE2_NO_UTF_CHECK, scope.data, scope.context);
     };
     int result = search(0);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = search(PCRE2_NO_JIT);
@@ -109,8 +108,8 @@ void Regex::for_each(std::string_view text, const std::function<void(size_t, siz
       continue;
     }
     if (result < 0)
-      fail_user("{}: matching the pattern '{}' takes too many steps on a text of {} bytes (PCRE2 error {})", state_->where,
-                printable_pattern(state_->pattern), text.size(), result);
+      fail_user("{}: matching the pattern '{}' takes too many steps on a text of {} bytes (PCRE2 error {})", state_->where, printable_pattern(state_->pattern),
+                text.size(), result);
     const size_t begin = found[0], end = found[1];
     if (begin < at || begin > end)  // \K inside of a look around
       fail_user("{}: the pattern '{}' matches backwards; that is not supported", state_->where, printable_pattern(state_->pattern));

@@ -73,9 +73,7 @@ class WireMessage {
   bool broken_ = false;
 };
 
-[[noreturn]] void fail_broken(const std::string& source) {
-  fail_user("{}: this is no model of SentencePiece, or it is broken; fetch the file again", source);
-}
+[[noreturn]] void fail_broken(const std::string& source) { fail_user("{}: this is no model of SentencePiece, or it is broken; fetch the file again", source); }
 
 SentencePieceModel::Piece read_piece(std::string_view bytes, const std::string& source) {
   SentencePieceModel::Piece piece;

@@ -23,7 +23,8 @@ constexpr int64_t kMaxTokens = 10'000'000;
 int64_t count_of(const Json& config, const char* name, int64_t otherwise, const std::string& source) {
   const auto found = config.find(name);
   if (found == config.end() || found->is_null()) return otherwise;
-  if (!found->is_number_integer() || found->get<int64_t>() < 0 || found->get<int64_t>() > kMaxTokens) fail_user("{}: the field '{}' is {}, not a number of tokens", source, name, shown(*found));
+  if (!found->is_number_integer() || found->get<int64_t>() < 0 || found->get<int64_t>() > kMaxTokens)
+    fail_user("{}: the field '{}' is {}, not a number of tokens", source, name, shown(*found));
   return found->get<int64_t>();
 }
 
@@ -54,7 +55,8 @@ Tekken read_tekken(const Json& json, const std::string& source) {
   tekken.specials = special_tokens(json, specials, source);
   const int64_t first = specials < 0 ? std::ssize(tekken.specials) : specials;
   const int64_t wanted = count_of(config, "default_vocab_size", first + std::ssize(list), source) - first;
-  if (wanted < 0 || first < std::ssize(tekken.specials)) fail_user("{}: it has more special tokens than default_num_special_tokens or default_vocab_size says", source);
+  if (wanted < 0 || first < std::ssize(tekken.specials))
+    fail_user("{}: it has more special tokens than default_num_special_tokens or default_vocab_size says", source);
 
   std::vector<std::string> tokens;
   std::unordered_map<std::string_view, size_t> ranks;
@@ -63,7 +65,8 @@ Tekken read_tekken(const Json& json, const std::string& source) {
   for (const Json& entry : list) {
     if (std::ssize(tokens) == wanted) break;
     const std::optional<std::string> bytes = base64_bytes(json_text(entry, "token_bytes", source));
-    if (!bytes || bytes->empty() || bytes->size() > kMaxMergedBytes) fail_user("{}: token_bytes of rank {} are no Base64, or too long; fetch the file again", source, tokens.size());
+    if (!bytes || bytes->empty() || bytes->size() > kMaxMergedBytes)
+      fail_user("{}: token_bytes of rank {} are no Base64, or too long; fetch the file again", source, tokens.size());
     work += bytes->size() * bytes->size();
     tokens.push_back(*bytes);
   }

@@ -30,7 +30,7 @@ class TokenMatcher {
   int32_t next(int32_t node, unsigned char byte) const;
 
   std::vector<Node> nodes_;
-  std::vector<int32_t> first_;  ///< the root's children by byte
+  std::vector<int32_t> first_;   ///< the root's children by byte
   std::vector<size_t> lengths_;  ///< of each pattern, bytes
 };
 

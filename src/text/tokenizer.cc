@@ -25,13 +25,11 @@ using Json = nlohmann::json;
 class JsonTokenizer : public Tokenizer {
  public:
   explicit JsonTokenizer(const TokenizerFiles& files)
-      : model_(make_token_model(files.json, files.source)),
-        normalizer_(make_normalizer(files.json.value("normalizer", Json()), files.source)),
+      : model_(make_token_model(files.json, files.source)), normalizer_(make_normalizer(files.json.value("normalizer", Json()), files.source)),
         pre_tokenizer_(make_pre_tokenizer(files.json.value("pre_tokenizer", Json()), files.source)),
         decoder_(make_decoder(files.json.value("decoder", Json()), files.source)),
         bytes_by_alphabet_(has_decoder_step(files.json.value("decoder", Json()), "ByteLevel")),
-        bytes_by_fallback_(has_decoder_step(files.json.value("decoder", Json()), "ByteFallback")),
-        split_special_tokens_(files.split_special_tokens),
+        bytes_by_fallback_(has_decoder_step(files.json.value("decoder", Json()), "ByteFallback")), split_special_tokens_(files.split_special_tokens),
         special_tokens_(files.special_tokens) {
     refuse_dropped_start(files.json.value("normalizer", Json()), files.json.value("pre_tokenizer", Json()), files.source);
     model_->for_each([&](const std::string& text, int32_t id) { set_text(id, text, files.source); });
@@ -90,7 +88,8 @@ class JsonTokenizer : public Tokenizer {
     if (bytes_by_alphabet_)
       if (std::optional<std::string> bytes = alphabet_to_bytes(text)) return *bytes;
     unsigned byte = 0;
-    if (bytes_by_fallback_ && is_byte_token(token) && std::from_chars(text.data() + 3, text.data() + 5, byte, 16).ptr == text.data() + 5) return {static_cast<char>(byte)};
+    if (bytes_by_fallback_ && is_byte_token(token) && std::from_chars(text.data() + 3, text.data() + 5, byte, 16).ptr == text.data() + 5)
+      return {static_cast<char>(byte)};
     return is_byte_token(token) ? text : token_text(token);
   }
 
@@ -219,9 +218,7 @@ std::unique_ptr<JsonTokenizer> make_tokenizer(const TokenizerFiles& files) {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& json, const std::string& source) {
-  return make_tokenizer(tokenizer_files_of(json, source));
-}
+std::unique_ptr<Tokenizer> Tokenizer::from_json(const std::string& json, const std::string& source) { return make_tokenizer(tokenizer_files_of(json, source)); }
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
   const TokenizerFiles files = read_tokenizer_files(directory);
@@ -230,8 +227,7 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& directory) {
   return tokenizer;
 }
 
-StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)
-    : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens) {}
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens) : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens) {}
 
 std::string StreamDecoder::push(int32_t token) {
   tokens_.push_back(token);

@@ -11,14 +11,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kQwen2Pattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kQwen35Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-Json byte_level(bool prefix_space, bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", prefix_space}, {"use_regex", use_regex}};
-}
+Json byte_level(bool prefix_space, bool use_regex) { return {{"type", "ByteLevel"}, {"add_prefix_space", prefix_space}, {"use_regex", use_regex}}; }
 Json sequence(const char* list, Json steps) { return {{"type", "Sequence"}, {list, std::move(steps)}}; }
 
 void make_gpt2(Json& tokenizer, const ClassOptions& options) {
@@ -32,8 +29,8 @@ void make_neox(Json& tokenizer, const ClassOptions& options) {
 }
 void make_cohere(Json& tokenizer, const ClassOptions& options) {
   make_neox(tokenizer, options);
-  tokenizer["pre_tokenizer"] = sequence(
-      "pretokenizers", Json::array({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(options.add_prefix_space, true)}));
+  tokenizer["pre_tokenizer"] =
+      sequence("pretokenizers", Json::array({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(options.add_prefix_space, true)}));
 }
 void make_qwen(Json& tokenizer, const ClassOptions& options, const char* pattern) {
   make_neox(tokenizer, options);
@@ -93,36 +90,121 @@ const std::vector<TokenizerClass>& classes() {
 }
 
 /// Classes of transformers that make their own steps, and that flexgen doesn't have.
-constexpr std::string_view kOtherClasses[] = {
-    "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertGenerationTokenizer", "BertJapaneseTokenizer", "BertTokenizer",
-    "BertTokenizerLegacy", "BertweetTokenizer", "BigBirdTokenizer", "BioGptTokenizer", "BlenderbotSmallTokenizer", "BlenderbotTokenizer",
-    "ByT5Tokenizer", "CLIPTokenizer", "CTRLTokenizer", "CamembertTokenizer", "CanineTokenizer", "ClvpTokenizer", "ConvBertTokenizer",
-    "CpmAntTokenizer", "CpmTokenizer", "DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer", "DebertaTokenizer",
-    "DebertaV2Tokenizer", "DiaTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "EsmTokenizer", "EsmcTokenizer", "FNetTokenizer", "FSMTTokenizer",
-    "FastSpeech2ConformerTokenizer", "FlaubertTokenizer", "FunnelTokenizer", "GPTNeoXJapaneseTokenizer", "GPTSw3Tokenizer",
-    "HerbertTokenizer", "LEDTokenizer", "LasrTokenizer", "LayoutLMTokenizer", "LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer", "LayoutXLMTokenizer", "LongformerTokenizer", "LukeTokenizer", "LxmertTokenizer",
-    "M2M100Tokenizer", "MBart50Tokenizer", "MBartTokenizer", "MLukeTokenizer", "MPNetTokenizer", "MarianTokenizer", "MarkupLMTokenizer",
-    "MgpstrTokenizer", "MistralCommonBackend", "MobileBertTokenizer", "MvpTokenizer", "MyT5Tokenizer", "NllbTokenizer", "NougatTokenizer", "OpenAIGPTTokenizer", "PLBartTokenizer",
-    "ParakeetTokenizer", "PegasusTokenizer", "PerceiverTokenizer", "PhobertTokenizer", "Pop2PianoTokenizer", "ProphetNetTokenizer", "RagTokenizer",
-    "ReformerTokenizer", "RemBertTokenizer", "RoCBertTokenizer", "RoFormerTokenizer", "RobertaTokenizer", "SeamlessM4TTokenizer",
-    "Siglip2Tokenizer", "SiglipTokenizer", "Speech2TextTokenizer", "SpeechT5Tokenizer", "SplinterTokenizer", "SqueezeBertTokenizer", "T5Tokenizer",
-    "TapasTokenizer", "Tipsv2Tokenizer", "UdopTokenizer", "VideoPrismTokenizer", "VitsTokenizer", "Wav2Vec2CTCTokenizer",
-    "Wav2Vec2PhonemeCTCTokenizer", "WhisperTokenizer", "XGLMTokenizer", "XLMRobertaTokenizer", "XLMTokenizer", "XLNetTokenizer"};
+constexpr std::string_view kOtherClasses[] = {"AlbertTokenizer",
+                                              "BartTokenizer",
+                                              "BarthezTokenizer",
+                                              "BartphoTokenizer",
+                                              "BertGenerationTokenizer",
+                                              "BertJapaneseTokenizer",
+                                              "BertTokenizer",
+                                              "BertTokenizerLegacy",
+                                              "BertweetTokenizer",
+                                              "BigBirdTokenizer",
+                                              "BioGptTokenizer",
+                                              "BlenderbotSmallTokenizer",
+                                              "BlenderbotTokenizer",
+                                              "ByT5Tokenizer",
+                                              "CLIPTokenizer",
+                                              "CTRLTokenizer",
+                                              "CamembertTokenizer",
+                                              "CanineTokenizer",
+                                              "ClvpTokenizer",
+                                              "ConvBertTokenizer",
+                                              "CpmAntTokenizer",
+                                              "CpmTokenizer",
+                                              "DPRContextEncoderTokenizer",
+                                              "DPRQuestionEncoderTokenizer",
+                                              "DPRReaderTokenizer",
+                                              "DebertaTokenizer",
+                                              "DebertaV2Tokenizer",
+                                              "DiaTokenizer",
+                                              "DistilBertTokenizer",
+                                              "ElectraTokenizer",
+                                              "EsmTokenizer",
+                                              "EsmcTokenizer",
+                                              "FNetTokenizer",
+                                              "FSMTTokenizer",
+                                              "FastSpeech2ConformerTokenizer",
+                                              "FlaubertTokenizer",
+                                              "FunnelTokenizer",
+                                              "GPTNeoXJapaneseTokenizer",
+                                              "GPTSw3Tokenizer",
+                                              "HerbertTokenizer",
+                                              "LEDTokenizer",
+                                              "LasrTokenizer",
+                                              "LayoutLMTokenizer",
+                                              "LayoutLMv2Tokenizer",
+                                              "LayoutLMv3Tokenizer",
+                                              "LayoutXLMTokenizer",
+                                              "LongformerTokenizer",
+                                              "LukeTokenizer",
+                                              "LxmertTokenizer",
+                                              "M2M100Tokenizer",
+                                              "MBart50Tokenizer",
+                                              "MBartTokenizer",
+                                              "MLukeTokenizer",
+                                              "MPNetTokenizer",
+                                              "MarianTokenizer",
+                                              "MarkupLMTokenizer",
+                                              "MgpstrTokenizer",
+                                              "MistralCommonBackend",
+                                              "MobileBertTokenizer",
+                                              "MvpTokenizer",
+                                              "MyT5Tokenizer",
+                                              "NllbTokenizer",
+                                              "NougatTokenizer",
+                                              "OpenAIGPTTokenizer",
+                                              "PLBartTokenizer",
+                                              "ParakeetTokenizer",
+                                              "PegasusTokenizer",
+                                              "PerceiverTokenizer",
+                                              "PhobertTokenizer",
+                                              "Pop2PianoTokenizer",
+                                              "ProphetNetTokenizer",
+                                              "RagTokenizer",
+                                              "ReformerTokenizer",
+                                              "RemBertTokenizer",
+                                              "RoCBertTokenizer",
+                                              "RoFormerTokenizer",
+                                              "RobertaTokenizer",
+                                              "SeamlessM4TTokenizer",
+                                              "Siglip2Tokenizer",
+                                              "SiglipTokenizer",
+                                              "Speech2TextTokenizer",
+                                              "SpeechT5Tokenizer",
+                                              "SplinterTokenizer",
+                                              "SqueezeBertTokenizer",
+                                              "T5Tokenizer",
+                                              "TapasTokenizer",
+                                              "Tipsv2Tokenizer",
+                                              "UdopTokenizer",
+                                              "VideoPrismTokenizer",
+                                              "VitsTokenizer",
+                                              "Wav2Vec2CTCTokenizer",
+                                              "Wav2Vec2PhonemeCTCTokenizer",
+                                              "WhisperTokenizer",
+                                              "XGLMTokenizer",
+                                              "XLMRobertaTokenizer",
+                                              "XLMTokenizer",
+                                              "XLNetTokenizer"};
 
 /// The class that transformers lists for a type of model; "" for the plain one, none where it lists nothing.
 std::optional<std::string> listed_class(std::string_view model_type) {
   static const std::vector<std::pair<const char*, std::vector<std::string_view>>> table{
       {"GPT2Tokenizer", {"gpt2", "gpt_neo", "gptj", "codegen", "dbrx", "opt", "phi", "starcoder2", "jais2"}},
       {"GPTNeoXTokenizer", {"gpt_neox", "olmo", "olmoe", "mpt", "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}},
-      {"Qwen2Tokenizer", {"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_audio", "qwen2_5_omni", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl",
-                          "qwen3_vl_moe", "qwen3_omni_moe", "qwen3_asr"}},
+      {"Qwen2Tokenizer",
+       {"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen2_audio", "qwen2_5_omni", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe",
+        "qwen3_omni_moe", "qwen3_asr"}},
       {"Qwen3_5Tokenizer", {"qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp"}},
       {"GemmaTokenizer", {"gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "recurrent_gemma"}},
       {"CohereTokenizer", {"cohere", "cohere2"}},
       {"CodeLlamaTokenizer", {"code_llama"}},
-      {"", {"mistral", "mistral3", "ministral", "ministral3", "mixtral", "pixtral", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "granite", "granitemoe",
-            "granitemoehybrid", "granitemoeshared", "olmo2", "olmo3", "stablelm", "gpt_bigcode", "kimi_k25", "kimi_linear", "phi3", "phimoe", "jamba",
-            "internlm2", "internlm3", "minicpm3", "minimax_m2", "ernie4_5", "ernie4_5_moe", "nemotron", "arctic", "persimmon"}}};
+      {"", {"mistral",      "mistral3", "ministral",     "ministral3",  "mixtral",    "pixtral",          "glm",
+            "glm4",         "glm4_moe", "glm4_moe_lite", "granite",     "granitemoe", "granitemoehybrid", "granitemoeshared",
+            "olmo2",        "olmo3",    "stablelm",      "gpt_bigcode", "kimi_k25",   "kimi_linear",      "phi3",
+            "phimoe",       "jamba",    "internlm2",     "internlm3",   "minicpm3",   "minimax_m2",       "ernie4_5",
+            "ernie4_5_moe", "nemotron", "arctic",        "persimmon"}}};
   for (const auto& [name, types] : table)
     if (std::find(types.begin(), types.end(), model_type) != types.end()) return name;
   return std::nullopt;
@@ -130,8 +212,8 @@ std::optional<std::string> listed_class(std::string_view model_type) {
 
 /// Types whose checkpoints often name a wrong class: the listed one counts.
 bool class_is_often_wrong(std::string_view model_type) {
-  constexpr std::string_view kTypes[] = {"qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "phi3", "phimoe", "jamba", "internlm2",
-                                         "internlm3", "minicpm3", "minimax_m2", "ernie4_5", "ernie4_5_moe", "nemotron", "arctic"};
+  constexpr std::string_view kTypes[] = {"qwen2",     "qwen3_5",   "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "phi3",         "phimoe",   "jamba",
+                                         "internlm2", "internlm3", "minicpm3",    "minimax_m2",       "ernie4_5",  "ernie4_5_moe", "nemotron", "arctic"};
   return std::find(std::begin(kTypes), std::end(kTypes), model_type) != std::end(kTypes);
 }
 
@@ -164,8 +246,10 @@ std::string choose_tokenizer_class(const ClassHints& hints, const std::string& d
       return own_class(often_wrong ? *listed : named);
     }
   } else if (!often_wrong && !listed && !is_own_class(named) && !is_plain_class(named)) {
-    fail_user("{}: tokenizer_config.json wants the checkpoint's own Python code (auto_map); save it in a common form with that code: "
-              "AutoTokenizer.from_pretrained(dir, trust_remote_code=True).save_pretrained(dir)", directory);
+    fail_user(
+        "{}: tokenizer_config.json wants the checkpoint's own Python code (auto_map); save it in a common form with that code: "
+        "AutoTokenizer.from_pretrained(dir, trust_remote_code=True).save_pretrained(dir)",
+        directory);
   }
   if (!named.empty()) return own_class(named);
   return listed.value_or("");
@@ -175,8 +259,10 @@ const TokenizerClass* find_tokenizer_class(const std::string& name, const std::s
   if (name.empty()) return nullptr;
   for (const TokenizerClass& entry : classes())
     if (entry.name == name) return &entry;
-  fail_user("{}: the tokenizer class is {}, which flexgen does not know. If its tokenizer.json is right as it is, set tokenizer_class "
-            "to PreTrainedTokenizerFast in tokenizer_config.json", directory, printable(name));
+  fail_user(
+      "{}: the tokenizer class is {}, which flexgen does not know. If its tokenizer.json is right as it is, set tokenizer_class "
+      "to PreTrainedTokenizerFast in tokenizer_config.json",
+      directory, printable(name));
 }
 
 }  // namespace flexgen

@@ -19,11 +19,11 @@ struct ClassOptions {
 /// A class that makes its steps itself. What a tokenizer.json says beside vocabulary, merges and post-processor is not read.
 struct TokenizerClass {
   const char* name;
-  bool reads_vocab_json;          ///< can be made from vocab.json and merges.txt
-  bool reads_pieces;              ///< can be made from SentencePiece's tokenizer.model
+  bool reads_vocab_json;  ///< can be made from vocab.json and merges.txt
+  bool reads_pieces;      ///< can be made from SentencePiece's tokenizer.model
   bool prefix_space_by_default;
-  bool always_own_template;       ///< the post-processor of a tokenizer.json isn't read either
-  bool begins_by_default;         ///< add_bos_token where nothing says so
+  bool always_own_template;                                         ///< the post-processor of a tokenizer.json isn't read either
+  bool begins_by_default;                                           ///< add_bos_token where nothing says so
   std::vector<std::pair<const char*, const char*>> default_tokens;  ///< name, content
   /// Sets normalizer, pre_tokenizer, decoder and the model's flags, as in a tokenizer.json.
   void (*make_steps)(nlohmann::json& tokenizer, const ClassOptions& options);
@@ -31,10 +31,10 @@ struct TokenizerClass {
 
 /// What config.json and tokenizer_config.json say about the class.
 struct ClassHints {
-  std::string model_type;      ///< may be empty
-  std::string declared;        ///< tokenizer_class of tokenizer_config.json; may be empty
-  std::string config_class;    ///< tokenizer_class of config.json; may be empty
-  bool remote_code = false;    ///< auto_map names an AutoTokenizer
+  std::string model_type;        ///< may be empty
+  std::string declared;          ///< tokenizer_class of tokenizer_config.json; may be empty
+  std::string config_class;      ///< tokenizer_class of config.json; may be empty
+  bool remote_code = false;      ///< auto_map names an AutoTokenizer
   bool byte_level_file = false;  ///< a tokenizer.json speaks of ByteLevel
 };
 

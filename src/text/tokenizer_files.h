@@ -22,15 +22,15 @@ struct ExpectedId {
 
 /// A checkpoint's tokenizer as one tokenizer.json would say it, and what such a file has no place for.
 struct TokenizerFiles {
-  std::string source;               ///< the file that messages name
-  nlohmann::json json;              ///< as in a tokenizer.json: model, normalizer, pre_tokenizer, post_processor, decoder
-  std::vector<AddedToken> added;    ///< in the order in which they're added; the flags of the last of one content count
-  bool split_special_tokens = false;  ///< special tokens in a text are ordinary text
-  bool own_template = false;        ///< begin_token and end_token stand for json's post_processor
-  std::string begin_token, end_token;  ///< put around every text; may be empty
-  std::string eos;                  ///< may be empty
+  std::string source;                                               ///< the file that messages name
+  nlohmann::json json;                                              ///< as in a tokenizer.json: model, normalizer, pre_tokenizer, post_processor, decoder
+  std::vector<AddedToken> added;                                    ///< in the order in which they're added; the flags of the last of one content count
+  bool split_special_tokens = false;                                ///< special tokens in a text are ordinary text
+  bool own_template = false;                                        ///< begin_token and end_token stand for json's post_processor
+  std::string begin_token, end_token;                               ///< put around every text; may be empty
+  std::string eos;                                                  ///< may be empty
   std::vector<std::pair<std::string, std::string>> special_tokens;  ///< "bos_token" and its like, and how each is written
-  std::optional<bool> says_begin, says_end;  ///< add_bos_token, add_eos_token beside a tokenizer.json, where they don't count
+  std::optional<bool> says_begin, says_end;                         ///< add_bos_token, add_eos_token beside a tokenizer.json, where they don't count
   std::vector<ExpectedId> expected_ids;
   std::vector<std::string> warnings;
 };

@@ -77,30 +77,29 @@ TEST(TokenizerFiles, RefusesWhatItCannotDoByName) {
   struct Case {
     const char *base, *form, *file, *content, *what;
   };
-  const Case table[] = {
-      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "WhisperTokenizer"})", "WhisperTokenizer"},
-      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})", "save_pretrained"},
-      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})", "save_pretrained"},
-      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "MyTokenizer"})", "save_pretrained"},
-      {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": 3})", "tokenizer_class"},
-      {"gpt2-like", "parts", "config.json", R"({"model_type": "llama"})", "save_pretrained"},
-      {"gpt2-like", "parts", "tokenizer.model", "x", "tokenizer.model"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizerFast"})", "BertTokenizer"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BartTokenizer"})", "BartTokenizer"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "MobileBertTokenizerFast"})", "MobileBertTokenizer"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"fix_mistral_regex": true})", "fix_mistral_regex"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "added_tokens_decoder"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "added_tokens_decoder"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"500": "a"}})", "content"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": 3})", "bos_token"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"extra_special_tokens": "x"})", "extra_special_tokens"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"a_token": "<new1>", "b_token": "<new2>"})", "save_pretrained"},
-      {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": "a", "bos_token": "b"})", "bos_token"},
-      {"gpt2-like", "whole", "added_tokens.json", R"({"x": -3})", "-3"},
-      {"gpt2-like", "whole", "special_tokens_map.json", "[]", "special_tokens_map.json"}};
+  const Case table[] = {{"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "WhisperTokenizer"})", "WhisperTokenizer"},
+                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})", "save_pretrained"},
+                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "PreTrainedTokenizerFast"})", "save_pretrained"},
+                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": "MyTokenizer"})", "save_pretrained"},
+                        {"gpt2-like", "parts", "tokenizer_config.json", R"({"tokenizer_class": 3})", "tokenizer_class"},
+                        {"gpt2-like", "parts", "config.json", R"({"model_type": "llama"})", "save_pretrained"},
+                        {"gpt2-like", "parts", "tokenizer.model", "x", "tokenizer.model"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BertTokenizerFast"})", "BertTokenizer"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "BartTokenizer"})", "BartTokenizer"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"tokenizer_class": "MobileBertTokenizerFast"})", "MobileBertTokenizer"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"auto_map": {"AutoTokenizer": ["a.B", null]}})", "auto_map"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"fix_mistral_regex": true})", "fix_mistral_regex"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})", "fast_tokenizer_files"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": [1]})", "added_tokens_decoder"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "added_tokens_decoder"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "added_tokens_decoder"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"added_tokens_decoder": {"500": "a"}})", "content"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": 3})", "bos_token"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"extra_special_tokens": "x"})", "extra_special_tokens"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"a_token": "<new1>", "b_token": "<new2>"})", "save_pretrained"},
+                        {"gpt2-like", "whole", "tokenizer_config.json", R"({"bos_token": "a", "bos_token": "b"})", "bos_token"},
+                        {"gpt2-like", "whole", "added_tokens.json", R"({"x": -3})", "-3"},
+                        {"gpt2-like", "whole", "special_tokens_map.json", "[]", "special_tokens_map.json"}};
   for (const Case& c : table) {
     SCOPED_TRACE(c.content);
     TestFolder folder;
@@ -140,7 +139,9 @@ TEST(TokenizerFiles, NumbersThatPythonAloneReadsAreHarmlessWhereNothingIsRead) {
 TEST(TokenizerFiles, PhiThreesClassIsLlamas) {
   const Json llama = [] {
     for (const Json& entry : folders())
-      if (entry["files"].contains("tokenizer_config.json") && entry["files"]["tokenizer_config.json"].value("tokenizer_class", Json()) == "LlamaTokenizer" && entry["form"] == "whole") return entry;
+      if (entry["files"].contains("tokenizer_config.json") && entry["files"]["tokenizer_config.json"].value("tokenizer_class", Json()) == "LlamaTokenizer" &&
+          entry["form"] == "whole")
+        return entry;
     return Json();
   }();
   ASSERT_TRUE(llama.is_object());
@@ -158,13 +159,12 @@ TEST(TokenizerFiles, PhiThreesClassIsLlamas) {
 
 TEST(TokenizerFiles, PiecesThatCannotBeReadAreToldByName) {
   const std::string good = pieces_of("llama");
-  const std::pair<std::string, const char*> table[] = {
-      {"", "no model of SentencePiece"},
-      {"hello", "no model of SentencePiece"},
-      {good.substr(0, good.size() / 2), "no model of SentencePiece"},
-      {good + good, "is there twice"},
-      {"version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 499723\n", "git lfs pull"},
-      {"IQ== 0\nIg== 1\n", "tiktoken"}};
+  const std::pair<std::string, const char*> table[] = {{"", "no model of SentencePiece"},
+                                                       {"hello", "no model of SentencePiece"},
+                                                       {good.substr(0, good.size() / 2), "no model of SentencePiece"},
+                                                       {good + good, "is there twice"},
+                                                       {"version https://git-lfs.github.com/spec/v1\noid sha256:46\nsize 499723\n", "git lfs pull"},
+                                                       {"IQ== 0\nIg== 1\n", "tiktoken"}};
   for (const auto& [content, what] : table) {
     TestFolder folder;
     folder.put("tokenizer.model", content);
@@ -179,13 +179,22 @@ TEST(TokenizerFiles, PiecesThatCannotBeReadAreToldByName) {
 }
 
 TEST(TokenizerFiles, BrokenTekkenFilesAreToldByName) {
-  const char* const good = R"({"config": {"pattern": "x", "default_num_special_tokens": 1}, "special_tokens": [{"rank": 0, "token_str": "<s>"}], "vocab": [{"token_bytes": "YQ=="}]})";
-  for (const auto& [patch, what] : std::initializer_list<std::pair<const char*, const char*>>{
-           {R"({"config": null})", "config"}, {R"({"config": {"pattern": null}})", "pattern"}, {R"({"config": {"pattern": "("}})", "pattern"}, {R"({"vocab": 3})", "vocab"},
-           {R"({"vocab": [{"token_bytes": "Y"}]})", "Base64"}, {R"({"vocab": [{"token_bytes": "Y==="}]})", "Base64"}, {R"({"vocab": [{"token_bytes": ""}]})", "Base64"},
-           {R"({"vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}]})", "twice"}, {R"({"special_tokens": null})", "special_tokens"},
-           {R"({"special_tokens": [{"rank": 1, "token_str": "<s>"}]})", "ranks"}, {R"({"config": {"default_num_special_tokens": 0}})", "more special tokens"},
-           {R"({"config": {"default_vocab_size": -1}})", "default_vocab_size"}, {R"({"config": {"default_vocab_size": 0}})", "default_vocab_size"}}) {
+  const char* const good =
+      R"({"config": {"pattern": "x", "default_num_special_tokens": 1}, "special_tokens": [{"rank": 0, "token_str": "<s>"}], "vocab": [{"token_bytes": "YQ=="}]})";
+  for (const auto& [patch, what] :
+       std::initializer_list<std::pair<const char*, const char*>>{{R"({"config": null})", "config"},
+                                                                  {R"({"config": {"pattern": null}})", "pattern"},
+                                                                  {R"({"config": {"pattern": "("}})", "pattern"},
+                                                                  {R"({"vocab": 3})", "vocab"},
+                                                                  {R"({"vocab": [{"token_bytes": "Y"}]})", "Base64"},
+                                                                  {R"({"vocab": [{"token_bytes": "Y==="}]})", "Base64"},
+                                                                  {R"({"vocab": [{"token_bytes": ""}]})", "Base64"},
+                                                                  {R"({"vocab": [{"token_bytes": "YQ=="}, {"token_bytes": "YQ=="}]})", "twice"},
+                                                                  {R"({"special_tokens": null})", "special_tokens"},
+                                                                  {R"({"special_tokens": [{"rank": 1, "token_str": "<s>"}]})", "ranks"},
+                                                                  {R"({"config": {"default_num_special_tokens": 0}})", "more special tokens"},
+                                                                  {R"({"config": {"default_vocab_size": -1}})", "default_vocab_size"},
+                                                                  {R"({"config": {"default_vocab_size": 0}})", "default_vocab_size"}}) {
     SCOPED_TRACE(patch);
     Json json = Json::parse(good);
     json.merge_patch(Json::parse(patch));
@@ -202,7 +211,8 @@ TEST(TokenizerFiles, BrokenTekkenFilesAreToldByName) {
 }
 
 TEST(TokenizerFiles, PointersOfGitLfsAreToldInEveryFile) {
-  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}) {
+  for (const char* name :
+       {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"}) {
     SCOPED_TRACE(name);
     TestFolder folder;
     const bool parts = name == std::string("vocab.json") || name == std::string("merges.txt");

@@ -21,14 +21,16 @@ class Choices : public flexgen::FuzzChoices {
   using FuzzChoices::FuzzChoices;
 
   std::string text() {
-    static const char* kTexts[] = {"a", "b", "ab", " ", "  ", "e", "", "▁", "é", "e\u0301", "<s>", "</s>", "<0xC3>", "Ġ", "\u00c4", "1", "\n", "aaaaaaaa", "中", "<|x|>"};
+    static const char* kTexts[] = {"a",   "b",    "ab",     " ", "  ",     "e", "",   "▁",        "é",  "e\u0301",
+                                   "<s>", "</s>", "<0xC3>", "Ġ", "\u00c4", "1", "\n", "aaaaaaaa", "中", "<|x|>"};
     if (!rarely()) return kTexts[below(std::size(kTexts))];
     std::string text;
     for (size_t i = below(64); i > 0; --i) text += static_cast<char>(byte());
     return flexgen::sanitize_utf8(text);
   }
   std::string pattern() {
-    static const char* kPatterns[] = {"a", "a+", "(a+)+b", "\\s+(?!\\S)|\\s+", "\\p{N}", "(?=b)", "b*", "", "[^a]", "(a|aa)*$", ".", "\\b", "^", "(?<=a)b", "\\Ka", "(a)(?1)?"};
+    static const char* kPatterns[] = {"a", "a+",  "(a+)+b", "\\s+(?!\\S)|\\s+", "\\p{N}", "(?=b)",   "b*", "", "[^a]", "(a|aa)*$",
+                                      ".", "\\b", "^",      "(?<=a)b",          "\\Ka",   "(a)(?1)?"};
     return rarely() ? text() : kPatterns[below(std::size(kPatterns))];
   }
   Json id() {
@@ -84,7 +86,9 @@ Json pre_tokenizer_json(Choices& choose, int depth) {
     case 9: return {{"type", "WhitespaceSplit"}};
     case 10: return {{"type", "Whitespace"}};
     case 1: return {{"type", "ByteLevel"}, {"add_prefix_space", choose.flag()}, {"use_regex", choose.flag()}};
-    case 2: return {{"type", "Metaspace"}, {"replacement", choose.flag() ? "▁" : choose.text()}, {"prepend_scheme", kSchemes[choose.below(4)]}, {"split", choose.flag()}};
+    case 2:
+      return {
+          {"type", "Metaspace"}, {"replacement", choose.flag() ? "▁" : choose.text()}, {"prepend_scheme", kSchemes[choose.below(4)]}, {"split", choose.flag()}};
     case 3: return {{"type", "Digits"}, {"individual_digits", choose.flag()}};
     case 4:
     case 5: return {{"type", "Split"}, {"pattern", pattern_json(choose)}, {"behavior", kBehaviors[choose.below(5)]}, {"invert", choose.flag()}};
@@ -129,14 +133,21 @@ Json tokenizer_json(Choices& choose) {
     merges.push_back(choose.rarely() ? Json(left + " " + right) : Json::array({left, right}));
   }
   for (size_t i = choose.below(6); i > 0; --i)
-    added.push_back({{"id", choose.rarely() ? choose.id() : Json(next++)}, {"content", choose.text()}, {"special", choose.flag()}, {"normalized", choose.flag()},
-                     {"lstrip", choose.flag()}, {"rstrip", choose.flag()}, {"single_word", choose.flag()}});
-  Json model = {{"type", "BPE"}, {"vocab", vocab}, {"merges", merges}, {"byte_fallback", choose.flag()}, {"fuse_unk", choose.flag()}, {"ignore_merges", choose.flag()}};
+    added.push_back({{"id", choose.rarely() ? choose.id() : Json(next++)},
+                     {"content", choose.text()},
+                     {"special", choose.flag()},
+                     {"normalized", choose.flag()},
+                     {"lstrip", choose.flag()},
+                     {"rstrip", choose.flag()},
+                     {"single_word", choose.flag()}});
+  Json model = {
+      {"type", "BPE"}, {"vocab", vocab}, {"merges", merges}, {"byte_fallback", choose.flag()}, {"fuse_unk", choose.flag()}, {"ignore_merges", choose.flag()}};
   if (choose.flag()) model["unk_token"] = choose.rarely() ? choose.text() : "<unk>";
   switch (choose.below(3)) {
     case 0: {
       Json pieces = Json::array();
-      for (const auto& [text, id] : vocab.items()) pieces.push_back({choose.rarely() ? choose.text() : text, choose.rarely() ? choose.id() : Json(-0.25 * static_cast<double>(choose.byte()))});
+      for (const auto& [text, id] : vocab.items())
+        pieces.push_back({choose.rarely() ? choose.text() : text, choose.rarely() ? choose.id() : Json(-0.25 * static_cast<double>(choose.byte()))});
       model = {{"type", "Unigram"}, {"vocab", pieces}, {"byte_fallback", choose.flag()}};
       if (choose.flag()) model["unk_id"] = choose.id();
       break;
@@ -144,8 +155,12 @@ Json tokenizer_json(Choices& choose) {
     case 1: model = {{"type", "WordLevel"}, {"vocab", vocab}, {"unk_token", choose.flag() ? "<unk>" : choose.text()}}; break;
     default: break;
   }
-  return {{"model", model}, {"added_tokens", added}, {"normalizer", normalizer_json(choose, 3)}, {"pre_tokenizer", pre_tokenizer_json(choose, 3)},
-          {"decoder", decoder_json(choose, 3)}, {"post_processor", choose.flag() ? template_json(choose, 2) : Json()}};
+  return {{"model", model},
+          {"added_tokens", added},
+          {"normalizer", normalizer_json(choose, 3)},
+          {"pre_tokenizer", pre_tokenizer_json(choose, 3)},
+          {"decoder", decoder_json(choose, 3)},
+          {"post_processor", choose.flag() ? template_json(choose, 2) : Json()}};
 }
 
 /// The rest of the bytes, or a pattern of words many times over.

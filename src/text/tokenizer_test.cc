@@ -141,8 +141,11 @@ TEST(Tokenizer, AgreesOnFoldersFromOutside) {
       const bool same_text = c["decoded"].is_null() || c["decoded"] == decoded;  // null: where the two may differ
       if (with == ids && without == c["plain"].get<std::vector<int32_t>>() && same_text) continue;
       if (++wrong <= 10)
-        ADD_FAILURE() << entry.path() << " " << expected["class"] << "\n" << c.dump() << "\n" << Json(with).dump() << "\n" << Json(without).dump()
-                      << "\n" << Json(decoded).dump(-1, ' ', false, Json::error_handler_t::replace);
+        ADD_FAILURE() << entry.path() << " " << expected["class"] << "\n"
+                      << c.dump() << "\n"
+                      << Json(with).dump() << "\n"
+                      << Json(without).dump() << "\n"
+                      << Json(decoded).dump(-1, ' ', false, Json::error_handler_t::replace);
       break;
     }
   }
@@ -170,8 +173,10 @@ TEST(Tokenizer, BrokenFilesAreRefusedByName) {
       {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": ["a c"]}})", "lacks"},
       {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": ["ab"]}})", "two tokens"},
       {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": ["a b"]}, "normalizer": {"type": "StripAccents"}})", "StripAccents"},
-      {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": ["a b"]}, "normalizer": {"type": "Strip", "strip_left": 1, "strip_right": true}})", "strip_left"},
-      {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": []}, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}})", "pattern"},
+      {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": ["a b"]}, "normalizer": {"type": "Strip", "strip_left": 1, "strip_right": true}})",
+       "strip_left"},
+      {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": []}, "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}})",
+       "pattern"},
       {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": []}, "post_processor": {"type": "Bert"}})", "Bert"},
       {R"({"model": {"type": "BPE", )" + vocab + R"(, "merges": []}, "added_tokens": [{"id": 99999999, "content": "x"}]})", "99999999"}};
   for (const auto& [json, what] : table) {
@@ -185,7 +190,10 @@ TEST(Tokenizer, BrokenFilesAreRefusedByName) {
 }
 
 TEST(Unicode, ReplacesInvalidBytes) {
-  EXPECT_EQ(sanitize_utf8("a\xff" "b"), "a\xef\xbf\xbd" "b");
+  EXPECT_EQ(sanitize_utf8("a\xff"
+                          "b"),
+            "a\xef\xbf\xbd"
+            "b");
   EXPECT_EQ(sanitize_utf8("\xe4\xbd"), "\xef\xbf\xbd");
   EXPECT_EQ(sanitize_utf8("\xed\xa0\x80"), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
   EXPECT_EQ(sanitize_utf8("\xf0\x9f\xa6\x99"), "\xf0\x9f\xa6\x99");

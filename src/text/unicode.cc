@@ -98,8 +98,8 @@ int32_t character_at(std::string_view text, size_t at) {
 
 bool is_space(std::string_view text, size_t at) {
   const int32_t c = character_at(text, at);
-  return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+  return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 std::string lower_case(std::string_view text) {
@@ -108,8 +108,9 @@ std::string lower_case(std::string_view text) {
   struct Capitals {
     int32_t first, last, distance;
   };
-  constexpr Capitals kNewer[]{{0x1c89, 0x1c89, 1}, {0xa7cb, 0xa7cb, 0x264 - 0xa7cb}, {0xa7cc, 0xa7cc, 1}, {0xa7ce, 0xa7ce, 1}, {0xa7d2, 0xa7d2, 1}, {0xa7d4, 0xa7d4, 1}, {0xa7da, 0xa7da, 1},
-                              {0xa7dc, 0xa7dc, 0x19b - 0xa7dc}, {0x10d50, 0x10d65, 0x20}, {0x16ea0, 0x16eb8, 0x1b}};
+  constexpr Capitals kNewer[]{
+      {0x1c89, 0x1c89, 1}, {0xa7cb, 0xa7cb, 0x264 - 0xa7cb}, {0xa7cc, 0xa7cc, 1},      {0xa7ce, 0xa7ce, 1},     {0xa7d2, 0xa7d2, 1}, {0xa7d4, 0xa7d4, 1},
+      {0xa7da, 0xa7da, 1}, {0xa7dc, 0xa7dc, 0x19b - 0xa7dc}, {0x10d50, 0x10d65, 0x20}, {0x16ea0, 0x16eb8, 0x1b}};
   std::string out;
   out.reserve(text.size());
   for (size_t at = 0; at < text.size(); at += std::max<size_t>(1, utf8_length(text, at))) {
@@ -134,14 +135,12 @@ std::string strip_spaces(std::string_view text, bool at_start, bool at_end) {
 
 std::string normalize_unicode(const std::string& text, bool compose, bool compat) {
   if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) return text;
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
-                                                      (compat ? UTF8PROC_COMPAT : 0));
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> points;
   points.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
     utf8proc_int32_t point = 0;
-    auto n = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
-                              static_cast<utf8proc_ssize_t>(text.size() - at), &point);
+    auto n = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at, static_cast<utf8proc_ssize_t>(text.size() - at), &point);
     FLEXGEN_CHECK(n > 0, "utf8proc: {}", utf8proc_errmsg(n));
     at += static_cast<size_t>(n);
     utf8proc_int32_t parts[32];

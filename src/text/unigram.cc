@@ -84,8 +84,9 @@ void Unigram::encode(std::string_view word, std::vector<int32_t>& out) const {
     auto text_of = [&](size_t place) -> const std::string& { return pieces_[static_cast<size_t>(sorted_[place])].first; };
     for (size_t length = 1; low < high; ++length) {
       if (steps_left-- == 0)
-        fail_user("{}: finding the pieces of a text of {} bytes takes too many steps, as very long pieces begin alike; shorten the text, or fetch the file again", source_,
-                  word.size());
+        fail_user(
+            "{}: finding the pieces of a text of {} bytes takes too many steps, as very long pieces begin alike; shorten the text, or fetch the file again",
+            source_, word.size());
       if (text_of(low).size() == length) {
         const int32_t id = sorted_[low++];
         offer(start, start + length, pieces_[static_cast<size_t>(id)].second, id);

@@ -33,9 +33,9 @@ class Unigram : public TokenModel {
 
   std::vector<std::pair<std::string, double>> pieces_;
   std::unordered_map<std::string_view, int32_t> ids_;  ///< of two equal pieces the last, as in PyPI tokenizers
-  std::vector<int32_t> sorted_;         ///< ids of the pieces by their bytes, each text once, none empty
-  std::vector<int32_t> begin_of_byte_;  ///< [257] where in sorted_ the pieces that start with a byte begin
-  std::vector<int32_t> byte_pieces_;    ///< of "<0x00>" ... "<0xFF>", -1 where there is none; empty without byte fallback
+  std::vector<int32_t> sorted_;                        ///< ids of the pieces by their bytes, each text once, none empty
+  std::vector<int32_t> begin_of_byte_;                 ///< [257] where in sorted_ the pieces that start with a byte begin
+  std::vector<int32_t> byte_pieces_;                   ///< of "<0x00>" ... "<0xFF>", -1 where there is none; empty without byte fallback
   std::optional<int32_t> unknown_;
   double unknown_score_ = 0;
   std::string source_;

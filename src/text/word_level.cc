@@ -22,7 +22,8 @@ void WordLevel::encode(std::string_view word, std::vector<int32_t>& out) const {
   const std::string text(word);
   std::optional<int32_t> id = find(text);
   if (!id) id = find(unknown_);
-  if (!id) fail_user("{}: the word '{}' of the text is not in the vocabulary, and neither is the unk_token '{}'", source_, printable(text), printable(unknown_));
+  if (!id)
+    fail_user("{}: the word '{}' of the text is not in the vocabulary, and neither is the unk_token '{}'", source_, printable(text), printable(unknown_));
   out.push_back(*id);
 }
 

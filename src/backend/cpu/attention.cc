@@ -37,7 +37,6 @@ inline constexpr int64_t kSharedQueries = 128;
 HWY_BEFORE_NAMESPACE();
 namespace flexgen::HWY_NAMESPACE {
 
-
 // A head is taken in pairs of vectors. For bf16 the first of a pair holds the even elements and the
 // second the odd ones, which are the halves of 32-bit words and so cost one operation each; queries
 // and results are put into that order and back.
@@ -64,8 +63,7 @@ HWY_INLINE Pair load_pair(const hwy::bfloat16_t* p) {
 #else
   const auto words = hn::LoadU(du, reinterpret_cast<const uint32_t*>(p));
 #endif
-  return {hn::BitCast(d, hn::ShiftLeft<16>(words)),
-          hn::BitCast(d, hn::And(words, hn::Set(du, 0xffff0000u)))};
+  return {hn::BitCast(d, hn::ShiftLeft<16>(words)), hn::BitCast(d, hn::And(words, hn::Set(du, 0xffff0000u)))};
 }
 /// The first n < kPair elements, the rest zero.
 template <typename T>
@@ -108,8 +106,8 @@ struct Sums {
 };
 
 template <int kRows, class LoadKey, typename T>
-HWY_INLINE Sums<kRows> score_step(Sums<kRows> sums, const float* HWY_RESTRICT q, int64_t q_stride,
-                                  const T* const (&key)[4], int64_t i, const LoadKey& load_key) {
+HWY_INLINE Sums<kRows> score_step(Sums<kRows> sums, const float* HWY_RESTRICT q, int64_t q_stride, const T* const (&key)[4], int64_t i,
+                                  const LoadKey& load_key) {
   Pair query[kRows];
 #pragma GCC unroll 4
   for (int m = 0; m < kRows; ++m) query[m] = load_pair(q + m * q_stride + i);
@@ -117,17 +115,15 @@ HWY_INLINE Sums<kRows> score_step(Sums<kRows> sums, const float* HWY_RESTRICT q,
   for (int j = 0; j < 4; ++j) {
     const Pair k = load_key(key[j] + i);
 #pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m)
-      sums.of[m][j] =
-          hn::MulAdd(query[m].second, k.second, hn::MulAdd(query[m].first, k.first, sums.of[m][j]));
+    for (int m = 0; m < kRows; ++m) sums.of[m][j] = hn::MulAdd(query[m].second, k.second, hn::MulAdd(query[m].first, k.first, sums.of[m][j]));
   }
   return sums;
 }
 
 /// scores[m][t] = q[m] . keys[t] for kRows queries and num_tokens tokens. Stores up to three more.
 template <int kRows, typename T>
-HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HWY_RESTRICT keys,
-                      int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* HWY_RESTRICT scores) {
+HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HWY_RESTRICT keys, int64_t head_size, int64_t num_tokens, RowsAhead ahead,
+                      float* HWY_RESTRICT scores) {
   const Floats d;
   const int64_t whole = round_down(head_size, kPair);
   const auto rest = static_cast<size_t>(head_size - whole);
@@ -141,23 +137,16 @@ HWY_INLINE void score(const float* HWY_RESTRICT q, int64_t q_stride, const T* HW
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) sums.of[m][j] = hn::Zero(d);
-    for (int64_t i = 0; i < whole; i += kPair)
-      sums = score_step<kRows>(sums, q, q_stride, key, i,
-                               [](const T* p) HWY_ATTR { return load_pair(p); });
-    if (rest != 0)
-      sums = score_step<kRows>(sums, q, q_stride, key, whole,
-                               [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
-    for (int m = 0; m < kRows; ++m)
-      store_sums(d, sums.of[m][0], sums.of[m][1], sums.of[m][2], sums.of[m][3],
-                 scores + m * kScoreStride + t);
+    for (int64_t i = 0; i < whole; i += kPair) sums = score_step<kRows>(sums, q, q_stride, key, i, [](const T* p) HWY_ATTR { return load_pair(p); });
+    if (rest != 0) sums = score_step<kRows>(sums, q, q_stride, key, whole, [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
+    for (int m = 0; m < kRows; ++m) store_sums(d, sums.of[m][0], sums.of[m][1], sums.of[m][2], sums.of[m][3], scores + m * kScoreStride + t);
   }
 }
 
 /// mixed[m][i..] += sum over t of weights[m][t] * values[t][i..] for kPairs pairs of head elements.
 template <int kRows, int kPairs, class LoadValue, typename T>
-HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values,
-                         int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* HWY_RESTRICT mixed,
-                         int64_t mixed_stride, const LoadValue& load_value) {
+HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t head_size, int64_t num_tokens, RowsAhead ahead,
+                         float* HWY_RESTRICT mixed, int64_t mixed_stride, const LoadValue& load_value) {
   const Floats d;
   Pair sum[kRows][kPairs];
   for (int m = 0; m < kRows; ++m)
@@ -182,22 +171,19 @@ HWY_INLINE void mix_part(const float* HWY_RESTRICT weights, const T* HWY_RESTRIC
 }
 
 template <int kRows, typename T>
-HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, int64_t num_tokens,
-                    RowsAhead ahead, float* mixed, int64_t mixed_stride) {
+HWY_INLINE void mix(const float* weights, const T* values, int64_t head_size, int64_t num_tokens, RowsAhead ahead, float* mixed, int64_t mixed_stride) {
   constexpr int kMany = kRows <= 2 ? kHeadPairs : kHeadPairs / 2;
   auto load_whole = [](const T* p) HWY_ATTR { return load_pair(p); };
   int64_t i = 0;
   auto part = [&](auto pairs, const auto& load_value) HWY_ATTR {
-    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, ahead, mixed + i,
-                                            mixed_stride, load_value);
+    mix_part<kRows, decltype(pairs)::value>(weights, values + i, head_size, num_tokens, ahead, mixed + i, mixed_stride, load_value);
     i += decltype(pairs)::value * kPair;
   };
   while (i + kMany * kPair <= head_size) part(std::integral_constant<int, kMany>(), load_whole);
   while (i + kPair <= head_size) part(std::integral_constant<int, 1>(), load_whole);
   if (i < head_size) {
     const auto rest = static_cast<size_t>(head_size - i);
-    part(std::integral_constant<int, 1>(),
-         [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
+    part(std::integral_constant<int, 1>(), [rest](const T* p) HWY_ATTR { return load_pair_first(p, rest); });
   }
 }
 
@@ -237,12 +223,10 @@ void attend_as(const AttentionTask& whole, float* scratch) {
 
   // Calls use(data, from, to) for the stretches of [begin, end) that lie in one page: keys (which =
   // 0) or values (1) of one head.
-  auto for_pages = [&](int64_t which, int64_t head, int64_t begin, int64_t end,
-                       const auto& use) HWY_ATTR {
+  auto for_pages = [&](int64_t which, int64_t head, int64_t begin, int64_t end, const auto& use) HWY_ATTR {
     while (begin < end) {
       const int64_t stop = std::min(end, (begin / g.page_tokens + 1) * g.page_tokens);
-      use(task.slot->pages[begin / g.page_tokens] + g.row_offset(which, task.first_head + head, begin),
-          begin, stop);
+      use(task.slot->pages[begin / g.page_tokens] + g.row_offset(which, task.first_head + head, begin), begin, stop);
       begin = stop;
     }
   };
@@ -252,9 +236,7 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   int64_t first_query = 0, end_query = 0, stretch_begin = 0, stretch_end = 0;  // of each head, and the positions
   auto for_elements = [&](int64_t which, int64_t head, int64_t begin, int64_t end, const auto& use) HWY_ATTR {
     if (!quantized) {
-      for_pages(which, head, begin, end, [&](const std::byte* data, int64_t from, int64_t to) HWY_ATTR {
-        use(reinterpret_cast<const T*>(data), from, to);
-      });
+      for_pages(which, head, begin, end, [&](const std::byte* data, int64_t from, int64_t to) HWY_ATTR { use(reinterpret_cast<const T*>(data), from, to); });
       return;
     }
     if constexpr (std::is_same_v<T, float>) {
@@ -276,7 +258,8 @@ void attend_as(const AttentionTask& whole, float* scratch) {
     for (int64_t head = 0; head < task.num_heads; ++head)
       for (int64_t at = first_query; at < end_query; at += kQueries)
         with_count(std::min<int64_t>(kQueries, end_query - at), [&](auto count) HWY_ATTR {
-          use(count, head * per_head + at, head, RowsAhead((at - first_query) / kQueries, ceil_div(end_query - first_query, kQueries), 0, token_bytes, kSpan * token_bytes));
+          use(count, head * per_head + at, head,
+              RowsAhead((at - first_query) / kQueries, ceil_div(end_query - first_query, kQueries), 0, token_bytes, kSpan * token_bytes));
         });
   };
 
@@ -291,11 +274,9 @@ void attend_as(const AttentionTask& whole, float* scratch) {
       auto first_in_span = [&](int64_t m) { return std::max(rows[m].first, span); };
       auto end_in_span = [&](int64_t m) { return std::min(rows[m].end, span + kSpan); };
       for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
-        for_elements(0, head, first_in_span(m), end_in_span(m + count - 1),
-                  [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
-                    score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, ahead,
-                                                  scores + m * kScoreStride + (from - span));
-                  });
+        for_elements(0, head, first_in_span(m), end_in_span(m + count - 1), [&](const T* keys, int64_t from, int64_t to) HWY_ATTR {
+          score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, ahead, scores + m * kScoreStride + (from - span));
+        });
       });
       for (int64_t head = 0; head < task.num_heads; ++head)
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m) {
@@ -307,19 +288,16 @@ void attend_as(const AttentionTask& whole, float* scratch) {
       for_blocks([&](auto count, int64_t m, int64_t head, RowsAhead ahead) HWY_ATTR {
         auto mix_rows = [&](auto some, int64_t row, int64_t begin, int64_t end) HWY_ATTR {
           for_elements(1, head, begin, end, [&](const T* values, int64_t from, int64_t to) HWY_ATTR {
-            mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size,
-                                       to - from, ahead, mixed + row * stride, stride);
+            mix<decltype(some)::value>(scores + row * kScoreStride + (from - span), values, head_size, to - from, ahead, mixed + row * stride, stride);
           });
         };
         // Positions all the queries attend to, together; those of some of them alone, before and
         // after. A query must not even multiply a foreign value by zero: it might be infinite.
         const std::integral_constant<int, 1> one;
         const int64_t begin = first_in_span(m + count - 1), end = std::max(begin, end_in_span(m));
-        for (int64_t row = m; row < m + count; ++row)
-          mix_rows(one, row, first_in_span(row), std::min(begin, end_in_span(row)));
+        for (int64_t row = m; row < m + count; ++row) mix_rows(one, row, first_in_span(row), std::min(begin, end_in_span(row)));
         mix_rows(count, m, begin, end);
-        for (int64_t row = m; row < m + count; ++row)
-          mix_rows(one, row, std::max(end, first_in_span(row)), end_in_span(row));
+        for (int64_t row = m; row < m + count; ++row) mix_rows(one, row, std::max(end, first_in_span(row)), end_in_span(row));
       });
     }
   }
@@ -330,8 +308,7 @@ void attend_as(const AttentionTask& whole, float* scratch) {
       from_pairs<T>(mixed + m * stride, head_size);
       const auto inverse = hn::Set(d, 1.0f / rows[m].sum);
       for (int64_t i = 0; i < head_size; i += lanes)
-        store(d, hn::Mul(hn::Load(d, mixed + m * stride + i), inverse), out + rows[m].packed + i,
-              static_cast<size_t>(std::min(lanes, head_size - i)));
+        store(d, hn::Mul(hn::Load(d, mixed + m * stride + i), inverse), out + rows[m].packed + i, static_cast<size_t>(std::min(lanes, head_size - i)));
     }
   });
 }
@@ -341,8 +318,8 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
   const KvGeometry& g = *task.geometry;
   const int64_t head_size = g.head_size, group = g.query_heads / g.kv_heads, kv_head = task.first_head + head;
   const int64_t stride = round_up(head_size, kMaxPair), token_bytes = row_bytes(g.dtype, head_size);
-  float* const q = scratch;                          // [group, stride]
-  float* const scores = q + group * stride;          // [group, kScoreStride]
+  float* const q = scratch;                               // [group, stride]
+  float* const scores = q + group * stride;               // [group, kScoreStride]
   float* const unpacked = scores + group * kScoreStride;  // [kSpan, head_size], of quantized caches
   for (int64_t m = 0; m < group; ++m)
     to_pairs<T>(task.q + ((task.slot->first_row + task.rows[0].row) * g.query_heads + kv_head * group + m) * head_size, head_size, q + m * stride);
@@ -362,7 +339,8 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     }
     for (int64_t m = 0; m < group; m += kQueries)
       with_count(std::min<int64_t>(kQueries, group - m), [&](auto count) HWY_ATTR {
-        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from, RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes, ahead), scores + m * kScoreStride);
+        score<decltype(count)::value>(q + m * stride, stride, keys, head_size, to - from,
+                                      RowsAhead(m / kQueries, ceil_div(group, kQueries), 0, token_bytes, ahead), scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m) {
       const float scale = finish_scores(task, head, m, end - 1, from, scores + m * kScoreStride, to - from);
@@ -373,12 +351,9 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
 
 void AttentionScores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
   switch (task.geometry->dtype) {
-    case DType::kF16:
-      return scores_as<hwy::float16_t>(task, head, first, out, out_stride, scratch);
-    case DType::kBF16:
-      return scores_as<hwy::bfloat16_t>(task, head, first, out, out_stride, scratch);
-    default:
-      return scores_as<float>(task, head, first, out, out_stride, scratch);
+    case DType::kF16: return scores_as<hwy::float16_t>(task, head, first, out, out_stride, scratch);
+    case DType::kBF16: return scores_as<hwy::bfloat16_t>(task, head, first, out, out_stride, scratch);
+    default: return scores_as<float>(task, head, first, out, out_stride, scratch);
   }
 }
 
@@ -409,12 +384,9 @@ void AddSoftmax(float* scores, int64_t count, float* shares) {
 
 void Attend(const AttentionTask& task, float* scratch) {
   switch (task.geometry->dtype) {
-    case DType::kF16:
-      return attend_as<hwy::float16_t>(task, scratch);
-    case DType::kBF16:
-      return attend_as<hwy::bfloat16_t>(task, scratch);
-    default:
-      return attend_as<float>(task, scratch);
+    case DType::kF16: return attend_as<hwy::float16_t>(task, scratch);
+    case DType::kBF16: return attend_as<hwy::bfloat16_t>(task, scratch);
+    default: return attend_as<float>(task, scratch);
   }
 }
 
@@ -470,8 +442,13 @@ void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::spa
   stretches_.reserve(static_cast<size_t>(2 * num_rows));
   // One head's keys serve many rows while they are near; with few rows many heads make a long read.
   const auto max_heads = ceil_div(g.kv_heads * static_cast<int64_t>(slots.size()), 4 * num_workers);
-  const auto dense_rows = [&](const AttentionSlot& slot) { return all.rule.sparsity < 1 ? std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows) : slot.num_rows; };
-  const auto may_join = [&](const AttentionSlot& slot) { return slot.num_rows > 0 && slot.num_rows <= rows && dense_rows(slot) == slot.num_rows && (all.rule.window == 0 || slot.past + slot.num_rows <= all.rule.window); };
+  const auto dense_rows = [&](const AttentionSlot& slot) {
+    return all.rule.sparsity < 1 ? std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows) : slot.num_rows;
+  };
+  const auto may_join = [&](const AttentionSlot& slot) {
+    return slot.num_rows > 0 && slot.num_rows <= rows && dense_rows(slot) == slot.num_rows &&
+           (all.rule.window == 0 || slot.past + slot.num_rows <= all.rule.window);
+  };
   for (size_t at = 0; at < slots.size();) {
     const AttentionSlot& slot = slots[at];
     // All that begin alike, then as many of them a task as keep its workers busy.
@@ -498,7 +475,8 @@ void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::spa
           in_task += slots[to].num_rows;
         }
         add_stretches(std::span(parts_).subspan(from - at, to - from), std::ssize(rows_), 0);
-        for (size_t i = first_stretch; i < stretches_.size(); ++i) stretches_[i].first_row -= static_cast<int64_t>(first_row), stretches_[i].end_row -= static_cast<int64_t>(first_row);
+        for (size_t i = first_stretch; i < stretches_.size(); ++i)
+          stretches_[i].first_row -= static_cast<int64_t>(first_row), stretches_[i].end_row -= static_cast<int64_t>(first_row);
         AttentionTask task = all;
         task.rows = std::span(rows_).subspan(first_row);
         task.stretches = std::span(stretches_).subspan(first_stretch);
@@ -535,8 +513,7 @@ void AttentionPlan::make(const AttentionTask& all, int64_t num_workers, std::spa
 int64_t attention_scratch_floats(const AttentionTask& task) {
   const KvGeometry& g = *task.geometry;
   const int64_t queries = task.num_heads * task.queries_per_head();
-  return queries * (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)()) +
-         (is_quantized(g.dtype) ? kSpan * g.head_size : 0);
+  return queries * (2 * round_up(g.head_size, kMaxPair) + kScoreStride + HWY_DYNAMIC_DISPATCH(RowFloats)()) + (is_quantized(g.dtype) ? kSpan * g.head_size : 0);
 }
 
 float finish_scores(const AttentionTask& task, int64_t head, int64_t query, int64_t position, int64_t first, float* scores, int64_t count) {
@@ -551,9 +528,7 @@ float finish_scores(const AttentionTask& task, int64_t head, int64_t query, int6
   return 1;
 }
 
-void attend(const AttentionTask& task, float* scratch) {
-  HWY_DYNAMIC_DISPATCH(Attend)(task, scratch);
-}
+void attend(const AttentionTask& task, float* scratch) { HWY_DYNAMIC_DISPATCH(Attend)(task, scratch); }
 
 void attention_scores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
   HWY_DYNAMIC_DISPATCH(AttentionScores)(task, head, first, out, out_stride, scratch);

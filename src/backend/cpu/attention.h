@@ -13,7 +13,7 @@ namespace flexgen {
 /// A new row of a slot.
 struct AttentionRow {
   const AttentionSlot* slot = nullptr;
-  int64_t row = 0;  ///< within the slot's new rows
+  int64_t row = 0;                                      ///< within the slot's new rows
   int64_t end() const { return slot->past + row + 1; }  ///< of the positions that it attends to
 };
 
@@ -36,11 +36,11 @@ struct AttentionTask {
   DType out_dtype = DType::kF32;
   std::byte* out = nullptr;  ///< [T, A, H]
 
-  std::span<const AttentionRow> rows;            ///< a slot's in the order of their positions
-  std::span<const AttentionStretch> stretches;   ///< those of a row in the order of their positions
-  const AttentionSlot* slot = nullptr;           ///< whose pages are read: that of the only row, or of the stretch that is looked at
-  int64_t first_head = 0, num_heads = 0;  ///< kv heads
-  bool sparse = false;                    ///< a sparse row, alone
+  std::span<const AttentionRow> rows;           ///< a slot's in the order of their positions
+  std::span<const AttentionStretch> stretches;  ///< those of a row in the order of their positions
+  const AttentionSlot* slot = nullptr;          ///< whose pages are read: that of the only row, or of the stretch that is looked at
+  int64_t first_head = 0, num_heads = 0;        ///< kv heads
+  bool sparse = false;                          ///< a sparse row, alone
 
   int64_t num_rows() const { return std::ssize(rows); }
   int64_t queries_per_head() const { return num_rows() * (geometry->query_heads / geometry->kv_heads); }

@@ -70,8 +70,8 @@ struct Codes {
 
 /// What a query row carries, beside its state.
 struct CodesRow : Row {
-  float scale;                    ///< a query's element is its number times this
-  float sums[kMaxCodesGroups];    ///< of its elements, a group
+  float scale;                  ///< a query's element is its number times this
+  float sums[kMaxCodesGroups];  ///< of its elements, a group
 };
 
 /// sum += pairs of products. In place: GCC 12 would take the additions of a row of these apart, compute all products first, and run out of registers.
@@ -153,8 +153,8 @@ struct SpanRows {
 
 /// scores[m][t] = q[m] . keys[t] for kRows queries and the span's positions [begin, end), before the rule's scale. q [kRows][head_size].
 template <int kBits, int kRows>
-void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t head_size, int64_t begin, int64_t end, RowsAhead ahead,
-                 const CodesRow* rows, float* HWY_RESTRICT scores) {
+void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t head_size, int64_t begin, int64_t end, RowsAhead ahead, const CodesRow* rows,
+                 float* HWY_RESTRICT scores) {
   using C = Codes<kBits>;
   const Words d;
   const Wide di;
@@ -166,7 +166,7 @@ void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t he
     // Two keys share the loads of the queries.
 #pragma GCC unroll 1
     for (int64_t j = 0; j < 4; j += 2) {
-      const std::byte *key[2] = {keys.at[t + j], keys.at[t + j + 1]};
+      const std::byte* key[2] = {keys.at[t + j], keys.at[t + j + 1]};
 #pragma GCC unroll 1
       for (int64_t group = 0; group < groups; ++group) {
         hn::Vec<Wide> low[kRows][2], high[kRows][2];
@@ -205,8 +205,7 @@ void score_codes(const int16_t* HWY_RESTRICT q, const SpanRows& keys, int64_t he
   for (int m = 0; m < kRows; ++m)
     for (int64_t t = 0; t < kSpan; t += static_cast<int64_t>(hn::Lanes(wide))) {
       auto sum = hn::Mul(hn::LoadU(wide, scores + m * kScoreStride + t), hn::Set(wide, rows[m].scale));
-      for (int64_t group = 0; group < groups; ++group)
-        sum = hn::MulAdd(hn::Load(wide, keys.minimums[group] + t), hn::Set(wide, rows[m].sums[group]), sum);
+      for (int64_t group = 0; group < groups; ++group) sum = hn::MulAdd(hn::Load(wide, keys.minimums[group] + t), hn::Set(wide, rows[m].sums[group]), sum);
       hn::StoreU(sum, wide, scores + m * kScoreStride + t);
     }
 }
@@ -258,8 +257,8 @@ HWY_INLINE void pack_weights(const float* weights, int64_t first, int64_t end, c
 /// Of one group and chunk, the sums of some of its parts for the words in the lower and upper halves of each 128 bits.
 /// mixed [2 halves][parts][kLanes] a row.
 template <int kBits, int kRows, int kFromHalf, int kToHalf, int kFrom, int kTo>
-HWY_INLINE void mix_codes_part(const SpanRows& values, int64_t offset, int64_t begin, int64_t end, const SpanWeights& weights, int64_t group,
-                               RowsAhead ahead, int64_t fetched_bytes, float* HWY_RESTRICT mixed, int64_t stride) {
+HWY_INLINE void mix_codes_part(const SpanRows& values, int64_t offset, int64_t begin, int64_t end, const SpanWeights& weights, int64_t group, RowsAhead ahead,
+                               int64_t fetched_bytes, float* HWY_RESTRICT mixed, int64_t stride) {
   using C = Codes<kBits>;
   const Words d;
   const Wide di;
@@ -301,7 +300,8 @@ HWY_INLINE void mix_codes_part(const SpanRows& values, int64_t offset, int64_t b
 
 /// mixed[m] += the weighted values of the span's positions [begin, end), in the order [group][chunk][half][part][kLanes].
 template <int kBits, int kRows>
-void mix_codes(const SpanRows& values, int64_t head_size, int64_t begin, int64_t end, RowsAhead ahead, const SpanWeights& weights, float* mixed, int64_t stride) {
+void mix_codes(const SpanRows& values, int64_t head_size, int64_t begin, int64_t end, RowsAhead ahead, const SpanWeights& weights, float* mixed,
+               int64_t stride) {
   using C = Codes<kBits>;
   for (int64_t group = 0; group < head_size / kQuantGroup; ++group)
     for (int64_t chunk = 0; chunk < C::kChunks; ++chunk) {
@@ -356,8 +356,8 @@ void attend_codes_as(const AttentionTask& whole, float* scratch) {
   const KvGeometry& g = *task.geometry;
   const int64_t head_size = g.head_size, groups = head_size / kQuantGroup, group = g.query_heads / g.kv_heads;
   const int64_t per_head = task.num_rows() * group, count = task.num_heads * per_head, stride = head_size + kMinimumSums;
-  float* const mixed = scratch;                                            // [count, stride]
-  float* const scores = mixed + count * stride;                            // [count, kScoreStride]
+  float* const mixed = scratch;                                                  // [count, stride]
+  float* const scores = mixed + count * stride;                                  // [count, kScoreStride]
   int16_t* const q = reinterpret_cast<int16_t*>(scores + count * kScoreStride);  // [count, head_size]
   CodesRow* const rows = reinterpret_cast<CodesRow*>(q + count * head_size);
   for (int64_t m = 0; m < count; ++m) {
@@ -385,14 +385,14 @@ void attend_codes_as(const AttentionTask& whole, float* scratch) {
               // Rows come in the order of their positions.
               const int64_t m = head * per_head + at, begin = first_of(m), end = end_of(m + some - 1);
               const int64_t bytes = Codes<kBits>::row_bytes(head_size);
-              const RowsAhead ahead((at - first_query) / kCodesQueries, ceil_div(end_query - first_query, kCodesQueries), begin & ~int64_t{3}, bytes, kSpan * bytes);
+              const RowsAhead ahead((at - first_query) / kCodesQueries, ceil_div(end_query - first_query, kCodesQueries), begin & ~int64_t{3}, bytes,
+                                    kSpan * bytes);
               if (begin < end) use(some, m, begin, end, ahead);
             });
         }
       };
-      for_blocks(0, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
-        score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, ahead, rows + m, scores + m * kScoreStride);
-      });
+      for_blocks(0, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead)
+                        HWY_ATTR { score_codes<kBits, some>(q + m * head_size, in_span, head_size, begin, end, ahead, rows + m, scores + m * kScoreStride); });
       for (int64_t head = 0; head < task.num_heads; ++head)
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; ++m)
           if (const int64_t first = first_of(m), end = end_of(m); first < end) {
@@ -401,7 +401,8 @@ void attend_codes_as(const AttentionTask& whole, float* scratch) {
           }
       for_blocks(1, [&](auto some, int64_t m, int64_t begin, int64_t end, RowsAhead ahead) HWY_ATTR {
         for (int64_t row = 0; row < some; ++row)
-          pack_weights<kBits>(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights, mixed + (m + row) * stride + head_size);
+          pack_weights<kBits>(scores + (m + row) * kScoreStride, first_of(m + row), end_of(m + row), in_span, groups, row, weights,
+                              mixed + (m + row) * stride + head_size);
         mix_codes<kBits, some>(in_span, head_size, begin, end, ahead, weights, mixed + m * stride, stride);
       });
     }
@@ -441,7 +442,9 @@ void codes_scores_as(const AttentionTask& task, int64_t head, int64_t first, flo
     const int64_t ahead = next < end ? task.slot->pages[next / g.page_tokens] + g.row_offset(0, task.first_head + head, next) - keys.at[from] : 0;
     for (int64_t m = 0; m < group; m += kCodesQueries)
       with_queries(std::min(kCodesQueries, group - m), [&](auto some) HWY_ATTR {
-        score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to, RowsAhead(m / kCodesQueries, ceil_div(group, kCodesQueries), from & ~int64_t{3}, Codes<kBits>::row_bytes(head_size), ahead), rows + m, scores + m * kScoreStride);
+        score_codes<kBits, some>(q + m * head_size, keys, head_size, from, to,
+                                 RowsAhead(m / kCodesQueries, ceil_div(group, kCodesQueries), from & ~int64_t{3}, Codes<kBits>::row_bytes(head_size), ahead),
+                                 rows + m, scores + m * kScoreStride);
       });
     for (int64_t m = 0; m < group; ++m) {
       const float scale = finish_scores(task, head, m, end - 1, span + from, scores + m * kScoreStride + from, to - from);
@@ -453,9 +456,7 @@ void codes_scores_as(const AttentionTask& task, int64_t head, int64_t first, flo
 bool CodesTarget() { return true; }
 int64_t CodesRowFloats() { return static_cast<int64_t>(sizeof(CodesRow) / sizeof(float)); }
 
-void AttendCodes(const AttentionTask& task, float* scratch) {
-  (task.geometry->dtype == DType::kInt4 ? attend_codes_as<4> : attend_codes_as<8>)(task, scratch);
-}
+void AttendCodes(const AttentionTask& task, float* scratch) { (task.geometry->dtype == DType::kInt4 ? attend_codes_as<4> : attend_codes_as<8>)(task, scratch); }
 void CodesScores(const AttentionTask& task, int64_t head, int64_t first, float* out, int64_t out_stride, float* scratch) {
   (task.geometry->dtype == DType::kInt4 ? codes_scores_as<4> : codes_scores_as<8>)(task, head, first, out, out_stride, scratch);
 }

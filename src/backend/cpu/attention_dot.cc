@@ -33,17 +33,15 @@ constexpr int64_t kMiddleSums = 16;
 
 /// What a query row carries from span to span.
 struct Row {
-  int64_t first, end;  ///< positions it attends to
-  int64_t packed;      ///< where it stands in q and in the result
-  float maximum;  ///< of the scores, times log2 e
+  int64_t first, end;          ///< positions it attends to
+  int64_t packed;              ///< where it stands in q and in the result
+  float maximum;               ///< of the scores, times log2 e
   alignas(64) float sums[16];  ///< of the weights, a lane; added up at the end
-  float q_sums[kMaxGroups];  ///< of the query's elements, a group
+  float q_sums[kMaxGroups];    ///< of the query's elements, a group
 };
 constexpr int64_t kRowFloats = round_up(static_cast<int64_t>(sizeof(Row)), 64) / 4;
 
-int64_t num_queries(const AttentionTask& task) {
-  return task.num_heads * task.queries_per_head();
-}
+int64_t num_queries(const AttentionTask& task) { return task.num_heads * task.queries_per_head(); }
 
 }  // namespace
 
@@ -55,7 +53,9 @@ int64_t attention_dot_scratch_floats(const AttentionTask& task) {
 
 #if !defined(__x86_64__)
 bool attention_dot_fits(const KvGeometry&, DType) { return false; }
-void attention_dot_scores(const AttentionTask&, int64_t, int64_t, float*, int64_t, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
+void attention_dot_scores(const AttentionTask&, int64_t, int64_t, float*, int64_t, float*) {
+  FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine");
+}
 void attend_dot(const AttentionTask&, float*) { FLEXGEN_CHECK(false, "no bf16 dot products on this kind of machine"); }
 #else
 
@@ -121,7 +121,6 @@ FLEXGEN_INLINE void fetch_ahead(const std::byte* p, int64_t offset, int64_t byte
   for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), _MM_HINT_T1);
 }
 
-
 // --- bf16 ---
 
 struct Bf16Cache {
@@ -129,8 +128,7 @@ struct Bf16Cache {
   static int64_t query_words(int64_t head_size) { return head_size; }
 
   static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row&) {
-    for (int64_t i = 0; i < head_size; i += 32)
-      _mm512_storeu_si512(to + i, to_bf16(_mm512_loadu_ps(q + i), _mm512_loadu_ps(q + i + 16)));
+    for (int64_t i = 0; i < head_size; i += 32) _mm512_storeu_si512(to + i, to_bf16(_mm512_loadu_ps(q + i), _mm512_loadu_ps(q + i + 16)));
   }
 
   struct Parameters {
@@ -139,8 +137,7 @@ struct Bf16Cache {
 
   /// scores[m][0..16) = q[m] . keys[0..16)
   template <int kRows>
-  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters&, int64_t, const Row*,
-                                   float* scores) {
+  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters&, int64_t, const Row*, float* scores) {
     const int64_t row_bytes = 2 * head_size;
     V fours[kRows][4];
     for (int64_t quarter = 0; quarter < 4; ++quarter) {
@@ -175,8 +172,8 @@ struct Bf16Cache {
 
   /// mixed[m][part ..] += sum over pairs of tokens; for the tokens [from, to) of the span, `values` is that of `from`, rounded down to even.
   template <int kRows, int kChunks>
-  static FLEXGEN_INLINE void mix_part(const uint32_t (*weights)[kSpan / 2], const std::byte* values, int64_t from, int64_t to, int64_t head_size,
-                                      bool fetch, float* mixed, int64_t stride) {
+  static FLEXGEN_INLINE void mix_part(const uint32_t (*weights)[kSpan / 2], const std::byte* values, int64_t from, int64_t to, int64_t head_size, bool fetch,
+                                      float* mixed, int64_t stride) {
     const int64_t row_bytes = 2 * head_size;
     V sums[kRows][2 * kChunks];
 #pragma GCC unroll 4
@@ -208,8 +205,8 @@ struct Bf16Cache {
   }
 
   template <int kRows>
-  static FLEXGEN_INLINE void mix_rows(const AttentionTask& task, int64_t head, int64_t span, int64_t from, int64_t to,
-                                      const uint32_t (*weights)[kSpan / 2], float* mixed, int64_t stride) {
+  static FLEXGEN_INLINE void mix_rows(const AttentionTask& task, int64_t head, int64_t span, int64_t from, int64_t to, const uint32_t (*weights)[kSpan / 2],
+                                      float* mixed, int64_t stride) {
     const KvGeometry& g = *task.geometry;
     while (from < to) {
       const int64_t stop = std::min(to, ((span + from) / g.page_tokens + 1) * g.page_tokens - span);
@@ -223,8 +220,8 @@ struct Bf16Cache {
 
   /// All that the queries' weights give of one head in a span. scores: the weights; each row's [first, end) is clear.
   template <int kRows>
-  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters&,
-                                 float* mixed, int64_t stride) {
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters&, float* mixed,
+                  int64_t stride) {
     alignas(64) uint32_t weights[kRows][kSpan / 2];
     int64_t first[kRows], end[kRows], all_first = 0, all_end = kSpan;
     for (int m = 0; m < kRows; ++m) {
@@ -238,11 +235,9 @@ struct Bf16Cache {
     // Pairs that all rows attend to, together; what is before and after, row by row. A row's sums grow in the order of positions either way.
     all_first = round_up(all_first, 2);
     all_end = std::max(all_first, round_down(all_end, 2));
-    for (int m = 0; m < kRows; ++m)
-      mix_rows<1>(task, head, span, first[m], std::min(all_first, end[m]), weights + m, mixed + m * stride, stride);
+    for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, first[m], std::min(all_first, end[m]), weights + m, mixed + m * stride, stride);
     mix_rows<kRows>(task, head, span, all_first, all_end, weights, mixed, stride);
-    for (int m = 0; m < kRows; ++m)
-      mix_rows<1>(task, head, span, std::max(all_end, first[m]), end[m], weights + m, mixed + m * stride, stride);
+    for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, std::max(all_end, first[m]), end[m], weights + m, mixed + m * stride, stride);
   }
 
   /// The 32 elements from i on, in their order.
@@ -263,10 +258,9 @@ struct Bf16Cache {
 
 /// bf16 of code - 8, twice: vpermw takes five bits of an index, and the fifth is of the neighbouring code.
 FLEXGEN_INLINE Words code_table() {
-  alignas(64) static const uint16_t table[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
-                                                 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
-                                                 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
-                                                 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+  alignas(64) static const uint16_t table[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000,
+                                                 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0, 0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040,
+                                                 0xc000, 0xbf80, 0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
   return _mm512_load_si512(table);
 }
 /// The factors at place n of all words: elements 2w, 2w + 32, 2w + 1, 2w + 33 of word w's group for n = 0, 1, 2, 3.
@@ -346,8 +340,8 @@ struct Int4Cache {
   };
 
   template <int kRows>
-  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters& parameters, int64_t t,
-                                   const Row* rows, float* scores) {
+  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters& parameters, int64_t t, const Row* rows,
+                                   float* scores) {
     const int64_t num_groups = head_size / kQuantGroup, row_bytes = head_size / 2 + 4 * num_groups;
     const Words table = code_table();
     const Words first_eight = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), next_two = _mm512_set1_epi32(2);
@@ -403,8 +397,8 @@ struct Int4Cache {
   }
 
   template <int kRows>
-  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores,
-                                 const Parameters& parameters, float* mixed, int64_t stride) {
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters& parameters, float* mixed,
+                  int64_t stride) {
     const KvGeometry& g = *task.geometry;
     const int64_t num_groups = g.head_size / kQuantGroup, row_bytes = g.head_size / 2 + 4 * num_groups;
     const Words table = code_table();
@@ -451,8 +445,7 @@ struct Int4Cache {
         for (const uint32_t* weight = weights[0] + from / 2; weight != last; ++weight, values += 2 * row_bytes) {
           if (group == 0) fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
           const Words words = _mm512_permutexvar_epi16(pairwise, two_groups(values + 32 * group, values + row_bytes + 32 * group));
-          const Words f0 = factors_of<0>(words, table), f1 = factors_of<1>(words, table), f2 = factors_of<2>(words, table),
-                      f3 = factors_of<3>(words, table);
+          const Words f0 = factors_of<0>(words, table), f1 = factors_of<1>(words, table), f2 = factors_of<2>(words, table), f3 = factors_of<3>(words, table);
 #pragma GCC unroll 4
           for (int m = 0; m < kRows; ++m) {
             const Words twice = _mm512_set1_epi32(static_cast<int>(weight[m * (kSpan / 2)]));
@@ -565,7 +558,8 @@ void attend_as(const AttentionTask& whole, float* scratch) {
     const AttentionRow& from = task.rows[static_cast<size_t>(in_head / group)];
     const int64_t end = from.end(), query_head = head * group + in_head % group;
     const SoftmaxStart start = softmax_start(task.rule, query_head);
-    rows[m] = {end - task.rule.visible(end - 1), end, ((from.slot->first_row + from.row) * g.query_heads + query_head) * head_size, start.maximum * kLog2E, {start.sum}, {}};
+    rows[m] = {end - task.rule.visible(end - 1), end,         ((from.slot->first_row + from.row) * g.query_heads + query_head) * head_size,
+               start.maximum * kLog2E,           {start.sum}, {}};
     Cache::pack_query(task.q + rows[m].packed, head_size, q + m * words, rows[m]);
     std::fill_n(mixed + m * stride, stride, 0.0f);
   }
@@ -597,7 +591,10 @@ void attend_as(const AttentionTask& whole, float* scratch) {
         parameters.read(task, 1, head, span, span_begin, span_end);
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
           const int64_t block = std::min(kQueries, head * per_head + end_query - m);
-          auto* const mix_block = block == 4 ? Cache::template mix<4> : block == 3 ? Cache::template mix<3> : block == 2 ? Cache::template mix<2> : Cache::template mix<1>;
+          auto* const mix_block = block == 4   ? Cache::template mix<4>
+                                  : block == 3 ? Cache::template mix<3>
+                                  : block == 2 ? Cache::template mix<2>
+                                               : Cache::template mix<1>;
           mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
         }
       }

@@ -50,10 +50,8 @@ HWY_INLINE hn::Vec<Four> fold(D, hn::Vec<D> v) {
 template <class D, class V>
 HWY_INLINE void store_sums(D d, V a, V b, V c, V e, float* to) {
   const hn::Repartition<uint64_t, D> pair;
-  const auto ab =
-      hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-  const auto ce =
-      hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  const auto ab = hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce = hn::BitCast(pair, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
   const auto low = hn::BitCast(d, hn::InterleaveLower(pair, ab, ce));
   const auto high = hn::BitCast(d, hn::InterleaveUpper(pair, ab, ce));
   hn::StoreU(fold(d, hn::Add(low, high)), Four(), to);
@@ -100,16 +98,15 @@ HWY_INLINE Row row_of(const AttentionTask& task, int64_t head, int64_t in_head) 
 /// One span of the online softmax: scores become weights relative to the new maximum, what was
 /// mixed so far is scaled to it. [first, end) of the span are the row's.
 template <bool kWhole>
-HWY_INLINE void soften_span(Row& row, float* HWY_RESTRICT scores, [[maybe_unused]] int64_t first, [[maybe_unused]] int64_t end,
-                            float scale, float* HWY_RESTRICT mixed, int64_t mixed_size) {
+HWY_INLINE void soften_span(Row& row, float* HWY_RESTRICT scores, [[maybe_unused]] int64_t first, [[maybe_unused]] int64_t end, float scale,
+                            float* HWY_RESTRICT mixed, int64_t mixed_size) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   [[maybe_unused]] const auto lowest = hn::Set(d, -INFINITY);
   const auto factor = hn::Set(d, scale);
   [[maybe_unused]] auto inside = [&](int64_t t) HWY_ATTR {
     const auto at = hn::Iota(d, static_cast<float>(t));
-    return hn::And(hn::Ge(at, hn::Set(d, static_cast<float>(first))),
-                   hn::Lt(at, hn::Set(d, static_cast<float>(end))));
+    return hn::And(hn::Ge(at, hn::Set(d, static_cast<float>(first))), hn::Lt(at, hn::Set(d, static_cast<float>(end))));
   };
   auto maximum = hn::Set(d, row.maximum), poison = hn::Zero(d);
   for (int64_t t = 0; t < kSpan; t += lanes) {
@@ -130,8 +127,7 @@ HWY_INLINE void soften_span(Row& row, float* HWY_RESTRICT scores, [[maybe_unused
   }
   if (new_maximum != row.maximum) {
     const auto shrink = hn::Exp(d, hn::Sub(hn::Set(d, row.maximum), maximum));
-    for (int64_t i = 0; i < mixed_size; i += lanes)
-      hn::Store(hn::Mul(hn::Load(d, mixed + i), shrink), d, mixed + i);
+    for (int64_t i = 0; i < mixed_size; i += lanes) hn::Store(hn::Mul(hn::Load(d, mixed + i), shrink), d, mixed + i);
     row.sum *= hn::GetLane(shrink);
     row.maximum = new_maximum;
   }

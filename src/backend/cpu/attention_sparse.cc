@@ -57,9 +57,17 @@ void AttentionSparse::attend(const AttentionTask& task) {
         std::memcpy(pages_[static_cast<size_t>(i / kPageTokens)] + chosen_geometry.row_offset(which, 0, i), row_of(which, i), static_cast<size_t>(bytes));
       }
     const int64_t at = ((task.slot->first_row + task.rows[0].row) * g.query_heads + (task.first_head + head) * group) * g.head_size;
-    const std::span<const float> sinks = task.rule.sinks.empty() ? task.rule.sinks : task.rule.sinks.subspan(static_cast<size_t>((task.first_head + head) * group), static_cast<size_t>(group));
-    AttentionTask dense{.q = task.q + at, .geometry = &chosen_geometry, .rule = {.scale = task.rule.scale, .soft_cap = task.rule.soft_cap, .sinks = sinks}, .out_dtype = task.out_dtype,
-                        .out = task.out + size_bytes(task.out_dtype, at), .rows = {&chosen_row, 1}, .stretches = {&whole, 1}, .slot = &chosen_slot, .num_heads = 1};
+    const std::span<const float> sinks =
+        task.rule.sinks.empty() ? task.rule.sinks : task.rule.sinks.subspan(static_cast<size_t>((task.first_head + head) * group), static_cast<size_t>(group));
+    AttentionTask dense{.q = task.q + at,
+                        .geometry = &chosen_geometry,
+                        .rule = {.scale = task.rule.scale, .soft_cap = task.rule.soft_cap, .sinks = sinks},
+                        .out_dtype = task.out_dtype,
+                        .out = task.out + size_bytes(task.out_dtype, at),
+                        .rows = {&chosen_row, 1},
+                        .stretches = {&whole, 1},
+                        .slot = &chosen_slot,
+                        .num_heads = 1};
     kernel.attend(dense, scratch(kernel.scratch_floats(dense)));  // it takes these pages too
   }
 }

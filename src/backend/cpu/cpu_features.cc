@@ -10,24 +10,15 @@ namespace {
 
 std::string_view isa_name(dnnl::cpu_isa isa) {
   switch (isa) {
-    case dnnl::cpu_isa::sse41:
-      return "SSE4.1";
-    case dnnl::cpu_isa::avx:
-      return "AVX";
-    case dnnl::cpu_isa::avx2:
-      return "AVX2";
-    case dnnl::cpu_isa::avx2_vnni:
-      return "AVX2-VNNI";
-    case dnnl::cpu_isa::avx512_core:
-      return "AVX512";
-    case dnnl::cpu_isa::avx512_core_vnni:
-      return "AVX512-VNNI";
-    case dnnl::cpu_isa::avx512_core_bf16:
-      return "AVX512-BF16";
-    case dnnl::cpu_isa::avx512_core_amx:
-      return "AMX";
-    default:
-      return "generic";
+    case dnnl::cpu_isa::sse41: return "SSE4.1";
+    case dnnl::cpu_isa::avx: return "AVX";
+    case dnnl::cpu_isa::avx2: return "AVX2";
+    case dnnl::cpu_isa::avx2_vnni: return "AVX2-VNNI";
+    case dnnl::cpu_isa::avx512_core: return "AVX512";
+    case dnnl::cpu_isa::avx512_core_vnni: return "AVX512-VNNI";
+    case dnnl::cpu_isa::avx512_core_bf16: return "AVX512-BF16";
+    case dnnl::cpu_isa::avx512_core_amx: return "AMX";
+    default: return "generic";
   }
 }
 
@@ -40,9 +31,6 @@ bool cpu_has_bf16() {
   return (has & needed) == needed;
 }
 
-std::string cpu_features() {
-  return fmt::format("oneDNN {}, Highway {}", isa_name(dnnl::get_effective_cpu_isa()),
-                     vector_rows::target_name());
-}
+std::string cpu_features() { return fmt::format("oneDNN {}, Highway {}", isa_name(dnnl::get_effective_cpu_isa()), vector_rows::target_name()); }
 
 }  // namespace flexgen

@@ -40,8 +40,7 @@ class CpuKernels : public HostKernels {
   std::string_view name() const override { return "cpu"; }
   DType act_dtype() const override { return act_dtype_; }
 
-  void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols,
-                   bool accumulate, float* out) override {
+  void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols, bool accumulate, float* out) override {
     for_rows(static_cast<int64_t>(rows.size()), cols, [&](int64_t first, int64_t count) {
       for (int64_t t = first; t < first + count; ++t) {
         const std::byte* row = rows[static_cast<size_t>(t)];
@@ -63,28 +62,23 @@ class CpuKernels : public HostKernels {
     return good;
   }
 
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                  const WeightView& bias, const NormRule& rule, std::byte* out) override {
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
+                  std::byte* out) override {
     layer_norm_to(x, num_rows, cols, weight, bias, rule, act_dtype_, out);
   }
 
-  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                      const WeightView& bias, const NormRule& rule) override {
-    layer_norm_to(x, num_rows, cols, weight, bias, rule, DType::kF32,
-                  reinterpret_cast<std::byte*>(x));
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
+    layer_norm_to(x, num_rows, cols, weight, bias, rule, DType::kF32, reinterpret_cast<std::byte*>(x));
   }
 
-  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                const NormRule& rule, std::byte* out) override {
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) override {
     const float* scale = floats_of(weight, cols, weight_, rule.weight_offset);
     for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
-      vector_rows::rms_norm(x + first * cols, count, cols, scale, rule.epsilon, act_dtype_,
-                            out + size_bytes(act_dtype_, first * cols));
+      vector_rows::rms_norm(x + first * cols, count, cols, scale, rule.epsilon, act_dtype_, out + size_bytes(act_dtype_, first * cols));
     });
   }
 
-  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                      const WeightView& weight, const NormRule& rule) override {
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
     const float* scale = floats_of(weight, head_size, weight_, rule.weight_offset);
     for_rows(num_rows * num_heads, head_size, [&](int64_t first, int64_t count) {
       float* rows = x + first * head_size;
@@ -92,36 +86,28 @@ class CpuKernels : public HostKernels {
     });
   }
 
-  void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
-              const WeightView& bias, bool accumulate, float* y) override {
+  void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     if (linear_int8_ && is_grouped(weight.dtype)) return linear_int8_->run(x, act_dtype_, num_rows, weight, bias, accumulate, y);
     if (linear_float_) linear_float_->run(x, num_rows, weight, bias, accumulate, y);
     else linear_->run(x, num_rows, weight, bias, accumulate, y);
   }
 
-  void activate(const float* x, int64_t count, Activation activation, std::byte* out) override {
-    gated_activate(x, nullptr, count, activation, out);
-  }
+  void activate(const float* x, int64_t count, Activation activation, std::byte* out) override { gated_activate(x, nullptr, count, activation, out); }
 
-  void gated_activate(const float* gate, const float* up, int64_t count, Activation activation,
-                      std::byte* out) override {
+  void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) override {
     for_rows(count, 1, [&](int64_t first, int64_t length) {
-      vector_rows::activate(gate + first, up == nullptr ? nullptr : up + first, length, activation,
-                            act_dtype_, out + size_bytes(act_dtype_, first));
+      vector_rows::activate(gate + first, up == nullptr ? nullptr : up + first, length, activation, act_dtype_, out + size_bytes(act_dtype_, first));
     });
   }
 
   void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
-    for_rows(count, 2, [&](int64_t first, int64_t length) {
-      vector_rows::clamped_gate(x + 2 * first, length, rule, act_dtype_, out + size_bytes(act_dtype_, first));
-    });
+    for_rows(count, 2,
+             [&](int64_t first, int64_t length) { vector_rows::clamped_gate(x + 2 * first, length, rule, act_dtype_, out + size_bytes(act_dtype_, first)); });
   }
 
   void to_act(const float* x, int64_t count, std::byte* out) override {
-    for_rows(count, 1, [&](int64_t first, int64_t length) {
-      vector_rows::convert(x + first, DType::kF32, length, act_dtype_,
-                           out + size_bytes(act_dtype_, first));
-    });
+    for_rows(count, 1,
+             [&](int64_t first, int64_t length) { vector_rows::convert(x + first, DType::kF32, length, act_dtype_, out + size_bytes(act_dtype_, first)); });
   }
 
   void add_scaled(const float* x, int64_t count, float factor, float* y) override {
@@ -150,8 +136,7 @@ class CpuKernels : public HostKernels {
         float* sine = sine_.data() + t * half;
         for (int64_t i = 0; i < half; ++i) {
           // The product is rounded to float before its cosine is taken, as Hugging Face does.
-          float angle =
-              static_cast<float>(positions[t]) * inverse_frequencies[static_cast<size_t>(i)];
+          float angle = static_cast<float>(positions[t]) * inverse_frequencies[static_cast<size_t>(i)];
           cosine[i] = std::cos(angle) * scale;
           sine[i] = std::sin(angle) * scale;
         }
@@ -162,7 +147,8 @@ class CpuKernels : public HostKernels {
 
   void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
     for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
-      for (int64_t t = first; t < first + count; ++t) out[t] = vector_rows::largest(x + t * cols, cols, draws.empty() ? Draw() : draws[static_cast<size_t>(t)], first_id);
+      for (int64_t t = first; t < first + count; ++t)
+        out[t] = vector_rows::largest(x + t * cols, cols, draws.empty() ? Draw() : draws[static_cast<size_t>(t)], first_id);
     });
   }
 
@@ -172,8 +158,7 @@ class CpuKernels : public HostKernels {
     });
   }
 
-  void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
-                 const KvGeometry& g) override {
+  void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots, const KvGeometry& g) override {
     auto append_row = [&](const AttentionSlot& slot, int64_t i) {
       const int64_t position = slot.past + i;
       std::byte* page = slot.pages[position / g.page_tokens];
@@ -190,27 +175,18 @@ class CpuKernels : public HostKernels {
     std::vector<std::pair<const AttentionSlot*, int64_t>> rows;
     for (const AttentionSlot& slot : slots)
       for (int64_t i = 0; i < slot.num_rows; ++i) rows.emplace_back(&slot, i);
-    for_rows(static_cast<int64_t>(rows.size()), 2 * g.kv_heads * g.head_size,
-             [&](int64_t first, int64_t count) {
-               for (int64_t r = first; r < first + count; ++r)
-                 append_row(*rows[static_cast<size_t>(r)].first,
-                            rows[static_cast<size_t>(r)].second);
-             });
+    for_rows(static_cast<int64_t>(rows.size()), 2 * g.kv_heads * g.head_size, [&](int64_t first, int64_t count) {
+      for (int64_t r = first; r < first + count; ++r) append_row(*rows[static_cast<size_t>(r)].first, rows[static_cast<size_t>(r)].second);
+    });
   }
 
-  void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry,
-                 const AttentionRule& rule, std::byte* out) override {
-    AttentionTask all{.q = q,
-                      .geometry = &geometry,
-                      .rule = rule,
-                      .out_dtype = act_dtype_,
-                      .out = out};
+  void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& geometry, const AttentionRule& rule, std::byte* out) override {
+    AttentionTask all{.q = q, .geometry = &geometry, .rule = rule, .out_dtype = act_dtype_, .out = out};
     attention_plan_.make(all, team_.size(), slots);
     const std::span<const AttentionTask> tasks = attention_plan_.tasks();
     const AttentionKernel& kernel = attention_kernel(geometry, act_dtype_);
     int64_t floats = 0;
-    for (const AttentionTask& task : tasks)
-      floats = std::max(floats, round_up(kernel.scratch_floats(task), 16));
+    for (const AttentionTask& task : tasks) floats = std::max(floats, round_up(kernel.scratch_floats(task), 16));
     if (const int64_t total = floats * team_.size(); total > attention_scratch_size_) {
       attention_scratch_ = hwy::AllocateAligned<float>(static_cast<size_t>(total));
       attention_scratch_size_ = total;
@@ -230,8 +206,7 @@ class CpuKernels : public HostKernels {
   /// is enough.
   template <typename Work>
   void for_rows(int64_t num_rows, int64_t cols, const Work& work) {
-    const int64_t units =
-        std::clamp<int64_t>(num_rows * cols / kElementsPerUnit, 1, 4 * int64_t{team_.size()});
+    const int64_t units = std::clamp<int64_t>(num_rows * cols / kElementsPerUnit, 1, 4 * int64_t{team_.size()});
     const int64_t rows = ceil_div(num_rows, units);
     team_.run(team_.size(), units, [&](int64_t unit, int) {
       const int64_t first = unit * rows, count = std::min(rows, num_rows - first);
@@ -239,18 +214,16 @@ class CpuKernels : public HostKernels {
     });
   }
 
-  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                     const WeightView& bias, const NormRule& rule, DType dtype, std::byte* out) {
+  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, DType dtype,
+                     std::byte* out) {
     const float* scale = floats_of(weight, cols, weight_, rule.weight_offset);
     const float* shift = bias.empty() ? nullptr : floats_of(bias, cols, bias_);
     for_rows(num_rows, cols, [&](int64_t first, int64_t count) {
-      vector_rows::layer_norm(x + first * cols, count, cols, scale, shift, rule.epsilon, dtype,
-                              out + size_bytes(dtype, first * cols));
+      vector_rows::layer_norm(x + first * cols, count, cols, scale, shift, rule.epsilon, dtype, out + size_bytes(dtype, first * cols));
     });
   }
 
-  static const float* floats_of(const WeightView& vector, int64_t count,
-                                std::vector<float>& buffer, float offset = 0) {
+  static const float* floats_of(const WeightView& vector, int64_t count, std::vector<float>& buffer, float offset = 0) {
     buffer.resize(static_cast<size_t>(count));
     vector_rows::convert(vector.data(), vector.dtype, count, DType::kF32, buffer.data());
     if (offset != 0)
@@ -273,12 +246,9 @@ class CpuKernels : public HostKernels {
 }  // namespace
 
 std::unique_ptr<Kernels> make_cpu_kernels(const CpuKernelOptions& options) {
-  if (options.compute_dtype == DType::kF16)
-    fail_user("the cpu backend computes in bf16 or f32, not in f16");
-  if (options.compute_dtype == DType::kBF16 && !cpu_has_bf16())
-    fail_user("this machine does not multiply bf16 (it has {}): compute in f32", cpu_features());
-  if (options.num_threads < 0)
-    fail_user("{} threads: give a positive number, or 0 for all cores", options.num_threads);
+  if (options.compute_dtype == DType::kF16) fail_user("the cpu backend computes in bf16 or f32, not in f16");
+  if (options.compute_dtype == DType::kBF16 && !cpu_has_bf16()) fail_user("this machine does not multiply bf16 (it has {}): compute in f32", cpu_features());
+  if (options.num_threads < 0) fail_user("{} threads: give a positive number, or 0 for all cores", options.num_threads);
   int num_threads = options.num_threads > 0 ? options.num_threads : usable_cores();
   return std::make_unique<CpuKernels>(options.compute_dtype, num_threads, options.int8_products);
 }

@@ -26,8 +26,8 @@ void multiply(const Rows&, const ProductTile&, Scratch&, float*) { refuse(); }
 #else
 
 bool is_supported() {
-  static const bool machine = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                              __builtin_cpu_supports("avx512bf16");
+  static const bool machine = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
   return machine;
 }
 
@@ -100,7 +100,8 @@ HWY_INLINE void read_pairs(const ProductTile& tile, int64_t row, int64_t column,
 class Fetch {
  public:
   Fetch() = default;
-  Fetch(const std::byte* data, int64_t bytes, int64_t num_rows, int64_t stride) : at_(data), end_(data + bytes), bytes_(bytes), stride_(stride), rows_left_(data == nullptr || bytes == 0 ? 0 : num_rows) {}
+  Fetch(const std::byte* data, int64_t bytes, int64_t num_rows, int64_t stride)
+      : at_(data), end_(data + bytes), bytes_(bytes), stride_(stride), rows_left_(data == nullptr || bytes == 0 ? 0 : num_rows) {}
 
   HWY_INLINE void four() {
     if (rows_left_ == 0) return;
@@ -170,7 +171,8 @@ struct HalfPacker {
   HWY_INLINE void turn(int64_t step, int64_t group) const {
     const std::byte* const at = from + 4 * group * row_bytes + 2 * step * kStep;
     fetch->four();
-    __m512i r0 = _mm512_loadu_si512(at), r1 = _mm512_loadu_si512(at + row_bytes), r2 = _mm512_loadu_si512(at + 2 * row_bytes), r3 = _mm512_loadu_si512(at + 3 * row_bytes);
+    __m512i r0 = _mm512_loadu_si512(at), r1 = _mm512_loadu_si512(at + row_bytes), r2 = _mm512_loadu_si512(at + 2 * row_bytes),
+            r3 = _mm512_loadu_si512(at + 3 * row_bytes);
     turn_four(r0, r1, r2, r3);
     uint32_t(*const out)[16] = turned + 4 * group;
     _mm512_store_si512(out[0], r0);
@@ -179,7 +181,8 @@ struct HalfPacker {
     _mm512_store_si512(out[3], r3);
   }
   HWY_INLINE void join(int64_t step, int64_t column) const {
-    __m512i t0 = _mm512_load_si512(turned[column]), t1 = _mm512_load_si512(turned[4 + column]), t2 = _mm512_load_si512(turned[8 + column]), t3 = _mm512_load_si512(turned[12 + column]);
+    __m512i t0 = _mm512_load_si512(turned[column]), t1 = _mm512_load_si512(turned[4 + column]), t2 = _mm512_load_si512(turned[8 + column]),
+            t3 = _mm512_load_si512(turned[12 + column]);
     join_four(t0, t1, t2, t3);
     uint32_t* const out = to + (step * kLanes + column) * kTileRows;
     _mm512_store_si512(out, t0);
@@ -270,7 +273,8 @@ HWY_INLINE void multiply_tile(const std::byte* x, const ProductTile& tile, float
           alignas(64) uint32_t w[16][kLanes];
           for (int i = 0; i < 16; ++i) _mm512_store_si512(w[i], v[i]);
           for (int64_t i = 0; i < num_pairs; ++i)
-            for (int m = 0; m < kRows; ++m) sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + 4 * (i * kRows + m)), reinterpret_cast<__m512bh>(_mm512_load_si512(w[i])));
+            for (int m = 0; m < kRows; ++m)
+              sums[m] = _mm512_dpbf16_ps(sums[m], pair_of_all(at + 4 * (i * kRows + m)), reinterpret_cast<__m512bh>(_mm512_load_si512(w[i])));
         }
       }
 #pragma GCC unroll 16
@@ -312,7 +316,8 @@ void pack_columns(const ProductTile& tile, int64_t first, int64_t count, Fetch& 
 }
 
 /// All rows of x times a packed chunk. `packer`: where half of the next chunk is packed by the first block, the other half by the second; null: none is.
-void multiply_chunk(const Rows& x, const ProductTile& tile, int64_t first, int64_t count, const PackedChunk& chunk, const HalfPacker* packer, Scratch& scratch, float* y) {
+void multiply_chunk(const Rows& x, const ProductTile& tile, int64_t first, int64_t count, const PackedChunk& chunk, const HalfPacker* packer, Scratch& scratch,
+                    float* y) {
   const int64_t cols = tile.cols, of_part = sum_columns(cols), end = first + count;
   const Place place{first % of_part == 0, end % of_part == 0 || end == cols, first < of_part};
   const RowBlocks blocks(x.count, cols);
@@ -337,7 +342,8 @@ void multiply_chunk(const Rows& x, const ProductTile& tile, int64_t first, int64
 
 void pack_rows(const std::byte* x, int64_t num_rows, int64_t cols, int64_t block_pair, std::byte* packed) {
   const RowBlocks blocks(num_rows, cols);
-  const int64_t begin = blocks.first(2 * block_pair), middle = blocks.first(2 * block_pair + 1), end = blocks.first(2 * block_pair + 2), above = middle - begin, below = end - middle;
+  const int64_t begin = blocks.first(2 * block_pair), middle = blocks.first(2 * block_pair + 1), end = blocks.first(2 * block_pair + 2), above = middle - begin,
+                below = end - middle;
   const auto mask_above = static_cast<__mmask16>((1u << above) - 1), mask_below = static_cast<__mmask16>(((1u << below) - 1) << above);
   for (int64_t first = 0; first < cols; first += kMaxChunk) {
     const int64_t count = std::min(kMaxChunk, cols - first);
@@ -374,7 +380,8 @@ void multiply(const Rows& x, const ProductTile& tile, Scratch& scratch, float* y
     const int64_t next_count = std::min(kMaxChunk, cols - end);
     is_packed = tile.num_rows == kTileRows && next_count > 0 && next_count % kStep == 0;
     const std::byte* const from = tile.rows + 2 * end;
-    const HalfPacker packer[2] = {{from, row_bytes, next_count / kStep, next->w, scratch.turned, &fetch}, {from + kLanes * row_bytes, row_bytes, next_count / kStep, next->w + kLanes, scratch.turned, &fetch}};
+    const HalfPacker packer[2] = {{from, row_bytes, next_count / kStep, next->w, scratch.turned, &fetch},
+                                  {from + kLanes * row_bytes, row_bytes, next_count / kStep, next->w + kLanes, scratch.turned, &fetch}};
     multiply_chunk(x, tile, first, count, *now, is_packed ? packer : nullptr, scratch, y);
     std::swap(now, next);
   }

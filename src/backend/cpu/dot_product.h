@@ -61,8 +61,8 @@ struct PackedChunk {
 void pack_chunk(const ProductTile& tile, int64_t first, int64_t count, PackedChunk* chunk);
 
 struct Scratch {
-  PackedChunk chunks[2];                      ///< one that is multiplied, one that is packed meanwhile
-  alignas(64) uint32_t turned[16][16];        ///< of what is packed: 16 rows of W half turned
+  PackedChunk chunks[2];                         ///< one that is multiplied, one that is packed meanwhile
+  alignas(64) uint32_t turned[16][16];           ///< of what is packed: 16 rows of W half turned
   alignas(64) float part[kMaxRows * kTileRows];  ///< sums of columns that are not all there yet
 };
 

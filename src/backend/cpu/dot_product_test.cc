@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <hwy/aligned_allocator.h>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <dnnl.hpp>
-#include <hwy/aligned_allocator.h>
 #include <random>
 #include <vector>
 
@@ -103,7 +103,8 @@ TEST(DotProduct, SumsWhatItSays) {
     for (int64_t t = 0; t < kRows; ++t)
       for (int64_t r = 0; r < kTileRows; ++r) {
         double sum = 0;
-        for (int64_t k = 0; k < cols; ++k) sum += static_cast<double>(float_from_bf16(x[static_cast<size_t>(t * cols + k)])) * float_from_bf16(w[static_cast<size_t>(r * cols + k)]);
+        for (int64_t k = 0; k < cols; ++k)
+          sum += static_cast<double>(float_from_bf16(x[static_cast<size_t>(t * cols + k)])) * float_from_bf16(w[static_cast<size_t>(r * cols + k)]);
         ASSERT_NEAR(y[static_cast<size_t>(t * kTileRows + r)], sum, 1e-4 * std::sqrt(cols)) << cols << ": " << t << " " << r;
       }
   }
@@ -113,7 +114,8 @@ TEST(DotProduct, HasOneAnswerForAnyNumberOfRows) {
   if (!dot_product::is_supported()) GTEST_SKIP() << "needs AVX512-BF16";
   constexpr int64_t kRows = 70;
   auto scratch = hwy::MakeUniqueAligned<DotRows::Scratch>();
-  const auto all = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)), some = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
+  const auto all = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)),
+             some = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows));
   for (const int64_t cols : kColumns)
     for (const int64_t tile_rows : {kTileRows, int64_t{9}}) {
       const std::vector<uint16_t> x = random_halves(kRows * cols, 1), w = random_halves(tile_rows * cols, 2);
@@ -122,7 +124,8 @@ TEST(DotProduct, HasOneAnswerForAnyNumberOfRows) {
       for (int64_t rows = 1; rows <= kRows; ++rows)
         for (const int64_t first : {int64_t{0}, kRows - rows}) {
           multiply(bytes(x) + 2 * first * cols, rows, tile, *scratch, some.get());
-          ASSERT_EQ(std::memcmp(some.get(), all.get() + first * kTileRows, static_cast<size_t>(rows * kTileRows) * sizeof(float)), 0) << cols << " columns, " << rows << " rows from " << first;
+          ASSERT_EQ(std::memcmp(some.get(), all.get() + first * kTileRows, static_cast<size_t>(rows * kTileRows) * sizeof(float)), 0)
+              << cols << " columns, " << rows << " rows from " << first;
         }
     }
 }
@@ -135,14 +138,18 @@ TEST(DotProduct, GivesTheBitsOfOneDnn) {
   const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   dnnl::stream stream(engine);
   auto scratch = hwy::MakeUniqueAligned<DotRows::Scratch>();
-  const auto ours = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)), theirs = hwy::AllocateAligned<float>(static_cast<size_t>(kPanels * kPanel * kTileRows));
+  const auto ours = hwy::AllocateAligned<float>(static_cast<size_t>(kRows * kTileRows)),
+             theirs = hwy::AllocateAligned<float>(static_cast<size_t>(kPanels * kPanel * kTileRows));
   for (const int64_t cols : {64, 528, 576, 1024, 1040, 1536, 4096, 4354, 11008, 14336}) {
     std::vector<uint16_t> x = random_halves(kPanels * kPanel * cols, 1), w = random_halves(kTileRows * cols, 2);
-    const memory::desc x_desc({kPanel, cols}, memory::data_type::bf16, memory::format_tag::ab), w_desc({cols, kTileRows}, memory::data_type::bf16, memory::format_tag::ba);
+    const memory::desc x_desc({kPanel, cols}, memory::data_type::bf16, memory::format_tag::ab),
+        w_desc({cols, kTileRows}, memory::data_type::bf16, memory::format_tag::ba);
     const memory::desc y_desc({kPanel, kTileRows}, memory::data_type::f32, memory::format_tag::ab);
     for (int64_t row = 0; row < kPanels * kPanel; row += kPanel)
       dnnl::matmul(dnnl::matmul::primitive_desc(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine))
-          .execute(stream, {{DNNL_ARG_SRC, memory(x_desc, engine, x.data() + row * cols)}, {DNNL_ARG_WEIGHTS, memory(w_desc, engine, w.data())}, {DNNL_ARG_DST, memory(y_desc, engine, theirs.get() + row * kTileRows)}});
+          .execute(stream, {{DNNL_ARG_SRC, memory(x_desc, engine, x.data() + row * cols)},
+                            {DNNL_ARG_WEIGHTS, memory(w_desc, engine, w.data())},
+                            {DNNL_ARG_DST, memory(y_desc, engine, theirs.get() + row * kTileRows)}});
     stream.wait();
     for (int64_t rows = 1; rows <= kRows; ++rows) {
       multiply(bytes(x), rows, {bytes(w), cols, kTileRows, nullptr, 0, true}, *scratch, ours.get());

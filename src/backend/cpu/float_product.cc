@@ -42,7 +42,8 @@ HWY_INLINE float element(const std::byte* row, DType dtype, int64_t column) {
 }
 
 /// Columns [begin, end) of the chunk one by one.
-void pack_columns(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t begin, int64_t end, int64_t count, PackedChunk* chunk) {
+void pack_columns(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t begin, int64_t end, int64_t count,
+                  PackedChunk* chunk) {
   for (int64_t r = 0; r < kTileRows; ++r) {
     const std::byte* row = rows + r * row_bytes(dtype, cols);
     float* to = chunk->w + r / kPartRows * kPartRows * count + r % kPartRows;
@@ -52,7 +53,8 @@ void pack_columns(const std::byte* rows, DType dtype, int64_t cols, int64_t num_
 
 #if HWY_TARGET != HWY_AVX2 && HWY_TARGET != HWY_AVX3
 
-void PackChunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte*, int64_t, PackedChunk* chunk) {
+void PackChunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte*, int64_t,
+               PackedChunk* chunk) {
   pack_columns(rows, dtype, cols, num_rows, first, 0, count, count, chunk);
 }
 
@@ -89,14 +91,16 @@ HWY_INLINE void pack_rows(const uint8_t* const (&rows)[8], int64_t count, float*
   }
 }
 
-void PackChunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk) {
+void PackChunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes,
+               PackedChunk* chunk) {
   alignas(32) static constexpr uint8_t kNothing[4 * kMaxChunk] = {};
   const bool halves = dtype == DType::kBF16;
   const int64_t step = halves ? 16 : 8, whole = count / step * step, stride = row_bytes(dtype, cols), element_bytes = halves ? 2 : 4;
   int64_t fetched = 0;
   for (int64_t r = 0; r < kTileRows; r += 8) {
     // A share at a time, as memory takes only so many requests at once.
-    for (const int64_t end = std::min(next_bytes, (r / 8 + 1) * (next_bytes / (kTileRows / 8) + 63)); fetched < end; fetched += 64) _mm_prefetch(next + fetched, _MM_HINT_T1);
+    for (const int64_t end = std::min(next_bytes, (r / 8 + 1) * (next_bytes / (kTileRows / 8) + 63)); fetched < end; fetched += 64)
+      _mm_prefetch(next + fetched, _MM_HINT_T1);
     const uint8_t* from[8];
     for (int64_t i = 0; i < 8; ++i) from[i] = r + i < num_rows ? reinterpret_cast<const uint8_t*>(rows) + (r + i) * stride + first * element_bytes : kNothing;
     float* to = chunk->w + r / kPartRows * kPartRows * count + r % kPartRows;
@@ -185,7 +189,8 @@ HWY_EXPORT(MultiplyChunk);
 
 namespace float_product {
 
-void pack_chunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk) {
+void pack_chunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes,
+                PackedChunk* chunk) {
   HWY_DYNAMIC_DISPATCH(PackChunk)(rows, dtype, cols, num_rows, first, count, next, next_bytes, chunk);
 }
 void multiply(const float* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, bool is_first, float* y) {

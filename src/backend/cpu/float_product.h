@@ -24,7 +24,8 @@ struct PackedChunk {
 
 /// Packs columns [first, first + count) of the `num_rows` <= kTileRows rows [., cols] at `rows`, `dtype` kF32 or kBF16; rows that are not there become zeros. `next`, `next_bytes`: what to fetch from memory
 /// meanwhile, for a later call (in the order in which it lies: memory is slow at anything else).
-void pack_chunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes, PackedChunk* chunk);
+void pack_chunk(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows, int64_t first, int64_t count, const std::byte* next, int64_t next_bytes,
+                PackedChunk* chunk);
 
 /// y [num_rows, kTileRows] f32, 64-byte aligned = (is_first ? 0 : y) + x [num_rows, count], rows of `x_stride`, times the chunk of `count` columns.
 void multiply(const float* x, int64_t x_stride, int64_t num_rows, const PackedChunk& chunk, int64_t count, bool is_first, float* y);

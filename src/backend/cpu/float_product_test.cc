@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
 #include <hwy/aligned_allocator.h>
 #include <hwy/targets.h>
+#include <cmath>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -69,7 +69,8 @@ TEST(FloatProduct, SumsInTheOrderThatTheHeaderStatesOnEveryInstructionSet) {
           hwy::GetChosenTarget().Update(hwy::SupportedTargets());
           for (const int64_t rows : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{7}, kRows}) {
             const std::vector<float> actual = product(x, rows, bytes, dtype, w_rows, cols);
-            EXPECT_TRUE(std::equal(actual.begin(), actual.end(), expected.begin())) << cols << " columns, " << rows << " rows, " << dtype_name(dtype) << ", targets " << (targets & mask);
+            EXPECT_TRUE(std::equal(actual.begin(), actual.end(), expected.begin()))
+                << cols << " columns, " << rows << " rows, " << dtype_name(dtype) << ", targets " << (targets & mask);
           }
         }
         hwy::SetSupportedTargetsForTest(0);
@@ -78,7 +79,8 @@ TEST(FloatProduct, SumsInTheOrderThatTheHeaderStatesOnEveryInstructionSet) {
 }
 
 TEST(FloatProduct, ChunksAreWholeOnesAndTwoHalvesAtTheEnd) {
-  for (const auto& [left, count] : {std::pair<int64_t, int64_t>{1, 1}, {256, 256}, {257, 129}, {511, 256}, {512, 256}, {513, 256}, {4096, 256}}) EXPECT_EQ(chunk_columns(left), count);
+  for (const auto& [left, count] : {std::pair<int64_t, int64_t>{1, 1}, {256, 256}, {257, 129}, {511, 256}, {512, 256}, {513, 256}, {4096, 256}})
+    EXPECT_EQ(chunk_columns(left), count);
 }
 
 }  // namespace

@@ -93,8 +93,8 @@ void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows
   }
 }
 
-void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const PackedTile& tile, DType, int64_t first_group, int64_t num_groups, bool is_first,
-              float* y) {
+void Multiply(const QuantizedRows& x, int64_t first_row, int64_t num_rows, const PackedTile& tile, DType, int64_t first_group, int64_t num_groups,
+              bool is_first, float* y) {
   for (int64_t t = 0; t < num_rows; ++t, y += kTileRows) {
     if (is_first) std::fill_n(y, kTileRows, 0.0f);
     for (int64_t g = 0; g < num_groups; ++g) {
@@ -163,7 +163,8 @@ HWY_INLINE void pack_group(const uint8_t* const (&rows)[8], uint8_t* to) {
   const Eight d;
   const hn::Repartition<uint8_t, Eight> bytes;
   const auto low_halves = hn::Set(d, 0x0f0f0f0fu);
-  auto put = [&](EightVector v, int64_t plane, int64_t four) HWY_ATTR { hn::Store(hn::BitCast(bytes, v), bytes, to + plane * kPlaneBytes + four * kFourBytes); };
+  auto put = [&](EightVector v, int64_t plane, int64_t four)
+                 HWY_ATTR { hn::Store(hn::BitCast(bytes, v), bytes, to + plane * kPlaneBytes + four * kFourBytes); };
   for (int64_t part = 0; part < (kFourBits ? 1 : 2); ++part) {
     EightVector v[8];
 #pragma GCC unroll 8
@@ -266,14 +267,14 @@ void PackTile(const std::byte* rows, DType dtype, int64_t cols, int64_t num_rows
 
 /// What multiply_rows() works on: the first of its rows, the first of its groups.
 struct Operands {
-  const int8_t* x;         ///< codes, rows of x_stride
+  const int8_t* x;  ///< codes, rows of x_stride
   const float *scales, *offsets;
   int64_t num_groups_all;  ///< in a row of x
   const PackedTile* tile;
   int64_t num_groups;
   bool is_first;
-  bool is_last;            ///< no rows after these
-  float* y;                ///< rows of kTileRows
+  bool is_last;  ///< no rows after these
+  float* y;      ///< rows of kTileRows
 };
 
 constexpr int kVectors = 2;  ///< of rows of W, at a time

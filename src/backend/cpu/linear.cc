@@ -54,10 +54,7 @@ bool has_amx() {
 }  // namespace
 
 Linear::Linear(WorkerTeam& team)
-    : team_(team),
-      engine_(dnnl::engine::kind::cpu, 0),
-      stream_(engine_),
-      few_rows_(has_amx() ? kFewRowsOfAmx : kFewRows),
+    : team_(team), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), few_rows_(has_amx() ? kFewRowsOfAmx : kFewRows),
       scratch_(static_cast<size_t>(team.size())) {
   for (WorkerScratch& scratch : scratch_) scratch.product.resize(kMaxPanel * kTileRows);
   if (dot_product::is_supported()) packed_ = std::make_unique<LinearPacked<DotRows>>(team);
@@ -92,20 +89,15 @@ Linear::Product& Linear::product(int64_t panel, int64_t cols) {
     worker.w = memory(w, engine_, nullptr);
     worker.y = memory(y, engine_, nullptr);
     worker.scratch = memory(description.scratchpad_desc(), engine_, nullptr);
-    worker.arguments = {{DNNL_ARG_SRC, worker.x},
-                        {DNNL_ARG_WEIGHTS, worker.w},
-                        {DNNL_ARG_DST, worker.y},
-                        {DNNL_ARG_SCRATCHPAD, worker.scratch}};
+    worker.arguments = {{DNNL_ARG_SRC, worker.x}, {DNNL_ARG_WEIGHTS, worker.w}, {DNNL_ARG_DST, worker.y}, {DNNL_ARG_SCRATCHPAD, worker.scratch}};
   }
   for (WorkerScratch& scratch : scratch_)
-    if (static_cast<int64_t>(scratch.library.size()) < made->scratch_bytes)
-      scratch.library.resize(static_cast<size_t>(made->scratch_bytes));
+    if (static_cast<int64_t>(scratch.library.size()) < made->scratch_bytes) scratch.library.resize(static_cast<size_t>(made->scratch_bytes));
   entry = std::move(made);
   return *entry;
 }
 
-void Linear::multiply(Product& product, int worker, const std::byte* x, const std::byte* w,
-                      float* y) {
+void Linear::multiply(Product& product, int worker, const std::byte* x, const std::byte* w, float* y) {
   keep_onednn_in_this_thread();
   Product::Worker& at = product.workers[static_cast<size_t>(worker)];
   at.x.set_data_handle(const_cast<std::byte*>(x));
@@ -124,17 +116,13 @@ bool Linear::agrees(int64_t panel, int64_t cols) {
   if (panel == kOnlyPanel) return true;
   if (const auto known = agrees_.find({panel, cols}); known != agrees_.end()) return known->second;
   std::vector<std::byte> x = test_matrix(round_up(panel, kOnlyPanel), cols), w = test_matrix(kTileRows, cols);
-  std::vector<float> expected(static_cast<size_t>(round_up(panel, kOnlyPanel) * kTileRows)),
-      actual(static_cast<size_t>(panel * kTileRows));
+  std::vector<float> expected(static_cast<size_t>(round_up(panel, kOnlyPanel) * kTileRows)), actual(static_cast<size_t>(panel * kTileRows));
   for (int64_t row = 0; row < panel; row += kOnlyPanel)
-    multiply(product(kOnlyPanel, cols), 0, x.data() + size_bytes(kType, row * cols), w.data(),
-             expected.data() + row * kTileRows);
+    multiply(product(kOnlyPanel, cols), 0, x.data() + size_bytes(kType, row * cols), w.data(), expected.data() + row * kTileRows);
   multiply(product(panel, cols), 0, x.data(), w.data(), actual.data());
   const bool agrees = std::equal(actual.begin(), actual.end(), expected.begin());
   agrees_[{panel, cols}] = agrees;
-  if (!agrees)
-    spdlog::debug("matmul of {} rows, K = {}, has bits of its own: rows go in panels of {} instead",
-                  panel, cols, kOnlyPanel);
+  if (!agrees) spdlog::debug("matmul of {} rows, K = {}, has bits of its own: rows go in panels of {} instead", panel, cols, kOnlyPanel);
   return agrees;
 }
 
@@ -168,11 +156,11 @@ std::vector<Linear::Panel> Linear::cut_rows(int64_t num_rows, int64_t cols) {
   return panels;
 }
 
-void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
-                 const WeightView& bias, bool accumulate, float* y) {
+void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
   const int64_t cols = weight.cols;
   if (num_rows == 0 || weight.rows == 0) return;
-  if (packed_ && (num_rows <= few_rows_ || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols)) return packed_->run(x, num_rows, weight, bias, accumulate, y);
+  if (packed_ && (num_rows <= few_rows_ || cols <= kShortRow) && cols % dot_product::kColumnGrain == 0 && packed_agrees(cols))
+    return packed_->run(x, num_rows, weight, bias, accumulate, y);
 
   const std::vector<Panel> panels = cut_rows(num_rows, cols);
   std::vector<Product*> products;
@@ -180,22 +168,18 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
   const Panel& last = panels.back();
   if (last.num_rows < last.size) {
     last_panel_.assign(static_cast<size_t>(size_bytes(kType, last.size * cols)), std::byte{0});
-    std::memcpy(last_panel_.data(), x + size_bytes(kType, last.first_row * cols),
-                static_cast<size_t>(size_bytes(kType, last.num_rows * cols)));
+    std::memcpy(last_panel_.data(), x + size_bytes(kType, last.first_row * cols), static_cast<size_t>(size_bytes(kType, last.num_rows * cols)));
   }
 
   const bool has_short = cut_tiles(weight, kTileRows, &tiles_), needs_copy = weight.dtype != kType || has_short;
   if (needs_copy)
     for (WorkerScratch& scratch : scratch_)
-      if (auto size = static_cast<size_t>(size_bytes(kType, kTileRows * cols));
-          scratch.weight.size() < size)
-        scratch.weight.resize(size);
+      if (auto size = static_cast<size_t>(size_bytes(kType, kTileRows * cols)); scratch.weight.size() < size) scratch.weight.resize(size);
   const float* bias_data = bias_floats(bias, weight.rows, &bias_);
 
   // A tile goes through all panels while its rows of W are in the near cache; where that leaves
   // workers idle, the panels are dealt out as well.
-  const auto num_tiles = static_cast<int64_t>(tiles_.size()),
-             num_panels = static_cast<int64_t>(panels.size());
+  const auto num_tiles = static_cast<int64_t>(tiles_.size()), num_panels = static_cast<int64_t>(panels.size());
   const int64_t groups = std::clamp<int64_t>(4 * team_.size() / num_tiles, 1, num_panels);
   const double flops = 2.0 * static_cast<double>(num_rows) * static_cast<double>(weight.rows) * static_cast<double>(cols);
   team_.run(team_.workers_for(flops), num_tiles * groups, [&](int64_t unit, int worker) {
@@ -204,20 +188,15 @@ void Linear::run(const std::byte* x, int64_t num_rows, const WeightView& weight,
     const std::byte* w = tile.data;
     if (weight.dtype != kType || tile.num_rows < kTileRows) {
       convert_tile(tile, weight, kType, scratch.weight.data());
-      std::fill(scratch.weight.data() + size_bytes(kType, tile.num_rows * cols),
-                scratch.weight.data() + size_bytes(kType, kTileRows * cols), std::byte{0});
+      std::fill(scratch.weight.data() + size_bytes(kType, tile.num_rows * cols), scratch.weight.data() + size_bytes(kType, kTileRows * cols), std::byte{0});
       w = scratch.weight.data();
     }
     for (int64_t p = unit % groups; p < num_panels; p += groups) {
       const Panel& panel = panels[static_cast<size_t>(p)];
-      const std::byte* in = panel.num_rows < panel.size
-                                ? last_panel_.data()
-                                : x + size_bytes(kType, panel.first_row * cols);
+      const std::byte* in = panel.num_rows < panel.size ? last_panel_.data() : x + size_bytes(kType, panel.first_row * cols);
       multiply(*products[static_cast<size_t>(p)], worker, in, w, scratch.product.data());
-      vector_rows::add_product(scratch.product.data(), kTileRows, panel.num_rows, tile.num_rows,
-                               bias_data == nullptr ? nullptr : bias_data + tile.first_row,
-                               accumulate, y + panel.first_row * weight.rows + tile.first_row,
-                               weight.rows);
+      vector_rows::add_product(scratch.product.data(), kTileRows, panel.num_rows, tile.num_rows, bias_data == nullptr ? nullptr : bias_data + tile.first_row,
+                               accumulate, y + panel.first_row * weight.rows + tile.first_row, weight.rows);
     }
   });
 }

@@ -21,15 +21,15 @@ class Linear {
   explicit Linear(WorkerTeam& team);
 
   /// As Kernels::linear, x in bf16.
-  void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias,
-           bool accumulate, float* y);
+  void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y);
 
  private:
-  static constexpr int64_t kTileRows =
-      64;  ///< rows of W in a tile; the width oneDNN blocks by itself
+  static constexpr int64_t kTileRows = 64;  ///< rows of W in a tile; the width oneDNN blocks by itself
   static constexpr int64_t kMaxPanel = 256;
   static constexpr int64_t kPanelGrain = 16;  ///< panels are multiples of this
-  static constexpr int64_t kFewRows = 128, kFewRowsOfAmx = 24;  ///< up to these oneDNN is the slower, as it copies the weights; AMX, which it uses and we don't, is the faster for more
+  static constexpr int64_t kFewRows = 128,
+                           kFewRowsOfAmx =
+                               24;  ///< up to these oneDNN is the slower, as it copies the weights; AMX, which it uses and we don't, is the faster for more
   static constexpr int64_t kShortRow = 1024;  ///< up to so many columns oneDNN's panels differ in bits, so rows of x are padded to one size
   static constexpr int64_t kOnlyPanel = 64;   ///< where sizes disagree: between few rows and many
 
@@ -64,7 +64,7 @@ class Linear {
   WorkerTeam& team_;
   dnnl::engine engine_;
   dnnl::stream stream_;
-  int64_t few_rows_;  ///< up to so many rows of any length are packed_'s
+  int64_t few_rows_;                                                          ///< up to so many rows of any length are packed_'s
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Product>> products_;  ///< by panel, K
   std::map<std::pair<int64_t, int64_t>, bool> agrees_;                        ///< by panel, K
   std::map<int64_t, bool> packed_agrees_;                                     ///< by K

@@ -2,8 +2,8 @@
 // LinearInt8: x W^T of the cpu backend in integer arithmetic, for quantized W: rows of x become int8 codes, tiles of W are packed in a worker's cache and go
 // through all of them. A result depends on its row of x and its row of W alone. Not for two threads at once.
 
-#include <cstdint>
 #include <hwy/aligned_allocator.h>
+#include <cstdint>
 #include <vector>
 
 #include "backend/cpu/int8_product.h"

@@ -2,9 +2,9 @@
 // LinearPacked: x W^T of the cpu backend by chunks of W that are packed in a worker's cache and go through all rows of x, so that one row costs little more than reading W, and many cost what their
 // multiplications do. A result depends on its row of x and its row of W alone. Not for two threads at once.
 
+#include <hwy/aligned_allocator.h>
 #include <algorithm>
 #include <cstdint>
-#include <hwy/aligned_allocator.h>
 #include <vector>
 
 #include "backend/cpu/dot_product.h"
@@ -44,7 +44,8 @@ struct FloatRows {
     for (int64_t column = 0, count = 0; column < tile.cols; column += count) {
       count = float_product::chunk_columns(tile.cols - column);
       const int64_t fetched_then = tile.next_bytes * (column + count) / tile.cols;
-      float_product::pack_chunk(tile.rows, dtype, tile.cols, tile.num_rows, column, count, tile.next == nullptr ? nullptr : tile.next + fetched, fetched_then - fetched, &scratch.chunk);
+      float_product::pack_chunk(tile.rows, dtype, tile.cols, tile.num_rows, column, count, tile.next == nullptr ? nullptr : tile.next + fetched,
+                                fetched_then - fetched, &scratch.chunk);
       float_product::multiply(reinterpret_cast<const float*>(x) + column, tile.cols, num_rows, scratch.chunk, count, column == 0, y);
       fetched = fetched_then;
     }
@@ -65,7 +66,9 @@ struct DotRows {
     return num_rows <= kRowsOfEach ? RowPacking::kByEach : cols > kShortRow ? RowPacking::kTogether : RowPacking::kNone;
   }
   static int64_t pack_pieces(int64_t num_rows, int64_t cols) { return dot_product::num_block_pairs(num_rows, cols); }
-  static void pack(const std::byte* x, int64_t num_rows, int64_t cols, int64_t piece, std::byte* packed) { dot_product::pack_rows(x, num_rows, cols, piece, packed); }
+  static void pack(const std::byte* x, int64_t num_rows, int64_t cols, int64_t piece, std::byte* packed) {
+    dot_product::pack_rows(x, num_rows, cols, piece, packed);
+  }
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
     dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch, y);
   }
@@ -77,7 +80,8 @@ class LinearPacked {
  public:
   /// `team` must outlive it, and is not shared with anyone who works at the same time.
   explicit LinearPacked(WorkerTeam& team)
-      : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), shares_(team.size()), converted_(static_cast<size_t>(team.size())), packed_(static_cast<size_t>(team.size())) {}
+      : team_(team), workers_(hwy::MakeUniqueAlignedArray<Worker>(static_cast<size_t>(team.size()))), shares_(team.size()),
+        converted_(static_cast<size_t>(team.size())), packed_(static_cast<size_t>(team.size())) {}
 
   /// As Kernels::linear, x of Product::kElements.
   void run(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) {
@@ -126,7 +130,8 @@ class LinearPacked {
       const int64_t next = mine.next < 0 ? t : units.tile_of(mine.next);
       float* const product = workers_[static_cast<size_t>(worker)].product;
       run_tile(worker, tile, next == t ? nullptr : &tiles_[static_cast<size_t>(next)], weight, rows_of(worker, x, units, part, cols), rows);
-      vector_rows::add_product(product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate, y + first * weight.rows + tile.first_row, weight.rows);
+      vector_rows::add_product(product, kTileRows, rows, tile.num_rows, bias == nullptr ? nullptr : bias + tile.first_row, accumulate,
+                               y + first * weight.rows + tile.first_row, weight.rows);
     });
   }
 
@@ -138,7 +143,8 @@ class LinearPacked {
     team_.run(team, units.num_parts() * pieces, [&](int64_t unit, int) {
       const auto [first, rows] = units.part(unit / pieces);
       const int64_t piece = unit % pieces, at = size_bytes(Product::kElements, first * cols);
-      if (Product::packing(rows, cols) == RowPacking::kTogether && piece < Product::pack_pieces(rows, cols)) Product::pack(x + at, rows, cols, piece, together_.data() + at);
+      if (Product::packing(rows, cols) == RowPacking::kTogether && piece < Product::pack_pieces(rows, cols))
+        Product::pack(x + at, rows, cols, piece, together_.data() + at);
     });
   }
 
@@ -165,7 +171,8 @@ class LinearPacked {
     const bool wanted = num_rows <= kRowsThatWait;
     const int64_t num_tiles = ceil_div(next.rows, kTileRows);
     for (int worker = 0; worker < team_.size(); ++worker) {
-      const int64_t first = UnitShares::first_of(worker, num_tiles, team_.size()) * kTileRows, end = std::min(next.rows, UnitShares::first_of(worker + 1, num_tiles, team_.size()) * kTileRows);
+      const int64_t first = UnitShares::first_of(worker, num_tiles, team_.size()) * kTileRows,
+                    end = std::min(next.rows, UnitShares::first_of(worker + 1, num_tiles, team_.size()) * kTileRows);
       team_.set_ahead(worker, next.data + first * next.row_bytes, wanted ? std::min(kMostAhead, (end - first) * next.row_bytes) : 0);
     }
   }
@@ -174,7 +181,8 @@ class LinearPacked {
   void run_tile(int worker, const LinearTile& tile, const LinearTile* next, const WeightView& weight, const std::byte* x, int64_t num_rows) {
     Worker& mine = workers_[static_cast<size_t>(worker)];
     const int64_t cols = weight.cols, tile_bytes = tile.num_rows * row_bytes(weight.dtype, cols);
-    const WorkerTeam::Stretch fetched = next == nullptr ? team_.take_ahead(worker, tile_bytes) : WorkerTeam::Stretch{next->data, next->num_rows * row_bytes(weight.dtype, cols)};
+    const WorkerTeam::Stretch fetched =
+        next == nullptr ? team_.take_ahead(worker, tile_bytes) : WorkerTeam::Stretch{next->data, next->num_rows * row_bytes(weight.dtype, cols)};
     const std::byte* data = tile.data;
     DType dtype = weight.dtype;
     if (!Product::packs(dtype)) {
@@ -184,7 +192,8 @@ class LinearPacked {
       dtype = Product::kElements;
     }
     const bool as_it_lies = data == tile.data;
-    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes, as_it_lies, as_it_lies && next != nullptr}, mine.scratch, mine.product);
+    Product::multiply(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes, as_it_lies, as_it_lies && next != nullptr}, mine.scratch,
+                      mine.product);
   }
 
   WorkerTeam& team_;
@@ -197,9 +206,9 @@ class LinearPacked {
     uint64_t parts = 0;  ///< a bit for each part of the rows that is packed
     std::vector<std::byte> rows;
   };
-  std::vector<PackedRows> packed_;                  ///< of a worker
-  std::vector<std::byte> together_;                 ///< the rows of a panel, packed by all
-  int64_t round_ = 0;                               ///< a panel's
+  std::vector<PackedRows> packed_;   ///< of a worker
+  std::vector<std::byte> together_;  ///< the rows of a panel, packed by all
+  int64_t round_ = 0;                ///< a panel's
   std::vector<LinearTile> tiles_;
   std::vector<float> bias_;
 };

@@ -102,7 +102,8 @@ inline void convert_tile(const LinearTile& tile, const WeightView& weight, DType
   const int64_t cols = weight.cols;
   if (is_scaled(from)) return vector_rows::unpack_codes(*weight.format, from, *tile.piece, tile.piece_row, tile.num_rows, cols, to, out);
   if (!is_quantized(from)) return static_cast<void>(vector_rows::convert(tile.data, from, tile.num_rows * cols, to, out));
-  for (int64_t row = 0; row < tile.num_rows; ++row) vector_rows::convert(tile.data + row * row_bytes(from, cols), from, cols, to, out + size_bytes(to, row * cols));
+  for (int64_t row = 0; row < tile.num_rows; ++row)
+    vector_rows::convert(tile.data + row * row_bytes(from, cols), from, cols, to, out + size_bytes(to, row * cols));
 }
 
 }  // namespace flexgen

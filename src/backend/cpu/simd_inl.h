@@ -88,28 +88,20 @@ HWY_INLINE void store(D d, hn::Vec<D> v, T* p, size_t n) {
 template <class Use>
 HWY_INLINE void with_type(DType dtype, const void* p, const Use& use) {
   switch (dtype) {
-    case DType::kF32:
-      return use(static_cast<const float*>(p));
-    case DType::kF16:
-      return use(static_cast<const hwy::float16_t*>(p));
-    case DType::kBF16:
-      return use(static_cast<const hwy::bfloat16_t*>(p));
-    default:
-      break;  // no elements: vector_rows::convert() takes whole rows
+    case DType::kF32: return use(static_cast<const float*>(p));
+    case DType::kF16: return use(static_cast<const hwy::float16_t*>(p));
+    case DType::kBF16: return use(static_cast<const hwy::bfloat16_t*>(p));
+    default: break;  // no elements: vector_rows::convert() takes whole rows
   }
   HWY_ABORT("a quantized row where elements are wanted");
 }
 template <class Use>
 HWY_INLINE void with_type(DType dtype, void* p, const Use& use) {
   switch (dtype) {
-    case DType::kF32:
-      return use(static_cast<float*>(p));
-    case DType::kF16:
-      return use(static_cast<hwy::float16_t*>(p));
-    case DType::kBF16:
-      return use(static_cast<hwy::bfloat16_t*>(p));
-    default:
-      break;
+    case DType::kF32: return use(static_cast<float*>(p));
+    case DType::kF16: return use(static_cast<hwy::float16_t*>(p));
+    case DType::kBF16: return use(static_cast<hwy::bfloat16_t*>(p));
+    default: break;
   }
   HWY_ABORT("a quantized row where elements are wanted");
 }

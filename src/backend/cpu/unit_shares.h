@@ -16,7 +16,8 @@ class UnitShares {
   /// A new round of fewer than 2^32 units. While nobody takes any.
   void start(int64_t num_units, int num_workers) {
     num_workers_ = num_workers;
-    for (int worker = 0; worker < num_workers; ++worker) stretch(worker).store(pack(first_of(worker, num_units, num_workers), first_of(worker + 1, num_units, num_workers)), std::memory_order_relaxed);
+    for (int worker = 0; worker < num_workers; ++worker)
+      stretch(worker).store(pack(first_of(worker, num_units, num_workers), first_of(worker + 1, num_units, num_workers)), std::memory_order_relaxed);
   }
   /// The first unit of a worker's own stretch.
   static int64_t first_of(int worker, int64_t num_units, int num_workers) { return num_units * worker / num_workers; }

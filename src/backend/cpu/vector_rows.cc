@@ -32,8 +32,7 @@ using Floats = hn::ScalableTag<float>;
 template <class Body>
 HWY_INLINE void for_blocks(int64_t count, const Body& body) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(Floats()));
-  for (int64_t i = 0; i < count; i += lanes)
-    body(i, static_cast<size_t>(std::min(lanes, count - i)));
+  for (int64_t i = 0; i < count; i += lanes) body(i, static_cast<size_t>(std::min(lanes, count - i)));
 }
 
 template <typename T>
@@ -111,7 +110,8 @@ HWY_NOINLINE void unpack_blocks(const void* row, int64_t cols, T* out) {
       for (int part = 0; part < 8; part += 2) {
         const blocks::Part low = blocks::q4_k_part(block, part), high = blocks::q4_k_part(block, part + 1);
         auto table_of = [&](const blocks::Part& of) HWY_ATTR {
-          return FourBitTable([&](size_t i) HWY_ATTR { return hn::Sub(hn::Mul(hn::Set(d, of.scale), hn::Iota(d, static_cast<float>(i))), hn::Set(d, of.minimum)); });
+          return FourBitTable([&](size_t i)
+                                  HWY_ATTR { return hn::Sub(hn::Mul(hn::Set(d, of.scale), hn::Iota(d, static_cast<float>(i))), hn::Set(d, of.minimum)); });
         };
         const FourBitTable low_table = table_of(low), high_table = table_of(high);
         for (int i = 0; i < 32; i += 16) look_up_halves(low_table, high_table, low.codes + i, out + first + part * 32 + i, out + first + part * 32 + 32 + i);
@@ -133,16 +133,16 @@ bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
     blocks::with_format(src_dtype, [&]<DType kType>() HWY_ATTR { unpack_blocks<kType>(src, count, row.data()); });
     good = pack_row(row.data(), dst_dtype, count, range, static_cast<std::byte*>(dst));
   } else if (is_blocked(src_dtype)) {
-    with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR { blocks::with_format(src_dtype, [&]<DType kType>() HWY_ATTR { unpack_blocks<kType>(src, count, to); }); });
+    with_type(dst_dtype, dst,
+              [&](auto* to) HWY_ATTR { blocks::with_format(src_dtype, [&]<DType kType>() HWY_ATTR { unpack_blocks<kType>(src, count, to); }); });
   } else if (is_quantized(src_dtype)) {
     with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR { unpack_row(static_cast<const std::byte*>(src), src_dtype, count, to); });
   } else if (is_quantized(dst_dtype)) {
     with_type(src_dtype, src, [&](const auto* from) HWY_ATTR { good = pack_row(from, dst_dtype, count, range, static_cast<std::byte*>(dst)); });
   } else {
     with_type(src_dtype, src, [&](const auto* from) HWY_ATTR {
-      with_type(dst_dtype, dst, [&](auto* to) HWY_ATTR {
-        for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, from + i, n), to + i, n); });
-      });
+      with_type(dst_dtype, dst,
+                [&](auto* to) HWY_ATTR { for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, load(d, from + i, n), to + i, n); }); });
     });
   }
   return good;
@@ -171,7 +171,8 @@ HWY_INLINE void unpack_pairs(const CodeFormat& format, const WeightPiece& piece,
 
 /// Rows of codes of four bits that lie by columns, in groups of `size` columns, a multiple of 64, likewise.
 template <DType kType>
-HWY_INLINE void look_up_columns(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
+HWY_INLINE void look_up_columns(const CodeFormat& format, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, int64_t size,
+                                hwy::bfloat16_t* out) {
   const Floats d;
   std::vector<float> scales(static_cast<size_t>(format.num_groups * num_rows)), zeros(scales.size());
   codes::column_groups<kType>(format, piece, first, num_rows, scales.data(), zeros.data());
@@ -222,20 +223,19 @@ HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& 
 }
 
 void UnpackCodes(const CodeFormat& format, DType dtype, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, DType to, void* out) {
-  with_type(to, out, [&](auto* rows) HWY_ATTR { codes::with_codes(dtype, [&]<DType kType>() HWY_ATTR { unpack_code_rows<kType>(format, piece, first, num_rows, cols, rows); }); });
+  with_type(to, out, [&](auto* rows) HWY_ATTR {
+    codes::with_codes(dtype, [&]<DType kType>() HWY_ATTR { unpack_code_rows<kType>(format, piece, first, num_rows, cols, rows); });
+  });
 }
 
 void Add(const void* row, DType dtype, int64_t count, float* out) {
   const Floats d;
   with_type(dtype, row, [&](const auto* from) HWY_ATTR {
-    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
-      store(d, hn::Add(load(d, out + i, n), load(d, from + i, n)), out + i, n);
-    });
+    for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR { store(d, hn::Add(load(d, out + i, n), load(d, from + i, n)), out + i, n); });
   });
 }
 
-void AddProduct(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols, const float* bias,
-                bool accumulate, float* y, int64_t y_stride) {
+void AddProduct(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols, const float* bias, bool accumulate, float* y, int64_t y_stride) {
   const Floats d;
   for (int64_t r = 0; r < num_rows; ++r, x += x_stride, y += y_stride)
     for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
@@ -246,37 +246,32 @@ void AddProduct(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols
     });
 }
 
-void LayerNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight,
-               const float* bias, float epsilon, DType dtype, void* out) {
+void LayerNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight, const float* bias, float epsilon, DType dtype, void* out) {
   const Floats d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   with_type(dtype, out, [&](auto* y) HWY_ATTR {
     for (int64_t r = 0; r < num_rows; ++r, x += cols, y += cols) {
       auto sum = hn::Zero(d);
-      for_blocks(cols,
-                 [&](int64_t i, size_t n) HWY_ATTR { sum = hn::Add(sum, load(d, x + i, n)); });
+      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR { sum = hn::Add(sum, load(d, x + i, n)); });
       const auto mean = hn::Div(hn::SumOfLanes(d, sum), hn::Set(d, static_cast<float>(cols)));
       auto square = hn::Zero(d);
       for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
         auto centered = hn::Sub(load(d, x + i, n), mean);
-        if (static_cast<int64_t>(n) < lanes)
-          centered = hn::IfThenElseZero(hn::FirstN(d, n), centered);
+        if (static_cast<int64_t>(n) < lanes) centered = hn::IfThenElseZero(hn::FirstN(d, n), centered);
         square = hn::MulAdd(centered, centered, square);
       });
       const float variance = hn::GetLane(hn::SumOfLanes(d, square)) / static_cast<float>(cols);
       const auto scale = hn::Set(d, 1.0f / std::sqrt(variance + epsilon));
       for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
         auto v = hn::Mul(hn::Sub(load(d, x + i, n), mean), scale);
-        v = bias != nullptr ? hn::MulAdd(v, load(d, weight + i, n), load(d, bias + i, n))
-                            : hn::Mul(v, load(d, weight + i, n));
+        v = bias != nullptr ? hn::MulAdd(v, load(d, weight + i, n), load(d, bias + i, n)) : hn::Mul(v, load(d, weight + i, n));
         store(d, v, y + i, n);
       });
     }
   });
 }
 
-void RmsNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon,
-             DType dtype, void* out) {
+void RmsNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon, DType dtype, void* out) {
   const Floats d;
   with_type(dtype, out, [&](auto* y) HWY_ATTR {
     for (int64_t r = 0; r < num_rows; ++r, x += cols, y += cols) {
@@ -287,9 +282,7 @@ void RmsNorm(const float* x, int64_t num_rows, int64_t cols, const float* weight
       });
       const float mean = hn::GetLane(hn::SumOfLanes(d, square)) / static_cast<float>(cols);
       const auto scale = hn::Set(d, 1.0f / std::sqrt(mean + epsilon));
-      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR {
-        store(d, hn::Mul(hn::Mul(load(d, x + i, n), scale), load(d, weight + i, n)), y + i, n);
-      });
+      for_blocks(cols, [&](int64_t i, size_t n) HWY_ATTR { store(d, hn::Mul(hn::Mul(load(d, x + i, n), scale), load(d, weight + i, n)), y + i, n); });
     }
   });
 }
@@ -311,12 +304,10 @@ HWY_INLINE hn::Vec<D> activation_of(D d, hn::Vec<D> x) {
     const auto positive = hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);  // NaN stays, as a maximum would not let it
     return kActivation == Activation::kRelu ? positive : hn::Mul(positive, positive);
   } else if constexpr (kActivation == Activation::kGelu) {
-    return hn::Mul(half_x,
-                   hn::Add(one, erf_lanes(d, hn::Mul(x, hn::Set(d, 0.70710678118654752f)))));
+    return hn::Mul(half_x, hn::Add(one, erf_lanes(d, hn::Mul(x, hn::Set(d, 0.70710678118654752f)))));
   } else if constexpr (kActivation == Activation::kGeluTanh) {
     const auto cube = hn::Mul(hn::Mul(x, x), x);
-    const auto inner =
-        hn::Mul(hn::Set(d, 0.79788456080286536f), hn::MulAdd(hn::Set(d, 0.044715f), cube, x));
+    const auto inner = hn::Mul(hn::Set(d, 0.79788456080286536f), hn::MulAdd(hn::Set(d, 0.044715f), cube, x));
     return hn::Mul(half_x, hn::Add(one, hn::Tanh(d, inner)));
   } else {
     // exp overflows past 88; x / (1 + exp(80)) is 0 already.
@@ -337,19 +328,13 @@ void activate_as(const float* x, const float* up, int64_t count, DType dtype, vo
   });
 }
 
-void Activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
-              void* out) {
+void Activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype, void* out) {
   switch (activation) {
-    case Activation::kRelu:
-      return activate_as<Activation::kRelu>(x, up, count, dtype, out);
-    case Activation::kReluSquared:
-      return activate_as<Activation::kReluSquared>(x, up, count, dtype, out);
-    case Activation::kGelu:
-      return activate_as<Activation::kGelu>(x, up, count, dtype, out);
-    case Activation::kGeluTanh:
-      return activate_as<Activation::kGeluTanh>(x, up, count, dtype, out);
-    case Activation::kSilu:
-      return activate_as<Activation::kSilu>(x, up, count, dtype, out);
+    case Activation::kRelu: return activate_as<Activation::kRelu>(x, up, count, dtype, out);
+    case Activation::kReluSquared: return activate_as<Activation::kReluSquared>(x, up, count, dtype, out);
+    case Activation::kGelu: return activate_as<Activation::kGelu>(x, up, count, dtype, out);
+    case Activation::kGeluTanh: return activate_as<Activation::kGeluTanh>(x, up, count, dtype, out);
+    case Activation::kSilu: return activate_as<Activation::kSilu>(x, up, count, dtype, out);
   }
 }
 
@@ -491,7 +476,8 @@ Largest LargestDrawn(const float* x, int64_t count, const Draw& draw, int64_t fi
     v = hn::IfThenElse(hn::IsNaN(v), least, v);
     const auto most = hn::MaxOfLanes(d, v);
     if (!(hn::GetLane(most) > largest.value)) return;
-    const auto places = hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, most)), hn::Iota(di, static_cast<int32_t>(i)), hn::Set(di, std::numeric_limits<int32_t>::max()));
+    const auto places =
+        hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, most)), hn::Iota(di, static_cast<int32_t>(i)), hn::Set(di, std::numeric_limits<int32_t>::max()));
     largest = {hn::GetLane(most), hn::GetLane(hn::MinOfLanes(di, places))};
   });
   if (!(hn::GetLane(hn::SumOfLanes(d, sum)) < std::numeric_limits<float>::infinity()))  // as in LargestAt()
@@ -547,26 +533,22 @@ bool convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
 void unpack_codes(const CodeFormat& format, DType dtype, const WeightPiece& piece, int64_t first, int64_t num_rows, int64_t cols, DType to, void* out) {
   HWY_DYNAMIC_DISPATCH(UnpackCodes)(format, dtype, piece, first, num_rows, cols, to, out);
 }
-void add(const void* row, DType dtype, int64_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(Add)(row, dtype, count, out);
-}
-void add_product(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols,
-                 const float* bias, bool accumulate, float* y, int64_t y_stride) {
+void add(const void* row, DType dtype, int64_t count, float* out) { HWY_DYNAMIC_DISPATCH(Add)(row, dtype, count, out); }
+void add_product(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols, const float* bias, bool accumulate, float* y, int64_t y_stride) {
   HWY_DYNAMIC_DISPATCH(AddProduct)(x, x_stride, num_rows, cols, bias, accumulate, y, y_stride);
 }
-void layer_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight,
-                const float* bias, float epsilon, DType dtype, void* out) {
+void layer_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, const float* bias, float epsilon, DType dtype, void* out) {
   HWY_DYNAMIC_DISPATCH(LayerNorm)(x, num_rows, cols, weight, bias, epsilon, dtype, out);
 }
-void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon,
-              DType dtype, void* out) {
+void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon, DType dtype, void* out) {
   HWY_DYNAMIC_DISPATCH(RmsNorm)(x, num_rows, cols, weight, epsilon, dtype, out);
 }
-void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
-              void* out) {
+void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype, void* out) {
   HWY_DYNAMIC_DISPATCH(Activate)(x, up, count, activation, dtype, out);
 }
-void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out) { HWY_DYNAMIC_DISPATCH(ClampGate)(x, count, rule, dtype, out); }
+void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out) {
+  HWY_DYNAMIC_DISPATCH(ClampGate)(x, count, rule, dtype, out);
+}
 void add_scaled(const float* x, int64_t count, float factor, float* y) { HWY_DYNAMIC_DISPATCH(AddScaled)(x, count, factor, y); }
 void scale(float* x, int64_t count, float factor, float cap) { HWY_DYNAMIC_DISPATCH(Scale)(x, count, factor, cap); }
 void rotate(float* x, int64_t num_heads, int64_t head_size, int64_t half, bool interleaved, const float* cosine, const float* sine) {

@@ -20,19 +20,15 @@ void add(const void* row, DType dtype, int64_t count, float* out);
 
 /// y [rows, cols] with rows of y_stride = (accumulate ? y : 0) + x [rows, cols] with rows of
 /// x_stride + bias; bias f32 [cols] or null.
-void add_product(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols,
-                 const float* bias, bool accumulate, float* y, int64_t y_stride);
+void add_product(const float* x, int64_t x_stride, int64_t num_rows, int64_t cols, const float* bias, bool accumulate, float* y, int64_t y_stride);
 
 /// x [rows, cols] -> out [rows, cols] of `dtype`, which may be x itself if f32. weight, bias f32
 /// [cols]; bias may be null.
-void layer_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight,
-                const float* bias, float epsilon, DType dtype, void* out);
-void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon,
-              DType dtype, void* out);
+void layer_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, const float* bias, float epsilon, DType dtype, void* out);
+void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weight, float epsilon, DType dtype, void* out);
 
 /// out = activation(x), times `up` unless that is null.
-void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype,
-              void* out);
+void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype, void* out);
 
 /// As Kernels::clamped_gate().
 void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out);

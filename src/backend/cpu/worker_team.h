@@ -100,14 +100,14 @@ class WorkerTeam {
   std::mutex error_mutex_;
   std::exception_ptr error_;
   // What the threads share is spread over cache lines by who writes it.
-  alignas(64) std::atomic<uint64_t> open_ = 0;       ///< the round's number in the upper half, its units that nobody has begun in the lower
-  alignas(64) std::atomic<uint32_t> unfinished_ = 0; ///< units of the round that are not done
+  alignas(64) std::atomic<uint64_t> open_ = 0;        ///< the round's number in the upper half, its units that nobody has begun in the lower
+  alignas(64) std::atomic<uint32_t> unfinished_ = 0;  ///< units of the round that are not done
   std::atomic<uint32_t> caller_sleeps_ = 0;
-  alignas(64) std::atomic<uint32_t> round_ = 0;      ///< changes when there is something to look at
+  alignas(64) std::atomic<uint32_t> round_ = 0;  ///< changes when there is something to look at
   std::atomic<uint32_t> sleepers_ = 0;
   std::atomic<bool> closing_ = false;
-  std::atomic<bool> running_ = false;                ///< run() is under way
-  std::atomic<int64_t> contended_until_ = 0, contended_for_ = 0; ///< until when others are taken to want the cores, and how long in all; ns of Clock
+  std::atomic<bool> running_ = false;                             ///< run() is under way
+  std::atomic<int64_t> contended_until_ = 0, contended_for_ = 0;  ///< until when others are taken to want the cores, and how long in all; ns of Clock
 };
 
 }  // namespace flexgen

@@ -237,7 +237,9 @@ TEST(WorkerTeam, ThreadsThatCannotStartAreAnErrorThatNamesTheLimit) {
       return 1;
     } catch (const Error& error) {
       const std::string_view text = error.what();
-      if (text.find("cannot start a thread for computing") == text.npos || text.find("2.00 GiB of address space (ulimit -v)") == text.npos || text.find("fewer --threads") == text.npos) return 2;
+      if (text.find("cannot start a thread for computing") == text.npos || text.find("2.00 GiB of address space (ulimit -v)") == text.npos ||
+          text.find("fewer --threads") == text.npos)
+        return 2;
     }
     if (threads_of_process() != 1) return 3;  // those that had started are gone
     int64_t done = 0;

@@ -34,7 +34,7 @@ struct Fiber {
 /// save no signal mask and so make no system call.
 struct Block {
   std::deque<Fiber> fibers;  ///< a started fiber must not move
-  int count = 0;  ///< threads of the block
+  int count = 0;             ///< threads of the block
   int current = 0;
   bool entering = false;  ///< the current thread was never in the kernel yet
   Index block, grid;

@@ -12,11 +12,11 @@ FLEXGEN_CODE Words2 load_eight_bytes(const std::byte* at) {
   if (address % 8 == 0) return load64(at);
   Words2 words{};
   if (address % 2 == 0) {
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 4; ++i) words.word[i / 2] |= static_cast<uint32_t>(load16(at + 2 * i)) << 16 * (i % 2);
     return words;
   }
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i) words.word[i / 4] |= static_cast<uint32_t>(at[i]) << 8 * (i % 4);
   return words;
 }
@@ -61,7 +61,7 @@ FLEXGEN_CODE void read_short_block(const std::byte* block, int first, float (&ou
     if constexpr (kHasMinimum) minimum = half_at(block + 2);
   }
   const uint32_t high = kHasHigh ? static_cast<uint32_t>(block[(kHasMinimum ? 4 : 2) + first / 8]) : 0u;
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i) {
     const uint32_t code = (byte_of(codes, i) >> shift & 15u) | (high >> i & 1u) << 4;
     if constexpr (kType == DType::kMXFP4) out[i] = scale * mxfp4_value(code);
@@ -82,7 +82,7 @@ FLEXGEN_CODE void read_wide_parts(const std::byte* block, int first, float (&out
   const Words2 codes = load_eight_bytes(block + (kType == DType::kQ5_K ? 48 : 16) + part / 2 * 32 + first % 32);
   const Words2 high = kType == DType::kQ5_K ? load_eight_bytes(block + 16 + first % 32) : Words2{};
   const int shift = part % 2 * 4;
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i)
     out[i] = scale * static_cast<float>(static_cast<int>((byte_of(codes, i) >> shift & 15u) | (byte_of(high, i) >> part & 1u) << 4)) - minimum;
 }
@@ -92,16 +92,17 @@ template <DType kType>
 FLEXGEN_CODE void read_narrow_parts(const std::byte* block, int first, float (&out)[8]) {
   const int part = first / 16, within = first % 32, shift = part % 8 / 2 * 2;  // of two bits
   if constexpr (kType == DType::kQ2_K) {
-    const float scale = half_at(block + 80) * static_cast<float>(byte_at(block + part) & 15), minimum = half_at(block + 82) * static_cast<float>(byte_at(block + part) >> 4);
+    const float scale = half_at(block + 80) * static_cast<float>(byte_at(block + part) & 15),
+                minimum = half_at(block + 82) * static_cast<float>(byte_at(block + part) >> 4);
     const Words2 codes = load_eight_bytes(block + 16 + part / 8 * 32 + within);
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 8; ++i) out[i] = scale * static_cast<float>(byte_of(codes, i) >> shift & 3u) - minimum;
   } else if constexpr (kType == DType::kQ3_K) {
     const std::byte* const packed = block + 96;
     const int low = part < 8 ? byte_at(packed + part) & 15 : byte_at(packed + part - 8) >> 4, high = byte_at(packed + 8 + part % 4) >> (part / 4 * 2) & 3;
     const float scale = half_at(block + 108) * static_cast<float>((low | high << 4) - 32);
     const Words2 codes = load_eight_bytes(block + 32 + part / 8 * 32 + within), mask = load_eight_bytes(block + within);
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 8; ++i)
       out[i] = scale * static_cast<float>(static_cast<int>(byte_of(codes, i) >> shift & 3u) - static_cast<int>((byte_of(mask, i) >> part / 2 & 1u) ^ 1u) * 4);
   } else {
@@ -109,7 +110,7 @@ FLEXGEN_UNROLL
     const float scale = half_at(block + 208) * static_cast<float>(static_cast<int8_t>(block[192 + part]));
     const int stretch = part % 8 / 2;  // of 32, four in half a block: 64 bytes of low halves, and 32 bytes with two bits for each stretch
     const Words2 low = load_eight_bytes(block + part / 8 * 64 + stretch % 2 * 32 + within), high = load_eight_bytes(block + 128 + part / 8 * 32 + within);
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 8; ++i)
       out[i] = scale * static_cast<float>(static_cast<int>((byte_of(low, i) >> stretch / 2 * 4 & 15u) | (byte_of(high, i) >> shift & 3u) << 4) - 32);
   }
@@ -124,7 +125,7 @@ FLEXGEN_CODE void read_blocks(const std::byte* row, int first, float (&out)[8]) 
   if constexpr (kType == DType::kQ8_0) {
     const float scale = half_at(block);
     const Words2 codes = load_eight_bytes(block + 2 + within);
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 8; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(byte_of(codes, i)));
   } else if constexpr (kBlock.elements == 32) {
     read_short_block<kType>(block, within, out);
@@ -155,7 +156,7 @@ FLEXGEN_KERNEL void gather_blocks(const std::byte* const* rows, int64_t cols, bo
   for (int first = 8 * thread(); first < cols; first += 8 * num_threads()) {
     float values[8];
     read_blocks<kType>(row, first, values);
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 8; ++i) to[first + i] = (accumulate ? to[first + i] : 0.0f) + values[i];
   }
 }

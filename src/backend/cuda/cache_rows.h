@@ -14,10 +14,10 @@ struct SlotOnDevice {
 
 /// How rows of the cache are read.
 enum class RowKind {
-  kHalf,       ///< elements of the act type, in words of 8 and 16 bytes
-  kInt4,       ///< codes, in words of 4 bytes
+  kHalf,  ///< elements of the act type, in words of 8 and 16 bytes
+  kInt4,  ///< codes, in words of 4 bytes
   kInt8,
-  kAny,        ///< any other type, head size or alignment: element by element
+  kAny,  ///< any other type, head size or alignment: element by element
 };
 
 /// Whether rows of this kind have codes, of `dtype` where it may have any.
@@ -29,7 +29,7 @@ struct CacheOnDevice {
   DType dtype = DType::kBF16;
   int query_heads = 0, kv_heads = 0, head_size = 0;
   int page_tokens = 0;
-  int page_shift = -1;     ///< log2(page_tokens), or -1 if it is no power of two
+  int page_shift = -1;  ///< log2(page_tokens), or -1 if it is no power of two
   int64_t row_bytes = 0;
 
   FLEXGEN_CODE std::byte* row(int first_page, int which, int head, int position) const {
@@ -122,7 +122,7 @@ FLEXGEN_RARE float load_alone(const std::byte* row, DType dtype, int head_size, 
 /// The elements `element(j)` of group `group` as pairs of Half, as load_alone() gives them.
 template <typename Half, int kCount, typename Element>
 FLEXGEN_CODE void load_share_slowly(const std::byte* row, DType dtype, int head_size, int group, Element element, uint32_t (&out)[kCount]) {
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < kCount; ++i)
     out[i] = Half::pack(load_alone(row, dtype, head_size, group, element(2 * i)), load_alone(row, dtype, head_size, group, element(2 * i + 1)));
 }
@@ -160,7 +160,8 @@ FLEXGEN_CODE void load_key_share(const std::byte* row, const CacheOnDevice& cach
   if (row == nullptr) {
     for (uint32_t& both : out) both = 0;
   } else if constexpr (kKind == RowKind::kAny) {
-    load_share_slowly<Half>(row, cache.dtype, cache.head_size, group, [&](int j) { return key_element(pair, j); }, out);
+    load_share_slowly<Half>(
+        row, cache.dtype, cache.head_size, group, [&](int j) { return key_element(pair, j); }, out);
   } else if constexpr (kKind == RowKind::kHalf) {
     for (int i = 0; i < 2; ++i) {
       const Words4 words = load128(row + 128 * group + 64 * i + 16 * pair);
@@ -183,7 +184,8 @@ FLEXGEN_CODE void load_value_share(const std::byte* row, const CacheOnDevice& ca
   if (row == nullptr) {
     for (uint32_t& both : out) both = 0;
   } else if constexpr (kKind == RowKind::kAny) {
-    load_share_slowly<Half>(row, cache.dtype, cache.head_size, group, [&](int j) { return value_element(lane_row, j); }, out);
+    load_share_slowly<Half>(
+        row, cache.dtype, cache.head_size, group, [&](int j) { return value_element(lane_row, j); }, out);
   } else if constexpr (kKind == RowKind::kHalf) {
     for (int i = 0; i < 2; ++i) {
       const Words2 words = load64(row + 128 * group + 64 * i + 8 * lane_row);
@@ -222,9 +224,7 @@ FLEXGEN_CODE bool quantize_group(const float* x, int count, DType dtype, std::by
   if (!is_finite(Bf16::to_float(scale_bits))) scale_bits = 0;
   const uint16_t minimum_bits = bf16_from_float(smallest);
   const float scale = Bf16::to_float(scale_bits), minimum = Bf16::to_float(minimum_bits);
-  auto code = [&](int i) {
-    return i < count ? static_cast<uint32_t>(rintf(fminf(fmaxf((x[i] - minimum) * scale, 0.0f), levels))) : 0u;
-  };
+  auto code = [&](int i) { return i < count ? static_cast<uint32_t>(rintf(fminf(fmaxf((x[i] - minimum) * scale, 0.0f), levels))) : 0u; };
   if (dtype == DType::kInt8) {
     for (int i = lane(); i < count; i += kWarp) codes[i] = static_cast<std::byte>(code(i));
   } else {

@@ -20,7 +20,7 @@ FLEXGEN_CODE uint32_t word_of(const std::byte* words, int64_t index) {
   const std::byte* const at = words + 4 * index;
   if (reinterpret_cast<uintptr_t>(at) % 4 == 0) return load32(at);
   uint32_t word = 0;
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 4; ++i) word |= static_cast<uint32_t>(at[i]) << 8 * i;
   return word;
 }
@@ -61,8 +61,10 @@ FLEXGEN_CODE CodeScale row_group_scale(const CodesOnDevice& codes, int64_t row, 
   if (format.has_global) of.scale /= scale_of(codes.global, ScaleType::kF32, 0);
   if constexpr (kType == DType::kPacked4 || kType == DType::kPacked8) {
     constexpr int kPerWord = static_cast<int>(codes_per_word(kType)), kBits = 32 / kPerWord;
-    of.zero = !format.has_zeros ? (kBits == 4 ? 8.0f : 128.0f)
-                                : static_cast<float>(word_of(codes.zeros, row / kPerWord * format.num_groups + group) >> kBits * static_cast<int>(row % kPerWord) & ((1u << kBits) - 1));
+    of.zero = !format.has_zeros
+                  ? (kBits == 4 ? 8.0f : 128.0f)
+                  : static_cast<float>(word_of(codes.zeros, row / kPerWord * format.num_groups + group) >> kBits * static_cast<int>(row % kPerWord) &
+                                       ((1u << kBits) - 1));
   }
   return of;
 }
@@ -83,16 +85,16 @@ FLEXGEN_CODE void read_codes(const std::byte* row, int first, int count, float (
   if (count == 8) {
     if constexpr (kHalves) {
       const uint32_t word = word_of(row + first / 2, 0);
-FLEXGEN_UNROLL
+      FLEXGEN_UNROLL
       for (int i = 0; i < 8; ++i) out[i] = code_number<kType>(word >> 4 * i & 15u);
     } else {
       const Words2 words = load_eight_bytes(row + first);
-FLEXGEN_UNROLL
+      FLEXGEN_UNROLL
       for (int i = 0; i < 8; ++i) out[i] = code_number<kType>(byte_of(words, i));
     }
     return;
   }
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i) {
     out[i] = 0;
     if (i >= count) continue;
@@ -114,7 +116,7 @@ FLEXGEN_KERNEL void unpack_code_rows(CodesOnDevice codes, std::byte* out) {
     read_codes<kType>(bytes, first, count, values);
     int group = -1;
     CodeScale scale{0, 0};
-FLEXGEN_UNROLL
+    FLEXGEN_UNROLL
     for (int i = 0; i < 8; ++i) {
       if (i >= count) continue;
       const int own = group_of_column(codes, first + i);
@@ -128,7 +130,7 @@ FLEXGEN_UNROLL
 
 // ---------------------------------------------------------------- codes that lie by columns
 
-inline constexpr int kCodeTile = 64;                 ///< rows and columns that a block turns together
+inline constexpr int kCodeTile = 64;                   ///< rows and columns that a block turns together
 inline constexpr int kCodeTileStride = kCodeTile + 8;  ///< elements, so that 16 bytes stay at 16
 
 template <DType kType>
@@ -149,7 +151,7 @@ FLEXGEN_CODE void unpack_row_word(const CodesOnDevice& codes, int64_t row, int c
   const uint32_t word = word_of(codes.codes, column / kPerWord * codes.format.stored_rows + row);
   int group = -1;
   CodeScale scale{0, 0};
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < kPerWord; ++i) {
     const int own = group_of_column(codes, column + i);
     if (own != group) scale = column_group_scale<kType>(codes, row, own);
@@ -163,9 +165,10 @@ template <typename Half>
 FLEXGEN_CODE void unpack_column_word(const CodesOnDevice& codes, int64_t row, int column, uint16_t* to) {
   const uint32_t word = word_of(codes.codes, column * (codes.format.stored_rows / 8) + row / 8);
   const int group = group_of_column(codes, column);
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i)
-    to[i * kCodeTileStride] = Half::from_float(column_group_scale<DType::kAwq4>(codes, row + i, group).value(static_cast<float>(word >> 4 * (i / 2 + i % 2 * 4) & 15u)));
+    to[i * kCodeTileStride] =
+        Half::from_float(column_group_scale<DType::kAwq4>(codes, row + i, group).value(static_cast<float>(word >> 4 * (i / 2 + i % 2 * 4) & 15u)));
 }
 
 /// As unpack_code_rows(); of AWQ `first` and num_rows are multiples of 8. Grid: tiles of rows, of columns.
@@ -191,7 +194,8 @@ FLEXGEN_KERNEL void unpack_code_columns(CodesOnDevice codes, std::byte* out) {
   for (int i = thread(); i < kCodeTile * kCodeTile / 8; i += num_threads()) {
     const int row = i / (kCodeTile / 8), column = i % (kCodeTile / 8) * 8;
     if (tile_row + row < codes.num_rows && tile_column + column < codes.padded)
-      *reinterpret_cast<Words4*>(out + 2 * ((tile_row + row) * codes.padded + tile_column + column)) = *reinterpret_cast<const Words4*>(tile + row * kCodeTileStride + column);
+      *reinterpret_cast<Words4*>(out + 2 * ((tile_row + row) * codes.padded + tile_column + column)) =
+          *reinterpret_cast<const Words4*>(tile + row * kCodeTileStride + column);
   }
 }
 

@@ -14,7 +14,7 @@ namespace flexgen {
 namespace {
 
 constexpr int64_t kPlannedRows[] = {256, 64, 512, 16};  ///< what the heuristic is asked for, until it has an algorithm that is good for all
-constexpr int kCandidates = 16;                          ///< that it is asked for each time
+constexpr int kCandidates = 16;                         ///< that it is asked for each time
 constexpr int64_t kSupportedRows[] = {1, 2, 3, 7, 8, 16, 33, 64, 100, 128, 200, 256, 384, 511, 512};
 /// Rows of the product that others are compared with, as far as scratch goes, and those that are computed apart.
 constexpr int64_t kWholeRows = 512;
@@ -23,8 +23,8 @@ constexpr int kHashThreads = 256;
 
 void check(cublasStatus_t status, const std::string& what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(ErrorKind::kDevice, fmt::format("GPU: cuBLASLt: {}: status {}; finished answers are kept, run the same command again to go on", what,
-                                              static_cast<int>(status)));
+  throw Error(ErrorKind::kDevice,
+              fmt::format("GPU: cuBLASLt: {}: status {}; finished answers are kept, run the same command again to go on", what, static_cast<int>(status)));
 }
 
 struct Candidate {  // nvcc 13.0 fails at a std::vector of cuBLASLt's own type, a struct without a name
@@ -67,7 +67,8 @@ struct CublasProduct::Library {
       if (handle == nullptr) handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr)
       throw Error(ErrorKind::kDevice, fmt::format("the cuda backend needs {}, which was not found: install the CUDA toolkit's libcublas, or add its folder to "
-                                                  "LD_LIBRARY_PATH", names[0]));
+                                                  "LD_LIBRARY_PATH",
+                                                  names[0]));
     find("cublasLtCreate", create);
     find("cublasLtDestroy", destroy);
     find("cublasLtMatmulDescCreate", create_product);
@@ -88,7 +89,8 @@ struct CublasProduct::Library {
   template <typename Function>
   void find(const char* name, Function& function) {
     function = reinterpret_cast<Function>(dlsym(handle, name));
-    if (function == nullptr) throw Error(ErrorKind::kDevice, fmt::format("the cuBLASLt library that was found has no {}: install the one of CUDA {}", name, CUDART_VERSION / 1000));
+    if (function == nullptr)
+      throw Error(ErrorKind::kDevice, fmt::format("the cuBLASLt library that was found has no {}: install the one of CUDA {}", name, CUDART_VERSION / 1000));
   }
 
   void* handle = nullptr;
@@ -131,8 +133,10 @@ struct CublasProduct::Plan {
         algorithm = candidate.algorithm;
         if (supports_all(p) && gives_same_bits(p, workspace, stream)) return;
       }
-    throw Error(ErrorKind::kDevice, fmt::format("GPU: of {} algorithms that cuBLASLt has for a product with a {} x {} matrix none gives a row the same result whatever the "
-                                                "number of rows: update the CUDA toolkit's libcublas, or use --backend cpu", seen, p.y_stride, p.k));
+    throw Error(ErrorKind::kDevice,
+                fmt::format("GPU: of {} algorithms that cuBLASLt has for a product with a {} x {} matrix none gives a row the same result whatever the "
+                            "number of rows: update the CUDA toolkit's libcublas, or use --backend cpu",
+                            seen, p.y_stride, p.k));
   }
   ~Plan() { library.destroy_product(description); }
 
@@ -201,7 +205,8 @@ struct CublasProduct::Plan {
         const Layouts l(*this, p, n, rows);
         cublasLtMatmulHeuristicResult_t result{};
         const cublasStatus_t status = library.check_algorithm(library.context, description, l.w, l.x, l.y, l.y, &algorithm, &result);
-        if (status != CUBLAS_STATUS_SUCCESS || result.state != CUBLAS_STATUS_SUCCESS || static_cast<int64_t>(result.workspaceSize) > kProductWorkspaceBytes) return false;
+        if (status != CUBLAS_STATUS_SUCCESS || result.state != CUBLAS_STATUS_SUCCESS || static_cast<int64_t>(result.workspaceSize) > kProductWorkspaceBytes)
+          return false;
       }
     return true;
   }

@@ -191,7 +191,8 @@ class CudaDevice : public Device {
     check_cuda(cudaInitDevice(ordinal_, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid), fmt::format("starting GPU {}", ordinal_));
     choose();
     if (capability() < 75)
-      throw Error(ErrorKind::kUser, fmt::format("{} has compute capability {}.{}; the cuda backend needs 7.5 (Turing) or later", name(), properties_.major, properties_.minor));
+      throw Error(ErrorKind::kUser,
+                  fmt::format("{} has compute capability {}.{}; the cuda backend needs 7.5 (Turing) or later", name(), properties_.major, properties_.minor));
     compute_stream_ = make_stream();
   }
   ~CudaDevice() override {
@@ -250,12 +251,12 @@ class CudaDevice : public Device {
     if (compute_dtype == DType::kF32)
       throw Error(ErrorKind::kUser, "the cuda backend computes in bf16 or fp16 with fp32 sums: leave --compute-dtype f32 out, or use --backend cpu");
     if (compute_dtype == DType::kBF16 && capability() < 80)
-      throw Error(ErrorKind::kUser, fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): leave --compute-dtype bf16 out, and it computes in fp16", name()));
+      throw Error(
+          ErrorKind::kUser,
+          fmt::format("{} does not multiply bf16 (that takes compute capability 8.0): leave --compute-dtype bf16 out, and it computes in fp16", name()));
     return make_cuda_kernels(ordinal_, compute_dtype, compute_stream_);
   }
-  DType best_compute_dtype(DType weights) const override {
-    return capability() < 80 || weights == DType::kF16 ? DType::kF16 : DType::kBF16;
-  }
+  DType best_compute_dtype(DType weights) const override { return capability() < 80 || weights == DType::kF16 ? DType::kF16 : DType::kBF16; }
 
  private:
   cudaStream_t make_stream() {

@@ -2,8 +2,6 @@
 
 namespace flexgen::inline FLEXGEN_SIDE {
 
-std::unique_ptr<Kernels> make_f16_kernels(std::unique_ptr<DeviceRuntime> runtime) {
-  return std::make_unique<DeviceKernels<F16>>("cuda", std::move(runtime));
-}
+std::unique_ptr<Kernels> make_f16_kernels(std::unique_ptr<DeviceRuntime> runtime) { return std::make_unique<DeviceKernels<F16>>("cuda", std::move(runtime)); }
 
 }  // namespace flexgen::inline FLEXGEN_SIDE

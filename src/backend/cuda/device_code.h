@@ -204,7 +204,8 @@ FLEXGEN_CODE Words4 load128(const std::byte* at) { return *reinterpret_cast<cons
 /// 16 bytes, both ends at 16; `is_there` false: zeros, and nothing is read.
 FLEXGEN_CODE void start_copy16(std::byte* to, const std::byte* from, bool is_there = true) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(is_there ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(is_there ? 16 : 0)
+               : "memory");
 #else
   *reinterpret_cast<Words4*>(to) = is_there ? load128(from) : Words4{};
 #endif
@@ -212,7 +213,8 @@ FLEXGEN_CODE void start_copy16(std::byte* to, const std::byte* from, bool is_the
 /// 4 bytes at 4.
 FLEXGEN_CODE void start_copy4(std::byte* to, const std::byte* from, bool is_there) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(is_there ? 4 : 0) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(is_there ? 4 : 0)
+               : "memory");
 #else
   *reinterpret_cast<uint32_t*>(to) = is_there ? load32(from) : 0u;
 #endif

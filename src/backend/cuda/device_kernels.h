@@ -42,14 +42,15 @@ class DeviceKernels : public Kernels {
     const int64_t most = kLargestUpload / static_cast<int64_t>(sizeof(std::byte*)), count = std::ssize(rows);
     for (int64_t first = 0; first < count; first += most) {
       const int64_t num = std::min(most, count - first);
-      auto* pointers = reinterpret_cast<const std::byte* const*>(
-          uploads_.upload(rows.data() + first, num * static_cast<int64_t>(sizeof(std::byte*))));
+      auto* pointers = reinterpret_cast<const std::byte* const*>(uploads_.upload(rows.data() + first, num * static_cast<int64_t>(sizeof(std::byte*))));
       if (!is_blocked(dtype)) run("gather", gather, {num}, threads_for(cols), pointers, dtype, cols, accumulate, out + first * cols);
-      blocks::with_format(dtype, [&]<DType kType>() { run("gather", gather_blocks<kType>, {num}, threads_for(cols / 8), pointers, cols, accumulate, out + first * cols); });
+      blocks::with_format(
+          dtype, [&]<DType kType>() { run("gather", gather_blocks<kType>, {num}, threads_for(cols / 8), pointers, cols, accumulate, out + first * cols); });
     }
   }
 
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out) override {
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
+                  std::byte* out) override {
     layer_norm_to(x, num_rows, cols, weight, bias, rule, out, Half::kType);
   }
   void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
@@ -59,15 +60,16 @@ class DeviceKernels : public Kernels {
     run("rms_norm", rms_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, rule.epsilon, rule.weight_offset, out, Half::kType);
   }
   void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
-    run("rms_norm_heads", rms_normalize, {num_rows * num_heads}, threads_for(head_size), x, head_size, weight.data(), weight.dtype, rule.epsilon, rule.weight_offset,
-        reinterpret_cast<std::byte*>(x), DType::kF32);
+    run("rms_norm_heads", rms_normalize, {num_rows * num_heads}, threads_for(head_size), x, head_size, weight.data(), weight.dtype, rule.epsilon,
+        rule.weight_offset, reinterpret_cast<std::byte*>(x), DType::kF32);
   }
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     if (num_rows == 0 || weight.rows == 0) return;
     const int64_t cols = weight.cols, padded = round_up(cols, 8);
     FLEXGEN_CHECK(matrix_piece_rows(padded) * padded * 2 <= kMatrixBytes, "a matrix of {} columns", cols);
-    const bool is_whole = weight.pieces.size() == 1 && lies_as_needed(weight.data(), weight.dtype, cols, padded) && (bias.empty() || weight.rows <= kBiasBytes / 4);
+    const bool is_whole =
+        weight.pieces.size() == 1 && lies_as_needed(weight.data(), weight.dtype, cols, padded) && (bias.empty() || weight.rows <= kBiasBytes / 4);
     const int64_t piece = is_whole ? weight.rows : matrix_piece_rows(padded);
     const bool pad_x = padded != cols || reinterpret_cast<uintptr_t>(x) % 16 != 0;
     const int64_t panel = pad_x ? std::max<int64_t>(1, kPaddedRowsBytes / (2 * padded)) : num_rows;
@@ -126,7 +128,9 @@ class DeviceKernels : public Kernels {
   void add_scaled(const float* x, int64_t count, float factor, float* y) override {
     run("add_scaled", add_scaled_elements, {blocks_for(count)}, kRowThreads, x, count, factor, y);
   }
-  void scale(float* x, int64_t count, float factor, float cap) override { run("scale", scale_elements, {blocks_for(count)}, kRowThreads, x, count, factor, cap); }
+  void scale(float* x, int64_t count, float factor, float cap) override {
+    run("scale", scale_elements, {blocks_for(count)}, kRowThreads, x, count, factor, cap);
+  }
   void pick_columns(const float* x, int64_t num_rows, int64_t num_groups, int64_t group_width, int64_t first, int64_t width, float* out) override {
     const int64_t groups = num_rows * num_groups;
     run("pick_columns", pick_elements, {blocks_for(groups * width)}, kRowThreads, x, groups, group_width, first, width, out);
@@ -138,12 +142,13 @@ class DeviceKernels : public Kernels {
     const auto at = blob.add(positions, static_cast<size_t>(num_rows));
     const auto frequencies = blob.add(rule.inverse_frequencies.data(), rule.inverse_frequencies.size());
     const std::byte* base = uploads_.upload_once(blob.bytes);
-    run("rope", rotate, {num_rows}, kRowThreads, x, static_cast<int>(num_heads), static_cast<int>(head_size),
-        static_cast<int>(rule.inverse_frequencies.size()), rule.interleaved, at.on(base), frequencies.on(base), rule.scale);
+    run("rope", rotate, {num_rows}, kRowThreads, x, static_cast<int>(num_heads), static_cast<int>(head_size), static_cast<int>(rule.inverse_frequencies.size()),
+        rule.interleaved, at.on(base), frequencies.on(base), rule.scale);
   }
 
   void largest(const float* x, int64_t num_rows, int64_t cols, std::span<const Draw> draws, int64_t first_id, Largest* out) override {
-    const auto* on_device = draws.empty() ? nullptr : reinterpret_cast<const Draw*>(uploads_.upload(draws.data(), num_rows * static_cast<int64_t>(sizeof(Draw))));
+    const auto* on_device =
+        draws.empty() ? nullptr : reinterpret_cast<const Draw*>(uploads_.upload(draws.data(), num_rows * static_cast<int64_t>(sizeof(Draw))));
     run("largest", find_largest, {num_rows}, threads_for(cols), x, cols, on_device, static_cast<uint32_t>(first_id), out);
   }
 
@@ -158,7 +163,8 @@ class DeviceKernels : public Kernels {
   }
   void pick_rows(const std::byte* x, std::span<const WeightedRow> rows, int64_t cols, std::byte* out) override {
     for_packed(rows, [&](const PackedRows& packed, int64_t first, int64_t count) {
-      run("pick_rows", pack_rows, {count}, threads_for(cols), reinterpret_cast<const uint16_t*>(x), packed, cols, reinterpret_cast<uint16_t*>(out) + first * cols);
+      run("pick_rows", pack_rows, {count}, threads_for(cols), reinterpret_cast<const uint16_t*>(x), packed, cols,
+          reinterpret_cast<uint16_t*>(out) + first * cols);
     });
   }
   void add_rows(const float* x, std::span<const WeightedRow> rows, int64_t cols, float* y) override {
@@ -184,8 +190,8 @@ class DeviceKernels : public Kernels {
         for (int64_t row = 0; row < group[s].num_rows; ++row) rows.push_back({static_cast<int32_t>(s), static_cast<int32_t>(row)});
       const auto task_part = tasks.add(rows);
       const std::byte *base = uploads_.upload_once(places.bytes), *task_base = uploads_.upload_once(tasks.bytes);
-      run("append", append_rows, {std::ssize(rows), 2 * geometry.kv_heads}, threads_for(geometry.head_size), k, v, uploaded.slots.on(base), task_part.on(task_base),
-          cache_on_device(uploaded, geometry, base));
+      run("append", append_rows, {std::ssize(rows), 2 * geometry.kv_heads}, threads_for(geometry.head_size), k, v, uploaded.slots.on(base),
+          task_part.on(task_base), cache_on_device(uploaded, geometry, base));
     });
   }
 
@@ -248,7 +254,8 @@ class DeviceKernels : public Kernels {
     }
   }
 
-  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out, DType type) {
+  void layer_norm_to(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out,
+                     DType type) {
     run("layer_norm", layer_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, bias.empty() ? nullptr : bias.data(), bias.dtype,
         rule.epsilon, rule.weight_offset, out, type);
   }
@@ -275,7 +282,9 @@ class DeviceKernels : public Kernels {
 
   /// Rows [first, first + num_rows) of a piece whose scales are tensors of their own, likewise.
   void unpack_codes(const WeightView& weight, const WeightPiece& piece, int64_t first, int64_t num_rows, std::byte* out, int64_t padded) {
-    const CodesOnDevice codes{piece.data, piece.beside[kScales], piece.beside[kZeros], piece.beside[kOrder], piece.beside[kGlobal], *weight.format, first, num_rows, weight.cols, padded};
+    const CodesOnDevice codes{
+        piece.data, piece.beside[kScales], piece.beside[kZeros], piece.beside[kOrder], piece.beside[kGlobal], *weight.format, first, num_rows, weight.cols,
+        padded};
     codes::with_codes(weight.dtype, [&]<DType kType>() {
       if constexpr (is_transposed(kType)) {
         FLEXGEN_CHECK(kType != DType::kAwq4 || (first % 8 == 0 && num_rows % 8 == 0), "rows {} and {} more", first, num_rows);
@@ -336,12 +345,16 @@ class DeviceKernels : public Kernels {
     std::vector<SlotOnDevice> on_device;
     std::vector<std::byte*> pages;
     for (const AttentionSlot& slot : slots) {
-      on_device.push_back({static_cast<int32_t>(slot.first_row), static_cast<int32_t>(slot.num_rows), static_cast<int32_t>(slot.past), static_cast<int32_t>(pages.size())});
+      on_device.push_back(
+          {static_cast<int32_t>(slot.first_row), static_cast<int32_t>(slot.num_rows), static_cast<int32_t>(slot.past), static_cast<int32_t>(pages.size())});
       pages.insert(pages.end(), slot.pages, slot.pages + num_pages(slot, geometry));
     }
     const bool aligned = std::all_of(pages.begin(), pages.end(), [](const std::byte* page) { return reinterpret_cast<uintptr_t>(page) % 16 == 0; });
     const bool wide = aligned && geometry.head_size % kQuantGroup == 0;
-    const RowKind kind = wide && geometry.dtype == DType::kInt4 ? RowKind::kInt4 : wide && geometry.dtype == DType::kInt8 ? RowKind::kInt8 : wide && geometry.dtype == Half::kType ? RowKind::kHalf : RowKind::kAny;
+    const RowKind kind = wide && geometry.dtype == DType::kInt4   ? RowKind::kInt4
+                         : wide && geometry.dtype == DType::kInt8 ? RowKind::kInt8
+                         : wide && geometry.dtype == Half::kType  ? RowKind::kHalf
+                                                                  : RowKind::kAny;
     // Pages first: by them KeptUploads tells layers apart at once.
     const auto page_part = blob.add(pages);
     return {blob.add(on_device), page_part, kind};
@@ -369,7 +382,8 @@ class DeviceKernels : public Kernels {
   };
   template <int kGroups, RowKind kKind>
   static constexpr AttentionKernels attention_kernels() {
-    if constexpr (kKind == RowKind::kAny) return {attend_prompts<Half, kGroups, kKind>, attend_generated<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>, kWarpRows};
+    if constexpr (kKind == RowKind::kAny)
+      return {attend_prompts<Half, kGroups, kKind>, attend_generated<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>, kWarpRows};
     else return {attend_prompts<Half, kGroups, kKind>, attend_generated_staged<Half, kGroups, kKind>, score_generated<Half, kGroups, kKind>, kGeneratedHeads};
   }
 
@@ -392,10 +406,12 @@ class DeviceKernels : public Kernels {
       const int64_t prompt_rows = std::clamp<int64_t>(slot.dense_until - slot.past, 0, slot.num_rows);
       // The last first: they take longest.
       for (int64_t first = round_up(prompt_rows * group, kPromptRows) - kPromptRows; first >= 0; first -= kPromptRows)
-        tiles.push_back({static_cast<int32_t>(s), static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(kPromptRows, prompt_rows * group - first))});
+        tiles.push_back(
+            {static_cast<int32_t>(s), static_cast<int32_t>(first), static_cast<int32_t>(std::min<int64_t>(kPromptRows, prompt_rows * group - first))});
       for (int64_t row = prompt_rows; row < slot.num_rows; ++row) {
         const int64_t position = slot.past + row;
-        add_generated(rule.is_sparse(slot, position) ? sparse : dense, {static_cast<int32_t>(s), static_cast<int32_t>(row)}, position, rule.is_sparse(slot, position), g, rule);
+        add_generated(rule.is_sparse(slot, position) ? sparse : dense, {static_cast<int32_t>(s), static_cast<int32_t>(row)}, position,
+                      rule.is_sparse(slot, position), g, rule);
       }
     }
 
@@ -410,12 +426,17 @@ class DeviceKernels : public Kernels {
     const std::byte *base = uploads_.upload_once(places.bytes), *task_base = uploads_.upload_once(tasks.bytes);
 
     constexpr float kLog2E = 1.4426950408889634f;
-    AttentionOnDevice a{.q = q, .out = reinterpret_cast<uint16_t*>(out), .slots = uploaded.slots.on(base), .cache = cache_on_device(uploaded, g, base),
-                        .scale_log2 = rule.scale * kLog2E, .window = static_cast<int>(rule.window), .soft_cap = rule.soft_cap,
-                        .slopes = rule.slopes.empty() ? nullptr : slopes.on(task_base), .sinks = rule.sinks.empty() ? nullptr : sinks.on(task_base)};
+    AttentionOnDevice a{.q = q,
+                        .out = reinterpret_cast<uint16_t*>(out),
+                        .slots = uploaded.slots.on(base),
+                        .cache = cache_on_device(uploaded, g, base),
+                        .scale_log2 = rule.scale * kLog2E,
+                        .window = static_cast<int>(rule.window),
+                        .soft_cap = rule.soft_cap,
+                        .slopes = rule.slopes.empty() ? nullptr : slopes.on(task_base),
+                        .sinks = rule.sinks.empty() ? nullptr : sinks.on(task_base)};
     constexpr int kThreads = kAttentionWarps * kWarp;
-    if (!tiles.empty())
-      run("attention of prompts", kernels.prompts, {std::ssize(tiles), g.kv_heads}, kThreads, a, tile_part.on(task_base));
+    if (!tiles.empty()) run("attention of prompts", kernels.prompts, {std::ssize(tiles), g.kv_heads}, kThreads, a, tile_part.on(task_base));
     const int64_t head_blocks = g.kv_heads * ceil_div(group, kernels.generated_heads);
     for (const auto& [batch, part] : batches) {
       const GeneratedRow* rows = part.on(task_base);
@@ -433,7 +454,8 @@ class DeviceKernels : public Kernels {
     }
   }
 
-  static void add_generated(std::vector<GeneratedBatch>& batches, GeneratedRow row, int64_t position, bool is_sparse, const KvGeometry& g, const AttentionRule& rule) {
+  static void add_generated(std::vector<GeneratedBatch>& batches, GeneratedRow row, int64_t position, bool is_sparse, const KvGeometry& g,
+                            const AttentionRule& rule) {
     const int64_t visible = rule.visible(position), kept = is_sparse ? rule.kept(visible) : 0;
     const int64_t first = is_sparse ? 0 : position + 1 - visible, last = is_sparse ? kept - 1 : position;
     row.visible = static_cast<int32_t>(visible);
@@ -442,8 +464,9 @@ class DeviceKernels : public Kernels {
     const int64_t partials = row.num_splits > 1 ? row.num_splits : 0, scores = is_sparse ? g.query_heads * visible : 0, chosen = g.kv_heads * kept;
     auto bytes = [&](int64_t p, int64_t s, int64_t c) { return 4 * (p * g.query_heads * (2 + g.head_size) + s + c); };
     if (bytes(partials, scores, chosen) > kDeviceWorkspaceBytes)
-      throw Error(ErrorKind::kDevice, fmt::format("attention of a token over {} positions takes more than the {} the cuda backend has for it: use --attention-on cpu",
-                                                  visible, format_bytes(kDeviceWorkspaceBytes)));
+      throw Error(ErrorKind::kDevice,
+                  fmt::format("attention of a token over {} positions takes more than the {} the cuda backend has for it: use --attention-on cpu", visible,
+                              format_bytes(kDeviceWorkspaceBytes)));
     constexpr size_t kMostRows = 65535;  // of a grid's third dimension
     if (batches.empty() || batches.back().rows.size() == kMostRows ||
         bytes(batches.back().num_partials + partials, batches.back().scores + scores, batches.back().chosen + chosen) > kDeviceWorkspaceBytes)

@@ -20,12 +20,12 @@ constexpr size_t kSmall = 65536;
 
 struct Failed : std::exception {};
 
-#define CHECK(call)                                                                             \
-  do {                                                                                          \
-    if (const cudaError_t status = (call); status != cudaSuccess) {                             \
-      std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status));    \
-      throw Failed();                                                                           \
-    }                                                                                           \
+#define CHECK(call)                                                                          \
+  do {                                                                                       \
+    if (const cudaError_t status = (call); status != cudaSuccess) {                          \
+      std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status)); \
+      throw Failed();                                                                        \
+    }                                                                                        \
   } while (0)
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -91,8 +91,8 @@ class Probe {
       copy(host_ + kBig, other_, kBig, weights_);
     });
     const double within = timed(5, [&] { copy(other_, device_, 2 * kBig, compute_); });
-    std::printf("h2d %.1f GB/s, d2h %.1f GB/s, both at once %.1f GB/s each; d2d %.0f GB/s (read + written)\n", kBig / up / 1e9, kBig / down / 1e9, kBig / both / 1e9,
-                4.0 * kBig / within / 1e9);
+    std::printf("h2d %.1f GB/s, d2h %.1f GB/s, both at once %.1f GB/s each; d2d %.0f GB/s (read + written)\n", kBig / up / 1e9, kBig / down / 1e9,
+                kBig / both / 1e9, 4.0 * kBig / within / 1e9);
     for (const size_t piece : {size_t{64} << 10, size_t{256} << 10, size_t{1} << 20, size_t{8} << 20}) {
       const size_t count = (size_t{256} << 20) / piece;
       double enqueue = 0;
@@ -101,7 +101,8 @@ class Probe {
         for (size_t i = 0; i < count; ++i) copy(device_ + i * piece, host_ + i * piece, piece, compute_);
         enqueue = since(start);
       });
-      std::printf("h2d in pieces of %5zu KiB: %.1f GB/s, %.2f us a call to enqueue\n", piece >> 10, 268435456.0 / seconds / 1e9, 1e6 * enqueue / static_cast<double>(count));
+      std::printf("h2d in pieces of %5zu KiB: %.1f GB/s, %.2f us a call to enqueue\n", piece >> 10, 268435456.0 / seconds / 1e9,
+                  1e6 * enqueue / static_cast<double>(count));
     }
   }
 
@@ -177,7 +178,8 @@ class Probe {
   void small_upload(Upload how, const char* from) {
     char* to = other_ + (size_t{1} << 22);
     if (how == Upload::kCopyEngine) copy(to, from, kSmall, compute_);
-    if (how == Upload::kKernel) fetch<<<4, 256, 0, compute_>>>(reinterpret_cast<const uint4*>(from), reinterpret_cast<uint4*>(to), static_cast<int>(kSmall / sizeof(uint4)));
+    if (how == Upload::kKernel)
+      fetch<<<4, 256, 0, compute_>>>(reinterpret_cast<const uint4*>(from), reinterpret_cast<uint4*>(to), static_cast<int>(kSmall / sizeof(uint4)));
   }
 
   char *host_ = nullptr, *device_ = nullptr, *other_ = nullptr;

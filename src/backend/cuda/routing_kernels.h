@@ -78,7 +78,8 @@ FLEXGEN_KERNEL void choose_of_rows(float* logits, const std::byte* bias, DType b
   sync_warp();  // every lane reads the scores of those that are chosen
   float sum = 0;
   for (int i = 0; i < per_row; ++i) {
-    const int best = next_choice(num_experts, choices, i, [&](int expert) { return bias == nullptr ? logits[expert] : logits[expert] + load_element(bias, bias_type, expert); });
+    const int best = next_choice(num_experts, choices, i,
+                                 [&](int expert) { return bias == nullptr ? logits[expert] : logits[expert] + load_element(bias, bias_type, expert); });
     sum += logits[best];
     if (lane() == 0) choices[i].expert = best;
     sync_warp();

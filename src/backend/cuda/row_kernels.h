@@ -44,7 +44,8 @@ FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byt
 }
 
 /// RMSNorm of vector block_x() of `cols` elements, to the same place in out, which may be x.
-FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, float epsilon, float weight_offset, std::byte* out, DType out_type) {
+FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, float epsilon, float weight_offset, std::byte* out,
+                                  DType out_type) {
   FLEXGEN_SHARED float shared[kWarp];
   x += block_x() * cols;
   float square = 0;
@@ -99,7 +100,7 @@ FLEXGEN_CODE void load_eight(const std::byte* at, DType dtype, float (&out)[8]) 
     }
     return;
   }
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i) {
     const uint32_t half = words.word[i / 2] >> 16 * (i % 2) & 0xffffu;
     out[i] = dtype == DType::kBF16 ? Bf16::to_float(half) : F16::to_float(half);
@@ -109,7 +110,7 @@ FLEXGEN_UNROLL
 template <typename Half>
 FLEXGEN_CODE void store_eight(std::byte* at, const float (&values)[8]) {
   Words4 words;
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 4; ++i) words.word[i] = Half::pack(values[2 * i], values[2 * i + 1]);
   *reinterpret_cast<Words4*>(at) = words;
 }
@@ -129,7 +130,7 @@ FLEXGEN_KERNEL void convert_words(const std::byte* x, DType from, int64_t num_ei
 template <typename Half>
 FLEXGEN_CODE void store_codes(std::byte* at, Words2 codes, GroupScale scale) {
   float values[8];
-FLEXGEN_UNROLL
+  FLEXGEN_UNROLL
   for (int i = 0; i < 8; ++i) values[i] = scale.value(codes.word[i / 4] >> 8 * (i % 4) & 0xffu);
   store_eight<Half>(at, values);
 }
@@ -193,7 +194,8 @@ FLEXGEN_KERNEL void pick_elements(const float* x, int64_t num_groups, int64_t gr
 }
 
 /// RoPE in place: x [T, heads, H], of each head `half` pairs: neighbours if interleaved, else `half` apart. Grid: T.
-FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, int half, bool interleaved, const int32_t* positions, const float* inverse_frequencies, float scale) {
+FLEXGEN_KERNEL void rotate(float* x, int num_heads, int head_size, int half, bool interleaved, const int32_t* positions, const float* inverse_frequencies,
+                           float scale) {
   const auto position = static_cast<float>(positions[block_x()]);
   x += block_x() * num_heads * head_size;
   for (int i = thread(); i < num_heads * half; i += num_threads()) {
@@ -287,7 +289,8 @@ FLEXGEN_KERNEL void append_rows(const float* k, const float* v, const SlotOnDevi
   for (int group = warp(); group * static_cast<int>(kQuantGroup) < size; group += num_threads() / kWarp) {
     const int first = group * static_cast<int>(kQuantGroup), rest = size - first;
     const int count = rest < static_cast<int>(kQuantGroup) ? rest : static_cast<int>(kQuantGroup);
-    if (!quantize_group(from + first, count, cache.dtype, to + (cache.dtype == DType::kInt4 ? first / 2 : first), to + code_bytes(cache.dtype, size) + 4 * group) &&
+    if (!quantize_group(from + first, count, cache.dtype, to + (cache.dtype == DType::kInt4 ? first / 2 : first),
+                        to + code_bytes(cache.dtype, size) + 4 * group) &&
         lane() == 0)
       is_bad = 1;
   }

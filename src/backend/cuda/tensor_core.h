@@ -45,7 +45,10 @@ template <bool kTurned>
 FLEXGEN_CODE void load_matrices(const std::byte* row, uint32_t (&out)[4]) {
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   if constexpr (kTurned)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(at)
+                 : "memory");
   else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(at) : "memory");
 }
@@ -88,14 +91,12 @@ inline void load_matrices(const std::byte* row, uint32_t (&out)[4]) {
     uint32_t* out;
   } mine{row, out};
   emulator::together(&mine, [](void* const* lanes) {
-    auto element = [&](int matrix, int r, int column) -> uint32_t {
-      return load16(static_cast<const Mine*>(lanes[8 * matrix + r])->row + 2 * column);
-    };
+    auto element = [&](int matrix, int r, int column) -> uint32_t { return load16(static_cast<const Mine*>(lanes[8 * matrix + r])->row + 2 * column); };
     for (int l = 0; l < kWarp; ++l)
       for (int matrix = 0; matrix < 4; ++matrix) {
         const int row = l / 4, pair = 2 * (l % 4);
-        static_cast<const Mine*>(lanes[l])->out[matrix] = kTurned ? element(matrix, pair, row) | element(matrix, pair + 1, row) << 16
-                                                                  : element(matrix, row, pair) | element(matrix, row, pair + 1) << 16;
+        static_cast<const Mine*>(lanes[l])->out[matrix] =
+            kTurned ? element(matrix, pair, row) | element(matrix, pair + 1, row) << 16 : element(matrix, row, pair) | element(matrix, row, pair + 1) << 16;
       }
   });
 }

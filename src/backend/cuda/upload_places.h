@@ -23,9 +23,9 @@ class UploadPlaces {
   static constexpr int64_t kBytes = kSegments * kLargestUpload;
 
   struct Place {
-    int64_t at = 0;     ///< in the ring
+    int64_t at = 0;  ///< in the ring
     int segment = 0;
-    int left = -1;      ///< the segment that nothing more goes to for now, or -1
+    int left = -1;  ///< the segment that nothing more goes to for now, or -1
   };
   /// The place of the next upload; at most kLargestUpload bytes.
   Place next(int64_t bytes) {

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -75,7 +75,9 @@ TEST_F(EmulatedDevice, CopiesWithinItsMemory) {
 TEST(CopyPieces, NeitherEndPassesAMultipleOfTheGrid) {
   auto address = [](int64_t at) { return reinterpret_cast<std::byte*>(at); };
   std::vector<std::tuple<int64_t, int64_t, int64_t>> pieces;
-  for_each_piece(Copy{address(90), address(1050), 130}, [&](const Copy& piece) { pieces.emplace_back(reinterpret_cast<int64_t>(piece.from), reinterpret_cast<int64_t>(piece.to), piece.bytes); }, 100);
+  for_each_piece(
+      Copy{address(90), address(1050), 130},
+      [&](const Copy& piece) { pieces.emplace_back(reinterpret_cast<int64_t>(piece.from), reinterpret_cast<int64_t>(piece.to), piece.bytes); }, 100);
   EXPECT_EQ(pieces, (std::vector<std::tuple<int64_t, int64_t, int64_t>>{{90, 1050, 10}, {100, 1060, 40}, {140, 1100, 60}, {200, 1160, 20}}));
   pieces.clear();
   for_each_piece(Copy{address(90), address(90), 0}, [&](const Copy&) { pieces.emplace_back(); });

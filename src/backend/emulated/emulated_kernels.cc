@@ -25,8 +25,10 @@ class EmulatedKernels : public Kernels {
     kernels_->gather_rows(behind, dtype, cols, accumulate, floats(out, static_cast<int64_t>(rows.size()) * cols, "gather_rows: out"));
   }
 
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule, std::byte* out) override {
-    kernels_->layer_norm(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), rule, acts(out, num_rows * cols, "layer_norm: out"));
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
+                  std::byte* out) override {
+    kernels_->layer_norm(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), rule,
+                         acts(out, num_rows * cols, "layer_norm: out"));
   }
   void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
     kernels_->layer_norm_f32(floats(x, num_rows * cols, "layer_norm: x"), num_rows, cols, view(weight), view(bias), rule);
@@ -39,7 +41,8 @@ class EmulatedKernels : public Kernels {
   }
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
-    kernels_->linear(acts(x, num_rows * weight.cols, "linear: x"), num_rows, view(weight), view(bias), accumulate, floats(y, num_rows * weight.rows, "linear: y"));
+    kernels_->linear(acts(x, num_rows * weight.cols, "linear: x"), num_rows, view(weight), view(bias), accumulate,
+                     floats(y, num_rows * weight.rows, "linear: y"));
   }
 
   bool convert_rows(const std::byte* rows, DType from, int64_t num_rows, int64_t cols, DType to, GroupRange range, std::byte* out) override {
@@ -57,7 +60,9 @@ class EmulatedKernels : public Kernels {
   void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     kernels_->clamped_gate(floats(x, 2 * count, "clamped_gate: x"), count, rule, acts(out, count, "clamped_gate: out"));
   }
-  void to_act(const float* x, int64_t count, std::byte* out) override { kernels_->to_act(floats(x, count, "to_act: x"), count, acts(out, count, "to_act: out")); }
+  void to_act(const float* x, int64_t count, std::byte* out) override {
+    kernels_->to_act(floats(x, count, "to_act: x"), count, acts(out, count, "to_act: out"));
+  }
 
   void add_scaled(const float* x, int64_t count, float factor, float* y) override {
     kernels_->add_scaled(floats(x, count, "add_scaled: x"), count, factor, floats(y, count, "add_scaled: y"));
@@ -141,7 +146,8 @@ class EmulatedKernels : public Kernels {
         num_rows = std::max(num_rows, slot.first_row + slot.num_rows);
         const int64_t count = (slot.past + slot.num_rows + geometry.page_tokens - 1) / geometry.page_tokens;
         kernels.in_ram(slot.pages, count * static_cast<int64_t>(sizeof(std::byte*)), "the list of pages");
-        for (int64_t page = 0; page < count; ++page) pages[i].push_back(slot.pages[page] ? kernels.bytes(slot.pages[page], geometry.page_bytes(), "a page of the cache") : nullptr);
+        for (int64_t page = 0; page < count; ++page)
+          pages[i].push_back(slot.pages[page] ? kernels.bytes(slot.pages[page], geometry.page_bytes(), "a page of the cache") : nullptr);
         slot.pages = pages[i].data();
       }
     }

@@ -15,7 +15,8 @@ namespace {
 std::byte* map(int64_t bytes, int protection) {
   void* memory = mmap(nullptr, static_cast<size_t>(bytes), protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
-    throw Error(ErrorKind::kDevice, fmt::format("the emulated device cannot take {} of RAM: {}; lower --gpu-memory", format_bytes(bytes), std::strerror(errno)));
+    throw Error(ErrorKind::kDevice,
+                fmt::format("the emulated device cannot take {} of RAM: {}; lower --gpu-memory", format_bytes(bytes), std::strerror(errno)));
   return static_cast<std::byte*>(memory);
 }
 
@@ -37,7 +38,8 @@ std::byte* EmulatedMemory::allocate(int64_t bytes) {
     at = offset + round_up(taken, kDeviceAlignment);
   }
   if (at + size > bytes_)
-    throw Error(ErrorKind::kDevice, fmt::format("the emulated device has {} left, {} are wanted; lower --gpu-memory", format_bytes(free_bytes()), format_bytes(bytes)));
+    throw Error(ErrorKind::kDevice,
+                fmt::format("the emulated device has {} left, {} are wanted; lower --gpu-memory", format_bytes(free_bytes()), format_bytes(bytes)));
   allocations_[at] = bytes;
   used_ += size;
   return addresses_ + at;
@@ -50,9 +52,7 @@ void EmulatedMemory::deallocate(std::byte* address) {
   allocations_.erase(found);
 }
 
-bool EmulatedMemory::touches(const std::byte* address, int64_t bytes) const {
-  return address + bytes > addresses_ && address < addresses_ + bytes_;
-}
+bool EmulatedMemory::touches(const std::byte* address, int64_t bytes) const { return address + bytes > addresses_ && address < addresses_ + bytes_; }
 
 std::byte* EmulatedMemory::behind(const std::byte* address, int64_t bytes, const char* what) const {
   const int64_t offset = address - addresses_;

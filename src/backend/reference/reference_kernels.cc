@@ -20,16 +20,11 @@ namespace {
 
 float activation_value(float x, Activation activation) {
   switch (activation) {
-    case Activation::kRelu:
-      return std::max(x, 0.0f);
-    case Activation::kReluSquared:
-      return std::max(x, 0.0f) * std::max(x, 0.0f);
-    case Activation::kGelu:
-      return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f));
-    case Activation::kGeluTanh:
-      return 0.5f * x * (1.0f + std::tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case Activation::kSilu:
-      return x / (1.0f + std::exp(-x));
+    case Activation::kRelu: return std::max(x, 0.0f);
+    case Activation::kReluSquared: return std::max(x, 0.0f) * std::max(x, 0.0f);
+    case Activation::kGelu: return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f));
+    case Activation::kGeluTanh: return 0.5f * x * (1.0f + std::tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case Activation::kSilu: return x / (1.0f + std::exp(-x));
   }
   return x;
 }
@@ -63,8 +58,7 @@ class ReferenceKernels : public HostKernels {
   std::string_view name() const override { return "reference"; }
   DType act_dtype() const override { return DType::kF32; }
 
-  void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols,
-                   bool accumulate, float* out) override {
+  void gather_rows(std::span<const std::byte* const> rows, DType dtype, int64_t cols, bool accumulate, float* out) override {
     for (size_t t = 0; t < rows.size(); ++t)
       for (int64_t d = 0; d < cols; ++d) {
         float& value = out[static_cast<int64_t>(t) * cols + d];
@@ -73,15 +67,14 @@ class ReferenceKernels : public HostKernels {
       }
   }
 
-  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                  const WeightView& bias, const NormRule& rule, std::byte* out) override {
+  void layer_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule,
+                  std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     std::copy_n(x, num_rows * cols, y);
     layer_norm_f32(y, num_rows, cols, weight, bias, rule);
   }
 
-  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                      const WeightView& bias, const NormRule& rule) override {
+  void layer_norm_f32(float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const WeightView& bias, const NormRule& rule) override {
     for (int64_t t = 0; t < num_rows; ++t) {
       float* row = x + t * cols;
       double mean = 0, variance = 0;
@@ -90,28 +83,24 @@ class ReferenceKernels : public HostKernels {
       for (int64_t d = 0; d < cols; ++d) variance += (row[d] - mean) * (row[d] - mean);
       double scale = 1 / std::sqrt(variance / static_cast<double>(cols) + rule.epsilon);
       for (int64_t d = 0; d < cols; ++d)
-        row[d] = static_cast<float>((row[d] - mean) * scale) *
-                     (rule.weight_offset + load_float(weight.data(), weight.dtype, d)) +
+        row[d] = static_cast<float>((row[d] - mean) * scale) * (rule.weight_offset + load_float(weight.data(), weight.dtype, d)) +
                  (bias.empty() ? 0.0f : load_float(bias.data(), bias.dtype, d));
     }
   }
 
-  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight,
-                const NormRule& rule, std::byte* out) override {
+  void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     std::copy_n(x, num_rows * cols, y);
     rms_norm_heads(y, num_rows, 1, cols, weight, rule);
   }
 
-  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size,
-                      const WeightView& weight, const NormRule& rule) override {
+  void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
     for (int64_t t = 0; t < num_rows * num_heads; ++t) {
       float* row = x + t * head_size;
       double square = 0;
       for (int64_t d = 0; d < head_size; ++d) square += static_cast<double>(row[d]) * row[d];
       double scale = 1 / std::sqrt(square / static_cast<double>(head_size) + rule.epsilon);
-      for (int64_t d = 0; d < head_size; ++d)
-        row[d] = static_cast<float>(row[d] * scale) * (rule.weight_offset + load_float(weight.data(), weight.dtype, d));
+      for (int64_t d = 0; d < head_size; ++d) row[d] = static_cast<float>(row[d] * scale) * (rule.weight_offset + load_float(weight.data(), weight.dtype, d));
     }
   }
 
@@ -128,8 +117,7 @@ class ReferenceKernels : public HostKernels {
     return good;
   }
 
-  void linear(const std::byte* x, int64_t num_rows, const WeightView& weight,
-              const WeightView& bias, bool accumulate, float* y) override {
+  void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {
     const auto* in = reinterpret_cast<const float*>(x);
     std::vector<double> inputs(in, in + num_rows * weight.cols);
     if (int8_products_ && is_grouped(weight.dtype)) round_inputs(in, num_rows, weight.cols, inputs.data());
@@ -140,8 +128,7 @@ class ReferenceKernels : public HostKernels {
       float offset = bias.empty() ? 0.0f : load_float(bias.data(), bias.dtype, n);
       for (int64_t t = 0; t < num_rows; ++t) {
         double sum = 0;
-        for (int64_t k = 0; k < weight.cols; ++k)
-          sum += inputs[static_cast<size_t>(t * weight.cols + k)] * row[static_cast<size_t>(k)];
+        for (int64_t k = 0; k < weight.cols; ++k) sum += inputs[static_cast<size_t>(t * weight.cols + k)] * row[static_cast<size_t>(k)];
         float& out = y[t * weight.rows + n];
         out = (accumulate ? out : 0.0f) + static_cast<float>(sum) + offset;
       }
@@ -153,8 +140,7 @@ class ReferenceKernels : public HostKernels {
     for (int64_t i = 0; i < count; ++i) y[i] = activation_value(x[i], activation);
   }
 
-  void gated_activate(const float* gate, const float* up, int64_t count, Activation activation,
-                      std::byte* out) override {
+  void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     for (int64_t i = 0; i < count; ++i) y[i] = activation_value(gate[i], activation) * up[i];
   }
@@ -169,9 +155,7 @@ class ReferenceKernels : public HostKernels {
     }
   }
 
-  void to_act(const float* x, int64_t count, std::byte* out) override {
-    std::copy_n(x, count, reinterpret_cast<float*>(out));
-  }
+  void to_act(const float* x, int64_t count, std::byte* out) override { std::copy_n(x, count, reinterpret_cast<float*>(out)); }
 
   void add_scaled(const float* x, int64_t count, float factor, float* y) override {
     for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
@@ -207,7 +191,8 @@ class ReferenceKernels : public HostKernels {
         continue;
       }
       if (!draws.empty() && draws[static_cast<size_t>(t)].inverse_temperature > 0)
-        for (size_t i = 0; i < row.size(); ++i) row[i] = drawn_value(draws[static_cast<size_t>(t)], static_cast<uint32_t>(first_id) + static_cast<uint32_t>(i), row[i]);
+        for (size_t i = 0; i < row.size(); ++i)
+          row[i] = drawn_value(draws[static_cast<size_t>(t)], static_cast<uint32_t>(first_id) + static_cast<uint32_t>(i), row[i]);
       const auto best = std::max_element(row.begin(), row.end());
       out[t] = {*best, static_cast<int32_t>(best - row.begin())};
     }
@@ -217,8 +202,7 @@ class ReferenceKernels : public HostKernels {
     for (int64_t i = 0; i < num_rows * num_heads; ++i) hadamard_transform(x + i * head_size, head_size);
   }
 
-  void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots,
-                 const KvGeometry& g) override {
+  void append_kv(const float* k, const float* v, std::span<const AttentionSlot> slots, const KvGeometry& g) override {
     for (const AttentionSlot& slot : slots)
       for (int64_t i = 0; i < slot.num_rows; ++i) {
         int64_t position = slot.past + i, row = slot.first_row + i;
@@ -231,8 +215,7 @@ class ReferenceKernels : public HostKernels {
       }
   }
 
-  void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& g,
-                 const AttentionRule& rule, std::byte* out) override {
+  void attention(const float* q, std::span<const AttentionSlot> slots, const KvGeometry& g, const AttentionRule& rule, std::byte* out) override {
     for (const AttentionSlot& slot : slots)
       for (int64_t i = 0; i < slot.num_rows; ++i)
         for (int64_t head = 0; head < g.kv_heads; ++head) attend(q, slot, i, head, g, rule, reinterpret_cast<float*>(out));
@@ -245,8 +228,7 @@ class ReferenceKernels : public HostKernels {
     std::vector<float> scales(static_cast<size_t>(cols / kQuantGroup + 1));
     for (int64_t t = 0; t < num_rows; ++t) {
       quantize_symmetric(x + t * cols, cols, codes.data(), scales.data());
-      for (int64_t k = 0; k < cols; ++k)
-        out[t * cols + k] = static_cast<double>(codes[static_cast<size_t>(k)]) * scales[static_cast<size_t>(k / kQuantGroup)];
+      for (int64_t k = 0; k < cols; ++k) out[t * cols + k] = static_cast<double>(codes[static_cast<size_t>(k)]) * scales[static_cast<size_t>(k / kQuantGroup)];
     }
   }
 

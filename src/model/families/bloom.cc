@@ -18,7 +18,9 @@ class Bloom : public Decoder {
     static constexpr std::string_view kPrefixes[]{"transformer.", ""};
     return kPrefixes;
   }
-  SizeFields size_fields() const override { return {.layers = "n_layer", .hidden = "n_embed", .heads = "n_head", .positions = nullptr, .hidden_too = "hidden_size", .heads_too = "num_attention_heads"}; }
+  SizeFields size_fields() const override {
+    return {.layers = "n_layer", .hidden = "n_embed", .heads = "n_head", .positions = nullptr, .hidden_too = "hidden_size", .heads_too = "num_attention_heads"};
+  }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     split_heads(fields, m, "hidden_size", "n_head");
@@ -36,7 +38,9 @@ class Bloom : public Decoder {
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {
-    return WeightList(m, "").add(WantedWeight::table("word_embeddings.weight", m.vocab_size, m.hidden_size)).norm(Role::kEmbedNorm, "word_embeddings_layernorm");
+    return WeightList(m, "")
+        .add(WantedWeight::table("word_embeddings.weight", m.vocab_size, m.hidden_size))
+        .norm(Role::kEmbedNorm, "word_embeddings_layernorm");
   }
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
     const int64_t D = m.hidden_size;

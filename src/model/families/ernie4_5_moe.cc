@@ -28,7 +28,8 @@ class Ernie45Moe : public Decoder {
     set_all_blocks(m);
 
     Mixture& mixture = m.mixture;
-    read_experts(fields, m, {.count = "moe_num_experts", .usual_count = 64, .per_row = "moe_k", .usual_per_row = 6, .size = "moe_intermediate_size", .usual_size = 1536});
+    read_experts(fields, m,
+                 {.count = "moe_num_experts", .usual_count = 64, .per_row = "moe_k", .usual_per_row = 6, .size = "moe_intermediate_size", .usual_size = 1536});
     mixture.choice_bias = mixture.normalized = true;
     mixture.shared_size = mixture.expert_size * fields.integer_or("moe_num_shared_experts", 2, 0, 1 << 10);
     fields.only("moe_norm_min", 1e-12);

@@ -30,7 +30,11 @@ class Exaone4 : public Decoder {
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).attention().norm(Role::kPostNorm1, "post_attention_layernorm").feed_forward().norm(Role::kPostNorm2, "post_feedforward_layernorm");
+    return WeightList(m, layer_start(index))
+        .attention()
+        .norm(Role::kPostNorm1, "post_attention_layernorm")
+        .feed_forward()
+        .norm(Role::kPostNorm2, "post_feedforward_layernorm");
   }
 
  private:
@@ -41,7 +45,9 @@ class Exaone4 : public Decoder {
     if (pattern && pattern->is_string()) {
       const std::string word = pattern->get<std::string>();
       if (word.empty() || word.find_first_not_of("LG") != std::string::npos) fields.refuse("sliding_window_pattern", "must be a number, or a word of L and G");
-      return [word, window, last = m.num_layers - 1](int64_t block) { return window > 0 && block != last && word[static_cast<size_t>(block) % word.size()] == 'L'; };
+      return [word, window, last = m.num_layers - 1](int64_t block) {
+        return window > 0 && block != last && word[static_cast<size_t>(block) % word.size()] == 'L';
+      };
     }
     const int64_t every = fields.integer_or("sliding_window_pattern", 4, 0, 1 << 20);
     return [every, window](int64_t block) { return window > 0 && every > 0 && (block + 1) % every != 0; };

@@ -33,7 +33,8 @@ class Falcon : public Decoder {
     const bool is_new = fields.flag_or("new_decoder_architecture", false), one_group = fields.flag_or("multi_query", true);
     const int64_t groups = fields.integer_or("num_kv_heads", m.num_heads, 1, m.num_heads);
     m.num_kv_heads = is_new ? groups : one_group ? 1 : m.num_heads;
-    if (!is_new && groups != m.num_heads && groups != m.num_kv_heads) fields.refuse("num_kv_heads", fmt::format("is {}, which only the new decoder architecture has", groups));
+    if (!is_new && groups != m.num_heads && groups != m.num_kv_heads)
+      fields.refuse("num_kv_heads", fmt::format("is {}, which only the new decoder architecture has", groups));
     if (m.num_heads % m.num_kv_heads != 0) fields.refuse("num_kv_heads", fmt::format("is {}, which does not divide num_attention_heads", groups));
     m.ffn_size = fields.integer_or("ffn_hidden_size", 4 * m.hidden_size, 1, 1 << 24);
     m.activation = read_activation(fields, "activation", "gelu");

@@ -30,7 +30,9 @@ class Glm4Moe : public Decoder {
     m.qk_norm = normalizes_heads ? QkNorm::kHead : QkNorm::kNone;
 
     Mixture& mixture = m.mixture;
-    read_experts(fields, m, {.count = "n_routed_experts", .usual_count = is_glm ? 128 : 0, .usual_per_row = is_glm ? 8 : 0, .size = "moe_intermediate_size", .usual_size = 1408});
+    read_experts(
+        fields, m,
+        {.count = "n_routed_experts", .usual_count = is_glm ? 128 : 0, .usual_per_row = is_glm ? 8 : 0, .size = "moe_intermediate_size", .usual_size = 1408});
     mixture.score = RouterScore::kSigmoid;
     mixture.choice_bias = true;
     mixture.normalized = fields.flag_or("norm_topk_prob", is_glm);

@@ -22,7 +22,14 @@ class Gpt2 : public Decoder {
     return kPrefixes;
   }
   SizeFields size_fields() const override {
-    return {.layers = "n_layer", .hidden = "n_embd", .heads = "n_head", .positions = "n_positions", .usual_of = "gpt2", .usual_heads = 12, .usual_vocab = 50257, .usual_positions = 1024};
+    return {.layers = "n_layer",
+            .hidden = "n_embd",
+            .heads = "n_head",
+            .positions = "n_positions",
+            .usual_of = "gpt2",
+            .usual_heads = 12,
+            .usual_vocab = 50257,
+            .usual_positions = 1024};
   }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
@@ -34,13 +41,15 @@ class Gpt2 : public Decoder {
     if (!fields.flag_or("scale_attn_weights", true)) m.attention_scale = 1;
     if (fields.flag_or("scale_attn_by_inverse_layer_idx", false))
       for (int64_t i = 0; i < m.num_layers; ++i)
-        m.attention[static_cast<size_t>(i)].scale = (m.attention_scale != 0 ? 1.0f : 1.0f / std::sqrt(static_cast<float>(m.head_size))) / static_cast<float>(i + 1);
+        m.attention[static_cast<size_t>(i)].scale =
+            (m.attention_scale != 0 ? 1.0f : 1.0f / std::sqrt(static_cast<float>(m.head_size))) / static_cast<float>(i + 1);
     // The order of a product and its scale, and its precision, which is fp32 here anyway; the older name of n_positions; the heads of other classes.
     fields.harmless({"reorder_and_upcast_attn", "n_ctx", "summary_proj_to_labels"});
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {
-    return {WantedWeight::table("wte.weight", m.vocab_size, m.hidden_size), WantedWeight::small_table("wpe.weight", m.max_positions, m.hidden_size, Role::kPositions)};
+    return {WantedWeight::table("wte.weight", m.vocab_size, m.hidden_size),
+            WantedWeight::small_table("wpe.weight", m.max_positions, m.hidden_size, Role::kPositions)};
   }
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
     const int64_t D = m.hidden_size;

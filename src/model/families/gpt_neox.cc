@@ -24,7 +24,8 @@ class GptNeoX : public Decoder {
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
     read_heads(fields, m);
-    if (m.num_kv_heads != m.num_heads || m.head_size != m.hidden_size / m.num_heads) fields.refuse("num_key_value_heads", "and head_dim are not fields of this family");
+    if (m.num_kv_heads != m.num_heads || m.head_size != m.hidden_size / m.num_heads)
+      fields.refuse("num_key_value_heads", "and head_dim are not fields of this family");
     read_ungated(fields, m, "hidden_act", "gelu");
     read_layer_norm(fields, m, true, "layer_norm_eps");
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);

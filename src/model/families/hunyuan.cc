@@ -32,7 +32,10 @@ void read_hunyuan(ConfigFields& fields, ModelConfig& m) {
 
 /// Of a block all but what follows attention.
 WeightList hunyuan_attention(const ModelConfig& m, int64_t index) {
-  return WeightList(m, layer_start(index)).norm(Role::kNorm1, "input_layernorm").attention("query_layernorm", "key_layernorm").norm(Role::kNorm2, "post_attention_layernorm");
+  return WeightList(m, layer_start(index))
+      .norm(Role::kNorm1, "input_layernorm")
+      .attention("query_layernorm", "key_layernorm")
+      .norm(Role::kNorm2, "post_attention_layernorm");
 }
 
 class HunyuanDense : public Decoder {
@@ -43,13 +46,9 @@ class HunyuanDense : public Decoder {
   }
   bool brings_own_code() const override { return true; }
 
-  void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    read_hunyuan(fields, m);
-  }
+  void read_config(ConfigFields& fields, ModelConfig& m) const override { read_hunyuan(fields, m); }
 
-  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return hunyuan_attention(m, index).feed_forward();
-  }
+  std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override { return hunyuan_attention(m, index).feed_forward(); }
 };
 
 class HunyuanMoe : public Decoder {

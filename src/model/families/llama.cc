@@ -21,7 +21,8 @@ class Llama : public Decoder {
   }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    const bool is_llama = m.model_type == "llama", is_mistral = m.model_type == "mistral", is_qwen2 = m.model_type == "qwen2", is_qwen3 = m.model_type == "qwen3";
+    const bool is_llama = m.model_type == "llama", is_mistral = m.model_type == "mistral", is_qwen2 = m.model_type == "qwen2",
+               is_qwen3 = m.model_type == "qwen3";
     const bool is_ministral = m.model_type.starts_with("ministral");
     read_heads(fields, m, is_qwen3 || m.model_type == "ministral3" ? 128 : 0, is_llama ? 0 : is_mistral || is_ministral ? 8 : 32);
     read_gated(fields, m);
@@ -60,7 +61,8 @@ class Llama : public Decoder {
     for (int64_t block = 0; block < m.num_layers; ++block) {
       const bool has_window = windowed[static_cast<size_t>(block)];
       if (!m.model_type.starts_with("qwen") && m.model_type != "ministral" && has_window != usual_type(block))
-        fields.refuse("layer_types", fmt::format("names another kind for layer {} than '{}', which the other fields say", block, usual_type(block) ? "sliding_attention" : "full_attention"));
+        fields.refuse("layer_types", fmt::format("names another kind for layer {} than '{}', which the other fields say", block,
+                                                 usual_type(block) ? "sliding_attention" : "full_attention"));
       m.attention[static_cast<size_t>(block)] = {has_window ? window : 0, 0};
     }
   }

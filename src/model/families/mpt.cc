@@ -66,8 +66,8 @@ class Mpt : public Decoder {
     attention.harmless({"attn_pdrop", "attn_impl", "model_type"});
     // transformers takes it for a config of its own, and writes what every config has.
     attention.only("is_encoder_decoder", false);
-    attention.harmless({"_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "torch_dtype", "id2label", "label2id", "output_attentions", "output_hidden_states",
-                        "problem_type", "return_dict", "transformers_version"});
+    attention.harmless({"_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "torch_dtype", "id2label", "label2id", "output_attentions",
+                        "output_hidden_states", "problem_type", "return_dict", "transformers_version"});
     if (attention.find("softmax_scale")) m.attention_scale = static_cast<float>(attention.positive("softmax_scale", 1e9));
     m.alibi_slopes = alibi_slopes(m.num_heads, attention.positive_or("alibi_bias_max", 8, 1e9));
     attention.finish();

@@ -36,7 +36,11 @@ class Olmo : public Decoder {
   }
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
-    return WeightList(m, layer_start(index)).attention().norm(Role::kPostNorm1, "post_attention_layernorm").feed_forward().norm(Role::kPostNorm2, "post_feedforward_layernorm");
+    return WeightList(m, layer_start(index))
+        .attention()
+        .norm(Role::kPostNorm1, "post_attention_layernorm")
+        .feed_forward()
+        .norm(Role::kPostNorm2, "post_feedforward_layernorm");
   }
 };
 

@@ -49,14 +49,22 @@ class Opt : public Architecture {
     const int64_t D = m.hidden_size, FF = m.ffn_size;
     std::string layer = "layers." + std::to_string(index) + ".";
     auto norm = [&](const std::string& name, const char* part) { return W::vector(layer + name + part, D); };
-    return {norm("self_attn_layer_norm", ".weight"), norm("self_attn_layer_norm", ".bias"),
-            W::matrix(layer + "self_attn.q_proj.weight", D, D), norm("self_attn.q_proj", ".bias"),
-            W::matrix(layer + "self_attn.k_proj.weight", D, D), norm("self_attn.k_proj", ".bias"),
-            W::matrix(layer + "self_attn.v_proj.weight", D, D), norm("self_attn.v_proj", ".bias"),
-            W::matrix(layer + "self_attn.out_proj.weight", D, D), norm("self_attn.out_proj", ".bias"),
-            norm("final_layer_norm", ".weight"), norm("final_layer_norm", ".bias"),
-            W::matrix(layer + "fc1.weight", FF, D), W::vector(layer + "fc1.bias", FF),
-            W::matrix(layer + "fc2.weight", D, FF), norm("fc2", ".bias")};
+    return {norm("self_attn_layer_norm", ".weight"),
+            norm("self_attn_layer_norm", ".bias"),
+            W::matrix(layer + "self_attn.q_proj.weight", D, D),
+            norm("self_attn.q_proj", ".bias"),
+            W::matrix(layer + "self_attn.k_proj.weight", D, D),
+            norm("self_attn.k_proj", ".bias"),
+            W::matrix(layer + "self_attn.v_proj.weight", D, D),
+            norm("self_attn.v_proj", ".bias"),
+            W::matrix(layer + "self_attn.out_proj.weight", D, D),
+            norm("self_attn.out_proj", ".bias"),
+            norm("final_layer_norm", ".weight"),
+            norm("final_layer_norm", ".bias"),
+            W::matrix(layer + "fc1.weight", FF, D),
+            W::vector(layer + "fc1.bias", FF),
+            W::matrix(layer + "fc2.weight", D, FF),
+            norm("fc2", ".bias")};
   }
 
   std::vector<WantedWeight> head(const ModelConfig& m) const override {

@@ -35,8 +35,13 @@ class QwenMoe : public Decoder {
       m.mixture.shared_size = fields.integer_or("shared_expert_intermediate_size", 5632, 1, 1 << 24);
       m.mixture.shared_gate = true;
     }
-    read_experts(fields, m, {.count = "num_experts", .count_too = "num_local_experts", .usual_count = is_qwen3 ? 128 : 60, .usual_per_row = is_qwen3 ? 8 : 4,
-                             .size = "moe_intermediate_size", .usual_size = is_qwen3 ? 768 : 1408});
+    read_experts(fields, m,
+                 {.count = "num_experts",
+                  .count_too = "num_local_experts",
+                  .usual_count = is_qwen3 ? 128 : 60,
+                  .usual_per_row = is_qwen3 ? 8 : 4,
+                  .size = "moe_intermediate_size",
+                  .usual_size = is_qwen3 ? 768 : 1408});
     m.mixture.normalized = fields.flag_or("norm_topk_prob", false);
     read_sparse_blocks(fields, m);
     m.ropes = {read_rope(fields, m)};

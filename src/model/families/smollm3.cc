@@ -39,7 +39,8 @@ class SmolLm3 : public Decoder {
     for (int64_t block = 0; block < m.num_layers; ++block) turns.push_back((block + 1) % interval != 0);
     const nlohmann::json* listed = fields.find("no_rope_layers");
     if (!listed) return turns;
-    if (!listed->is_array() || static_cast<int64_t>(listed->size()) != m.num_layers) fields.refuse("no_rope_layers", fmt::format("must be a list of {} numbers, one a layer", m.num_layers));
+    if (!listed->is_array() || static_cast<int64_t>(listed->size()) != m.num_layers)
+      fields.refuse("no_rope_layers", fmt::format("must be a list of {} numbers, one a layer", m.num_layers));
     for (size_t i = 0; i < turns.size(); ++i) {
       if ((*listed)[i] != 0 && (*listed)[i] != 1) fields.refuse("no_rope_layers", "must hold 0 and 1 alone");
       turns[i] = (*listed)[i] == 1;

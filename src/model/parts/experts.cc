@@ -42,7 +42,8 @@ class RowsOfExperts {
     std::partial_sum(ends_.begin(), ends_.end(), ends_.begin());
     rows_.resize(ends_.back());
     for (size_t i = 0; i < choices.size(); ++i)  // what was an expert's begin becomes its end
-      if (is_here(choices[i])) rows_[ends_[static_cast<size_t>(number_of(choices[i]))]++] = {static_cast<int32_t>(i / k), c.config.residual_scale * choices[i].weight};
+      if (is_here(choices[i]))
+        rows_[ends_[static_cast<size_t>(number_of(choices[i]))]++] = {static_cast<int32_t>(i / k), c.config.residual_scale * choices[i].weight};
   }
 
   std::span<const WeightedRow> of(int64_t number) const {

@@ -83,11 +83,14 @@ bool come_by(std::future<void>& all, double timeout_s, const char* where) {
     stopped.look(ranks, waited_s);
     const std::vector<LocalRank> lost = stopped.longer_than(timeout_s - 1);
     if (!lost.empty())
-      return speak(fmt::format("{}: stopped for {:.0f} s (by SIGSTOP or a debugger), and all others wait for it; finished answers are kept: see to it, and run the same command "
-                               "again", names_of(lost), timeout_s));
+      return speak(fmt::format(
+          "{}: stopped for {:.0f} s (by SIGSTOP or a debugger), and all others wait for it; finished answers are kept: see to it, and run the same command "
+          "again",
+          names_of(lost), timeout_s));
     if (waited_s > limit_s)
-      return speak(fmt::format("not all processes of the job have come {} within {:.0f} s: one is dead, hangs or cannot be reached{}; see to it, and run the same command again",
-                               where, limit_s, ranks.empty() ? "" : fmt::format(" (on this machine there are {}, and none is stopped)", names_of(ranks))));
+      return speak(fmt::format(
+          "not all processes of the job have come {} within {:.0f} s: one is dead, hangs or cannot be reached{}; see to it, and run the same command again",
+          where, limit_s, ranks.empty() ? "" : fmt::format(" (on this machine there are {}, and none is stopped)", names_of(ranks))));
   }
   return true;
 }
@@ -201,11 +204,13 @@ class MpiWorld : public World, private Port {
       // A fetch and add that can be tested for, so that a target that hangs does not stop the watch over it.
       check(MPI_Rget_accumulate(&draw->one, 1, MPI_INT64_T, &draw->ticket, 1, MPI_INT64_T, 0, 0, 1, MPI_INT64_T, MPI_SUM, window_, &request), "draw");
       drawing_.push_back(draw);
-      requests_.push_back({request, [this, draw, ticket] {
+      requests_.push_back({request,
+                           [this, draw, ticket] {
                              drawing_.erase(std::find(drawing_.begin(), drawing_.end(), draw));
                              *ticket = draw->ticket;
                              draw->done.finish();
-                           }, 0});
+                           },
+                           0});
     });
     return draw->done;
   }
@@ -354,12 +359,14 @@ class MpiWorld : public World, private Port {
       receiving_.push_back(want);
       MPI_Request request;
       check(MPI_Imrecv(into, bytes, MPI_BYTE, &message, &request), "receive");
-      requests_.push_back({request, [this, want] {
+      requests_.push_back({request,
+                           [this, want] {
                              receiving_.erase(std::find(receiving_.begin(), receiving_.end(), want));
                              if (--want->pieces_under_way > 0 || !want->matched) return;
                              if (want->inbox.any) *want->inbox.any = std::move(want->whole);
                              want->done.finish();
-                           }, key.first});
+                           },
+                           key.first});
     }
   }
 
@@ -389,7 +396,8 @@ class MpiWorld : public World, private Port {
         std::shared_ptr<Outgoing> out = process.outgoing.front();
         const size_t left = out->bytes.size() - out->sent, piece = bulky(out->channel) ? std::min(left, kPieceBytes) : left;
         MPI_Request request;
-        check(MPI_Isend(out->bytes.data() + out->sent, static_cast<int>(piece), MPI_BYTE, static_cast<int>(peer), static_cast<int>(out->channel), MPI_COMM_WORLD, &request),
+        check(MPI_Isend(out->bytes.data() + out->sent, static_cast<int>(piece), MPI_BYTE, static_cast<int>(peer), static_cast<int>(out->channel),
+                        MPI_COMM_WORLD, &request),
               "send");
         out->sent += piece;
         ++out->pieces_under_way;
@@ -400,12 +408,14 @@ class MpiWorld : public World, private Port {
           sending_.push_back(out);
         }
         // A small message is done when the library has copied it, which says nothing of the peer.
-        requests_.push_back({request, [this, peer, out] {
+        requests_.push_back({request,
+                             [this, peer, out] {
                                --processes_[peer].pieces_under_way;
                                if (--out->pieces_under_way > 0 || out->sent < out->bytes.size()) return;
                                sending_.erase(std::find(sending_.begin(), sending_.end(), out));
                                out->done.finish();
-                             }, -1});
+                             },
+                             -1});
       }
     }
     return any;
@@ -434,8 +444,11 @@ class MpiWorld : public World, private Port {
       const double silent_s = seconds_between(processes_[static_cast<size_t>(peer)].heard, now);
       // So that not all speak at once if it is rank 0.
       if (silent_s > options_.timeout_s + 0.5 * std::max(0, rank_ - 1))
-        return begin_abort(fmt::format("{} has not been heard of for {:.0f} s, so it is dead, hangs, or cannot be reached; finished answers are kept: see to it, and run "
-                                       "the same command again, with any number of ranks", describe(peer), silent_s), true, peer == 0);
+        return begin_abort(
+            fmt::format("{} has not been heard of for {:.0f} s, so it is dead, hangs, or cannot be reached; finished answers are kept: see to it, and run "
+                        "the same command again, with any number of ranks",
+                        describe(peer), silent_s),
+            true, peer == 0);
     }
   }
 

@@ -6,8 +6,10 @@
 namespace flexgen {
 
 std::unique_ptr<World> join_world(const Launch& launch, const WorldOptions&) {
-  fail_user("{} started this process as one of several, but this flexgen was built without MPI; install libopenmpi-dev and openmpi-bin and build it again, "
-            "or start one process (parts of a batch: --shard i/N)", launch.launcher);
+  fail_user(
+      "{} started this process as one of several, but this flexgen was built without MPI; install libopenmpi-dev and openmpi-bin and build it again, "
+      "or start one process (parts of a batch: --shard i/N)",
+      launch.launcher);
 }
 
 std::string mpi_version() { return "none (built without libopenmpi-dev)"; }

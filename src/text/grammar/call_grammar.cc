@@ -21,7 +21,9 @@ OrderedJson const_text(const std::string& text) { return {{"type", "const_string
 
 OrderedJson sequence_of(const std::vector<OrderedJson>& elements) { return {{"type", "sequence"}, {"elements", elements}}; }
 
-OrderedJson one_of(const std::vector<OrderedJson>& elements) { return elements.size() == 1 ? elements.front() : OrderedJson{{"type", "or"}, {"elements", elements}}; }
+OrderedJson one_of(const std::vector<OrderedJson>& elements) {
+  return elements.size() == 1 ? elements.front() : OrderedJson{{"type", "or"}, {"elements", elements}};
+}
 
 /// The token that the mark is, if it is a special one: such a token has no bytes, and no other way leads to it.
 std::optional<int32_t> special_token(const std::string& mark, const Tokenizer* tokenizer) {
@@ -39,7 +41,9 @@ OrderedJson mark_of(const std::string& mark, const Tokenizer* tokenizer) {
 }
 
 void check_name(const std::string& name) {
-  const auto fits = [](unsigned char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.'; };
+  const auto fits = [](unsigned char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+  };
   if (name.empty() || name.size() > kMaxNameBytes || !std::all_of(name.begin(), name.end(), fits))
     fail_user("has a function whose name is not 1 to {} letters, digits, '_', '-' and '.', so its calls cannot be held to a form", kMaxNameBytes);
 }
@@ -53,7 +57,8 @@ std::string schema_of(const CallableFunction& function) {
     const OrderedJson given = OrderedJson::parse(function.parameters, nullptr, false);
     const auto says = [&](const char* name) { return given.is_object() && given.contains(name); };
     const bool more = says("additionalProperties") || says("patternProperties") || says("propertyNames");
-    if (given.is_object() && (given.empty() || (!more && (!says("properties") || given["properties"].empty()) && says("type") && given["type"] == "object"))) return none;
+    if (given.is_object() && (given.empty() || (!more && (!says("properties") || given["properties"].empty()) && says("type") && given["type"] == "object")))
+      return none;
     std::string schema = honoured_schema(function.parameters);
     const OrderedJson read = OrderedJson::parse(schema);
     if (!read.contains("type") || read["type"] != "object") fail_user("it must be of the type \"object\"");
@@ -74,10 +79,10 @@ std::vector<OrderedJson> object_call(const CallableFunction& function, const std
 
 /// What stands before the calls, each of them, between two of them, and behind the last.
 struct CallParts {
-  std::string mark;  ///< before each call, or before all of them
+  std::string mark;                ///< before each call, or before all of them
   std::vector<OrderedJson> calls;  ///< without their mark
-  std::string end;   ///< a mark behind each of them, or behind all
-  OrderedJson open, separator;  ///< null: nothing
+  std::string end;                 ///< a mark behind each of them, or behind all
+  OrderedJson open, separator;     ///< null: nothing
   bool marked_each = true;
   bool several = true;
 };
@@ -99,10 +104,17 @@ CallParts parts_of(const WantedCalls& wanted, const Tokenizer* tokenizer) {
         parts.several = false;  // its templates take no message with more
         break;
       case CallForm::kHarmony:
-        parts.open = {{"type", "optional"}, {"content", sequence_of({mark_of("<|channel|>", tokenizer), const_text("analysis"), mark_of("<|message|>", tokenizer), {{"type", "any_text"}},
-                                                                     mark_of("<|end|>", tokenizer), mark_of("<|start|>", tokenizer), const_text("assistant")})}};
-        parts.calls.push_back(sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + function.name + " "), mark_of("<|constrain|>", tokenizer), const_text("json"),
-                                           mark_of("<|message|>", tokenizer), arguments_of(function)}));
+        parts.open = {{"type", "optional"},
+                      {"content", sequence_of({mark_of("<|channel|>", tokenizer),
+                                               const_text("analysis"),
+                                               mark_of("<|message|>", tokenizer),
+                                               {{"type", "any_text"}},
+                                               mark_of("<|end|>", tokenizer),
+                                               mark_of("<|start|>", tokenizer),
+                                               const_text("assistant")})}};
+        parts.calls.push_back(
+            sequence_of({mark_of("<|channel|>", tokenizer), const_text("commentary to=functions." + function.name + " "), mark_of("<|constrain|>", tokenizer),
+                         const_text("json"), mark_of("<|message|>", tokenizer), arguments_of(function)}));
         parts.several = false;  // an answer ends with its call
         break;
       case CallForm::kMistral:
@@ -152,7 +164,8 @@ OrderedJson forced_calls(const CallParts& parts, bool one_call, const Tokenizer*
 OrderedJson calls_in_text(const CallParts& parts, bool one_call, const Tokenizer* tokenizer) {
   const OrderedJson call = one_of(parts.calls);
   OrderedJson content = call;
-  if (!parts.marked_each) content = one_call ? row_of({parts.open, call}) : row_of({parts.open, call, OrderedJson{{"type", "star"}, {"content", row_of({parts.separator, call})}}});
+  if (!parts.marked_each)
+    content = one_call ? row_of({parts.open, call}) : row_of({parts.open, call, OrderedJson{{"type", "star"}, {"content", row_of({parts.separator, call})}}});
   const std::optional<int32_t> token = special_token(parts.mark, tokenizer), end = special_token(parts.end, tokenizer);
   const OrderedJson begin = token ? mark_of(parts.mark, tokenizer) : OrderedJson(parts.mark);
   const OrderedJson tag{{"type", "tag"}, {"begin", begin}, {"content", content}, {"end", end ? mark_of(parts.end, tokenizer) : OrderedJson(parts.end)}};
@@ -168,7 +181,8 @@ OrderedJson calls_in_text(const CallParts& parts, bool one_call, const Tokenizer
 GrammarSpec call_grammar(const WantedCalls& wanted, const Tokenizer* tokenizer) {
   FLEXGEN_CHECK(!wanted.functions.empty());
   const CallParts parts = parts_of(wanted, tokenizer);
-  if (!wanted.forced && parts.mark.empty()) fail_user("cannot be honoured: calls as this model writes them cannot be held to a grammar beside text; force calls with tool_choice, or leave strict out");
+  if (!wanted.forced && parts.mark.empty())
+    fail_user("cannot be honoured: calls as this model writes them cannot be held to a grammar beside text; force calls with tool_choice, or leave strict out");
   const OrderedJson format = wanted.forced ? forced_calls(parts, wanted.one_call, tokenizer) : calls_in_text(parts, wanted.one_call, tokenizer);
   return {GrammarSpec::Kind::kStructure, format.dump(), {}, true};
 }

@@ -32,7 +32,9 @@ class MarkedBytes : public Tokenizer {
     return ids;
   }
   std::string decode(std::span<const int32_t>, bool) const override { return ""; }
-  std::string token_text(int32_t token) const override { return token < 256 ? std::string(1, static_cast<char>(token)) : token < 257 ? "" : std::string(kMarks[token - 257]); }
+  std::string token_text(int32_t token) const override {
+    return token < 256 ? std::string(1, static_cast<char>(token)) : token < 257 ? "" : std::string(kMarks[token - 257]);
+  }
   std::string token_bytes(int32_t token) const override { return token > 256 && are_special_ ? "" : token_text(token); }
   bool is_byte_token(int32_t) const override { return false; }
   int64_t vocab_size() const override { return 257 + std::ssize(kMarks); }
@@ -89,8 +91,10 @@ TEST_P(CallGrammars, OfHermesAndQwen) {
   expect_calls(two, kHermes + stop + stop, 3);
   EXPECT_TRUE(takes(one, kHermes));
   EXPECT_FALSE(takes(one, kHermes + stop));
-  for (const char* text : {"", "Well.", "<tool_call>\n{\"name\": \"other\", \"arguments\": {}}\n</tool_call>", "<tool_call>\n{\"name\": \"stop\", \"arguments\": {\"x\": 1}}\n</tool_call>",
-                           "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": 1}}\n</tool_call>", "<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n"})
+  for (const char* text :
+       {"", "Well.", "<tool_call>\n{\"name\": \"other\", \"arguments\": {}}\n</tool_call>",
+        "<tool_call>\n{\"name\": \"stop\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+        "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": 1}}\n</tool_call>", "<tool_call>\n{\"name\": \"stop\", \"arguments\": {}}\n"})
     EXPECT_FALSE(takes(two, text)) << text;
 }
 
@@ -135,8 +139,9 @@ TEST_P(CallGrammars, BesideTextOnlyWhatFollowsAMarkIsHeld) {
 /// Where a grammar does not ask for them by name.
 TEST_P(CallGrammars, SpecialTokensAreNoText) {
   using Kind = GrammarSpec::Kind;
-  for (const GrammarSpec& spec : {GrammarSpec{Kind::kRegex, "[\\s\\S]*", {}}, GrammarSpec{Kind::kRegex, "[^a]+", {}}, GrammarSpec{Kind::kJsonSchema, R"({"type": "string"})", {}}, GrammarSpec{Kind::kEbnf, "root ::= [^\"]*", {}},
-                                  call_grammar({{kAdd}, CallForm::kLlama}, &tokenizer)}) {
+  for (const GrammarSpec& spec :
+       {GrammarSpec{Kind::kRegex, "[\\s\\S]*", {}}, GrammarSpec{Kind::kRegex, "[^a]+", {}}, GrammarSpec{Kind::kJsonSchema, R"({"type": "string"})", {}},
+        GrammarSpec{Kind::kEbnf, "root ::= [^\"]*", {}}, call_grammar({{kAdd}, CallForm::kLlama}, &tokenizer)}) {
     auto matcher = compiler->start(spec);
     if (spec.kind == Kind::kJsonSchema) {
       EXPECT_TRUE(matcher->accept('"'));

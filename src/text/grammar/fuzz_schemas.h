@@ -33,9 +33,10 @@ inline Json any_value(FuzzChoices& choose, int depth = 3) {
 inline Json schema_of(FuzzChoices& choose, int depth) {
   if (choose.rarely()) return any_value(choose);
   Json schema = Json::object();
-  if (choose.below(8) > 0) schema["type"] = choose.rarely() ? Json::array({"string", "null"}) : Json(one_of(choose, {"object", "string", "integer", "array", "number", "boolean", "null"}));
-  for (size_t i = choose.below(5); i > 0; --i)
-    switch (choose.below(depth > 0 ? 18 : 12)) {
+  if (choose.below(8) > 0)
+    schema["type"] =
+        choose.rarely() ? Json::array({"string", "null"}) : Json(one_of(choose, {"object", "string", "integer", "array", "number", "boolean", "null"}));
+  for (size_t i = choose.below(5); i > 0; --i) switch (choose.below(depth > 0 ? 18 : 12)) {
       case 0: schema["minLength"] = choose.byte(); break;
       case 1: schema["maxLength"] = choose.byte(); break;
       case 2: schema["pattern"] = one_of(choose, {"^a+$", "[a-z]{2,3}", "(a|b)*c", "a{,5}", "(?=a)", "\\d+", "[", "a{1000}", "((a+)+)+"}); break;
@@ -47,12 +48,16 @@ inline Json schema_of(FuzzChoices& choose, int depth) {
       case 8: schema["required"] = Json::array({one_of(choose, {"a", "b", "c"})}); break;
       case 9: schema["minItems"] = choose.byte(); break;
       case 10: schema["$ref"] = one_of(choose, {"#", "#/properties/a", "#/$defs/x", "http://x"}); break;
-      case 11: schema[one_of(choose, {"multipleOf", "not", "title", "if", "maxItems", "uniqueItems", "description", "minProperties"})] = any_value(choose); break;
+      case 11:
+        schema[one_of(choose, {"multipleOf", "not", "title", "if", "maxItems", "uniqueItems", "description", "minProperties"})] = any_value(choose);
+        break;
       case 12:
       case 13:
       case 14: schema["properties"][one_of(choose, {"a", "b", "a b", ""})] = schema_of(choose, depth - 1); break;
       case 15: schema["items"] = schema_of(choose, depth - 1); break;
-      case 16: schema[one_of(choose, {"anyOf", "oneOf", "allOf", "prefixItems"})] = Json::array({schema_of(choose, depth - 1), schema_of(choose, depth - 1)}); break;
+      case 16:
+        schema[one_of(choose, {"anyOf", "oneOf", "allOf", "prefixItems"})] = Json::array({schema_of(choose, depth - 1), schema_of(choose, depth - 1)});
+        break;
       default: schema[one_of(choose, {"additionalProperties", "propertyNames", "$defs"})] = schema_of(choose, depth - 1); break;
     }
   return schema;

@@ -80,8 +80,8 @@ TEST_F(Grammars, FollowARegexAndAGrammar) {
 
 /// Every text of up to five of three letters, by PCRE2 too.
 TEST_F(Grammars, FollowPatternsThatRepeatAndLeaveOut) {
-  for (const std::string pattern : {"(ab+)?c", "(ab*)?c", "(a+b)?c", "a?b?c?", "((a|b)c?)?a", "(a|bc*){2,}", "(a|bc*){1,}b", "(ab?){0,}c", "(a+|bc)*a", "(a?b){2}", "(ab+){0,2}c", "(a(b+c)?)+", "[ab]{1,3}c?", "(a*)?b",
-                                    "(a|b+){3,}c", "(a{1,2}b)?a{2,}", "(c|a?)+b"}) {
+  for (const std::string pattern : {"(ab+)?c", "(ab*)?c", "(a+b)?c", "a?b?c?", "((a|b)c?)?a", "(a|bc*){2,}", "(a|bc*){1,}b", "(ab?){0,}c", "(a+|bc)*a",
+                                    "(a?b){2}", "(ab+){0,2}c", "(a(b+c)?)+", "[ab]{1,3}c?", "(a*)?b", "(a|b+){3,}c", "(a{1,2}b)?a{2,}", "(c|a?)+b"}) {
     const Regex judge("\\A(?:" + pattern + ")\\z", "test");
     const GrammarSpec alone{Kind::kRegex, pattern, {}}, inside = schema(R"({"type": "string", "pattern": "^)" + pattern + R"($"})");
     std::vector<std::string> texts{""};
@@ -126,7 +126,9 @@ class Pieces : public Bytes {
   int64_t vocab_size() const override { return 257 + std::ssize(kPieces); }
 
  private:
-  const std::vector<std::string> kPieces{"\xb6lf", "\xb6\xd0", "\xd0\xb0\xd1", "\x80\xd0\xb0", "\xb8\xad\xe4", "\xb8\xad\"", "\xad\n", "\xad\xad", "\x98\x80\xf0", "\x80x", "\xe4\xb8", "\xf0\x9f", "\x9f\x98\x80", "a\xd0", "\xd0\xb0\xd0\xb0", "\xb0\xd0\xb0"};
+  const std::vector<std::string> kPieces{"\xb6lf",       "\xb6\xd0", "\xd0\xb0\xd1",     "\x80\xd0\xb0", "\xb8\xad\xe4", "\xb8\xad\"",
+                                         "\xad\n",       "\xad\xad", "\x98\x80\xf0",     "\x80x",        "\xe4\xb8",     "\xf0\x9f",
+                                         "\x9f\x98\x80", "a\xd0",    "\xd0\xb0\xd0\xb0", "\xb0\xd0\xb0"};
 };
 
 /// In the mask are the tokens that can come, and no others.
@@ -134,10 +136,18 @@ TEST_F(Grammars, MasksHoldWithinCharacters) {
   const Pieces pieces;
   const int64_t vocab = pieces.vocab_size();
   const auto of_pieces = GrammarCompiler::create(pieces, vocab, {256}, 1 << 20);
-  const std::vector<GrammarSpec> specs{{Kind::kRegex, "[а-я]{1,200}", {}}, {Kind::kRegex, "[\\u4e00-\\u9fff]{0,3000}1", {}}, {Kind::kRegex, "[а-я]*", {}}, {Kind::kRegex, "([а-я]{0,200},){0,200}", {}}, {Kind::kRegex, "[\U0001f600-\U0001f64f]{200}", {}},
-                                       {Kind::kRegex, ".{0,300}", {}}, {Kind::kEbnf, "root ::= \"a\" [а-я中]{0,300}", {}}, schema(R"({"type": "string", "maxLength": 300})"), schema(R"({"type": "string", "pattern": "^[^a]{0,200}$"})")};
+  const std::vector<GrammarSpec> specs{{Kind::kRegex, "[а-я]{1,200}", {}},
+                                       {Kind::kRegex, "[\\u4e00-\\u9fff]{0,3000}1", {}},
+                                       {Kind::kRegex, "[а-я]*", {}},
+                                       {Kind::kRegex, "([а-я]{0,200},){0,200}", {}},
+                                       {Kind::kRegex, "[\U0001f600-\U0001f64f]{200}", {}},
+                                       {Kind::kRegex, ".{0,300}", {}},
+                                       {Kind::kEbnf, "root ::= \"a\" [а-я中]{0,300}", {}},
+                                       schema(R"({"type": "string", "maxLength": 300})"),
+                                       schema(R"({"type": "string", "pattern": "^[^a]{0,200}$"})")};
   for (const GrammarSpec& spec : specs)
-    for (const std::string start : {"\xd0", "а", "а\xd1", "\xe4", "\xe4\xb8", "中\xe4\xb8", "\xf0", "\xf0\x9f\x98", "😀\xf0\x9f", "a\xd0", "aа\xe4\xb8", "\"\xe4\xb8", "\"а\xf0\x9f"}) {
+    for (const std::string start :
+         {"\xd0", "а", "а\xd1", "\xe4", "\xe4\xb8", "中\xe4\xb8", "\xf0", "\xf0\x9f\x98", "😀\xf0\x9f", "a\xd0", "aа\xe4\xb8", "\"\xe4\xb8", "\"а\xf0\x9f"}) {
       const auto at_start = [&]() -> std::unique_ptr<GrammarMatcher> {
         auto matcher = of_pieces->start(spec);
         for (const unsigned char byte : start)
@@ -147,20 +157,37 @@ TEST_F(Grammars, MasksHoldWithinCharacters) {
       const auto matcher = at_start();
       if (!matcher) continue;
       const TokenMask mask = matcher->mask();
-      for (int32_t token = 0; token < vocab; ++token) EXPECT_EQ(may_come(mask, token), at_start()->accept(token)) << spec.text << ": " << token << " behind " << testing::PrintToString(start);
+      for (int32_t token = 0; token < vocab; ++token)
+        EXPECT_EQ(may_come(mask, token), at_start()->accept(token)) << spec.text << ": " << token << " behind " << testing::PrintToString(start);
     }
 }
 
 TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
   const std::pair<const char*, const char*> cases[] = {
-      {R"({"not": {}})", "'not'"}, {R"({"if": {}})", "'if'"}, {R"({"type": "array", "uniqueItems": true})", "'uniqueItems'"}, {R"({"type": "array", "contains": {}})", "'contains'"},
+      {R"({"not": {}})", "'not'"},
+      {R"({"if": {}})", "'if'"},
+      {R"({"type": "array", "uniqueItems": true})", "'uniqueItems'"},
+      {R"({"type": "array", "contains": {}})", "'contains'"},
       {R"({"type": "object", "properties": {"a": {"type": "array", "items": {"frobnicate": 1}}}})", "at properties/a/items: 'frobnicate'"},
-      {R"({"type": "object", "dependentRequired": {}})", "'dependentRequired'"}, {R"({"$ref": "http://x/y"})", "http://x/y"}, {R"({"$ref": "#/$defs/a"})", "#/$defs/a"},
-      {R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})", "leads to itself"}, {R"({"$ref": "#", "type": "object"})", "'type'"},
-      {R"({"type": "object", "required": ["a"]})", "'a'"}, {R"({"type": "string", "format": "iri"})", "'format'"}, {R"({"allOf": [{}, {}]})", "'allOf'"},
-      {R"({"type": "integer", "enum": [1, "a"]})", "'enum'"}, {R"({"type": "string", "maxLength": 1000000000})", "'maxLength'"}, {R"({"type": "str"})", "'type'"}, {R"([1])", "array"},
-      {R"({"type": "string", "pattern": "é"})", "'pattern'"}, {R"({"minLength": 1, "minItems": 1})", "beside keywords"}, {"{", "not JSON"}, {"false", "false"},
-      {R"({"type": ["string", "null"], "minimum": 1})", "'minimum' with these types"}, {R"({"const": 12345678901234567890123})", "12345678901234567890123"}, {R"({"enum": [-9223372036854775809]})", "64 bits"}};
+      {R"({"type": "object", "dependentRequired": {}})", "'dependentRequired'"},
+      {R"({"$ref": "http://x/y"})", "http://x/y"},
+      {R"({"$ref": "#/$defs/a"})", "#/$defs/a"},
+      {R"({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})", "leads to itself"},
+      {R"({"$ref": "#", "type": "object"})", "'type'"},
+      {R"({"type": "object", "required": ["a"]})", "'a'"},
+      {R"({"type": "string", "format": "iri"})", "'format'"},
+      {R"({"allOf": [{}, {}]})", "'allOf'"},
+      {R"({"type": "integer", "enum": [1, "a"]})", "'enum'"},
+      {R"({"type": "string", "maxLength": 1000000000})", "'maxLength'"},
+      {R"({"type": "str"})", "'type'"},
+      {R"([1])", "array"},
+      {R"({"type": "string", "pattern": "é"})", "'pattern'"},
+      {R"({"minLength": 1, "minItems": 1})", "beside keywords"},
+      {"{", "not JSON"},
+      {"false", "false"},
+      {R"({"type": ["string", "null"], "minimum": 1})", "'minimum' with these types"},
+      {R"({"const": 12345678901234567890123})", "12345678901234567890123"},
+      {R"({"enum": [-9223372036854775809]})", "64 bits"}};
   for (const auto& [json, part] : cases) {
     try {
       honoured_schema(json);
@@ -202,8 +229,9 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
   EXPECT_EQ(honoured_schema(R"({"type": ["string", "number", "integer", "null"], "title": "t", "maximum": 5, "maxLength": 3})"),
             R"({"title":"t","anyOf":[{"type":"string","maxLength":3},{"type":"number","maximum":5},{"type":"integer","maximum":5},{"type":"null"}]})")
       << "each keyword speaks of its type";
-  EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"], "items": {"type": ["object", "null"], "properties": {"a": true}}})"),
-            R"({"anyOf":[{"type":"array","items":{"anyOf":[{"type":"object","properties":{"a":{}},"additionalProperties":false},{"type":"null"}]}},{"type":"null"}]})");
+  EXPECT_EQ(
+      honoured_schema(R"({"type": ["array", "null"], "items": {"type": ["object", "null"], "properties": {"a": true}}})"),
+      R"({"anyOf":[{"type":"array","items":{"anyOf":[{"type":"object","properties":{"a":{}},"additionalProperties":false},{"type":"null"}]}},{"type":"null"}]})");
   for (const char* number : {"18446744073709551615", "-9223372036854775808", "1.5", "1e+300"}) {
     const std::string schema = fmt::format(R"({{"const":{},"title":"12345678901234567890123"}})", number);
     EXPECT_EQ(honoured_schema(schema), schema);
@@ -211,19 +239,23 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
 }
 
 TEST(JsonSchema, ThatOnlyValuesWithoutAnEndFitIsRefused) {
-  for (const char* json :
-       {R"({"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]})", R"({"type": "array", "minItems": 1, "items": {"$ref": "#"}})", R"({"type": "array", "minItems": 1, "prefixItems": [{"$ref": "#"}]})",
-        R"({"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1})", R"({"type": "object", "properties": {"n": {"$ref": "#"}}, "minProperties": 1})", R"({"anyOf": [{"$ref": "#"}]})",
-        R"({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"type": "array", "minItems": 2, "prefixItems": [{}], "items": {"$ref": "#/$defs/a"}}}})"})
+  for (
+      const char* json :
+      {R"({"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]})", R"({"type": "array", "minItems": 1, "items": {"$ref": "#"}})",
+       R"({"type": "array", "minItems": 1, "prefixItems": [{"$ref": "#"}]})",
+       R"({"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1})",
+       R"({"type": "object", "properties": {"n": {"$ref": "#"}}, "minProperties": 1})", R"({"anyOf": [{"$ref": "#"}]})",
+       R"({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"type": "array", "minItems": 2, "prefixItems": [{}], "items": {"$ref": "#/$defs/a"}}}})"})
     try {
       honoured_schema(json);
       ADD_FAILURE() << json;
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr("without an end")) << json;
     }
-  for (const char* json :
-       {R"({"type": "object", "properties": {"n": {"$ref": "#"}, "m": {}}, "required": ["m"], "minProperties": 1})", R"({"type": "array", "items": {"$ref": "#"}})", R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})",
-        R"({"type": ["object", "null"], "properties": {"n": {"$ref": "#"}}, "required": ["n"]})", R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]}, "b": {"enum": [1]}}})"})
+  for (const char* json : {R"({"type": "object", "properties": {"n": {"$ref": "#"}, "m": {}}, "required": ["m"], "minProperties": 1})",
+                           R"({"type": "array", "items": {"$ref": "#"}})", R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})",
+                           R"({"type": ["object", "null"], "properties": {"n": {"$ref": "#"}}, "required": ["n"]})",
+                           R"({"$ref": "#/$defs/a", "$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]}, "b": {"enum": [1]}}})"})
     EXPECT_NO_THROW(honoured_schema(json)) << json;
   // A chain of definitions in any order.
   std::string chain = R"({"$ref": "#/$defs/d0", "$defs": {)";
@@ -233,14 +265,17 @@ TEST(JsonSchema, ThatOnlyValuesWithoutAnEndFitIsRefused) {
 
 /// What tokens of the two common kinds add to a text.
 TEST(TokenBytes, AreThoseOfTheVocabulary) {
-  const auto levels = Tokenizer::from_json(R"({"model": {"type": "BPE", "vocab": {"a": 0, "Ġ": 1, "Ã": 2, "©": 3}, "merges": []}, "decoder": {"type": "ByteLevel"},
-    "added_tokens": [{"id": 4, "content": "<s>", "special": true}]})", "t");
+  const auto levels =
+      Tokenizer::from_json(R"({"model": {"type": "BPE", "vocab": {"a": 0, "Ġ": 1, "Ã": 2, "©": 3}, "merges": []}, "decoder": {"type": "ByteLevel"},
+    "added_tokens": [{"id": 4, "content": "<s>", "special": true}]})",
+                           "t");
   EXPECT_EQ(levels->token_bytes(1), " ");
   EXPECT_EQ(levels->token_bytes(2), "\xc3");
   EXPECT_EQ(levels->token_bytes(3), "\xa9");
   EXPECT_EQ(levels->token_bytes(4), "");
   const auto pieces = Tokenizer::from_json(R"({"model": {"type": "BPE", "vocab": {"a": 0, "▁a": 1, "<0xC3>": 2}, "merges": [], "byte_fallback": true},
-    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]}})", "t");
+    "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]}})",
+                                           "t");
   EXPECT_EQ(pieces->token_bytes(1), " a");
   EXPECT_EQ(pieces->token_bytes(2), "\xc3");
 }

@@ -18,7 +18,8 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Names = std::set<std::string_view>;
 
-const Names kSchemaNotes{"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id", "$defs", "definitions"};
+const Names kSchemaNotes{"title",     "description", "default", "examples", "deprecated", "readOnly",
+                         "writeOnly", "$comment",    "$schema", "$id",      "$defs",      "definitions"};
 const std::map<std::string_view, Names> kKeywordsOfType{
     {"string", {"minLength", "maxLength", "pattern", "format"}},
     {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
@@ -69,7 +70,9 @@ class SchemaReader {
     if (text.size() > 120) text = text.substr(0, 120) + "...";
     return text;
   }
-  [[noreturn]] static void refuse_keyword(const std::string& place, const std::string& name, const std::string& why) { fail(place, fmt::format("'{}' {}", shorten(name), why)); }
+  [[noreturn]] static void refuse_keyword(const std::string& place, const std::string& name, const std::string& why) {
+    fail(place, fmt::format("'{}' {}", shorten(name), why));
+  }
 
   static bool is_note(const std::string& name) { return kSchemaNotes.contains(name) || name.starts_with("x-"); }
 
@@ -166,7 +169,8 @@ class SchemaReader {
     require_alone(schema, "$ref", place);
     if (!schema["$ref"].is_string()) refuse_keyword(place, "$ref", "must be a string");
     const auto& target = schema["$ref"].get_ref<const std::string&>();
-    if (target != "#" && (!target.starts_with("#/") || target.find_first_of("%~") != std::string::npos || target.ends_with('/') || target.find("//") != std::string::npos))
+    if (target != "#" &&
+        (!target.starts_with("#/") || target.find_first_of("%~") != std::string::npos || target.ends_with('/') || target.find("//") != std::string::npos))
       fail(place, fmt::format("$ref '{}' is not supported: it may be '#', or '#/' and the names on the way to a part of this schema", shorten(target)));
     references_.emplace_back(place, target);
     chains_[place] = target;
@@ -192,21 +196,25 @@ class SchemaReader {
     if (schema.contains("type")) {
       const OrderedJson given = schema["type"].is_array() ? schema["type"] : OrderedJson::array({schema["type"]});
       for (const OrderedJson& type : given) {
-        if (!type.is_string() || !kKeywordsOfType.contains(type.get<std::string>())) refuse_keyword(place, "type", "must be one of string, integer, number, array, object, boolean, null, or a list of these");
+        if (!type.is_string() || !kKeywordsOfType.contains(type.get<std::string>()))
+          refuse_keyword(place, "type", "must be one of string, integer, number, array, object, boolean, null, or a list of these");
         types.push_back(type.get<std::string>());
       }
       if (types.empty()) refuse_keyword(place, "type", "is an empty list");
     }
     for (const auto& [name, value] : schema.items()) {
       if (name == "type" || is_note(name)) continue;
-      const auto owner = std::find_if(kKeywordsOfType.begin(), kKeywordsOfType.end(), [&name = name](const auto& entry) { return entry.second.contains(name); });
+      const auto owner =
+          std::find_if(kKeywordsOfType.begin(), kKeywordsOfType.end(), [&name = name](const auto& entry) { return entry.second.contains(name); });
       if (owner == kKeywordsOfType.end()) refuse_keyword(place, name, "is not supported");
       if (!schema.contains("type")) {  // narrowed to the type that it speaks of
-        const std::string type = name == "minimum" || name == "maximum" || name == "exclusiveMinimum" || name == "exclusiveMaximum" ? "number" : std::string(owner->first);
+        const std::string type =
+            name == "minimum" || name == "maximum" || name == "exclusiveMinimum" || name == "exclusiveMaximum" ? "number" : std::string(owner->first);
         if (types.empty()) types.push_back(type);
         else if (types.front() != type) refuse_keyword(place, name, fmt::format("beside keywords of the type {} needs a 'type'", types.front()));
       }
-      if (types.size() == 1 && !kKeywordsOfType.at(types.front()).contains(name)) refuse_keyword(place, name, fmt::format("with the type {} is not supported", types.front()));
+      if (types.size() == 1 && !kKeywordsOfType.at(types.front()).contains(name))
+        refuse_keyword(place, name, fmt::format("with the type {} is not supported", types.front()));
     }
     if (types.empty()) return;
     if (!schema.contains("type")) schema["type"] = types.front();
@@ -243,7 +251,9 @@ class SchemaReader {
 
   /// Whether a value fits that has an end, where those of `ending` (targets of references) have one.
   static bool ends(const OrderedJson& schema, const std::set<std::string>& ending) {
-    const auto all_of = [&](const auto& schemas) { return std::all_of(schemas.begin(), schemas.end(), [&](const OrderedJson& one) { return ends(one, ending); }); };
+    const auto all_of = [&](const auto& schemas) {
+      return std::all_of(schemas.begin(), schemas.end(), [&](const OrderedJson& one) { return ends(one, ending); });
+    };
     if (!schema.is_object()) return true;
     if (schema.contains("$ref")) return ending.contains(schema["$ref"].get<std::string>());
     for (const char* name : {"anyOf", "oneOf"})
@@ -262,9 +272,11 @@ class SchemaReader {
     if (!schema.contains("minProperties") || schema["minProperties"] == 0) return true;
     if (schema.contains("properties")) {
       const OrderedJson& properties = schema["properties"];
-      return std::count_if(properties.begin(), properties.end(), [&](const OrderedJson& one) { return ends(one, ending); }) >= schema["minProperties"].get<int64_t>();
+      return std::count_if(properties.begin(), properties.end(), [&](const OrderedJson& one) { return ends(one, ending); }) >=
+             schema["minProperties"].get<int64_t>();
     }
-    return (!schema.contains("additionalProperties") || ends(schema["additionalProperties"], ending)) && (!schema.contains("patternProperties") || all_of(schema["patternProperties"]));
+    return (!schema.contains("additionalProperties") || ends(schema["additionalProperties"], ending)) &&
+           (!schema.contains("patternProperties") || all_of(schema["patternProperties"]));
   }
 
   static void add_targets(const OrderedJson& schema, std::set<std::string>* targets) {
@@ -306,7 +318,8 @@ class SchemaReader {
   /// xgrammar makes nothing that a schema does not name; without names, anything.
   static void narrow(OrderedJson& schema, const std::string& type) {
     if (type == "array" && !schema.contains("items") && !schema.contains("prefixItems")) schema["items"] = OrderedJson::object();
-    if (type == "object" && !schema.contains("properties") && !schema.contains("patternProperties") && !schema.contains("propertyNames") && !schema.contains("additionalProperties"))
+    if (type == "object" && !schema.contains("properties") && !schema.contains("patternProperties") && !schema.contains("propertyNames") &&
+        !schema.contains("additionalProperties"))
       schema["additionalProperties"] = true;
   }
 
@@ -319,7 +332,8 @@ class SchemaReader {
   static int64_t visit_count(const OrderedJson& schema, const char* name, const std::string& place) {
     const OrderedJson& value = schema[name];
     if (!value.is_number_unsigned()) refuse_keyword(place, name, "must be a whole number");
-    if (value.get<uint64_t>() > static_cast<uint64_t>(kMaxSchemaCount)) refuse_keyword(place, name, fmt::format("is more than {}, which is the most that is supported", kMaxSchemaCount));
+    if (value.get<uint64_t>() > static_cast<uint64_t>(kMaxSchemaCount))
+      refuse_keyword(place, name, fmt::format("is more than {}, which is the most that is supported", kMaxSchemaCount));
     return value.get<int64_t>();
   }
 
@@ -336,7 +350,8 @@ class SchemaReader {
     if (text.find_first_of("\"\\") != std::string::npos)
       for (size_t i = 0; i < text.size(); ++i) {
         // In JSON these are two characters, which a pattern does not see.
-        if (text[i] == '"' || (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == '\\')) refuse_keyword(place, name, "that asks for '\"' or '\\' is not supported");
+        if (text[i] == '"' || (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == '\\'))
+          refuse_keyword(place, name, "that asks for '\"' or '\\' is not supported");
         if (text[i] == '\\') ++i;
       }
   }
@@ -384,7 +399,8 @@ class SchemaReader {
           refuse_keyword(place, "required", fmt::format("has '{}', which is not in 'properties'", shorten(name.get<std::string>())));
       }
     }
-    if (schema.contains("additionalProperties") && !schema["additionalProperties"].is_boolean()) visit(schema["additionalProperties"], place + "/additionalProperties", depth + 1);
+    if (schema.contains("additionalProperties") && !schema["additionalProperties"].is_boolean())
+      visit(schema["additionalProperties"], place + "/additionalProperties", depth + 1);
     const bool more = schema.contains("patternProperties") || schema.contains("propertyNames");
     if (named) {
       if (more) refuse_keyword(place, schema.contains("patternProperties") ? "patternProperties" : "propertyNames", "beside 'properties' is not supported");
@@ -393,13 +409,15 @@ class SchemaReader {
       for (const char* count : {"minProperties", "maxProperties"})
         if (schema.contains(count) && schema[count] > 1 && schema["properties"].size() > kMaxCountedProperties)
           refuse_keyword(place, count, fmt::format("beside more than {} 'properties' is not supported", kMaxCountedProperties));
-      if (schema.contains("minProperties") && schema["minProperties"] > schema["properties"].size()) refuse_keyword(place, "minProperties", "of more than 'properties' has is not supported");
+      if (schema.contains("minProperties") && schema["minProperties"] > schema["properties"].size())
+        refuse_keyword(place, "minProperties", "of more than 'properties' has is not supported");
       return;
     }
     // Names may come twice, and then count once.
     if (schema.contains("minProperties") && schema["minProperties"] > 1) refuse_keyword(place, "minProperties", "of more than 1 needs 'properties'");
     if (!more) return;
-    if (schema.contains("patternProperties") && schema.contains("propertyNames")) refuse_keyword(place, "propertyNames", "beside 'patternProperties' is not supported");
+    if (schema.contains("patternProperties") && schema.contains("propertyNames"))
+      refuse_keyword(place, "propertyNames", "beside 'patternProperties' is not supported");
     if (schema.contains("propertyNames")) {
       visit(schema["propertyNames"], place + "/propertyNames", depth + 1);
       return;

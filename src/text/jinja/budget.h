@@ -26,12 +26,12 @@ template <typename... Args>
 }
 
 inline constexpr int64_t kMaxTemplateBytes = 1 << 20;
-inline constexpr int kMaxSyntaxDepth = 200;   ///< expressions and blocks within each other, in the source
-inline constexpr int kMaxRunDepth = 1000;      ///< expressions, blocks and calls within each other, while it runs
-inline constexpr int kMaxValueDepth = 100;    ///< lists and dicts within each other
-inline constexpr int64_t kMaxSteps = 20'000'000;       ///< about as many nodes, list items, or pieces of 64 bytes of text
-inline constexpr int64_t kMaxRunBytes = 128 << 20;     ///< of values that exist at a time
-inline constexpr int64_t kMaxRange = 100'000;          ///< items of range(), as Jinja's sandbox has it
+inline constexpr int kMaxSyntaxDepth = 200;         ///< expressions and blocks within each other, in the source
+inline constexpr int kMaxRunDepth = 1000;           ///< expressions, blocks and calls within each other, while it runs
+inline constexpr int kMaxValueDepth = 100;          ///< lists and dicts within each other
+inline constexpr int64_t kMaxSteps = 20'000'000;    ///< about as many nodes, list items, or pieces of 64 bytes of text
+inline constexpr int64_t kMaxRunBytes = 128 << 20;  ///< of values that exist at a time
+inline constexpr int64_t kMaxRange = 100'000;       ///< items of range(), as Jinja's sandbox has it
 
 class Budget {
  public:

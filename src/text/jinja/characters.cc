@@ -32,7 +32,9 @@ void append_title(std::string& out, uint32_t codepoint) {
 
 void append_lower(std::string& out, uint32_t codepoint) { append_utf8(out, static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(codepoint)))); }
 
-bool cased(uint32_t codepoint) { return is_upper(codepoint) || is_lower(codepoint) || utf8proc_category(static_cast<utf8proc_int32_t>(codepoint)) == UTF8PROC_CATEGORY_LT; }
+bool cased(uint32_t codepoint) {
+  return is_upper(codepoint) || is_lower(codepoint) || utf8proc_category(static_cast<utf8proc_int32_t>(codepoint)) == UTF8PROC_CATEGORY_LT;
+}
 
 }  // namespace
 
@@ -58,8 +60,8 @@ size_t byte_of_character(std::string_view text, int64_t index) {
 }
 
 bool is_python_space(uint32_t c) {
-  return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
-         c == 0x205f || c == 0x3000;
+  return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 bool is_printable(uint32_t codepoint) {
@@ -77,7 +79,9 @@ bool is_printable(uint32_t codepoint) {
 }
 
 std::string_view strip(std::string_view text, std::string_view chars, bool left, bool right) {
-  const auto goes = [&](size_t at, size_t bytes) { return chars.empty() ? is_python_space(codepoint_at(text, at)) : chars.find(text.substr(at, bytes)) != std::string_view::npos; };
+  const auto goes = [&](size_t at, size_t bytes) {
+    return chars.empty() ? is_python_space(codepoint_at(text, at)) : chars.find(text.substr(at, bytes)) != std::string_view::npos;
+  };
   while (left && !text.empty()) {
     const size_t bytes = character_bytes(text, 0);
     if (!goes(0, bytes)) break;

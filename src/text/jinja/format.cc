@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdio>
 
-#include "text/jinja/characters.h"
 #include "text/jinja/access.h"
+#include "text/jinja/characters.h"
 
 namespace flexgen::jinja {
 namespace {
@@ -59,7 +59,8 @@ std::string grouped(std::string_view digits, char between, size_t group, int64_t
   std::string text;  // last first
   int64_t left = least;
   for (size_t end = digits.size();; --left) {
-    const auto wanted = static_cast<size_t>(std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(group), std::max<int64_t>(static_cast<int64_t>(end), left))));
+    const auto wanted =
+        static_cast<size_t>(std::max<int64_t>(1, std::min<int64_t>(static_cast<int64_t>(group), std::max<int64_t>(static_cast<int64_t>(end), left))));
     for (size_t i = 0; i < wanted; ++i) text += end > 0 ? digits[--end] : '0';
     left -= static_cast<int64_t>(wanted);
     if (end == 0 && left <= 0) break;
@@ -231,7 +232,8 @@ FormatSpec read_brace_form(std::string_view text) {
   }
   if (takes("sdfFeEgGxXob%nc")) form.type = text[at++];
   if (at != text.size()) fail("Invalid format specifier '{}'", text);
-  if (form.grouping && (form.is_one_of("snc") || (form.grouping == ',' && form.is_one_of("xXob")))) fail("Cannot specify '{}' with '{}'.", form.grouping, form.type);
+  if (form.grouping && (form.is_one_of("snc") || (form.grouping == ',' && form.is_one_of("xXob"))))
+    fail("Cannot specify '{}' with '{}'.", form.grouping, form.type);
   return form;
 }
 

@@ -9,7 +9,8 @@ constexpr size_t kMaxTimeBytes = 4096;
 
 Value range(Run&, const Args& args) {
   const Bound bound(args, "range()", {"start", "stop", "step"}, 1);
-  const int64_t start = bound.given(1) ? bound.integer(0, 0) : 0, stop = bound.given(1) ? bound.integer(1, 0) : bound.integer(0, 0), stride = bound.integer(2, 1);
+  const int64_t start = bound.given(1) ? bound.integer(0, 0) : 0, stop = bound.given(1) ? bound.integer(1, 0) : bound.integer(0, 0),
+                stride = bound.integer(2, 1);
   if (stride == 0) fail("range() arg 3 must not be zero");
   std::vector<Value> items;
   for (int64_t at = start; stride > 0 ? at < stop : at > stop;) {
@@ -134,7 +135,8 @@ Value strftime_now(Run& run, const Args& args) {
 
 std::optional<Value> global_function(std::string_view name) {
   static constexpr std::pair<const char*, PlainFunction> kFunctions[] = {
-      {"range", range}, {"namespace", make_namespace}, {"joiner", make_joiner}, {"cycler", make_cycler}, {"raise_exception", raise_exception}, {"strftime_now", strftime_now}};
+      {"range", range},        {"namespace", make_namespace},        {"joiner", make_joiner},
+      {"cycler", make_cycler}, {"raise_exception", raise_exception}, {"strftime_now", strftime_now}};
   if (name == "dict") return Value(std::shared_ptr<Object>(std::make_shared<DictType>()));
   for (const auto& [own, function] : kFunctions)
     if (name == own) return make_function(own, function);

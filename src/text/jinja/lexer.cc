@@ -153,7 +153,8 @@ class Lexer {
     for (;;) {
       skip_blanks();
       if (at_ == source_.size()) fail_here(fmt::format("the template ends within a tag: '{}' is missing", closing));
-      const bool closes = here(closing) || (here("-") && rest().substr(1).starts_with(closing)) || (end == Kind::kBlockEnd && here("+") && rest().substr(1).starts_with(closing));
+      const bool closes = here(closing) || (here("-") && rest().substr(1).starts_with(closing)) ||
+                          (end == Kind::kBlockEnd && here("+") && rest().substr(1).starts_with(closing));
       if (open.empty() && closes) {
         add(end, "");
         close(closing, end == Kind::kBlockEnd);
@@ -173,7 +174,8 @@ class Lexer {
       return advance(bytes);
     }
     if (c == '\'' || c == '"') return read_text(c);
-    static constexpr std::array<std::string_view, 25> kOperators{"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".", ":", "|", ","};
+    static constexpr std::array<std::string_view, 25> kOperators{"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+                                                                 "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ","};
     for (std::string_view sign : kOperators) {
       if (!here(sign)) continue;
       if (c == '(' || c == '[' || c == '{') open.push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
@@ -191,7 +193,9 @@ class Lexer {
   /// Digits with single underscores between them.
   size_t digits(size_t from, bool (*is_one)(char)) const {
     size_t to = from;
-    while (to < rest().size() && (is_one(rest()[to]) || (rest()[to] == '_' && to > from && rest()[to - 1] != '_' && to + 1 < rest().size() && is_one(rest()[to + 1])))) ++to;
+    while (to < rest().size() &&
+           (is_one(rest()[to]) || (rest()[to] == '_' && to > from && rest()[to - 1] != '_' && to + 1 < rest().size() && is_one(rest()[to + 1]))))
+      ++to;
     return to;
   }
 

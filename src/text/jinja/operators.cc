@@ -48,7 +48,8 @@ Value repeated(const Value& value, int64_t count) {
     return Value(out.take(), text->markup);
   }
   const List& list = *value.list();
-  if (!list.items.empty() && budget) budget->check_room(count > kMaxRunBytes ? kMaxRunBytes + 1 : count * std::ssize(list.items) * static_cast<int64_t>(sizeof(Value)));
+  if (!list.items.empty() && budget)
+    budget->check_room(count > kMaxRunBytes ? kMaxRunBytes + 1 : count * std::ssize(list.items) * static_cast<int64_t>(sizeof(Value)));
   std::vector<Value> items;
   if (!list.items.empty())
     for (int64_t i = 0; i < count; ++i) items.insert(items.end(), list.items.begin(), list.items.end());
@@ -91,17 +92,20 @@ Value add(const Value& a, const Value& b) {
     items.insert(items.end(), right->items.begin(), right->items.end());
     return make_list(std::move(items), left->form);
   }
-  return arithmetic("+", a, b, [](int64_t p, int64_t q, int64_t* r) { return __builtin_add_overflow(p, q, r); }, [](double p, double q) { return p + q; });
+  return arithmetic(
+      "+", a, b, [](int64_t p, int64_t q, int64_t* r) { return __builtin_add_overflow(p, q, r); }, [](double p, double q) { return p + q; });
 }
 
 Value subtract(const Value& a, const Value& b) {
-  return arithmetic("-", a, b, [](int64_t p, int64_t q, int64_t* r) { return __builtin_sub_overflow(p, q, r); }, [](double p, double q) { return p - q; });
+  return arithmetic(
+      "-", a, b, [](int64_t p, int64_t q, int64_t* r) { return __builtin_sub_overflow(p, q, r); }, [](double p, double q) { return p - q; });
 }
 
 Value multiply(const Value& a, const Value& b) {
   if (repeats(a) && b.integer()) return repeated(a, *b.integer());
   if (repeats(b) && a.integer()) return repeated(b, *a.integer());
-  return arithmetic("*", a, b, [](int64_t p, int64_t q, int64_t* r) { return __builtin_mul_overflow(p, q, r); }, [](double p, double q) { return p * q; });
+  return arithmetic(
+      "*", a, b, [](int64_t p, int64_t q, int64_t* r) { return __builtin_mul_overflow(p, q, r); }, [](double p, double q) { return p * q; });
 }
 
 Value divide(const Value& a, const Value& b) {
@@ -113,25 +117,27 @@ Value divide(const Value& a, const Value& b) {
 Value floor_divide(const Value& a, const Value& b) {
   if (!a.is_number() || !b.is_number()) fail_types("//", a, b);
   if (*b.number() == 0) fail("division by zero");
-  return arithmetic("//", a, b,
-                    [](int64_t p, int64_t q, int64_t* r) {
-                      if (q == -1 && p == std::numeric_limits<int64_t>::min()) return true;
-                      *r = floor_quotient(p, q);
-                      return false;
-                    },
-                    [](double p, double q) { return std::floor(p / q); });
+  return arithmetic(
+      "//", a, b,
+      [](int64_t p, int64_t q, int64_t* r) {
+        if (q == -1 && p == std::numeric_limits<int64_t>::min()) return true;
+        *r = floor_quotient(p, q);
+        return false;
+      },
+      [](double p, double q) { return std::floor(p / q); });
 }
 
 Value modulo(const Value& a, const Value& b) {
   if (const Text* text = a.text()) return Value(format_percent(text->bytes, b), text->markup);
   if (!a.is_number() || !b.is_number()) fail_types("%", a, b);
   if (*b.number() == 0) fail("division by zero");
-  return arithmetic("%", a, b,
-                    [](int64_t p, int64_t q, int64_t* r) {
-                      *r = q == -1 ? 0 : p - floor_quotient(p, q) * q;
-                      return false;
-                    },
-                    floor_rest);
+  return arithmetic(
+      "%", a, b,
+      [](int64_t p, int64_t q, int64_t* r) {
+        *r = q == -1 ? 0 : p - floor_quotient(p, q) * q;
+        return false;
+      },
+      floor_rest);
 }
 
 Value power(const Value& a, const Value& b) {

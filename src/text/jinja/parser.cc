@@ -182,7 +182,8 @@ class Parser {
     --loops_;
     if (skip_name("else")) otherwise = body_until("endfor");
     else ++at_;
-    return std::make_unique<For>(line, number_of(kLoopName), For::Source{std::move(target), std::move(items), std::move(test)}, std::move(body), std::move(otherwise));
+    return std::make_unique<For>(line, number_of(kLoopName), For::Source{std::move(target), std::move(items), std::move(test)}, std::move(body),
+                                 std::move(otherwise));
   }
 
   std::unique_ptr<const Statement> set_statement(int line) {
@@ -362,7 +363,8 @@ class Parser {
 
   ExpressionPtr comparison() {
     using Sign = Comparison::Sign;
-    static const std::map<std::string, Sign, std::less<>> kSigns = {{"==", Sign::kEqual}, {"!=", Sign::kNotEqual}, {"<", Sign::kLess}, {"<=", Sign::kAtMost}, {">", Sign::kMore}, {">=", Sign::kAtLeast}};
+    static const std::map<std::string, Sign, std::less<>> kSigns = {{"==", Sign::kEqual},  {"!=", Sign::kNotEqual}, {"<", Sign::kLess},
+                                                                    {"<=", Sign::kAtMost}, {">", Sign::kMore},      {">=", Sign::kAtLeast}};
     const int line = here().line;
     ExpressionPtr first = sum();
     std::vector<std::pair<Sign, ExpressionPtr>> rest;
@@ -429,18 +431,14 @@ class Parser {
   ExpressionPtr primary() {
     const Token token = here();
     switch (token.kind) {
-      case Kind::kName:
-        ++at_;
-        return name(token);
+      case Kind::kName: ++at_; return name(token);
       case Kind::kText: {
         std::string text;
         while (here().kind == Kind::kText) text += take().text;
         return std::make_unique<Constant>(token.line, Value(std::move(text)));
       }
       case Kind::kInt:
-      case Kind::kFloat:
-        ++at_;
-        return std::make_unique<Constant>(token.line, number(token));
+      case Kind::kFloat: ++at_; return std::make_unique<Constant>(token.line, number(token));
       case Kind::kOperator:
         if (token.text == "(") {
           ++at_;
@@ -590,7 +588,8 @@ class Parser {
     const Operation found = find_test(name);
     Arguments given;
     const Token& token = here();
-    const bool begins_value = token.kind == Kind::kName || token.kind == Kind::kText || token.kind == Kind::kInt || token.kind == Kind::kFloat || token.is_operator("[") || token.is_operator("{");
+    const bool begins_value = token.kind == Kind::kName || token.kind == Kind::kText || token.kind == Kind::kInt || token.kind == Kind::kFloat ||
+                              token.is_operator("[") || token.is_operator("{");
     if (token.is_operator("(")) {
       given = arguments();
     } else if (begins_value && !token.is_name("else") && !token.is_name("or") && !token.is_name("and")) {

@@ -44,9 +44,7 @@ void add_items(GrowingText& out, const std::vector<Value>& items) {
 void add_list_repr(GrowingText& out, const List& list) {
   switch (list.form) {
     case List::Form::kIterator: fail("an iterator has no text; put |list behind what makes it");
-    case List::Form::kRange:
-      out.add(fmt::format("range({}, {}{})", list.start, list.stop, list.stride == 1 ? "" : fmt::format(", {}", list.stride)));
-      return;
+    case List::Form::kRange: out.add(fmt::format("range({}, {}{})", list.start, list.stop, list.stride == 1 ? "" : fmt::format(", {}", list.stride))); return;
     case List::Form::kTuple:
       out.add("(");
       add_items(out, list.items);
@@ -152,9 +150,13 @@ class JsonWriter {
   }
 
  private:
-  [[noreturn]] static void fail_undefined_json(const Value& value) { fail("Object of type Undefined is not JSON serializable: {}", *value.get<Undefined>()->why); }
+  [[noreturn]] static void fail_undefined_json(const Value& value) {
+    fail("Object of type Undefined is not JSON serializable: {}", *value.get<Undefined>()->why);
+  }
 
-  static std::string json_float(double number) { return std::isnan(number) ? "NaN" : std::isinf(number) ? (number < 0 ? "-Infinity" : "Infinity") : float_text(number); }
+  static std::string json_float(double number) {
+    return std::isnan(number) ? "NaN" : std::isinf(number) ? (number < 0 ? "-Infinity" : "Infinity") : float_text(number);
+  }
 
   void add_list(const std::vector<Value>& items) {
     if (items.empty()) {

@@ -75,7 +75,7 @@ class Run {
   void capture(std::shared_ptr<Scope> held);
   std::shared_ptr<Namespace> make_namespace();
 
-  int line = 1;  ///< of what is being evaluated
+  int line = 1;         ///< of what is being evaluated
   bool strict = false;  ///< what is not there cannot be used, but for asking whether it is
   int depth = 0;
   std::shared_ptr<Scope> scope;

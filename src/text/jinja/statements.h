@@ -43,7 +43,8 @@ struct FilteredBlock : Statement {
 
 /// {% if %}, with elif and else.
 struct If : Statement {
-  If(int at_line, std::vector<std::pair<ExpressionPtr, Block>> if_branches, Block if_none) : Statement(at_line), branches(std::move(if_branches)), otherwise(std::move(if_none)) {}
+  If(int at_line, std::vector<std::pair<ExpressionPtr, Block>> if_branches, Block if_none)
+      : Statement(at_line), branches(std::move(if_branches)), otherwise(std::move(if_none)) {}
   Flow act(Run& run) const override;
   const std::vector<std::pair<ExpressionPtr, Block>> branches;
   const Block otherwise;
@@ -90,7 +91,8 @@ struct CallBlock : Statement {
 
 /// with, generation: a scope of its own, with variables that are set first.
 struct With : Statement {
-  With(int at_line, std::vector<std::pair<Target, ExpressionPtr>> set_first, Block with_body) : Statement(at_line), variables(std::move(set_first)), body(std::move(with_body)) {}
+  With(int at_line, std::vector<std::pair<Target, ExpressionPtr>> set_first, Block with_body)
+      : Statement(at_line), variables(std::move(set_first)), body(std::move(with_body)) {}
   Flow act(Run& run) const override;
   const std::vector<std::pair<Target, ExpressionPtr>> variables;
   const Block body;

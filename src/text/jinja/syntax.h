@@ -114,7 +114,8 @@ struct Not : Expression {
 /// a < b <= c
 struct Comparison : Expression {
   enum class Sign { kEqual, kNotEqual, kLess, kAtMost, kMore, kAtLeast, kIn, kNotIn };
-  Comparison(int at_line, ExpressionPtr first_part, std::vector<std::pair<Sign, ExpressionPtr>> parts) : Expression(at_line), first(std::move(first_part)), rest(std::move(parts)) {}
+  Comparison(int at_line, ExpressionPtr first_part, std::vector<std::pair<Sign, ExpressionPtr>> parts)
+      : Expression(at_line), first(std::move(first_part)), rest(std::move(parts)) {}
   Value value(Run& run) const override;
   const ExpressionPtr first;
   const std::vector<std::pair<Sign, ExpressionPtr>> rest;
@@ -123,7 +124,8 @@ struct Comparison : Expression {
 /// a + b - c, from the left: signs of one rank.
 struct Arithmetic : Expression {
   using Operator = Value (*)(const Value&, const Value&);
-  Arithmetic(int at_line, ExpressionPtr first_part, std::vector<std::pair<Operator, ExpressionPtr>> parts) : Expression(at_line), first(std::move(first_part)), rest(std::move(parts)) {}
+  Arithmetic(int at_line, ExpressionPtr first_part, std::vector<std::pair<Operator, ExpressionPtr>> parts)
+      : Expression(at_line), first(std::move(first_part)), rest(std::move(parts)) {}
   Value value(Run& run) const override;
   const ExpressionPtr first;
   const std::vector<std::pair<Operator, ExpressionPtr>> rest;
@@ -169,7 +171,8 @@ struct SliceOf : Expression {
 
 /// callee(arguments)
 struct Call : Expression {
-  Call(int at_line, ExpressionPtr function, Arguments call_arguments) : Expression(at_line), callee(std::move(function)), arguments(std::move(call_arguments)) {}
+  Call(int at_line, ExpressionPtr function, Arguments call_arguments)
+      : Expression(at_line), callee(std::move(function)), arguments(std::move(call_arguments)) {}
   Value value(Run& run) const override { return call(run, nullptr); }
   /// `caller`: what a call block gives; may be null.
   Value call(Run& run, const Value* caller) const;

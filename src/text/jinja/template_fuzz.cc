@@ -41,7 +41,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   static const Value given = parse_json_value(
       R"({"messages": [{"role": "user", "content": "a b\n é", "a": 1}, {"role": "assistant", "content": [{"type": "text", "text": "b"}], "a": null}, {"role": "tool", "a": 2.5}],
-          "tools": {"b": [1, 2, [3]], "a": "x", "items": 18446744073709551616}})", 1000);
+          "tools": {"b": [1, 2, [3]], "a": "x", "items": 18446744073709551616}})",
+      1000);
   std::vector<std::pair<std::string, Value>> variables;
   for (const auto& [name, value] : given.dict()->items()) variables.emplace_back(name.text()->bytes, value);
   const std::string source = (data[0] & 1) != 0 ? made_of(data + 1, size - 1) : std::string(reinterpret_cast<const char*>(data) + 1, size - 1);

@@ -110,7 +110,8 @@ TEST_F(JinjaTemplate, StrictRefusesWhatIsNotThere) {
   const Variables variables{{"a", "x"}, {"d", make_dict({{"k", "v"}})}};
   const auto strict = [&](const char* source) { return Template(source).render(variables, 0, true); };
   EXPECT_EQ(strict("{{ a }}{{ d.k }}{% if b is defined %}!{% endif %}{{ b | default('-') }}{{ d['n'] | d('+') }}"), "xv-+");
-  for (const char* source : {"{{ b }}", "{{ d.n }}", "{{ d['n'] }}", "{% if b %}{% endif %}", "{% for x in b %}{% endfor %}"}) EXPECT_THROW(strict(source), TemplateError) << source;
+  for (const char* source : {"{{ b }}", "{{ d.n }}", "{{ d['n'] }}", "{% if b %}{% endif %}", "{% for x in b %}{% endfor %}"})
+    EXPECT_THROW(strict(source), TemplateError) << source;
   EXPECT_EQ(Template("{{ b }}").render(variables, 0), "");
   EXPECT_TRUE(Template("{% for e in examples %}{% endfor %}").mentions("examples"));
   EXPECT_FALSE(Template("examples {{ a.examples }}").mentions("examples"));
@@ -167,8 +168,12 @@ TEST_F(JinjaTemplate, HostileTemplatesEnd) {
 
 TEST_F(JinjaTemplate, NamespacesThatHoldThemselvesGoAway) {
   // Leaks would show under AddressSanitizer.
-  EXPECT_EQ(Template("{% set a = namespace() %}{% set a.b = a %}{% macro f() %}{% endmacro %}{% set a.f = f %}{% set a.g = [a, f] %}{{ a.b.b.g|length }}").render({}, 0), "2");
-  EXPECT_EQ(Template("{% set ns = namespace(f=none) %}{% macro f() %}{% macro g() %}x{% endmacro %}{% set ns.f = g %}{% endmacro %}{{ f() }}{{ ns.f() }}").render({}, 0), "x");
+  EXPECT_EQ(Template("{% set a = namespace() %}{% set a.b = a %}{% macro f() %}{% endmacro %}{% set a.f = f %}{% set a.g = [a, f] %}{{ a.b.b.g|length }}")
+                .render({}, 0),
+            "2");
+  EXPECT_EQ(Template("{% set ns = namespace(f=none) %}{% macro f() %}{% macro g() %}x{% endmacro %}{% set ns.f = g %}{% endmacro %}{{ f() }}{{ ns.f() }}")
+                .render({}, 0),
+            "x");
 }
 
 TEST_F(JinjaTemplate, LargeInputsAreNoTrouble) {

@@ -84,14 +84,17 @@ std::string key_text(const Value& key) {
   return out;
 }
 
-Text::Text(std::string text, bool is_markup) : bytes(std::move(text)), markup(is_markup), charge(sizeof(Text) + 32 + bytes.capacity()) { step_bytes(bytes.size()); }
+Text::Text(std::string text, bool is_markup) : bytes(std::move(text)), markup(is_markup), charge(sizeof(Text) + 32 + bytes.capacity()) {
+  step_bytes(bytes.size());
+}
 
 List::List(Form list_form, std::vector<Value> list_items)
     : form(list_form), items(std::move(list_items)), depth(list_depth(items)), charge(sizeof(List) + 32 + items.capacity() * sizeof(Value)) {
   step(1 + static_cast<int64_t>(items.size() / 8));
 }
 
-Dict::Dict(std::vector<Item> items) : depth_(dict_depth(items)), charge_(sizeof(Dict) + 32 + items.size() * (sizeof(Item) + (items.size() > kFewKeys ? 96 : 0))) {
+Dict::Dict(std::vector<Item> items)
+    : depth_(dict_depth(items)), charge_(sizeof(Dict) + 32 + items.size() * (sizeof(Item) + (items.size() > kFewKeys ? 96 : 0))) {
   step(1 + static_cast<int64_t>(items.size()));
   const bool few = items.size() <= kFewKeys && std::all_of(items.begin(), items.end(), [](const Item& item) { return item.first.text(); });
   items_.reserve(items.size());
@@ -175,29 +178,29 @@ bool truth(const Value& value) {
 
 bool equal(const Value& a, const Value& b) {
   step(1);
-  if (const LargeInt *x = a.large(), *y = b.large(); x && y) return x->digits == y->digits;
+  if (const LargeInt* x = a.large(), *y = b.large(); x && y) return x->digits == y->digits;
   if (a.is_number() && b.is_number()) {
     const auto whole_a = a.integer(), whole_b = b.integer();
     return whole_a && whole_b ? *whole_a == *whole_b : *a.number() == *b.number();
   }
-  if (const Text *x = a.text(), *y = b.text(); x && y) {
+  if (const Text* x = a.text(), *y = b.text(); x && y) {
     step_bytes(std::min(x->bytes.size(), y->bytes.size()));
     return x->bytes == y->bytes;
   }
   if (a.none() || a.undefined()) return a.data().index() == b.data().index();
-  if (const List *x = a.list(), *y = b.list(); x && y) return equal_lists(*x, *y);
-  if (const Dict *x = a.dict(), *y = b.dict(); x && y) return equal_dicts(*x, *y);
+  if (const List* x = a.list(), *y = b.list(); x && y) return equal_lists(*x, *y);
+  if (const Dict* x = a.dict(), *y = b.dict(); x && y) return equal_dicts(*x, *y);
   return a.object() && a.object() == b.object();
 }
 
 bool less(const Value& a, const Value& b) {
   step(1);
   if (a.is_number() && b.is_number()) return less_numbers(a, b);
-  if (const Text *x = a.text(), *y = b.text(); x && y) {
+  if (const Text* x = a.text(), *y = b.text(); x && y) {
     step_bytes(std::min(x->bytes.size(), y->bytes.size()));
     return x->bytes < y->bytes;  // UTF-8 has the order of the characters
   }
-  if (const List *x = a.list(), *y = b.list(); x && y && x->form == y->form && (x->form == List::Form::kList || x->form == List::Form::kTuple)) {
+  if (const List* x = a.list(), *y = b.list(); x && y && x->form == y->form && (x->form == List::Form::kList || x->form == List::Form::kTuple)) {
     for (size_t i = 0; i < std::min(x->items.size(), y->items.size()); ++i)
       if (!equal(x->items[i], y->items[i])) return less(x->items[i], y->items[i]);
     return x->items.size() < y->items.size();

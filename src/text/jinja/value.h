@@ -46,7 +46,7 @@ struct List {
   bool is_sequence() const { return form == Form::kList || form == Form::kTuple || form == Form::kRange; }
   Form form;
   std::vector<Value> items;
-  mutable size_t used = 0;  ///< of an iterator's items: those that were taken
+  mutable size_t used = 0;                  ///< of an iterator's items: those that were taken
   int64_t start = 0, stop = 0, stride = 1;  ///< of a range
   int depth;
   Charge charge;
@@ -86,9 +86,13 @@ class Value {
   Value(T*) = delete;
 
   template <typename T>
-  bool is() const { return std::holds_alternative<T>(data_); }
+  bool is() const {
+    return std::holds_alternative<T>(data_);
+  }
   template <typename T>
-  const T* get() const { return std::get_if<T>(&data_); }
+  const T* get() const {
+    return std::get_if<T>(&data_);
+  }
 
   bool undefined() const { return is<Undefined>(); }
   bool none() const { return is<None>(); }

@@ -43,7 +43,8 @@ std::string reason(const std::exception& error) {
 }
 
 xgrammar::Grammar json_grammar(const std::string& schema, bool any_whitespace) {
-  return xgrammar::Grammar::FromJSONSchema(schema, any_whitespace, std::nullopt, std::nullopt, true, any_whitespace ? std::optional(kMostBlanks) : std::nullopt);
+  return xgrammar::Grammar::FromJSONSchema(schema, any_whitespace, std::nullopt, std::nullopt, true,
+                                           any_whitespace ? std::optional(kMostBlanks) : std::nullopt);
 }
 
 xgrammar::Grammar structure_grammar(const std::string& format) {
