@@ -60,6 +60,7 @@ struct PackedChunk {
 /// Packs columns [first, first + count) of the tile of at most kTileRows rows of bf16; rows that are not there become zeros.
 void pack_chunk(const ProductTile& tile, int64_t first, int64_t count, PackedChunk* chunk);
 
+/// What multiply() needs besides, one a thread.
 struct Scratch {
   PackedChunk chunks[2];                         ///< one that is multiplied, one that is packed meanwhile
   alignas(64) uint32_t turned[16][16];           ///< of what is packed: 16 rows of W half turned
