@@ -83,7 +83,7 @@ TEST(PretendedState, SimulatedRunsGoThroughAndThePlanAgrees) {
       const Prediction predicted = predict(*model, hardware, precision, policy, job.workload);
       double written = 0;
       for (const LaneReport& lane : simulated.lanes)
-        if (lane.name == "disk write") written += lane.stats.bytes;
+        if (lane.kind == LaneKind::kDiskWrite) written += lane.stats.bytes;
       const std::string text = fmt::format("{} in RAM, {} buffers", in_ram, buffers);
       EXPECT_NEAR(predicted.time_s / simulated.elapsed_s, 1, 0.1) << text;
       if (in_ram < 1) {
@@ -111,7 +111,7 @@ TEST(PretendedState, AFixedStateMovesWhole) {
   const double a_step = 2 * (padded(kFixedBytes) + padded(tokens * kLatent * 2) + padded(2 * 4 * tokens * 64 * 2));
   double written = 0;
   for (const LaneReport& lane : simulated.lanes)
-    if (lane.name == "disk write") written += lane.stats.bytes;
+    if (lane.kind == LaneKind::kDiskWrite) written += lane.stats.bytes;
   EXPECT_EQ(written, 3 * a_step);  // the prompt and two tokens; all positions are in the first page
 }
 
