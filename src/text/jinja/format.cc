@@ -354,6 +354,7 @@ std::string format_percent(std::string_view text, const Value& value) {
       if (end == text.size()) fail("incomplete format key");
       if (!value.dict()) fail("format requires a mapping");
       named = get_item(value, text.substr(at + 1, end - at - 1));
+      if (named->undefined()) fail_undefined(*named);
       by_name = true;
       at = end + 1;
     }
