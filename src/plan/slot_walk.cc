@@ -261,7 +261,7 @@ bool alike(const StepLoad& a, const StepLoad& b) {
     const BatchLoad &x = a.batches[i], &y = b.batches[i];
     if (!near(x.rows, y.rows) || !near(x.block.kv_read_bytes, y.block.kv_read_bytes) || !near(x.logit_rows, y.logit_rows)) return false;
     for (size_t state = 0; state < x.moves.size(); ++state)
-      if (!near(x.moves[state].old_disk, y.moves[state].old_disk)) return false;
+      if (!near(x.moves[state].old_disk, y.moves[state].old_disk) || !near(x.moves[state].old_host, y.moves[state].old_host)) return false;
   }
   return true;
 }
