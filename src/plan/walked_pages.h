@@ -46,10 +46,10 @@ struct WalkedPool {
   }
   /// As PagePool::take_one(); a pool that rounding has left too small lends one.
   uint8_t take_one() {
-    for (uint8_t share = 0; share < free.size(); ++share)
+    for (size_t share = 0; share < free.size(); ++share)
       if (free[share] > 0) {
         --free[share];
-        return share;
+        return static_cast<uint8_t>(share);
       }
     const uint8_t slowest = sizes[2] > 0 ? 2 : sizes[1] > 0 ? 1 : 0;
     --free[slowest];
