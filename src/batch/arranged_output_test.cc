@@ -78,8 +78,8 @@ TEST_F(ArrangedOutput, ErrorsApart) {
   run(false, errors_);
   EXPECT_EQ(ids(out_), "8 6 5 4 2 1 0");
   EXPECT_EQ(ids(errors_), "4! 8!");
-  struct stat before {
-  }, after{};
+  struct stat before {};
+  struct stat after {};
   stat(out_.c_str(), &before);
   EXPECT_EQ(run(false, errors_).kept, 9);
   stat(out_.c_str(), &after);

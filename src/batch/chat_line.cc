@@ -13,12 +13,6 @@ using jinja::Value;
 constexpr const char* kMessages = "body.messages";
 constexpr const char* kTools = "body.tools";
 
-/// A member that is there and not null.
-const Value* member(const Value& dict, std::string_view name) {
-  const Value* found = dict.dict()->find(name);
-  return found && !found->none() ? found : nullptr;
-}
-
 /// A list of objects; null if it is not there.
 const Value* list_of_objects(const LineJson& line, const LineBody& body, const char* name) {
   const std::string path = LineBody::path(name);
@@ -35,28 +29,28 @@ const Value* list_of_objects(const LineJson& line, const LineBody& body, const c
 
 void check_part(const Value& part, const std::string& where) {
   if (!part.dict()) refuse_value(kMessages, fmt::format("{}: a part of the content is no object", where));
-  const Value* type = member(part, "type");
+  const Value* type = part.member("type");
   const std::string name = type && type->text() ? type->text()->bytes : "";
   if (name != "text")
     refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has a part of the type {}; only \"text\" is supported", kMessages, where, quote_text(name)));
-  const Value* text = member(part, "text");
+  const Value* text = part.member("text");
   if (!text || !text->text()) refuse_value(kMessages, fmt::format("{}: a part of the type \"text\" has no text", where));
 }
 
 void check_call(const Value& call, const std::string& where) {
-  const Value* function = call.dict() ? member(call, "function") : nullptr;
-  const Value* name = function && function->dict() ? member(*function, "name") : nullptr;
-  const Value* arguments = function && function->dict() ? member(*function, "arguments") : nullptr;
+  const Value* function = call.member("function");
+  const Value* name = function ? function->member("name") : nullptr;
+  const Value* arguments = function ? function->member("arguments") : nullptr;
   if (!name || !name->text() || (arguments && !arguments->text() && !arguments->dict()))
     refuse_value(kMessages, fmt::format("{}: an item of tool_calls is no object with \"function\": {{\"name\": text, \"arguments\": text of JSON}}", where));
 }
 
 void check_message(const Value& message, const std::string& where) {
-  const Value* role = member(message, "role");
+  const Value* role = message.member("role");
   if (!role || !role->text() || role->text()->bytes.empty()) refuse_value(kMessages, fmt::format("{}: role is missing, or not a text", where));
-  const Value *content = member(message, "content"), *calls = member(message, "tool_calls");
+  const Value *content = message.member("content"), *calls = message.member("tool_calls");
   for (const char* name : {"function_call", "audio"})
-    if (member(message, name))
+    if (message.member(name))
       refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has the field '{}', which is not supported", kMessages, where, name));
   if (!content && !calls && role->text()->bytes != "assistant") refuse_value(kMessages, fmt::format("{}: content is missing", where));
   if (content && !content->text() && !content->list()) refuse_value(kMessages, fmt::format("{}: content must be a text or a list of parts", where));
@@ -69,10 +63,10 @@ void check_message(const Value& message, const std::string& where) {
 
 void check_tools(const Value& tools) {
   for (const Value& tool : tools.list()->items) {
-    const Value *type = member(tool, "type"), *function = member(tool, "function");
+    const Value *type = tool.member("type"), *function = tool.member("function");
     if (!type || !type->text() || type->text()->bytes != "function")
       refuse("unsupported_parameter", kTools, fmt::format("{}: only tools of the type \"function\" are supported", kTools));
-    const Value* name = function && function->dict() ? member(*function, "name") : nullptr;
+    const Value* name = function ? function->member("name") : nullptr;
     if (!name || !name->text()) refuse_value(kTools, "has a tool that is no {\"type\": \"function\", \"function\": {\"name\": text, ...}}");
   }
 }
@@ -123,11 +117,11 @@ Conversation parse_conversation(const LineJson& line, const LineBody& body) {
 std::string texts_of(const Conversation& conversation) {
   std::string text;
   for (const Value& message : conversation.messages.list()->items) {
-    const Value* content = member(message, "content");
+    const Value* content = message.member("content");
     if (!content) continue;
     if (content->text()) text += content->text()->bytes;
     else
-      for (const Value& part : content->list()->items) text += member(part, "text")->text()->bytes;
+      for (const Value& part : content->list()->items) text += part.member("text")->text()->bytes;
   }
   return text;
 }

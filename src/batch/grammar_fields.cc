@@ -22,11 +22,6 @@ using GrammarKind = GrammarSpec::Kind;
 
 constexpr size_t kMaxGrammarChoices = 1024, kMaxGrammarBytes = 64 << 10, kMaxRegexBytes = 16 << 10, kKeptGrammars = 32;
 
-const Value* grammar_member(const Value& dict, std::string_view name) {
-  const Value* found = dict.dict() ? dict.dict()->find(name) : nullptr;
-  return found && !found->none() ? found : nullptr;
-}
-
 std::string grammar_json(const Value& value) { return jinja::to_json(value, {}); }
 
 /// What one field asks for, and where.
@@ -61,7 +56,7 @@ std::optional<Asked> response_format(const LineJson& line, const LineBody& body)
   const std::string path = LineBody::path("response_format");
   if (!body.find("response_format")) return std::nullopt;
   const Value* value = line.value("response_format");
-  const Value* type = value ? grammar_member(*value, "type") : nullptr;
+  const Value* type = value ? value->member("type") : nullptr;
   if (!type || !type->text()) refuse_value(path, R"(must be an object with "type": "text", "json_object" or "json_schema")");
   const std::string& name = type->text()->bytes;
   const bool has_schema = name == "json_schema";
@@ -71,8 +66,8 @@ std::optional<Asked> response_format(const LineJson& line, const LineBody& body)
   if (name == "text") return std::nullopt;
   if (name == "json_object") return Asked{{GrammarKind::kJsonObject, "", {}, true}, path};
   if (!has_schema) refuse_value(path, fmt::format("has the type {}; text, json_object and json_schema are supported", quote_text(name)));
-  const Value* outer = grammar_member(*value, "json_schema");
-  const Value* schema = outer ? grammar_member(*outer, "schema") : nullptr;
+  const Value* outer = value->member("json_schema");
+  const Value* schema = outer ? outer->member("schema") : nullptr;
   if (!schema) refuse_value(path, R"(must be {"type": "json_schema", "json_schema": {"name": text, "schema": {...}}})");
   for (const auto& [field, inner] : outer->dict()->items())
     if (const std::string& text = field.text()->bytes; !inner.none() && text != "name" && text != "description" && text != "schema" && text != "strict")

@@ -35,8 +35,8 @@ constexpr int kManifestVersion = 1;
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
 
 bool same_file(const std::string& a, const std::string& b) {
-  struct stat first {
-  }, second{};
+  struct stat first {};
+  struct stat second {};
   return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
@@ -294,7 +294,7 @@ Job::~Job() {
     bring_to_disk();
   }
   if (errors_.descriptor >= 0) ::close(errors_.descriptor);
-  if (created_ && !started_ && same_file(output_, fmt::format("/proc/self/fd/{}", descriptor_))) ::unlink(output_.c_str());
+  if (created_ && !started_ && same_file(output_, opened_by_descriptor(descriptor_))) ::unlink(output_.c_str());
   ::close(descriptor_);
 }
 
@@ -313,8 +313,8 @@ void Job::open_and_lock() {
       }
     }
     if (descriptor_ < 0) fail_user("cannot write the output {}: {}{}", output_, std::strerror(errno), file_advice(output_, errno));
-    struct stat info {
-    }, named{};
+    struct stat info {};
+    struct stat named {};
     if (fstat(descriptor_, &info) != 0 || !S_ISREG(info.st_mode)) {
       ::close(descriptor_);
       fail_user("the output {} is not a regular file; a job that may be continued needs one", output_);
@@ -597,11 +597,8 @@ void Job::write_manifest(const std::string& path) const {
   const auto to_text = [&] { return json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n"; };
   json["checksum"] = content_checksum(to_text());
   const std::string text = to_text();
-  NewFile file(path);
-  int error = write_all(file.descriptor(), text, calls_.write);
-  if (error == 0 && fsync(file.descriptor()) != 0) error = errno;
-  if (error == 0) error = file.replace();
-  if (error != 0) fail_io("cannot write the job file {}: {}{}; nothing was started", path, std::strerror(error), file_advice(path, error));
+  if (const int error = NewFile(path).replace_with(text, calls_.write))
+    fail_io("cannot write the job file {}: {}{}; nothing was started", path, std::strerror(error), file_advice(path, error));
 }
 
 void Job::start() {

@@ -85,8 +85,8 @@ void KeptInput::read_all(int from, const std::atomic<bool>& stop) {
 
 bool KeptInput::same_as_kept() const {
   const int kept = ::open(kept_.c_str(), O_RDONLY | O_CLOEXEC);
-  struct stat old {
-  }, now{};
+  struct stat old {};
+  struct stat now {};
   bool same = kept >= 0 && fstat(kept, &old) == 0 && fstat(arrived_->descriptor(), &now) == 0 && old.st_size == now.st_size;
   std::vector<char> a(kFilePieceBytes), b(kFilePieceBytes);
   for (int64_t at = 0; same && at < now.st_size; at += static_cast<int64_t>(kFilePieceBytes)) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/transfer.h"
 #include "io/write_all.h"
 
 namespace flexgen {
@@ -22,7 +23,7 @@ bool same_file(const struct stat& a, const struct stat& b) { return a.st_dev == 
 /// Another name of the open file; empty if it has none that the kernel knows.
 std::string name_of(int descriptor, const struct stat& own) {
   std::error_code failed;
-  const std::string name = fs::read_symlink(fmt::format("/proc/self/fd/{}", descriptor), failed).string();
+  const std::string name = fs::read_symlink(opened_by_descriptor(descriptor), failed).string();
   struct stat named {};
   return !failed && ::stat(name.c_str(), &named) == 0 && same_file(own, named) ? name : "";
 }
@@ -53,8 +54,8 @@ int copy_all(int from, int to) {
 
 OutputState look_at_output(const std::string& path, int descriptor, int64_t size) {
   OutputState state;
-  struct stat own {
-  }, named{};
+  struct stat own {};
+  struct stat named {};
   if (fstat(descriptor, &own) != 0) fail_io("cannot look at the output {}: {}", path, std::strerror(errno));
   state.size = own.st_size;
   const bool found = ::stat(path.c_str(), &named) == 0;

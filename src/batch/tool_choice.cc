@@ -18,20 +18,15 @@ using jinja::Value;
 constexpr const char* kToolChoicePath = "body.tool_choice";
 constexpr const char* kToolsPath = "body.tools";
 
-const Value* set_member(const Value& dict, std::string_view name) {
-  const Value* found = dict.dict() ? dict.dict()->find(name) : nullptr;
-  return found && !found->none() ? found : nullptr;
-}
-
 /// `all`: of all functions; else of strict ones.
 CallableFunction callable(const Value& tool, bool all) {
-  const Value& function = *set_member(tool, "function");
-  CallableFunction callable{set_member(function, "name")->text()->bytes, "", true};
-  const Value* strict = set_member(function, "strict");
+  const Value& function = *tool.member("function");
+  CallableFunction callable{function.member("name")->text()->bytes, "", true};
+  const Value* strict = function.member("strict");
   if (strict && !strict->is<bool>())
     refuse_value(kToolsPath, fmt::format("has the function {} with another value of strict than true and false", quote_text(callable.name)));
   callable.strict = all || (strict && jinja::truth(*strict));
-  if (const Value* parameters = set_member(function, "parameters")) callable.parameters = jinja::to_json(*parameters, {});
+  if (const Value* parameters = function.member("parameters")) callable.parameters = jinja::to_json(*parameters, {});
   return callable;
 }
 

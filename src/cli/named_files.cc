@@ -30,8 +30,8 @@ void add_files(const CLI::App& command, const std::string& flag, std::vector<Nam
 }
 
 bool is_same(const std::string& a, const std::string& b) {
-  struct stat first {
-  }, second{};
+  struct stat first {};
+  struct stat second {};
   const bool there = stat(a.c_str(), &first) == 0, other_there = stat(b.c_str(), &second) == 0;
   if (there && other_there) return S_ISREG(first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
   if (there || other_there) return false;

@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "generation/list_source.h"
+#include "generation/test_jobs.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
 #include "pipeline/stage_split.h"
@@ -20,25 +21,8 @@
 namespace flexgen::simulate_test {
 namespace {
 
-class NoSink : public CompletionSink {
- public:
-  void accept(Completion) override {}
-};
-
 std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated, int64_t vocab) {
-  std::mt19937_64 random(7);
-  auto draw = [&](std::pair<int64_t, int64_t> range) {
-    return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1));
-  };
-  std::vector<Request> requests(static_cast<size_t>(count));
-  for (Request& request : requests) {
-    request.prompt.resize(static_cast<size_t>(draw(prompt)));
-    for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % static_cast<uint64_t>(vocab));
-    request.params.max_tokens = draw(generated);
-    request.params.temperature = 0;
-    request.params.ignore_eos = true;
-  }
-  return requests;
+  return random_requests(7, count, prompt, generated, vocab);
 }
 
 Workload plain_workload(const std::vector<Request>& requests) {

@@ -10,11 +10,6 @@
 namespace flexgen::watched_steps_test {
 namespace {
 
-class NoSink : public CompletionSink {
- public:
-  void accept(Completion) override {}
-};
-
 TEST(WatchedSteps, TheRestHasAnswersAsLongAsThoseBefore) {
   Workload job;
   for (int i = 0; i < 100; ++i) job.add(50, 64, false, false, 48);

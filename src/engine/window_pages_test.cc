@@ -15,11 +15,6 @@
 namespace flexgen::window_pages_test {
 namespace {
 
-class NoSink : public CompletionSink {
- public:
-  void accept(Completion) override {}
-};
-
 std::vector<Request> random_lengths(std::mt19937& random, int64_t count, int64_t longest_prompt, int64_t most_tokens) {
   std::vector<Request> requests(static_cast<size_t>(count));
   for (Request& request : requests) {

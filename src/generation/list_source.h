@@ -1,5 +1,5 @@
 #pragma once
-// ListSource: requests from a list, for tests and simulations. One thread.
+// ListSource: requests from a list; NoSink: answers that nobody wants. For tests and simulations. One thread.
 
 #include <utility>
 #include <vector>
@@ -20,6 +20,12 @@ class ListSource : public RequestSource {
  private:
   std::vector<Request> requests_;
   size_t at_ = 0;
+};
+
+/// Drops all answers.
+class NoSink : public CompletionSink {
+ public:
+  void accept(Completion) override {}
 };
 
 }  // namespace flexgen

@@ -1,11 +1,10 @@
 #include "generation/page_pool.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
-#include <numeric>
 
 #include "base/error.h"
+#include "schedule/page_shares.h"
 
 namespace flexgen {
 
@@ -26,21 +25,15 @@ int64_t PagePool::free_pages() const {
 
 std::vector<int32_t> PagePool::take(int64_t count) {
   FLEXGEN_CHECK(count <= free_pages());
+  std::vector<int64_t> free, taken(sizes_.size());
+  for (const auto& ids : free_) free.push_back(std::ssize(ids));
+  take_from_shares(count, sizes_, free, taken);
   std::vector<int32_t> pages;
-  // From the slowest tier to the fastest, each its share of what is left; at least what the faster ones lack.
-  int64_t faster_free = free_pages(), faster_size = std::accumulate(sizes_.begin(), sizes_.end(), int64_t{0});
-  for (size_t tier = sizes_.size(); tier-- > 0;) {
-    auto& ids = free_[tier];
-    const auto here = static_cast<int64_t>(ids.size()), left = count - static_cast<int64_t>(pages.size());
-    faster_free -= here;
-    const double share = faster_size == 0 ? 0 : static_cast<double>(sizes_[tier]) / static_cast<double>(faster_size);
-    faster_size -= sizes_[tier];
-    const int64_t wanted = std::max(std::min<int64_t>(std::llround(share * static_cast<double>(left)), here), left - faster_free);
-    for (int64_t i = 0; i < wanted; ++i) {
-      pages.push_back(ids.back());
-      ids.pop_back();
+  for (size_t tier = sizes_.size(); tier-- > 0;)
+    for (int64_t i = 0; i < taken[tier]; ++i) {
+      pages.push_back(free_[tier].back());
+      free_[tier].pop_back();
     }
-  }
   return pages;
 }
 

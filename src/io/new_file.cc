@@ -11,7 +11,6 @@
 
 #include "base/error.h"
 #include "io/transfer.h"
-#include "io/write_all.h"
 
 namespace flexgen {
 namespace {
@@ -19,8 +18,6 @@ namespace {
 constexpr int kMostNames = 1000;
 
 std::string name_beside(const std::string& path, int number) { return fmt::format("{}.{}-{}.tmp", path, getpid(), number); }
-
-std::string opened_by_descriptor(int descriptor) { return fmt::format("/proc/self/fd/{}", descriptor); }
 
 }  // namespace
 
@@ -69,13 +66,16 @@ int NewFile::replace() {
   return 0;
 }
 
+int NewFile::replace_with(std::string_view text, const WriteCall& write) {
+  if (const int error = write_all(descriptor_, text, write)) return error;
+  return ::fsync(descriptor_) != 0 ? errno : replace();
+}
+
 int NewFile::release() { return std::exchange(descriptor_, -1); }
 
 void replace_whole_file(const std::string& path, const std::string& text, bool is_private) {
   NewFile file(path);
-  int error = is_private && ::fchmod(file.descriptor(), 0600) != 0 ? errno : write_all(file.descriptor(), text);
-  if (error == 0 && ::fsync(file.descriptor()) != 0) error = errno;
-  if (error == 0) error = file.replace();
+  const int error = is_private && ::fchmod(file.descriptor(), 0600) != 0 ? errno : file.replace_with(text);
   if (error != 0) throw file_error(path, "write it", error);
 }
 

@@ -2,6 +2,9 @@
 // NewFile: a new text for a file, which has no name until it takes that file's place. So it overwrites nothing that somebody else put beside it, and a process that is killed leaves nothing behind. One thread.
 
 #include <string>
+#include <string_view>
+
+#include "io/write_all.h"
 
 namespace flexgen {
 
@@ -25,6 +28,8 @@ class NewFile {
   std::string opened_by() const;
   /// Takes the place of what is there, whole or not at all, and brings the folder to the disk. 0, or an errno. What is in the file is the caller's to sync before.
   int replace();
+  /// Writes all of it, syncs it, and replace(). 0, or an errno.
+  int replace_with(std::string_view text, const WriteCall& write = ::write);
   /// The descriptor, the caller's from now on.
   int release();
 

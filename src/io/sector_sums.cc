@@ -91,8 +91,8 @@ class CheckedFile : public DescriptorFile {
 
   /// Bytes [begin, end), counted from the start of the data.
   [[noreturn]] void fail(int64_t begin, int64_t end) const {
-    struct stat ours {
-    }, named{};
+    struct stat ours {};
+    struct stat named {};
     const bool removed = fstat(descriptor(), &ours) == 0 && stat(path().c_str(), &named) == 0 && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev &&
                          ::unlink(path().c_str()) == 0;
     fail_io(

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/transfer.h"
 
 namespace flexgen {
 
@@ -46,7 +47,7 @@ TemporaryFile& TemporaryFile::operator=(TemporaryFile&& other) noexcept {
   return *this;
 }
 
-std::string TemporaryFile::opened_by() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
+std::string TemporaryFile::opened_by() const { return opened_by_descriptor(descriptor_); }
 
 void TemporaryFile::fail(const char* what, int error) const {
   const char* advice = error == EFBIG                       ? "raise the limit on the size of files (ulimit -f)"

@@ -17,6 +17,8 @@ namespace {
 /// So many fruitless calls in a row are a broken disk, not bad luck; without a bound we would hang.
 constexpr int kMaxStalls = 100;
 
+constexpr const char* kDescriptors = "/proc/self/fd/";
+
 bool is_there(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
@@ -41,7 +43,9 @@ std::string folder_of(const std::string& path) {
   return ignored ? path : absolute.parent_path().string();
 }
 
-std::string shown_name(const std::string& path) { return path.starts_with("/proc/self/fd/") ? "standard input" : path; }
+std::string opened_by_descriptor(int descriptor) { return kDescriptors + std::to_string(descriptor); }
+
+std::string shown_name(const std::string& path) { return path.starts_with(kDescriptors) ? "standard input" : path; }
 
 std::string file_advice(const std::string& path, int error) {
   switch (error) {

@@ -46,6 +46,8 @@ std::string file_advice(const std::string& path, int error);
 
 /// The folder of `path`, for advice.
 std::string folder_of(const std::string& path);
+/// By which an open file can be opened again, whether it has a name or not.
+std::string opened_by_descriptor(int descriptor);
 /// How messages name it: what is read by its descriptor came through standard input.
 std::string shown_name(const std::string& path);
 

@@ -1,7 +1,6 @@
 #include "measure/machine.h"
 
 #include <gtest/gtest.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <map>
@@ -10,6 +9,7 @@
 #include "io/test_texts.h"
 #include "measure/cache_directory.h"
 #include "measure/machine_load.h"
+#include "measure/test_one_core.h"
 
 namespace flexgen::machine_test {
 namespace {
@@ -102,15 +102,8 @@ TEST_F(Machine, ThreadsAreCoresAsFarAsTheQuotaGoes) {
 }
 
 TEST_F(Machine, AffinityToOneCoreMeansOneThread) {
-  cpu_set_t before, one;
-  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
-  int core = 0;
-  while (!CPU_ISSET(core, &before)) ++core;
-  CPU_ZERO(&one);
-  CPU_SET(core, &one);
-  ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+  const OneCore one;
   EXPECT_EQ(default_threads(), 1);
-  sched_setaffinity(0, sizeof(before), &before);
 }
 
 TEST_F(Machine, LoadOfOthers) {

@@ -10,6 +10,7 @@
 #include "base/units.h"
 #include "generation/list_source.h"
 #include "generation/share_requests.h"
+#include "generation/test_jobs.h"
 #include "model/dummy_checkpoint.h"
 #include "pipeline/simulate.h"
 #include "plan/policy_sizes.h"
@@ -18,19 +19,7 @@ namespace flexgen::cost_model_test {
 namespace {
 
 std::vector<Request> requests_of(int64_t count, std::pair<int64_t, int64_t> prompt, std::pair<int64_t, int64_t> generated) {
-  std::mt19937_64 random(11);
-  auto draw = [&](std::pair<int64_t, int64_t> range) {
-    return range.first + static_cast<int64_t>(random() % static_cast<uint64_t>(range.second - range.first + 1));
-  };
-  std::vector<Request> requests(static_cast<size_t>(count));
-  for (Request& request : requests) {
-    request.prompt.resize(static_cast<size_t>(draw(prompt)));
-    for (int32_t& token : request.prompt) token = static_cast<int32_t>(random() % 50000);
-    request.params.max_tokens = draw(generated);
-    request.params.temperature = 0;
-    request.params.ignore_eos = true;
-  }
-  return requests;
+  return random_requests(11, count, prompt, generated, 50000);
 }
 
 Workload job_of(const std::vector<Request>& requests) {

@@ -9,6 +9,7 @@
 #include "backend/simulated/simulated_lane.h"
 #include "base/error.h"
 #include "base/thread.h"
+#include "generation/list_source.h"
 #include "pipeline/stage_steps.h"
 #include "plan/memory_plan.h"
 #include "schedule/exchange.h"
@@ -35,11 +36,6 @@ class NoFile : public File {
 class NoFiles : public FileSystem {
  public:
   std::shared_ptr<File> open(const std::string& path, FileMode) override { return std::make_shared<NoFile>(path); }
-};
-
-class NoSink : public CompletionSink {
- public:
-  void accept(Completion) override {}
 };
 
 /// The same job has the same imagined choices of experts each time.

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <deque>
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
+#include "schedule/page_shares.h"
 
 namespace flexgen {
 
@@ -28,20 +28,11 @@ struct WalkedPool {
     free[2] = ceil_div(group.num_pages(), scale) - free[0] - free[1];
   }
 
-  /// As PagePool::take(): from the slowest share to the fastest.
+  /// As PagePool::take().
   Counts take(int64_t count) {
     Counts taken{};
-    int64_t left = count, faster_free = free[0] + free[1] + free[2], faster_size = sizes[0] + sizes[1] + sizes[2];
-    for (size_t share = free.size(); share-- > 0;) {
-      faster_free -= free[share];
-      const double part = static_cast<double>(sizes[share]) / static_cast<double>(std::max<int64_t>(1, faster_size));
-      faster_size -= sizes[share];
-      taken[share] = share == 0
-                         ? left
-                         : std::max(std::min<int64_t>(std::llround(part * static_cast<double>(left)), std::max<int64_t>(0, free[share])), left - faster_free);
-      free[share] -= taken[share];
-      left -= taken[share];
-    }
+    take_from_shares(count, sizes, free, taken);
+    for (size_t share = 0; share < free.size(); ++share) free[share] -= taken[share];
     return taken;
   }
   /// As PagePool::take_one(); a pool that rounding has left too small lends one.

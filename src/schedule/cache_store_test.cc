@@ -38,6 +38,27 @@ constexpr const char* kTiny = R"({"model_type": "llama", "hidden_size": 64, "num
 /// Of a model whose layers all keep the same.
 std::vector<SlotPages> pages_of(std::vector<int32_t> ids) { return {SlotPages{0, std::move(ids)}}; }
 
+/// A store whose disk lanes do nothing.
+struct HeldStore {
+  HeldStore(const Model& model, const Policy& policy)
+      : cache(model, policy, DType::kBF16, File::open(folder.file("spill"), FileMode::kSpill), {&arena, nullptr}, lanes) {}
+
+  TestFolder folder;
+  Arena arena{8 * kMiB};
+  Lanes lanes;
+  HeldLane& reads = held(lanes.disk_read, "disk read");
+  HeldLane& writes = held(lanes.disk_write, "disk write");
+  CacheStore cache;
+
+ private:
+  static HeldLane& held(std::unique_ptr<Lane>& lane, const char* name) {
+    auto made = std::make_unique<HeldLane>(name);
+    HeldLane& found = *made;
+    lane = std::move(made);
+    return found;
+  }
+};
+
 /// A page goes from a sequence that ended to one that begins. The new one loads nothing, so no load orders its store after the old one's, and the disk may
 /// do two writes that are under way in either order.
 TEST(CacheStore, AStoreComesAfterTheStoresOfEarlierSteps) {
@@ -45,15 +66,9 @@ TEST(CacheStore, AStoreComesAfterTheStoresOfEarlierSteps) {
   Policy policy;
   policy.buffers = 3;
   policy.kv_cache = {0, 0, 1};
-  TestFolder folder;
-  std::shared_ptr<File> file = File::open(folder.file("spill"), FileMode::kSpill);
-  Arena arena(kMiB);
-  Lanes lanes;
-  lanes.disk_read = std::make_unique<HeldLane>("disk read");
-  auto owned = std::make_unique<HeldLane>("disk write");
-  HeldLane& writes = *owned;
-  lanes.disk_write = std::move(owned);
-  CacheStore cache(*model, policy, DType::kBF16, file, {&arena, nullptr}, lanes);
+  HeldStore held(*model, policy);
+  CacheStore& cache = held.cache;
+  HeldLane& writes = held.writes;
 
   for (int64_t step = 0; step < 2; ++step) {
     BatchPlan plan;
@@ -105,14 +120,9 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
   policy.pages_per_micro_batch = 4;
   policy.prefix_pages = 2;
   policy.kv_cache = {0, 0, 1};
-  TestFolder folder;
-  Arena arena(4 * kMiB);
-  Lanes lanes;
-  auto reads = std::make_unique<HeldLane>("disk read"), writes = std::make_unique<HeldLane>("disk write");
-  const HeldLane &read = *reads, &write = *writes;
-  lanes.disk_read = std::move(reads);
-  lanes.disk_write = std::move(writes);
-  CacheStore cache(*model, policy, DType::kBF16, File::open(folder.file("spill"), FileMode::kSpill), {&arena, nullptr}, lanes);
+  HeldStore held(*model, policy);
+  CacheStore& cache = held.cache;
+  const HeldLane &read = held.reads, &write = held.writes;
   const int64_t page = cache.layout().tokens_per_page, stride = cache.layout().groups[0].page_stride;
 
   BatchPlan plan;
@@ -194,14 +204,9 @@ TEST(CacheStore, WhatIsBehindTheWindowDoesNotMove) {
   policy.max_rows = 200;
   policy.pages_per_micro_batch = 20;
   policy.kv_cache = {0, 0, 1};
-  TestFolder folder;
-  Arena arena(8 * kMiB);
-  Lanes lanes;
-  auto reads = std::make_unique<HeldLane>("disk read"), writes = std::make_unique<HeldLane>("disk write");
-  const HeldLane &read = *reads, &write = *writes;
-  lanes.disk_read = std::move(reads);
-  lanes.disk_write = std::move(writes);
-  CacheStore cache(*model, policy, DType::kBF16, File::open(folder.file("spill"), FileMode::kSpill), {&arena, nullptr}, lanes);
+  HeldStore held(*model, policy);
+  CacheStore& cache = held.cache;
+  const HeldLane &read = held.reads, &write = held.writes;
   const auto stride = static_cast<double>(cache.layout().groups[0].page_stride);
   std::vector<int32_t> all(13);
   std::iota(all.begin(), all.end(), 0);

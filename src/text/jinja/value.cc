@@ -111,6 +111,11 @@ Dict::Dict(std::vector<Item> items)
   }
 }
 
+const Value* Value::member(std::string_view key) const {
+  const Value* found = dict() ? dict()->find(key) : nullptr;
+  return found && !found->none() ? found : nullptr;
+}
+
 const Value* Dict::find(const Value& key) const {
   if (!index_.empty()) {
     auto found = index_.find(key_text(key));

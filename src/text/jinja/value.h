@@ -100,6 +100,8 @@ class Value {
   const List* list() const { return pointer<List>(); }
   const Dict* dict() const { return pointer<Dict>(); }
   const LargeInt* large() const { return pointer<LargeInt>(); }
+  /// Of a dict what it has under this key, if that is not none; else null, as of what is no dict.
+  const Value* member(std::string_view key) const;
   Object* object() const {
     const auto* found = get<std::shared_ptr<Object>>();
     return found ? found->get() : nullptr;
