@@ -96,7 +96,6 @@ Shard parse_shard(const std::string& text, const std::function<const char*(const
     const char* value = variable(name);
     return value ? number(value) : std::nullopt;
   };
-  Shard shard;
   const size_t slash = text.find('/');
   const std::string_view first = std::string_view(text).substr(0, slash);
   std::optional<int64_t> index, count;
