@@ -126,6 +126,8 @@ MODELS |= {
     "qwen2_moe": (other("qwen2_moe", num_experts=6, shared_expert_intermediate_size=40, decoder_sparse_step=2, **SOME_EXPERTS), torch.bfloat16, {}),
     "glm4_moe": (other("glm4_moe", num_hidden_layers=3, head_dim=16, n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1, routed_scaling_factor=2.5, use_qk_norm=True,
                        attention_bias=True, num_mtp_layers=0, **SOME_EXPERTS), torch.bfloat16, {}),
+    "glm4_moe-groups": (other("glm4_moe", num_hidden_layers=2, head_dim=16, n_routed_experts=12, n_shared_experts=1, first_k_dense_replace=0, n_group=4, topk_group=2,
+                              num_experts_per_tok=3, moe_intermediate_size=24, norm_topk_prob=True), torch.bfloat16, {}),
     "minimax_m2": (other("minimax_m2", head_dim=16, intermediate_size=24, num_local_experts=8, num_experts_per_tok=2, rotary_dim=8), torch.bfloat16, {}),
     "dots1": (other("dots1", num_hidden_layers=3, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, **SOME_EXPERTS),
               torch.bfloat16, {}),
@@ -191,8 +193,15 @@ def least_choice(model, prompts):
         sigmoid = model.config.model_type in ("glm4_moe", "dots1", "minimax_m2")
         scores = logits.sigmoid() if sigmoid else logits.softmax(-1) if bias is not None else logits
         scores = scores + (bias if bias is not None else 0)
+        if getattr(model.config, "n_group", 1) > 1:  # a row's experts are of its best groups
+            groups = scores.unflatten(-1, (model.config.n_group, -1))
+            sums = groups.topk(2).values.sum(-1)
+            best = sums.topk(model.config.topk_group + 1)
+            gaps.append(((best.values[..., -2] - best.values[..., -1]) / sums.std()).min().item())
+            closed = torch.ones_like(sums, dtype=torch.bool).scatter(-1, best.indices[..., :-1], False)
+            scores = groups.masked_fill(closed[..., None], -1e9).flatten(-2)
         top = scores.topk(output[2].shape[-1] + 1).values
-        gaps.append(((top[..., -2] - top[..., -1]) / scores.std()).min().item())
+        gaps.append(((top[..., -2] - top[..., -1]) / scores[scores > -1e8].std()).min().item())
         if model.config.model_type == "phimoe":  # which of the two is the first counts, and a little which scores count as near them
             gaps.append(((top[..., 0] - top[..., 1]) / scores.std()).min().item())
             for largest in (top[..., :1], top[..., 1:2]):

@@ -87,6 +87,14 @@ struct ClampedGate {
   float limit = 7;
 };
 
+/// Gates and what they gate, f32: element i of both is `step` after the one before.
+struct GatedValues {
+  const float *gate, *up;
+  int64_t step = 1;  ///< 2: they are pairs, [count, 2]
+  static GatedValues pairs(const float* x) { return {x, x + 1, 2}; }
+  GatedValues from(int64_t first) const { return {gate + first * step, up + first * step, step}; }
+};
+
 /// How a norm scales: its weights, plus what a checkpoint has taken off them.
 struct NormRule {
   float epsilon = 1e-5f;
@@ -116,6 +124,9 @@ struct RouterRule {
   float nearness = 0;       ///< of kSparseMixer: a logit s is near the largest, m, up to (m - s) / max(|s|, m)
   bool normalized = false;  ///< a row's weights are divided by their sum
   float scale = 1;          ///< and then multiplied by this
+  /// Experts e in groups of E / num_groups, one after the other: a row's are of the groups_per_row groups whose two largest scores, biased, have the largest sums (DeepSeek-V3, 2024).
+  /// At most 64 groups, of at least two experts. Not with kSparseMixer.
+  int64_t num_groups = 1, groups_per_row = 1;
 };
 
 /// One of the experts that a row uses.
@@ -166,8 +177,8 @@ class Kernels {
   virtual void activate(const float* x, int64_t count, Activation activation, std::byte* out) = 0;
   /// out [T, F] act = activation(gate [T, F]) * up [T, F].
   virtual void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) = 0;
-  /// out [count] act of x [count, 2] f32, pairs of a gate and what it gates. NaN stays NaN.
-  virtual void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) = 0;
+  /// out [count] act of gates and what they gate, f32. NaN stays NaN.
+  virtual void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) = 0;
   /// out act = x f32, element by element.
   virtual void to_act(const float* x, int64_t count, std::byte* out) = 0;
   /// y += factor * x, both [count] f32.

@@ -479,10 +479,12 @@ void add_choice_cases(std::vector<OperationCase>& cases) {
 
 void add_gate_cases(std::vector<OperationCase>& cases) {
   for (int64_t count : {1, 77, 70000})
-    cases.push_back({fmt::format("clamped_gate_{}", count), [=](Kernels& kernels, Rng& rng) {
-                       const Floats x = random_floats(rng, 2 * count, 9);  // many beyond the limit, on either side
-                       return act_output(kernels, count, [&](std::byte* to) { kernels.clamped_gate(x.data(), count, {1.5f, 5}, to); });
-                     }});
+    for (bool in_pairs : {true, false})
+      cases.push_back({fmt::format("clamped_gate_{}{}", count, in_pairs ? "" : "_apart"), [=](Kernels& kernels, Rng& rng) {
+                         const Floats x = random_floats(rng, 2 * count, 9);  // many beyond the limit, on either side
+                         const GatedValues values = in_pairs ? GatedValues::pairs(x.data()) : GatedValues{x.data(), x.data() + count};
+                         return act_output(kernels, count, [&](std::byte* to) { kernels.clamped_gate(values, count, {1.5f, 5}, to); });
+                       }});
 }
 
 /// Clear choices, as backends' exponentials differ in the last bits: logits are different steps of a quarter, and so are biases of sigmoids that are all but alike.
@@ -495,6 +497,11 @@ void add_routing_cases(std::vector<OperationCase>& cases) {
   for (const Router& router :
        {Router{"softmax", {8, 2}}, Router{"softmax_normalized", {.num_experts = 130, .experts_per_row = 9, .normalized = true, .scale = 2.5f}},
         Router{"sigmoid", {.num_experts = 64, .experts_per_row = 6, .score = RouterScore::kSigmoid, .normalized = true}, true},
+        Router{
+            "groups",
+            {.num_experts = 64, .experts_per_row = 6, .score = RouterScore::kSigmoid, .normalized = true, .scale = 2.5f, .num_groups = 8, .groups_per_row = 3},
+            true},
+        Router{"many_groups", {.num_experts = 120, .experts_per_row = 3, .num_groups = 60, .groups_per_row = 2}},
         Router{"sparse_mixer", {.num_experts = 40, .experts_per_row = 2, .score = RouterScore::kSparseMixer, .nearness = 0.3f}}, Router{"all", {3, 3}}})
     cases.push_back({fmt::format("choose_experts_{}", router.name), [=](Kernels& kernels, Rng& rng) {
                        const RouterRule& rule = router.rule;
@@ -958,7 +965,10 @@ TEST_P(BackendTest, RowsByThemselvesGiveTheSameBits) {
         kernels_->gated_activate(x.data() + first * cols, up.data() + first * cols, count * cols, Activation::kSilu, out);
       },
       [&](int64_t first, int64_t count, std::byte* out) { kernels_->activate(x.data() + first * cols, count * cols, Activation::kGeluTanh, out); },
-      [&](int64_t first, int64_t count, std::byte* out) { kernels_->clamped_gate(pairs.data() + 2 * first * cols, count * cols, {}, out); }};
+      [&](int64_t first, int64_t count, std::byte* out) { kernels_->clamped_gate(GatedValues::pairs(pairs.data()).from(first * cols), count * cols, {}, out); },
+      [&](int64_t first, int64_t count, std::byte* out) {
+        kernels_->clamped_gate(GatedValues{x.data(), up.data()}.from(first * cols), count * cols, {}, out);
+      }};
   for (const Operation& operation : operations) {
     Bytes whole(static_cast<size_t>(size_bytes(act, rows * cols))), parts = whole;
     operation(0, rows, whole.data());
@@ -1059,8 +1069,10 @@ TEST_P(BackendTest, NanStaysNan) {
     Floats pairs(static_cast<size_t>(2 * rows * cols), 0.5f);
     for (size_t side : {0, 1}) {
       pairs[static_cast<size_t>(2 * (cols + at)) + side] = NAN;
-      check("clamped_gate", to_act([&](std::byte* to) { kernels_->clamped_gate(pairs.data(), rows * cols, {}, to); }));
+      check("clamped_gate", to_act([&](std::byte* to) { kernels_->clamped_gate(GatedValues::pairs(pairs.data()), rows * cols, {}, to); }));
       pairs[static_cast<size_t>(2 * (cols + at)) + side] = 0.5f;
+      const GatedValues apart = side == 0 ? GatedValues{x.data(), clean.data()} : GatedValues{clean.data(), x.data()};
+      check("clamped_gate apart", to_act([&](std::byte* to) { kernels_->clamped_gate(apart, rows * cols, {}, to); }));
     }
     for (DType dtype : {DType::kBF16, DType::kInt8, DType::kInt4}) {
       Floats y(static_cast<size_t>(rows * 20));
@@ -1086,7 +1098,9 @@ TEST_P(BackendTest, ChoosesAmongScoresThatAreNoOrder) {
                           .experts_per_row = score == RouterScore::kSparseMixer ? 2 : k,
                           .score = score,
                           .nearness = 0.1f,
-                          .normalized = score == RouterScore::kSigmoid};
+                          .normalized = score == RouterScore::kSigmoid,
+                          .num_groups = score == RouterScore::kSigmoid ? 10 : 1,
+                          .groups_per_row = score == RouterScore::kSigmoid ? 4 : 1};
     const int64_t rows = 40;
     Floats logits(static_cast<size_t>(rows * E), 0.5f);
     for (int64_t t = 0; t < rows; ++t)
@@ -1355,7 +1369,7 @@ TEST_F(ReferenceTest, GatesAreClamped) {
   const Floats x = {1, 0.5f, 9, 9, -4, -9};
   const std::vector<double> expected = {1 / (1 + std::exp(-2.0)) * 1.5, 3 / (1 + std::exp(-6.0)) * 4, -4 / (1 + std::exp(8.0)) * -2};
   Floats out(3);
-  kernels_->clamped_gate(x.data(), 3, {2, 3}, bytes(out.data()));
+  kernels_->clamped_gate(GatedValues::pairs(x.data()), 3, {2, 3}, bytes(out.data()));
   for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(out[i], expected[i], 1e-6);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace flexgen {
@@ -20,26 +21,55 @@ bool is_taken(std::span<const ExpertChoice> taken, int32_t expert) {
   return std::any_of(taken.begin(), taken.end(), [&](const ExpertChoice& choice) { return choice.expert == expert; });
 }
 
-/// The largest of the scores that is none of `taken`.
-template <typename Score>
-int32_t largest_left(int64_t num_experts, std::span<const ExpertChoice> taken, const Score& score_of) {
+/// Whether a score comes before the best so far, which has a lower number: NaN comes last.
+bool comes_first(float score, float best) { return score > best || (std::isnan(best) && !std::isnan(score)); }
+
+/// The largest of the scores that is none of `taken`, of the experts that are `open`.
+template <typename Open, typename Score>
+int32_t largest_left(int64_t num_experts, std::span<const ExpertChoice> taken, const Open& is_open, const Score& score_of) {
   int32_t best = -1;
   float best_score = 0;
   for (int32_t expert = 0; expert < num_experts; ++expert) {
-    if (is_taken(taken, expert)) continue;
+    if (!is_open(expert) || is_taken(taken, expert)) continue;
     const float score = score_of(static_cast<size_t>(expert));
-    if (best >= 0 && !(score > best_score) && (!std::isnan(best_score) || std::isnan(score))) continue;
+    if (best >= 0 && !comes_first(score, best_score)) continue;
     best = expert;
     best_score = score;
   }
   return best;
 }
 
+/// RouterRule::num_groups: those that a row's experts are of, a bit each.
+template <typename Score>
+uint64_t open_groups(const RouterRule& rule, const Score& score_of) {
+  const int64_t size = rule.num_experts / rule.num_groups;
+  std::vector<float> sums(static_cast<size_t>(rule.num_groups));
+  for (size_t group = 0; group < sums.size(); ++group) {
+    float first = score_of(group * static_cast<size_t>(size)), second = score_of(group * static_cast<size_t>(size) + 1);
+    if (second > first) std::swap(first, second);
+    for (size_t expert = group * static_cast<size_t>(size) + 2; expert < (group + 1) * static_cast<size_t>(size); ++expert) {
+      const float score = score_of(expert);
+      if (score > first) second = std::exchange(first, score);
+      else if (score > second) second = score;
+    }
+    sums[group] = first + second;
+  }
+  uint64_t open = 0;
+  for (int64_t i = 0; i < rule.groups_per_row; ++i) {
+    int best = -1;
+    for (int group = 0; group < rule.num_groups; ++group)
+      if ((open >> group & 1u) == 0 && (best < 0 || comes_first(sums[static_cast<size_t>(group)], sums[static_cast<size_t>(best)]))) best = group;
+    open |= uint64_t{1} << best;
+  }
+  return open;
+}
+
 /// RouterScore::kSparseMixer.
 void choose_as_sparse_mixer(float nearness, std::span<const float> logits, ExpertChoice* choices) {
   for (size_t i = 0; i < 2; ++i) {
     const std::span<const ExpertChoice> taken(choices, i);
-    const int32_t best = largest_left(std::ssize(logits), taken, [&](size_t expert) { return logits[expert]; });
+    const int32_t best = largest_left(
+        std::ssize(logits), taken, [](int32_t) { return true; }, [&](size_t expert) { return logits[expert]; });
     const float most = logits[static_cast<size_t>(best)];
     float sum = 0;
     for (size_t expert = 0; expert < logits.size(); ++expert) {
@@ -59,9 +89,13 @@ void choose_experts_of_row(const RouterRule& rule, std::span<float> logits, std:
   if (rule.score == RouterScore::kSoftmax) softmax_of_row(logits);
   else
     for (float& value : logits) value = 1 / (1 + std::exp(-value));
+  const auto score_of = [&](size_t expert) { return logits[expert] + (bias.empty() ? 0 : bias[expert]); };
+  const uint64_t open = rule.num_groups > 1 ? open_groups(rule, score_of) : 1;
+  const int64_t group_size = rule.num_experts / rule.num_groups;
   float sum = 0;
   for (size_t i = 0; i < k; ++i) {
-    const int32_t best = largest_left(std::ssize(logits), {choices, i}, [&](size_t expert) { return logits[expert] + (bias.empty() ? 0 : bias[expert]); });
+    const int32_t best = largest_left(
+        std::ssize(logits), {choices, i}, [&](int32_t expert) { return (open >> expert / group_size & 1u) != 0; }, score_of);
     choices[i] = {best, logits[static_cast<size_t>(best)]};
     sum += choices[i].weight;
   }

@@ -49,6 +49,14 @@ TEST(Routing, ABiasChangesTheChoiceAndNoWeight) {
   EXPECT_NEAR(choice.weights[1], 1 / (1 + std::exp(-1.0)), 1e-6);
 }
 
+// Of three pairs the two whose sums are largest, which do not have the largest score.
+TEST(Routing, ExpertsAreOfTheBestGroups) {
+  const RouterRule rule{.num_experts = 6, .experts_per_row = 3, .score = RouterScore::kSigmoid, .num_groups = 3, .groups_per_row = 2};
+  EXPECT_EQ(choose(rule, {2, 1, 3, -9, 0.5f, 1.5f}).experts, (std::vector<int32_t>{0, 5, 1}));
+  EXPECT_EQ(choose(rule, {2, 1, 3, -9, 0.5f, 1.5f}, {-9, 0, 0, 0, 0, 0}).experts, (std::vector<int32_t>{2, 5, 4}));  // the bias counts
+  EXPECT_EQ(choose(rule, {1, 1, 1, 1, 1, 1}).experts, (std::vector<int32_t>{0, 1, 2}));
+}
+
 TEST(Routing, OfEqualScoresTheFirstIsTaken) { EXPECT_EQ(choose(rule_of(RouterScore::kSoftmax, true), {1, 3, 3, 3}).experts, (std::vector<int32_t>{1, 2})); }
 
 // Of each of two choices the weight is softmax over those near it: (m - s) / max(|s|, m) of up to 0.25 here.

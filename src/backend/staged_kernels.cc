@@ -80,11 +80,12 @@ class StagedKernels : public Kernels {
     std::byte* to = call.in_out(out, act_bytes(count));
     call.run([&] { kernels_->gated_activate(from, times, count, activation, to); });
   }
-  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+  void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     Call call(*this);
-    const float* from = call.in(x, 2 * count);
+    const float* gate = call.in(x.gate, x.step * count);
+    const float* up = x.step == 1 ? call.in(x.up, count) : gate + 1;
     std::byte* to = call.in_out(out, act_bytes(count));
-    call.run([&] { kernels_->clamped_gate(from, count, rule, to); });
+    call.run([&] { kernels_->clamped_gate({gate, up, x.step}, count, rule, to); });
   }
   void to_act(const float* x, int64_t count, std::byte* out) override {
     Call call(*this);

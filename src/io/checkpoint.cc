@@ -180,12 +180,23 @@ Checkpoint Checkpoint::open_gguf(const std::string& path, nlohmann::json* metada
   return checkpoint;
 }
 
-void Checkpoint::rename(const std::function<std::string(const std::string&)>& name_of) {
-  std::map<std::string, TensorLocation> renamed;
+std::vector<TensorLocation> slices_of(const TensorLocation& tensor) {
+  FLEXGEN_CHECK(tensor.shape.size() > 1 && tensor.shape[0] > 0, "slices of a tensor of {} dimensions", tensor.shape.size());
+  TensorLocation slice = tensor;
+  slice.shape.erase(slice.shape.begin());
+  slice.bytes = tensor.bytes / tensor.shape[0];
+  std::vector<TensorLocation> slices(static_cast<size_t>(tensor.shape[0]), slice);
+  for (size_t i = 0; i < slices.size(); ++i) slices[i].offset += static_cast<int64_t>(i) * slice.bytes;
+  return slices;
+}
+
+void Checkpoint::replace_each(const std::function<std::vector<NamedTensor>(const std::string& name, const TensorLocation& at)>& others) {
+  std::map<std::string, TensorLocation> replaced;
   for (const auto& [name, location] : tensors_)
-    if (const std::string other = name_of(name); !other.empty() && !renamed.emplace(other, location).second)
-      fail_user("{}: two tensors are '{}'; the file is broken, fetch it again", files_[static_cast<size_t>(location.file)], printable(other));
-  tensors_ = std::move(renamed);
+    for (NamedTensor& other : others(name, location))
+      if (!replaced.emplace(other.name, std::move(other.at)).second)
+        fail_user("{}: two tensors are '{}'; the file is broken, fetch it again", files_[static_cast<size_t>(location.file)], printable(other.name));
+  tensors_ = std::move(replaced);
 }
 
 Checkpoint Checkpoint::imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name) {

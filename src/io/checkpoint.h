@@ -26,6 +26,15 @@ struct TensorLocation {
   std::string stored_as = {};  ///< of a type that has no DType of its own, what safetensors calls it: "I32", "F8_E4M3"; dtype says nothing then
 };
 
+/// A tensor, or a part of one, under a name.
+struct NamedTensor {
+  std::string name;
+  TensorLocation at;
+};
+
+/// Of a tensor [n, ...] the n tensors [...] that lie one after the other in it.
+std::vector<TensorLocation> slices_of(const TensorLocation& tensor);
+
 /// A tensor of a file that is made, without its bytes.
 struct TensorToWrite {
   std::string name;
@@ -47,8 +56,8 @@ class Checkpoint {
 
   /// A GGUF, one file or the first of its parts; names are the file's own. *metadata: what io/gguf.h reads of the first. Throws as open() and gguf.h do.
   static Checkpoint open_gguf(const std::string& path, nlohmann::json* metadata);
-  /// Gives each tensor another name; an empty one takes it out. Before anybody has looked at them. Throws Error{user} where two would have one name.
-  void rename(const std::function<std::string(const std::string&)>& name_of);
+  /// Puts others in the place of each tensor: it under another name, its parts, or none. Before anybody has looked at them. Throws Error{user} where two would have one name.
+  void replace_each(const std::function<std::vector<NamedTensor>(const std::string& name, const TensorLocation& at)>& others);
 
   /// A checkpoint that need not exist: these tensors one after the other in one file of that name. For planning and simulations.
   static Checkpoint imagined(const std::vector<TensorToWrite>& tensors, const std::string& file_name);

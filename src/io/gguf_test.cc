@@ -123,7 +123,9 @@ TEST(Gguf, PartsAreOneCheckpoint) {
   ASSERT_TRUE(checkpoint.find("b"));
   EXPECT_EQ(checkpoint.find("b")->file, 1);
   EXPECT_EQ(checkpoint.fingerprint().size(), 32u);
-  checkpoint.rename([](const std::string& name) { return name == "a" ? "" : "model." + name; });
+  checkpoint.replace_each([](const std::string& name, const TensorLocation& at) {
+    return name == "a" ? std::vector<NamedTensor>() : std::vector<NamedTensor>{{"model." + name, at}};
+  });
   EXPECT_FALSE(checkpoint.find("a"));
   EXPECT_TRUE(checkpoint.find("model.b"));
   folder.put("m-00002-of-00002.gguf", part(1, "a"));

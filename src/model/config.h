@@ -37,13 +37,14 @@ struct BlockAttention {
 
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
 struct Mixture : RouterRule {
-  int64_t expert_size = 0;             ///< F of each
-  int64_t shared_size = 0;             ///< F of a part that all rows use beside their experts; 0: none
-  bool shared_gate = false;            ///< what that gives is multiplied by the sigmoid of a product of its own
-  bool choice_bias = false;            ///< a bias is added to the scores, for the choice alone
-  bool logit_bias = false;             ///< a bias is added to the logits
-  std::optional<ClampedGate> clamped;  ///< experts have one matrix whose rows are of gate and up in turn, and gate so; none: as other feed-forward parts
-  std::vector<bool> sparse;            ///< [num_layers]: which blocks have experts
+  int64_t expert_size = 0;                               ///< F of each
+  int64_t shared_size = 0;                               ///< F of a part that all rows use beside their experts; 0: none
+  bool shared_gate = false;                              ///< what that gives is multiplied by the sigmoid of a product of its own
+  bool choice_bias = false;                              ///< a bias is added to the scores, for the choice alone
+  bool logit_bias = false;                               ///< a bias is added to the logits
+  std::optional<ClampedGate> clamped;                    ///< how experts gate; none: as other feed-forward parts
+  bool in_pairs = false;                                 ///< an expert has one matrix whose rows are of gate and up in turn; with `clamped` alone
+  std::vector<bool> sparse;                              ///< [num_layers]: which blocks have experts
   std::shared_ptr<const ExpertChances> drawn = nullptr;  ///< experts are not chosen but drawn (Model::draw_experts_by())
 };
 

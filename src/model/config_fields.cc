@@ -80,7 +80,7 @@ ConfigFields ConfigFields::inner(const nlohmann::json& object, const std::string
 }
 
 void ConfigFields::neutral(const std::string& name, std::initializer_list<nlohmann::json> values) {
-  if (seen_.contains(name)) return;  // the family's own
+  if (seen_.contains(name) || harmless_.contains(name)) return;  // the family's own
   const nlohmann::json* value = find(name);
   if (!value || std::find(values.begin(), values.end(), *value) != values.end()) return;
   std::vector<std::string> supported;

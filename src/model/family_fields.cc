@@ -58,6 +58,18 @@ void read_experts(ConfigFields& fields, ModelConfig& m, const ExpertFields& name
   mixture.sparse.assign(static_cast<size_t>(m.num_layers), true);
 }
 
+void read_expert_groups(ConfigFields& fields, ModelConfig& m, const char* count, const char* per_row) {
+  Mixture& mixture = m.mixture;
+  mixture.num_groups = fields.integer_or(count, 1, 1, 64);
+  mixture.groups_per_row = fields.integer_or(per_row, 1, 1, 64);
+  if (mixture.num_experts % mixture.num_groups != 0 || (mixture.num_groups > 1 && mixture.num_experts < 2 * mixture.num_groups))
+    fields.refuse(count, fmt::format("is {}, into which {} experts cannot be divided", mixture.num_groups, mixture.num_experts));
+  if (mixture.groups_per_row > mixture.num_groups)
+    fields.refuse(per_row, fmt::format("is {}, but there are {} groups", mixture.groups_per_row, mixture.num_groups));
+  if (mixture.experts_per_row > mixture.groups_per_row * (mixture.num_experts / mixture.num_groups))
+    fields.refuse(per_row, fmt::format("is {}: so many groups have fewer than the {} experts of a row", mixture.groups_per_row, mixture.experts_per_row));
+}
+
 void read_rms_norm(ConfigFields& fields, ModelConfig& m, double epsilon) {
   m.norm = NormKind::kRms;
   m.norm_epsilon = static_cast<float>(fields.positive_or("rms_norm_eps", epsilon, 1));

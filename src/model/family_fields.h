@@ -35,6 +35,9 @@ struct ExpertFields {
 /// How many experts there are, how many a row uses and how wide they are; all blocks are sparse. After what reads intermediate_size.
 void read_experts(ConfigFields& fields, ModelConfig& config, const ExpertFields& names);
 
+/// RouterRule::num_groups and groups_per_row; 1 where the file does not say. After read_experts().
+void read_expert_groups(ConfigFields& fields, ModelConfig& config, const char* count, const char* per_row);
+
 /// RMSNorm with rms_norm_eps.
 void read_rms_norm(ConfigFields& fields, ModelConfig& config, double epsilon);
 

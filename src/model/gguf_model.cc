@@ -3,14 +3,15 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
-#include <map>
 #include <optional>
 #include <set>
 
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "io/gguf.h"
+#include "model/gguf_fields.h"
+#include "model/gguf_mixture.h"
+#include "model/gguf_names.h"
 
 namespace flexgen {
 namespace {
@@ -24,67 +25,30 @@ struct GgufFamily {
   bool pairs_adjoin = false;
   /// Norms' weights are as they are used, where Hugging Face's are less one.
   bool whole_norms = false;
+  /// config.json has head_dim, which is not always hidden_size over the heads.
+  bool says_head = false;
+  bool has_windows = false;
+  /// What config.json calls the part of a head that is turned; null: all is.
+  const char* partial = nullptr;
 };
-constexpr GgufFamily kGgufFamilies[]{{"llama", "llama", true},
-                                     {"qwen2", "qwen2"},
-                                     {"qwen3", "qwen3"},
-                                     {"phi3", "phi3"},
-                                     {"gemma", "gemma", false, true},
-                                     {"gemma2", "gemma2", false, true},
-                                     {"gemma3", "gemma3_text", false, true}};
+constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "llama", .pairs_adjoin = true},
+                                     {.architecture = "qwen2", .model_type = "qwen2"},
+                                     {.architecture = "qwen3", .model_type = "qwen3", .says_head = true},
+                                     {.architecture = "phi3", .model_type = "phi3", .has_windows = true, .partial = "partial_rotary_factor"},
+                                     {.architecture = "gemma", .model_type = "gemma", .whole_norms = true, .says_head = true},
+                                     {.architecture = "gemma2", .model_type = "gemma2", .whole_norms = true, .says_head = true, .has_windows = true},
+                                     {.architecture = "gemma3", .model_type = "gemma3_text", .whole_norms = true, .says_head = true, .has_windows = true},
+                                     {.architecture = "qwen2moe", .model_type = "qwen2_moe"},
+                                     {.architecture = "qwen3moe", .model_type = "qwen3_moe", .says_head = true},
+                                     {.architecture = "gpt-oss", .model_type = "gpt_oss", .says_head = true, .has_windows = true},
+                                     {.architecture = "glm4moe", .model_type = "glm4_moe", .says_head = true, .partial = "partial_rotary_factor"},
+                                     {.architecture = "olmoe", .model_type = "olmoe"},
+                                     {.architecture = "dots1", .model_type = "dots1", .says_head = true},
+                                     {.architecture = "minimax-m2", .model_type = "minimax_m2", .says_head = true, .partial = "rotary_dim"}};
+/// What a file of "llama" with experts is.
+constexpr GgufFamily kMixtral{.architecture = "llama", .model_type = "mixtral", .pairs_adjoin = true};
 
 constexpr const char* kRopeFactors = "rope_freqs.weight";
-
-/// The architecture's own fields, all of which must be asked for.
-class GgufFields {
- public:
-  GgufFields(const Json& metadata, std::string source, std::string architecture, const std::vector<std::string>& ignored)
-      : metadata_(metadata), source_(std::move(source)), start_(std::move(architecture) + "."), ignored_(ignored.begin(), ignored.end()) {}
-
-  const Json* find(const char* name) {
-    seen_.insert(start_ + name);
-    return gguf_field(metadata_, start_ + name);
-  }
-  [[noreturn]] void refuse(const char* name, const std::string& why) const { fail_user("{}: '{}{}' {}", source_, start_, name, why); }
-  /// The value under another name, if it is there.
-  void copy(const char* name, Json& to, const char* as) {
-    const Json* value = find(name);
-    if (value && value->is_array()) refuse(name, "differs from layer to layer, which flexgen does not do");
-    if (value && value->is_number_float() && !std::isfinite(value->get<double>())) refuse(name, "is not finite; the file is broken, fetch it again");
-    if (value) to[as] = *value;
-  }
-  std::optional<int64_t> integer(const char* name) {
-    const Json* value = find(name);
-    if (!value) return std::nullopt;
-    if (value->is_array()) refuse(name, "differs from layer to layer, which flexgen does not do");
-    if (!value->is_number_integer() || *value < 0 || *value > 1 << 30) refuse(name, "is no whole number from 0 to 2^30");
-    return value->get<int64_t>();
-  }
-  /// There with this value, or not there.
-  void only(const char* name, const Json& value) {
-    if (const Json* given = find(name); given && *given != value) refuse(name, fmt::format("is {}; flexgen does {} alone", shown_value(*given), value.dump()));
-  }
-  void harmless(std::initializer_list<const char*> names) {
-    for (const char* name : names) find(name);
-  }
-  void finish() const {
-    for (const auto& [name, value] : metadata_.items())
-      if (name.starts_with(start_) && !seen_.contains(name) && !ignored_.contains(name))
-        fail_user("{}: '{}' is {}, a field that flexgen does not know; if it changes nothing: --ignore-config-field {}", source_, printable(name),
-                  shown_value(value), printable(name));
-    for (const std::string& name : ignored_)
-      if (!metadata_.contains(name) || seen_.contains(name))
-        fail_user("--ignore-config-field {}: {} {}; leave it out", printable(name), source_,
-                  metadata_.contains(name) ? "has it as a field that flexgen reads" : "has no such field");
-  }
-  const std::string& source() const { return source_; }
-  static std::string shown_value(const Json& value) { return printable(value.dump(-1, ' ', true, Json::error_handler_t::replace)); }
-
- private:
-  const Json& metadata_;
-  std::string source_, start_;
-  std::set<std::string> ignored_, seen_;
-};
 
 /// What an answer ends with: the tokens that the file names, and those that end a turn by what they are called, as in llama.cpp.
 Json end_tokens(const Json& metadata, const std::string& source) {
@@ -105,15 +69,17 @@ Json rope_scaling_of(GgufFields& fields) {
   if (!factor) factor = fields.find("rope.scale_linear");
   fields.harmless({"rope.scaling.finetuned", "rope.scale_linear"});
   for (const char* name : {"rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"}) fields.only(name, 1.0);
-  fields.only("rope.scaling.yarn_beta_fast", 32.0);
-  fields.only("rope.scaling.yarn_beta_slow", 1.0);
+  Json betas = Json::object();  // of yarn alone
+  fields.copy("rope.scaling.yarn_beta_fast", betas, "beta_fast");
+  fields.copy("rope.scaling.yarn_beta_slow", betas, "beta_slow");
   const Json kind = type ? *type : Json("linear");  // as llama.cpp reads files from before there were types
   if (kind == "none" || !factor || *factor == 1 || *factor == 0) return nullptr;
   if (factor->is_array()) fields.refuse("rope.scaling.factor", "differs from layer to layer, which flexgen does not do");
   Json scaling{{"rope_type", kind}, {"factor", *factor}};
+  if (kind == "yarn") scaling.update(betas);
   if (kind == "yarn" && original) scaling["original_max_position_embeddings"] = *original;
   else if (kind == "yarn") fields.refuse("rope.scaling.original_context_length", "is missing, which yarn needs; convert the model anew with llama.cpp");
-  else if (kind != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", GgufFields::shown_value(kind)));
+  else if (kind != "linear") fields.refuse("rope.scaling.type", fmt::format("is {}; flexgen does none, linear and yarn", GgufFields::shown(kind)));
   return scaling;
 }
 
@@ -133,6 +99,18 @@ void read_gemma(GgufFields& fields, const GgufFamily& family, Json& config) {
   else config["query_pre_attn_scalar"] = config.at("head_dim");
 }
 
+/// Fields that one family has and others do not, or that its tensors say.
+void read_own_fields(GgufFields& fields, const GgufFamily& family, const Checkpoint& checkpoint, Json& config) {
+  const std::string_view type = family.model_type;
+  const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
+  if (type == "llama" || type == "glm4_moe" || type == "gpt_oss" || type == "dots1") config["attention_bias"] = has("blk.0.attn_q.bias");
+  if (type == "llama") config["mlp_bias"] = has("blk.0.ffn_gate.bias");
+  if (type == "glm4_moe") config["use_qk_norm"] = has("blk.0.attn_q_norm.weight");
+  if (type == "dots1") config["sliding_window"] = nullptr;
+  if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
+  if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, family, config);
+}
+
 /// The config.json that Hugging Face's checkpoint of the model has.
 Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& fields, const Checkpoint& checkpoint) {
   const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
@@ -148,7 +126,12 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
     return *value;
   };
   const int64_t hidden = needed("embedding_length", "hidden_size");
-  needed("block_count", "num_hidden_layers");
+  const int64_t blocks = needed("block_count", "num_hidden_layers");
+  // Layers that predict further tokens come after the others and are left out.
+  if (const int64_t further = fields.integer("nextn_predict_layers").value_or(0); further > 0) {
+    if (further >= blocks) fields.refuse("nextn_predict_layers", fmt::format("is {} of {} blocks; the file is broken, fetch it again", further, blocks));
+    config["num_hidden_layers"] = blocks - further;
+  }
   needed("feed_forward_length", "intermediate_size");
   needed("context_length", "max_position_embeddings");
   const int64_t heads = needed("attention.head_count", "num_attention_heads");
@@ -159,67 +142,27 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
   fields.copy("rope.freq_base", config, "rope_theta");
   if (const Json scaling = rope_scaling_of(fields); !scaling.is_null()) config["rope_scaling"] = scaling;
   fields.harmless({"vocab_size", "tensor_data_layout"});
-  for (const char* name : {"expert_count", "expert_used_count"}) fields.only(name, 0);
+  if (is_gguf_mixture(family.model_type)) read_gguf_mixture(fields, family.model_type, checkpoint, config);
+  else
+    for (const char* name : {"expert_count", "expert_used_count"}) fields.only(name, 0);
   fields.only("attention.causal", true);
 
   const std::optional<int64_t> key = fields.integer("attention.key_length"), value = fields.integer("attention.value_length"),
                                turned = fields.integer("rope.dimension_count");
   if (key.value_or(0) != value.value_or(key.value_or(0))) fields.refuse("attention.value_length", "is not that of keys, which flexgen does not do");
   const int64_t head = key.value_or(hidden / heads);
-  if (key || family.whole_norms || family.model_type == std::string_view("qwen3")) config["head_dim"] = head;
+  if (key || family.says_head) config["head_dim"] = head;
   if (turned && *turned != head) {
-    if (family.model_type != std::string_view("phi3"))
+    if (family.partial == nullptr)
       fields.refuse("rope.dimension_count", fmt::format("is {} of the {} elements of a head; this family turns all", *turned, head));
-    config["partial_rotary_factor"] = static_cast<double>(*turned) / static_cast<double>(head);
+    if (family.partial == std::string_view("rotary_dim")) config["rotary_dim"] = *turned;
+    else config[family.partial] = static_cast<double>(*turned) / static_cast<double>(head);
   }
-  if (family.model_type == std::string_view("llama")) {
-    config["attention_bias"] = has("blk.0.attn_q.bias");
-    config["mlp_bias"] = has("blk.0.ffn_gate.bias");
-  } else if (family.model_type == std::string_view("phi3") || family.model_type == std::string_view("gemma2") ||
-             family.model_type == std::string_view("gemma3_text")) {
-    fields.copy("attention.sliding_window", config, "sliding_window");
-  }
-  if (family.model_type == std::string_view("gemma2") || family.model_type == std::string_view("gemma3_text")) read_gemma(fields, family, config);
+  if (family.has_windows) fields.copy("attention.sliding_window", config, "sliding_window");
+  read_own_fields(fields, family, checkpoint, config);
   if (const int64_t bos = gguf_id_or(metadata, "tokenizer.ggml.bos_token_id", -1, fields.source()); bos >= 0) config["bos_token_id"] = bos;
   config["eos_token_id"] = end_tokens(metadata, fields.source());
   return config;
-}
-
-/// Llama's name of a tensor of blocks, "attn_q.weight"; empty if it is none that flexgen knows.
-std::string block_part(const std::string& part, bool has_branch_norms) {
-  const size_t dot = part.rfind('.');
-  if (dot == std::string::npos) return "";
-  const std::string stem = part.substr(0, dot), kind = part.substr(dot);
-  if (kind != ".weight" && kind != ".bias") return "";
-  static const std::map<std::string, std::string> kNames{{"attn_norm", "input_layernorm"},
-                                                         {"attn_q", "self_attn.q_proj"},
-                                                         {"attn_k", "self_attn.k_proj"},
-                                                         {"attn_v", "self_attn.v_proj"},
-                                                         {"attn_qkv", "self_attn.qkv_proj"},
-                                                         {"attn_output", "self_attn.o_proj"},
-                                                         {"attn_q_norm", "self_attn.q_norm"},
-                                                         {"attn_k_norm", "self_attn.k_norm"},
-                                                         {"ffn_gate", "mlp.gate_proj"},
-                                                         {"ffn_up", "mlp.up_proj"},
-                                                         {"ffn_down", "mlp.down_proj"},
-                                                         {"post_attention_norm", "post_attention_layernorm"},
-                                                         {"post_ffw_norm", "post_feedforward_layernorm"}};
-  if (stem == "ffn_norm") return (has_branch_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm") + kind;
-  const auto found = kNames.find(stem);
-  return found == kNames.end() ? "" : found->second + kind;
-}
-
-/// A tensor's name as Hugging Face's checkpoint has it; as it is where flexgen does not know it.
-std::string family_name(const std::string& name, const std::string& model_type) {
-  if (name == "token_embd.weight") return "model.embed_tokens.weight";
-  if (name == "output_norm.weight") return "model.norm.weight";
-  if (name == "output.weight") return "lm_head.weight";
-  constexpr std::string_view kBlock = "blk.";
-  const size_t dot = name.find('.', kBlock.size());
-  if (!name.starts_with(kBlock) || dot == std::string::npos) return name;
-  std::string part = block_part(name.substr(dot + 1), model_type == "gemma2" || model_type == "gemma3_text");
-  if (model_type == "phi3" && part == "mlp.up_proj.weight") part = "mlp.gate_up_proj.weight";  // both in one
-  return part.empty() ? name : fmt::format("model.layers.{}.{}", name.substr(kBlock.size(), dot - kBlock.size()), part);
 }
 
 /// Llama 3's scaling of its angles is a tensor of divisors.
@@ -257,6 +200,7 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
       fail_user(
           "{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint",
           path, name);
+  if (const Json* experts = gguf_field(metadata, "llama.expert_count"); architecture == "llama" && experts && *experts != 0) family = &kMixtral;
   GgufFields fields(metadata, path, architecture, ignored_fields);
   const Json config_json = config_of_gguf(metadata, *family, fields, checkpoint);
   fields.finish();
@@ -264,7 +208,8 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
   config.rope_interleaved |= family->pairs_adjoin;
   if (family->whole_norms) config.norm_offset = 0;
   if (const TensorLocation* factors = checkpoint.find(kRopeFactors)) apply_rope_factors(checkpoint, *factors, config);
-  checkpoint.rename([&](const std::string& name) { return name == kRopeFactors ? "" : family_name(name, config.model_type); });
+  config.mixture.in_pairs = false;  // GGUFs have gate and up apart
+  name_tensors_as_family(checkpoint, config);
   return {std::move(config), std::move(checkpoint)};
 }
 

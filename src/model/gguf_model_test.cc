@@ -106,7 +106,21 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   };
   const auto nothing = [](TestGguf&) {};
   EXPECT_THAT(with(nothing, "mamba"), AllOf(HasSubstr("general.architecture is 'mamba'"), HasSubstr("llama, qwen2")));
-  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.expert_count", 8); }), HasSubstr("'llama.expert_count' is 8"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.expert_count", 8); }), HasSubstr("'llama.expert_used_count' is missing"));
+  EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("qwen2.expert_count", 8); }, "qwen2"), HasSubstr("'qwen2.expert_count' is 8"));
+  EXPECT_THAT(with(nothing, "qwen3moe"), HasSubstr("'qwen3moe.expert_count' is missing"));
+  const auto experts = [](TestGguf& gguf) { gguf.number("qwen3moe.expert_count", 8).number("qwen3moe.expert_used_count", 2); };
+  EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.number("qwen3moe.expert_gating_func", 2); }, "qwen3moe"), HasSubstr("expert_gating_func' is 2"));
+  EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.flag("qwen3moe.expert_weights_norm", false); }, "qwen3moe"),
+              HasSubstr("expert_weights_norm' is false"));
+  EXPECT_THAT(with([&](TestGguf& gguf) { experts(gguf), gguf.number("qwen3moe.nextn_predict_layers", 1); }, "qwen3moe"),
+              HasSubstr("nextn_predict_layers' is 1 of 1 blocks"));
+  EXPECT_THAT(with(
+                  [&](TestGguf& gguf) {
+                    experts(gguf), gguf.tensor("blk.0.ffn_gate_exps.weight", {2, 2, 7}, 0, std::string(112, '\0'));
+                  },
+                  "qwen3moe"),
+              HasSubstr("'blk.0.ffn_gate_exps.weight' has 7 parts, and the model 8 experts"));
   EXPECT_THAT(with([](TestGguf& gguf) { gguf.number("llama.odd", 8); }), AllOf(HasSubstr("'llama.odd' is 8"), HasSubstr("--ignore-config-field llama.odd")));
   EXPECT_THAT(with(nothing, "llama", {"llama.block_count"}), HasSubstr("a field that flexgen reads"));
   EXPECT_THAT(with(nothing, "llama", {"llama.none"}), HasSubstr("no such field"));

@@ -16,7 +16,7 @@
 #include "backend/staged_kernels.h"
 #include "io/file.h"
 #include "io/test_folder.h"
-#include "io/test_gguf.h"
+#include "model/as_gguf.h"
 #include "model/model.h"
 #include "model/prepared_weights.h"
 
@@ -396,17 +396,18 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"qwen3_moe", R"({"norm_topk_prob": false})"}, Change{"mixtral", R"({"num_experts_per_tok": 1})"}, Change{"mixtral", R"({"sliding_window": 19})"},
         Change{"olmoe", R"({"norm_topk_prob": true})"}, Change{"qwen2_moe", R"({"norm_topk_prob": true})"},
         Change{"glm4_moe", R"({"routed_scaling_factor": 2.0})"}, Change{"glm4_moe", R"({"norm_topk_prob": false})"},
-        Change{"glm4_moe", R"({"use_qk_norm": false})"}, Change{"minimax_m2", R"({"rotary_dim": 16, "rope_parameters": {"partial_rotary_factor": 1.0}})"},
-        Change{"dots1", R"({"routed_scaling_factor": 1.4})"}, Change{"ernie4_5_moe", R"({"moe_k": 1})"}, Change{"gpt_oss", R"({"swiglu_alpha": 1.4})"},
-        Change{"gpt_oss", R"({"swiglu_limit": 0.9})"}, Change{"gpt_oss", R"({"num_experts_per_tok": 1})"},
-        Change{"gpt_oss", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"gpt_oss", R"({"attention_bias": false})"},
-        Change{"gpt_oss", R"({"rope_parameters": {"truncate": true}})"}, Change{"granitemoe", R"({"embedding_multiplier": 5.0})"},
-        Change{"granitemoe", R"({"attention_multiplier": 0.25})"}, Change{"granitemoe", R"({"residual_multiplier": 0.45})"},
-        Change{"granitemoe", R"({"logits_scaling": 2.9})"}, Change{"granitemoe", R"({"num_experts_per_tok": 1})"},
-        Change{"granitemoeshared", R"({"shared_intermediate_size": 0})"}, Change{"phimoe", R"({"router_jitter_noise": 0.1})"},
-        Change{"phimoe", R"({"rope_parameters": {"short_mscale": 1.1}})"}, Change{"phimoe", R"({"sliding_window": 19})"},
-        Change{"phimoe", R"({"lm_head_bias": false})"}, Change{"phimoe", R"({"attention_bias": false})"}, Change{"phimoe", R"({"rms_norm_eps": 0.01})"},
-        Change{"hunyuan_moe", R"({"moe_topk": 1})"}, Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}));
+        Change{"glm4_moe-groups", R"({"topk_group": 3})"}, Change{"glm4_moe-groups", R"({"n_group": 2})"}, Change{"glm4_moe", R"({"use_qk_norm": false})"},
+        Change{"minimax_m2", R"({"rotary_dim": 16, "rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"dots1", R"({"routed_scaling_factor": 1.4})"},
+        Change{"ernie4_5_moe", R"({"moe_k": 1})"}, Change{"gpt_oss", R"({"swiglu_alpha": 1.4})"}, Change{"gpt_oss", R"({"swiglu_limit": 0.9})"},
+        Change{"gpt_oss", R"({"num_experts_per_tok": 1})"}, Change{"gpt_oss", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
+        Change{"gpt_oss", R"({"attention_bias": false})"}, Change{"gpt_oss", R"({"rope_parameters": {"truncate": true}})"},
+        Change{"granitemoe", R"({"embedding_multiplier": 5.0})"}, Change{"granitemoe", R"({"attention_multiplier": 0.25})"},
+        Change{"granitemoe", R"({"residual_multiplier": 0.45})"}, Change{"granitemoe", R"({"logits_scaling": 2.9})"},
+        Change{"granitemoe", R"({"num_experts_per_tok": 1})"}, Change{"granitemoeshared", R"({"shared_intermediate_size": 0})"},
+        Change{"phimoe", R"({"router_jitter_noise": 0.1})"}, Change{"phimoe", R"({"rope_parameters": {"short_mscale": 1.1}})"},
+        Change{"phimoe", R"({"sliding_window": 19})"}, Change{"phimoe", R"({"lm_head_bias": false})"}, Change{"phimoe", R"({"attention_bias": false})"},
+        Change{"phimoe", R"({"rms_norm_eps": 0.01})"}, Change{"hunyuan_moe", R"({"moe_topk": 1})"},
+        Change{"hunyuan_moe", R"({"rope_parameters": {"alpha": 45.0}})"}));
 
 /// Greedy continuations agree wherever the reference was sure. Returns how many tokens were compared.
 size_t compare_greedy(WholeModel& model, const Golden& golden, float least_margin) {
@@ -435,12 +436,12 @@ TEST_P(GoldenTest, GreedyContinuation) {
   EXPECT_GE(compared, 12u) << "of 24: the fixture has too few clear margins to mean anything";
 }
 
-const auto kModels = testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3",
-                                     "phi3", "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm",
-                                     "stablelm-parallel", "cohere", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5",
-                                     "hunyuan_dense", "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential",
-                                     "mpt", "ministral", "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe",
-                                     "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe");
+const auto kModels = testing::Values(
+    "opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "phi3-partial", "olmo2",
+    "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere", "cohere2", "gpt_neox", "gpt_neox-sequential",
+    "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense", "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential",
+    "mpt", "ministral", "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "glm4_moe-groups", "minimax_m2", "dots1",
+    "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');
@@ -479,108 +480,6 @@ TEST(TrainedModel, ContinuesAsTransformersDoes) {
   }
 }
 
-/// Rows of whole blocks of 32 in q8_0.
-std::string as_q8_0(const std::vector<float>& values) {
-  std::string bytes;
-  for (size_t first = 0; first < values.size(); first += 32) {
-    float largest = 0;
-    for (size_t i = first; i < first + 32; ++i) largest = std::max(largest, std::abs(values[i]));
-    const uint16_t half = f16_from_float(largest / 127);
-    const float scale = float_from_f16(half);
-    bytes.push_back(static_cast<char>(half & 0xffu));
-    bytes.push_back(static_cast<char>(half >> 8));
-    for (size_t i = first; i < first + 32; ++i)
-      bytes.push_back(static_cast<char>(scale == 0 ? 0 : static_cast<int>(std::clamp(std::nearbyint(values[i] / scale), -127.0f, 127.0f))));
-  }
-  return bytes;
-}
-
-/// A checkpoint of ours as llama.cpp converts it, in F32, or matrices whose rows are whole blocks in q8_0: q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole, Llama 3's scaling as divisors.
-std::string as_gguf(const std::string& directory, const nlohmann::json& config, const std::string& architecture, const std::vector<float>& rope_factors,
-                    bool in_q8_0 = false) {
-  static const std::vector<std::pair<std::string, std::string>> names{{"model.embed_tokens", "token_embd"},
-                                                                      {"model.norm", "output_norm"},
-                                                                      {"lm_head", "output"},
-                                                                      {"model.layers", "blk"},
-                                                                      {"input_layernorm", "attn_norm"},
-                                                                      {"self_attn.q_proj", "attn_q"},
-                                                                      {"self_attn.k_proj", "attn_k"},
-                                                                      {"self_attn.v_proj", "attn_v"},
-                                                                      {"self_attn.qkv_proj", "attn_qkv"},
-                                                                      {"self_attn.o_proj", "attn_output"},
-                                                                      {"self_attn.q_norm", "attn_q_norm"},
-                                                                      {"self_attn.k_norm", "attn_k_norm"},
-                                                                      {"mlp.gate_up_proj", "ffn_up"},
-                                                                      {"mlp.gate_proj", "ffn_gate"},
-                                                                      {"mlp.up_proj", "ffn_up"},
-                                                                      {"mlp.down_proj", "ffn_down"},
-                                                                      {"pre_feedforward_layernorm", "ffn_norm"},
-                                                                      {"post_feedforward_layernorm", "post_ffw_norm"}};
-  const bool is_gemma = architecture.starts_with("gemma"), branch_norms = is_gemma && architecture != "gemma";
-  TestGguf gguf;
-  gguf.text("general.architecture", architecture).number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2);
-  const std::string start = architecture + ".";
-  const auto number = [&](const char* name, const char* field) {
-    if (config.contains(field) && !config.at(field).is_null()) gguf.number(start + name, config.at(field).get<uint32_t>());
-  };
-  const auto real = [&](const char* name, const char* field) {
-    if (config.contains(field) && !config.at(field).is_null()) gguf.real(start + name, config.at(field).get<float>());
-  };
-  number("embedding_length", "hidden_size");
-  number("block_count", "num_hidden_layers");
-  number("feed_forward_length", "intermediate_size");
-  number("context_length", "max_position_embeddings");
-  number("attention.head_count", "num_attention_heads");
-  number("attention.head_count_kv", "num_key_value_heads");
-  number("attention.key_length", "head_dim");
-  number("attention.value_length", "head_dim");
-  if (!architecture.starts_with("qwen")) number("attention.sliding_window", "sliding_window");
-  number("attention.sliding_window_pattern", "_sliding_window_pattern");
-  real("attention.layer_norm_rms_epsilon", "rms_norm_eps");
-  real("attn_logit_softcapping", "attn_logit_softcapping");
-  real("final_logit_softcapping", "final_logit_softcapping");
-  if (config.contains("partial_rotary_factor"))
-    gguf.number(start + "rope.dimension_count", static_cast<uint32_t>(config.at("partial_rotary_factor").get<double>() *
-                                                                      config.at("hidden_size").get<double>() / config.at("num_attention_heads").get<double>()));
-  nlohmann::json rope = config.value("rope_parameters", nlohmann::json());
-  if (rope.contains("full_attention")) rope = rope.at("full_attention");
-  gguf.real(start + "rope.freq_base", rope.is_null() ? config.at("rope_theta").get<float>() : rope.at("rope_theta").get<float>());
-  if (rope.is_object() && rope.value("rope_type", "") == "linear")
-    gguf.text(start + "rope.scaling.type", "linear").real(start + "rope.scaling.factor", rope.at("factor").get<float>());
-  if (!rope_factors.empty()) gguf.tensor("rope_freqs.weight", {rope_factors.size()}, 0, TestGguf::floats(rope_factors));
-
-  const Checkpoint checkpoint = Checkpoint::open(directory);
-  for (const auto& [name, at] : checkpoint.tensors()) {
-    std::vector<std::byte> bytes(static_cast<size_t>(at.bytes));
-    File::open(checkpoint.files()[static_cast<size_t>(at.file)], FileMode::kRead)->read(at.offset, bytes);
-    std::vector<float> values(static_cast<size_t>(at.bytes / size_bytes(at.dtype, 1)));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = load_float(bytes.data(), at.dtype, static_cast<int64_t>(i));
-    std::string other = name;
-    const auto replace = [&](const std::string& from, const std::string& to) {
-      if (const size_t found = other.find(from); found != std::string::npos) other.replace(found, from.size(), to);
-    };
-    replace("post_attention_layernorm", branch_norms ? "post_attention_norm" : "ffn_norm");
-    for (const auto& [from, to] : names) replace(from, to);
-    const bool is_q = name.find("q_proj") != std::string::npos, is_k = name.find("k_proj") != std::string::npos;
-    if (architecture == "llama" && (is_q || is_k)) {
-      const auto heads = config.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = at.shape[0],
-                 cols = at.shape.size() == 1 ? 1 : at.shape[1], half = rows / heads / 2;
-      std::vector<float> turned(values.size());
-      for (int64_t head = 0; head < heads; ++head)
-        for (int64_t pair = 0; pair < half; ++pair)
-          for (int64_t side = 0; side < 2; ++side)
-            std::copy_n(values.data() + ((head * 2 + side) * half + pair) * cols, cols, turned.data() + ((head * half + pair) * 2 + side) * cols);
-      values = turned;
-    }
-    if (is_gemma && name.ends_with("norm.weight"))
-      for (float& value : values) value += 1;
-    const std::vector<uint64_t> shape(at.shape.rbegin(), at.shape.rend());
-    if (in_q8_0 && shape.size() == 2 && shape[0] % 32 == 0) gguf.tensor(other, shape, 8, as_q8_0(values));
-    else gguf.tensor(other, shape, 0, TestGguf::floats(values));
-  }
-  return gguf.bytes();
-}
-
 struct GgufCase {
   const char *name, *architecture;
   const char* patch = "{}";  ///< of config.json: what a GGUF of the architecture cannot say otherwise
@@ -613,11 +512,12 @@ TEST_P(GgufTest, ComputesAsTheCheckpointItWasMadeFrom) {
 }
 
 /// Quantized matrices, the embedding among them, by the GPU's kernels: what the reference makes of the same file, and for whatever cuts the same bits.
-TEST(Gguf, BlocksAreReadByAGpuToo) {
-  const Golden golden = load_golden("llama");
+class GgufOnAGpu : public testing::TestWithParam<const char*> {};
+TEST_P(GgufOnAGpu, ReadsBlocks) {
+  const Golden golden = load_golden(GetParam());
   TestFolder folder;
   const std::string gguf =
-      folder.put("m.gguf", as_gguf(fixture("llama"), nlohmann::json::parse(read_whole(fixture("llama") + "/config.json")), "llama", {}, true));
+      folder.put("m.gguf", as_gguf(fixture(GetParam()), nlohmann::json::parse(read_whole(fixture(GetParam()) + "/config.json")), GetParam(), {}, true));
   const auto all = [](size_t) { return 1000; };
   const auto reference = make_reference_kernels();
   WholeModel expected(gguf, *reference, DType::kF32);
@@ -635,14 +535,18 @@ TEST(Gguf, BlocksAreReadByAGpuToo) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, GgufTest,
-                         testing::Values(GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"},
-                                         GgufCase{"llama3-tied", "llama"}, GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"}, GgufCase{"gemma", "gemma"},
-                                         GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
-                                         GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"},
-                                         GgufCase{"phi3", "phi3",
-                                                  R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
-                                         GgufCase{"phi3-partial", "phi3"}));
+INSTANTIATE_TEST_SUITE_P(Blocks, GgufOnAGpu, testing::Values("llama", "olmoe"));
+INSTANTIATE_TEST_SUITE_P(
+    Families, GgufTest,
+    testing::Values(GgufCase{"llama", "llama"}, GgufCase{"llama-biases", "llama", R"({"hidden_act": "silu"})"}, GgufCase{"llama3-tied", "llama"},
+                    GgufCase{"qwen2", "qwen2"}, GgufCase{"qwen3", "qwen3"}, GgufCase{"gemma", "gemma"},
+                    GgufCase{"gemma2", "gemma2", R"({"query_pre_attn_scalar": 16})"},
+                    GgufCase{"gemma3", "gemma3", R"({"query_pre_attn_scalar": 16, "_sliding_window_pattern": 3, "layer_types": null})"},
+                    GgufCase{"phi3", "phi3", R"({"rope_parameters": null, "rope_theta": 10000.0, "original_max_position_embeddings": null})"},
+                    GgufCase{"phi3-partial", "phi3"}, GgufCase{"mixtral", "llama", R"({"sliding_window": null})"}, GgufCase{"qwen2_moe", "qwen2moe"},
+                    GgufCase{"qwen3_moe", "qwen3moe"}, GgufCase{"olmoe", "olmoe"},
+                    GgufCase{"gpt_oss", "gpt-oss", R"({"swiglu_alpha": 1.702, "swiglu_limit": 7.0})"}, GgufCase{"glm4_moe", "glm4moe"},
+                    GgufCase{"glm4_moe-groups", "glm4moe"}, GgufCase{"dots1", "dots1", R"({"sliding_window": null})"}, GgufCase{"minimax_m2", "minimax-m2"}));
 
 }  // namespace
 }  // namespace flexgen::golden_test

@@ -82,7 +82,7 @@ struct ExpertScratch {
   ExpertScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
     const int64_t panel = std::min(rows, kFfnPanelRows), size = config.mixture.expert_size;
     x = scratch.acts(panel * config.hidden_size);
-    if (config.mixture.clamped) {
+    if (config.mixture.in_pairs) {
       pairs = scratch.floats(panel * 2 * size);
     } else {
       gate = scratch.floats(panel * size);

@@ -20,6 +20,8 @@ constexpr const char* kWordsPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L
 constexpr const char* kDigitPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kTekkenPattern =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kCasesPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 /// How a text is split before its merges, by the name that llama.cpp gives it (tokenizer.ggml.pre).
 struct GgufSplit {
@@ -39,7 +41,12 @@ constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"smaug-bpe", kWordsPattern},
                                   {"qwen2", kDigitPattern, false, true},
                                   {"deepseek-r1-qwen", kDigitPattern, false, true},
-                                  {"tekken", kTekkenPattern, false, false, true, true}};
+                                  {"tekken", kTekkenPattern, false, false, true, true},
+                                  {"gpt-4o", kCasesPattern},
+                                  {"minimax-m2", kCasesPattern},
+                                  {"chatglm-bpe", kWordsPattern},
+                                  {"glm4", kWordsPattern, false, false, true},
+                                  {"olmo", nullptr, false, true}};
 
 Json step_sequence(const char* list, Json steps) { return {{"type", "Sequence"}, {list, std::move(steps)}}; }
 Json replace_step(const char* kind, const char* from, const char* to) { return {{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; }

@@ -54,6 +54,24 @@ TEST(GgufTokenizer, BytesAndMerges) {
   EXPECT_THAT(plain->encode("ab11", true), ElementsAre(3, 6));
 }
 
+// gpt-oss's split begins a stretch where small letters become large, and takes digits by threes.
+TEST(GgufTokenizer, StretchesOfLetters) {
+  TestFolder folder;
+  const auto encode = [&](const char* pre, const char* text) {
+    TestGguf gguf;
+    gguf.text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", pre)
+        .texts("tokenizer.ggml.tokens", {"a", "B", "aB", "1", "11", "1111", "'", "s", "'s", "as", "a's", "Bs", "B's"})
+        .texts("tokenizer.ggml.merges", {"a B", "1 1", "11 11", "' s", "a 's", "B 's"});
+    return Tokenizer::load(folder.put("m.gguf", gguf.bytes()))->encode(text, false);
+  };
+  EXPECT_THAT(encode("gpt-4o", "aB1111"), ElementsAre(0, 1, 4, 3, 3));
+  EXPECT_THAT(encode("gpt-4o", "a's"), ElementsAre(10));  // what a word ends with stays with it
+  EXPECT_THAT(encode("glm4", "aB1111"), ElementsAre(2, 4, 3, 3));
+  EXPECT_THAT(encode("glm4", "a's"), ElementsAre(0, 8));
+  EXPECT_THAT(encode("qwen2", "aB1111"), ElementsAre(2, 3, 3, 3, 3));
+}
+
 TEST(GgufTokenizer, PiecesMergeByScore) {
   TestFolder folder;
   const auto tokenizer = Tokenizer::load(folder.put("m.gguf", pieces().bytes()));

@@ -100,9 +100,9 @@ class CpuKernels : public HostKernels {
     });
   }
 
-  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+  void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     for_rows(count, 2,
-             [&](int64_t first, int64_t length) { vector_rows::clamped_gate(x + 2 * first, length, rule, act_dtype_, out + size_bytes(act_dtype_, first)); });
+             [&](int64_t first, int64_t length) { vector_rows::clamped_gate(x.from(first), length, rule, act_dtype_, out + size_bytes(act_dtype_, first)); });
   }
 
   void to_act(const float* x, int64_t count, std::byte* out) override {

@@ -338,16 +338,21 @@ void Activate(const float* x, const float* up, int64_t count, Activation activat
   }
 }
 
-void ClampGate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out) {
+void ClampGate(const GatedValues& x, int64_t count, const ClampedGate& rule, DType dtype, void* out) {
   const Floats d;
   const auto limit = hn::Set(d, rule.limit), one = hn::Set(d, 1.0f);
   with_type(dtype, out, [&](auto* y) HWY_ATTR {
     for_blocks(count, [&](int64_t i, size_t n) HWY_ATTR {
-      alignas(64) float part[2 * hn::MaxLanes(Floats())] = {};
-      const float* pairs = x + 2 * i;
-      if (n < hn::Lanes(d)) pairs = static_cast<const float*>(std::memcpy(part, pairs, 2 * n * sizeof(float)));
       hn::Vec<Floats> gate, up;
-      hn::LoadInterleaved2(d, pairs, gate, up);
+      if (x.step == 1) {
+        gate = load(d, x.gate + i, n);
+        up = load(d, x.up + i, n);
+      } else {
+        alignas(64) float part[2 * hn::MaxLanes(Floats())] = {};
+        const float* pairs = x.gate + 2 * i;
+        if (n < hn::Lanes(d)) pairs = static_cast<const float*>(std::memcpy(part, pairs, 2 * n * sizeof(float)));
+        hn::LoadInterleaved2(d, pairs, gate, up);
+      }
       gate = hn::IfThenElse(hn::Gt(gate, limit), limit, gate);  // not Min(), which need not keep NaN
       up = hn::IfThenElse(hn::Gt(hn::Abs(up), limit), hn::CopySign(limit, up), up);
       const auto negated = hn::Min(hn::Mul(gate, hn::Set(d, -rule.alpha)), hn::Set(d, 80.0f));
@@ -546,7 +551,7 @@ void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weigh
 void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype, void* out) {
   HWY_DYNAMIC_DISPATCH(Activate)(x, up, count, activation, dtype, out);
 }
-void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out) {
+void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, DType dtype, void* out) {
   HWY_DYNAMIC_DISPATCH(ClampGate)(x, count, rule, dtype, out);
 }
 void add_scaled(const float* x, int64_t count, float factor, float* y) { HWY_DYNAMIC_DISPATCH(AddScaled)(x, count, factor, y); }

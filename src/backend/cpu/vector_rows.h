@@ -31,7 +31,7 @@ void rms_norm(const float* x, int64_t num_rows, int64_t cols, const float* weigh
 void activate(const float* x, const float* up, int64_t count, Activation activation, DType dtype, void* out);
 
 /// As Kernels::clamped_gate().
-void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, DType dtype, void* out);
+void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, DType dtype, void* out);
 
 /// y += factor * x.
 void add_scaled(const float* x, int64_t count, float factor, float* y);

@@ -118,7 +118,7 @@ class DeviceKernels : public Kernels {
   void gated_activate(const float* gate, const float* up, int64_t count, Activation activation, std::byte* out) override {
     run("activate", activate_elements, {blocks_for(count)}, kRowThreads, gate, up, count, activation, out, Half::kType);
   }
-  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+  void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     run("clamped_gate", clamp_gates, {blocks_for(count)}, kRowThreads, x, count, rule, out, Half::kType);
   }
   void to_act(const float* x, int64_t count, std::byte* out) override {

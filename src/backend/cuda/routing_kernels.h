@@ -27,12 +27,8 @@ FLEXGEN_CODE bool is_chosen(const ExpertChoice* choices, int count, int expert) 
   return false;
 }
 
-/// Of the experts that are none of the `count` in choices, the one that is chosen next; in every lane. A lane asks for the scores of its own experts alone.
-template <typename Score>
-FLEXGEN_CODE int next_choice(int num_experts, const ExpertChoice* choices, int count, Score score_of) {
-  ScoredExpert best;
-  for (int expert = lane(); expert < num_experts; expert += kWarp)
-    if (!is_chosen(choices, count, expert)) best = chosen_first(best, {score_of(expert), expert});
+/// Of what each lane has found the one that is chosen first, in every lane.
+FLEXGEN_CODE int first_of_warp(ScoredExpert best) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     const float score = shuffle_xor(best.score, mask);
     best = chosen_first(best, {score, shuffle_xor(best.expert, mask)});
@@ -40,11 +36,60 @@ FLEXGEN_CODE int next_choice(int num_experts, const ExpertChoice* choices, int c
   return best.expert;
 }
 
+/// Of the experts that are none of the `count` in choices, and in a group that is `open` (RouterRule::num_groups, a bit each), the one that is chosen next; in every lane. A lane asks for
+/// the scores of its own experts alone.
+template <typename Score>
+FLEXGEN_CODE int next_choice(const RouterRule& rule, uint64_t open, const ExpertChoice* choices, int count, Score score_of) {
+  const int num_experts = static_cast<int>(rule.num_experts), group_size = static_cast<int>(rule.num_experts / rule.num_groups);
+  ScoredExpert best;
+  for (int expert = lane(); expert < num_experts; expert += kWarp)
+    if ((open >> expert / group_size & 1u) != 0 && !is_chosen(choices, count, expert)) best = chosen_first(best, {score_of(expert), expert});
+  return first_of_warp(best);
+}
+
+/// The groups that a row's experts are of, in every lane; one group: that. A lane asks for the scores of all experts of its groups.
+template <typename Score>
+FLEXGEN_CODE uint64_t open_groups(const RouterRule& rule, Score score_of) {
+  const int num_groups = static_cast<int>(rule.num_groups), size = static_cast<int>(rule.num_experts / rule.num_groups);
+  if (num_groups == 1) return 1;
+  float sums[2] = {};  // of groups `lane` and `lane + kWarp`
+  for (int mine = 0; mine < 2; ++mine) {
+    const int group = lane() + mine * kWarp;
+    if (group >= num_groups) continue;
+    float first = score_of(group * size), second = score_of(group * size + 1);
+    if (second > first) {
+      const float larger = second;
+      second = first;
+      first = larger;
+    }
+    for (int expert = group * size + 2; expert < (group + 1) * size; ++expert) {
+      const float score = score_of(expert);
+      if (score > first) {
+        second = first;
+        first = score;
+      } else if (score > second) {
+        second = score;
+      }
+    }
+    sums[mine] = first + second;
+  }
+  uint64_t open = 0;
+  for (int i = 0; i < static_cast<int>(rule.groups_per_row); ++i) {
+    ScoredExpert best;
+    for (int mine = 0; mine < 2; ++mine) {
+      const int group = lane() + mine * kWarp;
+      if (group < num_groups && (open >> group & 1u) == 0) best = chosen_first(best, {sums[mine], group});
+    }
+    open |= uint64_t{1} << first_of_warp(best);
+  }
+  return open;
+}
+
 /// RouterScore::kSparseMixer, for a row of a warp.
 FLEXGEN_CODE void choose_nearby(const float* logits, const RouterRule& rule, ExpertChoice* choices) {
   const int num_experts = static_cast<int>(rule.num_experts);
   for (int i = 0; i < 2; ++i) {
-    const int best = next_choice(num_experts, choices, i, [&](int expert) { return logits[expert]; });
+    const int best = next_choice(rule, 1, choices, i, [&](int expert) { return logits[expert]; });
     const float most = logits[best];
     float sum = 0;
     for (int expert = lane(); expert < num_experts; expert += kWarp) {
@@ -76,10 +121,11 @@ FLEXGEN_KERNEL void choose_of_rows(float* logits, const std::byte* bias, DType b
     for (int expert = lane(); expert < num_experts; expert += kWarp) logits[expert] = 1 / (1 + expf(-logits[expert]));
   }
   sync_warp();  // every lane reads the scores of those that are chosen
+  const auto score_of = [&](int expert) { return bias == nullptr ? logits[expert] : logits[expert] + load_element(bias, bias_type, expert); };
+  const uint64_t open = open_groups(rule, score_of);
   float sum = 0;
   for (int i = 0; i < per_row; ++i) {
-    const int best = next_choice(num_experts, choices, i,
-                                 [&](int expert) { return bias == nullptr ? logits[expert] : logits[expert] + load_element(bias, bias_type, expert); });
+    const int best = next_choice(rule, open, choices, i, score_of);
     sum += logits[best];
     if (lane() == 0) choices[i].expert = best;
     sync_warp();

@@ -63,10 +63,10 @@ FLEXGEN_KERNEL void activate_elements(const float* gate, const float* up, int64_
   });
 }
 
-/// out = the clamped gate of pairs x (ClampedGate).
-FLEXGEN_KERNEL void clamp_gates(const float* x, int64_t count, ClampedGate rule, std::byte* out, DType out_type) {
+/// out = the clamped gate of x (ClampedGate).
+FLEXGEN_KERNEL void clamp_gates(GatedValues x, int64_t count, ClampedGate rule, std::byte* out, DType out_type) {
   for_elements(count, [&](int64_t i) {
-    float gate = x[2 * i], up = x[2 * i + 1];
+    float gate = x.gate[i * x.step], up = x.up[i * x.step];
     if (gate > rule.limit) gate = rule.limit;
     if (fabsf(up) > rule.limit) up = up > 0 ? rule.limit : -rule.limit;
     store_element(out, out_type, i, gate / (1.0f + expf(-rule.alpha * gate)) * (up + 1.0f));

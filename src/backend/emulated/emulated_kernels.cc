@@ -57,8 +57,10 @@ class EmulatedKernels : public Kernels {
     kernels_->gated_activate(floats(gate, count, "gated_activate: gate"), floats(up, count, "gated_activate: up"), count, activation,
                              acts(out, count, "gated_activate: out"));
   }
-  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
-    kernels_->clamped_gate(floats(x, 2 * count, "clamped_gate: x"), count, rule, acts(out, count, "clamped_gate: out"));
+  void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+    const float* const gate = floats(x.gate, x.step * count, "clamped_gate: gate");
+    const float* const up = x.step == 1 ? floats(x.up, count, "clamped_gate: up") : gate + 1;
+    kernels_->clamped_gate({gate, up, x.step}, count, rule, acts(out, count, "clamped_gate: out"));
   }
   void to_act(const float* x, int64_t count, std::byte* out) override {
     kernels_->to_act(floats(x, count, "to_act: x"), count, acts(out, count, "to_act: out"));

@@ -145,10 +145,10 @@ class ReferenceKernels : public HostKernels {
     for (int64_t i = 0; i < count; ++i) y[i] = activation_value(gate[i], activation) * up[i];
   }
 
-  void clamped_gate(const float* x, int64_t count, const ClampedGate& rule, std::byte* out) override {
+  void clamped_gate(const GatedValues& x, int64_t count, const ClampedGate& rule, std::byte* out) override {
     auto* y = reinterpret_cast<float*>(out);
     for (int64_t i = 0; i < count; ++i) {
-      float gate = x[2 * i], up = x[2 * i + 1];
+      float gate = x.gate[i * x.step], up = x.up[i * x.step];
       if (gate > rule.limit) gate = rule.limit;  // so that NaN stays
       if (std::abs(up) > rule.limit) up = std::copysign(rule.limit, up);
       y[i] = gate / (1.0f + std::exp(-rule.alpha * gate)) * (up + 1.0f);

@@ -38,8 +38,7 @@ class Glm4Moe : public Decoder {
     mixture.normalized = fields.flag_or("norm_topk_prob", is_glm);
     mixture.scale = static_cast<float>(fields.positive_or("routed_scaling_factor", 1, 1e6));
     mixture.shared_size = mixture.expert_size * fields.integer_or("n_shared_experts", is_glm ? 1 : 0, 0, 1 << 10);
-    fields.only("n_group", 1);
-    fields.only("topk_group", 1);
+    read_expert_groups(fields, m, "n_group", "topk_group");
     const int64_t dense = fields.integer_or("first_k_dense_replace", is_glm ? 1 : 0, 0, 1 << 20);
     for (int64_t i = 0; i < std::min(dense, m.num_layers); ++i) mixture.sparse[static_cast<size_t>(i)] = false;
     // Layers that predict further tokens come after the others and are left out.

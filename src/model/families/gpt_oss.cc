@@ -30,6 +30,7 @@ class GptOss : public Decoder {
     Mixture& mixture = m.mixture;
     read_experts(fields, m, {.count = "num_local_experts", .count_too = "num_experts", .usual_count = 128, .usual_per_row = 4, .size = "intermediate_size"});
     mixture.normalized = mixture.logit_bias = true;
+    mixture.in_pairs = true;  // of a GGUF they are apart
     mixture.clamped = {static_cast<float>(fields.positive_or("swiglu_alpha", 1.702, 1e6)), static_cast<float>(fields.positive_or("swiglu_limit", 7, 1e30))};
 
     m.ropes = {read_rope(fields, m, {.theta = 150000, .usual = R"({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
@@ -50,6 +51,11 @@ class GptOss : public Decoder {
 
   std::vector<WantedWeight> expert(const ModelConfig& m, int64_t index, int64_t expert) const override {
     const int64_t D = m.hidden_size, F = m.mixture.expert_size;
+    if (!m.mixture.in_pairs)
+      return WeightList(m, expert_start(index, "mlp", expert))
+          .linear(Role::kGate, "gate_proj", F, D, true)
+          .linear(Role::kUp, "up_proj", F, D, true)
+          .linear(Role::kDown, "down_proj", D, F, true);
     const std::string start = layer_start(index) + "mlp.experts.";
     // As codes they are [out, in], in 16 bits [in, out].
     auto stored = [&](WantedWeight matrix) {

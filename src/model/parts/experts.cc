@@ -96,14 +96,15 @@ void add_experts(const LayerContext& c, const ExpertScratch& s) {
       const int64_t rows = std::ssize(panel);
       left = left.subspan(panel.size());
       kernels.pick_rows(x, panel, D, s.x);
-      if (m.mixture.clamped) {
+      if (m.mixture.in_pairs) {
         kernels.linear(s.x, rows, weight(Role::kGateUp), bias(Role::kGateUpBias), false, s.pairs);
-        kernels.clamped_gate(s.pairs, rows * F, *m.mixture.clamped, s.inner);
       } else {
-        kernels.linear(s.x, rows, weight(Role::kGate), {}, false, s.gate);
-        kernels.linear(s.x, rows, weight(Role::kUp), {}, false, s.up);
-        kernels.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
+        kernels.linear(s.x, rows, weight(Role::kGate), bias(Role::kGateBias), false, s.gate);
+        kernels.linear(s.x, rows, weight(Role::kUp), bias(Role::kUpBias), false, s.up);
       }
+      const GatedValues gates = m.mixture.in_pairs ? GatedValues::pairs(s.pairs) : GatedValues{s.gate, s.up};
+      if (m.mixture.clamped) kernels.clamped_gate(gates, rows * F, *m.mixture.clamped, s.inner);
+      else kernels.gated_activate(gates.gate, gates.up, rows * F, m.activation, s.inner);
       kernels.linear(s.inner, rows, weight(Role::kDown), bias(Role::kDownBias), false, s.out);
       kernels.add_rows(s.out, panel, D, c.hidden);
     }

@@ -1,0 +1,122 @@
+#include "model/gguf_names.h"
+
+#include <charconv>
+#include <map>
+
+#include "base/error.h"
+#include "model/architecture.h"
+
+namespace flexgen {
+namespace {
+
+/// A tensor's name behind its block's: what it is of ("attn_q") and whether its weight or its bias (".weight").
+struct BlockPart {
+  int64_t block = -1;
+  std::string stem, kind;
+};
+
+/// "blk.7.attn_q.weight" cut up; no block where the name is another.
+BlockPart block_part(const std::string& name) {
+  constexpr std::string_view kBlock = "blk.";
+  const size_t dot = name.find('.', kBlock.size()), last = name.rfind('.');
+  BlockPart part;
+  if (!name.starts_with(kBlock) || dot == std::string::npos || last <= dot) return part;
+  const char* const end = name.data() + dot;
+  if (const auto read = std::from_chars(name.data() + kBlock.size(), end, part.block); read.ec != std::errc() || read.ptr != end) part.block = -1;
+  part.stem = name.substr(dot + 1, last - dot - 1);
+  part.kind = name.substr(last);
+  if (part.kind != ".weight" && part.kind != ".bias") part.block = -1;
+  return part;
+}
+
+class FamilyNames {
+ public:
+  FamilyNames(const ModelConfig& config, const std::vector<std::string>& files)
+      : config_(config), files_(files), mixture_(architecture_of(config).mixture_names()) {}
+
+  std::vector<NamedTensor> operator()(const std::string& name, const TensorLocation& at) const {
+    if (name == "rope_freqs.weight") return {};
+    if (name == "token_embd.weight") return {{"model.embed_tokens.weight", at}};
+    if (name == "output_norm.weight") return {{"model.norm.weight", at}};
+    if (name == "output.weight") return {{"lm_head.weight", at}};
+    const BlockPart part = block_part(name);
+    if (part.block < 0) return {{name, at}};
+    if (part.block >= config_.num_layers) return {};
+    const std::string start = fmt::format("model.layers.{}.", part.block);
+    if (config_.mixture.num_experts > 0) {
+      if (const char* matrix = expert_matrix(part.stem, "_exps")) return experts(part, matrix, name, at);
+      if (const std::string own = mixture_name(part); !own.empty()) return {{start + own, as_rows(part, at)}};
+    }
+    const std::string own = plain_name(part);
+    return {{own.empty() ? name : start + own, at}};
+  }
+
+ private:
+  /// What the family calls a matrix of experts, by its stem with this end; null if it is none.
+  const char* expert_matrix(const std::string& stem, const char* end) const {
+    if (stem == std::string("ffn_gate") + end) return mixture_.gate;
+    if (stem == std::string("ffn_up") + end) return mixture_.up;
+    if (stem == std::string("ffn_down") + end) return mixture_.down;
+    return nullptr;
+  }
+
+  std::vector<NamedTensor> experts(const BlockPart& part, const char* matrix, const std::string& name, const TensorLocation& at) const {
+    if (at.shape.size() < 2 || at.shape[0] != config_.mixture.num_experts)
+      fail_user("{}: the tensor '{}' has {} parts, and the model {} experts; the file is broken, fetch it again", files_[static_cast<size_t>(at.file)], name,
+                at.shape.empty() ? 0 : at.shape[0], config_.mixture.num_experts);
+    std::vector<NamedTensor> all;
+    for (TensorLocation& slice : slices_of(at))
+      all.push_back({"model." + expert_start(part.block, mixture_.part, std::ssize(all)) + matrix + part.kind, std::move(slice)});
+    return all;
+  }
+
+  /// A router, what biases its choice, and the part that all rows share; empty if it is none.
+  std::string mixture_name(const BlockPart& part) const {
+    if (part.stem == "ffn_gate_inp") return part.kind == ".bias" ? mixture_.bias : mixture_.router + part.kind;
+    if (part.stem == "exp_probs_b") return mixture_.bias;
+    if (mixture_.shared == nullptr) return "";
+    if (part.stem == "ffn_gate_inp_shexp") return std::string(mixture_.shared) + "_gate" + part.kind;
+    if (const char* matrix = expert_matrix(part.stem, "_shexp")) return fmt::format("{}.{}{}", mixture_.shared, matrix, part.kind);
+    return "";
+  }
+
+  /// The gate of the shared part is a matrix of one row, which a GGUF has as a vector.
+  static TensorLocation as_rows(const BlockPart& part, const TensorLocation& at) {
+    TensorLocation rows = at;
+    if (part.stem == "ffn_gate_inp_shexp" && at.shape.size() == 1) rows.shape.insert(rows.shape.begin(), 1);
+    return rows;
+  }
+
+  /// "self_attn.q_proj.weight"; empty if it is none that flexgen knows.
+  std::string plain_name(const BlockPart& part) const {
+    static const std::map<std::string, std::string> kNames{{"attn_norm", "input_layernorm"},
+                                                           {"attn_q", "self_attn.q_proj"},
+                                                           {"attn_k", "self_attn.k_proj"},
+                                                           {"attn_v", "self_attn.v_proj"},
+                                                           {"attn_qkv", "self_attn.qkv_proj"},
+                                                           {"attn_output", "self_attn.o_proj"},
+                                                           {"attn_q_norm", "self_attn.q_norm"},
+                                                           {"attn_k_norm", "self_attn.k_norm"},
+                                                           {"ffn_gate", "mlp.gate_proj"},
+                                                           {"ffn_up", "mlp.up_proj"},
+                                                           {"ffn_down", "mlp.down_proj"},
+                                                           {"post_attention_norm", "post_attention_layernorm"},
+                                                           {"post_ffw_norm", "post_feedforward_layernorm"}};
+    if (part.stem == "attn_sinks" && part.kind == ".weight") return "self_attn.sinks";
+    if (part.stem == "ffn_norm") return (config_.branch_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm") + part.kind;
+    // Gate and up in one, without a name of its own.
+    if (part.stem == "ffn_up" && config_.model_type == "phi3") return "mlp.gate_up_proj" + part.kind;
+    const auto found = kNames.find(part.stem);
+    return found == kNames.end() ? "" : found->second + part.kind;
+  }
+
+  const ModelConfig& config_;
+  const std::vector<std::string>& files_;
+  MixtureNames mixture_;
+};
+
+}  // namespace
+
+void name_tensors_as_family(Checkpoint& checkpoint, const ModelConfig& config) { checkpoint.replace_each(FamilyNames(config, checkpoint.files())); }
+
+}  // namespace flexgen
