@@ -68,7 +68,7 @@ class AsGguf {
   void real(const char* name, const char* field) {
     if (config_.contains(field) && !config_.at(field).is_null()) gguf_.real(start_ + name, config_.at(field).get<float>());
   }
-  bool is_mixture() const { return config_.contains("num_experts_per_tok"); }
+  bool is_mixture() const { return config_.contains("num_experts_per_tok") || config_.contains("moe_k"); }
 
   void write_fields() {
     gguf_.text("general.architecture", architecture_).number("tokenizer.ggml.bos_token_id", 1).number("tokenizer.ggml.eos_token_id", 2);
@@ -82,7 +82,19 @@ class AsGguf {
     number("attention.value_length", "head_dim");
     if (!architecture_.starts_with("qwen")) number("attention.sliding_window", "sliding_window");
     number("attention.sliding_window_pattern", "_sliding_window_pattern");
+    if (architecture_ == "olmo2" && config_.contains("layer_types")) {
+      std::vector<uint8_t> windows;
+      for (const nlohmann::json& type : config_.at("layer_types")) windows.push_back(type == "sliding_attention");
+      gguf_.numbers<uint8_t>(start_ + "attention.sliding_window_pattern", 7, windows);
+      gguf_.real(start_ + "rope.freq_base_swa", config_.at("rope_parameters").at("sliding_attention").at("rope_theta").get<float>());
+    }
     real("attention.layer_norm_rms_epsilon", "rms_norm_eps");
+    real("attention.layer_norm_epsilon", "layer_norm_eps");
+    real("attention.scale", "attention_multiplier");
+    real("embedding_scale", "embedding_multiplier");
+    real("residual_scale", "residual_multiplier");
+    real("logit_scale", "logits_scaling");
+    real("logit_scale", "logit_scale");
     real("attn_logit_softcapping", "attn_logit_softcapping");
     real("final_logit_softcapping", "final_logit_softcapping");
     if (is_mixture()) write_mixture();
@@ -104,12 +116,15 @@ class AsGguf {
   }
 
   void write_mixture() {
-    for (const char* count : {"num_experts", "num_local_experts", "n_routed_experts"}) number("expert_count", count);
-    number("expert_used_count", "num_experts_per_tok");
+    for (const char* count : {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}) number("expert_count", count);
+    for (const char* per_row : {"num_experts_per_tok", "moe_k"}) number("expert_used_count", per_row);
     number("expert_feed_forward_length", "moe_intermediate_size");
     number("expert_shared_feed_forward_length", "shared_expert_intermediate_size");
     number("expert_shared_count", "n_shared_experts");
+    number("expert_shared_count", "moe_num_shared_experts");
     number("leading_dense_block_count", "first_k_dense_replace");
+    number("leading_dense_block_count", "moe_layer_start_index");
+    number("interleave_moe_layer_step", "moe_layer_interval");
     number("expert_group_count", "n_group");
     number("expert_group_used_count", "topk_group");
     real("expert_weights_scale", "routed_scaling_factor");
@@ -178,7 +193,7 @@ class AsGguf {
   /// q and k of Llama with the two of a rotary pair side by side, norms of Gemma whole.
   void turn(const std::string& name, Tensor& tensor) const {
     const bool is_q = name.find("q_proj") != std::string::npos, is_k = name.find("k_proj") != std::string::npos;
-    if (architecture_ == "llama" && (is_q || is_k)) {
+    if ((architecture_ == "llama" || architecture_ == "granite" || architecture_ == "smollm3") && (is_q || is_k)) {
       const auto heads = config_.at(is_q ? "num_attention_heads" : "num_key_value_heads").get<int64_t>(), rows = tensor.shape[0],
                  cols = tensor.shape.size() == 1 ? 1 : tensor.shape[1], half = rows / heads / 2;
       const std::vector<float> from = tensor.values;
@@ -207,6 +222,9 @@ class AsGguf {
                                                                          {"self_attn.sinks", "attn_sinks.weight"},
                                                                          {"block_sparse_moe", "mlp"},
                                                                          {"mlp.e_score", "mlp.gate.e_score"},
+                                                                         {"mlp.moe_statics.e_score", "mlp.gate.e_score"},
+                                                                         {"post_self_attn_layernorm", "post_attention_norm"},
+                                                                         {"post_mlp_layernorm", "post_ffw_norm"},
                                                                          {".w1.", ".gate_proj."},
                                                                          {".w3.", ".up_proj."},
                                                                          {".w2.", ".down_proj."},
@@ -229,7 +247,8 @@ class AsGguf {
                                                                          {"mlp.down_proj", "ffn_down"},
                                                                          {"pre_feedforward_layernorm", "ffn_norm"},
                                                                          {"post_feedforward_layernorm", "post_ffw_norm"}};
-    const bool norm_of_attention = (is_gemma_ && architecture_ != "gemma") || architecture_ == "gpt-oss" || architecture_ == "glm4moe";
+    const bool norm_of_attention =
+        (is_gemma_ && architecture_ != "gemma") || architecture_ == "gpt-oss" || architecture_ == "glm4moe" || architecture_ == "olmo2";
     std::string other = name;
     const auto replace = [&](const std::string& from, const std::string& to) {
       if (const size_t found = other.find(from); found != std::string::npos) other.replace(found, from.size(), to);

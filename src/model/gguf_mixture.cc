@@ -28,7 +28,8 @@ constexpr GgufMixture kMixtures[]{{"mixtral", "num_local_experts", "intermediate
                                   {"gpt_oss", "num_local_experts", "intermediate_size", Gating::kSoftmaxOfChosen},
                                   {"minimax_m2", "num_local_experts", "intermediate_size", Gating::kSigmoid},
                                   {"glm4_moe", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid},
-                                  {"dots1", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid}};
+                                  {"dots1", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid},
+                                  {"ernie4_5_moe", "moe_num_experts", "moe_intermediate_size"}};
 
 const GgufMixture* mixture_of(std::string_view model_type) {
   const auto* found = std::find_if(std::begin(kMixtures), std::end(kMixtures), [&](const GgufMixture& one) { return one.model_type == model_type; });
@@ -51,6 +52,18 @@ void read_shared_and_groups(GgufFields& fields, Json& config) {
   if (const Json* scale = fields.find("expert_weights_scale"); scale && *scale != 0) fields.copy("expert_weights_scale", config, "routed_scaling_factor");
   config["n_group"] = std::max<int64_t>(1, fields.integer("expert_group_count").value_or(1));
   config["topk_group"] = std::max<int64_t>(1, fields.integer("expert_group_used_count").value_or(1));
+}
+
+/// ERNIE 4.5: from one block to another every so many-th has experts.
+void read_ernie(GgufFields& fields, const Checkpoint& checkpoint, Json& config) {
+  config["moe_k"] = config.at("num_experts_per_tok");
+  config.erase("num_experts_per_tok");
+  config["moe_num_shared_experts"] = fields.integer("expert_shared_count").value_or(0);
+  fields.harmless({"expert_shared_feed_forward_length"});  // the experts' size times their number, as the tensors show
+  config["moe_layer_start_index"] = fields.integer("leading_dense_block_count").value_or(0);
+  config["moe_layer_interval"] = fields.integer("interleave_moe_layer_step").value_or(1);
+  for (int64_t block = 0; block < config.at("num_hidden_layers").get<int64_t>(); ++block)
+    if (checkpoint.find(fmt::format("blk.{}.ffn_gate_inp.weight", block)) != nullptr) config["moe_layer_end_index"] = block;
 }
 
 }  // namespace
@@ -81,6 +94,7 @@ void read_gguf_mixture(GgufFields& fields, const std::string& model_type, const 
   if (model_type == "qwen2_moe" || model_type == "qwen3_moe")
     for (int64_t block = 0; block < config.at("num_hidden_layers").get<int64_t>(); ++block)
       if (checkpoint.find(fmt::format("blk.{}.ffn_gate_inp.weight", block)) == nullptr) config["mlp_only_layers"].push_back(block);
+  if (model_type == "ernie4_5_moe") read_ernie(fields, checkpoint, config);
   if (model_type == "qwen2_moe") config["shared_expert_intermediate_size"] = needed("expert_shared_feed_forward_length");
 }
 

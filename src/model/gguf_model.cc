@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "io/checked_json.h"
 #include "io/gguf.h"
+#include "model/gguf_families.h"
 #include "model/gguf_fields.h"
 #include "model/gguf_mixture.h"
 #include "model/gguf_names.h"
@@ -17,36 +18,6 @@ namespace flexgen {
 namespace {
 
 using Json = nlohmann::json;
-
-/// What differs from one of llama.cpp's architectures to the next.
-struct GgufFamily {
-  const char *architecture, *model_type;
-  /// Rows of a head's q and k have the two of a rotary pair side by side, where Hugging Face has them half a head apart.
-  bool pairs_adjoin = false;
-  /// Norms' weights are as they are used, where Hugging Face's are less one.
-  bool whole_norms = false;
-  /// config.json has head_dim, which is not always hidden_size over the heads.
-  bool says_head = false;
-  bool has_windows = false;
-  /// What config.json calls the part of a head that is turned; null: all is.
-  const char* partial = nullptr;
-};
-constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "llama", .pairs_adjoin = true},
-                                     {.architecture = "qwen2", .model_type = "qwen2"},
-                                     {.architecture = "qwen3", .model_type = "qwen3", .says_head = true},
-                                     {.architecture = "phi3", .model_type = "phi3", .has_windows = true, .partial = "partial_rotary_factor"},
-                                     {.architecture = "gemma", .model_type = "gemma", .whole_norms = true, .says_head = true},
-                                     {.architecture = "gemma2", .model_type = "gemma2", .whole_norms = true, .says_head = true, .has_windows = true},
-                                     {.architecture = "gemma3", .model_type = "gemma3_text", .whole_norms = true, .says_head = true, .has_windows = true},
-                                     {.architecture = "qwen2moe", .model_type = "qwen2_moe"},
-                                     {.architecture = "qwen3moe", .model_type = "qwen3_moe", .says_head = true},
-                                     {.architecture = "gpt-oss", .model_type = "gpt_oss", .says_head = true, .has_windows = true},
-                                     {.architecture = "glm4moe", .model_type = "glm4_moe", .says_head = true, .partial = "partial_rotary_factor"},
-                                     {.architecture = "olmoe", .model_type = "olmoe"},
-                                     {.architecture = "dots1", .model_type = "dots1", .says_head = true},
-                                     {.architecture = "minimax-m2", .model_type = "minimax_m2", .says_head = true, .partial = "rotary_dim"}};
-/// What a file of "llama" with experts is.
-constexpr GgufFamily kMixtral{.architecture = "llama", .model_type = "mixtral", .pairs_adjoin = true};
 
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
@@ -83,34 +54,6 @@ Json rope_scaling_of(GgufFields& fields) {
   return scaling;
 }
 
-/// Fields of Gemma 2 and 3.
-void read_gemma(GgufFields& fields, const GgufFamily& family, Json& config) {
-  fields.copy("attn_logit_softcapping", config, "attn_logit_softcapping");
-  fields.copy("final_logit_softcapping", config, "final_logit_softcapping");
-  const bool is_third = family.model_type == std::string_view("gemma3_text");
-  if (is_third) {
-    config["rope_local_base_freq"] = 10000.0;  // files leave it out
-    fields.copy("rope.freq_base_swa", config, "rope_local_base_freq");
-    fields.copy("attention.sliding_window_pattern", config, "sliding_window_pattern");
-  }
-  // The scale of scores is in no field: llama.cpp knows it of the largest model by its layers.
-  const bool is_27b = config.at("num_hidden_layers") == (is_third ? 62 : 46);
-  if (is_27b) config["query_pre_attn_scalar"] = config.at("hidden_size").get<int64_t>() / config.at("num_attention_heads").get<int64_t>();
-  else config["query_pre_attn_scalar"] = config.at("head_dim");
-}
-
-/// Fields that one family has and others do not, or that its tensors say.
-void read_own_fields(GgufFields& fields, const GgufFamily& family, const Checkpoint& checkpoint, Json& config) {
-  const std::string_view type = family.model_type;
-  const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
-  if (type == "llama" || type == "glm4_moe" || type == "gpt_oss" || type == "dots1") config["attention_bias"] = has("blk.0.attn_q.bias");
-  if (type == "llama") config["mlp_bias"] = has("blk.0.ffn_gate.bias");
-  if (type == "glm4_moe") config["use_qk_norm"] = has("blk.0.attn_q_norm.weight");
-  if (type == "dots1") config["sliding_window"] = nullptr;
-  if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
-  if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, family, config);
-}
-
 /// The config.json that Hugging Face's checkpoint of the model has.
 Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& fields, const Checkpoint& checkpoint) {
   const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
@@ -136,8 +79,9 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
   needed("context_length", "max_position_embeddings");
   const int64_t heads = needed("attention.head_count", "num_attention_heads");
   config["num_key_value_heads"] = fields.integer("attention.head_count_kv").value_or(heads);
-  fields.copy("attention.layer_norm_rms_epsilon", config, "rms_norm_eps");
-  if (!config.contains("rms_norm_eps")) fields.refuse("attention.layer_norm_rms_epsilon", "is missing; convert the model anew with llama.cpp");
+  const char* const epsilon = family.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+  if (fields.find(epsilon) == nullptr) fields.refuse(epsilon, "is missing; convert the model anew with llama.cpp");
+  fields.copy(epsilon, config, family.layer_norm ? "layer_norm_eps" : "rms_norm_eps");
   config["rope_theta"] = 10000.0;
   fields.copy("rope.freq_base", config, "rope_theta");
   if (const Json scaling = rope_scaling_of(fields); !scaling.is_null()) config["rope_scaling"] = scaling;
@@ -159,7 +103,7 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
     else config[family.partial] = static_cast<double>(*turned) / static_cast<double>(head);
   }
   if (family.has_windows) fields.copy("attention.sliding_window", config, "sliding_window");
-  read_own_fields(fields, family, checkpoint, config);
+  read_own_gguf_fields(fields, family.model_type, checkpoint, config);
   if (const int64_t bos = gguf_id_or(metadata, "tokenizer.ggml.bos_token_id", -1, fields.source()); bos >= 0) config["bos_token_id"] = bos;
   config["eos_token_id"] = end_tokens(metadata, fields.source());
   return config;
@@ -186,21 +130,16 @@ GgufModel load_gguf_model(const std::string& path, const std::vector<std::string
   Json metadata;
   Checkpoint checkpoint = Checkpoint::open_gguf(path, &metadata);
   const std::string architecture = gguf_text(metadata, "general.architecture", path);
-  const auto* family =
-      std::find_if(std::begin(kGgufFamilies), std::end(kGgufFamilies), [&](const GgufFamily& one) { return one.architecture == architecture; });
-  if (family == std::end(kGgufFamilies)) {
-    std::vector<std::string> known;
-    for (const GgufFamily& one : kGgufFamilies) known.push_back(one.architecture);
+  const GgufFamily* family = find_gguf_family(architecture, metadata);
+  if (family == nullptr)
     fail_user(
         "{}: its general.architecture is '{}'; of GGUF files flexgen reads {}. The model's own checkpoint, with safetensors, may be of a family that flexgen knows",
-        path, printable(architecture), fmt::join(known, ", "));
-  }
+        path, printable(architecture), known_gguf_architectures());
   for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
     if (checkpoint.find(name))
       fail_user(
           "{}: it has the tensor '{}', angles that depend on a sequence's length, which flexgen does not read from a GGUF; give the model's own checkpoint",
           path, name);
-  if (const Json* experts = gguf_field(metadata, "llama.expert_count"); architecture == "llama" && experts && *experts != 0) family = &kMixtral;
   GgufFields fields(metadata, path, architecture, ignored_fields);
   const Json config_json = config_of_gguf(metadata, *family, fields, checkpoint);
   fields.finish();

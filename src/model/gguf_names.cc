@@ -80,10 +80,11 @@ class FamilyNames {
     return "";
   }
 
-  /// The gate of the shared part is a matrix of one row, which a GGUF has as a vector.
-  static TensorLocation as_rows(const BlockPart& part, const TensorLocation& at) {
+  /// The gate of the shared part is a matrix of one row, and so is what biases ERNIE's choice, which a GGUF may have as a vector.
+  TensorLocation as_rows(const BlockPart& part, const TensorLocation& at) const {
     TensorLocation rows = at;
-    if (part.stem == "ffn_gate_inp_shexp" && at.shape.size() == 1) rows.shape.insert(rows.shape.begin(), 1);
+    const bool is_row = part.stem == "ffn_gate_inp_shexp" || (part.stem == "exp_probs_b" && config_.model_type == "ernie4_5_moe");
+    if (is_row && at.shape.size() == 1) rows.shape.insert(rows.shape.begin(), 1);
     return rows;
   }
 
@@ -97,15 +98,24 @@ class FamilyNames {
                                                            {"attn_output", "self_attn.o_proj"},
                                                            {"attn_q_norm", "self_attn.q_norm"},
                                                            {"attn_k_norm", "self_attn.k_norm"},
+                                                           {"ffn_norm", "post_attention_layernorm"},
                                                            {"ffn_gate", "mlp.gate_proj"},
                                                            {"ffn_up", "mlp.up_proj"},
                                                            {"ffn_down", "mlp.down_proj"},
                                                            {"post_attention_norm", "post_attention_layernorm"},
                                                            {"post_ffw_norm", "post_feedforward_layernorm"}};
+    struct OwnName {
+      std::string_view model_type, stem, name;
+    };
+    static constexpr OwnName kOwn[]{{"gemma2", "ffn_norm", "pre_feedforward_layernorm"},
+                                    {"gemma3_text", "ffn_norm", "pre_feedforward_layernorm"},
+                                    {"phi3", "ffn_up", "mlp.gate_up_proj"},  // both in one, without a name of its own
+                                    {"glm4", "ffn_up", "mlp.gate_up_proj"},
+                                    {"glm4", "post_attention_norm", "post_self_attn_layernorm"},
+                                    {"glm4", "post_ffw_norm", "post_mlp_layernorm"}};
     if (part.stem == "attn_sinks" && part.kind == ".weight") return "self_attn.sinks";
-    if (part.stem == "ffn_norm") return (config_.branch_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm") + part.kind;
-    // Gate and up in one, without a name of its own.
-    if (part.stem == "ffn_up" && config_.model_type == "phi3") return "mlp.gate_up_proj" + part.kind;
+    for (const OwnName& own : kOwn)
+      if (own.model_type == config_.model_type && own.stem == part.stem) return std::string(own.name) + part.kind;
     const auto found = kNames.find(part.stem);
     return found == kNames.end() ? "" : found->second + part.kind;
   }

@@ -46,7 +46,10 @@ constexpr GgufSplit kGgufSplits[]{{"gpt-2", nullptr},
                                   {"minimax-m2", kCasesPattern},
                                   {"chatglm-bpe", kWordsPattern},
                                   {"glm4", kWordsPattern, false, false, true},
-                                  {"olmo", nullptr, false, true}};
+                                  {"olmo", nullptr, false, true},
+                                  {"starcoder", nullptr, true},
+                                  {"refact", nullptr, true},
+                                  {"command-r", nullptr, true, true}};
 
 Json step_sequence(const char* list, Json steps) { return {{"type", "Sequence"}, {list, std::move(steps)}}; }
 Json replace_step(const char* kind, const char* from, const char* to) { return {{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}}; }

@@ -1,0 +1,109 @@
+#include "model/gguf_families.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <iterator>
+#include <vector>
+
+#include "base/error.h"
+#include "io/checked_json.h"
+#include "io/gguf.h"
+
+namespace flexgen {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr GgufFamily kGgufFamilies[]{{.architecture = "llama", .model_type = "llama", .pairs_adjoin = true},
+                                     {.architecture = "qwen2", .model_type = "qwen2"},
+                                     {.architecture = "qwen3", .model_type = "qwen3", .says_head = true},
+                                     {.architecture = "phi3", .model_type = "phi3", .has_windows = true, .partial = "partial_rotary_factor"},
+                                     {.architecture = "gemma", .model_type = "gemma", .whole_norms = true, .says_head = true},
+                                     {.architecture = "gemma2", .model_type = "gemma2", .whole_norms = true, .says_head = true, .has_windows = true},
+                                     {.architecture = "gemma3", .model_type = "gemma3_text", .whole_norms = true, .says_head = true, .has_windows = true},
+                                     {.architecture = "qwen2moe", .model_type = "qwen2_moe"},
+                                     {.architecture = "qwen3moe", .model_type = "qwen3_moe", .says_head = true},
+                                     {.architecture = "gpt-oss", .model_type = "gpt_oss", .says_head = true, .has_windows = true},
+                                     {.architecture = "glm4moe", .model_type = "glm4_moe", .says_head = true, .partial = "partial_rotary_factor"},
+                                     {.architecture = "olmoe", .model_type = "olmoe"},
+                                     {.architecture = "dots1", .model_type = "dots1", .says_head = true},
+                                     {.architecture = "minimax-m2", .model_type = "minimax_m2", .says_head = true, .partial = "rotary_dim"},
+                                     {.architecture = "granite", .model_type = "granite", .pairs_adjoin = true},
+                                     {.architecture = "smollm3", .model_type = "smollm3", .pairs_adjoin = true},
+                                     {.architecture = "olmo2", .model_type = "olmo2"},
+                                     {.architecture = "ernie4_5", .model_type = "ernie4_5", .says_head = true},
+                                     {.architecture = "ernie4_5-moe", .model_type = "ernie4_5_moe"},
+                                     {.architecture = "glm4", .model_type = "glm4", .says_head = true, .partial = "partial_rotary_factor"},
+                                     {.architecture = "command-r", .model_type = "cohere", .layer_norm = true}};
+/// What a file of "llama" with experts is, and one of "olmo2" with windows.
+constexpr GgufFamily kMixtral{.architecture = "llama", .model_type = "mixtral", .pairs_adjoin = true};
+constexpr GgufFamily kOlmo3{.architecture = "olmo2", .model_type = "olmo3", .has_windows = true};
+
+/// Fields of Gemma 2 and 3.
+void read_gemma(GgufFields& fields, std::string_view model_type, Json& config) {
+  fields.copy("attn_logit_softcapping", config, "attn_logit_softcapping");
+  fields.copy("final_logit_softcapping", config, "final_logit_softcapping");
+  const bool is_third = model_type == "gemma3_text";
+  if (is_third) {
+    config["rope_local_base_freq"] = 10000.0;  // files leave it out
+    fields.copy("rope.freq_base_swa", config, "rope_local_base_freq");
+    fields.copy("attention.sliding_window_pattern", config, "sliding_window_pattern");
+  }
+  // The scale of scores is in no field: llama.cpp knows it of the largest model by its layers.
+  const bool is_27b = config.at("num_hidden_layers") == (is_third ? 62 : 46);
+  if (is_27b) config["query_pre_attn_scalar"] = config.at("hidden_size").get<int64_t>() / config.at("num_attention_heads").get<int64_t>();
+  else config["query_pre_attn_scalar"] = config.at("head_dim");
+}
+
+/// OLMo 3: angles are scaled where there is no window; which layers have one is a list.
+void read_olmo3(GgufFields& fields, Json& config) {
+  const Json* pattern = fields.find("attention.sliding_window_pattern");
+  if (pattern == nullptr || !pattern->is_array())
+    fields.refuse("attention.sliding_window_pattern", "is missing, or no list; convert the model anew with llama.cpp");
+  for (const Json& has_window : *pattern) config["layer_types"].push_back(has_window == true ? "sliding_attention" : "full_attention");
+  Json full = config.value("rope_scaling", Json{{"rope_type", "default"}}), windowed{{"rope_type", "default"}};
+  full["rope_theta"] = windowed["rope_theta"] = config.at("rope_theta");
+  fields.copy("rope.freq_base_swa", windowed, "rope_theta");
+  config["rope_parameters"] = {{"full_attention", full}, {"sliding_attention", windowed}};
+  config.erase("rope_scaling");
+  config.erase("rope_theta");
+}
+
+}  // namespace
+
+const GgufFamily* find_gguf_family(const std::string& architecture, const Json& metadata) {
+  const Json* const experts = gguf_field(metadata, "llama.expert_count");
+  if (architecture == "llama" && experts && *experts != 0) return &kMixtral;
+  if (architecture == "olmo2" && gguf_field(metadata, "olmo2.attention.sliding_window")) return &kOlmo3;
+  const auto* found = std::find_if(std::begin(kGgufFamilies), std::end(kGgufFamilies), [&](const GgufFamily& one) { return one.architecture == architecture; });
+  return found == std::end(kGgufFamilies) ? nullptr : found;
+}
+
+std::string known_gguf_architectures() {
+  std::vector<std::string> known;
+  for (const GgufFamily& one : kGgufFamilies) known.emplace_back(one.architecture);
+  return fmt::format("{}", fmt::join(known, ", "));
+}
+
+void read_own_gguf_fields(GgufFields& fields, std::string_view type, const Checkpoint& checkpoint, Json& config) {
+  const auto has = [&](const char* name) { return checkpoint.find(name) != nullptr; };
+  for (const char* with_biases : {"llama", "glm4", "glm4_moe", "gpt_oss", "dots1", "granite", "smollm3", "olmo2", "olmo3", "cohere"})
+    if (type == with_biases) config["attention_bias"] = has("blk.0.attn_q.bias");
+  if (type == "llama" || type == "granite" || type == "smollm3") config["mlp_bias"] = has("blk.0.ffn_gate.bias");
+  if (type == "ernie4_5") config["use_bias"] = has("blk.0.attn_q.bias");
+  if (type == "glm4_moe") config["use_qk_norm"] = has("blk.0.attn_q_norm.weight");
+  if (type == "dots1") config["sliding_window"] = nullptr;
+  if (type == "gpt_oss" && config.contains("rope_scaling")) config["rope_scaling"]["truncate"] = false;
+  if (type == "gemma2" || type == "gemma3_text") read_gemma(fields, type, config);
+  if (type == "olmo3") read_olmo3(fields, config);
+  if (type == "cohere") fields.copy("logit_scale", config, "logit_scale");
+  if (type == "granite") {
+    fields.copy("attention.scale", config, "attention_multiplier");
+    fields.copy("embedding_scale", config, "embedding_multiplier");
+    fields.copy("residual_scale", config, "residual_multiplier");
+    fields.copy("logit_scale", config, "logits_scaling");
+  }
+}
+
+}  // namespace flexgen
