@@ -234,11 +234,8 @@ void Engine::prepare_stage(const Workload& workload) {
   }
 
   set_expected_costs(lanes_, *model_, hardware_, precision(), policy_);
-  weights_ = std::make_unique<WeightStore>(*model_, policy_, *files_, arenas, lanes_);
+  stores_ = std::make_unique<Stores>(*model_, policy_, kv_dtype_, StoreParts{*files_, cache_file, hidden_file, arenas, lanes_, options_.stages});
   watch_ = model_->watch_files();
-  cache_ = std::make_unique<CacheStore>(*model_, policy_, kv_dtype_, cache_file, arenas, lanes_);
-  hidden_ = std::make_unique<HiddenStore>(*model_, policy_, hidden_file, arenas, lanes_, options_.stages);
-  if (device_) exchange_ = std::make_unique<Exchange>(*model_, policy_, arenas);
   scratch_ = arenas.of(policy_.compute_tier).allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
   std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));
   logit_store_ = {reinterpret_cast<float*>(logits.data()), logits.size() / sizeof(float)};
@@ -256,7 +253,7 @@ void Engine::keep_counts(const ExpertCounts& counts) const {
 }
 
 RunReport Engine::run_steps(StepSource& source, const std::atomic<bool>& stop) {
-  Executor executor(*model_, policy_, *kernels_, lanes_, *weights_, *cache_, *hidden_, scratch_, exchange_.get(), cpu_kernels_.get());
+  Executor executor(*model_, policy_, *kernels_, lanes_, *stores_, scratch_, cpu_kernels_.get());
   RunReport report;
   ExpertCounts counts;
   if (!options_.expert_statistics_file.empty()) {
@@ -277,7 +274,7 @@ RunReport Engine::run(RequestSource& source, CompletionSink& sink, const std::at
   command_stages(options_.stages, StageCommand::kRun);
   start_ = std::chrono::steady_clock::now();
   WatchedSink watched(sink, *watch_);
-  Batcher batcher(*model_, policy_, cache_->layout(), tokenizer_.get(), logit_store_, source, watched);
+  Batcher batcher(*model_, policy_, stores_->cache.layout(), tokenizer_.get(), logit_store_, source, watched);
   // progress() may be reading the batcher: it goes only after everyone has let go of it.
   auto show = [&](const Batcher* shown) {
     std::lock_guard lock(running_mutex_);

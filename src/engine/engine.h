@@ -77,7 +77,6 @@ class Engine {
   /// Null where the CPU computes.
   Device* device() const { return device_.get(); }
   Lanes& lanes() { return lanes_; }
-  WeightStore& weights() { return *weights_; }
 
   /// Serves every request of the source; while an open one has none, it sleeps. `stop` ends the run after the step under way (an open source must be closed too). After prepare().
   /// First stage: with all others.
@@ -122,11 +121,8 @@ class Engine {
   std::unique_ptr<Arena> arena_, gpu_arena_;  // outlive the lanes that write into them
   std::shared_ptr<void> pinned_;              // unlocks the RAM that the device copies from and to, when the lanes are gone
   Lanes lanes_;
-  std::unique_ptr<WeightStore> weights_;
+  std::unique_ptr<Stores> stores_;
   std::unique_ptr<FileWatch> watch_;  // the files that weights are read from
-  std::unique_ptr<CacheStore> cache_;
-  std::unique_ptr<HiddenStore> hidden_;
-  std::unique_ptr<Exchange> exchange_;
   std::span<std::byte> scratch_;
   std::span<float> logit_store_;
   std::chrono::steady_clock::time_point start_{};

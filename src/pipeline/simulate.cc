@@ -54,13 +54,12 @@ class SimulatedProcess {
                    const LinkSpeed& speed = {})
       : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link, speed)),
         ram_(arena_bytes(model, policy, kv_dtype, Tier::kCpu), Arena::Use::kAddressesOnly),
-        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly), weights_(model, policy, files_, arenas_, lanes_),
-        cache_(model, policy, kv_dtype, files_.open("cache", FileMode::kWriteDirect), arenas_, lanes_),
-        hidden_(model, policy, files_.open("activations", FileMode::kWriteDirect), arenas_, lanes_, link),
-        exchange_(policy.on_gpu() ? std::make_unique<Exchange>(model, policy, arenas_) : nullptr),
-        executor_(model, policy, *kernels_, lanes_, weights_, cache_, hidden_, {}, exchange_.get(), kernels_.get()) {}
+        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly),
+        stores_(model, policy, kv_dtype,
+                {files_, files_.open("cache", FileMode::kWriteDirect), files_.open("activations", FileMode::kWriteDirect), {&ram_, &gpu_}, lanes_, link}),
+        executor_(model, policy, *kernels_, lanes_, stores_, {}, kernels_.get()) {}
 
-  const CacheLayout& cache_layout() const { return cache_.layout(); }
+  const CacheLayout& cache_layout() const { return stores_.cache.layout(); }
 
   /// Of the report all but the tokens.
   RunReport run(StepSource& source) {
@@ -98,18 +97,15 @@ class SimulatedProcess {
   }
   static int64_t arena_bytes(const Model& model, const Policy& policy, DType kv_dtype, Tier tier) {
     return CacheLayout(model, policy, kv_dtype).arena_bytes(policy, tier) + HiddenLayout(model, policy).arena_bytes(policy, tier) +
-           WeightLayout(model, policy).arena_bytes(policy, tier) + ExchangeLayout(model, policy).arena_bytes(policy, tier);
+           WeightLayout(model, policy).arena_bytes(policy, tier) + LookupLayout(model, policy).arena_bytes(policy, tier) +
+           ExchangeLayout(model, policy).arena_bytes(policy, tier);
   }
 
   VirtualClock& clock_;
   Lanes lanes_;
   NoFiles files_;
   Arena ram_, gpu_;
-  const Arenas arenas_{&ram_, &gpu_};
-  WeightStore weights_;
-  CacheStore cache_;
-  HiddenStore hidden_;
-  std::unique_ptr<Exchange> exchange_;
+  Stores stores_;
   std::unique_ptr<Kernels> kernels_ = make_reference_kernels();  // never called
   Executor executor_;
 };

@@ -11,6 +11,7 @@
 #include "schedule/expert_hits.h"
 #include "schedule/first_loads.h"
 #include "schedule/hidden_store.h"
+#include "schedule/lookup_layout.h"
 #include "schedule/stream_order.h"
 #include "schedule/weight_store.h"
 
@@ -24,7 +25,8 @@ class Timeline {
   Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype, bool reads_logits,
            bool weights_in_place)
       : model_(model), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()), reads_logits_(reads_logits),
-        beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), cache_(model, policy, kv_dtype), hidden_(model, policy) {
+        beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), lookup_(model, policy), cache_(model, policy, kv_dtype),
+        hidden_(model, policy) {
     const auto num_batches = static_cast<size_t>(policy.num_micro_batches);
     weight_free_s_.assign(static_cast<size_t>(buffers_), 0);
     weight_ready_s_.assign(static_cast<size_t>(buffers_), 0);
@@ -38,19 +40,16 @@ class Timeline {
       if (weights_.layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
     order_ = StreamOrder(model, streamed, buffers_, policy.max_choosing_rows > 0);
     batch_carries_.assign(num_batches, kHalf);
-    const WeightLayout::Layer& embed = weights_.layers.front();
-    for (size_t i = 0; i < embed.uses.size(); ++i)
-      if (embed.uses[i].lookup) {
-        const int table = model.layers().front().uses[i].weight;
-        double resident = static_cast<double>(embed.uses[i].resident_rows + embed.uses[i].host_rows);
-        for (size_t layer = 0; layer < model.layers().size(); ++layer)
-          for (size_t use = 0; model.layers()[layer].kind == LayerKind::kHead && use < weights_.layers[layer].uses.size(); ++use)
-            if (model.layers()[layer].uses[use].weight == table)
-              resident += static_cast<double>(weights_.layers[layer].uses[use].resident_rows + weights_.layers[layer].uses[use].host_rows);
-        lookup_share_ = (on_gpu_ ? weights_.lookup_bounce_bytes : weights_.lookup_row_bytes) > 0
-                            ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size))
-                            : 0;
-      }
+    if (lookup_.table) {
+      const int table = model.layers().front().uses[*lookup_.table].weight;
+      auto resident = static_cast<double>(lookup_.resident_rows + lookup_.host_rows);
+      for (size_t layer = 0; layer < model.layers().size(); ++layer)
+        for (size_t use = 0; model.layers()[layer].kind == LayerKind::kHead && use < weights_.layers[layer].uses.size(); ++use)
+          if (model.layers()[layer].uses[use].weight == table)
+            resident += static_cast<double>(weights_.layers[layer].uses[use].resident_rows + weights_.layers[layer].uses[use].host_rows);
+      lookup_share_ =
+          (on_gpu_ ? lookup_.bounce_bytes : lookup_.row_bytes) > 0 ? std::max(0.0, 1 - resident / static_cast<double>(model.config().vocab_size)) : 0;
+    }
     resident_ready_s_.assign(weights_.layers.size(), 0);
     host_ready_s_.assign(weights_.layers.size(), 0);
     first_loads_ = FirstLoads(model, std::move(streamed));
@@ -333,7 +332,7 @@ class Timeline {
     const double time_s = hardware_.disk.request_s + distinct * hardware_.disk.lookup_s;
     lookup_free_s_ = std::max(lookup_free_s_, host_s_) + time_s;
     busy_[LaneKind::kDiskLookup] += time_s;
-    read_bytes_ += distinct * static_cast<double>(weights_.lookup_row_bytes);
+    read_bytes_ += distinct * static_cast<double>(lookup_.row_bytes);
     return std::max(ready_s, lookup_free_s_);
   }
 
@@ -412,6 +411,7 @@ class Timeline {
   bool on_gpu_, reads_logits_, beside_;
   int64_t buffers_;
   WeightLayout weights_;
+  LookupLayout lookup_;
   CacheLayout cache_;
   HiddenLayout hidden_;
   StreamOrder order_;

@@ -3,6 +3,7 @@
 #include "schedule/cache_store.h"
 #include "schedule/exchange.h"
 #include "schedule/hidden_store.h"
+#include "schedule/lookup_layout.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {
@@ -28,6 +29,7 @@ int64_t logit_store_bytes(const Model& model, const Policy& policy, const Worklo
 
 MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype) {
   WeightLayout weights(model, policy);
+  const LookupLayout lookup(model, policy);
   CacheLayout cache(model, policy, kv_dtype);
   HiddenLayout hidden(model, policy);
   const ExchangeLayout exchange(model, policy);
@@ -36,7 +38,7 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
   plan.items = {
       {"weights, resident", compute, Arena::footprint(weights.resident_bytes)},
       {"weights, staging buffers", compute, Arena::footprint(policy.buffers * weights.buffer_bytes)},
-      {"embedding rows", compute, weights.lookup_arena_bytes(policy, compute)},
+      {"embedding rows", compute, lookup.arena_bytes(policy, compute)},
       {"KV cache", cache.tier, cache.arena_bytes(policy, cache.tier) - cache.buffers_arena_bytes(policy, cache.tier)},
       {"KV cache, staging buffers", cache.tier, cache.buffers_arena_bytes(policy, cache.tier)},
       {"activations", compute, hidden.arena_bytes(policy, compute)},
@@ -45,11 +47,11 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
       {"logprobs of sequences under way", cpu, policy.block_size() * workload.logprob_bytes, false},
   };
   if (policy.on_gpu()) {
-    const int64_t lookup = weights.lookup_arena_bytes(policy, cpu), host = Arena::footprint(weights.host_bytes);
+    const int64_t host = Arena::footprint(weights.host_bytes);
     plan.items.insert(plan.items.end(), {
                                             {"weights in RAM", cpu, host},
-                                            {"weights, bounce buffers", cpu, weights.arena_bytes(policy, cpu) - host - lookup},
-                                            {"embedding rows on their way", cpu, lookup},
+                                            {"weights, bounce buffers", cpu, weights.arena_bytes(policy, cpu) - host},
+                                            {"embedding rows on their way", cpu, lookup.arena_bytes(policy, cpu)},
                                             {"activations in RAM", cpu, hidden.arena_bytes(policy, cpu)},
                                             {"logits and attention on their way", compute, exchange.arena_bytes(policy, compute)},
                                             {"logits and attention on their way", cpu, exchange.arena_bytes(policy, cpu)},

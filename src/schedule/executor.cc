@@ -8,11 +8,10 @@
 
 namespace flexgen {
 
-Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights, CacheStore& cache, HiddenStore& hidden,
-                   std::span<std::byte> scratch, Exchange* exchange, Kernels* cpu_kernels)
-    : model_(model), policy_(policy), kernels_(kernels), lanes_(lanes), weights_(weights), cache_(cache), hidden_(hidden), scratch_(scratch),
-      exchange_(exchange), cpu_kernels_(cpu_kernels), schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups),
-      choices_(model, policy.num_micro_batches), plans_(static_cast<size_t>(policy.num_micro_batches)) {}
+Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, Stores& stores, std::span<std::byte> scratch, Kernels* cpu_kernels)
+    : model_(model), policy_(policy), kernels_(kernels), lanes_(lanes), stores_(stores), scratch_(scratch), cpu_kernels_(cpu_kernels),
+      schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups), choices_(model, policy.num_micro_batches),
+      plans_(static_cast<size_t>(policy.num_micro_batches)) {}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   std::exception_ptr error;
@@ -71,10 +70,10 @@ void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_vis
       forward(source, visit, plan, alone, needed_later);
       if (!needed_later && !pending_) source.submitted(plan);
     }
-    if (!pending_) weights_.commit(visit, last_done_);
-    cache_.prefetch(visit, plans_);
-    weights_.prefetch(visit);
-    hidden_.prefetch(visit, plans_, num_layers - 1, [this](const Visit& next) { return takes_place(next); });
+    if (!pending_) stores_.weights.commit(visit, last_done_);
+    stores_.cache.prefetch(visit, plans_);
+    stores_.weights.prefetch(visit);
+    stores_.hidden.prefetch(visit, plans_, num_layers - 1, [this](const Visit& next) { return takes_place(next); });
   }
   flush(source);
   ++pass_;
@@ -85,7 +84,7 @@ void Executor::begin_pass(const Visit& visit) {
   for (int64_t batch = visit.group_first; batch < visit.group_end; ++batch)
     if (const auto& plan = plans_[static_cast<size_t>(batch)]) rows += plan->num_rows();
   choices_.begin_pass(policy_.chooses_experts(static_cast<double>(rows)));
-  weights_.begin_pass(visit.pass, choices_.chooses());
+  stores_.weights.begin_pass(visit.pass, choices_.chooses());
 }
 
 void Executor::learn_choices(const Visit& visit) {
@@ -96,7 +95,7 @@ void Executor::learn_choices(const Visit& visit) {
     num_rows.push_back(plan ? plan->num_rows() : 0);
   }
   choices_.learn(visit.layer, visit.group_first, num_rows);
-  weights_.choose(visit.layer, choices_.rows_of_expert());
+  stores_.weights.choose(visit.layer, choices_.rows_of_expert());
 }
 
 TakesPlace Executor::takes_place(const Visit& visit) const {
@@ -129,22 +128,22 @@ VisitInput Executor::Leases::input() const {
 void Executor::forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
   // A visit that needs what the pending stage gives or holds.
-  if (pending_ && (pending_->leases->visit.batch == visit.batch || exchange_->attention_count() < 2)) flush(source);
+  if (pending_ && (pending_->leases->visit.batch == visit.batch || stores_.exchange->attention_count() < 2)) flush(source);
   auto leases = std::make_shared<Leases>();
   leases->visit = visit;
   leases->plan = plan;
   leases->alone = alone;
   leases->needed_later = needed_later;
-  leases->weights = weights_.acquire(visit);
-  if (layer.cache >= 0) leases->cache = cache_.acquire(visit, *plan);
-  leases->hidden = hidden_.acquire(visit, *plan, alone);
+  leases->weights = stores_.weights.acquire(visit);
+  if (layer.cache >= 0) leases->cache = stores_.cache.acquire(visit, *plan);
+  leases->hidden = stores_.hidden.acquire(visit, *plan, alone);
 
   Work work;
   work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kExperts ? "experts" : layer.kind == LayerKind::kHead ? "head" : "embed";
   work.step = visit.step;
   work.layer = visit.layer;
   work.batch = visit.batch;
-  if (layer.kind == LayerKind::kEmbed) leases->embed_rows = weights_.lookup(visit, plan->tokens, &work.after);
+  if (layer.kind == LayerKind::kEmbed) leases->embed_rows = stores_.lookup.acquire(visit, plan->tokens, &work.after);
   for (const auto* events : {&leases->weights.after, &leases->hidden.after}) work.after.insert(work.after.end(), events->begin(), events->end());
 
   work.amount = amount_of(*leases);
@@ -156,8 +155,8 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   work.after.insert(work.after.end(), leases->cache.after.begin(), leases->cache.after.end());
   if (layer.kind == LayerKind::kHead && policy_.on_gpu()) forward_head(leases, std::move(work));
   else forward_whole(leases, std::move(work));
-  if (layer.cache >= 0) cache_.commit(visit, *plan, last_done_);
-  if (layer.kind == LayerKind::kEmbed) weights_.commit_lookup(visit.batch, last_done_);
+  if (layer.cache >= 0) stores_.cache.commit(visit, *plan, last_done_);
+  if (layer.kind == LayerKind::kEmbed) stores_.lookup.commit(visit, last_done_);
 }
 
 ComputeAmount Executor::amount_of(const Leases& leases) {
@@ -166,7 +165,7 @@ ComputeAmount Executor::amount_of(const Leases& leases) {
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
   const bool is_head = layer.kind == LayerKind::kHead;
   const auto logit_rows = static_cast<int64_t>(plan.logit_rows.size());
-  VisitWork work = model_.work(visit.layer, plan.num_rows(), leases.cache.slots, logit_rows, cache_.layout().dtype);
+  VisitWork work = model_.work(visit.layer, plan.num_rows(), leases.cache.slots, logit_rows, stores_.cache.layout().dtype);
   double rows = product_rows(layer, static_cast<double>(is_head ? logit_rows : plan.num_rows()));
   if (layer.kind == LayerKind::kExperts && choices_.chooses()) {  // not as expected, but as it is
     const ExpertChoices::Products products = choices_.products_of(visit.batch, visit.layer);
@@ -190,7 +189,7 @@ ComputeAmount Executor::amount_of(const Leases& leases) {
 
 void Executor::computed(const Leases& leases, const Event& done) {
   last_done_ = leases.plan->done = done;
-  hidden_.commit(leases.visit, *leases.plan, leases.alone, leases.needed_later, done);
+  stores_.hidden.commit(leases.visit, *leases.plan, leases.alone, leases.needed_later, done);
 }
 
 void Executor::copy_in(const Leases& leases) {
@@ -220,7 +219,7 @@ void Executor::count_choices(const Leases& leases) {
 void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
   work.run = [this, leases] {
     copy_in(*leases);
-    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), cache_.geometry_of(leases->visit), leases->hidden.rows, scratch_.data(),
+    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), stores_.cache.geometry_of(leases->visit), leases->hidden.rows, scratch_.data(),
                    kernels_, leases->plan->sink.get());
     count_choices(*leases);
     copy_out(*leases);
@@ -236,9 +235,9 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
   for (int64_t first = 0; first < num_rows; first += kLogitPanelRows) {
     const int64_t rows = std::min(kLogitPanelRows, num_rows - first);
     const double share = static_cast<double>(rows) / static_cast<double>(num_rows);
-    const Exchange::Pair pair = exchange_->start_logits();
+    const Exchange::Pair pair = stores_.exchange->start_logits();
     const bool largest_alone = leases->plan->sink->takes_largest(first, rows);
-    Largest *const largest = exchange_->largest_in(pair.device), *const host_largest = exchange_->largest_in(pair.host);
+    Largest *const largest = stores_.exchange->largest_in(pair.device), *const host_largest = stores_.exchange->largest_in(pair.host);
     Work panel, copy, accept;
     for (Work* each : {&panel, &copy, &accept}) {
       each->name = "head";
@@ -270,7 +269,7 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
       leases->plan->sink->accept(first, rows, layer.vocab_first, layer.vocab_count, logits, layer.vocab_count, host_largest);
     };
     read = lanes_.cpu->submit(std::move(accept));
-    exchange_->use_logits(pair, copied, read);
+    stores_.exchange->use_logits(pair, copied, read);
   }
   computed(*leases, done);
   leases->plan->done = read;  // the cpu lane is in order, and it waited for everything before it
@@ -279,7 +278,7 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
 void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready) {
   const int64_t num_rows = leases->plan->num_rows();
   const ModelConfig& config = model_.config();
-  const Exchange::Pair pair = exchange_->start_attention();
+  const Exchange::Pair pair = stores_.exchange->start_attention();
   const auto on_device = AttentionInputs::at(pair.device, config, num_rows), on_host = AttentionInputs::at(pair.host, config, num_rows);
   const int64_t input_bytes = AttentionInputs::bytes(config, num_rows);
   std::byte* result = pair.host + input_bytes;
@@ -312,10 +311,10 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   attend.amount = whole;
   attend.amount.flops = 0;
   attend.run = [this, leases, on_host, result] {
-    model_.attend(leases->visit.layer, leases->input(), cache_.geometry_of(leases->visit), on_host, result, *cpu_kernels_);
+    model_.attend(leases->visit.layer, leases->input(), stores_.cache.geometry_of(leases->visit), on_host, result, *cpu_kernels_);
   };
   const Event attended = lanes_.cpu->submit(std::move(attend));
-  cache_.commit(leases->visit, *leases->plan, attended);
+  stores_.cache.commit(leases->visit, *leases->plan, attended);
   // Over q, which is not needed there any more.
   up.after = {attended};
   up.copies = {{result, pair.device, result_bytes}};
@@ -341,8 +340,8 @@ void Executor::flush(StepSource& source) {
   pending_.reset();
   const Event done = lanes_.compute->submit(std::move(pending.work));
   computed(*pending.leases, done);
-  exchange_->use_attention(pending.pair, done, pending.uploaded);
-  weights_.commit(pending.leases->visit, done);
+  stores_.exchange->use_attention(pending.pair, done, pending.uploaded);
+  stores_.weights.commit(pending.leases->visit, done);
   if (!pending.leases->needed_later) source.submitted(pending.leases->plan);
 }
 

@@ -15,12 +15,9 @@
 #include "backend/kernels.h"
 #include "model/model.h"
 #include "schedule/batch_plan.h"
-#include "schedule/cache_store.h"
-#include "schedule/exchange.h"
 #include "schedule/expert_choices.h"
-#include "schedule/hidden_store.h"
 #include "schedule/lanes.h"
-#include "schedule/weight_store.h"
+#include "schedule/stores.h"
 
 namespace flexgen {
 
@@ -33,9 +30,9 @@ struct WorkDone {
 
 class Executor {
  public:
-  /// `exchange` where a GPU computes; `cpu_kernels` of the processor beside it, if attention runs there.
-  Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, WeightStore& weights, CacheStore& cache, HiddenStore& hidden,
-           std::span<std::byte> scratch, Exchange* exchange = nullptr, Kernels* cpu_kernels = nullptr);
+  /// `cpu_kernels` of the processor beside a GPU, if attention runs there.
+  Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, Stores& stores, std::span<std::byte> scratch,
+           Kernels* cpu_kernels = nullptr);
 
   /// Runs steps until the source is finished or `stop` is set, then drains the lanes. Throws the first error of
   /// any lane, after the drain.
@@ -90,11 +87,8 @@ class Executor {
   Policy policy_;
   Kernels& kernels_;
   Lanes& lanes_;
-  WeightStore& weights_;
-  CacheStore& cache_;
-  HiddenStore& hidden_;
+  Stores& stores_;
   std::span<std::byte> scratch_;
-  Exchange* exchange_;
   Kernels* cpu_kernels_;
   Schedule schedule_;
   ExpertChoices choices_;

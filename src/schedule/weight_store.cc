@@ -8,6 +8,7 @@
 #include "backend/device.h"
 #include "base/units.h"
 #include "memory/placement.h"
+#include "schedule/lookup_layout.h"
 
 namespace flexgen {
 namespace {
@@ -100,6 +101,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
   const std::array<std::vector<RowSplit>, 2> splits{
       place(objects[0], shares.others), in_order ? place_in_order(objects[1], hottest_first(model), shares.experts) : place(objects[1], shares.experts)};
   const bool on_gpu = policy.on_gpu();
+  const LookupLayout lookup(model, policy);
 
   // A tensor used twice whole (a norm shared by the head's chunks) is kept once.
   std::map<int, int64_t> resident_whole;
@@ -114,26 +116,8 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       Use use;
       use.lookup = wanted.lookup;
       if (wanted.lookup) {
-        bool tied = std::any_of(model.layers().begin(), model.layers().end(), [&](const LayerSpec& other) {
-          return other.kind == LayerKind::kHead &&
-                 std::any_of(other.uses.begin(), other.uses.end(), [&](const WeightUse& u) { return u.weight == wanted.weight; });
-        });
-        // Looked-up rows cost next to nothing to read, so the table takes RAM only if everything does, or if it is smaller than
-        // the room for rows on their way in. It takes a GPU's memory only if everything does.
-        const int64_t row_room = round_up(weight.row_bytes(), kDirectAlignment) + kDirectAlignment;
-        const bool small = weight.bytes() <= policy.num_micro_batches * policy.max_rows * row_room;
-        const bool in_memory = policy.weights.disk <= 0 ? !tied : small;
-        if (!on_gpu) {
-          if (in_memory) use.resident_rows = wanted.rows;
-          else if (policy.weights.disk > 0) lookup_row_bytes = row_room;
-        } else if (policy.weights.gpu >= 1) {
-          if (!tied) use.resident_rows = wanted.rows;
-        } else {
-          if (in_memory) use.host_rows = wanted.rows;
-          else if (policy.weights.disk > 0) lookup_bounce_bytes = row_room;
-          // A row's bytes start as far from its slot's start as from a sector's.
-          lookup_row_bytes = row_room;
-        }
+        use.resident_rows = lookup.resident_rows;
+        use.host_rows = lookup.host_rows;
       } else if (weight.always_resident) {
         use.resident_rows = wanted.rows;
       } else {
@@ -203,15 +187,8 @@ void WeightLayout::place_beside(const CodeTensors& tensors, const WeightUse& wan
   }
 }
 
-int64_t WeightLayout::lookup_arena_bytes(const Policy& policy, Tier tier) const {
-  int64_t bytes = 0;
-  if (tier == compute_tier) bytes += policy.num_micro_batches * Arena::footprint(policy.max_rows * lookup_row_bytes);
-  if (tier == Tier::kCpu) bytes += policy.num_micro_batches * Arena::footprint(policy.max_rows * lookup_bounce_bytes);
-  return bytes;
-}
-
 int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
-  int64_t bytes = lookup_arena_bytes(policy, tier);
+  int64_t bytes = 0;
   if (tier == compute_tier) bytes += Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
   if (tier == Tier::kCpu)
     bytes += Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes);
@@ -236,12 +213,6 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
   host_ = arenas.cpu->allocate(layout_.host_bytes);
   stager_ = Stager(policy.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   load_ring_ = StagingRing(arenas.cpu->allocate(WeightLayout::kLoadBuffers * layout_.load_buffer_bytes), WeightLayout::kLoadBuffers, layout_.load_buffer_bytes);
-  for (int64_t batch = 0; batch < policy.num_micro_batches; ++batch) {
-    lookup_memory_.push_back(compute.allocate(policy.max_rows * layout_.lookup_row_bytes));
-    lookup_bounce_.push_back(arenas.cpu->allocate(policy.max_rows * layout_.lookup_bounce_bytes));
-  }
-  lookup_in_use_.resize(static_cast<size_t>(policy.num_micro_batches));
-
   std::vector<int64_t> streamed;
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer)
     if (layout_.layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
@@ -420,88 +391,21 @@ void WeightStore::prefetch(const Visit& visit) {
   if (loading_->pieces_issued == visit.group_size()) loading_.reset();
 }
 
-WeightStore::FoundRow WeightStore::find_row(const WeightUse& table, const WeightLayout::Use& own, int32_t row) const {
-  const int64_t row_bytes = model_.weights()[static_cast<size_t>(table.weight)].row_bytes();
-  auto among = [&](const WeightLayout::Use& use, int64_t at) -> FoundRow {
-    if (at < 0) return {};
-    if (at < use.resident_rows) return {resident_.data() + use.resident_at + at * row_bytes, nullptr};
-    at -= use.resident_rows;
-    if (at < use.host_rows) return {nullptr, host_.data() + use.host_at + at * row_bytes};
-    return {};
-  };
-  FoundRow found = among(own, row);
-  // A tied table: rows of it are in memory as the head's.
-  for (size_t layer = 0; !found.resident && !found.host && layer < model_.layers().size(); ++layer) {
-    const LayerSpec& other = model_.layers()[layer];
-    if (other.kind != LayerKind::kHead) continue;
-    for (size_t i = 0; i < other.uses.size(); ++i)
-      if (other.uses[i].weight == table.weight && row >= other.uses[i].row_first && row < other.uses[i].row_first + other.uses[i].rows)
-        found = among(layout_.layers[layer].uses[i], row - other.uses[i].row_first);
-  }
-  return found;
+WeightStore::RowPlace WeightStore::place_of_row(int64_t layer, size_t use, int64_t row) const {
+  const WeightLayout::Use& placed = layout_.layers[static_cast<size_t>(layer)].uses[use];
+  const int64_t row_bytes = model_.weights()[static_cast<size_t>(model_.layers()[static_cast<size_t>(layer)].uses[use].weight)].row_bytes();
+  if (row < placed.resident_rows) return {resident_.data() + placed.resident_at + row * row_bytes, nullptr};
+  row -= placed.resident_rows;
+  if (row < placed.host_rows) return {nullptr, host_.data() + placed.host_at + row * row_bytes};
+  return {};
 }
 
-std::vector<const std::byte*> WeightStore::lookup(const Visit& visit, std::span<const int32_t> tokens, std::vector<Event>* after) {
-  const LayerSpec& embed = model_.layers()[static_cast<size_t>(visit.layer)];
-  size_t at = 0;
-  while (!embed.uses[at].lookup) ++at;
-  const WeightUse& table = embed.uses[at];
-  const WeightSpec& weight = model_.weights()[static_cast<size_t>(table.weight)];
-  const WeightLayout::Use& own = layout_.layers[static_cast<size_t>(visit.layer)].uses[at];
-  const bool on_gpu = layout_.compute_tier == Tier::kGpu;
-
-  auto batch = static_cast<size_t>(visit.batch);
-  Work read, copy;
-  read.name = copy.name = "look up embeddings";
-  read.step = copy.step = visit.step;
-  read.batch = copy.batch = visit.batch;
-  std::byte* staging = lookup_memory_[batch].data();
-  std::byte* bounce = lookup_bounce_[batch].data();
-  std::map<int32_t, const std::byte*> found;
-  std::vector<const std::byte*> rows;
-  rows.reserve(tokens.size());
-  for (int32_t token : tokens) {
-    auto [entry, is_new] = found.try_emplace(token, nullptr);
-    if (is_new) {
-      FoundRow row = find_row(table, own, token);
-      entry->second = row.resident;
-      if (!row.resident) {
-        int64_t skip = 0;
-        if (row.host) {
-          add_copy(&copy.copies, row.host, staging, weight.row_bytes());
-        } else {
-          auto extent = AlignedExtent::around(weight.file, weight.offset + token * weight.row_bytes(), weight.row_bytes());
-          std::byte* landed = on_gpu ? bounce : staging;
-          read.transfers.push_back({files_[static_cast<size_t>(extent.file)], false, extent.offset, landed, extent.bytes, {}});
-          read.bytes += static_cast<double>(extent.bytes);
-          skip = extent.skip;
-          if (on_gpu) add_copy(&copy.copies, bounce, staging, extent.bytes);
-          bounce += layout_.lookup_bounce_bytes;
-        }
-        entry->second = staging + skip;
-        staging += layout_.lookup_row_bytes;
-      }
-    }
-    rows.push_back(entry->second);
-  }
+void WeightStore::load_table(std::vector<Event>* resident, std::vector<Event>* host) {
   load_resident(first_loads_.before_lookup());
   for (int64_t layer : first_loads_.lookup_layers()) {
-    append(after, pending(resident_ready_[static_cast<size_t>(layer)]));
-    append(&copy.after, pending(host_ready_[static_cast<size_t>(layer)]));
+    append(resident, pending(resident_ready_[static_cast<size_t>(layer)]));
+    append(host, pending(host_ready_[static_cast<size_t>(layer)]));
   }
-  if (!read.transfers.empty()) {
-    read.after = {lookup_in_use_[batch]};
-    after->push_back(lanes_.disk_lookup->submit(std::move(read)));
-    copy.after.push_back(after->back());
-  }
-  if (!copy.copies.empty()) {
-    copy.after.push_back(lookup_in_use_[batch]);
-    copy.bytes = bytes_of(copy.copies);
-    after->push_back(lanes_.h2d_small->submit(std::move(copy)));
-  }
-  return rows;
 }
-
-void WeightStore::commit_lookup(int64_t batch, const Event& done) { lookup_in_use_[static_cast<size_t>(batch)] = done; }
 
 }  // namespace flexgen

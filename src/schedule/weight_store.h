@@ -52,7 +52,7 @@ class WeightLayout {
     int64_t streamed_at = 0;                 ///< of the extent's first byte where the disk's bytes land
     int64_t staged_at = 0;                   ///< of the first host or streamed row in the staging buffer
     std::vector<Beside> beside;              ///< as CodeTensors has them; none of other weights
-    bool lookup = false;
+    bool lookup = false;                     ///< rows are looked up (RowLookup), never streamed
   };
   struct Layer {
     std::vector<Use> uses;
@@ -73,13 +73,9 @@ class WeightLayout {
   int64_t num_streamed_layers = 0;
   int64_t streamed_bytes_per_step = 0;  ///< from disk
   int64_t staged_bytes_per_step = 0;    ///< through the staging buffers; on a GPU: host to device
-  int64_t lookup_row_bytes = 0;         ///< staging for one embedding row in the compute tier; 0: the table is resident
-  int64_t lookup_bounce_bytes = 0;      ///< and in RAM before it, if that is a GPU and rows may come from disk
   static constexpr int kLoadBuffers = 3;
-  /// Memory of a tier for everything: resident, host, rings, lookup rows.
+  /// Memory of a tier for everything: resident, host, rings.
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
-  /// Of that, the staging for looked-up rows.
-  int64_t lookup_arena_bytes(const Policy& policy, Tier tier) const;
 
  private:
   /// Places the tensors beside a matrix's codes.
@@ -115,10 +111,17 @@ class WeightStore {
   /// do not queue behind a whole layer.
   void prefetch(const Visit& visit);
 
-  /// Pointers to the embedding rows of `tokens` for the batch's next embed visit; `after` gets what to wait for.
-  std::vector<const std::byte*> lookup(const Visit& visit, std::span<const int32_t> tokens, std::vector<Event>* after);
-  /// Called after the embed visit was enqueued: its staged rows are in use until `done`.
-  void commit_lookup(int64_t batch, const Event& done);
+  // For who looks rows up.
+  /// Where a row lies that stays in memory: in the tier that computes, or in RAM beside a GPU.
+  struct RowPlace {
+    const std::byte *resident = nullptr, *host = nullptr;
+  };
+  /// Row `row` of what the layer reads as uses[use]; both null if it is on disk.
+  RowPlace place_of_row(int64_t layer, size_t use, int64_t row) const;
+  /// Issues the loads of those layers' shares that hold rows to be looked up; adds what is to be waited for, in the tier that computes and in RAM beside a GPU.
+  void load_table(std::vector<Event>* resident, std::vector<Event>* host);
+  /// The checkpoint's file of this number, open; null if no layer here reads it.
+  const std::shared_ptr<File>& file(int number) const { return files_[static_cast<size_t>(number)]; }
   const WeightLayout& layout() const { return layout_; }
 
  private:
@@ -141,12 +144,6 @@ class WeightStore {
   void load_resident(std::span<const int64_t> layers);
   void load_in_place(int64_t layer);
   void load_resident_gpu(int64_t layer);
-  /// Where a row of a table lies in memory, if it does: as the table's own, or as a tied head's.
-  struct FoundRow {
-    const std::byte* resident = nullptr;  ///< in the compute tier
-    const std::byte* host = nullptr;      ///< in RAM beside a GPU
-  };
-  FoundRow find_row(const WeightUse& table, const WeightLayout::Use& own, int32_t row) const;
 
   const Model& model_;
   WeightLayout layout_;
@@ -162,8 +159,6 @@ class WeightStore {
   FirstLoads first_loads_;
   std::vector<std::vector<Event>> resident_ready_,
       host_ready_;  ///< a layer: its loads into the compute tier, and into RAM beside a GPU; none once they are done
-  std::vector<std::span<std::byte>> lookup_memory_, lookup_bounce_;  ///< a batch
-  std::vector<Event> lookup_in_use_;                                 ///< a batch
 };
 
 }  // namespace flexgen

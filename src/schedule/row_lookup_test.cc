@@ -1,0 +1,107 @@
+#include "schedule/row_lookup.h"
+
+#include <gtest/gtest.h>
+
+#include "base/units.h"
+#include "io/test_folder.h"
+
+namespace flexgen::row_lookup_test {
+namespace {
+
+/// Keeps what it is given; nothing of it is ever done.
+class HeldLane : public Lane {
+ public:
+  explicit HeldLane(std::string name) : Lane(std::move(name), nullptr) {}
+  Event submit(Work work) override {
+    works.push_back(std::move(work));
+    return Event::pending();
+  }
+  std::vector<Work> works;
+};
+
+/// Whatever is opened is one empty file.
+class OneFile : public FileSystem {
+ public:
+  std::shared_ptr<File> open(const std::string&, FileMode) override { return File::open(folder_.file("weights"), FileMode::kSpill); }
+
+ private:
+  TestFolder folder_;
+};
+
+std::unique_ptr<Model> tiny(bool tied) {
+  const std::string config = R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 128, "vocab_size": 304, "max_position_embeddings": 256, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": )" +
+                             std::string(tied ? "true}" : "false}");
+  return Model::of_shape(parse_config(config, "", "tiny"), DType::kBF16);
+}
+
+/// A CPU's, with room for fewer looked-up rows than the table has bytes.
+struct HeldLookup {
+  HeldLookup(const Model& model, const Fractions& shares) {
+    policy.weights = shares;
+    policy.max_rows = 4;
+    auto lane = std::make_unique<HeldLane>("disk lookup");
+    lookups = lane.get();
+    lanes.disk_lookup = std::move(lane);
+    lanes.disk_read = std::make_unique<HeldLane>("disk read");
+    weights.emplace(model, policy, files, arenas, lanes);
+    rows.emplace(model, policy, *weights, arenas, lanes);
+  }
+  Policy policy;
+  OneFile files;
+  Arena arena{8 * kMiB};
+  const Arenas arenas{&arena, nullptr};
+  Lanes lanes;
+  HeldLane* lookups = nullptr;
+  std::optional<WeightStore> weights;
+  std::optional<RowLookup> rows;
+};
+
+TEST(RowLookup, RowsOnDiskAreReadOnceEach) {
+  const auto model = tiny(false);
+  HeldLookup held(*model, {0, 0, 1});
+  std::vector<Event> after;
+  const std::vector<int32_t> tokens{7, 200, 7};
+  const auto rows = held.rows->acquire({}, tokens, &after);
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(rows[0], rows[2]);
+  EXPECT_NE(rows[0], rows[1]);
+  ASSERT_EQ(held.lookups->works.size(), 1U);
+  EXPECT_EQ(held.lookups->works[0].transfers.size(), 2U);
+  EXPECT_FALSE(after.back().done());
+  // The next rows of the micro-batch come to the same place, so they wait until these have been used.
+  Event used = Event::pending();
+  held.rows->commit({}, used);
+  held.rows->acquire({}, tokens, &after);
+  ASSERT_EQ(held.lookups->works.size(), 2U);
+  ASSERT_EQ(held.lookups->works[1].after.size(), 1U);
+  EXPECT_FALSE(held.lookups->works[1].after[0].done());
+  used.finish();
+  EXPECT_TRUE(held.lookups->works[1].after[0].done());
+}
+
+TEST(RowLookup, RowsInMemoryAreNotRead) {
+  const auto model = tiny(false);
+  HeldLookup held(*model, {0, 1, 0});
+  std::vector<Event> after;
+  const auto rows = held.rows->acquire({}, std::vector<int32_t>{3, 4}, &after);
+  EXPECT_EQ(rows[1] - rows[0], 64 * 2);
+  EXPECT_TRUE(held.lookups->works.empty());
+  EXPECT_FALSE(after.empty());  // but they must have been loaded
+}
+
+/// Of a tied table the rows that the head keeps in memory are there for look-ups too.
+TEST(RowLookup, RowsOfATiedHeadAreNotReadWhereTheyAreInMemory) {
+  const auto model = tiny(true);
+  HeldLookup held(*model, {0, 0.5, 0.5});
+  std::vector<Event> after;
+  held.rows->acquire({}, std::vector<int32_t>{0}, &after);
+  EXPECT_TRUE(held.lookups->works.empty());
+  held.rows->acquire({}, std::vector<int32_t>{0, 303}, &after);
+  ASSERT_EQ(held.lookups->works.size(), 1U);
+  EXPECT_EQ(held.lookups->works[0].transfers.size(), 1U);
+}
+
+}  // namespace
+}  // namespace flexgen::row_lookup_test

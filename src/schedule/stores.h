@@ -1,0 +1,41 @@
+#pragma once
+// Stores: what a process keeps of a run's tensors, made in one place for runs and for simulations. Host thread only.
+
+#include <memory>
+#include <optional>
+
+#include "io/file_system.h"
+#include "memory/arena.h"
+#include "model/model.h"
+#include "net/port.h"
+#include "schedule/cache_store.h"
+#include "schedule/exchange.h"
+#include "schedule/hidden_store.h"
+#include "schedule/lanes.h"
+#include "schedule/policy.h"
+#include "schedule/row_lookup.h"
+#include "schedule/weight_store.h"
+
+namespace flexgen {
+
+/// What stores are made of, which must outlive them.
+struct StoreParts {
+  FileSystem& files;                              ///< to read the checkpoint's with
+  std::shared_ptr<File> cache_file, hidden_file;  ///< preallocated spill files; null where nothing of the kind rests on disk
+  Arenas arenas;
+  Lanes& lanes;
+  StageLink stages;  ///< the pipeline that this process is a stage of
+};
+
+struct Stores {
+  /// Takes memory from the arenas in the order of the members, as much as the memory plan says; loading the first weights begins here.
+  Stores(const Model& model, const Policy& policy, DType kv_dtype, const StoreParts& parts);
+
+  WeightStore weights;
+  RowLookup lookup;
+  CacheStore cache;
+  HiddenStore hidden;
+  std::optional<Exchange> exchange;  ///< where a GPU computes
+};
+
+}  // namespace flexgen
