@@ -13,7 +13,7 @@ from source_text import called_in, outer, parameters_of, parts_of, sources_in
 MOST_LINES = 100
 MOST_PARAMETERS = 5
 KNOWN_LONG = {"attend_as": 122}
-KNOWN_WIDE = {"LineBroker": 9, "Batcher": 7, "SimulatedProcess": 7, "WatchedSteps": 8, "Timeline": 7, "CacheStore": 6, "Executor": 7, "HiddenStore": 6, "Stager": 6}
+KNOWN_WIDE = {"LineBroker": 9, "Batcher": 7, "SimulatedProcess": 7, "WatchedSteps": 8, "Timeline": 7, "CacheStore": 6, "Executor": 7, "Stager": 6}
 
 
 def is_documented(part, lines, opening):

@@ -97,8 +97,8 @@ class SimulatedProcess {
   }
   static int64_t arena_bytes(const Model& model, const Policy& policy, DType kv_dtype, Tier tier) {
     return CacheLayout(model, policy, kv_dtype).arena_bytes(policy, tier) + HiddenLayout(model, policy).arena_bytes(policy, tier) +
-           WeightLayout(model, policy).arena_bytes(policy, tier) + LookupLayout(model, policy).arena_bytes(policy, tier) +
-           ExchangeLayout(model, policy).arena_bytes(policy, tier);
+           MessageLayout(model, policy).arena_bytes(policy, tier) + WeightLayout(model, policy).arena_bytes(policy, tier) +
+           LookupLayout(model, policy).arena_bytes(policy, tier) + ExchangeLayout(model, policy).arena_bytes(policy, tier);
   }
 
   VirtualClock& clock_;

@@ -4,6 +4,7 @@
 #include "schedule/exchange.h"
 #include "schedule/hidden_store.h"
 #include "schedule/lookup_layout.h"
+#include "schedule/stage_messages.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {
@@ -32,6 +33,7 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
   const LookupLayout lookup(model, policy);
   CacheLayout cache(model, policy, kv_dtype);
   HiddenLayout hidden(model, policy);
+  const MessageLayout messages(model, policy);
   const ExchangeLayout exchange(model, policy);
   const Tier compute = policy.compute_tier, cpu = Tier::kCpu;
   MemoryPlan plan;
@@ -53,6 +55,7 @@ MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload&
                                             {"weights, bounce buffers", cpu, weights.arena_bytes(policy, cpu) - host},
                                             {"embedding rows on their way", cpu, lookup.arena_bytes(policy, cpu)},
                                             {"activations in RAM", cpu, hidden.arena_bytes(policy, cpu)},
+                                            {"activations between stages", cpu, messages.arena_bytes(policy, cpu)},
                                             {"logits and attention on their way", compute, exchange.arena_bytes(policy, compute)},
                                             {"logits and attention on their way", cpu, exchange.arena_bytes(policy, cpu)},
                                         });

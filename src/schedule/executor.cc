@@ -137,6 +137,7 @@ void Executor::forward(StepSource& source, const Visit& visit, const std::shared
   leases->weights = stores_.weights.acquire(visit);
   if (layer.cache >= 0) leases->cache = stores_.cache.acquire(visit, *plan);
   leases->hidden = stores_.hidden.acquire(visit, *plan, alone);
+  if (visit.layer == 0) stores_.messages.receive(visit, *plan, reinterpret_cast<std::byte*>(leases->hidden.rows), &leases->hidden.after);
 
   Work work;
   work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kExperts ? "experts" : layer.kind == LayerKind::kHead ? "head" : "embed";
@@ -189,7 +190,9 @@ ComputeAmount Executor::amount_of(const Leases& leases) {
 
 void Executor::computed(const Leases& leases, const Event& done) {
   last_done_ = leases.plan->done = done;
-  stores_.hidden.commit(leases.visit, *leases.plan, leases.alone, leases.needed_later, done);
+  Event free = done;
+  if (!leases.needed_later) free = stores_.messages.send(leases.visit, *leases.plan, reinterpret_cast<const std::byte*>(leases.hidden.rows), done);
+  stores_.hidden.commit(leases.visit, *leases.plan, leases.alone, leases.needed_later, done, free);
 }
 
 void Executor::copy_in(const Leases& leases) {

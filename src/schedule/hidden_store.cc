@@ -9,8 +9,7 @@
 namespace flexgen {
 
 HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
-    : row_bytes(model.config().kept_row_floats() * static_cast<int64_t>(sizeof(float))),
-      stream_row_bytes(model.config().hidden_size * static_cast<int64_t>(sizeof(float))), compute_tier(policy.compute_tier),
+    : row_bytes(model.config().kept_row_floats() * static_cast<int64_t>(sizeof(float))), compute_tier(policy.compute_tier),
       num_batches(policy.num_micro_batches) {
   // Cut where the disk share starts at an aligned address of the staging buffer.
   int64_t grain = kDirectAlignment / std::gcd(row_bytes, kDirectAlignment);
@@ -26,30 +25,27 @@ HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
   if (policy.on_gpu()) bounce_bytes = file_stride;
   choices_per_row = model.config().mixture.experts_per_row;
   choice_bytes = policy.max_rows * choices_per_row * static_cast<int64_t>(sizeof(ExpertChoice));
-  if (policy.on_gpu() && policy.num_groups > 1) message_bytes = policy.max_rows * stream_row_bytes;
 }
 
 int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
   int64_t bytes = 0;
   if (tier == compute_tier) bytes += num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
   if (tier == Tier::kCpu)
-    bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes) + Arena::footprint(message_bytes)) +
-             Arena::footprint(policy.buffers * bounce_bytes);
+    bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
   return bytes;
 }
 
-HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes, StageLink link)
-    : layout_(model, policy), lanes_(lanes), link_(link), file_(std::move(file)) {
+HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes)
+    : layout_(model, policy), file_(std::move(file)) {
   for (int64_t batch = 0; batch < layout_.num_batches; ++batch) {
     resident_.push_back(arenas.of(layout_.compute_tier).allocate(layout_.resident_bytes));
     host_.push_back(arenas.cpu->allocate(layout_.host_bytes));
     choices_.push_back(arenas.cpu->allocate(layout_.choice_bytes));
-    messages_.push_back(arenas.cpu->allocate(layout_.message_bytes));
   }
   stager_ = Stager(layout_.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
   held_.resize(static_cast<size_t>(layout_.num_batches));
   stored_.resize(static_cast<size_t>(layout_.num_batches));
-  for (auto* events : {&computed_, &sent_}) events->resize(static_cast<size_t>(layout_.num_batches));
+  free_.resize(static_cast<size_t>(layout_.num_batches));
   FLEXGEN_CHECK(layout_.disk_rows == 0 || file_ != nullptr);
 }
 
@@ -88,60 +84,13 @@ void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
   stager_.load(key, std::move(what));
 }
 
-Event HiddenStore::receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event> free) {
-  const auto batch = static_cast<size_t>(visit.batch);
-  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.stream_row_bytes);
-  const bool on_gpu = layout_.compute_tier == Tier::kGpu;
-  std::byte* message = on_gpu ? messages_[batch].data() : rows;
-  Work work, copy;
-  for (Work* each : {&work, &copy}) {
-    each->name = "receive activations";
-    each->step = visit.step;
-    each->batch = visit.batch;
-    each->bytes = static_cast<double>(bytes);
-  }
-  work.after = free;
-  if (on_gpu) work.after.insert(work.after.end(), {computed_[batch], sent_[batch]});
-  work.start = [link = link_, message, bytes](double at_s) { return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(message, bytes), at_s); };
-  Event received = lanes_.network_receive->submit(std::move(work));
-  if (!on_gpu) return received;
-  copy.after = std::move(free);
-  copy.after.push_back(received);
-  add_copy(&copy.copies, message, rows, static_cast<int64_t>(bytes));
-  return lanes_.h2d_small->submit(std::move(copy));
-}
-
-Event HiddenStore::send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done) {
-  const auto batch = static_cast<size_t>(visit.batch);
-  const auto bytes = static_cast<size_t>(plan.num_rows() * layout_.stream_row_bytes);
-  Work work, copy;
-  for (Work* each : {&work, &copy}) {
-    each->name = "send activations";
-    each->step = visit.step;
-    each->layer = visit.layer;
-    each->batch = visit.batch;
-    each->bytes = static_cast<double>(bytes);
-  }
-  work.after = {done};
-  const std::byte* message = rows;
-  if (layout_.compute_tier == Tier::kGpu) {
-    copy.after = {done, sent_[batch]};
-    add_copy(&copy.copies, rows, messages_[batch].data(), static_cast<int64_t>(bytes));
-    work.after = {lanes_.d2h->submit(std::move(copy))};
-    message = messages_[batch].data();
-  }
-  work.start = [link = link_, message, bytes](double at_s) { return link.port->send(link.stage() + 1, Channel::kHidden, std::span(message, bytes), at_s); };
-  return lanes_.network_send->submit(std::move(work));
-}
-
 HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool alone) {
   auto batch = static_cast<size_t>(visit.batch);
   HiddenLease lease;
   lease.choices = {reinterpret_cast<ExpertChoice*>(choices_[batch].data()), static_cast<size_t>(plan.num_rows() * layout_.choices_per_row)};
   if (!staged(plan)) {
     lease.rows = reinterpret_cast<float*>(resident_[batch].data());
-    if (visit.layer == 0) lease.after = {sent_[batch]};
-    if (visit.layer == 0 && !link_.is_first()) lease.after = {receive(visit, plan, resident_[batch].data(), {computed_[batch], sent_[batch]})};
+    if (visit.layer == 0) lease.after = {free_[batch]};
     return lease;
   }
   const Held& held = held_[batch];
@@ -149,8 +98,6 @@ HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool
   if (!in_place && !(held.step == visit.step && held.layer == visit.layer)) issue(visit, plan, visit.layer > 0);
   lease.rows = reinterpret_cast<float*>(stager_.data(held.key));
   lease.after = stager_.ready(held.key);
-  if (visit.layer == 0 && !link_.is_first()) lease.after = {receive(visit, plan, stager_.data(held.key), std::move(lease.after))};
-  if (visit.layer == 0) lease.after.push_back(sent_[batch]);
   if (!alone) {
     lease.resident = resident_[batch].data();
     lease.copy_in_bytes = visit.layer > 0 ? layout_.resident_bytes : 0;
@@ -159,15 +106,13 @@ HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool
   return lease;
 }
 
-void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done) {
+void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done, const Event& free) {
   auto batch = static_cast<size_t>(visit.batch);
-  computed_[batch] = done;
-  const bool goes_on = !needed_later && !link_.is_last();
-  if (goes_on) sent_[batch] = send(visit, plan, staged(plan) ? stager_.data(held_[batch].key) : resident_[batch].data(), done);
+  free_[batch] = free;
   if (!staged(plan)) return;
   const int64_t key = held_[batch].key;
   held_[batch].committed = true;
-  stager_.use(key, goes_on ? sent_[batch] : done);
+  stager_.use(key, free);
   if (alone || !needed_later) return;
   Staged what = moves(true, visit, plan, key);
   what.disk_after = {stored_[batch].written};

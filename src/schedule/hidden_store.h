@@ -1,8 +1,7 @@
 #pragma once
 // HiddenStore: the residual streams of the micro-batches between layers, and what a mixture's experts need beside them: the first rows of each in the tier that computes, the rest (where that is
 // a GPU) in RAM and in a spill file. Where everything is resident a lease is the buffer itself; else rows pass through staging
-// buffers, except when the next visit is of the same micro-batch, which takes them over in place. Between pipeline stages they come from the stage before
-// and go on to the next one. Host thread only.
+// buffers, except when the next visit is of the same micro-batch, which takes them over in place. Host thread only.
 
 #include <functional>
 #include <memory>
@@ -11,7 +10,6 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
-#include "net/port.h"
 #include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
@@ -25,8 +23,7 @@ class HiddenLayout {
  public:
   HiddenLayout(const Model& model, const Policy& policy);
 
-  int64_t row_bytes = 0;         ///< ModelConfig::kept_row_floats
-  int64_t stream_row_bytes = 0;  ///< of these, what goes on to the next pipeline stage: stages begin with blocks
+  int64_t row_bytes = 0;  ///< ModelConfig::kept_row_floats
   Tier compute_tier = Tier::kCpu;
   int64_t resident_rows = 0, host_rows = 0, disk_rows = 0;  ///< of a micro-batch's max_rows; host: RAM beside a GPU
   int64_t num_batches = 0;
@@ -37,7 +34,6 @@ class HiddenLayout {
   int64_t file_stride = 0;      ///< disk of one micro-batch
   int64_t choices_per_row = 0;  ///< Mixture::experts_per_row; choices stay in RAM
   int64_t choice_bytes = 0;     ///< RAM of one micro-batch for them
-  int64_t message_bytes = 0;    ///< RAM of one micro-batch for messages between pipeline stages whose rows lie in a GPU
 
   int64_t arena_bytes(const Policy& policy, Tier tier) const;
   int64_t file_bytes() const { return num_batches * file_stride; }
@@ -55,13 +51,14 @@ struct HiddenLease {
 
 class HiddenStore {
  public:
-  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes, StageLink link = {});
+  HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes);
 
   const HiddenLayout& layout() const { return layout_; }
 
   /// `alone`: no other micro-batch is active in this pass, so the rows can stay where they are.
   HiddenLease acquire(const Visit& visit, const BatchPlan& plan, bool alone);
-  void commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done);
+  /// Called after the visit's compute was enqueued, which is over once `done` is; nobody reads the rows any more once `free` is.
+  void commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done, const Event& free);
   /// Loads what the next visits need, up to the first of which it is not known whether it `takes_place`.
   void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer,
                 const std::function<TakesPlace(const Visit&)>& takes_place);
@@ -69,19 +66,14 @@ class HiddenStore {
  private:
   bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.resident_rows; }
   void issue(const Visit& visit, const BatchPlan& plan, bool load);
-  /// From the stage before, once everything in `free` is done; to the next stage, once `done` is.
-  Event receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event> free);
-  Event send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done);
   /// What moves the rows that are not resident between the buffer of `key` and where they rest.
   Staged moves(bool write, const Visit& visit, const BatchPlan& plan, int64_t key);
 
   HiddenLayout layout_;
-  Lanes& lanes_;
-  StageLink link_;
   std::shared_ptr<File> file_;
-  std::vector<std::span<std::byte>> resident_, host_, choices_, messages_;  ///< a batch
+  std::vector<std::span<std::byte>> resident_, host_, choices_;  ///< a batch
   Stager stager_;
-  std::vector<Event> computed_, sent_;  ///< a batch: its newest visit, and its newest message to the next stage
+  std::vector<Event> free_;  ///< a batch: nobody reads the rows of its newest visit any more
   int64_t next_key_ = 0;
   struct Held {
     int64_t step = -1, layer = -1, key = -1;

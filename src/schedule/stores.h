@@ -14,6 +14,7 @@
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
 #include "schedule/row_lookup.h"
+#include "schedule/stage_messages.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {
@@ -35,6 +36,7 @@ struct Stores {
   RowLookup lookup;
   CacheStore cache;
   HiddenStore hidden;
+  StageMessages messages;
   std::optional<Exchange> exchange;  ///< where a GPU computes
 };
 
