@@ -12,7 +12,7 @@
 #include "generation/list_source.h"
 #include "pipeline/stage_steps.h"
 #include "plan/memory_plan.h"
-#include "schedule/exchange.h"
+#include "schedule/stores.h"
 
 namespace flexgen {
 namespace {
@@ -53,11 +53,13 @@ class SimulatedProcess {
   SimulatedProcess(const Model& model, const Policy& policy, DType kv_dtype, LaneCosts costs, VirtualClock& clock, StageLink link = {},
                    const LinkSpeed& speed = {})
       : clock_(clock), lanes_(lanes_of(policy, std::move(costs), clock, link, speed)),
-        ram_(arena_bytes(model, policy, kv_dtype, Tier::kCpu), Arena::Use::kAddressesOnly),
-        gpu_(arena_bytes(model, policy, kv_dtype, Tier::kGpu), Arena::Use::kAddressesOnly),
+        ram_(bytes_in(memory_of_stores(model, policy, kv_dtype), Tier::kCpu), Arena::Use::kAddressesOnly),
+        gpu_(bytes_in(memory_of_stores(model, policy, kv_dtype), Tier::kGpu), Arena::Use::kAddressesOnly),
         stores_(model, policy, kv_dtype,
                 {files_, files_.open("cache", FileMode::kWriteDirect), files_.open("activations", FileMode::kWriteDirect), {&ram_, &gpu_}, lanes_, link}),
-        executor_(model, policy, *kernels_, lanes_, stores_, {}, kernels_.get()) {}
+        executor_(model, policy, *kernels_, lanes_, stores_, {}, kernels_.get()) {
+    for (const Arena* arena : {&ram_, &gpu_}) FLEXGEN_CHECK(arena->used() == arena->capacity(), "planned {} bytes, took {}", arena->capacity(), arena->used());
+  }
 
   const CacheLayout& cache_layout() const { return stores_.cache.layout(); }
 
@@ -94,11 +96,6 @@ class SimulatedProcess {
       lanes.network_receive = simulated(LaneKind::kNetworkReceive, [](const Work&) { return 0.0; });
     }
     return lanes;
-  }
-  static int64_t arena_bytes(const Model& model, const Policy& policy, DType kv_dtype, Tier tier) {
-    return CacheLayout(model, policy, kv_dtype).arena_bytes(policy, tier) + HiddenLayout(model, policy).arena_bytes(policy, tier) +
-           MessageLayout(model, policy).arena_bytes(policy, tier) + WeightLayout(model, policy).arena_bytes(policy, tier) +
-           LookupLayout(model, policy).arena_bytes(policy, tier) + ExchangeLayout(model, policy).arena_bytes(policy, tier);
   }
 
   VirtualClock& clock_;

@@ -3,25 +3,17 @@
 // allocate by. Pure functions.
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
+#include "memory/memory_item.h"
 #include "model/model.h"
 #include "plan/workload.h"
 #include "schedule/policy.h"
 
 namespace flexgen {
 
-/// One use of memory or disk.
-struct MemoryItem {
-  std::string name;
-  Tier tier = Tier::kCpu;
-  int64_t bytes = 0;
-  bool in_arena = true;  ///< taken at the start; else it grows up to this as the job runs
-};
-
 struct MemoryPlan {
-  std::vector<MemoryItem> items;
+  std::vector<MemoryItem> items;  ///< those of faster tiers first
   int64_t bytes(Tier tier) const;
   /// Of these, what is taken at the start.
   int64_t arena_bytes(Tier tier) const;

@@ -80,17 +80,15 @@ int64_t CacheLayout::shared_positions(int64_t group, const SlotRows& a, const Sl
   return pages * tokens_per_page;
 }
 
-int64_t CacheLayout::buffers_arena_bytes(const Policy& policy, Tier of_tier) const {
-  int64_t bytes = of_tier == tier ? Arena::footprint(policy.buffers * buffer_bytes) : 0;
-  if (of_tier == Tier::kCpu) bytes += Arena::footprint(policy.buffers * bounce_bytes);
-  return bytes;
-}
-
-int64_t CacheLayout::arena_bytes(const Policy& policy, Tier of_tier) const {
-  int64_t bytes = buffers_arena_bytes(policy, of_tier);
-  if (of_tier == tier) bytes += Arena::footprint(share_bytes(Share::kResident));
-  if (of_tier == Tier::kCpu) bytes += Arena::footprint(share_bytes(Share::kHost));
-  return bytes;
+std::vector<MemoryItem> CacheLayout::memory(const Policy& policy) const {
+  std::vector<MemoryItem> items{{"KV cache", tier, Arena::footprint(share_bytes(Share::kResident))},
+                                {"KV cache, staging buffers", tier, Arena::footprint(policy.buffers * buffer_bytes)}};
+  if (tier == Tier::kGpu) {
+    items.push_back({"KV cache in RAM", Tier::kCpu, Arena::footprint(share_bytes(Share::kHost))});
+    items.push_back({"KV cache, bounce buffers", Tier::kCpu, Arena::footprint(policy.buffers * bounce_bytes)});
+  }
+  items.push_back({"KV cache spill", Tier::kDisk, file_bytes()});
+  return items;
 }
 
 CacheStore::CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes)

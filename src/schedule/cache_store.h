@@ -12,6 +12,7 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
+#include "memory/memory_item.h"
 #include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
@@ -72,10 +73,8 @@ class CacheLayout {
   bool all_resident() const {
     return std::all_of(groups.begin(), groups.end(), [](const Group& group) { return group.staged_pages() == 0; });
   }
-  /// Memory of a tier: pages and staging buffers.
-  int64_t arena_bytes(const Policy& policy, Tier of_tier) const;
-  /// Of that, the staging buffers.
-  int64_t buffers_arena_bytes(const Policy& policy, Tier of_tier) const;
+  /// What it takes of each tier.
+  std::vector<MemoryItem> memory(const Policy& policy) const;
   int64_t file_bytes() const { return share_bytes(Share::kDisk); }
 
   Place place_of(int64_t group, int64_t batch, int64_t page) const;

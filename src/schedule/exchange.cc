@@ -23,9 +23,11 @@ ExchangeLayout::ExchangeLayout(const Model& model, const Policy& policy) {
   attention_host_bytes = attention_bytes + floats(policy.max_rows * q);
 }
 
-int64_t ExchangeLayout::arena_bytes(const Policy& policy, Tier tier) const {
-  if (tier == Tier::kDisk) return 0;
-  return Arena::footprint(kLogitBuffers * logits_bytes) + Arena::footprint(policy.buffers * (tier == Tier::kGpu ? attention_bytes : attention_host_bytes));
+std::vector<MemoryItem> ExchangeLayout::memory(const Policy& policy) const {
+  if (!policy.on_gpu()) return {};
+  const int64_t logits = Arena::footprint(kLogitBuffers * logits_bytes);
+  return {{"logits and attention on their way", Tier::kGpu, logits + Arena::footprint(policy.buffers * attention_bytes)},
+          {"logits and attention on their way", Tier::kCpu, logits + Arena::footprint(policy.buffers * attention_host_bytes)}};
 }
 
 Exchange::Exchange(const Model& model, const Policy& policy, const Arenas& arenas) {

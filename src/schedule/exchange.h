@@ -3,6 +3,7 @@
 // attention runs on the processor, q, k and v on their way down and its result on its way up. Nothing of it exists where a CPU computes. Host thread only.
 
 #include "memory/arena.h"
+#include "memory/memory_item.h"
 #include "memory/staging_ring.h"
 #include "model/model.h"
 #include "schedule/policy.h"
@@ -19,7 +20,8 @@ class ExchangeLayout {
   int64_t largest_offset = 0;   ///< of the latter there
   int64_t attention_bytes = 0;  ///< one of Policy::buffers in the GPU: q, k, v [T, ...] f32; the result comes back over q
   int64_t attention_host_bytes = 0;  ///< the RAM behind it: q, k, v and the result
-  int64_t arena_bytes(const Policy& policy, Tier tier) const;
+  /// What it takes of each tier; nothing where a CPU computes.
+  std::vector<MemoryItem> memory(const Policy& policy) const;
 };
 
 class Exchange {

@@ -27,12 +27,11 @@ HiddenLayout::HiddenLayout(const Model& model, const Policy& policy)
   choice_bytes = policy.max_rows * choices_per_row * static_cast<int64_t>(sizeof(ExpertChoice));
 }
 
-int64_t HiddenLayout::arena_bytes(const Policy& policy, Tier tier) const {
-  int64_t bytes = 0;
-  if (tier == compute_tier) bytes += num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
-  if (tier == Tier::kCpu)
-    bytes += num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
-  return bytes;
+std::vector<MemoryItem> HiddenLayout::memory(const Policy& policy) const {
+  const int64_t computed_in = num_batches * Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
+  const int64_t in_ram = num_batches * (Arena::footprint(host_bytes) + Arena::footprint(choice_bytes)) + Arena::footprint(policy.buffers * bounce_bytes);
+  if (compute_tier == Tier::kCpu) return {{"activations", Tier::kCpu, computed_in + in_ram}, {"activations spill", Tier::kDisk, file_bytes()}};
+  return {{"activations", compute_tier, computed_in}, {"activations in RAM", Tier::kCpu, in_ram}, {"activations spill", Tier::kDisk, file_bytes()}};
 }
 
 HiddenStore::HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes)

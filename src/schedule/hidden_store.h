@@ -10,6 +10,7 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
+#include "memory/memory_item.h"
 #include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
@@ -35,7 +36,8 @@ class HiddenLayout {
   int64_t choices_per_row = 0;  ///< Mixture::experts_per_row; choices stay in RAM
   int64_t choice_bytes = 0;     ///< RAM of one micro-batch for them
 
-  int64_t arena_bytes(const Policy& policy, Tier tier) const;
+  /// What it takes of each tier.
+  std::vector<MemoryItem> memory(const Policy& policy) const;
   int64_t file_bytes() const { return num_batches * file_stride; }
 };
 

@@ -40,11 +40,11 @@ LookupLayout::LookupLayout(const Model& model, const Policy& policy) {
   }
 }
 
-int64_t LookupLayout::arena_bytes(const Policy& policy, Tier tier) const {
-  int64_t bytes = 0;
-  if (tier == policy.compute_tier) bytes += policy.num_micro_batches * Arena::footprint(policy.max_rows * row_bytes);
-  if (tier == Tier::kCpu) bytes += policy.num_micro_batches * Arena::footprint(policy.max_rows * bounce_bytes);
-  return bytes;
+std::vector<MemoryItem> LookupLayout::memory(const Policy& policy) const {
+  const auto of_rows = [&](int64_t bytes) { return policy.num_micro_batches * Arena::footprint(policy.max_rows * bytes); };
+  std::vector<MemoryItem> items{{"embedding rows", policy.compute_tier, of_rows(row_bytes)}};
+  if (policy.on_gpu()) items.push_back({"embedding rows on their way", Tier::kCpu, of_rows(bounce_bytes)});
+  return items;
 }
 
 }  // namespace flexgen

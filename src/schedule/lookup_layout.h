@@ -4,8 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
-#include "memory/tier.h"
+#include "memory/memory_item.h"
 #include "model/model.h"
 #include "schedule/policy.h"
 
@@ -22,8 +23,8 @@ struct LookupLayout {
   int64_t row_bytes = 0;        ///< staging for one row in the compute tier; 0: all rows are resident
   int64_t bounce_bytes = 0;     ///< and in RAM before it, if that is a GPU and rows may come from disk
 
-  /// Memory of a tier for rows on their way.
-  int64_t arena_bytes(const Policy& policy, Tier tier) const;
+  /// What rows on their way take of each tier.
+  std::vector<MemoryItem> memory(const Policy& policy) const;
 };
 
 }  // namespace flexgen

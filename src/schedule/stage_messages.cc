@@ -23,8 +23,9 @@ MessageLayout::MessageLayout(const Model& model, const Policy& policy) : row_byt
   if (policy.on_gpu() && policy.num_groups > 1) message_bytes = policy.max_rows * row_bytes;
 }
 
-int64_t MessageLayout::arena_bytes(const Policy& policy, Tier tier) const {
-  return tier == Tier::kCpu ? policy.num_micro_batches * Arena::footprint(message_bytes) : 0;
+std::vector<MemoryItem> MessageLayout::memory(const Policy& policy) const {
+  if (message_bytes == 0) return {};
+  return {{"activations between stages", Tier::kCpu, policy.num_micro_batches * Arena::footprint(message_bytes)}};
 }
 
 StageMessages::StageMessages(const Model& model, const Policy& policy, const Arenas& arenas, Lanes& lanes, StageLink link)

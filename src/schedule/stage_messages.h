@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "memory/arena.h"
+#include "memory/memory_item.h"
 #include "model/model.h"
 #include "net/port.h"
 #include "schedule/batch_plan.h"
@@ -23,7 +24,8 @@ struct MessageLayout {
 
   int64_t row_bytes = 0;      ///< of a row what goes on to the next stage: its stream, as stages begin with blocks
   int64_t message_bytes = 0;  ///< RAM of one micro-batch for messages whose rows lie in a GPU
-  int64_t arena_bytes(const Policy& policy, Tier tier) const;
+  /// What it takes of RAM; nothing where rows lie there anyway.
+  std::vector<MemoryItem> memory(const Policy& policy) const;
 };
 
 class StageMessages {

@@ -3,9 +3,11 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "io/file_system.h"
 #include "memory/arena.h"
+#include "memory/memory_item.h"
 #include "model/model.h"
 #include "net/port.h"
 #include "schedule/cache_store.h"
@@ -39,5 +41,8 @@ struct Stores {
   StageMessages messages;
   std::optional<Exchange> exchange;  ///< where a GPU computes
 };
+
+/// What stores take of each tier, to the byte, from their layouts.
+std::vector<MemoryItem> memory_of_stores(const Model& model, const Policy& policy, DType kv_dtype);
 
 }  // namespace flexgen

@@ -187,12 +187,14 @@ void WeightLayout::place_beside(const CodeTensors& tensors, const WeightUse& wan
   }
 }
 
-int64_t WeightLayout::arena_bytes(const Policy& policy, Tier tier) const {
-  int64_t bytes = 0;
-  if (tier == compute_tier) bytes += Arena::footprint(resident_bytes) + Arena::footprint(policy.buffers * buffer_bytes);
-  if (tier == Tier::kCpu)
-    bytes += Arena::footprint(host_bytes) + Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes);
-  return bytes;
+std::vector<MemoryItem> WeightLayout::memory(const Policy& policy) const {
+  std::vector<MemoryItem> items{{"weights, resident", compute_tier, Arena::footprint(resident_bytes)},
+                                {"weights, staging buffers", compute_tier, Arena::footprint(policy.buffers * buffer_bytes)}};
+  if (compute_tier == Tier::kCpu) return items;
+  items.push_back({"weights in RAM", Tier::kCpu, Arena::footprint(host_bytes)});
+  items.push_back(
+      {"weights, bounce buffers", Tier::kCpu, Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes)});
+  return items;
 }
 
 WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes)

@@ -11,6 +11,7 @@
 
 #include "io/file_system.h"
 #include "memory/arena.h"
+#include "memory/memory_item.h"
 #include "model/model.h"
 #include "schedule/first_loads.h"
 #include "schedule/lanes.h"
@@ -74,8 +75,8 @@ class WeightLayout {
   int64_t streamed_bytes_per_step = 0;  ///< from disk
   int64_t staged_bytes_per_step = 0;    ///< through the staging buffers; on a GPU: host to device
   static constexpr int kLoadBuffers = 3;
-  /// Memory of a tier for everything: resident, host, rings.
-  int64_t arena_bytes(const Policy& policy, Tier tier) const;
+  /// What it takes of each tier.
+  std::vector<MemoryItem> memory(const Policy& policy) const;
 
  private:
   /// Places the tensors beside a matrix's codes.
