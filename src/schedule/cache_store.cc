@@ -193,10 +193,12 @@ void CacheStore::begin_step(int64_t step) {
   keys_.clear();  // or a visit of the last step would pass for one of this
 }
 
-CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
+void CacheStore::acquire(VisitLease& lease) {
+  const Visit& visit = lease.visit;
+  const BatchPlan& plan = *lease.plan;
+  if (cache_of(visit) < 0) return;
   begin_step(visit.step);
-  CacheLease lease;
-  lease.pages = std::make_shared<std::vector<std::vector<std::byte*>>>();
+  lease.geometry = layout_.group_of_cache(cache_of(visit)).geometry;
   std::byte* buffer = nullptr;
   const Passing* what = nullptr;
   const int64_t group = group_of(visit), stride = layout_.groups[static_cast<size_t>(group)].page_stride;
@@ -206,13 +208,13 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
       issue(visit, plan);
       known = keys_.find({visit.layer, visit.batch});
     }
-    lease.after = stager_.ready(known->second);
+    append(&lease.attention_after, stager_.ready(known->second));
     buffer = stager_.data(known->second);
     what = &passing(group, plan);
   }
   for (const SlotRows& slot : plan.slots) {
     const SlotPages& mine = slot.pages[static_cast<size_t>(group)];
-    auto& pages = lease.pages->emplace_back(static_cast<size_t>(mine.first), nullptr);
+    auto& pages = lease.pages.emplace_back(static_cast<size_t>(mine.first), nullptr);
     pages.reserve(static_cast<size_t>(mine.first) + mine.ids.size());
     for (int32_t page : mine.ids) {
       const CacheLayout::Place place = layout_.place_of(group, visit.batch, page);
@@ -226,14 +228,15 @@ CacheLease CacheStore::acquire(const Visit& visit, const BatchPlan& plan) {
   }
   for (size_t i = 0; i < plan.slots.size(); ++i) {
     const SlotRows& slot = plan.slots[i];
-    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, (*lease.pages)[i].data(), slot.dense_until,
+    lease.slots.push_back({slot.first_row, slot.num_rows, slot.past, lease.pages[i].data(), slot.dense_until,
                            i > 0 ? layout_.shared_positions(group, plan.slots[i - 1], slot) : 0});
   }
-  return lease;
 }
 
-void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& done) {
-  if (!uses_ring(visit, &plan)) return;
+void CacheStore::commit(VisitLease& lease, const Event& done) {
+  const Visit& visit = lease.visit;
+  const BatchPlan& plan = *lease.plan;
+  if (cache_of(visit) < 0 || !uses_ring(visit, &plan)) return;
   const Passing& what = passing(group_of(visit), plan);
   const int64_t key = keys_.at({visit.layer, visit.batch});
   stager_.use(key, done);
@@ -244,20 +247,20 @@ void CacheStore::commit(const Visit& visit, const BatchPlan& plan, const Event& 
   writes_[static_cast<size_t>(cache_of(visit))].push_back({visit.step, stored.copied, stored.written});
 }
 
-void CacheStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans) {
+void CacheStore::prefetch(const Visit& visit, const Ahead& ahead) {
   if (layout_.all_resident()) return;
   if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
   begin_step(visit.step);
   // Loads that are issued but whose compute is not: they hold a buffer each.
-  int64_t ahead = 0;
+  int64_t loading = 0;
   Visit next = visit;
-  while (ahead < stager_.count() - 1) {
+  while (loading < stager_.count() - 1) {
     next.advance();
     if (next.layer >= std::ssize(layout_.cache_of)) return;
     if (cache_of(next) < 0) continue;
-    const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
+    const BatchPlan* plan = ahead.plans[static_cast<size_t>(next.batch)].get();
     if (!uses_ring(next, plan)) continue;
-    ++ahead;
+    ++loading;
     if (!keys_.contains({next.layer, next.batch})) issue(next, *plan);
   }
 }

@@ -17,6 +17,7 @@
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
 #include "schedule/stager.h"
+#include "schedule/store.h"
 #include "schedule/visit.h"
 
 namespace flexgen {
@@ -97,29 +98,19 @@ class CacheLayout {
   std::vector<int64_t> layer_in_group_;  ///< of each cache
 };
 
-/// The pages that a visit may read and append to, until it commits.
-struct CacheLease {
-  /// For each slot of the plan its page pointers, null for those behind the window; AttentionSlot::pages points into these.
-  std::shared_ptr<std::vector<std::vector<std::byte*>>> pages;
-  std::vector<AttentionSlot> slots;
-  std::vector<Event> after;
-};
-
-class CacheStore {
+class CacheStore : public Store {
  public:
   /// `file` is the preallocated spill file (null if the layout has no disk pages).
   CacheStore(const Model& model, const Policy& policy, DType dtype, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes);
 
   const CacheLayout& layout() const { return layout_; }
-  /// Of the visit's layer; nothing where it has no cache. Any thread.
-  KvGeometry geometry_of(const Visit& visit) const { return cache_of(visit) < 0 ? KvGeometry{} : layout_.group_of_cache(cache_of(visit)).geometry; }
-
-  CacheLease acquire(const Visit& visit, const BatchPlan& plan);
-  /// Called after the visit's compute was enqueued: writes the pages it changed back to disk.
-  void commit(const Visit& visit, const BatchPlan& plan, const Event& done);
-  /// Issues the loads of visits that come after `visit` in this step, up to buffers - 1 ahead. `plans` holds the
-  /// plan of each micro-batch in this step (null if idle); those of the visit's group count.
-  void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans);
+  bool is_for_attention() const override { return true; }
+  /// The pages that the visit may read and append to, if its layer has a cache.
+  void acquire(VisitLease& lease) override;
+  /// Writes the pages that the visit changed back to where they rest.
+  void commit(VisitLease& lease, const Event& done) override;
+  /// Visits of this step, up to buffers - 1 ahead.
+  void prefetch(const Visit& visit, const Ahead& ahead) override;
 
  private:
   struct Passing {                                   ///< what of a plan goes through a staging buffer

@@ -38,6 +38,19 @@ constexpr const char* kTiny = R"({"model_type": "llama", "hidden_size": 64, "num
 /// Of a model whose layers all keep the same.
 std::vector<SlotPages> pages_of(std::vector<int32_t> ids) { return {SlotPages{0, std::move(ids)}}; }
 
+/// What the store gives for a visit.
+std::unique_ptr<VisitLease> acquired(CacheStore& cache, const Visit& visit, const BatchPlan& plan) {
+  auto lease = std::make_unique<VisitLease>(visit, std::make_shared<BatchPlan>(plan));
+  cache.acquire(*lease);
+  return lease;
+}
+/// The same of a visit whose compute is over at once.
+std::unique_ptr<VisitLease> visited(CacheStore& cache, const Visit& visit, const BatchPlan& plan) {
+  auto lease = acquired(cache, visit, plan);
+  cache.commit(*lease, Event());
+  return lease;
+}
+
 /// A store whose disk lanes do nothing.
 struct HeldStore {
   HeldStore(const Model& model, const Policy& policy)
@@ -76,8 +89,7 @@ TEST(CacheStore, AStoreComesAfterTheStoresOfEarlierSteps) {
     plan.tokens = plan.positions = {1};
     plan.slots = {SlotRows{0, 1, 0, pages_of({0}), 1}};
     const Visit visit{step, model->layer_of_cache(0), 0};
-    cache.acquire(visit, plan);
-    cache.commit(visit, plan, Event());  // its compute is over
+    visited(cache, visit, plan);
   }
   ASSERT_EQ(writes.works.size(), 2U);
   EXPECT_FALSE(writes.waits(0));
@@ -129,9 +141,8 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
   plan.tokens = plan.positions = std::vector<int32_t>(static_cast<size_t>(page) + 2, 1);
   plan.slots = {SlotRows{0, page + 1, 0, pages_of({4, 0}), page + 1}, SlotRows{page + 1, 1, page, pages_of({4, 1}), page + 1}};
   Visit visit{0, model->layer_of_cache(0), 0};
-  const CacheLease lease = cache.acquire(visit, plan);
-  EXPECT_EQ((*lease.pages)[0][0], (*lease.pages)[1][0]);
-  cache.commit(visit, plan, Event());
+  const auto lease = visited(cache, visit, plan);
+  EXPECT_EQ(lease->pages[0][0], lease->pages[1][0]);
   EXPECT_TRUE(read.works.empty());
   ASSERT_EQ(write.works.size(), 1U);
   EXPECT_EQ(write.works[0].bytes, static_cast<double>(3 * stride));
@@ -142,11 +153,11 @@ TEST(CacheStore, APrefixPageMovesOnceAVisit) {
   next.tokens = next.positions = {1, 1};
   next.slots = {SlotRows{0, 1, page, pages_of({4, 2}), page + 1}, SlotRows{1, 1, page, pages_of({4, 3}), page + 1}};
   visit = {1, model->layer_of_cache(0), 1};
-  const CacheLease later = cache.acquire(visit, next);
+  const auto later = acquired(cache, visit, next);
   // The writer's rows begin before the page, so the two read it apart; then both have it behind them.
-  EXPECT_EQ(lease.slots[1].shared, 0);
-  EXPECT_EQ(later.slots[0].shared, 0);
-  EXPECT_EQ(later.slots[1].shared, page);
+  EXPECT_EQ(lease->slots[1].shared, 0);
+  EXPECT_EQ(later->slots[0].shared, 0);
+  EXPECT_EQ(later->slots[1].shared, page);
   ASSERT_EQ(read.works.size(), 1U);
   EXPECT_EQ(read.works[0].bytes, static_cast<double>(stride));
   EXPECT_TRUE(read.waits(0));
@@ -215,10 +226,7 @@ TEST(CacheStore, WhatIsBehindTheWindowDoesNotMove) {
   plan.tokens = plan.positions = std::vector<int32_t>(200, 1);
   plan.slots = {SlotRows{0, 200, 0, {SlotPages{0, all}, SlotPages{0, all}}, 200}};
   const Visit visit{0, model->layer_of_cache(0), 0}, whole{0, model->layer_of_cache(2), 0};
-  for (const Visit& each : {visit, whole}) {
-    cache.acquire(each, plan);
-    cache.commit(each, plan, Event());
-  }
+  for (const Visit& each : {visit, whole}) visited(cache, each, plan);
   ASSERT_EQ(write.works.size(), 2U);
   EXPECT_EQ(write.works[0].bytes, 7 * stride);  // the row at 200 sees 101 and later: page 6
   EXPECT_EQ(write.works[1].bytes, 13 * stride);
@@ -227,13 +235,13 @@ TEST(CacheStore, WhatIsBehindTheWindowDoesNotMove) {
   next.step = 1;
   next.tokens = next.positions = {1};
   next.slots = {SlotRows{0, 1, 200, {SlotPages{6, {6, 7, 8, 9, 10, 11, 12}}, SlotPages{0, all}}, 200}};
-  const CacheLease lease = cache.acquire({1, visit.layer, 0}, next);
+  const auto lease = acquired(cache, {1, visit.layer, 0}, next);
   ASSERT_EQ(read.works.size(), 1U);
   EXPECT_EQ(read.works[0].bytes, 7 * stride);
-  ASSERT_EQ((*lease.pages)[0].size(), 13U);
-  EXPECT_EQ((*lease.pages)[0][5], nullptr);
-  EXPECT_NE((*lease.pages)[0][6], nullptr);
-  cache.acquire({1, whole.layer, 0}, next);
+  ASSERT_EQ(lease->pages[0].size(), 13U);
+  EXPECT_EQ(lease->pages[0][5], nullptr);
+  EXPECT_NE(lease->pages[0][6], nullptr);
+  acquired(cache, {1, whole.layer, 0}, next);
   ASSERT_EQ(read.works.size(), 2U);
   EXPECT_EQ(read.works[1].bytes, 13 * stride);
 }

@@ -11,7 +11,7 @@ namespace flexgen {
 Executor::Executor(const Model& model, const Policy& policy, Kernels& kernels, Lanes& lanes, Stores& stores, std::span<std::byte> scratch, Kernels* cpu_kernels)
     : model_(model), policy_(policy), kernels_(kernels), lanes_(lanes), stores_(stores), scratch_(scratch), cpu_kernels_(cpu_kernels),
       schedule_(static_cast<int64_t>(model.layers().size()), policy.num_micro_batches, policy.num_groups), choices_(model, policy.num_micro_batches),
-      plans_(static_cast<size_t>(policy.num_micro_batches)) {}
+      plans_(static_cast<size_t>(policy.num_micro_batches)), ahead_{plans_, schedule_.num_layers(), [this](const Visit& next) { return takes_place(next); }} {}
 
 void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   std::exception_ptr error;
@@ -41,7 +41,6 @@ void Executor::run_step(StepSource& source, int64_t step) {
 }
 
 void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_visit) {
-  const int64_t num_layers = schedule_.num_layers();
   int64_t active = 0;
   choices_.forget();
   for (int64_t n = first_visit; n < end_visit; ++n) {
@@ -64,16 +63,15 @@ void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_vis
       if (!choices_.is_wanted(visit.layer)) continue;  // nobody chose one of its experts
     }
     if (takes_place(visit) == TakesPlace::kYes) {
-      const bool needed_later = is_needed_later(visit);
+      auto lease = std::make_shared<VisitLease>(visit, plan);
+      lease->needed_later = is_needed_later(visit);
       // Only once every micro-batch is planned is it known whether one is alone.
-      bool alone = visit.group_size() == 1;
-      forward(source, visit, plan, alone, needed_later);
-      if (!needed_later && !pending_) source.submitted(plan);
+      lease->alone = visit.group_size() == 1;
+      forward(source, lease);
+      if (!lease->needed_later && !pending_) source.submitted(plan);
     }
-    if (!pending_) stores_.weights.commit(visit, last_done_);
-    stores_.cache.prefetch(visit, plans_);
-    stores_.weights.prefetch(visit);
-    stores_.hidden.prefetch(visit, plans_, num_layers - 1, [this](const Visit& next) { return takes_place(next); });
+    if (!pending_) stores_.weights.leave(visit, last_done_);
+    for (Store* store : stores_.loading) store->prefetch(visit, ahead_);
   }
   flush(source);
   ++pass_;
@@ -114,59 +112,44 @@ bool Executor::is_needed_later(Visit visit) const {
   return false;
 }
 
-VisitInput Executor::Leases::input() const {
-  VisitInput input;
-  input.num_rows = plan->num_rows();
-  input.positions = plan->positions;
-  input.slots = cache.slots;
-  input.embed_rows = embed_rows;
-  input.logit_rows = plan->logit_rows;
-  input.choices = hidden.choices;
-  return input;
-}
-
-void Executor::forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later) {
+void Executor::forward(StepSource& source, const std::shared_ptr<VisitLease>& lease) {
+  const Visit& visit = lease->visit;
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
   // A visit that needs what the pending stage gives or holds.
-  if (pending_ && (pending_->leases->visit.batch == visit.batch || stores_.exchange->attention_count() < 2)) flush(source);
-  auto leases = std::make_shared<Leases>();
-  leases->visit = visit;
-  leases->plan = plan;
-  leases->alone = alone;
-  leases->needed_later = needed_later;
-  leases->weights = stores_.weights.acquire(visit);
-  if (layer.cache >= 0) leases->cache = stores_.cache.acquire(visit, *plan);
-  leases->hidden = stores_.hidden.acquire(visit, *plan, alone);
-  if (visit.layer == 0) stores_.messages.receive(visit, *plan, reinterpret_cast<std::byte*>(leases->hidden.rows), &leases->hidden.after);
+  if (pending_ && (pending_->lease->visit.batch == visit.batch || stores_.exchange->attention_count() < 2)) flush(source);
+  for (Store* store : stores_.in_order) store->acquire(*lease);
 
   Work work;
   work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kExperts ? "experts" : layer.kind == LayerKind::kHead ? "head" : "embed";
   work.step = visit.step;
   work.layer = visit.layer;
   work.batch = visit.batch;
-  if (layer.kind == LayerKind::kEmbed) leases->embed_rows = stores_.lookup.acquire(visit, plan->tokens, &work.after);
-  for (const auto* events : {&leases->weights.after, &leases->hidden.after}) work.after.insert(work.after.end(), events->begin(), events->end());
-
-  work.amount = amount_of(*leases);
+  work.after = std::move(lease->after);
+  append(&work.after, lease->rows_after);
+  work.amount = amount_of(*lease);
 
   if (layer.cache >= 0 && policy_.attention_beside()) {
-    forward_beside(source, leases, std::move(work), std::exchange(leases->cache.after, {}));
+    forward_beside(source, lease, std::move(work));
     return;
   }
-  work.after.insert(work.after.end(), leases->cache.after.begin(), leases->cache.after.end());
-  if (layer.kind == LayerKind::kHead && policy_.on_gpu()) forward_head(leases, std::move(work));
-  else forward_whole(leases, std::move(work));
-  if (layer.cache >= 0) stores_.cache.commit(visit, *plan, last_done_);
-  if (layer.kind == LayerKind::kEmbed) stores_.lookup.commit(visit, last_done_);
+  append(&work.after, lease->attention_after);
+  if (layer.kind == LayerKind::kHead && policy_.on_gpu()) forward_head(lease, std::move(work));
+  else forward_whole(lease, std::move(work));
+  commit(*lease, last_done_, true);
 }
 
-ComputeAmount Executor::amount_of(const Leases& leases) {
-  const Visit& visit = leases.visit;
-  const BatchPlan& plan = *leases.plan;
+void Executor::commit(VisitLease& lease, const Event& done, bool attention) {
+  for (auto store = stores_.in_order.rbegin(); store != stores_.in_order.rend(); ++store)
+    if ((*store)->is_for_attention() == attention) (*store)->commit(lease, done);
+}
+
+ComputeAmount Executor::amount_of(const VisitLease& lease) {
+  const Visit& visit = lease.visit;
+  const BatchPlan& plan = *lease.plan;
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
   const bool is_head = layer.kind == LayerKind::kHead;
   const auto logit_rows = static_cast<int64_t>(plan.logit_rows.size());
-  VisitWork work = model_.work(visit.layer, plan.num_rows(), leases.cache.slots, logit_rows, stores_.cache.layout().dtype);
+  VisitWork work = model_.work(visit.layer, plan.num_rows(), lease.slots, logit_rows, stores_.cache.layout().dtype);
   double rows = product_rows(layer, static_cast<double>(is_head ? logit_rows : plan.num_rows()));
   if (layer.kind == LayerKind::kExperts && choices_.chooses()) {  // not as expected, but as it is
     const ExpertChoices::Products products = choices_.products_of(visit.batch, visit.layer);
@@ -188,58 +171,55 @@ ComputeAmount Executor::amount_of(const Leases& leases) {
           is_head ? static_cast<double>(layer.vocab_count * logit_rows) : 0};
 }
 
-void Executor::computed(const Leases& leases, const Event& done) {
-  last_done_ = leases.plan->done = done;
-  Event free = done;
-  if (!leases.needed_later) free = stores_.messages.send(leases.visit, *leases.plan, reinterpret_cast<const std::byte*>(leases.hidden.rows), done);
-  stores_.hidden.commit(leases.visit, *leases.plan, leases.alone, leases.needed_later, done, free);
+void Executor::computed(VisitLease& lease, const Event& done) {
+  last_done_ = lease.plan->done = done;
+  commit(lease, done, false);
 }
 
-void Executor::copy_in(const Leases& leases) {
+void Executor::copy_in(const VisitLease& lease) {
   const int64_t cols = model_.config().kept_row_floats(), bytes = cols * static_cast<int64_t>(sizeof(float));
   std::vector<const std::byte*> rows;
-  for (int64_t at = 0; at < leases.hidden.copy_in_bytes; at += bytes) rows.push_back(leases.hidden.resident + at);
-  if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, leases.hidden.rows);
+  for (int64_t at = 0; at < lease.copy_in_bytes; at += bytes) rows.push_back(lease.resident + at);
+  if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, lease.rows);
 }
 
-void Executor::copy_out(const Leases& leases) {
+void Executor::copy_out(const VisitLease& lease) {
   const int64_t cols = model_.config().kept_row_floats(), bytes = cols * static_cast<int64_t>(sizeof(float));
   std::vector<const std::byte*> rows;
-  for (int64_t at = 0; at < leases.hidden.copy_out_bytes; at += bytes) rows.push_back(reinterpret_cast<const std::byte*>(leases.hidden.rows) + at);
-  if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, reinterpret_cast<float*>(leases.hidden.resident));
+  for (int64_t at = 0; at < lease.copy_out_bytes; at += bytes) rows.push_back(reinterpret_cast<const std::byte*>(lease.rows) + at);
+  if (!rows.empty()) kernels_.gather_rows(rows, DType::kF32, cols, false, reinterpret_cast<float*>(lease.resident));
 }
 
-void Executor::count_choices(const Leases& leases) {
-  const Visit& visit = leases.visit;
+void Executor::count_choices(const VisitLease& lease) {
+  const Visit& visit = lease.visit;
   if ((policy_.max_choosing_rows == 0 && !counts_) || !model_.chooses_experts(visit.layer)) return;
-  choices_.count(visit.batch, leases.hidden.choices);
+  choices_.count(visit.batch, lease.choices);
   if (!counts_) return;
   const std::span<const int32_t> rows_of_expert = choices_.rows_of_expert(visit.batch);
   std::vector<int64_t>& all = (*counts_)[static_cast<size_t>(model_.layers()[static_cast<size_t>(visit.layer)].index)];
   for (size_t expert = 0; expert < rows_of_expert.size(); ++expert) all[expert] += rows_of_expert[expert];
 }
 
-void Executor::forward_whole(const std::shared_ptr<Leases>& leases, Work work) {
-  work.run = [this, leases] {
-    copy_in(*leases);
-    model_.forward(leases->visit.layer, leases->weights.views, leases->input(), stores_.cache.geometry_of(leases->visit), leases->hidden.rows, scratch_.data(),
-                   kernels_, leases->plan->sink.get());
-    count_choices(*leases);
-    copy_out(*leases);
+void Executor::forward_whole(const std::shared_ptr<VisitLease>& lease, Work work) {
+  work.run = [this, lease] {
+    copy_in(*lease);
+    model_.forward(lease->visit.layer, lease->weights, lease->input(), lease->geometry, lease->rows, scratch_.data(), kernels_, lease->plan->sink.get());
+    count_choices(*lease);
+    copy_out(*lease);
   };
-  computed(*leases, lanes_.compute->submit(std::move(work)));
+  computed(*lease, lanes_.compute->submit(std::move(work)));
 }
 
-void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
-  const LayerSpec& layer = model_.layers()[static_cast<size_t>(leases->visit.layer)];
-  const auto num_rows = static_cast<int64_t>(leases->plan->logit_rows.size());
+void Executor::forward_head(const std::shared_ptr<VisitLease>& lease, Work work) {
+  const LayerSpec& layer = model_.layers()[static_cast<size_t>(lease->visit.layer)];
+  const auto num_rows = static_cast<int64_t>(lease->plan->logit_rows.size());
   const ComputeAmount whole = work.amount;
   Event done, read;
   for (int64_t first = 0; first < num_rows; first += kLogitPanelRows) {
     const int64_t rows = std::min(kLogitPanelRows, num_rows - first);
     const double share = static_cast<double>(rows) / static_cast<double>(num_rows);
     const Exchange::Pair pair = stores_.exchange->start_logits();
-    const bool largest_alone = leases->plan->sink->takes_largest(first, rows);
+    const bool largest_alone = lease->plan->sink->takes_largest(first, rows);
     Largest *const largest = stores_.exchange->largest_in(pair.device), *const host_largest = stores_.exchange->largest_in(pair.host);
     Work panel, copy, accept;
     for (Work* each : {&panel, &copy, &accept}) {
@@ -252,12 +232,12 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
     panel.after.insert(panel.after.end(), pair.device_free.begin(), pair.device_free.end());
     panel.amount.flops = whole.flops * share;
     panel.amount.rows = static_cast<double>(rows);
-    panel.run = [this, leases, first, rows, &layer, logits = reinterpret_cast<float*>(pair.device), largest, draws = leases->plan->sink->draws(first, rows)] {
-      if (first == 0) copy_in(*leases);
-      model_.forward_logits(leases->visit.layer, leases->weights.views, leases->input(), first, leases->hidden.rows, scratch_.data(), kernels_, logits);
+    panel.run = [this, lease, first, rows, &layer, logits = reinterpret_cast<float*>(pair.device), largest, draws = lease->plan->sink->draws(first, rows)] {
+      if (first == 0) copy_in(*lease);
+      model_.forward_logits(lease->visit.layer, lease->weights, lease->input(), first, lease->rows, scratch_.data(), kernels_, logits);
       // Whether or not the logits go down, as whoever rounds otherwise might draw otherwise: neighbours must not change a token.
       kernels_.largest(logits, rows, layer.vocab_count, draws, layer.vocab_first, largest);
-      if (first + kLogitPanelRows >= static_cast<int64_t>(leases->plan->logit_rows.size())) copy_out(*leases);
+      if (first + kLogitPanelRows >= static_cast<int64_t>(lease->plan->logit_rows.size())) copy_out(*lease);
     };
     done = lanes_.compute->submit(std::move(panel));
     copy.after = pair.host_free;
@@ -268,18 +248,18 @@ void Executor::forward_head(const std::shared_ptr<Leases>& leases, Work work) {
     const Event copied = lanes_.d2h->submit(std::move(copy));
     accept.after = {copied};
     accept.amount.logits = largest_alone ? 0 : whole.logits * share;
-    accept.run = [leases, first, rows, &layer, logits = largest_alone ? nullptr : reinterpret_cast<const float*>(pair.host), host_largest] {
-      leases->plan->sink->accept(first, rows, layer.vocab_first, layer.vocab_count, logits, layer.vocab_count, host_largest);
+    accept.run = [lease, first, rows, &layer, logits = largest_alone ? nullptr : reinterpret_cast<const float*>(pair.host), host_largest] {
+      lease->plan->sink->accept(first, rows, layer.vocab_first, layer.vocab_count, logits, layer.vocab_count, host_largest);
     };
     read = lanes_.cpu->submit(std::move(accept));
     stores_.exchange->use_logits(pair, copied, read);
   }
-  computed(*leases, done);
-  leases->plan->done = read;  // the cpu lane is in order, and it waited for everything before it
+  computed(*lease, done);
+  lease->plan->done = read;  // the cpu lane is in order, and it waited for everything before it
 }
 
-void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready) {
-  const int64_t num_rows = leases->plan->num_rows();
+void Executor::forward_beside(StepSource& source, const std::shared_ptr<VisitLease>& lease, Work work) {
+  const int64_t num_rows = lease->plan->num_rows();
   const ModelConfig& config = model_.config();
   const Exchange::Pair pair = stores_.exchange->start_attention();
   const auto on_device = AttentionInputs::at(pair.device, config, num_rows), on_host = AttentionInputs::at(pair.host, config, num_rows);
@@ -301,23 +281,21 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   before.after.insert(before.after.end(), pair.device_free.begin(), pair.device_free.end());
   before.amount.rows = after.amount.rows = whole.rows;
   before.amount.flops = whole.rows * model_.attention_input_flops_per_row();
-  before.run = [this, leases, on_device] {
-    copy_in(*leases);
-    model_.forward_before_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, on_device);
+  before.run = [this, lease, on_device] {
+    copy_in(*lease);
+    model_.forward_before_attention(lease->visit.layer, lease->weights, lease->input(), lease->rows, scratch_.data(), kernels_, on_device);
   };
   down.after = pair.host_free;
   down.after.push_back(lanes_.compute->submit(std::move(before)));
   down.copies = {{pair.device, pair.host, input_bytes}};
   down.bytes = static_cast<double>(input_bytes);
-  attend.after = std::move(cache_ready);
+  attend.after = std::move(lease->attention_after);
   attend.after.push_back(lanes_.d2h->submit(std::move(down)));
   attend.amount = whole;
   attend.amount.flops = 0;
-  attend.run = [this, leases, on_host, result] {
-    model_.attend(leases->visit.layer, leases->input(), stores_.cache.geometry_of(leases->visit), on_host, result, *cpu_kernels_);
-  };
+  attend.run = [this, lease, on_host, result] { model_.attend(lease->visit.layer, lease->input(), lease->geometry, on_host, result, *cpu_kernels_); };
   const Event attended = lanes_.cpu->submit(std::move(attend));
-  stores_.cache.commit(leases->visit, *leases->plan, attended);
+  commit(*lease, attended, true);
   // Over q, which is not needed there any more.
   up.after = {attended};
   up.copies = {{result, pair.device, result_bytes}};
@@ -327,14 +305,13 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<Leases>&
   after.name = "block, after attention";
   after.after = {uploaded};
   after.amount.flops = whole.flops - whole.rows * model_.attention_input_flops_per_row();
-  after.run = [this, leases, attended_at = pair.device, result_dtype] {
-    model_.forward_after_attention(leases->visit.layer, leases->weights.views, leases->input(), leases->hidden.rows, scratch_.data(), kernels_, attended_at,
-                                   result_dtype);
-    count_choices(*leases);
-    copy_out(*leases);
+  after.run = [this, lease, attended_at = pair.device, result_dtype] {
+    model_.forward_after_attention(lease->visit.layer, lease->weights, lease->input(), lease->rows, scratch_.data(), kernels_, attended_at, result_dtype);
+    count_choices(*lease);
+    copy_out(*lease);
   };
   flush(source);  // only now: this visit's first stage goes before the last one's last
-  pending_ = Pending{leases, pair, std::move(after), uploaded};
+  pending_ = Pending{lease, pair, std::move(after), uploaded};
 }
 
 void Executor::flush(StepSource& source) {
@@ -342,10 +319,10 @@ void Executor::flush(StepSource& source) {
   Pending pending = std::move(*pending_);
   pending_.reset();
   const Event done = lanes_.compute->submit(std::move(pending.work));
-  computed(*pending.leases, done);
+  computed(*pending.lease, done);
   stores_.exchange->use_attention(pending.pair, done, pending.uploaded);
-  stores_.weights.commit(pending.leases->visit, done);
-  if (!pending.leases->needed_later) source.submitted(pending.leases->plan);
+  stores_.weights.leave(pending.lease->visit, done);
+  if (!pending.lease->needed_later) source.submitted(pending.lease->plan);
 }
 
 }  // namespace flexgen

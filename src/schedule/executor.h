@@ -55,33 +55,23 @@ class Executor {
   TakesPlace takes_place(const Visit& visit) const;
   /// Whether the micro-batch has visits of later layers of this process.
   bool is_needed_later(Visit visit) const;
-  /// What a visit works with, kept until all its work is over.
-  struct Leases {
-    Visit visit;
-    std::shared_ptr<BatchPlan> plan;
-    bool alone = false, needed_later = false;
-    WeightLease weights;
-    CacheLease cache;
-    HiddenLease hidden;
-    std::vector<const std::byte*> embed_rows;
-
-    VisitInput input() const;
-  };
   /// Enqueues the visit. Sets last_done_ and the plan's `done`, unless the last stage is pending_.
-  void forward(StepSource& source, const Visit& visit, const std::shared_ptr<BatchPlan>& plan, bool alone, bool needed_later);
-  void forward_whole(const std::shared_ptr<Leases>& leases, Work work);
-  void forward_head(const std::shared_ptr<Leases>& leases, Work work);
-  void forward_beside(StepSource& source, const std::shared_ptr<Leases>& leases, Work work, std::vector<Event> cache_ready);
+  void forward(StepSource& source, const std::shared_ptr<VisitLease>& lease);
+  /// The stores whose part is for attention alone commit, or the others.
+  void commit(VisitLease& lease, const Event& done, bool attention);
+  void forward_whole(const std::shared_ptr<VisitLease>& lease, Work work);
+  void forward_head(const std::shared_ptr<VisitLease>& lease, Work work);
+  void forward_beside(StepSource& source, const std::shared_ptr<VisitLease>& lease, Work work);
   /// Enqueues the stage that is left of the newest visit, if one is.
   void flush(StepSource& source);
   /// The visit's part in the compute lane is enqueued up to `done`.
-  void computed(const Leases& leases, const Event& done);
+  void computed(VisitLease& lease, const Event& done);
   /// In the compute lane, after a visit's attention: counts which experts its rows chose, where that is asked for.
-  void count_choices(const Leases& leases);
+  void count_choices(const VisitLease& lease);
   /// What the visit computes; counts it as work done.
-  ComputeAmount amount_of(const Leases& leases);
-  void copy_in(const Leases& leases);
-  void copy_out(const Leases& leases);
+  ComputeAmount amount_of(const VisitLease& lease);
+  void copy_in(const VisitLease& lease);
+  void copy_out(const VisitLease& lease);
 
   const Model& model_;
   Policy policy_;
@@ -95,9 +85,10 @@ class Executor {
   ExpertCounts* counts_ = nullptr;                 ///< the compute lane's
   int64_t pass_ = 0;                               ///< passes begun that had something to do
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
-  Event last_done_;                                ///< of the newest visit; the compute lane is in order, so it covers all before
+  Ahead ahead_;
+  Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
   struct Pending {
-    std::shared_ptr<Leases> leases;
+    std::shared_ptr<VisitLease> lease;
     Exchange::Pair pair;
     Work work;       ///< the stage after attention
     Event uploaded;  ///< the result of attention is on the device

@@ -83,58 +83,58 @@ void HiddenStore::issue(const Visit& visit, const BatchPlan& plan, bool load) {
   stager_.load(key, std::move(what));
 }
 
-HiddenLease HiddenStore::acquire(const Visit& visit, const BatchPlan& plan, bool alone) {
-  auto batch = static_cast<size_t>(visit.batch);
-  HiddenLease lease;
+void HiddenStore::acquire(VisitLease& lease) {
+  const Visit& visit = lease.visit;
+  const BatchPlan& plan = *lease.plan;
+  const auto batch = static_cast<size_t>(visit.batch);
   lease.choices = {reinterpret_cast<ExpertChoice*>(choices_[batch].data()), static_cast<size_t>(plan.num_rows() * layout_.choices_per_row)};
   if (!staged(plan)) {
     lease.rows = reinterpret_cast<float*>(resident_[batch].data());
-    if (visit.layer == 0) lease.after = {free_[batch]};
-    return lease;
+    if (visit.layer == 0) lease.rows_after.push_back(free_[batch]);
+    return;
   }
   const Held& held = held_[batch];
-  bool in_place = alone && visit.layer > 0 && held.step == visit.step;
+  const bool in_place = lease.alone && visit.layer > 0 && held.step == visit.step;
   if (!in_place && !(held.step == visit.step && held.layer == visit.layer)) issue(visit, plan, visit.layer > 0);
   lease.rows = reinterpret_cast<float*>(stager_.data(held.key));
-  lease.after = stager_.ready(held.key);
-  if (!alone) {
-    lease.resident = resident_[batch].data();
-    lease.copy_in_bytes = visit.layer > 0 ? layout_.resident_bytes : 0;
-    lease.copy_out_bytes = layout_.resident_bytes;
-  }
-  return lease;
+  append(&lease.rows_after, stager_.ready(held.key));
+  if (lease.alone) return;
+  lease.resident = resident_[batch].data();
+  lease.copy_in_bytes = visit.layer > 0 ? layout_.resident_bytes : 0;
+  lease.copy_out_bytes = layout_.resident_bytes;
 }
 
-void HiddenStore::commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done, const Event& free) {
-  auto batch = static_cast<size_t>(visit.batch);
-  free_[batch] = free;
+void HiddenStore::commit(VisitLease& lease, const Event& done) {
+  const BatchPlan& plan = *lease.plan;
+  const auto batch = static_cast<size_t>(lease.visit.batch);
+  free_[batch] = lease.sent.value_or(done);
   if (!staged(plan)) return;
   const int64_t key = held_[batch].key;
   held_[batch].committed = true;
-  stager_.use(key, free);
-  if (alone || !needed_later) return;
-  Staged what = moves(true, visit, plan, key);
+  stager_.use(key, free_[batch]);
+  if (lease.alone || !lease.needed_later) return;
+  Staged what = moves(true, lease.visit, plan, key);
   what.disk_after = {stored_[batch].written};
   what.copies_after = {stored_[batch].copied};
   stored_[batch] = stager_.store(key, done, std::move(what));
 }
 
-void HiddenStore::prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer,
-                           const std::function<TakesPlace(const Visit&)>& takes_place) {
+void HiddenStore::prefetch(const Visit& visit, const Ahead& ahead) {
   if (layout_.host_rows + layout_.disk_rows == 0) return;
   if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
-  int64_t active = std::count_if(plans.begin() + visit.group_first, plans.begin() + visit.group_end, [](const auto& plan) { return plan != nullptr; });
+  const auto group = ahead.plans.subspan(static_cast<size_t>(visit.group_first), static_cast<size_t>(visit.group_size()));
+  const int64_t active = std::count_if(group.begin(), group.end(), [](const auto& plan) { return plan != nullptr; });
   if (active < 2) return;
   Visit next = visit;
   // The producer of a micro-batch's next load is its visit before that: at most active - 1 visits ahead.
-  for (int64_t ahead = 0; ahead < std::min<int64_t>(stager_.count() - 1, active - 1);) {
+  for (int64_t loading = 0; loading < std::min<int64_t>(stager_.count() - 1, active - 1);) {
     next.advance();
-    if (next.layer > last_layer) return;
-    const TakesPlace wanted = takes_place(next);
+    if (next.layer >= ahead.num_layers) return;
+    const TakesPlace wanted = ahead.takes_place(next);
     if (wanted == TakesPlace::kNotKnown) return;
     if (wanted == TakesPlace::kNo) continue;
-    const BatchPlan* plan = plans[static_cast<size_t>(next.batch)].get();
-    ++ahead;
+    const BatchPlan* plan = ahead.plans[static_cast<size_t>(next.batch)].get();
+    ++loading;
     const Held& held = held_[static_cast<size_t>(next.batch)];
     if (!staged(*plan) || (held.step == next.step && held.layer == next.layer)) continue;
     if (held.step == next.step && !held.committed) return;  // its producer is not enqueued yet

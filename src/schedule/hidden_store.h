@@ -3,7 +3,6 @@
 // a GPU) in RAM and in a spill file. Where everything is resident a lease is the buffer itself; else rows pass through staging
 // buffers, except when the next visit is of the same micro-batch, which takes them over in place. Host thread only.
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
 #include "schedule/stager.h"
+#include "schedule/store.h"
 #include "schedule/visit.h"
 
 namespace flexgen {
@@ -41,29 +41,17 @@ class HiddenLayout {
   int64_t file_bytes() const { return num_batches * file_stride; }
 };
 
-/// The rows that a visit may read and write, until it commits.
-struct HiddenLease {
-  float* rows = nullptr;            ///< [T, ModelConfig::kept_row_floats], the stream [T, D] first
-  std::span<ExpertChoice> choices;  ///< VisitInput::choices
-  /// Rows that live in the compute tier but not in the staging buffer: copied in before the visit and out after it.
-  std::byte* resident = nullptr;
-  int64_t copy_in_bytes = 0, copy_out_bytes = 0;
-  std::vector<Event> after;
-};
-
-class HiddenStore {
+class HiddenStore : public Store {
  public:
   HiddenStore(const Model& model, const Policy& policy, std::shared_ptr<File> file, const Arenas& arenas, Lanes& lanes);
 
   const HiddenLayout& layout() const { return layout_; }
 
-  /// `alone`: no other micro-batch is active in this pass, so the rows can stay where they are.
-  HiddenLease acquire(const Visit& visit, const BatchPlan& plan, bool alone);
-  /// Called after the visit's compute was enqueued, which is over once `done` is; nobody reads the rows any more once `free` is.
-  void commit(const Visit& visit, const BatchPlan& plan, bool alone, bool needed_later, const Event& done, const Event& free);
-  /// Loads what the next visits need, up to the first of which it is not known whether it `takes_place`.
-  void prefetch(const Visit& visit, std::span<const std::shared_ptr<BatchPlan>> plans, int64_t last_layer,
-                const std::function<TakesPlace(const Visit&)>& takes_place);
+  /// The rows that the visit may read and write.
+  void acquire(VisitLease& lease) override;
+  void commit(VisitLease& lease, const Event& done) override;
+  /// Up to the first visit of which it is not known whether it takes place.
+  void prefetch(const Visit& visit, const Ahead& ahead) override;
 
  private:
   bool staged(const BatchPlan& plan) const { return plan.num_rows() > layout_.resident_rows; }

@@ -2,8 +2,6 @@
 
 #include <map>
 
-#include "base/error.h"
-
 namespace flexgen {
 
 RowLookup::RowLookup(const Model& model, const Policy& policy, WeightStore& weights, const Arenas& arenas, Lanes& lanes)
@@ -32,8 +30,9 @@ WeightStore::RowPlace RowLookup::find(int32_t row) const {
   return {};
 }
 
-std::vector<const std::byte*> RowLookup::acquire(const Visit& visit, std::span<const int32_t> tokens, std::vector<Event>* after) {
-  FLEXGEN_CHECK(layout_.table, "layer {} looks nothing up", visit.layer);
+void RowLookup::acquire(VisitLease& lease) {
+  const Visit& visit = lease.visit;
+  if (!looks_up(visit)) return;
   const WeightSpec& weight = model_.weights()[static_cast<size_t>(model_.layers().front().uses[*layout_.table].weight)];
   const auto batch = static_cast<size_t>(visit.batch);
   Work read, copy;
@@ -43,9 +42,8 @@ std::vector<const std::byte*> RowLookup::acquire(const Visit& visit, std::span<c
   std::byte* staging = staging_[batch].data();
   std::byte* bounce = bounce_[batch].data();
   std::map<int32_t, const std::byte*> found;
-  std::vector<const std::byte*> rows;
-  rows.reserve(tokens.size());
-  for (int32_t token : tokens) {
+  lease.looked_up.reserve(lease.plan->tokens.size());
+  for (int32_t token : lease.plan->tokens) {
     auto [entry, is_new] = found.try_emplace(token, nullptr);
     if (is_new) {
       const WeightStore::RowPlace place = find(token);
@@ -67,20 +65,24 @@ std::vector<const std::byte*> RowLookup::acquire(const Visit& visit, std::span<c
         staging += layout_.row_bytes;
       }
     }
-    rows.push_back(entry->second);
+    lease.looked_up.push_back(entry->second);
   }
-  weights_.load_table(after, &copy.after);
+  weights_.load_table(&lease.after, &copy.after);
   if (!read.transfers.empty()) {
     read.after = {in_use_[batch]};
-    after->push_back(lanes_.disk_lookup->submit(std::move(read)));
-    copy.after.push_back(after->back());
+    lease.after.push_back(lanes_.disk_lookup->submit(std::move(read)));
+    copy.after.push_back(lease.after.back());
   }
   if (!copy.copies.empty()) {
     copy.after.push_back(in_use_[batch]);
     copy.bytes = bytes_of(copy.copies);
-    after->push_back(lanes_.h2d_small->submit(std::move(copy)));
+    lease.after.push_back(lanes_.h2d_small->submit(std::move(copy)));
   }
-  return rows;
+}
+
+/// The staged rows are in use until then.
+void RowLookup::commit(VisitLease& lease, const Event& done) {
+  if (looks_up(lease.visit)) in_use_[static_cast<size_t>(lease.visit.batch)] = done;
 }
 
 }  // namespace flexgen

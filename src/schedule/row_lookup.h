@@ -12,22 +12,21 @@
 #include "schedule/lanes.h"
 #include "schedule/lookup_layout.h"
 #include "schedule/policy.h"
-#include "schedule/visit.h"
+#include "schedule/store.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {
 
-class RowLookup {
+class RowLookup : public Store {
  public:
   /// Takes its memory from the arenas. `weights` has the rows that are in memory, as the table's own or as a tied head's, and the table's file.
   RowLookup(const Model& model, const Policy& policy, WeightStore& weights, const Arenas& arenas, Lanes& lanes);
 
   const LookupLayout& layout() const { return layout_; }
 
-  /// Pointers to the rows of `tokens` [T] for an embed visit, until it commits; `after` gets what to wait for.
-  std::vector<const std::byte*> acquire(const Visit& visit, std::span<const int32_t> tokens, std::vector<Event>* after);
-  /// Called after the visit's compute was enqueued: its staged rows are in use until `done`.
-  void commit(const Visit& visit, const Event& done) { in_use_[static_cast<size_t>(visit.batch)] = done; }
+  /// Pointers to the rows of the plan's tokens, for an embed visit.
+  void acquire(VisitLease& lease) override;
+  void commit(VisitLease& lease, const Event& done) override;
 
  private:
   /// A layer that reads the table, or a part of it.
@@ -36,6 +35,7 @@ class RowLookup {
     size_t use = 0;
     int64_t row_first = 0, rows = 0;
   };
+  bool looks_up(const Visit& visit) const { return layout_.table && visit.layer == 0; }
   WeightStore::RowPlace find(int32_t row) const;
 
   const Model& model_;

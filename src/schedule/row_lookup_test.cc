@@ -48,6 +48,14 @@ struct HeldLookup {
     weights.emplace(model, policy, files, arenas, lanes);
     rows.emplace(model, policy, *weights, arenas, lanes);
   }
+  std::unique_ptr<VisitLease> acquired(std::vector<int32_t> tokens) {
+    auto plan = std::make_shared<BatchPlan>();
+    plan->tokens = std::move(tokens);
+    auto lease = std::make_unique<VisitLease>(Visit{}, std::move(plan));
+    rows->acquire(*lease);
+    return lease;
+  }
+
   Policy policy;
   OneFile files;
   Arena arena{8 * kMiB};
@@ -61,19 +69,17 @@ struct HeldLookup {
 TEST(RowLookup, RowsOnDiskAreReadOnceEach) {
   const auto model = tiny(false);
   HeldLookup held(*model, {0, 0, 1});
-  std::vector<Event> after;
-  const std::vector<int32_t> tokens{7, 200, 7};
-  const auto rows = held.rows->acquire({}, tokens, &after);
-  ASSERT_EQ(rows.size(), 3U);
-  EXPECT_EQ(rows[0], rows[2]);
-  EXPECT_NE(rows[0], rows[1]);
+  const auto lease = held.acquired({7, 200, 7});
+  ASSERT_EQ(lease->looked_up.size(), 3U);
+  EXPECT_EQ(lease->looked_up[0], lease->looked_up[2]);
+  EXPECT_NE(lease->looked_up[0], lease->looked_up[1]);
   ASSERT_EQ(held.lookups->works.size(), 1U);
   EXPECT_EQ(held.lookups->works[0].transfers.size(), 2U);
-  EXPECT_FALSE(after.back().done());
+  EXPECT_FALSE(lease->after.back().done());
   // The next rows of the micro-batch come to the same place, so they wait until these have been used.
   Event used = Event::pending();
-  held.rows->commit({}, used);
-  held.rows->acquire({}, tokens, &after);
+  held.rows->commit(*lease, used);
+  held.acquired({7, 200});
   ASSERT_EQ(held.lookups->works.size(), 2U);
   ASSERT_EQ(held.lookups->works[1].after.size(), 1U);
   EXPECT_FALSE(held.lookups->works[1].after[0].done());
@@ -84,21 +90,19 @@ TEST(RowLookup, RowsOnDiskAreReadOnceEach) {
 TEST(RowLookup, RowsInMemoryAreNotRead) {
   const auto model = tiny(false);
   HeldLookup held(*model, {0, 1, 0});
-  std::vector<Event> after;
-  const auto rows = held.rows->acquire({}, std::vector<int32_t>{3, 4}, &after);
-  EXPECT_EQ(rows[1] - rows[0], 64 * 2);
+  const auto lease = held.acquired({3, 4});
+  EXPECT_EQ(lease->looked_up[1] - lease->looked_up[0], 64 * 2);
   EXPECT_TRUE(held.lookups->works.empty());
-  EXPECT_FALSE(after.empty());  // but they must have been loaded
+  EXPECT_FALSE(lease->after.empty());  // but they must have been loaded
 }
 
 /// Of a tied table the rows that the head keeps in memory are there for look-ups too.
 TEST(RowLookup, RowsOfATiedHeadAreNotReadWhereTheyAreInMemory) {
   const auto model = tiny(true);
   HeldLookup held(*model, {0, 0.5, 0.5});
-  std::vector<Event> after;
-  held.rows->acquire({}, std::vector<int32_t>{0}, &after);
+  held.acquired({0});
   EXPECT_TRUE(held.lookups->works.empty());
-  held.rows->acquire({}, std::vector<int32_t>{0, 303}, &after);
+  held.acquired({0, 303});
   ASSERT_EQ(held.lookups->works.size(), 1U);
   EXPECT_EQ(held.lookups->works[0].transfers.size(), 1U);
 }

@@ -33,13 +33,16 @@ StageMessages::StageMessages(const Model& model, const Policy& policy, const Are
   for (int64_t batch = 0; batch < policy.num_micro_batches; ++batch) messages_.push_back(arenas.cpu->allocate(layout_.message_bytes));
 }
 
-void StageMessages::receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event>* after) {
+void StageMessages::acquire(VisitLease& lease) {
+  const Visit& visit = lease.visit;
+  if (visit.layer > 0 || link_.num_stages() == 1) return;
   const auto batch = static_cast<size_t>(visit.batch);
   if (!link_.is_first()) {
-    const int64_t bytes = bytes_of_rows(plan);
+    const int64_t bytes = bytes_of_rows(*lease.plan);
+    auto* const rows = reinterpret_cast<std::byte*>(lease.rows);
     std::byte* const message = on_gpu_ ? messages_[batch].data() : rows;
     Work work = work_of("receive activations", visit, bytes);
-    work.after = *after;
+    work.after = lease.rows_after;
     if (on_gpu_) work.after.push_back(passed_[batch]);
     work.start = [link = link_, message, bytes](double at_s) {
       return link.port->receive(link.stage() - 1, Channel::kHidden, std::span(message, static_cast<size_t>(bytes)), at_s);
@@ -47,20 +50,26 @@ void StageMessages::receive(const Visit& visit, const BatchPlan& plan, std::byte
     Event there = lanes_.network_receive->submit(std::move(work));
     if (on_gpu_) {
       Work copy = work_of("receive activations", visit, bytes);
-      copy.after = std::move(*after);
+      copy.after = std::move(lease.rows_after);
       copy.after.push_back(there);
       add_copy(&copy.copies, message, rows, bytes);
       there = lanes_.h2d_small->submit(std::move(copy));
     }
-    *after = {there};
+    lease.rows_after = {there};
   }
-  if (link_.num_stages() > 1) after->push_back(passed_[batch]);
+  lease.rows_after.push_back(passed_[batch]);
 }
 
-Event StageMessages::send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done) {
+void StageMessages::commit(VisitLease& lease, const Event& done) {
+  if (lease.needed_later) return;
+  const Visit& visit = lease.visit;
   const auto batch = static_cast<size_t>(visit.batch);
-  if (link_.is_last()) return passed_[batch] = done;
-  const int64_t bytes = bytes_of_rows(plan);
+  if (link_.is_last()) {
+    passed_[batch] = done;
+    return;
+  }
+  const int64_t bytes = bytes_of_rows(*lease.plan);
+  const auto* const rows = reinterpret_cast<const std::byte*>(lease.rows);
   Work work = work_of("send activations", visit, bytes);
   work.after = {done};
   const std::byte* message = rows;
@@ -74,7 +83,7 @@ Event StageMessages::send(const Visit& visit, const BatchPlan& plan, const std::
   work.start = [link = link_, message, bytes](double at_s) {
     return link.port->send(link.stage() + 1, Channel::kHidden, std::span(message, static_cast<size_t>(bytes)), at_s);
   };
-  return passed_[batch] = lanes_.network_send->submit(std::move(work));
+  lease.sent = passed_[batch] = lanes_.network_send->submit(std::move(work));
 }
 
 }  // namespace flexgen

@@ -11,10 +11,9 @@
 #include "memory/memory_item.h"
 #include "model/model.h"
 #include "net/port.h"
-#include "schedule/batch_plan.h"
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
-#include "schedule/visit.h"
+#include "schedule/store.h"
 
 namespace flexgen {
 
@@ -28,16 +27,15 @@ struct MessageLayout {
   std::vector<MemoryItem> memory(const Policy& policy) const;
 };
 
-class StageMessages {
+class StageMessages : public Store {
  public:
   /// Without a port in `link` nothing is received or sent.
   StageMessages(const Model& model, const Policy& policy, const Arenas& arenas, Lanes& lanes, StageLink link);
 
-  /// For a visit of the first local layer: brings what the stage before sends to `rows`, once everything in `after` is done; then `after` is what compute must wait for. The
-  /// first stage receives nothing.
-  void receive(const Visit& visit, const BatchPlan& plan, std::byte* rows, std::vector<Event>* after);
-  /// For a micro-batch's last visit of a step, over once `done` is: sends `rows` on, but for the last stage. Returns when they are free.
-  Event send(const Visit& visit, const BatchPlan& plan, const std::byte* rows, const Event& done);
+  /// For a visit of the first local layer, after the rows: brings there what the stage before sends. The first stage receives nothing.
+  void acquire(VisitLease& lease) override;
+  /// For a micro-batch's last visit of a step, before the rows: sends them on. The last stage sends nothing.
+  void commit(VisitLease& lease, const Event& done) override;
 
  private:
   int64_t bytes_of_rows(const BatchPlan& plan) const { return plan.num_rows() * layout_.row_bytes; }

@@ -33,6 +33,8 @@ struct StoreParts {
 struct Stores {
   /// Takes memory from the arenas in the order of the members, as much as the memory plan says; loading the first weights begins here.
   Stores(const Model& model, const Policy& policy, DType kv_dtype, const StoreParts& parts);
+  Stores(const Stores&) = delete;
+  Stores& operator=(const Stores&) = delete;
 
   WeightStore weights;
   RowLookup lookup;
@@ -40,6 +42,11 @@ struct Stores {
   HiddenStore hidden;
   StageMessages messages;
   std::optional<Exchange> exchange;  ///< where a GPU computes
+
+  /// As a visit acquires them; it commits them in the opposite order, so that rows are sent on before they go back.
+  std::vector<Store*> in_order{&weights, &lookup, &cache, &hidden, &messages};
+  /// As they load ahead: the cache's few pages before the weights' piece.
+  std::vector<Store*> loading{&cache, &weights, &hidden};
 };
 
 /// What stores take of each tier, to the byte, from their layouts.

@@ -338,10 +338,10 @@ void WeightStore::issue(const Loading& loading, int64_t num_pieces) {
   stager_.load(key, std::move(what));
 }
 
-WeightLease WeightStore::acquire(const Visit& visit) {
+void WeightStore::acquire(VisitLease& lease) {
+  const Visit& visit = lease.visit;
   const WeightLayout::Layer& layout = layout_.layers[static_cast<size_t>(visit.layer)];
   const LayerSpec& spec = model_.layers()[static_cast<size_t>(visit.layer)];
-  WeightLease lease;
   const std::byte* staged = nullptr;
   load_resident(first_loads_.before_visit(visit.layer));
   if (layout.ring_index >= 0) {
@@ -351,7 +351,7 @@ WeightLease WeightStore::acquire(const Visit& visit) {
       FLEXGEN_CHECK(!loading_ && order_.next() && order_.next()->pass <= visit.pass, "layer {} of pass {} is not to be loaded", visit.layer, visit.pass);
       issue(take(), 1);
     }
-    lease.after = stager_.ready(wanted);
+    append(&lease.after, stager_.ready(wanted));
     staged = stager_.data(wanted);
   }
   append(&lease.after, pending(resident_ready_[static_cast<size_t>(visit.layer)]));
@@ -368,18 +368,17 @@ WeightLease WeightStore::acquire(const Visit& visit) {
         if (beside.host_wanted + beside.streamed_wanted > 0) view.pieces.back().beside[part] = staged + beside.staged_at;
       }
     }
-    lease.views.push_back(std::move(view));
+    lease.weights.push_back(std::move(view));
   }
-  return lease;
 }
 
-void WeightStore::commit(const Visit& visit, const Event& done) {
+void WeightStore::leave(const Visit& visit, const Event& done) {
   // One lane computes in order, so the last visit's event covers the earlier ones. (A head that nobody visited may not be there.)
   const int64_t used = order_.number_of(visit.pass, visit.layer);
   if (visit.last_of_layer() && used >= 0) stager_.use(used, done);
 }
 
-void WeightStore::prefetch(const Visit& visit) {
+void WeightStore::prefetch(const Visit& visit, const Ahead&) {
   if (stager_.count() < 2) return;
   const int64_t own = order_.number_of(visit.pass, visit.layer);
   if (own < 0) return;

@@ -17,6 +17,7 @@
 #include "schedule/lanes.h"
 #include "schedule/policy.h"
 #include "schedule/stager.h"
+#include "schedule/store.h"
 #include "schedule/stream_order.h"
 #include "schedule/visit.h"
 
@@ -83,16 +84,10 @@ class WeightLayout {
   void place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer);
 };
 
-/// The weights that a visit may read, until it commits.
-struct WeightLease {
-  std::vector<WeightView> views;  ///< one per use; empty for lookups
-  std::vector<Event> after;       ///< compute must wait for these
-};
-
 /// The trace's name for what brings the resident share to where it stays.
 inline constexpr const char* kLoadResident = "load resident weights";
 
-class WeightStore {
+class WeightStore : public Store {
  public:
   /// Takes its memory from the arenas. The first pass loads the resident share through `lanes.disk_read`, each layer's just before its streamed rows, so that
   /// computing begins with the first layer and not with the last; loading the first layers begins here.
@@ -104,13 +99,11 @@ class WeightStore {
   /// chosen experts are loaded, and what the views of the rest show means nothing.
   void choose(int64_t first_unit, std::span<const int32_t> rows_of_expert);
 
-  /// The layer's weights for a visit; issues what was not prefetched.
-  WeightLease acquire(const Visit& visit);
-  /// Called after the visit's compute was enqueued.
-  void commit(const Visit& visit, const Event& done);
-  /// Issues this visit's share of the loads ahead: one piece of a later layer a visit, so that cache loads
-  /// do not queue behind a whole layer.
-  void prefetch(const Visit& visit);
+  void acquire(VisitLease& lease) override;
+  /// Called for every visit of a layer of which some takes place, whether or not it does itself: all compute enqueued so far is over once `done` is.
+  void leave(const Visit& visit, const Event& done);
+  /// One piece of a later layer a visit, so that cache loads do not queue behind a whole layer.
+  void prefetch(const Visit& visit, const Ahead& ahead) override;
 
   // For who looks rows up.
   /// Where a row lies that stays in memory: in the tier that computes, or in RAM beside a GPU.
