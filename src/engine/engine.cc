@@ -21,6 +21,7 @@
 #include "pipeline/stage_commands.h"
 #include "pipeline/stage_plan.h"
 #include "pipeline/stage_steps.h"
+#include "plan/placed_kinds.h"
 
 namespace flexgen {
 namespace {
@@ -39,8 +40,9 @@ std::unique_ptr<Device> make_device(const EngineOptions& options) {
   if (asked > 0)
     fail_user("--gpu-memory {}: the backend '{}' computes on the processor; leave it out, or give --backend cuda", format_bytes(asked), options.backend);
   if (options.policy.attention_tier) fail_user("--attention-on: the backend '{}' computes on the processor alone; leave it out", options.backend);
-  for (const auto& share : {options.policy.weights, options.policy.kv_cache, options.policy.activations})
-    if (share && share->gpu > 0) fail_user("a share in GPU memory ({}) needs a GPU that computes: --backend cuda", share->to_string());
+  for (const PlacedKind& kind : kPlacedKinds)
+    if (const auto& shares = options.policy.*kind.asked; shares && shares->gpu > 0)
+      fail_user("a share in GPU memory ({}) needs a GPU that computes: --backend cuda", shares->to_string());
   return nullptr;
 }
 

@@ -10,6 +10,7 @@
 #include "pipeline/predict_pipeline.h"
 #include "pipeline/stage_split.h"
 #include "plan/expert_loading.h"
+#include "plan/placed_kinds.h"
 #include "plan/policy_sizes.h"
 #include "schedule/weight_store.h"
 
@@ -59,7 +60,10 @@ void write(MessageWriter& out, const Policy& policy) {
       .add(static_cast<int64_t>(policy.buffers))
       .add(static_cast<uint8_t>(policy.compute_tier))
       .add(static_cast<uint8_t>(policy.attention_tier));
-  for (const Fractions& share : {policy.weights, policy.kv_cache, policy.activations}) out.add(share.gpu).add(share.cpu).add(share.disk);
+  for (const PlacedKind& kind : kPlacedKinds) {
+    const Fractions& shares = policy.*kind.shares;
+    out.add(shares.gpu).add(shares.cpu).add(shares.disk);
+  }
 }
 
 Policy read_policy(MessageReader& in) {
@@ -70,8 +74,10 @@ Policy read_policy(MessageReader& in) {
   policy.buffers = static_cast<int>(in.value<int64_t>());
   policy.compute_tier = static_cast<Tier>(in.value<uint8_t>());
   policy.attention_tier = static_cast<Tier>(in.value<uint8_t>());
-  for (Fractions* share : {&policy.weights, &policy.kv_cache, &policy.activations})
-    for (double* part : {&share->gpu, &share->cpu, &share->disk}) *part = in.value<double>();
+  for (const PlacedKind& kind : kPlacedKinds) {
+    Fractions& shares = policy.*kind.shares;
+    for (double* part : {&shares.gpu, &shares.cpu, &shares.disk}) *part = in.value<double>();
+  }
   return policy;
 }
 

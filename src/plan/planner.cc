@@ -1,6 +1,7 @@
 #include "plan/planner.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <ctime>
 #include <limits>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "plan/expert_loading.h"
+#include "plan/placed_kinds.h"
 #include "plan/placement_program.h"
 #include "plan/policy_sizes.h"
 #include "plan/smallest_budget.h"
@@ -114,9 +116,9 @@ class Search {
     if (on_gpu()) return {kOnDisk, kInRam, kInGpu};
     return {kInRam, kOnDisk};
   }
-  /// Attention beside a GPU leaves the cache no share of its memory.
-  std::vector<Fractions> cache_ends(const Policy& policy) const {
-    if (policy.attention_tier == Tier::kCpu) return {kInRam, kOnDisk};
+  /// Attention beside a GPU leaves what it uses no share of its memory.
+  std::vector<Fractions> ends_of(const PlacedKind& kind, const Policy& policy) const {
+    if (kind.of_attention && policy.attention_tier == Tier::kCpu) return {kInRam, kOnDisk};
     return ends();
   }
   /// Where attention may run, first what is best so far: its time spares the other's.
@@ -127,17 +129,15 @@ class Search {
   }
   bool on_gpu() const { return in_.budgets.gpu_bytes > 0; }
 
-  /// Whether any placement fits.
-  bool fits_somehow(Policy policy) const {
-    for (const Fractions& weights : ends())
-      for (const Fractions& cache : cache_ends(policy))
-        for (const Fractions& activations : ends()) {
-          policy.weights = in_.request.weights.value_or(weights);
-          policy.kv_cache = in_.request.kv_cache.value_or(cache);
-          policy.activations = in_.request.activations.value_or(activations);
-          if (fits(policy)) return true;
-        }
-    return false;
+  /// Whether any placement fits of the kinds from number `first` on.
+  bool fits_somehow(Policy policy, size_t first = 0) const {
+    if (first == kPlacedKinds.size()) return fits(policy);
+    const PlacedKind& kind = kPlacedKinds[first];
+    const std::vector<Fractions> all = ends_of(kind, policy);
+    return std::any_of(all.begin(), all.end(), [&](const Fractions& end) {
+      policy.*kind.shares = (in_.request.*kind.asked).value_or(end);
+      return fits_somehow(policy, first + 1);
+    });
   }
 
   void try_block(int64_t micro_batch_size, int64_t num_micro_batches) {
@@ -155,7 +155,7 @@ class Search {
       any = true;
       // What micro-batches do does not depend on where attention runs.
       policy.attention_tier = policy.compute_tier;
-      policy.weights = policy.kv_cache = policy.activations = on_gpu() ? kInGpu : kInRam;
+      place_all(on_gpu() ? kInGpu : kInRam, &policy);
       const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
       policy.max_choosing_rows = choosing_rows_on_disk(policy);
       for (Tier tier : tiers) {
@@ -261,12 +261,12 @@ class Search {
     const PlacementProgram program = make_program(policy, walk, compute);
     std::optional<Placement> placement = solve(program);
     if (!placement) return;
-    policy.weights = in_.request.weights.value_or(rounded(placement->of(TensorKind::kWeights)));
-    policy.kv_cache = in_.request.kv_cache.value_or(rounded(placement->of(TensorKind::kKvCache)));
-    const Fractions activations = placement->of(TensorKind::kActivations);
-    policy.activations = in_.request.activations.value_or(activations.gpu >= 0.5                ? kInGpu
-                                                          : !on_gpu() && activations.cpu >= 0.5 ? kInRam
-                                                                                                : rounded(activations));
+    for (size_t i = 0; i < kPlacedKinds.size(); ++i) {
+      const PlacedKind& kind = kPlacedKinds[i];
+      const Fractions& shares = placement->shares[i];
+      const bool all_in_gpu = kind.whole && shares.gpu >= 0.5, all_in_ram = kind.whole && !on_gpu() && shares.cpu >= 0.5;
+      policy.*kind.shares = (in_.request.*kind.asked).value_or(all_in_gpu ? kInGpu : all_in_ram ? kInRam : rounded(shares));
+    }
     if (best_ && placement->time_s > 1.1 * best_->time_s && !in_.thorough) {
       plan_.candidates.push_back({policy, placement->time_s, false});
       return;
@@ -317,88 +317,115 @@ class Search {
     return fits(policy);
   }
 
+  /// What a step moves of a kind, mean over a class: of what is on disk from there and back, of what is beside a GPU up to it and down again.
+  struct Traffic {
+    double read_bytes = 0, up_bytes = 0, written_bytes = 0;
+  };
+  struct ClassTraffic {
+    std::array<Traffic, kNumTensorKinds> kinds;
+    double rows = 0, logit_rows = 0;
+    Traffic& of(TensorKind kind) { return kinds[static_cast<size_t>(kind)]; }
+  };
+  /// For each class, with everything on disk.
+  std::vector<ClassTraffic> traffic_of(const Policy& streamed, const SlotWalk& walk, size_t num_classes) const {
+    std::vector<ClassTraffic> classes(num_classes);
+    std::vector<double> counts(num_classes);
+    for (size_t i = 0; i < walk.steps.size(); ++i) {
+      const StepLoad& step = walk.steps[i];
+      ClassTraffic& mean = classes[step_class_[i]];
+      counts[step_class_[i]] += step.count;
+      for (const BatchLoad& batch : step.batches) {
+        mean.of(TensorKind::kKvCache).read_bytes += step.count * batch.old_bytes;
+        mean.of(TensorKind::kKvCache).written_bytes += step.count * batch.dirty_bytes;
+        mean.rows += step.count * batch.rows;
+        mean.logit_rows += step.count * batch.logit_rows;
+      }
+    }
+    const auto weight_bytes = static_cast<double>(WeightLayout(in_.model, streamed).streamed_bytes_per_step);
+    const double row_bytes =
+        streamed.num_micro_batches > 1 ? static_cast<double>(HiddenLayout(in_.model, streamed).row_bytes) * static_cast<double>(in_.model.layers().size()) : 0;
+    for (size_t i = 0; i < num_classes; ++i) {
+      ClassTraffic& mean = classes[i];
+      mean.rows /= counts[i];
+      mean.logit_rows /= counts[i];
+      // What is on disk of a mixture are experts first.
+      const double hit = streamed.chooses_experts(mean.rows) ? expert_hit_share(in_.model, mean.rows) : 1;
+      mean.of(TensorKind::kWeights) = {hit * weight_bytes, weight_bytes, 0};
+      Traffic& cache = mean.of(TensorKind::kKvCache);
+      cache = {cache.read_bytes / counts[i], cache.read_bytes / counts[i], cache.written_bytes / counts[i]};
+      mean.of(TensorKind::kActivations) = {mean.rows * row_bytes, mean.rows * row_bytes, mean.rows * row_bytes};
+    }
+    return classes;
+  }
+
+  /// What each tier holds, where it may be, and what is fixed.
+  void add_memory(const Policy& streamed, PlacementProgram* program) const {
+    // What each tier holds with one kind in another tier, beside everything on disk.
+    const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
+    for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program->bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
+    for (size_t i = 0; i < kPlacedKinds.size(); ++i) {
+      const PlacedKind& kind = kPlacedKinds[i];
+      for (const Fractions& end : ends_of(kind, streamed)) {
+        if (end.disk > 0) continue;
+        Policy moved = streamed;
+        moved.*kind.shares = end;
+        const MemoryPlan plan = memory_plan(in_.model, moved, in_.workload, in_.kv);
+        for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
+          program->bytes[static_cast<size_t>(tier)].of(static_cast<TensorKind>(i), end.gpu > 0 ? Tier::kGpu : Tier::kCpu) =
+              static_cast<double>(plan.bytes(tier) - base.bytes(tier));
+      }
+      program->fixed[i] = in_.request.*kind.asked;
+      program->allowed[i] = {on_gpu() && !is_beside(kind, streamed), true, kind.of_checkpoint || in_.budgets.disk_bytes > 0};
+    }
+    program->capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes),
+                         static_cast<double>(in_.budgets.disk_bytes)};
+  }
+  static bool is_beside(const PlacedKind& kind, const Policy& policy) { return kind.of_attention && policy.attention_beside(); }
+
   PlacementProgram make_program(const Policy& policy, const SlotWalk& walk, const std::vector<StepClass>& compute) const {
     PlacementProgram program;
     const DiskProfile& disk = in_.hardware.disk;
-    Policy streamed = policy;
-    streamed.weights = streamed.kv_cache = streamed.activations = kOnDisk;
-    const WeightLayout weights(in_.model, streamed);
-    const HiddenLayout hidden(in_.model, streamed);
-    const auto weight_bytes = static_cast<double>(weights.streamed_bytes_per_step);
-    // What each tier holds with one kind in another tier, beside everything on disk.
-    const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
-    for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program.bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
-    for (auto [kind, fractions] :
-         {std::pair{TensorKind::kWeights, &Policy::weights}, {TensorKind::kKvCache, &Policy::kv_cache}, {TensorKind::kActivations, &Policy::activations}})
-      for (const Fractions& end : kind == TensorKind::kKvCache ? cache_ends(policy) : ends()) {
-        if (end.disk > 0) continue;
-        Policy moved = streamed;
-        moved.*fractions = end;
-        const MemoryPlan plan = memory_plan(in_.model, moved, in_.workload, in_.kv);
-        for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
-          program.bytes[static_cast<size_t>(tier)].of(kind, end.gpu > 0 ? Tier::kGpu : Tier::kCpu) = static_cast<double>(plan.bytes(tier) - base.bytes(tier));
-      }
-    program.capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes),
-                        static_cast<double>(in_.budgets.disk_bytes)};
-    program.fixed = {in_.request.weights, in_.request.kv_cache, in_.request.activations};
-    const bool spill = in_.budgets.disk_bytes > 0;
     const bool beside = policy.attention_beside();
-    program.allowed = {{{on_gpu(), true, true}, {on_gpu() && !beside, true, spill}, {on_gpu(), true, spill}}};
-
-    // Means over the steps of each class of what a cache and activations wholly on disk would move.
-    std::vector<double> read_cache_bytes(compute.size()), written_cache_bytes(compute.size()), hidden_rows(compute.size()), logit_rows(compute.size()),
-        counts(compute.size());
-    for (size_t i = 0; i < walk.steps.size(); ++i) {
-      const size_t at = step_class_[i];
-      counts[at] += walk.steps[i].count;
-      for (const BatchLoad& batch : walk.steps[i].batches) {
-        read_cache_bytes[at] += walk.steps[i].count * batch.old_bytes;
-        written_cache_bytes[at] += walk.steps[i].count * batch.dirty_bytes;
-        hidden_rows[at] += walk.steps[i].count * batch.rows;
-        logit_rows[at] += walk.steps[i].count * batch.logit_rows;
-      }
-    }
-    const double row_bytes = policy.num_micro_batches > 1 ? static_cast<double>(hidden.row_bytes) * static_cast<double>(in_.model.layers().size()) : 0;
+    Policy streamed = policy;
+    place_all(kOnDisk, &streamed);
+    add_memory(streamed, &program);
     double logit_row_bytes = 0;
     for (const LayerSpec& layer : in_.model.layers())
       if (layer.kind == LayerKind::kHead) logit_row_bytes += logit_bytes_down(layer, 1, in_.workload.reads_logits);
+    const std::vector<ClassTraffic> traffic = traffic_of(streamed, walk, compute.size());
     for (size_t i = 0; i < compute.size(); ++i) {
-      Affine read_s, write_s;
-      const double rows = hidden_rows[i] / counts[i];
-      // What is on disk of a mixture are experts first.
-      const double hit = policy.chooses_experts(rows) ? expert_hit_share(in_.model, rows) : 1;
-      read_s.of(TensorKind::kWeights, Tier::kDisk) = hit * weight_bytes / disk.read_bytes_per_s;
-      read_s.of(TensorKind::kKvCache, Tier::kDisk) = read_cache_bytes[i] / counts[i] / disk.read_bytes_per_s;
-      read_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.read_bytes_per_s;
-      write_s.of(TensorKind::kKvCache, Tier::kDisk) = written_cache_bytes[i] / counts[i] / disk.write_bytes_per_s;
-      write_s.of(TensorKind::kActivations, Tier::kDisk) = hidden_rows[i] / counts[i] * row_bytes / disk.write_bytes_per_s;
+      Affine read_s, write_s, up_s, down_s;  // up, down: to a GPU and back, whatever is not there, over the bus
+      Affine first_read_s, first_up_s;       // in the first step beside: once, what stays
+      for (size_t number = 0; number < kPlacedKinds.size(); ++number) {
+        const auto kind = static_cast<TensorKind>(number);
+        const Traffic& moved = traffic[i].kinds[number];
+        read_s.of(kind, Tier::kDisk) = moved.read_bytes / disk.read_bytes_per_s;
+        write_s.of(kind, Tier::kDisk) = moved.written_bytes / disk.write_bytes_per_s;
+        if (on_gpu() && !is_beside(kPlacedKinds[number], policy))
+          for (Tier tier : {Tier::kCpu, Tier::kDisk}) {
+            up_s.of(kind, tier) = moved.up_bytes / in_.hardware.h2d_bytes_per_s;
+            down_s.of(kind, tier) = moved.written_bytes / in_.hardware.d2h_bytes_per_s;
+          }
+        if (!kPlacedKinds[number].of_checkpoint) continue;
+        for (Tier tier : {Tier::kGpu, Tier::kCpu}) first_read_s.of(kind, tier) = moved.up_bytes / disk.read_bytes_per_s;
+        if (on_gpu()) first_up_s.of(kind, Tier::kGpu) = moved.up_bytes / in_.hardware.h2d_bytes_per_s;
+      }
       StepClass step = compute[i];
-      Affine up_s, down_s;  // to a GPU and back: whatever is not there, over the bus
-      if (on_gpu())
-        for (Tier tier : {Tier::kCpu, Tier::kDisk}) {
-          up_s.of(TensorKind::kWeights, tier) = weight_bytes / in_.hardware.h2d_bytes_per_s;
-          up_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.h2d_bytes_per_s;
-          down_s.of(TensorKind::kActivations, tier) = hidden_rows[i] / counts[i] * row_bytes / in_.hardware.d2h_bytes_per_s;
-          if (beside) continue;
-          up_s.of(TensorKind::kKvCache, tier) = read_cache_bytes[i] / counts[i] / in_.hardware.h2d_bytes_per_s;
-          down_s.of(TensorKind::kKvCache, tier) = written_cache_bytes[i] / counts[i] / in_.hardware.d2h_bytes_per_s;
-        }
       if (beside) {  // q, k and v go down and results come up, wherever the cache is
         const ModelConfig& config = in_.model.config();
-        const double head_bytes = 4 * hidden_rows[i] / counts[i] * static_cast<double>(config.num_layers * config.head_size);
+        const double head_bytes = 4 * traffic[i].rows * static_cast<double>(config.num_layers * config.head_size);
         up_s.constant = head_bytes * static_cast<double>(config.num_heads) / in_.hardware.h2d_bytes_per_s;
         down_s.constant = head_bytes * static_cast<double>(config.num_heads + 2 * config.num_kv_heads) / in_.hardware.d2h_bytes_per_s;
       }
-      if (on_gpu()) down_s.constant += logit_rows[i] / counts[i] * logit_row_bytes / in_.hardware.d2h_bytes_per_s;
+      if (on_gpu()) down_s.constant += traffic[i].logit_rows * logit_row_bytes / in_.hardware.d2h_bytes_per_s;
       if (beside && policy.buffers > 1) step.resources_s.back().constant += (up_s.constant + down_s.constant) / static_cast<double>(policy.num_micro_batches);
-      if (i == step_class_.front()) {  // the first step reads, once, what stays
+      if (i == step_class_.front()) {
         StepClass first = step;
         first.count = std::min(1.0, step.count);
         step.count -= first.count;
-        Affine all_read_s = read_s, all_up_s = up_s;
-        for (Tier tier : {Tier::kGpu, Tier::kCpu}) all_read_s.of(TensorKind::kWeights, tier) = weight_bytes / disk.read_bytes_per_s;
-        if (on_gpu()) all_up_s.of(TensorKind::kWeights, Tier::kGpu) = weight_bytes / in_.hardware.h2d_bytes_per_s;
-        add_traffic(first, policy, all_read_s, write_s, all_up_s, down_s);
+        first_read_s += read_s;
+        first_up_s += up_s;
+        add_traffic(first, policy, first_read_s, write_s, first_up_s, down_s);
         program.steps.push_back(std::move(first));
       }
       if (step.count <= 0) continue;
