@@ -10,26 +10,10 @@
 #include "base/units.h"
 #include "io/test_folder.h"
 #include "memory/arena.h"
+#include "schedule/test_lane.h"
 
 namespace flexgen::cache_store_test {
 namespace {
-
-/// Keeps what it is given until the test ends it.
-class HeldLane : public Lane {
- public:
-  explicit HeldLane(std::string name) : Lane(std::move(name), nullptr) {}
-  Event submit(Work work) override {
-    works.push_back(std::move(work));
-    return events.emplace_back(Event::pending());
-  }
-  bool waits(size_t work) const {
-    for (const Event& event : works[work].after)
-      if (!event.done()) return true;
-    return false;
-  }
-  std::vector<Work> works;
-  std::vector<Event> events;
-};
 
 constexpr const char* kTiny = R"({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
   "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 300, "max_position_embeddings": 256, "hidden_act": "silu",
@@ -59,17 +43,9 @@ struct HeldStore {
   TestFolder folder;
   Arena arena{8 * kMiB};
   Lanes lanes;
-  HeldLane& reads = held(lanes.disk_read, "disk read");
-  HeldLane& writes = held(lanes.disk_write, "disk write");
+  HeldLane& reads = HeldLane::at(lanes.disk_read, "disk read");
+  HeldLane& writes = HeldLane::at(lanes.disk_write, "disk write");
   CacheStore cache;
-
- private:
-  static HeldLane& held(std::unique_ptr<Lane>& lane, const char* name) {
-    auto made = std::make_unique<HeldLane>(name);
-    HeldLane& found = *made;
-    lane = std::move(made);
-    return found;
-  }
 };
 
 /// A page goes from a sequence that ended to one that begins. The new one loads nothing, so no load orders its store after the old one's, and the disk may

@@ -4,20 +4,10 @@
 
 #include "base/units.h"
 #include "io/test_folder.h"
+#include "schedule/test_lane.h"
 
 namespace flexgen::row_lookup_test {
 namespace {
-
-/// Keeps what it is given; nothing of it is ever done.
-class HeldLane : public Lane {
- public:
-  explicit HeldLane(std::string name) : Lane(std::move(name), nullptr) {}
-  Event submit(Work work) override {
-    works.push_back(std::move(work));
-    return Event::pending();
-  }
-  std::vector<Work> works;
-};
 
 /// Whatever is opened is one empty file.
 class OneFile : public FileSystem {
@@ -41,10 +31,7 @@ struct HeldLookup {
   HeldLookup(const Model& model, const Fractions& shares) {
     policy.weights = shares;
     policy.max_rows = 4;
-    auto lane = std::make_unique<HeldLane>("disk lookup");
-    lookups = lane.get();
-    lanes.disk_lookup = std::move(lane);
-    lanes.disk_read = std::make_unique<HeldLane>("disk read");
+    HeldLane::at(lanes.disk_read, "disk read");
     weights.emplace(model, policy, files, arenas, lanes);
     rows.emplace(model, policy, *weights, arenas, lanes);
   }
@@ -61,7 +48,7 @@ struct HeldLookup {
   Arena arena{8 * kMiB};
   const Arenas arenas{&arena, nullptr};
   Lanes lanes;
-  HeldLane* lookups = nullptr;
+  HeldLane& lookups = HeldLane::at(lanes.disk_lookup, "disk lookup");
   std::optional<WeightStore> weights;
   std::optional<RowLookup> rows;
 };
@@ -73,18 +60,18 @@ TEST(RowLookup, RowsOnDiskAreReadOnceEach) {
   ASSERT_EQ(lease->looked_up.size(), 3U);
   EXPECT_EQ(lease->looked_up[0], lease->looked_up[2]);
   EXPECT_NE(lease->looked_up[0], lease->looked_up[1]);
-  ASSERT_EQ(held.lookups->works.size(), 1U);
-  EXPECT_EQ(held.lookups->works[0].transfers.size(), 2U);
+  ASSERT_EQ(held.lookups.works.size(), 1U);
+  EXPECT_EQ(held.lookups.works[0].transfers.size(), 2U);
   EXPECT_FALSE(lease->after.back().done());
   // The next rows of the micro-batch come to the same place, so they wait until these have been used.
   Event used = Event::pending();
   held.rows->commit(*lease, used);
   held.acquired({7, 200});
-  ASSERT_EQ(held.lookups->works.size(), 2U);
-  ASSERT_EQ(held.lookups->works[1].after.size(), 1U);
-  EXPECT_FALSE(held.lookups->works[1].after[0].done());
+  ASSERT_EQ(held.lookups.works.size(), 2U);
+  ASSERT_EQ(held.lookups.works[1].after.size(), 1U);
+  EXPECT_FALSE(held.lookups.works[1].after[0].done());
   used.finish();
-  EXPECT_TRUE(held.lookups->works[1].after[0].done());
+  EXPECT_TRUE(held.lookups.works[1].after[0].done());
 }
 
 TEST(RowLookup, RowsInMemoryAreNotRead) {
@@ -92,7 +79,7 @@ TEST(RowLookup, RowsInMemoryAreNotRead) {
   HeldLookup held(*model, {0, 1, 0});
   const auto lease = held.acquired({3, 4});
   EXPECT_EQ(lease->looked_up[1] - lease->looked_up[0], 64 * 2);
-  EXPECT_TRUE(held.lookups->works.empty());
+  EXPECT_TRUE(held.lookups.works.empty());
   EXPECT_FALSE(lease->after.empty());  // but they must have been loaded
 }
 
@@ -101,10 +88,10 @@ TEST(RowLookup, RowsOfATiedHeadAreNotReadWhereTheyAreInMemory) {
   const auto model = tiny(true);
   HeldLookup held(*model, {0, 0.5, 0.5});
   held.acquired({0});
-  EXPECT_TRUE(held.lookups->works.empty());
+  EXPECT_TRUE(held.lookups.works.empty());
   held.acquired({0, 303});
-  ASSERT_EQ(held.lookups->works.size(), 1U);
-  EXPECT_EQ(held.lookups->works[0].transfers.size(), 1U);
+  ASSERT_EQ(held.lookups.works.size(), 1U);
+  EXPECT_EQ(held.lookups.works[0].transfers.size(), 1U);
 }
 
 }  // namespace
