@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "plan/placed_kinds.h"
 #include "plan/policy_sizes.h"
 
 namespace flexgen {
@@ -37,18 +40,27 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
   std::vector<Policy> policies;
   for (Tier attention_tier : attention_tiers_of(budgets, request)) {
     policy.attention_tier = attention_tier;
-    for (const Fractions& weights : ends)
-      for (const Fractions& cache : ends)
-        for (const Fractions& activations : ends) {
-          policy.weights = request.weights.value_or(weights);
-          policy.kv_cache = request.kv_cache.value_or(cache);
-          policy.activations = request.activations.value_or(activations);
-          if (policy.attention_beside() && policy.kv_cache.gpu > 0) continue;
-          const bool spills = policy.kv_cache.disk > 0 || policy.activations.disk > 0;
-          const bool asked = (request.kv_cache && request.kv_cache->disk > 0) || (request.activations && request.activations->disk > 0);
-          if (!spills || budgets.disk_bytes > 0 || asked) policies.push_back(policy);
-        }
+    policies.push_back(policy);
   }
+  bool spill_is_asked_for = false;
+  for (const PlacedKind& kind : kPlacedKinds) {
+    const std::optional<Fractions>& asked = request.*kind.asked;
+    spill_is_asked_for |= !kind.of_checkpoint && asked && asked->disk > 0;
+    std::vector<Policy> placed;
+    for (const Policy& each : policies)
+      for (const Fractions& end : ends) {
+        placed.push_back(each);
+        placed.back().*kind.shares = asked.value_or(end);
+      }
+    policies = std::move(placed);
+  }
+  const bool may_spill = budgets.disk_bytes > 0 || spill_is_asked_for;
+  std::erase_if(policies, [&](const Policy& each) {
+    return std::any_of(kPlacedKinds.begin(), kPlacedKinds.end(), [&](const PlacedKind& kind) {
+      const Fractions& shares = each.*kind.shares;
+      return (each.attention_beside() && kind.of_attention && shares.gpu > 0) || (!may_spill && !kind.of_checkpoint && shares.disk > 0);
+    });
+  });
   return policies;
 }
 

@@ -7,7 +7,7 @@
 namespace flexgen {
 namespace {
 
-Work work_of(const char* name, const Visit& visit, int64_t bytes) {
+Work message_work(const char* name, const Visit& visit, int64_t bytes) {
   Work work;
   work.name = name;
   work.step = visit.step;
@@ -41,7 +41,7 @@ void StageMessages::acquire(VisitLease& lease) {
     const int64_t bytes = bytes_of_rows(*lease.plan);
     auto* const rows = reinterpret_cast<std::byte*>(lease.rows);
     std::byte* const message = on_gpu_ ? messages_[batch].data() : rows;
-    Work work = work_of("receive activations", visit, bytes);
+    Work work = message_work("receive activations", visit, bytes);
     work.after = lease.rows_after;
     if (on_gpu_) work.after.push_back(passed_[batch]);
     work.start = [link = link_, message, bytes](double at_s) {
@@ -49,7 +49,7 @@ void StageMessages::acquire(VisitLease& lease) {
     };
     Event there = lanes_.network_receive->submit(std::move(work));
     if (on_gpu_) {
-      Work copy = work_of("receive activations", visit, bytes);
+      Work copy = message_work("receive activations", visit, bytes);
       copy.after = std::move(lease.rows_after);
       copy.after.push_back(there);
       add_copy(&copy.copies, message, rows, bytes);
@@ -70,12 +70,12 @@ void StageMessages::commit(VisitLease& lease, const Event& done) {
   }
   const int64_t bytes = bytes_of_rows(*lease.plan);
   const auto* const rows = reinterpret_cast<const std::byte*>(lease.rows);
-  Work work = work_of("send activations", visit, bytes);
+  Work work = message_work("send activations", visit, bytes);
   work.after = {done};
   const std::byte* message = rows;
   if (on_gpu_) {
     message = messages_[batch].data();
-    Work copy = work_of("send activations", visit, bytes);
+    Work copy = message_work("send activations", visit, bytes);
     copy.after = {done, passed_[batch]};
     add_copy(&copy.copies, rows, messages_[batch].data(), bytes);
     work.after = {lanes_.d2h->submit(std::move(copy))};
