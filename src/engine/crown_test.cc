@@ -269,7 +269,8 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
     const bool is_mixture = model->config().is_mixture();
     if (is_mixture) {
       plain.policy.max_choosing_rows = 0;
-      plain.expert_statistics_file = fmt::format("{}/crown-experts-{}.json", process_folder(), name);  // runs count, and some of them place by it
+      static int count = 0;  // tests of one process have models of the same name
+      plain.expert_statistics_file = fmt::format("{}/crown-experts-{}-{}.json", process_folder(), name, count++);  // runs count, and some of them place by it
     }
     if (weight_dtype != "auto") plain.disk_directory = process_folder();
     if (attention) {  // its own tokens, from its own memory
