@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "base/error.h"
+#include "text/oniguruma.h"
 
 namespace flexgen {
 namespace {
@@ -19,23 +20,43 @@ std::string printable_pattern(const std::string& pattern) {
 
 struct Regex::State {
   pcre2_code* code = nullptr;
+  pcre2_code* exact = nullptr;  ///< for texts with kFormerSpace; null: it makes no difference
   std::string where, pattern;
-  ~State() { pcre2_code_free(code); }
+  ~State() {
+    pcre2_code_free(code);
+    pcre2_code_free(exact);
+  }
 };
 
-Regex::Regex(const std::string& pattern, const std::string& where) : state_(std::make_unique<State>()) {
+namespace {
+
+constexpr std::string_view kFormerSpace = "\u180e";  // which PCRE2's \s takes
+
+pcre2_code* compile(const std::string& translated, const std::string& pattern, const std::string& where) {
   int error = 0;
   PCRE2_SIZE offset = 0;
-  state_->where = where;
-  state_->pattern = pattern;
-  state_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                               PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT, &error, &offset, nullptr);
-  if (!state_->code) {
+  pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
+  pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT, &error, &offset, context);
+  pcre2_compile_context_free(context);
+  if (!code) {
     PCRE2_UCHAR message[128] = {};
     pcre2_get_error_message(error, message, sizeof message);
     fail_user("{}: the pattern '{}' is not understood: {} at {}", where, printable_pattern(pattern), reinterpret_cast<char*>(message), offset);
   }
-  pcre2_jit_compile(state_->code, PCRE2_JIT_COMPLETE);  // without a JIT the interpreter serves
+  pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);  // without a JIT the interpreter serves
+  return code;
+}
+
+}  // namespace
+
+Regex::Regex(const std::string& pattern, const std::string& where) : state_(std::make_unique<State>()) {
+  state_->where = where;
+  state_->pattern = pattern;
+  const std::string translated = pcre_of_oniguruma(pattern, where), exact = pcre_of_oniguruma(pattern, where, true);
+  state_->code = compile(translated, pattern, where);
+  if (exact != translated) state_->exact = compile(exact, pattern, where);
 }
 
 Regex::~Regex() = default;
@@ -84,7 +105,8 @@ size_t next_character(std::string_view text, size_t at) {
 void Regex::for_each(std::string_view text, const std::function<void(size_t, size_t)>& match) const {
   // A call tries this many places, so that a pattern that reads far at each of them comes back to look at the time.
   constexpr size_t kPlacesPerCall = 256;
-  MatchScope scope{pcre2_match_data_create_from_pattern(state_->code, nullptr), pcre2_match_context_create(nullptr)};
+  const pcre2_code* code = state_->exact && text.find(kFormerSpace) != std::string_view::npos ? state_->exact : state_->code;
+  MatchScope scope{pcre2_match_data_create_from_pattern(code, nullptr), pcre2_match_context_create(nullptr)};
   // Steps in proportion: many short pieces must not take long together either.
   pcre2_set_match_limit(scope.context, static_cast<uint32_t>(std::min<size_t>(2000 + 1000 * text.size(), 1u << 30)));
   pcre2_set_heap_limit(scope.context, 64 * 1024);  // KiB
@@ -98,7 +120,7 @@ void Regex::for_each(std::string_view text, const std::function<void(size_t, siz
     const size_t last_place = std::min(text.size(), at + kPlacesPerCall);
     pcre2_set_offset_limit(scope.context, last_place);
     auto search = [&](uint32_t options) {
-      return pcre2_match(state_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, options | PCRE2_NO_UTF_CHECK, scope.data, scope.context);
+      return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, options | PCRE2_NO_UTF_CHECK, scope.data, scope.context);
     };
     int result = search(0);
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = search(PCRE2_NO_JIT);

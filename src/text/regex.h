@@ -1,5 +1,5 @@
 #pragma once
-// Regex: PCRE2 with Unicode classes, for pre-tokenizers. Immutable; match functions may be called from any thread.
+// Regex: patterns of pre-tokenizers, in Oniguruma's syntax (oniguruma.h), matched by PCRE2 with Unicode classes. Immutable; match functions may be called from any thread.
 
 #include <functional>
 #include <memory>
