@@ -49,6 +49,10 @@ void read_gemma(GgufFields& fields, std::string_view model_type, Json& config) {
     config["rope_local_base_freq"] = 10000.0;  // files leave it out
     fields.copy("rope.freq_base_swa", config, "rope_local_base_freq");
     fields.copy("attention.sliding_window_pattern", config, "sliding_window_pattern");
+    if (!config.contains("sliding_window") || config["sliding_window"].is_null()) {  // then no layer has one
+      config["sliding_window"] = nullptr;
+      config["sliding_window_pattern"] = 1;
+    }
   }
   // The scale of scores is in no field: llama.cpp knows it of the largest model by its layers.
   const bool is_27b = config.at("num_hidden_layers") == (is_third ? 62 : 46);

@@ -1,5 +1,6 @@
 #include "model/gguf_fields.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -18,19 +19,25 @@ const Json* GgufFields::find(const char* name) {
   return gguf_field(metadata_, start_ + name);
 }
 
+const Json* GgufFields::find_of_all(const char* name) {
+  const Json* value = find(name);
+  if (!value || !value->is_array()) return value;
+  if (value->empty() || std::any_of(value->begin(), value->end(), [&](const Json& one) { return one != value->front(); }))
+    refuse(name, "differs from layer to layer, which flexgen does not do");
+  return &value->front();
+}
+
 void GgufFields::refuse(const char* name, const std::string& why) const { fail_user("{}: '{}{}' {}", source_, start_, name, why); }
 
 void GgufFields::copy(const char* name, Json& to, const char* as) {
-  const Json* value = find(name);
-  if (value && value->is_array()) refuse(name, "differs from layer to layer, which flexgen does not do");
+  const Json* value = find_of_all(name);
   if (value && value->is_number_float() && !std::isfinite(value->get<double>())) refuse(name, "is not finite; the file is broken, fetch it again");
   if (value) to[as] = *value;
 }
 
 std::optional<int64_t> GgufFields::integer(const char* name) {
-  const Json* value = find(name);
+  const Json* value = find_of_all(name);
   if (!value) return std::nullopt;
-  if (value->is_array()) refuse(name, "differs from layer to layer, which flexgen does not do");
   if (!value->is_number_integer() || *value < 0 || *value > 1 << 30) refuse(name, "is no whole number from 0 to 2^30");
   return value->get<int64_t>();
 }

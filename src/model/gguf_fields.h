@@ -19,6 +19,8 @@ class GgufFields {
 
   /// Null if it is not there.
   const nlohmann::json* find(const char* name);
+  /// Of a list with a value for each layer the one that all have.
+  const nlohmann::json* find_of_all(const char* name);
   [[noreturn]] void refuse(const char* name, const std::string& why) const;
   /// The value under another name, if it is there.
   void copy(const char* name, nlohmann::json& to, const char* as);

@@ -103,6 +103,7 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
     else config[family.partial] = static_cast<double>(*turned) / static_cast<double>(head);
   }
   if (family.has_windows) fields.copy("attention.sliding_window", config, "sliding_window");
+  if (config.contains("sliding_window") && config["sliding_window"] == 0) config["sliding_window"] = nullptr;  // none, as Phi-4 says it
   read_own_gguf_fields(fields, family.model_type, checkpoint, config);
   if (const int64_t bos = gguf_id_or(metadata, "tokenizer.ggml.bos_token_id", -1, fields.source()); bos >= 0) config["bos_token_id"] = bos;
   config["eos_token_id"] = end_tokens(metadata, fields.source());

@@ -148,5 +148,31 @@ TEST(GgufModel, WhatIsNotDoneIsRefusedByName) {
   EXPECT_EQ(Model::load(folder.put("m.gguf", odd.bytes()), {"llama.odd"})->num_blocks(), 1);
 }
 
+TEST(GgufModel, NoWindowIsSaidByZeroOrByNoField) {
+  TestFolder folder;
+  TestGguf phi = fields("phi3");  // as Phi-4's files
+  phi.number("phi3.attention.sliding_window", 0);
+  add_tensors(phi);
+  EXPECT_EQ(load_gguf_model(folder.put("phi.gguf", phi.bytes())).config.attention[0].window, 0);
+  TestGguf gemma = fields("gemma3");
+  gemma.number("gemma3.attention.key_length", 32).number("gemma3.attention.value_length", 32);
+  add_tensors(gemma);
+  EXPECT_EQ(load_gguf_model(folder.put("gemma.gguf", gemma.bytes())).config.attention[0].window, 0);
+}
+
+TEST(GgufModel, AValueForEachLayerMayBeTheSame) {
+  TestFolder folder;
+  TestGguf gguf;
+  gguf.text("general.architecture", "llama").number("llama.embedding_length", kWidth).number("llama.block_count", 2).number("llama.context_length", 128);
+  gguf.numbers<uint32_t>("llama.feed_forward_length", 4, {96, 96}).numbers<uint32_t>("llama.attention.head_count", 4, {2, 2});
+  gguf.numbers<uint32_t>("llama.attention.head_count_kv", 4, {1, 1})
+      .real("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+      .texts("tokenizer.ggml.tokens", {"a"});
+  add_tensors(gguf);
+  const ModelConfig config = load_gguf_model(folder.put("m.gguf", gguf.bytes())).config;
+  EXPECT_EQ(config.ffn_size, 96);
+  EXPECT_EQ(config.num_kv_heads, 1);
+}
+
 }  // namespace
 }  // namespace flexgen::gguf_model_test
