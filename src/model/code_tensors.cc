@@ -64,9 +64,12 @@ class Finder {
   /// Whether such a weight may be quantized at all.
   void check_wanted(const TensorLocation& codes, const std::string& tensor) const {
     if (!quantization_.there())
-      refuse(tensor,
-             fmt::format("is {}, codes of a quantized matrix, and config.json has no quantization_config that says how they are meant; fetch config.json again",
-                         codes.stored_as));
+      refuse(
+          tensor,
+          fmt::format(
+              "is {}, codes of a quantized matrix, and config.json has no quantization_config that says how they are meant; fetch config.json again (where a file quantize_config.json or quant_config.json says "
+              "it: put what that holds into config.json as quantization_config, with \"quant_method\": \"gptq\" or \"awq\")",
+              codes.stored_as));
     if (wanted_.kind != WantedWeight::Kind::kMatrix)
       refuse(tensor, "is quantized, where flexgen reads F32, F16 and BF16 (embeddings, norms, biases, small tables)");
     if (wanted_.turned) refuse(tensor, "is quantized and transposed, which flexgen does not read; take the checkpoint that was not quantized");
@@ -262,7 +265,8 @@ class Finder {
       for (TensorBeside& tensor : tensors_.beside)
         if (tensor.rows_each > 0) tensor.rows = ceil_div(wanted_.rows, tensor.rows_each);
     // What is of use to other programs alone, or of the inputs.
-    for (const char* other : {".input_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".weight_shape", ".activation_scale"})
+    for (const char* other :
+         {".input_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".weight_shape", ".activation_scale", ".input_scale_ub"})
       found_.names.push_back(stem_ + other);
     found_.tensors = std::make_shared<const CodeTensors>(tensors_);
     return found_;

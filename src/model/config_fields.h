@@ -40,6 +40,9 @@ class ConfigFields {
   /// These change nothing about a model's answers, whatever they are.
   void harmless(std::initializer_list<const char*> names);
 
+  /// Whether the user takes the field for harmless (--ignore-config-field): it need not be looked at.
+  bool is_ignored(const std::string& name) const { return ignored_.contains(name); }
+
   /// Accepts that the field is absent or false, 0, 1.0, empty ...: one of `values`, with which it changes nothing. For fields that no family
   /// asked for.
   void neutral(const std::string& name, std::initializer_list<nlohmann::json> values);

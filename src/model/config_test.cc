@@ -109,6 +109,34 @@ TEST(Config, QuantizedAsCheckpointsSayIt) {
               ElementsAre(QuantizationScheme{8, true, false, 128, 64}, QuantizationScheme{4, false, true, 1, 32}, QuantizationScheme{8, false, false, 1, 0}));
 }
 
+TEST(Config, QuantizedInOtherWords) {
+  using Method = Quantization::Method;
+  EXPECT_THAT(quantization(R"({"quant_method": "fp8", "fmt": "float8_e4m3fn", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+                               "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"]})")
+                  .schemes,
+              ElementsAre(QuantizationScheme{8, true, false, 128, 128}));  // MiniMax-M2
+  EXPECT_THAT(quantization(R"({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]})").schemes,
+              ElementsAre(QuantizationScheme{8, true, false, 1, 0}));
+  // GPTQModel 5 and later.
+  EXPECT_EQ(
+      quantization(
+          R"({"bits": 4, "checkpoint_format": "gptq", "format": "gptq", "group_size": 128, "method": "gptq", "quant_method": "gptq", "pack_dtype": "int32"})")
+          .method,
+      Method::kGptq);
+  EXPECT_EQ(quantization(
+                R"({"bits": 4, "checkpoint_format": "gemm", "format": "gemm", "version": "gemm", "group_size": 128, "method": "awq", "quant_method": "awq"})")
+                .method,
+            Method::kAwq);
+  EXPECT_THAT(quantization(R"({"quant_method": "awq", "zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"})").schemes,
+              ElementsAre(QuantizationScheme{4, false, true, 1, 64}));  // AutoAWQ's own file
+  EXPECT_EQ(
+      quantization(
+          R"({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4, "supported_types": ["torch.nn.Linear"], "quant_block_list": null,
+                             "static_kv_granularity": "tensor", "static_attention_granularity": "tensor", "rotation_configs": null})")
+          .method,
+      Method::kGptq);
+}
+
 TEST(Config, ModelOptimizersOwnFileIsRead) {
   TestFolder folder;
   folder.put("config.json", config_of("llama").dump());
@@ -229,6 +257,13 @@ TEST(Config, CodeThatCameBeforeTransformersOwnMayBeNamed) {
       R"({"model_type": "phi3", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 100, "intermediate_size": 48,
     "max_position_embeddings": 64, "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}})";
   EXPECT_EQ(parse_config(config, "", "c").hidden_size, 32);
+}
+
+TEST(Config, CodeThatComputesTheSameMayBeLeftOut) {
+  json config = config_of("llama");
+  config["auto_map"] = {{"AutoModelForCausalLM", "modeling_llama_yarn.LlamaForCausalLM"}};
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("--ignore-config-field auto_map"));
+  EXPECT_EQ(parse_config(config.dump(), "", "c", {"auto_map"}).hidden_size, 64);
 }
 
 TEST(Config, ATextModelAmongImagesIsReadAlone) {
@@ -377,6 +412,12 @@ INSTANTIATE_TEST_SUITE_P(
             R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"weights": {"num_bits": 4}}}, "transform_config": {"r": 1}}})",
             "transform_config", "transformed"},
         Refusal{"llama", R"({"auto_map": {"AutoModel": "code.py"}})", "auto_map", "code of its own"},
+        Refusal{"llama", R"({"quantization": {"group_size": 64, "bits": 4}})", "quantization", "MLX"},
+        Refusal{"llama", R"({"quantization_config": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}})", "quantization_config", "'bitsandbytes'"},
+        Refusal{"llama", R"({"quantization_config": {"quant_method": "gptq", "method": "qqq"}})", "method", "qqq"},
+        Refusal{"bloom", R"({"n_layer": 2, "n_head": 8, "n_embed": 32})", "hidden_size", "contradicts 'n_embed'"},
+        Refusal{"minimax_m2", R"({"attn_type_list": [1, 0, 1, 1]})", "attn_type_list", "only"},
+        Refusal{"gemma2", R"({"hidden_act": "gelu_pytorch_tanh", "sliding_window_size": 12})", "sliding_window_size", "only 4096"},
         Refusal{"llama", R"({"architectures": ["LlamaForSequenceClassification"]})", "architectures", "ForCausalLM"},
         Refusal{"llama", R"({"hidden_act": "quick_gelu"})", "hidden_act", "quick_gelu"},
         Refusal{"opt", R"({"activation_function": "tanh"})", "activation_function", "tanh"},
@@ -394,7 +435,6 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"llama", R"({"rope_parameters": {"rope_theta": 1e6}})", "rope_theta", "contradicts"},
         Refusal{"llama", R"({"rope_theta": -1})", "rope_theta", "above 0"}, Refusal{"llama", R"({"rope_theta": "10000"})", "rope_theta", "number"},
         Refusal{"llama", R"({"partial_rotary_factor": 0.5})", "partial_rotary_factor", "only 1"},
-        Refusal{"llama", R"({"pretraining_tp": 2})", "pretraining_tp", "only 1"},
         Refusal{"llama", R"({"sliding_window": 128})", "sliding_window", "does not know"}, Refusal{"llama", R"({"head_dim": 15})", "head_dim", "even"},
         Refusal{"llama", R"({"head_dim": -16})", "head_dim", "-16"}, Refusal{"mistral", R"({"attention_bias": true})", "attention_bias", "only false"},
         Refusal{"qwen2", R"({"attention_bias": false})", "attention_bias", "only true"}, Refusal{"qwen3", R"({"mlp_bias": true})", "mlp_bias", "only false"},
@@ -448,6 +488,57 @@ TEST(Config, FieldsThatChangeNothingAreKnown) {
   auto text = config_of("llama").dump();
   text.insert(1, R"("neftune_noise_alpha": NaN, "label_smoothing": -Infinity,)");
   EXPECT_EQ(parse_config(text, "", "dir/config.json").hidden_size, plain.hidden_size);
+}
+
+/// Fields that files on the Hub have beside those that count, or that say a default by another name.
+TEST(Config, FieldsOfPublishedFilesAreKnown) {
+  const struct {
+    const char *type, *fields;
+  } kFiles[] = {
+      {"glm4_moe", R"({"num_nextn_predict_layers": 1, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 24, "use_qk_norm": true})"},
+      {"ernie4_5_moe", R"({"num_nextn_predict_layers": 1, "moe_use_aux_free": true, "use_moe": true})"},
+      {"dots1",
+       R"({"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_layer_freq": 1, "scoring_func": "noaux_tc", "topk_method": "noaux_tc", "ep_size": 1, "seq_aux": true, "aux_loss_alpha": 0.001,
+           "pretraining_tp": 1, "sliding_window": null})"},
+      {"minimax_m2",
+       R"({"attn_type_list": [1, 1, 1, 1], "mlp_intermediate_size": 8192, "layernorm_full_attention_beta": 1.0, "layernorm_linear_attention_beta": 1.0,
+          "layernorm_mlp_beta": 1.0, "shared_moe_mode": "sigmoid", "shared_intermediate_size": 0, "use_mtp": true, "num_mtp_modules": 3})"},
+      {"qwen3_moe", R"({"use_qk_norm": true, "qkv_bias": false, "shared_expert_intermediate_size": 0})"},
+      {"qwen3", R"({"use_qk_norm": true})"},
+      {"gemma2", R"({"hidden_act": "gelu_pytorch_tanh", "sliding_window": 4096, "sliding_window_size": 4096})"},
+      {"hunyuan_v1_moe",
+       R"({"num_experts": 8, "moe_topk": 2, "attention_head_dim": 8, "use_cla": false, "cla_share_factor": 2, "dense_list": [4096, 0], "norm_type": "rms",
+          "use_rotary_pos_emb": true, "n_group": false, "routed_scaling_factor": false, "vit_patch": 1, "im_start_id": 5, "mlp_bias": false, "pool_type": "last"})"},
+      {"starcoder2", R"({"hidden_act": "gelu_pytorch_tanh", "activation_function": "gelu", "layer_norm_epsilon": 1e-05, "scale_attention_softmax_in_fp32": true,
+          "scale_attn_weights": true, "rms_norm_eps": null})"},
+      {"stablelm", R"({"num_heads": 8, "rope_pct": 0.25, "rotary_scaling_factor": 1.0, "norm_eps": 1e-05, "rms_norm_eps": null})"},
+      {"nemotron", R"({"hidden_act": "relu2", "kv_channels": 8, "rms_norm_eps": null, "pretraining_tp": 1})"},
+      {"granitemoeshared", R"({"position_embedding_type": "rope", "num_local_experts": 4})"},
+      {"cohere", R"({"pretraining_tp": 1, "rms_norm_eps": null})"},
+      {"llama", R"({"pretraining_tp": 2, "torch_dtype": "torch.bfloat16", "rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": true}})"},
+      {"llama", R"({"rope_scaling": {"type": "default", "factor": 1.0}})"}};
+  for (const auto& [type, text] : kFiles) EXPECT_EQ(parse_patched(type, text).hidden_size, 64) << type << " " << text;
+}
+
+TEST(Config, DefaultsAreThoseOfTransformers) {
+  json falcon = config_of("falcon");
+  for (const char* name : {"num_attention_heads", "vocab_size", "intermediate_size", "rms_norm_eps", "num_key_value_heads", "hidden_act"}) falcon.erase(name);
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(falcon); }), HasSubstr("hidden_size"));  // 64 is no multiple of 71
+  falcon["hidden_size"] = 71 * 2;
+  EXPECT_EQ(parse(falcon).num_heads, 71);
+  EXPECT_EQ(parse(falcon).vocab_size, 65024);
+  const ModelConfig ministral = parse_patched("ministral3", R"({"rope_theta": null, "head_dim": 8, "max_position_embeddings": 262144})");
+  EXPECT_EQ(ministral.max_positions, 16384);  // beyond these queries grow
+  EXPECT_FLOAT_EQ(ministral.ropes[0].inverse_frequencies[3], std::pow(1e6f, -0.75f) / 16);
+}
+
+TEST(Config, ASizeMayBeSaidByBothOfItsNames) {
+  json bloom = config_of("bloom");
+  for (const char* name :
+       {"num_hidden_layers", "intermediate_size", "rms_norm_eps", "rope_theta", "num_key_value_heads", "hidden_act", "max_position_embeddings"})
+    bloom.erase(name);
+  bloom.update({{"n_layer", 2}, {"n_embed", 64}, {"n_head", 8}});
+  EXPECT_EQ(parse(bloom).num_heads, 8);
 }
 
 TEST(Config, FieldsWithAnotherMeaningAreRefused) {

@@ -20,6 +20,7 @@ using Json = nlohmann::json;
 using Method = Quantization::Method;
 
 constexpr int64_t kMostColumns = 1 << 24;
+constexpr const char* kTakeAnother = "take the checkpoint that was not quantized, with --weight-dtype int4 or int8, or a GGUF of it";
 
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
@@ -47,9 +48,9 @@ void name_makers_fields(ConfigFields& fields) {
 }
 
 /// -1, or a number of columns.
-int64_t read_group_size(ConfigFields& fields, int64_t usual) {
-  const int64_t size = fields.integer_or("group_size", usual, -1, kMostColumns);
-  if (size == 0) fields.refuse("group_size", "is 0; it must be a number of columns, or -1 for all of a row");
+int64_t read_group_size(ConfigFields& fields, int64_t usual, const char* name = "group_size") {
+  const int64_t size = fields.integer_or(name, usual, -1, kMostColumns);
+  if (size == 0) fields.refuse(name, "is 0; it must be a number of columns, or -1 for all of a row");
   return std::max<int64_t>(size, 0);
 }
 
@@ -79,16 +80,23 @@ void tell_of_inputs(const ConfigFields& fields, bool is_static) {
 
 /// DeepSeek's FP8, which Qwen3 and MiniMax ship too.
 void read_fp8(ConfigFields& fields, Quantization& quantization) {
-  fields.only("fmt", "e4m3");
+  if (const std::string code = fields.text_or("fmt", "e4m3"); code != "float8_e4m3fn") fields.only("fmt", "e4m3");  // MiniMax's name of the same
   fields.only("expert_dtype", "fp8");
   const std::string inputs = fields.text_or("activation_scheme", "dynamic");
   if (inputs != "dynamic" && inputs != "static") fields.refuse("activation_scheme", fmt::format("is '{}'; dynamic and static are known", printable(inputs)));
   QuantizationScheme scheme{.bits = 8, .is_float = true, .scale_rows = 0};
   if (fields.find("weight_block_size")) std::tie(scheme.scale_rows, scheme.scale_columns) = read_block(fields, "weight_block_size");
   else if (!fields.contains("weight_block_size")) scheme.scale_rows = scheme.scale_columns = 128;  // null: one scale for all
-  fields.harmless({"scale_fmt", "dequantize"});                                                    // scales have a type of their own in the files
+  fields.harmless({"scale_fmt", "dequantize", "kv_cache_scheme"});  // scales have a type of their own in the files; the cache's type is the job's choice
   quantization.schemes.push_back(scheme);
   tell_of_inputs(fields, inputs == "static");
+}
+
+/// Meta's, of Llama 3.1 405B: a scale for each row, and inputs that were meant to be rounded by the token.
+void read_fbgemm_fp8(ConfigFields& fields, Quantization& quantization) {
+  quantization.schemes.push_back({.bits = 8, .is_float = true});
+  fields.harmless({"activation_scale_ub"});
+  tell_of_inputs(fields, false);
 }
 
 /// NVIDIA's Model Optimizer.
@@ -176,12 +184,14 @@ void read_mxfp4(ConfigFields& fields, Quantization& quantization) {
 /// What GPTQ, AWQ and AutoRound have in common.
 QuantizationScheme read_bits_and_groups(ConfigFields& fields) {
   QuantizationScheme scheme{.has_zeros = true};
-  scheme.bits = static_cast<int>(fields.integer_or("bits", 4, 1, 16));
-  scheme.scale_columns = read_group_size(fields, 128);
+  // The second names are those of AutoAWQ's own file.
+  scheme.bits = static_cast<int>(fields.integer_or(fields.find("w_bit") && !fields.find("bits") ? "w_bit" : "bits", 4, 1, 16));
+  scheme.scale_columns = read_group_size(fields, 128, fields.find("q_group_size") && !fields.find("group_size") ? "q_group_size" : "group_size");
   fields.harmless({"sym", "zero_point", "desc_act"});  // zero points and an order of columns are tensors, whatever they are
   fields.only("pack_dtype", "int32");
   fields.only("is_marlin_format", false);
   fields.only("rotation", nullptr);
+  fields.only("method", fields.text_or("quant_method", ""));  // GPTQModel says it twice
   return scheme;
 }
 
@@ -203,7 +213,7 @@ void read_gptq(ConfigFields& fields, Quantization& quantization) {
 void read_awq(ConfigFields& fields, Quantization& quantization) {
   const QuantizationScheme scheme = read_bits_and_groups(fields);
   if (scheme.bits != 4) fields.refuse("bits", fmt::format("is {}; of AWQ's flexgen reads 4", scheme.bits));
-  for (const char* field : {"version", "format"})
+  for (const char* field : {"version", "format", "checkpoint_format"})
     if (const std::string version = lower(fields.text_or(field, "gemm")); version != "gemm")
       fields.refuse(field, fmt::format("is '{}'; of AWQ's flexgen reads gemm", printable(version)));
   quantization.schemes.push_back(scheme);
@@ -215,7 +225,9 @@ void read_auto_round(ConfigFields& fields, Quantization& quantization) {
   const QuantizationScheme scheme = read_bits_and_groups(fields);
   fields.only("data_type", "int");
   if (const int64_t inputs = fields.integer_or("act_bits", 16, 1, 32); inputs < 16) tell_of_inputs(fields, false);
-  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type"});
+  fields.harmless({"act_group_size", "act_sym", "act_dynamic", "act_data_type", "quant_block_list", "supported_types", "static_kv_granularity",
+                   "static_attention_granularity", "static_attention_dtype"});
+  fields.only("rotation_configs", nullptr);
   if (const Json* extra = fields.find("extra_config")) {
     const bool as_others = all_members(*extra, [&](const std::string&, const Json& own) {
       if (!own.is_object()) return false;
@@ -244,6 +256,7 @@ struct KnownMethod {
   void (*read)(ConfigFields&, Quantization&);
 };
 constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},
+                                 {"fbgemm_fp8", Method::kFp8, read_fbgemm_fp8},
                                  {"modelopt", Method::kModelOpt, read_model_optimizer},
                                  {"compressed-tensors", Method::kCompressedTensors, read_compressed_tensors},
                                  {"gptq", Method::kGptq, read_gptq},
@@ -255,6 +268,7 @@ constexpr KnownMethod kMethods[]{{"fp8", Method::kFp8, read_fp8},
 
 Quantization read_quantization(ConfigFields& fields) {
   Quantization quantization;
+  if (fields.find("quantization")) fields.refuse("quantization", fmt::format("is there, as MLX writes it: codes that flexgen does not read; {}", kTakeAnother));
   const bool is_new = fields.find("quantization_config") != nullptr;
   const char* const field = is_new ? "quantization_config" : "compression_config";
   const Json* given = fields.find(field);
@@ -263,14 +277,15 @@ Quantization read_quantization(ConfigFields& fields) {
     fields.refuse("compression_config", "is there beside quantization_config; keep the one that the files are made by");
   if (!given->is_object()) fields.refuse(field, "must be an object");
   ConfigFields inner = fields.inner(*given, field);
-  const std::string method = lower(inner.text_or("quant_method", is_new ? "" : "compressed-tensors"));
+  // Files from before bitsandbytes was one of several methods do not name it.
+  const bool is_bitsandbytes = given->value("load_in_4bit", Json()) == true || given->value("load_in_8bit", Json()) == true;
+  const std::string method = lower(inner.text_or("quant_method", is_bitsandbytes ? "bitsandbytes" : is_new ? "" : "compressed-tensors"));
   const auto* known = std::find_if(std::begin(kMethods), std::end(kMethods), [&](const KnownMethod& one) { return one.name == method; });
   if (known == std::end(kMethods)) {
     std::vector<const char*> names;
     for (const KnownMethod& one : kMethods) names.push_back(one.name);
-    fields.refuse(field, fmt::format("is of the quant_method '{}', which flexgen does not read; it reads {}: take the checkpoint that was not quantized, with "
-                                     "--weight-dtype int4 or int8, or a GGUF of it",
-                                     printable(method), fmt::join(names, ", ")));
+    fields.refuse(field, fmt::format("is of the quant_method '{}', which flexgen does not read; it reads {}: {}", printable(method), fmt::join(names, ", "),
+                                     kTakeAnother));
   }
   if (known->method == Method::kMxfp4 && fields.text_or("model_type", "") != "gpt_oss")
     fields.refuse(field, "is of the quant_method 'mxfp4', which flexgen reads of gpt_oss alone");

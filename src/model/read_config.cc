@@ -40,7 +40,7 @@ void name_harmless_fields(ConfigFields& fields) {
                    "embd_pdrop", "dropout", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "layerdrop",
                    "embedding_dropout", "residual_dropout", "ffn_dropout", "classifier_dropout", "gradient_checkpointing", "neftune_noise_alpha",
                    "router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "z_loss_coefficient", "label_smoothing", "loss_type", "ignore_index",
-                   "tensor_parallel", "sequence_parallel", "training_args"});
+                   "tensor_parallel", "sequence_parallel", "pretraining_tp", "aux_loss_alpha", "seq_aux", "ep_size", "training_args"});
   // Of transformers' own output objects.
   fields.harmless({"return_dict", "output_attentions", "output_hidden_states", "output_scores", "output_past", "return_dict_in_generate",
                    "torchscript", "keys_to_ignore_at_inference", "chunk_size_feed_forward", "tf_legacy_loss", "is_composition", "summary_type",
@@ -73,8 +73,12 @@ void name_neutral_fields(ConfigFields& fields) {
 
 /// Fields that mean another computation than the family's own.
 void refuse_other_computations(ConfigFields& fields, const Architecture& architecture) {
-  if (fields.find("auto_map") && !architecture.brings_own_code())
-    fields.refuse("auto_map", "is there: the model brings code of its own, which flexgen does not run");
+  if (architecture.brings_own_code()) fields.find("auto_map");
+  else if (!fields.is_ignored("auto_map") && fields.find("auto_map"))
+    fields.refuse(
+        "auto_map",
+        "is there: the model brings code of its own, which flexgen does not run; if that computes what transformers' class of this model_type does, give "
+        "--ignore-config-field auto_map");
   for (const char* name : {"is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_bfloat16"}) fields.only(name, false);
   fields.find("is_decoder");  // true or false, these models are
   fields.only("cross_attention_hidden_size", nullptr);
@@ -91,7 +95,8 @@ void refuse_other_computations(ConfigFields& fields, const Architecture& archite
 DType read_dtype(ConfigFields& fields) {
   const char* field = fields.find("dtype") ? "dtype" : "torch_dtype";
   fields.find("torch_dtype");
-  const std::string name = fields.text_or(field, "bfloat16");
+  std::string name = fields.text_or(field, "bfloat16");
+  if (name.starts_with("torch.")) name.erase(0, 6);
   if (name == "float32") return DType::kF32;
   if (name == "float16") return DType::kF16;
   if (name == "bfloat16") return DType::kBF16;
@@ -167,7 +172,13 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
 
   const SizeFields names = architecture->size_fields();
   config.num_layers = fields.integer(names.layers, 1, 10'000);
-  auto one_of = [&](const char* name, const char* too) { return too != nullptr && !fields.find(name) && fields.find(too) ? too : name; };
+  auto one_of = [&](const char* name, const char* too) {
+    const Json* second = too == nullptr ? nullptr : fields.find(too);
+    if (!second) return name;
+    const Json* first = fields.find(name);
+    if (first && *first != *second) fields.refuse(too, fmt::format("contradicts '{}'; remove one of them", name));
+    return first ? name : too;
+  };
   config.hidden_size = fields.integer(one_of(names.hidden, names.hidden_too), 1, 1 << 20);
   auto size = [&](const char* name, int64_t usual, int64_t low, int64_t high) {
     return config.model_type == names.usual_of ? fields.integer_or(name, usual, low, high) : fields.integer(name, low, high);

@@ -129,11 +129,13 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
   // The file's own field counts where both are there, as in transformers' Phi-3.
   const int64_t inner_original = rope.integer_or("original_max_position_embeddings", config.max_positions, 1, int64_t{1} << 31);
   const int64_t original = of_file > 0 ? of_file : inner_original;
+  if (kind == "default") rope.only("factor", 1);
   if (names.has_alpha && kind == "dynamic" && rope.find("alpha")) {
     theta *= std::pow(rope.positive("alpha", kLargest), static_cast<double>(turned) / static_cast<double>(turned - 2));
     rope.harmless({"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"});  // not read by transformers' class either
     kind = "default";
   }
+  rope.harmless({"finetuned"});  // whether the model was trained further with the longer context
   std::vector<double> frequencies(static_cast<size_t>(turned / 2));
   for (size_t i = 0; i < frequencies.size(); ++i) frequencies[i] = std::pow(theta, -static_cast<double>(2 * i) / static_cast<double>(turned));
   Rope result;

@@ -34,7 +34,7 @@ class Bloom : public Decoder {
     m.alibi_slopes = alibi_slopes(m.num_heads);
     fields.only("apply_residual_connection_post_layernorm", false);
     // How the sums of tensor-parallel training are ordered: not what is computed.
-    fields.harmless({"pretraining_tp", "slow_but_exact", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv", "bias_dropout_fusion", "masked_softmax_fusion"});
+    fields.harmless({"slow_but_exact", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv", "bias_dropout_fusion", "masked_softmax_fusion"});
   }
 
   std::vector<WantedWeight> embed(const ModelConfig& m) const override {

@@ -34,6 +34,7 @@ class Ernie45Moe : public Decoder {
     mixture.shared_size = mixture.expert_size * fields.integer_or("moe_num_shared_experts", 2, 0, 1 << 10);
     fields.only("moe_norm_min", 1e-12);
     fields.only("moe_use_aux_free", true);
+    fields.only("use_moe", true);
     const int64_t first = fields.integer_or("moe_layer_start_index", 1, 0, 1 << 20), every = fields.integer_or("moe_layer_interval", 1, 1, 1 << 20);
     const int64_t last = fields.integer_or("moe_layer_end_index", -1, -1, 1 << 20);
     for (int64_t i = 0; i < m.num_layers; ++i) mixture.sparse[static_cast<size_t>(i)] = i >= first && (last < 0 || i <= last) && (i + 1) % every == 0;

@@ -24,6 +24,8 @@ class Falcon : public Decoder {
   SizeFields size_fields() const override {
     SizeFields fields;
     fields.usual_of = "falcon";
+    fields.usual_heads = 71;
+    fields.usual_vocab = 65024;
     fields.usual_positions = 2048;
     return fields;
   }

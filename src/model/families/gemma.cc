@@ -59,7 +59,8 @@ class Gemma : public Decoder {
     m.logit_cap = read_cap(fields, "final_logit_softcapping", is_third ? 0 : 30);
 
     const int64_t window = read_window(fields, 4096);
-    int64_t pattern = 2;  // every so many-th layer has no window
+    fields.only("sliding_window_size", window);  // said twice
+    int64_t pattern = 2;                         // every so many-th layer has no window
     if (is_third) pattern = read_window_pattern(fields, 6);
     const std::vector<bool> windowed = read_layer_types(fields, m, window, [&](int64_t block) { return (block + 1) % pattern != 0; });
     if (is_third) {

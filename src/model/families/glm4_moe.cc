@@ -39,6 +39,10 @@ class Glm4Moe : public Decoder {
     mixture.scale = static_cast<float>(fields.positive_or("routed_scaling_factor", 1, 1e6));
     mixture.shared_size = mixture.expert_size * fields.integer_or("n_shared_experts", is_glm ? 1 : 0, 0, 1 << 10);
     read_expert_groups(fields, m, "n_group", "topk_group");
+    fields.only("moe_layer_freq", 1);
+    fields.only("topk_method", "noaux_tc");
+    // "noaux_tc" is said here too: sigmoid with a bias for the choice.
+    if (const std::string score = fields.text_or("scoring_func", "sigmoid"); score != "noaux_tc") fields.only("scoring_func", "sigmoid");
     const int64_t dense = fields.integer_or("first_k_dense_replace", is_glm ? 1 : 0, 0, 1 << 20);
     for (int64_t i = 0; i < std::min(dense, m.num_layers); ++i) mixture.sparse[static_cast<size_t>(i)] = false;
     // Layers that predict further tokens come after the others and are left out.

@@ -35,6 +35,7 @@ class Granite : public Decoder {
     m.attention_scale = static_cast<float>(fields.positive_or("attention_multiplier", 1, 1e9));
     m.residual_scale = static_cast<float>(fields.positive_or("residual_multiplier", 1, 1e9));
     m.logit_scale = static_cast<float>(1 / fields.positive_or("logits_scaling", 1, 1e9));
+    fields.only("position_embedding_type", "rope");
     m.ropes = {read_rope(fields, m)};
     set_all_blocks(m);
   }

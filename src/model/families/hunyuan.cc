@@ -24,8 +24,45 @@ void read_hunyuan(ConfigFields& fields, ModelConfig& m) {
   m.qk_norm = QkNorm::kHead;
   m.norm_after_rope = true;
   fields.only("use_qk_norm", true);
-  fields.only("pretraining_tp", 1);
-  fields.harmless({"eod_token_id"});
+  fields.only("attention_head_dim", m.head_size);  // said twice
+  fields.only("mlp_bias", false);
+  fields.only("norm_type", "rms");
+  fields.only("use_rotary_pos_emb", true);
+  for (const char* name : {"use_cla", "use_mla", "position_embedding_xdrope", "add_classification_head", "group_limited_greedy"}) fields.only(name, false);
+  for (const char* name : {"n_group", "topk_group", "routed_scaling_factor"}) fields.neutral(name, {false, 1});
+  // Of classifiers, images and layers that share keys and values, which the fields above say are not there.
+  fields.harmless({"anyres_pooling_size",
+                   "anyres_vit_max_image_size",
+                   "anyres_vit_two_views",
+                   "cla_share_factor",
+                   "class_num",
+                   "dense_list",
+                   "enable_lm_head_fp32",
+                   "eod_token_id",
+                   "im_end_id",
+                   "im_newline_id",
+                   "im_start_id",
+                   "mask_init_id",
+                   "num_media_embeds",
+                   "org_vocab_size",
+                   "pad_id",
+                   "pool_type",
+                   "skip_cls_token",
+                   "text_end_id",
+                   "text_start_id",
+                   "video_end_id",
+                   "video_start_id",
+                   "vit_add_patchemb_bias",
+                   "vit_input_resolution",
+                   "vit_mapping_type",
+                   "vit_norm_type",
+                   "vit_patch",
+                   "vit_path",
+                   "vit_remove_prenorm",
+                   "vit_token",
+                   "vit_type",
+                   "vit_used_rms_norm",
+                   "xdrope_section"});
   m.ropes = {read_rope(fields, m, {.has_alpha = true})};
   set_all_blocks(m);
 }

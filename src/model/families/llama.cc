@@ -37,9 +37,12 @@ class Llama : public Decoder {
     if (!is_llama) fields.only("mlp_bias", false);
     m.mlp_bias = is_llama && fields.flag_or("mlp_bias", false);
     m.qk_norm = is_qwen3 ? QkNorm::kHead : QkNorm::kNone;
-    fields.only("pretraining_tp", 1);
+    if (is_qwen3) fields.only("use_qk_norm", true);
     fields.only("use_mrope", false);
-    m.ropes = {read_rope(fields, m, {.grows_queries = m.model_type == "ministral3"})};
+    constexpr const char* kMinistral3Rope =
+        R"({"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "original_max_position_embeddings": 16384, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1})";
+    const bool is_third = m.model_type == "ministral3";
+    m.ropes = {read_rope(fields, m, {.grows_queries = is_third, .usual = is_third ? kMinistral3Rope : nullptr})};
     read_windows(fields, m);
   }
 

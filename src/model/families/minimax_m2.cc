@@ -35,6 +35,10 @@ class MiniMaxM2 : public Decoder {
     m.ropes = {read_rope(fields, m, {.theta = 5e6, .may_be_partial = true, .partial = static_cast<double>(turned) / static_cast<double>(m.head_size)})};
     // Layers that predict further tokens come after the others and are left out.
     fields.harmless({"use_mtp", "num_mtp_modules", "mtp_transformer_layers"});
+    // Of MiniMax-01, whose class this one's files were first written for: layers of linear attention (0; here all are 1), sums with weights, a part that all rows share.
+    fields.only("attn_type_list", std::vector<int>(static_cast<size_t>(m.num_layers), 1));
+    for (const char* name : {"layernorm_full_attention_beta", "layernorm_linear_attention_beta", "layernorm_mlp_beta"}) fields.only(name, 1);
+    fields.harmless({"mlp_intermediate_size", "shared_moe_mode"});
     set_all_blocks(m);
   }
 

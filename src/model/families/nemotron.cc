@@ -19,6 +19,7 @@ class Nemotron : public Decoder {
     read_ungated(fields, m, "hidden_act", "relu2");
     read_layer_norm(fields, m, true, "norm_eps");
     m.norm_offset = 1;
+    fields.only("kv_channels", m.head_size);  // said twice
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", false);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
     m.mlp_bias = fields.flag_or("mlp_bias", false);

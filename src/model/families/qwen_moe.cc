@@ -30,6 +30,10 @@ class QwenMoe : public Decoder {
     if (is_qwen3) {
       m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
       m.qk_norm = QkNorm::kHead;
+      // Files say so in the words of the older family; the class has norms of heads, and no part that all rows share.
+      fields.only("use_qk_norm", true);
+      fields.only("qkv_bias", m.qkv_bias);
+      fields.only("shared_expert_intermediate_size", 0);
     } else {
       m.qkv_bias = fields.flag_or("qkv_bias", true);
       m.mixture.shared_size = fields.integer_or("shared_expert_intermediate_size", 5632, 1, 1 << 24);

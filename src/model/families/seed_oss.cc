@@ -22,7 +22,6 @@ class SeedOss : public Decoder {
     m.qkv_bias = fields.flag_or("attention_bias", true);
     m.output_bias = fields.flag_or("attention_out_bias", false);
     m.mlp_bias = fields.flag_or("mlp_bias", false);
-    fields.only("pretraining_tp", 1);
     m.ropes = {read_rope(fields, m)};
     set_all_blocks(m);
   }

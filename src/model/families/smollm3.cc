@@ -23,7 +23,6 @@ class SmolLm3 : public Decoder {
     m.tied_embeddings = fields.flag_or("tie_word_embeddings", true);
     m.qkv_bias = m.output_bias = fields.flag_or("attention_bias", false);
     m.mlp_bias = fields.flag_or("mlp_bias", false);
-    fields.harmless({"pretraining_tp"});  // of training in parallel
     m.ropes = {read_rope(fields, m, {.theta = 2e6})};
     const std::vector<bool> turns = read_turning_layers(fields, m);
     const int64_t wide = read_window(fields, 0), window = fields.flag_or("use_sliding_window", false) ? wide : 0;

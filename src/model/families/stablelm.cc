@@ -25,6 +25,10 @@ class StableLm : public Decoder {
     m.parallel = fields.flag_or("use_parallel_residual", false);
     fields.only("qk_layernorm", false);
     m.ropes = {read_rope(fields, m, {.may_be_partial = true, .partial = 0.25})};
+    // The words of stablelm_epoch, which files kept beside those that count.
+    fields.only("num_heads", m.num_heads);
+    fields.only("rotary_scaling_factor", 1);
+    fields.harmless({"norm_eps", "rope_pct"});
     set_all_blocks(m);
   }
 

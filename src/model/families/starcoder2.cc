@@ -25,6 +25,8 @@ class Starcoder2 : public Decoder {
     // Told to other programs alone: what the code computes is what it is.
     fields.only("norm_type", "layer_norm");
     fields.only("mlp_type", "default");
+    fields.only("scale_attn_weights", true);
+    fields.harmless({"activation_function", "layer_norm_epsilon", "scale_attention_softmax_in_fp32"});  // hidden_act and norm_epsilon count
     m.ropes = {read_rope(fields, m)};
     set_all_blocks(m, read_window(fields, 0));
   }
