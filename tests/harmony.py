@@ -13,7 +13,7 @@ import tempfile
 from scripted_model import ScriptedModel
 from serve import ENGINE, Server, check
 
-TEMPLATE = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant{# calls go to <|channel|>commentary #}"
+TEMPLATE = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant{{ '' if tools }}{# calls go to <|channel|>commentary #}"
 MARKS = ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>"]
 ENDS = ["<|return|>", "<|call|>"]
 THOUGHT = "<|channel|>analysis<|message|>They want a sum.<|end|><|start|>assistant"

@@ -21,7 +21,7 @@ import time
 
 from kill_resume import make_model
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{# calls are written as <tool_call> #}"
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{{ '' if tools }}{# calls are written as <tool_call> #}"
 LIMIT_S = 120
 ENGINE = ["--hardware", "generic", "--planner", "first-rule", "--threads", "1", "--cpu-memory", "96MiB"]
 

@@ -81,7 +81,7 @@ def check_calls(jsonschema, options, folder, rng):
         asked.append((functions, choice, number % 2 == 0))
     for form, shown in CALL_FORMS.items():
         template, lines = folder / f"{form}.jinja", folder / f"{form}.jsonl"
-        template.write_text("{{ messages[0].content }}{# " + shown + " #}")
+        template.write_text("{{ messages[0].content }}{{ '' if tools }}{# " + shown + " #}")
         with lines.open("w") as file:
             for i, (functions, choice, parallel) in enumerate(asked):
                 body = {"messages": [{"role": "user", "content": "=>"}], "max_tokens": 180, "temperature": 2, "seed": i, "tool_choice": choice, "parallel_tool_calls": parallel,

@@ -320,6 +320,19 @@ int64_t parse_chat_logprobs(const LineBody& body) {
   return wanted ? top : -1;
 }
 
+/// What the chat template passes over would be ignored without a word.
+void refuse_unread(Conversation conversation, bool with_tools, const LineBody& body, const ModelLimits& limits) {
+  if (!with_tools) conversation.tools = {};  // nothing is to come of them
+  const std::string name = limits.chat->unread_field(conversation);
+  if (name.empty()) return;
+  constexpr const char* kWhy = "which the model's chat template never looks at, so the model would not see it";
+  const bool is_field = body.find(name.c_str()) != nullptr;
+  const std::string path = LineBody::path(is_field ? name : "chat_template_kwargs");
+  if (!is_field) refuse("unsupported_parameter", path, fmt::format("{} holds {}, {}; leave it out", path, quote_text(name), kWhy));
+  refuse("unsupported_parameter", path,
+         fmt::format("body has the field '{}', {}; leave it out, or give another template with --chat-template FILE", name, kWhy));
+}
+
 /// The conversation as a prompt, and how its answer is read.
 void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& limits, BatchRequest* request) {
   const Conversation conversation = parse_conversation(line, body);
@@ -335,7 +348,9 @@ void parse_chat(const LineJson& line, const LineBody& body, const ModelLimits& l
   if (limits.chat) {
     *request->chat = {.calls = choice.calls ? calls : CallForm::kNone, .one_call = !body.flag("parallel_tool_calls", true)};
     request->unread_calls = choice.calls && calls == CallForm::kNone;
+    refuse_unread(conversation, choice.calls, body, limits);
     try {
+      limits.chat->check_all_is_written(conversation, limits.now);
       text = limits.chat->render(conversation, limits.now);
     } catch (const Error& error) {
       refuse_value(kMessagesPath, fmt::format("cannot be written out: {}", error.what()));

@@ -49,8 +49,8 @@ void check_message(const Value& message, const std::string& where) {
   const Value* role = message.member("role");
   if (!role || !role->text() || role->text()->bytes.empty()) refuse_value(kMessages, fmt::format("{}: role is missing, or not a text", where));
   const Value *content = message.member("content"), *calls = message.member("tool_calls");
-  for (const char* name : {"function_call", "audio"})
-    if (message.member(name))
+  for (const char* name : {"function_call", "audio", "refusal"})
+    if (const Value* value = message.member(name); value && !(value->text() && value->text()->bytes.empty()))
       refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has the field '{}', which is not supported", kMessages, where, name));
   if (!content && !calls && role->text()->bytes != "assistant") refuse_value(kMessages, fmt::format("{}: content is missing", where));
   if (content && !content->text() && !content->list()) refuse_value(kMessages, fmt::format("{}: content must be a text or a list of parts", where));

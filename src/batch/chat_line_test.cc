@@ -1,5 +1,6 @@
 #include "batch/chat_line.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -17,7 +18,7 @@ using testing::HasSubstr;
 
 const ByteTokenizer kTokenizer(true);
 constexpr const char* kTemplate =
-    "<s>{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{{ mood }}";
+    "<s>{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}{{ mood }}{{ reasoning_effort }}";
 
 ModelLimits limits_with(const std::string& source) {
   ModelLimits limits{257, 400, &kTokenizer};
@@ -146,6 +147,44 @@ TEST(ChatLine, WhatCannotBeHonouredIsRefusedByName) {
   EXPECT_THAT(bad(kHello, none).message, HasSubstr("it is broken"));
 }
 
+TEST(ChatLine, WhatTheTemplatePassesOverIsRefusedByName) {
+  // As many templates on the Hub are: roles that it does not know are left out without a word.
+  const ModelLimits plain = limits_with(
+      "{% for m in messages %}{% if m.role == 'system' and loop.first %}{{ m.content }}\n{% elif m.role == 'user' or m.role == 'assistant' %}[{{ m.role "
+      "}}]{{ m.content }}{% endif %}{% endfor %}");
+  const std::string user = R"({"role": "user", "content": "Hi"})", tool = R"(, "tools": [{"type": "function", "function": {"name": "f"}}])";
+  struct Case {
+    std::string body, param, what;
+  };
+  for (const auto& [body, param, what] : std::initializer_list<Case>{
+           {kHello + tool, "body.tools", "'tools', which the model's chat template never looks at"},
+           {kHello + tool + R"(, "tool_choice": "auto")", "body.tools", "'tools'"},
+           {kHello + R"(, "documents": [{"text": "x"}])", "body.documents", "'documents'"},
+           {kHello + R"(, "reasoning_effort": "low")", "body.reasoning_effort", "'reasoning_effort'"},
+           {kHello + R"(, "chat_template_kwargs": {"enable_thinking": false})", "body.chat_template_kwargs", "holds 'enable_thinking'"},
+           {R"("messages": [{"role": "developer", "content": "Be brief."}, )" + user + "]", "body.messages", "messages[0] has the role 'developer', which"},
+           {R"("messages": [)" + user + R"(, {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}])", "body.messages",
+            "messages[1] has the role 'system', which"},
+           {R"("messages": [)" + user + R"(, {"role": "tool", "content": "5"}])", "body.messages", "messages[1] has the role 'tool'"},
+           {R"("messages": [)" + user + R"(, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}])",
+            "body.messages", "messages[1] has tool_calls, which"},
+           {R"("messages": [)" + user + R"(, {"role": "assistant", "content": "", "refusal": "I cannot."}])", "body.messages", "'refusal'"}}) {
+    const LineError error = bad(body, plain);
+    EXPECT_EQ(error.param, param) << body;
+    EXPECT_THAT(error.message, HasSubstr(what)) << body;
+  }
+  for (const std::string& body : {kHello + tool + R"(, "tool_choice": "none")", kHello + R"(, "documents": [], "tools": [])",
+                                  R"("messages": [{"role": "system", "content": "a"}, )" + user + "]",
+                                  R"("messages": [)" + user + R"(, {"role": "assistant", "content": "b", "refusal": null, "tool_calls": []}])",
+                                  R"("messages": [)" + user + R"(, {"role": "developer", "content": ""}])"})
+    good(body, plain);
+  EXPECT_THAT(bad(R"("messages": [{"role": "system", "content": "a"}, )" + user + "]", limits_with("{{ messages[-1].content }}")).message,
+              HasSubstr("messages[0] has the role 'system'"));
+  // A template that writes any role does so with these.
+  for (const char* role : {"developer", "tool", "critic"})
+    EXPECT_EQ(prompt_of(good(fmt::format(R"("messages": [{{"role": "{}", "content": "Hi"}}])", role))), fmt::format("<s>[{}]Hi[assistant]", role));
+}
+
 TEST(ChatLine, LargeOnesAreRefusedWithinBounds) {
   std::string many = "\"messages\": [", deep = "\"messages\": [{\"role\": \"user\", \"content\": ";
   for (int i = 0; i < 100'000; ++i) many += (i > 0 ? "," : "") + std::string(R"({"role":"user","content":"x"})");
@@ -165,8 +204,8 @@ TEST(ChatLine, WithoutATokenizerTextsAreCountedForAPlan) {
 
 TEST(ChatLine, ForcedCallsAreGrammars) {
   if (const auto why = why_no_grammars()) GTEST_SKIP() << *why;
-  const ModelLimits hermes = limits_with("{{ messages[0].content }}{# <tool_call> #}"),
-                    thinks = limits_with("{{ messages[0].content }}<think>{# <tool_call> </think> #}");
+  const ModelLimits hermes = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <tool_call> #}"),
+                    thinks = limits_with("{{ messages[0].content }}{{ '' if tools }}<think>{# <tool_call> </think> #}");
   const std::string tools =
       kHello +
       R"(, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"const": 5}}, "required": ["x"]}}}, )"
@@ -236,7 +275,7 @@ TEST_F(ChatRecord, HasLogprobsInTheFormOfChat) {
 }
 
 TEST_F(ChatRecord, PartsThoughtsAndCalls) {
-  const ModelLimits qwen = limits_with("{% for m in messages %}{{ m.content }}{% endfor %}{# <tool_call> </think> #}{{ '<think>' if begin }}");
+  const ModelLimits qwen = limits_with("{% for m in messages %}{{ m.content }}{% endfor %}{{ '' if tools }}{# <tool_call> </think> #}{{ '<think>' if begin }}");
   const std::string tool = R"(, "tools": [{"type": "function", "function": {"name": "f"}}])";
   const std::string answer = "<think>hm</think><tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 1}}</tool_call>";
   const BatchRequest asked = good(kHello + tool, qwen);
@@ -264,7 +303,7 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
   EXPECT_EQ(record(begun, "hm")["response"]["body"]["choices"][0]["message"],
             Json::parse(R"({"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm"})"));
   // Mistral's mark is a special token, so these stay in the text; its templates want names of nine characters.
-  const BatchRequest mistral = good(kHello + tool, limits_with("{{ messages[0].content }}{# [TOOL_CALLS] #}"));
+  const BatchRequest mistral = good(kHello + tool, limits_with("{{ messages[0].content }}{{ '' if tools }}{# [TOOL_CALLS] #}"));
   EXPECT_FALSE(mistral.params.skip_special_tokens);
   EXPECT_EQ(record(mistral, R"([TOOL_CALLS] [{"name": "f", "arguments": {}}])")["response"]["body"]["choices"][0]["message"]["tool_calls"][0]["id"]
                 .get<std::string>()
@@ -272,7 +311,7 @@ TEST_F(ChatRecord, PartsThoughtsAndCalls) {
             9u);
   EXPECT_FALSE(mistral.unread_calls);
   // gpt-oss: channels, by marks that are special tokens.
-  const ModelLimits harmony = limits_with("{{ messages[0].content }}{# <|channel|> <|message|> #}<|start|>assistant");
+  const ModelLimits harmony = limits_with("{{ messages[0].content }}{{ '' if tools }}{# <|channel|> <|message|> #}<|start|>assistant");
   const BatchRequest channels = good(kHello + tool, harmony);
   EXPECT_FALSE(channels.params.skip_special_tokens);
   EXPECT_EQ(channels.chat->begun, "<|start|>assistant");

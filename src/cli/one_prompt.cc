@@ -12,7 +12,9 @@ jinja::Value chat_message(const char* role, std::string content) { return jinja:
 std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, AnswerForm* form) {
   Conversation conversation;
   conversation.messages = jinja::make_list(std::move(messages));
-  std::string text = chat.render(conversation, std::time(nullptr));
+  const std::time_t now = std::time(nullptr);
+  chat.check_all_is_written(conversation, now);
+  std::string text = chat.render(conversation, now);
   chat.tell_form(conversation, text, form);
   return text;
 }

@@ -127,7 +127,9 @@ std::string MapJob::conversation_text(const std::vector<Message>& messages) cons
   for (const Message& message : messages) values.push_back(jinja::make_dict({{"role", message.role}, {"content", message.content}}));
   Conversation conversation;
   conversation.messages = jinja::make_list(std::move(values));
-  return chat_->render(conversation, status_of(options_.input).st_mtim.tv_sec);
+  const std::time_t now = status_of(options_.input).st_mtim.tv_sec;
+  chat_->check_all_is_written(conversation, now);
+  return chat_->render(conversation, now);
 }
 
 void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {

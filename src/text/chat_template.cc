@@ -181,7 +181,8 @@ ChatTemplate::ChatTemplate(const Templates& templates, std::string source, Speci
     : source_(std::move(source)), special_tokens_(std::move(special_tokens)) {
   for (const auto& [name, text] : templates) {
     try {
-      templates_.emplace(name, Named{jinja::Template(text), text.find("</think>") != std::string::npos, call_form_of(text)});
+      templates_.emplace(
+          name, Named{jinja::Template(text), text.find("</think>") != std::string::npos, call_form_of(text), text.find("tool_calls") != std::string::npos});
     } catch (const jinja::TemplateError& error) {
       fail_user("{}: the chat template{}, line {}: {}", source_, name == kDefaultName ? "" : fmt::format(" '{}'", printable(name)), error.line(), error.what());
     }
@@ -191,7 +192,10 @@ ChatTemplate::ChatTemplate(const Templates& templates, std::string source, Speci
     for (const auto& [name, named] : templates_) names += (names.empty() ? "'" : ", '") + printable(name) + "'";
     fail_user("{} has the chat templates {} and none named '{}', so none is the model's own; give one with --chat-template FILE", source_, names, kDefaultName);
   }
-  for (auto& [name, named] : templates_) named.takes_parts = finds_parts(named);
+  for (auto& [name, named] : templates_) {
+    named.takes_parts = finds_parts(named);
+    named.drops_system = finds_no_system(named);
+  }
 }
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::string& directory, const SpecialTokens& special_tokens) {
@@ -246,6 +250,63 @@ bool ChatTemplate::finds_parts(const Named& named) const {
   } catch (const Error&) {
     return false;
   }
+}
+
+/// Whether it writes a conversation without the system message that it begins with. One that raises an error there says so itself.
+bool ChatTemplate::finds_no_system(const Named& named) const {
+  constexpr const char *kSystem = "what the system says", *kUser = "what the user says";
+  Conversation probe;
+  probe.messages = jinja::make_list({jinja::make_dict({{"role", "system"}, {"content", kSystem}}), jinja::make_dict({{"role", "user"}, {"content", kUser}})});
+  try {
+    const std::string text = run(named, probe.messages, probe, 0);
+    return text.find(kUser) != std::string::npos && text.find(kSystem) == std::string::npos;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+std::string ChatTemplate::unread_field(const Conversation& conversation) const {
+  const jinja::Template& compiled = chosen(conversation).compiled;
+  if (!conversation.tools.none() && !compiled.mentions("tools")) return "tools";
+  if (conversation.documents.list() && !conversation.documents.list()->items.empty() && !compiled.mentions("documents")) return "documents";
+  for (const auto& [name, value] : conversation.variables)
+    if (!compiled.mentions(name)) return name;
+  return "";
+}
+
+// Roles that not every template knows get a text to look for in the place of their content, all in one go.
+void ChatTemplate::check_all_is_written(const Conversation& conversation, std::time_t now) const {
+  const Named& named = chosen(conversation);
+  const auto advice = "which the model's chat template leaves out; change it, or give another template with --chat-template FILE";
+  const auto needle = [](size_t index) { return fmt::format("needle{}needle", index); };
+  std::vector<Value> messages;
+  std::vector<std::pair<size_t, std::string>> looked_for;  // of which message, its role
+  for (const Value& message : conversation.messages.list()->items) {
+    const size_t index = messages.size();
+    const Value *role = message.member("role"), *content = message.member("content"), *calls = message.member("tool_calls");
+    if (calls && calls->list() && !calls->list()->items.empty() && !named.writes_calls) fail_user("messages[{}] has tool_calls, {}", index, advice);
+    messages.push_back(prepared(message, named.takes_parts));
+    const std::string name = role && role->text() ? role->text()->bytes : "";
+    const bool is_empty = !content || (content->text() ? content->text()->bytes.empty() : !content->list() || content->list()->items.empty());
+    if (is_empty || name == "user" || name == "assistant") continue;
+    if (name == "system" && index == 0) {
+      if (named.drops_system) fail_user("messages[0] has the role 'system', {}", advice);
+      continue;
+    }
+    Value text = needle(index);
+    if (named.takes_parts && content->list()) text = jinja::make_list({jinja::make_dict({{"type", "text"}, {"text", text}})});
+    messages.back() = with(*messages.back().dict(), "content", std::move(text));
+    looked_for.emplace_back(index, name);
+  }
+  if (looked_for.empty()) return;
+  std::string text;
+  try {
+    text = run(named, jinja::make_list(std::move(messages)), conversation, now);
+  } catch (const Error&) {  // what is wrong is said when it is written out
+    return;
+  }
+  for (const auto& [index, name] : looked_for)
+    if (text.find(needle(index)) == std::string::npos) fail_user("messages[{}] has the role '{}', {}", index, printable(name), advice);
 }
 
 std::string ChatTemplate::run(const Named& named, const Value& messages, const Conversation& conversation, std::time_t now) const {

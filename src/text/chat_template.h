@@ -39,6 +39,10 @@ class ChatTemplate {
   /// The conversation as text, special tokens written out. `now`: the time that a template may ask for. Throws Error{user} with what the template says, or its line
   /// and what is wrong there.
   std::string render(const Conversation& conversation, std::time_t now) const;
+  /// A field that the template never looks at, so that the model would not see it: "tools", "documents", or a name of the variables; empty if there is none.
+  std::string unread_field(const Conversation& conversation) const;
+  /// Throws Error{user} that names a message of which the template would write nothing: of a role that it passes over, or calls of tools that it does not know.
+  void check_all_is_written(const Conversation& conversation, std::time_t now) const;
   /// Whether answers to the conversation may begin with thoughts, which end with </think>.
   bool thinks(const Conversation& conversation) const { return chosen(conversation).thinks; }
   /// How it writes calls of tools.
@@ -51,12 +55,15 @@ class ChatTemplate {
     jinja::Template compiled;
     bool thinks;
     CallForm calls;
-    bool takes_parts = false;  ///< content that is a list of parts; else it is given as one text
+    bool writes_calls;          ///< those that messages have as tool_calls
+    bool takes_parts = false;   ///< content that is a list of parts; else it is given as one text
+    bool drops_system = false;  ///< passes over a system message in front
   };
   const Named& plain() const;
   const Named& chosen(const Conversation& conversation) const;
   std::string run(const Named& named, const jinja::Value& messages, const Conversation& conversation, std::time_t now) const;
   bool finds_parts(const Named& named) const;
+  bool finds_no_system(const Named& named) const;
 
   std::map<std::string, Named> templates_;
   std::string source_;
