@@ -43,7 +43,8 @@ void check_json(const LineJson& json) {
   if (json.too_deep) refuse("invalid_json", "", fmt::format("JSON is nested more than {} levels deep", kMaxLineDepth));
   if (!json.line.is_object()) refuse("invalid_json", "", "the line is not a JSON object");
   // Nobody could know which one is meant.
-  if (json.twice) refuse("invalid_json", *json.twice, fmt::format("field {} comes twice", quote_text(*json.twice)));
+  if (json.twice && json.twice_in.empty()) refuse("invalid_json", *json.twice, fmt::format("field {} comes twice", quote_text(*json.twice)));
+  if (json.twice) refuse("invalid_json", json.twice_in, fmt::format("{} has an object in which {} comes twice", json.twice_in, quote_text(*json.twice)));
 }
 
 /// A number that no double can hold, and a field that is too large to be kept whole.
@@ -601,6 +602,7 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
 
 std::variant<CallBody, LineError> parse_call_body(std::string_view body, Endpoint endpoint, std::string name, const ModelLimits& limits) {
   try {
+    body = without_mark_before(body);
     LineJson alone = read_line_json(body, {1, 1, 1});  // or it could end what is put around it
     if (!alone.syntax_error.empty()) {
       constexpr std::string_view kLine = " of the line: ";

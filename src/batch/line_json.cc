@@ -136,7 +136,7 @@ class LineJsonReader : public nlohmann::json_sax<Json> {
     const bool is_prompt = of_body && name == "prompt";
     waits_for_value_ = of_body && std::find(kValueFields.begin(), kValueFields.end(), name) != kValueFields.end();
     auto [place, fresh] = open_.back()->get_ref<Json::object_t&>().emplace(std::move(name), nullptr);
-    if (!fresh && depth_ <= kPromptDepth && !out_.twice) out_.twice = place->first;
+    if (!fresh) note_twice(place->first, depth_ <= kPromptDepth ? "" : path());
     member_ = &place->second;
     in_prompt_ = is_prompt && fresh;
     return true;
@@ -216,6 +216,7 @@ class LineJsonReader : public nlohmann::json_sax<Json> {
   bool leave_value() {
     --depth_;
     build([&] { builder_->close(); });
+    if (builder_ && !builder_->twice().empty()) note_twice(builder_->twice(), path());
     if (depth_ > kPromptDepth) return true;
     in_value_ = false;
     const bool empty = builder_ && jinja::length_of(builder_->peek()) == 0;
@@ -226,6 +227,12 @@ class LineJsonReader : public nlohmann::json_sax<Json> {
     if (builder_) out_.values.emplace_back(names_[kPromptDepth - 1], builder_->take());
     builder_.reset();
     return true;
+  }
+
+  void note_twice(const std::string& name, std::string field) {
+    if (out_.twice) return;
+    out_.twice = name;
+    out_.twice_in = std::move(field);
   }
 
   static jinja::Value value_of(const Json& value) {

@@ -44,7 +44,8 @@ struct LineJson {
   std::vector<std::pair<std::string, jinja::Value>> values;
   std::string syntax_error;                    ///< not JSON: why; the rest is not set
   bool too_deep = false;                       ///< nested more than kMaxLineDepth levels
-  std::optional<std::string> twice;            ///< a field of the line or of its body that comes twice
+  std::optional<std::string> twice;            ///< a name that comes twice in one object
+  std::string twice_in;                        ///< the field with that object, "body.messages"; empty: the line or its body
   std::optional<std::string> too_large_value;  ///< "body.messages": it has more values than kMaxFieldValues, or is nested too deep
   std::optional<std::string> too_large;        ///< "body.stop": where the tree ends, as the line has more values than kMaxLineValues
   /// "body.temperature", "1e999": the first number that is too large for a double. It and its like are 0 above.

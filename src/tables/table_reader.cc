@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "batch/input_form.h"
+#include "io/checked_json.h"
 #include "text/jinja/json_values.h"
 #include "text/jinja/print.h"
 
@@ -123,11 +124,13 @@ bool TableReader::next_object(TableRow* row) {
   row->number = ++number_;
   const auto refuse_row = [&](const std::string& why) { fail_user("{} row {} (line {}): {}", path_, row->number, lines_->number(), why); };
   if (!is_utf8(line)) refuse_row("it is not UTF-8");
+  std::string twice;
   try {
-    row->object = jinja::parse_json_value(line, kMaxRowValues);
+    row->object = jinja::parse_json_value(line, kMaxRowValues, &twice);
   } catch (const jinja::Failure& failure) {
     refuse_row(failure.what());
   }
+  if (!twice.empty()) refuse_row(fmt::format("it has '{}' twice; rename one", printable(twice)));
   if (!row->object.dict()) refuse_row("it is no JSON object; a row is one, like {\"name\": \"value\"}");
   return true;
 }

@@ -1,5 +1,6 @@
 #include "text/jinja/json_values.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace flexgen::jinja {
@@ -34,8 +35,10 @@ class Events : public nlohmann::json_sax<Json> {
   }
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
-    error = fmt::format("not valid JSON at byte {}", position);
+  bool parse_error(std::size_t position, const std::string& token, const nlohmann::detail::exception& why) override {
+    constexpr int kOutOfRange = 406;  // nlohmann's number for what no double can hold
+    error = why.id == kOutOfRange ? fmt::format("the number {} is out of range", token.substr(0, 40)) : fmt::format("not valid JSON at byte {}", position);
+    if (why.id != kOutOfRange && (token.ends_with("N") || token.ends_with("I"))) error += "; JSON has no NaN and no Infinity, so write null";
     return false;
   }
 
@@ -55,6 +58,17 @@ class Events : public nlohmann::json_sax<Json> {
   ValueBuilder& builder_;
 };
 
+/// Empty if there is none.
+std::string name_that_comes_twice(const std::vector<Dict::Item>& pairs) {
+  if (pairs.size() < 2) return "";
+  std::vector<std::string_view> names;
+  names.reserve(pairs.size());
+  for (const auto& [name, value] : pairs) names.push_back(name.text()->bytes);
+  std::sort(names.begin(), names.end());
+  const auto found = std::adjacent_find(names.begin(), names.end());
+  return found == names.end() ? "" : std::string(*found);
+}
+
 }  // namespace
 
 void ValueBuilder::number(double value, std::string_view digits) {
@@ -72,6 +86,7 @@ void ValueBuilder::close() {
   Open inner = std::move(open_.back());
   open_.pop_back();
   ++left_;  // it was counted when it was opened
+  if (inner.dict && twice_.empty()) twice_ = name_that_comes_twice(inner.pairs);
   put(inner.dict ? make_dict(std::move(inner.pairs)) : make_list(std::move(inner.items)));
 }
 
@@ -82,10 +97,11 @@ void ValueBuilder::put(Value value) {
   else open_.back().items.push_back(std::move(value));
 }
 
-Value parse_json_value(std::string_view json, int64_t max_values) {
+Value parse_json_value(std::string_view json, int64_t max_values, std::string* twice) {
   ValueBuilder builder(max_values);
   Events events(builder);
   if (!Json::sax_parse(json.begin(), json.end(), &events)) throw Failure(events.error.empty() ? "not valid JSON" : events.error);
+  if (twice) *twice = builder.twice();
   return builder.take();
 }
 

@@ -21,6 +21,8 @@ class ValueBuilder {
   void key(std::string name) { open_.back().key = std::move(name); }
   void close();
   const Value& peek() const { return result_; }
+  /// The first name that came twice in one object, of which the later value counts; empty if none did.
+  const std::string& twice() const { return twice_; }
   Value take() { return std::move(result_); }
 
  private:
@@ -33,10 +35,11 @@ class ValueBuilder {
   void put(Value value);
   std::vector<Open> open_;
   Value result_;
+  std::string twice_;
   int64_t left_;
 };
 
-/// A whole text of JSON. Throws Failure.
-Value parse_json_value(std::string_view json, int64_t max_values);
+/// A whole text of JSON. Throws Failure. `twice`: as ValueBuilder::twice, where it is wanted.
+Value parse_json_value(std::string_view json, int64_t max_values, std::string* twice = nullptr);
 
 }  // namespace flexgen::jinja
