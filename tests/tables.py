@@ -148,7 +148,7 @@ def refused(tables):
     text, _ = table_text(4)
     tables.write("r.csv", text)
     cases = [("a,b\n1,2\n3\n", ["--prompt-template", "x"], "row 2 (line 3) has 1 fields"), ("a\n\"x\n", ["--prompt-template", "x"], "nothing closes"), ("answer\n1\n", ["--prompt-template", "x"], "a column 'answer' already"),
-             ("a\n1\n", ["--prompt-template", "{{ b }}"], "'b' is undefined"), ("a\n1\n", ["--prompt-template", "{{ a"], "--prompt-template line 1"), ("a\n", ["--prompt-template", "x"], "has no rows")]
+             ("a\n1\n", ["--prompt-template", "{{ b }}"], "'b' is undefined"), ("a;b\n1;2\n", ["--prompt-template", "{{ b }}"], "in the place of semicolons"), ("a\n1\n", ["--prompt-template", "{{ a"], "--prompt-template line 1"), ("a\n", ["--prompt-template", "x"], "has no rows")]
     for content, flags, word in cases:
         tables.write("bad.csv", content)
         said = tables.run("bad.csv", "bad.out.csv", *flags, code=1)[1]

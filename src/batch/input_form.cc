@@ -240,7 +240,7 @@ TextForm text_form(std::string_view front, bool whole) {
   return has_bare_returns_only(front) ? TextForm::kCarriageReturns : TextForm::kLines;
 }
 
-std::string other_form(std::string_view front, const std::string& path) {
+std::string binary_form(std::string_view front, const std::string& path) {
   static const std::string kPandas =
       "write its rows as JSONL, for example with pandas: {}.to_json(\"prompts.jsonl\", orient=\"records\", lines=True); lines like {\"prompt\": \"...\"} will do";
   const auto with_pandas = [](const char* what, const char* reader) {
@@ -283,6 +283,12 @@ std::string other_form(std::string_view front, const std::string& path) {
   if (front.size() > 7 && ((front[0] != '\0' && front.substr(1).starts_with("\0\0\0"sv) && front[4] != '\0' && front.substr(5).starts_with("\0\0\0"sv)) ||
                            front.starts_with("\0\0\0{"sv) || front.starts_with("\0\0\0["sv)))
     return "it is in UTF-32; write it as UTF-8 (iconv -f UTF-32 -t UTF-8)";
+  return "";
+}
+
+std::string other_form(std::string_view front, const std::string& path) {
+  if (std::string form = binary_form(front, path); !form.empty()) return form;
+  const std::string ending = std::filesystem::path(path).extension().string();
   // A bad first line is no reason to refuse the lines behind it.
   const std::string_view text = trimmed(without_mark(front));
   if (has_object_line(text)) return "";

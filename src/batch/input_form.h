@@ -28,6 +28,9 @@ TextForm text_form(std::string_view front, bool whole);
 /// looked at too.
 std::string other_form(std::string_view front, const std::string& path);
 
+/// The same of what is no text at all, so that it is no table either.
+std::string binary_form(std::string_view front, const std::string& path);
+
 /// Each value of a text of kArray or kValues as a line, without the spaces between its parts. What does not fit that form throws Error{user} with its place.
 std::unique_ptr<ByteSource> values_as_lines(ByteSource& text, TextForm form, const std::string& path);
 /// CR becomes LF.

@@ -67,8 +67,11 @@ std::string RowPrompts::write_out(const std::string& place, const TableRow& row,
   try {
     return template_.render(variables, 0, true);
   } catch (const jinja::TemplateError& error) {
-    fail_user("{}: {} line {}: {}{}", place, name_, error.line(), error.what(),
-              error.raised() ? "" : fmt::format("; the columns are {}", names_of_columns(*dict.dict())));
+    const std::string names = names_of_columns(*dict.dict());
+    // As spreadsheets write CSV where commas stand in numbers.
+    const bool semicolons = dict.dict()->items().size() == 1 && names.find(';') != std::string::npos;
+    fail_user("{}: {} line {}: {}{}{}", place, name_, error.line(), error.what(), error.raised() ? "" : fmt::format("; the columns are {}", names),
+              semicolons ? ", one; commas separate columns in CSV, so save the table with commas in the place of semicolons" : "");
   }
 }
 

@@ -30,6 +30,10 @@ std::string ending_of(std::filesystem::path path, bool may_be_packed) {
 
 /// JSON that is laid out otherwise (an array, objects over several lines) as an object a line; null: it is so already.
 std::unique_ptr<ByteSource> laid_out(TableKind kind, FrontBytes& text, const std::string& path) {
+  const std::string_view front = text.front();
+  if (front.starts_with("PAR1")) fail_user("{} is a Parquet file, whatever its name says; python3 tools/parquet_table.py converts it", path);
+  if (front.starts_with("PK\x03\x04")) fail_user("{} is a zip archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)", path);
+  if (const std::string what = binary_form(front, path); !what.empty()) fail_user("{} is no table: {}", path, what);
   if (kind != TableKind::kJsonl) return nullptr;
   const TextForm form = text_form(text.front(), text.front().size() < UnpackedFile::kFrontBytes);
   if (form == TextForm::kLines) return nullptr;
@@ -90,9 +94,6 @@ TableReader::TableReader(const std::string& path, TableKind kind)
     lines_.emplace(bytes_, kMaxRowBytes, path);
     return;
   }
-  const std::string_view front = file_.text().front();
-  if (front.starts_with("PAR1")) fail_user("{} is a Parquet file, whatever its name says; python3 tools/parquet_table.py converts it", path);
-  if (front.starts_with("PK\x03\x04")) fail_user("{} is a zip archive or a spreadsheet; unpack it, or save it as CSV (UTF-8)", path);
   if (kind == TableKind::kJsonl) lines_.emplace(bytes_, kMaxRowBytes, path);
   else csv_.emplace(bytes_, kind == TableKind::kTsv ? '\t' : ',', path);
 }

@@ -117,6 +117,36 @@ TEST(Tables, RowsOfJsonInAnyForm) {
   EXPECT_THROW(table_kind_of("t.json", "-o", false), Error);
 }
 
+TEST(Tables, WhatIsNoTableIsNamed) {
+  using namespace std::string_literals;
+  TestFolder folder;
+  for (const auto& [text, what] :
+       std::initializer_list<std::pair<std::string, const char*>>{{"\xff\xfe\0\0a\0\0\0,\0\0\0b\0\0\0"s, "is no table: it is in UTF-32; write it as UTF-8"},
+                                                                  {"\xfd\x37zXZ\0x"s, "is no table: it is compressed with xz; unpack it"},
+                                                                  {"PAR1....PAR1", "is a Parquet file"},
+                                                                  {"version https://git-lfs.github.com/spec/v1\noid x\n", "Git LFS pointer"}})
+    for (const TableKind kind : {TableKind::kCsv, TableKind::kJsonl}) try {
+        TableReader(folder.put("t.csv", text), kind);
+        ADD_FAILURE() << what;
+      } catch (const Error& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr(what));
+      }
+  // A row of JSON that says two things of one column.
+  for (const auto& [text, what] :
+       std::initializer_list<std::pair<std::string, const char*>>{{R"({"a": 1, "b": {"c": 1, "c": 2}})", "row 1 (line 1): it has 'c' twice"},
+                                                                  {R"({"a": 1, "a": 1})", "it has 'a' twice; rename one"},
+                                                                  {R"({"a": NaN})", "JSON has no NaN and no Infinity, so write null"},
+                                                                  {R"({"a": 1e999})", "the number 1e999 is out of range"}})
+    try {
+      TableReader table(folder.put("t.jsonl", text), TableKind::kJsonl);
+      TableRow row;
+      table.next(&row);
+      ADD_FAILURE() << what;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(what));
+    }
+}
+
 TEST(Tables, KindsGoByTheName) {
   EXPECT_EQ(table_kind_of("a.b.CSV", "-i", false), TableKind::kCsv);
   EXPECT_EQ(table_kind_of("t.jsonl.zst", "-i", true), TableKind::kJsonl);
