@@ -40,7 +40,7 @@ const std::map<std::string, Field>& fields() {
       {"user", {any_text, kText}}, {"safety_identifier", {any_text, kText}}, {"prompt_cache_key", {any_text, kText}}, {"prompt_cache_retention", {any_text, kText}},
       {"service_tier", {any_text, kText}}, {"metadata", {any_object, "must be an object"}}, {"request_id", {any_text, kText}}, {"session_id", {any_text, kText}},
       {"cache_salt", {any_text, kText}}, {"stream_interval", {any_integer, "must be an integer"}}, {"model", {any_text, kText}},
-      {"store", {is_false, "answers are kept in the output file alone; leave it out or make it false"}},
+      {"store", {is_false, "answers are not stored for later calls; leave it out or make it false"}},
       {"priority", {is_zero, "lines have no priorities; leave it out or make it 0"}},
       // Other ways of answering.
       {"stream", {is_false, "batch answers are not streamed; leave it out or make it false"}},
@@ -72,7 +72,7 @@ const std::map<std::string, Field>& own_fields(Endpoint endpoint) {
                                                     {"top_logprobs", {never, "is a field of /v1/chat/completions; here logprobs is the number itself"}},
                                                     {"tools", {is_empty, kChat}},
                                                     {"tool_choice", {is_none, kChat}},
-                                                    {"parallel_tool_calls", {is_false, kChat}},
+                                                    {"parallel_tool_calls", {[](const Json& value) { return value.is_boolean(); }, kChat}},
                                                     {"chat_template", {never, kChat}},
                                                     {"chat_template_kwargs", {is_empty, kChat}},
                                                     {"add_generation_prompt", {never, kChat}},
@@ -103,7 +103,10 @@ std::optional<std::string> refuse_field(const std::string& name, const Json& val
   const auto& own = own_fields(endpoint);
   auto found = own.find(name);
   if (found == own.end()) found = fields().find(name);
-  if (found == fields().end()) return kUnknownField;
+  if (found == fields().end()) {
+    const bool of_chat = endpoint == Endpoint::kText && own_fields(Endpoint::kChat).contains(name);
+    return of_chat ? kChat : kUnknownField;
+  }
   if (found->second.changes_nothing(value)) return std::nullopt;
   return found->second.otherwise;
 }

@@ -238,7 +238,7 @@ void parse_seed(const LineBody& body, BatchRequest* request) {
     request->params.seed = static_cast<uint64_t>(static_cast<int64_t>(seed->get<double>()));
     return;
   }
-  if (!seed->is_number_integer()) refuse_value("body.seed", "must be an integer, not " + shown_value(*seed));
+  if (!seed->is_number_integer()) refuse_value("body.seed", "must be an integer of 64 bits, not " + shown_value(*seed));
   request->params.seed = seed->is_number_unsigned() ? seed->get<uint64_t>() : static_cast<uint64_t>(seed->get<int64_t>());
 }
 

@@ -27,14 +27,17 @@ const Value* list_of_objects(const LineJson& line, const LineBody& body, const c
   return value;
 }
 
+/// `where`: "messages[2]".
+[[noreturn]] void refuse_message(const std::string& where, const std::string& why) { refuse("invalid_value", kMessages, where + ": " + why); }
+
 void check_part(const Value& part, const std::string& where) {
-  if (!part.dict()) refuse_value(kMessages, fmt::format("{}: a part of the content is no object", where));
+  if (!part.dict()) refuse_message(where, "a part of the content is no object");
   const Value* type = part.member("type");
   const std::string name = type && type->text() ? type->text()->bytes : "";
   if (name != "text")
-    refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has a part of the type {}; only \"text\" is supported", kMessages, where, quote_text(name)));
+    refuse("unsupported_parameter", kMessages, fmt::format("{} has a part of the type {}; only \"text\" is supported", where, quote_text(name)));
   const Value* text = part.member("text");
-  if (!text || !text->text()) refuse_value(kMessages, fmt::format("{}: a part of the type \"text\" has no text", where));
+  if (!text || !text->text()) refuse_message(where, "a part of the type \"text\" has no text");
 }
 
 void check_call(const Value& call, const std::string& where) {
@@ -42,21 +45,21 @@ void check_call(const Value& call, const std::string& where) {
   const Value* name = function ? function->member("name") : nullptr;
   const Value* arguments = function ? function->member("arguments") : nullptr;
   if (!name || !name->text() || (arguments && !arguments->text() && !arguments->dict()))
-    refuse_value(kMessages, fmt::format("{}: an item of tool_calls is no object with \"function\": {{\"name\": text, \"arguments\": text of JSON}}", where));
+    refuse_message(where, R"(an item of tool_calls is no object with "function": {"name": text, "arguments": text of JSON})");
 }
 
 void check_message(const Value& message, const std::string& where) {
   const Value* role = message.member("role");
-  if (!role || !role->text() || role->text()->bytes.empty()) refuse_value(kMessages, fmt::format("{}: role is missing, or not a text", where));
+  if (!role || !role->text() || role->text()->bytes.empty()) refuse_message(where, "role is missing, or not a text");
   const Value *content = message.member("content"), *calls = message.member("tool_calls");
   for (const char* name : {"function_call", "audio", "refusal"})
     if (const Value* value = message.member(name); value && !(value->text() && value->text()->bytes.empty()))
-      refuse("unsupported_parameter", kMessages, fmt::format("{}: {} has the field '{}', which is not supported", kMessages, where, name));
-  if (!content && !calls && role->text()->bytes != "assistant") refuse_value(kMessages, fmt::format("{}: content is missing", where));
-  if (content && !content->text() && !content->list()) refuse_value(kMessages, fmt::format("{}: content must be a text or a list of parts", where));
+      refuse("unsupported_parameter", kMessages, fmt::format("{} has the field '{}', which is not supported", where, name));
+  if (!content && !calls && role->text()->bytes != "assistant") refuse_message(where, "content is missing");
+  if (content && !content->text() && !content->list()) refuse_message(where, "content must be a text or a list of parts");
   if (content && content->list())
     for (const Value& part : content->list()->items) check_part(part, where);
-  if (calls && !calls->list()) refuse_value(kMessages, fmt::format("{}: tool_calls must be a list", where));
+  if (calls && !calls->list()) refuse_message(where, "tool_calls must be a list");
   if (calls)
     for (const Value& call : calls->list()->items) check_call(call, where);
 }

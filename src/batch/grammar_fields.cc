@@ -22,6 +22,9 @@ using GrammarKind = GrammarSpec::Kind;
 
 constexpr size_t kMaxGrammarChoices = 1024, kMaxGrammarBytes = 64 << 10, kMaxRegexBytes = 16 << 10, kKeptGrammars = 32;
 
+/// Of a field, as it is called within the body.
+std::string name_in_body(const std::string& path) { return path.starts_with("body.") ? path.substr(5) : path; }
+
 std::string grammar_json(const Value& value) { return jinja::to_json(value, {}); }
 
 /// What one field asks for, and where.
@@ -69,9 +72,14 @@ std::optional<Asked> response_format(const LineJson& line, const LineBody& body)
   const Value* outer = value->member("json_schema");
   const Value* schema = outer ? outer->member("schema") : nullptr;
   if (!schema) refuse_value(path, R"(must be {"type": "json_schema", "json_schema": {"name": text, "schema": {...}}})");
-  for (const auto& [field, inner] : outer->dict()->items())
-    if (const std::string& text = field.text()->bytes; !inner.none() && text != "name" && text != "description" && text != "schema" && text != "strict")
-      refuse_value(path, fmt::format("json_schema has the field {}, which is not supported", quote_text(text)));
+  for (const auto& [field, inner] : outer->dict()->items()) {
+    const std::string& text = field.text()->bytes;
+    if (inner.none() || text == "schema") continue;
+    const bool is_text = text == "name" || text == "description";
+    if (!is_text && text != "strict") refuse_value(path, fmt::format("has the field {} in json_schema, which is not supported", quote_text(text)));
+    if (is_text ? !inner.text() : !inner.is<bool>())
+      refuse_value(path, fmt::format("has json_schema.{}, which must be {}", text, is_text ? "a text" : "true or false"));
+  }
   return asked_schema(*schema, path);
 }
 
@@ -87,10 +95,11 @@ void add_guided(const LineJson& line, const LineBody& body, std::vector<Asked>* 
       if (!text->is_string()) refuse_value(LineBody::path(name), "must be a text");
       all->push_back(asked_text(kind, text->get<std::string>(), LineBody::path(name)));
     }
-  if (const nlohmann::json* list = body.find("guided_choice"); list && !list->empty()) {
+  const nlohmann::json* list = body.find("guided_choice");
+  const std::string path = LineBody::path("guided_choice");
+  if (list && !list->is_array()) refuse_value(path, "must be a list of texts");
+  if (list && !list->empty()) {
     std::vector<std::string> choices;
-    const std::string path = LineBody::path("guided_choice");
-    if (!list->is_array()) refuse_value(path, "must be a list of texts");
     for (const nlohmann::json& choice : *list) {
       if (!choice.is_string()) refuse_value(path, "must be a list of texts");
       choices.push_back(choice.get<std::string>());
@@ -157,7 +166,8 @@ std::shared_ptr<const GrammarSpec> kept_grammar(GrammarSpec asked) {
 void refuse_beside_grammar(const LineBody& body, const std::string& path) {
   for (const char* name : {"min_tokens", "ignore_eos", "bad_words"})
     if (const nlohmann::json* value = body.find(name); value && *value != 0 && *value != false && !(value->is_array() && value->empty()))
-      refuse_value(LineBody::path(name), fmt::format("is not supported with {}: where the one says what must come, the other may forbid it", path));
+      refuse_value(LineBody::path(name),
+                   fmt::format("is not supported with {}: where the one says what must come, the other may forbid it", name_in_body(path)));
 }
 
 std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const LineBody& body) {
@@ -166,12 +176,12 @@ std::shared_ptr<const GrammarSpec> parse_grammar(const LineJson& line, const Lin
   add_guided(line, body, &all);
   add_structured(line, body, &all);
   if (all.empty()) return nullptr;
-  if (all.size() > 1) refuse_value(all[1].path, fmt::format("says what the answer must be, and so does {}; give one", all[0].path));
+  if (all.size() > 1) refuse_value(all[1].path, fmt::format("says what the answer must be, and so does {}; give one", name_in_body(all[0].path)));
   refuse_beside_grammar(body, all[0].path);
   try {
     return kept_grammar(std::move(all[0].spec));
   } catch (const Error& error) {
-    refuse_value(all[0].path, error.what());
+    refuse("invalid_value", all[0].path, fmt::format("{}: {}", all[0].path, error.what()));
   }
 }
 

@@ -68,6 +68,13 @@ xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
   return xgrammar::Grammar::FromEBNF(text);
 }
 
+/// A warning without what xgrammar would do then: here the grammar is refused.
+std::string only_why(std::string warning) {
+  for (const char* then : {"; falling back", "; ignoring", " and is ignored"})
+    if (const size_t at = warning.find(then); at != std::string::npos) warning.resize(at);
+  return warning;
+}
+
 /// Throws Error{user}.
 xgrammar::Grammar grammar_of(const GrammarSpec& spec) {
   xgrammar_warnings.clear();
@@ -79,7 +86,7 @@ xgrammar::Grammar grammar_of(const GrammarSpec& spec) {
   } catch (const std::exception& error) {
     fail_user("cannot be followed: {}", reason(error));
   }
-  fail_user("cannot be followed whole: {}", xgrammar_warnings.front());
+  fail_user("cannot be followed whole: {}", only_why(xgrammar_warnings.front()));
 }
 
 /// Whether a text ends within a character; its last three bytes tell.
