@@ -13,14 +13,14 @@
 namespace flexgen {
 namespace {
 
-/// "cpu, cuda and reference".
+/// "cpu, cuda or reference".
 std::string listed(const std::vector<std::string>& names) {
   if (names.size() < 2) return fmt::format("{}", fmt::join(names, ""));
-  return fmt::format("{} and {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back());
+  return fmt::format("{} or {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back());
 }
 
 std::string not_among(const std::string& text, const std::vector<std::string>& among) {
-  return fmt::format("there is no '{}', but {}{}", text, listed(among), did_you_mean(text, among));
+  return fmt::format("'{}' is not {}{}", text, listed(among), did_you_mean(text, among));
 }
 
 /// A decimal number. CLI11 alone takes octal and hexadecimal ones, and NaN passes for a number within any range.
@@ -54,7 +54,10 @@ CLI::Option* CommandDefinition::added(CLI::Option* option, const std::string& ty
 }
 
 CLI::Option* CommandDefinition::text(const std::string& names, std::string& value, const std::string& description, const std::string& type) {
-  return added(app.add_option(names, value, description), type);
+  CLI::Option* option = added(app.add_option(names, value, description), type);
+  if (type.empty() || type == "TEXT") return option;
+  // The name of a file, a model, ...: nothing is called by no name.
+  return option->check(CLI::Validator([](std::string& text) { return text.empty() ? std::string("the value is empty") : std::string(); }, ""));
 }
 
 CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type) {
@@ -74,7 +77,7 @@ CLI::Validator CommandDefinition::whole_number(uint64_t low, uint64_t high) {
         if (whole && value >= low && value <= high) return "";
         // An end that nobody comes near says nothing.
         const bool shows_end = high <= uint64_t{1} << 20 || (whole && value > high);
-        return fmt::format("'{}' is not a whole number from {}{}", text, low, shows_end ? fmt::format(" to {}", high) : "");
+        return fmt::format("'{}' is not a whole number {}", text, shows_end ? fmt::format("from {} to {}", low, high) : fmt::format("of at least {}", low));
       },
       "");
 }

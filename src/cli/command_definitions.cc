@@ -121,7 +121,6 @@ class RunBatchDefinition : public CommandDefinition {
     if (options_.engine.chooses_dtypes() && !options_.shard.empty())
       fail_user("--shard {}: shards could choose different types; give one each for weights and KV cache (flexgen plan chooses among several)", options_.shard);
     if (options_.efficiency && launched()) fail_user("--efficiency is measured for one process alone; leave it out, or the launcher");
-    if (given("--served-model-name") && options_.served_model_name.empty()) fail_user("--served-model-name is empty");
     if (options_.output == "-") fail_user("-o must be a file, not '-': a job that may be continued keeps its answers");
     if (options_.input == "-" && launched()) fail_user("-i -: only one of several processes has the standard input; write it to a file first");
     if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");

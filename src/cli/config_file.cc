@@ -17,7 +17,10 @@ int64_t line_of(const toml::source_region& place) { return place.begin.line; }
 
 /// A value as it would be typed.
 std::string typed(const toml::node& node, const std::string& where) {
-  if (const auto* text = node.as_string()) return text->get();
+  if (const auto* text = node.as_string()) {
+    if (text->get().find('\0') != std::string::npos) fail_user("{}: a text with \\u0000 cannot be typed; leave that out", where);
+    return text->get();
+  }
   if (const auto* whole = node.as_integer()) return fmt::format("{}", whole->get());
   if (const auto* real = node.as_floating_point()) return fmt::format("{}", real->get());
   if (const auto* truth = node.as_boolean()) return truth->get() ? "true" : "false";

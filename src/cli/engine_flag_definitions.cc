@@ -156,7 +156,6 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
   }
   if (flags.backend == "reference" && flags.threads > 1) fail_user("--threads {}: the reference backend has one thread", flags.threads);
   if (given("--cpu-memory")) flags.cpu_memory_bytes = positive_size(raw.cpu_memory, "--cpu-memory");
-  if (given("--disk-dir") && flags.disk_directory.empty()) fail_user("--disk-dir is empty");
   if (given("--disk-bandwidth")) flags.disk_bytes_per_s = positive_size(raw.disk_bandwidth, "--disk-bandwidth");
   if (given("--disk-space")) {
     flags.disk_space_bytes = positive_size(raw.disk_space, "--disk-space");

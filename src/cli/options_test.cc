@@ -381,7 +381,8 @@ TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
       {"run-batch -i in -o out", "--model is required"},
       {"run-batch -m m -i in -o out --threads", "--threads needs a value"},
       {"run-batch -m m -i in -o out --threads=", "--threads has no value"},
-      {"run-batch -m m -i in -o out --num-micro-batches 1.5", "'1.5' is not a whole number from 1"},
+      {"run-batch -m m -i in -o out --num-micro-batches 1.5", "'1.5' is not a whole number of at least 1"},
+      {"run-batch -m m -i in -o out --log-level loud", "--log-level: 'loud' is not debug, info, warning or error"},
       {"eval -m m --task t --perplexity p", "cannot be combined with"},
   };
   for (const auto& [line, message] : kWrong) {
@@ -592,7 +593,9 @@ TEST(Options, AFileStandsInForFlags) {
                 {"threads = {a = 1}", "there is no command 'threads'"},
                 {"[run-batch]\nthreads = {a = 1}", "line 2: threads: a flag takes a text"},
                 {"threads = 1979-05-27", "threads: a flag takes a text"},
-                {"threads 3", "line 1: this is no TOML"}};
+                {"threads 3", "line 1: this is no TOML"},
+                {"error-output = \"\"", "--error-output: the value is empty (from "},
+                {"disk-dir = \"/tmp\\u0000x\"", "line 1: disk-dir: a text with \\u0000 cannot be typed"}};
   for (const auto& [text, message] : kWrong) {
     auto wrong = parse_with(text, words_of(kBatch));
     ASSERT_EQ(wrong.index(), 1u) << text;

@@ -42,8 +42,6 @@ class ServeDefinition : public CommandDefinition {
   }
   Command finish() override {
     options_.engine = checked_engine_flags(engine_, app);
-    if (options_.host.empty()) fail_user("--host is empty");
-    if (given("--served-model-name") && options_.served_model_name.empty()) fail_user("--served-model-name is empty");
     for (const std::string& key : options_.api_keys)
       if (key.empty()) fail_user("--api-key is empty");
     options_.max_body_bytes = parse_size_bytes(max_body_);
@@ -52,7 +50,6 @@ class ServeDefinition : public CommandDefinition {
     options_.max_file_bytes = parse_size_bytes(max_file_);
     if (options_.max_file_bytes < 1024) fail_user("--max-file {}: give a size from 1KiB on", max_file_);
     if (given("--max-file") && options_.state_directory.empty()) fail_user("--max-file goes with --state");
-    if (given("--state") && options_.state_directory.empty()) fail_user("--state is empty");
     return options_;
   }
 
