@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
 """Converts between Parquet and the tables that flexgen map reads and writes, by the names' endings: .parquet to .jsonl or .csv, and back. In batches of rows. Needs PyPI pyarrow.
 
-Usage: parquet_table.py FROM TO"""
+Usage: parquet_table.py FROM TO.parquet [LIKE.parquet]
+       parquet_table.py FROM.parquet TO
+
+Dates, times and decimals become texts, NaN becomes null. On the way back columns get the types that they have in LIKE.parquet; without it, and where LIKE has them not,
+Arrow guesses them by the first block of the file: texts that look like numbers or dates become these then."""
 
 import datetime
 import decimal
 import json
+import math
 import sys
 
 import pyarrow as pa
@@ -17,16 +22,39 @@ BATCH_ROWS = 10_000
 
 
 def plain(value):
-    """What JSON has no form for, as a text."""
+    """As JSON has it; what it has no form for, as a text."""
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise TypeError("it has an infinite number, which JSON cannot hold; write .csv")
+        return None if math.isnan(value) else value
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (decimal.Decimal, datetime.timedelta)):
         return str(value)
-    raise TypeError(f"a column has values of the type {type(value).__name__}, which neither JSON nor CSV can hold")
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise TypeError(f"it has values of the type {type(value).__name__}, which neither JSON nor CSV can hold")
+
+
+def plain_row(row):
+    for name, value in row.items():
+        try:
+            row[name] = plain(value)
+        except TypeError as error:
+            raise TypeError(f"column '{name}': {error}") from error
+    return row
 
 
 def from_parquet(source, target):
     file = pq.ParquetFile(source)
+    names = file.schema_arrow.names
+    for name in names:
+        if names.count(name) > 1:
+            raise TypeError(f"two columns are named '{name}'; rename one")
     if target.endswith(".csv"):
         with pyarrow.csv.CSVWriter(target, file.schema_arrow) as out:
             for batch in file.iter_batches(BATCH_ROWS):
@@ -34,24 +62,57 @@ def from_parquet(source, target):
         return
     with open(target, "w", encoding="utf-8") as out:
         for batch in file.iter_batches(BATCH_ROWS):
-            for row in batch.to_pylist():
-                out.write(json.dumps(row, ensure_ascii=False, default=plain) + "\n")
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
+                out.write(json.dumps(plain_row(row), ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def to_parquet(source, target):
-    # Types go by the first block of the file, as Arrow has it.
-    reader = pyarrow.csv.open_csv(source, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)) if source.endswith(".csv") else pyarrow.json.open_json(source)
-    with pq.ParquetWriter(target, reader.schema) as out:
+def as_read(kind, within=False):
+    """The type in which Arrow reads from JSON what was written of values of this type; None: it guesses. `within`: in a list or an object."""
+    if pa.types.is_map(kind) or pa.types.is_duration(kind) or pa.types.is_binary(kind) or (within and pa.types.is_time(kind)):
+        return None
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return pa.string()
+    if pa.types.is_dictionary(kind):
+        return as_read(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        item = as_read(kind.value_type, True)
+        return pa.list_(item) if item else None
+    if pa.types.is_struct(kind):
+        fields = [(field.name, as_read(field.type, True)) for field in kind]
+        return pa.struct(fields) if all(inner for _, inner in fields) else None
+    return pa.float32() if pa.types.is_float16(kind) else kind
+
+
+def of_kind(column, kind):
+    if pa.types.is_time(kind) and pa.types.is_string(column.type):  # which Arrow does not cast
+        return pa.array([value and datetime.time.fromisoformat(value) for value in column.to_pylist()], kind)
+    return column.cast(kind)
+
+
+def to_parquet(source, target, like=""):
+    wanted = {field.name: field.type for field in pq.read_schema(like)} if like else {}
+    read = {name: as_read(kind) for name, kind in wanted.items() if as_read(kind)}
+    if source.endswith(".csv"):
+        read = {name: kind if pa.types.is_dictionary(wanted[name]) else wanted[name] for name, kind in read.items() if not pa.types.is_nested(kind)}
+        convert = pyarrow.csv.ConvertOptions(column_types=read)
+        reader = pyarrow.csv.open_csv(source, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert)
+    else:
+        reader = pyarrow.json.open_json(source, parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(list(read.items()))))
+    schema = pa.schema([(field.name, wanted[field.name] if field.name in read else field.type) for field in reader.schema])
+    with pq.ParquetWriter(target, schema) as out:
         for batch in reader:
-            out.write_batch(batch)
+            out.write_batch(pa.record_batch([of_kind(column, field.type) for column, field in zip(batch.columns, schema)], schema))
 
 
 def main():
-    if len(sys.argv) != 3 or not any(sys.argv[i].endswith(".parquet") and sys.argv[3 - i].endswith((".jsonl", ".csv")) for i in (1, 2)):
+    names = sys.argv[1:]
+    kinds = [name.rsplit(".", 1)[-1] for name in names]
+    back = kinds[:2] in (["jsonl", "parquet"], ["csv", "parquet"]) and len(names) <= 3
+    if not back and kinds not in (["parquet", "jsonl"], ["parquet", "csv"]):
         sys.exit(__doc__)
     try:
-        (from_parquet if sys.argv[1].endswith(".parquet") else to_parquet)(sys.argv[1], sys.argv[2])
-    except (OSError, TypeError, pa.ArrowException) as error:
+        to_parquet(*names) if back else from_parquet(*names)
+    except (OSError, TypeError, ValueError, pa.ArrowException) as error:
         sys.exit(f"parquet_table.py: {sys.argv[1]}: {error}")
 
 
