@@ -513,6 +513,8 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         test = Test(args.binary, args.source, work)
         with Server(test.binary, test.model, "--max-num-seqs", "24") as server:
+            said = "".join(server.said)
+            check("generated tokens/s with 24 sequences in flight" in said and "max_tokens" not in said, f"what is planned for: {said}")
             crown(test, server, rng)
             small_calls(server, "model")
             refusals(server, "model")

@@ -10,7 +10,9 @@
 
 namespace flexgen {
 
-std::string plan_table(const Engine& engine) {
+namespace {
+
+std::string placement_table(const Engine& engine) {
   const Policy& policy = engine.policy();
   std::string text = fmt::format(
       "policy: {} x {} sequences, up to {} tokens a micro-batch and step, {} buffers\n"
@@ -28,6 +30,13 @@ std::string plan_table(const Engine& engine) {
   for (size_t rank = 0; rank < engine.links().size(); ++rank)
     text += fmt::format("  link  {:>8.3g} MB/s  from stage {} to {}, after {:.2f} ms\n", engine.links()[rank].bytes_per_s / 1e6, rank,
                         (rank + 1) % engine.links().size(), engine.links()[rank].delay_s * 1e3);
+  return text;
+}
+
+}  // namespace
+
+std::string plan_table(const Engine& engine) {
+  std::string text = placement_table(engine);
   if (const std::string sharing = sharing_text(engine.workload()); !sharing.empty()) text += sharing + '\n';
   const Prediction& predicted = engine.plan().prediction;
   if (predicted.time_s <= 0) return text;  // a later stage: the first has it
@@ -36,6 +45,14 @@ std::string plan_table(const Engine& engine) {
                       format_duration(predicted.busy[predicted.busy.busiest()]), engine.hardware().name);
   const bool whole = engine.blocks().second == engine.model().config().num_layers;  // what one stage holds says little of all
   return whole ? text + plan_advice(engine.workload(), engine.plan()) : text;
+}
+
+std::string server_plan_table(const Engine& engine) {
+  const Prediction& predicted = engine.plan().prediction;
+  if (predicted.time_s <= 0) return placement_table(engine);
+  return placement_table(engine) + fmt::format("predicted: {:.3g} generated tokens/s with {} sequences in flight ({} busiest; {})\n",
+                                               predicted.generated_tokens / predicted.time_s, engine.policy().block_size(), lane_name(predicted.busy.busiest()),
+                                               engine.hardware().name);
 }
 
 std::string sharing_text(const Workload& workload, double times_faster) {

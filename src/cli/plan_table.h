@@ -10,6 +10,9 @@ namespace flexgen {
 /// Several lines, each ended. After Engine::prepare().
 std::string plan_table(const Engine& engine);
 
+/// The same of a server, which has no job that ends: how fast it is when it is full.
+std::string server_plan_table(const Engine& engine);
+
 /// What of the job's prompts is computed once for several sequences, and how many times faster the job is for it (0: not known); empty if nothing is. A sentence without its end.
 std::string sharing_text(const Workload& workload, double times_faster = 0);
 

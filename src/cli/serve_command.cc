@@ -130,7 +130,7 @@ int serve_command(const ServeOptions& options) {
   const Workload load = load_to_plan_for(options, engine.model().config(), CacheLayout::page_tokens(engine.model(), engine.kv_dtype()));
   set_hardware(engine, options.engine);
   engine.prepare(load);
-  print_note("{}", plan_table(engine));
+  print_note("{}", server_plan_table(engine));
 
   RequestQueue queue(options.max_queue);
   const std::string name = options.served_model_name.empty() ? model_name_of(model) : options.served_model_name;

@@ -101,7 +101,8 @@ TEST(File, OpenRefusesWhatIsNoFile) {
   error_of(ErrorKind::kIo, [&] { File::open(folder.path(), FileMode::kWriteDirect); });
   error_of(ErrorKind::kIo, [&] { File::open(folder.file("no/such/folder"), FileMode::kWriteDirect); });
   ASSERT_EQ(mkfifo(folder.file("pipe").c_str(), 0600), 0);
-  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open(folder.file("pipe"), FileMode::kRead); }), HasSubstr("no regular file"));
+  EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open(folder.file("pipe"), FileMode::kRead); }),
+              HasSubstr("no regular file but a pipe; write what comes from it to a file"));
   EXPECT_THAT(error_of(ErrorKind::kIo, [&] { File::open("/dev/null", FileMode::kReadDirect); }), HasSubstr("no regular file"));
 }
 

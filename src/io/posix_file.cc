@@ -143,7 +143,7 @@ std::shared_ptr<File> File::open(const std::string& path, FileMode mode) {
   if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
     const char* kind = S_ISDIR(info.st_mode) ? "a directory" : "no regular file";
     ::close(descriptor);
-    fail_io("{}: cannot {}: it is {}", path, what, kind);
+    fail_io("{}: cannot {}: it is {}{}", path, what, kind, S_ISFIFO(info.st_mode) ? " but a pipe; write what comes from it to a file, and give that" : "");
   }
   if (direct && !direct_works(descriptor, write)) direct = false;
   // io_uring would take O_NONBLOCK as "fail rather than wait".
