@@ -271,6 +271,11 @@ def refusals(server, name):
     for raw in [b"{", b"[]", b'{"prompt": "x"}, "url": {"a": 1}', b"\xff\xfe", b"", b'{"prompt": "x", "prompt": "y"}', b"[" * 100000]:
         status, _, text = server.call("POST", "/v1/completions", raw=raw)
         check(status == 400 and json.loads(text)["error"]["message"], f"{raw[:50]}: {status} {text}")
+    for path, raw, word in [("/tokenize", b'{"prompt": "x", "prompt": "y"}', "names 'prompt' twice"), ("/detokenize", b'{"tokens": [1], "tokens": [2]}', "names 'tokens' twice"), ("/tokenize", b"{", "is not JSON"),
+                            ("/v1/completions?temperature=0", json.dumps(ok).encode(), "the query has 'temperature'")]:
+        status, _, text = server.call("POST", path, raw=raw)
+        check(status == 400 and word in json.loads(text)["error"]["message"], f"{path} {raw}: {status} {text}")
+    check(server.call("GET", "/v1/models?foo=1")[0] == 400, "a query that nothing comes of")
     check(server.call("GET", "/v1/completions")[0] == 405, "GET")
     status, _, text = server.call("POST", "/v1/completions", raw=b'{"prompt": "' + b"x" * (9 << 20) + b'"}')
     check(status == 413 and json.loads(text)["error"]["code"] == "body_too_long", f"{status} {text}")

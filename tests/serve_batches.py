@@ -139,7 +139,8 @@ def ends_of_batches(test, rng):
         upload(server, "x", "fine-tune", 400)
         for path in ("/v1/files/file-none", "/v1/files/..%2f..%2flock", "/v1/batches/batch_none", f"/v1/files/{good}/other"):
             get(server, path, 404)
-        get(server, "/v1/files?limit=0", 400)
+        for path in ("/v1/files?limit=0", "/v1/files?foo=1", "/v1/files?limit=1&limit=2", "/v1/batches?order=asc"):
+            get(server, path, 400)
         get(server, "/v1/files", 405, "DELETE")
         page = get(server, "/v1/batches?limit=2")
         rest = get(server, f"/v1/batches?limit=100&after={page['last_id']}")

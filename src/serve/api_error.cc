@@ -1,6 +1,8 @@
 #include "serve/api_error.h"
 
+#include "base/error.h"
 #include "batch/answer_json.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
@@ -23,6 +25,18 @@ OrderedJson text_or_null(const std::string& text) { return text.empty() ? Ordere
 
 std::string ApiError::body() const {
   return json_text({{"error", {{"message", message}, {"type", type_of(status)}, {"param", text_or_null(param)}, {"code", text_or_null(code)}}}});
+}
+
+nlohmann::json object_body(const std::string& text) {
+  constexpr int kMaxDepth = 200;
+  nlohmann::json json;
+  try {
+    json = parse_checked_json(text, kMaxDepth, "the body", "it", "correct it");
+  } catch (const Error& error) {
+    throw ApiError{400, error.what(), "invalid_json"};
+  }
+  if (!json.is_object()) throw ApiError{400, "the body is not a JSON object", "invalid_json"};
+  return json;
 }
 
 ApiError api_error_of(const LineError& error) { return {error.code == "line_too_long" ? 413 : 400, error.message, error.code, error.param}; }

@@ -1,6 +1,7 @@
 #pragma once
 // ApiError: an answer that says what is wrong, in OpenAI's form. Pure data.
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
@@ -19,6 +20,9 @@ struct ApiError {
   /// {"error": ...}
   std::string body() const;
 };
+
+/// A small body that is an object, no name twice in it. Throws ApiError.
+nlohmann::json object_body(const std::string& text);
 
 /// What is said of a line that is no good, for a call whose body it is.
 ApiError api_error_of(const LineError& error);

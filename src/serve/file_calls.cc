@@ -107,11 +107,7 @@ void handle_file(HttpCall& call, const FileCalls& calls) {
   call.answer(200, kJsonType, json_text({{"id", id}, {"object", "file"}, {"deleted", true}}));
 }
 
-void create_batch(HttpCall& call, BatchDesk& batches) {
-  const auto body = nlohmann::json::parse(call.body(kMaxCreateBytes), nullptr, false);
-  if (!body.is_object()) throw ApiError{400, "the body is not a JSON object", "invalid_json"};
-  call.answer(200, kJsonType, batches.create(body));
-}
+void create_batch(HttpCall& call, BatchDesk& batches) { call.answer(200, kJsonType, batches.create(object_body(call.body(kMaxCreateBytes)))); }
 
 void handle_batch(HttpCall& call, BatchDesk& batches) {
   const auto [id, rest] = parts_of(call.path(), kBatches);

@@ -257,6 +257,11 @@ class Call : public HttpCall {
   const std::string& path() const override { return request_.path; }
   std::string header(const std::string& name) const override { return request_.get_header_value(name); }
   std::string query(const std::string& name) const override { return request_.get_param_value(name); }
+  std::string wrong_query(const std::vector<std::string>& known) const override {
+    for (const auto& [name, value] : request_.params)
+      if (request_.params.count(name) > 1 || std::find(known.begin(), known.end(), name) == known.end()) return name;
+    return "";
+  }
 
   std::string body(int64_t most_bytes) override {
     std::string text;

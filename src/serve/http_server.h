@@ -41,6 +41,8 @@ class HttpCall {
   /// Empty: there is none.
   virtual std::string header(const std::string& name) const = 0;
   virtual std::string query(const std::string& name) const = 0;
+  /// A name of the query that is not among `known`, or comes twice; empty: there is none.
+  virtual std::string wrong_query(const std::vector<std::string>& known) const = 0;
   /// The whole body. Throws ApiError (413) if it is longer than `most_bytes`, or the client does not send it.
   virtual std::string body(int64_t most_bytes) = 0;
   /// The same as a form of parts: calls `part` where one begins, and `piece` for what it holds. False if it is no form.

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "batch/answer_json.h"
+#include "batch/line_body.h"
 #include "serve/answer_call.h"
 #include "serve/api_error.h"
 #include "serve/token_calls.h"
@@ -21,6 +22,17 @@ constexpr const char* kJson = "application/json";
 void only(const HttpCall& call, const char* method) {
   if (call.method() != method && !(std::string_view(method) == "GET" && call.method() == "HEAD"))
     throw ApiError{405, fmt::format("{} takes {}, not {}", call.path(), method, call.method()), "method_not_allowed"};
+}
+
+/// What a query asks for that nothing comes of is refused.
+void check_query(const HttpCall& call) {
+  const bool lists_files = call.path() == "/v1/files" && call.method() == "GET", lists_batches = call.path() == "/v1/batches" && call.method() == "GET";
+  std::vector<std::string> known;
+  if (lists_files || lists_batches) known = {"after", "limit"};
+  if (lists_files) known.insert(known.end(), {"order", "purpose"});
+  if (const std::string name = call.wrong_query(known); !name.empty())
+    throw ApiError{400, fmt::format("the query has {}, which is not known here, or comes twice; leave it out", quote_text(name)), "unsupported_parameter",
+                   name.substr(0, kQuotedBytes)};
 }
 
 /// In a time that does not tell how much of it is right.
@@ -67,6 +79,7 @@ void ServeApi::dispatch(HttpCall& call) {
     return call.answer(200, "text/plain; version=0.0.4", context_.metrics.text({context_.queue.num_running(), context_.queue.num_waiting(), connections_()}));
   }
   check_key(call);
+  check_query(call);
   if (path == "/v1/models") {
     only(call, "GET");
     return call.answer(200, kJson, json_text({{"object", "list"}, {"data", OrderedJson::array({model_json(context_)})}}));

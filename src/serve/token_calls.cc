@@ -15,8 +15,7 @@ using Json = nlohmann::json;
 constexpr int64_t kMostTokens = 1 << 20;
 
 Json object_of(HttpCall& call, const ServeContext& context) {
-  Json json = Json::parse(call.body(context.most_body_bytes), nullptr, false);
-  if (!json.is_object()) throw ApiError{400, "the body is not a JSON object", "invalid_json"};
+  Json json = object_body(call.body(context.most_body_bytes));
   if (json.contains("model") && !json["model"].is_null()) {
     if (!json["model"].is_string()) throw ApiError{400, "model must be a string", "invalid_value", "model"};
     check_model(context, json["model"].get<std::string>());
