@@ -76,7 +76,8 @@ CLI::Validator CommandDefinition::whole_number(uint64_t low, uint64_t high) {
         const bool whole = parse_number(text, &value);
         if (whole && value >= low && value <= high) return "";
         // An end that nobody comes near says nothing.
-        const bool shows_end = high <= uint64_t{1} << 20 || (whole && value > high);
+        const bool is_large = !whole && text.size() > 18 && text.find_first_not_of("0123456789") == std::string::npos;
+        const bool shows_end = high <= uint64_t{1} << 20 || (whole && value > high) || is_large;
         return fmt::format("'{}' is not a whole number {}", text, shows_end ? fmt::format("from {} to {}", low, high) : fmt::format("of at least {}", low));
       },
       "");

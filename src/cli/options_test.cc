@@ -382,6 +382,7 @@ TEST(Options, WrongWordsAreNamedWithTheNearestRightOne) {
       {"run-batch -m m -i in -o out --threads", "--threads needs a value"},
       {"run-batch -m m -i in -o out --threads=", "--threads has no value"},
       {"run-batch -m m -i in -o out --num-micro-batches 1.5", "'1.5' is not a whole number of at least 1"},
+      {"map -m m -i t.csv -o o.csv --prompt-template x --seed 18446744073709551616", "is not a whole number from 0 to 18446744073709551615"},
       {"run-batch -m m -i in -o out --log-level loud", "--log-level: 'loud' is not debug, info, warning or error"},
       {"eval -m m --task t --perplexity p", "cannot be combined with"},
   };
