@@ -173,6 +173,13 @@ def refused(tables):
     said = tables.run("long.csv", "long.out.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4")[1]
     check(tables.rows("long.out.csv")[2][1] == "" and "1 of 2 rows have no answer" in said, said)
     tables.run("long.csv", "long.out.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4", "--fail-on-bad-lines", code=3)
+    # One that is too long for a line loses what is too much before it is turned into tokens.
+    tables.write("huge.csv", "a\nshort\n" + "w\u00e4rd " * 500_000 + "\n")
+    for flags in (["--max-tokens", "4"], ["--choices", "yes,no"]):
+        said = tables.run("huge.csv", "huge.out.csv", "--prompt-template", "{{ a }}", *flags, "--overwrite")[1]
+        check(tables.rows("huge.out.csv")[2][1] == "" and "1 of 2 rows have no answer" in said, said)
+        for side in ("left", "right"):
+            check("2 rows, 2 with an answer" in tables.run("huge.csv", f"huge.{side}.csv", "--prompt-template", "{{ a }}", *flags, "--truncate", side, "--overwrite")[1], f"--truncate {side} {flags}")
     for side in ("left", "right"):
         check("2 rows, 2 with an answer" in tables.run("long.csv", f"{side}.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4", "--truncate", side)[1], f"--truncate {side}")
 

@@ -132,6 +132,21 @@ std::string MapJob::conversation_text(const std::vector<Message>& messages) cons
   return chat_->render(conversation, now);
 }
 
+std::string MapJob::within_bounds(std::string text) const {
+  const auto most = static_cast<size_t>(kMaxTextBytes);
+  if (text.size() <= most || options_.truncate == "refuse") return text;
+  const auto within_character = [&](size_t at) { return (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80; };
+  size_t at = options_.truncate == "right" ? most : text.size() - most;
+  if (options_.truncate == "right") {
+    while (within_character(at)) --at;
+    text.resize(at);
+  } else {
+    while (within_character(at)) ++at;
+    text.erase(0, at);
+  }
+  return text;
+}
+
 void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {
   (*body)["prompt"] = text;
   if (options_.truncate != "right") return;
@@ -142,18 +157,23 @@ void MapJob::set_prompt(const std::string& text, OrderedJson* body) const {
   (*body)["prompt"] = tokens;
 }
 
+OrderedJson MapJob::choices_of(const std::string& text, bool chat) const {
+  if (std::ssize(text) > kMaxTextBytes) return {{"prompt", text}};  // the line is refused for it
+  return choices_->fields(text, chat);
+}
+
 OrderedJson MapJob::body_of(const TableReader& table, const TableRow& row) const {
   OrderedJson body;
   std::string asked;  // for the seed
   if (options_.chat) {
     const std::vector<Message> messages = prompts_->messages(table, row);
-    if (choices_) return choices_->fields(conversation_text(messages), true);
+    if (choices_) return choices_of(conversation_text(messages), true);
     body["messages"] = OrderedJson::array();
     for (const Message& message : messages) body["messages"].push_back({{"role", message.role}, {"content", message.content}});
     asked = body.dump();
   } else {
-    asked = prompts_->text(table, row);
-    if (choices_) return choices_->fields(asked, false);
+    asked = within_bounds(prompts_->text(table, row));
+    if (choices_) return choices_of(asked, false);
     set_prompt(asked, &body);
   }
   body.update(fields_);

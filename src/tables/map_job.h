@@ -51,7 +51,10 @@ class MapJob {
 
  private:
   nlohmann::ordered_json body_of(const TableReader& table, const TableRow& row) const;
+  /// Without what of a text is too long for a line, at the side that --truncate cuts: turning text into tokens takes many times its size.
+  std::string within_bounds(std::string text) const;
   void set_prompt(const std::string& text, nlohmann::ordered_json* body) const;
+  nlohmann::ordered_json choices_of(const std::string& text, bool chat) const;
   std::string conversation_text(const std::vector<Message>& messages) const;
   void take_columns(const TableReader& table, const TableRow& row);
   void read_schema();
