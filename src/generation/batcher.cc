@@ -70,63 +70,27 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
   plan->step = step;
   plan->batch = batch_index;
   std::vector<LogitReader::Row> wanted;
-  int64_t rows_left = row_limit_;
-  int64_t logits_left = policy_.max_logit_rows;
-  auto add = [&](size_t index, int64_t num_rows) {
-    Slot& slot = batch.slots[index];
-    const SamplingParams& params = slot.request.params;
-    bool scores = params.scores_prompt();
-    SlotRows rows{plan->num_rows(), 0, slot.past, {}, slot.request.sparse_prompt ? 0 : slot.prompt_size()};
-    for (int64_t at = slot.past; at < slot.past + num_rows && rows_left > 0; ++at) {
-      bool samples = at + 1 == slot.size() && params.max_tokens > 0;
-      bool scored = scores && at + 1 < slot.prompt_size();
-      if ((samples || scored) && logits_left-- == 0) {
-        logits_left = 0;
-        break;
-      }
-      if (samples || scored) {
-        plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
-        wanted.push_back({static_cast<int32_t>(index),
-                          at + 1,
-                          scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1,
-                          params,
-                          params.edits_logits() || params.grammar,
-                          {},
-                          {},
-                          {}});
-        LogitReader::Row& row = wanted.back();
-        if (scored) row.params.top_logprobs = params.top_prompt_logprobs();
-        else row.logprob_ids = params.logprob_token_ids;
-        if (samples && slot.follower) row.mask = masks_->next(slot.follower, params.grammar, {slot.tokens.begin() + slot.prompt_size(), slot.tokens.end()});
-        if (samples && params.edits_logits()) row.edits = slot.edits.next(std::span(slot.tokens).subspan(slot.request.prompt.size()));
-      }
-      plan->tokens.push_back(slot.tokens[static_cast<size_t>(at)]);
-      plan->positions.push_back(static_cast<int32_t>(at));
-      ++rows.num_rows;
-      --rows_left;
-    }
-    if (rows.num_rows == 0) return;
-    rows.pages = pages_of(batch, slot, rows.num_rows);
-    share_filled(slot, rows.num_rows, step, batch_index);
-    plan->slots.push_back(std::move(rows));
-  };
   batch.planned_slots.clear();
-  // Sequences that generate go on first: one row each. Prompts share what is left, oldest slot first.
-  // Who waits for others' pages started after those who write them, and may read them in the same plan.
-  std::vector<size_t> oldest_first;
-  for (size_t i = 0; i < batch.slots.size(); ++i)
-    if (batch.slots[i].active) oldest_first.push_back(i);
-  std::sort(oldest_first.begin(), oldest_first.end(), [&](size_t a, size_t b) { return batch.slots[a].number < batch.slots[b].number; });
-  for (bool generating : {true, false})
-    for (size_t i : oldest_first) {
-      if (rows_left == 0) break;
-      Slot& slot = batch.slots[i];
-      bool generates = slot.size() - slot.past == 1 && slot.past > 0;
-      if (generates != generating || !can_read_prefix(slot, step, batch_index)) continue;
-      size_t before = plan->slots.size();
-      add(i, slot.size() - slot.past);
-      if (plan->slots.size() > before) batch.planned_slots.push_back(static_cast<int32_t>(i));
-    }
+  std::vector<Slot*> oldest_first;
+  list_oldest_first(std::span(batch.slots), &oldest_first);
+  deal_rows(
+      oldest_first, row_limit_, policy_.max_logit_rows, [&](const Slot& slot) { return can_read_prefix(slot, step, batch_index); },
+      [&](Slot& slot, const SlotProgress& progress, int64_t num_rows) {
+        const auto index = static_cast<int32_t>(&slot - batch.slots.data());
+        SlotRows rows{plan->num_rows(), num_rows, slot.past, {}, slot.request.sparse_prompt ? 0 : slot.prompt_size()};
+        for (int64_t at = slot.past; at < slot.past + num_rows; ++at) {
+          if (progress.samples_at(at) || progress.scores_at(at)) {
+            plan->logit_rows.push_back(static_cast<int32_t>(plan->num_rows()));
+            wanted.push_back(logit_row(slot, index, at, progress.scores_at(at)));
+          }
+          plan->tokens.push_back(slot.tokens[static_cast<size_t>(at)]);
+          plan->positions.push_back(static_cast<int32_t>(at));
+        }
+        rows.pages = pages_of(batch, slot, num_rows);
+        share_filled(slot, num_rows, step, batch_index);
+        plan->slots.push_back(std::move(rows));
+        batch.planned_slots.push_back(index);
+      });
   if (plan->num_rows() == 0) return nullptr;
   if (!wanted.empty()) {
     const bool head_here = model_.layers().back().kind == LayerKind::kHead;
@@ -136,6 +100,19 @@ std::shared_ptr<BatchPlan> Batcher::next(int64_t step, int64_t batch_index) {
   }
   batch.plan = plan;
   return plan;
+}
+
+LogitReader::Row Batcher::logit_row(Slot& slot, int32_t index, int64_t at, bool scored) {
+  const SamplingParams& params = slot.request.params;
+  LogitReader::Row row{index, at + 1, scored ? slot.tokens[static_cast<size_t>(at + 1)] : -1, params, params.edits_logits() || params.grammar, {}, {}, {}};
+  if (scored) {
+    row.params.top_logprobs = params.top_prompt_logprobs();
+    return row;
+  }
+  row.logprob_ids = params.logprob_token_ids;
+  if (slot.follower) row.mask = masks_->next(slot.follower, params.grammar, {slot.tokens.begin() + slot.prompt_size(), slot.tokens.end()});
+  if (params.edits_logits()) row.edits = slot.edits.next(std::span(slot.tokens).subspan(slot.request.prompt.size()));
+  return row;
 }
 
 void Batcher::take_results(MicroBatch& batch) {
@@ -225,26 +202,18 @@ void Batcher::drop_cancelled(MicroBatch& batch) {
 }
 
 int64_t Batcher::pages_for(const Request& request) const {
-  // The last generated token never enters the cache.
-  int64_t tokens = static_cast<int64_t>(request.prompt.size()) + std::max<int64_t>(request.params.max_tokens, 1) - 1;
-  return ceil_div(std::max<int64_t>(tokens, 1), cache_.tokens_per_page);
+  return pages_of_sequence(std::ssize(request.prompt), request.params.max_tokens, cache_.tokens_per_page);
 }
 
 void Batcher::refill(MicroBatch& batch) {
-  // Micro-batches share evenly what there is to do, also when it is less than the block.
-  int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0);
-  int64_t fair = ceil_div(total, static_cast<int64_t>(batches_.size()));
-  auto here = std::count_if(batch.slots.begin(), batch.slots.end(), [](const Slot& slot) { return slot.active; });
-  for (Slot& slot : batch.slots) {
-    if (slot.active) continue;
-    if (here >= std::min(fair, slot_limit_)) return;
+  const int64_t total = active_ + source_.remaining() + (waiting_ ? 1 : 0);
+  refill_slots(std::span(batch.slots), total, std::ssize(batches_), slot_limit_, [&](Slot& slot, int64_t) {
     if (!waiting_) waiting_ = source_.next();
-    if (!waiting_) return;
-    int64_t pages = pages_for(*waiting_);
+    if (!waiting_) return false;
+    const int64_t pages = pages_for(*waiting_);
     FLEXGEN_CHECK(pages <= cache_.pages_per_micro_batch, "sequence of {} pages in a pool of {}", pages, cache_.pages_per_micro_batch);
-    if (!start(batch, slot)) return;
-    ++here;
-  }
+    return start(batch, slot);
+  });
 }
 
 int64_t Batcher::prefix_pages_for(const Request& request) const {

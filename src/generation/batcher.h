@@ -20,6 +20,7 @@
 #include "schedule/batch_plan.h"
 #include "schedule/cache_store.h"
 #include "schedule/policy.h"
+#include "schedule/slot_rules.h"
 #include "text/tokenizer.h"
 
 namespace flexgen {
@@ -101,6 +102,7 @@ class Batcher : public StepSource {
 
     int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
     int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+    SlotProgress progress() const { return {prompt_size(), size(), past, request.params.scores_prompt(), request.params.max_tokens > 0}; }
   };
   struct MicroBatch {
     std::vector<Slot> slots;
@@ -112,6 +114,8 @@ class Batcher : public StepSource {
     std::shared_ptr<LogitReader> reader;
   };
 
+  /// What is wanted of the logits of the row at this position.
+  LogitReader::Row logit_row(Slot& slot, int32_t index, int64_t at, bool scored);
   void take_results(MicroBatch& batch);
   void take_token(MicroBatch& batch, Slot& slot, const TokenLogprob& result);
   void finish(MicroBatch& batch, Slot& slot, FinishReason reason);

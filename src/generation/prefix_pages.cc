@@ -52,16 +52,9 @@ void PrefixPages::give_back(const PrefixPath& path) {
   for (auto page = path.pages.rbegin(); page != path.pages.rend(); ++page) release(*page);
 }
 
-void PrefixPages::set_planned(int32_t page, int64_t step, int64_t batch) {
-  Page& of = pages_[static_cast<size_t>(page)];
-  of.planned_step = step;
-  of.planned_batch = batch;
-}
+void PrefixPages::set_planned(int32_t page, int64_t step, int64_t batch) { pages_[static_cast<size_t>(page)].planned = {step, batch}; }
 
-bool PrefixPages::is_readable(int32_t page, int64_t step, int64_t batch) const {
-  const Page& of = pages_[static_cast<size_t>(page)];
-  return of.planned_step >= 0 && (of.planned_step < step || of.planned_batch == batch);
-}
+bool PrefixPages::is_readable(int32_t page, int64_t step, int64_t batch) const { return pages_[static_cast<size_t>(page)].planned.is_readable(step, batch); }
 
 void PrefixPages::use(int32_t page) {
   if (pages_[static_cast<size_t>(page)].users++ == 0) unlink(page);
@@ -75,7 +68,7 @@ void PrefixPages::release(int32_t page) {
   of.newer = -1;
   (newest_ >= 0 ? pages_[static_cast<size_t>(newest_)].newer : oldest_) = page;
   newest_ = page;
-  if (of.planned_step < 0) drop(page);
+  if (!of.planned.is_known()) drop(page);
 }
 
 void PrefixPages::drop(int32_t page) {

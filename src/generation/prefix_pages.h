@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "generation/page_pool.h"
+#include "schedule/slot_rules.h"
 
 namespace flexgen {
 
@@ -30,8 +31,7 @@ class PrefixPages {
 
   /// All rows of the page are planned, the last of them in this step and micro-batch.
   void set_planned(int32_t page, int64_t step, int64_t batch);
-  /// Whether rows that are planned now may read the page: it was planned in an earlier step, so that stores and loads know of each other, or in the same plan, where keys and values of
-  /// all rows are appended before any row attends.
+  /// Whether rows that are planned now may read the page.
   bool is_readable(int32_t page, int64_t step, int64_t batch) const;
 
  private:
@@ -39,8 +39,8 @@ class PrefixPages {
     int32_t before = -1;          ///< the page of the positions before; -1: none
     std::vector<int32_t> tokens;  ///< its own; none: it is free
     int64_t users = 0;
-    int64_t planned_step = -1, planned_batch = -1;  ///< -1: not yet
-    int32_t older = -1, newer = -1;                 ///< while nobody uses it: its neighbours in the order in which pages fell idle
+    PlannedAt planned;
+    int32_t older = -1, newer = -1;  ///< while nobody uses it: its neighbours in the order in which pages fell idle
   };
   static uint64_t hash_of(int32_t before, std::span<const int32_t> tokens);
   int32_t find(int32_t before, std::span<const int32_t> tokens) const;

@@ -9,11 +9,12 @@
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
+#include "schedule/slot_rules.h"
 
 namespace flexgen {
 namespace {
 
-/// As Batcher::Slot, in lengths.
+/// A sequence in a slot, in lengths.
 struct Slot {
   bool active = false, scored = false, finished = false;
   int64_t prompt = 0, answer = 0, generated = 0, past = 0;  ///< answer: what it will have generated in the end
@@ -22,8 +23,7 @@ struct Slot {
   size_t number = 0;                                        ///< of those that its micro-batch began: the oldest go first
   size_t sequence = 0;                                      ///< of the job's
   std::vector<WalkedPages> own;                             ///< a state
-  int64_t size() const { return prompt + generated; }
-  bool generates() const { return size() - past == 1 && past > 0; }
+  SlotProgress progress() const { return {prompt, prompt + generated, past, scored, answer > 0}; }
 };
 
 struct MicroBatch {
@@ -69,16 +69,13 @@ class Walker {
 
   void refill(MicroBatch& batch) {
     const int64_t total = active_ + static_cast<int64_t>(sequences_.size() - next_);
-    const int64_t fair = ceil_div(total, static_cast<int64_t>(batches_.size()));
-    int64_t here = std::count_if(batch.slots.begin(), batch.slots.end(), [](const Slot& slot) { return slot.active; });
-    for (Slot& slot : batch.slots) {
-      if (slot.active) continue;
-      if (here >= fair || next_ == sequences_.size()) return;
+    refill_slots(std::span(batch.slots), total, std::ssize(batches_), std::ssize(batch.slots), [&](Slot& slot, int64_t under_way) {
+      if (next_ == sequences_.size()) return false;
       const SequenceLength& sequence = sequences_[next_];
       const int64_t prefix = cache_.prefix_pages() > 0 ? sequence.prefix / page() : 0, shared = std::min<int64_t>(prefix, sequence.shared / page()) * page();
-      const int64_t pages = ceil_div(std::max<int64_t>(1, sequence.prompt + std::max<int64_t>(sequence.max_tokens, 1) - 1), page()) - prefix;
+      const int64_t pages = pages_of_sequence(sequence.prompt, sequence.max_tokens, page()) - prefix;
       // A share of a pool may be too small for one sequence where the whole is not.
-      if (pages > batch.unreserved && here > 0) return;
+      if (pages > batch.unreserved && under_way > 0) return false;
       slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_,
                   {}};
       for (size_t i = 0; i < batch.pools.size(); ++i) slot.own.emplace_back(cache_.groups[i], page(), prefix, pages, batch.pools[i]);
@@ -88,8 +85,8 @@ class Walker {
       batch.shared.push_back(std::exchange(batch.shared_since, std::numeric_limits<int32_t>::max()));
       ++next_;
       ++active_;
-      ++here;
-    }
+      return true;
+    });
   }
 
   /// A sequence leaves when its micro-batch comes to its next step, as in the batcher: until then it counts in what the micro-batches share evenly.
@@ -108,22 +105,18 @@ class Walker {
     size_t writer = sequence;
     if (shared > 0 && sequence > 0)
       for (writer = sequence - 1; written_[writer].writer != writer && written_[writer].shared >= shared;) writer = written_[writer].writer;
-    written_.push_back({writer, shared, kNever, 0});
+    written_.push_back({writer, shared, {}});
   }
-  /// As Batcher has it: planned in an earlier step, or earlier in the same plan.
   bool can_read_prefix(const Slot& slot, int64_t batch) const {
-    const Written& by = written_[written_[slot.sequence].writer];
-    return written_[slot.sequence].writer == slot.sequence || by.step < step_ || (by.step == step_ && by.batch == batch);
+    const size_t writer = written_[slot.sequence].writer;
+    return writer == slot.sequence || written_[writer].planned.is_readable(step_, batch);
   }
 
   BatchLoad advance(MicroBatch& batch, bool* prompts) {
     const int64_t number = &batch - batches_.data();
     release_finished(batch);
     refill(batch);
-    order_.clear();
-    for (Slot& slot : batch.slots)
-      if (slot.active) order_.push_back(&slot);
-    std::sort(order_.begin(), order_.end(), [](const Slot* a, const Slot* b) { return a->number < b->number; });
+    list_oldest_first(std::span(batch.slots), &order_);
     BatchLoad load;
     load.moves.resize(cache_.groups.size());
     for (size_t i = 0; i < batch.pools.size(); ++i) {
@@ -132,50 +125,22 @@ class Walker {
           distinct_prefix_pages(order_, batch, cache_.groups[i].state) / scale_;  // read once a visit, however many slots a slot stands for
     }
     attention_.clear();
-    int64_t rows_left = max_rows_, logits_left = max_logit_rows_;
     const Slot* before = nullptr;  // in the plan
-    for (bool generating : {true, false})
-      for (Slot* each : order_) {
-        Slot& slot = *each;
-        if (rows_left == 0) break;
-        if (slot.finished || slot.generates() != generating || slot.past >= slot.size() || !can_read_prefix(slot, number)) continue;
-        int64_t rows = std::min(rows_left, slot.size() - slot.past);
-        const bool samples = slot.answer > 0;
-        // Rows that want logits: all but the last of a scored prompt, and the last of what is known where a token is to be chosen.
-        auto wanted = [&](int64_t count) {
-          const int64_t last = slot.past + count;
-          int64_t logits = samples && last == slot.size() ? 1 : 0;
-          if (slot.scored) logits += std::max<int64_t>(0, std::min(last, slot.prompt - 1) - slot.past);
-          return logits;
-        };
-        while (rows > 0 && wanted(rows) > logits_left) rows -= std::max<int64_t>(1, wanted(rows) - logits_left);
-        if (rows <= 0) continue;
-        const int64_t logits = wanted(rows);
-        attention_.push_back({0, rows, slot.past, nullptr, slot.prompt, shared_positions(batch, before, slot)});
-        before = &slot;
-        rows_left -= rows;
-        logits_left -= logits;
-        load.rows += static_cast<double>(rows);
-        load.logit_rows += static_cast<double>(logits);
-        if (!generating) *prompts = true;
-        // What it adds to a prefix.
-        const auto added =
-            static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
-        for (size_t i = 0; i < batch.pools.size(); ++i) {
-          double old_pages = 0, dirty_pages = added;
-          slot.own[i].advance(slot.past, rows, batch.pools[i], load.moves[i], &old_pages, &dirty_pages);
-          load.moves[i].dirty_disk += added * states_[i].prefix_disk_share;
-          load.moves[i].dirty_host += added * states_[i].prefix_host_share;
-          load.old_bytes += old_pages * states_[i].bytes_a_page;
-          load.dirty_bytes += dirty_pages * states_[i].bytes_a_page;
-        }
-        slot.past += rows;
-        if (Written& own = written_[slot.sequence]; own.step == kNever && slot.past >= slot.prefix_pages * page())
-          own = {own.writer, own.shared, step_, number};
-        if (slot.past < slot.size()) continue;
-        if (slot.generated < slot.answer) ++slot.generated;
-        slot.finished = slot.generated >= slot.answer;
-      }
+    deal_rows(
+        order_, max_rows_, max_logit_rows_, [&](const Slot& slot) { return can_read_prefix(slot, number); },
+        [&](Slot& slot, const SlotProgress& progress, int64_t rows) {
+          attention_.push_back({0, rows, slot.past, nullptr, slot.prompt, shared_positions(batch, before, slot)});
+          before = &slot;
+          load.rows += static_cast<double>(rows);
+          load.logit_rows += static_cast<double>(progress.logits_of(rows));
+          if (!progress.generates()) *prompts = true;
+          move_pages(batch, slot, rows, &load);
+          slot.past += rows;
+          if (Written& own = written_[slot.sequence]; !own.planned.is_known() && slot.past >= slot.prefix_pages * page()) own.planned = {step_, number};
+          if (slot.past < progress.size) return;
+          if (slot.generated < slot.answer) ++slot.generated;
+          slot.finished = slot.generated >= slot.answer;
+        });
     if (load.rows == 0) return load;
     for (size_t i = 0; i < states_.size(); ++i) {
       const double prefixes = states_[i].prefixes_read;
@@ -191,6 +156,19 @@ class Walker {
     for (PageMoves& moves : load.moves)
       for (auto pages : kPageMoves) moves.*pages *= scale_;
     return load;
+  }
+
+  /// Counts the pages that the slot's next rows read and write, of its own and of what they add to its prefix.
+  void move_pages(MicroBatch& batch, Slot& slot, int64_t rows, BatchLoad* load) {
+    const auto added = static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
+    for (size_t i = 0; i < batch.pools.size(); ++i) {
+      double old_pages = 0, dirty_pages = added;
+      slot.own[i].advance(slot.past, rows, batch.pools[i], load->moves[i], &old_pages, &dirty_pages);
+      load->moves[i].dirty_disk += added * states_[i].prefix_disk_share;
+      load->moves[i].dirty_host += added * states_[i].prefix_host_share;
+      load->old_bytes += old_pages * states_[i].bytes_a_page;
+      load->dirty_bytes += dirty_pages * states_[i].bytes_a_page;
+    }
   }
 
   /// What two sequences that the micro-batch began have in common in the cache, the older one first; in tokens.
@@ -239,11 +217,11 @@ class Walker {
   std::vector<OfState> states_;
   double scale_, rows_done_ = 0;
   std::vector<Slot*> order_;
-  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
-  /// Of a sequence that began: when the rows of its prefix were planned.
+  /// Of a sequence that began.
   struct Written {
     size_t writer = 0;  ///< of what it shares; itself if that is nothing
-    int64_t shared = 0, step = kNever, batch = 0;
+    int64_t shared = 0;
+    PlannedAt planned;  ///< the rows of its prefix
   };
   std::vector<Written> written_;
   int64_t step_ = 0;
