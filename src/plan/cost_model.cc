@@ -12,6 +12,7 @@
 #include "schedule/first_loads.h"
 #include "schedule/hidden_store.h"
 #include "schedule/lookup_layout.h"
+#include "schedule/pass_walk.h"
 #include "schedule/stream_order.h"
 #include "schedule/weight_store.h"
 
@@ -63,101 +64,10 @@ class Timeline {
   double write_bytes() const { return write_bytes_; }
   const LaneTimes& busy() const { return busy_; }
 
-  void step(const StepLoad& load) {
-    const size_t num_batches = load.batches.size();
-    int64_t active = 0;
-    rows_ = 0;
-    const std::vector<double> rows_before = std::exchange(batch_rows_, {});
-    for (const BatchLoad& batch : load.batches) {
-      active += batch.rows > 0 ? 1 : 0;
-      rows_ += batch.rows;
-      batch_rows_.push_back(batch.rows);
-    }
-    if (batch_rows_ != rows_before) hits_.clear();
-    if (active == 0) return;
-    const bool chooses = policy_.chooses_experts(rows_);
-    cache_visits_.clear();
-    for (int64_t cache = 0; cache < cache_.num_caches() && !cache_.all_resident(); ++cache)
-      for (size_t b = 0; b < num_batches; ++b)
-        if (stages_cache(load.batches[b], cache)) cache_visits_.push_back({cache, b});
-    cache_issued_ = cache_acquired_ = 0;
-    cache_ready_.clear();
-    block_times_.clear();
-    for (const BatchLoad& batch : load.batches)
-      block_times_.push_back(batch.rows > 0 ? block_times(model_, hardware_, precision_, policy_, batch.block) : BlockTimes{});
-    const int64_t cache_base = cache_keys_;
-    const bool alone = num_batches == 1;
-    for (size_t layer = 0; layer < weights_.layers.size(); ++layer) {
-      const LayerSpec& spec = model_.layers()[layer];
-      const bool is_chosen = spec.kind == LayerKind::kExperts && chooses;
-      if (is_chosen && model_.layers()[layer - 1].kind != LayerKind::kExperts) choose(layer);
-      if (is_chosen && !units_[layer - first_unit_].wanted) continue;
-      for (size_t b = 0; b < num_batches; ++b) {
-        const BatchLoad& batch = load.batches[b];
-        if (layer == 0) host_s_ = std::max(host_s_, results_s_[b]);
-        if (layer == 0 && b + 1 == num_batches) order_.begin_pass(step_, chooses);
-        const bool visited =
-            batch.rows > 0 && (spec.kind != LayerKind::kHead || batch.logit_rows > 0) && (!is_chosen || units_[layer - first_unit_].wanted_by[b]);
-        const bool beside = beside_ && visited && spec.cache >= 0;
-        if (!beside || (pending_ && (pending_->batch == b || buffers_ < 2))) finish_pending(num_batches);
-        if (visited) {
-          load_resident(first_loads_.before_visit(static_cast<int64_t>(layer)));
-          double start_s = std::max(compute_free_s_, resident_ready_s_[layer]);
-          if (weights_.layers[layer].ring_index >= 0) start_s = std::max(start_s, acquire_weights(layer));
-          double time_s = block_times_[b].compute_s, cache_ready_s = 0;
-          bool uses_cache = false;
-          if (spec.cache >= 0) {
-            uses_cache = !cache_.all_resident() && stages_cache(batch, spec.cache);
-            if (uses_cache) {
-              while (cache_issued_ <= cache_acquired_) issue_cache(load, cache_base);
-              cache_ready_s = cache_ready_[static_cast<size_t>(cache_acquired_)];
-              if (!beside) start_s = std::max(start_s, cache_ready_s);
-            }
-          } else {
-            time_s = outer_visit_time_s(hardware_, precision_, policy_, spec, spec.kind == LayerKind::kHead ? batch.logit_rows : batch.rows,
-                                        is_chosen ? hits_of(layer).of_batch[b] : 1);
-            if (layer == 0) start_s = std::max(start_s, look_up(batch.rows));
-          }
-          const double hidden_rows = hidden_.disk_rows + hidden_.host_rows > 0 && batch.rows > static_cast<double>(hidden_.resident_rows) && !alone
-                                         ? batch.rows - static_cast<double>(hidden_.resident_rows)
-                                         : 0;
-          if (hidden_rows > 0 && layer > 0) start_s = std::max(start_s, load_hidden(hidden_rows, buffers_ > 1 ? stored_s_[b] : last_stored_s_));
-          if (buffers_ > 1 && !on_gpu_) time_s += hardware_.disk.compute_slowdown * std::exchange(unpaid_disk_s_, 0);
-          double end_s = std::max(start_s, host_s_) + time_s;
-          compute_free_s_ = end_s;
-          busy_[LaneKind::kCompute] += time_s;
-          if (beside) {
-            const ModelConfig& config = model_.config();
-            const double width = 4.0 * static_cast<double>(config.head_size) * batch.rows;
-            const double down_s = copy(LaneKind::kD2h, width * static_cast<double>(config.num_heads + 2 * config.num_kv_heads), end_s);
-            cpu_free_s_ = std::max({cpu_free_s_, down_s, cache_ready_s}) + block_times_[b].attention_s;
-            busy_[LaneKind::kCpu] += block_times_[b].attention_s;
-            end_s = cpu_free_s_;  // for the cache
-            const double uploaded_s = copy_small(width * static_cast<double>(config.num_heads), cpu_free_s_);
-            finish_pending(num_batches);  // only now: this visit's first stage goes before the last one's last
-            pending_ = Pending{layer, b, uploaded_s, block_times_[b].after_s, hidden_rows};
-          } else {
-            results_s_[b] = on_gpu_ && spec.kind == LayerKind::kHead ? read_logits(spec, batch.logit_rows, end_s) : end_s;
-            if (hidden_rows > 0 && layer + 1 < weights_.layers.size()) stored_s_[b] = last_stored_s_ = store_hidden(hidden_rows, end_s);
-          }
-          if (uses_cache) {
-            store_cache(batch, spec.cache, end_s, ring(cache_base + cache_acquired_));
-            ++cache_acquired_;
-          }
-        }
-        if (!pending_) release_weights(layer, b, num_batches);
-        // Loads ahead: the cache of the next visits, then a piece of a later layer.
-        if (layer > 0 || b + 1 == num_batches)
-          while (cache_issued_ < std::min<int64_t>(cache_acquired_ + buffers_ - 1, std::ssize(cache_visits_))) issue_cache(load, cache_base);
-        prefetch_weights(static_cast<int64_t>(b), static_cast<int64_t>(num_batches), layer);
-      }
-    }
-    finish_pending(num_batches);
-    cache_keys_ += cache_acquired_;
-    ++step_;
-  }
+  void step(const StepLoad& load);
 
  private:
+  struct Pass;
   size_t ring(int64_t key) const { return static_cast<size_t>(key % buffers_); }
   const PageMoves& moves_of(const BatchLoad& batch, int64_t cache) const {
     return batch.moves[static_cast<size_t>(cache_.group_of[static_cast<size_t>(cache)])];
@@ -166,22 +76,28 @@ class Timeline {
 
   /// The stage of a visit that follows attention beside the GPU.
   struct Pending {
-    size_t layer, batch;
+    Visit visit;
     double uploaded_s, time_s, hidden_rows;
   };
-  void finish_pending(size_t num_batches) {
+  void finish_pending() {
     if (!pending_) return;
-    const Pending visit = *std::exchange(pending_, std::nullopt);
-    compute_free_s_ = std::max({compute_free_s_, visit.uploaded_s, host_s_}) + visit.time_s;
-    busy_[LaneKind::kCompute] += visit.time_s;
-    results_s_[visit.batch] = compute_free_s_;
-    if (visit.hidden_rows > 0) stored_s_[visit.batch] = last_stored_s_ = store_hidden(visit.hidden_rows, compute_free_s_);
-    release_weights(visit.layer, visit.batch, num_batches);
+    const Pending stage = *std::exchange(pending_, std::nullopt);
+    compute_free_s_ = std::max({compute_free_s_, stage.uploaded_s, host_s_}) + stage.time_s;
+    busy_[LaneKind::kCompute] += stage.time_s;
+    results_s_[static_cast<size_t>(stage.visit.batch)] = compute_free_s_;
+    computed(stage.visit, stage.hidden_rows, compute_free_s_);
+    release_weights(stage.visit);
+  }
+  /// The visit's rows rest until the next layer's, if there is one.
+  void computed(const Visit& visit, double hidden_rows, double end_s) {
+    if (hidden_rows > 0 && visit.layer + 1 < std::ssize(weights_.layers))
+      stored_s_[static_cast<size_t>(visit.batch)] = last_stored_s_ = store_hidden(hidden_rows, end_s);
   }
   /// One lane computes in order, so the last visit's end covers the earlier ones.
-  void release_weights(size_t layer, size_t batch, size_t num_batches) {
-    const int64_t number = order_.number_of(step_, static_cast<int64_t>(layer));
-    if (number >= 0 && batch + 1 == num_batches) weight_free_s_[ring(number)] = compute_free_s_;
+  void release_weights(const Visit& visit) {
+    if (!visit.last_of_layer()) return;
+    const int64_t number = order_.number_of(visit.pass, visit.layer);
+    if (number >= 0) weight_free_s_[ring(number)] = compute_free_s_;
   }
 
   /// Of a unit, in this step: the chance that it is chosen, by any row and by those of each micro-batch, and the share of its bytes that a chosen one reads from disk, and copies from the RAM beside a GPU.
@@ -458,6 +374,148 @@ class Timeline {
   LaneTimes busy_;
   double read_bytes_ = 0, write_bytes_ = 0;
 };
+
+/// What walk_pass() drives: times.
+struct Timeline::Pass {
+  Timeline& of;
+  const StepLoad& load;
+  // Of the visit under way.
+  double start_s = 0, end_s = 0, cache_ready_s = 0, hidden_rows = 0;
+  bool uses_cache = false;
+  std::optional<Pending> held_back = std::nullopt;
+
+  static size_t at(int64_t index) { return static_cast<size_t>(index); }
+  const BatchLoad& batch_of(const Visit& visit) const { return load.batches[at(visit.batch)]; }
+  const LayerSpec& layer_of(const Visit& visit) const { return of.model_.layers()[at(visit.layer)]; }
+  bool is_unit_chosen_from(const Visit& visit) const { return layer_of(visit).kind == LayerKind::kExperts && chooses(); }
+
+  bool plan(const Visit& visit) {
+    of.host_s_ = std::max(of.host_s_, of.results_s_[at(visit.batch)]);
+    return is_planned(visit);
+  }
+  bool is_planned(const Visit& visit) const { return batch_of(visit).rows > 0; }
+  void begin_pass(const Visit& visit) { of.order_.begin_pass(visit.pass, of.policy_.chooses_experts(of.rows_)); }
+  bool chooses() const { return of.order_.chooses(); }
+  bool knows_choices(const Visit& visit) const { return at(visit.layer) >= of.first_unit_ && at(visit.layer) < of.first_unit_ + of.units_.size(); }
+  void learn_choices(const Visit& visit) { of.choose(at(visit.layer)); }
+  bool is_chosen(const Visit& visit) const { return of.units_[at(visit.layer) - of.first_unit_].wanted; }
+  bool takes_place(const Visit& visit) const {
+    return is_planned(visit) && (layer_of(visit).kind != LayerKind::kHead || batch_of(visit).logit_rows > 0) &&
+           (!is_unit_chosen_from(visit) || of.units_[at(visit.layer) - of.first_unit_].wanted_by[at(visit.batch)]);
+  }
+
+  bool is_held_back() const { return of.pending_.has_value(); }
+  bool must_flush(const Visit& visit) const { return of.pending_->visit.batch == visit.batch || of.buffers_ < 2; }
+  void flush() { of.finish_pending(); }
+
+  /// In the order of schedule/stores.h.
+  void acquire(const Visit& visit) {
+    start_s = of.compute_free_s_;
+    acquire_weights(visit);
+    if (layer_of(visit).kind == LayerKind::kEmbed) start_s = std::max(start_s, of.look_up(batch_of(visit).rows));
+    if (layer_of(visit).cache >= 0) acquire_cache(visit);
+    acquire_hidden(visit);
+  }
+  void acquire_weights(const Visit& visit) {
+    of.load_resident(of.first_loads_.before_visit(visit.layer));
+    start_s = std::max(start_s, of.resident_ready_s_[at(visit.layer)]);
+    if (of.weights_.layers[at(visit.layer)].ring_index >= 0) start_s = std::max(start_s, of.acquire_weights(at(visit.layer)));
+  }
+  void acquire_cache(const Visit& visit) {
+    uses_cache = !of.cache_.all_resident() && of.stages_cache(batch_of(visit), layer_of(visit).cache);
+    cache_ready_s = 0;
+    if (!uses_cache) return;
+    while (of.cache_issued_ <= of.cache_acquired_) of.issue_cache(load, of.cache_keys_);
+    cache_ready_s = of.cache_ready_[at(of.cache_acquired_)];
+  }
+  /// Loads queue up when the visit is due, and not as far ahead as HiddenStore::prefetch() has them.
+  void acquire_hidden(const Visit& visit) {
+    const HiddenLayout& hidden = of.hidden_;
+    const auto resident = static_cast<double>(hidden.resident_rows);
+    const double rows = batch_of(visit).rows;
+    hidden_rows = hidden.disk_rows + hidden.host_rows > 0 && rows > resident && visit.group_size() > 1 ? rows - resident : 0;
+    if (hidden_rows > 0 && visit.layer > 0)
+      start_s = std::max(start_s, of.load_hidden(hidden_rows, of.buffers_ > 1 ? of.stored_s_[at(visit.batch)] : of.last_stored_s_));
+  }
+
+  /// In the lane that computes.
+  void occupy(double time_s) {
+    if (of.buffers_ > 1 && !of.on_gpu_) time_s += of.hardware_.disk.compute_slowdown * std::exchange(of.unpaid_disk_s_, 0);
+    of.compute_free_s_ = end_s = std::max(start_s, of.host_s_) + time_s;
+    of.busy_[LaneKind::kCompute] += time_s;
+  }
+  void compute(const Visit& visit) {
+    const LayerSpec& layer = layer_of(visit);
+    const BatchLoad& batch = batch_of(visit);
+    if (layer.cache >= 0) {
+      start_s = std::max(start_s, cache_ready_s);
+      occupy(of.block_times_[at(visit.batch)].compute_s);
+    } else {
+      occupy(outer_visit_time_s(of.hardware_, of.precision_, of.policy_, layer, layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows,
+                                is_unit_chosen_from(visit) ? of.hits_of(at(visit.layer)).of_batch[at(visit.batch)] : 1));
+    }
+    of.results_s_[at(visit.batch)] = of.on_gpu_ && layer.kind == LayerKind::kHead ? of.read_logits(layer, batch.logit_rows, end_s) : end_s;
+    of.computed(visit, hidden_rows, end_s);
+  }
+  void finish(const Visit&) {}
+  void attend_beside(const Visit& visit) {
+    const ModelConfig& config = of.model_.config();
+    const BlockTimes& times = of.block_times_[at(visit.batch)];
+    occupy(times.compute_s);
+    const double width = 4.0 * static_cast<double>(config.head_size) * batch_of(visit).rows;
+    const double down_s = of.copy(LaneKind::kD2h, width * static_cast<double>(config.num_heads + 2 * config.num_kv_heads), end_s);
+    of.cpu_free_s_ = end_s = std::max({of.cpu_free_s_, down_s, cache_ready_s}) + times.attention_s;
+    of.busy_[LaneKind::kCpu] += times.attention_s;
+    held_back = Pending{visit, of.copy_small(width * static_cast<double>(config.num_heads), end_s), times.after_s, hidden_rows};
+  }
+  void hold_back(const Visit&) { of.pending_ = std::exchange(held_back, std::nullopt); }
+  void commit_cache(const Visit& visit) {
+    if (!uses_cache) return;
+    of.store_cache(batch_of(visit), layer_of(visit).cache, end_s, of.ring(of.cache_keys_ + of.cache_acquired_));
+    ++of.cache_acquired_;
+  }
+  void commit_weights(const Visit& visit) { of.release_weights(visit); }
+
+  void prefetch(const Visit& visit) {
+    prefetch_cache(visit);
+    of.prefetch_weights(visit.batch, visit.group_size(), at(visit.layer));
+  }
+  void prefetch_cache(const Visit& visit) {
+    if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
+    while (of.cache_issued_ < std::min<int64_t>(of.cache_acquired_ + of.buffers_ - 1, std::ssize(of.cache_visits_))) of.issue_cache(load, of.cache_keys_);
+  }
+};
+
+void Timeline::step(const StepLoad& load) {
+  const size_t num_batches = load.batches.size();
+  int64_t active = 0;
+  rows_ = 0;
+  const std::vector<double> rows_before = std::exchange(batch_rows_, {});
+  for (const BatchLoad& batch : load.batches) {
+    active += batch.rows > 0 ? 1 : 0;
+    rows_ += batch.rows;
+    batch_rows_.push_back(batch.rows);
+  }
+  if (batch_rows_ != rows_before) hits_.clear();
+  if (active == 0) return;
+  cache_visits_.clear();
+  for (int64_t cache = 0; cache < cache_.num_caches() && !cache_.all_resident(); ++cache)
+    for (size_t b = 0; b < num_batches; ++b)
+      if (stages_cache(load.batches[b], cache)) cache_visits_.push_back({cache, b});
+  cache_issued_ = cache_acquired_ = 0;
+  cache_ready_.clear();
+  block_times_.clear();
+  for (const BatchLoad& batch : load.batches)
+    block_times_.push_back(batch.rows > 0 ? block_times(model_, hardware_, precision_, policy_, batch.block) : BlockTimes{});
+  units_.clear();
+  Visit first;
+  first.step = first.pass = step_;
+  first.group_end = static_cast<int64_t>(num_batches);
+  Pass pass{*this, load};
+  walk_pass(first, model_.layers(), beside_, pass);
+  cache_keys_ += cache_acquired_;
+  ++step_;
+}
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 
 #include "model/scratch.h"
 #include "schedule/expert_hits.h"
+#include "schedule/pass_walk.h"
 
 namespace flexgen {
 
@@ -32,49 +33,62 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
   if (error) std::rethrow_exception(error);
 }
 
+/// What walk_pass() drives: leases and lanes.
+struct Executor::Pass {
+  Executor& of;
+  StepSource& source;
+  std::shared_ptr<VisitLease> lease = nullptr;       ///< of the visit under way
+  std::optional<Pending> held_back = std::nullopt;  ///< of the visit under way
+
+  std::shared_ptr<BatchPlan>& plan_of(const Visit& visit) { return of.plans_[static_cast<size_t>(visit.batch)]; }
+
+  bool plan(const Visit& visit) { return (plan_of(visit) = source.next(visit.step, visit.batch)) != nullptr; }
+  bool is_planned(const Visit& visit) { return plan_of(visit) != nullptr; }
+  void begin_pass(const Visit& visit) { of.begin_pass(visit); }
+  bool chooses() { return of.choices_.chooses(); }
+  bool knows_choices(const Visit& visit) { return of.choices_.knows(visit.layer); }
+  void learn_choices(const Visit& visit) { of.learn_choices(visit); }
+  bool is_chosen(const Visit& visit) { return of.choices_.is_wanted(visit.layer); }
+  bool takes_place(const Visit& visit) { return of.takes_place(visit) == TakesPlace::kYes; }
+
+  bool is_held_back() { return of.pending_.has_value(); }
+  bool must_flush(const Visit& visit) { return of.pending_->lease->visit.batch == visit.batch || of.stores_.exchange->attention_count() < 2; }
+  void flush() { of.flush(source); }
+
+  void acquire(const Visit& visit) {
+    lease = std::make_shared<VisitLease>(visit, plan_of(visit));
+    lease->alone = visit.group_size() == 1;  // only once every micro-batch is planned is it known whether one is alone
+    lease->needed_later = of.is_needed_later(visit);
+    for (Store* store : of.stores_.in_order) store->acquire(*lease);
+  }
+  void compute(const Visit& visit) {
+    const bool is_head = of.model_.layers()[static_cast<size_t>(visit.layer)].kind == LayerKind::kHead;
+    if (is_head && of.policy_.on_gpu()) of.forward_head(lease);
+    else of.forward_whole(lease);
+  }
+  void finish(const Visit&) {
+    if (!lease->needed_later) source.submitted(lease->plan);
+  }
+  void attend_beside(const Visit&) { held_back = of.forward_beside(lease); }
+  void hold_back(const Visit&) { of.pending_ = std::exchange(held_back, std::nullopt); }
+  void commit_cache(const Visit&) { of.commit(*lease, held_back ? held_back->attended : of.last_done_, true); }
+  void commit_weights(const Visit& visit) { of.stores_.weights.leave(visit, of.last_done_); }
+  void prefetch(const Visit& visit) {
+    for (Store* store : of.stores_.loading) store->prefetch(visit, of.ahead_);
+  }
+};
+
 void Executor::run_step(StepSource& source, int64_t step) {
   const int64_t num_layers = schedule_.num_layers(), begin = step * num_layers * schedule_.num_batches();
   const int64_t before = pass_;
-  for (int64_t group = 0; group < schedule_.num_groups(); ++group)
-    run_pass(source, begin + schedule_.group_first(group) * num_layers, begin + schedule_.group_end(group) * num_layers);
-  if (pass_ > before) ++work_done_.steps;
-}
-
-void Executor::run_pass(StepSource& source, int64_t first_visit, int64_t end_visit) {
-  int64_t active = 0;
-  choices_.forget();
-  for (int64_t n = first_visit; n < end_visit; ++n) {
-    Visit visit = schedule_[n];
-    visit.pass = pass_;
-    auto& plan = plans_[static_cast<size_t>(visit.batch)];
-    if (visit.layer == 0) {
-      plan = source.next(visit.step, visit.batch);
-      if (plan) ++active;
-    }
-    if (visit.layer == 0 && active == 0) {
-      if (visit.last_of_layer()) return;  // nobody has work: finished() is asked next
-      continue;                           // nothing may be touched for a pass that may not take place
-    }
-    const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
-    if (!plan || layer.cache < 0) flush(source);
-    if (visit.layer == 0 && visit.last_of_layer()) begin_pass(visit);
-    if (layer.kind == LayerKind::kExperts && choices_.chooses()) {
-      if (!choices_.knows(visit.layer)) learn_choices(visit);
-      if (!choices_.is_wanted(visit.layer)) continue;  // nobody chose one of its experts
-    }
-    if (takes_place(visit) == TakesPlace::kYes) {
-      auto lease = std::make_shared<VisitLease>(visit, plan);
-      lease->needed_later = is_needed_later(visit);
-      // Only once every micro-batch is planned is it known whether one is alone.
-      lease->alone = visit.group_size() == 1;
-      forward(source, lease);
-      if (!lease->needed_later && !pending_) source.submitted(plan);
-    }
-    if (!pending_) stores_.weights.leave(visit, last_done_);
-    for (Store* store : stores_.loading) store->prefetch(visit, ahead_);
+  for (int64_t group = 0; group < schedule_.num_groups(); ++group) {
+    Visit first = schedule_[begin + schedule_.group_first(group) * num_layers];
+    first.pass = pass_;
+    choices_.forget();
+    Pass pass{*this, source};
+    if (walk_pass(first, model_.layers(), policy_.attention_beside(), pass)) ++pass_;
   }
-  flush(source);
-  ++pass_;
+  if (pass_ > before) ++work_done_.steps;
 }
 
 void Executor::begin_pass(const Visit& visit) {
@@ -112,30 +126,18 @@ bool Executor::is_needed_later(Visit visit) const {
   return false;
 }
 
-void Executor::forward(StepSource& source, const std::shared_ptr<VisitLease>& lease) {
-  const Visit& visit = lease->visit;
-  const LayerSpec& layer = model_.layers()[static_cast<size_t>(visit.layer)];
-  // A visit that needs what the pending stage gives or holds.
-  if (pending_ && (pending_->lease->visit.batch == visit.batch || stores_.exchange->attention_count() < 2)) flush(source);
-  for (Store* store : stores_.in_order) store->acquire(*lease);
-
+Work Executor::work_of(VisitLease& lease) {
+  const LayerKind kind = model_.layers()[static_cast<size_t>(lease.visit.layer)].kind;
   Work work;
-  work.name = layer.kind == LayerKind::kBlock ? "block" : layer.kind == LayerKind::kExperts ? "experts" : layer.kind == LayerKind::kHead ? "head" : "embed";
-  work.step = visit.step;
-  work.layer = visit.layer;
-  work.batch = visit.batch;
-  work.after = std::move(lease->after);
-  append(&work.after, lease->rows_after);
-  work.amount = amount_of(*lease);
-
-  if (layer.cache >= 0 && policy_.attention_beside()) {
-    forward_beside(source, lease, std::move(work));
-    return;
-  }
-  append(&work.after, lease->attention_after);
-  if (layer.kind == LayerKind::kHead && policy_.on_gpu()) forward_head(lease, std::move(work));
-  else forward_whole(lease, std::move(work));
-  commit(*lease, last_done_, true);
+  work.name = kind == LayerKind::kBlock ? "block" : kind == LayerKind::kExperts ? "experts" : kind == LayerKind::kHead ? "head" : "embed";
+  work.step = lease.visit.step;
+  work.layer = lease.visit.layer;
+  work.batch = lease.visit.batch;
+  work.after = std::move(lease.after);
+  append(&work.after, lease.rows_after);
+  if (!policy_.attention_beside()) append(&work.after, lease.attention_after);
+  work.amount = amount_of(lease);
+  return work;
 }
 
 void Executor::commit(VisitLease& lease, const Event& done, bool attention) {
@@ -200,7 +202,8 @@ void Executor::count_choices(const VisitLease& lease) {
   for (size_t expert = 0; expert < rows_of_expert.size(); ++expert) all[expert] += rows_of_expert[expert];
 }
 
-void Executor::forward_whole(const std::shared_ptr<VisitLease>& lease, Work work) {
+void Executor::forward_whole(const std::shared_ptr<VisitLease>& lease) {
+  Work work = work_of(*lease);
   work.run = [this, lease] {
     copy_in(*lease);
     model_.forward(lease->visit.layer, lease->weights, lease->input(), lease->geometry, lease->rows, scratch_.data(), kernels_, lease->plan->sink.get());
@@ -210,7 +213,8 @@ void Executor::forward_whole(const std::shared_ptr<VisitLease>& lease, Work work
   computed(*lease, lanes_.compute->submit(std::move(work)));
 }
 
-void Executor::forward_head(const std::shared_ptr<VisitLease>& lease, Work work) {
+void Executor::forward_head(const std::shared_ptr<VisitLease>& lease) {
+  Work work = work_of(*lease);
   const LayerSpec& layer = model_.layers()[static_cast<size_t>(lease->visit.layer)];
   const auto num_rows = static_cast<int64_t>(lease->plan->logit_rows.size());
   const ComputeAmount whole = work.amount;
@@ -258,7 +262,8 @@ void Executor::forward_head(const std::shared_ptr<VisitLease>& lease, Work work)
   lease->plan->done = read;  // the cpu lane is in order, and it waited for everything before it
 }
 
-void Executor::forward_beside(StepSource& source, const std::shared_ptr<VisitLease>& lease, Work work) {
+Executor::Pending Executor::forward_beside(const std::shared_ptr<VisitLease>& lease) {
+  Work work = work_of(*lease);
   const int64_t num_rows = lease->plan->num_rows();
   const ModelConfig& config = model_.config();
   const Exchange::Pair pair = stores_.exchange->start_attention();
@@ -295,7 +300,6 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<VisitLea
   attend.amount.flops = 0;
   attend.run = [this, lease, on_host, result] { model_.attend(lease->visit.layer, lease->input(), lease->geometry, on_host, result, *cpu_kernels_); };
   const Event attended = lanes_.cpu->submit(std::move(attend));
-  commit(*lease, attended, true);
   // Over q, which is not needed there any more.
   up.after = {attended};
   up.copies = {{result, pair.device, result_bytes}};
@@ -310,8 +314,7 @@ void Executor::forward_beside(StepSource& source, const std::shared_ptr<VisitLea
     count_choices(*lease);
     copy_out(*lease);
   };
-  flush(source);  // only now: this visit's first stage goes before the last one's last
-  pending_ = Pending{lease, pair, std::move(after), uploaded};
+  return Pending{lease, pair, std::move(after), attended, uploaded};
 }
 
 void Executor::flush(StepSource& source) {

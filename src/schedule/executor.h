@@ -1,5 +1,5 @@
 #pragma once
-// Executor: the one loop. Walks the schedule, leases what each visit needs, enqueues its compute, and lets every
+// Executor: carries out the one loop, whose order is walk_pass()'s: leases what each visit needs, enqueues its compute, and lets every
 // kind of tensor run ahead. Runs in the caller's thread (the host thread).
 //
 // On a CPU, and mostly on a GPU, a visit is one piece of work for the compute lane. On a GPU the head's visits send their logits (or the largest of each
@@ -46,7 +46,7 @@ class Executor {
  private:
   /// One step of the block: all layers, all micro-batches, group by group.
   void run_step(StepSource& source, int64_t step);
-  void run_pass(StepSource& source, int64_t first_visit, int64_t end_visit);
+  struct Pass;
   /// Every micro-batch of the pass is planned: decides whether it loads all experts, or those that are chosen.
   void begin_pass(const Visit& visit);
   /// Before the first visit of a block's experts, in a pass that loads those that are chosen: waits until all of the block's rows have chosen. That is the one thing that the host thread waits for
@@ -55,13 +55,22 @@ class Executor {
   TakesPlace takes_place(const Visit& visit) const;
   /// Whether the micro-batch has visits of later layers of this process.
   bool is_needed_later(Visit visit) const;
-  /// Enqueues the visit. Sets last_done_ and the plan's `done`, unless the last stage is pending_.
-  void forward(StepSource& source, const std::shared_ptr<VisitLease>& lease);
+  struct Pending {
+    std::shared_ptr<VisitLease> lease;
+    Exchange::Pair pair;
+    Work work;       ///< the stage after attention
+    Event attended;  ///< the pages are as they will be
+    Event uploaded;  ///< the result of attention is on the device
+  };
+  /// The visit's work, but for what it runs: after all that its lease waits for. Where attention runs beside a GPU, what that waits for is left to it.
+  Work work_of(VisitLease& lease);
+  // Enqueue the visit; set last_done_ and the plan's `done`.
+  void forward_whole(const std::shared_ptr<VisitLease>& lease);
+  void forward_head(const std::shared_ptr<VisitLease>& lease);
+  /// Enqueues the visit but for the stage after attention.
+  Pending forward_beside(const std::shared_ptr<VisitLease>& lease);
   /// The stores whose part is for attention alone commit, or the others.
   void commit(VisitLease& lease, const Event& done, bool attention);
-  void forward_whole(const std::shared_ptr<VisitLease>& lease, Work work);
-  void forward_head(const std::shared_ptr<VisitLease>& lease, Work work);
-  void forward_beside(StepSource& source, const std::shared_ptr<VisitLease>& lease, Work work);
   /// Enqueues the stage that is left of the newest visit, if one is.
   void flush(StepSource& source);
   /// The visit's part in the compute lane is enqueued up to `done`.
@@ -87,12 +96,6 @@ class Executor {
   std::vector<std::shared_ptr<BatchPlan>> plans_;  ///< a batch: what it does in this step, or null
   Ahead ahead_;
   Event last_done_;  ///< of the newest visit; the compute lane is in order, so it covers all before
-  struct Pending {
-    std::shared_ptr<VisitLease> lease;
-    Exchange::Pair pair;
-    Work work;       ///< the stage after attention
-    Event uploaded;  ///< the result of attention is on the device
-  };
   std::optional<Pending> pending_;
   WorkDone work_done_;
 };
