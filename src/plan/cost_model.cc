@@ -252,34 +252,24 @@ class Timeline {
     return std::max(ready_s, lookup_free_s_);
   }
 
-  /// An object of the ring, as WeightStore has it.
-  struct Loading {
-    int64_t number = 0;
-    StreamOrder::Object object;
-    double disk_share = 1, host_share = 1;  ///< of the layer's bytes: of a unit those of experts that are chosen
-    int64_t pieces_issued = 0;
-  };
-  Loading take() {
-    Loading loading{order_.taken(), order_.take()};
-    const LayerSpec& layer = model_.layers()[static_cast<size_t>(loading.object.layer)];
-    if (layer.kind == LayerKind::kExperts && order_.chooses()) {
-      const HitShares& hit = hits_of(static_cast<size_t>(loading.object.layer));
-      loading.disk_share = hit.disk;
-      loading.host_share = hit.host;
-    }
-    return loading;
-  }
-  void issue_weights(const Loading& loading, double share) {
+  void issue_weights(const StreamOrder::Loading& loading, int64_t num_pieces) {
     const auto layer = static_cast<size_t>(loading.object.layer);
     const int64_t key = loading.number;
     load_resident(first_loads_.before_streaming(loading.object.place));
     const WeightLayout::Layer& placed = weights_.layers[layer];
-    const double from_disk = share * loading.disk_share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
+    const double share = 1.0 / static_cast<double>(num_pieces);
+    double disk_share = 1, host_share = 1;  // of the layer's bytes: of a unit those of experts that are chosen
+    if (loading.chosen_alone && model_.layers()[layer].kind == LayerKind::kExperts) {
+      const HitShares& hit = hits_of(layer);
+      disk_share = hit.disk;
+      host_share = hit.host;
+    }
+    const double from_disk = share * disk_share * static_cast<double>(placed.streamed_bytes), free_s = weight_free_s_[ring(key)];
     if (!on_gpu_) {
       weight_ready_s_[ring(key)] = read(from_disk, free_s);
       return;
     }
-    double ready_s = copy(LaneKind::kH2d, share * loading.host_share * static_cast<double>(placed.host_bytes), std::max(free_s, host_ready_s_[layer]));
+    double ready_s = copy(LaneKind::kH2d, share * host_share * static_cast<double>(placed.host_bytes), std::max(free_s, host_ready_s_[layer]));
     if (from_disk > 0) {
       // The pieces of a layer have a place each in its bounce buffer: they wait for the layer that had it before, not for each other.
       Bounce& bounce = bounces_[ring(key)];
@@ -287,20 +277,6 @@ class Timeline {
       ready_s = bounce.copied_s = copy(LaneKind::kH2d, from_disk, std::max(free_s, read(from_disk, bounce.free_s)));
     }
     weight_ready_s_[ring(key)] = std::max(ready_s, free_s);
-  }
-  double acquire_weights(size_t layer) {
-    int64_t wanted = order_.number_of(step_, static_cast<int64_t>(layer));
-    for (; wanted < 0; wanted = order_.number_of(step_, static_cast<int64_t>(layer))) issue_weights(take(), 1);
-    return weight_ready_s_[ring(wanted)];
-  }
-  void prefetch_weights(int64_t piece, int64_t num_pieces, size_t layer) {
-    const int64_t own = order_.number_of(step_, static_cast<int64_t>(layer)), furthest = own + buffers_ - 1;
-    if (own < 0 || buffers_ < 2) return;
-    while (order_.taken() < furthest && order_.next()) issue_weights(take(), 1);
-    if (order_.taken() == furthest && order_.next()) loading_ = take();
-    if (!loading_) return;
-    for (; loading_->pieces_issued <= piece; ++loading_->pieces_issued) issue_weights(*loading_, 1.0 / static_cast<double>(num_pieces));
-    if (loading_->pieces_issued == num_pieces) loading_.reset();
   }
   void issue_cache(const StepLoad& load, int64_t base) {
     const CacheVisit& visit = cache_visits_[static_cast<size_t>(cache_issued_)];
@@ -331,7 +307,6 @@ class Timeline {
   CacheLayout cache_;
   HiddenLayout hidden_;
   StreamOrder order_;
-  std::optional<Loading> loading_;  ///< the newest object, while some of its pieces are not issued
   double lookup_share_ = 0;
   FirstLoads first_loads_;
   std::vector<double> resident_ready_s_, host_ready_s_;  ///< a layer
@@ -408,6 +383,9 @@ struct Timeline::Pass {
   bool must_flush(const Visit& visit) const { return of.pending_->visit.batch == visit.batch || of.buffers_ < 2; }
   void flush() { of.finish_pending(); }
 
+  auto issue_weights() {
+    return [this](const StreamOrder::Loading& loading, int64_t num_pieces) { of.issue_weights(loading, num_pieces); };
+  }
   /// In the order of schedule/stores.h.
   void acquire(const Visit& visit) {
     start_s = of.compute_free_s_;
@@ -419,7 +397,8 @@ struct Timeline::Pass {
   void acquire_weights(const Visit& visit) {
     of.load_resident(of.first_loads_.before_visit(visit.layer));
     start_s = std::max(start_s, of.resident_ready_s_[at(visit.layer)]);
-    if (of.weights_.layers[at(visit.layer)].ring_index >= 0) start_s = std::max(start_s, of.acquire_weights(at(visit.layer)));
+    if (of.weights_.layers[at(visit.layer)].ring_index >= 0)
+      start_s = std::max(start_s, of.weight_ready_s_[of.ring(of.order_.acquire(visit, issue_weights()))]);
   }
   void acquire_cache(const Visit& visit) {
     uses_cache = !of.cache_.all_resident() && of.stages_cache(batch_of(visit), layer_of(visit).cache);
@@ -478,7 +457,7 @@ struct Timeline::Pass {
 
   void prefetch(const Visit& visit) {
     prefetch_cache(visit);
-    of.prefetch_weights(visit.batch, visit.group_size(), at(visit.layer));
+    of.order_.prefetch(visit, issue_weights());
   }
   void prefetch_cache(const Visit& visit) {
     if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet

@@ -54,6 +54,11 @@ StreamOrder::Object StreamOrder::take() {
   return *object;
 }
 
+void StreamOrder::check_is_due(const Visit& visit) {
+  const std::optional<Object> object = next();
+  FLEXGEN_CHECK(!loading_ && object && object->pass <= visit.pass, "layer {} of pass {} is not to be loaded", visit.layer, visit.pass);
+}
+
 int64_t StreamOrder::number_of(int64_t pass, int64_t layer) const {
   const int64_t index = index_[static_cast<size_t>(layer)];
   if (index < 0) return -1;

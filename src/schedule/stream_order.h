@@ -1,6 +1,6 @@
 #pragma once
-// StreamOrder: which layer's streamed rows are loaded next, and as which object of the ring of staging buffers. A pass loads its layers in order: units of experts all of them, ahead of their use,
-// or, in a pass that chooses, those of which some row has chosen an expert, once that is known. WeightStore loads by it, and the cost model counts time by it. Pure.
+// StreamOrder: which layer's streamed rows are loaded next, how far ahead, and as which object of the ring of staging buffers. A pass loads its layers in order: units of experts all of them,
+// ahead of their use, or, in a pass that chooses, those of which some row has chosen an expert, once that is known. WeightStore loads by it, and the cost model counts time by it. Pure.
 
 #include <cstdint>
 #include <deque>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/model.h"
+#include "schedule/visit.h"
 
 namespace flexgen {
 
@@ -36,7 +37,47 @@ class StreamOrder {
   /// The number of a layer's object in a pass; -1 where it was not taken, or so long ago that another has its buffer.
   int64_t number_of(int64_t pass, int64_t layer) const;
 
+  /// An object of the ring, of which the first pieces are issued.
+  struct Loading {
+    int64_t number = 0;
+    Object object;
+    bool chosen_alone = false;  ///< of experts those that were chosen
+    int64_t pieces_issued = 0;
+  };
+  // `issue(loading, num_pieces)` issues the next piece of so many.
+  /// The number of the object that a visit to a streamed layer needs. Where it was not loaded ahead, it and those before it are issued whole: at the start of the run, with a single buffer, or
+  /// experts that were just chosen.
+  template <class Issue>
+  int64_t acquire(const Visit& visit, Issue issue) {
+    int64_t number = number_of(visit.pass, visit.layer);
+    for (; number < 0; number = number_of(visit.pass, visit.layer)) {
+      check_is_due(visit);
+      issue(take_loading(), 1);
+    }
+    return number;
+  }
+  /// A visit's share of the loads ahead: what has a free buffer at once, and of the object a ring behind its own layer's one piece, so that other loads do not queue behind a whole layer.
+  template <class Issue>
+  void prefetch(const Visit& visit, Issue issue) {
+    const int64_t own = number_of(visit.pass, visit.layer);
+    if (own < 0 || buffers_ < 2) return;
+    // The buffer after the newest ones was freed by the object before this one.
+    const int64_t furthest = own + buffers_ - 1;
+    while (taken() < furthest && next()) issue(take_loading(), 1);  // start of the run, or experts that were just chosen: fill the ring
+    if (taken() == furthest && next()) loading_ = take_loading();
+    if (!loading_) return;
+    // Visits that were skipped at the start of a pass left their pieces to this one.
+    for (; loading_->pieces_issued <= visit.batch - visit.group_first; ++loading_->pieces_issued) issue(*loading_, visit.group_size());
+    if (loading_->pieces_issued == visit.group_size()) loading_.reset();
+  }
+
  private:
+  Loading take_loading() {
+    const int64_t number = taken();
+    return {number, take(), chooses_, 0};
+  }
+  void check_is_due(const Visit& visit);
+
   enum class Choice : uint8_t { kUnknown, kWanted, kNotWanted };
   int64_t size() const { return static_cast<int64_t>(streamed_.size()); }
 
@@ -46,8 +87,9 @@ class StreamOrder {
   std::vector<Choice> choices_;  ///< a streamed layer, in the pass under way
   int64_t buffers_ = 1, pass_ = -1, place_ = 0;
   bool chooses_ = false;
-  std::deque<int64_t> kept_;  ///< places of the objects that were taken last, a buffer each
-  int64_t first_kept_ = 0;    ///< number of the first of these
+  std::deque<int64_t> kept_;        ///< places of the objects that were taken last, a buffer each
+  int64_t first_kept_ = 0;          ///< number of the first of these
+  std::optional<Loading> loading_;  ///< the newest object, while some of its pieces are not issued
 };
 
 }  // namespace flexgen

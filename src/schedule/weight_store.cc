@@ -345,12 +345,7 @@ void WeightStore::acquire(VisitLease& lease) {
   const std::byte* staged = nullptr;
   load_resident(first_loads_.before_visit(visit.layer));
   if (layout.ring_index >= 0) {
-    int64_t wanted = order_.number_of(visit.pass, visit.layer);
-    for (; wanted < 0;
-         wanted = order_.number_of(visit.pass, visit.layer)) {  // not prefetched: the start of the run, a single buffer, or experts that were just chosen
-      FLEXGEN_CHECK(!loading_ && order_.next() && order_.next()->pass <= visit.pass, "layer {} of pass {} is not to be loaded", visit.layer, visit.pass);
-      issue(take(), 1);
-    }
+    const int64_t wanted = order_.acquire(visit, [this](const Loading& loading, int64_t num_pieces) { issue(loading, num_pieces); });
     append(&lease.after, stager_.ready(wanted));
     staged = stager_.data(wanted);
   }
@@ -379,17 +374,7 @@ void WeightStore::leave(const Visit& visit, const Event& done) {
 }
 
 void WeightStore::prefetch(const Visit& visit, const Ahead&) {
-  if (stager_.count() < 2) return;
-  const int64_t own = order_.number_of(visit.pass, visit.layer);
-  if (own < 0) return;
-  // The buffer after the newest ones was freed by the object before this one.
-  const int64_t furthest = own + stager_.count() - 1;
-  while (order_.taken() < furthest && order_.next()) issue(take(), 1);  // start of the run, or experts that were just chosen: fill the ring
-  if (order_.taken() == furthest && order_.next()) loading_ = take();
-  if (!loading_) return;
-  // Visits that the executor skipped at the start of a pass left their pieces to this one.
-  for (; loading_->pieces_issued <= visit.batch - visit.group_first; ++loading_->pieces_issued) issue(*loading_, visit.group_size());
-  if (loading_->pieces_issued == visit.group_size()) loading_.reset();
+  order_.prefetch(visit, [this](const Loading& loading, int64_t num_pieces) { issue(loading, num_pieces); });
 }
 
 WeightStore::RowPlace WeightStore::place_of_row(int64_t layer, size_t use, int64_t row) const {

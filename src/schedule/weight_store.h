@@ -119,17 +119,7 @@ class WeightStore : public Store {
   const WeightLayout& layout() const { return layout_; }
 
  private:
-  /// An object of the ring, of which the first pieces are issued.
-  struct Loading {
-    int64_t number = 0;
-    StreamOrder::Object object;
-    bool chosen_alone = false;  ///< of experts those that were chosen
-    int64_t pieces_issued = 0;
-  };
-  Loading take() {
-    const int64_t number = order_.taken();
-    return {number, order_.take(), order_.chooses(), 0};
-  }
+  using Loading = StreamOrder::Loading;
   /// Issues the next piece of `num_pieces`.
   void issue(const Loading& loading, int64_t num_pieces);
   /// Whether what the object's layer reads as uses[use] is to be loaded.
@@ -148,7 +138,6 @@ class WeightStore : public Store {
   StagingRing load_ring_;
   int64_t load_key_ = 0;
   StreamOrder order_;
-  std::optional<Loading> loading_;       ///< the newest object, while some of its pieces are not issued
   std::vector<int32_t> rows_of_expert_;  ///< of the block under way, in a pass that chooses
   FirstLoads first_loads_;
   std::vector<std::vector<Event>> resident_ready_,
