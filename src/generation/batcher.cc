@@ -122,7 +122,7 @@ void Batcher::take_results(MicroBatch& batch) {
     int64_t prompt_rows = std::min(slot.past + plan->slots[i].num_rows, slot.prompt_size()) - std::min(slot.past, slot.prompt_size());
     counters_.prompt_tokens += prompt_rows;
     slot.past += plan->slots[i].num_rows;
-    give_back_passed(batch, slot);
+    for (size_t state = 0; state < slot.own.size(); ++state) slot.own[state].pass(slot.past, batch.pools[state]);
   }
   if (batch.reader) {
     for (size_t i = 0; i < batch.reader->rows().size(); ++i) {
@@ -180,7 +180,7 @@ void Batcher::finish(MicroBatch& batch, Slot& slot, FinishReason reason) {
     counters_.answer_max_tokens += slot.request.params.max_tokens;
   }
   prefixes_.give_back(slot.prefix);
-  for (size_t state = 0; state < slot.own.size(); ++state) batch.pools[state].give_back(slot.own[state].ids);
+  for (size_t state = 0; state < slot.own.size(); ++state) slot.own[state].give_back(batch.pools[state]);
   batch.unreserved += slot.reserved;
   Completion completion = std::move(slot.completion);
   slot = Slot{};
@@ -222,30 +222,18 @@ int64_t Batcher::prefix_pages_for(const Request& request) const {
   return std::min(request.shared_tokens / page, shareable_pages(std::ssize(request.prompt), page));
 }
 
-void Batcher::give_back_passed(MicroBatch& batch, Slot& slot) {
-  for (size_t i = 0; i < slot.own.size(); ++i) {
-    SlotPages& mine = slot.own[i];
-    const int64_t passed = cache_.groups[i].state.first_page(slot.past, cache_.tokens_per_page) - mine.first;
-    if (passed <= 0) continue;
-    const auto end = mine.ids.begin() + std::min(passed, std::ssize(mine.ids));
-    batch.pools[i].give_back({mine.ids.begin(), end});
-    mine.first += end - mine.ids.begin();
-    mine.ids.erase(mine.ids.begin(), end);
-  }
-}
-
 std::vector<SlotPages> Batcher::pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows) {
   std::vector<SlotPages> all;
   for (size_t i = 0; i < slot.own.size(); ++i) {
     const CacheLayout::Group& group = cache_.groups[i];
-    SlotPages& mine = slot.own[i];
+    HeldPages<PagePool>& mine = slot.own[i];
     const int64_t first = group.state.first_page(slot.past, cache_.tokens_per_page), end = group.state.end_page(slot.past + num_rows, cache_.tokens_per_page);
-    while (mine.first + std::ssize(mine.ids) < end) mine.ids.push_back(batch.pools[i].take_one());
+    mine.reach(slot.past + num_rows, batch.pools[i]);
     SlotPages& seen = all.emplace_back(SlotPages{first, {}});
     seen.ids.reserve(static_cast<size_t>(end - first));
     for (int64_t page = first; page < std::min(end, std::ssize(slot.prefix.pages)); ++page)
       seen.ids.push_back(static_cast<int32_t>(group.num_pages()) + slot.prefix.pages[static_cast<size_t>(page)]);
-    for (int64_t page = std::max(first, mine.first); page < end; ++page) seen.ids.push_back(mine.ids[static_cast<size_t>(page - mine.first)]);
+    for (int64_t page = std::max(first, mine.first()); page < end; ++page) seen.ids.push_back(mine.pages()[static_cast<size_t>(page - mine.first())]);
     FLEXGEN_CHECK(std::ssize(seen.ids) == end - first, "{} of the pages [{}, {})", seen.ids.size(), first, end);
   }
   return all;
@@ -279,13 +267,8 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   slot.number = num_started_++;
   slot.reserved = own;
   batch.unreserved -= own;
-  const int64_t page_tokens = cache_.tokens_per_page;
-  for (size_t i = 0; i < cache_.groups.size(); ++i) {
-    const StateSpec& state = cache_.groups[i].state;
-    const int64_t in_the_end = state.end_page(pages * page_tokens, page_tokens), first = std::min(std::ssize(prefix.pages), in_the_end);
-    SlotPages& mine = slot.own.emplace_back(SlotPages{first, {}});
-    if (state.takes_all_at_start(in_the_end - first, page_tokens)) mine.ids = batch.pools[i].take(in_the_end - first);
-  }
+  for (size_t i = 0; i < cache_.groups.size(); ++i)
+    slot.own.emplace_back(cache_.groups[i].state, cache_.tokens_per_page, std::ssize(prefix.pages), pages, batch.pools[i]);
   slot.tokens = slot.request.prompt;
   slot.past = slot.completion.cached_tokens = prefix.known * cache_.tokens_per_page;
   slot.prefix = std::move(prefix);

@@ -19,6 +19,7 @@
 #include "generation/request.h"
 #include "schedule/batch_plan.h"
 #include "schedule/cache_store.h"
+#include "schedule/held_pages.h"
 #include "schedule/policy.h"
 #include "schedule/slot_rules.h"
 #include "text/tokenizer.h"
@@ -88,11 +89,10 @@ class Batcher : public StepSource {
   struct Slot {
     bool active = false;
     Request request;
-    std::vector<int32_t> tokens;  ///< prompt and what was generated
-    int64_t past = 0;             ///< of these, how many are in the cache
-    std::vector<SlotPages>
-        own;  ///< a state: its own pages that it has, after those of `prefix`. A window that moves on takes and gives back; else all it will ever need
-    int64_t reserved = 0;  ///< own pages that it would have in the end if nothing was given back: of MicroBatch::unreserved
+    std::vector<int32_t> tokens;           ///< prompt and what was generated
+    int64_t past = 0;                      ///< of these, how many are in the cache
+    std::vector<HeldPages<PagePool>> own;  ///< a state
+    int64_t reserved = 0;                  ///< own pages that it would have in the end if nothing was given back: of MicroBatch::unreserved
     PrefixPath prefix;
     int64_t number = 0;                ///< sequences are numbered as they start
     std::unique_ptr<AnswerText> text;  ///< null without a tokenizer
@@ -122,8 +122,6 @@ class Batcher : public StepSource {
   void refill(MicroBatch& batch);
   /// Frees the slots that nobody waits for any more.
   void drop_cancelled(MicroBatch& batch);
-  /// Pages that the slot's next rows are behind go back.
-  void give_back_passed(MicroBatch& batch, Slot& slot);
   /// All of the slot's pages that its next `num_rows` rows see and write, of each state; takes what is lacking.
   std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
   /// False, and nothing has changed, if there are too few pages.

@@ -54,4 +54,10 @@ void PagePool::give_back(std::span<const int32_t> pages) {
   for (auto& ids : free_) std::sort(ids.begin(), ids.end(), std::greater<>());
 }
 
+void PagePool::give_back_first(int64_t count, Pages& pages) {
+  const auto end = pages.begin() + count;
+  give_back({pages.begin(), end});
+  pages.erase(pages.begin(), end);
+}
+
 }  // namespace flexgen

@@ -20,6 +20,11 @@ class PagePool {
   int32_t take_one();
   void give_back(std::span<const int32_t> pages);
 
+  // As HeldPages wants them.
+  using Pages = std::vector<int32_t>;
+  void take_one(Pages& pages) { pages.push_back(take_one()); }
+  void give_back_first(int64_t count, Pages& pages);
+
  private:
   std::vector<int64_t> sizes_, ends_;       ///< a tier: its pages, and the id after its last
   std::vector<std::vector<int32_t>> free_;  ///< a tier: ids, descending: the lowest is taken first, so runs stay together

@@ -1,13 +1,14 @@
 #pragma once
-// WalkedPages: the pages of a slot in the layers of one state, and the pool that they are from, in numbers alone: as Batcher and PagePool have them. One thread.
+// WalkedPages: the pages of a slot in the layers of one state, and the pool that they are from, in numbers alone. One thread.
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <deque>
+#include <vector>
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
+#include "schedule/held_pages.h"
 #include "schedule/page_shares.h"
 
 namespace flexgen {
@@ -20,101 +21,116 @@ struct PageMoves {
 };
 inline constexpr double PageMoves::*kPageMoves[] = {&PageMoves::old_disk, &PageMoves::dirty_disk, &PageMoves::old_host, &PageMoves::dirty_host};
 
-/// A micro-batch's free pages in each share; where one of its slots stands for `scale`, so many fewer.
-struct WalkedPool {
-  using Counts = std::array<int64_t, CacheLayout::kNumShares>;
-  Counts sizes{}, free{};
-  WalkedPool(const CacheLayout::Group& group, int64_t scale) : sizes(group.own), free{group.own[0] / scale, group.own[1] / scale, 0} {
-    free[2] = ceil_div(group.num_pages(), scale) - free[0] - free[1];
+/// Pages in the order of positions, of which only the shares are known: as runs of one share each.
+class CountedPages {
+ public:
+  int64_t size() const { return size_; }
+  void add(size_t share, int64_t count) {
+    if (count <= 0) return;
+    size_ += count;
+    if (!runs_.empty() && runs_.back().share == share) runs_.back().count += count;
+    else runs_.push_back({share, count});
+  }
+  /// Takes the first `count` off and tells `take(share, count)` of each run.
+  template <class Take>
+  void take_off(int64_t count, Take take) {
+    size_ -= count;
+    auto run = runs_.begin();
+    for (; count > 0; count -= run->count, ++run) {
+      take(run->share, std::min(count, run->count));
+      if (run->count <= count) continue;
+      run->count -= count;
+      break;
+    }
+    runs_.erase(runs_.begin(), run);
+  }
+  /// How many of the pages [first, end) are of this share.
+  double of_share(size_t share, int64_t first, int64_t end) const {
+    int64_t at = 0, count = 0;
+    for (const Run& run : runs_) {
+      if (run.share == share) count += std::max<int64_t>(0, std::min(end, at + run.count) - std::max(first, at));
+      at += run.count;
+    }
+    return static_cast<double>(count);
   }
 
-  /// As PagePool::take().
-  Counts take(int64_t count) {
+ private:
+  struct Run {
+    size_t share;
+    int64_t count;
+  };
+  int64_t size_ = 0;
+  std::vector<Run> runs_;
+};
+
+/// A micro-batch's free pages in each share; where one of its slots stands for `scale`, so many fewer.
+class WalkedPool {
+ public:
+  using Pages = CountedPages;
+  WalkedPool(const CacheLayout::Group& group, int64_t scale) : sizes_(group.own), free_{group.own[0] / scale, group.own[1] / scale, 0} {
+    free_[2] = ceil_div(group.num_pages(), scale) - free_[0] - free_[1];
+  }
+
+  /// As PagePool::take(): those of the slowest share first.
+  CountedPages take(int64_t count) {
     Counts taken{};
-    take_from_shares(count, sizes, free, taken);
-    for (size_t share = 0; share < free.size(); ++share) free[share] -= taken[share];
-    return taken;
+    take_from_shares(count, sizes_, free_, taken);
+    CountedPages pages;
+    for (size_t share = free_.size(); share-- > 0;) {
+      // A pool that rounding has left too small may have less than none of a share.
+      const int64_t left = count - pages.size(), given = share == 0 ? left : std::clamp<int64_t>(taken[share], 0, left);
+      free_[share] -= given;
+      pages.add(share, given);
+    }
+    return pages;
   }
   /// As PagePool::take_one(); a pool that rounding has left too small lends one.
-  uint8_t take_one() {
-    for (size_t share = 0; share < free.size(); ++share)
-      if (free[share] > 0) {
-        --free[share];
-        return static_cast<uint8_t>(share);
-      }
-    const uint8_t slowest = sizes[2] > 0 ? 2 : sizes[1] > 0 ? 1 : 0;
-    --free[slowest];
-    return slowest;
+  void take_one(CountedPages& pages) {
+    const auto found = std::find_if(free_.begin(), free_.end(), [](int64_t count) { return count > 0; });
+    const size_t slowest = sizes_[2] > 0 ? 2 : sizes_[1] > 0 ? 1 : 0, share = found == free_.end() ? slowest : static_cast<size_t>(found - free_.begin());
+    --free_[share];
+    pages.add(share, 1);
   }
-  void give_back(const Counts& pages) {
-    for (size_t share = 0; share < free.size(); ++share) free[share] += pages[share];
+  void give_back_first(int64_t count, CountedPages& pages) {
+    pages.take_off(count, [this](size_t share, int64_t given) { free_[share] += given; });
   }
+
+ private:
+  using Counts = std::array<int64_t, CacheLayout::kNumShares>;
+  Counts sizes_{}, free_{};
 };
 
 class WalkedPages {
  public:
   /// Of a sequence that would have `pages` pages of its own in the end, after those of its prefix.
   WalkedPages(const CacheLayout::Group& group, int64_t page_tokens, int64_t prefix, int64_t pages, WalkedPool& pool)
-      : group_(&group), page_tokens_(page_tokens), prefix_(prefix), first_(prefix) {
-    const int64_t count = group.state.end_page((prefix + pages) * page_tokens, page_tokens) - prefix;
-    takes_all_ = group.state.takes_all_at_start(count, page_tokens);
-    if (takes_all_) held_ = pool.take(count);
-  }
+      : state_(&group.state), page_tokens_(page_tokens), held_(group.state, page_tokens, prefix, prefix + pages, pool) {}
 
   /// What a step moves whose rows are [past, past + rows): adds to `moves`, and to the pages, wherever they are, that it reads and writes.
   void advance(int64_t past, int64_t rows, WalkedPool& pool, PageMoves& moves, double* old_pages, double* dirty_pages) {
-    const StateSpec& state = group_->state;
-    const int64_t first = own(state.first_page(past, page_tokens_)), old_end = past > 0 ? own(state.end_page(past, page_tokens_)) : 0,
-                  end = own(state.end_page(past + rows, page_tokens_));
-    // The first that is not full before; of those that it writes none is written back that no later step sees.
-    int64_t dirty = state.kind == StateSpec::Kind::kFixed ? 0 : own(past / page_tokens_);
-    dirty = std::min(end, std::max(dirty, own(state.first_page(past + rows, page_tokens_))));
-    if (takes_all_) {
-      // The first pages are on disk, the next in RAM beside a GPU.
-      const auto on_disk = [&](int64_t count) { return static_cast<double>(std::min(held_[2], count)); };
-      const auto on_host = [&](int64_t count) { return static_cast<double>(std::clamp<int64_t>(count - held_[2], 0, held_[1])); };
-      moves.old_disk += on_disk(old_end) - on_disk(first);
-      moves.old_host += on_host(old_end) - on_host(first);
-      moves.dirty_disk += on_disk(end) - on_disk(dirty);
-      moves.dirty_host += on_host(end) - on_host(dirty);
-    } else {
-      pass(past, pool);
-      moves.old_disk += static_cast<double>(held_[2]);
-      moves.old_host += static_cast<double>(held_[1]);
-      while (own(first_) + std::ssize(shares_) < end) {
-        shares_.push_back(pool.take_one());
-        ++held_[shares_.back()];
-      }
-      for (int64_t page = dirty; page < end; ++page) {
-        const uint8_t share = shares_[static_cast<size_t>(page - own(first_))];
-        moves.dirty_disk += share == 2 ? 1 : 0;
-        moves.dirty_host += share == 1 ? 1 : 0;
-      }
-    }
+    held_.pass(past, pool);
+    held_.reach(past + rows, pool);
+    // Pages [first, old_end) hold tokens from before, [dirty, end) are written to and seen by later steps; of those that it has.
+    const int64_t first = held_.first(), old_end = past > 0 ? std::max(first, state_->end_page(past, page_tokens_)) : first,
+                  end = std::max(first, state_->end_page(past + rows, page_tokens_)),
+                  unfilled = state_->kind == StateSpec::Kind::kFixed ? 0 : past / page_tokens_,
+                  dirty = std::min(end, std::max({first, unfilled, state_->first_page(past + rows, page_tokens_)}));
+    const CountedPages& pages = held_.pages();
+    moves.old_disk += pages.of_share(2, 0, old_end - first);
+    moves.old_host += pages.of_share(1, 0, old_end - first);
+    moves.dirty_disk += pages.of_share(2, dirty - first, end - first);
+    moves.dirty_host += pages.of_share(1, dirty - first, end - first);
     *old_pages += static_cast<double>(old_end - first);
     *dirty_pages += static_cast<double>(end - dirty);
   }
   /// Pages that the row at `past` does not see, nor any later one, go back.
-  void pass(int64_t past, WalkedPool& pool) {
-    if (takes_all_) return;
-    for (const int64_t seen = group_->state.first_page(past, page_tokens_); first_ < seen && !shares_.empty(); ++first_) {
-      ++pool.free[shares_.front()];
-      --held_[shares_.front()];
-      shares_.pop_front();
-    }
-  }
-  void give_back(WalkedPool& pool) { pool.give_back(held_); }
+  void pass(int64_t past, WalkedPool& pool) { held_.pass(past, pool); }
+  void give_back(WalkedPool& pool) { held_.give_back(pool); }
 
  private:
-  /// Of the slot's pages up to `page`, its own.
-  int64_t own(int64_t page) const { return std::max<int64_t>(0, page - prefix_); }
-
-  const CacheLayout::Group* group_;
-  int64_t page_tokens_, prefix_;
-  bool takes_all_ = true;
-  WalkedPool::Counts held_{};  ///< in each share
-  int64_t first_;              ///< of a window that moves on: the page that `shares_` begins with
-  std::deque<uint8_t> shares_;
+  const StateSpec* state_;
+  int64_t page_tokens_;
+  HeldPages<WalkedPool> held_;
 };
 
 }  // namespace flexgen
