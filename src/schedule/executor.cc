@@ -37,7 +37,7 @@ void Executor::run(StepSource& source, const std::atomic<bool>& stop) {
 struct Executor::Pass {
   Executor& of;
   StepSource& source;
-  std::shared_ptr<VisitLease> lease = nullptr;       ///< of the visit under way
+  std::shared_ptr<VisitLease> lease = nullptr;      ///< of the visit under way
   std::optional<Pending> held_back = std::nullopt;  ///< of the visit under way
 
   std::shared_ptr<BatchPlan>& plan_of(const Visit& visit) { return of.plans_[static_cast<size_t>(visit.batch)]; }

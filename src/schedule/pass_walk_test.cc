@@ -78,13 +78,17 @@ TEST(PassWalk, HoldsBackWhatFollowsAttentionBesideAGpu) {
   Recorder driver{{true, true}};
   walk_pass(first_of(2), layers, true, driver);
   const std::string before = "take0.0 compute0.0 ahead0.0 begin0.1 take0.1 compute0.1 ahead0.1 ";
-  EXPECT_EQ(driver.log,
-            before + "take1.0 attend1.0 store1.0 ahead1.0 take1.1 attend1.1 store1.1 flush1.0 ahead1.1 flush1.1 take2.0 compute2.0 ahead2.0 take2.1 compute2.1 ahead2.1 ");
+  EXPECT_EQ(
+      driver.log,
+      before +
+          "take1.0 attend1.0 store1.0 ahead1.0 take1.1 attend1.1 store1.1 flush1.0 ahead1.1 flush1.1 take2.0 compute2.0 ahead2.0 take2.1 compute2.1 ahead2.1 ");
   Recorder single{{true, true}};
   single.attention_buffers = 1;
   walk_pass(first_of(2), layers, true, single);
-  EXPECT_EQ(single.log,
-            before + "take1.0 attend1.0 store1.0 ahead1.0 flush1.0 take1.1 attend1.1 store1.1 ahead1.1 flush1.1 take2.0 compute2.0 ahead2.0 take2.1 compute2.1 ahead2.1 ");
+  EXPECT_EQ(
+      single.log,
+      before +
+          "take1.0 attend1.0 store1.0 ahead1.0 flush1.0 take1.1 attend1.1 store1.1 ahead1.1 flush1.1 take2.0 compute2.0 ahead2.0 take2.1 compute2.1 ahead2.1 ");
 }
 
 TEST(PassWalk, LeavesOutUnitsThatNobodyChose) {
