@@ -58,6 +58,7 @@ class Tables:
         return done.stdout, done.stderr
 
     def rows(self, name):
+        csv.field_size_limit(16 << 20)
         return list(csv.reader(io.StringIO(self.read(name).decode("utf-8-sig"), newline=""), delimiter="\t" if name.endswith(".tsv") else ","))
 
 
