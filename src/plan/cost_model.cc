@@ -386,13 +386,14 @@ struct Timeline::Pass {
   auto issue_weights() {
     return [this](const StreamOrder::Loading& loading, int64_t num_pieces) { of.issue_weights(loading, num_pieces); };
   }
-  /// In the order of schedule/stores.h.
+  /// As Stores::in_order has it.
   void acquire(const Visit& visit) {
     start_s = of.compute_free_s_;
+    uses_cache = false;
     acquire_weights(visit);
-    if (layer_of(visit).kind == LayerKind::kEmbed) start_s = std::max(start_s, of.look_up(batch_of(visit).rows));
     if (layer_of(visit).cache >= 0) acquire_cache(visit);
     acquire_hidden(visit);
+    if (layer_of(visit).kind == LayerKind::kEmbed) look_up(visit);
   }
   void acquire_weights(const Visit& visit) {
     of.load_resident(of.first_loads_.before_visit(visit.layer));
@@ -416,6 +417,7 @@ struct Timeline::Pass {
     if (hidden_rows > 0 && visit.layer > 0)
       start_s = std::max(start_s, of.load_hidden(hidden_rows, of.buffers_ > 1 ? of.stored_s_[at(visit.batch)] : of.last_stored_s_));
   }
+  void look_up(const Visit& visit) { start_s = std::max(start_s, of.look_up(batch_of(visit).rows)); }
 
   /// In the lane that computes.
   void occupy(double time_s) {
@@ -448,21 +450,23 @@ struct Timeline::Pass {
     held_back = Pending{visit, of.copy_small(width * static_cast<double>(config.num_heads), end_s), times.after_s, hidden_rows};
   }
   void hold_back(const Visit&) { of.pending_ = std::exchange(held_back, std::nullopt); }
-  void commit_cache(const Visit& visit) {
+  void commit_attention(const Visit& visit) {
     if (!uses_cache) return;
     of.store_cache(batch_of(visit), layer_of(visit).cache, end_s, of.ring(of.cache_keys_ + of.cache_acquired_));
     ++of.cache_acquired_;
   }
-  void commit_weights(const Visit& visit) { of.release_weights(visit); }
+  void leave(const Visit& visit) { of.release_weights(visit); }
 
+  /// As Stores::loading has it, but for activations.
   void prefetch(const Visit& visit) {
     prefetch_cache(visit);
-    of.order_.prefetch(visit, issue_weights());
+    prefetch_weights(visit);
   }
   void prefetch_cache(const Visit& visit) {
     if (visit.layer == 0 && !visit.last_of_layer()) return;  // the later ones are not planned yet
     while (of.cache_issued_ < std::min<int64_t>(of.cache_acquired_ + of.buffers_ - 1, std::ssize(of.cache_visits_))) of.issue_cache(load, of.cache_keys_);
   }
+  void prefetch_weights(const Visit& visit) { of.order_.prefetch(visit, issue_weights()); }
 };
 
 void Timeline::step(const StepLoad& load) {

@@ -38,7 +38,7 @@ struct Executor::Pass {
   Executor& of;
   StepSource& source;
   std::shared_ptr<VisitLease> lease = nullptr;      ///< of the visit under way
-  std::optional<Pending> held_back = std::nullopt;  ///< of the visit under way
+  std::optional<Pending> held_back = std::nullopt;  ///< of it, too
 
   std::shared_ptr<BatchPlan>& plan_of(const Visit& visit) { return of.plans_[static_cast<size_t>(visit.batch)]; }
 
@@ -54,25 +54,24 @@ struct Executor::Pass {
   bool is_held_back() { return of.pending_.has_value(); }
   bool must_flush(const Visit& visit) { return of.pending_->lease->visit.batch == visit.batch || of.stores_.exchange->attention_count() < 2; }
   void flush() { of.flush(source); }
-
   void acquire(const Visit& visit) {
     lease = std::make_shared<VisitLease>(visit, plan_of(visit));
-    lease->alone = visit.group_size() == 1;  // only once every micro-batch is planned is it known whether one is alone
     lease->needed_later = of.is_needed_later(visit);
+    // Only once every micro-batch is planned is it known whether one is alone.
+    lease->alone = visit.group_size() == 1;
     for (Store* store : of.stores_.in_order) store->acquire(*lease);
   }
   void compute(const Visit& visit) {
-    const bool is_head = of.model_.layers()[static_cast<size_t>(visit.layer)].kind == LayerKind::kHead;
-    if (is_head && of.policy_.on_gpu()) of.forward_head(lease);
+    if (of.model_.layers()[static_cast<size_t>(visit.layer)].kind == LayerKind::kHead && of.policy_.on_gpu()) of.forward_head(lease);
     else of.forward_whole(lease);
-  }
-  void finish(const Visit&) {
-    if (!lease->needed_later) source.submitted(lease->plan);
   }
   void attend_beside(const Visit&) { held_back = of.forward_beside(lease); }
   void hold_back(const Visit&) { of.pending_ = std::exchange(held_back, std::nullopt); }
-  void commit_cache(const Visit&) { of.commit(*lease, held_back ? held_back->attended : of.last_done_, true); }
-  void commit_weights(const Visit& visit) { of.stores_.weights.leave(visit, of.last_done_); }
+  void commit_attention(const Visit&) { of.commit(*lease, held_back ? held_back->attended : of.last_done_, true); }
+  void finish(const Visit&) {
+    if (!lease->needed_later) source.submitted(lease->plan);
+  }
+  void leave(const Visit& visit) { of.stores_.weights.leave(visit, of.last_done_); }
   void prefetch(const Visit& visit) {
     for (Store* store : of.stores_.loading) store->prefetch(visit, of.ahead_);
   }

@@ -62,15 +62,15 @@ class Executor {
     Event attended;  ///< the pages are as they will be
     Event uploaded;  ///< the result of attention is on the device
   };
-  /// The visit's work, but for what it runs: after all that its lease waits for. Where attention runs beside a GPU, what that waits for is left to it.
+  /// The visit's work, but for what it runs: after all that its lease waits for. The cache's pages are for whoever attends.
   Work work_of(VisitLease& lease);
+  /// The stores whose part is for attention alone commit, or the others.
+  void commit(VisitLease& lease, const Event& done, bool attention);
   // Enqueue the visit; set last_done_ and the plan's `done`.
   void forward_whole(const std::shared_ptr<VisitLease>& lease);
   void forward_head(const std::shared_ptr<VisitLease>& lease);
   /// Enqueues the visit but for the stage after attention.
   Pending forward_beside(const std::shared_ptr<VisitLease>& lease);
-  /// The stores whose part is for attention alone commit, or the others.
-  void commit(VisitLease& lease, const Event& done, bool attention);
   /// Enqueues the stage that is left of the newest visit, if one is.
   void flush(StepSource& source);
   /// The visit's part in the compute lane is enqueued up to `done`.

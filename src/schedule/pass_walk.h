@@ -7,12 +7,12 @@
 //   chooses(), knows_choices(), learn_choices(), is_chosen()   whether the pass visits the units of experts alone that its rows have chosen; of the visit's unit: whether that is known, what waits
 //                     for it, and whether somebody has chosen it
 //   takes_place()     whether this micro-batch has to do with the layer, once that is known
-//   acquire()         takes what the visit needs of each store, in the order of schedule/stores.h, in which loads queue up that are not ahead
+//   acquire()         takes what the visit needs of each store, in their order; what is not loaded ahead queues up
 //   compute(), finish()   enqueues the visit, and hands on what it leaves; nothing more is enqueued for it
 //   attend_beside(), hold_back(), flush()   where attention runs beside a GPU: the visit up to the end of attention; the stage that follows is held back; what is held back is enqueued, and commits
 //   is_held_back(), must_flush()   whether a stage is held back; whether the visit needs what it gives or holds
-//   commit_cache(), commit_weights()   pages that were written go back; buffers are free for the next layers
-//   prefetch()        issues loads ahead, of each store in the order of schedule/stores.h
+//   commit_attention(), leave()   what attention wrote goes back; after the last visit of a layer its weights' buffers are free
+//   prefetch()        each store issues loads ahead
 
 #include <vector>
 
@@ -28,13 +28,13 @@ void walk_visit(const Visit& visit, const LayerSpec& layer, bool attention_besid
   driver.acquire(visit);
   if (layer.cache >= 0 && attention_beside) {
     driver.attend_beside(visit);
-    driver.commit_cache(visit);
+    driver.commit_attention(visit);
     driver.flush();  // only now: this visit's first stage goes before the last one's last
     driver.hold_back(visit);
     return;
   }
   driver.compute(visit);
-  if (layer.cache >= 0) driver.commit_cache(visit);
+  driver.commit_attention(visit);
   driver.finish(visit);
 }
 
@@ -56,7 +56,7 @@ bool walk_pass(Visit visit, const std::vector<LayerSpec>& layers, bool attention
       if (!driver.is_chosen(visit)) continue;
     }
     if (driver.takes_place(visit)) walk_visit(visit, layer, attention_beside, driver);
-    if (!driver.is_held_back()) driver.commit_weights(visit);
+    if (!driver.is_held_back()) driver.leave(visit);
     driver.prefetch(visit);
   }
   driver.flush();

@@ -43,8 +43,8 @@ struct Recorder {
     if (held_back) note("flush", *held_back);
     held_back.reset();
   }
-  void commit_cache(const Visit& visit) { note("store", visit); }
-  void commit_weights(const Visit&) {}
+  void commit_attention(const Visit& visit) { note("store", visit); }
+  void leave(const Visit&) {}
   void prefetch(const Visit& visit) { note("ahead", visit); }
 };
 
@@ -66,7 +66,7 @@ Visit first_of(int64_t batches) {
 TEST(PassWalk, LayerByLayerEachForAllMicroBatchesThatHaveAPlan) {
   Recorder driver{{false, true}};
   EXPECT_TRUE(walk_pass(first_of(2), layers_of({LayerKind::kEmbed, LayerKind::kBlock}), false, driver));
-  EXPECT_EQ(driver.log, "begin0.1 take0.1 compute0.1 ahead0.1 ahead1.0 take1.1 compute1.1 store1.1 ahead1.1 ");
+  EXPECT_EQ(driver.log, "begin0.1 take0.1 compute0.1 store0.1 ahead0.1 ahead1.0 take1.1 compute1.1 store1.1 ahead1.1 ");
   Recorder idle{{false, false}};
   EXPECT_FALSE(walk_pass(first_of(2), layers_of({LayerKind::kEmbed, LayerKind::kBlock}), false, idle));
   EXPECT_EQ(idle.log, "");
@@ -77,18 +77,18 @@ TEST(PassWalk, HoldsBackWhatFollowsAttentionBesideAGpu) {
   const auto layers = layers_of({LayerKind::kEmbed, LayerKind::kBlock, LayerKind::kHead});
   Recorder driver{{true, true}};
   walk_pass(first_of(2), layers, true, driver);
-  const std::string before = "take0.0 compute0.0 ahead0.0 begin0.1 take0.1 compute0.1 ahead0.1 ";
+  const std::string before = "take0.0 compute0.0 store0.0 ahead0.0 begin0.1 take0.1 compute0.1 store0.1 ahead0.1 ";
   EXPECT_EQ(
       driver.log,
       before +
-          "take1.0 attend1.0 store1.0 ahead1.0 take1.1 attend1.1 store1.1 flush1.0 ahead1.1 flush1.1 take2.0 compute2.0 ahead2.0 take2.1 compute2.1 ahead2.1 ");
+          "take1.0 attend1.0 store1.0 ahead1.0 take1.1 attend1.1 store1.1 flush1.0 ahead1.1 flush1.1 take2.0 compute2.0 store2.0 ahead2.0 take2.1 compute2.1 store2.1 ahead2.1 ");
   Recorder single{{true, true}};
   single.attention_buffers = 1;
   walk_pass(first_of(2), layers, true, single);
   EXPECT_EQ(
       single.log,
       before +
-          "take1.0 attend1.0 store1.0 ahead1.0 flush1.0 take1.1 attend1.1 store1.1 ahead1.1 flush1.1 take2.0 compute2.0 ahead2.0 take2.1 compute2.1 ahead2.1 ");
+          "take1.0 attend1.0 store1.0 ahead1.0 flush1.0 take1.1 attend1.1 store1.1 ahead1.1 flush1.1 take2.0 compute2.0 store2.0 ahead2.0 take2.1 compute2.1 store2.1 ahead2.1 ");
 }
 
 TEST(PassWalk, LeavesOutUnitsThatNobodyChose) {
@@ -97,7 +97,8 @@ TEST(PassWalk, LeavesOutUnitsThatNobodyChose) {
   driver.chooses_experts = true;
   driver.chosen = {3};
   walk_pass(first_of(1), layers, true, driver);
-  EXPECT_EQ(driver.log, "begin0.0 take0.0 compute0.0 ahead0.0 take1.0 attend1.0 store1.0 ahead1.0 flush1.0 learn2.0 take3.0 compute3.0 ahead3.0 ");
+  EXPECT_EQ(driver.log,
+            "begin0.0 take0.0 compute0.0 store0.0 ahead0.0 take1.0 attend1.0 store1.0 ahead1.0 flush1.0 learn2.0 take3.0 compute3.0 store3.0 ahead3.0 ");
 }
 
 }  // namespace
