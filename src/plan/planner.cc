@@ -245,11 +245,19 @@ class Search {
       const BlockTimes block = block_times(in_.model, in_.hardware, precision_, policy, batch.block);
       times.processor_s += num_blocks * (block.compute_s + block.after_s);
       times.attention_s += num_blocks * block.attention_s;
+      // Units of as many experts take the same, and there are hundreds.
+      int64_t experts_before = 0;
+      double visit_s = 0;
       for (const LayerSpec& layer : in_.model.layers()) {
         const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
         if (layer.cache >= 0 || rows <= 0) continue;
-        const double hit = chooses && layer.kind == LayerKind::kExperts ? unit_hit_share(in_.model, layer, rows) : 1;
-        times.processor_s += hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
+        const bool is_unit = layer.kind == LayerKind::kExperts;
+        if (!is_unit || layer.num_experts != experts_before || (chooses && in_.model.expert_chances())) {
+          const double hit = chooses && is_unit ? unit_hit_share(in_.model, layer, rows) : 1;
+          visit_s = hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
+        }
+        experts_before = is_unit ? layer.num_experts : 0;
+        times.processor_s += visit_s;
       }
     }
     return times;
