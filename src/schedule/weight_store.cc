@@ -106,10 +106,12 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
   // A tensor used twice whole (a norm shared by the head's chunks) is kept once.
   std::map<int, int64_t> resident_whole;
   std::array<size_t, 2> next_object{};
+  layers.reserve(model.layers().size());
   for (const LayerSpec& spec : model.layers()) {
     const size_t kind = spec.kind == LayerKind::kExperts ? 1 : 0;
     Layer layer;
     layer.host_at = host_bytes;
+    layer.uses.reserve(spec.uses.size());  // a search makes thousands of layouts
     for (const WeightUse& wanted : spec.uses) {
       const WeightSpec& weight = model.weights()[static_cast<size_t>(wanted.weight)];
       FLEXGEN_CHECK(weight.turned_of == 0, "{} is stored transposed and was not prepared", weight.name);
@@ -148,7 +150,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
       use.staged_at = on_gpu ? layer.staged_bytes : use.streamed_at + use.streamed.skip;
       if (!wanted.lookup) layer.staged_bytes += on_gpu ? round_up((use.host_rows + use.streamed_rows) * row_bytes, kDeviceAlignment) : use.streamed.bytes;
       if (weight.codes) place_beside(*weight.codes, wanted, &use, &layer);
-      layer.uses.push_back(use);
+      layer.uses.push_back(std::move(use));
     }
     if (layer.staged_bytes > 0) layer.ring_index = num_streamed_layers++;
     host_bytes += layer.host_bytes;
@@ -162,6 +164,7 @@ WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_t
 
 void WeightLayout::place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer) {
   const bool on_gpu = compute_tier == Tier::kGpu;
+  use->beside.reserve(tensors.beside.size());
   for (const TensorBeside& tensor : tensors.beside) {
     Beside& placed = use->beside.emplace_back();
     int64_t row = wanted.row_first;
