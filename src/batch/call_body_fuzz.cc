@@ -11,6 +11,7 @@
 #include "batch/byte_tokenizer.h"
 #include "text/chat_answer.h"
 #include "text/grammar/fuzz_schemas.h"
+#include "text/unicode.h"
 
 namespace {
 
@@ -172,7 +173,7 @@ void check_answer(const std::string& text, const AnswerForm& form) {
   read_as.thinks = begins_with_thought(text, form);
   const ChatAnswer whole = read_chat_answer(text, read_as);
   for (size_t end = 0; end <= text.size(); ++end) {
-    if (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) continue;
+    if (end < text.size() && is_continuation(text[end])) continue;
     const ChatAnswer settled = settled_chat_answer(text.substr(0, end), form);
     if (!settled.calls.empty()) std::abort();
     check_prefix(settled.reasoning, whole.reasoning);

@@ -1,4 +1,5 @@
 #include "generation/answer_text.h"
+#include "text/unicode.h"
 
 #include <algorithm>
 
@@ -102,7 +103,7 @@ std::string_view AnswerText::settled() const {
   size_t longest = 1;
   for (const std::string& stop : params_.stop) longest = std::max(longest, stop.size());
   size_t end = text_.size() - std::min(text_.size(), longest - 1);
-  while (end > 0 && end < text_.size() && (static_cast<unsigned char>(text_[end]) & 0xc0) == 0x80) --end;  // no part of a character
+  while (end > 0 && end < text_.size() && is_continuation(text_[end])) --end;  // no part of a character
   return std::string_view(text_).substr(0, end);
 }
 

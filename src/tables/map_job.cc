@@ -22,6 +22,7 @@
 #include "io/whole_file.h"
 #include "model/model.h"
 #include "tables/table_writer.h"
+#include "text/unicode.h"
 
 namespace flexgen {
 namespace {
@@ -135,13 +136,12 @@ std::string MapJob::conversation_text(const std::vector<Message>& messages) cons
 std::string MapJob::within_bounds(std::string text) const {
   const auto most = static_cast<size_t>(kMaxTextBytes);
   if (text.size() <= most || options_.truncate == "refuse") return text;
-  const auto within_character = [&](size_t at) { return (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80; };
   size_t at = options_.truncate == "right" ? most : text.size() - most;
   if (options_.truncate == "right") {
-    while (within_character(at)) --at;
+    while (is_continuation(text[at])) --at;
     text.resize(at);
   } else {
-    while (within_character(at)) ++at;
+    while (is_continuation(text[at])) ++at;
     text.erase(0, at);
   }
   return text;

@@ -18,7 +18,7 @@ bool is_word_character(std::string_view text, size_t at) {
 }
 
 size_t character_before(std::string_view text, size_t at) {
-  while (at > 0 && (static_cast<unsigned char>(text[--at]) & 0xc0) == 0x80) {
+  while (at > 0 && is_continuation(text[--at])) {
   }
   return at;
 }

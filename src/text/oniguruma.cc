@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "text/unicode.h"
 
 namespace flexgen {
 namespace {
@@ -118,7 +119,7 @@ class Translator {
   }
   void character() {
     out_ += in_[at_++];
-    while (at_ < in_.size() && (static_cast<unsigned char>(in_[at_]) & 0xc0) == 0x80) out_ += in_[at_++];
+    while (at_ < in_.size() && is_continuation(in_[at_])) out_ += in_[at_++];
   }
 
   void open_group() {

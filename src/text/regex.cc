@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "text/oniguruma.h"
+#include "text/unicode.h"
 
 namespace flexgen {
 namespace {
@@ -96,7 +97,7 @@ struct MatchScope {
 
 size_t next_character(std::string_view text, size_t at) {
   ++at;
-  while (at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) ++at;
+  while (at < text.size() && is_continuation(text[at])) ++at;
   return at;
 }
 

@@ -89,7 +89,7 @@ std::string_view strip(std::string_view text, std::string_view chars, bool left,
   }
   while (right && !text.empty()) {
     size_t at = text.size() - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) --at;
+    while (at > 0 && is_continuation(text[at])) --at;
     if (!goes(at, text.size() - at)) break;
     text = text.substr(0, at);
   }
