@@ -22,7 +22,7 @@
 #include "generation/list_source.h"
 #include "io/packed_bytes.h"
 #include "measure/lane_peaks.h"
-#include "model/poisoned_checkpoint.h"
+#include "model/test_poisoned_checkpoint.h"
 
 namespace flexgen::commands_test {
 namespace {

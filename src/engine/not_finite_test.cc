@@ -12,7 +12,7 @@
 #include "generation/list_source.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
-#include "model/poisoned_checkpoint.h"
+#include "model/test_poisoned_checkpoint.h"
 
 namespace flexgen::not_finite_test {
 namespace {

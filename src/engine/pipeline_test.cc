@@ -21,7 +21,7 @@
 #include "io/faulty_file.h"
 #include "io/test_folder.h"
 #include "model/dummy_checkpoint.h"
-#include "model/poisoned_checkpoint.h"
+#include "model/test_poisoned_checkpoint.h"
 #include "net/local_ports.h"
 #include "pipeline/stage_steps.h"
 

@@ -16,9 +16,9 @@
 #include "backend/staged_kernels.h"
 #include "io/file.h"
 #include "io/test_folder.h"
-#include "model/as_gguf.h"
 #include "model/model.h"
 #include "model/prepared_weights.h"
+#include "model/test_as_gguf.h"
 
 namespace flexgen::golden_test {
 namespace {
