@@ -31,11 +31,6 @@ constexpr GgufMixture kMixtures[]{{"mixtral", "num_local_experts", "intermediate
                                   {"dots1", "n_routed_experts", "moe_intermediate_size", Gating::kSigmoid},
                                   {"ernie4_5_moe", "moe_num_experts", "moe_intermediate_size"}};
 
-const GgufMixture* mixture_of(std::string_view model_type) {
-  const auto* found = std::find_if(std::begin(kMixtures), std::end(kMixtures), [&](const GgufMixture& one) { return one.model_type == model_type; });
-  return found == std::end(kMixtures) ? nullptr : found;
-}
-
 /// Rows of an expert's gate, which older files have in no field: [E, F, D] of some block.
 int64_t expert_size(const Checkpoint& checkpoint) {
   for (const auto& [name, at] : checkpoint.tensors())
@@ -68,11 +63,12 @@ void read_ernie(GgufFields& fields, const Checkpoint& checkpoint, Json& config) 
 
 }  // namespace
 
-bool is_gguf_mixture(std::string_view model_type) { return mixture_of(model_type) != nullptr; }
-
 void read_gguf_mixture(GgufFields& fields, const std::string& model_type, const Checkpoint& checkpoint, Json& config) {
-  const GgufMixture* mixture = mixture_of(model_type);
-  FLEXGEN_CHECK(mixture != nullptr, "'{}' is no mixture", model_type);
+  const auto* mixture = std::find_if(std::begin(kMixtures), std::end(kMixtures), [&](const GgufMixture& one) { return one.model_type == model_type; });
+  if (mixture == std::end(kMixtures)) {
+    for (const char* name : {"expert_count", "expert_used_count"}) fields.only(name, 0);
+    return;
+  }
   const auto needed = [&](const char* name) {
     const std::optional<int64_t> value = fields.integer(name);
     if (value.value_or(0) == 0) fields.refuse(name, "is missing, or 0; convert the model anew with llama.cpp");

@@ -86,9 +86,7 @@ Json config_of_gguf(const Json& metadata, const GgufFamily& family, GgufFields& 
   fields.copy("rope.freq_base", config, "rope_theta");
   if (const Json scaling = rope_scaling_of(fields); !scaling.is_null()) config["rope_scaling"] = scaling;
   fields.harmless({"vocab_size", "tensor_data_layout"});
-  if (is_gguf_mixture(family.model_type)) read_gguf_mixture(fields, family.model_type, checkpoint, config);
-  else
-    for (const char* name : {"expert_count", "expert_used_count"}) fields.only(name, 0);
+  read_gguf_mixture(fields, family.model_type, checkpoint, config);
   fields.only("attention.causal", true);
 
   const std::optional<int64_t> key = fields.integer("attention.key_length"), value = fields.integer("attention.value_length"),

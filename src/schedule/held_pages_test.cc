@@ -27,10 +27,17 @@ struct Pool {
   std::vector<int> back;
 };
 
-TEST(HeldPages, TakesAllAtTheStartWithoutAWindow) {
-  const StateSpec state{.heads = 1, .head_size = 8};
+/// What a sequence holds in pages of 16 tokens, and the pool that they are of.
+struct Holding {
+  Holding(int64_t window, int64_t first, int64_t end) : state{.heads = 1, .head_size = 8, .window = window}, held(state, 16, first, end, pool) {}
+  StateSpec state;
   Pool pool;
-  HeldPages<Pool> held(state, 16, 2, 5, pool);  // two are others'
+  HeldPages<Pool> held;
+};
+
+TEST(HeldPages, TakesAllAtTheStartWithoutAWindow) {
+  Holding of(0, 2, 5);  // two are others'
+  auto& [state, pool, held] = of;
   EXPECT_EQ(held.first(), 2);
   EXPECT_EQ(held.end(), 5);
   held.reach(80, pool);
@@ -41,9 +48,8 @@ TEST(HeldPages, TakesAllAtTheStartWithoutAWindow) {
 }
 
 TEST(HeldPages, MovesOnWithItsWindow) {
-  const StateSpec state{.heads = 1, .head_size = 8, .window = 32};
-  Pool pool;
-  HeldPages<Pool> held(state, 16, 0, 10, pool);
+  Holding of(32, 0, 10);
+  auto& [state, pool, held] = of;
   EXPECT_EQ(held.end(), 0);
   held.reach(40, pool);
   EXPECT_THAT(held.pages(), ElementsAre(0, 1, 2));
@@ -60,9 +66,8 @@ TEST(HeldPages, MovesOnWithItsWindow) {
 
 /// A short sequence takes all at the start, and what its window passes goes back too.
 TEST(HeldPages, AShortSequenceGivesBackWhatItsWindowPasses) {
-  const StateSpec state{.heads = 1, .head_size = 8, .window = 32};
-  Pool pool;
-  HeldPages<Pool> held(state, 16, 0, 3, pool);
+  Holding of(32, 0, 3);
+  auto& [state, pool, held] = of;
   EXPECT_EQ(held.end(), 3);
   held.pass(47, pool);
   EXPECT_THAT(pool.back, ElementsAre(0));
