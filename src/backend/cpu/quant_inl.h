@@ -38,7 +38,72 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n
   return hn::ConvertTo(d, code);
 }
 
-#if HWY_TARGET != HWY_SCALAR
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+/// The sixteen elements that codes of four bits may mean, computed and rounded once for all codes of a group, in a register: 16-bit lanes are looked up at once. (Highway's tables
+/// have lanes of 32 bits and more.)
+class FourBitTable {
+ public:
+  /// Of value(0), a vector of floats: what codes 0, 1, ... mean.
+  template <typename Value>
+  explicit HWY_INLINE FourBitTable(const Value& value) : FourBitTable(bf16_bits(hn::Full512<float>(), value(0))) {}
+  explicit HWY_INLINE FourBitTable(hn::Vec<hn::Full256<uint16_t>> elements) : elements_(hn::Combine(hn::Full512<uint16_t>(), elements, elements)) {}
+
+  /// Of its elements times 2^exponent, all of which but zeros must be normal numbers before and after: their exponents are added to.
+  HWY_INLINE FourBitTable times_two_to(int exponent) const {
+    const hn::Full512<uint16_t> dw;
+    const auto is_zero = hn::VecFromMask(dw, hn::Eq(hn::Add(elements_, elements_), hn::Zero(dw)));
+    return FourBitTable(hn::Add(elements_, hn::AndNot(is_zero, hn::Set(dw, static_cast<uint16_t>(exponent * (1 << 7))))));
+  }
+
+  /// The elements of codes in the lower four bits of each lane, whatever the others are.
+  HWY_INLINE hn::Vec<hn::Full512<uint16_t>> operator[](hn::Vec<hn::Full512<uint16_t>> codes) const {
+    return hn::Vec<hn::Full512<uint16_t>>{_mm512_permutexvar_epi16(codes.raw, elements_.raw)};  // of five bits; the table is there twice
+  }
+  HWY_INLINE hn::Vec<hn::Full256<uint16_t>> operator[](hn::Vec<hn::Full256<uint16_t>> codes) const {
+    return hn::Vec<hn::Full256<uint16_t>>{_mm256_permutexvar_epi16(codes.raw, hn::LowerHalf(hn::Full256<uint16_t>(), elements_).raw)};
+  }
+
+ private:
+  explicit HWY_INLINE FourBitTable(hn::Vec<hn::Full512<uint16_t>> twice) : elements_(twice) {}
+
+  hn::Vec<hn::Full512<uint16_t>> elements_;
+};
+
+/// The elements of kBytes bytes, 8 or 16 of them: of each byte that of its lower half, then that of its upper half.
+template <int64_t kBytes>
+HWY_INLINE void look_up_pairs(const FourBitTable& table, const uint8_t* codes, hwy::bfloat16_t* out) {
+  const hn::CappedTag<uint32_t, kBytes> d;
+  const hn::Repartition<uint16_t, decltype(d)> dw;
+  const auto bytes = hn::PromoteTo(d, hn::LoadU(hn::Rebind<uint8_t, decltype(d)>(), codes));
+  // In the lower 16 bits the byte, in the upper ones its upper half.
+  hn::StoreU(table[hn::BitCast(dw, hn::Or(bytes, hn::ShiftLeft<12>(bytes)))], dw, reinterpret_cast<uint16_t*>(out));
+}
+
+/// The elements of 16 codes, a byte each.
+HWY_INLINE void look_up_codes(const FourBitTable& table, hn::Vec<hn::Full128<uint8_t>> codes, hwy::bfloat16_t* out) {
+  const hn::Full256<uint16_t> dw;
+  hn::StoreU(table[hn::PromoteTo(dw, codes)], dw, reinterpret_cast<uint16_t*>(out));
+}
+
+/// The elements of 16 bytes: 16 of the lower halves at `low_out`, 16 of the upper ones at `high_out`.
+HWY_INLINE void look_up_halves(const FourBitTable& low, const FourBitTable& high, const uint8_t* codes, hwy::bfloat16_t* low_out, hwy::bfloat16_t* high_out) {
+  const hn::Full256<uint16_t> dw;
+  const auto both = hn::PromoteTo(dw, hn::LoadU(hn::Full128<uint8_t>(), codes));
+  hn::StoreU(low[both], dw, reinterpret_cast<uint16_t*>(low_out));
+  hn::StoreU(high[hn::ShiftRight<4>(both)], dw, reinterpret_cast<uint16_t*>(high_out));
+}
+
+/// The elements of a whole group of four bits.
+HWY_INLINE void unpack_whole_group(const uint8_t* codes, hn::Vec<hn::ScalableTag<float>> step, hn::Vec<hn::ScalableTag<float>> minimum, hwy::bfloat16_t* out) {
+  const hn::Full512<float> d;
+  const hn::Full512<uint16_t> dw;
+  static_assert(kQuantGroup == 64);
+  const FourBitTable table([&](size_t) HWY_ATTR { return hn::MulAdd(hn::Iota(d, 0.0f), step, minimum); });
+  const auto both = hn::PromoteTo(dw, hn::LoadU(hn::Full256<uint8_t>(), codes));
+  hn::StoreU(table[both], dw, reinterpret_cast<uint16_t*>(out));
+  hn::StoreU(table[hn::ShiftRight<4>(both)], dw, reinterpret_cast<uint16_t*>(out) + kQuantGroup / 2);
+}
+#elif HWY_TARGET != HWY_SCALAR
 /// The sixteen elements that codes of four bits may mean, computed and rounded once for all codes of a group, their bytes apart: codes are looked up byte by byte.
 struct FourBitTable {
   alignas(16) uint8_t lower[16], upper[16];

@@ -40,19 +40,21 @@ HWY_INLINE void store([[maybe_unused]] D d, hn::Vec<D> v, hwy::float16_t* p) {
   const hn::Rebind<hwy::float16_t, D> narrow;
   hn::StoreU(hn::DemoteTo(narrow, v), narrow, p);
 }
-/// To nearest even, NaN kept, as bf16_from_float does (Highway's own conversion truncates).
+/// The bits of v as bf16: to nearest even, NaN kept, as bf16_from_float does (Highway's own conversion truncates).
 template <class D>
-HWY_INLINE void store([[maybe_unused]] D d, hn::Vec<D> v, hwy::bfloat16_t* p) {
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> bf16_bits([[maybe_unused]] D d, hn::Vec<D> v) {
   const hn::RebindToUnsigned<D> du;
-  const hn::Rebind<uint16_t, D> narrow;
   const auto bits = hn::BitCast(du, v);
   const auto upper = hn::ShiftRight<16>(bits);
   const auto odd = hn::And(upper, hn::Set(du, 1u));
   const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd));
   const auto quiet = hn::Or(upper, hn::Set(du, 0x40u));
   const auto is_nan = hn::RebindMask(du, hn::IsNaN(v));
-  const auto result = hn::IfThenElse(is_nan, quiet, rounded);
-  hn::StoreU(hn::TruncateTo(narrow, result), narrow, reinterpret_cast<uint16_t*>(p));
+  return hn::TruncateTo(hn::Rebind<uint16_t, D>(), hn::IfThenElse(is_nan, quiet, rounded));
+}
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> v, hwy::bfloat16_t* p) {
+  hn::StoreU(bf16_bits(d, v), hn::Rebind<uint16_t, D>(), reinterpret_cast<uint16_t*>(p));
 }
 
 /// The first n < Lanes(d) elements, the rest zero; never touches memory past them.

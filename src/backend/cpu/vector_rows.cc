@@ -148,6 +148,30 @@ bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
   return good;
 }
 
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+/// A row of e2m1 codes whose scales are powers of two (MXFP4), in groups of `size` columns, a multiple of 32: as unpack_pairs(), but that nothing is multiplied where all that codes mean stays normal.
+HWY_INLINE void unpack_powers(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
+  const Floats d;
+  alignas(64) float numbers[16];
+  for (uint32_t code = 0; code < 16; ++code) numbers[code] = codes::e2m1_value(code);
+  const auto values = hn::Load(d, numbers);
+  const FourBitTable unscaled([&](size_t) HWY_ATTR { return values; });
+  constexpr int kBias = 127, kLeast = 2, kMost = 252;  // of 0.5 and of 6 times the scale the exponent bits are neither 0 nor all ones
+  const int64_t groups = cols / size;
+  const auto* scales = reinterpret_cast<const uint8_t*>(piece.beside[kScales]) + (format.scale_rows == 0 ? 0 : row / format.scale_rows) * format.num_groups;
+  const auto* at = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(DType::kFp4, cols);
+  for (int64_t group = 0; group < groups; ++group) {
+    const int code = scales[group];
+    FourBitTable table = unscaled.times_two_to(code - kBias);
+    if (code < kLeast || code > kMost) {
+      const auto scale = hn::Set(d, codes::e8m0_value(static_cast<uint8_t>(code)));
+      table = FourBitTable([&](size_t) HWY_ATTR { return hn::Mul(values, scale); });
+    }
+    for (int64_t done = 0; done < size; done += 32, at += 16, out += 32) look_up_pairs<16>(table, at, out);
+  }
+}
+#endif
+
 #if HWY_TARGET != HWY_SCALAR
 /// A row of codes of four bits in groups of `size` columns, a multiple of 16: what the codes of a group mean is computed once, as unpack_row() would.
 template <DType kType>
@@ -208,6 +232,12 @@ HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& 
   if constexpr ((kType == DType::kFp4 || kType == DType::kPacked4) && std::is_same_v<T, hwy::bfloat16_t>) {
     const int64_t size = format.scale_columns == 0 ? cols : format.scale_columns;
     if (!format.has_order && size % 16 == 0 && cols % size == 0) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+      if (kType == DType::kFp4 && format.scale_type == ScaleType::kE8M0 && !format.has_global && size % 32 == 0) {
+        for (int64_t row = 0; row < num_rows; ++row) unpack_powers(format, piece, first + row, cols, size, out + row * cols);
+        return;
+      }
+#endif
       for (int64_t row = 0; row < num_rows; ++row) unpack_pairs<kType>(format, piece, first + row, cols, size, out + row * cols);
       return;
     }
