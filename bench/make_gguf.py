@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a Llama checkpoint (bf16 safetensors) as a GGUF file for llama.cpp, without a tokenizer: for benchmarks of dummy weights.
+"""Writes a Llama or Qwen3 checkpoint (bf16 safetensors) as a GGUF file for llama.cpp, without a tokenizer: for benchmarks of dummy weights.
 
     python3 bench/make_gguf.py CHECKPOINT_DIR OUT.gguf       # needs PyPI gguf, numpy
 
@@ -15,7 +15,7 @@ import numpy as np
 
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
-         "post_attention_layernorm": "ffn_norm"}
+         "post_attention_layernorm": "ffn_norm", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 
 
 def add_vocabulary(writer, size):
@@ -45,7 +45,7 @@ def main():
         length = struct.unpack("<Q", file.read(8))[0]
         header = json.loads(file.read(length))
     data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
-    writer = gguf.GGUFWriter(out, "llama", use_temp_file=False)
+    writer = gguf.GGUFWriter(out, config["model_type"], use_temp_file=False)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -53,6 +53,8 @@ def main():
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])

@@ -25,6 +25,8 @@ JOBS = [
     ("opt-1.3b", [1.2, 1.8, 4], [8, 16, 24, 32], (16, 64), (2, 6)),
     ("opt-6.7b", [2, 4, 8], [4, 8, 12], (8, 32), (1, 3)),
     ("llama-3.1-8b", [3, 5, 9], [4, 8, 12], (8, 24), (1, 3)),
+    ("gemma-3-4b", [3, 4, 6], [4, 8, 12, 16], (8, 48), (1, 4)),
+    ("phi-4", [5, 8, 12], [4, 8], (8, 24), (1, 2)),
 ]
 
 
@@ -103,7 +105,7 @@ def figure(rows):
         if first < seconds < last:
             out += [f'<text x="{x(seconds):.1f}" y="{margin / 2 + size + 15}" text-anchor="middle">{seconds:g}</text>',
                     f'<text x="{margin - 6}" y="{y(seconds) + 4:.1f}" text-anchor="end">{seconds:g}</text>']
-    colors = {job[0]: color for job, color in zip(JOBS, ("#1b6ca8", "#c05020", "#2d8a4e"))}
+    colors = {job[0]: color for job, color in zip(JOBS, ("#1b6ca8", "#c05020", "#2d8a4e", "#7a3e9d", "#8a6d1b"))}
     for row in rows:
         if row["program_s"] > 0:
             policy = " ".join(row["flags"]).replace("&", "&amp;")
@@ -121,7 +123,7 @@ def main():
     parser.add_argument("--disk-dir", required=True, help="for spilled data and prepared weights")
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--shapes", default="", help="comma-separated; all three if left out")
+    parser.add_argument("--shapes", default="", help="comma-separated; all if left out")
     parser.add_argument("--limit-s", type=float, default=60, help="leave out policies that are predicted to take longer")
     parser.add_argument("--refresh-disk", action="store_true", help="measure the disk before each policy")
     parser.add_argument("--refresh", action="store_true", help="forget this machine's profile before each policy, so that its plan measures anew, quickly, as a first run does")
