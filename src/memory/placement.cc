@@ -13,28 +13,28 @@ StagedSplit staged_split(const RowSplit& split, Tier compute_tier) {
   return {split.cpu, 0, split.disk};
 }
 
+RowSplit Placer::next(const PlacedObject& object) {
+  const double bytes = static_cast<double>(object.rows) * static_cast<double>(object.row_bytes);
+  owed_gpu_ += bytes * fractions_.gpu;
+  owed_fast_ += bytes * (fractions_.gpu + fractions_.cpu);
+  const auto cut = [&](double owed, bool everything) {
+    if (everything) return object.rows;
+    const double grains = owed / static_cast<double>(object.row_bytes * object.grain_rows);
+    const auto rows = static_cast<int64_t>(std::llround(std::max(0.0, grains))) * object.grain_rows;
+    return std::min(rows, object.rows);
+  };
+  const int64_t gpu = fractions_.gpu <= 0 ? 0 : cut(owed_gpu_, fractions_.gpu >= 1);
+  const int64_t fast = fractions_.cpu <= 0 ? gpu : std::max(gpu, cut(owed_fast_, fractions_.disk <= 0));
+  owed_gpu_ -= static_cast<double>(gpu * object.row_bytes);
+  owed_fast_ -= static_cast<double>(fast * object.row_bytes);
+  return {gpu, fast - gpu, object.rows - fast};
+}
+
 std::vector<RowSplit> place(std::span<const PlacedObject> objects, const Fractions& fractions) {
+  Placer placer(fractions);
   std::vector<RowSplit> splits;
   splits.reserve(objects.size());
-  // Bytes owed to the gpu and to gpu + cpu so far, less what was placed there.
-  double owed_gpu = 0, owed_fast = 0;
-  for (const PlacedObject& object : objects) {
-    double bytes = static_cast<double>(object.rows) * static_cast<double>(object.row_bytes);
-    owed_gpu += bytes * fractions.gpu;
-    owed_fast += bytes * (fractions.gpu + fractions.cpu);
-    auto cut = [&](double owed, bool everything) {
-      if (everything) return object.rows;
-      double grains = owed / static_cast<double>(object.row_bytes * object.grain_rows);
-      auto rows = static_cast<int64_t>(std::llround(std::max(0.0, grains))) * object.grain_rows;
-      return std::min(rows, object.rows);
-    };
-    int64_t gpu = cut(owed_gpu, fractions.gpu >= 1);
-    int64_t fast = std::max(gpu, cut(owed_fast, fractions.disk <= 0));
-    if (fractions.cpu <= 0) fast = gpu;
-    owed_gpu -= static_cast<double>(gpu * object.row_bytes);
-    owed_fast -= static_cast<double>(fast * object.row_bytes);
-    splits.push_back({gpu, fast - gpu, object.rows - fast});
-  }
+  for (const PlacedObject& object : objects) splits.push_back(placer.next(object));
   return splits;
 }
 

@@ -31,9 +31,19 @@ struct StagedSplit {
 /// Aborts where there is a gpu share and the GPU does not compute.
 StagedSplit staged_split(const RowSplit& split, Tier compute_tier);
 
-/// Splits every object by the fractions. Rounding errors are carried from object to object, so that the bytes
-/// of any run of objects differ from the exact share by at most about one grain a tier. (Whole-tensor
-/// rounding would turn a "10%" into nothing.)
+/// Splits objects by the fractions, one after the other. Rounding errors are carried from object to object, so that the bytes of any run of objects differ from the exact share by at most
+/// about one grain a tier. (Whole-tensor rounding would turn a "10%" into nothing.)
+class Placer {
+ public:
+  explicit Placer(const Fractions& fractions) : fractions_(fractions) {}
+  RowSplit next(const PlacedObject& object);
+
+ private:
+  Fractions fractions_;
+  double owed_gpu_ = 0, owed_fast_ = 0;  ///< bytes owed to the gpu and to gpu + cpu so far, less what was placed there
+};
+
+/// All of them.
 std::vector<RowSplit> place(std::span<const PlacedObject> objects, const Fractions& fractions);
 
 /// The same, where some objects deserve the faster tiers more: each of `groups` (indices of objects, the most deserving first; all objects are in one of them) gets the fractions, and

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "generation/list_source.h"
-#include "schedule/weight_store.h"
+#include "schedule/weight_layout.h"
 
 namespace flexgen {
 namespace {
@@ -51,7 +51,7 @@ Prediction simulated(std::span<const SimulatedRank> ranks, const std::vector<Lin
   const PipelineReport report = simulate_pipeline(ranks, links, kv, source);
   Prediction prediction;
   prediction.time_s = report.whole.elapsed_s;
-  const WeightLayout weights(*ranks.front().model, ranks.front().policy);
+  const WeightSums weights = WeightSums::of(*ranks.front().model, ranks.front().policy);
   prediction.loaded_bytes = static_cast<double>(weights.resident_bytes + weights.host_bytes);
   prediction.steps = static_cast<double>(report.whole.work.steps);
   for (size_t kind = 0; kind < kNumPlannedLanes; ++kind)

@@ -12,7 +12,7 @@
 #include "plan/expert_loading.h"
 #include "plan/placed_kinds.h"
 #include "plan/policy_sizes.h"
-#include "schedule/weight_store.h"
+#include "schedule/weight_layout.h"
 
 namespace flexgen {
 namespace {
@@ -118,7 +118,7 @@ class StagePlanner {
     all_or_none(port_, [&] { policy = choose_policy(in_.model, in_.workload, in_.budgets, request, in_.precision.kv); });
     BlockShape wish = policy.block();
     // Where nothing streams, a group more costs nothing, and the ranks wait less for each other.
-    if (WeightLayout(in_.model, policy).num_streamed_layers == 0) wish.num_groups = policy.num_micro_batches;
+    if (WeightSums::of(in_.model, policy).num_streamed_layers == 0) wish.num_groups = policy.num_micro_batches;
     MessageWriter own;
     write(own, wish);
     std::vector<BlockShape> wishes;

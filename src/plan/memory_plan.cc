@@ -22,7 +22,11 @@ int64_t logit_store_bytes(const Model& model, const Policy& policy, const Worklo
 }
 
 MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype) {
-  MemoryPlan plan{memory_of_stores(model, policy, kv_dtype)};
+  return memory_plan(model, policy, workload, kv_dtype, WeightSums::of(model, policy));
+}
+
+MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype, const WeightSums& weights) {
+  MemoryPlan plan{memory_of_stores(model, policy, kv_dtype, weights)};
   plan.items.push_back({"scratch of a layer", policy.compute_tier, Arena::footprint(model.scratch_bytes(policy.max_rows, policy.max_logit_rows))});
   plan.items.push_back({"logits", Tier::kCpu, Arena::footprint(logit_store_bytes(model, policy, workload))});
   plan.items.push_back({"logprobs of sequences under way", Tier::kCpu, policy.block_size() * workload.logprob_bytes, false});

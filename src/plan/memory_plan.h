@@ -12,6 +12,8 @@
 
 namespace flexgen {
 
+struct WeightSums;
+
 struct MemoryPlan {
   std::vector<MemoryItem> items;  ///< those of faster tiers first
   int64_t bytes(Tier tier) const;
@@ -23,5 +25,7 @@ struct MemoryPlan {
 int64_t logit_store_bytes(const Model& model, const Policy& policy, const Workload& workload);
 
 MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype);
+/// The same where it is known what the policy's weights come to.
+MemoryPlan memory_plan(const Model& model, const Policy& policy, const Workload& workload, DType kv_dtype, const WeightSums& weights);
 
 }  // namespace flexgen

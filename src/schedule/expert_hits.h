@@ -3,7 +3,7 @@
 // are said to take and how the planner loads experts go by it. Pure functions.
 
 #include "model/model.h"
-#include "schedule/weight_store.h"
+#include "schedule/weight_layout.h"
 
 namespace flexgen {
 

@@ -12,11 +12,15 @@ Stores::Stores(const Model& model, const Policy& policy, DType kv_dtype, const S
 }
 
 std::vector<MemoryItem> memory_of_stores(const Model& model, const Policy& policy, DType kv_dtype) {
+  return memory_of_stores(model, policy, kv_dtype, WeightSums::of(model, policy));
+}
+
+std::vector<MemoryItem> memory_of_stores(const Model& model, const Policy& policy, DType kv_dtype, const WeightSums& weights) {
   std::vector<MemoryItem> items;
   const auto add = [&](const auto& layout) {
     for (MemoryItem& item : layout.memory(policy)) items.push_back(std::move(item));
   };
-  add(WeightLayout(model, policy));
+  add(weights);
   add(LookupLayout(model, policy));
   add(CacheLayout(model, policy, kv_dtype));
   add(HiddenLayout(model, policy));

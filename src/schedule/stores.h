@@ -51,5 +51,7 @@ struct Stores {
 
 /// What stores take of each tier, to the byte, from their layouts.
 std::vector<MemoryItem> memory_of_stores(const Model& model, const Policy& policy, DType kv_dtype);
+/// The same where it is known what the policy's weights come to.
+std::vector<MemoryItem> memory_of_stores(const Model& model, const Policy& policy, DType kv_dtype, const WeightSums& weights);
 
 }  // namespace flexgen

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "schedule/weight_store.h"
+#include <tuple>
+
+#include "schedule/weight_layout.h"
 
 namespace flexgen::weight_layout_test {
 namespace {
@@ -110,6 +112,45 @@ TEST(WeightLayout, TheHottestExpertsComeFirst) {
     EXPECT_GE(whole, 2U);
     EXPECT_LE(whole, 6U);
     EXPECT_LE(cut, 1U);
+  }
+}
+
+/// Plans ask for sums alone, and for layouts without experts' uses: the same in all that they have.
+TEST(WeightLayout, SumsAreThoseOfTheWholeLayout) {
+  const auto model =
+      Model::of_shape(parse_config(R"({"model_type": "gpt_oss", "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 1024, "max_position_embeddings": 256,
+    "quantization_config": {"quant_method": "mxfp4"}})",
+                                   "", "config.json"),
+                      DType::kBF16);
+  for (bool counted : {false, true}) {
+    if (counted) model->set_expert_chances(ExpertChances::of_counts(model->config(), ExpertCounts(4, {1, 9, 2, 8, 3, 7, 4, 6})));
+    for (Tier tier : {Tier::kCpu, Tier::kGpu})
+      for (const Fractions& weights : {Fractions{0, 1, 0}, {0, 0, 1}, {0, 0.37, 0.63}, {0.25, 0.25, 0.5}, {1, 0, 0}}) {
+        Policy policy;
+        policy.compute_tier = tier;
+        policy.hottest_first = counted;
+        policy.weights = tier == Tier::kCpu ? Fractions{0, weights.gpu + weights.cpu, weights.disk} : weights;
+        const WeightLayout whole(*model, policy), part(*model, policy, WeightLayout::Kept::kNotOfExperts);
+        const WeightSums& sums = whole;
+        EXPECT_EQ(WeightSums::of(*model, policy), sums);
+        EXPECT_EQ(static_cast<const WeightSums&>(part), sums);
+        ASSERT_EQ(part.layers.size(), whole.layers.size());
+        int64_t streamed = 0;
+        for (size_t i = 0; i < whole.layers.size(); ++i) {
+          const WeightLayout::Layer &a = whole.layers[i], &b = part.layers[i];
+          EXPECT_EQ(std::tuple(a.resident_bytes, a.streamed_bytes, a.host_at, a.host_bytes, a.staged_bytes, a.ring_index),
+                    std::tuple(b.resident_bytes, b.streamed_bytes, b.host_at, b.host_bytes, b.staged_bytes, b.ring_index));
+          EXPECT_EQ(a.uses.size(), model->layers()[i].uses.size());
+          EXPECT_EQ(b.uses.size(), model->layers()[i].kind == LayerKind::kExperts ? 0 : a.uses.size());
+          int64_t resident = 0;
+          for (const WeightLayout::Use& use : a.uses) resident += use.resident.bytes;
+          EXPECT_EQ(a.resident_bytes, resident);
+          streamed += a.streamed_bytes;
+        }
+        EXPECT_EQ(sums.streamed_bytes_per_step, streamed);
+        EXPECT_EQ(sums.streamed_bytes_per_step > 0, policy.weights.disk > 0);
+      }
   }
 }
 

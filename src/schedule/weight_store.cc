@@ -1,71 +1,16 @@
 #include "schedule/weight_store.h"
 
 #include <algorithm>
-#include <array>
-#include <map>
-#include <numeric>
 
-#include "backend/device.h"
 #include "base/units.h"
-#include "memory/placement.h"
-#include "schedule/lookup_layout.h"
 
 namespace flexgen {
 namespace {
-
-/// A GPU's resident share is loaded in pieces of this.
-constexpr int64_t kLoadPiece = 8 << 20;
 
 /// The rows of `extent`, whose bytes [from, to) are at `source`, to where they belong after each other.
 void copy_rows(std::vector<Copy>* copies, const AlignedExtent& extent, int64_t row_bytes, int64_t from, int64_t to, const std::byte* source, std::byte* rows) {
   const int64_t begin = std::max(from, extent.skip), end = std::min(to, extent.skip + row_bytes);
   if (begin < end) add_copy(copies, source + begin - from, rows + begin - extent.skip, end - begin);
-}
-
-/// Rows that are not cut apart: of a quantized matrix also those that have their scales in common, and all where rows do not lie together.
-int64_t grain_of(const WeightSpec& weight) {
-  if (!weight.codes) return kWeightGrainRows;
-  return is_transposed(weight.dtype) ? weight.rows : std::min(weight.rows, std::lcm(kWeightGrainRows, weight.codes->grain_rows));
-}
-
-/// Of the weights that are placed, the shares of experts and those of all others, which go to the faster tiers first: each step reads them whole, and of experts a small step reads the chosen ones.
-struct PlacedShares {
-  Fractions others, experts;
-};
-PlacedShares placed_shares(const Fractions& shares, double other_bytes, double expert_bytes) {
-  if (expert_bytes <= 0 || shares.gpu >= 1 || shares.cpu >= 1 || shares.disk >= 1) return {shares, shares};
-  const double bytes = other_bytes + expert_bytes;
-  auto within = [](double part, double whole) { return whole > 0 ? std::clamp(part / whole, 0.0, 1.0) : 0; };
-  auto filled_up = [](double gpu, double cpu) {
-    const double disk = 1 - gpu - cpu;
-    return Fractions{gpu, disk < 1e-9 ? 1 - gpu : cpu, disk < 1e-9 ? 0 : disk};
-  };
-  const double other_gpu = std::min(other_bytes, shares.gpu * bytes), other_cpu = std::min(other_bytes - other_gpu, shares.cpu * bytes);
-  return {filled_up(within(other_gpu, other_bytes), within(other_cpu, other_bytes)),
-          filled_up(within(shares.gpu * bytes - other_gpu, expert_bytes), within(shares.cpu * bytes - other_cpu, expert_bytes))};
-}
-
-/// Experts' objects, as many to an expert and one expert after the other, by the experts' blocks: those that are chosen most often first.
-std::vector<std::vector<size_t>> hottest_first(const Model& model) {
-  std::vector<std::vector<size_t>> groups;
-  std::vector<size_t> first_object;  // of the block's experts, in the order of their numbers, and the end
-  size_t object = 0;
-  for (size_t i = 0; i < model.layers().size(); ++i) {
-    const LayerSpec& layer = model.layers()[i];
-    if (layer.kind != LayerKind::kExperts) continue;
-    for (size_t use = 0; use < layer.uses.size(); ++use) {
-      if (static_cast<size_t>(layer.expert_of_use(use)) == first_object.size()) first_object.push_back(object);
-      if (!model.weights()[static_cast<size_t>(layer.uses[use].weight)].always_resident) ++object;
-    }
-    const bool is_last = i + 1 == model.layers().size() || model.layers()[i + 1].kind != LayerKind::kExperts;
-    if (!is_last) continue;
-    first_object.push_back(object);
-    std::vector<size_t>& group = groups.emplace_back();
-    for (int32_t expert : model.expert_chances()->hottest_first(layer.index))
-      for (size_t own = first_object[static_cast<size_t>(expert)]; own < first_object[static_cast<size_t>(expert) + 1]; ++own) group.push_back(own);
-    first_object.clear();
-  }
-  return groups;
 }
 
 /// Those that are not done; a failed one stays, for whoever waits.
@@ -75,130 +20,6 @@ const std::vector<Event>& pending(std::vector<Event>& events) {
 }
 
 }  // namespace
-
-AlignedExtent AlignedExtent::around(int file, int64_t offset, int64_t bytes) {
-  AlignedExtent extent;
-  extent.file = file;
-  extent.offset = round_down(offset, kDirectAlignment);
-  extent.skip = offset - extent.offset;
-  extent.bytes = bytes == 0 ? 0 : round_up(extent.skip + bytes, kDirectAlignment);
-  return extent;
-}
-
-WeightLayout::WeightLayout(const Model& model, const Policy& policy) : compute_tier(policy.compute_tier) {
-  std::array<std::vector<PlacedObject>, 2> objects;  // of experts the second
-  std::array<double, 2> bytes{};
-  for (const LayerSpec& layer : model.layers())
-    for (const WeightUse& use : layer.uses) {
-      const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
-      if (use.lookup || weight.always_resident) continue;
-      const size_t kind = layer.kind == LayerKind::kExperts ? 1 : 0;
-      objects[kind].push_back({use.rows, weight.row_bytes(), grain_of(weight)});
-      bytes[kind] += static_cast<double>(use.rows * weight.row_bytes());
-    }
-  const PlacedShares shares = placed_shares(policy.weights, bytes[0], bytes[1]);
-  const bool in_order = policy.hottest_first && model.expert_chances() != nullptr;
-  const std::array<std::vector<RowSplit>, 2> splits{
-      place(objects[0], shares.others), in_order ? place_in_order(objects[1], hottest_first(model), shares.experts) : place(objects[1], shares.experts)};
-  const bool on_gpu = policy.on_gpu();
-  const LookupLayout lookup(model, policy);
-
-  // A tensor used twice whole (a norm shared by the head's chunks) is kept once.
-  std::map<int, int64_t> resident_whole;
-  std::array<size_t, 2> next_object{};
-  layers.reserve(model.layers().size());
-  for (const LayerSpec& spec : model.layers()) {
-    const size_t kind = spec.kind == LayerKind::kExperts ? 1 : 0;
-    Layer layer;
-    layer.host_at = host_bytes;
-    layer.uses.reserve(spec.uses.size());  // a search makes thousands of layouts
-    for (const WeightUse& wanted : spec.uses) {
-      const WeightSpec& weight = model.weights()[static_cast<size_t>(wanted.weight)];
-      FLEXGEN_CHECK(weight.turned_of == 0, "{} is stored transposed and was not prepared", weight.name);
-      Use use;
-      use.lookup = wanted.lookup;
-      if (wanted.lookup) {
-        use.resident_rows = lookup.resident_rows;
-        use.host_rows = lookup.host_rows;
-      } else if (weight.always_resident) {
-        use.resident_rows = wanted.rows;
-      } else {
-        const StagedSplit split = staged_split(splits[kind][next_object[kind]++], compute_tier);
-        use.resident_rows = split.resident;
-        use.host_rows = split.host;
-        use.streamed_rows = split.disk;
-      }
-      const int64_t row_bytes = weight.row_bytes(), start = weight.offset + wanted.row_first * row_bytes;
-      use.resident = AlignedExtent::around(weight.file, start, use.resident_rows * row_bytes);
-      use.host = AlignedExtent::around(weight.file, start + use.resident_rows * row_bytes, use.host_rows * row_bytes);
-      use.streamed = AlignedExtent::around(weight.file, start + (use.resident_rows + use.host_rows) * row_bytes, use.streamed_rows * row_bytes);
-      bool shared = weight.always_resident && wanted.rows == weight.rows;
-      auto known = shared ? resident_whole.find(wanted.weight) : resident_whole.end();
-      if (known != resident_whole.end()) {
-        use.resident_at = known->second;
-        use.resident.bytes = 0;  // already being loaded
-      } else {
-        use.resident_at = resident_bytes + (on_gpu ? 0 : use.resident.skip);
-        resident_bytes += on_gpu ? round_up(use.resident_rows * row_bytes, kDeviceAlignment) : use.resident.bytes;
-        if (on_gpu) load_buffer_bytes = std::max(load_buffer_bytes, std::min(use.resident.bytes, kLoadPiece));
-        if (shared) resident_whole[wanted.weight] = use.resident_at;
-      }
-      use.host_at = layer.host_at + layer.host_bytes + use.host.skip;
-      layer.host_bytes += use.host.bytes;
-      use.streamed_at = layer.streamed_bytes;
-      layer.streamed_bytes += use.streamed.bytes;
-      use.staged_at = on_gpu ? layer.staged_bytes : use.streamed_at + use.streamed.skip;
-      if (!wanted.lookup) layer.staged_bytes += on_gpu ? round_up((use.host_rows + use.streamed_rows) * row_bytes, kDeviceAlignment) : use.streamed.bytes;
-      if (weight.codes) place_beside(*weight.codes, wanted, &use, &layer);
-      layer.uses.push_back(std::move(use));
-    }
-    if (layer.staged_bytes > 0) layer.ring_index = num_streamed_layers++;
-    host_bytes += layer.host_bytes;
-    buffer_bytes = std::max(buffer_bytes, layer.staged_bytes);
-    if (on_gpu) bounce_bytes = std::max(bounce_bytes, layer.streamed_bytes);
-    streamed_bytes_per_step += layer.streamed_bytes;
-    staged_bytes_per_step += layer.staged_bytes;
-    layers.push_back(std::move(layer));
-  }
-}
-
-void WeightLayout::place_beside(const CodeTensors& tensors, const WeightUse& wanted, Use* use, Layer* layer) {
-  const bool on_gpu = compute_tier == Tier::kGpu;
-  use->beside.reserve(tensors.beside.size());
-  for (const TensorBeside& tensor : tensors.beside) {
-    Beside& placed = use->beside.emplace_back();
-    int64_t row = wanted.row_first;
-    const auto extent_of = [&](int64_t rows, int64_t* bytes) {
-      const auto [first, count] = tensor.range(row, rows);
-      row += rows;
-      *bytes = count;
-      return AlignedExtent::around(tensor.file, first, count);
-    };
-    placed.resident = extent_of(use->resident_rows, &placed.resident_wanted);
-    placed.host = extent_of(use->host_rows, &placed.host_wanted);
-    placed.streamed = extent_of(use->streamed_rows, &placed.streamed_wanted);
-    if (tensor.rows_each == 0 && placed.host_wanted > 0) placed.streamed = {}, placed.streamed_wanted = 0;
-    placed.resident_at = resident_bytes + (on_gpu ? 0 : placed.resident.skip);
-    resident_bytes += on_gpu ? round_up(placed.resident_wanted, kDeviceAlignment) : placed.resident.bytes;
-    if (on_gpu) load_buffer_bytes = std::max(load_buffer_bytes, std::min(placed.resident.bytes, kLoadPiece));
-    placed.host_at = layer->host_at + layer->host_bytes + placed.host.skip;
-    layer->host_bytes += placed.host.bytes;
-    placed.streamed_at = layer->streamed_bytes;
-    layer->streamed_bytes += placed.streamed.bytes;
-    placed.staged_at = on_gpu ? layer->staged_bytes : placed.streamed_at + placed.streamed.skip;
-    layer->staged_bytes += on_gpu ? round_up(placed.host_wanted + placed.streamed_wanted, kDeviceAlignment) : placed.streamed.bytes;
-  }
-}
-
-std::vector<MemoryItem> WeightLayout::memory(const Policy& policy) const {
-  std::vector<MemoryItem> items{{"weights, resident", compute_tier, Arena::footprint(resident_bytes)},
-                                {"weights, staging buffers", compute_tier, Arena::footprint(policy.buffers * buffer_bytes)}};
-  if (compute_tier == Tier::kCpu) return items;
-  items.push_back({"weights in RAM", Tier::kCpu, Arena::footprint(host_bytes)});
-  items.push_back(
-      {"weights, bounce buffers", Tier::kCpu, Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes)});
-  return items;
-}
 
 WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& files, const Arenas& arenas, Lanes& lanes)
     : model_(model), layout_(model, policy), lanes_(lanes) {
