@@ -27,10 +27,4 @@ std::span<const int64_t> FirstLoads::before_streaming(int64_t key) {
   return key + 1 < std::ssize(streamed_) ? before_visit(streamed_[static_cast<size_t>(key)]) : all();
 }
 
-std::span<const int64_t> FirstLoads::up_to(size_t count) {
-  const size_t from = std::min(given_, count);
-  given_ = std::max(given_, count);
-  return std::span(order_).subspan(from, count - from);
-}
-
 }  // namespace flexgen

@@ -2,6 +2,7 @@
 // FirstLoads: in which order the layers' resident shares are loaded in the first pass, and which must be on their way before what. WeightStore loads by it, and the
 // cost model counts time by it. Pure.
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -30,7 +31,11 @@ class FirstLoads {
   std::span<const int64_t> lookup_layers() const { return std::span(order_).first(num_lookup_); }
 
  private:
-  std::span<const int64_t> up_to(size_t count);
+  std::span<const int64_t> up_to(size_t count) {
+    const size_t from = std::min(given_, count);
+    given_ = std::max(given_, count);
+    return std::span(order_).subspan(from, count - from);
+  }
 
   std::vector<int64_t> order_, streamed_;
   std::vector<size_t> position_;  ///< of each layer in order_

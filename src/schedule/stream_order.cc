@@ -29,26 +29,13 @@ void StreamOrder::choose(int64_t first_layer, const std::vector<bool>& wanted) {
   }
 }
 
-std::optional<StreamOrder::Object> StreamOrder::next() {
-  if (streamed_.empty()) return std::nullopt;
-  for (;; ++place_) {
-    const auto index = static_cast<size_t>(place_ % size());
-    const Object object{place_ / size(), streamed_[index], place_};
-    if (!is_unit_[index]) return object;
-    if (object.pass < pass_) continue;  // nobody came for it
-    if (!chooses_) return object;
-    if (object.pass > pass_ || choices_[index] == Choice::kUnknown) return std::nullopt;
-    if (choices_[index] == Choice::kWanted) return object;
-  }
-}
-
 StreamOrder::Object StreamOrder::take() {
   const std::optional<Object> object = next();
   FLEXGEN_CHECK(object.has_value(), "what is loaded next is not known yet");
-  ++place_;
+  step();
   kept_.push_back(object->place);
   if (static_cast<int64_t>(kept_.size()) > buffers_) {
-    kept_.pop_front();
+    kept_.erase(kept_.begin());
     ++first_kept_;
   }
   return *object;
@@ -57,13 +44,6 @@ StreamOrder::Object StreamOrder::take() {
 void StreamOrder::check_is_due(const Visit& visit) {
   const std::optional<Object> object = next();
   FLEXGEN_CHECK(!loading_ && object && object->pass <= visit.pass, "layer {} of pass {} is not to be loaded", visit.layer, visit.pass);
-}
-
-int64_t StreamOrder::number_of(int64_t pass, int64_t layer) const {
-  const int64_t index = index_[static_cast<size_t>(layer)];
-  if (index < 0) return -1;
-  const auto known = std::find(kept_.begin(), kept_.end(), pass * size() + index);
-  return known == kept_.end() ? -1 : first_kept_ + (known - kept_.begin());
 }
 
 }  // namespace flexgen

@@ -2,8 +2,8 @@
 // StreamOrder: which layer's streamed rows are loaded next, how far ahead, and as which object of the ring of staging buffers. A pass loads its layers in order: units of experts all of them,
 // ahead of their use, or, in a pass that chooses, those of which some row has chosen an expert, once that is known. WeightStore loads by it, and the cost model counts time by it. Pure.
 
+#include <algorithm>
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <vector>
 
@@ -30,12 +30,27 @@ class StreamOrder {
   void choose(int64_t first_layer, const std::vector<bool>& wanted);
 
   /// What is to be loaded next; nothing while that is not known.
-  std::optional<Object> next();
+  std::optional<Object> next() {
+    if (streamed_.empty()) return std::nullopt;
+    for (;; step()) {
+      const Object object{next_pass_, streamed_[next_index_], next_pass_ * size() + static_cast<int64_t>(next_index_)};
+      if (!is_unit_[next_index_]) return object;
+      if (next_pass_ < pass_) continue;  // nobody came for it
+      if (!chooses_) return object;
+      if (next_pass_ > pass_ || choices_[next_index_] == Choice::kUnknown) return std::nullopt;
+      if (choices_[next_index_] == Choice::kWanted) return object;
+    }
+  }
   /// Takes next(), which there must be; it becomes object number taken() of the ring.
   Object take();
   int64_t taken() const { return first_kept_ + static_cast<int64_t>(kept_.size()); }
   /// The number of a layer's object in a pass; -1 where it was not taken, or so long ago that another has its buffer.
-  int64_t number_of(int64_t pass, int64_t layer) const;
+  int64_t number_of(int64_t pass, int64_t layer) const {
+    const int64_t index = index_[static_cast<size_t>(layer)];
+    if (index < 0) return -1;
+    const auto known = std::find(kept_.begin(), kept_.end(), pass * size() + index);
+    return known == kept_.end() ? -1 : first_kept_ + (known - kept_.begin());
+  }
 
   /// An object of the ring, of which the first pieces are issued.
   struct Loading {
@@ -80,14 +95,21 @@ class StreamOrder {
 
   enum class Choice : uint8_t { kUnknown, kWanted, kNotWanted };
   int64_t size() const { return static_cast<int64_t>(streamed_.size()); }
+  void step() {
+    if (++next_index_ < streamed_.size()) return;
+    next_index_ = 0;
+    ++next_pass_;
+  }
 
   std::vector<int64_t> streamed_;
   std::vector<int64_t> index_;   ///< a layer: where it is in streamed_, or -1
   std::vector<bool> is_unit_;    ///< a streamed layer
   std::vector<Choice> choices_;  ///< a streamed layer, in the pass under way
-  int64_t buffers_ = 1, pass_ = -1, place_ = 0;
+  int64_t buffers_ = 1, pass_ = -1;
+  int64_t next_pass_ = 0;  ///< where next() goes on: a pass, and an index of streamed_
+  size_t next_index_ = 0;
   bool chooses_ = false;
-  std::deque<int64_t> kept_;        ///< places of the objects that were taken last, a buffer each
+  std::vector<int64_t> kept_;       ///< places of the objects that were taken last, a buffer each
   int64_t first_kept_ = 0;          ///< number of the first of these
   std::optional<Loading> loading_;  ///< the newest object, while some of its pieces are not issued
 };
