@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "model/scratch.h"
+#include "plan/weight_layouts.h"
 #include "schedule/cache_store.h"
 #include "schedule/expert_hits.h"
 #include "schedule/first_loads.h"
@@ -14,7 +15,7 @@
 #include "schedule/lookup_layout.h"
 #include "schedule/pass_walk.h"
 #include "schedule/stream_order.h"
-#include "schedule/weight_store.h"
+#include "schedule/weight_layout.h"
 
 namespace flexgen {
 namespace {
@@ -23,11 +24,11 @@ namespace {
 class Timeline {
  public:
   /// `reads_logits`: as the workload says; `weights_in_place`: the resident ones need no loading.
-  Timeline(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, DType kv_dtype, bool reads_logits,
-           bool weights_in_place)
-      : model_(model), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()), reads_logits_(reads_logits),
-        beside_(policy.attention_beside()), buffers_(policy.buffers), weights_(model, policy), lookup_(model, policy), cache_(model, policy, kv_dtype),
-        hidden_(model, policy) {
+  Timeline(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, bool reads_logits, bool weights_in_place)
+      : model_(layouts.model()), alike_(layouts.alike()), hardware_(hardware), precision_(precision), policy_(policy), on_gpu_(policy.on_gpu()),
+        reads_logits_(reads_logits), beside_(policy.attention_beside()), buffers_(policy.buffers), layout_(layouts.layout(policy)), weights_(*layout_),
+        lookup_(model_, policy), cache_(model_, policy, precision.kv), hidden_(model_, policy) {
+    const Model& model = model_;
     const auto num_batches = static_cast<size_t>(policy.num_micro_batches);
     weight_free_s_.assign(static_cast<size_t>(buffers_), 0);
     weight_ready_s_.assign(static_cast<size_t>(buffers_), 0);
@@ -41,6 +42,7 @@ class Timeline {
       if (weights_.layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
     order_ = StreamOrder(model, streamed, buffers_, policy.max_choosing_rows > 0);
     batch_carries_.assign(num_batches, kHalf);
+    hits_.resize(model.expert_chances() ? model.layers().size() : alike_.num_kinds());
     if (lookup_.table) {
       const int table = model.layers().front().uses[*lookup_.table].weight;
       auto resident = static_cast<double>(lookup_.resident_rows + lookup_.host_rows);
@@ -100,18 +102,22 @@ class Timeline {
     if (number >= 0) weight_free_s_[ring(number)] = compute_free_s_;
   }
 
-  /// Of a unit, in this step: the chance that it is chosen, by any row and by those of each micro-batch, and the share of its bytes that a chosen one reads from disk, and copies from the RAM beside a GPU.
+  /// Of a unit, in this step: the chance that it is chosen, by any row and by those of each micro-batch, what a visit of these then takes, and the share of its bytes that a chosen one reads from
+  /// disk, and copies from the RAM beside a GPU.
   struct HitShares {
+    bool is_known = false;
     double whole = 0, disk = 0, host = 0;
-    std::vector<double> of_batch;
+    std::vector<double> of_batch, visit_s;
   };
   const HitShares& hits_of(size_t layer) {
+    // Where nothing is known of experts, one layer says it of all that are alike.
+    HitShares& hit = hits_[model_.expert_chances() ? layer : alike_.kind_of(layer)];
+    if (hit.is_known) return hit;
+    hit.is_known = true;
+    hit.disk = hit.host = 0;
+    hit.of_batch.clear();
+    hit.visit_s.clear();
     const LayerSpec& unit = model_.layers()[layer];
-    // Where nothing is known of experts, units of as many are alike.
-    const int64_t key = model_.expert_chances() ? static_cast<int64_t>(layer) : -unit.num_experts;
-    auto [known, is_new] = hits_.try_emplace(key);
-    HitShares& hit = known->second;
-    if (!is_new) return hit;
     const WeightLayout::Layer& placed = weights_.layers[layer];
     hit.whole = unit_hit_share(model_, unit, rows_);
     if (hit.whole > 0 && !model_.expert_chances()) {
@@ -121,15 +127,28 @@ class Timeline {
       if (placed.streamed_bytes > 0) hit.disk = chosen.disk / static_cast<double>(placed.streamed_bytes) / hit.whole;
       if (placed.host_bytes > 0) hit.host = chosen.host / static_cast<double>(placed.host_bytes) / hit.whole;
     }
-    for (double rows : batch_rows_) hit.of_batch.push_back(unit_hit_share(model_, unit, rows));
+    for (double rows : batch_rows_) {
+      const double share = unit_hit_share(model_, unit, rows);
+      hit.of_batch.push_back(share);
+      hit.visit_s.push_back(share > 0 ? outer_visit_time_s(hardware_, precision_, policy_, unit, rows, share) : 0);
+    }
     return hit;
+  }
+  /// Of a visit of all the micro-batch's rows to a layer that does not attend, in this step.
+  double outer_visit_s(size_t layer, size_t batch) {
+    double& known_s = outer_visit_s_[alike_.kind_of(layer) * batch_rows_.size() + batch];
+    if (known_s < 0) {
+      const LayerSpec& spec = model_.layers()[layer];
+      known_s = outer_visit_time_s(hardware_, precision_, policy_, spec, spec.kind == LayerKind::kHead ? batch_logit_rows_[batch] : batch_rows_[batch]);
+    }
+    return known_s;
   }
   /// The host waits for what the block's rows choose: as many units as are expected, evenly spread.
   void choose(size_t first_unit) {
     host_s_ = std::max(host_s_, compute_free_s_);
     first_unit_ = first_unit;
-    units_.clear();
-    std::vector<bool> wanted;
+    wanted_.clear();
+    wanted_by_.clear();
     auto happens = [](double& carry, double share) {
       carry += share;
       const bool whole = carry >= 1;
@@ -138,13 +157,13 @@ class Timeline {
     };
     for (size_t layer = first_unit; layer < weights_.layers.size() && model_.layers()[layer].kind == LayerKind::kExperts; ++layer) {
       const HitShares& hit = hits_of(layer);
-      ChosenUnit unit{happens(unit_carry_, hit.whole), {}};
-      for (size_t b = 0; unit.wanted && b < batch_rows_.size(); ++b) unit.wanted_by.push_back(happens(batch_carries_[b], hit.of_batch[b] / hit.whole));
-      wanted.push_back(unit.wanted);
-      units_.push_back(std::move(unit));
+      wanted_.push_back(happens(unit_carry_, hit.whole));
+      for (size_t b = 0; b < batch_rows_.size(); ++b) wanted_by_.push_back(wanted_.back() && happens(batch_carries_[b], hit.of_batch[b] / hit.whole));
     }
-    order_.choose(static_cast<int64_t>(first_unit), wanted);
+    order_.choose(static_cast<int64_t>(first_unit), wanted_);
   }
+  bool is_wanted(size_t layer) const { return wanted_[layer - first_unit_]; }
+  bool is_wanted_by(size_t layer, size_t batch) const { return wanted_by_[(layer - first_unit_) * batch_rows_.size() + batch]; }
 
   /// A piece of work in the disk read lane; returns when it is done.
   double read(double bytes, double after_s) {
@@ -226,8 +245,7 @@ class Timeline {
     for (int64_t index : layers) {
       const auto layer = static_cast<size_t>(index);
       const WeightLayout::Layer& placed = weights_.layers[layer];
-      double resident_bytes = 0;
-      for (const WeightLayout::Use& use : placed.uses) resident_bytes += static_cast<double>(use.resident.bytes);
+      const auto resident_bytes = static_cast<double>(placed.resident_bytes);
       if (placed.host_bytes > 0) host_ready_s_[layer] = read(static_cast<double>(placed.host_bytes), 0);
       if (resident_bytes <= 0) continue;
       const double begun_s = std::max(read_free_s_, host_s_), there_s = read(resident_bytes, 0);
@@ -297,12 +315,14 @@ class Timeline {
   }
 
   const Model& model_;
+  const AlikeLayers& alike_;
   const HardwareProfile& hardware_;
   const Precision& precision_;
   const Policy& policy_;
   bool on_gpu_, reads_logits_, beside_;
   int64_t buffers_;
-  WeightLayout weights_;
+  std::shared_ptr<const WeightLayout> layout_;
+  const WeightLayout& weights_;
   LookupLayout lookup_;
   CacheLayout cache_;
   HiddenLayout hidden_;
@@ -324,16 +344,14 @@ class Timeline {
   std::vector<double> results_s_, stored_s_;  ///< a batch
   double last_stored_s_ = 0;                  ///< of any: what frees a single buffer
   int64_t step_ = 0;
-  double rows_ = 0;                    ///< of this step
-  std::vector<double> batch_rows_;     ///< and of its batches
-  std::map<int64_t, HitShares> hits_;  ///< of steps with these rows, as they are asked for
-  /// A unit of experts of the block under way, in a step that loads those that are chosen.
-  struct ChosenUnit {
-    bool wanted = false;
-    std::vector<bool> wanted_by;  ///< a batch
-  };
+  double rows_ = 0;                                    ///< of this step
+  std::vector<double> batch_rows_, batch_logit_rows_;  ///< and of its batches
+  // Of steps with these rows, as they are asked for.
+  std::vector<HitShares> hits_;        ///< a kind of layers; a layer, where experts are not chosen as often as others
+  std::vector<double> outer_visit_s_;  ///< a kind of layers and batch; below 0: not asked for yet
+  // Units of experts of the block under way, from number first_unit_ on, in a step that loads those that are chosen.
   size_t first_unit_ = 0;
-  std::vector<ChosenUnit> units_;
+  std::vector<bool> wanted_, wanted_by_;  ///< a unit; a unit and batch
   static constexpr double kHalf = 0.5;
   double unit_carry_ = kHalf;  ///< what is expected, less what happened
   std::vector<double> batch_carries_;
@@ -371,12 +389,12 @@ struct Timeline::Pass {
   bool is_planned(const Visit& visit) const { return batch_of(visit).rows > 0; }
   void begin_pass(const Visit& visit) { of.order_.begin_pass(visit.pass, of.policy_.chooses_experts(of.rows_)); }
   bool chooses() const { return of.order_.chooses(); }
-  bool knows_choices(const Visit& visit) const { return at(visit.layer) >= of.first_unit_ && at(visit.layer) < of.first_unit_ + of.units_.size(); }
+  bool knows_choices(const Visit& visit) const { return at(visit.layer) >= of.first_unit_ && at(visit.layer) < of.first_unit_ + of.wanted_.size(); }
   void learn_choices(const Visit& visit) { of.choose(at(visit.layer)); }
-  bool is_chosen(const Visit& visit) const { return of.units_[at(visit.layer) - of.first_unit_].wanted; }
+  bool is_chosen(const Visit& visit) const { return of.is_wanted(at(visit.layer)); }
   bool takes_place(const Visit& visit) const {
     return is_planned(visit) && (layer_of(visit).kind != LayerKind::kHead || batch_of(visit).logit_rows > 0) &&
-           (!is_unit_chosen_from(visit) || of.units_[at(visit.layer) - of.first_unit_].wanted_by[at(visit.batch)]);
+           (!is_unit_chosen_from(visit) || of.is_wanted_by(at(visit.layer), at(visit.batch)));
   }
 
   bool is_held_back() const { return of.pending_.has_value(); }
@@ -427,15 +445,11 @@ struct Timeline::Pass {
   }
   void compute(const Visit& visit) {
     const LayerSpec& layer = layer_of(visit);
-    const BatchLoad& batch = batch_of(visit);
-    if (layer.cache >= 0) {
-      start_s = std::max(start_s, cache_ready_s);
-      occupy(of.block_times_[at(visit.batch)].compute_s);
-    } else {
-      occupy(outer_visit_time_s(of.hardware_, of.precision_, of.policy_, layer, layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows,
-                                is_unit_chosen_from(visit) ? of.hits_of(at(visit.layer)).of_batch[at(visit.batch)] : 1));
-    }
-    of.results_s_[at(visit.batch)] = of.on_gpu_ && layer.kind == LayerKind::kHead ? of.read_logits(layer, batch.logit_rows, end_s) : end_s;
+    if (layer.cache >= 0) start_s = std::max(start_s, cache_ready_s);
+    occupy(layer.cache >= 0             ? of.block_times_[at(visit.batch)].compute_s
+           : is_unit_chosen_from(visit) ? of.hits_of(at(visit.layer)).visit_s[at(visit.batch)]
+                                        : of.outer_visit_s(at(visit.layer), at(visit.batch)));
+    of.results_s_[at(visit.batch)] = of.on_gpu_ && layer.kind == LayerKind::kHead ? of.read_logits(layer, batch_of(visit).logit_rows, end_s) : end_s;
     of.computed(visit, hidden_rows, end_s);
   }
   void finish(const Visit&) {}
@@ -473,13 +487,17 @@ void Timeline::step(const StepLoad& load) {
   const size_t num_batches = load.batches.size();
   int64_t active = 0;
   rows_ = 0;
-  const std::vector<double> rows_before = std::exchange(batch_rows_, {});
+  const std::vector<double> rows_before = std::exchange(batch_rows_, {}), logit_rows_before = std::exchange(batch_logit_rows_, {});
   for (const BatchLoad& batch : load.batches) {
     active += batch.rows > 0 ? 1 : 0;
     rows_ += batch.rows;
     batch_rows_.push_back(batch.rows);
+    batch_logit_rows_.push_back(batch.logit_rows);
   }
-  if (batch_rows_ != rows_before) hits_.clear();
+  if (batch_rows_ != rows_before || batch_logit_rows_ != logit_rows_before) {
+    for (HitShares& hit : hits_) hit.is_known = false;
+    outer_visit_s_.assign(alike_.num_kinds() * num_batches, -1);
+  }
   if (active == 0) return;
   cache_visits_.clear();
   for (int64_t cache = 0; cache < cache_.num_caches() && !cache_.all_resident(); ++cache)
@@ -490,7 +508,7 @@ void Timeline::step(const StepLoad& load) {
   block_times_.clear();
   for (const BatchLoad& batch : load.batches)
     block_times_.push_back(batch.rows > 0 ? block_times(model_, hardware_, precision_, policy_, batch.block) : BlockTimes{});
-  units_.clear();
+  wanted_.clear();
   Visit first;
   first.step = first.pass = step_;
   first.group_end = static_cast<int64_t>(num_batches);
@@ -506,8 +524,14 @@ LaneKind LaneTimes::busiest() const { return static_cast<LaneKind>(std::max_elem
 
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
                    const SlotWalk& walk) {
-  Timeline timeline(model, hardware, precision, policy, precision.kv, workload.reads_logits, false),
-      in_place(model, hardware, precision, policy, precision.kv, workload.reads_logits, true);
+  WeightLayouts layouts(model);
+  return predict(layouts, hardware, precision, policy, workload, walk);
+}
+
+Prediction predict(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
+                   const SlotWalk& walk) {
+  Timeline timeline(layouts, hardware, precision, policy, workload.reads_logits, false),
+      in_place(layouts, hardware, precision, policy, workload.reads_logits, true);
   // The sums so far: time, steps, bytes, the bound, and every lane's busy time.
   using Sums = std::array<double, 5 + kNumPlannedLanes>;
   auto sums_of = [](const Timeline& of, double steps, double bound_s) {

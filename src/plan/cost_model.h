@@ -12,6 +12,8 @@
 
 namespace flexgen {
 
+class WeightLayouts;
+
 /// Seconds of each lane that plans have a time for.
 struct LaneTimes {
   std::array<double, kNumPlannedLanes> seconds{};
@@ -35,6 +37,9 @@ struct Prediction {
 
 /// `walk` must be of the same policy, workload and cache type.
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
+                   const SlotWalk& walk);
+/// The same of one of many policies of a model.
+Prediction predict(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload,
                    const SlotWalk& walk);
 Prediction predict(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy, const Workload& workload);
 

@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "plan/weight_layouts.h"
 #include "schedule/expert_hits.h"
-#include "schedule/weight_store.h"
 
 namespace flexgen {
 namespace {
@@ -19,8 +20,8 @@ constexpr double kHalfChosen = 0.5;
 
 int64_t batches_of_a_pass(const Policy& policy) { return ceil_div(policy.num_micro_batches, policy.num_groups); }
 
-/// Layers that differ in nothing but their place and how often they are chosen, and what a pass loads of them.
-struct AlikeLayers {
+/// Layers of a kind, and what a pass loads of them.
+struct LayersOfKind {
   const LayerSpec* one = nullptr;
   double count = 0;
   ChosenBytes bytes;
@@ -30,21 +31,20 @@ struct AlikeLayers {
 /// A pass's sparse blocks, attention without what depends on the length of texts.
 class SparseBlocks {
  public:
-  SparseBlocks(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy)
-      : model_(model), hardware_(hardware), precision_(precision), policy_(policy), layout_(model, policy) {
-    for (size_t i = 0; i < model.layers().size(); ++i) {
-      const LayerSpec& layer = model.layers()[i];
-      const bool is_unit = layer.kind == LayerKind::kExperts;
-      if (!is_unit && !model.chooses_experts(static_cast<int64_t>(i))) continue;
-      std::vector<AlikeLayers>& kinds = is_unit ? units_ : attention_;
-      auto alike = std::find_if(kinds.begin(), kinds.end(), [&](const AlikeLayers& kind) {
-        return kind.one->num_experts == layer.num_experts && kind.one->linear_flops_per_row == layer.linear_flops_per_row;
-      });
-      if (alike == kinds.end()) alike = kinds.insert(kinds.end(), AlikeLayers{&layer, 0, {}, {}});
-      alike->count += 1;
-      alike->bytes.disk += static_cast<double>(layout_.layers[i].streamed_bytes);
-      alike->bytes.host += static_cast<double>(layout_.layers[i].host_bytes);
-      alike->layers.push_back(i);
+  SparseBlocks(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy)
+      : model_(layouts.model()), hardware_(hardware), precision_(precision), policy_(policy), layout_(layouts.layout(policy)) {
+    const AlikeLayers& alike = layouts.alike();
+    for (size_t i = 0; i < model_.layers().size(); ++i) {
+      const bool is_unit = model_.layers()[i].kind == LayerKind::kExperts;
+      if (!is_unit && !model_.chooses_experts(static_cast<int64_t>(i))) continue;
+      std::vector<LayersOfKind>& kinds = is_unit ? units_ : attention_;
+      const LayerSpec* one = &alike.one(alike.kind_of(i));
+      auto of = std::find_if(kinds.begin(), kinds.end(), [&](const LayersOfKind& kind) { return kind.one == one; });
+      if (of == kinds.end()) of = kinds.insert(kinds.end(), LayersOfKind{one, 0, {}, {}});
+      of->count += 1;
+      of->bytes.disk += static_cast<double>(layout_->layers[i].streamed_bytes);
+      of->bytes.host += static_cast<double>(layout_->layers[i].host_bytes);
+      of->layers.push_back(i);
     }
   }
 
@@ -52,12 +52,12 @@ class SparseBlocks {
     const auto rows = static_cast<double>(rows_of_pass);
     const double batches = std::min(rows, static_cast<double>(batches_of_a_pass(policy_))), each = rows / batches;
     double attend_s = 0, attention_read_s = 0, waits_s = 0, all_s = 0, all_read_s = 0, chosen_s = 0, chosen_read_s = 0;
-    for (const AlikeLayers& of : attention_) {
+    for (const LayersOfKind& of : attention_) {
       attend_s += of.count * batches * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each);
       attention_read_s += read_s(of.count, of.bytes);
       waits_s += of.count * processor_of(hardware_, policy_).visit_s;
     }
-    for (const AlikeLayers& of : units_) {
+    for (const LayersOfKind& of : units_) {
       const double hit = mean_hit_share(of, each);
       all_s += of.count * batches * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each);
       chosen_s += of.count * batches * hit * outer_visit_time_s(hardware_, precision_, policy_, *of.one, each, hit);
@@ -71,18 +71,18 @@ class SparseBlocks {
 
  private:
   // Where nothing is known of experts, one layer says it of all.
-  double mean_hit_share(const AlikeLayers& of, double rows) const {
+  double mean_hit_share(const LayersOfKind& of, double rows) const {
     if (!model_.expert_chances()) return unit_hit_share(model_, *of.one, rows);
     double sum = 0;
     for (size_t layer : of.layers) sum += unit_hit_share(model_, model_.layers()[layer], rows);
     return sum / of.count;
   }
-  ChosenBytes all_chosen_bytes(const AlikeLayers& of, double rows) const {
+  ChosenBytes all_chosen_bytes(const LayersOfKind& of, double rows) const {
     const double hit = expert_hit_share(model_, rows);
     if (!model_.expert_chances()) return {of.bytes.disk * hit, of.bytes.host * hit};
     ChosenBytes sum;
     for (size_t layer : of.layers) {
-      const ChosenBytes of_layer = chosen_bytes(model_, model_.layers()[layer], layout_.layers[layer], rows);
+      const ChosenBytes of_layer = chosen_bytes(model_, model_.layers()[layer], layout_->layers[layer], rows);
       sum.disk += of_layer.disk;
       sum.host += of_layer.host;
     }
@@ -99,15 +99,21 @@ class SparseBlocks {
   const HardwareProfile& hardware_;
   const Precision& precision_;
   const Policy& policy_;
-  const WeightLayout layout_;
-  std::vector<AlikeLayers> attention_, units_;
+  const std::shared_ptr<const WeightLayout> layout_;
+  std::vector<LayersOfKind> attention_, units_;
 };
 
 }  // namespace
 
 int64_t choosing_rows(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy) {
   if (!model.config().is_mixture()) return 0;
-  const SparseBlocks blocks(model, hardware, precision, policy);
+  WeightLayouts layouts(model);
+  return choosing_rows(layouts, hardware, precision, policy);
+}
+
+int64_t choosing_rows(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy) {
+  if (!layouts.model().config().is_mixture()) return 0;
+  const SparseBlocks blocks(layouts, hardware, precision, policy);
   const int64_t most = policy.max_rows * batches_of_a_pass(policy);
   int64_t low = 0, high = 1;  // the more rows, the less is saved
   while (high <= most && blocks.is_faster_chosen(high)) {

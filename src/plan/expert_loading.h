@@ -9,8 +9,12 @@
 
 namespace flexgen {
 
+class WeightLayouts;
+
 /// Policy::max_choosing_rows: the most rows of a pass for which loading what they choose should take less time than loading all; 0 where none should, and where the model is no mixture.
 int64_t choosing_rows(const Model& model, const HardwareProfile& hardware, const Precision& precision, const Policy& policy);
+/// The same of one of many policies of a model.
+int64_t choosing_rows(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy);
 /// The same where nothing was measured: at so many rows half of the experts are expected to be chosen.
 int64_t choosing_rows_by_rule(const Model& model);
 

@@ -7,8 +7,8 @@
 #include "base/units.h"
 #include "plan/expert_loading.h"
 #include "plan/policy_sizes.h"
+#include "plan/weight_layouts.h"
 #include "schedule/cache_store.h"
-#include "schedule/weight_store.h"
 
 namespace flexgen {
 namespace {
@@ -65,8 +65,7 @@ double largest_share(Fits fits) {
 }
 
 /// Rough seconds for the whole job under a policy.
-double rough_time_s(const Model& model, const Workload& workload, const Policy& policy, DType kv_dtype) {
-  WeightLayout weights(model, policy);
+double rough_time_s(const Model& model, const Workload& workload, const Policy& policy, DType kv_dtype, const WeightSums& weights) {
   CacheLayout cache(model, policy, kv_dtype);
   double sequences = static_cast<double>(std::max<int64_t>(1, workload.num_sequences));
   double rows = workload.computed_prompt_tokens() + workload.total_generated_tokens;
@@ -131,7 +130,8 @@ namespace {
 class RuleSearch {
  public:
   RuleSearch(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype)
-      : model_(model), workload_(workload), budgets_(budgets), request_(request), kv_dtype_(kv_dtype), attention_tiers_(attention_tiers_of(budgets, request)) {}
+      : model_(model), workload_(workload), budgets_(budgets), request_(request), kv_dtype_(kv_dtype), attention_tiers_(attention_tiers_of(budgets, request)),
+        layouts_(model) {}
 
   /// Throws Error{user} with the smallest budget that would do.
   Policy choose() {
@@ -221,7 +221,7 @@ class RuleSearch {
   }
 
   bool fits(const Policy& policy) {
-    const MemoryPlan plan = memory_plan(model_, policy, workload_, kv_dtype_);
+    const MemoryPlan plan = memory_plan(model_, policy, workload_, kv_dtype_, layouts_.sums(policy));
     const bool disk_ok = plan.bytes(Tier::kDisk) <= budgets_.disk_bytes, gpu_ok = plan.bytes(Tier::kGpu) <= budgets_.gpu_plan_bytes();
     if (!disk_ok) smallest_disk_ = std::min(smallest_disk_, plan.bytes(Tier::kDisk));
     else if (!gpu_ok) smallest_gpu_ = std::min(smallest_gpu_, plan.bytes(Tier::kGpu));
@@ -230,7 +230,7 @@ class RuleSearch {
   }
 
   void consider(const Policy& policy) {
-    const double time_s = rough_time_s(model_, workload_, policy, kv_dtype_);
+    const double time_s = rough_time_s(model_, workload_, policy, kv_dtype_, layouts_.sums(policy));
     if (best_ && time_s >= best_time_s_) return;
     best_ = policy;
     best_time_s_ = time_s;
@@ -255,6 +255,7 @@ class RuleSearch {
   const PolicyRequest& request_;
   DType kv_dtype_;
   std::vector<Tier> attention_tiers_;
+  WeightLayouts layouts_;
   std::optional<Policy> best_;
   double best_time_s_ = 0;
   bool shares_ = true;                                                           ///< prefixes, where the job has some: that saves time, not the last bytes

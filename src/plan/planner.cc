@@ -5,6 +5,7 @@
 #include <cmath>
 #include <ctime>
 #include <limits>
+#include <list>
 #include <map>
 #include <optional>
 #include <set>
@@ -15,11 +16,12 @@
 #include "plan/placed_kinds.h"
 #include "plan/placement_program.h"
 #include "plan/policy_sizes.h"
+#include "plan/repeated_sum.h"
 #include "plan/smallest_budget.h"
+#include "plan/weight_layouts.h"
 #include "schedule/cache_store.h"
 #include "schedule/expert_hits.h"
 #include "schedule/hidden_store.h"
-#include "schedule/weight_store.h"
 
 namespace flexgen {
 namespace {
@@ -39,7 +41,8 @@ Fractions rounded(const Fractions& shares) {
 
 class Search {
  public:
-  explicit Search(const PlanInput& input) : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()) {}
+  explicit Search(const PlanInput& input)
+      : in_(input), precision_(Precision::of(input.model, input.compute, input.kv)), start_s_(processor_time_s()), layouts_(input.model) {}
 
   Plan run() {
     if (on_gpu() && !in_.hardware.gpu)
@@ -106,8 +109,9 @@ class Search {
     return {rows.begin(), rows.end()};
   }
 
-  bool fits(const Policy& policy) const {
-    const MemoryPlan plan = memory_plan(in_.model, policy, in_.workload, in_.kv);
+  MemoryPlan memory_of(const Policy& policy) { return memory_plan(in_.model, policy, in_.workload, in_.kv, layouts_.sums(policy)); }
+  bool fits(const Policy& policy) {
+    const MemoryPlan plan = memory_of(policy);
     return plan.bytes(Tier::kGpu) <= in_.budgets.gpu_plan_bytes() && plan.bytes(Tier::kCpu) <= in_.budgets.cpu_bytes &&
            plan.bytes(Tier::kDisk) <= in_.budgets.disk_bytes;
   }
@@ -130,7 +134,7 @@ class Search {
   bool on_gpu() const { return in_.budgets.gpu_bytes > 0; }
 
   /// Whether any placement fits of the kinds from number `first` on.
-  bool fits_somehow(Policy policy, size_t first = 0) const {
+  bool fits_somehow(Policy policy, size_t first = 0) {
     if (first == kPlacedKinds.size()) return fits(policy);
     const PlacedKind& kind = kPlacedKinds[first];
     const std::vector<Fractions> all = ends_of(kind, policy);
@@ -156,7 +160,8 @@ class Search {
       // What micro-batches do does not depend on where attention runs.
       policy.attention_tier = policy.compute_tier;
       place_all(on_gpu() ? kInGpu : kInRam, &policy);
-      const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
+      walks_.clear();
+      const SlotWalk& walk = walk_of(policy);
       policy.max_choosing_rows = choosing_rows_on_disk(policy);
       for (Tier tier : tiers) {
         policy.attention_tier = tier;
@@ -227,7 +232,7 @@ class Search {
     auto [known, is_new] = choosing_rows_.try_emplace(policy.num_micro_batches, 0);
     policy.weights = kOnDisk;
     policy.max_rows = kMaxSearchedRows;
-    if (is_new) known->second = choosing_rows(in_.model, in_.hardware, precision_, policy);
+    if (is_new) known->second = choosing_rows(layouts_, in_.hardware, precision_, policy);
     return known->second;
   }
 
@@ -245,22 +250,28 @@ class Search {
       const BlockTimes block = block_times(in_.model, in_.hardware, precision_, policy, batch.block);
       times.processor_s += num_blocks * (block.compute_s + block.after_s);
       times.attention_s += num_blocks * block.attention_s;
-      // Units of as many experts take the same, and there are hundreds.
-      int64_t experts_before = 0;
-      double visit_s = 0;
-      for (const LayerSpec& layer : in_.model.layers()) {
-        const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
-        if (layer.cache >= 0 || rows <= 0) continue;
-        const bool is_unit = layer.kind == LayerKind::kExperts;
-        if (!is_unit || layer.num_experts != experts_before || (chooses && in_.model.expert_chances())) {
-          const double hit = chooses && is_unit ? unit_hit_share(in_.model, layer, rows) : 1;
-          visit_s = hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
-        }
-        experts_before = is_unit ? layer.num_experts : 0;
-        times.processor_s += visit_s;
-      }
+      times.processor_s = with_outer_visits(times.processor_s, policy, batch, chooses);
     }
     return times;
+  }
+  /// `sum_s` and what the micro-batch's visits to layers that do not attend take.
+  double with_outer_visits(double sum_s, const Policy& policy, const BatchLoad& batch, bool chooses) const {
+    const auto visit_s = [&](const LayerSpec& layer) {
+      const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
+      if (rows <= 0) return 0.0;
+      const double hit = chooses && layer.kind == LayerKind::kExperts ? unit_hit_share(in_.model, layer, rows) : 1;
+      return hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
+    };
+    if (chooses && in_.model.expert_chances()) {
+      for (const LayerSpec& layer : in_.model.layers())
+        if (layer.cache < 0) sum_s += visit_s(layer);
+      return sum_s;
+    }
+    const AlikeLayers& alike = layouts_.alike();
+    std::vector<double> of_kind_s;
+    for (size_t kind = 0; kind < alike.num_kinds(); ++kind) of_kind_s.push_back(alike.one(kind).cache < 0 ? visit_s(alike.one(kind)) : 0);
+    for (const AlikeLayers::Run& run : alike.outer()) sum_s = add_repeatedly(sum_s, of_kind_s[run.kind], run.count);
+    return sum_s;
   }
 
   /// The linear program of a block, its answer rounded, filled up and judged.
@@ -284,7 +295,7 @@ class Search {
   }
 
   /// Moves shares to slower tiers until the policy fits, and back as far as it does. False if it cannot.
-  bool make_fit(Policy& policy) const {
+  bool make_fit(Policy& policy) {
     // The largest share that a tier can have of a kind, taken from the next slower one.
     auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::*kind, double Fractions::*fast, double Fractions::*slow) {
       if (fixed) return;
@@ -335,7 +346,7 @@ class Search {
     Traffic& of(TensorKind kind) { return kinds[static_cast<size_t>(kind)]; }
   };
   /// For each class, with everything on disk.
-  std::vector<ClassTraffic> traffic_of(const Policy& streamed, const SlotWalk& walk, size_t num_classes) const {
+  std::vector<ClassTraffic> traffic_of(const Policy& streamed, const SlotWalk& walk, size_t num_classes) {
     std::vector<ClassTraffic> classes(num_classes);
     std::vector<double> counts(num_classes);
     for (size_t i = 0; i < walk.steps.size(); ++i) {
@@ -349,7 +360,7 @@ class Search {
         mean.logit_rows += step.count * batch.logit_rows;
       }
     }
-    const auto weight_bytes = static_cast<double>(WeightLayout(in_.model, streamed).streamed_bytes_per_step);
+    const auto weight_bytes = static_cast<double>(layouts_.sums(streamed).streamed_bytes_per_step);
     const double row_bytes =
         streamed.num_micro_batches > 1 ? static_cast<double>(HiddenLayout(in_.model, streamed).row_bytes) * static_cast<double>(in_.model.layers().size()) : 0;
     for (size_t i = 0; i < num_classes; ++i) {
@@ -367,9 +378,9 @@ class Search {
   }
 
   /// What each tier holds, where it may be, and what is fixed.
-  void add_memory(const Policy& streamed, PlacementProgram* program) const {
+  void add_memory(const Policy& streamed, PlacementProgram* program) {
     // What each tier holds with one kind in another tier, beside everything on disk.
-    const MemoryPlan base = memory_plan(in_.model, streamed, in_.workload, in_.kv);
+    const MemoryPlan base = memory_of(streamed);
     for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk}) program->bytes[static_cast<size_t>(tier)].constant = static_cast<double>(base.bytes(tier));
     for (size_t i = 0; i < kPlacedKinds.size(); ++i) {
       const PlacedKind& kind = kPlacedKinds[i];
@@ -377,7 +388,7 @@ class Search {
         if (end.disk > 0) continue;
         Policy moved = streamed;
         moved.*kind.shares = end;
-        const MemoryPlan plan = memory_plan(in_.model, moved, in_.workload, in_.kv);
+        const MemoryPlan plan = memory_of(moved);
         for (Tier tier : {Tier::kGpu, Tier::kCpu, Tier::kDisk})
           program->bytes[static_cast<size_t>(tier)].of(static_cast<TensorKind>(i), end.gpu > 0 ? Tier::kGpu : Tier::kCpu) =
               static_cast<double>(plan.bytes(tier) - base.bytes(tier));
@@ -390,7 +401,7 @@ class Search {
   }
   static bool is_beside(const PlacedKind& kind, const Policy& policy) { return kind.of_attention && policy.attention_beside(); }
 
-  PlacementProgram make_program(const Policy& policy, const SlotWalk& walk, const std::vector<StepClass>& compute) const {
+  PlacementProgram make_program(const Policy& policy, const SlotWalk& walk, const std::vector<StepClass>& compute) {
     PlacementProgram program;
     const DiskProfile& disk = in_.hardware.disk;
     const bool beside = policy.attention_beside();
@@ -496,7 +507,7 @@ class Search {
     policy.hottest_first = true;
     if (make_fit(policy)) consider(policy, plan_.program_time_s);
   }
-  bool make_fit_weights(Policy& policy) const {
+  bool make_fit_weights(Policy& policy) {
     if (in_.request.weights) return fits(policy);
     policy.weights = kOnDisk;
     if (!fits(policy)) return false;
@@ -505,10 +516,20 @@ class Search {
     return policy.kv_cache == cache || policy.weights.disk == 0;
   }
 
+  /// What micro-batches do under a policy: depends on its sizes, on where the cache is and where attention runs, and on nothing else of it. Stays until walks_ are cleared.
+  const SlotWalk& walk_of(const Policy& policy) {
+    const auto known = std::find_if(walks_.begin(), walks_.end(), [&](const KnownWalk& walk) {
+      return walk.block == policy.block() && walk.kv_cache == policy.kv_cache && walk.attention_tier == policy.attention_tier;
+    });
+    if (known != walks_.end()) return known->walk;
+    walks_.push_back({policy.block(), policy.kv_cache, policy.attention_tier, walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort)});
+    return walks_.back().walk;
+  }
+
   /// With all experts loaded ahead too, where that makes a difference.
   void consider(Policy policy, double program_time_s) {
-    const SlotWalk walk = walk_slots(in_.model, policy, in_.kv, in_.workload, kEffort);
-    policy.max_choosing_rows = in_.request.max_choosing_rows.value_or(choosing_rows(in_.model, in_.hardware, precision_, policy));
+    const SlotWalk& walk = walk_of(policy);
+    policy.max_choosing_rows = in_.request.max_choosing_rows ? *in_.request.max_choosing_rows : choosing_rows(layouts_, in_.hardware, precision_, policy);
     judge(policy, walk, program_time_s);
     if (in_.request.max_choosing_rows ||
         std::none_of(walk.steps.begin(), walk.steps.end(), [&](const StepLoad& step) { return policy.chooses_experts(rows_of_step(step)); }))
@@ -518,7 +539,7 @@ class Search {
   }
 
   void judge(const Policy& policy, const SlotWalk& walk, double program_time_s) {
-    const Prediction prediction = predict(in_.model, in_.hardware, precision_, policy, in_.workload, walk);
+    const Prediction prediction = predict(layouts_, in_.hardware, precision_, policy, in_.workload, walk);
     plan_.candidates.push_back({policy, prediction.time_s});
     if (best_ && prediction.time_s >= best_->time_s) return;
     best_ = plan_.candidates.back();
@@ -535,6 +556,14 @@ class Search {
   std::vector<size_t> step_class_;  ///< a step of the walk: its class
   size_t last_class_ = 0;
   std::map<int64_t, int64_t> choosing_rows_;  ///< where all weights stream, by the number of micro-batches
+  WeightLayouts layouts_;
+  struct KnownWalk {
+    BlockShape block;
+    Fractions kv_cache;
+    Tier attention_tier;
+    SlotWalk walk;
+  };
+  std::list<KnownWalk> walks_;  ///< of the block and rows that are tried, and then of what refine() tries
   std::optional<Candidate> best_;
   Plan plan_;
 };

@@ -52,6 +52,13 @@ TEST(PlacementProgram, FillsMemoryWithWhatSavesMost) {
   EXPECT_FALSE(solve(program));
 }
 
+/// PlanInput's, but for programs that a sanitizer makes many times slower.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr double kSearchLimit_s = 100;
+#else
+constexpr double kSearchLimit_s = 4;
+#endif
+
 struct Job {
   std::unique_ptr<Model> model;
   Workload workload;
@@ -285,6 +292,16 @@ TEST(Planner, TakesSecondsForTheLargest) {
   // Attention on a GPU and beside it.
   const Plan with_gpu = make_plan({*job.model, job.workload, {200 * kGiB, 1500 * kGiB, 80 * kGiB}, {}, DType::kBF16, DType::kBF16, small_gpu_machine()});
   EXPECT_LT(with_gpu.planning_s, 5);
+}
+
+/// Mixtures of thousands of units of experts: all policies are judged before time is out.
+TEST(Planner, IsDoneInTimeWithManyExperts) {
+  const HardwareProfile hardware = HardwareProfile::generic();
+  for (const char* shape : {"gpt-oss-120b", "qwen3-235b-a22b"}) {
+    const Job job = job_of(shape, 256, {128, 128}, {32, 32});
+    const Plan plan = make_plan({*job.model, job.workload, {6 * kGiB, 100 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
+    EXPECT_TRUE(plan.complete) << shape << ": " << plan.planning_s << " s";
+  }
 }
 
 TEST(Planner, PlansForAGpuWithinAnyBudgetThatSuffices) {
