@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "schedule/expert_hits.h"
+
 namespace flexgen {
 namespace {
 
@@ -14,12 +16,17 @@ bool alike(const LayerSpec& a, const LayerSpec& b) {
 }  // namespace
 
 AlikeLayers::AlikeLayers(const Model& model) {
-  for (const LayerSpec& layer : model.layers()) {
-    const auto known = std::find_if(ones_.begin(), ones_.end(), [&](const LayerSpec* one) { return alike(*one, layer); });
-    kinds_.push_back(static_cast<uint32_t>(known - ones_.begin()));
-    if (known == ones_.end()) ones_.push_back(&layer);
+  for (size_t i = 0; i < model.layers().size(); ++i) {
+    const LayerSpec& layer = model.layers()[i];
+    const auto known = std::find_if(firsts_.begin(), firsts_.end(), [&](size_t first) { return alike(model.layers()[first], layer); });
+    const auto kind = static_cast<size_t>(known - firsts_.begin());
+    kinds_.push_back(static_cast<uint32_t>(kind));
+    if (kind == firsts_.size()) firsts_.push_back(i);
+    // Where nothing is known of experts, one layer says it of all that are alike.
+    if (layer.kind != LayerKind::kExperts) log_misses_.push_back(0);
+    else log_misses_.push_back(firsts_[kind] == i || model.expert_chances() ? unit_log_miss(model, layer) : log_misses_[firsts_[kind]]);
     if (layer.cache >= 0) continue;
-    if (outer_.empty() || outer_.back().kind != kinds_.back()) outer_.push_back({kinds_.back(), 0});
+    if (outer_.empty() || outer_.back().kind != kind) outer_.push_back({kind, 0});
     ++outer_.back().count;
   }
 }

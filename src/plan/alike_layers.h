@@ -12,14 +12,15 @@ namespace flexgen {
 
 class AlikeLayers {
  public:
-  /// The model must live as long.
   explicit AlikeLayers(const Model& model);
 
   /// Kinds are numbered in the order of the first layer that is one.
-  size_t num_kinds() const { return ones_.size(); }
+  size_t num_kinds() const { return firsts_.size(); }
   size_t kind_of(size_t layer) const { return kinds_[layer]; }
-  /// A layer of the kind.
-  const LayerSpec& one(size_t kind) const { return *ones_[kind]; }
+  /// Of a unit of experts, as unit_log_miss() has it.
+  double log_miss(size_t layer) const { return log_misses_[layer]; }
+  /// The first layer of the kind.
+  size_t first(size_t kind) const { return firsts_[kind]; }
   /// Layers in a row, those that attend left out.
   struct Run {
     size_t kind = 0;
@@ -29,8 +30,9 @@ class AlikeLayers {
   const std::vector<Run>& outer() const { return outer_; }
 
  private:
-  std::vector<uint32_t> kinds_;  ///< a layer
-  std::vector<const LayerSpec*> ones_;
+  std::vector<uint32_t> kinds_;     ///< a layer
+  std::vector<double> log_misses_;  ///< a layer; 0 where it has no experts
+  std::vector<size_t> firsts_;      ///< a kind
   std::vector<Run> outer_;
 };
 

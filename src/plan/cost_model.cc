@@ -119,7 +119,8 @@ class Timeline {
     hit.visit_s.clear();
     const LayerSpec& unit = model_.layers()[layer];
     const WeightLayout::Layer& placed = weights_.layers[layer];
-    hit.whole = unit_hit_share(model_, unit, rows_);
+    const double log_miss = alike_.log_miss(layer);
+    hit.whole = hit_share_of(log_miss, rows_);
     if (hit.whole > 0 && !model_.expert_chances()) {
       hit.disk = hit.host = expert_hit_share(model_, rows_) / hit.whole;
     } else if (hit.whole > 0) {
@@ -128,7 +129,7 @@ class Timeline {
       if (placed.host_bytes > 0) hit.host = chosen.host / static_cast<double>(placed.host_bytes) / hit.whole;
     }
     for (double rows : batch_rows_) {
-      const double share = unit_hit_share(model_, unit, rows);
+      const double share = hit_share_of(log_miss, rows);
       hit.of_batch.push_back(share);
       hit.visit_s.push_back(share > 0 ? outer_visit_time_s(hardware_, precision_, policy_, unit, rows, share) : 0);
     }

@@ -32,15 +32,14 @@ struct LayersOfKind {
 class SparseBlocks {
  public:
   SparseBlocks(WeightLayouts& layouts, const HardwareProfile& hardware, const Precision& precision, const Policy& policy)
-      : model_(layouts.model()), hardware_(hardware), precision_(precision), policy_(policy), layout_(layouts.layout(policy)) {
-    const AlikeLayers& alike = layouts.alike();
+      : model_(layouts.model()), alike_(layouts.alike()), hardware_(hardware), precision_(precision), policy_(policy), layout_(layouts.layout(policy)) {
     for (size_t i = 0; i < model_.layers().size(); ++i) {
       const bool is_unit = model_.layers()[i].kind == LayerKind::kExperts;
       if (!is_unit && !model_.chooses_experts(static_cast<int64_t>(i))) continue;
       std::vector<LayersOfKind>& kinds = is_unit ? units_ : attention_;
-      const LayerSpec* one = &alike.one(alike.kind_of(i));
-      auto of = std::find_if(kinds.begin(), kinds.end(), [&](const LayersOfKind& kind) { return kind.one == one; });
-      if (of == kinds.end()) of = kinds.insert(kinds.end(), LayersOfKind{one, 0, {}, {}});
+      const auto is_kind = [&](const LayersOfKind& kind) { return alike_.kind_of(kind.layers.front()) == alike_.kind_of(i); };
+      auto of = std::find_if(kinds.begin(), kinds.end(), is_kind);
+      if (of == kinds.end()) of = kinds.insert(kinds.end(), LayersOfKind{&model_.layers()[i], 0, {}, {}});
       of->count += 1;
       of->bytes.disk += static_cast<double>(layout_->layers[i].streamed_bytes);
       of->bytes.host += static_cast<double>(layout_->layers[i].host_bytes);
@@ -72,9 +71,9 @@ class SparseBlocks {
  private:
   // Where nothing is known of experts, one layer says it of all.
   double mean_hit_share(const LayersOfKind& of, double rows) const {
-    if (!model_.expert_chances()) return unit_hit_share(model_, *of.one, rows);
+    if (!model_.expert_chances()) return hit_share_of(alike_.log_miss(of.layers.front()), rows);
     double sum = 0;
-    for (size_t layer : of.layers) sum += unit_hit_share(model_, model_.layers()[layer], rows);
+    for (size_t layer : of.layers) sum += hit_share_of(alike_.log_miss(layer), rows);
     return sum / of.count;
   }
   ChosenBytes all_chosen_bytes(const LayersOfKind& of, double rows) const {
@@ -96,6 +95,7 @@ class SparseBlocks {
   }
 
   const Model& model_;
+  const AlikeLayers& alike_;
   const HardwareProfile& hardware_;
   const Precision& precision_;
   const Policy& policy_;

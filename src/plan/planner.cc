@@ -7,6 +7,7 @@
 #include <limits>
 #include <list>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 
@@ -241,7 +242,7 @@ class Search {
     double processor_s = 0, attention_s = 0;
     double both() const { return processor_s + attention_s; }
   };
-  ComputeTimes compute_times(const Policy& policy, const StepLoad& step) const {
+  ComputeTimes compute_times(const Policy& policy, const StepLoad& step) {
     ComputeTimes times;
     const auto num_blocks = static_cast<double>(in_.model.num_blocks());
     const bool chooses = policy.chooses_experts(rows_of_step(step));
@@ -255,23 +256,33 @@ class Search {
     return times;
   }
   /// `sum_s` and what the micro-batch's visits to layers that do not attend take.
-  double with_outer_visits(double sum_s, const Policy& policy, const BatchLoad& batch, bool chooses) const {
-    const auto visit_s = [&](const LayerSpec& layer) {
-      const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
-      if (rows <= 0) return 0.0;
-      const double hit = chooses && layer.kind == LayerKind::kExperts ? unit_hit_share(in_.model, layer, rows) : 1;
-      return hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit);
-    };
-    if (chooses && in_.model.expert_chances()) {
-      for (const LayerSpec& layer : in_.model.layers())
-        if (layer.cache < 0) sum_s += visit_s(layer);
-      return sum_s;
-    }
-    const AlikeLayers& alike = layouts_.alike();
-    std::vector<double> of_kind_s;
-    for (size_t kind = 0; kind < alike.num_kinds(); ++kind) of_kind_s.push_back(alike.one(kind).cache < 0 ? visit_s(alike.one(kind)) : 0);
-    for (const AlikeLayers::Run& run : alike.outer()) sum_s = add_repeatedly(sum_s, of_kind_s[run.kind], run.count);
+  double with_outer_visits(double sum_s, const Policy& policy, const BatchLoad& batch, bool chooses) {
+    const std::vector<double>& visits_s = outer_visits(policy, batch, chooses);
+    if (!is_by_kind(chooses)) return std::accumulate(visits_s.begin(), visits_s.end(), sum_s);
+    for (const AlikeLayers::Run& run : layouts_.alike().outer()) sum_s = add_repeatedly(sum_s, visits_s[run.kind], run.count);
     return sum_s;
+  }
+  /// Whether layers that are alike take the same, as they are chosen as often.
+  bool is_by_kind(bool chooses) const { return !chooses || !in_.model.expert_chances(); }
+  /// What a visit of the micro-batch takes to each kind of layers, or to each layer; 0 to those that attend. Stays until the next is asked for.
+  const std::vector<double>& outer_visits(const Policy& policy, const BatchLoad& batch, bool chooses) {
+    const auto known = std::find_if(outer_visits_.begin(), outer_visits_.end(), [&](const OuterVisits& visits) {
+      return visits.rows == batch.rows && visits.logit_rows == batch.logit_rows && visits.chooses == chooses;
+    });
+    if (known != outer_visits_.end()) return known->visits_s;
+    OuterVisits& visits = outer_visits_[next_outer_visits_++ % outer_visits_.size()];
+    visits = {batch.rows, batch.logit_rows, chooses, std::move(visits.visits_s)};
+    visits.visits_s.clear();
+    const AlikeLayers& alike = layouts_.alike();
+    const auto add_visit = [&](size_t number) {
+      const LayerSpec& layer = in_.model.layers()[number];
+      const double rows = layer.kind == LayerKind::kHead ? batch.logit_rows : batch.rows;
+      const bool takes_place = rows > 0 && layer.cache < 0;
+      const double hit = chooses && layer.kind == LayerKind::kExperts ? hit_share_of(alike.log_miss(number), rows) : 1;
+      visits.visits_s.push_back(takes_place ? hit * outer_visit_time_s(in_.hardware, precision_, policy, layer, rows, hit) : 0);
+    };
+    for (size_t i = 0; i < (is_by_kind(chooses) ? alike.num_kinds() : in_.model.layers().size()); ++i) add_visit(is_by_kind(chooses) ? alike.first(i) : i);
+    return visits.visits_s;
   }
 
   /// The linear program of a block, its answer rounded, filled up and judged.
@@ -557,6 +568,13 @@ class Search {
   size_t last_class_ = 0;
   std::map<int64_t, int64_t> choosing_rows_;  ///< where all weights stream, by the number of micro-batches
   WeightLayouts layouts_;
+  struct OuterVisits {
+    double rows = -1, logit_rows = -1;
+    bool chooses = false;
+    std::vector<double> visits_s;
+  };
+  std::array<OuterVisits, 16> outer_visits_;  ///< that were asked for last: most steps are alike
+  size_t next_outer_visits_ = 0;
   struct KnownWalk {
     BlockShape block;
     Fractions kv_cache;

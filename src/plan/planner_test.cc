@@ -297,8 +297,9 @@ TEST(Planner, TakesSecondsForTheLargest) {
 /// Mixtures of thousands of units of experts: all policies are judged before time is out.
 TEST(Planner, IsDoneInTimeWithManyExperts) {
   const HardwareProfile hardware = HardwareProfile::generic();
-  for (const char* shape : {"gpt-oss-120b", "qwen3-235b-a22b"}) {
+  for (const auto& [shape, chances_differ] : {std::pair("gpt-oss-120b", false), {"qwen3-235b-a22b", false}, {"qwen3-30b-a3b", true}}) {
     const Job job = job_of(shape, 256, {128, 128}, {32, 32});
+    if (chances_differ) job.model->set_expert_chances(ExpertChances::zipf(job.model->config(), 1));
     const Plan plan = make_plan({*job.model, job.workload, {6 * kGiB, 100 * kGiB}, {}, DType::kBF16, DType::kBF16, hardware, kSearchLimit_s});
     EXPECT_TRUE(plan.complete) << shape << ": " << plan.planning_s << " s";
   }

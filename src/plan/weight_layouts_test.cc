@@ -9,6 +9,7 @@
 #include "plan/cost_model.h"
 #include "plan/expert_loading.h"
 #include "plan/policy_sizes.h"
+#include "schedule/expert_hits.h"
 
 namespace flexgen::weight_layouts_test {
 namespace {
@@ -30,11 +31,15 @@ TEST(AlikeLayers, KindsOfAMixture) {
   for (const AlikeLayers::Run& run : alike.outer()) outer.insert(outer.end(), static_cast<size_t>(run.count), run.kind);
   size_t next = 0;
   for (size_t i = 0; i < model->layers().size(); ++i) {
-    const LayerSpec &layer = model->layers()[i], &one = alike.one(alike.kind_of(i));
+    const LayerSpec &layer = model->layers()[i], &one = model->layers()[alike.first(alike.kind_of(i))];
     EXPECT_EQ(layer.kind, one.kind);
     EXPECT_EQ(layer.num_experts, one.num_experts);
     EXPECT_EQ(layer.linear_flops_per_row, one.linear_flops_per_row);
     EXPECT_EQ(layer.vocab_count, one.vocab_count);
+    EXPECT_LE(alike.first(alike.kind_of(i)), i);
+    if (layer.kind == LayerKind::kExperts) {
+      EXPECT_EQ(hit_share_of(alike.log_miss(i), 3), unit_hit_share(*model, layer, 3));
+    }
     if (layer.cache >= 0) continue;
     ASSERT_LT(next, outer.size());
     EXPECT_EQ(outer[next++], alike.kind_of(i));

@@ -1,22 +1,32 @@
 #include "schedule/expert_hits.h"
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace flexgen {
+namespace {
+
+/// A log_miss: no row chooses none.
+constexpr double kAlwaysHit = -std::numeric_limits<double>::infinity();
+
+}  // namespace
 
 double expert_hit_share(const Mixture& mixture, double rows) { return unit_hit_share(mixture, 1, rows); }
 
-double unit_hit_share(const Mixture& mixture, int64_t num_experts, double rows) {
-  if (rows <= 0) return 0;
-  double log_miss = 0;  // of one row
+double unit_hit_share(const Mixture& mixture, int64_t num_experts, double rows) { return hit_share_of(unit_log_miss(mixture, num_experts), rows); }
+
+double unit_log_miss(const Mixture& mixture, int64_t num_experts) {
+  double log_miss = 0;
   for (int64_t i = 0; i < mixture.experts_per_row; ++i) {
     const auto others = static_cast<double>(mixture.num_experts - num_experts - i);
-    if (others <= 0) return 1;
+    if (others <= 0) return kAlwaysHit;
     log_miss += std::log(others / static_cast<double>(mixture.num_experts - i));
   }
-  return -std::expm1(rows * log_miss);
+  return log_miss;
 }
+
+double hit_share_of(double log_miss, double rows) { return rows <= 0 ? 0 : 0 - std::expm1(rows * log_miss); }
 
 namespace {
 
@@ -38,17 +48,19 @@ double expert_hit_share(const Model& model, double rows) {
   return sum / count;
 }
 
-double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) {
+double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) { return hit_share_of(unit_log_miss(model, unit), rows); }
+
+double unit_log_miss(const Model& model, const LayerSpec& unit) {
   const Mixture& mixture = model.config().mixture;
-  if (!model.expert_chances()) return unit_hit_share(mixture, unit.num_experts, rows);
+  if (!model.expert_chances()) return unit_log_miss(mixture, unit.num_experts);
   const std::span<const double> chances =
       model.expert_chances()->of_block(unit.index).subspan(static_cast<size_t>(unit.first_expert), static_cast<size_t>(unit.num_experts));
   const auto count = static_cast<double>(unit.num_experts);
   const double mean = std::accumulate(chances.begin(), chances.end(), 0.0) / count;
-  if (rows <= 0 || mean <= 0) return 0;
-  double log_miss = 0;  // of one row, if each expert were chosen whatever else is
+  if (mean <= 0) return 0;
+  double log_miss = 0;  // if each expert were chosen whatever else is
   for (double chance : chances) {
-    if (chance >= 1) return 1;
+    if (chance >= 1) return kAlwaysHit;
     log_miss += std::log1p(-chance);
   }
   // But who chooses others does not choose these: as in a mixture of so many experts that all are chosen as often as these on average.
@@ -56,10 +68,10 @@ double unit_hit_share(const Model& model, const LayerSpec& unit, double rows) {
   double log_miss_of_these = 0;
   for (int64_t i = 0; i < mixture.experts_per_row; ++i) {
     const double others = of - count - static_cast<double>(i);
-    if (others <= 0) return 1;
+    if (others <= 0) return kAlwaysHit;
     log_miss_of_these += std::log(others / (of - static_cast<double>(i)));
   }
-  return -std::expm1(rows * (log_miss + log_miss_of_these - count * std::log1p(-mean)));
+  return log_miss + log_miss_of_these - count * std::log1p(-mean);
 }
 
 ChosenBytes chosen_bytes(const Model& model, const LayerSpec& unit, const WeightLayout::Layer& placed, double rows) {

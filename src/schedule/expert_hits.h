@@ -17,6 +17,10 @@ double unit_hit_share(const Mixture& mixture, int64_t num_experts, double rows);
 double expert_hit_share(const Model& model, double rows);
 /// Whether they choose any of the unit's experts.
 double unit_hit_share(const Model& model, const LayerSpec& unit, double rows);
+/// The same in two steps, the first of which has nothing to do with rows: the logarithm of the chance that one row chooses none of the unit's experts, and of that the share.
+double unit_log_miss(const Mixture& mixture, int64_t num_experts);
+double unit_log_miss(const Model& model, const LayerSpec& unit);
+double hit_share_of(double log_miss, double rows);
 /// Of the bytes that a pass over a unit reads from disk, and of those that it copies from RAM to a GPU, those of experts that they choose; `placed` is the unit's layout.
 struct ChosenBytes {
   double disk = 0, host = 0;
