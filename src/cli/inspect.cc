@@ -49,6 +49,10 @@ int inspect_command(const InspectOptions& options) {
   std::vector<std::pair<int64_t, std::string>> types;  ///< those with the most bytes first
   for (const auto& [type, size] : of_type) types.emplace_back(size, dtype_name(type));
   std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::map<std::pair<int64_t, int64_t>, int64_t> other_heads;  ///< heads for keys and values and their size, where not the model's: in how many layers
+  for (int64_t block = 0; block < config.num_layers; ++block)
+    if (const HeadSizes heads = config.heads_of(block); heads != HeadSizes{config.num_heads, config.num_kv_heads, config.head_size})
+      ++other_heads[{heads.kv_heads, heads.head_size}];
   int64_t kv_bytes = 0;
   std::map<int64_t, int64_t> windowed;  ///< a window: bytes of a token in its layers
   for (const LayerSpec& layer : model->layers()) {
@@ -68,6 +72,8 @@ int inspect_command(const InspectOptions& options) {
                                 {"kv_bytes_per_token", kv_bytes},  {"parts", parts}};
     for (const auto& [size, name] : types) json["dtypes"][name] = size;
     for (const auto& [window, size] : windowed) json["kv_bytes_per_token_of_windows"][std::to_string(window)] = size;
+    for (const auto& [heads, layers] : other_heads)
+      json["layers_with_other_heads"].push_back({{"layers", layers}, {"kv_heads", heads.first}, {"head_size", heads.second}});
     if (config.is_mixture()) {
       json["experts"] = config.mixture.num_experts;
       json["experts_per_token"] = config.mixture.experts_per_row;
@@ -79,6 +85,8 @@ int inspect_command(const InspectOptions& options) {
   print_result("{}: {} layers, hidden {}, {} heads of {} ({} for keys and values), ffn {}, vocabulary {}, {} positions{}\n", config.model_type,
                config.num_layers, config.hidden_size, config.num_heads, config.head_size, config.num_kv_heads, config.ffn_size, format_count(config.vocab_size),
                format_count(config.max_positions), config.tied_embeddings ? ", tied embeddings" : "");
+  for (const auto& [heads, layers] : other_heads)
+    print_result("  in {} of the layers: heads of {} ({} for keys and values)\n", layers, heads.second, heads.first);
   std::vector<std::string> shown;
   for (const auto& [size, name] : types) shown.push_back(types.size() == 1 ? name : fmt::format("{} ({})", name, format_bytes(size)));
   print_result("  {} parameters in {}, {}\n", format_count(parameters), fmt::join(shown, ", "), format_bytes(bytes));

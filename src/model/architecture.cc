@@ -98,14 +98,17 @@ std::vector<WantedWeight> Architecture::expert(const ModelConfig& config, int64_
 }
 
 StateSpec Architecture::state(const ModelConfig& config, int64_t index) const {
-  return {.heads = config.num_kv_heads, .head_size = config.head_size, .window = config.attention[static_cast<size_t>(index)].window};
+  const HeadSizes heads = config.heads_of(index);
+  return {.heads = heads.kv_heads, .head_size = heads.head_size, .window = config.attention[static_cast<size_t>(index)].window};
 }
 
 void append_and_attend(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
+  const auto [A, G, H] = c.heads();
+  FLEXGEN_CHECK(c.kv.query_heads == A && c.kv.kv_heads == G && c.kv.head_size == H, "block {} with a cache of another block's heads", c.layer.index);
   if (m.rotate_keys) {
-    c.kernels.hadamard(s.q, c.in.num_rows, m.num_heads, m.head_size);
-    c.kernels.hadamard(s.k, c.in.num_rows, m.num_kv_heads, m.head_size);
+    c.kernels.hadamard(s.q, c.in.num_rows, A, H);
+    c.kernels.hadamard(s.k, c.in.num_rows, G, H);
   }
   c.kernels.append_kv(s.k, s.v, c.in.slots, c.kv);
   c.kernels.attention(s.q, c.in.slots, c.kv, attention_rule(m, c.layer.index), s.act);
@@ -113,7 +116,7 @@ void append_and_attend(const LayerContext& c, const BlockScratch& s) {
 
 AttentionRule attention_rule(const ModelConfig& config, int64_t block) {
   const BlockAttention& own = config.attention[static_cast<size_t>(block)];
-  const float of_model = config.attention_scale != 0 ? config.attention_scale : 1.0f / std::sqrt(static_cast<float>(config.head_size));
+  const float of_model = config.attention_scale != 0 ? config.attention_scale : 1.0f / std::sqrt(static_cast<float>(config.heads_of(block).head_size));
   return {.scale = own.scale != 0 ? own.scale : of_model,
           .window = own.window,
           .sparsity = config.attention_sparsity,

@@ -29,6 +29,8 @@ struct LayerContext {
   float* hidden;  ///< [T, D]
   Kernels& kernels;
 
+  /// With what the block attends.
+  HeadSizes heads() const { return config.heads_of(layer.index); }
   bool has(Role role) const;
   /// The weight of this role; empty where the layer has none, as a bias may.
   const WeightView& operator[](Role role) const;
@@ -73,7 +75,7 @@ class Architecture {
 
   virtual std::vector<WantedWeight> embed(const ModelConfig& config) const = 0;
   virtual std::vector<WantedWeight> block(const ModelConfig& config, int64_t index) const = 0;
-  /// What a block keeps of every sequence; most: keys and values of the config's heads, within the block's window.
+  /// What a block keeps of every sequence; most: keys and values of its heads, within its window.
   virtual StateSpec state(const ModelConfig& config, int64_t index) const;
   virtual MixtureNames mixture_names() const { return {}; }
   /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles.

@@ -27,12 +27,21 @@ struct Rope {
   float scale = 1;                         ///< of cosine and sine
 };
 
+/// How many heads a block attends with, and how large they are.
+struct HeadSizes {
+  int64_t heads = 0, kv_heads = 0, head_size = 0;  ///< A, G, H
+  int64_t q_width() const { return heads * head_size; }
+  int64_t kv_width() const { return kv_heads * head_size; }
+  bool operator==(const HeadSizes&) const = default;
+};
+
 /// What the attention of one block may have of its own.
 struct BlockAttention {
-  int64_t window = 0;        ///< tokens that a token sees, itself included; 0: all
-  int rope = -1;             ///< index into ModelConfig::ropes; -1: nothing is turned
-  float scale = 0;           ///< of scores; 0: the model's
-  std::vector<float> sinks;  ///< [num_heads], AttentionRule::sinks; read from the checkpoint. Empty: none
+  int64_t window = 0;                   ///< tokens that a token sees, itself included; 0: all
+  int rope = -1;                        ///< index into ModelConfig::ropes; -1: nothing is turned
+  float scale = 0;                      ///< of scores; 0: the model's
+  std::vector<float> sinks;             ///< [num_heads], AttentionRule::sinks; read from the checkpoint. Empty: none
+  int64_t kv_heads = 0, head_size = 0;  ///< 0: the model's
 };
 
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
@@ -50,7 +59,7 @@ struct Mixture : RouterRule {
 
 struct ModelConfig {
   std::string model_type;  ///< as in config.json: "opt", "llama", "gemma2", ...
-  // Sizes that every family has. Products of any two fit 2^48.
+  // Sizes that every family has; heads are what blocks have that have none of their own (heads_of()). Products of any two fit 2^48.
   int64_t num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_size = 0, ffn_size = 0;
   int64_t vocab_size = 0;
   int64_t max_positions = 0;  ///< tokens that a sequence may have
@@ -68,7 +77,7 @@ struct ModelConfig {
   // Attention
   bool qkv_bias = false, output_bias = false;
   bool fused_qkv = false;           ///< q, k and v come from one matrix (Role::kQkv)
-  float attention_scale = 0;        ///< of scores; 0: 1 / sqrt(head_size)
+  float attention_scale = 0;        ///< of scores; 0: 1 / sqrt(a block's head_size)
   float attention_cap = 0;          ///< AttentionRule::soft_cap
   std::vector<float> alibi_slopes;  ///< [num_heads]; empty: none
   bool rope_interleaved = false;
@@ -96,6 +105,11 @@ struct ModelConfig {
   std::optional<int32_t> bos;
   std::vector<int32_t> eos;  ///< any of these ends a sequence
 
+  /// With what the block attends.
+  HeadSizes heads_of(int64_t block) const;
+  /// The most elements that q, and each of k and v, has in any block: a row's room in buffers that all blocks use.
+  int64_t widest_q() const;
+  int64_t widest_kv() const;
   bool is_mixture() const { return mixture.num_experts > 0; }
   bool is_sparse(int64_t block) const { return is_mixture() && mixture.sparse[static_cast<size_t>(block)]; }
   /// The widest feed-forward part that all rows go through.

@@ -30,7 +30,7 @@ class WholeModel {
  public:
   /// split_seed: where weights are cut into pieces; 0: they are not.
   WholeModel(const std::string& directory, Kernels& kernels, DType kv_dtype, uint32_t split_seed = 0)
-      : model_(Model::load(directory)), kernels_(kernels), geometry_(model_->kv_geometry(kv_dtype, kPageTokens)), random_(split_seed), split_(split_seed != 0) {
+      : model_(Model::load(directory)), kernels_(kernels), kv_dtype_(kv_dtype), random_(split_seed), split_(split_seed != 0) {
     if (has_turned_weights(*model_)) {
       FileSystem files;
       use_prepared_weights(*model_, kernels, files, {.dtype = std::nullopt, .directory = turned_.path().string()});
@@ -76,6 +76,7 @@ class WholeModel {
     for (size_t layer = 0; layer < model_->layers().size(); ++layer) {
       const LayerSpec& spec = model_->layers()[layer];
       VisitInput input{T, positions, {}, {}, {}, choices};
+      const KvGeometry geometry = model_->kv_geometry(kv_dtype_, kPageTokens, std::max<int64_t>(0, spec.state));
       std::vector<WeightView> views;
       for (const WeightUse& use : spec.uses) views.push_back(view_of(use));
       std::vector<const std::byte*> embed_rows;
@@ -91,14 +92,14 @@ class WholeModel {
         int64_t row = 0;
         for (const Part& part : parts) {
           const auto num = static_cast<int64_t>(part.tokens.size());
-          slots.push_back({row, num, lengths_[part.sequence], pages(part.sequence, spec.index, lengths_[part.sequence] + num)});
+          slots.push_back({row, num, lengths_[part.sequence], pages(part.sequence, spec.index, lengths_[part.sequence] + num, geometry.page_bytes())});
           row += num;
         }
         input.slots = slots;
       } else if (spec.kind == LayerKind::kHead) {
         input.logit_rows = logit_rows;
       }
-      model_->forward(static_cast<int64_t>(layer), views, input, geometry_, hidden.data(), scratch, kernels_, &sink);
+      model_->forward(static_cast<int64_t>(layer), views, input, geometry, hidden.data(), scratch, kernels_, &sink);
     }
     for (int64_t i = 0; i < kGuardBytes; ++i) EXPECT_EQ(scratch[scratch_bytes + i], kGuard) << "scratch overrun at " << i;
     for (const Part& part : parts) lengths_[part.sequence] += static_cast<int64_t>(part.tokens.size());
@@ -173,11 +174,11 @@ class WholeModel {
     return piece;
   }
 
-  std::byte* const* pages(int sequence, int64_t layer, int64_t tokens) {
+  std::byte* const* pages(int sequence, int64_t layer, int64_t tokens, int64_t page_bytes) {
     auto& cache = pages_[{sequence, layer}];
     while (static_cast<int64_t>(cache.memory.size()) * kPageTokens < tokens) {
-      cache.memory.push_back(std::make_unique<std::byte[]>(static_cast<size_t>(geometry_.page_bytes())));
-      std::fill_n(cache.memory.back().get(), geometry_.page_bytes(), std::byte{0xff});  // NaN, should anybody read it
+      cache.memory.push_back(std::make_unique<std::byte[]>(static_cast<size_t>(page_bytes)));
+      std::fill_n(cache.memory.back().get(), page_bytes, std::byte{0xff});  // NaN, should anybody read it
       cache.pointers.push_back(cache.memory.back().get());
     }
     return cache.pointers.data();
@@ -190,7 +191,7 @@ class WholeModel {
   TestFolder turned_;
   std::unique_ptr<Model> model_;
   Kernels& kernels_;
-  KvGeometry geometry_;
+  DType kv_dtype_;
   std::mt19937 random_;
   bool split_;
   std::vector<std::vector<std::byte>> data_;

@@ -312,9 +312,10 @@ void check_cut(const WeightSpec& weight, int64_t first, int64_t count, const std
 
 /// What no family's attention computes with yet is refused by name.
 StateSpec checked_state(const StateSpec& state, const ModelConfig& config, int64_t block, const std::string& directory) {
-  if (state.kind != StateSpec::Kind::kPaged || state.rows != 2 || state.heads != config.num_kv_heads || state.head_size != config.head_size)
-    fail_user("{}: layer {} keeps {}; flexgen computes with keys and values of {} heads of {} alone", directory, block, state.to_string(), config.num_kv_heads,
-              config.head_size);
+  const HeadSizes heads = config.heads_of(block);
+  if (state.kind != StateSpec::Kind::kPaged || state.rows != 2 || state.heads != heads.kv_heads || state.head_size != heads.head_size)
+    fail_user("{}: layer {} keeps {}; flexgen computes with keys and values of {} heads of {} alone", directory, block, state.to_string(), heads.kv_heads,
+              heads.head_size);
   return state;
 }
 
@@ -526,14 +527,21 @@ int64_t Model::layer_of_cache(int64_t cache) const {
   return layer - layers_.begin();
 }
 
-double Model::attention_input_flops_per_row() const {
-  const int64_t outputs = (config_.num_heads + 2 * config_.num_kv_heads) * config_.head_size;
-  return 2.0 * static_cast<double>(outputs) * static_cast<double>(config_.hidden_size);
+double Model::attention_input_flops_per_row(int64_t block) const {
+  const HeadSizes heads = config_.heads_of(block);
+  return 2.0 * static_cast<double>(heads.q_width() + 2 * heads.kv_width()) * static_cast<double>(config_.hidden_size);
+}
+
+double Model::mean_attention_input_flops_per_row() const {
+  double sum = 0;
+  for (const auto& [layer, count] : kinds_) sum += static_cast<double>(count) * attention_input_flops_per_row(layers_[static_cast<size_t>(layer)].index);
+  return sum / static_cast<double>(num_blocks());
 }
 
 void Model::rotate_keys() {
-  if (!std::has_single_bit(static_cast<uint64_t>(config_.head_size)))
-    fail_user("--kv-cache-rotation hadamard: this model's heads have {} elements, and only a power of two can be rotated; leave it out", config_.head_size);
+  for (int64_t block = 0; block < config_.num_layers; ++block)
+    if (const int64_t size = config_.heads_of(block).head_size; !std::has_single_bit(static_cast<uint64_t>(size)))
+      fail_user("--kv-cache-rotation hadamard: this model's heads have {} elements, and only a power of two can be rotated; leave it out", size);
   config_.rotate_keys = true;
 }
 
@@ -565,6 +573,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
   }
   AttentionRule rule = attention_rule(config_, spec.index);
   rule.window = state.window;
+  const auto q_width = static_cast<double>(config_.heads_of(spec.index).q_width());
   const int64_t window = rule.window > 0 ? rule.window : std::numeric_limits<int64_t>::max();
   const auto token_bytes = static_cast<double>(state.page_bytes(kv_dtype, 1));
   double decoding_slots = 0, decode_positions = 0;
@@ -578,7 +587,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
       // What was read for the slot before it costs the products alone, as in a chunk; sparse rows and those with a window read for themselves.
       const double shared = !rule.is_sparse(slot, slot.past) && slot.past < window ? static_cast<double>(slot.shared) : 0;
       work.kv_read_bytes -= shared * token_bytes;
-      work.chunk_attention_flops += 4 * static_cast<double>(config_.num_heads * config_.head_size) * shared;
+      work.chunk_attention_flops += 4 * q_width * shared;
       work.decode_kv_bytes += work.kv_read_bytes - before.kv_read_bytes;
       decode_positions += (work.kv_read_bytes - before.kv_read_bytes) / token_bytes;
       ++decoding_slots;
@@ -587,7 +596,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
       for (int64_t i = 0; i < slot.num_rows; ++i) {
         const int64_t visible = rule.visible(slot.past + i);
         const auto keys_and_values = static_cast<double>(visible + rule.kept(visible));
-        work.attention_flops += 2 * static_cast<double>(config_.num_heads * config_.head_size) * keys_and_values;
+        work.attention_flops += 2 * q_width * keys_and_values;
         work.kv_read_bytes += token_bytes / 2 * keys_and_values;
       }
       count_kind();
@@ -598,7 +607,7 @@ VisitWork Model::work(int64_t layer, int64_t num_rows, std::span<const Attention
     const int64_t growing = std::clamp<int64_t>(window - slot.past, 0, slot.num_rows);
     double attended = static_cast<double>(growing) * (static_cast<double>(slot.past) + static_cast<double>(growing + 1) / 2);
     if (growing < slot.num_rows) attended += static_cast<double>(slot.num_rows - growing) * static_cast<double>(window);
-    work.attention_flops += 4 * static_cast<double>(config_.num_heads * config_.head_size) * attended;
+    work.attention_flops += 4 * q_width * attended;
     const int64_t first_read = window > slot.past ? 0 : slot.past + 1 - window;
     work.kv_read_bytes += token_bytes * static_cast<double>(last - first_read);
     count_kind();
@@ -665,7 +674,7 @@ void Model::forward_after_attention(int64_t layer, std::span<const WeightView> w
   FLEXGEN_CHECK(spec.kind == LayerKind::kBlock);
   Scratch scratch(scratch_memory);
   const BlockScratch s(scratch, config_, input.num_rows);
-  kernels.convert_rows(attended, dtype, input.num_rows, config_.num_heads * config_.head_size, kernels.act_dtype(), GroupRange::kMinMax, s.act);
+  kernels.convert_rows(attended, dtype, input.num_rows, config_.heads_of(spec.index).q_width(), kernels.act_dtype(), GroupRange::kMinMax, s.act);
   architecture_of(config_).after_attention({config_, spec, weights, input, {}, hidden, kernels}, s);
 }
 
@@ -677,14 +686,14 @@ int64_t Model::forward_logits(int64_t layer, std::span<const WeightView> weights
   return logits_of_panel({config_, spec, weights, input, {}, hidden, kernels}, spec, s, first, logits);
 }
 
-AttentionInputs AttentionInputs::at(std::byte* memory, const ModelConfig& config, int64_t rows) {
+AttentionInputs AttentionInputs::at(std::byte* memory, const HeadSizes& heads, int64_t rows) {
   auto* q = reinterpret_cast<float*>(memory);
-  float* k = q + rows * config.num_heads * config.head_size;
-  return {q, k, k + rows * config.num_kv_heads * config.head_size};
+  float* k = q + rows * heads.q_width();
+  return {q, k, k + rows * heads.kv_width()};
 }
 
-int64_t AttentionInputs::bytes(const ModelConfig& config, int64_t rows) {
-  return rows * (config.num_heads + 2 * config.num_kv_heads) * config.head_size * static_cast<int64_t>(sizeof(float));
+int64_t AttentionInputs::bytes(const HeadSizes& heads, int64_t rows) {
+  return rows * (heads.q_width() + 2 * heads.kv_width()) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace flexgen

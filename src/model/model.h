@@ -49,8 +49,8 @@ struct AttentionInputs {
   float *q = nullptr, *k = nullptr, *v = nullptr;
 
   /// One after the other from `memory` on, for `rows` rows.
-  static AttentionInputs at(std::byte* memory, const ModelConfig& config, int64_t rows);
-  static int64_t bytes(const ModelConfig& config, int64_t rows);
+  static AttentionInputs at(std::byte* memory, const HeadSizes& heads, int64_t rows);
+  static int64_t bytes(const HeadSizes& heads, int64_t rows);
 };
 
 /// Receives logits as the head computes them. Called in the compute lane, or in that of the processor beside a GPU; takes_largest() and draws() from any thread.
@@ -135,8 +135,9 @@ class Model {
   void declare_state(int64_t index, const StateSpec& state);
   /// Which of layers() attends with this cache.
   int64_t layer_of_cache(int64_t cache) const;
-  /// Of a block's products, those that compute q, k and v.
-  double attention_input_flops_per_row() const;
+  /// Of a block's products, those that compute q, k and v; and their mean over the blocks.
+  double attention_input_flops_per_row(int64_t block) const;
+  double mean_attention_input_flops_per_row() const;
 
   /// KvGeometry of a layer with this state, for pages of `page_tokens`.
   KvGeometry kv_geometry(DType dtype, int64_t page_tokens, int64_t state = 0) const;

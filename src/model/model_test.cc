@@ -16,6 +16,7 @@
 
 #include "base/units.h"
 #include "io/test_folder.h"
+#include "model/architecture.h"
 #include "model/dummy_checkpoint.h"
 
 namespace flexgen::model_test {
@@ -109,6 +110,36 @@ TEST(Model, BlocksWithTheSameWindowCountTogether) {
   EXPECT_EQ(last.kv_read_bytes, 1000 * token_bytes);
   EXPECT_DOUBLE_EQ(mean.kv_read_bytes, (5 * first.kv_read_bytes + last.kv_read_bytes) / 6);
   EXPECT_DOUBLE_EQ(mean.linear_flops, first.linear_flops);
+}
+
+/// As in Gemma 4: the last block has one kv head of 32 elements where the others have two of 16.
+TEST(Model, BlocksMayHaveHeadsOfTheirOwn) {
+  auto config = parse_config(
+      R"({"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 48, "head_dim": 16, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 4096})",
+      "", "config.json");
+  const auto alike = Model::of_shape(config, DType::kBF16);
+  config.attention[2].kv_heads = 1;
+  config.attention[2].head_size = 32;
+  EXPECT_EQ(config.heads_of(1), (HeadSizes{4, 2, 16}));
+  EXPECT_EQ(config.heads_of(2), (HeadSizes{4, 1, 32}));
+  EXPECT_EQ(config.widest_q(), 128);
+  EXPECT_EQ(config.widest_kv(), 32);
+  EXPECT_FLOAT_EQ(attention_rule(config, 2).scale, 1 / std::sqrt(32.0f));
+  // Two kinds of pages, each of its layers.
+  const StateSpec of_first{.heads = 2, .head_size = 16}, of_last{.heads = 1, .head_size = 32};
+  const auto model = Model::of_shape(config, DType::kBF16);
+  EXPECT_EQ(model->states(), (std::vector<StateSpec>{of_first, of_last}));
+  EXPECT_EQ(model->kv_geometry(DType::kBF16, 16, 1).page_bytes(), 2 * 16 * 32 * 2);
+  EXPECT_EQ(model->kv_geometry(DType::kBF16, 16, 1).query_heads, 4);
+  const AttentionSlot slots[]{{0, 1, 99, nullptr}};
+  EXPECT_EQ(model->work(1, 1, slots, 0, DType::kBF16).attention_flops, 4 * 64 * 100);
+  EXPECT_EQ(model->work(3, 1, slots, 0, DType::kBF16).attention_flops, 4 * 128 * 100);
+  EXPECT_EQ(model->attention_input_flops_per_row(0), 2 * 64 * (64 + 2 * 32));
+  EXPECT_EQ(model->attention_input_flops_per_row(2), 2 * 64 * (128 + 2 * 32));
+  EXPECT_DOUBLE_EQ(model->mean_attention_input_flops_per_row(), 2.0 * 64 * (2 * 128 + 192) / 3);
+  EXPECT_GT(model->scratch_bytes(10, 1), alike->scratch_bytes(10, 1));
+  EXPECT_EQ(AttentionInputs::bytes(config.heads_of(2), 10), 10 * 4 * (128 + 2 * 32));
 }
 
 /// Who wants a block's cache asks the layer, in a pipeline stage too.

@@ -49,8 +49,7 @@ struct EmbedScratch {
 struct BlockScratch {
   BlockScratch(Scratch& scratch, const ModelConfig& config, int64_t rows) {
     const int64_t panel = std::min(rows, kFfnPanelRows);
-    const int64_t q_width = config.num_heads * config.head_size;
-    const int64_t kv_width = config.num_kv_heads * config.head_size;
+    const int64_t q_width = config.widest_q(), kv_width = config.widest_kv();
     act = scratch.acts(rows * std::max(config.hidden_size, q_width));
     q = scratch.floats(rows * q_width);
     k = scratch.floats(rows * kv_width);
@@ -66,7 +65,7 @@ struct BlockScratch {
     if (config.mixture.shared_gate) shared_gate = scratch.floats(panel);
   }
   std::byte* act;                ///< [T, max(D, A*H)] act: normalized rows, then what attention gives
-  float *q, *k, *v;              ///< [T, A*H], [T, G*H], [T, G*H]
+  float *q, *k, *v;              ///< [T, A*H], [T, G*H], [T, G*H], each of the block's own heads
   float* up;                     ///< [panel, F]
   float* gate = nullptr;         ///< [panel, F]
   std::byte* inner;              ///< [panel, F] act

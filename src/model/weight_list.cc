@@ -53,16 +53,19 @@ WeightList& WeightList::add(WantedWeight weight) {
   return *this;
 }
 
-WeightList& WeightList::attention(const std::string& q_norm, const std::string& k_norm) {
+WeightList& WeightList::attention(const std::string& q_norm, const std::string& k_norm) { return attention_of(0, q_norm, k_norm); }
+
+WeightList& WeightList::attention_of(int64_t block, const std::string& q_norm, const std::string& k_norm) {
   const ModelConfig& m = config_;
-  const int64_t D = m.hidden_size, QH = m.num_heads * m.head_size, KH = m.num_kv_heads * m.head_size;
+  const HeadSizes heads = m.heads_of(block);
+  const int64_t D = m.hidden_size, QH = heads.q_width(), KH = heads.kv_width();
   linear(Role::kQ, "self_attn.q_proj", QH, D, m.qkv_bias);
   linear(Role::kK, "self_attn.k_proj", KH, D, m.qkv_bias);
   linear(Role::kV, "self_attn.v_proj", KH, D, m.qkv_bias);
   linear(Role::kO, "self_attn.o_proj", D, QH, m.output_bias);
   if (m.qk_norm == QkNorm::kNone) return *this;
-  norm(Role::kQNorm, "self_attn." + q_norm, m.qk_norm == QkNorm::kHead ? m.head_size : QH);
-  return norm(Role::kKNorm, "self_attn." + k_norm, m.qk_norm == QkNorm::kHead ? m.head_size : KH);
+  norm(Role::kQNorm, "self_attn." + q_norm, m.qk_norm == QkNorm::kHead ? heads.head_size : QH);
+  return norm(Role::kKNorm, "self_attn." + k_norm, m.qk_norm == QkNorm::kHead ? heads.head_size : KH);
 }
 
 WeightList& WeightList::feed_forward() {

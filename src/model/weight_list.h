@@ -98,8 +98,10 @@ class WeightList {
   /// A weight under the name that it has.
   WeightList& add(WantedWeight weight);
 
-  /// The names that most families use: self_attn.{q,k,v,o}_proj; with the config's biases, and norms of q and k.
+  /// The names that most families use: self_attn.{q,k,v,o}_proj; with the config's biases, and norms of q and k. All blocks have the model's heads.
   WeightList& attention(const std::string& q_norm = "q_norm", const std::string& k_norm = "k_norm");
+  /// The same of a block that may have heads of its own.
+  WeightList& attention_of(int64_t block, const std::string& q_norm = "q_norm", const std::string& k_norm = "k_norm");
   /// mlp.{gate,up,down}_proj with the config's biases; without a gate where the model has none.
   WeightList& feed_forward();
   /// The same with gate and up in one tensor, mlp.gate_up_proj.

@@ -455,14 +455,14 @@ struct Timeline::Pass {
   }
   void finish(const Visit&) {}
   void attend_beside(const Visit& visit) {
-    const ModelConfig& config = of.model_.config();
+    const HeadSizes heads = of.model_.config().heads_of(layer_of(visit).index);
     const BlockTimes& times = of.block_times_[at(visit.batch)];
     occupy(times.compute_s);
-    const double width = 4.0 * static_cast<double>(config.head_size) * batch_of(visit).rows;
-    const double down_s = of.copy(LaneKind::kD2h, width * static_cast<double>(config.num_heads + 2 * config.num_kv_heads), end_s);
+    const double q_bytes = 4.0 * static_cast<double>(heads.q_width()) * batch_of(visit).rows;
+    const double down_s = of.copy(LaneKind::kD2h, q_bytes + 8.0 * static_cast<double>(heads.kv_width()) * batch_of(visit).rows, end_s);
     of.cpu_free_s_ = end_s = std::max({of.cpu_free_s_, down_s, cache_ready_s}) + times.attention_s;
     of.busy_[LaneKind::kCpu] += times.attention_s;
-    held_back = Pending{visit, of.copy_small(width * static_cast<double>(config.num_heads), end_s), times.after_s, hidden_rows};
+    held_back = Pending{visit, of.copy_small(q_bytes, end_s), times.after_s, hidden_rows};
   }
   void hold_back(const Visit&) { of.pending_ = std::exchange(held_back, std::nullopt); }
   void commit_attention(const Visit& visit) {

@@ -420,8 +420,14 @@ class Search {
     place_all(kOnDisk, &streamed);
     add_memory(streamed, &program);
     double logit_row_bytes = 0;
-    for (const LayerSpec& layer : in_.model.layers())
+    double q_bytes = 0, kv_bytes = 0;  // of all blocks, a row
+    for (const LayerSpec& layer : in_.model.layers()) {
       if (layer.kind == LayerKind::kHead) logit_row_bytes += logit_bytes_down(layer, 1, in_.workload.reads_logits);
+      if (layer.cache < 0) continue;
+      const HeadSizes heads = in_.model.config().heads_of(layer.index);
+      q_bytes += 4.0 * static_cast<double>(heads.q_width());
+      kv_bytes += 8.0 * static_cast<double>(heads.kv_width());
+    }
     const std::vector<ClassTraffic> traffic = traffic_of(streamed, walk, compute.size());
     for (size_t i = 0; i < compute.size(); ++i) {
       Affine read_s, write_s, up_s, down_s;  // up, down: to a GPU and back, whatever is not there, over the bus
@@ -442,10 +448,8 @@ class Search {
       }
       StepClass step = compute[i];
       if (beside) {  // q, k and v go down and results come up, wherever the cache is
-        const ModelConfig& config = in_.model.config();
-        const double head_bytes = 4 * traffic[i].rows * static_cast<double>(config.num_layers * config.head_size);
-        up_s.constant = head_bytes * static_cast<double>(config.num_heads) / in_.hardware.h2d_bytes_per_s;
-        down_s.constant = head_bytes * static_cast<double>(config.num_heads + 2 * config.num_kv_heads) / in_.hardware.d2h_bytes_per_s;
+        up_s.constant = traffic[i].rows * q_bytes / in_.hardware.h2d_bytes_per_s;
+        down_s.constant = traffic[i].rows * (q_bytes + kv_bytes) / in_.hardware.d2h_bytes_per_s;
       }
       if (on_gpu()) down_s.constant += traffic[i].logit_rows * logit_row_bytes / in_.hardware.d2h_bytes_per_s;
       if (beside && policy.buffers > 1) step.resources_s.back().constant += (up_s.constant + down_s.constant) / static_cast<double>(policy.num_micro_batches);

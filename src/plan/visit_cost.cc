@@ -55,7 +55,7 @@ BlockTimes block_times(const Model& model, const HardwareProfile& hardware, cons
   if (!policy.attention_beside()) return {visit_time_s(processor, precision, whole), 0, 0};
   ComputeAmount before = whole, attention = whole;
   attention.flops = before.decode_kv_bytes = before.chunk_attention_flops = 0;
-  before.flops = whole.rows * model.attention_input_flops_per_row();
+  before.flops = whole.rows * model.mean_attention_input_flops_per_row();
   ComputeAmount after = before;
   after.flops = whole.flops - before.flops;
   // A profile's attention was measured on a cache that large processors hold in their own caches. That of a GPU's job lies in RAM.

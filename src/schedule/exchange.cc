@@ -18,8 +18,8 @@ ExchangeLayout::ExchangeLayout(const Model& model, const Policy& policy) {
   largest_offset = floats(panel_rows * widest);
   logits_bytes = largest_offset + round_up(panel_rows * static_cast<int64_t>(sizeof(Largest)), kDirectAlignment);
   if (!policy.attention_beside()) return;
-  const int64_t q = config.num_heads * config.head_size, kv = config.num_kv_heads * config.head_size;
-  attention_bytes = floats(policy.max_rows * (q + 2 * kv));
+  const int64_t q = config.widest_q();
+  attention_bytes = floats(policy.max_rows * (q + 2 * config.widest_kv()));
   attention_host_bytes = attention_bytes + floats(policy.max_rows * q);
 }
 

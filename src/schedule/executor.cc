@@ -263,14 +263,14 @@ void Executor::forward_head(const std::shared_ptr<VisitLease>& lease) {
 
 Executor::Pending Executor::forward_beside(const std::shared_ptr<VisitLease>& lease) {
   Work work = work_of(*lease);
-  const int64_t num_rows = lease->plan->num_rows();
-  const ModelConfig& config = model_.config();
+  const int64_t num_rows = lease->plan->num_rows(), block = model_.layers()[static_cast<size_t>(lease->visit.layer)].index;
+  const HeadSizes heads = model_.config().heads_of(block);
   const Exchange::Pair pair = stores_.exchange->start_attention();
-  const auto on_device = AttentionInputs::at(pair.device, config, num_rows), on_host = AttentionInputs::at(pair.host, config, num_rows);
-  const int64_t input_bytes = AttentionInputs::bytes(config, num_rows);
+  const auto on_device = AttentionInputs::at(pair.device, heads, num_rows), on_host = AttentionInputs::at(pair.host, heads, num_rows);
+  const int64_t input_bytes = AttentionInputs::bytes(heads, num_rows);
   std::byte* result = pair.host + input_bytes;
   const DType result_dtype = cpu_kernels_->act_dtype();
-  const int64_t result_bytes = num_rows * row_bytes(result_dtype, config.num_heads * config.head_size);
+  const int64_t result_bytes = num_rows * row_bytes(result_dtype, heads.q_width());
 
   Work before, down, attend, up, after;
   for (Work* each : {&before, &down, &attend, &up, &after}) {
@@ -284,7 +284,8 @@ Executor::Pending Executor::forward_beside(const std::shared_ptr<VisitLease>& le
   before.after = std::move(work.after);
   before.after.insert(before.after.end(), pair.device_free.begin(), pair.device_free.end());
   before.amount.rows = after.amount.rows = whole.rows;
-  before.amount.flops = whole.rows * model_.attention_input_flops_per_row();
+  const double input_flops = whole.rows * model_.attention_input_flops_per_row(block);
+  before.amount.flops = input_flops;
   before.run = [this, lease, on_device] {
     copy_in(*lease);
     model_.forward_before_attention(lease->visit.layer, lease->weights, lease->input(), lease->rows, scratch_.data(), kernels_, on_device);
@@ -307,7 +308,7 @@ Executor::Pending Executor::forward_beside(const std::shared_ptr<VisitLease>& le
 
   after.name = "block, after attention";
   after.after = {uploaded};
-  after.amount.flops = whole.flops - whole.rows * model_.attention_input_flops_per_row();
+  after.amount.flops = whole.flops - input_flops;
   after.run = [this, lease, attended_at = pair.device, result_dtype] {
     model_.forward_after_attention(lease->visit.layer, lease->weights, lease->input(), lease->rows, scratch_.data(), kernels_, attended_at, result_dtype);
     count_choices(*lease);

@@ -7,8 +7,8 @@ namespace {
 
 /// One product whose rows are, for each kv head, its query heads, then its key, then its value (of models without grouped heads: q, k and v of head after head).
 void project_fused(const LayerContext& c, const BlockScratch& s) {
-  const ModelConfig& m = c.config;
-  const int64_t T = c.in.num_rows, G = m.num_kv_heads, H = m.head_size, queries = m.num_heads / G * H, group = queries + 2 * H;
+  const HeadSizes heads = c.heads();
+  const int64_t T = c.in.num_rows, G = heads.kv_heads, H = heads.head_size, queries = heads.heads / G * H, group = queries + 2 * H;
   c.kernels.linear(s.act, T, c[Role::kQkv], c[Role::kQkvBias], false, s.fused);
   c.kernels.pick_columns(s.fused, T, G, group, 0, queries, s.q);
   c.kernels.pick_columns(s.fused, T, G, group, queries, H, s.k);
@@ -17,7 +17,8 @@ void project_fused(const LayerContext& c, const BlockScratch& s) {
 
 void normalize_heads(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
-  const int64_t T = c.in.num_rows, A = m.num_heads, G = m.num_kv_heads, H = m.head_size;
+  const auto [A, G, H] = c.heads();
+  const int64_t T = c.in.num_rows;
   if (!c.has(Role::kQNorm)) return;
   if (m.qk_norm == QkNorm::kHead) {
     c.kernels.rms_norm_heads(s.q, T, A, H, c[Role::kQNorm], m.norm_rule());
@@ -34,8 +35,9 @@ void turn_heads(const LayerContext& c, const BlockScratch& s) {
   if (table < 0) return;
   const Rope& rope = m.ropes[static_cast<size_t>(table)];
   const RopeRule rule{rope.inverse_frequencies, rope.scale, m.rope_interleaved};
-  c.kernels.rope(s.q, c.in.num_rows, m.num_heads, m.head_size, c.in.positions.data(), rule);
-  c.kernels.rope(s.k, c.in.num_rows, m.num_kv_heads, m.head_size, c.in.positions.data(), rule);
+  const auto [A, G, H] = c.heads();
+  c.kernels.rope(s.q, c.in.num_rows, A, H, c.in.positions.data(), rule);
+  c.kernels.rope(s.k, c.in.num_rows, G, H, c.in.positions.data(), rule);
 }
 
 }  // namespace
@@ -66,7 +68,7 @@ void add_product(const LayerContext& c, const BlockScratch& s, const std::byte* 
 void add_attention(const LayerContext& c, const BlockScratch& s) {
   const ModelConfig& m = c.config;
   if (!m.adds_apart()) return add_product(c, s, s.act, 0, c.in.num_rows, Role::kO, Role::kPostNorm1);
-  const int64_t row_bytes = size_bytes(c.kernels.act_dtype(), m.num_heads * m.head_size);
+  const int64_t row_bytes = size_bytes(c.kernels.act_dtype(), c.heads().q_width());
   for (int64_t first = 0; first < c.in.num_rows; first += kFfnPanelRows)
     add_product(c, s, s.act + first * row_bytes, first, std::min(kFfnPanelRows, c.in.num_rows - first), Role::kO, Role::kPostNorm1);
 }

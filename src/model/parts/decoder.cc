@@ -17,7 +17,7 @@ std::vector<WantedWeight> Decoder::embed(const ModelConfig& m) const { return {W
 
 std::vector<WantedWeight> Decoder::block(const ModelConfig& m, int64_t index) const {
   WeightList w(m, layer_start(index));
-  w.norm(Role::kNorm1, "input_layernorm").attention().norm(Role::kNorm2, "post_attention_layernorm");
+  w.norm(Role::kNorm1, "input_layernorm").attention_of(index).norm(Role::kNorm2, "post_attention_layernorm");
   if (!m.is_sparse(index)) return w.feed_forward();
   const MixtureNames names = mixture_names();
   w.router(names.router, names.bias);
