@@ -161,7 +161,7 @@ class Kernels {
   /// x [T, D] f32 -> out [T, D] act; x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019).
   virtual void rms_norm(const float* x, int64_t num_rows, int64_t cols, const WeightView& weight, const NormRule& rule, std::byte* out) = 0;
   /// In place on x f32 with rows of `row_stride` elements: each row holds `num_heads` vectors of `head_size`,
-  /// each normalized by itself with weight [head_size] (Qwen3's q and k norm).
+  /// each normalized by itself with weight [head_size] (Qwen3's q and k norm); no weight: by nothing but its length.
   virtual void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) = 0;
 
   /// y [T, N] f32 = (accumulate ? y : 0) + x [T, K] act * W^T + bias; W [N, K] any dtype, quantized ones too, bias [N] or

@@ -225,6 +225,10 @@ class CpuKernels : public HostKernels {
 
   static const float* floats_of(const WeightView& vector, int64_t count, std::vector<float>& buffer, float offset = 0) {
     buffer.resize(static_cast<size_t>(count));
+    if (vector.empty()) {  // no weight
+      std::fill(buffer.begin(), buffer.end(), 1.0f);
+      return buffer.data();
+    }
     vector_rows::convert(vector.data(), vector.dtype, count, DType::kF32, buffer.data());
     if (offset != 0)
       for (float& value : buffer) value += offset;

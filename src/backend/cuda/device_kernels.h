@@ -60,8 +60,8 @@ class DeviceKernels : public Kernels {
     run("rms_norm", rms_normalize, {num_rows}, threads_for(cols), x, cols, weight.data(), weight.dtype, rule.epsilon, rule.weight_offset, out, Half::kType);
   }
   void rms_norm_heads(float* x, int64_t num_rows, int64_t num_heads, int64_t head_size, const WeightView& weight, const NormRule& rule) override {
-    run("rms_norm_heads", rms_normalize, {num_rows * num_heads}, threads_for(head_size), x, head_size, weight.data(), weight.dtype, rule.epsilon,
-        rule.weight_offset, reinterpret_cast<std::byte*>(x), DType::kF32);
+    run("rms_norm_heads", rms_normalize, {num_rows * num_heads}, threads_for(head_size), x, head_size, weight.empty() ? nullptr : weight.data(), weight.dtype,
+        rule.epsilon, rule.weight_offset, reinterpret_cast<std::byte*>(x), DType::kF32);
   }
 
   void linear(const std::byte* x, int64_t num_rows, const WeightView& weight, const WeightView& bias, bool accumulate, float* y) override {

@@ -43,7 +43,7 @@ FLEXGEN_KERNEL void layer_normalize(const float* x, int64_t cols, const std::byt
   }
 }
 
-/// RMSNorm of vector block_x() of `cols` elements, to the same place in out, which may be x.
+/// RMSNorm of vector block_x() of `cols` elements, to the same place in out, which may be x; a null weight is none.
 FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte* weight, DType weight_type, float epsilon, float weight_offset, std::byte* out,
                                   DType out_type) {
   FLEXGEN_SHARED float shared[kWarp];
@@ -52,7 +52,7 @@ FLEXGEN_KERNEL void rms_normalize(const float* x, int64_t cols, const std::byte*
   for (int64_t d = thread(); d < cols; d += num_threads()) square += x[d] * x[d];
   const float scale = 1 / sqrtf(reduce_block<false>(square, shared) / static_cast<float>(cols) + epsilon);
   for (int64_t d = thread(); d < cols; d += num_threads())
-    store_element(out, out_type, block_x() * cols + d, x[d] * scale * (weight_offset + load_element(weight, weight_type, d)));
+    store_element(out, out_type, block_x() * cols + d, x[d] * scale * (weight == nullptr ? 1.0f : weight_offset + load_element(weight, weight_type, d)));
 }
 
 /// out = activation(gate) * up, or activation(gate) where up is null.

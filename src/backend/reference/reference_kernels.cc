@@ -100,7 +100,8 @@ class ReferenceKernels : public HostKernels {
       double square = 0;
       for (int64_t d = 0; d < head_size; ++d) square += static_cast<double>(row[d]) * row[d];
       double scale = 1 / std::sqrt(square / static_cast<double>(head_size) + rule.epsilon);
-      for (int64_t d = 0; d < head_size; ++d) row[d] = static_cast<float>(row[d] * scale) * (rule.weight_offset + load_float(weight.data(), weight.dtype, d));
+      for (int64_t d = 0; d < head_size; ++d)
+        row[d] = static_cast<float>(row[d] * scale) * (weight.empty() ? 1 : rule.weight_offset + load_float(weight.data(), weight.dtype, d));
     }
   }
 
