@@ -148,6 +148,11 @@ MODELS["quantized-gpt_oss"] = (other("gpt_oss", vocab_size=208, max_position_emb
                                      num_local_experts=5, num_experts_per_tok=2, sliding_window=9,
                                      rope_parameters={**YARN, "truncate": False}), torch.bfloat16, {})
 
+# Heads of 16 and of 32; layers without a window have one for keys, which are their values too.
+GEMMA4 = dict(num_hidden_layers=3, head_dim=16, global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True, hidden_size_per_layer_input=0, sliding_window=9,
+              final_logit_softcapping=9.0, layer_types=["full_attention", "sliding_attention", "full_attention"])
+MODELS["gemma4"] = (other("gemma4_text", attention_bias=True, **GEMMA4), torch.bfloat16, {})
+
 
 def to_mxfp4(weights):
     """[E, in, out] as *_blocks [E, out, in / 32, 16] and *_scales [E, out, in / 32] (OCP Microscaling: codes e2m1, the lower half of a byte first; scales e8m0)."""
@@ -219,7 +224,7 @@ def least_choice(model, prompts):
 def randomize(model, generator):
     """Weights large enough that every part of the model moves the logits; no norm or bias keeps its neutral value."""
     with torch.no_grad():
-        less_one = model.config.model_type.startswith(("gemma", "nemotron"))  # norms' weights are stored so
+        less_one = model.config.model_type in ("gemma", "gemma2", "gemma3_text", "nemotron")  # norms' weights are stored so
         for name, parameter in model.named_parameters():
             if parameter.dim() == 3:  # the experts of a block: [E, out, in], of gpt-oss [E, in, out]
                 fan_in = parameter.shape[1 if model.config.model_type == "gpt_oss" else 2]
@@ -244,6 +249,8 @@ def randomize(model, generator):
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.normal_(0.0, 0.3, generator=generator)
+            elif name.endswith("layer_scalar"):
+                buffer.uniform_(0.5, 1.5, generator=generator)
 
 
 def greedy(model, prompt, count):

@@ -50,7 +50,7 @@ const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layer
 
 /// Families by the configs of their golden fixtures, which show all of their rules; here with room for longer texts, and random weights.
 // clang-format off
-const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
+const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",     "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
                                  "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
                                  "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss",

@@ -18,6 +18,7 @@ namespace flexgen {
   family(opt)                    \
   family(llama)                  \
   family(gemma)                  \
+  family(gemma4)                 \
   family(phi3)                   \
   family(olmo)                   \
   family(granite)                \

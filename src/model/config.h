@@ -42,6 +42,7 @@ struct BlockAttention {
   float scale = 0;                      ///< of scores; 0: the model's
   std::vector<float> sinks;             ///< [num_heads], AttentionRule::sinks; read from the checkpoint. Empty: none
   int64_t kv_heads = 0, head_size = 0;  ///< 0: the model's
+  bool keys_are_values = false;         ///< what is projected as keys is the values too, before norms and angles: no matrix makes these
 };
 
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
@@ -72,6 +73,7 @@ struct ModelConfig {
   float norm_epsilon = 1e-5f;
   float norm_offset = 0;  ///< 1 where the checkpoint has a norm's weights less one
   QkNorm qk_norm = QkNorm::kNone;
+  bool value_norm = false;       ///< the heads of v are normalized, without weights
   bool norm_after_rope = false;  ///< q and k are normalized after they are turned
   bool branch_norms = false;     ///< what attention and feed-forward add is normalized before it is added
   // Attention
@@ -92,6 +94,7 @@ struct ModelConfig {
   bool parallel = false;                      ///< attention and feed-forward read the same stream
   bool separate_norms = false;                ///< Falcon: which of two names the norms have
   float embed_scale = 1, residual_scale = 1;  ///< of what the embedding gives; of what attention and feed-forward add
+  std::vector<float> block_scales;            ///< [num_layers], of what a block leaves in the stream; read from the checkpoint. Empty: 1 each
   bool logit_bias = false;                    ///< the output matrix has one, where the file says so and not the family
   float logit_scale = 1, logit_cap = 0;       ///< logits x become scale * x, with a cap cap * tanh(scale * x / cap)
   // OPT

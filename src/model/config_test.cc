@@ -284,6 +284,90 @@ TEST(Config, ATextModelAmongImagesIsReadAlone) {
   EXPECT_THAT(m.eos, ElementsAre(1, 106));
 }
 
+/// As the text part of published checkpoints says it, in a file that is of images and sounds too.
+const char* const kGemma4 =
+    R"({"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": null, "vision_config": {"hidden_size": 1152}, "image_token_id": 258880,
+    "eos_token_id": [1, 106], "tie_word_embeddings": true, "text_config": {"model_type": "gemma4_text", "attention_bias": false, "attention_dropout": 0.0, "attention_k_eq_v": true,
+    "dtype": "bfloat16", "enable_moe_block": false, "final_logit_softcapping": 30.0, "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 512, "hidden_size_per_layer_input": 0, "intermediate_size": 1024, "max_position_embeddings": 262144, "moe_intermediate_size": null, "num_attention_heads": 8,
+    "num_experts": null, "num_global_key_value_heads": 2, "num_hidden_layers": 7, "num_key_value_heads": 4, "num_kv_shared_layers": 0, "pad_token_id": 0, "rms_norm_eps": 1e-06,
+    "rope_parameters": {"full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+                        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}},
+    "sliding_window": 1024, "top_k_experts": null, "use_bidirectional_attention": "vision", "use_double_wide_mlp": false, "vocab_size": 262144, "vocab_size_per_layer_input": 262144}})";
+
+TEST(Config, Gemma4sLayersDifferInTheirHeads) {
+  const ModelConfig m = parse_config(kGemma4, "", "c");
+  for (int64_t block = 0; block < 7; ++block) {
+    const BlockAttention& attention = m.attention[static_cast<size_t>(block)];
+    const bool full = block >= 5;  // every sixth, and the last
+    EXPECT_EQ(m.heads_of(block), (full ? HeadSizes{8, 2, 512} : HeadSizes{8, 4, 256})) << block;
+    EXPECT_EQ(attention.window, full ? 0 : 1024) << block;
+    EXPECT_EQ(attention.keys_are_values, full) << block;
+  }
+  const std::vector<float>& turned = m.ropes[static_cast<size_t>(m.attention[5].rope)].inverse_frequencies;
+  ASSERT_EQ(turned.size(), 256u);  // pairs of a whole head of 512, of which a quarter turns
+  EXPECT_FLOAT_EQ(turned[63], static_cast<float>(std::pow(1e6, -126.0 / 512)));
+  EXPECT_EQ(turned[64], 0);
+  EXPECT_EQ(turned[255], 0);
+  EXPECT_FLOAT_EQ(m.ropes[static_cast<size_t>(m.attention[0].rope)].inverse_frequencies[127], static_cast<float>(std::pow(1e4, -254.0 / 256)));
+  EXPECT_EQ(m.logit_cap, 30);
+  EXPECT_EQ(m.attention_scale, 1);
+  EXPECT_TRUE(m.tied_embeddings);
+  EXPECT_THAT(m.eos, ElementsAre(1, 106));
+}
+
+/// What transformers 5 writes says it layer by layer, and what a file leaves out is the class's own.
+TEST(Config, Gemma4sHeadsMayBeSaidLayerByLayer) {
+  json config = json::parse(kGemma4).at("text_config");
+  for (const char* name : {"rope_parameters", "global_head_dim", "num_global_key_value_heads", "sliding_window", "final_logit_softcapping"}) config.erase(name);
+  config["per_layer_config"] = {{"05", {{"head_dim", 64}, {"num_key_value_heads", 1}}}, {"06", {{"head_dim", 64}}}};
+  const ModelConfig m = parse(config);
+  EXPECT_EQ(m.heads_of(0), (HeadSizes{8, 4, 256}));
+  EXPECT_EQ(m.heads_of(5), (HeadSizes{8, 1, 64}));
+  EXPECT_EQ(m.heads_of(6), (HeadSizes{8, 4, 64}));
+  EXPECT_TRUE(m.attention[6].keys_are_values);
+  EXPECT_EQ(m.attention[0].window, 512);
+  EXPECT_EQ(m.logit_cap, 0);
+  ASSERT_EQ(m.ropes[1].inverse_frequencies.size(), 32u);
+  EXPECT_GT(m.ropes[1].inverse_frequencies[7], 0);
+  EXPECT_EQ(m.ropes[1].inverse_frequencies[8], 0);
+  // With values of their own, layers without a window have as many heads as the others.
+  config.erase("per_layer_config");
+  config.update({{"attention_k_eq_v", false}, {"num_global_key_value_heads", 2}});
+  EXPECT_EQ(parse(config).heads_of(6), (HeadSizes{8, 4, 512}));
+  EXPECT_FALSE(parse(config).attention[6].keys_are_values);
+}
+
+TEST(Config, WhatGemma4sSmallModelsHaveBesideIsRefusedByName) {
+  const std::pair<const char*, const char*> kRefused[] = {{"hidden_size_per_layer_input", "256"},
+                                                          {"hidden_size_per_layer_input", "128"},
+                                                          {"num_kv_shared_layers", "2"},
+                                                          {"use_bidirectional_attention", R"("all")"},
+                                                          {"num_global_key_value_heads", "3"},
+                                                          {"global_head_dim", "0"},
+                                                          {"per_layer_config", R"({"7": {}})"},
+                                                          {"per_layer_config", R"({"x": {}})"},
+                                                          {"per_layer_config", R"([1])"},
+                                                          {"per_layer_config", R"({"5": {"head_dim": 64}})"},
+                                                          {"intermediate_size", R"("wide")"},
+                                                          {"rope_theta", "20000.0"},
+                                                          {"rope_parameters", R"({"full_attention": {"rope_type": "default", "rope_theta": 1e6}})"}};
+  for (const auto& [field, value] : kRefused) {
+    json config = json::parse(kGemma4).at("text_config");
+    config[field] = json::parse(value);
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("'" + std::string(field) + "'")) << value;
+  }
+  json config = json::parse(kGemma4).at("text_config");
+  config.erase("hidden_size_per_layer_input");
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), AllOf(HasSubstr("hidden_size_per_layer_input"), HasSubstr("not there"), HasSubstr("E2B")));
+  config["hidden_size_per_layer_input"] = 0;
+  config["per_layer_config"] = {{"0", {{"intermediate_size", 5}}}};
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("intermediate_size"));
+  config.erase("per_layer_config");
+  config["rope_parameters"]["full_attention"]["rope_type"] = "default";
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("proportional"));
+}
+
 TEST(Config, LongRopeEndsWhereItsShortFactorsDo) {
   json config = config_of("llama");
   config["max_position_embeddings"] = 1024;

@@ -82,7 +82,8 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   int64_t done = 0;
   for (size_t t = 0; t < tensors.size(); ++t) {
     const TensorToWrite& tensor = tensors[t];
-    bool is_norm = tensor.name.find("norm") != std::string::npos && tensor.name.ends_with("weight");
+    const bool is_scale = tensor.name.ends_with("layer_scalar");
+    bool is_norm = (tensor.name.find("norm") != std::string::npos && tensor.name.ends_with("weight")) || is_scale;
     // Residual streams stay of order one: deviation 1/sqrt(fan in), halved for the many layers.
     float deviation = tensor.shape.size() < 2 ? 0.02f : 0.5f / std::sqrt(static_cast<float>(tensor.shape.back()));
     const bool is_codes = is_quantized(tensor.dtype), is_scales = is_codes && tensor.name.ends_with("_scales");

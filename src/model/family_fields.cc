@@ -91,6 +91,11 @@ std::vector<float> alibi_slopes(int64_t num_heads, double most) {
   return slopes;
 }
 
+float read_cap(ConfigFields& fields, const char* name, double usual) {
+  if (!fields.find(name)) return fields.contains(name) ? 0 : static_cast<float>(usual);
+  return static_cast<float>(fields.positive(name, 1e9));
+}
+
 int64_t read_window(ConfigFields& fields, int64_t usual) {
   return fields.integer_or("sliding_window", fields.contains("sliding_window") ? 0 : usual, 1, 1 << 30);
 }

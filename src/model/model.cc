@@ -272,16 +272,25 @@ int64_t logits_of_panel(const LayerContext& c, const LayerSpec& spec, const Head
   return rows;
 }
 
-/// What attention takes from the config, as every device's needs it in RAM.
-void read_sinks(const Model& model, ModelConfig* config) {
+/// A small vector's numbers, from its file.
+std::vector<float> read_vector(const Model& model, const WeightSpec& weight) {
+  std::vector<std::byte> bytes(static_cast<size_t>(weight.bytes()));
+  File::open(model.files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, bytes);
+  std::vector<float> numbers;
+  for (int64_t i = 0; i < weight.cols; ++i) numbers.push_back(load_float(bytes.data(), weight.dtype, i));
+  return numbers;
+}
+
+/// What parts take from the config, as every device's needs it in RAM.
+void read_small_vectors(const Model& model, ModelConfig* config) {
   for (const LayerSpec& layer : model.layers())
     for (const WeightUse& use : layer.uses) {
-      if (use.role != Role::kSinks) continue;
+      const auto block = static_cast<size_t>(layer.index);
       const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
-      std::vector<std::byte> bytes(static_cast<size_t>(weight.bytes()));
-      File::open(model.files()[static_cast<size_t>(weight.file)], FileMode::kRead)->read(weight.offset, bytes);
-      std::vector<float>& sinks = config->attention[static_cast<size_t>(layer.index)].sinks;
-      for (int64_t head = 0; head < weight.cols; ++head) sinks.push_back(load_float(bytes.data(), weight.dtype, head));
+      if (use.role == Role::kSinks) config->attention[block].sinks = read_vector(model, weight);
+      if (use.role != Role::kBlockScale) continue;
+      config->block_scales.resize(static_cast<size_t>(config->num_layers), 1);
+      config->block_scales[block] = read_vector(model, weight).front();
     }
 }
 
@@ -382,7 +391,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
   }
   model->weights_ = std::move(builder.weights);
   model->count_blocks();
-  if (!checkpoint.stamps().empty()) read_sinks(*model, &model->config_);  // an imagined one has no numbers
+  if (!checkpoint.stamps().empty()) read_small_vectors(*model, &model->config_);  // an imagined one has no numbers
   if (std::vector<std::string> unused = builder.unused(); !unused.empty())
     spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
                  unused.size(), unused.front());
@@ -529,7 +538,8 @@ int64_t Model::layer_of_cache(int64_t cache) const {
 
 double Model::attention_input_flops_per_row(int64_t block) const {
   const HeadSizes heads = config_.heads_of(block);
-  return 2.0 * static_cast<double>(heads.q_width() + 2 * heads.kv_width()) * static_cast<double>(config_.hidden_size);
+  const int64_t num_kv = config_.attention[static_cast<size_t>(block)].keys_are_values ? 1 : 2;
+  return 2.0 * static_cast<double>(heads.q_width() + num_kv * heads.kv_width()) * static_cast<double>(config_.hidden_size);
 }
 
 double Model::mean_attention_input_flops_per_row() const {

@@ -120,12 +120,19 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
       fields.refuse(names.partial_name, fmt::format("contradicts the one in '{}'; remove one of them", name));
     partial = inner;
   }
-  const auto turned = static_cast<int64_t>(static_cast<double>(config.head_size) * partial);
+  const int64_t head_size = names.head_size > 0 ? names.head_size : config.head_size;
+  auto turned = static_cast<int64_t>(static_cast<double>(head_size) * partial);
   if (turned % 2 != 0 || turned == 0)
     fields.refuse(partial == 1 ? "head_dim" : names.partial_name, fmt::format("makes {} elements of a head turn; RoPE needs an even number", turned));
 
   std::string kind = rope.text_or("rope_type", rope.text_or("type", "default"));
   if (names.su_is_longrope && (kind == "su" || kind == "yarn")) kind = "longrope";
+  const bool proportional = names.may_be_proportional && kind == "proportional";
+  const auto num_turned_pairs = static_cast<size_t>(turned / 2);
+  if (proportional && head_size % 2 == 0) turned = head_size;  // all pairs have angles, and most of them stay 0
+  else if (names.may_be_proportional && partial != 1)
+    fields.refuse(name,
+                  fmt::format("turns a part of heads of {} by the type '{}'; flexgen does so by 'proportional' alone, of an even number", head_size, kind));
   // The file's own field counts where both are there, as in transformers' Phi-3.
   const int64_t inner_original = rope.integer_or("original_max_position_embeddings", config.max_positions, 1, int64_t{1} << 31);
   const int64_t original = of_file > 0 ? of_file : inner_original;
@@ -137,7 +144,7 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
   }
   rope.harmless({"finetuned"});  // whether the model was trained further with the longer context
   std::vector<double> frequencies(static_cast<size_t>(turned / 2));
-  for (size_t i = 0; i < frequencies.size(); ++i) frequencies[i] = std::pow(theta, -static_cast<double>(2 * i) / static_cast<double>(turned));
+  for (size_t i = 0; i < num_turned_pairs; ++i) frequencies[i] = std::pow(theta, -static_cast<double>(2 * i) / static_cast<double>(turned));
   Rope result;
   auto stop_at = [&](int64_t positions) {
     if (positions >= config.max_positions) return;
@@ -145,8 +152,8 @@ Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& name
                  fields.source(), name, kind, positions);
     config.max_positions = positions;
   };
-  if (kind == "linear") {
-    const double factor = rope.positive("factor", kLargest);
+  if (kind == "linear" || proportional) {
+    const double factor = proportional ? rope.positive_or("factor", 1, kLargest) : rope.positive("factor", kLargest);
     for (double& frequency : frequencies) frequency /= factor;
   } else if (kind == "llama3") {
     scale_as_llama3(rope, original, frequencies);

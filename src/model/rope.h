@@ -23,11 +23,14 @@ struct RopeFields {
   bool has_mscales = false;          ///< the scale of "longrope" is short_mscale (Phi-3.5-MoE)
   const char* usual = nullptr;       ///< rope_parameters where the file has none, as JSON; null: nothing is scaled
   bool su_is_longrope = false;       ///< the types "su" and "yarn" of old files mean longrope (Phi-3)
+  int64_t head_size = 0;             ///< of the layers that these angles are for; 0: the config's
+  bool may_be_proportional =
+      false;  ///< the type "proportional" (Gemma 4): of a whole head's pairs that share of the fastest is turned, at a whole head's angles
 };
 
 /// Inverse frequencies and scale, scaling applied: "default", "linear" (Chen et al. 2023), "llama3", "yarn" (Peng et al. 2023); "dynamic" and "longrope"
 /// (Ding et al. 2024) have other angles for sequences longer than the model was trained on, which are left out: `config.max_positions` becomes
-/// what the angles are good for, and a note is logged. Other kinds are refused by name. Takes head_size and max_positions from `config`.
+/// what the angles are good for, and a note is logged. Other kinds are refused by name. Takes head_size, where `names` has none, and max_positions from `config`.
 Rope read_rope(ConfigFields& fields, ModelConfig& config, const RopeFields& names = {});
 
 }  // namespace flexgen

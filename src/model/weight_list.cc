@@ -61,7 +61,7 @@ WeightList& WeightList::attention_of(int64_t block, const std::string& q_norm, c
   const int64_t D = m.hidden_size, QH = heads.q_width(), KH = heads.kv_width();
   linear(Role::kQ, "self_attn.q_proj", QH, D, m.qkv_bias);
   linear(Role::kK, "self_attn.k_proj", KH, D, m.qkv_bias);
-  linear(Role::kV, "self_attn.v_proj", KH, D, m.qkv_bias);
+  if (!m.attention[static_cast<size_t>(block)].keys_are_values) linear(Role::kV, "self_attn.v_proj", KH, D, m.qkv_bias);
   linear(Role::kO, "self_attn.o_proj", D, QH, m.output_bias);
   if (m.qk_norm == QkNorm::kNone) return *this;
   norm(Role::kQNorm, "self_attn." + q_norm, m.qk_norm == QkNorm::kHead ? heads.head_size : QH);

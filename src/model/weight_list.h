@@ -30,6 +30,7 @@ enum class Role : uint8_t {
   kGate, kGateBias, kUp, kUpBias, kDown, kDownBias,
   kGateUp, kGateUpBias,        ///< one matrix, whose rows are of gate and up in turn
   kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
+  kBlockScale,                 ///< [1], ModelConfig::block_scales
   kFinalNorm, kFinalNormBias,
   kOutput, kOutputBias,
   // clang-format on
@@ -100,7 +101,7 @@ class WeightList {
 
   /// The names that most families use: self_attn.{q,k,v,o}_proj; with the config's biases, and norms of q and k. All blocks have the model's heads.
   WeightList& attention(const std::string& q_norm = "q_norm", const std::string& k_norm = "k_norm");
-  /// The same of a block that may have heads of its own.
+  /// The same of a block that may have heads of its own, and no v_proj.
   WeightList& attention_of(int64_t block, const std::string& q_norm = "q_norm", const std::string& k_norm = "k_norm");
   /// mlp.{gate,up,down}_proj with the config's biases; without a gate where the model has none.
   WeightList& feed_forward();

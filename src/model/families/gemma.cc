@@ -81,13 +81,6 @@ class Gemma : public Decoder {
     if (m.branch_norms) w.norm(Role::kPostNorm2, "post_feedforward_layernorm");
     return w;
   }
-
- private:
-  /// A null is none.
-  static float read_cap(ConfigFields& fields, const char* name, double usual) {
-    if (!fields.find(name)) return fields.contains(name) ? 0 : static_cast<float>(usual);
-    return static_cast<float>(fields.positive(name, 1e9));
-  }
 };
 
 }  // namespace

@@ -49,8 +49,11 @@ void project_attention_inputs(const LayerContext& c, const BlockScratch& s) {
   } else {
     c.kernels.linear(s.act, T, c[Role::kQ], c[Role::kQBias], false, s.q);
     c.kernels.linear(s.act, T, c[Role::kK], c[Role::kKBias], false, s.k);
-    c.kernels.linear(s.act, T, c[Role::kV], c[Role::kVBias], false, s.v);
+    const int64_t width = c.heads().kv_width();
+    if (c.config.attention[static_cast<size_t>(c.layer.index)].keys_are_values) c.kernels.pick_columns(s.k, T, 1, width, 0, width, s.v);
+    else c.kernels.linear(s.act, T, c[Role::kV], c[Role::kVBias], false, s.v);
   }
+  if (c.config.value_norm) c.kernels.rms_norm_heads(s.v, T, c.heads().kv_heads, c.heads().head_size, {}, c.config.norm_epsilon);
   if (!c.config.norm_after_rope) normalize_heads(c, s);
   turn_heads(c, s);
   if (c.config.norm_after_rope) normalize_heads(c, s);

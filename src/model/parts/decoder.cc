@@ -57,6 +57,7 @@ void Decoder::after_attention(const LayerContext& c, const BlockScratch& s) cons
     normalize(c, Role::kNorm2, c.hidden, c.in.num_rows, s.act);
     add_feed_forward(c, s, s.act);
   }
+  scale_block(c);
 }
 
 const std::byte* Decoder::forward_head(const LayerContext& c, const HeadScratch& s, int64_t num_rows) const {

@@ -16,4 +16,9 @@ void normalize_in_place(const LayerContext& c, Role role, float* x, int64_t num_
   c.kernels.layer_norm_f32(x, num_rows, m.hidden_size, c[role], c[bias_of(role)], m.norm_rule());
 }
 
+void scale_block(const LayerContext& c) {
+  const ModelConfig& m = c.config;
+  if (!m.block_scales.empty()) c.kernels.scale(c.hidden, c.in.num_rows * m.hidden_size, m.block_scales[static_cast<size_t>(c.layer.index)], 0);
+}
+
 }  // namespace flexgen
