@@ -152,6 +152,7 @@ MODELS["quantized-gpt_oss"] = (other("gpt_oss", vocab_size=208, max_position_emb
 GEMMA4 = dict(num_hidden_layers=3, head_dim=16, global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True, hidden_size_per_layer_input=0, sliding_window=9,
               final_logit_softcapping=9.0, layer_types=["full_attention", "sliding_attention", "full_attention"])
 MODELS["gemma4"] = (other("gemma4_text", attention_bias=True, **GEMMA4), torch.bfloat16, {})
+MODELS["gemma4-experts"] = (other("gemma4_text", enable_moe_block=True, num_experts=8, top_k_experts=2, moe_intermediate_size=24, **GEMMA4), torch.bfloat16, {})
 
 
 def to_mxfp4(weights):
@@ -196,6 +197,8 @@ def least_choice(model, prompts):
         bias = next((b for m in (module, getattr(module, "moe_statics", None)) if m is not None
                      for b in [getattr(m, "e_score_correction_bias", None)] if b is not None), inputs[1] if len(inputs) > 1 else None)
         sigmoid = model.config.model_type in ("glm4_moe", "dots1", "minimax_m2")
+        if model.config.model_type == "gemma4_text":  # whose routers give probabilities
+            logits = logits.log()
         scores = logits.sigmoid() if sigmoid else logits.softmax(-1) if bias is not None else logits
         scores = scores + (bias if bias is not None else 0)
         if getattr(model.config, "n_group", 1) > 1:  # a row's experts are of its best groups
@@ -231,8 +234,9 @@ def randomize(model, generator):
                 parameter.normal_(0.0, 1.2 / fan_in**0.5, generator=generator)
             elif name.endswith("sinks"):
                 parameter.normal_(0.0, 2.0, generator=generator)
-            elif parameter.dim() == 2 and name.endswith(("gate.weight", "router.weight", "gate.wg.weight")):  # a router, whose choices are clear
-                parameter.normal_(0.0, 4 / parameter.shape[1]**0.5, generator=generator)
+            elif parameter.dim() == 2 and name.endswith(("gate.weight", "router.weight", "gate.wg.weight", "router.proj.weight")):  # a router, whose choices are clear
+                fan_in = 1 if "router.proj" in name else parameter.shape[1]  # of which Gemma 4 takes the root itself
+                parameter.normal_(0.0, 4 / fan_in**0.5, generator=generator)
             elif parameter.dim() == 2 and not name.endswith("bias"):
                 is_positions = "embed_positions" in name or "wpe" in name
                 is_table = "embed" in name and "embed_out" not in name or "wte" in name or is_positions
@@ -242,6 +246,8 @@ def randomize(model, generator):
                 parameter.normal_(0.0, scale / fan_in**0.5, generator=generator)
                 if is_table and not is_positions and model.config.tie_word_embeddings:
                     parameter.mul_(3 / parameter.shape[1]**0.5)
+            elif name.endswith(("router.scale", "per_expert_scale")):
+                parameter.uniform_(0.5, 1.5, generator=generator)
             elif ("norm" in name or "ln_" in name) and name.endswith("weight"):
                 parameter.uniform_(0.5, 1.5, generator=generator).sub_(1.0 if less_one else 0.0)
             else:
@@ -302,7 +308,7 @@ def clearest_seed(name, config, dtype, seed):
 
 def make(name, seed):
     config, dtype, options = MODELS[name]
-    if any(field in config.to_dict() for field in ("num_experts_per_tok", "moe_k", "moe_topk")):
+    if any(config.to_dict().get(field) for field in ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")):
         seed = clearest_seed(name, config, dtype, seed)
     generator = torch.Generator().manual_seed(seed)
     directory = FIXTURES / name

@@ -29,6 +29,7 @@ int inspect_command(const InspectOptions& options) {
       const WeightSpec& weight = model->weights()[static_cast<size_t>(use.weight)];
       const char* part = weight.always_resident              ? "norms, biases, positions"
                          : layer.kind == LayerKind::kBlock   ? "blocks"
+                         : layer.kind == LayerKind::kJoin    ? "blocks"
                          : layer.kind == LayerKind::kExperts ? "experts"
                          : layer.kind == LayerKind::kEmbed   ? "embeddings"
                                                              : "head";

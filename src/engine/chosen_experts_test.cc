@@ -1,9 +1,10 @@
-// What is not chosen is not moved: the bytes of experts that small blocks read, by the counters of the disk lane, for two families and units of one and of several experts.
+// What is not chosen is not moved: the bytes of experts that small blocks read, by the counters of the disk lane, for some families and units of one and of several experts.
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
 #include <map>
@@ -40,12 +41,12 @@ std::string config_of(const Shape& shape) {
                  {"num_attention_heads", 4},
                  {"num_key_value_heads", 2},
                  {"num_hidden_layers", 3},
-                 {"num_experts_per_tok", 2},
+                 {config.contains("top_k_experts") ? "top_k_experts" : "num_experts_per_tok", 2},
                  {"vocab_size", 331},
                  {"max_position_embeddings", 256}});
-  const bool is_qwen = config.contains("moe_intermediate_size");
-  if (is_qwen) config["head_dim"] = 64;
-  config[is_qwen ? "moe_intermediate_size" : "intermediate_size"] = shape.expert_size;
+  const bool has_own_size = config.contains("moe_intermediate_size");
+  if (has_own_size) config["head_dim"] = 64;
+  config[has_own_size ? "moe_intermediate_size" : "intermediate_size"] = shape.expert_size;
   config[config.contains("num_local_experts") ? "num_local_experts" : "num_experts"] = 32;
   return config.dump();
 }
@@ -260,9 +261,15 @@ TEST_P(ChosenExperts, AFailingDiskEndsTheRun) {
   }
 }
 
-std::string name_of(const testing::TestParamInfo<Shape>& info) { return fmt::format("{}_{}", info.param.family, info.param.experts_a_unit); }
+std::string name_of(const testing::TestParamInfo<Shape>& info) {
+  std::string name = fmt::format("{}_{}", info.param.family, info.param.experts_a_unit);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
 INSTANTIATE_TEST_SUITE_P(Shapes, ChosenExperts,
-                         testing::Values(Shape{"olmoe", 256, 1}, Shape{"olmoe", 64, 4}, Shape{"qwen3_moe", 256, 1}, Shape{"qwen3_moe", 64, 4}), name_of);
+                         testing::Values(Shape{"olmoe", 256, 1}, Shape{"olmoe", 64, 4}, Shape{"qwen3_moe", 256, 1}, Shape{"qwen3_moe", 64, 4},
+                                         Shape{"gemma4-experts", 64, 4}),
+                         name_of);
 
 TEST(LoadingOfExperts, IsRefusedWhereThereAreNone) {
   EngineOptions options;

@@ -54,7 +54,7 @@ const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",  
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
                                  "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
                                  "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss",
-                                 "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe"};
+                                 "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts"};
 // clang-format on
 std::string config_of_family(const std::string& name) {
   std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");
@@ -75,6 +75,13 @@ const char* kAllWindows =
     R"({"model_type": "mistral", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 128, "num_key_value_heads": 4, "intermediate_size": 96,
   "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 9, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
   "eos_token_id": 5, "bos_token_id": 1})";
+
+/// The same with pages of two sizes: layers without a window have heads of 512, fewer of them, whose values are the keys; experts beside a dense part.
+const char* kOwnHeads =
+    R"({"model_type": "gemma4_text", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 128, "global_head_dim": 512, "num_key_value_heads": 4,
+  "num_global_key_value_heads": 2, "attention_k_eq_v": true, "hidden_size_per_layer_input": 0, "intermediate_size": 96, "moe_intermediate_size": 40, "enable_moe_block": true,
+  "num_experts": 8, "top_k_experts": 2, "sliding_window": 20, "layer_types": ["sliding_attention", "full_attention", "full_attention"], "vocab_size": 331,
+  "max_position_embeddings": 256, "eos_token_id": 5, "bos_token_id": 1})";
 
 /// More units than a row chooses experts.
 const char* kManyUnits =
@@ -426,6 +433,19 @@ TEST(Crown, WindowsSharing) { crown_windows("some-windows", kSomeWindows, DType:
 TEST(Crown, WindowsInAllLayersSharing) { crown_windows("all-windows", kAllWindows, DType::kBF16, 10, 88, {.shares = true}); }
 TEST(Crown, WindowsDevice) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 15, 89, {.device = "emulated-gpu"}); }
 TEST(Crown, WindowsSharingOnDevice) { crown_windows("some-windows", kSomeWindows, DType::kBF16, 10, 90, {.device = "emulated-gpu", .shares = true}); }
+
+// And with blocks that have heads of their own.
+TEST(Crown, OwnHeads) { crown_windows("own-heads", kOwnHeads, DType::kBF16, 20, 91); }
+TEST(Crown, OwnHeadsF32) { crown_windows("own-heads", kOwnHeads, DType::kF32, 10, 92); }
+TEST(Crown, OwnHeadsInt4CacheSparse) { crown_windows("own-heads", kOwnHeads, DType::kBF16, 10, 93, {.kv_dtype = "int4", .sparsity = 0.3}); }
+TEST(Crown, OwnHeadsInt8Cache) { crown_windows("own-heads", kOwnHeads, DType::kBF16, 10, 94, {.kv_dtype = "int8"}); }
+TEST(Crown, OwnHeadsReference) { crown_windows("own-heads", kOwnHeads, DType::kBF16, 5, 95, {.backend = "reference"}); }
+TEST(Crown, OwnHeadsSharing) { crown_windows("own-heads", kOwnHeads, DType::kBF16, 15, 96, {.shares = true}); }
+TEST(Crown, OwnHeadsSharingOnDevice) { crown_windows("own-heads", kOwnHeads, DType::kBF16, 10, 97, {.device = "emulated-gpu", .shares = true}); }
+// A GPU's kernels refuse heads of 512, so the processor attends.
+TEST(Crown, OwnHeadsBesideCuda) {
+  crown_windows("own-heads", kOwnHeads, DType::kBF16, 2, 98, {.device = "emulated-gpu-cuda", .attention = Tier::kCpu, .answers_times = 1});
+}
 
 // And with sparse attention.
 TEST(Crown, Sparse) { crown("llama", kLlama, DType::kBF16, 20, 11, "cpu", "auto", "auto", 0.1); }

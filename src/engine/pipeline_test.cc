@@ -243,6 +243,17 @@ TEST(Pipeline, ManyUnits) {
       DType::kBF16, 12, 12);
 }
 
+/// Blocks that end in a layer that joins what experts made, and differ in their heads.
+TEST(Pipeline, JoinedExperts) {
+  pipeline(
+      "gemma4",
+      R"({"model_type": "gemma4_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 16, "global_head_dim": 32, "num_key_value_heads": 2,
+    "num_global_key_value_heads": 1, "attention_k_eq_v": true, "hidden_size_per_layer_input": 0, "intermediate_size": 96, "moe_intermediate_size": 40, "enable_moe_block": true,
+    "num_experts": 6, "top_k_experts": 2, "sliding_window": 9, "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"], "vocab_size": 331,
+    "max_position_embeddings": 256, "eos_token_id": 5, "bos_token_id": 1})",
+      DType::kBF16, 8, 14);
+}
+
 /// What prompts have in common is computed once on all stages.
 void pipeline_sharing(const char* name, const char* config, DType dtype, int rounds, unsigned seed, const std::string& kv_dtype = "auto", double sparsity = 1) {
   EngineOptions plain = plain_options(checkpoint(name, config, dtype));

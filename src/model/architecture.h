@@ -48,6 +48,10 @@ struct SizeFields {
 inline std::byte* expert_rows(float* stream, const ModelConfig& config, int64_t num_rows) {
   return reinterpret_cast<std::byte*>(stream + num_rows * config.hidden_size);
 }
+/// The rows that experts add to, [T, D] f32: the stream, or where they are joined later (Mixture::joined) rows behind those that they read.
+inline float* expert_sums(float* stream, const ModelConfig& config, int64_t num_rows) {
+  return config.mixture.joined ? stream + 2 * num_rows * config.hidden_size : stream;
+}
 
 /// What a mixture's tensors are called, behind "layers.7." or "layers.7.PART.experts.3."; a bias and a shared part where the config has them.
 struct MixtureNames {
@@ -80,6 +84,8 @@ class Architecture {
   virtual MixtureNames mixture_names() const { return {}; }
   /// Of a mixture: one expert of a sparse block, whose other weights are block()'s: gate, up and down, by their roles.
   virtual std::vector<WantedWeight> expert(const ModelConfig& config, int64_t index, int64_t expert) const;
+  /// Where experts are joined later (Mixture::joined): what the layer after a sparse block's experts reads.
+  virtual std::vector<WantedWeight> join(const ModelConfig&, int64_t) const { return {}; }
   /// All that the head needs besides the output matrix; a bias of that has its role.
   virtual std::vector<WantedWeight> head(const ModelConfig& config) const = 0;
 

@@ -23,9 +23,9 @@ int64_t ModelConfig::widest_kv() const {
 
 int64_t ModelConfig::widest_ffn() const {
   const bool all_sparse = is_mixture() && std::find(mixture.sparse.begin(), mixture.sparse.end(), false) == mixture.sparse.end();
-  return std::max(all_sparse ? 0 : ffn_size, mixture.shared_size);
+  return std::max(all_sparse && !mixture.joined ? 0 : ffn_size, mixture.shared_size);
 }
 
-int64_t ModelConfig::kept_row_floats() const { return (is_mixture() ? 2 : 1) * hidden_size; }
+int64_t ModelConfig::kept_row_floats() const { return (mixture.joined ? 3 : is_mixture() ? 2 : 1) * hidden_size; }
 
 }  // namespace flexgen

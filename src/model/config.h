@@ -47,13 +47,18 @@ struct BlockAttention {
 
 /// A mixture of experts: in place of one feed-forward part a sparse block has many, of which each row uses a few, chosen by a router.
 struct Mixture : RouterRule {
-  int64_t expert_size = 0;                               ///< F of each
-  int64_t shared_size = 0;                               ///< F of a part that all rows use beside their experts; 0: none
-  bool shared_gate = false;                              ///< what that gives is multiplied by the sigmoid of a product of its own
-  bool choice_bias = false;                              ///< a bias is added to the scores, for the choice alone
-  bool logit_bias = false;                               ///< a bias is added to the logits
-  std::optional<ClampedGate> clamped;                    ///< how experts gate; none: as other feed-forward parts
-  bool in_pairs = false;                                 ///< an expert has one matrix whose rows are of gate and up in turn; with `clamped` alone
+  int64_t expert_size = 0;             ///< F of each
+  int64_t shared_size = 0;             ///< F of a part that all rows use beside their experts; 0: none
+  bool shared_gate = false;            ///< what that gives is multiplied by the sigmoid of a product of its own
+  bool choice_bias = false;            ///< a bias is added to the scores, for the choice alone
+  bool logit_bias = false;             ///< a bias is added to the logits
+  std::optional<ClampedGate> clamped;  ///< how experts gate; none: as other feed-forward parts
+  bool in_pairs = false;               ///< an expert has one matrix whose rows are of gate and up in turn; with `clamped` alone
+  /// Experts stand beside a feed-forward part of the block's own (Gemma 4): what they make is kept apart from the stream, and a layer after them (LayerKind::kJoin)
+  /// normalizes and adds both.
+  bool joined = false;
+  float logit_factor = 1;                                ///< of the router's logits
+  std::vector<std::vector<float>> expert_scales;         ///< [num_layers][E], of the weights of choices; read from the checkpoint. Empty: 1 each
   std::vector<bool> sparse;                              ///< [num_layers]: which blocks have experts
   std::shared_ptr<const ExpertChances> drawn = nullptr;  ///< experts are not chosen but drawn (Model::draw_experts_by())
 };
@@ -117,7 +122,8 @@ struct ModelConfig {
   bool is_sparse(int64_t block) const { return is_mixture() && mixture.sparse[static_cast<size_t>(block)]; }
   /// The widest feed-forward part that all rows go through.
   int64_t widest_ffn() const;
-  /// What a micro-batch keeps of a row from layer to layer, in floats: the stream, and in a mixture what its experts read (expert_rows()).
+  /// What a micro-batch keeps of a row from layer to layer, in floats: the stream, in a mixture what its experts read (expert_rows()), and what they make where
+  /// that is kept apart (expert_sums()).
   int64_t kept_row_floats() const;
   NormRule norm_rule() const { return {norm_epsilon, norm_offset}; }
   /// What attention and feed-forward add is made apart from the stream, as something is done to it first.
@@ -133,7 +139,7 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
                          const std::vector<std::string>& ignored_fields = {});
 /// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b/13b/70b, llama-3.1-8b/70b/405b,
 /// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b, smollm2-135m, gemma-2-2b/9b, gemma-3-4b/12b/27b, phi-4,
-/// mixtral-8x7b/8x22b, qwen3-30b-a3b/235b-a22b, gpt-oss-20b/120b, glm-4.5-air, minimax-m2. Null if the name is unknown.
+/// mixtral-8x7b/8x22b, qwen3-30b-a3b/235b-a22b, gpt-oss-20b/120b, glm-4.5-air, minimax-m2, gemma-4-26b-a4b. Null if the name is unknown.
 std::optional<std::string> shape_config_json(const std::string& shape);
 std::vector<std::string> known_shapes();
 

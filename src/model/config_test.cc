@@ -726,6 +726,21 @@ TEST(Shapes, HaveTheKnownNumbersOfParameters) {
   }
 }
 
+/// Google counts 25.2 billion, and 30 layers of which every sixth sees everything.
+TEST(Shapes, Gemma4) {
+  const ModelConfig config = parse_config(*shape_config_json("gemma-4-26b-a4b"), "", "shape");
+  double count = 0;
+  for (const TensorToWrite& tensor : Model::expected_tensors(config, DType::kBF16)) {
+    double elements = 1;
+    for (int64_t size : tensor.shape) elements *= static_cast<double>(size);
+    count += elements;
+  }
+  EXPECT_NEAR(count, 25.2e9, 0.05e9);
+  EXPECT_EQ(config.heads_of(28), (HeadSizes{16, 8, 256}));
+  EXPECT_EQ(config.heads_of(29), (HeadSizes{16, 2, 512}));
+  EXPECT_EQ(config.attention[28].window, 1024);
+}
+
 TEST(Shapes, AllParse) {
   EXPECT_GE(known_shapes().size(), 25u);
   for (const std::string& shape : known_shapes()) {

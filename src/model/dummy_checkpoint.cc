@@ -82,7 +82,7 @@ void ensure_dummy_checkpoint(const std::string& directory, const std::string& co
   int64_t done = 0;
   for (size_t t = 0; t < tensors.size(); ++t) {
     const TensorToWrite& tensor = tensors[t];
-    const bool is_scale = tensor.name.ends_with("layer_scalar");
+    const bool is_scale = tensor.name.ends_with("layer_scalar") || tensor.name.ends_with("router.scale") || tensor.name.ends_with("per_expert_scale");
     bool is_norm = (tensor.name.find("norm") != std::string::npos && tensor.name.ends_with("weight")) || is_scale;
     // Residual streams stay of order one: deviation 1/sqrt(fan in), halved for the many layers.
     float deviation = tensor.shape.size() < 2 ? 0.02f : 0.5f / std::sqrt(static_cast<float>(tensor.shape.back()));

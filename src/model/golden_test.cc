@@ -369,9 +369,10 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"gemma2", R"({"layer_types": ["full_attention", "full_attention", "sliding_attention"]})"},
         Change{"gemma3", R"({"rope_parameters": {"full_attention": {"factor": 7.0}}})"},
         Change{"gemma3", R"({"rope_parameters": {"sliding_attention": {"rope_theta": 9000.0}}})"},
-        Change{"gemma3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"gemma4", R"({"sliding_window": 10})"},
-        Change{"gemma4", R"({"final_logit_softcapping": 8.5})"}, Change{"gemma4", R"({"attention_bias": false})"},
-        Change{"gemma4", R"({"rms_norm_eps": 0.01})"}, Change{"gemma4", R"({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}})"},
+        Change{"gemma3", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"}, Change{"gemma4-experts", R"({"top_k_experts": 1})"},
+        Change{"gemma4", R"({"sliding_window": 10})"}, Change{"gemma4", R"({"final_logit_softcapping": 8.5})"},
+        Change{"gemma4", R"({"attention_bias": false})"}, Change{"gemma4", R"({"rms_norm_eps": 0.01})"},
+        Change{"gemma4", R"({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}})"},
         Change{"gemma4", R"({"rope_parameters": {"full_attention": {"factor": 2.0}}})"},
         Change{"gemma4", R"({"rope_parameters": {"sliding_attention": {"rope_theta": 9000.0}}})"},
         Change{"phi3", R"({"original_max_position_embeddings": 40})"}, Change{"phi3", R"({"sliding_window": 19})"},
@@ -446,7 +447,7 @@ const auto kModels = testing::Values(
     "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere", "cohere2", "gpt_neox",
     "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense", "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm",
     "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "glm4_moe-groups",
-    "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe");
+    "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');

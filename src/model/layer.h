@@ -14,7 +14,8 @@ namespace flexgen {
 enum class LayerKind {
   kEmbed,    ///< looks rows up in a table; reads the rest of its weights whole
   kBlock,    ///< one transformer layer; of a mixture's sparse block what comes before its experts
-  kExperts,  ///< some of a sparse block's experts: each adds to the stream of the rows that chose it, in the order of their numbers
+  kExperts,  ///< some of a sparse block's experts: each adds to the rows that chose it, in the order of their numbers
+  kJoin,     ///< what comes after a sparse block's experts where these add to rows apart from the stream: the part beside them, and both into the stream
   kHead,     ///< logits for a range of the vocabulary (large heads are cut into chunks)
 };
 

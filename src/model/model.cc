@@ -48,11 +48,13 @@ bool is_constant(std::string_view name) {
   return std::any_of(std::begin(kEnds), std::end(kEnds), [&](std::string_view end) { return name.ends_with(end); });
 }
 
-/// A block's weights with those of all its experts.
+/// A block's weights with those of all its experts, and of what joins these.
 std::vector<WantedWeight> whole_block(const Architecture& architecture, const ModelConfig& config, int64_t index) {
   std::vector<WantedWeight> weights = architecture.block(config, index);
   for (int64_t expert = 0; config.is_sparse(index) && expert < config.mixture.num_experts; ++expert)
     for (WantedWeight& weight : architecture.expert(config, index, expert)) weights.push_back(std::move(weight));
+  if (config.is_sparse(index) && config.mixture.joined)
+    for (WantedWeight& weight : architecture.join(config, index)) weights.push_back(std::move(weight));
   return weights;
 }
 
@@ -288,6 +290,10 @@ void read_small_vectors(const Model& model, ModelConfig* config) {
       const auto block = static_cast<size_t>(layer.index);
       const WeightSpec& weight = model.weights()[static_cast<size_t>(use.weight)];
       if (use.role == Role::kSinks) config->attention[block].sinks = read_vector(model, weight);
+      if (use.role == Role::kExpertScales) {
+        config->mixture.expert_scales.resize(static_cast<size_t>(config->num_layers));
+        config->mixture.expert_scales[block] = read_vector(model, weight);
+      }
       if (use.role != Role::kBlockScale) continue;
       config->block_scales.resize(static_cast<size_t>(config->num_layers), 1);
       config->block_scales[block] = read_vector(model, weight).front();
@@ -307,6 +313,7 @@ int64_t experts_in_unit(const Architecture& architecture, const ModelConfig& con
   for (int64_t i = 0; i < config.num_layers; ++i) {
     most = std::max(most, streamed_elements(architecture.block(config, i)));
     if (config.is_sparse(i)) expert = streamed_elements(architecture.expert(config, i, 0));
+    if (config.is_sparse(i) && config.mixture.joined) most = std::max(most, streamed_elements(architecture.join(config, i)));
   }
   return std::clamp<int64_t>(most / expert, 1, config.mixture.num_experts);
 }
@@ -375,6 +382,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
     if (!config.is_sparse(i)) continue;
     const int64_t all = config.mixture.num_experts, num_units = ceil_div(all, unit);
     for (int64_t u = 0; u < num_units; ++u) model->layers_.push_back(builder.experts(i, u * all / num_units, (u + 1) * all / num_units, config));
+    if (config.mixture.joined) model->layers_.push_back(builder.layer(LayerKind::kJoin, i, architecture.join(config, i)));
   }
   std::vector<WantedWeight> head_weights = architecture.head(config);
   head_weights.push_back(output_matrix(architecture, config));
@@ -644,6 +652,8 @@ void Model::forward(int64_t layer, std::span<const WeightView> weights, const Vi
     architecture.after_attention(context, s);
   } else if (spec.kind == LayerKind::kExperts) {
     add_experts(context, ExpertScratch(scratch, config_, input.num_rows));
+  } else if (spec.kind == LayerKind::kJoin) {
+    join_experts(context, BlockScratch(scratch, config_, input.num_rows));
   } else {
     const HeadScratch s(scratch, config_, num_logit_rows, spec.vocab_count);
     for (int64_t first = 0; first < num_logit_rows;) {

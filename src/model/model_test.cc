@@ -201,6 +201,38 @@ TEST(Model, ExpertsAreLayersOfTheirOwn) {
   EXPECT_EQ(model->layers()[1].kind, LayerKind::kExperts);
 }
 
+/// Gemma 4's stand beside a feed-forward part, and a layer after them adds what both make: rows keep what experts make until then. One block's values are its keys.
+TEST(Model, ExpertsMayBeJoinedLater) {
+  const auto config = parse_config(
+      R"({"model_type": "gemma4_text", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "moe_intermediate_size": 32, "head_dim": 16, "global_head_dim": 32,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "attention_k_eq_v": true, "num_global_key_value_heads": 1, "enable_moe_block": true, "num_experts": 5, "top_k_experts": 2,
+    "hidden_size_per_layer_input": 0, "layer_types": ["sliding_attention", "full_attention"], "vocab_size": 100, "max_position_embeddings": 64})",
+      "", "config.json");
+  const auto model = Model::of_shape(config, DType::kBF16);
+  // The second block's attention has 18432 elements, the part beside experts as many, an expert 6144: three fit.
+  std::vector<LayerKind> kinds;
+  for (const LayerSpec& layer : model->layers()) kinds.push_back(layer.kind);
+  const std::vector<LayerKind> expected{LayerKind::kEmbed, LayerKind::kBlock,   LayerKind::kExperts, LayerKind::kExperts, LayerKind::kJoin,
+                                        LayerKind::kBlock, LayerKind::kExperts, LayerKind::kExperts, LayerKind::kJoin,    LayerKind::kHead};
+  EXPECT_EQ(kinds, expected);
+  EXPECT_EQ(model->num_blocks(), 2);
+  const LayerSpec& join = model->layers()[4];
+  EXPECT_EQ(join.index, 0);
+  EXPECT_EQ(join.cache, -1);
+  EXPECT_DOUBLE_EQ(join.linear_flops_per_row, 2 * 3 * 64 * 96);
+  EXPECT_EQ(config.kept_row_floats(), 3 * 64);
+  EXPECT_EQ(model->attention_input_flops_per_row(1), 2 * 64 * (128 + 32));
+  auto has = [&](const std::string& name) {
+    return std::any_of(model->weights().begin(), model->weights().end(), [&](const WeightSpec& weight) { return weight.name == name; });
+  };
+  EXPECT_TRUE(has("model.layers.0.self_attn.v_proj.weight"));
+  EXPECT_FALSE(has("model.layers.1.self_attn.v_proj.weight"));
+  EXPECT_TRUE(has("model.layers.1.experts.gate_up_proj[4][32:64]"));
+  auto stage = std::make_unique<Model>(*model);
+  stage->keep_blocks(0, 1);
+  EXPECT_EQ(stage->layers().back().kind, LayerKind::kJoin);
+}
+
 /// Without a dense block there is less room for a unit, and units are of about the same size.
 TEST(Model, ExpertsAreCutIntoUnits) {
   const auto config =

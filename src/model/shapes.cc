@@ -8,7 +8,7 @@ namespace flexgen {
 namespace {
 
 // clang-format off
-enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe, kGptOss, kGlm4Moe, kMiniMaxM2 };
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe, kGptOss, kGlm4Moe, kMiniMaxM2, kGemma4 };
 // clang-format on
 
 struct Shape {
@@ -66,6 +66,7 @@ constexpr Shape kShapes[] = {
     {"gpt-oss-120b", Family::kGptOss, 36, 2880, 64, 8, 64, 2880, 201088, 131072, false, 128, 4, 2880},
     {"glm-4.5-air", Family::kGlm4Moe, 46, 4096, 96, 8, 128, 10944, 151552, 131072, false, 128, 8, 1408},
     {"minimax-m2", Family::kMiniMaxM2, 62, 3072, 48, 8, 128, 1536, 200064, 196608, false, 256, 8, 1536},
+    {"gemma-4-26b-a4b", Family::kGemma4, 30, 2816, 16, 8, 256, 2112, 262144, 262144, true, 128, 8, 704},
 };
 
 /// What the models of a family have in common.
@@ -92,6 +93,7 @@ FamilyTraits traits_of(Family family) {
     case Family::kGptOss: return {"gpt_oss", 1e-5, 1.5e5, 0, 199998, 200002};
     case Family::kGlm4Moe: return {"glm4_moe", 1e-5, 1e6, 0, 151329, 151329};
     case Family::kMiniMaxM2: return {"minimax_m2", 1e-6, 5e6, 0, 200019, 200020};
+    case Family::kGemma4: return {"gemma4_text", 1e-6, 0, 0, 2, 1};
     case Family::kPhi4: return {"phi3", 1e-5, 2.5e5, 0, 100257, 100265};
   }
   return {};
@@ -124,7 +126,17 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     }
     json["intermediate_size"] = shape.ffn;
     json["num_key_value_heads"] = shape.kv_heads;
-    if (shape.experts > 0) {
+    if (shape.family == Family::kGemma4) {
+      json["enable_moe_block"] = true;
+      json["num_experts"] = shape.experts;
+      json["top_k_experts"] = shape.experts_per_row;
+      json["moe_intermediate_size"] = shape.expert_size;
+      json["hidden_size_per_layer_input"] = 0;
+      json["attention_k_eq_v"] = true;
+      json["global_head_dim"] = 512;
+      json["num_global_key_value_heads"] = 2;
+      json["final_logit_softcapping"] = 30.0;
+    } else if (shape.experts > 0) {
       json[shape.family == Family::kQwen3Moe ? "num_experts" : shape.family == Family::kGlm4Moe ? "n_routed_experts" : "num_local_experts"] = shape.experts;
       json["num_experts_per_tok"] = shape.experts_per_row;
     }
@@ -147,18 +159,19 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
       json["norm_topk_prob"] = true;
     }
     json["head_dim"] = shape.head_size;
-    const bool is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3;
-    json[is_gemma ? "hidden_activation" : "hidden_act"] = is_gemma ? "gelu_pytorch_tanh" : "silu";
+    const bool is_fourth = shape.family == Family::kGemma4, is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3;
+    json[is_gemma || is_fourth ? "hidden_activation" : "hidden_act"] = is_gemma || is_fourth ? "gelu_pytorch_tanh" : "silu";
     // 27B: hidden_size over the heads.
     if (is_gemma) json["query_pre_attn_scalar"] = shape.heads == 32 ? 168 : 256;
     if (shape.family == Family::kGemma2) json["sliding_window"] = 4096;
+    if (is_fourth) json["sliding_window"] = 1024;
     if (shape.family == Family::kGemma3) {
       json["sliding_window"] = 1024;
       json["rope_local_base_freq"] = 10000.0;
       json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
     }
     json["rms_norm_eps"] = traits.norm_epsilon;
-    json["rope_theta"] = traits.rope_theta;
+    if (!is_fourth) json["rope_theta"] = traits.rope_theta;  // of its class
     if (traits.rope_factor != 0)
       json["rope_scaling"] = {{"rope_type", "llama3"},
                               {"factor", traits.rope_factor},

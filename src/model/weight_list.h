@@ -25,10 +25,13 @@ enum class Role : uint8_t {
   kSinks,              ///< AttentionRule::sinks, which attention takes from BlockAttention
   kPostNorm1, kPostNorm1Bias,  ///< what attention adds
   kNorm2, kNorm2Bias,          ///< what the feed-forward part reads
-  kRouter, kRouterBias,        ///< scores experts, for rows as the feed-forward part reads them; the bias is of the choice, or of the logits
+  kRouterNorm, kRouterNormBias,  ///< what the router reads, where that is not what experts read
+  kRouter, kRouterBias,        ///< scores experts; the bias is of the choice, or of the logits
+  kExpertScales,               ///< [E], Mixture::expert_scales
   kSharedGate, kSharedGateBias,
   kGate, kGateBias, kUp, kUpBias, kDown, kDownBias,
   kGateUp, kGateUpBias,        ///< one matrix, whose rows are of gate and up in turn
+  kDensePostNorm, kDensePostNormBias, kExpertsPostNorm, kExpertsPostNormBias,  ///< what a feed-forward part makes beside experts, and what these make
   kPostNorm2, kPostNorm2Bias,  ///< what the feed-forward part adds
   kBlockScale,                 ///< [1], ModelConfig::block_scales
   kFinalNorm, kFinalNormBias,

@@ -155,6 +155,30 @@ TEST(CostModel, AgreesOnChosenExperts) {
   }
 }
 
+/// A last layer of each block, which all visit; blocks whose caches have pages of two sizes.
+TEST(CostModel, AgreesOnExpertsThatAreJoined) {
+  std::mt19937_64 random(9);
+  auto share = [&] { return static_cast<double>(random() % 5) / 4; };
+  const std::vector<std::vector<Request>> jobs{requests_of(40, {20, 90}, {3, 20}), requests_of(30, {1, 8}, {1, 40})};
+  const auto model = Model::of_shape(
+      parse_config(
+          R"({"model_type": "gemma4_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 1024, "moe_intermediate_size": 512, "head_dim": 64,
+    "global_head_dim": 128, "num_attention_heads": 16, "num_key_value_heads": 8, "num_global_key_value_heads": 2, "attention_k_eq_v": true, "sliding_window": 64,
+    "enable_moe_block": true, "num_experts": 32, "top_k_experts": 4, "hidden_size_per_layer_input": 0, "vocab_size": 32000, "max_position_embeddings": 2048})",
+          "", "config.json"),
+      DType::kBF16);
+  for (int i = 0; i < 20; ++i) {
+    Case c{static_cast<int64_t>(1 + random() % 6), static_cast<int64_t>(1 + random() % 4), 0, static_cast<int>(1 + random() % 3), share(), share(), share()};
+    c.max_rows = c.micro_batch_size + static_cast<int64_t>(random() % 100);
+    c.max_choosing_rows = i % 3 == 0 ? 0 : static_cast<int64_t>(random() % 40);
+    const Ratio r = ratios(*model, c, i % 2 ? small_machine() : HardwareProfile::generic(), jobs[static_cast<size_t>(i) % jobs.size()]);
+    const std::string text = fmt::format("{}: {} x {} rows {} choosing {} buffers {} {} {} {}", i, c.micro_batch_size, c.num_micro_batches, c.max_rows,
+                                         c.max_choosing_rows, c.buffers, c.weights, c.cache, c.activations);
+    EXPECT_NEAR(r.time, 1, 0.07) << text;
+    EXPECT_NEAR(r.read_bytes, 1, 0.07) << text;
+  }
+}
+
 TEST(CostModel, AnswersMayEndBeforeTheirMaxTokens) {
   const auto model = shape("opt-1.3b");
   std::mt19937_64 random(6);

@@ -128,7 +128,11 @@ bool Executor::is_needed_later(Visit visit) const {
 Work Executor::work_of(VisitLease& lease) {
   const LayerKind kind = model_.layers()[static_cast<size_t>(lease.visit.layer)].kind;
   Work work;
-  work.name = kind == LayerKind::kBlock ? "block" : kind == LayerKind::kExperts ? "experts" : kind == LayerKind::kHead ? "head" : "embed";
+  work.name = kind == LayerKind::kBlock     ? "block"
+              : kind == LayerKind::kExperts ? "experts"
+              : kind == LayerKind::kJoin    ? "join"
+              : kind == LayerKind::kHead    ? "head"
+                                            : "embed";
   work.step = lease.visit.step;
   work.layer = lease.visit.layer;
   work.batch = lease.visit.batch;

@@ -1,9 +1,12 @@
-// Gemma 4 (Google 2026), its text part: 31B. Layers with a window and those without differ in their heads (of 256 and of 512 elements), in how many of them are keys and
-// values, and in their angles; those without take what they project as keys for values, too. What E2B and E4B have beside is refused: inputs that each layer looks up by
-// token, and layers that attend to the keys and values of an earlier one.
+// Gemma 4 (Google 2026), its text part: 31B, and 26B-A4B, whose blocks have experts beside the feed-forward part. Layers with a window and those without differ in their
+// heads (of 256 and of 512 elements), in how many of them are keys and values, and in their angles; those without take what they project as keys for values, too. What E2B
+// and E4B have beside is refused: inputs that each layer looks up by token, and layers that attend to the keys and values of an earlier one.
 //
 //   q = turn(norm(Wq n)), k = turn(norm(Wk n)), v = norm(Wv n) by its length alone, or norm(Wk n);  n = norm(h)
-//   h += norm(Wo attention(q, k, v));  h += norm(Wdown (gelu(Wgate m) * Wup m)), m = norm(h);  h *= the block's scale
+//   h += norm(Wo attention(q, k, v));  h += norm(mlp(norm(h)));  h *= the block's scale;  mlp(x) = Wdown (gelu(Wgate x) * Wup x)
+//
+//   with experts  h += norm(norm(mlp(norm(h))) + norm(sum of p_e s_e expert_e(norm(h)))),  p = softmax(Wrouter r / sqrt(D)) of the k largest, divided by their sum,
+//   where r is one more norm of h, and s_e a number of each expert
 
 #include <fmt/format.h>
 
@@ -48,7 +51,11 @@ class Gemma4 : public Decoder {
     // Images' tokens would see each other; those of a text do not.
     if (const nlohmann::json* both_ways = fields.find("use_bidirectional_attention"); both_ways && *both_ways != "vision" && *both_ways != false)
       fields.refuse("use_bidirectional_attention", fmt::format("is {}; flexgen runs causal models alone", printable(both_ways->dump())));
-    if (fields.flag_or("enable_moe_block", false)) fields.refuse("enable_moe_block", "is true; flexgen does not run Gemma 4's experts");
+    if (fields.flag_or("enable_moe_block", false)) {
+      read_experts(fields, m, {.count = "num_experts", .per_row = "top_k_experts", .size = "moe_intermediate_size"});
+      m.mixture.normalized = m.mixture.joined = true;
+      m.mixture.logit_factor = 1 / m.embed_scale;
+    }
     fields.harmless({"num_experts", "top_k_experts", "moe_intermediate_size"});  // of these alone
 
     const int64_t window = read_window(fields, 512);
@@ -61,16 +68,44 @@ class Gemma4 : public Decoder {
 
   std::vector<WantedWeight> block(const ModelConfig& m, int64_t index) const override {
     WeightList w(m, layer_start(index));
-    return w.norm(Role::kNorm1, "input_layernorm")
-        .attention_of(index)
-        .norm(Role::kPostNorm1, "post_attention_layernorm")
-        .norm(Role::kNorm2, "pre_feedforward_layernorm")
+    w.norm(Role::kNorm1, "input_layernorm").attention_of(index).norm(Role::kPostNorm1, "post_attention_layernorm");
+    if (!m.is_sparse(index)) return add_dense(w, index);
+    return w.norm(Role::kNorm2, "pre_feedforward_layernorm_2")
+        .add(WantedWeight::vector(layer_start(index) + "router.scale", m.hidden_size, Role::kRouterNorm))
+        .router("router.proj")
+        .add(WantedWeight::vector(layer_start(index) + "router.per_expert_scale", m.mixture.num_experts, Role::kExpertScales));
+  }
+
+  std::vector<WantedWeight> expert(const ModelConfig& m, int64_t index, int64_t expert) const override {
+    const int64_t D = m.hidden_size, F = m.mixture.expert_size;
+    const std::string start = layer_start(index) + "experts.";
+    auto half = [&](Role role, int64_t first) {
+      WantedWeight matrix = WantedWeight::matrix(start + "gate_up_proj", F, D, role);
+      matrix.part_first = first;
+      matrix.part_of = 2 * F;
+      return matrix;
+    };
+    return WeightList(m, "")
+        .add(half(Role::kGate, 0))
+        .add(half(Role::kUp, F))
+        .add(WantedWeight::matrix(start + "down_proj", D, F, Role::kDown))
+        .of_expert(expert);
+  }
+
+  std::vector<WantedWeight> join(const ModelConfig& m, int64_t index) const override {
+    WeightList w(m, layer_start(index));
+    w.norm(Role::kDensePostNorm, "post_feedforward_layernorm_1").norm(Role::kExpertsPostNorm, "post_feedforward_layernorm_2");
+    return add_dense(w, index);
+  }
+
+ private:
+  static WeightList& add_dense(WeightList& w, int64_t index) {
+    return w.norm(Role::kNorm2, "pre_feedforward_layernorm")
         .feed_forward()
         .norm(Role::kPostNorm2, "post_feedforward_layernorm")
         .add(WantedWeight::vector(layer_start(index) + "layer_scalar", 1, Role::kBlockScale));
   }
 
- private:
   static void refuse_small_models(ConfigFields& fields) {
     // 256 is the class's own where the file says nothing.
     const bool is_said = fields.contains("hidden_size_per_layer_input");

@@ -5,7 +5,7 @@
 //   h = embed_scale * embedding                          (and a row of its position, and a norm of it, where there are these)
 //   h += norm(attention(norm(h)));  h += norm(mlp(norm(h)))     each norm where the block has its weight; and the block's scale times what is there then
 //   or, in parallel,  h += attention(norm(h)) + mlp(norm(h))    with a norm each, or one for both
-//   of a mixture's sparse block  x = norm(h);  h += shared(x);  h += weight * expert(x) of each chosen expert, in the order of their numbers
+//   of a mixture's sparse block (unless its experts are joined later: parts/experts.h)  x = norm(h);  h += shared(x);  h += weight * expert(x) of each chosen expert, in the order of their numbers
 //   logits = cap(logit_scale * Woutput norm(h))
 
 #include "model/architecture.h"

@@ -29,6 +29,17 @@ void draw_choices(const LayerContext& c) {
   }
 }
 
+/// Experts add to zeros: the stream less itself, which is what kernels have for it.
+void clear_sums(const LayerContext& c) {
+  const int64_t T = c.in.num_rows, D = c.config.hidden_size;
+  float* const sums = expert_sums(c.hidden, c.config, T);
+  std::vector<const std::byte*> rows;
+  rows.reserve(static_cast<size_t>(T));
+  for (int64_t t = 0; t < T; ++t) rows.push_back(reinterpret_cast<const std::byte*>(c.hidden + t * D));
+  c.kernels.gather_rows(rows, DType::kF32, D, false, sums);
+  c.kernels.add_scaled(c.hidden, T * D, -1, sums);
+}
+
 /// For each expert of a layer the rows that chose it, in their order.
 class RowsOfExperts {
  public:
@@ -64,10 +75,18 @@ void choose_experts(const LayerContext& c, const BlockScratch& s) {
   FLEXGEN_CHECK(std::ssize(c.in.choices) == T * mixture.experts_per_row, "{} choices of {} rows", c.in.choices.size(), T);
   std::byte* const x = expert_rows(c.hidden, c.config, T);
   normalize(c, Role::kNorm2, c.hidden, T, x);
-  c.kernels.linear(x, T, c[Role::kRouter], mixture.logit_bias ? c[Role::kRouterBias] : WeightView(), false, s.router);
+  const bool routes_apart = c.has(Role::kRouterNorm);
+  if (routes_apart) normalize(c, Role::kRouterNorm, c.hidden, T, s.act);
+  c.kernels.linear(routes_apart ? s.act : x, T, c[Role::kRouter], mixture.logit_bias ? c[Role::kRouterBias] : WeightView(), false, s.router);
+  if (mixture.logit_factor != 1) c.kernels.scale(s.router, T * mixture.num_experts, mixture.logit_factor, 0);
   if (c.has(Role::kUp)) add_feed_forward(c, s, x);
+  if (mixture.joined) clear_sums(c);
   // Last, as one waits for it.
   c.kernels.choose_experts(s.router, T, mixture.choice_bias ? c[Role::kRouterBias] : WeightView(), mixture, c.in.choices.data());
+  if (!mixture.expert_scales.empty()) {
+    const std::vector<float>& scales = mixture.expert_scales[static_cast<size_t>(c.layer.index)];
+    for (ExpertChoice& choice : c.in.choices) choice.weight *= scales[static_cast<size_t>(choice.expert)];
+  }
   if (mixture.drawn) draw_choices(c);
 }
 
@@ -75,6 +94,7 @@ void add_experts(const LayerContext& c, const ExpertScratch& s) {
   const ModelConfig& m = c.config;
   const int64_t D = m.hidden_size, F = m.mixture.expert_size;
   const std::byte* const x = expert_rows(c.hidden, m, c.in.num_rows);
+  float* const sums = expert_sums(c.hidden, m, c.in.num_rows);
   const RowsOfExperts rows_of(c);
   Kernels& kernels = c.kernels;
   const size_t each = c.w.size() / static_cast<size_t>(c.layer.num_experts);
@@ -106,9 +126,26 @@ void add_experts(const LayerContext& c, const ExpertScratch& s) {
       if (m.mixture.clamped) kernels.clamped_gate(gates, rows * F, *m.mixture.clamped, s.inner);
       else kernels.gated_activate(gates.gate, gates.up, rows * F, m.activation, s.inner);
       kernels.linear(s.inner, rows, weight(Role::kDown), bias(Role::kDownBias), false, s.out);
-      kernels.add_rows(s.out, panel, D, c.hidden);
+      kernels.add_rows(s.out, panel, D, sums);
     }
   }
+}
+
+void join_experts(const LayerContext& c, const BlockScratch& s) {
+  const int64_t T = c.in.num_rows, D = c.config.hidden_size, row_bytes = size_bytes(c.kernels.act_dtype(), D);
+  float* const sums = expert_sums(c.hidden, c.config, T);
+  normalize(c, Role::kNorm2, c.hidden, T, s.act);
+  for (int64_t first = 0; first < T; first += kFfnPanelRows) {
+    const int64_t rows = std::min(kFfnPanelRows, T - first);
+    compute_inner(c, s, s.act + first * row_bytes, rows);
+    c.kernels.linear(s.inner, rows, c[Role::kDown], c[Role::kDownBias], false, s.branch);
+    normalize_in_place(c, Role::kDensePostNorm, s.branch, rows);
+    normalize_in_place(c, Role::kExpertsPostNorm, sums + first * D, rows);
+    c.kernels.add_scaled(sums + first * D, rows * D, 1, s.branch);
+    normalize_in_place(c, Role::kPostNorm2, s.branch, rows);
+    c.kernels.add_scaled(s.branch, rows * D, c.config.residual_scale, c.hidden + first * D);
+  }
+  scale_block(c);
 }
 
 }  // namespace flexgen

@@ -14,4 +14,7 @@ void choose_experts(const LayerContext& c, const BlockScratch& s);
 /// Adds what the layer's experts make of the rows that chose them.
 void add_experts(const LayerContext& c, const ExpertScratch& s);
 
+/// What the layer after experts does that were summed apart: h = scale * (h + norm(norm(mlp(norm(h))) + norm(what experts made))).
+void join_experts(const LayerContext& c, const BlockScratch& s);
+
 }  // namespace flexgen

@@ -15,18 +15,22 @@ void add_gated(const LayerContext& c, const BlockScratch& s, const std::byte* x,
 
 }  // namespace
 
-void add_feed_forward(const LayerContext& c, const BlockScratch& s, const std::byte* x) {
+void compute_inner(const LayerContext& c, const BlockScratch& s, const std::byte* x, int64_t rows) {
   const ModelConfig& m = c.config;
   const int64_t F = c[Role::kUp].rows;
-  const int64_t T = c.in.num_rows, row_bytes = size_bytes(c.kernels.act_dtype(), m.hidden_size);
   Kernels& k = c.kernels;
+  if (m.gated_ffn) k.linear(x, rows, c[Role::kGate], c[Role::kGateBias], false, s.gate);
+  k.linear(x, rows, c[Role::kUp], c[Role::kUpBias], false, s.up);
+  if (m.gated_ffn) k.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
+  else k.activate(s.up, rows * F, m.activation, s.inner);
+}
+
+void add_feed_forward(const LayerContext& c, const BlockScratch& s, const std::byte* x) {
+  const int64_t T = c.in.num_rows, row_bytes = size_bytes(c.kernels.act_dtype(), c.config.hidden_size);
   for (int64_t first = 0; first < T; first += kFfnPanelRows) {
     const int64_t rows = std::min(kFfnPanelRows, T - first);
     const std::byte* panel = x + first * row_bytes;
-    if (m.gated_ffn) k.linear(panel, rows, c[Role::kGate], c[Role::kGateBias], false, s.gate);
-    k.linear(panel, rows, c[Role::kUp], c[Role::kUpBias], false, s.up);
-    if (m.gated_ffn) k.gated_activate(s.gate, s.up, rows * F, m.activation, s.inner);
-    else k.activate(s.up, rows * F, m.activation, s.inner);
+    compute_inner(c, s, panel, rows);
     if (c.has(Role::kSharedGate)) add_gated(c, s, panel, first, rows);
     else add_product(c, s, s.inner, first, rows, Role::kDown, Role::kPostNorm2);
   }
