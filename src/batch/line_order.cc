@@ -40,7 +40,9 @@ void LineOrder::add(const LineToDo& line) {
       lines_.set(size() - 1, before);
     }
   }
-  lines_.push_back(line);
+  LineToDo placed = line;
+  placed.place = size();
+  lines_.push_back(placed);
   num_sequences_ += line.num_sequences;
 }
 

@@ -18,6 +18,7 @@ struct LineToDo {
   int64_t shared_tokens = 0;  ///< of these, what the line to do before it has
   int64_t usage_tokens = 0;   ///< what the line before it has in the order of the whole input, whatever of it is done: the same however often a job was stopped
   int64_t first_same = 0, num_same = 0;  ///< the lines that get its choices too: LineOrder::same()
+  int64_t place = 0;                     ///< in the order
 };
 
 /// A line that gets another one's choices.

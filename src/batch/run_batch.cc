@@ -20,6 +20,7 @@
 #include "batch/shard_lines.h"
 #include "batch/special_tokens.h"
 #include "io/whole_file.h"
+#include "schedule/prefix_ends.h"
 
 namespace flexgen {
 namespace {
@@ -39,7 +40,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   LineBroker(const BatchInput& input, const LineOrder& lines, std::unique_ptr<LineQueue> queue, const std::atomic<bool>& stop, Append append,
              const RecordContext& context, const std::string& directory, int64_t page_tokens, int64_t done_before = 0)
       : input_(input), lines_(lines), done_before_(done_before), queue_(std::move(queue)), stop_(stop), append_(std::move(append)), context_(context),
-        choices_(directory), page_tokens_(page_tokens) {}
+        choices_(directory), page_tokens_(page_tokens), later_ends_(lines.size(), [&order = lines](int64_t place) { return order[place].shared_tokens; }) {}
 
   std::optional<Request> next() override {
     if (!open_ || next_choice_ == next_sequences_) {
@@ -52,6 +53,7 @@ class LineBroker : public RequestSource, public CompletionSink {
     request.key = next_line_ << kChoiceBits | next_choice_;
     const int64_t each = open_request_.best_of;
     request.shared_tokens = shared_tokens_[static_cast<size_t>(next_choice_ / each)];
+    request.shared_ends = ends_of(next_choice_ / each);
     if (open_request_.shows_prompt()) {
       if (next_choice_ % each == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / each)]);
       shown_[request.key] = next_prompt_;
@@ -167,7 +169,10 @@ class LineBroker : public RequestSource, public CompletionSink {
   int64_t find_shared(const LineToDo& drawn) {
     const std::vector<BatchPrompt>& prompts = open_request_.prompts;
     shared_tokens_.assign(prompts.size(), 0);
+    inside_ends_.clear();
+    line_ends_.clear();
     if (!shares(open_request_)) return 0;
+    line_ends_ = later_ends_.of(drawn.place, drawn.prefix_tokens);
     int64_t in_common = 0;
     shared_tokens_.front() = drawn.prefix_tokens;
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -175,9 +180,22 @@ class LineBroker : public RequestSource, public CompletionSink {
       if (i == 0) continue;
       const int64_t shared = shared_tokens_of(prompts[i - 1].tokens, prompts[i].tokens);
       in_common += whole_pages(shared);
+      inside_ends_.push_back(shared);
       for (int64_t* of : {&shared_tokens_[i - 1], &shared_tokens_[i]}) *of = std::max(*of, shared);
     }
     return in_common;
+  }
+
+  /// Request::shared_ends of sequences of one of the open request's prompts. The first one's stand for the line's; the others go on from each other.
+  std::vector<int64_t> ends_of(int64_t prompt) const {
+    const int64_t own = shared_tokens_[static_cast<size_t>(prompt)];
+    std::vector<int64_t> ends = inside_ends_;
+    if (prompt == 0) ends.insert(ends.end(), line_ends_.begin(), line_ends_.end());
+    ends.push_back(own);
+    std::erase_if(ends, [own](int64_t end) { return end == 0 || end > own; });
+    std::sort(ends.begin(), ends.end());
+    ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+    return ends;
   }
 
   const BatchInput& input_;
@@ -191,7 +209,9 @@ class LineBroker : public RequestSource, public CompletionSink {
   int64_t next_line_ = 0, next_choice_ = 0, next_sequences_ = 0, next_copies_ = 1;
   int64_t page_tokens_;
   std::vector<int64_t> shared_tokens_;  ///< of the open line, a prompt: Request::shared_tokens
-  bool open_ = false;                   ///< next_line_ is being given out
+  LaterEnds<std::function<int64_t(int64_t)>> later_ends_;
+  std::vector<int64_t> line_ends_, inside_ends_;  ///< of the open line: where later lines leave its first prompt, and its prompts one another
+  bool open_ = false;                             ///< next_line_ is being given out
   BatchRequest open_request_;
   std::shared_ptr<const BatchPrompt> next_prompt_;
   int64_t answered_ = 0, cut_off_ = 0;

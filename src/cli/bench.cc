@@ -51,6 +51,7 @@ class SyntheticLoad : public RequestSource, public CompletionSink {
     request.key = static_cast<int64_t>(at_);
     request.prompt = prefixes_.draw(request.key, seed_, vocab_);
     request.shared_tokens = shared_tokens(request.key);
+    if (shares_) request.shared_ends = prefixes_.shared_ends(request.key);
     for (int64_t i = std::ssize(request.prompt); i < lengths_[at_].first; ++i)
       request.prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_)));
     request.params.max_tokens = lengths_[at_].second;

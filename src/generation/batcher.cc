@@ -9,12 +9,23 @@
 #include "generation/shared_prefixes.h"
 
 namespace flexgen {
+namespace {
+
+std::vector<PrefixPages::OfWindow> windows_of(const CacheLayout& cache) {
+  std::vector<PrefixPages::OfWindow> windows;
+  for (const CacheLayout::Group& group : cache.groups)
+    if (group.keeps_ends) windows.push_back({group.state, {group.prefix.begin(), group.prefix.end()}});
+  return windows;
+}
+
+}  // namespace
 
 Batcher::Batcher(const Model& model, const Policy& policy, const CacheLayout& cache, const Tokenizer* tokenizer, std::span<float> logit_store,
                  RequestSource& source, CompletionSink& sink)
     : model_(model), policy_(policy), cache_(cache), tokenizer_(tokenizer), source_(source), sink_(sink),
-      prefixes_({cache.groups.front().prefix.begin(), cache.groups.front().prefix.end()}, cache.tokens_per_page), row_limit_(policy.max_rows),
+      prefixes_({cache.prefix_shares.begin(), cache.prefix_shares.end()}, cache.tokens_per_page, windows_of(cache)), row_limit_(policy.max_rows),
       slot_limit_(policy.micro_batch_size) {
+  for (int64_t windows = 0; const CacheLayout::Group& group : cache.groups) window_of_.push_back(group.keeps_ends ? windows++ : -1);
   size_t share = logit_store.size() / static_cast<size_t>(policy.num_micro_batches);
   for (int64_t i = 0; i < policy.num_micro_batches; ++i) {
     MicroBatch batch{std::vector<Slot>(static_cast<size_t>(policy.micro_batch_size)),
@@ -231,10 +242,17 @@ std::vector<SlotPages> Batcher::pages_of(MicroBatch& batch, Slot& slot, int64_t 
     mine.reach(slot.past + num_rows, batch.pools[i]);
     SlotPages& seen = all.emplace_back(SlotPages{first, {}});
     seen.ids.reserve(static_cast<size_t>(end - first));
-    for (int64_t page = first; page < std::min(end, std::ssize(slot.prefix.pages)); ++page)
-      seen.ids.push_back(static_cast<int32_t>(group.num_pages()) + slot.prefix.pages[static_cast<size_t>(page)]);
-    for (int64_t page = std::max(first, mine.first()); page < end; ++page) seen.ids.push_back(mine.pages()[static_cast<size_t>(page - mine.first())]);
-    FLEXGEN_CHECK(std::ssize(seen.ids) == end - first, "{} of the pages [{}, {})", seen.ids.size(), first, end);
+    for (int64_t page = first; page < end; ++page) {
+      if (mine.has(page)) {
+        seen.ids.push_back(mine.pages()[static_cast<size_t>(mine.index_of(page))]);
+        continue;
+      }
+      FLEXGEN_CHECK(page < std::ssize(slot.prefix.pages), "page {} of [{}, {})", page, first, end);
+      const int32_t shared = slot.prefix.pages[static_cast<size_t>(page)];
+      const int32_t place = window_of_[i] < 0 ? shared : prefixes_.place_of(shared, static_cast<size_t>(window_of_[i]));
+      FLEXGEN_CHECK(place >= 0, "page {} of [{}, {}) is not kept", page, first, end);
+      seen.ids.push_back(static_cast<int32_t>(group.num_pages()) + place);
+    }
   }
   return all;
 }
@@ -250,11 +268,25 @@ void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int
     prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
 }
 
+std::vector<PageRange> Batcher::pages_of_others(const CacheLayout::Group& group, const PrefixPath& prefix) const {
+  const int64_t window = window_of_[static_cast<size_t>(&group - cache_.groups.data())], end = std::ssize(prefix.pages);
+  if (window < 0) return {{0, end}};
+  std::vector<PageRange> others{{0, prefix.known}};
+  for (int64_t page = prefix.known; page < end; ++page) {
+    if (prefixes_.place_of(prefix.pages[static_cast<size_t>(page)], static_cast<size_t>(window)) < 0) continue;
+    if (others.back().end == page) ++others.back().end;
+    else others.push_back({page, page + 1});
+  }
+  return others;
+}
+
 bool Batcher::start(MicroBatch& batch, Slot& slot) {
   FLEXGEN_CHECK(!waiting_->prompt.empty());
   const int64_t pages = pages_for(*waiting_), shareable = prefix_pages_for(*waiting_);
   if (pages - shareable > batch.unreserved) return false;  // before the prefix makes room for itself
-  PrefixPath prefix = prefixes_.take(waiting_->prompt, shareable);
+  std::vector<int64_t> ends;
+  for (int64_t end : waiting_->shared_ends) ends.push_back(std::min(end / cache_.tokens_per_page, shareable));
+  PrefixPath prefix = prefixes_.take(waiting_->prompt, shareable, ends);
   const int64_t own = pages - std::ssize(prefix.pages);
   if (own > batch.unreserved) {
     prefixes_.give_back(prefix);
@@ -268,7 +300,7 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   slot.reserved = own;
   batch.unreserved -= own;
   for (size_t i = 0; i < cache_.groups.size(); ++i)
-    slot.own.emplace_back(cache_.groups[i].state, cache_.tokens_per_page, std::ssize(prefix.pages), pages, batch.pools[i]);
+    slot.own.emplace_back(cache_.groups[i].state, cache_.tokens_per_page, pages_of_others(cache_.groups[i], prefix), pages, batch.pools[i]);
   slot.tokens = slot.request.prompt;
   slot.past = slot.completion.cached_tokens = prefix.known * cache_.tokens_per_page;
   slot.prefix = std::move(prefix);

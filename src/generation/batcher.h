@@ -21,6 +21,7 @@
 #include "schedule/cache_store.h"
 #include "schedule/held_pages.h"
 #include "schedule/policy.h"
+#include "schedule/prefix_ends.h"
 #include "schedule/slot_rules.h"
 #include "text/tokenizer.h"
 
@@ -124,6 +125,8 @@ class Batcher : public StepSource {
   void drop_cancelled(MicroBatch& batch);
   /// All of the slot's pages that its next `num_rows` rows see and write, of each state; takes what is lacking.
   std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
+  /// The pages of a sequence with this prefix that are not its own in the layers of a state.
+  std::vector<PageRange> pages_of_others(const CacheLayout::Group& group, const PrefixPath& prefix) const;
   /// False, and nothing has changed, if there are too few pages.
   bool start(MicroBatch& batch, Slot& slot);
   int64_t pages_for(const Request& request) const;
@@ -141,6 +144,7 @@ class Batcher : public StepSource {
   RequestSource& source_;
   CompletionSink& sink_;
   std::vector<MicroBatch> batches_;
+  std::vector<int64_t> window_of_;  ///< a state: as PrefixPages counts those that keep the ends of prefixes; -1: another
   PrefixPages prefixes_;
   int64_t num_started_ = 0;
   std::optional<Request> waiting_;  ///< drawn from the source, but no pool had room yet

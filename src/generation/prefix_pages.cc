@@ -9,8 +9,10 @@
 
 namespace flexgen {
 
-PrefixPages::PrefixPages(std::vector<int64_t> tiers, int64_t page_tokens)
-    : page_tokens_(page_tokens), pool_(tiers), pages_(static_cast<size_t>(std::accumulate(tiers.begin(), tiers.end(), int64_t{0}))) {}
+PrefixPages::PrefixPages(std::vector<int64_t> tiers, int64_t page_tokens, const std::vector<OfWindow>& windows)
+    : page_tokens_(page_tokens), pool_(tiers), pages_(static_cast<size_t>(std::accumulate(tiers.begin(), tiers.end(), int64_t{0}))) {
+  for (const OfWindow& window : windows) windows_.push_back({window.state, PagePool(window.tiers)});
+}
 
 uint64_t PrefixPages::hash_of(int32_t before, std::span<const int32_t> tokens) {
   return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), static_cast<uint64_t>(static_cast<int64_t>(before)));
@@ -25,25 +27,57 @@ int32_t PrefixPages::find(int32_t before, std::span<const int32_t> tokens) const
   return -1;
 }
 
-PrefixPath PrefixPages::take(std::span<const int32_t> prompt, int64_t most_pages) {
+int64_t PrefixPages::usable(std::span<const int32_t> pages) const {
+  for (int64_t end = std::ssize(pages); end > 0; --end) {
+    bool all_there = true;
+    for (size_t i = 0; i < windows_.size() && all_there; ++i)
+      for (int64_t page = windows_[i].state.first_page(end * page_tokens_, page_tokens_); page < end && all_there; ++page)
+        all_there = place_of(pages[static_cast<size_t>(page)], i) >= 0;
+    if (all_there) return end;
+  }
+  return 0;
+}
+
+bool PrefixPages::has_room(int64_t known, int64_t end, std::span<const int64_t> ends) const {
+  return pool_.free_pages() >= end - known && std::all_of(windows_.begin(), windows_.end(), [&](const Window& window) {
+           return window.pool.free_pages() >= pages_within(kept_ranges(window.state, known, end, ends, page_tokens_), known, end);
+         });
+}
+
+PrefixPath PrefixPages::take(std::span<const int32_t> prompt, int64_t most_pages, std::span<const int64_t> ends) {
   PrefixPath path;
   const auto tokens_of = [&](int64_t page) { return prompt.subspan(static_cast<size_t>(page * page_tokens_), static_cast<size_t>(page_tokens_)); };
   const auto last = [&] { return path.pages.empty() ? -1 : path.pages.back(); };
   while (std::ssize(path.pages) < most_pages) {
     const int32_t page = find(last(), tokens_of(std::ssize(path.pages)));
     if (page < 0) break;
-    use(page);
     path.pages.push_back(page);
   }
-  path.known = std::ssize(path.pages);
-  const int64_t wanted = most_pages - path.known;
+  const int64_t found = std::ssize(path.pages);
+  path.known = usable(path.pages);
+  const int32_t next = path.known < found ? path.pages[static_cast<size_t>(path.known)] : -1;
+  path.pages.resize(static_cast<size_t>(path.known));
+  for (const int32_t page : path.pages) use(page);
   // A page is idle only with all that follow it, and these fell idle before it: none is left without the one before.
-  while (pool_.free_pages() < wanted && oldest_ >= 0) drop(oldest_);
-  for (int32_t page : pool_.take(std::min(wanted, pool_.free_pages()))) {
+  if (next >= 0) {
+    if (pages_[static_cast<size_t>(next)].users > 0) return path;  // a page is there once
+    while (!pages_[static_cast<size_t>(next)].tokens.empty()) drop(oldest_);
+  }
+  while (!has_room(path.known, most_pages, ends) && oldest_ >= 0) drop(oldest_);
+  int64_t end = most_pages;
+  while (!has_room(path.known, end, ends)) --end;
+  for (int32_t page : pool_.take(end - path.known)) {
     const auto tokens = tokens_of(std::ssize(path.pages));
-    pages_[static_cast<size_t>(page)] = Page{last(), {tokens.begin(), tokens.end()}, 1};
+    pages_[static_cast<size_t>(page)] = Page{last(), {tokens.begin(), tokens.end()}, 1, std::vector<int32_t>(windows_.size(), -1)};
     by_tokens_.emplace(hash_of(last(), tokens), page);
     path.pages.push_back(page);
+  }
+  for (size_t i = 0; i < windows_.size(); ++i) {
+    const std::vector<PageRange> kept = kept_ranges(windows_[i].state, path.known, end, ends, page_tokens_);
+    const std::vector<int32_t> places = windows_[i].pool.take(pages_within(kept, path.known, end));
+    auto place = places.begin();
+    for (const PageRange& range : kept)
+      for (int64_t at = range.first; at < range.end; ++at) pages_[static_cast<size_t>(path.pages[static_cast<size_t>(at)])].places[i] = *place++;
   }
   return path;
 }
@@ -76,6 +110,8 @@ void PrefixPages::drop(int32_t page) {
   Page& of = pages_[static_cast<size_t>(page)];
   const auto [begin, end] = by_tokens_.equal_range(hash_of(of.before, of.tokens));
   by_tokens_.erase(std::find_if(begin, end, [page](const auto& entry) { return entry.second == page; }));
+  for (size_t i = 0; i < windows_.size(); ++i)
+    if (of.places[i] >= 0) windows_[i].pool.give_back({&of.places[i], 1});
   of = Page{};
   pool_.give_back({&page, 1});
 }

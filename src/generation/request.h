@@ -68,8 +68,10 @@ struct Request {
   int64_t key = 0;  ///< the caller's; comes back in the Completion
   std::vector<int32_t> prompt;
   SamplingParams params;
-  int64_t ends_after = 0;      ///< simulations, whose tokens mean nothing: the answer ends after so many, as if by an end token; 0: off
-  int64_t shared_tokens = 0;   ///< of the prompt's first tokens, so many are those of other requests too: what is computed for one is kept for the others
+  int64_t ends_after = 0;     ///< simulations, whose tokens mean nothing: the answer ends after so many, as if by an end token; 0: off
+  int64_t shared_tokens = 0;  ///< of the prompt's first tokens, so many are those of other requests too: what is computed for one is kept for the others
+  /// After how many of these others go on with tokens of their own: ascending, the last of them all. Empty: after any. Layers with a window keep what is seen from there.
+  std::vector<int64_t> shared_ends;
   bool sparse_prompt = false;  ///< with sparse attention: the prompt's rows are sparse as generated ones are (perplexity wants to see the price)
 
   /// Whether its prompt may be read from, and kept for, others' pages: scored prompts want the logits of all of their rows, and a sparse prompt's keys and values are others than a dense one's.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "generation/shared_prefixes.h"
+#include "schedule/prefix_ends.h"
 
 namespace flexgen {
 namespace {
@@ -37,8 +38,10 @@ Workload share_prefixes(std::vector<Request>& requests, int64_t page_tokens) {
                 });
   requests = std::move(ordered);
   Workload workload;
+  LaterEnds ends(std::ssize(requests), [&](int64_t place) { return prefixes[static_cast<size_t>(place)].shared; });
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].shared_tokens = prefixes[i].prefix;
+    requests[i].shared_ends = ends.of(static_cast<int64_t>(i), prefixes[i].prefix);
     add(workload, requests[i], prefixes[i]);
   }
   return workload;

@@ -43,9 +43,10 @@ inline SamplingParams params_in_turn(std::mt19937& random, size_t index) {
   return params;
 }
 
-/// Prompts of up to 3 pages and 20 tokens that begin alike: with few or many pages in common, prefixes within prefixes, pages that are only partly the same, and some prompts twice.
-inline std::vector<Request> related_requests(std::mt19937& random, size_t count, int64_t page_tokens) {
-  std::vector<std::vector<int32_t>> trunks(3, std::vector<int32_t>(static_cast<size_t>(3 * page_tokens)));
+/// Prompts of up to `most_pages` pages and 20 tokens that begin alike: with few or many pages in common, prefixes within prefixes, pages that are only partly the same, and some prompts twice.
+/// `few_ends`: nearly all that is in common is a half or the whole of that.
+inline std::vector<Request> related_requests(std::mt19937& random, size_t count, int64_t page_tokens, int64_t most_pages = 3, bool few_ends = false) {
+  std::vector<std::vector<int32_t>> trunks(3, std::vector<int32_t>(static_cast<size_t>(most_pages * page_tokens)));
   for (auto& trunk : trunks)
     for (int32_t& token : trunk) token = static_cast<int32_t>(random() % 200);
   std::copy_n(trunks[0].begin(), page_tokens + page_tokens / 2, trunks[1].begin());
@@ -59,7 +60,8 @@ inline std::vector<Request> related_requests(std::mt19937& random, size_t count,
       continue;
     }
     const auto& trunk = trunks[random() % 3];
-    prompt.assign(trunk.begin(), trunk.begin() + static_cast<ptrdiff_t>(random() % (trunk.size() + 1)));
+    const size_t cut = few_ends ? trunk.size() * (1 + random() % 2) / 2 : random() % (trunk.size() + 1);
+    prompt.assign(trunk.begin(), trunk.begin() + static_cast<ptrdiff_t>(cut));
     for (size_t own = 1 + random() % 20; own > 0; --own) prompt.push_back(static_cast<int32_t>(random() % 200));
   }
   return requests;

@@ -53,6 +53,10 @@ struct StateSpec {
     if (kind == Kind::kFixed) return slots;
     return window == 0 ? pages : std::min(pages, slots + (slots * (window + page_tokens - 3) + new_rows) / page_tokens);
   }
+  /// Pages of shared prefixes that its layers keep, of `prefix_pages` in all: those that a row sees which follows one of so many places where prefixes end. 0: they may end anywhere, so all are kept.
+  int64_t most_prefix_pages(int64_t prefix_pages, int64_t prefix_ends, int64_t page_tokens) const {
+    return window == 0 || prefix_ends == 0 ? prefix_pages : std::min(prefix_pages, prefix_ends * ceil_div(window - 1, page_tokens));
+  }
   /// Whether sequences that begin alike may have pages in common: positions have pages of their own, which nobody changes later.
   bool can_share() const { return kind == Kind::kPaged; }
 

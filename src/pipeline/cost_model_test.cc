@@ -254,6 +254,58 @@ TEST(CostModel, KnowsWhatIsShared) {
   }
 }
 
+/// Two layers of three see 100 tokens: of prefixes, some within others, they keep and read the ends alone.
+TEST(CostModel, KnowsWhatWindowsKeepOfWhatIsShared) {
+  const auto model = Model::of_shape(
+      parse_config(
+          R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})",
+          "", "windows"),
+      DType::kBF16);
+  const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
+  std::mt19937_64 random(22);
+  for (int i = 0; i < 20; ++i) {
+    std::vector<Request> requests = requests_of(36, {1, 60}, {3, 40});
+    const size_t group = 2 + random() % 8, outer = static_cast<size_t>(random() % 3) * 12;
+    std::vector<int32_t> common(16 * (random() % 20)), own;
+    for (size_t r = 0; r < requests.size(); ++r) {
+      if (outer > 0 && r % outer == 0)
+        for (int32_t& token : common) token = static_cast<int32_t>(random() % 30000);
+      if (r % group == 0) {
+        own.resize(16 * (1 + random() % 25));
+        for (int32_t& token : own) token = static_cast<int32_t>(random() % 30000);
+      }
+      std::vector<int32_t>& prompt = requests[r].prompt;
+      prompt.insert(prompt.begin(), own.begin(), own.end());
+      if (outer > 0) prompt.insert(prompt.begin(), common.begin(), common.end());
+    }
+    const Workload workload = share_prefixes(requests, 16);
+    const auto size = static_cast<int64_t>(2 + random() % 8), count = static_cast<int64_t>(1 + random() % 3);
+    Policy policy =
+        policy_of_sizes(*model, workload, DType::kBF16, size, count, static_cast<int>(1 + random() % 3), size + static_cast<int64_t>(random() % 200));
+    policy.weights = policy.activations = {0, 1, 0};
+    policy.kv_cache = {0, 0, 1};
+    const CacheLayout layout(*model, policy, DType::kBF16);
+    ListSource source(requests);
+    const RunReport simulated = simulate(*model, policy, precision, small_machine(), source);
+    const Prediction predicted = predict(*model, small_machine(), precision, policy, workload);
+    double read_bytes = 0, written_bytes = 0;
+    for (const LaneReport& lane : simulated.lanes) {
+      if (lane.kind == LaneKind::kDiskRead || lane.kind == LaneKind::kDiskLookup) read_bytes += lane.stats.bytes;
+      if (lane.kind == LaneKind::kDiskWrite) written_bytes += lane.stats.bytes;
+    }
+    const std::string text =
+        fmt::format("{}: groups of {} within {}, {} x {} rows {} buffers {}; {} pages and {} ends of prefixes, {} in windows", i, group, outer, size, count,
+                    policy.max_rows, policy.buffers, policy.prefix_pages, policy.prefix_ends, layout.groups[0].prefix_pages());
+    EXPECT_NEAR(predicted.time_s / simulated.elapsed_s, 1, 0.15) << text;
+    EXPECT_NEAR(predicted.disk_read_bytes / read_bytes, 1, 0.1) << text;
+    // The walk takes it that there is room for all prefixes.
+    const auto shared_tokens = static_cast<double>(simulated.shared_prompt_tokens);
+    EXPECT_NEAR(predicted.disk_write_bytes / written_bytes, 1, shared_tokens == workload.total_shared_tokens ? 0.005 : 0.03) << text;
+    EXPECT_NEAR(shared_tokens, workload.total_shared_tokens, 0.1 * workload.total_shared_tokens) << text;
+  }
+}
+
 void draw_sizes(std::mt19937_64& random, uint64_t more_rows, Policy* policy) {
   policy->micro_batch_size = 1 + static_cast<int64_t>(random() % 12);
   policy->num_micro_batches = 1 + static_cast<int64_t>(random() % 4);

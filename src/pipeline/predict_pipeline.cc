@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "generation/list_source.h"
+#include "schedule/prefix_ends.h"
 #include "schedule/weight_layout.h"
 
 namespace flexgen {
@@ -17,6 +18,7 @@ struct Part {
   explicit Part(bool reads_logits) : reads_logits(reads_logits) {}
   const bool reads_logits;
   std::vector<Request> requests;
+  std::vector<int64_t> shares;  ///< a request: tokens in common with the one before it
   std::vector<int32_t> last_prefix;
   double rows = 0, generated = 0;
   void add(const SequenceLength& length, int64_t generated_tokens) {
@@ -26,6 +28,7 @@ struct Part {
     request.shared_tokens = length.prefix;
     const auto shared = std::min<size_t>(static_cast<size_t>(length.shared), last_prefix.size());
     last_prefix.resize(shared);
+    shares.push_back(static_cast<int64_t>(shared));
     for (auto at = static_cast<int32_t>(shared); at < length.prefix; ++at) last_prefix.push_back(static_cast<int32_t>(requests.size() >> (7 * (at % 4)) & 127));
     std::copy(last_prefix.begin(), last_prefix.end(), request.prompt.begin());
     // Pages are taken for max_tokens; where only the first tokens of answers are simulated, for as many fewer.
@@ -37,6 +40,11 @@ struct Part {
     if (length.scored || reads_logits) request.params.top_logprobs = 0;
     rows += length.prompt - length.shared + static_cast<double>(generated_tokens);
     generated += static_cast<double>(generated_tokens);
+  }
+  std::vector<Request> with_ends() && {
+    LaterEnds ends(std::ssize(requests), [this](int64_t place) { return shares[static_cast<size_t>(place)]; });
+    for (int64_t i = 0; Request & request : requests) request.shared_ends = ends.of(i++, request.shared_tokens);
+    return std::move(requests);
   }
 };
 
@@ -77,7 +85,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   if (workload.sample_stride == 1 && all_steps * visits_a_step <= most_visits) {
     Part whole(workload.reads_logits);
     for (const SequenceLength& length : lengths) whole.add(length, length.generated);
-    Prediction prediction = simulated(ranks, links, kv, std::move(whole.requests));
+    Prediction prediction = simulated(ranks, links, kv, std::move(whole).with_ends());
     prediction.generated_tokens = workload.total_generated_tokens;
     return prediction;
   }
@@ -98,7 +106,7 @@ Prediction predict_pipeline(std::span<const SimulatedRank> ranks, const std::vec
   Part larger = part_of(count, shorter), smaller = shorter < 1 ? part_of(count, shorter / 2) : part_of(std::ceil(count / 2), 1);
   const double steps[2] = {steps_of(policy, static_cast<double>(larger.requests.size()), larger.rows, larger.generated),
                            steps_of(policy, static_cast<double>(smaller.requests.size()), smaller.rows, smaller.generated)};
-  const Prediction of[2] = {simulated(ranks, links, kv, std::move(larger.requests)), simulated(ranks, links, kv, std::move(smaller.requests))};
+  const Prediction of[2] = {simulated(ranks, links, kv, std::move(larger).with_ends()), simulated(ranks, links, kv, std::move(smaller).with_ends())};
   const double times = steps[0] > steps[1] ? std::max(0.0, all_steps - steps[0]) / (steps[0] - steps[1]) : 0;
   auto go_on = [&](double& value, double half) { value += times * std::max(0.0, value - half); };
   Prediction prediction = of[0];

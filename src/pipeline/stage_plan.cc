@@ -42,13 +42,14 @@ void write(MessageWriter& out, const BlockShape& shape) {
       .add(shape.max_logit_rows)
       .add(shape.pages_per_micro_batch)
       .add(shape.num_groups)
-      .add(shape.prefix_pages);
+      .add(shape.prefix_pages)
+      .add(shape.prefix_ends);
 }
 
 BlockShape read_block(MessageReader& in) {
   BlockShape shape;
   for (int64_t* field : {&shape.micro_batch_size, &shape.num_micro_batches, &shape.max_rows, &shape.max_logit_rows, &shape.pages_per_micro_batch,
-                         &shape.num_groups, &shape.prefix_pages})
+                         &shape.num_groups, &shape.prefix_pages, &shape.prefix_ends})
     *field = in.value<int64_t>();
   return shape;
 }

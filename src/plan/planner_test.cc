@@ -235,6 +235,25 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   Workload later_stage = shared;
   later_stage.sample.clear();
   EXPECT_EQ(prefix_pages(later_stage, page, 64), 8 * 64);
+  const auto ends_of = [&](const Workload& workload, int64_t block) {
+    Policy policy;
+    policy.micro_batch_size = block;
+    policy.prefix_pages = 1000;
+    return prefix_ends(workload, page, policy);
+  };
+  EXPECT_EQ(ends_of(shared, 1), 1 + 1);  // and one of those that take longer
+  EXPECT_EQ(ends_of(shared, 8), 2 + 1);
+  EXPECT_EQ(ends_of(shared, 64), 8);
+  EXPECT_EQ(ends_of(apart, 64), 0);
+  EXPECT_EQ(ends_of(later_stage, 64), 0);
+  Workload nested;  // all begin with 32 pages
+  for (int64_t i = 0; i < 64; ++i) nested.add(65 * page, 16, false, false, {}, {64 * page, i == 0 ? 0 : i % 8 == 0 ? 32 * page : 64 * page});
+  EXPECT_EQ(ends_of(nested, 8), 1 + 2 + 2);
+  EXPECT_EQ(ends_of(nested, 64), 1 + 8);
+  Workload large;  // of which a sample is known
+  for (int64_t i = 0; i < 40000; ++i) large.add(65 * page, 16, false, false, {}, {64 * page, i % 10 == 0 ? 0 : 64 * page});
+  EXPECT_GT(large.sample_stride, 1);
+  EXPECT_EQ(ends_of(large, 64), ceil_div(1000, 64));
   auto plan_of = [&](const Workload& workload, int64_t cpu) {
     return make_plan({*job.model, workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
   };

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
@@ -27,6 +29,8 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
   policy.prefix_pages = std::min(prefix_pages(workload, page_tokens, workload.num_sequences),
                                  prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));
+  if (std::any_of(model.states().begin(), model.states().end(), [](const StateSpec& state) { return state.window > 0; }))
+    policy.prefix_ends = prefix_ends(workload, page_tokens, policy);
   return policy;
 }
 
@@ -49,6 +53,55 @@ int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequ
     most = std::max(most, sample[first].shared + fresh * stride);  // of more than a sample's worth, an estimate
   }
   return static_cast<int64_t>(std::ceil(std::min(most, all_new) / page));
+}
+
+namespace {
+
+/// Of a sample whose sequences stand in the job's order: the beginnings that several have in common.
+struct SharedBeginnings {
+  std::vector<int32_t> begun, ended;  ///< a sequence: how many it is the first of, and how many the sequence before it was the last of
+  int64_t count = 0;
+  double sharers = 0;  ///< of all of them
+};
+SharedBeginnings shared_beginnings(const std::vector<SequenceLength>& sample, int64_t page_tokens) {
+  SharedBeginnings found{std::vector<int32_t>(sample.size() + 1), std::vector<int32_t>(sample.size() + 1)};
+  std::vector<std::pair<int64_t, size_t>> open;  // (pages, first sequence), each longer than the one before
+  for (size_t at = 1; at <= sample.size(); ++at) {
+    const int64_t pages = at < sample.size() ? sample[at].shared / page_tokens : 0;
+    size_t first = at - 1;
+    for (; !open.empty() && open.back().first > pages; open.pop_back()) {
+      first = open.back().second;
+      ++found.begun[first];
+      ++found.ended[at];
+      ++found.count;
+      found.sharers += static_cast<double>(at - first);
+    }
+    if (pages > 0 && (open.empty() || open.back().first < pages)) open.emplace_back(pages, first);
+  }
+  return found;
+}
+
+}  // namespace
+
+int64_t prefix_ends(const Workload& workload, int64_t page_tokens, const Policy& policy) {
+  if (policy.prefix_pages == 0 || workload.sample.empty()) return 0;
+  const SharedBeginnings found = shared_beginnings(workload.sample, page_tokens);
+  if (workload.sample_stride > 1) {  // as many to a page as in the sample
+    const auto page = static_cast<double>(page_tokens);
+    double new_tokens = 0;
+    for (const SequenceLength& length : workload.sample) new_tokens += length.prefix - length.shared;
+    return static_cast<int64_t>(std::ceil(static_cast<double>(policy.prefix_pages * found.count) / std::max(1.0, new_tokens / page)));
+  }
+  // Of the block's sequences at the most, and of those that take longer.
+  const auto block = static_cast<size_t>(policy.block_size());
+  int64_t most = 0, now = 0;
+  for (size_t last = 0; last < workload.sample.size(); ++last) {
+    now += found.begun[last];
+    if (last + 1 >= block) now -= found.ended[last + 1 - block];
+    most = std::max(most, now);
+  }
+  const double later = static_cast<double>(ceil_div(policy.block_size(), 8)) * found.sharers / static_cast<double>(workload.sample.size());
+  return std::min(found.count, most + static_cast<int64_t>(std::ceil(later)));
 }
 
 double even_rows(const Workload& workload, int64_t block_size) {

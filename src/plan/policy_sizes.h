@@ -15,6 +15,9 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
 /// Pages of the distinct prefixes that `sequences` sequences in a row of the job's order have together, at the most.
 int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequences);
 
+/// Places where the prefixes that a block of this policy keeps in its prefix_pages end. 0: not known, as of sequences whose sharers nobody knows yet.
+int64_t prefix_ends(const Workload& workload, int64_t page_tokens, const Policy& policy);
+
 /// Rows of a step at which prompts come in at the pace at which sequences end, so that every step is alike.
 double even_rows(const Workload& workload, int64_t block_size);
 

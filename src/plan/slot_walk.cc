@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <tuple>
@@ -9,6 +10,7 @@
 
 #include "base/units.h"
 #include "schedule/cache_store.h"
+#include "schedule/prefix_ends.h"
 #include "schedule/slot_rules.h"
 
 namespace flexgen {
@@ -38,7 +40,8 @@ struct MicroBatch {
 class Walker {
  public:
   Walker(const Model& model, const Policy& policy, DType kv_dtype, std::vector<SequenceLength> sequences, int64_t scale)
-      : model_(model), cache_(model, policy, kv_dtype), sequences_(std::move(sequences)), scale_(static_cast<double>(scale)) {
+      : model_(model), cache_(model, policy, kv_dtype), sequences_(std::move(sequences)), scale_(static_cast<double>(scale)),
+        ends_(std::ssize(sequences_), [this](int64_t place) { return sequences_[static_cast<size_t>(place)].shared / page(); }) {
     max_rows_ = std::max<int64_t>(1, policy.max_rows / scale);
     max_logit_rows_ = std::max<int64_t>(1, policy.max_logit_rows / scale);
     batches_.resize(static_cast<size_t>(policy.num_micro_batches));
@@ -78,7 +81,9 @@ class Walker {
       if (pages > batch.unreserved && under_way > 0) return false;
       slot = Slot{true, sequence.scored, false, std::max<int32_t>(1, sequence.prompt), sequence.generated, 0, shared, prefix, pages, batch.shared.size(), next_,
                   {}};
-      for (size_t i = 0; i < batch.pools.size(); ++i) slot.own.emplace_back(cache_.groups[i], page(), prefix, pages, batch.pools[i]);
+      const std::vector<int64_t> ends = prefix > 0 ? ends_.of(static_cast<int64_t>(next_), prefix) : std::vector<int64_t>();
+      for (size_t i = 0; i < batch.pools.size(); ++i)
+        slot.own.emplace_back(cache_.groups[i], page(), pages_of_others(cache_.groups[i], shared / page(), prefix, ends), prefix + pages, batch.pools[i]);
       batch.unreserved -= pages;
       find_writer(next_, shared);
       for (MicroBatch& each : batches_) each.shared_since = std::min(each.shared_since, sequence.shared);
@@ -87,6 +92,14 @@ class Walker {
       ++active_;
       return true;
     });
+  }
+
+  /// The pages of a sequence that are not its own in the layers of a state: of its prefix, whose first `known` pages others compute.
+  std::vector<PageRange> pages_of_others(const CacheLayout::Group& group, int64_t known, int64_t prefix, std::span<const int64_t> ends) const {
+    if (!group.keeps_ends) return {{0, prefix}};
+    std::vector<PageRange> others = kept_ranges(group.state, known, prefix, ends, page());
+    others.insert(others.begin(), PageRange{0, known});
+    return others;
   }
 
   /// A sequence leaves when its micro-batch comes to its next step, as in the batcher: until then it counts in what the micro-batches share evenly.
@@ -121,8 +134,7 @@ class Walker {
     load.moves.resize(cache_.groups.size());
     for (size_t i = 0; i < batch.pools.size(); ++i) {
       for (Slot* slot : order_) slot->own[i].pass(slot->past, batch.pools[i]);
-      states_[i].prefixes_read =
-          distinct_prefix_pages(order_, batch, cache_.groups[i].state) / scale_;  // read once a visit, however many slots a slot stands for
+      states_[i].prefixes_read = distinct_prefix_pages(order_, number, i) / scale_;  // read once a visit, however many slots a slot stands for
     }
     attention_.clear();
     const Slot* before = nullptr;  // in the plan
@@ -160,8 +172,8 @@ class Walker {
 
   /// Counts the pages that the slot's next rows read and write, of its own and of what they add to its prefix.
   void move_pages(MicroBatch& batch, Slot& slot, int64_t rows, BatchLoad* load) {
-    const auto added = static_cast<double>(std::min(slot.prefix_pages, ceil_div(slot.past + rows, page())) - std::min(slot.prefix_pages, slot.past / page()));
     for (size_t i = 0; i < batch.pools.size(); ++i) {
+      const auto added = static_cast<double>(slot.own[i].of_others(slot.past / page(), ceil_div(slot.past + rows, page())));
       double old_pages = 0, dirty_pages = added;
       slot.own[i].advance(slot.past, rows, batch.pools[i], load->moves[i], &old_pages, &dirty_pages);
       load->moves[i].dirty_disk += added * states_[i].prefix_disk_share;
@@ -189,18 +201,21 @@ class Walker {
     return shared + static_cast<int64_t>(static_cast<double>(most - shared) * (1 - 1 / scale_));
   }
 
-  /// Prefix pages that the slots see together, in layers with this state. `by_start`: the oldest first.
-  double distinct_prefix_pages(const std::vector<Slot*>& by_start, const MicroBatch& batch, const StateSpec& state) const {
+  /// Prefix pages with tokens from before that the slots see together, in layers with this state. `by_start`: those of this micro-batch, the oldest first.
+  double distinct_prefix_pages(const std::vector<Slot*>& by_start, int64_t number, size_t state) const {
     if (cache_.prefix_pages() == 0) return 0;
-    int64_t pages = 0, first_before = 0;
+    const MicroBatch& batch = batches_[static_cast<size_t>(number)];
+    int64_t pages = 0, first_before = 0, end_before = 0;
     const Slot* before = nullptr;
     for (const Slot* slot : by_start) {
-      if (slot->prefix_pages == 0) continue;
-      const int64_t first = std::min(slot->prefix_pages, state.first_page(slot->past, page()));
-      pages += slot->prefix_pages - first;
-      if (before) pages -= std::max<int64_t>(0, shared_prefix(batch, *before, *slot) / page() - std::max(first, first_before));
+      if (slot->prefix_pages == 0 || !can_read_prefix(*slot, number)) continue;
+      const int64_t first = std::min(slot->prefix_pages, cache_.groups[state].state.first_page(slot->past, page()));
+      const int64_t end = std::min(slot->prefix_pages, ceil_div(slot->past, page()));
+      pages += slot->own[state].of_others(first, end);
+      if (before) pages -= std::max<int64_t>(0, std::min(shared_prefix(batch, *before, *slot) / page(), end_before) - std::max(first, first_before));
       before = slot;
       first_before = first;
+      end_before = end;
     }
     return static_cast<double>(pages);
   }
@@ -224,6 +239,7 @@ class Walker {
     PlannedAt planned;  ///< the rows of its prefix
   };
   std::vector<Written> written_;
+  LaterEnds<std::function<int64_t(int64_t)>> ends_;
   int64_t step_ = 0;
   int64_t max_rows_ = 1, max_logit_rows_ = 1;
   std::vector<MicroBatch> batches_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/units.h"
@@ -102,27 +103,28 @@ class WalkedPool {
 
 class WalkedPages {
  public:
-  /// Of a sequence that would have `pages` pages of its own in the end, after those of its prefix.
-  WalkedPages(const CacheLayout::Group& group, int64_t page_tokens, int64_t prefix, int64_t pages, WalkedPool& pool)
-      : state_(&group.state), page_tokens_(page_tokens), held_(group.state, page_tokens, prefix, prefix + pages, pool) {}
+  /// Of a sequence that has `pages` pages in the end, of which those in `others` are not its own: as HeldPages has it.
+  WalkedPages(const CacheLayout::Group& group, int64_t page_tokens, std::vector<PageRange> others, int64_t pages, WalkedPool& pool)
+      : state_(&group.state), page_tokens_(page_tokens), held_(group.state, page_tokens, std::move(others), pages, pool) {}
 
   /// What a step moves whose rows are [past, past + rows): adds to `moves`, and to the pages, wherever they are, that it reads and writes.
   void advance(int64_t past, int64_t rows, WalkedPool& pool, PageMoves& moves, double* old_pages, double* dirty_pages) {
     held_.pass(past, pool);
     held_.reach(past + rows, pool);
-    // Pages [first, old_end) hold tokens from before, [dirty, end) are written to and seen by later steps; of those that it has.
-    const int64_t first = held_.first(), old_end = past > 0 ? std::max(first, state_->end_page(past, page_tokens_)) : first,
-                  end = std::max(first, state_->end_page(past + rows, page_tokens_)),
-                  unfilled = state_->kind == StateSpec::Kind::kFixed ? 0 : past / page_tokens_,
-                  dirty = std::min(end, std::max({first, unfilled, state_->first_page(past + rows, page_tokens_)}));
+    // Of those that it has the first `old` hold tokens from before, and [dirty, end) are written to and seen by later steps.
+    const int64_t unfilled = state_->kind == StateSpec::Kind::kFixed ? 0 : past / page_tokens_,
+                  old = past > 0 ? held_.index_of(state_->end_page(past, page_tokens_)) : 0, end = held_.index_of(state_->end_page(past + rows, page_tokens_)),
+                  dirty = std::min(end, held_.index_of(std::max(unfilled, state_->first_page(past + rows, page_tokens_))));
     const CountedPages& pages = held_.pages();
-    moves.old_disk += pages.of_share(2, 0, old_end - first);
-    moves.old_host += pages.of_share(1, 0, old_end - first);
-    moves.dirty_disk += pages.of_share(2, dirty - first, end - first);
-    moves.dirty_host += pages.of_share(1, dirty - first, end - first);
-    *old_pages += static_cast<double>(old_end - first);
+    moves.old_disk += pages.of_share(2, 0, old);
+    moves.old_host += pages.of_share(1, 0, old);
+    moves.dirty_disk += pages.of_share(2, dirty, end);
+    moves.dirty_host += pages.of_share(1, dirty, end);
+    *old_pages += static_cast<double>(old);
     *dirty_pages += static_cast<double>(end - dirty);
   }
+  /// How many of the sequence's pages [first, end) are not its own.
+  int64_t of_others(int64_t first, int64_t end) const { return pages_within(held_.others(), first, end); }
   /// Pages that the row at `past` does not see, nor any later one, go back.
   void pass(int64_t past, WalkedPool& pool) { held_.pass(past, pool); }
   void give_back(WalkedPool& pool) { held_.give_back(pool); }

@@ -32,8 +32,12 @@ CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType kv_dtyp
       const StagedSplit split = staged_split(place({&pool, 1}, policy.kv_cache).front(), tier);
       return {split.resident, split.host, split.disk};
     };
-    group.own = split_of(state.most_pages(policy.micro_batch_size, policy.max_rows, pages_per_micro_batch, tokens_per_page));
-    if (shares) group.prefix = split_of(policy.prefix_pages);
+    const int64_t prefix = shares ? policy.prefix_pages : 0, kept = state.most_prefix_pages(prefix, policy.prefix_ends, tokens_per_page);
+    group.keeps_ends = kept < prefix;
+    group.prefix = split_of(kept);
+    if (!group.keeps_ends || std::ssize(groups) == 1) prefix_shares = split_of(prefix);
+    // Who computes a prefix has what is not kept of it as its own.
+    group.own = split_of(state.most_pages(policy.micro_batch_size, policy.max_rows, pages_per_micro_batch + (group.keeps_ends ? prefix : 0), tokens_per_page));
   }
   for (const LayerSpec& layer : model.layers()) {
     cache_of.push_back(layer.cache);

@@ -24,7 +24,8 @@ namespace flexgen {
 
 /// Pure arithmetic over the model, shared with the planner. For each of Model::states() a micro-batch has a pool of page ids
 /// resident in the tier where attention runs, then (if that is a GPU) in RAM, then on disk; an id stands for that page in every layer that keeps such a state. The ids after these, in the
-/// same order of tiers, are of prefix pages, which all micro-batches have in common. Layers with a window have fewer pages: none that all sequences are past.
+/// same order of tiers, are of prefix pages, which all micro-batches have in common. Layers with a window have fewer pages: none that all sequences are past, and of prefixes those alone that are seen from
+/// where they end.
 class CacheLayout {
  public:
   CacheLayout(const Model& model, const Policy& policy, DType dtype);
@@ -49,6 +50,8 @@ class CacheLayout {
     int64_t page_stride = 0;                          ///< bytes a page takes, a multiple of kDirectAlignment
     std::array<int64_t, kNumShares> own{}, prefix{};  ///< pages a layer in each share: of a micro-batch, and of prefixes
     std::array<int64_t, kNumShares> begins{};         ///< bytes from the start of a share to this group's
+    bool keeps_ends =
+        false;  ///< of prefixes it keeps what is seen from where they end, in places of its own; else all, in those that all such groups number alike
 
     int64_t num_pages() const { return own[0] + own[1] + own[2]; }
     int64_t prefix_pages() const { return prefix[0] + prefix[1] + prefix[2]; }
@@ -60,17 +63,19 @@ class CacheLayout {
   DType dtype = DType::kBF16;
   int64_t tokens_per_page = 0;
   int64_t num_batches = 0;
-  int64_t pages_per_micro_batch = 0;  ///< Policy's: pages that its sequences may have together where nothing is given back
-  std::vector<Group> groups;          ///< a state of the model
-  std::vector<int64_t> cache_of;      ///< of each of the model's layers, LayerSpec::cache
-  std::vector<int64_t> group_of;      ///< of each cache, index into groups
-  Tier tier = Tier::kCpu;             ///< Policy::attention_tier
-  int64_t buffer_bytes = 0;           ///< one staging buffer, in `tier`
-  int64_t bounce_bytes = 0;           ///< the RAM behind it, if that is a GPU
+  int64_t pages_per_micro_batch = 0;                ///< Policy's: pages that its sequences may have together where nothing is given back
+  std::array<int64_t, kNumShares> prefix_shares{};  ///< Policy::prefix_pages, as groups have them that keep all
+  std::vector<Group> groups;                        ///< a state of the model
+  std::vector<int64_t> cache_of;                    ///< of each of the model's layers, LayerSpec::cache
+  std::vector<int64_t> group_of;                    ///< of each cache, index into groups
+  Tier tier = Tier::kCpu;                           ///< Policy::attention_tier
+  int64_t buffer_bytes = 0;                         ///< one staging buffer, in `tier`
+  int64_t bounce_bytes = 0;                         ///< the RAM behind it, if that is a GPU
 
   int64_t num_caches() const { return std::ssize(group_of); }
   const Group& group_of_cache(int64_t cache) const { return groups[static_cast<size_t>(group_of[static_cast<size_t>(cache)])]; }
-  int64_t prefix_pages() const { return groups.front().prefix_pages(); }
+  /// Of prefixes in layers that keep all of them, if there are any; 0: nothing is shared.
+  int64_t prefix_pages() const { return prefix_shares[0] + prefix_shares[1] + prefix_shares[2]; }
   bool all_resident() const {
     return std::all_of(groups.begin(), groups.end(), [](const Group& group) { return group.staged_pages() == 0; });
   }

@@ -9,7 +9,8 @@ namespace flexgen {
 
 /// What all pipeline stages of a job must have in common: the sizes of a block.
 struct BlockShape {
-  int64_t micro_batch_size = 1, num_micro_batches = 1, max_rows = 256, max_logit_rows = 256, pages_per_micro_batch = 1, num_groups = 1, prefix_pages = 0;
+  int64_t micro_batch_size = 1, num_micro_batches = 1, max_rows = 256, max_logit_rows = 256, pages_per_micro_batch = 1, num_groups = 1, prefix_pages = 0,
+          prefix_ends = 0;
   bool operator==(const BlockShape&) const = default;
 };
 
@@ -29,12 +30,15 @@ struct Policy {
   Tier attention_tier = Tier::kCpu;   ///< compute_tier, or kCpu beside a device: then the cache has no gpu share
   int64_t pages_per_micro_batch = 1;  ///< cache pages (of every layer) for the sequences of a micro-batch
   int64_t prefix_pages = 0;           ///< and for what sequences of any micro-batch have in common; 0: nothing is shared
+  int64_t prefix_ends = 0;            ///< places where these prefixes end: layers with a window keep what is seen from there; 0: not known, they keep all
 
   bool on_gpu() const { return compute_tier == Tier::kGpu; }
   /// Whether a pass of so many rows loads the experts that they choose.
   bool chooses_experts(double rows) const { return rows <= static_cast<double>(max_choosing_rows); }
   bool attention_beside() const { return attention_tier != compute_tier; }
-  BlockShape block() const { return {micro_batch_size, num_micro_batches, max_rows, max_logit_rows, pages_per_micro_batch, num_groups, prefix_pages}; }
+  BlockShape block() const {
+    return {micro_batch_size, num_micro_batches, max_rows, max_logit_rows, pages_per_micro_batch, num_groups, prefix_pages, prefix_ends};
+  }
   void set_block(const BlockShape& shape) {
     micro_batch_size = shape.micro_batch_size;
     num_micro_batches = shape.num_micro_batches;
@@ -43,6 +47,7 @@ struct Policy {
     pages_per_micro_batch = shape.pages_per_micro_batch;
     num_groups = shape.num_groups;
     prefix_pages = shape.prefix_pages;
+    prefix_ends = shape.prefix_ends;
   }
   int64_t block_size() const { return micro_batch_size * num_micro_batches; }
 };

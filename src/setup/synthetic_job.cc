@@ -63,6 +63,15 @@ int64_t PrefixLevels::shared_tokens(int64_t prompt) const {
   return std::max(prompt > 0 ? common_tokens(prompt - 1, prompt) : 0, prompt + 1 < num_prompts_ ? common_tokens(prompt, prompt + 1) : 0);
 }
 
+std::vector<int64_t> PrefixLevels::shared_ends(int64_t prompt) const {
+  std::vector<int64_t> ends;
+  const int64_t shared = shared_tokens(prompt);
+  int64_t end = 0;
+  for (const Level& level : levels_)
+    if ((end += level.tokens) <= shared) ends.push_back(end);
+  return ends;
+}
+
 std::vector<int32_t> PrefixLevels::draw(int64_t prompt, uint64_t seed, int64_t vocab_size) const {
   std::vector<int32_t> drawn;
   uint64_t before = seed + 1;  // the groups of a level have seeds after those of the level before

@@ -30,6 +30,8 @@ class PrefixLevels {
   int64_t common_tokens(int64_t a, int64_t b) const;
   /// What a prompt has in common with its neighbours, which is what it has in common with any.
   int64_t shared_tokens(int64_t prompt) const;
+  /// Where its levels end, as far as it has them in common with others: Request::shared_ends.
+  std::vector<int64_t> shared_ends(int64_t prompt) const;
   /// The groups' tokens of a prompt, drawn anew for each, so that none is kept.
   std::vector<int32_t> draw(int64_t prompt, uint64_t seed, int64_t vocab_size) const;
 

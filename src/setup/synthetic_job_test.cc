@@ -27,6 +27,9 @@ TEST(PrefixLevels, GroupsInARow) {
     EXPECT_EQ(i == 0 ? 40 : levels.common_tokens(i - 1, i), i == 3 || i == 5 ? 0 : 40) << i;
   }
   EXPECT_EQ(PrefixLevels({40}, {7}, 7).shared_tokens(3), 0) << "alone in its group";
+  EXPECT_EQ(levels.shared_ends(3), (std::vector<int64_t>{40}));
+  EXPECT_EQ(PrefixLevels({20, 12}, {1, 3}, 4).shared_ends(0), (std::vector<int64_t>{20, 32}));  // 0 1, 2, 3
+  EXPECT_EQ(PrefixLevels({20, 12}, {1, 3}, 4).shared_ends(3), (std::vector<int64_t>{20}));
 }
 
 /// Two systems of 20 tokens, three tasks of 12 inside each; what a prompt says of another is what their tokens are.
