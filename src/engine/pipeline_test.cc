@@ -283,6 +283,8 @@ void pipeline_sharing(const char* name, const char* config, DType dtype, int rou
 }
 
 TEST(Pipeline, Sharing) { pipeline_sharing("llama", kLlama, DType::kBF16, 6, 61); }
+/// Stages agree on what layers with a window keep of prefixes.
+TEST(Pipeline, SharingWithWindows) { pipeline_sharing("gemma3", kWindowsAndAngles, DType::kBF16, 6, 63); }
 TEST(Pipeline, SharingInt4Sparse) { pipeline_sharing("llama", kLlama, DType::kBF16, 3, 62, "int4", 0.2); }
 
 /// Weights as they are shipped quantized, a block on each rank.
