@@ -183,6 +183,8 @@ class LineBroker : public RequestSource, public CompletionSink {
       inside_ends_.push_back(shared);
       for (int64_t* of : {&shared_tokens_[i - 1], &shared_tokens_[i]}) *of = std::max(*of, shared);
     }
+    std::sort(inside_ends_.begin(), inside_ends_.end());
+    inside_ends_.erase(std::unique(inside_ends_.begin(), inside_ends_.end()), inside_ends_.end());
     return in_common;
   }
 

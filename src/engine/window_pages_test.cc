@@ -306,5 +306,39 @@ TEST(WindowPages, TheLayersOfGemma3KeepTheLastWindowOfAPrefix) {
   EXPECT_EQ(batcher.counters().shared_prompt_tokens, 14 * kPrefix);
 }
 
+/// Keeping the ends of prefixes takes no more than keeping them whole: else they are kept whole.
+TEST(WindowPages, EndsOfPrefixesTakeNoMoreThanWholeOnes) {
+  std::mt19937 random(31);
+  int64_t num_saved = 0, num_whole = 0;
+  for (const int64_t window : {40, 200, 700}) {
+    const auto model = model_of(window);
+    for (int round = 0; round < 300; ++round) {
+      Policy policy;
+      policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 64);
+      policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 8);
+      policy.max_rows = 16 + static_cast<int64_t>(random() % 2000);
+      policy.pages_per_micro_batch = policy.micro_batch_size * (1 + static_cast<int64_t>(random() % 20));
+      policy.prefix_pages = 1 + static_cast<int64_t>(random() % 2000);
+      policy.prefix_ends = 1 + static_cast<int64_t>(random() % 40);
+      Policy whole = policy;
+      whole.prefix_ends = 0;
+      const auto pages_of = [&](const Policy& of) {
+        const CacheLayout layout(*model, of, DType::kBF16);
+        int64_t pages = 0;
+        for (const CacheLayout::Group& group : layout.groups) {
+          pages += group.num_layers * layout.num_batches * group.num_pages();
+          for (const int64_t share : group.prefix) pages += group.num_layers * share;
+        }
+        return pages;
+      };
+      const int64_t with_ends = pages_of(policy), all = pages_of(whole);
+      ASSERT_LE(with_ends, all) << "window " << window << ", round " << round;
+      (with_ends < all ? num_saved : num_whole) += 1;
+    }
+  }
+  EXPECT_GT(num_saved, 100);
+  EXPECT_GT(num_whole, 100);
+}
+
 }  // namespace
 }  // namespace flexgen::window_pages_test

@@ -288,7 +288,7 @@ TEST(Config, ATextModelAmongImagesIsReadAlone) {
 const char* const kGemma4 =
     R"({"model_type": "gemma4", "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": null, "vision_config": {"hidden_size": 1152}, "image_token_id": 258880,
     "eos_token_id": [1, 106], "tie_word_embeddings": true, "text_config": {"model_type": "gemma4_text", "attention_bias": false, "attention_dropout": 0.0, "attention_k_eq_v": true,
-    "dtype": "bfloat16", "enable_moe_block": false, "final_logit_softcapping": 30.0, "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+    "dtype": "bfloat16", "enable_moe_block": false, "eos_token_id": 1, "final_logit_softcapping": 30.0, "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
     "hidden_size": 512, "hidden_size_per_layer_input": 0, "intermediate_size": 1024, "max_position_embeddings": 262144, "moe_intermediate_size": null, "num_attention_heads": 8,
     "num_experts": null, "num_global_key_value_heads": 2, "num_hidden_layers": 7, "num_key_value_heads": 4, "num_kv_shared_layers": 0, "pad_token_id": 0, "rms_norm_eps": 1e-06,
     "rope_parameters": {"full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},

@@ -135,6 +135,9 @@ Json text_part(const Json& json, const std::string& source) {
   for (const char* name :
        {"bos_token_id", "eos_token_id", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config", "compression_config", "auto_map"})
     if (json.contains(name) && !text.contains(name)) text[name] = json.at(name);
+  // What begins and ends a text is the outer object's, as transformers' GenerationConfig has it.
+  for (const char* name : {"bos_token_id", "eos_token_id"})
+    if (json.contains(name) && !json.at(name).is_null()) text[name] = json.at(name);
   text.erase("architectures");
   spdlog::info("{}: a '{}' takes images too; flexgen runs its text part, {}, alone", source, json.at("model_type").get<std::string>(),
                printable(text.at("model_type").dump()));

@@ -254,6 +254,10 @@ TEST(Planner, SharedPrefixesTakeTheirPagesOnce) {
   for (int64_t i = 0; i < 40000; ++i) large.add(65 * page, 16, false, false, {}, {64 * page, i % 10 == 0 ? 0 : 64 * page});
   EXPECT_GT(large.sample_stride, 1);
   EXPECT_EQ(ends_of(large, 64), ceil_div(1000, 64));
+  Workload pairs;  // of which the sample has the second ones alone, but for the first
+  pairs.add(65 * page, 16, false, false);
+  for (int64_t i = 0; i < 20000; ++i) pairs.add(65 * page, 16, false, false, {}, {64 * page, i % 2 == 0 ? 0 : 64 * page});
+  EXPECT_GE(policy_of_sizes(*job.model, pairs, DType::kBF16, 8, 1, 2, 64).prefix_pages, 64);
   auto plan_of = [&](const Workload& workload, int64_t cpu) {
     return make_plan({*job.model, workload, {cpu, 10 * kGiB}, {}, DType::kF32, DType::kBF16, hardware});
   };

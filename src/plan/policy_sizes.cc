@@ -27,7 +27,9 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   // Some sequences take longer than those that began with them, and keep their prefixes.
   const int64_t page_tokens = CacheLayout::page_tokens(model, kv_dtype);
   const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
-  policy.prefix_pages = std::min(prefix_pages(workload, page_tokens, workload.num_sequences),
+  // No more than the job has; of a sample that could be none.
+  const double all_new = workload.total_prefix_tokens - workload.total_shared_tokens;
+  policy.prefix_pages = std::min(static_cast<int64_t>(std::ceil(all_new / page)),
                                  prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));
   if (std::any_of(model.states().begin(), model.states().end(), [](const StateSpec& state) { return state.window > 0; }))
     policy.prefix_ends = prefix_ends(workload, page_tokens, policy);

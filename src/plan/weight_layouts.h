@@ -1,6 +1,6 @@
 #pragma once
 // WeightLayouts: where a model's weights are under many policies. Each layout is made once for all policies that have it in common: it depends on nothing but the shares of weights, the tier
-// that computes, and where the table of embeddings is. For one search, on one thread.
+// that computes, where the table of embeddings is, and whether the hottest experts come first. For one search, on one thread.
 
 #include <map>
 #include <memory>

@@ -33,11 +33,14 @@ CacheLayout::CacheLayout(const Model& model, const Policy& policy, DType kv_dtyp
       return {split.resident, split.host, split.disk};
     };
     const int64_t prefix = shares ? policy.prefix_pages : 0, kept = state.most_prefix_pages(prefix, policy.prefix_ends, tokens_per_page);
-    group.keeps_ends = kept < prefix;
-    group.prefix = split_of(kept);
+    // Who computes a prefix has what is not kept of it as its own: one sequence an end at the most, as each of them holds the places of an end. With many micro-batches that may come to
+    // more than it saves.
+    const auto own = [&](int64_t more) { return state.most_pages(policy.micro_batch_size, policy.max_rows, pages_per_micro_batch + more, tokens_per_page); };
+    const int64_t computed = state.window > 1 ? state.most_pages(policy.prefix_ends, policy.max_rows, prefix, tokens_per_page) : prefix;
+    group.keeps_ends = kept < prefix && kept + num_batches * own(computed) < prefix + num_batches * own(0);
+    group.prefix = split_of(group.keeps_ends ? kept : prefix);
     if (!group.keeps_ends || std::ssize(groups) == 1) prefix_shares = split_of(prefix);
-    // Who computes a prefix has what is not kept of it as its own.
-    group.own = split_of(state.most_pages(policy.micro_batch_size, policy.max_rows, pages_per_micro_batch + (group.keeps_ends ? prefix : 0), tokens_per_page));
+    group.own = split_of(own(group.keeps_ends ? computed : 0));
   }
   for (const LayerSpec& layer : model.layers()) {
     cache_of.push_back(layer.cache);

@@ -44,7 +44,7 @@ inline std::vector<PageRange> kept_ranges(const StateSpec& state, int64_t known,
 }
 
 /// Where the sequences that come later leave each one. `share_of(place)`: what it shares with the place before it. Asked for place by place in ascending order it looks at each place as often as there are
-/// prefixes within prefixes around it; going back costs a look at all that share. One thread.
+/// prefixes within prefixes around it; going back begins again at the first place. One thread.
 template <class ShareOf>
 class LaterEnds {
  public:

@@ -38,7 +38,7 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> load_codes(const uint8_t* p, size_t n
   return hn::ConvertTo(d, code);
 }
 
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_TARGET <= HWY_AVX3  // and what has more
 /// The sixteen elements that codes of four bits may mean, computed and rounded once for all codes of a group, in a register: 16-bit lanes are looked up at once. (Highway's tables
 /// have lanes of 32 bits and more.)
 class FourBitTable {

@@ -148,7 +148,7 @@ bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
   return good;
 }
 
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_TARGET <= HWY_AVX3  // and what has more
 /// A row of e2m1 codes whose scales are powers of two (MXFP4), in groups of `size` columns, a multiple of 32: as unpack_pairs(), but that nothing is multiplied where all that codes mean stays normal.
 HWY_INLINE void unpack_powers(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
   const Floats d;
@@ -232,7 +232,7 @@ HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& 
   if constexpr ((kType == DType::kFp4 || kType == DType::kPacked4) && std::is_same_v<T, hwy::bfloat16_t>) {
     const int64_t size = format.scale_columns == 0 ? cols : format.scale_columns;
     if (!format.has_order && size % 16 == 0 && cols % size == 0) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_TARGET <= HWY_AVX3  // and what has more
       if (kType == DType::kFp4 && format.scale_type == ScaleType::kE8M0 && !format.has_global && size % 32 == 0) {
         for (int64_t row = 0; row < num_rows; ++row) unpack_powers(format, piece, first + row, cols, size, out + row * cols);
         return;

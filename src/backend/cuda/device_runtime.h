@@ -48,7 +48,7 @@ inline constexpr int64_t kDeviceWorkspaceBytes = kProductWorkspaceBytes + kBiasB
 /// Of a matrix that does not lie as products need it, the rows that are put together at a time.
 constexpr int64_t matrix_piece_rows(int64_t k) { return std::max<int64_t>(64, std::min(kMatrixBytes / (2 * k), kBiasBytes / 4) / 64 * 64); }
 inline constexpr int64_t kLargestDownload = 256 * kKiB;
-inline constexpr int64_t kLargestHead = 128;  ///< elements; of all models that flexgen knows
+inline constexpr int64_t kLargestHead = 128;  ///< elements; larger ones (Gemma's) are refused, unless the processor attends
 
 /// The kernels of device_kernels.h over a runtime, for act types bf16 and fp16. Two files, as they take long to compile.
 std::unique_ptr<Kernels> make_bf16_kernels(std::unique_ptr<DeviceRuntime> runtime);

@@ -157,7 +157,7 @@ class Gemma4 : public Decoder {
 
   /// One table for layers with a window, one for the others.
   static void read_angles(ConfigFields& fields, ModelConfig& m, const std::vector<bool>& windowed) {
-    for (const char* older : {"rope_theta", "rope_scaling"}) fields.only(older, nullptr);  // not read by transformers' class
+    for (const char* older : {"rope_theta", "rope_scaling"}) fields.only(older, nullptr);  // older names of what rope_parameters says
     struct Kind {
       bool windowed;
       RopeFields rope;
