@@ -282,7 +282,7 @@ Workload share_of(Workload workload, size_t num_replicas) {
   workload.num_sequences = ceil_div(workload.num_sequences, static_cast<int64_t>(num_replicas));
   workload.total_prompt_tokens /= count;
   // Lines that share may go to any of them, so each computes all prefixes.
-  const double prefixes = workload.total_prefix_tokens - workload.total_shared_tokens;
+  const double prefixes = workload.new_prefix_tokens();
   workload.total_prefix_tokens /= count;
   workload.total_shared_tokens = std::max(0.0, workload.total_prefix_tokens - prefixes);
   workload.total_max_tokens /= count;

@@ -268,18 +268,6 @@ void Batcher::share_filled(const Slot& slot, int64_t num_rows, int64_t step, int
     prefixes_.set_planned(slot.prefix.pages[static_cast<size_t>(i)], step, batch);
 }
 
-std::vector<PageRange> Batcher::pages_of_others(const CacheLayout::Group& group, const PrefixPath& prefix) const {
-  const int64_t window = window_of_[static_cast<size_t>(&group - cache_.groups.data())], end = std::ssize(prefix.pages);
-  if (window < 0) return {{0, end}};
-  std::vector<PageRange> others{{0, prefix.known}};
-  for (int64_t page = prefix.known; page < end; ++page) {
-    if (prefixes_.place_of(prefix.pages[static_cast<size_t>(page)], static_cast<size_t>(window)) < 0) continue;
-    if (others.back().end == page) ++others.back().end;
-    else others.push_back({page, page + 1});
-  }
-  return others;
-}
-
 bool Batcher::start(MicroBatch& batch, Slot& slot) {
   FLEXGEN_CHECK(!waiting_->prompt.empty());
   const int64_t pages = pages_for(*waiting_), shareable = prefix_pages_for(*waiting_);
@@ -299,8 +287,11 @@ bool Batcher::start(MicroBatch& batch, Slot& slot) {
   slot.number = num_started_++;
   slot.reserved = own;
   batch.unreserved -= own;
-  for (size_t i = 0; i < cache_.groups.size(); ++i)
-    slot.own.emplace_back(cache_.groups[i].state, cache_.tokens_per_page, pages_of_others(cache_.groups[i], prefix), pages, batch.pools[i]);
+  for (size_t i = 0; i < cache_.groups.size(); ++i) {
+    std::vector<PageRange> others{{0, std::ssize(prefix.pages)}};
+    if (window_of_[i] >= 0) others = pages_of_others(prefix.known, prefix.kept[static_cast<size_t>(window_of_[i])]);
+    slot.own.emplace_back(cache_.groups[i].state, cache_.tokens_per_page, std::move(others), pages, batch.pools[i]);
+  }
   slot.tokens = slot.request.prompt;
   slot.past = slot.completion.cached_tokens = prefix.known * cache_.tokens_per_page;
   slot.prefix = std::move(prefix);

@@ -125,8 +125,6 @@ class Batcher : public StepSource {
   void drop_cancelled(MicroBatch& batch);
   /// All of the slot's pages that its next `num_rows` rows see and write, of each state; takes what is lacking.
   std::vector<SlotPages> pages_of(MicroBatch& batch, Slot& slot, int64_t num_rows);
-  /// The pages of a sequence with this prefix that are not its own in the layers of a state.
-  std::vector<PageRange> pages_of_others(const CacheLayout::Group& group, const PrefixPath& prefix) const;
   /// False, and nothing has changed, if there are too few pages.
   bool start(MicroBatch& batch, Slot& slot);
   int64_t pages_for(const Request& request) const;

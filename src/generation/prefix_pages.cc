@@ -46,6 +46,7 @@ bool PrefixPages::has_room(int64_t known, int64_t end, std::span<const int64_t> 
 
 PrefixPath PrefixPages::take(std::span<const int32_t> prompt, int64_t most_pages, std::span<const int64_t> ends) {
   PrefixPath path;
+  path.kept.resize(windows_.size());
   const auto tokens_of = [&](int64_t page) { return prompt.subspan(static_cast<size_t>(page * page_tokens_), static_cast<size_t>(page_tokens_)); };
   const auto last = [&] { return path.pages.empty() ? -1 : path.pages.back(); };
   while (std::ssize(path.pages) < most_pages) {
@@ -73,7 +74,7 @@ PrefixPath PrefixPages::take(std::span<const int32_t> prompt, int64_t most_pages
     path.pages.push_back(page);
   }
   for (size_t i = 0; i < windows_.size(); ++i) {
-    const std::vector<PageRange> kept = kept_ranges(windows_[i].state, path.known, end, ends, page_tokens_);
+    const std::vector<PageRange>& kept = path.kept[i] = kept_ranges(windows_[i].state, path.known, end, ends, page_tokens_);
     const std::vector<int32_t> places = windows_[i].pool.take(pages_within(kept, path.known, end));
     auto place = places.begin();
     for (const PageRange& range : kept)

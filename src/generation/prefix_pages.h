@@ -18,7 +18,8 @@ namespace flexgen {
 /// Pages of one sequence in the order of its positions, as PrefixPages numbers them.
 struct PrefixPath {
   std::vector<int32_t> pages;
-  int64_t known = 0;  ///< of these, the first so many are written by others; the sequence itself writes the rest
+  int64_t known = 0;                         ///< of these, the first so many are written by others; the sequence itself writes the rest
+  std::vector<std::vector<PageRange>> kept;  ///< a window: of the rest, those that its layers keep
 };
 
 class PrefixPages {

@@ -159,14 +159,12 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
       json["norm_topk_prob"] = true;
     }
     json["head_dim"] = shape.head_size;
-    const bool is_fourth = shape.family == Family::kGemma4, is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3;
-    json[is_gemma || is_fourth ? "hidden_activation" : "hidden_act"] = is_gemma || is_fourth ? "gelu_pytorch_tanh" : "silu";
+    const bool is_fourth = shape.family == Family::kGemma4, is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3 || is_fourth;
+    json[is_gemma ? "hidden_activation" : "hidden_act"] = is_gemma ? "gelu_pytorch_tanh" : "silu";
     // 27B: hidden_size over the heads.
-    if (is_gemma) json["query_pre_attn_scalar"] = shape.heads == 32 ? 168 : 256;
-    if (shape.family == Family::kGemma2) json["sliding_window"] = 4096;
-    if (is_fourth) json["sliding_window"] = 1024;
+    if (is_gemma && !is_fourth) json["query_pre_attn_scalar"] = shape.heads == 32 ? 168 : 256;
+    if (is_gemma) json["sliding_window"] = shape.family == Family::kGemma2 ? 4096 : 1024;
     if (shape.family == Family::kGemma3) {
-      json["sliding_window"] = 1024;
       json["rope_local_base_freq"] = 10000.0;
       json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
     }

@@ -43,6 +43,16 @@ std::vector<Request> ending_early(std::vector<Request> requests, std::pair<int64
 
 std::unique_ptr<Model> shape(const char* name) { return Model::of_shape(parse_config(*shape_config_json(name), "", name), DType::kBF16); }
 
+/// Two layers of three see 100 tokens.
+std::unique_ptr<Model> windowed_model() {
+  return Model::of_shape(
+      parse_config(
+          R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})",
+          "", "windows"),
+      DType::kBF16);
+}
+
 HardwareProfile small_machine() {
   HardwareProfile hardware = HardwareProfile::generic();
   hardware.cpu.matmul = {{DType::kF32, DType::kBF16, {{1, 5e9}, {16, 85e9}, {17, 36e9}, {64, 136e9}, {256, 150e9}}}};
@@ -254,14 +264,9 @@ TEST(CostModel, KnowsWhatIsShared) {
   }
 }
 
-/// Two layers of three see 100 tokens: of prefixes, some within others, they keep and read the ends alone.
+/// Of prefixes, some within others, layers with a window keep and read the ends alone.
 TEST(CostModel, KnowsWhatWindowsKeepOfWhatIsShared) {
-  const auto model = Model::of_shape(
-      parse_config(
-          R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})",
-          "", "windows"),
-      DType::kBF16);
+  const auto model = windowed_model();
   const Precision precision = Precision::of(*model, DType::kF32, DType::kBF16);
   std::mt19937_64 random(22);
   for (int i = 0; i < 20; ++i) {
@@ -331,12 +336,7 @@ void expect_agreement(const Model& model, const HardwareProfile& hardware, Polic
 
 /// Layers whose windows sequences move past: their pages go back, to the tier that they are from.
 TEST(CostModel, AgreesOnWindows) {
-  const auto model = Model::of_shape(
-      parse_config(
-          R"({"model_type": "gemma3_text", "hidden_size": 1024, "num_hidden_layers": 6, "intermediate_size": 3072, "head_dim": 128, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "sliding_window": 100, "sliding_window_pattern": 3})",
-          "", "windows"),
-      DType::kBF16);
+  const auto model = windowed_model();
   std::mt19937_64 random(15);
   auto share = [&] { return static_cast<double>(random() % 5) / 4; };
   const std::vector<std::vector<Request>> jobs{requests_of(30, {20, 400}, {10, 90}), requests_of(20, {300, 300}, {100, 100}),

@@ -28,8 +28,7 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
   const int64_t page_tokens = CacheLayout::page_tokens(model, kv_dtype);
   const double kept = static_cast<double>(ceil_div(policy.block_size(), 8)) * workload.mean_prefix() / page;
   // No more than the job has; of a sample that could be none.
-  const double all_new = workload.total_prefix_tokens - workload.total_shared_tokens;
-  policy.prefix_pages = std::min(static_cast<int64_t>(std::ceil(all_new / page)),
+  policy.prefix_pages = std::min(static_cast<int64_t>(std::ceil(workload.new_prefix_tokens() / page)),
                                  prefix_pages(workload, page_tokens, policy.block_size()) + static_cast<int64_t>(std::ceil(kept)));
   if (std::any_of(model.states().begin(), model.states().end(), [](const StateSpec& state) { return state.window > 0; }))
     policy.prefix_ends = prefix_ends(workload, page_tokens, policy);
@@ -39,7 +38,7 @@ Policy policy_of_sizes(const Model& model, const Workload& workload, DType kv_dt
 int64_t prefix_pages(const Workload& workload, int64_t page_tokens, int64_t sequences) {
   if (workload.total_prefix_tokens == 0) return 0;
   const auto page = static_cast<double>(page_tokens);
-  const double all_new = workload.total_prefix_tokens - workload.total_shared_tokens;
+  const double all_new = workload.new_prefix_tokens();
   if (workload.sample.empty())  // a later stage, which knows the means alone
     return static_cast<int64_t>(
         std::ceil(std::min(all_new, workload.mean_prefix() + static_cast<double>(sequences) * all_new / static_cast<double>(workload.num_sequences)) / page));

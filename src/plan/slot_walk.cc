@@ -83,7 +83,7 @@ class Walker {
                   {}};
       const std::vector<int64_t> ends = prefix > 0 ? ends_.of(static_cast<int64_t>(next_), prefix) : std::vector<int64_t>();
       for (size_t i = 0; i < batch.pools.size(); ++i)
-        slot.own.emplace_back(cache_.groups[i], page(), pages_of_others(cache_.groups[i], shared / page(), prefix, ends), prefix + pages, batch.pools[i]);
+        slot.own.emplace_back(cache_.groups[i], page(), others_of(cache_.groups[i], shared / page(), prefix, ends), prefix + pages, batch.pools[i]);
       batch.unreserved -= pages;
       find_writer(next_, shared);
       for (MicroBatch& each : batches_) each.shared_since = std::min(each.shared_since, sequence.shared);
@@ -95,11 +95,9 @@ class Walker {
   }
 
   /// The pages of a sequence that are not its own in the layers of a state: of its prefix, whose first `known` pages others compute.
-  std::vector<PageRange> pages_of_others(const CacheLayout::Group& group, int64_t known, int64_t prefix, std::span<const int64_t> ends) const {
+  std::vector<PageRange> others_of(const CacheLayout::Group& group, int64_t known, int64_t prefix, std::span<const int64_t> ends) const {
     if (!group.keeps_ends) return {{0, prefix}};
-    std::vector<PageRange> others = kept_ranges(group.state, known, prefix, ends, page());
-    others.insert(others.begin(), PageRange{0, known});
-    return others;
+    return pages_of_others(known, kept_ranges(group.state, known, prefix, ends, page()));
   }
 
   /// A sequence leaves when its micro-batch comes to its next step, as in the batcher: until then it counts in what the micro-batches share evenly.

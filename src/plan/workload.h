@@ -41,6 +41,8 @@ struct Workload {
   static constexpr int64_t kMaxSample = 16384;
 
   double mean_prompt() const { return num_sequences ? total_prompt_tokens / static_cast<double>(num_sequences) : 0; }
+  /// Of the prefixes, what is computed: each token once.
+  double new_prefix_tokens() const { return total_prefix_tokens - total_shared_tokens; }
   double computed_prompt_tokens() const { return total_prompt_tokens - total_shared_tokens; }
   double mean_computed_prompt() const { return num_sequences ? computed_prompt_tokens() / static_cast<double>(num_sequences) : 0; }
   double mean_prefix() const { return num_sequences ? total_prefix_tokens / static_cast<double>(num_sequences) : 0; }

@@ -43,6 +43,12 @@ inline std::vector<PageRange> kept_ranges(const StateSpec& state, int64_t known,
   return kept;
 }
 
+/// The pages of a sequence that are not its own in such layers: the first `known`, which others compute, and of the further pages of its prefix those that are `kept`.
+inline std::vector<PageRange> pages_of_others(int64_t known, std::vector<PageRange> kept) {
+  kept.insert(kept.begin(), PageRange{0, known});
+  return kept;
+}
+
 /// Where the sequences that come later leave each one. `share_of(place)`: what it shares with the place before it. Asked for place by place in ascending order it looks at each place as often as there are
 /// prefixes within prefixes around it; going back begins again at the first place. One thread.
 template <class ShareOf>

@@ -148,8 +148,20 @@ bool Convert(const void* src, DType src_dtype, int64_t count, DType dst_dtype, v
   return good;
 }
 
+#if HWY_TARGET != HWY_SCALAR
+/// A row of codes of four bits in groups of `size` columns, a multiple of 16. table_of(group): what the codes of a group mean.
+template <typename TableOf>
+HWY_INLINE void look_up_groups(const uint8_t* at, int64_t cols, int64_t size, const TableOf& table_of, hwy::bfloat16_t* out) {
+  for (int64_t group = 0; group < cols / size; ++group) {
+    const FourBitTable table = table_of(group);
+    int64_t done = 0;
+    for (; done + 32 <= size; done += 32, at += 16, out += 32) look_up_pairs<16>(table, at, out);
+    if (done < size) look_up_pairs<8>(table, at, out), at += 8, out += 16;
+  }
+}
+
 #if HWY_TARGET <= HWY_AVX3  // and what has more
-/// A row of e2m1 codes whose scales are powers of two (MXFP4), in groups of `size` columns, a multiple of 32: as unpack_pairs(), but that nothing is multiplied where all that codes mean stays normal.
+/// As unpack_pairs(), of e2m1 codes whose scales are powers of two (MXFP4): nothing is multiplied where all that codes mean stays normal.
 HWY_INLINE void unpack_powers(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
   const Floats d;
   alignas(64) float numbers[16];
@@ -157,25 +169,24 @@ HWY_INLINE void unpack_powers(const CodeFormat& format, const WeightPiece& piece
   const auto values = hn::Load(d, numbers);
   const FourBitTable unscaled([&](size_t) HWY_ATTR { return values; });
   constexpr int kBias = 127, kLeast = 2, kMost = 252;  // of 0.5 and of 6 times the scale the exponent bits are neither 0 nor all ones
-  const int64_t groups = cols / size;
   const auto* scales = reinterpret_cast<const uint8_t*>(piece.beside[kScales]) + (format.scale_rows == 0 ? 0 : row / format.scale_rows) * format.num_groups;
   const auto* at = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(DType::kFp4, cols);
-  for (int64_t group = 0; group < groups; ++group) {
+  const auto table_of = [&](int64_t group) HWY_ATTR {
     const int code = scales[group];
-    FourBitTable table = unscaled.times_two_to(code - kBias);
-    if (code < kLeast || code > kMost) {
-      const auto scale = hn::Set(d, codes::e8m0_value(static_cast<uint8_t>(code)));
-      table = FourBitTable([&](size_t) HWY_ATTR { return hn::Mul(values, scale); });
-    }
-    for (int64_t done = 0; done < size; done += 32, at += 16, out += 32) look_up_pairs<16>(table, at, out);
-  }
+    if (code >= kLeast && code <= kMost) return unscaled.times_two_to(code - kBias);
+    const auto scale = hn::Set(d, codes::e8m0_value(static_cast<uint8_t>(code)));
+    return FourBitTable([&](size_t) HWY_ATTR { return hn::Mul(values, scale); });
+  };
+  look_up_groups(at, cols, size, table_of, out);
 }
 #endif
 
-#if HWY_TARGET != HWY_SCALAR
 /// A row of codes of four bits in groups of `size` columns, a multiple of 16: what the codes of a group mean is computed once, as unpack_row() would.
 template <DType kType>
 HWY_INLINE void unpack_pairs(const CodeFormat& format, const WeightPiece& piece, int64_t row, int64_t cols, int64_t size, hwy::bfloat16_t* out) {
+#if HWY_TARGET <= HWY_AVX3
+  if (kType == DType::kFp4 && format.scale_type == ScaleType::kE8M0 && !format.has_global) return unpack_powers(format, piece, row, cols, size, out);
+#endif
   const Floats d;
   alignas(64) constexpr uint8_t kAll[8] = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe};  // each code once, in order
   alignas(64) float numbers[16];
@@ -183,14 +194,12 @@ HWY_INLINE void unpack_pairs(const CodeFormat& format, const WeightPiece& piece,
   const auto* at = reinterpret_cast<const uint8_t*>(piece.data) + row * row_bytes(kType, cols);
   constexpr int64_t kScales = 64;
   alignas(64) float scales[kScales];
-  for (int64_t group = 0; group < cols / size; ++group) {
+  const auto table_of = [&](int64_t group) HWY_ATTR {
     if (group % kScales == 0) codes::row_scales(format, piece, row, group, std::min(kScales, cols / size - group), scales);
     const auto zero = hn::Set(d, codes::row_zero<kType>(format, piece, row, group)), scale = hn::Set(d, scales[group % kScales]);
-    const FourBitTable table([&](size_t i) HWY_ATTR { return hn::Mul(hn::Sub(hn::Load(d, numbers + i), zero), scale); });
-    int64_t done = 0;
-    for (; done + 32 <= size; done += 32, at += 16, out += 32) look_up_pairs<16>(table, at, out);
-    if (done < size) look_up_pairs<8>(table, at, out), at += 8, out += 16;
-  }
+    return FourBitTable([&](size_t i) HWY_ATTR { return hn::Mul(hn::Sub(hn::Load(d, numbers + i), zero), scale); });
+  };
+  look_up_groups(at, cols, size, table_of, out);
 }
 
 /// Rows of codes of four bits that lie by columns, in groups of `size` columns, a multiple of 64, likewise.
@@ -232,12 +241,6 @@ HWY_NOINLINE void unpack_code_rows(const CodeFormat& format, const WeightPiece& 
   if constexpr ((kType == DType::kFp4 || kType == DType::kPacked4) && std::is_same_v<T, hwy::bfloat16_t>) {
     const int64_t size = format.scale_columns == 0 ? cols : format.scale_columns;
     if (!format.has_order && size % 16 == 0 && cols % size == 0) {
-#if HWY_TARGET <= HWY_AVX3  // and what has more
-      if (kType == DType::kFp4 && format.scale_type == ScaleType::kE8M0 && !format.has_global && size % 32 == 0) {
-        for (int64_t row = 0; row < num_rows; ++row) unpack_powers(format, piece, first + row, cols, size, out + row * cols);
-        return;
-      }
-#endif
       for (int64_t row = 0; row < num_rows; ++row) unpack_pairs<kType>(format, piece, first + row, cols, size, out + row * cols);
       return;
     }
