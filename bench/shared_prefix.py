@@ -142,6 +142,7 @@ def main():
     parser.add_argument("--flexgen", required=True)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=DEFAULT_JOBS)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs of each job; medians count")
+    parser.add_argument("--sharing", nargs="+", choices=["off", "auto"], default=["off", "auto"], help="of these runs some alone, as computing the whole of a large job takes long")
     parser.add_argument("--small", default="smollm2-135m", help="the model of the first jobs: a shape or a config.json")
     parser.add_argument("--large", default="llama-3.1-8b", help="the model of the jobs 8b...")
     parser.add_argument("--memory", default="4GiB")
@@ -164,15 +165,18 @@ def main():
     print("| job | computed whole | computed once | gain | tokens allow | share | predicted | llama.cpp |\n| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for name in args.jobs:
         job = JOBS[name]
-        times = {"off": [], "auto": []}
+        times = {sharing: [] for sharing in ("off", "auto") if sharing in args.sharing}
         for _ in range(args.rounds):
             for sharing in times:
                 result = flexgen(args, job, sharing)
                 times[sharing].append(result["elapsed_s"])
         model, prompts, common, own, generated, _ = job
         rows = prompts * (sum(common) + own + generated - 1)
-        row = {"job": name, "off_s": times["off"], "auto_s": times["auto"], "shared_prompt_tokens": result["shared_prompt_tokens"], "predicted_s": result["predicted"]["time_s"],
-               "gain": statistics.median(times["off"]) / statistics.median(times["auto"]), "allowed": rows / (rows - result["shared_prompt_tokens"]), "policy": result["policy"]}
+        medians = {sharing: statistics.median(runs) for sharing, runs in times.items()}
+        row = {"job": name, **{f"{sharing}_s": runs for sharing, runs in times.items()}, "shared_prompt_tokens": result["shared_prompt_tokens"],
+               "predicted_s": result["predicted"]["time_s"], "allowed": rows / (rows - result["shared_prompt_tokens"]), "policy": result["policy"]}
+        if len(medians) == 2:
+            row["gain"] = medians["off"] / medians["auto"]
         gguf, theirs = args.gguf if model == SMALL else args.large_gguf, []
         if args.llama_bin and gguf and common:
             row["llama_cpp"] = by_parts(args, gguf, job)
@@ -182,8 +186,9 @@ def main():
             best = min(row["llama_server"], key=lambda run: run["job_s"])
             theirs.append(f"server {best['job_s']:.1f} s, {best['slots']} slots")
         table.append(row)
-        print(f"| {name} | {statistics.median(times['off']):.1f} s | {statistics.median(times['auto']):.1f} s | {row['gain']:.2f} | {row['allowed']:.2f} | {row['gain'] / row['allowed']:.2f} "
-              f"| {row['predicted_s']:.1f} s | {', '.join(theirs)} |", flush=True)
+        cells = [f"{medians[sharing]:.1f} s" if sharing in medians else "" for sharing in ("off", "auto")]
+        cells += [f"{row['gain']:.2f}" if "gain" in row else "", f"{row['allowed']:.2f}", f"{row['gain'] / row['allowed']:.2f}" if "gain" in row else ""]
+        print(f"| {name} | {' | '.join(cells)} | {row['predicted_s']:.1f} s | {', '.join(theirs)} |", flush=True)
         if args.out:
             with open(args.out, "w") as file:
                 json.dump(table, file, indent=1)
