@@ -98,7 +98,7 @@ void add_guided(const LineJson& line, const LineBody& body, std::vector<Asked>* 
   const nlohmann::json* list = body.find("guided_choice");
   const std::string path = LineBody::path("guided_choice");
   if (list && !list->is_array()) refuse_value(path, "must be a list of texts");
-  if (list && !list->empty()) {
+  if (list) {
     std::vector<std::string> choices;
     for (const nlohmann::json& choice : *list) {
       if (!choice.is_string()) refuse_value(path, "must be a list of texts");
@@ -135,6 +135,7 @@ void add_structured(const LineJson& line, const LineBody& body, std::vector<Aske
     else if ((name == "json_object" || name == "disable_fallback" || name == "disable_additional_properties") && shown == "false") continue;
     else refuse_value(at, "is not supported: json, regex, choice, grammar, json_object and disable_any_whitespace are");
   }
+  if (all->size() == before) refuse_value(path, "says nothing of the answer: give json, regex, choice, grammar or json_object, or leave it out");
   for (size_t i = before; i < all->size(); ++i) (*all)[i].spec.any_whitespace = !compact;
 }
 
