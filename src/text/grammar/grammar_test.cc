@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "base/error.h"
 #include "text/grammar/json_schema.h"
 #include "text/regex.h"
@@ -69,6 +71,11 @@ TEST_F(Grammars, FollowAChoiceToItsEnd) {
   EXPECT_TRUE(takes(spec, "a\"\\\n"));
   EXPECT_FALSE(takes(spec, "ye"));
   EXPECT_FALSE(takes(spec, "yess"));
+  for (unsigned char c = 1; c < 0x80; ++c) {
+    const std::string text = std::string(1, static_cast<char>(c)) + "a7" + static_cast<char>(c);
+    EXPECT_TRUE(takes({Kind::kChoice, "", {text, "x"}}, text)) << int{c};
+  }
+  EXPECT_TRUE(takes({Kind::kChoice, "", {std::string("a\0b", 3)}}, std::string("a\0b", 3)));
 }
 
 TEST_F(Grammars, FollowARegexAndAGrammar) {
@@ -95,6 +102,116 @@ TEST_F(Grammars, FollowPatternsThatRepeatAndLeaveOut) {
         for (const char letter : {'a', 'b', 'c'}) texts.push_back(text + letter);
     }
   }
+}
+
+/// Texts of up to two characters that are marks in a pattern, in JSON or in xgrammar's grammars, by PCRE2 too.
+TEST_F(Grammars, FollowPatternsWithEscapes) {
+  const std::vector<std::string> characters{"a",  "b",    "A",    "7", "^", "-",      "]",      "\\",     "\"", "\t",
+                                            "\n", "\x01", "\x7f", " ", "é", "\u041b", "\ue000", "\uffff", "😀"};
+  std::vector<std::string> texts{""};
+  for (const std::string& first : characters) {
+    texts.push_back(first);
+    for (const std::string& second : characters) texts.push_back(first + second);
+  }
+  // The second is how PCRE2 writes it, where that differs.
+  const std::pair<std::string, std::string> patterns[] = {{R"(\x41b)", ""},
+                                                          {R"(\x41[\x62])", ""},
+                                                          {R"([\x30-\x39a]{1,2})", ""},
+                                                          {R"([\x01a]b)", ""},
+                                                          {R"([\x7fa]{2})", ""},
+                                                          {R"(\u00e9a|[\u00e9A]b)", R"(\x{e9}a|[\x{e9}A]b)"},
+                                                          {R"([\^a]+)", ""},
+                                                          {R"([\^-b])", ""},
+                                                          {R"([\^])", ""},
+                                                          {R"([a\-\]]{2})", ""},
+                                                          {R"([^\^-b]{2})", ""},
+                                                          {R"([\\"])", ""},
+                                                          {R"([\n\ta]{2})", ""},
+                                                          {R"(\t|\n7|\cA)", ""},
+                                                          {R"([^a"]{2})", ""},
+                                                          {R"([^a]b?)", ""},
+                                                          {R"(\ud83d\ude00a?|[\ud83d\ude00b]{2})", R"(\x{1f600}a?|[\x{1f600}b]{2})"},
+                                                          {R"([^\ue000-\u{1f600}]{2})", R"([^\x{e000}-\x{1f600}]{2})"},
+                                                          {R"((?i)[^a]A)", ""},
+                                                          {R"([^a]{0,200})", ""},
+                                                          {R"(\]|-a|"7)", ""}};
+  for (const auto& [pattern, in_pcre] : patterns) {
+    const Regex judge("\\A(?:" + (in_pcre.empty() ? pattern : in_pcre) + ")\\z", "test");
+    const GrammarSpec alone{Kind::kRegex, pattern, {}};
+    std::optional<GrammarSpec> inside;
+    try {
+      inside = schema(nlohmann::json{{"type", "string"}, {"pattern", pattern}}.dump());
+    } catch (const Error&) {
+    }
+    for (const std::string& text : texts) {
+      bool expected = false;
+      judge.for_each(text, [&](size_t, size_t) { expected = true; });
+      EXPECT_EQ(takes(alone, text), expected) << pattern << " " << text;
+      const bool is_json = std::none_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == '"' || c == '\\'; });
+      if (inside) {
+        EXPECT_EQ(takes(*inside, '"' + text + '"'), expected && is_json) << pattern << " in JSON, " << text;
+      }
+    }
+  }
+}
+
+/// C0 80 and its like, and halves of pairs.
+TEST_F(Grammars, HaveNoTextsThatAreNotUtf8) {
+  const std::vector<GrammarSpec> specs{{Kind::kRegex, ".", {}},
+                                       {Kind::kRegex, "[^a]{1,200}", {}},
+                                       schema(R"({"type": "string", "pattern": "."})"),
+                                       schema(R"({"type": "string", "pattern": "^[^a]{1,200}$"})"),
+                                       schema(R"({"type": "string", "pattern": "\\D"})"),
+                                       schema(R"({"type": "string"})"),
+                                       schema(R"({"type": "string", "maxLength": 3})"),
+                                       schema(R"({"type": "string", "maxLength": 300})")};
+  for (const GrammarSpec& spec : specs)
+    for (const std::string text :
+         {"\xc0\x80", "\xed\xa0\x80\xed\xb0\x80", "\xc1\xa1", "\xe0\x80\xa1", "\xf0\x80\x80\xa1", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf4\x90\x80\x80"})
+      EXPECT_FALSE(takes(spec, spec.kind == Kind::kRegex ? text : '"' + text + '"')) << spec.text << " " << testing::PrintToString(text);
+}
+
+/// Names and values of schemas, and of schemas of functions, come as they are.
+TEST_F(Grammars, WriteTextsOfSchemasAsTheyAre) {
+  const auto answer_of = [&](const GrammarSpec& spec) {
+    auto matcher = compiler->start(spec);
+    std::string text;
+    while (!may_come(matcher->mask(), 256) && text.size() < 1000) {
+      int32_t token = 0;
+      while (token < 256 && !may_come(matcher->mask(), token)) ++token;
+      if (!matcher->accept(token)) break;
+      text += static_cast<char>(token);
+    }
+    return text;
+  };
+  std::vector<std::string> texts{"\u00e9a7", "\u041bf\u00ff0", "a\"\\b\"", "/d\\n", "\ue000a", "😀1", std::string("\0a", 2) + "7"};
+  for (unsigned char c = 1; c < 0x80; ++c) texts.push_back(std::string(1, static_cast<char>(c)) + "a7" + static_cast<char>(c));
+  for (const std::string& text : texts) {
+    const nlohmann::json value{{text, {text, {{"k" + text, text}}}}};
+    const nlohmann::json object{{"type", "object"}, {"properties", {{text, {{"enum", {value}}}}}}, {"required", {text}}}, expected{{text, value}};
+    const GrammarSpec as_schema = schema(object.dump(), false);
+    EXPECT_EQ(nlohmann::json::parse(answer_of(as_schema), nullptr, false), expected) << text;
+    const nlohmann::json inside{{"type", "json_schema"}, {"json_schema", nlohmann::json::parse(as_schema.text)}, {"max_whitespace_cnt", 1}};
+    const nlohmann::json row{{"type", "sequence"}, {"elements", {{{"type", "const_string"}, {"value", text}}, inside}}};
+    const std::string answer = answer_of({Kind::kStructure, row.dump(), {}});
+    ASSERT_TRUE(answer.starts_with(text)) << text << ": " << answer;
+    EXPECT_EQ(nlohmann::json::parse(answer.substr(text.size()), nullptr, false), expected) << text;
+  }
+  for (const char* number : {"9223372036854775807", "-9223372036854775808", "9007199254740993"})
+    EXPECT_EQ(answer_of(schema(fmt::format(R"({{"const": {}}})", number))), number);
+}
+
+/// Those that xgrammar would take for others.
+TEST_F(Grammars, RefuseEscapesOfGrammars) {
+  for (const char* grammar : {R"(root ::= "\x41b")", R"(root ::= [\x00-\x1fa])", R"(root ::= "\ud83d\ude00")", R"(root ::= [^\udc00])",
+                              R"(root ::= "\U00110000")", "root ::= \"a\" # \"\nb ::= \"\\\"\\x411\""})
+    try {
+      check_grammar({Kind::kEbnf, grammar, {}});
+      ADD_FAILURE() << grammar;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("the escape \\")) << grammar;
+    }
+  EXPECT_TRUE(takes({Kind::kEbnf, "root ::= \"\\x41\" [\\x42-\\x43\\]\"] \"\\u00e9a\\U0001f600\" # \\x411", {}}, "A\"éa😀"));
 }
 
 TEST_F(Grammars, FollowASchema) {
@@ -144,7 +261,8 @@ TEST_F(Grammars, MasksHoldWithinCharacters) {
                                        {Kind::kRegex, ".{0,300}", {}},
                                        {Kind::kEbnf, "root ::= \"a\" [а-я中]{0,300}", {}},
                                        schema(R"({"type": "string", "maxLength": 300})"),
-                                       schema(R"({"type": "string", "pattern": "^[^a]{0,200}$"})")};
+                                       schema(R"({"type": "string", "pattern": "^[^a]{0,200}$"})"),
+                                       schema(R"({"type": "string", "pattern": "^[\\u0430-\\u044f]{1,200}$"})")};
   for (const GrammarSpec& spec : specs)
     for (const std::string start :
          {"\xd0", "а", "а\xd1", "\xe4", "\xe4\xb8", "中\xe4\xb8", "\xf0", "\xf0\x9f\x98", "😀\xf0\x9f", "a\xd0", "aа\xe4\xb8", "\"\xe4\xb8", "\"а\xf0\x9f"}) {
@@ -187,7 +305,10 @@ TEST(JsonSchema, IsRefusedByTheNameOfWhatCannotBeHonoured) {
       {"false", "false"},
       {R"({"type": ["string", "null"], "minimum": 1})", "'minimum' with these types"},
       {R"({"const": 12345678901234567890123})", "12345678901234567890123"},
-      {R"({"enum": [-9223372036854775809]})", "64 bits"}};
+      {R"({"enum": [-9223372036854775809]})", "64 bits"},
+      {R"({"type": "string", "pattern": "^a\\tb$"})", "'pattern' cannot be followed: at byte 3 of the pattern: '\"', '\\' and control"},
+      {R"({"type": "object", "patternProperties": {"\\u0022": {}}})", "'patternProperties' cannot be followed"},
+      {R"({"type": "object", "propertyNames": {"pattern": "[\\x00-\\x1f]"}})", "at propertyNames: 'pattern' cannot be followed"}};
   for (const auto& [json, part] : cases) {
     try {
       honoured_schema(json);

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "io/checked_json.h"
+#include "text/grammar/pattern.h"
 
 namespace flexgen {
 namespace {
@@ -342,18 +343,17 @@ class SchemaReader {
     if (from > to) refuse_keyword(place, least, fmt::format("is more than '{}'", most));
   }
 
-  static void visit_pattern(const OrderedJson& pattern, const char* name, const std::string& place) {
+  /// The pattern as xgrammar is to read it.
+  static std::string visit_pattern(const OrderedJson& pattern, const char* name, const std::string& place) {
     if (!pattern.is_string()) refuse_keyword(place, name, "must be a string");
     const auto& text = pattern.get_ref<const std::string&>();
     for (unsigned char c : text)
       if (c < 0x20 || c > 0x7e) refuse_keyword(place, name, "with other characters than those of ASCII is not supported");
-    if (text.find_first_of("\"\\") != std::string::npos)
-      for (size_t i = 0; i < text.size(); ++i) {
-        // In JSON these are two characters, which a pattern does not see.
-        if (text[i] == '"' || (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == '\\'))
-          refuse_keyword(place, name, "that asks for '\"' or '\\' is not supported");
-        if (text[i] == '\\') ++i;
-      }
+    try {
+      return plain_pattern(text, PatternPlace::kJsonString);
+    } catch (const Error& error) {
+      refuse_keyword(place, name, fmt::format("cannot be followed: {}", error.what()));
+    }
   }
 
   void visit_string(OrderedJson& schema, const std::string& place) {
@@ -363,7 +363,7 @@ class SchemaReader {
       if (lengths_.emplace(least, most).second) length_states_ += std::min(most, kMaxUnrolled);
       if (length_states_ > kMaxLengthStates) fail(place, "strings have too many different bounds of their length; give several the same");
     }
-    if (schema.contains("pattern")) visit_pattern(schema["pattern"], "pattern", place);
+    if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place);
     if (schema.contains("format")) {
       const auto format = schema["format"].is_string() ? kSchemaFormats.find(schema["format"].get_ref<const std::string&>()) : kSchemaFormats.end();
       if (format == kSchemaFormats.end()) refuse_keyword(place, "format", "is not supported: date, time, date-time, email, ipv4 and uuid are");
@@ -424,10 +424,10 @@ class SchemaReader {
     }
     OrderedJson& patterns = schema["patternProperties"];
     if (!patterns.is_object() || patterns.size() != 1) refuse_keyword(place, "patternProperties", "of other than one pattern is not supported");
-    for (auto& [pattern, value] : patterns.items()) {
-      visit_pattern(pattern, "patternProperties", place);
-      visit(value, place + "/patternProperties/" + pattern, depth + 1);
-    }
+    const std::string pattern = patterns.begin().key(), plain = visit_pattern(pattern, "patternProperties", place);
+    OrderedJson value = std::move(patterns.begin().value());
+    visit(value, place + "/patternProperties/" + pattern, depth + 1);
+    patterns = {{plain, std::move(value)}};
     schema["additionalProperties"] = false;
   }
 

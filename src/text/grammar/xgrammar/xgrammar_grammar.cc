@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "text/grammar/grammar.h"
+#include "text/grammar/pattern.h"
+#include "text/grammar/xgrammar/ebnf_text.h"
 
 namespace flexgen {
 namespace {
@@ -23,16 +25,6 @@ constexpr int kWarningLevel = 2;
 struct XgrammarError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-
-std::string ebnf_text(const std::string& text) {
-  std::string quoted = "\"";
-  for (unsigned char c : text) {
-    if (c == '"' || c == '\\') (quoted += '\\') += static_cast<char>(c);
-    else if (c < 0x20 || c == 0x7f) quoted += fmt::format("\\x{:02x}", c);
-    else quoted += static_cast<char>(c);
-  }
-  return quoted + '"';
-}
 
 /// Without the first line's place in xgrammar's own source.
 std::string reason(const std::exception& error) {
@@ -58,8 +50,8 @@ xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
   switch (spec.kind) {
     case Kind::kJsonObject: return json_grammar(R"({"type":"object","additionalProperties":true})", spec.any_whitespace);
     case Kind::kJsonSchema: return json_grammar(spec.text, spec.any_whitespace);
-    case Kind::kRegex: return xgrammar::Grammar::FromRegex(spec.text);
-    case Kind::kEbnf: return xgrammar::Grammar::FromEBNF(spec.text);
+    case Kind::kRegex: return xgrammar::Grammar::FromRegex(plain_pattern(spec.text, PatternPlace::kAnswer));
+    case Kind::kEbnf: check_ebnf_escapes(spec.text); return xgrammar::Grammar::FromEBNF(spec.text);
     case Kind::kStructure: return structure_grammar(spec.text);
     case Kind::kChoice: break;
   }
@@ -98,14 +90,54 @@ bool ends_in_character(std::string_view text) {
   return false;
 }
 
+/// Tokens that would make a text that is not UTF-8: xgrammar's classes of characters have halves of surrogate pairs, and sequences that are too long for their character.
+class TokensOfUtf8 {
+ public:
+  explicit TokensOfUtf8(const std::vector<std::string>& tokens) {
+    for (size_t token = 0; token < tokens.size(); ++token) {
+      const std::string& bytes = tokens[token];
+      bool never = false;
+      for (size_t i = 1; i < bytes.size(); ++i) never = never || !may_follow(bytes[i - 1], bytes[i]);
+      if (never) never_.push_back(static_cast<int32_t>(token));
+      else if (!bytes.empty() && (bytes[0] & 0xc0) == 0x80) continuing_.emplace_back(static_cast<int32_t>(token), bytes[0]);
+    }
+  }
+
+  /// Whether the token may come behind `tail`, the last bytes of the answer.
+  bool takes(std::string_view tail, int32_t token) const {
+    if (std::binary_search(never_.begin(), never_.end(), token)) return false;
+    const auto found =
+        std::lower_bound(continuing_.begin(), continuing_.end(), std::pair(token, '\0'), [](const auto& a, const auto& b) { return a.first < b.first; });
+    return tail.empty() || found == continuing_.end() || found->first != token || may_follow(tail.back(), found->second);
+  }
+  void leave_out(std::string_view tail, TokenMask& words) const {
+    for (int32_t token : never_) words[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32));
+    if (tail.empty() || may_follow(tail.back(), '\x80') == may_follow(tail.back(), '\xbf')) return;
+    for (const auto& [token, byte] : continuing_)
+      if (!may_follow(tail.back(), byte)) words[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32));
+  }
+
+ private:
+  /// Of the second bytes of a character (Unicode 16, table 3-7).
+  static bool may_follow(char first, char second) {
+    const auto a = static_cast<unsigned char>(first), b = static_cast<unsigned char>(second);
+    if ((b & 0xc0) != 0x80) return true;
+    return a == 0xe0 ? b >= 0xa0 : a == 0xed ? b < 0xa0 : a == 0xf0 ? b >= 0x90 : a == 0xf4 ? b < 0x90 : true;
+  }
+
+  std::vector<int32_t> never_;
+  std::vector<std::pair<int32_t, char>> continuing_;  ///< with their first byte, one within a character
+};
+
 class XgrammarMatcher : public GrammarMatcher {
  public:
-  /// `tokens`: of the compiler. `tries_out`: masks may hold tokens that cannot come, and each is tried.
-  XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, int64_t vocab_size, xgrammar::TokenizerInfo tokens, bool tries_out)
-      : matcher_(grammar), vocab_size_(vocab_size), tokens_(std::move(tokens)), tries_out_(tries_out) {}
+  /// `tokens`, `utf8`: of the compiler. `tries_out`: masks may hold tokens that cannot come, and each is tried.
+  XgrammarMatcher(const xgrammar::CompiledGrammar& grammar, int64_t vocab_size, xgrammar::TokenizerInfo tokens, std::shared_ptr<const TokensOfUtf8> utf8,
+                  bool tries_out)
+      : matcher_(grammar), vocab_size_(vocab_size), tokens_(std::move(tokens)), utf8_(std::move(utf8)), tries_out_(tries_out) {}
 
   bool accept(int32_t token) override {
-    if (matcher_.IsTerminated() || !matcher_.AcceptToken(token)) return false;
+    if (matcher_.IsTerminated() || !utf8_->takes(tail_, token) || !matcher_.AcceptToken(token)) return false;
     tail_ += tokens_.GetDecodedVocab()[static_cast<size_t>(token)];
     if (tail_.size() > 3) tail_.erase(0, tail_.size() - 3);
     return true;
@@ -117,6 +149,7 @@ class XgrammarMatcher : public GrammarMatcher {
     int64_t shape = std::ssize(words);
     DLTensor tensor{words.data(), {kDLCPU, 0}, 1, xgrammar::GetBitmaskDLType(), &shape, nullptr, 0};
     if (!matcher_.FillNextTokenBitmask(&tensor)) std::fill(words.begin(), words.end(), ~uint32_t{0});
+    utf8_->leave_out(tail_, words);
     if (tries_out_ && ends_in_character(tail_)) try_out(words);
     return words;
   }
@@ -136,6 +169,7 @@ class XgrammarMatcher : public GrammarMatcher {
   xgrammar::GrammarMatcher matcher_;
   int64_t vocab_size_;
   xgrammar::TokenizerInfo tokens_;
+  std::shared_ptr<const TokensOfUtf8> utf8_;
   bool tries_out_;
   std::string tail_;  ///< the last bytes of the answer
 };
@@ -143,7 +177,8 @@ class XgrammarMatcher : public GrammarMatcher {
 class XgrammarCompiler : public GrammarCompiler {
  public:
   XgrammarCompiler(const Tokenizer& tokenizer, int64_t vocab_size, std::vector<int32_t> ends, int64_t cache_bytes)
-      : vocab_size_(vocab_size), cache_bytes_(cache_bytes), tokens_(token_info(tokenizer, vocab_size, std::move(ends))), compiler_(tokens_, 1, false) {}
+      : vocab_size_(vocab_size), cache_bytes_(cache_bytes), tokens_(token_info(tokenizer, vocab_size, std::move(ends))),
+        utf8_(std::make_shared<TokensOfUtf8>(tokens_.GetDecodedVocab())), compiler_(tokens_, 1, false) {}
 
   std::unique_ptr<GrammarMatcher> start(const GrammarSpec& spec) override {
     std::lock_guard lock(mutex_);
@@ -164,9 +199,9 @@ class XgrammarCompiler : public GrammarCompiler {
       bytes_ -= kept_.back().bytes;
       kept_.pop_back();
     }
-    // Of schemas, patterns have ASCII's characters alone.
+    // Patterns of schemas have no such state: they are compiled in another way.
     const bool tries_out = spec.kind == GrammarSpec::Kind::kRegex || spec.kind == GrammarSpec::Kind::kEbnf;
-    return std::make_unique<XgrammarMatcher>(kept_.front().grammar, vocab_size_, tokens_, tries_out);
+    return std::make_unique<XgrammarMatcher>(kept_.front().grammar, vocab_size_, tokens_, utf8_, tries_out);
   }
 
  private:
@@ -188,6 +223,7 @@ class XgrammarCompiler : public GrammarCompiler {
 
   const int64_t vocab_size_, cache_bytes_;
   xgrammar::TokenizerInfo tokens_;
+  std::shared_ptr<const TokensOfUtf8> utf8_;
   std::mutex mutex_;
   xgrammar::GrammarCompiler compiler_;
   std::list<Kept> kept_;  ///< the newest first

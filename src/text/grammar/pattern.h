@@ -1,0 +1,20 @@
+#pragma once
+// Regular expressions as xgrammar is to read them. Pure functions; any thread.
+
+#include <string>
+#include <string_view>
+
+namespace flexgen {
+
+/// Where the text is that a pattern describes.
+enum class PatternPlace {
+  kAnswer,      ///< the answer itself
+  kJsonString,  ///< a string of JSON, between its quotes: a character that JSON escapes is none there
+};
+
+/// The same pattern (UTF-8) in ASCII, but for control characters, with all escapes, classes and '.' written in the one way that xgrammar 0.2.8 reads rightly: its \x takes all hexadecimal digits that
+/// follow, and [\^a] is [^a]. Classes leave out surrogates, and in kJsonString '"', '\' and control characters. Groups, anchors and
+/// repetitions stay. Throws Error{user} that names the place for what it does not know, may mean several things, or asks for a character that cannot come.
+std::string plain_pattern(std::string_view pattern, PatternPlace place);
+
+}  // namespace flexgen

@@ -1,0 +1,93 @@
+// Patterns are written in one way. What answers xgrammar then lets through: grammar_test.cc.
+
+#include "text/grammar/pattern.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace flexgen::grammar_test {
+namespace {
+
+std::string in_answer(std::string_view pattern) { return plain_pattern(pattern, PatternPlace::kAnswer); }
+std::string in_json(std::string_view pattern) { return plain_pattern(pattern, PatternPlace::kJsonString); }
+
+TEST(Patterns, AreWrittenInOneWay) {
+  EXPECT_EQ(in_answer(R"(^(?:foo|b-r){2,3}?x*[a-z]+$)"), R"(^(?:foo|b-r){2,3}?x*[a-z]+$)");
+  EXPECT_EQ(in_answer(R"((?<year>\d{4})(?P<_m1>\w)(a))"), R"((?:[0-9]{4})(?:[0-9A-Z_a-z])(a))");
+  EXPECT_EQ(in_answer(R"(\x41b\u00e9a\.\-\#\cA])"), "Ab\\u00e9a\\.-#\x01\\]");
+  EXPECT_EQ(in_answer(R"([\x30-\x39a])"), "[0-9a]");
+  EXPECT_EQ(in_answer(R"([\^a])"), R"([a\^])") << "not all but a";
+  EXPECT_EQ(in_answer(R"([\^-b])"), R"([_-b\^])");
+  EXPECT_EQ(in_answer(R"([\^])"), R"(\^)");
+  EXPECT_EQ(in_answer(R"([-\]\\b-])"), R"([\-\\\]b])");
+  EXPECT_EQ(in_answer("[\\n\\0é]"), "[\\0\\n\\u00e9]");
+  EXPECT_EQ(in_answer(R"(\ud83d\ude00[\ud83d\ude00-\u{1f602}])"), R"(\u{1f600}[\u{1f600}-\u{1f602}])");
+  EXPECT_EQ(in_answer("."), R"([\0-\ud7ff\ue000-\u{10ffff}])");
+  EXPECT_EQ(in_json(R"([\x00-\x7f])"), R"([ !#-\[\]-\u007f])");
+  EXPECT_EQ(in_json(R"([^"\\])"), R"([ !#-\[\]-\ud7ff\ue000-\u{10ffff}])");
+  EXPECT_EQ(in_json(R"((?i)a1[^b])").substr(0, 16), R"([Aa]1[ !#-AC-\[\)");
+}
+
+TEST(Patterns, ThatCannotBeFollowedAreRefused) {
+  const std::pair<const char*, const char*> cases[] = {{R"(a\x4)", "byte 2 of the pattern: \\x needs 2 hexadecimal digits"},
+                                                       {R"(\x{41})", "\\x needs"},
+                                                       {R"(\07)", "octal"},
+                                                       {R"([\07])", "octal"},
+                                                       {R"((a)\1)", "references back"},
+                                                       {R"([\1])", "references back"},
+                                                       {R"(\k<a>)", "references back"},
+                                                       {R"(\udc00)", "surrogates"},
+                                                       {R"(\ud83d)", "surrogates"},
+                                                       {R"(\ud83da)", "surrogates"},
+                                                       {R"(\ud83d\u0041)", "surrogates"},
+                                                       {R"([\ud800-\udfff])", "surrogates"},
+                                                       {R"(\u{d83d}\u{de00})", "surrogates"},
+                                                       {R"(\U0000d83d)", "surrogates"},
+                                                       {R"(\u{110000})", "10FFFF"},
+                                                       {R"(\Uffffffff)", "10FFFF"},
+                                                       {R"(\u{0000041})", "one to six"},
+                                                       {R"(\u{})", "one to six"},
+                                                       {R"(\u{41)", "one to six"},
+                                                       {R"(\u04)", "\\u needs 4"},
+                                                       {R"(\c1)", "\\c needs a letter"},
+                                                       {R"(\bx)", "bounds of words"},
+                                                       {R"(\pL)", "classes of Unicode"},
+                                                       {R"(\Ax)", "the escape \\A"},
+                                                       {R"([]a])", "a class without characters"},
+                                                       {R"([^])", "a class without characters"},
+                                                       {R"([b-a])", "a range"},
+                                                       {R"([a-\d])", "a range"},
+                                                       {R"([^\0-\u{10ffff}])", "no character"},
+                                                       {R"([a)", "'[' has no"},
+                                                       {R"([a\)", "nothing follows"},
+                                                       {R"(a\)", "nothing follows"},
+                                                       {R"(a{,3})", "'{' begins no repetition"},
+                                                       {R"(a{1,2,3})", "'{' begins no repetition"},
+                                                       {R"(a{1)", "'{' begins no repetition"},
+                                                       {R"((?=a))", "ahead or back"},
+                                                       {R"((?<!a))", "ahead or back"},
+                                                       {R"(a(?i)b)", "'(?' begins no group"},
+                                                       {R"((?<a)", "no end"},
+                                                       {"a\xff", "byte 2 of the pattern: it is not UTF-8"}};
+  for (const auto& [pattern, part] : cases)
+    for (const auto read : {in_answer, in_json}) try {
+        ADD_FAILURE() << pattern << " is " << read(pattern);
+      } catch (const Error& error) {
+        EXPECT_THAT(error.what(), testing::HasSubstr(part)) << pattern;
+      }
+  // What JSON escapes.
+  for (const char* pattern : {R"(a\tb)", R"(a\u0022b)", R"(a\x22)", "\"", R"(\\)", R"(\n)", R"(\e)", R"(\0)", R"(\cA)", R"([\b])", R"([\x00-\x1f])",
+                              R"([\x22])", R"(["\\])", R"(a|[\t\n])", R"(\U0000001f)"}) {
+    EXPECT_NO_THROW(in_answer(pattern)) << pattern;
+    try {
+      ADD_FAILURE() << pattern << " is " << in_json(pattern);
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("as JSON escapes them")) << pattern;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace flexgen::grammar_test

@@ -1,0 +1,52 @@
+#include "text/grammar/xgrammar/ebnf_text.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+
+namespace flexgen {
+namespace {
+
+/// At a '\' within a literal or a class.
+void check_ebnf_escape(std::string_view escape) {
+  const char kind = escape.size() > 1 ? escape[1] : '\0';
+  if (kind != 'x' && kind != 'u' && kind != 'U') return;
+  const size_t end = std::min(escape.find_first_not_of("0123456789abcdefABCDEF", 2), escape.size());
+  if (kind == 'x') {
+    if (end > 4)
+      fail_user("the escape {}{} of the grammar takes all hexadecimal digits that follow: write \\u and four digits, or \\U and eight",
+                escape.substr(0, std::min<size_t>(end, 12)), end > 12 ? "..." : "");
+    return;
+  }
+  const size_t digits = kind == 'u' ? 4 : 8;
+  if (end < 2 + digits) return;  // xgrammar says so
+  const auto code = static_cast<uint32_t>(std::stoul(std::string(escape.substr(2, digits)), nullptr, 16));
+  if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
+    fail_user("the escape {} of the grammar is no character; one beyond \\uffff is \\U and eight hexadecimal digits", escape.substr(0, 2 + digits));
+}
+
+}  // namespace
+
+std::string ebnf_text(std::string_view text) {
+  std::string quoted = "\"";
+  for (unsigned char c : text) {
+    if (c == '"' || c == '\\') (quoted += '\\') += static_cast<char>(c);
+    else if (c < 0x20 || c == 0x7f) quoted += fmt::format("\\u{:04x}", c);  // \x takes all hexadecimal digits that follow
+    else quoted += static_cast<char>(c);
+  }
+  return quoted + '"';
+}
+
+void check_ebnf_escapes(std::string_view grammar) {
+  char end = '\0';  // of the literal, class or comment that it is in
+  for (size_t i = 0; i < grammar.size(); ++i) {
+    const char c = grammar[i];
+    if (end == '\0') end = c == '"' ? '"' : c == '[' ? ']' : c == '#' ? '\n' : '\0';
+    else if (c == end) end = '\0';
+    else if (c == '\\' && end != '\n') check_ebnf_escape(grammar.substr(i++));
+  }
+}
+
+}  // namespace flexgen

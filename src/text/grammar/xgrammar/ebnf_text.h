@@ -1,0 +1,15 @@
+#pragma once
+// Texts in xgrammar's grammars. Pure functions; any thread.
+
+#include <string>
+#include <string_view>
+
+namespace flexgen {
+
+/// The text (UTF-8) as a literal of a grammar.
+std::string ebnf_text(std::string_view text);
+
+/// Throws Error{user} that names the first escape in the grammar's literals and classes that is taken for another character than it looks like (\x with more than two digits), or for none.
+void check_ebnf_escapes(std::string_view grammar);
+
+}  // namespace flexgen
