@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -84,21 +85,26 @@ class SchemaReader {
   }
   static bool has_type(const OrderedJson& value, const std::string& type) { return type_of(value) == type || (type == "number" && value.is_number_integer()); }
 
-  /// Of the values that a schema, visited, allows; empty: not known.
+  /// Of the values that a schema allows as it was given, before it is narrowed; empty: not known, or any.
   static std::set<std::string> types_of(const OrderedJson& schema) {
     std::set<std::string> types;
-    if (schema.contains("type")) {
-      types.insert(schema["type"].get<std::string>());
-    } else if (schema.contains("const")) {
+    if (!schema.is_object()) return types;
+    const auto list_of = [&](const char* name) { return schema[name].is_array() ? schema[name] : OrderedJson::array({schema[name]}); };
+    if (schema.contains("const")) {
       types.insert(type_of(schema["const"]));
     } else if (schema.contains("enum")) {
-      for (const OrderedJson& value : schema["enum"]) types.insert(type_of(value));
-    } else if (schema.contains("anyOf")) {
-      for (const OrderedJson& option : schema["anyOf"]) {
-        const std::set<std::string> some = types_of(option);
-        if (some.empty()) return {};
-        types.insert(some.begin(), some.end());
-      }
+      for (const OrderedJson& value : list_of("enum")) types.insert(type_of(value));
+    } else if (schema.contains("type")) {
+      for (const OrderedJson& type : list_of("type"))
+        if (type.is_string()) types.insert(type.get<std::string>());
+    } else {
+      for (const char* name : {"anyOf", "oneOf"})
+        if (schema.contains(name))
+          for (const OrderedJson& option : list_of(name)) {
+            const std::set<std::string> some = types_of(option);
+            if (some.empty()) return {};
+            types.insert(some.begin(), some.end());
+          }
     }
     if (types.contains("integer")) types.insert("number");  // 1.0 may be either
     if (types.contains("number")) types.insert("integer");
@@ -154,9 +160,11 @@ class SchemaReader {
     for (const char* name : {"anyOf", "oneOf", "allOf"})
       if (schema.contains(name)) {
         require_alone(schema, name, place);
+        // Without a 'type' an option fits values of all others, though only of one come by it.
+        const bool one_fits = name == std::string_view("oneOf") && are_of_different_types(schema[name]);
         visit_list(schema, name, place, depth + 1);
         if (name == std::string_view("allOf") && schema[name].size() > 1) refuse_keyword(place, name, "of more than one schema is not supported");
-        if (name == std::string_view("oneOf") && are_of_different_types(schema[name])) {
+        if (one_fits) {
           OrderedJson options = std::move(schema[name]);
           schema.erase(name);
           schema["anyOf"] = std::move(options);
@@ -177,6 +185,12 @@ class SchemaReader {
     chains_[place] = target;
   }
 
+  /// One that xgrammar would take for a floating-point number.
+  static bool has_unsigned(const OrderedJson& value) {
+    if (value.is_structured()) return std::any_of(value.begin(), value.end(), has_unsigned);
+    return value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  }
+
   static void visit_values(OrderedJson& schema, const std::string& place) {
     const bool is_const = schema.contains("const");
     const char* name = is_const ? "const" : "enum";
@@ -184,6 +198,7 @@ class SchemaReader {
       if (other != name && other != "type" && !is_note(other)) refuse_keyword(place, other, fmt::format("beside '{}' is not supported", name));
     const OrderedJson values = is_const ? OrderedJson::array({schema["const"]}) : schema["enum"];
     if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
+    if (has_unsigned(values)) refuse_keyword(place, name, "has a whole number beyond 9223372036854775807, which would be rounded");
     if (!schema.contains("type")) return;
     const OrderedJson types = schema["type"].is_array() ? schema["type"] : OrderedJson::array({schema["type"]});
     for (const OrderedJson& value : values)
@@ -242,6 +257,8 @@ class SchemaReader {
         if (kKeywordsOfType.at(types[i]).contains(name)) {
           options[i][name] = value;
           speaks = true;
+        } else if (name == "multipleOf" && types[i] == "number") {
+          refuse_keyword(place, name, "with the type number is not supported");
         }
       if (!speaks) refuse_keyword(place, name, "with these types is not supported");
     }
