@@ -245,22 +245,27 @@ void MapJob::take_columns(const TableReader& table, const TableRow& row) {
 
 bool MapJob::write_lines(const std::atomic<bool>& stop) {
   TableReader table(options_.input, input_kind_);
-  RewrittenFile lines(files_.lines, ::write);
+  lines_.emplace(files_.lines, ::write);
   TableRow row;
   columns_.clear();
   int64_t rows = 0;
   for (; table.next(&row); ++rows) {
     if (stop) return false;
     take_columns(table, row);
-    lines.add(json_text(body_of(table, row)) + "\n");
+    lines_->add(json_text(body_of(table, row)) + "\n");
   }
   if (rows == 0) fail_user("{} has no rows", options_.input);
   fingerprint_ = table.fingerprint();
-  lines.finish();
-  if (!file_is_there(files_.written)) write_whole_file(files_.written, "");  // from now on what is beside the table is this job's
-  lines.replace();
-  give_time_of(options_.input, files_.lines);
+  lines_->finish();
+  give_time_of(options_.input, lines_->opened_by());
   return true;
+}
+
+void MapJob::keep_lines() {
+  check_output();                                                            // another process may have ended since it was looked at
+  if (!file_is_there(files_.written)) write_whole_file(files_.written, "");  // from now on what is beside the table is this job's
+  lines_->replace();
+  lines_.reset();
 }
 
 std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
