@@ -1,6 +1,7 @@
 #include "batch/shards.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -30,6 +31,9 @@ std::optional<int64_t> number(std::string_view text) {
   return value;
 }
 
+/// Each takes some bytes of memory, as the lines are dealt to all of them.
+constexpr int64_t kMostShards = 1 << 20;
+
 /// Stem and extension: "answers" and ".jsonl".
 std::pair<std::string, std::string> split_name(const std::string& output) {
   const std::string extension = fs::path(output).extension().string();
@@ -51,7 +55,7 @@ std::vector<std::string> find_parts(const std::string& output) {
     const size_t at = name.find("-of-");
     if (at == std::string::npos) continue;
     const auto index = number(std::string_view(name).substr(0, at)), count = number(std::string_view(name).substr(at + 4));
-    if (index && count && *index >= 0 && *index < *count) found[*count].push_back(*index);
+    if (index && count && *index >= 0 && *index < *count && *count <= kMostShards) found[*count].push_back(*index);
   }
   if (found.empty()) fail_user("there are no shards of {} (files like {}) beside it; name them after the options", output, shard_output(output, {0, 4}));
   if (found.size() > 1)
@@ -73,16 +77,27 @@ std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdenti
   return {options, shard};
 }
 
-/// Throws Error{user} where a merge would replace something that is not records.
-void refuse_other_text(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return;
-  const OutputScan scan = scan_output(descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
-  ::close(descriptor);
-  if (scan.foreign.count > 0)
-    fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
-              scan.foreign.numbers.front(), path, scan.foreign.reason);
-}
+/// A file that a merge replaces, locked while it lives. Throws Error{user} where that is not records, or another process writes it.
+class ReplacedOutput {
+ public:
+  explicit ReplacedOutput(const std::string& path) : file_{path.empty() ? -1 : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)} {
+    if (file_.descriptor < 0) return;
+    if (flock(file_.descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", path);
+    const OutputScan scan = scan_output(file_.descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
+    if (scan.foreign.count > 0)
+      fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
+                scan.foreign.numbers.front(), path, scan.foreign.reason);
+  }
+
+ private:
+  struct Opened {
+    int descriptor;
+    ~Opened() {
+      if (descriptor >= 0) ::close(descriptor);
+    }
+  } file_;
+};
 
 }  // namespace
 
@@ -118,6 +133,7 @@ Shard parse_shard(const std::string& text, const std::function<const char*(const
   if (!index || !count || *count < 1 || *index < 0 || *index >= *count)
     fail_user("--shard {}: give I/N, like 0/4 for the first of four parts (or auto, or auto/4){}", text,
               index && count ? fmt::format("; {} of {} is none", *index, *count) : "");
+  if (*count > kMostShards) fail_user("--shard {}: there are {} shards at most", text, kMostShards);
   return {*index, *count};
 }
 
@@ -189,8 +205,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge",
               missing, records.size(), input_path, parts.size(), first_missing);
 
-  refuse_other_text(output);
-  if (!error_output.empty()) refuse_other_text(error_output);
+  const ReplacedOutput old_answers(output), old_errors(error_output);
   RewrittenFile answers(output, ::write);
   std::optional<RewrittenFile> errors;
   if (!error_output.empty()) errors.emplace(error_output, ::write);
