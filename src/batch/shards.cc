@@ -11,9 +11,11 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "batch/job.h"
+#include "batch/job_files.h"
 #include "batch/line_index.h"
 #include "batch/rewritten_file.h"
 #include "io/spilled_records.h"
@@ -40,13 +42,13 @@ std::pair<std::string, std::string> split_name(const std::string& output) {
   return {output.substr(0, output.size() - extension.size()), extension};
 }
 
-/// The outputs of all shards beside `output`; the number of shards is what the names say.
-std::vector<std::string> find_parts(const std::string& output) {
+/// How many shards of `output` the names beside it say there are; of several numbers each.
+std::set<int64_t> counts_beside(const std::string& output) {
   const auto [stem, extension] = split_name(output);
   fs::path directory = fs::path(output).parent_path();
   if (directory.empty()) directory = ".";
   const std::string prefix = fs::path(stem).filename().string() + ".";
-  std::map<int64_t, std::vector<int64_t>> found;  // count -> indices
+  std::set<int64_t> found;
   std::error_code failed;
   for (const auto& entry : fs::directory_iterator(directory, failed)) {
     std::string name = entry.path().filename().string();
@@ -55,15 +57,25 @@ std::vector<std::string> find_parts(const std::string& output) {
     const size_t at = name.find("-of-");
     if (at == std::string::npos) continue;
     const auto index = number(std::string_view(name).substr(0, at)), count = number(std::string_view(name).substr(at + 4));
-    if (index && count && *index >= 0 && *index < *count && *count <= kMostShards) found[*count].push_back(*index);
+    if (index && count && *index >= 0 && *index < *count && *count <= kMostShards) found.insert(*count);
   }
+  return found;
+}
+
+std::vector<std::string> all_shards(const std::string& output, int64_t count) {
+  std::vector<std::string> parts;
+  for (int64_t i = 0; i < count; ++i) parts.push_back(shard_output(output, {i, count}));
+  return parts;
+}
+
+/// The outputs of all shards beside `output`; the number of shards is what the names say.
+std::vector<std::string> find_parts(const std::string& output) {
+  const std::set<int64_t> found = counts_beside(output);
   if (found.empty()) fail_user("there are no shards of {} (files like {}) beside it; name them after the options", output, shard_output(output, {0, 4}));
   if (found.size() > 1)
-    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output,
-              found.begin()->first, found.rbegin()->first);
-  std::vector<std::string> parts;
-  for (int64_t i = 0; i < found.begin()->first; ++i) parts.push_back(shard_output(output, {i, found.begin()->first}));
-  return parts;
+    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output, *found.begin(),
+              *found.rbegin());
+  return all_shards(output, *found.begin());
 }
 
 /// Options without the shard, and the shard.
@@ -143,6 +155,11 @@ std::string shard_output(const std::string& output, const Shard& shard) {
   return fmt::format("{}.{}-of-{}{}", stem, shard.index, shard.count, extension);
 }
 
+std::vector<std::string> shards_beside(const std::string& output) {
+  const std::set<int64_t> found = counts_beside(output);
+  return found.size() == 1 ? all_shards(output, *found.begin()) : std::vector<std::string>();
+}
+
 MergeOutcome merge_shards(const std::string& input_path, const std::string& output, std::vector<std::string> parts, const std::string& error_output) {
   if (parts.empty()) parts = find_parts(output);
   for (const std::string& part : parts)
@@ -171,7 +188,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     if (const int error = errno; !in)
       fail_user("cannot read the shard {}: {}{}", part, std::strerror(error),
                 error == ENOENT ? "; run it, or name the shards after the options" : file_advice(part, error));
-    const JobIdentity identity = read_job_file(part + ".job", fmt::format("run the shard again, or leave {} out", part));
+    const JobIdentity identity = read_job_file(JobFiles(part).manifest, fmt::format("run the shard again, or leave {} out", part));
     if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
     if (!first) first = identity;
     const auto [options, shard] = apart(identity);

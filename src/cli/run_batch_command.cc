@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "batch/batch_model.h"
 #include "batch/chat_source.h"
+#include "batch/job_files.h"
 #include "batch/kept_input.h"
 #include "batch/line_order.h"
 #include "batch/run_batch.h"
@@ -108,7 +109,7 @@ ReadInput choose_dtypes_of_job(const RunBatchOptions& options, const std::string
       BatchInput::scan(path, limits_of(options.model, options.chat_template, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
-  const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
+  const std::string job_file = JobFiles(shard_output(options.output, parse_shard(options.shard))).manifest;
   if (file_is_there(job_file)) {
     const JobIdentity begun = read_job_file(job_file, "give another output, or one type each for weights and KV cache");
     auto had = [&](const char* name) {
