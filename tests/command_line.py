@@ -5,6 +5,7 @@ Usage: command_line.py FLEXGEN_BINARY SOURCE_DIR"""
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -160,6 +161,66 @@ class Test:
         variables = {"FLEXGEN_MODEL": self.model, "FLEXGEN_HARDWARE": "generic", "FLEXGEN_MAX_TOKENS": "24", "FLEXGEN_IGNORE_EOS": "1", "FLEXGEN_CPU_MEMORY": "64MiB", "FLEXGEN_THREADS": "1"}
         same(self.good("generate", PROMPT, environment=variables), self.generate(PROMPT), "flags of the environment")
 
+    def files(self):
+        """No flag writes over the model, an input, or what a job keeps; whatever lies beside an output is known."""
+
+        def content(folder):
+            found = {}
+            for name in sorted(os.listdir(folder)):
+                if os.path.isfile(os.path.join(folder, name)):
+                    with open(os.path.join(folder, name), "rb") as file:
+                        found[name] = file.read()
+            return found
+
+        def refused(*command):
+            before = content(self.work), content(self.model), content(folder)
+            code, out, said = self.run(*command)
+            if code != 2 or not said.startswith("flexgen: ") or (content(self.work), content(self.model), content(folder)) != before:
+                fail(f"{command}: ended with {code}, or changed a file: {said}")
+
+        folder = os.path.join(self.work, "beside")
+        os.mkdir(folder)
+        weights = os.path.join(self.model, "model.safetensors")
+        os.link(weights, os.path.join(self.work, "hard"))
+        os.symlink(os.path.join(self.model, "config.json"), os.path.join(self.work, "soft"))
+        for path in (weights, os.path.join(self.work, "hard"), os.path.join(self.work, "soft"), os.path.join(self.model, "tokenizer_config.json"), os.path.join(self.model, "generation_config.json")):
+            refused("generate", "-m", self.model, "a", "--max-tokens", "3", *self.few, "--trace", path)
+            for flags in (["-o", path, "--overwrite"], ["-o", folder + "/o", "--error-output", path], ["-o", folder + "/o", f"--json={path}"]):
+                refused("run-batch", "-m", self.model, "-i", self.input, *flags, *self.few)
+            refused("inspect", self.model, f"--json={path}")
+            refused("doctor", "-m", self.model, "--measure", f"--json={path}")
+        refused("doctor", f"--json={weights}")
+        jinja, toml = os.path.join(folder, "t.jinja"), os.path.join(folder, "c.toml")
+        for path, text in ((jinja, "{{ messages[0].content }}"), (toml, "threads = 1\n")):
+            with open(path, "w") as file:
+                file.write(text)
+        for read in (["--chat-template", jinja], ["--config", toml]):
+            refused("run-batch", "-m", self.model, "-i", self.input, "-o", read[1], *read, "--overwrite", *self.few)
+            refused("run-batch", "-m", self.model, "-i", self.input, "-o", folder + "/o", "--error-output", read[1], *read, *self.few)
+        table = os.path.join(self.work, "rows.csv")
+        with open(table, "w") as file:
+            file.write("a\n1\n2\n")
+        ask = ["map", "-m", self.model, "-i", table, "--prompt-template", "{{ a }}", "--max-tokens", "2", "--chat", "--chat-template", jinja, *self.few]
+        shutil.copy(jinja, jinja + ".csv")
+        refused(*ask[:-len(self.few) - 1], jinja + ".csv", *self.few, "-o", jinja + ".csv", "--overwrite")
+        # All that jobs leave beside their outputs, whatever that is.
+        out, batch = os.path.join(folder, "out.csv"), os.path.join(folder, "out.jsonl")
+        self.good(*ask, "-o", out)
+        with open(self.input) as file:
+            lines = file.read()
+        asked = ["run-batch", "-m", self.model, "-i", "-", "-o", batch, *self.few]
+        self.good(*asked, stdin=lines)
+        self.good(*asked, stdin=lines.split("\n", 2)[2])  # the record of a line that is gone lies in .removed
+        same(len([name for name in os.listdir(folder) if name.startswith("out.jsonl")]), 4, "files of a batch job")
+        for name in sorted(os.listdir(folder)):
+            if name.startswith("out.csv"):
+                refused(*ask, "-o", out, "--json", os.path.join(folder, name))
+            if name.startswith("out.jsonl"):
+                refused(*asked, "--trace", os.path.join(folder, name))
+        refused("plan", "-m", self.model, *self.few, "--expert-statistics", folder + "/x", f"--json={folder}/x")
+        # Answers may lie beside the model.
+        self.good("run-batch", "-m", self.model, "-i", self.input, "-o", os.path.join(self.model, "answers.jsonl"), *self.few)
+
     def errors(self):
         output = os.path.join(self.work, "none.jsonl")
         for code, command in ((1, ["inspect", self.work]), (1, ["generate", "--model", self.work + "/none", "x"]), (2, ["fly"]), (2, ["run-batch", "--input", "x"]), (2, ["generate", "--no-such-flag"]),
@@ -176,7 +237,7 @@ class Test:
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_command_line_") as work:
         test = Test(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (test.prompts, test.planning, test.streaming, test.statistics, test.levels, test.summaries, test.config, test.errors):
+        for part in (test.prompts, test.planning, test.streaming, test.statistics, test.levels, test.summaries, test.config, test.files, test.errors):
             part()
             print(f"{part.__name__}: right", flush=True)
 

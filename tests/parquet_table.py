@@ -51,7 +51,15 @@ def main():
             check([json.loads(line, parse_constant=lambda name: sys.exit(f"{name} is no JSON")) for line in file] == [{"f": None, "m": {"k": 1}}, {"f": 0.5, "m": None}], "NaN and maps")
         for values, names, word in (([[1], [2]], ["a", "a"], "two columns are named 'a'"), ([[b"\xff"]], ["raw"], "column 'raw': it has values of the type bytes"), ([[float("inf")]], ["f"], "infinite")):
             pq.write_table(pa.Table.from_arrays([pa.array(one) for one in values], names=names), path("bad.parquet"))
+            # What is there stays, and nothing is left beside it.
+            with open(path("bad.jsonl"), "w") as file:
+                file.write("mine\n")
             check(word in convert("bad.parquet", "bad.jsonl", code=1), word)
+            with open(path("bad.jsonl")) as file:
+                check(file.read() == "mine\n" and sorted(name for name in os.listdir(folder) if name.startswith("bad.")) == ["bad.jsonl", "bad.parquet"], f"{word}: files that are there")
+        os.symlink("t.parquet", path("link.parquet"))
+        for like in ("t.parquet", "link.parquet"):
+            check("it is read too" in convert("m.jsonl", "t.parquet", like, code=1), like)
         check("Usage" in convert("a.csv", "b.jsonl", code=1) and "Usage" in convert("a.parquet", "b.csv", "c.parquet", code=1), "usage")
 
 

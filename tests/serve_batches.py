@@ -109,8 +109,12 @@ def killed_and_resumed(test, rng):
         check(names == {file["id"], batch["output_file_id"], batch["error_file_id"]}, names)
         check(get(server, f"/v1/files/{file['id']}", method="DELETE")["deleted"], "it stays")
         get(server, f"/v1/files/{file['id']}", 404)
-        second = subprocess.run([test.binary, "serve", "-m", test.model, "--port", "0", "--state", state, *ENGINE], stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
-        check(second.returncode == 1 and "another server uses it" in second.stderr, second.stderr)
+        trace = test.path("trace.json")
+        with open(trace, "w") as out:
+            out.write("mine")
+        second = subprocess.run([test.binary, "serve", "-m", test.model, "--port", "0", "--state", state, "--trace", trace, *ENGINE], stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+        with open(trace) as kept:
+            check(second.returncode == 1 and "another server uses it" in second.stderr and kept.read() == "mine", second.stderr)
 
 
 def ends_of_batches(test, rng):

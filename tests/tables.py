@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,34 @@ def killed(tables):
     check("was changed since" in tables.run("k.csv", "killed.csv", *ask, code=1)[1], "an edited output is written over")
 
 
+def two_at_once(tables):
+    """A start that is refused, as another one is under way, changes nothing of it: the order of choices says what the lines' tokens mean."""
+    text, _ = table_text(300)
+    tables.write("u.csv", text)
+    ask = ["--prompt-template", "{{ words }} ", "--micro-batch-size", "2", "--num-micro-batches", "1", "--choices"]
+    tables.run("u.csv", "alone.csv", *ask, "x,y,dog dog")
+    for name, flags in (("two.csv", []), ("over.csv", ["--overwrite"])):
+        answers = tables.path(name + ".answers.jsonl")
+        beside = lambda: {other: tables.read(other) for other in os.listdir(tables.work) if other.startswith(name)}
+        process = subprocess.Popen(tables.command("u.csv", name, *ask, "x,y,dog dog", "--weights", "0:0:100"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        begin = time.monotonic()
+        while time.monotonic() < begin + 60 and process.poll() is None and not (os.path.exists(answers) and os.path.getsize(answers) > 2000):
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            check(process.poll() is None, "the first start is over before the second one began")
+            files = beside()
+            said = tables.run("u.csv", name, *ask, "dog dog,y,x", *flags, code=1)[1]
+            check("another flexgen process is writing" in said, said)
+            check(files == beside(), "a start that is refused changes files of the one under way")
+        except SystemExit:
+            process.kill()
+            raise
+        os.kill(process.pid, signal.SIGCONT)
+        said = process.communicate()[1]
+        check(process.returncode == 0 and tables.read(name) == tables.read("alone.csv"), f"a job beside which another one was refused gives another table: {said}")
+
+
 def choices(tables):
     tables.write("c.csv", "q,label\n" + "".join(f"{word} says,{'x' if i % 3 else 'dog dog'}\n" for i, word in enumerate(WORDS)))
     for names, flags in ((["x", "y", "z"], []), (["dog dog", "x"], []), (["x", "dog dog"], ["--chat"])):
@@ -207,7 +236,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, choices, refused, shown):
+        for part in (forms, killed, two_at_once, choices, refused, shown):
             part(tables)
     print("tables: all as they should be")
 

@@ -11,6 +11,7 @@ import datetime
 import decimal
 import json
 import math
+import os
 import sys
 
 import pyarrow as pa
@@ -110,10 +111,23 @@ def main():
     back = kinds[:2] in (["jsonl", "parquet"], ["csv", "parquet"]) and len(names) <= 3
     if not back and kinds not in (["parquet", "jsonl"], ["parquet", "csv"]):
         sys.exit(__doc__)
+    source, target, *like = names
+    for read in (source, *like):
+        if os.path.exists(read) and os.path.exists(target) and os.path.samefile(read, target):
+            sys.exit(f"parquet_table.py: {target}: it is read too, so nothing would be left of it; give another name")
+    # It takes its place whole, or what is there stays.
+    target = os.path.realpath(target)
+    made = f"{target}.{os.getpid()}.tmp.{kinds[1]}"
     try:
-        to_parquet(*names) if back else from_parquet(*names)
+        open(made, "xb").close()
+        try:
+            to_parquet(source, made, *like) if back else from_parquet(source, made)
+            os.replace(made, target)
+        except BaseException:
+            os.remove(made)
+            raise
     except (OSError, TypeError, ValueError, pa.ArrowException) as error:
-        sys.exit(f"parquet_table.py: {sys.argv[1]}: {error}")
+        sys.exit(f"parquet_table.py: {source}: {error}")
 
 
 if __name__ == "__main__":

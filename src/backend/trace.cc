@@ -1,8 +1,14 @@
 #include "backend/trace.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 
 #include <fmt/format.h>
 
@@ -15,10 +21,24 @@ namespace {
 /// Ids of tracks, in groups of a lane: more than operations ever overlap in one.
 constexpr int kTracksPerLane = 10000;
 
+/// Empty, and locked where the file system can; a pipe or a device as it is.
+std::FILE* open_to_write(const std::string& path) {
+  const auto fail = [&](int error) { fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(error)); };
+  const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor < 0) fail(errno);
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(::fdopen(descriptor, "w"), &std::fclose);
+  struct stat info {};
+  if (!file || ::fstat(descriptor, &info) != 0) fail(errno);
+  if (!S_ISREG(info.st_mode)) return file.release();
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    fail_user("another flexgen process is writing the trace {}; wait for it, stop it, or give another --trace", path);
+  if (::ftruncate(descriptor, 0) != 0) fail(errno);
+  return file.release();
+}
+
 }  // namespace
 
-Trace::Trace(const std::string& path, const Process& process) : path_(path), file_(std::fopen(path.c_str(), "we")), process_(process) {
-  if (!file_) fail_io("cannot write the trace to {}: {}; give --trace a writable path", path, std::strerror(errno));
+Trace::Trace(const std::string& path, const Process& process) : path_(path), file_(open_to_write(path)), process_(process) {
   write("[\n" + fmt::format(R"({{"ph":"M","pid":{},"name":"process_name","args":{{"name":"{}"}}}})", process.number, process.name));
 }
 

@@ -21,7 +21,7 @@ class Trace {
     std::string name;
     double start_s;
   };
-  /// Opens `path` for writing; throws Error{io} if that fails.
+  /// Opens `path` for writing, and locks it; throws Error{user} if another process writes its trace there, Error{io} if it cannot be opened.
   explicit Trace(const std::string& path, const Process& process = {1, "flexgen", 0});
   ~Trace();
   Trace(const Trace&) = delete;

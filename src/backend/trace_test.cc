@@ -92,6 +92,21 @@ TEST(Trace, NamesItsProcess) {
   EXPECT_EQ(events[0]["args"]["name"], "rank 2");
 }
 
+// One that began later would leave neither trace whole.
+TEST(Trace, AFileIsOfOneProcessAtATime) {
+  TestFolder folder;
+  const std::string path = folder.file("trace.json");
+  {
+    Trace trace(path);
+    EXPECT_THROW(Trace{path}, Error);
+    const auto now = Trace::Clock::now();
+    trace.add("compute", "forward", 0, 0, 0, 0, now, now);
+  }
+  EXPECT_EQ(read(path).size(), 4U);
+  { Trace trace(path); }
+  EXPECT_EQ(read(path).size(), 1U) << "what an earlier run left is gone";
+}
+
 TEST(Trace, AFileThatCannotBeWrittenIsAnError) { EXPECT_THROW(Trace("/no/such/folder/trace.json"), Error); }
 
 }  // namespace

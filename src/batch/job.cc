@@ -19,8 +19,10 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "batch/job_files.h"
 #include "batch/output_watch.h"
 #include "io/checked_json.h"
+#include "io/same_file.h"
 #include "io/spilled_records.h"
 #include "io/transfer.h"
 #include "io/whole_file.h"
@@ -33,12 +35,6 @@ using OrderedJson = nlohmann::ordered_json;
 constexpr int kManifestVersion = 1;
 
 SpillPlace done_place(const std::string& output) { return {spill_directory(output), "the list of finished lines"}; }
-
-bool same_file(const std::string& a, const std::string& b) {
-  struct stat first {};
-  struct stat second {};
-  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-}
 
 /// A weight file that is the one a job began with and was written to since; empty if there is none. Another file of that name, a copy, is only told.
 std::string written_since(const JobIdentity& begun, const JobIdentity& now) {
@@ -246,17 +242,11 @@ class RenamedRecord : public RecordText {
   size_t at_ = 0, end_at_ = 0;
 };
 
-std::string plain_path(const std::string& path) {
-  std::error_code none;
-  const auto plain = std::filesystem::weakly_canonical(path, none);
-  return none ? path : plain.string();
-}
-
 }  // namespace
 
 Job::Job(std::string output, const std::string& input, OutputCalls calls, const std::atomic<bool>& stop, const std::string& error_output)
-    : output_(std::move(output)), manifest_(output_ + ".job"), calls_(std::move(calls)), done_(done_place(output_)) {
-  if (same_file(output_, input) || same_file(manifest_, input))
+    : output_(std::move(output)), manifest_(JobFiles(output_).manifest), calls_(std::move(calls)), done_(done_place(output_)) {
+  if (is_same_file(output_, input) || is_same_file(manifest_, input))
     fail_user("the output {} (or its job file {}) is the input itself; give another output", output_, manifest_);
   open_and_lock();
   try {
@@ -273,7 +263,7 @@ Job::Job(std::string output, const std::string& input, OutputCalls calls, const 
 void Job::open_error_output(const std::string& path, const std::string& input) {
   errors_.path = path;
   for (const std::string& other : {output_, manifest_, input})
-    if (plain_path(other) == plain_path(path) || same_file(other, path)) fail_user("the error output {} is {} as well; give another", path, other);
+    if (is_same_file(other, path)) fail_user("the error output {} is {} as well; give another", path, other);
   errors_.descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (errors_.descriptor < 0 && errno != ENOENT) fail_user("cannot read the error output {}: {}{}", path, std::strerror(errno), file_advice(path, errno));
   struct stat info {};
@@ -294,7 +284,7 @@ Job::~Job() {
     bring_to_disk();
   }
   if (errors_.descriptor >= 0) ::close(errors_.descriptor);
-  if (created_ && !started_ && same_file(output_, opened_by_descriptor(descriptor_))) ::unlink(output_.c_str());
+  if (created_ && !started_ && is_same_file(output_, opened_by_descriptor(descriptor_))) ::unlink(output_.c_str());
   ::close(descriptor_);
 }
 
@@ -551,7 +541,7 @@ int64_t Job::rewrite(const std::function<RecordFate(const KeptRecord&)>& fate) {
   FLEXGEN_CHECK(matched_ && !started_ && edited_);
   check_as_left();
   RewrittenFile next(output_, calls_.write);
-  RemovedRecords removed(output_ + ".removed", calls_.write), removed_errors(errors_.path + ".removed", calls_.write);
+  RemovedRecords removed(JobFiles(output_).removed, calls_.write), removed_errors(JobFiles(errors_.path).removed, calls_.write);
   scan_output(descriptor_, output_, false, [&](const KeptRecord& record, const RecordPlace& place) {
     const RecordFate what = fate(record);
     if (what.kind == RecordFate::kRemoved) {
@@ -727,7 +717,7 @@ void Job::fail_touched(const OutputState& state) {
   std::string saved, problem;
   try {
     saved = rescue_output(output_, descriptor_);
-    write_manifest(saved + ".job");
+    write_manifest(JobFiles(saved).manifest);
   } catch (const Error& error) {
     problem = error.what();
   }

@@ -48,7 +48,7 @@ bool KeptInput::take(int from, const std::atomic<bool>& stop) {
   if (info.st_size > 0) {
     if (!kept) return true;
     if (same_as_kept()) return false;
-    const std::string manifest = kept_.substr(0, kept_.size() - path_for("").size()) + ".job";
+    const std::string manifest = JobFiles(kept_.substr(0, kept_.size() - path_for("").size())).manifest;
     if (!file_is_there(manifest))
       fail_user("{} holds other requests than those that came, and there is no job ({}) that kept it; move it away, or give another output", kept_, manifest);
     return true;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "batch/job_files.h"
 #include "io/new_file.h"
 
 namespace flexgen {
@@ -12,7 +13,7 @@ namespace flexgen {
 class KeptInput {
  public:
   /// Where the requests for `output` are kept.
-  static std::string path_for(const std::string& output) { return output + ".input"; }
+  static std::string path_for(const std::string& output) { return JobFiles(output).input; }
 
   /// Reads all of `descriptor`. Nothing is changed that is there: what came is beside it, without a name, until keep(). If the same came as is kept, or nothing (or it is a terminal) and there is
   /// a kept file, that is used. Ends early once `stop` is set, then stopped(). Throws Error{user} if there is nothing to read, or the file that is there

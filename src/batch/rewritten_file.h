@@ -25,6 +25,8 @@ class RewrittenFile {
   /// Takes the place of the old file. After finish().
   void replace();
 
+  /// By which it can be read until then.
+  std::string opened_by() const { return file_.opened_by(); }
   int64_t size() const { return size_; }
   /// Of the new file, for reading and appending; the caller's from now on.
   int release();

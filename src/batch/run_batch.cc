@@ -540,6 +540,7 @@ BatchOutcome run_batch(const BatchFiles& files, const BatchModel& model, BatchRu
   outcome.stopped = outcome.stopped || shown < left.bad_to_do;
   job.sync();
   if (!outcome.stopped && (files.in_order || !files.error_output.empty())) outcome.stopped = !arrange(files, input, directory, stop, job);
+  if (!outcome.stopped && files.before_end) files.before_end();
   return outcome;
 }
 

@@ -50,6 +50,7 @@ struct BatchFiles {
   std::string error_output = {};  ///< where error records go at the end; empty: they stay with the answers
   std::function<void(const BatchOutcome&)> progress = {};  ///< told how far the job is at its start and after each record, from whichever thread; may be empty
   std::function<void()> before_start = {};                 ///< called once nothing can be refused any more, before anything changes on the disk; may be empty
+  std::function<void()> before_end = {};                   ///< called once all lines have their records, while the output is still locked; may be empty
 };
 
 /// How far a job is: counts of lines, and the report of this run.

@@ -452,6 +452,25 @@ TEST_F(RunBatch, OneProcessAtATime) {
   EXPECT_EQ(error_of(), "");
 }
 
+// What a command makes of the answers is made before another process may change them.
+TEST_F(RunBatch, StepsAroundTheAnswersAreUnderTheirLock) {
+  std::vector<std::string> steps;
+  BatchFiles files{in_, out_};
+  const auto step = [&](const std::string& name) {
+    EXPECT_THAT(message_of([&] { Job(out_, in_); }), HasSubstr("another flexgen process is writing"));
+    steps.push_back(fmt::format("{} {}", name, read_text(out_).size() > 0));
+  };
+  files.before_start = [&] { step("start"); };
+  files.before_end = [&] { step("end"); };
+  FakeRunner stopped;
+  stopped.stop_after = 1;
+  run_batch(files, model_, stopped, kGoOn);
+  EXPECT_EQ(steps, std::vector<std::string>{"start false"}) << "lines are left to do";
+  FakeRunner runner;
+  run_batch(files, model_, runner, kGoOn);
+  EXPECT_EQ(steps, (std::vector<std::string>{"start false", "start true", "end true"}));
+}
+
 TEST_F(RunBatch, RefusesBadOutputs) {
   out_ = in_;
   EXPECT_THAT(error_of(true), HasSubstr("input itself"));

@@ -1,6 +1,7 @@
 #include "batch/shards.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,9 +11,11 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 #include "batch/job.h"
+#include "batch/job_files.h"
 #include "batch/line_index.h"
 #include "batch/rewritten_file.h"
 #include "io/spilled_records.h"
@@ -30,19 +33,22 @@ std::optional<int64_t> number(std::string_view text) {
   return value;
 }
 
+/// Each takes some bytes of memory, as the lines are dealt to all of them.
+constexpr int64_t kMostShards = 1 << 20;
+
 /// Stem and extension: "answers" and ".jsonl".
 std::pair<std::string, std::string> split_name(const std::string& output) {
   const std::string extension = fs::path(output).extension().string();
   return {output.substr(0, output.size() - extension.size()), extension};
 }
 
-/// The outputs of all shards beside `output`; the number of shards is what the names say.
-std::vector<std::string> find_parts(const std::string& output) {
+/// How many shards of `output` the names beside it say there are; of several numbers each.
+std::set<int64_t> counts_beside(const std::string& output) {
   const auto [stem, extension] = split_name(output);
   fs::path directory = fs::path(output).parent_path();
   if (directory.empty()) directory = ".";
   const std::string prefix = fs::path(stem).filename().string() + ".";
-  std::map<int64_t, std::vector<int64_t>> found;  // count -> indices
+  std::set<int64_t> found;
   std::error_code failed;
   for (const auto& entry : fs::directory_iterator(directory, failed)) {
     std::string name = entry.path().filename().string();
@@ -51,15 +57,25 @@ std::vector<std::string> find_parts(const std::string& output) {
     const size_t at = name.find("-of-");
     if (at == std::string::npos) continue;
     const auto index = number(std::string_view(name).substr(0, at)), count = number(std::string_view(name).substr(at + 4));
-    if (index && count && *index >= 0 && *index < *count) found[*count].push_back(*index);
+    if (index && count && *index >= 0 && *index < *count && *count <= kMostShards) found.insert(*count);
   }
+  return found;
+}
+
+std::vector<std::string> all_shards(const std::string& output, int64_t count) {
+  std::vector<std::string> parts;
+  for (int64_t i = 0; i < count; ++i) parts.push_back(shard_output(output, {i, count}));
+  return parts;
+}
+
+/// The outputs of all shards beside `output`; the number of shards is what the names say.
+std::vector<std::string> find_parts(const std::string& output) {
+  const std::set<int64_t> found = counts_beside(output);
   if (found.empty()) fail_user("there are no shards of {} (files like {}) beside it; name them after the options", output, shard_output(output, {0, 4}));
   if (found.size() > 1)
-    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output,
-              found.begin()->first, found.rbegin()->first);
-  std::vector<std::string> parts;
-  for (int64_t i = 0; i < found.begin()->first; ++i) parts.push_back(shard_output(output, {i, found.begin()->first}));
-  return parts;
+    fail_user("there are shards of {} that say {} and others that say {} are all; name those that belong together after the options", output, *found.begin(),
+              *found.rbegin());
+  return all_shards(output, *found.begin());
 }
 
 /// Options without the shard, and the shard.
@@ -73,16 +89,27 @@ std::pair<std::map<std::string, std::string>, std::string> apart(const JobIdenti
   return {options, shard};
 }
 
-/// Throws Error{user} where a merge would replace something that is not records.
-void refuse_other_text(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return;
-  const OutputScan scan = scan_output(descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
-  ::close(descriptor);
-  if (scan.foreign.count > 0)
-    fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
-              scan.foreign.numbers.front(), path, scan.foreign.reason);
-}
+/// A file that a merge replaces, locked while it lives. Throws Error{user} where that is not records, or another process writes it.
+class ReplacedOutput {
+ public:
+  explicit ReplacedOutput(const std::string& path) : file_{path.empty() ? -1 : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)} {
+    if (file_.descriptor < 0) return;
+    if (flock(file_.descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      fail_user("another flexgen process is writing {}; wait for it, stop it, or give another output", path);
+    const OutputScan scan = scan_output(file_.descriptor, path, false, [](const KeptRecord&, const RecordPlace&) {});
+    if (scan.foreign.count > 0)
+      fail_user("line {} of {} {}, so it is no record, and would be lost; nothing was changed. Move the file away, or give another output",
+                scan.foreign.numbers.front(), path, scan.foreign.reason);
+  }
+
+ private:
+  struct Opened {
+    int descriptor;
+    ~Opened() {
+      if (descriptor >= 0) ::close(descriptor);
+    }
+  } file_;
+};
 
 }  // namespace
 
@@ -118,6 +145,7 @@ Shard parse_shard(const std::string& text, const std::function<const char*(const
   if (!index || !count || *count < 1 || *index < 0 || *index >= *count)
     fail_user("--shard {}: give I/N, like 0/4 for the first of four parts (or auto, or auto/4){}", text,
               index && count ? fmt::format("; {} of {} is none", *index, *count) : "");
+  if (*count > kMostShards) fail_user("--shard {}: there are {} shards at most", text, kMostShards);
   return {*index, *count};
 }
 
@@ -125,6 +153,11 @@ std::string shard_output(const std::string& output, const Shard& shard) {
   if (shard.count == 1) return output;
   const auto [stem, extension] = split_name(output);
   return fmt::format("{}.{}-of-{}{}", stem, shard.index, shard.count, extension);
+}
+
+std::vector<std::string> shards_beside(const std::string& output) {
+  const std::set<int64_t> found = counts_beside(output);
+  return found.size() == 1 ? all_shards(output, *found.begin()) : std::vector<std::string>();
 }
 
 MergeOutcome merge_shards(const std::string& input_path, const std::string& output, std::vector<std::string> parts, const std::string& error_output) {
@@ -155,7 +188,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     if (const int error = errno; !in)
       fail_user("cannot read the shard {}: {}{}", part, std::strerror(error),
                 error == ENOENT ? "; run it, or name the shards after the options" : file_advice(part, error));
-    const JobIdentity identity = read_job_file(part + ".job", fmt::format("run the shard again, or leave {} out", part));
+    const JobIdentity identity = read_job_file(JobFiles(part).manifest, fmt::format("run the shard again, or leave {} out", part));
     if (identity.input_sha256 != input.fingerprint()) fail_user("the shard {} answers another input than {} (or that was changed since)", part, input_path);
     if (!first) first = identity;
     const auto [options, shard] = apart(identity);
@@ -189,8 +222,7 @@ MergeOutcome merge_shards(const std::string& input_path, const std::string& outp
     fail_user("{} of the {} lines of {} have no answer in the {} shards, the first is line {}; finish the shards (the same commands go on), then merge",
               missing, records.size(), input_path, parts.size(), first_missing);
 
-  refuse_other_text(output);
-  if (!error_output.empty()) refuse_other_text(error_output);
+  const ReplacedOutput old_answers(output), old_errors(error_output);
   RewrittenFile answers(output, ::write);
   std::optional<RewrittenFile> errors;
   if (!error_output.empty()) errors.emplace(error_output, ::write);

@@ -19,6 +19,9 @@ Shard parse_shard(const std::string& text, const std::function<const char*(const
 /// "answers.jsonl" -> "answers.1-of-4.jsonl"; `output` itself if there is one shard.
 std::string shard_output(const std::string& output, const Shard& shard);
 
+/// The outputs of all shards of `output` that lie beside it; none if their names say different numbers.
+std::vector<std::string> shards_beside(const std::string& output);
+
 /// What merging did.
 struct MergeOutcome {
   int64_t lines = 0;  ///< records in the merged output

@@ -41,6 +41,18 @@ TEST(Shards, AreReadFromTheFlagOrTheScheduler) {
   EXPECT_EQ(shard_with("auto/4", {{"JOB_COMPLETION_INDEX", "3"}}).index, 3);
   for (const char* bad : {"4/4", "-1/4", "1", "1/", "/4", "a/b", "1/0", "auto", "auto/4"}) EXPECT_THROW(shard_with(bad), Error) << bad;
   EXPECT_THROW(shard_with("auto", {{"JOB_COMPLETION_INDEX", "3"}}), Error);
+  EXPECT_EQ(shard_with("0/1048576").count, 1048576);
+  const auto said = [](const std::string& text, const std::map<std::string, std::string>& variables) {
+    try {
+      shard_with(text, variables);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing");
+  };
+  EXPECT_EQ(said("0/99999999999", {}), "--shard 0/99999999999: there are 1048576 shards at most");
+  EXPECT_THAT(said("0/99999999999999999999", {}), HasSubstr("give I/N"));
+  EXPECT_THAT(said("auto", {{"SLURM_ARRAY_TASK_ID", "0"}, {"SLURM_ARRAY_TASK_COUNT", "1048577"}}), HasSubstr("1048576 shards at most"));
   EXPECT_EQ(shard_output("dir.x/out.jsonl", {1, 4}), "dir.x/out.1-of-4.jsonl");
   EXPECT_EQ(shard_output("out", {0, 2}), "out.0-of-2");
   EXPECT_EQ(shard_output("out.jsonl", {0, 1}), "out.jsonl");
@@ -101,6 +113,20 @@ TEST_F(Parts, MissingAndDoubledAnswersAreNamed) {
   EXPECT_THAT(merge_error({first, copy}), HasSubstr("are both shard 0/2"));
   write_text(first, read_text(first) + read_text(first));
   EXPECT_THAT(merge_error(), HasSubstr("answered twice"));
+}
+
+TEST_F(Parts, AnOutputThatIsBeingWrittenStays) {
+  for (int64_t i = 0; i < 2; ++i) run_shard(i, 2);
+  {
+    const Job job(out_, in_);
+    EXPECT_THAT(merge_error(), HasSubstr("another flexgen process is writing"));
+  }
+  EXPECT_EQ(merge_error(), "");
+}
+
+TEST_F(Parts, ANameThatSaysMoreShardsThanThereCanBeIsNone) {
+  write_text(directory_.file("out.0-of-99999999999.jsonl"), "");
+  EXPECT_THAT(merge_error(), HasSubstr("there are no shards"));
 }
 
 TEST_F(Parts, OtherJobsAreRefused) {

@@ -14,7 +14,7 @@ class ChatDefinition : public CommandDefinition {
     params.temperature = 0;
     add_model(*this, &options_.model, &engine_.flags.model);
     text("--system", options_.system, "what a conversation begins with", "TEXT");
-    text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE");
     whole_within("--max-model-len", options_.max_model_len, 1, kManyTokens,
                  "tokens of a conversation, all that was said and answered (default: what the model takes, up to 8192)");
     begin_group("Sampling");

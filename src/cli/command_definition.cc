@@ -23,6 +23,15 @@ std::string not_among(const std::string& text, const std::vector<std::string>& a
   return fmt::format("'{}' is not {}{}", text, listed(among), did_you_mean(text, among));
 }
 
+/// Values of a flag that are no names of files: -, which is a standard stream, --json without one, and what its type names beside, as in FILE|auto.
+std::vector<std::string> words_for_no_file(const CLI::Option& option) {
+  std::vector<std::string> words{"-"};
+  if (option.get_name() == "--json") words.emplace_back("true");
+  const std::string type = option.get_type_name();
+  if (const size_t bar = type.find('|'); bar != std::string::npos) words.push_back(type.substr(bar + 1));
+  return words;
+}
+
 /// A decimal number. CLI11 alone takes octal and hexadecimal ones, and NaN passes for a number within any range.
 template <typename T>
 bool parse_number(const std::string& text, T* value) {
@@ -63,6 +72,38 @@ CLI::Option* CommandDefinition::text(const std::string& names, std::string& valu
 CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type) {
   CLI::Option* option = added(app.add_option(names, values, description), type);
   return option->get_positional() ? option : option->expected(1)->take_all();
+}
+
+CLI::Option* CommandDefinition::file(FileUse use, const std::string& names, std::string& value, const std::string& description, const std::string& type) {
+  CLI::Option* option = text(names, value, description, type);
+  file_uses[option] = use;
+  return option;
+}
+
+CLI::Option* CommandDefinition::files(FileUse use, const std::string& names, std::vector<std::string>& values, const std::string& description,
+                                      const std::string& type) {
+  CLI::Option* option = texts(names, values, description, type);
+  file_uses[option] = use;
+  return option;
+}
+
+NamedFiles CommandDefinition::named_files() const {
+  NamedFiles named{files_beside(), "", ""};
+  for (const CLI::Option* option : app.get_options()) {
+    const auto found = file_uses.find(option);
+    if (found == file_uses.end()) continue;
+    const std::vector<std::string> words = words_for_no_file(*option);
+    for (const std::string& path : option->results())
+      if (!path.empty() && std::find(words.begin(), words.end(), path) == words.end())
+        named.files.push_back({option->get_lnames().empty() ? option->get_name(true) : "--" + option->get_lnames().front(), path, found->second});
+  }
+  const auto value_of = [&](const char* flag) {
+    const CLI::Option* option = app.get_option_no_throw(flag);
+    return option && option->count() > 0 ? option->results().back() : std::string();
+  };
+  named.model = value_of("--model");
+  named.revision = value_of("--revision");
+  return named;
 }
 
 CLI::Option* CommandDefinition::flag(const std::string& names, bool& value, const std::string& description) {
@@ -130,11 +171,12 @@ void CommandDefinition::json(bool& on, std::string& file, const std::string& wha
     file = value == "true" ? "" : value;
   });
   option->type_name("[=FILE]");
+  file_uses[option] = FileUse::kWrittenAtEnd;
 }
 
 void CommandDefinition::add_general_flags() {
   begin_group("General");
-  text("--config", general.config_file, "TOML file with flags: keys such as cpu-memory, for one command alone under [run-batch]", "FILE");
+  file(FileUse::kRead, "--config", general.config_file, "TOML file with flags: keys such as cpu-memory, for one command alone under [run-batch]", "FILE");
   CLI::Option* quiet = flag("-q,--quiet", general.quiet, "errors and warnings alone: no progress, no tables");
   CLI::Option* verbose = flag("-v,--verbose", general.verbose, "as --log-level debug");
   CLI::Option* level =

@@ -7,7 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "batch/job_files.h"
+#include "batch/shards.h"
 #include "net/world.h"
+#include "tables/map_job.h"
 
 namespace flexgen {
 namespace {
@@ -88,24 +91,39 @@ std::pair<int64_t, int64_t> length_range(const std::string& text, const char* fl
   return range;
 }
 
+constexpr const char* kJobOfOutput = "the job of --output";
+
+/// What a job keeps beside its answers.
+std::vector<NamedFile> files_of_job(const std::string& output, bool keeps_input) {
+  const JobFiles files(output);
+  return {{kJobOfOutput, files.manifest, FileUse::kWritten},
+          {kJobOfOutput, files.removed, FileUse::kWritten},
+          {kJobOfOutput, files.input, keeps_input ? FileUse::kWritten : FileUse::kRead}};  // which may be --input too
+}
+
+void add_shard(const std::string& part, std::vector<NamedFile>* files) {
+  for (const std::string& path : {part, JobFiles(part).manifest}) files->push_back({"a shard", path, FileUse::kRead});
+}
+
 class RunBatchDefinition : public CommandDefinition {
  public:
   RunBatchDefinition() : CommandDefinition("run-batch", "answer an OpenAI batch file; run it again after a stop, and it goes on") {
     add_model(*this, &options_.model, &engine_.flags.model);
-    text(
-        "-i,--input,--input-file", options_.input,
+    file(
+        FileUse::kRead, "-i,--input,--input-file", options_.input,
         "JSONL file of requests to /v1/completions and /v1/chat/completions (also gzip, zstd, UTF-16, a JSON array); - reads stdin and keeps it as OUT.jsonl.input",
         "IN.jsonl")
         ->required();
-    text("-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")->required();
-    text("--error-output", options_.error_output,
+    file(FileUse::kWritten, "-o,--output,--output-file", options_.output, "answers are added here as they finish; OUT.jsonl.job lies beside it", "OUT.jsonl")
+        ->required();
+    file(FileUse::kWritten, "--error-output", options_.error_output,
          "at the end, put the records of lines that have no answer there, as OpenAI does (default: they stay among the answers)", "FILE");
     flag("--in-order", options_.in_order, "at the end, put the records into the order of the lines");
     flag("--overwrite", options_.overwrite, "replace an output of another input, model or options (a job that matches goes on all the same)");
     flag("--fail-on-bad-lines", options_.fail_on_bad_lines, "end with exit code 3 if any line is bad (without it, if lines are bad and none is answered)");
     text("--served-model-name", options_.served_model_name, "what answers give as their model (default: the directory's name)", "NAME");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
-    text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE");
     json(options_.json, options_.json_file, "a summary of the run");
     flag("--efficiency", options_.efficiency, "measure this machine first (some seconds), and say at the end how near the run came to its limit");
     text(
@@ -126,6 +144,21 @@ class RunBatchDefinition : public CommandDefinition {
     if (given("--error-output") && !options_.shard.empty()) fail_user("--error-output goes with all lines: give it to flexgen merge, which joins the shards");
     return options_;
   }
+  std::vector<NamedFile> files_beside() const override {
+    std::string output = options_.output;
+    try {
+      output = shard_output(options_.output, parse_shard(options_.shard));
+    } catch (const Error&) {  // said when the job begins, before it has written anything
+    }
+    std::vector<NamedFile> files = files_of_job(output, options_.input == "-");
+    if (output != options_.output) {
+      files.push_back({kJobOfOutput, output, FileUse::kWritten});
+      for (const std::string& part : shards_beside(options_.output))
+        if (part != output) add_shard(part, &files);
+    }
+    if (!options_.error_output.empty()) files.push_back({"the job of --error-output", JobFiles(options_.error_output).removed, FileUse::kWritten});
+    return files;
+  }
 
  private:
   RunBatchOptions options_;
@@ -136,13 +169,13 @@ class MapDefinition : public CommandDefinition {
  public:
   MapDefinition() : CommandDefinition("map", "answer a prompt for each row of a table; run it again after a stop, and it goes on") {
     add_model(*this, &options_.model, &engine_.flags.model);
-    text("-i,--input,--input-file", options_.input, "the table: .csv, .tsv or .jsonl (also .gz, .zst, UTF-16)", "TABLE")->required();
-    text("-o,--output,--output-file", options_.output,
+    file(FileUse::kRead, "-i,--input,--input-file", options_.input, "the table: .csv, .tsv or .jsonl (also .gz, .zst, UTF-16)", "TABLE")->required();
+    file(FileUse::kWritten, "-o,--output,--output-file", options_.output,
          "the same rows with the answers, written once all are there: .csv, .tsv or .jsonl; the job's files lie beside it", "TABLE");
-    CLI::Option* file =
-        text("-t,--template", options_.template_file,
+    CLI::Option* template_file =
+        file(FileUse::kRead, "-t,--template", options_.template_file,
              "the prompt of a row, in Jinja: {{ name }} is the row's column 'name', {{ row['a name'] }} any, {% for e in examples %} the examples", "FILE");
-    text("--prompt-template", options_.prompt_template, "the same, as a text", "TEXT")->excludes(file);
+    text("--prompt-template", options_.prompt_template, "the same, as a text", "TEXT")->excludes(template_file);
     text("--output-column", options_.output_column, "where answers go (with --json-schema: the whole answer as well, if this is given)", "NAME")
         ->capture_default_str();
     whole_within("--dry-run", options_.dry_run, 1, kManyTokens, "print the first N prompts and do nothing more; the model is not loaded");
@@ -173,12 +206,19 @@ class MapDefinition : public CommandDefinition {
     options_.sampling_json = sampling();
     return options_;
   }
+  std::vector<NamedFile> files_beside() const override {
+    if (options_.output.empty()) return {};
+    const MapFiles files(options_.output);
+    std::vector<NamedFile> beside = files_of_job(files.answers, false);
+    for (const std::string& path : {files.lines, files.answers, files.written}) beside.push_back({kJobOfOutput, path, FileUse::kWritten});
+    return beside;
+  }
 
  private:
   void add_asking() {
     begin_group("What is asked, and how answers are read");
-    CLI::Option* examples =
-        text("--examples", options_.examples, "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
+    CLI::Option* examples = file(FileUse::kRead, "--examples", options_.examples,
+                                 "a table of examples, with their answers in --answer-column, or else in --output-column", "TABLE");
     CLI::Option* shots =
         whole_within("--shots", options_.shots, 1, 10000,
                      "so many of them, chosen once, before each prompt: as the template has them, or else written by it one after the other", "K")
@@ -188,7 +228,8 @@ class MapDefinition : public CommandDefinition {
         "--choices", options_.choices,
         "answer with one of these, by the sum of their tokens' logprobs; blanks around one are left out, and one in double quotes may have commas and blanks",
         "TEXT,...");
-    CLI::Option* schema = text("--json-schema", options_.json_schema, "answer with JSON that fits this schema; its properties become columns", "FILE");
+    CLI::Option* schema =
+        file(FileUse::kRead, "--json-schema", options_.json_schema, "answer with JSON that fits this schema; its properties become columns", "FILE");
     schema->excludes(choices);
     CLI::Option* answers =
         text("--answer-column", options_.answer_column,
@@ -200,7 +241,7 @@ class MapDefinition : public CommandDefinition {
         ->capture_default_str();
     CLI::Option* chat = flag("--chat", options_.chat, "a prompt is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what each conversation begins with", "TEXT")->needs(chat);
-    text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
   }
   void add_sampling() {
     begin_group("Sampling");
@@ -259,11 +300,11 @@ class GenerateDefinition : public CommandDefinition {
     begin_group("Sampling");
     add_sampling_flags(*this, &params);
     flag("--no-special-tokens", options_.no_special_tokens, kNoSpecialTokens);
-    text("--json-schema", options_.json_schema,
+    file(FileUse::kRead, "--json-schema", options_.json_schema,
          "the answer is JSON that follows the schema in this file; what a schema may have is in docs/structured_answers.md", "FILE");
     CLI::Option* chat = flag("--chat", options_.chat, "the text is what a user says: it is put into the model's chat template, and the model answers");
     text("--system", options_.system, "what the conversation begins with", "TEXT")->needs(chat);
-    text("--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE")->needs(chat);
     whole_within("--min-tokens", params.min_tokens, 0, kManyTokens, "nothing ends the answer before it has so many tokens")->capture_default_str();
     flag("--ignore-eos", params.ignore_eos, "go on after an end-of-text token");
     add_engine_flags(*this, &engine_);
@@ -372,7 +413,7 @@ class BenchDefinition : public CommandDefinition {
             ->delimiter(',');
     choices[option] = names;
     option->check(CLI::IsMember(names).description(""));
-    text("--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
+    file(FileUse::kRead, "--peer-python", peers.python, "the Python that has them", "FILE")->capture_default_str()->needs(option);
     wholes("--peer-batch", peers.batch_sizes, 1, 1 << 20, ',', "batch sizes that accelerate tries; the fastest counts", "N,...")
         ->capture_default_str()
         ->needs(option);
@@ -395,13 +436,13 @@ class EvalDefinition : public CommandDefinition {
     add_model(*this, &options_.model, &engine_.flags.model);
     json(options_.json, options_.json_file, "the figures");
     begin_group("Perplexity of a text");
-    CLI::Option* perplexity = text("--perplexity", options_.perplexity_file, "a UTF-8 text", "FILE");
+    CLI::Option* perplexity = file(FileUse::kRead, "--perplexity", options_.perplexity_file, "a UTF-8 text", "FILE");
     whole_within("--window", options_.window, 1, kManyBytes, "tokens that go through the model together (default: its positions, up to 1024)")
         ->needs(perplexity);
     whole_within("--stride", options_.stride, 1, kManyBytes, "tokens between windows (default: half a window); those before are context")->needs(perplexity);
     whole_within("--text-tokens", options_.text_tokens, 1, kManyBytes, "use the first N tokens of the text (default: all)")->needs(perplexity);
     begin_group("Exact match");
-    CLI::Option* task = text("--task", options_.task_file, "JSONL with prompt and answer", "FILE")->excludes(perplexity);
+    CLI::Option* task = file(FileUse::kRead, "--task", options_.task_file, "JSONL with prompt and answer", "FILE")->excludes(perplexity);
     text("--prompt-field", options_.prompt_field, "member that has the prompt", "NAME")->capture_default_str()->needs(task);
     text("--answer-field", options_.answer_field, "member that has the reference; if it is a JSON object, its members are counted too", "NAME")
         ->capture_default_str()
@@ -430,9 +471,9 @@ class PlanDefinition : public CommandDefinition {
   PlanDefinition() : CommandDefinition("plan", "say how a job would be done, how long it takes and what would help, without doing it") {
     text("-m,--model", options_.model, kModelOrShapeHelp, "DIR|GGUF|ID|SHAPE")->required();
     add_model_flags(*this, &engine_.flags.model);
-    text("-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch; - reads stdin", "IN.jsonl");
+    file(FileUse::kRead, "-i,--input,--input-file", options_.input, "the job: a batch file as for run-batch; - reads stdin", "IN.jsonl");
     flag("--skip-tokenizer-init", options_.skip_tokenizer, kSkipTokenizer);
-    text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE");
     text("--prompt-len", prompt_len_, "or its lengths: tokens of a prompt, 512 or 64:512", "A[:B]")->capture_default_str();
     text("--gen-len", gen_len_, "tokens to generate", "A[:B]")->capture_default_str();
     whole_within("--num-prompts", options_.num_prompts, 1, kManyTokens, "sequences")->capture_default_str();
@@ -444,7 +485,8 @@ class PlanDefinition : public CommandDefinition {
         "of a mixture: the n-th most frequent expert of a block is expected to be chosen as often as 1 / n^S; 0: all alike (default: as --expert-statistics has it, else all alike)",
         "S");
     json(options_.json, options_.json_file, "the plan");
-    text("--plot", options_.plot_file, "write a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone", "FILE.html");
+    file(FileUse::kWrittenAtEnd, "--plot", options_.plot_file, "write a page with the plan in pictures; FILE.svg: the picture of its lanes and memory alone",
+         "FILE.html");
     add_engine_flags(*this, &engine_);
   }
   Command finish() override {
@@ -473,13 +515,19 @@ class PlanDefinition : public CommandDefinition {
 class MergeDefinition : public CommandDefinition {
  public:
   MergeDefinition() : CommandDefinition("merge", "join the outputs of run-batch --shard; checks for missing and doubled answers") {
-    text("-i,--input,--input-file", options_.input, "the JSONL file that the shards answer", "IN.jsonl")->required();
-    text("-o,--output,--output-file", options_.output, "all answers, in the order of the input's lines", "OUT.jsonl")->required();
-    text("--error-output", options_.error_output, "put the records of lines that have no answer there (default: they stay among the answers)", "FILE");
+    file(FileUse::kRead, "-i,--input,--input-file", options_.input, "the JSONL file that the shards answer", "IN.jsonl")->required();
+    file(FileUse::kWritten, "-o,--output,--output-file", options_.output, "all answers, in the order of the input's lines", "OUT.jsonl")->required();
+    file(FileUse::kWritten, "--error-output", options_.error_output,
+         "put the records of lines that have no answer there (default: they stay among the answers)", "FILE");
     json(options_.json, options_.json_file, "how many answers there are");
-    texts("shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
+    files(FileUse::kRead, "shards", options_.parts, "their outputs (default: OUT.0-of-N.jsonl and so on, beside the output)", "FILE");
   }
   Command finish() override { return options_; }
+  std::vector<NamedFile> files_beside() const override {
+    std::vector<NamedFile> files;
+    for (const std::string& part : options_.parts.empty() ? shards_beside(options_.output) : options_.parts) add_shard(part, &files);
+    return files;
+  }
 
  private:
   MergeOptions options_;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/named_files.h"
 #include "cli/options.h"
 
 namespace flexgen {
@@ -22,10 +23,14 @@ class CommandDefinition {
   /// The options that were parsed, checked against each other; Error{user} if they do not go together.
   virtual Command finish() = 0;
 
+  /// All files that the words name, once these were parsed: for check_named_files().
+  NamedFiles named_files() const;
+
   CLI::App app;
   GeneralFlags general;
   std::map<const CLI::Option*, std::vector<std::string>> choices;  ///< of flags that take one of some names
   std::set<const CLI::Option*> advanced;                           ///< flags that --help leaves to --help-all
+  std::map<const CLI::Option*, FileUse> file_uses;                 ///< of flags that name files
   std::set<std::string> stand_ins;                                 ///< flags that the environment or a file gave, by their first long name
 
   /// Flags that are added from now on belong to this part of --help.
@@ -42,6 +47,9 @@ class CommandDefinition {
     CLI::Option* option = added(app.add_option(names, values, description), type)->expected(1)->take_all()->check(whole_number(low, high));
     return delimiter ? option->delimiter(delimiter) : option;
   }
+  /// The same for names of files: flags that name one are defined by these. A word behind a bar in the type ("FILE|auto") is a value that names none.
+  CLI::Option* file(FileUse use, const std::string& names, std::string& value, const std::string& description, const std::string& type);
+  CLI::Option* files(FileUse use, const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type);
   CLI::Option* flag(const std::string& names, bool& value, const std::string& description);
   CLI::Option* real(const std::string& names, double& value, double low, double high, const std::string& description, const std::string& type = "X");
   CLI::Option* choice(const std::string& names, std::string& value, std::vector<std::string> among, const std::string& description,
@@ -62,6 +70,8 @@ class CommandDefinition {
  protected:
   /// Whether a flag was given, on the command line or in its stead.
   bool given(const char* flag) const { return app.get_option(flag)->count() > 0; }
+  /// Files whose names are made of those that flags name.
+  virtual std::vector<NamedFile> files_beside() const { return {}; }
 
  private:
   static CLI::Validator whole_number(uint64_t low, uint64_t high);

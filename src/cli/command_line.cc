@@ -411,7 +411,7 @@ Command parse_command(const Definitions& definitions, CommandDefinition& command
     command.app.parse(words);
     refuse_unknown();
     const Command options = command.finish();
-    check_named_files(command.app);
+    check_named_files(command.named_files());
     if (general) *general = command.general;
     return options;
   } catch (const CLI::ParseError& error) {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "cli/options.h"
 
@@ -21,7 +22,14 @@ int eval_command(const EvalOptions& options);
 int merge_command(const MergeOptions& options);
 int doctor_command(const DoctorOptions& options);
 
-/// run-batch for a command that makes its input: `end` is called once all lines have their records, and may add to the summary. In one process alone.
-int run_batch_then(const RunBatchOptions& options, const std::function<void(nlohmann::ordered_json*)>& end);
+/// The steps of a command that makes its input and does something with the answers.
+struct BatchSteps {
+  std::string input;                        ///< by which the input can be read until before_start() puts it where the options say; empty: it is there
+  std::function<void()> before_start = {};  ///< as BatchFiles has it
+  std::function<void()> before_end = {};    ///< as BatchFiles has it
+  std::function<void(nlohmann::ordered_json*)> end = {};  ///< called after that, and may add to the summary; may be empty
+};
+/// run-batch for such a command. In one process alone.
+int run_batch_with(const RunBatchOptions& options, const BatchSteps& steps);
 
 }  // namespace flexgen

@@ -44,7 +44,7 @@ void add_precision_flags(CommandDefinition& command, RawEngineFlags* raw) {
           "how keys and values are kept: auto (as they are computed), bf16, int8, int4 (groups of 64 with 16-bit scale and minimum; changes answers a little). Several: as with --weight-dtype")
       ->capture_default_str();
   command.whole_within("--threads", flags.threads, 1, 4096, "threads that compute (default: a core each, as many as affinity and cgroup quota allow)");
-  command.text("--trace", flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing", "FILE");
+  command.file(FileUse::kWritten, "--trace", flags.trace_file, "write what each lane did, for Perfetto or chrome://tracing", "FILE");
   command.begin_group("Precision", true);
   command.choice("--compute-dtype", flags.compute_dtype, {"auto", "bf16", "f32"}, "arithmetic: auto, bf16, or f32 (no GPU)")->capture_default_str();
   command
@@ -79,15 +79,16 @@ void add_placement_flags(CommandDefinition& command, RawEngineFlags* raw) {
       "--load-experts", raw->load_experts, {"auto", "all", "chosen"},
       "of a mixture of experts, what a step loads of those that are not in memory: all, ahead of their use; those that its tokens choose (chosen), once that is known; or auto, by what is expected to take less time",
       "WHICH");
-  command.text(
-      "--expert-statistics", raw->flags.expert_statistics,
+  command.file(
+      FileUse::kAddedTo, "--expert-statistics", raw->flags.expert_statistics,
       "of a mixture of experts, a file of how often each is chosen: plans and placement in memory go by what is counted there, and runs add their counts; auto: kept with the hardware profile (default: none)",
       "FILE|auto");
   command.whole_within("--micro-batch-size", raw->micro_batch_size, 1, kMost, "sequences that go through a layer together");
   command.whole_within("--num-micro-batches", raw->num_micro_batches, 1, kMost, "micro-batches in flight");
   command.whole_within("--max-rows", raw->max_rows, 1, kMost, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts");
   command.whole_within("--buffers", raw->buffers, 1, 16, "staging buffers per kind of tensor: 1 no overlap, 2, 3 smoother");
-  command.text("--hardware", raw->flags.hardware, "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)", "FILE");
+  command.file(FileUse::kRead, "--hardware", raw->flags.hardware,
+               "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)", "FILE|generic");
   command
       .choice(
           "--prefix-sharing", raw->flags.prefix_sharing, {"auto", "off"},

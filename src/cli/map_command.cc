@@ -73,8 +73,13 @@ int map_command(const MapOptions& options) {
       return kExitStopped;
     }
   }
-  return run_batch_then(batch_of(options, model, job.files()),
-                        [&](nlohmann::ordered_json* summary) { tell_table(options, job.files(), job.write_table(), summary); });
+  MapOutcome outcome;
+  BatchSteps steps;
+  steps.input = job.lines_path();
+  steps.before_start = [&] { job.keep_lines(); };
+  steps.before_end = [&] { outcome = job.write_table(); };
+  steps.end = [&](nlohmann::ordered_json* summary) { tell_table(options, job.files(), outcome, summary); };
+  return run_batch_with(batch_of(options, model, job.files()), steps);
 }
 
 }  // namespace flexgen

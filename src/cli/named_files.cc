@@ -1,6 +1,5 @@
 #include "cli/named_files.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,35 +9,15 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/same_file.h"
 #include "io/transfer.h"
+#include "setup/model_files.h"
+#include "setup/model_folder.h"
 
 namespace flexgen {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct NamedFile {
-  std::string flag, path;
-};
-
-/// The values of a flag that are files; "-" is none, nor is --json without one.
-void add_files(const CLI::App& command, const std::string& flag, std::vector<NamedFile>* files) {
-  const CLI::Option* option = command.get_option_no_throw(flag);
-  if (!option) return;
-  for (const std::string& path : option->results())
-    if (!path.empty() && path != "-" && !(flag == "--json" && path == "true")) files->push_back({flag, path});
-}
-
-bool is_same(const std::string& a, const std::string& b) {
-  struct stat first {};
-  struct stat second {};
-  const bool there = stat(a.c_str(), &first) == 0, other_there = stat(b.c_str(), &second) == 0;
-  if (there && other_there) return S_ISREG(first.st_mode) && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-  if (there || other_there) return false;
-  std::error_code failed;
-  const fs::path plain = fs::weakly_canonical(fs::absolute(a, failed), failed);
-  return !failed && plain == fs::weakly_canonical(fs::absolute(b, failed), failed) && !failed;
-}
 
 void check_writable(const NamedFile& file) {
   std::error_code ignored;
@@ -50,26 +29,38 @@ void check_writable(const NamedFile& file) {
   if (access(parent.empty() ? "." : parent.c_str(), W_OK | X_OK) != 0) refuse(errno);
 }
 
+void check_apart(const NamedFile& written, const NamedFile& other) {
+  if (is_same_file(written.path, other.path))
+    fail_user("{} {}: that is a file of {} too, of which nothing would be left; give another", written.flag, written.path, other.flag);
+}
+
+/// What the model is read from; empty where there is none, which is said when it is loaded.
+std::string model_of(const NamedFiles& named) {
+  std::error_code ignored;
+  if (named.model.empty() || fs::is_regular_file(named.model, ignored)) return named.model;
+  try {
+    return find_model_folder(named.model, named.revision, hub_cache_from_environment());
+  } catch (const Error&) {
+    return "";
+  }
+}
+
+bool is_written(const NamedFile& file) { return file.use == FileUse::kWritten || file.use == FileUse::kWrittenAtEnd; }
+
 }  // namespace
 
-void check_named_files(const CLI::App& command) {
-  std::vector<NamedFile> written, others;
-  for (const char* flag : {"--json", "--trace", "--plot"}) add_files(command, flag, &written);
-  if (written.empty()) return;
-  add_files(command, "--output", &others);
-  for (size_t i = 0, outputs = others.size(); i < outputs; ++i)
-    for (const char* end : {".job", ".input", ".removed"}) others.push_back({"the job of --output", others[i].path + end});
-  for (const char* flag : {"--error-output", "--input", "shards", "--config", "--hardware", "--chat-template", "--template", "--json-schema", "--examples",
-                           "--perplexity", "--task"})
-    add_files(command, flag, &others);
-  for (size_t i = 0; i < written.size(); ++i) {
-    const auto check = [&](const NamedFile& other) {
-      if (is_same(written[i].path, other.path))
-        fail_user("{} {}: that is a file of {} too, of which nothing would be left; give another", written[i].flag, written[i].path, other.flag);
-    };
-    for (const NamedFile& other : others) check(other);
-    for (size_t j = 0; j < i; ++j) check(written[j]);
-    if (written[i].flag != "--trace") check_writable(written[i]);  // Trace says it, before the work begins
+void check_named_files(const NamedFiles& named) {
+  const std::vector<NamedFile>& files = named.files;
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (files[i].use == FileUse::kRead) continue;
+    for (size_t j = 0; j < files.size(); ++j)
+      if (j < i || (j > i && files[j].use == FileUse::kRead)) check_apart(files[i], files[j]);
+  }
+  const std::string model = model_of(named);
+  for (const NamedFile& file : files) {
+    if (is_written(file) && is_model_file(model, file.path))
+      fail_user("{} {}: that is a file of a model, or would be by its name; give another name, or another folder", file.flag, file.path);
+    if (file.use == FileUse::kWrittenAtEnd) check_writable(file);
   }
 }
 

@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "batch/batch_model.h"
 #include "batch/chat_source.h"
+#include "batch/job_files.h"
 #include "batch/kept_input.h"
 #include "batch/line_order.h"
 #include "batch/run_batch.h"
@@ -99,16 +100,16 @@ struct ReadInput {
   std::optional<BatchInput> lines;
 };
 
-/// Where flags allow several types: those that the job was begun with if it goes on, else those that it is planned to be done with soonest. Reads the input for that.
-ReadInput choose_dtypes_of_job(const RunBatchOptions& options, EngineOptions& engine, const std::atomic<bool>& stop) {
+/// Where flags allow several types: those that the job was begun with if it goes on, else those that it is planned to be done with soonest. Reads the input for that, from `path`.
+ReadInput choose_dtypes_of_job(const RunBatchOptions& options, const std::string& path, EngineOptions& engine, const std::atomic<bool>& stop) {
   if (!options.engine.chooses_dtypes()) return {};
   ReadInput read{engine.load_tokenizer && has_tokenizer_files(options.model) ? Tokenizer::load(options.model) : nullptr, {}};
   const std::unique_ptr<Model> model = Model::load(options.model, options.engine.model.ignored_config_fields);
-  read.lines = BatchInput::scan(options.input, limits_of(options.model, options.chat_template, model->config(), read.tokenizer.get()), stop,
-                                spill_directory(options.output));
+  read.lines =
+      BatchInput::scan(path, limits_of(options.model, options.chat_template, model->config(), read.tokenizer.get()), stop, spill_directory(options.output));
   const BatchInput& input = *read.lines;
   if (input.stopped()) return read;
-  const std::string job_file = shard_output(options.output, parse_shard(options.shard)) + ".job";
+  const std::string job_file = JobFiles(shard_output(options.output, parse_shard(options.shard))).manifest;
   if (file_is_there(job_file)) {
     const JobIdentity begun = read_job_file(job_file, "give another output, or one type each for weights and KV cache");
     auto had = [&](const char* name) {
@@ -166,9 +167,7 @@ BatchFiles files_of(const RunBatchOptions& options) {
   return files;
 }
 
-using BatchEnd = std::function<void(nlohmann::ordered_json*)>;
-
-int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency, const BatchEnd& end = {}) {
+int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std::string& output, const std::string& efficiency, const BatchSteps& steps = {}) {
   if (outcome.report.sequences > 0) print_note("{}{}", report_table(outcome.report), efficiency);
   print_note("{}: {} lines, {} answered now, {} done before, {} bad{}\n", output, format_count(outcome.lines), format_count(outcome.answered),
              format_count(outcome.kept), format_count(outcome.failed),
@@ -179,7 +178,7 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
         "(maxLength, maxItems)",
         output, format_count(count), count == 1 ? "answer" : "answers", count == 1 ? "was" : "were");
   nlohmann::ordered_json summary = summary_of(outcome, output);
-  if (end && !outcome.stopped) end(&summary);
+  if (steps.end && !outcome.stopped) steps.end(&summary);
   if (options.json) put_json(summary.dump(1), options.json_file);
   if (!outcome.stopped) {
     if (outcome.without_answer > 0) return kExitFailed;
@@ -190,7 +189,7 @@ int tell(const BatchOutcome& outcome, const RunBatchOptions& options, const std:
   return kExitStopped;
 }
 
-int run_alone(const RunBatchOptions& given, const BatchEnd& end = {}) {
+int run_alone(const RunBatchOptions& given, BatchSteps steps = {}) {
   StopSignals signals;
   RunBatchOptions options = given;
   const Shard shard = parse_shard(options.shard);
@@ -199,11 +198,14 @@ int run_alone(const RunBatchOptions& given, const BatchEnd& end = {}) {
   if (options.input == "-") {
     kept.emplace(output, STDIN_FILENO, signals.stop());
     if (kept->stopped()) return tell({.stopped = true}, options, output, "");
-    options.input = kept->path();
+    options.input = KeptInput::path_for(output);
+    steps.input = kept->path();
+    steps.before_start = [&kept] { kept->keep(); };
   }
   EngineOptions chosen = engine_options(options.engine, options.model);
   leave_tokenizer_out(options, chosen);
-  ReadInput read = choose_dtypes_of_job(options, chosen, signals.stop());
+  const std::string path = steps.input.empty() ? options.input : steps.input;
+  ReadInput read = choose_dtypes_of_job(options, path, chosen, signals.stop());
   if (read.lines && read.lines->stopped()) return tell({.stopped = true}, options, output, "");
   Engine engine(chosen);
   if (shard.count > 1) fix_attention(engine);
@@ -212,16 +214,14 @@ int run_alone(const RunBatchOptions& given, const BatchEnd& end = {}) {
   BatchFiles files = files_of(options);
   files.output = output;
   files.shard = shard;
-  if (kept) {
-    if (!read.lines) read.lines = BatchInput::scan(options.input, model.limits, signals.stop(), spill_directory(output));
-    files.input = KeptInput::path_for(output);
-    files.before_start = [&] { kept->keep(); };
-  }
+  if (!steps.input.empty() && !read.lines) read.lines = BatchInput::scan(path, model.limits, signals.stop(), spill_directory(output));
+  files.before_start = steps.before_start;
+  files.before_end = steps.before_end;
   files.lines = read.lines ? &*read.lines : nullptr;
   const BatchOutcome outcome = run_batch(files, model, runner, signals.stop());
   runner.judge_profile();
   return tell(outcome, options, output,
-              outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "", end);
+              outcome.report.sequences > 0 ? prediction_table(engine.plan().prediction, outcome.report) + runner.efficiency_of(outcome.report) : "", steps);
 }
 
 int run_together(const RunBatchOptions& options, Team& team) {
@@ -267,7 +267,7 @@ int run_together(const RunBatchOptions& options, Team& team) {
 
 }  // namespace
 
-int run_batch_then(const RunBatchOptions& options, const std::function<void(nlohmann::ordered_json*)>& end) { return run_alone(options, end); }
+int run_batch_with(const RunBatchOptions& options, const BatchSteps& steps) { return run_alone(options, steps); }
 
 int run_batch_command(const RunBatchOptions& given) {
   RunBatchOptions options = given;

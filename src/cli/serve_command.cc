@@ -86,10 +86,9 @@ class StateLock {
   int descriptor_ = -1;
 };
 
+/// What lies there.
 struct State {
-  State(const std::string& directory, BatchDesk::Answer answer)
-      : lock(directory), files(directory + "/files"), batches(directory + "/batches", files, std::move(answer)) {}
-  StateLock lock;
+  State(const std::string& directory, BatchDesk::Answer answer) : files(directory + "/files"), batches(directory + "/batches", files, std::move(answer)) {}
   FileStore files;
   BatchDesk batches;
 };
@@ -124,6 +123,8 @@ int serve_command(const ServeOptions& options) {
   require_alone({}, "serve");
   const std::string model = find_model(options.model, options.engine.model.revision);
   StopSignals signals("ending: no new calls are taken, and those under way may be finished within --shutdown-grace seconds; once more to end at once");
+  std::optional<StateLock> lock;
+  if (!options.state_directory.empty()) lock.emplace(options.state_directory);
   EngineOptions chosen = engine_options(options.engine, model);
   chosen.needs_tokenizer = false;
   Engine engine(chosen);

@@ -13,7 +13,7 @@ class ServeDefinition : public CommandDefinition {
   ServeDefinition() : CommandDefinition("serve", "answer calls of OpenAI's API over HTTP") {
     add_model(*this, &options_.model, &engine_.flags.model);
     text("--served-model-name", options_.served_model_name, "the name that calls and answers give the model (default: the directory's name)", "NAME");
-    text("--chat-template", options_.chat_template, kChatTemplate, "FILE");
+    file(FileUse::kRead, "--chat-template", options_.chat_template, kChatTemplate, "FILE");
     begin_group("Network");
     text("--host", options_.host, "the address to listen on; 0.0.0.0: all (give an --api-key then)", "ADDRESS")->capture_default_str();
     whole_within("--port", options_.port, 0, 65535, "the port; 0: one that is free")->capture_default_str();

@@ -17,6 +17,7 @@
 #include "batch/batch_line.h"
 #include "batch/chat_source.h"
 #include "batch/grammar_fields.h"
+#include "batch/job_files.h"
 #include "io/byte_source.h"
 #include "io/checked_json.h"
 #include "io/whole_file.h"
@@ -192,10 +193,6 @@ std::string MapJob::shown_prompts(int64_t count) const {
 }
 
 void MapJob::check_output() const {
-  std::error_code none;
-  for (const std::string& read : {options_.input, options_.examples, options_.template_file, options_.json_schema})
-    if (!read.empty() && std::filesystem::equivalent(read, options_.output, none))
-      fail_user("--output {}: this is what {} is read from; give another name", options_.output, read);
   if (options_.overwrite) return;
   const std::string left = without_blanks(read_file_if_there(files_.written, kMaxMarkBytes));
   const bool begun = file_is_there(files_.written),
@@ -203,7 +200,7 @@ void MapJob::check_output() const {
   if (!is_mark)
     fail_user("--output {}: {} is there, where this job's own file would be, and is none of flexgen's; move it away, give another name, or --overwrite",
               options_.output, files_.written);
-  if (!begun && file_is_there(files_.lines) && !file_is_there(files_.answers + ".job"))
+  if (!begun && file_is_there(files_.lines) && !file_is_there(JobFiles(files_.answers).manifest))
     fail_user("--output {}: {} is there, where this job's own lines would be, and no job has written it; move it away, give another name, or --overwrite",
               options_.output, files_.lines);
   if (!file_is_there(options_.output)) return;
@@ -245,22 +242,27 @@ void MapJob::take_columns(const TableReader& table, const TableRow& row) {
 
 bool MapJob::write_lines(const std::atomic<bool>& stop) {
   TableReader table(options_.input, input_kind_);
-  RewrittenFile lines(files_.lines, ::write);
+  lines_.emplace(files_.lines, ::write);
   TableRow row;
   columns_.clear();
   int64_t rows = 0;
   for (; table.next(&row); ++rows) {
     if (stop) return false;
     take_columns(table, row);
-    lines.add(json_text(body_of(table, row)) + "\n");
+    lines_->add(json_text(body_of(table, row)) + "\n");
   }
   if (rows == 0) fail_user("{} has no rows", options_.input);
   fingerprint_ = table.fingerprint();
-  lines.finish();
-  if (!file_is_there(files_.written)) write_whole_file(files_.written, "");  // from now on what is beside the table is this job's
-  lines.replace();
-  give_time_of(options_.input, files_.lines);
+  lines_->finish();
+  give_time_of(options_.input, lines_->opened_by());
   return true;
+}
+
+void MapJob::keep_lines() {
+  check_output();                                                            // another process may have ended since it was looked at
+  if (!file_is_there(files_.written)) write_whole_file(files_.written, "");  // from now on what is beside the table is this job's
+  lines_->replace();
+  lines_.reset();
 }
 
 std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {

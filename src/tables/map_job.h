@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "batch/rewritten_file.h"
 #include "tables/choice_prompt.h"
 #include "tables/map_options.h"
 #include "tables/metrics.h"
@@ -43,9 +44,13 @@ class MapJob {
   std::string shown_prompts(int64_t count) const;
   /// Throws Error{user} if the output is a table that this job did not leave so, unless it may be overwritten.
   void check_output() const;
-  /// Writes the lines. False if `stop` was set before that was done. Throws Error{user} with the row's number for a table, or a template, that is broken.
+  /// Writes the lines, to a file without a name. False if `stop` was set before that was done. Throws Error{user} with the row's number for a table, or a template, that is broken.
   bool write_lines(const std::atomic<bool>& stop);
-  /// Once all lines have their records, in their order: writes the table, whole or not at all.
+  /// By which the lines can be read until keep_lines().
+  std::string lines_path() const { return lines_->opened_by(); }
+  /// Once the answers are locked, so that no other process has this job under way: check_output(), and the lines take their place.
+  void keep_lines();
+  /// Once all lines have their records, in their order, and before the answers are unlocked: writes the table, whole or not at all.
   MapOutcome write_table() const;
   const MapFiles& files() const { return files_; }
 
@@ -67,6 +72,7 @@ class MapJob {
 
   const MapOptions& options_;
   MapFiles files_;
+  std::optional<RewrittenFile> lines_;  ///< until they are kept
   TableKind input_kind_, output_kind_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::shared_ptr<const ChatTemplate> chat_;
