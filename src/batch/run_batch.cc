@@ -19,6 +19,7 @@
 #include "batch/line_queue.h"
 #include "batch/shard_lines.h"
 #include "batch/special_tokens.h"
+#include "io/checked_json.h"
 #include "io/whole_file.h"
 #include "schedule/prefix_ends.h"
 
@@ -229,7 +230,7 @@ std::optional<std::string> no_answer_message(RecordText& record) {
   start.resize(size);
   record.rewind();
   if (!is_no_answer_record(start)) return std::nullopt;
-  const auto json = nlohmann::json::parse(start, nullptr, false);
+  const auto json = json_or_none(start);
   if (json.is_discarded()) return "a line has no answer";
   return fmt::format("line {}: {}", json["error"]["line"].get<int64_t>(), json["error"]["message"].get<std::string>());
 }

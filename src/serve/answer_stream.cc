@@ -4,6 +4,7 @@
 #include "text/chat_answer.h"
 #include "text/unicode.h"
 
+#include "io/checked_json.h"
 namespace flexgen {
 namespace {
 
@@ -90,7 +91,7 @@ void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, c
   if (const std::string thoughts = rest_after(answer.reasoning, state.thoughts); !thoughts.empty()) delta["reasoning_content"] = thoughts;
   if (const std::string content = rest_after(answer.content, state.content); !content.empty()) delta["content"] = content;
   if (!answer.calls.empty()) {
-    delta["tool_calls"] = OrderedJson::parse(tool_calls_json(call_.request, answer, true));
+    delta["tool_calls"] = parse_json<OrderedJson>(tool_calls_json(call_.request, answer, true), "a call");
     reason = "tool_calls";
   }
   const bool says = !delta.empty() || reason || !piece.completion.logprobs.empty() || (rest_.gives_token_ids && !piece.completion.tokens.empty());
