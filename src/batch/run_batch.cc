@@ -261,7 +261,10 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
   // These are read where there is no tokenizer.json.
   for (const char* name : {"tokenizer.model", "tekken.json"})
     if (!whole_tokenizer) add_file(name, true);
-  for (const char* name : {"chat_template.jinja", "additional_chat_templates/tool_use.jinja", "chat_template.json"}) add_file(name, true);
+  // The chat templates that are used, wherever they are (a GGUF's is in its head, tokenizer_config.json is above), and what config.json may lack.
+  for (const char* name : {"chat_template.jinja", "additional_chat_templates/default.jinja", "additional_chat_templates/tool_use.jinja", "chat_template.json",
+                           "hf_quant_config.json"})
+    add_file(name, true);
   for (const std::string& path : weight_files) {
     std::shared_ptr<File> file = File::open(path, FileMode::kRead);
     int64_t size = file->size();
