@@ -71,6 +71,9 @@ def too_long(test):
     done = test.chat("x\n" + "seven wizards " * 30 + "\nx\n", "--max-model-len", "120")
     check(done.returncode == 1 and len(re.findall("room for 120", done.stderr)) == 1 and "/clear" in done.stderr, done)
     check(done.stdout.count("\n") >= 2, f"the others are answered: {done}")
+    # Nor is a line taken that is no text.
+    done = subprocess.run([test.binary, "chat", "-m", test.model, *FLAGS], input=b"a\xff\nx\n", capture_output=True, timeout=LIMIT_S)
+    check(done.returncode == 1 and b"flexgen: this line: byte 2 is not valid UTF-8" in done.stderr and done.stdout.count(b"\n") == 1, done)
     full = test.chat("seven wizards\n", "--max-model-len", "30", "--max-tokens", "29")
     check(full.returncode == 0 and "has its 30 tokens" in full.stderr, full)
     for flags, message in [(["--max-model-len", "100000"], "the model takes 32768 tokens"), (["--stop", ""], "--stop is empty"), (["--stop-token-id", "100000"], "--stop-token-id 100000")]:

@@ -43,7 +43,7 @@ class Test:
     def run(self, *arguments, stdin="", environment=None):
         """Exit code, stdout, stderr."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FLEXGEN_")}
-        ended = subprocess.run([self.binary, *arguments], input=stdin.encode(), capture_output=True, timeout=LIMIT_S, env=clean | (environment or {}))
+        ended = subprocess.run([self.binary, *arguments], input=stdin if isinstance(stdin, bytes) else stdin.encode(), capture_output=True, timeout=LIMIT_S, env=clean | (environment or {}))
         return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
     def good(self, *arguments, **how):
@@ -222,6 +222,11 @@ class Test:
         self.good("run-batch", "-m", self.model, "-i", self.input, "-o", os.path.join(self.model, "answers.jsonl"), *self.few)
 
     def errors(self):
+        # A prompt that is no text is refused, as a line of a batch is.
+        for prompt, stdin, code in ((b"a\xff", b"", 2), ("-", b"a\xff\n", 1)):
+            found, out, said = self.run("generate", "--model", self.model, *self.few, prompt, stdin=stdin)
+            if found != code or out or "byte 2 is not valid UTF-8" not in said:
+                fail(f"{prompt}: ended with {found}: {out}{said}")
         output = os.path.join(self.work, "none.jsonl")
         for code, command in ((1, ["inspect", self.work]), (1, ["generate", "--model", self.work + "/none", "x"]), (2, ["fly"]), (2, ["run-batch", "--input", "x"]), (2, ["generate", "--no-such-flag"]),
                               (1, ["run-batch", "--model", self.model, "-i", self.work + "/none", "-o", output, *self.few]), (1, ["merge", "-i", self.input, "-o", output]),

@@ -205,28 +205,52 @@ def compare_stream(server, url, body, expected):
     chunks = server.stream(url, {**body, "stream_options": {"include_usage": True}})
     usage = chunks.pop()
     check(usage["choices"] == [] and {**usage["usage"], "prompt_tokens_details": None} == {**expected["usage"], "prompt_tokens_details": None}, f"{usage} is not {expected['usage']}")
-    choices = [{"text": "", "finish_reason": None, "tokens": [], "ids": []} for _ in expected["choices"]]
+    choices = [{"text": "", "finish_reason": None, "logprobs": {}, "ids": []} for _ in expected["choices"]]
     for chunk in chunks:
         check(chunk["object"] == ("chat.completion.chunk" if "chat" in url else "text_completion") and chunk["usage"] is None and chunk["id"] == chunks[0]["id"], chunk)
         for piece in chunk["choices"]:
             choice = choices[piece["index"]]
             check(choice["finish_reason"] is None, f"{chunk} comes after the end")
             choice["finish_reason"] = piece["finish_reason"]
+            for name, entries in (piece["logprobs"] or {}).items():
+                choice["logprobs"][name] = None if entries is None else choice["logprobs"].get(name, []) + entries
             if "chat" in url:
                 choice["text"] += piece["delta"].get("content", "")
-                choice["tokens"] += [entry["token"] for entry in piece["logprobs"]["content"]]
             else:
                 choice["text"] += piece["text"]
-                choice["tokens"] += piece["logprobs"]["tokens"] if piece["logprobs"] else []
                 choice["ids"] += piece.get("token_ids", [])
+                choice["prompt_logprobs"] = choice.get("prompt_logprobs") or piece.get("prompt_logprobs")
     for choice, whole in zip(choices, expected["choices"]):
         text = whole["message"]["content"] if "chat" in url else whole["text"]
         check(choice["text"] == text and choice["finish_reason"] == whole["finish_reason"], f"{body}: the stream says {choice}, the answer {whole}")
-        if whole["logprobs"]:
-            tokens = [entry["token"] for entry in whole["logprobs"]["content"]] if "chat" in url else whole["logprobs"]["tokens"]
-            check(choice["tokens"] == tokens, f"{body}: the stream's logprobs are of {choice['tokens']}, the answer's of {tokens}")
+        for name, entries in (whole["logprobs"] or {}).items():
+            check(choice["logprobs"][name] == entries, f"{body}: {name} of the stream's logprobs are {choice['logprobs'][name]}, of the answer's {entries}")
+        check("prompt_logprobs" not in whole or choice["prompt_logprobs"] == whole["prompt_logprobs"], f"{body}: {choice} {whole}")
         if "return_token_ids" in body:
             check(choice["ids"] == whole["token_ids"], f"{body}: {choice} {whole}")
+
+
+def streamed_logprobs(server, rng):
+    """A stream's logprobs, and where their tokens begin in the text, are those of the whole answer: behind an echo, where tokens share a character, where a stop string cuts the text."""
+    cut, shared = 0, 0
+    for number in range(60):
+        body = {"prompt": "abc", "max_tokens": 3, "temperature": 0, "logprobs": number % 3, "echo": number % 2 == 0}
+        if number:
+            body.update(max_tokens=rng.randint(1, 30), temperature=2, seed=number)
+        if number % 3 == 1:
+            body["stop"] = ["e", "a", "\u00e9", "th"]
+        if number % 4 == 2:
+            body["prompt"] = [rng.randrange(3, 420) for _ in range(20)]
+        if number % 5 == 3:
+            body.update(return_token_ids=True, prompt_logprobs=1)
+        if number % 7 == 5:
+            body["skip_special_tokens"] = False
+        whole = server.ask("/v1/completions", body)
+        compare_stream(server, "/v1/completions", body, whole)
+        offsets = whole["choices"][0]["logprobs"]["text_offset"]
+        cut += offsets[-1] == len(whole["choices"][0]["text"])
+        shared += len(set(offsets[5:])) < len(offsets[5:]) - 1
+    check(cut > 5 and shared > 5, f"{cut} texts that end before their last token, {shared} in which tokens share a character: too few to tell")
 
 
 def small_calls(server, name):
@@ -521,6 +545,7 @@ def main():
             said = "".join(server.said)
             check("generated tokens/s with 24 sequences in flight" in said and "max_tokens" not in said, f"what is planned for: {said}")
             crown(test, server, rng)
+            streamed_logprobs(server, rng)
             small_calls(server, "model")
             refusals(server, "model")
             garbage(server, rng)

@@ -30,7 +30,7 @@ def check(condition, text):
 
 class Tables:
     def __init__(self, binary, source, work):
-        self.binary, self.work, self.model = binary, work, os.path.join(work, "model")
+        self.binary, self.source, self.work, self.model = binary, source, work, os.path.join(work, "model")
         make_model(source, self.model)
         with open(os.path.join(self.model, "chat_template.jinja"), "w") as file:
             file.write("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
@@ -214,6 +214,41 @@ def refused(tables):
         check("2 rows, 2 with an answer" in tables.run("long.csv", f"{side}.csv", "--prompt-template", "{{ a }}", "--max-tokens", "4", "--truncate", side)[1], f"--truncate {side}")
 
 
+def numbers(tables):
+    """Cells have the digits that the model wrote, however many."""
+    tables.write("schema.json", json.dumps({"type": "object", "properties": {"id": {"type": "integer"}, "sum": {"type": "number"}}, "required": ["id", "sum"], "additionalProperties": False}))
+    tables.write("n.csv", "a\n" + "".join(f"{i}\n" for i in range(200)))
+    flags = ["--prompt-template", "{{ a }}", "--json-schema", tables.path("schema.json"), "--output-column", "whole", "--temperature", "2", "--seed", "3", "--max-tokens", "120"]
+    random, tables.model = tables.model, os.path.join(tables.source, "demo", "model")  # one whose answers can end
+    for output in ("n.out.csv", "n.out.jsonl"):
+        tables.run("n.csv", output, *flags)
+        rows = tables.rows(output)[1:] if output.endswith("csv") else [list(json.loads(line, parse_int=str, parse_float=str).values()) for line in tables.read(output).splitlines()]
+        long = 0
+        for _, whole, *cells in rows:
+            try:
+                said = json.loads(whole or "", parse_int=str, parse_float=str)
+            except ValueError:
+                said = {"id": "", "sum": ""}  # cut off
+            check([cell or "" for cell in cells] == [said["id"], said["sum"]], f"{output}: cells {cells} of {whole}")
+            long += len(said["id"]) > 20 or len(said["sum"]) > 20
+        check(long > 1, f"{output}: numbers of more than 20 digits: {long}")
+    tables.model = random
+    # And those that rows have.
+    tables.write("n.jsonl", '{"n": 1.50, "id": 44846436436264362643, "l": [8871049.19807971049]}\n')
+    tables.run("n.jsonl", "rows.csv", "--prompt-template", "{{ id }}", "--max-tokens", "2")
+    check(tables.rows("rows.csv")[1][:3] == ["1.50", "44846436436264362643", "[8871049.19807971049]"], tables.rows("rows.csv"))
+
+
+def nul(tables):
+    """A NUL byte ends nothing: what stands behind it would be lost."""
+    for name, text in {"z.jsonl": b'{"a":"x"}\0{"a":"y"}\n', "y.jsonl": b'{"a":"x"}\0\n'}.items():
+        tables.write(name, text)
+        said = tables.run(name, "z.out.jsonl", "--prompt-template", "{{ a }}", code=1)[1]
+        check("row 1 (line 1): not valid JSON at byte 10: a NUL byte" in said and not os.path.exists(tables.path("z.out.jsonl")), said)
+    tables.write("z.json", b'{"type":"object","properties":{"id":{"type":"integer"}}}\0junk')
+    check("at byte 57: a NUL byte" in tables.run("s.csv", "z.out.csv", "--prompt-template", "{{ words }}", "--json-schema", tables.path("z.json"), code=1)[1], "a schema with a NUL byte")
+
+
 def shown(tables):
     text, _ = table_text(4)
     tables.write("s.csv", text)
@@ -236,7 +271,7 @@ def shown(tables):
 def main():
     with tempfile.TemporaryDirectory(prefix="flexgen_tables_") as work:
         tables = Tables(os.path.abspath(sys.argv[1]), sys.argv[2], work)
-        for part in (forms, killed, two_at_once, choices, refused, shown):
+        for part in (forms, killed, two_at_once, choices, refused, shown, numbers, nul):
             part(tables)
     print("tables: all as they should be")
 

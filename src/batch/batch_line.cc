@@ -580,7 +580,7 @@ std::variant<BatchRequest, LineError> parse_batch_line(std::string_view line, co
     Endpoint endpoint = Endpoint::kText;
     LineJson parsed = read_line_json(line, bounds);
     bare = parsed.line.is_object() && is_bare(parsed.line);
-    if (!bare) check_json(parsed);
+    if (!bare || !parsed.syntax_error.empty()) check_json(parsed);  // a broken line could end what is put around it
     if (bare) {
       parsed = LineJson();
       parsed = read_line_json(fmt::format(R"({{"body":{}}})", line), bounds);  // so that its prompt goes where prompts go

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <set>
 
+#include "batch/batch_fields.h"
 #include "batch/fake_runner.h"
 #include "text/grammar/grammar.h"
 
@@ -62,6 +63,31 @@ TEST(BatchLine, FormsOfPrompt) {
   ASSERT_EQ(lists.prompts.size(), 2u);
   EXPECT_THAT(lists.prompts[1].tokens, ElementsAre(2, 255));
   EXPECT_EQ(good(R"("prompt": "x", "stop": "end")").params.stop.size(), 1u);
+}
+
+TEST(BatchLine, NulEndsNoLine) {
+  const std::string nul(1, '\0'), first = line_with(R"("prompt": "x")"), second = line_with(R"("prompt": "y")"), bare = R"({"prompt": "x"})";
+  for (const std::string& line : {first + nul, first + nul + second, first.substr(0, 20) + nul + first.substr(20), bare + nul, bare + nul + bare,
+                                  line_with(R"("prompt": "x", "temperature": 1e999)") + nul + second}) {
+    const auto parsed = parse_batch_line(line, kLimits);
+    ASSERT_EQ(parsed.index(), 1u) << line;
+    EXPECT_EQ(std::get<LineError>(parsed).code, "invalid_json");
+    EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr(fmt::format("at byte {} of the line: a NUL byte", line.find('\0') + 1)));
+  }
+  for (const std::string& body : {bare + nul, bare + nul + bare}) {
+    const auto parsed = parse_call_body(body, Endpoint::kText, "name", kLimits);
+    ASSERT_EQ(parsed.index(), 1u);
+    EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr(fmt::format("at byte {} of the body: a NUL byte", bare.size() + 1)));
+  }
+}
+
+// A body alone on a line is put within a line of the format: it must not end that.
+TEST(BatchLine, BareLinesAreReadAsTheyStand) {
+  for (const std::string line : {R"({"prompt": "x"}, "method": "POST")", R"({"prompt": "x"}})", R"({"prompt": "x"}{"prompt": "y"})"}) {
+    const auto parsed = parse_batch_line(line, kLimits);
+    ASSERT_EQ(parsed.index(), 1u) << line;
+    EXPECT_THAT(std::get<LineError>(parsed).message, HasSubstr("not valid JSON at byte 16 of the line"));
+  }
 }
 
 TEST(BatchLine, SequencesDiffer) {

@@ -47,10 +47,10 @@ struct Stretch {
   std::vector<int64_t> offsets;
 };
 
-/// The text begins at `first`; offsets go up to `limit`, as the text may have been cut.
-Stretch stretch_of(std::span<const TokenLogprob> entries, size_t most, std::span<const int64_t> offsets, int64_t first, int64_t limit) {
+/// Offsets go up to `limit`, as the text may have been cut; without any all are 0.
+Stretch stretch_of(std::span<const TokenLogprob> entries, size_t most, std::span<const int64_t> offsets, int64_t limit) {
   Stretch stretch{entries, most, {}};
-  for (size_t i = 0; i < entries.size(); ++i) stretch.offsets.push_back(std::min(first + (offsets.empty() ? 0 : offsets[i]), limit));
+  for (size_t i = 0; i < entries.size(); ++i) stretch.offsets.push_back(std::min(offsets.empty() ? 0 : offsets[i], limit));
   return stretch;
 }
 
@@ -104,21 +104,30 @@ void write_ids(std::span<const int32_t> ids, const WritePiece& write) {
   pieces.finish();
 }
 
-/// The logprobs of the prompt, if it is echoed, and of the answer, whose text goes from `begin` to `end`.
+/// Where an answer's tokens begin, behind so many characters of a prompt. Its text may have been cut.
+std::vector<int64_t> answer_offsets(const RecordContext& context, const BatchRequest& request, const Completion& completion, int64_t prompt_characters) {
+  if (request.params.top_logprobs < 0 || request.chat) return {};
+  std::vector<int32_t> tokens;
+  for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
+  std::vector<int64_t> offsets(tokens.size());
+  if (context.tokenizer) offsets = text_offsets(*context.tokenizer, tokens, request.params.skip_special_tokens);
+  const int64_t most = count_characters(completion.text);
+  for (int64_t& offset : offsets) offset = prompt_characters + std::min(offset, most);
+  return offsets;
+}
+
+/// The logprobs of the prompt, if it is echoed, and of the answer.
 std::vector<Stretch> stretches_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters,
-                                  const Completion& completion, int64_t begin, int64_t end) {
+                                  const Completion& completion, std::span<const int64_t> own_offsets) {
   const bool skip = request.params.skip_special_tokens;
   std::vector<Stretch> stretches;
   std::vector<int64_t> offsets;
   if (request.params.echo) {
     if (const Tokenizer* tokenizer = context.tokenizer)
       offsets = prompt.text.empty() ? text_offsets(*tokenizer, prompt.tokens, skip) : text_offsets_in(*tokenizer, prompt.tokens, prompt.text, prompt.num_added);
-    stretches.push_back(stretch_of(completion.prompt_logprobs, static_cast<size_t>(request.params.top_logprobs), offsets, 0, prompt_characters));
+    stretches.push_back(stretch_of(completion.prompt_logprobs, static_cast<size_t>(request.params.top_logprobs), offsets, prompt_characters));
   }
-  std::vector<int32_t> tokens;
-  for (const TokenLogprob& entry : completion.logprobs) tokens.push_back(entry.token);
-  offsets = context.tokenizer ? text_offsets(*context.tokenizer, tokens, skip) : std::vector<int64_t>();
-  stretches.push_back(stretch_of(completion.logprobs, std::string::npos, offsets, begin, end));
+  stretches.push_back({completion.logprobs, std::string::npos, {own_offsets.begin(), own_offsets.end()}});
   return stretches;
 }
 
@@ -152,11 +161,11 @@ std::string echo_of(const RecordContext& context, const BatchRequest& request, c
 }
 
 void write_logprobs_of(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, int64_t prompt_characters,
-                       const Completion& completion, int64_t begin, int64_t end, const WritePiece& write) {
+                       const Completion& completion, std::span<const int64_t> offsets, const WritePiece& write) {
   write(R"(,"logprobs":)");
   if (request.params.top_logprobs < 0) write("null");
   else if (request.chat) write_chat_logprobs(context.tokenizer, completion.logprobs, static_cast<size_t>(request.params.top_logprobs), write);
-  else write_logprobs(context.tokenizer, stretches_of(context, request, prompt, prompt_characters, completion, begin, end), write);
+  else write_logprobs(context.tokenizer, stretches_of(context, request, prompt, prompt_characters, completion, offsets), write);
 }
 
 OrderedJson usage_of(const LineUsage& usage) {
@@ -197,9 +206,7 @@ void write_piece(const RecordContext& context, const BatchRequest& request, cons
   write(choice_front(piece.index));
   if (request.chat) write(fmt::format(R"(,"delta":{})", piece.delta));
   else write(R"(,"text":)" + json_text(prompt_text + piece.completion.text));
-  const int64_t prompt_characters = count_characters(prompt_text);
-  write_logprobs_of(context, request, prompt, prompt_characters, piece.completion, prompt_characters + piece.characters_before,
-                    std::numeric_limits<int64_t>::max(), write);
+  write_logprobs_of(context, request, prompt, count_characters(prompt_text), piece.completion, piece.offsets, write);
   write_rest_of_choice(context, request, prompt, piece.completion, piece.reason, write);
 }
 
@@ -208,7 +215,7 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
   const char* reason = completion.reason == FinishReason::kStop ? "stop" : "length";
   if (request.chat) {
     if (write_chat_message(request, completion, write)) reason = "tool_calls";
-    write_logprobs_of(context, request, prompt, 0, completion, 0, 0, write);
+    write_logprobs_of(context, request, prompt, 0, completion, {}, write);
     write_rest_of_choice(context, request, prompt, completion, reason, write);
     return;
   }
@@ -216,8 +223,12 @@ void write_unnumbered_choice(const RecordContext& context, const BatchRequest& r
   write(R"(,"text":)");
   write(json_text(prompt_text + completion.text));
   const int64_t prompt_characters = count_characters(prompt_text);
-  write_logprobs_of(context, request, prompt, prompt_characters, completion, prompt_characters, prompt_characters + count_characters(completion.text), write);
+  write_logprobs_of(context, request, prompt, prompt_characters, completion, answer_offsets(context, request, completion, prompt_characters), write);
   write_rest_of_choice(context, request, prompt, completion, reason, write);
+}
+
+int64_t echoed_characters(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt) {
+  return count_characters(echo_of(context, request, prompt));
 }
 
 std::string usage_json(const LineUsage& usage) { return json_text(usage_of(usage)); }

@@ -35,13 +35,16 @@ struct LineUsage {
 
 /// A piece of a choice, as it is streamed.
 struct ChoicePiece {
-  const Completion& completion;   ///< what is new: text, tokens, logprobs
-  int64_t index = 0;              ///< of the choice
-  int64_t characters_before = 0;  ///< of the choice's text, where the logprobs' tokens begin
-  const char* reason = nullptr;   ///< null: it goes on
-  std::string_view delta = {};    ///< of a conversation: what is new of the message, as JSON
+  const Completion& completion;           ///< what is new: text, tokens, logprobs
+  int64_t index = 0;                      ///< of the choice
+  std::span<const int64_t> offsets = {};  ///< where the logprobs' tokens begin in the choice's text, an echoed prompt included; none in a conversation
+  const char* reason = nullptr;           ///< null: it goes on
+  std::string_view delta = {};            ///< of a conversation: what is new of the message, as JSON
 };
 void write_piece(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt, const ChoicePiece& piece, const WritePiece& write);
+
+/// Characters of the prompt in front of an answer's text: 0 where it is not echoed.
+int64_t echoed_characters(const RecordContext& context, const BatchRequest& request, const BatchPrompt& prompt);
 
 /// The usage of a body, as JSON.
 std::string usage_json(const LineUsage& usage);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
@@ -233,7 +234,7 @@ TextForm text_form(std::string_view front, bool whole) {
     const auto end = end_of_value(text);
     const bool many_lines = end && text.substr(0, *end).find_first_of("\r\n") != std::string_view::npos;
     // A broken first line closes somewhere too; it is no JSON with what follows.
-    if (many_lines && nlohmann::json::accept(text.substr(0, *end))) return TextForm::kValues;
+    if (many_lines && !json_or_none(text.substr(0, *end)).is_discarded()) return TextForm::kValues;
     // Requests one after the other on a single line.
     if (end && whole && front.find_first_of("\r\n") == std::string_view::npos && trimmed(text.substr(*end)).starts_with('{')) return TextForm::kValues;
   }

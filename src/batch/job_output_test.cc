@@ -219,6 +219,10 @@ TEST_F(JobOutput, WhatCannotBeTheJobsOwnIsRefusedAndLeftAlone) {
   for (char c : plain) wide += std::string(1, c) + std::string(1, '\0');
   expect_refused(wide, HasSubstr("UTF-16"), "UTF-16");
   expect_refused(plain + std::string(5000, '\0') + "\n\n", HasSubstr("zero bytes"), "zeros that are no tail");
+  expect_refused(lines[0] + std::string(1, '\0') + lines[1] + "\n",
+                 AllOf(HasSubstr("line 1"), HasSubstr(fmt::format("zero bytes (after a power cut?), the first at its byte {}", lines[0].size() + 1))),
+                 "records with a zero between them");
+  expect_refused(lines[0] + std::string(1, '\0') + "\n" + lines[1] + "\n", AllOf(HasSubstr("line 1"), HasSubstr("zero bytes")), "a zero at a line's end");
   expect_refused(plain.substr(0, plain.size() / 2) + std::string(3, '\0') + plain.substr(plain.size() / 2), HasSubstr("line"), "zeros inside");
   OrderedJson labelled = OrderedJson::parse(lines[1]);
   labelled["label"] = "good";

@@ -199,6 +199,7 @@ class LineBytes {
     if (next_ < end_) return false;
     if (stopped_) return true;
     next_ = 0;
+    before_ += static_cast<int64_t>(end_);
     end_ = source_.read(buffer_.data(), buffer_.size());
     if (end_ == 0) asked_past_end_ = stopped_ = true;
     return end_ == 0 || too_long_;
@@ -212,6 +213,8 @@ class LineBytes {
       next_ = end_ = 0;
     }
   }
+  /// How many bytes up to the last one that was taken, if that is a NUL byte; else 0. It ends the JSON for the parser, as the end of the line does.
+  int64_t ended_by_nul() const { return next_ > 0 && buffer_[next_ - 1] == '\0' ? before_ + static_cast<int64_t>(next_) : 0; }
   bool asked_past_end() const { return asked_past_end_; }
   bool too_long() const { return too_long_; }
 
@@ -219,6 +222,7 @@ class LineBytes {
   ByteSource& source_;
   std::string buffer_ = std::string(kBufferBytes, '\0');
   size_t next_ = 0, end_ = 0;
+  int64_t before_ = 0;  ///< bytes before those in the buffer
   int64_t since_quote_ = 0;
   bool stopped_ = false, asked_past_end_ = false, too_long_ = false;
 };
@@ -271,6 +275,8 @@ std::variant<KeptRecord, NoRecord> read_record(ByteSource& line) {
   RecordReader reader;
   const bool whole = Json::sax_parse(ByteIterator(bytes), ByteIterator(), &reader);
   if (bytes.too_long()) return NoRecord{NoRecord::kForeign, "is longer than any record"};
+  if (const int64_t at = bytes.ended_by_nul(); at > 0 && (whole || reader.broken_syntax()))
+    return NoRecord{NoRecord::kForeign, fmt::format("holds zero bytes (after a power cut?), the first at its byte {}", at)};
   if (whole) reader.check();
   std::optional<NoRecord> problem = reader.problem();
   if (!problem) return std::move(reader.record);
@@ -292,6 +298,7 @@ std::string checksum_of(ByteSource& json) {
   if (!Json::sax_parse(ByteIterator(bytes), ByteIterator(), &reader)) {
     if (auto problem = reader.problem()) fail_user("it {}", problem->reason);
   }
+  if (bytes.ended_by_nul() > 0) fail_user("it holds zero bytes");
   return reader.hex();
 }
 

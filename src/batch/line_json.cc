@@ -7,6 +7,8 @@
 #include <limits>
 #include <utility>
 
+#include "io/checked_json.h"
+
 namespace flexgen {
 namespace {
 
@@ -152,6 +154,7 @@ class LineJsonReader : public nlohmann::json_sax<Json> {
     const size_t dash = what.find(" - ");
     what = dash == std::string_view::npos ? "syntax error" : what.substr(dash + 3);
     what = what.substr(0, what.find("; last read"));
+    out_.broken_at = position;
     out_.syntax_error = fmt::format("not valid JSON at byte {} of the line: {}", position, what.substr(0, 200));
     // A token that is none still has what came before it in front.
     if (what.starts_with("invalid literal") || what.starts_with("invalid number"))
@@ -352,6 +355,11 @@ LineJson read_line_json(std::string_view text, const LineBounds& bounds) {
     LineJsonReader reader(out, bounds);
     Json::sax_parse(rest.begin(), rest.end(), &reader);
     out.overflow = std::move(first);
+  }
+  const size_t nul = nul_in(text);
+  if (nul != std::string_view::npos && (out.syntax_error.empty() || out.broken_at > nul)) {
+    out.syntax_error = fmt::format("not valid JSON at byte {} of the line: {}", nul + 1, kNulAdvice);
+    out.broken_at = nul + 1;
   }
   return out;
 }

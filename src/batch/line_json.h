@@ -42,7 +42,8 @@ struct LineJson {
   PromptField prompt;
   /// body.messages and its like, in their order; lists and objects alone.
   std::vector<std::pair<std::string, jinja::Value>> values;
-  std::string syntax_error;                    ///< not JSON: why; the rest is not set
+  std::string syntax_error;                    ///< not JSON: why; the rest is not to be used
+  size_t broken_at = 0;                        ///< and at which byte, from 1
   bool too_deep = false;                       ///< nested more than kMaxLineDepth levels
   std::optional<std::string> twice;            ///< a name that comes twice in one object
   std::string twice_in;                        ///< the field with that object, "body.messages"; empty: the line or its body

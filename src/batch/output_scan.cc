@@ -177,7 +177,6 @@ OutputScan scan_output(int descriptor, const std::string& path, const std::atomi
       break;
     }
     std::string reason = number == 1 ? other_format(first) : "";
-    if (reason.empty() && first.find('\0') != std::string::npos) reason = "holds zero bytes (after a power cut?)";
     (problem.kind == NoRecord::kDamaged ? scan.damaged : scan.foreign).add(number, reason.empty() ? problem.reason : reason);
   }
   scan.stopped = stop;

@@ -19,6 +19,7 @@
 #include "batch/line_queue.h"
 #include "batch/shard_lines.h"
 #include "batch/special_tokens.h"
+#include "io/checked_json.h"
 #include "io/whole_file.h"
 #include "schedule/prefix_ends.h"
 
@@ -229,7 +230,7 @@ std::optional<std::string> no_answer_message(RecordText& record) {
   start.resize(size);
   record.rewind();
   if (!is_no_answer_record(start)) return std::nullopt;
-  const auto json = nlohmann::json::parse(start, nullptr, false);
+  const auto json = json_or_none(start);
   if (json.is_discarded()) return "a line has no answer";
   return fmt::format("line {}: {}", json["error"]["line"].get<int64_t>(), json["error"]["message"].get<std::string>());
 }
@@ -260,7 +261,10 @@ std::string model_fingerprint(const std::string& directory, const std::string& c
   // These are read where there is no tokenizer.json.
   for (const char* name : {"tokenizer.model", "tekken.json"})
     if (!whole_tokenizer) add_file(name, true);
-  for (const char* name : {"chat_template.jinja", "additional_chat_templates/tool_use.jinja", "chat_template.json"}) add_file(name, true);
+  // The chat templates that are used, wherever they are (a GGUF's is in its head, tokenizer_config.json is above), and what config.json may lack.
+  for (const char* name : {"chat_template.jinja", "additional_chat_templates/default.jinja", "additional_chat_templates/tool_use.jinja", "chat_template.json",
+                           "hf_quant_config.json"})
+    add_file(name, true);
   for (const std::string& path : weight_files) {
     std::shared_ptr<File> file = File::open(path, FileMode::kRead);
     int64_t size = file->size();

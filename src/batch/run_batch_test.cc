@@ -551,5 +551,19 @@ TEST_F(RunBatch, FingerprintSeesWeightsAndConfig) {
   EXPECT_NE(fingerprint(), first);
 }
 
+TEST_F(RunBatch, FingerprintSeesEveryFileThatAnswersDependOn) {
+  const std::string weights = directory_.file("m/model.safetensors");
+  std::filesystem::create_directories(directory_.file("m/additional_chat_templates"));
+  write_text(weights, "w");
+  std::set<std::string> seen{model_fingerprint(directory_.file("m"), "c", {weights})};
+  for (const char* name : {"config.json", "generation_config.json", "hf_quant_config.json", "tokenizer_config.json", "special_tokens_map.json",
+                           "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "tekken.json", "tokenizer.json", "chat_template.json",
+                           "chat_template.jinja", "additional_chat_templates/default.jinja", "additional_chat_templates/tool_use.jinja"})
+    for (const char* text : {"one", "two"}) {
+      write_text(directory_.file(std::string("m/") + name), text);
+      EXPECT_TRUE(seen.insert(model_fingerprint(directory_.file("m"), "c", {weights})).second) << name;
+    }
+}
+
 }  // namespace
 }  // namespace flexgen::run_batch_test

@@ -95,24 +95,28 @@ std::u32string characters_of(std::string_view text) {
 
 }  // namespace
 
+void GrowingOffsets::take(std::string_view piece) {
+  const size_t first = known_.size();
+  Group(tokenizer_, tokens_, skip_).add(context_, first, tokens_.size(), piece, offset_, known_);
+  offset_ += count_characters(piece);
+  context_ = first;
+}
+
+void GrowingOffsets::add(int32_t token) {
+  tokens_.push_back(token);
+  if (const std::string piece = decoder_.push(token); !piece.empty()) take(piece);
+}
+
+void GrowingOffsets::finish() {
+  const std::string piece = decoder_.finish();
+  if (known_.size() < tokens_.size()) take(piece);
+}
+
 std::vector<int64_t> text_offsets(const Tokenizer& tokenizer, std::span<const int32_t> tokens, bool skip_special_tokens) {
-  std::vector<int64_t> out;
-  out.reserve(tokens.size());
-  StreamDecoder decoder(tokenizer, skip_special_tokens);
-  const Group group(tokenizer, tokens, skip_special_tokens);
-  size_t context = 0, first = 0;
-  int64_t offset = 0;
-  for (size_t i = 0; i <= tokens.size(); ++i) {
-    const bool at_end = i == tokens.size();
-    const std::string piece = at_end ? decoder.finish() : decoder.push(tokens[i]);
-    const size_t end = at_end ? i : i + 1;
-    if (end == first || (piece.empty() && !at_end)) continue;
-    group.add(context, first, end, piece, offset, out);
-    offset += count_characters(piece);
-    context = first;
-    first = end;
-  }
-  return out;
+  GrowingOffsets offsets(tokenizer, skip_special_tokens);
+  for (const int32_t token : tokens) offsets.add(token);
+  offsets.finish();
+  return offsets.known();
 }
 
 std::vector<int64_t> text_offsets_in(const Tokenizer& tokenizer, std::span<const int32_t> tokens, std::string_view text, int64_t num_added) {

@@ -83,6 +83,7 @@ class Talk : public RequestSource, public CompletionSink {
   void say(const std::string& line) {
     messages_.push_back(chat_message("user", line));
     try {
+      check_utf8(line, "this line");
       request_ = request_of_messages();
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kUser) throw;

@@ -9,6 +9,7 @@
 
 #include "base/nearest.h"
 #include "cli/command_definitions.h"
+#include "cli/one_prompt.h"
 
 namespace flexgen {
 namespace {
@@ -42,6 +43,13 @@ bool parse_number(const std::string& text, T* value) {
   return error == std::errc() && rest == end;
 }
 
+/// The value of such a flag comes into prompts, answers or tables.
+bool is_text(const std::string& type) { return type.starts_with("TEXT") || type.starts_with("NAME"); }
+
+CLI::Validator valid_utf8() {
+  return CLI::Validator([](std::string& text) { return utf8_problem(text); }, "");
+}
+
 }  // namespace
 
 CommandDefinition::CommandDefinition(std::string name, std::string description) : app(std::move(description), std::move(name)) {
@@ -64,6 +72,7 @@ CLI::Option* CommandDefinition::added(CLI::Option* option, const std::string& ty
 
 CLI::Option* CommandDefinition::text(const std::string& names, std::string& value, const std::string& description, const std::string& type) {
   CLI::Option* option = added(app.add_option(names, value, description), type);
+  if (is_text(type)) option->check(valid_utf8());
   if (type.empty() || type == "TEXT") return option;
   // The name of a file, a model, ...: nothing is called by no name.
   return option->check(CLI::Validator([](std::string& text) { return text.empty() ? std::string("the value is empty") : std::string(); }, ""));
@@ -71,6 +80,7 @@ CLI::Option* CommandDefinition::text(const std::string& names, std::string& valu
 
 CLI::Option* CommandDefinition::texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type) {
   CLI::Option* option = added(app.add_option(names, values, description), type);
+  if (is_text(type)) option->check(valid_utf8());
   return option->get_positional() ? option : option->expected(1)->take_all();
 }
 

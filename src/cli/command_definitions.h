@@ -38,6 +38,7 @@ class CommandDefinition {
   /// The flags that all commands have; --help shows them last.
   void add_general_flags();
 
+  /// Texts and names are UTF-8; names of files may be anything.
   CLI::Option* text(const std::string& names, std::string& value, const std::string& description, const std::string& type);
   CLI::Option* texts(const std::string& names, std::vector<std::string>& values, const std::string& description, const std::string& type);
   /// Whole numbers, from 0 on; `delimiter`: between several of one word, 0: none.

@@ -69,11 +69,8 @@ bool perplexity(const EvalOptions& options, Engine& engine, OrderedJson& figures
   const std::string text = read_unpacked_text(options.perplexity_file, kMaxEvalTextBytes);
   if (text.empty()) refuse_empty("--perplexity", options.perplexity_file);
   if (is_lfs_pointer(text)) refuse_lfs_pointer(options.perplexity_file);
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = utf8_length(text, at);
-    if (length == 0) fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
-    at += length;
-  }
+  if (const size_t at = invalid_utf8_at(text); at != std::string::npos)
+    fail_user("--perplexity {}: byte {} is not valid UTF-8; convert the file first", options.perplexity_file, at);
   const Tokenizer& tokenizer = *engine.tokenizer();
   const std::vector<int32_t> prefix = options.no_special_tokens ? std::vector<int32_t>() : tokenizer.encode("", true);
   std::vector<int32_t> tokens = tokenizer.encode(text, false);

@@ -58,9 +58,9 @@ void TaskScore::add(std::string_view answer, std::string_view reference) {
   if (stripped(answer) == stripped(reference)) ++exact;
   using Json = nlohmann::json;
   if (nests_deeper(reference, kMaxJsonDepth)) return;
-  const Json wanted = Json::parse(reference, nullptr, false);
+  const Json wanted = json_or_none(reference);
   if (!wanted.is_object()) return;
-  const Json given = nests_deeper(answer, kMaxJsonDepth) ? Json() : Json::parse(answer, nullptr, false);
+  const Json given = nests_deeper(answer, kMaxJsonDepth) ? Json() : json_or_none(answer);
   for (const auto& [name, value] : wanted.items()) {
     ++fields;
     if (given.is_object() && given.contains(name) && given[name] == value) ++fields_right;

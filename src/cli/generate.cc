@@ -109,6 +109,7 @@ int generate_command(const GenerateOptions& options) {
   const std::string model = find_model(options.model, options.engine.model.revision);
   Engine engine(engine_options(options.engine, model));
   std::string text = options.prompt == "-" ? prompt_of_stdin() : options.prompt;
+  check_utf8(text, "the prompt");
   AnswerForm form;
   if (options.chat)
     text = conversation_text(*require_chat_template("--chat", model, options.chat_template, *engine.tokenizer()), options, std::move(text), &form);

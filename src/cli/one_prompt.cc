@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "text/unicode.h"
 
 namespace flexgen {
 
@@ -17,6 +18,15 @@ std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> mess
   std::string text = chat.render(conversation, now);
   chat.tell_form(conversation, text, form);
   return text;
+}
+
+std::string utf8_problem(std::string_view text) {
+  const size_t at = invalid_utf8_at(text);
+  return at == std::string_view::npos ? "" : fmt::format("byte {} is not valid UTF-8; convert the text first (iconv -t UTF-8)", at + 1);
+}
+
+void check_utf8(std::string_view text, std::string_view what) {
+  if (const std::string problem = utf8_problem(text); !problem.empty()) fail_user("{}: {}", what, problem);
 }
 
 void check_prompt_tokens(std::span<const int32_t> tokens, int64_t vocab_size) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "text/chat_answer.h"
@@ -16,6 +17,10 @@ jinja::Value chat_message(const char* role, std::string content);
 /// A conversation as the template writes it out now. `form`: how its answer is read. Throws Error{user} where the template refuses it.
 std::string chat_prompt(const ChatTemplate& chat, std::vector<jinja::Value> messages, AnswerForm* form);
 
+/// Why a text is no valid UTF-8; empty if it is.
+std::string utf8_problem(std::string_view text);
+/// Throws Error{user} for a text that is no valid UTF-8, as a batch's line is refused: a tokenizer would make other characters of it. `what`: "the prompt".
+void check_utf8(std::string_view text, std::string_view what);
 /// Throws Error{user} for a prompt's token that the model has not.
 void check_prompt_tokens(std::span<const int32_t> tokens, int64_t vocab_size);
 /// The same for what --stop-token-id says.

@@ -253,6 +253,25 @@ TEST(Options, HowExpertsAreChosen) {
   }
 }
 
+TEST(Options, TextsAreUtf8) {
+  for (const std::vector<std::string>& line :
+       std::vector<std::vector<std::string>>{{"generate", "-m", "m", "a\xff"},
+                                             {"generate", "-m", "m", "--chat", "--system", "a\xff", "x"},
+                                             {"generate", "-m", "m", "--stop", "b", "--stop", "a\xff", "x"},
+                                             {"chat", "-m", "m", "--system", "a\xff"},
+                                             {"serve", "-m", "m", "--served-model-name", "a\xff"},
+                                             {"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "--prompt-template", "a\xff"},
+                                             {"map", "-m", "m", "-i", "t.csv", "-o", "o.csv", "-t", "p", "--choices", "a\xff,b"}}) {
+    const auto result = parse_command_line(line);
+    ASSERT_EQ(result.index(), 1u) << line.front();
+    EXPECT_EQ(std::get<CommandText>(result).exit_code, kExitUsage);
+    EXPECT_THAT(std::get<CommandText>(result).text, testing::HasSubstr("byte 2 is not valid UTF-8")) << line.front();
+  }
+  EXPECT_EQ(parsed<GenerateOptions>("generate -m m é").prompt, "é");
+  // A file may be called anything.
+  EXPECT_EQ(std::get<RunBatchOptions>(std::get<Command>(parse_command_line({"run-batch", "-m", "m", "-i", "a\xff", "-o", "out"}))).input, "a\xff");
+}
+
 TEST(Options, Map) {
   const std::string map = "map -m m -i t.csv -o o.csv ";
   auto options = parsed<MapOptions>(map + "-t p.j2 --max-tokens 5 --temperature 0.5 --stop x --stop y --top-k 3");

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "cli/peers_script.h"
+#include "io/checked_json.h"
 
 extern char** environ;
 
@@ -121,7 +122,7 @@ PeerResult run_peer(const PeerFlags& flags, const std::string& name, const PeerJ
   constexpr std::string_view kMark = "RESULT ";
   const size_t mark = ended.output.rfind(kMark);
   if (ended.status != 0 || mark == std::string::npos) fail_user("--peers {}: it ended with status {}; what it says is above", name, ended.status);
-  const nlohmann::json json = nlohmann::json::parse(ended.output.substr(mark + kMark.size()));
+  const nlohmann::json json = parse_json(std::string_view(ended.output).substr(mark + kMark.size()), fmt::format("--peers {}: its result", name));
   return {json.at("name"),    json.at("version"),     json.at("settings"), json.at("batch"),
           json.at("batches"), json.at("batches_run"), json.at("run_s"),    json.at("time_s")};
 }

@@ -17,6 +17,7 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
  public:
   CheckedBuilder(Json& root, int max_depth) : root_(root), max_depth_(static_cast<size_t>(max_depth)) {}
   const std::string& problem() const { return problem_; }
+  size_t broken_at() const { return broken_at_; }  ///< the byte, from 1, where what is no JSON begins; 0: none does
 
   bool null() override { return scalar(nullptr); }
   bool boolean(bool value) override { return scalar(value); }
@@ -38,6 +39,7 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
   bool parse_error(std::size_t position, const std::string& token, const nlohmann::detail::exception& error) override {
     constexpr int kOutOfRange = 406;
     if (error.id == kOutOfRange) return stop(fmt::format("has a number that is out of range, {} (at byte {})", printable(token), position));
+    broken_at_ = position;
     return stop(fmt::format("is not JSON (at byte {})", position));
   }
 
@@ -77,6 +79,7 @@ class CheckedBuilder : public nlohmann::json_sax<Json> {
   std::vector<Json*> open_;  ///< from the root inwards; stable, as only the innermost grows
   Json* member_ = nullptr;   ///< of the innermost object, waiting for its value
   std::string problem_;
+  size_t broken_at_ = 0;
 };
 
 }  // namespace
@@ -85,7 +88,12 @@ nlohmann::json parse_checked_json(const std::string& text, int max_depth, const 
   if (is_lfs_pointer(text)) refuse_lfs_pointer(file_name);
   Json root;
   CheckedBuilder builder(root, max_depth);
-  if (!Json::sax_parse(text, &builder)) fail_user("{}: {} {}; {}", file_name, what, builder.problem(), advice);
+  const size_t nul = nul_in(text);
+  const bool read = Json::sax_parse(text, &builder);
+  // The parser fails at a NUL byte, or ends there as at the end of the text. What it found before counts first.
+  if (nul != std::string::npos && (read || builder.broken_at() > nul))
+    fail_user("{}: {} is not JSON (at byte {}: {}); {}", file_name, what, nul + 1, kNulAdvice, advice);
+  if (!read) fail_user("{}: {} {}; {}", file_name, what, builder.problem(), advice);
   return root;
 }
 

@@ -1,5 +1,6 @@
 #include "io/checked_json.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <ctime>
@@ -30,6 +31,27 @@ TEST(CheckedJson, DepthIsBounded) {
   EXPECT_FALSE(nests_deeper("[[[1]]]", 3));
   EXPECT_FALSE(nests_deeper(R"(["[[[[", "\"[[[", {"{{{{": [1], "b": [2]}])", 3));
   EXPECT_TRUE(nests_deeper(std::string(1000000, '{'), 64));
+}
+
+TEST(CheckedJson, NulEndsNoText) {
+  using namespace std::string_literals;
+  const auto why_not = [](const std::string& text) -> std::string {
+    try {
+      parse_checked_json(text, 8, "file", "it");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  for (const std::string& text : {"{\"a\":1}\0"s, "{\"a\":1}\0{\"b\":2}"s, "{\"a\":1\0}"s, "{\"a\":\0001}"s}) {
+    EXPECT_THAT(why_not(text), testing::HasSubstr(fmt::format("at byte {}: a NUL byte", text.find('\0') + 1)));
+    EXPECT_TRUE(json_or_none(text).is_discarded());
+    EXPECT_THROW(parse_json(text, "it"), Error);
+  }
+  EXPECT_THAT(why_not("{\"a\":}\0"s), testing::HasSubstr("(at byte 6)"));  // what is wrong first
+  EXPECT_THAT(why_not("{\"a\":1,\"a\":2}\0"s), testing::HasSubstr("twice"));
+  EXPECT_EQ(why_not(R"({"a":"\u0000"})"), "");
+  EXPECT_EQ(json_or_none("[1]").size(), 1u);
 }
 
 }  // namespace

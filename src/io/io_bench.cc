@@ -20,6 +20,7 @@
 #include "base/units.h"
 #include "io/aligned_buffer.h"
 #include "io/async_disk.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
@@ -81,7 +82,7 @@ double fio_gb_per_s(const std::string& path) {
   std::string text(1 << 16, '\0');
   text.resize(std::fread(text.data(), 1, text.size(), pipe));
   pclose(pipe);
-  const Json json = Json::parse(text.substr(std::min(text.find('{'), text.size())), nullptr, false);
+  const Json json = json_or_none(text.substr(std::min(text.find('{'), text.size())));
   if (!json.is_object()) return 0;
   return json["jobs"][0]["read"]["bw_bytes"].get<double>() / 1e9;
 }

@@ -421,6 +421,25 @@ TEST(Config, EndTokensComeFromTheGenerationConfig) {
   EXPECT_TRUE(parse_patched("llama", R"({"eos_token_id": null})").eos.empty());
 }
 
+TEST(Config, EndTokensThatTheVocabularyHasNotAreToldAndLeftOut) {
+  const auto told_of = [](const std::string& config, const std::string& generation, const std::vector<int32_t>& eos) {
+    std::ostringstream told;
+    const auto usual = spdlog::default_logger();
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("told", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
+    EXPECT_EQ(parse_config(config, generation, "dir/config.json").eos, eos);
+    spdlog::set_default_logger(usual);
+    return told.str();
+  };
+  json config = config_of("llama");
+  config["eos_token_id"] = {2, 999};
+  EXPECT_EQ(told_of(config.dump(), "", {2, 999}), "");
+  EXPECT_THAT(told_of(config.dump(), R"({"eos_token_id": 99999})", {}),
+              AllOf(HasSubstr("dir/config.json: 'eos_token_id'"), HasSubstr("names the token 99999, and the vocabulary has 1000 tokens: no answer ends by it"),
+                    HasSubstr("none before max_tokens")));
+  config["eos_token_id"] = {2, 1000};
+  EXPECT_THAT(told_of(config.dump(), "", {2}), AllOf(HasSubstr("the token 1000,"), testing::Not(HasSubstr("none before"))));
+}
+
 struct Refusal {
   const char* type;
   const char* patch;

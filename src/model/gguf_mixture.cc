@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
@@ -77,7 +78,7 @@ void read_gguf_mixture(GgufFields& fields, const std::string& model_type, const 
   config[mixture->count] = needed("expert_count");
   config["num_experts_per_tok"] = needed("expert_used_count");
   if (const int64_t size = fields.integer("expert_feed_forward_length").value_or(expert_size(checkpoint)); size > 0) config[mixture->size] = size;
-  if (*mixture->normalized != '\0') config["norm_topk_prob"] = Json::parse(mixture->normalized);
+  if (*mixture->normalized != '\0') config["norm_topk_prob"] = parse_json(mixture->normalized, "norm_topk_prob");
   if (const int64_t gating = fields.integer("expert_gating_func").value_or(0); gating != 0 && gating != static_cast<int>(mixture->gating))
     fields.refuse("expert_gating_func", fmt::format("is {}; of this family flexgen does {} alone", gating, static_cast<int>(mixture->gating)));
   if (model_type == "glm4_moe" || model_type == "dots1") {

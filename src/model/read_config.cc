@@ -122,6 +122,18 @@ Json parse_object(const std::string& text, const std::string& source) {
   return json;
 }
 
+/// A token that the vocabulary does not have is never generated, and nothing may look for its logit.
+void leave_out_unreachable_ends(ModelConfig& config, const std::string& source_name) {
+  const auto is_missing = [&](int32_t id) { return id >= config.vocab_size; };
+  const auto found = std::find_if(config.eos.begin(), config.eos.end(), is_missing);
+  if (found == config.eos.end()) return;
+  const int32_t first = *found;
+  std::erase_if(config.eos, is_missing);
+  spdlog::warn(
+      "{}: 'eos_token_id' (generation_config.json's, if it has one) names the token {}, and the vocabulary has {} tokens: no answer ends by it{}; correct the file",
+      source_name, first, config.vocab_size, config.eos.empty() ? ", and none before max_tokens or a stop string" : "");
+}
+
 /// Models of text and images whose text part is one that flexgen knows: all that is the text model's is in an object of its own.
 bool holds_text_model(const Json& json) {
   const auto type = json.find("model_type");
@@ -214,6 +226,7 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
     }
   }
   if (!bos.empty()) config.bos = bos.front();
+  leave_out_unreachable_ends(config, source_name);
   return config;
 }
 

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "base/log.h"
+#include "io/checked_json.h"
 
 namespace flexgen {
 namespace {
@@ -84,7 +85,7 @@ Parameters find_parameters(ConfigFields& fields, const RopeFields& names) {
   Parameters found;
   if (parameters) found = {*parameters, "rope_parameters"};
   else if (scaling && (names.layer_type.empty() || names.layer_type == "full_attention")) found = {*scaling, "rope_scaling"};
-  else if (names.usual != nullptr) found.object = nlohmann::json::parse(names.usual);
+  else if (names.usual != nullptr) found.object = parse_json(names.usual, found.name);
   if (!found.object.is_object()) fields.refuse(found.name, "must be an object");
   const std::string type(names.layer_type);
   if (parameters && !type.empty()) {

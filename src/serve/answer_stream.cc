@@ -1,6 +1,10 @@
 #include "serve/answer_stream.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "batch/chat_output.h"
+#include "io/checked_json.h"
 #include "text/chat_answer.h"
 #include "text/unicode.h"
 
@@ -45,7 +49,7 @@ void AnswerStream::chunk(const BatchRequest& request, int64_t sequence, const Co
   const BatchPrompt& prompt = request.prompts[static_cast<size_t>(prompt_of(sequence))];
   for (int64_t index = sequence * copies_; index < (sequence + 1) * copies_; ++index) {
     std::string text = before_;
-    write_piece(record_, request, prompt, {completion, index, states_[static_cast<size_t>(sequence)].characters, reason, delta},
+    write_piece(record_, request, prompt, {completion, index, states_[static_cast<size_t>(sequence)].places, reason, delta},
                 [&](std::string_view piece) { text += piece; });
     event(text + after_);
   }
@@ -65,13 +69,44 @@ void AnswerStream::add(const AnswerPiece& piece) {
   if (call_.request.chat) {
     add_to_conversation(state, piece, reason);
   } else {
-    const bool says = !completion.text.empty() || !completion.logprobs.empty() || piece.ended || (rest_.gives_token_ids && !completion.tokens.empty());
+    const Completion placed = with_placed_tokens(state, piece);
+    const bool says =
+        !placed.text.empty() || !placed.logprobs.empty() || !placed.prompt_logprobs.empty() || piece.ended || (rest_.gives_token_ids && !placed.tokens.empty());
     if (!says) return;
-    chunk(state.began ? rest_ : call_.request, piece.sequence, completion, reason, "");
+    chunk(state.began ? rest_ : call_.request, piece.sequence, placed, reason, "");
     state.began = true;
   }
-  if (call_.request.params.top_logprobs >= 0 && record_.tokenizer)
-    state.characters += count_characters(record_.tokenizer->decode(completion.tokens, call_.request.params.skip_special_tokens));
+}
+
+Completion AnswerStream::with_placed_tokens(State& state, const AnswerPiece& piece) const {
+  Completion placed = piece.completion;
+  if (call_.request.params.top_logprobs < 0) return placed;
+  if (!state.began) state.prompt_characters = echoed_characters(record_, call_.request, call_.request.prompts[static_cast<size_t>(prompt_of(piece.sequence))]);
+  state.shown_characters += count_characters(placed.text);
+  state.tokens.insert(state.tokens.end(), placed.tokens.begin(), placed.tokens.end());
+  state.logprobs.insert(state.logprobs.end(), std::make_move_iterator(placed.logprobs.begin()), std::make_move_iterator(placed.logprobs.end()));
+  if (record_.tokenizer && !state.offsets) state.offsets.emplace(*record_.tokenizer, call_.request.params.skip_special_tokens);
+  if (state.offsets) {
+    for (const int32_t token : placed.tokens) state.offsets->add(token);
+    if (piece.ended) state.offsets->finish();
+  }
+  state.places.clear();
+  for (const size_t before = state.sent_tokens; state.places.size() < state.tokens.size(); ++state.sent_tokens) {
+    const size_t next = before + state.places.size();
+    int64_t offset = 0;
+    if (state.offsets) {
+      if (next >= state.offsets->known().size()) break;
+      offset = state.offsets->known()[next];
+      if (offset > state.shown_characters && !piece.ended) break;
+    }
+    state.places.push_back(state.prompt_characters + std::min(offset, state.shown_characters));
+  }
+  const auto count = static_cast<ptrdiff_t>(state.places.size());
+  placed.tokens.assign(state.tokens.begin(), state.tokens.begin() + count);
+  placed.logprobs.assign(std::make_move_iterator(state.logprobs.begin()), std::make_move_iterator(state.logprobs.begin() + count));
+  state.tokens.erase(state.tokens.begin(), state.tokens.begin() + count);
+  state.logprobs.erase(state.logprobs.begin(), state.logprobs.begin() + count);
+  return placed;
 }
 
 void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, const char* reason) {
@@ -90,7 +125,7 @@ void AnswerStream::add_to_conversation(State& state, const AnswerPiece& piece, c
   if (const std::string thoughts = rest_after(answer.reasoning, state.thoughts); !thoughts.empty()) delta["reasoning_content"] = thoughts;
   if (const std::string content = rest_after(answer.content, state.content); !content.empty()) delta["content"] = content;
   if (!answer.calls.empty()) {
-    delta["tool_calls"] = OrderedJson::parse(tool_calls_json(call_.request, answer, true));
+    delta["tool_calls"] = parse_json<OrderedJson>(tool_calls_json(call_.request, answer, true), "a call");
     reason = "tool_calls";
   }
   const bool says = !delta.empty() || reason || !piece.completion.logprobs.empty() || (rest_.gives_token_ids && !piece.completion.tokens.empty());

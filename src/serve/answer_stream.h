@@ -2,10 +2,12 @@
 // AnswerStream: an answer as server-sent events, in OpenAI's chunks. One thread.
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "batch/batch_output.h"
+#include "batch/text_offsets.h"
 #include "serve/api_error.h"
 #include "serve/http_server.h"
 #include "serve/ticket.h"
@@ -38,12 +40,19 @@ class AnswerStream {
   /// How far a sequence is.
   struct State {
     bool began = false;
-    std::string text;                  ///< of a conversation's answer, so far
-    size_t thoughts = 0, content = 0;  ///< bytes of it that were sent
-    int64_t characters = 0;            ///< that the tokens so far make
+    std::string text;                       ///< of a conversation's answer, so far
+    size_t thoughts = 0, content = 0;       ///< bytes of it that were sent
+    std::optional<GrowingOffsets> offsets;  ///< of its tokens, where their logprobs are wanted
+    std::vector<int32_t> tokens;            ///< that wait, with their logprobs
+    std::vector<TokenLogprob> logprobs;
+    std::vector<int64_t> places;  ///< where the tokens begin that are sent now
+    size_t sent_tokens = 0;
+    int64_t prompt_characters = 0, shown_characters = 0;  ///< in front of its text; of its text, so far
   };
   void event(std::string_view json);
   void chunk(const BatchRequest& request, int64_t sequence, const Completion& completion, const char* reason, const std::string& delta);
+  /// A piece of a text with the tokens of which it is certain where they begin in it, as the whole answer has it: the text may be cut before the others.
+  Completion with_placed_tokens(State& state, const AnswerPiece& piece) const;
   void add_to_conversation(State& state, const AnswerPiece& piece, const char* reason);
   int64_t prompt_of(int64_t sequence) const { return sequence * copies_ / call_.request.best_of; }
 

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "batch/answer_json.h"
+#include "io/checked_json.h"
 #include "io/new_file.h"
 #include "io/whole_file.h"
 #include "serve/api_error.h"
@@ -52,7 +53,7 @@ BatchDesk::BatchDesk(std::string directory, FileStore& files, Answer answer) : d
   std::vector<std::pair<int64_t, std::string>> unfinished;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     const std::string id = entry.path().filename().string();
-    const auto json = Json::parse(read_file_if_there(folder(id) + "/" + kFile), nullptr, false);
+    const auto json = json_or_none<Json>(read_file_if_there(folder(id) + "/" + kFile));
     if (!has_texts(json, {"id", "status", "endpoint", "input_file_id"}) || !has_time(json) || json["id"] != id) {
       spdlog::warn("{}: no batch that is whole; it is left out", entry.path().string());
       continue;

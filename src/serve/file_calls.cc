@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "batch/answer_json.h"
+#include "io/checked_json.h"
 #include "serve/api_error.h"
 #include "serve/list_page.h"
 
@@ -69,7 +70,7 @@ void list_files(HttpCall& call, const FileStore& files) {
   }
   const auto limit = static_cast<size_t>(page_of(call, kMaxPage, kMaxPage));
   OrderedJson data = OrderedJson::array();
-  for (size_t i = 0; i < std::min(limit, all.size()); ++i) data.push_back(OrderedJson::parse(all[i].json()));
+  for (size_t i = 0; i < std::min(limit, all.size()); ++i) data.push_back(parse_json<OrderedJson>(all[i].json(), "a file"));
   call.answer(200, kJsonType, list_page(std::move(data), all.size() > limit));
 }
 

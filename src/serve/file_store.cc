@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "batch/answer_json.h"
 #include "batch/rewritten_file.h"
+#include "io/checked_json.h"
 #include "io/new_file.h"
 #include "io/whole_file.h"
 #include "io/write_all.h"
@@ -69,7 +70,7 @@ FileStore::FileStore(std::string directory) : directory_(std::move(directory)) {
   for (const std::string& name : names) {
     if (!name.ends_with(".json")) continue;
     const std::string id = name.substr(0, name.size() - 5);
-    const auto json = nlohmann::json::parse(read_whole_file(about(id)), nullptr, false);
+    const auto json = json_or_none(read_whole_file(about(id)));
     if (!has_texts(json, {"filename", "purpose"}) || !has_time(json) || !fs::exists(path(id))) {
       spdlog::warn("{}/{}: no file that is whole; it is left out", directory_, name);
       continue;

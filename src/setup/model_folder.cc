@@ -124,7 +124,7 @@ std::string convert_advice(const std::string& what, const std::string& folder) {
   if (names.empty()) fail_user("{} is empty; a model is a folder with config.json, safetensors and a tokenizer", where);
   if (there("adapter_config.json")) {
     std::string base = "its base model";
-    const auto json = nlohmann::json::parse(start_of(folder / "adapter_config.json", 1 << 20), nullptr, false);
+    const auto json = json_or_none(start_of(folder / "adapter_config.json", 1 << 20));
     if (json.is_object() && json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string())
       base = printable(json["base_model_name_or_path"].get<std::string>());
     fail_user(

@@ -16,18 +16,7 @@ constexpr std::string_view kUtf8Mark = "\xef\xbb\xbf";
 
 }  // namespace
 
-bool is_utf8(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    if (static_cast<unsigned char>(text[at]) < 0x80) {
-      ++at;
-      continue;
-    }
-    const size_t length = utf8_length(text, at);
-    if (length == 0) return false;
-    at += length;
-  }
-  return true;
-}
+bool is_utf8(std::string_view text) { return invalid_utf8_at(text) == std::string_view::npos; }
 
 CsvReader::CsvReader(ByteSource& source, char delimiter, std::string path) : source_(source), path_(std::move(path)), buffer_(kCsvPieceBytes, '\0') {
   form_.delimiter = delimiter;

@@ -23,6 +23,7 @@
 #include "io/whole_file.h"
 #include "model/model.h"
 #include "tables/table_writer.h"
+#include "text/jinja/json_values.h"
 #include "text/unicode.h"
 
 namespace flexgen {
@@ -43,10 +44,26 @@ std::string file_of(const std::string& path, const char* flag) {
   return text;
 }
 
+/// The dict that a text of JSON is; none if it is anything else.
+jinja::Value object_of(std::string_view text, jinja::Digits digits) {
+  try {
+    jinja::Value value = jinja::parse_json_value(text, kMaxRowValues, nullptr, digits);
+    if (value.dict()) return value;
+  } catch (const jinja::Failure&) {
+  }
+  return jinja::None();
+}
+
 std::string without_blanks(const std::string& text) {
   constexpr const char* kBlanks = " \t\r\n\f\v";
   const size_t begin = text.find_first_not_of(kBlanks);
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
+}
+
+/// Numbers are compared by what they are, not by how they are written.
+std::string judged_text(const jinja::Value& value) {
+  if (value.text() || value.none()) return without_blanks(answer_text(value));
+  return answer_text(jinja::parse_json_value(answer_text(value), kMaxRowValues));
 }
 
 std::string hash_of_file(const std::string& path) {
@@ -79,7 +96,7 @@ MapFiles::MapFiles(const std::string& output) : lines(output + ".lines.jsonl"), 
 MapJob::MapJob(const MapOptions& options, const std::string& model)
     : options_(options), files_(options.output), input_kind_(table_kind_of(options.input, "--input", true)),
       output_kind_(options.output.empty() ? input_kind_ : table_kind_of(options.output, "--output", false)) {
-  fields_ = OrderedJson::parse(options.sampling_json);
+  fields_ = parse_json<OrderedJson>(options.sampling_json, "the sampling options");
   const std::string source = options.template_file.empty() ? options.prompt_template : file_of(options.template_file, "--template");
   Shots shots;
   if (!options.examples.empty()) {
@@ -111,13 +128,13 @@ MapJob::MapJob(const MapOptions& options, const std::string& model)
 void MapJob::read_schema() {
   const std::string text = file_of(options_.json_schema, "--json-schema");
   parse_checked_json(text, 200, "--json-schema " + options_.json_schema, "it", "correct it");
-  const OrderedJson schema = OrderedJson::parse(text);
+  const OrderedJson schema = parse_json<OrderedJson>(text, options_.json_schema);
   const auto properties = schema.is_object() ? schema.find("properties") : schema.end();
   if (!schema.is_object() || properties == schema.end() || !properties->is_object() || properties->empty())
     fail_user("--json-schema {}: it must be the schema of an object with properties; each of these becomes a column", options_.json_schema);
   for (const auto& [name, property] : properties->items()) schema_fields_.push_back(name);
   try {
-    if (options_.dry_run == 0) schema_grammar(schema.dump());  // each row's line would be refused for the same
+    if (options_.dry_run == 0) schema_grammar(text);  // each row's line would be refused for the same
   } catch (const Error& error) {
     fail_user("--json-schema {}: {}", options_.json_schema, error.what());
   }
@@ -265,31 +282,34 @@ void MapJob::keep_lines() {
   lines_.reset();
 }
 
-std::optional<std::vector<OrderedJson>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
+std::optional<std::vector<jinja::Value>> MapJob::answers_of(const nlohmann::json& record, const std::string& line) const {
   if (record.at("response").is_null()) return std::nullopt;
   const nlohmann::json& choices = record.at("response").at("body").at("choices");
-  if (choices_) return std::vector<OrderedJson>{choices_->chosen(nlohmann::json::parse(line), choices)};
+  if (choices_) return std::vector<jinja::Value>{choices_->chosen(parse_json(line, files_.lines), choices)};
   const nlohmann::json& choice = choices.at(0);
   const nlohmann::json& said = options_.chat ? choice.at("message").at("content") : choice.at("text");
   const std::string text = said.is_string() ? without_blanks(said.get<std::string>()) : "";
-  std::vector<OrderedJson> values;
+  std::vector<jinja::Value> values;
   if (schema_fields_.empty() || options_.keeps_answer) values.emplace_back(text);
   if (schema_fields_.empty()) return values;
-  const OrderedJson object = OrderedJson::parse(text, nullptr, false);
-  if (!object.is_object()) return std::nullopt;
-  for (const std::string& name : schema_fields_) values.push_back(object.contains(name) ? object[name] : OrderedJson());
+  const jinja::Value object = object_of(text, jinja::Digits::kAsWritten);
+  if (!object.dict()) return std::nullopt;
+  for (const std::string& name : schema_fields_) {
+    const jinja::Value* value = object.dict()->find(std::string_view(name));
+    values.push_back(value ? *value : jinja::None());
+  }
   return values;
 }
 
-void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<OrderedJson>>& answers, MapOutcome* outcome) const {
-  const OrderedJson expected = OrderedJson::parse(cell_text(*value_of(row, columns_, options_.answer_column)), nullptr, false);
-  if (!expected.is_object())
+void MapJob::judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const {
+  const jinja::Value expected = object_of(cell_text(*value_of(row, columns_, options_.answer_column)), jinja::Digits::kOfValue);
+  if (!expected.dict())
     fail_user("{}: '{}', which --answer-column names, is no JSON object; with --json-schema it has the right answer as one", table.place(row),
               options_.answer_column);
   const size_t first = answers ? answers->size() - schema_fields_.size() : 0;  // behind the whole answer, where that is kept
   for (size_t i = 0; i < schema_fields_.size(); ++i) {
-    const std::string right = without_blanks(cell_text(expected.contains(schema_fields_[i]) ? expected[schema_fields_[i]] : OrderedJson()));
-    outcome->fields[i].second.add(right, answers ? std::optional(without_blanks(cell_text((*answers)[first + i]))) : std::nullopt);
+    const jinja::Value* right = expected.dict()->find(std::string_view(schema_fields_[i]));
+    outcome->fields[i].second.add(right ? judged_text(*right) : "", answers ? std::optional(judged_text((*answers)[first + i])) : std::nullopt);
   }
 }
 
@@ -309,16 +329,16 @@ MapOutcome MapJob::write_table() const {
   std::string line, text;
   for (; table.next(&row); ++outcome.rows) {
     if (!lines.next(&line) || !records.next(&text)) fail_user("{} has other rows than it had when this job began; run the same command again", options_.input);
-    const nlohmann::json record = nlohmann::json::parse(text);
-    std::optional<std::vector<OrderedJson>> answers = answers_of(record, line);
+    const nlohmann::json record = parse_json(text, files_.answers);
+    std::optional<std::vector<jinja::Value>> answers = answers_of(record, line);
     outcome.unanswered += !answers;
     outcome.unread += !answers && !record.at("response").is_null();
     if (outcome.metrics) {
       const std::string expected = without_blanks(cell_text(*value_of(row, columns_, options_.answer_column)));
-      outcome.metrics->add(expected, answers ? std::optional(without_blanks(cell_text(answers->front()))) : std::nullopt);
+      outcome.metrics->add(expected, answers ? std::optional(without_blanks(answer_text(answers->front()))) : std::nullopt);
     }
     if (!outcome.fields.empty()) judge_fields(table, row, answers, &outcome);
-    writer.add(row, answers ? *answers : std::vector<OrderedJson>(added_.size()));
+    writer.add(row, answers ? *answers : std::vector<jinja::Value>(added_.size()));
   }
   if (table.fingerprint() != fingerprint_)
     fail_user("{} changed while its rows were answered; run the same command again: rows that are as they were keep their answers", options_.input);

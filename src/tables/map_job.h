@@ -65,10 +65,9 @@ class MapJob {
   void read_schema();
   /// Whether answers are compared with those of a column. With a schema, examples may have it alone.
   bool judges() const { return !options_.answer_column.empty() && (schema_fields_.empty() || has_answers_); }
-  void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<nlohmann::ordered_json>>& answers,
-                    MapOutcome* outcome) const;
+  void judge_fields(const TableReader& table, const TableRow& row, const std::optional<std::vector<jinja::Value>>& answers, MapOutcome* outcome) const;
   /// A value for each added column; nothing if there is no answer that can be read.
-  std::optional<std::vector<nlohmann::ordered_json>> answers_of(const nlohmann::json& record, const std::string& line) const;
+  std::optional<std::vector<jinja::Value>> answers_of(const nlohmann::json& record, const std::string& line) const;
 
   const MapOptions& options_;
   MapFiles files_;

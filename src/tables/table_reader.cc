@@ -16,7 +16,6 @@ namespace flexgen {
 namespace {
 
 constexpr size_t kLinePieceBytes = 256 << 10;
-constexpr int64_t kMaxRowValues = 200'000;  // of a row of JSONL
 
 std::string ending_of(std::filesystem::path path, bool may_be_packed) {
   const auto lower = [](std::string text) {

@@ -15,6 +15,8 @@
 
 namespace flexgen {
 
+inline constexpr int64_t kMaxRowValues = 200'000;  ///< of a row of JSONL
+
 /// CSV, TSV and lines of JSON objects.
 enum class TableKind { kCsv, kTsv, kJsonl };
 /// By the name's ending, before that of a compression if `may_be_packed`. Throws Error{user} that says which there are and how others are converted; `flag` is for the message.

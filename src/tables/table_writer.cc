@@ -3,17 +3,20 @@
 #include <utility>
 
 #include "batch/answer_json.h"
+#include "text/jinja/json_values.h"
+#include "text/jinja/print.h"
 
 namespace flexgen {
 namespace {
 
 std::string json_of_text(const std::string& text) { return json_text(nlohmann::ordered_json(text)); }
+std::string json_of(const jinja::Value& value) { return jinja::to_json(value, {.between_items = ",", .behind_key = ":"}); }
 
 }  // namespace
 
-std::string cell_text(const nlohmann::ordered_json& value) {
-  if (value.is_null()) return "";
-  return value.is_string() ? value.get<std::string>() : json_text(value);
+std::string answer_text(const jinja::Value& value) {
+  if (value.none()) return "";
+  return value.text() ? value.text()->bytes : json_of(value);
 }
 
 TableWriter::TableWriter(RewrittenFile& file, TableKind kind, CsvForm form, std::vector<std::string> columns, const std::vector<std::string>& added)
@@ -26,24 +29,25 @@ TableWriter::TableWriter(RewrittenFile& file, TableKind kind, CsvForm form, std:
   file_.add(csv_row(header, form_));
 }
 
-void TableWriter::add(const TableRow& row, const std::vector<nlohmann::ordered_json>& answers) {
+void TableWriter::add(const TableRow& row, const std::vector<jinja::Value>& answers) {
   if (kind_ == TableKind::kJsonl) {
     file_.add(object_line(row, answers));
     return;
   }
   std::vector<std::string> cells = row.cells;
-  if (const jinja::Dict* dict = row.object.dict()) {
+  if (row.object.dict()) {
+    const jinja::Value written = jinja::parse_json_value(row.json, kMaxRowValues, nullptr, jinja::Digits::kAsWritten);  // which prompts compute with otherwise
     cells.clear();
     for (const std::string& column : columns_) {
-      const jinja::Value* value = dict->find(std::string_view(column));
+      const jinja::Value* value = written.dict()->find(std::string_view(column));
       cells.push_back(value ? cell_text(*value) : "");
     }
   }
-  for (const nlohmann::ordered_json& answer : answers) cells.push_back(cell_text(answer));
+  for (const jinja::Value& answer : answers) cells.push_back(answer_text(answer));
   file_.add(csv_row(cells, form_));
 }
 
-std::string TableWriter::object_line(const TableRow& row, const std::vector<nlohmann::ordered_json>& answers) const {
+std::string TableWriter::object_line(const TableRow& row, const std::vector<jinja::Value>& answers) const {
   std::string line;
   const jinja::Dict* dict = row.object.dict();
   if (dict) {
@@ -54,7 +58,7 @@ std::string TableWriter::object_line(const TableRow& row, const std::vector<nloh
   }
   bool first = dict ? dict->items().empty() : columns_.empty();
   for (size_t i = 0; i < added_.size(); ++i)
-    line += fmt::format("{}{}: {}", std::exchange(first, false) ? "" : ", ", json_of_text(added_[i]), json_text(answers[i]));
+    line += fmt::format("{}{}: {}", std::exchange(first, false) ? "" : ", ", json_of_text(added_[i]), json_of(answers[i]));
   return line + "}\n";
 }
 

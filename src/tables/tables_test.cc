@@ -166,7 +166,7 @@ std::string answered(const TestFolder& folder, const std::string& name, const st
   RewrittenFile file(folder.file(output), ::write);
   const bool header = table_kind_of(name, "-i", true) != TableKind::kJsonl;
   TableWriter writer(file, table_kind_of(output, "-o", false), header ? table.form() : CsvForm(), header ? table.columns() : columns, {"answer"});
-  for (TableRow row; table.next(&row);) writer.add(row, {row.number % 2 ? nlohmann::ordered_json("ja, \"so\"") : nlohmann::ordered_json()});
+  for (TableRow row; table.next(&row);) writer.add(row, {row.number % 2 ? jinja::Value("ja, \"so\"") : jinja::Value()});
   file.finish();
   file.replace();
   return read_whole_file(folder.file(output));
@@ -179,6 +179,8 @@ TEST(Tables, RowsStayAsTheyWere) {
             "{\"n\": 1.50, \"l\": [1, {}], \"answer\": \"ja, \\\"so\\\"\"}\n{\"answer\": null}\n");
   EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.5, \"l\": [1]}\n{\"s\": \"x\", \"n\": null}\n", "o.tsv", {"n", "l", "s"}),
             "n\tl\ts\tanswer\n1.5\t[1]\t\t\"ja, \"\"so\"\"\"\n\t\tx\t\n");
+  EXPECT_EQ(answered(folder, "t.jsonl", "{\"n\": 1.50, \"l\": [44846436436264362643, 8871049.19807971049]}\n", "o.csv", {"n", "l"}),
+            "n,l,answer\n1.50,\"[44846436436264362643, 8871049.19807971049]\",\"ja, \"\"so\"\"\"\n");
   EXPECT_EQ(answered(folder, "t.tsv", "a\tb\n1\t2\n", "o.jsonl"), "{\"a\": \"1\", \"b\": \"2\", \"answer\": \"ja, \\\"so\\\"\"}\n");
 }
 

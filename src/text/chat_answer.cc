@@ -52,7 +52,8 @@ ToolCall call_of(const Value& value) {
   return {name->text()->bytes, json_of(*arguments)};
 }
 
-Value parsed(std::string_view json) { return jinja::parse_json_value(trimmed(json), kMaxValues); }
+/// Arguments of calls are given on with the digits that the model wrote.
+Value parsed(std::string_view json) { return jinja::parse_json_value(trimmed(json), kMaxValues, nullptr, jinja::Digits::kAsWritten); }
 
 /// Where the JSON that stands at `at`, behind blanks or at once, ends, whatever its texts hold: a mark within one is none. `at` itself where there is none.
 size_t behind_json(std::string_view text, size_t at) {

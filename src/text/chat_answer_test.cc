@@ -41,16 +41,16 @@ TEST(ChatAnswer, ThoughtsArePartedFromTheText) {
 TEST(ChatAnswer, CallsOfHermesAndQwen) {
   const AnswerForm form{.calls = CallForm::kHermes, .thinks = true};
   const std::string call = "<tool_call>\n" + std::string(kCall) + "\n</tool_call>";
-  EXPECT_EQ(shown(call, form), R"(f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown(call, form), R"(f{"b": 1.50, "a": "é"})");
   EXPECT_EQ(shown("I look.\n" + call + "\n" + call, form), R"([I look.
-]f{"b": 1.5, "a": "é"}f{"b": 1.5, "a": "é"})");
-  EXPECT_EQ(shown("<think>hm</think>\n\n" + call, form), R"(<hm>f{"b": 1.5, "a": "é"})");
-  EXPECT_EQ(shown("<tool_call>" + std::string(kCall), form), R"(f{"b": 1.5, "a": "é"})");  // its end may be a token that is left out
-  EXPECT_EQ(shown(call + call, {.calls = CallForm::kHermes, .one_call = true}), R"(f{"b": 1.5, "a": "é"})");
+]f{"b": 1.50, "a": "é"}f{"b": 1.50, "a": "é"})");
+  EXPECT_EQ(shown("<think>hm</think>\n\n" + call, form), R"(<hm>f{"b": 1.50, "a": "é"})");
+  EXPECT_EQ(shown("<tool_call>" + std::string(kCall), form), R"(f{"b": 1.50, "a": "é"})");  // its end may be a token that is left out
+  EXPECT_EQ(shown(call + call, {.calls = CallForm::kHermes, .one_call = true}), R"(f{"b": 1.50, "a": "é"})");
   EXPECT_EQ(shown(call, {}), "[" + call + "]");
   // Marks within a text of the arguments are text.
   const std::string marked = R"({"a": "</tool_call> <tool_call>{"})";
-  EXPECT_EQ(shown("<tool_call>\n{\"name\": \"f\", \"arguments\": " + marked + "}\n</tool_call>\n" + call, form), "f" + marked + R"(f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown("<tool_call>\n{\"name\": \"f\", \"arguments\": " + marked + "}\n</tool_call>\n" + call, form), "f" + marked + R"(f{"b": 1.50, "a": "é"})");
   EXPECT_EQ(shown("<tool_call>" + std::string(kCall) + " and more</tool_call>", form), "[<tool_call>" + std::string(kCall) + " and more</tool_call>]");
   for (const char* broken : {"<tool_call>{\"name\": \"f\"", "<tool_call>{}</tool_call>", "<tool_call>[1]</tool_call>",
                              "<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call>", "<tool_call></tool_call>"})
@@ -68,7 +68,7 @@ TEST(ChatAnswer, CallsOfLlama) {
 
 TEST(ChatAnswer, CallsOfMistral) {
   const AnswerForm form{.calls = CallForm::kMistral};
-  EXPECT_EQ(shown("[TOOL_CALLS] [" + std::string(kCall) + ", " + kCall + "]", form), R"(f{"b": 1.5, "a": "é"}f{"b": 1.5, "a": "é"})");
+  EXPECT_EQ(shown("[TOOL_CALLS] [" + std::string(kCall) + ", " + kCall + "]", form), R"(f{"b": 1.50, "a": "é"}f{"b": 1.50, "a": "é"})");
   EXPECT_EQ(shown(R"(Well.[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[CALL_ID]abcdefghi[ARGS]{"y": {}}[TOOL_CALLS]h{})", form),
             R"([Well.]f{"x": 1}g{"y": {}}h{})");
   const std::string marked = R"({"a": "[TOOL_CALLS] {"})";

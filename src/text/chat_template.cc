@@ -192,10 +192,7 @@ ChatTemplate::ChatTemplate(const Templates& templates, std::string source, Speci
     for (const auto& [name, named] : templates_) names += (names.empty() ? "'" : ", '") + printable(name) + "'";
     fail_user("{} has the chat templates {} and none named '{}', so none is the model's own; give one with --chat-template FILE", source_, names, kDefaultName);
   }
-  for (auto& [name, named] : templates_) {
-    named.takes_parts = finds_parts(named);
-    named.drops_system = finds_no_system(named);
-  }
+  for (auto& [name, named] : templates_) named.takes_parts = finds_parts(named);
 }
 
 std::shared_ptr<const ChatTemplate> ChatTemplate::load(const std::string& directory, const SpecialTokens& special_tokens) {
@@ -252,19 +249,6 @@ bool ChatTemplate::finds_parts(const Named& named) const {
   }
 }
 
-/// Whether it writes a conversation without the system message that it begins with. One that raises an error there says so itself.
-bool ChatTemplate::finds_no_system(const Named& named) const {
-  constexpr const char *kSystem = "what the system says", *kUser = "what the user says";
-  Conversation probe;
-  probe.messages = jinja::make_list({jinja::make_dict({{"role", "system"}, {"content", kSystem}}), jinja::make_dict({{"role", "user"}, {"content", kUser}})});
-  try {
-    const std::string text = run(named, probe.messages, probe, 0);
-    return text.find(kUser) != std::string::npos && text.find(kSystem) == std::string::npos;
-  } catch (const Error&) {
-    return false;
-  }
-}
-
 std::string ChatTemplate::unread_field(const Conversation& conversation) const {
   const jinja::Template& compiled = chosen(conversation).compiled;
   if (!conversation.tools.none() && !compiled.mentions("tools")) return "tools";
@@ -274,29 +258,26 @@ std::string ChatTemplate::unread_field(const Conversation& conversation) const {
   return "";
 }
 
-// Roles that not every template knows get a text to look for in the place of their content, all in one go.
+// Every message gets a text to look for in the place of its content, all in one go: what a template does to a content (it trims it, takes thoughts out of it, writes it
+// in other letters, raises an error at a role) leaves that text in, or is said when the conversation is written out.
 void ChatTemplate::check_all_is_written(const Conversation& conversation, std::time_t now) const {
   const Named& named = chosen(conversation);
-  const auto advice = "which the model's chat template leaves out; change it, or give another template with --chat-template FILE";
+  const auto advice = "change it, or give another template with --chat-template FILE";
   const auto needle = [](size_t index) { return fmt::format("needle{}needle", index); };
   std::vector<Value> messages;
   std::vector<std::pair<size_t, std::string>> looked_for;  // of which message, its role
   for (const Value& message : conversation.messages.list()->items) {
     const size_t index = messages.size();
     const Value *role = message.member("role"), *content = message.member("content"), *calls = message.member("tool_calls");
-    if (calls && calls->list() && !calls->list()->items.empty() && !named.writes_calls) fail_user("messages[{}] has tool_calls, {}", index, advice);
+    const bool has_calls = calls && calls->list() && !calls->list()->items.empty();
+    if (has_calls && !named.writes_calls) fail_user("messages[{}] has tool_calls, which the model's chat template leaves out; {}", index, advice);
     messages.push_back(prepared(message, named.takes_parts));
-    const std::string name = role && role->text() ? role->text()->bytes : "";
     const bool is_empty = !content || (content->text() ? content->text()->bytes.empty() : !content->list() || content->list()->items.empty());
-    if (is_empty || name == "user" || name == "assistant") continue;
-    if (name == "system" && index == 0) {
-      if (named.drops_system) fail_user("messages[0] has the role 'system', {}", advice);
-      continue;
-    }
+    if (is_empty || has_calls) continue;  // many write calls alone, whatever is said before them
     Value text = needle(index);
     if (named.takes_parts && content->list()) text = jinja::make_list({jinja::make_dict({{"type", "text"}, {"text", text}})});
     messages.back() = with(*messages.back().dict(), "content", std::move(text));
-    looked_for.emplace_back(index, name);
+    looked_for.emplace_back(index, role && role->text() ? role->text()->bytes : "");
   }
   if (looked_for.empty()) return;
   std::string text;
@@ -305,8 +286,15 @@ void ChatTemplate::check_all_is_written(const Conversation& conversation, std::t
   } catch (const Error&) {  // what is wrong is said when it is written out
     return;
   }
-  for (const auto& [index, name] : looked_for)
-    if (text.find(needle(index)) == std::string::npos) fail_user("messages[{}] has the role '{}', {}", index, printable(name), advice);
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  const auto is_written = [&](size_t index) { return text.find(needle(index)) != std::string::npos; };
+  for (const auto& [index, role] : looked_for) {
+    if (is_written(index)) continue;
+    const bool others = std::any_of(looked_for.begin(), looked_for.end(), [&](const auto& other) { return other.second == role && is_written(other.first); });
+    if (others) fail_user("messages[{}] is left out by the model's chat template, which writes others of its role '{}'; {}", index, printable(role), advice);
+    fail_user("messages[{}] has the role '{}', which the model's chat template leaves out; {}", index, printable(role), advice);
+  }
 }
 
 std::string ChatTemplate::run(const Named& named, const Value& messages, const Conversation& conversation, std::time_t now) const {

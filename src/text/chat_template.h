@@ -41,7 +41,8 @@ class ChatTemplate {
   std::string render(const Conversation& conversation, std::time_t now) const;
   /// A field that the template never looks at, so that the model would not see it: "tools", "documents", or a name of the variables; empty if there is none.
   std::string unread_field(const Conversation& conversation) const;
-  /// Throws Error{user} that names a message of which the template would write nothing: of a role that it passes over, or calls of tools that it does not know.
+  /// Throws Error{user} that names a message of which the template would write nothing: of a role that it passes over, at its place or anywhere, or calls of tools that it
+  /// does not know. Words beside calls are not looked for, nor what a template takes out of a content.
   void check_all_is_written(const Conversation& conversation, std::time_t now) const;
   /// Whether answers to the conversation may begin with thoughts, which end with </think>.
   bool thinks(const Conversation& conversation) const { return chosen(conversation).thinks; }
@@ -55,15 +56,13 @@ class ChatTemplate {
     jinja::Template compiled;
     bool thinks;
     CallForm calls;
-    bool writes_calls;          ///< those that messages have as tool_calls
-    bool takes_parts = false;   ///< content that is a list of parts; else it is given as one text
-    bool drops_system = false;  ///< passes over a system message in front
+    bool writes_calls;         ///< those that messages have as tool_calls
+    bool takes_parts = false;  ///< content that is a list of parts; else it is given as one text
   };
   const Named& plain() const;
   const Named& chosen(const Conversation& conversation) const;
   std::string run(const Named& named, const jinja::Value& messages, const Conversation& conversation, std::time_t now) const;
   bool finds_parts(const Named& named) const;
-  bool finds_no_system(const Named& named) const;
 
   std::map<std::string, Named> templates_;
   std::string source_;

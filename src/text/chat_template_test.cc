@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <iostream>
+
 #include "base/error.h"
 #include "io/test_folder.h"
 #include "text/jinja/json_values.h"
@@ -10,6 +13,7 @@ namespace flexgen::chat_template_test {
 namespace {
 
 const ChatTemplate::SpecialTokens kTokens{{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+using jinja::Value;
 constexpr const char* kPlain =
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
@@ -113,6 +117,92 @@ TEST(ChatTemplate, MessagesAreHandedOverAsTransformersDoes) {
   Conversation more = kHello;
   more.variables.emplace_back("bos_token", "<other>");
   EXPECT_EQ(rendered("{{ bos_token }}{{ eos_token }}", more), "<other></s>");
+}
+
+TEST(ChatTemplate, MessagesThatItLeavesOutAreRefused) {
+  const auto check = [](const std::string& source, const std::string& messages) {
+    const ChatTemplate chat({{"default", source}}, "a file", kTokens);
+    return refusal([&] { chat.check_all_is_written(conversation(messages), 0); });
+  };
+  const auto loop = [](const std::string& inner) { return "{% for m in messages %}" + inner + "{% endfor %}"; };
+  const std::string turns =
+      R"([{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "<think>hm</think> A "}, {"role": "user", "content": "R"}])";
+  const auto left_out = [](int index, const std::string& role) {
+    return fmt::format(
+        "messages[{}] has the role '{}', which the model's chat template leaves out; change it, or give another template with --chat-template FILE", index,
+        role);
+  };
+  EXPECT_EQ(check(loop("{% if m.role != 'assistant' %}{{ m.content }}{% endif %}"), turns), left_out(2, "assistant"));
+  EXPECT_EQ(check(loop("{% if m.role == 'system' %}{{ m.content }}{% endif %}"), turns), left_out(1, "user"));
+  EXPECT_EQ(check(loop("{% if m.role != 'system' %}{{ m.content }}{% endif %}"), turns), left_out(0, "system"));
+  EXPECT_EQ(check("{{ messages[0].content }}{{ messages[2].content }}{{ messages[-1].content }}", turns).substr(0, 70),
+            "messages[1] is left out by the model's chat template, which writes oth");
+  // What changes a content, or raises an error, leaves nothing out.
+  for (const char* inner :
+       {"{{ m.content | trim }}", "{{ m['content'] | upper }}", "{{ m.content | tojson }}", "{{ m.role }}: {{ m.content.split('</think>')[-1].lstrip('\\n') }}",
+        "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content | replace('a', 'b') }}{% endif %}",
+        "{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}"})
+    EXPECT_EQ(check(loop(inner), turns), "none") << inner;
+  EXPECT_EQ(check("{% set s = messages[0].content %}{% for m in messages[1:] %}{% if loop.last %}{{ s }}{% endif %}{{ m.content }}{% endfor %}", turns),
+            "none");
+  // Nothing is missed of what is empty, or of words beside calls.
+  const std::string users = loop("{% if m.tool_calls %}{{ m.tool_calls }}{% elif m.role != 'assistant' %}{{ m.content }}{% endif %}");
+  EXPECT_EQ(check(users, R"([{"role": "user", "content": "Q"}, {"role": "assistant", "content": ""}, {"role": "assistant", "content": null}])"), "none");
+  EXPECT_EQ(
+      check(
+          users,
+          R"([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "I look.", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}])"),
+      "none");
+}
+
+/// A conversation is refused where a message's text is really not there, and nowhere else. FLEXGEN_CHAT_TEMPLATES names a folder of more templates (*.jinja).
+TEST(ChatTemplate, NothingIsRefusedThatIsWritten) {
+  namespace fs = std::filesystem;
+  std::vector<fs::path> files;
+  const auto add_folder = [&](const fs::path& folder) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+      if (entry.path().extension() == ".jinja") files.push_back(entry.path());
+  };
+  add_folder(fs::path(FLEXGEN_SOURCE_DIR) / "tests" / "fixtures" / "chat");
+  if (const char* more = std::getenv("FLEXGEN_CHAT_TEMPLATES")) add_folder(more);
+  const std::vector<std::string> all{
+      R"([{"role": "user", "content": " alpha? "}])",
+      R"([{"role": "user", "content": "alpha"}, {"role": "assistant", "content": "bravo\n"}, {"role": "user", "content": "charlie"}])",
+      R"([{"role": "system", "content": "delta"}, {"role": "user", "content": "alpha"}])",
+      R"([{"role": "system", "content": "delta"}, {"role": "user", "content": "alpha"}, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nbravo"},
+          {"role": "user", "content": "charlie"}, {"role": "assistant", "content": "<think></think>echo"}, {"role": "user", "content": "foxtrot"}])",
+      R"([{"role": "user", "content": "alpha"}, {"role": "assistant", "reasoning_content": "hm", "content": "bravo"}, {"role": "user", "content": "charlie"}])",
+      R"([{"role": "user", "content": [{"type": "text", "text": "alpha"}, {"type": "text", "text": "bravo"}]}])",
+      R"([{"role": "user", "content": "alpha"}, {"role": "assistant", "content": "bravo",
+           "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+          {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": "golf"}, {"role": "assistant", "content": "hotel"}, {"role": "user", "content": "charlie"}])",
+      R"([{"role": "user", "content": "alpha"}, {"role": "user", "content": "bravo"}, {"role": "system", "content": "delta"}])"};
+  int written = 0;
+  for (const fs::path& file : files)
+    for (const std::string& messages : all) {
+      Conversation asked = conversation(messages);
+      const auto chat = ChatTemplate::from_file(file.string(), kTokens);
+      std::string text;
+      try {
+        text = chat->render(asked, 0);
+      } catch (const Error&) {
+        continue;
+      }
+      const std::string why = refusal([&] { chat->check_all_is_written(asked, 0); });
+      if (why == "none") {
+        ++written;
+        continue;
+      }
+      std::cout << file.filename().string() << ": " << why << "\n    " << messages << "\n";
+      if (why.find("tool_calls") != std::string::npos) continue;
+      const Value& message = asked.messages.list()->items[static_cast<size_t>(std::stoi(why.substr(why.find('[') + 1)))];
+      std::string content = message.member("content")->text() ? message.member("content")->text()->bytes : "alpha";
+      content.erase(0, content.rfind('>') == std::string::npos ? 0 : content.rfind('>') + 1);
+      content.erase(content.find_last_not_of(" \n") + 1);
+      content.erase(0, content.find_first_not_of(" \n"));
+      EXPECT_EQ(text.find(content), std::string::npos) << file << " writes " << content << " of " << messages << ", and yet: " << why;
+    }
+  EXPECT_GT(written, 60);
 }
 
 TEST(ChatTemplate, TheLastMessageCanBeContinued) {

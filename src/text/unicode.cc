@@ -56,6 +56,15 @@ size_t utf8_length(std::string_view text, size_t at) {
   return whole ? n : 0;
 }
 
+size_t invalid_utf8_at(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const size_t length = static_cast<unsigned char>(text[at]) < 0x80 ? 1 : utf8_length(text, at);
+    if (length == 0) return at;
+    at += length;
+  }
+  return std::string_view::npos;
+}
+
 std::string sanitize_utf8(std::string_view text) {
   std::string out;
   out.reserve(text.size());

@@ -9,6 +9,8 @@ namespace flexgen {
 
 /// Length of the UTF-8 sequence at text[at] (1 to 4), or 0 if the bytes there are not valid UTF-8.
 size_t utf8_length(std::string_view text, size_t at);
+/// The first byte of a text that is not valid UTF-8; npos if all is.
+size_t invalid_utf8_at(std::string_view text);
 /// The same text with every invalid byte sequence replaced by U+FFFD (one a maximal invalid part, as browsers do).
 std::string sanitize_utf8(std::string_view text);
 /// How many bytes at the end of `text` are the beginning of a character whose rest may still come.

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "io/checked_json.h"
 #include "text/grammar/json_schema.h"
 
 namespace flexgen {
@@ -54,13 +55,13 @@ std::string schema_of(const CallableFunction& function) {
   const std::string none = R"({"type":"object","additionalProperties":false})";
   if (function.parameters.empty()) return none;
   try {
-    const OrderedJson given = OrderedJson::parse(function.parameters, nullptr, false);
+    const OrderedJson given = json_or_none<OrderedJson>(function.parameters);
     const auto says = [&](const char* name) { return given.is_object() && given.contains(name); };
     const bool more = says("additionalProperties") || says("patternProperties") || says("propertyNames");
     if (given.is_object() && (given.empty() || (!more && (!says("properties") || given["properties"].empty()) && says("type") && given["type"] == "object")))
       return none;
     std::string schema = honoured_schema(function.parameters);
-    const OrderedJson read = OrderedJson::parse(schema);
+    const OrderedJson read = parse_json<OrderedJson>(schema, "the schema");
     if (!read.contains("type") || read["type"] != "object") fail_user("it must be of the type \"object\"");
     return schema;
   } catch (const Error& error) {
@@ -69,7 +70,7 @@ std::string schema_of(const CallableFunction& function) {
 }
 
 OrderedJson arguments_of(const CallableFunction& function) {
-  return {{"type", "json_schema"}, {"json_schema", OrderedJson::parse(schema_of(function))}, {"max_whitespace_cnt", kCallBlanks}};
+  return {{"type", "json_schema"}, {"json_schema", parse_json<OrderedJson>(schema_of(function), "the schema")}, {"max_whitespace_cnt", kCallBlanks}};
 }
 
 /// {"name": ..., "arguments": {...}}

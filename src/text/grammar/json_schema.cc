@@ -502,7 +502,7 @@ std::string honoured_schema(std::string_view json) {
   if (json.size() > kMaxSchemaBytes) fail_user("it is larger than {}", format_bytes(static_cast<int64_t>(kMaxSchemaBytes)));
   if (is_too_deep(json)) fail_user("it is nested more than {} levels deep", kMaxSchemaDepth);
   parse_checked_json(std::string(json), 4 * kMaxSchemaDepth + 1, "the schema", "it", "correct it");
-  OrderedJson schema = OrderedJson::parse(json);
+  OrderedJson schema = parse_json<OrderedJson>(json, "the schema");
   check_whole_numbers(json);
   SchemaReader().read(schema);
   // Notes may hold anything, and xgrammar reads some.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "io/checked_json.h"
+
 namespace flexgen::jinja {
 namespace {
 
@@ -10,19 +12,24 @@ using Json = nlohmann::json;
 
 class Events : public nlohmann::json_sax<Json> {
  public:
-  explicit Events(ValueBuilder& builder) : builder_(builder) {}
+  Events(ValueBuilder& builder, Digits digits) : builder_(builder), digits_(digits) {}
   std::string error;
 
   bool null() override { return add(None()); }
   bool boolean(bool value) override { return add(value); }
-  bool number_integer(number_integer_t value) override { return add(value); }
+  bool number_integer(number_integer_t value) override {
+    if (value != 0 || digits_ == Digits::kOfValue) return add(value);
+    builder_.number_as_written("-0");
+    return true;
+  }
   bool number_unsigned(number_unsigned_t value) override {
     if (value <= static_cast<uint64_t>(INT64_MAX)) return add(static_cast<int64_t>(value));
     builder_.number(0, std::to_string(value));
     return true;
   }
   bool number_float(number_float_t value, const string_t& digits) override {
-    builder_.number(value, digits);
+    if (digits_ == Digits::kAsWritten) builder_.number_as_written(digits);
+    else builder_.number(value, digits);
     return true;
   }
   bool string(string_t& value) override { return add(std::move(value)); }
@@ -56,6 +63,7 @@ class Events : public nlohmann::json_sax<Json> {
     return true;
   }
   ValueBuilder& builder_;
+  Digits digits_;
 };
 
 /// Empty if there is none.
@@ -72,7 +80,7 @@ std::string name_that_comes_twice(const std::vector<Dict::Item>& pairs) {
 }  // namespace
 
 void ValueBuilder::number(double value, std::string_view digits) {
-  if (digits.find_first_of(".eE") == std::string_view::npos) put(std::make_shared<const LargeInt>(LargeInt{std::string(digits)}));
+  if (digits.find_first_of(".eE") == std::string_view::npos) number_as_written(digits);
   else put(value);
 }
 
@@ -97,10 +105,11 @@ void ValueBuilder::put(Value value) {
   else open_.back().items.push_back(std::move(value));
 }
 
-Value parse_json_value(std::string_view json, int64_t max_values, std::string* twice) {
+Value parse_json_value(std::string_view json, int64_t max_values, std::string* twice, Digits digits) {
   ValueBuilder builder(max_values);
-  Events events(builder);
+  Events events(builder, digits);
   if (!Json::sax_parse(json.begin(), json.end(), &events)) throw Failure(events.error.empty() ? "not valid JSON" : events.error);
+  if (const size_t nul = nul_in(json); nul != std::string_view::npos) fail("not valid JSON at byte {}: {}", nul + 1, kNulAdvice);
   if (twice) *twice = builder.twice();
   return builder.take();
 }

@@ -1,5 +1,5 @@
 #pragma once
-// JSON as values: in its order, whole numbers of any size kept whole, as Python's json module reads it.
+// JSON as values: in its order, whole numbers of any size kept whole, as Python's json module reads it. Pure functions.
 
 #include <string>
 #include <string_view>
@@ -17,6 +17,7 @@ class ValueBuilder {
   void scalar(Value value) { put(std::move(value)); }
   /// A number that is no 64-bit integer, as it is written.
   void number(double value, std::string_view digits);
+  void number_as_written(std::string_view digits) { put(std::make_shared<const LargeInt>(LargeInt{std::string(digits)})); }
   void open(bool dict);
   void key(std::string name) { open_.back().key = std::move(name); }
   void close();
@@ -39,7 +40,10 @@ class ValueBuilder {
   int64_t left_;
 };
 
+/// What a number of JSON becomes that no 64-bit integer is: a value to compute with, or one that is written as it was (1.50, or more digits than a double has).
+enum class Digits { kOfValue, kAsWritten };
+
 /// A whole text of JSON. Throws Failure. `twice`: as ValueBuilder::twice, where it is wanted.
-Value parse_json_value(std::string_view json, int64_t max_values, std::string* twice = nullptr);
+Value parse_json_value(std::string_view json, int64_t max_values, std::string* twice = nullptr, Digits digits = Digits::kOfValue);
 
 }  // namespace flexgen::jinja

@@ -186,9 +186,14 @@ TEST_F(JinjaTemplate, LargeInputsAreNoTrouble) {
 TEST(JsonValues, KeepTheOrderAndLargeNumbers) {
   EXPECT_EQ(to_json(parse_json_value(R"({"b": 1, "a": [18446744073709551615, 123456789012345678901234567890, -1, 1.50, null, true, "é"], "b": 2})", 100), {}),
             "{\"b\": 2, \"a\": [18446744073709551615, 123456789012345678901234567890, -1, 1.5, null, true, \"é\"]}");
+  const char* written = R"([1.50,-0,0,8871049.19807971049,44846436436264362643,1E5,-7,18446744073709551615])";
+  EXPECT_EQ(to_json(parse_json_value(written, 100, nullptr, Digits::kAsWritten), {.between_items = ","}), written);
+  EXPECT_EQ(to_json(parse_json_value("[1.50, -0, 1E2]", 100), {}), "[1.5, 0, 100.0]");
   EXPECT_THROW(parse_json_value("[1, 2, 3]", 3), Failure);
   EXPECT_THROW(parse_json_value(std::string(200, '[') + std::string(200, ']'), 1000), Failure);
   EXPECT_THROW(parse_json_value("[1,", 10), Failure);
+  EXPECT_THROW(parse_json_value(std::string_view("[1]\0", 4), 10), Failure);
+  EXPECT_THROW(parse_json_value(std::string_view("[1]\0[2]", 7), 10), Failure);
 }
 
 }  // namespace

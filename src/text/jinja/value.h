@@ -34,7 +34,7 @@ struct Text {
   Charge charge;
 };
 
-/// A whole number of JSON that 64 bits cannot hold: it can be written, compared, and no more.
+/// A number of JSON as it is written, a whole one that 64 bits cannot hold or any of which the digits are kept (Digits): it can be written, compared, and no more.
 struct LargeInt {
   std::string digits;
 };
