@@ -267,7 +267,7 @@ void set_hardware(Engine& engine, const EngineFlags& flags) {
     profile.h2d_bytes_per_s = peaks.h2d_bytes_per_s;
     profile.d2h_bytes_per_s = peaks.d2h_bytes_per_s;
   }
-  engine.set_hardware(std::move(profile));
+  engine.set_hardware(profile);
 }
 
 std::string profile_table(const HardwareProfile& profile) {

@@ -252,7 +252,7 @@ Progress Team::merged_progress() {
     merged.sequences_done += other.sequences_done;
     merged.prompt_tokens_done += other.prompt_tokens_done;
     merged.generated_tokens_done += other.generated_tokens_done;
-    for (LaneReport& lane : named(static_cast<int>(rank), other.lanes)) merged.lanes.push_back(std::move(lane));
+    for (const LaneReport& lane : named(static_cast<int>(rank), other.lanes)) merged.lanes.push_back(lane);
   }
   return merged;
 }
@@ -285,7 +285,7 @@ RunReport Team::share_report(const RunReport& own) {
     merged.work.attention_flops += other.work.attention_flops;
     merged.work.kv_read_bytes += other.work.kv_read_bytes;
     merged.work.visits += other.work.visits;
-    for (LaneReport& lane : named(static_cast<int>(rank), other.lanes)) merged.lanes.push_back(std::move(lane));
+    for (const LaneReport& lane : named(static_cast<int>(rank), other.lanes)) merged.lanes.push_back(lane);
   }
   return merged;
 }

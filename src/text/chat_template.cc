@@ -289,7 +289,9 @@ void ChatTemplate::check_all_is_written(const Conversation& conversation, std::t
   for (char& c : text)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   const auto is_written = [&](size_t index) { return text.find(needle(index)) != std::string::npos; };
-  for (const auto& [index, role] : looked_for) {
+  for (const auto& entry : looked_for) {
+    const size_t index = entry.first;
+    const std::string& role = entry.second;
     if (is_written(index)) continue;
     const bool others = std::any_of(looked_for.begin(), looked_for.end(), [&](const auto& other) { return other.second == role && is_written(other.first); });
     if (others) fail_user("messages[{}] is left out by the model's chat template, which writes others of its role '{}'; {}", index, printable(role), advice);
