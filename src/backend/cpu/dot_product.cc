@@ -41,46 +41,16 @@ bool is_supported() {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
-#include <hwy/base.h>
-#include <immintrin.h>
+#include "backend/cpu/dot_inl.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 namespace flexgen::dot_product {
 namespace {
 
-constexpr int64_t kLanes = 16;         ///< rows of W in a vector
 constexpr int64_t kStep = 2 * kLanes;  ///< columns that are turned at once
 
 /// Columns of a tile that are asked of memory together: so many that each row gives some KiB at a time, and so few that this strip and the next have room in the second cache.
 constexpr int64_t kMaxStrip = 4096;
-
-/// Of four rows, in each 128 bits, four words become four columns.
-HWY_INLINE void turn_four(__m512i& r0, __m512i& r1, __m512i& r2, __m512i& r3) {
-  const __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpacklo_epi32(r2, r3);
-  const __m512i c = _mm512_unpackhi_epi32(r0, r1), e = _mm512_unpackhi_epi32(r2, r3);
-  r0 = _mm512_unpacklo_epi64(a, b);
-  r1 = _mm512_unpackhi_epi64(a, b);
-  r2 = _mm512_unpacklo_epi64(c, e);
-  r3 = _mm512_unpackhi_epi64(c, e);
-}
-
-/// Word j, 4 + j, 8 + j and 12 + j of four rows each become one of these words of 16 rows each.
-HWY_INLINE void join_four(__m512i& t0, __m512i& t1, __m512i& t2, __m512i& t3) {
-  const __m512i even = _mm512_shuffle_i32x4(t0, t1, 0x88), odd = _mm512_shuffle_i32x4(t0, t1, 0xdd);
-  const __m512i even_below = _mm512_shuffle_i32x4(t2, t3, 0x88), odd_below = _mm512_shuffle_i32x4(t2, t3, 0xdd);
-  t0 = _mm512_shuffle_i32x4(even, even_below, 0x88);
-  t1 = _mm512_shuffle_i32x4(odd, odd_below, 0x88);
-  t2 = _mm512_shuffle_i32x4(even, even_below, 0xdd);
-  t3 = _mm512_shuffle_i32x4(odd, odd_below, 0xdd);
-}
-
-/// v[i] had 16 words of row i; afterwards it has word i of 16 rows.
-HWY_INLINE void transpose(__m512i (&v)[16]) {
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) turn_four(v[i], v[i + 1], v[i + 2], v[i + 3]);
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) join_four(v[j], v[4 + j], v[8 + j], v[12 + j]);
-}
 
 /// Pairs of columns [column, column + 2 * num_pairs), at most 16, of 16 rows from `row` on: v[i] is pair i of each row. What is not there is zero.
 HWY_INLINE void read_pairs(const ProductTile& tile, int64_t row, int64_t column, int64_t num_pairs, __m512i (&v)[16]) {
@@ -138,25 +108,6 @@ class Strips {
   ProductTile tile_;
   int64_t columns_;
 };
-
-/// As Fetch, of the bytes that come next, evenly over the steps of a tile that is used as it is read.
-class EvenFetch {
- public:
-  explicit EvenFetch(const ProductTile& tile) : next_(tile.next), bytes_(tile.next == nullptr ? 0 : tile.next_bytes) {}
-  HWY_INLINE void reach(int64_t step, int64_t num_steps) {
-    for (const int64_t end = bytes_ * step / num_steps; fetched_ < end; fetched_ += 64) _mm_prefetch(next_ + fetched_, _MM_HINT_T1);
-  }
-
- private:
-  const std::byte* next_;
-  int64_t bytes_, fetched_ = 0;
-};
-
-HWY_INLINE __m512bh pair_of_all(const std::byte* x) {
-  int32_t pair;
-  std::memcpy(&pair, x, sizeof(pair));
-  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-}
 
 /// Packs whole steps of 16 rows of a chunk, an eighth of a step at a time, so that it fits between products.
 struct HalfPacker {
@@ -280,15 +231,6 @@ HWY_INLINE void multiply_tile(const std::byte* x, const ProductTile& tile, float
 #pragma GCC unroll 16
       for (int m = 0; m < kRows; ++m) _mm512_store_ps(y + m * kTileRows, begin == 0 ? sums[m] : _mm512_add_ps(_mm512_load_ps(y + m * kTileRows), sums[m]));
     }
-  }
-}
-
-/// Calls work with the number of rows as a constant: num_rows in [1, kMost].
-template <int kMost, typename Work>
-HWY_INLINE void with_constant(int64_t num_rows, const Work& work) {
-  if constexpr (kMost > 0) {
-    if (num_rows == kMost) work(std::integral_constant<int, kMost>());
-    else with_constant<kMost - 1>(num_rows, work);
   }
 }
 

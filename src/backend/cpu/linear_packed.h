@@ -9,6 +9,7 @@
 
 #include "backend/cpu/dot_product.h"
 #include "backend/cpu/float_product.h"
+#include "backend/cpu/int4_product.h"
 #include "backend/cpu/linear_tiles.h"
 #include "backend/cpu/product_tile.h"
 #include "backend/cpu/unit_shares.h"
@@ -50,6 +51,8 @@ struct FloatRows {
       fetched = fetched_then;
     }
   }
+  /// The same of a type that does not pack, where that is faster than to convert the tile first; false if it is not.
+  static bool multiply_codes(const std::byte*, int64_t, DType, const ProductTile&, float*) { return false; }
 };
 
 /// Products of bf16, where dot_product::is_supported().
@@ -71,6 +74,10 @@ struct DotRows {
   }
   static void multiply(const std::byte* x, int64_t num_rows, DType, const ProductTile& tile, Scratch& scratch, float* y) {
     dot_product::multiply({x, num_rows, packing(num_rows, tile.cols) != RowPacking::kNone}, tile, scratch, y);
+  }
+  static bool multiply_codes(const std::byte* x, int64_t num_rows, DType dtype, const ProductTile& tile, float* y) {
+    if (dtype != DType::kInt4 || !int4_product::is_supported() || !int4_product::takes(num_rows, tile)) return false;
+    return int4_product::multiply({x, num_rows, num_rows > 1}, tile, y);
   }
 };
 static_assert(dot_product::kMaxRows == kMaxProductRows);
@@ -186,6 +193,7 @@ class LinearPacked {
     const std::byte* data = tile.data;
     DType dtype = weight.dtype;
     if (!Product::packs(dtype)) {
+      if (Product::multiply_codes(x, num_rows, dtype, {data, cols, tile.num_rows, fetched.data, fetched.bytes}, mine.product)) return;
       std::byte* const rows = converted_[static_cast<size_t>(worker)].data();
       convert_tile(tile, weight, Product::kElements, rows);
       data = rows;

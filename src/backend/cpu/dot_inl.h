@@ -1,0 +1,77 @@
+#pragma once
+// What products by AVX512-BF16's dot products of two have in common: sixteen rows turned into columns, what is asked of memory meanwhile. For .cc files that are compiled for it, with <immintrin.h>.
+
+#include <hwy/base.h>
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "backend/cpu/product_tile.h"
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+namespace flexgen::dot_product {
+
+inline constexpr int64_t kLanes = 16;  ///< rows of W in a vector
+
+/// Of four rows, in each 128 bits, four words become four columns.
+HWY_INLINE void turn_four(__m512i& r0, __m512i& r1, __m512i& r2, __m512i& r3) {
+  const __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpacklo_epi32(r2, r3);
+  const __m512i c = _mm512_unpackhi_epi32(r0, r1), e = _mm512_unpackhi_epi32(r2, r3);
+  r0 = _mm512_unpacklo_epi64(a, b);
+  r1 = _mm512_unpackhi_epi64(a, b);
+  r2 = _mm512_unpacklo_epi64(c, e);
+  r3 = _mm512_unpackhi_epi64(c, e);
+}
+
+/// Word j, 4 + j, 8 + j and 12 + j of four rows each become one of these words of 16 rows each.
+HWY_INLINE void join_four(__m512i& t0, __m512i& t1, __m512i& t2, __m512i& t3) {
+  const __m512i even = _mm512_shuffle_i32x4(t0, t1, 0x88), odd = _mm512_shuffle_i32x4(t0, t1, 0xdd);
+  const __m512i even_below = _mm512_shuffle_i32x4(t2, t3, 0x88), odd_below = _mm512_shuffle_i32x4(t2, t3, 0xdd);
+  t0 = _mm512_shuffle_i32x4(even, even_below, 0x88);
+  t1 = _mm512_shuffle_i32x4(odd, odd_below, 0x88);
+  t2 = _mm512_shuffle_i32x4(even, even_below, 0xdd);
+  t3 = _mm512_shuffle_i32x4(odd, odd_below, 0xdd);
+}
+
+/// v[i] had 16 words of row i; afterwards it has word i of 16 rows.
+HWY_INLINE void transpose(__m512i (&v)[16]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) turn_four(v[i], v[i + 1], v[i + 2], v[i + 3]);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) join_four(v[j], v[4 + j], v[8 + j], v[12 + j]);
+}
+
+/// Asks memory for the bytes that come next, evenly over the steps of a tile that is used as it is read.
+class EvenFetch {
+ public:
+  explicit EvenFetch(const ProductTile& tile) : next_(tile.next), bytes_(tile.next == nullptr ? 0 : tile.next_bytes) {}
+  HWY_INLINE void reach(int64_t step, int64_t num_steps) {
+    for (const int64_t end = bytes_ * step / num_steps; fetched_ < end; fetched_ += 64) _mm_prefetch(next_ + fetched_, _MM_HINT_T1);
+  }
+
+ private:
+  const std::byte* next_;
+  int64_t bytes_, fetched_ = 0;
+};
+
+/// A pair of columns of a row of x, in each lane.
+HWY_INLINE __m512bh pair_of_all(const std::byte* x) {
+  int32_t pair;
+  std::memcpy(&pair, x, sizeof(pair));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+}
+
+/// Calls work with the number of rows as a constant: num_rows in [1, kMost].
+template <int kMost, typename Work>
+HWY_INLINE void with_constant(int64_t num_rows, const Work& work) {
+  if constexpr (kMost > 0) {
+    if (num_rows == kMost) work(std::integral_constant<int, kMost>());
+    else with_constant<kMost - 1>(num_rows, work);
+  }
+}
+
+}  // namespace flexgen::dot_product
+HWY_POP_ATTRIBUTES
