@@ -52,11 +52,13 @@ class LineBroker : public RequestSource, public CompletionSink {
     }
     Request request = open_request_.sequence(next_choice_);
     request.key = next_line_ << kChoiceBits | next_choice_;
-    const int64_t each = open_request_.best_of;
-    request.shared_tokens = shared_tokens_[static_cast<size_t>(next_choice_ / each)];
-    request.shared_ends = ends_of(next_choice_ / each);
+    const int64_t prompt = next_choice_ / open_request_.best_of;
+    const bool is_first_choice = next_choice_ % open_request_.best_of == 0;
+    if (is_first_choice) next_ends_ = ends_of(prompt);
+    request.shared_tokens = shared_tokens_[static_cast<size_t>(prompt)];
+    request.shared_ends = next_ends_;
     if (open_request_.shows_prompt()) {
-      if (next_choice_ % each == 0) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(next_choice_ / each)]);
+      if (is_first_choice) next_prompt_ = std::make_shared<BatchPrompt>(open_request_.prompts[static_cast<size_t>(prompt)]);
       shown_[request.key] = next_prompt_;
     }
     next_choice_ += next_copies_;
@@ -214,6 +216,7 @@ class LineBroker : public RequestSource, public CompletionSink {
   std::vector<int64_t> shared_tokens_;  ///< of the open line, a prompt: Request::shared_tokens
   LaterEnds<std::function<int64_t(int64_t)>> later_ends_;
   std::vector<int64_t> line_ends_, inside_ends_;  ///< of the open line: where later lines leave its first prompt, and its prompts one another
+  std::vector<int64_t> next_ends_;                ///< of the prompt under way: Request::shared_ends of its choices
   bool open_ = false;                             ///< next_line_ is being given out
   BatchRequest open_request_;
   std::shared_ptr<const BatchPrompt> next_prompt_;

@@ -204,10 +204,8 @@ void Engine::prepare_stage(const Workload& workload) {
   }
   policy_ = plan_.policy;
   memory_ = memory_plan(*model_, policy_, workload, kv_dtype_);
-  CacheLayout cache(*model_, policy_, kv_dtype_);
-  HiddenLayout hidden(*model_, policy_);
-  std::shared_ptr<File> cache_file = spill_file(*files_, options_.disk_directory, "cache", cache.file_bytes());
-  std::shared_ptr<File> hidden_file = spill_file(*files_, options_.disk_directory, "activations", hidden.file_bytes());
+  SpillFiles spills =
+      spill_files(*model_, policy_, kv_dtype_, [this](const char* name, int64_t bytes) { return spill_file(*files_, options_.disk_directory, name, bytes); });
 
   if (!options_.trace_file.empty()) trace_ = std::make_unique<Trace>(options_.trace_file, options_.trace_process);
   arena_ = std::make_unique<Arena>(memory_.arena_bytes(Tier::kCpu));
@@ -236,7 +234,7 @@ void Engine::prepare_stage(const Workload& workload) {
   }
 
   set_expected_costs(lanes_, *model_, hardware_, precision(), policy_);
-  stores_ = std::make_unique<Stores>(*model_, policy_, kv_dtype_, StoreParts{*files_, cache_file, hidden_file, arenas, lanes_, options_.stages});
+  stores_ = std::make_unique<Stores>(*model_, policy_, kv_dtype_, StoreParts{*files_, std::move(spills), arenas, lanes_, options_.stages});
   watch_ = model_->watch_files();
   scratch_ = arenas.of(policy_.compute_tier).allocate(model_->scratch_bytes(policy_.max_rows, policy_.max_logit_rows));
   std::span<std::byte> logits = arena_->allocate(logit_store_bytes(*model_, policy_, workload));

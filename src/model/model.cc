@@ -398,7 +398,7 @@ std::unique_ptr<Model> Model::build(const ModelConfig& config_of_model, const Ch
     model->layers_.push_back(std::move(head));
   }
   model->weights_ = std::move(builder.weights);
-  model->count_blocks();
+  model->sum_up_layers();
   if (!checkpoint.stamps().empty()) read_small_vectors(*model, &model->config_);  // an imagined one has no numbers
   if (std::vector<std::string> unused = builder.unused(); !unused.empty())
     spdlog::warn("{}: {} tensors of the checkpoint are no part of the model that config.json describes and are not read, such as '{}'", directory,
@@ -479,13 +479,14 @@ void Model::keep_blocks(int64_t first, int64_t count) {
       use.weight = known->second;
     }
   weights_ = std::move(weights);
-  count_blocks();
+  sum_up_layers();
 }
 
-void Model::count_blocks() {
+void Model::sum_up_layers() {
   kinds_.clear();
-  num_blocks_ = 0;
+  num_blocks_ = widest_head_ = 0;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    widest_head_ = std::max(widest_head_, layers_[layer].vocab_count);
     if (layers_[layer].kind != LayerKind::kBlock) continue;
     layers_[layer].cache = num_blocks_++;
     auto work_of = [&](int64_t of) {
@@ -514,7 +515,7 @@ void Model::declare_state(int64_t index, const StateSpec& state) {
   std::swap(used, states_);
   for (LayerSpec& each : layers_)
     if (each.state >= 0) each.state = index_of_state(used[static_cast<size_t>(each.state)]);
-  count_blocks();
+  sum_up_layers();
 }
 
 VisitWork Model::mean_block_work(int64_t num_rows, std::span<const AttentionSlot> slots, DType kv_dtype) const {
@@ -570,12 +571,10 @@ KvGeometry Model::kv_geometry(DType dtype, int64_t page_tokens, int64_t state) c
 
 int64_t Model::scratch_bytes(int64_t max_rows, int64_t max_logit_rows) const {
   Scratch embed(nullptr), block(nullptr), experts(nullptr), head(nullptr);
-  int64_t widest = 0;
-  for (const LayerSpec& layer : layers_) widest = std::max(widest, layer.vocab_count);
   if (layers_.front().kind == LayerKind::kEmbed) EmbedScratch(embed, config_, max_rows);
   BlockScratch(block, config_, max_rows);
   if (config_.is_mixture()) ExpertScratch(experts, config_, max_rows);
-  if (widest > 0) HeadScratch(head, config_, max_logit_rows, widest);
+  if (widest_head_ > 0) HeadScratch(head, config_, max_logit_rows, widest_head_);
   return std::max({embed.used(), block.used(), experts.used(), head.used()});
 }
 

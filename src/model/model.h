@@ -173,8 +173,8 @@ class Model {
 
  private:
   Model() = default;
-  /// Numbers the caches, and counts what the blocks have in common.
-  void count_blocks();
+  /// Whenever layers_ have changed: numbers the caches, and keeps what is asked of all layers together.
+  void sum_up_layers();
   /// Index into states_, where it is added if it is new.
   int64_t index_of_state(const StateSpec& state);
   /// `name` for messages.
@@ -190,6 +190,7 @@ class Model {
   std::vector<LayerSpec> layers_;
   std::vector<StateSpec> states_;
   int64_t layers_before_ = 0, blocks_before_ = 0, num_blocks_ = 0;
+  int64_t widest_head_ = 0;                         ///< the largest vocab_count of layers_
   std::vector<std::pair<int64_t, int64_t>> kinds_;  ///< of blocks with the same work: the first one's layer, and how many there are
 };
 

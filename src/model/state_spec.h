@@ -35,6 +35,8 @@ struct StateSpec {
     return static_cast<double>(page_bytes(dtype, 1)) * (window > 0 ? std::min(positions, static_cast<double>(window)) : positions);
   }
 
+  /// The page that has a position.
+  int64_t page_of(int64_t position, int64_t page_tokens) const { return kind == Kind::kFixed ? 0 : position / page_tokens; }
   /// Positions [page_begin, page_end) are in a page.
   int64_t page_begin(int64_t page, int64_t page_tokens) const { return kind == Kind::kFixed ? 0 : page * page_tokens; }
   int64_t page_end(int64_t page, int64_t page_tokens) const { return kind == Kind::kFixed ? std::numeric_limits<int64_t>::max() : (page + 1) * page_tokens; }

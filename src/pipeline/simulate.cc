@@ -56,7 +56,11 @@ class SimulatedProcess {
         ram_(bytes_in(memory_of_stores(model, policy, kv_dtype), Tier::kCpu), Arena::Use::kAddressesOnly),
         gpu_(bytes_in(memory_of_stores(model, policy, kv_dtype), Tier::kGpu), Arena::Use::kAddressesOnly),
         stores_(model, policy, kv_dtype,
-                {files_, files_.open("cache", FileMode::kWriteDirect), files_.open("activations", FileMode::kWriteDirect), {&ram_, &gpu_}, lanes_, link}),
+                {files_,
+                 spill_files(model, policy, kv_dtype, [this](const char* name, int64_t) { return files_.open(name, FileMode::kWriteDirect); }),
+                 {&ram_, &gpu_},
+                 lanes_,
+                 link}),
         executor_(model, policy, *kernels_, lanes_, stores_, {}, kernels_.get()) {
     for (const Arena* arena : {&ram_, &gpu_}) FLEXGEN_CHECK(arena->used() == arena->capacity(), "planned {} bytes, took {}", arena->capacity(), arena->used());
   }

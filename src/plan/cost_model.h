@@ -3,24 +3,15 @@
 // step is that of its visits and transfers one after the other in each lane, each as soon as what it needs is there (FlexGen, section 4.3, takes the
 // maximum over the lanes: here the start, full rings and single buffers count too). Pure functions.
 
-#include <array>
 #include <optional>
 
+#include "plan/lane_times.h"
 #include "plan/slot_walk.h"
 #include "plan/visit_cost.h"
-#include "schedule/lanes.h"
 
 namespace flexgen {
 
 class WeightLayouts;
-
-/// Seconds of each lane that plans have a time for.
-struct LaneTimes {
-  std::array<double, kNumPlannedLanes> seconds{};
-  double& operator[](LaneKind kind) { return seconds[static_cast<size_t>(kind)]; }
-  double operator[](LaneKind kind) const { return seconds[static_cast<size_t>(kind)]; }
-  LaneKind busiest() const;
-};
 
 /// What a job is expected to take; times in seconds.
 struct Prediction {

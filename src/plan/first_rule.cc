@@ -23,11 +23,11 @@ constexpr double kGpuBytesPerSecond = 3e11;
 constexpr double kBusBytesPerSecond = 1.2e10;
 constexpr int64_t kMaxBlock = 1024, kMaxBlockRows = 4096;
 
-/// Sizes that follow from the number of slots: rows a visit, cache pages.
 /// How many rows a step has: few enough that prompts are spread evenly over the steps, so that each step computes while it reads; or more, where
 /// that would be so few that the matrix units suffer.
 enum class StepRows { kEven, kMany };
 
+/// Sizes that follow from the number of slots: rows a visit, cache pages.
 Policy sized(const Model& model, const Workload& workload, DType kv_dtype, int64_t micro_batch_size, int64_t num_micro_batches, int64_t num_stages, int buffers,
              int64_t most_rows, StepRows step_rows) {
   Policy policy;

@@ -18,6 +18,11 @@ struct PlacedKind {
       false;  ///< its disk share is in the checkpoint's files: no disk space is taken, nothing is written, and what stays in memory is read in the first step
   bool of_attention = false;  ///< lies where attention runs; what is beside a GPU has no share there, and does not cross the bus
   bool whole = false;         ///< so small that a tier which has most of it better has all
+
+  /// Whether it lies beside the GPU that computes.
+  bool is_beside(const Policy& policy) const { return of_attention && policy.attention_beside(); }
+  /// Whether a share of it may be on disk, where spill files may take so much there.
+  bool may_be_on_disk(int64_t spill_bytes) const { return of_checkpoint || spill_bytes > 0; }
 };
 
 /// By TensorKind.
@@ -26,6 +31,8 @@ inline constexpr std::array<PlacedKind, kNumTensorKinds> kPlacedKinds{{
     {&Policy::kv_cache, &PolicyRequest::kv_cache, false, true, false},
     {&Policy::activations, &PolicyRequest::activations, false, false, true},
 }};
+
+constexpr const PlacedKind& placed_kind(TensorKind kind) { return kPlacedKinds[static_cast<size_t>(kind)]; }
 
 /// Gives every kind these shares.
 inline void place_all(const Fractions& shares, Policy* policy) {

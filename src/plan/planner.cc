@@ -123,7 +123,7 @@ class Search {
   }
   /// Attention beside a GPU leaves what it uses no share of its memory.
   std::vector<Fractions> ends_of(const PlacedKind& kind, const Policy& policy) const {
-    if (kind.of_attention && policy.attention_tier == Tier::kCpu) return {kInRam, kOnDisk};
+    if (kind.is_beside(policy)) return {kInRam, kOnDisk};
     return ends();
   }
   /// Where attention may run, first what is best so far: its time spares the other's.
@@ -308,19 +308,20 @@ class Search {
   /// Moves shares to slower tiers until the policy fits, and back as far as it does. False if it cannot.
   bool make_fit(Policy& policy) {
     // The largest share that a tier can have of a kind, taken from the next slower one.
-    auto largest = [&](std::optional<Fractions> fixed, Fractions Policy::*kind, double Fractions::*fast, double Fractions::*slow) {
-      if (fixed) return;
-      const Fractions before = policy.*kind;
+    auto largest = [&](const PlacedKind& kind, double Fractions::*fast, double Fractions::*slow) {
+      if (in_.request.*kind.asked) return;
+      Fractions& shares = policy.*kind.shares;
+      const Fractions before = shares;
       const double both = before.*fast + before.*slow;
       const auto most = static_cast<int64_t>(std::llround(both * 1000));
       auto set = [&](int64_t thousandths) {
-        (policy.*kind).*fast = thousandths == most ? both : static_cast<double>(thousandths) / 1000;
-        (policy.*kind).*slow = thousandths == most ? 0 : both - static_cast<double>(thousandths) / 1000;
+        shares.*fast = thousandths == most ? both : static_cast<double>(thousandths) / 1000;
+        shares.*slow = thousandths == most ? 0 : both - static_cast<double>(thousandths) / 1000;
       };
       int64_t low = 0, high = most;
       if (set(high); fits(policy)) return;
       if (set(low); !fits(policy)) {
-        policy.*kind = before;
+        shares = before;
         return;
       }
       while (high - low > 1) {
@@ -330,20 +331,21 @@ class Search {
       }
       set(low);
     };
-    const bool spill = in_.budgets.disk_bytes > 0;
-    auto in_ram = [&](const std::optional<Fractions>& fixed, Fractions Policy::*kind, bool may_spill) {
-      if (may_spill) largest(fixed, kind, &Fractions::cpu, &Fractions::disk);
+    auto in_ram = [&](const PlacedKind& kind) {
+      if (kind.may_be_on_disk(in_.budgets.disk_bytes)) largest(kind, &Fractions::cpu, &Fractions::disk);
     };
-    auto in_gpu = [&](const std::optional<Fractions>& fixed, Fractions Policy::*kind) {
-      if (on_gpu() && !(kind == &Policy::kv_cache && policy.attention_beside())) largest(fixed, kind, &Fractions::gpu, &Fractions::cpu);
+    auto in_gpu = [&](const PlacedKind& kind) {
+      if (on_gpu() && !kind.is_beside(policy)) largest(kind, &Fractions::gpu, &Fractions::cpu);
     };
+    constexpr const PlacedKind &kWeights = placed_kind(TensorKind::kWeights), &kCache = placed_kind(TensorKind::kKvCache),
+                               &kActivations = placed_kind(TensorKind::kActivations);
     // Weights take up what is left, then the cache; a share that is too large gives way in the same order.
-    in_gpu(in_.request.weights, &Policy::weights);
-    in_ram(in_.request.weights, &Policy::weights, true);
-    if (!fits(policy) || policy.weights.disk == 0) in_ram(in_.request.kv_cache, &Policy::kv_cache, spill);
-    if (!fits(policy) || policy.weights.gpu >= 1) in_gpu(in_.request.kv_cache, &Policy::kv_cache);
-    if (!fits(policy)) in_gpu(in_.request.activations, &Policy::activations);
-    if (!fits(policy)) in_ram(in_.request.activations, &Policy::activations, spill);
+    in_gpu(kWeights);
+    in_ram(kWeights);
+    if (!fits(policy) || policy.weights.disk == 0) in_ram(kCache);
+    if (!fits(policy) || policy.weights.gpu >= 1) in_gpu(kCache);
+    if (!fits(policy)) in_gpu(kActivations);
+    if (!fits(policy)) in_ram(kActivations);
     return fits(policy);
   }
 
@@ -405,12 +407,11 @@ class Search {
               static_cast<double>(plan.bytes(tier) - base.bytes(tier));
       }
       program->fixed[i] = in_.request.*kind.asked;
-      program->allowed[i] = {on_gpu() && !is_beside(kind, streamed), true, kind.of_checkpoint || in_.budgets.disk_bytes > 0};
+      program->allowed[i] = {on_gpu() && !kind.is_beside(streamed), true, kind.may_be_on_disk(in_.budgets.disk_bytes)};
     }
     program->capacity = {static_cast<double>(in_.budgets.gpu_plan_bytes()), static_cast<double>(in_.budgets.cpu_bytes),
                          static_cast<double>(in_.budgets.disk_bytes)};
   }
-  static bool is_beside(const PlacedKind& kind, const Policy& policy) { return kind.of_attention && policy.attention_beside(); }
 
   PlacementProgram make_program(const Policy& policy, const SlotWalk& walk, const std::vector<StepClass>& compute) {
     PlacementProgram program;
@@ -437,7 +438,7 @@ class Search {
         const Traffic& moved = traffic[i].kinds[number];
         read_s.of(kind, Tier::kDisk) = moved.read_bytes / disk.read_bytes_per_s;
         write_s.of(kind, Tier::kDisk) = moved.written_bytes / disk.write_bytes_per_s;
-        if (on_gpu() && !is_beside(kPlacedKinds[number], policy))
+        if (on_gpu() && !kPlacedKinds[number].is_beside(policy))
           for (Tier tier : {Tier::kCpu, Tier::kDisk}) {
             up_s.of(kind, tier) = moved.up_bytes / in_.hardware.h2d_bytes_per_s;
             down_s.of(kind, tier) = moved.written_bytes / in_.hardware.d2h_bytes_per_s;
@@ -498,9 +499,7 @@ class Search {
             std::max(round_up(static_cast<int64_t>(static_cast<double>(from.policy.max_rows) * factor), 16), round_up(from.policy.micro_batch_size, 16));
         Policy policy =
             policy_of_sizes(in_.model, in_.workload, in_.kv, from.policy.micro_batch_size, from.policy.num_micro_batches, from.policy.buffers, rows);
-        policy.weights = from.policy.weights;
-        policy.kv_cache = from.policy.kv_cache;
-        policy.activations = from.policy.activations;
+        for (const PlacedKind& kind : kPlacedKinds) policy.*kind.shares = from.policy.*kind.shares;
         policy.compute_tier = from.policy.compute_tier;
         policy.attention_tier = from.policy.attention_tier;
         if (rows != from.policy.max_rows && rows <= kMaxSearchedRows && make_fit(policy)) consider(policy, plan_.program_time_s);

@@ -58,7 +58,7 @@ std::vector<Policy> smallest_policies(const Model& model, const Workload& worklo
   std::erase_if(policies, [&](const Policy& each) {
     return std::any_of(kPlacedKinds.begin(), kPlacedKinds.end(), [&](const PlacedKind& kind) {
       const Fractions& shares = each.*kind.shares;
-      return (each.attention_beside() && kind.of_attention && shares.gpu > 0) || (!may_spill && !kind.of_checkpoint && shares.disk > 0);
+      return (kind.is_beside(each) && shares.gpu > 0) || (!may_spill && !kind.of_checkpoint && shares.disk > 0);
     });
   });
   return policies;

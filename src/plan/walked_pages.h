@@ -112,8 +112,8 @@ class WalkedPages {
     held_.pass(past, pool);
     held_.reach(past + rows, pool);
     // Of those that it has the first `old` hold tokens from before, and [dirty, end) are written to and seen by later steps.
-    const int64_t unfilled = state_->kind == StateSpec::Kind::kFixed ? 0 : past / page_tokens_,
-                  old = past > 0 ? held_.index_of(state_->end_page(past, page_tokens_)) : 0, end = held_.index_of(state_->end_page(past + rows, page_tokens_)),
+    const int64_t unfilled = state_->page_of(past, page_tokens_), old = past > 0 ? held_.index_of(state_->end_page(past, page_tokens_)) : 0,
+                  end = held_.index_of(state_->end_page(past + rows, page_tokens_)),
                   dirty = std::min(end, held_.index_of(std::max(unfilled, state_->first_page(past + rows, page_tokens_))));
     const CountedPages& pages = held_.pages();
     moves.old_disk += pages.of_share(2, 0, old);

@@ -59,7 +59,7 @@ struct Executor::Pass {
     lease->needed_later = of.is_needed_later(visit);
     // Only once every micro-batch is planned is it known whether one is alone.
     lease->alone = visit.group_size() == 1;
-    for (Store* store : of.stores_.in_order) store->acquire(*lease);
+    for (Store* store : of.stores_.all) store->acquire(*lease);
   }
   void compute(const Visit& visit) {
     if (of.model_.layers()[static_cast<size_t>(visit.layer)].kind == LayerKind::kHead && of.policy_.on_gpu()) of.forward_head(lease);
@@ -144,7 +144,7 @@ Work Executor::work_of(VisitLease& lease) {
 }
 
 void Executor::commit(VisitLease& lease, const Event& done, bool attention) {
-  for (auto store = stores_.in_order.rbegin(); store != stores_.in_order.rend(); ++store)
+  for (auto store = stores_.all.rbegin(); store != stores_.all.rend(); ++store)
     if ((*store)->is_for_attention() == attention) (*store)->commit(lease, done);
 }
 

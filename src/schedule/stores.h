@@ -1,6 +1,7 @@
 #pragma once
 // Stores: what a process keeps of a run's tensors, made in one place for runs and for simulations. Host thread only.
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -17,14 +18,23 @@
 #include "schedule/policy.h"
 #include "schedule/row_lookup.h"
 #include "schedule/stage_messages.h"
+#include "schedule/store_order.h"
 #include "schedule/weight_store.h"
 
 namespace flexgen {
 
+/// Preallocated files, each for what a store keeps on disk; null where that is nothing.
+struct SpillFiles {
+  std::shared_ptr<File> cache, hidden;
+};
+/// `make(name, bytes)` makes one, or none for 0 bytes.
+SpillFiles spill_files(const Model& model, const Policy& policy, DType kv_dtype,
+                       const std::function<std::shared_ptr<File>(const char* name, int64_t bytes)>& make);
+
 /// What stores are made of, which must outlive them.
 struct StoreParts {
-  FileSystem& files;                              ///< to read the checkpoint's with
-  std::shared_ptr<File> cache_file, hidden_file;  ///< preallocated spill files; null where nothing of the kind rests on disk
+  FileSystem& files;  ///< to read the checkpoint's with
+  SpillFiles spills;
   Arenas arenas;
   Lanes& lanes;
   StageLink stages;  ///< the pipeline that this process is a stage of
@@ -43,10 +53,8 @@ struct Stores {
   StageMessages messages;
   std::optional<Exchange> exchange;  ///< where a GPU computes
 
-  /// As a visit acquires them; it commits them in the opposite order, so that rows are sent on before they go back.
-  std::vector<Store*> in_order{&weights, &lookup, &cache, &hidden, &messages};
-  /// As they load ahead: the cache's few pages before the weights' piece.
-  std::vector<Store*> loading{&cache, &weights, &hidden};
+  // For who asks them one after the other, whatever they are: all_stores() and loading_stores() of these.
+  std::vector<Store*> all, loading;
 };
 
 /// What stores take of each tier, to the byte, from their layouts.
