@@ -125,7 +125,9 @@ Json parse_object(const std::string& text, const std::string& source) {
 /// Models of text and images whose text part is one that flexgen knows: all that is the text model's is in an object of its own.
 bool holds_text_model(const Json& json) {
   const auto type = json.find("model_type");
-  return type != json.end() && (*type == "gemma3" || *type == "gemma4" || *type == "mistral3") && json.contains("text_config");
+  if (type == json.end() || !json.contains("text_config")) return false;
+  constexpr const char* kTypes[]{"gemma3", "gemma4", "gemma4_unified", "mistral3"};
+  return std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* known) { return *type == known; });
 }
 
 /// The text model's object, with what stands beside it for both. The rest is of images, which are not read.
