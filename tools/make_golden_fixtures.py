@@ -154,6 +154,12 @@ GEMMA4 = dict(num_hidden_layers=3, head_dim=16, global_head_dim=32, num_global_k
 MODELS["gemma4"] = (other("gemma4_text", attention_bias=True, **GEMMA4), torch.bfloat16, {})
 MODELS["gemma4-experts"] = (other("gemma4_text", enable_moe_block=True, num_experts=8, top_k_experts=2, moe_intermediate_size=24, **GEMMA4), torch.bfloat16, {})
 
+# As 12B is shipped: the text model in an object of its own, its tensors behind a prefix, and beside them what takes images and sounds.
+MODELS["gemma4_unified"] = (AutoConfig.for_model(
+    "gemma4_unified", text_config=other("gemma4_unified_text", **{**GEMMA4, "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "pad_token_id": 0}).to_dict(),
+    vision_config=dict(patch_size=2, pooling_kernel_size=1, mm_embed_dim=8, mm_posemb_size=4, output_proj_dims=8), audio_config=dict(audio_embed_dim=4), bos_token_id=1, eos_token_id=2),
+    torch.bfloat16, {})
+
 
 def to_mxfp4(weights):
     """[E, in, out] as *_blocks [E, out, in / 32, 16] and *_scales [E, out, in / 32] (OCP Microscaling: codes e2m1, the lower half of a byte first; scales e8m0)."""
@@ -281,7 +287,7 @@ def write_json(path, value):
 
 
 def random_prompts(config, generator):
-    return [torch.randint(3, config.vocab_size, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+    return [torch.randint(3, config.get_text_config().vocab_size, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
 
 
 def clearest_seed(name, config, dtype, seed):

@@ -50,7 +50,7 @@ const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layer
 
 /// Families by the configs of their golden fixtures, which show all of their rules; here with room for longer texts, and random weights.
 // clang-format off
-const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",     "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
+const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",     "gemma4_unified", "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
                                  "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
                                  "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss",
@@ -58,13 +58,14 @@ const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",  
 // clang-format on
 std::string config_of_family(const std::string& name) {
   std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");
-  nlohmann::json config = nlohmann::json::parse(in);
+  nlohmann::json whole = nlohmann::json::parse(in);
+  nlohmann::json& config = whole.contains("text_config") ? whole["text_config"] : whole;
   config["vocab_size"] = 331;
   for (const char* positions : {"max_position_embeddings", "n_positions", "max_seq_len"})
     if (config.contains(positions)) config[positions] = 256;
   if (config.contains("original_max_position_embeddings")) config["original_max_position_embeddings"] = 200;
   if (name == "ministral3") config["rope_parameters"]["original_max_position_embeddings"] = 200;
-  return config.dump();
+  return whole.dump();
 }
 
 /// Heads so large that a page has 16 tokens: answers move past windows by several pages. Some layers have a window, all have one, or they take turns with sinks.

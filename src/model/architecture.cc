@@ -19,6 +19,7 @@ namespace flexgen {
   family(llama)                  \
   family(gemma)                  \
   family(gemma4)                 \
+  family(gemma4_unified)         \
   family(phi3)                   \
   family(olmo)                   \
   family(granite)                \

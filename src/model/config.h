@@ -139,7 +139,7 @@ ModelConfig parse_config(const std::string& config_json, const std::string& gene
                          const std::vector<std::string>& ignored_fields = {});
 /// The config.json text of a known shape: opt-125m ... opt-175b, llama-2-7b/13b/70b, llama-3.1-8b/70b/405b,
 /// llama-3.2-1b/3b, mistral-7b (v0.3), qwen2.5-0.5b ... 72b, qwen3-0.6b ... 32b, smollm2-135m, gemma-2-2b/9b, gemma-3-4b/12b/27b, phi-4,
-/// mixtral-8x7b/8x22b, qwen3-30b-a3b/235b-a22b, gpt-oss-20b/120b, glm-4.5-air, minimax-m2, gemma-4-26b-a4b. Null if the name is unknown.
+/// mixtral-8x7b/8x22b, qwen3-30b-a3b/235b-a22b, gpt-oss-20b/120b, glm-4.5-air, minimax-m2, gemma-4-12b/26b-a4b. Null if the name is unknown.
 std::optional<std::string> shape_config_json(const std::string& shape);
 std::vector<std::string> known_shapes();
 

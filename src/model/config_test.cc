@@ -368,6 +368,43 @@ TEST(Config, WhatGemma4sSmallModelsHaveBesideIsRefusedByName) {
   EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("proportional"));
 }
 
+/// 12B's file: a class of its own in transformers, which has no inputs by layer and no experts.
+const char* const kGemma4Unified =
+    R"({"model_type": "gemma4_unified", "architectures": ["Gemma4UnifiedForConditionalGeneration"], "audio_config": {"audio_embed_dim": 640, "hidden_size": 640},
+    "vision_config": {"mm_embed_dim": 3840, "model_type": "gemma4_unified_vision"}, "image_token_id": 258880, "eoa_token_index": 258883, "tie_word_embeddings": true,
+    "text_config": {"model_type": "gemma4_unified_text", "attention_k_eq_v": true, "enable_moe_block": false, "final_logit_softcapping": 30.0, "global_head_dim": 512,
+    "hidden_size": 512, "hidden_size_per_layer_input": 0, "intermediate_size": 1024, "moe_intermediate_size": null, "num_attention_heads": 16, "num_experts": null,
+    "num_global_key_value_heads": 1, "num_hidden_layers": 6, "num_key_value_heads": 8, "num_kv_shared_layers": 0, "top_k_experts": null, "use_bidirectional_attention": "vision",
+    "use_double_wide_mlp": false, "vocab_size_per_layer_input": 262144}})";
+
+TEST(Config, Gemma4UnifiedHasDefaultsOfItsOwn) {
+  const ModelConfig m = parse_config(kGemma4Unified, "", "c");
+  EXPECT_EQ(m.model_type, "gemma4_unified_text");
+  EXPECT_EQ(m.attention[4].window, 1024);
+  EXPECT_EQ(m.attention[5].window, 0);
+  EXPECT_EQ(m.heads_of(4), (HeadSizes{16, 8, 256}));
+  EXPECT_EQ(m.heads_of(5), (HeadSizes{16, 1, 512}));
+  EXPECT_EQ(m.vocab_size, 262144);
+  EXPECT_EQ(m.max_positions, 262144);
+  EXPECT_TRUE(m.tied_embeddings);
+  json least = {{"model_type", "gemma4_unified_text"}, {"hidden_size", 512}, {"intermediate_size", 1024}, {"num_hidden_layers", 6}};
+  EXPECT_EQ(parse(least).heads_of(5), (HeadSizes{8, 4, 512}));  // nothing to say of inputs by layer
+  EXPECT_EQ(parse(least).attention[0].window, 1024);
+}
+
+TEST(Config, WhatGemma4UnifiedDoesNotComputeIsRefusedByName) {
+  const std::pair<const char*, const char*> kRefused[] = {
+      {"hidden_size_per_layer_input", "256"}, {"num_kv_shared_layers", "2"}, {"use_bidirectional_attention", R"("all")"}, {"enable_moe_block", "true"}};
+  for (const auto& [field, value] : kRefused) {
+    json config = json::parse(kGemma4Unified);
+    config["text_config"][field] = json::parse(value);
+    EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("'" + std::string(field) + "'")) << value;
+  }
+  json config = json::parse(kGemma4Unified);
+  config.erase("text_config");
+  EXPECT_THAT(error_of(ErrorKind::kUser, [&] { parse(config); }), HasSubstr("gemma4_unified"));
+}
+
 TEST(Config, LongRopeEndsWhereItsShortFactorsDo) {
   json config = config_of("llama");
   config["max_position_embeddings"] = 1024;
@@ -758,6 +795,23 @@ TEST(Shapes, Gemma4) {
   EXPECT_EQ(config.heads_of(28), (HeadSizes{16, 8, 256}));
   EXPECT_EQ(config.heads_of(29), (HeadSizes{16, 2, 512}));
   EXPECT_EQ(config.attention[28].window, 1024);
+}
+
+/// Google's file has 666 tensors of the text, beside 11 that take images and sounds.
+TEST(Shapes, Gemma4Unified) {
+  const ModelConfig config = parse_config(*shape_config_json("gemma-4-12b"), "", "shape");
+  const std::vector<TensorToWrite> tensors = Model::expected_tensors(config, DType::kBF16);
+  EXPECT_EQ(tensors.size(), 666u);
+  double count = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    double elements = 1;
+    for (int64_t size : tensor.shape) elements *= static_cast<double>(size);
+    count += elements;
+  }
+  EXPECT_NEAR(count, 11.9e9, 0.05e9);
+  EXPECT_EQ(config.heads_of(46), (HeadSizes{16, 8, 256}));
+  EXPECT_EQ(config.heads_of(47), (HeadSizes{16, 1, 512}));
+  EXPECT_EQ(config.attention[46].window, 1024);
 }
 
 TEST(Shapes, AllParse) {

@@ -375,6 +375,9 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"gemma4", R"({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}})"},
         Change{"gemma4", R"({"rope_parameters": {"full_attention": {"factor": 2.0}}})"},
         Change{"gemma4", R"({"rope_parameters": {"sliding_attention": {"rope_theta": 9000.0}}})"},
+        Change{"gemma4_unified", R"({"text_config": {"sliding_window": 10}})"}, Change{"gemma4_unified", R"({"text_config": {"rms_norm_eps": 0.01}})"},
+        Change{"gemma4_unified", R"({"text_config": {"final_logit_softcapping": 8.5}})"},
+        Change{"gemma4_unified", R"({"text_config": {"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}}})"},
         Change{"phi3", R"({"original_max_position_embeddings": 40})"}, Change{"phi3", R"({"sliding_window": 19})"},
         Change{"phi3", R"({"rope_parameters": {"short_factor": [1.0, 1.5, 2.0, 2.9]}})"},
         Change{"phi3-partial", R"({"partial_rotary_factor": 0.75, "rope_parameters": {"partial_rotary_factor": 0.75}})"},
@@ -443,7 +446,8 @@ TEST_P(GoldenTest, GreedyContinuation) {
 }
 
 const auto kModels = testing::Values(
-    "opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma4", "phi3", "phi3-partial",
+    "opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma4", "gemma4_unified",
+    "phi3", "phi3-partial",
     "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere", "cohere2", "gpt_neox",
     "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense", "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm",
     "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "glm4_moe-groups",

@@ -137,7 +137,9 @@ void leave_out_unreachable_ends(ModelConfig& config, const std::string& source_n
 /// Models of text and images whose text part is one that flexgen knows: all that is the text model's is in an object of its own.
 bool holds_text_model(const Json& json) {
   const auto type = json.find("model_type");
-  return type != json.end() && (*type == "gemma3" || *type == "gemma4" || *type == "mistral3") && json.contains("text_config");
+  if (type == json.end() || !json.contains("text_config")) return false;
+  constexpr const char* kTypes[]{"gemma3", "gemma4", "gemma4_unified", "mistral3"};
+  return std::any_of(std::begin(kTypes), std::end(kTypes), [&](const char* known) { return *type == known; });
 }
 
 /// The text model's object, with what stands beside it for both. The rest is of images, which are not read.

@@ -8,7 +8,7 @@ namespace flexgen {
 namespace {
 
 // clang-format off
-enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe, kGptOss, kGlm4Moe, kMiniMaxM2, kGemma4 };
+enum class Family { kOpt, kLlama2, kLlama31, kLlama32, kMistral, kQwen25, kQwen3, kSmolLm2, kGemma2, kGemma3, kPhi4, kMixtral, kQwen3Moe, kGptOss, kGlm4Moe, kMiniMaxM2, kGemma4, kGemma4Unified };
 // clang-format on
 
 struct Shape {
@@ -57,6 +57,7 @@ constexpr Shape kShapes[] = {
     {"gemma-3-4b", Family::kGemma3, 34, 2560, 8, 4, 256, 10240, 262208, 131072, true},
     {"gemma-3-12b", Family::kGemma3, 48, 3840, 16, 8, 256, 15360, 262208, 131072, true},
     {"gemma-3-27b", Family::kGemma3, 62, 5376, 32, 16, 128, 21504, 262208, 131072, true},
+    {"gemma-4-12b", Family::kGemma4Unified, 48, 3840, 16, 8, 256, 15360, 262144, 262144, true},
     {"phi-4", Family::kPhi4, 40, 5120, 40, 10, 128, 17920, 100352, 16384, false},
     {"mixtral-8x7b", Family::kMixtral, 32, 4096, 32, 8, 128, 14336, 32000, 32768, false, 8, 2, 14336},
     {"mixtral-8x22b", Family::kMixtral, 56, 6144, 48, 8, 128, 16384, 32768, 65536, false, 8, 2, 16384},
@@ -94,6 +95,7 @@ FamilyTraits traits_of(Family family) {
     case Family::kGlm4Moe: return {"glm4_moe", 1e-5, 1e6, 0, 151329, 151329};
     case Family::kMiniMaxM2: return {"minimax_m2", 1e-6, 5e6, 0, 200019, 200020};
     case Family::kGemma4: return {"gemma4_text", 1e-6, 0, 0, 2, 1};
+    case Family::kGemma4Unified: return {"gemma4_unified_text", 1e-6, 0, 0, 2, 1};
     case Family::kPhi4: return {"phi3", 1e-5, 2.5e5, 0, 100257, 100265};
   }
   return {};
@@ -126,15 +128,18 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
     }
     json["intermediate_size"] = shape.ffn;
     json["num_key_value_heads"] = shape.kv_heads;
+    const bool is_fourth = shape.family == Family::kGemma4 || shape.family == Family::kGemma4Unified;
     if (shape.family == Family::kGemma4) {
       json["enable_moe_block"] = true;
       json["num_experts"] = shape.experts;
       json["top_k_experts"] = shape.experts_per_row;
       json["moe_intermediate_size"] = shape.expert_size;
+    }
+    if (is_fourth) {
       json["hidden_size_per_layer_input"] = 0;
       json["attention_k_eq_v"] = true;
       json["global_head_dim"] = 512;
-      json["num_global_key_value_heads"] = 2;
+      json["num_global_key_value_heads"] = shape.experts > 0 ? 2 : 1;
       json["final_logit_softcapping"] = 30.0;
     } else if (shape.experts > 0) {
       json[shape.family == Family::kQwen3Moe ? "num_experts" : shape.family == Family::kGlm4Moe ? "n_routed_experts" : "num_local_experts"] = shape.experts;
@@ -159,7 +164,7 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
       json["norm_topk_prob"] = true;
     }
     json["head_dim"] = shape.head_size;
-    const bool is_fourth = shape.family == Family::kGemma4, is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3 || is_fourth;
+    const bool is_gemma = shape.family == Family::kGemma2 || shape.family == Family::kGemma3 || is_fourth;
     json[is_gemma ? "hidden_activation" : "hidden_act"] = is_gemma ? "gelu_pytorch_tanh" : "silu";
     // 27B: hidden_size over the heads.
     if (is_gemma && !is_fourth) json["query_pre_attn_scalar"] = shape.heads == 32 ? 168 : 256;

@@ -1,4 +1,4 @@
-// Gemma 4 (Google 2026), its text part: 31B, and 26B-A4B, whose blocks have experts beside the feed-forward part. Layers with a window and those without differ in their
+// Gemma 4 (Google 2026), its text part: 31B, 12B, and 26B-A4B, whose blocks have experts beside the feed-forward part. Layers with a window and those without differ in their
 // heads (of 256 and of 512 elements), in how many of them are keys and values, and in their angles; those without take what they project as keys for values, too. What E2B
 // and E4B have beside is refused: inputs that each layer looks up by token, and layers that attend to the keys and values of an earlier one.
 //
@@ -21,23 +21,34 @@
 namespace flexgen {
 namespace {
 
+/// What transformers' two classes for the text part differ in: what holds where the file says nothing, and what one of them does not compute.
+struct Usual {
+  std::string_view model_type;
+  int64_t positions, window;
+  int64_t layer_inputs;  ///< elements of inputs that each layer looks up by token
+  bool may_have_experts;
+};
+constexpr Usual kGemma4Text{"gemma4_text", 131072, 512, 256, true};
+/// Of 12B, which projects images and sounds straight into the stream of a dense decoder.
+constexpr Usual kUnifiedText{"gemma4_unified_text", 262144, 1024, 0, false};
+
 class Gemma4 : public Decoder {
  public:
+  explicit Gemma4(const Usual& usual) : usual_(usual) {}
   std::span<const std::string_view> model_types() const override {
-    static constexpr std::string_view kTypes[]{"gemma4_text"};
-    return kTypes;
+    return {&usual_.model_type, 1};
   }
   SizeFields size_fields() const override {
     SizeFields fields;
     fields.usual_heads = 8;
     fields.usual_vocab = 262144;
-    fields.usual_positions = 131072;
-    fields.usual_of = "gemma4_text";
+    fields.usual_positions = usual_.positions;
+    fields.usual_of = usual_.model_type;
     return fields;
   }
 
   void read_config(ConfigFields& fields, ModelConfig& m) const override {
-    refuse_small_models(fields);
+    refuse_small_models(fields, usual_.layer_inputs);
     read_heads(fields, m, 256, 4);
     read_gated(fields, m, "hidden_activation", "gelu_pytorch_tanh");
     read_rms_norm(fields, m, 1e-6);
@@ -51,6 +62,7 @@ class Gemma4 : public Decoder {
     // Images' tokens would see each other; those of a text do not.
     if (const nlohmann::json* both_ways = fields.find("use_bidirectional_attention"); both_ways && *both_ways != "vision" && *both_ways != false)
       fields.refuse("use_bidirectional_attention", fmt::format("is {}; flexgen runs causal models alone", printable(both_ways->dump())));
+    if (!usual_.may_have_experts) fields.only("enable_moe_block", false);
     if (fields.flag_or("enable_moe_block", false)) {
       read_experts(fields, m, {.count = "num_experts", .per_row = "top_k_experts", .size = "moe_intermediate_size"});
       m.mixture.normalized = m.mixture.joined = true;
@@ -58,7 +70,7 @@ class Gemma4 : public Decoder {
     }
     fields.harmless({"num_experts", "top_k_experts", "moe_intermediate_size"});  // of these alone
 
-    const int64_t window = read_window(fields, 512);
+    const int64_t window = read_window(fields, usual_.window);
     std::vector<bool> windowed = read_layer_types(fields, m, window, [](int64_t block) { return (block + 1) % 6 != 0; });
     windowed.back() = false;  // transformers' class sees to it, whatever the file says
     set_blocks(m, windowed, window, 0, 1);
@@ -106,10 +118,9 @@ class Gemma4 : public Decoder {
         .add(WantedWeight::vector(layer_start(index) + "layer_scalar", 1, Role::kBlockScale));
   }
 
-  static void refuse_small_models(ConfigFields& fields) {
-    // 256 is the class's own where the file says nothing.
+  static void refuse_small_models(ConfigFields& fields, int64_t usual_inputs) {
     const bool is_said = fields.contains("hidden_size_per_layer_input");
-    if (const int64_t size = fields.integer_or("hidden_size_per_layer_input", is_said ? 0 : 256, 0, 1 << 20); size != 0)
+    if (const int64_t size = fields.integer_or("hidden_size_per_layer_input", is_said ? 0 : usual_inputs, 0, 1 << 20); size != 0)
       fields.refuse("hidden_size_per_layer_input", fmt::format("{} {}: layers have inputs of their own (E2B, E4B), which flexgen does not compute",
                                                                is_said ? "is" : "is not there, which means", size));
     if (const int64_t shared = fields.integer_or("num_kv_shared_layers", 0, 0, 1 << 20); shared != 0)
@@ -183,12 +194,19 @@ class Gemma4 : public Decoder {
       m.ropes.push_back(read_rope(fields, m, kind.rope));
     }
   }
+
+  const Usual& usual_;
 };
 
 }  // namespace
 
 const Architecture& gemma4_architecture() {
-  static const Gemma4 architecture;
+  static const Gemma4 architecture(kGemma4Text);
+  return architecture;
+}
+
+const Architecture& gemma4_unified_architecture() {
+  static const Gemma4 architecture(kUnifiedText);
   return architecture;
 }
 
