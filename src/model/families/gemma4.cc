@@ -35,9 +35,7 @@ constexpr Usual kUnifiedText{"gemma4_unified_text", 262144, 1024, 0, false};
 class Gemma4 : public Decoder {
  public:
   explicit Gemma4(const Usual& usual) : usual_(usual) {}
-  std::span<const std::string_view> model_types() const override {
-    return {&usual_.model_type, 1};
-  }
+  std::span<const std::string_view> model_types() const override { return {&usual_.model_type, 1}; }
   SizeFields size_fields() const override {
     SizeFields fields;
     fields.usual_heads = 8;
