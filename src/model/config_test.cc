@@ -797,7 +797,7 @@ TEST(Shapes, Gemma4) {
   EXPECT_EQ(config.attention[28].window, 1024);
 }
 
-/// Google's file has 666 tensors of the text, beside 11 that take images and sounds.
+/// Google's file is said to have 677 tensors, 11 of them for images and sounds; it was not at hand.
 TEST(Shapes, Gemma4Unified) {
   const ModelConfig config = parse_config(*shape_config_json("gemma-4-12b"), "", "shape");
   const std::vector<TensorToWrite> tensors = Model::expected_tensors(config, DType::kBF16);
