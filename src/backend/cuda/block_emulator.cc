@@ -1,8 +1,8 @@
 #include "backend/cuda/block_emulator.h"
 
-#include <setjmp.h>
 #include <ucontext.h>
 
+#include <array>
 #include <deque>
 #include <memory>
 
@@ -16,18 +16,25 @@ namespace flexgen::emulator {
 namespace {
 
 constexpr int kLanes = 32;
+constexpr int kMostThreads = 1024;
 constexpr size_t kStackBytes = 128 << 10;
 
 enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kEnded };
+
+/// Where something that was switched away from goes on, as __builtin_setjmp() fills it.
+using Place = void* [5];
 
 /// One thread of the block, with a stack of its own.
 struct Fiber {
   std::unique_ptr<char[]> stack;
   ucontext_t context;
-  jmp_buf at;
+  Place at;
   bool started = false;
   State state = State::kEnded;
   void* exchanged = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake = nullptr;
+#endif
 };
 
 /// The block that runs in this host thread. Entering a fiber the first time takes makecontext(); all later switches, into the next blocks too, are jumps, which
@@ -36,101 +43,107 @@ struct Block {
   std::deque<Fiber> fibers;  ///< a started fiber must not move
   int count = 0;             ///< threads of the block
   int current = 0;
-  bool entering = false;  ///< the current thread was never in the kernel yet
+  std::array<int, kMostThreads / kLanes> arrived{};  ///< per warp: lanes at its barrier
   Index block, grid;
   Order order = Order::kAscending;
   const std::function<void()>* kernel = nullptr;
-  ucontext_t scheduler_context;
-  jmp_buf scheduler;
+  Place scheduler;
 #if defined(__SANITIZE_ADDRESS__)
   void* scheduler_fake = nullptr;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
 #endif
 
-  Fiber& fiber() { return fibers[static_cast<size_t>(current)]; }
+  Fiber& fiber(int index) { return fibers[static_cast<size_t>(index)]; }
+  Fiber& fiber() { return fiber(current); }
 };
 
-thread_local Block here;
+thread_local Block here;  // each look at it asks whether it was made yet: a function looks once
 
-void yield();
+/// Not seen through, so that the compiler does not take it for a function that never returns: before a call of one, AddressSanitizer clears its marks of the
+/// whole stack, which here is none that ends.
+__attribute__((noipa, no_sanitize("address"))) void jump(Place& place) { __builtin_longjmp(place, 1); }
+
+/// Back to the scheduler until it resumes this fiber.
+void yield(Block& block) {
+  Fiber& fiber = block.fiber();
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(&fiber.fake, block.scheduler_stack, block.scheduler_stack_bytes);
+#endif
+  if (__builtin_setjmp(fiber.at) == 0) jump(block.scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fiber.fake, nullptr, nullptr);
+#endif
+}
 
 void enter() {
+  Block& block = here;
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &here.scheduler_stack, &here.scheduler_stack_bytes);
+  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
 #endif
   while (true) {
-    (*here.kernel)();
-    here.fiber().state = State::kEnded;
-    yield();
+    (*block.kernel)();
+    block.fiber().state = State::kEnded;
+    yield(block);
   }
 }
 
-/// Gives an unstarted fiber its stack and its entry.
-void prepare(Fiber& fiber) {
+/// Goes to the entry of a fiber that never ran.
+void start(Fiber& fiber) {
+  fiber.started = true;
   getcontext(&fiber.context);
   fiber.context.uc_stack = {.ss_sp = fiber.stack.get(), .ss_flags = 0, .ss_size = kStackBytes};
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, enter, 0);
+  setcontext(&fiber.context);
 }
 
-void resume(int index) {
-  here.current = index;
-  here.entering = !here.fiber().started;
-  if (here.entering) prepare(here.fiber());
-  here.fiber().started = true;
+/// Runs a fiber until it yields.
+void resume(Block& block, int index) {
+  block.current = index;
+  Fiber& fiber = block.fiber();
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&here.scheduler_fake, here.fiber().stack.get(), kStackBytes);
-  swapcontext(&here.scheduler_context, &here.fiber().context);
-  __sanitizer_finish_switch_fiber(here.scheduler_fake, nullptr, nullptr);
-#else
-  if (_setjmp(here.scheduler) != 0) return;
-  if (here.entering) setcontext(&here.fiber().context);
-  _longjmp(here.fiber().at, 1);
+  __sanitizer_start_switch_fiber(&block.scheduler_fake, fiber.stack.get(), kStackBytes);
 #endif
-}
-
-/// Back to the scheduler until it resumes this fiber.
-void yield() {
+  if (__builtin_setjmp(block.scheduler) == 0) {
+    if (!fiber.started) start(fiber);
+    jump(fiber.at);
+  }
 #if defined(__SANITIZE_ADDRESS__)
-  void* fake = nullptr;
-  Fiber& fiber = here.fiber();
-  __sanitizer_start_switch_fiber(&fake, here.scheduler_stack, here.scheduler_stack_bytes);
-  swapcontext(&fiber.context, &here.scheduler_context);
-  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-#else
-  if (_setjmp(here.fiber().at) == 0) _longjmp(here.scheduler, 1);
+  __sanitizer_finish_switch_fiber(block.scheduler_fake, nullptr, nullptr);
 #endif
 }
 
 /// Lets threads that wait at a barrier go on if all that must be there are.
-void release() {
+void release(Block& block) {
   bool all = true, none_ended = true;
-  for (int i = 0; i < here.count; ++i) {
-    all &= here.fibers[static_cast<size_t>(i)].state == State::kAtBlockBarrier;
-    none_ended &= here.fibers[static_cast<size_t>(i)].state != State::kEnded;
+  for (int i = 0; i < block.count; ++i) {
+    all &= block.fiber(i).state == State::kAtBlockBarrier;
+    none_ended &= block.fiber(i).state != State::kEnded;
   }
   if (!all) return;
   FLEXGEN_CHECK(none_ended);
-  for (int i = 0; i < here.count; ++i) here.fibers[static_cast<size_t>(i)].state = State::kReady;
+  for (int i = 0; i < block.count; ++i) block.fiber(i).state = State::kReady;
 }
 
-void run_block() {
-  for (int i = 0; i < here.count; ++i) here.fibers[static_cast<size_t>(i)].state = State::kReady;
+void run_block(Block& block) {
+  for (int i = 0; i < block.count; ++i) block.fiber(i).state = State::kReady;
+  block.arrived.fill(0);
   while (true) {
     bool moved = false;
     int ended = 0;
-    for (int i = 0; i < here.count; ++i) {
-      const int index = here.order == Order::kAscending ? i : here.count - 1 - i;
-      if (here.fibers[static_cast<size_t>(index)].state == State::kReady) {
-        resume(index);
+    for (int i = 0; i < block.count; ++i) {
+      const int index = block.order == Order::kAscending ? i : block.count - 1 - i;
+      const Fiber& fiber = block.fiber(index);
+      if (fiber.state == State::kReady) {
+        resume(block, index);
         moved = true;
       }
-      ended += here.fibers[static_cast<size_t>(index)].state == State::kEnded;
+      ended += fiber.state == State::kEnded;
     }
-    if (ended == here.count) return;
-    release();
-    for (int i = 0; i < here.count && !moved; ++i) moved = here.fibers[static_cast<size_t>(i)].state == State::kReady;
+    if (ended == block.count) return;
+    release(block);
+    for (int i = 0; i < block.count && !moved; ++i) moved = block.fiber(i).state == State::kReady;
     FLEXGEN_CHECK(moved, "threads of a block wait at different barriers, or one ended before a barrier that others wait at");
   }
 }
@@ -140,14 +153,15 @@ void run_block() {
 void set_order(Order order) { here.order = order; }
 
 void run_grid(Index grid, int threads, const std::function<void()>& kernel) {
-  FLEXGEN_CHECK(threads > 0 && threads <= 1024 && threads % kLanes == 0, "{} threads", threads);
-  while (static_cast<int>(here.fibers.size()) < threads) here.fibers.emplace_back().stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
-  here.count = threads;
-  here.grid = grid;
-  here.kernel = &kernel;
-  for (here.block.z = 0; here.block.z < grid.z; ++here.block.z)
-    for (here.block.y = 0; here.block.y < grid.y; ++here.block.y)
-      for (here.block.x = 0; here.block.x < grid.x; ++here.block.x) run_block();
+  FLEXGEN_CHECK(threads > 0 && threads <= kMostThreads && threads % kLanes == 0, "{} threads", threads);
+  Block& block = here;
+  while (static_cast<int>(block.fibers.size()) < threads) block.fibers.emplace_back().stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  block.count = threads;
+  block.grid = grid;
+  block.kernel = &kernel;
+  for (block.block.z = 0; block.block.z < grid.z; ++block.block.z)
+    for (block.block.y = 0; block.block.y < grid.y; ++block.block.y)
+      for (block.block.x = 0; block.block.x < grid.x; ++block.block.x) run_block(block);
 }
 
 int thread() { return here.current; }
@@ -156,22 +170,25 @@ Index block() { return here.block; }
 Index grid() { return here.grid; }
 
 void sync_block() {
-  here.fiber().state = State::kAtBlockBarrier;
-  yield();
+  Block& block = here;
+  block.fiber().state = State::kAtBlockBarrier;
+  yield(block);
 }
 
 void together(void* mine, void (*all)(void* const* lanes)) {
-  const int first = here.current / kLanes * kLanes;
-  auto warp = here.fibers.begin() + first;
-  here.fiber().exchanged = mine;
-  here.fiber().state = State::kAtWarpBarrier;
-  for (int i = 0; i < kLanes; ++i)
-    if (warp[i].state != State::kAtWarpBarrier) return yield();
+  Block& block = here;
+  const int warp = block.current / kLanes;
+  Fiber& fiber = block.fiber();
+  fiber.exchanged = mine;
+  fiber.state = State::kAtWarpBarrier;
+  if (++block.arrived[static_cast<size_t>(warp)] < kLanes) return yield(block);
   // The last to arrive does the work for all.
+  block.arrived[static_cast<size_t>(warp)] = 0;
   void* lanes[kLanes];
   for (int i = 0; i < kLanes; ++i) {
-    lanes[i] = warp[i].exchanged;
-    warp[i].state = State::kReady;
+    Fiber& lane = block.fiber(warp * kLanes + i);
+    lanes[i] = lane.exchanged;
+    lane.state = State::kReady;
   }
   all(lanes);
 }
