@@ -86,7 +86,7 @@ class StateLock {
   int descriptor_ = -1;
 };
 
-/// What lies there.
+/// What lies in the folder of --state.
 struct State {
   State(const std::string& directory, BatchDesk::Answer answer) : files(directory + "/files"), batches(directory + "/batches", files, std::move(answer)) {}
   FileStore files;

@@ -139,7 +139,7 @@ std::optional<std::string> shape_config_json(const std::string& wanted) {
       json["hidden_size_per_layer_input"] = 0;
       json["attention_k_eq_v"] = true;
       json["global_head_dim"] = 512;
-      json["num_global_key_value_heads"] = shape.experts > 0 ? 2 : 1;
+      json["num_global_key_value_heads"] = shape.family == Family::kGemma4 ? 2 : 1;
       json["final_logit_softcapping"] = 30.0;
     } else if (shape.experts > 0) {
       json[shape.family == Family::kQwen3Moe ? "num_experts" : shape.family == Family::kGlm4Moe ? "n_routed_experts" : "num_local_experts"] = shape.experts;

@@ -91,12 +91,11 @@ Completion AnswerStream::with_placed_tokens(State& state, const AnswerPiece& pie
     if (piece.ended) state.offsets->finish();
   }
   state.places.clear();
-  for (const size_t before = state.sent_tokens; state.places.size() < state.tokens.size(); ++state.sent_tokens) {
-    const size_t next = before + state.places.size();
+  for (; state.places.size() < state.tokens.size(); ++state.sent_tokens) {
     int64_t offset = 0;
     if (state.offsets) {
-      if (next >= state.offsets->known().size()) break;
-      offset = state.offsets->known()[next];
+      if (state.sent_tokens >= state.offsets->known().size()) break;
+      offset = state.offsets->known()[state.sent_tokens];
       if (offset > state.shown_characters && !piece.ended) break;
     }
     state.places.push_back(state.prompt_characters + std::min(offset, state.shown_characters));

@@ -286,8 +286,7 @@ void ChatTemplate::check_all_is_written(const Conversation& conversation, std::t
   } catch (const Error&) {  // what is wrong is said when it is written out
     return;
   }
-  for (char& c : text)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  text = jinja::to_lower(text);
   const auto is_written = [&](size_t index) { return text.find(needle(index)) != std::string::npos; };
   for (const auto& entry : looked_for) {
     const size_t index = entry.first;

@@ -7,6 +7,8 @@
 
 namespace flexgen {
 
+/// Whether a code is half of a pair of surrogates in UTF-16, and so no character.
+inline bool is_surrogate(uint32_t code) { return code >= 0xd800 && code < 0xe000; }
 /// Length of the UTF-8 sequence at text[at] (1 to 4), or 0 if the bytes there are not valid UTF-8.
 size_t utf8_length(std::string_view text, size_t at);
 /// The first byte of a text that is not valid UTF-8; npos if all is.

@@ -1,6 +1,11 @@
 #pragma once
 // What products by AVX512-BF16's dot products of two have in common: sixteen rows turned into columns, what is asked of memory meanwhile. For .cc files that are compiled for it, with <immintrin.h>.
 
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the unused operands of its own intrinsics for uninitialized variables (its bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <hwy/base.h>
 #include <immintrin.h>
 

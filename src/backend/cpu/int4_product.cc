@@ -30,11 +30,6 @@ bool is_supported() {
 }  // namespace flexgen::int4_product
 
 #if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-// As in dot_product.cc.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
 #include "backend/cpu/dot_inl.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi")

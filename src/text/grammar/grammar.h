@@ -40,6 +40,7 @@ void check_grammar(const GrammarSpec& spec);
 /// Bits of the tokens that may come next: token t is bit t % 32 of word t / 32.
 using TokenMask = std::vector<uint32_t>;
 inline bool may_come(std::span<const uint32_t> mask, int32_t token) { return mask[static_cast<size_t>(token) / 32] >> (token % 32) & 1; }
+inline void leave_out(TokenMask& mask, int32_t token) { mask[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32)); }
 
 /// How far an answer has got in its grammar.
 class GrammarMatcher {

@@ -16,6 +16,7 @@ namespace {
 using CodeRange = std::pair<uint32_t, uint32_t>;
 using CodeRanges = std::vector<CodeRange>;
 
+constexpr std::string_view kMarks = "^$.*+?\\()[]{}|/";  ///< what means something outside of classes
 constexpr uint32_t kLastCode = 0x10ffff;
 constexpr CodeRange kSurrogates{0xd800, 0xdfff};
 
@@ -116,7 +117,7 @@ class PatternReader {
     if (!unit.character) return write_set(unit.ranges);
     if (folds_ && is_ascii_letter(*unit.character)) return write_set(folded({{*unit.character, *unit.character}}));
     if (in_json_ && without({{*unit.character, *unit.character}}, kEscapedInJson).empty()) fail_of_json();
-    write_character(*unit.character, "^$.*+?\\()[]{}|/");
+    write_character(*unit.character, kMarks);
   }
 
   [[noreturn]] void fail_of_json() const { fail("'\"', '\\' and control characters are not supported, as JSON escapes them"); }
@@ -182,7 +183,7 @@ class PatternReader {
         return 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
       }
     }
-    if (code >= kSurrogates.first && code <= kSurrogates.second) fail_of_surrogate();
+    if (is_surrogate(code)) fail_of_surrogate();
     return code;
   }
 
@@ -219,7 +220,7 @@ class PatternReader {
       case 'u': return {read_unicode(), {}};
       case 'U': {
         const uint32_t code = read_hex(8, "\\U");
-        if (code >= kSurrogates.first && code <= kSurrogates.second) fail_of_surrogate();
+        if (is_surrogate(code)) fail_of_surrogate();
         return {code, {}};
       }
       case 'c':
@@ -305,7 +306,7 @@ class PatternReader {
       ranges.front().second = '^';
       std::rotate(ranges.begin(), ranges.begin() + 1, ranges.end());
     }
-    if (ranges.size() == 1 && ranges.front().first == ranges.front().second) return write_character(ranges.front().first, "^$.*+?\\()[]{}|/");
+    if (ranges.size() == 1 && ranges.front().first == ranges.front().second) return write_character(ranges.front().first, kMarks);
     out_ += '[';
     for (const auto& [from, to] : ranges) {
       write_in_class(from);

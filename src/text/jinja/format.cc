@@ -134,7 +134,7 @@ std::string real_number(double number, const FormatSpec& form) {
 /// chr().
 std::string character(int64_t codepoint) {
   if (codepoint < 0 || codepoint > 0x10ffff) fail("%c arg not in range(0x110000)");
-  if (codepoint >= 0xd800 && codepoint <= 0xdfff) fail("the code point {} is half of a surrogate pair, and no character", codepoint);
+  if (is_surrogate(static_cast<uint32_t>(codepoint))) fail("the code point {} is half of a surrogate pair, and no character", codepoint);
   std::string text;
   append_utf8(text, static_cast<uint32_t>(codepoint));
   return text;

@@ -265,7 +265,7 @@ class Lexer {
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), code, base);
     const auto length = static_cast<size_t>(end - digits.data());
     if (error != std::errc() || (all && length != most)) fail_here("a text has an escape (\\x, \\u) that is not complete");
-    if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) fail_here("a text has an escape for what is no character");
+    if (code > 0x10ffff || is_surrogate(code)) fail_here("a text has an escape for what is no character");
     append_utf8(out, code);
     return from + length - 1;
   }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "text/unicode.h"
 
 namespace flexgen {
 namespace {
@@ -23,7 +24,7 @@ void check_ebnf_escape(std::string_view escape) {
   const size_t digits = kind == 'u' ? 4 : 8;
   if (end < 2 + digits) return;  // xgrammar says so
   const auto code = static_cast<uint32_t>(std::stoul(std::string(escape.substr(2, digits)), nullptr, 16));
-  if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
+  if (code > 0x10ffff || is_surrogate(code))
     fail_user("the escape {} of the grammar is no character; one beyond \\uffff is \\U and eight hexadecimal digits", escape.substr(0, 2 + digits));
 }
 

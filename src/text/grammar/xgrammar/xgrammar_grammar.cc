@@ -110,11 +110,11 @@ class TokensOfUtf8 {
         std::lower_bound(continuing_.begin(), continuing_.end(), std::pair(token, '\0'), [](const auto& a, const auto& b) { return a.first < b.first; });
     return tail.empty() || found == continuing_.end() || found->first != token || may_follow(tail.back(), found->second);
   }
-  void leave_out(std::string_view tail, TokenMask& words) const {
-    for (int32_t token : never_) words[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32));
+  void narrow(std::string_view tail, TokenMask& words) const {
+    for (int32_t token : never_) leave_out(words, token);
     if (tail.empty() || may_follow(tail.back(), '\x80') == may_follow(tail.back(), '\xbf')) return;
     for (const auto& [token, byte] : continuing_)
-      if (!may_follow(tail.back(), byte)) words[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32));
+      if (!may_follow(tail.back(), byte)) leave_out(words, token);
   }
 
  private:
@@ -149,7 +149,7 @@ class XgrammarMatcher : public GrammarMatcher {
     int64_t shape = std::ssize(words);
     DLTensor tensor{words.data(), {kDLCPU, 0}, 1, xgrammar::GetBitmaskDLType(), &shape, nullptr, 0};
     if (!matcher_.FillNextTokenBitmask(&tensor)) std::fill(words.begin(), words.end(), ~uint32_t{0});
-    utf8_->leave_out(tail_, words);
+    utf8_->narrow(tail_, words);
     if (tries_out_ && ends_in_character(tail_)) try_out(words);
     return words;
   }
@@ -162,7 +162,7 @@ class XgrammarMatcher : public GrammarMatcher {
     for (int32_t token = 0; token < vocab_size_; ++token) {
       if (!may_come(words, token)) continue;
       if (matcher_.AcceptToken(token)) matcher_.Rollback(1);
-      else words[static_cast<size_t>(token) / 32] &= ~(uint32_t{1} << (token % 32));
+      else leave_out(words, token);
     }
   }
 
