@@ -11,12 +11,7 @@
 #include "base/units.h"
 
 #if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12 takes the unused operands of its own intrinsics for uninitialized variables (its bug 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
+#include "backend/cpu/attention_packed_inl.h"
 #endif
 
 namespace flexgen {
@@ -47,8 +42,8 @@ int64_t num_queries(const AttentionTask& task) { return task.num_heads * task.qu
 
 int64_t attention_dot_scratch_floats(const AttentionTask& task) {
   const int64_t head_size = task.geometry->head_size;
-  // Queries, results, scores, rows.
-  return num_queries(task) * (head_size + (head_size + kMiddleSums) + kSpan + kRowFloats);
+  // Queries, results, scores, rows; a packed span of bf16.
+  return num_queries(task) * (head_size + (head_size + kMiddleSums) + kSpan + kRowFloats) + kSpan * head_size / 2;
 }
 
 #if !defined(__x86_64__)
@@ -125,6 +120,7 @@ FLEXGEN_INLINE void fetch_ahead(const std::byte* p, int64_t offset, int64_t byte
 
 struct Bf16Cache {
   static constexpr int64_t kTokensAhead = 32;
+  static constexpr bool kPacks = true;
   static int64_t query_words(int64_t head_size) { return head_size; }
 
   static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row&) {
@@ -218,10 +214,38 @@ struct Bf16Cache {
     }
   }
 
-  /// All that the queries' weights give of one head in a span. scores: the weights; each row's [first, end) is clear.
+  /// The keys of positions [begin, end) of a span, sixteen after sixteen.
+  static void pack_keys(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, uint32_t* packed) {
+    const int64_t head_size = task.geometry->head_size, row_bytes = 2 * head_size;
+    for (int64_t t = round_down(begin, kScored); t < end; t += kScored) {
+      const std::byte* keys = row_at(task, 0, head, span + t);
+      fetch_ahead(keys, kTokensAhead * row_bytes, kScored * row_bytes);
+      packed_span::pack_keys(keys, head_size, packed + t * head_size / 2);
+    }
+  }
+
+  /// The values of positions [begin, end) of a span, pair after pair. The other one of a pair that is half outside is packed too, and not to be used.
+  static void pack_values(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, uint32_t* packed) {
+    const int64_t head_size = task.geometry->head_size, row_bytes = 2 * head_size;
+    for (int64_t t = round_down(begin, 2); t < end; t += 2) {
+      const std::byte* values = row_at(task, 1, head, span + t);
+      fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
+      packed_span::pack_values(values, head_size, packed + t * head_size / 2);
+    }
+  }
+
   template <int kRows>
-  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters&, float* mixed,
-                  int64_t stride) {
+  static FLEXGEN_INLINE void mix_packed(const uint32_t* values, int64_t from, int64_t to, int64_t head_size, const uint32_t (*weights)[kSpan / 2], float* mixed,
+                                        int64_t stride) {
+    int64_t i = 0;
+    for (; i + 64 <= head_size; i += 64) packed_span::mix<kRows, 4>(weights, values + i, from / 2, to / 2, head_size, mixed + i, stride);
+    for (; i < head_size; i += 32) packed_span::mix<kRows, 2>(weights, values + i, from / 2, to / 2, head_size, mixed + i, stride);
+  }
+
+  /// All that the queries' weights give of one head in a span. scores: the weights; each row's [first, end) is clear. packed: its values, or null.
+  template <int kRows>
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters&, const uint32_t* packed,
+                  float* mixed, int64_t stride) {
     alignas(64) uint32_t weights[kRows][kSpan / 2];
     int64_t first[kRows], end[kRows], all_first = 0, all_end = kSpan;
     for (int m = 0; m < kRows; ++m) {
@@ -236,7 +260,8 @@ struct Bf16Cache {
     all_first = round_up(all_first, 2);
     all_end = std::max(all_first, round_down(all_end, 2));
     for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, first[m], std::min(all_first, end[m]), weights + m, mixed + m * stride, stride);
-    mix_rows<kRows>(task, head, span, all_first, all_end, weights, mixed, stride);
+    if (packed != nullptr) mix_packed<kRows>(packed, all_first, all_end, task.geometry->head_size, weights, mixed, stride);
+    else mix_rows<kRows>(task, head, span, all_first, all_end, weights, mixed, stride);
     for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, std::max(all_end, first[m]), end[m], weights + m, mixed + m * stride, stride);
   }
 
@@ -274,6 +299,7 @@ FLEXGEN_INLINE Words two_groups(const std::byte* first, const std::byte* second)
 }
 
 struct Int4Cache {
+  static constexpr bool kPacks = false;
   static constexpr int64_t kTokensAhead = 2 * kSpan;  // a span's scales are read before its codes, and what was asked for a span ago may still be on its way
   static int64_t query_words(int64_t head_size) { return 2 * head_size; }
 
@@ -397,8 +423,8 @@ struct Int4Cache {
   }
 
   template <int kRows>
-  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters& parameters, float* mixed,
-                  int64_t stride) {
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters& parameters,
+                  const uint32_t* /*packed*/, float* mixed, int64_t stride) {
     const KvGeometry& g = *task.geometry;
     const int64_t num_groups = g.head_size / kQuantGroup, row_bytes = g.head_size / 2 + 4 * num_groups;
     const Words table = code_table();
@@ -505,9 +531,17 @@ FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, 
 
 template <class Cache, int kRows>
 void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q,
-                const typename Cache::Parameters& parameters, const Row* rows, float* scores) {
-  for (int64_t t = round_down(begin, kScored); t < end; t += kScored)
-    Cache::template score<kRows>(q, row_at(task, 0, head, span + t), task.geometry->head_size, parameters, t, rows, scores + t);
+                const typename Cache::Parameters& parameters, [[maybe_unused]] const uint32_t* packed, const Row* rows, float* scores) {
+  const int64_t head_size = task.geometry->head_size;
+  for (int64_t t = round_down(begin, kScored); t < end; t += kScored) {
+    if constexpr (Cache::kPacks) {
+      if (packed != nullptr) {
+        packed_span::score<kRows>(q, packed + t * head_size / 2, head_size, scores + t, kSpan);
+        continue;
+      }
+    }
+    Cache::template score<kRows>(q, row_at(task, 0, head, span + t), head_size, parameters, t, rows, scores + t);
+  }
 }
 
 /// What scores a block of up to kQueries queries.
@@ -533,7 +567,7 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     const int64_t from = std::max<int64_t>(0, first - span), to = std::min(kSpan, end - span);
     parameters.read(task, 0, head, span, from, to);
     for (int64_t m = 0; m < group; m += kQueries)
-      score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, rows + m, scores + m * kSpan);
+      score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, nullptr, rows + m, scores + m * kSpan);
     for (int64_t m = 0; m < group; ++m) {
       const float scale = finish_scores(task, head, m, end - 1, span + from, scores + m * kSpan + from, to - from);
       for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kSpan + t] * scale;
@@ -551,6 +585,7 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   float* const mixed = scratch + count * kRowFloats;
   float* const scores = mixed + count * stride;
   uint16_t* const q = reinterpret_cast<uint16_t*>(scores + count * kSpan);
+  uint32_t* const span_words = reinterpret_cast<uint32_t*>(q + count * words);
 
   // Query m belongs to kv head m / per_head.
   for (int64_t m = 0; m < count; ++m) {
@@ -568,16 +603,19 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   for (const AttentionStretch& stretch : task.stretches) {
     task.slot = stretch.slot;
     const int64_t first_query = stretch.first_row * group, end_query = stretch.end_row * group;  // of each head
+    uint32_t* const packed = Cache::kPacks && end_query - first_query >= packed_span::kLeastQueries ? span_words : nullptr;
     const int64_t stretch_begin = std::max(stretch.begin, rows[first_query].first), stretch_end = std::min(stretch.end, rows[end_query - 1].end);
     for (int64_t span = round_down(stretch_begin, kSpan); span < stretch_end; span += kSpan) {
       const int64_t span_begin = std::max<int64_t>(0, stretch_begin - span), span_end = std::min(kSpan, stretch_end - span);
       // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
       for (int64_t head = 0; head < task.num_heads; ++head) {
         parameters.read(task, 0, head, span, span_begin, span_end);
+        if constexpr (Cache::kPacks)
+          if (packed != nullptr) Cache::pack_keys(task, head, span, span_begin, span_end, packed);
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
           const int64_t block = std::min(kQueries, head * per_head + end_query - m);
           const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
-          score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
+          score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, packed, rows + m, scores + m * kSpan);
         }
       }
       for (int64_t head = 0; head < task.num_heads; ++head)
@@ -589,13 +627,15 @@ void attend_as(const AttentionTask& whole, float* scratch) {
         }
       for (int64_t head = 0; head < task.num_heads; ++head) {
         parameters.read(task, 1, head, span, span_begin, span_end);
+        if constexpr (Cache::kPacks)
+          if (packed != nullptr) Cache::pack_values(task, head, span, span_begin, span_end, packed);
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
           const int64_t block = std::min(kQueries, head * per_head + end_query - m);
           auto* const mix_block = block == 4   ? Cache::template mix<4>
                                   : block == 3 ? Cache::template mix<3>
                                   : block == 2 ? Cache::template mix<2>
                                                : Cache::template mix<1>;
-          mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
+          mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, packed, mixed + m * stride, stride);
         }
       }
     }
