@@ -477,8 +477,8 @@ def back_pressure(test):
 
 
 def ends(test):
-    """A signal lets answers be finished, or not for long."""
-    for grace, wanted in (("60", 200), ("0", 503)):
+    """A signal lets answers be finished, or not for long. Beside other programs they may take minutes."""
+    for grace, wanted in (("3600", 200), ("0", 503)):
         with Server(test.binary, test.model, "--shutdown-grace", grace) as server:
             results = []
             body = {"prompt": "x", "max_tokens": 230, "ignore_eos": True, "n": 128, "temperature": 1}

@@ -24,9 +24,10 @@ std::string not_among(const std::string& text, const std::vector<std::string>& a
   return fmt::format("'{}' is not {}{}", text, listed(among), did_you_mean(text, among));
 }
 
-/// Values of a flag that are no names of files: -, which is a standard stream, --json without one, and what its type names beside, as in FILE|auto.
-std::vector<std::string> words_for_no_file(const CLI::Option& option) {
-  std::vector<std::string> words{"-"};
+/// Values of a flag that are no names of files: - where it is read, which is the standard input, --json without one, and what its type names beside, as in FILE|auto.
+std::vector<std::string> words_for_no_file(const CLI::Option& option, FileUse use) {
+  std::vector<std::string> words;
+  if (use == FileUse::kRead) words.emplace_back("-");
   if (option.get_name() == "--json") words.emplace_back("true");
   const std::string type = option.get_type_name();
   if (const size_t bar = type.find('|'); bar != std::string::npos) words.push_back(type.substr(bar + 1));
@@ -102,7 +103,7 @@ NamedFiles CommandDefinition::named_files() const {
   for (const CLI::Option* option : app.get_options()) {
     const auto found = file_uses.find(option);
     if (found == file_uses.end()) continue;
-    const std::vector<std::string> words = words_for_no_file(*option);
+    const std::vector<std::string> words = words_for_no_file(*option, found->second);
     for (const std::string& path : option->results())
       if (!path.empty() && std::find(words.begin(), words.end(), path) == words.end())
         named.files.push_back({option->get_lnames().empty() ? option->get_name(true) : "--" + option->get_lnames().front(), path, found->second});

@@ -53,6 +53,7 @@ void check_named_files(const NamedFiles& named) {
   const std::vector<NamedFile>& files = named.files;
   for (size_t i = 0; i < files.size(); ++i) {
     if (files[i].use == FileUse::kRead) continue;
+    if (files[i].path == "-") fail_user("{} -: what it writes goes to a file; give its name (./- if it is called so, or /dev/stdout)", files[i].flag);
     for (size_t j = 0; j < files.size(); ++j)
       if (j < i || (j > i && files[j].use == FileUse::kRead)) check_apart(files[i], files[j]);
   }

@@ -27,7 +27,8 @@ struct NamedFiles {
   std::string model, revision;  ///< as written after --model and --revision; empty: there is none
 };
 
-/// Throws Error{user}, naming the flag, where nothing would be left of a file that another flag names or of the model's, and where one of kWrittenAtEnd cannot be written, before hours of work.
+/// Throws Error{user}, naming the flag, where nothing would be left of a file that another flag names or of the model's, where one of kWrittenAtEnd cannot be written, before hours of work, and where
+/// one that is written is called -, which others take for the standard output.
 /// Looks at names, links and permissions alone.
 void check_named_files(const NamedFiles& named);
 

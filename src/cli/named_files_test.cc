@@ -99,6 +99,16 @@ TEST(NamedFiles, WordsThatNameNoFile) {
   EXPECT_EQ(files_of("generate", {"-m", "m", "-", "--json=auto", "--hardware", "auto", "--expert-statistics", "generic"}).size(), 3U);
 }
 
+TEST(NamedFiles, NothingIsWrittenToADash) {
+  for (const auto& command : define_commands())
+    for (CLI::Option* option : file_flags(*command)) {
+      option->add_result("-");
+      EXPECT_EQ(refusal_of(*command).find(" -: what it writes goes to a file") != std::string::npos, writes(*command, option))
+          << command->app.get_name() << " " << option->get_name();
+      option->clear();
+    }
+}
+
 // Of what lies beside an output nothing is lost either.
 TEST(NamedFiles, BesideAnOutput) {
   TestFolder folder;

@@ -40,6 +40,25 @@ class Answers : public CompletionSink {
   std::map<int64_t, Completion> of;
 };
 
+/// Its request comes, and it is closed, after the batcher has seen that it has none and before it is asked whether more may come.
+class LastMoment : public RequestSource {
+ public:
+  std::optional<Request> next() override { return std::exchange(request_, std::nullopt); }
+  int64_t remaining() const override { return request_ ? 1 : 0; }
+  bool is_open() const override {
+    if (++asked_ == 2) {
+      request_.emplace();
+      request_->prompt = {7, 8, 9};
+      request_->params.max_tokens = 3;
+    }
+    return asked_ == 1;  // as the run begins
+  }
+
+ private:
+  mutable int asked_ = 0;
+  mutable std::optional<Request> request_;
+};
+
 /// What other threads put into it.
 class Door : public RequestSource {
  public:
@@ -171,6 +190,18 @@ TEST(OpenSource, RequestsThatComeAsTheyLikeHaveTheTokensOfTheBatch) {
       if (completion.reason != FinishReason::kCancelled) expect_same(expected.at(key), completion);
       else EXPECT_EQ(key % 4, 0);
   }
+}
+
+TEST(OpenSource, WhatCameJustBeforeItClosedIsAnswered) {
+  Engine engine(options_of_test());
+  std::mt19937 random(73);
+  engine.prepare(workload_of(related_requests(random, 3, 16)));
+  LastMoment source;
+  Answers answers;
+  std::atomic<bool> stop{false};
+  engine.run(source, answers, stop);
+  ASSERT_EQ(answers.of.size(), 1U);
+  EXPECT_EQ(answers.of.begin()->second.tokens.size(), 3U);
 }
 
 TEST(OpenSource, WithNothingToDoTheEngineSleepsUntilSomethingComes) {

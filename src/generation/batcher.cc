@@ -58,7 +58,7 @@ bool Batcher::idle() const {
 
 bool Batcher::finished() {
   if (!idle()) return false;
-  if (!source_.is_open()) return true;
+  if (!source_.is_open()) return idle();  // what came in the meantime is the last
   source_.wait();
   return idle() && !source_.is_open();
 }

@@ -219,6 +219,26 @@ TEST_F(Grammars, WriteTextsOfSchemasAsTheyAre) {
     EXPECT_EQ(answer_of(schema(fmt::format(R"({{"const": {}}})", number))), number);
 }
 
+/// xgrammar would take it for the end.
+TEST_F(Grammars, RefuseNulBytesOfGrammars) {
+  for (const std::string& grammar : {"root ::= \"a\"" + std::string(1, '\0') + " | \"b\"", "root ::= \"a\" # c" + std::string(1, '\0') + "\n\"b\""}) try {
+      check_grammar({Kind::kEbnf, grammar, {}});
+      ADD_FAILURE() << grammar;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("of the grammar is a NUL byte"));
+    }
+  EXPECT_TRUE(takes({Kind::kEbnf, R"(root ::= "a\u0000b" [\u0000])", {}}, std::string("a\0b\0", 4)));
+}
+
+/// Of a whole text that must match, anchors of alternatives say nothing.
+TEST_F(Grammars, FollowAnchorsOfAlternatives) {
+  for (const GrammarSpec& spec : {GrammarSpec{Kind::kRegex, "^a$|^(bc)$|d$", {}}, schema(R"({"type": "string", "pattern": "^a$|^(bc)$|d$"})")}) {
+    const std::string quote = spec.kind == Kind::kRegex ? "" : "\"";
+    for (const char* text : {"a", "bc", "d"}) EXPECT_TRUE(takes(spec, quote + text + quote)) << text;
+    for (const char* text : {"", "b", "abc", "ad"}) EXPECT_FALSE(takes(spec, quote + text + quote)) << text;
+  }
+}
+
 /// Those that xgrammar would take for others.
 TEST_F(Grammars, RefuseEscapesOfGrammars) {
   for (const char* grammar : {R"(root ::= "\x41b")", R"(root ::= [\x00-\x1fa])", R"(root ::= "\ud83d\ude00")", R"(root ::= [^\udc00])",

@@ -87,25 +87,42 @@ class PatternReader {
   }
 
  private:
+  /// Whether the part before is a repetition: one that a '?' may follow still, or no more.
+  enum class Repeats { kNot, kOnce, kAtEnd };
+
   [[noreturn]] void fail(const std::string& what) const { fail_user("at byte {} of the pattern: {}", start_ + 1, what); }
 
   bool comes(std::string_view what) const { return text_.substr(at_).starts_with(what); }
 
   void read_part() {
     start_ = at_;
+    const bool begins_alternative = std::exchange(begins_alternative_, false);
+    const Repeats repeats = std::exchange(repeats_, Repeats::kNot);
     switch (const char c = text_[at_]) {
       case '^':
+        ++at_;
+        if (!begins_alternative) out_ += c;
+        return;
       case '$':
+        ++at_;
+        if (depth_ > 0 || !comes("|")) out_ += c;
+        return;
       case '|':
       case ')':
+        out_ += c;
+        ++at_;
+        if (c == ')') --depth_;
+        begins_alternative_ = c == '|' && depth_ == 0;
+        return;
       case '*':
       case '+':
       case '?':
+        check_repeats(repeats, c);
         out_ += c;
         ++at_;
         return;
-      case '(': return read_group();
-      case '{': return read_repetition();
+      case '(': ++depth_; return read_group();
+      case '{': check_repeats(repeats, c); return read_repetition();
       case '[': return write_set(read_class());
       case '.':
         ++at_;
@@ -118,6 +135,13 @@ class PatternReader {
     if (folds_ && is_ascii_letter(*unit.character)) return write_set(folded({{*unit.character, *unit.character}}));
     if (in_json_ && without({{*unit.character, *unit.character}}, kEscapedInJson).empty()) fail_of_json();
     write_character(*unit.character, kMarks);
+  }
+
+  /// A '?' behind a repetition makes it take as little as it can, which changes no answer's fitness.
+  void check_repeats(Repeats before, char c) {
+    if (before == Repeats::kAtEnd || (before == Repeats::kOnce && c != '?'))
+      fail("what is repeated is repeated again, which means different things; put it into (?:...)");
+    repeats_ = before == Repeats::kOnce ? Repeats::kAtEnd : Repeats::kOnce;
   }
 
   [[noreturn]] void fail_of_json() const { fail("'\"', '\\' and control characters are not supported, as JSON escapes them"); }
@@ -247,6 +271,13 @@ class PatternReader {
     return text_[at_] == '\\' ? read_escape(true, negated) : PatternUnit{read_character(), {}};
   }
 
+  /// "[:alpha:]".
+  bool comes_class_name() const {
+    if (!comes("[:")) return false;
+    const size_t begin = at_ + 2, end = std::min(text_.find_first_not_of("abcdefghijklmnopqrstuvwxyz^", begin), text_.size());
+    return end > begin && text_.substr(end).starts_with(":]");
+  }
+
   /// At a '['.
   CodeRanges read_class() {
     ++at_;
@@ -255,6 +286,7 @@ class PatternReader {
     if (comes("]")) fail("a class without characters means different things; write \\] for the character");
     CodeRanges ranges;
     while (!comes("]")) {
+      if (comes_class_name()) fail("a class by name within a class ([:alpha:]) means different things; write its characters");
       const PatternUnit low = read_class_unit(negated);
       if (!low.character) {
         add(ranges, low.ranges);
@@ -319,6 +351,10 @@ class PatternReader {
   std::string_view text_;
   bool in_json_, folds_ = false;
   size_t at_ = 0, start_ = 0;  ///< of the part that is being read
+  int depth_ = 0;              ///< of groups
+  bool begins_alternative_ =
+      false;  ///< behind a '|' outside of groups: the whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'
+  Repeats repeats_ = Repeats::kNot;
   std::string out_;
 };
 

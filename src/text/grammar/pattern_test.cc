@@ -25,6 +25,10 @@ TEST(Patterns, AreWrittenInOneWay) {
   EXPECT_EQ(in_answer("[\\n\\0é]"), "[\\0\\n\\u00e9]");
   EXPECT_EQ(in_answer(R"(\ud83d\ude00[\ud83d\ude00-\u{1f602}])"), R"(\u{1f600}[\u{1f600}-\u{1f602}])");
   EXPECT_EQ(in_answer("."), R"([\0-\ud7ff\ue000-\u{10ffff}])");
+  EXPECT_EQ(in_answer("^a$|^b$|(c)$|^(d)$"), "^a|b|(c)|(d)$");
+  EXPECT_EQ(in_answer("a^$|(b$|^c)|d"), "a^|(b$|^c)|d") << "which xgrammar refuses";
+  EXPECT_EQ(in_answer("a*?b+?c??d{2}?(e+)*"), "a*?b+?c??d{2}?(e+)*");
+  EXPECT_EQ(in_answer("[[:][a:]"), "[:\\[][:a]");
   EXPECT_EQ(in_json(R"([\x00-\x7f])"), R"([ !#-\[\]-\u007f])");
   EXPECT_EQ(in_json(R"([^"\\])"), R"([ !#-\[\]-\ud7ff\ue000-\u{10ffff}])");
   EXPECT_EQ(in_json(R"((?i)a1[^b])").substr(0, 16), R"([Aa]1[ !#-AC-\[\)");
@@ -66,6 +70,14 @@ TEST(Patterns, ThatCannotBeFollowedAreRefused) {
                                                        {R"(a{,3})", "'{' begins no repetition"},
                                                        {R"(a{1,2,3})", "'{' begins no repetition"},
                                                        {R"(a{1)", "'{' begins no repetition"},
+                                                       {"a?+", "byte 3 of the pattern: what is repeated is repeated again"},
+                                                       {"a{2}+", "repeated again"},
+                                                       {"a++", "repeated again"},
+                                                       {"a*{2}", "repeated again"},
+                                                       {"a{2}{3}", "repeated again"},
+                                                       {"a*??", "repeated again"},
+                                                       {"[[:alpha:]]", "a class by name"},
+                                                       {"[^0[:^space:]]", "a class by name"},
                                                        {R"((?=a))", "ahead or back"},
                                                        {R"((?<!a))", "ahead or back"},
                                                        {R"(a(?i)b)", "'(?' begins no group"},

@@ -40,7 +40,9 @@ std::string ebnf_text(std::string_view text) {
   return quoted + '"';
 }
 
-void check_ebnf_escapes(std::string_view grammar) {
+void check_ebnf(std::string_view grammar) {
+  if (const size_t nul = grammar.find('\0'); nul != std::string_view::npos)
+    fail_user("byte {} of the grammar is a NUL byte, which none has; the character is written \\u0000, within a literal or a class", nul + 1);
   char end = '\0';  // of the literal, class or comment that it is in
   for (size_t i = 0; i < grammar.size(); ++i) {
     const char c = grammar[i];

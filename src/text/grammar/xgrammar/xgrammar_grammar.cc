@@ -51,7 +51,7 @@ xgrammar::Grammar grammar_of_kind(const GrammarSpec& spec) {
     case Kind::kJsonObject: return json_grammar(R"({"type":"object","additionalProperties":true})", spec.any_whitespace);
     case Kind::kJsonSchema: return json_grammar(spec.text, spec.any_whitespace);
     case Kind::kRegex: return xgrammar::Grammar::FromRegex(plain_pattern(spec.text, PatternPlace::kAnswer));
-    case Kind::kEbnf: check_ebnf_escapes(spec.text); return xgrammar::Grammar::FromEBNF(spec.text);
+    case Kind::kEbnf: check_ebnf(spec.text); return xgrammar::Grammar::FromEBNF(spec.text);
     case Kind::kStructure: return structure_grammar(spec.text);
     case Kind::kChoice: break;
   }
