@@ -352,8 +352,8 @@ class PatternReader {
   bool in_json_, folds_ = false;
   size_t at_ = 0, start_ = 0;  ///< of the part that is being read
   int depth_ = 0;              ///< of groups
-  bool begins_alternative_ =
-      false;  ///< behind a '|' outside of groups: the whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'
+  /// Behind a '|' outside of groups. The whole text matches, so a '^' there says nothing, and no more does a '$' before a '|'.
+  bool begins_alternative_ = false;
   Repeats repeats_ = Repeats::kNot;
   std::string out_;
 };
