@@ -71,8 +71,7 @@ namespace {
 using V = __m512;
 using Words = __m512i;
 
-FLEXGEN_INLINE __m512bh as_bf16(Words v) { return reinterpret_cast<__m512bh>(v); }
-FLEXGEN_INLINE V dot(V sum, Words a, Words b) { return _mm512_dpbf16_ps(sum, as_bf16(a), as_bf16(b)); }
+using packed_span::dot;
 /// The 32 bf16 of two vectors, to nearest even.
 FLEXGEN_INLINE Words to_bf16(V low, V high) { return reinterpret_cast<Words>(_mm512_cvtne2ps_pbh(high, low)); }
 FLEXGEN_INLINE Words words_at(const void* p) { return _mm512_loadu_si512(p); }
@@ -120,20 +119,37 @@ FLEXGEN_INLINE void fetch_ahead(const std::byte* p, int64_t offset, int64_t byte
 
 struct Bf16Cache {
   static constexpr int64_t kTokensAhead = 32;
-  static constexpr bool kPacks = true;
   static int64_t query_words(int64_t head_size) { return head_size; }
 
   static void pack_query(const float* q, int64_t head_size, uint16_t* to, Row&) {
     for (int64_t i = 0; i < head_size; i += 32) _mm512_storeu_si512(to + i, to_bf16(_mm512_loadu_ps(q + i), _mm512_loadu_ps(q + i + 16)));
   }
 
+  /// A head's keys or values of a span, packed where many queries read them.
   struct Parameters {
-    void read(const AttentionTask&, int64_t, int64_t, int64_t, int64_t, int64_t) {}
+    uint32_t* packed = nullptr;
+
+    /// room: for [kSpan / 2, head_size] of words.
+    void begin(int64_t num_queries, uint32_t* room) { packed = num_queries >= packed_span::kLeastQueries ? room : nullptr; }
+
+    /// Those of positions [begin, end) of the span, in whole groups; what stands outside is packed too, and not to be used.
+    void read(const AttentionTask& task, int64_t which, int64_t head, int64_t span, int64_t begin, int64_t end) {
+      if (packed == nullptr) return;
+      const int64_t head_size = task.geometry->head_size, row_bytes = 2 * head_size, group = which == 0 ? kScored : 2;
+      for (int64_t t = round_down(begin, group); t < end; t += group) {
+        const std::byte* rows = row_at(task, which, head, span + t);
+        fetch_ahead(rows, kTokensAhead * row_bytes, group * row_bytes);
+        if (which == 0) packed_span::pack_keys(rows, head_size, packed + t * head_size / 2);
+        else packed_span::pack_values(rows, head_size, packed + t * head_size / 2);
+      }
+    }
   };
 
   /// scores[m][0..16) = q[m] . keys[0..16)
   template <int kRows>
-  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters&, int64_t, const Row*, float* scores) {
+  static FLEXGEN_INLINE void score(const uint16_t* q, const std::byte* keys, int64_t head_size, const Parameters& parameters, int64_t t, const Row*,
+                                   float* scores) {
+    if (parameters.packed != nullptr) return packed_span::score<kRows>(q, parameters.packed + t * head_size / 2, head_size, scores, kSpan);
     const int64_t row_bytes = 2 * head_size;
     V fours[kRows][4];
     for (int64_t quarter = 0; quarter < 4; ++quarter) {
@@ -166,27 +182,22 @@ struct Bf16Cache {
     }
   }
 
-  /// mixed[m][part ..] += sum over pairs of tokens; for the tokens [from, to) of the span, `values` is that of `from`, rounded down to even.
-  template <int kRows, int kChunks>
-  static FLEXGEN_INLINE void mix_part(const uint32_t (*weights)[kSpan / 2], const std::byte* values, int64_t from, int64_t to, int64_t head_size, bool fetch,
-                                      float* mixed, int64_t stride) {
-    const int64_t row_bytes = 2 * head_size;
+  /// mixed[m][part ..] += sum over pairs of tokens, those of [from, to) of the span. pair(t, j, low, high): chunk j of the values of t and t + 1, interleaved.
+  template <int kRows, int kChunks, class Pair>
+  static FLEXGEN_INLINE void mix_part(const uint32_t (*weights)[kSpan / 2], int64_t from, int64_t to, float* mixed, int64_t stride, const Pair& pair) {
     V sums[kRows][2 * kChunks];
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
       for (int j = 0; j < 2 * kChunks; ++j) sums[m][j] = _mm512_loadu_ps(mixed + m * stride + 16 * j);
-    for (int64_t t = from & ~int64_t{1}; t < to; t += 2, values += 2 * row_bytes) {
-      if (fetch) fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
+    for (int64_t t = from & ~int64_t{1}; t < to; t += 2) {
       V factors[kRows];
 #pragma GCC unroll 4
       for (int m = 0; m < kRows; ++m) factors[m] = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(weights[m][t / 2])));
 #pragma GCC unroll 2
       for (int j = 0; j < kChunks; ++j) {
-        // A token outside must not even be multiplied by zero: it might be infinite.
-        const Words first = t >= from ? words_at(values + 64 * j) : _mm512_setzero_si512();
-        const Words second = t + 1 < to ? words_at(values + row_bytes + 64 * j) : _mm512_setzero_si512();
-        const Words low = _mm512_unpacklo_epi16(first, second), high = _mm512_unpackhi_epi16(first, second);
+        Words low, high;
+        pair(t, j, low, high);
 #pragma GCC unroll 4
         for (int m = 0; m < kRows; ++m) {
           sums[m][2 * j] = dot(sums[m][2 * j], low, _mm512_castps_si512(factors[m]));
@@ -200,52 +211,53 @@ struct Bf16Cache {
       for (int j = 0; j < 2 * kChunks; ++j) _mm512_storeu_ps(mixed + m * stride + 16 * j, sums[m][j]);
   }
 
+  /// Calls part(std::integral_constant<int, n>, i) for the n chunks of 32 elements from i on, all of a head.
+  template <class Part>
+  static FLEXGEN_INLINE void for_chunks(int64_t head_size, const Part& part) {
+    int64_t i = 0;
+    for (; i + 64 <= head_size; i += 64) part(std::integral_constant<int, 2>(), i);
+    for (; i < head_size; i += 32) part(std::integral_constant<int, 1>(), i);
+  }
+
   template <int kRows>
   static FLEXGEN_INLINE void mix_rows(const AttentionTask& task, int64_t head, int64_t span, int64_t from, int64_t to, const uint32_t (*weights)[kSpan / 2],
                                       float* mixed, int64_t stride) {
     const KvGeometry& g = *task.geometry;
     while (from < to) {
       const int64_t stop = std::min(to, ((span + from) / g.page_tokens + 1) * g.page_tokens - span);
-      const std::byte* values = row_at(task, 1, head, span + (from & ~int64_t{1}));
-      int64_t i = 0;
-      for (; i + 64 <= g.head_size; i += 64) mix_part<kRows, 2>(weights, values + 2 * i, from, stop, g.head_size, i == 0, mixed + i, stride);
-      for (; i < g.head_size; i += 32) mix_part<kRows, 1>(weights, values + 2 * i, from, stop, g.head_size, i == 0, mixed + i, stride);
+      const int64_t row_bytes = 2 * g.head_size, even = from & ~int64_t{1};
+      const std::byte* values = row_at(task, 1, head, span + even);
+      for_chunks(g.head_size, [&](auto chunks, int64_t i) {
+        mix_part<kRows, decltype(chunks)::value>(weights, from, stop, mixed + i, stride, [&](int64_t t, int j, Words& low, Words& high) {
+          const std::byte* at = values + (t - even) * row_bytes + 2 * i + 64 * j;
+          if (i == 0 && j == 0) fetch_ahead(at, kTokensAhead * row_bytes, 2 * row_bytes);
+          // A token outside must not even be multiplied by zero: it might be infinite.
+          const Words first = t >= from ? words_at(at) : _mm512_setzero_si512();
+          const Words second = t + 1 < stop ? words_at(at + row_bytes) : _mm512_setzero_si512();
+          packed_span::interleave(first, second, low, high);
+        });
+      });
       from = stop;
     }
   }
 
-  /// The keys of positions [begin, end) of a span, sixteen after sixteen.
-  static void pack_keys(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, uint32_t* packed) {
-    const int64_t head_size = task.geometry->head_size, row_bytes = 2 * head_size;
-    for (int64_t t = round_down(begin, kScored); t < end; t += kScored) {
-      const std::byte* keys = row_at(task, 0, head, span + t);
-      fetch_ahead(keys, kTokensAhead * row_bytes, kScored * row_bytes);
-      packed_span::pack_keys(keys, head_size, packed + t * head_size / 2);
-    }
-  }
-
-  /// The values of positions [begin, end) of a span, pair after pair. The other one of a pair that is half outside is packed too, and not to be used.
-  static void pack_values(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, uint32_t* packed) {
-    const int64_t head_size = task.geometry->head_size, row_bytes = 2 * head_size;
-    for (int64_t t = round_down(begin, 2); t < end; t += 2) {
-      const std::byte* values = row_at(task, 1, head, span + t);
-      fetch_ahead(values, kTokensAhead * row_bytes, 2 * row_bytes);
-      packed_span::pack_values(values, head_size, packed + t * head_size / 2);
-    }
-  }
-
+  /// The same of packed values; from and to are even.
   template <int kRows>
   static FLEXGEN_INLINE void mix_packed(const uint32_t* values, int64_t from, int64_t to, int64_t head_size, const uint32_t (*weights)[kSpan / 2], float* mixed,
                                         int64_t stride) {
-    int64_t i = 0;
-    for (; i + 64 <= head_size; i += 64) packed_span::mix<kRows, 4>(weights, values + i, from / 2, to / 2, head_size, mixed + i, stride);
-    for (; i < head_size; i += 32) packed_span::mix<kRows, 2>(weights, values + i, from / 2, to / 2, head_size, mixed + i, stride);
+    for_chunks(head_size, [&](auto chunks, int64_t i) {
+      mix_part<kRows, decltype(chunks)::value>(weights, from, to, mixed + i, stride, [&](int64_t t, int j, Words& low, Words& high) {
+        const uint32_t* at = values + t * head_size / 2 + i + 32 * j;
+        low = words_at(at);
+        high = words_at(at + 16);
+      });
+    });
   }
 
-  /// All that the queries' weights give of one head in a span. scores: the weights; each row's [first, end) is clear. packed: its values, or null.
+  /// All that the queries' weights give of one head in a span. scores: the weights; each row's [first, end) is clear.
   template <int kRows>
-  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters&, const uint32_t* packed,
-                  float* mixed, int64_t stride) {
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters& parameters, float* mixed,
+                  int64_t stride) {
     alignas(64) uint32_t weights[kRows][kSpan / 2];
     int64_t first[kRows], end[kRows], all_first = 0, all_end = kSpan;
     for (int m = 0; m < kRows; ++m) {
@@ -260,7 +272,7 @@ struct Bf16Cache {
     all_first = round_up(all_first, 2);
     all_end = std::max(all_first, round_down(all_end, 2));
     for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, first[m], std::min(all_first, end[m]), weights + m, mixed + m * stride, stride);
-    if (packed != nullptr) mix_packed<kRows>(packed, all_first, all_end, task.geometry->head_size, weights, mixed, stride);
+    if (parameters.packed != nullptr) mix_packed<kRows>(parameters.packed, all_first, all_end, task.geometry->head_size, weights, mixed, stride);
     else mix_rows<kRows>(task, head, span, all_first, all_end, weights, mixed, stride);
     for (int m = 0; m < kRows; ++m) mix_rows<1>(task, head, span, std::max(all_end, first[m]), end[m], weights + m, mixed + m * stride, stride);
   }
@@ -299,7 +311,6 @@ FLEXGEN_INLINE Words two_groups(const std::byte* first, const std::byte* second)
 }
 
 struct Int4Cache {
-  static constexpr bool kPacks = false;
   static constexpr int64_t kTokensAhead = 2 * kSpan;  // a span's scales are read before its codes, and what was asked for a span ago may still be on its way
   static int64_t query_words(int64_t head_size) { return 2 * head_size; }
 
@@ -336,6 +347,7 @@ struct Int4Cache {
     alignas(64) float steps[kMaxGroups][kSpan];
     alignas(64) float middles[kMaxGroups][kSpan];
 
+    void begin(int64_t /*num_queries*/, uint32_t* /*room*/) {}
     /// Of the positions [begin, end) in the span, filled up to whole sixteens.
     FLEXGEN_INLINE void read(const AttentionTask& task, int64_t which, int64_t head, int64_t span, int64_t begin, int64_t end) {
       const KvGeometry& g = *task.geometry;
@@ -423,8 +435,8 @@ struct Int4Cache {
   }
 
   template <int kRows>
-  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters& parameters,
-                  const uint32_t* /*packed*/, float* mixed, int64_t stride) {
+  static void mix(const AttentionTask& task, int64_t head, int64_t span, const Row* rows, const float* scores, const Parameters& parameters, float* mixed,
+                  int64_t stride) {
     const KvGeometry& g = *task.geometry;
     const int64_t num_groups = g.head_size / kQuantGroup, row_bytes = g.head_size / 2 + 4 * num_groups;
     const Words table = code_table();
@@ -531,17 +543,9 @@ FLEXGEN_INLINE void soften(Row& row, float* scores, int64_t first, int64_t end, 
 
 template <class Cache, int kRows>
 void score_span(const AttentionTask& task, int64_t head, int64_t span, int64_t begin, int64_t end, const uint16_t* q,
-                const typename Cache::Parameters& parameters, [[maybe_unused]] const uint32_t* packed, const Row* rows, float* scores) {
-  const int64_t head_size = task.geometry->head_size;
-  for (int64_t t = round_down(begin, kScored); t < end; t += kScored) {
-    if constexpr (Cache::kPacks) {
-      if (packed != nullptr) {
-        packed_span::score<kRows>(q, packed + t * head_size / 2, head_size, scores + t, kSpan);
-        continue;
-      }
-    }
-    Cache::template score<kRows>(q, row_at(task, 0, head, span + t), head_size, parameters, t, rows, scores + t);
-  }
+                const typename Cache::Parameters& parameters, const Row* rows, float* scores) {
+  for (int64_t t = round_down(begin, kScored); t < end; t += kScored)
+    Cache::template score<kRows>(q, row_at(task, 0, head, span + t), task.geometry->head_size, parameters, t, rows, scores + t);
 }
 
 /// What scores a block of up to kQueries queries.
@@ -567,7 +571,7 @@ void scores_as(const AttentionTask& task, int64_t head, int64_t first, float* ou
     const int64_t from = std::max<int64_t>(0, first - span), to = std::min(kSpan, end - span);
     parameters.read(task, 0, head, span, from, to);
     for (int64_t m = 0; m < group; m += kQueries)
-      score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, nullptr, rows + m, scores + m * kSpan);
+      score_block<Cache>(std::min(kQueries, group - m))(task, head, span, from, to, q + m * words, parameters, rows + m, scores + m * kSpan);
     for (int64_t m = 0; m < group; ++m) {
       const float scale = finish_scores(task, head, m, end - 1, span + from, scores + m * kSpan + from, to - from);
       for (int64_t t = from; t < to; ++t) out[m * out_stride + span + t - first] = scores[m * kSpan + t] * scale;
@@ -585,7 +589,7 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   float* const mixed = scratch + count * kRowFloats;
   float* const scores = mixed + count * stride;
   uint16_t* const q = reinterpret_cast<uint16_t*>(scores + count * kSpan);
-  uint32_t* const span_words = reinterpret_cast<uint32_t*>(q + count * words);
+  uint32_t* const room = reinterpret_cast<uint32_t*>(q + count * words);
 
   // Query m belongs to kv head m / per_head.
   for (int64_t m = 0; m < count; ++m) {
@@ -603,19 +607,17 @@ void attend_as(const AttentionTask& whole, float* scratch) {
   for (const AttentionStretch& stretch : task.stretches) {
     task.slot = stretch.slot;
     const int64_t first_query = stretch.first_row * group, end_query = stretch.end_row * group;  // of each head
-    uint32_t* const packed = Cache::kPacks && end_query - first_query >= packed_span::kLeastQueries ? span_words : nullptr;
+    parameters.begin(end_query - first_query, room);
     const int64_t stretch_begin = std::max(stretch.begin, rows[first_query].first), stretch_end = std::min(stretch.end, rows[end_query - 1].end);
     for (int64_t span = round_down(stretch_begin, kSpan); span < stretch_end; span += kSpan) {
       const int64_t span_begin = std::max<int64_t>(0, stretch_begin - span), span_end = std::min(kSpan, stretch_end - span);
       // All heads' keys, then all heads' values: that is how they lie in a page, and memory is read in order.
       for (int64_t head = 0; head < task.num_heads; ++head) {
         parameters.read(task, 0, head, span, span_begin, span_end);
-        if constexpr (Cache::kPacks)
-          if (packed != nullptr) Cache::pack_keys(task, head, span, span_begin, span_end, packed);
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
           const int64_t block = std::min(kQueries, head * per_head + end_query - m);
           const int64_t begin = std::max<int64_t>(0, rows[m].first - span), end = std::min(kSpan, rows[m + block - 1].end - span);
-          score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, packed, rows + m, scores + m * kSpan);
+          score_block<Cache>(block)(task, head, span, begin, end, q + m * words, parameters, rows + m, scores + m * kSpan);
         }
       }
       for (int64_t head = 0; head < task.num_heads; ++head)
@@ -627,15 +629,13 @@ void attend_as(const AttentionTask& whole, float* scratch) {
         }
       for (int64_t head = 0; head < task.num_heads; ++head) {
         parameters.read(task, 1, head, span, span_begin, span_end);
-        if constexpr (Cache::kPacks)
-          if (packed != nullptr) Cache::pack_values(task, head, span, span_begin, span_end, packed);
         for (int64_t m = head * per_head + first_query; m < head * per_head + end_query; m += kQueries) {
           const int64_t block = std::min(kQueries, head * per_head + end_query - m);
           auto* const mix_block = block == 4   ? Cache::template mix<4>
                                   : block == 3 ? Cache::template mix<3>
                                   : block == 2 ? Cache::template mix<2>
                                                : Cache::template mix<1>;
-          mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, packed, mixed + m * stride, stride);
+          mix_block(task, head, span, rows + m, scores + m * kSpan, parameters, mixed + m * stride, stride);
         }
       }
     }

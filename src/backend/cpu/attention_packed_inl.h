@@ -9,8 +9,6 @@ namespace flexgen::packed_span {
 
 /// Queries of a head from which on packing its span takes less time than it saves.
 inline constexpr int64_t kLeastQueries = 16;
-/// Positions whose keys are packed together.
-inline constexpr int64_t kPositions = 16;
 
 HWY_INLINE __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)); }
 
@@ -47,7 +45,7 @@ HWY_INLINE void score(const uint16_t* q, const uint32_t* keys, int64_t head_size
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
           const __m512bh query = dot_product::pair_of_all(reinterpret_cast<const std::byte*>(q + m * head_size + 2 * (pair + j)));
-          sums[m][j] = _mm512_dpbf16_ps(sums[m][j], reinterpret_cast<__m512bh>(key[j]), query);
+          sums[m][j] = dot(sums[m][j], key[j], reinterpret_cast<__m512i>(query));
         }
     }
 #pragma GCC unroll 4
@@ -60,38 +58,21 @@ HWY_INLINE void score(const uint16_t* q, const uint32_t* keys, int64_t head_size
   for (int m = 0; m < kRows; ++m) _mm512_storeu_ps(scores + m * stride, _mm512_add_ps(all[m][0], all[m][1]));
 }
 
-/// Two positions' values [2, head_size] of bf16 become to [head_size] of words: both positions' elements side by side, in the order of Bf16Cache::unmix().
+/// The elements of two positions side by side, in the order of Bf16Cache::unmix().
+HWY_INLINE void interleave(__m512i first, __m512i second, __m512i& low, __m512i& high) {
+  low = _mm512_unpacklo_epi16(first, second);
+  high = _mm512_unpackhi_epi16(first, second);
+}
+
+/// Two positions' values [2, head_size] of bf16 become to [head_size] of words, interleaved by chunks of 32 elements.
 HWY_INLINE void pack_values(const std::byte* values, int64_t head_size, uint32_t* to) {
   for (int64_t i = 0; i < head_size; i += 32) {
     const __m512i first = _mm512_loadu_si512(values + 2 * i), second = _mm512_loadu_si512(values + 2 * head_size + 2 * i);
-    _mm512_store_si512(to + i, _mm512_unpacklo_epi16(first, second));
-    _mm512_store_si512(to + i + 16, _mm512_unpackhi_epi16(first, second));
+    __m512i low, high;
+    interleave(first, second, low, high);
+    _mm512_store_si512(to + i, low);
+    _mm512_store_si512(to + i + 16, high);
   }
-}
-
-/// mixed[m stride + 0 .. 16 kVectors) += sum over the pairs of positions [from, to) of weights[m][pair] * values[pair].
-template <int kRows, int kVectors, int64_t kPairs>
-HWY_INLINE void mix(const uint32_t (*weights)[kPairs], const uint32_t* values, int64_t from, int64_t to, int64_t head_size, float* mixed, int64_t stride) {
-  __m512 sums[kRows][kVectors];
-#pragma GCC unroll 4
-  for (int m = 0; m < kRows; ++m)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) sums[m][j] = _mm512_loadu_ps(mixed + m * stride + 16 * j);
-  for (int64_t pair = from; pair < to; ++pair) {
-    __m512i value[kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) value[j] = _mm512_load_si512(values + pair * head_size + 16 * j);
-#pragma GCC unroll 4
-    for (int m = 0; m < kRows; ++m) {
-      const __m512i weight = _mm512_set1_epi32(static_cast<int>(weights[m][pair]));
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[m][j] = dot(sums[m][j], value[j], weight);
-    }
-  }
-#pragma GCC unroll 4
-  for (int m = 0; m < kRows; ++m)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) _mm512_storeu_ps(mixed + m * stride + 16 * j, sums[m][j]);
 }
 
 }  // namespace flexgen::packed_span
