@@ -54,7 +54,9 @@ def a_schema(rng, depth=0):
     if kind == "anyOf":
         return {"anyOf": [inner(), inner()]}
     if kind == "oneOf":
-        return {"oneOf": [{"type": "string", "maxLength": 3}, {"type": "integer", "minimum": 0, "maximum": 9}]}
+        one = lambda name: {"type": "object", "properties": {"x": inner(), "kind": {"const": name, "type": "string"}}, "required": ["kind"]}
+        options = [{"type": "string", "maxLength": 3}, {"type": "integer", "minimum": 0, "maximum": 9}, one("a"), one("b"), one("c")]
+        return {"oneOf": rng.sample(options, rng.randrange(2, 5))}
     names = rng.sample(["a", "b b", "ключ", "d/e", "f~"], rng.randrange(1, 4))
     return {"type": "object", "properties": {name: inner() for name in names}, "required": [name for name in names if rng.random() < 0.7]}
 

@@ -189,6 +189,23 @@ TEST_F(Grammars, RefuseOneOfThatSeveralOptionsFit) {
   EXPECT_TRUE(takes(kinds, R"({"k": 2})"));
 }
 
+/// As tools write optional fields and unions of classes.
+TEST_F(Grammars, FollowReferencesOfOneOf) {
+  const std::string kinds =
+      R"("$defs": {"Cat": {"type": "object", "properties": {"kind": {"const": "cat", "type": "string"}, "lives": {"type": "integer"}}, "required": ["kind"]},
+      "Dog": {"type": "object", "properties": {"kind": {"enum": ["dog", "wolf"]}}, "required": ["kind"]}, "Pet": {"oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]}})";
+  const GrammarSpec optional = schema(R"({"oneOf": [{"$ref": "#/$defs/Cat"}, {"type": "null"}], )" + kinds + "}");
+  EXPECT_TRUE(takes(optional, "null"));
+  EXPECT_TRUE(takes(optional, R"({"kind": "cat", "lives": 7})"));
+  EXPECT_FALSE(takes(optional, R"({"kind": "dog"})"));
+  const GrammarSpec told = schema(
+      R"({"oneOf": [{"$ref": "#/$defs/Cat"}, {"type": "null"}, {"$ref": "#/$defs/Dog"}], "discriminator": {"propertyName": "kind", "mapping": {"cat": "#/$defs/Cat"}}, )" +
+      kinds + "}");
+  for (const char* pet : {"null", R"({"kind": "cat"})", R"({"kind": "wolf"})"}) EXPECT_TRUE(takes(told, pet)) << pet;
+  EXPECT_FALSE(takes(told, R"({"kind": "wolf", "lives": 7})"));
+  EXPECT_TRUE(takes(schema(R"({"oneOf": [{"$ref": "#/$defs/Pet"}, {"type": "integer"}], )" + kinds + "}"), R"({"kind": "wolf"})"));
+}
+
 /// Names and values of schemas, and of schemas of functions, come as they are.
 TEST_F(Grammars, WriteTextsOfSchemasAsTheyAre) {
   const auto answer_of = [&](const GrammarSpec& spec) {
@@ -390,6 +407,17 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
   EXPECT_EQ(honoured_schema(R"({"oneOf": [{"type": "integer"}, {"const": 1.5}]})"), R"({"oneOf":[{"type":"integer"},{"const":1.5}]})") << "1.0 is an integer";
   EXPECT_EQ(honoured_schema(R"({"oneOf": [{"type": ["string", "null"]}, {"anyOf": [{"const": 1}, {"type": "boolean"}]}]})"),
             R"({"anyOf":[{"anyOf":[{"type":"string"},{"type":"null"}]},{"anyOf":[{"const":1},{"type":"boolean"}]}]})");
+  for (const char* fitting :
+       {R"({"oneOf": [{"$ref": "#/$defs/A"}, {"type": "null"}], "$defs": {"A": {"minLength": 1}}})",
+        R"({"oneOf": [{"$ref": "#/$defs/A"}, {"type": "number"}], "$defs": {"A": {"type": ["integer", "string"]}}})",
+        R"({"type": "object", "properties": {"a": {"oneOf": [{"$ref": "#"}, {"type": ["object", "null"]}]}}})",
+        R"({"oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}], "$defs": {"A": {"type": "object", "properties": {"k": {"const": "a"}}},
+                                  "B": {"type": "object", "properties": {"k": {"const": "b"}}, "required": ["k"]}}})"})
+    EXPECT_THAT(honoured_schema(fitting), testing::HasSubstr("oneOf")) << "two may fit";
+  EXPECT_THAT(
+      honoured_schema(R"({"oneOf": [{"$ref": "#/$defs/A"}, {"type": "null"}], "$defs": {"A": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/A"}]}}})"),
+      testing::HasSubstr(R"("anyOf":[{"$ref")"))
+      << "a schema that leads to itself";
   EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"]})"), R"({"anyOf":[{"type":"array","items":{}},{"type":"null"}]})");
   EXPECT_EQ(honoured_schema(R"({"type": ["string", "number", "integer", "null"], "title": "t", "maximum": 5, "maxLength": 3})"),
             R"({"title":"t","anyOf":[{"type":"string","maxLength":3},{"type":"number","maximum":5},{"type":"integer","maximum":5},{"type":"null"}]})")

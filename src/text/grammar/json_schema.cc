@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "text/grammar/pattern.h"
+#include "text/grammar/schema_options.h"
 
 namespace flexgen {
 namespace {
@@ -20,8 +21,8 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Names = std::set<std::string_view>;
 
-const Names kSchemaNotes{"title",     "description", "default", "examples", "deprecated", "readOnly",
-                         "writeOnly", "$comment",    "$schema", "$id",      "$defs",      "definitions"};
+const Names kSchemaNotes{"title",   "description", "default", "examples",    "deprecated", "readOnly",     "writeOnly",    "$comment",
+                         "$schema", "$id",         "$defs",   "definitions", "example",    "externalDocs", "discriminator"};
 const std::map<std::string_view, Names> kKeywordsOfType{
     {"string", {"minLength", "maxLength", "pattern", "format"}},
     {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
@@ -48,6 +49,9 @@ constexpr size_t kMaxCountedProperties = 64;
 
 class SchemaReader {
  public:
+  explicit SchemaReader(const OrderedJson& given) : given_(given) {}
+
+  /// Narrows `root`, a copy of what was given.
   void read(OrderedJson& root) {
     visit(root, "#", 0);
     for (const auto& [place, target] : references_) {
@@ -78,48 +82,8 @@ class SchemaReader {
 
   static bool is_note(const std::string& name) { return kSchemaNotes.contains(name) || name.starts_with("x-"); }
 
-  static std::string type_of(const OrderedJson& value) {
-    if (value.is_number_integer()) return "integer";
-    if (value.is_number()) return "number";
-    return value.is_boolean() ? "boolean" : value.type_name();
-  }
-  static bool has_type(const OrderedJson& value, const std::string& type) { return type_of(value) == type || (type == "number" && value.is_number_integer()); }
-
-  /// Of the values that a schema allows as it was given, before it is narrowed; empty: not known, or any.
-  static std::set<std::string> types_of(const OrderedJson& schema) {
-    std::set<std::string> types;
-    if (!schema.is_object()) return types;
-    const auto list_of = [&](const char* name) { return schema[name].is_array() ? schema[name] : OrderedJson::array({schema[name]}); };
-    if (schema.contains("const")) {
-      types.insert(type_of(schema["const"]));
-    } else if (schema.contains("enum")) {
-      for (const OrderedJson& value : list_of("enum")) types.insert(type_of(value));
-    } else if (schema.contains("type")) {
-      for (const OrderedJson& type : list_of("type"))
-        if (type.is_string()) types.insert(type.get<std::string>());
-    } else {
-      for (const char* name : {"anyOf", "oneOf"})
-        if (schema.contains(name))
-          for (const OrderedJson& option : list_of(name)) {
-            const std::set<std::string> some = types_of(option);
-            if (some.empty()) return {};
-            types.insert(some.begin(), some.end());
-          }
-    }
-    if (types.contains("integer")) types.insert("number");  // 1.0 may be either
-    if (types.contains("number")) types.insert("integer");
-    return types;
-  }
-  /// No value fits two of them then, so that one of them is any of them.
-  static bool are_of_different_types(const OrderedJson& schemas) {
-    std::set<std::string> seen;
-    for (const OrderedJson& schema : schemas) {
-      const std::set<std::string> types = types_of(schema);
-      if (types.empty()) return false;
-      for (const std::string& type : types)
-        if (!seen.insert(type).second) return false;
-    }
-    return true;
+  static bool has_type(const OrderedJson& value, const std::string& type) {
+    return json_type(value) == type || (type == "number" && value.is_number_integer());
   }
 
   void visit_all(OrderedJson& schemas, const std::string& place, int depth) {
@@ -148,7 +112,7 @@ class SchemaReader {
       if (schema == false) fail(place, "false allows no value");
       schema = OrderedJson::object();  // says the same
     }
-    if (!schema.is_object()) fail(place, fmt::format("a schema is an object or true, not {}", type_of(schema)));
+    if (!schema.is_object()) fail(place, fmt::format("a schema is an object or true, not {}", json_type(schema)));
     if (schema.contains("$id") && place != "#") refuse_keyword(place, "$id", "in a part of a schema is not supported");
     for (const char* definitions : {"$defs", "definitions"})
       if (schema.contains(definitions)) {
@@ -161,7 +125,7 @@ class SchemaReader {
       if (schema.contains(name)) {
         require_alone(schema, name, place);
         // Without a 'type' an option fits values of all others, though only of one come by it.
-        const bool one_fits = name == std::string_view("oneOf") && are_of_different_types(schema[name]);
+        const bool one_fits = name == std::string_view("oneOf") && schema[name].is_array() && no_value_fits_two(schema[name], given_);
         visit_list(schema, name, place, depth + 1);
         if (name == std::string_view("allOf") && schema[name].size() > 1) refuse_keyword(place, name, "of more than one schema is not supported");
         if (one_fits) {
@@ -448,6 +412,7 @@ class SchemaReader {
     schema["additionalProperties"] = false;
   }
 
+  const OrderedJson& given_;
   std::set<std::string> places_;
   std::vector<std::pair<std::string, std::string>> references_;
   std::map<std::string, std::string> chains_;
@@ -504,7 +469,8 @@ std::string honoured_schema(std::string_view json) {
   parse_checked_json(std::string(json), 4 * kMaxSchemaDepth + 1, "the schema", "it", "correct it");
   OrderedJson schema = parse_json<OrderedJson>(json, "the schema");
   check_whole_numbers(json);
-  SchemaReader().read(schema);
+  const OrderedJson given = schema;
+  SchemaReader(given).read(schema);
   // Notes may hold anything, and xgrammar reads some.
   return schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }

@@ -1,0 +1,132 @@
+#include "text/grammar/schema_options.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <vector>
+
+namespace flexgen {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+using Texts = std::set<std::string>;
+
+OrderedJson list_of(const OrderedJson& value) { return value.is_array() ? value : OrderedJson::array({value}); }
+
+class Options {
+ public:
+  explicit Options(const OrderedJson& root) : root_(root) {}
+
+  bool no_value_fits_two(const OrderedJson& options) const {
+    Texts seen;
+    std::vector<const OrderedJson*> objects;
+    for (const OrderedJson& option : options) {
+      Texts types, followed;
+      if (!add_types(option, &types, &followed) || types.empty()) return false;
+      if (types == Texts{"object"}) {
+        objects.push_back(&option);
+        if (objects.size() > 1) continue;
+      }
+      for (const std::string& type : types)
+        if (!seen.insert(type).second) return false;
+    }
+    return objects.size() < 2 || are_told_apart(objects);
+  }
+
+ private:
+  /// What a reference leads to; null where it leads to nothing, or round in a circle.
+  const OrderedJson* target_of(const OrderedJson& schema) const {
+    const OrderedJson* at = &schema;
+    for (Texts followed; at->is_object() && at->contains("$ref");) {
+      const OrderedJson& reference = (*at)["$ref"];
+      if (!reference.is_string()) return nullptr;
+      const auto& text = reference.get_ref<const std::string&>();
+      if ((text != "#" && !text.starts_with("#/")) || text.find('~') != std::string::npos || !followed.insert(text).second) return nullptr;
+      const OrderedJson::json_pointer pointer(text.substr(1));
+      if (!root_.contains(pointer)) return nullptr;
+      at = &root_.at(pointer);
+    }
+    return at;
+  }
+
+  /// Adds the types of the values that a schema allows. False: it does not say.
+  bool add_types(const OrderedJson& schema, Texts* types, Texts* followed) const {
+    if (!schema.is_object()) return false;
+    if (schema.contains("$ref")) {
+      // One that was looked at has added its types, or is adding them.
+      if (schema["$ref"].is_string() && !followed->insert(schema["$ref"].get<std::string>()).second) return true;
+      const OrderedJson* target = target_of(schema);
+      return target && add_types(*target, types, followed);
+    }
+    if (schema.contains("const")) {
+      add_type(json_type(schema["const"]), types);
+      return true;
+    }
+    if (schema.contains("enum")) {
+      for (const OrderedJson& value : list_of(schema["enum"])) add_type(json_type(value), types);
+      return true;
+    }
+    if (schema.contains("type")) {
+      for (const OrderedJson& type : list_of(schema["type"]))
+        if (type.is_string()) add_type(type.get<std::string>(), types);
+      return true;
+    }
+    for (const char* name : {"anyOf", "oneOf"})
+      if (schema.contains(name)) {
+        const OrderedJson& options = schema[name];
+        return options.is_array() && std::all_of(options.begin(), options.end(), [&](const OrderedJson& option) { return add_types(option, types, followed); });
+      }
+    return false;
+  }
+  static void add_type(const std::string& type, Texts* types) {
+    types->insert(type);
+    if (type == "integer") types->insert("number");  // 1.0 may be either
+    if (type == "number") types->insert("integer");
+  }
+
+  /// The strings that a property of an object must be one of; nothing if it may be left out, or be something else.
+  std::optional<Texts> texts_of(const OrderedJson& object, const std::string& name) const {
+    if (!object.contains("required") || !object["required"].is_array() || !object.contains("properties") || !object["properties"].contains(name)) return {};
+    const OrderedJson& required = object["required"];
+    if (std::find(required.begin(), required.end(), OrderedJson(name)) == required.end()) return {};
+    const OrderedJson* property = target_of(object["properties"][name]);
+    if (!property || !property->is_object() || (!property->contains("const") && !property->contains("enum"))) return {};
+    Texts texts;
+    for (const OrderedJson& value : property->contains("const") ? OrderedJson::array({(*property)["const"]}) : list_of((*property)["enum"])) {
+      if (!value.is_string()) return {};
+      texts.insert(value.get<std::string>());
+    }
+    return texts;
+  }
+
+  bool tells_apart(const std::string& name, const std::vector<const OrderedJson*>& objects) const {
+    Texts seen;
+    return std::all_of(objects.begin(), objects.end(), [&](const OrderedJson* object) {
+      const std::optional<Texts> texts = texts_of(*object, name);
+      return texts && std::all_of(texts->begin(), texts->end(), [&](const std::string& text) { return seen.insert(text).second; });
+    });
+  }
+
+  bool are_told_apart(std::vector<const OrderedJson*> objects) const {
+    for (const OrderedJson*& object : objects) {
+      object = target_of(*object);
+      if (!object->contains("properties") || !(*object)["properties"].is_object()) return false;
+    }
+    const OrderedJson& first = (*objects.front())["properties"];
+    return std::any_of(first.items().begin(), first.items().end(), [&](const auto& property) { return tells_apart(property.key(), objects); });
+  }
+
+  const OrderedJson& root_;
+};
+
+}  // namespace
+
+std::string json_type(const OrderedJson& value) {
+  if (value.is_number_integer()) return "integer";
+  if (value.is_number()) return "number";
+  return value.is_boolean() ? "boolean" : value.type_name();
+}
+
+bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root) { return Options(root).no_value_fits_two(options); }
+
+}  // namespace flexgen

@@ -1,0 +1,16 @@
+#pragma once
+// Which options of a JSON schema's `oneOf` no value fits two of, so that "one of them" says the same as "any of them". Pure functions; any thread.
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace flexgen {
+
+/// As a schema's `type` names it: "integer" for whole numbers, "boolean", "string", and so on.
+std::string json_type(const nlohmann::ordered_json& value);
+
+/// Whether it can be seen that no value fits two of `options` (a list of schemas, as they were given): they allow values of different types, and those that allow
+/// objects alone require a property in common, by which their `const` or `enum` of strings tells them apart. References are looked up in `root`, the whole schema.
+bool no_value_fits_two(const nlohmann::ordered_json& options, const nlohmann::ordered_json& root);
+
+}  // namespace flexgen
