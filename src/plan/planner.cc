@@ -458,9 +458,15 @@ class Search {
         StepClass first = step;
         first.count = std::min(1.0, step.count);
         step.count -= first.count;
-        first_read_s += read_s;
-        first_up_s += up_s;
-        add_traffic(first, policy, first_read_s, write_s, first_up_s, down_s);
+        if (policy.buffers == 1) {  // what stays takes no buffer: it is read while layers compute
+          add_traffic(first, policy, read_s, write_s, up_s, down_s);
+          for (const Affine& part_s : {read_s, write_s, up_s, down_s, first_up_s}) first_read_s += part_s;
+          first.resources_s.push_back(first_read_s);
+        } else {
+          first_read_s += read_s;
+          first_up_s += up_s;
+          add_traffic(first, policy, first_read_s, write_s, first_up_s, down_s);
+        }
         program.steps.push_back(std::move(first));
       }
       if (step.count <= 0) continue;

@@ -103,6 +103,26 @@ TEST(Planner, TakesThePromptsOfASmallJobInOneStepWhereThatSavesReadingWeights) {
   EXPECT_GE(plan.policy.max_rows, 128);
 }
 
+/// Jobs of few steps, in whose first most of what stays is read, while layers compute that have the one buffer.
+TEST(Planner, TheProgramOfOneBufferComesNearThePrediction) {
+  HardwareProfile hardware = HardwareProfile::generic();
+  hardware.disk.read_bytes_per_s = hardware.disk.write_bytes_per_s = 7e8;
+  for (const char* shape : {"opt-1.3b", "gemma-3-4b", "llama-3.1-8b"})
+    for (double share : {0.1, 0.5, 0.75})
+      for (int64_t gen : {1, 6}) {
+        const Job job = job_of(shape, 12, {24, 48}, {gen, gen});
+        PolicyRequest request;
+        request.buffers = 1;
+        request.micro_batch_size = 4;
+        request.num_micro_batches = 3;
+        request.max_rows = 128;
+        request.weights = Fractions{0, share, 1 - share};
+        request.kv_cache = request.activations = Fractions{0, 1, 0};
+        const Plan plan = make_plan({*job.model, job.workload, {20 * kGiB, 50 * kGiB}, request, DType::kF32, DType::kBF16, hardware});
+        EXPECT_NEAR(plan.prediction.time_s / plan.program_time_s, 1, 0.08) << shape << " " << share << " " << gen;
+      }
+}
+
 TEST(Planner, ExplicitFlagsWin) {
   const HardwareProfile hardware = HardwareProfile::generic();
   const Job job = job_of("opt-1.3b", 60, {30, 90}, {10, 20});
