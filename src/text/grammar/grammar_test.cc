@@ -418,6 +418,8 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
       honoured_schema(R"({"oneOf": [{"$ref": "#/$defs/A"}, {"type": "null"}], "$defs": {"A": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/A"}]}}})"),
       testing::HasSubstr(R"("anyOf":[{"$ref")"))
       << "a schema that leads to itself";
+  EXPECT_EQ(honoured_schema(R"({"minLength": 2.0, "maxLength": 3e0})"), R"({"minLength":2,"maxLength":3,"type":"string"})");
+  EXPECT_THROW(honoured_schema(R"({"minLength": 2.5})"), Error);
   EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"]})"), R"({"anyOf":[{"type":"array","items":{}},{"type":"null"}]})");
   EXPECT_EQ(honoured_schema(R"({"type": ["string", "number", "integer", "null"], "title": "t", "maximum": 5, "maxLength": 3})"),
             R"({"title":"t","anyOf":[{"type":"string","maxLength":3},{"type":"number","maximum":5},{"type":"integer","maximum":5},{"type":"null"}]})")

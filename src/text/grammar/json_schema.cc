@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -311,15 +312,18 @@ class SchemaReader {
     if (!(std::abs(schema[name].get<double>()) <= kMost)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
   }
 
-  static int64_t visit_count(const OrderedJson& schema, const char* name, const std::string& place) {
-    const OrderedJson& value = schema[name];
+  static int64_t visit_count(OrderedJson& schema, const char* name, const std::string& place) {
+    OrderedJson& value = schema[name];
+    // 2.0 is a whole number to JSON schemas.
+    if (const double number = value.is_number_float() ? value.get<double>() : -1; number >= 0 && number <= 1e15 && number == std::floor(number))
+      value = static_cast<uint64_t>(number);
     if (!value.is_number_unsigned()) refuse_keyword(place, name, "must be a whole number");
     if (value.get<uint64_t>() > static_cast<uint64_t>(kMaxSchemaCount))
       refuse_keyword(place, name, fmt::format("is more than {}, which is the most that is supported", kMaxSchemaCount));
     return value.get<int64_t>();
   }
 
-  static void visit_counts(const OrderedJson& schema, const char* least, const char* most, const std::string& place) {
+  static void visit_counts(OrderedJson& schema, const char* least, const char* most, const std::string& place) {
     const int64_t from = schema.contains(least) ? visit_count(schema, least, place) : 0, to = schema.contains(most) ? visit_count(schema, most, place) : from;
     if (from > to) refuse_keyword(place, least, fmt::format("is more than '{}'", most));
   }
@@ -329,7 +333,7 @@ class SchemaReader {
     if (!pattern.is_string()) refuse_keyword(place, name, "must be a string");
     const auto& text = pattern.get_ref<const std::string&>();
     for (unsigned char c : text)
-      if (c < 0x20 || c > 0x7e) refuse_keyword(place, name, "with other characters than those of ASCII is not supported");
+      if (c < 0x20 || c > 0x7e) refuse_keyword(place, name, "with other characters than printable ones of ASCII is not supported");
     try {
       return plain_pattern(text, PatternPlace::kJsonString);
     } catch (const Error& error) {
