@@ -51,6 +51,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
       case Place::kCustomId: record.name = hash_of_name(text); break;
       case Place::kModel: record.model = text.substr(0, 4096); break;
       case Place::kChecksum: checksum_ = text; break;
+      case Place::kRequestId: request_id_ = text.substr(0, 64); break;
       default: break;
     }
     return value(Kind::kText, text_hash(text));
@@ -76,8 +77,8 @@ class RecordReader : public nlohmann::json_sax<Json> {
       }
       if (seen_[static_cast<size_t>(place_)]) return refuse(fmt::format("has the field '{}' twice", name));
       seen_[static_cast<size_t>(place_)] = true;
-    } else if (top.place == Place::kResponse && name == "body") {
-      place_ = Place::kBody;
+    } else if (top.place == Place::kResponse) {
+      place_ = name == "body" ? Place::kBody : name == "request_id" ? Place::kRequestId : Place::kOther;
     } else if (top.place == Place::kBody) {
       place_ = name == "usage" ? Place::kUsage : name == "created" ? Place::kCreated : name == "model" ? Place::kModel : Place::kOther;
     } else if (top.place == Place::kUsage && name == "completion_tokens") {
@@ -99,7 +100,10 @@ class RecordReader : public nlohmann::json_sax<Json> {
     if (record.has_checksum && checksum_ != hex()) {
       refuse("is damaged: what it says does not fit its checksum");
       problem_.kind = NoRecord::kDamaged;
+      return;
     }
+    if (has_response_ && record.answer_tokens < 0) refuse("has a response without usage.completion_tokens, which every answer has");
+    if (!record.has_checksum && names_another()) refuse(fmt::format("has the response of another line: its request_id is '{}'", printable(request_id_)));
   }
   bool broken_syntax() const { return broken_syntax_; }
   std::string hex() const { return fmt::format("{:016x}", record.content); }
@@ -108,7 +112,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
   KeptRecord record;
 
  private:
-  enum class Place { kOther, kUnknown, kTop, kId, kCustomId, kResponse, kError, kChecksum, kBody, kCreated, kModel, kUsage, kTokens, kCount };
+  enum class Place { kOther, kUnknown, kTop, kId, kCustomId, kResponse, kError, kChecksum, kRequestId, kBody, kCreated, kModel, kUsage, kTokens, kCount };
   enum class Kind { kNull, kBoolean, kNumber, kInteger, kText, kArray, kObject };
   struct Frame {
     bool object = false;
@@ -127,7 +131,13 @@ class RecordReader : public nlohmann::json_sax<Json> {
       record.id[i / 2] = static_cast<uint8_t>(i % 2 ? record.id[i / 2] << 4 | digit : digit);
     }
     has_id_ = true;
+    id_digits_ = text.substr(kRecordIdPrefix.size());
     return true;
+  }
+  /// Whether the response has a request_id as we write it, of another record.
+  bool names_another() const {
+    constexpr std::string_view kPrefix = "req_";
+    return request_id_.starts_with(kPrefix) && request_id_.size() == kPrefix.size() + id_digits_.size() && !request_id_.ends_with(id_digits_);
   }
   /// As a floating-point number, whose bits it has in another tool's output, unless that rounds it.
   template <typename Integer>
@@ -187,7 +197,7 @@ class RecordReader : public nlohmann::json_sax<Json> {
   std::array<bool, static_cast<size_t>(Place::kCount)> seen_{};
   bool has_id_ = false, has_custom_id_ = false, has_response_ = false, has_error_ = false, has_checksum_ = false;
   bool broken_syntax_ = false;
-  std::string checksum_, unknown_;
+  std::string checksum_, unknown_, id_digits_, request_id_;
   NoRecord problem_;
 };
 

@@ -333,6 +333,9 @@ void say_what_is_left(const BatchFiles& files, const BatchModel& model, const Jo
     spdlog::info("{} lines ask for the same as others, and nothing is drawn: they get the same answers, which are computed once",
                  format_count(lines.num_same()));
   if (job.continued()) spdlog::info("{} of {} lines are answered already; going on with the rest", format_count(outcome.kept), format_count(outcome.lines));
+  if (outcome.without_answer > 0)
+    spdlog::warn("{}: {} {} without an answer since an earlier start, as the error records in {} say; to try them again, remove those", files.input,
+                 format_count(outcome.without_answer), outcome.without_answer == 1 ? "line is" : "lines are", files.output);
   if (!expected.shares.empty() && workload.num_sequences > 0)
     spdlog::info("planning with answers of {:.0f} tokens on average ({:.0f}% of their max_tokens), as the {} kept ones", workload.mean_generated(),
                  100 * workload.total_generated_tokens / std::max(1.0, workload.total_max_tokens), format_count(expected.num_known));

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <spdlog/sinks/ostream_sink.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 
@@ -279,7 +280,12 @@ TEST_F(RunBatch, NotFiniteLinesAreCountedInEveryRun) {
   }
   EXPECT_EQ(found, 1);
   FakeRunner again;
+  std::ostringstream told;
+  const auto usual = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>("told", std::make_shared<spdlog::sinks::ostream_sink_mt>(told)));
   const BatchOutcome rest = run(again);
+  spdlog::set_default_logger(usual);
+  EXPECT_THAT(told.str(), HasSubstr("1 line is without an answer since an earlier start")) << "it is why such a run fails";
   EXPECT_TRUE(again.served.empty());
   EXPECT_EQ(rest.answered, 0);
   EXPECT_EQ(rest.kept, 7);

@@ -23,6 +23,7 @@
 #include "measure/lane_peaks.h"
 #include "measure/machine.h"
 #include "model/dummy_checkpoint.h"
+#include "model/model.h"
 #include "pipeline/simulate.h"
 #include "setup/dtype_choice.h"
 #include "setup/hardware.h"
@@ -242,9 +243,15 @@ PeerJob peer_job(const BenchOptions& flags, const EngineOptions& options, const 
   return job;
 }
 
+ModelConfig config_of(const EngineOptions& options) {
+  const std::string& model = options.model_directory;
+  if (is_gguf(model)) return Model::load(model, options.ignored_config_fields)->config();
+  return parse_config(config_text(model), "", model, options.ignored_config_fields);
+}
+
 /// One process by itself; returns the figures. `job` is what others are to do, where flags ask for them; all memory is free again afterwards.
 nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& options, PeerJob* job) {
-  SyntheticLoad load(flags, parse_config(config_text(options.model_directory), "", options.model_directory, options.ignored_config_fields));
+  SyntheticLoad load(flags, config_of(options));
   set_fastest_dtypes(flags.engine, load.workload, options);
   Engine engine(options);
   FileSystem files;

@@ -21,7 +21,9 @@
 #include "cli/plan_table.h"
 #include "generation/list_source.h"
 #include "io/packed_bytes.h"
+#include "io/whole_file.h"
 #include "measure/lane_peaks.h"
+#include "model/test_as_gguf.h"
 #include "model/test_poisoned_checkpoint.h"
 
 namespace flexgen::commands_test {
@@ -118,6 +120,21 @@ TEST_F(Commands, GenerateContinues) {
   }
   options.params.max_tokens = 512;
   EXPECT_THROW(generate_command(options), Error);  // bos and 512 are more than the positions
+}
+
+TEST(BenchCommand, MeasuresAGguf) {
+  const std::string folder = std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/llama";
+  TemporaryDirectory directory;
+  BenchOptions bench;
+  bench.model = directory.file("m.gguf");
+  write_text(bench.model, as_gguf(folder, Json::parse(read_whole_file(folder + "/config.json")), "llama", {}));
+  bench.engine.cpu_memory_bytes = 64 * kMiB;
+  bench.engine.hardware = "generic";
+  bench.prompt_len = bench.gen_len = {3, 3};
+  bench.num_prompts = 2;
+  bench.no_efficiency = true;
+  bench.json = true;
+  EXPECT_GT(Json::parse(stdout_of([&] { bench_command(bench); }))["generated_tokens_per_s"], 0);
 }
 
 // A NaN in one weight: no command makes a figure or an answer of it, and run-batch says which lines.

@@ -616,6 +616,10 @@ TEST(Options, AFileStandsInForFlags) {
                 {"threads 3", "line 1: this is no TOML"},
                 {"error-output = \"\"", "--error-output: the value is empty (from "},
                 {"disk-dir = \"/tmp\\u0000x\"", "line 1: disk-dir: a text with \\u0000 cannot be typed"}};
+  std::string deep = "threads = 1\n";
+  for (int i = 0; i < 100000; ++i) deep += "a.";
+  EXPECT_THAT(std::get<CommandText>(parse_with(deep + "a = 1", words_of(kBatch))).text, HasSubstr("line 2: a key has more than 8 dots"));
+  EXPECT_EQ(parse_with("served-model-name = \"a.b.c.d.e.f.g.h.i.j.k\\\"l.m\"\n# 1.2.3.4.5.6.7.8.9.0", words_of(kBatch)).index(), 0u) << "dots of texts";
   for (const auto& [text, message] : kWrong) {
     auto wrong = parse_with(text, words_of(kBatch));
     ASSERT_EQ(wrong.index(), 1u) << text;

@@ -170,6 +170,8 @@ std::unique_ptr<DirectoryLock> lock_to_measure(const std::string& path) {
 HardwareProfile load_profile(const std::string& path, const char* flag) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) fail_user("{}{}: this is a directory, not a profile", flag, path);
+  if (std::filesystem::is_fifo(path, error))  // opening one waits for a writer, deaf to signals
+    fail_user("{}{}: this is a pipe; write what comes from it to a file, and give that", flag, path);
   std::ifstream in(path, std::ios::binary);
   if (!in) fail_user("{}{}: {}", flag, path, std::strerror(errno));
   std::string text(kLargestProfile + 1, '\0');

@@ -161,6 +161,7 @@ TEST_F(OwnProfile, DamagedOnesAreMeasuredAnew) {
   }
   std::filesystem::remove(path(2));
   ASSERT_EQ(mkfifo(path(2).c_str(), 0600), 0);  // reading it would never end
+  EXPECT_THROW(load_profile(path(2)), Error);
   take(path(2));
   EXPECT_EQ(measured_, 1);
 }
