@@ -189,6 +189,24 @@ TEST_F(Grammars, RefuseOneOfThatSeveralOptionsFit) {
   EXPECT_TRUE(takes(kinds, R"({"k": 2})"));
 }
 
+/// Numbers between bounds are written with six decimals at most.
+TEST_F(Grammars, WriteNoNumberBeyondItsBounds) {
+  for (const char* bounds : {R"("exclusiveMinimum": 0, "exclusiveMaximum": 1e-9)", R"("minimum": 1e-9, "maximum": 2e-9)",
+                             R"("exclusiveMinimum": 0, "exclusiveMaximum": 1e-6)", R"("exclusiveMinimum": 0, "maximum": 1e-7)",
+                             R"("minimum": 0.1234567, "maximum": 0.12345675)", R"("exclusiveMinimum": 1.0000001, "exclusiveMaximum": 1.0000002)",
+                             R"("minimum": -2e-7, "exclusiveMaximum": 0)", R"("minimum": 2, "maximum": 1)", R"("minimum": 3, "exclusiveMaximum": 3)"})
+    EXPECT_THROW(check_grammar(schema(std::string(R"({"type": "object", "properties": {"a": {"type": "number", )") + bounds + "}}}")), Error) << bounds;
+  const auto number = [](const std::string& bounds) { return schema(R"({"type": "number", )" + bounds + "}"); };
+  EXPECT_TRUE(takes(number(R"("minimum": 1e-6, "maximum": 1e-6)"), "0.000001"));
+  EXPECT_TRUE(takes(number(R"("exclusiveMinimum": 1, "exclusiveMaximum": 1.000002)"), "1.000001"));
+  EXPECT_TRUE(takes(number(R"("minimum": 0.3, "maximum": 0.3)"), "0.3"));
+  EXPECT_TRUE(takes(number(R"("minimum": 123456789012.5, "maximum": 123456789013)"), "123456789013"));
+  EXPECT_FALSE(takes(number(R"("minimum": 1e-9)"), "0.000000"));
+  EXPECT_FALSE(takes(number(R"("minimum": 1.0000005)"), "1.000000"));
+  EXPECT_FALSE(takes(number(R"("maximum": -1e-9)"), "-0.000000"));
+  EXPECT_FALSE(takes(number(R"("exclusiveMaximum": 1e-9, "minimum": -1)"), "0.000001"));
+}
+
 /// As tools write optional fields and unions of classes.
 TEST_F(Grammars, FollowReferencesOfOneOf) {
   const std::string kinds =

@@ -207,6 +207,7 @@ class SchemaReader {
     else
       for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
         if (schema.contains(name)) visit_bound(schema, name, place);
+    if (type == "number") check_decimals(schema, place);
     narrow(schema, type);
   }
 
@@ -310,6 +311,21 @@ class SchemaReader {
     constexpr double kMost = 1e15;  // doubles count to there, and xgrammar's digits too
     if (!schema[name].is_number()) refuse_keyword(place, name, "must be a number");
     if (!(std::abs(schema[name].get<double>()) <= kMost)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
+  }
+
+  /// xgrammar writes numbers between bounds with six decimals at most; between some there is none, and it would write nothing at all.
+  static void check_decimals(const OrderedJson& schema, const std::string& place) {
+    constexpr double kNone = 1e12;  // bounds beyond a million have room between them, or are equal
+    // In millionths, but for what a product is rounded by.
+    const auto up = [&](const char* name) { return std::ceil(schema[name].get<double>() * 1e6 * (1 - std::copysign(4e-16, schema[name].get<double>()))); };
+    const auto down = [&](const char* name) { return std::floor(schema[name].get<double>() * 1e6 * (1 + std::copysign(4e-16, schema[name].get<double>()))); };
+    double least = -kNone, most = kNone;
+    if (schema.contains("minimum")) least = std::max(least, up("minimum"));
+    if (schema.contains("exclusiveMinimum")) least = std::max(least, down("exclusiveMinimum") + 1);
+    if (schema.contains("maximum")) most = std::min(most, down("maximum"));
+    if (schema.contains("exclusiveMaximum")) most = std::min(most, up("exclusiveMaximum") - 1);
+    if (least <= most || least >= kNone || most <= -kNone) return;
+    fail(place, "no number of at most six decimals, which are what is written, lies between its bounds");
   }
 
   static int64_t visit_count(OrderedJson& schema, const char* name, const std::string& place) {
