@@ -12,7 +12,7 @@ import tempfile
 
 from pip_module import pip_module
 
-FORMATS = ["date", "time", "date-time", "email", "ipv4", "uuid"]
+FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"]
 
 
 def a_schema(rng, depth=0):

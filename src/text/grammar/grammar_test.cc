@@ -207,6 +207,32 @@ TEST_F(Grammars, WriteNoNumberBeyondItsBounds) {
   EXPECT_FALSE(takes(number(R"("exclusiveMaximum": 1e-9, "minimum": -1)"), "0.000001"));
 }
 
+/// As generators write the types of fields.
+TEST_F(Grammars, FollowFormats) {
+  struct Case {
+    const char *rest, *taken, *not_taken;
+  };
+  for (const Case& one :
+       {Case{R"("type": "string", "format": "uri", "minLength": 1, "maxLength": 2083)", R"("https://a.example.org:80/b/c?d=e&f=")",
+             R"("https://a.example.org/b c")"},
+        Case{R"("format": "uri")", R"("http://ab.cd")", R"("http://ab")"}, Case{R"("format": "hostname")", R"("a-b.example.org")", R"("-b.example.org")"},
+        Case{R"("format": "ipv6")", R"("0:0:0:0:0:0:0:1")", R"("0:0:0:0:0:0:0:12345")"}, Case{R"("format": "duration")", R"("P1DT2H30M")", R"("P1DT2H30S")"},
+        Case{R"("format": "duration")", R"("PT5S")", R"("P")"}, Case{R"("format": "date", "minLength": 10)", R"("2024-01-31")", R"("2024-02-31")"},
+        Case{R"("format": "password", "maxLength": 2)", R"("ab")", R"("abc")"}, Case{R"("type": "integer", "format": "int32")", "-2147483647", "2147483648"},
+        Case{R"("type": "integer", "format": "int64", "minimum": 5)", "123456789012345", "4"},
+        Case{R"("type": ["integer", "null"], "format": "int32", "exclusiveMaximum": 3)", "2", "3"},
+        Case{R"("type": "number", "format": "double", "maximum": 1)", "0.5", "1.5"}}) {
+    const GrammarSpec spec = schema(std::string("{") + one.rest + "}");
+    EXPECT_TRUE(takes(spec, one.taken)) << one.rest;
+    EXPECT_FALSE(takes(spec, one.not_taken)) << one.rest;
+  }
+  for (const char* rest : {R"("format": "date", "minLength": 11)", R"("format": "uuid", "maxLength": 35)", R"("format": "email", "maxLength": 320)",
+                           R"("type": "number", "format": "int32")", R"("type": "integer", "format": "double")",
+                           R"("type": "integer", "format": "int32", "exclusiveMaximum": 3000000000)", R"("type": "integer", "format": 3)",
+                           R"("type": "boolean", "format": "date")"})
+    EXPECT_THROW(check_grammar(schema(std::string("{") + rest + "}")), Error) << rest;
+}
+
 /// As tools write optional fields and unions of classes.
 TEST_F(Grammars, FollowReferencesOfOneOf) {
   const std::string kinds =

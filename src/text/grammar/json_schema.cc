@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "io/checked_json.h"
 #include "text/grammar/pattern.h"
+#include "text/grammar/schema_formats.h"
 #include "text/grammar/schema_options.h"
 
 namespace flexgen {
@@ -26,27 +27,16 @@ const Names kSchemaNotes{"title",   "description", "default", "examples",    "de
                          "$schema", "$id",         "$defs",   "definitions", "example",    "externalDocs", "discriminator"};
 const std::map<std::string_view, Names> kKeywordsOfType{
     {"string", {"minLength", "maxLength", "pattern", "format"}},
-    {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}},
-    {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}},
+    {"integer", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "format"}},
+    {"number", {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"}},
     {"array", {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"}},
     {"object", {"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"}},
     {"boolean", {}},
     {"null", {}}};
-// Formats as patterns: xgrammar's own let through what is none, such as February 31 and 1.2.3.044. February 29 is left out.
-const std::string kDatePattern = "[12][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))";
-const std::string kTimePattern = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
-const std::string kByteNumberPattern = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
-const std::map<std::string, std::string, std::less<>> kSchemaFormats{
-    {"date", kDatePattern},
-    {"time", kTimePattern},
-    {"date-time", kDatePattern + "T" + kTimePattern},
-    {"email", "[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9]+(-[A-Za-z0-9]+)*(\\.[A-Za-z0-9]+(-[A-Za-z0-9]+)*)+"},
-    {"ipv4", kByteNumberPattern + "(\\." + kByteNumberPattern + "){3}"},
-    {"uuid", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"}};
-
 // What xgrammar takes seconds or gigabytes for: it writes out a state for each character of a short string, once for each pair of bounds, and for each number of properties that may have come.
 constexpr int64_t kMaxUnrolled = 128, kMaxLengthStates = 4096;
 constexpr size_t kMaxCountedProperties = 64;
+constexpr double kMostBound = 1e15;  // doubles count to there, and xgrammar's digits too
 
 class SchemaReader {
  public:
@@ -189,8 +179,10 @@ class SchemaReader {
           std::find_if(kKeywordsOfType.begin(), kKeywordsOfType.end(), [&name = name](const auto& entry) { return entry.second.contains(name); });
       if (owner == kKeywordsOfType.end()) refuse_keyword(place, name, "is not supported");
       if (!schema.contains("type")) {  // narrowed to the type that it speaks of
-        const std::string type =
-            name == "minimum" || name == "maximum" || name == "exclusiveMinimum" || name == "exclusiveMaximum" ? "number" : std::string(owner->first);
+        const std::string type = name == "format" ? "string"
+                                 : name == "minimum" || name == "maximum" || name == "exclusiveMinimum" || name == "exclusiveMaximum"
+                                     ? "number"
+                                     : std::string(owner->first);
         if (types.empty()) types.push_back(type);
         else if (types.front() != type) refuse_keyword(place, name, fmt::format("beside keywords of the type {} needs a 'type'", types.front()));
       }
@@ -204,10 +196,7 @@ class SchemaReader {
     if (type == "string") visit_string(schema, place);
     else if (type == "array") visit_array(schema, place, depth);
     else if (type == "object") visit_object(schema, place, depth);
-    else
-      for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-        if (schema.contains(name)) visit_bound(schema, name, place);
-    if (type == "number") check_decimals(schema, place);
+    else visit_number(schema, type, place);
     narrow(schema, type);
   }
 
@@ -308,9 +297,29 @@ class SchemaReader {
   }
 
   static void visit_bound(const OrderedJson& schema, const char* name, const std::string& place) {
-    constexpr double kMost = 1e15;  // doubles count to there, and xgrammar's digits too
     if (!schema[name].is_number()) refuse_keyword(place, name, "must be a number");
-    if (!(std::abs(schema[name].get<double>()) <= kMost)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
+    if (!(std::abs(schema[name].get<double>()) <= kMostBound)) refuse_keyword(place, name, "is too large: bounds up to 1e15 are supported");
+  }
+
+  static void visit_number(OrderedJson& schema, const std::string& type, const std::string& place) {
+    for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+      if (schema.contains(name)) visit_bound(schema, name, place);
+    if (schema.contains("format")) visit_number_format(schema, type, place);
+    if (type == "number") check_decimals(schema, place);
+  }
+
+  /// OpenAPI's, which say how wide a number may be.
+  static void visit_number_format(OrderedJson& schema, const std::string& type, const std::string& place) {
+    const OrderedJson format = schema["format"];
+    schema.erase("format");
+    if (type == "number" && (format == "double" || format == "float")) return;
+    if (type != "integer" || (format != "int32" && format != "int64"))
+      refuse_keyword(place, "format", "is not supported for numbers: int32 and int64 of integers are, float and double of numbers");
+    const int64_t most = format == "int32" ? std::numeric_limits<int32_t>::max() : int64_t{999'999'999'999'999};
+    if (schema.value("exclusiveMinimum", 0.0) < static_cast<double>(-most) || schema.value("exclusiveMaximum", 0.0) > static_cast<double>(most))
+      refuse_keyword(place, "format", "is narrower than the exclusive bounds beside it");
+    if (schema.value("minimum", -kMostBound) < static_cast<double>(-most) && !schema.contains("exclusiveMinimum")) schema["minimum"] = -most;
+    if (schema.value("maximum", kMostBound) > static_cast<double>(most) && !schema.contains("exclusiveMaximum")) schema["maximum"] = most;
   }
 
   /// xgrammar writes numbers between bounds with six decimals at most; between some there is none, and it would write nothing at all.
@@ -359,19 +368,33 @@ class SchemaReader {
 
   void visit_string(OrderedJson& schema, const std::string& place) {
     visit_counts(schema, "minLength", "maxLength", place);
+    if (schema.contains("format") && visit_format(schema, place)) return;
     if (schema.contains("minLength") || schema.contains("maxLength")) {
       const int64_t least = schema.value("minLength", int64_t{0}), most = schema.value("maxLength", least);
       if (lengths_.emplace(least, most).second) length_states_ += std::min(most, kMaxUnrolled);
       if (length_states_ > kMaxLengthStates) fail(place, "strings have too many different bounds of their length; give several the same");
     }
     if (schema.contains("pattern")) schema["pattern"] = visit_pattern(schema["pattern"], "pattern", place);
-    if (schema.contains("format")) {
-      const auto format = schema["format"].is_string() ? kSchemaFormats.find(schema["format"].get_ref<const std::string&>()) : kSchemaFormats.end();
-      if (format == kSchemaFormats.end()) refuse_keyword(place, "format", "is not supported: date, time, date-time, email, ipv4 and uuid are");
-      if (schema.contains("pattern")) refuse_keyword(place, "pattern", "beside 'format' is not supported");
-      schema.erase("format");
-      schema["pattern"] = "^" + format->second + "$";
+  }
+
+  /// Whether a pattern says all of it now.
+  static bool visit_format(OrderedJson& schema, const std::string& place) {
+    const StringFormat* format = schema["format"].is_string() ? string_format(schema["format"].get_ref<const std::string&>()) : nullptr;
+    if (!format) refuse_keyword(place, "format", "is not supported for texts: " + string_format_names() + " are");
+    schema.erase("format");
+    if (format->pattern.empty()) return false;
+    if (schema.contains("pattern")) refuse_keyword(place, "pattern", "beside 'format' is not supported");
+    // Bounds of the length are held by all such texts, or cannot be held.
+    if (schema.value("minLength", int64_t{0}) > format->least)
+      refuse_keyword(place, "minLength", fmt::format("beside this 'format' is not supported above {}", format->least));
+    if (schema.contains("maxLength") && schema["maxLength"] < format->most) {
+      if (format->most == std::numeric_limits<int64_t>::max()) refuse_keyword(place, "maxLength", "beside this 'format' is not supported");
+      refuse_keyword(place, "maxLength", fmt::format("beside this 'format' is not supported below {}", format->most));
     }
+    schema.erase("minLength");
+    schema.erase("maxLength");
+    schema["pattern"] = "^" + format->pattern + "$";
+    return true;
   }
 
   void visit_array(OrderedJson& schema, const std::string& place, int depth) {
