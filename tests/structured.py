@@ -144,7 +144,7 @@ def check_table(options, folder):
     # What no row could be asked for is refused before any is.
     said = ask(rows, "--output-column", "kind", code=1)
     assert "has a property of this name" in said, said
-    schema.write_text(json.dumps({"type": "object", "properties": {"kind": {"type": "string", "format": "uri"}}}))
+    schema.write_text(json.dumps({"type": "object", "properties": {"kind": {"type": "string", "format": "iri"}}}))
     said = ask(rows, code=1)
     assert "'format' is not supported" in said and len(said.splitlines()) == 1, said
 
