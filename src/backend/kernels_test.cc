@@ -596,9 +596,6 @@ class BackendTest : public testing::TestWithParam<size_t> {
     if (backend().name.starts_with("cpu_bf16") && !cpu_has_bf16()) GTEST_SKIP() << "this machine does not multiply bf16";
     if (const bool needs_gpu = backend().name == "cuda_bf16" || backend().name == "cuda_f16"; needs_gpu && cuda_status().devices.empty())
       GTEST_SKIP() << "needs a GPU: " << cuda_status().problem;
-#if defined(__SANITIZE_THREAD__)
-    if (backend().is_emulated) GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks";
-#endif
     kernels_ = backend().make();
   }
   const Backend& backend() const { return backends()[GetParam()]; }
@@ -1215,9 +1212,6 @@ constexpr const char* kInOrderTest[] = {"linear_17x65x33",   "gather_rows_100", 
 
 class CudaEmulatedTest : public testing::Test {
  protected:
-#if defined(__SANITIZE_THREAD__)
-  void SetUp() override { GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks"; }
-#endif
   void TearDown() override { emulator::set_order(emulator::Order::kAscending); }
 };
 

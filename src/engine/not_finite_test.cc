@@ -80,9 +80,6 @@ std::map<int64_t, Completion> run(const std::string& directory, const std::strin
 class NotFinite : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-#if defined(__SANITIZE_THREAD__)
-    if (GetParam() == std::string("emulated-gpu-cuda")) GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks";
-#endif
     llama_ = process_folder() + "/finite-llama";
     opt_ = process_folder() + "/finite-opt";
     ensure_dummy_checkpoint(llama_, kLlama, DType::kBF16, 3, nullptr);

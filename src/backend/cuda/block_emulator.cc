@@ -11,6 +11,9 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace flexgen::emulator {
 namespace {
@@ -24,6 +27,30 @@ enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kEnded };
 /// Where something that was switched away from goes on, as __builtin_setjmp() fills it.
 using Place = void* [5];
 
+/// ThreadSanitizer's own list of the calls that led to here, of one fiber; nothing without it.
+class Calls {
+ public:
+#if defined(__SANITIZE_THREAD__)
+  Calls() : fiber_(__tsan_create_fiber(0)) {}
+  explicit Calls(void* running) : fiber_(running), is_ours_(false) {}
+  ~Calls() {
+    if (is_ours_) __tsan_destroy_fiber(fiber_);
+  }
+  /// Called right before the jump there.
+  void switch_to() const { __tsan_switch_to_fiber(fiber_, 0); }
+  static Calls of_this_thread() { return Calls(__tsan_get_current_fiber()); }
+  Calls(const Calls&) = delete;
+  Calls& operator=(const Calls&) = delete;
+
+ private:
+  void* fiber_;
+  bool is_ours_ = true;
+#else
+  void switch_to() const {}
+  static Calls of_this_thread() { return {}; }
+#endif
+};
+
 /// One thread of the block, with a stack of its own.
 struct Fiber {
   std::unique_ptr<char[]> stack;
@@ -32,6 +59,7 @@ struct Fiber {
   bool started = false;
   State state = State::kEnded;
   void* exchanged = nullptr;
+  Calls calls;
 #if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
 #endif
@@ -48,6 +76,7 @@ struct Block {
   Order order = Order::kAscending;
   const std::function<void()>* kernel = nullptr;
   Place scheduler;
+  Calls scheduler_calls = Calls::of_this_thread();
 #if defined(__SANITIZE_ADDRESS__)
   void* scheduler_fake = nullptr;
   const void* scheduler_stack = nullptr;
@@ -61,8 +90,8 @@ struct Block {
 thread_local Block here;  // each look at it asks whether it was made yet: a function looks once
 
 /// Not seen through, so that the compiler does not take it for a function that never returns: before a call of one, AddressSanitizer clears its marks of the
-/// whole stack, which here is none that ends.
-__attribute__((noipa, no_sanitize("address"))) void jump(Place& place) { __builtin_longjmp(place, 1); }
+/// whole stack, which here is none that ends. It never returns, so it is in no list of calls.
+__attribute__((noipa, no_sanitize("address", "thread"))) void jump(Place& place) { __builtin_longjmp(place, 1); }
 
 /// Back to the scheduler until it resumes this fiber.
 void yield(Block& block) {
@@ -70,7 +99,10 @@ void yield(Block& block) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&fiber.fake, block.scheduler_stack, block.scheduler_stack_bytes);
 #endif
-  if (__builtin_setjmp(fiber.at) == 0) jump(block.scheduler);
+  if (__builtin_setjmp(fiber.at) == 0) {
+    block.scheduler_calls.switch_to();
+    jump(block.scheduler);
+  }
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fiber.fake, nullptr, nullptr);
 #endif
@@ -108,6 +140,7 @@ void resume(Block& block, int index) {
 #endif
   if (__builtin_setjmp(block.scheduler) == 0) {
     // Neither comes back. Called from a frame below this one they would leave AddressSanitizer's marks of it behind.
+    fiber.calls.switch_to();
     if (is_new) setcontext(&fiber.context);
     jump(fiber.at);
   }

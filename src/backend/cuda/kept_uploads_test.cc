@@ -122,9 +122,6 @@ TEST(KeptUploads, LargeOnesAreNotKept) {
 
 /// Copies of arguments that the layers of a step take: positions and tasks are the same for all, and a layer's append and attention share its pages.
 TEST(KeptUploads, ALayerSendsItsPagesAlone) {
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "ThreadSanitizer does not follow the emulated threads' stacks";
-#endif
   int64_t num_uploads = 0;
   auto kernels = make_emulated_cuda_kernels(DType::kBF16, &num_uploads);
   const KvGeometry geometry{DType::kBF16, 4, 2, 64, 16};

@@ -59,7 +59,6 @@ void expect_words_converted(DType from) {
   EXPECT_EQ(0, std::memcmp(whole.data(), single.data(), static_cast<size_t>(2 * kCount))) << dtype_name(from);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // which does not follow the emulated threads' stacks
 TEST(RowKernels, WholeGroupsUnpackAsElementsDo) {
   for (DType dtype : {DType::kInt4, DType::kInt8})
     for (int64_t cols : {64, 128, 320, 1024})
@@ -75,8 +74,6 @@ TEST(RowKernels, WholeWordsConvertAsElementsDo) {
     expect_words_converted<F16>(from);
   }
 }
-
-#endif
 
 }  // namespace
 }  // namespace flexgen::row_kernels_test
