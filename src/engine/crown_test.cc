@@ -5,7 +5,6 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -15,6 +14,7 @@
 #include "backend/cuda_status.h"
 #include "base/units.h"
 #include "engine/engine.h"
+#include "engine/test_families.h"
 #include "generation/grammar_requests.h"
 #include "generation/list_source.h"
 #include "generation/test_params.h"
@@ -47,26 +47,6 @@ const char* kWideHeads = R"({"model_type": "llama", "hidden_size": 64, "num_hidd
 const char* kOpt = R"({"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128,
   "vocab_size": 211, "max_position_embeddings": 256, "word_embed_proj_dim": 64, "do_layer_norm_before": true,
   "activation_function": "relu", "eos_token_id": 2, "bos_token_id": 2})";
-
-/// Families by the configs of their golden fixtures, which show all of their rules; here with room for longer texts, and random weights.
-// clang-format off
-const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",     "gemma4_unified", "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
-                                 "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
-                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
-                                 "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss",
-                                 "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts"};
-// clang-format on
-std::string config_of_family(const std::string& name) {
-  std::ifstream in(std::string(FLEXGEN_SOURCE_DIR) + "/tests/fixtures/models/" + name + "/config.json");
-  nlohmann::json whole = nlohmann::json::parse(in);
-  nlohmann::json& config = whole.contains("text_config") ? whole["text_config"] : whole;
-  config["vocab_size"] = 331;
-  for (const char* positions : {"max_position_embeddings", "n_positions", "max_seq_len"})
-    if (config.contains(positions)) config[positions] = 256;
-  if (config.contains("original_max_position_embeddings")) config["original_max_position_embeddings"] = 200;
-  if (name == "ministral3") config["rope_parameters"]["original_max_position_embeddings"] = 200;
-  return whole.dump();
-}
 
 /// Heads so large that a page has 16 tokens: answers move past windows by several pages. Some layers have a window, all have one, or they take turns with sinks.
 const char* kSomeWindows =
@@ -364,11 +344,6 @@ TEST_P(FamilyCrown, Int8InIntegersSparse) {
   crown(GetParam(), config_.c_str(), DType::kBF16, 3, 63, "cpu", "int8", "int8", by_distance ? 1 : 0.2, "none", "int8");
 }
 TEST_P(FamilyCrown, Device) { crown(GetParam(), config_.c_str(), DType::kBF16, 6, 64, "cpu", "auto", "auto", 1, "none", "auto", "emulated-gpu"); }
-std::string family_of(const testing::TestParamInfo<const char*>& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
 INSTANTIATE_TEST_SUITE_P(Families, FamilyCrown, testing::ValuesIn(kFamilies), family_of);
 
 // And with weights as they are shipped quantized: the fixtures themselves.

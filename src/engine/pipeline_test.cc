@@ -15,6 +15,7 @@
 #include "base/units.h"
 #include "engine/engine.h"
 #include "engine/expert_statistics.h"
+#include "engine/test_families.h"
 #include "generation/grammar_requests.h"
 #include "generation/list_source.h"
 #include "generation/test_params.h"
@@ -226,6 +227,14 @@ const char* kWindowsAndAngles = R"({"model_type": "gemma3_text", "hidden_size": 
   "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 331, "max_position_embeddings": 256, "sliding_window": 9, "sliding_window_pattern": 3,
   "query_pre_attn_scalar": 16, "eos_token_id": 5, "bos_token_id": 1})";
 TEST(Pipeline, BlocksThatDiffer) { pipeline("gemma3", kWindowsAndAngles, DType::kBF16, 6, 9); }
+
+class FamilyPipeline : public testing::TestWithParam<const char*> {
+ protected:
+  std::string config_ = config_of_family(GetParam());
+};
+TEST_P(FamilyPipeline, TwoStages) { pipeline(GetParam(), config_.c_str(), DType::kBF16, 1, 71); }
+TEST_P(FamilyPipeline, TwoStagesInt4WeightsAndCache) { pipeline(GetParam(), config_.c_str(), DType::kBF16, 1, 72, "int4", "int4"); }
+INSTANTIATE_TEST_SUITE_P(Families, FamilyPipeline, testing::ValuesIn(kFamilies), family_of);
 
 /// Blocks of several layers: stages are cut between blocks, and what a block's experts need does not leave its stage.
 const char* kMixture =
