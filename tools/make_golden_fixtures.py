@@ -94,6 +94,8 @@ MODELS |= {
     "hunyuan_dense": (other("hunyuan_v1_dense", head_dim=16, rope_parameters={"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0}),
                       torch.bfloat16, {}),
     "nemotron": (other("nemotron", mlp_bias=True), torch.bfloat16, {}),
+    "arcee": (other("arcee", mlp_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 1000.0}), torch.bfloat16, {}),
+    "helium": (other("helium", head_dim=8, attention_bias=True), torch.bfloat16, {}),
     "phi": (other("phi"), torch.float16, {}),
     "gptj": (AutoConfig.for_model("gptj", vocab_size=448, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4, n_inner=48, bos_token_id=1, eos_token_id=2),
              torch.float16, {}),

@@ -14,7 +14,7 @@ namespace flexgen {
 // clang-format off
 inline const char* const kFamilies[] = {"gemma",    "gemma2", "gemma3",     "gemma4",     "gemma4_unified", "phi3",     "olmo2",  "olmo3",    "granite",  "smollm3",       "glm4",
                                  "starcoder2", "stablelm-parallel", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense",
-                                 "nemotron", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
+                                 "nemotron", "arcee", "helium", "gptj", "bloom", "falcon-groups", "mpt", "ministral3", "gpt2-scales",
                                  "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss",
                                  "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts"};
 // clang-format on

@@ -34,6 +34,8 @@ namespace flexgen {
   family(ernie4_5)               \
   family(hunyuan_dense)          \
   family(nemotron)               \
+  family(arcee)                  \
+  family(helium)                 \
   family(phi)                    \
   family(gptj)                   \
   family(gpt2)                   \

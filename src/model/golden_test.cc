@@ -394,8 +394,10 @@ INSTANTIATE_TEST_SUITE_P(
         Change{"cohere", R"({"logit_scale": 0.31})"}, Change{"cohere2", R"({"layer_types": ["sliding_attention", "full_attention", "full_attention"]})"},
         Change{"gpt_neox", R"({"rope_parameters": {"partial_rotary_factor": 0.25}})"}, Change{"gpt_neox", R"({"use_parallel_residual": false})"},
         Change{"exaone4", R"({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]})"}, Change{"nemotron", R"({"hidden_act": "relu"})"},
-        Change{"nemotron", R"({"rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"gptj", R"({"rotary_dim": 8})"},
-        Change{"gpt2", R"({"activation_function": "gelu"})"}, Change{"gpt2", R"({"layer_norm_epsilon": 0.001})"},
+        Change{"nemotron", R"({"rope_parameters": {"partial_rotary_factor": 1.0}})"}, Change{"arcee", R"({"hidden_act": "relu"})"},
+        Change{"arcee", R"({"mlp_bias": false})"}, Change{"arcee", R"({"rope_parameters": {"rope_theta": 2000.0}})"},
+        Change{"helium", R"({"attention_bias": false})"}, Change{"helium", R"({"rope_parameters": {"rope_theta": 10000.0}})"},
+        Change{"gptj", R"({"rotary_dim": 8})"}, Change{"gpt2", R"({"activation_function": "gelu"})"}, Change{"gpt2", R"({"layer_norm_epsilon": 0.001})"},
         Change{"gpt2-scales", R"({"scale_attn_weights": true})"}, Change{"gpt2-scales", R"({"scale_attn_by_inverse_layer_idx": false})"},
         Change{"falcon", R"({"activation": "relu"})"}, Change{"mpt", R"({"attn_config": {"alibi_bias_max": 6}})"},
         Change{"mpt", R"({"attn_config": {"softmax_scale": 0.3}})"},
@@ -445,12 +447,13 @@ TEST_P(GoldenTest, GreedyContinuation) {
   EXPECT_GE(compared, 12u) << "of 24: the fixture has too few clear margins to mean anything";
 }
 
-const auto kModels = testing::Values(
-    "opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma4", "gemma4_unified",
-    "phi3", "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm", "stablelm-parallel", "cohere", "cohere2",
-    "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense", "nemotron", "phi", "gptj", "bloom", "falcon", "falcon-groups",
-    "falcon-one-norm", "falcon-sequential", "mpt", "ministral", "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe",
-    "glm4_moe-groups", "minimax_m2", "dots1", "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts");
+const auto kModels =
+    testing::Values("opt", "opt-post-norm", "llama", "llama3-tied", "llama-biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma4",
+                    "gemma4_unified", "phi3", "phi3-partial", "olmo2", "olmo3", "granite", "smollm3", "glm", "glm4", "starcoder2", "stablelm",
+                    "stablelm-parallel", "cohere", "cohere2", "gpt_neox", "gpt_neox-sequential", "seed_oss", "exaone4", "ernie4_5", "hunyuan_dense", "nemotron",
+                    "arcee", "helium", "phi", "gptj", "bloom", "falcon", "falcon-groups", "falcon-one-norm", "falcon-sequential", "mpt", "ministral",
+                    "ministral3", "gpt2", "gpt2-scales", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe", "glm4_moe-groups", "minimax_m2", "dots1",
+                    "ernie4_5_moe", "gpt_oss", "granitemoe", "granitemoeshared", "phimoe", "hunyuan_moe", "gemma4-experts");
 std::string name_of(const testing::TestParamInfo<GoldenTest::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_" + std::get<1>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param).dtype));
   std::replace(name.begin(), name.end(), '-', '_');
