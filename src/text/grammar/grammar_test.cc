@@ -462,6 +462,8 @@ TEST(JsonSchema, KeepsTheOrderAndNarrowsWhatIsOpen) {
       honoured_schema(R"({"oneOf": [{"$ref": "#/$defs/A"}, {"type": "null"}], "$defs": {"A": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/A"}]}}})"),
       testing::HasSubstr(R"("anyOf":[{"$ref")"))
       << "a schema that leads to itself";
+  for (const char* nowhere : {"#/oneOf/99999999999999999999999", "#/oneOf/01", "#/oneOf/-", "#/oneOf/x", "#/a~2", "a"})
+    EXPECT_THROW(honoured_schema(fmt::format(R"({{"oneOf": [{{"$ref": "{}"}}, {{"type": "null"}}]}})", nowhere)), Error) << nowhere;
   EXPECT_EQ(honoured_schema(R"({"minLength": 2.0, "maxLength": 3e0})"), R"({"minLength":2,"maxLength":3,"type":"string"})");
   EXPECT_THROW(honoured_schema(R"({"minLength": 2.5})"), Error);
   EXPECT_EQ(honoured_schema(R"({"type": ["array", "null"]})"), R"({"anyOf":[{"type":"array","items":{}},{"type":"null"}]})");

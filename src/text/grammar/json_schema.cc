@@ -155,7 +155,7 @@ class SchemaReader {
     if (!values.is_array() || values.empty()) refuse_keyword(place, name, "must be a list of values");
     if (has_unsigned(values)) refuse_keyword(place, name, "has a whole number beyond 9223372036854775807, which would be rounded");
     if (!schema.contains("type")) return;
-    const OrderedJson types = schema["type"].is_array() ? schema["type"] : OrderedJson::array({schema["type"]});
+    const OrderedJson types = as_list(schema["type"]);
     for (const OrderedJson& value : values)
       if (std::none_of(types.begin(), types.end(), [&](const OrderedJson& type) { return type.is_string() && has_type(value, type.get<std::string>()); }))
         refuse_keyword(place, name, "has a value that is not of the 'type' beside it");
@@ -165,8 +165,7 @@ class SchemaReader {
   void visit_typed(OrderedJson& schema, const std::string& place, int depth) {
     std::vector<std::string> types;
     if (schema.contains("type")) {
-      const OrderedJson given = schema["type"].is_array() ? schema["type"] : OrderedJson::array({schema["type"]});
-      for (const OrderedJson& type : given) {
+      for (const OrderedJson& type : as_list(schema["type"])) {
         if (!type.is_string() || !kKeywordsOfType.contains(type.get<std::string>()))
           refuse_keyword(place, "type", "must be one of string, integer, number, array, object, boolean, null, or a list of these");
         types.push_back(type.get<std::string>());
@@ -265,13 +264,13 @@ class SchemaReader {
     std::vector<std::string> to_look_at;
     std::set<std::string> ending;
     for (const auto& [place, target] : references_) {
-      const OrderedJson::json_pointer pointer(target.substr(1));
       if (targets.contains(target)) continue;
-      if (!root.contains(pointer)) {  // the place of a schema that was written in another way
+      const OrderedJson* schema = referenced(root, target);
+      if (!schema) {  // the place of a schema that was written in another way
         ending.insert(target);
         continue;
       }
-      targets[target] = &root.at(pointer);
+      targets[target] = schema;
       to_look_at.push_back(target);
       std::set<std::string> within;
       add_targets(*targets[target], &within);

@@ -11,7 +11,12 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 using Texts = std::set<std::string>;
 
-OrderedJson list_of(const OrderedJson& value) { return value.is_array() ? value : OrderedJson::array({value}); }
+/// Of `const` or `enum`; nothing if a schema has neither.
+std::optional<OrderedJson> values_of(const OrderedJson& schema) {
+  if (schema.contains("const")) return OrderedJson::array({schema["const"]});
+  if (schema.contains("enum")) return as_list(schema["enum"]);
+  return {};
+}
 
 class Options {
  public:
@@ -41,10 +46,8 @@ class Options {
       const OrderedJson& reference = (*at)["$ref"];
       if (!reference.is_string()) return nullptr;
       const auto& text = reference.get_ref<const std::string&>();
-      if ((text != "#" && !text.starts_with("#/")) || text.find('~') != std::string::npos || !followed.insert(text).second) return nullptr;
-      const OrderedJson::json_pointer pointer(text.substr(1));
-      if (!root_.contains(pointer)) return nullptr;
-      at = &root_.at(pointer);
+      at = followed.insert(text).second ? referenced(root_, text) : nullptr;
+      if (!at) return nullptr;
     }
     return at;
   }
@@ -58,16 +61,12 @@ class Options {
       const OrderedJson* target = target_of(schema);
       return target && add_types(*target, types, followed);
     }
-    if (schema.contains("const")) {
-      add_type(json_type(schema["const"]), types);
-      return true;
-    }
-    if (schema.contains("enum")) {
-      for (const OrderedJson& value : list_of(schema["enum"])) add_type(json_type(value), types);
+    if (const auto values = values_of(schema)) {
+      for (const OrderedJson& value : *values) add_type(json_type(value), types);
       return true;
     }
     if (schema.contains("type")) {
-      for (const OrderedJson& type : list_of(schema["type"]))
+      for (const OrderedJson& type : as_list(schema["type"]))
         if (type.is_string()) add_type(type.get<std::string>(), types);
       return true;
     }
@@ -90,9 +89,10 @@ class Options {
     const OrderedJson& required = object["required"];
     if (std::find(required.begin(), required.end(), OrderedJson(name)) == required.end()) return {};
     const OrderedJson* property = target_of(object["properties"][name]);
-    if (!property || !property->is_object() || (!property->contains("const") && !property->contains("enum"))) return {};
+    const auto values = property && property->is_object() ? values_of(*property) : std::nullopt;
+    if (!values) return {};
     Texts texts;
-    for (const OrderedJson& value : property->contains("const") ? OrderedJson::array({(*property)["const"]}) : list_of((*property)["enum"])) {
+    for (const OrderedJson& value : *values) {
       if (!value.is_string()) return {};
       texts.insert(value.get<std::string>());
     }
@@ -125,6 +125,18 @@ std::string json_type(const OrderedJson& value) {
   if (value.is_number_integer()) return "integer";
   if (value.is_number()) return "number";
   return value.is_boolean() ? "boolean" : value.type_name();
+}
+
+OrderedJson as_list(const OrderedJson& value) { return value.is_array() ? value : OrderedJson::array({value}); }
+
+const OrderedJson* referenced(const OrderedJson& root, const std::string& reference) {
+  if (reference != "#" && !reference.starts_with("#/")) return nullptr;
+  try {  // what a text may be, and an index, is nlohmann's to say
+    const OrderedJson::json_pointer pointer(reference.substr(1));
+    return root.contains(pointer) ? &root.at(pointer) : nullptr;
+  } catch (const OrderedJson::exception&) {
+    return nullptr;
+  }
 }
 
 bool no_value_fits_two(const OrderedJson& options, const OrderedJson& root) { return Options(root).no_value_fits_two(options); }

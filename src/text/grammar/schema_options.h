@@ -1,5 +1,5 @@
 #pragma once
-// Which options of a JSON schema's `oneOf` no value fits two of, so that "one of them" says the same as "any of them". Pure functions; any thread.
+// Which options of a JSON schema's `oneOf` no value fits two of, so that "one of them" says the same as "any of them"; and how a schema is looked at for it. Pure functions; any thread.
 
 #include <nlohmann/json.hpp>
 #include <string>
@@ -8,6 +8,12 @@ namespace flexgen {
 
 /// As a schema's `type` names it: "integer" for whole numbers, "boolean", "string", and so on.
 std::string json_type(const nlohmann::ordered_json& value);
+
+/// A value where a list of them may stand as well.
+nlohmann::ordered_json as_list(const nlohmann::ordered_json& value);
+
+/// What stands at the place that a `$ref` within `root` names ("#", "#/a/b"); null where there is nothing, or it names no place.
+const nlohmann::ordered_json* referenced(const nlohmann::ordered_json& root, const std::string& reference);
 
 /// Whether it can be seen that no value fits two of `options` (a list of schemas, as they were given): they allow values of different types, and those that allow
 /// objects alone require a property in common, by which their `const` or `enum` of strings tells them apart. References are looked up in `root`, the whole schema.
