@@ -27,7 +27,7 @@ START_LIMIT_S = 60  # a start that takes longer hangs
 # Each start takes another placement: none may change an answer. All but the last are slow enough to be killed half-way.
 PLACEMENTS = [
     "--weights 0:0:100 --kv-cache 0:0:100 --activations 0:0:100 --micro-batch-size 4 --num-micro-batches 2",
-    "--weights 0:0:100 --kv-cache 0:0:100 --micro-batch-size 5 --num-micro-batches 2 --buffers 3",
+    "--weights 0:0:100 --kv-cache 0:0:100 --micro-batch-size 5 --num-micro-batches 2 --buffers 3 --weight-buffers 7",
     "--weights 0:50:50 --kv-cache 0:30:70 --micro-batch-size 3 --num-micro-batches 3",
     "--weights 0:100:0 --kv-cache 0:0:100 --micro-batch-size 7 --num-micro-batches 1",
 ]

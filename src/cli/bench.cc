@@ -188,7 +188,8 @@ int bench_together(const BenchOptions& flags, Team& team) {
                       {"num_micro_batches", policy.num_micro_batches},
                       {"num_groups", policy.num_groups},
                       {"max_rows", policy.max_rows},
-                      {"buffers", policy.buffers}};
+                      {"buffers", policy.buffers},
+                      {"weight_buffers", policy.num_weight_buffers()}};
     const std::vector<std::string> blocks = all_gather(team.world(), std::to_string(engine.blocks().second));
     json["stages"] = fmt::format("{}", fmt::join(blocks, ":"));
     predicted = engine.plan().prediction;
@@ -342,6 +343,7 @@ nlohmann::ordered_json bench_alone(const BenchOptions& flags, EngineOptions& opt
                     {"max_choosing_rows", engine.policy().max_choosing_rows},
                     {"hottest_first", engine.policy().hottest_first},
                     {"buffers", engine.policy().buffers},
+                    {"weight_buffers", engine.policy().num_weight_buffers()},
                     {"weights", engine.policy().weights.to_string()},
                     {"kv_cache", engine.policy().kv_cache.to_string()},
                     {"activations", engine.policy().activations.to_string()}};

@@ -97,7 +97,7 @@ struct RawEngineFlags {
   EngineFlags flags;
   std::string cpu_memory, gpu_memory, disk_space, disk_bandwidth, weights, kv_cache, activations, attention_on, load_experts;
   int64_t micro_batch_size = 0, num_micro_batches = 0, max_rows = 0;
-  int buffers = 0;
+  int buffers = 0, weight_buffers = 0;
 };
 void add_engine_flags(CommandDefinition& command, RawEngineFlags* raw);
 /// `command`: that they were parsed with.

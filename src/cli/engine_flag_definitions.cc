@@ -87,6 +87,8 @@ void add_placement_flags(CommandDefinition& command, RawEngineFlags* raw) {
   command.whole_within("--num-micro-batches", raw->num_micro_batches, 1, kMost, "micro-batches in flight");
   command.whole_within("--max-rows", raw->max_rows, 1, kMost, "tokens of one micro-batch in one step, at most: generated tokens and chunks of prompts");
   command.whole_within("--buffers", raw->buffers, 1, 16, "staging buffers per kind of tensor: 1 no overlap, 2, 3 smoother");
+  command.whole_within("--weight-buffers", raw->weight_buffers, 2, 16,
+                       "staging buffers of weights, where these are to be more than --buffers: units of experts are small, and are read and computed unevenly");
   command.file(FileUse::kRead, "--hardware", raw->flags.hardware,
                "profile of the machine to plan for (default: this one's, measured once; generic: assumed speeds)", "FILE|generic");
   command
@@ -175,6 +177,12 @@ EngineFlags checked_engine_flags(const RawEngineFlags& raw, const CLI::App& comm
   if (given("--micro-batch-size")) flags.policy.micro_batch_size = raw.micro_batch_size;
   if (given("--num-micro-batches")) flags.policy.num_micro_batches = raw.num_micro_batches;
   if (given("--buffers")) flags.policy.buffers = raw.buffers;
+  if (given("--weight-buffers")) {
+    if (flags.policy.buffers == 1) fail_user("--weight-buffers {}: with --buffers 1 nothing overlaps, so it cannot be honoured", raw.weight_buffers);
+    if (flags.policy.buffers.value_or(0) > raw.weight_buffers)
+      fail_user("--weight-buffers {}: weights have --buffers {} at the least", raw.weight_buffers, raw.buffers);
+    flags.policy.weight_buffers = raw.weight_buffers;
+  }
   if (given("--max-rows")) flags.policy.max_rows = raw.max_rows;
   return flags;
 }

@@ -39,7 +39,7 @@ TEST(Options, RunBatch) {
   auto options = parsed<RunBatchOptions>(
       kBatch +
       "--overwrite --cpu-memory 6GiB --disk-dir /tmp --disk-space 1.5TB --disk-bandwidth 500MB --weights 0:40:60 --kv-cache 0:0:100 --activations "
-      "0:100:0 --micro-batch-size 8 --num-micro-batches 4 --buffers 2 --backend cpu --compute-dtype bf16 --threads 2 --trace t.json");
+      "0:100:0 --micro-batch-size 8 --num-micro-batches 4 --buffers 2 --weight-buffers 6 --backend cpu --compute-dtype bf16 --threads 2 --trace t.json");
   EXPECT_EQ(options.model, "m");
   EXPECT_EQ(options.input, "in");
   EXPECT_EQ(options.output, "out");
@@ -53,6 +53,7 @@ TEST(Options, RunBatch) {
   EXPECT_EQ(options.engine.policy.micro_batch_size, 8);
   EXPECT_EQ(options.engine.policy.num_micro_batches, 4);
   EXPECT_EQ(options.engine.policy.buffers, 2);
+  EXPECT_EQ(options.engine.policy.weight_buffers, 6);
   EXPECT_EQ(options.engine.threads, 2);
   EXPECT_EQ(options.engine.compute_dtype, "bf16");
   EXPECT_EQ(options.engine.trace_file, "t.json");
@@ -212,6 +213,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"--disk-space 5GiB", "--disk-dir"}, Wrong{"--disk-bandwidth 0", "--disk-bandwidth"},
                     Wrong{"--disk-dir /tmp --disk-space x", "--disk-space"}, Wrong{"--micro-batch-size 0", "--micro-batch-size"},
                     Wrong{"--num-micro-batches -1", "--num-micro-batches"}, Wrong{"--buffers 0", "--buffers"}, Wrong{"--buffers 17", "--buffers"},
+                    Wrong{"--weight-buffers 1", "--weight-buffers"}, Wrong{"--weight-buffers 17", "--weight-buffers"},
+                    Wrong{"--buffers 1 --weight-buffers 4", "--buffers 1"}, Wrong{"--buffers 3 --weight-buffers 2", "--buffers 3"},
                     Wrong{"--backend tpu", "tpu"}, Wrong{"--backend reference --compute-dtype bf16", "fp32"}, Wrong{"--compute-dtype int4", "--compute-dtype"},
                     Wrong{"--backend reference --threads 2", "--threads"}, Wrong{"--threads 0", "--threads"}, Wrong{"--threads two", "--threads"},
                     Wrong{"--attention-sparsity 0", "--attention-sparsity"}, Wrong{"--attention-sparsity 1.5", "--attention-sparsity"},

@@ -60,9 +60,14 @@ double unshared_time_s(const PlanInput& input) {
 
 }  // namespace
 
+std::string buffers_text(const Policy& policy) {
+  const int of_weights = policy.num_weight_buffers();
+  return fmt::format("{} buffers{}", policy.buffers, of_weights > policy.buffers ? fmt::format(", {} of weights", of_weights) : "");
+}
+
 std::string policy_text(const Policy& policy) {
-  return fmt::format("{} x {} sequences, {} tokens a micro-batch, {} buffers, weights {}, KV cache {}, activations {}{}", policy.micro_batch_size,
-                     policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(),
+  return fmt::format("{} x {} sequences, {} tokens a micro-batch, {}, weights {}, KV cache {}, activations {}{}", policy.micro_batch_size,
+                     policy.num_micro_batches, policy.max_rows, buffers_text(policy), policy.weights.to_string(), policy.kv_cache.to_string(),
                      policy.activations.to_string(),
                      !policy.on_gpu()            ? ""
                      : policy.attention_beside() ? ", attention on the CPU beside the GPU"
@@ -205,6 +210,7 @@ std::string report_json(const PlanReport& report, const PlanInput& input) {
                      {"num_micro_batches", policy.num_micro_batches},
                      {"max_rows", policy.max_rows},
                      {"buffers", policy.buffers},
+                     {"weight_buffers", policy.num_weight_buffers()},
                      {"weights", policy.weights.to_string()},
                      {"kv_cache", policy.kv_cache.to_string()},
                      {"activations", policy.activations.to_string()}};

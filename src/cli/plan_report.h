@@ -46,6 +46,8 @@ struct PlanVariants {
 /// Plans, and plans again for each change.
 PlanReport make_report(const PlanInput& input, const PlanVariants& variants);
 
+/// "3 buffers", or "2 buffers, 8 of weights".
+std::string buffers_text(const Policy& policy);
 /// "40 x 2 sequences, 208 tokens a micro-batch, 2 buffers, weights 0:14:86, KV cache 0:100:0, activations 0:100:0".
 std::string policy_text(const Policy& policy);
 

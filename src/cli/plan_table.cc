@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/units.h"
+#include "cli/plan_report.h"
 #include "plan/expert_loading.h"
 
 namespace flexgen {
@@ -15,9 +16,9 @@ namespace {
 std::string placement_table(const Engine& engine) {
   const Policy& policy = engine.policy();
   std::string text = fmt::format(
-      "policy: {} x {} sequences, up to {} tokens a micro-batch and step, {} buffers\n"
+      "policy: {} x {} sequences, up to {} tokens a micro-batch and step, {}\n"
       "  placement (gpu:cpu:disk): weights {}, KV cache {}, activations {}\n",
-      policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(),
+      policy.micro_batch_size, policy.num_micro_batches, policy.max_rows, buffers_text(policy), policy.weights.to_string(), policy.kv_cache.to_string(),
       policy.activations.to_string());
   if (policy.on_gpu())
     text += fmt::format("  {} computes; attention runs {}\n", engine.device()->name(), policy.attention_beside() ? "on the processor beside it" : "there too");

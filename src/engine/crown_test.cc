@@ -281,20 +281,22 @@ void crown_of(const std::string& directory, const char* name, DType dtype, int r
       options.policy.micro_batch_size = 1 + static_cast<int64_t>(random() % 9);
       options.policy.num_micro_batches = 1 + static_cast<int64_t>(random() % 4);
       options.policy.buffers = 1 + static_cast<int>(random() % 4);
+      if (random() % 2 == 0) options.policy.weight_buffers = *options.policy.buffers + static_cast<int>(random() % 8);
       if (is_mixture) {
         options.policy.max_choosing_rows = random_choosing_rows(random);
         if (random() % 3 == 0) options.expert_statistics_file.clear();
         else if (random() % 2 == 0) options.planner = "first-rule";  // the hottest experts first, whatever that gains
       }
       if (!device.empty()) on_device(device, attention, random, &options);
-      std::string what = fmt::format("{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {} threads {} choosing rows {}{}{}",
-                                     name, dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
-                                     options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches,
-                                     *options.policy.buffers, options.threads, options.policy.max_choosing_rows.value_or(0),
-                                     options.expert_statistics_file.empty() ? "" : " counted, " + options.planner,
-                                     device.empty()                                 ? ""
-                                     : *options.policy.attention_tier == Tier::kGpu ? " on " + device
-                                                                                    : " on " + device + ", attention on the cpu");
+      std::string what =
+          fmt::format("{} {} round {}: weights {} cache {} {} activations {} micro-batches {} x {} buffers {}, {} of weights, threads {} choosing rows {}{}{}",
+                      name, dtype_name(dtype), round, options.policy.weights->to_string(), kv_dtype, options.policy.kv_cache->to_string(),
+                      options.policy.activations->to_string(), *options.policy.micro_batch_size, *options.policy.num_micro_batches, *options.policy.buffers,
+                      options.policy.weight_buffers.value_or(0), options.threads, options.policy.max_choosing_rows.value_or(0),
+                      options.expert_statistics_file.empty() ? "" : " counted, " + options.planner,
+                      device.empty()                                 ? ""
+                      : *options.policy.attention_tier == Tier::kGpu ? " on " + device
+                                                                     : " on " + device + ", attention on the cpu");
       expect_same(expected, shares ? run_sharing(options, requests, page_tokens, random, &shared_tokens) : run(options, requests), what);
       if (testing::Test::HasFailure()) return;
     }

@@ -187,6 +187,7 @@ void pipeline(const char* name, const char* config, DType dtype, int rounds, uns
       own.policy.micro_batch_size = batch_size;
       own.policy.num_micro_batches = batches;
       own.policy.buffers = 1 + static_cast<int>(random() % 4);
+      own.policy.weight_buffers = *own.policy.buffers + static_cast<int>(random() % 3) * 2;
       own.policy.weights = random_fractions(random);
       own.policy.kv_cache = random_fractions(random);
       own.policy.activations = random_fractions(random);
@@ -334,6 +335,7 @@ TEST(Pipeline, OnDevices) {
       own.policy.micro_batch_size = batch_size;
       own.policy.num_micro_batches = batches;
       own.policy.buffers = 1 + static_cast<int>(random() % 4);
+      own.policy.weight_buffers = *own.policy.buffers + static_cast<int>(random() % 3) * 2;
       if (own.backend == "cpu") continue;
       own.budgets.gpu_bytes = 128 * kMiB;
       own.policy.weights = {0.3, 0.3, 0.4};

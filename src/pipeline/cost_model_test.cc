@@ -317,6 +317,7 @@ void draw_sizes(std::mt19937_64& random, uint64_t more_rows, Policy* policy) {
   policy->max_rows = policy->micro_batch_size + static_cast<int64_t>(random() % more_rows);
   policy->max_logit_rows = policy->micro_batch_size;
   policy->buffers = 1 + static_cast<int>(random() % 3);
+  policy->weight_buffers = static_cast<int>(policy->max_rows % 8);  // as good as drawn
 }
 
 /// Cost model and simulated executor within 10%, or so much, with pages for every sequence.
@@ -328,8 +329,9 @@ void expect_agreement(const Model& model, const HardwareProfile& hardware, Polic
   ListSource source(requests);
   const RunReport simulated = simulate(model, policy, precision, hardware, source);
   const Prediction predicted = predict(model, hardware, precision, policy, workload);
-  const std::string text = fmt::format("{}: {} x {} rows {} buffers {} {} {} {}", round, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows,
-                                       policy.buffers, policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
+  const std::string text =
+      fmt::format("{}: {} x {} rows {} buffers {}, {} of weights, {} {} {}", round, policy.micro_batch_size, policy.num_micro_batches, policy.max_rows,
+                  policy.buffers, policy.num_weight_buffers(), policy.weights.to_string(), policy.kv_cache.to_string(), policy.activations.to_string());
   EXPECT_GT(predicted.time_s / simulated.elapsed_s, 1 - within) << text;
   EXPECT_LT(predicted.time_s / simulated.elapsed_s, 1 + within) << text;
 }

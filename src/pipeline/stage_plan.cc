@@ -59,6 +59,7 @@ void write(MessageWriter& out, const Policy& policy) {
   out.add(policy.max_choosing_rows)
       .add(policy.hottest_first)
       .add(static_cast<int64_t>(policy.buffers))
+      .add(static_cast<int64_t>(policy.weight_buffers))
       .add(static_cast<uint8_t>(policy.compute_tier))
       .add(static_cast<uint8_t>(policy.attention_tier));
   for (const PlacedKind& kind : kPlacedKinds) {
@@ -73,6 +74,7 @@ Policy read_policy(MessageReader& in) {
   policy.max_choosing_rows = in.value<int64_t>();
   policy.hottest_first = in.value<bool>();
   policy.buffers = static_cast<int>(in.value<int64_t>());
+  policy.weight_buffers = static_cast<int>(in.value<int64_t>());
   policy.compute_tier = static_cast<Tier>(in.value<uint8_t>());
   policy.attention_tier = static_cast<Tier>(in.value<uint8_t>());
   for (const PlacedKind& kind : kPlacedKinds) {

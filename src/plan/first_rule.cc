@@ -135,18 +135,16 @@ class RuleSearch {
 
   /// Throws Error{user} with the smallest budget that would do.
   Policy choose() {
-    std::vector<int> buffer_counts{3, 2};
-    if (request_.buffers) buffer_counts = {*request_.buffers};
     // Few rows a visit cost speed and little memory is won, so they come last.
     for (int64_t most_rows : {kMaxBlockRows, int64_t{64}})
-      for (int buffers : buffer_counts) {
+      for (int buffers : request_.buffer_counts()) {
         try_blocks(buffers, most_rows);
         if (best_) return *best_;
       }
     // Last resort, and the truth about the smallest budget.
     for (bool with_prefixes : {true, false}) {
       shares_ = with_prefixes;
-      try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.buffers.value_or(1), 16);
+      try_sizes(request_.micro_batch_size.value_or(1), request_.num_micro_batches.value_or(request_.num_stages), request_.fewest_buffers(), 16);
       if (best_) return *best_;
     }
     refuse();
@@ -175,6 +173,7 @@ class RuleSearch {
         policy = policy_of_sizes(model_, workload_, kv_dtype_, micro_batch_size, num_micro_batches, buffers, *request_.max_rows);
         policy.num_groups = request_.num_stages;
       }
+      policy.weight_buffers = request_.weight_buffers.value_or(0);
       try_placements(policy);
     }
   }

@@ -58,6 +58,7 @@ class Search {
       }
     refine();
     try_hottest_first();
+    try_more_weight_buffers();
     if (!best_) {
       // Few rows, one buffer, one sequence at a time: what fits if anything does.
       for (const Policy& policy : smallest_policies(in_.model, in_.workload, in_.budgets, in_.request, in_.kv))
@@ -91,10 +92,6 @@ class Search {
   std::vector<int64_t> counts() const {
     if (in_.request.num_micro_batches) return {*in_.request.num_micro_batches};
     return {1, 2, 3, 4, 8};
-  }
-  std::vector<int> buffer_counts() const {
-    if (in_.request.buffers) return {*in_.request.buffers};
-    return {3, 2};
   }
   std::vector<int64_t> row_counts(int64_t micro_batch_size, int64_t num_micro_batches) const {
     if (in_.request.max_rows) return {*in_.request.max_rows};
@@ -150,7 +147,8 @@ class Search {
     std::vector<Tier> tiers = attention_tiers();
     for (int64_t rows : row_counts(micro_batch_size, num_micro_batches)) {
       if (out_of_time()) return;
-      Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, buffer_counts().back(), rows);
+      Policy policy = policy_of_sizes(in_.model, in_.workload, in_.kv, micro_batch_size, num_micro_batches, in_.request.buffer_counts().back(), rows);
+      policy.weight_buffers = in_.request.weight_buffers.value_or(0);
       if (on_gpu()) policy.compute_tier = Tier::kGpu;
       std::erase_if(tiers, [&](Tier tier) {  // more rows take more
         policy.attention_tier = tier;
@@ -174,7 +172,7 @@ class Search {
           compute_s += step.count * slowest_s;
         }
         if (best_ && compute_s > best_->time_s && !in_.thorough) continue;
-        for (int buffers : buffer_counts()) {
+        for (int buffers : in_.request.buffer_counts()) {
           policy.buffers = buffers;
           place(policy, walk, classes);
         }
@@ -506,6 +504,7 @@ class Search {
         Policy policy =
             policy_of_sizes(in_.model, in_.workload, in_.kv, from.policy.micro_batch_size, from.policy.num_micro_batches, from.policy.buffers, rows);
         for (const PlacedKind& kind : kPlacedKinds) policy.*kind.shares = from.policy.*kind.shares;
+        policy.weight_buffers = from.policy.weight_buffers;
         policy.compute_tier = from.policy.compute_tier;
         policy.attention_tier = from.policy.attention_tier;
         if (rows != from.policy.max_rows && rows <= kMaxSearchedRows && make_fit(policy)) consider(policy, plan_.program_time_s);
@@ -526,6 +525,17 @@ class Search {
     Policy policy = best_->policy;
     policy.hottest_first = true;
     if (make_fit(policy)) consider(policy, plan_.program_time_s);
+  }
+  /// Layers that are small beside a cache page (units of experts) take little memory for a deeper ring, which evens out reads and visits of unequal length.
+  void try_more_weight_buffers() {
+    if (!best_ || in_.request.buffers || in_.request.weight_buffers || best_->policy.weights.disk <= 0) return;
+    const Policy from = best_->policy;
+    for (int count : {3, 4, 8, 16}) {
+      if (count <= from.num_weight_buffers()) continue;
+      Policy policy = from;
+      policy.weight_buffers = count;
+      if (make_fit(policy)) consider(policy, plan_.program_time_s);
+    }
   }
   bool make_fit_weights(Policy& policy) {
     if (in_.request.weights) return fits(policy);

@@ -130,15 +130,40 @@ TEST(Planner, ExplicitFlagsWin) {
   request.micro_batch_size = 7;
   request.num_micro_batches = 3;
   request.buffers = 2;
+  request.weight_buffers = 5;
   request.max_rows = 33;
   request.kv_cache = Fractions{0, 0.25, 0.75};
   const Plan plan = make_plan({*job.model, job.workload, {2 * kGiB, 10 * kGiB}, request, DType::kF32, DType::kBF16, hardware});
   EXPECT_EQ(plan.policy.micro_batch_size, 7);
   EXPECT_EQ(plan.policy.num_micro_batches, 3);
   EXPECT_EQ(plan.policy.buffers, 2);
+  EXPECT_EQ(plan.policy.num_weight_buffers(), 5);
   EXPECT_EQ(plan.policy.max_rows, 33);
   EXPECT_EQ(plan.policy.kv_cache, (Fractions{0, 0.25, 0.75}));
   EXPECT_GT(plan.policy.weights.cpu, 0);
+}
+
+/// Units of experts are small beside pages of the cache, so a deeper ring of them alone costs little.
+TEST(Planner, GivesUnitsOfExpertsMoreBuffersThanTheCache) {
+  const Job job = job_of("gpt-oss-20b", 64, {64, 192}, {16, 16});
+  const PlanInput input{*job.model, job.workload, {6 * kGiB, 50 * kGiB}, {}, DType::kBF16, DType::kBF16, HardwareProfile::generic()};
+  const Plan plan = make_plan(input);
+  EXPECT_GT(plan.policy.num_weight_buffers(), plan.policy.buffers);
+  PlanInput as_many = input;
+  as_many.request.weight_buffers = plan.policy.buffers;
+  EXPECT_LT(plan.prediction.time_s, make_plan(as_many).prediction.time_s);
+
+  const auto staging_bytes = [&](int weight_buffers, const std::string& name) {
+    Policy policy = plan.policy;
+    policy.buffers = 2;
+    policy.weight_buffers = weight_buffers;
+    for (const MemoryItem& item : memory_plan(*job.model, policy, job.workload, DType::kBF16).items)
+      if (item.name == name) return static_cast<double>(item.bytes);
+    ADD_FAILURE() << name;
+    return 0.0;
+  };
+  EXPECT_NEAR(staging_bytes(10, "weights, staging buffers") / staging_bytes(0, "weights, staging buffers"), 5, 0.01);
+  EXPECT_EQ(staging_bytes(10, "KV cache, staging buffers"), staging_bytes(0, "KV cache, staging buffers"));
 }
 
 /// A GPU of 16 GB with 208 GB of RAM: a bus of 13 GB/s, and cores that read 40 GB/s of cache.

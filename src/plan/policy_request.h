@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "memory/tier.h"
 #include "schedule/policy.h"
@@ -23,11 +24,20 @@ struct Budgets {
 struct PolicyRequest {
   std::optional<int64_t> micro_batch_size, num_micro_batches, max_rows;
   std::optional<int> buffers;
+  std::optional<int> weight_buffers;         ///< with `buffers` too, no fewer than these
   std::optional<int64_t> max_choosing_rows;  ///< of a mixture alone
   std::optional<Fractions> weights, kv_cache, activations;
   std::optional<Tier> attention_tier;  ///< beside a GPU
   int64_t num_stages = 1;              ///< of the pipeline: so many groups of micro-batches
   std::optional<BlockShape> block;     ///< agreed on by the stages: everything that they must have in common
+
+  /// The numbers of buffers worth trying.
+  std::vector<int> buffer_counts() const {
+    if (buffers) return {*buffers};
+    return weight_buffers == 2 ? std::vector<int>{2} : std::vector<int>{3, 2};
+  }
+  /// For the least memory.
+  int fewest_buffers() const { return buffers.value_or(weight_buffers ? 2 : 1); }
 };
 
 }  // namespace flexgen

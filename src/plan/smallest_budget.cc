@@ -29,8 +29,9 @@ std::string largest_items(const MemoryPlan& plan, Tier tier) {
 std::vector<Policy> smallest_policies(const Model& model, const Workload& workload, const Budgets& budgets, const PolicyRequest& request, DType kv_dtype) {
   const Fractions in_ram{0, 1, 0}, on_disk{0, 0, 1};
   const int64_t size = request.micro_batch_size.value_or(1);
-  Policy policy = policy_of_sizes(model, workload, kv_dtype, size, request.num_micro_batches.value_or(1), request.buffers.value_or(1),
+  Policy policy = policy_of_sizes(model, workload, kv_dtype, size, request.num_micro_batches.value_or(1), request.fewest_buffers(),
                                   request.max_rows.value_or(round_up(size, 16)));
+  policy.weight_buffers = request.weight_buffers.value_or(0);
   policy.prefix_pages = 0;  // what is shared saves time
   std::vector<Fractions> ends{on_disk, in_ram};
   if (budgets.gpu_bytes > 0) {

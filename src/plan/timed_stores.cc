@@ -8,12 +8,12 @@ namespace flexgen {
 
 TimedWeights::TimedWeights(WeightLayouts& layouts, const Policy& policy, ExpectedVisits& visits, TimedLanes& lanes)
     : model_(layouts.model()), on_gpu_(policy.on_gpu()), layout_(layouts.layout(policy)), visits_(visits), lanes_(lanes),
-      resident_ready_s_(layout_->layers.size()), host_ready_s_(layout_->layers.size()), free_s_(static_cast<size_t>(policy.buffers)),
-      ready_s_(static_cast<size_t>(policy.buffers)), bounces_(static_cast<size_t>(policy.buffers)) {
+      resident_ready_s_(layout_->layers.size()), host_ready_s_(layout_->layers.size()), free_s_(static_cast<size_t>(policy.num_weight_buffers())),
+      ready_s_(static_cast<size_t>(policy.num_weight_buffers())), bounces_(static_cast<size_t>(policy.num_weight_buffers())) {
   std::vector<int64_t> streamed;
   for (size_t layer = 0; layer < layout_->layers.size(); ++layer)
     if (layout_->layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
-  order_ = StreamOrder(model_, streamed, policy.buffers, policy.max_choosing_rows > 0);
+  order_ = StreamOrder(model_, streamed, policy.num_weight_buffers(), policy.max_choosing_rows > 0);
   first_loads_ = FirstLoads(model_, std::move(streamed));
 }
 

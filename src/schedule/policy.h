@@ -1,6 +1,7 @@
 #pragma once
 // Policy: everything about a run that may change its speed but never its answers. Pure data.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "memory/tier.h"
@@ -24,7 +25,8 @@ struct Policy {
   int64_t max_choosing_rows = 0;
   /// Of a mixture whose choices were counted (Model::expert_chances()), the experts of a block that are chosen most often get the faster tiers whole; else all get the same share of these.
   bool hottest_first = false;
-  int buffers = 3;  ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
+  int buffers = 3;         ///< staging buffers a tensor kind: 1 no overlap, 2 FlexGen's, 3 smoother
+  int weight_buffers = 0;  ///< those of weights where they are to be more: small layers (units of experts) are read and computed unevenly
   Fractions weights, kv_cache, activations;
   Tier compute_tier = Tier::kCpu;     ///< kGpu where a device computes; gpu shares are 0 else
   Tier attention_tier = Tier::kCpu;   ///< compute_tier, or kCpu beside a device: then the cache has no gpu share
@@ -32,6 +34,7 @@ struct Policy {
   int64_t prefix_pages = 0;           ///< and for what sequences of any micro-batch have in common; 0: nothing is shared
   int64_t prefix_ends = 0;            ///< places where these prefixes end: layers with a window keep what is seen from there; 0: not known, they keep all
 
+  int num_weight_buffers() const { return buffers == 1 ? 1 : std::max(buffers, weight_buffers); }
   bool on_gpu() const { return compute_tier == Tier::kGpu; }
   /// Whether a pass of so many rows loads the experts that they choose.
   bool chooses_experts(double rows) const { return rows <= static_cast<double>(max_choosing_rows); }

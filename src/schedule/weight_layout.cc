@@ -214,11 +214,11 @@ WeightSums WeightSums::of(const Model& model, const Policy& policy) {
 
 std::vector<MemoryItem> WeightSums::memory(const Policy& policy) const {
   std::vector<MemoryItem> items{{"weights, resident", compute_tier, Arena::footprint(resident_bytes)},
-                                {"weights, staging buffers", compute_tier, Arena::footprint(policy.buffers * buffer_bytes)}};
+                                {"weights, staging buffers", compute_tier, Arena::footprint(policy.num_weight_buffers() * buffer_bytes)}};
   if (compute_tier == Tier::kCpu) return items;
   items.push_back({"weights in RAM", Tier::kCpu, Arena::footprint(host_bytes)});
-  items.push_back(
-      {"weights, bounce buffers", Tier::kCpu, Arena::footprint(policy.buffers * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes)});
+  items.push_back({"weights, bounce buffers", Tier::kCpu,
+                   Arena::footprint(policy.num_weight_buffers() * bounce_bytes) + Arena::footprint(kLoadBuffers * load_buffer_bytes)});
   return items;
 }
 

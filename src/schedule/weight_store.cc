@@ -37,12 +37,12 @@ WeightStore::WeightStore(const Model& model, const Policy& policy, FileSystem& f
   Arena& compute = arenas.of(policy.compute_tier);
   resident_ = compute.allocate(layout_.resident_bytes);
   host_ = arenas.cpu->allocate(layout_.host_bytes);
-  stager_ = Stager(policy.compute_tier, arenas, lanes, policy.buffers, layout_.buffer_bytes, layout_.bounce_bytes);
+  stager_ = Stager(policy.compute_tier, arenas, lanes, policy.num_weight_buffers(), layout_.buffer_bytes, layout_.bounce_bytes);
   load_ring_ = StagingRing(arenas.cpu->allocate(WeightLayout::kLoadBuffers * layout_.load_buffer_bytes), WeightLayout::kLoadBuffers, layout_.load_buffer_bytes);
   std::vector<int64_t> streamed;
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer)
     if (layout_.layers[layer].ring_index >= 0) streamed.push_back(static_cast<int64_t>(layer));
-  order_ = StreamOrder(model, streamed, policy.buffers, policy.max_choosing_rows > 0);
+  order_ = StreamOrder(model, streamed, policy.num_weight_buffers(), policy.max_choosing_rows > 0);
   first_loads_ = FirstLoads(model, std::move(streamed));
   resident_ready_.resize(layout_.layers.size());
   host_ready_.resize(layout_.layers.size());
