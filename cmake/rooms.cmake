@@ -94,9 +94,13 @@ function(flexgen_room)
     target_compile_options(${ROOM_NAME}_test PRIVATE ${FLEXGEN_COLD})
     flexgen_precompiled(${ROOM_NAME}_test flexgen_test_pch)
     flexgen_together(${ROOM_NAME}_test)
+    set(test_timeout_s 600)
+    if(FLEXGEN_SANITIZE)  # ThreadSanitizer switches between an emulated GPU's threads tens of times slower
+      set(test_timeout_s 2400)
+    endif()
     # Suites whose name starts with Gpu need one, and skip elsewhere.
-    gtest_discover_tests(${ROOM_NAME}_test TEST_FILTER "-Gpu*" DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
-    gtest_discover_tests(${ROOM_NAME}_test TEST_FILTER "Gpu*" TEST_LIST ${ROOM_NAME}_gpu_tests DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 LABELS gpu)
+    gtest_discover_tests(${ROOM_NAME}_test TEST_FILTER "-Gpu*" DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${test_timeout_s})
+    gtest_discover_tests(${ROOM_NAME}_test TEST_FILTER "Gpu*" TEST_LIST ${ROOM_NAME}_gpu_tests DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${test_timeout_s} LABELS gpu)
   endif()
 
   set(benches ${all})
